@@ -1,0 +1,63 @@
+//! What a client may ask of memory: a strategy and its bounds.
+
+use super::Invalid;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// How the messages that go into a prompt are chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Strategy {
+    /// The server's choice: at present the same as `token`.
+    #[default]
+    Auto,
+    /// All of the path that the model's context window holds.
+    Buffer,
+    /// The last `lastMessages` messages, as far as they fit.
+    Window,
+    /// The newest messages that fit `maxTokens`.
+    Token,
+}
+
+/// What a request or a session's settings ask of memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct MemoryOptions {
+    /// The strategy; the server's default if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub strategy: Option<Strategy>,
+    /// How many messages `window` takes, at least 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_messages: Option<u32>,
+    /// Most tokens that memory puts into the prompt; not the system prompt, not the new message.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<u32>,
+}
+
+impl MemoryOptions {
+    /// Whether nothing is asked.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Checks the bounds.
+    pub fn checked(self) -> Result<Self, Invalid> {
+        if self.last_messages == Some(0) {
+            return Err(Invalid::new(
+                "memory.lastMessages",
+                "must be a whole number of at least 1",
+            ));
+        }
+        Ok(self)
+    }
+
+    /// These options where they say something, else `under`'s.
+    #[must_use]
+    pub fn over(self, under: Self) -> Self {
+        Self {
+            strategy: self.strategy.or(under.strategy),
+            last_messages: self.last_messages.or(under.last_messages),
+            max_tokens: self.max_tokens.or(under.max_tokens),
+        }
+    }
+}

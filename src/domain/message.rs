@@ -1,0 +1,285 @@
+//! Messages: the immutable entries of a session.
+
+use super::text::{first_characters, without_nul};
+use super::{Invalid, MessageId, SessionId, Timestamp, Usage, UserId};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+
+/// How much of a message a session shows as its `lastMessage`, in characters.
+pub const MAX_PREVIEW: usize = 200;
+
+/// Who speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// A person.
+    User,
+    /// The model, or a person answering in its place.
+    Assistant,
+    /// An instruction that goes to the model in its place.
+    System,
+    /// What a tool returned.
+    Tool,
+}
+
+/// What a message mainly is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum MessageType {
+    /// Text.
+    #[default]
+    Text,
+    /// A picture, in `parts`.
+    Image,
+    /// A film, in `parts`.
+    Video,
+}
+
+/// How a message ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// All of it is here.
+    #[default]
+    Complete,
+    /// Stopped or cut off: what was produced is kept.
+    Interrupted,
+    /// The provider failed; what it produced before is kept, the cause stands in `error`.
+    Failed,
+}
+
+/// Spells an enum the way its JSON does, for stores that keep words.
+macro_rules! as_word {
+    ($type:ty { $($variant:ident = $word:literal),* $(,)? }) => {
+        impl $type {
+            /// The word used in JSON and in stores.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word),* }
+            }
+
+            /// Reads that word back; `None` for any other.
+            pub fn from_word(word: &str) -> Option<Self> {
+                match word { $($word => Some(Self::$variant),)* _ => None }
+            }
+        }
+    };
+}
+
+as_word!(Role { User = "user", Assistant = "assistant", System = "system", Tool = "tool" });
+as_word!(MessageType { Text = "text", Image = "image", Video = "video" });
+as_word!(Status { Complete = "complete", Interrupted = "interrupted", Failed = "failed" });
+
+/// Why a model stopped, in the AI SDK's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum FinishReason {
+    /// It was done.
+    Stop,
+    /// It reached the limit of output tokens.
+    Length,
+    /// The provider withheld the rest.
+    ContentFilter,
+    /// It wants tools to be called.
+    ToolCalls,
+    /// It failed.
+    Error,
+    /// Something else.
+    Other,
+}
+
+as_word!(FinishReason {
+    Stop = "stop",
+    Length = "length",
+    ContentFilter = "content-filter",
+    ToolCalls = "tool-calls",
+    Error = "error",
+    Other = "other",
+});
+
+/// Why a reply failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MessageError {
+    /// A stable code, from the same list as the API's errors.
+    pub code: String,
+    /// A sentence for people.
+    pub message: String,
+}
+
+/// One stored message.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Message {
+    /// Unique within the session.
+    #[schema(value_type = String)]
+    pub id: MessageId,
+    /// The session it is in.
+    #[schema(value_type = String)]
+    pub session_id: SessionId,
+    /// Its place in the order in which the session's messages were stored, all branches together,
+    /// counted from 1.
+    pub seq: u32,
+    /// The message it answers or follows; `null` for a root.
+    #[schema(value_type = Option<String>)]
+    pub parent_id: Option<MessageId>,
+    /// The messages with the same parent, this one included, oldest first.
+    #[schema(value_type = Vec<String>)]
+    pub sibling_ids: Vec<MessageId>,
+    /// Who speaks.
+    pub role: Role,
+    /// The user who sent it, or `assistant`.
+    #[schema(value_type = String)]
+    pub sender_id: UserId,
+    /// What it mainly is.
+    #[serde(rename = "type")]
+    pub kind: MessageType,
+    /// Its text.
+    pub content: String,
+    /// What is not plain text: attachments, reasoning.
+    #[schema(value_type = Vec<Object>)]
+    pub parts: Parts,
+    /// How it ended.
+    pub status: Status,
+    /// Whether someone other than its sender has read up to it.
+    pub seen: bool,
+    /// The model that wrote it.
+    pub model: Option<String>,
+    /// Why the model stopped.
+    pub finish_reason: Option<FinishReason>,
+    /// The name its sender's client gave it; accepted wherever its id is.
+    #[schema(value_type = Option<String>)]
+    pub client_message_id: Option<MessageId>,
+    /// Why it failed.
+    pub error: Option<MessageError>,
+    /// What it cost.
+    pub usage: Option<Usage>,
+    /// When it was stored, or when its importer says it was written.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+}
+
+/// A message's parts: a JSON array of objects that each have a `type`, kept as they came.
+#[derive(Debug, Clone, Serialize)]
+#[serde(transparent)]
+pub struct Parts(Box<RawValue>);
+
+impl Parts {
+    /// Takes parts as a client sent them.
+    pub fn parse(field: &'static str, raw: &RawValue) -> Result<Self, Invalid> {
+        let wants = || Invalid::new(field, "must be a list of objects, each with a \"type\"");
+        // Reading values, not only scanning, bounds the depth and finds half surrogate pairs.
+        let parts: Vec<Value> = serde_json::from_str(raw.get()).map_err(|_| wants())?;
+        if !parts.iter().all(|part| part.get("type").is_some_and(Value::is_string)) {
+            return Err(wants());
+        }
+        Ok(Self(raw.to_owned()))
+    }
+
+    /// Parts read back from a store, as their JSON text.
+    pub fn from_stored(text: String) -> Option<Self> {
+        RawValue::from_string(text).ok().map(Self)
+    }
+
+    /// Parts made by the server itself.
+    pub fn of(parts: &[Part]) -> Self {
+        // A list of structs of strings always has a JSON form.
+        Self(serde_json::value::to_raw_value(parts).unwrap_or_default())
+    }
+
+    /// The JSON text.
+    pub fn as_json(&self) -> &str {
+        self.0.get()
+    }
+
+    /// What the model thought before it answered, if it is among the parts.
+    pub fn reasoning(&self) -> Option<String> {
+        if self.is_empty() {
+            return None;
+        }
+        let parts: Vec<Value> = serde_json::from_str(self.as_json()).ok()?;
+        parts.into_iter().find_map(|part| match serde_json::from_value(part) {
+            Ok(Part::Reasoning { text }) => Some(text),
+            Err(_) => None,
+        })
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.as_json() == "[]"
+    }
+}
+
+impl Default for Parts {
+    fn default() -> Self {
+        Self::of(&[])
+    }
+}
+
+/// The parts that the server itself writes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum Part {
+    /// What the model thought before it answered.
+    Reasoning {
+        /// The thoughts.
+        text: String,
+    },
+}
+
+/// What a message says, checked: not empty, no NUL, not over the limit.
+#[derive(Debug, Clone)]
+pub struct Body {
+    /// The text; may be empty where there are parts.
+    pub content: String,
+    /// What is not plain text.
+    pub parts: Parts,
+    /// What it mainly is.
+    pub kind: MessageType,
+}
+
+impl Body {
+    /// Takes what a client sent; `field` is the name of the text in the complaint, `limit` the
+    /// most bytes of text.
+    pub fn parse(
+        field: &'static str,
+        content: String,
+        parts: Parts,
+        kind: MessageType,
+        limit: usize,
+    ) -> Result<Self, BodyError> {
+        without_nul(field, &content)?;
+        if content.trim().is_empty() && parts.is_empty() {
+            return Err(Invalid::new(field, "must not be empty").into());
+        }
+        if content.len() > limit {
+            return Err(BodyError::TooLarge { field, limit });
+        }
+        Ok(Self { content, parts, kind })
+    }
+}
+
+/// Why a message's text was refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BodyError {
+    /// A field does not hold what it must.
+    Invalid(Invalid),
+    /// The text is over its limit, in bytes.
+    TooLarge {
+        /// The field.
+        field: &'static str,
+        /// The limit.
+        limit: usize,
+    },
+}
+
+impl From<Invalid> for BodyError {
+    fn from(invalid: Invalid) -> Self {
+        Self::Invalid(invalid)
+    }
+}
+
+/// What a session shows of its last message.
+pub fn preview(content: &str) -> &str {
+    first_characters(content, MAX_PREVIEW)
+}

@@ -1,0 +1,25 @@
+//! Pure data and rules: what a session, a message and a turn are, and what holds for them.
+//!
+//! No I/O, no async, nothing of the rest of the crate. Every other module speaks these words.
+
+pub mod ids;
+pub mod invalid;
+pub mod memory;
+pub mod message;
+pub mod node;
+pub mod page;
+pub mod principal;
+pub mod session;
+pub mod text;
+pub mod time;
+pub mod title;
+pub mod turn;
+pub mod usage;
+
+pub use ids::{MessageId, ProjectId, SessionId, TurnId, UserId};
+pub use invalid::Invalid;
+pub use message::{Message, MessageType, Role, Status};
+pub use principal::Principal;
+pub use session::Session;
+pub use time::Timestamp;
+pub use usage::Usage;

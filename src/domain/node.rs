@@ -1,0 +1,87 @@
+//! Nodes: a session's messages are kept in bounded runs, each one contiguous piece of one path.
+//!
+//! The rule is the same for every store: a message joins its parent's node if the parent is that
+//! node's last message and the node is not closed; else it opens the next node. So the tail of a
+//! path is read node to node, whatever was edited or switched, and appending touches one small
+//! run.
+
+use super::SessionId;
+
+/// A node is closed once it holds this many messages …
+pub const MAX_MESSAGES: u32 = 10_000;
+/// … or once the next message would bring it over this many bytes.
+pub const MAX_BYTES: u64 = 128 * 1024;
+/// What a message takes beside its text and parts: ids, role, times, counts.
+const MESSAGE_OVERHEAD: u64 = 256;
+
+/// Invariant: every stored message is in exactly one node, and a node is a contiguous run of one
+/// path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NodeFill {
+    /// Messages in the node.
+    pub messages: u32,
+    /// Their size, as [`size_of_message`] counts it.
+    pub bytes: u64,
+    /// Whether the new message's parent is the node's last message.
+    pub ends_with_parent: bool,
+}
+
+/// Where a new message goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placement {
+    /// Behind its parent, in the parent's node.
+    Join,
+    /// Into the session's next node.
+    Open,
+}
+
+/// Bytes a message counts for in its node.
+pub fn size_of_message(content: &str, parts: &str) -> u64 {
+    (content.len() + parts.len()) as u64 + MESSAGE_OVERHEAD
+}
+
+/// Where a message of `size` bytes goes, given its parent's node; `None` is a root, without parent.
+///
+/// A message larger than [`MAX_BYTES`] finds no node with room, opens one, and closes it.
+pub fn place(parent: Option<NodeFill>, size: u64) -> Placement {
+    let has_room = |node: NodeFill| {
+        node.ends_with_parent
+            && node.messages < MAX_MESSAGES
+            && node.bytes.saturating_add(size) <= MAX_BYTES
+    };
+    if parent.is_some_and(has_room) { Placement::Join } else { Placement::Open }
+}
+
+/// The public name of a session's `number`th node, counted from 1.
+pub fn chat_id(session: &SessionId, number: u32) -> String {
+    format!("chat_{session}_{number}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILL: NodeFill = NodeFill { messages: 3, bytes: 1000, ends_with_parent: true };
+
+    #[test]
+    fn a_message_joins_its_parent_only_at_the_end_of_an_open_node() {
+        assert_eq!(place(Some(FILL), 400), Placement::Join);
+        assert_eq!(place(None, 400), Placement::Open);
+        assert_eq!(place(Some(NodeFill { ends_with_parent: false, ..FILL }), 400), Placement::Open);
+        assert_eq!(place(Some(NodeFill { messages: MAX_MESSAGES, ..FILL }), 400), Placement::Open);
+        assert_eq!(
+            place(Some(NodeFill { messages: MAX_MESSAGES - 1, ..FILL }), 400),
+            Placement::Join
+        );
+    }
+
+    #[test]
+    fn a_node_never_grows_over_its_bytes_and_a_huge_message_stands_alone() {
+        assert_eq!(place(Some(FILL), MAX_BYTES - 1000), Placement::Join);
+        assert_eq!(place(Some(FILL), MAX_BYTES - 999), Placement::Open);
+        assert_eq!(
+            place(Some(NodeFill { messages: 1, bytes: MAX_BYTES * 2, ..FILL }), 1),
+            Placement::Open
+        );
+    }
+}

@@ -1,0 +1,20 @@
+//! Tokens that a reply cost.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Tokens of one reply, as the provider reported them or, where it did not, as estimated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Usage {
+    /// Tokens of the prompt, cached ones included.
+    pub prompt_tokens: u64,
+    /// Tokens of the prompt that the provider read from its cache.
+    pub cached_tokens: u64,
+    /// Tokens of the reply, reasoning included.
+    pub completion_tokens: u64,
+    /// Tokens of the reply that were reasoning.
+    pub reasoning_tokens: u64,
+    /// Whether these are our count, because the provider sent none.
+    pub estimated: bool,
+}

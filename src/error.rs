@@ -1,0 +1,221 @@
+//! The one error type: a closed list of kinds, each with a stable code, and a sentence.
+//!
+//! What a user may read stands in the message and the details; what only the operator may read
+//! travels as the source and is logged where the error is handled.
+
+use crate::domain::Invalid;
+use crate::domain::message::BodyError;
+use serde_json::{Map, Value, json};
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+/// What went wrong, as a closed list. `code` is what clients see.
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $name:ident = $code:literal),* $(,)?) => {
+        /// What went wrong.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Kind { $($(#[$doc])* $name),* }
+
+        impl Kind {
+            /// Every kind there is.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            /// The stable code that clients rely on.
+            pub const fn code(self) -> &'static str {
+                match self { $(Self::$name => $code),* }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// A request that does not hold what it must.
+    InvalidRequest = "invalid_request",
+    /// A known user who may not do this to a thing they may see; a foreign `Origin`.
+    Forbidden = "forbidden",
+    /// A `Host` that this server does not answer to.
+    ForbiddenHost = "forbidden_host",
+    /// No such route.
+    RouteNotFound = "route_not_found",
+    /// No such session, as far as this user can tell.
+    SessionNotFound = "session_not_found",
+    /// No such message in the session.
+    MessageNotFound = "message_not_found",
+    /// The route exists, with other methods.
+    MethodNotAllowed = "method_not_allowed",
+    /// The body is not `application/json`.
+    UnsupportedMediaType = "unsupported_media_type",
+    /// A reply is running.
+    SessionBusy = "session_busy",
+    /// Nothing can be added to a closed session.
+    SessionClosed = "session_closed",
+    /// The chosen id belongs to another user's session.
+    IdTaken = "id_taken",
+    /// `If-Match` names another version.
+    VersionConflict = "version_conflict",
+    /// A body or a message over its limit.
+    PayloadTooLarge = "payload_too_large",
+    /// The new message alone does not fit the model.
+    ContextTooLong = "context_too_long",
+    /// The same idempotency key with other content.
+    IdempotencyKeyReused = "idempotency_key_reused",
+    /// The provider refused, failed or broke off.
+    ProviderError = "provider_error",
+    /// The provider took longer than its deadline.
+    ProviderTimeout = "provider_timeout",
+    /// The store cannot be read or written; nothing was half-done.
+    StoreUnavailable = "store_unavailable",
+    /// The server is going down; nothing was half-done.
+    ShuttingDown = "shutting_down",
+    /// A mistake of ours.
+    Internal = "internal_error",
+}
+
+/// What went wrong, told so that a person can act on it.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct Error {
+    /// Which kind.
+    pub kind: Kind,
+    /// A sentence without capital and full stop.
+    pub message: Cow<'static, str>,
+    /// More for programs: each field and what it wants, the turn that is running.
+    pub details: Option<Value>,
+    /// For the operator only.
+    #[source]
+    pub source: Option<Arc<dyn std::error::Error + Send + Sync>>,
+}
+
+/// What most functions return.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// An error with a sentence.
+    pub fn new(kind: Kind, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { kind, message: message.into(), details: None, source: None }
+    }
+
+    /// Adds what a program can read.
+    #[must_use]
+    pub fn with_details(mut self, details: Value) -> Self {
+        self.details = Some(details);
+        self
+    }
+
+    /// Adds what only the operator may read.
+    #[must_use]
+    pub fn with_source(
+        mut self,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        self.source = Some(Arc::from(source.into()));
+        self
+    }
+
+    /// A request whose `field` wants something else.
+    pub fn invalid(
+        field: impl Into<Cow<'static, str>>,
+        wants: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Invalid::new(field, wants).into()
+    }
+
+    /// A request with several fields that want something else.
+    pub fn invalid_fields(fields: Vec<Invalid>) -> Self {
+        let sentence = fields.iter().map(Invalid::to_string).collect::<Vec<_>>().join("; ");
+        let details: Map<String, Value> = fields
+            .into_iter()
+            .map(|invalid| (invalid.field.into_owned(), Value::from(invalid.wants.into_owned())))
+            .collect();
+        Self::new(Kind::InvalidRequest, sentence).with_details(Value::Object(details))
+    }
+
+    /// The same error about something nested: the place stands before the sentence and each field.
+    #[must_use]
+    pub fn at(mut self, place: &str) -> Self {
+        self.message = format!("{place}.{}", self.message).into();
+        if let Some(Value::Object(fields)) = self.details.take() {
+            let fields =
+                fields.into_iter().map(|(field, wants)| (format!("{place}.{field}"), wants));
+            self.details = Some(Value::Object(fields.collect()));
+        }
+        self
+    }
+
+    /// No such session.
+    pub fn session_not_found() -> Self {
+        Self::new(Kind::SessionNotFound, "there is no such session")
+    }
+
+    /// No such message.
+    pub fn message_not_found() -> Self {
+        Self::new(Kind::MessageNotFound, "there is no such message in the session")
+    }
+
+    /// A body or text over its limit, in bytes.
+    pub fn too_large(what: &'static str, limit: usize) -> Self {
+        let message = format!("{what} must be at most {limit} bytes");
+        Self::new(Kind::PayloadTooLarge, message)
+            .with_details(json!({ what: format!("must be at most {limit} bytes") }))
+    }
+
+    /// The store cannot be used; `source` is for the operator.
+    pub fn store(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::new(
+            Kind::StoreUnavailable,
+            "the conversation store cannot be used at the moment; nothing was changed",
+        )
+        .with_source(source)
+    }
+
+    /// A mistake of ours; `source` is for the operator.
+    pub fn internal(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::new(Kind::Internal, "something went wrong inside the server").with_source(source)
+    }
+
+    /// The message with the chain of its causes, for logs.
+    pub fn chain(&self) -> impl fmt::Display + '_ {
+        struct Chain<'a>(&'a Error);
+        impl fmt::Display for Chain<'_> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}", self.0)?;
+                let mut cause = std::error::Error::source(self.0);
+                while let Some(error) = cause {
+                    write!(f, ": {error}")?;
+                    cause = error.source();
+                }
+                Ok(())
+            }
+        }
+        Chain(self)
+    }
+}
+
+impl From<Invalid> for Error {
+    fn from(invalid: Invalid) -> Self {
+        Self::invalid_fields(vec![invalid])
+    }
+}
+
+impl From<BodyError> for Error {
+    fn from(error: BodyError) -> Self {
+        match error {
+            BodyError::Invalid(invalid) => invalid.into(),
+            BodyError::TooLarge { field, limit } => Self::too_large(field, limit),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_has_a_code_of_its_own() {
+        let mut codes: Vec<_> = Kind::ALL.iter().map(|kind| kind.code()).collect();
+        codes.sort_unstable();
+        codes.dedup();
+        assert_eq!(codes.len(), Kind::ALL.len());
+    }
+}

@@ -1,0 +1,5 @@
+//! Echoic: a self-hosted backend for LLM chat with conversation memory.
+
+pub mod clock;
+pub mod domain;
+pub mod error;
