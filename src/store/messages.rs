@@ -1,0 +1,163 @@
+//! What is asked of a store about messages.
+
+use crate::domain::message::{Body, FinishReason, MessageError};
+use crate::domain::page::{Slice, View};
+use crate::domain::{
+    Message, MessageId, Principal, Role, Session, SessionId, Status, Timestamp, Usage, UserId,
+};
+use crate::error::Result;
+use async_trait::async_trait;
+
+/// A message to store.
+#[derive(Debug, Clone)]
+pub struct NewMessage {
+    /// Its id.
+    pub id: MessageId,
+    /// The name its sender's client gave it.
+    pub client_message_id: Option<MessageId>,
+    /// Who speaks.
+    pub role: Role,
+    /// Who sent it.
+    pub sender_id: UserId,
+    /// What it says.
+    pub body: Body,
+    /// Its size in tokens of o200k_base.
+    pub tokens: u32,
+    /// When it was written.
+    pub created_at: Timestamp,
+    /// What only replies have.
+    pub reply: ReplyFields,
+}
+
+/// What a reply has beside its text.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ReplyFields {
+    /// How it ended.
+    pub status: Status,
+    /// The model that wrote it.
+    pub model: Option<String>,
+    /// Why the model stopped.
+    pub finish_reason: Option<FinishReason>,
+    /// Why it failed.
+    pub error: Option<MessageError>,
+    /// What it cost.
+    pub usage: Option<Usage>,
+}
+
+/// Under which message a new one stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Parent {
+    /// The session's head; a root if the session is empty.
+    Head,
+    /// None: it begins a path of its own.
+    Root,
+    /// This one.
+    Message(MessageId),
+}
+
+/// A repeated request is known by this, for 24 hours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdempotencyKey {
+    /// The route it was sent to.
+    pub route: &'static str,
+    /// The client's key.
+    pub key: String,
+    /// What the body said; the same key with another is refused.
+    pub fingerprint: String,
+}
+
+/// A message to store without a model.
+#[derive(Debug, Clone)]
+pub struct PostMessage {
+    /// The session.
+    pub session_id: SessionId,
+    /// The message.
+    pub message: NewMessage,
+    /// Where it stands.
+    pub parent: Parent,
+    /// How a repetition is known, beside the client's message id.
+    pub idempotency: Option<IdempotencyKey>,
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// Which messages to read.
+#[derive(Debug, Clone)]
+pub struct MessageQuery {
+    /// Of the active path, or all.
+    pub view: View,
+    /// Which page.
+    pub slice: Slice,
+    /// Most messages.
+    pub limit: u32,
+}
+
+/// A page of messages, oldest first.
+#[derive(Debug)]
+pub struct MessagePage {
+    /// The messages.
+    pub messages: Vec<Message>,
+    /// Whether there are more in the direction of reading.
+    pub has_more: bool,
+}
+
+/// Where the reading of a path's tail ends.
+#[derive(Debug, Clone, Copy)]
+pub struct TailBounds {
+    /// Most messages.
+    pub messages: u32,
+    /// Most tokens; the message that would exceed them ends the reading.
+    pub tokens: u32,
+    /// Tokens that each message takes beside its text.
+    pub overhead: u32,
+}
+
+/// A message as memory needs it.
+#[derive(Debug, Clone)]
+pub struct Remembered {
+    /// Its id.
+    pub id: MessageId,
+    /// Who speaks.
+    pub role: Role,
+    /// Its text.
+    pub content: String,
+    /// Its size in tokens of o200k_base.
+    pub tokens: u32,
+    /// Whether the path begins with it.
+    pub is_root: bool,
+}
+
+/// Messages: posted and read.
+#[async_trait]
+pub trait MessageStore: Send + Sync {
+    /// Stores one message, names the session, moves its counters and head. A repetition, known by
+    /// the client's message id or the idempotency key, gives the first result. Errors:
+    /// `session_not_found`, `forbidden`, `session_busy`, `session_closed`, `message_not_found` (the
+    /// parent), `idempotency_key_reused`.
+    async fn post_message(&self, who: &Principal, post: PostMessage) -> Result<(Message, Session)>;
+
+    /// One message. Errors: `session_not_found`, `message_not_found`.
+    async fn message(
+        &self,
+        who: &Principal,
+        session: &SessionId,
+        id: &MessageId,
+    ) -> Result<Message>;
+
+    /// A page of messages. Errors: `session_not_found`, `message_not_found` (the one it starts at).
+    async fn messages(
+        &self,
+        who: &Principal,
+        session: &SessionId,
+        query: MessageQuery,
+    ) -> Result<MessagePage>;
+
+    /// The path that ends with the message `last`, newest first, as far as the bounds allow,
+    /// without messages that have no text. Its cost depends on the bounds, not on the session.
+    async fn tail(
+        &self,
+        session: &SessionId,
+        last: &MessageId,
+        bounds: TailBounds,
+    ) -> Result<Vec<Remembered>>;
+}

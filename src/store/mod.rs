@@ -1,0 +1,35 @@
+//! What the rest of the server asks of a database, cut by use case.
+//!
+//! Each method is atomic by itself and safe to run beside any other. Access is part of each call:
+//! a session that `who` may not see does not exist. Implementations: [`sqlite`]. What every one of
+//! them must do is written down as the contract suite in `tests/it/store_contract.rs`.
+//!
+//! Cancellation: a caller that stops waiting does not undo the call; it takes effect or not as if
+//! the caller were still there.
+
+mod messages;
+mod sessions;
+pub mod sqlite;
+mod transfer;
+mod turns;
+
+pub use messages::*;
+pub use sessions::*;
+pub use transfer::*;
+pub use turns::*;
+
+use crate::error::Result;
+use async_trait::async_trait;
+
+/// A whole database.
+#[async_trait]
+pub trait Store: SessionStore + MessageStore + TurnStore + TransferStore {
+    /// Says in a word or two what it is and where, without secrets, for the first log line.
+    fn describe(&self) -> String;
+
+    /// Whether it can be read and written now.
+    async fn ready(&self) -> Result<()>;
+
+    /// Writes what is pending and lets go of the database.
+    async fn close(&self);
+}

@@ -1,0 +1,138 @@
+//! What is asked of a store about sessions.
+
+use crate::domain::page::{Cursor, Pagination, SessionQuery};
+use crate::domain::principal::Access;
+use crate::domain::session::{JsonObject, SessionStatus, Settings};
+use crate::domain::title::Title;
+use crate::domain::{Principal, ProjectId, Session, SessionId, Timestamp, TurnId, UserId};
+use crate::error::Result;
+use async_trait::async_trait;
+
+/// A session to create.
+#[derive(Debug, Clone, Default)]
+pub struct NewSession {
+    /// The id the client chose, if it chose one.
+    pub id: Option<SessionId>,
+    /// Its title.
+    pub title: Title,
+    /// Its project.
+    pub project_id: Option<ProjectId>,
+    /// Participants beside the owner.
+    pub participants: Vec<UserId>,
+    /// The application's data.
+    pub meta: JsonObject,
+    /// What the application knows of its user.
+    pub user_meta: JsonObject,
+    /// How the application shows it.
+    pub theme: JsonObject,
+    /// What its turns use.
+    pub settings: Settings,
+}
+
+/// A change of a session's own fields: each `Some` replaces that field.
+#[derive(Debug, Clone, Default)]
+pub struct SessionChange {
+    /// The title.
+    pub title: Option<Title>,
+    /// The status; the only one a participant who is not the owner may set.
+    pub status: Option<SessionStatus>,
+    /// Put away or taken out again.
+    pub archived: Option<bool>,
+    /// Kept at the head of lists.
+    pub pinned: Option<bool>,
+    /// The application's data.
+    pub meta: Option<JsonObject>,
+    /// What the application knows of its user.
+    pub user_meta: Option<JsonObject>,
+    /// How the application shows it.
+    pub theme: Option<JsonObject>,
+    /// What its turns use.
+    pub settings: Option<Settings>,
+    /// Participants beside the owner.
+    pub participants: Option<Vec<UserId>>,
+    /// The project; `Some(None)` takes the session out of its project.
+    pub project_id: Option<Option<ProjectId>>,
+}
+
+impl SessionChange {
+    /// What a user must be allowed to make this change.
+    pub fn access(&self) -> Access {
+        let only_status = self.title.is_none()
+            && self.archived.is_none()
+            && self.pinned.is_none()
+            && self.meta.is_none()
+            && self.user_meta.is_none()
+            && self.theme.is_none()
+            && self.settings.is_none()
+            && self.participants.is_none()
+            && self.project_id.is_none();
+        if only_status { Access::Participate } else { Access::Own }
+    }
+}
+
+/// A page of sessions.
+#[derive(Debug)]
+pub struct SessionPage {
+    /// The sessions, without their nodes.
+    pub sessions: Vec<Session>,
+    /// How many there are in all; only for a numbered page.
+    pub pagination: Option<Pagination>,
+    /// Where the list goes on, if it does.
+    pub next: Option<Cursor>,
+}
+
+/// What a deletion took away.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Deleted {
+    /// Sessions.
+    pub sessions: u64,
+    /// Messages in them.
+    pub messages: u64,
+    /// Turns that were running in them and can no longer finish.
+    pub turns: Vec<TurnId>,
+}
+
+/// Which of the caller's own sessions to delete.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeleteFilter {
+    /// Those of a project.
+    Project(ProjectId),
+    /// Those without activity since a time.
+    Before(Timestamp),
+}
+
+/// Sessions: created, listed, changed, deleted.
+#[async_trait]
+pub trait SessionStore: Send + Sync {
+    /// Creates a session. With an id that the same owner has already used, gives that session
+    /// unchanged and `false`. Errors: `id_taken`.
+    async fn create_session(
+        &self,
+        who: &Principal,
+        new: NewSession,
+        now: Timestamp,
+    ) -> Result<(Session, bool)>;
+
+    /// One session. Errors: `session_not_found`, `forbidden`.
+    async fn session(&self, who: &Principal, id: &SessionId, access: Access) -> Result<Session>;
+
+    /// The sessions that `who` participates in.
+    async fn sessions(&self, who: &Principal, query: SessionQuery) -> Result<SessionPage>;
+
+    /// Changes a session's own fields; `if_match` is the version it must still have. Errors:
+    /// `session_not_found`, `forbidden`, `version_conflict`.
+    async fn change_session(
+        &self,
+        who: &Principal,
+        id: &SessionId,
+        change: SessionChange,
+        if_match: Option<u32>,
+        now: Timestamp,
+    ) -> Result<Session>;
+
+    /// Deletes a session with all its messages. Errors: `session_not_found`, `forbidden`.
+    async fn delete_session(&self, who: &Principal, id: &SessionId) -> Result<Deleted>;
+
+    /// Deletes the sessions that `who` owns and the filter names.
+    async fn delete_sessions(&self, who: &Principal, filter: DeleteFilter) -> Result<Deleted>;
+}

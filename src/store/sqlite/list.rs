@@ -1,0 +1,159 @@
+//! Lists of sessions: filtered, searched, ordered, paged.
+
+use super::rows::SessionRow;
+use super::sessions::by_key;
+use crate::domain::page::{Cursor, CursorKey, Pagination, Place, SessionQuery, SessionSort, Sort};
+use crate::domain::{Session, UserId};
+use crate::error::{Error, Result};
+use crate::store::SessionPage;
+use rusqlite::types::Value;
+use rusqlite::{Transaction, params_from_iter};
+
+/// The page of sessions that a user participates in. First the keys, which come straight from an
+/// index in the usual order, then the few rows.
+pub(super) fn sessions(
+    db: &Transaction<'_>,
+    user: &UserId,
+    query: &SessionQuery,
+) -> Result<SessionPage> {
+    let mut filter = Filter::of(db, user, query)?;
+    let pagination = match query.place {
+        Place::After(_) => None,
+        Place::Page(page) => {
+            let sql = format!("SELECT count(*) FROM sessions s WHERE {}", filter.conditions());
+            let total: i64 = db
+                .prepare_cached(&sql)?
+                .query_row(params_from_iter(&filter.values), |row| row.get(0))?;
+            Some(Pagination::new(page, query.limit, total.unsigned_abs()))
+        }
+    };
+    let offset = match &query.place {
+        Place::Page(page) => u64::from(page - 1) * u64::from(query.limit),
+        Place::After(cursor) => {
+            filter.start_after(cursor, query.sort);
+            0
+        }
+    };
+    let mut rows = keys(db, &filter, query, offset)?
+        .into_iter()
+        .map(|key| by_key(db, key))
+        .collect::<Result<Vec<SessionRow>>>()?;
+    let has_more = rows.len() > query.limit as usize;
+    rows.truncate(query.limit as usize);
+    let sessions: Vec<Session> = rows.into_iter().map(|row| row.session).collect();
+    let next = sessions.last().filter(|_| has_more).map(|last| cursor_behind(last, query.sort));
+    Ok(SessionPage { sessions, pagination, next })
+}
+
+/// The keys of the page's sessions, and of one more if there is one.
+fn keys(
+    db: &Transaction<'_>,
+    filter: &Filter,
+    query: &SessionQuery,
+    offset: u64,
+) -> Result<Vec<i64>> {
+    let direction = if query.sort.descending { "DESC" } else { "ASC" };
+    let sql = format!(
+        "SELECT s.key FROM sessions s WHERE {} ORDER BY s.pinned DESC, {} {direction}, s.id {direction} \
+         LIMIT {} OFFSET {offset}",
+        filter.conditions(),
+        column(query.sort.key),
+        u64::from(query.limit) + 1,
+    );
+    let mut statement = db.prepare_cached(&sql)?;
+    let keys = statement.query_map(params_from_iter(&filter.values), |row| row.get(0))?;
+    keys.collect::<Result<_, _>>().map_err(Error::from)
+}
+
+const fn column(key: SessionSort) -> &'static str {
+    match key {
+        SessionSort::LastMessageAt => "s.activity_at",
+        SessionSort::CreatedAt => "s.created_at",
+        SessionSort::UpdatedAt => "s.updated_at",
+        SessionSort::Title => "s.title_words",
+    }
+}
+
+fn cursor_behind(last: &Session, sort: Sort) -> Cursor {
+    let key = match sort.key {
+        SessionSort::LastMessageAt => {
+            CursorKey::Number(last.last_message_at.unwrap_or(last.created_at).as_millis())
+        }
+        SessionSort::CreatedAt => CursorKey::Number(last.created_at.as_millis()),
+        SessionSort::UpdatedAt => CursorKey::Number(last.updated_at.as_millis()),
+        SessionSort::Title => CursorKey::Text(crate::domain::text::words(&last.title).join(" ")),
+    };
+    Cursor { pinned: last.pinned, key, id: last.id.to_string() }
+}
+
+/// Conditions on `s` and the values for their question marks.
+struct Filter {
+    conditions: Vec<String>,
+    values: Vec<Value>,
+}
+
+impl Filter {
+    fn of(db: &Transaction<'_>, user: &UserId, query: &SessionQuery) -> Result<Self> {
+        let mut filter = Self { conditions: Vec::new(), values: Vec::new() };
+        // Most users take part in nobody else's sessions, and then an index gives the order.
+        let is_guest: bool = db
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM participants WHERE user_id = ?1)")?
+            .query_row([user.as_str()], |row| row.get(0))?;
+        let visible = if is_guest {
+            "s.key IN (SELECT key FROM sessions WHERE owner = ?1 \
+             UNION ALL SELECT session FROM participants WHERE user_id = ?1)"
+        } else {
+            "s.owner = ?1"
+        };
+        filter.add(visible, [user.as_str().to_owned().into()]);
+        if let Some(archived) = query.archived {
+            filter.add(if archived { "s.archived = 1" } else { "s.archived = 0" }, []);
+        }
+        if let Some(project) = &query.project_id {
+            filter.add("s.project_id = ?", [project.as_str().to_owned().into()]);
+        }
+        if let Some(status) = &query.status {
+            filter.add("s.status = ?", [status.as_str().to_owned().into()]);
+        }
+        if let Some(words) = &query.search {
+            filter.search(words);
+        }
+        Ok(filter)
+    }
+
+    fn search(&mut self, words: &[String]) {
+        if words.is_empty() {
+            return self.add("FALSE", []);
+        }
+        // Folded words hold letters and digits only, so they need no escape inside quotes.
+        let prefixes: Vec<_> = words.iter().map(|word| format!("\"{word}\"*")).collect();
+        self.add(
+            "s.key IN (SELECT rowid FROM session_titles WHERE session_titles MATCH ?)",
+            [prefixes.join(" AND ").into()],
+        );
+    }
+
+    fn add<const N: usize>(&mut self, condition: &str, values: [Value; N]) {
+        self.conditions.push(condition.to_owned());
+        self.values.extend(values);
+    }
+
+    /// Goes on behind the entry that the cursor names; pinned ones stand first in both directions.
+    fn start_after(&mut self, cursor: &Cursor, sort: Sort) {
+        let column = column(sort.key);
+        let beyond = if sort.descending { "<" } else { ">" };
+        let key: Value = match &cursor.key {
+            CursorKey::Number(number) => (*number).into(),
+            CursorKey::Text(text) => text.clone().into(),
+        };
+        let pinned = i64::from(cursor.pinned);
+        self.add(
+            &format!("(s.pinned < ? OR (s.pinned = ? AND ({column}, s.id) {beyond} (?, ?)))"),
+            [pinned.into(), pinned.into(), key, cursor.id.clone().into()],
+        );
+    }
+
+    fn conditions(&self) -> String {
+        self.conditions.join(" AND ")
+    }
+}

@@ -1,0 +1,167 @@
+//! The embedded store: one SQLite file in write-ahead mode, one writer, readers beside it.
+//!
+//! rusqlite stays inside this folder.
+
+mod append;
+mod import;
+mod list;
+mod messages;
+mod paths;
+mod readers;
+mod rows;
+mod schema;
+mod sessions;
+mod turns;
+mod writer;
+
+use super::Store;
+use crate::error::{Error, Kind, Result};
+use async_trait::async_trait;
+use readers::Readers;
+use rusqlite::{Connection, OpenFlags, Transaction};
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use writer::Writer;
+
+/// Connections that read beside the writer.
+const READERS: usize = 4;
+/// How long a statement waits for a lock that another program holds on the file.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+/// Statements that each connection keeps prepared.
+const STATEMENTS: usize = 128;
+
+/// How hard a commit tries to be on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sync {
+    /// What is acknowledged is on disk.
+    Full,
+    /// Power loss may take the last moment; the file is never corrupt.
+    Normal,
+}
+
+/// A store in one SQLite file.
+pub struct SqliteStore {
+    path: PathBuf,
+    writer: Mutex<Option<Arc<Writer>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    readers: Readers,
+    /// Held while this process serves the file.
+    lock: Mutex<Option<File>>,
+}
+
+impl SqliteStore {
+    /// Opens the file at `path`, creating it and its folders where they are missing, and locks it
+    /// for this process. Errors say what an operator can do.
+    pub fn open(path: &Path, sync: Sync) -> Result<Self> {
+        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            std::fs::create_dir_all(folder).map_err(|error| cannot_open(folder, &error))?;
+        }
+        let lock = lock(path)?;
+        let mut writing = connect(path, OpenFlags::default())?;
+        // Write-ahead mode is kept in the file; the rest is per connection.
+        writing.pragma_update(None, "journal_mode", "WAL")?;
+        schema::prepare(&mut writing, path)?;
+        writing.pragma_update(
+            None,
+            "synchronous",
+            if sync == Sync::Full { "FULL" } else { "NORMAL" },
+        )?;
+        writing.pragma_update(None, "journal_size_limit", 64 << 20)?;
+        let reading = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let readers = (0..READERS).map(|_| connect(path, reading)).collect::<Result<_>>()?;
+        let (writer, thread) = Writer::start(writing)?;
+        Ok(Self {
+            path: path.to_owned(),
+            writer: Mutex::new(Some(Arc::new(writer))),
+            thread: Mutex::new(Some(thread)),
+            readers: Readers::new(readers),
+            lock: Mutex::new(Some(lock)),
+        })
+    }
+
+    async fn read<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Transaction<'_>) -> Result<T> + Send + 'static,
+    {
+        self.readers.run(work).await
+    }
+
+    async fn write<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T> + Send + 'static,
+    {
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        writer.ok_or_else(|| Error::store("the store is closed"))?.run(work).await
+    }
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    fn describe(&self) -> String {
+        format!("sqlite {}", self.path.display())
+    }
+
+    async fn ready(&self) -> Result<()> {
+        // An empty write takes the file's write lock and touches no disk.
+        self.write(|_| Ok(())).await
+    }
+
+    async fn close(&self) {
+        self.readers.close().await;
+        drop(self.writer.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+        drop(self.lock.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+}
+
+impl From<rusqlite::Error> for Error {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::store(error)
+    }
+}
+
+fn connect(path: &Path, flags: OpenFlags) -> Result<Connection> {
+    let connection =
+        Connection::open_with_flags(path, flags).map_err(|error| cannot_open(path, &error))?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    connection.pragma_update(None, "cache_size", -16_000)?;
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
+    Ok(connection)
+}
+
+/// One process serves a file: a second would reap the first one's turns.
+fn lock(path: &Path) -> Result<File> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let name = PathBuf::from(name);
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&name)
+        .map_err(|error| cannot_open(&name, &error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::new(
+            Kind::StoreUnavailable,
+            format!(
+                "{} is served by another Echoic; stop it, or set DATABASE_URL to another file",
+                path.display()
+            ),
+        )),
+        Err(TryLockError::Error(error)) => Err(cannot_open(&name, &error)),
+    }
+}
+
+fn cannot_open(path: &Path, error: &dyn std::fmt::Display) -> Error {
+    Error::new(Kind::StoreUnavailable, format!("cannot open {}: {error}", path.display()))
+}

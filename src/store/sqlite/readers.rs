@@ -1,0 +1,72 @@
+//! Readers beside the writer: a few read-only connections, lent out one call at a time.
+
+use crate::error::{Error, Result};
+use rusqlite::{Connection, Transaction};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::Semaphore;
+
+/// Lends read-only connections; each call sees one consistent state of the database.
+#[derive(Clone)]
+pub(super) struct Readers {
+    idle: Arc<Mutex<Vec<Connection>>>,
+    permits: Arc<Semaphore>,
+}
+
+impl Readers {
+    /// Takes the connections to lend.
+    pub(super) fn new(connections: Vec<Connection>) -> Self {
+        let permits = Arc::new(Semaphore::new(connections.len()));
+        Self { idle: Arc::new(Mutex::new(connections)), permits }
+    }
+
+    /// Runs `work` on a thread that may block, in a read transaction.
+    pub(super) async fn run<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Transaction<'_>) -> Result<T> + Send + 'static,
+    {
+        let permit = self.permits.clone().acquire_owned().await.map_err(Error::store)?;
+        let idle = self.idle.clone();
+        let task = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            let mut lent = Lent::take(&idle);
+            work(&lent.connection()?.transaction()?)
+        });
+        task.await.map_err(Error::internal)?
+    }
+
+    /// Lets go of the connections, once those who use them are done.
+    pub(super) async fn close(&self) {
+        let all = u32::try_from(self.idle.lock().unwrap_or_else(PoisonError::into_inner).len());
+        if let Ok(permits) = self.permits.acquire_many(all.unwrap_or(0)).await {
+            permits.forget();
+        }
+        self.permits.close();
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+/// A connection that goes back to the idle ones, whatever happens to the work.
+struct Lent<'a> {
+    connection: Option<Connection>,
+    idle: &'a Mutex<Vec<Connection>>,
+}
+
+impl<'a> Lent<'a> {
+    fn take(idle: &'a Mutex<Vec<Connection>>) -> Self {
+        // Invariant: there are as many permits as connections.
+        let connection = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        Self { connection, idle }
+    }
+
+    fn connection(&mut self) -> Result<&mut Connection> {
+        self.connection.as_mut().ok_or_else(|| Error::store("no reader is idle"))
+    }
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        let idle = self.connection.take();
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).extend(idle);
+    }
+}

@@ -1,0 +1,202 @@
+//! Rows to values and back: the one place that knows the columns' order.
+
+use crate::domain::message::{FinishReason, Parts};
+use crate::domain::session::{JsonObject, SessionStatus};
+use crate::domain::title::TitleSource;
+use crate::domain::turn::ActiveTurn;
+use crate::domain::{
+    Message, MessageId, MessageType, ProjectId, Role, Session, SessionId, Status, Timestamp,
+    TurnId, UserId,
+};
+use crate::error::{Error, Result};
+use rusqlite::Row;
+use serde::de::DeserializeOwned;
+use std::collections::HashMap;
+
+/// How many bits of a message's key are its seq.
+const SEQ_BITS: u32 = 24;
+/// The most messages of one session.
+pub(super) const MAX_SEQ: u32 = (1 << SEQ_BITS) - 1;
+
+/// The key of a session's message.
+pub(super) fn message_key(session: i64, seq: u32) -> i64 {
+    (session << SEQ_BITS) | i64::from(seq)
+}
+
+/// The seq in a message's key.
+pub(super) fn seq_of_key(key: i64) -> u32 {
+    u32::try_from(key & i64::from(MAX_SEQ)).unwrap_or(MAX_SEQ)
+}
+
+/// A session with what only this store knows of it.
+#[derive(Debug)]
+pub(super) struct SessionRow {
+    pub(super) key: i64,
+    pub(super) session: Session,
+    pub(super) node_count: u32,
+    pub(super) head: Option<Location>,
+    pub(super) read_marks: HashMap<String, u32>,
+}
+
+/// Where a message lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Location {
+    pub(super) node: u32,
+    pub(super) seq: u32,
+}
+
+/// Selects what [`session_row`] reads.
+pub(super) const SELECT_SESSION: &str = "SELECT s.key, s.id, s.owner, s.participants, s.project_id, s.title, \
+     s.title_source, s.status, s.archived, s.pinned, s.meta, s.user_meta, s.theme, s.settings, s.read_marks, \
+     s.version, s.messages, s.nodes, s.head_id, s.head_seq, s.head_node, s.last_message, s.last_message_at, \
+     s.last_seen, s.created_at, s.updated_at, t.turn_id, t.reply_id, t.question_id, t.started_at \
+     FROM sessions s LEFT JOIN turns t ON t.session = s.key";
+
+pub(super) fn session_row(row: &Row<'_>) -> Result<SessionRow> {
+    let id = SessionId::trusted(row.get::<_, String>(1)?);
+    let owner = UserId::trusted(row.get::<_, String>(2)?);
+    let participants: Vec<String> = json(row.get_ref(3)?.as_str().map_err(Error::store)?)?;
+    let created_at = Timestamp::from_millis(row.get(24)?);
+    let location = match (row.get::<_, Option<u32>>(19)?, row.get::<_, Option<u32>>(20)?) {
+        (Some(seq), Some(node)) => Some(Location { node, seq }),
+        _ => None,
+    };
+    let active_turn = match row.get::<_, Option<String>>(26)? {
+        None => None,
+        Some(turn) => Some(ActiveTurn {
+            turn_id: TurnId::trusted(turn),
+            message_id: MessageId::trusted(row.get::<_, String>(27)?),
+            user_message_id: Some(MessageId::trusted(row.get::<_, String>(28)?)),
+            started_at: Timestamp::from_millis(row.get(29)?),
+        }),
+    };
+    let session = Session {
+        id,
+        participants: participants.into_iter().map(UserId::trusted).collect(),
+        owner,
+        project_id: row.get::<_, Option<String>>(4)?.map(ProjectId::trusted),
+        title: row.get(5)?,
+        title_source: title_source(row.get_ref(6)?.as_str().map_err(Error::store)?)?,
+        status: SessionStatus::trusted(row.get(7)?),
+        archived: row.get(8)?,
+        pinned: row.get(9)?,
+        meta: object(row.get(10)?)?,
+        user_meta: object(row.get(11)?)?,
+        theme: object(row.get(12)?)?,
+        settings: json(row.get_ref(13)?.as_str().map_err(Error::store)?)?,
+        version: row.get(15)?,
+        messages_count: row.get(16)?,
+        head_id: row.get::<_, Option<String>>(18)?.map(MessageId::trusted),
+        active_turn,
+        last_message: row.get(21)?,
+        last_message_at: row.get::<_, Option<i64>>(22)?.map(Timestamp::from_millis),
+        last_seen: row.get::<_, Option<i64>>(23)?.map(Timestamp::from_millis),
+        start_time: created_at,
+        created_at,
+        updated_at: Timestamp::from_millis(row.get(25)?),
+        nodes: None,
+    };
+    Ok(SessionRow {
+        key: row.get(0)?,
+        session,
+        node_count: row.get(17)?,
+        head: location,
+        read_marks: json(row.get_ref(14)?.as_str().map_err(Error::store)?)?,
+    })
+}
+
+impl SessionRow {
+    /// The session with the names of its nodes, as single reads give it.
+    pub(super) fn with_nodes(mut self) -> Session {
+        self.session.nodes = Some(Session::node_names(&self.session.id, self.node_count));
+        self.session
+    }
+}
+
+/// Selects what [`message_row`] reads.
+pub(super) const SELECT_MESSAGE: &str = "SELECT key, node, id, parent_id, role, sender_id, type, content, parts, \
+     status, model, finish_reason, client_message_id, error, usage, created_at FROM messages";
+
+/// A message as stored; its siblings are still to be found.
+pub(super) fn message_row(row: &Row<'_>, session: &SessionRow) -> Result<(Message, Location)> {
+    let seq = seq_of_key(row.get(0)?);
+    let location = Location { node: row.get(1)?, seq };
+    let sender_id = UserId::trusted(row.get::<_, String>(5)?);
+    let read_by_another =
+        |(user, mark): (&String, &u32)| *mark >= seq && user != sender_id.as_str();
+    let message = Message {
+        id: MessageId::trusted(row.get::<_, String>(2)?),
+        session_id: session.session.id.clone(),
+        seq,
+        parent_id: row.get::<_, Option<String>>(3)?.map(MessageId::trusted),
+        sibling_ids: Vec::new(),
+        role: word(Role::from_word, row, 4)?,
+        kind: word(MessageType::from_word, row, 6)?,
+        content: row.get(7)?,
+        parts: parts(row.get(8)?)?,
+        status: word(Status::from_word, row, 9)?,
+        seen: session.read_marks.iter().any(read_by_another),
+        model: row.get(10)?,
+        finish_reason: row
+            .get::<_, Option<String>>(11)?
+            .as_deref()
+            .and_then(FinishReason::from_word),
+        client_message_id: row.get::<_, Option<String>>(12)?.map(MessageId::trusted),
+        error: optional_json(row.get(13)?)?,
+        usage: optional_json(row.get(14)?)?,
+        created_at: Timestamp::from_millis(row.get(15)?),
+        sender_id,
+    };
+    Ok((message, location))
+}
+
+/// Reads a stored word back into its enum.
+pub(super) fn word<T>(read: impl Fn(&str) -> Option<T>, row: &Row<'_>, column: usize) -> Result<T> {
+    let text = row.get_ref(column)?.as_str().map_err(Error::store)?;
+    read(text).ok_or_else(|| unreadable(text))
+}
+
+/// Parts as stored; `None` is an empty list.
+pub(super) fn parts(stored: Option<String>) -> Result<Parts> {
+    match stored {
+        None => Ok(Parts::default()),
+        Some(text) => Parts::from_stored(text).ok_or_else(|| unreadable("parts")),
+    }
+}
+
+/// A value's JSON text, as it is stored.
+pub(super) fn to_json(value: &impl serde::Serialize) -> Result<String> {
+    serde_json::to_string(value).map_err(Error::internal)
+}
+
+pub(super) const fn title_source_word(source: TitleSource) -> &'static str {
+    match source {
+        TitleSource::Default => "default",
+        TitleSource::Auto => "auto",
+        TitleSource::Model => "model",
+        TitleSource::User => "user",
+    }
+}
+
+fn title_source(word: &str) -> Result<TitleSource> {
+    [TitleSource::Default, TitleSource::Auto, TitleSource::Model, TitleSource::User]
+        .into_iter()
+        .find(|source| title_source_word(*source) == word)
+        .ok_or_else(|| unreadable(word))
+}
+
+fn object(text: String) -> Result<JsonObject> {
+    JsonObject::from_stored(text).ok_or_else(|| unreadable("an object"))
+}
+
+fn json<T: DeserializeOwned>(text: &str) -> Result<T> {
+    serde_json::from_str(text).map_err(Error::store)
+}
+
+fn optional_json<T: DeserializeOwned>(text: Option<String>) -> Result<Option<T>> {
+    text.as_deref().map(json).transpose()
+}
+
+fn unreadable(what: &str) -> Error {
+    Error::store(format!("stored value cannot be read: {what}"))
+}

@@ -1,0 +1,169 @@
+//! The database file: its tables, their versions, and what is done with a file of another version.
+//!
+//! A migration is one SQL script, run in one transaction together with the new version number. A
+//! file that holds data is copied beside itself first, so a failed or unwanted upgrade can be
+//! undone by renaming the copy.
+
+use crate::error::{Error, Kind, Result};
+use rusqlite::Connection;
+use std::path::{Path, PathBuf};
+
+/// `PRAGMA application_id` of our files: "Echo".
+const APPLICATION_ID: i32 = 0x4563_686F;
+
+/// The scripts that lead from an empty file to the present schema: the n-th leads to version n.
+const MIGRATIONS: &[&str] = &[include_str!("schema/v1.sql")];
+
+/// Opens nothing and closes nothing: brings the file behind `connection` to the present version,
+/// or says why it cannot.
+pub(super) fn prepare(connection: &mut Connection, path: &Path) -> Result<()> {
+    apply(connection, path, MIGRATIONS)
+}
+
+fn apply(connection: &mut Connection, path: &Path, migrations: &[&str]) -> Result<()> {
+    let latest = migrations.len();
+    let version = match identify(connection)? {
+        Found::Empty => 0,
+        Found::Ours(version) if (1..=latest).contains(&version) => version,
+        Found::Ours(version) if version > latest => {
+            return Err(refused(format!(
+                "{} was written by a newer Echoic: its schema is version {version}, this one knows up to {latest}; \
+                 start the newer version, or use a copy made before the upgrade",
+                path.display()
+            )));
+        }
+        Found::Ours(version) => {
+            return Err(refused(format!(
+                "{} has schema version {version}, which is older than any this Echoic can upgrade",
+                path.display()
+            )));
+        }
+        Found::Foreign => {
+            return Err(refused(format!("{} is not an Echoic database", path.display())));
+        }
+    };
+    if (1..latest).contains(&version) {
+        let copy = copy_beside(connection, path, version)?;
+        tracing::info!(from = version, to = latest, copy = %copy.display(), "upgrading the database");
+    }
+    for (index, script) in migrations.iter().enumerate().skip(version) {
+        let transaction = connection.transaction()?;
+        transaction.execute_batch(script)?;
+        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+        transaction.pragma_update(None, "user_version", (index + 1) as i64)?;
+        transaction.commit()?;
+    }
+    Ok(())
+}
+
+enum Found {
+    Empty,
+    Ours(usize),
+    Foreign,
+}
+
+fn identify(connection: &Connection) -> Result<Found> {
+    let read = |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
+    // The first read of a file that is no database fails here.
+    let application = read("application_id").map_err(|error| match error.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::NotADatabase) => refused("the file is not an Echoic database"),
+        _ => error.into(),
+    })?;
+    let tables: i64 =
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    Ok(match (application == i64::from(APPLICATION_ID), tables) {
+        (true, _) => Found::Ours(read("user_version")?.try_into().unwrap_or(0)),
+        (false, 0) => Found::Empty,
+        (false, _) => Found::Foreign,
+    })
+}
+
+/// `VACUUM INTO` writes a consistent copy, whatever is still in the write-ahead log.
+fn copy_beside(connection: &Connection, path: &Path, version: usize) -> Result<PathBuf> {
+    let copy = path.with_extension(format!("v{version}.backup.db"));
+    if copy.exists() {
+        return Err(refused(format!(
+            "{} must be copied before its upgrade, but {} exists already; move that copy away",
+            path.display(),
+            copy.display()
+        )));
+    }
+    connection.execute("VACUUM INTO ?1", [copy.to_string_lossy()])?;
+    Ok(copy)
+}
+
+fn refused(sentence: impl Into<std::borrow::Cow<'static, str>>) -> Error {
+    Error::new(Kind::StoreUnavailable, sentence)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(path: &Path) -> Connection {
+        Connection::open(path).unwrap()
+    }
+
+    #[test]
+    fn an_upgrade_copies_the_file_first_and_keeps_its_rows() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("echoic.db");
+        let first = "CREATE TABLE t (x); INSERT INTO t VALUES (7);";
+        apply(&mut open(&path), &path, &[first]).unwrap();
+
+        apply(&mut open(&path), &path, &[first, "ALTER TABLE t ADD COLUMN y;"]).unwrap();
+
+        let columns = |file: &Path| {
+            let count = "SELECT count(*) FROM pragma_table_info('t')";
+            open(file).query_row(count, [], |row| row.get::<_, i64>(0)).unwrap()
+        };
+        assert_eq!((columns(&path), columns(&path.with_extension("v1.backup.db"))), (2, 1));
+        let kept: i64 = open(&path).query_row("SELECT x FROM t", [], |row| row.get(0)).unwrap();
+        assert_eq!(kept, 7);
+    }
+
+    #[test]
+    fn a_failed_upgrade_leaves_the_file_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("echoic.db");
+        apply(&mut open(&path), &path, &["CREATE TABLE t (x);"]).unwrap();
+
+        let broken = "CREATE TABLE u (x); CREATE TABLE nonsense";
+        apply(&mut open(&path), &path, &["CREATE TABLE t (x);", broken]).unwrap_err();
+
+        let tables = "SELECT group_concat(name) FROM sqlite_schema";
+        let tables: String = open(&path).query_row(tables, [], |row| row.get(0)).unwrap();
+        assert_eq!(tables, "t");
+    }
+
+    #[test]
+    fn a_newer_an_older_and_a_foreign_file_are_refused_with_a_sentence() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("echoic.db");
+        prepare(&mut open(&path), &path).unwrap();
+        let refusal = |version: usize| {
+            open(&path).pragma_update(None, "user_version", version as i64).unwrap();
+            prepare(&mut open(&path), &path).unwrap_err().to_string()
+        };
+        assert!(refusal(MIGRATIONS.len() + 1).contains("written by a newer Echoic"));
+        assert!(refusal(0).contains("older than any"));
+
+        let foreign = folder.path().join("foreign.db");
+        open(&foreign).execute_batch("CREATE TABLE t (x)").unwrap();
+        assert!(
+            prepare(&mut open(&foreign), &foreign)
+                .unwrap_err()
+                .to_string()
+                .contains("not an Echoic")
+        );
+        let text = folder.path().join("text.db");
+        std::fs::write(
+            &text,
+            "no database at all, but more than enough text for a header".repeat(20),
+        )
+        .unwrap();
+        assert!(
+            prepare(&mut open(&text), &text).unwrap_err().to_string().contains("not an Echoic")
+        );
+    }
+}

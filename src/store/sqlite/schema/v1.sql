@@ -1,0 +1,110 @@
+-- One row per session: its own fields and the counters that each message moves.
+CREATE TABLE sessions (
+    key             INTEGER PRIMARY KEY,
+    id              TEXT NOT NULL UNIQUE,
+    owner           TEXT NOT NULL,
+    participants    TEXT NOT NULL,              -- JSON list of users, the owner first
+    project_id      TEXT,
+    title           TEXT NOT NULL,
+    title_words     TEXT NOT NULL,              -- the title folded: what lists sort and search by
+    title_source    TEXT NOT NULL,
+    status          TEXT NOT NULL,
+    archived        INTEGER NOT NULL,
+    pinned          INTEGER NOT NULL,
+    meta            TEXT NOT NULL,              -- JSON objects
+    user_meta       TEXT NOT NULL,
+    theme           TEXT NOT NULL,
+    settings        TEXT NOT NULL,
+    read_marks      TEXT NOT NULL DEFAULT '{}', -- JSON: user to the seq they have read up to
+    version         INTEGER NOT NULL,
+    messages        INTEGER NOT NULL,           -- how many; also the highest seq
+    nodes           INTEGER NOT NULL,           -- how many; also the highest number
+    head_id         TEXT,
+    head_seq        INTEGER,
+    head_node       INTEGER,
+    last_message    TEXT,
+    last_message_at INTEGER,                    -- times are milliseconds since 1970
+    activity_at     INTEGER NOT NULL,           -- last_message_at, or created_at without messages
+    last_seen       INTEGER,
+    created_at      INTEGER NOT NULL,
+    updated_at      INTEGER NOT NULL
+);
+CREATE INDEX sessions_of_owner ON sessions (owner, archived, pinned, activity_at, id);
+CREATE INDEX sessions_of_project ON sessions (project_id, activity_at) WHERE project_id IS NOT NULL;
+
+-- Participants other than the owner.
+CREATE TABLE participants (
+    user_id TEXT NOT NULL,
+    session INTEGER NOT NULL,
+    PRIMARY KEY (user_id, session)
+) WITHOUT ROWID;
+CREATE INDEX participants_of_session ON participants (session);
+
+-- Title words by prefix; rowid is the session's key.
+CREATE VIRTUAL TABLE session_titles USING fts5 (
+    words, content = '', contentless_delete = 1, tokenize = 'unicode61 remove_diacritics 0'
+);
+
+-- Bounded runs of one path each. prev_* name the message that the first one follows; 0 is none.
+CREATE TABLE nodes (
+    session    INTEGER NOT NULL,
+    number     INTEGER NOT NULL,
+    prev_node  INTEGER NOT NULL,
+    prev_seq   INTEGER NOT NULL,
+    first_seq  INTEGER NOT NULL,
+    first_id   TEXT NOT NULL,
+    last_seq   INTEGER NOT NULL,
+    messages   INTEGER NOT NULL,
+    bytes      INTEGER NOT NULL,
+    created_at INTEGER NOT NULL,
+    PRIMARY KEY (session, number)
+) WITHOUT ROWID;
+CREATE INDEX nodes_by_prev ON nodes (session, prev_seq);
+
+-- key is session * 2^24 + seq, so that a session's messages lie side by side in their order.
+CREATE TABLE messages (
+    key               INTEGER PRIMARY KEY,
+    session           INTEGER NOT NULL,
+    node              INTEGER NOT NULL,
+    id                TEXT NOT NULL,
+    parent_id         TEXT,
+    role              TEXT NOT NULL,
+    sender_id         TEXT NOT NULL,
+    type              TEXT NOT NULL,
+    content           TEXT NOT NULL,
+    parts             TEXT,                     -- JSON list; NULL is an empty one
+    status            TEXT NOT NULL,
+    model             TEXT,
+    finish_reason     TEXT,
+    client_message_id TEXT,
+    error             TEXT,                     -- JSON
+    usage             TEXT,                     -- JSON
+    tokens            INTEGER NOT NULL,         -- of content, by o200k_base
+    created_at        INTEGER NOT NULL
+);
+CREATE UNIQUE INDEX messages_by_id ON messages (session, id);
+CREATE INDEX messages_by_client_id ON messages (session, client_message_id)
+    WHERE client_message_id IS NOT NULL;
+
+-- The claim of a running turn on its session: at most one.
+CREATE TABLE turns (
+    session     INTEGER PRIMARY KEY,
+    turn_id     TEXT NOT NULL,
+    reply_id    TEXT NOT NULL,
+    question_id TEXT NOT NULL,
+    started_at  INTEGER NOT NULL
+);
+
+-- Requests that may be repeated.
+CREATE TABLE idempotency_keys (
+    user_id     TEXT NOT NULL,
+    route       TEXT NOT NULL,
+    key         TEXT NOT NULL,
+    fingerprint TEXT NOT NULL,
+    session     INTEGER NOT NULL,
+    message     INTEGER NOT NULL,
+    created_at  INTEGER NOT NULL,
+    PRIMARY KEY (user_id, route, key)
+) WITHOUT ROWID;
+CREATE INDEX idempotency_keys_by_age ON idempotency_keys (created_at);
+CREATE INDEX idempotency_keys_of_session ON idempotency_keys (session);

@@ -1,0 +1,278 @@
+//! Sessions in SQLite: created, read, changed, deleted.
+
+use super::SqliteStore;
+use super::list;
+use super::rows::{
+    SELECT_SESSION, SessionRow, message_key, session_row, title_source_word, to_json,
+};
+use crate::domain::page::SessionQuery;
+use crate::domain::principal::{Access, Verdict};
+use crate::domain::session::SessionStatus;
+use crate::domain::text::words;
+use crate::domain::title::Title;
+use crate::domain::{Principal, Session, SessionId, Timestamp, TurnId, UserId};
+use crate::error::{Error, Kind, Result};
+use crate::store::{DeleteFilter, Deleted, NewSession, SessionChange, SessionPage, SessionStore};
+use async_trait::async_trait;
+use rusqlite::{Connection, OptionalExtension, params};
+
+#[async_trait]
+impl SessionStore for SqliteStore {
+    async fn create_session(
+        &self,
+        who: &Principal,
+        new: NewSession,
+        now: Timestamp,
+    ) -> Result<(Session, bool)> {
+        let who = who.clone();
+        self.write(move |db| {
+            let id = new.id.clone().unwrap_or_else(SessionId::generate);
+            match find(db, &id)? {
+                None => Ok((insert(db, &who.user, &id, &new, now)?.with_nodes(), true)),
+                Some(row) if row.session.owner == who.user => Ok((row.with_nodes(), false)),
+                Some(_) => Err(id_taken()),
+            }
+        })
+        .await
+    }
+
+    async fn session(&self, who: &Principal, id: &SessionId, access: Access) -> Result<Session> {
+        let (who, id) = (who.clone(), id.clone());
+        self.read(move |db| Ok(get(db, &who, &id, access)?.with_nodes())).await
+    }
+
+    async fn sessions(&self, who: &Principal, query: SessionQuery) -> Result<SessionPage> {
+        let user = who.user.clone();
+        self.read(move |db| list::sessions(db, &user, &query)).await
+    }
+
+    async fn change_session(
+        &self,
+        who: &Principal,
+        id: &SessionId,
+        change: SessionChange,
+        if_match: Option<u32>,
+        now: Timestamp,
+    ) -> Result<Session> {
+        let (who, id) = (who.clone(), id.clone());
+        self.write(move |db| {
+            let row = get(db, &who, &id, change.access())?;
+            if if_match.is_some_and(|version| version != row.session.version) {
+                return Err(version_conflict(row.session.version));
+            }
+            apply(db, row, change, now)?;
+            Ok(get(db, &who, &id, Access::Participate)?.with_nodes())
+        })
+        .await
+    }
+
+    async fn delete_session(&self, who: &Principal, id: &SessionId) -> Result<Deleted> {
+        let (who, id) = (who.clone(), id.clone());
+        self.write(move |db| {
+            let row = get(db, &who, &id, Access::Own)?;
+            let mut deleted = Deleted::default();
+            delete(db, row.key, &mut deleted)?;
+            Ok(deleted)
+        })
+        .await
+    }
+
+    async fn delete_sessions(&self, who: &Principal, filter: DeleteFilter) -> Result<Deleted> {
+        let owner = who.user.clone();
+        self.write(move |db| {
+            let mut deleted = Deleted::default();
+            for key in owned_keys(db, &owner, &filter)? {
+                delete(db, key, &mut deleted)?;
+            }
+            Ok(deleted)
+        })
+        .await
+    }
+}
+
+/// The session with this id, whoever asks.
+pub(super) fn find(db: &Connection, id: &SessionId) -> Result<Option<SessionRow>> {
+    let mut statement = db.prepare_cached(&format!("{SELECT_SESSION} WHERE s.id = ?1"))?;
+    let mut rows = statement.query([id.as_str()])?;
+    rows.next()?.map(session_row).transpose()
+}
+
+/// The session with this id, if `who` may do to it what they want.
+pub(super) fn get(
+    db: &Connection,
+    who: &Principal,
+    id: &SessionId,
+    access: Access,
+) -> Result<SessionRow> {
+    let row = find(db, id)?.ok_or_else(Error::session_not_found)?;
+    match who.judge(access, &row.session.owner, &row.session.participants) {
+        Verdict::Allowed => Ok(row),
+        Verdict::Forbidden => {
+            Err(Error::new(Kind::Forbidden, "only the session's owner may do this"))
+        }
+        Verdict::Hidden => Err(Error::session_not_found()),
+    }
+}
+
+/// The session with this key.
+pub(super) fn by_key(db: &Connection, key: i64) -> Result<SessionRow> {
+    let mut statement = db.prepare_cached(&format!("{SELECT_SESSION} WHERE s.key = ?1"))?;
+    let mut rows = statement.query([key])?;
+    rows.next()?.map(session_row).transpose()?.ok_or_else(Error::session_not_found)
+}
+
+pub(super) fn id_taken() -> Error {
+    Error::new(Kind::IdTaken, "this sessionId belongs to another session; choose another")
+}
+
+fn version_conflict(version: u32) -> Error {
+    Error::new(Kind::VersionConflict, "the session was changed meanwhile; read it again")
+        .with_details(serde_json::json!({ "version": version }))
+}
+
+/// Adds a session and gives it back as stored.
+pub(super) fn insert(
+    db: &Connection,
+    owner: &UserId,
+    id: &SessionId,
+    new: &NewSession,
+    now: Timestamp,
+) -> Result<SessionRow> {
+    let participants = with_owner(owner, &new.participants);
+    db.prepare_cached(
+        "INSERT INTO sessions (id, owner, participants, project_id, title, title_words, title_source, status, \
+         archived, pinned, meta, user_meta, theme, settings, version, messages, nodes, activity_at, created_at, \
+         updated_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 0, 0, ?9, ?10, ?11, ?12, 1, 0, 0, ?13, ?13, ?13)",
+    )?
+    .execute(params![
+        id.as_str(),
+        owner.as_str(),
+        to_json(&participants)?,
+        new.project_id.as_ref().map(|project| project.as_str()),
+        new.title.text,
+        words(&new.title.text).join(" "),
+        title_source_word(new.title.source),
+        SessionStatus::ACTIVE,
+        new.meta.as_json(),
+        new.user_meta.as_json(),
+        new.theme.as_json(),
+        to_json(&new.settings)?,
+        now.as_millis(),
+    ])?;
+    let key = db.last_insert_rowid();
+    index_title(db, key, &new.title.text)?;
+    set_guests(db, key, owner, &participants)?;
+    by_key(db, key)
+}
+
+/// Gives a session a title, in its row and in the words that search finds.
+pub(super) fn set_title(db: &Connection, key: i64, title: &Title) -> Result<()> {
+    db.prepare_cached(
+        "UPDATE sessions SET title = ?2, title_words = ?3, title_source = ?4 WHERE key = ?1",
+    )?
+    .execute(params![
+        key,
+        title.text,
+        words(&title.text).join(" "),
+        title_source_word(title.source)
+    ])?;
+    index_title(db, key, &title.text)
+}
+
+fn index_title(db: &Connection, key: i64, title: &str) -> Result<()> {
+    db.prepare_cached("INSERT OR REPLACE INTO session_titles (rowid, words) VALUES (?1, ?2)")?
+        .execute(params![key, words(title).join(" ")])?;
+    Ok(())
+}
+
+/// The owner first, then the others, each once.
+fn with_owner(owner: &UserId, others: &[UserId]) -> Vec<UserId> {
+    let mut all = vec![owner.clone()];
+    for user in others {
+        if !all.contains(user) {
+            all.push(user.clone());
+        }
+    }
+    all
+}
+
+fn set_guests(db: &Connection, key: i64, owner: &UserId, participants: &[UserId]) -> Result<()> {
+    let mut insert =
+        db.prepare_cached("INSERT OR IGNORE INTO participants (user_id, session) VALUES (?1, ?2)")?;
+    for user in participants.iter().filter(|user| *user != owner) {
+        insert.execute(params![user.as_str(), key])?;
+    }
+    Ok(())
+}
+
+fn apply(db: &Connection, row: SessionRow, change: SessionChange, now: Timestamp) -> Result<()> {
+    let (key, old) = (row.key, row.session);
+    if let Some(title) = &change.title {
+        set_title(db, key, title)?;
+    }
+    let participants = match &change.participants {
+        None => old.participants,
+        Some(others) => {
+            db.prepare_cached("DELETE FROM participants WHERE session = ?1")?.execute([key])?;
+            let all = with_owner(&old.owner, others);
+            set_guests(db, key, &old.owner, &all)?;
+            all
+        }
+    };
+    db.prepare_cached(
+        "UPDATE sessions SET participants = ?2, project_id = ?3, status = ?4, archived = ?5, pinned = ?6, meta = ?7, \
+         user_meta = ?8, theme = ?9, settings = ?10, updated_at = ?11, version = version + 1 WHERE key = ?1",
+    )?
+    .execute(params![
+        key,
+        to_json(&participants)?,
+        change.project_id.unwrap_or(old.project_id).as_ref().map(|project| project.as_str()),
+        change.status.unwrap_or(old.status).as_str(),
+        change.archived.unwrap_or(old.archived),
+        change.pinned.unwrap_or(old.pinned),
+        change.meta.unwrap_or(old.meta).as_json(),
+        change.user_meta.unwrap_or(old.user_meta).as_json(),
+        change.theme.unwrap_or(old.theme).as_json(),
+        to_json(&change.settings.unwrap_or(old.settings))?,
+        now.as_millis(),
+    ])?;
+    Ok(())
+}
+
+fn owned_keys(db: &Connection, owner: &UserId, filter: &DeleteFilter) -> Result<Vec<i64>> {
+    let keys = match filter {
+        DeleteFilter::Project(project) => db
+            .prepare_cached("SELECT key FROM sessions WHERE project_id = ?2 AND owner = ?1")?
+            .query_map([owner.as_str(), project.as_str()], |row| row.get(0))?
+            .collect::<Result<_, _>>()?,
+        DeleteFilter::Before(time) => db
+            .prepare_cached("SELECT key FROM sessions WHERE owner = ?1 AND activity_at < ?2")?
+            .query_map(params![owner.as_str(), time.as_millis()], |row| row.get(0))?
+            .collect::<Result<_, _>>()?,
+    };
+    Ok(keys)
+}
+
+/// Deletes a session and everything that belongs to it, and adds to the counts.
+fn delete(db: &Connection, key: i64, deleted: &mut Deleted) -> Result<()> {
+    let turn: Option<String> = db
+        .prepare_cached("DELETE FROM turns WHERE session = ?1 RETURNING turn_id")?
+        .query_row([key], |row| row.get(0))
+        .optional()?;
+    let messages = db
+        .prepare_cached("DELETE FROM messages WHERE key BETWEEN ?1 AND ?2")?
+        .execute([message_key(key, 0), message_key(key + 1, 0)])?;
+    for rows in [
+        "DELETE FROM nodes WHERE session = ?1",
+        "DELETE FROM participants WHERE session = ?1",
+        "DELETE FROM idempotency_keys WHERE session = ?1",
+        "DELETE FROM session_titles WHERE rowid = ?1",
+        "DELETE FROM sessions WHERE key = ?1",
+    ] {
+        db.prepare_cached(rows)?.execute([key])?;
+    }
+    deleted.sessions += 1;
+    deleted.messages += messages as u64;
+    deleted.turns.extend(turn.map(TurnId::trusted));
+    Ok(())
+}

@@ -1,0 +1,151 @@
+//! The one writer: a thread with its own connection that commits what is waiting together.
+//!
+//! Each operation runs in a savepoint of its own, so one that fails takes nothing of the others
+//! with it. Nobody is told of success before the commit that holds it. While a commit waits for
+//! the disk the next operations gather, and share the next one.
+
+use crate::error::{Error, Result};
+use rusqlite::Connection;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+
+/// Operations that may wait; more is a store that cannot keep up.
+const QUEUE: usize = 4096;
+/// Most operations of one commit.
+const BATCH: usize = 256;
+/// A commit takes no further operation after this long.
+const BATCH_TIME: Duration = Duration::from_millis(4);
+
+/// Hands operations to the writer's thread. The thread ends when this is dropped.
+pub(super) struct Writer {
+    queue: SyncSender<Box<dyn Operation>>,
+}
+
+impl Writer {
+    /// Starts the thread; joining it waits until everything queued is committed.
+    pub(super) fn start(connection: Connection) -> Result<(Self, JoinHandle<()>)> {
+        let (queue, waiting) = sync_channel(QUEUE);
+        let thread = std::thread::Builder::new()
+            .name("store-writer".to_owned())
+            .spawn(move || serve(&connection, &waiting))
+            .map_err(Error::internal)?;
+        Ok((Self { queue }, thread))
+    }
+
+    /// Runs `work` in a transaction; its result counts once that is on disk as configured. An error
+    /// of `work` undoes what it did.
+    pub(super) async fn run<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T> + Send + 'static,
+    {
+        let (reply, done) = oneshot::channel();
+        let operation = Pending { work: Some(work), result: None, reply };
+        self.queue.try_send(Box::new(operation)).map_err(|refused| match refused {
+            TrySendError::Full(_) => Error::store("the writer's queue is full"),
+            TrySendError::Disconnected(_) => Error::store("the writer has stopped"),
+        })?;
+        done.await.unwrap_or_else(|_| Err(Error::store("the writer dropped an operation")))
+    }
+}
+
+/// One unit of work and whoever waits for it.
+trait Operation: Send {
+    /// Does the work; the error is kept for whoever waits.
+    fn run(&mut self, connection: &Connection) -> Result<(), ()>;
+    /// Tells whoever waits, once the commit has held or failed.
+    fn complete(self: Box<Self>, commit: Result<()>);
+}
+
+struct Pending<T, F> {
+    work: Option<F>,
+    result: Option<Result<T>>,
+    reply: oneshot::Sender<Result<T>>,
+}
+
+impl<T, F> Operation for Pending<T, F>
+where
+    T: Send,
+    F: FnOnce(&Connection) -> Result<T> + Send,
+{
+    fn run(&mut self, connection: &Connection) -> Result<(), ()> {
+        let Some(work) = self.work.take() else { return Err(()) };
+        // A mistake in one operation must not take the writer down with it.
+        let result = catch_unwind(AssertUnwindSafe(|| work(connection)))
+            .unwrap_or_else(|_| Err(Error::internal("a store operation panicked")));
+        let outcome = result.as_ref().map(|_| ()).map_err(|_| ());
+        self.result = Some(result);
+        outcome
+    }
+
+    fn complete(self: Box<Self>, commit: Result<()>) {
+        let result = match (self.result, commit) {
+            (Some(Err(error)), _) | (_, Err(error)) => Err(error),
+            (Some(result), Ok(())) => result,
+            (None, Ok(())) => Err(Error::store("the operation was not run")),
+        };
+        // Whoever waited may have left.
+        let _ = self.reply.send(result);
+    }
+}
+
+fn serve(connection: &Connection, waiting: &Receiver<Box<dyn Operation>>) {
+    while let Ok(first) = waiting.recv() {
+        let mut batch = Vec::with_capacity(16);
+        let outcome = commit_together(connection, first, waiting, &mut batch);
+        if outcome.is_err() {
+            // Those that queued up behind a store that cannot be written would each wait as long.
+            batch.extend(waiting.try_iter().take(QUEUE));
+            let _ = connection.execute_batch("ROLLBACK");
+        }
+        for operation in batch {
+            operation.complete(outcome.clone());
+        }
+    }
+    let _ = connection.execute_batch("PRAGMA optimize; PRAGMA wal_checkpoint(TRUNCATE);");
+}
+
+/// Runs `first` and what else is waiting in one transaction. All that was run is in `batch`,
+/// whatever happens.
+fn commit_together(
+    connection: &Connection,
+    first: Box<dyn Operation>,
+    waiting: &Receiver<Box<dyn Operation>>,
+    batch: &mut Vec<Box<dyn Operation>>,
+) -> Result<()> {
+    let started = Instant::now();
+    let mut next = Some(first);
+    let begun = execute(connection, "BEGIN IMMEDIATE");
+    while let Some(mut operation) = next.take() {
+        let run = begun
+            .as_ref()
+            .map_err(Error::clone)
+            .and_then(|()| run_one(connection, &mut *operation));
+        batch.push(operation);
+        run?;
+        if batch.len() < BATCH && started.elapsed() < BATCH_TIME {
+            next = waiting.try_recv().ok();
+        }
+    }
+    execute(connection, "COMMIT")
+}
+
+fn run_one(connection: &Connection, operation: &mut dyn Operation) -> Result<()> {
+    execute(connection, "SAVEPOINT operation")?;
+    if operation.run(connection).is_err() {
+        // A full disk rolls the whole transaction back by itself: then the others are lost too.
+        if connection.is_autocommit() {
+            return Err(Error::store("the transaction was rolled back"));
+        }
+        execute(connection, "ROLLBACK TO operation")?;
+    }
+    execute(connection, "RELEASE operation")
+}
+
+fn execute(connection: &Connection, sql: &str) -> Result<()> {
+    connection.prepare_cached(sql)?.execute([])?;
+    Ok(())
+}
