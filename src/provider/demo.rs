@@ -1,0 +1,122 @@
+//! The provider for when there is none: no model, but everything around one can be seen at work.
+//!
+//! It streams at the pace of a reader, repeats what it was shown of the session, and says plainly
+//! what it is.
+
+use super::{Event, Events, Model, Prompt, Provider, ProviderError};
+use crate::domain::message::FinishReason;
+use crate::domain::text::first_characters;
+use crate::domain::{Role, Usage};
+use async_trait::async_trait;
+use futures::stream::{self, StreamExt};
+use std::time::Duration;
+
+/// The name of its only model.
+pub const MODEL: &str = "demo";
+/// From one word to the next: about 250 words a minute.
+const PACE: Duration = Duration::from_millis(40);
+/// How much of each earlier message it repeats, in characters.
+const REPEATED: usize = 80;
+
+/// Answers without any model.
+pub struct Demo {
+    pace: Duration,
+}
+
+impl Default for Demo {
+    fn default() -> Self {
+        Self { pace: PACE }
+    }
+}
+
+#[async_trait]
+impl Provider for Demo {
+    fn name(&self) -> &'static str {
+        "demo"
+    }
+
+    async fn models(&self) -> Result<Vec<Model>, ProviderError> {
+        Ok(vec![Model {
+            id: MODEL.to_owned(),
+            provider: self.name().to_owned(),
+            context_window: None,
+        }])
+    }
+
+    async fn stream(&self, prompt: &Prompt) -> Result<Events, ProviderError> {
+        let reply = answer(prompt);
+        let words: Vec<String> = reply.split_inclusive(' ').map(str::to_owned).collect();
+        let usage = Usage {
+            prompt_tokens: prompt.messages.iter().map(|message| words_in(&message.content)).sum(),
+            completion_tokens: words.len() as u64,
+            estimated: true,
+            ..Usage::default()
+        };
+        let pace = self.pace;
+        let paced = stream::iter(words).then(move |word| async move {
+            tokio::time::sleep(pace).await;
+            Ok(vec![Event::Text(word)])
+        });
+        let end = Ok(vec![Event::Usage(usage), Event::Finish(FinishReason::Stop)]);
+        Ok(paced.chain(stream::iter([end])).boxed())
+    }
+}
+
+fn words_in(text: &str) -> u64 {
+    text.split_whitespace().count() as u64
+}
+
+fn answer(prompt: &Prompt) -> String {
+    let said: Vec<&str> = prompt
+        .messages
+        .iter()
+        .filter(|message| message.role == Role::User)
+        .map(|message| message.content.as_ref())
+        .collect();
+    let (newest, earlier) =
+        said.split_last().map_or(("", &[][..]), |(newest, earlier)| (*newest, earlier));
+    let mut reply = format!(
+        "I am Echoic's demo: no model, only an echo. You said: \u{201c}{}\u{201d}.",
+        first_characters(newest, REPEATED)
+    );
+    if earlier.is_empty() {
+        reply.push_str(" This is the first thing I was shown of our conversation.");
+    } else {
+        reply.push_str(" From earlier in our conversation I was shown:");
+        for (number, text) in earlier.iter().enumerate() {
+            reply.push_str(&format!("\n{}. {}", number + 1, first_characters(text, REPEATED)));
+        }
+    }
+    reply.push_str("\n\nSet OPENAI_API_KEY or OPENAI_BASE_URL to talk to a real model.");
+    reply
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::provider::PromptMessage;
+
+    #[test]
+    fn it_says_what_it_is_and_repeats_what_it_was_shown() {
+        let message = |role, text: &str| PromptMessage { role, content: text.into() };
+        let prompt = Prompt {
+            model: MODEL.to_owned(),
+            messages: vec![
+                message(Role::System, "be kind"),
+                message(Role::User, "my name is Ada"),
+                message(Role::Assistant, "hello Ada"),
+                message(Role::User, "who am I?"),
+            ],
+            temperature: None,
+            top_p: None,
+            max_output_tokens: None,
+        };
+        let reply = answer(&prompt);
+        assert!(
+            reply.contains("no model")
+                && reply.contains("who am I?")
+                && reply.contains("1. my name is Ada")
+        );
+        assert!(!reply.contains("be kind"));
+    }
+}

@@ -1,0 +1,131 @@
+//! LLM endpoints: what a turn asks of one, and what comes back.
+//!
+//! Implementations: [`openai`] for everything that speaks Chat Completions, [`demo`] for when there
+//! is nothing else. [`guarded`] puts deadlines around any of them. What every implementation must
+//! do is written down in `tests/it/provider_contract.rs`.
+
+pub mod demo;
+pub mod guarded;
+pub mod openai;
+
+use crate::domain::message::FinishReason;
+use crate::domain::{Role, Usage};
+use crate::error::{Error, Kind};
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use serde::Serialize;
+use std::sync::Arc;
+use utoipa::ToSchema;
+
+/// What a model is asked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Prompt {
+    /// The model's name, as the endpoint knows it.
+    pub model: String,
+    /// What it is told, in order.
+    pub messages: Vec<PromptMessage>,
+    /// From 0 to 2.
+    pub temperature: Option<f64>,
+    /// From 0 to 1.
+    pub top_p: Option<f64>,
+    /// Most tokens of the reply.
+    pub max_output_tokens: Option<u32>,
+}
+
+/// One message of a prompt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PromptMessage {
+    /// Who speaks.
+    pub role: Role,
+    /// The text, exactly as sent.
+    pub content: Arc<str>,
+}
+
+/// What comes back, piece by piece.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// More of the answer.
+    Text(String),
+    /// More of what the model thinks before it answers.
+    Reasoning(String),
+    /// What the reply cost. May come more than once; the last counts.
+    Usage(Usage),
+    /// The model stopped by itself. A stream that ends without this was cut off.
+    Finish(FinishReason),
+}
+
+/// Batches of events: each holds what had arrived when it was asked for. After an error, and after
+/// the end, nothing more comes. Dropping it ends the call.
+pub type Events = BoxStream<'static, Result<Vec<Event>, ProviderError>>;
+
+/// A model that can be asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Model {
+    /// Its name.
+    pub id: String,
+    /// The provider that has it.
+    pub provider: String,
+    /// How many tokens prompt and reply may have together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub context_window: Option<u32>,
+}
+
+/// Why a provider gave no reply, or no more of it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct ProviderError {
+    /// What happened.
+    pub fault: Fault,
+    /// A sentence that is safe to show to users.
+    pub message: String,
+}
+
+/// What can happen to a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// It answered with an error, or with something unreadable.
+    Refused,
+    /// The prompt is too long for the model.
+    ContextTooLong,
+    /// It could not be reached, or the connection broke.
+    Broken,
+    /// It took longer than a deadline.
+    Timeout,
+}
+
+impl ProviderError {
+    /// An error with a sentence that is safe to show.
+    pub fn new(fault: Fault, message: impl Into<String>) -> Self {
+        Self { fault, message: message.into() }
+    }
+
+    /// The kind of error this is to a client.
+    pub const fn kind(&self) -> Kind {
+        match self.fault {
+            Fault::Refused | Fault::Broken => Kind::ProviderError,
+            Fault::ContextTooLong => Kind::ContextTooLong,
+            Fault::Timeout => Kind::ProviderTimeout,
+        }
+    }
+}
+
+impl From<ProviderError> for Error {
+    fn from(error: ProviderError) -> Self {
+        Self::new(error.kind(), error.message)
+    }
+}
+
+/// An LLM endpoint.
+#[async_trait]
+pub trait Provider: Send + Sync {
+    /// Its name, for logs and lists: `openai`, `demo`.
+    fn name(&self) -> &'static str;
+
+    /// The models it has.
+    async fn models(&self) -> Result<Vec<Model>, ProviderError>;
+
+    /// Asks for a reply. Gives the stream as soon as the endpoint has accepted the prompt; dropping
+    /// the future or the stream ends the call.
+    async fn stream(&self, prompt: &Prompt) -> Result<Events, ProviderError>;
+}

@@ -1,0 +1,92 @@
+//! What went wrong at an endpoint, told in sentences that are safe to show to users.
+
+use super::safe_sentence;
+use crate::provider::{Fault, ProviderError};
+use async_openai::error::OpenAIError;
+use serde_json::Value;
+
+/// A connection that could not be made, or that broke.
+pub(super) fn of_connection(error: &reqwest::Error) -> ProviderError {
+    tracing::debug!(error = %error.chain_text(), "provider connection failed");
+    if error.is_timeout() {
+        return ProviderError::new(Fault::Timeout, "the provider could not be reached in time");
+    }
+    if error.is_connect() {
+        return ProviderError::new(Fault::Broken, "the provider cannot be reached");
+    }
+    ProviderError::new(Fault::Broken, "the connection to the provider broke")
+}
+
+/// An answer whose status says no.
+pub(super) fn of_status(status: u16, body: &[u8], key: Option<&str>) -> ProviderError {
+    if matches!(status, 401 | 403) {
+        // Their sentence is about the operator's account, not for the user's eyes.
+        return ProviderError::new(Fault::Refused, "the provider refused the server's credentials");
+    }
+    let object: Value = serde_json::from_slice(body).unwrap_or_default();
+    let error = object.get("error").unwrap_or(&object);
+    let sentence = match sentence_of(error, key) {
+        Some(sentence) => format!("the provider answered {status}: {sentence}"),
+        None => format!("the provider answered {status}"),
+    };
+    ProviderError::new(fault_of(error), sentence)
+}
+
+/// An `error` object inside an answer that began well.
+pub(super) fn of_error_object(error: &Value, key: Option<&str>) -> ProviderError {
+    let sentence = match sentence_of(error, key) {
+        Some(sentence) => format!("the provider answered: {sentence}"),
+        None => "the provider reported an error".to_owned(),
+    };
+    ProviderError::new(fault_of(error), sentence)
+}
+
+/// A plain call that failed.
+pub(super) fn of_plain_call(error: &OpenAIError) -> ProviderError {
+    match error {
+        OpenAIError::Reqwest(error) => of_connection(error),
+        other => {
+            tracing::debug!(error = %other, "provider call failed");
+            ProviderError::new(Fault::Refused, "the provider did not list its models")
+        }
+    }
+}
+
+/// `{"message": "…"}` or `"…"`.
+fn sentence_of(error: &Value, key: Option<&str>) -> Option<String> {
+    let text = error.get("message").unwrap_or(error).as_str()?;
+    let sentence = safe_sentence(text, key);
+    (!sentence.is_empty()).then_some(sentence)
+}
+
+/// OpenAI has a code for it; others only say so.
+fn fault_of(error: &Value) -> Fault {
+    let says = |field: &str, what: &str| {
+        error
+            .get(field)
+            .and_then(Value::as_str)
+            .is_some_and(|text| text.to_ascii_lowercase().contains(what))
+    };
+    let is_too_long = says("code", "context_length")
+        || says("type", "exceed_context_size")
+        || says("message", "maximum context length")
+        || says("message", "context window");
+    if is_too_long { Fault::ContextTooLong } else { Fault::Refused }
+}
+
+trait ChainText {
+    fn chain_text(&self) -> String;
+}
+
+impl ChainText for reqwest::Error {
+    fn chain_text(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            cause = error.source();
+        }
+        text
+    }
+}

@@ -1,0 +1,134 @@
+//! Splits a provider's bytes into server-sent events, in time linear in the bytes.
+//!
+//! Format: <https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream>.
+//! Lines may end in LF, CR or CRLF and may be cut anywhere; comments and fields other than `event`
+//! and `data` are passed over; an unfinished last event is dropped.
+
+use memchr::memchr2;
+
+/// The most bytes of one event.
+const MAX_EVENT: usize = 16 << 20;
+
+/// Reads events from bytes in any pieces.
+#[derive(Debug, Default)]
+pub(super) struct Decoder {
+    /// The beginning of a line whose end has not come.
+    line: Vec<u8>,
+    name: Vec<u8>,
+    data: Vec<u8>,
+    has_data: bool,
+    /// The last byte was CR: an LF that follows belongs to it.
+    after_cr: bool,
+    has_begun: bool,
+}
+
+impl Decoder {
+    /// Takes more bytes and calls `dispatch(name, data)` for each event they complete. `false` if
+    /// an event is over its limit; nothing can be read after that.
+    pub(super) fn push(
+        &mut self,
+        mut bytes: &[u8],
+        mut dispatch: impl FnMut(&[u8], &[u8]),
+    ) -> bool {
+        while !bytes.is_empty() {
+            if self.after_cr && bytes[0] == b'\n' {
+                bytes = &bytes[1..];
+            }
+            self.after_cr = false;
+            let Some(end) = memchr2(b'\n', b'\r', bytes) else {
+                self.line.extend_from_slice(bytes);
+                break;
+            };
+            self.after_cr = bytes[end] == b'\r';
+            if self.line.is_empty() {
+                self.take_line(&bytes[..end], &mut dispatch);
+            } else {
+                let mut line = std::mem::take(&mut self.line);
+                line.extend_from_slice(&bytes[..end]);
+                self.take_line(&line, &mut dispatch);
+                // Its room serves the next cut line.
+                line.clear();
+                self.line = line;
+            }
+            bytes = &bytes[end + 1..];
+        }
+        self.line.len() + self.data.len() <= MAX_EVENT
+    }
+
+    fn take_line(&mut self, line: &[u8], dispatch: &mut impl FnMut(&[u8], &[u8])) {
+        let line = match line.strip_prefix("\u{feff}".as_bytes()) {
+            Some(rest) if !self.has_begun => rest,
+            _ => line,
+        };
+        self.has_begun = true;
+        if line.is_empty() {
+            if self.has_data {
+                dispatch(&self.name, &self.data);
+            }
+            self.name.clear();
+            self.data.clear();
+            self.has_data = false;
+        } else if let Some(value) = field(line, b"data") {
+            if self.has_data {
+                self.data.push(b'\n');
+            }
+            self.data.extend_from_slice(value);
+            self.has_data = true;
+        } else if let Some(value) = field(line, b"event") {
+            self.name.clear();
+            self.name.extend_from_slice(value);
+        }
+    }
+}
+
+/// The value of a line `name: value`, `name:value` or `name`.
+fn field<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    match line.strip_prefix(name)? {
+        [] => Some(&[]),
+        [b':', b' ', value @ ..] | [b':', value @ ..] => Some(value),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn events(pieces: &[&[u8]]) -> Vec<String> {
+        let mut decoder = Decoder::default();
+        let mut seen = Vec::new();
+        for piece in pieces {
+            let fits = decoder.push(piece, |name, data| {
+                seen.push(format!(
+                    "{}|{}",
+                    String::from_utf8_lossy(name),
+                    String::from_utf8_lossy(data)
+                ));
+            });
+            assert!(fits);
+        }
+        seen
+    }
+
+    #[test]
+    fn every_way_to_end_a_line_and_to_spell_a_field_is_read() {
+        let wire = "\u{feff}: hello\r\n\r\nevent: a\rdata: 1\rdata:2\r\rdata\n\nid: 7\ndatum: no\n\ndata:  x\n\ndata: cut";
+        assert_eq!(events(&[wire.as_bytes()]), ["a|1\n2", "|", "| x"]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_split_of_the_bytes_gives_the_same_events(
+            lines in proptest::collection::vec(("(data: ?|event: ?|: )?[a-zé]{0,9}", "(\n|\r|\r\n)"), 0..40),
+            cuts in proptest::collection::vec(0usize..400, 0..12),
+        ) {
+            let wire: Vec<u8> = lines.into_iter().flat_map(|(line, end)| (line + &end).into_bytes()).collect();
+            let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(wire.len())).collect();
+            cuts.extend([0, wire.len()]);
+            cuts.sort_unstable();
+            let pieces: Vec<&[u8]> = cuts.windows(2).map(|pair| &wire[pair[0]..pair[1]]).collect();
+            prop_assert_eq!(events(&pieces), events(&[&wire]));
+        }
+    }
+}
