@@ -3,5 +3,7 @@
 pub mod clock;
 pub mod domain;
 pub mod error;
+pub mod memory;
+pub mod prompts;
 pub mod provider;
 pub mod store;

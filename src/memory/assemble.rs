@@ -1,0 +1,171 @@
+//! From a plan and a session to the prompt: the pieces in the order in which they are sent.
+
+use super::Memory;
+use super::budget::{MESSAGE_OVERHEAD, PROMPT_OVERHEAD, Plan};
+use super::tokens::Vocabulary;
+use crate::domain::memory::Strategy;
+use crate::domain::session::Settings;
+use crate::domain::{MessageId, Role, SessionId};
+use crate::error::Result;
+use crate::provider::{Prompt, PromptMessage};
+use crate::store::Remembered;
+use serde::Serialize;
+use std::sync::Arc;
+use utoipa::ToSchema;
+
+/// What a piece of the prompt is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PieceKind {
+    /// What the model is told before everything else.
+    System,
+    /// A message of the path, verbatim.
+    Recent,
+    /// The message that is to be answered.
+    New,
+}
+
+/// One message of the prompt.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Piece {
+    /// What it is.
+    pub kind: PieceKind,
+    /// Who speaks.
+    pub role: Role,
+    /// The stored messages it stands for.
+    #[schema(value_type = Vec<String>)]
+    pub message_ids: Vec<MessageId>,
+    /// Tokens of its text, by the model's vocabulary.
+    pub tokens: u32,
+    /// The text, exactly as sent.
+    #[schema(value_type = String)]
+    pub text: Arc<str>,
+}
+
+/// A prompt and how it came about.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Assembled {
+    /// The strategy.
+    pub strategy: Strategy,
+    /// The model.
+    pub model: String,
+    /// Its context window, in tokens.
+    pub context_window: u32,
+    /// What is kept for the reply, in tokens.
+    pub reply_reserve: u32,
+    /// Tokens of the whole prompt, the marks around its messages included.
+    pub prompt_tokens: u32,
+    /// Tokens from the beginning of the prompt that the next turn's prompt will begin with, too.
+    pub cacheable_prefix_tokens: u32,
+    /// What is sent, in order.
+    pub pieces: Vec<Piece>,
+}
+
+impl Piece {
+    /// The message that is to be answered; `tokens` is its size by o200k_base, `id` its id once it
+    /// is stored.
+    pub fn new_message(id: Option<MessageId>, role: Role, text: Arc<str>, tokens: u32) -> Self {
+        Self { kind: PieceKind::New, role, message_ids: id.into_iter().collect(), tokens, text }
+    }
+}
+
+impl Memory {
+    /// Builds the prompt for the path that ends with `last`, and a new message behind it. Reads no
+    /// more of the session than the plan allows.
+    pub async fn assemble(
+        &self,
+        session: &SessionId,
+        plan: Plan,
+        last: Option<&MessageId>,
+        new: Option<Piece>,
+    ) -> Result<Assembled> {
+        let mut recent = match last {
+            Some(last) => self.store.tail(session, last, plan.bounds).await?,
+            None => Vec::new(),
+        };
+        recount(&mut recent, &plan);
+        // Only then does the next prompt begin the same way.
+        let is_whole_path = last.is_none() || recent.last().is_some_and(|oldest| oldest.is_root);
+        recent.reverse();
+
+        let system = (!plan.system.is_empty()).then(|| Piece {
+            kind: PieceKind::System,
+            role: Role::System,
+            message_ids: Vec::new(),
+            tokens: plan.vocabulary.count(&plan.system),
+            text: plan.system.clone(),
+        });
+        // A tool's result means nothing to a model that is not shown the call.
+        let recent =
+            recent.into_iter().filter(|message| message.role != Role::Tool).map(|message| Piece {
+                kind: PieceKind::Recent,
+                role: message.role,
+                message_ids: vec![message.id],
+                tokens: message.tokens,
+                text: message.content.into(),
+            });
+        let new = new.map(|mut piece| {
+            if plan.vocabulary != Vocabulary::O200k {
+                piece.tokens = plan.vocabulary.count(&piece.text);
+            }
+            piece
+        });
+        let pieces: Vec<Piece> = system.into_iter().chain(recent).chain(new).collect();
+        Ok(Assembled {
+            strategy: plan.strategy,
+            model: plan.model,
+            context_window: plan.context_window,
+            reply_reserve: plan.reply_reserve,
+            prompt_tokens: PROMPT_OVERHEAD + framed_tokens(&pieces, |_| true),
+            cacheable_prefix_tokens: framed_tokens(&pieces, |piece| {
+                piece.kind == PieceKind::System || is_whole_path
+            }),
+            pieces,
+        })
+    }
+}
+
+/// Counts again in the model's own vocabulary, where that is not the one of the stored counts, and
+/// drops the oldest that do not fit any more. `recent` is newest first.
+fn recount(recent: &mut Vec<Remembered>, plan: &Plan) {
+    if plan.vocabulary == Vocabulary::O200k {
+        return;
+    }
+    let mut room = plan.bounds.tokens;
+    let mut fitting = 0;
+    for message in recent.iter_mut() {
+        message.tokens = plan.vocabulary.count(&message.content);
+        let Some(left) = room.checked_sub(message.tokens.saturating_add(MESSAGE_OVERHEAD)) else {
+            break;
+        };
+        room = left;
+        fitting += 1;
+    }
+    recent.truncate(fitting);
+}
+
+fn framed_tokens(pieces: &[Piece], counts: impl Fn(&Piece) -> bool) -> u32 {
+    pieces.iter().filter(|piece| counts(piece)).map(|piece| piece.tokens + MESSAGE_OVERHEAD).sum()
+}
+
+impl Assembled {
+    /// What the model is sent.
+    pub fn prompt(&self, settings: &Settings) -> Prompt {
+        let message =
+            |piece: &Piece| PromptMessage { role: piece.role, content: piece.text.clone() };
+        Prompt {
+            model: self.model.clone(),
+            messages: self.pieces.iter().map(message).collect(),
+            temperature: settings.temperature,
+            top_p: settings.top_p,
+            max_output_tokens: settings.max_output_tokens,
+        }
+    }
+
+    /// How many earlier messages are in it.
+    pub fn recent_messages(&self) -> usize {
+        self.pieces.iter().filter(|piece| piece.kind == PieceKind::Recent).count()
+    }
+}

@@ -1,0 +1,102 @@
+//! The arithmetic of a prompt: what the model's context window leaves for memory.
+//!
+//! Invariant: system prompt, memory, new message and reply together never exceed the window.
+
+use super::tokens::Vocabulary;
+use super::window;
+use crate::domain::memory::{MemoryOptions, Strategy};
+use crate::error::{Error, Kind, Result};
+use crate::store::TailBounds;
+use std::sync::Arc;
+
+/// What each message takes beside its text: its role and the marks around it, as OpenAI counts
+/// them (3, and 1 for good measure).
+/// Source: <https://cookbook.openai.com/examples/how_to_count_tokens_with_tiktoken>.
+pub(super) const MESSAGE_OVERHEAD: u32 = 4;
+/// What every prompt takes beside its messages: the beginning of the reply.
+pub(super) const PROMPT_OVERHEAD: u32 = 3;
+/// What is kept for the reply unless its limit is given, or a quarter of a small window.
+const REPLY_RESERVE: u32 = 4096;
+/// The most that memory takes by default, however large the window.
+const DEFAULT_MEMORY: u32 = 16_000;
+
+/// What memory may take of a window unless somebody says otherwise.
+pub(super) const fn default_memory_tokens(context_window: u32) -> u32 {
+    let quarter = context_window / 4;
+    if quarter < DEFAULT_MEMORY { quarter } else { DEFAULT_MEMORY }
+}
+
+/// What stands in the prompt in any case, and the window it must fit in.
+pub(super) struct Room {
+    pub(super) model: String,
+    pub(super) context_window: u32,
+    pub(super) system: Arc<str>,
+    pub(super) system_tokens: u32,
+    pub(super) new_tokens: u32,
+    pub(super) max_output_tokens: Option<u32>,
+}
+
+/// What was decided before anything is read.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The model.
+    pub model: String,
+    /// The vocabulary it counts in.
+    pub vocabulary: Vocabulary,
+    /// Its context window, in tokens.
+    pub context_window: u32,
+    /// What is kept for the reply, in tokens.
+    pub reply_reserve: u32,
+    /// The strategy.
+    pub strategy: Strategy,
+    /// The system prompt.
+    pub system: Arc<str>,
+    /// What may be read of the session.
+    pub bounds: TailBounds,
+}
+
+impl Room {
+    /// Divides the window up. Errors: `context_too_long` if system prompt and new message leave no
+    /// room for a reply.
+    pub(super) fn plan(self, options: MemoryOptions, default_tokens: u32) -> Result<Plan> {
+        let reply_reserve =
+            self.max_output_tokens.unwrap_or_else(|| REPLY_RESERVE.min(self.context_window / 4));
+        let framed = |tokens: u32| tokens.saturating_add(MESSAGE_OVERHEAD);
+        let fixed = PROMPT_OVERHEAD
+            .saturating_add(if self.system.is_empty() { 0 } else { framed(self.system_tokens) })
+            .saturating_add(framed(self.new_tokens))
+            .saturating_add(reply_reserve);
+        let Some(left) = self.context_window.checked_sub(fixed) else {
+            return Err(too_long(&self, reply_reserve));
+        };
+        let strategy = options.strategy.unwrap_or_default();
+        let bounds = window::bounds(strategy, options, default_tokens, left);
+        Ok(Plan {
+            vocabulary: Vocabulary::of(&self.model),
+            model: self.model,
+            context_window: self.context_window,
+            reply_reserve,
+            strategy,
+            system: self.system,
+            bounds,
+        })
+    }
+}
+
+fn too_long(room: &Room, reply_reserve: u32) -> Error {
+    let Room { model, context_window, system_tokens, new_tokens, .. } = room;
+    Error::new(
+        Kind::ContextTooLong,
+        format!(
+            "the message does not fit the model: {new_tokens} tokens, with {system_tokens} of system prompt and \
+             {reply_reserve} kept for the reply, in a context window of {context_window}"
+        ),
+    )
+    .with_details(serde_json::json!({
+        "model": model,
+        "contextWindow": context_window,
+        "messageTokens": new_tokens,
+        "systemTokens": system_tokens,
+        "replyReserve": reply_reserve,
+    }))
+}

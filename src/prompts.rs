@@ -1,0 +1,90 @@
+//! Prompt templates: built in, or overridden by files of the same name in a folder.
+//!
+//! They are read and checked once, at start. A variable that a template uses and nobody gives is
+//! an error, not an empty string.
+
+use crate::error::{Error, Kind, Result};
+use minijinja::{AutoEscape, Environment, UndefinedBehavior, context};
+use std::path::Path;
+
+/// Name and built-in text of each template.
+const BUILT_IN: &[(&str, &str)] =
+    &[("assistant.md.j2", include_str!("../prompts/assistant.md.j2"))];
+
+/// The templates, ready to be filled in.
+pub struct Prompts {
+    templates: Environment<'static>,
+}
+
+impl Prompts {
+    /// Reads the templates; those in `folder` win over the built-in ones. Errors name the file.
+    pub fn load(folder: Option<&Path>) -> Result<Self> {
+        if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+            let message = format!("ECHOIC_PROMPTS_DIR={}: must be a folder", folder.display());
+            return Err(Error::new(Kind::Internal, message));
+        }
+        let mut templates = Environment::new();
+        templates.set_undefined_behavior(UndefinedBehavior::Strict);
+        templates.set_auto_escape_callback(|_| AutoEscape::None);
+        for (name, built_in) in BUILT_IN {
+            let text = match folder.map(|folder| folder.join(name)).filter(|file| file.exists()) {
+                None => (*built_in).to_owned(),
+                Some(file) => {
+                    std::fs::read_to_string(&file).map_err(|error| wrong(&file, &error))?
+                }
+            };
+            templates.add_template_owned(*name, text).map_err(|error| {
+                wrong(&folder.unwrap_or(Path::new("prompts")).join(name), &error)
+            })?;
+        }
+        let prompts = Self { templates };
+        // What would fail in the first turn fails at start.
+        prompts.system(None)?;
+        prompts.system(Some("x"))?;
+        Ok(prompts)
+    }
+
+    /// The system prompt; `instructions` are the request's or the session's own.
+    pub fn system(&self, instructions: Option<&str>) -> Result<String> {
+        let render =
+            |name: &str| self.templates.get_template(name)?.render(context! { instructions });
+        render("assistant.md.j2").map_err(|error| wrong(Path::new("assistant.md.j2"), &error))
+    }
+}
+
+fn wrong(file: &Path, error: &dyn std::fmt::Display) -> Error {
+    Error::new(
+        Kind::Internal,
+        format!("the prompt template {} cannot be used: {error}", file.display()),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sessions_own_instructions_take_the_place_of_the_default() {
+        let prompts = Prompts::load(None).unwrap();
+        assert_eq!(
+            prompts.system(Some("Speak like a <pirate> & mean it.")).unwrap(),
+            "Speak like a <pirate> & mean it."
+        );
+        assert!(prompts.system(None).unwrap().starts_with("You are a helpful assistant."));
+    }
+
+    #[test]
+    fn a_folder_overrides_a_template_and_an_unknown_variable_is_refused_at_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("assistant.md.j2");
+        std::fs::write(&file, "House rules. {{ instructions or '' }}").unwrap();
+        assert_eq!(
+            Prompts::load(Some(folder.path())).unwrap().system(Some("Mine.")).unwrap(),
+            "House rules. Mine."
+        );
+
+        std::fs::write(&file, "It is {{ weather }}.").unwrap();
+        let refusal = Prompts::load(Some(folder.path())).err().unwrap().to_string();
+        assert!(refusal.contains("assistant.md.j2") && refusal.contains("undefined"), "{refusal}");
+    }
+}
