@@ -1,5 +1,6 @@
 //! Echoic: a self-hosted backend for LLM chat with conversation memory.
 
+pub mod chat;
 pub mod clock;
 pub mod domain;
 pub mod error;

@@ -1,0 +1,306 @@
+//! What a turn has said so far: provider events in, frames and the message out. No I/O.
+//!
+//! Which events came together changes how text is cut into frames, never what the frames of a
+//! reader add up to, nor the message.
+
+use super::frames::{Encoder, FinishMetadata, Frame, MemorySummary, SessionData, StartMetadata};
+use crate::domain::message::{FinishReason, Part, Parts};
+use crate::domain::{MessageId, SessionId, TurnId, Usage};
+use crate::provider::Event;
+use bytes::Bytes;
+
+/// The part that deltas are going into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Open {
+    Nothing,
+    Text,
+    Reasoning,
+}
+
+/// A reply in the making.
+#[derive(Debug)]
+pub(super) struct Transcript {
+    encoder: Encoder,
+    open: Open,
+    /// Text parts begun so far; it makes their ids.
+    texts: u32,
+    reasonings: u32,
+    part_id: String,
+    text: String,
+    reasoning: String,
+    usage: Option<Usage>,
+    finish: Option<FinishReason>,
+}
+
+/// What is known when a stream begins.
+#[derive(Debug)]
+pub(super) struct Opening<'a> {
+    pub(super) message_id: &'a MessageId,
+    pub(super) session_id: &'a SessionId,
+    pub(super) title: &'a str,
+    pub(super) user_message_id: &'a MessageId,
+}
+
+impl Opening<'_> {
+    fn session_data(&self) -> Frame<'_> {
+        let data = SessionData {
+            session_id: self.session_id,
+            title: self.title,
+            user_message_id: self.user_message_id,
+        };
+        Frame::DataSession { data, transient: true }
+    }
+}
+
+/// How a stream ends, once the reply is stored.
+#[derive(Debug)]
+pub(super) enum Ending<'a> {
+    Finish {
+        reason: FinishReason,
+        model: Option<&'a str>,
+        usage: Option<Usage>,
+        memory: Option<&'a MemorySummary>,
+    },
+    Abort,
+    Error(&'a str),
+}
+
+impl Transcript {
+    /// Begins the stream of a reply.
+    pub(super) fn begin(turn_id: TurnId, opening: &Opening<'_>) -> Self {
+        let mut encoder = Encoder::new(turn_id.clone());
+        let metadata = StartMetadata { turn_id: &turn_id, session_id: opening.session_id };
+        encoder.frame(&Frame::Start { message_id: opening.message_id, message_metadata: metadata });
+        encoder.frame(&opening.session_data());
+        encoder.frame(&Frame::StartStep);
+        Self {
+            encoder,
+            open: Open::Nothing,
+            texts: 0,
+            reasonings: 0,
+            part_id: String::new(),
+            text: String::new(),
+            reasoning: String::new(),
+            usage: None,
+            finish: None,
+        }
+    }
+
+    /// Takes in what the provider sent.
+    pub(super) fn fold(&mut self, events: Vec<Event>) {
+        for event in events {
+            match event {
+                Event::Text(delta) => {
+                    self.turn_to(Open::Text);
+                    self.encoder.frame(&Frame::TextDelta { id: &self.part_id, delta: &delta });
+                    append(&mut self.text, delta);
+                }
+                Event::Reasoning(delta) => {
+                    self.turn_to(Open::Reasoning);
+                    self.encoder.frame(&Frame::ReasoningDelta { id: &self.part_id, delta: &delta });
+                    append(&mut self.reasoning, delta);
+                }
+                Event::Usage(usage) => self.usage = Some(usage),
+                Event::Finish(reason) => self.finish = Some(reason),
+            }
+        }
+    }
+
+    /// Ends the open part if it is another, and begins this one.
+    fn turn_to(&mut self, part: Open) {
+        if self.open == part {
+            return;
+        }
+        self.close_part();
+        self.open = part;
+        match part {
+            Open::Nothing => {}
+            Open::Text => {
+                self.texts += 1;
+                self.part_id = format!("text-{}", self.texts);
+                self.encoder.frame(&Frame::TextStart { id: &self.part_id });
+            }
+            Open::Reasoning => {
+                self.reasonings += 1;
+                self.part_id = format!("reasoning-{}", self.reasonings);
+                self.encoder.frame(&Frame::ReasoningStart { id: &self.part_id });
+            }
+        }
+    }
+
+    fn close_part(&mut self) {
+        match self.open {
+            Open::Nothing => {}
+            Open::Text => self.encoder.frame(&Frame::TextEnd { id: &self.part_id }),
+            Open::Reasoning => self.encoder.frame(&Frame::ReasoningEnd { id: &self.part_id }),
+        }
+        self.open = Open::Nothing;
+    }
+
+    /// Ends the stream.
+    pub(super) fn end(&mut self, ending: Ending<'_>) {
+        self.close_part();
+        match ending {
+            Ending::Finish { reason, model, usage, memory } => {
+                self.encoder.frame(&Frame::FinishStep);
+                let message_metadata = Some(FinishMetadata { model, usage, memory });
+                self.encoder.frame(&Frame::Finish { finish_reason: reason, message_metadata });
+            }
+            Ending::Abort => self.encoder.frame(&Frame::Abort),
+            Ending::Error(error_text) => self.encoder.frame(&Frame::Error { error_text }),
+        }
+        self.encoder.done();
+    }
+
+    /// The frames written since the last call.
+    pub(super) fn take_frames(&mut self) -> Bytes {
+        self.encoder.take()
+    }
+
+    /// The answer so far.
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The thoughts so far, as a message keeps them.
+    pub(super) fn parts(&self) -> Parts {
+        if self.reasoning.is_empty() {
+            return Parts::default();
+        }
+        Parts::of(&[Part::Reasoning { text: self.reasoning.clone() }])
+    }
+
+    /// The tokens that the provider says it took.
+    pub(super) fn usage(&self) -> Option<Usage> {
+        self.usage
+    }
+
+    /// Why the model stopped by itself, if it has.
+    pub(super) fn finish(&self) -> Option<FinishReason> {
+        self.finish
+    }
+
+    /// The turn.
+    pub(super) fn turn_id(&self) -> &TurnId {
+        self.encoder.turn_id()
+    }
+}
+
+/// The stream of a message that a person will answer: nothing but where it is, and the end.
+pub(super) fn handed_over(turn_id: TurnId, opening: &Opening<'_>) -> Bytes {
+    let mut encoder = Encoder::new(turn_id);
+    encoder.frame(&opening.session_data());
+    encoder.frame(&Frame::Finish { finish_reason: FinishReason::Stop, message_metadata: None });
+    encoder.done();
+    encoder.take()
+}
+
+/// The first piece, which is often the whole, moves instead of being copied.
+fn append(text: &mut String, delta: String) {
+    if text.is_empty() {
+        *text = delta;
+    } else {
+        text.push_str(&delta);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    fn transcript(batches: Vec<Vec<Event>>) -> (Transcript, Vec<Value>) {
+        let session_id = SessionId::trusted("s");
+        let message_id = MessageId::trusted("reply");
+        let user_message_id = MessageId::trusted("question");
+        let opening = Opening {
+            message_id: &message_id,
+            session_id: &session_id,
+            title: "Title",
+            user_message_id: &user_message_id,
+        };
+        let mut transcript = Transcript::begin(TurnId::trusted("t"), &opening);
+        for batch in batches {
+            transcript.fold(batch);
+        }
+        let reason = transcript.finish().unwrap_or(FinishReason::Other);
+        transcript.end(Ending::Finish { reason, model: Some("m"), usage: None, memory: None });
+        let bytes = transcript.take_frames();
+        let frames = std::str::from_utf8(&bytes)
+            .unwrap()
+            .split_terminator("\n\n")
+            .enumerate()
+            .map(|(index, frame)| {
+                let (id, data) = frame.split_once('\n').unwrap();
+                assert_eq!(id, format!("id: t:{}", index + 1));
+                let data = data.strip_prefix("data: ").unwrap();
+                serde_json::from_str(data).unwrap_or_else(|_| Value::from(data))
+            })
+            .collect();
+        (transcript, frames)
+    }
+
+    fn text(text: &str) -> Event {
+        Event::Text(text.to_owned())
+    }
+
+    #[test]
+    fn a_plain_reply_has_the_order_of_the_protocol() {
+        let (_, frames) = transcript(vec![
+            vec![text("Hel"), text("lo")],
+            vec![Event::Finish(FinishReason::Stop)],
+        ]);
+        insta::assert_json_snapshot!(frames);
+    }
+
+    #[test]
+    fn reasoning_is_kept_apart_from_the_answer() {
+        let thought = |text: &str| Event::Reasoning(text.to_owned());
+        let (told, frames) = transcript(vec![vec![thought("hm "), thought("yes"), text("Yes.")]]);
+        let kinds: Vec<_> =
+            frames.iter().map(|frame| frame["type"].as_str().unwrap_or("[DONE]")).collect();
+        assert_eq!(told.text(), "Yes.");
+        assert_eq!(told.parts().as_json(), r#"[{"type":"reasoning","text":"hm yes"}]"#);
+        assert_eq!(
+            kinds[3..],
+            [
+                "reasoning-start",
+                "reasoning-delta",
+                "reasoning-delta",
+                "reasoning-end",
+                "text-start",
+                "text-delta",
+                "text-end",
+                "finish-step",
+                "finish",
+                "[DONE]"
+            ]
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_batching_of_the_events_adds_up_to_the_same_reply(
+            pieces in proptest::collection::vec((any::<bool>(), "\\PC{0,6}"), 0..30),
+            cuts in proptest::collection::vec(0usize..30, 0..8),
+        ) {
+            let events: Vec<Event> = pieces
+                .into_iter()
+                .map(|(thinks, text)| if thinks { Event::Reasoning(text) } else { Event::Text(text) })
+                .collect();
+            let mut batches = vec![Vec::new()];
+            for (index, event) in events.iter().enumerate() {
+                if cuts.contains(&index) {
+                    batches.push(Vec::new());
+                }
+                batches.last_mut().unwrap().push(event.clone());
+            }
+            let (once, frames) = transcript(vec![events]);
+            let (cut, cut_frames) = transcript(batches);
+            prop_assert_eq!(once.text(), cut.text());
+            prop_assert_eq!(once.parts().reasoning(), cut.parts().reasoning());
+            prop_assert_eq!(frames, cut_frames);
+        }
+    }
+}
