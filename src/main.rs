@@ -1,3 +1,5 @@
-//! Nothing yet.
+//! The `echoic` program: a self-hosted backend for LLM chat with conversation memory.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    echoic::cli::run()
+}

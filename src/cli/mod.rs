@@ -1,0 +1,32 @@
+//! What the `echoic` program does. One file per command.
+
+mod serve;
+
+use crate::config::{Cli, CliCommand, Refusal};
+use std::io::Write;
+use std::process::ExitCode;
+
+/// Reads the command line and carries it out. Exit codes: 0 done, 1 failed, 2 cannot be done as
+/// asked.
+pub fn run() -> ExitCode {
+    let (cli, warnings) = match Cli::from_process() {
+        Ok(parsed) => parsed,
+        Err(Refusal::Usage(error)) => {
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+        Err(Refusal::Setting(sentence)) => return complain(&sentence, 2),
+    };
+    let done = match cli.command {
+        CliCommand::Serve(config) => serve::run(*config, &warnings),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(sentence) => complain(&sentence, 1),
+    }
+}
+
+fn complain(sentence: &str, code: u8) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "echoic: {sentence}");
+    ExitCode::from(code)
+}

@@ -1,0 +1,418 @@
+//! Configuration: one documented struct, filled from the environment, a `.env` file and flags.
+//!
+//! This is the only place that reads the process's environment. A flag wins over a variable, the
+//! environment over `.env`, and an empty variable counts as unset. The table in README.md and
+//! `.env.example` are compared with [`variables`] by a test.
+
+use crate::auth::Auth;
+use crate::domain::memory::Strategy;
+use crate::http::Hosts;
+use crate::store::sqlite::Sync;
+use clap::builder::TypedValueParser;
+use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, ValueEnum};
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// The variables and the flags of `echoic serve` that they set.
+const VARIABLES: &[(&str, &str)] = &[
+    ("HOST", "host"),
+    ("PORT", "port"),
+    ("DATABASE_URL", "database-url"),
+    ("ECHOIC_SQLITE_SYNC", "sqlite-sync"),
+    ("ECHOIC_PROVIDER", "provider"),
+    ("OPENAI_API_KEY", "openai-api-key"),
+    ("OPENAI_BASE_URL", "openai-base-url"),
+    ("ECHOIC_MODEL", "model"),
+    ("ECHOIC_FIRST_TOKEN_TIMEOUT", "first-token-timeout"),
+    ("ECHOIC_IDLE_TIMEOUT", "idle-timeout"),
+    ("ECHOIC_TURN_TIMEOUT", "turn-timeout"),
+    ("ECHOIC_CONTEXT_WINDOW", "context-window"),
+    ("ECHOIC_MEMORY", "memory"),
+    ("ECHOIC_MEMORY_TOKENS", "memory-tokens"),
+    ("ECHOIC_PROMPTS_DIR", "prompts-dir"),
+    ("ECHOIC_MAX_BODY", "max-body"),
+    ("ECHOIC_MAX_MESSAGE", "max-message"),
+    ("ECHOIC_AUTH", "auth"),
+    ("ECHOIC_ALLOW_OPEN", "allow-open"),
+    ("ECHOIC_ALLOWED_HOSTS", "allowed-hosts"),
+    ("ECHOIC_CORS_ORIGINS", "cors-origins"),
+    ("ECHOIC_SHUTDOWN_GRACE", "shutdown-grace"),
+    ("RUST_LOG", "log"),
+    ("ECHOIC_LOG_FORMAT", "log-format"),
+];
+
+/// Variables of other programs that a later version will know. They are named at start, so that
+/// nobody believes them in force.
+const NOT_YET: &[&str] = &[
+    "ANTHROPIC_API_KEY",
+    "ANTHROPIC_BASE_URL",
+    "JWT_SECRET",
+    "JWT_JWKS_URL",
+    "JWT_ISSUER",
+    "JWT_AUDIENCE",
+];
+
+/// A self-hosted backend for LLM chat with conversation memory.
+///
+/// Send a message, watch the answer stream, and never lose a word of it. Without a command it
+/// serves. Every option can be set by the environment variable beside it, or in a file `.env`; an
+/// option on the command line wins.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "echoic", version, args_override_self = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: CliCommand,
+}
+
+/// What the program can do.
+#[derive(Debug, Clone, clap::Subcommand)]
+pub enum CliCommand {
+    /// Serve the API and the start page (the default)
+    Serve(Box<Config>),
+}
+
+/// Everything that can be configured.
+#[derive(Debug, Clone, Args)]
+pub struct Config {
+    /// Address to listen on
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    pub host: IpAddr,
+    /// Port to listen on; 0 picks a free one and prints it
+    #[arg(long, default_value_t = 8080)]
+    pub port: u16,
+    /// Where conversations are kept: sqlite://PATH
+    #[arg(long, value_name = "URL", default_value = "sqlite://data/echoic.db")]
+    pub database_url: DatabaseUrl,
+    /// full: acknowledged is on disk; normal: may lose the last moment at power loss, never corrupts
+    #[arg(long, value_name = "MODE", default_value = "full", value_parser = words(SYNC))]
+    pub sqlite_sync: Sync,
+    /// Who answers; auto: OpenAI if a key or base URL is set, else a local Ollama if it answers, else the demo
+    #[arg(long, value_enum, default_value_t = ProviderChoice::Auto)]
+    pub provider: ProviderChoice,
+    /// Key of the OpenAI-compatible endpoint
+    #[arg(long, value_name = "KEY", hide_default_value = true)]
+    pub openai_api_key: Option<String>,
+    /// Base URL of the OpenAI-compatible endpoint, …/v1
+    #[arg(long, value_name = "URL")]
+    pub openai_base_url: Option<String>,
+    /// Model that answers unless a request or session asks for another [default: the provider's usual one]
+    #[arg(long)]
+    pub model: Option<String>,
+    /// How long a provider may take to the first token
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    pub first_token_timeout: Duration,
+    /// How long a provider may be silent between tokens
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    pub idle_timeout: Duration,
+    /// How long a whole reply may take
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration)]
+    pub turn_timeout: Duration,
+    /// Context window in tokens [default: by model, else 128000]
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(256..))]
+    pub context_window: Option<u32>,
+    /// Memory strategy unless a request or session asks for another
+    #[arg(long, value_name = "STRATEGY", default_value = "auto", value_parser = words(STRATEGIES))]
+    pub memory: Strategy,
+    /// Memory budget in tokens [default: the smaller of a quarter of the window and 16000]
+    #[arg(long, value_name = "TOKENS")]
+    pub memory_tokens: Option<u32>,
+    /// Folder whose prompt templates override the built-in ones
+    #[arg(long, value_name = "FOLDER")]
+    pub prompts_dir: Option<PathBuf>,
+    /// Largest request body (chat bodies: 32MiB)
+    #[arg(long, value_name = "SIZE", default_value = "2MiB", value_parser = size)]
+    pub max_body: usize,
+    /// Largest text of a message
+    #[arg(long, value_name = "SIZE", default_value = "256KiB", value_parser = size)]
+    pub max_message: usize,
+    /// Who is asking: none (everyone is the user "local")
+    #[arg(long, value_name = "MODE", default_value = "none", value_parser = words(AUTH))]
+    pub auth: Auth,
+    /// Listen beyond loopback although nobody is asked who they are
+    #[arg(long, value_name = "BOOL", default_value = "false", num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub allow_open: bool,
+    /// Host names to answer to beside those of loopback, comma-separated
+    #[arg(long, value_name = "HOSTS", value_delimiter = ',', value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub allowed_hosts: Vec<String>,
+    /// Origins whose pages may use the API, comma-separated
+    #[arg(long, value_name = "ORIGINS", value_delimiter = ',', value_parser = origin)]
+    pub cors_origins: Vec<String>,
+    /// How long running turns may finish at SIGTERM
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    pub shutdown_grace: Duration,
+    /// What to log: a level, or directives as of tracing's EnvFilter
+    #[arg(long, value_name = "DIRECTIVES", default_value = "info")]
+    pub log: String,
+    /// How to log
+    #[arg(long, value_name = "FORMAT", default_value = "text", value_parser = words(LOG_FORMATS))]
+    pub log_format: LogFormat,
+}
+
+const SYNC: &[(&str, Sync)] = &[("full", Sync::Full), ("normal", Sync::Normal)];
+const AUTH: &[(&str, Auth)] = &[("none", Auth::None)];
+const LOG_FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
+const STRATEGIES: &[(&str, Strategy)] = &[
+    ("auto", Strategy::Auto),
+    ("buffer", Strategy::Buffer),
+    ("window", Strategy::Window),
+    ("token", Strategy::Token),
+];
+
+/// Who answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ProviderChoice {
+    /// Whatever is there.
+    Auto,
+    /// An OpenAI-compatible endpoint.
+    Openai,
+    /// No model.
+    Demo,
+}
+
+/// How to log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// A JSON object per line.
+    Json,
+}
+
+/// Where conversations are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DatabaseUrl {
+    /// In one SQLite file.
+    Sqlite(PathBuf),
+}
+
+impl FromStr for DatabaseUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.strip_prefix("sqlite://") {
+            Some(path) if !path.is_empty() => Ok(Self::Sqlite(PathBuf::from(path))),
+            _ => Err("must be sqlite://PATH, such as sqlite://data/echoic.db".to_owned()),
+        }
+    }
+}
+
+/// Why the program does not start.
+#[derive(Debug)]
+pub enum Refusal {
+    /// Help or version was asked for, or the command line is wrong: clap says it best.
+    Usage(clap::Error),
+    /// A sentence about a setting.
+    Setting(String),
+}
+
+impl Cli {
+    /// Reads `.env` from the working folder and the process's environment and arguments. Gives the
+    /// command and warnings for the log.
+    pub fn from_process() -> Result<(Self, Vec<String>), Refusal> {
+        let mut environment: BTreeMap<String, String> = match dotenvy::from_path_iter(".env") {
+            Ok(file) => file
+                .collect::<Result<_, _>>()
+                .map_err(|error| Refusal::Setting(format!(".env cannot be read: {error}")))?,
+            Err(_) => BTreeMap::new(),
+        };
+        environment.extend(std::env::vars_os().filter_map(|(name, value)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        }));
+        Self::from_parts(std::env::args_os().collect(), &environment)
+    }
+
+    /// The same, from arguments (the program's name first) and variables.
+    pub fn from_parts(
+        mut arguments: Vec<OsString>,
+        environment: &BTreeMap<String, String>,
+    ) -> Result<(Self, Vec<String>), Refusal> {
+        let names_command = |argument: &OsString| !argument.to_string_lossy().starts_with('-');
+        let asks = |argument: &OsString| {
+            matches!(argument.to_str(), Some("-h" | "--help" | "-V" | "--version"))
+        };
+        if arguments.is_empty() {
+            arguments.push("echoic".into());
+        }
+        if !arguments.get(1).is_some_and(|first| names_command(first) || asks(first)) {
+            arguments.insert(1, "serve".into());
+        }
+        let mut layered = arguments.clone();
+        if arguments.get(1).is_some_and(|command| command == "serve") {
+            let set = VARIABLES.iter().filter_map(|(name, flag)| {
+                let value = environment.get(*name).filter(|value| !value.is_empty())?;
+                Some(OsString::from(format!("--{flag}={value}")))
+            });
+            // What comes later wins: the command line's own flags.
+            layered.splice(2..2, set);
+        }
+        let parsed = command()
+            .try_get_matches_from(layered)
+            .and_then(|matches| Self::from_arg_matches(&matches));
+        let cli = parsed.map_err(|error| refusal(error, &arguments))?;
+        let CliCommand::Serve(config) = &cli.command;
+        config.check()?;
+        Ok((cli, warnings(environment)))
+    }
+}
+
+/// The command line, with the variable of each option in its help.
+pub fn command() -> Command {
+    Cli::command().mut_subcommand("serve", |serve| {
+        VARIABLES.iter().fold(serve, |serve, (name, flag)| {
+            serve.mut_arg(flag.replace('-', "_"), |arg| {
+                let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+                arg.help(format!("{help} [env: {name}]"))
+            })
+        })
+    })
+}
+
+/// Every variable, its default as the documentation shows it, and its help.
+pub fn variables() -> Vec<(&'static str, String, String)> {
+    let cli = Cli::command();
+    let serve = cli.find_subcommand("serve");
+    let describe = |(name, flag): &(&'static str, &str)| {
+        let arg = serve?.get_arguments().find(|arg| arg.get_long() == Some(flag))?;
+        let default = arg
+            .get_default_values()
+            .iter()
+            .map(|value| value.to_string_lossy())
+            .collect::<Vec<_>>();
+        Some((
+            *name,
+            default.join(","),
+            arg.get_help().map(ToString::to_string).unwrap_or_default(),
+        ))
+    };
+    VARIABLES.iter().filter_map(describe).collect()
+}
+
+/// A wrong value that came from a variable is told with the variable's name.
+fn refusal(error: clap::Error, arguments: &[OsString]) -> Refusal {
+    use clap::error::{ContextKind, ContextValue, ErrorKind};
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.clone()),
+        _ => None,
+    };
+    let from_variable = text(ContextKind::InvalidArg).and_then(|argument| {
+        let flag = argument.split([' ', '=']).next()?.to_owned();
+        let given = arguments.iter().any(|given| given.to_string_lossy().starts_with(&flag));
+        let (name, _) = VARIABLES.iter().find(|(_, own)| flag == format!("--{own}"))?;
+        (!given).then_some(*name)
+    });
+    let Some(name) = from_variable else { return Refusal::Usage(error) };
+    let value = text(ContextKind::InvalidValue).unwrap_or_default();
+    let wants =
+        match (error.kind(), std::error::Error::source(&error), error.get(ContextKind::ValidValue))
+        {
+            (ErrorKind::ValueValidation, Some(cause), _) => cause.to_string(),
+            (_, _, Some(ContextValue::Strings(words))) => {
+                format!("must be one of {}", words.join(", "))
+            }
+            _ => "cannot be used".to_owned(),
+        };
+    Refusal::Setting(format!("{name}={value}: {wants}"))
+}
+
+fn warnings(environment: &BTreeMap<String, String>) -> Vec<String> {
+    let is_known = |name: &str| VARIABLES.iter().any(|(known, _)| *known == name);
+    let unknown = environment.keys().filter(|name| name.starts_with("ECHOIC_") && !is_known(name));
+    let not_yet = NOT_YET
+        .iter()
+        .filter(|name| environment.get(**name).is_some_and(|value| !value.is_empty()));
+    let ignored =
+        |name: &str| format!("{name} is set, but this version does not know it: it has no effect");
+    unknown.map(|name| ignored(name)).chain(not_yet.map(|name| ignored(name))).collect()
+}
+
+impl Config {
+    /// The configuration of `echoic serve` with these flags and an empty environment.
+    pub fn from_flags<S: Into<OsString>>(
+        flags: impl IntoIterator<Item = S>,
+    ) -> Result<Self, Refusal> {
+        let arguments =
+            ["echoic".into(), "serve".into()].into_iter().chain(flags.into_iter().map(Into::into));
+        let (cli, _) = Cli::from_parts(arguments.collect(), &BTreeMap::new())?;
+        let CliCommand::Serve(config) = cli.command;
+        Ok(*config)
+    }
+
+    /// Where to listen.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::new(self.host, self.port)
+    }
+
+    /// The host names to answer to.
+    pub fn hosts(&self) -> Hosts {
+        Hosts::new(self.allowed_hosts.iter().map(|host| host.trim().to_owned()).collect())
+    }
+
+    /// What only shows when settings are seen together.
+    fn check(&self) -> Result<(), Refusal> {
+        if self.auth == Auth::None && !self.host.is_loopback() && !self.allow_open {
+            return Err(Refusal::Setting(format!(
+                "HOST={}: without authentication the server listens on loopback only; set ECHOIC_ALLOW_OPEN=true \
+                 if everyone who can reach it may read and write every conversation",
+                self.host
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// A parser for one of a few words.
+fn words<T: Clone + Send + std::marker::Sync + 'static>(
+    known: &'static [(&'static str, T)],
+) -> impl TypedValueParser<Value = T> {
+    let names = known.iter().map(|(word, _)| *word).collect::<Vec<_>>();
+    clap::builder::PossibleValuesParser::new(names).try_map(move |text| {
+        let found = known.iter().find(|(word, _)| *word == text).map(|(_, value)| value.clone());
+        found.ok_or("is none of the known words")
+    })
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let wants = || "must be a duration such as 250ms, 30s or 10m".to_owned();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wants)?;
+    let number: u64 = text[..digits].parse().map_err(|_| wants())?;
+    let unit = match &text[digits..] {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err(wants()),
+    };
+    let millis = number.checked_mul(unit).filter(|millis| (1..=365 * 86_400_000).contains(millis));
+    millis.map(Duration::from_millis).ok_or_else(|| "must be from 1ms to 365d".to_owned())
+}
+
+fn size(text: &str) -> Result<usize, String> {
+    let wants = || "must be a size such as 500KiB or 2MiB, from 1KiB to 1GiB".to_owned();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let number: usize = text[..digits].parse().map_err(|_| wants())?;
+    let unit = match &text[digits..] {
+        "" | "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return Err(wants()),
+    };
+    number.checked_mul(unit).filter(|bytes| (1 << 10..=1 << 30).contains(bytes)).ok_or_else(wants)
+}
+
+fn origin(text: &str) -> Result<String, String> {
+    let origin = text.trim().trim_end_matches('/');
+    let authority = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+    let is_bare =
+        |authority: &str| !authority.is_empty() && !authority.contains(['/', '?', '#', '*', ' ']);
+    match authority {
+        Some(authority) if is_bare(authority) => Ok(origin.to_ascii_lowercase()),
+        _ => Err("must be origins such as https://chat.example.com, comma-separated".to_owned()),
+    }
+}

@@ -1,0 +1,146 @@
+//! Request bodies: JSON within a limit, with errors that name the field.
+
+use super::Api;
+use crate::error::{Error, Kind, Result};
+use axum::body::Body;
+use axum::extract::{FromRequest, Request};
+use axum::http::HeaderMap;
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
+
+/// The most bytes of a chat body.
+const MAX_CHAT_BODY: usize = 32 << 20;
+/// How much of a reader's own sentence is passed on.
+const MAX_REASON: usize = 200;
+
+/// A JSON body of a known shape.
+pub(super) struct JsonBody<T>(pub(super) T);
+
+impl<T: DeserializeOwned> FromRequest<Api> for JsonBody<T> {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, api: &Api) -> Result<Self> {
+        ensure_json(request.headers())?;
+        let bytes = read(request, api.limits.body).await?;
+        Ok(Self(parse(&bytes)?))
+    }
+}
+
+/// A JSON body that may be left out.
+pub(super) struct OptionalJsonBody<T>(pub(super) T);
+
+impl<T: DeserializeOwned + Default> FromRequest<Api> for OptionalJsonBody<T> {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, api: &Api) -> Result<Self> {
+        let content_type = ensure_json(request.headers());
+        let bytes = read(request, api.limits.body).await?;
+        if bytes.is_empty() {
+            return Ok(Self(T::default()));
+        }
+        content_type?;
+        Ok(Self(parse(&bytes)?))
+    }
+}
+
+/// The bytes of a chat body; both shapes are read from them.
+pub(super) struct ChatBytes(pub(super) Bytes);
+
+impl FromRequest<Api> for ChatBytes {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, _: &Api) -> Result<Self> {
+        ensure_json(request.headers())?;
+        Ok(Self(read(request, MAX_CHAT_BODY).await?))
+    }
+}
+
+/// A JSON body that is read as it arrives.
+pub(super) struct StreamedJson(pub(super) Body);
+
+impl FromRequest<Api> for StreamedJson {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, _: &Api) -> Result<Self> {
+        ensure_json(request.headers())?;
+        Ok(Self(request.into_body()))
+    }
+}
+
+/// Other types could be sent by a foreign page's form without asking first.
+fn ensure_json(headers: &HeaderMap) -> Result<()> {
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let essence = kind.split(';').next().unwrap_or_default().trim();
+    if essence.eq_ignore_ascii_case("application/json") {
+        return Ok(());
+    }
+    Err(Error::new(Kind::UnsupportedMediaType, "the body must be sent as application/json"))
+}
+
+async fn read(request: Request, limit: usize) -> Result<Bytes> {
+    let declared =
+        request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    if declared.is_some_and(|length: usize| length > limit) {
+        return Err(Error::too_large("body", limit));
+    }
+    match Limited::new(request.into_body(), limit).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => {
+            Err(Error::too_large("body", limit))
+        }
+        Err(error) => Err(Error::invalid("body", "must arrive whole").with_source(error)),
+    }
+}
+
+/// Reads JSON; the error names the field that is wrong.
+pub(super) fn parse<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T> {
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut reader).map_err(refusal)?;
+    reader
+        .end()
+        .map_err(|_| Error::invalid("body", "must be one JSON value with nothing behind it"))?;
+    Ok(value)
+}
+
+fn refusal(error: serde_path_to_error::Error<serde_json::Error>) -> Error {
+    let path = error.path().to_string();
+    let inner = error.into_inner();
+    let place = format!(" at line {} column {}", inner.line(), inner.column());
+    let text = inner.to_string();
+    let reason = short(text.strip_suffix(&place).unwrap_or(&text));
+    let is_nested = !matches!(path.as_str(), "." | "?");
+    let missing = reason.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`'));
+    match missing {
+        Some(field) if is_nested => Error::invalid(format!("{path}.{field}"), "is missing"),
+        Some(field) => Error::invalid(field.to_owned(), "is missing"),
+        None if is_nested => Error::invalid(path, format!("is wrong: {reason}")),
+        None => {
+            Error::invalid("body", format!("must be JSON of this route's shape: {}", short(&text)))
+        }
+    }
+}
+
+fn short(text: &str) -> &str {
+    crate::domain::text::first_characters(text, MAX_REASON)
+}
+
+/// For a field that may be null: tells one that is null from one that is missing.
+pub(super) fn present<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    T::deserialize(deserializer).map(Some)
+}
+
+/// For a field that may be null but not missing.
+pub(super) fn nullable<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    Option::deserialize(deserializer)
+}

@@ -1,0 +1,102 @@
+//! The shape of every answer, and the table from kinds of errors to statuses.
+
+use crate::error::{Error, Kind};
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+
+/// What a handler gives back.
+pub(super) type Answer<T> = Result<T, Error>;
+
+/// A success: the sentence says what happened, the data is the thing itself.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Envelope<T> {
+    success: bool,
+    message: &'static str,
+    data: T,
+}
+
+/// A success with status 200.
+pub(super) fn ok<T: Serialize>(message: &'static str, data: T) -> Json<Envelope<T>> {
+    Json(Envelope { success: true, message, data })
+}
+
+/// A failure: the sentence is for people, the code for programs.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Failure {
+    success: bool,
+    message: String,
+    error: FailureCode,
+}
+
+/// What a program can act on.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct FailureCode {
+    /// A stable word.
+    code: &'static str,
+    /// Each field and what it wants, the running turn, and the like.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    details: Option<Value>,
+}
+
+/// The error of a response, kept beside it for the request log.
+#[derive(Debug, Clone)]
+pub(super) struct Logged(pub(super) Error);
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        let failure = Failure {
+            success: false,
+            message: sentence(self.kind, &self.message),
+            error: FailureCode { code: self.kind.code(), details: self.details.clone() },
+        };
+        let mut response = (status(self.kind), Json(failure)).into_response();
+        if is_final(self.kind) {
+            // Client libraries repeat a 409 by themselves unless they are told not to.
+            response.headers_mut().insert("x-should-retry", HeaderValue::from_static("false"));
+        }
+        response.extensions_mut().insert(Logged(self));
+        response
+    }
+}
+
+/// Errors are written without capital and full stop, answers with them; a field's name at the
+/// beginning stays as the client spells it.
+fn sentence(kind: Kind, message: &str) -> String {
+    let mut letters = message.chars();
+    match letters.next() {
+        Some(first) if kind != Kind::InvalidRequest => {
+            first.to_uppercase().chain(letters).chain(['.']).collect()
+        }
+        _ => format!("{message}."),
+    }
+}
+
+/// The status of each kind of error.
+pub(super) const fn status(kind: Kind) -> StatusCode {
+    match kind {
+        Kind::InvalidRequest => StatusCode::BAD_REQUEST,
+        Kind::Forbidden | Kind::ForbiddenHost => StatusCode::FORBIDDEN,
+        Kind::RouteNotFound | Kind::SessionNotFound | Kind::MessageNotFound => {
+            StatusCode::NOT_FOUND
+        }
+        Kind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+        Kind::SessionBusy | Kind::SessionClosed | Kind::IdTaken => StatusCode::CONFLICT,
+        Kind::VersionConflict => StatusCode::PRECONDITION_FAILED,
+        Kind::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        Kind::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        Kind::ContextTooLong | Kind::IdempotencyKeyReused => StatusCode::UNPROCESSABLE_ENTITY,
+        Kind::ProviderError => StatusCode::BAD_GATEWAY,
+        Kind::ProviderTimeout => StatusCode::GATEWAY_TIMEOUT,
+        Kind::StoreUnavailable | Kind::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+        Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+/// Whether the same request would meet the same error a moment later.
+const fn is_final(kind: Kind) -> bool {
+    matches!(kind, Kind::SessionBusy | Kind::SessionClosed | Kind::IdTaken)
+}

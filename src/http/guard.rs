@@ -1,0 +1,160 @@
+//! What happens around every request: its id, its log line, and the refusal of those that come
+//! from where they should not.
+
+use super::Api;
+use super::envelope::Logged;
+use crate::error::{Error, Kind};
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::header::{HOST, ORIGIN};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderValue, Method, Uri};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use std::net::IpAddr;
+use std::time::Instant;
+use uuid::Uuid;
+
+const REQUEST_ID: &str = "x-request-id";
+/// The longest id a caller may give a request.
+const MAX_REQUEST_ID: usize = 128;
+
+/// Gives the request an id and writes its line into the log: method, route, status, time. Never
+/// what anybody wrote.
+pub(super) async fn with_request_id(request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let id = request_id(request.headers());
+    let method = request.method().clone();
+    // The route, not the path: ids of users' sessions need not stand in logs.
+    let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    let mut response = next.run(request).await;
+    response.headers_mut().insert(REQUEST_ID, id.clone());
+    log(&id, &method, route.as_deref().unwrap_or("-"), &mut response, started);
+    response
+}
+
+fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let is_sane = |id: &&HeaderValue| {
+        (1..=MAX_REQUEST_ID).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
+    };
+    let own = || {
+        HeaderValue::from_str(&Uuid::now_v7().to_string()).unwrap_or(HeaderValue::from_static("-"))
+    };
+    headers.get(REQUEST_ID).filter(is_sane).cloned().unwrap_or_else(own)
+}
+
+fn log(id: &HeaderValue, method: &Method, route: &str, response: &mut Response, started: Instant) {
+    let status = response.status().as_u16();
+    let took = started.elapsed().as_micros() as f64 / 1000.0;
+    let id = id.to_str().unwrap_or("-");
+    match response.extensions_mut().remove::<Logged>() {
+        Some(Logged(error)) if status >= 500 => tracing::error!(
+            request.id = id, http.method = %method, http.route = route, http.status = status, http.ms = took,
+            error = %error.chain(), "request failed"
+        ),
+        Some(Logged(error)) => tracing::info!(
+            request.id = id, http.method = %method, http.route = route, http.status = status, http.ms = took,
+            error.code = error.kind.code(), "request refused"
+        ),
+        None => tracing::info!(
+            request.id = id, http.method = %method, http.route = route, http.status = status, http.ms = took,
+            "request"
+        ),
+    }
+}
+
+/// Refuses hosts that this server does not answer to, and pages of other sites that would write.
+///
+/// Without this a page that points its own name at this machine's loopback address could read
+/// everything, and any page could post.
+pub(super) async fn same_site(State(api): State<Api>, request: Request, next: Next) -> Response {
+    match check(&api, request.method(), request.uri(), request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(error) => error.into_response(),
+    }
+}
+
+fn check(api: &Api, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(), Error> {
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok()?.parse::<Authority>().ok());
+    let named = [host.as_ref(), uri.authority()];
+    let is_ours =
+        named.iter().flatten().all(|authority| api.hosts.answers(authority)) && host.is_some();
+    if !is_ours {
+        return Err(Error::new(
+            Kind::ForbiddenHost,
+            "this server does not answer to that host name; list it in ECHOIC_ALLOWED_HOSTS",
+        ));
+    }
+    let Some(origin) = headers.get(ORIGIN).filter(|_| !method.is_safe()) else { return Ok(()) };
+    let origin = origin.to_str().unwrap_or_default();
+    let own = host.is_some_and(|host| {
+        let authority = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+        authority.is_some_and(|authority| authority.eq_ignore_ascii_case(host.as_str()))
+    });
+    if own || api.cors_origins.iter().any(|allowed| allowed == origin) {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::Forbidden,
+        "requests from pages of another origin are refused; list it in ECHOIC_CORS_ORIGINS",
+    ))
+}
+
+/// The names this server answers to, beside those of loopback.
+#[derive(Debug, Clone, Default)]
+pub struct Hosts {
+    allowed: Vec<String>,
+}
+
+impl Hosts {
+    /// Takes the operator's list.
+    pub fn new(allowed: Vec<String>) -> Self {
+        Self { allowed: allowed.into_iter().map(|host| host.to_ascii_lowercase()).collect() }
+    }
+
+    fn answers(&self, authority: &Authority) -> bool {
+        let host = authority.host().to_ascii_lowercase();
+        is_loopback(&host)
+            || self.allowed.iter().any(|allowed| {
+                *allowed == host || *allowed == authority.as_str().to_ascii_lowercase()
+            })
+    }
+}
+
+/// Whether a host name can only mean this machine.
+fn is_loopback(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost"
+        || host.ends_with(".localhost")
+        || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_names_and_listed_ones_are_answered_and_no_others() {
+        let hosts =
+            Hosts::new(vec!["Chat.example.com".to_owned(), "other.example.com:8443".to_owned()]);
+        for ours in [
+            "localhost:8080",
+            "127.0.0.1",
+            "127.8.8.8:1",
+            "[::1]:80",
+            "a.localhost",
+            "chat.example.com:9",
+            "other.example.com:8443",
+        ] {
+            assert!(hosts.answers(&ours.parse().unwrap()), "{ours}");
+        }
+        for foreign in [
+            "evil.com",
+            "127.0.0.1.evil.com",
+            "localhost.evil.com",
+            "10.0.0.1",
+            "other.example.com",
+        ] {
+            assert!(!hosts.answers(&foreign.parse().unwrap()), "{foreign}");
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! `/health`: for whoever keeps the server running. Public.
+
+use super::Api;
+use super::envelope::{Answer, Envelope, Failure, ok};
+use axum::Json;
+use axum::extract::State;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// How the server is.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Health {
+    status: &'static str,
+    version: &'static str,
+}
+
+impl Health {
+    const WELL: Self = Self { status: "ok", version: env!("CARGO_PKG_VERSION") };
+}
+
+/// Whether the process answers.
+#[utoipa::path(get, path = "/health/live", tag = "health", responses((status = 200, body = Envelope<Health>)))]
+pub(super) async fn live() -> Json<Envelope<Health>> {
+    ok("The server is running", Health::WELL)
+}
+
+/// Whether turns can begin: the store can be read and written, and the server is not going down.
+#[utoipa::path(
+    get, path = "/health/ready", tag = "health",
+    responses((status = 200, body = Envelope<Health>), (status = 503, body = Failure))
+)]
+pub(super) async fn ready(State(api): State<Api>) -> Answer<Json<Envelope<Health>>> {
+    api.chat.ensure_not_draining()?;
+    api.store.ready().await?;
+    Ok(ok("The server is ready", Health::WELL))
+}

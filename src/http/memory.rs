@@ -1,0 +1,58 @@
+//! `…/memory`: the exact prompt that the next turn would send.
+
+use super::Api;
+use super::envelope::{Answer, Envelope, Failure, ok};
+use super::extract::{Caller, SessionPath};
+use super::query::Query;
+use crate::domain::Role;
+use crate::domain::memory::{MemoryOptions, Strategy};
+use crate::domain::principal::Access;
+use crate::domain::session::Settings;
+use crate::memory::{Assembled, Piece, tokens};
+use axum::Json;
+use axum::extract::State;
+
+/// Preview the prompt of the next turn, without calling a model.
+#[utoipa::path(
+    get, path = "/api/chat-sessions/{sessionId}/memory", tag = "memory",
+    params(
+        ("sessionId" = String, Path),
+        ("message" = Option<String>, Query, description = "The new message; without it the prompt ends with the path"),
+        ("strategy" = Option<String>, Query, description = "auto, buffer, window or token"),
+        ("maxTokens" = Option<u32>, Query, description = "Most tokens that memory may take"),
+        ("lastMessages" = Option<u32>, Query, description = "How many messages window takes, at least 1"),
+    ),
+    responses((status = 200, body = Envelope<Assembled>), (status = "default", body = Failure))
+)]
+pub(super) async fn preview(
+    State(api): State<Api>,
+    Caller(who): Caller,
+    SessionPath(id): SessionPath,
+    mut query: Query,
+) -> Answer<Json<Envelope<Assembled>>> {
+    let message = query.text("message");
+    let strategies = [
+        ("auto", Strategy::Auto),
+        ("buffer", Strategy::Buffer),
+        ("window", Strategy::Window),
+        ("token", Strategy::Token),
+    ];
+    let memory = MemoryOptions {
+        strategy: query.word("strategy", &strategies),
+        max_tokens: query.number("maxTokens", 0..=u32::MAX),
+        last_messages: query.number("lastMessages", 1..=u32::MAX),
+    };
+    query.finish()?;
+    let session = api.store.session(&who, &id, Access::Own).await?;
+    let settings = Settings { memory, ..Settings::default() }.over(session.settings);
+    let new = match message {
+        None => None,
+        Some(text) => {
+            let tokens = tokens::count_long(&text).await;
+            Some(Piece::new_message(None, Role::User, text.into(), tokens))
+        }
+    };
+    let plan = api.memory.plan(&settings, new.as_ref().map_or(0, |piece| piece.tokens))?;
+    let assembled = api.memory.assemble(&id, plan, session.head_id.as_ref(), new).await?;
+    Ok(ok("Memory retrieved successfully", assembled))
+}

@@ -1,0 +1,205 @@
+//! `…/messages` and `/api/chat-messages`: messages read, and stored without a model.
+
+use super::Api;
+use super::body::{JsonBody, parse, present};
+use super::envelope::{Answer, Envelope, Failure, ok};
+use super::extract::{Caller, MessagePath, SessionPath, idempotency_key};
+use super::query::Query;
+use super::ui::{UiMessage, ui_message};
+use crate::clock;
+use crate::domain::message::{Body, Parts};
+use crate::domain::page::{MAX_LIMIT, Slice, View};
+use crate::domain::{Message, MessageId, MessageType, Role, Session, SessionId, Timestamp};
+use crate::error::Result;
+use crate::memory::tokens;
+use crate::store::{IdempotencyKey, MessageQuery, NewMessage, Parent, PostMessage, ReplyFields};
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
+use utoipa::ToSchema;
+
+/// A page of messages.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct MessageList<T> {
+    /// Oldest first.
+    messages: Vec<T>,
+    /// Whether there are more in the direction of reading.
+    has_more: bool,
+}
+
+/// Messages in either form.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+pub(super) enum AnyMessageList {
+    /// As stored.
+    Plain(MessageList<Message>),
+    /// As `useChat` keeps them.
+    Ui(MessageList<UiMessage>),
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Format {
+    Plain,
+    Ui,
+}
+
+/// Read messages, oldest first within a page; by default the newest 50 of the active path.
+#[utoipa::path(
+    get, path = "/api/chat-sessions/{sessionId}/messages", tag = "messages",
+    params(
+        ("sessionId" = String, Path),
+        ("limit" = Option<u32>, Query, description = "From 1 to 100, 50 by default"),
+        ("before" = Option<String>, Query, description = "Only messages before this one"),
+        ("after" = Option<String>, Query, description = "Only messages after this one"),
+        ("view" = Option<String>, Query, description = "path (default): the active path; all: every branch, in the order stored"),
+        ("format" = Option<String>, Query, description = "plain (default), or ui for AI SDK UIMessages"),
+    ),
+    responses((status = 200, body = Envelope<AnyMessageList>), (status = "default", body = Failure))
+)]
+pub(super) async fn list(
+    State(api): State<Api>,
+    Caller(who): Caller,
+    SessionPath(session): SessionPath,
+    mut query: Query,
+) -> Answer<Json<Envelope<AnyMessageList>>> {
+    let limit = query.number("limit", 1..=MAX_LIMIT).unwrap_or(50);
+    let before = query.parsed("before", |id| MessageId::parse("before", id));
+    let after = query.parsed("after", |id| MessageId::parse("after", id));
+    let view = query.word("view", &[("path", View::Path), ("all", View::All)]).unwrap_or_default();
+    let format = query
+        .word("format", &[("plain", Format::Plain), ("ui", Format::Ui)])
+        .unwrap_or(Format::Plain);
+    let slice = match (before, after) {
+        (None, None) => Slice::Newest,
+        (Some(id), None) => Slice::Before(id),
+        (None, Some(id)) => Slice::After(id),
+        (Some(_), Some(_)) => {
+            query.complain("after", "must not come with before");
+            Slice::Newest
+        }
+    };
+    query.finish()?;
+    let page = api.store.messages(&who, &session, MessageQuery { view, slice, limit }).await?;
+    let has_more = page.has_more;
+    let list = match format {
+        Format::Plain => AnyMessageList::Plain(MessageList { messages: page.messages, has_more }),
+        Format::Ui => AnyMessageList::Ui(MessageList {
+            messages: page.messages.into_iter().filter_map(ui_message).collect(),
+            has_more,
+        }),
+    };
+    Ok(ok("Messages retrieved successfully", list))
+}
+
+/// Read one message.
+#[utoipa::path(
+    get, path = "/api/chat-sessions/{sessionId}/messages/{messageId}", tag = "messages",
+    params(("sessionId" = String, Path), ("messageId" = String, Path, description = "Its id, or the one its client gave it")),
+    responses((status = 200, body = Envelope<Message>), (status = "default", body = Failure))
+)]
+pub(super) async fn get(
+    State(api): State<Api>,
+    Caller(who): Caller,
+    MessagePath(session, id): MessagePath,
+    query: Query,
+) -> Answer<Json<Envelope<Message>>> {
+    query.finish()?;
+    let message = api.store.message(&who, &session, &id).await?;
+    Ok(ok("Message retrieved successfully", message))
+}
+
+/// A message to store without a model.
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct NewMessageBody {
+    chat_session_id: String,
+    role: Role,
+    /// Its text; may be empty where there are parts.
+    #[serde(default)]
+    content: String,
+    #[serde(default, rename = "type")]
+    kind: MessageType,
+    #[schema(value_type = Option<Vec<Object>>)]
+    parts: Option<Box<RawValue>>,
+    /// A repeated one gives the first result.
+    client_message_id: Option<String>,
+    /// The message it follows; null makes it a root, left out it follows the newest.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>)]
+    parent_id: Option<Option<String>>,
+    /// When it was written; now, if left out.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    created_at: Option<Timestamp>,
+}
+
+/// Where a message stands, as clients say it.
+pub(super) fn parent(parent_id: Option<Option<String>>) -> Result<Parent> {
+    Ok(match parent_id {
+        None => Parent::Head,
+        Some(None) => Parent::Root,
+        Some(Some(id)) => Parent::Message(MessageId::parse("parentId", &id)?),
+    })
+}
+
+/// What was stored.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Posted {
+    message: Message,
+    session: Session,
+}
+
+/// Store one message without a model. Names the session and moves its counters.
+#[utoipa::path(
+    post, path = "/api/chat-messages", tag = "messages",
+    params(("Idempotency-Key" = Option<String>, Header, description = "A repeated one gives the first result, for 24 hours")),
+    request_body = NewMessageBody,
+    responses((status = 201, body = Envelope<Posted>), (status = "default", body = Failure))
+)]
+pub(super) async fn post(
+    State(api): State<Api>,
+    Caller(who): Caller,
+    headers: HeaderMap,
+    JsonBody(raw): JsonBody<Box<RawValue>>,
+) -> Answer<(StatusCode, Json<Envelope<Posted>>)> {
+    let body: NewMessageBody = parse(raw.get().as_bytes())?;
+    let session_id = SessionId::parse("chatSessionId", &body.chat_session_id)?;
+    let parts =
+        body.parts.map(|parts| Parts::parse("parts", &parts)).transpose()?.unwrap_or_default();
+    let content = Body::parse("content", body.content, parts, body.kind, api.limits.message)?;
+    let key = idempotency_key(&headers)?;
+    let now = clock::now();
+    let post = PostMessage {
+        session_id,
+        now,
+        parent: parent(body.parent_id)?,
+        idempotency: key.map(|key| IdempotencyKey {
+            route: "POST /api/chat-messages",
+            key,
+            fingerprint: fingerprint(raw.get()),
+        }),
+        message: NewMessage {
+            id: MessageId::generate(),
+            client_message_id: body
+                .client_message_id
+                .map(|id| MessageId::parse("clientMessageId", &id))
+                .transpose()?,
+            role: body.role,
+            sender_id: who.user.clone(),
+            tokens: tokens::count_long(&content.content).await,
+            body: content,
+            created_at: body.created_at.unwrap_or(now),
+            reply: ReplyFields::default(),
+        },
+    };
+    let (message, session) = api.store.post_message(&who, post).await?;
+    Ok((StatusCode::CREATED, ok("Message created successfully", Posted { message, session })))
+}
+
+/// What tells one body from another.
+fn fingerprint(body: &str) -> String {
+    Sha256::digest(body).iter().map(|byte| format!("{byte:02x}")).collect()
+}

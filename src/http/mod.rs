@@ -1,0 +1,62 @@
+//! The HTTP surface: routes, what they read and how they answer.
+//!
+//! Handlers are thin: they read the request, call the core once, and render. axum stays in this
+//! folder. One file per resource; every route stands in `router.rs`.
+
+mod body;
+mod chat;
+mod envelope;
+mod extract;
+mod guard;
+mod health;
+mod import;
+mod memory;
+mod messages;
+mod models;
+mod openapi;
+mod pages;
+mod query;
+mod router;
+mod sessions;
+mod sse;
+mod ui;
+
+pub use guard::Hosts;
+pub use router::{openapi_document, router};
+
+use crate::auth::Auth;
+use crate::chat::Chat;
+use crate::memory::Memory;
+use crate::store::Store;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What handlers work with.
+#[derive(Clone)]
+pub struct Api {
+    /// Turns.
+    pub chat: Arc<Chat>,
+    /// Sessions and messages.
+    pub store: Arc<dyn Store>,
+    /// Prompts, for their preview.
+    pub memory: Arc<Memory>,
+    /// Who is asking.
+    pub auth: Auth,
+    /// What is too large.
+    pub limits: Limits,
+    /// The names the server answers to.
+    pub hosts: Arc<Hosts>,
+    /// The origins whose pages may use the server.
+    pub cors_origins: Arc<[String]>,
+    /// How long a stream may be silent before a comment keeps it warm.
+    pub heartbeat: Duration,
+}
+
+/// What is too large, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// A request's body.
+    pub body: usize,
+    /// A message's text.
+    pub message: usize,
+}

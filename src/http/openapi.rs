@@ -1,0 +1,44 @@
+//! The OpenAPI document: generated from the handlers, completed with what they cannot say.
+
+use crate::error::Kind;
+use axum::Json;
+use serde_json::json;
+use utoipa::OpenApi;
+use utoipa::openapi::{RefOr, Schema};
+
+/// What stands above the routes.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Echoic",
+        description = "A self-hosted backend for LLM chat with conversation memory.",
+        license(name = "MIT OR Apache-2.0")
+    ),
+    tags(
+        (name = "chat", description = "Turns: a message in, the streamed reply out"),
+        (name = "sessions", description = "Conversations"),
+        (name = "messages", description = "What was said in them"),
+        (name = "memory", description = "What of it the model is shown"),
+        (name = "import", description = "Conversations from elsewhere"),
+        (name = "models", description = "Who answers"),
+        (name = "health", description = "For whoever keeps the server running"),
+    )
+)]
+pub(super) struct Document;
+
+/// Lists the codes of errors, which are stable, in the schema of a failure.
+pub(super) fn complete(mut document: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi {
+    let schemas = document.components.as_mut().map(|components| &mut components.schemas);
+    let failure = schemas.and_then(|schemas| schemas.get_mut("FailureCode"));
+    if let Some(RefOr::T(Schema::Object(object))) = failure
+        && let Some(RefOr::T(Schema::Object(code))) = object.properties.get_mut("code")
+    {
+        code.enum_values = Some(Kind::ALL.iter().map(|kind| json!(kind.code())).collect());
+    }
+    document
+}
+
+/// This document.
+pub(super) async fn document() -> Json<utoipa::openapi::OpenApi> {
+    Json(super::openapi_document())
+}

@@ -1,0 +1,89 @@
+//! Every route in one list, and what happens around all of them.
+
+use super::openapi::{Document, complete};
+use super::{
+    Api, chat, extract, guard, health, import, memory, messages, models, openapi, pages, sessions,
+};
+use crate::error::Error;
+use axum::Router;
+use axum::http::{HeaderName, HeaderValue, Method};
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use std::any::Any;
+use std::time::Duration;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::{AllowHeaders, CorsLayer};
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+/// The routes that the OpenAPI document describes. Those marked public need no credentials.
+fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(chat::chat))
+        .routes(routes!(chat::stop))
+        .routes(routes!(chat::regenerate))
+        .routes(routes!(sessions::create, sessions::list, sessions::delete_many))
+        .routes(routes!(sessions::get, sessions::change, sessions::delete))
+        .routes(routes!(sessions::set_title))
+        .routes(routes!(sessions::set_meta))
+        .routes(routes!(memory::preview))
+        .routes(routes!(messages::list))
+        .routes(routes!(messages::get))
+        .routes(routes!(messages::post))
+        .routes(routes!(import::import))
+        .routes(routes!(models::list))
+        .routes(routes!(health::live)) // public
+        .routes(routes!(health::ready)) // public
+}
+
+/// The whole service.
+pub fn router(api: Api) -> Router {
+    let (routes, _) = routes().split_for_parts();
+    let cors = cors(&api.cors_origins);
+    let router = routes
+        .route("/api/openapi.json", get(openapi::document)) // public
+        .route("/", get(pages::start)) // public
+        .fallback(extract::not_found)
+        .method_not_allowed_fallback(extract::method_not_allowed)
+        .layer(from_fn_with_state(api.clone(), guard::same_site))
+        .with_state(api);
+    let router = match cors {
+        Some(cors) => router.layer(cors),
+        None => router,
+    };
+    router.layer(CatchPanicLayer::custom(panicked)).layer(from_fn(guard::with_request_id))
+}
+
+/// The OpenAPI document.
+pub fn openapi_document() -> utoipa::openapi::OpenApi {
+    complete(routes().into_openapi())
+}
+
+/// Closed unless the operator lists origins.
+fn cors(origins: &[String]) -> Option<CorsLayer> {
+    if origins.is_empty() {
+        return None;
+    }
+    let origins: Vec<HeaderValue> =
+        origins.iter().filter_map(|origin| origin.parse().ok()).collect();
+    let exposed =
+        ["x-request-id", "etag", "retry-after", "x-should-retry"].map(HeaderName::from_static);
+    Some(
+        CorsLayer::new()
+            .allow_origin(origins)
+            .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
+            .allow_headers(AllowHeaders::mirror_request())
+            .expose_headers(exposed)
+            .allow_credentials(true)
+            .max_age(Duration::from_secs(600)),
+    )
+}
+
+/// A mistake of ours is told as one, without its details.
+fn panicked(cause: Box<dyn Any + Send>) -> Response {
+    let text = cause.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = text.or_else(|| cause.downcast_ref::<String>().cloned()).unwrap_or_default();
+    Error::internal(format!("a handler panicked: {text}")).into_response()
+}

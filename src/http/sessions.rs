@@ -1,0 +1,383 @@
+//! `/api/chat-sessions`: sessions created, listed, read, changed, deleted.
+
+use super::Api;
+use super::body::{JsonBody, nullable, present};
+use super::envelope::{Answer, Envelope, Failure, ok};
+use super::extract::{Caller, SessionPath, if_match};
+use super::query::Query;
+use crate::clock;
+use crate::domain::page::{Cursor, MAX_LIMIT, Pagination, Place, SessionQuery, Sort};
+use crate::domain::principal::Access;
+use crate::domain::session::{JsonObject, MAX_PARTICIPANTS, SessionStatus, Settings};
+use crate::domain::text::words;
+use crate::domain::title::Title;
+use crate::domain::{Invalid, ProjectId, Session, SessionId, Timestamp, UserId};
+use crate::error::{Error, Result};
+use crate::store::{DeleteFilter, NewSession, SessionChange};
+use axum::Json;
+use axum::extract::State;
+use axum::http::header::{ETAG, HeaderName};
+use axum::http::{HeaderMap, StatusCode};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+
+/// Words of a search beyond these are not looked at.
+const MAX_SEARCH_WORDS: usize = 16;
+
+type SessionAnswer = ([(HeaderName, String); 1], Json<Envelope<Session>>);
+
+fn with_etag(message: &'static str, session: Session) -> SessionAnswer {
+    ([(ETAG, format!("\"{}\"", session.version))], ok(message, session))
+}
+
+/// A session to create.
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct CreateSession {
+    /// Trimmed, at most 200 characters; "New Chat" until the first message names the session.
+    #[serde(alias = "name")]
+    title: Option<String>,
+    project_id: Option<String>,
+    /// Users beside the caller.
+    participants: Vec<String>,
+    /// An object up to 16 KiB.
+    #[schema(value_type = Object)]
+    meta: Option<Box<RawValue>>,
+    /// An object up to 16 KiB, or a string that holds one.
+    #[schema(value_type = Object)]
+    user_meta: Option<Box<RawValue>>,
+    /// An object up to 16 KiB, or a string that holds one.
+    #[schema(value_type = Object)]
+    theme: Option<Box<RawValue>>,
+    settings: Settings,
+    /// 1 to 128 characters of `A-Za-z0-9._:-`. Repeated by its owner it gives the same session.
+    session_id: Option<String>,
+}
+
+/// Create a session.
+#[utoipa::path(
+    post, path = "/api/chat-sessions", tag = "sessions", request_body = CreateSession,
+    responses(
+        (status = 201, description = "Created", body = Envelope<Session>),
+        (status = 200, description = "The sessionId was used before by the same user: that session", body = Envelope<Session>),
+        (status = "default", body = Failure),
+    )
+)]
+pub(super) async fn create(
+    State(api): State<Api>,
+    Caller(who): Caller,
+    JsonBody(body): JsonBody<CreateSession>,
+) -> Answer<(StatusCode, SessionAnswer)> {
+    let new = NewSession {
+        id: body.session_id.map(|id| SessionId::parse("sessionId", &id)).transpose()?,
+        title: Title::given(body.title.as_deref())?,
+        project_id: body.project_id.map(|id| ProjectId::parse("projectId", &id)).transpose()?,
+        participants: participants(body.participants)?,
+        meta: object("meta", body.meta)?.unwrap_or_default(),
+        user_meta: object("userMeta", body.user_meta)?.unwrap_or_default(),
+        theme: object("theme", body.theme)?.unwrap_or_default(),
+        settings: checked_settings(&api, body.settings)?,
+    };
+    let (session, is_new) = api.store.create_session(&who, new, clock::now()).await?;
+    Ok(if is_new {
+        (StatusCode::CREATED, with_etag("Session created successfully", session))
+    } else {
+        (StatusCode::OK, with_etag("Session retrieved successfully", session))
+    })
+}
+
+fn participants(users: Vec<String>) -> Result<Vec<UserId>> {
+    if users.len() >= MAX_PARTICIPANTS {
+        return Err(Error::invalid("participants", "must be at most 99 users beside the owner"));
+    }
+    users.iter().map(|user| Ok(UserId::parse("participants", user)?)).collect()
+}
+
+fn object(field: &'static str, raw: Option<Box<RawValue>>) -> Result<Option<JsonObject>, Invalid> {
+    raw.map(|raw| JsonObject::parse(field, &raw)).transpose()
+}
+
+fn checked_settings(api: &Api, settings: Settings) -> Result<Settings> {
+    settings.checked(api.limits.message).map_err(|invalid| invalid.within("settings").into())
+}
+
+/// A page of sessions.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct SessionList {
+    /// Pinned ones first, then in the order asked for; without `nodes`.
+    sessions: Vec<Session>,
+    /// For a numbered page.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pagination: Option<Pagination>,
+    /// Where the list goes on, stable while sessions arrive; `null` at its end.
+    next_cursor: Option<String>,
+}
+
+/// List the caller's sessions: pinned first, then newest activity.
+#[utoipa::path(
+    get, path = "/api/chat-sessions", tag = "sessions",
+    params(
+        ("page" = Option<u32>, Query, description = "From 1; a page past the end is empty"),
+        ("limit" = Option<u32>, Query, description = "From 1 to 100, 20 by default"),
+        ("cursor" = Option<String>, Query, description = "A nextCursor, in place of page"),
+        ("search" = Option<String>, Query, description = "Every word must begin a word of the title; case and accents do not count"),
+        ("projectId" = Option<String>, Query, description = "Only sessions of this project"),
+        ("status" = Option<String>, Query, description = "Only sessions with this status"),
+        ("archived" = Option<String>, Query, description = "true, false (default) or all"),
+        ("sort" = Option<String>, Query, description = "lastMessageAt, createdAt, updatedAt or title; - in front for descending"),
+    ),
+    responses((status = 200, body = Envelope<SessionList>), (status = "default", body = Failure))
+)]
+pub(super) async fn list(
+    State(api): State<Api>,
+    Caller(who): Caller,
+    query: Query,
+) -> Answer<Json<Envelope<SessionList>>> {
+    let query = session_query(query)?;
+    let page = api.store.sessions(&who, query).await?;
+    let list = SessionList {
+        sessions: page.sessions,
+        pagination: page.pagination,
+        next_cursor: page.next.map(|cursor| cursor.encode()),
+    };
+    Ok(ok("Sessions retrieved successfully", list))
+}
+
+fn session_query(mut query: Query) -> Result<SessionQuery> {
+    let sort = query.parsed("sort", Sort::parse).unwrap_or_default();
+    let page = query.number("page", 1..=u32::MAX);
+    let cursor = query.parsed("cursor", |text| Cursor::decode(text, sort));
+    if page.is_some() && cursor.is_some() {
+        query.complain("cursor", "must not come with page");
+    }
+    let search = query.text("search").filter(|search| !search.trim().is_empty());
+    let found = SessionQuery {
+        place: cursor.map_or(Place::Page(page.unwrap_or(1)), Place::After),
+        limit: query.number("limit", 1..=MAX_LIMIT).unwrap_or(20),
+        sort,
+        search: search.map(|search| words(&search).into_iter().take(MAX_SEARCH_WORDS).collect()),
+        project_id: query.parsed("projectId", |id| ProjectId::parse("projectId", id)),
+        status: query.parsed("status", SessionStatus::parse),
+        archived: query
+            .word("archived", &[("true", Some(true)), ("false", Some(false)), ("all", None)])
+            .unwrap_or(Some(false)),
+    };
+    query.finish()?;
+    Ok(found)
+}
+
+/// Read one session.
+#[utoipa::path(
+    get, path = "/api/chat-sessions/{sessionId}", tag = "sessions",
+    params(("sessionId" = String, Path)),
+    responses((status = 200, body = Envelope<Session>), (status = "default", body = Failure))
+)]
+pub(super) async fn get(
+    State(api): State<Api>,
+    Caller(who): Caller,
+    SessionPath(id): SessionPath,
+    query: Query,
+) -> Answer<SessionAnswer> {
+    query.finish()?;
+    let session = api.store.session(&who, &id, Access::Participate).await?;
+    Ok(with_etag("Session retrieved successfully", session))
+}
+
+/// Fields to replace; those left out stay as they are.
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct ChangeSession {
+    /// At most 200 characters; null or blank resets to the default.
+    #[serde(alias = "name", deserialize_with = "present")]
+    title: Option<Option<String>>,
+    /// `active`, `agent_assigned`, `closed` or another word of `a-z_`.
+    status: Option<String>,
+    archived: Option<bool>,
+    pinned: Option<bool>,
+    #[schema(value_type = Object)]
+    meta: Option<Box<RawValue>>,
+    #[schema(value_type = Object)]
+    user_meta: Option<Box<RawValue>>,
+    #[schema(value_type = Object)]
+    theme: Option<Box<RawValue>>,
+    settings: Option<Settings>,
+    participants: Option<Vec<String>>,
+    /// Null takes the session out of its project.
+    #[serde(deserialize_with = "present")]
+    project_id: Option<Option<String>>,
+}
+
+/// Change a session's own fields. `If-Match` with the `ETag` guards against overwriting.
+#[utoipa::path(
+    patch, path = "/api/chat-sessions/{sessionId}", tag = "sessions",
+    params(("sessionId" = String, Path), ("If-Match" = Option<String>, Header)),
+    request_body = ChangeSession,
+    responses((status = 200, body = Envelope<Session>), (status = "default", body = Failure))
+)]
+pub(super) async fn change(
+    State(api): State<Api>,
+    Caller(who): Caller,
+    SessionPath(id): SessionPath,
+    headers: HeaderMap,
+    JsonBody(body): JsonBody<ChangeSession>,
+) -> Answer<SessionAnswer> {
+    let project_id = match body.project_id {
+        None => None,
+        Some(None) => Some(None),
+        Some(Some(id)) => Some(Some(ProjectId::parse("projectId", &id)?)),
+    };
+    let change = SessionChange {
+        title: body.title.map(|title| Title::given(title.as_deref())).transpose()?,
+        status: body.status.map(|status| SessionStatus::parse(&status)).transpose()?,
+        archived: body.archived,
+        pinned: body.pinned,
+        meta: object("meta", body.meta)?,
+        user_meta: object("userMeta", body.user_meta)?,
+        theme: object("theme", body.theme)?,
+        settings: body.settings.map(|settings| checked_settings(&api, settings)).transpose()?,
+        participants: body.participants.map(participants).transpose()?,
+        project_id,
+    };
+    let silences_the_model =
+        change.status.as_ref().is_some_and(|s| s.is_closed() || s.is_agent_assigned());
+    let mut session =
+        api.store.change_session(&who, &id, change, if_match(&headers)?, clock::now()).await?;
+    if silences_the_model && session.active_turn.is_some() {
+        api.chat.stop_in(&session).await;
+        session = api.store.session(&who, &id, Access::Participate).await?;
+    }
+    Ok(with_etag("Session updated successfully", session))
+}
+
+/// A new title.
+#[derive(Deserialize, ToSchema)]
+pub(super) struct NewTitle {
+    /// At most 200 characters after trimming; null or blank resets to the default.
+    #[serde(alias = "name", deserialize_with = "nullable")]
+    #[schema(required)]
+    title: Option<String>,
+}
+
+/// Rename a session.
+#[utoipa::path(
+    put, path = "/api/chat-sessions/{sessionId}/title", tag = "sessions",
+    params(("sessionId" = String, Path), ("If-Match" = Option<String>, Header)),
+    request_body = NewTitle,
+    responses((status = 200, body = Envelope<Session>), (status = "default", body = Failure))
+)]
+pub(super) async fn set_title(
+    State(api): State<Api>,
+    Caller(who): Caller,
+    SessionPath(id): SessionPath,
+    headers: HeaderMap,
+    JsonBody(body): JsonBody<NewTitle>,
+) -> Answer<SessionAnswer> {
+    let title = Title::given(body.title.as_deref())?;
+    let change = SessionChange { title: Some(title), ..SessionChange::default() };
+    let session =
+        api.store.change_session(&who, &id, change, if_match(&headers)?, clock::now()).await?;
+    Ok(with_etag("Session updated successfully", session))
+}
+
+/// New data of the application's own.
+#[derive(Deserialize, ToSchema)]
+pub(super) struct NewMeta {
+    /// An object up to 16 KiB.
+    #[schema(value_type = Object)]
+    meta: Box<RawValue>,
+}
+
+/// Replace a session's meta.
+#[utoipa::path(
+    put, path = "/api/chat-sessions/{sessionId}/meta", tag = "sessions",
+    params(("sessionId" = String, Path), ("If-Match" = Option<String>, Header)),
+    request_body = NewMeta,
+    responses((status = 200, body = Envelope<Session>), (status = "default", body = Failure))
+)]
+pub(super) async fn set_meta(
+    State(api): State<Api>,
+    Caller(who): Caller,
+    SessionPath(id): SessionPath,
+    headers: HeaderMap,
+    JsonBody(body): JsonBody<NewMeta>,
+) -> Answer<SessionAnswer> {
+    let meta = JsonObject::parse("meta", &body.meta)?;
+    let change = SessionChange { meta: Some(meta), ..SessionChange::default() };
+    let session =
+        api.store.change_session(&who, &id, change, if_match(&headers)?, clock::now()).await?;
+    Ok(with_etag("Session updated successfully", session))
+}
+
+/// What was deleted.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct DeletedSession {
+    #[schema(value_type = String)]
+    session_id: SessionId,
+    deleted_messages: u64,
+}
+
+/// Delete a session with all its messages; a running reply is stopped.
+#[utoipa::path(
+    delete, path = "/api/chat-sessions/{sessionId}", tag = "sessions",
+    params(("sessionId" = String, Path)),
+    responses((status = 200, body = Envelope<DeletedSession>), (status = "default", body = Failure))
+)]
+pub(super) async fn delete(
+    State(api): State<Api>,
+    Caller(who): Caller,
+    SessionPath(id): SessionPath,
+    query: Query,
+) -> Answer<Json<Envelope<DeletedSession>>> {
+    query.finish()?;
+    let deleted = api.store.delete_session(&who, &id).await?;
+    api.chat.abandon(&deleted.turns);
+    let deleted = DeletedSession { session_id: id, deleted_messages: deleted.messages };
+    Ok(ok("Session deleted successfully", deleted))
+}
+
+/// How much was deleted.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct DeletedSessions {
+    deleted_sessions: u64,
+    deleted_messages: u64,
+}
+
+/// Delete the caller's own sessions of a project, or those without activity since a time.
+#[utoipa::path(
+    delete, path = "/api/chat-sessions", tag = "sessions",
+    params(
+        ("projectId" = Option<String>, Query),
+        ("before" = Option<String>, Query, description = "RFC 3339"),
+    ),
+    responses((status = 200, body = Envelope<DeletedSessions>), (status = "default", body = Failure))
+)]
+pub(super) async fn delete_many(
+    State(api): State<Api>,
+    Caller(who): Caller,
+    mut query: Query,
+) -> Answer<Json<Envelope<DeletedSessions>>> {
+    let project = query.parsed("projectId", |id| ProjectId::parse("projectId", id));
+    let before = query.parsed("before", |time| {
+        Timestamp::parse(time).ok_or_else(|| Invalid::new("before", "must be a time in RFC 3339"))
+    });
+    query.finish()?;
+    let filter = match (project, before) {
+        (Some(project), None) => DeleteFilter::Project(project),
+        (None, Some(time)) => DeleteFilter::Before(time),
+        _ => {
+            return Err(Error::invalid(
+                "projectId",
+                "or before, one of the two, must say what to delete",
+            ));
+        }
+    };
+    let deleted = api.store.delete_sessions(&who, filter).await?;
+    api.chat.abandon(&deleted.turns);
+    let deleted =
+        DeletedSessions { deleted_sessions: deleted.sessions, deleted_messages: deleted.messages };
+    Ok(ok("Sessions deleted successfully", deleted))
+}

@@ -1,0 +1,20 @@
+//! The log: set up once, at start. Message text and secrets never go into it.
+
+use crate::config::LogFormat;
+use std::io::IsTerminal;
+use tracing_subscriber::EnvFilter;
+
+/// Sends the log to standard error. Fails if the directives cannot be read.
+pub fn start(directives: &str, format: LogFormat) -> Result<(), String> {
+    let filter = EnvFilter::try_new(directives)
+        .map_err(|error| format!("RUST_LOG={directives}: {error}"))?;
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    let started = match format {
+        LogFormat::Text => log.with_target(false).try_init(),
+        LogFormat::Json => log.json().flatten_event(true).try_init(),
+    };
+    started.map_err(|error| error.to_string())
+}

@@ -1,0 +1,156 @@
+//! Who may import whom: the rules of docs/ARCHITECTURE.md, checked against the sources.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// Each module and the modules of ours that it may name. `app` may name all.
+const MAY_IMPORT: &[(&str, &[&str])] = &[
+    ("domain", &[]),
+    ("clock", &["domain"]),
+    ("error", &["domain"]),
+    ("prompts", &["error"]),
+    ("store", &["domain", "error"]),
+    ("provider", &["domain", "error"]),
+    ("auth", &["domain", "error"]),
+    ("memory", &["domain", "error", "store", "provider", "prompts"]),
+    ("transfer", &["domain", "error", "store", "memory"]),
+    ("chat", &["domain", "error", "clock", "store", "provider", "memory"]),
+    ("http", &["domain", "error", "clock", "store", "memory", "auth", "chat", "transfer"]),
+    ("config", &["domain", "auth", "http", "store"]),
+    ("telemetry", &["config"]),
+    (
+        "cli",
+        &[
+            "app",
+            "config",
+            "telemetry",
+            "domain",
+            "error",
+            "clock",
+            "store",
+            "memory",
+            "auth",
+            "chat",
+            "transfer",
+        ],
+    ),
+];
+
+/// Each vendor and the one place that may name it.
+const LIVES_IN: &[(&str, &[&str])] = &[
+    ("axum", &["http/", "app.rs"]),
+    ("tower_http", &["http/"]),
+    ("async_openai", &["provider/openai/"]),
+    ("reqwest", &["provider/"]),
+    ("rusqlite", &["store/sqlite/"]),
+    ("minijinja", &["prompts.rs"]),
+    ("tiktoken_rs", &["memory/tokens.rs"]),
+    ("clap", &["config.rs"]),
+    ("dotenvy", &["config.rs"]),
+    ("std::env", &["config.rs"]),
+    ("tracing_subscriber", &["telemetry.rs"]),
+];
+
+fn sources() -> Vec<(String, String)> {
+    fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                collect(&path, files);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                files.push(path);
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    collect(&root, &mut files);
+    let read = |path: PathBuf| {
+        let name = path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
+        // Tests inside a file may use what they like.
+        let text = std::fs::read_to_string(&path).unwrap();
+        let code = text.split("#[cfg(test)]").next().unwrap().to_owned();
+        (name, code)
+    };
+    files.into_iter().map(read).collect()
+}
+
+/// Lines that are code, not comment.
+fn code(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter(|line| !line.trim_start().starts_with("//"))
+}
+
+#[test]
+fn modules_name_only_those_below_them() {
+    let mut wrong = Vec::new();
+    for (file, text) in sources() {
+        let module = file.split(['/', '.']).next().unwrap();
+        let Some((_, allowed)) = MAY_IMPORT.iter().find(|(name, _)| *name == module) else {
+            assert!(
+                matches!(module, "main" | "lib" | "app"),
+                "{file} belongs to a module without a rule"
+            );
+            continue;
+        };
+        for line in code(&text) {
+            for rest in line.split("crate::").skip(1) {
+                let named =
+                    rest.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next().unwrap();
+                if named != module && !named.is_empty() && !allowed.contains(&named) {
+                    wrong.push(format!("{file}: {}", line.trim()));
+                }
+            }
+        }
+    }
+    assert_eq!(wrong, Vec::<String>::new());
+}
+
+#[test]
+fn each_vendor_stays_in_its_place() {
+    let mut wrong = Vec::new();
+    for (file, text) in sources() {
+        for (vendor, places) in LIVES_IN {
+            let names = |line: &str| {
+                let at = line.find(&format!("{vendor}::"));
+                at.is_some_and(|at| {
+                    !line[..at].ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
+                })
+            };
+            let is_home = places.iter().any(|place| file.starts_with(place));
+            wrong.extend(
+                code(&text)
+                    .filter(|line| !is_home && names(line))
+                    .map(|line| format!("{file}: {}", line.trim())),
+            );
+        }
+    }
+    assert_eq!(wrong, Vec::<String>::new());
+}
+
+#[test]
+fn concrete_stores_and_providers_are_named_only_where_the_application_is_put_together() {
+    let concrete = ["SqliteStore", "openai::", "demo::"];
+    let mut wrong = BTreeSet::new();
+    for (file, text) in sources() {
+        let is_home = ["app.rs", "store/", "provider/"].iter().any(|place| file.starts_with(place));
+        for line in code(&text).filter(|_| !is_home) {
+            wrong.extend(
+                concrete
+                    .iter()
+                    .filter(|name| line.contains(*name))
+                    .map(|name| format!("{file}: {name}")),
+            );
+        }
+    }
+    assert_eq!(wrong, BTreeSet::new());
+}
+
+#[test]
+fn no_file_is_longer_than_500_lines() {
+    let long: Vec<_> = sources()
+        .into_iter()
+        .map(|(file, text)| (file, text.lines().count()))
+        .filter(|(_, lines)| *lines > 500)
+        .collect();
+    assert_eq!(long, []);
+}

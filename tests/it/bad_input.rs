@@ -1,0 +1,336 @@
+//! Bad input: each gets an answer that names the field, and nothing is stored.
+
+use crate::support::Server;
+use crate::support::server::read;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+/// Sends a body and asserts that it is refused for this field.
+async fn refused(
+    server: &Server,
+    method: Method,
+    path: &str,
+    body: &str,
+    status: u16,
+    field: &str,
+) {
+    let request = server.request(method.clone(), path).header("content-type", "application/json");
+    let reply = read(request.body(body.to_owned())).await;
+    let shown: String = body.chars().take(100).collect();
+    assert_eq!(reply.status, status, "{method} {path} {shown}: {}", reply.body);
+    let details = &reply.body["error"]["details"];
+    assert!(details.get(field).is_some(), "{method} {path} {shown}: {}", reply.body);
+}
+
+#[tokio::test]
+async fn a_bad_body_is_refused_with_the_fields_name() {
+    let server = Server::start().await;
+    let session = server.session().await;
+    let (chat, sessions, messages) = ("/api/chat", "/api/chat-sessions", "/api/chat-messages");
+    let own = format!("/api/chat-sessions/{session}");
+    let (title, meta) = (format!("{own}/title"), format!("{own}/meta"));
+    let post = |content: &str| {
+        format!(r#"{{"chatSessionId":"{session}","role":"user","content":{content}}}"#)
+    };
+    let deep = format!("{}{}", "{\"a\":".repeat(300), "1") + &"}".repeat(300);
+    let big_title = format!(r#"{{"title":"{}"}}"#, "x".repeat(1 << 20));
+    let big_meta = format!(r#"{{"meta":{{"a":"{}"}}}}"#, "x".repeat(17 * 1024));
+    let cases: Vec<(Method, &str, String, u16, &str)> = vec![
+        (Method::POST, chat, "{".into(), 400, "body"),
+        (Method::POST, chat, "[]".into(), 400, "body"),
+        (Method::POST, chat, r#"{"message":"x"} trailing"#.into(), 400, "body"),
+        (Method::POST, chat, "{}".into(), 400, "message"),
+        (Method::POST, chat, r#"{"message":7}"#.into(), 400, "message"),
+        (Method::POST, chat, r#"{"message":"  "}"#.into(), 400, "message"),
+        (Method::POST, chat, r#"{"message":"a\u0000b"}"#.into(), 400, "message"),
+        (Method::POST, chat, r#"{"message":"a\ud800b"}"#.into(), 400, "message"),
+        (Method::POST, chat, r#"{"message":"x","sessionId":"no/slash"}"#.into(), 400, "sessionId"),
+        (
+            Method::POST,
+            chat,
+            format!(r#"{{"message":"x","sessionId":"{}"}}"#, "x".repeat(129)),
+            400,
+            "sessionId",
+        ),
+        (
+            Method::POST,
+            chat,
+            r#"{"message":"x","clientMessageId":""}"#.into(),
+            400,
+            "clientMessageId",
+        ),
+        (Method::POST, chat, r#"{"message":"x","temperature":3}"#.into(), 400, "temperature"),
+        (Method::POST, chat, r#"{"message":"x","temperature":"hot"}"#.into(), 400, "temperature"),
+        (Method::POST, chat, r#"{"message":"x","topP":1.1}"#.into(), 400, "topP"),
+        (
+            Method::POST,
+            chat,
+            r#"{"message":"x","maxOutputTokens":0}"#.into(),
+            400,
+            "maxOutputTokens",
+        ),
+        (
+            Method::POST,
+            chat,
+            r#"{"message":"x","maxOutputTokens":-1}"#.into(),
+            400,
+            "maxOutputTokens",
+        ),
+        (Method::POST, chat, r#"{"message":"x","model":""}"#.into(), 400, "model"),
+        (
+            Method::POST,
+            chat,
+            r#"{"message":"x","memory":{"strategy":"psychic"}}"#.into(),
+            400,
+            "memory.strategy",
+        ),
+        (
+            Method::POST,
+            chat,
+            r#"{"message":"x","memory":{"lastMessages":0}}"#.into(),
+            400,
+            "memory.lastMessages",
+        ),
+        (Method::POST, chat, r#"{"message":"x","onBusy":"shout"}"#.into(), 400, "onBusy"),
+        (Method::POST, chat, r#"{"message":"x","trigger":"dance"}"#.into(), 400, "trigger"),
+        (Method::POST, chat, r#"{"message":"x","parts":[{"no":"type"}]}"#.into(), 400, "parts"),
+        (Method::POST, chat, r#"{"messages":[]}"#.into(), 400, "id"),
+        (Method::POST, chat, r#"{"id":"a","messages":[]}"#.into(), 400, "messages"),
+        (
+            Method::POST,
+            chat,
+            r#"{"id":"a","messages":[{"id":"m","role":"assistant","parts":[]}]}"#.into(),
+            400,
+            "messages",
+        ),
+        (
+            Method::POST,
+            chat,
+            r#"{"id":"a","messages":[{"id":"m","role":"user","parts":[]}]}"#.into(),
+            400,
+            "messages",
+        ),
+        (
+            Method::POST,
+            chat,
+            r#"{"id":"a","messages":[{"id":"m","role":"user","parts":[{"type":"text"}]}]}"#.into(),
+            400,
+            "messages",
+        ),
+        (
+            Method::POST,
+            chat,
+            r#"{"id":"a","messages":[{"role":"user","parts":[]}]}"#.into(),
+            400,
+            "messages",
+        ),
+        (Method::POST, chat, format!(r#"{{"message":"{}"}}"#, "x".repeat(300_000)), 413, "message"),
+        (
+            Method::POST,
+            chat,
+            format!(r#"{{"message":"x","pad":"{}"}}"#, "x".repeat(33 << 20)),
+            413,
+            "body",
+        ),
+        (Method::POST, sessions, r#"{"sessionId":"a b"}"#.into(), 400, "sessionId"),
+        (Method::POST, sessions, r#"{"title":5}"#.into(), 400, "title"),
+        (Method::POST, sessions, big_title.clone(), 400, "title"),
+        (Method::POST, sessions, r#"{"title":"a\u0000"}"#.into(), 400, "title"),
+        (Method::POST, sessions, r#"{"meta":[]}"#.into(), 400, "meta"),
+        (Method::POST, sessions, r#"{"meta":"{}x"}"#.into(), 400, "meta"),
+        (Method::POST, sessions, format!(r#"{{"meta":{deep}}}"#), 400, "meta"),
+        (Method::POST, sessions, r#"{"meta":{"a":"\ud800"}}"#.into(), 400, "meta"),
+        (Method::POST, sessions, big_meta.clone(), 400, "meta"),
+        (Method::POST, sessions, r#"{"userMeta":"not json"}"#.into(), 400, "userMeta"),
+        (Method::POST, sessions, r#"{"theme":7}"#.into(), 400, "theme"),
+        (Method::POST, sessions, r#"{"participants":["  "]}"#.into(), 400, "participants"),
+        (Method::POST, sessions, r#"{"participants":"bob"}"#.into(), 400, "participants"),
+        (
+            Method::POST,
+            sessions,
+            r#"{"settings":{"temperature":9}}"#.into(),
+            400,
+            "settings.temperature",
+        ),
+        (Method::POST, sessions, r#"{"projectId":"p p"}"#.into(), 400, "projectId"),
+        (Method::POST, sessions, format!(r#"{{"pad":"{}"}}"#, "x".repeat(3 << 20)), 413, "body"),
+        (Method::PATCH, &own, r#"{"status":"Active!"}"#.into(), 400, "status"),
+        (Method::PATCH, &own, r#"{"archived":"yes"}"#.into(), 400, "archived"),
+        (Method::PUT, &title, "{}".into(), 400, "title"),
+        (Method::PUT, &title, big_title, 400, "title"),
+        (Method::PUT, &meta, "{}".into(), 400, "meta"),
+        (Method::PUT, &meta, r#"{"meta":null}"#.into(), 400, "meta"),
+        (Method::PUT, &meta, big_meta, 400, "meta"),
+        (Method::POST, messages, r#"{"role":"user","content":"x"}"#.into(), 400, "chatSessionId"),
+        (Method::POST, messages, post("\"\""), 400, "content"),
+        (Method::POST, messages, post("null"), 400, "content"),
+        (Method::POST, messages, post(r#""a\u0000""#), 400, "content"),
+        (Method::POST, messages, post("\"x\"").replace("\"user\"", "\"robot\""), 400, "role"),
+        (Method::POST, messages, post("\"x\",\"type\":\"smell\""), 400, "type"),
+        (Method::POST, messages, post("\"x\",\"createdAt\":\"yesterday\""), 400, "createdAt"),
+        (Method::POST, messages, post("\"x\",\"parentId\":\"?\""), 400, "parentId"),
+    ];
+    for (method, path, body, status, field) in cases {
+        refused(&server, method, path, &body, status, field).await;
+    }
+    assert_eq!(
+        server.get("/api/chat-sessions?archived=all").await.data()["pagination"]["total"],
+        1
+    );
+    assert_eq!(server.said(&session).await, Vec::<String>::new());
+    assert!(server.upstream.is_idle().await);
+}
+
+#[tokio::test]
+async fn a_bad_query_is_refused_with_the_names_of_all_that_is_wrong() {
+    let server = Server::start().await;
+    let session = server.session().await;
+    let own = format!("/api/chat-sessions/{session}");
+    for (query, fields) in [
+        ("/api/chat-sessions?limit=0".to_owned(), vec!["limit"]),
+        ("/api/chat-sessions?limit=101".to_owned(), vec!["limit"]),
+        (
+            "/api/chat-sessions?limit=ten&page=0&archived=maybe".to_owned(),
+            vec!["archived", "limit", "page"],
+        ),
+        ("/api/chat-sessions?sort=size".to_owned(), vec!["sort"]),
+        ("/api/chat-sessions?cursor=abc".to_owned(), vec!["cursor"]),
+        ("/api/chat-sessions?colour=red&limit=3".to_owned(), vec!["colour"]),
+        ("/api/chat-sessions?limit=3&limit=4".to_owned(), vec!["limit"]),
+        ("/api/chat-sessions?status=No".to_owned(), vec!["status"]),
+        (format!("{own}?verbose=1"), vec!["verbose"]),
+        (format!("{own}/messages?limit=0"), vec!["limit"]),
+        (format!("{own}/messages?view=some&format=xml"), vec!["format", "view"]),
+        (format!("{own}/messages?before=a&after=b"), vec!["after"]),
+        (
+            format!("{own}/memory?strategy=psychic&maxTokens=-1&lastMessages=0"),
+            vec!["lastMessages", "maxTokens", "strategy"],
+        ),
+        ("/api/models?x=1".to_owned(), vec!["x"]),
+    ] {
+        let reply = server.get(&query).await;
+        assert_eq!(reply.failure(), (400, "invalid_request"), "{query}");
+        let named: Vec<_> =
+            reply.body["error"]["details"].as_object().unwrap().keys().cloned().collect();
+        assert_eq!(named, fields, "{query}");
+    }
+}
+
+#[tokio::test]
+async fn ids_in_paths_keep_to_their_alphabet() {
+    let server = Server::start().await;
+    let session = server.session().await;
+    let long = "x".repeat(129);
+    for path in [
+        "/api/chat-sessions/a%20b".to_owned(),
+        format!("/api/chat-sessions/{long}"),
+        "/api/chat-sessions/%00/messages".to_owned(),
+        "/api/chat-sessions/%ff".to_owned(),
+    ] {
+        let reply = server.get(&path).await;
+        assert_eq!(reply.failure(), (400, "invalid_request"), "{path}");
+        assert!(reply.body["error"]["details"]["sessionId"].is_string(), "{path}");
+    }
+    let reply = server.get(&format!("/api/chat-sessions/{session}/messages/a%2Fb")).await;
+    assert!(reply.body["error"]["details"]["messageId"].is_string());
+}
+
+#[tokio::test]
+async fn routes_and_methods_that_do_not_exist_are_told_in_the_envelope() {
+    let server = Server::start().await;
+    assert_eq!(server.get("/api/nothing").await.failure(), (404, "route_not_found"));
+    let wrong = server.delete("/api/chat").await;
+    assert_eq!(wrong.failure(), (405, "method_not_allowed"));
+    assert_eq!(wrong.header("allow"), "POST");
+    for reply in [server.get("/api/nothing").await, wrong] {
+        assert!(!reply.header("x-request-id").is_empty());
+        assert!(reply.body["message"].as_str().unwrap().ends_with('.'));
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_not_json_is_refused() {
+    let server = Server::start().await;
+    for kind in [
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+        "application/jsonx",
+    ] {
+        for path in ["/api/chat", "/api/chat-sessions", "/api/chat-messages", "/api/import"] {
+            let request = server
+                .request(Method::POST, path)
+                .header("content-type", kind)
+                .body("{\"message\":\"x\"}");
+            assert_eq!(
+                read(request).await.failure(),
+                (415, "unsupported_media_type"),
+                "{path} {kind}"
+            );
+        }
+    }
+    let bare = server.request(Method::POST, "/api/chat-sessions").body("{}");
+    assert_eq!(read(bare).await.failure(), (415, "unsupported_media_type"));
+    let charset = server
+        .request(Method::POST, "/api/chat-sessions")
+        .header("content-type", "Application/JSON; charset=utf-8");
+    assert_eq!(read(charset.body("{}")).await.status, 201);
+}
+
+#[tokio::test]
+async fn a_page_of_another_origin_cannot_write() {
+    let server = Server::with(&["--cors-origins=https://chat.example.com"]).await;
+    let own = server.base.clone();
+    let from = |method: Method, origin: &str| {
+        server.request(method, "/api/chat-sessions").header("origin", origin).json(&json!({}))
+    };
+    for foreign in [
+        "https://evil.example",
+        "null",
+        "http://127.0.0.1:1",
+        "https://chat.example.com.evil.example",
+    ] {
+        assert_eq!(
+            read(from(Method::POST, foreign)).await.failure(),
+            (403, "forbidden"),
+            "{foreign}"
+        );
+    }
+    assert_eq!(read(from(Method::POST, &own)).await.status, 201);
+    let allowed = read(from(Method::POST, "https://chat.example.com")).await;
+    assert_eq!(
+        (allowed.status, allowed.header("access-control-allow-origin")),
+        (201, "https://chat.example.com")
+    );
+    let read_only = read(from(Method::GET, "https://evil.example")).await;
+    assert_eq!((read_only.status, read_only.header("access-control-allow-origin")), (200, ""));
+    assert_eq!(server.get("/api/chat-sessions").await.data()["pagination"]["total"], 2);
+}
+
+#[tokio::test]
+async fn a_host_that_is_not_ours_is_refused_whatever_it_asks() {
+    let server = Server::with(&["--allowed-hosts=chat.example.com"]).await;
+    let ask = |host: &'static str| server.request(Method::GET, "/health/live").header("host", host);
+    assert_eq!(read(ask("rebound.example")).await.failure(), (403, "forbidden_host"));
+    assert_eq!(read(ask("127.0.0.1.evil.example")).await.failure(), (403, "forbidden_host"));
+    for ours in ["localhost", "localhost:1234", "chat.example.com", "[::1]:8080"] {
+        assert_eq!(read(ask(ours)).await.status, 200, "{ours}");
+    }
+}
+
+#[tokio::test]
+async fn a_panic_or_a_mistake_shows_nothing_of_the_inside() {
+    let server = Server::start().await;
+    let broken = rusqlite::Connection::open(server.database()).unwrap();
+    let session = server.session().await;
+    broken.execute("UPDATE sessions SET settings = 'not json'", []).unwrap();
+    let reply = server.get(&format!("/api/chat-sessions/{session}")).await;
+    assert_eq!(reply.failure(), (503, "store_unavailable"));
+    let shown = reply.body.to_string();
+    assert!(
+        !shown.contains("json")
+            && !shown.contains("line")
+            && reply.body["error"]["details"] == Value::Null,
+        "{shown}"
+    );
+}

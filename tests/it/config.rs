@@ -1,0 +1,155 @@
+//! Configuration: what the documentation says of it, and what the program makes of it.
+
+use crate::support::process::{Process, run};
+use echoic::config::{Config, Refusal, variables};
+use std::collections::HashMap;
+use std::path::Path;
+
+fn document(name: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
+}
+
+/// Name, default and meaning of each variable; a default that is no plain value stands in the help.
+fn rows() -> Vec<(&'static str, String, String)> {
+    let row = |(name, default, help): (&'static str, String, String)| match help
+        .split_once(" [default: ")
+    {
+        Some((meaning, described)) => {
+            (name, described.trim_end_matches(']').to_owned(), meaning.to_owned())
+        }
+        None if default.is_empty() => (name, String::new(), help),
+        None => (name, format!("`{default}`"), help),
+    };
+    variables().into_iter().map(row).collect()
+}
+
+#[test]
+fn the_table_in_the_readme_is_the_configuration() {
+    let rows: Vec<_> = rows()
+        .iter()
+        .map(|(name, default, meaning)| format!("| `{name}` | {default} | {meaning} |"))
+        .collect();
+    let readme = document("README.md");
+    let table: Vec<_> = readme
+        .lines()
+        .skip_while(|line| !line.starts_with("| variable "))
+        .skip(2)
+        .take_while(|line| line.starts_with('|'))
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(table, rows, "the table should be:\n{}", rows.join("\n"));
+}
+
+#[test]
+fn the_example_file_names_every_variable_with_its_default() {
+    let entry = |(name, default, meaning): (&str, String, String)| {
+        let (value, described) = match default.strip_prefix('`') {
+            Some(value) => (value.trim_end_matches('`').to_owned(), String::new()),
+            None if default.is_empty() => (String::new(), String::new()),
+            None => (String::new(), format!(" (default: {default})")),
+        };
+        format!("# {meaning}{described}\n#{name}={value}\n")
+    };
+    let expected: String = rows().into_iter().map(entry).collect::<Vec<_>>().join("\n");
+    let example = document(".env.example");
+    let entries = example.split_once("\n\n").unwrap().1;
+    assert_eq!(entries, expected, "the file should go on, after its heading:\n\n{expected}");
+}
+
+#[tokio::test]
+async fn help_tells_every_variable() {
+    let folder = tempfile::tempdir().unwrap();
+    let (code, help, _) = run(folder.path(), &HashMap::new(), &["serve", "--help"]).await;
+    let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert_eq!(code, 0);
+    for (name, _, _) in variables() {
+        assert!(help.contains(&format!("[env: {name}]")), "{name} is missing in:\n{help}");
+    }
+    let (code, help, _) = run(folder.path(), &HashMap::new(), &["--help"]).await;
+    assert!(code == 0 && help.contains("serve"), "{help}");
+}
+
+#[tokio::test]
+async fn a_bad_value_stops_the_start_with_a_sentence_that_names_it() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, value, wants) in [
+        ("PORT", "70000", "70000"),
+        ("HOST", "everywhere", "IP address"),
+        ("HOST", "0.0.0.0", "ECHOIC_ALLOW_OPEN=true"),
+        ("DATABASE_URL", "postgres://x", "sqlite://PATH"),
+        ("DATABASE_URL", "mongodb://127.0.0.1/echoic", "sqlite://PATH"),
+        ("ECHOIC_SQLITE_SYNC", "off", "full, normal"),
+        ("ECHOIC_PROVIDER", "anthropic", "auto, openai, demo"),
+        ("OPENAI_BASE_URL", "ftp://x", "http:// or https://"),
+        ("ECHOIC_IDLE_TIMEOUT", "soon", "250ms, 30s or 10m"),
+        ("ECHOIC_TURN_TIMEOUT", "0s", "from 1ms"),
+        ("ECHOIC_CONTEXT_WINDOW", "12", "12"),
+        ("ECHOIC_MEMORY", "recall", "auto, buffer, window, token"),
+        ("ECHOIC_MAX_BODY", "2MB", "2MiB"),
+        ("ECHOIC_AUTH", "keys", "none"),
+        ("ECHOIC_CORS_ORIGINS", "chat.example.com", "https://chat.example.com"),
+        ("ECHOIC_LOG_FORMAT", "xml", "text, json"),
+        ("ECHOIC_PROMPTS_DIR", "/dev/null/x", "ECHOIC_PROMPTS_DIR"),
+        ("RUST_LOG", "loud=very", "RUST_LOG"),
+    ] {
+        let variables =
+            HashMap::from([(name, value.to_owned()), ("ECHOIC_SHUTDOWN_GRACE", "1s".to_owned())]);
+        let (code, _, told) = run(folder.path(), &variables, &["serve", "--port=0"]).await;
+        assert!(matches!(code, 1 | 2), "{name}={value}: {code} {told}");
+        assert!(told.contains(name) && told.contains(wants), "{name}={value}: {told}");
+        assert!(!told.contains("panicked"), "{told}");
+    }
+}
+
+#[test]
+fn a_bad_flag_is_told_as_a_flag() {
+    let Err(Refusal::Usage(error)) = Config::from_flags(["--idle-timeout=soon"]) else {
+        panic!("it should be refused");
+    };
+    assert!(error.to_string().contains("--idle-timeout"), "{error}");
+}
+
+#[tokio::test]
+async fn flags_win_over_the_environment_and_that_over_the_file_and_empty_is_unset() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(
+        folder.path().join(".env"),
+        "ECHOIC_MODEL=from-file\nPORT=1\nDATABASE_URL=sqlite://file.db\n",
+    )
+    .unwrap();
+    let variables = HashMap::from([
+        ("PORT", "0".to_owned()),
+        ("ECHOIC_PROVIDER", "demo".to_owned()),
+        ("ECHOIC_CONTEXT_WINDOW", String::new()),
+        ("DATABASE_URL", "sqlite://environment.db".to_owned()),
+    ]);
+    let arguments = ["serve", "--database-url=sqlite://flag.db"];
+    let server =
+        Process::spawn(crate::support::process::command(folder.path(), &variables, &arguments))
+            .await;
+    let line = &server.first_line;
+    assert!(line.contains("store sqlite flag.db, provider demo, model from-file"), "{line}");
+    assert!(!server.base.ends_with(":0"), "port 0 picks a free one and prints it: {line}");
+    assert_eq!(server.terminate().await.0, 0);
+}
+
+#[tokio::test]
+async fn variables_without_effect_are_warned_about() {
+    let folder = tempfile::tempdir().unwrap();
+    let variables = HashMap::from([
+        ("PORT", "0".to_owned()),
+        ("ECHOIC_PROVIDER", "demo".to_owned()),
+        ("ECHOIC_COLOUR", "red".to_owned()),
+        ("ECHOIC_EMBEDDINGS_URL", "http://127.0.0.1:1".to_owned()),
+        ("ANTHROPIC_API_KEY", "sk-ant-secret".to_owned()),
+    ]);
+    let (code, log) = Process::start(folder.path(), &variables).await.terminate().await;
+    assert_eq!(code, 0);
+    for name in ["ECHOIC_COLOUR", "ECHOIC_EMBEDDINGS_URL", "ANTHROPIC_API_KEY"] {
+        assert!(
+            log.contains(&format!("{name} is set, but this version does not know it")),
+            "{log}"
+        );
+    }
+    assert!(!log.contains("secret"), "{log}");
+}

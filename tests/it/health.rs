@@ -1,0 +1,96 @@
+//! `/health`, the start page, the models, and the way down.
+
+use crate::support::Server;
+use crate::support::server::read;
+use reqwest::Method;
+use serde_json::json;
+
+#[tokio::test]
+async fn a_running_server_is_live_and_ready() {
+    let server = Server::start().await;
+    for path in ["/health/live", "/health/ready"] {
+        assert_eq!(server.get(path).await.data()["status"], "ok");
+    }
+    let page = server.get("/").await;
+    assert!(page.header("content-type").starts_with("text/html"));
+    assert!(page.body.as_str().unwrap().contains("/api/openapi.json"));
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_be_written_makes_the_server_unready_and_nothing_is_half_done() {
+    let server = Server::start().await;
+    let session = server.session().await;
+    let other = rusqlite::Connection::open(server.database()).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let refused = server.post("/api/chat", json!({"sessionId": session, "message": "hi"})).await;
+    assert_eq!(refused.failure(), (503, "store_unavailable"));
+    assert!(!refused.body.to_string().contains("locked"), "no database message is shown");
+    assert_eq!(server.get("/health/ready").await.failure(), (503, "store_unavailable"));
+    assert_eq!(server.get("/health/live").await.status, 200);
+    assert_eq!(server.said(&session).await, Vec::<String>::new());
+    other.execute_batch("ROLLBACK").unwrap();
+    assert_eq!(server.get("/health/ready").await.status, 200);
+    assert_eq!(server.turn(&session, "hi", "hello").await.last().unwrap(), "user: hi");
+    assert_eq!(server.said(&session).await, ["user: hi", "assistant: hello"]);
+}
+
+#[tokio::test]
+async fn at_the_end_no_new_turn_begins_and_running_ones_finish() {
+    let mut server = Server::start().await;
+    let session = server.session().await;
+    let (mut frames, mut call) = server.open_turn(&session, "still there?").await;
+    call.text("Yes, ");
+    frames.until("text-delta").await;
+    server.terminate();
+    crate::support::soon(async {
+        while server.get("/health/ready").await.status == 200 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(server.get("/health/ready").await.failure(), (503, "shutting_down"));
+    assert_eq!(
+        server.post("/api/chat", json!({"message": "one more"})).await.failure(),
+        (503, "shutting_down")
+    );
+    call.text("to the end.");
+    call.finish(json!({}));
+    frames.until("finish").await;
+    server.restart().await;
+    assert_eq!(server.said(&session).await, ["user: still there?", "assistant: Yes, to the end."]);
+}
+
+#[tokio::test]
+async fn a_turn_that_outlasts_the_grace_is_cut_and_kept() {
+    let mut server = Server::with(&["--shutdown-grace=1ms"]).await;
+    let session = server.session().await;
+    let (mut frames, mut call) = server.open_turn(&session, "a long one").await;
+    call.text("It began ");
+    frames.until("text-delta").await;
+    server.restart().await;
+    frames.until("abort").await;
+    let reply = server.last_message(&session).await;
+    assert_eq!((&reply["status"], &reply["content"]), (&json!("interrupted"), &json!("It began ")));
+}
+
+#[tokio::test]
+async fn the_providers_models_are_listed_with_the_default() {
+    let server = Server::start().await;
+    let models = json!({
+        "models": [
+            {"id": "gated-1", "provider": "openai"},
+            {"id": "gpt-4o", "provider": "openai", "contextWindow": 128_000},
+        ],
+        "default": "gated-1"
+    });
+    assert_eq!(server.get("/api/models").await.data(), models);
+}
+
+#[tokio::test]
+async fn a_caller_may_name_its_request_and_an_odd_name_is_replaced() {
+    let server = Server::start().await;
+    let named =
+        |id: &'static str| server.request(Method::GET, "/health/live").header("x-request-id", id);
+    assert_eq!(read(named("trace-7")).await.header("x-request-id"), "trace-7");
+    assert_eq!(read(named("has space")).await.header("x-request-id").len(), 36);
+}

@@ -1,0 +1,141 @@
+//! `/api/import`: whole sessions, each stored or refused by itself.
+
+use crate::support::Server;
+use crate::support::server::read;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+fn file() -> Value {
+    json!({"format": "echoic", "version": 1, "sessions": [{
+        "sessionId": "old", "title": "Old chat", "createdAt": "2024-05-06T07:08:09.000Z", "pinned": true,
+        "status": "waiting", "meta": {"k": 1}, "settings": {"model": "m"}, "lastSeen": "2024-05-06T08:00:00.000Z",
+        "headId": "m2", "messages": [
+            {"id": "m1", "role": "user", "senderId": "Caroline", "content": "Hi", "createdAt": "2024-05-06T07:08:10.000Z"},
+            {"id": "m2", "role": "assistant", "content": "Hello", "parentId": "m1", "model": "m", "finishReason": "length",
+             "usage": {"promptTokens": 3, "completionTokens": 1}, "createdAt": "2024-05-06T07:08:11.000Z"},
+            {"id": "m3", "role": "assistant", "content": "", "parentId": "m1", "status": "failed",
+             "error": {"code": "provider_error", "message": "no"}, "createdAt": "2024-05-06T07:08:12.000Z"}]}]})
+}
+
+#[tokio::test]
+async fn an_imported_session_is_as_the_file_says() {
+    let server = Server::start().await;
+    let report = server.post("/api/import", file()).await.data();
+    let sessions =
+        json!([{"sessionId": "old", "sourceId": "old", "title": "Old chat", "messages": 3}]);
+    assert_eq!(report, json!({"sessions": sessions, "skipped": []}));
+    let session = server.get("/api/chat-sessions/old").await.data();
+    assert_eq!(session["createdAt"], "2024-05-06T07:08:09.000Z");
+    assert_eq!((&session["headId"], &session["messagesCount"]), (&json!("m2"), &json!(3)));
+    assert_eq!((&session["pinned"], &session["status"]), (&json!(true), &json!("waiting")));
+    assert_eq!(session["lastSeen"], "2024-05-06T08:00:00.000Z");
+    let data = server.get("/api/chat-sessions/old/messages").await.data();
+    let messages = data["messages"].as_array().unwrap();
+    assert_eq!(
+        (&messages[0]["senderId"], &messages[1]["senderId"]),
+        (&json!("Caroline"), &json!("assistant"))
+    );
+    assert_eq!(
+        (&messages[1]["finishReason"], &messages[1]["usage"]["promptTokens"]),
+        (&json!("length"), &json!(3))
+    );
+    assert_eq!(messages[1]["siblingIds"], json!(["m2", "m3"]));
+    let failed = server.get("/api/chat-sessions/old/messages/m3").await.data();
+    assert_eq!(failed["error"], json!({"code": "provider_error", "message": "no"}));
+}
+
+#[tokio::test]
+async fn importing_twice_changes_nothing() {
+    let server = Server::start().await;
+    let nameless = json!({"sessions": [{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}]});
+    for file in [file(), nameless] {
+        let first = server.post("/api/import", file.clone()).await.data();
+        let id = first["sessions"][0]["sessionId"].as_str().unwrap();
+        let before = server.get(&format!("/api/chat-sessions/{id}")).await.data();
+        let second = server.post("/api/import", file).await.data();
+        assert_eq!(
+            (&second["sessions"][0]["sessionId"], &second["sessions"][0]["messages"]),
+            (&json!(id), &json!(0))
+        );
+        assert_eq!(server.get(&format!("/api/chat-sessions/{id}")).await.data(), before);
+    }
+    assert_eq!(server.get("/api/chat-sessions").await.data()["pagination"]["total"], 2);
+}
+
+#[tokio::test]
+async fn a_longer_file_adds_what_is_new() {
+    let server = Server::start().await;
+    server.post("/api/import", file()).await.data();
+    let more = json!({"sessions": [{"sessionId": "old", "messages": [
+        {"id": "m2", "role": "assistant", "content": "Hello", "parentId": "m1"},
+        {"id": "m4", "role": "user", "content": "Still there?"}]}]});
+    assert_eq!(server.post("/api/import", more).await.data()["sessions"][0]["messages"], 1);
+    assert_eq!(server.said("old").await, ["user: Hi", "assistant: Hello", "user: Still there?"]);
+}
+
+#[tokio::test]
+async fn a_bad_session_is_skipped_whole_and_the_others_go_in() {
+    let server = Server::start().await;
+    let good = |id: &str| json!({"sessionId": id, "messages": [{"role": "user", "content": "x"}]});
+    let bad = [
+        json!({"sessionId": "b1", "messages": [{"role": "user", "content": "ok"}, {"role": "robot", "content": "x"}]}),
+        json!({"sessionId": "b2", "messages": [{"id": "m", "role": "user", "content": "x"}, {"id": "m", "role": "user", "content": "y"}]}),
+        json!({"sessionId": "b3", "messages": [{"role": "user", "content": "x", "parentId": "nobody"}]}),
+        json!({"sessionId": "b4", "messages": [{"role": "user", "content": ""}]}),
+        json!({"sessionId": "b 5", "messages": []}),
+        json!({"sessionId": "b6", "headId": "nobody", "messages": [{"role": "user", "content": "x"}]}),
+        json!({"sessionId": "b7", "messages": [{"role": "user", "content": "y".repeat(300_000)}]}),
+    ];
+    let mut sessions = vec![good("g1")];
+    sessions.extend(bad);
+    sessions.push(good("g2"));
+    let report = server.post("/api/import", json!({"sessions": sessions})).await.data();
+    let imported: Vec<_> =
+        report["sessions"].as_array().unwrap().iter().map(|s| s["sessionId"].clone()).collect();
+    assert_eq!(imported, ["g1", "g2"]);
+    let skipped: Vec<_> = report["skipped"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|s| (s["index"].clone(), s["sessionId"].clone()))
+        .collect();
+    let expected: Vec<_> = ["b1", "b2", "b3", "b4", "b 5", "b6", "b7"]
+        .iter()
+        .enumerate()
+        .map(|(index, id)| (json!(index + 1), json!(id)))
+        .collect();
+    assert_eq!(skipped, expected);
+    let reason = report["skipped"][0]["reason"].as_str().unwrap();
+    assert!(reason.contains("messages[1].role") && reason.contains("robot"), "{reason}");
+    let total = server.get("/api/chat-sessions").await.data()["pagination"]["total"].clone();
+    assert_eq!(total, 2);
+}
+
+#[tokio::test]
+async fn half_a_file_says_how_much_went_in() {
+    let server = Server::start().await;
+    let whole = json!({"sessions": [{"sessionId": "a", "messages": []}, {"sessionId": "b", "messages": []}]}).to_string();
+    let half = &whole[..whole.len() - 10];
+    let request =
+        server.request(Method::POST, "/api/import").header("content-type", "application/json");
+    let refused = read(request.body(half.to_owned())).await;
+    assert_eq!(refused.failure(), (400, "invalid_request"));
+    assert_eq!(refused.body["error"]["details"]["imported"], 1);
+    assert_eq!(server.get("/api/chat-sessions/a").await.status, 200);
+}
+
+#[tokio::test]
+async fn ten_thousand_messages_go_into_one_session() {
+    let server = Server::start().await;
+    let messages: Vec<Value> = (0..10_000)
+        .map(|number| json!({"role": if number % 2 == 0 { "user" } else { "assistant" }, "content": format!("message {number}")}))
+        .collect();
+    let report = server
+        .post("/api/import", json!({"sessions": [{"sessionId": "long", "messages": messages}]}))
+        .await
+        .data();
+    assert_eq!(report["sessions"][0]["messages"], 10_000);
+    assert_eq!(server.get("/api/chat-sessions/long").await.data()["messagesCount"], 10_000);
+    let prompt = server.turn("long", "and?", "ok").await;
+    assert_eq!(prompt[prompt.len() - 2..], ["assistant: message 9999", "user: and?"]);
+}

@@ -1,0 +1,43 @@
+//! The OpenAPI document: complete, and changed only on purpose.
+
+use crate::support::Server;
+use serde_json::Value;
+
+#[tokio::test]
+async fn the_document_is_the_one_that_was_agreed_on() {
+    let server = Server::start().await;
+    let document = server.get("/api/openapi.json").await;
+    assert_eq!(document.status, 200);
+    insta::assert_json_snapshot!(document.body);
+}
+
+#[tokio::test]
+async fn every_documented_route_is_served() {
+    let server = Server::start().await;
+    let document = server.get("/api/openapi.json").await.body;
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        let path = path.replace("{sessionId}", "nowhere").replace("{messageId}", "nothing");
+        for method in methods.as_object().unwrap().keys() {
+            let method = method.to_uppercase().parse().unwrap();
+            let reply = crate::support::server::read(server.request(method, &path)).await;
+            let code = reply.body["error"]["code"].as_str().unwrap_or_default();
+            assert!(
+                !matches!(code, "route_not_found" | "method_not_allowed"),
+                "{path}: {}",
+                reply.body
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_error_code_is_listed() {
+    let server = Server::start().await;
+    let document = server.get("/api/openapi.json").await.body;
+    let listed = document["components"]["schemas"]["FailureCode"]["properties"]["code"]["enum"]
+        .as_array()
+        .unwrap();
+    let codes: Vec<Value> =
+        echoic::error::Kind::ALL.iter().map(|kind| Value::from(kind.code())).collect();
+    assert_eq!(*listed, codes);
+}

@@ -1,0 +1,214 @@
+//! The program ends, well or badly, and starts again.
+
+use crate::support::process::{Process, command, run};
+use crate::support::server::read;
+use crate::support::{Frames, Upstream, soon};
+use reqwest::Client;
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::path::Path;
+
+/// A client of a server that may be another one after each start.
+struct Browser {
+    client: Client,
+}
+
+impl Browser {
+    fn new() -> Self {
+        Self { client: Client::builder().no_proxy().build().unwrap() }
+    }
+
+    async fn chat(&self, server: &Process, body: Value) -> Frames {
+        let request = self.client.post(format!("{}/api/chat", server.base)).json(&body);
+        let response = soon(request.send()).await.unwrap();
+        assert_eq!(response.status(), 200);
+        Frames::new(response)
+    }
+
+    async fn get(&self, server: &Process, path: &str) -> Value {
+        read(self.client.get(format!("{}{path}", server.base))).await.data()
+    }
+
+    async fn said(&self, server: &Process, session: &str) -> Vec<String> {
+        let data = self.get(server, &format!("/api/chat-sessions/{session}/messages")).await;
+        let text = |message: &Value| {
+            format!(
+                "{}: {}",
+                message["status"].as_str().unwrap(),
+                message["content"].as_str().unwrap()
+            )
+        };
+        data["messages"].as_array().unwrap().iter().map(text).collect()
+    }
+}
+
+fn variables(upstream: &Upstream) -> HashMap<&'static str, String> {
+    HashMap::from([
+        ("PORT", "0".to_owned()),
+        ("OPENAI_BASE_URL", upstream.base_url.clone()),
+        ("ECHOIC_MODEL", "gated-1".to_owned()),
+    ])
+}
+
+async fn start(folder: &Path, upstream: &Upstream) -> Process {
+    Process::start(folder, &variables(upstream)).await
+}
+
+#[tokio::test]
+async fn after_a_kill_everything_that_was_finished_is_there_and_the_model_sees_it() {
+    let (folder, upstream, browser) =
+        (tempfile::tempdir().unwrap(), Upstream::start().await, Browser::new());
+    let mut server = start(folder.path(), &upstream).await;
+    let ask = |id: &str, text: &str| json!({"id": "s", "message": {"id": id, "role": "user", "parts": [{"type": "text", "text": text}]}});
+    let mut frames = browser.chat(&server, ask("q1", "my name is Ada")).await;
+    upstream.call().await.reply("Hello Ada");
+    frames.until("finish").await;
+    server.kill().await;
+
+    let server = start(folder.path(), &upstream).await;
+    assert_eq!(
+        browser.said(&server, "s").await,
+        ["complete: my name is Ada", "complete: Hello Ada"]
+    );
+    let mut frames = browser.chat(&server, ask("q2", "who am I?")).await;
+    let call = upstream.call().await;
+    assert_eq!(
+        call.prompt()[1..],
+        ["user: my name is Ada", "assistant: Hello Ada", "user: who am I?"]
+    );
+    call.reply("Ada");
+    frames.until("finish").await;
+    assert_eq!(server.terminate().await.0, 0);
+}
+
+#[tokio::test]
+async fn after_a_kill_in_the_middle_of_a_reply_the_question_is_there_and_the_session_is_free() {
+    let (folder, upstream, browser) =
+        (tempfile::tempdir().unwrap(), Upstream::start().await, Browser::new());
+    let mut server = start(folder.path(), &upstream).await;
+    let mut frames = browser.chat(&server, json!({"id": "s", "message": {"id": "q", "role": "user", "parts": [{"type": "text", "text": "tell me"}]}})).await;
+    let mut call = upstream.call().await;
+    call.text("Once ");
+    frames.until("text-delta").await;
+    server.kill().await;
+
+    let server = start(folder.path(), &upstream).await;
+    let said = browser.said(&server, "s").await;
+    assert_eq!((said.len(), said[0].as_str()), (2, "complete: tell me"));
+    assert!(said[1].starts_with("interrupted: "), "{said:?}");
+    let session = browser.get(&server, "/api/chat-sessions/s").await;
+    assert_eq!((&session["activeTurn"], &session["messagesCount"]), (&Value::Null, &json!(2)));
+    let mut frames = browser.chat(&server, json!({"sessionId": "s", "message": "again"})).await;
+    upstream.call().await.reply("Once upon a time");
+    frames.until("finish").await;
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_and_what_was_acknowledged_is_whole() {
+    let (folder, upstream, browser) =
+        (tempfile::tempdir().unwrap(), Upstream::start().await, Browser::new());
+    let script = "trap '' XFSZ; ulimit -f 1200; exec \"$0\" serve";
+    let mut limited = tokio::process::Command::new("sh");
+    let program = env!("CARGO_BIN_EXE_echoic");
+    limited
+        .args(["-c", script, program])
+        .current_dir(folder.path())
+        .env_clear()
+        .envs(variables(&upstream));
+    limited
+        .stdin(std::process::Stdio::null())
+        .stderr(std::process::Stdio::piped())
+        .kill_on_drop(true);
+    let mut server = Process::spawn(limited).await;
+    let post = |body: Value| {
+        let path =
+            if body.get("role").is_some() { "/api/chat-messages" } else { "/api/chat-sessions" };
+        browser.client.post(format!("{}{path}", server.base)).json(&body)
+    };
+    read(post(json!({"sessionId": "s"}))).await.data();
+    let mut acknowledged = 0;
+    loop {
+        assert!(acknowledged < 1000, "the disk never filled up");
+        let body = json!({"chatSessionId": "s", "role": "user", "content": format!("{acknowledged} {}", "x".repeat(20_000))});
+        let reply = read(post(body)).await;
+        if reply.status != 201 {
+            assert_eq!(reply.failure(), (503, "store_unavailable"));
+            break;
+        }
+        acknowledged += 1;
+    }
+    assert!(acknowledged > 3);
+    server.kill().await;
+
+    let server = start(folder.path(), &upstream).await;
+    let session = browser.get(&server, "/api/chat-sessions/s").await;
+    assert_eq!(session["messagesCount"], acknowledged);
+    let data = browser.get(&server, "/api/chat-sessions/s/messages?view=all&limit=100").await;
+    let messages = data["messages"].as_array().unwrap();
+    assert_eq!(messages.len(), usize::min(acknowledged, 100));
+    assert_eq!(messages.last().unwrap()["id"], session["headId"]);
+    let more = browser.client.post(format!("{}/api/chat-messages", server.base));
+    read(more.json(&json!({"chatSessionId": "s", "role": "user", "content": "room again"})))
+        .await
+        .data();
+}
+
+#[tokio::test]
+async fn a_file_that_another_server_serves_is_left_alone() {
+    let (folder, upstream) = (tempfile::tempdir().unwrap(), Upstream::start().await);
+    let first = start(folder.path(), &upstream).await;
+    let (code, _, told) = run(folder.path(), &variables(&upstream), &[]).await;
+    assert_eq!(code, 1);
+    assert!(
+        told.contains("is served by another Echoic") && told.contains("DATABASE_URL"),
+        "{told}"
+    );
+    assert_eq!(first.terminate().await.0, 0);
+}
+
+#[tokio::test]
+async fn a_file_of_something_else_is_refused_and_not_touched() {
+    let (folder, upstream) = (tempfile::tempdir().unwrap(), Upstream::start().await);
+    std::fs::create_dir(folder.path().join("data")).unwrap();
+    let path = folder.path().join("data/echoic.db");
+    let foreign = rusqlite::Connection::open(&path).unwrap();
+    foreign.execute_batch("CREATE TABLE accounts (x); INSERT INTO accounts VALUES (1);").unwrap();
+    drop(foreign);
+    let (code, _, told) = run(folder.path(), &variables(&upstream), &[]).await;
+    assert_eq!(code, 1);
+    assert!(told.contains("data/echoic.db is not an Echoic database"), "{told}");
+    let kept: i64 = rusqlite::Connection::open(&path)
+        .unwrap()
+        .query_row("SELECT x FROM accounts", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(kept, 1);
+}
+
+#[tokio::test]
+async fn the_log_tells_of_requests_and_turns_but_never_what_was_said() {
+    let (folder, upstream, browser) =
+        (tempfile::tempdir().unwrap(), Upstream::start().await, Browser::new());
+    let mut variables = variables(&upstream);
+    variables.insert("ECHOIC_LOG_FORMAT", "json".to_owned());
+    variables.insert("RUST_LOG", "debug".to_owned());
+    variables.insert("OPENAI_API_KEY", "sk-very-secret".to_owned());
+    let server = Process::spawn(command(folder.path(), &variables, &[])).await;
+    let mut frames = browser
+        .chat(&server, json!({"message": "my password is hunter2", "systemPrompt": "hush hush"}))
+        .await;
+    upstream.call().await.reply("I forget it at once");
+    frames.until("[DONE]").await;
+    let (_, log) = server.terminate().await;
+    for secret in ["hunter2", "hush hush", "forget", "sk-very-secret"] {
+        assert!(!log.contains(secret), "{secret} stands in the log");
+    }
+    let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let request = lines.iter().find(|line| line["message"] == "request").unwrap();
+    assert_eq!(
+        (&request["http.route"], &request["http.status"]),
+        (&json!("/api/chat"), &json!(200))
+    );
+    assert!(request["request.id"].is_string());
+    let turn = lines.iter().find(|line| line["message"] == "turn ended").unwrap();
+    assert_eq!(turn["turn.status"], "complete");
+}

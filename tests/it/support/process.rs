@@ -1,0 +1,81 @@
+//! The real program as a process of its own, for what only a process can do: be killed, read its
+//! environment, print.
+
+use super::soon;
+use std::collections::HashMap;
+use std::path::Path;
+use std::process::Stdio;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStderr, Command};
+
+/// A running `echoic serve`.
+pub struct Process {
+    pub base: String,
+    pub first_line: String,
+    child: Child,
+    log: Lines<BufReader<ChildStderr>>,
+}
+
+/// The program with nothing of this machine's environment that it would read.
+pub fn command(folder: &Path, variables: &HashMap<&str, String>, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_echoic"));
+    command
+        .args(arguments)
+        .current_dir(folder)
+        .env_clear()
+        .envs(variables)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    command
+}
+
+/// Runs the program to its end: exit code, standard output, standard error.
+pub async fn run(
+    folder: &Path,
+    variables: &HashMap<&str, String>,
+    arguments: &[&str],
+) -> (i32, String, String) {
+    let output = soon(command(folder, variables, arguments).output()).await.unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
+}
+
+impl Process {
+    /// Starts the program and waits for the line that says where it listens.
+    pub async fn start(folder: &Path, variables: &HashMap<&str, String>) -> Self {
+        Self::spawn(command(folder, variables, &[])).await
+    }
+
+    /// The same, from a command of the test's own.
+    pub async fn spawn(mut command: Command) -> Self {
+        let mut child = command.spawn().unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut seen = Vec::new();
+        loop {
+            let Some(line) = soon(log.next_line()).await.unwrap() else {
+                panic!("the program ended before it was ready: {seen:#?}");
+            };
+            if let Some((_, summary)) = line.split_once("Echoic is ready: ") {
+                let base = summary.split(',').next().unwrap().to_owned();
+                return Self { base, first_line: line, child, log };
+            }
+            seen.push(line);
+        }
+    }
+
+    /// Ends it as a power cut does.
+    pub async fn kill(&mut self) {
+        soon(self.child.kill()).await.unwrap();
+    }
+
+    /// Asks it to end as a service manager does; its exit code and the rest of its log.
+    pub async fn terminate(mut self) -> (i32, String) {
+        let pid = self.child.id().unwrap().to_string();
+        assert!(soon(Command::new("kill").args(["-TERM", &pid]).status()).await.unwrap().success());
+        let mut rest = String::new();
+        soon(self.log.get_mut().read_to_string(&mut rest)).await.unwrap();
+        (soon(self.child.wait()).await.unwrap().code().unwrap(), rest)
+    }
+}

@@ -1,0 +1,202 @@
+//! The real application on a free port, in this process.
+
+use super::sse::Frames;
+use super::upstream::Upstream;
+use super::{Call, soon};
+use echoic::app::{App, Tuning};
+use echoic::config::Config;
+use reqwest::header::HeaderMap;
+use reqwest::{Client, Method, RequestBuilder};
+use serde_json::{Value, json};
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// A server, its provider, and a client.
+pub struct Server {
+    pub base: String,
+    pub client: Client,
+    pub upstream: Upstream,
+    pub folder: TempDir,
+    flags: Vec<String>,
+    tuning: Tuning,
+    shutdown: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+/// An answer that was read whole.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub body: Value,
+}
+
+impl Reply {
+    /// The data of a success.
+    #[track_caller]
+    pub fn data(self) -> Value {
+        assert_eq!(self.body["success"], true, "{}", self.body);
+        self.body["data"].clone()
+    }
+
+    /// Status and code of a failure.
+    #[track_caller]
+    pub fn failure(&self) -> (u16, &str) {
+        assert_eq!(self.body["success"], false, "{}", self.body);
+        (self.status, self.body["error"]["code"].as_str().unwrap())
+    }
+
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+}
+
+impl Server {
+    /// A server with the gated provider.
+    pub async fn start() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// The same, with more flags.
+    pub async fn with(flags: &[&str]) -> Self {
+        Self::tuned(flags, Tuning::default()).await
+    }
+
+    /// The same, with what an operator cannot set.
+    pub async fn tuned(flags: &[&str], tuning: Tuning) -> Self {
+        let (folder, upstream) = (tempfile::tempdir().unwrap(), Upstream::start().await);
+        let mut all = vec![
+            format!("--database-url=sqlite://{}", folder.path().join("echoic.db").display()),
+            format!("--openai-base-url={}", upstream.base_url),
+            "--openai-api-key=sk-tests".to_owned(),
+            "--model=gated-1".to_owned(),
+            "--port=0".to_owned(),
+            "--shutdown-grace=2s".to_owned(),
+        ];
+        all.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        let (base, shutdown, task) = launch(&all, tuning).await;
+        let client = Client::builder().no_proxy().build().unwrap();
+        Self { base, client, upstream, folder, flags: all, tuning, shutdown, task }
+    }
+
+    /// Stops the server as SIGTERM does and starts it again on the same store.
+    pub async fn restart(&mut self) {
+        self.stop().await;
+        (self.base, self.shutdown, self.task) = launch(&self.flags, self.tuning).await;
+    }
+
+    /// Stops the server as SIGTERM does.
+    pub async fn stop(&mut self) {
+        self.shutdown.cancel();
+        soon(&mut self.task).await.unwrap();
+    }
+
+    /// Asks the server to stop, without waiting for it.
+    pub fn terminate(&self) {
+        self.shutdown.cancel();
+    }
+
+    pub fn database(&self) -> std::path::PathBuf {
+        self.folder.path().join("echoic.db")
+    }
+
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client.request(method, format!("{}{path}", self.base))
+    }
+
+    pub async fn get(&self, path: &str) -> Reply {
+        read(self.request(Method::GET, path)).await
+    }
+
+    pub async fn post(&self, path: &str, body: Value) -> Reply {
+        read(self.request(Method::POST, path).json(&body)).await
+    }
+
+    pub async fn put(&self, path: &str, body: Value) -> Reply {
+        read(self.request(Method::PUT, path).json(&body)).await
+    }
+
+    pub async fn patch(&self, path: &str, body: Value) -> Reply {
+        read(self.request(Method::PATCH, path).json(&body)).await
+    }
+
+    pub async fn delete(&self, path: &str) -> Reply {
+        read(self.request(Method::DELETE, path)).await
+    }
+
+    /// Begins a turn; the stream is open when this comes back.
+    pub async fn chat(&self, body: Value) -> Frames {
+        let response =
+            soon(self.request(Method::POST, "/api/chat").json(&body).send()).await.unwrap();
+        assert_eq!(response.status(), 200, "{}", response.text().await.unwrap());
+        Frames::new(response)
+    }
+
+    /// A session that exists.
+    pub async fn session(&self) -> String {
+        let created = self.post("/api/chat-sessions", json!({})).await;
+        created.data()["sessionId"].as_str().unwrap().to_owned()
+    }
+
+    /// A whole turn: sends a message and lets the provider answer. Gives the provider's call as it
+    /// was, for its prompt.
+    pub async fn turn(&self, session: &str, message: &str, reply: &str) -> Vec<String> {
+        let mut frames = self.chat(json!({"sessionId": session, "message": message})).await;
+        let call = self.upstream.call().await;
+        let prompt = call.prompt();
+        call.reply(reply);
+        frames.until("[DONE]").await;
+        prompt
+    }
+
+    /// A turn whose provider has been called and waits to be told what to say.
+    pub async fn open_turn(&self, session: &str, message: &str) -> (Frames, Call) {
+        let frames = self.chat(json!({"sessionId": session, "message": message})).await;
+        (frames, self.upstream.call().await)
+    }
+
+    /// Role and content of the newest messages, oldest first.
+    pub async fn said(&self, session: &str) -> Vec<String> {
+        let data = self.get(&format!("/api/chat-sessions/{session}/messages")).await.data();
+        let messages = data["messages"].as_array().unwrap().clone();
+        let told = |message: &Value| {
+            format!(
+                "{}: {}",
+                message["role"].as_str().unwrap(),
+                message["content"].as_str().unwrap()
+            )
+        };
+        messages.iter().map(told).collect()
+    }
+
+    /// The newest message of a session.
+    pub async fn last_message(&self, session: &str) -> Value {
+        let data = self.get(&format!("/api/chat-sessions/{session}/messages?limit=1")).await.data();
+        data["messages"][0].clone()
+    }
+}
+
+async fn launch(flags: &[String], tuning: Tuning) -> (String, CancellationToken, JoinHandle<()>) {
+    let config = Config::from_flags(flags).unwrap();
+    let app = App::start(config, tuning).await.unwrap();
+    let (base, shutdown) = (format!("http://{}", app.address()), CancellationToken::new());
+    let until = shutdown.clone();
+    let task = tokio::spawn(async move { app.serve(until).await.unwrap() });
+    (base, shutdown, task)
+}
+
+/// Sends a request and reads the answer whole.
+pub async fn read(request: RequestBuilder) -> Reply {
+    let response = soon(request.send()).await.unwrap();
+    let (status, headers) = (response.status().as_u16(), response.headers().clone());
+    let text = soon(response.text()).await.unwrap();
+    let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
+    Reply { status, headers, body }
+}
+
+/// A tuning whose streams are never silent for long.
+pub fn quick_heartbeat() -> Tuning {
+    Tuning { heartbeat: Duration::from_millis(20) }
+}

@@ -1,0 +1,113 @@
+//! Reads a stream of frames as a client does, frame by frame.
+
+use super::soon;
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use serde_json::Value;
+
+/// One frame.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Frame {
+    pub id: String,
+    /// The JSON, or the string `[DONE]`.
+    pub data: Value,
+}
+
+impl Frame {
+    pub fn kind(&self) -> &str {
+        self.data["type"].as_str().unwrap_or_else(|| self.data.as_str().unwrap())
+    }
+}
+
+/// A stream that is being read.
+pub struct Frames {
+    body: BoxStream<'static, reqwest::Result<Bytes>>,
+    buffer: String,
+    /// Comment lines seen so far.
+    pub comments: usize,
+    /// Everything that was read, as it came.
+    pub bytes: String,
+}
+
+impl Frames {
+    pub fn new(response: reqwest::Response) -> Self {
+        Self {
+            body: response.bytes_stream().boxed(),
+            buffer: String::new(),
+            comments: 0,
+            bytes: String::new(),
+        }
+    }
+
+    /// The next frame; `None` at the end of the stream.
+    pub async fn next(&mut self) -> Option<Frame> {
+        loop {
+            while let Some((block, rest)) = self.buffer.split_once("\n\n") {
+                let block = block.to_owned();
+                self.buffer = rest.to_owned();
+                if block.starts_with(':') {
+                    self.comments += 1;
+                    continue;
+                }
+                let (id, data) = block.split_once('\n').expect("an id line and a data line");
+                let data = data.strip_prefix("data: ").expect("a data line");
+                return Some(Frame {
+                    id: id.strip_prefix("id: ").expect("an id line").to_owned(),
+                    data: serde_json::from_str(data).unwrap_or_else(|_| Value::from(data)),
+                });
+            }
+            self.read().await?;
+        }
+    }
+
+    async fn read(&mut self) -> Option<()> {
+        let bytes = soon(self.body.next()).await?.expect("the stream goes on");
+        let text = std::str::from_utf8(&bytes).expect("frames are cut between characters");
+        self.buffer.push_str(text);
+        self.bytes.push_str(text);
+        Some(())
+    }
+
+    /// The next frame of a kind, passing over others.
+    #[track_caller]
+    pub fn until(&mut self, kind: &str) -> impl Future<Output = Frame> {
+        let caller = std::panic::Location::caller();
+        async move {
+            while let Some(frame) = self.next().await {
+                if frame.kind() == kind {
+                    return frame;
+                }
+            }
+            panic!("the stream ended without the frame {kind} that {caller} waits for");
+        }
+    }
+
+    /// Waits for a comment.
+    pub async fn comment(&mut self) {
+        let before = self.comments;
+        while self.comments == before {
+            self.read().await.expect("the stream goes on");
+            while let Some((block, rest)) = self.buffer.split_once("\n\n") {
+                assert!(block.starts_with(':'), "only comments are expected here");
+                self.comments += 1;
+                self.buffer = rest.to_owned();
+            }
+        }
+    }
+
+    /// All frames that are left.
+    pub async fn rest(&mut self) -> Vec<Frame> {
+        let mut frames = Vec::new();
+        while let Some(frame) = self.next().await {
+            frames.push(frame);
+        }
+        frames
+    }
+}
+
+/// The text that frames add up to.
+pub fn text_of(frames: &[Frame]) -> String {
+    let deltas = frames.iter().filter(|frame| frame.kind() == "text-delta");
+    deltas.map(|frame| frame.data["delta"].as_str().unwrap()).collect()
+}

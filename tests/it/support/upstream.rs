@@ -1,0 +1,175 @@
+//! A provider over real sockets that speaks Chat Completions and moves only when a test tells it.
+
+use super::soon;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use bytes::Bytes;
+use futures::stream::{self, StreamExt};
+use serde_json::{Value, json};
+use std::io;
+use tokio::net::TcpListener;
+use tokio::sync::{Mutex, mpsc, oneshot};
+
+/// The provider.
+pub struct Upstream {
+    pub base_url: String,
+    calls: Mutex<mpsc::UnboundedReceiver<Call>>,
+}
+
+/// One request that the provider received and has not answered yet.
+pub struct Call {
+    /// The request's body.
+    pub request: Value,
+    /// The request's headers.
+    pub headers: HeaderMap,
+    answer: Option<oneshot::Sender<Response>>,
+    pieces: Option<mpsc::UnboundedSender<Result<Bytes, io::Error>>>,
+}
+
+impl Upstream {
+    pub async fn start() -> Self {
+        let (seen, calls) = mpsc::unbounded_channel();
+        let router = Router::new()
+            .route("/v1/chat/completions", post(complete))
+            .route("/v1/models", get(models))
+            .with_state(seen);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base_url = format!("http://{}/v1", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        Self { base_url, calls: Mutex::new(calls) }
+    }
+
+    /// The next request.
+    #[track_caller]
+    pub fn call(&self) -> impl Future<Output = Call> {
+        soon(async { self.calls.lock().await.recv().await.unwrap() })
+    }
+
+    /// Whether no request is waiting to be looked at.
+    pub async fn is_idle(&self) -> bool {
+        self.calls.lock().await.is_empty()
+    }
+}
+
+async fn models() -> Response {
+    let entry = |id| json!({"id": id, "object": "model", "owned_by": "tests"});
+    axum::Json(json!({"object": "list", "data": [entry("gated-1"), entry("gpt-4o")]}))
+        .into_response()
+}
+
+async fn complete(
+    State(seen): State<mpsc::UnboundedSender<Call>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let (answer, answered) = oneshot::channel();
+    let request = serde_json::from_slice(&body).unwrap();
+    let _ = seen.send(Call { request, headers, answer: Some(answer), pieces: None });
+    match answered.await {
+        Ok(response) => response,
+        Err(_) => std::future::pending().await,
+    }
+}
+
+impl Call {
+    /// The texts of the prompt's messages, each behind its role.
+    pub fn prompt(&self) -> Vec<String> {
+        let messages = self.request["messages"].as_array().unwrap();
+        let told = |message: &Value| {
+            format!(
+                "{}: {}",
+                message["role"].as_str().unwrap(),
+                message["content"].as_str().unwrap()
+            )
+        };
+        messages.iter().map(told).collect()
+    }
+
+    /// Answers with something else than a stream.
+    pub fn refuse(mut self, status: u16, body: Value) {
+        let response = (StatusCode::from_u16(status).unwrap(), axum::Json(body)).into_response();
+        let _ = self.answer.take().unwrap().send(response);
+    }
+
+    /// Answers with a body of any type.
+    pub fn answer(mut self, content_type: &str, body: impl Into<Body>) {
+        let response =
+            ([(header::CONTENT_TYPE, content_type.to_owned())], body.into()).into_response();
+        let _ = self.answer.take().unwrap().send(response);
+    }
+
+    /// Sends bytes of the stream as they are.
+    pub fn raw(&mut self, bytes: impl Into<Bytes>) {
+        self.open();
+        let _ = self.pieces.as_ref().unwrap().send(Ok(bytes.into()));
+    }
+
+    fn open(&mut self) {
+        let Some(answer) = self.answer.take() else { return };
+        let (pieces, sent) = mpsc::unbounded_channel();
+        self.pieces = Some(pieces);
+        let body = stream::unfold(sent, |mut sent| async move { Some((sent.recv().await?, sent)) });
+        let _ = answer.send(
+            ([(header::CONTENT_TYPE, "text/event-stream")], Body::from_stream(body.boxed()))
+                .into_response(),
+        );
+    }
+
+    fn chunk(&mut self, chunk: Value) {
+        self.raw(format!("data: {chunk}\n\n"));
+    }
+
+    /// Sends one delta of the answer.
+    pub fn text(&mut self, text: &str) {
+        self.chunk(
+            json!({"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": null}]}),
+        );
+    }
+
+    /// Sends one delta of what the model thinks, under the name that the server gives it.
+    pub fn reasoning(&mut self, field: &str, text: &str) {
+        self.chunk(json!({"choices": [{"index": 0, "delta": {field: text}}]}));
+    }
+
+    /// Ends the reply as a provider does: reason, usage, `[DONE]`.
+    pub fn finish(mut self, usage: Value) {
+        self.chunk(json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}));
+        self.chunk(json!({"choices": [], "usage": usage}));
+        self.raw("data: [DONE]\n\n");
+    }
+
+    /// Sends a whole reply.
+    pub fn reply(mut self, text: &str) {
+        self.text(text);
+        self.finish(json!({"prompt_tokens": 7, "completion_tokens": 2}));
+    }
+
+    /// Ends the body without a reason to finish.
+    pub fn end(mut self) {
+        self.open();
+    }
+
+    /// Breaks the connection.
+    pub fn cut(mut self) {
+        self.open();
+        let _ = self.pieces.as_ref().unwrap().send(Err(io::Error::other("cut")));
+    }
+
+    /// Waits until the server has hung up.
+    pub async fn hung_up(&self) {
+        match (&self.answer, &self.pieces) {
+            (_, Some(pieces)) => soon(pieces.closed()).await,
+            (Some(_), None) => panic!("the call was not answered yet"),
+            (None, None) => {}
+        }
+    }
+
+    /// Waits until the server has hung up on a call that was never answered.
+    pub async fn abandoned(mut self) {
+        soon(self.answer.take().unwrap().closed()).await;
+    }
+}
