@@ -1,26 +1,25 @@
 //! The composition root: the one place that names concrete stores and providers. The binary and
 //! the tests build the same application here.
 
-use crate::chat::Chat;
-use crate::clock;
-use crate::config::{Config, DatabaseUrl, ProviderChoice};
+use crate::chat::{Chat, Parts};
+use crate::config::{Config, DatabaseUrl, ProviderChoice, SqliteSync, Titles};
 use crate::error::{Error, Kind, Result};
-use crate::http::{Api, Limits, router};
+use crate::http::{Api, Hosts, Limits, Patient, router};
 use crate::memory::{Defaults, Memory, tokens};
 use crate::prompts::Prompts;
 use crate::provider::Provider;
 use crate::provider::demo::{self, Demo};
-use crate::provider::guarded::{Deadlines, Guarded};
+use crate::provider::guarded::{Guarded, Patience};
 use crate::provider::openai::{Endpoint, OFFICIAL, OFFICIAL_MODEL};
-use crate::store::Store;
-use crate::store::sqlite::SqliteStore;
-use axum::serve::ListenerExt;
+use crate::store::sqlite::{SqliteStore, Sync};
+use crate::store::{Claimant, Store};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 /// Where a local Ollama answers.
 const OLLAMA: &str = "http://127.0.0.1:11434/v1";
@@ -28,8 +27,6 @@ const OLLAMA: &str = "http://127.0.0.1:11434/v1";
 const OLLAMA_PATIENCE: Duration = Duration::from_millis(500);
 /// How long an endpoint may take to name its models, when no model is configured.
 const MODELS_PATIENCE: Duration = Duration::from_secs(5);
-/// Silence after which a comment goes out on a stream.
-const HEARTBEAT: Duration = Duration::from_secs(15);
 /// How long connections may linger once their turns have ended.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -38,8 +35,11 @@ pub struct App {
     listener: TcpListener,
     address: SocketAddr,
     api: Api,
+    tuning: Tuning,
+    lease: Duration,
     grace: Duration,
     summary: String,
+    notes: Vec<String>,
 }
 
 /// What tests set otherwise than an operator can.
@@ -47,68 +47,64 @@ pub struct App {
 pub struct Tuning {
     /// Silence after which a comment goes out on a stream.
     pub heartbeat: Duration,
+    /// How long a reader may take nothing.
+    pub reader_patience: Duration,
+    /// How long to wait before a provider is asked again.
+    pub provider_pause: Duration,
 }
 
 impl Default for Tuning {
     fn default() -> Self {
-        Self { heartbeat: HEARTBEAT }
+        Self {
+            heartbeat: Duration::from_secs(15),
+            reader_patience: Duration::from_secs(60),
+            provider_pause: Duration::from_millis(500),
+        }
     }
 }
 
 impl App {
-    /// Opens the store, finds the provider and begins to listen. Errors say what an operator can
-    /// do.
+    /// Opens the store, finds the provider, begins to listen, and puts in order what a crash left
+    /// behind. Errors say what an operator can do.
     pub async fn start(config: Config, tuning: Tuning) -> Result<Self> {
         // Reading the vocabulary takes a tenth of a second; meanwhile the rest goes on.
         let vocabulary = tokio::task::spawn_blocking(tokens::warm_up);
-        let prompts = Prompts::load(config.prompts_dir.as_deref())?;
+        let mut notes = Vec::new();
+        let prompts = Arc::new(Prompts::load(config.prompts_dir.as_deref())?);
         let store = open_store(&config)?;
-        let reaped = store.reap_turns(clock::now()).await?;
-        if reaped > 0 {
-            tracing::warn!(
-                turns = reaped,
-                "the last run ended in the middle of turns; they are kept as interrupted"
-            );
-        }
-        let (provider, model) = find_provider(&config).await?;
-        let deadlines = Deadlines {
-            first_token: config.first_token_timeout,
-            idle: config.idle_timeout,
-            turn: config.turn_timeout,
-        };
-        let defaults = Defaults {
-            strategy: config.memory,
-            tokens: config.memory_tokens,
-            context_window: config.context_window,
-            model: model.clone(),
-        };
+        let Found { provider, model } = find_provider(&config, &mut notes).await?;
+        let name = provider.name();
         vocabulary.await.map_err(Error::internal)?;
-        let memory = Arc::new(Memory::new(store.clone(), prompts, defaults)?);
-        let listener = TcpListener::bind(config.address()).await.map_err(|error| {
-            let address = config.address();
-            Error::new(
-                Kind::Internal,
-                format!("cannot listen on {address}: {error}; set HOST or PORT"),
-            )
-        })?;
+        let memory =
+            Arc::new(Memory::new(store.clone(), prompts.clone(), defaults(&config, &model))?);
+        let listener = listen(config.address()).await?;
         let address = listener.local_addr().map_err(Error::internal)?;
-        let summary = format!(
-            "http://{address}, store {}, provider {}, model {model}",
-            store.describe(),
-            provider.name()
-        );
-        let provider = Arc::new(Guarded::new(provider, deadlines));
+        let chat = Arc::new(Chat::new(Parts {
+            store: store.clone(),
+            provider: Arc::new(Guarded::new(provider, patience(&config, tuning))),
+            memory: memory.clone(),
+            prompts,
+            title_model: title_model(&config, &model),
+            claimant: claimant(),
+        }));
+        let cut_off = chat.recover().await?;
+        if cut_off > 0 {
+            notes.push(format!("the last run ended in the middle of {cut_off} replies; they are kept as interrupted"));
+        }
+        let summary =
+            format!("http://{address}, store {}, provider {name}, model {model}", store.describe());
         let api = Api {
-            chat: Arc::new(Chat::new(store.clone(), provider, memory.clone())),
+            chat,
             store,
             memory,
             auth: config.auth,
             limits: Limits { body: config.max_body, message: config.max_message },
-            hosts: Arc::new(config.hosts()),
+            hosts: Arc::new(Hosts::new(config.allowed_hosts)),
             cors_origins: config.cors_origins.into(),
             heartbeat: tuning.heartbeat,
         };
-        Ok(Self { listener, address, api, grace: config.shutdown_grace, summary })
+        let (lease, grace) = (config.turn_lease, config.shutdown_grace);
+        Ok(Self { listener, address, api, tuning, lease, grace, summary, notes })
     }
 
     /// Where it listens.
@@ -121,22 +117,28 @@ impl App {
         &self.summary
     }
 
+    /// What the operator should know, for the lines behind it.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
     /// Serves until `shutdown` is cancelled; then running turns finish within the grace, readers
     /// get their ends, and the store is closed.
     pub async fn serve(self, shutdown: CancellationToken) -> Result<()> {
-        let listener = self.listener.tap_io(|connection| {
-            // A token that waits for an acknowledgement is a token late.
-            let _ = connection.set_nodelay(true);
-        });
+        let chat = self.api.chat.clone();
         let drained = CancellationToken::new();
+        let journal = tokio::spawn(chat.clone().keep_journal(drained.clone()));
+        let watch = tokio::spawn(chat.clone().keep_watch(self.lease, drained.clone()));
+        let listener = Patient::new(self.listener, self.tuning.reader_patience);
         let server = axum::serve(listener, router(self.api.clone()))
             .with_graceful_shutdown(drained.clone().cancelled_owned());
         let server = tokio::spawn(server.into_future());
         shutdown.cancelled().await;
         tracing::info!(grace = ?self.grace, "going down: no new turns");
-        self.api.chat.drain(self.grace).await;
+        chat.drain(self.grace).await;
         drained.cancel();
         let ended = timeout(LINGER, server).await;
+        let _ = futures::future::join(journal, watch).await;
         self.api.store.close().await;
         match ended {
             Ok(Ok(Err(error))) => Err(Error::internal(error)),
@@ -146,55 +148,104 @@ impl App {
 }
 
 fn open_store(config: &Config) -> Result<Arc<dyn Store>> {
+    let sync = match config.sqlite_sync {
+        SqliteSync::Full => Sync::Full,
+        SqliteSync::Normal => Sync::Normal,
+    };
     match &config.database_url {
-        DatabaseUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open(path, config.sqlite_sync)?)),
+        DatabaseUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open(path, sync)?)),
     }
 }
 
-/// The provider and the model that answers unless another is asked for.
-async fn find_provider(config: &Config) -> Result<(Arc<dyn Provider>, String)> {
+async fn listen(address: SocketAddr) -> Result<TcpListener> {
+    let refused = |error| format!("cannot listen on {address}: {error}; set HOST or PORT");
+    TcpListener::bind(address).await.map_err(|error| Error::new(Kind::Internal, refused(error)))
+}
+
+fn defaults(config: &Config, model: &str) -> Defaults {
+    Defaults {
+        strategy: config.memory,
+        tokens: config.memory_tokens,
+        context_window: config.context_window,
+        model: model.to_owned(),
+    }
+}
+
+fn patience(config: &Config, tuning: Tuning) -> Patience {
+    Patience {
+        first_token: config.first_token_timeout,
+        idle: config.idle_timeout,
+        turn: config.turn_timeout,
+        pause: tuning.provider_pause,
+        fallbacks: config.fallback_models.iter().map(|model| model.trim().to_owned()).collect(),
+    }
+}
+
+fn title_model(config: &Config, model: &str) -> Option<String> {
+    let small = || config.small_model.clone().unwrap_or_else(|| model.to_owned());
+    (config.titles == Titles::Model).then(small)
+}
+
+/// One process serves a file, so one name will do; each start is another life.
+fn claimant() -> Claimant {
+    Claimant { instance: "local".to_owned(), boot: Uuid::now_v7().to_string() }
+}
+
+/// A provider, and the model that answers unless another is asked for.
+struct Found {
+    provider: Arc<dyn Provider>,
+    model: String,
+}
+
+async fn find_provider(config: &Config, notes: &mut Vec<String>) -> Result<Found> {
     let has_openai = config.openai_api_key.is_some() || config.openai_base_url.is_some();
     match config.provider {
         ProviderChoice::Demo => Ok(demo_provider(config)),
-        ProviderChoice::Openai => openai_provider(config).await,
-        ProviderChoice::Auto if has_openai => openai_provider(config).await,
-        ProviderChoice::Auto => match local_ollama(config).await {
-            Some(found) => Ok(found),
-            None => {
-                tracing::warn!(
-                    "no provider found: the demo answers; set OPENAI_API_KEY or OPENAI_BASE_URL"
-                );
-                Ok(demo_provider(config))
+        ProviderChoice::Openai => openai_provider(config, notes).await,
+        ProviderChoice::Auto if has_openai => openai_provider(config, notes).await,
+        ProviderChoice::Auto => {
+            match local_ollama(config).await {
+                Some(found) => Ok(found),
+                None => {
+                    notes.push("no provider found: the demo answers; set OPENAI_API_KEY or OPENAI_BASE_URL".to_owned());
+                    Ok(demo_provider(config))
+                }
             }
-        },
+        }
     }
 }
 
-fn demo_provider(config: &Config) -> (Arc<dyn Provider>, String) {
+fn demo_provider(config: &Config) -> Found {
     let model = config.model.clone().unwrap_or_else(|| demo::MODEL.to_owned());
-    (Arc::new(Demo::default()), model)
+    Found { provider: Arc::new(Demo::default()), model }
 }
 
-async fn openai_provider(config: &Config) -> Result<(Arc<dyn Provider>, String)> {
+async fn openai_provider(config: &Config, notes: &mut Vec<String>) -> Result<Found> {
     let base_url = config.openai_base_url.as_deref().unwrap_or(OFFICIAL);
-    let endpoint = Endpoint::new(base_url, config.openai_api_key.as_deref()).map_err(|reason| {
-        Error::new(Kind::Internal, format!("OPENAI_BASE_URL={base_url}: {reason}"))
-    })?;
+    let endpoint = Endpoint::new(base_url, config.openai_api_key.as_deref())
+        .map_err(|refusal| Error::new(Kind::Internal, refusal))?;
+    let is_official = base_url.trim_end_matches('/') == OFFICIAL;
+    if is_official && config.openai_api_key.is_none() {
+        notes.push("OPENAI_API_KEY is not set: OpenAI will refuse to answer".to_owned());
+    }
     let model = match &config.model {
         Some(model) => model.clone(),
-        None if base_url.trim_end_matches('/') == OFFICIAL => OFFICIAL_MODEL.to_owned(),
-        None => first_model(&endpoint, MODELS_PATIENCE).await.unwrap_or_else(|| {
-            tracing::warn!("the provider does not list its models; set ECHOIC_MODEL");
-            "default".to_owned()
-        }),
+        None if is_official => OFFICIAL_MODEL.to_owned(),
+        None => match first_model(&endpoint, MODELS_PATIENCE).await {
+            Some(model) => model,
+            None => {
+                notes.push("the provider does not list its models: set ECHOIC_MODEL".to_owned());
+                "default".to_owned()
+            }
+        },
     };
-    Ok((Arc::new(endpoint), model))
+    Ok(Found { provider: Arc::new(endpoint), model })
 }
 
-async fn local_ollama(config: &Config) -> Option<(Arc<dyn Provider>, String)> {
+async fn local_ollama(config: &Config) -> Option<Found> {
     let endpoint = Endpoint::new(OLLAMA, None).ok()?;
     let first = first_model(&endpoint, OLLAMA_PATIENCE).await?;
-    Some((Arc::new(endpoint), config.model.clone().unwrap_or(first)))
+    Some(Found { provider: Arc::new(endpoint), model: config.model.clone().unwrap_or(first) })
 }
 
 async fn first_model(endpoint: &Endpoint, patience: Duration) -> Option<String> {

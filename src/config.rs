@@ -6,8 +6,6 @@
 
 use crate::auth::Auth;
 use crate::domain::memory::Strategy;
-use crate::http::Hosts;
-use crate::store::sqlite::Sync;
 use clap::builder::TypedValueParser;
 use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, ValueEnum};
 use std::collections::BTreeMap;
@@ -27,12 +25,15 @@ const VARIABLES: &[(&str, &str)] = &[
     ("OPENAI_API_KEY", "openai-api-key"),
     ("OPENAI_BASE_URL", "openai-base-url"),
     ("ECHOIC_MODEL", "model"),
+    ("ECHOIC_FALLBACK_MODELS", "fallback-models"),
     ("ECHOIC_FIRST_TOKEN_TIMEOUT", "first-token-timeout"),
     ("ECHOIC_IDLE_TIMEOUT", "idle-timeout"),
     ("ECHOIC_TURN_TIMEOUT", "turn-timeout"),
     ("ECHOIC_CONTEXT_WINDOW", "context-window"),
     ("ECHOIC_MEMORY", "memory"),
     ("ECHOIC_MEMORY_TOKENS", "memory-tokens"),
+    ("ECHOIC_TITLES", "titles"),
+    ("ECHOIC_SMALL_MODEL", "small-model"),
     ("ECHOIC_PROMPTS_DIR", "prompts-dir"),
     ("ECHOIC_MAX_BODY", "max-body"),
     ("ECHOIC_MAX_MESSAGE", "max-message"),
@@ -40,6 +41,7 @@ const VARIABLES: &[(&str, &str)] = &[
     ("ECHOIC_ALLOW_OPEN", "allow-open"),
     ("ECHOIC_ALLOWED_HOSTS", "allowed-hosts"),
     ("ECHOIC_CORS_ORIGINS", "cors-origins"),
+    ("ECHOIC_TURN_LEASE", "turn-lease"),
     ("ECHOIC_SHUTDOWN_GRACE", "shutdown-grace"),
     ("RUST_LOG", "log"),
     ("ECHOIC_LOG_FORMAT", "log-format"),
@@ -90,7 +92,7 @@ pub struct Config {
     pub database_url: DatabaseUrl,
     /// full: acknowledged is on disk; normal: may lose the last moment at power loss, never corrupts
     #[arg(long, value_name = "MODE", default_value = "full", value_parser = words(SYNC))]
-    pub sqlite_sync: Sync,
+    pub sqlite_sync: SqliteSync,
     /// Who answers; auto: OpenAI if a key or base URL is set, else a local Ollama if it answers, else the demo
     #[arg(long, value_enum, default_value_t = ProviderChoice::Auto)]
     pub provider: ProviderChoice,
@@ -103,6 +105,9 @@ pub struct Config {
     /// Model that answers unless a request or session asks for another [default: the provider's usual one]
     #[arg(long)]
     pub model: Option<String>,
+    /// Models tried in order when the first gives no reply, only before the first delta; comma-separated
+    #[arg(long, value_name = "MODELS", value_delimiter = ',', value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub fallback_models: Vec<String>,
     /// How long a provider may take to the first token
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
     pub first_token_timeout: Duration,
@@ -113,7 +118,7 @@ pub struct Config {
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration)]
     pub turn_timeout: Duration,
     /// Context window in tokens [default: by model, else 128000]
-    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(256..))]
+    #[arg(long, value_name = "TOKENS", value_parser = context_window)]
     pub context_window: Option<u32>,
     /// Memory strategy unless a request or session asks for another
     #[arg(long, value_name = "STRATEGY", default_value = "auto", value_parser = words(STRATEGIES))]
@@ -121,6 +126,12 @@ pub struct Config {
     /// Memory budget in tokens [default: the smaller of a quarter of the window and 16000]
     #[arg(long, value_name = "TOKENS")]
     pub memory_tokens: Option<u32>,
+    /// Who names sessions: first-message (its first line), or model
+    #[arg(long, value_name = "WAY", default_value = "first-message", value_parser = words(TITLES))]
+    pub titles: Titles,
+    /// Model that writes titles [default: the default model]
+    #[arg(long, value_name = "MODEL")]
+    pub small_model: Option<String>,
     /// Folder whose prompt templates override the built-in ones
     #[arg(long, value_name = "FOLDER")]
     pub prompts_dir: Option<PathBuf>,
@@ -142,6 +153,9 @@ pub struct Config {
     /// Origins whose pages may use the API, comma-separated
     #[arg(long, value_name = "ORIGINS", value_delimiter = ',', value_parser = origin)]
     pub cors_origins: Vec<String>,
+    /// Silence after which an instance counts as gone
+    #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = duration)]
+    pub turn_lease: Duration,
     /// How long running turns may finish at SIGTERM
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     pub shutdown_grace: Duration,
@@ -153,7 +167,9 @@ pub struct Config {
     pub log_format: LogFormat,
 }
 
-const SYNC: &[(&str, Sync)] = &[("full", Sync::Full), ("normal", Sync::Normal)];
+const SYNC: &[(&str, SqliteSync)] = &[("full", SqliteSync::Full), ("normal", SqliteSync::Normal)];
+const TITLES: &[(&str, Titles)] =
+    &[("first-message", Titles::FirstMessage), ("model", Titles::Model)];
 const AUTH: &[(&str, Auth)] = &[("none", Auth::None)];
 const LOG_FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
 const STRATEGIES: &[(&str, Strategy)] = &[
@@ -172,6 +188,24 @@ pub enum ProviderChoice {
     Openai,
     /// No model.
     Demo,
+}
+
+/// How hard a commit of the embedded store tries to be on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SqliteSync {
+    /// What is acknowledged is on disk.
+    Full,
+    /// Power loss may take the last moment; the file is never corrupt.
+    Normal,
+}
+
+/// Who names sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Titles {
+    /// The first line of the first message.
+    FirstMessage,
+    /// A model.
+    Model,
 }
 
 /// How to log.
@@ -214,15 +248,23 @@ impl Cli {
     /// Reads `.env` from the working folder and the process's environment and arguments. Gives the
     /// command and warnings for the log.
     pub fn from_process() -> Result<(Self, Vec<String>), Refusal> {
+        let unreadable =
+            |error: dotenvy::Error| Refusal::Setting(format!(".env cannot be read: {error}"));
         let mut environment: BTreeMap<String, String> = match dotenvy::from_path_iter(".env") {
-            Ok(file) => file
-                .collect::<Result<_, _>>()
-                .map_err(|error| Refusal::Setting(format!(".env cannot be read: {error}")))?,
-            Err(_) => BTreeMap::new(),
+            Ok(file) => file.collect::<Result<_, _>>().map_err(unreadable)?,
+            Err(error) if error.not_found() => BTreeMap::new(),
+            Err(error) => return Err(unreadable(error)),
         };
-        environment.extend(std::env::vars_os().filter_map(|(name, value)| {
-            Some((name.into_string().ok()?, value.into_string().ok()?))
-        }));
+        for (name, value) in std::env::vars_os() {
+            let Some(name) = name.to_str() else { continue };
+            match value.into_string() {
+                Ok(value) => drop(environment.insert(name.to_owned(), value)),
+                Err(_) if VARIABLES.iter().any(|(known, _)| *known == name) => {
+                    return Err(Refusal::Setting(format!("{name} must be UTF-8")));
+                }
+                Err(_) => {}
+            }
+        }
         Self::from_parts(std::env::args_os().collect(), &environment)
     }
 
@@ -347,11 +389,6 @@ impl Config {
         SocketAddr::new(self.host, self.port)
     }
 
-    /// The host names to answer to.
-    pub fn hosts(&self) -> Hosts {
-        Hosts::new(self.allowed_hosts.iter().map(|host| host.trim().to_owned()).collect())
-    }
-
     /// What only shows when settings are seen together.
     fn check(&self) -> Result<(), Refusal> {
         if self.auth == Auth::None && !self.host.is_loopback() && !self.allow_open {
@@ -390,6 +427,11 @@ fn duration(text: &str) -> Result<Duration, String> {
     };
     let millis = number.checked_mul(unit).filter(|millis| (1..=365 * 86_400_000).contains(millis));
     millis.map(Duration::from_millis).ok_or_else(|| "must be from 1ms to 365d".to_owned())
+}
+
+fn context_window(text: &str) -> Result<u32, String> {
+    let tokens = text.parse().ok().filter(|tokens| *tokens >= 256);
+    tokens.ok_or_else(|| "must be a whole number of tokens, at least 256".to_owned())
 }
 
 fn size(text: &str) -> Result<usize, String> {

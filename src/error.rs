@@ -60,6 +60,8 @@ kinds! {
     ContextTooLong = "context_too_long",
     /// The same idempotency key with other content.
     IdempotencyKeyReused = "idempotency_key_reused",
+    /// As many messages wait for this session's reply as may.
+    QueueFull = "queue_full",
     /// The provider refused, failed or broke off.
     ProviderError = "provider_error",
     /// The provider took longer than its deadline.

@@ -11,6 +11,7 @@ pub mod config;
 pub mod domain;
 pub mod error;
 pub mod http;
+pub mod json;
 pub mod memory;
 pub mod prompts;
 pub mod provider;

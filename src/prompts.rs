@@ -4,12 +4,14 @@
 //! an error, not an empty string.
 
 use crate::error::{Error, Kind, Result};
-use minijinja::{AutoEscape, Environment, UndefinedBehavior, context};
+use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value, context};
 use std::path::Path;
 
 /// Name and built-in text of each template.
-const BUILT_IN: &[(&str, &str)] =
-    &[("assistant.md.j2", include_str!("../prompts/assistant.md.j2"))];
+const BUILT_IN: &[(&str, &str)] = &[
+    ("assistant.md.j2", include_str!("../prompts/assistant.md.j2")),
+    ("title.md.j2", include_str!("../prompts/title.md.j2")),
+];
 
 /// The templates, ready to be filled in.
 pub struct Prompts {
@@ -41,14 +43,24 @@ impl Prompts {
         // What would fail in the first turn fails at start.
         prompts.system(None)?;
         prompts.system(Some("x"))?;
+        prompts.title("x")?;
         Ok(prompts)
     }
 
     /// The system prompt; `instructions` are the request's or the session's own.
     pub fn system(&self, instructions: Option<&str>) -> Result<String> {
-        let render =
-            |name: &str| self.templates.get_template(name)?.render(context! { instructions });
-        render("assistant.md.j2").map_err(|error| wrong(Path::new("assistant.md.j2"), &error))
+        self.render("assistant.md.j2", context! { instructions })
+    }
+
+    /// What asks a model for the title of a conversation that begins with this message.
+    pub fn title(&self, message: &str) -> Result<String> {
+        self.render("title.md.j2", context! { message })
+    }
+
+    fn render(&self, name: &str, values: Value) -> Result<String> {
+        let rendered =
+            self.templates.get_template(name).and_then(|template| template.render(values));
+        rendered.map_err(|error| wrong(Path::new(name), &error))
     }
 }
 

@@ -9,7 +9,7 @@ use crate::domain::memory::Strategy;
 use crate::domain::message::FinishReason;
 use crate::domain::{MessageId, SessionId, TurnId, Usage};
 use bytes::Bytes;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::io::Write;
 
 /// One frame's content.
@@ -22,6 +22,10 @@ pub(super) enum Frame<'a> {
     },
     DataSession {
         data: SessionData<'a>,
+        transient: bool,
+    },
+    DataTitle {
+        data: TitleData<'a>,
         transient: bool,
     },
     StartStep,
@@ -73,6 +77,11 @@ pub(super) struct SessionData<'a> {
 }
 
 #[derive(Debug, Serialize)]
+pub(super) struct TitleData<'a> {
+    pub(super) title: &'a str,
+}
+
+#[derive(Debug, Serialize)]
 pub(super) struct FinishMetadata<'a> {
     pub(super) model: Option<&'a str>,
     pub(super) usage: Option<Usage>,
@@ -93,20 +102,24 @@ pub(super) struct MemorySummary {
 }
 
 /// Writes one turn's frames, numbered from 1.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Encoder {
     turn_id: TurnId,
+    /// The number of the next frame.
     next: u64,
+    /// The number of the first frame that was not taken.
+    taken: u64,
     out: Vec<u8>,
 }
 
 impl Encoder {
     pub(super) fn new(turn_id: TurnId) -> Self {
-        Self { turn_id, next: 1, out: Vec::new() }
+        Self::after(turn_id, 0)
     }
 
-    pub(super) fn turn_id(&self) -> &TurnId {
-        &self.turn_id
+    /// Goes on behind frames that were written before.
+    pub(super) fn after(turn_id: TurnId, last: u64) -> Self {
+        Self { turn_id, next: last + 1, taken: last + 1, out: Vec::new() }
     }
 
     pub(super) fn frame(&mut self, frame: &Frame<'_>) {
@@ -126,8 +139,82 @@ impl Encoder {
         self.next += 1;
     }
 
-    /// The bytes written since the last call.
-    pub(super) fn take(&mut self) -> Bytes {
-        std::mem::take(&mut self.out).into()
+    /// The frames written since the last call.
+    pub(super) fn take(&mut self) -> Frames {
+        let first = std::mem::replace(&mut self.taken, self.next);
+        Frames { first, last: self.next - 1, bytes: std::mem::take(&mut self.out).into() }
     }
+}
+
+/// Some whole frames of a turn, one behind the other.
+#[derive(Debug, Clone)]
+pub(super) struct Frames {
+    /// The number of the first one.
+    pub(super) first: u64,
+    /// The number of the last one.
+    pub(super) last: u64,
+    /// All of them, as they go out.
+    pub(super) bytes: Bytes,
+}
+
+impl Frames {
+    /// All the frames of a turn, from the first one.
+    pub(super) fn counted(bytes: Bytes) -> Self {
+        let last = memchr::memmem::find_iter(&bytes, b"\n\n").count() as u64;
+        Self { first: 1, last, bytes }
+    }
+
+    /// How many bytes stand before a frame.
+    pub(super) fn offset_of(&self, frame: u64) -> usize {
+        let before = frame.saturating_sub(self.first);
+        let ends = memchr::memmem::find_iter(&self.bytes, b"\n\n").map(|at| at + 2);
+        ends.take(usize::try_from(before).unwrap_or(usize::MAX)).last().unwrap_or(0)
+    }
+}
+
+/// Where a reader stands: behind a frame of a turn. Clients carry it as `Last-Event-ID`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cursor {
+    /// The turn.
+    pub turn: TurnId,
+    /// The number of the frame.
+    pub frame: u64,
+}
+
+impl Cursor {
+    /// Reads `<turnId>:<n>`; `None` is a cursor of nothing known.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (turn, frame) = text.rsplit_once(':')?;
+        let frame = frame.parse().ok().filter(|frame| (1..u64::MAX).contains(frame))?;
+        Some(Self { turn: TurnId::parse("lastEventId", turn).ok()?, frame })
+    }
+}
+
+/// A frame read back, as far as it matters to what was said.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub(super) enum Said {
+    TextStart {
+        id: String,
+    },
+    TextDelta {
+        delta: String,
+    },
+    ReasoningStart {
+        id: String,
+    },
+    ReasoningDelta {
+        delta: String,
+    },
+    TextEnd,
+    ReasoningEnd,
+    #[serde(other)]
+    Other,
+}
+
+/// Reads frames back.
+pub(super) fn read(bytes: &[u8]) -> impl Iterator<Item = Said> {
+    let lines = bytes.split(|byte| *byte == b'\n');
+    let data = lines.filter_map(|line| line.strip_prefix(b"data: "));
+    data.filter_map(|data| serde_json::from_slice(data).ok())
 }

@@ -1,51 +1,100 @@
-//! The hub: the running turns of this process and their readers.
+//! The hub: the turns of this process and their readers.
 //!
 //! A turn has one buffer of frames; a reader is a cursor into it. Publishing never waits for a
 //! reader, and a reader that leaves or is slow changes nothing for the turn or for other readers.
+//! An ended turn stays for a minute, so that a reader whose connection broke near the end can come
+//! back for the rest.
 
-use crate::domain::TurnId;
-use bytes::Bytes;
-use std::collections::HashMap;
+use super::frames::{Cursor, Frames};
+use crate::domain::{SessionId, TurnId};
+use crate::store::Batch;
+use bytes::{Bytes, BytesMut};
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-/// The running turns of this process.
+/// How long an ended turn can still be read.
+pub(super) const LINGER: Duration = Duration::from_secs(60);
+/// The most bytes of ended turns that are kept; the oldest go first.
+const MAX_LINGERING: usize = 64 << 20;
+
+/// The turns of this process: running, waiting to run, and lately ended.
 #[derive(Default)]
 pub(super) struct Hub {
-    turns: Mutex<HashMap<TurnId, Arc<LiveTurn>>>,
+    turns: Mutex<Turns>,
+}
+
+#[derive(Default)]
+struct Turns {
+    by_id: HashMap<TurnId, Arc<LiveTurn>>,
+    /// Ended turns, the oldest first.
+    ended: VecDeque<(Instant, Arc<LiveTurn>)>,
+    /// Bytes that they hold.
+    lingering: usize,
 }
 
 impl Hub {
-    /// Opens a turn's buffer.
-    pub(super) fn open(&self, turn_id: &TurnId) -> Arc<LiveTurn> {
-        let live = Arc::new(LiveTurn::default());
-        lock(&self.turns).insert(turn_id.clone(), live.clone());
-        live
+    /// Opens a turn's buffer, or gives the one that is open already.
+    pub(super) fn open(&self, session: &SessionId, turn: &TurnId) -> Arc<LiveTurn> {
+        let open = || Arc::new(LiveTurn::new(session.clone(), turn.clone()));
+        lock(&self.turns).by_id.entry(turn.clone()).or_insert_with(open).clone()
     }
 
-    /// The buffer of a turn that is running.
-    pub(super) fn get(&self, turn_id: &TurnId) -> Option<Arc<LiveTurn>> {
-        lock(&self.turns).get(turn_id).cloned()
+    /// The buffer of a turn of this session.
+    pub(super) fn get(&self, session: &SessionId, turn: &TurnId) -> Option<Arc<LiveTurn>> {
+        let live = self.find(turn)?;
+        (live.session == *session).then_some(live)
     }
 
-    /// Forgets a turn. Those who read it keep its buffer until they are done.
-    pub(super) fn close(&self, turn_id: &TurnId) {
-        lock(&self.turns).remove(turn_id);
+    /// The buffer of a turn, whosever it is.
+    pub(super) fn find(&self, turn: &TurnId) -> Option<Arc<LiveTurn>> {
+        lock(&self.turns).by_id.get(turn).cloned()
     }
 
-    /// Cuts all running turns.
-    pub(super) fn cut_all(&self) {
-        for live in lock(&self.turns).values() {
-            live.stop.cancel();
+    /// Forgets a turn that did not come to be.
+    pub(super) fn discard(&self, turn: &TurnId) {
+        lock(&self.turns).by_id.remove(turn);
+    }
+
+    /// Ends a turn's buffer: nothing more comes. It lingers for those who come late.
+    pub(super) fn close(&self, live: &Arc<LiveTurn>) {
+        let size = live.end();
+        let mut turns = lock(&self.turns);
+        turns.ended.push_back((Instant::now(), live.clone()));
+        turns.lingering += size;
+        turns.forget_the_oldest();
+    }
+
+    /// The turns that run, or wait to.
+    pub(super) fn running(&self) -> Vec<Arc<LiveTurn>> {
+        let mut turns = lock(&self.turns);
+        turns.forget_the_oldest();
+        turns.by_id.values().filter(|live| !live.is_ended()).cloned().collect()
+    }
+}
+
+impl Turns {
+    fn forget_the_oldest(&mut self) {
+        while let Some((ended, live)) = self.ended.front() {
+            if ended.elapsed() < LINGER && self.lingering <= MAX_LINGERING {
+                return;
+            }
+            self.by_id.remove(&live.turn);
+            self.lingering -= live.size();
+            self.ended.pop_front();
         }
     }
 }
 
-/// One running turn.
-#[derive(Default)]
+/// One turn of this process.
 pub(super) struct LiveTurn {
-    frames: Mutex<Buffer>,
+    /// The session it is in.
+    pub(super) session: SessionId,
+    /// Its id.
+    pub(super) turn: TurnId,
+    buffer: Mutex<Buffer>,
     changed: Notify,
     /// Cancelled when somebody stops the turn.
     pub(super) stop: CancellationToken,
@@ -53,54 +102,190 @@ pub(super) struct LiveTurn {
 
 #[derive(Default)]
 struct Buffer {
-    /// Frames as they were published, in pieces of whole frames.
-    pieces: Vec<Bytes>,
+    /// Frames as they were published.
+    pieces: Vec<Frames>,
+    /// The number of the last frame.
+    last: u64,
+    bytes: usize,
     is_ended: bool,
+    journal: Journal,
+}
+
+/// How far the turn's log has come.
+#[derive(Default)]
+struct Journal {
+    /// Pieces that are in the log, or on their way there.
+    pieces: usize,
+    /// Batches that are.
+    batches: u32,
+    /// When the first piece was published that is not.
+    behind_since: Option<Instant>,
+    /// Whether a batch is on its way.
+    is_writing: bool,
 }
 
 impl LiveTurn {
-    /// Adds frames for all readers.
-    pub(super) fn publish(&self, frames: Bytes) {
-        if !frames.is_empty() {
-            lock(&self.frames).pieces.push(frames);
-            self.changed.notify_waiters();
-        }
+    fn new(session: SessionId, turn: TurnId) -> Self {
+        let (buffer, changed, stop) = Default::default();
+        Self { session, turn, buffer, changed, stop }
     }
 
-    /// Says that nothing more comes.
-    pub(super) fn end(&self) {
-        lock(&self.frames).is_ended = true;
+    /// Adds frames for all readers.
+    pub(super) fn publish(&self, frames: Frames) {
+        if frames.bytes.is_empty() {
+            return;
+        }
+        let mut buffer = lock(&self.buffer);
+        buffer.last = frames.last;
+        buffer.bytes += frames.bytes.len();
+        buffer.pieces.push(frames);
+        buffer.journal.behind_since.get_or_insert_with(Instant::now);
+        drop(buffer);
         self.changed.notify_waiters();
+    }
+
+    fn end(&self) -> usize {
+        let mut buffer = lock(&self.buffer);
+        buffer.is_ended = true;
+        let size = buffer.bytes;
+        drop(buffer);
+        self.changed.notify_waiters();
+        size
+    }
+
+    fn size(&self) -> usize {
+        lock(&self.buffer).bytes
+    }
+
+    fn is_ended(&self) -> bool {
+        lock(&self.buffer).is_ended
+    }
+
+    /// Whether nothing was published yet: the turn waits to run.
+    pub(super) fn is_waiting(&self) -> bool {
+        lock(&self.buffer).pieces.is_empty()
+    }
+
+    /// Waits until something was published, or nothing more comes.
+    pub(super) async fn begun(&self) {
+        self.until(|buffer| !buffer.pieces.is_empty() || buffer.is_ended).await;
     }
 
     /// Waits until nothing more comes.
     pub(super) async fn ended(&self) {
+        self.until(|buffer| buffer.is_ended).await;
+    }
+
+    async fn until(&self, holds: impl Fn(&Buffer) -> bool) {
         loop {
+            // Registered before looking, so that what happens in between wakes it.
             let changed = self.changed.notified();
-            if lock(&self.frames).is_ended {
+            if holds(&lock(&self.buffer)) {
                 return;
             }
             changed.await;
         }
     }
+
+    /// What was published and is not in the log, if it has been waiting for this long and nothing
+    /// is on its way there. [`LiveTurn::logged`] must follow.
+    pub(super) fn unlogged(&self, behind: Duration) -> Option<Batch> {
+        let mut buffer = lock(&self.buffer);
+        let is_due = buffer.journal.behind_since.is_some_and(|since| since.elapsed() >= behind);
+        if buffer.is_ended || buffer.journal.is_writing || !is_due {
+            return None;
+        }
+        let batch = buffer.take_unlogged();
+        buffer.journal.is_writing = true;
+        Some(batch)
+    }
+
+    /// Says that the batch which was on its way to the log has arrived.
+    pub(super) fn logged(&self) {
+        lock(&self.buffer).journal.is_writing = false;
+        self.changed.notify_waiters();
+    }
+
+    /// The last batch of the log: what is not in it, and the frames that end the stream. `None` if
+    /// the log is empty: a turn that was over sooner than its first flush writes none.
+    pub(super) async fn last_batch(&self, ending: &Frames) -> Option<Batch> {
+        self.until(|buffer| !buffer.journal.is_writing).await;
+        let mut buffer = lock(&self.buffer);
+        if buffer.journal.batches == 0 {
+            return None;
+        }
+        let Batch { number, frames } = buffer.take_unlogged();
+        Some(Batch { number, frames: [frames, ending.bytes.clone()].concat().into() })
+    }
 }
 
-/// Reads a turn's frames from the first one, at its own pace.
+impl Buffer {
+    fn take_unlogged(&mut self) -> Batch {
+        let pieces = &self.pieces[self.journal.pieces..];
+        let frames = match pieces {
+            [only] => only.bytes.clone(),
+            several => {
+                let mut all =
+                    BytesMut::with_capacity(several.iter().map(|piece| piece.bytes.len()).sum());
+                several.iter().for_each(|piece| all.extend_from_slice(&piece.bytes));
+                all.freeze()
+            }
+        };
+        let number = self.journal.batches;
+        self.journal.pieces = self.pieces.len();
+        self.journal.batches += 1;
+        self.journal.behind_since = None;
+        Batch { number, frames }
+    }
+
+    /// Where the frame behind a cursor is: its piece, and the bytes of that piece before it. `None`
+    /// if the cursor names no frame that was published.
+    fn behind(&self, cursor: &Cursor) -> Option<(usize, usize)> {
+        if cursor.frame > self.last {
+            return None;
+        }
+        let wanted = cursor.frame + 1;
+        let piece = self.pieces.partition_point(|piece| piece.last < wanted);
+        let skipped = self.pieces.get(piece).map_or(0, |frames| frames.offset_of(wanted));
+        Some((piece, skipped))
+    }
+}
+
+/// Reads a turn's frames at its own pace.
 pub struct Reader {
     live: Arc<LiveTurn>,
     next: usize,
+    /// Bytes of the next piece that this reader has had.
+    skipped: usize,
 }
 
 impl Reader {
     /// A reader that stands before the first frame.
     pub(super) fn new(live: Arc<LiveTurn>) -> Self {
-        Self { live, next: 0 }
+        Self { live, next: 0, skipped: 0 }
+    }
+
+    /// A reader that stands behind the frame which a cursor names; before the first one if it
+    /// names none of this turn. `None` if nothing is left to read, and nothing will come.
+    pub(super) fn behind(live: Arc<LiveTurn>, cursor: Option<&Cursor>) -> Option<Self> {
+        let place = {
+            let buffer = lock(&live.buffer);
+            let cursor = cursor.filter(|cursor| cursor.turn == live.turn);
+            let place = cursor.and_then(|cursor| Some((cursor, buffer.behind(cursor)?)));
+            // The terminal frame is the one before `[DONE]`.
+            if buffer.is_ended && place.is_some_and(|(cursor, _)| cursor.frame + 1 >= buffer.last) {
+                return None;
+            }
+            place.map(|(_, place)| place)
+        };
+        let (next, skipped) = place.unwrap_or_default();
+        Some(Self { live, next, skipped })
     }
 
     /// A reader of frames that are all there already.
     pub(super) fn of(frames: Bytes) -> Self {
-        let live = LiveTurn::default();
-        live.publish(frames);
+        let live = LiveTurn::new(SessionId::trusted(""), TurnId::trusted(""));
+        live.publish(Frames { first: 1, last: 1, bytes: frames });
         live.end();
         Self::new(Arc::new(live))
     }
@@ -108,13 +293,12 @@ impl Reader {
     /// The next frames, as many as are there; waits for them. `None` behind the last.
     pub async fn next(&mut self) -> Option<Bytes> {
         loop {
-            // Registered before looking, so that what is published in between wakes it.
             let changed = self.live.changed.notified();
             {
-                let buffer = lock(&self.live.frames);
+                let buffer = lock(&self.live.buffer);
                 if let Some(frames) = buffer.pieces.get(self.next) {
                     self.next += 1;
-                    return Some(frames.clone());
+                    return Some(frames.bytes.slice(std::mem::take(&mut self.skipped)..));
                 }
                 if buffer.is_ended {
                     return None;

@@ -1,25 +1,34 @@
-//! Turns: begun, run, stopped, drained. The heart of the server.
+//! Turns: begun, run, read, stopped, recovered, drained. The heart of the server.
 //!
 //! [`Chat::start_turn`] makes the user's message durable and sets a task going that owns the turn
 //! until its reply is stored; whoever asked gets a [`Reader`]. A reader that leaves changes
 //! nothing. Called by `http`; knows no route and no database.
 
 mod frames;
+mod gather;
 mod hub;
+mod join;
+mod journal;
+mod recovery;
 mod run_turn;
+mod settle;
 mod start_turn;
 mod stop;
+mod titles;
 mod transcript;
 
 pub use crate::provider::Model;
+pub use frames::Cursor;
 pub use hub::Reader;
 pub use start_turn::{NewTurn, Wish};
 
 use crate::error::{Error, Kind, Result};
 use crate::memory::{Memory, tokens};
+use crate::prompts::Prompts;
 use crate::provider::Provider;
-use crate::store::Store;
+use crate::store::{Claimant, Store};
 use hub::Hub;
+use journal::Journal;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -33,29 +42,38 @@ pub struct Chat {
     store: Arc<dyn Store>,
     provider: Arc<dyn Provider>,
     memory: Arc<Memory>,
+    prompts: Arc<Prompts>,
+    /// The model that writes titles, if one does.
+    title_model: Option<String>,
+    claimant: Claimant,
     hub: Hub,
+    journal: Journal,
     /// Every running turn is a task of this tracker.
     turns: TaskTracker,
 }
 
+/// What [`Chat`] is made of.
+pub struct Parts {
+    /// Where conversations are kept.
+    pub store: Arc<dyn Store>,
+    /// Who answers.
+    pub provider: Arc<dyn Provider>,
+    /// What of a session the model is shown.
+    pub memory: Arc<Memory>,
+    /// The prompt templates.
+    pub prompts: Arc<Prompts>,
+    /// The model that writes titles, if one does.
+    pub title_model: Option<String>,
+    /// Who this instance is.
+    pub claimant: Claimant,
+}
+
 impl Chat {
     /// Puts the parts together.
-    pub fn new(store: Arc<dyn Store>, provider: Arc<dyn Provider>, memory: Arc<Memory>) -> Self {
-        Self { store, provider, memory, hub: Hub::default(), turns: TaskTracker::new() }
-    }
-
-    /// Takes no new turns, lets the running ones finish within `grace`, then cuts the rest: they
-    /// are stored as interrupted.
-    pub async fn drain(&self, grace: Duration) {
-        self.turns.close();
-        if timeout(grace, self.turns.wait()).await.is_ok() {
-            return;
-        }
-        tracing::warn!(turns = self.turns.len(), "cutting the turns that are still running");
-        self.hub.cut_all();
-        if timeout(CUT_GRACE, self.turns.wait()).await.is_err() {
-            tracing::error!(turns = self.turns.len(), "turns could not be stored before the end");
-        }
+    pub fn new(parts: Parts) -> Self {
+        let Parts { store, provider, memory, prompts, title_model, claimant } = parts;
+        let (hub, journal, turns) = (Hub::default(), Journal::default(), TaskTracker::new());
+        Self { store, provider, memory, prompts, title_model, claimant, hub, journal, turns }
     }
 
     /// The provider's models, with their context windows where those are known.
@@ -68,9 +86,34 @@ impl Chat {
         Ok(models)
     }
 
+    /// Takes no new turns, lets the running ones finish within `grace`, then cuts the rest: they
+    /// are stored as interrupted. Turns that wait stay in the store and run at the next start.
+    pub async fn drain(&self, grace: Duration) {
+        self.turns.close();
+        for live in self.hub.running() {
+            if live.is_waiting() {
+                self.hub.close(&live);
+            }
+        }
+        if timeout(grace, self.turns.wait()).await.is_ok() {
+            return;
+        }
+        tracing::warn!(turns = self.turns.len(), "cutting the turns that are still running");
+        for live in self.hub.running() {
+            live.stop.cancel();
+        }
+        if timeout(CUT_GRACE, self.turns.wait()).await.is_err() {
+            tracing::error!(turns = self.turns.len(), "turns could not be stored before the end");
+        }
+    }
+
+    fn is_draining(&self) -> bool {
+        self.turns.is_closed()
+    }
+
     /// Refuses what would begin something once the server is going down.
     pub fn ensure_not_draining(&self) -> Result<()> {
-        if self.turns.is_closed() {
+        if self.is_draining() {
             return Err(Error::new(
                 Kind::ShuttingDown,
                 "the server is going down; try again in a moment",

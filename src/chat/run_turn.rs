@@ -1,53 +1,24 @@
-//! A turn from its first frame to its stored reply: one task, which nobody but the turn's own end,
-//! a stop or the server's end can end.
+//! A turn from its first frame to the end of what the provider has to say: one task, which nobody
+//! but the turn's own end, a stop or the server's end can end. `settle` does the rest.
 
 use super::Chat;
 use super::frames::MemorySummary;
+use super::gather::{Batch, gather};
 use super::hub::LiveTurn;
-use super::transcript::{Ending, Opening, Transcript};
-use crate::clock;
-use crate::domain::message::{Body, FinishReason, MessageError};
-use crate::domain::session::Settings;
-use crate::domain::turn::ActiveTurn;
-use crate::domain::{MessageType, Role, Session, Status, Usage, UserId};
+use super::transcript::{Opening, Transcript};
+use crate::domain::message::FinishReason;
 use crate::error::{Error, Kind, Result};
-use crate::memory::{Assembled, Piece, tokens};
-use crate::provider::{Event, Events, ProviderError};
-use crate::store::{FinishTurn, NewMessage, Question, ReplyFields};
-use futures::{FutureExt, StreamExt};
+use crate::memory::{Assembled, NewMessage};
+use crate::provider::Events;
+use crate::store::{Begun, Question};
+use futures::FutureExt;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-use tokio::time::sleep;
-
-/// Deltas are gathered into one frame for at most this long while more keep arriving.
-const GATHER: Duration = Duration::from_millis(1);
-/// A reply that cannot be stored is tried again for this long, at growing intervals.
-const STORE_PATIENCE: Duration = Duration::from_secs(30);
-
-/// A turn whose question is stored and whose session is claimed.
-pub(super) struct RunningTurn {
-    pub(super) session: Session,
-    pub(super) question: Question,
-    pub(super) turn: ActiveTurn,
-    /// The request's settings over the session's.
-    pub(super) settings: Settings,
-}
-
-impl RunningTurn {
-    pub(super) fn new(
-        session: Session,
-        question: Question,
-        turn: ActiveTurn,
-        request: Settings,
-    ) -> Self {
-        let settings = request.over(session.settings.clone());
-        Self { session, question, turn, settings }
-    }
-}
+use std::time::Instant;
+use tokio::sync::oneshot;
 
 /// How producing a reply ended.
-enum Outcome {
+pub(super) enum Outcome {
     /// The model stopped by itself.
     Finished(FinishReason),
     /// Somebody stopped it, or the server is going down.
@@ -60,269 +31,142 @@ enum Outcome {
 
 /// What was sent to the provider, as far as it came to that.
 #[derive(Default)]
-struct Sent {
-    prompt_tokens: u32,
-    memory: Option<MemorySummary>,
+pub(super) struct Sent {
+    pub(super) memory: Option<MemorySummary>,
 }
+
+/// A title that may still be written while the reply is.
+pub(super) type TitleToCome = Option<oneshot::Receiver<String>>;
 
 impl Chat {
     /// Runs a turn to its end. Whatever happens, the reply is stored before the last frame is out.
-    pub(super) async fn run_turn(self: Arc<Self>, turn: RunningTurn, live: Arc<LiveTurn>) {
+    pub(super) async fn run_turn(
+        self: Arc<Self>,
+        begun: Begun,
+        live: Arc<LiveTurn>,
+        title: TitleToCome,
+    ) {
         let mut transcript = Transcript::begin(
-            turn.turn.turn_id.clone(),
+            begun.turn.turn_id.clone(),
             &Opening {
-                message_id: &turn.turn.message_id,
-                session_id: &turn.session.id,
-                title: &turn.session.title,
-                user_message_id: &turn.question.id,
+                message_id: &begun.turn.message_id,
+                session_id: &begun.session.id,
+                title: &begun.session.title,
+                user_message_id: &begun.question.id,
             },
         );
         live.publish(transcript.take_frames());
         let mut sent = Sent::default();
-        let produced =
-            AssertUnwindSafe(self.produce(&turn, &live, &mut transcript, &mut sent)).catch_unwind();
+        let produced = self.produce(&begun, &live, title, &mut transcript, &mut sent);
         // A mistake of ours must not leave the session claimed for ever.
+        let outcome = AssertUnwindSafe(produced).catch_unwind().await;
         let outcome =
-            produced.await.unwrap_or_else(|_| Outcome::Failed(Error::internal("a turn panicked")));
-        self.settle(&turn, &mut transcript, &sent, outcome).await;
-        live.publish(transcript.take_frames());
-        live.end();
-        self.hub.close(&turn.turn.turn_id);
+            outcome.unwrap_or_else(|_| Outcome::Failed(Error::internal("a turn panicked")));
+        self.settle(&begun, &live, transcript, &sent, outcome).await;
+        self.hub.close(&live);
     }
 
-    /// Builds the prompt, asks the provider and publishes what it sends.
+    /// Asks the provider and publishes what it sends.
     async fn produce(
         &self,
-        turn: &RunningTurn,
+        begun: &Begun,
         live: &LiveTurn,
+        mut title: TitleToCome,
         transcript: &mut Transcript,
         sent: &mut Sent,
     ) -> Outcome {
-        let asked = async {
-            let assembled = self.assemble(turn).await?;
-            sent.prompt_tokens = assembled.prompt_tokens;
-            sent.memory = Some(MemorySummary {
-                strategy: assembled.strategy,
-                prompt_tokens: assembled.prompt_tokens,
-                messages: assembled.recent_messages(),
-            });
-            Ok::<_, Error>(self.provider.stream(&assembled.prompt(&turn.settings)).await?)
-        };
-        let mut events = tokio::select! {
+        let asked = tokio::select! {
             biased;
             () = live.stop.cancelled() => return Outcome::Stopped,
-            asked = asked => match asked {
-                Ok(events) => events,
-                Err(error) => return Outcome::Failed(error),
-            },
+            asked = self.ask(begun, sent) => asked,
         };
-        let started = Instant::now();
+        let mut events = match asked {
+            Ok(events) => events,
+            Err(error) => return Outcome::Failed(error),
+        };
         let mut is_first = true;
         loop {
             let batch = tokio::select! {
                 biased;
                 () = live.stop.cancelled() => return Outcome::Stopped,
                 batch = gather(&mut events, is_first) => batch,
-            };
-            if is_first && !batch.events.is_empty() {
-                is_first = false;
-                let waited = started.elapsed().as_millis();
-                tracing::debug!(turn.id = %transcript.turn_id(), provider.first_token_ms = waited, "first token");
-            }
-            transcript.fold(batch.events);
-            live.publish(transcript.take_frames());
-            match batch.end {
-                None => {}
-                Some(Ok(())) => {
-                    return transcript.finish().map_or(Outcome::CutOff, Outcome::Finished);
+                title = arrival(&mut title) => {
+                    transcript.title(&title);
+                    live.publish(transcript.take_frames());
+                    continue;
                 }
+            };
+            is_first &= batch.events.is_empty();
+            let Batch { events, end } = batch;
+            transcript.fold(events);
+            live.publish(transcript.take_frames());
+            match end {
+                None => {}
+                // What comes after the reason to finish takes nothing away from the reply.
+                Some(_) if transcript.finish().is_some() => break,
+                Some(Ok(())) => return Outcome::CutOff,
                 Some(Err(error)) => return Outcome::Failed(error.into()),
             }
         }
+        if let Some(title) = title.and_then(|mut title| title.try_recv().ok()) {
+            transcript.title(&title);
+        }
+        match transcript.finish() {
+            Some(FinishReason::Error) | None => Outcome::Failed(Error::new(
+                Kind::ProviderError,
+                "the provider says that the reply failed",
+            )),
+            Some(reason) => Outcome::Finished(reason),
+        }
     }
 
-    async fn assemble(&self, turn: &RunningTurn) -> Result<Assembled> {
-        let Question { id, parent_id, role, content, tokens, .. } = &turn.question;
-        let plan = self.memory.plan(&turn.settings, *tokens)?;
-        let new = Piece::new_message(Some(id.clone()), *role, content.as_str().into(), *tokens);
-        self.memory.assemble(&turn.session.id, plan, parent_id.as_ref(), Some(new)).await
-    }
-
-    /// Stores the reply, then writes the frames that end the stream: who has read them can read
-    /// the reply.
-    async fn settle(
-        &self,
-        turn: &RunningTurn,
-        transcript: &mut Transcript,
-        sent: &Sent,
-        outcome: Outcome,
-    ) {
-        let model =
-            turn.settings.model.clone().unwrap_or_else(|| self.memory.default_model().to_owned());
-        let usage = usage(transcript, sent).await;
-        let reply = reply(turn, transcript, &outcome, usage, model.clone()).await;
-        let (status, finish_reason) = (reply.reply.status, reply.reply.finish_reason);
-        let stored = self.store_reply(turn, reply).await;
-        tracing::info!(
-            turn.id = %turn.turn.turn_id,
-            session.id = %turn.session.id,
-            turn.status = status.as_str(),
-            turn.ms = u64::try_from(clock::now().since(turn.turn.started_at).as_millis()).unwrap_or(u64::MAX),
-            usage.prompt_tokens = usage.prompt_tokens,
-            usage.completion_tokens = usage.completion_tokens,
-            model,
-            "turn ended"
-        );
-        let failure;
-        transcript.end(match (stored, &outcome) {
-            (Err(error), _) => {
-                failure = error.to_string();
-                Ending::Error(&failure)
-            }
-            (Ok(()), Outcome::Finished(_)) => Ending::Finish {
-                reason: finish_reason.unwrap_or(FinishReason::Other),
-                model: Some(&model),
-                usage: Some(usage),
-                memory: sent.memory.as_ref(),
-            },
-            (Ok(()), Outcome::Stopped) => Ending::Abort,
-            (Ok(()), Outcome::CutOff) => Ending::Error(CUT_OFF),
-            (Ok(()), Outcome::Failed(error)) => {
-                failure = error.to_string();
-                Ending::Error(&failure)
-            }
-        });
-    }
-
-    /// A reply is not given up because the store stumbles.
-    async fn store_reply(&self, turn: &RunningTurn, reply: NewMessage) -> Result<()> {
-        let started = Instant::now();
-        let mut pause = Duration::from_millis(50);
-        let finish = FinishTurn {
-            session_id: turn.session.id.clone(),
-            turn_id: turn.turn.turn_id.clone(),
-            reply,
-        };
+    /// Builds the prompt and sends it. A provider that finds it too long gets a shorter one, once.
+    async fn ask(&self, begun: &Begun, sent: &mut Sent) -> Result<Events> {
+        let settings = begun.options.clone().over(begun.session.settings.clone());
+        let Question { id, parent_id, role, content, tokens } = &begun.question;
+        let mut plan = self.memory.plan_turn(&settings, content, *tokens).await?;
+        let mut is_shortened = false;
         loop {
-            match self.store.finish_turn(finish.clone()).await {
-                Ok(Some(_)) => return Ok(()),
-                // The session was deleted meanwhile: there is nothing to keep the reply for.
-                Ok(None) => return Ok(()),
-                Err(error)
-                    if started.elapsed() > STORE_PATIENCE
-                        || error.kind != Kind::StoreUnavailable =>
-                {
-                    tracing::error!(turn.id = %turn.turn.turn_id, error = %error.chain(), "a reply could not be stored");
-                    return Err(error);
+            let new =
+                NewMessage { id: Some(id.clone()), role: *role, text: content.as_str().into() };
+            let session = &begun.session.id;
+            let assembled =
+                self.memory.assemble(session, plan.clone(), parent_id.as_ref(), Some(new)).await?;
+            sent.memory = Some(summary(&assembled));
+            let started = Instant::now();
+            match self.provider.stream(&assembled.prompt(&settings)).await {
+                Ok(events) => {
+                    let waited = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+                    tracing::debug!(turn.id = %begun.turn.turn_id, provider.first_token_ms = waited, "first token");
+                    return Ok(events);
                 }
-                Err(error) => {
-                    tracing::warn!(turn.id = %turn.turn.turn_id, error = %error.chain(), "storing a reply again");
-                    sleep(pause).await;
-                    pause = (pause * 2).min(Duration::from_secs(2));
+                Err(error) if error.kind() == Kind::ContextTooLong && !is_shortened => {
+                    tracing::warn!(turn.id = %begun.turn.turn_id, %error, "halving the memory");
+                    is_shortened = true;
+                    plan.bounds.tokens = assembled.memory_tokens() / 2;
                 }
+                Err(error) => return Err(error.into()),
             }
         }
     }
 }
 
-const CUT_OFF: &str = "the provider's reply broke off";
-
-/// Events that were ready together, and the end if it was among them.
-struct Batch {
-    events: Vec<Event>,
-    end: Option<Result<(), ProviderError>>,
-}
-
-/// Waits for events and takes along what arrives right behind them, so that a burst becomes one
-/// frame and one write to each reader. The very first delta goes out by itself: somebody waits.
-async fn gather(events: &mut Events, is_first: bool) -> Batch {
-    let mut batch = Batch { events: Vec::new(), end: None };
-    let mut next = events.next().await;
-    let started = Instant::now();
-    loop {
-        match next {
-            None => batch.end = Some(Ok(())),
-            Some(Err(error)) => batch.end = Some(Err(error)),
-            Some(Ok(more)) => extend(&mut batch.events, more),
-        }
-        let is_enough = is_first && !batch.events.is_empty();
-        if is_enough || batch.end.is_some() || started.elapsed() > GATHER {
-            return batch;
-        }
-        next = match events.next().now_or_never() {
-            Some(next) => next,
-            None => {
-                // The connection's own task may be about to hand over more: let it run once.
-                tokio::task::yield_now().await;
-                match events.next().now_or_never() {
-                    Some(next) => next,
-                    None => return batch,
-                }
-            }
-        };
+fn summary(assembled: &Assembled) -> MemorySummary {
+    MemorySummary {
+        strategy: assembled.strategy,
+        prompt_tokens: assembled.prompt_tokens,
+        messages: assembled.recent_messages(),
     }
 }
 
-/// Adjacent deltas become one.
-fn extend(events: &mut Vec<Event>, more: Vec<Event>) {
-    for event in more {
-        match (events.last_mut(), event) {
-            (Some(Event::Text(so_far)), Event::Text(delta))
-            | (Some(Event::Reasoning(so_far)), Event::Reasoning(delta)) => so_far.push_str(&delta),
-            (_, event) => events.push(event),
+/// Waits for the title; for ever if none will come.
+async fn arrival(title: &mut TitleToCome) -> String {
+    if let Some(pending) = title {
+        let arrived = pending.await;
+        *title = None;
+        if let Ok(arrived) = arrived {
+            return arrived;
         }
     }
-}
-
-/// What the provider says it took, else what we count.
-async fn usage(transcript: &Transcript, sent: &Sent) -> Usage {
-    match transcript.usage() {
-        Some(usage) => usage,
-        None => Usage {
-            prompt_tokens: u64::from(sent.prompt_tokens),
-            completion_tokens: u64::from(tokens::count_long(transcript.text()).await),
-            estimated: true,
-            ..Usage::default()
-        },
-    }
-}
-
-async fn reply(
-    turn: &RunningTurn,
-    transcript: &Transcript,
-    outcome: &Outcome,
-    usage: Usage,
-    model: String,
-) -> NewMessage {
-    let (status, finish_reason, error) = match outcome {
-        Outcome::Finished(reason) => (Status::Complete, Some(*reason), None),
-        Outcome::Stopped => (Status::Interrupted, None, None),
-        Outcome::CutOff => {
-            (Status::Interrupted, None, Some((Kind::ProviderError, CUT_OFF.to_owned())))
-        }
-        Outcome::Failed(error) => {
-            (Status::Failed, Some(FinishReason::Error), Some((error.kind, error.to_string())))
-        }
-    };
-    NewMessage {
-        id: turn.turn.message_id.clone(),
-        client_message_id: None,
-        role: Role::Assistant,
-        sender_id: UserId::assistant(),
-        body: Body {
-            content: transcript.text().to_owned(),
-            parts: transcript.parts(),
-            kind: MessageType::Text,
-        },
-        tokens: tokens::count_long(transcript.text()).await,
-        created_at: clock::now(),
-        reply: ReplyFields {
-            status,
-            model: Some(model),
-            finish_reason,
-            error: error
-                .map(|(kind, message)| MessageError { code: kind.code().to_owned(), message }),
-            usage: Some(usage),
-        },
-    }
+    std::future::pending().await
 }

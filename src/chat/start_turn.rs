@@ -1,21 +1,27 @@
 //! From a request to a running turn: what is decided before the first byte goes out.
 
 use super::Chat;
-use super::frames::MemorySummary;
-use super::hub::Reader;
-use super::run_turn::RunningTurn;
-use super::transcript::{Ending, Opening, Transcript, handed_over};
+use super::hub::{LiveTurn, Reader};
+use super::transcript::{Opening, handed_over, replay};
 use crate::clock;
-use crate::domain::message::{Body, FinishReason};
+use crate::domain::message::Body;
+use crate::domain::principal::Access;
 use crate::domain::session::Settings;
-use crate::domain::{Message, MessageId, Principal, ProjectId, Role, Session, Status, TurnId};
+use crate::domain::{MessageId, Principal, ProjectId, Role, Session, SessionId, TurnId};
 use crate::error::{Error, Kind, Result};
-use crate::memory::tokens;
-use crate::provider::Event;
+use crate::memory::{Incoming, tokens};
 use crate::store::{
-    Ask, Began, BeginTurn, NewMessage, OnKnownId, Parent, ReplyFields, SessionTarget,
+    Admission, Ask, Began, BeginTurn, Begun, IdempotencyKey, LedTo, NewMessage, OnBusy, OnKnownId,
+    Parent, ReplyFields, SessionTarget, TurnSpec,
 };
+use futures::FutureExt;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// How long an interrupting message waits for the running turn to end.
+const INTERRUPTION: Duration = Duration::from_secs(5);
 
 /// A turn as a client asks for it; both request bodies become this.
 #[derive(Debug, Clone)]
@@ -30,6 +36,10 @@ pub struct NewTurn {
     pub wish: Wish,
     /// What this turn uses, over the session's settings.
     pub settings: Settings,
+    /// What to do when a reply is running.
+    pub on_busy: OnBusy,
+    /// How a repetition is known, beside the client's message id.
+    pub idempotency: Option<IdempotencyKey>,
 }
 
 /// What a client wants answered.
@@ -54,135 +64,217 @@ pub enum Wish {
 }
 
 impl Chat {
-    /// Makes the user's message durable, sets the reply going and gives a reader of it. A message
-    /// that was sent before joins its running turn, or reads its stored reply.
+    /// Makes the user's message durable, sets the reply going and gives a reader of it. A request
+    /// that came before joins its running turn, or reads its stored reply.
+    ///
+    /// A caller that stops waiting changes nothing: what was begun goes on.
     pub async fn start_turn(self: &Arc<Self>, new: NewTurn) -> Result<Reader> {
+        // Taken before looking: a drain that begins now waits for this turn.
+        let token = self.turns.token();
         self.ensure_not_draining()?;
-        let turn_id = TurnId::generate();
-        let begin = self.begin(&new, turn_id.clone()).await;
-        match self.store.begin_turn(begin).await? {
-            Began::Running { session, question, turn } => {
-                Ok(self.run(RunningTurn::new(session, question, turn, new.settings)))
+        let chat = self.clone();
+        let started = tokio::spawn(async move {
+            let _token = token;
+            let turn = chat.turn_spec(&new).await;
+            chat.begin(new, turn).await
+        });
+        started.await.map_err(Error::internal)?
+    }
+
+    async fn begin(self: &Arc<Self>, new: NewTurn, turn: TurnSpec) -> Result<Reader> {
+        // Open before anybody can learn of the turn, so that whoever does finds its buffer.
+        let live = self.hub.open(new.session.id(), &turn.turn_id);
+        let turn_id = turn.turn_id.clone();
+        match self.begin_in_store(&new, turn).await {
+            Ok(Began::Running(begun)) => Ok(self.run(begun)),
+            Ok(Began::Queued { session }) => self.wait(&new, &session, live).await,
+            Ok(Began::HandedOver { session, message_id }) => {
+                self.hub.discard(&turn_id);
+                Ok(Reader::of(handed_over(turn_id, &opening(&session, &message_id, &message_id))))
             }
-            Began::HandedOver { session, message_id } => Ok(Reader::of(handed_over(
-                turn_id.clone(),
-                &Opening {
-                    message_id: &message_id,
-                    session_id: &session.id,
-                    title: &session.title,
-                    user_message_id: &message_id,
-                },
-            ))),
-            Began::Repeated { session, message_id, reply } => {
-                self.repeat(new, session, message_id, reply.map(|reply| *reply)).await
+            Ok(Began::Repeated { session, led_to }) => {
+                self.hub.discard(&turn_id);
+                self.repeat(new, &session, led_to).await
+            }
+            Err(error) => {
+                self.hub.discard(&turn_id);
+                Err(error)
             }
         }
     }
 
-    async fn begin(self: &Arc<Self>, new: &NewTurn, turn_id: TurnId) -> BeginTurn {
-        let now = clock::now();
-        let (ask, new_tokens) = match &new.wish {
-            Wish::Again { reply } => (Ask::Again { reply: reply.clone() }, 0),
+    async fn turn_spec(&self, new: &NewTurn) -> TurnSpec {
+        let ask = match &new.wish {
+            Wish::Again { reply } => Ask::Again { reply: reply.clone() },
             Wish::Say { body, client_message_id, parent, on_known } => {
-                let tokens = tokens::count_long(&body.content).await;
                 let message = NewMessage {
                     id: MessageId::generate(),
                     client_message_id: client_message_id.clone(),
                     role: Role::User,
                     sender_id: new.who.user.clone(),
+                    tokens: tokens::count_long(&body.content).await,
                     body: body.clone(),
-                    tokens,
-                    created_at: now,
+                    created_at: clock::now(),
                     reply: ReplyFields::default(),
                 };
-                (
-                    Ask::Say {
-                        message: Box::new(message),
-                        parent: parent.clone(),
-                        on_known: *on_known,
-                    },
-                    tokens,
-                )
+                Ask::Say { message: Box::new(message), parent: parent.clone(), on_known: *on_known }
             }
         };
-        let (chat, settings) = (self.clone(), new.settings.clone());
+        let options = new.settings.clone();
+        TurnSpec { turn_id: TurnId::generate(), reply_id: MessageId::generate(), ask, options }
+    }
+
+    /// Begins the turn if it surely fits the model; if that cannot be told from sizes alone, counts
+    /// first.
+    async fn begin_in_store(self: &Arc<Self>, new: &NewTurn, turn: TurnSpec) -> Result<Began> {
+        let (chat, options) = (self.clone(), new.settings.clone());
+        let surely_fits: Admission = Box::new(move |session, size| {
+            let settings = options.clone().over(session.settings.clone());
+            if chat.memory.surely_fits(&settings, size) {
+                return Ok(());
+            }
+            Err(Error::new(Kind::ContextTooLong, "the message may not fit the model"))
+        });
+        match self.store.begin_turn(self.begin_turn(new, turn.clone(), surely_fits)).await {
+            Err(error) if error.kind == Kind::ContextTooLong => {
+                self.ensure_fits(new).await?;
+                let counted: Admission = Box::new(|_, _| Ok(()));
+                self.store.begin_turn(self.begin_turn(new, turn, counted)).await
+            }
+            began => began,
+        }
+    }
+
+    fn begin_turn(&self, new: &NewTurn, turn: TurnSpec, admit: Admission) -> BeginTurn {
         BeginTurn {
             who: new.who.clone(),
             session: new.session.clone(),
             project_id: new.project_id.clone(),
-            settings: Settings::default(),
-            turn_id,
-            reply_id: MessageId::generate(),
-            ask,
-            admit: Box::new(move |session: &Session| {
-                let settings = settings.clone().over(session.settings.clone());
-                chat.memory.plan(&settings, new_tokens).map(|_| ())
-            }),
-            now,
+            on_busy: new.on_busy,
+            idempotency: new.idempotency.clone(),
+            turn,
+            admit,
+            claimant: self.claimant.clone(),
+            now: clock::now(),
+        }
+    }
+
+    /// Errors: `context_too_long`.
+    async fn ensure_fits(&self, new: &NewTurn) -> Result<()> {
+        let id = new.session.id();
+        let session = match self.store.session(&new.who, id, Access::Participate).await {
+            Ok(session) => Some(session),
+            Err(error) if error.kind == Kind::SessionNotFound => None,
+            Err(error) => return Err(error),
+        };
+        let text = match (&new.wish, &session) {
+            (Wish::Say { body, .. }, _) => body.content.clone(),
+            (Wish::Again { reply }, Some(session)) => {
+                self.question(new, session, reply.as_ref()).await?
+            }
+            (Wish::Again { .. }, None) => return Ok(()),
+        };
+        let own = session.map(|session| session.settings).unwrap_or_default();
+        let settings = new.settings.clone().over(own);
+        let memory = self.memory.clone();
+        let count = move || {
+            let tokens = tokens::count(&text);
+            memory.plan(&settings, Some(Incoming { text: &text, tokens })).map(|_| ())
+        };
+        tokio::task::spawn_blocking(count).await.map_err(Error::internal)?
+    }
+
+    /// The text of the message that a reply, or the last one, answered.
+    async fn question(
+        &self,
+        new: &NewTurn,
+        session: &Session,
+        reply: Option<&MessageId>,
+    ) -> Result<String> {
+        let Some(id) = reply.or(session.head_id.as_ref()) else { return Ok(String::new()) };
+        let message = self.store.message(&new.who, &session.id, id).await?;
+        match (message.role, &message.parent_id) {
+            (Role::Assistant, Some(id)) => {
+                Ok(self.store.message(&new.who, &session.id, id).await?.content)
+            }
+            _ => Ok(message.content),
         }
     }
 
     /// Sets the task going that owns the turn from here on.
-    fn run(self: &Arc<Self>, turn: RunningTurn) -> Reader {
-        let live = self.hub.open(&turn.turn.turn_id);
-        let reader = Reader::new(live.clone());
-        let chat = self.clone();
-        self.turns.spawn(async move { chat.run_turn(turn, live).await });
+    pub(super) fn run(self: &Arc<Self>, begun: Box<Begun>) -> Reader {
+        let live = self.hub.open(&begun.session.id, &begun.turn.turn_id);
+        self.journal.wake();
+        let title = self.write_title(&begun);
+        let (chat, reader) = (self.clone(), Reader::new(live.clone()));
+        self.turns.spawn(async move {
+            let turn = chat.clone().run_turn(*begun, live.clone(), title);
+            if AssertUnwindSafe(turn).catch_unwind().await.is_err() {
+                // A mistake of ours: the claim stays until the next start, the readers need not.
+                tracing::error!(turn.id = %live.turn, "a turn panicked while it was being settled");
+                chat.hub.close(&live);
+            }
+        });
         reader
+    }
+
+    /// The turn waits in the session's queue; an interrupting one sees to it that it is not long.
+    async fn wait(&self, new: &NewTurn, session: &Session, live: Arc<LiveTurn>) -> Result<Reader> {
+        if new.on_busy != OnBusy::Interrupt {
+            return Ok(Reader::new(live));
+        }
+        let running = session.active_turn.as_ref();
+        if let Some(running) = running.and_then(|turn| self.hub.get(&session.id, &turn.turn_id)) {
+            running.stop.cancel();
+        }
+        let has_begun = timeout(INTERRUPTION, live.begun()).await.is_ok();
+        if !has_begun && self.store.withdraw(&session.id, &live.turn).await? {
+            self.hub.discard(&live.turn);
+            return Err(Error::new(Kind::SessionBusy, "the running reply did not end in time"));
+        }
+        Ok(Reader::new(live))
     }
 
     async fn repeat(
         self: &Arc<Self>,
         new: NewTurn,
-        session: Session,
-        message_id: MessageId,
-        reply: Option<Message>,
+        session: &Session,
+        led_to: LedTo,
     ) -> Result<Reader> {
-        let running = session.active_turn.as_ref();
-        let running = running.filter(|turn| turn.user_message_id.as_ref() == Some(&message_id));
-        if let Some(live) = running.and_then(|turn| self.hub.get(&turn.turn_id)) {
-            return Ok(Reader::new(live));
-        }
-        if let Some(reply) = reply {
-            return Ok(Reader::of(replay(&session, &message_id, &reply)));
-        }
-        // The message was stored, but never answered: now it is.
-        let turn_id = TurnId::generate();
-        let wish = Wish::Again { reply: Some(message_id) };
-        let begin = self.begin(&NewTurn { wish, ..new.clone() }, turn_id).await;
-        match self.store.begin_turn(begin).await? {
-            Began::Running { session, question, turn } => {
-                Ok(self.run(RunningTurn::new(session, question, turn, new.settings)))
+        match led_to {
+            LedTo::Turn(turn) => match self.hub.get(&session.id, &turn) {
+                Some(live) => Ok(Reader::new(live)),
+                None => Err(Error::new(Kind::SessionBusy, "the message is being answered")),
+            },
+            LedTo::Reply { reply, question } => {
+                Ok(Reader::of(replay(&reply, &opening(session, &reply.id, &question))))
             }
-            Began::HandedOver { .. } | Began::Repeated { .. } => {
-                Err(Error::new(Kind::SessionBusy, "the session is busy with another message"))
+            // The message was stored, but never answered: now it is.
+            LedTo::Question(id) => {
+                let wish = Wish::Again { reply: Some(id) };
+                let new = NewTurn { wish, idempotency: None, ..new };
+                let turn = self.turn_spec(&new).await;
+                Box::pin(self.begin(new, turn)).await
+            }
+        }
+    }
+
+    /// Ends the streams of turns that waited and will not run.
+    pub(super) fn abort_waiting(&self, turns: &[TurnId]) {
+        for live in turns.iter().filter_map(|turn| self.hub.find(turn)) {
+            if live.is_waiting() {
+                live.publish(super::transcript::aborted(live.turn.clone()));
+                self.hub.close(&live);
             }
         }
     }
 }
 
-/// The stream of a reply that is stored: the same message, framed anew.
-fn replay(session: &Session, user_message_id: &MessageId, reply: &Message) -> bytes::Bytes {
-    let opening = Opening {
-        message_id: &reply.id,
-        session_id: &session.id,
-        title: &session.title,
-        user_message_id,
-    };
-    let mut transcript = Transcript::begin(TurnId::generate(), &opening);
-    let reasoning = reply.parts.reasoning().map(Event::Reasoning);
-    let text = Some(reply.content.clone()).filter(|text| !text.is_empty()).map(Event::Text);
-    transcript.fold(reasoning.into_iter().chain(text).collect());
-    let cause = reply.error.as_ref().map(|error| error.message.as_str());
-    transcript.end(match (reply.status, cause) {
-        (Status::Complete, _) => Ending::Finish {
-            reason: reply.finish_reason.unwrap_or(FinishReason::Other),
-            model: reply.model.as_deref(),
-            usage: reply.usage,
-            memory: None::<&MemorySummary>,
-        },
-        (Status::Interrupted, None) => Ending::Abort,
-        (_, cause) => Ending::Error(cause.unwrap_or("the reply failed")),
-    });
-    transcript.take_frames()
+fn opening<'a>(
+    session: &'a Session,
+    message_id: &'a MessageId,
+    user_message_id: &'a MessageId,
+) -> Opening<'a> {
+    let session_id: &SessionId = &session.id;
+    Opening { message_id, session_id, title: &session.title, user_message_id }
 }

@@ -1,9 +1,11 @@
-//! Ending a turn before its model does.
+//! Ending turns before their model does.
 
 use super::Chat;
 use crate::domain::principal::Access;
-use crate::domain::{Principal, Session, SessionId, TurnId};
-use crate::error::Result;
+use crate::domain::{Principal, Session, SessionId, Timestamp, TurnId};
+use crate::error::{Error, Result};
+use crate::store::{DeleteFilter, Deleted, SessionChange};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -11,40 +13,114 @@ use tokio::time::timeout;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Chat {
-    /// Stops the session's running turn, or nothing if `turn_id` names another one. Comes back
-    /// once what was said is stored. Whether anything was stopped.
+    /// Stops the session's running turn and drops those that wait behind it; nothing if `turn_id`
+    /// names another one. Comes back once what was said is stored. Whether anything was stopped.
     pub async fn stop(
-        &self,
+        self: &Arc<Self>,
         who: &Principal,
         session: &SessionId,
         turn_id: Option<&TurnId>,
     ) -> Result<bool> {
         let session = self.store.session(who, session, Access::Participate).await?;
-        let Some(turn) = session.active_turn else { return Ok(false) };
-        if turn_id.is_some_and(|wanted| *wanted != turn.turn_id) {
+        let running = session.active_turn.as_ref().map(|turn| &turn.turn_id);
+        if turn_id.is_some() && turn_id != running {
             return Ok(false);
         }
-        Ok(self.stop_turn(&turn.turn_id).await)
+        let chat = self.clone();
+        self.carry_through(async move { chat.silence(&session).await }).await
     }
 
-    /// Stops the turn that runs in a session which no longer wants replies.
-    pub async fn stop_in(&self, session: &Session) {
-        if let Some(turn) = &session.active_turn {
-            self.stop_turn(&turn.turn_id).await;
-        }
+    /// Changes a session; a status that wants no replies stops the one that runs.
+    pub async fn change_session(
+        self: &Arc<Self>,
+        who: &Principal,
+        id: &SessionId,
+        change: SessionChange,
+        if_match: Vec<u32>,
+        now: Timestamp,
+    ) -> Result<Session> {
+        let (chat, who, id) = (self.clone(), who.clone(), id.clone());
+        self.carry_through(async move {
+            let silences = change
+                .status
+                .as_ref()
+                .is_some_and(|status| status.is_closed() || status.is_agent_assigned());
+            let session = chat.store.change_session(&who, &id, change, if_match, now).await?;
+            if silences && chat.silence(&session).await? {
+                return chat.store.session(&who, &id, Access::Participate).await;
+            }
+            Ok(session)
+        })
+        .await
     }
 
-    /// Stops turns whose session is gone, without waiting for their ends.
-    pub fn abandon(&self, turns: &[TurnId]) {
-        for live in turns.iter().filter_map(|turn| self.hub.get(turn)) {
+    /// Deletes a session; its turns end.
+    pub async fn delete_session(
+        self: &Arc<Self>,
+        who: &Principal,
+        id: &SessionId,
+    ) -> Result<Deleted> {
+        let (chat, who, id) = (self.clone(), who.clone(), id.clone());
+        self.carry_through(async move {
+            let deleted = chat.store.delete_session(&who, &id).await?;
+            chat.abandon(&deleted.turns);
+            Ok(deleted)
+        })
+        .await
+    }
+
+    /// Deletes the caller's own sessions that the filter names, one by one; their turns end.
+    pub async fn delete_sessions(
+        self: &Arc<Self>,
+        who: &Principal,
+        filter: DeleteFilter,
+    ) -> Result<Deleted> {
+        let (chat, who) = (self.clone(), who.clone());
+        self.carry_through(async move {
+            let mut all = Deleted::default();
+            for id in chat.store.owned_sessions(&who, filter).await? {
+                match chat.store.delete_session(&who, &id).await {
+                    Ok(deleted) => {
+                        chat.abandon(&deleted.turns);
+                        all.sessions += deleted.sessions;
+                        all.messages += deleted.messages;
+                    }
+                    // Somebody else was faster.
+                    Err(error) if error.kind == crate::error::Kind::SessionNotFound => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(all)
+        })
+        .await
+    }
+
+    /// Stops what runs and drops what waits in a session. Whether anything did.
+    async fn silence(&self, session: &Session) -> Result<bool> {
+        let dropped = self.store.drop_waiting(&session.id).await?;
+        self.abort_waiting(&dropped);
+        let running = session.active_turn.as_ref();
+        let running = running.and_then(|turn| self.hub.get(&session.id, &turn.turn_id));
+        let Some(live) = running else { return Ok(!dropped.is_empty()) };
+        live.stop.cancel();
+        let _ = timeout(PATIENCE, live.ended()).await;
+        Ok(true)
+    }
+
+    /// Ends turns whose session is gone, without waiting for their ends.
+    fn abandon(&self, turns: &[TurnId]) {
+        self.abort_waiting(turns);
+        for live in turns.iter().filter_map(|turn| self.hub.find(turn)) {
             live.stop.cancel();
         }
     }
 
-    async fn stop_turn(&self, turn_id: &TurnId) -> bool {
-        let Some(live) = self.hub.get(turn_id) else { return false };
-        live.stop.cancel();
-        let _ = timeout(PATIENCE, live.ended()).await;
-        true
+    /// Does all of a piece of work, though whoever asked for it should leave in the middle.
+    async fn carry_through<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        tokio::spawn(work).await.map_err(Error::internal)?
     }
 }

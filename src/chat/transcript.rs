@@ -3,9 +3,12 @@
 //! Which events came together changes how text is cut into frames, never what the frames of a
 //! reader add up to, nor the message.
 
-use super::frames::{Encoder, FinishMetadata, Frame, MemorySummary, SessionData, StartMetadata};
+use super::frames::{
+    self, Encoder, FinishMetadata, Frame, Frames, MemorySummary, Said, SessionData, StartMetadata,
+    TitleData,
+};
 use crate::domain::message::{FinishReason, Part, Parts};
-use crate::domain::{MessageId, SessionId, TurnId, Usage};
+use crate::domain::{Message, MessageId, SessionId, Status, TurnId, Usage};
 use crate::provider::Event;
 use bytes::Bytes;
 
@@ -30,6 +33,8 @@ pub(super) struct Transcript {
     reasoning: String,
     usage: Option<Usage>,
     finish: Option<FinishReason>,
+    /// The model that answers, if it is another than was asked.
+    model: Option<String>,
 }
 
 /// What is known when a stream begins.
@@ -73,6 +78,29 @@ impl Transcript {
         encoder.frame(&Frame::Start { message_id: opening.message_id, message_metadata: metadata });
         encoder.frame(&opening.session_data());
         encoder.frame(&Frame::StartStep);
+        Self::with(encoder)
+    }
+
+    /// Goes on with a reply whose frames are in a log.
+    pub(super) fn from_log(turn_id: TurnId, log: &[Bytes]) -> Self {
+        let frames = Frames::counted(log.concat().into());
+        let mut transcript = Self::with(Encoder::after(turn_id, frames.last));
+        for said in frames::read(&frames.bytes) {
+            match said {
+                Said::TextStart { id } => (transcript.open, transcript.part_id) = (Open::Text, id),
+                Said::ReasoningStart { id } => {
+                    (transcript.open, transcript.part_id) = (Open::Reasoning, id)
+                }
+                Said::TextDelta { delta } => append(&mut transcript.text, delta),
+                Said::ReasoningDelta { delta } => append(&mut transcript.reasoning, delta),
+                Said::TextEnd | Said::ReasoningEnd => transcript.open = Open::Nothing,
+                Said::Other => {}
+            }
+        }
+        transcript
+    }
+
+    fn with(encoder: Encoder) -> Self {
         Self {
             encoder,
             open: Open::Nothing,
@@ -83,6 +111,7 @@ impl Transcript {
             reasoning: String::new(),
             usage: None,
             finish: None,
+            model: None,
         }
     }
 
@@ -102,6 +131,7 @@ impl Transcript {
                 }
                 Event::Usage(usage) => self.usage = Some(usage),
                 Event::Finish(reason) => self.finish = Some(reason),
+                Event::Model(model) => self.model = Some(model),
             }
         }
     }
@@ -137,6 +167,11 @@ impl Transcript {
         self.open = Open::Nothing;
     }
 
+    /// Tells of the session's new title.
+    pub(super) fn title(&mut self, title: &str) {
+        self.encoder.frame(&Frame::DataTitle { data: TitleData { title }, transient: true });
+    }
+
     /// Ends the stream.
     pub(super) fn end(&mut self, ending: Ending<'_>) {
         self.close_part();
@@ -153,7 +188,7 @@ impl Transcript {
     }
 
     /// The frames written since the last call.
-    pub(super) fn take_frames(&mut self) -> Bytes {
+    pub(super) fn take_frames(&mut self) -> Frames {
         self.encoder.take()
     }
 
@@ -180,9 +215,9 @@ impl Transcript {
         self.finish
     }
 
-    /// The turn.
-    pub(super) fn turn_id(&self) -> &TurnId {
-        self.encoder.turn_id()
+    /// The model that answers, if it is another than was asked.
+    pub(super) fn model(&self) -> Option<&str> {
+        self.model.as_deref()
     }
 }
 
@@ -192,7 +227,44 @@ pub(super) fn handed_over(turn_id: TurnId, opening: &Opening<'_>) -> Bytes {
     encoder.frame(&opening.session_data());
     encoder.frame(&Frame::Finish { finish_reason: FinishReason::Stop, message_metadata: None });
     encoder.done();
+    encoder.take().bytes
+}
+
+/// The stream of a turn that waited and will not run.
+pub(super) fn aborted(turn_id: TurnId) -> Frames {
+    let mut encoder = Encoder::new(turn_id);
+    encoder.frame(&Frame::Abort);
+    encoder.done();
     encoder.take()
+}
+
+/// The end of a stream whose reply could not be stored, in place of the end that was to begin with
+/// the frame `first`.
+pub(super) fn failed(turn_id: TurnId, first: u64, error_text: &str) -> Frames {
+    let mut encoder = Encoder::after(turn_id, first - 1);
+    encoder.frame(&Frame::Error { error_text });
+    encoder.done();
+    encoder.take()
+}
+
+/// The stream of a reply that is stored: the same message, framed anew.
+pub(super) fn replay(reply: &Message, opening: &Opening<'_>) -> Bytes {
+    let mut transcript = Transcript::begin(TurnId::generate(), opening);
+    let reasoning = reply.parts.reasoning().map(Event::Reasoning);
+    let text = Some(reply.content.clone()).filter(|text| !text.is_empty()).map(Event::Text);
+    transcript.fold(reasoning.into_iter().chain(text).collect());
+    let cause = reply.error.as_ref().map(|error| error.message.as_str());
+    transcript.end(match (reply.status, cause) {
+        (Status::Complete, _) => Ending::Finish {
+            reason: reply.finish_reason.unwrap_or(FinishReason::Other),
+            model: reply.model.as_deref(),
+            usage: reply.usage,
+            memory: None,
+        },
+        (Status::Interrupted, None) => Ending::Abort,
+        (_, cause) => Ending::Error(cause.unwrap_or("the reply failed")),
+    });
+    transcript.take_frames().bytes
 }
 
 /// The first piece, which is often the whole, moves instead of being copied.
@@ -226,7 +298,7 @@ mod tests {
         }
         let reason = transcript.finish().unwrap_or(FinishReason::Other);
         transcript.end(Ending::Finish { reason, model: Some("m"), usage: None, memory: None });
-        let bytes = transcript.take_frames();
+        let bytes = transcript.take_frames().bytes;
         let frames = std::str::from_utf8(&bytes)
             .unwrap()
             .split_terminator("\n\n")

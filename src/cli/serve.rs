@@ -12,16 +12,17 @@ pub(super) fn run(config: Config, warnings: &[String]) -> Result<(), String> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(workers()).enable_all().build();
     runtime.map_err(|error| error.to_string())?.block_on(async {
+        // Before anybody can know that the server is there, so that no signal finds it unprepared.
+        let shutdown = CancellationToken::new();
+        let signals = watch_signals(shutdown.clone()).map_err(|error| error.to_string())?;
         let app = App::start(config, Tuning::default())
             .await
             .map_err(|error| error.chain().to_string())?;
-        // The first line says where everything is; a page and a port checker wait for it.
+        // The first line says where everything is: scripts wait for it.
         tracing::info!("Echoic is ready: {}", app.summary());
-        for warning in warnings {
-            tracing::warn!("{warning}");
+        for note in app.notes().iter().chain(warnings) {
+            tracing::warn!("{note}");
         }
-        let shutdown = CancellationToken::new();
-        let signals = watch_signals(shutdown.clone()).map_err(|error| error.to_string())?;
         let served = app.serve(shutdown).await.map_err(|error| error.chain().to_string());
         signals.abort();
         served

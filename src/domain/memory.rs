@@ -32,6 +32,9 @@ pub struct MemoryOptions {
     /// Most tokens that memory puts into the prompt; not the system prompt, not the new message.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_tokens: Option<u32>,
+    /// The part of them that recalled messages may take; no strategy recalls any yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recall_tokens: Option<u32>,
 }
 
 impl MemoryOptions {
@@ -58,6 +61,7 @@ impl MemoryOptions {
             strategy: self.strategy.or(under.strategy),
             last_messages: self.last_messages.or(under.last_messages),
             max_tokens: self.max_tokens.or(under.max_tokens),
+            recall_tokens: self.recall_tokens.or(under.recall_tokens),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Messages: the immutable entries of a session.
 
-use super::text::{first_characters, without_nul};
+use super::text::{first_characters, has_nul, without_nul};
 use super::{Invalid, MessageId, SessionId, Timestamp, Usage, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -9,6 +9,9 @@ use utoipa::ToSchema;
 
 /// How much of a message a session shows as its `lastMessage`, in characters.
 pub const MAX_PREVIEW: usize = 200;
+
+/// The most bytes of JSON in a message's parts: a few pictures.
+pub const MAX_PARTS: usize = 8 << 20;
 
 /// Who speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -173,6 +176,9 @@ impl Parts {
         if !parts.iter().all(|part| part.get("type").is_some_and(Value::is_string)) {
             return Err(wants());
         }
+        if parts.iter().any(has_nul) {
+            return Err(Invalid::new(field, "must not contain the character NUL (U+0000)"));
+        }
         Ok(Self(raw.to_owned()))
     }
 
@@ -254,6 +260,9 @@ impl Body {
         }
         if content.len() > limit {
             return Err(BodyError::TooLarge { field, limit });
+        }
+        if parts.as_json().len() > MAX_PARTS {
+            return Err(BodyError::TooLarge { field: "parts", limit: MAX_PARTS });
         }
         Ok(Self { content, parts, kind })
     }

@@ -1,7 +1,7 @@
 //! Sessions: one conversation's own fields, its settings and its counters.
 
 use super::memory::MemoryOptions;
-use super::text::without_nul;
+use super::text::{has_nul, without_nul};
 use super::title::TitleSource;
 use super::turn::ActiveTurn;
 use super::{Invalid, MessageId, ProjectId, SessionId, Timestamp, UserId, node};
@@ -191,6 +191,9 @@ impl JsonObject {
         let serde_json::Value::Object(_) = value else {
             return Err(Invalid::new(field, "must be a JSON object"));
         };
+        if has_nul(&value) {
+            return Err(Invalid::new(field, "must not contain the character NUL (U+0000)"));
+        }
         Ok(Self(raw.to_owned()))
     }
 

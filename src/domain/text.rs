@@ -1,6 +1,7 @@
 //! Texts as people wrote them: what is refused, how they are cut, how they are compared.
 
 use super::Invalid;
+use serde_json::Value;
 use unicode_normalization::UnicodeNormalization;
 use unicode_normalization::char::is_combining_mark;
 
@@ -10,6 +11,18 @@ pub fn without_nul(field: &'static str, text: &str) -> Result<(), Invalid> {
         return Err(Invalid::new(field, "must not contain the character NUL (U+0000)"));
     }
     Ok(())
+}
+
+/// Whether NUL stands anywhere in a JSON value, names of fields included.
+pub fn has_nul(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(list) => list.iter().any(has_nul),
+        Value::Object(fields) => {
+            fields.iter().any(|(name, value)| name.contains('\0') || has_nul(value))
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
 }
 
 /// The first `most` characters (Unicode scalar values) of a text.

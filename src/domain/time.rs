@@ -22,6 +22,22 @@ impl Timestamp {
 
     /// Reads RFC 3339 with any offset; finer digits than milliseconds are dropped.
     pub fn parse(text: &str) -> Option<Self> {
+        // The reader below takes more: years beyond four digits, no separators, names of zones.
+        let shape: Vec<u8> =
+            text.bytes().map(|byte| if byte.is_ascii_digit() { b'0' } else { byte }).collect();
+        let (date, rest) = shape.split_at_checked(19)?;
+        let zone = match rest.strip_prefix(b".") {
+            Some(fraction) => {
+                &fraction[fraction.iter().take_while(|byte| **byte == b'0').count()..]
+            }
+            None => rest,
+        };
+        let is_zone = matches!(zone, b"Z" | b"z" | b"+00:00" | b"-00:00");
+        if !matches!(date, b"0000-00-00T00:00:00" | b"0000-00-00t00:00:00" | b"0000-00-00 00:00:00")
+            || !is_zone
+        {
+            return None;
+        }
         let parsed = DateTimeParser::new().parse_timestamp(text).ok()?;
         Some(Self(parsed.as_millisecond()))
     }
@@ -63,6 +79,22 @@ mod tests {
     fn a_time_is_spelled_in_utc_with_milliseconds() {
         let time = Timestamp::parse("2025-04-22T16:35:10.5+02:00").unwrap();
         assert_eq!(time.to_string(), "2025-04-22T14:35:10.500Z");
-        assert_eq!(Timestamp::parse("yesterday"), None);
+        assert_eq!(
+            Timestamp::parse("2025-04-22t14:35:10z"),
+            Timestamp::parse("2025-04-22T14:35:10.000Z")
+        );
+        for other in [
+            "yesterday",
+            "",
+            "2025-04-22",
+            "20250422T143510Z",
+            "-009998-01-01T00:00:00Z",
+            "2025-04-22T14:35:10",
+            "2025-04-22T14:35:10Z[Europe/Paris]",
+            "2025-13-22T14:35:10Z",
+            "2025-04-22T14:35:10+2",
+        ] {
+            assert_eq!(Timestamp::parse(other), None, "{other}");
+        }
     }
 }

@@ -73,6 +73,27 @@ impl Title {
     }
 }
 
+impl Title {
+    /// The title that a model wrote, without what models put around one: thoughts, quotation
+    /// marks, "Title:". `None` if nothing is left.
+    pub fn by_model(written: &str) -> Option<Self> {
+        let answer = written.rsplit_once("</think>").map_or(written, |(_, answer)| answer);
+        if answer.contains("<think>") || answer.contains('\0') {
+            return None;
+        }
+        let decoration = |c: char| {
+            c.is_whitespace() || "\"'`*#_\u{201c}\u{201d}\u{201e}\u{ab}\u{bb}".contains(c)
+        };
+        let line = answer
+            .lines()
+            .map(|line| line.trim_matches(decoration))
+            .find(|line| !line.is_empty())?;
+        let line = line.strip_prefix("Title:").unwrap_or(line).trim_matches(decoration);
+        let title = Self::from_first_message(line.trim_end_matches('.'))?;
+        Some(Self { source: TitleSource::Model, ..title })
+    }
+}
+
 /// At most 60 characters: cut at the last space at or before the 60th, or at the 60th.
 fn shortened(line: &str) -> String {
     let Some((limit, _)) = line.char_indices().nth(AUTO_TITLE) else {
@@ -112,6 +133,24 @@ mod tests {
         );
         assert_eq!(named(&"é".repeat(61)).unwrap(), format!("{}…", "é".repeat(60)));
         assert_eq!(named(&"x".repeat(100_000)).unwrap(), format!("{}…", "x".repeat(60)));
+    }
+
+    #[test]
+    fn what_models_put_around_a_title_is_taken_off() {
+        let title = |written: &str| Title::by_model(written).map(|title| title.text);
+        for written in [
+            "Event loops",
+            "\"Event loops.\"",
+            "\n **Title: Event   loops**\n",
+            "<think>They ask\nabout\n</think>\n\nEvent loops",
+            "\u{201c}Event loops\u{201d}\nBecause that is what it is about.",
+        ] {
+            assert_eq!(title(written).as_deref(), Some("Event loops"), "{written:?}");
+        }
+        for nothing in ["", " \n", "<think>still thinking", "\"\""] {
+            assert_eq!(title(nothing), None, "{nothing:?}");
+        }
+        assert_eq!(Title::by_model("x").unwrap().source, TitleSource::Model);
     }
 
     #[test]

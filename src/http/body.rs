@@ -2,14 +2,15 @@
 
 use super::Api;
 use crate::error::{Error, Kind, Result};
+use crate::json::Object;
 use axum::body::Body;
 use axum::extract::{FromRequest, Request};
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Deserializer};
 
 /// The most bytes of a chat body.
 const MAX_CHAT_BODY: usize = 32 << 20;
@@ -29,20 +30,32 @@ impl<T: DeserializeOwned> FromRequest<Api> for JsonBody<T> {
     }
 }
 
-/// A JSON body that may be left out.
-pub(super) struct OptionalJsonBody<T>(pub(super) T);
+/// The bytes of a JSON body that may be left out, or null.
+pub(super) struct OptionalJson(pub(super) Option<Bytes>);
 
-impl<T: DeserializeOwned + Default> FromRequest<Api> for OptionalJsonBody<T> {
+impl FromRequest<Api> for OptionalJson {
     type Rejection = Error;
 
     async fn from_request(request: Request, api: &Api) -> Result<Self> {
         let content_type = ensure_json(request.headers());
         let bytes = read(request, api.limits.body).await?;
         if bytes.is_empty() {
-            return Ok(Self(T::default()));
+            return Ok(Self(None));
         }
         content_type?;
-        Ok(Self(parse(&bytes)?))
+        Ok(Self(Some(bytes).filter(|bytes| *bytes != "null")))
+    }
+}
+
+/// The bytes of a JSON body, for routes that must know what exactly was sent.
+pub(super) struct RawJsonBody(pub(super) Bytes);
+
+impl FromRequest<Api> for RawJsonBody {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, api: &Api) -> Result<Self> {
+        ensure_json(request.headers())?;
+        Ok(Self(read(request, api.limits.body).await?))
     }
 }
 
@@ -95,10 +108,10 @@ async fn read(request: Request, limit: usize) -> Result<Bytes> {
     }
 }
 
-/// Reads JSON; the error names the field that is wrong.
+/// Reads a JSON object; the error names the field that is wrong.
 pub(super) fn parse<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T> {
     let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut reader).map_err(refusal)?;
+    let Object(value) = serde_path_to_error::deserialize(&mut reader).map_err(refusal)?;
     reader
         .end()
         .map_err(|_| Error::invalid("body", "must be one JSON value with nothing behind it"))?;
@@ -125,22 +138,4 @@ fn refusal(error: serde_path_to_error::Error<serde_json::Error>) -> Error {
 
 fn short(text: &str) -> &str {
     crate::domain::text::first_characters(text, MAX_REASON)
-}
-
-/// For a field that may be null: tells one that is null from one that is missing.
-pub(super) fn present<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
-where
-    T: Deserialize<'de>,
-    D: Deserializer<'de>,
-{
-    T::deserialize(deserializer).map(Some)
-}
-
-/// For a field that may be null but not missing.
-pub(super) fn nullable<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
-where
-    T: Deserialize<'de>,
-    D: Deserializer<'de>,
-{
-    Option::deserialize(deserializer)
 }

@@ -1,21 +1,21 @@
-//! `/api/chat`: a message in, the streamed reply out; and its stop.
+//! `POST /api/chat`: a message in, the streamed reply out.
 
 use super::Api;
-use super::body::{ChatBytes, OptionalJsonBody, parse, present};
-use super::envelope::{Answer, Envelope, Failure, ok};
-use super::extract::{Caller, SessionPath};
+use super::body::{ChatBytes, parse};
+use super::envelope::{Answer, Failure};
+use super::extract::{Caller, NoQuery, idempotency};
 use super::messages::parent;
-use super::query::Query;
 use super::{sse, ui};
 use crate::chat::{NewTurn, Wish};
 use crate::domain::memory::MemoryOptions;
 use crate::domain::message::{Body, Parts};
 use crate::domain::session::Settings;
-use crate::domain::{MessageId, MessageType, Principal, ProjectId, Role, SessionId, TurnId};
+use crate::domain::{MessageId, MessageType, Principal, ProjectId, Role, SessionId};
 use crate::error::{Error, Result};
-use crate::store::{OnKnownId, SessionTarget};
-use axum::Json;
+use crate::json::{optional_object, present};
+use crate::store::{OnBusy, OnKnownId, SessionTarget};
 use axum::extract::State;
+use axum::http::HeaderMap;
 use axum::response::Response;
 use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
@@ -59,7 +59,7 @@ pub(super) struct ChatBody<'a> {
     parent_id: Option<Option<String>>,
     /// What to do while a reply is running.
     #[serde(default)]
-    on_busy: OnBusy,
+    on_busy: WhenBusy,
     /// The project of a session that is created.
     project_id: Option<String>,
     model: Option<String>,
@@ -67,6 +67,7 @@ pub(super) struct ChatBody<'a> {
     temperature: Option<f64>,
     top_p: Option<f64>,
     max_output_tokens: Option<u32>,
+    #[serde(default, deserialize_with = "optional_object")]
     memory: Option<MemoryOptions>,
 }
 
@@ -82,12 +83,26 @@ enum Trigger {
 }
 
 /// What to do while a reply is running.
-#[derive(Clone, Copy, Default, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Default, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
-enum OnBusy {
+pub(super) enum WhenBusy {
     /// Refuse with 409.
     #[default]
     Reject,
+    /// Wait, safely, until it ends: at most 8 do. The response streams when its turn comes.
+    Queue,
+    /// Stop it, keep what it said, then answer.
+    Interrupt,
+}
+
+impl From<WhenBusy> for OnBusy {
+    fn from(when: WhenBusy) -> Self {
+        match when {
+            WhenBusy::Reject => Self::Reject,
+            WhenBusy::Queue => Self::Queue,
+            WhenBusy::Interrupt => Self::Interrupt,
+        }
+    }
 }
 
 /// The last element of a list; the others are passed over without being kept.
@@ -119,6 +134,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for LastOf<'a> {
 /// opens once the message is durable; whatever the provider does afterwards is an `error` frame.
 #[utoipa::path(
     post, path = "/api/chat", tag = "chat", request_body = ChatBody,
+    params(("Idempotency-Key" = Option<String>, Header, description = "A repetition joins the turn or gives its reply, for 24 hours; so does a repeated clientMessageId")),
     responses(
         (status = 200, description = "Frames `id: <turnId>:<n>`, `data: <json>`, the last `data: [DONE]`", content_type = "text/event-stream", body = String),
         (status = 409, description = "A reply is running: `details {turnId, messageId}`, header `x-should-retry: false`", body = Failure),
@@ -127,9 +143,12 @@ impl<'de: 'a, 'a> Deserialize<'de> for LastOf<'a> {
 )]
 pub(super) async fn chat(
     State(api): State<Api>,
+    _query: NoQuery,
     Caller(who): Caller,
+    headers: HeaderMap,
     ChatBytes(bytes): ChatBytes,
 ) -> Answer<Response> {
+    let key = idempotency(&headers, "POST /api/chat", &bytes)?;
     let turn = if bytes.len() <= SHORT_BODY {
         new_turn(&api, who, parse(&bytes)?)?
     } else {
@@ -137,11 +156,12 @@ pub(super) async fn chat(
         let read = tokio::task::spawn_blocking(move || new_turn(&api, who, parse(&bytes)?));
         read.await.map_err(Error::internal)??
     };
+    let turn = NewTurn { idempotency: key, ..turn };
     Ok(sse::stream(api.chat.start_turn(turn).await?, api.heartbeat))
 }
 
 fn new_turn(api: &Api, who: Principal, body: ChatBody<'_>) -> Result<NewTurn> {
-    let OnBusy::Reject = body.on_busy;
+    let on_busy = body.on_busy.into();
     let settings = Settings {
         model: body.model.clone(),
         system_prompt: body.system_prompt.clone(),
@@ -156,14 +176,15 @@ fn new_turn(api: &Api, who: Principal, body: ChatBody<'_>) -> Result<NewTurn> {
     let is_ai_sdk = body.messages.is_some()
         || body.message.is_some_and(|message| message.get().starts_with('{'));
     let (session, wish) = if is_ai_sdk { ai_sdk(api, body)? } else { plain(api, body)? };
-    Ok(NewTurn { who, session, project_id, wish, settings })
+    Ok(NewTurn { who, session, project_id, wish, settings, on_busy, idempotency: None })
 }
 
 /// `{"sessionId"?, "message": "text", "parts"?, …}`
 fn plain(api: &Api, body: ChatBody<'_>) -> Result<(SessionTarget, Wish)> {
-    let session = match body.session_id {
-        Some(id) => SessionTarget::Existing(SessionId::parse("sessionId", &id)?),
-        None => SessionTarget::New(SessionId::generate()),
+    let session = match (body.session_id, body.id) {
+        (Some(id), _) => SessionTarget::Existing(SessionId::parse("sessionId", &id)?),
+        (None, Some(id)) => SessionTarget::Ensure(SessionId::parse("id", &id)?),
+        (None, None) => SessionTarget::New(SessionId::generate()),
     };
     if body.trigger == Trigger::RegenerateMessage {
         return Ok((session, Wish::Again { reply: message_id(body.message_id)? }));
@@ -189,11 +210,12 @@ fn plain(api: &Api, body: ChatBody<'_>) -> Result<(SessionTarget, Wish)> {
 fn ai_sdk(api: &Api, body: ChatBody<'_>) -> Result<(SessionTarget, Wish)> {
     let id = body.id.or(body.session_id).ok_or_else(|| Error::invalid("id", "is missing"))?;
     let session = SessionTarget::Ensure(SessionId::parse("id", &id)?);
-    let last = match (body.message, body.messages) {
-        (Some(message), _) => Some(ui::read("message", message)?),
-        (None, Some(LastOf(last))) => last.map(|last| ui::read("messages", last)).transpose()?,
-        (None, None) => None,
+    let (field, last) = match (body.message, body.messages) {
+        (Some(message), _) => ("message", Some(message)),
+        (None, Some(LastOf(last))) => ("messages", last),
+        (None, None) => ("messages", None),
     };
+    let last = last.map(|last| ui::read(field, last)).transpose()?;
     if body.trigger == Trigger::RegenerateMessage {
         // Without an id it is the reply to the last message of the array.
         let reply = message_id(body.message_id)?.or(last.map(|last| last.id));
@@ -201,16 +223,10 @@ fn ai_sdk(api: &Api, body: ChatBody<'_>) -> Result<(SessionTarget, Wish)> {
     }
     let last = last.ok_or_else(|| Error::invalid("messages", "must hold at least one message"))?;
     if last.role != Role::User {
-        return Err(Error::invalid("messages", "must end with a message of the role user"));
+        return Err(Error::invalid(field, "must end with a message of the role user"));
     }
     let wish = Wish::Say {
-        body: Body::parse(
-            "messages",
-            last.content,
-            last.parts,
-            MessageType::Text,
-            api.limits.message,
-        )?,
+        body: Body::parse(field, last.content, last.parts, MessageType::Text, api.limits.message)?,
         client_message_id: Some(last.id),
         parent: parent(body.parent_id)?,
         on_known: OnKnownId::Edit,
@@ -218,92 +234,6 @@ fn ai_sdk(api: &Api, body: ChatBody<'_>) -> Result<(SessionTarget, Wish)> {
     Ok((session, wish))
 }
 
-fn message_id(id: Option<String>) -> Result<Option<MessageId>> {
+pub(super) fn message_id(id: Option<String>) -> Result<Option<MessageId>> {
     Ok(id.map(|id| MessageId::parse("messageId", &id)).transpose()?)
-}
-
-/// Which turn to stop.
-#[derive(Default, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub(super) struct StopBody {
-    /// Only this turn; a stale one stops nothing.
-    turn_id: Option<String>,
-}
-
-/// Whether a turn was stopped.
-#[derive(Serialize, ToSchema)]
-pub(super) struct Stopped {
-    stopped: bool,
-}
-
-/// Stop the running reply. What it said so far is kept as `interrupted`.
-#[utoipa::path(
-    post, path = "/api/chat/{sessionId}/stop", tag = "chat",
-    params(("sessionId" = String, Path)),
-    request_body(content = Option<StopBody>),
-    responses((status = 200, body = Envelope<Stopped>), (status = "default", body = Failure))
-)]
-pub(super) async fn stop(
-    State(api): State<Api>,
-    Caller(who): Caller,
-    SessionPath(session): SessionPath,
-    OptionalJsonBody(body): OptionalJsonBody<StopBody>,
-) -> Answer<Json<Envelope<Stopped>>> {
-    let turn = body.turn_id.map(|id| TurnId::parse("turnId", &id)).transpose()?;
-    let stopped = api.chat.stop(&who, &session, turn.as_ref()).await?;
-    Ok(ok(
-        if stopped { "Reply stopped successfully" } else { "No reply is running" },
-        Stopped { stopped },
-    ))
-}
-
-/// Which reply to make again.
-#[derive(Default, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", default)]
-pub(super) struct RegenerateBody {
-    /// The reply; the last one if left out.
-    message_id: Option<String>,
-    model: Option<String>,
-    system_prompt: Option<String>,
-    temperature: Option<f64>,
-    top_p: Option<f64>,
-    max_output_tokens: Option<u32>,
-    memory: MemoryOptions,
-}
-
-/// Make a reply again: the new one becomes a sibling of the old one.
-#[utoipa::path(
-    post, path = "/api/chat/{sessionId}/regenerate", tag = "chat",
-    params(("sessionId" = String, Path)),
-    request_body(content = Option<RegenerateBody>),
-    responses(
-        (status = 200, description = "As of `POST /api/chat`", content_type = "text/event-stream", body = String),
-        (status = "default", body = Failure),
-    )
-)]
-pub(super) async fn regenerate(
-    State(api): State<Api>,
-    Caller(who): Caller,
-    SessionPath(session): SessionPath,
-    query: Query,
-    OptionalJsonBody(body): OptionalJsonBody<RegenerateBody>,
-) -> Answer<Response> {
-    query.finish()?;
-    let settings = Settings {
-        model: body.model,
-        system_prompt: body.system_prompt,
-        temperature: body.temperature,
-        top_p: body.top_p,
-        max_output_tokens: body.max_output_tokens,
-        memory: body.memory,
-    }
-    .checked(api.limits.message)?;
-    let turn = NewTurn {
-        who,
-        session: SessionTarget::Existing(session),
-        project_id: None,
-        wish: Wish::Again { reply: message_id(body.message_id)? },
-        settings,
-    };
-    Ok(sse::stream(api.chat.start_turn(turn).await?, api.heartbeat))
 }

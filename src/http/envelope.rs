@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Kind};
 use axum::Json;
+use axum::http::header::RETRY_AFTER;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -58,6 +59,9 @@ impl IntoResponse for Error {
             // Client libraries repeat a 409 by themselves unless they are told not to.
             response.headers_mut().insert("x-should-retry", HeaderValue::from_static("false"));
         }
+        if self.kind == Kind::QueueFull {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
         response.extensions_mut().insert(Logged(self));
         response
     }
@@ -89,6 +93,7 @@ pub(super) const fn status(kind: Kind) -> StatusCode {
         Kind::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Kind::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         Kind::ContextTooLong | Kind::IdempotencyKeyReused => StatusCode::UNPROCESSABLE_ENTITY,
+        Kind::QueueFull => StatusCode::TOO_MANY_REQUESTS,
         Kind::ProviderError => StatusCode::BAD_GATEWAY,
         Kind::ProviderTimeout => StatusCode::GATEWAY_TIMEOUT,
         Kind::StoreUnavailable | Kind::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
@@ -98,5 +103,5 @@ pub(super) const fn status(kind: Kind) -> StatusCode {
 
 /// Whether the same request would meet the same error a moment later.
 const fn is_final(kind: Kind) -> bool {
-    matches!(kind, Kind::SessionBusy | Kind::SessionClosed | Kind::IdTaken)
+    matches!(kind, Kind::SessionBusy | Kind::SessionClosed | Kind::IdTaken | Kind::QueueFull)
 }

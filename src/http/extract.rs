@@ -1,12 +1,15 @@
 //! What handlers take out of a request beside its body: who asks, the ids in the path, headers.
 
 use super::Api;
+use super::query::Query;
 use crate::domain::{Invalid, MessageId, Principal, SessionId};
 use crate::error::{Error, Kind, Result};
+use crate::store::IdempotencyKey;
 use axum::extract::{FromRequestParts, RawPathParams};
 use axum::http::HeaderMap;
 use axum::http::header::IF_MATCH;
 use axum::http::request::Parts;
+use sha2::{Digest, Sha256};
 
 /// The longest `Idempotency-Key`, in characters.
 const MAX_KEY: usize = 256;
@@ -58,25 +61,45 @@ async fn path_id<T>(
     Ok(read(name, text)?)
 }
 
-/// The version that `If-Match` asks for: `"3"`, `3` or `*`.
-pub(super) fn if_match(headers: &HeaderMap) -> Result<Option<u32>> {
-    let Some(value) = headers.get(IF_MATCH) else { return Ok(None) };
+/// The versions that `If-Match` allows: `"3"`, `3`, a list of them, or `*`, which is any.
+pub(super) fn if_match(headers: &HeaderMap) -> Result<Vec<u32>> {
+    let Some(value) = headers.get(IF_MATCH) else { return Ok(Vec::new()) };
     let text = value.to_str().unwrap_or_default().trim();
     if text == "*" {
-        return Ok(None);
+        return Ok(Vec::new());
     }
-    let bare = text.strip_prefix("W/").unwrap_or(text).trim_matches('"');
-    bare.parse()
-        .map(Some)
-        .map_err(|_| Error::invalid("If-Match", "must be the ETag of a session, such as \"3\""))
+    let version = |tag: &str| tag.trim().trim_start_matches("W/").trim_matches('"').parse().ok();
+    let versions: Option<_> = text.split(',').map(version).collect();
+    versions
+        .ok_or_else(|| Error::invalid("If-Match", "must be ETags of the session, such as \"3\""))
 }
 
-/// The key by which a repeated request is known.
-pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>> {
+/// How a repetition of this request is known, if the client gives it a key. `body` is what it says.
+pub(super) fn idempotency(
+    headers: &HeaderMap,
+    route: &'static str,
+    body: &[u8],
+) -> Result<Option<IdempotencyKey>> {
     let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
     match value.to_str() {
-        Ok(key) if (1..=MAX_KEY).contains(&key.len()) => Ok(Some(key.to_owned())),
+        Ok(key) if (1..=MAX_KEY).contains(&key.len()) => {
+            let fingerprint =
+                Sha256::digest(body).iter().map(|byte| format!("{byte:02x}")).collect();
+            Ok(Some(IdempotencyKey { route, key: key.to_owned(), fingerprint }))
+        }
         _ => Err(Error::invalid("Idempotency-Key", "must be 1 to 256 visible ASCII characters")),
+    }
+}
+
+/// A route without parameters.
+pub(super) struct NoQuery;
+
+impl<S: Send + Sync> FromRequestParts<S> for NoQuery {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
+        let Ok(query) = Query::from_request_parts(parts, state).await;
+        query.finish().map(|()| Self)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::Api;
 use super::envelope::{Answer, Envelope, Failure, ok};
+use super::extract::NoQuery;
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
@@ -20,7 +21,7 @@ impl Health {
 
 /// Whether the process answers.
 #[utoipa::path(get, path = "/health/live", tag = "health", responses((status = 200, body = Envelope<Health>)))]
-pub(super) async fn live() -> Json<Envelope<Health>> {
+pub(super) async fn live(_query: NoQuery) -> Json<Envelope<Health>> {
     ok("The server is running", Health::WELL)
 }
 
@@ -29,7 +30,10 @@ pub(super) async fn live() -> Json<Envelope<Health>> {
     get, path = "/health/ready", tag = "health",
     responses((status = 200, body = Envelope<Health>), (status = 503, body = Failure))
 )]
-pub(super) async fn ready(State(api): State<Api>) -> Answer<Json<Envelope<Health>>> {
+pub(super) async fn ready(
+    State(api): State<Api>,
+    _query: NoQuery,
+) -> Answer<Json<Envelope<Health>>> {
     api.chat.ensure_not_draining()?;
     api.store.ready().await?;
     Ok(ok("The server is ready", Health::WELL))

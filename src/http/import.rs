@@ -3,8 +3,7 @@
 use super::Api;
 use super::body::{StreamedJson, parse};
 use super::envelope::{Answer, Envelope, Failure, ok};
-use super::extract::Caller;
-use super::query::Query;
+use super::extract::{Caller, NoQuery};
 use crate::clock;
 use crate::domain::{Principal, SessionId};
 use crate::error::{Error, Kind, Result};
@@ -59,8 +58,9 @@ struct Skipped {
     #[serde(skip_serializing_if = "Option::is_none")]
     session_id: Option<String>,
     reason: String,
+    /// The error, if it will pass.
     #[serde(skip)]
-    kind: Kind,
+    busy: Option<Error>,
 }
 
 /// Import sessions: all of each or none of it. Importing the same file twice changes nothing.
@@ -71,10 +71,9 @@ struct Skipped {
 pub(super) async fn import(
     State(api): State<Api>,
     Caller(who): Caller,
-    query: Query,
+    _query: NoQuery,
     StreamedJson(body): StreamedJson,
 ) -> Answer<Json<Envelope<Report>>> {
-    query.finish()?;
     let bytes = StreamReader::new(body.into_data_stream().map_err(io::Error::other));
     let runtime = Handle::current();
     let task = tokio::task::spawn_blocking(move || {
@@ -110,9 +109,7 @@ impl Import {
         })?;
         match self.report.skipped.as_slice() {
             // Nothing went in, and later it can.
-            [skipped] if imported == 0 && skipped.kind == Kind::SessionBusy => {
-                Err(Error::new(Kind::SessionBusy, "a reply is running in this session"))
-            }
+            [Skipped { busy: Some(error), .. }] if imported == 0 => Err(error.clone()),
             _ => Ok(self.report),
         }
     }
@@ -137,7 +134,7 @@ impl Import {
                 index,
                 session_id: source_id,
                 reason: error.to_string(),
-                kind: error.kind,
+                busy: Some(error).filter(|error| error.kind == Kind::SessionBusy),
             }),
         }
         ControlFlow::Continue(())

@@ -4,11 +4,12 @@ use super::Api;
 use super::envelope::{Answer, Envelope, Failure, ok};
 use super::extract::{Caller, SessionPath};
 use super::query::Query;
-use crate::domain::Role;
 use crate::domain::memory::{MemoryOptions, Strategy};
+use crate::domain::message::{Body, Parts};
 use crate::domain::principal::Access;
 use crate::domain::session::Settings;
-use crate::memory::{Assembled, Piece, tokens};
+use crate::domain::{MessageType, Role};
+use crate::memory::{Assembled, NewMessage, tokens};
 use axum::Json;
 use axum::extract::State;
 
@@ -20,6 +21,7 @@ use axum::extract::State;
         ("message" = Option<String>, Query, description = "The new message; without it the prompt ends with the path"),
         ("strategy" = Option<String>, Query, description = "auto, buffer, window or token"),
         ("maxTokens" = Option<u32>, Query, description = "Most tokens that memory may take"),
+        ("recallTokens" = Option<u32>, Query, description = "The part of them that recalled messages may take"),
         ("lastMessages" = Option<u32>, Query, description = "How many messages window takes, at least 1"),
     ),
     responses((status = 200, body = Envelope<Assembled>), (status = "default", body = Failure))
@@ -41,18 +43,31 @@ pub(super) async fn preview(
         strategy: query.word("strategy", &strategies),
         max_tokens: query.number("maxTokens", 0..=u32::MAX),
         last_messages: query.number("lastMessages", 1..=u32::MAX),
+        recall_tokens: query.number("recallTokens", 0..=u32::MAX),
     };
     query.finish()?;
-    let session = api.store.session(&who, &id, Access::Own).await?;
-    let settings = Settings { memory, ..Settings::default() }.over(session.settings);
-    let new = match message {
+    let message = match message {
         None => None,
         Some(text) => {
-            let tokens = tokens::count_long(&text).await;
-            Some(Piece::new_message(None, Role::User, text.into(), tokens))
+            let body = Body::parse(
+                "message",
+                text,
+                Parts::default(),
+                MessageType::Text,
+                api.limits.message,
+            )?;
+            Some((tokens::count_long(&body.content).await, body.content))
         }
     };
-    let plan = api.memory.plan(&settings, new.as_ref().map_or(0, |piece| piece.tokens))?;
+    let session = api.store.session(&who, &id, Access::Own).await?;
+    let settings = Settings { memory, ..Settings::default() }.over(session.settings);
+    let (plan, new) = match message {
+        None => (api.memory.plan(&settings, None)?, None),
+        Some((tokens, text)) => {
+            let plan = api.memory.plan_turn(&settings, &text, tokens).await?;
+            (plan, Some(NewMessage { id: None, role: Role::User, text: text.into() }))
+        }
+    };
     let assembled = api.memory.assemble(&id, plan, session.head_id.as_ref(), new).await?;
     Ok(ok("Memory retrieved successfully", assembled))
 }

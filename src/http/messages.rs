@@ -1,9 +1,9 @@
 //! `…/messages` and `/api/chat-messages`: messages read, and stored without a model.
 
 use super::Api;
-use super::body::{JsonBody, parse, present};
+use super::body::{RawJsonBody, parse};
 use super::envelope::{Answer, Envelope, Failure, ok};
-use super::extract::{Caller, MessagePath, SessionPath, idempotency_key};
+use super::extract::{Caller, MessagePath, NoQuery, SessionPath, idempotency};
 use super::query::Query;
 use super::ui::{UiMessage, ui_message};
 use crate::clock;
@@ -11,14 +11,14 @@ use crate::domain::message::{Body, Parts};
 use crate::domain::page::{MAX_LIMIT, Slice, View};
 use crate::domain::{Message, MessageId, MessageType, Role, Session, SessionId, Timestamp};
 use crate::error::Result;
+use crate::json::present;
 use crate::memory::tokens;
-use crate::store::{IdempotencyKey, MessageQuery, NewMessage, Parent, PostMessage, ReplyFields};
+use crate::store::{MessageQuery, NewMessage, Parent, PostMessage, ReplyFields};
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
 /// A page of messages.
@@ -105,9 +105,8 @@ pub(super) async fn get(
     State(api): State<Api>,
     Caller(who): Caller,
     MessagePath(session, id): MessagePath,
-    query: Query,
+    _query: NoQuery,
 ) -> Answer<Json<Envelope<Message>>> {
-    query.finish()?;
     let message = api.store.message(&who, &session, &id).await?;
     Ok(ok("Message retrieved successfully", message))
 }
@@ -161,26 +160,22 @@ pub(super) struct Posted {
 )]
 pub(super) async fn post(
     State(api): State<Api>,
+    _query: NoQuery,
     Caller(who): Caller,
     headers: HeaderMap,
-    JsonBody(raw): JsonBody<Box<RawValue>>,
+    RawJsonBody(raw): RawJsonBody,
 ) -> Answer<(StatusCode, Json<Envelope<Posted>>)> {
-    let body: NewMessageBody = parse(raw.get().as_bytes())?;
+    let body: NewMessageBody = parse(&raw)?;
     let session_id = SessionId::parse("chatSessionId", &body.chat_session_id)?;
     let parts =
         body.parts.map(|parts| Parts::parse("parts", &parts)).transpose()?.unwrap_or_default();
     let content = Body::parse("content", body.content, parts, body.kind, api.limits.message)?;
-    let key = idempotency_key(&headers)?;
     let now = clock::now();
     let post = PostMessage {
         session_id,
         now,
         parent: parent(body.parent_id)?,
-        idempotency: key.map(|key| IdempotencyKey {
-            route: "POST /api/chat-messages",
-            key,
-            fingerprint: fingerprint(raw.get()),
-        }),
+        idempotency: idempotency(&headers, "POST /api/chat-messages", &raw)?,
         message: NewMessage {
             id: MessageId::generate(),
             client_message_id: body
@@ -197,9 +192,4 @@ pub(super) async fn post(
     };
     let (message, session) = api.store.post_message(&who, post).await?;
     Ok((StatusCode::CREATED, ok("Message created successfully", Posted { message, session })))
-}
-
-/// What tells one body from another.
-fn fingerprint(body: &str) -> String {
-    Sha256::digest(body).iter().map(|byte| format!("{byte:02x}")).collect()
 }

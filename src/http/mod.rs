@@ -5,6 +5,7 @@
 
 mod body;
 mod chat;
+mod connection;
 mod envelope;
 mod extract;
 mod guard;
@@ -19,8 +20,10 @@ mod query;
 mod router;
 mod sessions;
 mod sse;
+mod turns;
 mod ui;
 
+pub use connection::Patient;
 pub use guard::Hosts;
 pub use router::{openapi_document, router};
 

@@ -2,8 +2,7 @@
 
 use super::Api;
 use super::envelope::{Answer, Envelope, Failure, ok};
-use super::extract::Caller;
-use super::query::Query;
+use super::extract::{Caller, NoQuery};
 use crate::chat::Model;
 use axum::Json;
 use axum::extract::State;
@@ -26,9 +25,8 @@ pub(super) struct ModelList {
 pub(super) async fn list(
     State(api): State<Api>,
     Caller(_who): Caller,
-    query: Query,
+    _query: NoQuery,
 ) -> Answer<Json<Envelope<ModelList>>> {
-    query.finish()?;
     let models = api.chat.models().await?;
     let default = api.memory.default_model().to_owned();
     Ok(ok("Models retrieved successfully", ModelList { models, default }))

@@ -3,6 +3,7 @@
 use super::openapi::{Document, complete};
 use super::{
     Api, chat, extract, guard, health, import, memory, messages, models, openapi, pages, sessions,
+    turns,
 };
 use crate::error::Error;
 use axum::Router;
@@ -22,8 +23,9 @@ use utoipa_axum::routes;
 fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(chat::chat))
-        .routes(routes!(chat::stop))
-        .routes(routes!(chat::regenerate))
+        .routes(routes!(turns::join))
+        .routes(routes!(turns::stop))
+        .routes(routes!(turns::regenerate))
         .routes(routes!(sessions::create, sessions::list, sessions::delete_many))
         .routes(routes!(sessions::get, sessions::change, sessions::delete))
         .routes(routes!(sessions::set_title))

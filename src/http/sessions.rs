@@ -1,9 +1,9 @@
 //! `/api/chat-sessions`: sessions created, listed, read, changed, deleted.
 
 use super::Api;
-use super::body::{JsonBody, nullable, present};
+use super::body::JsonBody;
 use super::envelope::{Answer, Envelope, Failure, ok};
-use super::extract::{Caller, SessionPath, if_match};
+use super::extract::{Caller, NoQuery, SessionPath, if_match};
 use super::query::Query;
 use crate::clock;
 use crate::domain::page::{Cursor, MAX_LIMIT, Pagination, Place, SessionQuery, Sort};
@@ -13,6 +13,7 @@ use crate::domain::text::words;
 use crate::domain::title::Title;
 use crate::domain::{Invalid, ProjectId, Session, SessionId, Timestamp, UserId};
 use crate::error::{Error, Result};
+use crate::json::{nullable, optional_object, present};
 use crate::store::{DeleteFilter, NewSession, SessionChange};
 use axum::Json;
 use axum::extract::State;
@@ -40,7 +41,7 @@ pub(super) struct CreateSession {
     title: Option<String>,
     project_id: Option<String>,
     /// Users beside the caller.
-    participants: Vec<String>,
+    participants: Option<Vec<String>>,
     /// An object up to 16 KiB.
     #[schema(value_type = Object)]
     meta: Option<Box<RawValue>>,
@@ -50,7 +51,8 @@ pub(super) struct CreateSession {
     /// An object up to 16 KiB, or a string that holds one.
     #[schema(value_type = Object)]
     theme: Option<Box<RawValue>>,
-    settings: Settings,
+    #[serde(deserialize_with = "optional_object")]
+    settings: Option<Settings>,
     /// 1 to 128 characters of `A-Za-z0-9._:-`. Repeated by its owner it gives the same session.
     session_id: Option<String>,
 }
@@ -66,6 +68,7 @@ pub(super) struct CreateSession {
 )]
 pub(super) async fn create(
     State(api): State<Api>,
+    _query: NoQuery,
     Caller(who): Caller,
     JsonBody(body): JsonBody<CreateSession>,
 ) -> Answer<(StatusCode, SessionAnswer)> {
@@ -73,11 +76,11 @@ pub(super) async fn create(
         id: body.session_id.map(|id| SessionId::parse("sessionId", &id)).transpose()?,
         title: Title::given(body.title.as_deref())?,
         project_id: body.project_id.map(|id| ProjectId::parse("projectId", &id)).transpose()?,
-        participants: participants(body.participants)?,
+        participants: participants(body.participants.unwrap_or_default())?,
         meta: object("meta", body.meta)?.unwrap_or_default(),
         user_meta: object("userMeta", body.user_meta)?.unwrap_or_default(),
         theme: object("theme", body.theme)?.unwrap_or_default(),
-        settings: checked_settings(&api, body.settings)?,
+        settings: checked_settings(&api, body.settings.unwrap_or_default())?,
     };
     let (session, is_new) = api.store.create_session(&who, new, clock::now()).await?;
     Ok(if is_new {
@@ -178,9 +181,8 @@ pub(super) async fn get(
     State(api): State<Api>,
     Caller(who): Caller,
     SessionPath(id): SessionPath,
-    query: Query,
+    _query: NoQuery,
 ) -> Answer<SessionAnswer> {
-    query.finish()?;
     let session = api.store.session(&who, &id, Access::Participate).await?;
     Ok(with_etag("Session retrieved successfully", session))
 }
@@ -197,11 +199,15 @@ pub(super) struct ChangeSession {
     archived: Option<bool>,
     pinned: Option<bool>,
     #[schema(value_type = Object)]
+    #[serde(deserialize_with = "present")]
     meta: Option<Box<RawValue>>,
     #[schema(value_type = Object)]
+    #[serde(deserialize_with = "present")]
     user_meta: Option<Box<RawValue>>,
     #[schema(value_type = Object)]
+    #[serde(deserialize_with = "present")]
     theme: Option<Box<RawValue>>,
+    #[serde(deserialize_with = "optional_object")]
     settings: Option<Settings>,
     participants: Option<Vec<String>>,
     /// Null takes the session out of its project.
@@ -218,6 +224,7 @@ pub(super) struct ChangeSession {
 )]
 pub(super) async fn change(
     State(api): State<Api>,
+    _query: NoQuery,
     Caller(who): Caller,
     SessionPath(id): SessionPath,
     headers: HeaderMap,
@@ -240,14 +247,8 @@ pub(super) async fn change(
         participants: body.participants.map(participants).transpose()?,
         project_id,
     };
-    let silences_the_model =
-        change.status.as_ref().is_some_and(|s| s.is_closed() || s.is_agent_assigned());
-    let mut session =
-        api.store.change_session(&who, &id, change, if_match(&headers)?, clock::now()).await?;
-    if silences_the_model && session.active_turn.is_some() {
-        api.chat.stop_in(&session).await;
-        session = api.store.session(&who, &id, Access::Participate).await?;
-    }
+    let session =
+        api.chat.change_session(&who, &id, change, if_match(&headers)?, clock::now()).await?;
     Ok(with_etag("Session updated successfully", session))
 }
 
@@ -269,6 +270,7 @@ pub(super) struct NewTitle {
 )]
 pub(super) async fn set_title(
     State(api): State<Api>,
+    _query: NoQuery,
     Caller(who): Caller,
     SessionPath(id): SessionPath,
     headers: HeaderMap,
@@ -277,7 +279,7 @@ pub(super) async fn set_title(
     let title = Title::given(body.title.as_deref())?;
     let change = SessionChange { title: Some(title), ..SessionChange::default() };
     let session =
-        api.store.change_session(&who, &id, change, if_match(&headers)?, clock::now()).await?;
+        api.chat.change_session(&who, &id, change, if_match(&headers)?, clock::now()).await?;
     Ok(with_etag("Session updated successfully", session))
 }
 
@@ -298,6 +300,7 @@ pub(super) struct NewMeta {
 )]
 pub(super) async fn set_meta(
     State(api): State<Api>,
+    _query: NoQuery,
     Caller(who): Caller,
     SessionPath(id): SessionPath,
     headers: HeaderMap,
@@ -306,7 +309,7 @@ pub(super) async fn set_meta(
     let meta = JsonObject::parse("meta", &body.meta)?;
     let change = SessionChange { meta: Some(meta), ..SessionChange::default() };
     let session =
-        api.store.change_session(&who, &id, change, if_match(&headers)?, clock::now()).await?;
+        api.chat.change_session(&who, &id, change, if_match(&headers)?, clock::now()).await?;
     Ok(with_etag("Session updated successfully", session))
 }
 
@@ -329,11 +332,9 @@ pub(super) async fn delete(
     State(api): State<Api>,
     Caller(who): Caller,
     SessionPath(id): SessionPath,
-    query: Query,
+    _query: NoQuery,
 ) -> Answer<Json<Envelope<DeletedSession>>> {
-    query.finish()?;
-    let deleted = api.store.delete_session(&who, &id).await?;
-    api.chat.abandon(&deleted.turns);
+    let deleted = api.chat.delete_session(&who, &id).await?;
     let deleted = DeletedSession { session_id: id, deleted_messages: deleted.messages };
     Ok(ok("Session deleted successfully", deleted))
 }
@@ -375,8 +376,7 @@ pub(super) async fn delete_many(
             ));
         }
     };
-    let deleted = api.store.delete_sessions(&who, filter).await?;
-    api.chat.abandon(&deleted.turns);
+    let deleted = api.chat.delete_sessions(&who, filter).await?;
     let deleted =
         DeletedSessions { deleted_sessions: deleted.sessions, deleted_messages: deleted.messages };
     Ok(ok("Sessions deleted successfully", deleted))

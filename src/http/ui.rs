@@ -5,6 +5,7 @@
 use crate::domain::message::{Parts, Status};
 use crate::domain::{Message, MessageId, Role, Timestamp, Usage};
 use crate::error::{Error, Result};
+use crate::json::Object;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
@@ -91,11 +92,11 @@ pub(super) fn read(field: &'static str, raw: &RawValue) -> Result<LastMessage> {
         let text = error.to_string();
         Error::invalid(field, format!("must be a UIMessage {{id, role, parts}}: {text}"))
     };
-    let incoming: Incoming<'_> = serde_json::from_str(raw.get()).map_err(wrong)?;
+    let Object(incoming): Object<Incoming<'_>> = serde_json::from_str(raw.get()).map_err(wrong)?;
     let mut texts = Vec::new();
     let mut others = Vec::new();
     for part in incoming.parts {
-        let kind: Kind = serde_json::from_str(part.get()).map_err(wrong)?;
+        let Object(kind): Object<Kind> = serde_json::from_str(part.get()).map_err(wrong)?;
         match (kind.kind.as_str(), kind.text) {
             ("text", Some(text)) => texts.push(text),
             ("text", None) => {
@@ -108,7 +109,7 @@ pub(super) fn read(field: &'static str, raw: &RawValue) -> Result<LastMessage> {
     }
     let others = to_raw_value(&others).map_err(Error::internal)?;
     Ok(LastMessage {
-        id: MessageId::parse("message.id", &incoming.id)?,
+        id: MessageId::parse("id", &incoming.id).map_err(|invalid| invalid.within(field))?,
         role: incoming.role,
         content: texts.join("\n"),
         parts: Parts::parse("parts", &others)?,

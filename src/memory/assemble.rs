@@ -63,12 +63,15 @@ pub struct Assembled {
     pub pieces: Vec<Piece>,
 }
 
-impl Piece {
-    /// The message that is to be answered; `tokens` is its size by o200k_base, `id` its id once it
-    /// is stored.
-    pub fn new_message(id: Option<MessageId>, role: Role, text: Arc<str>, tokens: u32) -> Self {
-        Self { kind: PieceKind::New, role, message_ids: id.into_iter().collect(), tokens, text }
-    }
+/// The message that is to be answered.
+#[derive(Debug, Clone)]
+pub struct NewMessage {
+    /// Its id, once it is stored.
+    pub id: Option<MessageId>,
+    /// Who speaks.
+    pub role: Role,
+    /// Its text.
+    pub text: Arc<str>,
 }
 
 impl Memory {
@@ -79,22 +82,23 @@ impl Memory {
         session: &SessionId,
         plan: Plan,
         last: Option<&MessageId>,
-        new: Option<Piece>,
+        new: Option<NewMessage>,
     ) -> Result<Assembled> {
         let mut recent = match last {
             Some(last) => self.store.tail(session, last, plan.bounds).await?,
             None => Vec::new(),
         };
         recount(&mut recent, &plan);
-        // Only then does the next prompt begin the same way.
+        // The next prompt begins the same way if nothing was left out, and nothing will be.
         let is_whole_path = last.is_none() || recent.last().is_some_and(|oldest| oldest.is_root);
+        let goes_on = is_whole_path && recent.len() + 2 <= plan.bounds.messages as usize;
         recent.reverse();
 
         let system = (!plan.system.is_empty()).then(|| Piece {
             kind: PieceKind::System,
             role: Role::System,
             message_ids: Vec::new(),
-            tokens: plan.vocabulary.count(&plan.system),
+            tokens: plan.system_tokens,
             text: plan.system.clone(),
         });
         // A tool's result means nothing to a model that is not shown the call.
@@ -106,11 +110,12 @@ impl Memory {
                 tokens: message.tokens,
                 text: message.content.into(),
             });
-        let new = new.map(|mut piece| {
-            if plan.vocabulary != Vocabulary::O200k {
-                piece.tokens = plan.vocabulary.count(&piece.text);
-            }
-            piece
+        let new = new.map(|message| Piece {
+            kind: PieceKind::New,
+            role: message.role,
+            message_ids: message.id.into_iter().collect(),
+            tokens: plan.new_tokens,
+            text: message.text,
         });
         let pieces: Vec<Piece> = system.into_iter().chain(recent).chain(new).collect();
         Ok(Assembled {
@@ -120,7 +125,7 @@ impl Memory {
             reply_reserve: plan.reply_reserve,
             prompt_tokens: PROMPT_OVERHEAD + framed_tokens(&pieces, |_| true),
             cacheable_prefix_tokens: framed_tokens(&pieces, |piece| {
-                piece.kind == PieceKind::System || is_whole_path
+                piece.kind == PieceKind::System || goes_on
             }),
             pieces,
         })
@@ -162,6 +167,11 @@ impl Assembled {
             top_p: settings.top_p,
             max_output_tokens: settings.max_output_tokens,
         }
+    }
+
+    /// Tokens of the earlier messages in it, the marks around them included.
+    pub fn memory_tokens(&self) -> u32 {
+        framed_tokens(&self.pieces, |piece| piece.kind == PieceKind::Recent)
     }
 
     /// How many earlier messages are in it.

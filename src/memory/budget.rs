@@ -26,14 +26,35 @@ pub(super) const fn default_memory_tokens(context_window: u32) -> u32 {
     if quarter < DEFAULT_MEMORY { quarter } else { DEFAULT_MEMORY }
 }
 
-/// What stands in the prompt in any case, and the window it must fit in.
-pub(super) struct Room {
+/// What is kept for the reply.
+pub(super) fn reply_reserve(context_window: u32, max_output_tokens: Option<u32>) -> u32 {
+    max_output_tokens.unwrap_or_else(|| REPLY_RESERVE.min(context_window / 4))
+}
+
+/// What system prompt, new message and reply leave of the window; `None` if they do not fit.
+pub(super) fn room_for_memory(
+    context_window: u32,
+    max_output_tokens: Option<u32>,
+    system_tokens: u32,
+    new_tokens: u32,
+) -> Option<u32> {
+    let framed = |tokens: u32| tokens.saturating_add(MESSAGE_OVERHEAD);
+    let fixed = PROMPT_OVERHEAD
+        .saturating_add(framed(system_tokens))
+        .saturating_add(framed(new_tokens))
+        .saturating_add(reply_reserve(context_window, max_output_tokens));
+    context_window.checked_sub(fixed)
+}
+
+/// What stands in the prompt in any case, in the model's own tokens.
+pub(super) struct Fixed {
     pub(super) model: String,
+    pub(super) vocabulary: Vocabulary,
     pub(super) context_window: u32,
     pub(super) system: Arc<str>,
     pub(super) system_tokens: u32,
-    pub(super) new_tokens: u32,
-    pub(super) max_output_tokens: Option<u32>,
+    /// `None` where there is no new message yet.
+    pub(super) new_tokens: Option<u32>,
 }
 
 /// What was decided before anything is read.
@@ -51,52 +72,60 @@ pub struct Plan {
     pub strategy: Strategy,
     /// The system prompt.
     pub system: Arc<str>,
+    /// Its tokens.
+    pub system_tokens: u32,
+    /// The new message's tokens.
+    pub new_tokens: u32,
     /// What may be read of the session.
     pub bounds: TailBounds,
 }
 
-impl Room {
+impl Fixed {
     /// Divides the window up. Errors: `context_too_long` if system prompt and new message leave no
     /// room for a reply.
-    pub(super) fn plan(self, options: MemoryOptions, default_tokens: u32) -> Result<Plan> {
-        let reply_reserve =
-            self.max_output_tokens.unwrap_or_else(|| REPLY_RESERVE.min(self.context_window / 4));
-        let framed = |tokens: u32| tokens.saturating_add(MESSAGE_OVERHEAD);
-        let fixed = PROMPT_OVERHEAD
-            .saturating_add(if self.system.is_empty() { 0 } else { framed(self.system_tokens) })
-            .saturating_add(framed(self.new_tokens))
-            .saturating_add(reply_reserve);
-        let Some(left) = self.context_window.checked_sub(fixed) else {
-            return Err(too_long(&self, reply_reserve));
+    pub(super) fn plan(
+        self,
+        options: MemoryOptions,
+        max_output_tokens: Option<u32>,
+        default_tokens: u32,
+    ) -> Result<Plan> {
+        let new_tokens = self.new_tokens.unwrap_or(0);
+        let room =
+            room_for_memory(self.context_window, max_output_tokens, self.system_tokens, new_tokens);
+        let reply_reserve = reply_reserve(self.context_window, max_output_tokens);
+        let Some(left) = room else {
+            return Err(self.too_long(reply_reserve));
         };
         let strategy = options.strategy.unwrap_or_default();
-        let bounds = window::bounds(strategy, options, default_tokens, left);
         Ok(Plan {
-            vocabulary: Vocabulary::of(&self.model),
+            bounds: window::bounds(strategy, options, default_tokens, left),
+            vocabulary: self.vocabulary,
             model: self.model,
             context_window: self.context_window,
             reply_reserve,
             strategy,
             system: self.system,
-            bounds,
+            system_tokens: self.system_tokens,
+            new_tokens,
         })
     }
-}
 
-fn too_long(room: &Room, reply_reserve: u32) -> Error {
-    let Room { model, context_window, system_tokens, new_tokens, .. } = room;
-    Error::new(
-        Kind::ContextTooLong,
-        format!(
-            "the message does not fit the model: {new_tokens} tokens, with {system_tokens} of system prompt and \
-             {reply_reserve} kept for the reply, in a context window of {context_window}"
-        ),
-    )
-    .with_details(serde_json::json!({
-        "model": model,
-        "contextWindow": context_window,
-        "messageTokens": new_tokens,
-        "systemTokens": system_tokens,
-        "replyReserve": reply_reserve,
-    }))
+    fn too_long(&self, reply_reserve: u32) -> Error {
+        let Self { model, context_window, system_tokens, new_tokens, .. } = self;
+        let new_tokens = new_tokens.unwrap_or(0);
+        Error::new(
+            Kind::ContextTooLong,
+            format!(
+                "the message does not fit the model: {new_tokens} tokens, with {system_tokens} of system prompt \
+                 and {reply_reserve} kept for the reply, in a context window of {context_window}"
+            ),
+        )
+        .with_details(serde_json::json!({
+            "model": model,
+            "contextWindow": context_window,
+            "messageTokens": new_tokens,
+            "systemTokens": system_tokens,
+            "replyReserve": reply_reserve,
+        }))
+    }
 }

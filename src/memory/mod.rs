@@ -9,15 +9,16 @@ mod budget;
 pub mod tokens;
 mod window;
 
-pub use assemble::{Assembled, Piece, PieceKind};
+pub use assemble::{Assembled, NewMessage, Piece, PieceKind};
 pub use budget::Plan;
 
 use crate::domain::memory::{MemoryOptions, Strategy};
 use crate::domain::session::Settings;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::prompts::Prompts;
-use crate::store::Store;
+use crate::store::{Size, Store};
 use std::sync::Arc;
+use tokens::Vocabulary;
 
 /// What the operator says of memory.
 #[derive(Debug, Clone)]
@@ -35,30 +36,37 @@ pub struct Defaults {
 /// Builds prompts.
 pub struct Memory {
     store: Arc<dyn Store>,
-    prompts: Prompts,
+    prompts: Arc<Prompts>,
     defaults: Defaults,
     /// The system prompt of sessions without one of their own.
     system: SystemPrompt,
+    /// Bytes that the template puts around a session's own.
+    wrapping: u32,
 }
 
-/// A system prompt and its size.
+/// A system prompt and its size by o200k_base.
 #[derive(Debug, Clone)]
 struct SystemPrompt {
     text: Arc<str>,
     tokens: u32,
 }
 
-impl SystemPrompt {
-    fn new(text: String) -> Self {
-        Self { tokens: tokens::count(&text), text: text.into() }
-    }
+/// The message that a prompt is to end with.
+#[derive(Debug, Clone, Copy)]
+pub struct Incoming<'a> {
+    /// Its text.
+    pub text: &'a str,
+    /// Its size in tokens of o200k_base.
+    pub tokens: u32,
 }
 
 impl Memory {
     /// Builds prompts from the messages of `store`.
-    pub fn new(store: Arc<dyn Store>, prompts: Prompts, defaults: Defaults) -> Result<Self> {
-        let system = SystemPrompt::new(prompts.system(None)?);
-        Ok(Self { store, prompts, defaults, system })
+    pub fn new(store: Arc<dyn Store>, prompts: Arc<Prompts>, defaults: Defaults) -> Result<Self> {
+        let text = prompts.system(None)?;
+        let system = SystemPrompt { tokens: tokens::count(&text), text: text.into() };
+        let wrapping = size_of(&prompts.system(Some("x"))?);
+        Ok(Self { store, prompts, defaults, system, wrapping })
     }
 
     /// The model of turns that ask for none.
@@ -71,31 +79,72 @@ impl Memory {
         self.defaults.context_window.unwrap_or_else(|| tokens::context_window(model))
     }
 
-    /// Decides what room there is for a turn with these settings and a new message of so many
-    /// tokens. Errors: `context_too_long` if there is none.
-    pub fn plan(&self, settings: &Settings, new_tokens: u32) -> Result<Plan> {
-        let model = settings.model.clone().unwrap_or_else(|| self.defaults.model.clone());
+    /// Whether a message certainly fits, judged by sizes alone; if not, [`Memory::plan`] knows.
+    pub fn surely_fits(&self, settings: &Settings, new: Size) -> bool {
+        let model = settings.model.as_deref().unwrap_or(&self.defaults.model);
+        let in_o200k = Vocabulary::of(model) == Vocabulary::O200k;
+        // No vocabulary makes more tokens of a text than it has bytes.
         let system = match settings.system_prompt.as_deref() {
-            None => self.system.clone(),
-            own => SystemPrompt::new(self.prompts.system(own)?),
+            Some(own) => size_of(own).saturating_add(self.wrapping),
+            None if in_o200k => self.system.tokens,
+            None => size_of(&self.system.text),
         };
+        let new_tokens = if in_o200k { new.tokens } else { new.bytes };
+        let window = self.context_window(model);
+        budget::room_for_memory(window, settings.max_output_tokens, system, new_tokens).is_some()
+    }
+
+    /// Decides what room there is for a turn with these settings and this new message. Counts
+    /// tokens. Errors: `context_too_long` if there is none.
+    pub fn plan(&self, settings: &Settings, new: Option<Incoming<'_>>) -> Result<Plan> {
+        let model = settings.model.clone().unwrap_or_else(|| self.defaults.model.clone());
+        let vocabulary = Vocabulary::of(&model);
+        let system = match settings.system_prompt.as_deref() {
+            None => self.system.text.clone(),
+            own => self.prompts.system(own)?.into(),
+        };
+        let is_default = Arc::ptr_eq(&system, &self.system.text);
+        let system_tokens = match vocabulary {
+            Vocabulary::O200k if is_default => self.system.tokens,
+            vocabulary => vocabulary.count(&system),
+        };
+        let new_tokens = new.map(|new| match vocabulary {
+            Vocabulary::O200k => new.tokens,
+            Vocabulary::Cl100k => vocabulary.count(new.text),
+        });
         let context_window = self.context_window(&model);
         let fallback = MemoryOptions {
             strategy: Some(self.defaults.strategy),
-            max_tokens: None,
             last_messages: Some(window::LAST_MESSAGES),
+            ..MemoryOptions::default()
         };
         let options = settings.memory.over(fallback);
         let default_tokens =
             self.defaults.tokens.unwrap_or_else(|| budget::default_memory_tokens(context_window));
-        budget::Room {
-            model,
-            context_window,
-            system: system.text,
-            system_tokens: system.tokens,
-            new_tokens,
-            max_output_tokens: settings.max_output_tokens,
-        }
-        .plan(options, default_tokens)
+        let prompt =
+            budget::Fixed { model, vocabulary, context_window, system, system_tokens, new_tokens };
+        prompt.plan(options, settings.max_output_tokens, default_tokens)
     }
+}
+
+impl Memory {
+    /// The same, without holding up other tasks when there is much to count.
+    pub async fn plan_turn(
+        self: &Arc<Self>,
+        settings: &Settings,
+        text: &str,
+        tokens: u32,
+    ) -> Result<Plan> {
+        let own = settings.system_prompt.as_deref().unwrap_or_default();
+        if own.len() + text.len() <= tokens::SHORT {
+            return self.plan(settings, Some(Incoming { text, tokens }));
+        }
+        let (memory, settings, text) = (self.clone(), settings.clone(), text.to_owned());
+        let plan = move || memory.plan(&settings, Some(Incoming { text: &text, tokens }));
+        tokio::task::spawn_blocking(plan).await.map_err(Error::internal)?
+    }
+}
+
+fn size_of(text: &str) -> u32 {
+    u32::try_from(text.len()).unwrap_or(u32::MAX)
 }

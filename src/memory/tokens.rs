@@ -9,7 +9,7 @@ use tiktoken_rs::tokenizer::{Tokenizer, get_tokenizer};
 /// The context window of models nobody knows, in tokens.
 const UNKNOWN_WINDOW: u32 = 128_000;
 /// Texts longer than this are counted on a thread that may block: about a millisecond of work.
-const SHORT: usize = 16 * 1024;
+pub(super) const SHORT: usize = 16 * 1024;
 
 /// The vocabulary in which a model counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

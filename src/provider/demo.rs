@@ -1,6 +1,6 @@
 //! The provider for when there is none: no model, but everything around one can be seen at work.
 //!
-//! It streams at the pace of a reader, repeats what it was shown of the session, and says plainly
+//! It streams at the pace of a model, repeats what it was shown of the session, and says plainly
 //! what it is.
 
 use super::{Event, Events, Model, Prompt, Provider, ProviderError};
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 /// The name of its only model.
 pub const MODEL: &str = "demo";
-/// From one word to the next: about 250 words a minute.
+/// From one word to the next: the pace of a quick model.
 const PACE: Duration = Duration::from_millis(40);
 /// How much of each earlier message it repeats, in characters.
 const REPEATED: usize = 80;

@@ -1,7 +1,7 @@
 //! LLM endpoints: what a turn asks of one, and what comes back.
 //!
 //! Implementations: [`openai`] for everything that speaks Chat Completions, [`demo`] for when there
-//! is nothing else. [`guarded`] puts deadlines around any of them. What every implementation must
+//! is nothing else. [`guarded`] puts patience around any of them. What every implementation must
 //! do is written down in `tests/it/provider_contract.rs`.
 
 pub mod demo;
@@ -15,6 +15,7 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use serde::Serialize;
 use std::sync::Arc;
+use std::time::Duration;
 use utoipa::ToSchema;
 
 /// What a model is asked.
@@ -52,6 +53,8 @@ pub enum Event {
     Usage(Usage),
     /// The model stopped by itself. A stream that ends without this was cut off.
     Finish(FinishReason),
+    /// Another model than the one that was asked answers.
+    Model(String),
 }
 
 /// Batches of events: each holds what had arrived when it was asked for. After an error, and after
@@ -79,6 +82,10 @@ pub struct ProviderError {
     pub fault: Fault,
     /// A sentence that is safe to show to users.
     pub message: String,
+    /// Whether the same call may succeed a moment later.
+    pub is_passing: bool,
+    /// How long the endpoint wants to be left alone.
+    pub retry_after: Option<Duration>,
 }
 
 /// What can happen to a call.
@@ -97,7 +104,12 @@ pub enum Fault {
 impl ProviderError {
     /// An error with a sentence that is safe to show.
     pub fn new(fault: Fault, message: impl Into<String>) -> Self {
-        Self { fault, message: message.into() }
+        Self { fault, message: message.into(), is_passing: false, retry_after: None }
+    }
+
+    /// The same, of something that may have passed a moment later.
+    pub fn passing(fault: Fault, message: impl Into<String>) -> Self {
+        Self { is_passing: true, ..Self::new(fault, message) }
     }
 
     /// The kind of error this is to a client.

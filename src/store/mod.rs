@@ -8,6 +8,7 @@
 //! the caller were still there.
 
 mod messages;
+pub mod queued;
 mod sessions;
 pub mod sqlite;
 mod transfer;
@@ -23,7 +24,7 @@ use async_trait::async_trait;
 
 /// A whole database.
 #[async_trait]
-pub trait Store: SessionStore + MessageStore + TurnStore + TransferStore {
+pub trait Store: SessionStore + MessageStore + TurnStore + LogStore + TransferStore {
     /// Says in a word or two what it is and where, without secrets, for the first log line.
     fn describe(&self) -> String;
 

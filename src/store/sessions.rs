@@ -55,9 +55,18 @@ pub struct SessionChange {
 }
 
 impl SessionChange {
+    /// Whether nothing is to change.
+    pub fn is_empty(&self) -> bool {
+        self.names_only_status() && self.status.is_none()
+    }
+
     /// What a user must be allowed to make this change.
     pub fn access(&self) -> Access {
-        let only_status = self.title.is_none()
+        if self.names_only_status() { Access::Participate } else { Access::Own }
+    }
+
+    fn names_only_status(&self) -> bool {
+        self.title.is_none()
             && self.archived.is_none()
             && self.pinned.is_none()
             && self.meta.is_none()
@@ -65,8 +74,7 @@ impl SessionChange {
             && self.theme.is_none()
             && self.settings.is_none()
             && self.participants.is_none()
-            && self.project_id.is_none();
-        if only_status { Access::Participate } else { Access::Own }
+            && self.project_id.is_none()
     }
 }
 
@@ -88,7 +96,7 @@ pub struct Deleted {
     pub sessions: u64,
     /// Messages in them.
     pub messages: u64,
-    /// Turns that were running in them and can no longer finish.
+    /// Turns that ran or waited in them and can no longer finish.
     pub turns: Vec<TurnId>,
 }
 
@@ -119,20 +127,22 @@ pub trait SessionStore: Send + Sync {
     /// The sessions that `who` participates in.
     async fn sessions(&self, who: &Principal, query: SessionQuery) -> Result<SessionPage>;
 
-    /// Changes a session's own fields; `if_match` is the version it must still have. Errors:
-    /// `session_not_found`, `forbidden`, `version_conflict`.
+    /// Changes a session's own fields; its version must be one of `if_match`, unless that is empty.
+    /// A change of nothing leaves even the version. Errors: `session_not_found`, `forbidden`,
+    /// `version_conflict`.
     async fn change_session(
         &self,
         who: &Principal,
         id: &SessionId,
         change: SessionChange,
-        if_match: Option<u32>,
+        if_match: Vec<u32>,
         now: Timestamp,
     ) -> Result<Session>;
 
     /// Deletes a session with all its messages. Errors: `session_not_found`, `forbidden`.
     async fn delete_session(&self, who: &Principal, id: &SessionId) -> Result<Deleted>;
 
-    /// Deletes the sessions that `who` owns and the filter names.
-    async fn delete_sessions(&self, who: &Principal, filter: DeleteFilter) -> Result<Deleted>;
+    /// The sessions that `who` owns and the filter names.
+    async fn owned_sessions(&self, who: &Principal, filter: DeleteFilter)
+    -> Result<Vec<SessionId>>;
 }

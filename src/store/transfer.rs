@@ -9,7 +9,11 @@ use async_trait::async_trait;
 /// A session to import.
 #[derive(Debug, Clone)]
 pub struct ImportSession {
-    /// Its fields; the id is always given.
+    /// Its id.
+    pub id: SessionId,
+    /// The id it gets if another user has a session of that id.
+    pub other_id: SessionId,
+    /// Its fields.
     pub new: NewSession,
     /// Its status.
     pub status: SessionStatus,
@@ -43,8 +47,8 @@ pub struct Imported {
 #[async_trait]
 pub trait TransferStore: Send + Sync {
     /// Adds the session, or to the caller's session of that id the messages it does not have yet:
-    /// all of them or none. A session id that another user has gets a new one. Errors:
-    /// `session_busy`, `invalid_request`.
+    /// all of them or none. Errors: `session_busy`,
+    /// `session_closed`, `invalid_request`.
     async fn import_session(
         &self,
         who: &Principal,

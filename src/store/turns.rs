@@ -1,15 +1,27 @@
 //! What is asked of a store about turns.
 
-use super::{NewMessage, Parent};
-use crate::domain::message::Parts;
+use super::{IdempotencyKey, NewMessage, Parent};
 use crate::domain::session::Settings;
+use crate::domain::title::Title;
 use crate::domain::turn::ActiveTurn;
 use crate::domain::{
-    Message, MessageId, MessageType, Principal, ProjectId, Role, Session, SessionId, Timestamp,
-    TurnId,
+    Message, MessageId, Principal, ProjectId, Role, Session, SessionId, Timestamp, TurnId,
 };
 use crate::error::Result;
 use async_trait::async_trait;
+use bytes::Bytes;
+
+/// The most messages that wait in one session.
+pub const MAX_QUEUED: u32 = 8;
+
+/// Who runs turns: an instance of the server, and which of its lives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claimant {
+    /// The instance's name, the same after a restart.
+    pub instance: String,
+    /// One start of it.
+    pub boot: String,
+}
 
 /// Which session a turn is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +52,18 @@ pub enum OnKnownId {
     Edit,
 }
 
+/// What to do when the session has a running turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnBusy {
+    /// Refuse.
+    #[default]
+    Reject,
+    /// Wait behind those that wait already, [`MAX_QUEUED`] at the most.
+    Queue,
+    /// Wait before all others. Whoever asks for this stops the running turn.
+    Interrupt,
+}
+
 /// What a turn answers.
 #[derive(Debug, Clone)]
 pub enum Ask {
@@ -59,9 +83,26 @@ pub enum Ask {
     },
 }
 
-/// Judges a session at the moment a turn would begin in it; an error keeps the turn from
-/// beginning, with nothing stored.
-pub type Admission = Box<dyn Fn(&Session) -> Result<()> + Send + Sync>;
+/// Judges a session, and the size of the message to answer, at the moment a turn would begin; an
+/// error keeps the turn from beginning, with nothing stored. It runs inside the store's own step,
+/// so it must be quick.
+pub type Admission = Box<dyn Fn(&Session, Size) -> Result<()> + Send + Sync>;
+
+/// How large a message's text is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Size {
+    /// In tokens of o200k_base.
+    pub tokens: u32,
+    /// In bytes, which is no less than its tokens in any vocabulary.
+    pub bytes: u32,
+}
+
+impl Size {
+    /// The size of a text whose tokens were counted.
+    pub fn of(text: &str, tokens: u32) -> Self {
+        Self { tokens, bytes: u32::try_from(text.len()).unwrap_or(u32::MAX) }
+    }
+}
 
 /// A turn to begin.
 pub struct BeginTurn {
@@ -71,18 +112,31 @@ pub struct BeginTurn {
     pub session: SessionTarget,
     /// The project of a session that is created.
     pub project_id: Option<ProjectId>,
-    /// The settings of a session that is created.
-    pub settings: Settings,
-    /// The turn's id.
+    /// What to do when the session is busy.
+    pub on_busy: OnBusy,
+    /// How a repetition is known, beside the client's message id.
+    pub idempotency: Option<IdempotencyKey>,
+    /// The turn.
+    pub turn: TurnSpec,
+    /// The last word, once the session is known.
+    pub admit: Admission,
+    /// Who will run it.
+    pub claimant: Claimant,
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// What a turn is, wherever and whenever it begins.
+#[derive(Debug, Clone)]
+pub struct TurnSpec {
+    /// Its id.
     pub turn_id: TurnId,
     /// The id its reply will have.
     pub reply_id: MessageId,
     /// What it answers.
     pub ask: Ask,
-    /// The last word, once the session is known.
-    pub admit: Admission,
-    /// The time.
-    pub now: Timestamp,
+    /// What it uses, over the session's settings.
+    pub options: Settings,
 }
 
 /// The message a turn answers.
@@ -96,42 +150,63 @@ pub struct Question {
     pub role: Role,
     /// Its text.
     pub content: String,
-    /// What is not plain text.
-    pub parts: Parts,
-    /// What it mainly is.
-    pub kind: MessageType,
     /// Its size in tokens of o200k_base.
     pub tokens: u32,
+}
+
+/// A turn that has begun: its session is claimed, its question stored.
+#[derive(Debug)]
+pub struct Begun {
+    /// The session as it is now, without nodes.
+    pub session: Session,
+    /// What the turn answers.
+    pub question: Question,
+    /// The turn.
+    pub turn: ActiveTurn,
+    /// What it uses, over the session's settings.
+    pub options: Settings,
 }
 
 /// What came of beginning a turn.
 #[derive(Debug)]
 pub enum Began {
-    /// The session is claimed and the question stored: the reply may be produced.
-    Running {
+    /// The reply may be produced.
+    Running(Box<Begun>),
+    /// The message waits, safely, for the running turn to end.
+    Queued {
         /// The session as it is now, without nodes.
-        session: Session,
-        /// What the turn answers.
-        question: Question,
-        /// The turn.
-        turn: ActiveTurn,
+        session: Box<Session>,
     },
     /// The message is stored and a person will answer it.
     HandedOver {
         /// The session as it is now, without nodes.
-        session: Session,
+        session: Box<Session>,
         /// The stored message.
         message_id: MessageId,
     },
-    /// The client's message id was known, with the same content.
+    /// The request came before.
     Repeated {
         /// The session as it is now, without nodes.
-        session: Session,
-        /// The message that was stored the first time.
-        message_id: MessageId,
-        /// Its first reply, if that is stored.
-        reply: Option<Box<Message>>,
+        session: Box<Session>,
+        /// What it led to.
+        led_to: LedTo,
     },
+}
+
+/// What a request led to when it came first.
+#[derive(Debug)]
+pub enum LedTo {
+    /// A turn that runs, or waits to.
+    Turn(TurnId),
+    /// A reply.
+    Reply {
+        /// The reply.
+        reply: Box<Message>,
+        /// The message it answers.
+        question: MessageId,
+    },
+    /// A message that nobody has answered.
+    Question(MessageId),
 }
 
 /// A reply to store.
@@ -143,22 +218,101 @@ pub struct FinishTurn {
     pub turn_id: TurnId,
     /// The reply.
     pub reply: NewMessage,
+    /// The last batch of the turn's log, if it has one.
+    pub last_batch: Option<Batch>,
+    /// Who will run the next waiting turn; `None` leaves it waiting.
+    pub take_next: Option<Claimant>,
 }
 
-/// Turns: begun, finished, and cleared away after a crash.
+/// What came of storing a reply.
+#[derive(Debug)]
+pub struct Finished {
+    /// The turn that waited, and has begun.
+    pub next: Option<Box<Begun>>,
+    /// Turns that waited and could not begin any more.
+    pub passed_over: Vec<TurnId>,
+}
+
+/// Turns: begun, queued, finished.
 #[async_trait]
 pub trait TurnStore: Send + Sync {
     /// In one step: checks access and status, claims the session, stores the user's message, names
-    /// the session and moves its counters and head. Errors: `session_not_found`, `session_busy`,
-    /// `session_closed`, `id_taken`, `message_not_found`, `idempotency_key_reused`, and whatever
-    /// `admit` says.
+    /// the session and moves its counters and head; or, in a busy session, queues the turn if it
+    /// may wait. Errors: `session_not_found`, `session_busy`, `session_closed`, `queue_full`,
+    /// `id_taken`, `message_not_found`, `idempotency_key_reused`, and whatever `admit` says.
     async fn begin_turn(&self, begin: BeginTurn) -> Result<Began>;
 
-    /// In one step, if the turn still holds the claim: stores the reply, moves counters and head,
-    /// releases the claim. `None` if the claim is gone, with nothing stored.
-    async fn finish_turn(&self, finish: FinishTurn) -> Result<Option<Session>>;
+    /// In one step, if the turn still holds the claim: stores the reply with the end of its log,
+    /// moves counters and head, releases the claim, and begins the next waiting turn. `None` if the
+    /// claim is gone, with nothing stored.
+    async fn finish_turn(&self, finish: FinishTurn) -> Result<Option<Finished>>;
 
-    /// Ends the turns that a crash left behind: each becomes an empty `interrupted` reply, and its
-    /// session is free again. Only for a store that no other process writes. Gives their number.
-    async fn reap_turns(&self, now: Timestamp) -> Result<u64>;
+    /// Begins a waiting turn of any session in which none runs, if there is one.
+    async fn begin_waiting(
+        &self,
+        claimant: &Claimant,
+        now: Timestamp,
+    ) -> Result<Option<Box<Begun>>>;
+
+    /// Drops the turns that wait in a session. Which they were.
+    async fn drop_waiting(&self, session: &SessionId) -> Result<Vec<TurnId>>;
+
+    /// Drops one turn that waits. Whether it still did.
+    async fn withdraw(&self, session: &SessionId, turn: &TurnId) -> Result<bool>;
+
+    /// Gives a session a title that a model wrote, unless its user has named it or it is gone.
+    async fn name_session(&self, session: &SessionId, title: Title) -> Result<bool>;
+}
+
+/// Some frames of a turn, as its log keeps them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// Its place in the log, from 0.
+    pub number: u32,
+    /// Whole frames, as they were published.
+    pub frames: Bytes,
+}
+
+/// A batch and whose it is.
+#[derive(Debug, Clone)]
+pub struct LogEntry {
+    /// The session.
+    pub session_id: SessionId,
+    /// The turn; it must still hold the session's claim.
+    pub turn_id: TurnId,
+    /// The frames.
+    pub batch: Batch,
+}
+
+/// A turn whose server is gone.
+#[derive(Debug)]
+pub struct Orphan {
+    /// The session.
+    pub session_id: SessionId,
+    /// The turn.
+    pub turn: ActiveTurn,
+    /// Its log, whole and in order.
+    pub log: Vec<Bytes>,
+}
+
+/// The turn log: the frames of running turns, kept so that neither a crash nor a restart loses
+/// them, and so that whoever comes late can still read them.
+#[async_trait]
+pub trait LogStore: Send + Sync {
+    /// Adds batches to the logs of turns that still hold their claims; those of others are passed
+    /// over.
+    async fn append_log(&self, entries: Vec<LogEntry>) -> Result<()>;
+
+    /// The log of a turn of this session, in order; empty if there is none.
+    async fn read_log(&self, session: &SessionId, turn: &TurnId) -> Result<Vec<Bytes>>;
+
+    /// Drops the logs of turns that ended before a time. How many batches that were.
+    async fn drop_logs(&self, ended_before: Timestamp) -> Result<u64>;
+
+    /// Says that an instance lives.
+    async fn beat(&self, claimant: &Claimant, now: Timestamp) -> Result<()>;
+
+    /// The turns of instances that are gone: of earlier lives of this one, and of others that have
+    /// been silent too long. A store that only one process can open knows them at once.
+    async fn orphaned_turns(&self, claimant: &Claimant) -> Result<Vec<Orphan>>;
 }

@@ -1,15 +1,16 @@
 //! One session of a file: its fields as clients know them, checked and made ready for a store.
 
-use crate::domain::message::{Body, BodyError, FinishReason, MessageError, Parts};
+use crate::domain::message::{Body, FinishReason, MessageError, Parts};
 use crate::domain::session::{JsonObject, SessionStatus, Settings};
 use crate::domain::title::{Title, TitleSource};
 use crate::domain::{
     MessageId, MessageType, Principal, ProjectId, Role, SessionId, Status, Timestamp, Usage, UserId,
 };
 use crate::error::{Error, Result};
+use crate::json::{Object, object, present};
 use crate::memory::tokens;
 use crate::store::{ImportSession, NewMessage, NewSession, Parent, ReplyFields};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
@@ -36,17 +37,17 @@ pub struct SessionRecord {
     user_meta: Option<Box<RawValue>>,
     #[schema(value_type = Object)]
     theme: Option<Box<RawValue>>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     settings: Settings,
-    #[serde(default)]
-    participants: Vec<String>,
+    participants: Option<Vec<String>>,
     #[schema(value_type = Option<String>, format = DateTime)]
     created_at: Option<Timestamp>,
     #[schema(value_type = Option<String>, format = DateTime)]
     last_seen: Option<Timestamp>,
     head_id: Option<String>,
     #[serde(default)]
-    messages: Vec<MessageRecord>,
+    #[schema(value_type = Vec<MessageRecord>)]
+    messages: Vec<Object<MessageRecord>>,
 }
 
 /// One message of a file.
@@ -96,13 +97,17 @@ pub fn session(
         Some(id) => SessionId::parse("sessionId", id)?,
         None => derived_session_id(who, &record, index),
     };
-    let participants = record.participants.iter().map(|user| UserId::parse("participants", user));
+    let other_id = hex_id(Sha256::new_with_prefix(format!("{}\0{id}", who.user)));
+    let participants = record.participants.unwrap_or_default();
+    let participants = participants.iter().map(|user| UserId::parse("participants", user));
     let created_at =
-        record.created_at.or_else(|| record.messages.first()?.created_at).unwrap_or(now);
+        record.created_at.or_else(|| record.messages.first()?.0.created_at).unwrap_or(now);
     Ok(ImportSession {
         messages: messages(who, &id, record.messages, max_message, now)?,
+        id,
+        other_id: SessionId::trusted(other_id),
         new: NewSession {
-            id: Some(id),
+            id: None,
             title,
             project_id: record
                 .project_id
@@ -128,13 +133,13 @@ pub fn session(
 fn messages(
     who: &Principal,
     session: &SessionId,
-    records: Vec<MessageRecord>,
+    records: Vec<Object<MessageRecord>>,
     max_message: usize,
     now: Timestamp,
 ) -> Result<Vec<(NewMessage, Parent)>> {
     let mut seen = HashSet::with_capacity(records.len());
     let mut messages = Vec::with_capacity(records.len());
-    for (index, record) in records.into_iter().enumerate() {
+    for (index, Object(record)) in records.into_iter().enumerate() {
         let place = |error: Error| error.at(&format!("messages[{index}]"));
         let message =
             self::message(who, session, record, index, max_message, now).map_err(place)?;
@@ -165,14 +170,13 @@ fn message(
     };
     let parts =
         record.parts.map(|parts| Parts::parse("parts", &parts)).transpose()?.unwrap_or_default();
-    let may_be_empty = record.status != Status::Complete;
-    let body = match Body::parse("content", record.content, parts.clone(), record.kind, max_message)
-    {
-        // An empty reply that was cut off or failed is a message, too.
-        Err(BodyError::Invalid(_)) if may_be_empty => {
-            Body { content: String::new(), parts, kind: record.kind }
-        }
-        body => body?,
+    // An empty reply that was cut off or failed is a message, too.
+    let is_empty_reply =
+        record.status != Status::Complete && record.content.is_empty() && parts.is_empty();
+    let body = if is_empty_reply {
+        Body { content: String::new(), parts, kind: record.kind }
+    } else {
+        Body::parse("content", record.content, parts, record.kind, max_message)?
     };
     let message = NewMessage {
         id,
@@ -200,7 +204,7 @@ fn message(
 fn derived_session_id(who: &Principal, record: &SessionRecord, index: usize) -> SessionId {
     let mut digest = Sha256::new();
     digest.update(format!("{}\0{index}\0{:?}\0{:?}", who.user, record.title, record.created_at));
-    for message in &record.messages {
+    for Object(message) in &record.messages {
         digest.update(format!("\0{:?}\0{:?}\0{}", message.id, message.role, message.content));
     }
     SessionId::trusted(hex_id(digest))
@@ -223,9 +227,4 @@ fn parent(parent_id: Option<Option<String>>) -> Result<Parent> {
         Some(None) => Parent::Root,
         Some(Some(id)) => Parent::Message(MessageId::parse("parentId", &id)?),
     })
-}
-
-/// Tells a field that is null from one that is missing.
-fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<String>>, D::Error> {
-    Option::deserialize(deserializer).map(Some)
 }

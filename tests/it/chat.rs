@@ -209,8 +209,13 @@ async fn a_stop_before_the_first_token_ends_the_call_too() {
 async fn a_provider_that_refuses_ends_in_an_error_frame_and_a_failed_message() {
     let server = Server::start().await;
     let session = server.session().await;
-    let (mut frames, call) = server.open_turn(&session, "hi").await;
-    call.refuse(429, json!({"error": {"message": "Rate limit reached for sk-tests in org", "type": "rate_limit_error"}}));
+    let (mut frames, mut call) = server.open_turn(&session, "hi").await;
+    let limit = json!({"error": {"message": "Rate limit reached for sk-tests in org", "type": "rate_limit_error"}});
+    for _ in 0..2 {
+        call.refuse(429, limit.clone());
+        call = server.upstream.call().await;
+    }
+    call.refuse(429, limit);
     let error = frames.until("error").await;
     let sentence = "the provider answered 429: Rate limit reached for [key] in org";
     assert_eq!(error.data, json!({"type": "error", "errorText": sentence}));

@@ -5,6 +5,7 @@
 
 mod architecture;
 mod bad_input;
+mod busy;
 mod chat;
 mod config;
 mod health;
@@ -13,8 +14,12 @@ mod memory;
 mod messages;
 mod openapi;
 mod provider_contract;
+mod providers;
 mod readme;
+mod repeat;
 mod restart;
+mod resume;
 mod sessions;
 mod store_contract;
 mod support;
+mod titles;

@@ -7,14 +7,14 @@ use echoic::domain::session::{SessionStatus, Settings};
 use echoic::domain::text::words;
 use echoic::domain::title::Title;
 use echoic::domain::{
-    Message, MessageId, MessageType, Principal, Role, Session, SessionId, Status, Timestamp,
-    TurnId, UserId,
+    Message, MessageId, MessageType, Principal, Role, Session, SessionId, Timestamp, TurnId, UserId,
 };
 use echoic::error::{Error, Kind};
 use echoic::store::sqlite::{SqliteStore, Sync};
 use echoic::store::{
-    Ask, Began, BeginTurn, FinishTurn, IdempotencyKey, MessageQuery, NewMessage, NewSession,
-    OnKnownId, Parent, PostMessage, ReplyFields, SessionChange, SessionTarget, Store, TailBounds,
+    Ask, Batch, Began, BeginTurn, Begun, Claimant, FinishTurn, IdempotencyKey, LedTo, LogEntry,
+    MessageQuery, NewMessage, NewSession, OnBusy, OnKnownId, Parent, PostMessage, ReplyFields,
+    SessionChange, SessionTarget, Store, TailBounds, TurnSpec,
 };
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -51,7 +51,11 @@ contract!(sqlite => [
     a_turn_that_is_not_admitted_leaves_no_trace,
     a_session_is_hidden_from_strangers_and_its_owners_things_from_guests,
     a_session_id_belongs_to_the_first_who_used_it,
-    turns_that_a_crash_left_behind_become_interrupted_replies,
+    turns_of_an_earlier_life_are_orphans_with_their_logs,
+    a_log_ends_with_its_reply_and_is_dropped_later,
+    waiting_turns_run_in_order_and_at_most_eight_wait,
+    waiting_turns_can_be_dropped_withdrawn_and_found_after_a_crash,
+    a_repeated_turn_leads_where_it_led_the_first_time,
     the_tail_of_a_path_ends_where_its_bounds_say,
     a_key_is_forgotten_after_a_day,
     titles_are_found_by_the_beginnings_of_their_words,
@@ -68,6 +72,25 @@ fn at(millis: i64) -> Timestamp {
 
 fn id(text: &str) -> SessionId {
     SessionId::trusted(text)
+}
+
+fn life(boot: &str) -> Claimant {
+    Claimant { instance: "tests".to_owned(), boot: boot.to_owned() }
+}
+
+/// Begins a turn in a session that is free.
+async fn running(store: &Arc<dyn Store>, begin: BeginTurn) -> Begun {
+    match store.begin_turn(begin).await.unwrap() {
+        Began::Running(begun) => *begun,
+        other => panic!("the session was free: {other:?}"),
+    }
+}
+
+fn finish(begun: &Begun, reply: &str, take_next: Option<Claimant>) -> FinishTurn {
+    let mut reply = message("assistant", Role::Assistant, reply, 2);
+    reply.id = begun.turn.message_id.clone();
+    let (session_id, turn_id) = (begun.session.id.clone(), begun.turn.turn_id.clone());
+    FinishTurn { session_id, turn_id, reply, last_batch: None, take_next }
 }
 
 fn message(sender: &str, role: Role, content: &str, millis: i64) -> NewMessage {
@@ -92,15 +115,20 @@ fn begin(who: &Principal, session: &str, content: &str) -> BeginTurn {
         who: who.clone(),
         session: SessionTarget::Existing(id(session)),
         project_id: None,
-        settings: Settings::default(),
-        turn_id: TurnId::generate(),
-        reply_id: MessageId::generate(),
-        ask: Ask::Say {
-            message: Box::new(message(who.user.as_str(), Role::User, content, 1)),
-            parent: Parent::Head,
-            on_known: OnKnownId::Refuse,
+        on_busy: OnBusy::Reject,
+        idempotency: None,
+        turn: TurnSpec {
+            turn_id: TurnId::generate(),
+            reply_id: MessageId::generate(),
+            ask: Ask::Say {
+                message: Box::new(message(who.user.as_str(), Role::User, content, 1)),
+                parent: Parent::Head,
+                on_known: OnKnownId::Refuse,
+            },
+            options: Settings::default(),
         },
-        admit: Box::new(|_| Ok(())),
+        admit: Box::new(|_, _| Ok(())),
+        claimant: life("one"),
         now: at(1),
     }
 }
@@ -142,7 +170,7 @@ async fn of_many_turns_that_want_a_session_exactly_one_gets_it(store: &Arc<dyn S
     let mut winners = 0;
     for racer in racers.collect::<Vec<_>>() {
         match racer.await.unwrap() {
-            Ok(Began::Running { .. }) => winners += 1,
+            Ok(Began::Running(_)) => winners += 1,
             Ok(other) => panic!("{other:?}"),
             Err(error) => assert_eq!(error.kind, Kind::SessionBusy),
         }
@@ -153,43 +181,35 @@ async fn of_many_turns_that_want_a_session_exactly_one_gets_it(store: &Arc<dyn S
 async fn a_finished_turn_frees_its_session_and_a_lost_claim_stores_nothing(store: &Arc<dyn Store>) {
     let ada = user("ada");
     create(store, &ada, "s").await;
-    let Began::Running { session, question, turn } =
-        store.begin_turn(begin(&ada, "s", "hi")).await.unwrap()
-    else {
-        panic!("the session was free");
-    };
-    assert_eq!((session.title.as_str(), session.active_turn.as_ref()), ("hi", Some(&turn)));
-    let mut reply = message("assistant", Role::Assistant, "hello", 2);
-    reply.id = turn.message_id.clone();
-    let finish = |turn_id: &TurnId| FinishTurn {
-        session_id: id("s"),
-        turn_id: turn_id.clone(),
-        reply: reply.clone(),
-    };
-
-    assert!(store.finish_turn(finish(&TurnId::generate())).await.unwrap().is_none());
-    let session = store.finish_turn(finish(&turn.turn_id)).await.unwrap().unwrap();
+    let begun = running(store, begin(&ada, "s", "hi")).await;
     assert_eq!(
-        (session.active_turn, session.messages_count, session.head_id),
-        (None, 2, Some(turn.message_id.clone()))
+        (begun.session.title.as_str(), begun.session.active_turn.as_ref()),
+        ("hi", Some(&begun.turn))
     );
-    assert!(store.finish_turn(finish(&turn.turn_id)).await.unwrap().is_none());
+
+    let stale = FinishTurn { turn_id: TurnId::generate(), ..finish(&begun, "hello", None) };
+    assert!(store.finish_turn(stale).await.unwrap().is_none());
+    assert!(store.finish_turn(finish(&begun, "hello", None)).await.unwrap().is_some());
+    let session = store.session(&ada, &id("s"), Access::Participate).await.unwrap();
+    let head = Some(begun.turn.message_id.clone());
+    assert_eq!((session.active_turn, session.messages_count, session.head_id), (None, 2, head));
+    assert!(store.finish_turn(finish(&begun, "hello", None)).await.unwrap().is_none());
     let messages = said(store, &ada, "s", View::All).await;
     assert_eq!(
         messages.iter().map(|message| message.content.as_str()).collect::<Vec<_>>(),
         ["hi", "hello"]
     );
-    assert_eq!(messages[1].parent_id, Some(question.id));
+    assert_eq!(messages[1].parent_id.as_ref(), Some(&begun.question.id));
 
     store.delete_session(&ada, &id("s")).await.unwrap();
-    assert!(store.finish_turn(finish(&turn.turn_id)).await.unwrap().is_none());
+    assert!(store.finish_turn(finish(&begun, "hello", None)).await.unwrap().is_none());
 }
 
 async fn a_turn_that_is_not_admitted_leaves_no_trace(store: &Arc<dyn Store>) {
     let ada = user("ada");
     let mut refused = begin(&ada, "new", "hi");
     refused.session = SessionTarget::New(id("new"));
-    refused.admit = Box::new(|_| Err(Error::new(Kind::ContextTooLong, "no")));
+    refused.admit = Box::new(|_, _| Err(Error::new(Kind::ContextTooLong, "no")));
     assert_eq!(store.begin_turn(refused).await.unwrap_err().kind, Kind::ContextTooLong);
     let gone = store.session(&ada, &id("new"), Access::Participate).await.unwrap_err();
     assert_eq!(gone.kind, Kind::SessionNotFound);
@@ -218,10 +238,10 @@ async fn a_session_is_hidden_from_strangers_and_its_owners_things_from_guests(
         store.session(&bob, &session, Access::Participate).await.unwrap().participants,
         [ada.user.clone(), bob.user.clone()]
     );
-    assert!(store.change_session(&bob, &session, status(), None, at(2)).await.is_ok());
+    assert!(store.change_session(&bob, &session, status(), Vec::new(), at(2)).await.is_ok());
     for refused in [
         store.session(&bob, &session, Access::Own).await.unwrap_err(),
-        store.change_session(&bob, &session, title(), None, at(2)).await.unwrap_err(),
+        store.change_session(&bob, &session, title(), Vec::new(), at(2)).await.unwrap_err(),
         store.delete_session(&bob, &session).await.unwrap_err(),
     ] {
         assert_eq!(kind(refused), Kind::Forbidden);
@@ -230,7 +250,7 @@ async fn a_session_is_hidden_from_strangers_and_its_owners_things_from_guests(
     for hidden in [
         store.session(&eve, &session, Access::Participate).await.unwrap_err(),
         store.messages(&eve, &session, query).await.unwrap_err(),
-        store.change_session(&eve, &session, status(), None, at(2)).await.unwrap_err(),
+        store.change_session(&eve, &session, status(), Vec::new(), at(2)).await.unwrap_err(),
         store.delete_session(&eve, &session).await.unwrap_err(),
         store.begin_turn(begin(&eve, "s", "let me in")).await.unwrap_err(),
     ] {
@@ -243,7 +263,7 @@ async fn a_session_is_hidden_from_strangers_and_its_owners_things_from_guests(
     assert_eq!(listed(store, &eve, None).await, Vec::<String>::new());
     let everybody_out =
         SessionChange { participants: Some(Vec::new()), ..SessionChange::default() };
-    store.change_session(&ada, &session, everybody_out, None, at(3)).await.unwrap();
+    store.change_session(&ada, &session, everybody_out, Vec::new(), at(3)).await.unwrap();
     assert_eq!(listed(store, &bob, None).await, Vec::<String>::new());
 }
 
@@ -275,27 +295,147 @@ async fn a_session_id_belongs_to_the_first_who_used_it(store: &Arc<dyn Store>) {
     assert_eq!(store.begin_turn(turn).await.unwrap_err().kind, Kind::IdTaken);
 }
 
-async fn turns_that_a_crash_left_behind_become_interrupted_replies(store: &Arc<dyn Store>) {
+async fn turns_of_an_earlier_life_are_orphans_with_their_logs(store: &Arc<dyn Store>) {
     let ada = user("ada");
-    for session in ["a", "b", "c"] {
+    for session in ["a", "b"] {
         create(store, &ada, session).await;
     }
-    for session in ["a", "b"] {
-        store.begin_turn(begin(&ada, session, "hi")).await.unwrap();
+    let begun = running(store, begin(&ada, "a", "hi")).await;
+    let batch = |number: u32, frames: &'static str| LogEntry {
+        session_id: id("a"),
+        turn_id: begun.turn.turn_id.clone(),
+        batch: Batch { number, frames: frames.into() },
+    };
+    store.append_log(vec![batch(0, "one "), batch(1, "two ")]).await.unwrap();
+    store.beat(&life("one"), at(3)).await.unwrap();
+
+    assert_eq!(store.orphaned_turns(&life("one")).await.unwrap().len(), 0, "this life is not over");
+    let orphans = store.orphaned_turns(&life("two")).await.unwrap();
+    assert_eq!(orphans.len(), 1);
+    assert_eq!((&orphans[0].session_id, &orphans[0].turn), (&id("a"), &begun.turn));
+    assert_eq!(orphans[0].log.concat(), b"one two ");
+}
+
+async fn a_log_ends_with_its_reply_and_is_dropped_later(store: &Arc<dyn Store>) {
+    let ada = user("ada");
+    create(store, &ada, "s").await;
+    let begun = running(store, begin(&ada, "s", "hi")).await;
+    let turn = begun.turn.turn_id.clone();
+    let entry = |number: u32, frames: &'static str| LogEntry {
+        session_id: id("s"),
+        turn_id: turn.clone(),
+        batch: Batch { number, frames: frames.into() },
+    };
+    store.append_log(vec![entry(0, "a"), entry(1, "b")]).await.unwrap();
+    let last_batch = Some(Batch { number: 2, frames: "c".into() });
+    let finish = FinishTurn { last_batch, ..finish(&begun, "hello", None) };
+    store.finish_turn(finish).await.unwrap().unwrap();
+
+    // What comes too late, from a server that thought itself alive, changes nothing.
+    store.append_log(vec![entry(3, "zombie")]).await.unwrap();
+    assert_eq!(store.read_log(&id("s"), &turn).await.unwrap().concat(), b"abc");
+    assert!(store.read_log(&id("another"), &turn).await.unwrap().is_empty());
+    assert_eq!(store.drop_logs(at(2)).await.unwrap(), 0);
+    assert_eq!(store.drop_logs(at(3)).await.unwrap(), 3);
+    assert!(store.read_log(&id("s"), &turn).await.unwrap().is_empty());
+}
+
+async fn waiting_turns_run_in_order_and_at_most_eight_wait(store: &Arc<dyn Store>) {
+    let ada = user("ada");
+    create(store, &ada, "s").await;
+    let mut begun = running(store, begin(&ada, "s", "0")).await;
+    let wait = async |content: &str, on_busy| {
+        store.begin_turn(BeginTurn { on_busy, ..begin(&ada, "s", content) }).await.map(|_| ())
+    };
+    for number in 1..=7 {
+        wait(&number.to_string(), OnBusy::Queue).await.unwrap();
     }
-    assert_eq!(store.reap_turns(at(9)).await.unwrap(), 2);
-    assert_eq!(store.reap_turns(at(9)).await.unwrap(), 0);
-    for session in ["a", "b"] {
-        let messages = said(store, &ada, session, View::Path).await;
-        assert_eq!(
-            (messages.len(), messages[1].status, messages[1].content.as_str()),
-            (2, Status::Interrupted, "")
-        );
-        assert!(matches!(
-            store.begin_turn(begin(&ada, session, "again")).await.unwrap(),
-            Began::Running { .. }
-        ));
+    wait("first", OnBusy::Interrupt).await.unwrap();
+    assert_eq!(wait("9", OnBusy::Queue).await.unwrap_err().kind, Kind::QueueFull);
+    assert_eq!(wait("10", OnBusy::Reject).await.unwrap_err().kind, Kind::SessionBusy);
+    assert_eq!(said(store, &ada, "s", View::All).await.len(), 1, "a waiting message is none yet");
+
+    let mut order = Vec::new();
+    while let Some(next) =
+        store.finish_turn(finish(&begun, "ok", Some(life("one")))).await.unwrap().unwrap().next
+    {
+        order.push(next.question.content.clone());
+        begun = *next;
     }
+    assert_eq!(order, ["first", "1", "2", "3", "4", "5", "6", "7"]);
+    let said: Vec<_> =
+        said(store, &ada, "s", View::Path).await.into_iter().map(|m| m.content).collect();
+    assert_eq!(said[..4], ["0", "ok", "first", "ok"]);
+    assert_eq!(said.len(), 18);
+}
+
+async fn waiting_turns_can_be_dropped_withdrawn_and_found_after_a_crash(store: &Arc<dyn Store>) {
+    let ada = user("ada");
+    create(store, &ada, "s").await;
+    let begun = running(store, begin(&ada, "s", "0")).await;
+    let mut ids = Vec::new();
+    for content in ["1", "2", "3"] {
+        let waiting = BeginTurn { on_busy: OnBusy::Queue, ..begin(&ada, "s", content) };
+        ids.push(waiting.turn.turn_id.clone());
+        store.begin_turn(waiting).await.unwrap();
+    }
+    assert!(store.withdraw(&id("s"), &ids[0]).await.unwrap());
+    assert!(!store.withdraw(&id("s"), &ids[0]).await.unwrap());
+    assert!(store.begin_waiting(&life("two"), at(4)).await.unwrap().is_none(), "a turn is running");
+    store.finish_turn(finish(&begun, "ok", None)).await.unwrap().unwrap();
+    let next = store.begin_waiting(&life("two"), at(4)).await.unwrap().unwrap();
+    assert_eq!((next.question.content.as_str(), &next.turn.turn_id), ("2", &ids[1]));
+    assert_eq!(store.drop_waiting(&id("s")).await.unwrap(), ids[2..]);
+    store.finish_turn(finish(&next, "ok", Some(life("two")))).await.unwrap().unwrap();
+    assert!(store.begin_waiting(&life("two"), at(4)).await.unwrap().is_none());
+}
+
+async fn a_repeated_turn_leads_where_it_led_the_first_time(store: &Arc<dyn Store>) {
+    let ada = user("ada");
+    create(store, &ada, "s").await;
+    let key = |fingerprint: &str| {
+        Some(IdempotencyKey {
+            route: "r",
+            key: "k".to_owned(),
+            fingerprint: fingerprint.to_owned(),
+        })
+    };
+    let send = async |fingerprint| {
+        let begin = BeginTurn { idempotency: key(fingerprint), ..begin(&ada, "s", "hi") };
+        store.begin_turn(begin).await
+    };
+    let Ok(Began::Running(begun)) = send("f").await else { panic!("the session was free") };
+    let Ok(Began::Repeated { led_to: LedTo::Turn(turn), .. }) = send("f").await else {
+        panic!("it runs")
+    };
+    assert_eq!(turn, begun.turn.turn_id);
+    assert_eq!(send("other").await.unwrap_err().kind, Kind::IdempotencyKeyReused);
+    store.finish_turn(finish(&begun, "hello", None)).await.unwrap().unwrap();
+    let Ok(Began::Repeated { led_to: LedTo::Reply { reply, question }, .. }) = send("f").await
+    else {
+        panic!("it was answered");
+    };
+    assert_eq!((reply.content.as_str(), question), ("hello", begun.question.id.clone()));
+    assert_eq!(said(store, &ada, "s", View::All).await.len(), 2);
+
+    let waiting = BeginTurn { on_busy: OnBusy::Queue, ..begin(&ada, "s", "other") };
+    let busy = running(store, begin(&ada, "s", "busy")).await;
+    let waiting = BeginTurn {
+        idempotency: Some(IdempotencyKey { key: "k2".to_owned(), ..key("f").unwrap() }),
+        ..waiting
+    };
+    let turn_id = waiting.turn.turn_id.clone();
+    store.begin_turn(waiting).await.unwrap();
+    let again = BeginTurn {
+        idempotency: Some(IdempotencyKey { key: "k2".to_owned(), ..key("f").unwrap() }),
+        ..begin(&ada, "s", "other")
+    };
+    let Ok(Began::Repeated { led_to: LedTo::Turn(turn), .. }) = store.begin_turn(again).await
+    else {
+        panic!("it waits");
+    };
+    assert_eq!(turn, turn_id);
+    drop(busy);
 }
 
 async fn the_tail_of_a_path_ends_where_its_bounds_say(store: &Arc<dyn Store>) {
@@ -370,7 +510,7 @@ async fn titles_are_found_by_the_beginnings_of_their_words(store: &Arc<dyn Store
         title: Some(Title::given(Some("Soup")).unwrap()),
         ..SessionChange::default()
     };
-    store.change_session(&ada, &id("1"), renamed, None, at(1)).await.unwrap();
+    store.change_session(&ada, &id("1"), renamed, Vec::new(), at(1)).await.unwrap();
     assert_eq!(listed(store, &ada, Some("creme")).await, Vec::<String>::new());
     assert_eq!(listed(store, &ada, Some("sou")).await, ["1"]);
     store.delete_session(&ada, &id("1")).await.unwrap();

@@ -4,23 +4,36 @@ use super::safe_sentence;
 use crate::provider::{Fault, ProviderError};
 use async_openai::error::OpenAIError;
 use serde_json::Value;
+use std::time::Duration;
 
 /// A connection that could not be made, or that broke.
 pub(super) fn of_connection(error: &reqwest::Error) -> ProviderError {
     tracing::debug!(error = %error.chain_text(), "provider connection failed");
     if error.is_timeout() {
-        return ProviderError::new(Fault::Timeout, "the provider could not be reached in time");
+        return ProviderError::passing(Fault::Timeout, "the provider could not be reached in time");
     }
     if error.is_connect() {
-        return ProviderError::new(Fault::Broken, "the provider cannot be reached");
+        return ProviderError::passing(Fault::Broken, "the provider cannot be reached");
     }
-    ProviderError::new(Fault::Broken, "the connection to the provider broke")
+    ProviderError::passing(Fault::Broken, "the connection to the provider broke")
 }
 
 /// An answer whose status says no.
-pub(super) fn of_status(status: u16, body: &[u8], key: Option<&str>) -> ProviderError {
+pub(super) fn of_status(
+    status: u16,
+    retry_after: Option<Duration>,
+    body: &[u8],
+    key: Option<&str>,
+) -> ProviderError {
     if matches!(status, 401 | 403) {
         // Their sentence is about the operator's account, not for the user's eyes.
+        let object: Value = serde_json::from_slice(body).unwrap_or_default();
+        let sentence = sentence_of(object.get("error").unwrap_or(&object), key);
+        tracing::warn!(
+            status,
+            error = sentence.unwrap_or_default(),
+            "the provider refused our credentials"
+        );
         return ProviderError::new(Fault::Refused, "the provider refused the server's credentials");
     }
     let object: Value = serde_json::from_slice(body).unwrap_or_default();
@@ -29,7 +42,8 @@ pub(super) fn of_status(status: u16, body: &[u8], key: Option<&str>) -> Provider
         Some(sentence) => format!("the provider answered {status}: {sentence}"),
         None => format!("the provider answered {status}"),
     };
-    ProviderError::new(fault_of(error), sentence)
+    let is_passing = matches!(status, 408 | 409 | 425 | 429 | 500..=599);
+    ProviderError { is_passing, retry_after, ..ProviderError::new(fault_of(error), sentence) }
 }
 
 /// An `error` object inside an answer that began well.
@@ -38,7 +52,8 @@ pub(super) fn of_error_object(error: &Value, key: Option<&str>) -> ProviderError
         Some(sentence) => format!("the provider answered: {sentence}"),
         None => "the provider reported an error".to_owned(),
     };
-    ProviderError::new(fault_of(error), sentence)
+    let fault = fault_of(error);
+    ProviderError { is_passing: fault == Fault::Refused, ..ProviderError::new(fault, sentence) }
 }
 
 /// A plain call that failed.
@@ -52,7 +67,7 @@ pub(super) fn of_plain_call(error: &OpenAIError) -> ProviderError {
     }
 }
 
-/// `{"message": "…"}` or `"…"`.
+/// `{"message": "…"}` or `{"error": "…"}`.
 fn sentence_of(error: &Value, key: Option<&str>) -> Option<String> {
     let text = error.get("message").unwrap_or(error).as_str()?;
     let sentence = safe_sentence(text, key);

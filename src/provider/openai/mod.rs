@@ -18,7 +18,7 @@ use async_openai::config::OpenAIConfig;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use serde::Deserialize;
 use sse::Decoder;
 use std::time::Duration;
@@ -28,6 +28,8 @@ use surrogates::Halves;
 pub const OFFICIAL: &str = "https://api.openai.com/v1";
 /// The model that is used there unless another is asked for.
 pub const OFFICIAL_MODEL: &str = "gpt-5-mini";
+/// What stands behind the last event.
+const DONE: &[u8] = b"[DONE]";
 /// The most bytes of a body that is not a stream.
 const MAX_BODY: usize = 4 << 20;
 /// How much of a body is kept to see what it was, if it turns out to be no stream.
@@ -44,18 +46,20 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// An endpoint at a base URL (`…/v1`), with a key if it wants one. Fails if the key cannot
-    /// stand in a header, or the URL is none.
+    /// An endpoint at a base URL (`…/v1`), with a key if it wants one. Fails with a sentence if the
+    /// key cannot stand in a header, or the URL is none.
     pub fn new(base_url: &str, key: Option<&str>) -> Result<Self, String> {
         let base_url = base_url.trim_end_matches('/');
-        let parsed =
-            reqwest::Url::parse(base_url).map_err(|error| format!("is not a URL: {error}"))?;
+        let parsed = reqwest::Url::parse(base_url)
+            .map_err(|error| format!("OPENAI_BASE_URL={base_url}: {error}"))?;
         if !matches!(parsed.scheme(), "http" | "https") {
-            return Err("must begin with http:// or https://".to_owned());
+            return Err(format!("OPENAI_BASE_URL={base_url}: must begin with http:// or https://"));
         }
         let bearer = |key: &str| HeaderValue::from_str(&format!("Bearer {key}"));
-        let authorization =
-            key.map(bearer).transpose().map_err(|_| "has a key that no header can hold")?;
+        let authorization = key
+            .map(bearer)
+            .transpose()
+            .map_err(|_| "OPENAI_API_KEY must be visible ASCII characters")?;
         let http = reqwest::Client::builder()
             .user_agent(concat!("echoic/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(Duration::from_secs(10))
@@ -119,8 +123,9 @@ impl Provider for Endpoint {
         let response = request.send().await.map_err(|error| failure::of_connection(&error))?;
         let status = response.status();
         if !status.is_success() {
+            let pause = retry_after(response.headers());
             let body = whole_body(response).await?;
-            return Err(failure::of_status(status.as_u16(), &body, self.key.as_deref()));
+            return Err(failure::of_status(status.as_u16(), pause, &body, self.key.as_deref()));
         }
         let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
         if kind.is_some_and(|kind| kind.starts_with("application/json")) {
@@ -141,6 +146,14 @@ impl Provider for Endpoint {
         };
         Ok(stream::unfold(reply, Reply::next).boxed())
     }
+}
+
+/// How long the endpoint wants to be left alone: `retry-after-ms`, or `retry-after` in seconds.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let number = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<f64>().ok();
+    let seconds =
+        number("retry-after-ms").map(|millis| millis / 1000.0).or_else(|| number("retry-after"));
+    seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
 }
 
 async fn whole_body(response: reqwest::Response) -> Result<Vec<u8>, ProviderError> {
@@ -186,12 +199,14 @@ impl Reply {
 
     fn read(&mut self, bytes: &[u8]) -> Result<Vec<Event>, ProviderError> {
         let mut events = Vec::new();
-        let mut broken = None;
+        let (mut broken, mut is_done) = (None, false);
         let (key, halves, has_events) =
             (self.key.as_deref(), &mut self.halves, &mut self.has_events);
         let fits = self.decoder.push(bytes, |name, data| {
             *has_events = true;
-            if broken.is_none() {
+            if data == DONE {
+                is_done = true;
+            } else if broken.is_none() && !is_done {
                 broken = wire::read_event(name, &halves.mend(data), key, &mut events).err();
             }
         });
@@ -199,6 +214,8 @@ impl Reply {
             let room = MAX_HEAD.saturating_sub(self.head.len());
             self.head.extend_from_slice(&bytes[..bytes.len().min(room)]);
         }
+        // The connection may stay open, or break, behind the end: that is no matter of ours.
+        self.is_over |= is_done;
         match broken {
             // What came before the error counts; the error comes next.
             Some(error) if events.is_empty() => Err(error),

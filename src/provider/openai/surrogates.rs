@@ -16,8 +16,8 @@ pub(super) struct Halves {
 
 impl Halves {
     /// The event with its cut characters mended: a first half at the end of a string is kept back,
-    /// and put in front of a second half at the beginning of a later one. Halves that find no
-    /// other become U+FFFD.
+    /// and put in front of a second half at the beginning of a later one. A second half without a
+    /// first becomes U+FFFD; a first half whose second never comes was no character.
     pub(super) fn mend<'a>(&mut self, data: &'a [u8]) -> Cow<'a, [u8]> {
         if self.waiting.is_none() && !has_surrogate(data) {
             return Cow::Borrowed(data);

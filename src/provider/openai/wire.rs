@@ -109,9 +109,6 @@ pub(super) fn read_event(
     key: Option<&str>,
     events: &mut Vec<Event>,
 ) -> Result<(), ProviderError> {
-    if data == b"[DONE]" {
-        return Ok(());
-    }
     let chunk: Chunk<'_> = serde_json::from_slice(data).map_err(|_| unreadable())?;
     if let Some(error) = chunk.error {
         return Err(failure::of_error_object(&error, key));
@@ -295,7 +292,6 @@ mod tests {
             ),
             (r#"{"choices":[{"finish_reason":"moon"}]}"#, vec![Event::Finish(FinishReason::Other)]),
             (r#"{"choices":null,"usage":null}"#, vec![]),
-            ("[DONE]", vec![]),
         ] {
             assert_eq!(read(data).unwrap(), events, "{data}");
         }

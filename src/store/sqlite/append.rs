@@ -5,6 +5,7 @@
 
 use super::paths::locate;
 use super::rows::{Location, MAX_SEQ, SessionRow, message_key, to_json};
+use super::sessions;
 use crate::domain::message::preview;
 use crate::domain::node::{self, NodeFill, Placement};
 use crate::domain::title::{Title, TitleSource};
@@ -70,9 +71,10 @@ pub(super) fn append(
     session.head_id = Some(message.id.clone());
     row.head = Some(at);
     session.last_message = Some(preview(&message.body.content).to_owned());
-    session.last_message_at = Some(message.created_at);
+    // A message that was written earlier, and stored now, takes no time back.
+    session.last_message_at = session.last_message_at.max(Some(message.created_at));
     if message.role == Role::User && message.sender_id == session.owner {
-        session.last_seen = Some(message.created_at);
+        session.last_seen = session.last_seen.max(Some(message.created_at));
     }
     Ok(at)
 }
@@ -177,7 +179,8 @@ pub(super) fn name_after(
     let Some(title) = Title::from_first_message(&message.body.content) else {
         return Ok(());
     };
-    super::sessions::set_title(db, row.key, &title)?;
+    sessions::name(db, row.key, &title)?;
+    row.session.version += 1;
     row.session.title = title.text;
     row.session.title_source = title.source;
     Ok(())

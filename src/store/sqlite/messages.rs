@@ -2,22 +2,21 @@
 
 use super::SqliteStore;
 use super::append::{append, name_after, resolve, save_counters};
+use super::idempotency;
 use super::paths::{add_siblings, locate, walk_back, walk_forward};
 use super::rows::{Location, MAX_SEQ, SELECT_MESSAGE, SessionRow, message_key, message_row, word};
 use super::sessions::{by_key, get};
 use crate::domain::page::{Slice, View};
 use crate::domain::principal::Access;
-use crate::domain::{Message, MessageId, Principal, Role, Session, SessionId, Timestamp};
+use crate::domain::{Message, MessageId, Principal, Role, Session, SessionId};
 use crate::error::{Error, Kind, Result};
-use crate::store::{
-    IdempotencyKey, MessagePage, MessageQuery, MessageStore, PostMessage, Remembered, TailBounds,
-};
+use crate::store::{MessagePage, MessageQuery, MessageStore, PostMessage, Remembered, TailBounds};
 use async_trait::async_trait;
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row};
 use std::ops::ControlFlow;
 
-/// How long a repeated request is known by its key, in milliseconds.
-const KEY_LIFETIME: i64 = 24 * 60 * 60 * 1000;
+/// A page ends early once it holds this many bytes: attachments are large.
+const MAX_PAGE: usize = 8 << 20;
 
 #[async_trait]
 impl MessageStore for SqliteStore {
@@ -84,7 +83,7 @@ fn post_message(
             "only the session's owner may post in another role than user",
         ));
     }
-    if let Some(seq) = known_request(db, who, post)? {
+    if let Some(seq) = known_request(db, who, &row, post)? {
         return first_result(db, row, seq);
     }
     ensure_open(&row)?;
@@ -94,63 +93,28 @@ fn post_message(
     name_after(db, &mut row, message)?;
     save_counters(db, &mut row, post.now)?;
     if let Some(key) = &post.idempotency {
-        remember_request(db, who, key, row.key, at.seq, post.now)?;
+        idempotency::remember(db, who, key, &row, &message.id, None, post.now)?;
     }
     first_result(db, by_key(db, row.key)?, at.seq)
 }
 
-/// The seq of the message that this request stored when it came before.
-fn known_request(db: &Connection, who: &Principal, post: &PostMessage) -> Result<Option<u32>> {
-    if let Some(key) = &post.idempotency {
-        let sql = "SELECT fingerprint, message FROM idempotency_keys \
-                   WHERE user_id = ?1 AND route = ?2 AND key = ?3 AND created_at > ?4";
-        let oldest = post.now.as_millis() - KEY_LIFETIME;
-        let known: Option<(String, u32)> = db
-            .prepare_cached(sql)?
-            .query_row(params![who.user.as_str(), key.route, key.key, oldest], |row| {
-                Ok((row.get(0)?, row.get(1)?))
-            })
-            .optional()?;
-        match known {
-            Some((fingerprint, seq)) if fingerprint == key.fingerprint => return Ok(Some(seq)),
-            Some(_) => return Err(key_reused("Idempotency-Key")),
-            None => {}
-        }
-    }
-    let Some(client_id) = &post.message.client_message_id else { return Ok(None) };
-    let row = get(db, who, &post.session_id, Access::Participate)?;
-    Ok(locate(db, row.key, client_id)?.map(|at| at.seq))
-}
-
-fn remember_request(
+/// Where the message lies that this request stored when it came before.
+fn known_request(
     db: &Connection,
     who: &Principal,
-    key: &IdempotencyKey,
-    session: i64,
-    message: u32,
-    now: Timestamp,
-) -> Result<()> {
-    let now = now.as_millis();
-    db.prepare_cached("DELETE FROM idempotency_keys WHERE created_at <= ?1")?
-        .execute([now - KEY_LIFETIME])?;
-    db.prepare_cached("INSERT INTO idempotency_keys VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
-        .execute(params![
-            who.user.as_str(),
-            key.route,
-            key.key,
-            key.fingerprint,
-            session,
-            message,
-            now
-        ])?;
-    Ok(())
-}
-
-pub(super) fn key_reused(what: &'static str) -> Error {
-    Error::new(
-        Kind::IdempotencyKeyReused,
-        format!("this {what} was used before, with other content"),
-    )
+    row: &SessionRow,
+    post: &PostMessage,
+) -> Result<Option<u32>> {
+    if let Some(key) = &post.idempotency
+        && let Some(known) = idempotency::find(db, who, key, post.now)?
+        && known.session == row.key
+    {
+        return Ok(locate(db, row.key, &known.message_id)?.map(|at| at.seq));
+    }
+    match &post.message.client_message_id {
+        Some(id) => Ok(locate(db, row.key, id)?.map(|at| at.seq)),
+        None => Ok(None),
+    }
 }
 
 fn first_result(db: &Connection, row: SessionRow, seq: u32) -> Result<(Message, Session)> {
@@ -194,21 +158,24 @@ pub(super) fn read_message(db: &Connection, row: &SessionRow, seq: u32) -> Resul
 struct Page<'a> {
     row: &'a SessionRow,
     limit: usize,
+    bytes: usize,
     messages: Vec<Message>,
     has_more: bool,
 }
 
 impl<'a> Page<'a> {
     fn new(row: &'a SessionRow, query: &MessageQuery) -> Self {
-        Self { row, limit: query.limit as usize, messages: Vec::new(), has_more: false }
+        Self { row, limit: query.limit as usize, bytes: 0, messages: Vec::new(), has_more: false }
     }
 
     fn take(&mut self, found: &Row<'_>) -> Result<ControlFlow<()>> {
-        if self.messages.len() == self.limit {
+        if self.messages.len() == self.limit || self.bytes > MAX_PAGE {
             self.has_more = true;
             return Ok(ControlFlow::Break(()));
         }
-        self.messages.push(message_row(found, self.row)?.0);
+        let (message, _) = message_row(found, self.row)?;
+        self.bytes += message.content.len() + message.parts.as_json().len();
+        self.messages.push(message);
         Ok(ControlFlow::Continue(()))
     }
 

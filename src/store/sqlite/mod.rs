@@ -3,11 +3,15 @@
 //! rusqlite stays inside this folder.
 
 mod append;
+mod idempotency;
 mod import;
 mod list;
+mod log;
 mod messages;
 mod paths;
+mod queue;
 mod readers;
+mod repeats;
 mod rows;
 mod schema;
 mod sessions;
@@ -25,7 +29,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use writer::Writer;
+use writer::{Urgency, Writer};
 
 /// Connections that read beside the writer.
 const READERS: usize = 4;
@@ -49,6 +53,8 @@ pub struct SqliteStore {
     writer: Mutex<Option<Arc<Writer>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
     readers: Readers,
+    /// What opening it took, for the operator.
+    upgrade: Option<String>,
     /// Held while this process serves the file.
     lock: Mutex<Option<File>>,
 }
@@ -64,7 +70,7 @@ impl SqliteStore {
         let mut writing = connect(path, OpenFlags::default())?;
         // Write-ahead mode is kept in the file; the rest is per connection.
         writing.pragma_update(None, "journal_mode", "WAL")?;
-        schema::prepare(&mut writing, path)?;
+        let upgrade = schema::prepare(&mut writing, path)?;
         writing.pragma_update(
             None,
             "synchronous",
@@ -76,6 +82,7 @@ impl SqliteStore {
         let (writer, thread) = Writer::start(writing)?;
         Ok(Self {
             path: path.to_owned(),
+            upgrade,
             writer: Mutex::new(Some(Arc::new(writer))),
             thread: Mutex::new(Some(thread)),
             readers: Readers::new(readers),
@@ -97,14 +104,25 @@ impl SqliteStore {
         F: FnOnce(&Connection) -> Result<T> + Send + 'static,
     {
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        writer.ok_or_else(|| Error::store("the store is closed"))?.run(work).await
+        writer.ok_or_else(|| Error::store("the store is closed"))?.run(work, Urgency::Now).await
+    }
+
+    /// For what nobody waits for: it gives way to everything else.
+    async fn write_later<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T> + Send + 'static,
+    {
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        writer.ok_or_else(|| Error::store("the store is closed"))?.run(work, Urgency::Later).await
     }
 }
 
 #[async_trait]
 impl Store for SqliteStore {
     fn describe(&self) -> String {
-        format!("sqlite {}", self.path.display())
+        let upgrade = self.upgrade.as_deref().unwrap_or_default();
+        format!("sqlite {}{upgrade}", self.path.display())
     }
 
     async fn ready(&self) -> Result<()> {

@@ -1,8 +1,9 @@
 //! Paths through a session's messages, read node by node.
 //!
 //! A node is one contiguous run of one path and names the message before it, so the way back from
-//! any message is a chain of nodes, each read as a range of keys. Nothing here reads more of a
-//! session than it gives back, apart from one small row per node.
+//! any message is a chain of nodes, each read as a range of keys. Nothing here reads much more of a
+//! session than it gives back: one small row per node, and a few messages of other branches where
+//! those lie between.
 
 use super::rows::{Location, message_key, seq_of_key};
 use crate::domain::{Message, MessageId};
@@ -13,9 +14,12 @@ use std::ops::ControlFlow;
 /// One node's part of a path: the messages of `node` from `first` up to `last`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Segment {
-    pub(super) node: u32,
-    pub(super) first: u32,
-    pub(super) last: u32,
+    node: u32,
+    first: u32,
+    last: u32,
+    /// Messages of other branches lie between, so many that an index finds these ones sooner than a
+    /// look at each.
+    is_sparse: bool,
 }
 
 /// The nodes of the path that ends at a location, newest first.
@@ -35,19 +39,23 @@ impl Iterator for Segments<'_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let at = self.next.take()?;
-        let read = || -> Result<(u32, Option<Location>)> {
-            let sql = "SELECT first_seq, prev_node, prev_seq FROM nodes WHERE session = ?1 AND number = ?2";
-            Ok(self.db.prepare_cached(sql)?.query_row((self.session, at.node), |row| {
-                let previous = Location { node: row.get(1)?, seq: row.get(2)? };
-                Ok((row.get(0)?, Some(previous).filter(|previous| previous.seq > 0)))
-            })?)
-        };
-        let (first, previous) = match read() {
-            Ok(found) => found,
-            Err(error) => return Some(Err(error)),
-        };
-        self.next = previous;
-        Some(Ok(Segment { node: at.node, first, last: at.seq }))
+        Some(self.read(at))
+    }
+}
+
+impl Segments<'_> {
+    fn read(&mut self, at: Location) -> Result<Segment> {
+        let sql = "SELECT first_seq, last_seq, messages, prev_node, prev_seq FROM nodes \
+                   WHERE session = ?1 AND number = ?2";
+        let mut statement = self.db.prepare_cached(sql)?;
+        let (segment, previous) = statement.query_row((self.session, at.node), |row| {
+            let (first, last, messages): (u32, u32, u32) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            let is_sparse = last - first >= 4 * messages + 64;
+            let previous = Location { node: row.get(3)?, seq: row.get(4)? };
+            Ok((Segment { node: at.node, first, last: at.seq, is_sparse }, previous))
+        })?;
+        self.next = Some(previous).filter(|previous| previous.seq > 0);
+        Ok(segment)
     }
 }
 
@@ -60,17 +68,9 @@ pub(super) fn walk_back(
     select: &str,
     mut visit: impl FnMut(&Row<'_>) -> Result<ControlFlow<()>>,
 ) -> Result<()> {
-    let sql = format!("{select} WHERE key BETWEEN ?1 AND ?2 AND node = ?3 ORDER BY key DESC");
-    let mut statement = db.prepare_cached(&sql)?;
     for segment in segments(db, session, from) {
-        let segment = segment?;
-        let range =
-            (message_key(session, segment.first), message_key(session, segment.last), segment.node);
-        let mut rows = statement.query(range)?;
-        while let Some(row) = rows.next()? {
-            if visit(row)?.is_break() {
-                return Ok(());
-            }
+        if segment?.visit(db, session, select, "DESC", &mut visit)?.is_break() {
+            break;
         }
     }
     Ok(())
@@ -99,31 +99,61 @@ pub(super) fn walk_forward(
     if !is_on_path {
         return Ok(false);
     }
-    let sql = format!("{select} WHERE key BETWEEN ?1 AND ?2 AND node = ?3 ORDER BY key");
-    let mut statement = db.prepare_cached(&sql)?;
-    for segment in chain.into_iter().rev() {
-        let first = if segment.node == anchor.node { anchor.seq + 1 } else { segment.first };
-        let range = (message_key(session, first), message_key(session, segment.last), segment.node);
-        let mut rows = statement.query(range)?;
-        while let Some(row) = rows.next()? {
-            if visit(row)?.is_break() {
-                return Ok(true);
-            }
+    for mut segment in chain.into_iter().rev() {
+        if segment.node == anchor.node {
+            segment.first = anchor.seq + 1;
+        }
+        if segment.visit(db, session, select, "ASC", &mut visit)?.is_break() {
+            break;
         }
     }
     Ok(true)
 }
 
+impl Segment {
+    fn visit(
+        &self,
+        db: &Connection,
+        session: i64,
+        select: &str,
+        order: &str,
+        visit: &mut impl FnMut(&Row<'_>) -> Result<ControlFlow<()>>,
+    ) -> Result<ControlFlow<()>> {
+        let index = if self.is_sparse { "INDEXED BY messages_of_node" } else { "NOT INDEXED" };
+        let sql = format!(
+            "{select} {index} WHERE session = ?1 AND node = ?2 AND key BETWEEN ?3 AND ?4 ORDER BY key {order}"
+        );
+        let mut statement = db.prepare_cached(&sql)?;
+        let range =
+            (session, self.node, message_key(session, self.first), message_key(session, self.last));
+        let mut rows = statement.query(range)?;
+        while let Some(row) = rows.next()? {
+            if visit(row)?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+}
+
+/// Where the message with this very id lies.
+pub(super) fn by_id(db: &Connection, session: i64, id: &MessageId) -> Result<Option<Location>> {
+    let sql = "SELECT key, node FROM messages WHERE session = ?1 AND id = ?2";
+    Ok(db.prepare_cached(sql)?.query_row((session, id.as_str()), location).optional()?)
+}
+
+fn location(row: &Row<'_>) -> rusqlite::Result<Location> {
+    Ok(Location { node: row.get(1)?, seq: seq_of_key(row.get(0)?) })
+}
+
 /// Where the message with this id lies; failing that, the newest one that a client named so.
 pub(super) fn locate(db: &Connection, session: i64, id: &MessageId) -> Result<Option<Location>> {
-    let location = |row: &Row<'_>| Ok(Location { node: row.get(1)?, seq: seq_of_key(row.get(0)?) });
-    let by_id = "SELECT key, node FROM messages WHERE session = ?1 AND id = ?2";
-    let found = db.prepare_cached(by_id)?.query_row((session, id.as_str()), location).optional()?;
+    let found = by_id(db, session, id)?;
     if found.is_some() {
         return Ok(found);
     }
-    let by_client_id = "SELECT key, node FROM messages WHERE session = ?1 AND client_message_id = ?2 ORDER BY key DESC LIMIT 1";
-    Ok(db.prepare_cached(by_client_id)?.query_row((session, id.as_str()), location).optional()?)
+    let sql = "SELECT key, node FROM messages WHERE session = ?1 AND client_message_id = ?2 ORDER BY key DESC LIMIT 1";
+    Ok(db.prepare_cached(sql)?.query_row((session, id.as_str()), location).optional()?)
 }
 
 /// Fills in the siblings of each message: the messages with the same parent, oldest first.
@@ -160,10 +190,9 @@ pub(super) fn children(
 
 /// The message behind this one in its own node.
 fn next_in_node(db: &Connection, session: i64, at: Location) -> Result<Option<(u32, String)>> {
-    let sql = "SELECT last_seq FROM nodes WHERE session = ?1 AND number = ?2";
-    let last: u32 = db.prepare_cached(sql)?.query_row((session, at.node), |row| row.get(0))?;
-    let sql = "SELECT key, id FROM messages WHERE key BETWEEN ?1 AND ?2 AND node = ?3 ORDER BY key LIMIT 1";
-    let range = (message_key(session, at.seq + 1), message_key(session, last), at.node);
+    let sql = "SELECT key, id FROM messages INDEXED BY messages_of_node \
+               WHERE session = ?1 AND node = ?2 AND key > ?3 ORDER BY key LIMIT 1";
     let next = |row: &Row<'_>| Ok((seq_of_key(row.get(0)?), row.get(1)?));
-    Ok(db.prepare_cached(sql)?.query_row(range, next).optional()?)
+    let behind = (session, at.node, message_key(session, at.seq));
+    Ok(db.prepare_cached(sql)?.query_row(behind, next).optional()?)
 }

@@ -10,13 +10,15 @@ use tokio::sync::Semaphore;
 pub(super) struct Readers {
     idle: Arc<Mutex<Vec<Connection>>>,
     permits: Arc<Semaphore>,
+    all: u32,
 }
 
 impl Readers {
     /// Takes the connections to lend.
     pub(super) fn new(connections: Vec<Connection>) -> Self {
         let permits = Arc::new(Semaphore::new(connections.len()));
-        Self { idle: Arc::new(Mutex::new(connections)), permits }
+        let all = u32::try_from(connections.len()).unwrap_or(u32::MAX);
+        Self { idle: Arc::new(Mutex::new(connections)), permits, all }
     }
 
     /// Runs `work` on a thread that may block, in a read transaction.
@@ -37,8 +39,7 @@ impl Readers {
 
     /// Lets go of the connections, once those who use them are done.
     pub(super) async fn close(&self) {
-        let all = u32::try_from(self.idle.lock().unwrap_or_else(PoisonError::into_inner).len());
-        if let Ok(permits) = self.permits.acquire_many(all.unwrap_or(0)).await {
+        if let Ok(permits) = self.permits.acquire_many(self.all).await {
             permits.forget();
         }
         self.permits.close();

@@ -15,12 +15,12 @@ const APPLICATION_ID: i32 = 0x4563_686F;
 const MIGRATIONS: &[&str] = &[include_str!("schema/v1.sql")];
 
 /// Opens nothing and closes nothing: brings the file behind `connection` to the present version,
-/// or says why it cannot.
-pub(super) fn prepare(connection: &mut Connection, path: &Path) -> Result<()> {
+/// or says why it cannot. Tells of an upgrade.
+pub(super) fn prepare(connection: &mut Connection, path: &Path) -> Result<Option<String>> {
     apply(connection, path, MIGRATIONS)
 }
 
-fn apply(connection: &mut Connection, path: &Path, migrations: &[&str]) -> Result<()> {
+fn apply(connection: &mut Connection, path: &Path, migrations: &[&str]) -> Result<Option<String>> {
     let latest = migrations.len();
     let version = match identify(connection)? {
         Found::Empty => 0,
@@ -42,9 +42,13 @@ fn apply(connection: &mut Connection, path: &Path, migrations: &[&str]) -> Resul
             return Err(refused(format!("{} is not an Echoic database", path.display())));
         }
     };
+    let mut upgrade = None;
     if (1..latest).contains(&version) {
         let copy = copy_beside(connection, path, version)?;
-        tracing::info!(from = version, to = latest, copy = %copy.display(), "upgrading the database");
+        upgrade = Some(format!(
+            " (upgraded from schema {version} to {latest}, copy in {})",
+            copy.display()
+        ));
     }
     for (index, script) in migrations.iter().enumerate().skip(version) {
         let transaction = connection.transaction()?;
@@ -53,7 +57,7 @@ fn apply(connection: &mut Connection, path: &Path, migrations: &[&str]) -> Resul
         transaction.pragma_update(None, "user_version", (index + 1) as i64)?;
         transaction.commit()?;
     }
-    Ok(())
+    Ok(upgrade)
 }
 
 enum Found {

@@ -1,10 +1,10 @@
 //! Sessions in SQLite: created, read, changed, deleted.
 
 use super::SqliteStore;
-use super::list;
 use super::rows::{
     SELECT_SESSION, SessionRow, message_key, session_row, title_source_word, to_json,
 };
+use super::{list, queue};
 use crate::domain::page::SessionQuery;
 use crate::domain::principal::{Access, Verdict};
 use crate::domain::session::SessionStatus;
@@ -14,7 +14,7 @@ use crate::domain::{Principal, Session, SessionId, Timestamp, TurnId, UserId};
 use crate::error::{Error, Kind, Result};
 use crate::store::{DeleteFilter, Deleted, NewSession, SessionChange, SessionPage, SessionStore};
 use async_trait::async_trait;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 #[async_trait]
 impl SessionStore for SqliteStore {
@@ -51,14 +51,17 @@ impl SessionStore for SqliteStore {
         who: &Principal,
         id: &SessionId,
         change: SessionChange,
-        if_match: Option<u32>,
+        if_match: Vec<u32>,
         now: Timestamp,
     ) -> Result<Session> {
         let (who, id) = (who.clone(), id.clone());
         self.write(move |db| {
             let row = get(db, &who, &id, change.access())?;
-            if if_match.is_some_and(|version| version != row.session.version) {
+            if !if_match.is_empty() && !if_match.contains(&row.session.version) {
                 return Err(version_conflict(row.session.version));
+            }
+            if change.is_empty() {
+                return Ok(row.with_nodes());
             }
             apply(db, row, change, now)?;
             Ok(get(db, &who, &id, Access::Participate)?.with_nodes())
@@ -77,16 +80,13 @@ impl SessionStore for SqliteStore {
         .await
     }
 
-    async fn delete_sessions(&self, who: &Principal, filter: DeleteFilter) -> Result<Deleted> {
+    async fn owned_sessions(
+        &self,
+        who: &Principal,
+        filter: DeleteFilter,
+    ) -> Result<Vec<SessionId>> {
         let owner = who.user.clone();
-        self.write(move |db| {
-            let mut deleted = Deleted::default();
-            for key in owned_keys(db, &owner, &filter)? {
-                delete(db, key, &mut deleted)?;
-            }
-            Ok(deleted)
-        })
-        .await
+        self.read(move |db| owned_sessions(db, &owner, &filter)).await
     }
 }
 
@@ -165,8 +165,15 @@ pub(super) fn insert(
     by_key(db, key)
 }
 
+/// Gives a session a title that its user did not give: a change of its own fields like any other.
+pub(super) fn name(db: &Connection, key: i64, title: &Title) -> Result<()> {
+    db.prepare_cached("UPDATE sessions SET version = version + 1 WHERE key = ?1")?
+        .execute([key])?;
+    set_title(db, key, title)
+}
+
 /// Gives a session a title, in its row and in the words that search finds.
-pub(super) fn set_title(db: &Connection, key: i64, title: &Title) -> Result<()> {
+fn set_title(db: &Connection, key: i64, title: &Title) -> Result<()> {
     db.prepare_cached(
         "UPDATE sessions SET title = ?2, title_words = ?3, title_source = ?4 WHERE key = ?1",
     )?
@@ -239,18 +246,23 @@ fn apply(db: &Connection, row: SessionRow, change: SessionChange, now: Timestamp
     Ok(())
 }
 
-fn owned_keys(db: &Connection, owner: &UserId, filter: &DeleteFilter) -> Result<Vec<i64>> {
-    let keys = match filter {
+fn owned_sessions(
+    db: &Connection,
+    owner: &UserId,
+    filter: &DeleteFilter,
+) -> Result<Vec<SessionId>> {
+    let id = |row: &Row<'_>| Ok(SessionId::trusted(row.get::<_, String>(0)?));
+    let ids = match filter {
         DeleteFilter::Project(project) => db
-            .prepare_cached("SELECT key FROM sessions WHERE project_id = ?2 AND owner = ?1")?
-            .query_map([owner.as_str(), project.as_str()], |row| row.get(0))?
+            .prepare_cached("SELECT id FROM sessions WHERE project_id = ?2 AND owner = ?1")?
+            .query_map([owner.as_str(), project.as_str()], id)?
             .collect::<Result<_, _>>()?,
         DeleteFilter::Before(time) => db
-            .prepare_cached("SELECT key FROM sessions WHERE owner = ?1 AND activity_at < ?2")?
-            .query_map(params![owner.as_str(), time.as_millis()], |row| row.get(0))?
+            .prepare_cached("SELECT id FROM sessions WHERE owner = ?1 AND activity_at < ?2")?
+            .query_map(params![owner.as_str(), time.as_millis()], id)?
             .collect::<Result<_, _>>()?,
     };
-    Ok(keys)
+    Ok(ids)
 }
 
 /// Deletes a session and everything that belongs to it, and adds to the counts.
@@ -262,8 +274,10 @@ fn delete(db: &Connection, key: i64, deleted: &mut Deleted) -> Result<()> {
     let messages = db
         .prepare_cached("DELETE FROM messages WHERE key BETWEEN ?1 AND ?2")?
         .execute([message_key(key, 0), message_key(key + 1, 0)])?;
+    deleted.turns.extend(queue::clear(db, key)?);
     for rows in [
         "DELETE FROM nodes WHERE session = ?1",
+        "DELETE FROM turn_log WHERE session = ?1",
         "DELETE FROM participants WHERE session = ?1",
         "DELETE FROM idempotency_keys WHERE session = ?1",
         "DELETE FROM session_titles WHERE rowid = ?1",

@@ -2,10 +2,12 @@
 //!
 //! Each operation runs in a savepoint of its own, so one that fails takes nothing of the others
 //! with it. Nobody is told of success before the commit that holds it. While a commit waits for
-//! the disk the next operations gather, and share the next one.
+//! the disk the next operations gather, and share the next one. What can wait (the turn log) goes
+//! last, one such operation per commit.
 
 use crate::error::{Error, Result};
 use rusqlite::Connection;
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
@@ -19,9 +21,18 @@ const BATCH: usize = 256;
 /// A commit takes no further operation after this long.
 const BATCH_TIME: Duration = Duration::from_millis(4);
 
+/// Whether somebody waits for an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Urgency {
+    /// Somebody does.
+    Now,
+    /// Nobody does: it gives way to the others.
+    Later,
+}
+
 /// Hands operations to the writer's thread. The thread ends when this is dropped.
 pub(super) struct Writer {
-    queue: SyncSender<Box<dyn Operation>>,
+    queue: SyncSender<Queued>,
 }
 
 impl Writer {
@@ -37,20 +48,22 @@ impl Writer {
 
     /// Runs `work` in a transaction; its result counts once that is on disk as configured. An error
     /// of `work` undoes what it did.
-    pub(super) async fn run<T, F>(&self, work: F) -> Result<T>
+    pub(super) async fn run<T, F>(&self, work: F, urgency: Urgency) -> Result<T>
     where
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T> + Send + 'static,
     {
         let (reply, done) = oneshot::channel();
         let operation = Pending { work: Some(work), result: None, reply };
-        self.queue.try_send(Box::new(operation)).map_err(|refused| match refused {
+        self.queue.try_send((urgency, Box::new(operation))).map_err(|refused| match refused {
             TrySendError::Full(_) => Error::store("the writer's queue is full"),
             TrySendError::Disconnected(_) => Error::store("the writer has stopped"),
         })?;
         done.await.unwrap_or_else(|_| Err(Error::store("the writer dropped an operation")))
     }
 }
+
+type Queued = (Urgency, Box<dyn Operation>);
 
 /// One unit of work and whoever waits for it.
 trait Operation: Send {
@@ -92,13 +105,14 @@ where
     }
 }
 
-fn serve(connection: &Connection, waiting: &Receiver<Box<dyn Operation>>) {
-    while let Ok(first) = waiting.recv() {
+fn serve(connection: &Connection, queue: &Receiver<Queued>) {
+    let mut waiting = Waiting { queue, later: VecDeque::new() };
+    while let Some(first) = waiting.wait() {
         let mut batch = Vec::with_capacity(16);
-        let outcome = commit_together(connection, first, waiting, &mut batch);
+        let outcome = commit_together(connection, first, &mut waiting, &mut batch);
         if outcome.is_err() {
             // Those that queued up behind a store that cannot be written would each wait as long.
-            batch.extend(waiting.try_iter().take(QUEUE));
+            batch.extend(waiting.all());
             let _ = connection.execute_batch("ROLLBACK");
         }
         for operation in batch {
@@ -108,12 +122,44 @@ fn serve(connection: &Connection, waiting: &Receiver<Box<dyn Operation>>) {
     let _ = connection.execute_batch("PRAGMA optimize; PRAGMA wal_checkpoint(TRUNCATE);");
 }
 
+/// What has been handed over and not been run.
+struct Waiting<'a> {
+    queue: &'a Receiver<Queued>,
+    later: VecDeque<Box<dyn Operation>>,
+}
+
+impl Waiting<'_> {
+    /// The next operation, whatever it is; waits for it. `None` once nothing more can come.
+    fn wait(&mut self) -> Option<Box<dyn Operation>> {
+        match self.urgent().or_else(|| self.later.pop_front()) {
+            Some(operation) => Some(operation),
+            None => self.queue.recv().ok().map(|(_, operation)| operation),
+        }
+    }
+
+    /// The next operation that somebody waits for, if there is one now.
+    fn urgent(&mut self) -> Option<Box<dyn Operation>> {
+        loop {
+            match self.queue.try_recv().ok()? {
+                (Urgency::Now, operation) => return Some(operation),
+                (Urgency::Later, operation) => self.later.push_back(operation),
+            }
+        }
+    }
+
+    /// All there is.
+    fn all(&mut self) -> impl Iterator<Item = Box<dyn Operation>> {
+        let urgent = self.queue.try_iter().take(QUEUE).map(|(_, operation)| operation);
+        self.later.drain(..).chain(urgent)
+    }
+}
+
 /// Runs `first` and what else is waiting in one transaction. All that was run is in `batch`,
 /// whatever happens.
 fn commit_together(
     connection: &Connection,
     first: Box<dyn Operation>,
-    waiting: &Receiver<Box<dyn Operation>>,
+    waiting: &mut Waiting<'_>,
     batch: &mut Vec<Box<dyn Operation>>,
 ) -> Result<()> {
     let started = Instant::now();
@@ -127,8 +173,13 @@ fn commit_together(
         batch.push(operation);
         run?;
         if batch.len() < BATCH && started.elapsed() < BATCH_TIME {
-            next = waiting.try_recv().ok();
+            next = waiting.urgent();
         }
+    }
+    if let Some(mut operation) = waiting.later.pop_front() {
+        let run = run_one(connection, &mut *operation);
+        batch.push(operation);
+        run?;
     }
     execute(connection, "COMMIT")
 }

@@ -61,7 +61,7 @@ impl Server {
 
     /// The same, with more flags.
     pub async fn with(flags: &[&str]) -> Self {
-        Self::tuned(flags, Tuning::default()).await
+        Self::tuned(flags, tuning()).await
     }
 
     /// The same, with what an operator cannot set.
@@ -134,6 +134,20 @@ impl Server {
         Frames::new(response)
     }
 
+    /// Joins the session's turn, behind a frame if one is named; `None` is 204.
+    pub async fn join(&self, session: &str, last_event_id: Option<&str>) -> Option<Frames> {
+        let mut request = self.request(Method::GET, &format!("/api/chat/{session}/stream"));
+        if let Some(id) = last_event_id {
+            request = request.header("last-event-id", id);
+        }
+        let response = soon(request.send()).await.unwrap();
+        match response.status().as_u16() {
+            204 => None,
+            200 => Some(Frames::new(response)),
+            other => panic!("{other}: {}", response.text().await.unwrap()),
+        }
+    }
+
     /// A session that exists.
     pub async fn session(&self) -> String {
         let created = self.post("/api/chat-sessions", json!({})).await;
@@ -196,7 +210,12 @@ pub async fn read(request: RequestBuilder) -> Reply {
     Reply { status, headers, body }
 }
 
+/// What tests use: a provider that fails is asked again at once.
+pub fn tuning() -> Tuning {
+    Tuning { provider_pause: Duration::from_millis(1), ..Tuning::default() }
+}
+
 /// A tuning whose streams are never silent for long.
 pub fn quick_heartbeat() -> Tuning {
-    Tuning { heartbeat: Duration::from_millis(20) }
+    Tuning { heartbeat: Duration::from_millis(20), ..tuning() }
 }

@@ -83,26 +83,59 @@ CREATE TABLE messages (
     created_at        INTEGER NOT NULL
 );
 CREATE UNIQUE INDEX messages_by_id ON messages (session, id);
+CREATE INDEX messages_of_node ON messages (session, node);
 CREATE INDEX messages_by_client_id ON messages (session, client_message_id)
     WHERE client_message_id IS NOT NULL;
 
--- The claim of a running turn on its session: at most one.
+-- The claim of a running turn on its session: at most one. It names who runs it.
 CREATE TABLE turns (
     session     INTEGER PRIMARY KEY,
     turn_id     TEXT NOT NULL,
     reply_id    TEXT NOT NULL,
     question_id TEXT NOT NULL,
-    started_at  INTEGER NOT NULL
+    started_at  INTEGER NOT NULL,
+    instance    TEXT NOT NULL,
+    boot        TEXT NOT NULL
 );
 
--- Requests that may be repeated.
+-- When each instance was last known to live.
+CREATE TABLE instances (
+    instance TEXT PRIMARY KEY,
+    boot     TEXT NOT NULL,
+    seen_at  INTEGER NOT NULL
+) WITHOUT ROWID;
+
+-- The frames of running turns, and for a minute those of ended ones, a row per flush.
+CREATE TABLE turn_log (
+    turn_id  TEXT NOT NULL,
+    batch    INTEGER NOT NULL,
+    session  INTEGER NOT NULL,
+    frames   BLOB NOT NULL,
+    ended_at INTEGER,                           -- on the last batch
+    PRIMARY KEY (turn_id, batch)
+);
+CREATE INDEX turn_log_of_session ON turn_log (session);
+CREATE INDEX turn_log_by_end ON turn_log (ended_at) WHERE ended_at IS NOT NULL;
+
+-- Messages that wait for the running turn to end, in the order of their positions.
+CREATE TABLE queue (
+    session           INTEGER NOT NULL,
+    position          INTEGER NOT NULL,
+    turn_id           TEXT NOT NULL,
+    client_message_id TEXT,
+    turn              TEXT NOT NULL,            -- JSON: all that its beginning needs
+    PRIMARY KEY (session, position)
+) WITHOUT ROWID;
+
+-- Requests that may be repeated, and what they led to.
 CREATE TABLE idempotency_keys (
     user_id     TEXT NOT NULL,
     route       TEXT NOT NULL,
     key         TEXT NOT NULL,
     fingerprint TEXT NOT NULL,
     session     INTEGER NOT NULL,
-    message     INTEGER NOT NULL,
+    message_id  TEXT NOT NULL,                  -- what was posted, or the reply
+    turn_id     TEXT,
     created_at  INTEGER NOT NULL,
     PRIMARY KEY (user_id, route, key)
 ) WITHOUT ROWID;

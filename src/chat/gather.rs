@@ -1,0 +1,55 @@
+//! Events that are ready together, taken together.
+
+use crate::provider::{Event, Events, ProviderError};
+use futures::{FutureExt, StreamExt};
+use std::time::{Duration, Instant};
+
+/// Deltas are gathered into one frame for at most this long while more keep arriving.
+const PATIENCE: Duration = Duration::from_millis(1);
+
+/// Events that were ready together, and the end if it was among them.
+pub(super) struct Batch {
+    pub(super) events: Vec<Event>,
+    pub(super) end: Option<Result<(), ProviderError>>,
+}
+
+/// Waits for events and takes along what arrives right behind them, so that a burst becomes one
+/// frame and one write to each reader. The very first delta goes out by itself: somebody waits.
+pub(super) async fn gather(events: &mut Events, is_first: bool) -> Batch {
+    let mut batch = Batch { events: Vec::new(), end: None };
+    let mut next = events.next().await;
+    let started = Instant::now();
+    loop {
+        match next {
+            None => batch.end = Some(Ok(())),
+            Some(Err(error)) => batch.end = Some(Err(error)),
+            Some(Ok(more)) => extend(&mut batch.events, more),
+        }
+        let is_enough = is_first && !batch.events.is_empty();
+        if is_enough || batch.end.is_some() || started.elapsed() > PATIENCE {
+            return batch;
+        }
+        next = match events.next().now_or_never() {
+            Some(next) => next,
+            None => {
+                // The connection's own task may be about to hand over more: let it run once.
+                tokio::task::yield_now().await;
+                match events.next().now_or_never() {
+                    Some(next) => next,
+                    None => return batch,
+                }
+            }
+        };
+    }
+}
+
+/// Adjacent deltas become one.
+fn extend(events: &mut Vec<Event>, more: Vec<Event>) {
+    for event in more {
+        match (events.last_mut(), event) {
+            (Some(Event::Text(so_far)), Event::Text(delta))
+            | (Some(Event::Reasoning(so_far)), Event::Reasoning(delta)) => so_far.push_str(&delta),
+            (_, event) => events.push(event),
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! Reading a turn that somebody else, or an earlier connection, set going.
+
+use super::Chat;
+use super::frames::{Cursor, Frames};
+use super::hub::Reader;
+use crate::domain::principal::Access;
+use crate::domain::{Principal, SessionId};
+use crate::error::Result;
+use bytes::Bytes;
+
+impl Chat {
+    /// A reader of the session's running turn: behind the frame that `cursor` names, or from the
+    /// start. When nothing runs, of the rest of the turn that the cursor is inside of, if that ended
+    /// less than a minute ago. `None` if there is nothing to read.
+    pub async fn join(
+        &self,
+        who: &Principal,
+        session: &SessionId,
+        cursor: Option<&Cursor>,
+    ) -> Result<Option<Reader>> {
+        let session = self.store.session(who, session, Access::Participate).await?;
+        let running = session.active_turn.as_ref().map(|turn| &turn.turn_id);
+        let Some(turn) = running.or(cursor.map(|cursor| &cursor.turn)) else { return Ok(None) };
+        if let Some(live) = self.hub.get(&session.id, turn) {
+            return Ok(Reader::behind(live, cursor));
+        }
+        let Some(cursor) = cursor.filter(|_| running.is_none()) else { return Ok(None) };
+        let log = self.store.read_log(&session.id, turn).await?;
+        Ok(rest_of(&log, cursor).map(Reader::of))
+    }
+}
+
+/// What a log holds behind a cursor; `None` if that is nothing but the end.
+fn rest_of(log: &[Bytes], cursor: &Cursor) -> Option<Bytes> {
+    let bytes = log.concat();
+    let frames = Frames::counted(bytes.into());
+    // The terminal frame is the one before `[DONE]`.
+    if cursor.frame + 1 >= frames.last {
+        return None;
+    }
+    Some(frames.bytes.slice(frames.offset_of(cursor.frame + 1)..))
+}

@@ -1,0 +1,87 @@
+//! What a crash leaves behind, put in order: turns whose server is gone become interrupted replies,
+//! and turns that waited for them begin.
+
+use super::Chat;
+use super::transcript::{Ending, Transcript};
+use crate::clock;
+use crate::domain::message::Body;
+use crate::domain::{MessageType, Role, Status, Usage, UserId};
+use crate::error::Result;
+use crate::memory::tokens;
+use crate::store::{Batch, FinishTurn, NewMessage, Orphan, ReplyFields};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+impl Chat {
+    /// Ends the turns of instances that are gone, then begins those that wait in idle sessions. How
+    /// many turns were cut off.
+    pub async fn recover(self: &Arc<Self>) -> Result<usize> {
+        self.store.beat(&self.claimant, clock::now()).await?;
+        let orphans = self.store.orphaned_turns(&self.claimant).await?;
+        let count = orphans.len();
+        for orphan in orphans {
+            self.end_orphan(orphan).await?;
+        }
+        while let Some(begun) = self.store.begin_waiting(&self.claimant, clock::now()).await? {
+            self.run(begun);
+        }
+        Ok(count)
+    }
+
+    /// Says that this instance lives, and looks after those that do not, until told to stop.
+    pub async fn keep_watch(self: Arc<Self>, lease: Duration, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = sleep(lease / 3) => {}
+            }
+            match self.recover().await {
+                Ok(0) => {}
+                Ok(turns) => {
+                    tracing::warn!(turns, "turns of a lost instance were cut off; they are kept")
+                }
+                Err(error) => {
+                    tracing::warn!(error = %error.chain(), "looking after lost turns failed")
+                }
+            }
+        }
+    }
+
+    /// The reply becomes what the log holds of it.
+    async fn end_orphan(&self, orphan: Orphan) -> Result<()> {
+        let Orphan { session_id, turn, log } = orphan;
+        let mut transcript = Transcript::from_log(turn.turn_id.clone(), &log);
+        transcript.end(Ending::Abort);
+        let tokens = tokens::count_long(transcript.text()).await;
+        let usage = Usage { completion_tokens: tokens.into(), estimated: true, ..Usage::default() };
+        let body = Body {
+            content: transcript.text().to_owned(),
+            parts: transcript.parts(),
+            kind: MessageType::Text,
+        };
+        let reply = NewMessage {
+            id: turn.message_id,
+            client_message_id: None,
+            role: Role::Assistant,
+            sender_id: UserId::assistant(),
+            body,
+            tokens,
+            created_at: clock::now(),
+            reply: ReplyFields {
+                status: Status::Interrupted,
+                usage: Some(usage),
+                ..ReplyFields::default()
+            },
+        };
+        let number = u32::try_from(log.len()).unwrap_or(u32::MAX);
+        let last_batch = Batch { number, frames: transcript.take_frames().bytes };
+        tracing::warn!(turn.id = %turn.turn_id, session.id = %session_id, "a reply was cut off by a crash");
+        let last_batch = (number > 0).then_some(last_batch);
+        let finish =
+            FinishTurn { session_id, turn_id: turn.turn_id, reply, last_batch, take_next: None };
+        self.store.finish_turn(finish).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,190 @@
+//! The end of a turn: the reply is stored, then the stream ends, then the next turn begins.
+
+use super::Chat;
+use super::frames::Frames;
+use super::hub::LiveTurn;
+use super::run_turn::{Outcome, Sent};
+use super::transcript::{Ending, Transcript, failed};
+use crate::clock;
+use crate::domain::message::{Body, FinishReason, MessageError};
+use crate::domain::{MessageType, Role, Status, Usage, UserId};
+use crate::error::{Error, Kind, Result};
+use crate::memory::tokens;
+use crate::store::{Begun, FinishTurn, Finished, NewMessage, ReplyFields};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::sleep;
+
+/// A store that stumbles is tried again after this long, then twice as long, up to …
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// … this long.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// What is said of a reply that ended without a reason.
+const CUT_OFF: &str = "the provider's reply broke off";
+
+impl Chat {
+    /// Stores the reply, then publishes the frames that end the stream: who has read them can read
+    /// the reply. Then the next waiting turn runs.
+    pub(super) async fn settle(
+        self: &Arc<Self>,
+        begun: &Begun,
+        live: &LiveTurn,
+        mut transcript: Transcript,
+        sent: &Sent,
+        outcome: Outcome,
+    ) {
+        let model = self.answering_model(begun, &transcript);
+        let tokens = tokens::count_long(transcript.text()).await;
+        let usage = transcript.usage().unwrap_or_else(|| estimate(sent, tokens));
+        log(begun, &outcome, usage, &model);
+
+        let reply = reply(begun, &transcript, &outcome, usage, tokens, &model);
+        let failure = match &outcome {
+            Outcome::Failed(error) => error.to_string(),
+            _ => String::new(),
+        };
+        transcript.end(match &outcome {
+            Outcome::Finished(reason) => Ending::Finish {
+                reason: *reason,
+                model: Some(&model),
+                usage: Some(usage),
+                memory: sent.memory.as_ref(),
+            },
+            Outcome::Stopped => Ending::Abort,
+            Outcome::CutOff => Ending::Error(CUT_OFF),
+            Outcome::Failed(_) => Ending::Error(&failure),
+        });
+        let ending = transcript.take_frames();
+        match self.store_reply(begun, live, reply, &ending).await {
+            Ok(finished) => {
+                live.publish(ending);
+                self.go_on(finished);
+            }
+            Err(error) => live.publish(failed(live.turn.clone(), ending.first, &error.to_string())),
+        }
+    }
+
+    fn answering_model(&self, begun: &Begun, transcript: &Transcript) -> String {
+        let asked = begun.options.model.as_ref().or(begun.session.settings.model.as_ref());
+        let model = transcript.model().or(asked.map(String::as_str));
+        model.unwrap_or(self.memory.default_model()).to_owned()
+    }
+
+    /// A reply is not given up because the store stumbles: only the server's end ends the trying,
+    /// and then the turn's log still has what was said.
+    async fn store_reply(
+        &self,
+        begun: &Begun,
+        live: &LiveTurn,
+        reply: NewMessage,
+        ending: &Frames,
+    ) -> Result<Option<Finished>> {
+        let finish = FinishTurn {
+            session_id: begun.session.id.clone(),
+            turn_id: begun.turn.turn_id.clone(),
+            reply,
+            last_batch: live.last_batch(ending).await,
+            take_next: (!self.is_draining()).then(|| self.claimant.clone()),
+        };
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let error = match self.store.finish_turn(finish.clone()).await {
+                Ok(finished) => return Ok(finished),
+                Err(error) => error,
+            };
+            let is_cut = self.is_draining() && live.stop.is_cancelled();
+            if is_cut || error.kind != Kind::StoreUnavailable {
+                tracing::error!(turn.id = %live.turn, error = %error.chain(), "a reply could not be stored");
+                return Err(error);
+            }
+            tracing::warn!(turn.id = %live.turn, error = %error.chain(), "storing a reply again");
+            sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Without a claim the session was deleted meanwhile: there is nothing to go on with.
+    fn go_on(self: &Arc<Self>, finished: Option<Finished>) {
+        let Some(Finished { next, passed_over }) = finished else { return };
+        self.abort_waiting(&passed_over);
+        if let Some(next) = next {
+            self.run(next);
+        }
+    }
+}
+
+/// What we count where the provider says nothing.
+fn estimate(sent: &Sent, tokens: u32) -> Usage {
+    Usage {
+        prompt_tokens: sent.memory.as_ref().map_or(0, |memory| memory.prompt_tokens.into()),
+        completion_tokens: tokens.into(),
+        estimated: true,
+        ..Usage::default()
+    }
+}
+
+fn log(begun: &Begun, outcome: &Outcome, usage: Usage, model: &str) {
+    let took = clock::now().since(begun.turn.started_at);
+    if let Outcome::Failed(error) = outcome {
+        tracing::warn!(turn.id = %begun.turn.turn_id, error = %error.chain(), "a turn failed");
+    }
+    tracing::info!(
+        turn.id = %begun.turn.turn_id,
+        session.id = %begun.session.id,
+        turn.status = status(outcome).as_str(),
+        turn.ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        usage.prompt_tokens = usage.prompt_tokens,
+        usage.completion_tokens = usage.completion_tokens,
+        model,
+        "turn ended"
+    );
+}
+
+const fn status(outcome: &Outcome) -> Status {
+    match outcome {
+        Outcome::Finished(_) => Status::Complete,
+        Outcome::Stopped | Outcome::CutOff => Status::Interrupted,
+        Outcome::Failed(_) => Status::Failed,
+    }
+}
+
+fn reply(
+    begun: &Begun,
+    transcript: &Transcript,
+    outcome: &Outcome,
+    usage: Usage,
+    tokens: u32,
+    model: &str,
+) -> NewMessage {
+    let told = |error: &Error| MessageError {
+        code: error.kind.code().to_owned(),
+        message: error.to_string(),
+    };
+    let (finish_reason, error) = match outcome {
+        Outcome::Finished(reason) => (Some(*reason), None),
+        Outcome::Stopped => (None, None),
+        Outcome::CutOff => (None, Some(told(&Error::new(Kind::ProviderError, CUT_OFF)))),
+        Outcome::Failed(error) => (Some(FinishReason::Error), Some(told(error))),
+    };
+    NewMessage {
+        id: begun.turn.message_id.clone(),
+        client_message_id: None,
+        role: Role::Assistant,
+        sender_id: UserId::assistant(),
+        body: Body {
+            content: transcript.text().to_owned(),
+            parts: transcript.parts(),
+            kind: MessageType::Text,
+        },
+        tokens,
+        created_at: clock::now(),
+        reply: ReplyFields {
+            status: status(outcome),
+            model: Some(model.to_owned()),
+            finish_reason,
+            error,
+            usage: Some(usage),
+        },
+    }
+}

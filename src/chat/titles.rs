@@ -1,0 +1,73 @@
+//! Titles that a model writes: once per session, beside its first turn, never over a user's own.
+
+use super::Chat;
+use super::run_turn::TitleToCome;
+use crate::domain::Role;
+use crate::domain::text::first_characters;
+use crate::domain::title::{Title, TitleSource};
+use crate::error::Result;
+use crate::provider::{Event, Prompt, PromptMessage};
+use crate::store::Begun;
+use futures::StreamExt;
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+/// How much of the first message the model is shown, in characters.
+const SHOWN: usize = 2000;
+/// The most tokens it may spend; models that think first need some.
+const MAX_TOKENS: u32 = 1000;
+
+impl Chat {
+    /// Sets a title going if the turn is a session's first and titles are written by a model. A
+    /// failure leaves the title that was cut from the message.
+    pub(super) fn write_title(self: &Arc<Self>, begun: &Begun) -> TitleToCome {
+        let model = self.title_model.clone()?;
+        let is_first = begun.session.title_source == TitleSource::Auto
+            && begun.question.parent_id.is_none()
+            && begun.session.messages_count == 1;
+        if !is_first {
+            return None;
+        }
+        let (arrived, to_come) = oneshot::channel();
+        let (chat, session) = (self.clone(), begun.session.id.clone());
+        let message = begun.question.content.clone();
+        tokio::spawn(async move {
+            match chat.title_of(model, &message).await {
+                Ok(Some(title)) => match chat.store.name_session(&session, title.clone()).await {
+                    // The stream may have ended meanwhile.
+                    Ok(true) => drop(arrived.send(title.text)),
+                    Ok(false) => {}
+                    Err(error) => {
+                        tracing::warn!(error = %error.chain(), "a title could not be stored")
+                    }
+                },
+                Ok(None) => tracing::warn!(session.id = %session, "the model wrote no title"),
+                Err(error) => {
+                    tracing::warn!(error = %error.chain(), "a title could not be written")
+                }
+            }
+        });
+        Some(to_come)
+    }
+
+    async fn title_of(&self, model: String, message: &str) -> Result<Option<Title>> {
+        let text = self.prompts.title(first_characters(message, SHOWN))?;
+        let prompt = Prompt {
+            model,
+            messages: vec![PromptMessage { role: Role::User, content: text.into() }],
+            temperature: None,
+            top_p: None,
+            max_output_tokens: Some(MAX_TOKENS),
+        };
+        let mut events = self.provider.stream(&prompt).await?;
+        let mut written = String::new();
+        while let Some(batch) = events.next().await {
+            for event in batch? {
+                if let Event::Text(text) = event {
+                    written.push_str(&text);
+                }
+            }
+        }
+        Ok(Title::by_model(&written))
+    }
+}

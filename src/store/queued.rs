@@ -1,0 +1,138 @@
+//! A waiting turn as text: the same in every store.
+
+use super::{Ask, NewMessage, OnKnownId, Parent, ReplyFields, TurnSpec};
+use crate::domain::message::{Body, MessageType, Parts};
+use crate::domain::session::Settings;
+use crate::domain::{MessageId, Principal, Role, Timestamp, TurnId, UserId};
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// Who asked for a turn, and what it is.
+#[derive(Debug, Clone)]
+pub struct Waiting {
+    /// Who asked.
+    pub who: Principal,
+    /// The turn.
+    pub turn: TurnSpec,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Record {
+    user: String,
+    is_admin: bool,
+    turn_id: String,
+    reply_id: String,
+    options: Settings,
+    ask: AskRecord,
+}
+
+#[derive(Serialize, Deserialize)]
+enum AskRecord {
+    Say {
+        id: String,
+        client_message_id: Option<String>,
+        content: String,
+        parts: String,
+        kind: MessageType,
+        tokens: u32,
+        created_at: Timestamp,
+        parent: ParentRecord,
+        is_edit: bool,
+    },
+    Again {
+        reply: Option<String>,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+enum ParentRecord {
+    Head,
+    Root,
+    Message(String),
+}
+
+impl Waiting {
+    /// The text.
+    pub fn to_json(&self) -> Result<String> {
+        let Self { who, turn } = self;
+        let record = Record {
+            user: who.user.to_string(),
+            is_admin: who.is_admin,
+            turn_id: turn.turn_id.to_string(),
+            reply_id: turn.reply_id.to_string(),
+            options: turn.options.clone(),
+            ask: match &turn.ask {
+                Ask::Say { message, parent, on_known } => say_record(message, parent, *on_known),
+                Ask::Again { reply } => {
+                    AskRecord::Again { reply: reply.as_ref().map(ToString::to_string) }
+                }
+            },
+        };
+        serde_json::to_string(&record).map_err(Error::internal)
+    }
+
+    /// Reads it back.
+    pub fn from_json(text: &str) -> Result<Self> {
+        let record: Record = serde_json::from_str(text).map_err(Error::store)?;
+        let who = Principal { user: UserId::trusted(record.user), is_admin: record.is_admin };
+        let ask = match record.ask {
+            AskRecord::Again { reply } => Ask::Again { reply: reply.map(MessageId::trusted) },
+            AskRecord::Say {
+                id,
+                client_message_id,
+                content,
+                parts,
+                kind,
+                tokens,
+                created_at,
+                parent,
+                is_edit,
+            } => {
+                let parts = Parts::from_stored(parts)
+                    .ok_or_else(|| Error::store("parts cannot be read"))?;
+                let message = NewMessage {
+                    id: MessageId::trusted(id),
+                    client_message_id: client_message_id.map(MessageId::trusted),
+                    role: Role::User,
+                    sender_id: who.user.clone(),
+                    body: Body { content, parts, kind },
+                    tokens,
+                    created_at,
+                    reply: ReplyFields::default(),
+                };
+                let parent = match parent {
+                    ParentRecord::Head => Parent::Head,
+                    ParentRecord::Root => Parent::Root,
+                    ParentRecord::Message(id) => Parent::Message(MessageId::trusted(id)),
+                };
+                let on_known = if is_edit { OnKnownId::Edit } else { OnKnownId::Refuse };
+                Ask::Say { message: Box::new(message), parent, on_known }
+            }
+        };
+        let turn = TurnSpec {
+            turn_id: TurnId::trusted(record.turn_id),
+            reply_id: MessageId::trusted(record.reply_id),
+            ask,
+            options: record.options,
+        };
+        Ok(Self { who, turn })
+    }
+}
+
+fn say_record(message: &NewMessage, parent: &Parent, on_known: OnKnownId) -> AskRecord {
+    AskRecord::Say {
+        id: message.id.to_string(),
+        client_message_id: message.client_message_id.as_ref().map(ToString::to_string),
+        content: message.body.content.clone(),
+        parts: message.body.parts.as_json().to_owned(),
+        kind: message.body.kind,
+        tokens: message.tokens,
+        created_at: message.created_at,
+        parent: match parent {
+            Parent::Head => ParentRecord::Head,
+            Parent::Root => ParentRecord::Root,
+            Parent::Message(id) => ParentRecord::Message(id.to_string()),
+        },
+        is_edit: on_known == OnKnownId::Edit,
+    }
+}

@@ -1,0 +1,121 @@
+//! The turn log in SQLite, and who is alive.
+
+use super::SqliteStore;
+use crate::domain::turn::ActiveTurn;
+use crate::domain::{MessageId, SessionId, Timestamp, TurnId};
+use crate::error::Result;
+use crate::store::{Batch, Claimant, LogEntry, LogStore, Orphan};
+use async_trait::async_trait;
+use bytes::Bytes;
+use rusqlite::{Connection, params};
+
+#[async_trait]
+impl LogStore for SqliteStore {
+    async fn append_log(&self, entries: Vec<LogEntry>) -> Result<()> {
+        self.write_later(move |db| {
+            // A turn whose session was deleted meanwhile has no claim any more, and no log.
+            let sql = "INSERT INTO turn_log SELECT ?1, ?2, s.key, ?3, NULL FROM sessions s \
+                       JOIN turns t ON t.session = s.key WHERE s.id = ?4 AND t.turn_id = ?1";
+            let mut insert = db.prepare_cached(sql)?;
+            for LogEntry { session_id, turn_id, batch } in &entries {
+                insert.execute(params![
+                    turn_id.as_str(),
+                    batch.number,
+                    &*batch.frames,
+                    session_id.as_str()
+                ])?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn read_log(&self, session: &SessionId, turn: &TurnId) -> Result<Vec<Bytes>> {
+        let (session, turn) = (session.clone(), turn.clone());
+        self.read(move |db| {
+            let sql = "SELECT l.frames FROM turn_log l JOIN sessions s ON s.key = l.session \
+                       WHERE l.turn_id = ?1 AND s.id = ?2 ORDER BY l.batch";
+            let mut statement = db.prepare_cached(sql)?;
+            let rows = statement
+                .query_map([turn.as_str(), session.as_str()], |row| row.get::<_, Vec<u8>>(0))?;
+            rows.map(|frames| Ok(frames?.into())).collect()
+        })
+        .await
+    }
+
+    async fn drop_logs(&self, ended_before: Timestamp) -> Result<u64> {
+        self.write_later(move |db| {
+            let sql = "DELETE FROM turn_log WHERE turn_id IN \
+                       (SELECT turn_id FROM turn_log WHERE ended_at IS NOT NULL AND ended_at < ?1)";
+            Ok(db.prepare_cached(sql)?.execute([ended_before.as_millis()])? as u64)
+        })
+        .await
+    }
+
+    async fn beat(&self, claimant: &Claimant, now: Timestamp) -> Result<()> {
+        let claimant = claimant.clone();
+        self.write_later(move |db| {
+            let sql = "INSERT OR REPLACE INTO instances VALUES (?1, ?2, ?3)";
+            db.prepare_cached(sql)?.execute(params![
+                claimant.instance,
+                claimant.boot,
+                now.as_millis()
+            ])?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn orphaned_turns(&self, claimant: &Claimant) -> Result<Vec<Orphan>> {
+        let boot = claimant.boot.clone();
+        // The file is locked by this process, so whoever else holds a claim is gone.
+        self.read(move |db| {
+            let sql = "SELECT s.id, t.turn_id, t.reply_id, t.question_id, t.started_at FROM turns t \
+                       JOIN sessions s ON s.key = t.session WHERE t.boot <> ?1";
+            let mut statement = db.prepare(sql)?;
+            let orphans = statement.query_map([boot], |row| {
+                let turn = ActiveTurn {
+                    turn_id: TurnId::trusted(row.get::<_, String>(1)?),
+                    message_id: MessageId::trusted(row.get::<_, String>(2)?),
+                    user_message_id: Some(MessageId::trusted(row.get::<_, String>(3)?)),
+                    started_at: Timestamp::from_millis(row.get(4)?),
+                };
+                Ok((SessionId::trusted(row.get::<_, String>(0)?), turn))
+            })?;
+            orphans
+                .map(|orphan| {
+                    let (session_id, turn) = orphan?;
+                    let log = log_of(db, &turn.turn_id)?;
+                    Ok(Orphan { session_id, turn, log })
+                })
+                .collect()
+        })
+        .await
+    }
+}
+
+fn log_of(db: &Connection, turn: &TurnId) -> Result<Vec<Bytes>> {
+    let sql = "SELECT frames FROM turn_log WHERE turn_id = ?1 ORDER BY batch";
+    let mut statement = db.prepare_cached(sql)?;
+    let rows = statement.query_map([turn.as_str()], |row| row.get::<_, Vec<u8>>(0))?;
+    rows.map(|frames| Ok(frames?.into())).collect()
+}
+
+/// Writes the end of a turn's log, in the transaction that stores its reply.
+pub(super) fn end_log(
+    db: &Connection,
+    session: i64,
+    turn: &TurnId,
+    last: &Batch,
+    now: Timestamp,
+) -> Result<()> {
+    let sql = "INSERT INTO turn_log VALUES (?1, ?2, ?3, ?4, ?5)";
+    db.prepare_cached(sql)?.execute(params![
+        turn.as_str(),
+        last.number,
+        session,
+        &*last.frames,
+        now.as_millis()
+    ])?;
+    Ok(())
+}

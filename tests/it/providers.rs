@@ -1,0 +1,135 @@
+//! Providers that fail, as a user of the API sees it.
+
+use crate::support::Server;
+use crate::support::sse::text_of;
+use serde_json::{Value, json};
+
+#[tokio::test]
+async fn a_provider_that_stumbles_before_the_first_word_is_asked_again() {
+    let server = Server::start().await;
+    let session = server.session().await;
+    let (mut frames, call) = server.open_turn(&session, "hi").await;
+    call.refuse(503, json!({"error": {"message": "overloaded"}}));
+    let call = server.upstream.call().await;
+    call.cut();
+    server.upstream.call().await.reply("hello");
+    assert_eq!(text_of(&frames.rest().await), "hello");
+    assert_eq!(server.said(&session).await, ["user: hi", "assistant: hello"]);
+}
+
+#[tokio::test]
+async fn another_model_answers_in_its_place_and_the_message_says_which() {
+    let server = Server::with(&["--fallback-models=second,third"]).await;
+    let session = server.session().await;
+    let (mut frames, call) = server.open_turn(&session, "hi").await;
+    call.refuse(404, json!({"error": {"message": "no such model"}}));
+    let call = server.upstream.call().await;
+    assert_eq!(call.request["model"], "second");
+    call.refuse(404, json!({"error": {"message": "nor this one"}}));
+    let call = server.upstream.call().await;
+    assert_eq!(call.request["model"], "third");
+    call.reply("hello");
+    let finish = frames.until("finish").await;
+    assert_eq!(finish.data["messageMetadata"]["model"], "third");
+    assert_eq!(server.last_message(&session).await["model"], "third");
+}
+
+#[tokio::test]
+async fn a_prompt_that_the_provider_finds_too_long_is_shortened_once() {
+    let server = Server::start().await;
+    let session = server.session().await;
+    for number in 0..10 {
+        server
+            .turn(
+                &session,
+                &format!("question {number}"),
+                "an answer of some length, so that there is something to leave out",
+            )
+            .await;
+    }
+    let too_long = json!({"error": {"code": "context_length_exceeded", "message": "too long"}});
+    let (mut frames, call) = server.open_turn(&session, "the last one").await;
+    assert_eq!(call.prompt().len(), 22);
+    call.refuse(400, too_long.clone());
+    let call = server.upstream.call().await;
+    let shorter = call.prompt();
+    assert!(
+        shorter.len() < 14 && shorter.last().unwrap() == "user: the last one",
+        "{}",
+        shorter.len()
+    );
+    call.refuse(400, too_long);
+    let error = frames.until("error").await;
+    assert!(error.data["errorText"].as_str().unwrap().contains("too long"));
+    assert_eq!(server.last_message(&session).await["error"]["code"], "context_too_long");
+}
+
+#[tokio::test]
+async fn what_comes_behind_the_end_takes_nothing_from_the_reply() {
+    let server = Server::start().await;
+    let session = server.session().await;
+    let (mut frames, mut call) = server.open_turn(&session, "one").await;
+    call.text("whole");
+    call.raw("data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n");
+    // The connection stays open: the reply is over all the same.
+    assert_eq!(frames.until("finish").await.data["finishReason"], "stop");
+    drop(call);
+
+    let (mut frames, mut call) = server.open_turn(&session, "two").await;
+    call.text("whole");
+    call.raw("data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n");
+    frames.until("text-delta").await;
+    call.cut();
+    frames.until("finish").await;
+    assert_eq!(server.last_message(&session).await["status"], "complete");
+}
+
+#[tokio::test]
+async fn a_reply_that_ends_with_an_error_has_failed() {
+    let server = Server::start().await;
+    let session = server.session().await;
+    let (mut frames, mut call) = server.open_turn(&session, "hi").await;
+    call.text("half");
+    call.raw("data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"error\"}]}\n\n");
+    call.end();
+    frames.until("error").await;
+    assert_eq!(server.last_message(&session).await["status"], "failed");
+}
+
+#[tokio::test]
+async fn deadlines_end_a_turn_and_free_the_session() {
+    let flags = ["--first-token-timeout=50ms", "--idle-timeout=50ms", "--turn-timeout=10s"];
+    let server = Server::with(&flags).await;
+    let session = server.session().await;
+    let (mut frames, call) = server.open_turn(&session, "never begins").await;
+    let error = frames.until("error").await;
+    assert_eq!(error.data["errorText"], "the provider sent no first token within 50ms");
+    call.abandoned().await;
+    let (mut frames, mut call) = server.open_turn(&session, "falls silent").await;
+    call.text("a word");
+    let error = frames.until("error").await;
+    assert_eq!(error.data["errorText"], "the provider sent no further token within 50ms");
+    let reply = server.last_message(&session).await;
+    assert_eq!((&reply["status"], &reply["content"]), (&json!("failed"), &json!("a word")));
+    assert_eq!(reply["error"]["code"], "provider_timeout");
+    assert_eq!(
+        server.get(&format!("/api/chat-sessions/{session}")).await.data()["activeTurn"],
+        Value::Null
+    );
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_be_written_for_a_while_loses_no_reply() {
+    let server = Server::start().await;
+    let session = server.session().await;
+    let (mut frames, mut call) = server.open_turn(&session, "hi").await;
+    call.text("hello");
+    frames.until("text-delta").await;
+    let other = rusqlite::Connection::open(server.database()).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    call.finish(json!({}));
+    assert_eq!(server.get("/health/ready").await.failure(), (503, "store_unavailable"));
+    other.execute_batch("ROLLBACK").unwrap();
+    frames.until("finish").await;
+    assert_eq!(server.said(&session).await, ["user: hi", "assistant: hello"]);
+}

@@ -1,0 +1,103 @@
+//! Titles that a model writes.
+
+use crate::support::{Call, Server, soon};
+use serde_json::{Value, json};
+
+/// The two calls that a first turn makes: the reply's and the title's.
+async fn calls(server: &Server) -> (Call, Call) {
+    let (one, two) = (server.upstream.call().await, server.upstream.call().await);
+    if one.prompt()[0].starts_with("system") { (one, two) } else { (two, one) }
+}
+
+#[tokio::test]
+async fn a_title_that_is_written_in_time_comes_with_the_reply() {
+    let server = Server::with(&["--titles=model", "--small-model=tiny"]).await;
+    let session = server.session().await;
+    let mut frames =
+        server.chat(json!({"sessionId": session, "message": "How do event loops work?"})).await;
+    let (mut reply, title) = calls(&server).await;
+    reply.text("They ");
+    frames.until("text-delta").await;
+    assert_eq!(title.request["model"], "tiny");
+    assert!(title.prompt()[0].contains("How do event loops work?"));
+    title.reply("<think>short!</think>\n\"Event loops\"");
+    let frame = frames.until("data-title").await;
+    assert_eq!(
+        frame.data,
+        json!({"type": "data-title", "data": {"title": "Event loops"}, "transient": true})
+    );
+    reply.reply("wait.");
+    frames.until("finish").await;
+    let named = server.get(&format!("/api/chat-sessions/{session}")).await.data();
+    assert_eq!((&named["title"], &named["titleSource"]), (&json!("Event loops"), &json!("model")));
+    server.turn(&session, "And threads?", "Also.").await;
+    assert!(server.upstream.is_idle().await, "a session is named once");
+}
+
+#[tokio::test]
+async fn a_users_title_is_never_overwritten() {
+    let server = Server::with(&["--titles=model"]).await;
+    let session = server.session().await;
+    let mut frames = server.chat(json!({"sessionId": session, "message": "hello"})).await;
+    let (reply, title) = calls(&server).await;
+    let path = format!("/api/chat-sessions/{session}");
+    server.put(&format!("{path}/title"), json!({"title": "Mine"})).await.data();
+    title.reply("Theirs");
+    reply.reply("hi");
+    let kinds: Vec<_> = frames.rest().await.iter().map(|frame| frame.kind().to_owned()).collect();
+    assert!(!kinds.contains(&"data-title".to_owned()), "{kinds:?}");
+    assert_eq!(server.get(&path).await.data()["title"], "Mine");
+}
+
+#[tokio::test]
+async fn a_title_that_cannot_be_written_leaves_the_first_line() {
+    let server = Server::with(&["--titles=model"]).await;
+    for failure in ["refused", "nothing"] {
+        let session = server.session().await;
+        let mut frames = server.chat(json!({"sessionId": session, "message": "hello there"})).await;
+        let (reply, title) = calls(&server).await;
+        match failure {
+            "refused" => title.refuse(400, json!({"error": {"message": "no"}})),
+            _ => title.reply("<think>hm"),
+        }
+        reply.reply("hi");
+        frames.until("[DONE]").await;
+        let named = server.get(&format!("/api/chat-sessions/{session}")).await.data();
+        assert_eq!(
+            (&named["title"], &named["titleSource"]),
+            (&json!("hello there"), &json!("auto")),
+            "{failure}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_title_may_come_after_the_reply() {
+    let server = Server::with(&["--titles=model"]).await;
+    let session = server.session().await;
+    let mut frames = server.chat(json!({"sessionId": session, "message": "hello"})).await;
+    let (reply, title) = calls(&server).await;
+    reply.reply("hi");
+    frames.until("[DONE]").await;
+    title.reply("Greetings");
+    soon(async {
+        while server.get(&format!("/api/chat-sessions/{session}")).await.data()["title"]
+            != "Greetings"
+        {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn by_default_no_model_is_asked() {
+    let server = Server::start().await;
+    let session = server.session().await;
+    server.turn(&session, "hello", "hi").await;
+    let named = server.get(&format!("/api/chat-sessions/{session}")).await.data();
+    assert_eq!(
+        (&named["titleSource"], server.upstream.is_idle().await),
+        (&Value::from("auto"), true)
+    );
+}
