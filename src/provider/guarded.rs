@@ -113,10 +113,11 @@ impl Provider for Guarded {
     }
 }
 
-/// From three quarters of a pause to all of it, so that many callers do not come back at once.
+/// A pause and up to a quarter of it more: many callers do not come back at once, and none before
+/// the time that the endpoint named.
 fn jittered(pause: Duration) -> Duration {
     let random = Uuid::now_v7().as_u128() as u8;
-    pause * (192 + u32::from(random) / 4) / 256
+    pause * (256 + u32::from(random) / 4) / 256
 }
 
 /// A point in time and what was to have come by then.

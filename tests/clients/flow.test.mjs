@@ -3,7 +3,7 @@
 
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
-import { postJson, start } from "./support.mjs";
+import { framesOf, postJson, start } from "./support.mjs";
 
 const GREETING = "Hello, Ada. Schön, dich zu sehen: 你好!";
 const NAME = "Your name is Ada.";
@@ -71,14 +71,6 @@ async function twoTurns() {
 
 function chat(body) {
   return postJson(`${echoic.url}/api/chat`, body);
-}
-
-/** The frames of a stream that must have ended with `[DONE]`, which is left out. */
-async function framesOf(response) {
-  const lines = (await response.text()).split("\n");
-  const data = lines.filter((line) => line.startsWith("data: ")).map((line) => line.slice(6));
-  assert.equal(data.pop(), "[DONE]");
-  return data.map((json) => JSON.parse(json));
 }
 
 /** The order of the frames; deltas that follow one another count once, however the text was cut. */

@@ -44,12 +44,25 @@ export async function start(script) {
 
 /** `fetch` with a deadline for the whole answer, its body included. */
 export function fetchInTime(input, init) {
-  return fetch(input, { ...init, signal: AbortSignal.timeout(ANSWER_MS) });
+  // Not `AbortSignal.any`: Node 20 forgets the deadline in it at the next garbage collection.
+  const end = new AbortController();
+  for (const signal of [AbortSignal.timeout(ANSWER_MS), init?.signal]) {
+    signal?.addEventListener("abort", () => end.abort(signal.reason));
+  }
+  return fetch(input, { ...init, signal: end.signal });
 }
 
 export function postJson(url, body) {
   const headers = { "content-type": "application/json" };
   return fetchInTime(url, { method: "POST", headers, body: JSON.stringify(body) });
+}
+
+/** The frames of a stream that must have ended with `[DONE]`, which is left out. */
+export async function framesOf(response) {
+  const lines = (await response.text()).split("\n");
+  const data = lines.filter((line) => line.startsWith("data: ")).map((line) => line.slice(6));
+  assert.equal(data.pop(), "[DONE]");
+  return data.map((json) => JSON.parse(json));
 }
 
 /** The routes the tests read and poke besides the chat itself; each gives the envelope's `data`. */
@@ -60,6 +73,7 @@ function api(url) {
     return envelope.data;
   };
   return {
+    session: async (session) => data(await fetchInTime(`${url}/api/chat-sessions/${session}`)),
     messages: async (session, query = "") => {
       const path = `/api/chat-sessions/${session}/messages?${query}`;
       return (await data(await fetchInTime(url + path))).messages;

@@ -1,10 +1,10 @@
 // The class behind `useChat()`, without a browser: conversations as a chat page has them, whose
 // state lives in the page and whose memory lives in the server.
 
-import { AbstractChat, DefaultChatTransport } from "ai";
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
-import { fetchInTime, start } from "./support.mjs";
+import { openPage, shown } from "./page.mjs";
+import { start } from "./support.mjs";
 
 const echoic = await start((provider) => {
   provider.onMessage("plant a tree", { content: "An oak, in the garden." });
@@ -12,7 +12,7 @@ const echoic = await start((provider) => {
   provider.onMessage("how tall", { content: "Some thirty metres." });
   provider.on({ userMessage: "toss", sequenceIndex: 0 }, { content: "Heads." });
   provider.on({ userMessage: "toss", sequenceIndex: 1 }, { content: "Tails." });
-  const failure = { error: { message: "out of order" }, status: 500 };
+  const failure = { error: { message: "out of order" }, status: 400 };
   provider.on({ userMessage: "stumble", sequenceIndex: 0 }, failure);
   provider.on({ userMessage: "stumble", sequenceIndex: 1 }, { content: "Up again." });
 });
@@ -61,40 +61,6 @@ test("a failed reply puts the page into its error state, and regenerate() out of
   assert.deepEqual(shown(page), ["stumble", "Up again."]);
 });
 
-/** A chat page on a session, with the messages it was opened with. */
-function chat(id, messages = []) {
-  const transport = new DefaultChatTransport({ api: `${echoic.url}/api/chat`, fetch: fetchInTime });
-  return new AbstractChat({ id, transport, state: new PageState(messages) });
-}
-
-/** What a user interface framework keeps for `useChat()`, kept in plain fields. */
-class PageState {
-  status = "ready";
-  error = undefined;
-
-  constructor(messages) {
-    this.messages = messages;
-  }
-
-  pushMessage(message) {
-    this.messages = [...this.messages, message];
-  }
-
-  popMessage() {
-    this.messages = this.messages.slice(0, -1);
-  }
-
-  replaceMessage(index, message) {
-    this.messages = this.messages.with(index, this.snapshot(message));
-  }
-
-  snapshot(value) {
-    return structuredClone(value);
-  }
-}
-
-/** The texts on the page. */
-function shown(page) {
-  const texts = ({ parts }) => parts.map((part) => (part.type === "text" ? part.text : ""));
-  return page.messages.map((message) => texts(message).join(""));
+function chat(id, messages) {
+  return openPage(echoic.url, id, messages);
 }

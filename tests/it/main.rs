@@ -8,6 +8,7 @@ mod bad_input;
 mod busy;
 mod chat;
 mod config;
+mod crash;
 mod health;
 mod import;
 mod memory;

@@ -42,6 +42,11 @@ impl Frames {
 
     /// The next frame; `None` at the end of the stream.
     pub async fn next(&mut self) -> Option<Frame> {
+        self.try_next().await.expect("the stream goes on")
+    }
+
+    /// The same, of a server that may break off.
+    pub async fn try_next(&mut self) -> reqwest::Result<Option<Frame>> {
         loop {
             while let Some((block, rest)) = self.buffer.split_once("\n\n") {
                 let block = block.to_owned();
@@ -52,21 +57,24 @@ impl Frames {
                 }
                 let (id, data) = block.split_once('\n').expect("an id line and a data line");
                 let data = data.strip_prefix("data: ").expect("a data line");
-                return Some(Frame {
+                return Ok(Some(Frame {
                     id: id.strip_prefix("id: ").expect("an id line").to_owned(),
                     data: serde_json::from_str(data).unwrap_or_else(|_| Value::from(data)),
-                });
+                }));
             }
-            self.read().await?;
+            if !self.read().await? {
+                return Ok(None);
+            }
         }
     }
 
-    async fn read(&mut self) -> Option<()> {
-        let bytes = soon(self.body.next()).await?.expect("the stream goes on");
+    /// Reads what is there; whether the stream goes on.
+    async fn read(&mut self) -> reqwest::Result<bool> {
+        let Some(bytes) = soon(self.body.next()).await.transpose()? else { return Ok(false) };
         let text = std::str::from_utf8(&bytes).expect("frames are cut between characters");
         self.buffer.push_str(text);
         self.bytes.push_str(text);
-        Some(())
+        Ok(true)
     }
 
     /// The next frame of a kind, passing over others.
@@ -87,7 +95,7 @@ impl Frames {
     pub async fn comment(&mut self) {
         let before = self.comments;
         while self.comments == before {
-            self.read().await.expect("the stream goes on");
+            assert!(self.read().await.unwrap(), "the stream goes on");
             while let Some((block, rest)) = self.buffer.split_once("\n\n") {
                 assert!(block.starts_with(':'), "only comments are expected here");
                 self.comments += 1;

@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
-use futures::stream::{self, StreamExt};
+use futures::stream::{self, Stream, StreamExt};
 use serde_json::{Value, json};
 use std::io;
 use tokio::net::TcpListener;
@@ -113,14 +113,11 @@ impl Call {
         let (pieces, sent) = mpsc::unbounded_channel();
         self.pieces = Some(pieces);
         let body = stream::unfold(sent, |mut sent| async move { Some((sent.recv().await?, sent)) });
-        let _ = answer.send(
-            ([(header::CONTENT_TYPE, "text/event-stream")], Body::from_stream(body.boxed()))
-                .into_response(),
-        );
+        let _ = answer.send(sse_response(body.boxed()));
     }
 
     fn chunk(&mut self, chunk: Value) {
-        self.raw(format!("data: {chunk}\n\n"));
+        self.raw(sse_chunk(&chunk));
     }
 
     /// Sends one delta of the answer.
@@ -172,4 +169,16 @@ impl Call {
     pub async fn abandoned(mut self) {
         soon(self.answer.take().unwrap().closed()).await;
     }
+}
+
+/// One chunk of a provider's stream.
+pub fn sse_chunk(chunk: &Value) -> Bytes {
+    format!("data: {chunk}\n\n").into()
+}
+
+/// A provider's stream.
+pub fn sse_response(
+    body: impl Stream<Item = Result<Bytes, io::Error>> + Send + 'static,
+) -> Response {
+    ([(header::CONTENT_TYPE, "text/event-stream")], Body::from_stream(body)).into_response()
 }

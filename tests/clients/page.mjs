@@ -1,0 +1,43 @@
+// A chat page without a browser: the class behind `useChat()`, and what a user interface framework
+// keeps for it.
+
+import { AbstractChat, DefaultChatTransport } from "ai";
+import { fetchInTime } from "./support.mjs";
+
+/** A chat page on a session, with the messages it was opened with. */
+export function openPage(url, id, messages = [], fetch = fetchInTime) {
+  const transport = new DefaultChatTransport({ api: `${url}/api/chat`, fetch });
+  return new AbstractChat({ id, transport, state: new PageState(messages) });
+}
+
+/** The texts on the page. */
+export function shown(page) {
+  const texts = ({ parts }) => parts.map((part) => (part.type === "text" ? part.text : ""));
+  return page.messages.map((message) => texts(message).join(""));
+}
+
+/** What is on the page, in plain fields. */
+class PageState {
+  status = "ready";
+  error = undefined;
+
+  constructor(messages) {
+    this.messages = messages;
+  }
+
+  pushMessage(message) {
+    this.messages = [...this.messages, message];
+  }
+
+  popMessage() {
+    this.messages = this.messages.slice(0, -1);
+  }
+
+  replaceMessage(index, message) {
+    this.messages = this.messages.with(index, this.snapshot(message));
+  }
+
+  snapshot(value) {
+    return structuredClone(value);
+  }
+}

@@ -1,0 +1,239 @@
+//! The server is killed at random moments while eight people talk to it, and started again: what
+//! was acknowledged is there, once and in order.
+//!
+//! `ECHOIC_CRASH_ROUNDS=200 cargo nextest run crash` kills it more often.
+
+use crate::support::paced::{Paced, answer};
+use crate::support::process::Process;
+use crate::support::server::read;
+use crate::support::sse::text_of;
+use crate::support::{Frames, soon};
+use proptest::strategy::{Strategy, ValueTree};
+use proptest::test_runner::TestRunner;
+use reqwest::Client;
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio_util::sync::CancellationToken;
+
+/// Conversations that run side by side.
+const SESSIONS: usize = 8;
+/// What a kill may take of a running reply: 250 ms of its words.
+const LOST_TAIL: usize = 25;
+
+/// What one person knows of a conversation.
+struct Person {
+    client: Client,
+    session: String,
+    /// Every message that must be there, as `(role, status, content)`.
+    ledger: Vec<(String, String, String)>,
+    /// Questions asked so far.
+    asked: usize,
+    /// How the kill found the person's turn.
+    cut: Cut,
+}
+
+enum Cut {
+    /// Between two turns.
+    Idle,
+    /// A question was sent and nothing came back.
+    Unanswered(String),
+    /// The reply was running; this much of it was read.
+    Reading { question: String, read: String },
+}
+
+/// The words that the server may still say.
+struct Life {
+    words: AtomicUsize,
+    over: CancellationToken,
+}
+
+impl Life {
+    fn of(words: usize) -> Arc<Self> {
+        Arc::new(Self { words: words.into(), over: CancellationToken::new() })
+    }
+
+    fn spend(&self) {
+        if self.words.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.over.cancel();
+        }
+    }
+}
+
+impl Person {
+    fn new(session: usize) -> Self {
+        let client = Client::builder().no_proxy().build().unwrap();
+        let session = format!("session-{session}");
+        Self { client, session, ledger: Vec::new(), asked: 0, cut: Cut::Idle }
+    }
+
+    fn body(&self, question: &str) -> Value {
+        json!({"id": self.session, "message": {"id": question.replace(' ', "-"), "role": "user", "parts": [{"type": "text", "text": question}]}})
+    }
+
+    /// Asks and listens until the server is gone.
+    async fn talk(mut self, base: String, life: Arc<Life>, lengths: Vec<usize>) -> Self {
+        for length in lengths.into_iter().cycle() {
+            self.asked += 1;
+            let question = format!("question {} of {} words {length}", self.asked, self.session);
+            let request = self.client.post(format!("{base}/api/chat")).json(&self.body(&question));
+            let Ok(response) = soon(request.send()).await else {
+                self.cut = Cut::Unanswered(question);
+                return self;
+            };
+            assert_eq!(response.status(), 200);
+            let mut frames = Frames::new(response);
+            let mut heard = Vec::new();
+            loop {
+                match frames.try_next().await {
+                    Ok(Some(frame)) if frame.kind() == "finish" => break,
+                    Ok(Some(frame)) if frame.kind() == "text-delta" => {
+                        heard.push(frame);
+                        life.spend();
+                    }
+                    Ok(Some(_)) => {}
+                    Ok(None) | Err(_) => {
+                        self.cut = Cut::Reading { question, read: text_of(&heard) };
+                        return self;
+                    }
+                }
+            }
+            assert_eq!(text_of(&heard), answer(&question));
+            self.owe("user", "complete", &question);
+            self.owe("assistant", "complete", &answer(&question));
+        }
+        self
+    }
+
+    fn owe(&mut self, role: &str, status: &str, content: &str) {
+        self.ledger.push((role.to_owned(), status.to_owned(), content.to_owned()));
+    }
+
+    /// Compares what is stored with what was promised.
+    async fn check(&mut self, base: &str) {
+        let stored = self.messages(base).await;
+        let (known, new) = stored.split_at(self.ledger.len().min(stored.len()));
+        assert_eq!(known, self.ledger, "{} lost or changed what it had", self.session);
+        match std::mem::replace(&mut self.cut, Cut::Idle) {
+            Cut::Idle => assert_eq!(new, []),
+            Cut::Unanswered(question) if new.is_empty() => {
+                // Nobody said that it was stored; sent again, it is asked once.
+                let request =
+                    self.client.post(format!("{base}/api/chat")).json(&self.body(&question));
+                let mut frames = Frames::new(soon(request.send()).await.unwrap());
+                frames.until("finish").await;
+                self.owe("user", "complete", &question);
+                self.owe("assistant", "complete", &answer(&question));
+            }
+            Cut::Unanswered(question) => self.accept(new, &question, ""),
+            Cut::Reading { question, read } => {
+                self.accept(new, &question, &read);
+                // A repeat of the same message asks nobody again.
+                let request =
+                    self.client.post(format!("{base}/api/chat")).json(&self.body(&question));
+                let mut frames = Frames::new(soon(request.send()).await.unwrap());
+                assert_eq!(text_of(&frames.rest().await), self.ledger.last().unwrap().2);
+            }
+        }
+        let session = self.get(base, &format!("/api/chat-sessions/{}", self.session)).await;
+        assert_eq!(session["messagesCount"], self.ledger.len());
+        assert_eq!(session["activeTurn"], Value::Null, "{} is stuck", self.session);
+        assert_eq!(self.messages(base).await, self.ledger);
+        let last = format!("/api/chat-sessions/{}/messages?limit=1", self.session);
+        assert_eq!(self.get(base, &last).await["messages"][0]["id"], session["headId"]);
+    }
+
+    /// Takes over what a killed turn left: the question, and the reply as far as it had come.
+    fn accept(&mut self, new: &[(String, String, String)], question: &str, read: &str) {
+        let [asked, reply] = new else {
+            panic!("{} holds {new:?} for {question:?}", self.session);
+        };
+        assert_eq!(asked, &("user".to_owned(), "complete".to_owned(), question.to_owned()));
+        let (role, status, kept) = reply;
+        assert_eq!(role, "assistant");
+        if status == "complete" {
+            assert_eq!(kept, &answer(question));
+        } else {
+            assert_eq!(status, "interrupted");
+            assert!(answer(question).starts_with(kept.as_str()), "{kept:?} was never said");
+            let lost = words(read).saturating_sub(words(kept));
+            assert!(lost <= LOST_TAIL, "{lost} words were lost of {read:?}");
+        }
+        self.ledger.extend_from_slice(new);
+    }
+
+    /// All messages, oldest first.
+    async fn messages(&self, base: &str) -> Vec<(String, String, String)> {
+        let mut pages = Vec::new();
+        let mut before = String::new();
+        loop {
+            let path = format!("/api/chat-sessions/{}/messages?limit=100{before}", self.session);
+            let data = read(self.client.get(format!("{base}{path}"))).await;
+            if data.status == 404 {
+                return Vec::new();
+            }
+            let data = data.data();
+            let messages = data["messages"].as_array().unwrap().clone();
+            before = messages.first().map_or_else(String::new, |first| {
+                format!("&before={}", first["id"].as_str().unwrap())
+            });
+            pages.push(messages);
+            if data["hasMore"] != json!(true) {
+                break;
+            }
+        }
+        let told = |message: &Value| {
+            let text = |name: &str| message[name].as_str().unwrap().to_owned();
+            (text("role"), text("status"), text("content"))
+        };
+        pages.iter().rev().flatten().map(told).collect()
+    }
+
+    async fn get(&self, base: &str, path: &str) -> Value {
+        read(self.client.get(format!("{base}{path}"))).await.data()
+    }
+}
+
+fn words(text: &str) -> usize {
+    text.split_whitespace().count()
+}
+
+fn rounds() -> usize {
+    std::env::var("ECHOIC_CRASH_ROUNDS").map_or(20, |rounds| rounds.parse().unwrap())
+}
+
+#[tokio::test]
+async fn killed_at_any_moment_it_keeps_what_it_acknowledged() {
+    let (folder, upstream) = (tempfile::tempdir().unwrap(), Paced::start().await);
+    let variables = HashMap::from([
+        ("PORT", "0".to_owned()),
+        ("OPENAI_BASE_URL", upstream.base_url.clone()),
+        ("ECHOIC_MODEL", "paced-1".to_owned()),
+    ]);
+    let mut runner = TestRunner::deterministic();
+    let mut random = |range: std::ops::Range<usize>| range.new_tree(&mut runner).unwrap().current();
+    let mut people: Vec<_> = (0..SESSIONS).map(Person::new).collect();
+    let mut server = Process::start(folder.path(), &variables).await;
+    for _ in 0..rounds() {
+        let life = Life::of(random(1..800));
+        let talks = people.drain(..).map(|person| {
+            let lengths = (0..8).map(|_| random(1..80)).collect();
+            tokio::spawn(person.talk(server.base.clone(), life.clone(), lengths))
+        });
+        let talks: Vec<_> = talks.collect();
+        soon(life.over.cancelled()).await;
+        server.kill().await;
+        for talk in talks {
+            people.push(soon(talk).await.unwrap());
+        }
+        server = Process::start(folder.path(), &variables).await;
+        for person in &mut people {
+            person.check(&server.base).await;
+        }
+    }
+    let asked: usize = people.iter().map(|person| person.asked).sum();
+    let kept: usize = people.iter().map(|person| person.ledger.len()).sum();
+    assert_eq!(kept, 2 * asked, "one question, one reply");
+    assert!(upstream.calls() <= asked + rounds() * SESSIONS);
+}
