@@ -9,10 +9,12 @@
 
 mod messages;
 pub mod queued;
+mod rules;
 mod sessions;
 pub mod sqlite;
 mod transfer;
 mod turns;
+mod work;
 
 pub use messages::*;
 pub use sessions::*;

@@ -1,11 +1,11 @@
 //! Lists of sessions: filtered, searched, ordered, paged.
 
-use super::rows::SessionRow;
 use super::sessions::by_key;
 use crate::domain::page::{Cursor, CursorKey, Pagination, Place, SessionQuery, SessionSort, Sort};
 use crate::domain::{Session, UserId};
 use crate::error::{Error, Result};
 use crate::store::SessionPage;
+use crate::store::work::SessionRow;
 use rusqlite::types::Value;
 use rusqlite::{Transaction, params_from_iter};
 

@@ -11,11 +11,11 @@ mod messages;
 mod paths;
 mod queue;
 mod readers;
-mod repeats;
 mod rows;
 mod schema;
 mod sessions;
 mod turns;
+mod work;
 mod writer;
 
 use super::Store;

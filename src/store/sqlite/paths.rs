@@ -5,9 +5,10 @@
 //! session than it gives back: one small row per node, and a few messages of other branches where
 //! those lie between.
 
-use super::rows::{Location, message_key, seq_of_key};
+use super::rows::{message_key, seq_of_key};
 use crate::domain::{Message, MessageId};
 use crate::error::Result;
+use crate::store::work::{Location, Place};
 use rusqlite::{Connection, OptionalExtension, Row};
 use std::ops::ControlFlow;
 
@@ -137,62 +138,75 @@ impl Segment {
 }
 
 /// Where the message with this very id lies.
-pub(super) fn by_id(db: &Connection, session: i64, id: &MessageId) -> Result<Option<Location>> {
-    let sql = "SELECT key, node FROM messages WHERE session = ?1 AND id = ?2";
-    Ok(db.prepare_cached(sql)?.query_row((session, id.as_str()), location).optional()?)
+pub(super) fn by_id(db: &Connection, session: i64, id: &MessageId) -> Result<Option<Place>> {
+    let sql = "SELECT key, node, id FROM messages WHERE session = ?1 AND id = ?2";
+    Ok(db.prepare_cached(sql)?.query_row((session, id.as_str()), place).optional()?)
 }
 
-fn location(row: &Row<'_>) -> rusqlite::Result<Location> {
-    Ok(Location { node: row.get(1)?, seq: seq_of_key(row.get(0)?) })
+fn place(row: &Row<'_>) -> rusqlite::Result<Place> {
+    let at = Location { node: row.get(1)?, seq: seq_of_key(row.get(0)?) };
+    Ok(Place { id: MessageId::trusted(row.get::<_, String>(2)?), at })
 }
 
 /// Where the message with this id lies; failing that, the newest one that a client named so.
-pub(super) fn locate(db: &Connection, session: i64, id: &MessageId) -> Result<Option<Location>> {
+pub(super) fn locate(db: &Connection, session: i64, id: &MessageId) -> Result<Option<Place>> {
     let found = by_id(db, session, id)?;
     if found.is_some() {
         return Ok(found);
     }
-    let sql = "SELECT key, node FROM messages WHERE session = ?1 AND client_message_id = ?2 ORDER BY key DESC LIMIT 1";
-    Ok(db.prepare_cached(sql)?.query_row((session, id.as_str()), location).optional()?)
+    let sql = "SELECT key, node, id FROM messages WHERE session = ?1 AND client_message_id = ?2 \
+               ORDER BY key DESC LIMIT 1";
+    Ok(db.prepare_cached(sql)?.query_row((session, id.as_str()), place).optional()?)
+}
+
+/// Where the newest message lies that has this id, or that a client named so.
+pub(super) fn newest_named(db: &Connection, session: i64, id: &MessageId) -> Result<Option<Place>> {
+    let sql = "SELECT key, node, id FROM messages WHERE key = (SELECT max(key) FROM ( \
+               SELECT key FROM messages WHERE session = ?1 AND id = ?2 \
+               UNION ALL SELECT key FROM messages WHERE session = ?1 AND client_message_id = ?2))";
+    Ok(db.prepare_cached(sql)?.query_row((session, id.as_str()), place).optional()?)
 }
 
 /// Fills in the siblings of each message: the messages with the same parent, oldest first.
 pub(super) fn add_siblings(db: &Connection, session: i64, messages: &mut [Message]) -> Result<()> {
     for message in messages {
         let parent =
-            message.parent_id.as_ref().map(|id| locate(db, session, id)).transpose()?.flatten();
-        let children = children(db, session, parent)?;
-        message.sibling_ids = children.into_iter().map(|(_, id)| MessageId::trusted(id)).collect();
+            message.parent_id.as_ref().map(|id| by_id(db, session, id)).transpose()?.flatten();
+        let children = children(db, session, parent.map(|parent| parent.at))?;
+        message.sibling_ids = children.into_iter().map(|child| child.id).collect();
     }
     Ok(())
 }
 
-/// Seq and id of the messages under a parent (or, without one, of the roots), oldest first: the one
-/// behind it in its own node, and the first of each node that begins behind it.
+/// The messages under a parent (or, without one, the roots), oldest first: the one behind it in its
+/// own node, and the first of each node that begins behind it.
 pub(super) fn children(
     db: &Connection,
     session: i64,
     parent: Option<Location>,
-) -> Result<Vec<(u32, String)>> {
+) -> Result<Vec<Place>> {
     let mut found = Vec::new();
     if let Some(parent) = parent {
         found.extend(next_in_node(db, session, parent)?);
     }
-    let sql = "SELECT first_seq, first_id FROM nodes WHERE session = ?1 AND prev_seq = ?2";
+    let sql = "SELECT first_seq, number, first_id FROM nodes WHERE session = ?1 AND prev_seq = ?2";
     let mut statement = db.prepare_cached(sql)?;
     let behind = parent.map_or(0, |parent| parent.seq);
-    for child in statement.query_map((session, behind), |row| Ok((row.get(0)?, row.get(1)?)))? {
+    let first = |row: &Row<'_>| {
+        let at = Location { seq: row.get(0)?, node: row.get(1)? };
+        Ok(Place { id: MessageId::trusted(row.get::<_, String>(2)?), at })
+    };
+    for child in statement.query_map((session, behind), first)? {
         found.push(child?);
     }
-    found.sort_unstable();
+    found.sort_unstable_by_key(|child| child.at.seq);
     Ok(found)
 }
 
 /// The message behind this one in its own node.
-fn next_in_node(db: &Connection, session: i64, at: Location) -> Result<Option<(u32, String)>> {
-    let sql = "SELECT key, id FROM messages INDEXED BY messages_of_node \
+fn next_in_node(db: &Connection, session: i64, at: Location) -> Result<Option<Place>> {
+    let sql = "SELECT key, node, id FROM messages INDEXED BY messages_of_node \
                WHERE session = ?1 AND node = ?2 AND key > ?3 ORDER BY key LIMIT 1";
-    let next = |row: &Row<'_>| Ok((seq_of_key(row.get(0)?), row.get(1)?));
     let behind = (session, at.node, message_key(session, at.seq));
-    Ok(db.prepare_cached(sql)?.query_row(behind, next).optional()?)
+    Ok(db.prepare_cached(sql)?.query_row(behind, place).optional()?)
 }

@@ -9,40 +9,18 @@ use crate::domain::{
     TurnId, UserId,
 };
 use crate::error::{Error, Result};
+use crate::store::work::{Location, MAX_SEQ, SessionRow};
 use rusqlite::Row;
 use serde::de::DeserializeOwned;
-use std::collections::HashMap;
-
-/// How many bits of a message's key are its seq.
-const SEQ_BITS: u32 = 24;
-/// The most messages of one session.
-pub(super) const MAX_SEQ: u32 = (1 << SEQ_BITS) - 1;
 
 /// The key of a session's message.
 pub(super) fn message_key(session: i64, seq: u32) -> i64 {
-    (session << SEQ_BITS) | i64::from(seq)
+    (session * (i64::from(MAX_SEQ) + 1)) | i64::from(seq)
 }
 
 /// The seq in a message's key.
 pub(super) fn seq_of_key(key: i64) -> u32 {
     u32::try_from(key & i64::from(MAX_SEQ)).unwrap_or(MAX_SEQ)
-}
-
-/// A session with what only this store knows of it.
-#[derive(Debug)]
-pub(super) struct SessionRow {
-    pub(super) key: i64,
-    pub(super) session: Session,
-    pub(super) node_count: u32,
-    pub(super) head: Option<Location>,
-    pub(super) read_marks: HashMap<String, u32>,
-}
-
-/// Where a message lies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Location {
-    pub(super) node: u32,
-    pub(super) seq: u32,
 }
 
 /// Selects what [`session_row`] reads.
@@ -105,26 +83,15 @@ pub(super) fn session_row(row: &Row<'_>) -> Result<SessionRow> {
     })
 }
 
-impl SessionRow {
-    /// The session with the names of its nodes, as single reads give it.
-    pub(super) fn with_nodes(mut self) -> Session {
-        self.session.nodes = Some(Session::node_names(&self.session.id, self.node_count));
-        self.session
-    }
-}
-
 /// Selects what [`message_row`] reads.
 pub(super) const SELECT_MESSAGE: &str = "SELECT key, node, id, parent_id, role, sender_id, type, content, parts, \
      status, model, finish_reason, client_message_id, error, usage, created_at FROM messages";
 
 /// A message as stored; its siblings are still to be found.
-pub(super) fn message_row(row: &Row<'_>, session: &SessionRow) -> Result<(Message, Location)> {
+pub(super) fn message_row(row: &Row<'_>, session: &SessionRow) -> Result<Message> {
     let seq = seq_of_key(row.get(0)?);
-    let location = Location { node: row.get(1)?, seq };
     let sender_id = UserId::trusted(row.get::<_, String>(5)?);
-    let read_by_another =
-        |(user, mark): (&String, &u32)| *mark >= seq && user != sender_id.as_str();
-    let message = Message {
+    Ok(Message {
         id: MessageId::trusted(row.get::<_, String>(2)?),
         session_id: session.session.id.clone(),
         seq,
@@ -135,7 +102,7 @@ pub(super) fn message_row(row: &Row<'_>, session: &SessionRow) -> Result<(Messag
         content: row.get(7)?,
         parts: parts(row.get(8)?)?,
         status: word(Status::from_word, row, 9)?,
-        seen: session.read_marks.iter().any(read_by_another),
+        seen: session.is_seen(seq, &sender_id),
         model: row.get(10)?,
         finish_reason: row
             .get::<_, Option<String>>(11)?
@@ -146,8 +113,7 @@ pub(super) fn message_row(row: &Row<'_>, session: &SessionRow) -> Result<(Messag
         usage: optional_json(row.get(14)?)?,
         created_at: Timestamp::from_millis(row.get(15)?),
         sender_id,
-    };
-    Ok((message, location))
+    })
 }
 
 /// Reads a stored word back into its enum.

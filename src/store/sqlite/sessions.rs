@@ -1,17 +1,17 @@
 //! Sessions in SQLite: created, read, changed, deleted.
 
 use super::SqliteStore;
-use super::rows::{
-    SELECT_SESSION, SessionRow, message_key, session_row, title_source_word, to_json,
-};
-use super::{list, queue};
+use super::list;
+use super::rows::{SELECT_SESSION, message_key, session_row, title_source_word, to_json};
+use super::work::{Step, at_once};
 use crate::domain::page::SessionQuery;
-use crate::domain::principal::{Access, Verdict};
+use crate::domain::principal::Access;
 use crate::domain::session::SessionStatus;
-use crate::domain::text::words;
 use crate::domain::title::Title;
 use crate::domain::{Principal, Session, SessionId, Timestamp, TurnId, UserId};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
+use crate::store::rules::{self, title_words, with_owner};
+use crate::store::work::SessionRow;
 use crate::store::{DeleteFilter, Deleted, NewSession, SessionChange, SessionPage, SessionStore};
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -25,15 +25,7 @@ impl SessionStore for SqliteStore {
         now: Timestamp,
     ) -> Result<(Session, bool)> {
         let who = who.clone();
-        self.write(move |db| {
-            let id = new.id.clone().unwrap_or_else(SessionId::generate);
-            match find(db, &id)? {
-                None => Ok((insert(db, &who.user, &id, &new, now)?.with_nodes(), true)),
-                Some(row) if row.session.owner == who.user => Ok((row.with_nodes(), false)),
-                Some(_) => Err(id_taken()),
-            }
-        })
-        .await
+        self.step(async move |step| rules::create_session(step, &who, &new, now).await).await
     }
 
     async fn session(&self, who: &Principal, id: &SessionId, access: Access) -> Result<Session> {
@@ -55,29 +47,15 @@ impl SessionStore for SqliteStore {
         now: Timestamp,
     ) -> Result<Session> {
         let (who, id) = (who.clone(), id.clone());
-        self.write(move |db| {
-            let row = get(db, &who, &id, change.access())?;
-            if !if_match.is_empty() && !if_match.contains(&row.session.version) {
-                return Err(version_conflict(row.session.version));
-            }
-            if change.is_empty() {
-                return Ok(row.with_nodes());
-            }
-            apply(db, row, change, now)?;
-            Ok(get(db, &who, &id, Access::Participate)?.with_nodes())
+        self.step(async move |step| {
+            rules::change_session(step, &who, &id, &change, &if_match, now).await
         })
         .await
     }
 
     async fn delete_session(&self, who: &Principal, id: &SessionId) -> Result<Deleted> {
         let (who, id) = (who.clone(), id.clone());
-        self.write(move |db| {
-            let row = get(db, &who, &id, Access::Own)?;
-            let mut deleted = Deleted::default();
-            delete(db, row.key, &mut deleted)?;
-            Ok(deleted)
-        })
-        .await
+        self.step(async move |step| rules::delete_session(step, &who, &id).await).await
     }
 
     async fn owned_sessions(
@@ -104,14 +82,7 @@ pub(super) fn get(
     id: &SessionId,
     access: Access,
 ) -> Result<SessionRow> {
-    let row = find(db, id)?.ok_or_else(Error::session_not_found)?;
-    match who.judge(access, &row.session.owner, &row.session.participants) {
-        Verdict::Allowed => Ok(row),
-        Verdict::Forbidden => {
-            Err(Error::new(Kind::Forbidden, "only the session's owner may do this"))
-        }
-        Verdict::Hidden => Err(Error::session_not_found()),
-    }
+    at_once(rules::get(&mut Step(db), who, id, access))
 }
 
 /// The session with this key.
@@ -119,15 +90,6 @@ pub(super) fn by_key(db: &Connection, key: i64) -> Result<SessionRow> {
     let mut statement = db.prepare_cached(&format!("{SELECT_SESSION} WHERE s.key = ?1"))?;
     let mut rows = statement.query([key])?;
     rows.next()?.map(session_row).transpose()?.ok_or_else(Error::session_not_found)
-}
-
-pub(super) fn id_taken() -> Error {
-    Error::new(Kind::IdTaken, "this sessionId belongs to another session; choose another")
-}
-
-fn version_conflict(version: u32) -> Error {
-    Error::new(Kind::VersionConflict, "the session was changed meanwhile; read it again")
-        .with_details(serde_json::json!({ "version": version }))
 }
 
 /// Adds a session and gives it back as stored.
@@ -150,7 +112,7 @@ pub(super) fn insert(
         to_json(&participants)?,
         new.project_id.as_ref().map(|project| project.as_str()),
         new.title.text,
-        words(&new.title.text).join(" "),
+        title_words(&new.title.text),
         title_source_word(new.title.source),
         SessionStatus::ACTIVE,
         new.meta.as_json(),
@@ -180,7 +142,7 @@ fn set_title(db: &Connection, key: i64, title: &Title) -> Result<()> {
     .execute(params![
         key,
         title.text,
-        words(&title.text).join(" "),
+        title_words(&title.text),
         title_source_word(title.source)
     ])?;
     index_title(db, key, &title.text)
@@ -188,19 +150,8 @@ fn set_title(db: &Connection, key: i64, title: &Title) -> Result<()> {
 
 fn index_title(db: &Connection, key: i64, title: &str) -> Result<()> {
     db.prepare_cached("INSERT OR REPLACE INTO session_titles (rowid, words) VALUES (?1, ?2)")?
-        .execute(params![key, words(title).join(" ")])?;
+        .execute(params![key, title_words(title)])?;
     Ok(())
-}
-
-/// The owner first, then the others, each once.
-fn with_owner(owner: &UserId, others: &[UserId]) -> Vec<UserId> {
-    let mut all = vec![owner.clone()];
-    for user in others {
-        if !all.contains(user) {
-            all.push(user.clone());
-        }
-    }
-    all
 }
 
 fn set_guests(db: &Connection, key: i64, owner: &UserId, participants: &[UserId]) -> Result<()> {
@@ -212,8 +163,14 @@ fn set_guests(db: &Connection, key: i64, owner: &UserId, participants: &[UserId]
     Ok(())
 }
 
-fn apply(db: &Connection, row: SessionRow, change: SessionChange, now: Timestamp) -> Result<()> {
-    let (key, old) = (row.key, row.session);
+/// Replaces fields of the session's own.
+pub(super) fn change(
+    db: &Connection,
+    row: &SessionRow,
+    change: SessionChange,
+    now: Timestamp,
+) -> Result<()> {
+    let (key, old) = (row.key, row.session.clone());
     if let Some(title) = &change.title {
         set_title(db, key, title)?;
     }
@@ -265,16 +222,20 @@ fn owned_sessions(
     Ok(ids)
 }
 
-/// Deletes a session and everything that belongs to it, and adds to the counts.
-fn delete(db: &Connection, key: i64, deleted: &mut Deleted) -> Result<()> {
-    let turn: Option<String> = db
+/// Deletes a session and everything that belongs to it.
+pub(super) fn delete(db: &Connection, row: &SessionRow) -> Result<Deleted> {
+    let key = row.key;
+    let running: Option<String> = db
         .prepare_cached("DELETE FROM turns WHERE session = ?1 RETURNING turn_id")?
         .query_row([key], |row| row.get(0))
         .optional()?;
     let messages = db
         .prepare_cached("DELETE FROM messages WHERE key BETWEEN ?1 AND ?2")?
         .execute([message_key(key, 0), message_key(key + 1, 0)])?;
-    deleted.turns.extend(queue::clear(db, key)?);
+    let waiting: Vec<String> = db
+        .prepare_cached("DELETE FROM queue WHERE session = ?1 RETURNING turn_id")?
+        .query_map([key], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
     for rows in [
         "DELETE FROM nodes WHERE session = ?1",
         "DELETE FROM turn_log WHERE session = ?1",
@@ -285,8 +246,6 @@ fn delete(db: &Connection, key: i64, deleted: &mut Deleted) -> Result<()> {
     ] {
         db.prepare_cached(rows)?.execute([key])?;
     }
-    deleted.sessions += 1;
-    deleted.messages += messages as u64;
-    deleted.turns.extend(turn.map(TurnId::trusted));
-    Ok(())
+    let turns = waiting.into_iter().chain(running).map(TurnId::trusted).collect();
+    Ok(Deleted { sessions: 1, messages: messages as u64, turns })
 }

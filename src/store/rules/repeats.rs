@@ -1,34 +1,30 @@
 //! Requests that came before: found by their key, or by the name that the client gave its message.
 
-use super::messages::read_message;
-use super::paths::{children, locate};
-use super::rows::{Location, SELECT_MESSAGE, SessionRow, message_row};
-use super::sessions::{by_key, get};
-use super::{idempotency, queue};
+use super::requests::reused;
+use super::sessions::get;
 use crate::domain::principal::Access;
 use crate::domain::{Message, Principal, Role, TurnId};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::store::queued::Waiting;
+use crate::store::work::{KnownRequest, Location, SessionRow, Work};
 use crate::store::{Ask, Began, LedTo, NewMessage};
-use rusqlite::Connection;
 
 /// What a repeated request led to; `None` if nothing is left of it.
-pub(super) fn repeated_by_key(
-    db: &Connection,
+pub(super) async fn repeated_by_key(
+    work: &mut impl Work,
     who: &Principal,
-    known: &idempotency::Known,
+    known: &KnownRequest,
 ) -> Result<Option<Began>> {
-    let row = by_key(db, known.session)?;
-    let row = get(db, who, &row.session.id, Access::Participate)?;
+    let row = get(work, who, &known.session, Access::Participate).await?;
     if let Some(turn) = &known.turn_id {
         let runs = row.session.active_turn.as_ref().is_some_and(|active| active.turn_id == *turn);
-        if runs || queue::holds(db, row.key, turn)? {
+        if runs || work.waiting(&row).await?.iter().any(|waiting| waiting.turn.turn_id == *turn) {
             let led_to = LedTo::Turn(turn.clone());
             return Ok(Some(Began::Repeated { session: Box::new(row.session), led_to }));
         }
     }
-    let Some(at) = locate(db, row.key, &known.message_id)? else { return Ok(None) };
-    let message = read_message(db, &row, at.seq)?;
+    let Some(place) = work.locate(&row, &known.message_id).await? else { return Ok(None) };
+    let message = work.message(&row, place.at).await?;
     Ok(Some(match (message.role, message.parent_id.clone()) {
         (Role::Assistant, Some(question)) => {
             let led_to = LedTo::Reply { reply: Box::new(message), question };
@@ -39,19 +35,26 @@ pub(super) fn repeated_by_key(
 }
 
 /// The waiting turn of a message that its client sent before. Errors: `idempotency_key_reused`.
-pub(super) fn waiting_message(
-    db: &Connection,
+pub(super) async fn waiting_message(
+    work: &mut impl Work,
     row: &SessionRow,
     new: &NewMessage,
 ) -> Result<Option<TurnId>> {
     let Some(id) = &new.client_message_id else { return Ok(None) };
-    let Some(Waiting { turn, .. }) = queue::by_client_id(db, row.key, id)? else { return Ok(None) };
-    match &turn.ask {
-        Ask::Say { message, .. } if message.body.content == new.body.content => {
-            Ok(Some(turn.turn_id))
+    for Waiting { turn, .. } in work.waiting(row).await? {
+        match &turn.ask {
+            Ask::Say { message, .. } if message.client_message_id.as_ref() == Some(id) => {
+                let is_same = message.body.content == new.body.content;
+                return if is_same {
+                    Ok(Some(turn.turn_id))
+                } else {
+                    Err(reused("clientMessageId"))
+                };
+            }
+            _ => {}
         }
-        _ => Err(idempotency::reused("clientMessageId")),
     }
+    Ok(None)
 }
 
 /// A stored message that a client names again.
@@ -67,33 +70,29 @@ pub(super) fn says_the_same(known: &Message, new: &NewMessage) -> bool {
 }
 
 /// The newest message that has the new one's client id as its id or its client id.
-pub(super) fn known_message(
-    db: &Connection,
+pub(super) async fn known_message(
+    work: &mut impl Work,
     row: &SessionRow,
     new: &NewMessage,
 ) -> Result<Option<KnownMessage>> {
     let Some(id) = &new.client_message_id else { return Ok(None) };
-    let sql = "SELECT max(key) FROM ( \
-               SELECT key FROM messages WHERE session = ?1 AND id = ?2 \
-               UNION ALL SELECT key FROM messages WHERE session = ?1 AND client_message_id = ?2)";
-    let key: Option<i64> =
-        db.prepare_cached(sql)?.query_row((row.key, id.as_str()), |found| found.get(0))?;
-    let Some(key) = key else { return Ok(None) };
-    let mut statement = db.prepare_cached(&format!("{SELECT_MESSAGE} WHERE key = ?1"))?;
-    let mut rows = statement.query([key])?;
-    let found = rows.next()?.ok_or_else(Error::message_not_found)?;
-    let (message, at) = message_row(found, row)?;
-    Ok(Some(KnownMessage { message, at }))
+    let Some(place) = work.newest_named(row, id).await? else { return Ok(None) };
+    let message = work.message(row, place.at).await?;
+    Ok(Some(KnownMessage { message, at: place.at }))
 }
 
 /// The first reply is the one that the repeated request got.
-pub(super) fn repeated(db: &Connection, row: SessionRow, known: KnownMessage) -> Result<Began> {
+pub(super) async fn repeated(
+    work: &mut impl Work,
+    row: SessionRow,
+    known: KnownMessage,
+) -> Result<Began> {
     let id = known.message.id;
     let running = row.session.active_turn.as_ref();
     let running = running.filter(|turn| turn.user_message_id.as_ref() == Some(&id));
     let led_to = match running {
         Some(turn) => LedTo::Turn(turn.turn_id.clone()),
-        None => match first_reply(db, &row, known.at)? {
+        None => match first_reply(work, &row, known.at).await? {
             Some(reply) => LedTo::Reply { reply: Box::new(reply), question: id },
             None => LedTo::Question(id),
         },
@@ -101,9 +100,13 @@ pub(super) fn repeated(db: &Connection, row: SessionRow, known: KnownMessage) ->
     Ok(Began::Repeated { session: Box::new(row.session), led_to })
 }
 
-fn first_reply(db: &Connection, row: &SessionRow, under: Location) -> Result<Option<Message>> {
-    for (seq, _) in children(db, row.key, Some(under))? {
-        let child = read_message(db, row, seq)?;
+async fn first_reply(
+    work: &mut impl Work,
+    row: &SessionRow,
+    under: Location,
+) -> Result<Option<Message>> {
+    for at in work.children(row, under).await? {
+        let child = work.message(row, at).await?;
         if child.role == Role::Assistant {
             return Ok(Some(child));
         }

@@ -1,0 +1,99 @@
+//! Adding one message to a session: its place, its node, the session's head and counters.
+//!
+//! Every message that a store holds came through [`append`], so the invariants of nodes, head and
+//! counters are kept here and nowhere else.
+
+use crate::domain::message::preview;
+use crate::domain::node::{self, Placement};
+use crate::domain::title::{Title, TitleSource};
+use crate::domain::{Role, Timestamp};
+use crate::error::{Error, Result};
+use crate::store::work::{Location, MAX_SEQ, Place, Placed, SessionRow, Work};
+use crate::store::{NewMessage, Parent};
+
+/// Finds the message under which a new one stands; `None` makes it a root. Errors:
+/// `message_not_found`.
+pub(super) async fn resolve(
+    work: &mut impl Work,
+    row: &SessionRow,
+    parent: &Parent,
+) -> Result<Option<Place>> {
+    match parent {
+        Parent::Root => Ok(None),
+        Parent::Head => Ok(row.head()),
+        Parent::Message(id) => {
+            Ok(Some(work.locate(row, id).await?.ok_or_else(Error::message_not_found)?))
+        }
+    }
+}
+
+/// Stores a message behind its parent and makes it the head. `row` is brought up to date, so that
+/// further messages can follow; [`save`] writes it back.
+///
+/// Invariant: `messages` is the number of messages and the highest seq; `head` names the newest
+/// message of the active path; each message is in exactly one node.
+pub(super) async fn append(
+    work: &mut impl Work,
+    row: &mut SessionRow,
+    message: &NewMessage,
+    parent: Option<&Place>,
+) -> Result<Location> {
+    let seq = row.session.messages_count + 1;
+    if seq > MAX_SEQ {
+        return Err(Error::invalid(
+            "sessionId",
+            "must name a session with fewer than 16,777,215 messages",
+        ));
+    }
+    let size = node::size_of_message(&message.body.content, message.body.parts.as_json());
+    let (node, opens_node) = match parent {
+        Some(parent) => {
+            let fill = work.fill(row, parent.at).await?;
+            match node::place(Some(fill), size) {
+                Placement::Join => (parent.at.node, false),
+                Placement::Open => (row.node_count + 1, true),
+            }
+        }
+        None => (row.node_count + 1, true),
+    };
+    let at = Location { node, seq };
+    work.put(row, Placed { message, at, parent, opens_node, size }).await?;
+
+    row.node_count = row.node_count.max(node);
+    let session = &mut row.session;
+    session.messages_count = seq;
+    session.head_id = Some(message.id.clone());
+    row.head = Some(at);
+    session.last_message = Some(preview(&message.body.content).to_owned());
+    // A message that was written earlier, and stored now, takes no time back.
+    session.last_message_at = session.last_message_at.max(Some(message.created_at));
+    if message.role == Role::User && message.sender_id == session.owner {
+        session.last_seen = session.last_seen.max(Some(message.created_at));
+    }
+    Ok(at)
+}
+
+/// Names the session after its first user message, unless something has named it already.
+pub(super) async fn name_after(
+    work: &mut impl Work,
+    row: &mut SessionRow,
+    message: &NewMessage,
+) -> Result<()> {
+    if message.role != Role::User || row.session.title_source != TitleSource::Default {
+        return Ok(());
+    }
+    let Some(title) = Title::from_first_message(&message.body.content) else {
+        return Ok(());
+    };
+    work.name_session(row, &title).await?;
+    row.session.version += 1;
+    row.session.title = title.text;
+    row.session.title_source = title.source;
+    Ok(())
+}
+
+/// Writes back what [`append`] moved.
+pub(super) async fn save(work: &mut impl Work, row: &mut SessionRow, now: Timestamp) -> Result<()> {
+    row.session.updated_at = now;
+    work.save_counters(row).await
+}

@@ -1,0 +1,21 @@
+//! What may happen to a session, and in which order: the same in every database.
+//!
+//! Each function is one atomic step over a [`Work`](super::work::Work). It may be run again from
+//! the start when the database asks for that, so it keeps nothing outside the step.
+
+mod append;
+mod import;
+mod posts;
+mod queue;
+mod repeats;
+mod requests;
+mod sessions;
+mod turns;
+
+pub(super) use import::import_session;
+pub(super) use posts::post_message;
+pub(super) use queue::{begin_waiting, drop_waiting, withdraw};
+pub(super) use sessions::{
+    change_session, create_session, delete_session, get, name_session, title_words, with_owner,
+};
+pub(super) use turns::{begin_turn, finish_turn};

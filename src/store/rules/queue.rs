@@ -1,0 +1,113 @@
+//! Turns that wait for a session's running turn to end, and how they begin then.
+
+use super::turns::{Claim, begin_again, begin_saying};
+use crate::domain::{SessionId, Timestamp, TurnId};
+use crate::error::{Error, Kind, Result};
+use crate::store::queued::Waiting;
+use crate::store::work::{SessionRow, Work};
+use crate::store::{Ask, Began, Begun, Claimant, MAX_QUEUED, OnBusy, TurnSpec};
+
+/// Puts a turn behind those that wait, or before them. Errors: `queue_full`.
+pub(super) async fn push(
+    work: &mut impl Work,
+    row: &SessionRow,
+    waiting: &Waiting,
+    on_busy: OnBusy,
+) -> Result<()> {
+    if work.waiting(row).await?.len() >= MAX_QUEUED as usize {
+        let message = format!("{MAX_QUEUED} messages wait in this session already");
+        return Err(Error::new(Kind::QueueFull, message));
+    }
+    work.push_waiting(row, waiting, on_busy == OnBusy::Interrupt).await
+}
+
+/// Drops the turns that wait in a session.
+pub(in crate::store) async fn drop_waiting(
+    work: &mut impl Work,
+    session: &SessionId,
+) -> Result<Vec<TurnId>> {
+    let Some(row) = work.session(session).await? else { return Ok(Vec::new()) };
+    let mut dropped = Vec::new();
+    for Waiting { turn, .. } in work.waiting(&row).await? {
+        work.drop_waiting(&row, &turn.turn_id).await?;
+        dropped.push(turn.turn_id);
+    }
+    Ok(dropped)
+}
+
+/// Drops one turn that waits. Whether it still did.
+pub(in crate::store) async fn withdraw(
+    work: &mut impl Work,
+    session: &SessionId,
+    turn: &TurnId,
+) -> Result<bool> {
+    match work.session(session).await? {
+        Some(row) => work.drop_waiting(&row, turn).await,
+        None => Ok(false),
+    }
+}
+
+/// Begins a waiting turn of any session in which none runs.
+pub(in crate::store) async fn begin_waiting(
+    work: &mut impl Work,
+    claimant: &Claimant,
+    now: Timestamp,
+) -> Result<Option<Box<Begun>>> {
+    let Some(session) = work.idle_session().await? else { return Ok(None) };
+    let row = work.session(&session).await?.ok_or_else(Error::session_not_found)?;
+    begin_next(work, row, claimant, now, &mut Vec::new()).await
+}
+
+/// Begins the first turn that waits in an idle session. One that cannot begin any more is passed
+/// over, with nothing of it stored.
+pub(super) async fn begin_next(
+    work: &mut impl Work,
+    row: SessionRow,
+    claimant: &Claimant,
+    now: Timestamp,
+    passed_over: &mut Vec<TurnId>,
+) -> Result<Option<Box<Begun>>> {
+    let session = row.session.id.clone();
+    let waiting = work.waiting(&row).await?;
+    let mut fresh = Some(row);
+    for Waiting { turn, .. } in waiting {
+        let row = match fresh.take() {
+            Some(row) => row,
+            None => work.session(&session).await?.ok_or_else(Error::session_not_found)?,
+        };
+        let waited = turn.turn_id.clone();
+        work.drop_waiting(&row, &waited).await?;
+        match begin(work, row, turn, claimant, now).await {
+            Ok(Began::Running(begun)) => return Ok(Some(begun)),
+            // Stored, and a person will answer it.
+            Ok(_) => {}
+            Err(error) if error.kind == Kind::StoreUnavailable => return Err(error),
+            Err(error) => {
+                tracing::warn!(turn.id = %waited, error = %error, "a waiting turn could not begin");
+            }
+        }
+        passed_over.push(waited);
+    }
+    Ok(None)
+}
+
+async fn begin(
+    work: &mut impl Work,
+    row: SessionRow,
+    turn: TurnSpec,
+    claimant: &Claimant,
+    now: Timestamp,
+) -> Result<Began> {
+    let TurnSpec { turn_id, reply_id, ask, options } = turn;
+    let claim = Claim { turn_id, reply_id, options, claimant, now };
+    match ask {
+        Ask::Say { mut message, parent, .. } => {
+            message.created_at = now;
+            if work.by_id(&row, &message.id).await?.is_some() {
+                return Err(Error::new(Kind::IdTaken, "the message is stored already"));
+            }
+            begin_saying(work, row, *message, &parent, claim).await
+        }
+        Ask::Again { reply } => begin_again(work, row, reply, claim).await,
+    }
+}

@@ -1,0 +1,108 @@
+//! Sessions: who may do what to them, created, changed, named.
+
+use crate::domain::principal::{Access, Verdict};
+use crate::domain::text::words;
+use crate::domain::title::{Title, TitleSource};
+use crate::domain::{Principal, Session, SessionId, Timestamp, UserId};
+use crate::error::{Error, Kind, Result};
+use crate::store::work::{SessionRow, Work};
+use crate::store::{Deleted, NewSession, SessionChange};
+
+/// The session with this id, if `who` may do to it what they want.
+pub(in crate::store) async fn get(
+    work: &mut impl Work,
+    who: &Principal,
+    id: &SessionId,
+    access: Access,
+) -> Result<SessionRow> {
+    let row = work.session(id).await?.ok_or_else(Error::session_not_found)?;
+    match who.judge(access, &row.session.owner, &row.session.participants) {
+        Verdict::Allowed => Ok(row),
+        Verdict::Forbidden => {
+            Err(Error::new(Kind::Forbidden, "only the session's owner may do this"))
+        }
+        Verdict::Hidden => Err(Error::session_not_found()),
+    }
+}
+
+pub(in crate::store) async fn create_session(
+    work: &mut impl Work,
+    who: &Principal,
+    new: &NewSession,
+    now: Timestamp,
+) -> Result<(Session, bool)> {
+    let id = new.id.clone().unwrap_or_else(SessionId::generate);
+    match work.session(&id).await? {
+        None => Ok((work.insert_session(&who.user, &id, new, now).await?.with_nodes(), true)),
+        Some(row) if row.session.owner == who.user => Ok((row.with_nodes(), false)),
+        Some(_) => Err(id_taken()),
+    }
+}
+
+pub(in crate::store) async fn change_session(
+    work: &mut impl Work,
+    who: &Principal,
+    id: &SessionId,
+    change: &SessionChange,
+    if_match: &[u32],
+    now: Timestamp,
+) -> Result<Session> {
+    let row = get(work, who, id, change.access()).await?;
+    if !if_match.is_empty() && !if_match.contains(&row.session.version) {
+        return Err(version_conflict(row.session.version));
+    }
+    if change.is_empty() {
+        return Ok(row.with_nodes());
+    }
+    work.change_session(&row, change.clone(), now).await?;
+    Ok(get(work, who, id, Access::Participate).await?.with_nodes())
+}
+
+pub(in crate::store) async fn delete_session(
+    work: &mut impl Work,
+    who: &Principal,
+    id: &SessionId,
+) -> Result<Deleted> {
+    let row = get(work, who, id, Access::Own).await?;
+    work.delete_session(&row).await
+}
+
+/// Gives a session a title that a model wrote, unless its user has named it.
+pub(in crate::store) async fn name_session(
+    work: &mut impl Work,
+    id: &SessionId,
+    title: &Title,
+) -> Result<bool> {
+    match work.session(id).await? {
+        Some(row) if row.session.title_source != TitleSource::User => {
+            work.name_session(&row, title).await?;
+            Ok(true)
+        }
+        _ => Ok(false),
+    }
+}
+
+pub(super) fn id_taken() -> Error {
+    Error::new(Kind::IdTaken, "this sessionId belongs to another session; choose another")
+}
+
+fn version_conflict(version: u32) -> Error {
+    Error::new(Kind::VersionConflict, "the session was changed meanwhile; read it again")
+        .with_details(serde_json::json!({ "version": version }))
+}
+
+/// The owner first, then the others, each once.
+pub(in crate::store) fn with_owner(owner: &UserId, others: &[UserId]) -> Vec<UserId> {
+    let mut all = vec![owner.clone()];
+    for user in others {
+        if !all.contains(user) {
+            all.push(user.clone());
+        }
+    }
+    all
+}
+
+/// A title folded: what lists sort and search by.
+pub(in crate::store) fn title_words(title: &str) -> String {
+    words(title).join(" ")
+}

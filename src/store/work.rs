@@ -1,0 +1,199 @@
+//! What the rules of a store ask of a database inside one atomic step.
+//!
+//! A database implements [`Work`] over one of its transactions; what may happen to a session, and
+//! in which order, is written once in [`super::rules`], so no two databases can differ in it. A
+//! step that ends in an error leaves nothing behind.
+
+use super::queued::Waiting;
+use super::{
+    Batch, Claimant, Deleted, IdempotencyKey, ImportSession, NewMessage, NewSession, Question,
+    SessionChange,
+};
+use crate::domain::node::NodeFill;
+use crate::domain::title::Title;
+use crate::domain::{Message, MessageId, Principal, Session, SessionId, Timestamp, TurnId, UserId};
+use crate::error::Result;
+use std::collections::HashMap;
+
+/// The most messages of one session: their places are counted in 24 bits.
+pub(crate) const MAX_SEQ: u32 = (1 << 24) - 1;
+
+/// A session with what only stores know of it.
+#[derive(Debug, Clone)]
+pub(crate) struct SessionRow {
+    /// The database's own number for it, where it has one.
+    pub(crate) key: i64,
+    pub(crate) session: Session,
+    /// How many nodes it has; also the number of the newest.
+    pub(crate) node_count: u32,
+    /// Where its head lies.
+    pub(crate) head: Option<Location>,
+    /// How far each user has read, as a seq.
+    pub(crate) read_marks: HashMap<String, u32>,
+}
+
+impl SessionRow {
+    /// The session with the names of its nodes, as single reads give it.
+    pub(crate) fn with_nodes(mut self) -> Session {
+        self.session.nodes = Some(Session::node_names(&self.session.id, self.node_count));
+        self.session
+    }
+
+    /// The head and where it lies.
+    pub(crate) fn head(&self) -> Option<Place> {
+        Some(Place { id: self.session.head_id.clone()?, at: self.head? })
+    }
+
+    /// Whether somebody else than the sender has read a message.
+    pub(crate) fn is_seen(&self, seq: u32, sender: &UserId) -> bool {
+        self.read_marks.iter().any(|(user, mark)| *mark >= seq && user != sender.as_str())
+    }
+}
+
+/// Where a message lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Location {
+    pub(crate) node: u32,
+    pub(crate) seq: u32,
+}
+
+/// A message that was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) id: MessageId,
+    pub(crate) at: Location,
+}
+
+/// A message and where it goes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Placed<'a> {
+    pub(crate) message: &'a NewMessage,
+    pub(crate) at: Location,
+    /// What it stands under.
+    pub(crate) parent: Option<&'a Place>,
+    /// Whether it opens its node.
+    pub(crate) opens_node: bool,
+    /// Bytes it counts for in its node.
+    pub(crate) size: u64,
+}
+
+/// A request that was made before, and what it led to.
+#[derive(Debug, Clone)]
+pub(crate) struct KnownRequest {
+    /// What its body said.
+    pub(crate) fingerprint: String,
+    pub(crate) session: SessionId,
+    /// What was posted, or the reply.
+    pub(crate) message_id: MessageId,
+    /// The turn, where there was one.
+    pub(crate) turn_id: Option<TurnId>,
+}
+
+/// One atomic step on a database.
+pub(crate) trait Work {
+    /// A session, whoever asks.
+    async fn session(&mut self, id: &SessionId) -> Result<Option<SessionRow>>;
+
+    /// Adds a session that does not exist.
+    async fn insert_session(
+        &mut self,
+        owner: &UserId,
+        id: &SessionId,
+        new: &NewSession,
+        now: Timestamp,
+    ) -> Result<SessionRow>;
+
+    /// Replaces fields of the session's own, and counts its version.
+    async fn change_session(
+        &mut self,
+        row: &SessionRow,
+        change: SessionChange,
+        now: Timestamp,
+    ) -> Result<()>;
+
+    /// Gives a session the title in `row`, and counts its version.
+    async fn name_session(&mut self, row: &SessionRow, title: &Title) -> Result<()>;
+
+    /// Gives a session that was just added the fields that only an imported one has.
+    async fn place_imported(&mut self, row: &SessionRow, import: &ImportSession) -> Result<()>;
+
+    /// Writes back counters, nodes, head, last message and times.
+    async fn save_counters(&mut self, row: &SessionRow) -> Result<()>;
+
+    /// Deletes a session and all that belongs to it. What went, turns that waited among it.
+    async fn delete_session(&mut self, row: &SessionRow) -> Result<Deleted>;
+
+    /// The message with this id; failing that, the newest one that a client named so.
+    async fn locate(&mut self, row: &SessionRow, id: &MessageId) -> Result<Option<Place>>;
+
+    /// The message with this very id.
+    async fn by_id(&mut self, row: &SessionRow, id: &MessageId) -> Result<Option<Place>>;
+
+    /// The newest message that has this id, or that a client named so.
+    async fn newest_named(&mut self, row: &SessionRow, id: &MessageId) -> Result<Option<Place>>;
+
+    /// A message with its siblings.
+    async fn message(&mut self, row: &SessionRow, at: Location) -> Result<Message>;
+
+    /// A message as far as a turn needs it.
+    async fn question(&mut self, row: &SessionRow, at: Location) -> Result<Question>;
+
+    /// The messages under this one, oldest first.
+    async fn children(&mut self, row: &SessionRow, under: Location) -> Result<Vec<Location>>;
+
+    /// How full a message's node is, and whether the message is its last.
+    async fn fill(&mut self, row: &SessionRow, at: Location) -> Result<NodeFill>;
+
+    /// Stores a message. Errors: `id_taken`.
+    async fn put(&mut self, row: &SessionRow, placed: Placed<'_>) -> Result<()>;
+
+    /// Claims the session for its active turn. Invariant: at most one running turn per session.
+    async fn hold(&mut self, row: &SessionRow, claimant: &Claimant) -> Result<()>;
+
+    /// Releases the claim.
+    async fn release(&mut self, row: &SessionRow) -> Result<()>;
+
+    /// The turns that wait in a session, the next one first.
+    async fn waiting(&mut self, row: &SessionRow) -> Result<Vec<Waiting>>;
+
+    /// Puts a turn behind those that wait, or before them.
+    async fn push_waiting(
+        &mut self,
+        row: &SessionRow,
+        waiting: &Waiting,
+        before_all: bool,
+    ) -> Result<()>;
+
+    /// Drops a turn that waits. Whether it still did.
+    async fn drop_waiting(&mut self, row: &SessionRow, turn: &TurnId) -> Result<bool>;
+
+    /// A session in which turns wait and none runs.
+    async fn idle_session(&mut self) -> Result<Option<SessionId>>;
+
+    /// A request that was made at `since` or later.
+    async fn known_request(
+        &mut self,
+        who: &Principal,
+        key: &IdempotencyKey,
+        since: Timestamp,
+    ) -> Result<Option<KnownRequest>>;
+
+    /// Remembers a request, and may forget those made before `since`.
+    async fn remember_request(
+        &mut self,
+        who: &Principal,
+        key: &IdempotencyKey,
+        known: &KnownRequest,
+        now: Timestamp,
+        since: Timestamp,
+    ) -> Result<()>;
+
+    /// Writes the last batch of a turn's log.
+    async fn end_log(
+        &mut self,
+        row: &SessionRow,
+        turn: &TurnId,
+        last: &Batch,
+        now: Timestamp,
+    ) -> Result<()>;
+}
