@@ -2,7 +2,7 @@
 //!
 //! Each method is atomic by itself and safe to run beside any other. Access is part of each call:
 //! a session that `who` may not see does not exist. Implementations: [`sqlite`]. What every one of
-//! them must do is written down as the contract suite in `tests/it/store_contract.rs`.
+//! them must do is written down as the contract suite in `tests/it/store_contract/`.
 //!
 //! Cancellation: a caller that stops waiting does not undo the call; it takes effect or not as if
 //! the caller were still there.

@@ -1,0 +1,136 @@
+//! Messages: posted once, kept in a tree, read as paths.
+
+use super::{at, create, id, message, post, said, user};
+use echoic::domain::page::{Slice, View};
+use echoic::domain::principal::Access;
+use echoic::domain::{MessageId, Role};
+use echoic::store::{IdempotencyKey, MessageQuery, Parent, PostMessage, Store, TailBounds};
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use std::sync::Arc;
+
+pub async fn the_tail_of_a_path_ends_where_its_bounds_say(store: &Arc<dyn Store>) {
+    let ada = user("ada");
+    create(store, &ada, "s").await;
+    let mut last = None;
+    for number in 0..10 {
+        let content = if number == 7 { String::new() } else { number.to_string() };
+        let stored =
+            post(store, &ada, "s", message("ada", Role::User, &content, number), Parent::Head)
+                .await;
+        last = Some(stored.id);
+    }
+    let tail = async |messages, tokens| {
+        let bounds = TailBounds { messages, tokens, overhead: 2 };
+        let tail = store.tail(&id("s"), last.as_ref().unwrap(), bounds).await.unwrap();
+        let texts: String = tail.iter().map(|message| message.content.as_str()).collect();
+        (texts, tail.last().is_some_and(|oldest| oldest.is_root))
+    };
+    // Each message counts 10 tokens and 2 around it; the empty one is passed over.
+    assert_eq!(tail(100, 10_000).await, ("986543210".to_owned(), true));
+    assert_eq!(tail(3, 10_000).await, ("986".to_owned(), false));
+    assert_eq!(tail(100, 47).await, ("986".to_owned(), false));
+    assert_eq!(tail(100, 48).await, ("9865".to_owned(), false));
+    assert_eq!(tail(100, 0).await, (String::new(), false));
+}
+
+pub async fn a_key_is_forgotten_after_a_day(store: &Arc<dyn Store>) {
+    let ada = user("ada");
+    create(store, &ada, "s").await;
+    let day = 24 * 60 * 60 * 1000;
+    let send = async |millis: i64| {
+        let key = IdempotencyKey { route: "r", key: "k".to_owned(), fingerprint: "f".to_owned() };
+        let post = PostMessage {
+            session_id: id("s"),
+            message: message("ada", Role::User, "hi", millis),
+            parent: Parent::Head,
+            idempotency: Some(key),
+            now: at(millis),
+        };
+        store.post_message(&ada, post).await.unwrap().0.seq
+    };
+    assert_eq!(
+        [send(0).await, send(day - 1).await, send(day + 1).await, send(day + 2).await],
+        [1, 1, 2, 2]
+    );
+}
+
+/// A message of a random tree: under which of the messages so far it goes, and how large it is.
+#[derive(Debug, Clone)]
+struct Step {
+    under: Option<usize>,
+    size: usize,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let under = prop_oneof![6 => Just(None), 3 => (0usize..40).prop_map(Some)];
+    let size = prop_oneof![8 => 0usize..200, 1 => 40_000usize..70_000, 1 => 130_000usize..140_000];
+    proptest::collection::vec((under, size).prop_map(|(under, size)| Step { under, size }), 1..40)
+}
+
+pub async fn whatever_is_posted_where_every_message_is_on_one_path_in_one_node(
+    store: &Arc<dyn Store>,
+) {
+    let ada = user("ada");
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    for case in 0..24 {
+        let session = format!("s{case}");
+        create(store, &ada, &session).await;
+        let steps = steps().new_tree(&mut runner).unwrap().current();
+        // The model: each message's parent, and the head.
+        let (mut ids, mut parents): (Vec<MessageId>, Vec<Option<usize>>) = (Vec::new(), Vec::new());
+        for (number, step) in steps.iter().enumerate() {
+            let under = step.under.filter(|under| *under < number).or(number.checked_sub(1));
+            let parent = match (step.under.filter(|under| *under < number), under) {
+                (Some(under), _) => Parent::Message(ids[under].clone()),
+                (None, _) => Parent::Head,
+            };
+            let content = format!("{number}:{}", "x".repeat(step.size));
+            let stored = post(
+                store,
+                &ada,
+                &session,
+                message("ada", Role::User, &content, number as i64),
+                parent,
+            )
+            .await;
+            ids.push(stored.id);
+            parents.push(under);
+        }
+        let mut path = vec![ids.len() - 1];
+        while let Some(parent) = parents[*path.last().unwrap()] {
+            path.push(parent);
+        }
+        path.reverse();
+
+        let all = said(store, &ada, &session, View::All).await;
+        assert_eq!(all.iter().map(|message| message.id.clone()).collect::<Vec<_>>(), ids);
+        for (number, message) in all.iter().enumerate() {
+            let siblings = (0..ids.len()).filter(|other| parents[*other] == parents[number]);
+            assert_eq!(
+                message.sibling_ids,
+                siblings.map(|other| ids[other].clone()).collect::<Vec<_>>()
+            );
+            assert_eq!(message.parent_id, parents[number].map(|parent| ids[parent].clone()));
+        }
+        let on_path = said(store, &ada, &session, View::Path).await;
+        assert_eq!(on_path.iter().map(|m| m.seq as usize - 1).collect::<Vec<_>>(), path);
+        let middle = path[path.len() / 2];
+        for (slice, expected) in [
+            (Slice::Before(ids[middle].clone()), &path[..path.len() / 2]),
+            (Slice::After(ids[middle].clone()), &path[path.len() / 2 + 1..]),
+        ] {
+            let query = MessageQuery { view: View::Path, slice, limit: 100 };
+            let page = store.messages(&ada, &id(&session), query).await.unwrap().messages;
+            assert_eq!(page.iter().map(|m| m.seq as usize - 1).collect::<Vec<_>>(), expected);
+        }
+        let bounds = TailBounds { messages: 1000, tokens: u32::MAX, overhead: 0 };
+        let tail = store.tail(&id(&session), ids.last().unwrap(), bounds).await.unwrap();
+        assert_eq!(
+            tail.iter().rev().map(|m| m.id.clone()).collect::<Vec<_>>(),
+            path.iter().map(|n| ids[*n].clone()).collect::<Vec<_>>()
+        );
+        let read = store.session(&ada, &id(&session), Access::Participate).await.unwrap();
+        assert_eq!((read.messages_count as usize, read.head_id.as_ref()), (ids.len(), ids.last()));
+    }
+}

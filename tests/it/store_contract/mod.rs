@@ -1,0 +1,185 @@
+//! What every store must do, whatever it is made of: one suite, run once per store. One file per
+//! subject; what they share stands here.
+
+mod messages;
+mod queue;
+mod sessions;
+mod turns;
+
+use echoic::domain::message::{Body, Parts};
+use echoic::domain::page::{Place, SessionQuery, Slice, Sort, View};
+use echoic::domain::session::Settings;
+use echoic::domain::text::words;
+use echoic::domain::{
+    Message, MessageId, MessageType, Principal, Role, Session, SessionId, Timestamp, TurnId, UserId,
+};
+use echoic::store::sqlite::{SqliteStore, Sync};
+use echoic::store::{
+    Ask, Began, BeginTurn, Begun, Claimant, FinishTurn, MessageQuery, NewMessage, NewSession,
+    OnBusy, OnKnownId, Parent, PostMessage, ReplyFields, SessionTarget, Store, TurnSpec,
+};
+use std::sync::Arc;
+use tempfile::TempDir;
+
+/// A store that is empty, and what must live as long as it.
+struct Fresh {
+    store: Arc<dyn Store>,
+    _folder: TempDir,
+}
+
+fn sqlite() -> Fresh {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(&folder.path().join("echoic.db"), Sync::Normal).unwrap();
+    Fresh { store: Arc::new(store), _folder: folder }
+}
+
+/// Runs each test of the suite against each store.
+macro_rules! contract {
+    ($($store:ident),* => $tests:tt) => { $(mod $store { contract!(@run $store $tests); })* };
+    (@run $store:ident {$($file:ident: [$($test:ident),* $(,)?])*}) => {
+        $(mod $file {
+            $(#[tokio::test]
+            async fn $test() {
+                let fresh = crate::store_contract::$store();
+                crate::store_contract::$file::$test(&fresh.store).await;
+            })*
+        })*
+    };
+}
+
+contract!(sqlite => {
+    turns: [
+        of_many_turns_that_want_a_session_exactly_one_gets_it,
+        a_finished_turn_frees_its_session_and_a_lost_claim_stores_nothing,
+        a_turn_that_is_not_admitted_leaves_no_trace,
+        a_repeated_turn_leads_where_it_led_the_first_time,
+        turns_of_an_earlier_life_are_orphans_with_their_logs,
+        a_log_ends_with_its_reply_and_is_dropped_later,
+    ]
+    queue: [
+        waiting_turns_run_in_order_and_at_most_eight_wait,
+        waiting_turns_can_be_dropped_withdrawn_and_found_after_a_crash,
+    ]
+    sessions: [
+        a_session_is_hidden_from_strangers_and_its_owners_things_from_guests,
+        a_session_id_belongs_to_the_first_who_used_it,
+        titles_are_found_by_the_beginnings_of_their_words,
+    ]
+    messages: [
+        the_tail_of_a_path_ends_where_its_bounds_say,
+        a_key_is_forgotten_after_a_day,
+        whatever_is_posted_where_every_message_is_on_one_path_in_one_node,
+    ]
+});
+
+fn user(name: &str) -> Principal {
+    Principal { user: UserId::trusted(name), is_admin: false }
+}
+
+fn at(millis: i64) -> Timestamp {
+    Timestamp::from_millis(1_700_000_000_000 + millis)
+}
+
+fn id(text: &str) -> SessionId {
+    SessionId::trusted(text)
+}
+
+fn life(boot: &str) -> Claimant {
+    Claimant { instance: "tests".to_owned(), boot: boot.to_owned() }
+}
+
+/// Begins a turn in a session that is free.
+async fn running(store: &Arc<dyn Store>, begin: BeginTurn) -> Begun {
+    match store.begin_turn(begin).await.unwrap() {
+        Began::Running(begun) => *begun,
+        other => panic!("the session was free: {other:?}"),
+    }
+}
+
+fn finish(begun: &Begun, reply: &str, take_next: Option<Claimant>) -> FinishTurn {
+    let mut reply = message("assistant", Role::Assistant, reply, 2);
+    reply.id = begun.turn.message_id.clone();
+    let (session_id, turn_id) = (begun.session.id.clone(), begun.turn.turn_id.clone());
+    FinishTurn { session_id, turn_id, reply, last_batch: None, take_next }
+}
+
+fn message(sender: &str, role: Role, content: &str, millis: i64) -> NewMessage {
+    NewMessage {
+        id: MessageId::generate(),
+        client_message_id: None,
+        role,
+        sender_id: UserId::trusted(sender),
+        body: Body {
+            content: content.to_owned(),
+            parts: Parts::default(),
+            kind: MessageType::Text,
+        },
+        tokens: 10,
+        created_at: at(millis),
+        reply: ReplyFields::default(),
+    }
+}
+
+fn begin(who: &Principal, session: &str, content: &str) -> BeginTurn {
+    BeginTurn {
+        who: who.clone(),
+        session: SessionTarget::Existing(id(session)),
+        project_id: None,
+        on_busy: OnBusy::Reject,
+        idempotency: None,
+        turn: TurnSpec {
+            turn_id: TurnId::generate(),
+            reply_id: MessageId::generate(),
+            ask: Ask::Say {
+                message: Box::new(message(who.user.as_str(), Role::User, content, 1)),
+                parent: Parent::Head,
+                on_known: OnKnownId::Refuse,
+            },
+            options: Settings::default(),
+        },
+        admit: Box::new(|_, _| Ok(())),
+        claimant: life("one"),
+        now: at(1),
+    }
+}
+
+async fn create(store: &Arc<dyn Store>, owner: &Principal, session: &str) -> Session {
+    let new = NewSession { id: Some(id(session)), ..NewSession::default() };
+    store.create_session(owner, new, at(0)).await.unwrap().0
+}
+
+async fn said(store: &Arc<dyn Store>, who: &Principal, session: &str, view: View) -> Vec<Message> {
+    let query = MessageQuery { view, slice: Slice::Newest, limit: 100 };
+    store.messages(who, &id(session), query).await.unwrap().messages
+}
+
+async fn post(
+    store: &Arc<dyn Store>,
+    who: &Principal,
+    session: &str,
+    message: NewMessage,
+    parent: Parent,
+) -> Message {
+    let post = PostMessage {
+        session_id: id(session),
+        now: message.created_at,
+        message,
+        parent,
+        idempotency: None,
+    };
+    store.post_message(who, post).await.unwrap().0
+}
+
+async fn listed(store: &Arc<dyn Store>, who: &Principal, search: Option<&str>) -> Vec<String> {
+    let query = SessionQuery {
+        place: Place::Page(1),
+        limit: 100,
+        sort: Sort::default(),
+        search: search.map(words),
+        project_id: None,
+        status: None,
+        archived: Some(false),
+    };
+    let page = store.sessions(who, query).await.unwrap();
+    page.sessions.iter().map(|session| session.id.to_string()).collect()
+}

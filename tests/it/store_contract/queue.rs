@@ -1,0 +1,59 @@
+//! Turns that wait for the session's running one.
+
+use super::{at, begin, create, finish, id, life, running, said, user};
+use echoic::domain::page::View;
+use echoic::error::Kind;
+use echoic::store::{BeginTurn, OnBusy, Store};
+use std::sync::Arc;
+
+pub async fn waiting_turns_run_in_order_and_at_most_eight_wait(store: &Arc<dyn Store>) {
+    let ada = user("ada");
+    create(store, &ada, "s").await;
+    let mut begun = running(store, begin(&ada, "s", "0")).await;
+    let wait = async |content: &str, on_busy| {
+        store.begin_turn(BeginTurn { on_busy, ..begin(&ada, "s", content) }).await.map(|_| ())
+    };
+    for number in 1..=7 {
+        wait(&number.to_string(), OnBusy::Queue).await.unwrap();
+    }
+    wait("first", OnBusy::Interrupt).await.unwrap();
+    assert_eq!(wait("9", OnBusy::Queue).await.unwrap_err().kind, Kind::QueueFull);
+    assert_eq!(wait("10", OnBusy::Reject).await.unwrap_err().kind, Kind::SessionBusy);
+    assert_eq!(said(store, &ada, "s", View::All).await.len(), 1, "a waiting message is none yet");
+
+    let mut order = Vec::new();
+    while let Some(next) =
+        store.finish_turn(finish(&begun, "ok", Some(life("one")))).await.unwrap().unwrap().next
+    {
+        order.push(next.question.content.clone());
+        begun = *next;
+    }
+    assert_eq!(order, ["first", "1", "2", "3", "4", "5", "6", "7"]);
+    let said: Vec<_> =
+        said(store, &ada, "s", View::Path).await.into_iter().map(|m| m.content).collect();
+    assert_eq!(said[..4], ["0", "ok", "first", "ok"]);
+    assert_eq!(said.len(), 18);
+}
+
+pub async fn waiting_turns_can_be_dropped_withdrawn_and_found_after_a_crash(
+    store: &Arc<dyn Store>,
+) {
+    let ada = user("ada");
+    create(store, &ada, "s").await;
+    let begun = running(store, begin(&ada, "s", "0")).await;
+    let mut ids = Vec::new();
+    for content in ["1", "2", "3"] {
+        let waiting = BeginTurn { on_busy: OnBusy::Queue, ..begin(&ada, "s", content) };
+        ids.push(waiting.turn.turn_id.clone());
+        store.begin_turn(waiting).await.unwrap();
+    }
+    assert!(store.withdraw(&id("s"), &ids[0]).await.unwrap());
+    assert!(!store.withdraw(&id("s"), &ids[0]).await.unwrap());
+    assert!(store.begin_waiting(&life("two"), at(4)).await.unwrap().is_none(), "a turn is running");
+    store.finish_turn(finish(&begun, "ok", None)).await.unwrap().unwrap();
+    let next = store.begin_waiting(&life("two"), at(4)).await.unwrap().unwrap();
+    assert_eq!((next.question.content.as_str(), &next.turn.turn_id), ("2", &ids[1]));
+    assert_eq!(store.drop_waiting(&id("s")).await.unwrap(), ids[2..]);
+    store.finish_turn(finish(&next, "ok", Some(life("two")))).await.unwrap().unwrap();
+    assert!(store.begin_waiting(&life("two"), at(4)).await.unwrap().is_none());
+}

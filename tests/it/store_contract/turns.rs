@@ -1,0 +1,162 @@
+//! Turns: begun, finished, repeated, logged, found after a crash.
+
+use super::{at, begin, create, finish, id, life, running, said, user};
+use echoic::domain::TurnId;
+use echoic::domain::page::View;
+use echoic::domain::principal::Access;
+use echoic::error::{Error, Kind};
+use echoic::store::{
+    Batch, Began, BeginTurn, FinishTurn, IdempotencyKey, LedTo, LogEntry, OnBusy, SessionTarget,
+    Store,
+};
+use std::sync::Arc;
+
+pub async fn of_many_turns_that_want_a_session_exactly_one_gets_it(store: &Arc<dyn Store>) {
+    let ada = user("ada");
+    create(store, &ada, "s").await;
+    let racers = (0..16).map(|racer| {
+        let (store, begin) = (store.clone(), begin(&ada, "s", &format!("racer {racer}")));
+        tokio::spawn(async move { store.begin_turn(begin).await })
+    });
+    let mut winners = 0;
+    for racer in racers.collect::<Vec<_>>() {
+        match racer.await.unwrap() {
+            Ok(Began::Running(_)) => winners += 1,
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => assert_eq!(error.kind, Kind::SessionBusy),
+        }
+    }
+    assert_eq!((winners, said(store, &ada, "s", View::All).await.len()), (1, 1));
+}
+
+pub async fn a_finished_turn_frees_its_session_and_a_lost_claim_stores_nothing(
+    store: &Arc<dyn Store>,
+) {
+    let ada = user("ada");
+    create(store, &ada, "s").await;
+    let begun = running(store, begin(&ada, "s", "hi")).await;
+    assert_eq!(
+        (begun.session.title.as_str(), begun.session.active_turn.as_ref()),
+        ("hi", Some(&begun.turn))
+    );
+
+    let stale = FinishTurn { turn_id: TurnId::generate(), ..finish(&begun, "hello", None) };
+    assert!(store.finish_turn(stale).await.unwrap().is_none());
+    assert!(store.finish_turn(finish(&begun, "hello", None)).await.unwrap().is_some());
+    let session = store.session(&ada, &id("s"), Access::Participate).await.unwrap();
+    let head = Some(begun.turn.message_id.clone());
+    assert_eq!((session.active_turn, session.messages_count, session.head_id), (None, 2, head));
+    assert!(store.finish_turn(finish(&begun, "hello", None)).await.unwrap().is_none());
+    let messages = said(store, &ada, "s", View::All).await;
+    assert_eq!(
+        messages.iter().map(|message| message.content.as_str()).collect::<Vec<_>>(),
+        ["hi", "hello"]
+    );
+    assert_eq!(messages[1].parent_id.as_ref(), Some(&begun.question.id));
+
+    store.delete_session(&ada, &id("s")).await.unwrap();
+    assert!(store.finish_turn(finish(&begun, "hello", None)).await.unwrap().is_none());
+}
+
+pub async fn a_turn_that_is_not_admitted_leaves_no_trace(store: &Arc<dyn Store>) {
+    let ada = user("ada");
+    let mut refused = begin(&ada, "new", "hi");
+    refused.session = SessionTarget::New(id("new"));
+    refused.admit = Box::new(|_, _| Err(Error::new(Kind::ContextTooLong, "no")));
+    assert_eq!(store.begin_turn(refused).await.unwrap_err().kind, Kind::ContextTooLong);
+    let gone = store.session(&ada, &id("new"), Access::Participate).await.unwrap_err();
+    assert_eq!(gone.kind, Kind::SessionNotFound);
+}
+
+pub async fn a_repeated_turn_leads_where_it_led_the_first_time(store: &Arc<dyn Store>) {
+    let ada = user("ada");
+    create(store, &ada, "s").await;
+    let key = |fingerprint: &str| {
+        Some(IdempotencyKey {
+            route: "r",
+            key: "k".to_owned(),
+            fingerprint: fingerprint.to_owned(),
+        })
+    };
+    let send = async |fingerprint| {
+        let begin = BeginTurn { idempotency: key(fingerprint), ..begin(&ada, "s", "hi") };
+        store.begin_turn(begin).await
+    };
+    let Ok(Began::Running(begun)) = send("f").await else { panic!("the session was free") };
+    let Ok(Began::Repeated { led_to: LedTo::Turn(turn), .. }) = send("f").await else {
+        panic!("it runs")
+    };
+    assert_eq!(turn, begun.turn.turn_id);
+    assert_eq!(send("other").await.unwrap_err().kind, Kind::IdempotencyKeyReused);
+    store.finish_turn(finish(&begun, "hello", None)).await.unwrap().unwrap();
+    let Ok(Began::Repeated { led_to: LedTo::Reply { reply, question }, .. }) = send("f").await
+    else {
+        panic!("it was answered");
+    };
+    assert_eq!((reply.content.as_str(), question), ("hello", begun.question.id.clone()));
+    assert_eq!(said(store, &ada, "s", View::All).await.len(), 2);
+
+    let waiting = BeginTurn { on_busy: OnBusy::Queue, ..begin(&ada, "s", "other") };
+    let busy = running(store, begin(&ada, "s", "busy")).await;
+    let waiting = BeginTurn {
+        idempotency: Some(IdempotencyKey { key: "k2".to_owned(), ..key("f").unwrap() }),
+        ..waiting
+    };
+    let turn_id = waiting.turn.turn_id.clone();
+    store.begin_turn(waiting).await.unwrap();
+    let again = BeginTurn {
+        idempotency: Some(IdempotencyKey { key: "k2".to_owned(), ..key("f").unwrap() }),
+        ..begin(&ada, "s", "other")
+    };
+    let Ok(Began::Repeated { led_to: LedTo::Turn(turn), .. }) = store.begin_turn(again).await
+    else {
+        panic!("it waits");
+    };
+    assert_eq!(turn, turn_id);
+    drop(busy);
+}
+
+pub async fn turns_of_an_earlier_life_are_orphans_with_their_logs(store: &Arc<dyn Store>) {
+    let ada = user("ada");
+    for session in ["a", "b"] {
+        create(store, &ada, session).await;
+    }
+    let begun = running(store, begin(&ada, "a", "hi")).await;
+    let batch = |number: u32, frames: &'static str| LogEntry {
+        session_id: id("a"),
+        turn_id: begun.turn.turn_id.clone(),
+        batch: Batch { number, frames: frames.into() },
+    };
+    store.append_log(vec![batch(0, "one "), batch(1, "two ")]).await.unwrap();
+    store.beat(&life("one"), at(3)).await.unwrap();
+
+    assert_eq!(store.orphaned_turns(&life("one")).await.unwrap().len(), 0, "this life is not over");
+    let orphans = store.orphaned_turns(&life("two")).await.unwrap();
+    assert_eq!(orphans.len(), 1);
+    assert_eq!((&orphans[0].session_id, &orphans[0].turn), (&id("a"), &begun.turn));
+    assert_eq!(orphans[0].log.concat(), b"one two ");
+}
+
+pub async fn a_log_ends_with_its_reply_and_is_dropped_later(store: &Arc<dyn Store>) {
+    let ada = user("ada");
+    create(store, &ada, "s").await;
+    let begun = running(store, begin(&ada, "s", "hi")).await;
+    let turn = begun.turn.turn_id.clone();
+    let entry = |number: u32, frames: &'static str| LogEntry {
+        session_id: id("s"),
+        turn_id: turn.clone(),
+        batch: Batch { number, frames: frames.into() },
+    };
+    store.append_log(vec![entry(0, "a"), entry(1, "b")]).await.unwrap();
+    let last_batch = Some(Batch { number: 2, frames: "c".into() });
+    let finish = FinishTurn { last_batch, ..finish(&begun, "hello", None) };
+    store.finish_turn(finish).await.unwrap().unwrap();
+
+    // What comes too late, from a server that thought itself alive, changes nothing.
+    store.append_log(vec![entry(3, "zombie")]).await.unwrap();
+    assert_eq!(store.read_log(&id("s"), &turn).await.unwrap().concat(), b"abc");
+    assert!(store.read_log(&id("another"), &turn).await.unwrap().is_empty());
+    assert_eq!(store.drop_logs(at(2)).await.unwrap(), 0);
+    assert_eq!(store.drop_logs(at(3)).await.unwrap(), 3);
+    assert!(store.read_log(&id("s"), &turn).await.unwrap().is_empty());
+}
