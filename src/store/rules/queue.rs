@@ -1,5 +1,6 @@
 //! Turns that wait for a session's running turn to end, and how they begin then.
 
+use super::posts::ensure_open;
 use super::turns::{Claim, begin_again, begin_saying};
 use crate::domain::{SessionId, Timestamp, TurnId};
 use crate::error::{Error, Kind, Result};
@@ -98,6 +99,8 @@ async fn begin(
     claimant: &Claimant,
     now: Timestamp,
 ) -> Result<Began> {
+    // It may have been closed since the turn was asked for.
+    ensure_open(&row)?;
     let TurnSpec { turn_id, reply_id, ask, options } = turn;
     let claim = Claim { turn_id, reply_id, options, claimant, now };
     match ask {
