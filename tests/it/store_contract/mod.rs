@@ -1,7 +1,9 @@
 //! What every store must do, whatever it is made of: one suite, run once per store. One file per
 //! subject; what they share stands here.
 
+mod import;
 mod messages;
+mod placement;
 mod queue;
 mod sessions;
 mod turns;
@@ -60,15 +62,33 @@ contract!(sqlite => {
         waiting_turns_run_in_order_and_at_most_eight_wait,
         waiting_turns_can_be_dropped_withdrawn_and_found_after_a_crash,
     ]
+    placement: [
+        an_edit_stands_beside_the_message_it_replaces,
+        another_reply_stands_beside_the_first_wherever_the_head_is,
+        there_must_be_something_to_answer_again,
+        a_turn_may_branch_off_anywhere_or_begin_a_path_of_its_own,
+        a_closed_session_takes_nothing_until_it_is_reopened,
+        a_turn_that_waited_is_passed_over_once_its_session_is_closed,
+        while_a_person_answers_messages_are_stored_and_no_turn_begins,
+    ]
     sessions: [
         a_session_is_hidden_from_strangers_and_its_owners_things_from_guests,
         a_session_id_belongs_to_the_first_who_used_it,
         titles_are_found_by_the_beginnings_of_their_words,
+        many_sessions_to_delete_are_the_callers_own_and_no_others,
+        a_list_read_by_cursor_shows_each_session_once_while_others_arrive,
     ]
     messages: [
         the_tail_of_a_path_ends_where_its_bounds_say,
         a_key_is_forgotten_after_a_day,
         whatever_is_posted_where_every_message_is_on_one_path_in_one_node,
+    ]
+    import: [
+        an_imported_session_is_as_its_file_says,
+        importing_again_adds_what_is_new_and_nothing_else,
+        a_session_goes_in_whole_or_not_at_all,
+        a_session_that_another_user_has_goes_in_under_another_id,
+        nothing_is_imported_into_a_session_that_is_busy_or_closed,
     ]
 });
 

@@ -1,13 +1,15 @@
 //! Sessions: who may see them, and how they are found.
 
 use super::{at, begin, create, id, listed, message, post, user};
-use echoic::domain::Role;
-use echoic::domain::page::{Slice, View};
+use echoic::domain::page::{Cursor, Place, SessionQuery, SessionSort, Slice, Sort, View};
 use echoic::domain::principal::Access;
 use echoic::domain::session::SessionStatus;
 use echoic::domain::title::Title;
+use echoic::domain::{Principal, ProjectId, Role};
 use echoic::error::{Error, Kind};
-use echoic::store::{MessageQuery, NewSession, Parent, SessionChange, SessionTarget, Store};
+use echoic::store::{
+    DeleteFilter, MessageQuery, NewSession, Parent, SessionChange, SessionTarget, Store,
+};
 use std::sync::Arc;
 
 pub async fn a_session_is_hidden_from_strangers_and_its_owners_things_from_guests(
@@ -107,4 +109,112 @@ pub async fn titles_are_found_by_the_beginnings_of_their_words(store: &Arc<dyn S
     assert_eq!(listed(store, &ada, Some("sou")).await, ["1"]);
     store.delete_session(&ada, &id("1")).await.unwrap();
     assert_eq!(listed(store, &ada, Some("sou")).await, Vec::<String>::new());
+}
+
+pub async fn many_sessions_to_delete_are_the_callers_own_and_no_others(store: &Arc<dyn Store>) {
+    let (ada, bob) = (user("ada"), user("bob"));
+    let project = |name: &str| Some(ProjectId::trusted(name));
+    for (owner, session, project_id, day) in [
+        (&ada, "1", project("p"), 1),
+        (&ada, "2", project("p"), 5),
+        (&ada, "3", project("q"), 1),
+        (&ada, "4", None, 5),
+        (&bob, "5", project("p"), 1),
+    ] {
+        // Each takes part in the other's sessions, which gives no right to delete them.
+        let participants = vec![ada.user.clone(), bob.user.clone()];
+        let id = Some(id(session));
+        let new = NewSession { id, project_id, participants, ..NewSession::default() };
+        store.create_session(owner, new, at(0)).await.unwrap();
+        let said = message(owner.user.as_str(), Role::User, "hi", day);
+        post(store, owner, session, said, Parent::Head).await;
+    }
+    // Without a message the creation counts.
+    let (silent, created) = (NewSession { id: Some(id("6")), ..NewSession::default() }, at(2));
+    store.create_session(&ada, silent, created).await.unwrap();
+    let owned = async |who: &Principal, filter: DeleteFilter| {
+        let mut ids = store.owned_sessions(who, filter).await.unwrap();
+        ids.sort();
+        ids.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let of = |name: &str| DeleteFilter::Project(ProjectId::trusted(name));
+    assert_eq!(owned(&ada, of("p")).await, ["1", "2"]);
+    assert_eq!(owned(&bob, of("p")).await, ["5"]);
+    assert_eq!(owned(&bob, of("q")).await, Vec::<String>::new());
+    assert_eq!(owned(&ada, DeleteFilter::Before(at(1))).await, Vec::<String>::new());
+    assert_eq!(owned(&ada, DeleteFilter::Before(at(2))).await, ["1", "3"]);
+    assert_eq!(owned(&ada, DeleteFilter::Before(at(3))).await, ["1", "3", "6"]);
+    assert_eq!(owned(&bob, DeleteFilter::Before(at(9))).await, ["5"]);
+    assert_eq!(owned(&user("eve"), DeleteFilter::Before(at(9))).await, Vec::<String>::new());
+    let deleted = store.delete_session(&ada, &id("1")).await.unwrap();
+    assert_eq!((deleted.sessions, deleted.messages, deleted.turns), (1, 1, Vec::new()));
+    assert_eq!(owned(&ada, of("p")).await, ["2"]);
+}
+
+pub async fn a_list_read_by_cursor_shows_each_session_once_while_others_arrive(
+    store: &Arc<dyn Store>,
+) {
+    let sorts = [
+        SessionSort::LastMessageAt,
+        SessionSort::CreatedAt,
+        SessionSort::UpdatedAt,
+        SessionSort::Title,
+    ];
+    for (round, key) in sorts.into_iter().enumerate() {
+        for descending in [false, true] {
+            let who = user(&format!("reader {round} {descending}"));
+            // Seven times and titles for forty sessions: most stand beside others of the same key.
+            let create = async |number: i64| {
+                let title = Title::given(Some(&format!("title {}", number % 7))).unwrap();
+                let session = id(&format!("{round}-{descending}-{:02}", (number * 37) % 101));
+                let new = NewSession { id: Some(session), title, ..NewSession::default() };
+                store.create_session(&who, new, at(number % 7)).await.unwrap().0
+            };
+            let mut expected = Vec::new();
+            for number in 0..40 {
+                let session = create(number).await;
+                if number % 11 == 0 {
+                    let pin = SessionChange { pinned: Some(true), ..SessionChange::default() };
+                    let now = session.updated_at;
+                    store.change_session(&who, &session.id, pin, Vec::new(), now).await.unwrap();
+                }
+                let order = (number % 7, session.id.to_string());
+                expected.push((number % 11 != 0, order));
+            }
+            expected.sort_by(|(unpinned, one), (other_unpinned, other)| {
+                let order = if descending { other.cmp(one) } else { one.cmp(other) };
+                unpinned.cmp(other_unpinned).then(order)
+            });
+
+            let (mut seen, mut place) = (Vec::new(), Place::Page(1));
+            let mut arriving = 40;
+            loop {
+                let sort = Sort { key, descending };
+                let (search, project_id, status) = (None, None, None);
+                let query = SessionQuery {
+                    place,
+                    limit: 3,
+                    sort,
+                    search,
+                    project_id,
+                    status,
+                    archived: None,
+                };
+                let page = store.sessions(&who, query).await.unwrap();
+                seen.extend(page.sessions.iter().map(|session| session.id.to_string()));
+                arriving += 1;
+                create(arriving).await;
+                let Some(cursor) = page.next else { break };
+                // As a client carries it.
+                place = Place::After(Cursor::decode(&cursor.encode(), sort).unwrap());
+            }
+            let before: Vec<_> = expected.into_iter().map(|(_, (_, id))| id).collect();
+            let known: Vec<_> = seen.iter().filter(|id| before.contains(id)).cloned().collect();
+            assert_eq!(known, before, "{key:?} {descending}");
+            let mut once = seen.clone();
+            once.sort();
+            once.dedup();
+            assert_eq!(once.len(), seen.len(), "a session was shown twice: {seen:?}");
+        }
+    }
 }

@@ -1,0 +1,174 @@
+//! Whole sessions, in.
+
+use super::{at, begin, create, finish, id, listed, message, running, said, user};
+use echoic::domain::page::View;
+use echoic::domain::principal::Access;
+use echoic::domain::session::SessionStatus;
+use echoic::domain::title::{Title, TitleSource};
+use echoic::domain::{MessageId, Principal, Role, Session, SessionId};
+use echoic::error::Kind;
+use echoic::store::{ImportSession, NewMessage, NewSession, Parent, Store};
+use std::sync::Arc;
+
+fn named(text: &str) -> MessageId {
+    MessageId::trusted(text)
+}
+
+/// A message of a file: its name, what it says, where it stands.
+fn line(name: &str, millis: i64, parent: Parent) -> (NewMessage, Parent) {
+    let role = if name.starts_with('r') { Role::Assistant } else { Role::User };
+    (NewMessage { id: named(name), ..message("Caroline", role, name, millis) }, parent)
+}
+
+/// A session of a file, without a title.
+fn file(session: &str, messages: Vec<(NewMessage, Parent)>) -> ImportSession {
+    ImportSession {
+        id: id(session),
+        other_id: id(&format!("{session}-other")),
+        new: NewSession::default(),
+        status: SessionStatus::default(),
+        archived: false,
+        pinned: false,
+        created_at: at(-1000),
+        last_seen: None,
+        head_id: None,
+        messages,
+    }
+}
+
+fn in_a_row(names: &[&str]) -> Vec<(NewMessage, Parent)> {
+    let place = |(index, name): (usize, &&str)| line(name, index as i64, Parent::Head);
+    names.iter().enumerate().map(place).collect()
+}
+
+async fn read(store: &Arc<dyn Store>, who: &Principal, session: &SessionId) -> Session {
+    store.session(who, session, Access::Own).await.unwrap()
+}
+
+async fn path(store: &Arc<dyn Store>, who: &Principal, session: &str) -> String {
+    let said = said(store, who, session, View::Path).await;
+    said.into_iter().map(|message| message.content).collect::<Vec<_>>().join(" ")
+}
+
+pub async fn an_imported_session_is_as_its_file_says(store: &Arc<dyn Store>) {
+    let ada = user("ada");
+    let mut import = file(
+        "s",
+        vec![
+            line("q1", 1, Parent::Head),
+            line("r1", 2, Parent::Head),
+            line("q2", 3, Parent::Head),
+            line("r1b", 4, Parent::Message(named("q1"))),
+            line("q3", 5, Parent::Head),
+            line("root", 6, Parent::Root),
+        ],
+    );
+    import.new.title = Title { text: "Old".to_owned(), source: TitleSource::User };
+    import.status = SessionStatus::parse("closed").unwrap();
+    (import.archived, import.pinned) = (true, true);
+    (import.last_seen, import.head_id) = (Some(at(99)), Some(named("q3")));
+    let report = store.import_session(&ada, import, at(1000)).await.unwrap();
+    assert_eq!((&report.session_id, report.title.as_str(), report.messages), (&id("s"), "Old", 6));
+
+    let session = read(store, &ada, &id("s")).await;
+    assert_eq!((session.title.as_str(), session.title_source), ("Old", TitleSource::User));
+    assert_eq!((session.status.as_str(), session.archived, session.pinned), ("closed", true, true));
+    assert_eq!((session.created_at, session.last_seen), (at(-1000), Some(at(99))));
+    assert_eq!((session.messages_count, session.head_id), (6, Some(named("q3"))));
+    assert_eq!((session.owner, session.active_turn), (ada.user.clone(), None));
+    assert_eq!(path(store, &ada, "s").await, "q1 r1b q3");
+    let all = said(store, &ada, "s", View::All).await;
+    assert_eq!(all.iter().map(|message| message.seq).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);
+    assert_eq!(all[1].sibling_ids, [named("r1"), named("r1b")]);
+    assert_eq!(all[5].parent_id, None);
+}
+
+pub async fn importing_again_adds_what_is_new_and_nothing_else(store: &Arc<dyn Store>) {
+    let ada = user("ada");
+    let names = ["q1", "r1", "q2"];
+    store.import_session(&ada, file("s", in_a_row(&names)), at(1000)).await.unwrap();
+    let before = read(store, &ada, &id("s")).await;
+    assert_eq!((before.title.as_str(), before.title_source), ("q1", TitleSource::Auto));
+    let again = store.import_session(&ada, file("s", in_a_row(&names)), at(2000)).await.unwrap();
+    assert_eq!(again.messages, 0);
+    let after = read(store, &ada, &id("s")).await;
+    assert_eq!((after.version, after.updated_at), (before.version, before.updated_at));
+
+    let longer = file("s", in_a_row(&["q1", "r1", "q2", "r2", "q3"]));
+    assert_eq!(store.import_session(&ada, longer, at(3000)).await.unwrap().messages, 2);
+    assert_eq!(path(store, &ada, "s").await, "q1 r1 q2 r2 q3");
+    // What a file leaves out stays, and what follows it follows where the file says.
+    let branch = file("s", vec![line("r1", 0, Parent::Head), line("q2b", 9, Parent::Head)]);
+    assert_eq!(store.import_session(&ada, branch, at(4000)).await.unwrap().messages, 1);
+    assert_eq!(path(store, &ada, "s").await, "q1 r1 q2b");
+    assert_eq!(said(store, &ada, "s", View::All).await.len(), 6);
+}
+
+pub async fn a_session_goes_in_whole_or_not_at_all(store: &Arc<dyn Store>) {
+    let ada = user("ada");
+    let lost = |name| line(name, 7, Parent::Message(named("nobody")));
+    let mut messages = in_a_row(&["q1", "r1", "q2"]);
+    messages.push(lost("q3"));
+    let headless =
+        ImportSession { head_id: Some(named("nobody")), ..file("s", in_a_row(&["q1", "r1"])) };
+    for bad in [file("s", messages.clone()), headless.clone()] {
+        let error = store.import_session(&ada, bad, at(1000)).await.unwrap_err();
+        assert_eq!(error.kind, Kind::InvalidRequest);
+        let gone = store.session(&ada, &id("s"), Access::Own).await.unwrap_err();
+        assert_eq!(gone.kind, Kind::SessionNotFound);
+    }
+    assert_eq!(listed(store, &ada, None).await, Vec::<String>::new());
+
+    store.import_session(&ada, file("s", in_a_row(&["q1"])), at(1000)).await.unwrap();
+    let before = read(store, &ada, &id("s")).await;
+    for bad in [file("s", messages), headless] {
+        let error = store.import_session(&ada, bad, at(2000)).await.unwrap_err();
+        assert_eq!(error.kind, Kind::InvalidRequest);
+        let after = read(store, &ada, &id("s")).await;
+        assert_eq!((after.messages_count, after.head_id), (1, Some(named("q1"))));
+        assert_eq!(
+            (after.version, after.updated_at, after.nodes),
+            (before.version, before.updated_at, before.nodes.clone())
+        );
+        assert_eq!(path(store, &ada, "s").await, "q1");
+    }
+}
+
+pub async fn a_session_that_another_user_has_goes_in_under_another_id(store: &Arc<dyn Store>) {
+    let (ada, bob) = (user("ada"), user("bob"));
+    create(store, &ada, "s").await;
+    for (count, added) in [(1, 1), (1, 0), (2, 1)] {
+        let messages = in_a_row(&["q1", "r1"][..count]);
+        let report = store.import_session(&bob, file("s", messages), at(1000)).await.unwrap();
+        assert_eq!((report.session_id, report.messages), (id("s-other"), added));
+    }
+    assert_eq!(read(store, &ada, &id("s")).await.messages_count, 0);
+    assert_eq!(listed(store, &bob, None).await, ["s-other"]);
+    // Where that id is taken as well, there is nowhere to put it.
+    let eve = user("eve");
+    let error = store.import_session(&eve, file("s", in_a_row(&["q1"])), at(1000)).await;
+    assert_eq!(error.unwrap_err().kind, Kind::IdTaken);
+    assert_eq!(listed(store, &eve, None).await, Vec::<String>::new());
+}
+
+pub async fn nothing_is_imported_into_a_session_that_is_busy_or_closed(store: &Arc<dyn Store>) {
+    let ada = user("ada");
+    create(store, &ada, "s").await;
+    let begun = running(store, begin(&ada, "s", "hi")).await;
+    let busy = store.import_session(&ada, file("s", in_a_row(&["q1"])), at(1000)).await;
+    assert_eq!(busy.unwrap_err().kind, Kind::SessionBusy);
+    store.finish_turn(finish(&begun, "hello", None)).await.unwrap().unwrap();
+    assert_eq!(path(store, &ada, "s").await, "hi hello");
+
+    let closed = |names: &[&str]| ImportSession {
+        status: SessionStatus::parse("closed").unwrap(),
+        ..file("c", in_a_row(names))
+    };
+    store.import_session(&ada, closed(&["q1", "r1"]), at(1000)).await.unwrap();
+    // The same file once more adds nothing, so it may come; a longer one may not.
+    let same = store.import_session(&ada, closed(&["q1", "r1"]), at(1000)).await.unwrap();
+    assert_eq!(same.messages, 0);
+    let longer = store.import_session(&ada, closed(&["q1", "r1", "q2"]), at(1000)).await;
+    assert_eq!(longer.unwrap_err().kind, Kind::SessionClosed);
+    assert_eq!(path(store, &ada, "c").await, "q1 r1");
+}
