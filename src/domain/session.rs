@@ -5,6 +5,7 @@ use super::text::{has_nul, without_nul};
 use super::title::TitleSource;
 use super::turn::ActiveTurn;
 use super::{Invalid, MessageId, ProjectId, SessionId, Timestamp, UserId, node};
+use crate::json::object;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 use std::fmt;
@@ -234,7 +235,7 @@ pub struct Settings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_output_tokens: Option<u32>,
     /// What of the session goes into the prompt.
-    #[serde(skip_serializing_if = "MemoryOptions::is_empty")]
+    #[serde(skip_serializing_if = "MemoryOptions::is_empty", deserialize_with = "object")]
     pub memory: MemoryOptions,
 }
 

@@ -7,6 +7,7 @@ use super::extract::{Caller, NoQuery};
 use crate::clock;
 use crate::domain::{Principal, SessionId};
 use crate::error::{Error, Kind, Result};
+use crate::json::Object;
 use crate::store::Imported;
 use crate::transfer::file::read_sessions;
 use crate::transfer::record::{self, SessionRecord};
@@ -155,8 +156,6 @@ fn source_id(raw: &RawValue) -> Option<String> {
     struct Named {
         session_id: Option<String>,
     }
-    serde_json::from_str::<Named>(raw.get())
-        .ok()?
-        .session_id
-        .map(|id| id.chars().take(128).collect())
+    let Object(named): Object<Named> = serde_json::from_str(raw.get()).ok()?;
+    named.session_id.map(|id| id.chars().take(128).collect())
 }

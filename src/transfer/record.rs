@@ -7,7 +7,7 @@ use crate::domain::{
     MessageId, MessageType, Principal, ProjectId, Role, SessionId, Status, Timestamp, Usage, UserId,
 };
 use crate::error::{Error, Result};
-use crate::json::{Object, object, present};
+use crate::json::{Object, object, optional_object, present};
 use crate::memory::tokens;
 use crate::store::{ImportSession, NewMessage, NewSession, Parent, ReplyFields};
 use serde::Deserialize;
@@ -75,7 +75,9 @@ pub struct MessageRecord {
     status: Status,
     model: Option<String>,
     finish_reason: Option<FinishReason>,
+    #[serde(default, deserialize_with = "optional_object")]
     error: Option<MessageError>,
+    #[serde(default, deserialize_with = "optional_object")]
     usage: Option<Usage>,
 }
 

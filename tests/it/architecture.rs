@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// Each module and the modules of ours that it may name. `app` may name all.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
-    ("domain", &[]),
+    ("domain", &["json"]),
     ("clock", &["domain"]),
     ("json", &[]),
     ("error", &["domain"]),
