@@ -6,7 +6,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 /// Sends a body and asserts that it is refused for this field.
-async fn refused(
+pub async fn refused(
     server: &Server,
     method: Method,
     path: &str,

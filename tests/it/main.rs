@@ -21,6 +21,7 @@ mod repeat;
 mod restart;
 mod resume;
 mod sessions;
+mod shapes;
 mod store_contract;
 mod support;
 mod titles;

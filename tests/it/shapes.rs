@@ -1,0 +1,215 @@
+//! Bodies whose JSON is well-formed and means nothing: lists where objects belong, NUL in texts.
+//! serde would take a list of a struct's values for the struct; this server does not.
+
+use crate::bad_input::refused;
+use crate::support::Server;
+use crate::support::server::read;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+/// Every operation of the OpenAPI document: method, path with its parameters filled in, description.
+pub async fn operations(server: &Server, session: &str) -> Vec<(Method, String, Value)> {
+    let document = server.get("/api/openapi.json").await.body;
+    let mut operations = Vec::new();
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        let path = path.replace("{sessionId}", session).replace("{messageId}", "m");
+        for (method, operation) in methods.as_object().unwrap() {
+            let method = method.to_uppercase().parse().unwrap();
+            operations.push((method, path.clone(), operation.clone()));
+        }
+    }
+    operations
+}
+
+#[tokio::test]
+async fn no_body_of_any_route_may_be_a_list() {
+    let server = Server::start().await;
+    let session = server.session().await;
+    let mut routes = 0;
+    for (method, path, operation) in operations(&server, &session).await {
+        if operation.get("requestBody").is_none() {
+            continue;
+        }
+        routes += 1;
+        for body in ["[]", "[{}]", r#"["a"]"#, r#"[null,"a",1]"#, r#"[[],[]]"#] {
+            refused(&server, method.clone(), &path, body, 400, "body").await;
+        }
+    }
+    assert!(routes >= 9, "only {routes} routes take a body");
+    assert_eq!(server.get("/api/chat-sessions").await.data()["pagination"]["total"], 1);
+    let untouched = server.get(&format!("/api/chat-sessions/{session}")).await.data();
+    assert_eq!((&untouched["version"], &untouched["messagesCount"]), (&json!(1), &json!(0)));
+    assert!(server.upstream.is_idle().await);
+}
+
+#[tokio::test]
+async fn a_list_in_the_place_of_a_nested_object_is_refused_by_its_name() {
+    let server = Server::start().await;
+    let session = server.session().await;
+    let (chat, sessions, messages) = ("/api/chat", "/api/chat-sessions", "/api/chat-messages");
+    let own = format!("/api/chat-sessions/{session}");
+    let (meta, again) = (format!("{own}/meta"), format!("/api/chat/{session}/regenerate"));
+    let saying = |field: &str| format!(r#"{{"sessionId":"{session}","message":"hi",{field}}}"#);
+    let posting = |field: &str| {
+        format!(r#"{{"chatSessionId":"{session}","role":"user","content":"hi",{field}}}"#)
+    };
+    let ui = |message: &str| format!(r#"{{"id":"{session}","messages":[{message}]}}"#);
+    for (method, path, body, field) in [
+        (Method::POST, sessions, r#"{"settings":[]}"#.to_owned(), "settings"),
+        (Method::POST, sessions, r#"{"settings":["m"]}"#.into(), "settings"),
+        (Method::POST, sessions, r#"{"settings":{"memory":[]}}"#.into(), "settings.memory"),
+        (Method::POST, sessions, r#"{"settings":{"memory":["window"]}}"#.into(), "settings.memory"),
+        (Method::POST, sessions, r#"{"meta":[]}"#.into(), "meta"),
+        (Method::POST, sessions, r#"{"userMeta":"[]"}"#.into(), "userMeta"),
+        (Method::POST, sessions, r#"{"theme":[{}]}"#.into(), "theme"),
+        (Method::POST, sessions, r#"{"title":["t"]}"#.into(), "title"),
+        (Method::PATCH, &own, r#"{"settings":[]}"#.into(), "settings"),
+        (Method::PATCH, &own, r#"{"settings":{"memory":[]}}"#.into(), "settings.memory"),
+        (Method::PATCH, &own, r#"{"meta":[]}"#.into(), "meta"),
+        (Method::PUT, &meta, r#"{"meta":[]}"#.into(), "meta"),
+        (Method::POST, chat, saying(r#""memory":[]"#), "memory"),
+        (Method::POST, chat, saying(r#""memory":["window",3]"#), "memory"),
+        (Method::POST, chat, saying(r#""parts":[["text","x"]]"#), "parts"),
+        (Method::POST, chat, r#"{"message":["hi"]}"#.into(), "message"),
+        (Method::POST, chat, ui(r#"["m","user",[]]"#), "messages"),
+        (Method::POST, chat, ui("[]"), "messages"),
+        (Method::POST, chat, ui(r#"{"id":"m","role":"user","parts":[["text","x"]]}"#), "messages"),
+        (Method::POST, &again, r#"{"memory":[]}"#.into(), "memory"),
+        (Method::POST, messages, posting(r#""parts":[[]]"#), "parts"),
+        (Method::POST, messages, posting(r#""type":[]"#), "type"),
+    ] {
+        refused(&server, method, path, &body, 400, field).await;
+    }
+    assert_eq!(server.get("/api/chat-sessions").await.data()["pagination"]["total"], 1);
+    assert_eq!(server.said(&session).await, Vec::<String>::new());
+    assert!(server.upstream.is_idle().await);
+}
+
+#[tokio::test]
+async fn a_list_in_a_file_of_sessions_is_skipped_by_its_name() {
+    let server = Server::start().await;
+    let message = json!({"role": "user", "content": "hi"});
+    let with = |field: &str, value: Value| {
+        let mut message = message.clone();
+        message[field] = value;
+        json!({"sessionId": "s", "messages": [message]})
+    };
+    let bad = [
+        (json!([]), "object"),
+        (json!(["s", "title"]), "object"),
+        (json!({"sessionId": "s", "settings": []}), "settings"),
+        (json!({"sessionId": "s", "settings": {"memory": []}}), "settings.memory"),
+        (json!({"sessionId": "s", "meta": []}), "meta"),
+        (json!({"sessionId": "s", "messages": {}}), "messages"),
+        (json!({"sessionId": "s", "messages": [["m", "user", "ada", "hi"]]}), "messages[0]"),
+        (json!({"sessionId": "s", "messages": [message, []]}), "messages[1]"),
+        (with("usage", json!([1, 2])), "messages[0].usage"),
+        (with("error", json!(["code", "sentence"])), "messages[0].error"),
+        (with("parts", json!([[]])), "messages[0].parts"),
+    ];
+    let sessions: Vec<Value> = bad.iter().map(|(session, _)| session.clone()).collect();
+    let report = server.post("/api/import", json!({"sessions": sessions})).await.data();
+    assert_eq!(report["sessions"], json!([]));
+    let skipped = report["skipped"].as_array().unwrap();
+    assert_eq!(skipped.len(), bad.len());
+    for ((session, named), skipped) in bad.iter().zip(skipped) {
+        assert!(skipped["reason"].as_str().unwrap().contains(named), "{session}: {skipped}");
+        assert_eq!(skipped.get("sessionId"), session.get("sessionId"), "{session}: {skipped}");
+    }
+    assert_eq!(server.get("/api/chat-sessions").await.data()["pagination"]["total"], 0);
+}
+
+#[tokio::test]
+async fn nul_is_refused_wherever_a_text_may_hide_it() {
+    let server = Server::start().await;
+    let session = server.session().await;
+    let (chat, sessions, messages) = ("/api/chat", "/api/chat-sessions", "/api/chat-messages");
+    let own = format!("/api/chat-sessions/{session}");
+    let (title, meta) = (format!("{own}/title"), format!("{own}/meta"));
+    let saying = |field: &str| format!(r#"{{"sessionId":"{session}","message":"hi",{field}}}"#);
+    let posting = |field: &str| {
+        format!(r#"{{"chatSessionId":"{session}","role":"user","content":"hi",{field}}}"#)
+    };
+    let ui = |part: &str| {
+        format!(r#"{{"id":"{session}","messages":[{{"id":"m","role":"user","parts":[{part}]}}]}}"#)
+    };
+    for (method, path, body, field) in [
+        (Method::POST, sessions, r#"{"meta":{"a":"b\u0000"}}"#.to_owned(), "meta"),
+        (Method::POST, sessions, r#"{"meta":{"a\u0000":1}}"#.into(), "meta"),
+        (Method::POST, sessions, r#"{"meta":{"a":[{"b":["\u0000"]}]}}"#.into(), "meta"),
+        (Method::POST, sessions, r#"{"userMeta":"{\"a\":\"\\u0000\"}"}"#.into(), "userMeta"),
+        (Method::POST, sessions, r#"{"theme":{"a":"\u0000"}}"#.into(), "theme"),
+        (Method::POST, sessions, r#"{"projectId":"p\u0000"}"#.into(), "projectId"),
+        (Method::POST, sessions, r#"{"participants":["b\u0000b"]}"#.into(), "participants"),
+        (Method::POST, sessions, r#"{"settings":{"model":"m\u0000"}}"#.into(), "settings.model"),
+        (
+            Method::POST,
+            sessions,
+            r#"{"settings":{"systemPrompt":"s\u0000"}}"#.into(),
+            "settings.systemPrompt",
+        ),
+        (Method::PATCH, &own, r#"{"meta":{"a":"\u0000"}}"#.into(), "meta"),
+        (Method::PATCH, &own, r#"{"title":"\u0000"}"#.into(), "title"),
+        (Method::PUT, &title, r#"{"title":"a\u0000b"}"#.into(), "title"),
+        (Method::PUT, &meta, r#"{"meta":{"a":"\u0000"}}"#.into(), "meta"),
+        (Method::POST, chat, saying(r#""parts":[{"type":"file","url":"\u0000"}]"#), "parts"),
+        (Method::POST, chat, saying(r#""parts":[{"type":"\u0000"}]"#), "parts"),
+        (Method::POST, chat, saying(r#""systemPrompt":"\u0000""#), "systemPrompt"),
+        (Method::POST, chat, ui(r#"{"type":"text","text":"a\u0000"}"#), "messages"),
+        (Method::POST, chat, ui(r#"{"type":"file","url":"a\u0000"}"#), "parts"),
+        (
+            Method::POST,
+            messages,
+            posting(r#""parts":[{"type":"a","deep":{"er":[{"x\u0000":1}]}}]"#),
+            "parts",
+        ),
+        (Method::POST, messages, posting(r#""clientMessageId":"a\u0000""#), "clientMessageId"),
+    ] {
+        refused(&server, method, path, &body, 400, field).await;
+    }
+    for (query, field) in
+        [("message=a%00b", "message"), ("message=%00", "message"), ("strategy=%00", "strategy")]
+    {
+        let reply = server.get(&format!("{own}/memory?{query}")).await;
+        assert_eq!(reply.failure(), (400, "invalid_request"), "{query}");
+        assert!(reply.body["error"]["details"][field].is_string(), "{query}: {}", reply.body);
+    }
+    assert_eq!(server.said(&session).await, Vec::<String>::new());
+    let untouched = server.get(&own).await.data();
+    assert_eq!((&untouched["version"], &untouched["meta"]), (&json!(1), &json!({})));
+    assert!(server.upstream.is_idle().await);
+}
+
+#[tokio::test]
+async fn a_parameter_that_a_route_does_not_know_is_refused_by_its_name() {
+    let server = Server::start().await;
+    let session = server.session().await;
+    let operations = operations(&server, &session).await;
+    assert!(operations.len() >= 18, "only {} operations are documented", operations.len());
+    for (method, path, operation) in operations {
+        let ask = |query: &str| {
+            let request = server.request(method.clone(), &format!("{path}?{query}"));
+            request.header("content-type", "application/json").body("{}")
+        };
+        let reply = read(ask("surprise=1&colour=red")).await;
+        assert_eq!(reply.failure(), (400, "invalid_request"), "{method} {path}");
+        let details = &reply.body["error"]["details"];
+        for name in ["surprise", "colour"] {
+            assert_eq!(details[name], "is not a parameter of this route", "{method} {path}");
+        }
+        // What is documented is known, whatever its value has to be.
+        let parameters = operation["parameters"].as_array().cloned().unwrap_or_default();
+        for parameter in parameters.iter().filter(|parameter| parameter["in"] == "query") {
+            let name = parameter["name"].as_str().unwrap();
+            let reply = read(ask(&format!("surprise=1&{name}=7"))).await;
+            let details = reply.body["error"]["details"].as_object().unwrap();
+            assert!(details.contains_key("surprise"), "{method} {path} {name}");
+            assert_ne!(
+                details.get(name),
+                Some(&json!("is not a parameter of this route")),
+                "{method} {path}"
+            );
+        }
+    }
+    assert_eq!(server.get("/api/chat-sessions").await.data()["pagination"]["total"], 1);
+}
