@@ -2,6 +2,7 @@
 
 use crate::domain::message::{Body, FinishReason, MessageError, Parts};
 use crate::domain::session::{JsonObject, SessionStatus, Settings};
+use crate::domain::text::without_nul;
 use crate::domain::title::{Title, TitleSource};
 use crate::domain::{
     MessageId, MessageType, Principal, ProjectId, Role, SessionId, Status, Timestamp, Usage, UserId,
@@ -172,6 +173,14 @@ fn message(
     };
     let parts =
         record.parts.map(|parts| Parts::parse("parts", &parts)).transpose()?.unwrap_or_default();
+    let error = record.error.as_ref();
+    for (field, text) in [
+        ("model", record.model.as_deref()),
+        ("error.code", error.map(|error| error.code.as_str())),
+        ("error.message", error.map(|error| error.message.as_str())),
+    ] {
+        without_nul(field, text.unwrap_or_default())?;
+    }
     // An empty reply that was cut off or failed is a message, too.
     let is_empty_reply =
         record.status != Status::Complete && record.content.is_empty() && parts.is_empty();
