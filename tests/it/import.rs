@@ -2,6 +2,7 @@
 
 use crate::support::Server;
 use crate::support::server::read;
+use crate::support::sse::text_of;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -138,4 +139,100 @@ async fn ten_thousand_messages_go_into_one_session() {
     assert_eq!(server.get("/api/chat-sessions/long").await.data()["messagesCount"], 10_000);
     let prompt = server.turn("long", "and?", "ok").await;
     assert_eq!(prompt[prompt.len() - 2..], ["assistant: message 9999", "user: and?"]);
+}
+
+#[tokio::test]
+async fn the_names_that_clients_gave_to_messages_are_kept_and_mean_them() {
+    let server = Server::start().await;
+    let file = json!({"sessions": [{"sessionId": "s", "messages": [
+        {"id": "m1", "clientMessageId": "c1", "role": "user", "content": "Hi"},
+        {"id": "m2", "role": "assistant", "content": "Hello"},
+        {"clientMessageId": "c3", "role": "user", "content": "And?"}]}]});
+    assert_eq!(server.post("/api/import", file.clone()).await.data()["sessions"][0]["messages"], 3);
+    let read =
+        async |id: &str| server.get(&format!("/api/chat-sessions/s/messages/{id}")).await.data();
+    let (first, third) = (read("c1").await, read("c3").await);
+    assert_eq!((&first["id"], &first["clientMessageId"]), (&json!("m1"), &json!("c1")));
+    assert_eq!(first, read("m1").await);
+    assert_eq!((&third["content"], &third["parentId"]), (&json!("And?"), &json!("m2")));
+    assert_eq!(server.post("/api/import", file).await.data()["sessions"][0]["messages"], 0);
+
+    // To a client that still has its own name for the message it was answered, or waits to be.
+    let ask = |id: &str, text: &str| json!({"id": "s", "message": {"id": id, "role": "user", "parts": [{"type": "text", "text": text}]}});
+    let repeated = server.chat(ask("c1", "Hi")).await.rest().await;
+    assert_eq!(
+        (text_of(&repeated), &repeated[0].data["messageId"]),
+        ("Hello".to_owned(), &json!("m2"))
+    );
+    let mut frames = server.chat(ask("c3", "And?")).await;
+    server.upstream.call().await.reply("That is all.");
+    frames.until("[DONE]").await;
+    assert_eq!(
+        server.said("s").await,
+        ["user: Hi", "assistant: Hello", "user: And?", "assistant: That is all."]
+    );
+}
+
+#[tokio::test]
+async fn a_closed_session_comes_in_closed_and_takes_no_more() {
+    let server = Server::start().await;
+    let message = |text: &str| json!({"id": text, "role": "user", "content": text});
+    let session =
+        |messages: Value| json!({"sessionId": "s", "status": "closed", "messages": messages});
+    let import = async |sessions: Value| {
+        server.post("/api/import", json!({"sessions": sessions})).await.data()
+    };
+    let report = import(json!([session(json!([message("one"), message("two")]))])).await;
+    assert_eq!(report["sessions"][0]["messages"], 2);
+    assert_eq!(server.get("/api/chat-sessions/s").await.data()["status"], "closed");
+    let refused = server.post("/api/chat", json!({"sessionId": "s", "message": "three"})).await;
+    assert_eq!(refused.failure(), (409, "session_closed"));
+
+    let longer = session(json!([message("one"), message("two"), message("three")]));
+    let report = import(json!([longer, {"sessionId": "t", "messages": [message("x")]}])).await;
+    assert_eq!(report["sessions"][0]["sessionId"], "t");
+    let skipped = &report["skipped"][0];
+    assert_eq!((&skipped["index"], &skipped["sessionId"]), (&json!(0), &json!("s")));
+    assert!(skipped["reason"].as_str().unwrap().contains("closed"), "{skipped}");
+    assert_eq!(server.said("s").await, ["user: one", "user: two"]);
+    server.patch("/api/chat-sessions/s", json!({"status": "active"})).await.data();
+    assert_eq!(import(json!([longer])).await["sessions"][0]["messages"], 1);
+    assert_eq!(server.said("s").await, ["user: one", "user: two", "user: three"]);
+}
+
+#[tokio::test]
+async fn one_bad_message_keeps_its_whole_session_out_new_or_known() {
+    let server = Server::start().await;
+    let good = json!({"id": "m1", "role": "user", "content": "one"});
+    let known = json!({"sessions": [{"sessionId": "known", "title": "t", "messages": [good]}]});
+    server.post("/api/import", known).await.data();
+    let before = server.get("/api/chat-sessions/known").await.data();
+    let reply = |field: &str, value: Value| json!({"id": "m3", "role": "assistant", "content": "x", field: value});
+    for (bad, named) in [
+        (json!({"id": "m3", "role": "user", "content": "a\u{0}b"}), "content"),
+        (json!({"id": "m3", "role": "user", "content": ""}), "content"),
+        (json!({"id": "m3", "role": "user", "content": " \n"}), "content"),
+        (json!({"id": "m3", "role": "user"}), "content"),
+        (json!({"id": "m3", "role": "user", "content": "x", "parentId": "nobody"}), "parentId"),
+        (json!({"id": "m 3", "role": "user", "content": "x"}), "messages[2].id"),
+        (json!({"id": "m2", "role": "user", "content": "x"}), "messages[2].id"),
+        (reply("senderId", json!("a\u{0}")), "messages[2].senderId"),
+        (reply("parts", json!([{"type": "text", "text": "\u{0}"}])), "messages[2].parts"),
+        (reply("model", json!("m\u{0}")), "messages[2].model"),
+        (reply("error", json!({"code": "c\u{0}", "message": "m"})), "messages[2].error"),
+        (reply("error", json!({"code": "c", "message": "m\u{0}"})), "messages[2].error"),
+    ] {
+        let messages = json!([good, {"id": "m2", "role": "user", "content": "two"}, bad]);
+        let session = |id: &str| json!({"sessionId": id, "messages": messages});
+        let file = json!({"sessions": [session("known"), session("new")]});
+        let report = server.post("/api/import", file).await.data();
+        assert_eq!(report["sessions"], json!([]), "{bad}");
+        for index in 0..2 {
+            let reason = report["skipped"][index]["reason"].as_str().unwrap();
+            assert!(reason.contains(named), "{bad}: {reason}");
+        }
+        assert_eq!(server.get("/api/chat-sessions/known").await.data(), before, "{bad}");
+        assert_eq!(server.get("/api/chat-sessions/new").await.status, 404, "{bad}");
+    }
+    assert_eq!(server.said("known").await, ["user: one"]);
 }
