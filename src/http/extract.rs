@@ -63,9 +63,11 @@ async fn path_id<T>(
 
 /// The versions that `If-Match` allows: `"3"`, `3`, a list of them, or `*`, which is any.
 pub(super) fn if_match(headers: &HeaderMap) -> Result<Vec<u32>> {
-    let Some(value) = headers.get(IF_MATCH) else { return Ok(Vec::new()) };
-    let text = value.to_str().unwrap_or_default().trim();
-    if text == "*" {
+    // A list may come in several lines.
+    let lines = headers.get_all(IF_MATCH).iter().map(|line| line.to_str().unwrap_or_default());
+    let lines: Vec<&str> = lines.collect();
+    let text = lines.join(",");
+    if lines.is_empty() || text.trim() == "*" {
         return Ok(Vec::new());
     }
     let version = |tag: &str| tag.trim().trim_start_matches("W/").trim_matches('"').parse().ok();
