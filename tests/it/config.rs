@@ -1,6 +1,7 @@
 //! Configuration: what the documentation says of it, and what the program makes of it.
 
 use crate::support::process::{Process, run};
+use crate::support::server::read;
 use echoic::config::{Config, Refusal, variables};
 use std::collections::HashMap;
 use std::path::Path;
@@ -99,6 +100,48 @@ async fn a_bad_value_stops_the_start_with_a_sentence_that_names_it() {
         assert!(told.contains(name) && told.contains(wants), "{name}={value}: {told}");
         assert!(!told.contains("panicked"), "{told}");
     }
+}
+
+#[tokio::test]
+async fn beyond_loopback_it_listens_only_where_that_is_allowed_in_so_many_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = |allow: &str| {
+        HashMap::from([
+            ("HOST", "0.0.0.0".to_owned()),
+            ("PORT", "0".to_owned()),
+            ("ECHOIC_PROVIDER", "demo".to_owned()),
+            ("ECHOIC_ALLOW_OPEN", allow.to_owned()),
+            ("ECHOIC_ALLOWED_HOSTS", "chat.example.com".to_owned()),
+        ])
+    };
+    for no in ["", "false"] {
+        let (code, out, told) = run(folder.path(), &open(no), &[]).await;
+        let sentence = "echoic: HOST=0.0.0.0: without authentication the server listens on loopback only; set \
+                        ECHOIC_ALLOW_OPEN=true if everyone who can reach it may read and write every conversation\n";
+        assert_eq!((code, out.as_str(), told.as_str()), (2, "", sentence), "{no:?}");
+    }
+    assert!(!folder.path().join("data").exists(), "a refused start touches nothing");
+
+    let server = Process::start(folder.path(), &open("true")).await;
+    let port = server.base.strip_prefix("http://0.0.0.0:").expect("it says where it listens");
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let ask = |host: &'static str| {
+        let url = format!("http://127.0.0.1:{port}/api/chat-sessions");
+        read(client.get(url).header("host", host))
+    };
+    // Open or not, a page that points its own name at this machine is refused.
+    for (host, status) in [("localhost", 200), ("chat.example.com", 200), ("rebound.example", 403)]
+    {
+        assert_eq!(ask(host).await.status, status, "{host}");
+    }
+    assert_eq!(server.terminate().await.0, 0);
+
+    let flag = ["serve", "--host=0.0.0.0", "--allow-open"];
+    let server =
+        Process::spawn(crate::support::process::command(folder.path(), &open("false"), &flag))
+            .await;
+    assert!(server.base.starts_with("http://0.0.0.0:"), "a flag wins: {}", server.base);
+    assert_eq!(server.terminate().await.0, 0);
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod import;
 mod memory;
 mod messages;
 mod openapi;
+mod origins;
 mod provider_contract;
 mod providers;
 mod readme;

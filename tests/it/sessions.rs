@@ -154,6 +154,84 @@ async fn a_change_with_a_stale_version_is_refused() {
 }
 
 #[tokio::test]
+async fn if_match_may_name_several_versions_or_any() {
+    let server = Server::start().await;
+    let session = server.session().await;
+    let path = format!("/api/chat-sessions/{session}");
+    let change = |if_match: &str| {
+        server
+            .request(Method::PATCH, &path)
+            .header("if-match", if_match)
+            .json(&json!({"pinned": true}))
+    };
+    let mut version = 1;
+    for fits in
+        [r#""1""#, r#""7", "2""#, r#""3","9""#, r#"W/"4""#, r#"  "1" ,  "5"  "#, "6", "*", " * "]
+    {
+        let changed = read(change(fits)).await;
+        version += 1;
+        assert_eq!(
+            (changed.status, changed.header("etag")),
+            (200, &*format!("\"{version}\"")),
+            "{fits}"
+        );
+    }
+    for stale in [r#""1""#, r#""1", "2", "3""#, r#"W/"8""#, r#""10""#, "0"] {
+        let refused = read(change(stale)).await;
+        assert_eq!(refused.failure(), (412, "version_conflict"), "{stale}");
+        assert_eq!(refused.body["error"]["details"]["version"], version, "{stale}");
+    }
+    for odd in ["", "abc", r#""9", abc"#, r#""9", *"#, "-1", r#""9;10""#] {
+        let refused = read(change(odd)).await;
+        assert_eq!(refused.failure(), (400, "invalid_request"), "{odd:?}");
+        assert!(refused.body["error"]["details"]["If-Match"].is_string(), "{odd:?}");
+    }
+    // A list may come in several lines.
+    let lines = change(r#""1""#).header("if-match", r#""9""#);
+    assert_eq!(read(lines).await.header("etag"), r#""10""#);
+    for (method, route, body) in [
+        (Method::PUT, "/title", json!({"title": "t"})),
+        (Method::PUT, "/meta", json!({"meta": {"a": 1}})),
+        (Method::PATCH, "", json!({"archived": true})),
+    ] {
+        let request = |version: &str| {
+            let path = format!("{path}{route}");
+            server.request(method.clone(), &path).header("if-match", version.to_owned()).json(&body)
+        };
+        assert_eq!(read(request(r#""9", "1""#)).await.failure(), (412, "version_conflict"));
+        version = read(request("*")).await.data()["version"].as_i64().unwrap();
+    }
+    assert_eq!(version, 13);
+    let nowhere =
+        server.request(Method::PATCH, "/api/chat-sessions/nowhere").header("if-match", "*");
+    assert_eq!(read(nowhere.json(&json!({}))).await.failure(), (404, "session_not_found"));
+}
+
+#[tokio::test]
+async fn a_patch_of_nothing_changes_nothing() {
+    let server = Server::start().await;
+    let session = server.session().await;
+    server.turn(&session, "hi", "hello").await;
+    let path = format!("/api/chat-sessions/{session}");
+    let before = server.get(&path).await;
+    let etag = before.header("etag").to_owned();
+    let before = before.data();
+    let patch = |body: Value| server.request(Method::PATCH, &path).json(&body);
+    // Fields that a session does not have, or that nobody sets, are nothing, too.
+    for nothing in [json!({}), json!({"colour": "red"}), json!({"version": 9, "messagesCount": 7})]
+    {
+        let reply = read(patch(nothing.clone()).header("if-match", &etag)).await;
+        assert_eq!((reply.status, reply.header("etag")), (200, &*etag), "{nothing}");
+        assert_eq!(reply.data(), before, "{nothing}");
+        let stale = read(patch(nothing.clone()).header("if-match", "\"99\"")).await;
+        assert_eq!(stale.failure(), (412, "version_conflict"), "{nothing}");
+    }
+    let read = server.get(&path).await;
+    assert_eq!(read.header("etag"), etag);
+    assert_eq!(read.data(), before);
+}
+
+#[tokio::test]
 async fn lists_are_paged_filtered_and_ordered() {
     let server = Server::start().await;
     for (id, title) in

@@ -1,0 +1,127 @@
+//! Pages of other origins, and names that are not this server's.
+
+use crate::support::server::{Reply, read};
+use crate::support::{Frames, Server};
+use reqwest::Method;
+use serde_json::json;
+
+#[tokio::test]
+async fn a_page_of_another_origin_cannot_write() {
+    let server = Server::with(&["--cors-origins=https://chat.example.com"]).await;
+    let own = server.base.clone();
+    let from = |method: Method, origin: &str| {
+        server.request(method, "/api/chat-sessions").header("origin", origin).json(&json!({}))
+    };
+    for foreign in [
+        "https://evil.example",
+        "null",
+        "http://127.0.0.1:1",
+        "https://chat.example.com.evil.example",
+    ] {
+        assert_eq!(
+            read(from(Method::POST, foreign)).await.failure(),
+            (403, "forbidden"),
+            "{foreign}"
+        );
+    }
+    assert_eq!(read(from(Method::POST, &own)).await.status, 201);
+    let allowed = read(from(Method::POST, "https://chat.example.com")).await;
+    assert_eq!(
+        (allowed.status, allowed.header("access-control-allow-origin")),
+        (201, "https://chat.example.com")
+    );
+    let read_only = read(from(Method::GET, "https://evil.example")).await;
+    assert_eq!((read_only.status, read_only.header("access-control-allow-origin")), (200, ""));
+    assert_eq!(server.get("/api/chat-sessions").await.data()["pagination"]["total"], 2);
+}
+
+#[tokio::test]
+async fn a_host_that_is_not_ours_is_refused_whatever_it_asks() {
+    let server = Server::with(&["--allowed-hosts=chat.example.com"]).await;
+    let ask = |host: &'static str| server.request(Method::GET, "/health/live").header("host", host);
+    assert_eq!(read(ask("rebound.example")).await.failure(), (403, "forbidden_host"));
+    assert_eq!(read(ask("127.0.0.1.evil.example")).await.failure(), (403, "forbidden_host"));
+    for ours in ["localhost", "localhost:1234", "chat.example.com", "[::1]:8080"] {
+        assert_eq!(read(ask(ours)).await.status, 200, "{ours}");
+    }
+}
+
+/// Asks, as a browser does before it sends what a page of `origin` wants.
+async fn preflight(server: &Server, path: &str, origin: &str, method: &str) -> Reply {
+    let request = server
+        .request(Method::OPTIONS, path)
+        .header("origin", origin)
+        .header("access-control-request-method", method)
+        .header("access-control-request-headers", "content-type,idempotency-key,if-match");
+    read(request).await
+}
+
+const PATHS: [(&str, &str); 4] = [
+    ("/api/chat", "POST"),
+    ("/api/chat-sessions/s", "PATCH"),
+    ("/api/chat-sessions/s/meta", "PUT"),
+    ("/api/chat-sessions/s", "DELETE"),
+];
+
+#[tokio::test]
+async fn browsers_are_told_no_unless_an_origin_is_listed() {
+    let server = Server::start().await;
+    for (path, method) in PATHS {
+        let reply = preflight(&server, path, "https://chat.example.com", method).await;
+        assert_eq!(reply.failure(), (405, "method_not_allowed"), "{method} {path}");
+        let told = reply.headers.keys().any(|name| name.as_str().starts_with("access-control"));
+        assert!(!told, "{method} {path}: {:?}", reply.headers);
+    }
+}
+
+#[tokio::test]
+async fn browsers_are_told_yes_for_a_listed_origin_and_for_no_other() {
+    let flags = ["--cors-origins=https://chat.example.com,http://localhost:3000/"];
+    let server = Server::with(&flags).await;
+    for origin in ["https://chat.example.com", "http://localhost:3000"] {
+        for (path, method) in PATHS {
+            let reply = preflight(&server, path, origin, method).await;
+            assert_eq!(reply.status, 200, "{method} {path}");
+            assert_eq!(reply.header("access-control-allow-origin"), origin);
+            assert_eq!(reply.header("access-control-allow-credentials"), "true");
+            let allowed =
+                |header: &str, one: &str| reply.header(header).split(',').any(|it| it == one);
+            assert!(allowed("access-control-allow-methods", method), "{:?}", reply.headers);
+            for header in ["content-type", "idempotency-key", "if-match"] {
+                assert!(allowed("access-control-allow-headers", header), "{:?}", reply.headers);
+            }
+            assert!(reply.header("vary").contains("origin"), "caches must tell origins apart");
+        }
+    }
+    for foreign in
+        ["https://evil.example", "https://chat.example.com:444", "http://chat.example.com", "null"]
+    {
+        let reply = preflight(&server, "/api/chat", foreign, "POST").await;
+        assert_eq!(reply.header("access-control-allow-origin"), "", "{foreign}");
+    }
+}
+
+#[tokio::test]
+async fn a_page_of_a_listed_origin_can_read_answers_refusals_and_streams() {
+    let server = Server::with(&["--cors-origins=https://chat.example.com"]).await;
+    let from = |method: Method, path: &str| {
+        server.request(method, path).header("origin", "https://chat.example.com")
+    };
+    let refused = read(from(Method::GET, "/api/chat-sessions/nowhere")).await;
+    assert_eq!(refused.failure(), (404, "session_not_found"));
+    let created = read(from(Method::POST, "/api/chat-sessions").json(&json!({}))).await;
+    for reply in [&refused, &created] {
+        assert_eq!(reply.header("access-control-allow-origin"), "https://chat.example.com");
+        let exposed = reply.header("access-control-expose-headers");
+        for name in ["x-request-id", "etag", "retry-after"] {
+            assert!(exposed.split(',').any(|it| it == name), "{name} in {exposed}");
+        }
+    }
+    let session = created.data()["sessionId"].clone();
+    let chat =
+        from(Method::POST, "/api/chat").json(&json!({"sessionId": session, "message": "hi"}));
+    let stream = chat.send().await.unwrap();
+    assert_eq!(stream.headers()["access-control-allow-origin"], "https://chat.example.com");
+    server.upstream.call().await.reply("hello");
+    Frames::new(stream).until("finish").await;
+}
