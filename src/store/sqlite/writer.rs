@@ -18,8 +18,9 @@ use tokio::sync::oneshot;
 const QUEUE: usize = 4096;
 /// Most operations of one commit.
 const BATCH: usize = 256;
-/// A commit takes no further operation after this long.
-const BATCH_TIME: Duration = Duration::from_millis(4);
+/// A commit takes no further operation after this long. In this crate's own tests it takes all that
+/// waits, however slow the machine.
+const BATCH_TIME: Duration = if cfg!(test) { Duration::MAX } else { Duration::from_millis(4) };
 
 /// Whether somebody waits for an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -199,4 +200,166 @@ fn run_one(connection: &Connection, operation: &mut dyn Operation) -> Result<()>
 fn execute(connection: &Connection, sql: &str) -> Result<()> {
     connection.prepare_cached(sql)?.execute([])?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+    use futures::future::{BoxFuture, join_all};
+    use tempfile::TempDir;
+
+    /// A writer whose thread does not run yet, so that what is handed over shares a commit.
+    struct Bench {
+        folder: TempDir,
+        writer: Writer,
+        waiting: Receiver<Queued>,
+    }
+
+    type Done = BoxFuture<'static, Result<()>>;
+
+    impl Bench {
+        fn new() -> Self {
+            let (queue, waiting) = sync_channel(QUEUE);
+            let (folder, writer) = (tempfile::tempdir().unwrap(), Writer { queue });
+            let bench = Self { folder, writer, waiting };
+            // A line may follow one that is not there until the commit, which then fails.
+            let schema = "PRAGMA journal_mode = WAL; \
+                          CREATE TABLE lines (text TEXT PRIMARY KEY, \
+                          follows TEXT REFERENCES lines (text) DEFERRABLE INITIALLY DEFERRED)";
+            bench.connect().execute_batch(schema).unwrap();
+            bench
+        }
+
+        fn connect(&self) -> Connection {
+            let connection = Connection::open(self.folder.path().join("test.db")).unwrap();
+            connection.execute_batch("PRAGMA foreign_keys = ON").unwrap();
+            connection.busy_timeout(Duration::ZERO).unwrap();
+            connection
+        }
+
+        fn queue<F>(&self, urgency: Urgency, work: F) -> Done
+        where
+            F: FnOnce(&Connection) -> Result<()> + Send + 'static,
+        {
+            let (reply, done) = oneshot::channel();
+            let operation = Pending { work: Some(work), result: None, reply };
+            self.writer.queue.try_send((urgency, Box::new(operation))).unwrap();
+            Box::pin(async move { done.await.unwrap() })
+        }
+
+        /// Lets the thread run; what it answered, and the lines that are in the file at its end.
+        async fn run(self, queued: Vec<Done>, answered: impl FnOnce()) -> (Told, Vec<String>) {
+            let (connection, reader) = (self.connect(), self.connect());
+            let Self { writer, waiting, folder } = self;
+            let thread = std::thread::spawn(move || serve(&connection, &waiting));
+            let told = join_all(queued).await;
+            answered();
+            // Whatever happened, the writer goes on.
+            let write = writer.run(|db| insert(db, "afterwards", None), Urgency::Now);
+            write.await.unwrap();
+            drop(writer);
+            thread.join().unwrap();
+            let kept = lines(&reader);
+            drop((reader, folder));
+            let kind = |told: Result<()>| told.err().map(|error| error.kind);
+            (told.into_iter().map(kind).collect(), kept)
+        }
+    }
+
+    /// What kind of error each operation met, if any.
+    type Told = Vec<Option<Kind>>;
+
+    fn insert(db: &Connection, text: &str, follows: Option<&str>) -> Result<()> {
+        db.execute("INSERT INTO lines VALUES (?1, ?2)", (text, follows))?;
+        Ok(())
+    }
+
+    fn lines(db: &Connection) -> Vec<String> {
+        let mut statement = db.prepare("SELECT text FROM lines ORDER BY rowid").unwrap();
+        let lines = statement.query_map([], |row| row.get(0)).unwrap();
+        lines.collect::<rusqlite::Result<_>>().unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_operation_that_fails_takes_nothing_of_the_others_with_it() {
+        let bench = Bench::new();
+        let beside = bench.connect();
+        let queued = vec![
+            bench.queue(Urgency::Now, |db| insert(db, "one", None)),
+            bench.queue(Urgency::Now, |db| {
+                insert(db, "half", None)?;
+                Err(Error::new(Kind::SessionBusy, "no"))
+            }),
+            bench.queue(Urgency::Now, |db| insert(db, "two", Some("one"))),
+            // What SQLite refuses, as what we do.
+            bench.queue(Urgency::Now, |db| {
+                insert(db, "half", None)?;
+                insert(db, "one", None)
+            }),
+            bench.queue(Urgency::Later, |db| {
+                insert(db, "half", None)?;
+                Err(Error::new(Kind::SessionClosed, "no"))
+            }),
+            bench.queue(Urgency::Now, move |db| {
+                assert_eq!(lines(db), ["one", "two"]);
+                assert_eq!(lines(&beside), Vec::<String>::new(), "they share one commit");
+                insert(db, "three", None)
+            }),
+        ];
+        let (told, kept) = bench.run(queued, || {}).await;
+        let busy = Some(Kind::SessionBusy);
+        let (refused, closed) = (Some(Kind::StoreUnavailable), Some(Kind::SessionClosed));
+        assert_eq!(told, [None, busy, None, refused, closed, None]);
+        assert_eq!(kept, ["one", "two", "three", "afterwards"]);
+    }
+
+    #[tokio::test]
+    async fn an_operation_that_panics_fails_alone() {
+        let bench = Bench::new();
+        let queued = vec![
+            bench.queue(Urgency::Now, |db| insert(db, "one", None)),
+            bench.queue(Urgency::Now, |db| {
+                insert(db, "half", None)?;
+                panic!("an invented mistake");
+            }),
+            bench.queue(Urgency::Now, |db| insert(db, "two", None)),
+        ];
+        let (told, kept) = bench.run(queued, || {}).await;
+        assert_eq!(told, [None, Some(Kind::Internal), None]);
+        assert_eq!(kept, ["one", "two", "afterwards"]);
+    }
+
+    #[tokio::test]
+    async fn a_commit_that_fails_fails_all_that_shared_it_and_keeps_nothing() {
+        let bench = Bench::new();
+        let queued = vec![
+            bench.queue(Urgency::Now, |db| insert(db, "one", None)),
+            bench.queue(Urgency::Now, |db| insert(db, "two", Some("nothing that is there"))),
+            bench.queue(Urgency::Now, |_| Err(Error::new(Kind::SessionBusy, "no"))),
+            bench.queue(Urgency::Later, |db| insert(db, "later", None)),
+            bench.queue(Urgency::Later, |db| insert(db, "much later", None)),
+            bench.queue(Urgency::Now, |db| insert(db, "three", None)),
+        ];
+        let (told, kept) = bench.run(queued, || {}).await;
+        // All may be tried again, those too that queued up behind it; what was refused stays so.
+        let lost = Some(Kind::StoreUnavailable);
+        assert_eq!(told, [lost, lost, Some(Kind::SessionBusy), lost, lost, lost]);
+        assert_eq!(kept, ["afterwards"]);
+    }
+
+    #[tokio::test]
+    async fn a_transaction_that_cannot_begin_fails_all_that_wait_and_is_tried_anew() {
+        let bench = Bench::new();
+        let beside = bench.connect();
+        beside.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let queued = vec![
+            bench.queue(Urgency::Now, |db| insert(db, "one", None)),
+            bench.queue(Urgency::Now, |db| insert(db, "two", None)),
+        ];
+        let freed = || beside.execute_batch("ROLLBACK").unwrap();
+        let (told, kept) = bench.run(queued, freed).await;
+        assert_eq!(told, [Some(Kind::StoreUnavailable); 2]);
+        assert_eq!(kept, ["afterwards"]);
+    }
 }
