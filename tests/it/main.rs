@@ -13,6 +13,7 @@ mod health;
 mod import;
 mod memory;
 mod messages;
+mod mistakes;
 mod openapi;
 mod origins;
 mod provider_contract;

@@ -1,21 +1,133 @@
-//! What every provider must do with what endpoints send: one suite, run once per wire format.
+//! What every provider must do: one suite, run once per provider; and behind it what one must do
+//! with what endpoints send, once per wire format.
 
 use crate::support::{Call, Upstream, soon};
 use echoic::domain::message::FinishReason;
 use echoic::domain::{Role, Usage};
+use echoic::provider::demo::Demo;
 use echoic::provider::openai::Endpoint;
 use echoic::provider::{Event, Events, Fault, Prompt, PromptMessage, Provider, ProviderError};
 use futures::StreamExt;
 use serde_json::{Value, json};
 
 fn prompt() -> Prompt {
+    saying("u")
+}
+
+fn saying(text: &str) -> Prompt {
     let message = |role, text: &str| PromptMessage { role, content: text.into() };
     Prompt {
         model: "m".to_owned(),
-        messages: vec![message(Role::System, "s"), message(Role::User, "u")],
+        messages: vec![message(Role::System, "s"), message(Role::User, text)],
         temperature: None,
         top_p: None,
         max_output_tokens: None,
+    }
+}
+
+/// An endpoint that repeats what it is told, a few letters at a time.
+async fn openai() -> Box<dyn Provider> {
+    let upstream = Upstream::start().await;
+    let endpoint = Endpoint::new(&upstream.base_url, None).unwrap();
+    tokio::spawn(async move {
+        loop {
+            let mut call = upstream.call().await;
+            let heard = call.prompt().last().unwrap().clone();
+            for piece in ["I ", "heard ", "this: ", &heard] {
+                call.text(piece);
+            }
+            call.finish(json!({"prompt_tokens": 5, "completion_tokens": 7}));
+        }
+    });
+    Box::new(endpoint)
+}
+
+/// The clock of its tests jumps to the next word when nothing else can happen.
+async fn demo() -> Box<dyn Provider> {
+    tokio::time::pause();
+    Box::new(Demo::default())
+}
+
+/// Runs each test of the suite against each provider; each repeats what it is told.
+macro_rules! contract {
+    ($($provider:ident),* => $tests:tt) => {
+        $(mod $provider { contract!(@run $provider $tests); })*
+    };
+    (@run $provider:ident [$($test:ident),* $(,)?]) => {
+        $(#[tokio::test]
+        async fn $test() {
+            super::$test(&*super::$provider().await).await;
+        })*
+    };
+}
+
+contract!(openai, demo => [
+    a_reply_ends_with_a_reason_and_says_what_it_cost,
+    replies_at_the_same_time_do_not_mix,
+    letting_go_of_a_reply_ends_that_one_alone,
+    models_have_names_of_their_own_and_say_whose_they_are,
+]);
+
+/// What is left of a reply: its text, and how often it ended.
+async fn rest(events: &mut Events) -> (String, Vec<FinishReason>, Option<Usage>) {
+    let (mut said, mut ends, mut cost) = (String::new(), Vec::new(), None);
+    while let Some(batch) = soon(events.next()).await {
+        for event in batch.unwrap() {
+            match event {
+                Event::Text(text) => {
+                    assert!(ends.is_empty(), "text behind the end: {text}");
+                    said.push_str(&text);
+                }
+                Event::Finish(reason) => ends.push(reason),
+                Event::Usage(usage) => cost = Some(usage),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    (said, ends, cost)
+}
+
+async fn a_reply_ends_with_a_reason_and_says_what_it_cost(provider: &dyn Provider) {
+    for text in ["Καλημέρα 👋🏽", "a\n\nb \"c\" \\d", "data: [DONE]"] {
+        let mut events = soon(provider.stream(&saying(text))).await.unwrap();
+        let (said, ends, cost) = rest(&mut events).await;
+        assert!(said.contains(text), "{said}");
+        assert_eq!(ends, [FinishReason::Stop]);
+        let cost = cost.expect("it says what it cost");
+        assert!(cost.prompt_tokens > 0 && cost.completion_tokens > 0, "{cost:?}");
+    }
+}
+
+async fn replies_at_the_same_time_do_not_mix(provider: &dyn Provider) {
+    let told = (0..8).map(async |number| {
+        let mut events = soon(provider.stream(&saying(&format!("<{number}>")))).await.unwrap();
+        rest(&mut events).await.0
+    });
+    for (number, said) in futures::future::join_all(told).await.into_iter().enumerate() {
+        let heard: Vec<_> = (0..8).filter(|other| said.contains(&format!("<{other}>"))).collect();
+        assert_eq!(heard, [number], "{said}");
+    }
+}
+
+async fn letting_go_of_a_reply_ends_that_one_alone(provider: &dyn Provider) {
+    let mut one = soon(provider.stream(&saying("one"))).await.unwrap();
+    let mut two = soon(provider.stream(&saying("two"))).await.unwrap();
+    soon(one.next()).await.unwrap().unwrap();
+    drop(one);
+    // Nor does a call that is given up before it is answered.
+    drop(provider.stream(&saying("three")));
+    let (said, ends, _) = rest(&mut two).await;
+    assert!(said.contains("two"), "{said}");
+    assert_eq!(ends, [FinishReason::Stop]);
+}
+
+async fn models_have_names_of_their_own_and_say_whose_they_are(provider: &dyn Provider) {
+    let models = soon(provider.models()).await.unwrap();
+    assert!(!models.is_empty());
+    for model in &models {
+        assert_eq!(model.provider, provider.name());
+        assert!(!model.id.is_empty());
+        assert_eq!(models.iter().filter(|other| other.id == model.id).count(), 1, "{}", model.id);
     }
 }
 
@@ -124,9 +236,9 @@ async fn an_error_is_an_error_whatever_it_is_wrapped_in() {
     type Script = fn(Call, Value);
     let wrapped: [(&str, Script); 5] = [
         ("a status", |call, error| call.refuse(500, error)),
-        ("a 200 with JSON", |call, error| call.answer("application/json", error.to_string())),
+        ("a 200 with JSON", |call, error| call.answer(200, "application/json", error.to_string())),
         ("JSON that claims to stream", |call, error| {
-            call.answer("text/event-stream", error.to_string())
+            call.answer(200, "text/event-stream", error.to_string())
         }),
         ("a data line", |mut call, error| call.raw(format!("data: {error}\n\n"))),
         ("a named event", |mut call, error| {
@@ -145,21 +257,41 @@ async fn an_error_is_an_error_whatever_it_is_wrapped_in() {
 }
 
 #[tokio::test]
-async fn credentials_are_never_shown_and_pages_of_html_are_not_repeated() {
-    let shown = async |status, body| {
+async fn credentials_are_never_shown() {
+    let shown = async |status, sentence: &str| {
+        let body = json!({"error": {"message": sentence}});
         outcome(move |call| call.refuse(status, body)).await.unwrap_err().message
     };
-    let key = json!({"error": {"message": "Incorrect API key provided: sk-se***et"}});
-    assert_eq!(shown(401, key).await, "the provider refused the server's credentials");
+    // Of a refusal of the key itself not even the sentence.
+    for status in [401, 403] {
+        let told = shown(status, "Incorrect API key provided: sk-se***et").await;
+        assert_eq!(told, "the provider refused the server's credentials");
+    }
     assert_eq!(
-        shown(502, json!("<html>secret host</html>")).await,
-        "the provider answered 502: <html>secret host</html>"
+        shown(500, "no quota for sk-secret or sk-other at https://10.0.0.7/admin, sorry").await,
+        "the provider answered 500: no quota for [key] or […] at […] sorry"
     );
-    let html = outcome(|call| call.answer("text/html", "<html>busy</html>")).await.unwrap();
-    assert_eq!(
-        html[0].as_ref().unwrap_err().message,
-        "the provider sent something that cannot be read"
-    );
+}
+
+#[tokio::test]
+async fn a_page_of_html_is_not_repeated() {
+    let page = "<!DOCTYPE html><html><head><title>502 Bad Gateway</title></head><body>\
+                <h1>proxy-7.internal</h1><pre>upstream 10.0.0.7:8000</pre></body></html>";
+    let html = "text/html; charset=utf-8";
+    for status in [400, 404, 429, 500, 502, 503] {
+        let error = outcome(|call| call.answer(status, html, page)).await.unwrap_err();
+        assert_eq!(error.message, format!("the provider answered {status}"));
+        assert_eq!(error.fault, Fault::Refused);
+    }
+    let error = outcome(|call| call.answer(401, html, page)).await.unwrap_err();
+    assert_eq!(error.message, "the provider refused the server's credentials");
+    // Nor where it comes as if all were well, whatever it is said to be.
+    for kind in [html, "text/event-stream", "application/json"] {
+        let told = outcome(|call| call.answer(200, kind, page)).await.unwrap();
+        let [Err(error)] = told.as_slice() else { panic!("{kind}: {told:?}") };
+        assert_eq!(error.message, "the provider sent something that cannot be read", "{kind}");
+        assert_eq!(error.fault, Fault::Refused, "{kind}");
+    }
 }
 
 #[tokio::test]

@@ -90,15 +90,15 @@ impl Call {
     }
 
     /// Answers with something else than a stream.
-    pub fn refuse(mut self, status: u16, body: Value) {
-        let response = (StatusCode::from_u16(status).unwrap(), axum::Json(body)).into_response();
-        let _ = self.answer.take().unwrap().send(response);
+    pub fn refuse(self, status: u16, body: Value) {
+        self.answer(status, "application/json", body.to_string());
     }
 
     /// Answers with a body of any type.
-    pub fn answer(mut self, content_type: &str, body: impl Into<Body>) {
-        let response =
-            ([(header::CONTENT_TYPE, content_type.to_owned())], body.into()).into_response();
+    pub fn answer(mut self, status: u16, content_type: &str, body: impl Into<Body>) {
+        let headers = [(header::CONTENT_TYPE, content_type.to_owned())];
+        let status = StatusCode::from_u16(status).unwrap();
+        let response = (status, headers, body.into()).into_response();
         let _ = self.answer.take().unwrap().send(response);
     }
 

@@ -1,0 +1,136 @@
+//! What the server shows of its own mistakes: that there was one.
+
+use crate::support::server::read;
+use crate::support::{Frames, Server, soon};
+use async_trait::async_trait;
+use echoic::auth::Auth;
+use echoic::chat::{Chat, Parts};
+use echoic::domain::memory::Strategy;
+use echoic::domain::message::FinishReason;
+use echoic::http::{Api, Hosts, Limits, router};
+use echoic::memory::{Defaults, Memory};
+use echoic::prompts::Prompts;
+use echoic::provider::{Event, Events, Model, Prompt, Provider, ProviderError};
+use echoic::store::sqlite::{SqliteStore, Sync};
+use echoic::store::{Claimant, Store};
+use futures::stream::{self, StreamExt};
+use reqwest::Client;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+
+/// A provider with mistakes in it: asked for its models, and by some questions, it panics.
+struct Mistaken;
+
+#[async_trait]
+impl Provider for Mistaken {
+    fn name(&self) -> &'static str {
+        "mistaken"
+    }
+
+    async fn models(&self) -> Result<Vec<Model>, ProviderError> {
+        panic!("hunter2 in /etc/models at line 7")
+    }
+
+    async fn stream(&self, prompt: &Prompt) -> Result<Events, ProviderError> {
+        let says = |text: &str| Ok(vec![Event::Text(text.to_owned())]);
+        let events = match &*prompt.messages.last().unwrap().content {
+            "panic at once" => panic!("hunter2 in /etc/stream at line 7"),
+            "panic later" => stream::iter([says("half")])
+                .chain(stream::poll_fn(|_| panic!("hunter2 in the middle")))
+                .boxed(),
+            _ => stream::iter([says("whole"), Ok(vec![Event::Finish(FinishReason::Stop)])]).boxed(),
+        };
+        Ok(events)
+    }
+}
+
+/// The service around that provider; it lives as long as the folder.
+async fn mistaken() -> (String, TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("echoic.db");
+    let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&path, Sync::Normal).unwrap());
+    let prompts = Arc::new(Prompts::load(None).unwrap());
+    let defaults = Defaults {
+        strategy: Strategy::Auto,
+        tokens: None,
+        context_window: None,
+        model: "m".to_owned(),
+    };
+    let memory = Arc::new(Memory::new(store.clone(), prompts.clone(), defaults).unwrap());
+    let chat = Chat::new(Parts {
+        store: store.clone(),
+        provider: Arc::new(Mistaken),
+        memory: memory.clone(),
+        prompts,
+        title_model: None,
+        claimant: Claimant { instance: "tests".to_owned(), boot: "one".to_owned() },
+    });
+    let api = Api {
+        chat: Arc::new(chat),
+        store,
+        memory,
+        auth: Auth::None,
+        limits: Limits { body: 1 << 20, message: 1 << 20 },
+        hosts: Arc::new(Hosts::default()),
+        cors_origins: Arc::new([]),
+        heartbeat: Duration::from_secs(15),
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, router(api)).await });
+    (base, folder)
+}
+
+#[tokio::test]
+async fn a_panic_ends_one_request_or_one_turn_and_shows_nothing_of_itself() {
+    let (base, _folder) = mistaken().await;
+    let client = Client::builder().no_proxy().build().unwrap();
+    let reply = read(client.get(format!("{base}/api/models"))).await;
+    assert_eq!(reply.failure(), (500, "internal_error"));
+    assert!(!reply.header("x-request-id").is_empty());
+    let envelope = json!({"success": false, "message": "Something went wrong inside the server.",
+        "error": {"code": "internal_error"}});
+    assert_eq!(reply.body, envelope);
+
+    let chat = async |message: &str| {
+        let id = message.replace(' ', "-");
+        let body = json!({"id": "s", "message": {"id": id, "role": "user", "parts": [{"type": "text", "text": message}]}});
+        let request = client.post(format!("{base}/api/chat")).json(&body);
+        Frames::new(soon(request.send()).await.unwrap()).rest().await
+    };
+    for (message, kept) in [("panic at once", ""), ("panic later", "half")] {
+        let frames = chat(message).await;
+        let error = &frames[frames.len() - 2].data;
+        let sentence = "something went wrong inside the server";
+        assert_eq!(*error, json!({"type": "error", "errorText": sentence}), "{message}");
+        let path = format!("{base}/api/chat-sessions/s");
+        let session = read(client.get(&path)).await.data();
+        assert_eq!(session["activeTurn"], Value::Null, "{message}");
+        let messages = read(client.get(format!("{path}/messages?limit=1"))).await.data();
+        let reply = &messages["messages"][0];
+        assert_eq!((&reply["status"], &reply["content"]), (&json!("failed"), &json!(kept)));
+        assert_eq!(reply["error"], json!({"code": "internal_error", "message": sentence}));
+    }
+    let frames = chat("do your best").await;
+    assert_eq!(frames[frames.len() - 2].data["finishReason"], "stop", "the session is free again");
+}
+
+#[tokio::test]
+async fn what_the_store_cannot_read_is_not_shown() {
+    let server = Server::start().await;
+    let broken = rusqlite::Connection::open(server.database()).unwrap();
+    let session = server.session().await;
+    broken.execute("UPDATE sessions SET settings = 'not json'", []).unwrap();
+    let reply = server.get(&format!("/api/chat-sessions/{session}")).await;
+    assert_eq!(reply.failure(), (503, "store_unavailable"));
+    let shown = reply.body.to_string();
+    assert!(
+        !shown.contains("json")
+            && !shown.contains("line")
+            && reply.body["error"]["details"] == Value::Null,
+        "{shown}"
+    );
+}
