@@ -129,3 +129,64 @@ impl Fixed {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::memory::Strategy as Way;
+    use proptest::prelude::*;
+    use proptest::strategy::Strategy;
+
+    /// Numbers as they come, and those at which arithmetic breaks.
+    fn tokens() -> impl Strategy<Value = u32> {
+        prop_oneof![3 => 0u32..3000, 1 => any::<u32>(), 1 => u32::MAX - 5..=u32::MAX, 1 => 0u32..3]
+    }
+
+    fn options() -> impl Strategy<Value = MemoryOptions> {
+        let ways = &[Way::Auto, Way::Buffer, Way::Window, Way::Token][..];
+        let strategy = proptest::sample::select(ways);
+        let some = || proptest::option::of(tokens());
+        (proptest::option::of(strategy), some(), some(), some()).prop_map(
+            |(strategy, last_messages, max_tokens, recall_tokens)| MemoryOptions {
+                strategy,
+                last_messages,
+                max_tokens,
+                recall_tokens,
+            },
+        )
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+        #[test]
+        fn whatever_is_asked_all_together_fits_the_window(
+            context_window in prop_oneof![256u32..10_000, any::<u32>()],
+            system_tokens in tokens(),
+            new_tokens in proptest::option::of(tokens()),
+            max_output_tokens in proptest::option::of(tokens()),
+            default_tokens in tokens(),
+            options in options(),
+        ) {
+            let (model, vocabulary, system) = ("m".to_owned(), Vocabulary::O200k, "".into());
+            let fixed = Fixed { model, vocabulary, context_window, system, system_tokens, new_tokens };
+            let planned = fixed.plan(options, max_output_tokens, default_tokens);
+            let overhead = u64::from(MESSAGE_OVERHEAD);
+            let new = u64::from(new_tokens.unwrap_or(0)) + overhead;
+            let before_memory = u64::from(PROMPT_OVERHEAD) + u64::from(system_tokens) + overhead + new;
+            match planned {
+                Ok(plan) => {
+                    let memory = u64::from(plan.bounds.tokens);
+                    let all = before_memory + memory + u64::from(plan.reply_reserve);
+                    prop_assert!(all <= u64::from(context_window), "{all} of {context_window}: {plan:?}");
+                    prop_assert!(memory <= options.max_tokens.map_or(u64::MAX, u64::from));
+                    prop_assert_eq!(plan.reply_reserve, reply_reserve(context_window, max_output_tokens));
+                }
+                Err(error) => {
+                    prop_assert_eq!(error.kind, Kind::ContextTooLong);
+                    let reserve = u64::from(reply_reserve(context_window, max_output_tokens));
+                    prop_assert!(before_memory + reserve > u64::from(context_window), "it would have fitted");
+                }
+            }
+        }
+    }
+}

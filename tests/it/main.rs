@@ -12,6 +12,7 @@ mod crash;
 mod health;
 mod import;
 mod memory;
+mod memory_budget;
 mod messages;
 mod mistakes;
 mod openapi;

@@ -1,0 +1,216 @@
+//! The budget, as a property: whatever was said in whatever script, and whichever model is asked,
+//! prompt and reply fit its window, and the newest message is in the prompt.
+
+use echoic::domain::memory::{MemoryOptions, Strategy as Way};
+use echoic::domain::message::{Body, Parts};
+use echoic::domain::session::{SessionStatus, Settings};
+use echoic::domain::{MessageId, MessageType, Principal, Role, SessionId, Timestamp, UserId};
+use echoic::error::Kind;
+use echoic::memory::tokens::{self, Vocabulary};
+use echoic::memory::{Assembled, Defaults, Incoming, Memory, NewMessage, PieceKind};
+use echoic::prompts::Prompts;
+use echoic::store::sqlite::{SqliteStore, Sync};
+use echoic::store::{
+    self, ImportSession, NewSession, Parent, ReplyFields, SessionStore, Size, Store, TransferStore,
+};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use std::cell::Cell;
+use std::sync::Arc;
+
+/// A conversation, the message that comes next, and what is asked of the model.
+#[derive(Debug, Clone)]
+struct Case {
+    said: Vec<(Role, String)>,
+    next: String,
+    window: u32,
+    settings: Settings,
+}
+
+/// Texts of every size in scripts that vocabularies treat differently, and mixtures of them.
+fn text() -> impl Strategy<Value = String> {
+    let phrase = prop_oneof![
+        Just("The quick brown fox jumps over the lazy dog. "),
+        Just("Καλημέρα, τι κάνεις σήμερα; "),
+        Just("東京の天気は晴れです。"),
+        Just("你好世界"),
+        Just("👩🏽‍🚀🏳️‍🌈👍🏿"),
+        Just("مرحبا بالعالم "),
+        Just("สวัสดีชาวโลก"),
+        Just("fn main() {\n\t\tprintln!(\"{}\", 1_000);\n}\n"),
+        Just("aaaaaaaaaaaaaaaa"),
+        Just("        \n\n\n"),
+        Just("<|endoftext|>"),
+        Just("\u{fffd}\u{200b}\u{301}\u{202e}"),
+    ];
+    let odd = proptest::collection::vec(any::<char>(), 0..12).prop_map(String::from_iter);
+    let piece = (phrase, odd, prop_oneof![8 => 0usize..6, 2 => 0usize..40, 1 => 0usize..120]);
+    let piece = piece.prop_map(|(phrase, odd, times)| phrase.repeat(times) + &odd);
+    proptest::collection::vec(piece, 1..3).prop_map(|pieces| pieces.concat())
+}
+
+fn settings() -> impl Strategy<Value = Settings> {
+    let models =
+        ["gpt-4o", "gpt-4", "gpt-3.5-turbo", "openai/gpt-4", "gpt-5-mini", "llama3.2", "o"];
+    let model = proptest::option::of(proptest::sample::select(models.to_vec()));
+    let way = proptest::sample::select(&[Way::Auto, Way::Buffer, Way::Window, Way::Token][..]);
+    let number = || proptest::option::of(prop_oneof![1u32..60, 1u32..4000]);
+    let memory = (proptest::option::of(way), number(), number());
+    (model, proptest::option::of(text()), proptest::option::of(1u32..1500), memory).prop_map(
+        |(model, system_prompt, max_output_tokens, (strategy, last_messages, max_tokens))| {
+            Settings {
+                model: model.map(str::to_owned),
+                system_prompt,
+                max_output_tokens,
+                memory: MemoryOptions { strategy, last_messages, max_tokens, recall_tokens: None },
+                ..Settings::default()
+            }
+        },
+    )
+}
+
+fn case() -> impl Strategy<Value = Case> {
+    let role =
+        proptest::sample::select(&[Role::User, Role::Assistant, Role::System, Role::Tool][..]);
+    let said = proptest::collection::vec((role, text()), 0..14);
+    let window = prop_oneof![256u32..1000, 1000u32..8000];
+    (said, text(), window, settings()).prop_map(|(said, next, window, settings)| Case {
+        said,
+        next,
+        window,
+        settings,
+    })
+}
+
+fn ada() -> Principal {
+    Principal { user: UserId::trusted("ada"), is_admin: false }
+}
+
+/// Stores the conversation under this name; each message is called by its place.
+async fn keep(store: &SqliteStore, session: &str, said: &[(Role, String)]) -> Option<MessageId> {
+    let at = Timestamp::from_millis(0);
+    let message = |(place, (role, content)): (usize, &(Role, String))| {
+        let message = store::NewMessage {
+            id: MessageId::trusted(place.to_string()),
+            client_message_id: None,
+            role: *role,
+            sender_id: UserId::trusted("ada"),
+            tokens: tokens::count(content),
+            body: Body {
+                content: content.clone(),
+                parts: Parts::default(),
+                kind: MessageType::Text,
+            },
+            created_at: at,
+            reply: ReplyFields::default(),
+        };
+        (message, Parent::Head)
+    };
+    let import = ImportSession {
+        id: SessionId::trusted(session),
+        other_id: SessionId::trusted("nobody"),
+        new: NewSession::default(),
+        status: SessionStatus::default(),
+        archived: false,
+        pinned: false,
+        created_at: at,
+        last_seen: None,
+        head_id: None,
+        messages: said.iter().enumerate().map(message).collect(),
+    };
+    let stored = store.import_session(&ada(), import, at).await.unwrap();
+    let access = echoic::domain::principal::Access::Own;
+    store.session(&ada(), &stored.session_id, access).await.unwrap().head_id
+}
+
+/// The tokens of a prompt, counted anew: 4 around each message, 3 before the reply.
+fn recount<'a>(settings: &Settings, texts: impl Iterator<Item = &'a str>) -> u32 {
+    let model = settings.model.as_deref().unwrap_or("gpt-4o");
+    let is_old = matches!(model, "gpt-4" | "openai/gpt-4" | "gpt-3.5-turbo");
+    let vocabulary = if is_old { Vocabulary::Cl100k } else { Vocabulary::O200k };
+    3 + texts.map(|text| vocabulary.count(text) + 4).sum::<u32>()
+}
+
+fn reserve(case: &Case) -> u32 {
+    case.settings.max_output_tokens.unwrap_or(u32::min(4096, case.window / 4))
+}
+
+fn check(case: &Case, assembled: &Assembled) {
+    let Case { said, next, window, settings } = case;
+    let texts = assembled.pieces.iter().map(|piece| &*piece.text);
+    assert_eq!(assembled.prompt_tokens, recount(settings, texts));
+    let reserve = reserve(case);
+    assert_eq!((assembled.reply_reserve, assembled.context_window), (reserve, *window));
+    assert!(assembled.prompt_tokens + reserve <= *window, "{assembled:?}");
+    assert!(assembled.cacheable_prefix_tokens <= assembled.prompt_tokens);
+
+    let (newest, before) = assembled.pieces.split_last().unwrap();
+    assert_eq!((newest.kind, newest.role, &*newest.text), (PieceKind::New, Role::User, &**next));
+    let system = before.iter().filter(|piece| piece.kind == PieceKind::System).count();
+    assert!(system <= 1 && before[..system].iter().all(|piece| piece.kind == PieceKind::System));
+    // The end of the conversation without a gap, but for what a model is never shown.
+    let recent = &before[system..];
+    let shown = said.iter().filter(|(role, text)| *role != Role::Tool && !text.is_empty());
+    let shown: Vec<_> = shown.map(|(role, text)| (*role, text.as_str())).collect();
+    let told: Vec<_> = recent.iter().map(|piece| (piece.role, &*piece.text)).collect();
+    assert_eq!(told, shown[shown.len() - recent.len()..]);
+
+    let memory = settings.memory;
+    let most = memory.max_tokens.unwrap_or(u32::MAX);
+    assert!(recent.iter().map(|piece| piece.tokens + 4).sum::<u32>() <= most);
+    if memory.strategy == Some(Way::Window) {
+        assert!(recent.len() <= memory.last_messages.unwrap_or(20) as usize);
+    }
+}
+
+#[test]
+fn prompt_and_reply_always_fit_and_the_newest_message_is_always_in() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(&folder.path().join("echoic.db"), Sync::Normal).unwrap();
+    let store = Arc::new(store);
+    let prompts = Arc::new(Prompts::load(None).unwrap());
+    let config = Config { cases: 300, failure_persistence: None, ..Config::default() };
+    let mut runner =
+        TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
+    let (number, planned, cut) = (Cell::new(0), Cell::new(0), Cell::new(0));
+    let outcome = runner.run(&case(), |case| {
+        number.set(number.get() + 1);
+        let session = SessionId::trusted(format!("s{}", number.get()));
+        let defaults = Defaults {
+            strategy: Way::Auto,
+            tokens: None,
+            context_window: Some(case.window),
+            model: "gpt-4o".to_owned(),
+        };
+        let memory = Memory::new(store.clone(), prompts.clone(), defaults).unwrap();
+        let (text, tokens) = (case.next.as_str(), tokens::count(&case.next));
+        let surely_fits = memory.surely_fits(&case.settings, Size::of(text, tokens));
+        let plan = match memory.plan(&case.settings, Some(Incoming { text, tokens })) {
+            Ok(plan) => plan,
+            Err(error) => {
+                assert_eq!(error.kind, Kind::ContextTooLong);
+                assert!(!surely_fits, "what surely fits can be planned: {error}");
+                let system = prompts.system(case.settings.system_prompt.as_deref()).unwrap();
+                let alone = recount(&case.settings, [system.as_str(), text].into_iter());
+                assert!(alone + reserve(&case) > case.window, "it would have fitted: {error}");
+                return Ok(());
+            }
+        };
+        planned.set(planned.get() + 1);
+        let assembled = runtime.block_on(async {
+            let last = keep(&store, session.as_str(), &case.said).await;
+            let new = NewMessage { id: None, role: Role::User, text: text.into() };
+            memory.assemble(&session, plan, last.as_ref(), Some(new)).await.unwrap()
+        });
+        if assembled.recent_messages() < case.said.len() {
+            cut.set(cut.get() + 1);
+        }
+        check(&case, &assembled);
+        Ok(())
+    });
+    outcome.unwrap();
+    // The cases are the same each time: most can be planned, and many do not hold all that was said.
+    assert!(planned.get() > 150 && cut.get() > 100, "{} of them, {}", planned.get(), cut.get());
+    runtime.block_on(async { store.close().await });
+}
