@@ -24,6 +24,8 @@ const MAX_LINGERING: usize = 64 << 20;
 #[derive(Default)]
 pub(super) struct Hub {
     turns: Mutex<Turns>,
+    /// Cancelled once: stops every turn there is, and each that is opened later.
+    cut: CancellationToken,
 }
 
 #[derive(Default)]
@@ -36,10 +38,17 @@ struct Turns {
 }
 
 impl Hub {
-    /// Opens a turn's buffer, or gives the one that is open already.
+    /// Opens a turn's buffer, or gives the one that is open already. One that was closed while the
+    /// turn waited has lost its readers, but the turn that begins after all needs one.
     pub(super) fn open(&self, session: &SessionId, turn: &TurnId) -> Arc<LiveTurn> {
-        let open = || Arc::new(LiveTurn::new(session.clone(), turn.clone()));
-        lock(&self.turns).by_id.entry(turn.clone()).or_insert_with(open).clone()
+        let mut turns = lock(&self.turns);
+        if let Some(live) = turns.by_id.get(turn).filter(|live| !live.is_ended()) {
+            return live.clone();
+        }
+        let stop = self.cut.child_token();
+        let live = Arc::new(LiveTurn::new(session.clone(), turn.clone(), stop));
+        turns.by_id.insert(turn.clone(), live.clone());
+        live
     }
 
     /// The buffer of a turn of this session.
@@ -72,6 +81,18 @@ impl Hub {
         let mut turns = lock(&self.turns);
         turns.forget_the_oldest();
         turns.by_id.values().filter(|live| !live.is_ended()).cloned().collect()
+    }
+
+    /// Ends the buffers of turns that wait in their sessions' queues.
+    pub(super) fn close_waiting(&self) {
+        for live in self.running().iter().filter(|live| live.is_queued()) {
+            self.close(live);
+        }
+    }
+
+    /// Stops every turn, and each that begins from now on.
+    pub(super) fn cut(&self) {
+        self.cut.cancel();
     }
 }
 
@@ -107,6 +128,8 @@ struct Buffer {
     /// The number of the last frame.
     last: u64,
     bytes: usize,
+    /// Whether the store has the turn in its session's queue, or had it there.
+    is_queued: bool,
     is_ended: bool,
     journal: Journal,
 }
@@ -125,8 +148,8 @@ struct Journal {
 }
 
 impl LiveTurn {
-    fn new(session: SessionId, turn: TurnId) -> Self {
-        let (buffer, changed, stop) = Default::default();
+    fn new(session: SessionId, turn: TurnId, stop: CancellationToken) -> Self {
+        let (buffer, changed) = Default::default();
         Self { session, turn, buffer, changed, stop }
     }
 
@@ -159,6 +182,17 @@ impl LiveTurn {
 
     fn is_ended(&self) -> bool {
         lock(&self.buffer).is_ended
+    }
+
+    /// Says that the turn is in its session's queue.
+    pub(super) fn set_queued(&self) {
+        lock(&self.buffer).is_queued = true;
+    }
+
+    /// Whether the turn waits in its session's queue. One that is just being begun does not.
+    fn is_queued(&self) -> bool {
+        let buffer = lock(&self.buffer);
+        buffer.is_queued && buffer.pieces.is_empty()
     }
 
     /// Whether nothing was published yet: the turn waits to run.
@@ -284,7 +318,8 @@ impl Reader {
 
     /// A reader of frames that are all there already.
     pub(super) fn of(frames: Bytes) -> Self {
-        let live = LiveTurn::new(SessionId::trusted(""), TurnId::trusted(""));
+        let live =
+            LiveTurn::new(SessionId::trusted(""), TurnId::trusted(""), CancellationToken::new());
         live.publish(Frames { first: 1, last: 1, bytes: frames });
         live.end();
         Self::new(Arc::new(live))

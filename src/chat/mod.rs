@@ -90,18 +90,12 @@ impl Chat {
     /// are stored as interrupted. Turns that wait stay in the store and run at the next start.
     pub async fn drain(&self, grace: Duration) {
         self.turns.close();
-        for live in self.hub.running() {
-            if live.is_waiting() {
-                self.hub.close(&live);
-            }
-        }
+        self.hub.close_waiting();
         if timeout(grace, self.turns.wait()).await.is_ok() {
             return;
         }
         tracing::warn!(turns = self.turns.len(), "cutting the turns that are still running");
-        for live in self.hub.running() {
-            live.stop.cancel();
-        }
+        self.hub.cut();
         if timeout(CUT_GRACE, self.turns.wait()).await.is_err() {
             tracing::error!(turns = self.turns.len(), "turns could not be stored before the end");
         }

@@ -24,7 +24,11 @@ impl Chat {
         for orphan in orphans {
             self.end_orphan(orphan).await?;
         }
-        while let Some(begun) = self.store.begin_waiting(&self.claimant, clock::now()).await? {
+        // Taken before looking: a drain that begins now waits for the turns that begin here.
+        let _token = self.turns.token();
+        while !self.is_draining()
+            && let Some(begun) = self.store.begin_waiting(&self.claimant, clock::now()).await?
+        {
             self.run(begun);
         }
         Ok(count)

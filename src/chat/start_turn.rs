@@ -220,6 +220,12 @@ impl Chat {
 
     /// The turn waits in the session's queue; an interrupting one sees to it that it is not long.
     async fn wait(&self, new: &NewTurn, session: &Session, live: Arc<LiveTurn>) -> Result<Reader> {
+        live.set_queued();
+        if self.is_draining() {
+            // The drain may have looked for waiting turns before this one was known to be one.
+            self.hub.close(&live);
+            return Ok(Reader::new(live));
+        }
         if new.on_busy != OnBusy::Interrupt {
             return Ok(Reader::new(live));
         }
