@@ -9,6 +9,7 @@ mod busy;
 mod chat;
 mod config;
 mod crash;
+mod drain;
 mod health;
 mod import;
 mod memory;

@@ -84,6 +84,11 @@ impl Server {
     /// Stops the server as SIGTERM does and starts it again on the same store.
     pub async fn restart(&mut self) {
         self.stop().await;
+        self.start_again().await;
+    }
+
+    /// Starts a server that was stopped again, on the same store.
+    pub async fn start_again(&mut self) {
         (self.base, self.shutdown, self.task) = launch(&self.flags, self.tuning).await;
     }
 

@@ -1,0 +1,231 @@
+//! The end of the server while turns begin: each is refused with nothing stored, or runs to an end
+//! that is stored. None is left for the next start to find.
+
+use crate::support::sse::text_of;
+use crate::support::{Frames, Server, soon};
+use futures::future::join_all;
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+
+/// How many of a table's rows are in a server's file.
+fn rows(server: &Server, table: &str) -> i64 {
+    let file = rusqlite::Connection::open(server.database()).unwrap();
+    file.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap()
+}
+
+/// What a client saw of its turn.
+enum Seen {
+    Refused,
+    /// The frames, and how the stream ended.
+    Stream(String, String),
+    /// The connection was refused, or ended without an answer: the server was gone.
+    Nothing,
+}
+
+async fn ask(request: reqwest::RequestBuilder) -> Seen {
+    let Ok(response) = soon(request.send()).await else { return Seen::Nothing };
+    if response.status() == 503 {
+        let body: Value = soon(response.json()).await.unwrap();
+        assert_eq!(body["error"]["code"], "shutting_down", "{body}");
+        return Seen::Refused;
+    }
+    assert_eq!(response.status(), 200);
+    let frames = Frames::new(response).rest().await;
+    let kinds: Vec<_> = frames.iter().map(|frame| frame.kind()).collect();
+    assert_eq!(kinds.last(), Some(&"[DONE]"), "a stream that began ends: {kinds:?}");
+    assert_eq!(kinds[..3], ["start", "data-session", "start-step"]);
+    Seen::Stream(text_of(&frames), kinds[kinds.len() - 2].to_owned())
+}
+
+/// A client that asks its own question in its own session.
+fn client(server: &Server, number: usize) -> JoinHandle<Seen> {
+    let message = json!({"id": format!("q{number}"), "role": "user",
+        "parts": [{"type": "text", "text": format!("question {number}")}]});
+    let body = json!({"id": format!("s{number}"), "message": message});
+    tokio::spawn(ask(server.request(Method::POST, "/api/chat").json(&body)))
+}
+
+/// Starts the server again and compares what each client saw with what is stored.
+async fn compare(mut server: Server, seen: Vec<Seen>) {
+    server.start_again().await;
+    for (number, seen) in seen.into_iter().enumerate() {
+        let session = format!("s{number}");
+        let said = match server.get(&format!("/api/chat-sessions/{session}")).await.status {
+            404 => Vec::new(),
+            _ => server.said(&session).await,
+        };
+        match seen {
+            Seen::Refused => assert_eq!(said, Vec::<String>::new(), "refused, and nothing stored"),
+            Seen::Nothing => assert!(matches!(said.len(), 0 | 2), "{said:?}"),
+            Seen::Stream(text, end) => {
+                let question = format!("user: question {number}");
+                assert_eq!(said, [question, format!("assistant: {text}")]);
+                let status = match end.as_str() {
+                    "finish" => "complete",
+                    "abort" => "interrupted",
+                    other => panic!("a stream ended with {other}"),
+                };
+                assert_eq!(server.last_message(&session).await["status"], status);
+            }
+        }
+    }
+}
+
+/// Half of the clients ask before the end comes, half right behind it; it comes when so many turns
+/// have reached the provider.
+const CLIENTS: usize = 24;
+const REACHED: [usize; 7] = [0, 0, 0, 1, 3, 6, CLIENTS / 2];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn turns_that_begin_as_the_end_comes_are_refused_or_finished_and_stored() {
+    for reached in REACHED {
+        let mut server = Server::with(&["--shutdown-grace=15s"]).await;
+        let held = server.session().await;
+        // It keeps the server from ending before all have asked.
+        let (mut held_frames, held_call) = server.open_turn(&held, "wait for me").await;
+        let mut clients: Vec<_> = (0..CLIENTS / 2).map(|number| client(&server, number)).collect();
+        let mut calls = Vec::new();
+        for _ in 0..reached {
+            calls.push(server.upstream.call().await);
+        }
+        server.terminate();
+        clients.extend((CLIENTS / 2..CLIENTS).map(|number| client(&server, number)));
+        soon(async {
+            while server.get("/health/ready").await.status == 200 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        clients.push(client(&server, CLIENTS));
+        let answer = async {
+            calls.into_iter().for_each(|call| call.reply("whole"));
+            loop {
+                server.upstream.call().await.reply("whole");
+            }
+        };
+        let seen = tokio::select! {
+            seen = join_all(clients) => seen,
+            () = answer => unreachable!(),
+        };
+        held_call.reply("thanks");
+        held_frames.until("finish").await;
+        server.stop().await;
+        assert_eq!((rows(&server, "turns"), rows(&server, "queue")), (0, 0), "after {reached}");
+
+        let seen: Vec<Seen> = seen.into_iter().map(Result::unwrap).collect();
+        assert!(matches!(seen[CLIENTS], Seen::Refused), "it asked when the end was known");
+        for seen in &seen {
+            match seen {
+                Seen::Refused => {}
+                Seen::Stream(text, end) => {
+                    assert_eq!((text.as_str(), end.as_str()), ("whole", "finish"))
+                }
+                Seen::Nothing => panic!("the server was there to answer"),
+            }
+        }
+        compare(server, seen).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn turns_that_begin_as_the_end_comes_and_have_no_time_are_cut_and_stored() {
+    for reached in REACHED {
+        let mut server = Server::with(&["--shutdown-grace=1ms"]).await;
+        let mut clients: Vec<_> = (0..CLIENTS / 2).map(|number| client(&server, number)).collect();
+        let mut open = Vec::new();
+        for number in 0..reached {
+            let mut call = server.upstream.call().await;
+            match number % 3 {
+                0 => call.reply("whole"),
+                1 => {
+                    call.text("half");
+                    open.push(call);
+                }
+                _ => open.push(call),
+            }
+        }
+        server.terminate();
+        clients.extend((CLIENTS / 2..CLIENTS).map(|number| client(&server, number)));
+        server.stop().await;
+        assert_eq!((rows(&server, "turns"), rows(&server, "queue")), (0, 0), "after {reached}");
+        let seen = join_all(clients).await.into_iter().map(Result::unwrap).collect();
+        compare(server, seen).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_for_a_turn_that_ends_as_the_end_comes_waits_on_or_runs_to_its_end() {
+    const SESSIONS: usize = 12;
+    for _ in 0..4 {
+        let mut server = Server::with(&["--shutdown-grace=1ms"]).await;
+        let (mut calls, mut waiting) = (Vec::new(), Vec::new());
+        for number in 0..SESSIONS {
+            let body = json!({"id": format!("s{number}"), "message": {"id": "q", "role": "user",
+                "parts": [{"type": "text", "text": "first"}]}});
+            server.chat(body).await;
+            calls.push(server.upstream.call().await);
+            let body =
+                json!({"sessionId": format!("s{number}"), "message": "second", "onBusy": "queue"});
+            waiting.push(server.chat(body).await);
+        }
+        calls.into_iter().for_each(|call| call.reply("one"));
+        server.stop().await;
+        assert_eq!(rows(&server, "turns"), 0);
+        let queued = rows(&server, "queue");
+        for frames in &mut waiting {
+            let kinds: Vec<_> = frames.rest().await.iter().map(|f| f.kind().to_owned()).collect();
+            assert!(kinds.is_empty() || kinds.last().unwrap() == "[DONE]", "{kinds:?}");
+        }
+
+        server.start_again().await;
+        for _ in 0..queued {
+            server.upstream.call().await.reply("two");
+        }
+        let mut late = 0;
+        for number in 0..SESSIONS {
+            let session = format!("s{number}");
+            if let Some(mut frames) = server.join(&session, None).await {
+                frames.until("[DONE]").await;
+            }
+            let said = server.said(&session).await;
+            assert_eq!((said[0].as_str(), said[2].as_str()), ("user: first", "user: second"));
+            assert_eq!(said.len(), 4, "{said:?}");
+            late += i64::from(said[3] == "assistant: two");
+        }
+        assert_eq!(late, queued, "what waited is answered once, at the next start");
+    }
+}
+
+#[tokio::test]
+async fn what_waits_as_the_end_comes_begins_at_the_next_start_and_not_before() {
+    // The watch that begins what waits in idle sessions looks all the time.
+    let mut server = Server::with(&["--turn-lease=1ms"]).await;
+    let session = server.session().await;
+    let (mut first, call) = server.open_turn(&session, "first").await;
+    let waiting = json!({"sessionId": session, "message": "second", "onBusy": "queue"});
+    let mut second = server.chat(waiting).await;
+    // Another turn keeps the server from ending as soon as the first has.
+    let other = server.session().await;
+    let (mut other_frames, other_call) = server.open_turn(&other, "other").await;
+    server.terminate();
+    assert_eq!(second.rest().await, [], "its stream ends, and can be joined on the next start");
+    call.reply("one");
+    first.until("[DONE]").await;
+    assert_eq!(
+        server.get(&format!("/api/chat-sessions/{session}")).await.data()["activeTurn"],
+        Value::Null
+    );
+    other_call.reply("other");
+    other_frames.until("[DONE]").await;
+    server.stop().await;
+    assert!(server.upstream.is_idle().await, "a turn began at the end");
+    assert_eq!((rows(&server, "turns"), rows(&server, "queue")), (0, 1));
+
+    server.start_again().await;
+    let call = server.upstream.call().await;
+    assert_eq!(call.prompt()[1..], ["user: first", "assistant: one", "user: second"]);
+    let mut joined = server.join(&session, None).await.unwrap();
+    call.reply("two");
+    assert_eq!(text_of(&joined.rest().await), "two");
+}
