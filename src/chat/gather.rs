@@ -13,11 +13,15 @@ pub(super) struct Batch {
     pub(super) end: Option<Result<(), ProviderError>>,
 }
 
-/// Waits for events and takes along what arrives right behind them, so that a burst becomes one
-/// frame and one write to each reader. The very first delta goes out by itself: somebody waits.
-pub(super) async fn gather(events: &mut Events, is_first: bool) -> Batch {
+/// What the provider sent, or its end.
+pub(super) type Arrived = Option<Result<Vec<Event>, ProviderError>>;
+
+/// Takes along what arrives right behind the first events, so that a burst becomes one frame and
+/// one write to each reader. The very first delta goes out by itself: somebody waits. Events that
+/// were taken are gone if this is not awaited to its end, which is near.
+pub(super) async fn gather(first: Arrived, events: &mut Events, is_first: bool) -> Batch {
     let mut batch = Batch { events: Vec::new(), end: None };
-    let mut next = events.next().await;
+    let mut next = first;
     let started = Instant::now();
     loop {
         match next {

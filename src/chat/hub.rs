@@ -31,8 +31,8 @@ pub(super) struct Hub {
 #[derive(Default)]
 struct Turns {
     by_id: HashMap<TurnId, Arc<LiveTurn>>,
-    /// Ended turns, the oldest first.
-    ended: VecDeque<(Instant, Arc<LiveTurn>)>,
+    /// Ended turns and their sizes, the oldest first.
+    ended: VecDeque<(Instant, usize, Arc<LiveTurn>)>,
     /// Bytes that they hold.
     lingering: usize,
 }
@@ -59,7 +59,14 @@ impl Hub {
 
     /// The buffer of a turn, whosever it is.
     pub(super) fn find(&self, turn: &TurnId) -> Option<Arc<LiveTurn>> {
-        lock(&self.turns).by_id.get(turn).cloned()
+        let mut turns = lock(&self.turns);
+        turns.forget_the_oldest();
+        turns.by_id.get(turn).cloned()
+    }
+
+    /// Lets go of turns that ended too long ago.
+    pub(super) fn forget_the_oldest(&self) {
+        lock(&self.turns).forget_the_oldest();
     }
 
     /// Forgets a turn that did not come to be.
@@ -69,9 +76,9 @@ impl Hub {
 
     /// Ends a turn's buffer: nothing more comes. It lingers for those who come late.
     pub(super) fn close(&self, live: &Arc<LiveTurn>) {
-        let size = live.end();
+        let Some(size) = live.end() else { return };
         let mut turns = lock(&self.turns);
-        turns.ended.push_back((Instant::now(), live.clone()));
+        turns.ended.push_back((Instant::now(), size, live.clone()));
         turns.lingering += size;
         turns.forget_the_oldest();
     }
@@ -98,12 +105,15 @@ impl Hub {
 
 impl Turns {
     fn forget_the_oldest(&mut self) {
-        while let Some((ended, live)) = self.ended.front() {
+        while let Some((ended, size, live)) = self.ended.front() {
             if ended.elapsed() < LINGER && self.lingering <= MAX_LINGERING {
                 return;
             }
-            self.by_id.remove(&live.turn);
-            self.lingering -= live.size();
+            // A turn that began after all, behind readers that were sent away, has a new buffer.
+            if self.by_id.get(&live.turn).is_some_and(|current| Arc::ptr_eq(current, live)) {
+                self.by_id.remove(&live.turn);
+            }
+            self.lingering -= size;
             self.ended.pop_front();
         }
     }
@@ -145,6 +155,8 @@ struct Journal {
     behind_since: Option<Instant>,
     /// Whether a batch is on its way.
     is_writing: bool,
+    /// Whether the last batch was taken: nothing may follow it.
+    is_closed: bool,
 }
 
 impl LiveTurn {
@@ -167,17 +179,16 @@ impl LiveTurn {
         self.changed.notify_waiters();
     }
 
-    fn end(&self) -> usize {
+    /// How large it has become; `None` if it had ended before.
+    fn end(&self) -> Option<usize> {
         let mut buffer = lock(&self.buffer);
-        buffer.is_ended = true;
+        if std::mem::replace(&mut buffer.is_ended, true) {
+            return None;
+        }
         let size = buffer.bytes;
         drop(buffer);
         self.changed.notify_waiters();
-        size
-    }
-
-    fn size(&self) -> usize {
-        lock(&self.buffer).bytes
+        Some(size)
     }
 
     fn is_ended(&self) -> bool {
@@ -226,7 +237,7 @@ impl LiveTurn {
     pub(super) fn unlogged(&self, behind: Duration) -> Option<Batch> {
         let mut buffer = lock(&self.buffer);
         let is_due = buffer.journal.behind_since.is_some_and(|since| since.elapsed() >= behind);
-        if buffer.is_ended || buffer.journal.is_writing || !is_due {
+        if buffer.journal.is_closed || buffer.journal.is_writing || !is_due {
             return None;
         }
         let batch = buffer.take_unlogged();
@@ -243,8 +254,18 @@ impl LiveTurn {
     /// The last batch of the log: what is not in it, and the frames that end the stream. `None` if
     /// the log is empty: a turn that was over sooner than its first flush writes none.
     pub(super) async fn last_batch(&self, ending: &Frames) -> Option<Batch> {
-        self.until(|buffer| !buffer.journal.is_writing).await;
-        let mut buffer = lock(&self.buffer);
+        let mut buffer = loop {
+            let changed = self.changed.notified();
+            {
+                let mut buffer = lock(&self.buffer);
+                // From here on nothing more is taken for the log.
+                buffer.journal.is_closed = true;
+                if !buffer.journal.is_writing {
+                    break buffer;
+                }
+            }
+            changed.await;
+        };
         if buffer.journal.batches == 0 {
             return None;
         }
@@ -306,8 +327,10 @@ impl Reader {
             let buffer = lock(&live.buffer);
             let cursor = cursor.filter(|cursor| cursor.turn == live.turn);
             let place = cursor.and_then(|cursor| Some((cursor, buffer.behind(cursor)?)));
-            // The terminal frame is the one before `[DONE]`.
-            if buffer.is_ended && place.is_some_and(|(cursor, _)| cursor.frame + 1 >= buffer.last) {
+            // The terminal frame is the one before `[DONE]`. Of a turn that is over only the rest
+            // is to be had.
+            let is_inside = place.is_some_and(|(cursor, _)| cursor.frame + 1 < buffer.last);
+            if buffer.is_ended && !is_inside {
                 return None;
             }
             place.map(|(_, place)| place)

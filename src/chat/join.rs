@@ -3,6 +3,7 @@
 use super::Chat;
 use super::frames::{Cursor, Frames};
 use super::hub::Reader;
+use super::journal::lingering_since;
 use crate::domain::principal::Access;
 use crate::domain::{Principal, SessionId};
 use crate::error::Result;
@@ -25,7 +26,7 @@ impl Chat {
             return Ok(Reader::behind(live, cursor));
         }
         let Some(cursor) = cursor.filter(|_| running.is_none()) else { return Ok(None) };
-        let log = self.store.read_log(&session.id, turn).await?;
+        let log = self.store.read_log(&session.id, turn, lingering_since()).await?;
         Ok(rest_of(&log, cursor).map(Reader::of))
     }
 }

@@ -58,10 +58,17 @@ impl Chat {
             }
             look.tick().await;
             let behind = patience(turns.len());
-            let due: Vec<_> =
-                turns.into_iter().filter_map(|live| Some((entry(&live, behind)?, live))).collect();
-            for step in due.chunks(STEP) {
-                self.write_step(step).await;
+            let mut step = Vec::with_capacity(STEP);
+            // A turn is taken just before it is written: its end waits for what is on its way.
+            for live in turns {
+                step.extend(entry(&live, behind).map(|entry| (entry, live)));
+                if step.len() == STEP {
+                    self.write_step(&step).await;
+                    step.clear();
+                }
+            }
+            if !step.is_empty() {
+                self.write_step(&step).await;
             }
         }
     }
@@ -77,15 +84,28 @@ impl Chat {
     }
 
     async fn sweep_logs(&self) {
-        let linger = i64::try_from(LINGER.as_millis()).unwrap_or(i64::MAX);
         loop {
             sleep(SWEEP).await;
-            let before = Timestamp::from_millis(clock::now().as_millis() - linger);
-            if let Err(error) = self.store.drop_logs(before).await {
-                tracing::warn!(error = %error.chain(), "old turn logs could not be dropped");
+            let before = lingering_since();
+            self.hub.forget_the_oldest();
+            loop {
+                match self.store.drop_logs(before).await {
+                    Ok(0) => break,
+                    Ok(_) => {}
+                    Err(error) => {
+                        tracing::warn!(error = %error.chain(), "old turn logs could not be dropped");
+                        break;
+                    }
+                }
             }
         }
     }
+}
+
+/// Turns that ended before this are past.
+pub(super) fn lingering_since() -> Timestamp {
+    let linger = i64::try_from(LINGER.as_millis()).unwrap_or(i64::MAX);
+    Timestamp::from_millis(clock::now().as_millis() - linger)
 }
 
 fn entry(live: &LiveTurn, behind: Duration) -> Option<LogEntry> {

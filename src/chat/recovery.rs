@@ -8,7 +8,7 @@ use crate::domain::message::Body;
 use crate::domain::{MessageType, Role, Status, Usage, UserId};
 use crate::error::Result;
 use crate::memory::tokens;
-use crate::store::{Batch, FinishTurn, NewMessage, Orphan, ReplyFields};
+use crate::store::{Batch, FinishTurn, Finished, NewMessage, Orphan, ReplyFields};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::sleep;
@@ -27,8 +27,11 @@ impl Chat {
         // Taken before looking: a drain that begins now waits for the turns that begin here.
         let _token = self.turns.token();
         while !self.is_draining()
-            && let Some(begun) = self.store.begin_waiting(&self.claimant, clock::now()).await?
+            && let Finished { next, passed_over } =
+                self.store.begin_waiting(&self.claimant, clock::now()).await?
         {
+            self.abort_waiting(&passed_over);
+            let Some(begun) = next else { break };
             self.run(begun);
         }
         Ok(count)

@@ -3,7 +3,7 @@
 
 use super::Chat;
 use super::frames::MemorySummary;
-use super::gather::{Batch, gather};
+use super::gather::{Arrived, Batch, gather};
 use super::hub::LiveTurn;
 use super::transcript::{Opening, Transcript};
 use crate::domain::message::FinishReason;
@@ -11,11 +11,15 @@ use crate::error::{Error, Kind, Result};
 use crate::memory::{Assembled, NewMessage};
 use crate::provider::Events;
 use crate::store::{Begun, Question};
-use futures::FutureExt;
+use futures::{FutureExt, StreamExt};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+/// How long a provider that has said why it stopped may take to say what the reply cost.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// How producing a reply ended.
 pub(super) enum Outcome {
@@ -86,19 +90,19 @@ impl Chat {
         };
         let mut is_first = true;
         loop {
-            let batch = tokio::select! {
+            let first = tokio::select! {
                 biased;
                 () = live.stop.cancelled() => return Outcome::Stopped,
-                batch = gather(&mut events, is_first) => batch,
+                first = next(&mut events, transcript) => first,
                 title = arrival(&mut title) => {
                     transcript.title(&title);
                     live.publish(transcript.take_frames());
                     continue;
                 }
             };
-            is_first &= batch.events.is_empty();
-            let Batch { events, end } = batch;
-            transcript.fold(events);
+            let Batch { events: arrived, end } = gather(first, &mut events, is_first).await;
+            is_first &= arrived.is_empty();
+            transcript.fold(arrived);
             live.publish(transcript.take_frames());
             match end {
                 None => {}
@@ -157,6 +161,14 @@ fn summary(assembled: &Assembled) -> MemorySummary {
         prompt_tokens: assembled.prompt_tokens,
         messages: assembled.recent_messages(),
     }
+}
+
+/// What the provider sends next. A reply that has its reason to finish does not wait long.
+async fn next(events: &mut Events, transcript: &Transcript) -> Arrived {
+    if transcript.finish().is_none() {
+        return events.next().await;
+    }
+    timeout(LAST_WORDS, events.next()).await.unwrap_or_default()
 }
 
 /// Waits for the title; for ever if none will come.

@@ -235,8 +235,9 @@ impl Chat {
         }
         let has_begun = timeout(INTERRUPTION, live.begun()).await.is_ok();
         if !has_begun && self.store.withdraw(&session.id, &live.turn).await? {
-            self.hub.discard(&live.turn);
-            return Err(Error::new(Kind::SessionBusy, "the running reply did not end in time"));
+            // Repeats of the request may be reading it, too.
+            self.abort_waiting(std::slice::from_ref(&live.turn));
+            return Err(busy(session, "the running reply did not end in time"));
         }
         Ok(Reader::new(live))
     }
@@ -250,7 +251,19 @@ impl Chat {
         match led_to {
             LedTo::Turn(turn) => match self.hub.get(&session.id, &turn) {
                 Some(live) => Ok(Reader::new(live)),
-                None => Err(Error::new(Kind::SessionBusy, "the message is being answered")),
+                None if session
+                    .active_turn
+                    .as_ref()
+                    .is_some_and(|active| active.turn_id == turn) =>
+                {
+                    Err(busy(session, "the message is being answered"))
+                }
+                // It waits since before this server's start.
+                None => {
+                    let live = self.hub.open(&session.id, &turn);
+                    live.set_queued();
+                    Ok(Reader::new(live))
+                }
             },
             LedTo::Reply { reply, question } => {
                 Ok(Reader::of(replay(&reply, &opening(session, &reply.id, &question))))
@@ -274,6 +287,14 @@ impl Chat {
             }
         }
     }
+}
+
+fn busy(session: &Session, message: &'static str) -> Error {
+    let running = session.active_turn.as_ref();
+    Error::new(Kind::SessionBusy, message).with_details(serde_json::json!({
+        "turnId": running.map(|turn| &turn.turn_id),
+        "messageId": running.map(|turn| &turn.message_id),
+    }))
 }
 
 fn opening<'a>(

@@ -4,7 +4,7 @@ use super::Chat;
 use crate::domain::principal::Access;
 use crate::domain::{Principal, Session, SessionId, Timestamp, TurnId};
 use crate::error::{Error, Result};
-use crate::store::{DeleteFilter, Deleted, SessionChange};
+use crate::store::{DeleteFilter, Deleted, SessionChange, Silenced};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -21,13 +21,9 @@ impl Chat {
         session: &SessionId,
         turn_id: Option<&TurnId>,
     ) -> Result<bool> {
-        let session = self.store.session(who, session, Access::Participate).await?;
-        let running = session.active_turn.as_ref().map(|turn| &turn.turn_id);
-        if turn_id.is_some() && turn_id != running {
-            return Ok(false);
-        }
-        let chat = self.clone();
-        self.carry_through(async move { chat.silence(&session).await }).await
+        let session = self.store.session(who, session, Access::Participate).await?.id;
+        let (chat, turn_id) = (self.clone(), turn_id.cloned());
+        self.carry_through(async move { chat.silence(&session, turn_id.as_ref()).await }).await
     }
 
     /// Changes a session; a status that wants no replies stops the one that runs.
@@ -46,7 +42,7 @@ impl Chat {
                 .as_ref()
                 .is_some_and(|status| status.is_closed() || status.is_agent_assigned());
             let session = chat.store.change_session(&who, &id, change, if_match, now).await?;
-            if silences && chat.silence(&session).await? {
+            if silences && chat.silence(&id, None).await? {
                 return chat.store.session(&who, &id, Access::Participate).await;
             }
             Ok(session)
@@ -96,11 +92,10 @@ impl Chat {
     }
 
     /// Stops what runs and drops what waits in a session. Whether anything did.
-    async fn silence(&self, session: &Session) -> Result<bool> {
-        let dropped = self.store.drop_waiting(&session.id).await?;
+    async fn silence(&self, session: &SessionId, only: Option<&TurnId>) -> Result<bool> {
+        let Silenced { running, dropped } = self.store.silence(session, only).await?;
         self.abort_waiting(&dropped);
-        let running = session.active_turn.as_ref();
-        let running = running.and_then(|turn| self.hub.get(&session.id, &turn.turn_id));
+        let running = running.and_then(|turn| self.hub.get(session, &turn));
         let Some(live) = running else { return Ok(!dropped.is_empty()) };
         live.stop.cancel();
         let _ = timeout(PATIENCE, live.ended()).await;

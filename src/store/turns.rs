@@ -224,8 +224,17 @@ pub struct FinishTurn {
     pub take_next: Option<Claimant>,
 }
 
-/// What came of storing a reply.
-#[derive(Debug)]
+/// What ran in a session and what waited.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Silenced {
+    /// The turn that runs.
+    pub running: Option<TurnId>,
+    /// The turns that waited, and do no more.
+    pub dropped: Vec<TurnId>,
+}
+
+/// What came of storing a reply, or of looking for turns that wait.
+#[derive(Debug, Default)]
 pub struct Finished {
     /// The turn that waited, and has begun.
     pub next: Option<Box<Begun>>,
@@ -247,15 +256,13 @@ pub trait TurnStore: Send + Sync {
     /// claim is gone, with nothing stored.
     async fn finish_turn(&self, finish: FinishTurn) -> Result<Option<Finished>>;
 
-    /// Begins a waiting turn of any session in which none runs, if there is one.
-    async fn begin_waiting(
-        &self,
-        claimant: &Claimant,
-        now: Timestamp,
-    ) -> Result<Option<Box<Begun>>>;
+    /// Begins a waiting turn of any session in which none runs; without one, nothing is left that
+    /// waits so.
+    async fn begin_waiting(&self, claimant: &Claimant, now: Timestamp) -> Result<Finished>;
 
-    /// Drops the turns that wait in a session. Which they were.
-    async fn drop_waiting(&self, session: &SessionId) -> Result<Vec<TurnId>>;
+    /// In one step: drops the turns that wait in a session, and says which one runs. If `only` is
+    /// named and another one runs, nothing is dropped, and none is said to run.
+    async fn silence(&self, session: &SessionId, only: Option<&TurnId>) -> Result<Silenced>;
 
     /// Drops one turn that waits. Whether it still did.
     async fn withdraw(&self, session: &SessionId, turn: &TurnId) -> Result<bool>;
@@ -303,10 +310,17 @@ pub trait LogStore: Send + Sync {
     /// over.
     async fn append_log(&self, entries: Vec<LogEntry>) -> Result<()>;
 
-    /// The log of a turn of this session, in order; empty if there is none.
-    async fn read_log(&self, session: &SessionId, turn: &TurnId) -> Result<Vec<Bytes>>;
+    /// The log of a turn of this session that runs, or ended at `since` or later, in order; empty if
+    /// there is none.
+    async fn read_log(
+        &self,
+        session: &SessionId,
+        turn: &TurnId,
+        since: Timestamp,
+    ) -> Result<Vec<Bytes>>;
 
-    /// Drops the logs of turns that ended before a time. How many batches that were.
+    /// Drops logs of turns that ended before a time, not too many in one step. How many batches
+    /// that were; none if nothing is left.
     async fn drop_logs(&self, ended_before: Timestamp) -> Result<u64>;
 
     /// Says that an instance lives.

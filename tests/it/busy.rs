@@ -115,6 +115,19 @@ async fn an_interrupting_message_stops_the_reply_keeps_it_and_is_answered_first(
 }
 
 #[tokio::test]
+async fn what_could_never_begin_does_not_wait() {
+    let server = Server::start().await;
+    let session = server.session().await;
+    let (mut frames, call) = server.open_turn(&session, "first").await;
+    let body = json!({"sessionId": session, "message": "second", "onBusy": "queue", "parentId": "nowhere"});
+    let refused = server.post("/api/chat", body).await;
+    assert_eq!(refused.failure(), (404, "message_not_found"));
+    call.reply("one");
+    frames.until("[DONE]").await;
+    assert_eq!(server.said(&session).await, ["user: first", "assistant: one"]);
+}
+
+#[tokio::test]
 async fn in_a_free_session_nothing_waits() {
     let server = Server::start().await;
     for on_busy in ["queue", "interrupt", "reject"] {

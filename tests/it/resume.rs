@@ -114,7 +114,8 @@ async fn when_nothing_runs_there_is_nothing_to_join_but_the_rest_of_a_turn_that_
     assert_eq!(rest.bytes, first.bytes[at..]);
     let mut rest = server.join(&session, Some(ids[terminal - 1])).await.unwrap();
     assert_eq!(rest.next().await.unwrap().kind(), "finish");
-    for past in [ids[terminal], ids[last], "garbage", "another:1"] {
+    let future = format!("{}9", ids[last]);
+    for past in [ids[terminal], ids[last], &future, "garbage", "another:1"] {
         assert!(server.join(&session, Some(past)).await.is_none(), "{past}");
     }
     let other = server.session().await;

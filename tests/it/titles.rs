@@ -35,6 +35,27 @@ async fn a_title_that_is_written_in_time_comes_with_the_reply() {
 }
 
 #[tokio::test]
+async fn a_title_that_comes_in_the_middle_takes_no_word_of_the_reply() {
+    let server = Server::with(&["--titles=model"]).await;
+    for round in 0..20 {
+        let session = server.session().await;
+        let mut frames = server.chat(json!({"sessionId": session, "message": "count"})).await;
+        let (mut reply, title) = calls(&server).await;
+        reply.text("0 ");
+        frames.until("text-delta").await;
+        title.reply("Counting");
+        for word in 1..50 {
+            reply.text(&format!("{word} "));
+        }
+        reply.reply("end");
+        let whole = (0..50).map(|word| format!("{word} ")).collect::<String>() + "end";
+        frames.until("finish").await;
+        let stored = server.last_message(&session).await;
+        assert_eq!(stored["content"], whole, "round {round}");
+    }
+}
+
+#[tokio::test]
 async fn a_users_title_is_never_overwritten() {
     let server = Server::with(&["--titles=model"]).await;
     let session = server.session().await;

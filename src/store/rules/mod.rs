@@ -14,7 +14,7 @@ mod turns;
 
 pub(super) use import::import_session;
 pub(super) use posts::post_message;
-pub(super) use queue::{begin_waiting, drop_waiting, withdraw};
+pub(super) use queue::{begin_waiting, silence, withdraw};
 pub(super) use sessions::{
     change_session, create_session, delete_session, get, name_session, title_words, with_owner,
 };

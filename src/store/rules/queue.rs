@@ -6,7 +6,7 @@ use crate::domain::{SessionId, Timestamp, TurnId};
 use crate::error::{Error, Kind, Result};
 use crate::store::queued::Waiting;
 use crate::store::work::{SessionRow, Work};
-use crate::store::{Ask, Began, Begun, Claimant, MAX_QUEUED, OnBusy, TurnSpec};
+use crate::store::{Ask, Began, Begun, Claimant, Finished, MAX_QUEUED, OnBusy, Silenced, TurnSpec};
 
 /// Puts a turn behind those that wait, or before them. Errors: `queue_full`.
 pub(super) async fn push(
@@ -22,18 +22,23 @@ pub(super) async fn push(
     work.push_waiting(row, waiting, on_busy == OnBusy::Interrupt).await
 }
 
-/// Drops the turns that wait in a session.
-pub(in crate::store) async fn drop_waiting(
+/// Drops the turns that wait in a session, unless another turn runs than the one that is named.
+pub(in crate::store) async fn silence(
     work: &mut impl Work,
     session: &SessionId,
-) -> Result<Vec<TurnId>> {
-    let Some(row) = work.session(session).await? else { return Ok(Vec::new()) };
+    only: Option<&TurnId>,
+) -> Result<Silenced> {
+    let Some(row) = work.session(session).await? else { return Ok(Silenced::default()) };
+    let running = row.session.active_turn.as_ref().map(|turn| turn.turn_id.clone());
+    if only.is_some() && only != running.as_ref() {
+        return Ok(Silenced::default());
+    }
     let mut dropped = Vec::new();
     for Waiting { turn, .. } in work.waiting(&row).await? {
         work.drop_waiting(&row, &turn.turn_id).await?;
         dropped.push(turn.turn_id);
     }
-    Ok(dropped)
+    Ok(Silenced { running, dropped })
 }
 
 /// Drops one turn that waits. Whether it still did.
@@ -53,10 +58,15 @@ pub(in crate::store) async fn begin_waiting(
     work: &mut impl Work,
     claimant: &Claimant,
     now: Timestamp,
-) -> Result<Option<Box<Begun>>> {
-    let Some(session) = work.idle_session().await? else { return Ok(None) };
-    let row = work.session(&session).await?.ok_or_else(Error::session_not_found)?;
-    begin_next(work, row, claimant, now, &mut Vec::new()).await
+) -> Result<Finished> {
+    let mut finished = Finished::default();
+    while finished.next.is_none()
+        && let Some(session) = work.idle_session().await?
+    {
+        let row = work.session(&session).await?.ok_or_else(Error::session_not_found)?;
+        finished.next = begin_next(work, row, claimant, now, &mut finished.passed_over).await?;
+    }
+    Ok(finished)
 }
 
 /// Begins the first turn that waits in an idle session. One that cannot begin any more is passed

@@ -44,7 +44,9 @@ pub(super) async fn waiting_message(
     for Waiting { turn, .. } in work.waiting(row).await? {
         match &turn.ask {
             Ask::Say { message, .. } if message.client_message_id.as_ref() == Some(id) => {
-                let is_same = message.body.content == new.body.content;
+                let (old, new) = (&message.body, &new.body);
+                let is_same =
+                    old.content == new.content && old.parts.as_json() == new.parts.as_json();
                 return if is_same {
                     Ok(Some(turn.turn_id))
                 } else {

@@ -195,6 +195,11 @@ async fn enqueue(
     if begin.on_busy == OnBusy::Reject {
         ensure_idle(&row)?;
     }
+    // What cannot begin now will not begin later: better to hear it at once.
+    match &ask {
+        Ask::Say { parent, .. } => drop(resolve(work, &row, parent).await?),
+        Ask::Again { reply } => drop(question_of(work, &row, reply.clone()).await?),
+    }
     let turn = TurnSpec { ask, ..begin.turn.clone() };
     let waiting = Waiting { who: begin.who.clone(), turn };
     queue::push(work, &row, &waiting, begin.on_busy).await?;

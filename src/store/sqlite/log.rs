@@ -30,14 +30,22 @@ impl LogStore for SqliteStore {
         .await
     }
 
-    async fn read_log(&self, session: &SessionId, turn: &TurnId) -> Result<Vec<Bytes>> {
+    async fn read_log(
+        &self,
+        session: &SessionId,
+        turn: &TurnId,
+        since: Timestamp,
+    ) -> Result<Vec<Bytes>> {
         let (session, turn) = (session.clone(), turn.clone());
         self.read(move |db| {
             let sql = "SELECT l.frames FROM turn_log l JOIN sessions s ON s.key = l.session \
-                       WHERE l.turn_id = ?1 AND s.id = ?2 ORDER BY l.batch";
+                       WHERE l.turn_id = ?1 AND s.id = ?2 AND NOT EXISTS \
+                       (SELECT 1 FROM turn_log WHERE turn_id = ?1 AND ended_at < ?3) ORDER BY l.batch";
             let mut statement = db.prepare_cached(sql)?;
             let rows = statement
-                .query_map([turn.as_str(), session.as_str()], |row| row.get::<_, Vec<u8>>(0))?;
+                .query_map(params![turn.as_str(), session.as_str(), since.as_millis()], |row| {
+                    row.get::<_, Vec<u8>>(0)
+                })?;
             rows.map(|frames| Ok(frames?.into())).collect()
         })
         .await
@@ -46,7 +54,7 @@ impl LogStore for SqliteStore {
     async fn drop_logs(&self, ended_before: Timestamp) -> Result<u64> {
         self.write_later(move |db| {
             let sql = "DELETE FROM turn_log WHERE turn_id IN \
-                       (SELECT turn_id FROM turn_log WHERE ended_at IS NOT NULL AND ended_at < ?1)";
+                       (SELECT turn_id FROM turn_log WHERE ended_at IS NOT NULL AND ended_at < ?1 LIMIT 64)";
             Ok(db.prepare_cached(sql)?.execute([ended_before.as_millis()])? as u64)
         })
         .await

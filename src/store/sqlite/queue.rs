@@ -13,7 +13,11 @@ pub(super) fn waiting(db: &Connection, session: i64) -> Result<Vec<Waiting>> {
     let mut rows = statement.query([session])?;
     let mut waiting = Vec::new();
     while let Some(row) = rows.next()? {
-        waiting.push(Waiting::from_json(&row.get::<_, String>(0)?)?);
+        match Waiting::from_json(&row.get::<_, String>(0)?) {
+            Ok(turn) => waiting.push(turn),
+            // It must not keep the session from everything else.
+            Err(error) => tracing::error!(%error, "a waiting turn cannot be read"),
+        }
     }
     Ok(waiting)
 }

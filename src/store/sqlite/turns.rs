@@ -5,7 +5,7 @@ use crate::domain::title::Title;
 use crate::domain::{SessionId, Timestamp, TurnId};
 use crate::error::{Error, Result};
 use crate::store::work::SessionRow;
-use crate::store::{Began, BeginTurn, Begun, Claimant, FinishTurn, Finished, TurnStore, rules};
+use crate::store::{Began, BeginTurn, Claimant, FinishTurn, Finished, Silenced, TurnStore, rules};
 use async_trait::async_trait;
 use rusqlite::{Connection, params};
 
@@ -19,18 +19,14 @@ impl TurnStore for SqliteStore {
         self.step(async move |step| rules::finish_turn(step, &finish).await).await
     }
 
-    async fn begin_waiting(
-        &self,
-        claimant: &Claimant,
-        now: Timestamp,
-    ) -> Result<Option<Box<Begun>>> {
+    async fn begin_waiting(&self, claimant: &Claimant, now: Timestamp) -> Result<Finished> {
         let claimant = claimant.clone();
         self.step(async move |step| rules::begin_waiting(step, &claimant, now).await).await
     }
 
-    async fn drop_waiting(&self, session: &SessionId) -> Result<Vec<TurnId>> {
-        let session = session.clone();
-        self.step(async move |step| rules::drop_waiting(step, &session).await).await
+    async fn silence(&self, session: &SessionId, only: Option<&TurnId>) -> Result<Silenced> {
+        let (session, only) = (session.clone(), only.cloned());
+        self.step(async move |step| rules::silence(step, &session, only.as_ref()).await).await
     }
 
     async fn withdraw(&self, session: &SessionId, turn: &TurnId) -> Result<bool> {

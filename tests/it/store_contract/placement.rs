@@ -188,7 +188,7 @@ pub async fn a_turn_that_waited_is_passed_over_once_its_session_is_closed(store:
     assert!(finished.next.is_none(), "{:?}", finished.next);
     assert_eq!(finished.passed_over, waiting);
     assert_eq!(path(store, &ada).await, ["q", "r", "q2", "r2"]);
-    assert!(store.begin_waiting(&life("two"), at(5)).await.unwrap().is_none());
+    assert!(store.begin_waiting(&life("two"), at(5)).await.unwrap().next.is_none());
 }
 
 pub async fn while_a_person_answers_messages_are_stored_and_no_turn_begins(store: &Arc<dyn Store>) {

@@ -3,7 +3,7 @@
 use super::{at, begin, create, finish, id, life, running, said, user};
 use echoic::domain::page::View;
 use echoic::error::Kind;
-use echoic::store::{BeginTurn, OnBusy, Store};
+use echoic::store::{BeginTurn, OnBusy, Silenced, Store};
 use std::sync::Arc;
 
 pub async fn waiting_turns_run_in_order_and_at_most_eight_wait(store: &Arc<dyn Store>) {
@@ -49,11 +49,17 @@ pub async fn waiting_turns_can_be_dropped_withdrawn_and_found_after_a_crash(
     }
     assert!(store.withdraw(&id("s"), &ids[0]).await.unwrap());
     assert!(!store.withdraw(&id("s"), &ids[0]).await.unwrap());
-    assert!(store.begin_waiting(&life("two"), at(4)).await.unwrap().is_none(), "a turn is running");
+    assert!(
+        store.begin_waiting(&life("two"), at(4)).await.unwrap().next.is_none(),
+        "a turn is running"
+    );
     store.finish_turn(finish(&begun, "ok", None)).await.unwrap().unwrap();
-    let next = store.begin_waiting(&life("two"), at(4)).await.unwrap().unwrap();
+    let next = store.begin_waiting(&life("two"), at(4)).await.unwrap().next.unwrap();
     assert_eq!((next.question.content.as_str(), &next.turn.turn_id), ("2", &ids[1]));
-    assert_eq!(store.drop_waiting(&id("s")).await.unwrap(), ids[2..]);
+    let stale = store.silence(&id("s"), Some(&begun.turn.turn_id)).await.unwrap();
+    assert_eq!(stale, Silenced::default(), "another turn runs by now");
+    let silenced = store.silence(&id("s"), Some(&ids[1])).await.unwrap();
+    assert_eq!(silenced, Silenced { running: Some(ids[1].clone()), dropped: ids[2..].to_vec() });
     store.finish_turn(finish(&next, "ok", Some(life("two")))).await.unwrap().unwrap();
-    assert!(store.begin_waiting(&life("two"), at(4)).await.unwrap().is_none());
+    assert!(store.begin_waiting(&life("two"), at(4)).await.unwrap().next.is_none());
 }

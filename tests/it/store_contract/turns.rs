@@ -154,9 +154,11 @@ pub async fn a_log_ends_with_its_reply_and_is_dropped_later(store: &Arc<dyn Stor
 
     // What comes too late, from a server that thought itself alive, changes nothing.
     store.append_log(vec![entry(3, "zombie")]).await.unwrap();
-    assert_eq!(store.read_log(&id("s"), &turn).await.unwrap().concat(), b"abc");
-    assert!(store.read_log(&id("another"), &turn).await.unwrap().is_empty());
+    assert_eq!(store.read_log(&id("s"), &turn, at(2)).await.unwrap().concat(), b"abc");
+    assert!(store.read_log(&id("another"), &turn, at(2)).await.unwrap().is_empty());
+    let past = store.read_log(&id("s"), &turn, at(3)).await.unwrap();
+    assert!(past.is_empty(), "it ended before");
     assert_eq!(store.drop_logs(at(2)).await.unwrap(), 0);
     assert_eq!(store.drop_logs(at(3)).await.unwrap(), 3);
-    assert!(store.read_log(&id("s"), &turn).await.unwrap().is_empty());
+    assert!(store.read_log(&id("s"), &turn, at(2)).await.unwrap().is_empty());
 }
