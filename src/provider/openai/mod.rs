@@ -148,12 +148,18 @@ impl Provider for Endpoint {
     }
 }
 
-/// How long the endpoint wants to be left alone: `retry-after-ms`, or `retry-after` in seconds.
+/// How long the endpoint wants to be left alone: `retry-after-ms`, or `retry-after` in seconds or as
+/// a date, counted from the answer's own date.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let number = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<f64>().ok();
+    let text = |name: &str| Some(headers.get(name)?.to_str().ok()?.trim());
+    let number = |name: &str| text(name)?.parse::<f64>().ok();
+    let date = |name: &str| httpdate::parse_http_date(text(name)?).ok();
     let seconds =
         number("retry-after-ms").map(|millis| millis / 1000.0).or_else(|| number("retry-after"));
-    seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+    match seconds {
+        Some(seconds) => Duration::try_from_secs_f64(seconds).ok(),
+        None => Some(date("retry-after")?.duration_since(date("date")?).unwrap_or_default()),
+    }
 }
 
 async fn whole_body(response: reqwest::Response) -> Result<Vec<u8>, ProviderError> {
@@ -250,4 +256,29 @@ fn safe_sentence(text: &str, key: Option<&str>) -> String {
     let words: Vec<&str> =
         text.split_whitespace().map(|word| if hidden(word) { "[…]" } else { word }).collect();
     first_characters(&words.join(" "), 300).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use reqwest::header::HeaderName;
+
+    fn asked(headers: &[(&'static str, &str)]) -> Option<u128> {
+        let headers = headers.iter().map(|(name, value)| {
+            (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())
+        });
+        retry_after(&headers.collect()).map(|pause| pause.as_millis())
+    }
+
+    #[test]
+    fn the_pause_is_read_in_all_its_forms() {
+        let date = ("date", "Sat, 21 Nov 2026 12:00:00 GMT");
+        assert_eq!(asked(&[("retry-after-ms", "1500")]), Some(1500));
+        assert_eq!(asked(&[("retry-after", "2")]), Some(2000));
+        assert_eq!(asked(&[("retry-after", "Sat, 21 Nov 2026 12:00:30 GMT"), date]), Some(30_000));
+        assert_eq!(asked(&[("retry-after", "Sat, 21 Nov 2026 11:00:00 GMT"), date]), Some(0));
+        assert_eq!(asked(&[("retry-after", "soon"), date]), None);
+        assert_eq!(asked(&[("retry-after", "-1")]), None);
+        assert_eq!(asked(&[]), None);
+    }
 }
