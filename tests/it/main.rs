@@ -27,5 +27,6 @@ mod resume;
 mod sessions;
 mod shapes;
 mod store_contract;
+mod stress;
 mod support;
 mod titles;
