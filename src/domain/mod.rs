@@ -15,6 +15,7 @@ pub mod time;
 pub mod title;
 pub mod turn;
 pub mod usage;
+mod words;
 
 pub use ids::{MessageId, ProjectId, SessionId, TurnId, UserId};
 pub use invalid::Invalid;
@@ -23,3 +24,4 @@ pub use principal::Principal;
 pub use session::Session;
 pub use time::Timestamp;
 pub use usage::Usage;
+use words::as_word;

@@ -8,7 +8,9 @@
 //! the caller were still there.
 
 mod messages;
+pub mod mongo;
 pub mod queued;
+mod relay;
 mod rules;
 mod sessions;
 pub mod sqlite;
@@ -17,6 +19,7 @@ mod turns;
 mod work;
 
 pub use messages::*;
+pub use relay::*;
 pub use sessions::*;
 pub use transfer::*;
 pub use turns::*;
@@ -26,7 +29,9 @@ use async_trait::async_trait;
 
 /// A whole database.
 #[async_trait]
-pub trait Store: SessionStore + MessageStore + TurnStore + LogStore + TransferStore {
+pub trait Store:
+    SessionStore + MessageStore + TurnStore + LogStore + RelayStore + TransferStore
+{
     /// Says in a word or two what it is and where, without secrets, for the first log line.
     fn describe(&self) -> String;
 

@@ -44,6 +44,7 @@ const LIVES_IN: &[(&str, &[&str])] = &[
     ("async_openai", &["provider/openai/"]),
     ("reqwest", &["provider/"]),
     ("rusqlite", &["store/sqlite/"]),
+    ("mongodb", &["store/mongo/"]),
     ("minijinja", &["prompts.rs"]),
     ("tiktoken_rs", &["memory/tokens.rs"]),
     ("clap", &["config.rs"]),

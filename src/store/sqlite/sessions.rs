@@ -2,7 +2,7 @@
 
 use super::SqliteStore;
 use super::list;
-use super::rows::{SELECT_SESSION, message_key, session_row, title_source_word, to_json};
+use super::rows::{SELECT_SESSION, message_key, session_row, to_json};
 use super::work::{Step, at_once};
 use crate::domain::page::SessionQuery;
 use crate::domain::principal::Access;
@@ -113,7 +113,7 @@ pub(super) fn insert(
         new.project_id.as_ref().map(|project| project.as_str()),
         new.title.text,
         title_words(&new.title.text),
-        title_source_word(new.title.source),
+        new.title.source.as_str(),
         SessionStatus::ACTIVE,
         new.meta.as_json(),
         new.user_meta.as_json(),
@@ -143,7 +143,7 @@ fn set_title(db: &Connection, key: i64, title: &Title) -> Result<()> {
         key,
         title.text,
         title_words(&title.text),
-        title_source_word(title.source)
+        title.source.as_str()
     ])?;
     index_title(db, key, &title.text)
 }

@@ -2,7 +2,7 @@
 
 use super::sse::Frames;
 use super::upstream::Upstream;
-use super::{Call, soon};
+use super::{Call, mongo, soon};
 use echoic::app::{App, Tuning};
 use echoic::config::Config;
 use reqwest::header::HeaderMap;
@@ -68,7 +68,7 @@ impl Server {
     pub async fn tuned(flags: &[&str], tuning: Tuning) -> Self {
         let (folder, upstream) = (tempfile::tempdir().unwrap(), Upstream::start().await);
         let mut all = vec![
-            format!("--database-url=sqlite://{}", folder.path().join("echoic.db").display()),
+            format!("--database-url={}", database_url(&folder)),
             format!("--openai-base-url={}", upstream.base_url),
             "--openai-api-key=sk-tests".to_owned(),
             "--model=gated-1".to_owned(),
@@ -194,6 +194,14 @@ impl Server {
     pub async fn last_message(&self, session: &str) -> Value {
         let data = self.get(&format!("/api/chat-sessions/{session}/messages?limit=1")).await.data();
         data["messages"][0].clone()
+    }
+}
+
+/// A store of the test's own: a file, or with `ECHOIC_TEST_STORE=mongo` a MongoDB database.
+fn database_url(folder: &TempDir) -> String {
+    match std::env::var("ECHOIC_TEST_STORE").as_deref() {
+        Ok("mongo") => mongo::database().expect("tests/run starts MongoDB"),
+        _ => format!("sqlite://{}", folder.path().join("echoic.db").display()),
     }
 }
 
