@@ -92,8 +92,11 @@ impl App {
         if cut_off > 0 {
             notes.push(format!("the last run ended in the middle of {cut_off} replies; they are kept as interrupted"));
         }
-        let summary =
-            format!("http://{address}, store {}, provider {name}, model {model}, instance {}", store.describe(), chat.instance());
+        let summary = format!(
+            "http://{address}, store {}, provider {name}, model {model}, instance {}",
+            store.describe(),
+            chat.instance()
+        );
         let api = Api {
             chat,
             store,

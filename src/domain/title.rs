@@ -1,7 +1,7 @@
 //! The name of a session: what it starts as, and how the first message names it.
 
-use super::{Invalid, as_word};
 use super::text::without_nul;
+use super::{Invalid, as_word};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 

@@ -26,10 +26,7 @@ impl Health {
 
 /// Whether the process answers.
 #[utoipa::path(get, path = "/health/live", tag = "health", responses((status = 200, body = Envelope<Health>)))]
-pub(super) async fn live(
-    State(api): State<Api>,
-    _query: NoQuery,
-) -> Json<Envelope<Health>> {
+pub(super) async fn live(State(api): State<Api>, _query: NoQuery) -> Json<Envelope<Health>> {
     ok("The server is running", Health::of(&api))
 }
 

@@ -35,8 +35,7 @@ impl MongoStore {
             Some(SelectionCriteria::ReadPreference(ReadPreference::Primary));
         options.retry_writes = Some(true);
         options.retry_reads = Some(true);
-        let hosts =
-            options.hosts.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        let hosts = options.hosts.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let name = options.default_database.clone().unwrap_or_else(|| DATABASE.to_owned());
         let place = format!("{hosts}/{name}");
         let client = Client::with_options(options).map_err(|error| {
@@ -55,7 +54,8 @@ impl MongoStore {
 async fn check_server(database: &Database, place: &str) -> Result<()> {
     let hello = database.run_command(doc! { "hello": 1 }).await;
     let hello = hello.map_err(|error| explain(&error, place))?;
-    let is_set = hello.contains_key("setName") || hello.get_str("msg").is_ok_and(|msg| msg == "isdbgrid");
+    let is_set =
+        hello.contains_key("setName") || hello.get_str("msg").is_ok_and(|msg| msg == "isdbgrid");
     if !is_set {
         return Err(refused(format!(
             "MongoDB at {place} is a single server; Echoic needs transactions, so start it with --replSet \
@@ -70,20 +70,33 @@ async fn check_server(database: &Database, place: &str) -> Result<()> {
 fn explain(error: &mongodb::error::Error, place: &str) -> Error {
     /// "AuthenticationFailed" and "Unauthorized".
     const NOT_LET_IN: [i32; 2] = [18, 13];
+    let mut cause = Some(error.clone());
     let sentence = match error.kind.as_ref() {
         ErrorKind::Authentication { .. } => {
             format!("MongoDB at {place} refused the user name or the password of DATABASE_URL")
+        }
+        // What the driver says of each server is long; the first complaint tells it.
+        ErrorKind::ServerSelection { message, .. } => {
+            cause = None;
+            let why =
+                message.split_once("Error: Kind: ").map(|(_, rest)| rest.split(", labels:").next());
+            let why = why.flatten().unwrap_or("no server that takes writes answered in time");
+            format!(
+                "MongoDB at {place} cannot be reached ({why}); is it running, and is the replica set of DATABASE_URL the \
+                 one it belongs to?"
+            )
         }
         ErrorKind::Command(command) if NOT_LET_IN.contains(&command.code) => format!(
             "MongoDB at {place} does not let this user in: DATABASE_URL must name a user with the role readWrite on \
              that database, its password, and authSource if the user was created in another one"
         ),
-        _ => format!(
-            "MongoDB at {place} cannot be reached; is it running, and is the replica set of DATABASE_URL the one it \
-             belongs to?"
-        ),
+        _ => format!("MongoDB at {place} cannot be used"),
     };
-    Error::new(Kind::StoreUnavailable, sentence).with_source(error.clone())
+    let explained = Error::new(Kind::StoreUnavailable, sentence);
+    match cause {
+        Some(cause) => explained.with_source(cause),
+        None => explained,
+    }
 }
 
 /// A message that may quote the connection string, without the password in it.

@@ -55,10 +55,12 @@ async fn filter(step: &mut Step, user: &UserId, query: &SessionQuery) -> Result<
     // Most users take part in nobody else's sessions, and then the owner's indexes answer.
     let table = step.tables.sessions.clone();
     let as_guest = doc! { "participants": user, "userId": { "$ne": user } };
-    let is_guest: Option<Document> =
-        step.one(&table, as_guest, Some(doc! { "_id": 1 })).await?;
-    let mut filter =
-        if is_guest.is_some() { doc! { "participants": user } } else { doc! { "userId": user } };
+    let is_guest: Option<Document> = step.one(&table, as_guest, Some(doc! { "_id": 1 })).await?;
+    let mut filter = if is_guest.is_some() {
+        doc! { "participants": user }
+    } else {
+        doc! { "userId": user }
+    };
     if let Some(archived) = query.archived {
         filter.insert("archived", archived);
     }
@@ -70,9 +72,9 @@ async fn filter(step: &mut Step, user: &UserId, query: &SessionQuery) -> Result<
     }
     if let Some(words) = &query.search {
         // Folded words hold letters and digits only, so they need no escape in a pattern.
-        let words = words.iter().map(|word| {
-            Bson::from(doc! { "titleWords": { "$regex": format!("^{word}") } })
-        });
+        let words = words
+            .iter()
+            .map(|word| Bson::from(doc! { "titleWords": { "$regex": format!("^{word}") } }));
         let words: Vec<Bson> = words.collect();
         if words.is_empty() {
             filter.insert("_id", doc! { "$in": [] });

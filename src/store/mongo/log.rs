@@ -172,7 +172,9 @@ impl LogStore for MongoStore {
                 }
                 let session_id = SessionId::trusted(session.id.as_str());
                 let held_by = claim.claimant();
-                if let Some((log, next_batch)) = self.seal(&session_id, &turn.turn_id, &held_by).await? {
+                if let Some((log, next_batch)) =
+                    self.seal(&session_id, &turn.turn_id, &held_by).await?
+                {
                     let claimant = Claimant { boot: SEALED.to_owned(), ..held_by };
                     orphans.push(Orphan { session_id, turn, claimant, log, next_batch });
                 }
@@ -198,14 +200,16 @@ impl MongoStore {
             .await?;
         let held = found.iter().filter_map(|session| {
             let claim = session.get_document("activeTurn").ok()?;
-            (claim.get_str("boot").ok()? != SEALED).then_some(claim.get_str("turnId").ok()?.to_owned())
+            (claim.get_str("boot").ok()? != SEALED)
+                .then_some(claim.get_str("turnId").ok()?.to_owned())
         });
         Ok(held.collect())
     }
 
     /// Whether this very batch is in the log.
     async fn is_written(&self, entry: &LogEntry) -> Result<bool> {
-        let batch = doc! { "turnId": entry.turn_id.as_str(), "batch": i64::from(entry.batch.number) };
+        let batch =
+            doc! { "turnId": entry.turn_id.as_str(), "batch": i64::from(entry.batch.number) };
         let found: Option<BatchDoc> =
             self.tables.turn_log.clone_with_type().find_one(batch).await?;
         Ok(found.is_some_and(|found| !found.is_seal && found.frames.bytes == *entry.batch.frames))
@@ -214,7 +218,8 @@ impl MongoStore {
     /// A turn's batches, in order.
     async fn log_of(&self, turn: &TurnId) -> Result<Vec<BatchDoc>> {
         let log = self.tables.turn_log.clone_with_type();
-        let find = log.find(doc! { "turnId": turn.as_str() }).sort(doc! { "turnId": 1, "batch": 1 });
+        let find =
+            log.find(doc! { "turnId": turn.as_str() }).sort(doc! { "turnId": 1, "batch": 1 });
         Ok(find.await?.try_collect().await?)
     }
 
@@ -233,14 +238,8 @@ impl MongoStore {
         let Ok(now) = me.get_datetime("lookedAt") else {
             return Err(Error::store("this instance is not known to the database"));
         };
-        let all: Vec<InstanceDoc> = self
-            .tables
-            .instances
-            .clone_with_type()
-            .find(doc! {})
-            .await?
-            .try_collect()
-            .await?;
+        let all: Vec<InstanceDoc> =
+            self.tables.instances.clone_with_type().find(doc! {}).await?.try_collect().await?;
         let silent = |seen: DateTime| {
             let millis = now.timestamp_millis() - seen.timestamp_millis();
             Duration::from_millis(millis.unsigned_abs()) * u32::from(millis > 0)

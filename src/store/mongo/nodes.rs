@@ -49,7 +49,11 @@ struct NameDoc {
 
 impl Step {
     /// How full a message's node is.
-    pub(super) async fn node_fill(&mut self, session: &SessionId, at: Location) -> Result<NodeFill> {
+    pub(super) async fn node_fill(
+        &mut self,
+        session: &SessionId,
+        at: Location,
+    ) -> Result<NodeFill> {
         let known = self.gathered(session).await?.fills.get(&at.node).copied();
         let fill = match known {
             Some(fill) => fill,
@@ -82,12 +86,15 @@ impl Step {
         let stored = MessageDoc::new(placed)?;
         if let Some(names) = &mut gathered.names {
             let place = Place { id: message.id.clone(), at };
-            for name in [Some(&message.id), message.client_message_id.as_ref()].into_iter().flatten() {
+            for name in
+                [Some(&message.id), message.client_message_id.as_ref()].into_iter().flatten()
+            {
                 names.entry(name.to_string()).or_default().push(place.clone());
             }
         }
         let (seq, bytes) = (i64::from(at.seq), i64::try_from(size).unwrap_or(i64::MAX));
-        let fill = gathered.fills.entry(at.node).or_insert(Fill { count: 0, bytes: 0, last_seq: 0 });
+        let fill =
+            gathered.fills.entry(at.node).or_insert(Fill { count: 0, bytes: 0, last_seq: 0 });
         fill.count += 1;
         fill.bytes += bytes;
         fill.last_seq = seq;

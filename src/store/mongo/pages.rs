@@ -89,7 +89,9 @@ pub(super) async fn path(
     let mut next = from;
     'path: while let Some(at) = next {
         let node = run(step, row, at.node).await?;
-        for message in node.messages.into_iter().rev().filter(|message| number(message.seq) <= at.seq) {
+        for message in
+            node.messages.into_iter().rev().filter(|message| number(message.seq) <= at.seq)
+        {
             if !page.take(at.node, message) {
                 break 'path;
             }

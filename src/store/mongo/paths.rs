@@ -94,9 +94,7 @@ impl Step {
         self.write_nodes().await?;
         let id = id.as_str();
         let (mut find, holds) = match names {
-            Named::ById => {
-                (doc! { "messages.id": id }, doc! { "$eq": ["$$message.id", id] })
-            }
+            Named::ById => (doc! { "messages.id": id }, doc! { "$eq": ["$$message.id", id] }),
             Named::ByAnyName => (
                 doc! { "$or": [{ "messages.id": id }, { "messages.clientMessageId": id }] },
                 doc! { "$or": [
@@ -125,11 +123,7 @@ impl Step {
     }
 
     /// One message with its siblings.
-    pub(super) async fn read_message(
-        &mut self,
-        row: &SessionRow,
-        at: Location,
-    ) -> Result<Message> {
+    pub(super) async fn read_message(&mut self, row: &SessionRow, at: Location) -> Result<Message> {
         let stored = self.stored(&row.session.id, at).await?;
         let parent = stored.parent.as_ref().map(PlaceDoc::location);
         let siblings = self.children_of(&row.session.id, parent).await?;

@@ -1,8 +1,6 @@
 //! Sessions in MongoDB: created, changed, deleted.
 
-use super::documents::{
-    ClaimDoc, PlaceDoc, SessionDoc, date, document, to_json,
-};
+use super::documents::{ClaimDoc, PlaceDoc, SessionDoc, date, document, to_json};
 use super::step::{Manner, Step, read, step};
 use super::{MongoStore, list};
 use crate::domain::page::SessionQuery;

@@ -13,8 +13,8 @@ use crate::error::{Error, Kind, Result};
 use crate::store::queued::Waiting;
 use crate::store::work::{Location, SessionRow, Work};
 use crate::store::{
-    Ask, Began, BeginTurn, Begun, Claimant, FinishTurn, Finished, NewMessage, NewSession,
-    OnBusy, OnKnownId, Parent, Question, SessionTarget, Size, TurnSpec,
+    Ask, Began, BeginTurn, Begun, Claimant, FinishTurn, Finished, NewMessage, NewSession, OnBusy,
+    OnKnownId, Parent, Question, SessionTarget, Size, TurnSpec,
 };
 
 pub(in crate::store) async fn begin_turn(work: &mut impl Work, begin: &BeginTurn) -> Result<Began> {

@@ -139,12 +139,7 @@ fn set_title(db: &Connection, key: i64, title: &Title) -> Result<()> {
     db.prepare_cached(
         "UPDATE sessions SET title = ?2, title_words = ?3, title_source = ?4 WHERE key = ?1",
     )?
-    .execute(params![
-        key,
-        title.text,
-        title_words(&title.text),
-        title.source.as_str()
-    ])?;
+    .execute(params![key, title.text, title_words(&title.text), title.source.as_str()])?;
     index_title(db, key, &title.text)
 }
 

@@ -133,14 +133,7 @@ fn finish(begun: &Begun, reply: &str, take_next: Option<Claimant>) -> FinishTurn
     let mut reply = message("assistant", Role::Assistant, reply, 2);
     reply.id = begun.turn.message_id.clone();
     let (session_id, turn_id) = (begun.session.id.clone(), begun.turn.turn_id.clone());
-    FinishTurn {
-        session_id,
-        turn_id,
-        claimant: life("one"),
-        reply,
-        last_batch: None,
-        take_next,
-    }
+    FinishTurn { session_id, turn_id, claimant: life("one"), reply, last_batch: None, take_next }
 }
 
 fn message(sender: &str, role: Role, content: &str, millis: i64) -> NewMessage {

@@ -60,8 +60,7 @@ pub async fn waiting_turns_can_be_dropped_withdrawn_and_found_after_a_crash(
     assert_eq!(stale, Silenced::default(), "another turn runs by now");
     let silenced = store.silence(&id("s"), Some(&ids[1])).await.unwrap();
     assert_eq!(silenced, Silenced { running: Some(ids[1].clone()), dropped: ids[2..].to_vec() });
-    let ended =
-        FinishTurn { claimant: life("two"), ..finish(&next, "ok", Some(life("two"))) };
+    let ended = FinishTurn { claimant: life("two"), ..finish(&next, "ok", Some(life("two"))) };
     store.finish_turn(ended).await.unwrap().unwrap();
     assert!(store.begin_waiting(&life("two"), at(4)).await.unwrap().next.is_none());
 }

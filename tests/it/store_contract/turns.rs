@@ -87,7 +87,8 @@ pub async fn a_repeated_turn_leads_where_it_led_the_first_time(store: &Arc<dyn S
         store.begin_turn(begin).await
     };
     let Ok(Began::Running(begun)) = send("f").await else { panic!("the session was free") };
-    let Ok(Began::Repeated { led_to: LedTo::Turn { turn_id: turn, .. }, .. }) = send("f").await else {
+    let Ok(Began::Repeated { led_to: LedTo::Turn { turn_id: turn, .. }, .. }) = send("f").await
+    else {
         panic!("it runs")
     };
     assert_eq!(turn, begun.turn.turn_id);
@@ -112,7 +113,8 @@ pub async fn a_repeated_turn_leads_where_it_led_the_first_time(store: &Arc<dyn S
         idempotency: Some(IdempotencyKey { key: "k2".to_owned(), ..key("f").unwrap() }),
         ..begin(&ada, "s", "other")
     };
-    let Ok(Began::Repeated { led_to: LedTo::Turn { turn_id: turn, .. }, .. }) = store.begin_turn(again).await
+    let Ok(Began::Repeated { led_to: LedTo::Turn { turn_id: turn, .. }, .. }) =
+        store.begin_turn(again).await
     else {
         panic!("it waits");
     };

@@ -78,7 +78,9 @@ impl Mongo {
 
     /// Ends the server; what it holds stays.
     pub async fn stop(&mut self) {
-        soon(self.child.kill()).await.unwrap();
+        let pid = self.child.id().unwrap().to_string();
+        assert!(soon(Command::new("kill").args(["-TERM", &pid]).status()).await.unwrap().success());
+        soon(self.child.wait()).await.unwrap();
     }
 
     /// Starts it again on the same port and data.
