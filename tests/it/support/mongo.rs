@@ -63,12 +63,11 @@ impl Mongo {
         soon(async { client.database("admin").run_command(command).await }).await.unwrap()
     }
 
-    /// Lets the next commands with these names fail: `what` says how.
-    pub async fn fail(&self, times: u32, commands: &[&str], what: Document) {
+    /// Lets commands with these names fail: `when` says which of them, `how` in which way.
+    pub async fn fail(&self, when: Document, commands: &[&str], how: Document) {
         let mut data = doc! { "failCommands": commands };
-        data.extend(what);
-        let mode = doc! { "times": i64::from(times) };
-        self.admin(doc! { "configureFailPoint": "failCommand", "mode": mode, "data": data }).await;
+        data.extend(how);
+        self.admin(doc! { "configureFailPoint": "failCommand", "mode": when, "data": data }).await;
     }
 
     /// Lets nothing fail any more.
