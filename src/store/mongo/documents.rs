@@ -57,9 +57,9 @@ pub(super) struct SessionDoc {
     /// The claim of the running turn.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) active_turn: Option<ClaimDoc>,
-    /// How many turns wait; not there if none does.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) waiting: Option<i64>,
+    /// The turns that wait, in their order; not there if none does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) queue: Vec<String>,
 }
 
 /// How far a user has read.
@@ -118,7 +118,7 @@ pub(super) struct LocationDoc {
 }
 
 /// A message inside its node.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct MessageDoc {
     pub(super) id: String,

@@ -283,7 +283,7 @@ impl MongoStore {
             "activeTurn.turnId": turn.as_str(),
             "activeTurn.boot": &held_by.boot,
         };
-        let seal = doc! { "$set": { "activeTurn.boot": SEALED } };
+        let seal = doc! { "$set": { "activeTurn.boot": SEALED }, "$inc": { "revision": 1_i64 } };
         if self.tables.sessions.update_one(claim, seal).await?.matched_count == 0 {
             return Ok(None);
         }

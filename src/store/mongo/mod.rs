@@ -15,6 +15,7 @@ mod pages;
 mod paths;
 mod queue;
 mod relay;
+mod requests;
 mod schema;
 mod sessions;
 mod step;

@@ -1,14 +1,16 @@
-//! Messages into their nodes. Within a step they are gathered, and go out together: a new node in
-//! one piece, an old one's new messages in one update.
+//! Messages into their nodes. A step gathers them: they are part of its commit, and go into their
+//! nodes right behind it, a new node in one piece, an old one's new messages in one update.
 
+use super::Tables;
 use super::documents::{LocationDoc, MessageDoc, NodeDoc, document, number};
 use super::paths::Named;
-use super::step::Step;
+use super::step::{Step, is_duplicate};
 use crate::domain::node::{NodeFill, chat_id};
 use crate::domain::{MessageId, SessionId};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::store::work::{Location, Place, Placed};
-use mongodb::bson::doc;
+use mongodb::bson::{Bson, Document, doc};
+use mongodb::{ClientSession, Collection};
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap};
 
@@ -74,8 +76,7 @@ impl Step {
         })
     }
 
-    /// Gathers a message for its node. Errors: `id_taken`, if it is known that soon; else when it is
-    /// written.
+    /// Gathers a message for its node.
     pub(super) async fn put_message(
         &mut self,
         session: &SessionId,
@@ -125,49 +126,6 @@ impl Step {
         Ok(())
     }
 
-    /// Writes what was gathered.
-    pub(super) async fn write_nodes(&mut self) -> Result<()> {
-        let Some(session) = self.gathered.session.clone() else { return Ok(()) };
-        let opened = std::mem::take(&mut self.gathered.opened);
-        let joined = std::mem::take(&mut self.gathered.joined);
-        let nodes = self.tables.nodes.clone();
-        if !opened.is_empty() {
-            let opened = opened.values().map(document).collect::<Result<Vec<_>>>()?;
-            let inserted = nodes.insert_many(opened).session(&mut self.session).await;
-            self.check(inserted)?;
-        }
-        for (number, messages) in joined {
-            self.write_joined(&session, number, &messages).await?;
-        }
-        Ok(())
-    }
-
-    async fn write_joined(
-        &mut self,
-        session: &SessionId,
-        node: u32,
-        messages: &[MessageDoc],
-    ) -> Result<()> {
-        let Some(fill) = self.gathered.fills.get(&node).copied() else { return Ok(()) };
-        let ids: Vec<_> = messages.iter().map(|message| message.id.as_str()).collect();
-        let documents = messages.iter().map(document).collect::<Result<Vec<_>>>()?;
-        // The index tells one id of two nodes apart, not of one.
-        let filter = doc! { "_id": chat_id(session, node), "messages.id": { "$nin": &ids } };
-        let update = doc! {
-            "$push": { "messages": { "$each": documents } },
-            "$set": { "count": fill.count, "bytes": fill.bytes, "lastSeq": fill.last_seq },
-        };
-        let nodes = self.tables.nodes.clone();
-        let updated = nodes.update_one(filter, update).session(&mut self.session).await;
-        match self.check(updated)?.matched_count {
-            1 => Ok(()),
-            _ => Err(Error::new(
-                Kind::IdTaken,
-                format!("the session has a message with the id {} already", ids.join(" or ")),
-            )),
-        }
-    }
-
     /// Reads all names of a session's messages at once, for a step that will ask for many.
     pub(super) async fn read_names(&mut self, session: &SessionId) -> Result<()> {
         self.gathered(session).await?;
@@ -211,10 +169,127 @@ impl Step {
 
     /// What is gathered for this session; what was for another is written.
     async fn gathered(&mut self, session: &SessionId) -> Result<&mut Gathered> {
-        if self.gathered.session.as_ref() != Some(session) {
-            self.write_nodes().await?;
-            self.gathered = Gathered { session: Some(session.clone()), ..Gathered::default() };
+        if !self.is_current(session) {
+            return Err(Error::internal("a step stores messages in another session than it read"));
         }
+        self.gathered.session.get_or_insert_with(|| session.clone());
         Ok(&mut self.gathered)
+    }
+}
+
+impl Gathered {
+    fn messages(&self) -> impl Iterator<Item = (u32, &MessageDoc)> {
+        let opened = self.opened.iter().map(|(node, opened)| (*node, &opened.messages));
+        let joined = self.joined.iter().map(|(node, messages)| (*node, messages));
+        opened
+            .chain(joined)
+            .flat_map(|(node, messages)| messages.iter().map(move |one| (node, one)))
+    }
+
+    /// A message that is not written yet.
+    pub(super) fn message(&self, at: Location) -> Option<&MessageDoc> {
+        self.messages().map(|(_, message)| message).find(|message| number(message.seq) == at.seq)
+    }
+
+    /// Where messages lie that are not written yet and for which this holds.
+    pub(super) fn where_messages(
+        &self,
+        holds: impl Fn(&MessageDoc) -> bool,
+    ) -> impl Iterator<Item = Place> {
+        let found = self.messages().filter(move |(_, message)| holds(message));
+        found.map(|(node, message)| Place {
+            id: MessageId::trusted(message.id.as_str()),
+            at: Location { node, seq: number(message.seq) },
+        })
+    }
+
+    /// What is to be carried out behind the commit.
+    pub(super) fn into_pending(self) -> Result<Document> {
+        let mut pending = Document::new();
+        if !self.opened.is_empty() {
+            let opened = self.opened.values().map(document).collect::<Result<Vec<_>>>()?;
+            pending.insert("opened", opened);
+        }
+        let mut joined = Vec::new();
+        for (node, messages) in &self.joined {
+            let (Some(first), Some(fill), Some(session)) =
+                (messages.first(), self.fills.get(node), &self.session)
+            else {
+                continue;
+            };
+            joined.push(doc! {
+                "node": chat_id(session, *node),
+                "behind": first.seq,
+                "messages": messages.iter().map(document).collect::<Result<Vec<_>>>()?,
+                "count": fill.count,
+                "bytes": fill.bytes,
+                "lastSeq": fill.last_seq,
+            });
+        }
+        if !joined.is_empty() {
+            pending.insert("joined", joined);
+        }
+        Ok(pending)
+    }
+}
+
+/// Does what a committed step still has to do. Done again, by whomever, it changes nothing.
+pub(super) async fn carry_out(
+    tables: &Tables,
+    pending: &Document,
+    mut transaction: Option<&mut ClientSession>,
+) -> mongodb::error::Result<()> {
+    let listed =
+        |field| pending.get_array(field).into_iter().flatten().filter_map(Bson::as_document);
+    for node in listed("opened") {
+        let is_new = add(&tables.nodes, node, &mut transaction).await?;
+        if !is_new {
+            // Not of this session, but of one that had its name and was deleted: written too late by
+            // somebody who was slow.
+            let ghost = doc! { "_id": node.get("_id"), "firstId": { "$ne": node.get("firstId") } };
+            tables.nodes.replace_one(ghost, node).await?;
+        }
+    }
+    for joined in listed("joined") {
+        let (Ok(node), Some(behind)) = (joined.get_str("node"), joined.get("behind")) else {
+            continue;
+        };
+        // A node that ends behind these messages has them.
+        let before = doc! { "_id": node, "lastSeq": { "$lt": behind } };
+        let update = doc! {
+            "$push": { "messages": { "$each": joined.get("messages") } },
+            "$set": {
+                "count": joined.get("count"),
+                "bytes": joined.get("bytes"),
+                "lastSeq": joined.get("lastSeq"),
+            },
+        };
+        let update = tables.nodes.update_one(before, update);
+        match &mut transaction {
+            Some(session) => update.session(&mut **session).await?,
+            None => update.await?,
+        };
+    }
+    if let Ok(end) = pending.get_document("log") {
+        add(&tables.turn_log, end, &mut transaction).await?;
+    }
+    Ok(())
+}
+
+/// Adds a document that may be there already. Whether it was not.
+async fn add(
+    table: &Collection<Document>,
+    document: &Document,
+    transaction: &mut Option<&mut ClientSession>,
+) -> mongodb::error::Result<bool> {
+    let insert = table.insert_one(document);
+    let inserted = match transaction {
+        Some(session) => insert.session(&mut **session).await,
+        None => insert.await,
+    };
+    match inserted {
+        Ok(_) => Ok(true),
+        Err(error) if is_duplicate(&error) && transaction.is_none() => Ok(false),
+        Err(error) => Err(error),
     }
 }

@@ -91,7 +91,6 @@ impl Step {
             known.sort_unstable_by_key(|place| place.at.seq);
             return Ok(known);
         }
-        self.write_nodes().await?;
         let id = id.as_str();
         let (mut find, holds) = match names {
             Named::ById => (doc! { "messages.id": id }, doc! { "$eq": ["$$message.id", id] }),
@@ -108,13 +107,19 @@ impl Step {
         let nodes = self.tables.nodes.clone();
         let found: Vec<NamesDoc> = self.all(&nodes, pipeline).await?;
         let mut places: Vec<_> = found.into_iter().flat_map(NamesDoc::places).collect();
+        places.extend(self.gathered.where_messages(|message| {
+            message.id == id
+                || names == Named::ByAnyName && message.client_message_id.as_deref() == Some(id)
+        }));
         places.sort_unstable_by_key(|place| place.at.seq);
         Ok(places)
     }
 
     /// One message, as it is stored.
     pub(super) async fn stored(&mut self, session: &SessionId, at: Location) -> Result<MessageDoc> {
-        self.write_nodes().await?;
+        if let Some(gathered) = self.gathered.message(at) {
+            return Ok(gathered.clone());
+        }
         let nodes = self.tables.nodes.clone();
         let filter = doc! { "_id": chat_id(session, at.node) };
         let only = doc! { "messages": { "$elemMatch": { "seq": i64::from(at.seq) } } };
@@ -139,7 +144,6 @@ impl Step {
         session: &SessionId,
         parent: Option<Location>,
     ) -> Result<Vec<Place>> {
-        self.write_nodes().await?;
         let behind = BTreeSet::from([parent.map_or(0, |parent| parent.seq)]);
         let mut found: Vec<_> = self.first_behind(session, &behind).await?;
         if let Some(parent) = parent {
@@ -148,6 +152,11 @@ impl Step {
             rest.retain(|place| place.at.seq > parent.seq);
             found.extend(rest.into_iter().next().map(|next| (parent.seq, next)));
         }
+        let under = parent.map_or(0, |parent| parent.seq);
+        let gathered = self.gathered.where_messages(|message| {
+            message.parent.as_ref().map_or(0, |parent| parent.location().seq) == under
+        });
+        found.extend(gathered.map(|child| (under, child)));
         found.sort_unstable_by_key(|(_, child)| child.at.seq);
         Ok(found.into_iter().map(|(_, child)| child).collect())
     }

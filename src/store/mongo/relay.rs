@@ -2,6 +2,7 @@
 
 use super::MongoStore;
 use super::log::BatchDoc;
+use super::nodes::carry_out;
 use crate::domain::TurnId;
 use crate::error::Result;
 use crate::store::{Followed, FollowedState, News, RelayStore};
@@ -15,6 +16,22 @@ use std::collections::HashSet;
 struct IdDoc {
     #[serde(rename = "_id")]
     id: String,
+}
+
+/// The turns of a session that are not over, and what its last commit may still have to do.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct OpenDoc {
+    active_turn: Option<RunningDoc>,
+    #[serde(default)]
+    queue: Vec<String>,
+    pending: Option<Document>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RunningDoc {
+    turn_id: String,
 }
 
 #[async_trait]
@@ -42,9 +59,8 @@ impl RelayStore for MongoStore {
     }
 
     async fn follow(&self, turns: Vec<Followed>) -> Result<Vec<News>> {
-        // In the order in which a turn leaves these: it cannot slip through between two questions.
-        let waiting = self.waiting(&turns).await?;
-        let running = self.running(&turns).await?;
+        // First who runs, then the log: the end of a log comes no later than the end of its turn.
+        let open = self.still_open(&turns).await?;
         let mut batches = self.batches_behind(&turns).await?;
         let news = turns.into_iter().map(|followed| {
             let turn = followed.turn_id.as_str();
@@ -52,7 +68,7 @@ impl RelayStore for MongoStore {
                 std::mem::take(&mut batches).into_iter().partition(|batch| batch.turn_id == turn);
             batches = others;
             let has_ended = own.iter().any(|batch| batch.ended_at.is_some());
-            let state = match waiting.contains(turn) || running.contains(turn) {
+            let state = match open.contains(turn) {
                 _ if has_ended => FollowedState::Ended,
                 true => FollowedState::Open,
                 false => FollowedState::Gone,
@@ -66,29 +82,27 @@ impl RelayStore for MongoStore {
 }
 
 impl MongoStore {
-    async fn waiting(&self, turns: &[Followed]) -> Result<HashSet<String>> {
-        let ids: Vec<_> = turns.iter().map(|followed| followed.turn_id.as_str()).collect();
-        let queue = self.tables.queue.clone_with_type::<IdDoc>();
-        let found = queue.find(doc! { "_id": { "$in": ids } }).projection(doc! { "_id": 1 });
-        let found: Vec<_> = found.await?.try_collect().await?;
-        Ok(found.into_iter().map(|waiting| waiting.id).collect())
-    }
-
-    async fn running(&self, turns: &[Followed]) -> Result<HashSet<String>> {
+    /// Which of these turns run, or wait to.
+    async fn still_open(&self, turns: &[Followed]) -> Result<HashSet<String>> {
         let ids: Vec<_> = turns.iter().map(|followed| followed.session_id.as_str()).collect();
-        let sessions: Vec<Document> = self
+        let found: Vec<OpenDoc> = self
             .tables
             .sessions
+            .clone_with_type()
             .find(doc! { "_id": { "$in": ids } })
-            .projection(doc! { "activeTurn.turnId": 1 })
+            .projection(doc! { "activeTurn.turnId": 1, "queue": 1, "pending": 1 })
             .await?
             .try_collect()
             .await?;
-        let turn = |session: &Document| {
-            let claim = session.get_document("activeTurn").ok()?;
-            claim.get_str("turnId").ok().map(str::to_owned)
-        };
-        Ok(sessions.iter().filter_map(turn).collect())
+        let mut open = HashSet::new();
+        for session in found {
+            if let Some(pending) = session.pending {
+                carry_out(&self.tables, &pending, None).await?;
+            }
+            open.extend(session.queue);
+            open.extend(session.active_turn.map(|claim| claim.turn_id));
+        }
+        Ok(open)
     }
 
     /// The batches that were not read, in order.

@@ -89,7 +89,7 @@ fn indexes(tables: &Tables) -> Vec<(&mongodb::Collection<Document>, Vec<IndexMod
                 plain(doc! { "userId": 1, "titleWords": 1 }),
                 plain(doc! { "projectId": 1, "lastMessageAt": -1 }),
                 sparse(doc! { "activeTurn.boot": 1 }),
-                sparse(doc! { "waiting": 1 }),
+                sparse(doc! { "queue": 1 }),
             ],
         ),
         (
@@ -102,7 +102,7 @@ fn indexes(tables: &Tables) -> Vec<(&mongodb::Collection<Document>, Vec<IndexMod
                 plain(doc! { "sessionId": 1, "lastSeq": 1 }),
             ],
         ),
-        (&tables.queue, vec![plain(doc! { "sessionId": 1, "position": 1 })]),
+        (&tables.queue, vec![plain(doc! { "sessionId": 1 })]),
         (
             &tables.turn_log,
             vec![

@@ -1,7 +1,7 @@
 //! Sessions in MongoDB: created, changed, deleted.
 
 use super::documents::{ClaimDoc, PlaceDoc, SessionDoc, date, document, to_json};
-use super::step::{Manner, Step, read, step};
+use super::step::{Manner, Step, step};
 use super::{MongoStore, list};
 use crate::domain::page::SessionQuery;
 use crate::domain::principal::Access;
@@ -36,12 +36,12 @@ impl SessionStore for MongoStore {
     }
 
     async fn session(&self, who: &Principal, id: &SessionId, access: Access) -> Result<Session> {
-        read!(self, |step| Ok(rules::get(step, who, id, access).await?.with_nodes()))
+        step!(self, |step| Ok(rules::get(step, who, id, access).await?.with_nodes()))
     }
 
     async fn sessions(&self, who: &Principal, query: SessionQuery) -> Result<SessionPage> {
         let query = &query;
-        read!(self, |step| list::sessions(step, &who.user, query).await)
+        step!(self, |step| list::sessions(step, &who.user, query).await)
     }
 
     async fn change_session(
@@ -83,16 +83,6 @@ impl SessionStore for MongoStore {
 }
 
 impl Step {
-    pub(super) async fn find_session(&mut self, id: &SessionId) -> Result<Option<SessionRow>> {
-        self.flush().await?;
-        let sessions = self.tables.sessions.clone();
-        let found: Option<SessionDoc> =
-            self.one(&sessions, doc! { "_id": id.as_str() }, None).await?;
-        let waiting = found.as_ref().and_then(|session| session.waiting);
-        self.waiting = Some((id.clone(), waiting.unwrap_or_default()));
-        found.map(SessionDoc::into_row).transpose()
-    }
-
     pub(super) async fn add_session(
         &mut self,
         owner: &UserId,
@@ -129,16 +119,14 @@ impl Step {
             created_at: at,
             updated_at: at,
             active_turn: None,
-            waiting: None,
+            queue: Vec::new(),
         };
-        let sessions = self.tables.sessions.clone();
-        self.insert(&sessions, document(&session)?).await?;
-        self.waiting = Some((id.clone(), 0));
+        self.add(id, document(&session)?).await?;
         session.into_row()
     }
 
     /// Replaces fields of the session's own.
-    pub(super) async fn change(
+    pub(super) fn change(
         &mut self,
         row: &SessionRow,
         change: SessionChange,
@@ -175,29 +163,32 @@ impl Step {
         if let Some(settings) = &change.settings {
             set.insert("settings", to_json(settings)?);
         }
-        self.set(row.session.id.as_str(), set).await
+        self.set(set);
+        Ok(())
     }
 
     /// Gives a session a title that its user did not give.
-    pub(super) async fn name(&mut self, row: &SessionRow, title: &Title) -> Result<()> {
+    pub(super) fn name(&mut self, row: &SessionRow, title: &Title) -> Result<()> {
         let mut set = title_fields(title);
         set.insert("version", i64::from(row.session.version) + 1);
-        self.set(row.session.id.as_str(), set).await
+        self.set(set);
+        Ok(())
     }
 
     /// Gives a new session the fields that only an imported one has.
-    pub(super) async fn place(&mut self, row: &SessionRow, import: &ImportSession) -> Result<()> {
+    pub(super) fn place(&mut self, import: &ImportSession) -> Result<()> {
         let set = doc! {
             "status": import.status.as_str(),
             "archived": import.archived,
             "pinned": import.pinned,
             "lastSeen": import.last_seen.map(date),
         };
-        self.set(row.session.id.as_str(), set).await
+        self.set(set);
+        Ok(())
     }
 
     /// Writes back what a message moved.
-    pub(super) async fn count(&mut self, row: &SessionRow) -> Result<()> {
+    pub(super) fn count(&mut self, row: &SessionRow) -> Result<()> {
         let session = &row.session;
         let head = row.head().map(|head| PlaceDoc::of(&head.id, head.at));
         let set = doc! {
@@ -210,11 +201,12 @@ impl Step {
             "lastSeen": session.last_seen.map(date),
             "updatedAt": date(session.updated_at),
         };
-        self.set(session.id.as_str(), set).await
+        self.set(set);
+        Ok(())
     }
 
     /// Invariant: at most one running turn per session; its document has one place for a claim.
-    pub(super) async fn claim(&mut self, row: &SessionRow, claimant: &Claimant) -> Result<()> {
+    pub(super) fn claim(&mut self, row: &SessionRow, claimant: &Claimant) -> Result<()> {
         let turn =
             row.session.active_turn.as_ref().ok_or_else(|| Error::internal("no turn to hold"))?;
         let claim = ClaimDoc {
@@ -225,21 +217,22 @@ impl Step {
             instance: claimant.instance.clone(),
             boot: claimant.boot.clone(),
         };
-        self.set(row.session.id.as_str(), doc! { "activeTurn": document(&claim)? }).await
+        self.set(doc! { "activeTurn": document(&claim)? });
+        Ok(())
     }
 
     /// Deletes a session and everything that belongs to it.
     pub(super) async fn remove(&mut self, row: &SessionRow) -> Result<Deleted> {
         let id = row.session.id.as_str();
-        let waiting = self.queued(&row.session.id).await?;
-        self.forget_changes();
+        let waiting = self.queue();
+        self.forget();
         let tables = self.tables.clone();
         self.delete(&tables.sessions, doc! { "_id": id }).await?;
         for table in [&tables.nodes, &tables.queue, &tables.turn_log, &tables.idempotency_keys] {
             self.delete(table, doc! { "sessionId": id }).await?;
         }
         let running = row.session.active_turn.as_ref().map(|turn| turn.turn_id.clone());
-        let waiting = waiting.into_iter().map(|waiting| waiting.turn.turn_id);
+        let waiting = waiting.into_iter().map(TurnId::trusted);
         let turns: Vec<TurnId> = waiting.chain(running).collect();
         Ok(Deleted { sessions: 1, messages: row.session.messages_count.into(), turns })
     }

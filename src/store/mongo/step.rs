@@ -1,22 +1,34 @@
-//! One atomic step, as a transaction that is tried again as long as it makes sense.
+//! One atomic step. Its commit is one write of the session's document.
 //!
-//! Two steps on one session meet in its document, which each of them writes, so the later one
-//! fails with a write conflict and runs again from the start. A commit whose answer was lost is
-//! repeated until the answer is known. Protocol:
-//! <https://github.com/mongodb/specifications/blob/master/source/transactions-convenient-api/transactions-convenient-api.md>.
+//! A step reads the session's document with its revision, gathers all that it changes, and writes
+//! the document back if the revision is still the same; else another step was faster, and it runs
+//! again from the start. What lies in other documents (messages in their nodes, the end of a log)
+//! goes along in `pending` and is carried out right behind the commit; whoever finds a `pending`
+//! that its writer could not carry out any more, does. So a step needs no transaction, which a
+//! killed server would leave open: for a minute nobody could write what it had written.
+//!
+//! Steps that move a whole session, imports and deletions, are too large for that and are
+//! transactions.
+//!
+//! Each commit leaves its name in the document. Where an answer was lost, the name tells whether the
+//! commit took place.
 
-use super::nodes::Gathered;
+use super::documents::SessionDoc;
+use super::nodes::{Gathered, carry_out};
 use super::{LONG_PATIENCE, MongoStore, PATIENCE, Tables};
 use crate::domain::SessionId;
 use crate::error::{Error, Kind, Result};
+use crate::store::work::SessionRow;
 use futures::TryStreamExt;
-use mongodb::bson::{Document, doc};
+use mongodb::bson::{Bson, Document, deserialize_from_document, doc};
 use mongodb::error::{
-    ErrorKind, TRANSIENT_TRANSACTION_ERROR, UNKNOWN_TRANSACTION_COMMIT_RESULT, WriteFailure,
+    ErrorKind, RETRYABLE_WRITE_ERROR, TRANSIENT_TRANSACTION_ERROR,
+    UNKNOWN_TRANSACTION_COMMIT_RESULT, WriteFailure,
 };
 use mongodb::options::{ReadConcern, WriteConcern};
 use mongodb::{ClientSession, Collection};
 use serde::de::DeserializeOwned;
+use std::collections::HashSet;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 use uuid::Uuid;
@@ -28,25 +40,61 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 /// How often a step may find that something it adds is there already: another one was faster, and
 /// from then on this one sees it.
 const DUPLICATES: usize = 3;
+/// Names of commits that a session's document keeps.
+const NAMES: i32 = -8;
 
-/// One step: a transaction, or a few reads.
+/// One step.
 pub(super) struct Step {
     pub(super) tables: Tables,
     pub(super) session: ClientSession,
-    /// What is to be changed of a session's document: all of it goes out at once.
-    pending: Option<Pending>,
-    /// How many turns wait in the session that was read last: mostly none, and then nobody asks.
-    pub(super) waiting: Option<(SessionId, i64)>,
-    /// What is to be added to the session's nodes.
+    manner: Manner,
+    /// Its name in the documents that it commits.
+    name: String,
+    /// The session it works on.
+    current: Option<Current>,
+    /// What is to be added to that session's nodes.
     pub(super) gathered: Gathered,
-    /// The first thing that the database refused.
-    failure: Option<mongodb::error::Error>,
+    /// The end of a log, to be written behind the commit.
+    pub(super) log_end: Option<Document>,
+    /// Turns whose texts in the queue nobody needs behind the commit.
+    pub(super) dequeued: Vec<String>,
+    /// The requests that earlier tries of this step have noted.
+    pub(super) noted: HashSet<String>,
+    /// Why it must be tried again, if it must.
+    failure: Option<Failure>,
 }
 
-struct Pending {
-    session: String,
+/// A session as the step has changed it so far.
+struct Current {
+    id: SessionId,
+    /// The revision that was read; `None` if the session is new.
+    revision: Option<i64>,
+    document: Document,
     set: Document,
     unset: Document,
+}
+
+/// Why a try came to nothing.
+pub(super) enum Failure {
+    /// What the database said.
+    Database(mongodb::error::Error),
+    /// Another step was faster.
+    Overtaken,
+}
+
+/// How a step is done.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Manner {
+    /// Whether it is a transaction.
+    is_transaction: bool,
+    /// How long it may take, all tries together.
+    patience: Duration,
+}
+
+impl Manner {
+    pub(super) const STEP: Self = Self { is_transaction: false, patience: PATIENCE };
+    /// For a whole session.
+    pub(super) const LONG_STEP: Self = Self { is_transaction: true, patience: LONG_PATIENCE };
 }
 
 /// `step!(store, |step| …)` does a step of the rules: all of it or nothing. What it uses of its
@@ -69,121 +117,109 @@ macro_rules! step {
     };
 }
 
-/// `read!(store, |step| …)` does some reads.
-macro_rules! read {
-    ($store:expr, |$step:ident| $reads:expr) => {
-        $crate::store::mongo::step::step!(
-            $store,
-            $crate::store::mongo::step::Manner::READ,
-            |$step| $reads
-        )
-    };
-}
-
-pub(super) use {read, step};
-
-/// How a step is done.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Manner {
-    /// Whether it is a transaction.
-    writes: bool,
-    /// How long it may take, all tries together.
-    patience: Duration,
-}
-
-impl Manner {
-    pub(super) const STEP: Self = Self { writes: true, patience: PATIENCE };
-    /// For a whole session.
-    pub(super) const LONG_STEP: Self = Self { writes: true, patience: LONG_PATIENCE };
-    pub(super) const READ: Self = Self { writes: false, patience: PATIENCE };
-}
+pub(super) use step;
 
 /// What a try came to.
 enum Tried<T> {
     Done(Result<T>),
-    Failed(mongodb::error::Error),
+    Failed(Failure),
 }
 
 impl MongoStore {
-    /// Does a step of the rules, all of it or nothing, or some reads.
+    /// Does a step, all of it or nothing.
     pub(super) async fn attempts<T, F, R>(&self, manner: Manner, rules: F) -> Result<T>
     where
         F: Fn(Step) -> R,
         R: Future<Output = (Step, Result<T>)>,
     {
         let give_up = Instant::now() + manner.patience;
-        let (mut pause, mut duplicates) = (FIRST_PAUSE, 0);
+        let (mut pause, mut duplicates, mut noted) = (FIRST_PAUSE, 0, HashSet::new());
         loop {
-            let tried = timeout_at(give_up, self.attempt(manner.writes, &rules, give_up)).await;
-            let failure = match tried {
+            let tried = self.attempt(manner, &rules, &mut noted);
+            let failure = match timeout_at(give_up, tried).await {
                 Ok(Tried::Done(result)) => return result,
                 Ok(Tried::Failed(failure)) => failure,
                 Err(_) => return Err(Error::store("MongoDB did not answer in time")),
             };
-            let is_duplicate = is_duplicate(&failure);
-            duplicates += usize::from(is_duplicate);
-            if is_duplicate && duplicates > DUPLICATES {
-                let message = "the session has something with this id already";
-                return Err(Error::new(Kind::IdTaken, message).with_source(failure));
-            }
+            let is_worth_it = match &failure {
+                Failure::Overtaken => true,
+                Failure::Database(error) if is_duplicate(error) => {
+                    duplicates += 1;
+                    duplicates <= DUPLICATES
+                }
+                Failure::Database(error) => is_passing(error),
+            };
             let wait = pause.mul_f64(jitter());
-            if !(is_duplicate || is_passing(&failure)) || Instant::now() + wait >= give_up {
-                return Err(failure.into());
+            if !is_worth_it || Instant::now() + wait >= give_up {
+                return Err(failure.into_error());
             }
             sleep(wait).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
-    async fn attempt<T, F, R>(&self, writes: bool, rules: &F, give_up: Instant) -> Tried<T>
+    async fn attempt<T, F, R>(
+        &self,
+        manner: Manner,
+        rules: &F,
+        noted: &mut HashSet<String>,
+    ) -> Tried<T>
     where
         F: Fn(Step) -> R,
         R: Future<Output = (Step, Result<T>)>,
     {
-        let session = match self.client.start_session().await {
+        let mut session = match self.client.start_session().await {
             Ok(session) => session,
-            Err(failure) => return Tried::Failed(failure),
+            Err(failure) => return Tried::Failed(Failure::Database(failure)),
         };
-        let tables = self.tables.clone();
-        let mut step = Step {
-            tables,
-            session,
-            pending: None,
-            waiting: None,
-            gathered: Gathered::default(),
-            failure: None,
-        };
-        if writes {
-            let begun = step
-                .session
+        if manner.is_transaction {
+            let begun = session
                 .start_transaction()
                 .read_concern(ReadConcern::snapshot())
                 .write_concern(WriteConcern::majority())
                 .await;
             if let Err(failure) = begun {
-                return Tried::Failed(failure);
+                return Tried::Failed(Failure::Database(failure));
             }
         }
+        let step = Step {
+            tables: self.tables.clone(),
+            session,
+            manner,
+            name: Uuid::now_v7().simple().to_string(),
+            current: None,
+            gathered: Gathered::default(),
+            log_end: None,
+            dequeued: Vec::new(),
+            noted: std::mem::take(noted),
+            failure: None,
+        };
         let (mut step, mut result) = rules(step).await;
         if result.is_ok()
-            && let Err(error) = step.write().await
+            && step.failure.is_none()
+            && let Err(error) = step.finish().await
         {
             result = Err(error);
         }
-        // A transaction that is let go of here is rolled back by the driver.
-        if let Some(failure) = step.failure.take() {
-            return Tried::Failed(failure);
+        *noted = std::mem::take(&mut step.noted);
+        match step.failure.take() {
+            // However the rules took it. The driver rolls back a transaction that is let go of.
+            Some(failure) => Tried::Failed(failure),
+            None => Tried::Done(result),
         }
-        if writes && result.is_ok() {
-            while let Err(failure) = step.session.commit_transaction().await {
-                let is_unknown = failure.contains_label(UNKNOWN_TRANSACTION_COMMIT_RESULT);
-                if !is_unknown || Instant::now() >= give_up {
-                    return Tried::Failed(failure);
-                }
-                sleep(FIRST_PAUSE).await;
+    }
+}
+
+impl Failure {
+    fn into_error(self) -> Error {
+        match self {
+            Self::Overtaken => Error::store("others were faster, again and again"),
+            Self::Database(error) if is_duplicate(&error) => {
+                Error::new(Kind::IdTaken, "the session has something with this id already")
+                    .with_source(error)
             }
+            Self::Database(error) => error.into(),
         }
-        Tried::Done(result)
     }
 }
 
@@ -192,66 +228,233 @@ impl Step {
     /// it.
     pub(super) fn check<T>(&mut self, answer: mongodb::error::Result<T>) -> Result<T> {
         answer.map_err(|error| {
-            self.failure.get_or_insert_with(|| error.clone());
+            self.failure.get_or_insert_with(|| Failure::Database(error.clone()));
             error.into()
         })
     }
 
-    /// Changes fields of a session's document, later.
-    pub(super) async fn set(&mut self, session: &str, fields: Document) -> Result<()> {
-        let pending = self.pending(session).await?;
-        fields.keys().for_each(|field| drop(pending.unset.remove(field)));
-        pending.set.extend(fields);
-        Ok(())
+    /// Says that the step must be tried again, because another one was faster.
+    pub(super) fn overtaken(&mut self) -> Error {
+        self.failure.get_or_insert(Failure::Overtaken);
+        Error::store("another step was faster")
     }
 
-    /// Takes a field out of a session's document, later.
-    pub(super) async fn unset(&mut self, session: &str, field: &str) -> Result<()> {
-        let pending = self.pending(session).await?;
-        pending.set.remove(field);
-        pending.unset.insert(field, "");
-        Ok(())
-    }
-
-    async fn pending(&mut self, session: &str) -> Result<&mut Pending> {
-        if self.pending.as_ref().is_some_and(|pending| pending.session != session) {
-            self.flush().await?;
+    /// The session with this id, as this step has changed it so far.
+    pub(super) async fn find_session(&mut self, id: &SessionId) -> Result<Option<SessionRow>> {
+        if !self.is_current(id) {
+            self.commit().await?;
+            self.current = self.load(id).await?;
         }
-        Ok(self.pending.get_or_insert_with(|| Pending {
-            session: session.to_owned(),
-            set: Document::new(),
-            unset: Document::new(),
-        }))
+        let Some(current) = &self.current else { return Ok(None) };
+        let session: SessionDoc =
+            deserialize_from_document(current.document.clone()).map_err(Error::store)?;
+        session.into_row().map(Some)
     }
 
-    /// Writes all that is not written yet.
-    async fn write(&mut self) -> Result<()> {
-        self.write_nodes().await?;
-        self.flush().await
+    /// The turns that wait in the session, in their order.
+    pub(super) fn queue(&self) -> Vec<String> {
+        let queue =
+            self.current.as_ref().and_then(|current| current.document.get_array("queue").ok());
+        let turns = queue.into_iter().flatten().filter_map(Bson::as_str);
+        turns.map(str::to_owned).collect()
     }
 
-    /// Writes what is to be changed of a session's document.
-    pub(super) async fn flush(&mut self) -> Result<()> {
-        let Some(Pending { session, set, unset }) = self.pending.take() else { return Ok(()) };
-        let mut update = Document::new();
-        for (operator, fields) in [("$set", set), ("$unset", unset)] {
-            if !fields.is_empty() {
-                update.insert(operator, fields);
+    pub(super) fn is_current(&self, id: &SessionId) -> bool {
+        self.current.as_ref().is_some_and(|current| current.id == *id)
+    }
+
+    async fn finish(&mut self) -> Result<()> {
+        self.commit().await?;
+        if self.manner.is_transaction { self.end_transaction().await } else { Ok(()) }
+    }
+
+    async fn load(&mut self, id: &SessionId) -> Result<Option<Current>> {
+        let sessions = self.tables.sessions.clone();
+        let found: Option<Document> =
+            self.one(&sessions, doc! { "_id": id.as_str() }, None).await?;
+        let Some(mut document) = found else { return Ok(None) };
+        if let Some(Bson::Document(pending)) = document.remove("pending") {
+            let carried_out = carry_out(&self.tables, &pending, None).await;
+            self.check(carried_out)?;
+            if self.manner.is_transaction {
+                // What was carried out just now is outside of what this transaction sees.
+                let done = doc! { "_id": id.as_str(), "pending": &pending };
+                let cleared = sessions.update_one(done, doc! { "$unset": { "pending": "" } }).await;
+                self.check(cleared)?;
+                return Err(self.overtaken());
             }
         }
-        let sessions = self.tables.sessions.clone();
-        let updated =
-            sessions.update_one(doc! { "_id": session }, update).session(&mut self.session).await;
-        match self.check(updated)?.matched_count {
-            1 => Ok(()),
-            _ => Err(Error::session_not_found()),
+        let revision = document.get_i64("revision").unwrap_or_default();
+        let (set, unset) = Default::default();
+        Ok(Some(Current { id: id.clone(), revision: Some(revision), document, set, unset }))
+    }
+
+    /// Works on a session that is to be added.
+    pub(super) async fn add(&mut self, id: &SessionId, document: Document) -> Result<()> {
+        self.commit().await?;
+        let (set, unset) = Default::default();
+        self.current = Some(Current { id: id.clone(), revision: None, document, set, unset });
+        Ok(())
+    }
+
+    /// Changes fields of the session.
+    pub(super) fn set(&mut self, fields: Document) {
+        let Some(current) = &mut self.current else { return };
+        for (field, value) in fields {
+            current.unset.remove(&field);
+            current.document.insert(field.clone(), value.clone());
+            current.set.insert(field, value);
         }
     }
 
-    /// Forgets what was to be changed: the document itself goes.
-    pub(super) fn forget_changes(&mut self) {
-        self.pending = None;
+    /// Takes a field out of the session.
+    pub(super) fn unset(&mut self, field: &str) {
+        let Some(current) = &mut self.current else { return };
+        current.set.remove(field);
+        current.document.remove(field);
+        current.unset.insert(field, "");
+    }
+
+    /// Forgets the session and what was to be changed: the document itself goes.
+    pub(super) fn forget(&mut self) {
+        self.current = None;
         self.gathered = Gathered::default();
+    }
+
+    /// Makes what this step has changed of the session take effect.
+    pub(super) async fn commit(&mut self) -> Result<()> {
+        let gathered = std::mem::take(&mut self.gathered);
+        let Some(mut current) = self.current.take() else { return Ok(()) };
+        let mut pending = gathered.into_pending()?;
+        if let Some(end) = self.log_end.take() {
+            pending.insert("log", end);
+        }
+        let is_unchanged = current.revision.is_some()
+            && current.set.is_empty()
+            && current.unset.is_empty()
+            && pending.is_empty();
+        if is_unchanged {
+            return Ok(());
+        }
+        if self.manner.is_transaction {
+            let tables = self.tables.clone();
+            let carried_out = carry_out(&tables, &pending, Some(&mut self.session)).await;
+            self.check(carried_out)?;
+            let replaced = self.replace(&current).await;
+            return match self.check(replaced)? {
+                true => Ok(()),
+                false => Err(self.overtaken()),
+            };
+        }
+        if pending.is_empty() {
+            current.unset.insert("pending", "");
+        } else {
+            current.set.insert("pending", &pending);
+        }
+        self.write(&current).await?;
+        // It has happened; whoever reads the session next does what fails here.
+        match carry_out(&self.tables, &pending, None).await {
+            Ok(()) => self.clean_up(&current, !pending.is_empty()),
+            Err(error) => tracing::warn!(%error, "a step is committed and not yet carried out"),
+        }
+        Ok(())
+    }
+
+    /// Writes the session's document until the answer is known. A repeat does nothing twice: it
+    /// finds another revision, and its own name.
+    async fn write(&mut self, current: &Current) -> Result<()> {
+        loop {
+            match self.replace(current).await {
+                Ok(true) => return Ok(()),
+                Err(failure) if is_duplicate(&failure) => {
+                    return match self.took_place(current).await? {
+                        true => Ok(()),
+                        false => self.check(Err(failure)),
+                    };
+                }
+                Ok(false) => {
+                    return match self.took_place(current).await? {
+                        true => Ok(()),
+                        false => Err(self.overtaken()),
+                    };
+                }
+                Err(failure) if is_passing(&failure) => sleep(FIRST_PAUSE).await,
+                Err(failure) => return self.check(Err(failure)),
+            }
+        }
+    }
+
+    /// Writes the session's document once. Whether it was as it had been read.
+    async fn replace(&mut self, current: &Current) -> mongodb::error::Result<bool> {
+        let sessions = self.tables.sessions.clone();
+        let Some(revision) = current.revision else {
+            let mut document = current.document.clone();
+            document.extend(current.set.clone());
+            document.extend(doc! { "revision": 1_i64, "commits": [&self.name] });
+            sessions.insert_one(document).session(&mut self.session).await?;
+            return Ok(true);
+        };
+        let mut set = current.set.clone();
+        set.insert("revision", revision + 1);
+        let mut update = doc! {
+            "$set": set,
+            "$push": { "commits": { "$each": [&self.name], "$slice": NAMES } },
+        };
+        if !current.unset.is_empty() {
+            update.insert("$unset", current.unset.clone());
+        }
+        let same = doc! { "_id": current.id.as_str(), "revision": revision };
+        let updated = sessions.update_one(same, update).session(&mut self.session).await?;
+        Ok(updated.matched_count == 1)
+    }
+
+    /// Whether the document knows this step's name, and a majority knows it, too.
+    async fn took_place(&mut self, current: &Current) -> Result<bool> {
+        let named = doc! { "_id": current.id.as_str(), "commits": &self.name };
+        let sessions = self.tables.sessions.clone();
+        loop {
+            let near = sessions.find_one(named.clone()).read_concern(ReadConcern::local()).await;
+            let far = sessions.find_one(named.clone()).read_concern(ReadConcern::majority()).await;
+            match (near, far) {
+                (Ok(None), Ok(_)) => return Ok(false),
+                (Ok(Some(_)), Ok(Some(_))) => return Ok(true),
+                (Ok(Some(_)), Ok(None)) => sleep(FIRST_PAUSE).await,
+                (Err(failure), _) | (_, Err(failure)) if is_passing(&failure) => {
+                    sleep(FIRST_PAUSE).await;
+                }
+                (Err(failure), _) | (_, Err(failure)) => return self.check(Err(failure)),
+            }
+        }
+    }
+
+    /// Takes away, beside the step's path, what nobody needs any more.
+    fn clean_up(&mut self, current: &Current, has_pending: bool) {
+        let tables = self.tables.clone();
+        let dequeued = std::mem::take(&mut self.dequeued);
+        let revision = current.revision.unwrap_or_default() + 1;
+        let same = doc! { "_id": current.id.as_str(), "revision": revision };
+        if !has_pending && dequeued.is_empty() {
+            return;
+        }
+        tokio::spawn(async move {
+            if has_pending {
+                let _ =
+                    tables.sessions.update_one(same, doc! { "$unset": { "pending": "" } }).await;
+            }
+            if !dequeued.is_empty() {
+                let _ = tables.queue.delete_many(doc! { "_id": { "$in": dequeued } }).await;
+            }
+        });
+    }
+
+    async fn end_transaction(&mut self) -> Result<()> {
+        while let Err(failure) = self.session.commit_transaction().await {
+            if !failure.contains_label(UNKNOWN_TRANSACTION_COMMIT_RESULT) {
+                return self.check(Err(failure));
+            }
+            sleep(FIRST_PAUSE).await;
+        }
+        Ok(())
     }
 
     /// The first document that the filter finds.
@@ -283,16 +486,6 @@ impl Step {
         self.check(found)
     }
 
-    /// Adds a document.
-    pub(super) async fn insert(
-        &mut self,
-        table: &Collection<Document>,
-        document: Document,
-    ) -> Result<()> {
-        let inserted = table.insert_one(document).session(&mut self.session).await;
-        self.check(inserted).map(|_| ())
-    }
-
     /// Deletes what the filter finds. How many that were.
     pub(super) async fn delete(
         &mut self,
@@ -307,7 +500,7 @@ impl Step {
 /// Whether a failure may pass by itself: another try can succeed.
 pub(super) fn is_passing(failure: &mongodb::error::Error) -> bool {
     failure.contains_label(TRANSIENT_TRANSACTION_ERROR)
-        || failure.contains_label(mongodb::error::RETRYABLE_WRITE_ERROR)
+        || failure.contains_label(RETRYABLE_WRITE_ERROR)
         || matches!(
             failure.kind.as_ref(),
             ErrorKind::Io(_)

@@ -12,24 +12,6 @@ use crate::store::work::{KnownRequest, Location, Place, Placed, SessionRow, Work
 use crate::store::{
     Batch, Claimant, Deleted, IdempotencyKey, ImportSession, NewSession, Question, SessionChange,
 };
-use mongodb::bson::{DateTime, Document, doc};
-use serde::Deserialize;
-
-/// A request that may be repeated, and what it led to.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RequestDoc {
-    fingerprint: String,
-    session_id: String,
-    message_id: String,
-    turn_id: Option<String>,
-    created_at: DateTime,
-}
-
-/// The name of a request: no user, route or key can look like two others.
-fn request_id(who: &Principal, key: &IdempotencyKey) -> Document {
-    doc! { "user": who.user.as_str(), "route": key.route, "key": &key.key }
-}
 
 impl Work for Step {
     async fn session(&mut self, id: &SessionId) -> Result<Option<SessionRow>> {
@@ -52,19 +34,19 @@ impl Work for Step {
         change: SessionChange,
         now: Timestamp,
     ) -> Result<()> {
-        self.change(row, change, now).await
+        self.change(row, change, now)
     }
 
     async fn name_session(&mut self, row: &SessionRow, title: &Title) -> Result<()> {
-        self.name(row, title).await
+        self.name(row, title)
     }
 
-    async fn place_imported(&mut self, row: &SessionRow, import: &ImportSession) -> Result<()> {
-        self.place(row, import).await
+    async fn place_imported(&mut self, _row: &SessionRow, import: &ImportSession) -> Result<()> {
+        self.place(import)
     }
 
     async fn save_counters(&mut self, row: &SessionRow) -> Result<()> {
-        self.count(row).await
+        self.count(row)
     }
 
     async fn delete_session(&mut self, row: &SessionRow) -> Result<Deleted> {
@@ -109,15 +91,16 @@ impl Work for Step {
     }
 
     async fn hold(&mut self, row: &SessionRow, claimant: &Claimant) -> Result<()> {
-        self.claim(row, claimant).await
+        self.claim(row, claimant)
     }
 
-    async fn release(&mut self, row: &SessionRow) -> Result<()> {
-        self.unset(row.session.id.as_str(), "activeTurn").await
+    async fn release(&mut self, _row: &SessionRow) -> Result<()> {
+        self.unset("activeTurn");
+        Ok(())
     }
 
-    async fn waiting(&mut self, row: &SessionRow) -> Result<Vec<Waiting>> {
-        self.queued(&row.session.id).await
+    async fn waiting(&mut self, _row: &SessionRow) -> Result<Vec<Waiting>> {
+        self.queued().await
     }
 
     async fn push_waiting(
@@ -129,8 +112,8 @@ impl Work for Step {
         self.enqueue(&row.session.id, waiting, before_all).await
     }
 
-    async fn drop_waiting(&mut self, row: &SessionRow, turn: &TurnId) -> Result<bool> {
-        self.dequeue(&row.session.id, turn).await
+    async fn drop_waiting(&mut self, _row: &SessionRow, turn: &TurnId) -> Result<bool> {
+        Ok(self.dequeue(turn))
     }
 
     async fn idle_session(&mut self) -> Result<Option<SessionId>> {
@@ -143,17 +126,7 @@ impl Work for Step {
         key: &IdempotencyKey,
         since: Timestamp,
     ) -> Result<Option<KnownRequest>> {
-        let keys = self.tables.idempotency_keys.clone();
-        let filter = doc! { "_id": request_id(who, key) };
-        let found: Option<RequestDoc> = self.one(&keys, filter, None).await?;
-        // The same look at time as in every store, however lazily old documents go.
-        let found = found.filter(|request| request.created_at > date(since));
-        Ok(found.map(|request| KnownRequest {
-            fingerprint: request.fingerprint,
-            session: SessionId::trusted(request.session_id),
-            message_id: MessageId::trusted(request.message_id),
-            turn_id: request.turn_id.map(TurnId::trusted),
-        }))
+        self.find_request(who, key, since).await
     }
 
     async fn remember_request(
@@ -164,18 +137,7 @@ impl Work for Step {
         now: Timestamp,
         _since: Timestamp,
     ) -> Result<()> {
-        let keys = self.tables.idempotency_keys.clone();
-        let request = doc! {
-            "fingerprint": &known.fingerprint,
-            "sessionId": known.session.as_str(),
-            "messageId": known.message_id.as_str(),
-            "turnId": known.turn_id.as_ref().map(|turn| turn.as_str()),
-            "createdAt": date(now),
-        };
-        let filter = doc! { "_id": request_id(who, key) };
-        let replaced =
-            keys.replace_one(filter, request).upsert(true).session(&mut self.session).await;
-        self.check(replaced).map(|_| ())
+        self.note_request(who, key, known, now).await
     }
 
     async fn end_log(
@@ -185,9 +147,9 @@ impl Work for Step {
         last: &Batch,
         now: Timestamp,
     ) -> Result<()> {
-        let log = self.tables.turn_log.clone();
         let mut end = super::log::document(&row.session.id, turn, last);
         end.insert("endedAt", date(now));
-        self.insert(&log, end).await
+        self.log_end = Some(end);
+        Ok(())
     }
 }
