@@ -1,0 +1,130 @@
+//! What loading a prompt's window costs in short and in long sessions, as a ratio within one run:
+//! it must not grow with the session. Prints the nodes of the longest, too.
+//!
+//! `cargo bench --bench window`; with `ECHOIC_TEST_MONGODB=mongodb://HOST:PORT/?OPTIONS`, on MongoDB
+//! as well.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+use echoic::domain::message::{Body, Parts};
+use echoic::domain::session::SessionStatus;
+use echoic::domain::{
+    MessageId, MessageType, Principal, Role, SessionId, Timestamp, UserId,
+};
+use echoic::store::mongo::MongoStore;
+use echoic::store::sqlite::{SqliteStore, Sync};
+use echoic::store::{
+    ImportSession, NewMessage, NewSession, Parent, ReplyFields, Store, TailBounds,
+};
+use mongodb::bson::{Document, doc};
+use std::time::{Duration, Instant};
+
+/// The lengths that are compared, the first with each of the others.
+const LENGTHS: [usize; 3] = [100, 10_000, 100_000];
+/// Messages that are stored in one step.
+const STEP: usize = 10_000;
+/// Windows that are loaded of each session, in turns.
+const ROUNDS: usize = 300;
+/// A window of the default budget, with messages of about fifty tokens.
+const BOUNDS: TailBounds = TailBounds { messages: 1_000, tokens: 4_000, overhead: 4 };
+
+fn main() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let folder = tempfile::tempdir().unwrap();
+        let file = SqliteStore::open(&folder.path().join("echoic.db"), Sync::Full).unwrap();
+        compare("sqlite", &file).await;
+        if let Ok(server) = std::env::var("ECHOIC_TEST_MONGODB") {
+            let (server, options) = server.split_once("/?").unwrap();
+            let name = format!("bench_{}", MessageId::generate().as_str().replace('-', ""));
+            let url = format!("{server}/{name}?{options}");
+            let shared = MongoStore::open(&url, Duration::from_secs(15)).await.unwrap();
+            compare("mongodb", &shared).await;
+            largest_documents(&url).await;
+        }
+    });
+}
+
+async fn compare(name: &str, store: &dyn Store) {
+    let owner = Principal { user: UserId::trusted("bench"), is_admin: false };
+    let mut heads = Vec::new();
+    for length in LENGTHS {
+        heads.push((session(length), fill(store, &owner, length).await));
+    }
+    let mut times = vec![Vec::new(); LENGTHS.len()];
+    for _ in 0..ROUNDS {
+        for ((session, head), times) in heads.iter().zip(&mut times) {
+            let begun = Instant::now();
+            let window = store.tail(session, head, BOUNDS).await.unwrap();
+            times.push(begun.elapsed());
+            assert!(window.len() > 50);
+        }
+    }
+    let medians: Vec<_> = times
+        .iter_mut()
+        .map(|times| {
+            times.sort_unstable();
+            times[times.len() / 2].as_secs_f64() * 1000.0
+        })
+        .collect();
+    for (length, median) in LENGTHS.iter().zip(&medians) {
+        let ratio = median / medians[0];
+        println!("{name}: {length:>6} messages: {median:.3} ms, {ratio:.2} times the shortest");
+    }
+}
+
+fn session(length: usize) -> SessionId {
+    SessionId::trusted(format!("length-{length}"))
+}
+
+/// A session of so many messages; its last one.
+async fn fill(store: &dyn Store, owner: &Principal, length: usize) -> MessageId {
+    let id = |number: usize| MessageId::trusted(format!("m{number}"));
+    for start in (0..length).step_by(STEP) {
+        let messages = (start..length.min(start + STEP)).map(|number| {
+            let role = if number % 2 == 0 { Role::User } else { Role::Assistant };
+            let content = format!("message {number} {}", "of some forty words ".repeat(10));
+            let message = NewMessage {
+                id: id(number),
+                client_message_id: None,
+                role,
+                sender_id: owner.user.clone(),
+                body: Body { content, parts: Parts::default(), kind: MessageType::Text },
+                tokens: 50,
+                created_at: Timestamp::from_millis(1_700_000_000_000 + number as i64),
+                reply: ReplyFields::default(),
+            };
+            let parent = if number == 0 { Parent::Root } else { Parent::Head };
+            (message, parent)
+        });
+        let import = ImportSession {
+            id: session(length),
+            other_id: session(length),
+            new: NewSession::default(),
+            status: SessionStatus::default(),
+            archived: false,
+            pinned: false,
+            created_at: Timestamp::from_millis(1_700_000_000_000),
+            last_seen: None,
+            head_id: None,
+            messages: messages.collect(),
+        };
+        store.import_session(owner, import, Timestamp::from_millis(1_800_000_000_000)).await.unwrap();
+    }
+    id(length - 1)
+}
+
+async fn largest_documents(url: &str) {
+    let client = mongodb::Client::with_uri_str(url).await.unwrap();
+    let nodes = client.default_database().unwrap().collection::<Document>("nodes");
+    let of_longest = doc! { "sessionId": session(LENGTHS[2]).as_str() };
+    let mut cursor = nodes.find(of_longest).await.unwrap();
+    let (mut count, mut messages, mut largest) = (0, 0, 0);
+    while cursor.advance().await.unwrap() {
+        let node = cursor.current();
+        count += 1;
+        messages += node.get_array("messages").unwrap().into_iter().count();
+        largest = largest.max(node.as_bytes().len());
+    }
+    println!("mongodb: {messages} messages in {count} nodes, the largest document {largest} bytes");
+}
