@@ -2,7 +2,7 @@
 //!
 //! Times are BSON dates; what is the application's own, or only read whole, is kept as JSON text.
 
-use crate::domain::message::{FinishReason, Parts};
+use crate::domain::message::{Body, FinishReason, Parts};
 use crate::domain::session::{JsonObject, SessionStatus};
 use crate::domain::title::TitleSource;
 use crate::domain::turn::ActiveTurn;
@@ -12,7 +12,7 @@ use crate::domain::{
 };
 use crate::error::{Error, Result};
 use crate::store::work::{Location, Placed, SessionRow};
-use crate::store::{Claimant, Question, Remembered};
+use crate::store::{Claimant, NewMessage, Question, Remembered, ReplyFields};
 use mongodb::bson::{DateTime, Document, serialize_to_document};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -289,6 +289,28 @@ impl MessageDoc {
             error: self.error.as_deref().map(json).transpose()?,
             usage: self.usage.as_deref().map(json).transpose()?,
             created_at: time(self.created_at),
+        })
+    }
+
+    /// The message exactly as it was put.
+    pub(super) fn into_stored(self, row: &SessionRow) -> Result<NewMessage> {
+        let tokens = number(self.tokens);
+        let message = self.into_message(row)?;
+        Ok(NewMessage {
+            id: message.id,
+            client_message_id: message.client_message_id,
+            role: message.role,
+            sender_id: message.sender_id,
+            body: Body { content: message.content, parts: message.parts, kind: message.kind },
+            tokens,
+            created_at: message.created_at,
+            reply: ReplyFields {
+                status: message.status,
+                model: message.model,
+                finish_reason: message.finish_reason,
+                error: message.error,
+                usage: message.usage,
+            },
         })
     }
 
