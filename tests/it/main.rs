@@ -20,6 +20,7 @@ mod memory_budget;
 mod messages;
 mod mistakes;
 mod mongo;
+mod nodes;
 mod openapi;
 mod origins;
 mod provider_contract;

@@ -1,13 +1,13 @@
 //! The tree of a session's messages in MongoDB, node by node.
 
 use super::MongoStore;
-use super::documents::{LocationDoc, MessageDoc, number};
+use super::documents::{LocationDoc, MessageDoc, ReadMark, document, number};
 use super::step::{Manner, Step, step};
 use crate::domain::node::chat_id;
 use crate::domain::{MessageId, Principal, Session, SessionId, Timestamp};
 use crate::error::{Error, Result};
 use crate::store::work::{Location, NodeLine, SessionRow};
-use crate::store::{NewMessage, TreeStore, rules};
+use crate::store::{NewMessage, NodePage, Seen, TreeStore, rules};
 use async_trait::async_trait;
 use mongodb::bson::doc;
 use serde::Deserialize;
@@ -34,6 +34,25 @@ impl TreeStore for MongoStore {
         step!(self, Manner::LONG_STEP, |step| {
             rules::fork(step, who, session, message, now).await
         })
+    }
+
+    async fn mark_seen(
+        &self,
+        who: &Principal,
+        session: &SessionId,
+        up_to: &MessageId,
+    ) -> Result<Seen> {
+        step!(self, |step| rules::mark_seen(step, who, session, up_to).await)
+    }
+
+    async fn nodes(
+        &self,
+        who: &Principal,
+        session: &SessionId,
+        first: u32,
+        limit: u32,
+    ) -> Result<NodePage> {
+        step!(self, |step| rules::nodes(step, who, session, first, limit).await)
     }
 }
 
@@ -75,7 +94,7 @@ impl Step {
         &mut self,
         row: &SessionRow,
         up_to: Location,
-    ) -> Result<Vec<NewMessage>> {
+    ) -> Result<Vec<(Location, NewMessage)>> {
         let nodes = self.tables.nodes.clone();
         let filter = doc! { "_id": chat_id(&row.session.id, up_to.node) };
         let found: Option<RunDoc> = self.one(&nodes, filter, Some(doc! { "messages": 1 })).await?;
@@ -83,8 +102,19 @@ impl Step {
         let node = found.ok_or_else(Error::session_not_found)?;
         let messages = node.messages.into_iter();
         messages
-            .take_while(|message| number(message.seq) <= up_to.seq)
-            .map(|message| message.into_stored(row))
+            .map(|message| (Location { seq: number(message.seq), ..up_to }, message))
+            .take_while(|(at, _)| at.seq <= up_to.seq)
+            .map(|(at, message)| Ok((at, message.into_stored(row)?)))
             .collect()
+    }
+
+    /// Writes back how far each user has read.
+    pub(super) fn mark_read(&mut self, row: &SessionRow) -> Result<()> {
+        let mark = |(user_id, seq): (&String, &u32)| {
+            document(&ReadMark { user_id: user_id.clone(), seq: (*seq).into() })
+        };
+        let marks = row.read_marks.iter().map(mark).collect::<Result<Vec<_>>>()?;
+        self.set(doc! { "readMarks": marks });
+        Ok(())
     }
 }

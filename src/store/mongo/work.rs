@@ -50,6 +50,10 @@ impl Work for Step {
         self.count(row)
     }
 
+    async fn save_read_marks(&mut self, row: &SessionRow) -> Result<()> {
+        self.mark_read(row)
+    }
+
     async fn delete_session(&mut self, row: &SessionRow) -> Result<Deleted> {
         self.remove(row).await
     }
@@ -91,7 +95,11 @@ impl Work for Step {
         self.node_lines(&row.session.id).await
     }
 
-    async fn run(&mut self, row: &SessionRow, up_to: Location) -> Result<Vec<NewMessage>> {
+    async fn run(
+        &mut self,
+        row: &SessionRow,
+        up_to: Location,
+    ) -> Result<Vec<(Location, NewMessage)>> {
         self.node_run(row, up_to).await
     }
 
