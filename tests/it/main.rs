@@ -14,6 +14,7 @@ mod crash;
 mod drain;
 mod failpoints;
 mod health;
+mod images;
 mod import;
 mod instances;
 mod memory;
