@@ -15,6 +15,7 @@ mod rules;
 mod sessions;
 pub mod sqlite;
 mod transfer;
+mod tree;
 mod turns;
 mod work;
 
@@ -22,6 +23,7 @@ pub use messages::*;
 pub use relay::*;
 pub use sessions::*;
 pub use transfer::*;
+pub use tree::*;
 pub use turns::*;
 
 use crate::error::Result;
@@ -30,7 +32,7 @@ use async_trait::async_trait;
 /// A whole database.
 #[async_trait]
 pub trait Store:
-    SessionStore + MessageStore + TurnStore + LogStore + RelayStore + TransferStore
+    SessionStore + MessageStore + TreeStore + TurnStore + LogStore + RelayStore + TransferStore
 {
     /// Says in a word or two what it is and where, without secrets, for the first log line.
     fn describe(&self) -> String;

@@ -5,13 +5,17 @@
 
 mod architecture;
 mod bad_input;
+mod branches;
 mod busy;
 mod chat;
+mod cli_sessions;
 mod config;
 mod crash;
+mod desk;
 mod drain;
 mod failpoints;
 mod health;
+mod images;
 mod import;
 mod instances;
 mod memory;
@@ -19,6 +23,7 @@ mod memory_budget;
 mod messages;
 mod mistakes;
 mod mongo;
+mod nodes;
 mod openapi;
 mod origins;
 mod provider_contract;

@@ -21,6 +21,17 @@ impl MongoStore {
     /// its indexes up to date. `lease` is the silence after which an instance counts as gone.
     /// Errors say what an operator can do.
     pub async fn open(url: &str, lease: Duration) -> Result<Self> {
+        let store = Self::connect(url, lease).await?;
+        schema::prepare(&store.tables, &store.place).await?;
+        Ok(store)
+    }
+
+    /// The same for those who only look, beside the instances that use it: no index is touched.
+    pub async fn open_to_look(url: &str) -> Result<Self> {
+        Self::connect(url, Duration::ZERO).await
+    }
+
+    async fn connect(url: &str, lease: Duration) -> Result<Self> {
         let mut options = ClientOptions::parse(url).await.map_err(|error| {
             let why = without_password(&error.to_string(), url);
             refused(format!("DATABASE_URL is not a connection string of MongoDB: {why}"))
@@ -45,7 +56,6 @@ impl MongoStore {
         let database = client.database(&name);
         check_server(&database, &place).await?;
         let tables = Tables::of(database);
-        schema::prepare(&tables, &place).await?;
         Ok(Self { client, tables, place, lease, suspects: Default::default() })
     }
 }

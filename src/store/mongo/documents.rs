@@ -2,7 +2,7 @@
 //!
 //! Times are BSON dates; what is the application's own, or only read whole, is kept as JSON text.
 
-use crate::domain::message::{FinishReason, Parts};
+use crate::domain::message::{Body, FinishReason, Parts};
 use crate::domain::session::{JsonObject, SessionStatus};
 use crate::domain::title::TitleSource;
 use crate::domain::turn::ActiveTurn;
@@ -12,7 +12,7 @@ use crate::domain::{
 };
 use crate::error::{Error, Result};
 use crate::store::work::{Location, Placed, SessionRow};
-use crate::store::{Claimant, Question, Remembered};
+use crate::store::{Claimant, NewMessage, Question, Remembered, ReplyFields};
 use mongodb::bson::{DateTime, Document, serialize_to_document};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -156,6 +156,8 @@ pub(super) struct RememberedDoc {
     parent: Option<PlaceDoc>,
     role: String,
     pub(super) content: String,
+    /// Not there for readers without a use for them.
+    parts: Option<String>,
     tokens: i64,
 }
 
@@ -276,10 +278,7 @@ impl MessageDoc {
             role: word(Role::from_word, &self.role)?,
             kind: word(MessageType::from_word, &self.kind)?,
             content: self.content,
-            parts: match self.parts {
-                None => Parts::default(),
-                Some(text) => Parts::from_stored(text).ok_or_else(|| unreadable("parts"))?,
-            },
+            parts: parts(self.parts)?,
             status: word(Status::from_word, &self.status)?,
             seen: row.is_seen(seq, &sender_id),
             sender_id,
@@ -292,8 +291,31 @@ impl MessageDoc {
         })
     }
 
+    /// The message exactly as it was put.
+    pub(super) fn into_stored(self, row: &SessionRow) -> Result<NewMessage> {
+        let tokens = number(self.tokens);
+        let message = self.into_message(row)?;
+        Ok(NewMessage {
+            id: message.id,
+            client_message_id: message.client_message_id,
+            role: message.role,
+            sender_id: message.sender_id,
+            body: Body { content: message.content, parts: message.parts, kind: message.kind },
+            tokens,
+            created_at: message.created_at,
+            reply: ReplyFields {
+                status: message.status,
+                model: message.model,
+                finish_reason: message.finish_reason,
+                error: message.error,
+                usage: message.usage,
+            },
+        })
+    }
+
     pub(super) fn into_question(self) -> Result<Question> {
         Ok(Question {
+            parts: parts(self.parts)?,
             id: MessageId::trusted(self.id),
             parent_id: self.parent.map(|parent| MessageId::trusted(parent.id)),
             role: word(Role::from_word, &self.role)?,
@@ -318,9 +340,16 @@ impl RememberedDoc {
         number(self.tokens)
     }
 
+    /// Takes the parts, if a user sent them and they are at most this large; else they are left out.
+    pub(super) fn keep_parts(&mut self, most: usize) -> usize {
+        self.parts = self.parts.take().filter(|parts| self.role == "user" && parts.len() <= most);
+        self.parts.as_ref().map_or(0, String::len)
+    }
+
     pub(super) fn remembered(self) -> Result<Remembered> {
         Ok(Remembered {
-            tokens: self.tokens(),
+            parts: parts(self.parts)?,
+            tokens: number(self.tokens),
             id: MessageId::trusted(self.id),
             role: word(Role::from_word, &self.role)?,
             content: self.content,
@@ -354,6 +383,14 @@ pub(super) fn to_json(value: &impl Serialize) -> Result<String> {
 
 fn json<T: DeserializeOwned>(text: &str) -> Result<T> {
     serde_json::from_str(text).map_err(Error::store)
+}
+
+/// Parts as stored; `None` is an empty list.
+fn parts(stored: Option<String>) -> Result<Parts> {
+    match stored {
+        None => Ok(Parts::default()),
+        Some(text) => Parts::from_stored(text).ok_or_else(|| unreadable("parts")),
+    }
 }
 
 fn object(text: String) -> Result<JsonObject> {

@@ -11,13 +11,24 @@ use crate::error::Result;
 use crate::store::{SessionPage, rules};
 use mongodb::bson::{Bson, DateTime, Document, doc};
 
-/// The page of sessions that a user participates in.
+/// Whose sessions a list holds.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Whose<'a> {
+    /// Those that a user participates in.
+    Participants(&'a UserId),
+    /// Those that a user owns.
+    Owners(&'a UserId),
+    /// All there are.
+    Anybodys,
+}
+
+/// A page of sessions.
 pub(super) async fn sessions(
     step: &mut Step,
-    user: &UserId,
+    whose: Whose<'_>,
     query: &SessionQuery,
 ) -> Result<SessionPage> {
-    let mut filter = filter(step, user, query).await?;
+    let mut filter = filter(step, whose, query).await?;
     let table = step.tables.sessions.clone();
     let mut skip = 0;
     let pagination = match &query.place {
@@ -50,16 +61,25 @@ pub(super) async fn sessions(
     Ok(SessionPage { sessions, pagination, next })
 }
 
-async fn filter(step: &mut Step, user: &UserId, query: &SessionQuery) -> Result<Document> {
+/// The sessions that a user participates in.
+async fn participants(step: &mut Step, user: &UserId) -> Result<Document> {
     let user = user.as_str();
     // Most users take part in nobody else's sessions, and then the owner's indexes answer.
     let table = step.tables.sessions.clone();
     let as_guest = doc! { "participants": user, "userId": { "$ne": user } };
     let is_guest: Option<Document> = step.one(&table, as_guest, Some(doc! { "_id": 1 })).await?;
-    let mut filter = if is_guest.is_some() {
+    Ok(if is_guest.is_some() {
         doc! { "participants": user }
     } else {
         doc! { "userId": user }
+    })
+}
+
+async fn filter(step: &mut Step, whose: Whose<'_>, query: &SessionQuery) -> Result<Document> {
+    let mut filter = match whose {
+        Whose::Participants(user) => participants(step, user).await?,
+        Whose::Owners(user) => doc! { "userId": user.as_str() },
+        Whose::Anybodys => doc! {},
     };
     if let Some(archived) = query.archived {
         filter.insert("archived", archived);

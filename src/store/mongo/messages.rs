@@ -70,12 +70,16 @@ struct TailDoc {
     messages: Vec<RememberedDoc>,
 }
 
-/// What memory reads of a node.
-fn tail_fields() -> Document {
-    doc! {
+/// What memory reads of a node; parts are large, so only where somebody looks at them.
+fn tail_fields(bounds: TailBounds) -> Document {
+    let mut fields = doc! {
         "prev": 1, "messages.id": 1, "messages.seq": 1, "messages.parent": 1, "messages.role": 1,
         "messages.content": 1, "messages.tokens": 1, "messages.clientMessageId": 1,
+    };
+    if bounds.parts > 0 {
+        fields.insert("messages.parts", 1);
     }
+    fields
 }
 
 /// Reads node by node, the last one first: what is read does not depend on what lies before.
@@ -87,12 +91,12 @@ async fn tail(
 ) -> Result<Vec<Remembered>> {
     let nodes = step.tables.nodes.clone();
     let own = doc! { "sessionId": session.as_str(), "messages.id": last.as_str() };
-    let mut node: TailDoc = match step.one(&nodes, own, Some(tail_fields())).await? {
+    let mut node: TailDoc = match step.one(&nodes, own, Some(tail_fields(bounds))).await? {
         Some(node) => node,
         None => {
             let named =
                 doc! { "sessionId": session.as_str(), "messages.clientMessageId": last.as_str() };
-            let named = step.one(&nodes, named, Some(tail_fields())).await?;
+            let named = step.one(&nodes, named, Some(tail_fields(bounds))).await?;
             named.ok_or_else(Error::message_not_found)?
         }
     };
@@ -102,10 +106,14 @@ async fn tail(
         .find(|message| message.is(last))
         .map_or(u32::MAX, |message| number(message.seq));
     let mut found = Vec::new();
-    let mut room = bounds.tokens;
+    let (mut room, mut parts_room) = (bounds.tokens, bounds.parts);
     loop {
-        for message in node.messages.into_iter().rev() {
-            if number(message.seq) > upto || message.content.is_empty() {
+        for mut message in node.messages.into_iter().rev() {
+            if number(message.seq) > upto {
+                continue;
+            }
+            let parts = message.keep_parts(parts_room);
+            if message.content.is_empty() && parts == 0 {
                 continue;
             }
             let size = message.tokens().saturating_add(bounds.overhead);
@@ -113,12 +121,13 @@ async fn tail(
                 return Ok(found);
             }
             room -= size;
+            parts_room -= parts;
             found.push(message.remembered()?);
         }
         let Some(previous) = node.prev.location() else { return Ok(found) };
         upto = previous.seq;
         let filter = doc! { "_id": chat_id(session, previous.node) };
-        let before = step.one(&nodes, filter, Some(tail_fields())).await?;
+        let before = step.one(&nodes, filter, Some(tail_fields(bounds))).await?;
         node = before.ok_or_else(Error::message_not_found)?;
     }
 }

@@ -20,6 +20,7 @@ mod schema;
 mod sessions;
 mod step;
 mod transfer;
+mod tree;
 mod turns;
 mod work;
 

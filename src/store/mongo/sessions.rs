@@ -1,8 +1,9 @@
 //! Sessions in MongoDB: created, changed, deleted.
 
+use super::MongoStore;
 use super::documents::{ClaimDoc, PlaceDoc, SessionDoc, date, document, to_json};
+use super::list::{self, Whose};
 use super::step::{Manner, Step, step};
-use super::{MongoStore, list};
 use crate::domain::page::SessionQuery;
 use crate::domain::principal::Access;
 use crate::domain::session::SessionStatus;
@@ -41,7 +42,16 @@ impl SessionStore for MongoStore {
 
     async fn sessions(&self, who: &Principal, query: SessionQuery) -> Result<SessionPage> {
         let query = &query;
-        step!(self, |step| list::sessions(step, &who.user, query).await)
+        step!(self, |step| list::sessions(step, Whose::Participants(&who.user), query).await)
+    }
+
+    async fn all_sessions(
+        &self,
+        owner: Option<&UserId>,
+        query: SessionQuery,
+    ) -> Result<SessionPage> {
+        let (query, whose) = (&query, owner.map_or(Whose::Anybodys, Whose::Owners));
+        step!(self, |step| list::sessions(step, whose, query).await)
     }
 
     async fn change_session(

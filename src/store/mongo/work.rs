@@ -8,9 +8,10 @@ use crate::domain::title::Title;
 use crate::domain::{Message, MessageId, Principal, SessionId, Timestamp, TurnId, UserId};
 use crate::error::Result;
 use crate::store::queued::Waiting;
-use crate::store::work::{KnownRequest, Location, Place, Placed, SessionRow, Work};
+use crate::store::work::{KnownRequest, Location, NodeLine, Place, Placed, SessionRow, Work};
 use crate::store::{
-    Batch, Claimant, Deleted, IdempotencyKey, ImportSession, NewSession, Question, SessionChange,
+    Batch, Claimant, Deleted, IdempotencyKey, ImportSession, NewMessage, NewSession, Question,
+    SessionChange,
 };
 
 impl Work for Step {
@@ -49,6 +50,10 @@ impl Work for Step {
         self.count(row)
     }
 
+    async fn save_read_marks(&mut self, row: &SessionRow) -> Result<()> {
+        self.mark_read(row)
+    }
+
     async fn delete_session(&mut self, row: &SessionRow) -> Result<Deleted> {
         self.remove(row).await
     }
@@ -84,6 +89,18 @@ impl Work for Step {
 
     async fn fill(&mut self, row: &SessionRow, at: Location) -> Result<NodeFill> {
         self.node_fill(&row.session.id, at).await
+    }
+
+    async fn nodes(&mut self, row: &SessionRow) -> Result<Vec<NodeLine>> {
+        self.node_lines(&row.session.id).await
+    }
+
+    async fn run(
+        &mut self,
+        row: &SessionRow,
+        up_to: Location,
+    ) -> Result<Vec<(Location, NewMessage)>> {
+        self.node_run(row, up_to).await
     }
 
     async fn put(&mut self, row: &SessionRow, placed: Placed<'_>) -> Result<()> {

@@ -1,11 +1,15 @@
 //! What every store must do, whatever it is made of: one suite, run once per store. One file per
 //! subject; what they share stands here.
 
+mod desk;
 mod import;
 mod messages;
+mod paths;
+mod people;
 mod placement;
 mod queue;
 mod sessions;
+mod tree;
 mod turns;
 
 use echoic::domain::message::{Body, Parts};
@@ -89,12 +93,32 @@ contract!(sqlite, mongo => {
         a_session_id_belongs_to_the_first_who_used_it,
         titles_are_found_by_the_beginnings_of_their_words,
         many_sessions_to_delete_are_the_callers_own_and_no_others,
+        an_operator_finds_everybodys_sessions_by_their_owner,
         a_list_read_by_cursor_shows_each_session_once_while_others_arrive,
     ]
     messages: [
         the_tail_of_a_path_ends_where_its_bounds_say,
+        parts_come_with_the_tail_as_far_as_there_is_room_for_them,
         a_key_is_forgotten_after_a_day,
         whatever_is_posted_where_every_message_is_on_one_path_in_one_node,
+    ]
+    tree: [
+        the_head_becomes_the_newest_leaf_below_the_message_that_is_named,
+        the_head_stays_where_it_is_while_a_reply_runs_and_for_strangers,
+        a_fork_holds_the_path_and_goes_its_own_way,
+        a_guests_fork_is_the_guests_alone,
+        a_fork_of_a_path_over_many_nodes_holds_all_of_it,
+    ]
+    paths: [
+        whatever_is_edited_regenerated_switched_and_forked_there_is_one_path_and_nothing_is_lost,
+    ]
+    desk: [
+        a_customer_is_handed_to_a_person_and_back,
+    ]
+    people: [
+        two_people_talk_and_see_what_the_other_has_read,
+        a_read_mark_only_goes_forward_and_is_each_users_own,
+        nodes_hold_every_message_once_in_pieces_of_any_size,
     ]
     import: [
         an_imported_session_is_as_its_file_says,
