@@ -1,4 +1,5 @@
-//! Whole conversations, in and out: the file format, apart from how the file travels.
+//! Whole conversations, in and out: the file formats, apart from how a file travels.
 
 pub mod file;
+pub mod import;
 pub mod record;

@@ -14,7 +14,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("provider", &["domain", "error"]),
     ("auth", &["domain", "error"]),
     ("memory", &["domain", "error", "store", "provider", "prompts"]),
-    ("transfer", &["domain", "error", "json", "store", "memory"]),
+    ("transfer", &["domain", "error", "clock", "json", "store", "memory"]),
     ("chat", &["domain", "error", "clock", "store", "provider", "memory", "prompts"]),
     ("http", &["domain", "error", "clock", "json", "store", "memory", "auth", "chat", "transfer"]),
     ("config", &["domain", "auth"]),

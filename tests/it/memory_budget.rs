@@ -16,6 +16,7 @@ use echoic::store::{
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use std::cell::Cell;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// A conversation, the message that comes next, and what is asked of the model.
@@ -115,6 +116,8 @@ async fn keep(store: &SqliteStore, session: &str, said: &[(Role, String)]) -> Op
         pinned: false,
         created_at: at,
         last_seen: None,
+        read_marks: HashMap::new(),
+        keeps_title: false,
         head_id: None,
         messages: said.iter().enumerate().map(message).collect(),
     };

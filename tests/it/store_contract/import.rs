@@ -8,20 +8,21 @@ use echoic::domain::title::{Title, TitleSource};
 use echoic::domain::{MessageId, Principal, Role, Session, SessionId};
 use echoic::error::Kind;
 use echoic::store::{ImportSession, NewMessage, NewSession, Parent, Store};
+use std::collections::HashMap;
 use std::sync::Arc;
 
-fn named(text: &str) -> MessageId {
+pub fn named(text: &str) -> MessageId {
     MessageId::trusted(text)
 }
 
 /// A message of a file: its name, what it says, where it stands.
-fn line(name: &str, millis: i64, parent: Parent) -> (NewMessage, Parent) {
+pub fn line(name: &str, millis: i64, parent: Parent) -> (NewMessage, Parent) {
     let role = if name.starts_with('r') { Role::Assistant } else { Role::User };
     (NewMessage { id: named(name), ..message("Caroline", role, name, millis) }, parent)
 }
 
 /// A session of a file, without a title.
-fn file(session: &str, messages: Vec<(NewMessage, Parent)>) -> ImportSession {
+pub fn file(session: &str, messages: Vec<(NewMessage, Parent)>) -> ImportSession {
     ImportSession {
         id: id(session),
         other_id: id(&format!("{session}-other")),
@@ -31,12 +32,14 @@ fn file(session: &str, messages: Vec<(NewMessage, Parent)>) -> ImportSession {
         pinned: false,
         created_at: at(-1000),
         last_seen: None,
+        read_marks: HashMap::new(),
+        keeps_title: false,
         head_id: None,
         messages,
     }
 }
 
-fn in_a_row(names: &[&str]) -> Vec<(NewMessage, Parent)> {
+pub fn in_a_row(names: &[&str]) -> Vec<(NewMessage, Parent)> {
     let place = |(index, name): (usize, &&str)| line(name, index as i64, Parent::Head);
     names.iter().enumerate().map(place).collect()
 }

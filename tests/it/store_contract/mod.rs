@@ -1,6 +1,7 @@
 //! What every store must do, whatever it is made of: one suite, run once per store. One file per
 //! subject; what they share stands here.
 
+mod export;
 mod import;
 mod messages;
 mod placement;
@@ -82,6 +83,15 @@ contract!(sqlite => {
         the_tail_of_a_path_ends_where_its_bounds_say,
         a_key_is_forgotten_after_a_day,
         whatever_is_posted_where_every_message_is_on_one_path_in_one_node,
+    ]
+    export: [
+        the_pieces_of_a_session_are_its_messages_in_the_order_they_were_stored,
+        a_piece_is_read_by_the_owner_or_an_admin_and_nobody_else,
+        what_a_session_held_at_first_is_read_though_more_is_said_meanwhile,
+        how_far_users_have_read_goes_in_with_a_new_session_and_comes_out,
+        a_file_may_say_that_a_session_keeps_the_title_it_has,
+        a_message_that_an_import_cannot_place_is_told_by_its_number,
+        all_of_a_users_sessions_are_named_whatever_their_state,
     ]
     import: [
         an_imported_session_is_as_its_file_says,
