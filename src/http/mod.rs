@@ -7,6 +7,7 @@ mod body;
 mod chat;
 mod connection;
 mod envelope;
+mod export;
 mod extract;
 mod guard;
 mod health;

@@ -1,5 +1,7 @@
 //! Whole conversations, in and out: the file formats, apart from how a file travels.
 
+pub mod export;
 pub mod file;
 pub mod import;
+mod markdown;
 pub mod record;

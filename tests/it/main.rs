@@ -10,6 +10,7 @@ mod chat;
 mod config;
 mod crash;
 mod drain;
+mod export;
 mod health;
 mod import;
 mod memory;
