@@ -2,12 +2,14 @@
 //!
 //! Called by `http` and `cli`, which read the file; runs on a thread that may block.
 
+use super::chatgpt;
 use super::record::{self, SessionRecord};
 use crate::clock;
 use crate::domain::{Principal, SessionId};
 use crate::error::{Error, Kind, Result};
 use crate::json::{self, Object};
 use crate::store::{Imported, Store};
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -92,7 +94,7 @@ impl Import {
         let signs = Signs::of(raw);
         let source_id = signs.id();
         let is_first = self.ensure_first(source_id.as_deref());
-        match is_first.and_then(|()| self.store(raw, index)) {
+        match is_first.and_then(|()| self.store(raw, &signs, index)) {
             Ok(Imported { session_id, title, messages }) => {
                 self.ids.extend(source_id.clone().map(|id| (id, index)));
                 let session = ImportedSession { session_id, source_id, title, messages };
@@ -142,9 +144,13 @@ impl Import {
         }
     }
 
-    fn store(&self, raw: &RawValue, index: usize) -> Result<Imported> {
-        let record: SessionRecord = json::read(raw.get().as_bytes())
-            .map_err(|misread| Error::invalid(misread.field, misread.wants))?;
+    fn store(&self, raw: &RawValue, signs: &Signs, index: usize) -> Result<Imported> {
+        let record: SessionRecord = if signs.is_of_chatgpt() {
+            chatgpt::record(raw)?
+        } else {
+            json::read(raw.get().as_bytes())
+                .map_err(|misread| Error::invalid(misread.field, misread.wants))?
+        };
         let now = clock::now();
         let import = record::session(&self.who, record, index, self.terms, now)?;
         self.runtime.block_on(self.store.import_session(&self.who, import, now))
@@ -156,6 +162,9 @@ impl Import {
 struct Signs {
     #[serde(rename = "sessionId")]
     session_id: Option<Value>,
+    conversation_id: Option<Value>,
+    id: Option<Value>,
+    mapping: Option<IgnoredAny>,
 }
 
 impl Signs {
@@ -163,8 +172,16 @@ impl Signs {
         serde_json::from_str(raw.get()).map(|Object(signs)| signs).unwrap_or_default()
     }
 
+    fn is_of_chatgpt(&self) -> bool {
+        self.mapping.is_some()
+    }
+
     /// The file's id of the session.
     fn id(&self) -> Option<String> {
-        Some(self.session_id.as_ref()?.as_str()?.chars().take(128).collect())
+        let id = match self.is_of_chatgpt() {
+            true => self.conversation_id.as_ref().or(self.id.as_ref()),
+            false => self.session_id.as_ref(),
+        };
+        Some(id?.as_str()?.chars().take(128).collect())
     }
 }

@@ -7,6 +7,7 @@ mod architecture;
 mod bad_input;
 mod busy;
 mod chat;
+mod chatgpt;
 mod config;
 mod crash;
 mod drain;
