@@ -157,6 +157,20 @@ fn open_store(config: &Config) -> Result<Arc<dyn Store>> {
     }
 }
 
+/// The store to look at beside a server that uses it: nothing in it can be changed.
+pub async fn open_to_look(url: &DatabaseUrl) -> Result<Arc<dyn Store>> {
+    match url {
+        DatabaseUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open_to_look(path)?)),
+    }
+}
+
+/// The store to import into, while no server has it. What is imported is on disk once it is closed.
+pub async fn open_to_import(url: &DatabaseUrl) -> Result<Arc<dyn Store>> {
+    match url {
+        DatabaseUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open(path, Sync::Normal)?)),
+    }
+}
+
 async fn listen(address: SocketAddr) -> Result<TcpListener> {
     let refused = |error| format!("cannot listen on {address}: {error}; set HOST or PORT");
     TcpListener::bind(address).await.map_err(|error| Error::new(Kind::Internal, refused(error)))

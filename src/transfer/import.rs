@@ -122,7 +122,9 @@ impl Import {
             return Err(outage.with_details(serde_json::json!({ "imported": imported })));
         }
         read.map_err(|error| {
-            let wants = format!("must be {{\"sessions\": […]}}: {error}");
+            let wants = format!(
+                "must be {{\"sessions\": […]}}, a session a line, or a list of conversations: {error}"
+            );
             let details = serde_json::json!({ "body": wants, "imported": imported });
             Error::invalid("body", wants).with_details(details)
         })?;

@@ -8,6 +8,7 @@ mod bad_input;
 mod busy;
 mod chat;
 mod chatgpt;
+mod cli_transfer;
 mod config;
 mod crash;
 mod drain;

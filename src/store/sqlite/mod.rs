@@ -90,6 +90,28 @@ impl SqliteStore {
         })
     }
 
+    /// Opens the file at `path` to look at it beside the server that serves it: nothing is locked
+    /// and nothing can be written, least of all turns. Errors say what an operator can do.
+    pub fn open_to_look(path: &Path) -> Result<Self> {
+        if !path.exists() {
+            return Err(Error::new(
+                Kind::StoreUnavailable,
+                format!("there is no {}; set DATABASE_URL as for the server", path.display()),
+            ));
+        }
+        let reading = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let reader = connect(path, reading)?;
+        schema::ensure_present(&reader, path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            upgrade: None,
+            writer: Mutex::new(None),
+            thread: Mutex::new(None),
+            readers: Readers::new(vec![reader]),
+            lock: Mutex::new(None),
+        })
+    }
+
     async fn read<T, F>(&self, work: F) -> Result<T>
     where
         T: Send + 'static,
