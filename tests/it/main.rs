@@ -13,6 +13,7 @@ mod config;
 mod crash;
 mod drain;
 mod export;
+mod export_memory;
 mod health;
 mod import;
 mod memory;
