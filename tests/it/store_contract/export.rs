@@ -7,6 +7,8 @@ use echoic::domain::principal::Access;
 use echoic::domain::{MessageId, Principal, Role};
 use echoic::error::Kind;
 use echoic::store::{DeleteFilter, NewMessage, NewSession, Parent, SessionChange, Store};
+use echoic::transfer::export::{Export, Format, Which};
+use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -150,4 +152,48 @@ pub async fn all_of_a_users_sessions_are_named_whatever_their_state(store: &Arc<
     let mut all = store.owned_sessions(&ada, DeleteFilter::Before(end)).await.unwrap();
     all.sort_unstable();
     assert_eq!(all, [id("a"), id("b"), id("c")]);
+}
+
+/// The rest of an export, as JSON.
+async fn rest(mut export: Export, mut text: Vec<u8>) -> Value {
+    while let Some(piece) = export.next().await.unwrap() {
+        text.extend(piece);
+    }
+    serde_json::from_slice(&text).unwrap()
+}
+
+pub async fn an_export_goes_on_when_sessions_are_deleted_or_grow_meanwhile(store: &Arc<dyn Store>) {
+    let ada = user("ada");
+    let large = "x".repeat(2 << 20);
+    for session in ["a", "b", "c", "d"] {
+        create(store, &ada, session).await;
+        for text in [large.as_str(), large.as_str(), "end"] {
+            post(store, &ada, session, message("ada", Role::User, text, 1), Parent::Head).await;
+        }
+    }
+    let mut export =
+        Export::open(store.clone(), ada.clone(), Which::All, Format::Json).await.unwrap();
+    let mut text = export.next().await.unwrap().unwrap();
+    // The first piece of "a" is out.
+    text.extend(export.next().await.unwrap().unwrap());
+    post(store, &ada, "a", message("ada", Role::User, "too late", 2), Parent::Head).await;
+    store.delete_session(&ada, &id("b")).await.unwrap();
+    while export.begun() < 2 {
+        text.extend(export.next().await.unwrap().unwrap());
+    }
+    // So is that of "c".
+    store.delete_session(&ada, &id("c")).await.unwrap();
+    let file = rest(export, text).await;
+    let counts: Vec<_> = file["sessions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|session| {
+            let written = session["messages"].as_array().unwrap().len();
+            (session["sessionId"].as_str().unwrap(), session["messagesCount"].as_u64(), written)
+        })
+        .collect();
+    let (_, _, of_c) = counts[1];
+    assert_eq!(counts, [("a", Some(3), 3), ("c", Some(3), of_c), ("d", Some(3), 3)]);
+    assert!(of_c < 3, "what was deleted is not read on");
 }

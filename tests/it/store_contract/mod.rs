@@ -92,6 +92,7 @@ contract!(sqlite => {
         a_file_may_say_that_a_session_keeps_the_title_it_has,
         a_message_that_an_import_cannot_place_is_told_by_its_number,
         all_of_a_users_sessions_are_named_whatever_their_state,
+        an_export_goes_on_when_sessions_are_deleted_or_grow_meanwhile,
     ]
     import: [
         an_imported_session_is_as_its_file_says,
