@@ -100,6 +100,7 @@ contract!(sqlite => {
         a_session_goes_in_whole_or_not_at_all,
         a_session_that_another_user_has_goes_in_under_another_id,
         nothing_is_imported_into_a_session_that_is_busy_or_closed,
+        the_importer_owns_what_a_file_says_of_others_and_may_not_always_let_them_in,
     ]
 });
 
