@@ -54,7 +54,12 @@ pub(in crate::store) async fn import_session(
             row.session.head_id = Some(head.id);
             row.head = Some(head.at);
         }
-        row.session.last_seen = import.last_seen.or(row.session.last_seen);
+        // A new session is as the file says; one that was there is not taken back.
+        row.session.last_seen = if was_there {
+            row.session.last_seen.max(import.last_seen)
+        } else {
+            import.last_seen.or(row.session.last_seen)
+        };
         save(work, &mut row, now).await?;
     }
     Ok(Imported {

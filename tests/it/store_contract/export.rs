@@ -154,6 +154,19 @@ pub async fn all_of_a_users_sessions_are_named_whatever_their_state(store: &Arc<
     assert_eq!(all, [id("a"), id("b"), id("c")]);
 }
 
+pub async fn an_older_file_takes_no_time_back_from_a_session_that_is_there(store: &Arc<dyn Store>) {
+    let ada = user("ada");
+    let seen_at = async |names: &[&str], millis: i64| {
+        let mut import = file("s", in_a_row(names));
+        import.last_seen = Some(at(millis));
+        store.import_session(&ada, import, at(5000)).await.unwrap();
+        store.session(&ada, &id("s"), Access::Own).await.unwrap().last_seen
+    };
+    assert_eq!(seen_at(&["q1"], 1000).await, Some(at(1000)));
+    assert_eq!(seen_at(&["q1", "r1"], 500).await, Some(at(1000)));
+    assert_eq!(seen_at(&["q1", "r1", "q2"], 2000).await, Some(at(2000)));
+}
+
 /// The rest of an export, as JSON.
 async fn rest(mut export: Export, mut text: Vec<u8>) -> Value {
     while let Some(piece) = export.next().await.unwrap() {

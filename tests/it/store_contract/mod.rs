@@ -92,6 +92,7 @@ contract!(sqlite => {
         a_file_may_say_that_a_session_keeps_the_title_it_has,
         a_message_that_an_import_cannot_place_is_told_by_its_number,
         all_of_a_users_sessions_are_named_whatever_their_state,
+        an_older_file_takes_no_time_back_from_a_session_that_is_there,
         an_export_goes_on_when_sessions_are_deleted_or_grow_meanwhile,
     ]
     import: [
