@@ -95,8 +95,8 @@ pub trait TransferStore: Send + Sync {
     ) -> Result<Imported>;
 
     /// Reads on in a session, behind the message with the seq `after` (0 is the beginning):
-    /// messages until [`SessionPiece::push`] says that there is no more room, so at least one if
-    /// there is one. Session and messages are one consistent view; as messages never change and
+    /// messages until `SessionPiece::push` says that there is no more room (a thousand, or a
+    /// mebibyte), so at least one if there is one. Session and messages are one consistent view; as messages never change and
     /// never go away one by one, those up to the first piece's `messages_count` are together what
     /// the session held then. Siblings need not be looked up. The access is
     /// [`Own`](crate::domain::principal::Access::Own). Errors: `session_not_found`, `forbidden`.

@@ -234,7 +234,7 @@ fn message(
     ] {
         without_nul(field, text.unwrap_or_default())?;
     }
-    let body = if record.role == Role::Assistant || record.status != Status::Complete {
+    let body = if record.role == Role::Assistant {
         reply(record.content, parts, record.kind)?
     } else {
         Body::parse("content", record.content, parts, record.kind, max_message)?
