@@ -4,6 +4,7 @@
 //! folder. One file per resource; every route stands in `router.rs`.
 
 mod body;
+mod branches;
 mod chat;
 mod connection;
 mod envelope;

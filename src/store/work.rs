@@ -64,6 +64,18 @@ pub(crate) struct Place {
     pub(crate) at: Location,
 }
 
+/// A node without its messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NodeLine {
+    /// Its number in the session, from 1.
+    pub(crate) number: u32,
+    /// The message that its first one follows; `None` if that is a root. It lies in a node of a
+    /// smaller number.
+    pub(crate) prev: Option<Location>,
+    /// The seq of its last message.
+    pub(crate) last_seq: u32,
+}
+
 /// A message and where it goes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Placed<'a> {
@@ -143,6 +155,13 @@ pub(crate) trait Work {
 
     /// How full a message's node is, and whether the message is its last.
     async fn fill(&mut self, row: &SessionRow, at: Location) -> Result<NodeFill>;
+
+    /// The session's nodes without their messages, by number: 1, 2, 3, … without a gap.
+    async fn nodes(&mut self, row: &SessionRow) -> Result<Vec<NodeLine>>;
+
+    /// The messages of one node from its first up to the one at `up_to`, itself included, oldest
+    /// first, exactly as [`put`](Work::put) stored them.
+    async fn run(&mut self, row: &SessionRow, up_to: Location) -> Result<Vec<NewMessage>>;
 
     /// Stores a message. Errors: `id_taken`.
     async fn put(&mut self, row: &SessionRow, placed: Placed<'_>) -> Result<()>;

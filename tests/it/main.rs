@@ -5,6 +5,7 @@
 
 mod architecture;
 mod bad_input;
+mod branches;
 mod busy;
 mod chat;
 mod config;

@@ -14,6 +14,7 @@ mod readers;
 mod rows;
 mod schema;
 mod sessions;
+mod tree;
 mod turns;
 mod work;
 mod writer;

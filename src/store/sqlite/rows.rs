@@ -1,6 +1,6 @@
 //! Rows to values and back: the one place that knows the columns' order.
 
-use crate::domain::message::{FinishReason, Parts};
+use crate::domain::message::{Body, FinishReason, Parts};
 use crate::domain::session::{JsonObject, SessionStatus};
 use crate::domain::title::TitleSource;
 use crate::domain::turn::ActiveTurn;
@@ -10,6 +10,7 @@ use crate::domain::{
 };
 use crate::error::{Error, Result};
 use crate::store::work::{Location, MAX_SEQ, SessionRow};
+use crate::store::{NewMessage, ReplyFields};
 use rusqlite::Row;
 use serde::de::DeserializeOwned;
 
@@ -83,9 +84,9 @@ pub(super) fn session_row(row: &Row<'_>) -> Result<SessionRow> {
     })
 }
 
-/// Selects what [`message_row`] reads.
+/// Selects what [`message_row`] and [`stored_message`] read.
 pub(super) const SELECT_MESSAGE: &str = "SELECT key, node, id, parent_id, role, sender_id, type, content, parts, \
-     status, model, finish_reason, client_message_id, error, usage, created_at FROM messages";
+     status, model, finish_reason, client_message_id, error, usage, created_at, tokens FROM messages";
 
 /// A message as stored; its siblings are still to be found.
 pub(super) fn message_row(row: &Row<'_>, session: &SessionRow) -> Result<Message> {
@@ -113,6 +114,27 @@ pub(super) fn message_row(row: &Row<'_>, session: &SessionRow) -> Result<Message
         usage: optional_json(row.get(14)?)?,
         created_at: Timestamp::from_millis(row.get(15)?),
         sender_id,
+    })
+}
+
+/// A message exactly as it was put.
+pub(super) fn stored_message(row: &Row<'_>, session: &SessionRow) -> Result<NewMessage> {
+    let message = message_row(row, session)?;
+    Ok(NewMessage {
+        id: message.id,
+        client_message_id: message.client_message_id,
+        role: message.role,
+        sender_id: message.sender_id,
+        body: Body { content: message.content, parts: message.parts, kind: message.kind },
+        tokens: row.get(16)?,
+        created_at: message.created_at,
+        reply: ReplyFields {
+            status: message.status,
+            model: message.model,
+            finish_reason: message.finish_reason,
+            error: message.error,
+            usage: message.usage,
+        },
     })
 }
 

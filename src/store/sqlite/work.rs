@@ -3,15 +3,16 @@
 
 use super::paths::{add_siblings, by_id, children, locate, newest_named};
 use super::rows::{SELECT_MESSAGE, message_key, message_row, word};
-use super::{SqliteStore, append, idempotency, import, log, queue, sessions, turns};
+use super::{SqliteStore, append, idempotency, import, log, queue, sessions, tree, turns};
 use crate::domain::node::NodeFill;
 use crate::domain::title::Title;
 use crate::domain::{Message, MessageId, Principal, Role, SessionId, Timestamp, TurnId, UserId};
 use crate::error::{Error, Result};
 use crate::store::queued::Waiting;
-use crate::store::work::{KnownRequest, Location, Place, Placed, SessionRow, Work};
+use crate::store::work::{KnownRequest, Location, NodeLine, Place, Placed, SessionRow, Work};
 use crate::store::{
-    Batch, Claimant, Deleted, IdempotencyKey, ImportSession, NewSession, Question, SessionChange,
+    Batch, Claimant, Deleted, IdempotencyKey, ImportSession, NewMessage, NewSession, Question,
+    SessionChange,
 };
 use futures::FutureExt;
 use rusqlite::Connection;
@@ -112,6 +113,14 @@ impl Work for Step<'_> {
 
     async fn fill(&mut self, row: &SessionRow, at: Location) -> Result<NodeFill> {
         append::fill(self.0, row.key, at)
+    }
+
+    async fn nodes(&mut self, row: &SessionRow) -> Result<Vec<NodeLine>> {
+        tree::nodes(self.0, row.key)
+    }
+
+    async fn run(&mut self, row: &SessionRow, up_to: Location) -> Result<Vec<NewMessage>> {
+        tree::run(self.0, row, up_to)
     }
 
     async fn put(&mut self, row: &SessionRow, placed: Placed<'_>) -> Result<()> {

@@ -6,6 +6,7 @@ mod messages;
 mod placement;
 mod queue;
 mod sessions;
+mod tree;
 mod turns;
 
 use echoic::domain::message::{Body, Parts};
@@ -82,6 +83,13 @@ contract!(sqlite => {
         the_tail_of_a_path_ends_where_its_bounds_say,
         a_key_is_forgotten_after_a_day,
         whatever_is_posted_where_every_message_is_on_one_path_in_one_node,
+    ]
+    tree: [
+        the_head_becomes_the_newest_leaf_below_the_message_that_is_named,
+        the_head_stays_where_it_is_while_a_reply_runs_and_for_strangers,
+        a_fork_holds_the_path_and_goes_its_own_way,
+        a_guests_fork_is_the_guests_alone,
+        a_fork_of_a_path_over_many_nodes_holds_all_of_it,
     ]
     import: [
         an_imported_session_is_as_its_file_says,
