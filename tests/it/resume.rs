@@ -240,8 +240,8 @@ async fn catch_up(server: &Server, session: &str, mut last_id: String) -> String
         if text.ends_with("[DONE]\n\n") {
             return text;
         }
-        let ids = text.lines().filter_map(|line| line.strip_prefix("id: "));
-        last_id = ids.last().unwrap_or(&last_id).to_owned();
+        let mut ids = text.lines().filter_map(|line| line.strip_prefix("id: "));
+        last_id = ids.next_back().unwrap_or(&last_id).to_owned();
         had = text.into_bytes();
     }
 }
