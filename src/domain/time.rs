@@ -20,6 +20,11 @@ impl Timestamp {
         self.0
     }
 
+    /// Whole seconds since 1970-01-01T00:00:00Z.
+    pub const fn as_seconds(self) -> i64 {
+        self.0.div_euclid(1000)
+    }
+
     /// Reads RFC 3339 with any offset; finer digits than milliseconds are dropped.
     pub fn parse(text: &str) -> Option<Self> {
         // The reader below takes more: years beyond four digits, no separators, names of zones.

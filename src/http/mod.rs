@@ -15,6 +15,7 @@ mod import;
 mod memory;
 mod messages;
 mod models;
+mod nodes;
 mod openapi;
 mod pages;
 mod query;

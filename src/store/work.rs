@@ -132,6 +132,9 @@ pub(crate) trait Work {
     /// Writes back counters, nodes, head, last message and times.
     async fn save_counters(&mut self, row: &SessionRow) -> Result<()>;
 
+    /// Writes back how far each user has read.
+    async fn save_read_marks(&mut self, row: &SessionRow) -> Result<()>;
+
     /// Deletes a session and all that belongs to it. What went, turns that waited among it.
     async fn delete_session(&mut self, row: &SessionRow) -> Result<Deleted>;
 
@@ -160,8 +163,12 @@ pub(crate) trait Work {
     async fn nodes(&mut self, row: &SessionRow) -> Result<Vec<NodeLine>>;
 
     /// The messages of one node from its first up to the one at `up_to`, itself included, oldest
-    /// first, exactly as [`put`](Work::put) stored them.
-    async fn run(&mut self, row: &SessionRow, up_to: Location) -> Result<Vec<NewMessage>>;
+    /// first, each with its place and exactly as [`put`](Work::put) stored it.
+    async fn run(
+        &mut self,
+        row: &SessionRow,
+        up_to: Location,
+    ) -> Result<Vec<(Location, NewMessage)>>;
 
     /// Stores a message. Errors: `id_taken`.
     async fn put(&mut self, row: &SessionRow, placed: Placed<'_>) -> Result<()>;

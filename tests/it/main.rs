@@ -17,6 +17,7 @@ mod memory;
 mod memory_budget;
 mod messages;
 mod mistakes;
+mod nodes;
 mod openapi;
 mod origins;
 mod provider_contract;

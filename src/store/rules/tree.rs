@@ -1,15 +1,20 @@
-//! The tree of a session's messages: its head moved, one of its paths copied.
+//! The tree of a session's messages: its head moved, one of its paths copied, its nodes read, and
+//! how far each user has read.
 
 use super::append::{append, save};
 use super::posts::ensure_idle;
 use super::sessions::get;
+use crate::domain::node::{Node, NodeMessage, chat_id};
 use crate::domain::principal::Access;
 use crate::domain::title::Title;
 use crate::domain::{MessageId, Principal, Session, SessionId, Timestamp};
 use crate::error::{Error, Result};
-use crate::store::NewSession;
-use crate::store::work::{Location, NodeLine, Place, Work};
+use crate::store::work::{Location, NodeLine, Place, SessionRow, Work};
+use crate::store::{NewMessage, NewSession, NodePage, Seen};
 use std::collections::HashSet;
+
+/// A page of nodes ends early once their texts have this many bytes.
+const MAX_PAGE: usize = 8 << 20;
 
 /// Makes the newest leaf below a message the head.
 pub(in crate::store) async fn move_head(
@@ -67,7 +72,7 @@ pub(in crate::store) async fn fork(
     let mut row = work.insert_session(&who.user, &SessionId::generate(), &new, now).await?;
     let mut parent: Option<Place> = None;
     for up_to in path {
-        for message in work.run(&source, up_to).await? {
+        for (_, message) in work.run(&source, up_to).await? {
             let at = append(work, &mut row, &message, parent.as_ref()).await?;
             parent = Some(Place { id: message.id, at });
         }
@@ -96,5 +101,64 @@ fn copy_of(source: &Session, who: &Principal) -> NewSession {
         user_meta: source.user_meta.clone(),
         theme: source.theme.clone(),
         settings: source.settings.clone(),
+    }
+}
+
+/// Moves a user's read mark forward.
+pub(in crate::store) async fn mark_seen(
+    work: &mut impl Work,
+    who: &Principal,
+    id: &SessionId,
+    up_to: &MessageId,
+) -> Result<Seen> {
+    let mut row = get(work, who, id, Access::Participate).await?;
+    let named = work.locate(&row, up_to).await?.ok_or_else(Error::message_not_found)?;
+    let mark = row.read_marks.entry(who.user.to_string()).or_default();
+    let has_moved = named.at.seq > *mark;
+    if has_moved {
+        *mark = named.at.seq;
+        work.save_read_marks(&row).await?;
+    }
+    Ok(Seen { up_to: named.id, has_moved })
+}
+
+/// The session's nodes from the number `first` on.
+pub(in crate::store) async fn nodes(
+    work: &mut impl Work,
+    who: &Principal,
+    id: &SessionId,
+    first: u32,
+    limit: u32,
+) -> Result<NodePage> {
+    let row = get(work, who, id, Access::Participate).await?;
+    let lines = work.nodes(&row).await?;
+    let (mut page, mut bytes) = (NodePage::default(), 0);
+    for line in lines.iter().filter(|line| line.number >= first) {
+        if page.nodes.len() == limit as usize || bytes >= MAX_PAGE {
+            page.next = Some(line.number);
+            break;
+        }
+        let last = Location { node: line.number, seq: line.last_seq };
+        let node = node(&row, line.number, work.run(&row, last).await?);
+        bytes += node.messages.iter().map(|message| message.text.len()).sum::<usize>();
+        page.nodes.push(node);
+    }
+    Ok(page)
+}
+
+fn node(row: &SessionRow, number: u32, run: Vec<(Location, NewMessage)>) -> Node {
+    let message = |(at, message): (Location, NewMessage)| NodeMessage {
+        seen: row.is_seen(at.seq, &message.sender_id),
+        id: message.id,
+        sender_id: message.sender_id,
+        text: message.body.content,
+        timestamp: message.created_at.as_seconds(),
+        kind: message.body.kind,
+    };
+    let messages: Vec<_> = run.into_iter().map(message).collect();
+    Node {
+        chat_id: chat_id(&row.session.id, number),
+        created_at: messages.first().map_or(0, |first| first.timestamp),
+        messages,
     }
 }

@@ -72,6 +72,10 @@ impl Work for Step<'_> {
         append::save_counters(self.0, row)
     }
 
+    async fn save_read_marks(&mut self, row: &SessionRow) -> Result<()> {
+        tree::save_read_marks(self.0, row)
+    }
+
     async fn delete_session(&mut self, row: &SessionRow) -> Result<Deleted> {
         sessions::delete(self.0, row)
     }
@@ -119,7 +123,11 @@ impl Work for Step<'_> {
         tree::nodes(self.0, row.key)
     }
 
-    async fn run(&mut self, row: &SessionRow, up_to: Location) -> Result<Vec<NewMessage>> {
+    async fn run(
+        &mut self,
+        row: &SessionRow,
+        up_to: Location,
+    ) -> Result<Vec<(Location, NewMessage)>> {
         tree::run(self.0, row, up_to)
     }
 

@@ -3,6 +3,7 @@
 
 mod import;
 mod messages;
+mod people;
 mod placement;
 mod queue;
 mod sessions;
@@ -90,6 +91,11 @@ contract!(sqlite => {
         a_fork_holds_the_path_and_goes_its_own_way,
         a_guests_fork_is_the_guests_alone,
         a_fork_of_a_path_over_many_nodes_holds_all_of_it,
+    ]
+    people: [
+        two_people_talk_and_see_what_the_other_has_read,
+        a_read_mark_only_goes_forward_and_is_each_users_own,
+        nodes_hold_every_message_once_in_pieces_of_any_size,
     ]
     import: [
         an_imported_session_is_as_its_file_says,
