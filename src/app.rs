@@ -157,6 +157,13 @@ fn open_store(config: &Config) -> Result<Arc<dyn Store>> {
     }
 }
 
+/// The store to look at beside a server that uses it: nothing in it can be changed.
+pub async fn open_to_look(url: &DatabaseUrl) -> Result<Arc<dyn Store>> {
+    match url {
+        DatabaseUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open_to_look(path)?)),
+    }
+}
+
 async fn listen(address: SocketAddr) -> Result<TcpListener> {
     let refused = |error| format!("cannot listen on {address}: {error}; set HOST or PORT");
     TcpListener::bind(address).await.map_err(|error| Error::new(Kind::Internal, refused(error)))

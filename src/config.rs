@@ -4,6 +4,10 @@
 //! environment over `.env`, and an empty variable counts as unset. The table in README.md and
 //! `.env.example` are compared with [`variables`] by a test.
 
+mod commands;
+
+pub use commands::SessionsCommand;
+
 use crate::auth::Auth;
 use crate::domain::memory::Strategy;
 use clap::builder::TypedValueParser;
@@ -76,6 +80,8 @@ pub struct Cli {
 pub enum CliCommand {
     /// Serve the API and the start page (the default)
     Serve(Box<Config>),
+    /// List everybody's sessions, also beside a running server
+    Sessions(Box<SessionsCommand>),
 }
 
 /// Everything that can be configured.
@@ -284,8 +290,9 @@ impl Cli {
             arguments.insert(1, "serve".into());
         }
         let mut layered = arguments.clone();
-        if arguments.get(1).is_some_and(|command| command == "serve") {
-            let set = VARIABLES.iter().filter_map(|(name, flag)| {
+        let known = Cli::command();
+        if let Some(command) = arguments.get(1).and_then(|name| known.find_subcommand(name)) {
+            let set = variables_of(command).filter_map(|(name, flag)| {
                 let value = environment.get(*name).filter(|value| !value.is_empty())?;
                 Some(OsString::from(format!("--{flag}={value}")))
             });
@@ -296,22 +303,30 @@ impl Cli {
             .try_get_matches_from(layered)
             .and_then(|matches| Self::from_arg_matches(&matches));
         let cli = parsed.map_err(|error| refusal(error, &arguments))?;
-        let CliCommand::Serve(config) = &cli.command;
-        config.check()?;
+        if let CliCommand::Serve(config) = &cli.command {
+            config.check()?;
+        }
         Ok((cli, warnings(environment)))
     }
 }
 
 /// The command line, with the variable of each option in its help.
 pub fn command() -> Command {
-    Cli::command().mut_subcommand("serve", |serve| {
-        VARIABLES.iter().fold(serve, |serve, (name, flag)| {
-            serve.mut_arg(flag.replace('-', "_"), |arg| {
+    Cli::command().mut_subcommands(|command| {
+        let variables: Vec<_> = variables_of(&command).collect();
+        variables.into_iter().fold(command, |command, (name, flag)| {
+            command.mut_arg(flag.replace('-', "_"), |arg| {
                 let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
                 arg.help(format!("{help} [env: {name}]"))
             })
         })
     })
+}
+
+/// The variables that a command has an option for.
+fn variables_of(command: &Command) -> impl Iterator<Item = &'static (&'static str, &'static str)> {
+    let has = |flag: &str| command.get_arguments().any(|arg| arg.get_long() == Some(flag));
+    VARIABLES.iter().filter(move |(_, flag)| has(flag))
 }
 
 /// Every variable, its default as the documentation shows it, and its help.
@@ -380,8 +395,12 @@ impl Config {
         let arguments =
             ["echoic".into(), "serve".into()].into_iter().chain(flags.into_iter().map(Into::into));
         let (cli, _) = Cli::from_parts(arguments.collect(), &BTreeMap::new())?;
-        let CliCommand::Serve(config) = cli.command;
-        Ok(*config)
+        match cli.command {
+            CliCommand::Serve(config) => Ok(*config),
+            CliCommand::Sessions(_) => {
+                Err(Refusal::Setting("only serve has a configuration".into()))
+            }
+        }
     }
 
     /// Where to listen.

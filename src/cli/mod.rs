@@ -1,6 +1,7 @@
 //! What the `echoic` program does. One file per command.
 
 mod serve;
+mod sessions;
 
 use crate::config::{Cli, CliCommand, Refusal};
 use std::io::Write;
@@ -19,6 +20,7 @@ pub fn run() -> ExitCode {
     };
     let done = match cli.command {
         CliCommand::Serve(config) => serve::run(*config, &warnings),
+        CliCommand::Sessions(command) => sessions::run(*command),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -8,6 +8,7 @@ mod bad_input;
 mod branches;
 mod busy;
 mod chat;
+mod cli_sessions;
 mod config;
 mod crash;
 mod drain;

@@ -91,6 +91,28 @@ impl SqliteStore {
         })
     }
 
+    /// Opens the file at `path` to look at it beside the server that serves it: nothing is locked
+    /// and nothing can be written, least of all turns. Errors say what an operator can do.
+    pub fn open_to_look(path: &Path) -> Result<Self> {
+        if !path.exists() {
+            return Err(Error::new(
+                Kind::StoreUnavailable,
+                format!("there is no {}; set DATABASE_URL as for the server", path.display()),
+            ));
+        }
+        let reading = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let reader = connect(path, reading)?;
+        schema::ensure_present(&reader, path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            upgrade: None,
+            writer: Mutex::new(None),
+            thread: Mutex::new(None),
+            readers: Readers::new(vec![reader]),
+            lock: Mutex::new(None),
+        })
+    }
+
     async fn read<T, F>(&self, work: F) -> Result<T>
     where
         T: Send + 'static,
@@ -149,8 +171,11 @@ impl From<rusqlite::Error> for Error {
 }
 
 fn connect(path: &Path, flags: OpenFlags) -> Result<Connection> {
-    let connection =
-        Connection::open_with_flags(path, flags).map_err(|error| cannot_open(path, &error))?;
+    tuned(path, flags).map_err(|error| cannot_open(path, &error))
+}
+
+fn tuned(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
+    let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     // A plan that peeked at a bound value is made anew for each other value: a tenth of the

@@ -20,6 +20,22 @@ pub(super) fn prepare(connection: &mut Connection, path: &Path) -> Result<Option
     apply(connection, path, MIGRATIONS)
 }
 
+/// For those who only look: the file must be of the present version, for nothing is done to it.
+pub(super) fn ensure_present(connection: &Connection, path: &Path) -> Result<()> {
+    let latest = MIGRATIONS.len();
+    match identify(connection)? {
+        Found::Ours(version) if version == latest => Ok(()),
+        Found::Ours(version) => Err(refused(format!(
+            "{} has schema version {version}, this Echoic reads version {latest}: use the Echoic that serves it, \
+             or serve it once with this one",
+            path.display()
+        ))),
+        Found::Empty | Found::Foreign => {
+            Err(refused(format!("{} is not an Echoic database", path.display())))
+        }
+    }
+}
+
 fn apply(connection: &mut Connection, path: &Path, migrations: &[&str]) -> Result<Option<String>> {
     let latest = migrations.len();
     let version = match identify(connection)? {

@@ -1,7 +1,7 @@
 //! Sessions in SQLite: created, read, changed, deleted.
 
 use super::SqliteStore;
-use super::list;
+use super::list::{self, Whose};
 use super::rows::{SELECT_SESSION, message_key, session_row, title_source_word, to_json};
 use super::work::{Step, at_once};
 use crate::domain::page::SessionQuery;
@@ -14,7 +14,7 @@ use crate::store::rules::{self, title_words, with_owner};
 use crate::store::work::SessionRow;
 use crate::store::{DeleteFilter, Deleted, NewSession, SessionChange, SessionPage, SessionStore};
 use async_trait::async_trait;
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
 #[async_trait]
 impl SessionStore for SqliteStore {
@@ -35,7 +35,20 @@ impl SessionStore for SqliteStore {
 
     async fn sessions(&self, who: &Principal, query: SessionQuery) -> Result<SessionPage> {
         let user = who.user.clone();
-        self.read(move |db| list::sessions(db, &user, &query)).await
+        self.read(move |db| list::sessions(db, Whose::Participants(&user), &query)).await
+    }
+
+    async fn all_sessions(
+        &self,
+        owner: Option<&UserId>,
+        query: SessionQuery,
+    ) -> Result<SessionPage> {
+        let owner = owner.cloned();
+        let read = move |db: &Transaction<'_>| {
+            let whose = owner.as_ref().map_or(Whose::Anybodys, Whose::Owners);
+            list::sessions(db, whose, &query)
+        };
+        self.read(read).await
     }
 
     async fn change_session(

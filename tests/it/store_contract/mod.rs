@@ -78,6 +78,7 @@ contract!(sqlite => {
         a_session_id_belongs_to_the_first_who_used_it,
         titles_are_found_by_the_beginnings_of_their_words,
         many_sessions_to_delete_are_the_callers_own_and_no_others,
+        an_operator_finds_everybodys_sessions_by_their_owner,
         a_list_read_by_cursor_shows_each_session_once_while_others_arrive,
     ]
     messages: [
