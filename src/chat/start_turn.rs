@@ -4,7 +4,7 @@ use super::Chat;
 use super::hub::{LiveTurn, Reader};
 use super::transcript::{Opening, handed_over, replay};
 use crate::clock;
-use crate::domain::message::Body;
+use crate::domain::message::{Body, Parts as MessageParts};
 use crate::domain::principal::Access;
 use crate::domain::session::Settings;
 use crate::domain::{MessageId, Principal, ProjectId, Role, Session, SessionId, TurnId};
@@ -12,7 +12,7 @@ use crate::error::{Error, Kind, Result};
 use crate::memory::{Incoming, tokens};
 use crate::store::{
     Admission, Ask, Began, BeginTurn, Begun, IdempotencyKey, LedTo, NewMessage, OnBusy, OnKnownId,
-    Parent, ReplyFields, SessionTarget, TurnSpec,
+    Parent, ReplyFields, SessionTarget, Size, TurnSpec,
 };
 use futures::FutureExt;
 use std::panic::AssertUnwindSafe;
@@ -167,8 +167,8 @@ impl Chat {
             Err(error) if error.kind == Kind::SessionNotFound => None,
             Err(error) => return Err(error),
         };
-        let text = match (&new.wish, &session) {
-            (Wish::Say { body, .. }, _) => body.content.clone(),
+        let (text, parts) = match (&new.wish, &session) {
+            (Wish::Say { body, .. }, _) => (body.content.clone(), body.parts.clone()),
             (Wish::Again { reply }, Some(session)) => {
                 self.question(new, session, reply.as_ref()).await?
             }
@@ -178,27 +178,25 @@ impl Chat {
         let settings = new.settings.clone().over(own);
         let memory = self.memory.clone();
         let count = move || {
-            let tokens = tokens::count(&text);
-            memory.plan(&settings, Some(Incoming { text: &text, tokens })).map(|_| ())
+            let Size { tokens, images, .. } = Size::of(&text, &parts, tokens::count(&text));
+            memory.plan(&settings, Some(Incoming { text: &text, tokens, images })).map(|_| ())
         };
         tokio::task::spawn_blocking(count).await.map_err(Error::internal)?
     }
 
-    /// The text of the message that a reply, or the last one, answered.
+    /// Text and parts of the message that a reply, or the last one, answered.
     async fn question(
         &self,
         new: &NewTurn,
         session: &Session,
         reply: Option<&MessageId>,
-    ) -> Result<String> {
-        let Some(id) = reply.or(session.head_id.as_ref()) else { return Ok(String::new()) };
-        let message = self.store.message(&new.who, &session.id, id).await?;
-        match (message.role, &message.parent_id) {
-            (Role::Assistant, Some(id)) => {
-                Ok(self.store.message(&new.who, &session.id, id).await?.content)
-            }
-            _ => Ok(message.content),
+    ) -> Result<(String, MessageParts)> {
+        let Some(id) = reply.or(session.head_id.as_ref()) else { return Ok(Default::default()) };
+        let mut message = self.store.message(&new.who, &session.id, id).await?;
+        if let (Role::Assistant, Some(id)) = (message.role, &message.parent_id) {
+            message = self.store.message(&new.who, &session.id, id).await?;
         }
+        Ok((message.content, message.parts))
     }
 
     /// Sets the task going that owns the turn from here on.

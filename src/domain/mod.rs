@@ -3,6 +3,7 @@
 //! No I/O, no async, nothing of the rest of the crate. Every other module speaks these words.
 
 pub mod ids;
+pub mod image;
 pub mod invalid;
 pub mod memory;
 pub mod message;

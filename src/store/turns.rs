@@ -1,6 +1,8 @@
 //! What is asked of a store about turns.
 
 use super::{IdempotencyKey, NewMessage, Parent};
+use crate::domain::image::images;
+use crate::domain::message::Parts;
 use crate::domain::session::Settings;
 use crate::domain::title::Title;
 use crate::domain::turn::ActiveTurn;
@@ -88,19 +90,22 @@ pub enum Ask {
 /// so it must be quick.
 pub type Admission = Box<dyn Fn(&Session, Size) -> Result<()> + Send + Sync>;
 
-/// How large a message's text is.
+/// How large a message is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Size {
-    /// In tokens of o200k_base.
+    /// Its text in tokens of o200k_base.
     pub tokens: u32,
     /// In bytes, which is no less than its tokens in any vocabulary.
     pub bytes: u32,
+    /// In pictures beside its text.
+    pub images: u32,
 }
 
 impl Size {
-    /// The size of a text whose tokens were counted.
-    pub fn of(text: &str, tokens: u32) -> Self {
-        Self { tokens, bytes: u32::try_from(text.len()).unwrap_or(u32::MAX) }
+    /// The size of a message whose tokens were counted.
+    pub fn of(text: &str, parts: &Parts, tokens: u32) -> Self {
+        let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        Self { tokens, bytes: number(text.len()), images: number(images(parts).len()) }
     }
 }
 
@@ -150,6 +155,8 @@ pub struct Question {
     pub role: Role,
     /// Its text.
     pub content: String,
+    /// What is not plain text.
+    pub parts: Parts,
     /// Its size in tokens of o200k_base.
     pub tokens: u32,
 }

@@ -13,6 +13,7 @@ mod config;
 mod crash;
 mod drain;
 mod health;
+mod images;
 mod import;
 mod memory;
 mod memory_budget;

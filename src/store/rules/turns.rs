@@ -85,7 +85,10 @@ async fn say(
         parent = known.message.parent_id.map_or(Parent::Root, Parent::Message);
     }
     ensure_open(&row)?;
-    (begin.admit)(&row.session, Size::of(&message.body.content, message.tokens))?;
+    (begin.admit)(
+        &row.session,
+        Size::of(&message.body.content, &message.body.parts, message.tokens),
+    )?;
     if row.session.active_turn.is_some() {
         // What is known now is known then: an edit stays one.
         let ask = Ask::Say { message: Box::new(message), parent, on_known };
@@ -128,6 +131,7 @@ pub(super) async fn begin_saying(
         parent_id: under.map(|under| under.id),
         role: message.role,
         content: message.body.content,
+        parts: message.body.parts,
         tokens: message.tokens,
     };
     claim.hold(work, row, question).await
@@ -145,7 +149,7 @@ async fn again(
         return enqueue(work, begin, row, Ask::Again { reply }).await;
     }
     let (question, _) = question_of(work, &row, reply.clone()).await?;
-    (begin.admit)(&row.session, Size::of(&question.content, question.tokens))?;
+    (begin.admit)(&row.session, Size::of(&question.content, &question.parts, question.tokens))?;
     begin_again(work, row, reply, claim_of(begin)).await
 }
 

@@ -2,7 +2,7 @@
 //! ever waits.
 
 use super::paths::{add_siblings, by_id, children, locate, newest_named};
-use super::rows::{SELECT_MESSAGE, message_key, message_row, word};
+use super::rows::{SELECT_MESSAGE, message_key, message_row, parts, word};
 use super::{SqliteStore, append, idempotency, import, log, queue, sessions, tree, turns};
 use crate::domain::node::NodeFill;
 use crate::domain::title::Title;
@@ -97,7 +97,7 @@ impl Work for Step<'_> {
     }
 
     async fn question(&mut self, row: &SessionRow, at: Location) -> Result<Question> {
-        let sql = "SELECT id, parent_id, role, content, tokens FROM messages WHERE key = ?1";
+        let sql = "SELECT id, parent_id, role, content, tokens, parts FROM messages WHERE key = ?1";
         let mut statement = self.0.prepare_cached(sql)?;
         let mut rows = statement.query([message_key(row.key, at.seq)])?;
         let row = rows.next()?.ok_or_else(Error::message_not_found)?;
@@ -107,6 +107,7 @@ impl Work for Step<'_> {
             role: word(Role::from_word, row, 2)?,
             content: row.get(3)?,
             tokens: row.get(4)?,
+            parts: parts(row.get(5)?)?,
         })
     }
 

@@ -83,6 +83,7 @@ contract!(sqlite => {
     ]
     messages: [
         the_tail_of_a_path_ends_where_its_bounds_say,
+        parts_come_with_the_tail_as_far_as_there_is_room_for_them,
         a_key_is_forgotten_after_a_day,
         whatever_is_posted_where_every_message_is_on_one_path_in_one_node,
     ]

@@ -225,7 +225,8 @@ pub async fn a_fork_of_a_path_over_many_nodes_holds_all_of_it(store: &Arc<dyn St
     assert!(fork.nodes.unwrap().len() > 10);
     let kept = store.session(&ada, &fork.id, Access::Own).await.unwrap();
     assert_eq!((kept.messages_count, kept.head_id), (28, Some(name("27"))));
-    let bounds = echoic::store::TailBounds { messages: 100, tokens: u32::MAX, overhead: 0 };
+    let bounds =
+        echoic::store::TailBounds { messages: 100, tokens: u32::MAX, overhead: 0, parts: 0 };
     let tail = store.tail(&fork.id, &name("27"), bounds).await.unwrap();
     assert_eq!(tail.len(), 28);
     assert_eq!(json!(tail[0].tokens), json!(10), "sizes are copied, not counted again");
