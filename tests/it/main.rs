@@ -11,6 +11,7 @@ mod chat;
 mod cli_sessions;
 mod config;
 mod crash;
+mod desk;
 mod drain;
 mod health;
 mod images;

@@ -1,8 +1,10 @@
 //! What every store must do, whatever it is made of: one suite, run once per store. One file per
 //! subject; what they share stands here.
 
+mod desk;
 mod import;
 mod messages;
+mod paths;
 mod people;
 mod placement;
 mod queue;
@@ -93,6 +95,12 @@ contract!(sqlite => {
         a_fork_holds_the_path_and_goes_its_own_way,
         a_guests_fork_is_the_guests_alone,
         a_fork_of_a_path_over_many_nodes_holds_all_of_it,
+    ]
+    paths: [
+        whatever_is_edited_regenerated_switched_and_forked_there_is_one_path_and_nothing_is_lost,
+    ]
+    desk: [
+        a_customer_is_handed_to_a_person_and_back,
     ]
     people: [
         two_people_talk_and_see_what_the_other_has_read,
