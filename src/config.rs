@@ -93,7 +93,7 @@ pub struct Config {
     /// Port to listen on; 0 picks a free one and prints it
     #[arg(long, default_value_t = 8080)]
     pub port: u16,
-    /// Where conversations are kept: sqlite://PATH
+    /// Where conversations are kept: sqlite://PATH, or for several instances mongodb://HOSTS/DATABASE
     #[arg(long, value_name = "URL", default_value = "sqlite://data/echoic.db")]
     pub database_url: DatabaseUrl,
     /// full: acknowledged is on disk; normal: may lose the last moment at power loss, never corrupts
@@ -228,15 +228,21 @@ pub enum LogFormat {
 pub enum DatabaseUrl {
     /// In one SQLite file.
     Sqlite(PathBuf),
+    /// In a MongoDB database: its connection string, which may hold a password.
+    Mongodb(String),
 }
 
 impl FromStr for DatabaseUrl {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text.strip_prefix("sqlite://") {
-            Some(path) if !path.is_empty() => Ok(Self::Sqlite(PathBuf::from(path))),
-            _ => Err("must be sqlite://PATH, such as sqlite://data/echoic.db".to_owned()),
+        let wants = "must be sqlite://PATH, such as sqlite://data/echoic.db, or mongodb://HOST:PORT/DATABASE";
+        match text.split_once("://") {
+            Some(("sqlite", path)) if !path.is_empty() => Ok(Self::Sqlite(PathBuf::from(path))),
+            Some(("mongodb" | "mongodb+srv", rest)) if !rest.is_empty() => {
+                Ok(Self::Mongodb(text.to_owned()))
+            }
+            _ => Err(wants.to_owned()),
         }
     }
 }

@@ -16,6 +16,7 @@ pub mod time;
 pub mod title;
 pub mod turn;
 pub mod usage;
+mod words;
 
 pub use ids::{MessageId, ProjectId, SessionId, TurnId, UserId};
 pub use invalid::Invalid;
@@ -24,3 +25,4 @@ pub use principal::Principal;
 pub use session::Session;
 pub use time::Timestamp;
 pub use usage::Usage;
+use words::as_word;

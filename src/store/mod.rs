@@ -8,7 +8,9 @@
 //! the caller were still there.
 
 mod messages;
+pub mod mongo;
 pub mod queued;
+mod relay;
 mod rules;
 mod sessions;
 pub mod sqlite;
@@ -18,6 +20,7 @@ mod turns;
 mod work;
 
 pub use messages::*;
+pub use relay::*;
 pub use sessions::*;
 pub use transfer::*;
 pub use tree::*;
@@ -29,7 +32,7 @@ use async_trait::async_trait;
 /// A whole database.
 #[async_trait]
 pub trait Store:
-    SessionStore + MessageStore + TreeStore + TurnStore + LogStore + TransferStore
+    SessionStore + MessageStore + TreeStore + TurnStore + LogStore + RelayStore + TransferStore
 {
     /// Says in a word or two what it is and where, without secrets, for the first log line.
     fn describe(&self) -> String;

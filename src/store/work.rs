@@ -28,6 +28,8 @@ pub(crate) struct SessionRow {
     pub(crate) node_count: u32,
     /// Where its head lies.
     pub(crate) head: Option<Location>,
+    /// Who runs its active turn.
+    pub(crate) claimant: Option<Claimant>,
     /// How far each user has read, as a seq.
     pub(crate) read_marks: HashMap<String, u32>,
 }
@@ -137,6 +139,11 @@ pub(crate) trait Work {
 
     /// Deletes a session and all that belongs to it. What went, turns that waited among it.
     async fn delete_session(&mut self, row: &SessionRow) -> Result<Deleted>;
+
+    /// Says that many messages of a session will be looked for and stored in this step.
+    async fn expect_many(&mut self, _row: &SessionRow) -> Result<()> {
+        Ok(())
+    }
 
     /// The message with this id; failing that, the newest one that a client named so.
     async fn locate(&mut self, row: &SessionRow, id: &MessageId) -> Result<Option<Place>>;

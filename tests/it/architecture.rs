@@ -46,6 +46,7 @@ const LIVES_IN: &[(&str, &[&str])] = &[
     ("rusqlite", &["store/sqlite/"]),
     ("comfy_table", &["cli/"]),
     ("terminal_size", &["cli/"]),
+    ("mongodb", &["store/mongo/"]),
     ("minijinja", &["prompts.rs"]),
     ("tiktoken_rs", &["memory/tokens.rs"]),
     ("clap", &["config.rs", "config/"]),

@@ -1,5 +1,6 @@
 //! `echoic sessions`: what an operator sees, beside a running server and without one.
 
+use crate::support::mongo::database;
 use crate::support::process::{Process, run};
 use crate::support::server::read;
 use echoic::clock;
@@ -10,14 +11,15 @@ use echoic::domain::title::Title;
 use echoic::domain::{
     MessageId, MessageType, Principal, ProjectId, Role, SessionId, Timestamp, UserId,
 };
+use echoic::store::mongo::MongoStore;
 use echoic::store::sqlite::{SqliteStore, Sync};
 use echoic::store::{
-    MessageStore, NewMessage, NewSession, Parent, PostMessage, ReplyFields, SessionChange,
-    SessionStore, Store,
+    NewMessage, NewSession, Parent, PostMessage, ReplyFields, SessionChange, SessionStore, Store,
 };
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::path::Path;
+use std::time::Duration;
 
 const MINUTE: i64 = 60_000;
 
@@ -26,7 +28,7 @@ fn object(text: &str) -> JsonObject {
 }
 
 /// A session of `owner` that began an hour ago and got its message some minutes ago.
-async fn keep(store: &SqliteStore, owner: &str, session: &str, title: &str, minutes: i64) {
+async fn keep(store: &dyn Store, owner: &str, session: &str, title: &str, minutes: i64) {
     let who = Principal { user: UserId::trusted(owner), is_admin: false };
     let ago = |minutes: i64| Timestamp::from_millis(clock::now().as_millis() - minutes * MINUTE);
     let new = NewSession {
@@ -170,6 +172,23 @@ async fn looking_works_beside_a_running_server_and_leaves_its_turns_alone() {
     assert_eq!(turns, 1, "looking ends no turn");
     assert_eq!(server.terminate().await.0, 0);
     assert_eq!(ids(folder.path(), &variables, &["--limit=1"]).await, ["fresh"]);
+}
+
+#[tokio::test]
+async fn it_looks_into_mongodb_as_well() {
+    let Some(url) = database() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let store = MongoStore::open(&url, Duration::from_secs(15)).await.unwrap();
+    for (owner, session, minutes) in [("alice", "a1", 5), ("bob", "b1", 7), ("alice", "a2", 9)] {
+        keep(&store, owner, session, "Printer on fire", minutes).await;
+    }
+    store.close().await;
+    let variables = HashMap::from([("DATABASE_URL", url)]);
+    assert_eq!(ids(folder.path(), &variables, &[]).await, ["a1", "b1", "a2"]);
+    assert_eq!(
+        ids(folder.path(), &variables, &["--user=alice", "--search=fi"]).await,
+        ["a1", "a2"]
+    );
 }
 
 #[tokio::test]

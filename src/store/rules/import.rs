@@ -17,6 +17,7 @@ pub(in crate::store) async fn import_session(
     let (mut row, was_there) = session(work, who, import).await?;
     ensure_idle(&row)?;
     let before = row.session.messages_count;
+    work.expect_many(&row).await?;
     let mut last = row.head();
     for (message, parent) in &import.messages {
         let under = match parent {

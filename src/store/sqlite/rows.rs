@@ -9,6 +9,7 @@ use crate::domain::{
     TurnId, UserId,
 };
 use crate::error::{Error, Result};
+use crate::store::Claimant;
 use crate::store::work::{Location, MAX_SEQ, SessionRow};
 use crate::store::{NewMessage, ReplyFields};
 use rusqlite::Row;
@@ -28,7 +29,8 @@ pub(super) fn seq_of_key(key: i64) -> u32 {
 pub(super) const SELECT_SESSION: &str = "SELECT s.key, s.id, s.owner, s.participants, s.project_id, s.title, \
      s.title_source, s.status, s.archived, s.pinned, s.meta, s.user_meta, s.theme, s.settings, s.read_marks, \
      s.version, s.messages, s.nodes, s.head_id, s.head_seq, s.head_node, s.last_message, s.last_message_at, \
-     s.last_seen, s.created_at, s.updated_at, t.turn_id, t.reply_id, t.question_id, t.started_at \
+     s.last_seen, s.created_at, s.updated_at, t.turn_id, t.reply_id, t.question_id, t.started_at, \
+     t.instance, t.boot \
      FROM sessions s LEFT JOIN turns t ON t.session = s.key";
 
 pub(super) fn session_row(row: &Row<'_>) -> Result<SessionRow> {
@@ -55,7 +57,7 @@ pub(super) fn session_row(row: &Row<'_>) -> Result<SessionRow> {
         owner,
         project_id: row.get::<_, Option<String>>(4)?.map(ProjectId::trusted),
         title: row.get(5)?,
-        title_source: title_source(row.get_ref(6)?.as_str().map_err(Error::store)?)?,
+        title_source: word(TitleSource::from_word, row, 6)?,
         status: SessionStatus::trusted(row.get(7)?),
         archived: row.get(8)?,
         pinned: row.get(9)?,
@@ -80,6 +82,10 @@ pub(super) fn session_row(row: &Row<'_>) -> Result<SessionRow> {
         session,
         node_count: row.get(17)?,
         head: location,
+        claimant: match row.get::<_, Option<String>>(30)? {
+            None => None,
+            Some(instance) => Some(Claimant { instance, boot: row.get(31)? }),
+        },
         read_marks: json(row.get_ref(14)?.as_str().map_err(Error::store)?)?,
     })
 }
@@ -155,22 +161,6 @@ pub(super) fn parts(stored: Option<String>) -> Result<Parts> {
 /// A value's JSON text, as it is stored.
 pub(super) fn to_json(value: &impl serde::Serialize) -> Result<String> {
     serde_json::to_string(value).map_err(Error::internal)
-}
-
-pub(super) const fn title_source_word(source: TitleSource) -> &'static str {
-    match source {
-        TitleSource::Default => "default",
-        TitleSource::Auto => "auto",
-        TitleSource::Model => "model",
-        TitleSource::User => "user",
-    }
-}
-
-fn title_source(word: &str) -> Result<TitleSource> {
-    [TitleSource::Default, TitleSource::Auto, TitleSource::Model, TitleSource::User]
-        .into_iter()
-        .find(|source| title_source_word(*source) == word)
-        .ok_or_else(|| unreadable(word))
 }
 
 fn object(text: String) -> Result<JsonObject> {

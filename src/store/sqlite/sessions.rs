@@ -2,7 +2,7 @@
 
 use super::SqliteStore;
 use super::list::{self, Whose};
-use super::rows::{SELECT_SESSION, message_key, session_row, title_source_word, to_json};
+use super::rows::{SELECT_SESSION, message_key, session_row, to_json};
 use super::work::{Step, at_once};
 use crate::domain::page::SessionQuery;
 use crate::domain::principal::Access;
@@ -126,7 +126,7 @@ pub(super) fn insert(
         new.project_id.as_ref().map(|project| project.as_str()),
         new.title.text,
         title_words(&new.title.text),
-        title_source_word(new.title.source),
+        new.title.source.as_str(),
         SessionStatus::ACTIVE,
         new.meta.as_json(),
         new.user_meta.as_json(),
@@ -152,12 +152,7 @@ fn set_title(db: &Connection, key: i64, title: &Title) -> Result<()> {
     db.prepare_cached(
         "UPDATE sessions SET title = ?2, title_words = ?3, title_source = ?4 WHERE key = ?1",
     )?
-    .execute(params![
-        key,
-        title.text,
-        title_words(&title.text),
-        title_source_word(title.source)
-    ])?;
+    .execute(params![key, title.text, title_words(&title.text), title.source.as_str()])?;
     index_title(db, key, &title.text)
 }
 

@@ -19,13 +19,20 @@ use echoic::domain::text::words;
 use echoic::domain::{
     Message, MessageId, MessageType, Principal, Role, Session, SessionId, Timestamp, TurnId, UserId,
 };
+use echoic::store::mongo::MongoStore;
 use echoic::store::sqlite::{SqliteStore, Sync};
 use echoic::store::{
     Ask, Began, BeginTurn, Begun, Claimant, FinishTurn, MessageQuery, NewMessage, NewSession,
     OnBusy, OnKnownId, Parent, PostMessage, ReplyFields, SessionTarget, Store, TurnSpec,
 };
 use std::sync::Arc;
+use std::time::Duration;
 use tempfile::TempDir;
+
+use crate::support::mongo::database;
+
+/// Silence after which an instance counts as gone.
+const LEASE: Duration = Duration::from_secs(15);
 
 /// A store that is empty, and what must live as long as it.
 struct Fresh {
@@ -33,10 +40,16 @@ struct Fresh {
     _folder: TempDir,
 }
 
-fn sqlite() -> Fresh {
+async fn sqlite() -> Option<Fresh> {
     let folder = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(&folder.path().join("echoic.db"), Sync::Normal).unwrap();
-    Fresh { store: Arc::new(store), _folder: folder }
+    Some(Fresh { store: Arc::new(store), _folder: folder })
+}
+
+/// `None` where there is no MongoDB, and none is required.
+async fn mongo() -> Option<Fresh> {
+    let store = MongoStore::open(&database()?, LEASE).await.unwrap();
+    Some(Fresh { store: Arc::new(store), _folder: tempfile::tempdir().unwrap() })
 }
 
 /// Runs each test of the suite against each store.
@@ -46,14 +59,14 @@ macro_rules! contract {
         $(mod $file {
             $(#[tokio::test]
             async fn $test() {
-                let fresh = crate::store_contract::$store();
+                let Some(fresh) = crate::store_contract::$store().await else { return };
                 crate::store_contract::$file::$test(&fresh.store).await;
             })*
         })*
     };
 }
 
-contract!(sqlite => {
+contract!(sqlite, mongo => {
     turns: [
         of_many_turns_that_want_a_session_exactly_one_gets_it,
         a_finished_turn_frees_its_session_and_a_lost_claim_stores_nothing,
@@ -144,7 +157,7 @@ fn finish(begun: &Begun, reply: &str, take_next: Option<Claimant>) -> FinishTurn
     let mut reply = message("assistant", Role::Assistant, reply, 2);
     reply.id = begun.turn.message_id.clone();
     let (session_id, turn_id) = (begun.session.id.clone(), begun.turn.turn_id.clone());
-    FinishTurn { session_id, turn_id, reply, last_batch: None, take_next }
+    FinishTurn { session_id, turn_id, claimant: life("one"), reply, last_batch: None, take_next }
 }
 
 fn message(sender: &str, role: Role, content: &str, millis: i64) -> NewMessage {

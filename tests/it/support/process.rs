@@ -65,6 +65,11 @@ impl Process {
         }
     }
 
+    /// The process's id.
+    pub fn id(&self) -> u32 {
+        self.child.id().unwrap()
+    }
+
     /// Ends it as a power cut does.
     pub async fn kill(&mut self) {
         soon(self.child.kill()).await.unwrap();
