@@ -11,6 +11,7 @@ use crate::provider::Provider;
 use crate::provider::demo::{self, Demo};
 use crate::provider::guarded::{Guarded, Patience};
 use crate::provider::openai::{Endpoint, OFFICIAL, OFFICIAL_MODEL};
+use crate::store::mongo::MongoStore;
 use crate::store::sqlite::{SqliteStore, Sync};
 use crate::store::{Claimant, Store};
 use std::net::SocketAddr;
@@ -27,6 +28,8 @@ const OLLAMA: &str = "http://127.0.0.1:11434/v1";
 const OLLAMA_PATIENCE: Duration = Duration::from_millis(500);
 /// How long an endpoint may take to name its models, when no model is configured.
 const MODELS_PATIENCE: Duration = Duration::from_secs(5);
+/// An import runs no turns; a store wants to know all the same how long one may be silent.
+const IMPORT_LEASE: Duration = Duration::from_secs(15);
 /// How long connections may linger once their turns have ended.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -71,7 +74,7 @@ impl App {
         let vocabulary = tokio::task::spawn_blocking(tokens::warm_up);
         let mut notes = Vec::new();
         let prompts = Arc::new(Prompts::load(config.prompts_dir.as_deref())?);
-        let store = open_store(&config)?;
+        let store = open_store(&config).await?;
         let Found { provider, model } = find_provider(&config, &mut notes).await?;
         let name = provider.name();
         vocabulary.await.map_err(Error::internal)?;
@@ -85,14 +88,17 @@ impl App {
             memory: memory.clone(),
             prompts,
             title_model: title_model(&config, &model),
-            claimant: claimant(),
+            claimant: claimant(address),
         }));
         let cut_off = chat.recover().await?;
         if cut_off > 0 {
             notes.push(format!("the last run ended in the middle of {cut_off} replies; they are kept as interrupted"));
         }
-        let summary =
-            format!("http://{address}, store {}, provider {name}, model {model}", store.describe());
+        let summary = format!(
+            "http://{address}, store {}, provider {name}, model {model}, instance {}",
+            store.describe(),
+            chat.instance()
+        );
         let api = Api {
             chat,
             store,
@@ -128,6 +134,7 @@ impl App {
         let chat = self.api.chat.clone();
         let drained = CancellationToken::new();
         let journal = tokio::spawn(chat.clone().keep_journal(drained.clone()));
+        let relay = tokio::spawn(chat.clone().keep_relay(drained.clone()));
         let watch = tokio::spawn(chat.clone().keep_watch(self.lease, drained.clone()));
         let listener = Patient::new(self.listener, self.tuning.reader_patience);
         let server = axum::serve(listener, router(self.api.clone()))
@@ -138,7 +145,7 @@ impl App {
         chat.drain(self.grace).await;
         drained.cancel();
         let ended = timeout(LINGER, server).await;
-        let _ = futures::future::join(journal, watch).await;
+        let _ = futures::future::join3(journal, relay, watch).await;
         self.api.store.close().await;
         match ended {
             Ok(Ok(Err(error))) => Err(Error::internal(error)),
@@ -147,13 +154,14 @@ impl App {
     }
 }
 
-fn open_store(config: &Config) -> Result<Arc<dyn Store>> {
+async fn open_store(config: &Config) -> Result<Arc<dyn Store>> {
     let sync = match config.sqlite_sync {
         SqliteSync::Full => Sync::Full,
         SqliteSync::Normal => Sync::Normal,
     };
     match &config.database_url {
         DatabaseUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open(path, sync)?)),
+        DatabaseUrl::Mongodb(url) => Ok(Arc::new(MongoStore::open(url, config.turn_lease).await?)),
     }
 }
 
@@ -161,13 +169,16 @@ fn open_store(config: &Config) -> Result<Arc<dyn Store>> {
 pub async fn open_to_look(url: &DatabaseUrl) -> Result<Arc<dyn Store>> {
     match url {
         DatabaseUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open_to_look(path)?)),
+        DatabaseUrl::Mongodb(url) => Ok(Arc::new(MongoStore::open_to_look(url).await?)),
     }
 }
 
-/// The store to import into, while no server has it. What is imported is on disk once it is closed.
+/// The store to import into: a file that no server has, or a database. What is imported is on disk
+/// once it is closed.
 pub async fn open_to_import(url: &DatabaseUrl) -> Result<Arc<dyn Store>> {
     match url {
         DatabaseUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open(path, Sync::Normal)?)),
+        DatabaseUrl::Mongodb(url) => Ok(Arc::new(MongoStore::open(url, IMPORT_LEASE).await?)),
     }
 }
 
@@ -200,9 +211,12 @@ fn title_model(config: &Config, model: &str) -> Option<String> {
     (config.titles == Titles::Model).then(small)
 }
 
-/// One process serves a file, so one name will do; each start is another life.
-fn claimant() -> Claimant {
-    Claimant { instance: "local".to_owned(), boot: Uuid::now_v7().to_string() }
+/// A host and an address are one instance, for nobody else can listen there; each start is another
+/// life.
+fn claimant(address: SocketAddr) -> Claimant {
+    let host = gethostname::gethostname();
+    let instance = format!("{}/{address}", host.to_string_lossy());
+    Claimant { instance, boot: Uuid::now_v7().to_string() }
 }
 
 /// A provider, and the model that answers unless another is asked for.

@@ -4,8 +4,10 @@
 //! environment over `.env`, and an empty variable counts as unset. The table in README.md and
 //! `.env.example` are compared with [`variables`] by a test.
 
+mod commands;
 mod transfer;
 
+pub use commands::SessionsCommand;
 pub use transfer::{ExportArgs, ExportFormat, ImportArgs};
 
 use crate::auth::Auth;
@@ -80,6 +82,8 @@ pub struct Cli {
 pub enum CliCommand {
     /// Serve the API and the start page (the default)
     Serve(Box<Config>),
+    /// List everybody's sessions, also beside a running server
+    Sessions(Box<SessionsCommand>),
     /// Write sessions to a file; a running server is not disturbed
     Export(ExportArgs),
     /// Read sessions from a file; while a server runs, send it the file: POST /api/import
@@ -95,7 +99,7 @@ pub struct Config {
     /// Port to listen on; 0 picks a free one and prints it
     #[arg(long, default_value_t = 8080)]
     pub port: u16,
-    /// Where conversations are kept: sqlite://PATH
+    /// Where conversations are kept: sqlite://PATH, or for several instances mongodb://HOSTS/DATABASE
     #[arg(long, value_name = "URL", default_value = "sqlite://data/echoic.db")]
     pub database_url: DatabaseUrl,
     /// full: acknowledged is on disk; normal: may lose the last moment at power loss, never corrupts
@@ -230,15 +234,21 @@ pub enum LogFormat {
 pub enum DatabaseUrl {
     /// In one SQLite file.
     Sqlite(PathBuf),
+    /// In a MongoDB database: its connection string, which may hold a password.
+    Mongodb(String),
 }
 
 impl FromStr for DatabaseUrl {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text.strip_prefix("sqlite://") {
-            Some(path) if !path.is_empty() => Ok(Self::Sqlite(PathBuf::from(path))),
-            _ => Err("must be sqlite://PATH, such as sqlite://data/echoic.db".to_owned()),
+        let wants = "must be sqlite://PATH, such as sqlite://data/echoic.db, or mongodb://HOST:PORT/DATABASE";
+        match text.split_once("://") {
+            Some(("sqlite", path)) if !path.is_empty() => Ok(Self::Sqlite(PathBuf::from(path))),
+            Some(("mongodb" | "mongodb+srv", rest)) if !rest.is_empty() => {
+                Ok(Self::Mongodb(text.to_owned()))
+            }
+            _ => Err(wants.to_owned()),
         }
     }
 }
@@ -399,7 +409,7 @@ impl Config {
         let (cli, _) = Cli::from_parts(arguments.collect(), &BTreeMap::new())?;
         match cli.command {
             CliCommand::Serve(config) => Ok(*config),
-            CliCommand::Export(_) | CliCommand::Import(_) => {
+            CliCommand::Sessions(_) | CliCommand::Export(_) | CliCommand::Import(_) => {
                 Err(Refusal::Setting("only serve has a configuration".into()))
             }
         }

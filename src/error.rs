@@ -42,6 +42,8 @@ kinds! {
     SessionNotFound = "session_not_found",
     /// No such message in the session.
     MessageNotFound = "message_not_found",
+    /// No such node in the session.
+    NodeNotFound = "node_not_found",
     /// The route exists, with other methods.
     MethodNotAllowed = "method_not_allowed",
     /// The body is not `application/json`.

@@ -160,8 +160,13 @@ pub(super) struct Frames {
 impl Frames {
     /// All the frames of a turn, from the first one.
     pub(super) fn counted(bytes: Bytes) -> Self {
-        let last = memchr::memmem::find_iter(&bytes, b"\n\n").count() as u64;
-        Self { first: 1, last, bytes }
+        Self::behind(0, bytes)
+    }
+
+    /// The frames that follow the one with the number `last`.
+    pub(super) fn behind(last: u64, bytes: Bytes) -> Self {
+        let count = memchr::memmem::find_iter(&bytes, b"\n\n").count() as u64;
+        Self { first: last + 1, last: last + count, bytes }
     }
 
     /// How many bytes stand before a frame.

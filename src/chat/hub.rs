@@ -6,10 +6,10 @@
 //! back for the rest.
 
 use super::frames::{Cursor, Frames};
-use crate::domain::{SessionId, TurnId};
+use crate::domain::{MessageId, SessionId, TurnId};
 use crate::store::Batch;
 use bytes::{Bytes, BytesMut};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
@@ -83,6 +83,32 @@ impl Hub {
         turns.forget_the_oldest();
     }
 
+    /// The buffer of a turn that another instance runs; this one's journal leaves it alone.
+    pub(super) fn open_remote(
+        &self,
+        session: &SessionId,
+        turn: &TurnId,
+        reply: &MessageId,
+    ) -> Arc<LiveTurn> {
+        let live = self.open(session, turn);
+        live.follow(reply);
+        live
+    }
+
+    /// The turns of other instances that somebody reads here; lets go of those that nobody does.
+    pub(super) fn followed(&self) -> Vec<Arc<LiveTurn>> {
+        let mut turns = lock(&self.turns);
+        // Whoever reads a turn holds it, and gets hold of it only under this lock.
+        turns.by_id.retain(|_, live| !live.is_remote() || Arc::strong_count(live) > 1);
+        let remote = |live: &&Arc<LiveTurn>| live.is_remote() && !live.is_ended();
+        turns.by_id.values().filter(remote).cloned().collect()
+    }
+
+    /// Whether any turn runs here, or waits to.
+    pub(super) fn runs_any(&self) -> bool {
+        lock(&self.turns).by_id.values().any(|live| !live.is_ended() && !live.is_remote())
+    }
+
     /// The turns that run, or wait to.
     pub(super) fn running(&self) -> Vec<Arc<LiveTurn>> {
         let mut turns = lock(&self.turns);
@@ -90,9 +116,14 @@ impl Hub {
         turns.by_id.values().filter(|live| !live.is_ended()).cloned().collect()
     }
 
-    /// Ends the buffers of turns that wait in their sessions' queues.
+    /// The names of the turns that run here, or wait to.
+    pub(super) fn running_ids(&self) -> HashSet<TurnId> {
+        self.running().iter().map(|live| live.turn.clone()).collect()
+    }
+
+    /// Ends the buffers of turns that wait in their sessions' queues, or that others run.
     pub(super) fn close_waiting(&self) {
-        for live in self.running().iter().filter(|live| live.is_queued()) {
+        for live in self.running().iter().filter(|live| live.is_queued() || live.is_remote()) {
             self.close(live);
         }
     }
@@ -142,6 +173,17 @@ struct Buffer {
     is_queued: bool,
     is_ended: bool,
     journal: Journal,
+    /// How far the log was read, if another instance runs the turn.
+    remote: Option<Remote>,
+}
+
+/// A turn that another instance runs, as far as its log was read.
+#[derive(Debug, Clone)]
+pub(super) struct Remote {
+    /// The id its reply will have.
+    pub(super) reply: MessageId,
+    /// The number of the first batch that was not read.
+    pub(super) next_batch: u32,
 }
 
 /// How far the turn's log has come.
@@ -177,6 +219,57 @@ impl LiveTurn {
         buffer.journal.behind_since.get_or_insert_with(Instant::now);
         drop(buffer);
         self.changed.notify_waiters();
+    }
+
+    /// Says that another instance runs the turn, or will.
+    pub(super) fn follow(&self, reply: &MessageId) {
+        let mut buffer = lock(&self.buffer);
+        if buffer.pieces.is_empty() && buffer.remote.is_none() {
+            buffer.remote = Some(Remote { reply: reply.clone(), next_batch: 0 });
+        }
+    }
+
+    /// Says that this instance runs the turn after all.
+    pub(super) fn take_over(&self) {
+        lock(&self.buffer).remote = None;
+    }
+
+    /// How far the log was read, while another instance runs the turn.
+    pub(super) fn remote(&self) -> Option<Remote> {
+        lock(&self.buffer).remote.clone()
+    }
+
+    fn is_remote(&self) -> bool {
+        lock(&self.buffer).remote.is_some()
+    }
+
+    /// Adds what another instance wrote into the log, from the batch `from` up to `next`. Whether
+    /// the turn is still another instance's, and nobody else was faster.
+    pub(super) fn relay(&self, batches: &[Bytes], from: u32, next: u32) -> bool {
+        let mut buffer = lock(&self.buffer);
+        match &mut buffer.remote {
+            Some(remote) if remote.next_batch == from => remote.next_batch = next,
+            _ => return false,
+        }
+        for bytes in batches {
+            let frames = Frames::behind(buffer.last, bytes.clone());
+            buffer.last = frames.last;
+            buffer.bytes += frames.bytes.len();
+            buffer.pieces.push(frames);
+        }
+        drop(buffer);
+        self.changed.notify_waiters();
+        true
+    }
+
+    /// The number of the last frame.
+    pub(super) fn last_frame(&self) -> u64 {
+        lock(&self.buffer).last
+    }
+
+    /// Waits until a frame was published, or nothing more comes.
+    pub(super) async fn reached(&self, frame: u64) {
+        self.until(|buffer| buffer.last >= frame || buffer.is_ended).await;
     }
 
     /// How large it has become; `None` if it had ended before.

@@ -23,7 +23,13 @@ impl Chat {
         let running = session.active_turn.as_ref().map(|turn| &turn.turn_id);
         let Some(turn) = running.or(cursor.map(|cursor| &cursor.turn)) else { return Ok(None) };
         if let Some(live) = self.hub.get(&session.id, turn) {
+            if let Some(turn) = session.active_turn.as_ref().filter(|_| live.remote().is_some()) {
+                return self.read_remote(&session.id, turn, cursor).await;
+            }
             return Ok(Reader::behind(live, cursor));
+        }
+        if let Some(turn) = session.active_turn.as_ref().filter(|_| self.store.is_shared()) {
+            return self.read_remote(&session.id, turn, cursor).await;
         }
         let Some(cursor) = cursor.filter(|_| running.is_none()) else { return Ok(None) };
         let log = self.store.read_log(&session.id, turn, lingering_since()).await?;

@@ -76,11 +76,23 @@ impl Chat {
     async fn write_step(&self, step: &[(LogEntry, Arc<LiveTurn>)]) {
         let entries: Vec<_> = step.iter().map(|(entry, _)| entry.clone()).collect();
         // The ends of these turns wait for this, and could not be stored either.
-        while let Err(error) = self.store.append_log(entries.clone()).await {
-            tracing::warn!(error = %error.chain(), "writing the turn log again");
-            sleep(PAUSE).await;
+        let lost = loop {
+            match self.store.append_log(entries.clone()).await {
+                Ok(lost) => break lost,
+                Err(error) => {
+                    tracing::warn!(error = %error.chain(), "writing the turn log again");
+                    sleep(PAUSE).await;
+                }
+            }
+        };
+        for (_, live) in step {
+            if lost.contains(&live.turn) {
+                // Its session was deleted, or this instance was silent too long and another one
+                // has ended the turn.
+                live.stop.cancel();
+            }
+            live.logged();
         }
-        step.iter().for_each(|(_, live)| live.logged());
     }
 
     async fn sweep_logs(&self) {

@@ -10,6 +10,7 @@ mod hub;
 mod join;
 mod journal;
 mod recovery;
+mod relay;
 mod run_turn;
 mod settle;
 mod start_turn;
@@ -99,6 +100,11 @@ impl Chat {
         if timeout(CUT_GRACE, self.turns.wait()).await.is_err() {
             tracing::error!(turns = self.turns.len(), "turns could not be stored before the end");
         }
+    }
+
+    /// The name of this instance of the server.
+    pub fn instance(&self) -> &str {
+        &self.claimant.instance
     }
 
     fn is_draining(&self) -> bool {

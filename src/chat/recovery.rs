@@ -14,16 +14,31 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+/// How often, within a lease, an instance looks for those that are gone.
+const LOOKS: u32 = 10;
+/// Every which of these looks it says that it lives.
+const BEAT: u64 = 2;
+
 impl Chat {
-    /// Ends the turns of instances that are gone, then begins those that wait in idle sessions. How
-    /// many turns were cut off.
+    /// Says that this instance lives, ends the turns of those that do not, then begins those that
+    /// wait in idle sessions. How many turns were cut off.
     pub async fn recover(self: &Arc<Self>) -> Result<usize> {
         self.store.beat(&self.claimant, clock::now()).await?;
-        let orphans = self.store.orphaned_turns(&self.claimant).await?;
+        let count = self.end_orphans().await?;
+        self.begin_waiting().await?;
+        Ok(count)
+    }
+
+    async fn end_orphans(&self) -> Result<usize> {
+        let orphans = self.store.orphaned_turns(&self.claimant, &self.hub.running_ids()).await?;
         let count = orphans.len();
         for orphan in orphans {
             self.end_orphan(orphan).await?;
         }
+        Ok(count)
+    }
+
+    async fn begin_waiting(self: &Arc<Self>) -> Result<()> {
         // Taken before looking: a drain that begins now waits for the turns that begin here.
         let _token = self.turns.token();
         while !self.is_draining()
@@ -34,17 +49,22 @@ impl Chat {
             let Some(begun) = next else { break };
             self.run(begun);
         }
-        Ok(count)
+        Ok(())
     }
 
     /// Says that this instance lives, and looks after those that do not, until told to stop.
     pub async fn keep_watch(self: Arc<Self>, lease: Duration, stop: CancellationToken) {
-        loop {
+        for look in 1_u64.. {
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = sleep(lease / 3) => {}
+                () = sleep(lease / LOOKS) => {}
             }
-            match self.recover().await {
+            // It lives as long as it says so in time; others look more often than that.
+            let looked = match look % BEAT {
+                0 => self.recover().await,
+                _ => self.end_orphans().await,
+            };
+            match looked {
                 Ok(0) => {}
                 Ok(turns) => {
                     tracing::warn!(turns, "turns of a lost instance were cut off; they are kept")
@@ -58,7 +78,7 @@ impl Chat {
 
     /// The reply becomes what the log holds of it.
     async fn end_orphan(&self, orphan: Orphan) -> Result<()> {
-        let Orphan { session_id, turn, log } = orphan;
+        let Orphan { session_id, turn, claimant, log, next_batch } = orphan;
         let mut transcript = Transcript::from_log(turn.turn_id.clone(), &log);
         transcript.end(Ending::Abort);
         let tokens = tokens::count_long(transcript.text()).await;
@@ -82,12 +102,17 @@ impl Chat {
                 ..ReplyFields::default()
             },
         };
-        let number = u32::try_from(log.len()).unwrap_or(u32::MAX);
-        let last_batch = Batch { number, frames: transcript.take_frames().bytes };
-        tracing::warn!(turn.id = %turn.turn_id, session.id = %session_id, "a reply was cut off by a crash");
-        let last_batch = (number > 0).then_some(last_batch);
+        let last_batch = Batch { number: next_batch, frames: transcript.take_frames().bytes };
+        tracing::warn!(
+            turn.id = %turn.turn_id,
+            session.id = %session_id,
+            instance = claimant.instance,
+            "a reply was cut off: its server is gone"
+        );
+        let turn_id = turn.turn_id;
+        let last_batch = (next_batch > 0).then_some(last_batch);
         let finish =
-            FinishTurn { session_id, turn_id: turn.turn_id, reply, last_batch, take_next: None };
+            FinishTurn { session_id, turn_id, claimant, reply, last_batch, take_next: None };
         self.store.finish_turn(finish).await?;
         Ok(())
     }

@@ -6,9 +6,10 @@ use super::frames::MemorySummary;
 use super::gather::{Arrived, Batch, gather};
 use super::hub::LiveTurn;
 use super::transcript::{Opening, Transcript};
+use crate::domain::image::images;
 use crate::domain::message::FinishReason;
 use crate::error::{Error, Kind, Result};
-use crate::memory::{Assembled, NewMessage};
+use crate::memory::{Assembled, Incoming, NewMessage};
 use crate::provider::Events;
 use crate::store::{Begun, Question};
 use futures::{FutureExt, StreamExt};
@@ -127,12 +128,19 @@ impl Chat {
     /// Builds the prompt and sends it. A provider that finds it too long gets a shorter one, once.
     async fn ask(&self, begun: &Begun, sent: &mut Sent) -> Result<Events> {
         let settings = begun.options.clone().over(begun.session.settings.clone());
-        let Question { id, parent_id, role, content, tokens } = &begun.question;
-        let mut plan = self.memory.plan_turn(&settings, content, *tokens).await?;
+        let Question { id, parent_id, role, content, parts, tokens } = &begun.question;
+        let images = images(parts);
+        let count = u32::try_from(images.len()).unwrap_or(u32::MAX);
+        let incoming = Incoming { text: content, tokens: *tokens, images: count };
+        let mut plan = self.memory.plan_turn(&settings, incoming).await?;
         let mut is_shortened = false;
         loop {
-            let new =
-                NewMessage { id: Some(id.clone()), role: *role, text: content.as_str().into() };
+            let new = NewMessage {
+                id: Some(id.clone()),
+                role: *role,
+                text: content.as_str().into(),
+                images: images.clone(),
+            };
             let session = &begun.session.id;
             let assembled =
                 self.memory.assemble(session, plan.clone(), parent_id.as_ref(), Some(new)).await?;

@@ -20,6 +20,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// … this long.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
+/// What is said of a reply that cannot be stored any more.
+const CLAIM_LOST: &str = "the session was deleted, or this server was silent for too long";
 /// What is said of a reply that ended without a reason.
 const CUT_OFF: &str = "the provider's reply broke off";
 
@@ -37,7 +39,7 @@ impl Chat {
         let model = self.answering_model(begun, &transcript);
         let tokens = tokens::count_long(transcript.text()).await;
         let usage = transcript.usage().unwrap_or_else(|| estimate(sent, tokens));
-        log(begun, &outcome, usage, &model);
+        self.log(begun, &outcome, usage, &model);
 
         let reply = reply(begun, &transcript, &outcome, usage, tokens, &model);
         let failure = match &outcome {
@@ -57,12 +59,32 @@ impl Chat {
         });
         let ending = transcript.take_frames();
         match self.store_reply(begun, live, reply, &ending).await {
-            Ok(finished) => {
+            Ok(Some(finished)) => {
                 live.publish(ending);
                 self.go_on(finished);
             }
+            Ok(None) if matches!(outcome, Outcome::Stopped) => live.publish(ending),
+            Ok(None) => live.publish(failed(live.turn.clone(), ending.first, CLAIM_LOST)),
             Err(error) => live.publish(failed(live.turn.clone(), ending.first, &error.to_string())),
         }
+    }
+
+    fn log(&self, begun: &Begun, outcome: &Outcome, usage: Usage, model: &str) {
+        let took = clock::now().since(begun.turn.started_at);
+        if let Outcome::Failed(error) = outcome {
+            tracing::warn!(turn.id = %begun.turn.turn_id, error = %error.chain(), "a turn failed");
+        }
+        tracing::info!(
+            turn.id = %begun.turn.turn_id,
+            session.id = %begun.session.id,
+            turn.status = status(outcome).as_str(),
+            turn.ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            usage.prompt_tokens = usage.prompt_tokens,
+            usage.completion_tokens = usage.completion_tokens,
+            model,
+            instance = self.claimant.instance,
+            "turn ended"
+        );
     }
 
     fn answering_model(&self, begun: &Begun, transcript: &Transcript) -> String {
@@ -83,6 +105,7 @@ impl Chat {
         let finish = FinishTurn {
             session_id: begun.session.id.clone(),
             turn_id: begun.turn.turn_id.clone(),
+            claimant: self.claimant.clone(),
             reply,
             last_batch: live.last_batch(ending).await,
             take_next: (!self.is_draining()).then(|| self.claimant.clone()),
@@ -104,9 +127,9 @@ impl Chat {
         }
     }
 
-    /// Without a claim the session was deleted meanwhile: there is nothing to go on with.
-    fn go_on(self: &Arc<Self>, finished: Option<Finished>) {
-        let Some(Finished { next, passed_over }) = finished else { return };
+    /// The next waiting turn runs.
+    fn go_on(self: &Arc<Self>, finished: Finished) {
+        let Finished { next, passed_over } = finished;
         self.abort_waiting(&passed_over);
         if let Some(next) = next {
             self.run(next);
@@ -122,23 +145,6 @@ fn estimate(sent: &Sent, tokens: u32) -> Usage {
         estimated: true,
         ..Usage::default()
     }
-}
-
-fn log(begun: &Begun, outcome: &Outcome, usage: Usage, model: &str) {
-    let took = clock::now().since(begun.turn.started_at);
-    if let Outcome::Failed(error) = outcome {
-        tracing::warn!(turn.id = %begun.turn.turn_id, error = %error.chain(), "a turn failed");
-    }
-    tracing::info!(
-        turn.id = %begun.turn.turn_id,
-        session.id = %begun.session.id,
-        turn.status = status(outcome).as_str(),
-        turn.ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-        usage.prompt_tokens = usage.prompt_tokens,
-        usage.completion_tokens = usage.completion_tokens,
-        model,
-        "turn ended"
-    );
 }
 
 const fn status(outcome: &Outcome) -> Status {

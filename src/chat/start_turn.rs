@@ -4,7 +4,7 @@ use super::Chat;
 use super::hub::{LiveTurn, Reader};
 use super::transcript::{Opening, handed_over, replay};
 use crate::clock;
-use crate::domain::message::Body;
+use crate::domain::message::{Body, Parts as MessageParts};
 use crate::domain::principal::Access;
 use crate::domain::session::Settings;
 use crate::domain::{MessageId, Principal, ProjectId, Role, Session, SessionId, TurnId};
@@ -12,7 +12,7 @@ use crate::error::{Error, Kind, Result};
 use crate::memory::{Incoming, tokens};
 use crate::store::{
     Admission, Ask, Began, BeginTurn, Begun, IdempotencyKey, LedTo, NewMessage, OnBusy, OnKnownId,
-    Parent, ReplyFields, SessionTarget, TurnSpec,
+    Parent, ReplyFields, SessionTarget, Size, TurnSpec,
 };
 use futures::FutureExt;
 use std::panic::AssertUnwindSafe;
@@ -84,10 +84,10 @@ impl Chat {
     async fn begin(self: &Arc<Self>, new: NewTurn, turn: TurnSpec) -> Result<Reader> {
         // Open before anybody can learn of the turn, so that whoever does finds its buffer.
         let live = self.hub.open(new.session.id(), &turn.turn_id);
-        let turn_id = turn.turn_id.clone();
+        let (turn_id, reply_id) = (turn.turn_id.clone(), turn.reply_id.clone());
         match self.begin_in_store(&new, turn).await {
             Ok(Began::Running(begun)) => Ok(self.run(begun)),
-            Ok(Began::Queued { session }) => self.wait(&new, &session, live).await,
+            Ok(Began::Queued { session }) => self.wait(&new, &session, live, &reply_id).await,
             Ok(Began::HandedOver { session, message_id }) => {
                 self.hub.discard(&turn_id);
                 Ok(Reader::of(handed_over(turn_id, &opening(&session, &message_id, &message_id))))
@@ -167,8 +167,8 @@ impl Chat {
             Err(error) if error.kind == Kind::SessionNotFound => None,
             Err(error) => return Err(error),
         };
-        let text = match (&new.wish, &session) {
-            (Wish::Say { body, .. }, _) => body.content.clone(),
+        let (text, parts) = match (&new.wish, &session) {
+            (Wish::Say { body, .. }, _) => (body.content.clone(), body.parts.clone()),
             (Wish::Again { reply }, Some(session)) => {
                 self.question(new, session, reply.as_ref()).await?
             }
@@ -178,32 +178,31 @@ impl Chat {
         let settings = new.settings.clone().over(own);
         let memory = self.memory.clone();
         let count = move || {
-            let tokens = tokens::count(&text);
-            memory.plan(&settings, Some(Incoming { text: &text, tokens })).map(|_| ())
+            let Size { tokens, images, .. } = Size::of(&text, &parts, tokens::count(&text));
+            memory.plan(&settings, Some(Incoming { text: &text, tokens, images })).map(|_| ())
         };
         tokio::task::spawn_blocking(count).await.map_err(Error::internal)?
     }
 
-    /// The text of the message that a reply, or the last one, answered.
+    /// Text and parts of the message that a reply, or the last one, answered.
     async fn question(
         &self,
         new: &NewTurn,
         session: &Session,
         reply: Option<&MessageId>,
-    ) -> Result<String> {
-        let Some(id) = reply.or(session.head_id.as_ref()) else { return Ok(String::new()) };
-        let message = self.store.message(&new.who, &session.id, id).await?;
-        match (message.role, &message.parent_id) {
-            (Role::Assistant, Some(id)) => {
-                Ok(self.store.message(&new.who, &session.id, id).await?.content)
-            }
-            _ => Ok(message.content),
+    ) -> Result<(String, MessageParts)> {
+        let Some(id) = reply.or(session.head_id.as_ref()) else { return Ok(Default::default()) };
+        let mut message = self.store.message(&new.who, &session.id, id).await?;
+        if let (Role::Assistant, Some(id)) = (message.role, &message.parent_id) {
+            message = self.store.message(&new.who, &session.id, id).await?;
         }
+        Ok((message.content, message.parts))
     }
 
     /// Sets the task going that owns the turn from here on.
     pub(super) fn run(self: &Arc<Self>, begun: Box<Begun>) -> Reader {
         let live = self.hub.open(&begun.session.id, &begun.turn.turn_id);
+        live.take_over();
         self.journal.wake();
         let title = self.write_title(&begun);
         let (chat, reader) = (self.clone(), Reader::new(live.clone()));
@@ -219,8 +218,18 @@ impl Chat {
     }
 
     /// The turn waits in the session's queue; an interrupting one sees to it that it is not long.
-    async fn wait(&self, new: &NewTurn, session: &Session, live: Arc<LiveTurn>) -> Result<Reader> {
+    async fn wait(
+        &self,
+        new: &NewTurn,
+        session: &Session,
+        live: Arc<LiveTurn>,
+        reply: &MessageId,
+    ) -> Result<Reader> {
         live.set_queued();
+        if self.store.is_shared() {
+            // Whoever ends the running turn begins this one.
+            live.follow(reply);
+        }
         if self.is_draining() {
             // The drain may have looked for waiting turns before this one was known to be one.
             self.hub.close(&live);
@@ -229,9 +238,8 @@ impl Chat {
         if new.on_busy != OnBusy::Interrupt {
             return Ok(Reader::new(live));
         }
-        let running = session.active_turn.as_ref();
-        if let Some(running) = running.and_then(|turn| self.hub.get(&session.id, &turn.turn_id)) {
-            running.stop.cancel();
+        if let Some(running) = &session.active_turn {
+            self.ask_to_stop(&session.id, &running.turn_id).await?;
         }
         let has_begun = timeout(INTERRUPTION, live.begun()).await.is_ok();
         if !has_begun && self.store.withdraw(&session.id, &live.turn).await? {
@@ -249,24 +257,26 @@ impl Chat {
         led_to: LedTo,
     ) -> Result<Reader> {
         match led_to {
-            LedTo::Turn(turn) => match self.hub.get(&session.id, &turn) {
-                Some(live) => Ok(Reader::new(live)),
-                None if session
-                    .active_turn
-                    .as_ref()
-                    .is_some_and(|active| active.turn_id == turn) =>
-                {
-                    Err(busy(session, "the message is being answered"))
+            LedTo::Turn { turn_id, reply_id } => {
+                if let Some(live) = self.hub.get(&session.id, &turn_id) {
+                    return Ok(Reader::new(live));
+                }
+                let runs =
+                    session.active_turn.as_ref().is_some_and(|active| active.turn_id == turn_id);
+                if self.store.is_shared() {
+                    return Ok(Reader::new(self.hub.open_remote(&session.id, &turn_id, &reply_id)));
+                }
+                if runs {
+                    return Err(busy(session, "the message is being answered"));
                 }
                 // It waits since before this server's start.
-                None => {
-                    let live = self.hub.open(&session.id, &turn);
-                    live.set_queued();
-                    Ok(Reader::new(live))
-                }
-            },
+                let live = self.hub.open(&session.id, &turn_id);
+                live.set_queued();
+                Ok(Reader::new(live))
+            }
             LedTo::Reply { reply, question } => {
-                Ok(Reader::of(replay(&reply, &opening(session, &reply.id, &question))))
+                let opening = opening(session, &reply.id, &question);
+                Ok(Reader::of(replay(TurnId::generate(), &reply, &opening)))
             }
             // The message was stored, but never answered: now it is.
             LedTo::Question(id) => {

@@ -7,10 +7,12 @@ use crate::error::{Error, Result};
 use crate::store::{DeleteFilter, Deleted, SessionChange, Silenced};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// How long a stop waits until what the turn has said is stored.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How often it looks whether a turn of another instance has ended.
+const LOOK: Duration = Duration::from_millis(50);
 
 impl Chat {
     /// Stops the session's running turn and drops those that wait behind it; nothing if `turn_id`
@@ -59,7 +61,7 @@ impl Chat {
         let (chat, who, id) = (self.clone(), who.clone(), id.clone());
         self.carry_through(async move {
             let deleted = chat.store.delete_session(&who, &id).await?;
-            chat.abandon(&deleted.turns);
+            chat.abandon(&id, &deleted.turns).await;
             Ok(deleted)
         })
         .await
@@ -77,7 +79,7 @@ impl Chat {
             for id in chat.store.owned_sessions(&who, filter).await? {
                 match chat.store.delete_session(&who, &id).await {
                     Ok(deleted) => {
-                        chat.abandon(&deleted.turns);
+                        chat.abandon(&id, &deleted.turns).await;
                         all.sessions += deleted.sessions;
                         all.messages += deleted.messages;
                     }
@@ -95,18 +97,44 @@ impl Chat {
     async fn silence(&self, session: &SessionId, only: Option<&TurnId>) -> Result<bool> {
         let Silenced { running, dropped } = self.store.silence(session, only).await?;
         self.abort_waiting(&dropped);
-        let running = running.and_then(|turn| self.hub.get(session, &turn));
-        let Some(live) = running else { return Ok(!dropped.is_empty()) };
-        live.stop.cancel();
-        let _ = timeout(PATIENCE, live.ended()).await;
+        let Some(turn) = running else { return Ok(!dropped.is_empty()) };
+        let is_known = self.ask_to_stop(session, &turn).await?;
+        let _ = timeout(PATIENCE, self.ended(session, &turn)).await;
+        Ok(is_known || !dropped.is_empty())
+    }
+
+    /// Stops a running turn, or asks the instance that runs it. Whether anybody can be asked.
+    pub(super) async fn ask_to_stop(&self, session: &SessionId, turn: &TurnId) -> Result<bool> {
+        match self.hub.get(session, turn).filter(|live| live.remote().is_none()) {
+            Some(live) => live.stop.cancel(),
+            None if self.store.is_shared() => self.store.ask_stop(turn).await?,
+            None => return Ok(false),
+        }
         Ok(true)
     }
 
+    /// Waits until a turn has ended and what it said is stored.
+    async fn ended(&self, session: &SessionId, turn: &TurnId) {
+        if let Some(live) = self.hub.get(session, turn).filter(|live| live.remote().is_none()) {
+            return live.ended().await;
+        }
+        while self.store.is_shared() {
+            sleep(LOOK).await;
+            match self.store.silence(session, Some(turn)).await {
+                Ok(Silenced { running: Some(_), .. }) | Err(_) => {}
+                Ok(Silenced { running: None, .. }) => return,
+            }
+        }
+    }
+
     /// Ends turns whose session is gone, without waiting for their ends.
-    fn abandon(&self, turns: &[TurnId]) {
+    async fn abandon(&self, session: &SessionId, turns: &[TurnId]) {
         self.abort_waiting(turns);
-        for live in turns.iter().filter_map(|turn| self.hub.find(turn)) {
-            live.stop.cancel();
+        for turn in turns {
+            if let Err(error) = self.ask_to_stop(session, turn).await {
+                // It cannot store anything any more; it only goes on for nothing.
+                tracing::warn!(turn.id = %turn, error = %error.chain(), "a turn could not be stopped");
+            }
         }
     }
 

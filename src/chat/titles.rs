@@ -54,7 +54,7 @@ impl Chat {
         let text = self.prompts.title(first_characters(message, SHOWN))?;
         let prompt = Prompt {
             model,
-            messages: vec![PromptMessage { role: Role::User, content: text.into() }],
+            messages: vec![PromptMessage::text(Role::User, text)],
             temperature: None,
             top_p: None,
             max_output_tokens: Some(MAX_TOKENS),

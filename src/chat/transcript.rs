@@ -232,7 +232,12 @@ pub(super) fn handed_over(turn_id: TurnId, opening: &Opening<'_>) -> Bytes {
 
 /// The stream of a turn that waited and will not run.
 pub(super) fn aborted(turn_id: TurnId) -> Frames {
-    let mut encoder = Encoder::new(turn_id);
+    aborted_behind(turn_id, 0)
+}
+
+/// The end, behind the frame with the number `last`, of a stream that was aborted.
+pub(super) fn aborted_behind(turn_id: TurnId, last: u64) -> Frames {
+    let mut encoder = Encoder::after(turn_id, last);
     encoder.frame(&Frame::Abort);
     encoder.done();
     encoder.take()
@@ -248,8 +253,8 @@ pub(super) fn failed(turn_id: TurnId, first: u64, error_text: &str) -> Frames {
 }
 
 /// The stream of a reply that is stored: the same message, framed anew.
-pub(super) fn replay(reply: &Message, opening: &Opening<'_>) -> Bytes {
-    let mut transcript = Transcript::begin(TurnId::generate(), opening);
+pub(super) fn replay(turn: TurnId, reply: &Message, opening: &Opening<'_>) -> Bytes {
+    let mut transcript = Transcript::begin(turn, opening);
     let reasoning = reply.parts.reasoning().map(Event::Reasoning);
     let text = Some(reply.content.clone()).filter(|text| !text.is_empty()).map(Event::Text);
     transcript.fold(reasoning.into_iter().chain(text).collect());

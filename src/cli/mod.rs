@@ -4,6 +4,7 @@ mod export;
 mod import;
 mod progress;
 mod serve;
+mod sessions;
 
 use crate::config::{Cli, CliCommand, Refusal};
 use std::io::Write;
@@ -24,6 +25,7 @@ pub fn run() -> ExitCode {
         CliCommand::Serve(config) => serve::run(*config, &warnings),
         CliCommand::Export(args) => export::run(args),
         CliCommand::Import(args) => import::run(&args),
+        CliCommand::Sessions(command) => sessions::run(*command),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,5 +1,6 @@
 //! Messages: the immutable entries of a session.
 
+use super::as_word;
 use super::text::{first_characters, has_nul, without_nul};
 use super::{Invalid, MessageId, SessionId, Timestamp, Usage, UserId};
 use serde::{Deserialize, Serialize};
@@ -51,23 +52,6 @@ pub enum Status {
     Interrupted,
     /// The provider failed; what it produced before is kept, the cause stands in `error`.
     Failed,
-}
-
-/// Spells an enum the way its JSON does, for stores that keep words.
-macro_rules! as_word {
-    ($type:ty { $($variant:ident = $word:literal),* $(,)? }) => {
-        impl $type {
-            /// The word used in JSON and in stores.
-            pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $word),* }
-            }
-
-            /// Reads that word back; `None` for any other.
-            pub fn from_word(word: &str) -> Option<Self> {
-                match word { $($word => Some(Self::$variant),)* _ => None }
-            }
-        }
-    };
 }
 
 as_word!(Role { User = "user", Assistant = "assistant", System = "system", Tool = "tool" });

@@ -3,6 +3,7 @@
 //! No I/O, no async, nothing of the rest of the crate. Every other module speaks these words.
 
 pub mod ids;
+pub mod image;
 pub mod invalid;
 pub mod memory;
 pub mod message;
@@ -15,6 +16,7 @@ pub mod time;
 pub mod title;
 pub mod turn;
 pub mod usage;
+mod words;
 
 pub use ids::{MessageId, ProjectId, SessionId, TurnId, UserId};
 pub use invalid::Invalid;
@@ -23,3 +25,4 @@ pub use principal::Principal;
 pub use session::Session;
 pub use time::Timestamp;
 pub use usage::Usage;
+use words::as_word;

@@ -5,7 +5,9 @@
 //! path is read node to node, whatever was edited or switched, and appending touches one small
 //! run.
 
-use super::SessionId;
+use super::{MessageId, MessageType, SessionId, UserId};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 /// A node is closed once it holds this many messages …
 pub const MAX_MESSAGES: u32 = 10_000;
@@ -57,6 +59,46 @@ pub fn chat_id(session: &SessionId, number: u32) -> String {
     format!("chat_{session}_{number}")
 }
 
+/// Which of a session's nodes a public name means; `None` if it is no name of such a node.
+pub fn number_of(session: &SessionId, chat_id: &str) -> Option<u32> {
+    let number = chat_id.rsplit_once('_')?.1.parse().ok()?;
+    (self::chat_id(session, number) == chat_id).then_some(number)
+}
+
+/// A node as people-to-people chats read it.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Node {
+    /// Its name: `chat_<sessionId>_<number>`.
+    pub chat_id: String,
+    /// When its first message was written, in seconds since 1970.
+    pub created_at: i64,
+    /// Its messages, oldest first.
+    pub messages: Vec<NodeMessage>,
+}
+
+/// A message of a node.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeMessage {
+    /// The message's id.
+    #[serde(rename = "_id")]
+    #[schema(value_type = String)]
+    pub id: MessageId,
+    /// The user who sent it, or `assistant`.
+    #[schema(value_type = String)]
+    pub sender_id: UserId,
+    /// Its text.
+    pub text: String,
+    /// When it was written, in seconds since 1970.
+    pub timestamp: i64,
+    /// What it mainly is.
+    #[serde(rename = "type")]
+    pub kind: MessageType,
+    /// Whether someone other than its sender has read up to it.
+    pub seen: bool,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,6 +115,25 @@ mod tests {
             place(Some(NodeFill { messages: MAX_MESSAGES - 1, ..FILL }), 400),
             Placement::Join
         );
+    }
+
+    #[test]
+    fn a_node_is_known_by_its_own_name_alone() {
+        let session = SessionId::trusted("user1_user2");
+        assert_eq!(chat_id(&session, 3), "chat_user1_user2_3");
+        assert_eq!(number_of(&session, "chat_user1_user2_3"), Some(3));
+        for other in [
+            "chat_user1_user2_03",
+            "chat_user1_user2_+3",
+            "chat_user1_3",
+            "user1_user2_3",
+            "chat_user1_user2_",
+            "chat_user1_user2_99999999999",
+            "3",
+            "",
+        ] {
+            assert_eq!(number_of(&session, other), None, "{other}");
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Points in time: milliseconds since 1970, spelled as RFC 3339 in UTC.
 
+use jiff::Span;
+use jiff::fmt::friendly::{Designator, Spacing, SpanPrinter};
 use jiff::fmt::temporal::{DateTimeParser, DateTimePrinter};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
@@ -18,6 +20,11 @@ impl Timestamp {
     /// Milliseconds since 1970-01-01T00:00:00Z.
     pub const fn as_millis(self) -> i64 {
         self.0
+    }
+
+    /// Whole seconds since 1970-01-01T00:00:00Z.
+    pub const fn as_seconds(self) -> i64 {
+        self.0.div_euclid(1000)
     }
 
     /// Reads RFC 3339 with any offset; finer digits than milliseconds are dropped.
@@ -40,6 +47,25 @@ impl Timestamp {
         }
         let parsed = DateTimeParser::new().parse_timestamp(text).ok()?;
         Some(Self(parsed.as_millisecond()))
+    }
+
+    /// How long this is before `now`, in words: "5 minutes ago". Months have 30 days, years 365.
+    pub fn ago(self, now: Self) -> String {
+        let minutes = i64::try_from(now.since(self).as_secs() / 60).unwrap_or(i64::MAX);
+        let (hours, days) = (minutes / 60, minutes / (60 * 24));
+        let span = Span::new();
+        let span = match (minutes, hours, days) {
+            (0, ..) => return "just now".to_owned(),
+            (minutes, 0, _) => span.try_minutes(-minutes),
+            (_, hours, 0) => span.try_hours(-hours),
+            (.., days) if days < 30 => span.try_days(-days),
+            (.., days) if days < 365 => span.try_months(-days / 30),
+            (.., days) => span.try_years(-days / 365),
+        };
+        let words = SpanPrinter::new()
+            .designator(Designator::Verbose)
+            .spacing(Spacing::BetweenUnitsAndDesignators);
+        span.map_or_else(|_| "long ago".to_owned(), |span| words.span_to_string(&span))
     }
 
     /// How long this is after `earlier`; zero if it is before.
@@ -96,5 +122,30 @@ mod tests {
         ] {
             assert_eq!(Timestamp::parse(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn a_time_that_is_past_is_told_in_its_largest_unit() {
+        let now = Timestamp::parse("2026-01-31T12:00:00Z").unwrap();
+        let ago = |seconds: i64| Timestamp::from_millis(now.as_millis() - 1000 * seconds).ago(now);
+        let day = 24 * 60 * 60;
+        for (seconds, words) in [
+            (-5, "just now"),
+            (59, "just now"),
+            (60, "1 minute ago"),
+            (5 * 60 + 59, "5 minutes ago"),
+            (60 * 60 - 1, "59 minutes ago"),
+            (60 * 60, "1 hour ago"),
+            (day - 1, "23 hours ago"),
+            (day, "1 day ago"),
+            (30 * day - 1, "29 days ago"),
+            (30 * day, "1 month ago"),
+            (365 * day - 1, "12 months ago"),
+            (365 * day, "1 year ago"),
+            (40 * 365 * day, "40 years ago"),
+        ] {
+            assert_eq!(ago(seconds), words, "{seconds}");
+        }
+        assert_eq!(Timestamp::from_millis(i64::MIN).ago(now), "long ago");
     }
 }

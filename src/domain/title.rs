@@ -1,7 +1,7 @@
 //! The name of a session: what it starts as, and how the first message names it.
 
-use super::Invalid;
 use super::text::without_nul;
+use super::{Invalid, as_word};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -25,6 +25,8 @@ pub enum TitleSource {
     /// Given by the user.
     User,
 }
+
+as_word!(TitleSource { Default = "default", Auto = "auto", Model = "model", User = "user" });
 
 /// A title and where it came from.
 #[derive(Debug, Clone, PartialEq, Eq)]

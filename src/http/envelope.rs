@@ -84,9 +84,10 @@ pub(super) const fn status(kind: Kind) -> StatusCode {
     match kind {
         Kind::InvalidRequest => StatusCode::BAD_REQUEST,
         Kind::Forbidden | Kind::ForbiddenHost => StatusCode::FORBIDDEN,
-        Kind::RouteNotFound | Kind::SessionNotFound | Kind::MessageNotFound => {
-            StatusCode::NOT_FOUND
-        }
+        Kind::RouteNotFound
+        | Kind::SessionNotFound
+        | Kind::MessageNotFound
+        | Kind::NodeNotFound => StatusCode::NOT_FOUND,
         Kind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         Kind::SessionBusy | Kind::SessionClosed | Kind::IdTaken => StatusCode::CONFLICT,
         Kind::VersionConflict => StatusCode::PRECONDITION_FAILED,

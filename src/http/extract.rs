@@ -48,6 +48,19 @@ impl FromRequestParts<Api> for MessagePath {
     }
 }
 
+/// The session and the name of a node that the path names.
+pub(super) struct NodePath(pub(super) SessionId, pub(super) String);
+
+impl FromRequestParts<Api> for NodePath {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self> {
+        let session = path_id(parts, api, "sessionId", SessionId::parse).await?;
+        // Any text may name a node; most name none.
+        Ok(Self(session, path_id(parts, api, "chatId", |_, text| Ok(text.to_owned())).await?))
+    }
+}
+
 async fn path_id<T>(
     parts: &mut Parts,
     api: &Api,

@@ -13,16 +13,21 @@ use utoipa::ToSchema;
 pub(super) struct Health {
     status: &'static str,
     version: &'static str,
+    /// The name of this instance: `<host>/<address>`.
+    instance: String,
 }
 
 impl Health {
-    const WELL: Self = Self { status: "ok", version: env!("CARGO_PKG_VERSION") };
+    fn of(api: &Api) -> Self {
+        let instance = api.chat.instance().to_owned();
+        Self { status: "ok", version: env!("CARGO_PKG_VERSION"), instance }
+    }
 }
 
 /// Whether the process answers.
 #[utoipa::path(get, path = "/health/live", tag = "health", responses((status = 200, body = Envelope<Health>)))]
-pub(super) async fn live(_query: NoQuery) -> Json<Envelope<Health>> {
-    ok("The server is running", Health::WELL)
+pub(super) async fn live(State(api): State<Api>, _query: NoQuery) -> Json<Envelope<Health>> {
+    ok("The server is running", Health::of(&api))
 }
 
 /// Whether turns can begin: the store can be read and written, and the server is not going down.
@@ -36,5 +41,5 @@ pub(super) async fn ready(
 ) -> Answer<Json<Envelope<Health>>> {
     api.chat.ensure_not_draining()?;
     api.store.ready().await?;
-    Ok(ok("The server is ready", Health::WELL))
+    Ok(ok("The server is ready", Health::of(&api)))
 }

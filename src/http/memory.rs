@@ -9,7 +9,7 @@ use crate::domain::message::{Body, Parts};
 use crate::domain::principal::Access;
 use crate::domain::session::Settings;
 use crate::domain::{MessageType, Role};
-use crate::memory::{Assembled, NewMessage, tokens};
+use crate::memory::{Assembled, Incoming, NewMessage, tokens};
 use axum::Json;
 use axum::extract::State;
 
@@ -64,8 +64,10 @@ pub(super) async fn preview(
     let (plan, new) = match message {
         None => (api.memory.plan(&settings, None)?, None),
         Some((tokens, text)) => {
-            let plan = api.memory.plan_turn(&settings, &text, tokens).await?;
-            (plan, Some(NewMessage { id: None, role: Role::User, text: text.into() }))
+            let incoming = Incoming { text: &text, tokens, images: 0 };
+            let plan = api.memory.plan_turn(&settings, incoming).await?;
+            let (role, images) = (Role::User, Vec::new());
+            (plan, Some(NewMessage { id: None, role, text: text.into(), images }))
         }
     };
     let assembled = api.memory.assemble(&id, plan, session.head_id.as_ref(), new).await?;

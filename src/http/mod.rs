@@ -4,6 +4,7 @@
 //! folder. One file per resource; every route stands in `router.rs`.
 
 mod body;
+mod branches;
 mod chat;
 mod connection;
 mod envelope;
@@ -15,6 +16,7 @@ mod import;
 mod memory;
 mod messages;
 mod models;
+mod nodes;
 mod openapi;
 mod pages;
 mod query;

@@ -2,8 +2,8 @@
 
 use super::openapi::{Document, complete};
 use super::{
-    Api, chat, export, extract, guard, health, import, memory, messages, models, openapi, pages,
-    sessions, turns,
+    Api, branches, chat, export, extract, guard, health, import, memory, messages, models, nodes,
+    openapi, pages, sessions, turns,
 };
 use crate::error::Error;
 use axum::Router;
@@ -30,6 +30,11 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(sessions::get, sessions::change, sessions::delete))
         .routes(routes!(sessions::set_title))
         .routes(routes!(sessions::set_meta))
+        .routes(routes!(branches::set_head))
+        .routes(routes!(branches::fork))
+        .routes(routes!(nodes::seen))
+        .routes(routes!(nodes::list))
+        .routes(routes!(nodes::get))
         .routes(routes!(memory::preview))
         .routes(routes!(messages::list))
         .routes(routes!(messages::get))

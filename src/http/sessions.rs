@@ -26,9 +26,9 @@ use utoipa::ToSchema;
 /// Words of a search beyond these are not looked at.
 const MAX_SEARCH_WORDS: usize = 16;
 
-type SessionAnswer = ([(HeaderName, String); 1], Json<Envelope<Session>>);
+pub(super) type SessionAnswer = ([(HeaderName, String); 1], Json<Envelope<Session>>);
 
-fn with_etag(message: &'static str, session: Session) -> SessionAnswer {
+pub(super) fn with_etag(message: &'static str, session: Session) -> SessionAnswer {
     ([(ETAG, format!("\"{}\"", session.version))], ok(message, session))
 }
 

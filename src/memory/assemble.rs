@@ -2,14 +2,15 @@
 
 use super::Memory;
 use super::budget::{MESSAGE_OVERHEAD, PROMPT_OVERHEAD, Plan};
+use super::pictures;
 use super::tokens::Vocabulary;
+use crate::domain::image::Image;
 use crate::domain::memory::Strategy;
 use crate::domain::session::Settings;
 use crate::domain::{MessageId, Role, SessionId};
 use crate::error::Result;
 use crate::provider::{Prompt, PromptMessage};
-use crate::store::Remembered;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use std::sync::Arc;
 use utoipa::ToSchema;
 
@@ -36,8 +37,12 @@ pub struct Piece {
     /// The stored messages it stands for.
     #[schema(value_type = Vec<String>)]
     pub message_ids: Vec<MessageId>,
-    /// Tokens of its text, by the model's vocabulary.
+    /// Tokens of its text, by the model's vocabulary, and of its pictures.
     pub tokens: u32,
+    /// How many pictures go with it.
+    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "count")]
+    #[schema(value_type = u32)]
+    pub images: Vec<Image>,
     /// The text, exactly as sent.
     #[schema(value_type = String)]
     pub text: Arc<str>,
@@ -72,6 +77,8 @@ pub struct NewMessage {
     pub role: Role,
     /// Its text.
     pub text: Arc<str>,
+    /// The pictures that go with it.
+    pub images: Vec<Image>,
 }
 
 impl Memory {
@@ -84,14 +91,20 @@ impl Memory {
         last: Option<&MessageId>,
         new: Option<NewMessage>,
     ) -> Result<Assembled> {
-        let mut recent = match last {
+        let read = match last {
             Some(last) => self.store.tail(session, last, plan.bounds).await?,
             None => Vec::new(),
         };
-        recount(&mut recent, &plan);
+        let is_whole_path = last.is_none() || read.last().is_some_and(|oldest| oldest.is_root);
+        let (mut recent, is_all) =
+            pictures::fit(read, plan.bounds.tokens, plan.image_tokens, |message| {
+                match plan.vocabulary {
+                    Vocabulary::O200k => message.tokens,
+                    vocabulary => vocabulary.count(&message.content),
+                }
+            });
         // The next prompt begins the same way if nothing was left out, and nothing will be.
-        let is_whole_path = last.is_none() || recent.last().is_some_and(|oldest| oldest.is_root);
-        let goes_on = is_whole_path && recent.len() + 2 <= plan.bounds.messages as usize;
+        let goes_on = is_whole_path && is_all && recent.len() + 2 <= plan.bounds.messages as usize;
         recent.reverse();
 
         let system = (!plan.system.is_empty()).then(|| Piece {
@@ -99,6 +112,7 @@ impl Memory {
             role: Role::System,
             message_ids: Vec::new(),
             tokens: plan.system_tokens,
+            images: Vec::new(),
             text: plan.system.clone(),
         });
         // A tool's result means nothing to a model that is not shown the call.
@@ -108,13 +122,20 @@ impl Memory {
                 role: message.role,
                 message_ids: vec![message.id],
                 tokens: message.tokens,
+                images: message.images,
                 text: message.content.into(),
             });
+        // Only users show pictures, and only some models look at them.
+        let can_show = plan.image_tokens.is_some();
         let new = new.map(|message| Piece {
             kind: PieceKind::New,
             role: message.role,
             message_ids: message.id.into_iter().collect(),
             tokens: plan.new_tokens,
+            images: match message.role {
+                Role::User if can_show => message.images,
+                _ => Vec::new(),
+            },
             text: message.text,
         });
         let pieces: Vec<Piece> = system.into_iter().chain(recent).chain(new).collect();
@@ -132,23 +153,8 @@ impl Memory {
     }
 }
 
-/// Counts again in the model's own vocabulary, where that is not the one of the stored counts, and
-/// drops the oldest that do not fit any more. `recent` is newest first.
-fn recount(recent: &mut Vec<Remembered>, plan: &Plan) {
-    if plan.vocabulary == Vocabulary::O200k {
-        return;
-    }
-    let mut room = plan.bounds.tokens;
-    let mut fitting = 0;
-    for message in recent.iter_mut() {
-        message.tokens = plan.vocabulary.count(&message.content);
-        let Some(left) = room.checked_sub(message.tokens.saturating_add(MESSAGE_OVERHEAD)) else {
-            break;
-        };
-        room = left;
-        fitting += 1;
-    }
-    recent.truncate(fitting);
+fn count<S: Serializer>(images: &[Image], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(images.len() as u64)
 }
 
 fn framed_tokens(pieces: &[Piece], counts: impl Fn(&Piece) -> bool) -> u32 {
@@ -158,8 +164,11 @@ fn framed_tokens(pieces: &[Piece], counts: impl Fn(&Piece) -> bool) -> u32 {
 impl Assembled {
     /// What the model is sent.
     pub fn prompt(&self, settings: &Settings) -> Prompt {
-        let message =
-            |piece: &Piece| PromptMessage { role: piece.role, content: piece.text.clone() };
+        let message = |piece: &Piece| PromptMessage {
+            role: piece.role,
+            content: piece.text.clone(),
+            images: piece.images.clone(),
+        };
         Prompt {
             model: self.model.clone(),
             messages: self.pieces.iter().map(message).collect(),

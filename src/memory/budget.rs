@@ -3,7 +3,7 @@
 //! Invariant: system prompt, memory, new message and reply together never exceed the window.
 
 use super::tokens::Vocabulary;
-use super::window;
+use super::{pictures, window};
 use crate::domain::memory::{MemoryOptions, Strategy};
 use crate::error::{Error, Kind, Result};
 use crate::store::TailBounds;
@@ -55,6 +55,8 @@ pub(super) struct Fixed {
     pub(super) system_tokens: u32,
     /// `None` where there is no new message yet.
     pub(super) new_tokens: Option<u32>,
+    /// `None` where the model takes no pictures.
+    pub(super) image_tokens: Option<u32>,
 }
 
 /// What was decided before anything is read.
@@ -74,8 +76,10 @@ pub struct Plan {
     pub system: Arc<str>,
     /// Its tokens.
     pub system_tokens: u32,
-    /// The new message's tokens.
+    /// The new message's tokens, its pictures' included.
     pub new_tokens: u32,
+    /// What each picture counts for; `None` where the model takes none.
+    pub image_tokens: Option<u32>,
     /// What may be read of the session.
     pub bounds: TailBounds,
 }
@@ -98,7 +102,10 @@ impl Fixed {
         };
         let strategy = options.strategy.unwrap_or_default();
         Ok(Plan {
-            bounds: window::bounds(strategy, options, default_tokens, left),
+            bounds: TailBounds {
+                parts: self.image_tokens.map_or(0, |_| pictures::MAX_BYTES),
+                ..window::bounds(strategy, options, default_tokens, left)
+            },
             vocabulary: self.vocabulary,
             model: self.model,
             context_window: self.context_window,
@@ -107,6 +114,7 @@ impl Fixed {
             system: self.system,
             system_tokens: self.system_tokens,
             new_tokens,
+            image_tokens: self.image_tokens,
         })
     }
 
@@ -168,7 +176,10 @@ mod tests {
             options in options(),
         ) {
             let (model, vocabulary, system) = ("m".to_owned(), Vocabulary::O200k, "".into());
-            let fixed = Fixed { model, vocabulary, context_window, system, system_tokens, new_tokens };
+            let image_tokens = Some(6500);
+            let fixed = Fixed {
+                model, vocabulary, context_window, system, system_tokens, new_tokens, image_tokens,
+            };
             let planned = fixed.plan(options, max_output_tokens, default_tokens);
             let overhead = u64::from(MESSAGE_OVERHEAD);
             let new = u64::from(new_tokens.unwrap_or(0)) + overhead;

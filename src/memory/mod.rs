@@ -6,6 +6,7 @@
 
 mod assemble;
 mod budget;
+mod pictures;
 pub mod tokens;
 mod window;
 
@@ -56,8 +57,10 @@ struct SystemPrompt {
 pub struct Incoming<'a> {
     /// Its text.
     pub text: &'a str,
-    /// Its size in tokens of o200k_base.
+    /// Its text's size in tokens of o200k_base.
     pub tokens: u32,
+    /// How many pictures go with it.
+    pub images: u32,
 }
 
 impl Memory {
@@ -89,7 +92,9 @@ impl Memory {
             None if in_o200k => self.system.tokens,
             None => size_of(&self.system.text),
         };
-        let new_tokens = if in_o200k { new.tokens } else { new.bytes };
+        let text_tokens = if in_o200k { new.tokens } else { new.bytes };
+        let image_tokens = pictures::tokens_of(new.images, pictures::tokens_of_one(model));
+        let new_tokens = text_tokens.saturating_add(image_tokens);
         let window = self.context_window(model);
         budget::room_for_memory(window, settings.max_output_tokens, system, new_tokens).is_some()
     }
@@ -108,9 +113,13 @@ impl Memory {
             Vocabulary::O200k if is_default => self.system.tokens,
             vocabulary => vocabulary.count(&system),
         };
-        let new_tokens = new.map(|new| match vocabulary {
-            Vocabulary::O200k => new.tokens,
-            Vocabulary::Cl100k => vocabulary.count(new.text),
+        let image_tokens = pictures::tokens_of_one(&model);
+        let new_tokens = new.map(|new| {
+            let text_tokens = match vocabulary {
+                Vocabulary::O200k => new.tokens,
+                Vocabulary::Cl100k => vocabulary.count(new.text),
+            };
+            text_tokens.saturating_add(pictures::tokens_of(new.images, image_tokens))
         });
         let context_window = self.context_window(&model);
         let fallback = MemoryOptions {
@@ -121,8 +130,15 @@ impl Memory {
         let options = settings.memory.over(fallback);
         let default_tokens =
             self.defaults.tokens.unwrap_or_else(|| budget::default_memory_tokens(context_window));
-        let prompt =
-            budget::Fixed { model, vocabulary, context_window, system, system_tokens, new_tokens };
+        let prompt = budget::Fixed {
+            model,
+            vocabulary,
+            context_window,
+            system,
+            system_tokens,
+            new_tokens,
+            image_tokens,
+        };
         prompt.plan(options, settings.max_output_tokens, default_tokens)
     }
 }
@@ -132,15 +148,15 @@ impl Memory {
     pub async fn plan_turn(
         self: &Arc<Self>,
         settings: &Settings,
-        text: &str,
-        tokens: u32,
+        new: Incoming<'_>,
     ) -> Result<Plan> {
         let own = settings.system_prompt.as_deref().unwrap_or_default();
-        if own.len() + text.len() <= tokens::SHORT {
-            return self.plan(settings, Some(Incoming { text, tokens }));
+        if own.len() + new.text.len() <= tokens::SHORT {
+            return self.plan(settings, Some(new));
         }
-        let (memory, settings, text) = (self.clone(), settings.clone(), text.to_owned());
-        let plan = move || memory.plan(&settings, Some(Incoming { text: &text, tokens }));
+        let (memory, settings, text) = (self.clone(), settings.clone(), new.text.to_owned());
+        let Incoming { tokens, images, .. } = new;
+        let plan = move || memory.plan(&settings, Some(Incoming { text: &text, tokens, images }));
         tokio::task::spawn_blocking(plan).await.map_err(Error::internal)?
     }
 }

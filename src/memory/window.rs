@@ -23,5 +23,5 @@ pub(super) fn bounds(
             (u32::MAX, options.max_tokens.unwrap_or(default_tokens))
         }
     };
-    TailBounds { messages, tokens: tokens.min(left), overhead: MESSAGE_OVERHEAD }
+    TailBounds { messages, tokens: tokens.min(left), overhead: MESSAGE_OVERHEAD, parts: 0 }
 }

@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn it_says_what_it_is_and_repeats_what_it_was_shown() {
-        let message = |role, text: &str| PromptMessage { role, content: text.into() };
+        let message = PromptMessage::text;
         let prompt = Prompt {
             model: MODEL.to_owned(),
             messages: vec![

@@ -8,6 +8,7 @@ pub mod demo;
 pub mod guarded;
 pub mod openai;
 
+use crate::domain::image::Image;
 use crate::domain::message::FinishReason;
 use crate::domain::{Role, Usage};
 use crate::error::{Error, Kind};
@@ -34,12 +35,21 @@ pub struct Prompt {
 }
 
 /// One message of a prompt.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PromptMessage {
     /// Who speaks.
     pub role: Role,
     /// The text, exactly as sent.
     pub content: Arc<str>,
+    /// The pictures that go with it.
+    pub images: Vec<Image>,
+}
+
+impl PromptMessage {
+    /// A message of nothing but text.
+    pub fn text(role: Role, content: impl Into<Arc<str>>) -> Self {
+        Self { role, content: content.into(), images: Vec::new() }
+    }
 }
 
 /// What comes back, piece by piece.

@@ -1,6 +1,6 @@
 //! What is asked of a store about messages.
 
-use crate::domain::message::{Body, FinishReason, MessageError};
+use crate::domain::message::{Body, FinishReason, MessageError, Parts};
 use crate::domain::page::{Slice, View};
 use crate::domain::{
     Message, MessageId, Principal, Role, Session, SessionId, Status, Timestamp, Usage, UserId,
@@ -110,6 +110,9 @@ pub struct TailBounds {
     pub tokens: u32,
     /// Tokens that each message takes beside its text.
     pub overhead: u32,
+    /// Most bytes of parts in all: those of a message that would exceed them are left out. 0 where
+    /// nobody looks at parts.
+    pub parts: usize,
 }
 
 /// A message as memory needs it.
@@ -123,6 +126,8 @@ pub struct Remembered {
     pub content: String,
     /// Its size in tokens of o200k_base.
     pub tokens: u32,
+    /// Its parts, if a user sent it and there was room for them; else none.
+    pub parts: Parts,
     /// Whether the path begins with it.
     pub is_root: bool,
 }
@@ -153,7 +158,7 @@ pub trait MessageStore: Send + Sync {
     ) -> Result<MessagePage>;
 
     /// The path that ends with the message `last`, newest first, as far as the bounds allow,
-    /// without messages that have no text. Its cost depends on the bounds, not on the session.
+    /// without messages that have neither text nor, for this reader, parts. Its cost depends on the bounds, not on the session.
     async fn tail(
         &self,
         session: &SessionId,

@@ -8,17 +8,22 @@
 //! the caller were still there.
 
 mod messages;
+pub mod mongo;
 pub mod queued;
+mod relay;
 mod rules;
 mod sessions;
 pub mod sqlite;
 mod transfer;
+mod tree;
 mod turns;
 mod work;
 
 pub use messages::*;
+pub use relay::*;
 pub use sessions::*;
 pub use transfer::*;
+pub use tree::*;
 pub use turns::*;
 
 use crate::error::Result;
@@ -26,7 +31,9 @@ use async_trait::async_trait;
 
 /// A whole database.
 #[async_trait]
-pub trait Store: SessionStore + MessageStore + TurnStore + LogStore + TransferStore {
+pub trait Store:
+    SessionStore + MessageStore + TreeStore + TurnStore + LogStore + RelayStore + TransferStore
+{
     /// Says in a word or two what it is and where, without secrets, for the first log line.
     fn describe(&self) -> String;
 

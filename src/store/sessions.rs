@@ -127,6 +127,13 @@ pub trait SessionStore: Send + Sync {
     /// The sessions that `who` participates in.
     async fn sessions(&self, who: &Principal, query: SessionQuery) -> Result<SessionPage>;
 
+    /// Everybody's sessions, or those of one owner: what an operator looks at, whoever participates.
+    async fn all_sessions(
+        &self,
+        owner: Option<&UserId>,
+        query: SessionQuery,
+    ) -> Result<SessionPage>;
+
     /// Changes a session's own fields; its version must be one of `if_match`, unless that is empty.
     /// A change of nothing leaves even the version. Errors: `session_not_found`, `forbidden`,
     /// `version_conflict`.

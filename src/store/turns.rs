@@ -1,6 +1,8 @@
 //! What is asked of a store about turns.
 
 use super::{IdempotencyKey, NewMessage, Parent};
+use crate::domain::image::images;
+use crate::domain::message::Parts;
 use crate::domain::session::Settings;
 use crate::domain::title::Title;
 use crate::domain::turn::ActiveTurn;
@@ -10,6 +12,7 @@ use crate::domain::{
 use crate::error::Result;
 use async_trait::async_trait;
 use bytes::Bytes;
+use std::collections::HashSet;
 
 /// The most messages that wait in one session.
 pub const MAX_QUEUED: u32 = 8;
@@ -88,19 +91,22 @@ pub enum Ask {
 /// so it must be quick.
 pub type Admission = Box<dyn Fn(&Session, Size) -> Result<()> + Send + Sync>;
 
-/// How large a message's text is.
+/// How large a message is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Size {
-    /// In tokens of o200k_base.
+    /// Its text in tokens of o200k_base.
     pub tokens: u32,
     /// In bytes, which is no less than its tokens in any vocabulary.
     pub bytes: u32,
+    /// In pictures beside its text.
+    pub images: u32,
 }
 
 impl Size {
-    /// The size of a text whose tokens were counted.
-    pub fn of(text: &str, tokens: u32) -> Self {
-        Self { tokens, bytes: u32::try_from(text.len()).unwrap_or(u32::MAX) }
+    /// The size of a message whose tokens were counted.
+    pub fn of(text: &str, parts: &Parts, tokens: u32) -> Self {
+        let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        Self { tokens, bytes: number(text.len()), images: number(images(parts).len()) }
     }
 }
 
@@ -150,6 +156,8 @@ pub struct Question {
     pub role: Role,
     /// Its text.
     pub content: String,
+    /// What is not plain text.
+    pub parts: Parts,
     /// Its size in tokens of o200k_base.
     pub tokens: u32,
 }
@@ -197,7 +205,12 @@ pub enum Began {
 #[derive(Debug)]
 pub enum LedTo {
     /// A turn that runs, or waits to.
-    Turn(TurnId),
+    Turn {
+        /// The turn.
+        turn_id: TurnId,
+        /// The id its reply will have.
+        reply_id: MessageId,
+    },
     /// A reply.
     Reply {
         /// The reply.
@@ -214,8 +227,10 @@ pub enum LedTo {
 pub struct FinishTurn {
     /// The session.
     pub session_id: SessionId,
-    /// The turn; it must still hold the session's claim.
+    /// The turn; it must still hold the session's claim …
     pub turn_id: TurnId,
+    /// … in this life of this instance.
+    pub claimant: Claimant,
     /// The reply.
     pub reply: NewMessage,
     /// The last batch of the turn's log, if it has one.
@@ -252,8 +267,9 @@ pub trait TurnStore: Send + Sync {
     async fn begin_turn(&self, begin: BeginTurn) -> Result<Began>;
 
     /// In one step, if the turn still holds the claim: stores the reply with the end of its log,
-    /// moves counters and head, releases the claim, and begins the next waiting turn. `None` if the
-    /// claim is gone, with nothing stored.
+    /// moves counters and head, releases the claim, and begins the next waiting turn. A repeat, when
+    /// the first answer was lost on its way, stores nothing twice. `None` if the claim is gone, with
+    /// nothing stored.
     async fn finish_turn(&self, finish: FinishTurn) -> Result<Option<Finished>>;
 
     /// Begins a waiting turn of any session in which none runs; without one, nothing is left that
@@ -298,17 +314,21 @@ pub struct Orphan {
     pub session_id: SessionId,
     /// The turn.
     pub turn: ActiveTurn,
+    /// Who holds its claim, as the store has it now.
+    pub claimant: Claimant,
     /// Its log, whole and in order.
     pub log: Vec<Bytes>,
+    /// The number of the batch that can follow.
+    pub next_batch: u32,
 }
 
 /// The turn log: the frames of running turns, kept so that neither a crash nor a restart loses
 /// them, and so that whoever comes late can still read them.
 #[async_trait]
 pub trait LogStore: Send + Sync {
-    /// Adds batches to the logs of turns that still hold their claims; those of others are passed
-    /// over.
-    async fn append_log(&self, entries: Vec<LogEntry>) -> Result<()>;
+    /// Adds batches to the logs of turns that still hold their claims. Gives the turns that do not:
+    /// they can store nothing any more.
+    async fn append_log(&self, entries: Vec<LogEntry>) -> Result<Vec<TurnId>>;
 
     /// The log of a turn of this session that runs, or ended at `since` or later, in order; empty if
     /// there is none.
@@ -326,7 +346,13 @@ pub trait LogStore: Send + Sync {
     /// Says that an instance lives.
     async fn beat(&self, claimant: &Claimant, now: Timestamp) -> Result<()>;
 
-    /// The turns of instances that are gone: of earlier lives of this one, and of others that have
-    /// been silent too long. A store that only one process can open knows them at once.
-    async fn orphaned_turns(&self, claimant: &Claimant) -> Result<Vec<Orphan>>;
+    /// The turns that nobody runs: of earlier lives of this instance, of others that have been
+    /// silent too long, and of this very life if `running` does not know them. Whoever ran them can
+    /// write nothing of them from here on. A store that only one process can open knows them at
+    /// once; in another one, this life must have said that it lives.
+    async fn orphaned_turns(
+        &self,
+        claimant: &Claimant,
+        running: &HashSet<TurnId>,
+    ) -> Result<Vec<Orphan>>;
 }

@@ -28,6 +28,8 @@ pub(crate) struct SessionRow {
     pub(crate) node_count: u32,
     /// Where its head lies.
     pub(crate) head: Option<Location>,
+    /// Who runs its active turn.
+    pub(crate) claimant: Option<Claimant>,
     /// How far each user has read, as a seq.
     pub(crate) read_marks: HashMap<String, u32>,
 }
@@ -62,6 +64,18 @@ pub(crate) struct Location {
 pub(crate) struct Place {
     pub(crate) id: MessageId,
     pub(crate) at: Location,
+}
+
+/// A node without its messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NodeLine {
+    /// Its number in the session, from 1.
+    pub(crate) number: u32,
+    /// The message that its first one follows; `None` if that is a root. It lies in a node of a
+    /// smaller number.
+    pub(crate) prev: Option<Location>,
+    /// The seq of its last message.
+    pub(crate) last_seq: u32,
 }
 
 /// A message and where it goes.
@@ -115,14 +129,22 @@ pub(crate) trait Work {
     async fn name_session(&mut self, row: &SessionRow, title: &Title) -> Result<()>;
 
     /// Gives a session that was just added the fields that only an imported one has: status,
-    /// archived, pinned, last seen, read marks.
+    /// archived, pinned, last seen.
     async fn place_imported(&mut self, row: &SessionRow, import: &ImportSession) -> Result<()>;
 
     /// Writes back counters, nodes, head, last message and times.
     async fn save_counters(&mut self, row: &SessionRow) -> Result<()>;
 
+    /// Writes back how far each user has read.
+    async fn save_read_marks(&mut self, row: &SessionRow) -> Result<()>;
+
     /// Deletes a session and all that belongs to it. What went, turns that waited among it.
     async fn delete_session(&mut self, row: &SessionRow) -> Result<Deleted>;
+
+    /// Says that many messages of a session will be looked for and stored in this step.
+    async fn expect_many(&mut self, _row: &SessionRow) -> Result<()> {
+        Ok(())
+    }
 
     /// The message with this id; failing that, the newest one that a client named so.
     async fn locate(&mut self, row: &SessionRow, id: &MessageId) -> Result<Option<Place>>;
@@ -144,6 +166,17 @@ pub(crate) trait Work {
 
     /// How full a message's node is, and whether the message is its last.
     async fn fill(&mut self, row: &SessionRow, at: Location) -> Result<NodeFill>;
+
+    /// The session's nodes without their messages, by number: 1, 2, 3, … without a gap.
+    async fn nodes(&mut self, row: &SessionRow) -> Result<Vec<NodeLine>>;
+
+    /// The messages of one node from its first up to the one at `up_to`, itself included, oldest
+    /// first, each with its place and exactly as [`put`](Work::put) stored it.
+    async fn run(
+        &mut self,
+        row: &SessionRow,
+        up_to: Location,
+    ) -> Result<Vec<(Location, NewMessage)>>;
 
     /// Stores a message. Errors: `id_taken`.
     async fn put(&mut self, row: &SessionRow, placed: Placed<'_>) -> Result<()>;

@@ -306,7 +306,10 @@ async fn the_ai_sdks_body_creates_the_session_and_only_its_last_message_counts()
             {"type": "file", "mediaType": "image/png", "url": "data:image/png;base64,AA=="}]}]});
     let mut frames = server.chat(second).await;
     let call = server.upstream.call().await;
-    assert_eq!(call.prompt()[1..], ["user: Hello", "assistant: Hi!", "user: How are\nyou?"]);
+    assert_eq!(
+        call.prompt()[1..],
+        ["user: Hello", "assistant: Hi!", "user: How are\nyou? <data:image/png;base64,AA==>"]
+    );
     call.reply("Fine");
     frames.until("[DONE]").await;
     let asked = server.get("/api/chat-sessions/chat-1/messages/u2").await.data();

@@ -78,7 +78,7 @@ async fn a_bad_value_stops_the_start_with_a_sentence_that_names_it() {
         ("HOST", "everywhere", "IP address"),
         ("HOST", "0.0.0.0", "ECHOIC_ALLOW_OPEN=true"),
         ("DATABASE_URL", "postgres://x", "sqlite://PATH"),
-        ("DATABASE_URL", "mongodb://127.0.0.1/echoic", "sqlite://PATH"),
+        ("DATABASE_URL", "mongodb://", "mongodb://HOST:PORT/DATABASE"),
         ("ECHOIC_SQLITE_SYNC", "off", "full, normal"),
         ("ECHOIC_PROVIDER", "anthropic", "auto, openai, demo"),
         ("OPENAI_BASE_URL", "ftp://x", "http:// or https://"),

@@ -1,8 +1,10 @@
 //! The server is killed at random moments while eight people talk to it, and started again: what
-//! was acknowledged is there, once and in order.
+//! was acknowledged is there, once and in order. So it is with two servers on one database, of
+//! which one is killed, and the other one asked.
 //!
-//! `ECHOIC_CRASH_ROUNDS=200 cargo nextest run crash` kills it more often.
+//! `ECHOIC_CRASH_ROUNDS=200 cargo nextest run crash` kills them more often.
 
+use crate::support::mongo::database;
 use crate::support::paced::{Paced, answer};
 use crate::support::process::Process;
 use crate::support::server::read;
@@ -15,6 +17,7 @@ use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 /// Conversations that run side by side.
@@ -72,9 +75,12 @@ impl Person {
         json!({"id": self.session, "message": {"id": question.replace(' ', "-"), "role": "user", "parts": [{"type": "text", "text": question}]}})
     }
 
-    /// Asks and listens until the server is gone.
+    /// Asks and listens until the server is gone, or at the end of a turn until its time is over.
     async fn talk(mut self, base: String, life: Arc<Life>, lengths: Vec<usize>) -> Self {
         for length in lengths.into_iter().cycle() {
+            if life.over.is_cancelled() {
+                break;
+            }
             self.asked += 1;
             let question = format!("question {} of {} words {length}", self.asked, self.session);
             let request = self.client.post(format!("{base}/api/chat")).json(&self.body(&question));
@@ -112,6 +118,7 @@ impl Person {
 
     /// Compares what is stored with what was promised.
     async fn check(&mut self, base: &str) {
+        self.freed(base).await;
         let stored = self.messages(base).await;
         let (known, new) = stored.split_at(self.ledger.len().min(stored.len()));
         assert_eq!(known, self.ledger, "{} lost or changed what it had", self.session);
@@ -122,9 +129,10 @@ impl Person {
                 let request =
                     self.client.post(format!("{base}/api/chat")).json(&self.body(&question));
                 let mut frames = Frames::new(soon(request.send()).await.unwrap());
-                frames.until("finish").await;
-                self.owe("user", "complete", &question);
-                self.owe("assistant", "complete", &answer(&question));
+                frames.until("[DONE]").await;
+                self.freed(base).await;
+                let stored = self.messages(base).await;
+                self.accept(&stored[known.len()..], &question, "");
             }
             Cut::Unanswered(question) => self.accept(new, &question, ""),
             Cut::Reading { question, read } => {
@@ -142,6 +150,16 @@ impl Person {
         assert_eq!(self.messages(base).await, self.ledger);
         let last = format!("/api/chat-sessions/{}/messages?limit=1", self.session);
         assert_eq!(self.get(base, &last).await["messages"][0]["id"], session["headId"]);
+    }
+
+    /// Waits until no turn is active in the session.
+    async fn freed(&self, base: &str) {
+        let path = format!("{base}/api/chat-sessions/{}", self.session);
+        let is_busy = async || {
+            let session = read(self.client.get(&path)).await;
+            session.status == 200 && !session.data()["activeTurn"].is_null()
+        };
+        soon(async { while is_busy().await {} }).await;
     }
 
     /// Takes over what a killed turn left: the question, and the reply as far as it had come.
@@ -206,30 +224,56 @@ fn rounds() -> usize {
 #[tokio::test]
 async fn killed_at_any_moment_it_keeps_what_it_acknowledged() {
     let (folder, upstream) = (tempfile::tempdir().unwrap(), Paced::start().await);
-    let variables = HashMap::from([
+    kill_again_and_again::<1>(&folder, &upstream, &[]).await;
+}
+
+#[tokio::test]
+async fn of_two_on_one_database_one_is_killed_and_the_other_has_all_of_it() {
+    let Some(url) = database() else { return };
+    let (folder, upstream) = (tempfile::tempdir().unwrap(), Paced::start().await);
+    let shared = [("DATABASE_URL", url), ("ECHOIC_TURN_LEASE", "1s".to_owned())];
+    kill_again_and_again::<2>(&folder, &upstream, &shared).await;
+}
+
+/// Kills one of so many servers, the others being asked what became of it.
+async fn kill_again_and_again<const SERVERS: usize>(
+    folder: &TempDir,
+    upstream: &Paced,
+    settings: &[(&'static str, String)],
+) {
+    let mut variables = HashMap::from([
         ("PORT", "0".to_owned()),
         ("OPENAI_BASE_URL", upstream.base_url.clone()),
         ("ECHOIC_MODEL", "paced-1".to_owned()),
     ]);
+    variables.extend(settings.iter().cloned());
     let mut runner = TestRunner::deterministic();
     let mut random = |range: std::ops::Range<usize>| range.new_tree(&mut runner).unwrap().current();
     let mut people: Vec<_> = (0..SESSIONS).map(Person::new).collect();
-    let mut server = Process::start(folder.path(), &variables).await;
+    let mut servers = Vec::new();
+    for _ in 0..SERVERS {
+        servers.push(Process::start(folder.path(), &variables).await);
+    }
     for _ in 0..rounds() {
         let life = Life::of(random(1..800));
-        let talks = people.drain(..).map(|person| {
+        let talks = people.drain(..).enumerate().map(|(index, person)| {
             let lengths = (0..8).map(|_| random(1..80)).collect();
-            tokio::spawn(person.talk(server.base.clone(), life.clone(), lengths))
+            let base = servers[index % SERVERS].base.clone();
+            tokio::spawn(person.talk(base, life.clone(), lengths))
         });
         let talks: Vec<_> = talks.collect();
         soon(life.over.cancelled()).await;
-        server.kill().await;
+        let mut victim = servers.remove(random(0..SERVERS));
+        victim.kill().await;
         for talk in talks {
             people.push(soon(talk).await.unwrap());
         }
-        server = Process::start(folder.path(), &variables).await;
+        // Alone, it must first be there again.
+        let other = servers.first().map(|server| server.base.clone());
+        servers.push(Process::start(folder.path(), &variables).await);
+        let base = other.unwrap_or_else(|| servers[0].base.clone());
         for person in &mut people {
-            person.check(&server.base).await;
+            person.check(&base).await;
         }
     }
     let asked: usize = people.iter().map(|person| person.asked).sum();

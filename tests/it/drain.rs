@@ -80,7 +80,7 @@ const REACHED: [usize; 7] = [0, 0, 0, 1, 3, 6, CLIENTS / 2];
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn turns_that_begin_as_the_end_comes_are_refused_or_finished_and_stored() {
     for reached in REACHED {
-        let mut server = Server::with(&["--shutdown-grace=15s"]).await;
+        let mut server = Server::on_file(&["--shutdown-grace=15s"]).await;
         let held = server.session().await;
         // It keeps the server from ending before all have asked.
         let (mut held_frames, held_call) = server.open_turn(&held, "wait for me").await;
@@ -131,7 +131,7 @@ async fn turns_that_begin_as_the_end_comes_are_refused_or_finished_and_stored() 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn turns_that_begin_as_the_end_comes_and_have_no_time_are_cut_and_stored() {
     for reached in REACHED {
-        let mut server = Server::with(&["--shutdown-grace=1ms"]).await;
+        let mut server = Server::on_file(&["--shutdown-grace=1ms"]).await;
         let mut clients: Vec<_> = (0..CLIENTS / 2).map(|number| client(&server, number)).collect();
         let mut open = Vec::new();
         for number in 0..reached {
@@ -158,7 +158,7 @@ async fn turns_that_begin_as_the_end_comes_and_have_no_time_are_cut_and_stored()
 async fn what_waits_for_a_turn_that_ends_as_the_end_comes_waits_on_or_runs_to_its_end() {
     const SESSIONS: usize = 12;
     for _ in 0..4 {
-        let mut server = Server::with(&["--shutdown-grace=1ms"]).await;
+        let mut server = Server::on_file(&["--shutdown-grace=1ms"]).await;
         let (mut calls, mut waiting) = (Vec::new(), Vec::new());
         for number in 0..SESSIONS {
             let body = json!({"id": format!("s{number}"), "message": {"id": "q", "role": "user",
@@ -200,7 +200,7 @@ async fn what_waits_for_a_turn_that_ends_as_the_end_comes_waits_on_or_runs_to_it
 #[tokio::test]
 async fn what_waits_as_the_end_comes_begins_at_the_next_start_and_not_before() {
     // The watch that begins what waits in idle sessions looks all the time.
-    let mut server = Server::with(&["--turn-lease=1ms"]).await;
+    let mut server = Server::on_file(&["--turn-lease=1ms"]).await;
     let session = server.session().await;
     let (mut first, call) = server.open_turn(&session, "first").await;
     let waiting = json!({"sessionId": session, "message": "second", "onBusy": "queue"});

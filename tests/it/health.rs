@@ -18,7 +18,7 @@ async fn a_running_server_is_live_and_ready() {
 
 #[tokio::test]
 async fn a_store_that_cannot_be_written_makes_the_server_unready_and_nothing_is_half_done() {
-    let server = Server::start().await;
+    let server = Server::on_file(&[]).await;
     let session = server.session().await;
     let other = rusqlite::Connection::open(server.database()).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();

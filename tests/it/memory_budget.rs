@@ -19,11 +19,19 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+/// A message of a conversation, with so many pictures.
+#[derive(Debug, Clone)]
+struct Line {
+    role: Role,
+    text: String,
+    images: usize,
+}
+
 /// A conversation, the message that comes next, and what is asked of the model.
 #[derive(Debug, Clone)]
 struct Case {
-    said: Vec<(Role, String)>,
-    next: String,
+    said: Vec<Line>,
+    next: Line,
     window: u32,
     settings: Settings,
 }
@@ -73,14 +81,19 @@ fn settings() -> impl Strategy<Value = Settings> {
 fn case() -> impl Strategy<Value = Case> {
     let role =
         proptest::sample::select(&[Role::User, Role::Assistant, Role::System, Role::Tool][..]);
-    let said = proptest::collection::vec((role, text()), 0..14);
-    let window = prop_oneof![256u32..1000, 1000u32..8000];
-    (said, text(), window, settings()).prop_map(|(said, next, window, settings)| Case {
-        said,
-        next,
-        window,
-        settings,
-    })
+    let images = || prop_oneof![6 => Just(0usize), 2 => Just(1), 1 => 2usize..4];
+    let line = |role, text, images| Line { role, text, images };
+    let said =
+        (role, text(), images()).prop_map(move |(role, text, images)| line(role, text, images));
+    let next = (text(), images()).prop_map(move |(text, images)| line(Role::User, text, images));
+    let window = prop_oneof![256u32..1000, 1000u32..8000, 8000u32..60_000, 20_000u32..90_000];
+    (proptest::collection::vec(said, 0..14), next, window, settings())
+        .prop_map(|(said, next, window, settings)| Case { said, next, window, settings })
+}
+
+fn parts(images: usize) -> Parts {
+    let image = serde_json::json!({"type": "image", "url": "https://example.com/cat.png"});
+    Parts::from_stored(serde_json::Value::from(vec![image; images]).to_string()).unwrap()
 }
 
 fn ada() -> Principal {
@@ -88,20 +101,16 @@ fn ada() -> Principal {
 }
 
 /// Stores the conversation under this name; each message is called by its place.
-async fn keep(store: &SqliteStore, session: &str, said: &[(Role, String)]) -> Option<MessageId> {
+async fn keep(store: &SqliteStore, session: &str, said: &[Line]) -> Option<MessageId> {
     let at = Timestamp::from_millis(0);
-    let message = |(place, (role, content)): (usize, &(Role, String))| {
+    let message = |(place, Line { role, text: content, images }): (usize, &Line)| {
         let message = store::NewMessage {
             id: MessageId::trusted(place.to_string()),
             client_message_id: None,
             role: *role,
             sender_id: UserId::trusted("ada"),
             tokens: tokens::count(content),
-            body: Body {
-                content: content.clone(),
-                parts: Parts::default(),
-                kind: MessageType::Text,
-            },
+            body: Body { content: content.clone(), parts: parts(*images), kind: MessageType::Text },
             created_at: at,
             reply: ReplyFields::default(),
         };
@@ -126,12 +135,19 @@ async fn keep(store: &SqliteStore, session: &str, said: &[(Role, String)]) -> Op
     store.session(&ada(), &stored.session_id, access).await.unwrap().head_id
 }
 
-/// The tokens of a prompt, counted anew: 4 around each message, 3 before the reply.
-fn recount<'a>(settings: &Settings, texts: impl Iterator<Item = &'a str>) -> u32 {
+/// The models among those asked that know another vocabulary, and no pictures.
+fn is_old(settings: &Settings) -> bool {
     let model = settings.model.as_deref().unwrap_or("gpt-4o");
-    let is_old = matches!(model, "gpt-4" | "openai/gpt-4" | "gpt-3.5-turbo");
-    let vocabulary = if is_old { Vocabulary::Cl100k } else { Vocabulary::O200k };
-    3 + texts.map(|text| vocabulary.count(text) + 4).sum::<u32>()
+    matches!(model, "gpt-4" | "openai/gpt-4" | "gpt-3.5-turbo")
+}
+
+/// The tokens of a prompt, counted anew: 4 around each message, 3 before the reply, 6500 for each
+/// picture.
+fn recount<'a>(settings: &Settings, said: impl Iterator<Item = (&'a str, usize)>) -> u32 {
+    let is_old = is_old(settings);
+    let (vocabulary, image) =
+        if is_old { (Vocabulary::Cl100k, 0) } else { (Vocabulary::O200k, 6500) };
+    3 + said.map(|(text, images)| vocabulary.count(text) + 4 + image * images as u32).sum::<u32>()
 }
 
 fn reserve(case: &Case) -> u32 {
@@ -140,23 +156,35 @@ fn reserve(case: &Case) -> u32 {
 
 fn check(case: &Case, assembled: &Assembled) {
     let Case { said, next, window, settings } = case;
-    let texts = assembled.pieces.iter().map(|piece| &*piece.text);
-    assert_eq!(assembled.prompt_tokens, recount(settings, texts));
+    let said_to_model = assembled.pieces.iter().map(|piece| (&*piece.text, piece.images.len()));
+    assert_eq!(assembled.prompt_tokens, recount(settings, said_to_model));
     let reserve = reserve(case);
     assert_eq!((assembled.reply_reserve, assembled.context_window), (reserve, *window));
     assert!(assembled.prompt_tokens + reserve <= *window, "{assembled:?}");
     assert!(assembled.cacheable_prefix_tokens <= assembled.prompt_tokens);
 
     let (newest, before) = assembled.pieces.split_last().unwrap();
-    assert_eq!((newest.kind, newest.role, &*newest.text), (PieceKind::New, Role::User, &**next));
+    assert_eq!(
+        (newest.kind, newest.role, &*newest.text),
+        (PieceKind::New, Role::User, &*next.text)
+    );
+    assert_eq!(newest.images.len(), if is_old(settings) { 0 } else { next.images });
     let system = before.iter().filter(|piece| piece.kind == PieceKind::System).count();
     assert!(system <= 1 && before[..system].iter().all(|piece| piece.kind == PieceKind::System));
-    // The end of the conversation without a gap, but for what a model is never shown.
+    // The end of the conversation without a gap, but for what a model is never shown. Pictures of a
+    // message come all together or not at all, and only those of users.
     let recent = &before[system..];
-    let shown = said.iter().filter(|(role, text)| *role != Role::Tool && !text.is_empty());
-    let shown: Vec<_> = shown.map(|(role, text)| (*role, text.as_str())).collect();
-    let told: Vec<_> = recent.iter().map(|piece| (piece.role, &*piece.text)).collect();
-    assert_eq!(told, shown[shown.len() - recent.len()..]);
+    let shown = said.iter().filter(|line| line.role != Role::Tool && !line.text.is_empty());
+    let shown: Vec<_> = shown.map(|line| (line.role, line.text.as_str())).collect();
+    let told = recent.iter().filter(|piece| !piece.text.is_empty());
+    let told: Vec<_> = told.map(|piece| (piece.role, &*piece.text)).collect();
+    assert_eq!(told, shown[shown.len() - told.len()..]);
+    for piece in recent {
+        let line = &said[piece.message_ids[0].as_str().parse::<usize>().unwrap()];
+        let all = if line.role == Role::User && !is_old(settings) { line.images } else { 0 };
+        assert!(piece.images.len() == all || piece.images.is_empty(), "{piece:?}");
+        assert!(!(piece.text.is_empty() && piece.images.is_empty()), "{piece:?}");
+    }
 
     let memory = settings.memory;
     let most = memory.max_tokens.unwrap_or(u32::MAX);
@@ -177,6 +205,7 @@ fn prompt_and_reply_always_fit_and_the_newest_message_is_always_in() {
     let mut runner =
         TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
     let (number, planned, cut) = (Cell::new(0), Cell::new(0), Cell::new(0));
+    let pictured = Cell::new(0);
     let outcome = runner.run(&case(), |case| {
         number.set(number.get() + 1);
         let session = SessionId::trusted(format!("s{}", number.get()));
@@ -187,15 +216,19 @@ fn prompt_and_reply_always_fit_and_the_newest_message_is_always_in() {
             model: "gpt-4o".to_owned(),
         };
         let memory = Memory::new(store.clone(), prompts.clone(), defaults).unwrap();
-        let (text, tokens) = (case.next.as_str(), tokens::count(&case.next));
-        let surely_fits = memory.surely_fits(&case.settings, Size::of(text, tokens));
-        let plan = match memory.plan(&case.settings, Some(Incoming { text, tokens })) {
+        let Line { text, images, .. } = &case.next;
+        let parts = parts(*images);
+        let size = Size::of(text, &parts, tokens::count(text));
+        let surely_fits = memory.surely_fits(&case.settings, size);
+        let incoming = Incoming { text, tokens: size.tokens, images: size.images };
+        let plan = match memory.plan(&case.settings, Some(incoming)) {
             Ok(plan) => plan,
             Err(error) => {
                 assert_eq!(error.kind, Kind::ContextTooLong);
                 assert!(!surely_fits, "what surely fits can be planned: {error}");
                 let system = prompts.system(case.settings.system_prompt.as_deref()).unwrap();
-                let alone = recount(&case.settings, [system.as_str(), text].into_iter());
+                let alone =
+                    recount(&case.settings, [(system.as_str(), 0), (text, *images)].into_iter());
                 assert!(alone + reserve(&case) > case.window, "it would have fitted: {error}");
                 return Ok(());
             }
@@ -203,17 +236,22 @@ fn prompt_and_reply_always_fit_and_the_newest_message_is_always_in() {
         planned.set(planned.get() + 1);
         let assembled = runtime.block_on(async {
             let last = keep(&store, session.as_str(), &case.said).await;
-            let new = NewMessage { id: None, role: Role::User, text: text.into() };
+            let (text, images) = (text.as_str().into(), echoic::domain::image::images(&parts));
+            let new = NewMessage { id: None, role: Role::User, text, images };
             memory.assemble(&session, plan, last.as_ref(), Some(new)).await.unwrap()
         });
         if assembled.recent_messages() < case.said.len() {
             cut.set(cut.get() + 1);
+        }
+        if assembled.pieces.iter().any(|piece| !piece.images.is_empty()) {
+            pictured.set(pictured.get() + 1);
         }
         check(&case, &assembled);
         Ok(())
     });
     outcome.unwrap();
     // The cases are the same each time: most can be planned, and many do not hold all that was said.
+    assert!(pictured.get() > 30, "only {} prompts with pictures", pictured.get());
     assert!(planned.get() > 150 && cut.get() > 100, "{} of them, {}", planned.get(), cut.get());
     runtime.block_on(async { store.close().await });
 }

@@ -64,7 +64,13 @@ async fn messages_of_every_role_and_kind_are_kept_and_system_ones_reach_the_mode
     let prompt = server.turn(&session, "next", "ok").await;
     assert_eq!(
         prompt[1..],
-        ["user: first", "system: Answer in French.", "assistant: oui", "user: next"]
+        [
+            "user: first",
+            "system: Answer in French.",
+            "assistant: oui",
+            "user: <https://x.y/z.png>",
+            "user: next"
+        ]
     );
 }
 

@@ -120,7 +120,7 @@ async fn a_panic_ends_one_request_or_one_turn_and_shows_nothing_of_itself() {
 
 #[tokio::test]
 async fn what_the_store_cannot_read_is_not_shown() {
-    let server = Server::start().await;
+    let server = Server::on_file(&[]).await;
     let broken = rusqlite::Connection::open(server.database()).unwrap();
     let session = server.session().await;
     broken.execute("UPDATE sessions SET settings = 'not json'", []).unwrap();

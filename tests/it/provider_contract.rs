@@ -15,10 +15,12 @@ fn prompt() -> Prompt {
 }
 
 fn saying(text: &str) -> Prompt {
-    let message = |role, text: &str| PromptMessage { role, content: text.into() };
     Prompt {
         model: "m".to_owned(),
-        messages: vec![message(Role::System, "s"), message(Role::User, text)],
+        messages: vec![
+            PromptMessage::text(Role::System, "s"),
+            PromptMessage::text(Role::User, text),
+        ],
         temperature: None,
         top_p: None,
         max_output_tokens: None,

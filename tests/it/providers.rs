@@ -120,7 +120,7 @@ async fn deadlines_end_a_turn_and_free_the_session() {
 
 #[tokio::test]
 async fn a_store_that_cannot_be_written_for_a_while_loses_no_reply() {
-    let server = Server::start().await;
+    let server = Server::on_file(&[]).await;
     let session = server.session().await;
     let (mut frames, mut call) = server.open_turn(&session, "hi").await;
     call.text("hello");

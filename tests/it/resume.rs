@@ -129,7 +129,7 @@ async fn when_nothing_runs_there_is_nothing_to_join_but_the_rest_of_a_turn_that_
 
 #[tokio::test]
 async fn after_a_restart_the_rest_of_a_cut_turn_can_still_be_read() {
-    let mut server = Server::with(&["--shutdown-grace=1ms"]).await;
+    let mut server = Server::on_file(&["--shutdown-grace=1ms"]).await;
     let session = server.session().await;
     let (mut first, _call) = begun(&server, &session).await;
     let had = first.bytes.clone();

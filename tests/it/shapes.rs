@@ -12,7 +12,10 @@ pub async fn operations(server: &Server, session: &str) -> Vec<(Method, String, 
     let document = server.get("/api/openapi.json").await.body;
     let mut operations = Vec::new();
     for (path, methods) in document["paths"].as_object().unwrap() {
-        let path = path.replace("{sessionId}", session).replace("{messageId}", "m");
+        let path = path
+            .replace("{sessionId}", session)
+            .replace("{messageId}", "m")
+            .replace("{chatId}", "c");
         for (method, operation) in methods.as_object().unwrap() {
             let method = method.to_uppercase().parse().unwrap();
             operations.push((method, path.clone(), operation.clone()));

@@ -7,8 +7,9 @@
 //! asked for.
 
 use super::failure;
-use crate::domain::Usage;
+use crate::domain::image::Image;
 use crate::domain::message::FinishReason;
+use crate::domain::{Role, Usage};
 use crate::provider::{Event, Fault, Prompt, PromptMessage, ProviderError};
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
@@ -19,7 +20,7 @@ use std::fmt;
 #[derive(Serialize)]
 struct Request<'a> {
     model: &'a str,
-    messages: &'a [PromptMessage],
+    messages: Vec<Message<'a>>,
     stream: bool,
     stream_options: StreamOptions,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -33,6 +34,39 @@ struct Request<'a> {
 }
 
 #[derive(Serialize)]
+struct Message<'a> {
+    role: Role,
+    content: Content<'a>,
+}
+
+/// Text alone stays a string: many servers know no list of parts.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Content<'a> {
+    Text(&'a str),
+    Parts(Vec<ContentPart<'a>>),
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum ContentPart<'a> {
+    Text { text: &'a str },
+    ImageUrl { image_url: &'a Image },
+}
+
+impl<'a> From<&'a PromptMessage> for Message<'a> {
+    fn from(message: &'a PromptMessage) -> Self {
+        let PromptMessage { role, content, images } = message;
+        if images.is_empty() {
+            return Self { role: *role, content: Content::Text(content) };
+        }
+        let text = (!content.is_empty()).then_some(ContentPart::Text { text: content });
+        let images = images.iter().map(|image_url| ContentPart::ImageUrl { image_url });
+        Self { role: *role, content: Content::Parts(text.into_iter().chain(images).collect()) }
+    }
+}
+
+#[derive(Serialize)]
 struct StreamOptions {
     include_usage: bool,
 }
@@ -42,7 +76,7 @@ struct StreamOptions {
 pub(super) fn request(prompt: &Prompt, is_official: bool) -> Vec<u8> {
     let request = Request {
         model: &prompt.model,
-        messages: &prompt.messages,
+        messages: prompt.messages.iter().map(Message::from).collect(),
         stream: true,
         stream_options: StreamOptions { include_usage: true },
         temperature: prompt.temperature,

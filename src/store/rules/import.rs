@@ -17,6 +17,7 @@ pub(in crate::store) async fn import_session(
     let (mut row, was_there) = session(work, who, import).await?;
     ensure_idle(&row)?;
     let before = row.session.messages_count;
+    work.expect_many(&row).await?;
     let mut last = row.head();
     for (index, (message, parent)) in import.messages.iter().enumerate() {
         let under = match parent {
@@ -107,6 +108,9 @@ async fn create(
     row.session.archived = import.archived;
     row.session.pinned = import.pinned;
     row.session.last_seen = import.last_seen;
-    row.read_marks.clone_from(&import.read_marks);
+    if !import.read_marks.is_empty() {
+        row.read_marks.clone_from(&import.read_marks);
+        work.save_read_marks(&row).await?;
+    }
     Ok(row)
 }

@@ -10,6 +10,7 @@ mod queue;
 mod repeats;
 mod requests;
 mod sessions;
+mod tree;
 mod turns;
 
 pub(super) use import::import_session;
@@ -18,4 +19,5 @@ pub(super) use queue::{begin_waiting, silence, withdraw};
 pub(super) use sessions::{
     change_session, create_session, delete_session, get, name_session, title_words, with_owner,
 };
+pub(super) use tree::{fork, mark_seen, move_head, nodes};
 pub(super) use turns::{begin_turn, finish_turn};

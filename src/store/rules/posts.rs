@@ -2,7 +2,7 @@
 
 use super::append::{append, name_after, resolve, save};
 use super::requests;
-use super::sessions::get;
+use super::sessions::{get, judged};
 use crate::domain::principal::Access;
 use crate::domain::{Message, Principal, Role, Session};
 use crate::error::{Error, Kind, Result};
@@ -16,7 +16,7 @@ pub(in crate::store) async fn post_message(
 ) -> Result<(Message, Session)> {
     let mut row = get(work, who, &post.session_id, Access::Participate).await?;
     let message = &post.message;
-    if message.role != Role::User && get(work, who, &post.session_id, Access::Own).await.is_err() {
+    if message.role != Role::User && judged(row.clone(), who, Access::Own).is_err() {
         return Err(Error::new(
             Kind::Forbidden,
             "only the session's owner may post in another role than user",

@@ -3,7 +3,7 @@
 use super::requests::reused;
 use super::sessions::get;
 use crate::domain::principal::Access;
-use crate::domain::{Message, Principal, Role, TurnId};
+use crate::domain::{Message, Principal, Role};
 use crate::error::Result;
 use crate::store::queued::Waiting;
 use crate::store::work::{KnownRequest, Location, SessionRow, Work};
@@ -19,7 +19,9 @@ pub(super) async fn repeated_by_key(
     if let Some(turn) = &known.turn_id {
         let runs = row.session.active_turn.as_ref().is_some_and(|active| active.turn_id == *turn);
         if runs || work.waiting(&row).await?.iter().any(|waiting| waiting.turn.turn_id == *turn) {
-            let led_to = LedTo::Turn(turn.clone());
+            // What a turn leads to is its reply.
+            let reply_id = known.message_id.clone();
+            let led_to = LedTo::Turn { turn_id: turn.clone(), reply_id };
             return Ok(Some(Began::Repeated { session: Box::new(row.session), led_to }));
         }
     }
@@ -39,7 +41,7 @@ pub(super) async fn waiting_message(
     work: &mut impl Work,
     row: &SessionRow,
     new: &NewMessage,
-) -> Result<Option<TurnId>> {
+) -> Result<Option<LedTo>> {
     let Some(id) = &new.client_message_id else { return Ok(None) };
     for Waiting { turn, .. } in work.waiting(row).await? {
         match &turn.ask {
@@ -48,7 +50,7 @@ pub(super) async fn waiting_message(
                 let is_same =
                     old.content == new.content && old.parts.as_json() == new.parts.as_json();
                 return if is_same {
-                    Ok(Some(turn.turn_id))
+                    Ok(Some(LedTo::Turn { turn_id: turn.turn_id, reply_id: turn.reply_id }))
                 } else {
                     Err(reused("clientMessageId"))
                 };
@@ -93,7 +95,9 @@ pub(super) async fn repeated(
     let running = row.session.active_turn.as_ref();
     let running = running.filter(|turn| turn.user_message_id.as_ref() == Some(&id));
     let led_to = match running {
-        Some(turn) => LedTo::Turn(turn.turn_id.clone()),
+        Some(turn) => {
+            LedTo::Turn { turn_id: turn.turn_id.clone(), reply_id: turn.message_id.clone() }
+        }
         None => match first_reply(work, &row, known.at).await? {
             Some(reply) => LedTo::Reply { reply: Box::new(reply), question: id },
             None => LedTo::Question(id),

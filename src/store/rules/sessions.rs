@@ -15,7 +15,11 @@ pub(in crate::store) async fn get(
     id: &SessionId,
     access: Access,
 ) -> Result<SessionRow> {
-    let row = work.session(id).await?.ok_or_else(Error::session_not_found)?;
+    judged(work.session(id).await?.ok_or_else(Error::session_not_found)?, who, access)
+}
+
+/// The session, if `who` may do to it what they want.
+pub(super) fn judged(row: SessionRow, who: &Principal, access: Access) -> Result<SessionRow> {
     match who.judge(access, &row.session.owner, &row.session.participants) {
         Verdict::Allowed => Ok(row),
         Verdict::Forbidden => {

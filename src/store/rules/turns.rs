@@ -3,7 +3,7 @@
 use super::append::{append, name_after, resolve, save};
 use super::posts::{ensure_idle, ensure_open};
 use super::repeats::{known_message, repeated, repeated_by_key, says_the_same, waiting_message};
-use super::sessions::{get, id_taken};
+use super::sessions::{get, id_taken, judged};
 use super::{queue, requests};
 use crate::domain::principal::Access;
 use crate::domain::session::Settings;
@@ -13,8 +13,8 @@ use crate::error::{Error, Kind, Result};
 use crate::store::queued::Waiting;
 use crate::store::work::{Location, SessionRow, Work};
 use crate::store::{
-    Ask, Began, BeginTurn, Begun, Claimant, FinishTurn, Finished, LedTo, NewMessage, NewSession,
-    OnBusy, OnKnownId, Parent, Question, SessionTarget, Size, TurnSpec,
+    Ask, Began, BeginTurn, Begun, Claimant, FinishTurn, Finished, NewMessage, NewSession, OnBusy,
+    OnKnownId, Parent, Question, SessionTarget, Size, TurnSpec,
 };
 
 pub(in crate::store) async fn begin_turn(work: &mut impl Work, begin: &BeginTurn) -> Result<Began> {
@@ -55,7 +55,7 @@ async fn target(work: &mut impl Work, begin: &BeginTurn) -> Result<SessionRow> {
         SessionTarget::Existing(id) => get(work, &begin.who, id, Access::Participate).await,
         SessionTarget::Ensure(id) => match work.session(id).await? {
             None => work.insert_session(owner, id, &new, begin.now).await,
-            Some(_) => match get(work, &begin.who, id, Access::Participate).await {
+            Some(row) => match judged(row, &begin.who, Access::Participate) {
                 Err(error) if error.kind == Kind::SessionNotFound => Err(id_taken()),
                 found => found,
             },
@@ -71,8 +71,7 @@ async fn say(
     mut parent: Parent,
     on_known: OnKnownId,
 ) -> Result<Began> {
-    if let Some(waiting) = waiting_message(work, &row, &message).await? {
-        let led_to = LedTo::Turn(waiting);
+    if let Some(led_to) = waiting_message(work, &row, &message).await? {
         return Ok(Began::Repeated { session: Box::new(row.session), led_to });
     }
     if let Some(known) = known_message(work, &row, &message).await? {
@@ -85,7 +84,10 @@ async fn say(
         parent = known.message.parent_id.map_or(Parent::Root, Parent::Message);
     }
     ensure_open(&row)?;
-    (begin.admit)(&row.session, Size::of(&message.body.content, message.tokens))?;
+    (begin.admit)(
+        &row.session,
+        Size::of(&message.body.content, &message.body.parts, message.tokens),
+    )?;
     if row.session.active_turn.is_some() {
         // What is known now is known then: an edit stays one.
         let ask = Ask::Say { message: Box::new(message), parent, on_known };
@@ -128,6 +130,7 @@ pub(super) async fn begin_saying(
         parent_id: under.map(|under| under.id),
         role: message.role,
         content: message.body.content,
+        parts: message.body.parts,
         tokens: message.tokens,
     };
     claim.hold(work, row, question).await
@@ -145,7 +148,7 @@ async fn again(
         return enqueue(work, begin, row, Ask::Again { reply }).await;
     }
     let (question, _) = question_of(work, &row, reply.clone()).await?;
-    (begin.admit)(&row.session, Size::of(&question.content, question.tokens))?;
+    (begin.admit)(&row.session, Size::of(&question.content, &question.parts, question.tokens))?;
     begin_again(work, row, reply, claim_of(begin)).await
 }
 
@@ -179,6 +182,7 @@ impl Claim<'_> {
             started_at: self.now,
         };
         row.session.active_turn = Some(turn.clone());
+        row.claimant = Some(self.claimant.clone());
         work.hold(&row, self.claimant).await?;
         let begun = Begun { session: row.session, question, turn, options: self.options };
         Ok(Began::Running(Box::new(begun)))
@@ -232,9 +236,11 @@ pub(in crate::store) async fn finish_turn(
     finish: &FinishTurn,
 ) -> Result<Option<Finished>> {
     let Some(mut row) = work.session(&finish.session_id).await? else { return Ok(None) };
-    let holds = row.session.active_turn.as_ref().is_some_and(|turn| turn.turn_id == finish.turn_id);
+    let holds = row.session.active_turn.as_ref().is_some_and(|turn| turn.turn_id == finish.turn_id)
+        && row.claimant.as_ref() == Some(&finish.claimant);
     if !holds {
-        return Ok(None);
+        let is_stored = is_stored(work, &row, &finish.reply).await?;
+        return Ok(is_stored.then(Finished::default));
     }
     let now = finish.reply.created_at;
     // Since the turn began nothing has moved the head: it is the question.
@@ -246,10 +252,18 @@ pub(in crate::store) async fn finish_turn(
     }
     work.release(&row).await?;
     row.session.active_turn = None;
+    row.claimant = None;
     let mut passed_over = Vec::new();
     let next = match &finish.take_next {
         Some(claimant) => queue::begin_next(work, row, claimant, now, &mut passed_over).await?,
         None => None,
     };
     Ok(Some(Finished { next, passed_over }))
+}
+
+/// Whether this very reply is stored already: the answer to an earlier try was lost.
+async fn is_stored(work: &mut impl Work, row: &SessionRow, reply: &NewMessage) -> Result<bool> {
+    let Some(place) = work.by_id(row, &reply.id).await? else { return Ok(false) };
+    let stored = work.message(row, place.at).await?;
+    Ok(stored.status == reply.reply.status && stored.content == reply.body.content)
 }

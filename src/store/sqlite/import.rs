@@ -1,7 +1,7 @@
 //! Whole sessions into SQLite, and out of it.
 
 use super::SqliteStore;
-use super::rows::{SELECT_MESSAGE, message_key, message_row, to_json};
+use super::rows::{SELECT_MESSAGE, message_key, message_row};
 use super::sessions::get;
 use crate::domain::principal::Access;
 use crate::domain::{Principal, SessionId, Timestamp};
@@ -55,15 +55,14 @@ fn piece(db: &Connection, row: &SessionRow, after: u32) -> Result<SessionPiece> 
 /// Gives a new session the fields that only an imported one has.
 pub(super) fn place(db: &Connection, row: &SessionRow, import: &ImportSession) -> Result<()> {
     db.prepare_cached(
-        "UPDATE sessions SET status = ?2, archived = ?3, pinned = ?4, last_seen = ?5, read_marks = ?6 WHERE key = ?1",
+        "UPDATE sessions SET status = ?2, archived = ?3, pinned = ?4, last_seen = ?5 WHERE key = ?1",
     )?
     .execute(params![
         row.key,
         import.status.as_str(),
         import.archived,
         import.pinned,
-        import.last_seen.map(Timestamp::as_millis),
-        to_json(&import.read_marks)?
+        import.last_seen.map(Timestamp::as_millis)
     ])?;
     Ok(())
 }

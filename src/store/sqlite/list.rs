@@ -9,14 +9,24 @@ use crate::store::work::SessionRow;
 use rusqlite::types::Value;
 use rusqlite::{Transaction, params_from_iter};
 
-/// The page of sessions that a user participates in. First the keys, which come straight from an
+/// Whose sessions a list holds.
+pub(super) enum Whose<'a> {
+    /// Those that a user participates in.
+    Participants(&'a UserId),
+    /// Those that a user owns.
+    Owners(&'a UserId),
+    /// All there are.
+    Anybodys,
+}
+
+/// A page of sessions. First the keys, which come straight from an
 /// index in the usual order, then the few rows.
 pub(super) fn sessions(
     db: &Transaction<'_>,
-    user: &UserId,
+    whose: Whose<'_>,
     query: &SessionQuery,
 ) -> Result<SessionPage> {
-    let mut filter = Filter::of(db, user, query)?;
+    let mut filter = Filter::of(db, whose, query)?;
     let pagination = match query.place {
         Place::After(_) => None,
         Place::Page(page) => {
@@ -93,19 +103,13 @@ struct Filter {
 }
 
 impl Filter {
-    fn of(db: &Transaction<'_>, user: &UserId, query: &SessionQuery) -> Result<Self> {
+    fn of(db: &Transaction<'_>, whose: Whose<'_>, query: &SessionQuery) -> Result<Self> {
         let mut filter = Self { conditions: Vec::new(), values: Vec::new() };
-        // Most users take part in nobody else's sessions, and then an index gives the order.
-        let is_guest: bool = db
-            .prepare_cached("SELECT EXISTS (SELECT 1 FROM participants WHERE user_id = ?1)")?
-            .query_row([user.as_str()], |row| row.get(0))?;
-        let visible = if is_guest {
-            "s.key IN (SELECT key FROM sessions WHERE owner = ?1 \
-             UNION ALL SELECT session FROM participants WHERE user_id = ?1)"
-        } else {
-            "s.owner = ?1"
-        };
-        filter.add(visible, [user.as_str().to_owned().into()]);
+        match whose {
+            Whose::Participants(user) => filter.participant(db, user)?,
+            Whose::Owners(user) => filter.add("s.owner = ?", [user.as_str().to_owned().into()]),
+            Whose::Anybodys => filter.add("TRUE", []),
+        }
         if let Some(archived) = query.archived {
             filter.add(if archived { "s.archived = 1" } else { "s.archived = 0" }, []);
         }
@@ -119,6 +123,21 @@ impl Filter {
             filter.search(words);
         }
         Ok(filter)
+    }
+
+    fn participant(&mut self, db: &Transaction<'_>, user: &UserId) -> Result<()> {
+        // Most users take part in nobody else's sessions, and then an index gives the order.
+        let is_guest: bool = db
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM participants WHERE user_id = ?1)")?
+            .query_row([user.as_str()], |row| row.get(0))?;
+        let visible = if is_guest {
+            "s.key IN (SELECT key FROM sessions WHERE owner = ?1 \
+             UNION ALL SELECT session FROM participants WHERE user_id = ?1)"
+        } else {
+            "s.owner = ?1"
+        };
+        self.add(visible, [user.as_str().to_owned().into()]);
+        Ok(())
     }
 
     fn search(&mut self, words: &[String]) {

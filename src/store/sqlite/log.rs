@@ -4,28 +4,33 @@ use super::SqliteStore;
 use crate::domain::turn::ActiveTurn;
 use crate::domain::{MessageId, SessionId, Timestamp, TurnId};
 use crate::error::Result;
-use crate::store::{Batch, Claimant, LogEntry, LogStore, Orphan};
+use crate::store::{Batch, Claimant, LogEntry, LogStore, Orphan, RelayStore};
 use async_trait::async_trait;
 use bytes::Bytes;
 use rusqlite::{Connection, params};
+use std::collections::HashSet;
 
 #[async_trait]
 impl LogStore for SqliteStore {
-    async fn append_log(&self, entries: Vec<LogEntry>) -> Result<()> {
+    async fn append_log(&self, entries: Vec<LogEntry>) -> Result<Vec<TurnId>> {
         self.write_later(move |db| {
             // A turn whose session was deleted meanwhile has no claim any more, and no log.
             let sql = "INSERT INTO turn_log SELECT ?1, ?2, s.key, ?3, NULL FROM sessions s \
                        JOIN turns t ON t.session = s.key WHERE s.id = ?4 AND t.turn_id = ?1";
             let mut insert = db.prepare_cached(sql)?;
-            for LogEntry { session_id, turn_id, batch } in &entries {
-                insert.execute(params![
+            let mut lost = Vec::new();
+            for LogEntry { session_id, turn_id, batch } in entries {
+                let inserted = insert.execute(params![
                     turn_id.as_str(),
                     batch.number,
                     &*batch.frames,
                     session_id.as_str()
                 ])?;
+                if inserted == 0 {
+                    lost.push(turn_id);
+                }
             }
-            Ok(())
+            Ok(lost)
         })
         .await
     }
@@ -74,11 +79,15 @@ impl LogStore for SqliteStore {
         .await
     }
 
-    async fn orphaned_turns(&self, claimant: &Claimant) -> Result<Vec<Orphan>> {
+    async fn orphaned_turns(
+        &self,
+        claimant: &Claimant,
+        _running: &HashSet<TurnId>,
+    ) -> Result<Vec<Orphan>> {
         let boot = claimant.boot.clone();
         // The file is locked by this process, so whoever else holds a claim is gone.
         self.read(move |db| {
-            let sql = "SELECT s.id, t.turn_id, t.reply_id, t.question_id, t.started_at FROM turns t \
+            let sql = "SELECT s.id, t.turn_id, t.reply_id, t.question_id, t.started_at, t.instance, t.boot FROM turns t \
                        JOIN sessions s ON s.key = t.session WHERE t.boot <> ?1";
             let mut statement = db.prepare(sql)?;
             let orphans = statement.query_map([boot], |row| {
@@ -88,19 +97,24 @@ impl LogStore for SqliteStore {
                     user_message_id: Some(MessageId::trusted(row.get::<_, String>(3)?)),
                     started_at: Timestamp::from_millis(row.get(4)?),
                 };
-                Ok((SessionId::trusted(row.get::<_, String>(0)?), turn))
+                let claimant = Claimant { instance: row.get(5)?, boot: row.get(6)? };
+                Ok((SessionId::trusted(row.get::<_, String>(0)?), turn, claimant))
             })?;
             orphans
                 .map(|orphan| {
-                    let (session_id, turn) = orphan?;
+                    let (session_id, turn, claimant) = orphan?;
                     let log = log_of(db, &turn.turn_id)?;
-                    Ok(Orphan { session_id, turn, log })
+                    let next_batch = u32::try_from(log.len()).unwrap_or(u32::MAX);
+                    Ok(Orphan { session_id, turn, claimant, log, next_batch })
                 })
                 .collect()
         })
         .await
     }
 }
+
+/// The file is this process's alone: there is nobody to follow.
+impl RelayStore for SqliteStore {}
 
 fn log_of(db: &Connection, turn: &TurnId) -> Result<Vec<Bytes>> {
     let sql = "SELECT frames FROM turn_log WHERE turn_id = ?1 ORDER BY batch";

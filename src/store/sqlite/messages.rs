@@ -2,7 +2,7 @@
 
 use super::SqliteStore;
 use super::paths::{add_siblings, locate, walk_back, walk_forward};
-use super::rows::{SELECT_MESSAGE, message_key, message_row, word};
+use super::rows::{SELECT_MESSAGE, message_key, message_row, parts as stored_parts, word};
 use super::sessions::get;
 use super::work::read_message;
 use crate::domain::page::{Slice, View};
@@ -172,11 +172,18 @@ fn tail(
     let key = key.ok_or_else(Error::session_not_found)?;
     let at = locate(db, key, last)?.ok_or_else(Error::message_not_found)?.at;
     let mut found = Vec::new();
-    let mut room = bounds.tokens;
-    let select = "SELECT key, id, role, content, tokens, parent_id IS NULL FROM messages";
-    walk_back(db, key, Some(at), select, |row| {
+    let (mut room, mut parts_room) = (bounds.tokens, bounds.parts);
+    // Parts are large: a reader that has no use for them does not touch them.
+    let parts_column =
+        if bounds.parts > 0 { "CASE role WHEN 'user' THEN parts END" } else { "NULL" };
+    let select = format!(
+        "SELECT key, id, role, content, tokens, parent_id IS NULL, {parts_column} FROM messages"
+    );
+    walk_back(db, key, Some(at), &select, |row| {
         let content = row.get_ref(3)?.as_str().map_err(Error::store)?;
-        if content.is_empty() {
+        let parts = row.get_ref(6)?.as_str_or_null().map_err(Error::store)?;
+        let parts = parts.filter(|parts| parts.len() <= parts_room);
+        if content.is_empty() && parts.is_none() {
             return Ok(ControlFlow::Continue(()));
         }
         let tokens: u32 = row.get(4)?;
@@ -185,11 +192,13 @@ fn tail(
             return Ok(ControlFlow::Break(()));
         }
         room -= size;
+        parts_room -= parts.map_or(0, str::len);
         found.push(Remembered {
             id: MessageId::trusted(row.get::<_, String>(1)?),
             role: word(Role::from_word, row, 2)?,
             content: content.to_owned(),
             tokens,
+            parts: stored_parts(parts.map(str::to_owned))?,
             is_root: row.get(5)?,
         });
         Ok(ControlFlow::Continue(()))

@@ -14,6 +14,7 @@ mod readers;
 mod rows;
 mod schema;
 mod sessions;
+mod tree;
 mod turns;
 mod work;
 mod writer;
@@ -170,8 +171,11 @@ impl From<rusqlite::Error> for Error {
 }
 
 fn connect(path: &Path, flags: OpenFlags) -> Result<Connection> {
-    let connection =
-        Connection::open_with_flags(path, flags).map_err(|error| cannot_open(path, &error))?;
+    tuned(path, flags).map_err(|error| cannot_open(path, &error))
+}
+
+fn tuned(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
+    let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     // A plan that peeked at a bound value is made anew for each other value: a tenth of the

@@ -111,6 +111,20 @@ pub(super) fn walk_forward(
     Ok(true)
 }
 
+/// Visits the messages of one node from its first up to `up_to`, oldest first.
+pub(super) fn walk_node(
+    db: &Connection,
+    session: i64,
+    up_to: Location,
+    select: &str,
+    mut visit: impl FnMut(&Row<'_>) -> Result<ControlFlow<()>>,
+) -> Result<()> {
+    if let Some(segment) = segments(db, session, Some(up_to)).next() {
+        let _ = segment?.visit(db, session, select, "ASC", &mut visit)?;
+    }
+    Ok(())
+}
+
 impl Segment {
     fn visit(
         &self,

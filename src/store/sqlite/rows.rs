@@ -1,6 +1,6 @@
 //! Rows to values and back: the one place that knows the columns' order.
 
-use crate::domain::message::{FinishReason, Parts};
+use crate::domain::message::{Body, FinishReason, Parts};
 use crate::domain::session::{JsonObject, SessionStatus};
 use crate::domain::title::TitleSource;
 use crate::domain::turn::ActiveTurn;
@@ -9,7 +9,9 @@ use crate::domain::{
     TurnId, UserId,
 };
 use crate::error::{Error, Result};
+use crate::store::Claimant;
 use crate::store::work::{Location, MAX_SEQ, SessionRow};
+use crate::store::{NewMessage, ReplyFields};
 use rusqlite::Row;
 use serde::de::DeserializeOwned;
 
@@ -27,7 +29,8 @@ pub(super) fn seq_of_key(key: i64) -> u32 {
 pub(super) const SELECT_SESSION: &str = "SELECT s.key, s.id, s.owner, s.participants, s.project_id, s.title, \
      s.title_source, s.status, s.archived, s.pinned, s.meta, s.user_meta, s.theme, s.settings, s.read_marks, \
      s.version, s.messages, s.nodes, s.head_id, s.head_seq, s.head_node, s.last_message, s.last_message_at, \
-     s.last_seen, s.created_at, s.updated_at, t.turn_id, t.reply_id, t.question_id, t.started_at \
+     s.last_seen, s.created_at, s.updated_at, t.turn_id, t.reply_id, t.question_id, t.started_at, \
+     t.instance, t.boot \
      FROM sessions s LEFT JOIN turns t ON t.session = s.key";
 
 pub(super) fn session_row(row: &Row<'_>) -> Result<SessionRow> {
@@ -54,7 +57,7 @@ pub(super) fn session_row(row: &Row<'_>) -> Result<SessionRow> {
         owner,
         project_id: row.get::<_, Option<String>>(4)?.map(ProjectId::trusted),
         title: row.get(5)?,
-        title_source: title_source(row.get_ref(6)?.as_str().map_err(Error::store)?)?,
+        title_source: word(TitleSource::from_word, row, 6)?,
         status: SessionStatus::trusted(row.get(7)?),
         archived: row.get(8)?,
         pinned: row.get(9)?,
@@ -79,13 +82,17 @@ pub(super) fn session_row(row: &Row<'_>) -> Result<SessionRow> {
         session,
         node_count: row.get(17)?,
         head: location,
+        claimant: match row.get::<_, Option<String>>(30)? {
+            None => None,
+            Some(instance) => Some(Claimant { instance, boot: row.get(31)? }),
+        },
         read_marks: json(row.get_ref(14)?.as_str().map_err(Error::store)?)?,
     })
 }
 
-/// Selects what [`message_row`] reads.
+/// Selects what [`message_row`] and [`stored_message`] read.
 pub(super) const SELECT_MESSAGE: &str = "SELECT key, node, id, parent_id, role, sender_id, type, content, parts, \
-     status, model, finish_reason, client_message_id, error, usage, created_at FROM messages";
+     status, model, finish_reason, client_message_id, error, usage, created_at, tokens FROM messages";
 
 /// A message as stored; its siblings are still to be found.
 pub(super) fn message_row(row: &Row<'_>, session: &SessionRow) -> Result<Message> {
@@ -116,6 +123,27 @@ pub(super) fn message_row(row: &Row<'_>, session: &SessionRow) -> Result<Message
     })
 }
 
+/// A message exactly as it was put.
+pub(super) fn stored_message(row: &Row<'_>, session: &SessionRow) -> Result<NewMessage> {
+    let message = message_row(row, session)?;
+    Ok(NewMessage {
+        id: message.id,
+        client_message_id: message.client_message_id,
+        role: message.role,
+        sender_id: message.sender_id,
+        body: Body { content: message.content, parts: message.parts, kind: message.kind },
+        tokens: row.get(16)?,
+        created_at: message.created_at,
+        reply: ReplyFields {
+            status: message.status,
+            model: message.model,
+            finish_reason: message.finish_reason,
+            error: message.error,
+            usage: message.usage,
+        },
+    })
+}
+
 /// Reads a stored word back into its enum.
 pub(super) fn word<T>(read: impl Fn(&str) -> Option<T>, row: &Row<'_>, column: usize) -> Result<T> {
     let text = row.get_ref(column)?.as_str().map_err(Error::store)?;
@@ -133,22 +161,6 @@ pub(super) fn parts(stored: Option<String>) -> Result<Parts> {
 /// A value's JSON text, as it is stored.
 pub(super) fn to_json(value: &impl serde::Serialize) -> Result<String> {
     serde_json::to_string(value).map_err(Error::internal)
-}
-
-pub(super) const fn title_source_word(source: TitleSource) -> &'static str {
-    match source {
-        TitleSource::Default => "default",
-        TitleSource::Auto => "auto",
-        TitleSource::Model => "model",
-        TitleSource::User => "user",
-    }
-}
-
-fn title_source(word: &str) -> Result<TitleSource> {
-    [TitleSource::Default, TitleSource::Auto, TitleSource::Model, TitleSource::User]
-        .into_iter()
-        .find(|source| title_source_word(*source) == word)
-        .ok_or_else(|| unreadable(word))
 }
 
 fn object(text: String) -> Result<JsonObject> {

@@ -1,8 +1,8 @@
 //! Sessions in SQLite: created, read, changed, deleted.
 
 use super::SqliteStore;
-use super::list;
-use super::rows::{SELECT_SESSION, message_key, session_row, title_source_word, to_json};
+use super::list::{self, Whose};
+use super::rows::{SELECT_SESSION, message_key, session_row, to_json};
 use super::work::{Step, at_once};
 use crate::domain::page::SessionQuery;
 use crate::domain::principal::Access;
@@ -14,7 +14,7 @@ use crate::store::rules::{self, title_words, with_owner};
 use crate::store::work::SessionRow;
 use crate::store::{DeleteFilter, Deleted, NewSession, SessionChange, SessionPage, SessionStore};
 use async_trait::async_trait;
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
 #[async_trait]
 impl SessionStore for SqliteStore {
@@ -35,7 +35,20 @@ impl SessionStore for SqliteStore {
 
     async fn sessions(&self, who: &Principal, query: SessionQuery) -> Result<SessionPage> {
         let user = who.user.clone();
-        self.read(move |db| list::sessions(db, &user, &query)).await
+        self.read(move |db| list::sessions(db, Whose::Participants(&user), &query)).await
+    }
+
+    async fn all_sessions(
+        &self,
+        owner: Option<&UserId>,
+        query: SessionQuery,
+    ) -> Result<SessionPage> {
+        let owner = owner.cloned();
+        let read = move |db: &Transaction<'_>| {
+            let whose = owner.as_ref().map_or(Whose::Anybodys, Whose::Owners);
+            list::sessions(db, whose, &query)
+        };
+        self.read(read).await
     }
 
     async fn change_session(
@@ -113,7 +126,7 @@ pub(super) fn insert(
         new.project_id.as_ref().map(|project| project.as_str()),
         new.title.text,
         title_words(&new.title.text),
-        title_source_word(new.title.source),
+        new.title.source.as_str(),
         SessionStatus::ACTIVE,
         new.meta.as_json(),
         new.user_meta.as_json(),
@@ -139,12 +152,7 @@ fn set_title(db: &Connection, key: i64, title: &Title) -> Result<()> {
     db.prepare_cached(
         "UPDATE sessions SET title = ?2, title_words = ?3, title_source = ?4 WHERE key = ?1",
     )?
-    .execute(params![
-        key,
-        title.text,
-        title_words(&title.text),
-        title_source_word(title.source)
-    ])?;
+    .execute(params![key, title.text, title_words(&title.text), title.source.as_str()])?;
     index_title(db, key, &title.text)
 }
 

@@ -2,16 +2,17 @@
 //! ever waits.
 
 use super::paths::{add_siblings, by_id, children, locate, newest_named};
-use super::rows::{SELECT_MESSAGE, message_key, message_row, word};
-use super::{SqliteStore, append, idempotency, import, log, queue, sessions, turns};
+use super::rows::{SELECT_MESSAGE, message_key, message_row, parts, word};
+use super::{SqliteStore, append, idempotency, import, log, queue, sessions, tree, turns};
 use crate::domain::node::NodeFill;
 use crate::domain::title::Title;
 use crate::domain::{Message, MessageId, Principal, Role, SessionId, Timestamp, TurnId, UserId};
 use crate::error::{Error, Result};
 use crate::store::queued::Waiting;
-use crate::store::work::{KnownRequest, Location, Place, Placed, SessionRow, Work};
+use crate::store::work::{KnownRequest, Location, NodeLine, Place, Placed, SessionRow, Work};
 use crate::store::{
-    Batch, Claimant, Deleted, IdempotencyKey, ImportSession, NewSession, Question, SessionChange,
+    Batch, Claimant, Deleted, IdempotencyKey, ImportSession, NewMessage, NewSession, Question,
+    SessionChange,
 };
 use futures::FutureExt;
 use rusqlite::Connection;
@@ -71,6 +72,10 @@ impl Work for Step<'_> {
         append::save_counters(self.0, row)
     }
 
+    async fn save_read_marks(&mut self, row: &SessionRow) -> Result<()> {
+        tree::save_read_marks(self.0, row)
+    }
+
     async fn delete_session(&mut self, row: &SessionRow) -> Result<Deleted> {
         sessions::delete(self.0, row)
     }
@@ -92,7 +97,7 @@ impl Work for Step<'_> {
     }
 
     async fn question(&mut self, row: &SessionRow, at: Location) -> Result<Question> {
-        let sql = "SELECT id, parent_id, role, content, tokens FROM messages WHERE key = ?1";
+        let sql = "SELECT id, parent_id, role, content, tokens, parts FROM messages WHERE key = ?1";
         let mut statement = self.0.prepare_cached(sql)?;
         let mut rows = statement.query([message_key(row.key, at.seq)])?;
         let row = rows.next()?.ok_or_else(Error::message_not_found)?;
@@ -102,6 +107,7 @@ impl Work for Step<'_> {
             role: word(Role::from_word, row, 2)?,
             content: row.get(3)?,
             tokens: row.get(4)?,
+            parts: parts(row.get(5)?)?,
         })
     }
 
@@ -112,6 +118,18 @@ impl Work for Step<'_> {
 
     async fn fill(&mut self, row: &SessionRow, at: Location) -> Result<NodeFill> {
         append::fill(self.0, row.key, at)
+    }
+
+    async fn nodes(&mut self, row: &SessionRow) -> Result<Vec<NodeLine>> {
+        tree::nodes(self.0, row.key)
+    }
+
+    async fn run(
+        &mut self,
+        row: &SessionRow,
+        up_to: Location,
+    ) -> Result<Vec<(Location, NewMessage)>> {
+        tree::run(self.0, row, up_to)
     }
 
     async fn put(&mut self, row: &SessionRow, placed: Placed<'_>) -> Result<()> {

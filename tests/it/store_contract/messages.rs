@@ -1,10 +1,13 @@
 //! Messages: posted once, kept in a tree, read as paths.
 
 use super::{at, create, id, message, post, said, user};
+use echoic::domain::message::Parts;
 use echoic::domain::page::{Slice, View};
 use echoic::domain::principal::Access;
 use echoic::domain::{MessageId, Role};
-use echoic::store::{IdempotencyKey, MessageQuery, Parent, PostMessage, Store, TailBounds};
+use echoic::store::{
+    IdempotencyKey, MessageQuery, Parent, PostMessage, Remembered, Store, TailBounds,
+};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use std::sync::Arc;
@@ -21,7 +24,7 @@ pub async fn the_tail_of_a_path_ends_where_its_bounds_say(store: &Arc<dyn Store>
         last = Some(stored.id);
     }
     let tail = async |messages, tokens| {
-        let bounds = TailBounds { messages, tokens, overhead: 2 };
+        let bounds = TailBounds { messages, tokens, overhead: 2, parts: 0 };
         let tail = store.tail(&id("s"), last.as_ref().unwrap(), bounds).await.unwrap();
         let texts: String = tail.iter().map(|message| message.content.as_str()).collect();
         (texts, tail.last().is_some_and(|oldest| oldest.is_root))
@@ -32,6 +35,37 @@ pub async fn the_tail_of_a_path_ends_where_its_bounds_say(store: &Arc<dyn Store>
     assert_eq!(tail(100, 47).await, ("986".to_owned(), false));
     assert_eq!(tail(100, 48).await, ("9865".to_owned(), false));
     assert_eq!(tail(100, 0).await, (String::new(), false));
+}
+
+pub async fn parts_come_with_the_tail_as_far_as_there_is_room_for_them(store: &Arc<dyn Store>) {
+    let ada = user("ada");
+    create(store, &ada, "s").await;
+    // Of 40 bytes each; the message 2 has no text, the message 4 was not sent by a user.
+    let parts =
+        |number: usize| format!(r#"[{{"type":"image","n":{number},"url":"{number:0>7}"}}]"#);
+    let mut last = None;
+    for number in 0..6 {
+        let role = if number == 4 { Role::Assistant } else { Role::User };
+        let text = if number == 2 { String::new() } else { number.to_string() };
+        let mut message = message("ada", role, &text, number as i64);
+        message.body.parts = Parts::from_stored(parts(number)).unwrap();
+        last = Some(post(store, &ada, "s", message, Parent::Head).await.id);
+    }
+    assert_eq!(parts(0).len(), 40);
+    let tail = async |room| {
+        let bounds = TailBounds { messages: 100, tokens: u32::MAX, overhead: 2, parts: room };
+        let tail = store.tail(&id("s"), last.as_ref().unwrap(), bounds).await.unwrap();
+        let told = |one: &Remembered| format!("{}{}", one.content, one.parts.as_json());
+        tail.iter().map(told).collect::<Vec<_>>()
+    };
+    let with = |text: &str, number: usize| format!("{text}{}", parts(number));
+    assert_eq!(tail(0).await, ["5[]", "4[]", "3[]", "1[]", "0[]"]);
+    assert_eq!(tail(39).await, tail(0).await);
+    assert_eq!(tail(80).await, [&with("5", 5), "4[]", &with("3", 3), "1[]", "0[]"]);
+    assert_eq!(
+        tail(200).await,
+        [&with("5", 5), "4[]", &with("3", 3), &with("", 2), &with("1", 1), &with("0", 0)]
+    );
 }
 
 pub async fn a_key_is_forgotten_after_a_day(store: &Arc<dyn Store>) {
@@ -124,7 +158,7 @@ pub async fn whatever_is_posted_where_every_message_is_on_one_path_in_one_node(
             let page = store.messages(&ada, &id(&session), query).await.unwrap().messages;
             assert_eq!(page.iter().map(|m| m.seq as usize - 1).collect::<Vec<_>>(), expected);
         }
-        let bounds = TailBounds { messages: 1000, tokens: u32::MAX, overhead: 0 };
+        let bounds = TailBounds { messages: 1000, tokens: u32::MAX, overhead: 0, parts: 0 };
         let tail = store.tail(&id(&session), ids.last().unwrap(), bounds).await.unwrap();
         assert_eq!(
             tail.iter().rev().map(|m| m.id.clone()).collect::<Vec<_>>(),

@@ -1,12 +1,16 @@
 //! What every store must do, whatever it is made of: one suite, run once per store. One file per
 //! subject; what they share stands here.
 
+mod desk;
 mod export;
 mod import;
 mod messages;
+mod paths;
+mod people;
 mod placement;
 mod queue;
 mod sessions;
+mod tree;
 mod turns;
 
 use echoic::domain::message::{Body, Parts};
@@ -16,13 +20,20 @@ use echoic::domain::text::words;
 use echoic::domain::{
     Message, MessageId, MessageType, Principal, Role, Session, SessionId, Timestamp, TurnId, UserId,
 };
+use echoic::store::mongo::MongoStore;
 use echoic::store::sqlite::{SqliteStore, Sync};
 use echoic::store::{
     Ask, Began, BeginTurn, Begun, Claimant, FinishTurn, MessageQuery, NewMessage, NewSession,
     OnBusy, OnKnownId, Parent, PostMessage, ReplyFields, SessionTarget, Store, TurnSpec,
 };
 use std::sync::Arc;
+use std::time::Duration;
 use tempfile::TempDir;
+
+use crate::support::mongo::database;
+
+/// Silence after which an instance counts as gone.
+const LEASE: Duration = Duration::from_secs(15);
 
 /// A store that is empty, and what must live as long as it.
 struct Fresh {
@@ -30,10 +41,16 @@ struct Fresh {
     _folder: TempDir,
 }
 
-fn sqlite() -> Fresh {
+async fn sqlite() -> Option<Fresh> {
     let folder = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(&folder.path().join("echoic.db"), Sync::Normal).unwrap();
-    Fresh { store: Arc::new(store), _folder: folder }
+    Some(Fresh { store: Arc::new(store), _folder: folder })
+}
+
+/// `None` where there is no MongoDB, and none is required.
+async fn mongo() -> Option<Fresh> {
+    let store = MongoStore::open(&database()?, LEASE).await.unwrap();
+    Some(Fresh { store: Arc::new(store), _folder: tempfile::tempdir().unwrap() })
 }
 
 /// Runs each test of the suite against each store.
@@ -43,14 +60,14 @@ macro_rules! contract {
         $(mod $file {
             $(#[tokio::test]
             async fn $test() {
-                let fresh = crate::store_contract::$store();
+                let Some(fresh) = crate::store_contract::$store().await else { return };
                 crate::store_contract::$file::$test(&fresh.store).await;
             })*
         })*
     };
 }
 
-contract!(sqlite => {
+contract!(sqlite, mongo => {
     turns: [
         of_many_turns_that_want_a_session_exactly_one_gets_it,
         a_finished_turn_frees_its_session_and_a_lost_claim_stores_nothing,
@@ -77,10 +94,12 @@ contract!(sqlite => {
         a_session_id_belongs_to_the_first_who_used_it,
         titles_are_found_by_the_beginnings_of_their_words,
         many_sessions_to_delete_are_the_callers_own_and_no_others,
+        an_operator_finds_everybodys_sessions_by_their_owner,
         a_list_read_by_cursor_shows_each_session_once_while_others_arrive,
     ]
     messages: [
         the_tail_of_a_path_ends_where_its_bounds_say,
+        parts_come_with_the_tail_as_far_as_there_is_room_for_them,
         a_key_is_forgotten_after_a_day,
         whatever_is_posted_where_every_message_is_on_one_path_in_one_node,
     ]
@@ -94,6 +113,24 @@ contract!(sqlite => {
         all_of_a_users_sessions_are_named_whatever_their_state,
         an_older_file_takes_no_time_back_from_a_session_that_is_there,
         an_export_goes_on_when_sessions_are_deleted_or_grow_meanwhile,
+    ]
+    tree: [
+        the_head_becomes_the_newest_leaf_below_the_message_that_is_named,
+        the_head_stays_where_it_is_while_a_reply_runs_and_for_strangers,
+        a_fork_holds_the_path_and_goes_its_own_way,
+        a_guests_fork_is_the_guests_alone,
+        a_fork_of_a_path_over_many_nodes_holds_all_of_it,
+    ]
+    paths: [
+        whatever_is_edited_regenerated_switched_and_forked_there_is_one_path_and_nothing_is_lost,
+    ]
+    desk: [
+        a_customer_is_handed_to_a_person_and_back,
+    ]
+    people: [
+        two_people_talk_and_see_what_the_other_has_read,
+        a_read_mark_only_goes_forward_and_is_each_users_own,
+        nodes_hold_every_message_once_in_pieces_of_any_size,
     ]
     import: [
         an_imported_session_is_as_its_file_says,
@@ -133,7 +170,7 @@ fn finish(begun: &Begun, reply: &str, take_next: Option<Claimant>) -> FinishTurn
     let mut reply = message("assistant", Role::Assistant, reply, 2);
     reply.id = begun.turn.message_id.clone();
     let (session_id, turn_id) = (begun.session.id.clone(), begun.turn.turn_id.clone());
-    FinishTurn { session_id, turn_id, reply, last_batch: None, take_next }
+    FinishTurn { session_id, turn_id, claimant: life("one"), reply, last_batch: None, take_next }
 }
 
 fn message(sender: &str, role: Role, content: &str, millis: i64) -> NewMessage {

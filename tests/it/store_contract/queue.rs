@@ -3,7 +3,7 @@
 use super::{at, begin, create, finish, id, life, running, said, user};
 use echoic::domain::page::View;
 use echoic::error::Kind;
-use echoic::store::{BeginTurn, OnBusy, Silenced, Store};
+use echoic::store::{BeginTurn, FinishTurn, OnBusy, Silenced, Store};
 use std::sync::Arc;
 
 pub async fn waiting_turns_run_in_order_and_at_most_eight_wait(store: &Arc<dyn Store>) {
@@ -60,6 +60,7 @@ pub async fn waiting_turns_can_be_dropped_withdrawn_and_found_after_a_crash(
     assert_eq!(stale, Silenced::default(), "another turn runs by now");
     let silenced = store.silence(&id("s"), Some(&ids[1])).await.unwrap();
     assert_eq!(silenced, Silenced { running: Some(ids[1].clone()), dropped: ids[2..].to_vec() });
-    store.finish_turn(finish(&next, "ok", Some(life("two")))).await.unwrap().unwrap();
+    let ended = FinishTurn { claimant: life("two"), ..finish(&next, "ok", Some(life("two"))) };
+    store.finish_turn(ended).await.unwrap().unwrap();
     assert!(store.begin_waiting(&life("two"), at(4)).await.unwrap().next.is_none());
 }

@@ -4,6 +4,7 @@ use super::{at, begin, create, id, listed, message, post, user};
 use echoic::domain::page::{Cursor, Place, SessionQuery, SessionSort, Slice, Sort, View};
 use echoic::domain::principal::Access;
 use echoic::domain::session::SessionStatus;
+use echoic::domain::text::words;
 use echoic::domain::title::Title;
 use echoic::domain::{Principal, ProjectId, Role};
 use echoic::error::{Error, Kind};
@@ -149,6 +150,43 @@ pub async fn many_sessions_to_delete_are_the_callers_own_and_no_others(store: &A
     let deleted = store.delete_session(&ada, &id("1")).await.unwrap();
     assert_eq!((deleted.sessions, deleted.messages, deleted.turns), (1, 1, Vec::new()));
     assert_eq!(owned(&ada, of("p")).await, ["2"]);
+}
+
+pub async fn an_operator_finds_everybodys_sessions_by_their_owner(store: &Arc<dyn Store>) {
+    let (ada, bob) = (user("ada"), user("bob"));
+    for (owner, guest, session, title) in
+        [(&ada, &bob, "1", "Soup"), (&bob, &ada, "2", "Salad"), (&ada, &ada, "3", "Soufflé")]
+    {
+        let new = NewSession {
+            id: Some(id(session)),
+            title: Title::given(Some(title)).unwrap(),
+            participants: vec![guest.user.clone()],
+            ..NewSession::default()
+        };
+        store.create_session(owner, new, at(0)).await.unwrap();
+    }
+    let query = |search: Option<&str>, limit| SessionQuery {
+        place: Place::Page(1),
+        limit,
+        sort: Sort { key: SessionSort::Title, descending: false },
+        search: search.map(words),
+        project_id: None,
+        status: None,
+        archived: None,
+    };
+    let found = async |owner: Option<&Principal>, search, limit| {
+        let owner = owner.map(|owner| &owner.user);
+        let page = store.all_sessions(owner, query(search, limit)).await.unwrap();
+        let total = page.pagination.unwrap().total;
+        (page.sessions.iter().map(|session| session.id.to_string()).collect::<String>(), total)
+    };
+    assert_eq!(found(None, None, 10).await, ("231".to_owned(), 3));
+    assert_eq!(found(None, None, 2).await, ("23".to_owned(), 3));
+    assert_eq!(found(None, Some("sou"), 10).await, ("31".to_owned(), 2));
+    // Who only takes part in a session does not own it.
+    assert_eq!(found(Some(&ada), None, 10).await, ("31".to_owned(), 2));
+    assert_eq!(found(Some(&bob), None, 10).await, ("2".to_owned(), 1));
+    assert_eq!(found(Some(&user("eve")), None, 10).await, (String::new(), 0));
 }
 
 pub async fn a_list_read_by_cursor_shows_each_session_once_while_others_arrive(

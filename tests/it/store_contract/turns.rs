@@ -9,6 +9,7 @@ use echoic::store::{
     Batch, Began, BeginTurn, FinishTurn, IdempotencyKey, LedTo, LogEntry, OnBusy, SessionTarget,
     Store,
 };
+use std::collections::HashSet;
 use std::sync::Arc;
 
 pub async fn of_many_turns_that_want_a_session_exactly_one_gets_it(store: &Arc<dyn Store>) {
@@ -46,7 +47,10 @@ pub async fn a_finished_turn_frees_its_session_and_a_lost_claim_stores_nothing(
     let session = store.session(&ada, &id("s"), Access::Participate).await.unwrap();
     let head = Some(begun.turn.message_id.clone());
     assert_eq!((session.active_turn, session.messages_count, session.head_id), (None, 2, head));
-    assert!(store.finish_turn(finish(&begun, "hello", None)).await.unwrap().is_none());
+    assert!(store.finish_turn(finish(&begun, "another", None)).await.unwrap().is_none());
+    // Said again, because the answer was lost on its way.
+    let again = store.finish_turn(finish(&begun, "hello", None)).await.unwrap();
+    assert!(again.unwrap().next.is_none());
     let messages = said(store, &ada, "s", View::All).await;
     assert_eq!(
         messages.iter().map(|message| message.content.as_str()).collect::<Vec<_>>(),
@@ -83,7 +87,8 @@ pub async fn a_repeated_turn_leads_where_it_led_the_first_time(store: &Arc<dyn S
         store.begin_turn(begin).await
     };
     let Ok(Began::Running(begun)) = send("f").await else { panic!("the session was free") };
-    let Ok(Began::Repeated { led_to: LedTo::Turn(turn), .. }) = send("f").await else {
+    let Ok(Began::Repeated { led_to: LedTo::Turn { turn_id: turn, .. }, .. }) = send("f").await
+    else {
         panic!("it runs")
     };
     assert_eq!(turn, begun.turn.turn_id);
@@ -108,7 +113,8 @@ pub async fn a_repeated_turn_leads_where_it_led_the_first_time(store: &Arc<dyn S
         idempotency: Some(IdempotencyKey { key: "k2".to_owned(), ..key("f").unwrap() }),
         ..begin(&ada, "s", "other")
     };
-    let Ok(Began::Repeated { led_to: LedTo::Turn(turn), .. }) = store.begin_turn(again).await
+    let Ok(Began::Repeated { led_to: LedTo::Turn { turn_id: turn, .. }, .. }) =
+        store.begin_turn(again).await
     else {
         panic!("it waits");
     };
@@ -130,11 +136,19 @@ pub async fn turns_of_an_earlier_life_are_orphans_with_their_logs(store: &Arc<dy
     store.append_log(vec![batch(0, "one "), batch(1, "two ")]).await.unwrap();
     store.beat(&life("one"), at(3)).await.unwrap();
 
-    assert_eq!(store.orphaned_turns(&life("one")).await.unwrap().len(), 0, "this life is not over");
-    let orphans = store.orphaned_turns(&life("two")).await.unwrap();
+    let here = HashSet::from([begun.turn.turn_id.clone()]);
+    let orphans = store.orphaned_turns(&life("one"), &here).await.unwrap();
+    assert_eq!(orphans.len(), 0, "this life is not over");
+    store.beat(&life("two"), at(4)).await.unwrap();
+    let orphans = store.orphaned_turns(&life("two"), &HashSet::new()).await.unwrap();
     assert_eq!(orphans.len(), 1);
     assert_eq!((&orphans[0].session_id, &orphans[0].turn), (&id("a"), &begun.turn));
     assert_eq!(orphans[0].log.concat(), b"one two ");
+    let claimant = orphans[0].claimant.clone();
+    let ended = FinishTurn { claimant, ..finish(&begun, "one two", None) };
+    assert!(store.finish_turn(ended).await.unwrap().is_some());
+    let left = store.orphaned_turns(&life("two"), &HashSet::new()).await.unwrap();
+    assert_eq!(left.len(), 0);
 }
 
 pub async fn a_log_ends_with_its_reply_and_is_dropped_later(store: &Arc<dyn Store>) {

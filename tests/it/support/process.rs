@@ -73,6 +73,11 @@ impl Process {
         peak.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
+    /// The process's id.
+    pub fn id(&self) -> u32 {
+        self.child.id().unwrap()
+    }
+
     /// Ends it as a power cut does.
     pub async fn kill(&mut self) {
         soon(self.child.kill()).await.unwrap();

@@ -2,7 +2,7 @@
 
 use super::sse::Frames;
 use super::upstream::Upstream;
-use super::{Call, soon};
+use super::{Call, mongo, soon};
 use echoic::app::{App, Tuning};
 use echoic::config::Config;
 use reqwest::header::HeaderMap;
@@ -66,9 +66,15 @@ impl Server {
 
     /// The same, with what an operator cannot set.
     pub async fn tuned(flags: &[&str], tuning: Tuning) -> Self {
+        let mut server = Self::prepare(flags, tuning).await;
+        server.start_again().await;
+        server
+    }
+
+    async fn prepare(flags: &[&str], tuning: Tuning) -> Self {
         let (folder, upstream) = (tempfile::tempdir().unwrap(), Upstream::start().await);
         let mut all = vec![
-            format!("--database-url=sqlite://{}", folder.path().join("echoic.db").display()),
+            format!("--database-url={}", database_url(&folder)),
             format!("--openai-base-url={}", upstream.base_url),
             "--openai-api-key=sk-tests".to_owned(),
             "--model=gated-1".to_owned(),
@@ -76,9 +82,18 @@ impl Server {
             "--shutdown-grace=2s".to_owned(),
         ];
         all.extend(flags.iter().map(|flag| (*flag).to_owned()));
-        let (base, shutdown, task) = launch(&all, tuning).await;
         let client = Client::builder().no_proxy().build().unwrap();
+        let (base, shutdown, task) =
+            (String::new(), CancellationToken::new(), tokio::spawn(async {}));
         Self { base, client, upstream, folder, flags: all, tuning, shutdown, task }
+    }
+
+    /// A server whose store is a file, whatever the others use, for tests that look into it.
+    pub async fn on_file(flags: &[&str]) -> Self {
+        let mut server = Self::prepare(flags, tuning()).await;
+        server.flags.push(format!("--database-url={}", file(&server.folder)));
+        server.start_again().await;
+        server
     }
 
     /// Stops the server as SIGTERM does and starts it again on the same store.
@@ -195,6 +210,18 @@ impl Server {
         let data = self.get(&format!("/api/chat-sessions/{session}/messages?limit=1")).await.data();
         data["messages"][0].clone()
     }
+}
+
+/// A store of the test's own: a file, or with `ECHOIC_TEST_STORE=mongo` a MongoDB database.
+fn database_url(folder: &TempDir) -> String {
+    match std::env::var("ECHOIC_TEST_STORE").as_deref() {
+        Ok("mongo") => mongo::database().expect("tests/run starts MongoDB"),
+        _ => file(folder),
+    }
+}
+
+fn file(folder: &TempDir) -> String {
+    format!("sqlite://{}", folder.path().join("echoic.db").display())
 }
 
 async fn launch(flags: &[String], tuning: Tuning) -> (String, CancellationToken, JoinHandle<()>) {

@@ -76,15 +76,19 @@ async fn complete(
 }
 
 impl Call {
-    /// The texts of the prompt's messages, each behind its role.
+    /// The texts of the prompt's messages, each behind its role, and where pictures are.
     pub fn prompt(&self) -> Vec<String> {
         let messages = self.request["messages"].as_array().unwrap();
+        let piece = |part: &Value| match part["type"].as_str().unwrap() {
+            "text" => part["text"].as_str().unwrap().to_owned(),
+            _ => format!("<{}>", part["image_url"]["url"].as_str().unwrap()),
+        };
+        let content = |message: &Value| match &message["content"] {
+            Value::Array(parts) => parts.iter().map(piece).collect::<Vec<_>>().join(" "),
+            text => text.as_str().unwrap().to_owned(),
+        };
         let told = |message: &Value| {
-            format!(
-                "{}: {}",
-                message["role"].as_str().unwrap(),
-                message["content"].as_str().unwrap()
-            )
+            format!("{}: {}", message["role"].as_str().unwrap(), content(message))
         };
         messages.iter().map(told).collect()
     }

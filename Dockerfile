@@ -1,0 +1,36 @@
+# Echoic in a container: conversations in the volume /data, or wherever DATABASE_URL says.
+#
+# The server refuses to listen beyond its container while nobody is asked who they are. Whoever runs
+# it says with ECHOIC_ALLOW_OPEN=true that only the right people reach the published port:
+#
+#   docker build --tag echoic .
+#   docker run --env ECHOIC_ALLOW_OPEN=true --publish 127.0.0.1:8080:8080 --volume echoic:/data echoic
+
+FROM rust:1.95-trixie AS build
+WORKDIR /build
+# The dependencies by themselves, under placeholders of the program: this layer is built again only
+# when one of these files changes. .cargo says how SQLite is compiled. rust-toolchain.toml stays
+# outside, or rustup would fetch another toolchain than the image's.
+COPY Cargo.toml Cargo.lock ./
+COPY .cargo .cargo
+RUN mkdir src && touch src/lib.rs && echo 'fn main() {}' >src/main.rs && cargo build --release --locked
+COPY src src
+COPY prompts prompts
+COPY web web
+# Cargo goes by times: sources older than the placeholders would pass for built.
+RUN touch src/lib.rs src/main.rs && cargo build --release --locked
+
+FROM debian:trixie-slim
+# Providers and databases are reached over TLS.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends ca-certificates \
+    && rm -rf /var/lib/apt/lists/* \
+    && install --directory --owner=10001 --group=10001 /data
+COPY deploy/ready.sh /usr/local/bin/echoic-ready
+COPY --from=build /build/target/release/echoic /usr/local/bin/echoic
+ENV HOST=0.0.0.0 PORT=8080 DATABASE_URL=sqlite:///data/echoic.db
+USER 10001:10001
+VOLUME /data
+EXPOSE 8080
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD ["bash", "/usr/local/bin/echoic-ready"]
+ENTRYPOINT ["echoic"]

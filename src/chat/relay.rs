@@ -1,0 +1,151 @@
+//! The relay: turns that other instances run, followed through the store's log by one poll for all
+//! their readers here, and stops that other instances ask of this one.
+//!
+//! A reader elsewhere is a flush and a poll behind the instance that runs the turn. Nothing here
+//! costs anything while nobody reads from afar and no turn runs.
+
+use super::Chat;
+use super::frames::Cursor;
+use super::hub::{LiveTurn, Reader};
+use super::transcript::{Opening, aborted_behind, replay};
+use crate::domain::principal::Access;
+use crate::domain::turn::ActiveTurn;
+use crate::domain::{Principal, SessionId};
+use crate::error::{Kind, Result};
+use crate::store::{Followed, FollowedState, News};
+use bytes::Bytes;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
+
+/// How often it looks.
+const LOOK: Duration = Duration::from_millis(100);
+/// How long a reader who has read further than the log waits for the log.
+const CATCH_UP: Duration = Duration::from_secs(5);
+
+impl Chat {
+    /// Follows the turns of others, and stops what others want stopped, until told to stop.
+    pub async fn keep_relay(self: Arc<Self>, stop: CancellationToken) {
+        if !self.store.is_shared() {
+            return;
+        }
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut fails = false;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = look.tick() => {}
+            }
+            let looked = tokio::select! {
+                () = stop.cancelled() => return,
+                looked = self.look() => looked,
+            };
+            match looked {
+                Ok(()) => fails = false,
+                // Said once: the next look comes soon.
+                Err(error) if !std::mem::replace(&mut fails, true) => {
+                    tracing::warn!(error = %error.chain(), "turns of other instances cannot be followed");
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    async fn look(&self) -> Result<()> {
+        let followed = self.hub.followed();
+        if !followed.is_empty() {
+            self.catch_up(&followed).await?;
+        }
+        if self.hub.runs_any() {
+            self.heed_stops().await?;
+        }
+        Ok(())
+    }
+
+    async fn heed_stops(&self) -> Result<()> {
+        let asked = self.store.asked_stops().await?;
+        let ours = |turn: &_| self.hub.find(turn).filter(|live| live.remote().is_none());
+        let stopped: Vec<_> = asked.iter().filter_map(ours).collect();
+        if stopped.is_empty() {
+            return Ok(());
+        }
+        stopped.iter().for_each(|live| live.stop.cancel());
+        let turns: Vec<_> = stopped.iter().map(|live| live.turn.clone()).collect();
+        self.store.forget_stops(&turns).await
+    }
+
+    /// A reader of a turn that another instance runs, behind the frame that `cursor` names.
+    pub(super) async fn read_remote(
+        &self,
+        session: &SessionId,
+        turn: &ActiveTurn,
+        cursor: Option<&Cursor>,
+    ) -> Result<Option<Reader>> {
+        let live = self.hub.open_remote(session, &turn.turn_id, &turn.message_id);
+        self.catch_up(std::slice::from_ref(&live)).await?;
+        if let Some(cursor) = cursor.filter(|cursor| cursor.turn == live.turn) {
+            // Who read at the instance that runs the turn may know more than the log.
+            let _ = timeout(CATCH_UP, live.reached(cursor.frame)).await;
+        }
+        Ok(Reader::behind(live, cursor))
+    }
+
+    /// Publishes what came of these turns.
+    async fn catch_up(&self, turns: &[Arc<LiveTurn>]) -> Result<()> {
+        let followed = turns.iter().filter_map(|live| {
+            let (session_id, turn_id) = (live.session.clone(), live.turn.clone());
+            Some(Followed { session_id, turn_id, next_batch: live.remote()?.next_batch })
+        });
+        let followed: Vec<_> = followed.collect();
+        for News { turn_id, batches, next_batch, state } in
+            self.store.follow(followed.clone()).await?
+        {
+            let Some(live) = turns.iter().find(|live| live.turn == turn_id) else { continue };
+            let from = followed.iter().find(|followed| followed.turn_id == turn_id);
+            let Some(from) = from.map(|followed| followed.next_batch) else { continue };
+            if !live.relay(&batches, from, next_batch) {
+                continue;
+            }
+            if state == FollowedState::Gone {
+                let ending = self.ending_of(live).await?;
+                if !live.relay(&[ending], next_batch, next_batch + 1) {
+                    continue;
+                }
+            }
+            if state != FollowedState::Open {
+                self.hub.close(live);
+            }
+        }
+        Ok(())
+    }
+
+    /// The end of a turn whose log does not tell of it: its reply, if it has one and nothing of it
+    /// was told yet.
+    async fn ending_of(&self, live: &LiveTurn) -> Result<Bytes> {
+        let aborted = || Ok(aborted_behind(live.turn.clone(), live.last_frame()).bytes);
+        let Some(remote) = live.remote().filter(|_| live.last_frame() == 0) else {
+            return aborted();
+        };
+        let server = Principal::server();
+        let message = self.store.message(&server, &live.session, &remote.reply).await;
+        let session = self.store.session(&server, &live.session, Access::Participate).await;
+        let (reply, session) = match (message, session) {
+            (Ok(reply), Ok(session)) => (reply, session),
+            (Err(error), _) | (_, Err(error)) => {
+                return match error.kind {
+                    Kind::MessageNotFound | Kind::SessionNotFound => aborted(),
+                    _ => Err(error),
+                };
+            }
+        };
+        let opening = Opening {
+            message_id: &reply.id,
+            session_id: &session.id,
+            title: &session.title,
+            user_message_id: reply.parent_id.as_ref().unwrap_or(&reply.id),
+        };
+        Ok(replay(live.turn.clone(), &reply, &opening))
+    }
+}

@@ -1,0 +1,114 @@
+//! `…/nodes` and `…/seen`: a session as people-to-people chats read it, and how far they have read.
+
+use super::Api;
+use super::body::JsonBody;
+use super::envelope::{Answer, Envelope, Failure, ok};
+use super::extract::{Caller, NoQuery, NodePath, SessionPath};
+use super::query::Query;
+use crate::domain::node::{Node, chat_id, number_of};
+use crate::domain::page::MAX_LIMIT;
+use crate::domain::{Invalid, MessageId, SessionId, UserId};
+use crate::error::{Error, Kind};
+use axum::Json;
+use axum::extract::State;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// The nodes of a session.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct NodeList {
+    /// By number: `_1`, `_2`, …
+    nodes: Vec<Node>,
+    /// Where the list goes on: the name of the next node; `null` at its end.
+    next_cursor: Option<String>,
+}
+
+/// Read a session's nodes with their messages, all branches. Nodes hold at most 10,000 messages or
+/// 128 KiB each; a long list is given in pieces.
+#[utoipa::path(
+    get, path = "/api/chat-sessions/{sessionId}/nodes", tag = "messages",
+    params(
+        ("sessionId" = String, Path),
+        ("limit" = Option<u32>, Query, description = "From 1 to 100, 100 by default"),
+        ("cursor" = Option<String>, Query, description = "A nextCursor"),
+    ),
+    responses((status = 200, body = Envelope<NodeList>), (status = "default", body = Failure))
+)]
+pub(super) async fn list(
+    State(api): State<Api>,
+    Caller(who): Caller,
+    SessionPath(session): SessionPath,
+    mut query: Query,
+) -> Answer<Json<Envelope<NodeList>>> {
+    let limit = query.number("limit", 1..=MAX_LIMIT).unwrap_or(MAX_LIMIT);
+    let wants = || Invalid::new("cursor", "must be a nextCursor of the same list");
+    let first = query.parsed("cursor", |name| number_of(&session, name).ok_or_else(wants));
+    query.finish()?;
+    let page = api.store.nodes(&who, &session, first.unwrap_or(1), limit).await?;
+    let next_cursor = page.next.map(|number| chat_id(&session, number));
+    Ok(ok("Nodes retrieved successfully", NodeList { nodes: page.nodes, next_cursor }))
+}
+
+/// Read one node.
+#[utoipa::path(
+    get, path = "/api/chat-sessions/{sessionId}/nodes/{chatId}", tag = "messages",
+    params(("sessionId" = String, Path), ("chatId" = String, Path, description = "`chat_<sessionId>_<number>`")),
+    responses((status = 200, body = Envelope<Node>), (status = "default", body = Failure))
+)]
+pub(super) async fn get(
+    State(api): State<Api>,
+    Caller(who): Caller,
+    NodePath(session, name): NodePath,
+    _query: NoQuery,
+) -> Answer<Json<Envelope<Node>>> {
+    // Number 0 is no node's: whoever may not see the session learns nothing of its nodes.
+    let number = number_of(&session, &name).unwrap_or(0);
+    let page = api.store.nodes(&who, &session, number, 1).await?;
+    let node = page.nodes.into_iter().find(|node| node.chat_id == name);
+    let node =
+        node.ok_or_else(|| Error::new(Kind::NodeNotFound, "there is no such node in the session"))?;
+    Ok(ok("Node retrieved successfully", node))
+}
+
+/// How far the caller has read.
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct SeenBody {
+    /// A message of the session.
+    up_to: String,
+}
+
+/// A read mark.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ReadMark {
+    #[schema(value_type = String)]
+    session_id: SessionId,
+    #[schema(value_type = String)]
+    user_id: UserId,
+    /// The message that was named.
+    #[schema(value_type = String)]
+    up_to: MessageId,
+}
+
+/// Move the caller's read mark forward. Messages of others up to it are `seen` from then on; a mark
+/// never goes back.
+#[utoipa::path(
+    post, path = "/api/chat-sessions/{sessionId}/seen", tag = "messages",
+    params(("sessionId" = String, Path)),
+    request_body = SeenBody,
+    responses((status = 200, body = Envelope<ReadMark>), (status = "default", body = Failure))
+)]
+pub(super) async fn seen(
+    State(api): State<Api>,
+    _query: NoQuery,
+    Caller(who): Caller,
+    SessionPath(session_id): SessionPath,
+    JsonBody(body): JsonBody<SeenBody>,
+) -> Answer<Json<Envelope<ReadMark>>> {
+    let named = MessageId::parse("upTo", &body.up_to)?;
+    let seen = api.store.mark_seen(&who, &session_id, &named).await?;
+    let mark = ReadMark { session_id, user_id: who.user, up_to: seen.up_to };
+    Ok(ok("Messages marked as seen successfully", mark))
+}

@@ -1,0 +1,136 @@
+//! Opening the database: what the connection string says, and what the server must be.
+
+use super::schema;
+use super::{MongoStore, Tables};
+use crate::error::{Error, Kind, Result};
+use mongodb::bson::{Document, doc};
+use mongodb::error::ErrorKind;
+use mongodb::options::{
+    ClientOptions, ReadConcern, ReadPreference, SelectionCriteria, WriteConcern,
+};
+use mongodb::{Client, Database};
+use std::time::Duration;
+
+/// The database, where the connection string names none.
+const DATABASE: &str = "echoic";
+/// How long to look for a server that takes writes, unless the connection string says otherwise.
+const SELECTION: Duration = Duration::from_secs(5);
+
+impl MongoStore {
+    /// Connects to the database that `url` names, checks that it can do what is needed, and brings
+    /// its indexes up to date. `lease` is the silence after which an instance counts as gone.
+    /// Errors say what an operator can do.
+    pub async fn open(url: &str, lease: Duration) -> Result<Self> {
+        let store = Self::connect(url, lease).await?;
+        schema::prepare(&store.tables, &store.place).await?;
+        Ok(store)
+    }
+
+    /// The same for those who only look, beside the instances that use it: no index is touched.
+    pub async fn open_to_look(url: &str) -> Result<Self> {
+        Self::connect(url, Duration::ZERO).await
+    }
+
+    async fn connect(url: &str, lease: Duration) -> Result<Self> {
+        let mut options = ClientOptions::parse(url).await.map_err(|error| {
+            let why = without_password(&error.to_string(), url);
+            refused(format!("DATABASE_URL is not a connection string of MongoDB: {why}"))
+        })?;
+        options.app_name.get_or_insert_with(|| "echoic".to_owned());
+        options.server_selection_timeout.get_or_insert(SELECTION);
+        options.connect_timeout.get_or_insert(SELECTION);
+        // What is acknowledged outlives a failover, and nobody reads what may not.
+        options.write_concern = Some(WriteConcern::majority());
+        options.read_concern = Some(ReadConcern::majority());
+        options.selection_criteria =
+            Some(SelectionCriteria::ReadPreference(ReadPreference::Primary));
+        options.retry_writes = Some(true);
+        options.retry_reads = Some(true);
+        let hosts = options.hosts.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        let name = options.default_database.clone().unwrap_or_else(|| DATABASE.to_owned());
+        let place = format!("{hosts}/{name}");
+        let client = Client::with_options(options).map_err(|error| {
+            let why = without_password(&error.to_string(), url);
+            refused(format!("DATABASE_URL cannot be used: {why}"))
+        })?;
+        let database = client.database(&name);
+        check_server(&database, &place).await?;
+        let tables = Tables::of(database);
+        Ok(Self { client, tables, place, lease, suspects: Default::default() })
+    }
+}
+
+/// Whether the server is there, lets us in, and knows transactions.
+async fn check_server(database: &Database, place: &str) -> Result<()> {
+    let hello = database.run_command(doc! { "hello": 1 }).await;
+    let hello = hello.map_err(|error| explain(&error, place))?;
+    let is_set =
+        hello.contains_key("setName") || hello.get_str("msg").is_ok_and(|msg| msg == "isdbgrid");
+    if !is_set {
+        return Err(refused(format!(
+            "MongoDB at {place} is a single server; Echoic needs transactions, so start it with --replSet \
+             (one member is enough) and run rs.initiate(), or use a sharded cluster"
+        )));
+    }
+    // The first command that needs the rights of the user.
+    let allowed = database.collection::<Document>("schema").find_one(doc! {}).await;
+    allowed.map(|_| ()).map_err(|error| explain(&error, place))
+}
+
+fn explain(error: &mongodb::error::Error, place: &str) -> Error {
+    /// "AuthenticationFailed" and "Unauthorized".
+    const NOT_LET_IN: [i32; 2] = [18, 13];
+    let mut cause = Some(error.clone());
+    let sentence = match error.kind.as_ref() {
+        ErrorKind::Authentication { .. } => {
+            format!("MongoDB at {place} refused the user name or the password of DATABASE_URL")
+        }
+        // What the driver says of each server is long; the first complaint tells it.
+        ErrorKind::ServerSelection { message, .. } => {
+            cause = None;
+            let why =
+                message.split_once("Error: Kind: ").map(|(_, rest)| rest.split(", labels:").next());
+            let why = why.flatten().unwrap_or("no server that takes writes answered in time");
+            format!(
+                "MongoDB at {place} cannot be reached ({why}); is it running, and is the replica set of DATABASE_URL the \
+                 one it belongs to?"
+            )
+        }
+        ErrorKind::Command(command) if NOT_LET_IN.contains(&command.code) => format!(
+            "MongoDB at {place} does not let this user in: DATABASE_URL must name a user with the role readWrite on \
+             that database, its password, and authSource if the user was created in another one"
+        ),
+        _ => format!("MongoDB at {place} cannot be used"),
+    };
+    let explained = Error::new(Kind::StoreUnavailable, sentence);
+    match cause {
+        Some(cause) => explained.with_source(cause),
+        None => explained,
+    }
+}
+
+/// A message that may quote the connection string, without the password in it.
+fn without_password(message: &str, url: &str) -> String {
+    let credentials = url.split_once("://").and_then(|(_, rest)| rest.rsplit_once('@'));
+    let password = credentials.and_then(|(credentials, _)| credentials.split_once(':'));
+    match password {
+        Some((_, password)) if !password.is_empty() => message.replace(password, "***"),
+        _ => message.to_owned(),
+    }
+}
+
+pub(super) fn refused(sentence: String) -> Error {
+    Error::new(Kind::StoreUnavailable, sentence)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_password;
+
+    #[test]
+    fn a_complaint_about_a_connection_string_does_not_tell_its_password() {
+        let url = "mongodb://ada:s3cret@db.example/echoic";
+        assert_eq!(without_password("bad value s3cret", url), "bad value ***");
+        assert_eq!(without_password("bad value", "mongodb://db.example"), "bad value");
+    }
+}

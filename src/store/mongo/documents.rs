@@ -1,0 +1,406 @@
+//! The documents and what they mean: the one place that knows their fields.
+//!
+//! Times are BSON dates; what is the application's own, or only read whole, is kept as JSON text.
+
+use crate::domain::message::{Body, FinishReason, Parts};
+use crate::domain::session::{JsonObject, SessionStatus};
+use crate::domain::title::TitleSource;
+use crate::domain::turn::ActiveTurn;
+use crate::domain::{
+    Message, MessageId, MessageType, ProjectId, Role, Session, SessionId, Status, Timestamp,
+    TurnId, UserId,
+};
+use crate::error::{Error, Result};
+use crate::store::work::{Location, Placed, SessionRow};
+use crate::store::{Claimant, NewMessage, Question, Remembered, ReplyFields};
+use mongodb::bson::{DateTime, Document, serialize_to_document};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// A session: its own fields, its counters, and the claim of its running turn.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct SessionDoc {
+    #[serde(rename = "_id")]
+    pub(super) id: String,
+    pub(super) user_id: String,
+    /// The owner first.
+    pub(super) participants: Vec<String>,
+    pub(super) project_id: Option<String>,
+    pub(super) title: String,
+    /// The title folded: what lists sort by …
+    pub(super) title_key: String,
+    /// … and what search finds.
+    pub(super) title_words: Vec<String>,
+    pub(super) title_source: String,
+    pub(super) status: String,
+    pub(super) archived: bool,
+    pub(super) pinned: bool,
+    pub(super) meta: String,
+    pub(super) user_meta: String,
+    pub(super) theme: String,
+    pub(super) settings: String,
+    pub(super) read_marks: Vec<ReadMark>,
+    pub(super) version: i64,
+    /// How many; also the highest seq.
+    pub(super) messages: i64,
+    /// How many; also the highest number.
+    pub(super) nodes: i64,
+    pub(super) head: Option<PlaceDoc>,
+    pub(super) last_message: Option<String>,
+    pub(super) last_message_at: Option<DateTime>,
+    /// `lastMessageAt`, or `createdAt` without messages.
+    pub(super) activity_at: DateTime,
+    pub(super) last_seen: Option<DateTime>,
+    pub(super) created_at: DateTime,
+    pub(super) updated_at: DateTime,
+    /// The claim of the running turn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) active_turn: Option<ClaimDoc>,
+    /// How many turns wait; not there if none does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) waiting: Option<i64>,
+}
+
+/// How far a user has read.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ReadMark {
+    pub(super) user_id: String,
+    pub(super) seq: i64,
+}
+
+/// A message and where it lies.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct PlaceDoc {
+    pub(super) id: String,
+    pub(super) node: i64,
+    pub(super) seq: i64,
+}
+
+/// Who runs which turn.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ClaimDoc {
+    pub(super) turn_id: String,
+    pub(super) reply_id: String,
+    pub(super) question_id: String,
+    pub(super) started_at: DateTime,
+    pub(super) instance: String,
+    pub(super) boot: String,
+}
+
+/// A bounded run of one path, with its messages.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct NodeDoc {
+    /// The node's public name, `chat_<session>_<number>`.
+    #[serde(rename = "_id")]
+    pub(super) id: String,
+    pub(super) session_id: String,
+    pub(super) number: i64,
+    /// The message that the first one follows; zeros are none.
+    pub(super) prev: LocationDoc,
+    pub(super) first_id: String,
+    pub(super) first_seq: i64,
+    pub(super) last_seq: i64,
+    pub(super) count: i64,
+    pub(super) bytes: i64,
+    pub(super) created_at: DateTime,
+    pub(super) messages: Vec<MessageDoc>,
+}
+
+/// Where a message lies.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(super) struct LocationDoc {
+    pub(super) node: i64,
+    pub(super) seq: i64,
+}
+
+/// A message inside its node.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct MessageDoc {
+    pub(super) id: String,
+    pub(super) seq: i64,
+    pub(super) parent: Option<PlaceDoc>,
+    pub(super) role: String,
+    pub(super) sender_id: String,
+    #[serde(rename = "type")]
+    pub(super) kind: String,
+    pub(super) content: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) parts: Option<String>,
+    pub(super) status: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) model: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) finish_reason: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) client_message_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) error: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) usage: Option<String>,
+    pub(super) tokens: i64,
+    pub(super) created_at: DateTime,
+}
+
+/// A message as memory reads it.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct RememberedDoc {
+    id: String,
+    client_message_id: Option<String>,
+    pub(super) seq: i64,
+    parent: Option<PlaceDoc>,
+    role: String,
+    pub(super) content: String,
+    /// Not there for readers without a use for them.
+    parts: Option<String>,
+    tokens: i64,
+}
+
+impl SessionDoc {
+    pub(super) fn into_row(self) -> Result<SessionRow> {
+        let created_at = time(self.created_at);
+        let at = self.head.as_ref().map(PlaceDoc::location);
+        let (active_turn, claimant) = match self.active_turn {
+            None => (None, None),
+            Some(claim) => (Some(claim.turn()), Some(claim.claimant())),
+        };
+        let session = Session {
+            id: SessionId::trusted(self.id),
+            owner: UserId::trusted(self.user_id),
+            project_id: self.project_id.map(ProjectId::trusted),
+            title: self.title,
+            title_source: TitleSource::from_word(&self.title_source)
+                .ok_or_else(|| unreadable(&self.title_source))?,
+            participants: self.participants.into_iter().map(UserId::trusted).collect(),
+            status: SessionStatus::trusted(self.status),
+            archived: self.archived,
+            pinned: self.pinned,
+            meta: object(self.meta)?,
+            user_meta: object(self.user_meta)?,
+            theme: object(self.theme)?,
+            settings: json(&self.settings)?,
+            version: number(self.version),
+            messages_count: number(self.messages),
+            head_id: self.head.map(|head| MessageId::trusted(head.id)),
+            active_turn,
+            last_message: self.last_message,
+            last_message_at: self.last_message_at.map(time),
+            last_seen: self.last_seen.map(time),
+            start_time: created_at,
+            created_at,
+            updated_at: time(self.updated_at),
+            nodes: None,
+        };
+        let marks = self.read_marks.into_iter();
+        Ok(SessionRow {
+            key: 0,
+            session,
+            node_count: number(self.nodes),
+            head: at,
+            claimant,
+            read_marks: marks.map(|mark| (mark.user_id, number(mark.seq))).collect(),
+        })
+    }
+}
+
+impl ClaimDoc {
+    pub(super) fn turn(&self) -> ActiveTurn {
+        ActiveTurn {
+            turn_id: TurnId::trusted(self.turn_id.as_str()),
+            message_id: MessageId::trusted(self.reply_id.as_str()),
+            user_message_id: Some(MessageId::trusted(self.question_id.as_str())),
+            started_at: time(self.started_at),
+        }
+    }
+
+    pub(super) fn claimant(&self) -> Claimant {
+        Claimant { instance: self.instance.clone(), boot: self.boot.clone() }
+    }
+}
+
+impl PlaceDoc {
+    pub(super) fn of(id: &MessageId, at: Location) -> Self {
+        Self { id: id.to_string(), node: at.node.into(), seq: at.seq.into() }
+    }
+
+    pub(super) fn location(&self) -> Location {
+        Location { node: number(self.node), seq: number(self.seq) }
+    }
+}
+
+impl LocationDoc {
+    /// `None` stands before the first message of a path.
+    pub(super) fn location(self) -> Option<Location> {
+        let at = Location { node: number(self.node), seq: number(self.seq) };
+        (at.seq > 0).then_some(at)
+    }
+}
+
+impl MessageDoc {
+    pub(super) fn new(placed: Placed<'_>) -> Result<Self> {
+        let Placed { message, at, parent, .. } = placed;
+        let (body, reply) = (&message.body, &message.reply);
+        Ok(Self {
+            id: message.id.to_string(),
+            seq: at.seq.into(),
+            parent: parent.map(|parent| PlaceDoc::of(&parent.id, parent.at)),
+            role: message.role.as_str().to_owned(),
+            sender_id: message.sender_id.to_string(),
+            kind: body.kind.as_str().to_owned(),
+            content: body.content.clone(),
+            parts: (!body.parts.is_empty()).then(|| body.parts.as_json().to_owned()),
+            status: reply.status.as_str().to_owned(),
+            model: reply.model.clone(),
+            finish_reason: reply.finish_reason.map(|reason| reason.as_str().to_owned()),
+            client_message_id: message.client_message_id.as_ref().map(ToString::to_string),
+            error: reply.error.as_ref().map(to_json).transpose()?,
+            usage: reply.usage.as_ref().map(to_json).transpose()?,
+            tokens: message.tokens.into(),
+            created_at: date(message.created_at),
+        })
+    }
+
+    /// The message; its siblings are still to be found.
+    pub(super) fn into_message(self, row: &SessionRow) -> Result<Message> {
+        let seq = number(self.seq);
+        let sender_id = UserId::trusted(self.sender_id);
+        Ok(Message {
+            id: MessageId::trusted(self.id),
+            session_id: row.session.id.clone(),
+            seq,
+            parent_id: self.parent.map(|parent| MessageId::trusted(parent.id)),
+            sibling_ids: Vec::new(),
+            role: word(Role::from_word, &self.role)?,
+            kind: word(MessageType::from_word, &self.kind)?,
+            content: self.content,
+            parts: parts(self.parts)?,
+            status: word(Status::from_word, &self.status)?,
+            seen: row.is_seen(seq, &sender_id),
+            sender_id,
+            model: self.model,
+            finish_reason: self.finish_reason.as_deref().and_then(FinishReason::from_word),
+            client_message_id: self.client_message_id.map(MessageId::trusted),
+            error: self.error.as_deref().map(json).transpose()?,
+            usage: self.usage.as_deref().map(json).transpose()?,
+            created_at: time(self.created_at),
+        })
+    }
+
+    /// The message exactly as it was put.
+    pub(super) fn into_stored(self, row: &SessionRow) -> Result<NewMessage> {
+        let tokens = number(self.tokens);
+        let message = self.into_message(row)?;
+        Ok(NewMessage {
+            id: message.id,
+            client_message_id: message.client_message_id,
+            role: message.role,
+            sender_id: message.sender_id,
+            body: Body { content: message.content, parts: message.parts, kind: message.kind },
+            tokens,
+            created_at: message.created_at,
+            reply: ReplyFields {
+                status: message.status,
+                model: message.model,
+                finish_reason: message.finish_reason,
+                error: message.error,
+                usage: message.usage,
+            },
+        })
+    }
+
+    pub(super) fn into_question(self) -> Result<Question> {
+        Ok(Question {
+            parts: parts(self.parts)?,
+            id: MessageId::trusted(self.id),
+            parent_id: self.parent.map(|parent| MessageId::trusted(parent.id)),
+            role: word(Role::from_word, &self.role)?,
+            content: self.content,
+            tokens: number(self.tokens),
+        })
+    }
+
+    /// Bytes that it takes on a page.
+    pub(super) fn size(&self) -> usize {
+        self.content.len() + self.parts.as_ref().map_or(0, String::len)
+    }
+}
+
+impl RememberedDoc {
+    /// Whether this is the message's id, or the name that its client gave it.
+    pub(super) fn is(&self, id: &MessageId) -> bool {
+        self.id == id.as_str() || self.client_message_id.as_deref() == Some(id.as_str())
+    }
+
+    pub(super) fn tokens(&self) -> u32 {
+        number(self.tokens)
+    }
+
+    /// Takes the parts, if a user sent them and they are at most this large; else they are left out.
+    pub(super) fn keep_parts(&mut self, most: usize) -> usize {
+        self.parts = self.parts.take().filter(|parts| self.role == "user" && parts.len() <= most);
+        self.parts.as_ref().map_or(0, String::len)
+    }
+
+    pub(super) fn remembered(self) -> Result<Remembered> {
+        Ok(Remembered {
+            parts: parts(self.parts)?,
+            tokens: number(self.tokens),
+            id: MessageId::trusted(self.id),
+            role: word(Role::from_word, &self.role)?,
+            content: self.content,
+            is_root: self.parent.is_none(),
+        })
+    }
+}
+
+pub(super) fn date(time: Timestamp) -> DateTime {
+    DateTime::from_millis(time.as_millis())
+}
+
+pub(super) fn time(date: DateTime) -> Timestamp {
+    Timestamp::from_millis(date.timestamp_millis())
+}
+
+/// A number that was a `u32` when it was stored.
+pub(super) fn number(stored: i64) -> u32 {
+    u32::try_from(stored).unwrap_or_default()
+}
+
+/// A value as the document that stands for it.
+pub(super) fn document(value: &impl Serialize) -> Result<Document> {
+    serialize_to_document(value).map_err(Error::internal)
+}
+
+/// A value's JSON text, as it is stored.
+pub(super) fn to_json(value: &impl Serialize) -> Result<String> {
+    serde_json::to_string(value).map_err(Error::internal)
+}
+
+fn json<T: DeserializeOwned>(text: &str) -> Result<T> {
+    serde_json::from_str(text).map_err(Error::store)
+}
+
+/// Parts as stored; `None` is an empty list.
+fn parts(stored: Option<String>) -> Result<Parts> {
+    match stored {
+        None => Ok(Parts::default()),
+        Some(text) => Parts::from_stored(text).ok_or_else(|| unreadable("parts")),
+    }
+}
+
+fn object(text: String) -> Result<JsonObject> {
+    JsonObject::from_stored(text).ok_or_else(|| unreadable("an object"))
+}
+
+fn word<T>(read: impl Fn(&str) -> Option<T>, text: &str) -> Result<T> {
+    read(text).ok_or_else(|| unreadable(text))
+}
+
+fn unreadable(what: &str) -> Error {
+    Error::store(format!("stored value cannot be read: {what}"))
+}

@@ -1,0 +1,145 @@
+//! Lists of sessions: filtered, searched, ordered, paged.
+//!
+//! A title is found by the beginnings of its words, which the index on them answers. MongoDB's own
+//! text index knows whole stemmed words only: it would find less than every other store does.
+
+use super::documents::SessionDoc;
+use super::step::Step;
+use crate::domain::page::{Cursor, CursorKey, Pagination, Place, SessionQuery, SessionSort, Sort};
+use crate::domain::{Session, UserId};
+use crate::error::Result;
+use crate::store::{SessionPage, rules};
+use mongodb::bson::{Bson, DateTime, Document, doc};
+
+/// Whose sessions a list holds.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Whose<'a> {
+    /// Those that a user participates in.
+    Participants(&'a UserId),
+    /// Those that a user owns.
+    Owners(&'a UserId),
+    /// All there are.
+    Anybodys,
+}
+
+/// A page of sessions.
+pub(super) async fn sessions(
+    step: &mut Step,
+    whose: Whose<'_>,
+    query: &SessionQuery,
+) -> Result<SessionPage> {
+    let mut filter = filter(step, whose, query).await?;
+    let table = step.tables.sessions.clone();
+    let mut skip = 0;
+    let pagination = match &query.place {
+        Place::After(cursor) => {
+            filter.extend(behind(cursor, query.sort));
+            None
+        }
+        Place::Page(page) => {
+            skip = i64::from(page - 1) * i64::from(query.limit);
+            let counted = table.count_documents(filter.clone()).session(&mut step.session).await;
+            Some(Pagination::new(*page, query.limit, step.check(counted)?))
+        }
+    };
+    let direction = if query.sort.descending { -1 } else { 1 };
+    let order = doc! { "pinned": -1, column(query.sort.key): direction, "_id": direction };
+    let pipeline = vec![
+        doc! { "$match": filter },
+        doc! { "$sort": order },
+        doc! { "$skip": skip },
+        doc! { "$limit": i64::from(query.limit) + 1 },
+    ];
+    let mut found: Vec<SessionDoc> = step.all(&table, pipeline).await?;
+    let has_more = found.len() > query.limit as usize;
+    found.truncate(query.limit as usize);
+    let sessions = found
+        .into_iter()
+        .map(|session| Ok(session.into_row()?.session))
+        .collect::<Result<Vec<Session>>>()?;
+    let next = sessions.last().filter(|_| has_more).map(|last| cursor_behind(last, query.sort));
+    Ok(SessionPage { sessions, pagination, next })
+}
+
+/// The sessions that a user participates in.
+async fn participants(step: &mut Step, user: &UserId) -> Result<Document> {
+    let user = user.as_str();
+    // Most users take part in nobody else's sessions, and then the owner's indexes answer.
+    let table = step.tables.sessions.clone();
+    let as_guest = doc! { "participants": user, "userId": { "$ne": user } };
+    let is_guest: Option<Document> = step.one(&table, as_guest, Some(doc! { "_id": 1 })).await?;
+    Ok(if is_guest.is_some() {
+        doc! { "participants": user }
+    } else {
+        doc! { "userId": user }
+    })
+}
+
+async fn filter(step: &mut Step, whose: Whose<'_>, query: &SessionQuery) -> Result<Document> {
+    let mut filter = match whose {
+        Whose::Participants(user) => participants(step, user).await?,
+        Whose::Owners(user) => doc! { "userId": user.as_str() },
+        Whose::Anybodys => doc! {},
+    };
+    if let Some(archived) = query.archived {
+        filter.insert("archived", archived);
+    }
+    if let Some(project) = &query.project_id {
+        filter.insert("projectId", project.as_str());
+    }
+    if let Some(status) = &query.status {
+        filter.insert("status", status.as_str());
+    }
+    if let Some(words) = &query.search {
+        // Folded words hold letters and digits only, so they need no escape in a pattern.
+        let words = words
+            .iter()
+            .map(|word| Bson::from(doc! { "titleWords": { "$regex": format!("^{word}") } }));
+        let words: Vec<Bson> = words.collect();
+        if words.is_empty() {
+            filter.insert("_id", doc! { "$in": [] });
+        } else {
+            filter.insert("$and", words);
+        }
+    }
+    Ok(filter)
+}
+
+const fn column(key: SessionSort) -> &'static str {
+    match key {
+        SessionSort::LastMessageAt => "activityAt",
+        SessionSort::CreatedAt => "createdAt",
+        SessionSort::UpdatedAt => "updatedAt",
+        SessionSort::Title => "titleKey",
+    }
+}
+
+fn cursor_behind(last: &Session, sort: Sort) -> Cursor {
+    let key = match sort.key {
+        SessionSort::LastMessageAt => {
+            CursorKey::Number(last.last_message_at.unwrap_or(last.created_at).as_millis())
+        }
+        SessionSort::CreatedAt => CursorKey::Number(last.created_at.as_millis()),
+        SessionSort::UpdatedAt => CursorKey::Number(last.updated_at.as_millis()),
+        SessionSort::Title => CursorKey::Text(rules::title_words(&last.title)),
+    };
+    Cursor { pinned: last.pinned, key, id: last.id.to_string() }
+}
+
+/// What stands behind the entry that the cursor names; pinned ones stand first in both directions.
+fn behind(cursor: &Cursor, sort: Sort) -> Document {
+    let column = column(sort.key);
+    let beyond = if sort.descending { "$lt" } else { "$gt" };
+    let key: Bson = match &cursor.key {
+        CursorKey::Number(number) => DateTime::from_millis(*number).into(),
+        CursorKey::Text(text) => text.as_str().into(),
+    };
+    let mut places = vec![
+        doc! { "pinned": cursor.pinned, column: { beyond: key.clone() } },
+        doc! { "pinned": cursor.pinned, column: key, "_id": { beyond: &cursor.id } },
+    ];
+    if cursor.pinned {
+        places.push(doc! { "pinned": false });
+    }
+    doc! { "$or": places }
+}

@@ -1,0 +1,114 @@
+//! The shared store: MongoDB, a replica set or a sharded cluster, for as many instances as one
+//! likes.
+//!
+//! The mongodb crate stays inside this folder. Every step of the rules is a transaction with
+//! snapshot reads and majority writes (`step.rs`); the turn log and the marks beside it are
+//! single-document writes (`log.rs`, `relay.rs`).
+
+mod connect;
+mod documents;
+mod list;
+mod log;
+mod messages;
+mod nodes;
+mod pages;
+mod paths;
+mod queue;
+mod relay;
+mod schema;
+mod sessions;
+mod step;
+mod transfer;
+mod tree;
+mod turns;
+mod work;
+
+use super::Store;
+use crate::domain::TurnId;
+use crate::error::{Error, Result};
+use async_trait::async_trait;
+use mongodb::bson::{Document, doc};
+use mongodb::{Client, Collection, Database};
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+use tokio::time::timeout;
+
+/// How long a call to the database may take, repeats included, before it counts as unavailable.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a step may take that writes a whole session; MongoDB ends a transaction after a minute.
+const LONG_PATIENCE: Duration = Duration::from_secs(50);
+/// How long the question whether it is there may take.
+const READY_PATIENCE: Duration = Duration::from_secs(2);
+
+/// A store in a MongoDB database.
+pub struct MongoStore {
+    client: Client,
+    tables: Tables,
+    /// Where it is, without secrets.
+    place: String,
+    /// Silence after which an instance counts as gone.
+    lease: Duration,
+    /// Turns that this instance claimed and does not run, and since when that is known.
+    suspects: Mutex<HashMap<TurnId, Instant>>,
+}
+
+/// The collections.
+#[derive(Debug, Clone)]
+pub(super) struct Tables {
+    database: Database,
+    sessions: Collection<Document>,
+    nodes: Collection<Document>,
+    queue: Collection<Document>,
+    turn_log: Collection<Document>,
+    idempotency_keys: Collection<Document>,
+    instances: Collection<Document>,
+    stops: Collection<Document>,
+    schema: Collection<Document>,
+}
+
+impl Tables {
+    fn of(database: Database) -> Self {
+        Self {
+            sessions: database.collection("sessions"),
+            nodes: database.collection("nodes"),
+            queue: database.collection("queue"),
+            turn_log: database.collection("turn_log"),
+            idempotency_keys: database.collection("idempotency_keys"),
+            instances: database.collection("instances"),
+            stops: database.collection("stops"),
+            schema: database.collection("schema"),
+            database,
+        }
+    }
+}
+
+#[async_trait]
+impl Store for MongoStore {
+    fn describe(&self) -> String {
+        format!("mongodb {}", self.place)
+    }
+
+    async fn ready(&self) -> Result<()> {
+        let hello = self.tables.database.run_command(doc! { "hello": 1 });
+        let hello = match timeout(READY_PATIENCE, hello).await {
+            Ok(answer) => answer?,
+            Err(_) => return Err(Error::store("MongoDB does not answer")),
+        };
+        // What is asked goes to the primary, so this only fails between two of them.
+        match hello.get_bool("isWritablePrimary") {
+            Ok(true) => Ok(()),
+            _ => Err(Error::store("MongoDB has no primary")),
+        }
+    }
+
+    async fn close(&self) {
+        let _ = timeout(READY_PATIENCE, self.client.clone().shutdown()).await;
+    }
+}
+
+impl From<mongodb::error::Error> for Error {
+    fn from(error: mongodb::error::Error) -> Self {
+        Self::store(error)
+    }
+}

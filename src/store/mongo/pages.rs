@@ -1,0 +1,241 @@
+//! Pages of messages: along the active path, or of all branches.
+
+use super::documents::{LocationDoc, MessageDoc, number};
+use super::step::Step;
+use crate::domain::MessageId;
+use crate::domain::node::chat_id;
+use crate::domain::page::Slice;
+use crate::error::{Error, Result};
+use crate::store::work::{Location, SessionRow};
+use crate::store::{MessagePage, MessageQuery};
+use futures::StreamExt;
+use mongodb::bson::doc;
+use serde::Deserialize;
+
+/// A page ends early once it holds this many bytes: attachments are large.
+const MAX_PAGE: usize = 8 << 20;
+
+/// A node with its messages.
+#[derive(Debug, Deserialize)]
+struct RunDoc {
+    number: i64,
+    prev: LocationDoc,
+    messages: Vec<MessageDoc>,
+}
+
+/// Where a node lies on a path.
+#[derive(Debug, Deserialize)]
+struct LinkDoc {
+    number: i64,
+    prev: LocationDoc,
+}
+
+/// Takes messages until one more than the limit was seen.
+struct Page {
+    limit: usize,
+    bytes: usize,
+    /// Each with the number of its node.
+    messages: Vec<(u32, MessageDoc)>,
+    has_more: bool,
+}
+
+impl Page {
+    fn new(query: &MessageQuery) -> Self {
+        Self { limit: query.limit as usize, bytes: 0, messages: Vec::new(), has_more: false }
+    }
+
+    /// Whether there is room for more.
+    fn take(&mut self, node: u32, message: MessageDoc) -> bool {
+        if self.messages.len() == self.limit || self.bytes > MAX_PAGE {
+            self.has_more = true;
+            return false;
+        }
+        self.bytes += message.size();
+        self.messages.push((node, message));
+        true
+    }
+
+    /// The page, its messages being in the order of a reader: the oldest first.
+    async fn finish(self, step: &mut Step, row: &SessionRow) -> Result<MessagePage> {
+        let siblings = step.siblings(&row.session.id, &self.messages).await?;
+        let messages = self.messages.into_iter().zip(siblings).map(|((_, stored), siblings)| {
+            let mut message = stored.into_message(row)?;
+            message.sibling_ids = siblings;
+            Ok(message)
+        });
+        let messages = messages.collect::<Result<_>>()?;
+        Ok(MessagePage { messages, has_more: self.has_more })
+    }
+}
+
+/// A page of the active path.
+pub(super) async fn path(
+    step: &mut Step,
+    row: &SessionRow,
+    query: &MessageQuery,
+) -> Result<MessagePage> {
+    let from = match &query.slice {
+        Slice::Newest => row.head,
+        Slice::Before(id) => {
+            let at = anchor(step, row, id).await?;
+            Some(Location { seq: at.seq - 1, ..at })
+        }
+        Slice::After(id) => {
+            let at = anchor(step, row, id).await?;
+            return forward(step, row, query, at).await;
+        }
+    };
+    let mut page = Page::new(query);
+    let mut next = from;
+    'path: while let Some(at) = next {
+        let node = run(step, row, at.node).await?;
+        for message in
+            node.messages.into_iter().rev().filter(|message| number(message.seq) <= at.seq)
+        {
+            if !page.take(at.node, message) {
+                break 'path;
+            }
+        }
+        next = node.prev.location();
+    }
+    page.messages.reverse();
+    page.finish(step, row).await
+}
+
+/// The messages of the active path behind an anchor.
+async fn forward(
+    step: &mut Step,
+    row: &SessionRow,
+    query: &MessageQuery,
+    anchor: Location,
+) -> Result<MessagePage> {
+    let Some(chain) = chain(step, row, anchor).await? else {
+        return Err(Error::invalid(
+            "after",
+            "must name a message of the active path, or go with view=all",
+        ));
+    };
+    let mut page = Page::new(query);
+    'path: for last in chain.into_iter().rev() {
+        let node = run(step, row, last.node).await?;
+        let on_path = |seq: u32| seq > anchor.seq && seq <= last.seq;
+        for message in node.messages.into_iter().filter(|message| on_path(number(message.seq))) {
+            if !page.take(last.node, message) {
+                break 'path;
+            }
+        }
+    }
+    page.finish(step, row).await
+}
+
+/// The nodes of the active path from the head back to the anchor's, each with its last message on
+/// the path; `None` if the anchor is not on it. One question: a node's number is larger than that
+/// of the node before it on any path.
+async fn chain(
+    step: &mut Step,
+    row: &SessionRow,
+    anchor: Location,
+) -> Result<Option<Vec<Location>>> {
+    let Some(head) = row.head else { return Ok(None) };
+    let nodes = step.tables.nodes.clone_with_type::<LinkDoc>();
+    let range = doc! { "$gte": i64::from(anchor.node), "$lte": i64::from(head.node) };
+    let asked = nodes
+        .find(doc! { "sessionId": row.session.id.as_str(), "number": range })
+        .projection(doc! { "number": 1, "prev": 1 })
+        .sort(doc! { "sessionId": -1, "number": -1 })
+        .session(&mut step.session)
+        .await;
+    let mut cursor = step.check(asked)?;
+    let mut links = Vec::new();
+    {
+        let mut found = cursor.stream(&mut step.session);
+        while let Some(link) = found.next().await {
+            links.push(link);
+        }
+    }
+    let mut chain = vec![head];
+    let mut next = head;
+    for link in links {
+        let link = step.check(link)?;
+        if number(link.number) != next.node {
+            continue;
+        }
+        if next.node == anchor.node {
+            return Ok((next.seq >= anchor.seq).then_some(chain));
+        }
+        let Some(previous) = link.prev.location() else { return Ok(None) };
+        chain.push(previous);
+        next = previous;
+    }
+    Ok(None)
+}
+
+/// A page of all branches, in the order in which the messages were stored: their seqs have no gaps.
+pub(super) async fn whole(
+    step: &mut Step,
+    row: &SessionRow,
+    query: &MessageQuery,
+) -> Result<MessagePage> {
+    let (limit, count) = (query.limit, row.session.messages_count);
+    let (first, last, is_newest_first) = match &query.slice {
+        Slice::Newest => (count.saturating_sub(limit) + 1, count, true),
+        Slice::Before(id) => {
+            let at = anchor(step, row, id).await?;
+            (at.seq.saturating_sub(limit + 1).max(1), at.seq - 1, true)
+        }
+        Slice::After(id) => {
+            let at = anchor(step, row, id).await?;
+            (at.seq + 1, count.min(at.seq.saturating_add(limit + 1)), false)
+        }
+    };
+    let first = if is_newest_first { first.saturating_sub(1).max(1) } else { first };
+    let mut found = between(step, row, first, last).await?;
+    if is_newest_first {
+        found.reverse();
+    }
+    let mut page = Page::new(query);
+    for (node, message) in found {
+        if !page.take(node, message) {
+            break;
+        }
+    }
+    if is_newest_first {
+        page.messages.reverse();
+    }
+    page.finish(step, row).await
+}
+
+/// The messages of all branches from one seq to another, by seq, each with its node's number.
+pub(super) async fn between(
+    step: &mut Step,
+    row: &SessionRow,
+    first: u32,
+    last: u32,
+) -> Result<Vec<(u32, MessageDoc)>> {
+    let filter = doc! {
+        "sessionId": row.session.id.as_str(),
+        "lastSeq": { "$gte": i64::from(first) },
+        "firstSeq": { "$lte": i64::from(last) },
+    };
+    let nodes = step.tables.nodes.clone();
+    let runs: Vec<RunDoc> = step.all(&nodes, vec![doc! { "$match": filter }]).await?;
+    let mut found: Vec<(u32, MessageDoc)> = Vec::new();
+    for run in runs {
+        let node = number(run.number);
+        let wanted = |message: &MessageDoc| (first..=last).contains(&number(message.seq));
+        found.extend(run.messages.into_iter().filter(wanted).map(|message| (node, message)));
+    }
+    found.sort_unstable_by_key(|(_, message)| message.seq);
+    Ok(found)
+}
+
+async fn anchor(step: &mut Step, row: &SessionRow, id: &MessageId) -> Result<Location> {
+    let found = step.find_message(&row.session.id, id).await?;
+    Ok(found.ok_or_else(Error::message_not_found)?.at)
+}
+
+async fn run(step: &mut Step, row: &SessionRow, number: u32) -> Result<RunDoc> {
+    let nodes = step.tables.nodes.clone();
+    let filter = doc! { "_id": chat_id(&row.session.id, number) };
+    step.one(&nodes, filter, None).await?.ok_or_else(Error::message_not_found)
+}

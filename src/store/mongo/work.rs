@@ -1,0 +1,210 @@
+//! One atomic step on MongoDB, as the rules of a store see it.
+
+use super::documents::date;
+use super::paths::Named;
+use super::step::Step;
+use crate::domain::node::NodeFill;
+use crate::domain::title::Title;
+use crate::domain::{Message, MessageId, Principal, SessionId, Timestamp, TurnId, UserId};
+use crate::error::Result;
+use crate::store::queued::Waiting;
+use crate::store::work::{KnownRequest, Location, NodeLine, Place, Placed, SessionRow, Work};
+use crate::store::{
+    Batch, Claimant, Deleted, IdempotencyKey, ImportSession, NewMessage, NewSession, Question,
+    SessionChange,
+};
+use mongodb::bson::{DateTime, Document, doc};
+use serde::Deserialize;
+
+/// A request that may be repeated, and what it led to.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RequestDoc {
+    fingerprint: String,
+    session_id: String,
+    message_id: String,
+    turn_id: Option<String>,
+    created_at: DateTime,
+}
+
+/// The name of a request: no user, route or key can look like two others.
+fn request_id(who: &Principal, key: &IdempotencyKey) -> Document {
+    doc! { "user": who.user.as_str(), "route": key.route, "key": &key.key }
+}
+
+impl Work for Step {
+    async fn session(&mut self, id: &SessionId) -> Result<Option<SessionRow>> {
+        self.find_session(id).await
+    }
+
+    async fn insert_session(
+        &mut self,
+        owner: &UserId,
+        id: &SessionId,
+        new: &NewSession,
+        now: Timestamp,
+    ) -> Result<SessionRow> {
+        self.add_session(owner, id, new, now).await
+    }
+
+    async fn change_session(
+        &mut self,
+        row: &SessionRow,
+        change: SessionChange,
+        now: Timestamp,
+    ) -> Result<()> {
+        self.change(row, change, now).await
+    }
+
+    async fn name_session(&mut self, row: &SessionRow, title: &Title) -> Result<()> {
+        self.name(row, title).await
+    }
+
+    async fn place_imported(&mut self, row: &SessionRow, import: &ImportSession) -> Result<()> {
+        self.place(row, import).await
+    }
+
+    async fn save_counters(&mut self, row: &SessionRow) -> Result<()> {
+        self.count(row).await
+    }
+
+    async fn delete_session(&mut self, row: &SessionRow) -> Result<Deleted> {
+        self.remove(row).await
+    }
+
+    async fn save_read_marks(&mut self, row: &SessionRow) -> Result<()> {
+        self.mark_read(row).await
+    }
+
+    async fn expect_many(&mut self, row: &SessionRow) -> Result<()> {
+        self.read_names(&row.session.id).await
+    }
+
+    async fn locate(&mut self, row: &SessionRow, id: &MessageId) -> Result<Option<Place>> {
+        self.find_message(&row.session.id, id).await
+    }
+
+    async fn by_id(&mut self, row: &SessionRow, id: &MessageId) -> Result<Option<Place>> {
+        Ok(self.named(&row.session.id, id, Named::ById).await?.pop())
+    }
+
+    async fn newest_named(&mut self, row: &SessionRow, id: &MessageId) -> Result<Option<Place>> {
+        Ok(self.named(&row.session.id, id, Named::ByAnyName).await?.pop())
+    }
+
+    async fn message(&mut self, row: &SessionRow, at: Location) -> Result<Message> {
+        self.read_message(row, at).await
+    }
+
+    async fn question(&mut self, row: &SessionRow, at: Location) -> Result<Question> {
+        self.stored(&row.session.id, at).await?.into_question()
+    }
+
+    async fn children(&mut self, row: &SessionRow, under: Location) -> Result<Vec<Location>> {
+        let found = self.children_of(&row.session.id, Some(under)).await?;
+        Ok(found.into_iter().map(|child| child.at).collect())
+    }
+
+    async fn fill(&mut self, row: &SessionRow, at: Location) -> Result<NodeFill> {
+        self.node_fill(&row.session.id, at).await
+    }
+
+    async fn nodes(&mut self, row: &SessionRow) -> Result<Vec<NodeLine>> {
+        self.node_lines(&row.session.id).await
+    }
+
+    async fn run(
+        &mut self,
+        row: &SessionRow,
+        up_to: Location,
+    ) -> Result<Vec<(Location, NewMessage)>> {
+        self.node_run(row, up_to).await
+    }
+
+    async fn put(&mut self, row: &SessionRow, placed: Placed<'_>) -> Result<()> {
+        self.put_message(&row.session.id, placed).await
+    }
+
+    async fn hold(&mut self, row: &SessionRow, claimant: &Claimant) -> Result<()> {
+        self.claim(row, claimant).await
+    }
+
+    async fn release(&mut self, row: &SessionRow) -> Result<()> {
+        self.unset(row.session.id.as_str(), "activeTurn").await
+    }
+
+    async fn waiting(&mut self, row: &SessionRow) -> Result<Vec<Waiting>> {
+        self.queued(&row.session.id).await
+    }
+
+    async fn push_waiting(
+        &mut self,
+        row: &SessionRow,
+        waiting: &Waiting,
+        before_all: bool,
+    ) -> Result<()> {
+        self.enqueue(&row.session.id, waiting, before_all).await
+    }
+
+    async fn drop_waiting(&mut self, row: &SessionRow, turn: &TurnId) -> Result<bool> {
+        self.dequeue(&row.session.id, turn).await
+    }
+
+    async fn idle_session(&mut self) -> Result<Option<SessionId>> {
+        self.idle().await
+    }
+
+    async fn known_request(
+        &mut self,
+        who: &Principal,
+        key: &IdempotencyKey,
+        since: Timestamp,
+    ) -> Result<Option<KnownRequest>> {
+        let keys = self.tables.idempotency_keys.clone();
+        let filter = doc! { "_id": request_id(who, key) };
+        let found: Option<RequestDoc> = self.one(&keys, filter, None).await?;
+        // The same look at time as in every store, however lazily old documents go.
+        let found = found.filter(|request| request.created_at > date(since));
+        Ok(found.map(|request| KnownRequest {
+            fingerprint: request.fingerprint,
+            session: SessionId::trusted(request.session_id),
+            message_id: MessageId::trusted(request.message_id),
+            turn_id: request.turn_id.map(TurnId::trusted),
+        }))
+    }
+
+    async fn remember_request(
+        &mut self,
+        who: &Principal,
+        key: &IdempotencyKey,
+        known: &KnownRequest,
+        now: Timestamp,
+        _since: Timestamp,
+    ) -> Result<()> {
+        let keys = self.tables.idempotency_keys.clone();
+        let request = doc! {
+            "fingerprint": &known.fingerprint,
+            "sessionId": known.session.as_str(),
+            "messageId": known.message_id.as_str(),
+            "turnId": known.turn_id.as_ref().map(|turn| turn.as_str()),
+            "createdAt": date(now),
+        };
+        let filter = doc! { "_id": request_id(who, key) };
+        let replaced =
+            keys.replace_one(filter, request).upsert(true).session(&mut self.session).await;
+        self.check(replaced).map(|_| ())
+    }
+
+    async fn end_log(
+        &mut self,
+        row: &SessionRow,
+        turn: &TurnId,
+        last: &Batch,
+        now: Timestamp,
+    ) -> Result<()> {
+        let log = self.tables.turn_log.clone();
+        let mut end = super::log::document(&row.session.id, turn, last);
+        end.insert("endedAt", date(now));
+        self.insert(&log, end).await
+    }
+}

@@ -1,0 +1,99 @@
+//! The tree of a session's messages in SQLite, node by node.
+
+use super::SqliteStore;
+use super::paths::walk_node;
+use super::rows::{SELECT_MESSAGE, seq_of_key, stored_message, to_json};
+use super::work::{Step, at_once};
+use crate::domain::{MessageId, Principal, Session, SessionId, Timestamp};
+use crate::error::Result;
+use crate::store::work::{Location, NodeLine, SessionRow};
+use crate::store::{NewMessage, NodePage, Seen, TreeStore, rules};
+use async_trait::async_trait;
+use rusqlite::Connection;
+use std::ops::ControlFlow;
+
+#[async_trait]
+impl TreeStore for SqliteStore {
+    async fn move_head(
+        &self,
+        who: &Principal,
+        session: &SessionId,
+        message: &MessageId,
+        now: Timestamp,
+    ) -> Result<Session> {
+        let (who, session, message) = (who.clone(), session.clone(), message.clone());
+        self.step(async move |step| rules::move_head(step, &who, &session, &message, now).await)
+            .await
+    }
+
+    async fn fork(
+        &self,
+        who: &Principal,
+        session: &SessionId,
+        message: &MessageId,
+        now: Timestamp,
+    ) -> Result<Session> {
+        let (who, session, message) = (who.clone(), session.clone(), message.clone());
+        self.step(async move |step| rules::fork(step, &who, &session, &message, now).await).await
+    }
+
+    async fn mark_seen(
+        &self,
+        who: &Principal,
+        session: &SessionId,
+        up_to: &MessageId,
+    ) -> Result<Seen> {
+        let (who, session, up_to) = (who.clone(), session.clone(), up_to.clone());
+        self.step(async move |step| rules::mark_seen(step, &who, &session, &up_to).await).await
+    }
+
+    async fn nodes(
+        &self,
+        who: &Principal,
+        session: &SessionId,
+        first: u32,
+        limit: u32,
+    ) -> Result<NodePage> {
+        let (who, session) = (who.clone(), session.clone());
+        self.read(move |db| at_once(rules::nodes(&mut Step(db), &who, &session, first, limit)))
+            .await
+    }
+}
+
+/// Writes back how far each user has read.
+pub(super) fn save_read_marks(db: &Connection, row: &SessionRow) -> Result<()> {
+    db.prepare_cached("UPDATE sessions SET read_marks = ?2 WHERE key = ?1")?
+        .execute((row.key, to_json(&row.read_marks)?))?;
+    Ok(())
+}
+
+/// The session's nodes without their messages, by number.
+pub(super) fn nodes(db: &Connection, session: i64) -> Result<Vec<NodeLine>> {
+    let sql = "SELECT number, prev_node, prev_seq, last_seq FROM nodes WHERE session = ?1 \
+               ORDER BY number";
+    let mut statement = db.prepare_cached(sql)?;
+    let lines = statement.query_map([session], |row| {
+        let prev = Location { node: row.get(1)?, seq: row.get(2)? };
+        Ok(NodeLine {
+            number: row.get(0)?,
+            prev: Some(prev).filter(|prev| prev.seq > 0),
+            last_seq: row.get(3)?,
+        })
+    })?;
+    Ok(lines.collect::<Result<_, _>>()?)
+}
+
+/// The messages of one node up to a place in it, oldest first.
+pub(super) fn run(
+    db: &Connection,
+    row: &SessionRow,
+    up_to: Location,
+) -> Result<Vec<(Location, NewMessage)>> {
+    let mut found = Vec::new();
+    walk_node(db, row.key, up_to, SELECT_MESSAGE, |message| {
+        let at = Location { seq: seq_of_key(message.get(0)?), ..up_to };
+        found.push((at, stored_message(message, row)?));
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(found)
+}

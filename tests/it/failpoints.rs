@@ -1,0 +1,110 @@
+//! A database that fails in the middle: connections that close, primaries that step down, majorities
+//! that do not answer. Nothing is lost, nothing is doubled.
+
+use crate::support::mongo::Mongo;
+use crate::support::paced::{Paced, answer};
+use crate::support::server::read;
+use crate::support::sse::text_of;
+use crate::support::{Frames, Server, soon};
+use mongodb::bson::{Document, doc};
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+/// `NotWritablePrimary`, and what a replica set says when it changes its mind.
+const STEPPED_DOWN: i32 = 10107;
+/// `WriteConcernTimeout`.
+const NO_MAJORITY: i32 = 64;
+
+fn rounds() -> usize {
+    std::env::var("ECHOIC_FAILPOINT_ROUNDS").map_or(20, |rounds| rounds.parse().unwrap())
+}
+
+/// One way to fail: which commands, and how.
+fn failures() -> Vec<(&'static [&'static str], Document)> {
+    let retryable = vec!["RetryableWriteError"];
+    let transient = vec!["TransientTransactionError"];
+    let majority = doc! { "code": NO_MAJORITY, "errmsg": "waiting for replication timed out" };
+    vec![
+        (&["find"], doc! { "closeConnection": true }),
+        (&["insert"], doc! { "closeConnection": true }),
+        (&["update"], doc! { "closeConnection": true }),
+        (&["commitTransaction"], doc! { "closeConnection": true }),
+        (&["find"], doc! { "errorCode": STEPPED_DOWN }),
+        (&["insert"], doc! { "errorCode": STEPPED_DOWN, "errorLabels": &transient }),
+        (&["update"], doc! { "errorCode": STEPPED_DOWN, "errorLabels": &transient }),
+        (&["commitTransaction"], doc! { "errorCode": STEPPED_DOWN, "errorLabels": &retryable }),
+        (&["commitTransaction"], doc! { "writeConcernError": majority.clone() }),
+        (&["insert"], doc! { "writeConcernError": majority }),
+    ]
+}
+
+/// Sends a message until it is taken, as a client that repeats its request does; what it heard.
+async fn say(server: &Server, body: &Value) -> String {
+    loop {
+        let request = server.request(Method::POST, "/api/chat").json(body);
+        let response = soon(request.send()).await.unwrap();
+        if response.status() == 503 {
+            continue;
+        }
+        assert_eq!(response.status(), 200);
+        let frames = Frames::new(response).rest().await;
+        let kinds: Vec<_> = frames.iter().map(|frame| frame.kind().to_owned()).collect();
+        assert!(kinds.iter().any(|kind| kind == "finish"), "{kinds:?}");
+        return text_of(&frames);
+    }
+}
+
+#[tokio::test]
+async fn whatever_the_database_fails_at_no_message_is_lost_or_doubled() {
+    let Some(mongo) = Mongo::start(&["--enable-test-commands"]).await else { return };
+    let upstream = Paced::start().await;
+    // A real server tells at once that it is primary again; this one is asked more often.
+    let url = format!("{}&heartbeatFrequencyMS=500", mongo.url("echoic"));
+    let base = &upstream.base_url;
+    let flags = [format!("--database-url={url}"), format!("--openai-base-url={base}")];
+    let server = Server::with(&[&flags[0], &flags[1]]).await;
+    let session = server.session().await;
+    let mut runner = TestRunner::deterministic();
+    let mut random = |most: usize| (0..most).new_tree(&mut runner).unwrap().current();
+    let (failures, mut owed) = (failures(), Vec::new());
+    for round in 0..rounds() {
+        let (commands, how) = &failures[round % failures.len()];
+        // Before the turn begins, while its log is written, or as it ends.
+        let words = [3, 40][random(2)];
+        let skip = random(5);
+        let question = format!("question {round} of words {words}");
+        let body = json!({"sessionId": session, "message": question, "clientMessageId": format!("m{round}")});
+        let skipping = doc! { "skip": skip as i32, "times": 1 + random(3) as i32 };
+        mongo.fail(skipping, commands, how.clone()).await;
+        assert_eq!(
+            say(&server, &body).await,
+            answer(&question),
+            "round {round}: {commands:?} {how}"
+        );
+        mongo.mend().await;
+        owed.push(format!("user: {question}"));
+        owed.push(format!("assistant: {}", answer(&question)));
+        assert_eq!(say(&server, &body).await, answer(&question), "the same turn again");
+    }
+    let path = format!("/api/chat-sessions/{session}/messages?limit=100&view=all");
+    let mut stored = Vec::new();
+    let mut before = String::new();
+    loop {
+        let page = read(server.request(Method::GET, &format!("{path}{before}"))).await.data();
+        let messages = page["messages"].as_array().unwrap();
+        let told = |message: &Value| {
+            let text = |name: &str| message[name].as_str().unwrap().to_owned();
+            format!("{}: {}", text("role"), text("content"))
+        };
+        stored.splice(0..0, messages.iter().map(told));
+        if page["hasMore"] == json!(false) {
+            break;
+        }
+        before = format!("&before={}", messages[0]["id"].as_str().unwrap());
+    }
+    assert_eq!(stored, owed);
+    assert_eq!(upstream.calls(), rounds(), "each question was asked once");
+}

@@ -1,0 +1,138 @@
+//! Pictures: stored as they came, shown to models that take them, within the budget.
+
+use crate::support::Server;
+use serde_json::{Value, json};
+
+const CAT: &str = "data:image/png;base64,AAAA";
+
+/// The prompt's messages but the system's, as sent to the provider.
+fn sent(request: &Value) -> Vec<Value> {
+    request["messages"].as_array().unwrap()[1..].to_vec()
+}
+
+/// A whole turn; gives what the provider was sent.
+async fn ask(server: &Server, body: Value, reply: &str) -> Vec<Value> {
+    let mut frames = server.chat(body).await;
+    let call = server.upstream.call().await;
+    let prompt = sent(&call.request);
+    call.reply(reply);
+    frames.until("[DONE]").await;
+    prompt
+}
+
+fn picture(text: &str, url: &str) -> Value {
+    json!({"role": "user", "content": [
+        {"type": "text", "text": text}, {"type": "image_url", "image_url": {"url": url}}]})
+}
+
+#[tokio::test]
+async fn a_picture_goes_to_the_model_with_its_question_and_is_remembered() {
+    let server = Server::start().await;
+    let file = json!({"type": "file", "mediaType": "image/png", "url": CAT});
+    let text = json!({"type": "text", "text": "What is this?"});
+    let first =
+        json!({"id": "chat-1", "messages": [{"id": "u1", "role": "user", "parts": [text, file]}]});
+    assert_eq!(ask(&server, first, "A cat.").await, [picture("What is this?", CAT)]);
+
+    let next = json!({"sessionId": "chat-1", "message": "And this?",
+        "parts": [{"type": "image_url", "image_url": {"url": "https://e.com/dog.png", "detail": "low"}},
+                  {"type": "file", "mediaType": "application/pdf", "url": "https://e.com/a.pdf"}]});
+    let mut dog = picture("And this?", "https://e.com/dog.png");
+    dog["content"][1]["image_url"]["detail"] = json!("low");
+    let cat = json!({"role": "assistant", "content": "A cat."});
+    let prompt = ask(&server, next.clone(), "A dog.").await;
+    assert_eq!(prompt, [picture("What is this?", CAT), cat.clone(), dog.clone()]);
+
+    // The same once more, as another reply to the same question.
+    let response =
+        server.request(reqwest::Method::POST, "/api/chat/chat-1/regenerate").send().await.unwrap();
+    let call = server.upstream.call().await;
+    assert_eq!(sent(&call.request), [picture("What is this?", CAT), cat, dog]);
+    call.reply("A wolf.");
+    assert!(response.text().await.unwrap().contains("wolf"));
+    let stored = server.get("/api/chat-sessions/chat-1/messages?view=all").await.data();
+    assert_eq!(stored["messages"][2]["parts"], next["parts"], "parts are kept as they came");
+}
+
+#[tokio::test]
+async fn a_message_of_nothing_but_a_picture_is_shown_too() {
+    let server = Server::start().await;
+    let session = server.session().await;
+    let posted = json!({"chatSessionId": session, "role": "user", "type": "image", "content": "",
+        "parts": [{"type": "image", "url": "https://e.com/cat.png"}]});
+    let posted = server.post("/api/chat-messages", posted).await.data();
+    assert_eq!(posted["message"]["type"], "image");
+    assert_eq!(posted["session"]["title"], "New Chat", "it has no line that could name it");
+    let only = json!({"role": "user", "content": [
+        {"type": "image_url", "image_url": {"url": "https://e.com/cat.png"}}]});
+    let body = json!({"sessionId": session, "message": "What did I send?"});
+    let prompt = ask(&server, body, "A cat.").await;
+    assert_eq!(prompt, [only, json!({"role": "user", "content": "What did I send?"})]);
+    let shown = server.get(&format!("/api/chat-sessions/{session}/memory")).await.data();
+    assert_eq!(
+        (&shown["pieces"][1]["images"], &shown["pieces"][1]["text"]),
+        (&json!(1), &json!(""))
+    );
+    assert_eq!(shown["pieces"][1]["tokens"], 6500);
+    assert_eq!(shown["pieces"][2].get("images"), None);
+}
+
+#[tokio::test]
+async fn models_that_take_no_pictures_get_the_text_alone() {
+    let server = Server::start().await;
+    let session = server.session().await;
+    for (model, sees) in [("gpt-3.5-turbo", false), ("gpt-4o", true), ("deepseek-chat", false)] {
+        let body = json!({"sessionId": session, "message": "What is this?", "model": model,
+            "parentId": null, "parts": [{"type": "image", "url": CAT}]});
+        let blind = json!({"role": "user", "content": "What is this?"});
+        let expected = if sees { picture("What is this?", CAT) } else { blind };
+        assert_eq!(ask(&server, body, "ok").await, [expected], "{model}");
+    }
+}
+
+#[tokio::test]
+async fn a_picture_that_does_not_fit_is_left_out_of_memory_and_its_text_stays() {
+    let server = Server::start().await;
+    let session = server.session().await;
+    for number in 0..3 {
+        let body = json!({"sessionId": session, "message": format!("number {number}"),
+            "parts": [{"type": "image", "url": format!("https://e.com/{number}.png")}]});
+        ask(&server, body, "seen").await;
+    }
+    let preview = async |query: &str| {
+        let path = format!("/api/chat-sessions/{session}/memory?message=next&{query}");
+        let shown = server.get(&path).await.data();
+        let pieces = shown["pieces"].as_array().unwrap().clone();
+        let recent = pieces.iter().filter(|piece| piece["kind"] == "recent");
+        let (mut texts, mut images, mut tokens) = (0, Vec::new(), 0);
+        for piece in recent {
+            texts += 1;
+            tokens += piece["tokens"].as_u64().unwrap() + 4;
+            if piece.get("images").is_some() {
+                images.push(piece["text"].as_str().unwrap().to_owned());
+            }
+        }
+        (texts, images, tokens)
+    };
+    // Two of three fit the default of 16,000 tokens, the newest ones; all texts are there.
+    let (texts, images, tokens) = preview("").await;
+    assert_eq!((texts, images), (6, vec!["number 1".to_owned(), "number 2".to_owned()]));
+    assert!(tokens <= 16_000);
+    let (texts, images, tokens) = preview("maxTokens=6000").await;
+    assert_eq!((texts, images), (6, Vec::new()));
+    assert!(tokens <= 6000);
+    let (texts, images, _) = preview("maxTokens=30000").await;
+    assert_eq!((texts, images.len()), (6, 3));
+}
+
+#[tokio::test]
+async fn more_pictures_than_fit_the_window_are_refused_with_the_message() {
+    let server = Server::start().await;
+    let session = server.session().await;
+    let body = json!({"sessionId": session, "message": "all my photographs",
+        "parts": vec![json!({"type": "image", "url": "https://e.com/x.png"}); 20]});
+    let refused = server.post("/api/chat", body).await;
+    assert_eq!(refused.failure(), (422, "context_too_long"));
+    assert_eq!(server.said(&session).await, Vec::<String>::new());
+    assert!(server.upstream.is_idle().await);
+}

@@ -1,0 +1,307 @@
+//! Several instances on one database, without stickiness: each serves, resumes and stops what any
+//! of them runs, and one that dies or sleeps takes nothing with it.
+
+use crate::support::mongo::database;
+use crate::support::process::Process;
+use crate::support::server::read;
+use crate::support::sse::text_of;
+use crate::support::{Frames, Server, Upstream, soon};
+use futures::future::join_all;
+use reqwest::{Client, Method};
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use tempfile::TempDir;
+use tokio::process::Command;
+
+/// Instances of one database; `None` where there is none.
+async fn instances<const N: usize>(flags: &[&str]) -> Option<[Server; N]> {
+    let url = format!("--database-url={}", database()?);
+    let flags: Vec<_> = std::iter::once(url.as_str()).chain(flags.iter().copied()).collect();
+    let servers = join_all((0..N).map(|_| Server::with(&flags))).await;
+    Some(servers.try_into().unwrap_or_else(|_| unreachable!()))
+}
+
+async fn stop(server: &Server, session: &str) -> Value {
+    server.post(&format!("/api/chat/{session}/stop"), json!({})).await.data()
+}
+
+#[tokio::test]
+async fn a_turn_that_one_runs_is_read_from_another_frame_by_frame() {
+    let Some([a, b]) = instances(&[]).await else { return };
+    let session = a.session().await;
+    let (mut first, mut call) = a.open_turn(&session, "count").await;
+    call.text("one ");
+    first.until("text-delta").await;
+    let mut elsewhere = b.join(&session, None).await.unwrap();
+    elsewhere.until("text-delta").await;
+    call.text("two ");
+    let two = elsewhere.until("text-delta").await;
+    assert_eq!(two.data["delta"], "two ");
+    let mut late = b.join(&session, Some(&two.id)).await.unwrap();
+    call.text("three");
+    assert_eq!(late.until("text-delta").await.data["delta"], "three");
+    call.finish(json!({}));
+    first.rest().await;
+    elsewhere.rest().await;
+    late.rest().await;
+    assert_eq!(elsewhere.bytes, first.bytes);
+    assert!(first.bytes.ends_with(&late.bytes) && late.bytes.ends_with("[DONE]\n\n"));
+    assert_eq!(b.said(&session).await, ["user: count", "assistant: one two three"]);
+    assert_eq!(b.last_message(&session).await, a.last_message(&session).await);
+    assert!(b.join(&session, None).await.is_none(), "nothing runs any more");
+}
+
+#[tokio::test]
+async fn who_has_read_further_than_the_log_hears_nothing_twice_elsewhere() {
+    let Some([a, b]) = instances(&[]).await else { return };
+    let session = a.session().await;
+    let (mut first, mut call) = a.open_turn(&session, "hi").await;
+    call.text("one ");
+    // Read at once, long before it is in the log.
+    let heard = first.until("text-delta").await;
+    let mut rest = b.join(&session, Some(&heard.id)).await.unwrap();
+    call.text("two");
+    call.finish(json!({}));
+    assert_eq!(text_of(&rest.rest().await), "two");
+}
+
+#[tokio::test]
+async fn a_turn_too_short_for_the_log_is_read_elsewhere_as_its_reply() {
+    let Some([a, b]) = instances(&[]).await else { return };
+    let session = a.session().await;
+    // Its frames are withheld until the reply is complete, so that no flush comes before.
+    let (mut first, call) = a.open_turn(&session, "quick").await;
+    let mut elsewhere = b.join(&session, None).await.unwrap();
+    call.reply("done");
+    first.rest().await;
+    let frames = elsewhere.rest().await;
+    assert_eq!(text_of(&frames), "done");
+    assert_eq!(frames.last().unwrap().kind(), "[DONE]");
+    let of_turn =
+        |frame: &crate::support::sse::Frame| frame.id.rsplit_once(':').unwrap().0.to_owned();
+    assert_eq!(of_turn(&frames[0]), first.bytes["id: ".len()..].split(':').next().unwrap());
+}
+
+#[tokio::test]
+async fn a_turn_is_stopped_from_anywhere_before_its_first_word_too() {
+    let Some([a, b]) = instances(&[]).await else { return };
+    let session = a.session().await;
+    let (mut frames, mut call) = a.open_turn(&session, "go on and on").await;
+    call.text("for ever");
+    frames.until("text-delta").await;
+    assert_eq!(stop(&b, &session).await["stopped"], true);
+    // The answer comes when what was said is stored.
+    let last = b.last_message(&session).await;
+    assert_eq!((&last["status"], &last["content"]), (&json!("interrupted"), &json!("for ever")));
+    frames.until("abort").await;
+    assert_eq!(stop(&b, &session).await["stopped"], false);
+
+    let (mut frames, call) = a.open_turn(&session, "say nothing").await;
+    assert_eq!(stop(&b, &session).await["stopped"], true);
+    frames.until("abort").await;
+    call.abandoned().await;
+    assert_eq!(b.last_message(&session).await["status"], "interrupted");
+}
+
+#[tokio::test]
+async fn a_message_that_waits_for_a_turn_elsewhere_streams_when_its_turn_comes() {
+    let Some([a, b]) = instances(&[]).await else { return };
+    let session = a.session().await;
+    let (mut first, call) = a.open_turn(&session, "first").await;
+    let body = json!({"sessionId": session, "message": "second", "onBusy": "queue"});
+    let mut second = b.chat(body).await;
+    call.reply("one");
+    first.until("[DONE]").await;
+    // Whoever ended the first runs the second.
+    a.upstream.call().await.reply("two");
+    assert_eq!(text_of(&second.rest().await), "two");
+
+    let (mut third, mut call) = a.open_turn(&session, "third").await;
+    call.text("never ending");
+    third.until("text-delta").await;
+    let body = json!({"sessionId": session, "message": "fourth", "onBusy": "interrupt"});
+    let mut fourth = b.chat(body).await;
+    third.until("abort").await;
+    a.upstream.call().await.reply("four");
+    assert_eq!(text_of(&fourth.rest().await), "four");
+
+    let (_fifth, _call) = a.open_turn(&session, "fifth").await;
+    let body = json!({"sessionId": session, "message": "sixth", "onBusy": "queue"});
+    let mut sixth = b.chat(body).await;
+    stop(&a, &session).await;
+    sixth.until("abort").await;
+    let said = b.said(&session).await;
+    assert_eq!(said.last().unwrap(), "assistant: ");
+    assert!(!said.contains(&"user: sixth".to_owned()), "{said:?}");
+}
+
+#[tokio::test]
+async fn a_request_that_is_repeated_elsewhere_is_the_same_turn() {
+    let Some([a, b]) = instances(&[]).await else { return };
+    let session = a.session().await;
+    let body = json!({"sessionId": session, "message": "once", "clientMessageId": "m1"});
+    let mut first = a.chat(body.clone()).await;
+    let mut call = a.upstream.call().await;
+    call.text("only ");
+    first.until("text-delta").await;
+    let mut again = b.chat(body.clone()).await;
+    call.reply("once");
+    first.rest().await;
+    assert_eq!(text_of(&again.rest().await), "only once");
+    assert_eq!(text_of(&b.chat(body).await.rest().await), "only once");
+    assert!(b.upstream.is_idle().await);
+    assert_eq!(b.said(&session).await, ["user: once", "assistant: only once"]);
+}
+
+#[tokio::test]
+async fn a_session_that_is_deleted_elsewhere_ends_its_turn_and_all_its_readers() {
+    let Some([a, b, c]) = instances(&[]).await else { return };
+    let session = a.session().await;
+    let (mut first, mut call) = a.open_turn(&session, "hi").await;
+    call.text("hello ");
+    first.until("text-delta").await;
+    let mut elsewhere = c.join(&session, None).await.unwrap();
+    elsewhere.until("text-delta").await;
+    assert_eq!(b.delete(&format!("/api/chat-sessions/{session}")).await.status, 200);
+    first.until("abort").await;
+    elsewhere.until("abort").await;
+    call.hung_up().await;
+    assert_eq!(a.get(&format!("/api/chat-sessions/{session}")).await.status, 404);
+}
+
+#[tokio::test]
+async fn each_instance_says_who_it_is() {
+    let Some([a, b]) = instances(&[]).await else { return };
+    let name = async |server: &Server| {
+        server.get("/health/ready").await.data()["instance"].as_str().unwrap().to_owned()
+    };
+    let (first, second) = (name(&a).await, name(&b).await);
+    assert!(first.ends_with(a.base.strip_prefix("http://").unwrap()), "{first}");
+    assert_ne!(first, second);
+}
+
+fn rounds() -> usize {
+    std::env::var("ECHOIC_RACE_ROUNDS").map_or(20, |rounds| rounds.parse().unwrap())
+}
+
+#[tokio::test]
+async fn of_sixteen_clients_on_four_instances_exactly_one_gets_the_session() {
+    let Some(servers) = instances::<4>(&[]).await else { return };
+    let session = servers[0].session().await;
+    for round in 0..rounds() {
+        let body = json!({"sessionId": session, "message": format!("round {round}")});
+        let asked = join_all((0..16).map(|client| {
+            let server = &servers[client % 4];
+            let request = server.request(Method::POST, "/api/chat").json(&body);
+            async move { (client % 4, soon(request.send()).await.unwrap()) }
+        }))
+        .await;
+        let (won, lost): (Vec<_>, Vec<_>) =
+            asked.into_iter().partition(|(_, response)| response.status() == 200);
+        assert_eq!(won.len(), 1, "round {round}");
+        assert!(lost.iter().all(|(_, response)| response.status() == 409), "{lost:?}");
+        let (server, response) = won.into_iter().next().unwrap();
+        servers[server].upstream.call().await.reply("yours");
+        Frames::new(response).until("[DONE]").await;
+    }
+    let path = format!("/api/chat-sessions/{session}");
+    let count = servers[1].get(&path).await.data()["messagesCount"].clone();
+    assert_eq!(count, 2 * rounds());
+}
+
+/// A real process beside the instance of this one.
+async fn process(url: &str, upstream: &Upstream) -> (TempDir, Process) {
+    let folder = tempfile::tempdir().unwrap();
+    let variables = HashMap::from([
+        ("PORT", "0".to_owned()),
+        ("DATABASE_URL", url.to_owned()),
+        ("OPENAI_BASE_URL", upstream.base_url.clone()),
+        ("ECHOIC_MODEL", "gated-1".to_owned()),
+        ("ECHOIC_TURN_LEASE", "1s".to_owned()),
+    ]);
+    let process = Process::start(folder.path(), &variables).await;
+    (folder, process)
+}
+
+async fn chat(base: &str, session: &str, message: &str) -> Frames {
+    let client = Client::builder().no_proxy().build().unwrap();
+    let body = json!({"sessionId": session, "message": message});
+    Frames::new(soon(client.post(format!("{base}/api/chat")).json(&body).send()).await.unwrap())
+}
+
+/// Reads the session until no turn is active in it.
+async fn freed(server: &Server, session: &str) {
+    let path = format!("/api/chat-sessions/{session}");
+    soon(async {
+        while !server.get(&path).await.data()["activeTurn"].is_null() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_an_instance_said_before_it_was_killed_is_kept_by_the_others() {
+    let Some(url) = database() else { return };
+    let b = Server::with(&[&format!("--database-url={url}"), "--turn-lease=1s"]).await;
+    let upstream = Upstream::start().await;
+    let (_folder, mut a) = process(&url, &upstream).await;
+    let session = b.session().await;
+    let mut frames = chat(&a.base, &session, "tell me all").await;
+    let mut call = upstream.call().await;
+    call.text("half of it");
+    frames.until("text-delta").await;
+    let body = json!({"sessionId": session, "message": "and then?", "onBusy": "queue"});
+    let mut waiting = b.chat(body).await;
+    let mut reader = b.join(&session, None).await.unwrap();
+    // What is read here has been in the log.
+    reader.until("text-delta").await;
+    a.kill().await;
+    // Who reads elsewhere hears the end, and what waited begins on an instance that lives.
+    reader.until("abort").await;
+    b.upstream.call().await.reply("that was all");
+    assert_eq!(text_of(&waiting.rest().await), "that was all");
+    freed(&b, &session).await;
+    let said = [
+        "user: tell me all",
+        "assistant: half of it",
+        "user: and then?",
+        "assistant: that was all",
+    ];
+    assert_eq!(b.said(&session).await, said);
+}
+
+#[tokio::test]
+async fn an_instance_that_slept_past_its_lease_writes_no_more_of_its_turn() {
+    let Some(url) = database() else { return };
+    let b = Server::with(&[&format!("--database-url={url}"), "--turn-lease=1s"]).await;
+    let upstream = Upstream::start().await;
+    let (_folder, a) = process(&url, &upstream).await;
+    let session = b.session().await;
+    let mut frames = chat(&a.base, &session, "good night").await;
+    let mut call = upstream.call().await;
+    call.text("before");
+    frames.until("text-delta").await;
+    b.join(&session, None).await.unwrap().until("text-delta").await;
+    let signal = async |name: &str| {
+        let pid = a.id().to_string();
+        assert!(soon(Command::new("kill").args([name, &pid]).status()).await.unwrap().success());
+    };
+    signal("-STOP").await;
+    freed(&b, &session).await;
+    call.text(" and after");
+    signal("-CONT").await;
+    // It hears of it at its next flush, and its readers with it.
+    let ends = frames.rest().await;
+    assert!(ends.iter().all(|frame| frame.kind() != "finish"), "{:?}", frames.bytes);
+    let kept = b.last_message(&session).await;
+    assert_eq!((&kept["status"], &kept["content"]), (&json!("interrupted"), &json!("before")));
+    assert_eq!(b.said(&session).await.len(), 2);
+
+    // It lives on, and serves.
+    let mut again = chat(&a.base, &session, "good morning").await;
+    upstream.call().await.reply("hello");
+    again.until("[DONE]").await;
+    let path = format!("{}/health/ready", a.base);
+    assert_eq!(read(Client::new().get(path)).await.status, 200);
+}

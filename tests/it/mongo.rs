@@ -1,0 +1,126 @@
+//! MongoDB as an operator meets it: what is wrong with it is said at the start, and what becomes
+//! wrong later passes.
+
+use crate::support::mongo::{Mongo, database, free_port};
+use crate::support::process::run;
+use crate::support::{Server, soon};
+use mongodb::bson::{Document, doc};
+use serde_json::json;
+use std::collections::HashMap;
+
+/// Runs the program on a database that it should refuse: its exit code and its words.
+async fn refused(url: &str) -> (i32, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let variables =
+        HashMap::from([("DATABASE_URL", url.to_owned()), ("ECHOIC_PROVIDER", "demo".to_owned())]);
+    let (code, _, told) = run(folder.path(), &variables, &["serve", "--port=0"]).await;
+    (code, told)
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_be_used_is_named_at_the_start_with_what_to_do() {
+    let Some(single) = Mongo::start(&["--standalone"]).await else { return };
+    let nobody = free_port().await;
+    for (url, wants) in [
+        (format!("mongodb://127.0.0.1:{}/echoic", single.port), "--replSet"),
+        (single.url("echoic").replace("=secantus", "=another"), "cannot be reached"),
+        (format!("mongodb://127.0.0.1:{nobody}/echoic"), "Connection refused"),
+        ("mongodb://ada:s3cret@@127.0.0.1/echoic".to_owned(), "DATABASE_URL"),
+        ("mongodb://127.0.0.1/echoic?replicaSet".to_owned(), "DATABASE_URL"),
+    ] {
+        let (code, told) = refused(&url).await;
+        assert!(matches!(code, 1 | 2), "{url}: {code} {told}");
+        assert!(told.contains("MongoDB") && told.contains(wants), "{url}: {told}");
+        assert!(!told.contains("s3cret") && told.lines().count() == 1, "{told}");
+    }
+}
+
+#[tokio::test]
+async fn with_a_password_it_serves_and_with_another_it_does_not_start() {
+    let Some(mut mongo) = Mongo::start(&[]).await else { return };
+    let rights = vec![doc! { "role": "readWrite", "db": "echoic" }];
+    mongo.admin(doc! { "createUser": "ada", "pwd": "s3cret", "roles": rights }).await;
+    mongo.stop().await;
+    mongo.start_again(&["--auth"]).await;
+    let url = |password: &str| {
+        let place = format!("mongodb://ada:{password}@127.0.0.1:{}/echoic", mongo.port);
+        format!("{place}?replicaSet=secantus&authSource=admin")
+    };
+    let server = Server::with(&[&format!("--database-url={}", url("s3cret"))]).await;
+    let session = server.session().await;
+    server.turn(&session, "who am I?", "ada").await;
+    assert_eq!(server.said(&session).await, ["user: who am I?", "assistant: ada"]);
+
+    let (code, told) = refused(&url("guessed")).await;
+    assert_eq!(code, 1, "{told}");
+    assert!(told.contains("DATABASE_URL") && !told.contains("guessed"), "{told}");
+}
+
+#[tokio::test]
+async fn while_it_is_gone_nothing_is_half_done_and_when_it_is_back_all_goes_on() {
+    let Some(mut mongo) = Mongo::start(&[]).await else { return };
+    let url = format!("{}&serverSelectionTimeoutMS=300", mongo.url("echoic"));
+    let server = Server::with(&[&format!("--database-url={url}")]).await;
+    let session = server.session().await;
+    let (mut frames, mut call) = server.open_turn(&session, "first").await;
+    call.text("half");
+    frames.until("text-delta").await;
+
+    mongo.stop().await;
+    assert_eq!(server.get("/health/ready").await.failure(), (503, "store_unavailable"));
+    assert_eq!(server.get("/health/live").await.status, 200);
+    let body = json!({"sessionId": session, "message": "second", "clientMessageId": "m2"});
+    let refused = server.post("/api/chat", body.clone()).await;
+    assert_eq!(refused.failure(), (503, "store_unavailable"));
+    let list = server.get("/api/chat-sessions").await;
+    assert_eq!(list.failure(), (503, "store_unavailable"));
+    // The model ends its reply while nobody can store it.
+    call.reply(" and half");
+
+    mongo.start_again(&[]).await;
+    frames.until("finish").await;
+    assert_eq!(server.get("/health/ready").await.status, 200);
+    assert_eq!(server.said(&session).await, ["user: first", "assistant: half and half"]);
+    let mut frames = server.chat(body).await;
+    server.upstream.call().await.reply("third time lucky");
+    frames.until("finish").await;
+    assert_eq!(server.said(&session).await[2..], ["user: second", "assistant: third time lucky"]);
+}
+
+#[tokio::test]
+async fn of_many_instances_that_start_at_once_on_an_empty_database_all_start() {
+    let Some(url) = database() else { return };
+    let flag = format!("--database-url={url}");
+    let flags = [flag.as_str()];
+    let servers = futures::future::join_all((0..6).map(|_| Server::with(&flags))).await;
+    let session = servers[0].session().await;
+    for server in &servers {
+        assert_eq!(server.get(&format!("/api/chat-sessions/{session}")).await.status, 200);
+    }
+    let client = mongodb::Client::with_uri_str(&url).await.unwrap();
+    let name = client.default_database().unwrap();
+    let schema = name.collection::<Document>("schema");
+    let schema = soon(async { schema.find_one(doc! {}).await }).await.unwrap().unwrap();
+    assert!(!schema.contains_key("lock"), "{schema}");
+
+    // What a newer version, which this one cannot work beside, would leave.
+    let newer = doc! { "$set": { "version": 99_i64, "readableFrom": 99_i64 } };
+    soon(async { name.collection::<Document>("schema").update_one(doc! {}, newer).await })
+        .await
+        .unwrap();
+    let (code, told) = refused(&url).await;
+    assert!(code == 1 && told.contains("newer Echoic"), "{code} {told}");
+}
+
+#[tokio::test]
+async fn a_lock_whose_holder_died_does_not_keep_others_from_starting() {
+    let Some(url) = database() else { return };
+    let client = mongodb::Client::with_uri_str(&url).await.unwrap();
+    let schema = client.default_database().unwrap().collection::<Document>("schema");
+    let old = mongodb::bson::DateTime::from_millis(1_000);
+    let held = doc! { "_id": "schema", "version": 0_i64, "lock": { "by": "nobody", "at": old } };
+    soon(async { schema.insert_one(held).await }).await.unwrap();
+    let flag = format!("--database-url={url}");
+    let server = soon(async { Server::with(&[&flag]).await }).await;
+    assert_eq!(server.get("/health/ready").await.status, 200);
+}

@@ -1,0 +1,149 @@
+//! The support desk: a customer talks to the model, is handed to a person, and back.
+
+use super::{at, begin, finish, id, life, listed, message, post, running, said, user};
+use echoic::domain::page::View;
+use echoic::domain::principal::Access;
+use echoic::domain::session::{JsonObject, SessionStatus};
+use echoic::domain::{Principal, Role, Session, UserId};
+use echoic::error::Kind;
+use echoic::store::{
+    Began, BeginTurn, NewSession, Parent, PostMessage, SessionChange, SessionTarget, Store,
+};
+use std::sync::Arc;
+
+fn object(text: &str) -> JsonObject {
+    JsonObject::from_stored(text.to_owned()).unwrap()
+}
+
+async fn set_status(store: &Arc<dyn Store>, who: &Principal, status: &str, millis: i64) -> Session {
+    let status = Some(SessionStatus::parse(status).unwrap());
+    let change = SessionChange { status, ..SessionChange::default() };
+    store.change_session(who, &id("desk"), change, Vec::new(), at(millis)).await.unwrap()
+}
+
+/// A message of the customer's, in the way the chat sends it.
+fn ask(customer: &Principal, text: &str, millis: i64) -> BeginTurn {
+    let mut begin = begin(customer, "desk", text);
+    begin.now = at(millis);
+    if let echoic::store::Ask::Say { message, .. } = &mut begin.turn.ask {
+        message.created_at = at(millis);
+    }
+    begin
+}
+
+async fn transcript(store: &Arc<dyn Store>, who: &Principal) -> Vec<String> {
+    let said = said(store, who, "desk", View::Path).await;
+    let told = |message: &echoic::domain::Message| {
+        let seen = if message.seen { "seen" } else { "unseen" };
+        format!("{}: {} ({seen})", message.sender_id, message.content)
+    };
+    said.iter().map(told).collect()
+}
+
+pub async fn a_customer_is_handed_to_a_person_and_back(store: &Arc<dyn Store>) {
+    let (customer, agent, other) = (user("customer"), user("agent"), user("other"));
+    let desk = Principal { user: UserId::trusted("desk"), is_admin: true };
+
+    // The customer opens the page and asks; the model answers.
+    let new = NewSession {
+        id: Some(id("desk")),
+        user_meta: object(r#"{"browser":"Firefox","page":"/invoices"}"#),
+        theme: object(r##"{"colour":"#0a7"}"##),
+        ..NewSession::default()
+    };
+    let opened = store.create_session(&customer, new, at(0)).await.unwrap().0;
+    assert_eq!((opened.status.as_str(), opened.last_seen), ("active", None));
+    assert_eq!(opened.start_time, at(0));
+    let begun = running(store, ask(&customer, "Where is my invoice?", 1000)).await;
+    store.finish_turn(finish(&begun, "In your account.", None)).await.unwrap().unwrap();
+
+    // Nobody else sees it until the desk lets an agent in and hands the session over.
+    let hidden = store.session(&agent, &id("desk"), Access::Participate).await.unwrap_err();
+    assert_eq!(hidden.kind, Kind::SessionNotFound);
+    let let_in =
+        SessionChange { participants: Some(vec![agent.user.clone()]), ..SessionChange::default() };
+    store.change_session(&desk, &id("desk"), let_in, Vec::new(), at(2000)).await.unwrap();
+    assert_eq!(listed(store, &agent, None).await, ["desk"]);
+    let handed = set_status(store, &agent, "agent_assigned", 3000).await;
+    assert_eq!((handed.status.as_str(), handed.version), ("agent_assigned", opened.version + 3));
+
+    // The model is silent now; the message is there for the agent, unread.
+    let Ok(Began::HandedOver { session, .. }) =
+        store.begin_turn(ask(&customer, "It is not there!", 4000)).await
+    else {
+        panic!("a person answers");
+    };
+    assert_eq!((session.active_turn, session.last_seen), (None, Some(at(4000))));
+    let waiting = transcript(store, &agent).await;
+    assert_eq!(waiting.last().unwrap(), "customer: It is not there! (unseen)");
+    assert!(store.begin_waiting(&life("two"), at(4500)).await.unwrap().next.is_none());
+
+    // The agent reads and answers, as a user; in the model's place only the desk may speak.
+    let last = said(store, &agent, "desk", View::Path).await.pop().unwrap();
+    store.mark_seen(&agent, &id("desk"), &last.id).await.unwrap();
+    let as_model = PostMessage {
+        session_id: id("desk"),
+        message: message("agent", Role::Assistant, "I am the model", 5000),
+        parent: Parent::Head,
+        idempotency: None,
+        now: at(5000),
+    };
+    let refused = store.post_message(&agent, as_model).await.unwrap_err();
+    assert_eq!(refused.kind, Kind::Forbidden);
+    let answer = message("agent", Role::User, "I have sent it again.", 5000);
+    post(store, &agent, "desk", answer, Parent::Head).await;
+    let note = message("desk", Role::Assistant, "Anything else?", 5500);
+    post(store, &desk, "desk", note, Parent::Head).await;
+    let last = said(store, &customer, "desk", View::Path).await.pop().unwrap();
+    store.mark_seen(&customer, &id("desk"), &last.id).await.unwrap();
+    assert_eq!(
+        transcript(store, &customer).await,
+        [
+            "customer: Where is my invoice? (seen)",
+            "assistant: In your account. (seen)",
+            "customer: It is not there! (seen)",
+            "agent: I have sent it again. (seen)",
+            "desk: Anything else? (seen)",
+        ]
+    );
+
+    // Closed, nothing can be added, by nobody and in no way.
+    let closed = set_status(store, &agent, "closed", 6000).await;
+    assert_eq!(closed.last_seen, Some(at(4000)), "what others say does not show the customer");
+    let mut anew = ask(&customer, "Thanks", 7000);
+    anew.session = SessionTarget::Ensure(id("desk"));
+    for refused in [
+        store.begin_turn(ask(&customer, "Thanks", 7000)).await.unwrap_err(),
+        store.begin_turn(anew).await.unwrap_err(),
+    ] {
+        assert_eq!(refused.kind, Kind::SessionClosed);
+    }
+    let rename = SessionChange { archived: Some(true), ..SessionChange::default() };
+    let refused = store.change_session(&agent, &id("desk"), rename, Vec::new(), at(7000)).await;
+    assert_eq!(refused.unwrap_err().kind, Kind::Forbidden, "a guest sets the status, no more");
+    let refused = store.session(&other, &id("desk"), Access::Participate).await.unwrap_err();
+    assert_eq!(refused.kind, Kind::SessionNotFound);
+
+    // Reopened, the model answers again and has read all of it.
+    set_status(store, &customer, "active", 8000).await;
+    let begun = running(store, ask(&customer, "Thanks", 9000)).await;
+    let bounds =
+        echoic::store::TailBounds { messages: 100, tokens: u32::MAX, overhead: 4, parts: 0 };
+    let parent = begun.question.parent_id.clone().unwrap();
+    let remembered = store.tail(&id("desk"), &parent, bounds).await.unwrap();
+    let remembered: Vec<_> = remembered.iter().rev().map(|one| one.content.as_str()).collect();
+    assert_eq!(
+        remembered,
+        [
+            "Where is my invoice?",
+            "In your account.",
+            "It is not there!",
+            "I have sent it again.",
+            "Anything else?"
+        ]
+    );
+    store.finish_turn(finish(&begun, "You are welcome.", None)).await.unwrap().unwrap();
+    let session = store.session(&customer, &id("desk"), Access::Own).await.unwrap();
+    assert_eq!((session.messages_count, session.last_seen), (7, Some(at(9000))));
+    assert_eq!(session.last_message.as_deref(), Some("You are welcome."));
+}

@@ -1,0 +1,225 @@
+//! The tree as a property: edits, other replies, switches and forks in any order keep one path from
+//! the head to its root, lose no message, and memory is that path.
+
+use super::{at, begin, create, finish, id, message, post, running, said, user};
+use echoic::domain::memory::{MemoryOptions, Strategy as Way};
+use echoic::domain::page::View;
+use echoic::domain::principal::Access;
+use echoic::domain::session::Settings;
+use echoic::domain::{MessageId, Principal, Role, SessionId};
+use echoic::memory::{Defaults, Memory, PieceKind};
+use echoic::prompts::Prompts;
+use echoic::store::{Ask, BeginTurn, Parent, Store};
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use std::sync::Arc;
+
+/// What somebody does; numbers pick one of the messages so far.
+#[derive(Debug, Clone)]
+enum Deed {
+    /// Asks below the head, or below another message, and gets a reply.
+    Ask(Option<usize>),
+    /// Says something of some size without a model.
+    Post(Option<usize>, usize),
+    /// Asks a message anew: a sibling, with a reply.
+    Edit(usize),
+    /// Wants another reply.
+    Regenerate(usize),
+    /// Goes to the branch of a message.
+    Switch(usize),
+    /// Takes the path to a message elsewhere, and goes on there.
+    Fork(usize),
+}
+
+fn deeds() -> impl Strategy<Value = Vec<Deed>> {
+    let any = || 0usize..1000;
+    let place = || proptest::option::weighted(0.3, any());
+    let size = prop_oneof![8 => 0usize..200, 1 => 40_000usize..140_000];
+    let deed = prop_oneof![
+        4 => place().prop_map(Deed::Ask),
+        3 => (place(), size).prop_map(|(place, size)| Deed::Post(place, size)),
+        2 => any().prop_map(Deed::Edit),
+        2 => any().prop_map(Deed::Regenerate),
+        3 => any().prop_map(Deed::Switch),
+        1 => any().prop_map(Deed::Fork),
+    ];
+    proptest::collection::vec(deed, 1..30)
+}
+
+/// A session as it should be.
+struct Model {
+    session: SessionId,
+    ids: Vec<MessageId>,
+    parents: Vec<Option<usize>>,
+    replies: Vec<bool>,
+    head: Option<usize>,
+}
+
+impl Model {
+    fn of(session: SessionId) -> Self {
+        let (ids, parents, replies) = (Vec::new(), Vec::new(), Vec::new());
+        Self { session, ids, parents, replies, head: None }
+    }
+
+    fn add(&mut self, id: MessageId, parent: Option<usize>, is_reply: bool) {
+        self.ids.push(id);
+        self.parents.push(parent);
+        self.replies.push(is_reply);
+        self.head = Some(self.ids.len() - 1);
+    }
+
+    /// The messages from the root down to one of them.
+    fn path(&self, last: Option<usize>) -> Vec<usize> {
+        let mut path: Vec<_> = std::iter::successors(last, |at| self.parents[*at]).collect();
+        path.reverse();
+        path
+    }
+
+    fn newest_below(&self, top: usize) -> usize {
+        let is_below = |at: &usize| self.path(Some(*at)).contains(&top);
+        (top..self.ids.len()).filter(is_below).max().unwrap()
+    }
+
+    fn picked(&self, number: usize) -> Option<usize> {
+        number.checked_rem(self.ids.len())
+    }
+
+    fn below(&self, parent: Option<usize>) -> Parent {
+        parent.map_or(Parent::Root, |parent| Parent::Message(self.ids[parent].clone()))
+    }
+}
+
+/// A session and those who use it.
+struct World<'a> {
+    store: &'a Arc<dyn Store>,
+    ada: Principal,
+    memory: Memory,
+}
+
+impl World<'_> {
+    async fn turn(
+        &self,
+        model: &mut Model,
+        ask: impl FnOnce(&mut BeginTurn),
+        parent: Option<usize>,
+    ) {
+        let mut turn = begin(&self.ada, model.session.as_str(), &format!("q{}", model.ids.len()));
+        ask(&mut turn);
+        let is_again = matches!(turn.turn.ask, Ask::Again { .. });
+        let begun = running(self.store, turn).await;
+        let reply = format!("r{}", model.ids.len());
+        self.store.finish_turn(finish(&begun, &reply, None)).await.unwrap().unwrap();
+        let question = if is_again {
+            parent
+        } else {
+            model.add(begun.question.id.clone(), parent, false);
+            model.head
+        };
+        model.add(begun.turn.message_id, question, true);
+    }
+
+    async fn say(&self, model: &mut Model, parent: Option<usize>) {
+        let below = model.below(parent);
+        let place = |turn: &mut BeginTurn| {
+            if let Ask::Say { parent, .. } = &mut turn.turn.ask {
+                *parent = below;
+            }
+        };
+        self.turn(model, place, parent).await;
+    }
+
+    async fn carry_out(&self, model: &mut Model, deed: &Deed) {
+        let head = model.head;
+        match deed {
+            Deed::Ask(place) => {
+                let parent = place.and_then(|place| model.picked(place)).or(head);
+                self.say(model, parent).await;
+            }
+            Deed::Post(place, size) => {
+                let parent = place.and_then(|place| model.picked(place)).or(head);
+                let text = format!("{}{}", model.ids.len(), "x".repeat(*size));
+                let said = message("ada", Role::User, &text, 1);
+                let below = model.below(parent);
+                let stored = post(self.store, &self.ada, model.session.as_str(), said, below).await;
+                model.add(stored.id, parent, false);
+            }
+            Deed::Edit(which) => {
+                let Some(which) = model.picked(*which) else { return };
+                let parent = model.parents[which];
+                self.say(model, parent).await;
+            }
+            Deed::Regenerate(which) => {
+                let Some(which) = model.picked(*which) else { return };
+                let question =
+                    if model.replies[which] { model.parents[which] } else { Some(which) };
+                let reply = Some(model.ids[which].clone());
+                self.turn(model, |turn| turn.turn.ask = Ask::Again { reply }, question).await;
+            }
+            Deed::Switch(which) => {
+                let Some(which) = model.picked(*which) else { return };
+                let named = &model.ids[which];
+                self.store.move_head(&self.ada, &model.session, named, at(9)).await.unwrap();
+                model.head = Some(model.newest_below(which));
+            }
+            Deed::Fork(which) => {
+                let Some(which) = model.picked(*which) else { return };
+                let named = &model.ids[which];
+                let fork = self.store.fork(&self.ada, &model.session, named, at(9)).await.unwrap();
+                self.check(model).await;
+                let mut copy = Model::of(fork.id);
+                for at in model.path(Some(which)) {
+                    copy.add(model.ids[at].clone(), copy.head, model.replies[at]);
+                }
+                *model = copy;
+            }
+        }
+    }
+
+    async fn check(&self, model: &Model) {
+        let session = model.session.as_str();
+        let stored = said(self.store, &self.ada, session, View::All).await;
+        assert_eq!(stored.iter().map(|m| m.id.clone()).collect::<Vec<_>>(), model.ids);
+        let parents: Vec<_> = stored.iter().map(|m| m.parent_id.clone()).collect();
+        let expected = model.parents.iter().map(|at| at.map(|at| model.ids[at].clone()));
+        assert_eq!(parents, expected.collect::<Vec<_>>());
+        let read = self.store.session(&self.ada, &id(session), Access::Own).await.unwrap();
+        assert_eq!(read.head_id, model.head.map(|head| model.ids[head].clone()));
+        assert_eq!((read.messages_count as usize, read.active_turn), (model.ids.len(), None));
+
+        let path = model.path(model.head);
+        let on_path: Vec<_> = path.iter().map(|at| model.ids[*at].clone()).collect();
+        let shown = said(self.store, &self.ada, session, View::Path).await;
+        assert_eq!(shown.iter().map(|m| m.id.clone()).collect::<Vec<_>>(), on_path);
+        let memory = MemoryOptions { strategy: Some(Way::Buffer), ..MemoryOptions::default() };
+        let plan = self.memory.plan(&Settings { memory, ..Settings::default() }, None).unwrap();
+        let head = read.head_id.as_ref();
+        let assembled = self.memory.assemble(&model.session, plan, head, None).await.unwrap();
+        let recent = assembled.pieces.iter().filter(|piece| piece.kind == PieceKind::Recent);
+        let remembered: Vec<_> = recent.map(|piece| piece.message_ids[0].clone()).collect();
+        assert_eq!(remembered, on_path);
+    }
+}
+
+pub async fn whatever_is_edited_regenerated_switched_and_forked_there_is_one_path_and_nothing_is_lost(
+    store: &Arc<dyn Store>,
+) {
+    let defaults = Defaults {
+        strategy: Way::Buffer,
+        tokens: None,
+        context_window: Some(1_000_000),
+        model: "gpt-4o".to_owned(),
+    };
+    let prompts = Arc::new(Prompts::load(None).unwrap());
+    let memory = Memory::new(store.clone(), prompts, defaults).unwrap();
+    let world = World { store, ada: user("ada"), memory };
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    for case in 0..24 {
+        let session = format!("s{case}");
+        create(store, &world.ada, &session).await;
+        let mut model = Model::of(id(&session));
+        for deed in deeds().new_tree(&mut runner).unwrap().current() {
+            world.carry_out(&mut model, &deed).await;
+            world.check(&model).await;
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! The tree of a session's messages: its head moved, its paths copied.
+
+use super::{at, begin, create, finish, id, message, post, running, said, user};
+use echoic::domain::page::View;
+use echoic::domain::principal::Access;
+use echoic::domain::session::{JsonObject, SessionStatus, Settings};
+use echoic::domain::title::Title;
+use echoic::domain::{Message, MessageId, Principal, ProjectId, Role, Session};
+use echoic::error::Kind;
+use echoic::store::{NewSession, Parent, SessionChange, Store};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// Posts a message whose text is also its id.
+async fn put(store: &Arc<dyn Store>, who: &Principal, text: &str, parent: Parent) {
+    let mut message = message(who.user.as_str(), Role::User, text, 1);
+    message.id = name(text);
+    post(store, who, "s", message, parent).await;
+}
+
+fn name(text: &str) -> MessageId {
+    MessageId::trusted(text)
+}
+
+fn under(text: &str) -> Parent {
+    Parent::Message(name(text))
+}
+
+async fn path(store: &Arc<dyn Store>, who: &Principal) -> Vec<String> {
+    let said = said(store, who, "s", View::Path).await;
+    said.into_iter().map(|message| message.content).collect()
+}
+
+/// A session in which two roots stand side by side, and under the first of them three branches.
+async fn tree(store: &Arc<dyn Store>, who: &Principal) {
+    create(store, who, "s").await;
+    for (text, parent) in [
+        ("a", Parent::Root),
+        ("b1", under("a")),
+        ("b2", under("a")),
+        ("c", under("b2")),
+        ("d1", under("c")),
+        ("d2", under("c")),
+        ("b1-later", under("b1")),
+        ("b3", under("a")),
+        ("other", Parent::Root),
+    ] {
+        put(store, who, text, parent).await;
+    }
+}
+
+pub async fn the_head_becomes_the_newest_leaf_below_the_message_that_is_named(
+    store: &Arc<dyn Store>,
+) {
+    let ada = user("ada");
+    tree(store, &ada).await;
+    let before = store.session(&ada, &id("s"), Access::Own).await.unwrap();
+    for (named, on_path) in [
+        ("b2", vec!["a", "b2", "c", "d2"]),
+        ("d1", vec!["a", "b2", "c", "d1"]),
+        ("c", vec!["a", "b2", "c", "d2"]),
+        ("b1", vec!["a", "b1", "b1-later"]),
+        ("a", vec!["a", "b3"]),
+        ("other", vec!["other"]),
+        ("d2", vec!["a", "b2", "c", "d2"]),
+    ] {
+        let moved = store.move_head(&ada, &id("s"), &name(named), at(50)).await.unwrap();
+        assert_eq!(moved.head_id, on_path.last().map(|id| name(id)), "{named}");
+        assert_eq!(path(store, &ada).await, on_path, "{named}");
+        assert_eq!(moved.updated_at, at(50));
+        let kept = |session: &Session| {
+            (session.version, session.messages_count, session.last_message_at, session.last_seen)
+        };
+        assert_eq!(kept(&moved), kept(&before), "no message came, no field of its own changed");
+    }
+    // Where it is already it is left in peace; what comes next follows it.
+    let same = store.move_head(&ada, &id("s"), &name("b2"), at(60)).await.unwrap();
+    assert_eq!(same.updated_at, at(50));
+    put(store, &ada, "e", Parent::Head).await;
+    assert_eq!(path(store, &ada).await, ["a", "b2", "c", "d2", "e"]);
+    assert_eq!(said(store, &ada, "s", View::All).await.len(), 10);
+}
+
+pub async fn the_head_stays_where_it_is_while_a_reply_runs_and_for_strangers(
+    store: &Arc<dyn Store>,
+) {
+    let (ada, bob) = (user("ada"), user("bob"));
+    tree(store, &ada).await;
+    create(store, &ada, "t").await;
+    let elsewhere = message("ada", Role::User, "elsewhere", 1);
+    let elsewhere = post(store, &ada, "t", elsewhere, Parent::Head).await.id;
+    let kind = async |who: &Principal, message: &MessageId| {
+        store.move_head(who, &id("s"), message, at(9)).await.unwrap_err().kind
+    };
+    assert_eq!(kind(&ada, &name("nobody")).await, Kind::MessageNotFound);
+    assert_eq!(kind(&ada, &elsewhere).await, Kind::MessageNotFound);
+    assert_eq!(kind(&bob, &name("a")).await, Kind::SessionNotFound);
+    let begun = running(store, begin(&ada, "s", "q")).await;
+    assert_eq!(kind(&ada, &name("a")).await, Kind::SessionBusy);
+    store.finish_turn(finish(&begun, "r", None)).await.unwrap().unwrap();
+    assert_eq!(path(store, &ada).await, ["other", "q", "r"]);
+    // Nothing is added, so a closed session may be looked at from another branch.
+    let closed = SessionChange {
+        status: Some(SessionStatus::parse("closed").unwrap()),
+        ..SessionChange::default()
+    };
+    store.change_session(&ada, &id("s"), closed, Vec::new(), at(9)).await.unwrap();
+    store.move_head(&ada, &id("s"), &name("b1"), at(9)).await.unwrap();
+    assert_eq!(path(store, &ada).await, ["a", "b1", "b1-later"]);
+}
+
+/// All of a message but where it stands among the others.
+fn told(message: &Message) -> Value {
+    let mut told = serde_json::to_value(message).unwrap();
+    for place in ["sessionId", "seq", "siblingIds"] {
+        told.as_object_mut().unwrap().remove(place);
+    }
+    told
+}
+
+fn object(text: &str) -> JsonObject {
+    JsonObject::from_stored(text.to_owned()).unwrap()
+}
+
+pub async fn a_fork_holds_the_path_and_goes_its_own_way(store: &Arc<dyn Store>) {
+    let ada = user("ada");
+    tree(store, &ada).await;
+    let change = SessionChange {
+        title: Some(Title::given(Some("Mine")).unwrap()),
+        status: Some(SessionStatus::parse("closed").unwrap()),
+        pinned: Some(true),
+        archived: Some(true),
+        meta: Some(object(r#"{"a":1}"#)),
+        user_meta: Some(object(r#"{"b":2}"#)),
+        theme: Some(object(r#"{"c":3}"#)),
+        settings: Some(Settings { model: Some("m".to_owned()), ..Settings::default() }),
+        participants: Some(vec![user("bob").user]),
+        project_id: Some(Some(ProjectId::trusted("p"))),
+    };
+    let source = store.change_session(&ada, &id("s"), change, Vec::new(), at(5)).await.unwrap();
+    let fork = store.fork(&ada, &id("s"), &name("c"), at(70)).await.unwrap();
+    assert_ne!(fork.id, source.id);
+    assert_eq!(fork.participants, std::slice::from_ref(&ada.user));
+    assert_eq!((fork.status.as_str(), fork.pinned, fork.archived), ("active", false, false));
+    assert_eq!((fork.created_at, fork.updated_at, fork.version), (at(70), at(70), 1));
+    assert_eq!((fork.messages_count, &fork.head_id), (3, &Some(name("c"))));
+    assert_eq!(fork.last_message.as_deref(), Some("c"));
+    let shape = |session: &Session| {
+        let Session { title, title_source, project_id, settings, .. } = session.clone();
+        let objects = [&session.meta, &session.user_meta, &session.theme];
+        (title, title_source, project_id, settings, objects.map(|one| one.as_json().to_owned()))
+    };
+    assert_eq!(shape(&fork), shape(&source));
+    assert_eq!(store.session(&ada, &fork.id, Access::Own).await.unwrap().nodes, fork.nodes);
+
+    let copied = said(store, &ada, fork.id.as_str(), View::All).await;
+    let mut originals = Vec::new();
+    for text in ["a", "b2", "c"] {
+        originals.push(store.message(&ada, &id("s"), &name(text)).await.unwrap());
+    }
+    assert_eq!(
+        copied.iter().map(told).collect::<Vec<_>>(),
+        originals.iter().map(told).collect::<Vec<_>>()
+    );
+    assert_eq!(copied.iter().map(|message| message.seq).collect::<Vec<_>>(), [1, 2, 3]);
+    assert!(copied.iter().all(|message| message.sibling_ids == [message.id.clone()]));
+
+    let next = message("ada", Role::User, "only here", 80);
+    post(store, &ada, fork.id.as_str(), next, Parent::Head).await;
+    store.delete_session(&ada, &id("s")).await.unwrap();
+    let rest = said(store, &ada, fork.id.as_str(), View::Path).await;
+    let rest: Vec<_> = rest.into_iter().map(|message| message.content).collect();
+    assert_eq!(rest, ["a", "b2", "c", "only here"]);
+}
+
+pub async fn a_guests_fork_is_the_guests_alone(store: &Arc<dyn Store>) {
+    let (ada, bob, eve) = (user("ada"), user("bob"), user("eve"));
+    let new = NewSession {
+        id: Some(id("s")),
+        participants: vec![bob.user.clone()],
+        project_id: Some(ProjectId::trusted("adas")),
+        ..NewSession::default()
+    };
+    store.create_session(&ada, new, at(0)).await.unwrap();
+    put(store, &bob, "hello", Parent::Head).await;
+    let begun = running(store, begin(&ada, "s", "q")).await;
+    // What is being answered may be taken elsewhere meanwhile.
+    let fork = store.fork(&bob, &id("s"), &begun.question.id, at(9)).await.unwrap();
+    assert_eq!((&fork.owner, &fork.project_id, fork.active_turn), (&bob.user, &None, None));
+    let copied = said(store, &bob, fork.id.as_str(), View::Path).await;
+    let senders: Vec<_> = copied.iter().map(|message| message.sender_id.as_str()).collect();
+    assert_eq!(senders, ["bob", "ada"]);
+    let hidden = store.session(&ada, &fork.id, Access::Participate).await.unwrap_err();
+    assert_eq!(hidden.kind, Kind::SessionNotFound);
+
+    let kind = async |who: &Principal, message: &str| {
+        store.fork(who, &id("s"), &name(message), at(9)).await.unwrap_err().kind
+    };
+    assert_eq!(kind(&eve, "hello").await, Kind::SessionNotFound);
+    assert_eq!(kind(&bob, "nobody").await, Kind::MessageNotFound);
+    assert_eq!(super::listed(store, &bob, None).await.len(), 2, "what was refused left nothing");
+}
+
+pub async fn a_fork_of_a_path_over_many_nodes_holds_all_of_it(store: &Arc<dyn Store>) {
+    let ada = user("ada");
+    create(store, &ada, "s").await;
+    let mut texts = Vec::new();
+    for number in 0..30_i64 {
+        let text = format!("{number}:{}", "x".repeat((number as usize % 5) * 30_000));
+        let mut message = message("ada", Role::User, &text, number);
+        message.id = name(&number.to_string());
+        // Every third message has a sibling that the path passes by.
+        post(store, &ada, "s", message.clone(), Parent::Head).await;
+        if number % 3 == 1 {
+            message.id = name(&format!("beside {number}"));
+            post(store, &ada, "s", message, under(&(number - 1).to_string())).await;
+            store.move_head(&ada, &id("s"), &name(&number.to_string()), at(40)).await.unwrap();
+        }
+        texts.push(text);
+    }
+    let fork = store.fork(&ada, &id("s"), &name("27"), at(50)).await.unwrap();
+    let copied = said(store, &ada, fork.id.as_str(), View::Path).await;
+    let copied: Vec<_> = copied.into_iter().map(|message| message.content).collect();
+    assert_eq!(copied, texts[..28]);
+    assert!(fork.nodes.unwrap().len() > 10);
+    let kept = store.session(&ada, &fork.id, Access::Own).await.unwrap();
+    assert_eq!((kept.messages_count, kept.head_id), (28, Some(name("27"))));
+    let bounds =
+        echoic::store::TailBounds { messages: 100, tokens: u32::MAX, overhead: 0, parts: 0 };
+    let tail = store.tail(&fork.id, &name("27"), bounds).await.unwrap();
+    assert_eq!(tail.len(), 28);
+    assert_eq!(json!(tail[0].tokens), json!(10), "sizes are copied, not counted again");
+}
