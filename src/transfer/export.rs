@@ -20,8 +20,8 @@ use std::sync::Arc;
 const FORMAT: &str = "echoic";
 /// The version of that format.
 const VERSION: u32 = 1;
-/// Later than the activity of any session: times have years of four digits.
-const END_OF_TIME: Timestamp = Timestamp::from_millis(253_402_300_800_000);
+/// Later than the activity of any session: the last millisecond of the year 9999.
+const END_OF_TIME: Timestamp = Timestamp::from_millis(253_402_300_799_999);
 
 /// How an export is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

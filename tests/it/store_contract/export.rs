@@ -148,7 +148,7 @@ pub async fn all_of_a_users_sessions_are_named_whatever_their_state(store: &Arc<
     let late =
         NewMessage { created_at: at(250_000_000_000_000), ..message("ada", Role::User, "x", 0) };
     post(store, &ada, "b", late, Parent::Head).await;
-    let end = echoic::domain::Timestamp::from_millis(253_402_300_800_000);
+    let end = echoic::domain::Timestamp::from_millis(253_402_300_799_999);
     let mut all = store.owned_sessions(&ada, DeleteFilter::Before(end)).await.unwrap();
     all.sort_unstable();
     assert_eq!(all, [id("a"), id("b"), id("c")]);
