@@ -8,9 +8,7 @@
 
 use echoic::domain::message::{Body, Parts};
 use echoic::domain::session::SessionStatus;
-use echoic::domain::{
-    MessageId, MessageType, Principal, Role, SessionId, Timestamp, UserId,
-};
+use echoic::domain::{MessageId, MessageType, Principal, Role, SessionId, Timestamp, UserId};
 use echoic::store::mongo::MongoStore;
 use echoic::store::sqlite::{SqliteStore, Sync};
 use echoic::store::{
@@ -26,7 +24,7 @@ const STEP: usize = 10_000;
 /// Windows that are loaded of each session, in turns.
 const ROUNDS: usize = 300;
 /// A window of the default budget, with messages of about fifty tokens.
-const BOUNDS: TailBounds = TailBounds { messages: 1_000, tokens: 4_000, overhead: 4 };
+const BOUNDS: TailBounds = TailBounds { messages: 1_000, tokens: 4_000, overhead: 4, parts: 0 };
 
 fn main() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -107,9 +105,14 @@ async fn fill(store: &dyn Store, owner: &Principal, length: usize) -> MessageId 
             created_at: Timestamp::from_millis(1_700_000_000_000),
             last_seen: None,
             head_id: None,
+            keeps_title: false,
+            read_marks: Default::default(),
             messages: messages.collect(),
         };
-        store.import_session(owner, import, Timestamp::from_millis(1_800_000_000_000)).await.unwrap();
+        store
+            .import_session(owner, import, Timestamp::from_millis(1_800_000_000_000))
+            .await
+            .unwrap();
     }
     id(length - 1)
 }

@@ -28,6 +28,8 @@ const OLLAMA: &str = "http://127.0.0.1:11434/v1";
 const OLLAMA_PATIENCE: Duration = Duration::from_millis(500);
 /// How long an endpoint may take to name its models, when no model is configured.
 const MODELS_PATIENCE: Duration = Duration::from_secs(5);
+/// An import runs no turns; a store wants to know all the same how long one may be silent.
+const IMPORT_LEASE: Duration = Duration::from_secs(15);
 /// How long connections may linger once their turns have ended.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -168,6 +170,15 @@ pub async fn open_to_look(url: &DatabaseUrl) -> Result<Arc<dyn Store>> {
     match url {
         DatabaseUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open_to_look(path)?)),
         DatabaseUrl::Mongodb(url) => Ok(Arc::new(MongoStore::open_to_look(url).await?)),
+    }
+}
+
+/// The store to import into: a file that no server has, or a database. What is imported is on disk
+/// once it is closed.
+pub async fn open_to_import(url: &DatabaseUrl) -> Result<Arc<dyn Store>> {
+    match url {
+        DatabaseUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open(path, Sync::Normal)?)),
+        DatabaseUrl::Mongodb(url) => Ok(Arc::new(MongoStore::open(url, IMPORT_LEASE).await?)),
     }
 }
 

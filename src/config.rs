@@ -5,8 +5,10 @@
 //! `.env.example` are compared with [`variables`] by a test.
 
 mod commands;
+mod transfer;
 
 pub use commands::SessionsCommand;
+pub use transfer::{ExportArgs, ExportFormat, ImportArgs};
 
 use crate::auth::Auth;
 use crate::domain::memory::Strategy;
@@ -82,6 +84,10 @@ pub enum CliCommand {
     Serve(Box<Config>),
     /// List everybody's sessions, also beside a running server
     Sessions(Box<SessionsCommand>),
+    /// Write sessions to a file; a running server is not disturbed
+    Export(ExportArgs),
+    /// Read sessions from a file; while a server runs, send it the file: POST /api/import
+    Import(ImportArgs),
 }
 
 /// Everything that can be configured.
@@ -403,7 +409,7 @@ impl Config {
         let (cli, _) = Cli::from_parts(arguments.collect(), &BTreeMap::new())?;
         match cli.command {
             CliCommand::Serve(config) => Ok(*config),
-            CliCommand::Sessions(_) => {
+            CliCommand::Sessions(_) | CliCommand::Export(_) | CliCommand::Import(_) => {
                 Err(Refusal::Setting("only serve has a configuration".into()))
             }
         }

@@ -6,6 +6,52 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::marker::PhantomData;
 
+/// How much of serde's own sentence is passed on, in characters.
+const MAX_REASON: usize = 200;
+
+/// A field that could not be read, and the end of a sentence that says what it wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Misread {
+    /// The field with dots and indexes for nested ones; `body` where it is none of them.
+    pub field: String,
+    /// What it wants, to be read after its name.
+    pub wants: String,
+}
+
+/// Reads one JSON object with nothing behind it.
+pub fn read<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, Misread> {
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    let Object(value) = serde_path_to_error::deserialize(&mut reader).map_err(misread)?;
+    reader.end().map_err(|_| Misread {
+        field: "body".to_owned(),
+        wants: "must be one JSON value with nothing behind it".to_owned(),
+    })?;
+    Ok(value)
+}
+
+fn misread(error: serde_path_to_error::Error<serde_json::Error>) -> Misread {
+    let path = error.path().to_string();
+    let inner = error.into_inner();
+    let place = format!(" at line {} column {}", inner.line(), inner.column());
+    let text = inner.to_string();
+    let reason = short(text.strip_suffix(&place).unwrap_or(&text));
+    let is_nested = !matches!(path.as_str(), "." | "?");
+    let missing = reason.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`'));
+    let (field, wants) = match missing {
+        Some(field) if is_nested => (format!("{path}.{field}"), "is missing".to_owned()),
+        Some(field) => (field.to_owned(), "is missing".to_owned()),
+        None if is_nested => (path, format!("is wrong: {reason}")),
+        None => {
+            ("body".to_owned(), format!("must be JSON of this route's shape: {}", short(&text)))
+        }
+    };
+    Misread { field, wants }
+}
+
+fn short(text: &str) -> String {
+    text.chars().take(MAX_REASON).collect()
+}
+
 /// A struct that is read from an object only; serde takes a list of its fields' values as well.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 #[serde(transparent)]

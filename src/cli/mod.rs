@@ -1,5 +1,8 @@
 //! What the `echoic` program does. One file per command.
 
+mod export;
+mod import;
+mod progress;
 mod serve;
 mod sessions;
 
@@ -20,12 +23,20 @@ pub fn run() -> ExitCode {
     };
     let done = match cli.command {
         CliCommand::Serve(config) => serve::run(*config, &warnings),
+        CliCommand::Export(args) => export::run(args),
+        CliCommand::Import(args) => import::run(&args),
         CliCommand::Sessions(command) => sessions::run(*command),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(sentence) => complain(&sentence, 1),
     }
+}
+
+/// What a command that is no server runs on.
+fn runtime() -> Result<tokio::runtime::Runtime, String> {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.worker_threads(1).enable_all().build().map_err(|error| error.to_string())
 }
 
 fn complain(sentence: &str, code: u8) -> ExitCode {

@@ -2,7 +2,7 @@
 
 use super::Api;
 use crate::error::{Error, Kind, Result};
-use crate::json::Object;
+use crate::json;
 use axum::body::Body;
 use axum::extract::{FromRequest, Request};
 use axum::http::HeaderMap;
@@ -14,8 +14,6 @@ use serde::de::DeserializeOwned;
 
 /// The most bytes of a chat body.
 const MAX_CHAT_BODY: usize = 32 << 20;
-/// How much of a reader's own sentence is passed on.
-const MAX_REASON: usize = 200;
 
 /// A JSON body of a known shape.
 pub(super) struct JsonBody<T>(pub(super) T);
@@ -110,32 +108,5 @@ async fn read(request: Request, limit: usize) -> Result<Bytes> {
 
 /// Reads a JSON object; the error names the field that is wrong.
 pub(super) fn parse<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T> {
-    let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let Object(value) = serde_path_to_error::deserialize(&mut reader).map_err(refusal)?;
-    reader
-        .end()
-        .map_err(|_| Error::invalid("body", "must be one JSON value with nothing behind it"))?;
-    Ok(value)
-}
-
-fn refusal(error: serde_path_to_error::Error<serde_json::Error>) -> Error {
-    let path = error.path().to_string();
-    let inner = error.into_inner();
-    let place = format!(" at line {} column {}", inner.line(), inner.column());
-    let text = inner.to_string();
-    let reason = short(text.strip_suffix(&place).unwrap_or(&text));
-    let is_nested = !matches!(path.as_str(), "." | "?");
-    let missing = reason.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`'));
-    match missing {
-        Some(field) if is_nested => Error::invalid(format!("{path}.{field}"), "is missing"),
-        Some(field) => Error::invalid(field.to_owned(), "is missing"),
-        None if is_nested => Error::invalid(path, format!("is wrong: {reason}")),
-        None => {
-            Error::invalid("body", format!("must be JSON of this route's shape: {}", short(&text)))
-        }
-    }
-}
-
-fn short(text: &str) -> &str {
-    crate::domain::text::first_characters(text, MAX_REASON)
+    json::read(bytes).map_err(|misread| Error::invalid(misread.field, misread.wants))
 }

@@ -8,6 +8,7 @@ mod branches;
 mod chat;
 mod connection;
 mod envelope;
+mod export;
 mod extract;
 mod guard;
 mod health;

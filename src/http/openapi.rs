@@ -19,7 +19,7 @@ use utoipa::openapi::{RefOr, Schema};
         (name = "sessions", description = "Conversations"),
         (name = "messages", description = "What was said in them"),
         (name = "memory", description = "What of it the model is shown"),
-        (name = "import", description = "Conversations from elsewhere"),
+        (name = "import", description = "Whole conversations, in and out"),
         (name = "models", description = "Who answers"),
         (name = "health", description = "For whoever keeps the server running"),
     )

@@ -2,8 +2,8 @@
 
 use super::openapi::{Document, complete};
 use super::{
-    Api, branches, chat, extract, guard, health, import, memory, messages, models, nodes, openapi,
-    pages, sessions, turns,
+    Api, branches, chat, export, extract, guard, health, import, memory, messages, models, nodes,
+    openapi, pages, sessions, turns,
 };
 use crate::error::Error;
 use axum::Router;
@@ -39,6 +39,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(messages::list))
         .routes(routes!(messages::get))
         .routes(routes!(messages::post))
+        .routes(routes!(export::export))
         .routes(routes!(import::import))
         .routes(routes!(models::list))
         .routes(routes!(health::live)) // public

@@ -2,9 +2,15 @@
 
 use super::{NewMessage, NewSession, Parent};
 use crate::domain::session::SessionStatus;
-use crate::domain::{MessageId, Principal, SessionId, Timestamp};
+use crate::domain::{Message, MessageId, Principal, Session, SessionId, Timestamp};
 use crate::error::Result;
 use async_trait::async_trait;
+use std::collections::HashMap;
+
+/// A piece of a session ends before it holds more messages than this …
+const PIECE_MESSAGES: usize = 1000;
+/// … or once its texts and parts have this many bytes.
+const PIECE_BYTES: usize = 1 << 20;
 
 /// A session to import.
 #[derive(Debug, Clone)]
@@ -15,6 +21,9 @@ pub struct ImportSession {
     pub other_id: SessionId,
     /// Its fields.
     pub new: NewSession,
+    /// Whether it keeps the title it has, even the default one; else its first user message names a
+    /// session that nothing has named.
+    pub keeps_title: bool,
     /// Its status.
     pub status: SessionStatus,
     /// Put away.
@@ -25,6 +34,9 @@ pub struct ImportSession {
     pub created_at: Timestamp,
     /// When its owner was last seen, if the file says so.
     pub last_seen: Option<Timestamp>,
+    /// How far each user has read, as a place in `messages`, counted from 1. Only a session that is
+    /// new takes them over.
+    pub read_marks: HashMap<String, u32>,
     /// The head, if the file names one; else the last message.
     pub head_id: Option<MessageId>,
     /// Its messages, parents before children. `Parent::Head` is the message before it in this
@@ -43,6 +55,32 @@ pub struct Imported {
     pub messages: u64,
 }
 
+/// A piece of a session, and the session as it was when the piece was read.
+#[derive(Debug)]
+pub struct SessionPiece {
+    /// The session, without its nodes.
+    pub session: Session,
+    /// How far each user has read, as a seq.
+    pub read_marks: HashMap<String, u32>,
+    /// Messages of all branches in the order of their seqs, without siblings.
+    pub messages: Vec<Message>,
+    bytes: usize,
+}
+
+impl SessionPiece {
+    /// A piece without messages.
+    pub(super) fn new(session: Session, read_marks: HashMap<String, u32>) -> Self {
+        Self { session, read_marks, messages: Vec::new(), bytes: 0 }
+    }
+
+    /// Adds a message. Whether there is room for another.
+    pub(super) fn push(&mut self, message: Message) -> bool {
+        self.bytes += message.content.len() + message.parts.as_json().len();
+        self.messages.push(message);
+        self.messages.len() < PIECE_MESSAGES && self.bytes < PIECE_BYTES
+    }
+}
+
 /// Whole sessions, in and out.
 #[async_trait]
 pub trait TransferStore: Send + Sync {
@@ -55,4 +93,17 @@ pub trait TransferStore: Send + Sync {
         import: ImportSession,
         now: Timestamp,
     ) -> Result<Imported>;
+
+    /// Reads on in a session, behind the message with the seq `after` (0 is the beginning):
+    /// messages until `SessionPiece::push` says that there is no more room (a thousand, or a
+    /// mebibyte), so at least one if there is one. Session and messages are one consistent view; as messages never change and
+    /// never go away one by one, those up to the first piece's `messages_count` are together what
+    /// the session held then. Siblings need not be looked up. The access is
+    /// [`Own`](crate::domain::principal::Access::Own). Errors: `session_not_found`, `forbidden`.
+    async fn read_piece(
+        &self,
+        who: &Principal,
+        session: &SessionId,
+        after: u32,
+    ) -> Result<SessionPiece>;
 }

@@ -128,7 +128,8 @@ pub(crate) trait Work {
     /// Gives a session the title in `row`, and counts its version.
     async fn name_session(&mut self, row: &SessionRow, title: &Title) -> Result<()>;
 
-    /// Gives a session that was just added the fields that only an imported one has.
+    /// Gives a session that was just added the fields that only an imported one has: status,
+    /// archived, pinned, last seen.
     async fn place_imported(&mut self, row: &SessionRow, import: &ImportSession) -> Result<()>;
 
     /// Writes back counters, nodes, head, last message and times.

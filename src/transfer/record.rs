@@ -1,7 +1,8 @@
 //! One session of a file: its fields as clients know them, checked and made ready for a store.
 
-use crate::domain::message::{Body, FinishReason, MessageError, Parts};
-use crate::domain::session::{JsonObject, SessionStatus, Settings};
+use super::import::Terms;
+use crate::domain::message::{Body, FinishReason, MAX_PARTS, MessageError, Parts};
+use crate::domain::session::{JsonObject, MAX_PARTICIPANTS, SessionStatus, Settings};
 use crate::domain::text::without_nul;
 use crate::domain::title::{Title, TitleSource};
 use crate::domain::{
@@ -14,41 +15,44 @@ use crate::store::{ImportSession, NewMessage, NewSession, Parent, ReplyFields};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use utoipa::ToSchema;
 
 /// One session of a file.
-#[derive(Deserialize, ToSchema)]
+#[derive(Default, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SessionRecord {
     /// If another user has a session of this id, the imported one gets a new id.
-    session_id: Option<String>,
+    pub(super) session_id: Option<String>,
     #[serde(alias = "name")]
-    title: Option<String>,
-    title_source: Option<TitleSource>,
-    project_id: Option<String>,
-    status: Option<String>,
+    pub(super) title: Option<String>,
+    pub(super) title_source: Option<TitleSource>,
+    pub(super) project_id: Option<String>,
+    pub(super) status: Option<String>,
     #[serde(default)]
-    archived: bool,
+    pub(super) archived: bool,
     #[serde(default)]
-    pinned: bool,
+    pub(super) pinned: bool,
     #[schema(value_type = Object)]
-    meta: Option<Box<RawValue>>,
+    pub(super) meta: Option<Box<RawValue>>,
     #[schema(value_type = Object)]
-    user_meta: Option<Box<RawValue>>,
+    pub(super) user_meta: Option<Box<RawValue>>,
     #[schema(value_type = Object)]
-    theme: Option<Box<RawValue>>,
+    pub(super) theme: Option<Box<RawValue>>,
     #[serde(default, deserialize_with = "object")]
-    settings: Settings,
-    participants: Option<Vec<String>>,
+    pub(super) settings: Settings,
+    pub(super) participants: Option<Vec<String>>,
     #[schema(value_type = Option<String>, format = DateTime)]
-    created_at: Option<Timestamp>,
+    pub(super) created_at: Option<Timestamp>,
     #[schema(value_type = Option<String>, format = DateTime)]
-    last_seen: Option<Timestamp>,
-    head_id: Option<String>,
+    pub(super) last_seen: Option<Timestamp>,
+    pub(super) head_id: Option<String>,
+    /// Each user's last message read, by its id.
+    #[serde(default)]
+    pub(super) read_marks: HashMap<String, String>,
     #[serde(default)]
     #[schema(value_type = Vec<MessageRecord>)]
-    messages: Vec<Object<MessageRecord>>,
+    pub(super) messages: Vec<Object<MessageRecord>>,
 }
 
 /// One message of a file.
@@ -56,30 +60,33 @@ pub struct SessionRecord {
 #[serde(rename_all = "camelCase")]
 pub struct MessageRecord {
     /// Unique within the session; a message that the session has already is passed over.
-    id: Option<String>,
-    role: Role,
-    sender_id: Option<String>,
+    pub(super) id: Option<String>,
+    pub(super) role: Role,
+    pub(super) sender_id: Option<String>,
     #[serde(default)]
-    content: String,
+    pub(super) content: String,
     #[serde(default, rename = "type")]
-    kind: MessageType,
+    pub(super) kind: MessageType,
     #[schema(value_type = Option<Vec<Object>>)]
-    parts: Option<Box<RawValue>>,
+    pub(super) parts: Option<Box<RawValue>>,
     /// An earlier message of the file or the session; left out, the message before it.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<String>)]
-    parent_id: Option<Option<String>>,
+    pub(super) parent_id: Option<Option<String>>,
     #[schema(value_type = Option<String>, format = DateTime)]
-    created_at: Option<Timestamp>,
-    client_message_id: Option<String>,
+    pub(super) created_at: Option<Timestamp>,
+    pub(super) client_message_id: Option<String>,
     #[serde(default)]
-    status: Status,
-    model: Option<String>,
-    finish_reason: Option<FinishReason>,
+    pub(super) status: Status,
+    pub(super) model: Option<String>,
+    pub(super) finish_reason: Option<FinishReason>,
     #[serde(default, deserialize_with = "optional_object")]
-    error: Option<MessageError>,
+    pub(super) error: Option<MessageError>,
     #[serde(default, deserialize_with = "optional_object")]
-    usage: Option<Usage>,
+    pub(super) usage: Option<Usage>,
+    /// Where a complaint says that it stands, if not in `messages`.
+    #[serde(skip)]
+    pub(super) place: Option<String>,
 }
 
 /// Checks a session and makes of it what a store takes; `index` is its place in the file. Errors name
@@ -88,26 +95,31 @@ pub fn session(
     who: &Principal,
     record: SessionRecord,
     index: usize,
-    max_message: usize,
+    terms: Terms,
     now: Timestamp,
 ) -> Result<ImportSession> {
     let object = |field, raw: Option<Box<RawValue>>| {
         raw.map(|raw| JsonObject::parse(field, &raw)).transpose()
     };
+    let keeps_title = record.title_source.is_some();
     let mut title = Title::given(record.title.as_deref())?;
-    title.source = record.title_source.unwrap_or(title.source);
+    if title.source == TitleSource::User {
+        title.source = record.title_source.unwrap_or(title.source);
+    }
     let id = match &record.session_id {
         Some(id) => SessionId::parse("sessionId", id)?,
         None => derived_session_id(who, &record, index),
     };
     let other_id = hex_id(Sha256::new_with_prefix(format!("{}\0{id}", who.user)));
-    let participants = record.participants.unwrap_or_default();
-    let participants = participants.iter().map(|user| UserId::parse("participants", user));
+    let participants = participants(record.participants.unwrap_or_default())?;
     let created_at =
         record.created_at.or_else(|| record.messages.first()?.0.created_at).unwrap_or(now);
+    let messages = messages(who, &id, record.messages, terms.max_message, now)?;
     Ok(ImportSession {
-        messages: messages(who, &id, record.messages, max_message, now)?,
+        read_marks: read_marks(record.read_marks, &messages)?,
+        messages,
         id,
+        keeps_title,
         other_id: SessionId::trusted(other_id),
         new: NewSession {
             id: None,
@@ -116,11 +128,14 @@ pub fn session(
                 .project_id
                 .map(|id| ProjectId::parse("projectId", &id))
                 .transpose()?,
-            participants: participants.collect::<Result<_, _>>()?,
+            participants: if terms.trusts_participants { participants } else { Vec::new() },
             meta: object("meta", record.meta)?.unwrap_or_default(),
             user_meta: object("userMeta", record.user_meta)?.unwrap_or_default(),
             theme: object("theme", record.theme)?.unwrap_or_default(),
-            settings: record.settings.checked(max_message)?,
+            settings: record
+                .settings
+                .checked(terms.max_message)
+                .map_err(|invalid| invalid.within("settings"))?,
         },
         status: record
             .status
@@ -133,6 +148,13 @@ pub fn session(
     })
 }
 
+fn participants(users: Vec<String>) -> Result<Vec<UserId>> {
+    if users.len() > MAX_PARTICIPANTS {
+        return Err(Error::invalid("participants", "must be at most 100 users"));
+    }
+    users.iter().map(|user| Ok(UserId::parse("participants", user)?)).collect()
+}
+
 fn messages(
     who: &Principal,
     session: &SessionId,
@@ -140,18 +162,49 @@ fn messages(
     max_message: usize,
     now: Timestamp,
 ) -> Result<Vec<(NewMessage, Parent)>> {
+    let named: HashSet<String> =
+        records.iter().filter_map(|Object(record)| record.id.clone()).collect();
     let mut seen = HashSet::with_capacity(records.len());
     let mut messages = Vec::with_capacity(records.len());
-    for (index, Object(record)) in records.into_iter().enumerate() {
-        let place = |error: Error| error.at(&format!("messages[{index}]"));
+    for (index, Object(mut record)) in records.into_iter().enumerate() {
+        let place = record.place.take().unwrap_or_else(|| format!("messages[{index}]"));
+        let place = |error: Error| error.at(&place);
         let message =
             self::message(who, session, record, index, max_message, now).map_err(place)?;
+        if let Parent::Message(parent) = &message.1
+            && named.contains(parent.as_str())
+            && !seen.contains(parent)
+        {
+            // So there is no way round in a circle, either.
+            let wants = format!("must name a message that stands before it, {parent} does not");
+            return Err(place(Error::invalid("parentId", wants)));
+        }
         if !seen.insert(message.0.id.clone()) {
             return Err(place(Error::invalid("id", "must not stand twice in a session")));
         }
         messages.push(message);
     }
     Ok(messages)
+}
+
+/// The places of the messages that users have read up to.
+fn read_marks(
+    marks: HashMap<String, String>,
+    messages: &[(NewMessage, Parent)],
+) -> Result<HashMap<String, u32>> {
+    if marks.len() > MAX_PARTICIPANTS {
+        return Err(Error::invalid("readMarks", "must be of at most 100 users"));
+    }
+    let place = |(user, id): (String, String)| {
+        let user = UserId::parse("readMarks", &user)?;
+        let index = messages.iter().position(|(message, _)| message.id.as_str() == id);
+        let seq = index.and_then(|index| u32::try_from(index + 1).ok()).ok_or_else(|| {
+            let wants = format!("must name a message of the session, {id} does not");
+            Error::invalid(format!("readMarks.{user}"), wants)
+        })?;
+        Ok((user.to_string(), seq))
+    };
+    marks.into_iter().map(place).collect()
 }
 
 fn message(
@@ -181,11 +234,8 @@ fn message(
     ] {
         without_nul(field, text.unwrap_or_default())?;
     }
-    // An empty reply that was cut off or failed is a message, too.
-    let is_empty_reply =
-        record.status != Status::Complete && record.content.is_empty() && parts.is_empty();
-    let body = if is_empty_reply {
-        Body { content: String::new(), parts, kind: record.kind }
+    let body = if record.role == Role::Assistant {
+        reply(record.content, parts, record.kind)?
     } else {
         Body::parse("content", record.content, parts, record.kind, max_message)?
     };
@@ -209,6 +259,17 @@ fn message(
         },
     };
     Ok((message, parent(record.parent_id)?))
+}
+
+/// What a model said: it may be nothing, and was never bound to the limit of what users say.
+fn reply(content: String, parts: Parts, kind: MessageType) -> Result<Body> {
+    without_nul("content", &content)?;
+    for (field, size) in [("content", content.len()), ("parts", parts.as_json().len())] {
+        if size > MAX_PARTS {
+            return Err(Error::too_large(field, MAX_PARTS));
+        }
+    }
+    Ok(Body { content, parts, kind })
 }
 
 /// A session without an id gets one from what it says, so that importing it twice finds it again.

@@ -236,3 +236,65 @@ async fn one_bad_message_keeps_its_whole_session_out_new_or_known() {
     }
     assert_eq!(server.said("known").await, ["user: one"]);
 }
+
+#[tokio::test]
+async fn a_file_that_goes_in_a_circle_or_names_a_thing_twice_is_told_where() {
+    let server = Server::start().await;
+    let message = |id: &str, parent: &str| json!({"id": id, "role": "user", "content": id, "parentId": parent});
+    let session = |id: &str, messages: Value| json!({"sessionId": id, "messages": messages});
+    let good = json!([{"id": "a", "role": "user", "content": "x"}]);
+    let marked =
+        |user: &str, id: &str| json!({"sessionId": "m", "messages": good, "readMarks": {user: id}});
+    let cases = [
+        (
+            session("c1", json!([message("a", "b"), message("b", "a")])),
+            "messages[0].parentId must name a message that stands before it, b does not",
+        ),
+        (
+            session("c2", json!([good[0], message("b", "b")])),
+            "messages[1].parentId must name a message that stands before it, b does not",
+        ),
+        (
+            session("c3", json!([good[0], message("b", "z")])),
+            "messages[1].parentId must name a message of the session, z does not",
+        ),
+        (
+            session("c4", json!([good[0], message("a", "a")])),
+            "messages[1].id must not stand twice in a session",
+        ),
+        (
+            session("kept", good.clone()),
+            "sessionId must not stand twice in a file: sessions[0] has it",
+        ),
+        (marked("bob", "z"), "readMarks.bob must name a message of the session, z does not"),
+        (marked(" ", "a"), "readMarks must be 1 to 256 characters"),
+        (
+            json!({"sessionId": "p", "participants": vec!["x"; 101]}),
+            "participants must be at most 100 users",
+        ),
+        (
+            json!({"sessionId": "q", "settings": {"temperature": 9}}),
+            "settings.temperature must be a number from 0 to 2",
+        ),
+    ];
+    let mut sessions = vec![session("kept", good.clone())];
+    sessions.extend(cases.iter().map(|(session, _)| session.clone()));
+    let report = server.post("/api/import", json!({"sessions": sessions})).await.data();
+    assert_eq!(report["sessions"].as_array().unwrap().len(), 1);
+    for ((_, wanted), skipped) in cases.iter().zip(report["skipped"].as_array().unwrap()) {
+        let reason = skipped["reason"].as_str().unwrap();
+        assert!(reason.starts_with(wanted), "{wanted}: {reason}");
+    }
+    assert_eq!(server.get("/api/chat-sessions").await.data()["pagination"]["total"], 1);
+}
+
+#[tokio::test]
+async fn a_reply_may_be_empty_and_longer_than_what_users_may_say() {
+    let server = Server::start().await;
+    let long = "x".repeat(300_000);
+    let file = json!({"sessions": [{"sessionId": "s", "messages": [
+        {"role": "user", "content": "Hi"}, {"role": "assistant", "content": ""},
+        {"role": "assistant", "content": long}]}]});
+    let report = server.post("/api/import", file).await.data();
+    assert_eq!((&report["sessions"][0]["messages"], &report["skipped"]), (&json!(3), &json!([])));
+}

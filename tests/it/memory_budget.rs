@@ -16,6 +16,7 @@ use echoic::store::{
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use std::cell::Cell;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// A message of a conversation, with so many pictures.
@@ -124,6 +125,8 @@ async fn keep(store: &SqliteStore, session: &str, said: &[Line]) -> Option<Messa
         pinned: false,
         created_at: at,
         last_seen: None,
+        read_marks: HashMap::new(),
+        keeps_title: false,
         head_id: None,
         messages: said.iter().enumerate().map(message).collect(),
     };

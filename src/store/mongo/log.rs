@@ -6,7 +6,7 @@
 //! claim is sealed, too. No clock but the database's decides who is silent.
 
 use super::documents::{SessionDoc, date, number};
-use super::step::is_duplicate;
+use super::failures::is_duplicate;
 use super::{MongoStore, PATIENCE};
 use crate::domain::{SessionId, Timestamp, TurnId};
 use crate::error::{Error, Result};

@@ -14,7 +14,7 @@ use crate::store::{
     MessagePage, MessageQuery, MessageStore, PostMessage, Remembered, TailBounds, rules,
 };
 use async_trait::async_trait;
-use mongodb::bson::{Document, doc};
+use mongodb::bson::{Bson, Document, doc};
 use serde::Deserialize;
 
 #[async_trait]
@@ -63,23 +63,40 @@ impl MessageStore for MongoStore {
     }
 }
 
-/// A node as memory reads it.
+/// As many of a node's last messages are read at first: what most windows hold.
+const WINDOW: i64 = 96;
+
+/// A node, or its end, as memory reads it.
 #[derive(Debug, Deserialize)]
 struct TailDoc {
+    number: i64,
     prev: LocationDoc,
+    count: i64,
     messages: Vec<RememberedDoc>,
 }
 
-/// What memory reads of a node; parts are large, so only where somebody looks at them.
-fn tail_fields(bounds: TailBounds) -> Document {
-    let mut fields = doc! {
-        "prev": 1, "messages.id": 1, "messages.seq": 1, "messages.parent": 1, "messages.role": 1,
-        "messages.content": 1, "messages.tokens": 1, "messages.clientMessageId": 1,
+/// The node that the filter finds: its last messages, or all. Parts are large, so they come only
+/// where somebody looks at them.
+async fn tail_of(
+    step: &mut Step,
+    filter: Document,
+    most: Option<i64>,
+    bounds: TailBounds,
+) -> Result<Option<TailDoc>> {
+    let messages = match most {
+        Some(most) => Bson::from(doc! { "$slice": ["$messages", -most] }),
+        None => Bson::from("$messages"),
     };
-    if bounds.parts > 0 {
-        fields.insert("messages.parts", 1);
+    let mut pipeline = vec![
+        doc! { "$match": filter },
+        doc! { "$project": { "number": 1, "prev": 1, "count": 1, "messages": messages } },
+    ];
+    if bounds.parts == 0 {
+        pipeline.push(doc! { "$project": { "messages.parts": 0 } });
     }
-    fields
+    let nodes = step.tables.nodes.clone();
+    let mut found: Vec<TailDoc> = step.all(&nodes, pipeline).await?;
+    Ok(found.pop())
 }
 
 /// Reads node by node, the last one first: what is read does not depend on what lies before.
@@ -89,25 +106,35 @@ async fn tail(
     last: &MessageId,
     bounds: TailBounds,
 ) -> Result<Vec<Remembered>> {
-    let nodes = step.tables.nodes.clone();
     let own = doc! { "sessionId": session.as_str(), "messages.id": last.as_str() };
-    let mut node: TailDoc = match step.one(&nodes, own, Some(tail_fields(bounds))).await? {
+    let mut node = match tail_of(step, own, Some(WINDOW), bounds).await? {
         Some(node) => node,
         None => {
-            let named =
-                doc! { "sessionId": session.as_str(), "messages.clientMessageId": last.as_str() };
-            let named = step.one(&nodes, named, Some(tail_fields(bounds))).await?;
-            named.ok_or_else(Error::message_not_found)?
+            // By another name, or committed and not yet carried out: looking at the session does it.
+            step.find_session(session).await?.ok_or_else(Error::session_not_found)?;
+            let place = step.find_message(session, last).await?;
+            let at = place.ok_or_else(Error::message_not_found)?.at;
+            let holder = doc! { "_id": chat_id(session, at.node) };
+            tail_of(step, holder, None, bounds).await?.ok_or_else(Error::message_not_found)?
         }
     };
-    let mut upto = node
-        .messages
-        .iter()
-        .find(|message| message.is(last))
-        .map_or(u32::MAX, |message| number(message.seq));
+    let is_last = |message: &RememberedDoc| message.is(last);
+    let mut upto = match node.messages.iter().find(|message| is_last(message)) {
+        Some(message) => number(message.seq),
+        // It lies before what was read of its node.
+        None => {
+            let holder = doc! { "_id": chat_id(session, number(node.number)) };
+            node =
+                tail_of(step, holder, None, bounds).await?.ok_or_else(Error::message_not_found)?;
+            let found = node.messages.iter().find(|message| is_last(message));
+            number(found.ok_or_else(Error::message_not_found)?.seq)
+        }
+    };
     let mut found = Vec::new();
     let (mut room, mut parts_room) = (bounds.tokens, bounds.parts);
     loop {
+        let is_whole = node.messages.len() as i64 >= node.count;
+        let first = node.messages.first().map_or(0, |message| number(message.seq));
         for mut message in node.messages.into_iter().rev() {
             if number(message.seq) > upto {
                 continue;
@@ -124,10 +151,15 @@ async fn tail(
             parts_room -= parts;
             found.push(message.remembered()?);
         }
-        let Some(previous) = node.prev.location() else { return Ok(found) };
-        upto = previous.seq;
-        let filter = doc! { "_id": chat_id(session, previous.node) };
-        let before = step.one(&nodes, filter, Some(tail_fields(bounds))).await?;
-        node = before.ok_or_else(Error::message_not_found)?;
+        let (next, most) = if is_whole {
+            let Some(previous) = node.prev.location() else { return Ok(found) };
+            upto = previous.seq;
+            (previous.node, Some(WINDOW))
+        } else {
+            upto = upto.min(first - 1);
+            (number(node.number), None)
+        };
+        let next = doc! { "_id": chat_id(session, next) };
+        node = tail_of(step, next, most, bounds).await?.ok_or_else(Error::message_not_found)?;
     }
 }

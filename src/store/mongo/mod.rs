@@ -5,8 +5,10 @@
 //! snapshot reads and majority writes (`step.rs`); the turn log and the marks beside it are
 //! single-document writes (`log.rs`, `relay.rs`).
 
+mod commit;
 mod connect;
 mod documents;
+mod failures;
 mod list;
 mod log;
 mod messages;

@@ -3,8 +3,9 @@
 
 use super::Tables;
 use super::documents::{LocationDoc, MessageDoc, NodeDoc, document, number};
+use super::failures::is_duplicate;
 use super::paths::Named;
-use super::step::{Step, is_duplicate};
+use super::step::Step;
 use crate::domain::node::{NodeFill, chat_id};
 use crate::domain::{MessageId, SessionId};
 use crate::error::{Error, Result};

@@ -189,6 +189,29 @@ pub(super) async fn whole(
         }
     };
     let first = if is_newest_first { first.saturating_sub(1).max(1) } else { first };
+    let mut found = between(step, row, first, last).await?;
+    if is_newest_first {
+        found.reverse();
+    }
+    let mut page = Page::new(query);
+    for (node, message) in found {
+        if !page.take(node, message) {
+            break;
+        }
+    }
+    if is_newest_first {
+        page.messages.reverse();
+    }
+    page.finish(step, row).await
+}
+
+/// The messages of all branches from one seq to another, by seq, each with its node's number.
+pub(super) async fn between(
+    step: &mut Step,
+    row: &SessionRow,
+    first: u32,
+    last: u32,
+) -> Result<Vec<(u32, MessageDoc)>> {
     let filter = doc! {
         "sessionId": row.session.id.as_str(),
         "lastSeq": { "$gte": i64::from(first) },
@@ -203,19 +226,7 @@ pub(super) async fn whole(
         found.extend(run.messages.into_iter().filter(wanted).map(|message| (node, message)));
     }
     found.sort_unstable_by_key(|(_, message)| message.seq);
-    if is_newest_first {
-        found.reverse();
-    }
-    let mut page = Page::new(query);
-    for (node, message) in found {
-        if !page.take(node, message) {
-            break;
-        }
-    }
-    if is_newest_first {
-        page.messages.reverse();
-    }
-    page.finish(step, row).await
+    Ok(found)
 }
 
 async fn anchor(step: &mut Step, row: &SessionRow, id: &MessageId) -> Result<Location> {

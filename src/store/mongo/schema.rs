@@ -58,7 +58,7 @@ async fn lock(tables: &Tables, me: &str) -> Result<bool> {
     let here = doc! { "$setOnInsert": { "version": 0_i64, "readableFrom": 0_i64 } };
     match tables.schema.update_one(schema.clone(), here).upsert(true).await {
         // Two that add it at the same moment: one of them has.
-        Err(error) if !super::step::is_duplicate(&error) => return Err(error.into()),
+        Err(error) if !super::failures::is_duplicate(&error) => return Err(error.into()),
         _ => {}
     }
     let look = vec![doc! { "$set": { "lookedAt": "$$NOW" } }];

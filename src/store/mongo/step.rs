@@ -14,6 +14,7 @@
 //! commit took place.
 
 use super::documents::SessionDoc;
+use super::failures::{is_duplicate, is_passing};
 use super::nodes::{Gathered, carry_out};
 use super::{LONG_PATIENCE, MongoStore, PATIENCE, Tables};
 use crate::domain::SessionId;
@@ -21,10 +22,6 @@ use crate::error::{Error, Kind, Result};
 use crate::store::work::SessionRow;
 use futures::TryStreamExt;
 use mongodb::bson::{Bson, Document, deserialize_from_document, doc};
-use mongodb::error::{
-    ErrorKind, RETRYABLE_WRITE_ERROR, TRANSIENT_TRANSACTION_ERROR,
-    UNKNOWN_TRANSACTION_COMMIT_RESULT, WriteFailure,
-};
 use mongodb::options::{ReadConcern, WriteConcern};
 use mongodb::{ClientSession, Collection};
 use serde::de::DeserializeOwned;
@@ -40,18 +37,16 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 /// How often a step may find that something it adds is there already: another one was faster, and
 /// from then on this one sees it.
 const DUPLICATES: usize = 3;
-/// Names of commits that a session's document keeps.
-const NAMES: i32 = -8;
 
 /// One step.
 pub(super) struct Step {
     pub(super) tables: Tables,
     pub(super) session: ClientSession,
-    manner: Manner,
+    pub(super) manner: Manner,
     /// Its name in the documents that it commits.
-    name: String,
+    pub(super) name: String,
     /// The session it works on.
-    current: Option<Current>,
+    pub(super) current: Option<Current>,
     /// What is to be added to that session's nodes.
     pub(super) gathered: Gathered,
     /// The end of a log, to be written behind the commit.
@@ -65,13 +60,13 @@ pub(super) struct Step {
 }
 
 /// A session as the step has changed it so far.
-struct Current {
-    id: SessionId,
+pub(super) struct Current {
+    pub(super) id: SessionId,
     /// The revision that was read; `None` if the session is new.
-    revision: Option<i64>,
-    document: Document,
-    set: Document,
-    unset: Document,
+    pub(super) revision: Option<i64>,
+    pub(super) document: Document,
+    pub(super) set: Document,
+    pub(super) unset: Document,
 }
 
 /// Why a try came to nothing.
@@ -86,7 +81,7 @@ pub(super) enum Failure {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Manner {
     /// Whether it is a transaction.
-    is_transaction: bool,
+    pub(super) is_transaction: bool,
     /// How long it may take, all tries together.
     patience: Duration,
 }
@@ -321,142 +316,6 @@ impl Step {
         self.gathered = Gathered::default();
     }
 
-    /// Makes what this step has changed of the session take effect.
-    pub(super) async fn commit(&mut self) -> Result<()> {
-        let gathered = std::mem::take(&mut self.gathered);
-        let Some(mut current) = self.current.take() else { return Ok(()) };
-        let mut pending = gathered.into_pending()?;
-        if let Some(end) = self.log_end.take() {
-            pending.insert("log", end);
-        }
-        let is_unchanged = current.revision.is_some()
-            && current.set.is_empty()
-            && current.unset.is_empty()
-            && pending.is_empty();
-        if is_unchanged {
-            return Ok(());
-        }
-        if self.manner.is_transaction {
-            let tables = self.tables.clone();
-            let carried_out = carry_out(&tables, &pending, Some(&mut self.session)).await;
-            self.check(carried_out)?;
-            let replaced = self.replace(&current).await;
-            return match self.check(replaced)? {
-                true => Ok(()),
-                false => Err(self.overtaken()),
-            };
-        }
-        if pending.is_empty() {
-            current.unset.insert("pending", "");
-        } else {
-            current.set.insert("pending", &pending);
-        }
-        self.write(&current).await?;
-        // It has happened; whoever reads the session next does what fails here.
-        match carry_out(&self.tables, &pending, None).await {
-            Ok(()) => self.clean_up(&current, !pending.is_empty()),
-            Err(error) => tracing::warn!(%error, "a step is committed and not yet carried out"),
-        }
-        Ok(())
-    }
-
-    /// Writes the session's document until the answer is known. A repeat does nothing twice: it
-    /// finds another revision, and its own name.
-    async fn write(&mut self, current: &Current) -> Result<()> {
-        loop {
-            match self.replace(current).await {
-                Ok(true) => return Ok(()),
-                Err(failure) if is_duplicate(&failure) => {
-                    return match self.took_place(current).await? {
-                        true => Ok(()),
-                        false => self.check(Err(failure)),
-                    };
-                }
-                Ok(false) => {
-                    return match self.took_place(current).await? {
-                        true => Ok(()),
-                        false => Err(self.overtaken()),
-                    };
-                }
-                Err(failure) if is_passing(&failure) => sleep(FIRST_PAUSE).await,
-                Err(failure) => return self.check(Err(failure)),
-            }
-        }
-    }
-
-    /// Writes the session's document once. Whether it was as it had been read.
-    async fn replace(&mut self, current: &Current) -> mongodb::error::Result<bool> {
-        let sessions = self.tables.sessions.clone();
-        let Some(revision) = current.revision else {
-            let mut document = current.document.clone();
-            document.extend(current.set.clone());
-            document.extend(doc! { "revision": 1_i64, "commits": [&self.name] });
-            sessions.insert_one(document).session(&mut self.session).await?;
-            return Ok(true);
-        };
-        let mut set = current.set.clone();
-        set.insert("revision", revision + 1);
-        let mut update = doc! {
-            "$set": set,
-            "$push": { "commits": { "$each": [&self.name], "$slice": NAMES } },
-        };
-        if !current.unset.is_empty() {
-            update.insert("$unset", current.unset.clone());
-        }
-        let same = doc! { "_id": current.id.as_str(), "revision": revision };
-        let updated = sessions.update_one(same, update).session(&mut self.session).await?;
-        Ok(updated.matched_count == 1)
-    }
-
-    /// Whether the document knows this step's name, and a majority knows it, too.
-    async fn took_place(&mut self, current: &Current) -> Result<bool> {
-        let named = doc! { "_id": current.id.as_str(), "commits": &self.name };
-        let sessions = self.tables.sessions.clone();
-        loop {
-            let near = sessions.find_one(named.clone()).read_concern(ReadConcern::local()).await;
-            let far = sessions.find_one(named.clone()).read_concern(ReadConcern::majority()).await;
-            match (near, far) {
-                (Ok(None), Ok(_)) => return Ok(false),
-                (Ok(Some(_)), Ok(Some(_))) => return Ok(true),
-                (Ok(Some(_)), Ok(None)) => sleep(FIRST_PAUSE).await,
-                (Err(failure), _) | (_, Err(failure)) if is_passing(&failure) => {
-                    sleep(FIRST_PAUSE).await;
-                }
-                (Err(failure), _) | (_, Err(failure)) => return self.check(Err(failure)),
-            }
-        }
-    }
-
-    /// Takes away, beside the step's path, what nobody needs any more.
-    fn clean_up(&mut self, current: &Current, has_pending: bool) {
-        let tables = self.tables.clone();
-        let dequeued = std::mem::take(&mut self.dequeued);
-        let revision = current.revision.unwrap_or_default() + 1;
-        let same = doc! { "_id": current.id.as_str(), "revision": revision };
-        if !has_pending && dequeued.is_empty() {
-            return;
-        }
-        tokio::spawn(async move {
-            if has_pending {
-                let _ =
-                    tables.sessions.update_one(same, doc! { "$unset": { "pending": "" } }).await;
-            }
-            if !dequeued.is_empty() {
-                let _ = tables.queue.delete_many(doc! { "_id": { "$in": dequeued } }).await;
-            }
-        });
-    }
-
-    async fn end_transaction(&mut self) -> Result<()> {
-        while let Err(failure) = self.session.commit_transaction().await {
-            if !failure.contains_label(UNKNOWN_TRANSACTION_COMMIT_RESULT) {
-                return self.check(Err(failure));
-            }
-            sleep(FIRST_PAUSE).await;
-        }
-        Ok(())
-    }
-
     /// The first document that the filter finds.
     pub(super) async fn one<T: DeserializeOwned + Send + Sync>(
         &mut self,
@@ -494,43 +353,6 @@ impl Step {
     ) -> Result<u64> {
         let deleted = table.delete_many(filter).session(&mut self.session).await;
         Ok(self.check(deleted)?.deleted_count)
-    }
-}
-
-/// Whether a failure may pass by itself: another try can succeed.
-pub(super) fn is_passing(failure: &mongodb::error::Error) -> bool {
-    failure.contains_label(TRANSIENT_TRANSACTION_ERROR)
-        || failure.contains_label(RETRYABLE_WRITE_ERROR)
-        || matches!(
-            failure.kind.as_ref(),
-            ErrorKind::Io(_)
-                | ErrorKind::ConnectionPoolCleared { .. }
-                | ErrorKind::ServerSelection { .. }
-                | ErrorKind::Write(WriteFailure::WriteConcernError(_))
-        )
-        || code(failure).is_some_and(|code| PASSING.contains(&code))
-}
-
-/// Codes of a primary that goes, comes or is busy, beside those that the driver labels: the list of
-/// the retryable reads specification, `WriteConflict`, and a majority that did not answer in time.
-const PASSING: [i32; 16] =
-    [6, 7, 64, 79, 89, 91, 112, 134, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436];
-
-/// Whether something that was to be added is there already.
-pub(super) fn is_duplicate(failure: &mongodb::error::Error) -> bool {
-    code(failure) == Some(11_000)
-}
-
-fn code(failure: &mongodb::error::Error) -> Option<i32> {
-    match failure.kind.as_ref() {
-        ErrorKind::Command(error) => Some(error.code),
-        ErrorKind::Write(WriteFailure::WriteError(error)) => Some(error.code),
-        ErrorKind::Write(WriteFailure::WriteConcernError(error)) => Some(error.code),
-        ErrorKind::InsertMany(error) => match &error.write_errors {
-            Some(errors) => errors.first().map(|error| error.code),
-            None => error.write_concern_error.as_ref().map(|error| error.code),
-        },
-        _ => None,
     }
 }
 

@@ -19,13 +19,13 @@ pub(in crate::store) async fn import_session(
     let before = row.session.messages_count;
     work.expect_many(&row).await?;
     let mut last = row.head();
-    for (message, parent) in &import.messages {
+    for (index, (message, parent)) in import.messages.iter().enumerate() {
         let under = match parent {
             Parent::Root => None,
             Parent::Head => last.take(),
             Parent::Message(_) => resolve(work, &row, parent)
                 .await
-                .map_err(|error| unknown("parentId", parent, error))?,
+                .map_err(|error| unknown(format!("messages[{index}].parentId"), parent, error))?,
         };
         let at = match work.by_id(&row, &message.id).await? {
             Some(place) => place.at,
@@ -34,7 +34,9 @@ pub(in crate::store) async fn import_session(
                     ensure_open(&row)?;
                 }
                 let at = append(work, &mut row, message, under.as_ref()).await?;
-                name_after(work, &mut row, message).await?;
+                if !import.keeps_title {
+                    name_after(work, &mut row, message).await?;
+                }
                 at
             }
         };
@@ -44,16 +46,21 @@ pub(in crate::store) async fn import_session(
     if added > 0 {
         let named = import.head_id.clone().map(Parent::Message);
         let head = match &named {
-            Some(named) => {
-                resolve(work, &row, named).await.map_err(|error| unknown("headId", named, error))?
-            }
+            Some(named) => resolve(work, &row, named)
+                .await
+                .map_err(|error| unknown("headId".to_owned(), named, error))?,
             None => last,
         };
         if let Some(head) = head {
             row.session.head_id = Some(head.id);
             row.head = Some(head.at);
         }
-        row.session.last_seen = import.last_seen.or(row.session.last_seen);
+        // A new session is as the file says; one that was there is not taken back.
+        row.session.last_seen = if was_there {
+            row.session.last_seen.max(import.last_seen)
+        } else {
+            import.last_seen.or(row.session.last_seen)
+        };
         save(work, &mut row, now).await?;
     }
     Ok(Imported {
@@ -80,7 +87,7 @@ async fn session(
     Err(id_taken())
 }
 
-fn unknown(field: &'static str, named: &Parent, error: Error) -> Error {
+fn unknown(field: String, named: &Parent, error: Error) -> Error {
     match (error.kind, named) {
         (Kind::MessageNotFound, Parent::Message(id)) => {
             Error::invalid(field, format!("must name a message of the session, {id} does not"))
@@ -101,5 +108,9 @@ async fn create(
     row.session.archived = import.archived;
     row.session.pinned = import.pinned;
     row.session.last_seen = import.last_seen;
+    if !import.read_marks.is_empty() {
+        row.read_marks.clone_from(&import.read_marks);
+        work.save_read_marks(&row).await?;
+    }
     Ok(row)
 }

@@ -8,20 +8,24 @@ use echoic::domain::title::{Title, TitleSource};
 use echoic::domain::{MessageId, Principal, Role, Session, SessionId};
 use echoic::error::Kind;
 use echoic::store::{ImportSession, NewMessage, NewSession, Parent, Store};
+use echoic::transfer::import::{Import, Report, Terms};
+use serde_json::value::RawValue;
+use std::collections::HashMap;
 use std::sync::Arc;
+use tokio::runtime::Handle;
 
-fn named(text: &str) -> MessageId {
+pub fn named(text: &str) -> MessageId {
     MessageId::trusted(text)
 }
 
 /// A message of a file: its name, what it says, where it stands.
-fn line(name: &str, millis: i64, parent: Parent) -> (NewMessage, Parent) {
+pub fn line(name: &str, millis: i64, parent: Parent) -> (NewMessage, Parent) {
     let role = if name.starts_with('r') { Role::Assistant } else { Role::User };
     (NewMessage { id: named(name), ..message("Caroline", role, name, millis) }, parent)
 }
 
 /// A session of a file, without a title.
-fn file(session: &str, messages: Vec<(NewMessage, Parent)>) -> ImportSession {
+pub fn file(session: &str, messages: Vec<(NewMessage, Parent)>) -> ImportSession {
     ImportSession {
         id: id(session),
         other_id: id(&format!("{session}-other")),
@@ -31,12 +35,14 @@ fn file(session: &str, messages: Vec<(NewMessage, Parent)>) -> ImportSession {
         pinned: false,
         created_at: at(-1000),
         last_seen: None,
+        read_marks: HashMap::new(),
+        keeps_title: false,
         head_id: None,
         messages,
     }
 }
 
-fn in_a_row(names: &[&str]) -> Vec<(NewMessage, Parent)> {
+pub fn in_a_row(names: &[&str]) -> Vec<(NewMessage, Parent)> {
     let place = |(index, name): (usize, &&str)| line(name, index as i64, Parent::Head);
     names.iter().enumerate().map(place).collect()
 }
@@ -171,4 +177,46 @@ pub async fn nothing_is_imported_into_a_session_that_is_busy_or_closed(store: &A
     let longer = store.import_session(&ada, closed(&["q1", "r1", "q2"]), at(1000)).await;
     assert_eq!(longer.unwrap_err().kind, Kind::SessionClosed);
     assert_eq!(path(store, &ada, "c").await, "q1 r1");
+}
+
+/// Imports one session as a file has it, as `http` and the command line do.
+async fn import_file(
+    store: &Arc<dyn Store>,
+    who: &Principal,
+    trusts_participants: bool,
+    session: &str,
+) -> Report {
+    let terms = Terms { max_message: 1000, trusts_participants };
+    let mut import = Import::new(store.clone(), who.clone(), terms, Handle::current());
+    let session = RawValue::from_string(session.to_owned()).unwrap();
+    let task = tokio::task::spawn_blocking(move || {
+        assert!(import.take(&session).is_continue());
+        import.conclude(Ok(())).unwrap()
+    });
+    task.await.unwrap()
+}
+
+pub async fn the_importer_owns_what_a_file_says_of_others_and_may_not_always_let_them_in(
+    store: &Arc<dyn Store>,
+) {
+    let (ada, bob) = (user("ada"), user("bob"));
+    let session = r#"{"sessionId": "s", "userId": "eve", "participants": ["eve", "bob"], "messages":
+        [{"id": "q1", "role": "user", "senderId": "eve", "content": "Hi"}]}"#;
+    for (who, trusts_participants, stored_as, participants) in
+        [(&ada, true, "s", vec!["ada", "eve", "bob"]), (&bob, false, "other", vec!["bob"])]
+    {
+        let report = import_file(store, who, trusts_participants, session).await;
+        let imported = &report.sessions[0];
+        assert_eq!((imported.source_id.as_deref(), imported.messages), (Some("s"), 1));
+        let own = imported.session_id.clone();
+        // The id that another user has became another one.
+        assert_eq!(own == id("s"), stored_as == "s");
+        let read = read(store, who, &own).await;
+        assert_eq!(read.owner, who.user);
+        let names: Vec<_> = read.participants.iter().map(|user| user.as_str()).collect();
+        assert_eq!(names, participants);
+        // Once more is the same session.
+        let again = import_file(store, who, trusts_participants, session).await;
+        assert_eq!((&again.sessions[0].session_id, again.sessions[0].messages), (&own, 0));
+    }
 }

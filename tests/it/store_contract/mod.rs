@@ -2,6 +2,7 @@
 //! subject; what they share stands here.
 
 mod desk;
+mod export;
 mod import;
 mod messages;
 mod paths;
@@ -102,6 +103,17 @@ contract!(sqlite, mongo => {
         a_key_is_forgotten_after_a_day,
         whatever_is_posted_where_every_message_is_on_one_path_in_one_node,
     ]
+    export: [
+        the_pieces_of_a_session_are_its_messages_in_the_order_they_were_stored,
+        a_piece_is_read_by_the_owner_or_an_admin_and_nobody_else,
+        what_a_session_held_at_first_is_read_though_more_is_said_meanwhile,
+        how_far_users_have_read_goes_in_with_a_new_session_and_comes_out,
+        a_file_may_say_that_a_session_keeps_the_title_it_has,
+        a_message_that_an_import_cannot_place_is_told_by_its_number,
+        all_of_a_users_sessions_are_named_whatever_their_state,
+        an_older_file_takes_no_time_back_from_a_session_that_is_there,
+        an_export_goes_on_when_sessions_are_deleted_or_grow_meanwhile,
+    ]
     tree: [
         the_head_becomes_the_newest_leaf_below_the_message_that_is_named,
         the_head_stays_where_it_is_while_a_reply_runs_and_for_strangers,
@@ -126,6 +138,7 @@ contract!(sqlite, mongo => {
         a_session_goes_in_whole_or_not_at_all,
         a_session_that_another_user_has_goes_in_under_another_id,
         nothing_is_imported_into_a_session_that_is_busy_or_closed,
+        the_importer_owns_what_a_file_says_of_others_and_may_not_always_let_them_in,
     ]
 });
 

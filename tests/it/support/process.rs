@@ -65,6 +65,14 @@ impl Process {
         }
     }
 
+    /// The most memory it has had, in KiB.
+    pub fn peak_memory(&self) -> u64 {
+        let status = format!("/proc/{}/status", self.child.id().unwrap());
+        let status = std::fs::read_to_string(status).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        peak.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     /// The process's id.
     pub fn id(&self) -> u32 {
         self.child.id().unwrap()

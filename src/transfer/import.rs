@@ -1,0 +1,189 @@
+//! An import under way: each session of a file stored or refused by itself, and the report of it.
+//!
+//! Called by `http` and `cli`, which read the file; runs on a thread that may block.
+
+use super::chatgpt;
+use super::record::{self, SessionRecord};
+use crate::clock;
+use crate::domain::{Principal, SessionId};
+use crate::error::{Error, Kind, Result};
+use crate::json::{self, Object};
+use crate::store::{Imported, Store};
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serde_json::value::RawValue;
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use tokio::runtime::Handle;
+use utoipa::ToSchema;
+
+/// What an importer may do.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms {
+    /// The most bytes of a message's text.
+    pub max_message: usize,
+    /// Whether the participants that a file names become those of its sessions.
+    pub trusts_participants: bool,
+}
+
+/// What came of an import.
+#[derive(Debug, Default, Serialize, ToSchema)]
+pub struct Report {
+    /// Those that went in.
+    pub sessions: Vec<ImportedSession>,
+    /// Those that did not.
+    pub skipped: Vec<Skipped>,
+}
+
+/// A session that went in.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ImportedSession {
+    /// Its id here.
+    #[schema(value_type = String)]
+    pub session_id: SessionId,
+    /// Its id in the file.
+    pub source_id: Option<String>,
+    /// Its title.
+    pub title: String,
+    /// Messages that were not there before.
+    pub messages: u64,
+}
+
+/// A session that did not.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Skipped {
+    /// Its place in the file, from 0.
+    pub index: usize,
+    /// Its id in the file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session_id: Option<String>,
+    /// What is wrong with it, and where.
+    pub reason: String,
+    /// The error, if it will pass.
+    #[serde(skip)]
+    busy: Option<Error>,
+}
+
+/// An import under way.
+pub struct Import {
+    store: Arc<dyn Store>,
+    who: Principal,
+    terms: Terms,
+    runtime: Handle,
+    report: Report,
+    /// Those of the file's ids that went in, and where they stood.
+    ids: HashMap<String, usize>,
+    /// The store gave out: reading on would only skip what could go in later.
+    outage: Option<Error>,
+}
+
+impl Import {
+    /// An import for `who`. The runtime is the store's.
+    pub fn new(store: Arc<dyn Store>, who: Principal, terms: Terms, runtime: Handle) -> Self {
+        let (report, ids) = (Report::default(), HashMap::new());
+        Self { store, who, terms, runtime, report, ids, outage: None }
+    }
+
+    /// Stores or skips the next session. Breaks when the store gives out. Blocks.
+    pub fn take(&mut self, raw: &RawValue) -> ControlFlow<()> {
+        let index = self.report.sessions.len() + self.report.skipped.len();
+        let signs = Signs::of(raw);
+        let source_id = signs.id();
+        let is_first = self.ensure_first(source_id.as_deref());
+        match is_first.and_then(|()| self.store(raw, &signs, index)) {
+            Ok(Imported { session_id, title, messages }) => {
+                self.ids.extend(source_id.clone().map(|id| (id, index)));
+                let session = ImportedSession { session_id, source_id, title, messages };
+                self.report.sessions.push(session);
+            }
+            Err(error) if error.kind == Kind::StoreUnavailable => {
+                self.outage = Some(error);
+                return ControlFlow::Break(());
+            }
+            Err(error) => self.report.skipped.push(Skipped {
+                index,
+                session_id: source_id,
+                reason: error.to_string(),
+                busy: Some(error).filter(|error| error.kind == Kind::SessionBusy),
+            }),
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// What came of it, given how the reading of the file ended. Errors tell how many sessions went
+    /// in before: `details.imported`.
+    pub fn conclude(self, read: Result<(), serde_json::Error>) -> Result<Report> {
+        let imported = self.report.sessions.len();
+        if let Some(outage) = self.outage {
+            return Err(outage.with_details(serde_json::json!({ "imported": imported })));
+        }
+        read.map_err(|error| {
+            let wants = format!(
+                "must be {{\"sessions\": […]}}, a session a line, or a list of conversations: {error}"
+            );
+            let details = serde_json::json!({ "body": wants, "imported": imported });
+            Error::invalid("body", wants).with_details(details)
+        })?;
+        match self.report.skipped.as_slice() {
+            // Nothing went in, and later it can.
+            [Skipped { busy: Some(error), .. }] if imported == 0 => Err(error.clone()),
+            _ => Ok(self.report),
+        }
+    }
+
+    /// Two sessions of one id would become one conversation that nobody had.
+    fn ensure_first(&self, source_id: Option<&str>) -> Result<()> {
+        match source_id.and_then(|id| self.ids.get(id)) {
+            None => Ok(()),
+            Some(index) => {
+                let wants = format!("must not stand twice in a file: sessions[{index}] has it");
+                Err(Error::invalid("sessionId", wants))
+            }
+        }
+    }
+
+    fn store(&self, raw: &RawValue, signs: &Signs, index: usize) -> Result<Imported> {
+        let record: SessionRecord = if signs.is_of_chatgpt() {
+            chatgpt::record(raw)?
+        } else {
+            json::read(raw.get().as_bytes())
+                .map_err(|misread| Error::invalid(misread.field, misread.wants))?
+        };
+        let now = clock::now();
+        let import = record::session(&self.who, record, index, self.terms, now)?;
+        self.runtime.block_on(self.store.import_session(&self.who, import, now))
+    }
+}
+
+/// What can be told of a session even if it cannot be read.
+#[derive(Default, Deserialize)]
+struct Signs {
+    #[serde(rename = "sessionId")]
+    session_id: Option<Value>,
+    conversation_id: Option<Value>,
+    id: Option<Value>,
+    mapping: Option<IgnoredAny>,
+}
+
+impl Signs {
+    fn of(raw: &RawValue) -> Self {
+        serde_json::from_str(raw.get()).map(|Object(signs)| signs).unwrap_or_default()
+    }
+
+    fn is_of_chatgpt(&self) -> bool {
+        self.mapping.is_some()
+    }
+
+    /// The file's id of the session.
+    fn id(&self) -> Option<String> {
+        let id = match self.is_of_chatgpt() {
+            true => self.conversation_id.as_ref().or(self.id.as_ref()),
+            false => self.session_id.as_ref(),
+        };
+        Some(id?.as_str()?.chars().take(128).collect())
+    }
+}

@@ -1,0 +1,145 @@
+//! `echoic export` and `echoic import`, as processes of their own.
+
+use crate::support::process::{Process, command, run};
+use crate::support::soon;
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::path::Path;
+use std::process::Stdio;
+use tokio::io::AsyncWriteExt;
+
+fn variables() -> HashMap<&'static str, String> {
+    HashMap::from([("PORT", "0".to_owned()), ("ECHOIC_PROVIDER", "demo".to_owned())])
+}
+
+/// Runs a command in the folder, with the store where it is by itself.
+async fn echoic(folder: &Path, arguments: &[&str]) -> (i32, String, String) {
+    run(folder, &HashMap::new(), arguments).await
+}
+
+fn file() -> Value {
+    let messages = json!([{"id": "q", "role": "user", "content": "Hello"}, {"id": "r", "role": "assistant", "content": "Hi"}]);
+    json!({"sessions": [
+        {"sessionId": "a", "title": "First", "participants": ["bob"], "messages": messages},
+        {"sessionId": "b", "title": "Second", "messages": messages}]})
+}
+
+fn ids(file: &str) -> Vec<Value> {
+    let file: Value = serde_json::from_str(file).unwrap();
+    let sessions = file["sessions"].as_array().unwrap();
+    sessions.iter().map(|session| session["sessionId"].clone()).collect()
+}
+
+#[tokio::test]
+async fn what_was_imported_is_exported_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    std::fs::write(at.join("in.json"), file().to_string()).unwrap();
+    let done = echoic(at, &["import", "in.json"]).await;
+    assert_eq!(done, (0, "2 sessions imported, 4 new messages\n".to_owned(), String::new()));
+    let again = echoic(at, &["import", "in.json"]).await;
+    assert_eq!(again, (0, "2 sessions imported, 0 new messages\n".to_owned(), String::new()));
+
+    let (code, exported, told) = echoic(at, &["export"]).await;
+    assert_eq!((code, told.as_str(), ids(&exported)), (0, "", vec![json!("a"), json!("b")]));
+    let first: Value = serde_json::from_str(&exported).unwrap();
+    assert_eq!(first["sessions"][0]["participants"], json!(["local", "bob"]));
+    let done = echoic(at, &["export", "-o", "out.json"]).await;
+    assert_eq!(done, (0, String::new(), "2 sessions written to out.json\n".to_owned()));
+    assert_eq!(std::fs::read_to_string(at.join("out.json")).unwrap(), exported);
+    assert!(!at.join("out.json.part").exists());
+    let (_, one, _) = echoic(at, &["export", "--session", "b", "--format", "markdown"]).await;
+    assert!(one.starts_with("# Second\n"), "{one}");
+    let (_, lines, _) = echoic(at, &["export", "--format=jsonl"]).await;
+    assert_eq!(lines.lines().count(), 2);
+
+    // Into another store, by way of standard input.
+    let moved = HashMap::from([("DATABASE_URL", "sqlite://other.db".to_owned())]);
+    let mut child = command(at, &moved, &["import", "-", "--user", "ada"]);
+    let mut child = child.stdin(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(lines.as_bytes()).await.unwrap();
+    assert!(soon(child.wait_with_output()).await.unwrap().status.success());
+    let (_, exported, _) = run(at, &moved, &["export", "--user", "ada"]).await;
+    assert_eq!(ids(&exported), ["a", "b"]);
+    let (code, nothing, told) = run(at, &moved, &["export", "-o", "nothing.json"]).await;
+    assert_eq!((code, nothing.as_str()), (0, ""));
+    assert!(told.contains("nothing to export of the user local; --user names another"), "{told}");
+}
+
+#[tokio::test]
+async fn beside_a_running_server_an_export_is_read_and_an_import_is_left_to_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let server = Process::start(at, &variables()).await;
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let url = format!("{}/api/import", server.base);
+    assert!(soon(client.post(url).json(&file()).send()).await.unwrap().status().is_success());
+    let (code, exported, told) = echoic(at, &["export"]).await;
+    assert_eq!((code, told.as_str(), ids(&exported)), (0, "", vec![json!("a"), json!("b")]));
+    let served = soon(client.get(format!("{}/api/export", server.base)).send()).await.unwrap();
+    assert_eq!(soon(served.text()).await.unwrap(), exported);
+
+    std::fs::write(at.join("in.json"), file().to_string()).unwrap();
+    let (code, out, told) = echoic(at, &["import", "in.json"]).await;
+    assert_eq!((code, out.as_str()), (1, ""));
+    assert!(told.contains("data/echoic.db is served by another Echoic"), "{told}");
+    assert!(told.contains("curl --data-binary @in.json"), "{told}");
+    assert_eq!(server.terminate().await.0, 0);
+    // What the server left behind is read without one.
+    assert_eq!(echoic(at, &["export"]).await, (0, exported, String::new()));
+}
+
+#[tokio::test]
+async fn what_cannot_be_exported_or_imported_is_told_and_leaves_nothing_half_done() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let (code, out, told) = echoic(at, &["export", "-o", "out.json"]).await;
+    assert_eq!((code, out.as_str()), (1, ""));
+    assert!(told.contains("there is no data/echoic.db"), "{told}");
+    assert!(!at.join("data").exists() && !at.join("out.json.part").exists());
+
+    let whole = file().to_string();
+    std::fs::write(at.join("half.json"), &whole[..whole.len() - 5]).unwrap();
+    std::fs::write(at.join("export.zip"), b"PK\x03\x04...").unwrap();
+    std::fs::write(at.join("bad.json"), whole.replace("\"id\":\"r\"", "\"id\":\"q\"")).unwrap();
+    for (arguments, code, sentence) in [
+        (vec!["import", "half.json"], 1, "half.json must be {\"sessions\": […]}, a session a line"),
+        (vec!["import", "half.json"], 1, "sessions that went in before: 1"),
+        (vec!["import", "export.zip"], 1, "unpack it, and import its conversations.json"),
+        (vec!["import", "absent.json"], 1, "cannot read absent.json"),
+        (
+            vec!["import", "bad.json"],
+            1,
+            "skipped sessions[1] (b): messages[1].id must not stand twice",
+        ),
+        (vec!["import", "bad.json"], 1, "2 of 2 sessions were skipped"),
+        (vec!["import"], 2, "<FILE>"),
+        (vec!["export", "--session", "nobody"], 1, "there is no such session"),
+        (vec!["export", "--session", "a b"], 2, "must be 1 to 128 characters"),
+        (vec!["export", "--session", "a", "--project", "b"], 2, "cannot be used with"),
+        (vec!["export", "--format", "xml"], 2, "json, jsonl, markdown"),
+        (vec!["export", "-o", "absent/out.json"], 1, "cannot write absent/out.json.part"),
+    ] {
+        let (ended, _, told) = echoic(at, &arguments).await;
+        assert!(ended == code && told.contains(sentence), "{arguments:?}: {ended} {told}");
+        assert!(!told.contains("panicked"), "{told}");
+    }
+    let (_, exported, _) = echoic(at, &["export"]).await;
+    assert_eq!(ids(&exported), ["a"]);
+}
+
+#[tokio::test]
+async fn help_says_what_a_running_server_means_to_each_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let help = async |command: &'static str| {
+        let (code, help, _) = echoic(folder.path(), &[command, "--help"]).await;
+        assert_eq!(code, 0);
+        help.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    let (export, import) = (help("export").await, help("import").await);
+    assert!(export.contains("a running server is not disturbed"), "{export}");
+    assert!(import.contains("while a server runs, send it the file: POST /api/import"), "{import}");
+    for help in [export, import] {
+        assert!(help.contains("[env: DATABASE_URL]"), "{help}");
+    }
+}

@@ -1,0 +1,77 @@
+//! A large account comes out of the server, and goes into it, without being in its memory.
+
+use crate::support::process::Process;
+use crate::support::soon;
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use reqwest::{Body, Client, Response};
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::convert::Infallible;
+
+/// How many sessions, each with a message of a mebibyte.
+const SESSIONS: usize = 56;
+/// What a server may need beside what it always needs, in KiB: pieces and caches, never the account.
+const MOST_TO_EXPORT: u64 = 28 << 10;
+const MOST_TO_IMPORT: u64 = 44 << 10;
+
+fn id(session: usize) -> String {
+    format!("s{session:03}")
+}
+
+/// The file, session by session: the test does not hold it either.
+fn file() -> Body {
+    let picture = format!("data:image/png;base64,{}", "A".repeat(1 << 20));
+    let session = move |number: usize| {
+        let parts = json!([{"type": "file", "mediaType": "image/png", "url": picture}]);
+        let message = json!({"id": "m", "role": "user", "content": "Look", "parts": parts});
+        let session = json!({"sessionId": id(number), "messages": [message]});
+        Ok::<_, Infallible>(Bytes::from(format!("{session}\n")))
+    };
+    Body::wrap_stream(stream::iter(0..SESSIONS).map(session))
+}
+
+/// Reads an export as it comes: its size, and the sessions in it.
+async fn drain(mut response: Response) -> (usize, Vec<String>) {
+    let (mut size, mut ids, mut rest) = (0, Vec::new(), String::new());
+    while let Some(bytes) = soon(response.chunk()).await.unwrap() {
+        size += bytes.len();
+        rest.push_str(std::str::from_utf8(&bytes).unwrap());
+        while let Some((_, after)) = rest.split_once("\"sessionId\":\"") {
+            let Some((id, after)) = after.split_once('"') else { break };
+            ids.push(id.to_owned());
+            rest = after.to_owned();
+        }
+        let keep = rest.len().saturating_sub(64);
+        rest.drain(..keep);
+    }
+    (size, ids)
+}
+
+#[tokio::test]
+async fn an_account_larger_than_the_servers_memory_goes_in_and_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let variables =
+        HashMap::from([("PORT", "0".to_owned()), ("ECHOIC_PROVIDER", "demo".to_owned())]);
+    let server = Process::start(folder.path(), &variables).await;
+    let client = Client::builder().no_proxy().build().unwrap();
+    let before = server.peak_memory();
+    let request = client
+        .post(format!("{}/api/import", server.base))
+        .header("content-type", "application/json");
+    let report: Value =
+        soon(soon(request.body(file()).send()).await.unwrap().json()).await.unwrap();
+    assert_eq!(report["data"]["sessions"].as_array().unwrap().len(), SESSIONS);
+    let to_import = server.peak_memory() - before;
+    assert_eq!(server.terminate().await.0, 0);
+
+    let server = Process::start(folder.path(), &variables).await;
+    let before = server.peak_memory();
+    let (size, ids) =
+        drain(soon(client.get(format!("{}/api/export", server.base)).send()).await.unwrap()).await;
+    assert!(size > SESSIONS << 20, "{size}");
+    assert_eq!(ids, (0..SESSIONS).map(id).collect::<Vec<_>>());
+    let to_export = server.peak_memory() - before;
+    let needed = format!("export {to_export} KiB, import {to_import} KiB");
+    assert!(to_export < MOST_TO_EXPORT && to_import < MOST_TO_IMPORT, "{needed}");
+}

@@ -1,0 +1,212 @@
+//! Whole sessions, out.
+
+use super::import::{file, in_a_row, line, named};
+use super::{at, begin, create, finish, id, message, post, running, said, user};
+use echoic::domain::page::View;
+use echoic::domain::principal::Access;
+use echoic::domain::{MessageId, Principal, Role};
+use echoic::error::Kind;
+use echoic::store::{DeleteFilter, NewMessage, NewSession, Parent, SessionChange, Store};
+use echoic::transfer::export::{Export, Format, Which};
+use serde_json::Value;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// The session read piece by piece: the ids of its messages, and how many pieces there were.
+async fn read(store: &Arc<dyn Store>, who: &Principal, session: &str) -> (Vec<MessageId>, usize) {
+    let (mut ids, mut pieces, mut last) = (Vec::new(), 0, 0);
+    loop {
+        let piece = store.read_piece(who, &id(session), last).await.unwrap();
+        let Some(newest) = piece.messages.last() else { return (ids, pieces) };
+        assert_eq!(piece.session.messages_count, 7);
+        last = newest.seq;
+        pieces += 1;
+        ids.extend(piece.messages.into_iter().map(|message| message.id));
+    }
+}
+
+pub async fn the_pieces_of_a_session_are_its_messages_in_the_order_they_were_stored(
+    store: &Arc<dyn Store>,
+) {
+    let ada = user("ada");
+    create(store, &ada, "s").await;
+    let none = store.read_piece(&ada, &id("s"), 0).await.unwrap();
+    assert_eq!((none.messages.len(), none.session.messages_count), (0, 0));
+    // Three that fill a piece by themselves, among small ones on two branches.
+    let large = "x".repeat(2 << 20);
+    let texts = ["a", large.as_str(), "b", "c", large.as_str(), large.as_str(), "d"];
+    let mut posted: Vec<MessageId> = Vec::new();
+    for (number, text) in texts.into_iter().enumerate() {
+        let parent = if number == 3 { Parent::Message(posted[0].clone()) } else { Parent::Head };
+        let message = message("ada", Role::User, text, number as i64);
+        posted.push(post(store, &ada, "s", message, parent).await.id);
+    }
+    let (ids, pieces) = read(store, &ada, "s").await;
+    assert_eq!(ids, posted);
+    assert_eq!(pieces, 4, "a piece ends once it holds a mebibyte");
+
+    let piece = store.read_piece(&ada, &id("s"), 2).await.unwrap();
+    let told = said(store, &ada, "s", View::All).await;
+    for (read, told) in piece.messages.iter().zip(&told[2..]) {
+        assert_eq!((&read.id, &read.parent_id, read.seq), (&told.id, &told.parent_id, told.seq));
+        assert_eq!((&read.content, read.created_at), (&told.content, told.created_at));
+    }
+    let session = store.session(&ada, &id("s"), Access::Own).await.unwrap();
+    assert_eq!(piece.session.head_id, session.head_id);
+}
+
+pub async fn a_piece_is_read_by_the_owner_or_an_admin_and_nobody_else(store: &Arc<dyn Store>) {
+    let (ada, bob, eve) = (user("ada"), user("bob"), user("eve"));
+    let new = NewSession {
+        id: Some(id("s")),
+        participants: vec![bob.user.clone()],
+        ..NewSession::default()
+    };
+    store.create_session(&ada, new, at(0)).await.unwrap();
+    let refused = |who: Principal| {
+        let store = store.clone();
+        async move { store.read_piece(&who, &id("s"), 0).await.unwrap_err().kind }
+    };
+    assert_eq!(refused(bob).await, Kind::Forbidden);
+    assert_eq!(refused(eve).await, Kind::SessionNotFound);
+    let admin = Principal { is_admin: true, ..user("root") };
+    assert_eq!(store.read_piece(&admin, &id("s"), 0).await.unwrap().session.owner, ada.user);
+    store.delete_session(&ada, &id("s")).await.unwrap();
+    assert_eq!(refused(ada).await, Kind::SessionNotFound);
+}
+
+pub async fn what_a_session_held_at_first_is_read_though_more_is_said_meanwhile(
+    store: &Arc<dyn Store>,
+) {
+    let ada = user("ada");
+    store.import_session(&ada, file("s", in_a_row(&["q1", "r1"])), at(0)).await.unwrap();
+    let first = store.read_piece(&ada, &id("s"), 0).await.unwrap();
+    let begun = running(store, begin(&ada, "s", "q2")).await;
+    let during = store.read_piece(&ada, &id("s"), 0).await.unwrap();
+    assert!(during.session.active_turn.is_some());
+    store.finish_turn(finish(&begun, "r2", None)).await.unwrap().unwrap();
+    let after = store.read_piece(&ada, &id("s"), 0).await.unwrap();
+    let count = first.session.messages_count as usize;
+    let ids = |messages: &[echoic::domain::Message]| {
+        messages.iter().map(|message| message.id.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(ids(&after.messages[..count]), ids(&first.messages));
+    assert_eq!((count, during.messages.len(), after.messages.len()), (2, 3, 4));
+}
+
+pub async fn how_far_users_have_read_goes_in_with_a_new_session_and_comes_out(
+    store: &Arc<dyn Store>,
+) {
+    let ada = user("ada");
+    let marks = HashMap::from([("bob".to_owned(), 2), ("ada".to_owned(), 3)]);
+    let mut import = file("s", in_a_row(&["q1", "r1", "q2"]));
+    import.read_marks.clone_from(&marks);
+    store.import_session(&ada, import, at(0)).await.unwrap();
+    let piece = store.read_piece(&ada, &id("s"), 0).await.unwrap();
+    assert_eq!(piece.read_marks, marks);
+    // All were sent by Caroline; the last one has been read by ada.
+    let seen: Vec<bool> = piece.messages.iter().map(|message| message.seen).collect();
+    assert_eq!(seen, [true, true, true]);
+    let told = said(store, &ada, "s", View::All).await;
+    assert!(told.iter().all(|message| message.seen));
+
+    // A session that is there has its own.
+    let mut again = file("s", in_a_row(&["q1", "r1", "q2", "r2"]));
+    again.read_marks = HashMap::from([("bob".to_owned(), 4)]);
+    store.import_session(&ada, again, at(1)).await.unwrap();
+    assert_eq!(store.read_piece(&ada, &id("s"), 0).await.unwrap().read_marks, marks);
+}
+
+pub async fn a_file_may_say_that_a_session_keeps_the_title_it_has(store: &Arc<dyn Store>) {
+    let ada = user("ada");
+    let mut import = file("s", in_a_row(&["q1", "r1"]));
+    import.keeps_title = true;
+    let report = store.import_session(&ada, import, at(0)).await.unwrap();
+    assert_eq!(report.title, "New Chat");
+    let named_by_its_message = file("t", in_a_row(&["q1", "r1"]));
+    let report = store.import_session(&ada, named_by_its_message, at(0)).await.unwrap();
+    assert_eq!(report.title, "q1");
+}
+
+pub async fn a_message_that_an_import_cannot_place_is_told_by_its_number(store: &Arc<dyn Store>) {
+    let ada = user("ada");
+    let mut messages = in_a_row(&["q1", "r1"]);
+    messages.push(line("q2", 3, Parent::Message(named("nobody"))));
+    let error = store.import_session(&ada, file("s", messages), at(0)).await.unwrap_err();
+    let sentence = "messages[2].parentId must name a message of the session, nobody does not";
+    assert_eq!((error.kind, error.to_string().as_str()), (Kind::InvalidRequest, sentence));
+}
+
+pub async fn all_of_a_users_sessions_are_named_whatever_their_state(store: &Arc<dyn Store>) {
+    let (ada, bob) = (user("ada"), user("bob"));
+    for name in ["a", "b", "c"] {
+        create(store, &ada, name).await;
+    }
+    create(store, &bob, "of-bob").await;
+    let archive = SessionChange { archived: Some(true), ..SessionChange::default() };
+    store.change_session(&ada, &id("a"), archive, Vec::new(), at(1)).await.unwrap();
+    let late =
+        NewMessage { created_at: at(250_000_000_000_000), ..message("ada", Role::User, "x", 0) };
+    post(store, &ada, "b", late, Parent::Head).await;
+    let end = echoic::domain::Timestamp::from_millis(253_402_300_799_999);
+    let mut all = store.owned_sessions(&ada, DeleteFilter::Before(end)).await.unwrap();
+    all.sort_unstable();
+    assert_eq!(all, [id("a"), id("b"), id("c")]);
+}
+
+pub async fn an_older_file_takes_no_time_back_from_a_session_that_is_there(store: &Arc<dyn Store>) {
+    let ada = user("ada");
+    let seen_at = async |names: &[&str], millis: i64| {
+        let mut import = file("s", in_a_row(names));
+        import.last_seen = Some(at(millis));
+        store.import_session(&ada, import, at(5000)).await.unwrap();
+        store.session(&ada, &id("s"), Access::Own).await.unwrap().last_seen
+    };
+    assert_eq!(seen_at(&["q1"], 1000).await, Some(at(1000)));
+    assert_eq!(seen_at(&["q1", "r1"], 500).await, Some(at(1000)));
+    assert_eq!(seen_at(&["q1", "r1", "q2"], 2000).await, Some(at(2000)));
+}
+
+/// The rest of an export, as JSON.
+async fn rest(mut export: Export, mut text: Vec<u8>) -> Value {
+    while let Some(piece) = export.next().await.unwrap() {
+        text.extend(piece);
+    }
+    serde_json::from_slice(&text).unwrap()
+}
+
+pub async fn an_export_goes_on_when_sessions_are_deleted_or_grow_meanwhile(store: &Arc<dyn Store>) {
+    let ada = user("ada");
+    let large = "x".repeat(2 << 20);
+    for session in ["a", "b", "c", "d"] {
+        create(store, &ada, session).await;
+        for text in [large.as_str(), large.as_str(), "end"] {
+            post(store, &ada, session, message("ada", Role::User, text, 1), Parent::Head).await;
+        }
+    }
+    let mut export =
+        Export::open(store.clone(), ada.clone(), Which::All, Format::Json).await.unwrap();
+    let mut text = export.next().await.unwrap().unwrap();
+    // The first piece of "a" is out.
+    text.extend(export.next().await.unwrap().unwrap());
+    post(store, &ada, "a", message("ada", Role::User, "too late", 2), Parent::Head).await;
+    store.delete_session(&ada, &id("b")).await.unwrap();
+    while export.begun() < 2 {
+        text.extend(export.next().await.unwrap().unwrap());
+    }
+    // So is that of "c".
+    store.delete_session(&ada, &id("c")).await.unwrap();
+    let file = rest(export, text).await;
+    let counts: Vec<_> = file["sessions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|session| {
+            let written = session["messages"].as_array().unwrap().len();
+            (session["sessionId"].as_str().unwrap(), session["messagesCount"].as_u64(), written)
+        })
+        .collect();
+    let (_, _, of_c) = counts[1];
+    assert_eq!(counts, [("a", Some(3), 3), ("c", Some(3), of_c), ("d", Some(3), 3)]);
+    assert!(of_c < 3, "what was deleted is not read on");
+}
