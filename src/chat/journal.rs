@@ -13,7 +13,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 /// How often the journal looks.
-const LOOK: Duration = Duration::from_millis(50);
+const LOOK: Duration = Duration::from_millis(25);
 /// How far the log of a turn may be behind, with few turns running …
 const BEHIND: Duration = Duration::from_millis(150);
 /// … and with a thousand and more.

@@ -128,10 +128,15 @@ impl Step {
         let dequeued = std::mem::take(&mut self.dequeued);
         let revision = current.revision.unwrap_or_default() + 1;
         let same = doc! { "_id": current.id.as_str(), "revision": revision };
-        if !has_pending && dequeued.is_empty() {
+        let noted = self.unconfirmed.take();
+        if !has_pending && dequeued.is_empty() && noted.is_none() {
             return;
         }
         tokio::spawn(async move {
+            if let Some(noted) = noted {
+                let confirm = doc! { "$set": { "isConfirmed": true } };
+                let _ = tables.idempotency_keys.update_one(noted, confirm).await;
+            }
             if has_pending {
                 let _ =
                     tables.sessions.update_one(same, doc! { "$unset": { "pending": "" } }).await;

@@ -1,5 +1,6 @@
 //! Requests that may be repeated, in MongoDB: a note each, written just before the commit that it
-//! belongs to. A note without its commit means nothing; while it is fresh, the commit may still come.
+//! belongs to and confirmed right behind it. An unconfirmed note of which nothing can be found means
+//! nothing; while it is fresh, its commit may still come.
 
 use super::documents::{SessionDoc, date};
 use super::paths::Named;
@@ -25,6 +26,9 @@ struct RequestDoc {
     turn_id: Option<String>,
     created_at: DateTime,
     noted_at: DateTime,
+    /// Whether its commit took place.
+    #[serde(default)]
+    is_confirmed: bool,
 }
 
 /// The name of a request: no user, route or key can look like two others.
@@ -48,7 +52,7 @@ impl Step {
         if request.created_at <= date(since) || self.noted.contains(&request.message_id) {
             return Ok(None);
         }
-        if !self.took_effect(&request).await? {
+        if !request.is_confirmed && !self.took_effect(&request).await? {
             let age = DateTime::now().timestamp_millis() - request.noted_at.timestamp_millis();
             if age > ON_ITS_WAY.as_millis() as i64 {
                 return Ok(None);
@@ -102,6 +106,8 @@ impl Step {
             "notedAt": DateTime::now(),
         };
         self.noted.insert(known.message_id.to_string());
+        self.unconfirmed =
+            Some(doc! { "_id": name(who, key), "messageId": known.message_id.as_str() });
         if let Some(message) = is_past {
             let past = doc! { "_id": name(who, key), "messageId": message };
             let replaced = keys.replace_one(past, request).session(&mut self.session).await;

@@ -53,6 +53,8 @@ pub(super) struct Step {
     pub(super) log_end: Option<Document>,
     /// Turns whose texts in the queue nobody needs behind the commit.
     pub(super) dequeued: Vec<String>,
+    /// The note of a request, to be confirmed behind the commit.
+    pub(super) unconfirmed: Option<Document>,
     /// The requests that earlier tries of this step have noted.
     pub(super) noted: HashSet<String>,
     /// Why it must be tried again, if it must.
@@ -186,6 +188,7 @@ impl MongoStore {
             gathered: Gathered::default(),
             log_end: None,
             dequeued: Vec::new(),
+            unconfirmed: None,
             noted: std::mem::take(noted),
             failure: None,
         };

@@ -2,6 +2,7 @@
 //! subject; what they share stands here.
 
 mod desk;
+mod equal;
 mod export;
 mod import;
 mod messages;

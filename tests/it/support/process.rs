@@ -5,15 +5,17 @@ use super::soon;
 use std::collections::HashMap;
 use std::path::Path;
 use std::process::Stdio;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
-use tokio::process::{Child, ChildStderr, Command};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
 
 /// A running `echoic serve`.
 pub struct Process {
     pub base: String,
     pub first_line: String,
     child: Child,
-    log: Lines<BufReader<ChildStderr>>,
+    /// Reads the rest of the log, so that the program never waits for a reader of it.
+    log: JoinHandle<String>,
 }
 
 /// The program with nothing of this machine's environment that it would read.
@@ -59,6 +61,12 @@ impl Process {
             };
             if let Some((_, summary)) = line.split_once("Echoic is ready: ") {
                 let base = summary.split(',').next().unwrap().to_owned();
+                let mut log = log.into_inner();
+                let log = tokio::spawn(async move {
+                    let mut rest = String::new();
+                    log.read_to_string(&mut rest).await.unwrap();
+                    rest
+                });
                 return Self { base, first_line: line, child, log };
             }
             seen.push(line);
@@ -87,8 +95,7 @@ impl Process {
     pub async fn terminate(mut self) -> (i32, String) {
         let pid = self.child.id().unwrap().to_string();
         assert!(soon(Command::new("kill").args(["-TERM", &pid]).status()).await.unwrap().success());
-        let mut rest = String::new();
-        soon(self.log.get_mut().read_to_string(&mut rest)).await.unwrap();
-        (soon(self.child.wait()).await.unwrap().code().unwrap(), rest)
+        let code = soon(self.child.wait()).await.unwrap().code().unwrap();
+        (code, soon(self.log).await.unwrap())
     }
 }

@@ -1,0 +1,335 @@
+//! Whatever is done, in whichever order, two stores answer the same, errors included.
+
+use super::{at, finish, id, life, message, mongo, sqlite, user};
+use echoic::domain::page::{Cursor, Place, SessionQuery, SessionSort, Slice, Sort, View};
+use echoic::domain::session::{JsonObject, SessionStatus, Settings};
+use echoic::domain::text::words;
+use echoic::domain::title::Title;
+use echoic::domain::{MessageId, Principal, ProjectId, Role, SessionId, TurnId};
+use echoic::error::Error;
+use echoic::store::{
+    Ask, Began, BeginTurn, Finished, IdempotencyKey, MessageQuery, NewSession, OnBusy, OnKnownId,
+    Parent, PostMessage, SessionChange, SessionTarget, Silenced, Store, TailBounds, TurnSpec,
+};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+const CASES: usize = 12;
+const STEPS: usize = 100;
+
+/// Numbers that stand for one of a few users, sessions, messages and so on.
+#[derive(Debug, Clone)]
+struct Step {
+    what: u8,
+    user: u8,
+    session: u8,
+    message: u8,
+    choice: u8,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = (0..19_u8, 0..6_u8, 0..6_u8, any::<u8>(), any::<u8>());
+    let step = step.prop_map(|(what, user, session, message, choice)| Step {
+        what,
+        user,
+        session,
+        message,
+        choice,
+    });
+    vec(step, STEPS)
+}
+
+/// One of two stores that are told the same.
+struct Told {
+    store: Arc<dyn Store>,
+    /// The messages that were named so far, and where.
+    named: Vec<(SessionId, MessageId)>,
+    begun: Vec<echoic::store::Begun>,
+    cursor: Option<Cursor>,
+}
+
+fn shown<T: Debug>(result: Result<T, Error>) -> String {
+    match result {
+        Ok(value) => format!("{value:?}"),
+        Err(error) => format!("{:?}: {error}", error.kind),
+    }
+}
+
+impl Told {
+    fn of(store: Arc<dyn Store>) -> Self {
+        Self { store, named: Vec::new(), begun: Vec::new(), cursor: None }
+    }
+
+    /// Mostly a message of this session, at times one of another.
+    fn one_named(&self, session: &SessionId, number: u8) -> MessageId {
+        let own = |(of, _): &&(SessionId, MessageId)| of == session || number % 16 == 0;
+        let named: Vec<_> = self.named.iter().filter(own).collect();
+        let known = named.get(usize::from(number) % named.len().max(1));
+        known.map_or(MessageId::trusted("unknown"), |(_, id)| id.clone())
+    }
+
+    fn parent(&self, session: &SessionId, step: &Step) -> Parent {
+        match step.choice % 4 {
+            0 | 1 => Parent::Head,
+            2 => Parent::Message(self.one_named(session, step.message)),
+            _ if step.message % 4 == 0 => Parent::Root,
+            _ => Parent::Head,
+        }
+    }
+
+    /// Does a step and tells all that came of it.
+    async fn tell(&mut self, number: usize, step: &Step) -> String {
+        let who: Principal =
+            user(["ada", "ada", "ada", "bob", "bob", "eve"][usize::from(step.user)]);
+        let session: SessionId =
+            id(["s1", "s1", "s1", "s2", "s2", "s3"][usize::from(step.session)]);
+        let now = at(number as i64 * 1000);
+        let store = self.store.clone();
+        let mut new = message(who.user.as_str(), Role::User, &text(step), number as i64 * 1000);
+        new.id = MessageId::trusted(format!("m{number}"));
+        new.client_message_id =
+            (step.choice % 3 == 0).then(|| MessageId::trusted(format!("c{}", step.message % 6)));
+        match step.what {
+            0 | 1 => {
+                let creation = NewSession {
+                    id: Some(session),
+                    project_id: (step.choice % 2 == 0).then(|| ProjectId::trusted("p")),
+                    participants: vec![user("bob").user],
+                    meta: JsonObject::from_stored(r#"{"n":1.50}"#.to_owned()).unwrap(),
+                    ..NewSession::default()
+                };
+                shown(store.create_session(&who, creation, now).await)
+            }
+            2..=4 => {
+                let idempotency = self.key(step);
+                let parent = self.parent(&session, step);
+                let named = (session.clone(), new.id.clone());
+                let session_id = session;
+                let post = PostMessage { session_id, message: new, parent, idempotency, now };
+                let posted = store.post_message(&who, post).await;
+                self.named.extend(posted.is_ok().then_some(named));
+                shown(posted)
+            }
+            5..=7 => self.begin(number, step, who, session, new).await,
+            8 | 9 => self.finish(step).await,
+            10 => {
+                let change = SessionChange {
+                    title: (step.choice % 2 == 0).then(|| {
+                        Title::given(Some(text(step).get(..12).unwrap_or("one"))).unwrap()
+                    }),
+                    status: status(step.message),
+                    archived: (step.choice % 5 == 0).then_some(step.message % 2 == 0),
+                    pinned: (step.choice % 3 == 0).then_some(step.message % 2 == 0),
+                    project_id: (step.choice % 7 == 0).then_some(None),
+                    participants: (step.choice % 11 == 0).then(|| vec![user("eve").user]),
+                    ..SessionChange::default()
+                };
+                let if_match = if step.message % 3 == 0 { vec![2] } else { Vec::new() };
+                shown(store.change_session(&who, &session, change, if_match, now).await)
+            }
+            11 if step.choice % 4 == 0 => shown(store.delete_session(&who, &session).await),
+            11 => {
+                shown(store.session(&who, &session, echoic::domain::principal::Access::Own).await)
+            }
+            12 | 13 => {
+                let page = store.sessions(&who, self.list(step)).await;
+                self.cursor = page.as_ref().ok().and_then(|page| page.next.clone());
+                shown(page)
+            }
+            14 | 15 => {
+                let slice = match step.choice % 3 {
+                    0 => Slice::Newest,
+                    1 => Slice::Before(self.one_named(&session, step.message)),
+                    _ => Slice::After(self.one_named(&session, step.message)),
+                };
+                let view = if step.choice % 2 == 0 { View::Path } else { View::All };
+                let query = MessageQuery { view, slice, limit: u32::from(step.message % 7) + 1 };
+                shown(store.messages(&who, &session, query).await)
+            }
+            16 => {
+                let bounds = TailBounds { messages: 20, tokens: 90, overhead: 2, parts: 100 };
+                shown(store.tail(&session, &self.one_named(&session, step.message), bounds).await)
+            }
+            17 => {
+                let to = self.one_named(&session, step.message);
+                shown(store.move_head(&who, &session, &to, now).await)
+            }
+            _ => match step.choice % 3 {
+                0 => {
+                    let Silenced { running, mut dropped } =
+                        store.silence(&session, None).await.unwrap();
+                    dropped.sort();
+                    format!("{running:?} {dropped:?}")
+                }
+                1 => {
+                    let seen = self.one_named(&session, step.message);
+                    format!(
+                        "{:?}",
+                        store
+                            .mark_seen(&who, &session, &seen)
+                            .await
+                            .map(|seen| seen.up_to)
+                            .map_err(|error| error.kind)
+                    )
+                }
+                _ => shown(
+                    store.message(&who, &session, &self.one_named(&session, step.message)).await,
+                ),
+            },
+        }
+    }
+
+    fn key(&self, step: &Step) -> Option<IdempotencyKey> {
+        (step.choice % 5 == 1).then(|| IdempotencyKey {
+            route: "tests",
+            key: format!("k{}", step.message % 3),
+            fingerprint: "f".to_owned(),
+        })
+    }
+
+    async fn begin(
+        &mut self,
+        number: usize,
+        step: &Step,
+        who: Principal,
+        session: SessionId,
+        new: echoic::store::NewMessage,
+    ) -> String {
+        let ask = if step.choice % 6 == 5 {
+            Ask::Again {
+                reply: (step.message % 2 == 0).then(|| self.one_named(&session, step.message)),
+            }
+        } else {
+            let on_known = if step.message % 2 == 0 { OnKnownId::Edit } else { OnKnownId::Refuse };
+            Ask::Say {
+                message: Box::new(new.clone()),
+                parent: self.parent(&session, step),
+                on_known,
+            }
+        };
+        let reply_id = MessageId::trusted(format!("r{number}"));
+        let named = [(session.clone(), new.id), (session.clone(), reply_id.clone())];
+        let begin = BeginTurn {
+            who,
+            session: match step.choice % 5 {
+                0 => SessionTarget::Ensure(session),
+                _ => SessionTarget::Existing(session),
+            },
+            project_id: None,
+            on_busy: match step.message % 3 {
+                0 => OnBusy::Reject,
+                1 => OnBusy::Queue,
+                _ => OnBusy::Interrupt,
+            },
+            idempotency: self.key(step),
+            turn: TurnSpec {
+                turn_id: TurnId::trusted(format!("t{number}")),
+                reply_id,
+                ask,
+                options: Settings::default(),
+            },
+            admit: Box::new(|_, _| Ok(())),
+            claimant: life("one"),
+            now: at(number as i64 * 1000),
+        };
+        match self.store.begin_turn(begin).await {
+            Ok(Began::Running(begun)) => {
+                let told = format!("{begun:?}");
+                self.begun.push(*begun);
+                self.named.extend(named);
+                told
+            }
+            other => shown(other),
+        }
+    }
+
+    async fn finish(&mut self, step: &Step) -> String {
+        if self.begun.is_empty() {
+            return String::new();
+        }
+        let begun = self.begun.remove(usize::from(step.message) % self.begun.len());
+        let next = (step.choice % 4 > 0).then(|| life("one"));
+        match self.store.finish_turn(finish(&begun, &text(step), next)).await.unwrap() {
+            None => "the claim is gone".to_owned(),
+            Some(Finished { next, passed_over }) => {
+                let told = format!("{next:?} {passed_over:?}");
+                self.begun.extend(next.map(|next| *next));
+                told
+            }
+        }
+    }
+
+    fn list(&self, step: &Step) -> SessionQuery {
+        let sort = Sort {
+            key: match step.choice % 4 {
+                0 => SessionSort::Title,
+                1 => SessionSort::CreatedAt,
+                2 => SessionSort::UpdatedAt,
+                _ => SessionSort::LastMessageAt,
+            },
+            descending: step.message % 2 == 0,
+        };
+        let place = match (&self.cursor, step.what) {
+            // A cursor is good in the order in which it was given out; here, the usual one.
+            (Some(cursor), 13) if sort == Sort::default() => Place::After(cursor.clone()),
+            _ => Place::Page(u32::from(step.message % 2) + 1),
+        };
+        SessionQuery {
+            place,
+            limit: 2,
+            sort,
+            search: (step.choice % 3 == 0).then(|| words(text(step).get(..5).unwrap_or("one"))),
+            project_id: (step.choice % 7 == 0).then(|| ProjectId::trusted("p")),
+            status: (step.choice % 5 == 0).then(SessionStatus::default),
+            archived: [None, Some(false), Some(true)][usize::from(step.message % 3)],
+        }
+    }
+}
+
+fn text(step: &Step) -> String {
+    let subject = ["Über Wolken", "rust and rain", "ÉTÉ 2024", ""][usize::from(step.choice % 4)];
+    match step.message {
+        // Now and then so long that a node closes.
+        250.. => format!("long {subject} {}", "x".repeat(70_000)),
+        number => format!("one {subject} {number}"),
+    }
+}
+
+fn status(number: u8) -> Option<SessionStatus> {
+    let word = match number % 8 {
+        0 => "closed",
+        1 | 2 => "active",
+        3 => "agent_assigned",
+        _ => return None,
+    };
+    Some(SessionStatus::trusted(word.to_owned()))
+}
+
+#[tokio::test]
+async fn whatever_is_done_both_stores_answer_the_same() {
+    let mut runner = TestRunner::deterministic();
+    for _ in 0..CASES {
+        let steps = steps().new_tree(&mut runner).unwrap().current();
+        let (Some(file), Some(shared)) = (sqlite().await, mongo().await) else { return };
+        let mut told = [Told::of(file.store.clone()), Told::of(shared.store.clone())];
+        for Told { store, .. } in &told {
+            for session in ["s1", "s2"] {
+                let new = NewSession {
+                    id: Some(id(session)),
+                    participants: vec![user("bob").user],
+                    ..NewSession::default()
+                };
+                store.create_session(&user("ada"), new, at(0)).await.unwrap();
+            }
+        }
+        for (number, step) in steps.iter().enumerate() {
+            let [file, shared] = &mut told;
+            let answers = (file.tell(number, step).await, shared.tell(number, step).await);
+            assert_eq!(answers.0, answers.1, "step {number} {step:?} of {steps:#?}");
+        }
+    }
+}
