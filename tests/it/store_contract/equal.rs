@@ -66,7 +66,7 @@ impl Told {
 
     /// Mostly a message of this session, at times one of another.
     fn one_named(&self, session: &SessionId, number: u8) -> MessageId {
-        let own = |(of, _): &&(SessionId, MessageId)| of == session || number % 16 == 0;
+        let own = |(of, _): &&(SessionId, MessageId)| of == session || number.is_multiple_of(16);
         let named: Vec<_> = self.named.iter().filter(own).collect();
         let known = named.get(usize::from(number) % named.len().max(1));
         known.map_or(MessageId::trusted("unknown"), |(_, id)| id.clone())
@@ -76,7 +76,7 @@ impl Told {
         match step.choice % 4 {
             0 | 1 => Parent::Head,
             2 => Parent::Message(self.one_named(session, step.message)),
-            _ if step.message % 4 == 0 => Parent::Root,
+            _ if step.message.is_multiple_of(4) => Parent::Root,
             _ => Parent::Head,
         }
     }
@@ -91,13 +91,13 @@ impl Told {
         let store = self.store.clone();
         let mut new = message(who.user.as_str(), Role::User, &text(step), number as i64 * 1000);
         new.id = MessageId::trusted(format!("m{number}"));
-        new.client_message_id =
-            (step.choice % 3 == 0).then(|| MessageId::trusted(format!("c{}", step.message % 6)));
+        new.client_message_id = (step.choice.is_multiple_of(3))
+            .then(|| MessageId::trusted(format!("c{}", step.message % 6)));
         match step.what {
             0 | 1 => {
                 let creation = NewSession {
                     id: Some(session),
-                    project_id: (step.choice % 2 == 0).then(|| ProjectId::trusted("p")),
+                    project_id: (step.choice.is_multiple_of(2)).then(|| ProjectId::trusted("p")),
                     participants: vec![user("bob").user],
                     meta: JsonObject::from_stored(r#"{"n":1.50}"#.to_owned()).unwrap(),
                     ..NewSession::default()
@@ -118,20 +118,24 @@ impl Told {
             8 | 9 => self.finish(step).await,
             10 => {
                 let change = SessionChange {
-                    title: (step.choice % 2 == 0).then(|| {
+                    title: (step.choice.is_multiple_of(2)).then(|| {
                         Title::given(Some(text(step).get(..12).unwrap_or("one"))).unwrap()
                     }),
                     status: status(step.message),
-                    archived: (step.choice % 5 == 0).then_some(step.message % 2 == 0),
-                    pinned: (step.choice % 3 == 0).then_some(step.message % 2 == 0),
-                    project_id: (step.choice % 7 == 0).then_some(None),
-                    participants: (step.choice % 11 == 0).then(|| vec![user("eve").user]),
+                    archived: (step.choice.is_multiple_of(5))
+                        .then_some(step.message.is_multiple_of(2)),
+                    pinned: (step.choice.is_multiple_of(3))
+                        .then_some(step.message.is_multiple_of(2)),
+                    project_id: (step.choice.is_multiple_of(7)).then_some(None),
+                    participants: (step.choice.is_multiple_of(11)).then(|| vec![user("eve").user]),
                     ..SessionChange::default()
                 };
-                let if_match = if step.message % 3 == 0 { vec![2] } else { Vec::new() };
+                let if_match = if step.message.is_multiple_of(3) { vec![2] } else { Vec::new() };
                 shown(store.change_session(&who, &session, change, if_match, now).await)
             }
-            11 if step.choice % 4 == 0 => shown(store.delete_session(&who, &session).await),
+            11 if step.choice.is_multiple_of(4) => {
+                shown(store.delete_session(&who, &session).await)
+            }
             11 => {
                 shown(store.session(&who, &session, echoic::domain::principal::Access::Own).await)
             }
@@ -146,7 +150,7 @@ impl Told {
                     1 => Slice::Before(self.one_named(&session, step.message)),
                     _ => Slice::After(self.one_named(&session, step.message)),
                 };
-                let view = if step.choice % 2 == 0 { View::Path } else { View::All };
+                let view = if step.choice.is_multiple_of(2) { View::Path } else { View::All };
                 let query = MessageQuery { view, slice, limit: u32::from(step.message % 7) + 1 };
                 shown(store.messages(&who, &session, query).await)
             }
@@ -201,10 +205,12 @@ impl Told {
     ) -> String {
         let ask = if step.choice % 6 == 5 {
             Ask::Again {
-                reply: (step.message % 2 == 0).then(|| self.one_named(&session, step.message)),
+                reply: (step.message.is_multiple_of(2))
+                    .then(|| self.one_named(&session, step.message)),
             }
         } else {
-            let on_known = if step.message % 2 == 0 { OnKnownId::Edit } else { OnKnownId::Refuse };
+            let on_known =
+                if step.message.is_multiple_of(2) { OnKnownId::Edit } else { OnKnownId::Refuse };
             Ask::Say {
                 message: Box::new(new.clone()),
                 parent: self.parent(&session, step),
@@ -252,7 +258,7 @@ impl Told {
             return String::new();
         }
         let begun = self.begun.remove(usize::from(step.message) % self.begun.len());
-        let next = (step.choice % 4 > 0).then(|| life("one"));
+        let next = (!step.choice.is_multiple_of(4)).then(|| life("one"));
         match self.store.finish_turn(finish(&begun, &text(step), next)).await.unwrap() {
             None => "the claim is gone".to_owned(),
             Some(Finished { next, passed_over }) => {
@@ -271,7 +277,7 @@ impl Told {
                 2 => SessionSort::UpdatedAt,
                 _ => SessionSort::LastMessageAt,
             },
-            descending: step.message % 2 == 0,
+            descending: step.message.is_multiple_of(2),
         };
         let place = match (&self.cursor, step.what) {
             // A cursor is good in the order in which it was given out; here, the usual one.
@@ -282,9 +288,10 @@ impl Told {
             place,
             limit: 2,
             sort,
-            search: (step.choice % 3 == 0).then(|| words(text(step).get(..5).unwrap_or("one"))),
-            project_id: (step.choice % 7 == 0).then(|| ProjectId::trusted("p")),
-            status: (step.choice % 5 == 0).then(SessionStatus::default),
+            search: (step.choice.is_multiple_of(3))
+                .then(|| words(text(step).get(..5).unwrap_or("one"))),
+            project_id: (step.choice.is_multiple_of(7)).then(|| ProjectId::trusted("p")),
+            status: (step.choice.is_multiple_of(5)).then(SessionStatus::default),
             archived: [None, Some(false), Some(true)][usize::from(step.message % 3)],
         }
     }
