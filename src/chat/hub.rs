@@ -19,6 +19,8 @@ use tokio_util::sync::CancellationToken;
 pub(super) const LINGER: Duration = Duration::from_secs(60);
 /// The most bytes of ended turns that are kept; the oldest go first.
 const MAX_LINGERING: usize = 64 << 20;
+/// The most bytes of a batch of the log, if it has more than one piece.
+const MAX_BATCH: usize = 4 << 20;
 
 /// The turns of this process: running, waiting to run, and lately ended.
 #[derive(Default)]
@@ -116,9 +118,11 @@ impl Hub {
         turns.by_id.values().filter(|live| !live.is_ended()).cloned().collect()
     }
 
-    /// The names of the turns that run here, or wait to.
+    /// The names of the turns that this process runs, or will.
     pub(super) fn running_ids(&self) -> HashSet<TurnId> {
-        self.running().iter().map(|live| live.turn.clone()).collect()
+        let running = self.running();
+        let own = running.iter().filter(|live| !live.is_remote());
+        own.map(|live| live.turn.clone()).collect()
     }
 
     /// Ends the buffers of turns that wait in their sessions' queues, or that others run.
@@ -175,6 +179,8 @@ struct Buffer {
     journal: Journal,
     /// How far the log was read, if another instance runs the turn.
     remote: Option<Remote>,
+    /// Whether this process runs the turn.
+    is_ours: bool,
 }
 
 /// A turn that another instance runs, as far as its log was read.
@@ -224,14 +230,15 @@ impl LiveTurn {
     /// Says that another instance runs the turn, or will.
     pub(super) fn follow(&self, reply: &MessageId) {
         let mut buffer = lock(&self.buffer);
-        if buffer.pieces.is_empty() && buffer.remote.is_none() {
+        if buffer.pieces.is_empty() && buffer.remote.is_none() && !buffer.is_ours {
             buffer.remote = Some(Remote { reply: reply.clone(), next_batch: 0 });
         }
     }
 
     /// Says that this instance runs the turn after all.
     pub(super) fn take_over(&self) {
-        lock(&self.buffer).remote = None;
+        let mut buffer = lock(&self.buffer);
+        (buffer.remote, buffer.is_ours) = (None, true);
     }
 
     /// How far the log was read, while another instance runs the turn.
@@ -333,7 +340,7 @@ impl LiveTurn {
         if buffer.journal.is_closed || buffer.journal.is_writing || !is_due {
             return None;
         }
-        let batch = buffer.take_unlogged();
+        let batch = buffer.take_unlogged(MAX_BATCH);
         buffer.journal.is_writing = true;
         Some(batch)
     }
@@ -362,14 +369,22 @@ impl LiveTurn {
         if buffer.journal.batches == 0 {
             return None;
         }
-        let Batch { number, frames } = buffer.take_unlogged();
+        let Batch { number, frames } = buffer.take_unlogged(usize::MAX);
         Some(Batch { number, frames: [frames, ending.bytes.clone()].concat().into() })
     }
 }
 
 impl Buffer {
-    fn take_unlogged(&mut self) -> Batch {
-        let pieces = &self.pieces[self.journal.pieces..];
+    /// What is not in the log, as many pieces as fit into `most` bytes, but one at the least.
+    fn take_unlogged(&mut self, most: usize) -> Batch {
+        let unlogged = &self.pieces[self.journal.pieces..];
+        let mut size = 0;
+        let fitting = unlogged.iter().take_while(|piece| {
+            size += piece.bytes.len();
+            size <= most
+        });
+        let pieces = &unlogged[..fitting.count().max(1).min(unlogged.len())];
+        let is_all = pieces.len() == unlogged.len();
         let frames = match pieces {
             [only] => only.bytes.clone(),
             several => {
@@ -380,9 +395,11 @@ impl Buffer {
             }
         };
         let number = self.journal.batches;
-        self.journal.pieces = self.pieces.len();
+        self.journal.pieces += pieces.len();
         self.journal.batches += 1;
-        self.journal.behind_since = None;
+        if is_all {
+            self.journal.behind_since = None;
+        }
         Batch { number, frames }
     }
 
@@ -430,6 +447,12 @@ impl Reader {
         };
         let (next, skipped) = place.unwrap_or_default();
         Some(Self { live, next, skipped })
+    }
+
+    /// A reader that stands behind all frames there are.
+    pub(super) fn at_end(live: Arc<LiveTurn>) -> Self {
+        let next = lock(&live.buffer).pieces.len();
+        Self { live, next, skipped: 0 }
     }
 
     /// A reader of frames that are all there already.

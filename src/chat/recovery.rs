@@ -16,8 +16,10 @@ use tokio_util::sync::CancellationToken;
 
 /// How often, within a lease, an instance looks for those that are gone.
 const LOOKS: u32 = 10;
-/// Every which of these looks it says that it lives.
-const BEAT: u64 = 2;
+/// Every which of these looks it looks for turns that wait, too.
+const WAITING: u64 = 2;
+/// How often, within a lease, an instance says that it lives.
+const BEATS: u32 = 5;
 
 impl Chat {
     /// Says that this instance lives, ends the turns of those that do not, then begins those that
@@ -29,13 +31,20 @@ impl Chat {
         Ok(count)
     }
 
+    /// However many there are, a store gives some of them at a time.
     async fn end_orphans(&self) -> Result<usize> {
-        let orphans = self.store.orphaned_turns(&self.claimant, &self.hub.running_ids()).await?;
-        let count = orphans.len();
-        for orphan in orphans {
-            self.end_orphan(orphan).await?;
+        let mut count = 0;
+        loop {
+            let running = self.hub.running_ids();
+            let orphans = self.store.orphaned_turns(&self.claimant, &running).await?;
+            if orphans.is_empty() {
+                return Ok(count);
+            }
+            for orphan in orphans {
+                self.end_orphan(orphan).await?;
+                count += 1;
+            }
         }
-        Ok(count)
     }
 
     async fn begin_waiting(self: &Arc<Self>) -> Result<()> {
@@ -52,17 +61,29 @@ impl Chat {
         Ok(())
     }
 
-    /// Says that this instance lives, and looks after those that do not, until told to stop.
+    /// Says that this instance lives, until told to stop, whatever else it is busy with.
+    pub async fn keep_alive(self: Arc<Self>, lease: Duration, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = sleep(lease / BEATS) => {}
+            }
+            if let Err(error) = self.store.beat(&self.claimant, clock::now()).await {
+                tracing::warn!(error = %error.chain(), "the store does not hear that this instance lives");
+            }
+        }
+    }
+
+    /// Looks after instances that do not live, and after turns that wait, until told to stop.
     pub async fn keep_watch(self: Arc<Self>, lease: Duration, stop: CancellationToken) {
         for look in 1_u64.. {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = sleep(lease / LOOKS) => {}
             }
-            // It lives as long as it says so in time; others look more often than that.
-            let looked = match look % BEAT {
-                0 => self.recover().await,
-                _ => self.end_orphans().await,
+            let looked = match self.end_orphans().await {
+                Ok(_) if look % WAITING == 0 => self.begin_waiting().await.map(|()| 0),
+                looked => looked,
             };
             match looked {
                 Ok(0) => {}

@@ -54,14 +54,11 @@ impl Chat {
     }
 
     async fn look(&self) -> Result<()> {
-        let followed = self.hub.followed();
-        if !followed.is_empty() {
-            self.catch_up(&followed).await?;
-        }
         if self.hub.runs_any() {
             self.heed_stops().await?;
         }
-        Ok(())
+        let followed = self.hub.followed();
+        if followed.is_empty() { Ok(()) } else { self.catch_up(&followed).await }
     }
 
     async fn heed_stops(&self) -> Result<()> {
@@ -88,6 +85,10 @@ impl Chat {
         if let Some(cursor) = cursor.filter(|cursor| cursor.turn == live.turn) {
             // Who read at the instance that runs the turn may know more than the log.
             let _ = timeout(CATCH_UP, live.reached(cursor.frame)).await;
+            if live.last_frame() < cursor.frame {
+                // What it has read was lost with its server: it hears how that ends, nothing twice.
+                return Ok(Some(Reader::at_end(live)));
+            }
         }
         Ok(Reader::behind(live, cursor))
     }
@@ -109,7 +110,13 @@ impl Chat {
                 continue;
             }
             if state == FollowedState::Gone {
-                let ending = self.ending_of(live).await?;
+                let ending = match self.ending_of(live).await {
+                    Ok(ending) => ending,
+                    Err(error) => {
+                        tracing::debug!(turn.id = %live.turn, error = %error.chain(), "its end comes later");
+                        continue;
+                    }
+                };
                 if !live.relay(&[ending], next_batch, next_batch + 1) {
                     continue;
                 }

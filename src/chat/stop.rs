@@ -3,7 +3,7 @@
 use super::Chat;
 use crate::domain::principal::Access;
 use crate::domain::{Principal, Session, SessionId, Timestamp, TurnId};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::store::{DeleteFilter, Deleted, SessionChange, Silenced};
 use std::sync::Arc;
 use std::time::Duration;
@@ -118,11 +118,17 @@ impl Chat {
         if let Some(live) = self.hub.get(session, turn).filter(|live| live.remote().is_none()) {
             return live.ended().await;
         }
+        let server = Principal::server();
         while self.store.is_shared() {
             sleep(LOOK).await;
-            match self.store.silence(session, Some(turn)).await {
-                Ok(Silenced { running: Some(_), .. }) | Err(_) => {}
-                Ok(Silenced { running: None, .. }) => return,
+            match self.store.session(&server, session, Access::Participate).await {
+                Ok(session)
+                    if session
+                        .active_turn
+                        .as_ref()
+                        .is_some_and(|active| active.turn_id == *turn) => {}
+                Err(error) if error.kind == Kind::StoreUnavailable => {}
+                Ok(_) | Err(_) => return,
             }
         }
     }

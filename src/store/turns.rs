@@ -346,7 +346,7 @@ pub trait LogStore: Send + Sync {
     /// Says that an instance lives.
     async fn beat(&self, claimant: &Claimant, now: Timestamp) -> Result<()>;
 
-    /// The turns that nobody runs: of earlier lives of this instance, of others that have been
+    /// Some of the turns that nobody runs, none if there are none: of earlier lives of this instance, of others that have been
     /// silent too long, and of this very life if `running` does not know them. Whoever ran them can
     /// write nothing of them from here on. A store that only one process can open knows them at
     /// once; in another one, this life must have said that it lives.

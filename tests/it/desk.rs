@@ -34,8 +34,7 @@ async fn a_visitor_is_handed_from_the_model_to_a_person_and_back() {
     let found = &waiting["sessions"][0];
     assert_eq!((&found["sessionId"], &found["lastMessage"]), (&json!("desk-1"), &json!("Help!")));
     assert!(found["lastSeen"].is_string());
-    let variables =
-        HashMap::from([("DATABASE_URL", format!("sqlite://{}", server.database().display()))]);
+    let variables = HashMap::from([("DATABASE_URL", server.database_url())]);
     let arguments = ["sessions", "--status=agent_assigned", "--search=printer"];
     let (code, table, _) = run(server.folder.path(), &variables, &arguments).await;
     assert!(code == 0 && table.contains("desk-1") && table.contains("just now"), "{table}");

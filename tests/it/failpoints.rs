@@ -31,12 +31,12 @@ fn failures() -> Vec<(&'static [&'static str], Document)> {
         (&["find"], doc! { "closeConnection": true }),
         (&["insert"], doc! { "closeConnection": true }),
         (&["update"], doc! { "closeConnection": true }),
-        (&["commitTransaction"], doc! { "closeConnection": true }),
+        (&["aggregate"], doc! { "closeConnection": true }),
         (&["find"], doc! { "errorCode": STEPPED_DOWN }),
         (&["insert"], doc! { "errorCode": STEPPED_DOWN, "errorLabels": &transient }),
         (&["update"], doc! { "errorCode": STEPPED_DOWN, "errorLabels": &transient }),
-        (&["commitTransaction"], doc! { "errorCode": STEPPED_DOWN, "errorLabels": &retryable }),
-        (&["commitTransaction"], doc! { "writeConcernError": majority.clone() }),
+        (&["update"], doc! { "errorCode": STEPPED_DOWN, "errorLabels": &retryable }),
+        (&["update"], doc! { "writeConcernError": majority.clone() }),
         (&["insert"], doc! { "writeConcernError": majority }),
     ]
 }

@@ -6,10 +6,21 @@ use crate::support::process::Process;
 use crate::support::server::read;
 use crate::support::sse::text_of;
 use crate::support::{Frames, Server, Upstream, soon};
+use echoic::domain::message::{Body, Parts};
+use echoic::domain::session::Settings;
+use echoic::domain::{
+    MessageId, MessageType, Principal, Role, SessionId, Timestamp, TurnId, UserId,
+};
+use echoic::store::mongo::MongoStore;
+use echoic::store::{
+    Ask, Began, BeginTurn, Claimant, LogStore, NewMessage, OnBusy, OnKnownId, Parent, ReplyFields,
+    SessionTarget, TurnSpec, TurnStore,
+};
 use futures::future::join_all;
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 use tempfile::TempDir;
 use tokio::process::Command;
 
@@ -304,4 +315,67 @@ async fn an_instance_that_slept_past_its_lease_writes_no_more_of_its_turn() {
     again.until("[DONE]").await;
     let path = format!("{}/health/ready", a.base);
     assert_eq!(read(Client::new().get(path)).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_turn_whose_claim_was_never_answered_is_ended_after_a_lease() {
+    let Some(url) = database() else { return };
+    let lease = Duration::from_millis(200);
+    let store = MongoStore::open(&url, lease).await.unwrap();
+    let life = Claimant { instance: "here".to_owned(), boot: "now".to_owned() };
+    let now = Timestamp::from_millis(1_700_000_000_000);
+    store.beat(&life, now).await.unwrap();
+    let begun = store.begin_turn(begin_turn(&life, now)).await.unwrap();
+    let Began::Running(begun) = begun else { panic!("the session is new: {begun:?}") };
+    // Its server runs another one; of this one it never heard.
+    let others = HashSet::from([TurnId::trusted("another")]);
+    let known = HashSet::from([begun.turn.turn_id.clone()]);
+    assert!(store.orphaned_turns(&life, &others).await.unwrap().is_empty(), "it may be coming");
+    assert!(store.orphaned_turns(&life, &known).await.unwrap().is_empty());
+    let orphans = soon(async {
+        loop {
+            let orphans = store.orphaned_turns(&life, &others).await.unwrap();
+            if !orphans.is_empty() {
+                return orphans;
+            }
+        }
+    });
+    assert_eq!(orphans.await[0].turn, begun.turn);
+}
+
+fn begin_turn(life: &Claimant, now: Timestamp) -> BeginTurn {
+    let who = Principal { user: UserId::trusted("ada"), is_admin: false };
+    BeginTurn {
+        session: SessionTarget::New(SessionId::trusted("s")),
+        project_id: None,
+        on_busy: OnBusy::Reject,
+        idempotency: None,
+        turn: TurnSpec {
+            turn_id: TurnId::generate(),
+            reply_id: MessageId::generate(),
+            ask: Ask::Say {
+                message: Box::new(NewMessage {
+                    id: MessageId::generate(),
+                    client_message_id: None,
+                    role: Role::User,
+                    sender_id: who.user.clone(),
+                    body: Body {
+                        content: "hi".to_owned(),
+                        parts: Parts::default(),
+                        kind: MessageType::Text,
+                    },
+                    tokens: 1,
+                    created_at: now,
+                    reply: ReplyFields::default(),
+                }),
+                parent: Parent::Head,
+                on_known: OnKnownId::Refuse,
+            },
+            options: Settings::default(),
+        },
+        admit: Box::new(|_, _| Ok(())),
+        claimant: life.clone(),
+        who,
+        now,
+    }
 }

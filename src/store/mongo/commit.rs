@@ -8,10 +8,14 @@ use mongodb::bson::doc;
 use mongodb::error::UNKNOWN_TRANSACTION_COMMIT_RESULT;
 use mongodb::options::ReadConcern;
 use std::time::Duration;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 /// How long to wait before the database is asked again.
 const PAUSE: Duration = Duration::from_millis(4);
+/// How long a step waits for what is done behind its commit.
+const CARRYING_OUT: Duration = Duration::from_secs(2);
+/// How long what nobody needs any more may take to go.
+const CLEANING_UP: Duration = Duration::from_secs(5);
 /// Names of commits that a session's document keeps.
 const NAMES: i32 = -8;
 
@@ -48,9 +52,10 @@ impl Step {
         }
         self.write(&current).await?;
         // It has happened; whoever reads the session next does what fails here.
-        match carry_out(&self.tables, &pending, None).await {
-            Ok(()) => self.clean_up(&current, !pending.is_empty()),
-            Err(error) => tracing::warn!(%error, "a step is committed and not yet carried out"),
+        match timeout(CARRYING_OUT, carry_out(&self.tables, &pending, None)).await {
+            Ok(Ok(())) => self.clean_up(&current, !pending.is_empty()),
+            Ok(Err(error)) => tracing::warn!(%error, "a step is committed and not yet carried out"),
+            Err(_) => tracing::warn!("a step is committed and takes long to be carried out"),
         }
         Ok(())
     }
@@ -85,7 +90,7 @@ impl Step {
         let Some(revision) = current.revision else {
             let mut document = current.document.clone();
             document.extend(current.set.clone());
-            document.extend(doc! { "revision": 1_i64, "commits": [&self.name] });
+            document.extend(doc! { "revision": current.born, "commits": [&self.name] });
             sessions.insert_one(document).session(&mut self.session).await?;
             return Ok(true);
         };
@@ -126,13 +131,14 @@ impl Step {
     fn clean_up(&mut self, current: &Current, has_pending: bool) {
         let tables = self.tables.clone();
         let dequeued = std::mem::take(&mut self.dequeued);
-        let revision = current.revision.unwrap_or_default() + 1;
+        let revision = current.revision.map_or(current.born, |read| read + 1);
         let same = doc! { "_id": current.id.as_str(), "revision": revision };
         let noted = self.unconfirmed.take();
         if !has_pending && dequeued.is_empty() && noted.is_none() {
             return;
         }
-        tokio::spawn(async move {
+        // Nobody waits for it, and nothing depends on it.
+        tokio::spawn(timeout(CLEANING_UP, async move {
             if let Some(noted) = noted {
                 let confirm = doc! { "$set": { "isConfirmed": true } };
                 let _ = tables.idempotency_keys.update_one(noted, confirm).await;
@@ -144,7 +150,7 @@ impl Step {
             if !dequeued.is_empty() {
                 let _ = tables.queue.delete_many(doc! { "_id": { "$in": dequeued } }).await;
             }
-        });
+        }));
     }
 
     pub(super) async fn end_transaction(&mut self) -> Result<()> {

@@ -10,11 +10,14 @@ use mongodb::options::{
 };
 use mongodb::{Client, Database};
 use std::time::Duration;
+use tokio::time::timeout;
 
 /// The database, where the connection string names none.
 const DATABASE: &str = "echoic";
 /// How long to look for a server that takes writes, unless the connection string says otherwise.
-const SELECTION: Duration = Duration::from_secs(5);
+const SELECTION: Duration = Duration::from_secs(2);
+/// How long everything that is done at the start may take.
+const START: Duration = Duration::from_secs(150);
 
 impl MongoStore {
     /// Connects to the database that `url` names, checks that it can do what is needed, and brings
@@ -22,7 +25,7 @@ impl MongoStore {
     /// Errors say what an operator can do.
     pub async fn open(url: &str, lease: Duration) -> Result<Self> {
         let store = Self::connect(url, lease).await?;
-        schema::prepare(&store.tables, &store.place).await?;
+        in_start(&store.place, schema::prepare(&store.tables, &store.place)).await?;
         Ok(store)
     }
 
@@ -54,10 +57,22 @@ impl MongoStore {
             refused(format!("DATABASE_URL cannot be used: {why}"))
         })?;
         let database = client.database(&name);
-        check_server(&database, &place).await?;
+        in_start(&place, check_server(&database, &place)).await?;
         let tables = Tables::of(database);
-        Ok(Self { client, tables, place, lease, suspects: Default::default() })
+        Ok(Self {
+            client,
+            tables,
+            place,
+            lease,
+            suspects: Default::default(),
+            seen: Default::default(),
+        })
     }
+}
+
+async fn in_start<T>(place: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let late = |_| refused(format!("MongoDB at {place} does not answer"));
+    timeout(START, work).await.map_err(late)?
 }
 
 /// Whether the server is there, lets us in, and knows transactions.

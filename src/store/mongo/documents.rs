@@ -99,6 +99,9 @@ pub(super) struct NodeDoc {
     pub(super) id: String,
     pub(super) session_id: String,
     pub(super) number: i64,
+    /// The revision that its session began with.
+    #[serde(default)]
+    pub(super) born: i64,
     /// The message that the first one follows; zeros are none.
     pub(super) prev: LocationDoc,
     pub(super) first_id: String,

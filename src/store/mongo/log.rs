@@ -5,7 +5,7 @@
 //! silent one only slept, its next flush meets the seal and it stops; its reply is refused since the
 //! claim is sealed, too. No clock but the database's decides who is silent.
 
-use super::documents::{SessionDoc, date, number};
+use super::documents::{ClaimDoc, date, number};
 use super::failures::is_duplicate;
 use super::{MongoStore, PATIENCE};
 use crate::domain::{SessionId, Timestamp, TurnId};
@@ -27,6 +27,8 @@ use tokio::time::timeout;
 const SEALED: &str = "sealed";
 /// Logs that are dropped in one go.
 const DROP: i64 = 64;
+/// Turns of others that are ended in one go.
+const ORPHANS: i64 = 32;
 /// Instances that have been silent for so long are forgotten.
 const FORGET: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -35,6 +37,7 @@ const FORGET: Duration = Duration::from_secs(24 * 60 * 60);
 #[serde(rename_all = "camelCase")]
 pub(super) struct BatchDoc {
     pub(super) turn_id: String,
+    session_id: String,
     batch: i64,
     frames: Binary,
     pub(super) ended_at: Option<DateTime>,
@@ -50,7 +53,18 @@ struct InstanceDoc {
     #[serde(rename = "_id")]
     boot: String,
     instance: String,
+    /// Silence after which it counts as gone, in milliseconds: its own, not ours.
+    lease: i64,
     seen_at: DateTime,
+}
+
+/// A session whose turn somebody runs.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ClaimedDoc {
+    #[serde(rename = "_id")]
+    id: String,
+    active_turn: ClaimDoc,
 }
 
 impl BatchDoc {
@@ -112,16 +126,57 @@ impl LogStore for MongoStore {
         since: Timestamp,
     ) -> Result<Vec<Bytes>> {
         let log = in_time(self.log_of(turn)).await?;
-        let belongs = doc! { "turnId": turn.as_str(), "sessionId": session.as_str() };
         let ended = log.iter().find_map(|batch| batch.ended_at);
         let is_past = ended.is_some_and(|ended| ended < date(since));
-        if is_past || self.tables.turn_log.find_one(belongs).await?.is_none() {
+        if is_past || log.iter().any(|batch| batch.session_id != session.as_str()) {
             return Ok(Vec::new());
         }
         Ok(log.into_iter().map(BatchDoc::frames).collect())
     }
 
     async fn drop_logs(&self, ended_before: Timestamp) -> Result<u64> {
+        in_time(self.drop_some_logs(ended_before)).await
+    }
+
+    async fn beat(&self, claimant: &Claimant, _now: Timestamp) -> Result<()> {
+        let instance = doc! { "_id": &claimant.boot };
+        let lease = i64::try_from(self.lease.as_millis()).unwrap_or(i64::MAX);
+        let alive = vec![doc! { "$set": {
+            "instance": { "$literal": &claimant.instance },
+            "lease": lease,
+            "seenAt": "$$NOW",
+        } }];
+        in_time(async {
+            self.tables.instances.update_one(instance, alive).upsert(true).await?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn orphaned_turns(
+        &self,
+        claimant: &Claimant,
+        running: &HashSet<TurnId>,
+    ) -> Result<Vec<Orphan>> {
+        in_time(async {
+            let alive = self.alive(claimant).await?;
+            let mut orphans = Vec::new();
+            for ClaimedDoc { id, active_turn: claim } in self.claims_of_others(alive).await? {
+                orphans.extend(self.orphan(&id, &claim).await?);
+            }
+            for ClaimedDoc { id, active_turn: claim } in self.own_claims(&claimant.boot).await? {
+                if self.is_stranded(&claim.turn().turn_id, running) {
+                    orphans.extend(self.orphan(&id, &claim).await?);
+                }
+            }
+            Ok(orphans)
+        })
+        .await
+    }
+}
+
+impl MongoStore {
+    async fn drop_some_logs(&self, ended_before: Timestamp) -> Result<u64> {
         let old = doc! { "askedAt": { "$lt": date(ended_before) } };
         self.tables.stops.delete_many(old).await?;
         let ended: Vec<BatchDoc> = self
@@ -141,51 +196,6 @@ impl LogStore for MongoStore {
         Ok(self.tables.turn_log.delete_many(past).await?.deleted_count)
     }
 
-    async fn beat(&self, claimant: &Claimant, _now: Timestamp) -> Result<()> {
-        let instance = doc! { "_id": &claimant.boot };
-        let alive = vec![
-            doc! { "$set": { "instance": { "$literal": &claimant.instance }, "seenAt": "$$NOW" } },
-        ];
-        in_time(async {
-            self.tables.instances.update_one(instance, alive).upsert(true).await?;
-            Ok(())
-        })
-        .await
-    }
-
-    async fn orphaned_turns(
-        &self,
-        claimant: &Claimant,
-        running: &HashSet<TurnId>,
-    ) -> Result<Vec<Orphan>> {
-        in_time(async {
-            let alive = self.alive(claimant).await?;
-            let claimed = doc! { "activeTurn.boot": { "$exists": true, "$nin": alive } };
-            let found: Vec<SessionDoc> =
-                self.tables.sessions.clone_with_type().find(claimed).await?.try_collect().await?;
-            let mut orphans = Vec::new();
-            for session in found {
-                let Some(claim) = &session.active_turn else { continue };
-                let turn = claim.turn();
-                if claim.boot == claimant.boot && !self.is_stranded(&turn.turn_id, running) {
-                    continue;
-                }
-                let session_id = SessionId::trusted(session.id.as_str());
-                let held_by = claim.claimant();
-                if let Some((log, next_batch)) =
-                    self.seal(&session_id, &turn.turn_id, &held_by).await?
-                {
-                    let claimant = Claimant { boot: SEALED.to_owned(), ..held_by };
-                    orphans.push(Orphan { session_id, turn, claimant, log, next_batch });
-                }
-            }
-            Ok(orphans)
-        })
-        .await
-    }
-}
-
-impl MongoStore {
     /// Which of these turns still hold their claims.
     async fn held(&self, entries: &[LogEntry]) -> Result<HashSet<String>> {
         let sessions: Vec<_> = entries.iter().map(|entry| entry.session_id.as_str()).collect();
@@ -206,6 +216,31 @@ impl MongoStore {
         Ok(held.collect())
     }
 
+    /// Some claims of lives that are over.
+    async fn claims_of_others(&self, alive: Vec<String>) -> Result<Vec<ClaimedDoc>> {
+        let over = doc! { "activeTurn.boot": { "$exists": true, "$nin": alive } };
+        let sessions = self.tables.sessions.clone_with_type();
+        let claims = sessions.find(over).limit(ORPHANS);
+        Ok(claims.projection(doc! { "activeTurn": 1 }).await?.try_collect().await?)
+    }
+
+    async fn own_claims(&self, boot: &str) -> Result<Vec<ClaimedDoc>> {
+        let own = doc! { "activeTurn.boot": boot };
+        let sessions = self.tables.sessions.clone_with_type();
+        Ok(sessions.find(own).projection(doc! { "activeTurn": 1 }).await?.try_collect().await?)
+    }
+
+    /// Ends a turn for whoever runs it; `None` if it has ended meanwhile.
+    async fn orphan(&self, session: &str, claim: &ClaimDoc) -> Result<Option<Orphan>> {
+        let (session_id, turn) = (SessionId::trusted(session), claim.turn());
+        let held_by = claim.claimant();
+        let sealed = self.seal(&session_id, &turn.turn_id, &held_by).await?;
+        Ok(sealed.map(|(log, next_batch)| {
+            let claimant = Claimant { boot: SEALED.to_owned(), ..held_by };
+            Orphan { session_id, turn, claimant, log, next_batch }
+        }))
+    }
+
     /// Whether this very batch is in the log.
     async fn is_written(&self, entry: &LogEntry) -> Result<bool> {
         let batch =
@@ -223,8 +258,8 @@ impl MongoStore {
         Ok(find.await?.try_collect().await?)
     }
 
-    /// The lives that are not over: others that were seen within the lease, this one, and no other
-    /// of this instance. Turns of this life are left for [`MongoStore::is_stranded`] to judge.
+    /// The lives that are not over: others that were seen within their lease, this one, and no other
+    /// of this instance.
     async fn alive(&self, claimant: &Claimant) -> Result<Vec<String>> {
         let look = vec![doc! { "$set": { "lookedAt": "$$NOW" } }];
         let me = self
@@ -248,12 +283,12 @@ impl MongoStore {
             let old = DateTime::from_millis(now.timestamp_millis() - FORGET.as_millis() as i64);
             self.tables.instances.delete_many(doc! { "seenAt": { "$lt": old } }).await?;
         }
-        // The lookers are a tenth of the lease apart: within the lease the turn is ended.
-        let patience = self.lease * 9 / 10;
+        // The looks are a tenth of the lease apart: within the lease the turn is ended.
+        let patience =
+            |other: &InstanceDoc| Duration::from_millis(other.lease.unsigned_abs()) * 9 / 10;
         let alive = all.into_iter().filter(|other| {
-            other.boot != claimant.boot
-                && other.instance != claimant.instance
-                && silent(other.seen_at) < patience
+            other.boot == claimant.boot
+                || other.instance != claimant.instance && silent(other.seen_at) < patience(other)
         });
         Ok(alive.map(|other| other.boot).collect())
     }
@@ -309,7 +344,7 @@ impl MongoStore {
 
 /// Gives up after a while. What is given up may have happened: all that is done here may be done
 /// again.
-async fn in_time<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+pub(super) async fn in_time<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     match timeout(PATIENCE, work).await {
         Ok(result) => result,
         Err(_) => Err(Error::store("MongoDB did not answer in time")),

@@ -1,9 +1,9 @@
 //! The shared store: MongoDB, a replica set or a sharded cluster, for as many instances as one
 //! likes.
 //!
-//! The mongodb crate stays inside this folder. Every step of the rules is a transaction with
-//! snapshot reads and majority writes (`step.rs`); the turn log and the marks beside it are
-//! single-document writes (`log.rs`, `relay.rs`).
+//! The mongodb crate stays inside this folder. A step of the rules is one majority write of its
+//! session's document (`step.rs`, `commit.rs`), for whole sessions a transaction; the turn log and the
+//! marks beside it are single-document writes (`log.rs`, `relay.rs`).
 
 mod commit;
 mod connect;
@@ -35,6 +35,7 @@ use mongodb::{Client, Collection, Database};
 use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
+use step::Seen;
 use tokio::time::timeout;
 
 /// How long a call to the database may take, repeats included, before it counts as unavailable.
@@ -54,6 +55,8 @@ pub struct MongoStore {
     lease: Duration,
     /// Turns that this instance claimed and does not run, and since when that is known.
     suspects: Mutex<HashMap<TurnId, Instant>>,
+    /// How far it has seen the database.
+    seen: Mutex<Option<Seen>>,
 }
 
 /// The collections.

@@ -84,6 +84,7 @@ impl Step {
         placed: Placed<'_>,
     ) -> Result<()> {
         let Placed { message, at, parent, opens_node, size } = placed;
+        let born = self.current.as_ref().map_or(0, |current| current.born);
         let gathered = self.gathered(session).await?;
         let stored = MessageDoc::new(placed)?;
         if let Some(names) = &mut gathered.names {
@@ -105,6 +106,7 @@ impl Step {
             let node = NodeDoc {
                 id: chat_id(session, at.node),
                 session_id: session.to_string(),
+                born,
                 number: at.node.into(),
                 prev: LocationDoc { node: prev.node.into(), seq: prev.seq.into() },
                 first_id: message.id.to_string(),
@@ -247,7 +249,7 @@ pub(super) async fn carry_out(
         if !is_new {
             // Not of this session, but of one that had its name and was deleted: written too late by
             // somebody who was slow.
-            let ghost = doc! { "_id": node.get("_id"), "firstId": { "$ne": node.get("firstId") } };
+            let ghost = doc! { "_id": node.get("_id"), "born": { "$lt": node.get("born") } };
             tables.nodes.replace_one(ghost, node).await?;
         }
     }

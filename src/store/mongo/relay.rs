@@ -1,7 +1,7 @@
 //! Turns that other instances run, followed and stopped through MongoDB.
 
 use super::MongoStore;
-use super::log::BatchDoc;
+use super::log::{BatchDoc, in_time};
 use super::nodes::carry_out;
 use crate::domain::TurnId;
 use crate::error::Result;
@@ -42,26 +42,33 @@ impl RelayStore for MongoStore {
 
     async fn ask_stop(&self, turn: &TurnId) -> Result<()> {
         let asked = vec![doc! { "$set": { "askedAt": "$$NOW" } }];
-        self.tables.stops.update_one(doc! { "_id": turn.as_str() }, asked).upsert(true).await?;
-        Ok(())
+        in_time(async {
+            self.tables.stops.update_one(doc! { "_id": turn.as_str() }, asked).upsert(true).await?;
+            Ok(())
+        })
+        .await
     }
 
     async fn asked_stops(&self) -> Result<Vec<TurnId>> {
         let stops = self.tables.stops.clone_with_type::<IdDoc>();
-        let asked: Vec<_> = stops.find(doc! {}).await?.try_collect().await?;
+        let asked: Vec<_> =
+            in_time(async { Ok(stops.find(doc! {}).await?.try_collect().await?) }).await?;
         Ok(asked.into_iter().map(|stop| TurnId::trusted(stop.id)).collect())
     }
 
     async fn forget_stops(&self, turns: &[TurnId]) -> Result<()> {
         let turns: Vec<_> = turns.iter().map(TurnId::as_str).collect();
-        self.tables.stops.delete_many(doc! { "_id": { "$in": turns } }).await?;
-        Ok(())
+        in_time(async {
+            self.tables.stops.delete_many(doc! { "_id": { "$in": turns } }).await?;
+            Ok(())
+        })
+        .await
     }
 
     async fn follow(&self, turns: Vec<Followed>) -> Result<Vec<News>> {
         // First who runs, then the log: the end of a log comes no later than the end of its turn.
-        let open = self.still_open(&turns).await?;
-        let mut batches = self.batches_behind(&turns).await?;
+        let open = in_time(self.still_open(&turns)).await?;
+        let mut batches = in_time(self.batches_behind(&turns)).await?;
         let news = turns.into_iter().map(|followed| {
             let turn = followed.turn_id.as_str();
             let (own, others): (Vec<_>, Vec<_>) =

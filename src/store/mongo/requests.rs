@@ -49,7 +49,7 @@ impl Step {
         let Some(request) = found else { return Ok(None) };
         // The same look at time as in every store, however lazily old notes go; and what an earlier
         // try of this very step has noted says nothing new.
-        if request.created_at <= date(since) || self.noted.contains(&request.message_id) {
+        if request.created_at <= date(since) || self.noted.contains_key(&request.message_id) {
             return Ok(None);
         }
         if !request.is_confirmed && !self.took_effect(&request).await? {
@@ -105,9 +105,9 @@ impl Step {
             "createdAt": date(now),
             "notedAt": DateTime::now(),
         };
-        self.noted.insert(known.message_id.to_string());
-        self.unconfirmed =
-            Some(doc! { "_id": name(who, key), "messageId": known.message_id.as_str() });
+        let note = doc! { "_id": name(who, key), "messageId": known.message_id.as_str() };
+        self.noted.insert(known.message_id.to_string(), note.clone());
+        self.unconfirmed = Some(note);
         if let Some(message) = is_past {
             let past = doc! { "_id": name(who, key), "messageId": message };
             let replaced = keys.replace_one(past, request).session(&mut self.session).await;
@@ -119,6 +119,16 @@ impl Step {
         request.insert("_id", name(who, key));
         let inserted = keys.insert_one(request).session(&mut self.session).await;
         self.check(inserted).map(|_| ())
+    }
+
+    /// Takes back what earlier tries of this step have noted: it was refused.
+    pub(super) async fn withdraw_notes(&mut self) {
+        let keys = self.tables.idempotency_keys.clone();
+        for (_, mut own) in self.noted.drain() {
+            own.insert("isConfirmed", doc! { "$ne": true });
+            // One that stays means nothing after a while.
+            let _ = keys.delete_one(own).await;
+        }
     }
 
     /// The message of a note that means nothing any more: the rules have looked, and found no

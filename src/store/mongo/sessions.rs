@@ -3,6 +3,7 @@
 use super::MongoStore;
 use super::documents::{ClaimDoc, PlaceDoc, SessionDoc, date, document, to_json};
 use super::list::{self, Whose};
+use super::log::in_time;
 use super::step::{Manner, Step, step};
 use crate::domain::page::SessionQuery;
 use crate::domain::principal::Access;
@@ -86,8 +87,8 @@ impl SessionStore for MongoStore {
             DeleteFilter::Before(time) => find.insert("activityAt", doc! { "$lt": date(time) }),
         };
         let table = self.tables.sessions.clone_with_type::<IdDoc>();
-        let found: Vec<IdDoc> =
-            table.find(find).projection(doc! { "_id": 1 }).await?.try_collect().await?;
+        let found = table.find(find).projection(doc! { "_id": 1 });
+        let found: Vec<IdDoc> = in_time(async { Ok(found.await?.try_collect().await?) }).await?;
         Ok(found.into_iter().map(|session| SessionId::trusted(session.id)).collect())
     }
 }

@@ -7,7 +7,7 @@
 //! that its writer could not carry out any more, does. So a step needs no transaction, which a
 //! killed server would leave open: for a minute nobody could write what it had written.
 //!
-//! Steps that move a whole session, imports and deletions, are too large for that and are
+//! Steps that move a whole session, imports, forks and deletions, are too large for that and are
 //! transactions.
 //!
 //! Each commit leaves its name in the document. Where an answer was lost, the name tells whether the
@@ -21,11 +21,13 @@ use crate::domain::SessionId;
 use crate::error::{Error, Kind, Result};
 use crate::store::work::SessionRow;
 use futures::TryStreamExt;
-use mongodb::bson::{Bson, Document, deserialize_from_document, doc};
+use mongodb::ClusterTime;
+use mongodb::bson::{Bson, DateTime, Document, Timestamp, deserialize_from_document, doc};
 use mongodb::options::{ReadConcern, WriteConcern};
 use mongodb::{ClientSession, Collection};
 use serde::de::DeserializeOwned;
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::sync::PoisonError;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 use uuid::Uuid;
@@ -34,6 +36,10 @@ use uuid::Uuid;
 const FIRST_PAUSE: Duration = Duration::from_millis(4);
 /// … this long.
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+/// What is said when no answer came: the step may have taken place.
+const IN_DOUBT: &str = "the conversation store did not answer in time; repeat the request to see whether it took effect";
+/// Bits of a revision below the millisecond in which its session was made.
+const REVISIONS: u32 = 20;
 /// How often a step may find that something it adds is there already: another one was faster, and
 /// from then on this one sees it.
 const DUPLICATES: usize = 3;
@@ -55,8 +61,8 @@ pub(super) struct Step {
     pub(super) dequeued: Vec<String>,
     /// The note of a request, to be confirmed behind the commit.
     pub(super) unconfirmed: Option<Document>,
-    /// The requests that earlier tries of this step have noted.
-    pub(super) noted: HashSet<String>,
+    /// The notes that this step has made in all its tries, by what they lead to.
+    pub(super) noted: HashMap<String, Document>,
     /// Why it must be tried again, if it must.
     failure: Option<Failure>,
 }
@@ -66,9 +72,19 @@ pub(super) struct Current {
     pub(super) id: SessionId,
     /// The revision that was read; `None` if the session is new.
     pub(super) revision: Option<i64>,
+    /// The revision that the session began with: no other session of that name, before or after,
+    /// had it.
+    pub(super) born: i64,
     pub(super) document: Document,
     pub(super) set: Document,
     pub(super) unset: Document,
+}
+
+/// How far this instance has seen the database.
+#[derive(Debug, Clone)]
+pub(super) struct Seen {
+    cluster_time: ClusterTime,
+    operation_time: Timestamp,
 }
 
 /// Why a try came to nothing.
@@ -123,6 +139,29 @@ enum Tried<T> {
 }
 
 impl MongoStore {
+    /// A session of the driver's that reads what this instance has written and read before, also from
+    /// a primary that was elected meanwhile.
+    async fn session(&self) -> mongodb::error::Result<ClientSession> {
+        let mut session = self.client.start_session().await?;
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(Seen { cluster_time, operation_time }) = seen {
+            session.advance_cluster_time(&cluster_time);
+            session.advance_operation_time(operation_time);
+        }
+        Ok(session)
+    }
+
+    fn remember(&self, session: &ClientSession) {
+        let (Some(cluster), Some(operation)) = (session.cluster_time(), session.operation_time())
+        else {
+            return;
+        };
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.as_ref().is_none_or(|seen| seen.operation_time < operation) {
+            *seen = Some(Seen { cluster_time: cluster.clone(), operation_time: operation });
+        }
+    }
+
     /// Does a step, all of it or nothing.
     pub(super) async fn attempts<T, F, R>(&self, manner: Manner, rules: F) -> Result<T>
     where
@@ -130,13 +169,13 @@ impl MongoStore {
         R: Future<Output = (Step, Result<T>)>,
     {
         let give_up = Instant::now() + manner.patience;
-        let (mut pause, mut duplicates, mut noted) = (FIRST_PAUSE, 0, HashSet::new());
+        let (mut pause, mut duplicates, mut noted) = (FIRST_PAUSE, 0, HashMap::new());
         loop {
             let tried = self.attempt(manner, &rules, &mut noted);
             let failure = match timeout_at(give_up, tried).await {
                 Ok(Tried::Done(result)) => return result,
                 Ok(Tried::Failed(failure)) => failure,
-                Err(_) => return Err(Error::store("MongoDB did not answer in time")),
+                Err(_) => return Err(Error::new(Kind::StoreUnavailable, IN_DOUBT)),
             };
             let is_worth_it = match &failure {
                 Failure::Overtaken => true,
@@ -159,13 +198,13 @@ impl MongoStore {
         &self,
         manner: Manner,
         rules: &F,
-        noted: &mut HashSet<String>,
+        noted: &mut HashMap<String, Document>,
     ) -> Tried<T>
     where
         F: Fn(Step) -> R,
         R: Future<Output = (Step, Result<T>)>,
     {
-        let mut session = match self.client.start_session().await {
+        let mut session = match self.session().await {
             Ok(session) => session,
             Err(failure) => return Tried::Failed(Failure::Database(failure)),
         };
@@ -199,7 +238,11 @@ impl MongoStore {
         {
             result = Err(error);
         }
+        if result.is_err() && step.failure.is_none() {
+            step.withdraw_notes().await;
+        }
         *noted = std::mem::take(&mut step.noted);
+        self.remember(&step.session);
         match step.failure.take() {
             // However the rules took it. The driver rolls back a transaction that is let go of.
             Some(failure) => Tried::Failed(failure),
@@ -284,14 +327,17 @@ impl Step {
         }
         let revision = document.get_i64("revision").unwrap_or_default();
         let (set, unset) = Default::default();
-        Ok(Some(Current { id: id.clone(), revision: Some(revision), document, set, unset }))
+        let (id, born) = (id.clone(), document.get_i64("born").unwrap_or_default());
+        Ok(Some(Current { id, revision: Some(revision), born, document, set, unset }))
     }
 
     /// Works on a session that is to be added.
-    pub(super) async fn add(&mut self, id: &SessionId, document: Document) -> Result<()> {
+    pub(super) async fn add(&mut self, id: &SessionId, mut document: Document) -> Result<()> {
         self.commit().await?;
         let (set, unset) = Default::default();
-        self.current = Some(Current { id: id.clone(), revision: None, document, set, unset });
+        let born = DateTime::now().timestamp_millis() << REVISIONS;
+        document.insert("born", born);
+        self.current = Some(Current { id: id.clone(), revision: None, born, document, set, unset });
         Ok(())
     }
 

@@ -64,7 +64,13 @@ pub(in crate::store) async fn begin_waiting(
         && let Some(session) = work.idle_session().await?
     {
         let row = work.session(&session).await?.ok_or_else(Error::session_not_found)?;
+        let before = finished.passed_over.len();
         finished.next = begin_next(work, row, claimant, now, &mut finished.passed_over).await?;
+        if finished.next.is_none() && finished.passed_over.len() == before {
+            // What waits there cannot be read: it must not keep the others from theirs for ever.
+            tracing::error!(session.id = %session, "turns wait that cannot be read");
+            break;
+        }
     }
     Ok(finished)
 }

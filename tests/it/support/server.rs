@@ -122,6 +122,12 @@ impl Server {
         self.folder.path().join("echoic.db")
     }
 
+    /// Where its conversations are, as a command of the program wants to hear it.
+    pub fn database_url(&self) -> String {
+        let urls = self.flags.iter().filter_map(|flag| flag.strip_prefix("--database-url="));
+        urls.last().unwrap().to_owned()
+    }
+
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.client.request(method, format!("{}{path}", self.base))
     }
