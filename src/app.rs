@@ -135,6 +135,7 @@ impl App {
         let drained = CancellationToken::new();
         let journal = tokio::spawn(chat.clone().keep_journal(drained.clone()));
         let relay = tokio::spawn(chat.clone().keep_relay(drained.clone()));
+        let events = tokio::spawn(chat.clone().keep_events(drained.clone()));
         let watch = tokio::spawn(chat.clone().keep_watch(self.lease, drained.clone()));
         let listener = Patient::new(self.listener, self.tuning.reader_patience);
         let server = axum::serve(listener, router(self.api.clone()))
@@ -145,7 +146,7 @@ impl App {
         chat.drain(self.grace).await;
         drained.cancel();
         let ended = timeout(LINGER, server).await;
-        let _ = futures::future::join3(journal, relay, watch).await;
+        let _ = futures::future::join4(journal, relay, events, watch).await;
         self.api.store.close().await;
         match ended {
             Ok(Ok(Err(error))) => Err(Error::internal(error)),
