@@ -136,6 +136,7 @@ impl App {
         let journal = tokio::spawn(chat.clone().keep_journal(drained.clone()));
         let relay = tokio::spawn(chat.clone().keep_relay(drained.clone()));
         let alive = tokio::spawn(chat.clone().keep_alive(self.lease, drained.clone()));
+        let events = tokio::spawn(chat.clone().keep_events(drained.clone()));
         let watch = tokio::spawn(chat.clone().keep_watch(self.lease, drained.clone()));
         let listener = Patient::new(self.listener, self.tuning.reader_patience);
         let server = axum::serve(listener, router(self.api.clone()))
@@ -146,7 +147,7 @@ impl App {
         chat.drain(self.grace).await;
         drained.cancel();
         let ended = timeout(LINGER, server).await;
-        let _ = futures::future::join4(journal, relay, alive, watch).await;
+        let _ = futures::future::join_all([journal, relay, events, alive, watch]).await;
         self.api.store.close().await;
         match ended {
             Ok(Ok(Err(error))) => Err(Error::internal(error)),

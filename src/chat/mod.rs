@@ -4,6 +4,9 @@
 //! until its reply is stored; whoever asked gets a [`Reader`]. A reader that leaves changes
 //! nothing. Called by `http`; knows no route and no database.
 
+mod changes;
+mod events;
+mod feed;
 mod frames;
 mod gather;
 mod hub;
@@ -19,6 +22,7 @@ mod titles;
 mod transcript;
 
 pub use crate::provider::Model;
+pub use events::EventReader;
 pub use frames::Cursor;
 pub use hub::Reader;
 pub use start_turn::{NewTurn, Wish};
@@ -28,6 +32,7 @@ use crate::memory::{Memory, tokens};
 use crate::prompts::Prompts;
 use crate::provider::Provider;
 use crate::store::{Claimant, Store};
+use events::Events;
 use hub::Hub;
 use journal::Journal;
 use std::sync::Arc;
@@ -49,6 +54,7 @@ pub struct Chat {
     claimant: Claimant,
     hub: Hub,
     journal: Journal,
+    events: Events,
     /// Every running turn is a task of this tracker.
     turns: TaskTracker,
 }
@@ -74,7 +80,19 @@ impl Chat {
     pub fn new(parts: Parts) -> Self {
         let Parts { store, provider, memory, prompts, title_model, claimant } = parts;
         let (hub, journal, turns) = (Hub::default(), Journal::default(), TaskTracker::new());
-        Self { store, provider, memory, prompts, title_model, claimant, hub, journal, turns }
+        let events = Events::new(store.is_shared());
+        Self {
+            store,
+            provider,
+            memory,
+            prompts,
+            title_model,
+            claimant,
+            hub,
+            journal,
+            events,
+            turns,
+        }
     }
 
     /// The provider's models, with their context windows where those are known.

@@ -110,7 +110,7 @@ impl Chat {
             kind: MessageType::Text,
         };
         let reply = NewMessage {
-            id: turn.message_id,
+            id: turn.message_id.clone(),
             client_message_id: None,
             role: Role::Assistant,
             sender_id: UserId::assistant(),
@@ -130,11 +130,17 @@ impl Chat {
             instance = claimant.instance,
             "a reply was cut off: its server is gone"
         );
-        let turn_id = turn.turn_id;
-        let last_batch = (next_batch > 0).then_some(last_batch);
-        let finish =
-            FinishTurn { session_id, turn_id, claimant, reply, last_batch, take_next: None };
-        self.store.finish_turn(finish).await?;
+        let finish = FinishTurn {
+            session_id: session_id.clone(),
+            turn_id: turn.turn_id.clone(),
+            claimant,
+            reply,
+            last_batch: (next_batch > 0).then_some(last_batch),
+            take_next: None,
+        };
+        if self.store.finish_turn(finish).await?.is_some() {
+            self.publish_reply(&session_id, &turn);
+        }
         Ok(())
     }
 }

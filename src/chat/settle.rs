@@ -1,13 +1,15 @@
 //! The end of a turn: the reply is stored, then the stream ends, then the next turn begins.
 
 use super::Chat;
+use super::events::What;
 use super::frames::Frames;
 use super::hub::LiveTurn;
 use super::run_turn::{Outcome, Sent};
 use super::transcript::{Ending, Transcript, failed};
 use crate::clock;
 use crate::domain::message::{Body, FinishReason, MessageError};
-use crate::domain::{MessageType, Role, Status, Usage, UserId};
+use crate::domain::turn::ActiveTurn;
+use crate::domain::{MessageType, Role, SessionId, Status, Usage, UserId};
 use crate::error::{Error, Kind, Result};
 use crate::memory::tokens;
 use crate::store::{Begun, FinishTurn, Finished, NewMessage, ReplyFields};
@@ -60,6 +62,7 @@ impl Chat {
         let ending = transcript.take_frames();
         match self.store_reply(begun, live, reply, &ending).await {
             Ok(Some(finished)) => {
+                self.publish_reply(&begun.session.id, &begun.turn);
                 live.publish(ending);
                 self.go_on(finished);
             }
@@ -125,6 +128,12 @@ impl Chat {
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
+    }
+
+    /// Says that a turn has ended and its reply is stored.
+    pub(super) fn publish_reply(&self, session: &SessionId, turn: &ActiveTurn) {
+        self.events.publish(session, What::message(&turn.message_id));
+        self.events.publish(session, What::ended(&turn.turn_id, &turn.message_id));
     }
 
     /// The next waiting turn runs.

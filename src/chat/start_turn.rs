@@ -1,6 +1,7 @@
 //! From a request to a running turn: what is decided before the first byte goes out.
 
 use super::Chat;
+use super::events::What;
 use super::hub::{LiveTurn, Reader};
 use super::transcript::{Opening, handed_over, replay};
 use crate::clock;
@@ -90,6 +91,9 @@ impl Chat {
             Ok(Began::Queued { session }) => self.wait(&new, &session, live, &reply_id).await,
             Ok(Began::HandedOver { session, message_id }) => {
                 self.hub.discard(&turn_id);
+                if let Wish::Say { body, .. } = &new.wish {
+                    self.publish_message(&session, &message_id, &body.content);
+                }
                 Ok(Reader::of(handed_over(turn_id, &opening(&session, &message_id, &message_id))))
             }
             Ok(Began::Repeated { session, led_to }) => {
@@ -204,6 +208,7 @@ impl Chat {
         let live = self.hub.open(&begun.session.id, &begun.turn.turn_id);
         live.take_over();
         self.journal.wake();
+        self.publish_beginning(&begun);
         let title = self.write_title(&begun);
         let (chat, reader) = (self.clone(), Reader::new(live.clone()));
         self.turns.spawn(async move {
@@ -215,6 +220,18 @@ impl Chat {
             }
         });
         reader
+    }
+
+    fn publish_beginning(&self, begun: &Begun) {
+        let Begun { session, question, turn, .. } = begun;
+        // A session that came with its first message was created in the same step.
+        if session.messages_count == 1 && session.created_at == turn.started_at {
+            self.events.publish(&session.id, What::Created);
+        }
+        if begun.is_question_new {
+            self.publish_message(session, &question.id, &question.content);
+        }
+        self.events.publish(&session.id, What::started(&turn.turn_id, &turn.message_id));
     }
 
     /// The turn waits in the session's queue; an interrupting one sees to it that it is not long.

@@ -1,6 +1,7 @@
 //! Ending turns before their model does.
 
 use super::Chat;
+use super::events::What;
 use crate::domain::principal::Access;
 use crate::domain::{Principal, Session, SessionId, Timestamp, TurnId};
 use crate::error::{Error, Kind, Result};
@@ -43,7 +44,11 @@ impl Chat {
                 .status
                 .as_ref()
                 .is_some_and(|status| status.is_closed() || status.is_agent_assigned());
+            let is_empty = change.is_empty();
             let session = chat.store.change_session(&who, &id, change, if_match, now).await?;
+            if !is_empty {
+                chat.events.publish(&id, What::Changed);
+            }
             if silences && chat.silence(&id, None).await? {
                 return chat.store.session(&who, &id, Access::Participate).await;
             }
@@ -61,7 +66,7 @@ impl Chat {
         let (chat, who, id) = (self.clone(), who.clone(), id.clone());
         self.carry_through(async move {
             let deleted = chat.store.delete_session(&who, &id).await?;
-            chat.abandon(&id, &deleted.turns).await;
+            chat.bury(&id, &deleted).await;
             Ok(deleted)
         })
         .await
@@ -79,7 +84,7 @@ impl Chat {
             for id in chat.store.owned_sessions(&who, filter).await? {
                 match chat.store.delete_session(&who, &id).await {
                     Ok(deleted) => {
-                        chat.abandon(&id, &deleted.turns).await;
+                        chat.bury(&id, &deleted).await;
                         all.sessions += deleted.sessions;
                         all.messages += deleted.messages;
                     }
@@ -133,10 +138,11 @@ impl Chat {
         }
     }
 
-    /// Ends turns whose session is gone, without waiting for their ends.
-    async fn abandon(&self, session: &SessionId, turns: &[TurnId]) {
-        self.abort_waiting(turns);
-        for turn in turns {
+    /// Says that a session is gone and ends its turns, without waiting for their ends.
+    async fn bury(&self, session: &SessionId, deleted: &Deleted) {
+        self.events.publish(session, What::deleted(&deleted.audience));
+        self.abort_waiting(&deleted.turns);
+        for turn in &deleted.turns {
             if let Err(error) = self.ask_to_stop(session, turn).await {
                 // It cannot store anything any more; it only goes on for nothing.
                 tracing::warn!(turn.id = %turn, error = %error.chain(), "a turn could not be stopped");
@@ -145,7 +151,7 @@ impl Chat {
     }
 
     /// Does all of a piece of work, though whoever asked for it should leave in the middle.
-    async fn carry_through<T, F>(&self, work: F) -> Result<T>
+    pub(super) async fn carry_through<T, F>(&self, work: F) -> Result<T>
     where
         T: Send + 'static,
         F: Future<Output = Result<T>> + Send + 'static,

@@ -1,6 +1,7 @@
 //! Titles that a model writes: once per session, beside its first turn, never over a user's own.
 
 use super::Chat;
+use super::events::What;
 use super::run_turn::TitleToCome;
 use crate::domain::Role;
 use crate::domain::text::first_characters;
@@ -35,7 +36,10 @@ impl Chat {
             match chat.title_of(model, &message).await {
                 Ok(Some(title)) => match chat.store.name_session(&session, title.clone()).await {
                     // The stream may have ended meanwhile.
-                    Ok(true) => drop(arrived.send(title.text)),
+                    Ok(true) => {
+                        chat.events.publish(&session, What::Changed);
+                        drop(arrived.send(title.text));
+                    }
                     Ok(false) => {}
                     Err(error) => {
                         tracing::warn!(error = %error.chain(), "a title could not be stored")

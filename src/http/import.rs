@@ -41,7 +41,9 @@ pub(super) async fn import(
         max_message: api.limits.message,
         trusts_participants: who.is_admin || api.auth == Auth::None,
     };
-    let mut import = Import::new(api.store, who, terms, Handle::current());
+    let chat = api.chat;
+    let mut import = Import::new(api.store, who, terms, Handle::current())
+        .telling(move |imported| chat.publish_imported(imported));
     let task = tokio::task::spawn_blocking(move || {
         let read = read_sessions(SyncIoBridge::new(Box::pin(bytes)), |raw| import.take(raw));
         import.conclude(read)

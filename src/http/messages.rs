@@ -190,6 +190,6 @@ pub(super) async fn post(
             reply: ReplyFields::default(),
         },
     };
-    let (message, session) = api.store.post_message(&who, post).await?;
+    let (message, session) = api.chat.post_message(&who, post).await?;
     Ok((StatusCode::CREATED, ok("Message created successfully", Posted { message, session })))
 }

@@ -8,6 +8,7 @@ mod branches;
 mod chat;
 mod connection;
 mod envelope;
+mod events;
 mod export;
 mod extract;
 mod guard;

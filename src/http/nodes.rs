@@ -108,7 +108,7 @@ pub(super) async fn seen(
     JsonBody(body): JsonBody<SeenBody>,
 ) -> Answer<Json<Envelope<ReadMark>>> {
     let named = MessageId::parse("upTo", &body.up_to)?;
-    let seen = api.store.mark_seen(&who, &session_id, &named).await?;
+    let seen = api.chat.mark_seen(&who, &session_id, &named).await?;
     let mark = ReadMark { session_id, user_id: who.user, up_to: seen.up_to };
     Ok(ok("Messages marked as seen successfully", mark))
 }

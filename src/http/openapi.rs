@@ -16,6 +16,7 @@ use utoipa::openapi::{RefOr, Schema};
     ),
     tags(
         (name = "chat", description = "Turns: a message in, the streamed reply out"),
+        (name = "events", description = "What happens to conversations, as it happens"),
         (name = "sessions", description = "Conversations"),
         (name = "messages", description = "What was said in them"),
         (name = "memory", description = "What of it the model is shown"),

@@ -2,8 +2,8 @@
 
 use super::openapi::{Document, complete};
 use super::{
-    Api, branches, chat, export, extract, guard, health, import, memory, messages, models, nodes,
-    openapi, pages, sessions, turns,
+    Api, branches, chat, events, export, extract, guard, health, import, memory, messages, models,
+    nodes, openapi, pages, sessions, turns,
 };
 use crate::error::Error;
 use axum::Router;
@@ -26,6 +26,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(turns::join))
         .routes(routes!(turns::stop))
         .routes(routes!(turns::regenerate))
+        .routes(routes!(events::listen))
         .routes(routes!(sessions::create, sessions::list, sessions::delete_many))
         .routes(routes!(sessions::get, sessions::change, sessions::delete))
         .routes(routes!(sessions::set_title))

@@ -82,7 +82,7 @@ pub(super) async fn create(
         theme: object("theme", body.theme)?.unwrap_or_default(),
         settings: checked_settings(&api, body.settings.unwrap_or_default())?,
     };
-    let (session, is_new) = api.store.create_session(&who, new, clock::now()).await?;
+    let (session, is_new) = api.chat.create_session(&who, new, clock::now()).await?;
     Ok(if is_new {
         (StatusCode::CREATED, with_etag("Session created successfully", session))
     } else {

@@ -1,6 +1,6 @@
-//! A turn's frames as a streamed response.
+//! Streamed responses: a turn's frames, and events.
 
-use crate::chat::Reader;
+use crate::chat::{EventReader, Reader};
 use axum::body::Body;
 use axum::http::HeaderValue;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
@@ -14,20 +14,50 @@ use tokio::time::timeout;
 /// Proxies and load balancers cut connections that are silent for a minute.
 const COMMENT: Bytes = Bytes::from_static(b": still here\n\n");
 
-/// Streams what `reader` reads; a comment goes out whenever nothing else did for `heartbeat`.
+/// Streams what `reader` reads of a turn, as the AI SDK expects it.
 pub(super) fn stream(reader: Reader, heartbeat: Duration) -> Response {
-    let frames = stream::unfold(reader, move |mut reader| async move {
-        let frames = match timeout(heartbeat, reader.next()).await {
-            Ok(frames) => frames?,
+    let mut response = warm(reader, heartbeat);
+    let protocol = HeaderValue::from_static("v1");
+    response.headers_mut().insert("x-vercel-ai-ui-message-stream", protocol);
+    response
+}
+
+/// Streams the events that `reader` reads.
+pub(super) fn events(reader: EventReader, heartbeat: Duration) -> Response {
+    warm(reader, heartbeat)
+}
+
+/// What a response is made of, piece by piece.
+trait Pieces: Send + 'static {
+    /// The next piece; `None` behind the last. One that is not waited for to its end is not lost.
+    fn next(&mut self) -> impl Future<Output = Option<Bytes>> + Send;
+}
+
+impl Pieces for Reader {
+    async fn next(&mut self) -> Option<Bytes> {
+        Self::next(self).await
+    }
+}
+
+impl Pieces for EventReader {
+    async fn next(&mut self) -> Option<Bytes> {
+        Self::next(self).await
+    }
+}
+
+/// Streams pieces; a comment goes out whenever nothing else did for `heartbeat`.
+fn warm(pieces: impl Pieces, heartbeat: Duration) -> Response {
+    let body = stream::unfold(pieces, move |mut pieces| async move {
+        let piece = match timeout(heartbeat, pieces.next()).await {
+            Ok(piece) => piece?,
             Err(_) => COMMENT,
         };
-        Some((Ok::<_, Infallible>(frames), reader))
+        Some((Ok::<_, Infallible>(piece), pieces))
     });
-    let mut response = Response::new(Body::from_stream(frames));
+    let mut response = Response::new(Body::from_stream(body));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-    headers.insert("x-vercel-ai-ui-message-stream", HeaderValue::from_static("v1"));
     response
 }

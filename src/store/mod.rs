@@ -7,6 +7,7 @@
 //! Cancellation: a caller that stops waiting does not undo the call; it takes effect or not as if
 //! the caller were still there.
 
+mod feed;
 mod messages;
 pub mod mongo;
 pub mod queued;
@@ -19,6 +20,7 @@ mod tree;
 mod turns;
 mod work;
 
+pub use feed::*;
 pub use messages::*;
 pub use relay::*;
 pub use sessions::*;
@@ -32,7 +34,14 @@ use async_trait::async_trait;
 /// A whole database.
 #[async_trait]
 pub trait Store:
-    SessionStore + MessageStore + TreeStore + TurnStore + LogStore + RelayStore + TransferStore
+    SessionStore
+    + MessageStore
+    + TreeStore
+    + TurnStore
+    + LogStore
+    + RelayStore
+    + FeedStore
+    + TransferStore
 {
     /// Says in a word or two what it is and where, without secrets, for the first log line.
     fn describe(&self) -> String;

@@ -98,6 +98,8 @@ pub struct Deleted {
     pub messages: u64,
     /// Turns that ran or waited in them and can no longer finish.
     pub turns: Vec<TurnId>,
+    /// The users that the session had, its owner among them.
+    pub audience: Vec<UserId>,
 }
 
 /// Which of the caller's own sessions to delete.

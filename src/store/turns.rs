@@ -173,6 +173,8 @@ pub struct Begun {
     pub turn: ActiveTurn,
     /// What it uses, over the session's settings.
     pub options: Settings,
+    /// Whether the question was stored with it, and not before.
+    pub is_question_new: bool,
 }
 
 /// What came of beginning a turn.

@@ -79,13 +79,20 @@ pub struct Import {
     ids: HashMap<String, usize>,
     /// The store gave out: reading on would only skip what could go in later.
     outage: Option<Error>,
+    tell: Box<dyn Fn(&Imported) + Send>,
 }
 
 impl Import {
     /// An import for `who`. The runtime is the store's.
     pub fn new(store: Arc<dyn Store>, who: Principal, terms: Terms, runtime: Handle) -> Self {
         let (report, ids) = (Report::default(), HashMap::new());
-        Self { store, who, terms, runtime, report, ids, outage: None }
+        Self { store, who, terms, runtime, report, ids, outage: None, tell: Box::new(|_| {}) }
+    }
+
+    /// The same, telling of each session once it is stored.
+    #[must_use]
+    pub fn telling(self, tell: impl Fn(&Imported) + Send + 'static) -> Self {
+        Self { tell: Box::new(tell), ..self }
     }
 
     /// Stores or skips the next session. Breaks when the store gives out. Blocks.
@@ -95,7 +102,9 @@ impl Import {
         let source_id = signs.id();
         let is_first = self.ensure_first(source_id.as_deref());
         match is_first.and_then(|()| self.store(raw, &signs, index)) {
-            Ok(Imported { session_id, title, messages }) => {
+            Ok(imported) => {
+                (self.tell)(&imported);
+                let Imported { session_id, title, messages } = imported;
                 self.ids.extend(source_id.clone().map(|id| (id, index)));
                 let session = ImportedSession { session_id, source_id, title, messages };
                 self.report.sessions.push(session);

@@ -5,7 +5,7 @@ use crate::support::mongo::database;
 use crate::support::process::Process;
 use crate::support::server::read;
 use crate::support::sse::text_of;
-use crate::support::{Frames, Server, Upstream, soon};
+use crate::support::{Events, Frames, Server, Upstream, soon};
 use echoic::domain::message::{Body, Parts};
 use echoic::domain::session::Settings;
 use echoic::domain::{
@@ -189,6 +189,58 @@ async fn each_instance_says_who_it_is() {
     let (first, second) = (name(&a).await, name(&b).await);
     assert!(first.ends_with(a.base.strip_prefix("http://").unwrap()), "{first}");
     assert_ne!(first, second);
+}
+
+#[tokio::test]
+async fn what_one_does_is_heard_at_the_others_as_it_happens() {
+    let Some([a, b]) = instances(&[]).await else { return };
+    let mut events = Events::of(&b, "").await;
+    let session = a.session().await;
+    let heard = events.next().await;
+    assert_eq!((heard["type"].as_str(), &heard["action"]), (Some("session"), &json!("created")));
+    assert_eq!(heard["sessionId"], session.as_str());
+    a.turn(&session, "hello", "hello yourself").await;
+    let heard = events.told(5).await;
+    assert_eq!(
+        heard,
+        ["message user", "session changed", "turn started", "message assistant", "turn ended"]
+    );
+    // Its own it hears as well, and each once.
+    b.turn(&session, "again", "and again").await;
+    let heard = events.told(4).await;
+    assert_eq!(heard, ["message user", "turn started", "message assistant", "turn ended"]);
+    a.delete(&format!("/api/chat-sessions/{session}")).await;
+    let gone = events.next().await;
+    assert_eq!(gone, json!({"type": "session", "action": "deleted", "sessionId": session}));
+}
+
+#[tokio::test]
+async fn listeners_elsewhere_hear_the_end_of_a_turn_whose_instance_was_killed() {
+    let Some(url) = database() else { return };
+    let flags = [format!("--database-url={url}"), "--turn-lease=1s".to_owned()];
+    let flags = flags.each_ref().map(String::as_str);
+    let (b, c) = (Server::with(&flags).await, Server::with(&flags).await);
+    let upstream = Upstream::start().await;
+    let (_folder, mut a) = process(&url, &upstream).await;
+    let mut here = Events::of(&b, "").await;
+    let mut there = Events::of(&c, "").await;
+    let session = b.session().await;
+    assert_eq!(here.told(1).await, ["session created"]);
+    assert_eq!(there.told(1).await, ["session created"]);
+    let mut frames = chat(&a.base, &session, "tell me all").await;
+    let mut call = upstream.call().await;
+    call.text("half of it");
+    frames.until("text-delta").await;
+    let heard = ["message user", "session changed", "turn started"];
+    assert_eq!(here.told(3).await, heard);
+    assert_eq!(there.told(3).await, heard);
+    a.kill().await;
+    // One of the two ends the turn, and both hear of it.
+    for events in [&mut here, &mut there] {
+        let reply = events.next().await;
+        assert_eq!(reply["message"]["status"], "interrupted", "{reply}");
+        assert_eq!(events.told(1).await, ["turn ended"]);
+    }
 }
 
 fn rounds() -> usize {

@@ -15,6 +15,7 @@ mod config;
 mod crash;
 mod desk;
 mod drain;
+mod events;
 mod export;
 mod export_memory;
 mod failpoints;

@@ -17,6 +17,8 @@ async fn every_documented_route_is_served() {
     let document = server.get("/api/openapi.json").await.body;
     for (path, methods) in document["paths"].as_object().unwrap() {
         let path = path.replace("{sessionId}", "nowhere").replace("{messageId}", "nothing");
+        // Of a session that is not there, for else it would go on for ever.
+        let path = path.replace("/api/events", "/api/events?sessionId=nowhere");
         for method in methods.as_object().unwrap().keys() {
             let method = method.to_uppercase().parse().unwrap();
             let reply = crate::support::server::read(server.request(method, &path)).await;

@@ -9,6 +9,7 @@ mod commit;
 mod connect;
 mod documents;
 mod failures;
+mod feed;
 mod list;
 mod log;
 mod messages;
@@ -70,6 +71,7 @@ pub(super) struct Tables {
     idempotency_keys: Collection<Document>,
     instances: Collection<Document>,
     stops: Collection<Document>,
+    events: Collection<Document>,
     schema: Collection<Document>,
 }
 
@@ -83,6 +85,7 @@ impl Tables {
             idempotency_keys: database.collection("idempotency_keys"),
             instances: database.collection("instances"),
             stops: database.collection("stops"),
+            events: database.collection("events"),
             schema: database.collection("schema"),
             database,
         }

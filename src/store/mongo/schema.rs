@@ -20,6 +20,10 @@ use uuid::Uuid;
 const VERSION: i64 = 1;
 /// A lock that is older than this belongs to an instance that died.
 const LOCK_LEASE: i64 = 60_000;
+/// How long requests that may be repeated are kept: a day, and an hour so that no clock is too early.
+const KEYS: Duration = Duration::from_secs(25 * 60 * 60);
+/// How long the others can hear what an instance told.
+const EVENTS: Duration = Duration::from_secs(5 * 60);
 /// How often to look whether another instance is done, and how many times.
 const LOOK: Duration = Duration::from_millis(200);
 const LOOKS: usize = 600;
@@ -113,7 +117,11 @@ fn indexes(tables: &Tables) -> Vec<(&mongodb::Collection<Document>, Vec<IndexMod
         ),
         (
             &tables.idempotency_keys,
-            vec![plain(doc! { "sessionId": 1 }), expiring(doc! { "createdAt": 1 })],
+            vec![plain(doc! { "sessionId": 1 }), expiring(doc! { "createdAt": 1 }, KEYS)],
+        ),
+        (
+            &tables.events,
+            vec![plain(doc! { "boot": 1, "number": 1 }), expiring(doc! { "at": 1 }, EVENTS)],
         ),
     ]
 }
@@ -133,8 +141,8 @@ fn sparse(keys: Document) -> IndexModel {
     IndexModel::builder().keys(keys).options(options).build()
 }
 
-/// Documents go a day after the date in their field, and an hour so that no clock is too early.
-fn expiring(keys: Document) -> IndexModel {
-    let options = IndexOptions::builder().expire_after(Duration::from_secs(25 * 60 * 60)).build();
+/// Documents go once the date in their field is this old.
+fn expiring(keys: Document, age: Duration) -> IndexModel {
+    let options = IndexOptions::builder().expire_after(age).build();
     IndexModel::builder().keys(keys).options(options).build()
 }

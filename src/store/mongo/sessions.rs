@@ -245,7 +245,8 @@ impl Step {
         let running = row.session.active_turn.as_ref().map(|turn| turn.turn_id.clone());
         let waiting = waiting.into_iter().map(TurnId::trusted);
         let turns: Vec<TurnId> = waiting.chain(running).collect();
-        Ok(Deleted { sessions: 1, messages: row.session.messages_count.into(), turns })
+        let messages = row.session.messages_count.into();
+        Ok(Deleted { sessions: 1, messages, turns, ..Deleted::default() })
     }
 }
 

@@ -68,7 +68,8 @@ pub(in crate::store) async fn delete_session(
     id: &SessionId,
 ) -> Result<Deleted> {
     let row = get(work, who, id, Access::Own).await?;
-    work.delete_session(&row).await
+    let deleted = work.delete_session(&row).await?;
+    Ok(Deleted { audience: row.session.participants, ..deleted })
 }
 
 /// Gives a session a title that a model wrote, unless its user has named it.

@@ -133,7 +133,7 @@ pub(super) async fn begin_saying(
         parts: message.body.parts,
         tokens: message.tokens,
     };
-    claim.hold(work, row, question).await
+    claim.hold(work, row, question, true).await
 }
 
 /// Begins the answer to a question that is stored already, once more.
@@ -165,7 +165,7 @@ pub(super) async fn begin_again(
     row.session.head_id = Some(question.id.clone());
     row.head = Some(at);
     save(work, &mut row, claim.now).await?;
-    claim.hold(work, row, question).await
+    claim.hold(work, row, question, false).await
 }
 
 impl Claim<'_> {
@@ -174,6 +174,7 @@ impl Claim<'_> {
         work: &mut impl Work,
         mut row: SessionRow,
         question: Question,
+        is_question_new: bool,
     ) -> Result<Began> {
         let turn = ActiveTurn {
             turn_id: self.turn_id,
@@ -184,7 +185,8 @@ impl Claim<'_> {
         row.session.active_turn = Some(turn.clone());
         row.claimant = Some(self.claimant.clone());
         work.hold(&row, self.claimant).await?;
-        let begun = Begun { session: row.session, question, turn, options: self.options };
+        let (session, options) = (row.session, self.options);
+        let begun = Begun { session, question, turn, options, is_question_new };
         Ok(Began::Running(Box::new(begun)))
     }
 }

@@ -4,7 +4,7 @@ use super::SqliteStore;
 use crate::domain::turn::ActiveTurn;
 use crate::domain::{MessageId, SessionId, Timestamp, TurnId};
 use crate::error::Result;
-use crate::store::{Batch, Claimant, LogEntry, LogStore, Orphan, RelayStore};
+use crate::store::{Batch, Claimant, FeedStore, LogEntry, LogStore, Orphan, RelayStore};
 use async_trait::async_trait;
 use bytes::Bytes;
 use rusqlite::{Connection, params};
@@ -115,6 +115,8 @@ impl LogStore for SqliteStore {
 
 /// The file is this process's alone: there is nobody to follow.
 impl RelayStore for SqliteStore {}
+
+impl FeedStore for SqliteStore {}
 
 fn log_of(db: &Connection, turn: &TurnId) -> Result<Vec<Bytes>> {
     let sql = "SELECT frames FROM turn_log WHERE turn_id = ?1 ORDER BY batch";

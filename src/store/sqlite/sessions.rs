@@ -255,5 +255,5 @@ pub(super) fn delete(db: &Connection, row: &SessionRow) -> Result<Deleted> {
         db.prepare_cached(rows)?.execute([key])?;
     }
     let turns = waiting.into_iter().chain(running).map(TurnId::trusted).collect();
-    Ok(Deleted { sessions: 1, messages: messages as u64, turns })
+    Ok(Deleted { sessions: 1, messages: messages as u64, turns, ..Deleted::default() })
 }

@@ -37,19 +37,19 @@ use crate::support::mongo::database;
 const LEASE: Duration = Duration::from_secs(15);
 
 /// A store that is empty, and what must live as long as it.
-struct Fresh {
-    store: Arc<dyn Store>,
+pub(crate) struct Fresh {
+    pub(crate) store: Arc<dyn Store>,
     _folder: TempDir,
 }
 
-async fn sqlite() -> Option<Fresh> {
+pub(crate) async fn sqlite() -> Option<Fresh> {
     let folder = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(&folder.path().join("echoic.db"), Sync::Normal).unwrap();
     Some(Fresh { store: Arc::new(store), _folder: folder })
 }
 
 /// `None` where there is no MongoDB, and none is required.
-async fn mongo() -> Option<Fresh> {
+pub(crate) async fn mongo() -> Option<Fresh> {
     let store = MongoStore::open(&database()?, LEASE).await.unwrap();
     Some(Fresh { store: Arc::new(store), _folder: tempfile::tempdir().unwrap() })
 }

@@ -2,6 +2,7 @@
 //! told, and readers of what comes back. Nothing here waits by the clock; every wait has a
 //! deadline that only a broken server reaches.
 
+pub mod events;
 pub mod mongo;
 pub mod paced;
 pub mod process;
@@ -9,6 +10,7 @@ pub mod server;
 pub mod sse;
 pub mod upstream;
 
+pub use events::Events;
 pub use server::Server;
 pub use sse::Frames;
 pub use upstream::{Call, Upstream};

@@ -1,0 +1,123 @@
+//! What is done to sessions beside turns: stored, then said to those who listen.
+//!
+//! Each is carried through though whoever asked should leave in the middle, so that nothing is
+//! stored of which nobody hears.
+
+use super::Chat;
+use super::events::What;
+use crate::domain::title::{Title, TitleSource};
+use crate::domain::{Message, MessageId, Principal, Session, SessionId, Timestamp};
+use crate::error::Result;
+use crate::store::{Imported, NewSession, PostMessage, Seen};
+use std::sync::Arc;
+
+impl Chat {
+    /// Creates a session, or gives the one that its owner created under this id before. Whether it
+    /// is new. Errors: `id_taken`.
+    pub async fn create_session(
+        self: &Arc<Self>,
+        who: &Principal,
+        new: NewSession,
+        now: Timestamp,
+    ) -> Result<(Session, bool)> {
+        let (chat, who) = (self.clone(), who.clone());
+        self.carry_through(async move {
+            let (session, is_new) = chat.store.create_session(&who, new, now).await?;
+            if is_new {
+                chat.events.publish(&session.id, What::Created);
+            }
+            Ok((session, is_new))
+        })
+        .await
+    }
+
+    /// Stores a message without a model. Errors: as of the store.
+    pub async fn post_message(
+        self: &Arc<Self>,
+        who: &Principal,
+        post: PostMessage,
+    ) -> Result<(Message, Session)> {
+        let (chat, who) = (self.clone(), who.clone());
+        self.carry_through(async move {
+            let id = post.message.id.clone();
+            let (message, session) = chat.store.post_message(&who, post).await?;
+            // A repetition is answered with the message that is there already.
+            if message.id == id {
+                chat.publish_message(&session, &message.id, &message.content);
+            }
+            Ok((message, session))
+        })
+        .await
+    }
+
+    /// Switches to the branch of a message. Errors: as of the store.
+    pub async fn move_head(
+        self: &Arc<Self>,
+        who: &Principal,
+        id: &SessionId,
+        message: &MessageId,
+        now: Timestamp,
+    ) -> Result<Session> {
+        let (chat, who, id, message) = (self.clone(), who.clone(), id.clone(), message.clone());
+        self.carry_through(async move {
+            let session = chat.store.move_head(&who, &id, &message, now).await?;
+            // The head may have been there already.
+            if session.updated_at == now {
+                chat.events.publish(&id, What::Changed);
+            }
+            Ok(session)
+        })
+        .await
+    }
+
+    /// Copies the path up to a message into a new session. Errors: as of the store.
+    pub async fn fork(
+        self: &Arc<Self>,
+        who: &Principal,
+        id: &SessionId,
+        message: &MessageId,
+        now: Timestamp,
+    ) -> Result<Session> {
+        let (chat, who, id, message) = (self.clone(), who.clone(), id.clone(), message.clone());
+        self.carry_through(async move {
+            let session = chat.store.fork(&who, &id, &message, now).await?;
+            chat.events.publish(&session.id, What::Created);
+            Ok(session)
+        })
+        .await
+    }
+
+    /// Moves the caller's read mark forward. Errors: as of the store.
+    pub async fn mark_seen(
+        self: &Arc<Self>,
+        who: &Principal,
+        id: &SessionId,
+        up_to: &MessageId,
+    ) -> Result<Seen> {
+        let (chat, who, id, up_to) = (self.clone(), who.clone(), id.clone(), up_to.clone());
+        self.carry_through(async move {
+            let seen = chat.store.mark_seen(&who, &id, &up_to).await?;
+            if seen.has_moved {
+                chat.events.publish(&id, What::seen(&who.user, &seen.up_to));
+            }
+            Ok(seen)
+        })
+        .await
+    }
+
+    /// Says that a session was imported. Its messages are not told one by one.
+    pub fn publish_imported(&self, imported: &Imported) {
+        let Imported { session_id, messages, .. } = imported;
+        self.events.publish(session_id, What::Imported { messages: *messages });
+    }
+
+    /// Says that a message was stored, and that it named its session if it did.
+    pub(super) fn publish_message(&self, session: &Session, id: &MessageId, content: &str) {
+        self.events.publish(&session.id, What::message(id));
+        let is_named_after_it = session.title_source == TitleSource::Auto
+            && Title::from_first_message(content).is_some_and(|title| title.text == session.title);
+        if is_named_after_it {
+            self.events.publish(&session.id, What::Changed);
+        }
+    }
+}

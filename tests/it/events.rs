@@ -1,0 +1,292 @@
+//! Events: one connection hears what happens to all of a user's sessions, or to one.
+
+use crate::store_contract::{Fresh, mongo, sqlite};
+use crate::support::events::{brief, parse};
+use crate::support::server::quick_heartbeat;
+use crate::support::{Events, Server, soon};
+use echoic::chat::{Chat, EventReader, Parts};
+use echoic::domain::principal::Access;
+use echoic::domain::{Principal, Session, SessionId, Timestamp, UserId};
+use echoic::memory::{Defaults, Memory};
+use echoic::prompts::Prompts;
+use echoic::provider::demo::Demo;
+use echoic::store::{Claimant, NewSession, SessionChange};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+#[tokio::test]
+async fn a_listener_hears_a_turn_from_its_message_to_its_end() {
+    let server = Server::start().await;
+    let mut events = Events::of(&server, "").await;
+    let at = events.sync["at"].as_str().unwrap();
+    assert!(Timestamp::parse(at).is_some(), "{at}");
+
+    let session = server.session().await;
+    let created = events.next().await;
+    assert_eq!(brief(&created), "session created");
+    assert_eq!(created["session"]["sessionId"], session.as_str());
+    assert_eq!(created["session"]["title"], "New Chat");
+
+    let (mut frames, call) = server.open_turn(&session, "What is new?").await;
+    let question = events.next().await;
+    assert_eq!(brief(&question), "message user");
+    assert_eq!(question["sessionId"], session.as_str());
+    let named = events.next().await;
+    assert_eq!(brief(&named), "session changed");
+    assert_eq!(named["session"]["title"], "What is new?");
+    let started = events.next().await;
+    assert_eq!(brief(&started), "turn started");
+    let active = server.get(&format!("/api/chat-sessions/{session}")).await.data();
+    assert_eq!(started["turnId"], active["activeTurn"]["turnId"]);
+    assert_eq!(started["messageId"], active["activeTurn"]["messageId"]);
+
+    call.reply("nothing");
+    frames.until("[DONE]").await;
+    let reply = events.next().await;
+    assert_eq!(reply["message"], server.last_message(&session).await);
+    let ended = events.next().await;
+    assert_eq!(brief(&ended), "turn ended");
+    assert_eq!(ended["messageId"], started["messageId"]);
+    assert_eq!(ended["turnId"], started["turnId"]);
+}
+
+#[tokio::test]
+async fn a_chat_that_creates_its_session_tells_of_it_first() {
+    let server = Server::start().await;
+    let mut events = Events::of(&server, "").await;
+    let mut frames = server.chat(json!({"message": "hello"})).await;
+    server.upstream.call().await.reply("hi");
+    frames.until("[DONE]").await;
+    let heard = events.told(6).await;
+    let told = [
+        "session created",
+        "message user",
+        "session changed",
+        "turn started",
+        "message assistant",
+        "turn ended",
+    ];
+    assert_eq!(heard, told);
+}
+
+#[tokio::test]
+async fn a_reply_that_is_made_again_comes_without_its_question() {
+    let server = Server::start().await;
+    let session = server.session().await;
+    server.turn(&session, "hello", "hi").await;
+    let mut events = Events::of(&server, "").await;
+    let path = format!("/api/chat/{session}/regenerate");
+    let again = server.request(reqwest::Method::POST, &path).json(&json!({})).send();
+    let response = soon(again).await.unwrap();
+    server.upstream.call().await.reply("hello again");
+    crate::support::Frames::new(response).until("[DONE]").await;
+    assert_eq!(events.told(3).await, ["turn started", "message assistant", "turn ended"]);
+}
+
+#[tokio::test]
+async fn whatever_is_done_to_a_session_is_told_once_and_repeats_are_not() {
+    let server = Server::start().await;
+    let session = server.session().await;
+    let path = format!("/api/chat-sessions/{session}");
+    let mut events = Events::of(&server, "").await;
+
+    let body = json!({"chatSessionId": session, "role": "user", "content": "first", "clientMessageId": "m1"});
+    let posted = server.post("/api/chat-messages", body.clone()).await.data();
+    assert_eq!(events.told(2).await, ["message user", "session changed"]);
+    server.post("/api/chat-messages", body).await;
+
+    server.patch(&path, json!({"pinned": true})).await;
+    let pinned = events.next().await;
+    assert_eq!(brief(&pinned), "session changed");
+    assert_eq!(pinned["session"]["pinned"], true);
+    server.patch(&path, json!({})).await;
+
+    let first = posted["message"]["id"].clone();
+    server.post(&format!("{path}/seen"), json!({"upTo": first})).await;
+    let seen = json!({"type": "seen", "sessionId": session, "userId": "local", "upTo": first});
+    assert_eq!(events.next().await, seen);
+    server.post(&format!("{path}/seen"), json!({"upTo": first})).await;
+
+    let body =
+        json!({"chatSessionId": session, "role": "user", "content": "other", "parentId": null});
+    server.post("/api/chat-messages", body).await;
+    assert_eq!(events.told(1).await, ["message user"]);
+    server.put(&format!("{path}/head"), json!({"messageId": first})).await;
+    assert_eq!(events.next().await["session"]["headId"], first);
+
+    let fork = server.post(&format!("{path}/fork"), json!({"messageId": first})).await.data();
+    let forked = events.next().await;
+    assert_eq!(brief(&forked), "session created");
+    assert_eq!(forked["sessionId"], fork["sessionId"]);
+    server.post("/api/chat-sessions", json!({"sessionId": session})).await;
+
+    let file =
+        json!({"sessions": [{"sessionId": "old", "messages": [{"role": "user", "content": "x"}]}]});
+    server.post("/api/import", file).await;
+    let imported = events.next().await;
+    assert_eq!(brief(&imported), "session created");
+    assert_eq!(imported["sessionId"], "old");
+
+    server.delete(&path).await;
+    let gone = json!({"type": "session", "action": "deleted", "sessionId": session});
+    assert_eq!(events.next().await, gone);
+}
+
+#[tokio::test]
+async fn who_listens_to_one_session_hears_of_no_other() {
+    let server = Server::start().await;
+    let (one, other) = (server.session().await, server.session().await);
+    let mut events = Events::of(&server, &format!("?sessionId={one}")).await;
+    server.turn(&other, "not for you", "indeed").await;
+    server.turn(&one, "for you", "thanks").await;
+    let heard = events.next().await;
+    assert_eq!(heard["message"]["content"], "for you");
+}
+
+#[tokio::test]
+async fn a_session_that_does_not_exist_cannot_be_listened_to() {
+    let server = Server::start().await;
+    let absent = server.get("/api/events?sessionId=nowhere").await;
+    assert_eq!(absent.failure(), (404, "session_not_found"));
+    let wrong = server.get("/api/events?sessionId=a%20b").await;
+    assert_eq!(wrong.failure(), (400, "invalid_request"));
+    let unknown = server.get("/api/events?session=a").await;
+    assert_eq!(unknown.failure(), (400, "invalid_request"));
+}
+
+#[tokio::test]
+async fn a_silent_feed_is_kept_warm_and_ends_when_the_server_goes_down() {
+    let mut server = Server::tuned(&[], quick_heartbeat()).await;
+    let mut events = Events::of(&server, "").await;
+    events.comment().await;
+    server.stop().await;
+    events.end().await;
+}
+
+/// A server's core with a feed, for users that HTTP cannot tell apart.
+struct Core {
+    chat: Arc<Chat>,
+    fresh: Fresh,
+    _feed: tokio_util::sync::DropGuard,
+}
+
+impl Core {
+    fn new(fresh: Fresh) -> Self {
+        let prompts = Arc::new(Prompts::load(None).unwrap());
+        let defaults = Defaults {
+            strategy: Default::default(),
+            tokens: None,
+            context_window: None,
+            model: "demo".to_owned(),
+        };
+        let memory = Memory::new(fresh.store.clone(), prompts.clone(), defaults).unwrap();
+        let chat = Arc::new(Chat::new(Parts {
+            store: fresh.store.clone(),
+            provider: Arc::new(Demo::default()),
+            memory: Arc::new(memory),
+            prompts,
+            title_model: None,
+            claimant: Claimant { instance: "test".to_owned(), boot: "1".to_owned() },
+        }));
+        let stop = CancellationToken::new();
+        tokio::spawn(chat.clone().keep_events(stop.clone()));
+        Self { chat, fresh, _feed: stop.drop_guard() }
+    }
+
+    async fn listen(&self, user: &str, only: Option<&SessionId>) -> EventReader {
+        let mut reader = self.chat.events(&principal(user), only.cloned()).await.unwrap();
+        assert_eq!(brief(&heard(&mut reader).await), "sync");
+        reader
+    }
+
+    async fn invite(&self, session: &SessionId, users: &[&str]) -> Session {
+        let participants = Some(users.iter().copied().map(UserId::trusted).collect());
+        let change = SessionChange { participants, ..SessionChange::default() };
+        let now = Timestamp::from_millis(2);
+        self.chat.change_session(&principal("alice"), session, change, vec![], now).await.unwrap()
+    }
+
+    async fn rename(&self, session: &SessionId, pinned: bool) {
+        let change = SessionChange { pinned: Some(pinned), ..SessionChange::default() };
+        let now = Timestamp::from_millis(3);
+        self.chat.change_session(&principal("alice"), session, change, vec![], now).await.unwrap();
+    }
+
+    async fn create(&self, participants: &[&str]) -> SessionId {
+        let participants = participants.iter().copied().map(UserId::trusted).collect();
+        let new = NewSession { participants, ..NewSession::default() };
+        let now = Timestamp::from_millis(1);
+        self.chat.create_session(&principal("alice"), new, now).await.unwrap().0.id
+    }
+}
+
+fn principal(user: &str) -> Principal {
+    Principal { user: UserId::trusted(user), is_admin: false }
+}
+
+async fn heard(reader: &mut EventReader) -> Value {
+    let event = soon(reader.next()).await.expect("the feed goes on");
+    parse(std::str::from_utf8(&event).unwrap().trim_end())
+}
+
+async fn who_was_removed_hears_no_more(fresh: Fresh) {
+    let core = Core::new(fresh);
+    let session = core.create(&["bob"]).await;
+    let mut all = core.listen("bob", None).await;
+    let mut one = core.listen("bob", Some(&session)).await;
+    core.rename(&session, true).await;
+    assert_eq!(heard(&mut all).await["session"]["pinned"], true);
+    assert_eq!(heard(&mut one).await["session"]["pinned"], true);
+    core.invite(&session, &[]).await;
+    core.rename(&session, false).await;
+    core.chat.delete_session(&principal("alice"), &session).await.unwrap();
+    // The next thing that bob hears is another session's, though all of that came before.
+    let other = core.create(&["bob"]).await;
+    assert_eq!(heard(&mut all).await["sessionId"], other.as_str());
+    let refused = core.chat.events(&principal("bob"), Some(session)).await;
+    assert_eq!(refused.err().unwrap().kind.code(), "session_not_found");
+}
+
+async fn who_was_invited_begins_to_hear_and_strangers_hear_nothing(fresh: Fresh) {
+    let core = Core::new(fresh);
+    let session = core.create(&[]).await;
+    let mut bob = core.listen("bob", None).await;
+    let mut carol = core.listen("carol", None).await;
+    let mut alice = core.listen("alice", None).await;
+    core.rename(&session, true).await;
+    // Who hears of a change is judged when it is handed out: that is over once alice has it.
+    heard(&mut alice).await;
+    core.invite(&session, &["bob"]).await;
+    let first = heard(&mut bob).await;
+    assert_eq!(first["session"]["participants"], json!(["alice", "bob"]));
+    let server = Principal::server();
+    let known = core.fresh.store.session(&server, &session, Access::Own).await.unwrap();
+    assert_eq!(first["session"]["version"], known.version);
+    core.chat.delete_session(&principal("alice"), &session).await.unwrap();
+    assert_eq!(brief(&heard(&mut bob).await), "session deleted");
+    let hers = core.create(&["carol"]).await;
+    assert_eq!(heard(&mut carol).await["sessionId"], hers.as_str());
+}
+
+macro_rules! on_both_stores {
+    ($($test:ident),*) => {$(
+        mod $test {
+            #[tokio::test]
+            async fn on_sqlite() {
+                super::$test(super::sqlite().await.unwrap()).await;
+            }
+
+            #[tokio::test]
+            async fn on_mongo() {
+                let Some(fresh) = super::mongo().await else { return };
+                super::$test(fresh).await;
+            }
+        }
+    )*};
+}
+
+on_both_stores!(
+    who_was_removed_hears_no_more,
+    who_was_invited_begins_to_hear_and_strangers_hear_nothing
+);

@@ -1,0 +1,87 @@
+//! Listens to events as a client does.
+
+use super::{Server, soon};
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use reqwest::Method;
+use serde_json::Value;
+
+/// A listener behind its first `sync`.
+pub struct Events {
+    body: BoxStream<'static, reqwest::Result<Bytes>>,
+    buffer: String,
+    /// The `sync` that came first.
+    pub sync: Value,
+}
+
+impl Events {
+    /// Listens at a server; `query` is empty or begins with `?`.
+    pub async fn of(server: &Server, query: &str) -> Self {
+        let request = server.request(Method::GET, &format!("/api/events{query}"));
+        let response = soon(request.send()).await.unwrap();
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        let body = response.bytes_stream().boxed();
+        let mut events = Self { body, buffer: String::new(), sync: Value::Null };
+        events.sync = events.next().await;
+        assert_eq!(events.sync["type"], "sync", "{}", events.sync);
+        events
+    }
+
+    /// The next event; comments are passed over.
+    pub async fn next(&mut self) -> Value {
+        loop {
+            let block = self.block().await.expect("the stream goes on");
+            if !block.starts_with(':') {
+                return parse(&block);
+            }
+        }
+    }
+
+    /// Waits for a comment.
+    pub async fn comment(&mut self) {
+        while !self.block().await.expect("the stream goes on").starts_with(':') {}
+    }
+
+    /// Waits for the end of the stream.
+    pub async fn end(&mut self) {
+        while self.block().await.is_some() {}
+    }
+
+    /// Type and action, or role, of the next so many events.
+    pub async fn told(&mut self, count: usize) -> Vec<String> {
+        let mut told = Vec::new();
+        for _ in 0..count {
+            told.push(brief(&self.next().await));
+        }
+        told
+    }
+
+    async fn block(&mut self) -> Option<String> {
+        loop {
+            if let Some((block, rest)) = self.buffer.split_once("\n\n") {
+                let block = block.to_owned();
+                self.buffer = rest.to_owned();
+                return Some(block);
+            }
+            let bytes = soon(self.body.next()).await.transpose().unwrap()?;
+            self.buffer.push_str(std::str::from_utf8(&bytes).unwrap());
+        }
+    }
+}
+
+/// Reads one event, whose name must be its type.
+pub fn parse(block: &str) -> Value {
+    let (name, data) = block.split_once('\n').expect("an event line and a data line");
+    let data = data.strip_prefix("data: ").expect("a data line");
+    let data: Value = serde_json::from_str(data).unwrap();
+    assert_eq!(name.strip_prefix("event: "), data["type"].as_str(), "{block}");
+    data
+}
+
+/// What an event is about, in two words.
+pub fn brief(event: &Value) -> String {
+    let of = event["action"].as_str().or(event["message"]["role"].as_str());
+    format!("{} {}", event["type"].as_str().unwrap(), of.unwrap_or_default()).trim().to_owned()
+}
