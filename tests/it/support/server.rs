@@ -124,8 +124,8 @@ impl Server {
 
     /// Where its conversations are, as a command of the program wants to hear it.
     pub fn database_url(&self) -> String {
-        let urls = self.flags.iter().filter_map(|flag| flag.strip_prefix("--database-url="));
-        urls.last().unwrap().to_owned()
+        let mut urls = self.flags.iter().filter_map(|flag| flag.strip_prefix("--database-url="));
+        urls.next_back().unwrap().to_owned()
     }
 
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
