@@ -12,9 +12,11 @@ use crate::provider::demo::{self, Demo};
 use crate::provider::guarded::{Guarded, Patience};
 use crate::provider::openai::{Endpoint, OFFICIAL, OFFICIAL_MODEL};
 use crate::store::mongo::MongoStore;
+use crate::store::moving::{MoveIn, MoveOut};
 use crate::store::sqlite::{SqliteStore, Sync};
 use crate::store::{Claimant, Store};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -182,6 +184,22 @@ pub async fn open_to_import(url: &DatabaseUrl) -> Result<Arc<dyn Store>> {
         DatabaseUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open(path, Sync::Normal)?)),
         DatabaseUrl::Mongodb(url) => Ok(Arc::new(MongoStore::open(url, IMPORT_LEASE).await?)),
     }
+}
+
+/// A file to move out of, which no server can serve meanwhile, and a database to move into. Errors
+/// say what an operator can do.
+pub(crate) async fn open_to_move(
+    from: &Path,
+    to: &str,
+) -> Result<(Box<dyn MoveOut>, Box<dyn MoveIn>)> {
+    let of = |option: &str, error: Error| {
+        let sentence = error.message.replace("DATABASE_URL", option);
+        Error { message: sentence.into(), ..error }
+    };
+    let from = SqliteStore::open_to_move(from).map_err(|error| of("--from", error))?;
+    // It claims no turns, so it needs no lease.
+    let to = MongoStore::open(to, Duration::ZERO).await.map_err(|error| of("--to", error))?;
+    Ok((Box::new(from), Box::new(to)))
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener> {

@@ -8,7 +8,7 @@ mod commands;
 mod transfer;
 
 pub use commands::SessionsCommand;
-pub use transfer::{ExportArgs, ExportFormat, ImportArgs};
+pub use transfer::{ExportArgs, ExportFormat, ImportArgs, MigrateArgs};
 
 use crate::auth::Auth;
 use crate::domain::memory::Strategy;
@@ -88,6 +88,8 @@ pub enum CliCommand {
     Export(ExportArgs),
     /// Read sessions from a file; while a server runs, send it the file: POST /api/import
     Import(ImportArgs),
+    /// Move everything from SQLite to MongoDB
+    Migrate(MigrateArgs),
 }
 
 /// Everything that can be configured.
@@ -409,9 +411,7 @@ impl Config {
         let (cli, _) = Cli::from_parts(arguments.collect(), &BTreeMap::new())?;
         match cli.command {
             CliCommand::Serve(config) => Ok(*config),
-            CliCommand::Sessions(_) | CliCommand::Export(_) | CliCommand::Import(_) => {
-                Err(Refusal::Setting("only serve has a configuration".into()))
-            }
+            _ => Err(Refusal::Setting("only serve has a configuration".into())),
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod export;
 mod import;
+mod migrate;
 mod progress;
 mod serve;
 mod sessions;
@@ -25,6 +26,7 @@ pub fn run() -> ExitCode {
         CliCommand::Serve(config) => serve::run(*config, &warnings),
         CliCommand::Export(args) => export::run(args),
         CliCommand::Import(args) => import::run(&args),
+        CliCommand::Migrate(args) => migrate::run(&args),
         CliCommand::Sessions(command) => sessions::run(*command),
     };
     match done {

@@ -45,6 +45,29 @@ pub struct ImportArgs {
     pub max_message: usize,
 }
 
+/// What `echoic migrate` is told.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = MIGRATING)]
+pub struct MigrateArgs {
+    /// The SQLite file, as the server's DATABASE_URL names it: sqlite://PATH
+    #[arg(long, value_name = "URL", value_parser = sqlite)]
+    pub from: PathBuf,
+    /// The database, as the server's DATABASE_URL will name it: mongodb://HOSTS/DATABASE
+    #[arg(long, value_name = "URL", value_parser = mongodb)]
+    pub to: String,
+}
+
+const MIGRATING: &str = "\
+Moves every session with its messages, branches, read marks, waiting messages and remembered requests, reads \
+each one back from the new database and compares it. The file stays as it is. Stop the server first, and start \
+it on the new database afterwards.
+
+It may be repeated, also after it was interrupted: what is there and equal is left as it is, what is missing \
+is moved. A session that differs, because it was used in the new database since, is left alone and named, and \
+the exit code is 1.
+
+Example: echoic migrate --from sqlite://data/echoic.db --to mongodb://db1,db2,db3/echoic?replicaSet=rs0";
+
 /// How an export is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExportFormat {
@@ -72,4 +95,24 @@ fn session(text: &str) -> Result<SessionId, Invalid> {
 
 fn project(text: &str) -> Result<ProjectId, Invalid> {
     ProjectId::parse("project", text)
+}
+
+fn sqlite(text: &str) -> Result<PathBuf, String> {
+    match text.parse()? {
+        DatabaseUrl::Sqlite(path) => Ok(path),
+        DatabaseUrl::Mongodb(_) => {
+            Err("it moves from sqlite:// to mongodb:// only; mongodump and \
+            mongorestore move from one MongoDB to another"
+                .to_owned())
+        }
+    }
+}
+
+fn mongodb(text: &str) -> Result<String, String> {
+    match text.parse()? {
+        DatabaseUrl::Mongodb(url) => Ok(url),
+        DatabaseUrl::Sqlite(_) => Err("it moves from sqlite:// to mongodb:// only; VACUUM INTO \
+            copies an SQLite file"
+            .to_owned()),
+    }
 }

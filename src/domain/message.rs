@@ -218,7 +218,7 @@ pub enum Part {
 }
 
 /// What a message says, checked: not empty, no NUL, not over the limit.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Body {
     /// The text; may be empty where there are parts.
     pub content: String,

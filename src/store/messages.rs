@@ -7,9 +7,10 @@ use crate::domain::{
 };
 use crate::error::Result;
 use async_trait::async_trait;
+use serde::Serialize;
 
 /// A message to store.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct NewMessage {
     /// Its id.
     pub id: MessageId,
@@ -30,7 +31,7 @@ pub struct NewMessage {
 }
 
 /// What a reply has beside its text.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct ReplyFields {
     /// How it ended.
     pub status: Status,

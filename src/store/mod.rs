@@ -10,6 +10,7 @@
 mod feed;
 mod messages;
 pub mod mongo;
+pub(crate) mod moving;
 pub mod queued;
 mod relay;
 mod rules;

@@ -12,13 +12,14 @@ use crate::domain::{
 use crate::error::Result;
 use async_trait::async_trait;
 use bytes::Bytes;
+use serde::Serialize;
 use std::collections::HashSet;
 
 /// The most messages that wait in one session.
 pub const MAX_QUEUED: u32 = 8;
 
 /// Who runs turns: an instance of the server, and which of its lives.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Claimant {
     /// The instance's name, the same after a restart.
     pub instance: String,

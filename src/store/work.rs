@@ -13,15 +13,17 @@ use crate::domain::node::NodeFill;
 use crate::domain::title::Title;
 use crate::domain::{Message, MessageId, Principal, Session, SessionId, Timestamp, TurnId, UserId};
 use crate::error::Result;
-use std::collections::HashMap;
+use serde::{Serialize, Serializer};
+use std::collections::{BTreeMap, HashMap};
 
 /// The most messages of one session: their places are counted in 24 bits.
 pub(crate) const MAX_SEQ: u32 = (1 << 24) - 1;
 
 /// A session with what only stores know of it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub(crate) struct SessionRow {
     /// The database's own number for it, where it has one.
+    #[serde(skip)]
     pub(crate) key: i64,
     pub(crate) session: Session,
     /// How many nodes it has; also the number of the newest.
@@ -31,6 +33,7 @@ pub(crate) struct SessionRow {
     /// Who runs its active turn.
     pub(crate) claimant: Option<Claimant>,
     /// How far each user has read, as a seq.
+    #[serde(serialize_with = "in_order")]
     pub(crate) read_marks: HashMap<String, u32>,
 }
 
@@ -52,15 +55,20 @@ impl SessionRow {
     }
 }
 
+/// So that equal marks have one spelling.
+fn in_order<S: Serializer>(marks: &HashMap<String, u32>, serializer: S) -> Result<S::Ok, S::Error> {
+    marks.iter().collect::<BTreeMap<_, _>>().serialize(serializer)
+}
+
 /// Where a message lies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(crate) struct Location {
     pub(crate) node: u32,
     pub(crate) seq: u32,
 }
 
 /// A message that was found.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Place {
     pub(crate) id: MessageId,
     pub(crate) at: Location,

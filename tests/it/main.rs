@@ -26,6 +26,7 @@ mod instances;
 mod memory;
 mod memory_budget;
 mod messages;
+mod migrate;
 mod mistakes;
 mod mongo;
 mod nodes;

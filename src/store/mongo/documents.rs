@@ -212,6 +212,17 @@ impl SessionDoc {
 }
 
 impl ClaimDoc {
+    pub(super) fn of(turn: &ActiveTurn, claimant: &Claimant) -> Self {
+        Self {
+            turn_id: turn.turn_id.to_string(),
+            reply_id: turn.message_id.to_string(),
+            question_id: turn.user_message_id.as_ref().map(ToString::to_string).unwrap_or_default(),
+            started_at: date(turn.started_at),
+            instance: claimant.instance.clone(),
+            boot: claimant.boot.clone(),
+        }
+    }
+
     pub(super) fn turn(&self) -> ActiveTurn {
         ActiveTurn {
             turn_id: TurnId::trusted(self.turn_id.as_str()),

@@ -251,7 +251,7 @@ impl MongoStore {
     }
 
     /// A turn's batches, in order.
-    async fn log_of(&self, turn: &TurnId) -> Result<Vec<BatchDoc>> {
+    pub(super) async fn log_of(&self, turn: &TurnId) -> Result<Vec<BatchDoc>> {
         let log = self.tables.turn_log.clone_with_type();
         let find =
             log.find(doc! { "turnId": turn.as_str() }).sort(doc! { "turnId": 1, "batch": 1 });

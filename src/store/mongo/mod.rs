@@ -13,6 +13,7 @@ mod feed;
 mod list;
 mod log;
 mod messages;
+mod moving;
 mod nodes;
 mod pages;
 mod paths;

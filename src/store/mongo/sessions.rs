@@ -220,15 +220,7 @@ impl Step {
     pub(super) fn claim(&mut self, row: &SessionRow, claimant: &Claimant) -> Result<()> {
         let turn =
             row.session.active_turn.as_ref().ok_or_else(|| Error::internal("no turn to hold"))?;
-        let claim = ClaimDoc {
-            turn_id: turn.turn_id.to_string(),
-            reply_id: turn.message_id.to_string(),
-            question_id: turn.user_message_id.as_ref().map(ToString::to_string).unwrap_or_default(),
-            started_at: date(turn.started_at),
-            instance: claimant.instance.clone(),
-            boot: claimant.boot.clone(),
-        };
-        self.set(doc! { "activeTurn": document(&claim)? });
+        self.set(doc! { "activeTurn": document(&ClaimDoc::of(turn, claimant))? });
         Ok(())
     }
 

@@ -335,7 +335,7 @@ impl Step {
     pub(super) async fn add(&mut self, id: &SessionId, mut document: Document) -> Result<()> {
         self.commit().await?;
         let (set, unset) = Default::default();
-        let born = DateTime::now().timestamp_millis() << REVISIONS;
+        let born = first_revision();
         document.insert("born", born);
         self.current = Some(Current { id: id.clone(), revision: None, born, document, set, unset });
         Ok(())
@@ -408,4 +408,9 @@ impl Step {
 /// Between a half and one and a half, so that those who met once do not meet again.
 fn jitter() -> f64 {
     0.5 + f64::from(Uuid::now_v7().as_bytes()[15]) / 255.0
+}
+
+/// The revision of a session that is made now: none that had its name has come so far.
+pub(super) fn first_revision() -> i64 {
+    DateTime::now().timestamp_millis() << REVISIONS
 }

@@ -16,6 +16,7 @@ mod turns;
 pub(super) use import::import_session;
 pub(super) use posts::post_message;
 pub(super) use queue::{begin_waiting, silence, withdraw};
+pub(super) use requests::oldest as oldest_request;
 pub(super) use sessions::{
     change_session, create_session, delete_session, get, name_session, title_words, with_owner,
 };

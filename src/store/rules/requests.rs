@@ -38,7 +38,8 @@ pub(super) async fn remember(
     work.remember_request(who, key, &known, now, oldest(now)).await
 }
 
-fn oldest(now: Timestamp) -> Timestamp {
+/// When a request was made that is forgotten now.
+pub(in crate::store) fn oldest(now: Timestamp) -> Timestamp {
     Timestamp::from_millis(now.as_millis() - LIFETIME)
 }
 

@@ -118,7 +118,7 @@ impl RelayStore for SqliteStore {}
 
 impl FeedStore for SqliteStore {}
 
-fn log_of(db: &Connection, turn: &TurnId) -> Result<Vec<Bytes>> {
+pub(super) fn log_of(db: &Connection, turn: &TurnId) -> Result<Vec<Bytes>> {
     let sql = "SELECT frames FROM turn_log WHERE turn_id = ?1 ORDER BY batch";
     let mut statement = db.prepare_cached(sql)?;
     let rows = statement.query_map([turn.as_str()], |row| row.get::<_, Vec<u8>>(0))?;

@@ -8,6 +8,7 @@ mod import;
 mod list;
 mod log;
 mod messages;
+mod moving;
 mod paths;
 mod queue;
 mod readers;
@@ -111,6 +112,13 @@ impl SqliteStore {
             readers: Readers::new(vec![reader]),
             lock: Mutex::new(None),
         })
+    }
+
+    /// Opens the file at `path` to move what it holds elsewhere: nothing in it is changed, and no
+    /// server can serve it meanwhile. Errors say what an operator can do.
+    pub(crate) fn open_to_move(path: &Path) -> Result<Self> {
+        let store = Self::open_to_look(path)?;
+        Ok(Self { lock: Mutex::new(Some(lock(path)?)), ..store })
     }
 
     async fn read<T, F>(&self, work: F) -> Result<T>

@@ -1,0 +1,135 @@
+//! `echoic migrate`: everything from one store into another, compared there, and told.
+
+use super::progress::Messages;
+use crate::app::open_to_move;
+use crate::clock;
+use crate::config::MigrateArgs;
+use crate::domain::SessionId;
+use crate::error::{Error, Result};
+use crate::store::moving::{MoveIn, MoveOut, Outcome, Totals, move_session};
+use futures::stream::{self, StreamExt, TryStreamExt};
+use std::io::{self, Write};
+use std::time::Instant;
+
+/// Sessions that move at the same time: while one waits for a majority, others go on.
+const AT_ONCE: usize = 8;
+/// Ids that are read at once.
+const IDS: u32 = 256;
+
+/// Moves what the command names. Errors say what is not moved, and what to do.
+pub(super) fn run(args: &MigrateArgs) -> Result<(), String> {
+    super::runtime()?.block_on(migrate(args))
+}
+
+async fn migrate(args: &MigrateArgs) -> Result<(), String> {
+    let (from, to) =
+        open_to_move(&args.from, &args.to).await.map_err(|error| error.chain().to_string())?;
+    let (started, source) = (Instant::now(), from.place());
+    let moved = move_all(&*from, &*to).await;
+    from.leave().await;
+    to.leave().await;
+    let moved = moved.map_err(|error| {
+        // What a store's sentence says of "nothing" goes for one step, not for the whole move.
+        let why = error.source.as_ref().map_or(error.message.to_string(), ToString::to_string);
+        format!("the move stopped: {why}; the same command goes on from there")
+    })?;
+    let told = tell(&moved, started);
+    // A pipe that nobody reads any more does not change what was done.
+    let _ = write!(io::stdout(), "{told}");
+    moved.judge(&source)
+}
+
+/// What was moved.
+#[derive(Default)]
+struct Moved {
+    /// What there was to move, as the source counts it.
+    source: Totals,
+    /// What was read back from the target, and is equal.
+    verified: Totals,
+    /// Sessions that were not there before.
+    new: u64,
+    different: Vec<SessionId>,
+    too_large: Vec<SessionId>,
+}
+
+async fn move_all(from: &dyn MoveOut, to: &dyn MoveIn) -> Result<Moved> {
+    let source = from.totals().await?;
+    let Totals { sessions, messages, .. } = source;
+    let (out, into) = (from.place(), to.place());
+    let _ = writeln!(
+        io::stderr(),
+        "moving {sessions} sessions with {messages} messages from {out} to {into}"
+    );
+    let progress = Messages::of(messages);
+    let (now, mut moved, mut behind) = (clock::now(), Moved { source, ..Moved::default() }, None);
+    loop {
+        let ids = from.session_ids(behind.as_ref(), IDS).await?;
+        let Some(last) = ids.last() else { break };
+        behind = Some(last.clone());
+        let passed = |messages| progress.advance(messages);
+        let moving = ids.into_iter().map(|id| async {
+            let outcome = move_session(from, to, &id, now, &passed).await?;
+            Ok::<_, Error>((id, outcome))
+        });
+        let mut outcomes = stream::iter(moving).buffer_unordered(AT_ONCE);
+        while let Some((id, outcome)) = outcomes.try_next().await? {
+            moved.add(id, outcome);
+        }
+    }
+    progress.end();
+    Ok(moved)
+}
+
+impl Moved {
+    fn add(&mut self, id: SessionId, outcome: Outcome) {
+        let verified = match outcome {
+            Outcome::Moved(totals) => {
+                self.new += 1;
+                totals
+            }
+            Outcome::WasThere(totals) => totals,
+            Outcome::Differs => return self.different.push(id),
+            Outcome::TooLarge => return self.too_large.push(id),
+        };
+        self.verified.sessions += verified.sessions;
+        self.verified.messages += verified.messages;
+        self.verified.nodes += verified.nodes;
+    }
+
+    fn judge(&self, source: &str) -> Result<(), String> {
+        let left = self.different.len() + self.too_large.len();
+        if left > 0 {
+            return Err(format!("{left} of {} sessions were not moved", self.source.sessions));
+        }
+        if self.verified != self.source {
+            return Err(format!(
+                "the counts differ although every session was compared: {source} contradicts itself; \
+                 keep it"
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// The table at the end, and what is not in it.
+fn tell(moved: &Moved, started: Instant) -> String {
+    let line =
+        |name: &str, source: u64, verified: u64| format!("{name:<10}{source:>14}{verified:>14}\n");
+    let Moved { source, verified, new, different, too_large } = moved;
+    let mut told = format!("{:<10}{:>14}{:>14}\n", "", "source", "verified");
+    told += &line("sessions", source.sessions, verified.sessions);
+    told += &line("messages", source.messages, verified.messages);
+    told += &line("nodes", source.nodes, verified.nodes);
+    told += &format!(
+        "{new} sessions moved, {} were there already, in {:.1} s\n",
+        verified.sessions - new,
+        started.elapsed().as_secs_f64()
+    );
+    for id in different {
+        told += &format!("left alone, because it differs in the target: {id}\n");
+    }
+    for id in too_large {
+        told += &format!("not moved, because a message is too large for the target: {id}\n");
+    }
+    told
+}

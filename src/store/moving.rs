@@ -1,0 +1,287 @@
+//! Whole sessions exactly as they are kept: read out of one store, written into another.
+//!
+//! `echoic migrate` stands on this. Nothing is decided anew, unlike at an import: ids, numbers, the
+//! bounds of nodes, claims, waiting turns and remembered requests stay what they are. A claim moves
+//! with its turn's log, so whoever serves the new store first ends that turn as after a crash.
+//!
+//! A session moves in pages of nodes, its own record last: what is half there is nobody's yet, and
+//! is thrown away when it is moved again. What was written is read back and compared.
+
+use super::NewMessage;
+use super::rules;
+use super::work::{Location, Place, SessionRow};
+use crate::domain::{MessageId, SessionId, Timestamp, TurnId, UserId};
+use crate::error::{Error, Kind, Result};
+use async_trait::async_trait;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::time::sleep;
+
+/// A page of nodes ends once it holds this many bytes.
+pub(super) const MAX_PAGE: u64 = 1 << 20;
+/// A session is tried again after this long, then after twice as long, up to …
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// … this long: longer than another primary takes to come.
+const LONGEST_PAUSE: Duration = Duration::from_secs(8);
+
+/// A session without its messages.
+#[derive(Debug, Serialize)]
+pub(crate) struct KeptSession {
+    /// Its fields, counters, head, read marks and claim.
+    pub(crate) row: SessionRow,
+    /// The turns that wait, the next one first.
+    pub(crate) waiting: Vec<KeptTurn>,
+    /// The log of the turn that holds the claim: whole batches, counted from 0.
+    pub(crate) log: Vec<Vec<u8>>,
+    /// The requests that led to something in it, by user, route and key.
+    pub(crate) requests: Vec<KeptRequest>,
+}
+
+/// A turn that waits.
+#[derive(Debug, Serialize)]
+pub(crate) struct KeptTurn {
+    pub(crate) id: TurnId,
+    /// As [`super::queued`] writes it.
+    pub(crate) text: String,
+}
+
+/// A request that may be repeated.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub(crate) struct KeptRequest {
+    pub(crate) user: UserId,
+    pub(crate) route: String,
+    pub(crate) key: String,
+    pub(crate) fingerprint: String,
+    pub(crate) message_id: MessageId,
+    pub(crate) turn_id: Option<TurnId>,
+    pub(crate) created_at: Timestamp,
+}
+
+/// A node with its messages.
+#[derive(Debug, Serialize)]
+pub(crate) struct KeptNode {
+    /// From 1, without a gap.
+    pub(crate) number: u32,
+    /// What its first message follows.
+    pub(crate) prev: Option<Location>,
+    pub(crate) first_seq: u32,
+    pub(crate) last_seq: u32,
+    /// How many messages it counts, and how many bytes, by [`crate::domain::node`].
+    pub(crate) count: u32,
+    pub(crate) bytes: u64,
+    pub(crate) created_at: Timestamp,
+    /// Oldest first.
+    pub(crate) messages: Vec<KeptMessage>,
+}
+
+/// A message in its node.
+#[derive(Debug, Serialize)]
+pub(crate) struct KeptMessage {
+    pub(crate) seq: u32,
+    pub(crate) parent: Option<Place>,
+    pub(crate) message: NewMessage,
+}
+
+/// How much a store holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Totals {
+    pub(crate) sessions: u64,
+    pub(crate) messages: u64,
+    pub(crate) nodes: u64,
+}
+
+/// A store whose sessions can be read as they are kept.
+///
+/// Two stores that keep the same session give equal values, whatever their databases make of it:
+/// that is how a move is verified.
+#[async_trait]
+pub(crate) trait Keeps: Send + Sync {
+    /// A session without its messages; of its requests those made after `since`.
+    async fn kept_session(&self, id: &SessionId, since: Timestamp) -> Result<Option<KeptSession>>;
+
+    /// A page of its nodes by number, beginning with the number `first`: at least one node if there
+    /// is one, and no further one once the page holds [`MAX_PAGE`] bytes. Errors if what is stored
+    /// contradicts itself.
+    async fn kept_nodes(&self, session: &SessionRow, first: u32) -> Result<Vec<KeptNode>>;
+
+    /// Where it is, without secrets.
+    fn place(&self) -> String;
+
+    /// Lets go of it.
+    async fn leave(&self);
+}
+
+/// A store that is left. Nobody else writes into it as long as it is open.
+#[async_trait]
+pub(crate) trait MoveOut: Keeps {
+    /// What it holds, counted where it lies.
+    async fn totals(&self) -> Result<Totals>;
+
+    /// The ids behind this one in their order, at most so many.
+    async fn session_ids(&self, behind: Option<&SessionId>, most: u32) -> Result<Vec<SessionId>>;
+}
+
+/// A store that is moved into.
+#[async_trait]
+pub(crate) trait MoveIn: Keeps {
+    /// Throws away what an earlier move has left of a session that is not there.
+    async fn clear(&self, id: &SessionId) -> Result<()>;
+
+    /// Adds nodes of a session that is not there yet; nobody sees them. Errors: `payload_too_large`
+    /// if this database cannot hold one of them.
+    async fn put_nodes(&self, id: &SessionId, nodes: &[KeptNode]) -> Result<()>;
+
+    /// Adds the session, whose nodes are all there. It is visible from here on, whole. Errors:
+    /// `id_taken` if it is there by now.
+    async fn put_session(&self, session: &KeptSession) -> Result<()>;
+}
+
+/// What became of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It is there now, and reads back as it was.
+    Moved(Totals),
+    /// It was there, and equal.
+    WasThere(Totals),
+    /// What is there is not equal: it was used since, or came from elsewhere. It is left alone.
+    Differs,
+    /// It holds a message that the other database cannot hold. Nothing of it is there.
+    TooLarge,
+}
+
+/// Moves a session, unless it is there already; begins anew when a store fails for a moment.
+/// `passed` hears of messages as they are read, of each once.
+pub(crate) async fn move_session(
+    from: &dyn MoveOut,
+    to: &dyn MoveIn,
+    id: &SessionId,
+    now: Timestamp,
+    passed: &(dyn Fn(u64) + Sync),
+) -> Result<Outcome> {
+    let (mut pause, furthest) = (FIRST_PAUSE, AtomicU64::new(0));
+    loop {
+        let at = AtomicU64::new(0);
+        let passed_again = |messages| {
+            let at = at.fetch_add(messages, Ordering::Relaxed) + messages;
+            passed(at.saturating_sub(furthest.fetch_max(at, Ordering::Relaxed)));
+        };
+        match try_to_move(from, to, id, now, &passed_again).await {
+            Err(error) if error.kind == Kind::StoreUnavailable && pause <= LONGEST_PAUSE => {
+                sleep(pause).await;
+                pause *= 2;
+            }
+            done => return done,
+        }
+    }
+}
+
+async fn try_to_move(
+    from: &dyn MoveOut,
+    to: &dyn MoveIn,
+    id: &SessionId,
+    now: Timestamp,
+    passed: &(dyn Fn(u64) + Sync),
+) -> Result<Outcome> {
+    let since = rules::oldest_request(now);
+    let session = from.kept_session(id, since).await?.ok_or_else(Error::session_not_found)?;
+    if let Some(there) = to.kept_session(id, since).await? {
+        let original = sum(from, &session, passed).await?;
+        let is_equal = original == sum(to, &there, &|_| ()).await?;
+        return Ok(if is_equal { Outcome::WasThere(original.totals) } else { Outcome::Differs });
+    }
+    let original = match copy(from, to, &session, passed).await {
+        Ok(original) => original,
+        Err(error) if error.kind == Kind::PayloadTooLarge => {
+            to.clear(id).await?;
+            return Ok(Outcome::TooLarge);
+        }
+        Err(error) if error.kind == Kind::IdTaken => return Ok(Outcome::Differs),
+        Err(error) => return Err(error),
+    };
+    let Some(there) = to.kept_session(id, since).await? else { return Ok(Outcome::Differs) };
+    let is_equal = original == sum(to, &there, &|_| ()).await?;
+    Ok(if is_equal { Outcome::Moved(original.totals) } else { Outcome::Differs })
+}
+
+/// Copies a session that is not there. What it came to at its origin.
+async fn copy(
+    from: &dyn MoveOut,
+    to: &dyn MoveIn,
+    session: &KeptSession,
+    passed: &(dyn Fn(u64) + Sync),
+) -> Result<Sum> {
+    let id = &session.row.session.id;
+    to.clear(id).await?;
+    let mut summing = Summing::of(session)?;
+    loop {
+        let page = from.kept_nodes(&session.row, summing.next()).await?;
+        if page.is_empty() {
+            break;
+        }
+        passed(summing.add(&page)?);
+        to.put_nodes(id, &page).await?;
+    }
+    // Invariant: a session is visible only with all its nodes; its own record comes last.
+    to.put_session(session).await?;
+    Ok(summing.finish())
+}
+
+/// What a session comes to where it is kept.
+async fn sum(
+    store: &(impl Keeps + ?Sized),
+    session: &KeptSession,
+    passed: &(dyn Fn(u64) + Sync),
+) -> Result<Sum> {
+    let mut summing = Summing::of(session)?;
+    loop {
+        let page = store.kept_nodes(&session.row, summing.next()).await?;
+        if page.is_empty() {
+            return Ok(summing.finish());
+        }
+        passed(summing.add(&page)?);
+    }
+}
+
+/// A whole session in short: equal sums are equal sessions.
+#[derive(PartialEq, Eq)]
+struct Sum {
+    digest: [u8; 32],
+    totals: Totals,
+}
+
+/// A sum in the making. The canonical form of a session is the JSON of what is kept of it, so a
+/// field that is added there is compared, too.
+struct Summing {
+    digest: Sha256,
+    totals: Totals,
+    last_node: u32,
+}
+
+impl Summing {
+    fn of(session: &KeptSession) -> Result<Self> {
+        let mut digest = Sha256::new();
+        serde_json::to_writer(&mut digest, session).map_err(Error::internal)?;
+        Ok(Self { digest, totals: Totals { sessions: 1, ..Totals::default() }, last_node: 0 })
+    }
+
+    /// The number of the node that comes next.
+    fn next(&self) -> u32 {
+        self.last_node + 1
+    }
+
+    /// Adds the next page. How many messages it holds.
+    fn add(&mut self, page: &[KeptNode]) -> Result<u64> {
+        serde_json::to_writer(&mut self.digest, &page).map_err(Error::internal)?;
+        let messages = page.iter().map(|node| node.messages.len() as u64).sum();
+        self.totals.nodes += page.len() as u64;
+        self.totals.messages += messages;
+        self.last_node = page.last().map_or(self.last_node, |node| node.number);
+        Ok(messages)
+    }
+
+    fn finish(self) -> Sum {
+        Sum { digest: self.digest.finalize().into(), totals: self.totals }
+    }
+}

@@ -1,0 +1,214 @@
+//! Whole sessions as they lie in SQLite, for a move elsewhere.
+//!
+//! Not moved: what is made anew from the rest (`participants`, the words of titles), who was alive
+//! (`instances`), and the logs of turns that have ended, which are kept for a minute.
+
+use super::SqliteStore;
+use super::log::log_of;
+use super::paths::walk_node;
+use super::rows::{SELECT_MESSAGE, seq_of_key, stored_message};
+use super::sessions::find;
+use crate::domain::{MessageId, SessionId, Timestamp, TurnId, UserId};
+use crate::error::{Error, Result};
+use crate::store::Store;
+use crate::store::moving::{
+    Keeps, KeptMessage, KeptNode, KeptRequest, KeptSession, KeptTurn, MAX_PAGE, MoveOut, Totals,
+};
+use crate::store::work::{Location, MAX_SEQ, Place, SessionRow};
+use async_trait::async_trait;
+use rusqlite::{Connection, Row, params};
+use std::ops::ControlFlow;
+
+#[async_trait]
+impl Keeps for SqliteStore {
+    async fn kept_session(&self, id: &SessionId, since: Timestamp) -> Result<Option<KeptSession>> {
+        let id = id.clone();
+        self.read(move |db| {
+            let Some(row) = find(db, &id)? else { return Ok(None) };
+            let log = match &row.session.active_turn {
+                Some(turn) => log_of(db, &turn.turn_id)?,
+                None => Vec::new(),
+            };
+            Ok(Some(KeptSession {
+                waiting: waiting(db, row.key)?,
+                requests: requests(db, row.key, since)?,
+                log: log.into_iter().map(Into::into).collect(),
+                row,
+            }))
+        })
+        .await
+    }
+
+    async fn kept_nodes(&self, session: &SessionRow, first: u32) -> Result<Vec<KeptNode>> {
+        let session = session.clone();
+        self.read(move |db| nodes(db, &session, first)).await
+    }
+
+    fn place(&self) -> String {
+        self.describe()
+    }
+
+    async fn leave(&self) {
+        self.close().await;
+    }
+}
+
+#[async_trait]
+impl MoveOut for SqliteStore {
+    async fn totals(&self) -> Result<Totals> {
+        self.read(|db| {
+            let count = |table: &str| {
+                let sql = format!("SELECT count(*) FROM {table}");
+                db.query_row(&sql, [], |row| row.get::<_, i64>(0)).map(i64::unsigned_abs)
+            };
+            let (sessions, messages) = (count("sessions")?, count("messages")?);
+            Ok(Totals { sessions, messages, nodes: count("nodes")? })
+        })
+        .await
+    }
+
+    async fn session_ids(&self, behind: Option<&SessionId>, most: u32) -> Result<Vec<SessionId>> {
+        let behind = behind.map(ToString::to_string).unwrap_or_default();
+        self.read(move |db| {
+            let sql = "SELECT id FROM sessions WHERE id > ?1 ORDER BY id LIMIT ?2";
+            let mut statement = db.prepare_cached(sql)?;
+            let ids = statement.query_map(params![behind, most], |row| row.get::<_, String>(0))?;
+            ids.map(|id| Ok(SessionId::trusted(id?))).collect()
+        })
+        .await
+    }
+}
+
+fn waiting(db: &Connection, session: i64) -> Result<Vec<KeptTurn>> {
+    let sql = "SELECT turn_id, turn FROM queue WHERE session = ?1 ORDER BY position";
+    let mut statement = db.prepare_cached(sql)?;
+    let turns = statement.query_map([session], |row| {
+        Ok(KeptTurn { id: TurnId::trusted(row.get::<_, String>(0)?), text: row.get(1)? })
+    })?;
+    Ok(turns.collect::<Result<_, _>>()?)
+}
+
+fn requests(db: &Connection, session: i64, since: Timestamp) -> Result<Vec<KeptRequest>> {
+    let sql = "SELECT user_id, route, key, fingerprint, message_id, turn_id, created_at \
+               FROM idempotency_keys WHERE session = ?1 AND created_at > ?2 \
+               ORDER BY user_id, route, key";
+    let mut statement = db.prepare_cached(sql)?;
+    let requests = statement.query_map((session, since.as_millis()), |row| {
+        Ok(KeptRequest {
+            user: UserId::trusted(row.get::<_, String>(0)?),
+            route: row.get(1)?,
+            key: row.get(2)?,
+            fingerprint: row.get(3)?,
+            message_id: MessageId::trusted(row.get::<_, String>(4)?),
+            turn_id: row.get::<_, Option<String>>(5)?.map(TurnId::trusted),
+            created_at: Timestamp::from_millis(row.get(6)?),
+        })
+    })?;
+    Ok(requests.collect::<Result<_, _>>()?)
+}
+
+fn nodes(db: &Connection, session: &SessionRow, first: u32) -> Result<Vec<KeptNode>> {
+    let sql = format!(
+        "SELECT n.number, n.prev_node, n.prev_seq, n.first_seq, n.last_seq, n.messages, n.bytes, \
+         n.created_at, m.id FROM nodes n LEFT JOIN messages m \
+         ON m.key = n.session * {} + n.prev_seq AND n.prev_seq > 0 \
+         WHERE n.session = ?1 AND n.number >= ?2 ORDER BY n.number",
+        i64::from(MAX_SEQ) + 1
+    );
+    let mut statement = db.prepare_cached(&sql)?;
+    let mut rows = statement.query((session.key, first))?;
+    let (mut page, mut bytes) = (Vec::new(), 0);
+    while bytes < MAX_PAGE
+        && let Some(row) = rows.next()?
+    {
+        let node = node(db, session, row)?;
+        bytes += node.bytes;
+        page.push(node);
+    }
+    Ok(page)
+}
+
+/// A node with its messages, each behind the one that it says it follows.
+fn node(db: &Connection, session: &SessionRow, row: &Row<'_>) -> Result<KeptNode> {
+    let number = row.get(0)?;
+    let prev = Location { node: row.get(1)?, seq: row.get(2)? };
+    let prev_id: Option<String> = row.get(8)?;
+    let (last_seq, bytes): (u32, i64) = (row.get(4)?, row.get(6)?);
+    let mut before = prev_id.map(|id| Place { id: MessageId::trusted(id), at: prev });
+    let mut messages = Vec::new();
+    let end = Location { node: number, seq: last_seq };
+    walk_node(db, session.key, end, SELECT_MESSAGE, |found| {
+        let message = stored_message(found, session)?;
+        let parent_id: Option<String> = found.get(3)?;
+        if parent_id.as_deref() != before.as_ref().map(|before| before.id.as_str()) {
+            return Err(contradicts(session, &message.id));
+        }
+        let seq = seq_of_key(found.get(0)?);
+        let place = Place { id: message.id.clone(), at: Location { node: number, seq } };
+        messages.push(KeptMessage { seq, parent: before.replace(place), message });
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(KeptNode {
+        number,
+        prev: Some(prev).filter(|prev| prev.seq > 0),
+        first_seq: row.get(3)?,
+        last_seq,
+        count: row.get(5)?,
+        bytes: bytes.unsigned_abs(),
+        created_at: Timestamp::from_millis(row.get(7)?),
+        messages,
+    })
+}
+
+fn contradicts(session: &SessionRow, message: &MessageId) -> Error {
+    let id = &session.session.id;
+    Error::store(format!("message {message} of session {id} is not behind the one it follows"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::schema;
+    use rusqlite::Connection;
+
+    /// Every table and column, and with it the promise that somebody has thought of its move.
+    const KNOWN: &[(&str, &str)] = &[
+        ("idempotency_keys", "user_id route key fingerprint session message_id turn_id created_at"),
+        ("instances", "instance boot seen_at"),
+        (
+            "messages",
+            "key session node id parent_id role sender_id type content parts status model \
+             finish_reason client_message_id error usage tokens created_at",
+        ),
+        (
+            "nodes",
+            "session number prev_node prev_seq first_seq first_id last_seq messages bytes created_at",
+        ),
+        ("participants", "user_id session"),
+        ("queue", "session position turn_id client_message_id turn"),
+        (
+            "sessions",
+            "key id owner participants project_id title title_words title_source status archived \
+             pinned meta user_meta theme settings read_marks version messages nodes head_id head_seq \
+             head_node last_message last_message_at activity_at last_seen created_at updated_at",
+        ),
+        ("turn_log", "turn_id batch session frames ended_at"),
+        ("turns", "session turn_id reply_id question_id started_at instance boot"),
+    ];
+
+    #[test]
+    fn every_table_and_column_has_been_thought_of() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("echoic.db");
+        let mut db = Connection::open(&path).unwrap();
+        schema::prepare(&mut db, &path).unwrap();
+        let sql = "SELECT t.name, group_concat(c.name, ' ' ORDER BY c.cid) FROM sqlite_schema t \
+                   JOIN pragma_table_info(t.name) c WHERE t.type = 'table' \
+                   AND t.name NOT LIKE 'session_titles%' GROUP BY t.name ORDER BY t.name";
+        let mut statement = db.prepare(sql).unwrap();
+        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+        let found: Vec<(String, String)> = rows.map(Result::unwrap).collect();
+        let known: Vec<(String, String)> =
+            KNOWN.iter().map(|(table, columns)| (table.to_string(), columns.to_string())).collect();
+        assert_eq!(found, known, "`echoic migrate` must move what is new, or not need to");
+    }
+}

@@ -1,0 +1,373 @@
+//! `echoic migrate`: from SQLite to MongoDB with the real program, and what a user sees before and
+//! after.
+
+use crate::support::mongo::{Mongo, database};
+use crate::support::process::{Process, command, run};
+use crate::support::server::read;
+use crate::support::sse::text_of;
+use crate::support::{Frames, Server, Upstream, soon};
+use futures::TryStreamExt;
+use mongodb::Client;
+use mongodb::bson::{Document, doc};
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::path::Path;
+use tokio::io::{AsyncBufReadExt, BufReader};
+
+/// Runs the command: exit code, standard output, standard error.
+async fn migrate(folder: &Path, from: &str, to: &str) -> (i32, String, String) {
+    run(folder, &HashMap::new(), &["migrate", "--from", from, "--to", to]).await
+}
+
+/// The same for a file in the folder; it must succeed. What it told at the end.
+async fn migrated(folder: &Path, file: &str, to: &str) -> String {
+    let (code, out, told) = migrate(folder, &format!("sqlite://{file}"), to).await;
+    assert_eq!(code, 0, "{out}{told}");
+    out
+}
+
+/// The numbers behind a word of the table at the end.
+fn counts(out: &str, what: &str) -> Vec<u64> {
+    let line = out.lines().find(|line| line.starts_with(what)).unwrap_or_else(|| panic!("{out}"));
+    line.split_whitespace().skip(1).map(|number| number.parse().unwrap()).collect()
+}
+
+/// A server on a database, with a provider of its own.
+async fn server_on(url: &str) -> Server {
+    Server::with(&[&format!("--database-url={url}")]).await
+}
+
+/// All that a client can read.
+async fn everything(server: &Server) -> Value {
+    let mut answers = json!({});
+    let mut lists = vec!["/api/chat-sessions?search=na".to_owned()];
+    lists.extend(
+        ["true", "false"]
+            .map(|archived| format!("/api/chat-sessions?limit=100&archived={archived}")),
+    );
+    for path in lists {
+        let list = server.get(&path).await.data();
+        for session in list["sessions"].as_array().unwrap() {
+            let base = format!("/api/chat-sessions/{}", session["sessionId"].as_str().unwrap());
+            for rest in ["", "/messages", "/messages?view=all&limit=100", "/nodes", "/memory"] {
+                let path = format!("{base}{rest}");
+                answers[&path] = server.get(&path).await.data();
+            }
+        }
+        answers[&path] = list;
+    }
+    answers
+}
+
+/// What lies in a MongoDB database, collection by collection.
+async fn contents(url: &str) -> Vec<(&'static str, Vec<Document>)> {
+    let database = Client::with_uri_str(url).await.unwrap().default_database().unwrap();
+    let mut contents = Vec::new();
+    for name in ["sessions", "nodes", "queue", "turn_log", "idempotency_keys"] {
+        let collection = database.collection::<Document>(name);
+        let find = collection.find(doc! {}).sort(doc! { "_id": 1 });
+        let documents = soon(async { find.await?.try_collect().await });
+        contents.push((name, documents.await.unwrap()));
+    }
+    contents
+}
+
+/// The documents of one collection.
+async fn documents(url: &str, name: &str) -> Vec<Document> {
+    contents(url).await.into_iter().find(|(collection, _)| *collection == name).unwrap().1
+}
+
+/// A session whose nodes are full: so many messages of 100 KiB.
+async fn large_session(server: &Server, session: &str, messages: usize) {
+    let large = |number: usize| json!({"id": format!("m{number}"), "role": "user", "content": "many words ".repeat(10 << 10)});
+    let messages: Vec<_> = (0..messages).map(large).collect();
+    let file =
+        json!({"sessions": [{"sessionId": session, "title": "Large", "messages": messages}]});
+    server.post("/api/import", file).await.data();
+}
+
+/// Sessions with all that sessions can have.
+async fn furnish(server: &Server) {
+    large_session(server, "large", 12).await;
+    let new = json!({
+        "sessionId": "rich", "title": "Naïve Wörter", "projectId": "p1", "participants": ["bob"],
+        "meta": {"b": 1, "a": [1.50, "ä"]}, "userMeta": {"browser": "Firefox"},
+        "theme": {"colour": "#fff"}, "settings": {"temperature": 0.1, "systemPrompt": "Be brief"},
+    });
+    server.post("/api/chat-sessions", new).await.data();
+    server.turn("rich", "first", "one").await;
+    server.turn("rich", "second", "two").await;
+    let path = "/api/chat-sessions/rich";
+    let said = server.get(&format!("{path}/messages")).await.data()["messages"].clone();
+    // Another branch, and the way back to the first one.
+    let edit = json!({"sessionId": "rich", "message": "other", "parentId": said[1]["id"]});
+    let mut frames = server.chat(edit).await;
+    server.upstream.call().await.reply("three");
+    frames.until("[DONE]").await;
+    server.put(&format!("{path}/head"), json!({"messageId": said[3]["id"]})).await.data();
+    server.post(&format!("{path}/seen"), json!({"upTo": said[1]["id"]})).await.data();
+    server.post(&format!("{path}/fork"), json!({"messageId": said[1]["id"]})).await.data();
+    let picture = json!({
+        "chatSessionId": "rich", "role": "user", "content": "", "type": "image",
+        "parts": [{"type": "image", "url": "https://example.com/x.png"}], "clientMessageId": "mine",
+    });
+    server.post("/api/chat-messages", picture).await.data();
+    // A reply that failed, and a session that is put away.
+    let (mut frames, mut call) = server.open_turn("rich", "and now?").await;
+    call.text("hm");
+    frames.until("text-delta").await;
+    call.cut();
+    frames.until("error").await;
+    server.post("/api/chat-sessions", json!({"sessionId": "empty"})).await.data();
+    let change = json!({"archived": true, "pinned": true, "status": "closed"});
+    server.patch("/api/chat-sessions/empty", change).await.data();
+}
+
+#[tokio::test]
+async fn a_furnished_database_moves_and_every_read_gives_the_same_answer() {
+    let Some(url) = database() else { return };
+    let mut server = Server::on_file(&[]).await;
+    furnish(&server).await;
+    let before = everything(&server).await;
+    server.stop().await;
+    let folder = server.folder.path();
+    let listed = |url: String| async move {
+        let variables = HashMap::from([("DATABASE_URL", url)]);
+        run(folder, &variables, &["sessions", "--json"]).await
+    };
+    let listed_before = listed("sqlite://echoic.db".to_owned()).await;
+
+    let out = migrated(folder, "echoic.db", &url).await;
+    assert_eq!(counts(&out, "sessions"), [4, 4], "{out}");
+    assert_eq!(counts(&out, "messages")[0], counts(&out, "messages")[1]);
+    let nodes = before["/api/chat-sessions/large"]["nodes"].as_array().unwrap().len() as u64;
+    assert!(nodes > 5 && counts(&out, "nodes")[1] > nodes, "{out}");
+    assert!(out.contains("4 sessions moved, 0 were there already"), "{out}");
+    assert_eq!(listed(url.clone()).await, listed_before);
+    let moved = server_on(&url).await;
+    assert_eq!(everything(&moved).await, before);
+    // The model remembers what was said, too.
+    let prompt = moved.turn("rich", "go on", "four").await;
+    assert!(prompt.contains(&"assistant: one".to_owned()), "{prompt:?}");
+}
+
+#[tokio::test]
+async fn moving_again_changes_nothing_and_adds_what_came_since() {
+    let Some(url) = database() else { return };
+    let mut server = Server::on_file(&[]).await;
+    furnish(&server).await;
+    server.stop().await;
+    migrated(server.folder.path(), "echoic.db", &url).await;
+    let moved = contents(&url).await;
+    let out = migrated(server.folder.path(), "echoic.db", &url).await;
+    assert!(out.contains("0 sessions moved, 4 were there already"), "{out}");
+    assert_eq!(contents(&url).await, moved);
+
+    server.start_again().await;
+    let fresh = server.session().await;
+    server.turn(&fresh, "hi", "hello").await;
+    server.stop().await;
+    let out = migrated(server.folder.path(), "echoic.db", &url).await;
+    assert!(out.contains("1 sessions moved, 4 were there already"), "{out}");
+    assert_eq!(server_on(&url).await.said(&fresh).await, ["user: hi", "assistant: hello"]);
+}
+
+#[tokio::test]
+async fn a_move_that_was_killed_shows_no_half_session_and_is_completed_by_the_next_one() {
+    let Some(mongo) = Mongo::start(&["--enable-test-commands"]).await else { return };
+    let url = mongo.url("echoic");
+    let mut server = Server::on_file(&[]).await;
+    large_session(&server, "large", 40).await;
+    let before = everything(&server).await;
+    server.stop().await;
+
+    // Two pages arrive, the third one hangs.
+    let hang = doc! { "blockConnection": true, "blockTimeMS": 600_000 };
+    mongo.fail(doc! { "skip": 2 }, &["insert"], hang).await;
+    let arguments = ["migrate", "--from", "sqlite://echoic.db", "--to", &url];
+    let mut moving = command(server.folder.path(), &HashMap::new(), &arguments).spawn().unwrap();
+    let arrived = async {
+        while documents(&url, "nodes").await.len() < 12 {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(arrived).await;
+    soon(moving.kill()).await.unwrap();
+    mongo.mend().await;
+    assert_eq!(documents(&url, "sessions").await, []);
+    let half = documents(&url, "nodes").await.len();
+    assert!(half < 40, "{half}");
+
+    let out = migrated(server.folder.path(), "echoic.db", &url).await;
+    assert!(out.contains("1 sessions moved, 0 were there already"), "{out}");
+    assert_eq!(everything(&server_on(&url).await).await, before);
+}
+
+#[tokio::test]
+async fn a_database_that_fails_for_a_moment_does_not_stop_the_move() {
+    let Some(mongo) = Mongo::start(&["--enable-test-commands"]).await else { return };
+    let (url, mut server) = (mongo.url("echoic"), Server::on_file(&[]).await);
+    large_session(&server, "large", 20).await;
+    let before = everything(&server).await;
+    server.stop().await;
+    let close = doc! { "closeConnection": true };
+    mongo.fail(doc! { "times": 4 }, &["insert"], close).await;
+    let out = migrated(server.folder.path(), "echoic.db", &url).await;
+    assert_eq!(counts(&out, "messages"), [20, 20]);
+    assert_eq!(everything(&server_on(&url).await).await, before);
+}
+
+#[tokio::test]
+async fn a_session_that_was_used_at_the_target_is_left_alone_and_named() {
+    let Some(url) = database() else { return };
+    let mut server = Server::on_file(&[]).await;
+    for session in ["equal", "renamed", "answered"] {
+        server.post("/api/chat-sessions", json!({"sessionId": session})).await.data();
+        server.turn(session, "hi", "hello").await;
+    }
+    server.stop().await;
+    let folder = server.folder.path();
+    migrated(folder, "echoic.db", &url).await;
+    let mut target = server_on(&url).await;
+    target.put("/api/chat-sessions/renamed/title", json!({"title": "Mine"})).await.data();
+    target.turn("answered", "more", "of it").await;
+    target.stop().await;
+
+    let (code, out, told) = migrate(folder, "sqlite://echoic.db", &url).await;
+    assert_eq!(code, 1);
+    assert!(told.ends_with("echoic: 2 of 3 sessions were not moved\n"), "{told}");
+    let named: Vec<_> = out.lines().filter(|line| line.starts_with("left alone")).collect();
+    assert_eq!(named.len(), 2, "{out}");
+    for session in ["renamed", "answered"] {
+        assert!(named.iter().any(|line| line.ends_with(&format!(": {session}"))), "{out}");
+    }
+    assert_eq!(counts(&out, "sessions"), [3, 1]);
+    target.start_again().await;
+    let renamed = target.get("/api/chat-sessions/renamed").await.data();
+    assert_eq!(renamed["title"], "Mine");
+    assert_eq!(target.said("answered").await.len(), 4);
+}
+
+#[tokio::test]
+async fn a_reply_that_was_cut_off_is_kept_and_what_waited_is_answered_at_the_target() {
+    let Some(url) = database() else { return };
+    let (folder, upstream) = (tempfile::tempdir().unwrap(), Upstream::start().await);
+    let variables = HashMap::from([
+        ("PORT", "0".to_owned()),
+        ("OPENAI_BASE_URL", upstream.base_url.clone()),
+        ("ECHOIC_MODEL", "gated-1".to_owned()),
+    ]);
+    let mut source = Process::start(folder.path(), &variables).await;
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let ask = |base: &str, key: &str, body: &Value| {
+        let request = client.post(format!("{base}/api/chat")).header("idempotency-key", key);
+        soon(request.json(body).send())
+    };
+    let new = client.post(format!("{}/api/chat-sessions", source.base));
+    read(new.json(&json!({"sessionId": "s"}))).await.data();
+    let done = json!({"sessionId": "s", "message": "zero"});
+    let mut frames = Frames::new(ask(&source.base, "k0", &done).await.unwrap());
+    upstream.call().await.reply("nought");
+    let first = frames.rest().await;
+    let body = json!({"sessionId": "s", "message": "one"});
+    let mut running = Frames::new(ask(&source.base, "k1", &body).await.unwrap());
+    let mut call = upstream.call().await;
+    call.text("half a reply");
+    running.until("text-delta").await;
+    let waits = json!({"sessionId": "s", "message": "two", "onBusy": "queue"});
+    let _waiting = ask(&source.base, "k2", &waits).await.unwrap();
+    let db = rusqlite::Connection::open(folder.path().join("data/echoic.db")).unwrap();
+    let logged = "SELECT count(*) FROM turn_log WHERE instr(frames, CAST('half' AS BLOB)) > 0";
+    let is_logged = async {
+        while db.query_row(logged, [], |row| row.get::<_, i64>(0)).unwrap() == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(is_logged).await;
+    drop(db);
+    source.kill().await;
+
+    migrated(folder.path(), "data/echoic.db", &url).await;
+    let out = migrated(folder.path(), "data/echoic.db", &url).await;
+    assert!(out.contains("0 sessions moved, 1 were there already"), "{out}");
+    let target = server_on(&url).await;
+    let call = target.upstream.call().await;
+    assert_eq!(call.prompt().last().unwrap(), "user: two");
+    call.reply("the second");
+    let mut waited = Frames::new(ask(&target.base, "k2", &waits).await.unwrap());
+    assert_eq!(text_of(&waited.rest().await), "the second");
+    let said = ["zero", "nought", "one", "half a reply", "two", "the second"];
+    let messages = target.get("/api/chat-sessions/s/messages").await.data()["messages"].clone();
+    let contents: Vec<_> = messages.as_array().unwrap().iter().map(|one| &one["content"]).collect();
+    assert_eq!(contents, said);
+    assert_eq!(messages[3]["status"], "interrupted");
+    // A request that is repeated at the target is known there.
+    let mut again = Frames::new(ask(&target.base, "k0", &done).await.unwrap());
+    let again = again.rest().await;
+    assert_eq!(again[0].data["messageId"], first[0].data["messageId"]);
+    assert_eq!(text_of(&again), "nought");
+    assert!(target.upstream.is_idle().await);
+}
+
+#[tokio::test]
+async fn a_file_that_is_served_is_not_moved_and_cannot_be_served_while_it_moves() {
+    let Some(mongo) = Mongo::start(&["--enable-test-commands"]).await else { return };
+    let (url, mut server) = (mongo.url("echoic"), Server::on_file(&[]).await);
+    server.session().await;
+    let folder = server.folder.path().to_owned();
+    let (code, out, told) = migrate(&folder, "sqlite://echoic.db", &url).await;
+    let sentence =
+        "echoic: echoic.db is served by another Echoic; stop it, or set --from to another file\n";
+    assert_eq!((code, out.as_str(), told.as_str()), (1, "", sentence));
+    server.stop().await;
+
+    let hang = doc! { "blockConnection": true, "blockTimeMS": 600_000 };
+    mongo.fail(doc! { "skip": 0 }, &["insert"], hang).await;
+    let arguments = ["migrate", "--from", "sqlite://echoic.db", "--to", &url];
+    let mut moving = command(&folder, &HashMap::new(), &arguments).spawn().unwrap();
+    let mut told = BufReader::new(moving.stderr.take().unwrap()).lines();
+    let begun = soon(told.next_line()).await.unwrap().unwrap();
+    assert!(
+        begun.starts_with("moving 1 sessions with 0 messages from sqlite echoic.db"),
+        "{begun}"
+    );
+    let variables = HashMap::from([
+        ("DATABASE_URL", "sqlite://echoic.db".to_owned()),
+        ("ECHOIC_PROVIDER", "demo".to_owned()),
+    ]);
+    let (code, _, told) = run(&folder, &variables, &["serve", "--port=0"]).await;
+    assert!(code == 1 && told.contains("is served by another Echoic"), "{code} {told}");
+    soon(moving.kill()).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_cannot_be_moved_is_told_in_a_sentence() {
+    let folder = tempfile::tempdir().unwrap();
+    let (sqlite, mongo) = ("sqlite://echoic.db", "mongodb://127.0.0.1:1/echoic");
+    std::fs::write(folder.path().join("text.db"), "no database at all ".repeat(100)).unwrap();
+    for (from, to, code, wants) in [
+        (sqlite, mongo, 1, "there is no echoic.db; set --from"),
+        ("sqlite://text.db", mongo, 1, "not a database"),
+        ("postgres://x", mongo, 2, "sqlite://PATH"),
+        (sqlite, "redis://x", 2, "mongodb://HOST:PORT/DATABASE"),
+        (mongo, mongo, 2, "mongodump"),
+        (sqlite, sqlite, 2, "from sqlite:// to mongodb:// only"),
+    ] {
+        let (ended, out, told) = migrate(folder.path(), from, to).await;
+        assert!(ended == code && told.contains(wants), "{from} {to}: {ended} {told}");
+        assert_eq!(out, "");
+    }
+    assert!(!folder.path().join("echoic.db").exists());
+    let mut server = Server::on_file(&[]).await;
+    server.stop().await;
+    for (to, wants) in [
+        ("mongodb://ada:s3cret@@127.0.0.1/echoic", "--to is not a connection string"),
+        (mongo, "of --to the one it belongs to"),
+    ] {
+        let (ended, _, told) = migrate(server.folder.path(), sqlite, to).await;
+        assert!(ended == 1 && told.contains(wants), "{to}: {ended} {told}");
+        assert!(!told.contains("s3cret") && told.lines().count() == 1, "{told}");
+    }
+    let (code, help, _) = run(folder.path(), &HashMap::new(), &["migrate", "--help"]).await;
+    assert!(code == 0 && help.contains("It may be repeated"), "{help}");
+}
