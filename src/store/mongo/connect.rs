@@ -65,6 +65,7 @@ impl MongoStore {
             place,
             lease,
             suspects: Default::default(),
+            contended: Default::default(),
             seen: Default::default(),
         })
     }

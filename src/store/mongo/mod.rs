@@ -29,13 +29,13 @@ mod turns;
 mod work;
 
 use super::Store;
-use crate::domain::TurnId;
+use crate::domain::{SessionId, TurnId};
 use crate::error::{Error, Result};
 use async_trait::async_trait;
 use mongodb::bson::{Document, doc};
 use mongodb::{Client, Collection, Database};
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::{Mutex, Weak};
 use std::time::{Duration, Instant};
 use step::Seen;
 use tokio::time::timeout;
@@ -57,6 +57,8 @@ pub struct MongoStore {
     lease: Duration,
     /// Turns that this instance claimed and does not run, and since when that is known.
     suspects: Mutex<HashMap<TurnId, Instant>>,
+    /// Sessions that several steps of this instance want at once.
+    contended: Mutex<HashMap<SessionId, Weak<tokio::sync::Mutex<()>>>>,
     /// How far it has seen the database.
     seen: Mutex<Option<Seen>>,
 }

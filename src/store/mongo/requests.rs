@@ -50,11 +50,13 @@ impl Step {
         // The same look at time as in every store, however lazily old notes go; and what an earlier
         // try of this very step has noted says nothing new.
         if request.created_at <= date(since) || self.noted.contains_key(&request.message_id) {
+            self.past_note = Some(request.message_id);
             return Ok(None);
         }
         if !request.is_confirmed && !self.took_effect(&request).await? {
             let age = DateTime::now().timestamp_millis() - request.noted_at.timestamp_millis();
             if age > ON_ITS_WAY.as_millis() as i64 {
+                self.past_note = Some(request.message_id);
                 return Ok(None);
             }
             return Err(self.overtaken());
@@ -96,7 +98,6 @@ impl Step {
         now: Timestamp,
     ) -> Result<()> {
         let keys = self.tables.idempotency_keys.clone();
-        let is_past = self.find_past(who, key).await?;
         let mut request = doc! {
             "fingerprint": &known.fingerprint,
             "sessionId": known.session.as_str(),
@@ -108,7 +109,7 @@ impl Step {
         let note = doc! { "_id": name(who, key), "messageId": known.message_id.as_str() };
         self.noted.insert(known.message_id.to_string(), note.clone());
         self.unconfirmed = Some(note);
-        if let Some(message) = is_past {
+        if let Some(message) = self.past_note.take() {
             let past = doc! { "_id": name(who, key), "messageId": message };
             let replaced = keys.replace_one(past, request).session(&mut self.session).await;
             return match self.check(replaced)?.matched_count {
@@ -129,14 +130,5 @@ impl Step {
             // One that stays means nothing after a while.
             let _ = keys.delete_one(own).await;
         }
-    }
-
-    /// The message of a note that means nothing any more: the rules have looked, and found no
-    /// request.
-    async fn find_past(&mut self, who: &Principal, key: &IdempotencyKey) -> Result<Option<String>> {
-        let keys = self.tables.idempotency_keys.clone();
-        let found: Option<RequestDoc> =
-            self.one(&keys, doc! { "_id": name(who, key) }, None).await?;
-        Ok(found.map(|request| request.message_id))
     }
 }

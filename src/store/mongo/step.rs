@@ -27,8 +27,9 @@ use mongodb::options::{ReadConcern, WriteConcern};
 use mongodb::{ClientSession, Collection};
 use serde::de::DeserializeOwned;
 use std::collections::HashMap;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use tokio::time::{Instant, sleep, timeout_at};
 use uuid::Uuid;
 
@@ -61,6 +62,10 @@ pub(super) struct Step {
     pub(super) dequeued: Vec<String>,
     /// The note of a request, to be confirmed behind the commit.
     pub(super) unconfirmed: Option<Document>,
+    /// The message of the note that was found and means nothing any more.
+    pub(super) past_note: Option<String>,
+    /// The session that another step changed first.
+    contended: Option<SessionId>,
     /// The notes that this step has made in all its tries, by what they lead to.
     pub(super) noted: HashMap<String, Document>,
     /// Why it must be tried again, if it must.
@@ -135,7 +140,8 @@ pub(super) use step;
 /// What a try came to.
 enum Tried<T> {
     Done(Result<T>),
-    Failed(Failure),
+    /// … and in which session another one was faster.
+    Failed(Failure, Option<SessionId>),
 }
 
 impl MongoStore {
@@ -170,11 +176,12 @@ impl MongoStore {
     {
         let give_up = Instant::now() + manner.patience;
         let (mut pause, mut duplicates, mut noted) = (FIRST_PAUSE, 0, HashMap::new());
+        let mut turn = None;
         loop {
             let tried = self.attempt(manner, &rules, &mut noted);
-            let failure = match timeout_at(give_up, tried).await {
+            let (failure, contended) = match timeout_at(give_up, tried).await {
                 Ok(Tried::Done(result)) => return result,
-                Ok(Tried::Failed(failure)) => failure,
+                Ok(Tried::Failed(failure, contended)) => (failure, contended),
                 Err(_) => return Err(Error::new(Kind::StoreUnavailable, IN_DOUBT)),
             };
             let is_worth_it = match &failure {
@@ -189,9 +196,28 @@ impl MongoStore {
             if !is_worth_it || Instant::now() + wait >= give_up {
                 return Err(failure.into_error());
             }
-            sleep(wait).await;
+            match contended {
+                // Those of this instance who met there go one by one, in the order in which they came.
+                Some(session) if turn.is_none() => turn = self.turn_in(&session, give_up).await,
+                _ => sleep(wait).await,
+            }
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
+    }
+
+    /// Waits for its turn in a session that several steps want.
+    async fn turn_in(&self, session: &SessionId, give_up: Instant) -> Option<OwnedMutexGuard<()>> {
+        let lock = {
+            let mut contended = self.contended.lock().unwrap_or_else(PoisonError::into_inner);
+            contended.retain(|_, lock| lock.strong_count() > 0);
+            let known = contended.get(session).and_then(Weak::upgrade);
+            known.unwrap_or_else(|| {
+                let lock = Arc::new(AsyncMutex::new(()));
+                contended.insert(session.clone(), Arc::downgrade(&lock));
+                lock
+            })
+        };
+        timeout_at(give_up, lock.lock_owned()).await.ok()
     }
 
     async fn attempt<T, F, R>(
@@ -206,7 +232,7 @@ impl MongoStore {
     {
         let mut session = match self.session().await {
             Ok(session) => session,
-            Err(failure) => return Tried::Failed(Failure::Database(failure)),
+            Err(failure) => return Tried::Failed(Failure::Database(failure), None),
         };
         if manner.is_transaction {
             let begun = session
@@ -215,7 +241,7 @@ impl MongoStore {
                 .write_concern(WriteConcern::majority())
                 .await;
             if let Err(failure) = begun {
-                return Tried::Failed(Failure::Database(failure));
+                return Tried::Failed(Failure::Database(failure), None);
             }
         }
         let step = Step {
@@ -228,6 +254,8 @@ impl MongoStore {
             log_end: None,
             dequeued: Vec::new(),
             unconfirmed: None,
+            past_note: None,
+            contended: None,
             noted: std::mem::take(noted),
             failure: None,
         };
@@ -245,7 +273,7 @@ impl MongoStore {
         self.remember(&step.session);
         match step.failure.take() {
             // However the rules took it. The driver rolls back a transaction that is let go of.
-            Some(failure) => Tried::Failed(failure),
+            Some(failure) => Tried::Failed(failure, step.contended.take()),
             None => Tried::Done(result),
         }
     }
@@ -275,6 +303,12 @@ impl Step {
     }
 
     /// Says that the step must be tried again, because another one was faster.
+    pub(super) fn overtaken_in(&mut self, session: &SessionId) -> Error {
+        self.contended = Some(session.clone());
+        self.overtaken()
+    }
+
+    /// The same, where it is not about a session.
     pub(super) fn overtaken(&mut self) -> Error {
         self.failure.get_or_insert(Failure::Overtaken);
         Error::store("another step was faster")
