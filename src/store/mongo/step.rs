@@ -39,8 +39,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(4);
 const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 /// What is said when no answer came: the step may have taken place.
 const IN_DOUBT: &str = "the conversation store did not answer in time; repeat the request to see whether it took effect";
-/// Bits of a revision below the millisecond in which its session was made.
-const REVISIONS: u32 = 20;
+/// Bits of a revision below the millisecond in which its session was made: few enough that a double
+/// holds it exactly, too.
+const REVISIONS: u32 = 10;
 /// How often a step may find that something it adds is there already: another one was faster, and
 /// from then on this one sees it.
 const DUPLICATES: usize = 3;
