@@ -61,6 +61,8 @@ impl Step {
             }
             return Err(self.overtaken());
         }
+        // Should nothing be left of what it led to, a new note takes its place.
+        self.past_note = Some(request.message_id.clone());
         Ok(Some(KnownRequest {
             fingerprint: request.fingerprint,
             session: SessionId::trusted(request.session_id),
