@@ -43,7 +43,8 @@ async fn say(server: &Server, session: usize, message: &str) -> Frames {
         if response.status() == 200 {
             return Frames::new(response);
         }
-        assert_eq!((response.status().as_u16(), on_busy), (409, "reject"));
+        let status = response.status().as_u16();
+        assert_eq!((status, on_busy), (409, "reject"), "{}", response.text().await.unwrap());
         if let Some(mut running) = server.join(&format!("s{session}"), None).await {
             running.rest().await;
         }

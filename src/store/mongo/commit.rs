@@ -42,7 +42,7 @@ impl Step {
             let replaced = self.replace(&current).await;
             return match self.check(replaced)? {
                 true => Ok(()),
-                false => Err(self.overtaken_in(&current.id)),
+                false => Err(self.overtaken()),
             };
         }
         if pending.is_empty() {
@@ -75,7 +75,7 @@ impl Step {
                 Ok(false) => {
                     return match self.took_place(current).await? {
                         true => Ok(()),
-                        false => Err(self.overtaken_in(&current.id)),
+                        false => Err(self.overtaken()),
                     };
                 }
                 Err(failure) if is_passing(&failure) => sleep(PAUSE).await,

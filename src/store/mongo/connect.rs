@@ -65,7 +65,7 @@ impl MongoStore {
             place,
             lease,
             suspects: Default::default(),
-            contended: Default::default(),
+            order: Default::default(),
             seen: Default::default(),
         })
     }

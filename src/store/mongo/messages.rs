@@ -3,7 +3,7 @@
 use super::MongoStore;
 use super::documents::{LocationDoc, RememberedDoc, number};
 use super::pages;
-use super::step::{Step, step};
+use super::step::{Manner, Step, step};
 use crate::domain::node::chat_id;
 use crate::domain::page::View;
 use crate::domain::principal::Access;
@@ -30,7 +30,7 @@ impl MessageStore for MongoStore {
         session: &SessionId,
         id: &MessageId,
     ) -> Result<Message> {
-        step!(self, |step| {
+        step!(self, Manner::LOOK, |step| {
             let row = rules::get(step, who, session, Access::Participate).await?;
             let place = step.locate(&row, id).await?.ok_or_else(Error::message_not_found)?;
             step.read_message(&row, place.at).await
@@ -44,7 +44,7 @@ impl MessageStore for MongoStore {
         query: MessageQuery,
     ) -> Result<MessagePage> {
         let query = &query;
-        step!(self, |step| {
+        step!(self, Manner::LOOK, |step| {
             let row = rules::get(step, who, session, Access::Participate).await?;
             match query.view {
                 View::Path => pages::path(step, &row, query).await,
@@ -59,7 +59,7 @@ impl MessageStore for MongoStore {
         last: &MessageId,
         bounds: TailBounds,
     ) -> Result<Vec<Remembered>> {
-        step!(self, |step| tail(step, session, last, bounds).await)
+        step!(self, Manner::LOOK, |step| tail(step, session, last, bounds).await)
     }
 }
 

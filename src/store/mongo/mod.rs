@@ -15,6 +15,7 @@ mod log;
 mod messages;
 mod moving;
 mod nodes;
+mod order;
 mod pages;
 mod paths;
 mod queue;
@@ -29,13 +30,14 @@ mod turns;
 mod work;
 
 use super::Store;
-use crate::domain::{SessionId, TurnId};
+use crate::domain::TurnId;
 use crate::error::{Error, Result};
 use async_trait::async_trait;
 use mongodb::bson::{Document, doc};
 use mongodb::{Client, Collection, Database};
+use order::Order;
 use std::collections::HashMap;
-use std::sync::{Mutex, Weak};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 use step::Seen;
 use tokio::time::timeout;
@@ -57,8 +59,8 @@ pub struct MongoStore {
     lease: Duration,
     /// Turns that this instance claimed and does not run, and since when that is known.
     suspects: Mutex<HashMap<TurnId, Instant>>,
-    /// Sessions that several steps of this instance want at once.
-    contended: Mutex<HashMap<SessionId, Weak<tokio::sync::Mutex<()>>>>,
+    /// Who of this instance goes first in a session.
+    order: Order,
     /// How far it has seen the database.
     seen: Mutex<Option<Seen>>,
 }

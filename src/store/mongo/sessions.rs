@@ -38,12 +38,17 @@ impl SessionStore for MongoStore {
     }
 
     async fn session(&self, who: &Principal, id: &SessionId, access: Access) -> Result<Session> {
-        step!(self, |step| Ok(rules::get(step, who, id, access).await?.with_nodes()))
+        step!(self, Manner::LOOK, |step| Ok(rules::get(step, who, id, access).await?.with_nodes()))
     }
 
     async fn sessions(&self, who: &Principal, query: SessionQuery) -> Result<SessionPage> {
         let query = &query;
-        step!(self, |step| list::sessions(step, Whose::Participants(&who.user), query).await)
+        step!(self, Manner::LOOK, |step| list::sessions(
+            step,
+            Whose::Participants(&who.user),
+            query
+        )
+        .await)
     }
 
     async fn all_sessions(
@@ -52,7 +57,7 @@ impl SessionStore for MongoStore {
         query: SessionQuery,
     ) -> Result<SessionPage> {
         let (query, whose) = (&query, owner.map_or(Whose::Anybodys, Whose::Owners));
-        step!(self, |step| list::sessions(step, whose, query).await)
+        step!(self, Manner::LOOK, |step| list::sessions(step, whose, query).await)
     }
 
     async fn change_session(

@@ -16,6 +16,7 @@
 use super::documents::SessionDoc;
 use super::failures::{is_duplicate, is_passing};
 use super::nodes::{Gathered, carry_out};
+use super::order::{Order, Turn};
 use super::{LONG_PATIENCE, MongoStore, PATIENCE, Tables};
 use crate::domain::SessionId;
 use crate::error::{Error, Kind, Result};
@@ -27,9 +28,8 @@ use mongodb::options::{ReadConcern, WriteConcern};
 use mongodb::{ClientSession, Collection};
 use serde::de::DeserializeOwned;
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, Weak};
+use std::sync::PoisonError;
 use std::time::Duration;
-use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use tokio::time::{Instant, sleep, timeout_at};
 use uuid::Uuid;
 
@@ -65,8 +65,10 @@ pub(super) struct Step {
     pub(super) unconfirmed: Option<Document>,
     /// The message of the note that was found and means nothing any more.
     pub(super) past_note: Option<String>,
-    /// The session that another step changed first.
-    contended: Option<SessionId>,
+    /// Who goes first in a session.
+    order: Order,
+    /// Its own turn in the session that it read first.
+    turn: Option<Turn>,
     /// The notes that this step has made in all its tries, by what they lead to.
     pub(super) noted: HashMap<String, Document>,
     /// Why it must be tried again, if it must.
@@ -106,14 +108,20 @@ pub(super) enum Failure {
 pub(super) struct Manner {
     /// Whether it is a transaction.
     pub(super) is_transaction: bool,
+    /// Whether it waits until others of this instance are done with the session.
+    takes_turns: bool,
     /// How long it may take, all tries together.
     patience: Duration,
 }
 
 impl Manner {
-    pub(super) const STEP: Self = Self { is_transaction: false, patience: PATIENCE };
+    pub(super) const STEP: Self =
+        Self { is_transaction: false, takes_turns: true, patience: PATIENCE };
+    /// Changes nothing.
+    pub(super) const LOOK: Self = Self { takes_turns: false, ..Self::STEP };
     /// For a whole session.
-    pub(super) const LONG_STEP: Self = Self { is_transaction: true, patience: LONG_PATIENCE };
+    pub(super) const LONG_STEP: Self =
+        Self { is_transaction: true, takes_turns: false, patience: LONG_PATIENCE };
 }
 
 /// `step!(store, |step| …)` does a step of the rules: all of it or nothing. What it uses of its
@@ -141,8 +149,7 @@ pub(super) use step;
 /// What a try came to.
 enum Tried<T> {
     Done(Result<T>),
-    /// … and in which session another one was faster.
-    Failed(Failure, Option<SessionId>),
+    Failed(Failure),
 }
 
 impl MongoStore {
@@ -176,13 +183,13 @@ impl MongoStore {
         R: Future<Output = (Step, Result<T>)>,
     {
         let give_up = Instant::now() + manner.patience;
-        let (mut pause, mut duplicates, mut noted) = (FIRST_PAUSE, 0, HashMap::new());
-        let mut turn = None;
+        let (mut pause, mut duplicates) = (FIRST_PAUSE, 0);
+        let (mut noted, mut turn) = (HashMap::new(), None);
         loop {
-            let tried = self.attempt(manner, &rules, &mut noted);
-            let (failure, contended) = match timeout_at(give_up, tried).await {
+            let tried = self.attempt(manner, &rules, &mut noted, &mut turn);
+            let failure = match timeout_at(give_up, tried).await {
                 Ok(Tried::Done(result)) => return result,
-                Ok(Tried::Failed(failure, contended)) => (failure, contended),
+                Ok(Tried::Failed(failure)) => failure,
                 Err(_) => return Err(Error::new(Kind::StoreUnavailable, IN_DOUBT)),
             };
             let is_worth_it = match &failure {
@@ -197,28 +204,9 @@ impl MongoStore {
             if !is_worth_it || Instant::now() + wait >= give_up {
                 return Err(failure.into_error());
             }
-            match contended {
-                // Those of this instance who met there go one by one, in the order in which they came.
-                Some(session) if turn.is_none() => turn = self.turn_in(&session, give_up).await,
-                _ => sleep(wait).await,
-            }
+            sleep(wait).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
-    }
-
-    /// Waits for its turn in a session that several steps want.
-    async fn turn_in(&self, session: &SessionId, give_up: Instant) -> Option<OwnedMutexGuard<()>> {
-        let lock = {
-            let mut contended = self.contended.lock().unwrap_or_else(PoisonError::into_inner);
-            contended.retain(|_, lock| lock.strong_count() > 0);
-            let known = contended.get(session).and_then(Weak::upgrade);
-            known.unwrap_or_else(|| {
-                let lock = Arc::new(AsyncMutex::new(()));
-                contended.insert(session.clone(), Arc::downgrade(&lock));
-                lock
-            })
-        };
-        timeout_at(give_up, lock.lock_owned()).await.ok()
     }
 
     async fn attempt<T, F, R>(
@@ -226,6 +214,7 @@ impl MongoStore {
         manner: Manner,
         rules: &F,
         noted: &mut HashMap<String, Document>,
+        turn: &mut Option<Turn>,
     ) -> Tried<T>
     where
         F: Fn(Step) -> R,
@@ -233,7 +222,7 @@ impl MongoStore {
     {
         let mut session = match self.session().await {
             Ok(session) => session,
-            Err(failure) => return Tried::Failed(Failure::Database(failure), None),
+            Err(failure) => return Tried::Failed(Failure::Database(failure)),
         };
         if manner.is_transaction {
             let begun = session
@@ -242,7 +231,7 @@ impl MongoStore {
                 .write_concern(WriteConcern::majority())
                 .await;
             if let Err(failure) = begun {
-                return Tried::Failed(Failure::Database(failure), None);
+                return Tried::Failed(Failure::Database(failure));
             }
         }
         let step = Step {
@@ -256,7 +245,8 @@ impl MongoStore {
             dequeued: Vec::new(),
             unconfirmed: None,
             past_note: None,
-            contended: None,
+            order: self.order.clone(),
+            turn: turn.take(),
             noted: std::mem::take(noted),
             failure: None,
         };
@@ -270,11 +260,11 @@ impl MongoStore {
         if result.is_err() && step.failure.is_none() {
             step.withdraw_notes().await;
         }
-        *noted = std::mem::take(&mut step.noted);
+        (*noted, *turn) = (std::mem::take(&mut step.noted), step.turn.take());
         self.remember(&step.session);
         match step.failure.take() {
             // However the rules took it. The driver rolls back a transaction that is let go of.
-            Some(failure) => Tried::Failed(failure, step.contended.take()),
+            Some(failure) => Tried::Failed(failure),
             None => Tried::Done(result),
         }
     }
@@ -304,12 +294,6 @@ impl Step {
     }
 
     /// Says that the step must be tried again, because another one was faster.
-    pub(super) fn overtaken_in(&mut self, session: &SessionId) -> Error {
-        self.contended = Some(session.clone());
-        self.overtaken()
-    }
-
-    /// The same, where it is not about a session.
     pub(super) fn overtaken(&mut self) -> Error {
         self.failure.get_or_insert(Failure::Overtaken);
         Error::store("another step was faster")
@@ -319,6 +303,9 @@ impl Step {
     pub(super) async fn find_session(&mut self, id: &SessionId) -> Result<Option<SessionRow>> {
         if !self.is_current(id) {
             self.commit().await?;
+            if self.manner.takes_turns && self.turn.is_none() {
+                self.turn = Some(self.order.turn(id).await);
+            }
             self.current = self.load(id).await?;
         }
         let Some(current) = &self.current else { return Ok(None) };

@@ -31,7 +31,7 @@ impl TransferStore for MongoStore {
         session: &SessionId,
         after: u32,
     ) -> Result<SessionPiece> {
-        step!(self, |step| {
+        step!(self, Manner::LOOK, |step| {
             let row = rules::get(step, who, session, Access::Own).await?;
             piece(step, &row, after).await
         })

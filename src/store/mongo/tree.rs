@@ -52,7 +52,7 @@ impl TreeStore for MongoStore {
         first: u32,
         limit: u32,
     ) -> Result<NodePage> {
-        step!(self, |step| rules::nodes(step, who, session, first, limit).await)
+        step!(self, Manner::LOOK, |step| rules::nodes(step, who, session, first, limit).await)
     }
 }
 
