@@ -44,6 +44,10 @@ kinds! {
     MessageNotFound = "message_not_found",
     /// No such node in the session.
     NodeNotFound = "node_not_found",
+    /// No such project, as far as this user can tell.
+    ProjectNotFound = "project_not_found",
+    /// No such file in the project.
+    FileNotFound = "file_not_found",
     /// The route exists, with other methods.
     MethodNotAllowed = "method_not_allowed",
     /// The body is not `application/json`.
@@ -155,6 +159,16 @@ impl Error {
     /// No such message.
     pub fn message_not_found() -> Self {
         Self::new(Kind::MessageNotFound, "there is no such message in the session")
+    }
+
+    /// No such project.
+    pub fn project_not_found() -> Self {
+        Self::new(Kind::ProjectNotFound, "there is no such project")
+    }
+
+    /// No such file.
+    pub fn file_not_found() -> Self {
+        Self::new(Kind::FileNotFound, "there is no such file in the project")
     }
 
     /// A body or text over its limit, in bytes.

@@ -87,7 +87,9 @@ pub(super) const fn status(kind: Kind) -> StatusCode {
         Kind::RouteNotFound
         | Kind::SessionNotFound
         | Kind::MessageNotFound
-        | Kind::NodeNotFound => StatusCode::NOT_FOUND,
+        | Kind::NodeNotFound
+        | Kind::ProjectNotFound
+        | Kind::FileNotFound => StatusCode::NOT_FOUND,
         Kind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         Kind::SessionBusy | Kind::SessionClosed | Kind::IdTaken => StatusCode::CONFLICT,
         Kind::VersionConflict => StatusCode::PRECONDITION_FAILED,

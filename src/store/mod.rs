@@ -11,6 +11,8 @@ mod feed;
 mod messages;
 pub mod mongo;
 pub(crate) mod moving;
+mod project_work;
+mod projects;
 pub mod queued;
 mod relay;
 mod rules;
@@ -23,6 +25,7 @@ mod work;
 
 pub use feed::*;
 pub use messages::*;
+pub use projects::*;
 pub use relay::*;
 pub use sessions::*;
 pub use transfer::*;
@@ -43,6 +46,7 @@ pub trait Store:
     + RelayStore
     + FeedStore
     + TransferStore
+    + ProjectStore
 {
     /// Says in a word or two what it is and where, without secrets, for the first log line.
     fn describe(&self) -> String;

@@ -415,6 +415,6 @@ fn word<T>(read: impl Fn(&str) -> Option<T>, text: &str) -> Result<T> {
     read(text).ok_or_else(|| unreadable(text))
 }
 
-fn unreadable(what: &str) -> Error {
+pub(super) fn unreadable(what: &str) -> Error {
     Error::store(format!("stored value cannot be read: {what}"))
 }

@@ -18,6 +18,7 @@ mod nodes;
 mod order;
 mod pages;
 mod paths;
+mod projects;
 mod queue;
 mod relay;
 mod requests;
@@ -77,6 +78,8 @@ pub(super) struct Tables {
     instances: Collection<Document>,
     stops: Collection<Document>,
     events: Collection<Document>,
+    projects: Collection<Document>,
+    project_files: Collection<Document>,
     schema: Collection<Document>,
 }
 
@@ -91,6 +94,8 @@ impl Tables {
             instances: database.collection("instances"),
             stops: database.collection("stops"),
             events: database.collection("events"),
+            projects: database.collection("projects"),
+            project_files: database.collection("project_files"),
             schema: database.collection("schema"),
             database,
         }

@@ -6,6 +6,7 @@
 mod append;
 mod import;
 mod posts;
+mod projects;
 mod queue;
 mod repeats;
 mod requests;
@@ -15,6 +16,9 @@ mod turns;
 
 pub(super) use import::import_session;
 pub(super) use posts::post_message;
+pub(super) use projects::{
+    change_project, create_project, delete_file, delete_project, file, files, project, put_file,
+};
 pub(super) use queue::{begin_waiting, silence, withdraw};
 pub(super) use requests::oldest as oldest_request;
 pub(super) use sessions::{

@@ -10,6 +10,7 @@ mod log;
 mod messages;
 mod moving;
 mod paths;
+mod projects;
 mod queue;
 mod readers;
 mod rows;

@@ -184,6 +184,12 @@ mod tests {
             "session number prev_node prev_seq first_seq first_id last_seq messages bytes created_at",
         ),
         ("participants", "user_id session"),
+        ("project_files", "key project path language size tokens updated_at content"),
+        (
+            "projects",
+            "key id owner name description system_prompt generation_status version created_at \
+             updated_at",
+        ),
         ("queue", "session position turn_id client_message_id turn"),
         (
             "sessions",

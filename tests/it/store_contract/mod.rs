@@ -9,6 +9,7 @@ mod messages;
 mod paths;
 mod people;
 mod placement;
+mod projects;
 mod queue;
 mod sessions;
 mod tree;
@@ -140,6 +141,13 @@ contract!(sqlite, mongo => {
         a_session_that_another_user_has_goes_in_under_another_id,
         nothing_is_imported_into_a_session_that_is_busy_or_closed,
         the_importer_owns_what_a_file_says_of_others_and_may_not_always_let_them_in,
+    ]
+    projects: [
+        a_project_is_its_owners_alone,
+        projects_are_listed_newest_change_first,
+        every_change_raises_the_version_and_a_stale_one_is_refused,
+        a_project_goes_in_whole_or_not_at_all_and_goes_with_its_files,
+        of_many_who_write_at_once_none_is_lost_and_of_one_version_only_one_wins,
     ]
 });
 

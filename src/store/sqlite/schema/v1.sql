@@ -127,6 +127,34 @@ CREATE TABLE queue (
     PRIMARY KEY (session, position)
 ) WITHOUT ROWID;
 
+-- What sessions of a project have in common.
+CREATE TABLE projects (
+    key               INTEGER PRIMARY KEY,
+    id                TEXT NOT NULL UNIQUE,
+    owner             TEXT NOT NULL,
+    name              TEXT NOT NULL,
+    description       TEXT NOT NULL,
+    system_prompt     TEXT,
+    generation_status TEXT NOT NULL,
+    version           INTEGER NOT NULL,
+    created_at        INTEGER NOT NULL,
+    updated_at        INTEGER NOT NULL
+);
+CREATE INDEX projects_of_owner ON projects (owner, updated_at, id);
+
+-- The content stands last: whoever lists files does not touch it.
+CREATE TABLE project_files (
+    key        INTEGER PRIMARY KEY,
+    project    INTEGER NOT NULL,
+    path       TEXT NOT NULL,
+    language   TEXT,
+    size       INTEGER NOT NULL,                -- in bytes
+    tokens     INTEGER NOT NULL,                -- by o200k_base
+    updated_at INTEGER NOT NULL,
+    content    TEXT NOT NULL
+);
+CREATE UNIQUE INDEX project_files_by_path ON project_files (project, path);
+
 -- Requests that may be repeated, and what they led to.
 CREATE TABLE idempotency_keys (
     user_id     TEXT NOT NULL,

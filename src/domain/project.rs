@@ -1,0 +1,364 @@
+//! Projects: what sessions have in common. A description, instructions and files; what they are
+//! called, how large they may be, and who may see them.
+
+use super::message::BodyError;
+use super::principal::{Access, Principal, Verdict};
+use super::text::without_nul;
+use super::{Invalid, ProjectId, Timestamp, UserId, as_word};
+use serde::{Deserialize, Serialize, Serializer};
+use std::fmt;
+use std::sync::Arc;
+use utoipa::ToSchema;
+
+/// The most bytes of a file.
+pub const MAX_FILE: usize = 1 << 20;
+/// The most bytes of a project's files together.
+pub const MAX_FILES_SIZE: usize = 16 << 20;
+/// The most files of a project.
+pub const MAX_FILES: usize = 2000;
+/// The most bytes of a description.
+const MAX_DESCRIPTION: usize = 16 * 1024;
+/// The most characters of a project's name.
+const MAX_NAME: usize = 200;
+/// The most bytes of a file's path.
+const MAX_PATH: usize = 512;
+/// The most characters of a language's name.
+const MAX_LANGUAGE: usize = 32;
+
+/// What the application does with a project at present; the server only keeps it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum GenerationStatus {
+    /// Nothing was asked for.
+    #[default]
+    Idle,
+    /// Its files are being written.
+    Generating,
+    /// They are there.
+    Completed,
+    /// They could not be written.
+    Failed,
+}
+
+as_word!(GenerationStatus {
+    Idle = "idle",
+    Generating = "generating",
+    Completed = "completed",
+    Failed = "failed",
+});
+
+/// What sessions have in common.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Project {
+    /// Its name in the store.
+    #[serde(rename = "projectId")]
+    #[schema(value_type = String)]
+    pub id: ProjectId,
+    /// The only one who sees it, beside admins.
+    #[serde(skip)]
+    pub owner: UserId,
+    /// What it is called.
+    pub name: String,
+    /// What it is about.
+    pub description: String,
+    /// What the model is told in its sessions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system_prompt: Option<String>,
+    /// Its files without their contents, by path.
+    pub files: Vec<FileEntry>,
+    /// Counts the changes of its fields and files.
+    pub version: u32,
+    /// What the application does with it at present.
+    pub generation_status: GenerationStatus,
+    /// When it was created.
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+    /// When anything about it last changed.
+    #[schema(value_type = String, format = DateTime)]
+    pub updated_at: Timestamp,
+}
+
+/// A file without its content.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FileEntry {
+    /// Where it lies in the project.
+    #[schema(value_type = String)]
+    pub path: FilePath,
+    /// Bytes of its content.
+    pub size: u32,
+    /// The language it is written in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub language: Option<Language>,
+    /// When it last changed.
+    #[schema(value_type = String, format = DateTime)]
+    pub updated_at: Timestamp,
+    /// Tokens of its content, by o200k_base.
+    #[serde(skip)]
+    pub tokens: u32,
+}
+
+impl Project {
+    /// Whether this user may see and change it; to all others it does not exist.
+    pub fn is_open_to(&self, who: &Principal) -> bool {
+        who.judge(Access::Own, &self.owner, &[]) == Verdict::Allowed
+    }
+
+    /// The file at a path.
+    pub fn file(&self, path: &FilePath) -> Option<&FileEntry> {
+        self.place(path).ok().map(|place| &self.files[place])
+    }
+
+    /// Adds a file, or replaces the one at its path. Whether it is new. Errors: the project would
+    /// be too large.
+    pub fn put(&mut self, entry: FileEntry) -> Result<bool, BodyError> {
+        let place = self.place(&entry.path);
+        match place {
+            Ok(place) => self.files[place] = entry,
+            Err(place) => self.files.insert(place, entry),
+        }
+        if self.files.len() > MAX_FILES {
+            return Err(Invalid::new("files", format!("must be at most {MAX_FILES}")).into());
+        }
+        let size: u64 = self.files.iter().map(|file| u64::from(file.size)).sum();
+        if size > MAX_FILES_SIZE as u64 {
+            return Err(BodyError::TooLarge { field: "files", limit: MAX_FILES_SIZE });
+        }
+        Ok(place.is_err())
+    }
+
+    /// Takes the file at a path out. Whether there was one.
+    pub fn remove(&mut self, path: &FilePath) -> bool {
+        self.place(path).map(|place| self.files.remove(place)).is_ok()
+    }
+
+    /// Where in the order of paths a file is, or would be.
+    fn place(&self, path: &FilePath) -> Result<usize, usize> {
+        self.files.binary_search_by(|file| file.path.cmp(path))
+    }
+}
+
+/// Where a file lies in its project: names with `/` between them, from the project's root down.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FilePath(Arc<str>);
+
+impl FilePath {
+    /// A path as a client spells it. It cannot lead out of the project, nor anywhere twice.
+    pub fn parse(text: &str) -> Result<Self, Invalid> {
+        let wrong = |wants: &'static str| Err(Invalid::new("path", wants));
+        if text.is_empty() || text.len() > MAX_PATH {
+            return wrong("must be 1 to 512 bytes");
+        }
+        if text.contains('\\') || text.chars().any(char::is_control) {
+            return wrong("must not contain backslashes or control characters");
+        }
+        if text.split('/').any(|name| name.is_empty() || name == "." || name == "..") {
+            return wrong(
+                "must be relative, with names between its slashes: no . or .., nothing empty",
+            );
+        }
+        Ok(Self(Arc::from(text)))
+    }
+
+    /// A path that was checked before it was stored.
+    pub fn trusted(text: impl Into<Arc<str>>) -> Self {
+        Self(text.into())
+    }
+
+    /// The path itself.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for FilePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for FilePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Serialize for FilePath {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+/// The language of a file, as code fences name it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Language(String);
+
+impl Language {
+    /// A language as a client spells it.
+    pub fn parse(text: &str) -> Result<Self, Invalid> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"+#._-".contains(&byte);
+        if (1..=MAX_LANGUAGE).contains(&text.len()) && text.bytes().all(allowed) {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(Invalid::new("language", "must be 1 to 32 characters of A-Z a-z 0-9 + # . _ -"))
+    }
+
+    /// A language that was checked before it was stored.
+    pub fn trusted(text: String) -> Self {
+        Self(text)
+    }
+
+    /// Its name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A project's name as a client spells it, trimmed.
+pub fn name(text: &str) -> Result<String, Invalid> {
+    let text = text.trim();
+    let sane =
+        (1..=MAX_NAME).contains(&text.chars().count()) && !text.chars().any(char::is_control);
+    if sane {
+        return Ok(text.to_owned());
+    }
+    Err(Invalid::new("name", "must be 1 to 200 characters, not blank, none a control character"))
+}
+
+/// A project's description.
+pub fn description(text: String) -> Result<String, Invalid> {
+    without_nul("description", &text)?;
+    if text.len() > MAX_DESCRIPTION {
+        return Err(Invalid::new("description", "must be at most 16 KiB"));
+    }
+    Ok(text)
+}
+
+/// A project's instructions; blank ones are none. `most` is the most bytes of a system prompt.
+pub fn system_prompt(text: String, most: usize) -> Result<Option<String>, Invalid> {
+    without_nul("systemPrompt", &text)?;
+    if text.len() > most {
+        return Err(Invalid::new("systemPrompt", format!("must be at most {most} bytes")));
+    }
+    Ok(Some(text).filter(|text| !text.trim().is_empty()))
+}
+
+/// The content of a file: any text, also none.
+pub fn content(text: String) -> Result<String, BodyError> {
+    without_nul("content", &text)?;
+    if text.len() > MAX_FILE {
+        return Err(BodyError::TooLarge { field: "content", limit: MAX_FILE });
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn project() -> Project {
+        let at = Timestamp::from_millis(0);
+        Project {
+            id: ProjectId::trusted("p"),
+            owner: UserId::trusted("ada"),
+            name: "Shop".to_owned(),
+            description: String::new(),
+            system_prompt: None,
+            files: Vec::new(),
+            version: 1,
+            generation_status: GenerationStatus::Idle,
+            created_at: at,
+            updated_at: at,
+        }
+    }
+
+    fn entry(path: &str, size: usize) -> FileEntry {
+        let (path, size) = (FilePath::trusted(path), u32::try_from(size).unwrap());
+        FileEntry { path, size, language: None, updated_at: Timestamp::from_millis(0), tokens: 0 }
+    }
+
+    #[test]
+    fn a_path_leads_to_one_place_inside_the_project() {
+        for good in ["a", "src/main.rs", "app/(shop)/[id]/page.tsx", ".env", "...", "ü/a b.txt"] {
+            assert_eq!(FilePath::parse(good).unwrap().as_str(), good);
+        }
+        let long = "x".repeat(513);
+        for bad in [
+            "",
+            "/etc/passwd",
+            "../a",
+            "a/../b",
+            "a/..",
+            "./a",
+            "a/.",
+            "a//b",
+            "a/",
+            "..",
+            ".",
+            r"a\b",
+            r"..\a",
+            "a\0",
+            "a\nb",
+            &long,
+        ] {
+            assert_eq!(FilePath::parse(bad).unwrap_err().field, "path", "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn files_are_in_the_order_of_their_paths_each_once() {
+        let mut project = project();
+        for (path, is_new) in [("b", true), ("a/z", true), ("b", false), ("a", true)] {
+            assert_eq!(project.put(entry(path, 1)).unwrap(), is_new, "{path}");
+        }
+        let paths = |project: &Project| {
+            project.files.iter().map(|file| file.path.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(paths(&project), ["a", "a/z", "b"]);
+        assert!(project.remove(&FilePath::trusted("a/z")));
+        assert!(!project.remove(&FilePath::trusted("a/z")));
+        assert_eq!(paths(&project), ["a", "b"]);
+    }
+
+    #[test]
+    fn a_project_holds_16_mib_in_2000_files() {
+        let mut full = project();
+        for number in 0..16 {
+            full.put(entry(&format!("{number}"), MAX_FILE)).unwrap();
+        }
+        full.put(entry("empty", 0)).unwrap();
+        let refused = full.put(entry("one byte", 1)).unwrap_err();
+        assert!(matches!(refused, BodyError::TooLarge { field: "files", limit: MAX_FILES_SIZE }));
+
+        let mut many = project();
+        for number in 0..MAX_FILES {
+            many.put(entry(&format!("{number}"), 0)).unwrap();
+        }
+        many.put(entry("7", 1)).unwrap();
+        assert!(matches!(many.put(entry("one more", 0)).unwrap_err(), BodyError::Invalid(_)));
+    }
+
+    #[test]
+    fn names_descriptions_instructions_and_contents_have_their_bounds() {
+        assert_eq!(name(" Shop ").unwrap(), "Shop");
+        for bad in ["", "  ", "a\nb", &"x".repeat(201)] {
+            assert_eq!(name(bad).unwrap_err().field, "name", "{bad:?}");
+        }
+        assert_eq!(description("x".repeat(16 * 1024 + 1)).unwrap_err().field, "description");
+        assert_eq!(system_prompt(" \n".to_owned(), 9).unwrap(), None);
+        assert_eq!(system_prompt("x".repeat(10), 9).unwrap_err().field, "systemPrompt");
+        assert_eq!(content("x".repeat(MAX_FILE)).unwrap().len(), MAX_FILE);
+        assert!(matches!(
+            content("x".repeat(MAX_FILE + 1)).unwrap_err(),
+            BodyError::TooLarge { field: "content", limit: MAX_FILE }
+        ));
+        assert!(matches!(content("\0".to_owned()).unwrap_err(), BodyError::Invalid(_)));
+        assert_eq!(Language::parse("objective-c++").unwrap().as_str(), "objective-c++");
+        for bad in ["", "a b", "`", &"x".repeat(33)] {
+            assert_eq!(Language::parse(bad).unwrap_err().field, "language", "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,336 @@
+//! Projects and their files in MongoDB.
+//!
+//! A project is one document, with a line for each file that names the document of its content. A
+//! content is written once and never changed: a change of a file adds a content, then lets the
+//! project name it, in one write that takes place only if the project is still as it was read, and
+//! then drops the content that nobody names any more. So a change needs no transaction, and one
+//! that is cut off in the middle leaves at most a content that goes with the project. Whole
+//! projects come and go in transactions.
+
+use super::MongoStore;
+use super::documents::{date, document, number, time, unreadable};
+use super::failures::is_passing;
+use super::step::{Manner, Step, step};
+use crate::domain::page::Pagination;
+use crate::domain::project::{FileEntry, FilePath, GenerationStatus, Language};
+use crate::domain::{Principal, Project, ProjectId, Timestamp, UserId};
+use crate::error::{Error, Result};
+use crate::store::project_work::{FileChange, ProjectRow, ProjectWork};
+use crate::store::{
+    NewFile, NewProject, ProjectChange, ProjectPage, ProjectStore, PutFile, StoredFile, rules,
+};
+use async_trait::async_trait;
+use futures::TryStreamExt;
+use mongodb::bson::{DateTime, Document, doc};
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::time::Duration;
+use tokio::time::sleep;
+use uuid::Uuid;
+
+/// How long to wait before a write whose answer was lost is tried again.
+const PAUSE: Duration = Duration::from_millis(4);
+/// Names of changes that a project's document keeps.
+const NAMES: i32 = -8;
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ProjectDoc {
+    #[serde(rename = "_id")]
+    id: String,
+    user_id: String,
+    name: String,
+    description: String,
+    system_prompt: Option<String>,
+    generation_status: String,
+    version: i64,
+    /// In the order of their paths.
+    files: Vec<FileDoc>,
+    created_at: DateTime,
+    updated_at: DateTime,
+}
+
+/// A file in its project's document.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct FileDoc {
+    path: String,
+    /// The name of its content's document.
+    content: String,
+    language: Option<String>,
+    size: i64,
+    tokens: i64,
+    updated_at: DateTime,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ContentDoc {
+    #[serde(rename = "_id")]
+    id: String,
+    project_id: String,
+    content: String,
+}
+
+#[async_trait]
+impl ProjectStore for MongoStore {
+    async fn create_project(
+        &self,
+        who: &Principal,
+        new: NewProject,
+        now: Timestamp,
+    ) -> Result<Project> {
+        let new = &new;
+        step!(self, Manner::LONG_STEP, |step| rules::create_project(step, who, new, now).await)
+    }
+
+    async fn project(&self, who: &Principal, id: &ProjectId) -> Result<Project> {
+        step!(self, |step| Ok(rules::project(step, who, id).await?.project))
+    }
+
+    async fn projects(&self, who: &Principal, page: u32, limit: u32) -> Result<ProjectPage> {
+        let own = doc! { "userId": who.user.as_str() };
+        let total = self.tables.projects.count_documents(own.clone()).await?;
+        let found: Vec<ProjectDoc> = self
+            .tables
+            .projects
+            .clone_with_type()
+            .find(own)
+            .sort(doc! { "updatedAt": -1, "_id": -1 })
+            .skip(u64::from(page - 1) * u64::from(limit))
+            .limit(limit.into())
+            .await?
+            .try_collect()
+            .await?;
+        let projects =
+            found.into_iter().map(|found| Ok(found.into_row()?.project)).collect::<Result<_>>()?;
+        Ok(ProjectPage { projects, pagination: Pagination::new(page, limit, total) })
+    }
+
+    async fn change_project(
+        &self,
+        who: &Principal,
+        id: &ProjectId,
+        change: ProjectChange,
+        if_match: Vec<u32>,
+        now: Timestamp,
+    ) -> Result<Project> {
+        let (change, if_match) = (&change, if_match.as_slice());
+        step!(self, |step| rules::change_project(step, who, id, change, if_match, now).await)
+    }
+
+    async fn delete_project(&self, who: &Principal, id: &ProjectId) -> Result<()> {
+        step!(self, Manner::LONG_STEP, |step| rules::delete_project(step, who, id).await)
+    }
+
+    async fn file(&self, who: &Principal, id: &ProjectId, path: &FilePath) -> Result<StoredFile> {
+        step!(self, |step| rules::file(step, who, id, path).await)
+    }
+
+    async fn files(
+        &self,
+        who: &Principal,
+        id: &ProjectId,
+        paths: Vec<FilePath>,
+    ) -> Result<Vec<StoredFile>> {
+        let paths = paths.as_slice();
+        step!(self, |step| rules::files(step, who, id, paths).await)
+    }
+
+    async fn put_file(
+        &self,
+        who: &Principal,
+        id: &ProjectId,
+        file: NewFile,
+        if_match: Vec<u32>,
+        now: Timestamp,
+    ) -> Result<PutFile> {
+        let (file, if_match) = (&file, if_match.as_slice());
+        step!(self, |step| rules::put_file(step, who, id, file, if_match, now).await)
+    }
+
+    async fn delete_file(
+        &self,
+        who: &Principal,
+        id: &ProjectId,
+        path: &FilePath,
+        if_match: Vec<u32>,
+        now: Timestamp,
+    ) -> Result<Project> {
+        let if_match = if_match.as_slice();
+        step!(self, |step| rules::delete_file(step, who, id, path, if_match, now).await)
+    }
+}
+
+impl ProjectWork for Step {
+    async fn find_project(&mut self, id: &ProjectId) -> Result<Option<ProjectRow>> {
+        let projects = self.tables.projects.clone();
+        let found: Option<ProjectDoc> =
+            self.one(&projects, doc! { "_id": id.as_str() }, None).await?;
+        found.map(ProjectDoc::into_row).transpose()
+    }
+
+    async fn insert_project(&mut self, project: &Project, files: &[NewFile]) -> Result<()> {
+        let (mut contents, mut documents) = (HashMap::new(), Vec::new());
+        for file in files {
+            let content = ContentDoc::new(&project.id, file);
+            contents.insert(file.path.clone(), content.id.clone());
+            documents.push(document(&content)?);
+        }
+        let project = document(&ProjectDoc::new(project, &contents)?)?;
+        let tables = self.tables.clone();
+        if !documents.is_empty() {
+            let inserted =
+                tables.project_files.insert_many(documents).session(&mut self.session).await;
+            self.check(inserted)?;
+        }
+        let inserted = tables.projects.insert_one(project).session(&mut self.session).await;
+        self.check(inserted).map(|_| ())
+    }
+
+    async fn save_project(
+        &mut self,
+        row: &ProjectRow,
+        project: &Project,
+        change: FileChange<'_>,
+    ) -> Result<()> {
+        let (contents_before, mut contents) = (&row.contents, row.contents.clone());
+        let outdated = match change {
+            FileChange::None => None,
+            FileChange::Remove(path) => contents_before.get(path).cloned(),
+            FileChange::Put(file) => {
+                let content = ContentDoc::new(&project.id, file);
+                let inserted = self.tables.project_files.insert_one(document(&content)?).await;
+                self.check(inserted)?;
+                contents.insert(file.path.clone(), content.id)
+            }
+        };
+        let mut after = document(&ProjectDoc::new(project, &contents)?)?;
+        after.remove("_id");
+        self.replace_project(&row.project, after).await?;
+        if let Some(outdated) = outdated {
+            let dropped = self.tables.project_files.delete_one(doc! { "_id": outdated }).await;
+            if let Err(error) = dropped {
+                tracing::warn!(%error, "a content that no project names is left behind");
+            }
+        }
+        Ok(())
+    }
+
+    async fn remove_project(&mut self, row: &ProjectRow) -> Result<()> {
+        let (id, tables) = (row.project.id.as_str(), self.tables.clone());
+        self.delete(&tables.projects, doc! { "_id": id }).await?;
+        self.delete(&tables.project_files, doc! { "projectId": id }).await?;
+        Ok(())
+    }
+
+    async fn read_files(&mut self, row: &ProjectRow, paths: &[FilePath]) -> Result<Vec<String>> {
+        let ids: Vec<_> = paths.iter().filter_map(|path| row.contents.get(path)).collect();
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let table = self.tables.project_files.clone();
+        let named = vec![doc! { "$match": { "_id": { "$in": &ids } } }];
+        let found: Vec<ContentDoc> = self.all(&table, named).await?;
+        let mut contents: HashMap<_, _> =
+            found.into_iter().map(|found| (found.id, found.content)).collect();
+        let found: Option<Vec<_>> = ids.into_iter().map(|id| contents.remove(id)).collect();
+        // A content goes only when its file has changed: the project is read again.
+        found.ok_or_else(|| self.overtaken())
+    }
+}
+
+impl Step {
+    /// Writes a project's document until the answer is known, if the version is still that one. A
+    /// repeat does nothing twice: it finds another version, and its own name.
+    async fn replace_project(&mut self, before: &Project, after: Document) -> Result<()> {
+        let (projects, name) = (self.tables.projects.clone(), Uuid::now_v7().simple().to_string());
+        let id = before.id.as_str();
+        let same = doc! { "_id": id, "version": i64::from(before.version) };
+        let update = doc! {
+            "$set": after,
+            "$push": { "changes": { "$each": [&name], "$slice": NAMES } },
+        };
+        loop {
+            match projects.update_one(same.clone(), update.clone()).await {
+                Ok(updated) if updated.matched_count == 1 => return Ok(()),
+                Ok(_) => break,
+                Err(failure) if is_passing(&failure) => sleep(PAUSE).await,
+                Err(failure) => return self.check(Err(failure)),
+            }
+        }
+        let named = projects.find_one(doc! { "_id": id, "changes": name }).await;
+        match self.check(named)? {
+            Some(_) => Ok(()),
+            None => Err(self.overtaken()),
+        }
+    }
+}
+
+impl ProjectDoc {
+    /// The document of a project whose contents have these names.
+    fn new(project: &Project, contents: &HashMap<FilePath, String>) -> Result<Self> {
+        let file = |entry: &FileEntry| {
+            let content = contents.get(&entry.path).cloned();
+            Ok(FileDoc {
+                content: content.ok_or_else(|| Error::internal("a file without content"))?,
+                path: entry.path.to_string(),
+                language: entry.language.as_ref().map(|language| language.as_str().to_owned()),
+                size: entry.size.into(),
+                tokens: entry.tokens.into(),
+                updated_at: date(entry.updated_at),
+            })
+        };
+        Ok(Self {
+            id: project.id.to_string(),
+            user_id: project.owner.to_string(),
+            name: project.name.clone(),
+            description: project.description.clone(),
+            system_prompt: project.system_prompt.clone(),
+            generation_status: project.generation_status.as_str().to_owned(),
+            version: project.version.into(),
+            files: project.files.iter().map(file).collect::<Result<_>>()?,
+            created_at: date(project.created_at),
+            updated_at: date(project.updated_at),
+        })
+    }
+
+    fn into_row(self) -> Result<ProjectRow> {
+        let (mut files, mut contents) = (Vec::with_capacity(self.files.len()), HashMap::new());
+        for file in self.files {
+            let entry = FileEntry {
+                path: FilePath::trusted(file.path),
+                size: number(file.size),
+                language: file.language.map(Language::trusted),
+                updated_at: time(file.updated_at),
+                tokens: number(file.tokens),
+            };
+            contents.insert(entry.path.clone(), file.content);
+            files.push(entry);
+        }
+        let project = Project {
+            id: ProjectId::trusted(self.id),
+            owner: UserId::trusted(self.user_id),
+            name: self.name,
+            description: self.description,
+            system_prompt: self.system_prompt,
+            files,
+            version: number(self.version),
+            generation_status: GenerationStatus::from_word(&self.generation_status)
+                .ok_or_else(|| unreadable(&self.generation_status))?,
+            created_at: time(self.created_at),
+            updated_at: time(self.updated_at),
+        };
+        Ok(ProjectRow { key: 0, project, contents })
+    }
+}
+
+impl ContentDoc {
+    fn new(project: &ProjectId, file: &NewFile) -> Self {
+        Self {
+            id: Uuid::now_v7().to_string(),
+            project_id: project.to_string(),
+            content: file.content.clone(),
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Projects: who may do what to them, created, changed, their files.
+
+use crate::domain::project::{FileEntry, FilePath};
+use crate::domain::{Principal, Project, ProjectId, Timestamp};
+use crate::error::{Error, Kind, Result};
+use crate::store::project_work::{FileChange, ProjectRow, ProjectWork};
+use crate::store::{NewFile, NewProject, ProjectChange, PutFile, StoredFile};
+use serde_json::json;
+
+/// The project with this id, if it is `who`'s to see.
+pub(in crate::store) async fn project(
+    work: &mut impl ProjectWork,
+    who: &Principal,
+    id: &ProjectId,
+) -> Result<ProjectRow> {
+    let found = work.find_project(id).await?;
+    found.filter(|row| row.project.is_open_to(who)).ok_or_else(Error::project_not_found)
+}
+
+pub(in crate::store) async fn create_project(
+    work: &mut impl ProjectWork,
+    who: &Principal,
+    new: &NewProject,
+    now: Timestamp,
+) -> Result<Project> {
+    let mut project = Project {
+        id: new.id.clone(),
+        owner: who.user.clone(),
+        name: new.name.clone(),
+        description: new.description.clone(),
+        system_prompt: new.system_prompt.clone(),
+        files: Vec::new(),
+        version: 1,
+        generation_status: new.generation_status,
+        created_at: now,
+        updated_at: now,
+    };
+    for file in &new.files {
+        project.put(entry(file, now))?;
+    }
+    work.insert_project(&project, &new.files).await?;
+    Ok(project)
+}
+
+pub(in crate::store) async fn change_project(
+    work: &mut impl ProjectWork,
+    who: &Principal,
+    id: &ProjectId,
+    change: &ProjectChange,
+    if_match: &[u32],
+    now: Timestamp,
+) -> Result<Project> {
+    let row = matching(work, who, id, if_match).await?;
+    let mut project = row.project.clone();
+    let ProjectChange { name, description, system_prompt, generation_status } = change.clone();
+    project.name = name.unwrap_or(project.name);
+    project.description = description.unwrap_or(project.description);
+    project.system_prompt = system_prompt.unwrap_or(project.system_prompt);
+    project.generation_status = generation_status.unwrap_or(project.generation_status);
+    if project == row.project {
+        return Ok(project);
+    }
+    touch(&mut project, now);
+    work.save_project(&row, &project, FileChange::None).await?;
+    Ok(project)
+}
+
+pub(in crate::store) async fn delete_project(
+    work: &mut impl ProjectWork,
+    who: &Principal,
+    id: &ProjectId,
+) -> Result<()> {
+    let row = project(work, who, id).await?;
+    work.remove_project(&row).await
+}
+
+pub(in crate::store) async fn file(
+    work: &mut impl ProjectWork,
+    who: &Principal,
+    id: &ProjectId,
+    path: &FilePath,
+) -> Result<StoredFile> {
+    let paths = std::slice::from_ref(path);
+    let found = files(work, who, id, paths).await?.pop();
+    found.ok_or_else(Error::file_not_found)
+}
+
+pub(in crate::store) async fn files(
+    work: &mut impl ProjectWork,
+    who: &Principal,
+    id: &ProjectId,
+    paths: &[FilePath],
+) -> Result<Vec<StoredFile>> {
+    let row = project(work, who, id).await?;
+    let entries: Vec<_> = paths.iter().filter_map(|path| row.project.file(path)).collect();
+    let found: Vec<_> = entries.iter().map(|entry| entry.path.clone()).collect();
+    let contents = work.read_files(&row, &found).await?;
+    let version = row.project.version;
+    let files = entries.into_iter().zip(contents);
+    Ok(files
+        .map(|(entry, content)| StoredFile { entry: entry.clone(), content, version })
+        .collect())
+}
+
+pub(in crate::store) async fn put_file(
+    work: &mut impl ProjectWork,
+    who: &Principal,
+    id: &ProjectId,
+    file: &NewFile,
+    if_match: &[u32],
+    now: Timestamp,
+) -> Result<PutFile> {
+    let row = matching(work, who, id, if_match).await?;
+    if let Some(entry) = same_file(work, &row, file).await? {
+        // Whoever writes all files anew changes only those that differ: the others stay where
+        // they are in the order of changes.
+        return Ok(PutFile { entry, version: row.project.version, is_new: false });
+    }
+    let mut project = row.project.clone();
+    let entry = entry(file, now);
+    let is_new = project.put(entry.clone())?;
+    touch(&mut project, now);
+    work.save_project(&row, &project, FileChange::Put(file)).await?;
+    Ok(PutFile { entry, version: project.version, is_new })
+}
+
+pub(in crate::store) async fn delete_file(
+    work: &mut impl ProjectWork,
+    who: &Principal,
+    id: &ProjectId,
+    path: &FilePath,
+    if_match: &[u32],
+    now: Timestamp,
+) -> Result<Project> {
+    let row = matching(work, who, id, if_match).await?;
+    let mut project = row.project.clone();
+    if !project.remove(path) {
+        return Err(Error::file_not_found());
+    }
+    touch(&mut project, now);
+    work.save_project(&row, &project, FileChange::Remove(path)).await?;
+    Ok(project)
+}
+
+/// The project, if it is `who`'s to see and of a version that they know.
+async fn matching(
+    work: &mut impl ProjectWork,
+    who: &Principal,
+    id: &ProjectId,
+    if_match: &[u32],
+) -> Result<ProjectRow> {
+    let row = project(work, who, id).await?;
+    ensure_matches(&row.project, if_match)?;
+    Ok(row)
+}
+
+/// Errors: `version_conflict`.
+fn ensure_matches(project: &Project, if_match: &[u32]) -> Result<()> {
+    if if_match.is_empty() || if_match.contains(&project.version) {
+        return Ok(());
+    }
+    let message = "the project was changed meanwhile; read it again";
+    let wants = format!("must name the project's version, \"{}\"", project.version);
+    Err(Error::new(Kind::VersionConflict, message)
+        .with_details(json!({ "version": project.version, "If-Match": wants })))
+}
+
+/// The entry of the file at this path, if it says the same.
+async fn same_file(
+    work: &mut impl ProjectWork,
+    row: &ProjectRow,
+    file: &NewFile,
+) -> Result<Option<FileEntry>> {
+    let Some(entry) = row.project.file(&file.path) else { return Ok(None) };
+    if entry.size as usize != file.content.len() || entry.language != file.language {
+        return Ok(None);
+    }
+    let stored = work.read_files(row, std::slice::from_ref(&file.path)).await?;
+    Ok((stored == [file.content.as_str()]).then(|| entry.clone()))
+}
+
+fn entry(file: &NewFile, now: Timestamp) -> FileEntry {
+    FileEntry {
+        path: file.path.clone(),
+        size: u32::try_from(file.content.len()).unwrap_or(u32::MAX),
+        language: file.language.clone(),
+        updated_at: now,
+        tokens: file.tokens,
+    }
+}
+
+fn touch(project: &mut Project, now: Timestamp) {
+    project.version += 1;
+    project.updated_at = now;
+}

@@ -1,0 +1,256 @@
+//! Projects and their files in SQLite.
+
+use super::SqliteStore;
+use super::rows::word;
+use super::work::{Step, at_once};
+use crate::domain::page::Pagination;
+use crate::domain::project::{FileEntry, FilePath, GenerationStatus, Language};
+use crate::domain::{Principal, Project, ProjectId, Timestamp, UserId};
+use crate::error::{Error, Result};
+use crate::store::project_work::{FileChange, ProjectRow, ProjectWork};
+use crate::store::{
+    NewFile, NewProject, ProjectChange, ProjectPage, ProjectStore, PutFile, StoredFile, rules,
+};
+use async_trait::async_trait;
+use rusqlite::{Connection, Row, params};
+use std::collections::HashMap;
+
+/// Selects what [`project_row`] reads.
+const SELECT: &str = "SELECT key, id, owner, name, description, system_prompt, generation_status, \
+     version, created_at, updated_at FROM projects";
+
+#[async_trait]
+impl ProjectStore for SqliteStore {
+    async fn create_project(
+        &self,
+        who: &Principal,
+        new: NewProject,
+        now: Timestamp,
+    ) -> Result<Project> {
+        let who = who.clone();
+        self.step(async move |step| rules::create_project(step, &who, &new, now).await).await
+    }
+
+    async fn project(&self, who: &Principal, id: &ProjectId) -> Result<Project> {
+        let (who, id) = (who.clone(), id.clone());
+        self.read(move |db| Ok(at_once(rules::project(&mut Step(db), &who, &id))?.project)).await
+    }
+
+    async fn projects(&self, who: &Principal, page: u32, limit: u32) -> Result<ProjectPage> {
+        let owner = who.user.clone();
+        self.read(move |db| list(db, &owner, page, limit)).await
+    }
+
+    async fn change_project(
+        &self,
+        who: &Principal,
+        id: &ProjectId,
+        change: ProjectChange,
+        if_match: Vec<u32>,
+        now: Timestamp,
+    ) -> Result<Project> {
+        let (who, id) = (who.clone(), id.clone());
+        self.step(async move |step| {
+            rules::change_project(step, &who, &id, &change, &if_match, now).await
+        })
+        .await
+    }
+
+    async fn delete_project(&self, who: &Principal, id: &ProjectId) -> Result<()> {
+        let (who, id) = (who.clone(), id.clone());
+        self.step(async move |step| rules::delete_project(step, &who, &id).await).await
+    }
+
+    async fn file(&self, who: &Principal, id: &ProjectId, path: &FilePath) -> Result<StoredFile> {
+        let (who, id, path) = (who.clone(), id.clone(), path.clone());
+        self.read(move |db| at_once(rules::file(&mut Step(db), &who, &id, &path))).await
+    }
+
+    async fn files(
+        &self,
+        who: &Principal,
+        id: &ProjectId,
+        paths: Vec<FilePath>,
+    ) -> Result<Vec<StoredFile>> {
+        let (who, id) = (who.clone(), id.clone());
+        self.read(move |db| at_once(rules::files(&mut Step(db), &who, &id, &paths))).await
+    }
+
+    async fn put_file(
+        &self,
+        who: &Principal,
+        id: &ProjectId,
+        file: NewFile,
+        if_match: Vec<u32>,
+        now: Timestamp,
+    ) -> Result<PutFile> {
+        let (who, id) = (who.clone(), id.clone());
+        self.step(async move |step| rules::put_file(step, &who, &id, &file, &if_match, now).await)
+            .await
+    }
+
+    async fn delete_file(
+        &self,
+        who: &Principal,
+        id: &ProjectId,
+        path: &FilePath,
+        if_match: Vec<u32>,
+        now: Timestamp,
+    ) -> Result<Project> {
+        let (who, id, path) = (who.clone(), id.clone(), path.clone());
+        self.step(async move |step| {
+            rules::delete_file(step, &who, &id, &path, &if_match, now).await
+        })
+        .await
+    }
+}
+
+impl ProjectWork for Step<'_> {
+    async fn find_project(&mut self, id: &ProjectId) -> Result<Option<ProjectRow>> {
+        let mut statement = self.0.prepare_cached(&format!("{SELECT} WHERE id = ?1"))?;
+        let mut rows = statement.query([id.as_str()])?;
+        let Some(row) = rows.next()? else { return Ok(None) };
+        project_row(self.0, row).map(Some)
+    }
+
+    async fn insert_project(&mut self, project: &Project, files: &[NewFile]) -> Result<()> {
+        self.0
+            .prepare_cached(
+                "INSERT INTO projects (id, owner, name, description, system_prompt, \
+                 generation_status, version, created_at, updated_at) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+            )?
+            .execute(params![
+                project.id.as_str(),
+                project.owner.as_str(),
+                project.name,
+                project.description,
+                project.system_prompt,
+                project.generation_status.as_str(),
+                project.version,
+                project.created_at.as_millis(),
+                project.updated_at.as_millis(),
+            ])?;
+        let key = self.0.last_insert_rowid();
+        files.iter().try_for_each(|file| put(self.0, key, project, file))
+    }
+
+    async fn save_project(
+        &mut self,
+        row: &ProjectRow,
+        project: &Project,
+        change: FileChange<'_>,
+    ) -> Result<()> {
+        self.0
+            .prepare_cached(
+                "UPDATE projects SET name = ?2, description = ?3, system_prompt = ?4, \
+                 generation_status = ?5, version = ?6, updated_at = ?7 WHERE key = ?1",
+            )?
+            .execute(params![
+                row.key,
+                project.name,
+                project.description,
+                project.system_prompt,
+                project.generation_status.as_str(),
+                project.version,
+                project.updated_at.as_millis(),
+            ])?;
+        match change {
+            FileChange::None => Ok(()),
+            FileChange::Put(file) => put(self.0, row.key, project, file),
+            FileChange::Remove(path) => {
+                let sql = "DELETE FROM project_files WHERE project = ?1 AND path = ?2";
+                self.0.prepare_cached(sql)?.execute(params![row.key, path.as_str()])?;
+                Ok(())
+            }
+        }
+    }
+
+    async fn remove_project(&mut self, row: &ProjectRow) -> Result<()> {
+        for rows in
+            ["DELETE FROM project_files WHERE project = ?1", "DELETE FROM projects WHERE key = ?1"]
+        {
+            self.0.prepare_cached(rows)?.execute([row.key])?;
+        }
+        Ok(())
+    }
+
+    async fn read_files(&mut self, row: &ProjectRow, paths: &[FilePath]) -> Result<Vec<String>> {
+        let sql = "SELECT content FROM project_files WHERE project = ?1 AND path = ?2";
+        let mut statement = self.0.prepare_cached(sql)?;
+        let read = |path: &FilePath| {
+            Ok(statement.query_row(params![row.key, path.as_str()], |row| row.get(0))?)
+        };
+        paths.iter().map(read).collect()
+    }
+}
+
+/// Writes the content of a file, and its entry in the project beside it.
+fn put(db: &Connection, key: i64, project: &Project, file: &NewFile) -> Result<()> {
+    let entry = project.file(&file.path).ok_or_else(Error::file_not_found)?;
+    db.prepare_cached(
+        "INSERT INTO project_files (project, path, language, size, tokens, updated_at, content) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (project, path) DO UPDATE SET \
+         language = ?3, size = ?4, tokens = ?5, updated_at = ?6, content = ?7",
+    )?
+    .execute(params![
+        key,
+        entry.path.as_str(),
+        entry.language.as_ref().map(Language::as_str),
+        entry.size,
+        entry.tokens,
+        entry.updated_at.as_millis(),
+        file.content,
+    ])?;
+    Ok(())
+}
+
+fn list(db: &Connection, owner: &UserId, page: u32, limit: u32) -> Result<ProjectPage> {
+    let total: u32 = db
+        .prepare_cached("SELECT count(*) FROM projects WHERE owner = ?1")?
+        .query_row([owner.as_str()], |row| row.get(0))?;
+    let sql =
+        format!("{SELECT} WHERE owner = ?1 ORDER BY updated_at DESC, id DESC LIMIT ?2 OFFSET ?3");
+    let offset = i64::from(page - 1) * i64::from(limit);
+    let mut statement = db.prepare_cached(&sql)?;
+    let mut rows = statement.query(params![owner.as_str(), limit, offset])?;
+    let mut projects = Vec::new();
+    while let Some(row) = rows.next()? {
+        projects.push(project_row(db, row)?.project);
+    }
+    Ok(ProjectPage { projects, pagination: Pagination::new(page, limit, total.into()) })
+}
+
+fn project_row(db: &Connection, row: &Row<'_>) -> Result<ProjectRow> {
+    let key = row.get(0)?;
+    let project = Project {
+        id: ProjectId::trusted(row.get::<_, String>(1)?),
+        owner: UserId::trusted(row.get::<_, String>(2)?),
+        name: row.get(3)?,
+        description: row.get(4)?,
+        system_prompt: row.get(5)?,
+        files: entries(db, key)?,
+        generation_status: word(GenerationStatus::from_word, row, 6)?,
+        version: row.get(7)?,
+        created_at: Timestamp::from_millis(row.get(8)?),
+        updated_at: Timestamp::from_millis(row.get(9)?),
+    };
+    Ok(ProjectRow { key, project, contents: HashMap::new() })
+}
+
+/// The entries of a project's files, by path.
+fn entries(db: &Connection, project: i64) -> Result<Vec<FileEntry>> {
+    let sql = "SELECT path, language, size, tokens, updated_at FROM project_files \
+         WHERE project = ?1 ORDER BY path";
+    let mut statement = db.prepare_cached(sql)?;
+    let entries = statement.query_map([project], |row| {
+        Ok(FileEntry {
+            path: FilePath::trusted(row.get::<_, String>(0)?),
+            language: row.get::<_, Option<String>>(1)?.map(Language::trusted),
+            size: row.get(2)?,
+            tokens: row.get(3)?,
+            updated_at: Timestamp::from_millis(row.get(4)?),
+        })
+    })?;
+    Ok(entries.collect::<Result<_, _>>()?)
+}
