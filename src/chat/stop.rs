@@ -3,9 +3,9 @@
 use super::Chat;
 use super::events::What;
 use crate::domain::principal::Access;
-use crate::domain::{Principal, Session, SessionId, Timestamp, TurnId};
+use crate::domain::{Principal, ProjectId, Session, SessionId, Timestamp, TurnId};
 use crate::error::{Error, Kind, Result};
-use crate::store::{DeleteFilter, Deleted, SessionChange, Silenced};
+use crate::store::{DeleteFilter, Deleted, ProjectChange, SessionChange, Silenced};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
@@ -79,23 +79,50 @@ impl Chat {
         filter: DeleteFilter,
     ) -> Result<Deleted> {
         let (chat, who) = (self.clone(), who.clone());
+        self.carry_through(async move { chat.delete_one_by_one(&who, filter).await }).await
+    }
+
+    /// Deletes a project with its sessions; their turns end. Its version must be one of
+    /// `if_match`, unless that is empty.
+    pub async fn delete_project(
+        self: &Arc<Self>,
+        who: &Principal,
+        id: &ProjectId,
+        if_match: Vec<u32>,
+        now: Timestamp,
+    ) -> Result<Deleted> {
+        let (chat, who, id) = (self.clone(), who.clone(), id.clone());
         self.carry_through(async move {
+            // A change of nothing, for what it checks.
+            let nothing = ProjectChange::default();
+            let project = chat.store.change_project(&who, &id, nothing, if_match, now).await?;
+            let owner = Principal { user: project.owner, is_admin: false };
+            // The project goes last: after a crash in between, it can be deleted once more.
             let mut all = Deleted::default();
-            for id in chat.store.owned_sessions(&who, filter).await? {
-                match chat.store.delete_session(&who, &id).await {
-                    Ok(deleted) => {
-                        chat.bury(&id, &deleted).await;
-                        all.sessions += deleted.sessions;
-                        all.messages += deleted.messages;
-                    }
-                    // Somebody else was faster.
-                    Err(error) if error.kind == crate::error::Kind::SessionNotFound => {}
-                    Err(error) => return Err(error),
-                }
-            }
+            let of_project = DeleteFilter::Project(id.clone());
+            all.count(&chat.delete_one_by_one(&owner, of_project.clone()).await?);
+            chat.store.delete_project(&who, &id).await?;
+            // Those that were created meanwhile.
+            all.count(&chat.delete_one_by_one(&owner, of_project).await?);
             Ok(all)
         })
         .await
+    }
+
+    async fn delete_one_by_one(&self, who: &Principal, filter: DeleteFilter) -> Result<Deleted> {
+        let mut all = Deleted::default();
+        for id in self.store.owned_sessions(who, filter).await? {
+            match self.store.delete_session(who, &id).await {
+                Ok(deleted) => {
+                    self.bury(&id, &deleted).await;
+                    all.count(&deleted);
+                }
+                // Somebody else was faster.
+                Err(error) if error.kind == Kind::SessionNotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(all)
     }
 
     /// Stops what runs and drops what waits in a session. Whether anything did.

@@ -119,13 +119,7 @@ impl Project {
             Ok(place) => self.files[place] = entry,
             Err(place) => self.files.insert(place, entry),
         }
-        if self.files.len() > MAX_FILES {
-            return Err(Invalid::new("files", format!("must be at most {MAX_FILES}")).into());
-        }
-        let size: u64 = self.files.iter().map(|file| u64::from(file.size)).sum();
-        if size > MAX_FILES_SIZE as u64 {
-            return Err(BodyError::TooLarge { field: "files", limit: MAX_FILES_SIZE });
-        }
+        ensure_fit(self.files.iter().map(|file| file.size as usize))?;
         Ok(place.is_err())
     }
 
@@ -138,6 +132,17 @@ impl Project {
     fn place(&self, path: &FilePath) -> Result<usize, usize> {
         self.files.binary_search_by(|file| file.path.cmp(path))
     }
+}
+
+/// Whether files of these sizes, in bytes, are few and small enough for one project.
+pub fn ensure_fit(sizes: impl ExactSizeIterator<Item = usize>) -> Result<(), BodyError> {
+    if sizes.len() > MAX_FILES {
+        return Err(Invalid::new("files", format!("must be at most {MAX_FILES}")).into());
+    }
+    if sizes.fold(0, usize::saturating_add) > MAX_FILES_SIZE {
+        return Err(BodyError::TooLarge { field: "files", limit: MAX_FILES_SIZE });
+    }
+    Ok(())
 }
 
 /// Where a file lies in its project: names with `/` between them, from the project's root down.

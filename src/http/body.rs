@@ -28,6 +28,19 @@ impl<T: DeserializeOwned> FromRequest<Api> for JsonBody<T> {
     }
 }
 
+/// A JSON body of a known shape with a limit of its own, in MiB.
+pub(super) struct JsonUpTo<const MIB: usize, T>(pub(super) T);
+
+impl<const MIB: usize, T: DeserializeOwned> FromRequest<Api> for JsonUpTo<MIB, T> {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, _: &Api) -> Result<Self> {
+        ensure_json(request.headers())?;
+        let bytes = read(request, MIB << 20).await?;
+        Ok(Self(parse(&bytes)?))
+    }
+}
+
 /// The bytes of a JSON body that may be left out, or null.
 pub(super) struct OptionalJson(pub(super) Option<Bytes>);
 

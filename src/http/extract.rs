@@ -2,7 +2,7 @@
 
 use super::Api;
 use super::query::Query;
-use crate::domain::{Invalid, MessageId, Principal, SessionId};
+use crate::domain::{FilePath, Invalid, MessageId, Principal, ProjectId, SessionId};
 use crate::error::{Error, Kind, Result};
 use crate::store::IdempotencyKey;
 use axum::extract::{FromRequestParts, RawPathParams};
@@ -61,6 +61,29 @@ impl FromRequestParts<Api> for NodePath {
     }
 }
 
+/// The project that the path names.
+pub(super) struct ProjectPath(pub(super) ProjectId);
+
+impl FromRequestParts<Api> for ProjectPath {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self> {
+        Ok(Self(path_id(parts, api, "projectId", ProjectId::parse).await?))
+    }
+}
+
+/// The project and the file in it that the path names.
+pub(super) struct FileOfProject(pub(super) ProjectId, pub(super) FilePath);
+
+impl FromRequestParts<Api> for FileOfProject {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self> {
+        let project = path_id(parts, api, "projectId", ProjectId::parse).await?;
+        Ok(Self(project, path_id(parts, api, "path", |_, text| FilePath::parse(text)).await?))
+    }
+}
+
 async fn path_id<T>(
     parts: &mut Parts,
     api: &Api,
@@ -85,8 +108,7 @@ pub(super) fn if_match(headers: &HeaderMap) -> Result<Vec<u32>> {
     }
     let version = |tag: &str| tag.trim().trim_start_matches("W/").trim_matches('"').parse().ok();
     let versions: Option<_> = text.split(',').map(version).collect();
-    versions
-        .ok_or_else(|| Error::invalid("If-Match", "must be ETags of the session, such as \"3\""))
+    versions.ok_or_else(|| Error::invalid("If-Match", "must be ETags, such as \"3\""))
 }
 
 /// How a repetition of this request is known, if the client gives it a key. `body` is what it says.

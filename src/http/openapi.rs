@@ -19,6 +19,7 @@ use utoipa::openapi::{RefOr, Schema};
         (name = "events", description = "What happens to conversations, as it happens"),
         (name = "sessions", description = "Conversations"),
         (name = "messages", description = "What was said in them"),
+        (name = "projects", description = "What sessions have in common: instructions and files"),
         (name = "memory", description = "What of it the model is shown"),
         (name = "import", description = "Whole conversations, in and out"),
         (name = "models", description = "Who answers"),
@@ -27,7 +28,8 @@ use utoipa::openapi::{RefOr, Schema};
 )]
 pub(super) struct Document;
 
-/// Lists the codes of errors, which are stable, in the schema of a failure.
+/// Lists the codes of errors, which are stable, in the schema of a failure, and spells paths as
+/// OpenAPI does.
 pub(super) fn complete(mut document: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi {
     let schemas = document.components.as_mut().map(|components| &mut components.schemas);
     let failure = schemas.and_then(|schemas| schemas.get_mut("FailureCode"));
@@ -36,6 +38,10 @@ pub(super) fn complete(mut document: utoipa::openapi::OpenApi) -> utoipa::openap
     {
         code.enum_values = Some(Kind::ALL.iter().map(|kind| json!(kind.code())).collect());
     }
+    // A path that takes the rest of an address, as the router spells it: `{*path}`.
+    let paths = std::mem::take(&mut document.paths.paths);
+    document.paths.paths =
+        paths.into_iter().map(|(path, item)| (path.replace("{*", "{"), item)).collect();
     document
 }
 

@@ -2,8 +2,8 @@
 
 use super::openapi::{Document, complete};
 use super::{
-    Api, branches, chat, events, export, extract, guard, health, import, memory, messages, models,
-    nodes, openapi, pages, sessions, turns,
+    Api, branches, chat, events, export, extract, files, guard, health, import, memory, messages,
+    models, nodes, openapi, pages, projects, sessions, turns,
 };
 use crate::error::Error;
 use axum::Router;
@@ -40,6 +40,10 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(messages::list))
         .routes(routes!(messages::get))
         .routes(routes!(messages::post))
+        .routes(routes!(projects::create, projects::list))
+        .routes(routes!(projects::get, projects::change, projects::delete))
+        .routes(routes!(projects::sessions))
+        .routes(routes!(files::get, files::put, files::delete))
         .routes(routes!(export::export))
         .routes(routes!(import::import))
         .routes(routes!(models::list))

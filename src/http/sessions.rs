@@ -14,7 +14,7 @@ use crate::domain::title::Title;
 use crate::domain::{Invalid, ProjectId, Session, SessionId, Timestamp, UserId};
 use crate::error::{Error, Result};
 use crate::json::{nullable, optional_object, present};
-use crate::store::{DeleteFilter, NewSession, SessionChange};
+use crate::store::{DeleteFilter, Deleted, NewSession, SessionChange, SessionPage};
 use axum::Json;
 use axum::extract::State;
 use axum::http::header::{ETAG, HeaderName};
@@ -140,15 +140,20 @@ pub(super) async fn list(
 ) -> Answer<Json<Envelope<SessionList>>> {
     let query = session_query(query)?;
     let page = api.store.sessions(&who, query).await?;
-    let list = SessionList {
-        sessions: page.sessions,
-        pagination: page.pagination,
-        next_cursor: page.next.map(|cursor| cursor.encode()),
-    };
-    Ok(ok("Sessions retrieved successfully", list))
+    Ok(ok("Sessions retrieved successfully", page.into()))
 }
 
-fn session_query(mut query: Query) -> Result<SessionQuery> {
+impl From<SessionPage> for SessionList {
+    fn from(page: SessionPage) -> Self {
+        Self {
+            sessions: page.sessions,
+            pagination: page.pagination,
+            next_cursor: page.next.map(|cursor| cursor.encode()),
+        }
+    }
+}
+
+pub(super) fn session_query(mut query: Query) -> Result<SessionQuery> {
     let sort = query.parsed("sort", Sort::parse).unwrap_or_default();
     let page = query.number("page", 1..=u32::MAX);
     let cursor = query.parsed("cursor", |text| Cursor::decode(text, sort));
@@ -347,6 +352,12 @@ pub(super) struct DeletedSessions {
     deleted_messages: u64,
 }
 
+impl From<Deleted> for DeletedSessions {
+    fn from(deleted: Deleted) -> Self {
+        Self { deleted_sessions: deleted.sessions, deleted_messages: deleted.messages }
+    }
+}
+
 /// Delete the caller's own sessions of a project, or those without activity since a time.
 #[utoipa::path(
     delete, path = "/api/chat-sessions", tag = "sessions",
@@ -377,7 +388,5 @@ pub(super) async fn delete_many(
         }
     };
     let deleted = api.chat.delete_sessions(&who, filter).await?;
-    let deleted =
-        DeletedSessions { deleted_sessions: deleted.sessions, deleted_messages: deleted.messages };
-    Ok(ok("Sessions deleted successfully", deleted))
+    Ok(ok("Sessions deleted successfully", deleted.into()))
 }

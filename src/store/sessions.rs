@@ -102,6 +102,14 @@ pub struct Deleted {
     pub audience: Vec<UserId>,
 }
 
+impl Deleted {
+    /// Adds the numbers of another deletion.
+    pub fn count(&mut self, more: &Self) {
+        self.sessions += more.sessions;
+        self.messages += more.messages;
+    }
+}
+
 /// Which of the caller's own sessions to delete.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DeleteFilter {

@@ -32,6 +32,7 @@ mod mongo;
 mod nodes;
 mod openapi;
 mod origins;
+mod projects;
 mod provider_contract;
 mod providers;
 mod readme;

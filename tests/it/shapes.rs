@@ -15,7 +15,9 @@ pub async fn operations(server: &Server, session: &str) -> Vec<(Method, String, 
         let path = path
             .replace("{sessionId}", session)
             .replace("{messageId}", "m")
-            .replace("{chatId}", "c");
+            .replace("{chatId}", "c")
+            .replace("{projectId}", "p")
+            .replace("{path}", "f");
         for (method, operation) in methods.as_object().unwrap() {
             let method = method.to_uppercase().parse().unwrap();
             operations.push((method, path.clone(), operation.clone()));
@@ -50,7 +52,7 @@ async fn a_list_in_the_place_of_a_nested_object_is_refused_by_its_name() {
     let server = Server::start().await;
     let session = server.session().await;
     let (chat, sessions, messages) = ("/api/chat", "/api/chat-sessions", "/api/chat-messages");
-    let own = format!("/api/chat-sessions/{session}");
+    let (own, projects) = (format!("/api/chat-sessions/{session}"), "/api/projects");
     let (meta, again) = (format!("{own}/meta"), format!("/api/chat/{session}/regenerate"));
     let saying = |field: &str| format!(r#"{{"sessionId":"{session}","message":"hi",{field}}}"#);
     let posting = |field: &str| {
@@ -70,6 +72,8 @@ async fn a_list_in_the_place_of_a_nested_object_is_refused_by_its_name() {
         (Method::PATCH, &own, r#"{"settings":{"memory":[]}}"#.into(), "settings.memory"),
         (Method::PATCH, &own, r#"{"meta":[]}"#.into(), "meta"),
         (Method::PUT, &meta, r#"{"meta":[]}"#.into(), "meta"),
+        (Method::POST, projects, r#"{"name":"p","files":{}}"#.into(), "files"),
+        (Method::POST, projects, r#"{"name":"p","files":[["a","x",null]]}"#.into(), "files[0]"),
         (Method::POST, chat, saying(r#""memory":[]"#), "memory"),
         (Method::POST, chat, saying(r#""memory":["window",3]"#), "memory"),
         (Method::POST, chat, saying(r#""parts":[["text","x"]]"#), "parts"),
