@@ -4,14 +4,47 @@
 //! an error, not an empty string.
 
 use crate::error::{Error, Kind, Result};
+use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value, context};
+use serde::Serialize;
 use std::path::Path;
 
 /// Name and built-in text of each template.
 const BUILT_IN: &[(&str, &str)] = &[
     ("assistant.md.j2", include_str!("../prompts/assistant.md.j2")),
+    ("project.md.j2", include_str!("../prompts/project.md.j2")),
     ("title.md.j2", include_str!("../prompts/title.md.j2")),
 ];
+
+/// What the template of a project is filled in with.
+#[derive(Debug, Default, Serialize)]
+pub struct ProjectText<'a> {
+    /// What the project is called.
+    pub name: &'a str,
+    /// What it is about; may be empty.
+    pub description: &'a str,
+    /// What it wants of the model; may be empty.
+    pub instructions: &'a str,
+    /// The files that are shown, by path.
+    pub files: Vec<ProjectFile<'a>>,
+    /// The paths of those that are not, if they are to be named.
+    pub others: Vec<&'a str>,
+    /// How many are not shown.
+    pub hidden: usize,
+}
+
+/// A file as the template of a project shows it.
+#[derive(Debug, Default, Serialize)]
+pub struct ProjectFile<'a> {
+    /// Where it lies.
+    pub path: &'a str,
+    /// Its language; may be empty.
+    pub language: &'a str,
+    /// Its text, in whole lines.
+    pub content: String,
+    /// What stands before and behind the text, and nowhere in it.
+    pub fence: String,
+}
 
 /// The templates, ready to be filled in.
 pub struct Prompts {
@@ -44,6 +77,9 @@ impl Prompts {
         prompts.system(None)?;
         prompts.system(Some("x"))?;
         prompts.title("x")?;
+        prompts.project(&ProjectText::default())?;
+        prompts
+            .project(&ProjectText { files: vec![ProjectFile::default()], ..Default::default() })?;
         Ok(prompts)
     }
 
@@ -55,6 +91,11 @@ impl Prompts {
     /// What asks a model for the title of a conversation that begins with this message.
     pub fn title(&self, message: &str) -> Result<String> {
         self.render("title.md.j2", context! { message })
+    }
+
+    /// What a session's project says.
+    pub fn project(&self, project: &ProjectText<'_>) -> Result<String> {
+        self.render("project.md.j2", Value::from(Serde(project)))
     }
 
     fn render(&self, name: &str, values: Value) -> Result<String> {

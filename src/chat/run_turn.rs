@@ -141,7 +141,7 @@ impl Chat {
                 text: content.as_str().into(),
                 images: images.clone(),
             };
-            let session = &begun.session.id;
+            let session = &begun.session;
             let assembled =
                 self.memory.assemble(session, plan.clone(), parent_id.as_ref(), Some(new)).await?;
             sent.memory = Some(summary(&assembled));
@@ -156,6 +156,7 @@ impl Chat {
                     tracing::warn!(turn.id = %begun.turn.turn_id, %error, "halving the memory");
                     is_shortened = true;
                     plan.bounds.tokens = assembled.memory_tokens() / 2;
+                    plan.project_tokens = plan.project_tokens.min(plan.bounds.tokens / 2);
                 }
                 Err(error) => return Err(error.into()),
             }

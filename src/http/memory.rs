@@ -60,7 +60,7 @@ pub(super) async fn preview(
         }
     };
     let session = api.store.session(&who, &id, Access::Own).await?;
-    let settings = Settings { memory, ..Settings::default() }.over(session.settings);
+    let settings = Settings { memory, ..Settings::default() }.over(session.settings.clone());
     let (plan, new) = match message {
         None => (api.memory.plan(&settings, None)?, None),
         Some((tokens, text)) => {
@@ -70,6 +70,6 @@ pub(super) async fn preview(
             (plan, Some(NewMessage { id: None, role, text: text.into(), images }))
         }
     };
-    let assembled = api.memory.assemble(&id, plan, session.head_id.as_ref(), new).await?;
+    let assembled = api.memory.assemble(&session, plan, session.head_id.as_ref(), new).await?;
     Ok(ok("Memory retrieved successfully", assembled))
 }

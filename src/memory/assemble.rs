@@ -3,11 +3,12 @@
 use super::Memory;
 use super::budget::{MESSAGE_OVERHEAD, PROMPT_OVERHEAD, Plan};
 use super::pictures;
+use super::project::ProjectShown;
 use super::tokens::Vocabulary;
 use crate::domain::image::Image;
 use crate::domain::memory::Strategy;
 use crate::domain::session::Settings;
-use crate::domain::{MessageId, Role, SessionId};
+use crate::domain::{MessageId, Role, Session};
 use crate::error::Result;
 use crate::provider::{Prompt, PromptMessage};
 use serde::{Serialize, Serializer};
@@ -20,6 +21,8 @@ use utoipa::ToSchema;
 pub enum PieceKind {
     /// What the model is told before everything else.
     System,
+    /// What the session's project says.
+    Project,
     /// A message of the path, verbatim.
     Recent,
     /// The message that is to be answered.
@@ -64,6 +67,9 @@ pub struct Assembled {
     pub prompt_tokens: u32,
     /// Tokens from the beginning of the prompt that the next turn's prompt will begin with, too.
     pub cacheable_prefix_tokens: u32,
+    /// What of the session's project is in it; left out where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub project: Option<ProjectShown>,
     /// What is sent, in order.
     pub pieces: Vec<Piece>,
 }
@@ -83,16 +89,25 @@ pub struct NewMessage {
 
 impl Memory {
     /// Builds the prompt for the path that ends with `last`, and a new message behind it. Reads no
-    /// more of the session than the plan allows.
+    /// more of the session and of its project than the plan allows.
     pub async fn assemble(
         &self,
-        session: &SessionId,
-        plan: Plan,
+        session: &Session,
+        mut plan: Plan,
         last: Option<&MessageId>,
         new: Option<NewMessage>,
     ) -> Result<Assembled> {
+        let message = new.as_ref().map_or("", |new| &new.text);
+        let (project, shown) = match self.project_part(session, &plan, message).await? {
+            Some(part) => (part.piece.map(project_piece), Some(part.shown)),
+            None => (None, None),
+        };
+        let is_whole_project = shown.as_ref().is_none_or(ProjectShown::is_whole);
+        // Invariant: the project is part of what memory may take.
+        let taken = project.as_ref().map_or(0, |piece| piece.tokens + MESSAGE_OVERHEAD);
+        plan.bounds.tokens = plan.bounds.tokens.saturating_sub(taken);
         let read = match last {
-            Some(last) => self.store.tail(session, last, plan.bounds).await?,
+            Some(last) => self.store.tail(&session.id, last, plan.bounds).await?,
             None => Vec::new(),
         };
         let is_whole_path = last.is_none() || read.last().is_some_and(|oldest| oldest.is_root);
@@ -104,7 +119,10 @@ impl Memory {
                 }
             });
         // The next prompt begins the same way if nothing was left out, and nothing will be.
-        let goes_on = is_whole_path && is_all && recent.len() + 2 <= plan.bounds.messages as usize;
+        let goes_on = is_whole_path
+            && is_all
+            && is_whole_project
+            && recent.len() + 2 <= plan.bounds.messages as usize;
         recent.reverse();
 
         let system = (!plan.system.is_empty()).then(|| Piece {
@@ -138,18 +156,33 @@ impl Memory {
             },
             text: message.text,
         });
-        let pieces: Vec<Piece> = system.into_iter().chain(recent).chain(new).collect();
+        let pieces: Vec<Piece> =
+            system.into_iter().chain(project).chain(recent).chain(new).collect();
         Ok(Assembled {
             strategy: plan.strategy,
             model: plan.model,
             context_window: plan.context_window,
             reply_reserve: plan.reply_reserve,
             prompt_tokens: PROMPT_OVERHEAD + framed_tokens(&pieces, |_| true),
-            cacheable_prefix_tokens: framed_tokens(&pieces, |piece| {
-                piece.kind == PieceKind::System || goes_on
+            cacheable_prefix_tokens: framed_tokens(&pieces, |piece| match piece.kind {
+                PieceKind::System => true,
+                PieceKind::Project => is_whole_project,
+                PieceKind::Recent | PieceKind::New => goes_on,
             }),
+            project: shown,
             pieces,
         })
+    }
+}
+
+fn project_piece((text, tokens): (Arc<str>, u32)) -> Piece {
+    Piece {
+        kind: PieceKind::Project,
+        role: Role::System,
+        message_ids: Vec::new(),
+        tokens,
+        images: Vec::new(),
+        text,
     }
 }
 
@@ -178,9 +211,10 @@ impl Assembled {
         }
     }
 
-    /// Tokens of the earlier messages in it, the marks around them included.
+    /// Tokens of the project and the earlier messages in it, the marks around them included.
     pub fn memory_tokens(&self) -> u32 {
-        framed_tokens(&self.pieces, |piece| piece.kind == PieceKind::Recent)
+        let is_memory = |kind| matches!(kind, PieceKind::Project | PieceKind::Recent);
+        framed_tokens(&self.pieces, |piece| is_memory(piece.kind))
     }
 
     /// How many earlier messages are in it.

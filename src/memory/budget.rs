@@ -80,8 +80,11 @@ pub struct Plan {
     pub new_tokens: u32,
     /// What each picture counts for; `None` where the model takes none.
     pub image_tokens: Option<u32>,
-    /// What may be read of the session.
+    /// What memory may take, and what may be read of the session within it.
     pub bounds: TailBounds,
+    /// The part of it that the session's project may take: half of the memory budget, the same from
+    /// turn to turn, so that a long conversation does not push files out of the prompt's beginning.
+    pub project_tokens: u32,
 }
 
 impl Fixed {
@@ -101,11 +104,13 @@ impl Fixed {
             return Err(self.too_long(reply_reserve));
         };
         let strategy = options.strategy.unwrap_or_default();
+        let bounds = window::bounds(strategy, options, default_tokens, left);
         Ok(Plan {
             bounds: TailBounds {
                 parts: self.image_tokens.map_or(0, |_| pictures::MAX_BYTES),
-                ..window::bounds(strategy, options, default_tokens, left)
+                ..bounds
             },
+            project_tokens: bounds.tokens.min(options.max_tokens.unwrap_or(default_tokens)) / 2,
             vocabulary: self.vocabulary,
             model: self.model,
             context_window: self.context_window,
@@ -190,6 +195,7 @@ mod tests {
                     let all = before_memory + memory + u64::from(plan.reply_reserve);
                     prop_assert!(all <= u64::from(context_window), "{all} of {context_window}: {plan:?}");
                     prop_assert!(memory <= options.max_tokens.map_or(u64::MAX, u64::from));
+                    prop_assert!(plan.project_tokens <= plan.bounds.tokens / 2);
                     prop_assert_eq!(plan.reply_reserve, reply_reserve(context_window, max_output_tokens));
                 }
                 Err(error) => {

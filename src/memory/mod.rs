@@ -7,11 +7,14 @@
 mod assemble;
 mod budget;
 mod pictures;
+mod project;
+mod relevance;
 pub mod tokens;
 mod window;
 
 pub use assemble::{Assembled, NewMessage, Piece, PieceKind};
 pub use budget::Plan;
+pub use project::ProjectShown;
 
 use crate::domain::memory::{MemoryOptions, Strategy};
 use crate::domain::session::Settings;

@@ -69,6 +69,10 @@ pub struct StoredFile {
     pub version: u32,
 }
 
+/// Says which files of a project to read, once the project is known. It runs inside the store's own
+/// step, maybe more than once, so it must be quick.
+pub type Choice = Box<dyn Fn(&Project) -> Vec<FilePath> + Send + Sync>;
+
 /// What came of storing a file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PutFile {
@@ -119,14 +123,14 @@ pub trait ProjectStore: Send + Sync {
     /// One file. Errors: `project_not_found`, `file_not_found`.
     async fn file(&self, who: &Principal, id: &ProjectId, path: &FilePath) -> Result<StoredFile>;
 
-    /// The files at these paths with their contents, as far as they are there, in this order: one
-    /// consistent view. Errors: `project_not_found`.
+    /// A project with those of its files that `choose` wants, as far as they are there, in this
+    /// order: one consistent view. Errors: `project_not_found`.
     async fn files(
         &self,
         who: &Principal,
         id: &ProjectId,
-        paths: Vec<FilePath>,
-    ) -> Result<Vec<StoredFile>>;
+        choose: Choice,
+    ) -> Result<(Project, Vec<StoredFile>)>;
 
     /// Stores a file, new or in another's place. Errors: `project_not_found`, and what creating
     /// one says of its files.

@@ -3,15 +3,20 @@
 
 use echoic::domain::memory::{MemoryOptions, Strategy as Way};
 use echoic::domain::message::{Body, Parts};
+use echoic::domain::project::GenerationStatus;
 use echoic::domain::session::{SessionStatus, Settings};
-use echoic::domain::{MessageId, MessageType, Principal, Role, SessionId, Timestamp, UserId};
+use echoic::domain::{
+    FilePath, MessageId, MessageType, Principal, ProjectId, Role, Session, SessionId, Timestamp,
+    UserId,
+};
 use echoic::error::Kind;
 use echoic::memory::tokens::{self, Vocabulary};
-use echoic::memory::{Assembled, Defaults, Incoming, Memory, NewMessage, PieceKind};
+use echoic::memory::{Assembled, Defaults, Incoming, Memory, NewMessage, Piece, PieceKind};
 use echoic::prompts::Prompts;
 use echoic::store::sqlite::{SqliteStore, Sync};
 use echoic::store::{
-    self, ImportSession, NewSession, Parent, ReplyFields, SessionStore, Size, Store, TransferStore,
+    self, ImportSession, NewFile, NewProject, NewSession, Parent, ProjectStore, ReplyFields,
+    SessionStore, Size, Store, TransferStore,
 };
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
@@ -34,6 +39,15 @@ struct Case {
     next: Line,
     window: u32,
     settings: Settings,
+    project: Option<Common>,
+}
+
+/// What the conversation's project says.
+#[derive(Debug, Clone)]
+struct Common {
+    description: String,
+    instructions: Option<String>,
+    files: Vec<String>,
 }
 
 /// Texts of every size in scripts that vocabularies treat differently, and mixtures of them.
@@ -87,8 +101,16 @@ fn case() -> impl Strategy<Value = Case> {
         (role, text(), images()).prop_map(move |(role, text, images)| line(role, text, images));
     let next = (text(), images()).prop_map(move |(text, images)| line(Role::User, text, images));
     let window = prop_oneof![256u32..1000, 1000u32..8000, 8000u32..60_000, 20_000u32..90_000];
-    (proptest::collection::vec(said, 0..14), next, window, settings())
-        .prop_map(|(said, next, window, settings)| Case { said, next, window, settings })
+    let said = proptest::collection::vec(said, 0..14);
+    (said, next, window, settings(), proptest::option::of(common())).prop_map(
+        |(said, next, window, settings, project)| Case { said, next, window, settings, project },
+    )
+}
+
+fn common() -> impl Strategy<Value = Common> {
+    let files = proptest::collection::vec(text(), 0..9);
+    (text(), proptest::option::of(text()), files)
+        .prop_map(|(description, instructions, files)| Common { description, instructions, files })
 }
 
 fn parts(images: usize) -> Parts {
@@ -101,7 +123,7 @@ fn ada() -> Principal {
 }
 
 /// Stores the conversation under this name; each message is called by its place.
-async fn keep(store: &SqliteStore, session: &str, said: &[Line]) -> Option<MessageId> {
+async fn keep(store: &SqliteStore, session: &str, said: &[Line], new: NewSession) -> Session {
     let at = Timestamp::from_millis(0);
     let message = |(place, Line { role, text: content, images }): (usize, &Line)| {
         let message = store::NewMessage {
@@ -119,7 +141,7 @@ async fn keep(store: &SqliteStore, session: &str, said: &[Line]) -> Option<Messa
     let import = ImportSession {
         id: SessionId::trusted(session),
         other_id: SessionId::trusted("nobody"),
-        new: NewSession::default(),
+        new,
         status: SessionStatus::default(),
         archived: false,
         pinned: false,
@@ -132,7 +154,28 @@ async fn keep(store: &SqliteStore, session: &str, said: &[Line]) -> Option<Messa
     };
     let stored = store.import_session(&ada(), import, at).await.unwrap();
     let access = echoic::domain::principal::Access::Own;
-    store.session(&ada(), &stored.session_id, access).await.unwrap().head_id
+    store.session(&ada(), &stored.session_id, access).await.unwrap()
+}
+
+/// Stores what the conversation's project says, if it has one.
+async fn keep_project(store: &SqliteStore, project: Option<&Common>) -> Option<ProjectId> {
+    let Common { description, instructions, files } = project?;
+    let file = |(place, content): (usize, &String)| NewFile {
+        path: FilePath::parse(&format!("src/{place}.txt")).unwrap(),
+        content: content.clone(),
+        language: None,
+        tokens: tokens::count(content),
+    };
+    let new = NewProject {
+        id: ProjectId::generate(),
+        name: "Project".to_owned(),
+        description: description.clone(),
+        system_prompt: instructions.clone(),
+        generation_status: GenerationStatus::Idle,
+        files: files.iter().enumerate().map(file).collect(),
+    };
+    let at = Timestamp::from_millis(0);
+    Some(store.create_project(&ada(), new, at).await.unwrap().id)
 }
 
 /// The models among those asked that know another vocabulary, and no pictures.
@@ -155,7 +198,7 @@ fn reserve(case: &Case) -> u32 {
 }
 
 fn check(case: &Case, assembled: &Assembled) {
-    let Case { said, next, window, settings } = case;
+    let Case { said, next, window, settings, project } = case;
     let said_to_model = assembled.pieces.iter().map(|piece| (&*piece.text, piece.images.len()));
     assert_eq!(assembled.prompt_tokens, recount(settings, said_to_model));
     let reserve = reserve(case);
@@ -171,9 +214,13 @@ fn check(case: &Case, assembled: &Assembled) {
     assert_eq!(newest.images.len(), if is_old(settings) { 0 } else { next.images });
     let system = before.iter().filter(|piece| piece.kind == PieceKind::System).count();
     assert!(system <= 1 && before[..system].iter().all(|piece| piece.kind == PieceKind::System));
+    let behind = &before[system..];
+    let common = behind.iter().take_while(|piece| piece.kind == PieceKind::Project);
+    let common: Vec<_> = common.collect();
+    check_project(project.as_ref(), &common, assembled);
     // The end of the conversation without a gap, but for what a model is never shown. Pictures of a
     // message come all together or not at all, and only those of users.
-    let recent = &before[system..];
+    let recent = &behind[common.len()..];
     let shown = said.iter().filter(|line| line.role != Role::Tool && !line.text.is_empty());
     let shown: Vec<_> = shown.map(|line| (line.role, line.text.as_str())).collect();
     let told = recent.iter().filter(|piece| !piece.text.is_empty());
@@ -188,9 +235,30 @@ fn check(case: &Case, assembled: &Assembled) {
 
     let memory = settings.memory;
     let most = memory.max_tokens.unwrap_or(u32::MAX);
-    assert!(recent.iter().map(|piece| piece.tokens + 4).sum::<u32>() <= most);
+    assert!(behind.iter().map(|piece| piece.tokens + 4).sum::<u32>() <= most);
+    assert!(common.iter().all(|piece| piece.tokens + 4 <= most / 2));
     if memory.strategy == Some(Way::Window) {
         assert!(recent.len() <= memory.last_messages.unwrap_or(20) as usize);
+    }
+}
+
+/// Each file is either in the prompt, whole, or said not to be.
+fn check_project(project: Option<&Common>, pieces: &[&Piece], assembled: &Assembled) {
+    let Some(Common { description, instructions, files }) = project else {
+        return assert!(pieces.is_empty() && assembled.project.is_none());
+    };
+    let shown = assembled.project.as_ref().unwrap();
+    let text = pieces.first().map_or("", |piece| &piece.text);
+    assert!(pieces.len() <= 1 && shown.files.len() + shown.omitted_files.len() == files.len());
+    for path in &shown.files {
+        let place = path.as_str().trim_start_matches("src/").trim_end_matches(".txt");
+        assert!(text.contains(&files[place.parse::<usize>().unwrap()]), "{path}: {text}");
+    }
+    if !shown.omitted_fields.contains(&"description") && !text.is_empty() {
+        assert!(text.contains(description));
+    }
+    if !shown.omitted_fields.contains(&"systemPrompt") && !text.is_empty() {
+        assert!(text.contains(instructions.as_deref().unwrap_or_default()));
     }
 }
 
@@ -205,10 +273,10 @@ fn prompt_and_reply_always_fit_and_the_newest_message_is_always_in() {
     let mut runner =
         TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
     let (number, planned, cut) = (Cell::new(0), Cell::new(0), Cell::new(0));
-    let pictured = Cell::new(0);
+    let (pictured, projects) = (Cell::new(0), Cell::new((0, 0)));
     let outcome = runner.run(&case(), |case| {
         number.set(number.get() + 1);
-        let session = SessionId::trusted(format!("s{}", number.get()));
+        let name = format!("s{}", number.get());
         let defaults = Defaults {
             strategy: Way::Auto,
             tokens: None,
@@ -235,7 +303,10 @@ fn prompt_and_reply_always_fit_and_the_newest_message_is_always_in() {
         };
         planned.set(planned.get() + 1);
         let assembled = runtime.block_on(async {
-            let last = keep(&store, session.as_str(), &case.said).await;
+            let project_id = keep_project(&store, case.project.as_ref()).await;
+            let new = NewSession { project_id, ..NewSession::default() };
+            let session = keep(&store, &name, &case.said, new).await;
+            let last = session.head_id.clone();
             let (text, images) = (text.as_str().into(), echoic::domain::image::images(&parts));
             let new = NewMessage { id: None, role: Role::User, text, images };
             memory.assemble(&session, plan, last.as_ref(), Some(new)).await.unwrap()
@@ -246,11 +317,16 @@ fn prompt_and_reply_always_fit_and_the_newest_message_is_always_in() {
         if assembled.pieces.iter().any(|piece| !piece.images.is_empty()) {
             pictured.set(pictured.get() + 1);
         }
+        if let Some(shown) = &assembled.project {
+            let [all, part] = if shown.omitted_files.is_empty() { [1, 0] } else { [0, 1] };
+            projects.set((projects.get().0 + all, projects.get().1 + part));
+        }
         check(&case, &assembled);
         Ok(())
     });
     outcome.unwrap();
     // The cases are the same each time: most can be planned, and many do not hold all that was said.
+    assert!(projects.get().0 > 20 && projects.get().1 > 20, "whole, in part: {projects:?}");
     assert!(pictured.get() > 30, "only {} prompts with pictures", pictured.get());
     assert!(planned.get() > 150 && cut.get() > 100, "{} of them, {}", planned.get(), cut.get());
     runtime.block_on(async { store.close().await });

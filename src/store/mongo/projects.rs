@@ -17,7 +17,8 @@ use crate::domain::{Principal, Project, ProjectId, Timestamp, UserId};
 use crate::error::{Error, Result};
 use crate::store::project_work::{FileChange, ProjectRow, ProjectWork};
 use crate::store::{
-    NewFile, NewProject, ProjectChange, ProjectPage, ProjectStore, PutFile, StoredFile, rules,
+    Choice, NewFile, NewProject, ProjectChange, ProjectPage, ProjectStore, PutFile, StoredFile,
+    rules,
 };
 use async_trait::async_trait;
 use futures::TryStreamExt;
@@ -131,10 +132,10 @@ impl ProjectStore for MongoStore {
         &self,
         who: &Principal,
         id: &ProjectId,
-        paths: Vec<FilePath>,
-    ) -> Result<Vec<StoredFile>> {
-        let paths = paths.as_slice();
-        step!(self, |step| rules::files(step, who, id, paths).await)
+        choose: Choice,
+    ) -> Result<(Project, Vec<StoredFile>)> {
+        let choose = &choose;
+        step!(self, |step| rules::files(step, who, id, choose).await)
     }
 
     async fn put_file(

@@ -4,7 +4,7 @@ use crate::domain::project::{FileEntry, FilePath};
 use crate::domain::{Principal, Project, ProjectId, Timestamp};
 use crate::error::{Error, Kind, Result};
 use crate::store::project_work::{FileChange, ProjectRow, ProjectWork};
-use crate::store::{NewFile, NewProject, ProjectChange, PutFile, StoredFile};
+use crate::store::{Choice, NewFile, NewProject, ProjectChange, PutFile, StoredFile};
 use serde_json::json;
 
 /// The project with this id, if it is `who`'s to see.
@@ -80,8 +80,8 @@ pub(in crate::store) async fn file(
     id: &ProjectId,
     path: &FilePath,
 ) -> Result<StoredFile> {
-    let paths = std::slice::from_ref(path);
-    let found = files(work, who, id, paths).await?.pop();
+    let row = project(work, who, id).await?;
+    let found = read(work, &row, std::slice::from_ref(path)).await?.pop();
     found.ok_or_else(Error::file_not_found)
 }
 
@@ -89,12 +89,22 @@ pub(in crate::store) async fn files(
     work: &mut impl ProjectWork,
     who: &Principal,
     id: &ProjectId,
+    choose: &Choice,
+) -> Result<(Project, Vec<StoredFile>)> {
+    let row = project(work, who, id).await?;
+    let files = read(work, &row, &choose(&row.project)).await?;
+    Ok((row.project, files))
+}
+
+/// The files at these paths, as far as they are there.
+async fn read(
+    work: &mut impl ProjectWork,
+    row: &ProjectRow,
     paths: &[FilePath],
 ) -> Result<Vec<StoredFile>> {
-    let row = project(work, who, id).await?;
     let entries: Vec<_> = paths.iter().filter_map(|path| row.project.file(path)).collect();
     let found: Vec<_> = entries.iter().map(|entry| entry.path.clone()).collect();
-    let contents = work.read_files(&row, &found).await?;
+    let contents = work.read_files(row, &found).await?;
     let version = row.project.version;
     let files = entries.into_iter().zip(contents);
     Ok(files

@@ -9,7 +9,8 @@ use crate::domain::{Principal, Project, ProjectId, Timestamp, UserId};
 use crate::error::{Error, Result};
 use crate::store::project_work::{FileChange, ProjectRow, ProjectWork};
 use crate::store::{
-    NewFile, NewProject, ProjectChange, ProjectPage, ProjectStore, PutFile, StoredFile, rules,
+    Choice, NewFile, NewProject, ProjectChange, ProjectPage, ProjectStore, PutFile, StoredFile,
+    rules,
 };
 use async_trait::async_trait;
 use rusqlite::{Connection, Row, params};
@@ -70,10 +71,10 @@ impl ProjectStore for SqliteStore {
         &self,
         who: &Principal,
         id: &ProjectId,
-        paths: Vec<FilePath>,
-    ) -> Result<Vec<StoredFile>> {
+        choose: Choice,
+    ) -> Result<(Project, Vec<StoredFile>)> {
         let (who, id) = (who.clone(), id.clone());
-        self.read(move |db| at_once(rules::files(&mut Step(db), &who, &id, &paths))).await
+        self.read(move |db| at_once(rules::files(&mut Step(db), &who, &id, &choose))).await
     }
 
     async fn put_file(

@@ -184,7 +184,7 @@ impl World<'_> {
         assert_eq!(parents, expected.collect::<Vec<_>>());
         let read = self.store.session(&self.ada, &id(session), Access::Own).await.unwrap();
         assert_eq!(read.head_id, model.head.map(|head| model.ids[head].clone()));
-        assert_eq!((read.messages_count as usize, read.active_turn), (model.ids.len(), None));
+        assert_eq!((read.messages_count as usize, &read.active_turn), (model.ids.len(), &None));
 
         let path = model.path(model.head);
         let on_path: Vec<_> = path.iter().map(|at| model.ids[*at].clone()).collect();
@@ -193,7 +193,7 @@ impl World<'_> {
         let memory = MemoryOptions { strategy: Some(Way::Buffer), ..MemoryOptions::default() };
         let plan = self.memory.plan(&Settings { memory, ..Settings::default() }, None).unwrap();
         let head = read.head_id.as_ref();
-        let assembled = self.memory.assemble(&model.session, plan, head, None).await.unwrap();
+        let assembled = self.memory.assemble(&read, plan, head, None).await.unwrap();
         let recent = assembled.pieces.iter().filter(|piece| piece.kind == PieceKind::Recent);
         let remembered: Vec<_> = recent.map(|piece| piece.message_ids[0].clone()).collect();
         assert_eq!(remembered, on_path);

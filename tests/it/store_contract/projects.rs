@@ -45,7 +45,7 @@ pub(super) async fn a_project_is_its_owners_alone(store: &Arc<dyn Store>) {
         store.change_project(&bob, id, none, vec![9], at(2)).await.map(drop),
         store.delete_project(&bob, id).await,
         store.file(&bob, id, &path("a")).await.map(drop),
-        store.files(&bob, id, vec![path("a")]).await.map(drop),
+        store.files(&bob, id, Box::new(|_| vec![path("a")])).await.map(drop),
         store.put_file(&bob, id, file("a", "B"), vec![9], at(2)).await.map(drop),
         store.delete_file(&bob, id, &path("a"), vec![9], at(2)).await.map(drop),
         store.project(&ada, &ProjectId::generate()).await.map(drop),
@@ -147,8 +147,12 @@ pub(super) async fn a_project_goes_in_whole_or_not_at_all_and_goes_with_its_file
     assert_eq!(one_more.unwrap_err().kind, Kind::PayloadTooLarge);
     store.put_file(&ada, &made.id, file("07", "small"), Vec::new(), at(3)).await.unwrap();
     store.put_file(&ada, &made.id, file("more", "x"), Vec::new(), at(4)).await.unwrap();
-    let wanted = vec![path("more"), path("absent"), path("07"), path("15")];
-    let read = store.files(&ada, &made.id, wanted).await.unwrap();
+    let choose = |project: &Project| {
+        assert_eq!(project.version, 3);
+        vec![path("more"), path("absent"), path("07"), path("15")]
+    };
+    let (project, read) = store.files(&ada, &made.id, Box::new(choose)).await.unwrap();
+    assert_eq!(project, store.project(&ada, &made.id).await.unwrap());
     let read: Vec<_> =
         read.iter().map(|file| (file.entry.path.as_str(), file.content.as_str())).collect();
     assert_eq!(read, [("more", "x"), ("07", "small"), ("15", large.as_str())]);

@@ -1,0 +1,120 @@
+//! Which files of a project matter most for a message: those it names, by path before by name,
+//! then those that changed last.
+
+use crate::domain::project::FileEntry;
+use crate::domain::text::first_characters;
+use std::cmp::Reverse;
+use std::collections::HashSet;
+
+/// How much of a message is searched for names of files, in characters.
+const SEARCHED: usize = 32 * 1024;
+
+/// The files, most relevant first; of equals the one whose path comes first.
+pub(super) fn by_relevance<'a>(files: &'a [FileEntry], message: &str) -> Vec<&'a FileEntry> {
+    let names = Names::of(message);
+    let mut ranked: Vec<_> =
+        files.iter().map(|file| (names.rank(file.path.as_str()), file)).collect();
+    ranked.sort_by_key(|(rank, file)| (*rank, Reverse(file.updated_at), file.path.clone()));
+    ranked.into_iter().map(|(_, file)| file).collect()
+}
+
+/// How clearly a message names a file; the clearest comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    Path,
+    Name,
+    Unnamed,
+}
+
+/// What in a message may be the name of a file.
+struct Names {
+    text: String,
+    words: HashSet<String>,
+}
+
+impl Names {
+    fn of(message: &str) -> Self {
+        let text = first_characters(message, SEARCHED).to_lowercase();
+        let is_of_path = |c: char| c.is_alphanumeric() || "/._-+@#$~".contains(c);
+        let words = text.split(|c| !is_of_path(c)).map(|word| {
+            // "Look at ./src/main.rs." names src/main.rs.
+            let word = word.trim_end_matches(['.', '/']);
+            word.strip_prefix("./").unwrap_or(word).trim_start_matches('/').to_owned()
+        });
+        let words = words.filter(|word| !word.is_empty()).collect();
+        Self { text, words }
+    }
+
+    fn rank(&self, path: &str) -> Rank {
+        let path = path.to_lowercase();
+        // A path with blanks or brackets is no single word.
+        let is_odd = path.contains(|c: char| c.is_whitespace() || "()[]{},;'\"".contains(c));
+        if self.words.contains(&path) || (is_odd && self.text.contains(&path)) {
+            return Rank::Path;
+        }
+        let mut ends = path.match_indices('/').map(|(at, _)| &path[at + 1..]);
+        if ends.any(|end| self.words.contains(end)) { Rank::Name } else { Rank::Unnamed }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{FilePath, Timestamp};
+
+    fn files(paths: &[(&str, i64)]) -> Vec<FileEntry> {
+        let file = |(path, changed): &(&str, i64)| FileEntry {
+            path: FilePath::trusted(*path),
+            size: 1,
+            language: None,
+            updated_at: Timestamp::from_millis(*changed),
+            tokens: 1,
+        };
+        paths.iter().map(file).collect()
+    }
+
+    fn order(files: &[FileEntry], message: &str) -> Vec<String> {
+        by_relevance(files, message).iter().map(|file| file.path.to_string()).collect()
+    }
+
+    #[test]
+    fn files_that_are_named_come_first_then_those_that_changed_last() {
+        let files =
+            files(&[("a.rs", 1), ("b/main.rs", 2), ("c.rs", 9), ("d/main.rs", 3), ("e", 9)]);
+        assert_eq!(order(&files, ""), ["c.rs", "e", "d/main.rs", "b/main.rs", "a.rs"]);
+        assert_eq!(
+            order(&files, "Look at main.rs, please"),
+            ["d/main.rs", "b/main.rs", "c.rs", "e", "a.rs"]
+        );
+        assert_eq!(
+            order(&files, "Is B/Main.rs like main.rs?"),
+            ["b/main.rs", "d/main.rs", "c.rs", "e", "a.rs"]
+        );
+    }
+
+    #[test]
+    fn a_name_is_found_as_people_write_it_and_not_inside_of_others() {
+        let named = |path: &str, message: &str| Names::of(message).rank(path) != Rank::Unnamed;
+        for (path, message) in [
+            ("src/main.rs", "`src/main.rs` is broken"),
+            ("src/main.rs", "fix ./src/main.rs."),
+            ("src/main.rs", "(see main.rs)"),
+            ("src/app/main.rs", "in app/main.rs:12"),
+            ("README", "update the readme"),
+            ("docs/Größe.md", "GRÖSSE.md? no: größe.md"),
+            ("app/(shop)/[id]/page.tsx", "open app/(shop)/[id]/page.tsx now"),
+            ("my notes.txt", "what do my notes.txt say?"),
+        ] {
+            assert!(named(path, message), "{path} in {message}");
+        }
+        for (path, message) in [
+            ("a.rs", "data.rs"),
+            ("main.rs", "main.rs.bak"),
+            ("src/main.rs", "the main function"),
+            ("src/main.rs", "lib/src/main.rsx"),
+            ("src/lib.rs", "src"),
+        ] {
+            assert!(!named(path, message), "{path} in {message}");
+        }
+    }
+}
