@@ -4,9 +4,11 @@ use super::progress::Messages;
 use crate::app::open_to_move;
 use crate::clock;
 use crate::config::MigrateArgs;
-use crate::domain::SessionId;
+use crate::domain::{ProjectId, SessionId};
 use crate::error::{Error, Result};
-use crate::store::moving::{MoveIn, MoveOut, Outcome, Totals, move_session};
+use crate::store::moving::{
+    MoveIn, MoveOut, Outcome, ProjectOutcome, Totals, move_project, move_session,
+};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use std::io::{self, Write};
 use std::time::Instant;
@@ -49,6 +51,7 @@ struct Moved {
     /// Sessions that were not there before.
     new: u64,
     different: Vec<SessionId>,
+    different_projects: Vec<ProjectId>,
     too_large: Vec<SessionId>,
 }
 
@@ -60,8 +63,15 @@ async fn move_all(from: &dyn MoveOut, to: &dyn MoveIn) -> Result<Moved> {
         io::stderr(),
         "moving {sessions} sessions with {messages} messages from {out} to {into}"
     );
-    let progress = Messages::of(messages);
     let (now, mut moved, mut behind) = (clock::now(), Moved { source, ..Moved::default() }, None);
+    // Before their sessions, which read them.
+    for id in from.project_ids().await? {
+        match move_project(from, to, &id).await? {
+            ProjectOutcome::Equal => moved.verified.projects += 1,
+            ProjectOutcome::Differs => moved.different_projects.push(id),
+        }
+    }
+    let progress = Messages::of(messages);
     loop {
         let ids = from.session_ids(behind.as_ref(), IDS).await?;
         let Some(last) = ids.last() else { break };
@@ -101,6 +111,10 @@ impl Moved {
         if left > 0 {
             return Err(format!("{left} of {} sessions were not moved", self.source.sessions));
         }
+        let left = self.different_projects.len();
+        if left > 0 {
+            return Err(format!("{left} of {} projects were not moved", self.source.projects));
+        }
         if self.verified != self.source {
             return Err(format!(
                 "the counts differ although every session was compared: {source} contradicts itself; \
@@ -115,8 +129,9 @@ impl Moved {
 fn tell(moved: &Moved, started: Instant) -> String {
     let line =
         |name: &str, source: u64, verified: u64| format!("{name:<10}{source:>14}{verified:>14}\n");
-    let Moved { source, verified, new, different, too_large } = moved;
+    let Moved { source, verified, new, different, different_projects, too_large } = moved;
     let mut told = format!("{:<10}{:>14}{:>14}\n", "", "source", "verified");
+    told += &line("projects", source.projects, verified.projects);
     told += &line("sessions", source.sessions, verified.sessions);
     told += &line("messages", source.messages, verified.messages);
     told += &line("nodes", source.nodes, verified.nodes);
@@ -127,6 +142,9 @@ fn tell(moved: &Moved, started: Instant) -> String {
     );
     for id in different {
         told += &format!("left alone, because it differs in the target: {id}\n");
+    }
+    for id in different_projects {
+        told += &format!("left alone, because it differs in the target: project {id}\n");
     }
     for id in too_large {
         told += &format!("not moved, because a message is too large for the target: {id}\n");

@@ -7,10 +7,14 @@
 //! A session moves in pages of nodes, its own record last: what is half there is nobody's yet, and
 //! is thrown away when it is moved again. What was written is read back and compared.
 
-use super::NewMessage;
+mod projects;
+
+pub(crate) use projects::{ProjectOutcome, move_project};
+
 use super::rules;
 use super::work::{Location, Place, SessionRow};
-use crate::domain::{MessageId, SessionId, Timestamp, TurnId, UserId};
+use super::{NewFile, NewMessage, ProjectStore};
+use crate::domain::{MessageId, Project, ProjectId, SessionId, Timestamp, TurnId, UserId};
 use crate::error::{Error, Kind, Result};
 use async_trait::async_trait;
 use serde::Serialize;
@@ -87,17 +91,18 @@ pub(crate) struct KeptMessage {
 /// How much a store holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Totals {
+    pub(crate) projects: u64,
     pub(crate) sessions: u64,
     pub(crate) messages: u64,
     pub(crate) nodes: u64,
 }
 
-/// A store whose sessions can be read as they are kept.
+/// A store whose sessions, and projects with them, can be read as they are kept.
 ///
 /// Two stores that keep the same session give equal values, whatever their databases make of it:
 /// that is how a move is verified.
 #[async_trait]
-pub(crate) trait Keeps: Send + Sync {
+pub(crate) trait Keeps: ProjectStore {
     /// A session without its messages; of its requests those made after `since`.
     async fn kept_session(&self, id: &SessionId, since: Timestamp) -> Result<Option<KeptSession>>;
 
@@ -121,6 +126,9 @@ pub(crate) trait MoveOut: Keeps {
 
     /// The ids behind this one in their order, at most so many.
     async fn session_ids(&self, behind: Option<&SessionId>, most: u32) -> Result<Vec<SessionId>>;
+
+    /// The ids of all projects.
+    async fn project_ids(&self) -> Result<Vec<ProjectId>>;
 }
 
 /// A store that is moved into.
@@ -136,6 +144,9 @@ pub(crate) trait MoveIn: Keeps {
     /// Adds the session, whose nodes are all there. It is visible from here on, whole. Errors:
     /// `id_taken` if it is there by now.
     async fn put_session(&self, session: &KeptSession) -> Result<()>;
+
+    /// Adds a project that is not there, with the contents of its files: all of it or nothing.
+    async fn put_project(&self, project: &Project, files: &[NewFile]) -> Result<()>;
 }
 
 /// What became of a session.
@@ -160,14 +171,23 @@ pub(crate) async fn move_session(
     now: Timestamp,
     passed: &(dyn Fn(u64) + Sync),
 ) -> Result<Outcome> {
-    let (mut pause, furthest) = (FIRST_PAUSE, AtomicU64::new(0));
-    loop {
+    let furthest = AtomicU64::new(0);
+    patiently(|| async {
         let at = AtomicU64::new(0);
         let passed_again = |messages| {
             let at = at.fetch_add(messages, Ordering::Relaxed) + messages;
             passed(at.saturating_sub(furthest.fetch_max(at, Ordering::Relaxed)));
         };
-        match try_to_move(from, to, id, now, &passed_again).await {
+        try_to_move(from, to, id, now, &passed_again).await
+    })
+    .await
+}
+
+/// Does a piece of a move, and begins it anew when a store fails for a moment.
+async fn patiently<T, F: Future<Output = Result<T>>>(attempt: impl Fn() -> F) -> Result<T> {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match attempt().await {
             Err(error) if error.kind == Kind::StoreUnavailable && pause <= LONGEST_PAUSE => {
                 sleep(pause).await;
                 pause *= 2;

@@ -56,6 +56,15 @@ async fn everything(server: &Server) -> Value {
         }
         answers[&path] = list;
     }
+    let projects = server.get("/api/projects").await.data();
+    for project in projects["projects"].as_array().unwrap() {
+        let id = project["projectId"].as_str().unwrap();
+        for file in project["files"].as_array().unwrap() {
+            let path = format!("/api/projects/{id}/files/{}", file["path"].as_str().unwrap());
+            answers[&path] = server.get(&path).await.data();
+        }
+    }
+    answers["/api/projects"] = projects;
     answers
 }
 
@@ -63,7 +72,7 @@ async fn everything(server: &Server) -> Value {
 async fn contents(url: &str) -> Vec<(&'static str, Vec<Document>)> {
     let database = Client::with_uri_str(url).await.unwrap().default_database().unwrap();
     let mut contents = Vec::new();
-    for name in ["sessions", "nodes", "queue", "turn_log", "idempotency_keys"] {
+    for name in ["projects", "sessions", "nodes", "queue", "turn_log", "idempotency_keys"] {
         let collection = database.collection::<Document>(name);
         let find = collection.find(doc! {}).sort(doc! { "_id": 1 });
         let documents = soon(async { find.await?.try_collect().await });
@@ -89,8 +98,13 @@ async fn large_session(server: &Server, session: &str, messages: usize) {
 /// Sessions with all that sessions can have.
 async fn furnish(server: &Server) {
     large_session(server, "large", 12).await;
+    let project = json!({"name": "Shop", "description": "Sells plants", "systemPrompt": "Be brief",
+        "files": [{"path": "src/a.ts", "content": "let a = 'ä'\n", "language": "typescript"}]});
+    let project = server.post("/api/projects", project).await.data()["projectId"].clone();
+    let file = format!("/api/projects/{}/files/empty", project.as_str().unwrap());
+    server.put(&file, json!({"content": ""})).await.data();
     let new = json!({
-        "sessionId": "rich", "title": "Naïve Wörter", "projectId": "p1", "participants": ["bob"],
+        "sessionId": "rich", "title": "Naïve Wörter", "projectId": project, "participants": ["bob"],
         "meta": {"b": 1, "a": [1.50, "ä"]}, "userMeta": {"browser": "Firefox"},
         "theme": {"colour": "#fff"}, "settings": {"temperature": 0.1, "systemPrompt": "Be brief"},
     });
@@ -139,6 +153,7 @@ async fn a_furnished_database_moves_and_every_read_gives_the_same_answer() {
 
     let out = migrated(folder, "echoic.db", &url).await;
     assert_eq!(counts(&out, "sessions"), [4, 4], "{out}");
+    assert_eq!(counts(&out, "projects"), [1, 1], "{out}");
     assert_eq!(counts(&out, "messages")[0], counts(&out, "messages")[1]);
     let nodes = before["/api/chat-sessions/large"]["nodes"].as_array().unwrap().len() as u64;
     assert!(nodes > 5 && counts(&out, "nodes")[1] > nodes, "{out}");
@@ -246,6 +261,29 @@ async fn a_session_that_was_used_at_the_target_is_left_alone_and_named() {
     let renamed = target.get("/api/chat-sessions/renamed").await.data();
     assert_eq!(renamed["title"], "Mine");
     assert_eq!(target.said("answered").await.len(), 4);
+}
+
+#[tokio::test]
+async fn a_project_that_was_changed_at_the_target_is_left_alone_and_named() {
+    let Some(url) = database() else { return };
+    let mut server = Server::on_file(&[]).await;
+    furnish(&server).await;
+    server.stop().await;
+    let folder = server.folder.path();
+    migrated(folder, "echoic.db", &url).await;
+    let mut target = server_on(&url).await;
+    let project = target.get("/api/projects").await.data()["projects"][0]["projectId"].clone();
+    let id = project.as_str().unwrap();
+    let file = format!("/api/projects/{id}/files/src/a.ts");
+    target.put(&file, json!({"content": "changed"})).await.data();
+    target.stop().await;
+
+    let (code, out, told) = migrate(folder, "sqlite://echoic.db", &url).await;
+    assert_eq!(code, 1);
+    assert!(told.ends_with("echoic: 1 of 1 projects were not moved\n"), "{told}");
+    assert!(out.contains(&format!("differs in the target: project {id}\n")), "{out}");
+    target.start_again().await;
+    assert_eq!(target.get(&file).await.data()["content"], "changed");
 }
 
 #[tokio::test]

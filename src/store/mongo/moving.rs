@@ -10,18 +10,19 @@ use super::documents::{
 };
 use super::failures::is_duplicate;
 use super::log::document as batch_document;
-use super::step::first_revision;
+use super::step::{Manner, first_revision, step};
 use super::{LONG_PATIENCE, MongoStore};
 use crate::domain::node::chat_id;
 use crate::domain::text::words;
-use crate::domain::{MessageId, SessionId, Timestamp, TurnId, UserId};
+use crate::domain::{MessageId, Project, SessionId, Timestamp, TurnId, UserId};
 use crate::error::{Error, Kind, Result};
 use crate::store::moving::{
     Keeps, KeptMessage, KeptNode, KeptRequest, KeptSession, KeptTurn, MAX_PAGE, MoveIn,
 };
+use crate::store::project_work::ProjectWork;
 use crate::store::rules::title_words;
 use crate::store::work::{Location, Place, Placed, SessionRow};
-use crate::store::{Batch, Store};
+use crate::store::{Batch, NewFile, Store};
 use async_trait::async_trait;
 use futures::TryStreamExt;
 use futures::future::try_join_all;
@@ -146,6 +147,10 @@ impl MoveIn for MongoStore {
         let born = first_revision();
         document.extend(doc! { "born": born, "revision": born, "commits": [] });
         add(&self.tables.sessions, vec![document]).await
+    }
+
+    async fn put_project(&self, project: &Project, files: &[NewFile]) -> Result<()> {
+        step!(self, Manner::LONG_STEP, |step| step.insert_project(project, files).await)
     }
 }
 

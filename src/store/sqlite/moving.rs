@@ -8,7 +8,7 @@ use super::log::log_of;
 use super::paths::walk_node;
 use super::rows::{SELECT_MESSAGE, seq_of_key, stored_message};
 use super::sessions::find;
-use crate::domain::{MessageId, SessionId, Timestamp, TurnId, UserId};
+use crate::domain::{MessageId, ProjectId, SessionId, Timestamp, TurnId, UserId};
 use crate::error::{Error, Result};
 use crate::store::Store;
 use crate::store::moving::{
@@ -62,7 +62,8 @@ impl MoveOut for SqliteStore {
                 db.query_row(&sql, [], |row| row.get::<_, i64>(0)).map(i64::unsigned_abs)
             };
             let (sessions, messages) = (count("sessions")?, count("messages")?);
-            Ok(Totals { sessions, messages, nodes: count("nodes")? })
+            let (nodes, projects) = (count("nodes")?, count("projects")?);
+            Ok(Totals { projects, sessions, messages, nodes })
         })
         .await
     }
@@ -74,6 +75,15 @@ impl MoveOut for SqliteStore {
             let mut statement = db.prepare_cached(sql)?;
             let ids = statement.query_map(params![behind, most], |row| row.get::<_, String>(0))?;
             ids.map(|id| Ok(SessionId::trusted(id?))).collect()
+        })
+        .await
+    }
+
+    async fn project_ids(&self) -> Result<Vec<ProjectId>> {
+        self.read(|db| {
+            let mut statement = db.prepare_cached("SELECT id FROM projects ORDER BY id")?;
+            let ids = statement.query_map([], |row| row.get::<_, String>(0))?;
+            ids.map(|id| Ok(ProjectId::trusted(id?))).collect()
         })
         .await
     }
