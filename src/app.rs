@@ -139,6 +139,7 @@ impl App {
         let relay = tokio::spawn(chat.clone().keep_relay(drained.clone()));
         let alive = tokio::spawn(chat.clone().keep_alive(self.lease, drained.clone()));
         let events = tokio::spawn(chat.clone().keep_events(drained.clone()));
+        let words = tokio::spawn(chat.clone().keep_words(drained.clone()));
         let watch = tokio::spawn(chat.clone().keep_watch(self.lease, drained.clone()));
         let listener = Patient::new(self.listener, self.tuning.reader_patience);
         let server = axum::serve(listener, router(self.api.clone()))
@@ -149,7 +150,7 @@ impl App {
         chat.drain(self.grace).await;
         drained.cancel();
         let ended = timeout(LINGER, server).await;
-        let _ = futures::future::join_all([journal, relay, events, alive, watch]).await;
+        let _ = futures::future::join_all([journal, relay, events, words, alive, watch]).await;
         self.api.store.close().await;
         match ended {
             Ok(Ok(Err(error))) => Err(Error::internal(error)),

@@ -15,6 +15,7 @@ mod journal;
 mod recovery;
 mod relay;
 mod run_turn;
+mod search;
 mod settle;
 mod start_turn;
 mod stop;
@@ -25,6 +26,7 @@ pub use crate::provider::Model;
 pub use events::EventReader;
 pub use frames::Cursor;
 pub use hub::Reader;
+pub use search::Finding;
 pub use start_turn::{NewTurn, Wish};
 
 use crate::error::{Error, Kind, Result};

@@ -11,6 +11,7 @@ pub mod node;
 pub mod page;
 pub mod principal;
 pub mod project;
+pub mod search;
 pub mod session;
 pub mod text;
 pub mod time;

@@ -24,6 +24,7 @@ mod pages;
 mod projects;
 mod query;
 mod router;
+mod search;
 mod sessions;
 mod sse;
 mod turns;

@@ -3,7 +3,7 @@
 use super::openapi::{Document, complete};
 use super::{
     Api, branches, chat, events, export, extract, files, guard, health, import, memory, messages,
-    models, nodes, openapi, pages, projects, sessions, turns,
+    models, nodes, openapi, pages, projects, search, sessions, turns,
 };
 use crate::error::Error;
 use axum::Router;
@@ -27,6 +27,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(turns::stop))
         .routes(routes!(turns::regenerate))
         .routes(routes!(events::listen))
+        .routes(routes!(search::search))
         .routes(routes!(sessions::create, sessions::list, sessions::delete_many))
         .routes(routes!(sessions::get, sessions::change, sessions::delete))
         .routes(routes!(sessions::set_title))

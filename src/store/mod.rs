@@ -16,6 +16,7 @@ mod projects;
 pub mod queued;
 mod relay;
 mod rules;
+mod search;
 mod sessions;
 pub mod sqlite;
 mod transfer;
@@ -27,6 +28,7 @@ pub use feed::*;
 pub use messages::*;
 pub use projects::*;
 pub use relay::*;
+pub use search::*;
 pub use sessions::*;
 pub use transfer::*;
 pub use tree::*;
@@ -45,6 +47,7 @@ pub trait Store:
     + LogStore
     + RelayStore
     + FeedStore
+    + SearchStore
     + TransferStore
     + ProjectStore
 {

@@ -1,19 +1,14 @@
 //! Events: one connection hears what happens to all of a user's sessions, or to one.
 
-use crate::store_contract::{Fresh, mongo, sqlite};
+use crate::store_contract::Fresh;
+use crate::support::core::{Core, on_both_stores, principal};
 use crate::support::events::{brief, parse};
 use crate::support::server::quick_heartbeat;
 use crate::support::{Events, Server, soon};
-use echoic::chat::{Chat, EventReader, Parts};
+use echoic::chat::EventReader;
 use echoic::domain::principal::Access;
-use echoic::domain::{Principal, Session, SessionId, Timestamp, UserId};
-use echoic::memory::{Defaults, Memory};
-use echoic::prompts::Prompts;
-use echoic::provider::demo::Demo;
-use echoic::store::{Claimant, NewSession, SessionChange};
+use echoic::domain::{Principal, SessionId, Timestamp};
 use serde_json::{Value, json};
-use std::sync::Arc;
-use tokio_util::sync::CancellationToken;
 
 #[tokio::test]
 async fn a_listener_hears_a_turn_from_its_message_to_its_end() {
@@ -164,65 +159,10 @@ async fn a_silent_feed_is_kept_warm_and_ends_when_the_server_goes_down() {
     events.end().await;
 }
 
-/// A server's core with a feed, for users that HTTP cannot tell apart.
-struct Core {
-    chat: Arc<Chat>,
-    fresh: Fresh,
-    _feed: tokio_util::sync::DropGuard,
-}
-
-impl Core {
-    fn new(fresh: Fresh) -> Self {
-        let prompts = Arc::new(Prompts::load(None).unwrap());
-        let defaults = Defaults {
-            strategy: Default::default(),
-            tokens: None,
-            context_window: None,
-            model: "demo".to_owned(),
-        };
-        let memory = Memory::new(fresh.store.clone(), prompts.clone(), defaults).unwrap();
-        let chat = Arc::new(Chat::new(Parts {
-            store: fresh.store.clone(),
-            provider: Arc::new(Demo::default()),
-            memory: Arc::new(memory),
-            prompts,
-            title_model: None,
-            claimant: Claimant { instance: "test".to_owned(), boot: "1".to_owned() },
-        }));
-        let stop = CancellationToken::new();
-        tokio::spawn(chat.clone().keep_events(stop.clone()));
-        Self { chat, fresh, _feed: stop.drop_guard() }
-    }
-
-    async fn listen(&self, user: &str, only: Option<&SessionId>) -> EventReader {
-        let mut reader = self.chat.events(&principal(user), only.cloned()).await.unwrap();
-        assert_eq!(brief(&heard(&mut reader).await), "sync");
-        reader
-    }
-
-    async fn invite(&self, session: &SessionId, users: &[&str]) -> Session {
-        let participants = Some(users.iter().copied().map(UserId::trusted).collect());
-        let change = SessionChange { participants, ..SessionChange::default() };
-        let now = Timestamp::from_millis(2);
-        self.chat.change_session(&principal("alice"), session, change, vec![], now).await.unwrap()
-    }
-
-    async fn rename(&self, session: &SessionId, pinned: bool) {
-        let change = SessionChange { pinned: Some(pinned), ..SessionChange::default() };
-        let now = Timestamp::from_millis(3);
-        self.chat.change_session(&principal("alice"), session, change, vec![], now).await.unwrap();
-    }
-
-    async fn create(&self, participants: &[&str]) -> SessionId {
-        let participants = participants.iter().copied().map(UserId::trusted).collect();
-        let new = NewSession { participants, ..NewSession::default() };
-        let now = Timestamp::from_millis(1);
-        self.chat.create_session(&principal("alice"), new, now).await.unwrap().0.id
-    }
-}
-
-fn principal(user: &str) -> Principal {
-    Principal { user: UserId::trusted(user), is_admin: false }
+async fn listen(core: &Core, user: &str, only: Option<&SessionId>) -> EventReader {
+    let mut reader = core.chat.events(&principal(user), only.cloned()).await.unwrap();
+    assert_eq!(brief(&heard(&mut reader).await), "sync");
+    reader
 }
 
 async fn heard(reader: &mut EventReader) -> Value {
@@ -233,13 +173,13 @@ async fn heard(reader: &mut EventReader) -> Value {
 async fn who_was_removed_hears_no_more(fresh: Fresh) {
     let core = Core::new(fresh);
     let session = core.create(&["bob"]).await;
-    let mut all = core.listen("bob", None).await;
-    let mut one = core.listen("bob", Some(&session)).await;
-    core.rename(&session, true).await;
+    let mut all = listen(&core, "bob", None).await;
+    let mut one = listen(&core, "bob", Some(&session)).await;
+    core.pin(&session, true).await;
     assert_eq!(heard(&mut all).await["session"]["pinned"], true);
     assert_eq!(heard(&mut one).await["session"]["pinned"], true);
     core.invite(&session, &[]).await;
-    core.rename(&session, false).await;
+    core.pin(&session, false).await;
     core.chat.delete_session(&principal("alice"), &session).await.unwrap();
     // The next thing that bob hears is another session's, though all of that came before.
     let other = core.create(&["bob"]).await;
@@ -251,10 +191,10 @@ async fn who_was_removed_hears_no_more(fresh: Fresh) {
 async fn who_was_invited_begins_to_hear_and_strangers_hear_nothing(fresh: Fresh) {
     let core = Core::new(fresh);
     let session = core.create(&[]).await;
-    let mut bob = core.listen("bob", None).await;
-    let mut carol = core.listen("carol", None).await;
-    let mut alice = core.listen("alice", None).await;
-    core.rename(&session, true).await;
+    let mut bob = listen(&core, "bob", None).await;
+    let mut carol = listen(&core, "carol", None).await;
+    let mut alice = listen(&core, "alice", None).await;
+    core.pin(&session, true).await;
     // Who hears of a change is judged when it is handed out: that is over once alice has it.
     heard(&mut alice).await;
     core.invite(&session, &["bob"]).await;
@@ -267,23 +207,6 @@ async fn who_was_invited_begins_to_hear_and_strangers_hear_nothing(fresh: Fresh)
     assert_eq!(brief(&heard(&mut bob).await), "session deleted");
     let hers = core.create(&["carol"]).await;
     assert_eq!(heard(&mut carol).await["sessionId"], hers.as_str());
-}
-
-macro_rules! on_both_stores {
-    ($($test:ident),*) => {$(
-        mod $test {
-            #[tokio::test]
-            async fn on_sqlite() {
-                super::$test(super::sqlite().await.unwrap()).await;
-            }
-
-            #[tokio::test]
-            async fn on_mongo() {
-                let Some(fresh) = super::mongo().await else { return };
-                super::$test(fresh).await;
-            }
-        }
-    )*};
 }
 
 on_both_stores!(

@@ -41,6 +41,7 @@ mod readme;
 mod repeat;
 mod restart;
 mod resume;
+mod search;
 mod sessions;
 mod shapes;
 mod store_contract;

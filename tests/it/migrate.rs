@@ -1,6 +1,7 @@
 //! `echoic migrate`: from SQLite to MongoDB with the real program, and what a user sees before and
 //! after.
 
+use crate::search::found;
 use crate::support::mongo::{Mongo, database};
 use crate::support::process::{Process, command, run};
 use crate::support::server::read;
@@ -164,6 +165,8 @@ async fn a_furnished_database_moves_and_every_read_gives_the_same_answer() {
     // The model remembers what was said, too.
     let prompt = moved.turn("rich", "go on", "four").await;
     assert!(prompt.contains(&"assistant: one".to_owned()), "{prompt:?}");
+    // It is found by what was said.
+    found(&moved, "three", 1).await;
 }
 
 #[tokio::test]

@@ -17,6 +17,13 @@ use mongodb::bson::{DateTime, Document, serialize_to_document};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+/// A document by its name alone.
+#[derive(Debug, Deserialize)]
+pub(super) struct IdDoc {
+    #[serde(rename = "_id")]
+    pub(super) id: String,
+}
+
 /// A session: its own fields, its counters, and the claim of its running turn.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

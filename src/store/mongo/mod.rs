@@ -23,6 +23,7 @@ mod queue;
 mod relay;
 mod requests;
 mod schema;
+mod search;
 mod sessions;
 mod step;
 mod transfer;
@@ -80,6 +81,7 @@ pub(super) struct Tables {
     events: Collection<Document>,
     projects: Collection<Document>,
     project_files: Collection<Document>,
+    words: Collection<Document>,
     schema: Collection<Document>,
 }
 
@@ -96,6 +98,7 @@ impl Tables {
             events: database.collection("events"),
             projects: database.collection("projects"),
             project_files: database.collection("project_files"),
+            words: database.collection("words"),
             schema: database.collection("schema"),
             database,
         }

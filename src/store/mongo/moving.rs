@@ -145,7 +145,7 @@ impl MoveIn for MongoStore {
         let queue = waiting.iter().map(|turn| turn.id.to_string()).collect();
         let mut document = document(&session_doc(row, queue)?)?;
         let born = first_revision();
-        document.extend(doc! { "born": born, "revision": born, "commits": [] });
+        document.extend(doc! { "born": born, "revision": born, "commits": [], "unkept": true });
         add(&self.tables.sessions, vec![document]).await
     }
 

@@ -2,6 +2,7 @@
 //! what they are lies beside it, for a message may be large. A text that no session names means
 //! nothing, so it may come before a commit and go behind it.
 
+use super::documents::IdDoc;
 use super::step::Step;
 use crate::domain::{SessionId, TurnId};
 use crate::error::Result;
@@ -15,12 +16,6 @@ struct WaitingDoc {
     #[serde(rename = "_id")]
     id: String,
     turn: String,
-}
-
-#[derive(Debug, Deserialize)]
-struct IdDoc {
-    #[serde(rename = "_id")]
-    id: String,
 }
 
 impl Step {

@@ -1,6 +1,7 @@
 //! Turns that other instances run, followed and stopped through MongoDB.
 
 use super::MongoStore;
+use super::documents::IdDoc;
 use super::log::{BatchDoc, in_time};
 use super::nodes::carry_out;
 use crate::domain::TurnId;
@@ -11,12 +12,6 @@ use futures::TryStreamExt;
 use mongodb::bson::{Document, doc};
 use serde::Deserialize;
 use std::collections::HashSet;
-
-#[derive(Debug, Deserialize)]
-struct IdDoc {
-    #[serde(rename = "_id")]
-    id: String,
-}
 
 /// The turns of a session that are not over, and what its last commit may still have to do.
 #[derive(Debug, Deserialize)]

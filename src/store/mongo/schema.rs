@@ -94,6 +94,7 @@ fn indexes(tables: &Tables) -> Vec<(&mongodb::Collection<Document>, Vec<IndexMod
                 plain(doc! { "projectId": 1, "lastMessageAt": -1 }),
                 sparse(doc! { "activeTurn.boot": 1 }),
                 sparse(doc! { "queue": 1 }),
+                sparse(doc! { "unkept": 1 }),
             ],
         ),
         (
@@ -118,6 +119,10 @@ fn indexes(tables: &Tables) -> Vec<(&mongodb::Collection<Document>, Vec<IndexMod
         (
             &tables.idempotency_keys,
             vec![plain(doc! { "sessionId": 1 }), expiring(doc! { "createdAt": 1 }, KEYS)],
+        ),
+        (
+            &tables.words,
+            vec![plain(doc! { "owner": 1, "words": 1 }), plain(doc! { "sessionId": 1, "seq": 1 })],
         ),
         (
             &tables.events,

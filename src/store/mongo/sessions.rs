@@ -1,7 +1,7 @@
 //! Sessions in MongoDB: created, changed, deleted.
 
 use super::MongoStore;
-use super::documents::{ClaimDoc, PlaceDoc, SessionDoc, date, document, to_json};
+use super::documents::{ClaimDoc, IdDoc, PlaceDoc, SessionDoc, date, document, to_json};
 use super::list::{self, Whose};
 use super::log::in_time;
 use super::step::{Manner, Step, step};
@@ -20,7 +20,6 @@ use crate::store::{
 use async_trait::async_trait;
 use futures::TryStreamExt;
 use mongodb::bson::{Document, doc};
-use serde::Deserialize;
 
 #[async_trait]
 impl SessionStore for MongoStore {
@@ -81,11 +80,6 @@ impl SessionStore for MongoStore {
         who: &Principal,
         filter: DeleteFilter,
     ) -> Result<Vec<SessionId>> {
-        #[derive(Deserialize)]
-        struct IdDoc {
-            #[serde(rename = "_id")]
-            id: String,
-        }
         let mut find = doc! { "userId": who.user.as_str() };
         match filter {
             DeleteFilter::Project(project) => find.insert("projectId", project.as_str()),
@@ -216,6 +210,8 @@ impl Step {
             "activityAt": date(session.last_message_at.unwrap_or(session.created_at)),
             "lastSeen": session.last_seen.map(date),
             "updatedAt": date(session.updated_at),
+            // Its words are to be looked through, at least to see that all are kept.
+            "unkept": true,
         };
         self.set(set);
         Ok(())
@@ -236,7 +232,13 @@ impl Step {
         self.forget();
         let tables = self.tables.clone();
         self.delete(&tables.sessions, doc! { "_id": id }).await?;
-        for table in [&tables.nodes, &tables.queue, &tables.turn_log, &tables.idempotency_keys] {
+        for table in [
+            &tables.nodes,
+            &tables.queue,
+            &tables.turn_log,
+            &tables.idempotency_keys,
+            &tables.words,
+        ] {
             self.delete(table, doc! { "sessionId": id }).await?;
         }
         let running = row.session.active_turn.as_ref().map(|turn| turn.turn_id.clone());

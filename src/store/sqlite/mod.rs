@@ -15,6 +15,7 @@ mod queue;
 mod readers;
 mod rows;
 mod schema;
+mod search;
 mod sessions;
 mod tree;
 mod turns;

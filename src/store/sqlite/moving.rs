@@ -1,6 +1,6 @@
 //! Whole sessions as they lie in SQLite, for a move elsewhere.
 //!
-//! Not moved: what is made anew from the rest (`participants`, the words of titles), who was alive
+//! Not moved: what is made anew from the rest (`participants`, the words of titles and messages), who was alive
 //! (`instances`), and the logs of turns that have ended, which are kept for a minute.
 
 use super::SqliteStore;
@@ -184,6 +184,7 @@ mod tests {
     const KNOWN: &[(&str, &str)] = &[
         ("idempotency_keys", "user_id route key fingerprint session message_id turn_id created_at"),
         ("instances", "instance boot seen_at"),
+        ("kept_words", "key at role"),
         (
             "messages",
             "key session node id parent_id role sender_id type content parts status model \
@@ -204,8 +205,9 @@ mod tests {
         (
             "sessions",
             "key id owner participants project_id title title_words title_source status archived \
-             pinned meta user_meta theme settings read_marks version messages nodes head_id head_seq \
-             head_node last_message last_message_at activity_at last_seen created_at updated_at",
+             pinned meta user_meta theme settings read_marks version messages kept nodes head_id \
+             head_seq head_node last_message last_message_at activity_at last_seen created_at \
+             updated_at",
         ),
         ("turn_log", "turn_id batch session frames ended_at"),
         ("turns", "session turn_id reply_id question_id started_at instance boot"),
@@ -219,7 +221,7 @@ mod tests {
         schema::prepare(&mut db, &path).unwrap();
         let sql = "SELECT t.name, group_concat(c.name, ' ' ORDER BY c.cid) FROM sqlite_schema t \
                    JOIN pragma_table_info(t.name) c WHERE t.type = 'table' \
-                   AND t.name NOT LIKE 'session_titles%' GROUP BY t.name ORDER BY t.name";
+                   AND t.name NOT LIKE 'session_titles%' AND t.name NOT LIKE 'message_words%' GROUP BY t.name ORDER BY t.name";
         let mut statement = db.prepare(sql).unwrap();
         let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
         let found: Vec<(String, String)> = rows.map(Result::unwrap).collect();

@@ -244,6 +244,7 @@ pub(super) fn delete(db: &Connection, row: &SessionRow) -> Result<Deleted> {
         .prepare_cached("DELETE FROM queue WHERE session = ?1 RETURNING turn_id")?
         .query_map([key], |row| row.get(0))?
         .collect::<Result<_, _>>()?;
+    super::search::forget_words(db, key)?;
     for rows in [
         "DELETE FROM nodes WHERE session = ?1",
         "DELETE FROM turn_log WHERE session = ?1",

@@ -18,6 +18,7 @@ CREATE TABLE sessions (
     read_marks      TEXT NOT NULL DEFAULT '{}', -- JSON: user to the seq they have read up to
     version         INTEGER NOT NULL,
     messages        INTEGER NOT NULL,           -- how many; also the highest seq
+    kept            INTEGER NOT NULL DEFAULT 0, -- the seq up to which its words are kept for searching
     nodes           INTEGER NOT NULL,           -- how many; also the highest number
     head_id         TEXT,
     head_seq        INTEGER,
@@ -31,6 +32,7 @@ CREATE TABLE sessions (
 );
 CREATE INDEX sessions_of_owner ON sessions (owner, archived, pinned, activity_at, id);
 CREATE INDEX sessions_of_project ON sessions (project_id, activity_at) WHERE project_id IS NOT NULL;
+CREATE INDEX sessions_with_unkept_words ON sessions (key) WHERE messages > kept;
 
 -- Participants other than the owner.
 CREATE TABLE participants (
@@ -86,6 +88,17 @@ CREATE UNIQUE INDEX messages_by_id ON messages (session, id);
 CREATE INDEX messages_of_node ON messages (session, node);
 CREATE INDEX messages_by_client_id ON messages (session, client_message_id)
     WHERE client_message_id IS NOT NULL;
+
+-- Words of messages for searching, behind a sign of the session's owner; rowid is the message's key.
+CREATE VIRTUAL TABLE message_words USING fts5 (
+    words, content = '', contentless_delete = 1, detail = none, tokenize = 'ascii'
+);
+-- The messages in it, and what a search wants to know of each.
+CREATE TABLE kept_words (
+    key  INTEGER PRIMARY KEY,
+    at   INTEGER NOT NULL,
+    role TEXT NOT NULL
+);
 
 -- The claim of a running turn on its session: at most one. It names who runs it.
 CREATE TABLE turns (

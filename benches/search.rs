@@ -1,0 +1,140 @@
+//! What a search costs one user of 10,000 sessions of 50 messages each, in SQLite: by a title, by a
+//! word of a few messages, by the beginning of a word that a tenth of all messages hold, each with
+//! what a client is shown. The bars: 50, 50 and 300 ms for 95 of 100. Prints, too, how fast words
+//! are kept and how large the file is with and without them.
+//!
+//! `cargo bench --bench search`; `ECHOIC_BENCH_SESSIONS` makes it smaller.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+use echoic::chat::{Chat, Parts};
+use echoic::domain::message::Body;
+use echoic::domain::search::{SearchQuery, terms};
+use echoic::domain::session::SessionStatus;
+use echoic::domain::title::Title;
+use echoic::domain::{MessageId, MessageType, Principal, Role, SessionId, Timestamp, UserId};
+use echoic::memory::{Defaults, Memory};
+use echoic::prompts::Prompts;
+use echoic::provider::demo::Demo;
+use echoic::store::sqlite::{SqliteStore, Sync};
+use echoic::store::{Claimant, ImportSession, NewMessage, NewSession, Parent, ReplyFields, Store};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+const MESSAGES: usize = 50;
+const ROUNDS: usize = 100;
+
+fn main() {
+    let sessions = std::env::var("ECHOIC_BENCH_SESSIONS");
+    let sessions: usize = sessions.map_or(10_000, |sessions| sessions.parse().unwrap());
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("echoic.db");
+        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&path, Sync::Normal).unwrap());
+        let owner = Principal { user: UserId::trusted("bench"), is_admin: false };
+        for number in 0..sessions {
+            let now = Timestamp::from_millis(1_800_000_000_000);
+            store.import_session(&owner, session(number), now).await.unwrap();
+        }
+        println!("{sessions} sessions of {MESSAGES} messages: {} MB", megabytes(&path));
+        let chat = chat(store.clone());
+        let begun = Instant::now();
+        while chat.keep_some_words().await.unwrap() {}
+        let rate = (sessions * MESSAGES) as f64 / begun.elapsed().as_secs_f64();
+        println!("with their words: {} MB, kept at {rate:.0} messages/s", megabytes(&path));
+        for (name, question) in [
+            ("a title", "subject 4321"),
+            ("a word of a few messages", "needle77"),
+            ("two words", "common needle7"),
+            ("the beginning of a word in a tenth of all messages", "tenth"),
+        ] {
+            measure(&chat, &owner, name, question).await;
+        }
+        store.close().await;
+    });
+}
+
+async fn measure(chat: &Chat, who: &Principal, name: &str, question: &str) {
+    let query = SearchQuery {
+        terms: terms(question).unwrap(),
+        project_id: None,
+        session_id: None,
+        role: None,
+        from: None,
+        to: None,
+        after: None,
+        limit: 20,
+    };
+    let mut times = Vec::new();
+    let mut count = 0;
+    for _ in 0..ROUNDS {
+        let begun = Instant::now();
+        let (found, _) = chat.search(who, &query).await.unwrap();
+        times.push(begun.elapsed().as_secs_f64() * 1000.0);
+        count = found.len();
+    }
+    times.sort_by(f64::total_cmp);
+    let (median, p95) = (times[ROUNDS / 2], times[ROUNDS * 95 / 100]);
+    println!("{name} ({count} shown): median {median:.1} ms, p95 {p95:.1} ms");
+}
+
+fn session(number: usize) -> ImportSession {
+    let id = SessionId::trusted(format!("session-{number:05}"));
+    let start = 1_700_000_000_000 + (number as i64) * 60_000;
+    let messages = (0..MESSAGES).map(|place| {
+        let at = number * MESSAGES + place;
+        let tenth = if at % 10 == 3 { format!("tenth{}", at % 1000) } else { String::new() };
+        let content = format!(
+            "common words of message {place} {tenth} needle{} and {}",
+            at / 10,
+            "some more of what people write every day ".repeat(4)
+        );
+        let message = NewMessage {
+            id: MessageId::trusted(format!("m{place}")),
+            client_message_id: None,
+            role: if place % 2 == 0 { Role::User } else { Role::Assistant },
+            sender_id: UserId::trusted("bench"),
+            body: Body { content, parts: Default::default(), kind: MessageType::Text },
+            tokens: 50,
+            created_at: Timestamp::from_millis(start + place as i64 * 1000),
+            reply: ReplyFields::default(),
+        };
+        (message, if place == 0 { Parent::Root } else { Parent::Head })
+    });
+    let title = Title::given(Some(&format!("The subject {number}"))).unwrap();
+    ImportSession {
+        id: id.clone(),
+        other_id: id,
+        new: NewSession { title, ..NewSession::default() },
+        keeps_title: true,
+        read_marks: Default::default(),
+        status: SessionStatus::default(),
+        archived: false,
+        pinned: false,
+        created_at: Timestamp::from_millis(start),
+        last_seen: None,
+        head_id: None,
+        messages: messages.collect(),
+    }
+}
+
+fn chat(store: Arc<dyn Store>) -> Chat {
+    let prompts = Arc::new(Prompts::load(None).unwrap());
+    let (strategy, model) = (Default::default(), "demo".to_owned());
+    let defaults = Defaults { strategy, tokens: None, context_window: None, model };
+    Chat::new(Parts {
+        memory: Arc::new(Memory::new(store.clone(), prompts.clone(), defaults).unwrap()),
+        provider: Arc::new(Demo::default()),
+        title_model: None,
+        claimant: Claimant { instance: "bench".to_owned(), boot: "1".to_owned() },
+        prompts,
+        store,
+    })
+}
+
+fn megabytes(path: &Path) -> u64 {
+    let size = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
+    (size(path) + size(&path.with_extension("db-wal"))) >> 20
+}

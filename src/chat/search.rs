@@ -1,0 +1,180 @@
+//! Searching: the words of messages kept in the background, and found.
+//!
+//! A session says durably how far its words are kept, so this goes on where it was cut off. No turn
+//! waits for it: what it writes gives way to everything else.
+
+use super::Chat;
+use crate::domain::principal::Access;
+use crate::domain::search::{Found, SearchQuery, Snippet, Spot, kept_words, snippet};
+use crate::domain::{MessageId, Principal, Role, Session, SessionId, Timestamp};
+use crate::error::{Error, Kind, Result};
+use crate::store::{MessageWords, SessionWords, Unkept};
+use futures::{StreamExt, TryStreamExt, stream};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+/// How often to look for words to keep: what is found is this much behind, and the time it takes.
+const LOOK: Duration = Duration::from_millis(500);
+/// Messages whose words are written in one step, so that no step is long.
+const STEP: usize = 128;
+/// Findings that are read at once.
+const AT_ONCE: usize = 8;
+
+/// A finding as it is shown.
+#[derive(Debug)]
+pub struct Finding {
+    /// The session.
+    pub session_id: SessionId,
+    /// Its title.
+    pub title: String,
+    /// The message and who speaks; `None` if the title was found.
+    pub message: Option<(MessageId, Role)>,
+    /// Where the words stand.
+    pub snippet: Snippet,
+    /// When the message was written, or the session created.
+    pub created_at: Timestamp,
+}
+
+impl Chat {
+    /// What holds all terms, the newest first, and where the list goes on if it does.
+    pub async fn search(
+        &self,
+        who: &Principal,
+        query: &SearchQuery,
+    ) -> Result<(Vec<Finding>, Option<Spot>)> {
+        let mut found = self.store.find_messages(who, query).await?;
+        if query.role.is_none() {
+            found.extend(self.store.find_titles(who, query).await?);
+        }
+        found.sort_by(|one, other| other.spot.cmp(&one.spot));
+        let has_more = found.len() > query.limit as usize;
+        found.truncate(query.limit as usize);
+        let next = found.last().filter(|_| has_more).map(|last| last.spot.clone());
+        let shown = stream::iter(found.into_iter().map(|found| self.show(who, query, found)));
+        let shown: Vec<_> = shown.buffered(AT_ONCE).try_collect().await?;
+        Ok((shown.into_iter().flatten().collect(), next))
+    }
+
+    /// What was found; `None` if it is gone meanwhile, or no more to be seen.
+    async fn show(
+        &self,
+        who: &Principal,
+        query: &SearchQuery,
+        found: Found,
+    ) -> Result<Option<Finding>> {
+        let id = SessionId::trusted(found.spot.session);
+        let read = async {
+            let session = self.store.session(who, &id, Access::Participate).await?;
+            let Some(message) = found.message else {
+                let snippet = snippet(&session.title, &query.terms);
+                return Ok(Finding::new(session, None, snippet, found.spot.at));
+            };
+            let message = self.store.message(who, &id, &message).await?;
+            let snippet = snippet(&message.content, &query.terms);
+            Ok(Finding::new(session, Some((message.id, message.role)), snippet, found.spot.at))
+        };
+        match read.await {
+            Ok(finding) => Ok(Some(finding)),
+            Err(Error { kind: Kind::SessionNotFound | Kind::MessageNotFound, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Keeps the words of messages until told to stop.
+    pub async fn keep_words(self: Arc<Self>, stop: CancellationToken) {
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut fails = false;
+        loop {
+            let looked = async {
+                look.tick().await;
+                while self.keep_some_words().await? {}
+                Ok::<_, Error>(())
+            };
+            let looked = tokio::select! {
+                () = stop.cancelled() => return,
+                looked = looked => looked,
+            };
+            match looked {
+                Ok(()) => fails = false,
+                // Said once: the next look comes soon.
+                Err(error) if !std::mem::replace(&mut fails, true) => {
+                    tracing::warn!(error = %error.chain(), "words for searching cannot be kept");
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Keeps the words of some messages. Whether there were any.
+    pub async fn keep_some_words(&self) -> Result<bool> {
+        let (mut has_kept, mut step, mut size) = (false, Vec::new(), 0);
+        for unkept in self.store.unkept().await? {
+            let words = match self.words_behind(&unkept).await {
+                Ok(words) => words,
+                Err(error) if error.kind == Kind::SessionNotFound => continue,
+                Err(error) => return Err(error),
+            };
+            has_kept |= !words.messages.is_empty();
+            for piece in pieces(words) {
+                size += piece.messages.len();
+                step.push(piece);
+                if size >= STEP {
+                    self.store.keep_words(std::mem::take(&mut step)).await?;
+                    size = 0;
+                }
+            }
+        }
+        if !step.is_empty() {
+            self.store.keep_words(step).await?;
+        }
+        Ok(has_kept)
+    }
+
+    /// The words of a session's next messages, as many as are read at once.
+    async fn words_behind(&self, unkept: &Unkept) -> Result<SessionWords> {
+        let Unkept { session_id, after } = unkept;
+        let after = *after;
+        let piece = self.store.read_piece(&Principal::server(), session_id, after).await?;
+        let words = move || {
+            let words = piece.messages.into_iter().map(|message| MessageWords {
+                words: kept_words(&message.content),
+                seq: message.seq,
+                id: message.id,
+                role: message.role,
+                created_at: message.created_at,
+            });
+            SessionWords { messages: words.collect(), session: piece.session, after }
+        };
+        tokio::task::spawn_blocking(words).await.map_err(Error::internal)
+    }
+}
+
+/// Cut so that each is a step at the most; one without messages stays one.
+fn pieces(words: SessionWords) -> Vec<SessionWords> {
+    let SessionWords { session, mut after, mut messages } = words;
+    let mut pieces = Vec::new();
+    loop {
+        let rest = messages.split_off(messages.len().min(STEP));
+        let last = messages.last().map_or(after, |message| message.seq);
+        pieces.push(SessionWords { session: session.clone(), after, messages });
+        if rest.is_empty() {
+            return pieces;
+        }
+        (after, messages) = (last, rest);
+    }
+}
+
+impl Finding {
+    fn new(
+        session: Session,
+        message: Option<(MessageId, Role)>,
+        snippet: Snippet,
+        at: i64,
+    ) -> Self {
+        let created_at = Timestamp::from_millis(at);
+        Self { session_id: session.id, title: session.title, message, snippet, created_at }
+    }
+}

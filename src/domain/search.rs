@@ -1,0 +1,239 @@
+//! Searching in what was said: what is looked for, which words are kept for that, and how a finding
+//! is shown. Stores keep the words and look them up; everything else about searching is here.
+
+use super::text::words;
+use super::{Invalid, MessageId, ProjectId, Role, SessionId, Timestamp};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use unicode_normalization::UnicodeNormalization;
+use unicode_normalization::char::is_combining_mark;
+
+/// Words of a question beyond these are not looked at.
+const MAX_TERMS: usize = 16;
+/// Of a longer word so many characters count.
+const MAX_WORD: usize = 64;
+/// A word of the question with so many characters is the beginning of what it finds.
+const MIN_PREFIX: usize = 3;
+/// The most characters of a snippet, marks of omission aside, and how many of them may stand before
+/// the first finding.
+const SNIPPET: usize = 160;
+const LEAD: usize = 40;
+
+/// A folded word that must be found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Term {
+    /// Letters and digits only.
+    pub word: String,
+    /// Whether words that begin with it count, too.
+    pub is_prefix: bool,
+}
+
+impl Term {
+    fn finds(&self, word: &str) -> bool {
+        if self.is_prefix { word.starts_with(&self.word) } else { word == self.word }
+    }
+}
+
+/// What is looked for, and where.
+#[derive(Debug, Clone)]
+pub struct SearchQuery {
+    /// All of these, in one message or one title; at least one.
+    pub terms: Vec<Term>,
+    /// Only in sessions of a project.
+    pub project_id: Option<ProjectId>,
+    /// Only in a session.
+    pub session_id: Option<SessionId>,
+    /// Only messages of a role, and no titles.
+    pub role: Option<Role>,
+    /// Only what is as new as this, or newer.
+    pub from: Option<Timestamp>,
+    /// Only what is older than this.
+    pub to: Option<Timestamp>,
+    /// Only what comes behind this.
+    pub after: Option<Spot>,
+    /// Most findings.
+    pub limit: u32,
+}
+
+/// The terms of a question. Errors: a question without words.
+pub fn terms(question: &str) -> Result<Vec<Term>, Invalid> {
+    let term = |word: String| {
+        let word = cut(&word).to_owned();
+        Term { is_prefix: word.chars().count() >= MIN_PREFIX, word }
+    };
+    let terms: Vec<_> = words(question).into_iter().take(MAX_TERMS).map(term).collect();
+    if terms.is_empty() {
+        return Err(Invalid::new("q", "must hold a word"));
+    }
+    Ok(terms)
+}
+
+fn cut(word: &str) -> &str {
+    super::text::first_characters(word, MAX_WORD)
+}
+
+/// The words by which a text is found, each once.
+pub fn kept_words(text: &str) -> Vec<String> {
+    let each: BTreeSet<String> = words(text).iter().map(|word| cut(word).to_owned()).collect();
+    each.into_iter().collect()
+}
+
+/// Where a finding stands in the order of findings, the newest first: by time, then by session and
+/// place in it, the last first. Opaque to clients.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Spot {
+    /// When it was written, in milliseconds.
+    #[serde(rename = "a")]
+    pub at: i64,
+    /// The session.
+    #[serde(rename = "s")]
+    pub session: String,
+    /// The message's seq; 0 is the session's title.
+    #[serde(rename = "q")]
+    pub seq: u32,
+}
+
+impl Spot {
+    /// The place as clients carry it.
+    pub fn encode(&self) -> String {
+        URL_SAFE_NO_PAD.encode(serde_json::to_vec(self).unwrap_or_default())
+    }
+
+    /// Reads a place that was given out.
+    pub fn decode(text: &str) -> Result<Self, Invalid> {
+        let wants = || Invalid::new("cursor", "must be a nextCursor of a search");
+        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| wants())?;
+        serde_json::from_slice(&bytes).map_err(|_| wants())
+    }
+}
+
+/// A message or a title that was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Where it stands.
+    pub spot: Spot,
+    /// The message; `None` is the title.
+    pub message: Option<MessageId>,
+}
+
+/// A piece of a text around what was found in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snippet {
+    /// The piece, on one line.
+    pub text: String,
+    /// Where the found words stand in it: from and behind, in characters (Unicode scalar values).
+    pub highlights: Vec<[usize; 2]>,
+}
+
+/// Shows where the terms stand in a text.
+pub fn snippet(text: &str, terms: &[Term]) -> Snippet {
+    let found: Vec<[usize; 2]> = placed_words(text)
+        .into_iter()
+        .filter(|(word, _)| terms.iter().any(|term| term.finds(cut(word))))
+        .map(|(_, place)| place)
+        .collect();
+    let begin = match found.first() {
+        Some([first, _]) if *first > LEAD => first - LEAD,
+        _ => 0,
+    };
+    let (before, after) = ("…", "…");
+    let mut piece = String::new();
+    if begin > 0 {
+        piece.push_str(before);
+    }
+    let shift = piece.chars().count();
+    let mut rest = text.chars().skip(begin);
+    piece.extend(rest.by_ref().take(SNIPPET).map(|c| if c.is_whitespace() { ' ' } else { c }));
+    if rest.next().is_some() {
+        piece.push_str(after);
+    }
+    let end = begin + SNIPPET;
+    let inside = found.into_iter().filter(|[from, to]| *from >= begin && *to <= end);
+    let highlights = inside.map(|[from, to]| [from - begin + shift, to - begin + shift]).collect();
+    Snippet { text: piece, highlights }
+}
+
+/// The folded words of a text as [`words`] gives them, and where each stands, in characters.
+fn placed_words(text: &str) -> Vec<(String, [usize; 2])> {
+    let mut placed: Vec<(String, [usize; 2])> = Vec::new();
+    let mut is_open = false;
+    for (index, original) in text.chars().enumerate() {
+        for c in original.nfkd() {
+            if is_combining_mark(c) {
+                // An accent belongs to the letter before it.
+                if let Some((_, [_, end])) = placed.last_mut().filter(|_| is_open) {
+                    *end = index + 1;
+                }
+                continue;
+            }
+            for c in c.to_lowercase() {
+                if !c.is_alphanumeric() {
+                    // What the lower case of a letter is made of beside letters.
+                    is_open = is_open && is_combining_mark(c);
+                    continue;
+                }
+                if !is_open {
+                    placed.push((String::new(), [index, index]));
+                    is_open = true;
+                }
+                if let Some((word, [_, end])) = placed.last_mut() {
+                    word.push(c);
+                    *end = index + 1;
+                }
+            }
+        }
+    }
+    placed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn shown(text: &str, question: &str) -> (String, Vec<String>) {
+        let Snippet { text, highlights } = snippet(text, &terms(question).unwrap());
+        let piece = |[from, to]: &[usize; 2]| text.chars().skip(*from).take(to - from).collect();
+        let pieces = highlights.iter().map(piece).collect();
+        (text, pieces)
+    }
+
+    #[test]
+    fn three_letters_begin_a_word_and_fewer_are_one() {
+        let term = |word: &str, is_prefix| Term { word: word.to_owned(), is_prefix };
+        assert_eq!(
+            terms("Crème à 42").unwrap(),
+            [term("creme", true), term("a", false), term("42", false)]
+        );
+        assert!(terms(" -- ").is_err());
+    }
+
+    #[test]
+    fn found_words_are_shown_as_they_were_written() {
+        let (text, found) = shown("Die Crème\nbrûlée, bitte", "creme brul");
+        assert_eq!(text, "Die Crème brûlée, bitte");
+        assert_eq!(found, ["Crème", "brûlée"]);
+        // The accents stand behind their letters here.
+        let (_, found) = shown("Cre\u{300}me", "creme");
+        assert_eq!(found, ["Cre\u{300}me"]);
+    }
+
+    #[test]
+    fn a_finding_deep_in_a_text_is_shown_with_what_stands_around_it() {
+        let long = format!("{}needle {}", "hay ".repeat(500), "straw ".repeat(500));
+        let (text, found) = shown(&long, "needle");
+        assert_eq!(found, ["needle"]);
+        assert!(text.starts_with('…') && text.ends_with('…'), "{text}");
+        assert_eq!(text.chars().count(), SNIPPET + 2);
+    }
+
+    proptest! {
+        #[test]
+        fn the_words_that_are_shown_are_those_that_are_kept(text in ".{0,60}") {
+            let placed: Vec<_> = placed_words(&text).into_iter().map(|(word, _)| word).collect();
+            prop_assert_eq!(placed, words(&text));
+        }
+    }
+}

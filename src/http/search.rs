@@ -1,0 +1,124 @@
+//! `/api/search`: what was said, found by its words.
+
+use super::Api;
+use super::envelope::{Answer, Envelope, Failure, ok};
+use super::extract::Caller;
+use super::query::Query;
+use crate::chat::Finding;
+use crate::domain::page::MAX_LIMIT;
+use crate::domain::search::{SearchQuery, Spot, terms};
+use crate::domain::{Invalid, MessageId, ProjectId, Role, SessionId, Timestamp};
+use crate::error::Result;
+use axum::Json;
+use axum::extract::State;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// The longest question, in bytes.
+const MAX_QUESTION: usize = 1000;
+
+/// What was found.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Results {
+    /// Newest first.
+    results: Vec<SearchResult>,
+    /// Where the list goes on; `null` at its end.
+    next_cursor: Option<String>,
+}
+
+/// A message or a title that holds all words of the question.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct SearchResult {
+    #[schema(value_type = String)]
+    session_id: SessionId,
+    /// The session's title.
+    title: String,
+    /// The message; `null` if the words stand in the title.
+    #[schema(value_type = Option<String>)]
+    message_id: Option<MessageId>,
+    /// Who speaks; `null` for a title.
+    role: Option<Role>,
+    /// At most 160 characters around the first of the words, and `…` where more follows or precedes.
+    snippet: String,
+    /// Where the found words stand in it: from and behind, in characters (Unicode scalar values).
+    highlights: Vec<[usize; 2]>,
+    /// When the message was written; of a title, when its session was created.
+    #[schema(value_type = String, format = DateTime)]
+    created_at: Timestamp,
+}
+
+impl From<Finding> for SearchResult {
+    fn from(finding: Finding) -> Self {
+        let (message_id, role) = finding.message.unzip();
+        Self {
+            session_id: finding.session_id,
+            title: finding.title,
+            message_id,
+            role,
+            snippet: finding.snippet.text,
+            highlights: finding.snippet.highlights,
+            created_at: finding.created_at,
+        }
+    }
+}
+
+/// Search in messages and titles of all sessions that the caller may read, archived ones and all
+/// branches included. Every word must begin a word of the same message or title; one of fewer than
+/// three letters must be a word of it. Case and accents do not count. What was said is found within
+/// two seconds.
+#[utoipa::path(
+    get, path = "/api/search", tag = "messages",
+    params(
+        ("q" = String, Query, description = "The words; at most 16 count"),
+        ("projectId" = Option<String>, Query, description = "Only sessions of this project"),
+        ("sessionId" = Option<String>, Query, description = "Only this session"),
+        ("role" = Option<Role>, Query, description = "Only messages of this role, and no titles"),
+        ("from" = Option<String>, Query, description = "RFC 3339: only what is as new, or newer"),
+        ("to" = Option<String>, Query, description = "RFC 3339: only what is older"),
+        ("limit" = Option<u32>, Query, description = "From 1 to 100, 20 by default"),
+        ("cursor" = Option<String>, Query, description = "A nextCursor"),
+    ),
+    responses((status = 200, body = Envelope<Results>), (status = "default", body = Failure))
+)]
+pub(super) async fn search(
+    State(api): State<Api>,
+    Caller(who): Caller,
+    query: Query,
+) -> Answer<Json<Envelope<Results>>> {
+    let query = search_query(query)?;
+    let (findings, next) = api.chat.search(&who, &query).await?;
+    let results = findings.into_iter().map(SearchResult::from).collect();
+    let next_cursor = next.map(|spot| spot.encode());
+    Ok(ok("Search completed successfully", Results { results, next_cursor }))
+}
+
+fn search_query(mut query: Query) -> Result<SearchQuery> {
+    let time = |name: &'static str| {
+        move |text: &str| {
+            Timestamp::parse(text).ok_or_else(|| Invalid::new(name, "must be a time in RFC 3339"))
+        }
+    };
+    let question = query.text("q").unwrap_or_default();
+    let asked = match question.len() {
+        0..=MAX_QUESTION => terms(&question),
+        _ => Err(Invalid::new("q", "must be at most 1000 bytes")),
+    };
+    if let Err(invalid) = &asked {
+        query.complain("q", invalid.wants.clone());
+    }
+    let roles = [Role::User, Role::Assistant, Role::System, Role::Tool];
+    let found = SearchQuery {
+        terms: asked.unwrap_or_default(),
+        project_id: query.parsed("projectId", |id| ProjectId::parse("projectId", id)),
+        session_id: query.parsed("sessionId", |id| SessionId::parse("sessionId", id)),
+        role: query.word("role", &roles.map(|role| (role.as_str(), role))),
+        from: query.parsed("from", time("from")),
+        to: query.parsed("to", time("to")),
+        after: query.parsed("cursor", Spot::decode),
+        limit: query.number("limit", 1..=MAX_LIMIT).unwrap_or(20),
+    };
+    query.finish()?;
+    Ok(found)
+}

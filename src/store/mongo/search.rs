@@ -1,0 +1,224 @@
+//! Words of messages in MongoDB: one document for each message, its words an indexed list.
+//!
+//! MongoDB's own text index knows whole stemmed words only: it would find less, and other things,
+//! than every other store does. A word's beginning is a range of this index.
+
+use super::MongoStore;
+use super::documents::{IdDoc, date, number};
+use crate::domain::search::{Found, SearchQuery, Spot, Term};
+use crate::domain::{MessageId, Principal, Session, SessionId};
+use crate::error::Result;
+use crate::store::{MessageWords, SearchStore, SessionWords, Unkept};
+use async_trait::async_trait;
+use futures::TryStreamExt;
+use mongodb::bson::{Bson, DateTime, Document, doc};
+use serde::Deserialize;
+
+#[derive(Debug, Deserialize)]
+struct UnkeptDoc {
+    #[serde(rename = "_id")]
+    id: String,
+    #[serde(default)]
+    kept: i64,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct WordsDoc {
+    session_id: String,
+    seq: i64,
+    message_id: String,
+    at: DateTime,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct TitleDoc {
+    #[serde(rename = "_id")]
+    id: String,
+    created_at: DateTime,
+}
+
+#[async_trait]
+impl SearchStore for MongoStore {
+    async fn unkept(&self) -> Result<Vec<Unkept>> {
+        let sessions = self.tables.sessions.clone_with_type::<UnkeptDoc>();
+        let found = sessions.find(doc! { "unkept": true }).projection(doc! { "kept": 1 }).limit(64);
+        let found: Vec<UnkeptDoc> = found.await?.try_collect().await?;
+        let unkept = |session: UnkeptDoc| Unkept {
+            session_id: SessionId::trusted(session.id),
+            after: number(session.kept),
+        };
+        Ok(found.into_iter().map(unkept).collect())
+    }
+
+    async fn keep_words(&self, words: Vec<SessionWords>) -> Result<()> {
+        for SessionWords { session, after, messages } in words {
+            self.keep_words_of(&session, after, &messages).await?;
+        }
+        Ok(())
+    }
+
+    async fn find_messages(&self, who: &Principal, query: &SearchQuery) -> Result<Vec<Found>> {
+        let user = who.user.as_str();
+        let guest = doc! { "participants": user, "userId": { "$ne": user } };
+        let guest = self.session_ids(guest).await?;
+        let mut all = vec![match guest.is_empty() {
+            true => doc! { "owner": user },
+            false => doc! { "$or": [ { "owner": user }, { "sessionId": { "$in": guest } } ] },
+        }];
+        all.extend(query.terms.iter().map(|term| doc! { "words": pattern(term) }));
+        if let Some(project) = &query.project_id {
+            let ids = self
+                .session_ids(doc! { "participants": user, "projectId": project.as_str() })
+                .await?;
+            all.push(doc! { "sessionId": { "$in": ids } });
+        }
+        if let Some(session) = &query.session_id {
+            all.push(doc! { "sessionId": session.as_str() });
+        }
+        if let Some(role) = query.role {
+            all.push(doc! { "role": role.as_str() });
+        }
+        all.extend(within(query, "at"));
+        if let Some(Spot { at, session, seq }) = &query.after {
+            let at = DateTime::from_millis(*at);
+            all.push(doc! { "$or": [
+                { "at": { "$lt": at } },
+                { "at": at, "sessionId": { "$lt": session } },
+                { "at": at, "sessionId": session, "seq": { "$lt": i64::from(*seq) } },
+            ] });
+        }
+        let found: Vec<WordsDoc> = self
+            .tables
+            .words
+            .clone_with_type()
+            .find(doc! { "$and": all })
+            .sort(doc! { "at": -1, "sessionId": -1, "seq": -1 })
+            .projection(doc! { "words": 0 })
+            .limit(i64::from(query.limit) + 1)
+            .await?
+            .try_collect()
+            .await?;
+        let message = |found: WordsDoc| Found {
+            spot: Spot {
+                at: found.at.timestamp_millis(),
+                session: found.session_id,
+                seq: number(found.seq),
+            },
+            message: Some(MessageId::trusted(found.message_id)),
+        };
+        Ok(found.into_iter().map(message).collect())
+    }
+
+    async fn find_titles(&self, who: &Principal, query: &SearchQuery) -> Result<Vec<Found>> {
+        let mut all = vec![doc! { "participants": who.user.as_str() }];
+        all.extend(query.terms.iter().map(|term| doc! { "titleWords": pattern(term) }));
+        if let Some(project) = &query.project_id {
+            all.push(doc! { "projectId": project.as_str() });
+        }
+        if let Some(session) = &query.session_id {
+            all.push(doc! { "_id": session.as_str() });
+        }
+        all.extend(within(query, "createdAt"));
+        if let Some(Spot { at, session, seq }) = &query.after {
+            let at = DateTime::from_millis(*at);
+            let beyond = if *seq > 0 { "$lte" } else { "$lt" };
+            all.push(doc! { "$or": [
+                { "createdAt": { "$lt": at } },
+                { "createdAt": at, "_id": { beyond: session } },
+            ] });
+        }
+        let found: Vec<TitleDoc> = self
+            .tables
+            .sessions
+            .clone_with_type()
+            .find(doc! { "$and": all })
+            .sort(doc! { "createdAt": -1, "_id": -1 })
+            .projection(doc! { "createdAt": 1 })
+            .limit(i64::from(query.limit) + 1)
+            .await?
+            .try_collect()
+            .await?;
+        let title = |found: TitleDoc| Found {
+            spot: Spot { at: found.created_at.timestamp_millis(), session: found.id, seq: 0 },
+            message: None,
+        };
+        Ok(found.into_iter().map(title).collect())
+    }
+}
+
+impl MongoStore {
+    async fn keep_words_of(
+        &self,
+        session: &Session,
+        after: u32,
+        messages: &[MessageWords],
+    ) -> Result<()> {
+        let id = session.id.as_str();
+        let words = &self.tables.words;
+        // Words that somebody else has written are written again: they are the same.
+        let last = messages.last().map_or(after, |message| message.seq);
+        let range =
+            doc! { "sessionId": id, "seq": { "$gt": i64::from(after), "$lte": i64::from(last) } };
+        words.delete_many(range).await?;
+        let kept = |message: &MessageWords| {
+            doc! {
+                "_id": format!("{id}/{}", message.seq),
+                "owner": session.owner.as_str(),
+                "sessionId": id,
+                "seq": i64::from(message.seq),
+                "messageId": message.id.as_str(),
+                "role": message.role.as_str(),
+                "at": date(message.created_at),
+                "words": &message.words,
+            }
+        };
+        if !messages.is_empty() {
+            let documents: Vec<_> = messages.iter().map(kept).collect();
+            match words.insert_many(documents).ordered(false).await {
+                Err(error) if !super::failures::is_duplicate(&error) => return Err(error.into()),
+                _ => {}
+            }
+        }
+        self.mark_kept(session, last).await
+    }
+
+    /// Says how far a session's words are kept; takes those of a session that is gone away again.
+    async fn mark_kept(&self, session: &Session, last: u32) -> Result<()> {
+        let sessions = &self.tables.sessions;
+        let same = doc! { "_id": session.id.as_str(), "createdAt": date(session.created_at) };
+        let mut all = same.clone();
+        all.insert("messages", i64::from(last));
+        let done = doc! { "$set": { "kept": i64::from(last) }, "$unset": { "unkept": "" } };
+        if sessions.update_one(all, done).await?.matched_count == 1 {
+            return Ok(());
+        }
+        let further = doc! { "$max": { "kept": i64::from(last) } };
+        if sessions.update_one(same, further).await?.matched_count == 0 {
+            self.tables.words.delete_many(doc! { "sessionId": session.id.as_str() }).await?;
+        }
+        Ok(())
+    }
+
+    async fn session_ids(&self, filter: Document) -> Result<Vec<String>> {
+        let sessions = self.tables.sessions.clone_with_type::<IdDoc>();
+        let found = sessions.find(filter).projection(doc! { "_id": 1 });
+        let found: Vec<IdDoc> = found.await?.try_collect().await?;
+        Ok(found.into_iter().map(|session| session.id).collect())
+    }
+}
+
+/// Folded words hold letters and digits only, so they need no escape in a pattern.
+fn pattern(term: &Term) -> Bson {
+    match term.is_prefix {
+        true => doc! { "$regex": format!("^{}", term.word) }.into(),
+        false => term.word.as_str().into(),
+    }
+}
+
+fn within(query: &SearchQuery, at: &str) -> Vec<Document> {
+    let from = query.from.map(|from| doc! { at: { "$gte": date(from) } });
+    let to = query.to.map(|to| doc! { at: { "$lt": date(to) } });
+    from.into_iter().chain(to).collect()
+}

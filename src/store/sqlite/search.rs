@@ -1,0 +1,239 @@
+//! Words of messages in SQLite: a full-text index without the texts, fed in the background.
+//!
+//! Each word stands in it behind a sign of its session's owner, so that a search reads nothing of
+//! other people's; that what is found may be seen is asked of the sessions themselves.
+
+use super::SqliteStore;
+use super::rows::{message_key, seq_of_key};
+use crate::domain::search::{Found, SearchQuery, Spot, Term};
+use crate::domain::{MessageId, Principal, Session, SessionId};
+use crate::error::{Error, Result};
+use crate::store::work::MAX_SEQ;
+use crate::store::{MessageWords, SearchStore, SessionWords, Unkept};
+use async_trait::async_trait;
+use rusqlite::types::Value;
+use rusqlite::{Connection, OptionalExtension, Transaction, params, params_from_iter};
+use sha2::{Digest, Sha256};
+
+#[async_trait]
+impl SearchStore for SqliteStore {
+    async fn unkept(&self) -> Result<Vec<Unkept>> {
+        self.read(|db| {
+            let sql = "SELECT id, kept FROM sessions WHERE messages > kept LIMIT 64";
+            let mut statement = db.prepare_cached(sql)?;
+            let unkept = statement.query_map([], |row| {
+                let session_id = SessionId::trusted(row.get::<_, String>(0)?);
+                Ok(Unkept { session_id, after: row.get(1)? })
+            })?;
+            unkept.collect::<Result<_, _>>().map_err(Error::from)
+        })
+        .await
+    }
+
+    async fn keep_words(&self, words: Vec<SessionWords>) -> Result<()> {
+        let rows: Vec<_> = words.into_iter().map(Rows::of).collect();
+        self.write_later(move |db| rows.iter().try_for_each(|rows| rows.keep(db))).await
+    }
+
+    async fn find_messages(&self, who: &Principal, query: &SearchQuery) -> Result<Vec<Found>> {
+        let (who, query) = (who.clone(), query.clone());
+        self.read(move |db| messages(db, &who, &query)).await
+    }
+
+    async fn find_titles(&self, who: &Principal, query: &SearchQuery) -> Result<Vec<Found>> {
+        let (who, query) = (who.clone(), query.clone());
+        self.read(move |db| titles(db, &who, &query)).await
+    }
+}
+
+/// The words of some messages of a session, as they are written: joined before the writer has them.
+struct Rows {
+    session: Session,
+    after: u32,
+    messages: Vec<(MessageWords, String)>,
+}
+
+impl Rows {
+    fn of(words: SessionWords) -> Self {
+        let SessionWords { session, after, messages } = words;
+        let sign = sign(session.owner.as_str());
+        let signed = |message: MessageWords| {
+            let words = message.words.iter().flat_map(|word| [sign.as_str(), word.as_str(), " "]);
+            let words = words.collect();
+            (message, words)
+        };
+        Self { messages: messages.into_iter().map(signed).collect(), session, after }
+    }
+
+    fn keep(&self, db: &Connection) -> Result<()> {
+        let Self { session, after, messages } = self;
+        let sql = "SELECT key FROM sessions WHERE id = ?1 AND created_at = ?2 AND kept = ?3";
+        let same = params![session.id.as_str(), session.created_at.as_millis(), after];
+        let key: Option<i64> =
+            db.prepare_cached(sql)?.query_row(same, |row| row.get(0)).optional()?;
+        let Some(session) = key else { return Ok(()) };
+        let mut last = *after;
+        for (message, words) in messages {
+            let key = message_key(session, message.seq);
+            db.prepare_cached("INSERT INTO message_words (rowid, words) VALUES (?1, ?2)")?
+                .execute(params![key, words])?;
+            db.prepare_cached("INSERT INTO kept_words VALUES (?1, ?2, ?3)")?.execute(params![
+                key,
+                message.created_at.as_millis(),
+                message.role.as_str()
+            ])?;
+            last = message.seq;
+        }
+        db.prepare_cached("UPDATE sessions SET kept = ?2 WHERE key = ?1")?
+            .execute((session, last))?;
+        Ok(())
+    }
+}
+
+/// Forgets the words of a session that is being deleted.
+pub(super) fn forget_words(db: &Connection, session: i64) -> Result<()> {
+    let range = [message_key(session, 0), message_key(session, MAX_SEQ)];
+    for rows in [
+        "DELETE FROM message_words WHERE rowid IN (SELECT key FROM kept_words WHERE key BETWEEN ?1 AND ?2)",
+        "DELETE FROM kept_words WHERE key BETWEEN ?1 AND ?2",
+    ] {
+        db.prepare_cached(rows)?.execute(range)?;
+    }
+    Ok(())
+}
+
+/// What stands before each word of an owner's sessions. The dot is in no folded word, and to the
+/// index it is part of one.
+fn sign(owner: &str) -> String {
+    let digest = Sha256::digest(owner);
+    let sign: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+    format!("{sign}·")
+}
+
+/// Asks the index for all terms behind a sign. Folded words hold letters and digits only, so they
+/// need no escape inside quotes.
+fn expression(sign: &str, terms: &[Term]) -> String {
+    let term = |Term { word, is_prefix }: &Term| {
+        format!("\"{sign}{word}\"{}", if *is_prefix { "*" } else { "" })
+    };
+    terms.iter().map(term).collect::<Vec<_>>().join(" AND ")
+}
+
+fn messages(db: &Transaction<'_>, who: &Principal, query: &SearchQuery) -> Result<Vec<Found>> {
+    let scope = Scope::of(db, who)?;
+    let asked: Vec<_> = scope
+        .owners
+        .iter()
+        .map(|owner| format!("({})", expression(&sign(owner), &query.terms)))
+        .collect();
+    let mut filter = Filter::new("message_words MATCH ?", asked.join(" OR ").into());
+    filter.add(scope.visible(), who.user.as_str().to_owned());
+    filter.narrow(query, "k.at");
+    if let Some(role) = query.role {
+        filter.add("k.role = ?", role.as_str().to_owned());
+    }
+    if let Some(Spot { at, session, seq }) = &query.after {
+        filter.add("(k.at, s.id, k.key & 16777215) < (?, ?, ?)", *at);
+        filter.values.extend([session.clone().into(), Value::from(i64::from(*seq))]);
+    }
+    let sql = format!(
+        "SELECT k.at, s.id, k.key FROM message_words CROSS JOIN kept_words k ON k.key = message_words.rowid \
+         CROSS JOIN sessions s ON s.key = k.key >> 24 WHERE {} \
+         ORDER BY k.at DESC, s.id DESC, k.key DESC LIMIT {}",
+        filter.conditions.join(" AND "),
+        u64::from(query.limit) + 1
+    );
+    let mut statement = db.prepare_cached(&sql)?;
+    let mut rows = statement.query(params_from_iter(&filter.values))?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let key: i64 = row.get(2)?;
+        let id: String = db
+            .prepare_cached("SELECT id FROM messages WHERE key = ?1")?
+            .query_row([key], |row| row.get(0))?;
+        let spot = Spot { at: row.get(0)?, session: row.get(1)?, seq: seq_of_key(key) };
+        found.push(Found { spot, message: Some(MessageId::trusted(id)) });
+    }
+    Ok(found)
+}
+
+fn titles(db: &Transaction<'_>, who: &Principal, query: &SearchQuery) -> Result<Vec<Found>> {
+    let scope = Scope::of(db, who)?;
+    let mut filter = Filter::new("session_titles MATCH ?", expression("", &query.terms).into());
+    filter.add(scope.visible(), who.user.as_str().to_owned());
+    filter.narrow(query, "s.created_at");
+    if let Some(Spot { at, session, seq }) = &query.after {
+        filter.add("(s.created_at, s.id, 0) < (?, ?, ?)", *at);
+        filter.values.extend([session.clone().into(), Value::from(i64::from(*seq))]);
+    }
+    let sql = format!(
+        "SELECT s.created_at, s.id FROM session_titles CROSS JOIN sessions s ON s.key = session_titles.rowid \
+         WHERE {} ORDER BY s.created_at DESC, s.id DESC LIMIT {}",
+        filter.conditions.join(" AND "),
+        u64::from(query.limit) + 1
+    );
+    let mut statement = db.prepare_cached(&sql)?;
+    let found = statement.query_map(params_from_iter(&filter.values), |row| {
+        let spot = Spot { at: row.get(0)?, session: row.get(1)?, seq: 0 };
+        Ok(Found { spot, message: None })
+    })?;
+    found.collect::<Result<_, _>>().map_err(Error::from)
+}
+
+/// Whose sessions a user may read.
+struct Scope {
+    /// The user, and the owners of sessions to which the user was invited.
+    owners: Vec<String>,
+}
+
+impl Scope {
+    fn of(db: &Transaction<'_>, who: &Principal) -> Result<Self> {
+        let mut owners = vec![who.user.to_string()];
+        let sql = "SELECT DISTINCT s.owner FROM participants p JOIN sessions s ON s.key = p.session \
+                   WHERE p.user_id = ?1 AND s.owner <> ?1";
+        let mut statement = db.prepare_cached(sql)?;
+        for owner in statement.query_map([who.user.as_str()], |row| row.get(0))? {
+            owners.push(owner?);
+        }
+        Ok(Self { owners })
+    }
+
+    fn visible(&self) -> &'static str {
+        if self.owners.len() == 1 {
+            return "s.owner = ?";
+        }
+        "EXISTS (SELECT 1 FROM json_each(s.participants) j WHERE j.value = ?)"
+    }
+}
+
+/// Conditions and the values for their question marks.
+struct Filter {
+    conditions: Vec<String>,
+    values: Vec<Value>,
+}
+
+impl Filter {
+    fn new(condition: &str, value: Value) -> Self {
+        Self { conditions: vec![condition.to_owned()], values: vec![value] }
+    }
+
+    fn add(&mut self, condition: &str, value: impl Into<Value>) {
+        self.conditions.push(condition.to_owned());
+        self.values.push(value.into());
+    }
+
+    fn narrow(&mut self, query: &SearchQuery, at: &str) {
+        if let Some(session) = &query.session_id {
+            self.add("s.id = ?", session.as_str().to_owned());
+        }
+        if let Some(project) = &query.project_id {
+            self.add("s.project_id = ?", project.as_str().to_owned());
+        }
+        if let Some(from) = query.from {
+            self.add(&format!("{at} >= ?"), from.as_millis());
+        }
+        if let Some(to) = query.to {
+            self.add(&format!("{at} < ?"), to.as_millis());
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! Searching in what was said: the same findings from every store, soon after it was said.
+
+use crate::store_contract::Fresh;
+use crate::support::core::{Core, on_both_stores, principal};
+use crate::support::mongo::database;
+use crate::support::{Server, soon};
+use echoic::domain::message::Body;
+use echoic::domain::search::{SearchQuery, terms};
+use echoic::domain::{MessageId, MessageType, Role, SessionId, Timestamp, UserId};
+use echoic::store::{NewMessage, Parent, PostMessage, ReplyFields};
+use serde_json::{Value, json};
+
+async fn search(server: &Server, query: &str) -> Value {
+    server.get(&format!("/api/search?{query}")).await.data()
+}
+
+fn names(data: &Value) -> Vec<String> {
+    let name = |result: &Value| {
+        let message = result["messageId"].as_str().unwrap_or("title");
+        format!("{} {message}", result["sessionId"].as_str().unwrap())
+    };
+    data["results"].as_array().unwrap().iter().map(name).collect()
+}
+
+/// A session of the corpus: a day of January, a title, and messages a minute apart.
+fn session(id: &str, day: u32, title: &str, project: Option<&str>, messages: &[&str]) -> Value {
+    let messages = messages.iter().enumerate().map(|(place, content)| {
+        json!({
+            "id": format!("m{place}"),
+            "role": if place % 2 == 0 { "user" } else { "assistant" },
+            "content": content,
+            "createdAt": format!("2025-01-{day:02}T{:02}:{:02}:00.000Z", 10 + place / 60, place % 60),
+        })
+    });
+    json!({
+        "sessionId": id, "title": title, "projectId": project,
+        "createdAt": format!("2025-01-{day:02}T09:00:00.000Z"),
+        "messages": messages.collect::<Vec<_>>(),
+    })
+}
+
+async fn with_corpus(flags: &[&str]) -> Server {
+    let server = Server::with(flags).await;
+    let long = format!("{} the buried treasure {}", "sand ".repeat(200), "sea ".repeat(200));
+    let many = vec!["one of many"; 70];
+    let sessions = json!({"sessions": [
+        session("cake", 1, "Pâtisserie", Some("kitchen"), &["Crème brûlée für zwei?", "CREME is easy. An egg, or 2."]),
+        session("sand", 2, "Beach", None, &[&long, "No idea, ask Zoë", "東京 and Ελλάδα"]),
+        session("code", 3, "Creme in code", None, &["fn creme_cake() -> u8 { 42 }", "İstanbul ½ cup"]),
+        session("many", 4, "Many", Some("kitchen"), &many),
+        session("twin", 1, "Twin", None, &["Creme at the same minute", "the very last words"]),
+    ]});
+    assert_eq!(server.post("/api/import", sessions).await.data()["skipped"], json!([]));
+    // The words of a session are kept in the order of its messages: here are each one's last.
+    for (question, count) in [("easy", 1), ("ελλαδα", 1), ("cup", 1), ("many", 71), ("last", 1)]
+    {
+        found(&server, question, count).await;
+    }
+    server
+}
+
+/// Asks until so much is found: what was said is found soon.
+pub async fn found(server: &Server, question: &str, count: usize) -> Value {
+    soon(async {
+        loop {
+            let data = search(server, &format!("q={question}&limit=100")).await;
+            if data["results"].as_array().unwrap().len() >= count {
+                return data;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn words_and_beginnings_are_found_without_case_and_accents_the_newest_first() {
+    let server = with_corpus(&[]).await;
+    for (query, expected) in [
+        ("q=creme", &["code m0", "code title", "cake m1", "twin m0", "cake m0"][..]),
+        ("q=CR%C3%88ME%20e", &[]),
+        ("q=crem%20eas", &["cake m1"]),
+        ("q=br%C3%BBl", &["cake m0"]),
+        // Fewer than three letters are a whole word.
+        ("q=cr", &[]),
+        ("q=an", &["cake m1"]),
+        ("q=2", &["code m1", "cake m1"]),
+        ("q=u8", &["code m0"]),
+        ("q=zoe", &["sand m1"]),
+        ("q=%E6%9D%B1%E4%BA%AC", &["sand m2"]),
+        ("q=%CE%95%CE%BB%CE%BB", &["sand m2"]),
+        ("q=istanbul", &["code m1"]),
+        ("q=patiss", &["cake title"]),
+        ("q=creme&sessionId=cake", &["cake m1", "cake m0"]),
+        ("q=creme&projectId=kitchen", &["cake m1", "cake m0"]),
+        ("q=creme&role=user", &["code m0", "twin m0", "cake m0"]),
+        ("q=creme&from=2025-01-02T00:00:00Z", &["code m0", "code title"]),
+        ("q=creme&to=2025-01-01T10:01:00Z", &["twin m0", "cake m0"]),
+        ("q=creme&sessionId=nowhere", &[]),
+        ("q=nothing", &[]),
+    ] {
+        assert_eq!(names(&search(&server, query).await), expected, "{query}");
+    }
+}
+
+#[tokio::test]
+async fn a_finding_shows_where_its_words_stand() {
+    let server = with_corpus(&[]).await;
+    let result = search(&server, "q=creme%20brulee").await["results"][0].clone();
+    let shown = json!({
+        "sessionId": "cake", "title": "Pâtisserie", "messageId": "m0", "role": "user",
+        "snippet": "Crème brûlée für zwei?", "highlights": [[0, 5], [6, 12]],
+        "createdAt": "2025-01-01T10:00:00.000Z",
+    });
+    assert_eq!(result, shown);
+    let title = search(&server, "q=patisserie").await["results"][0].clone();
+    let shown = json!({
+        "sessionId": "cake", "title": "Pâtisserie", "messageId": null, "role": null,
+        "snippet": "Pâtisserie", "highlights": [[0, 10]],
+        "createdAt": "2025-01-01T09:00:00.000Z",
+    });
+    assert_eq!(title, shown);
+    let deep = search(&server, "q=treasure").await["results"][0].clone();
+    let snippet: Vec<char> = deep["snippet"].as_str().unwrap().chars().collect();
+    let place = |at: usize| usize::try_from(deep["highlights"][0][at].as_u64().unwrap()).unwrap();
+    assert_eq!(snippet[place(0)..place(1)].iter().collect::<String>(), "treasure");
+    assert!(snippet.len() <= 162 && snippet[0] == '…' && snippet.last() == Some(&'…'));
+}
+
+#[tokio::test]
+async fn pages_by_cursor_show_each_finding_once() {
+    let server = with_corpus(&[]).await;
+    let mut all = Vec::new();
+    let mut cursor = String::new();
+    loop {
+        let page = search(&server, &format!("q=many&limit=20{cursor}")).await;
+        all.extend(names(&page));
+        match page["nextCursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => break,
+        }
+    }
+    let mut expected: Vec<_> = (0..70).rev().map(|place| format!("many m{place}")).collect();
+    // Its minutes go on into the next hour, and the title is the oldest.
+    expected.push("many title".to_owned());
+    assert_eq!(all, expected);
+}
+
+#[tokio::test]
+async fn both_stores_find_the_same() {
+    let Some(url) = database() else { return };
+    let file = with_corpus(&[]).await;
+    let shared = with_corpus(&[&format!("--database-url={url}")]).await;
+    let questions = [
+        "creme",
+        "cre",
+        "cr",
+        "an",
+        "2",
+        "one of",
+        "many",
+        "the",
+        "sand sea",
+        "sea treasure",
+        "ελλ",
+        "東京",
+        "12",
+        "½",
+        "cup",
+        "very last words",
+        "no",
+        "ask zoe",
+        "i",
+        "egg or",
+    ];
+    for question in questions {
+        for rest in
+            ["", "&role=assistant", "&projectId=kitchen", "&from=2025-01-02T00:00:00Z", "&limit=3"]
+        {
+            let query = format!("q={}{rest}", question.replace(' ', "%20"));
+            assert_eq!(search(&shared, &query).await, search(&file, &query).await, "{query}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_said_is_found_and_what_is_deleted_is_not() {
+    let server = Server::start().await;
+    let session = server.session().await;
+    server.turn(&session, "Where is the marmalade?", "Behind the xylophone").await;
+    found(&server, "marmalade", 2).await;
+    let data = found(&server, "xylo", 1).await;
+    assert_eq!(data["results"][0]["role"], "assistant");
+    server.put(&format!("/api/chat-sessions/{session}/title"), json!({"title": "Breakfast"})).await;
+    assert_eq!(names(&search(&server, "q=breakf").await), [format!("{session} title")]);
+    server.delete(&format!("/api/chat-sessions/{session}")).await;
+    for question in ["marmalade", "xylo", "breakf"] {
+        assert_eq!(search(&server, &format!("q={question}")).await["results"], json!([]));
+    }
+    // The id may be used again, and holds nothing of what was.
+    server.post("/api/chat-sessions", json!({"sessionId": session})).await;
+    server.turn(&session, "And the honey?", "In the cupboard").await;
+    found(&server, "honey", 2).await;
+    assert_eq!(search(&server, "q=marmalade").await["results"], json!([]));
+}
+
+#[tokio::test]
+async fn words_that_were_not_kept_before_a_restart_are_kept_after_it() {
+    let mut server = Server::start().await;
+    let many: Vec<_> = (0..60).map(|place| format!("pebble number{place}")).collect();
+    let many: Vec<_> = many.iter().map(String::as_str).collect();
+    let sessions: Vec<_> =
+        (0..5).map(|id| session(&format!("s{id}"), 1, "Beach", None, &many)).collect();
+    server.post("/api/import", json!({"sessions": sessions})).await.data();
+    server.restart().await;
+    for place in [0, 59] {
+        found(&server, &format!("number{place}"), 5).await;
+    }
+}
+
+#[tokio::test]
+async fn a_question_that_makes_no_sense_is_refused() {
+    let server = Server::start().await;
+    for (query, field) in [
+        ("", "q"),
+        ("?q=", "q"),
+        ("?q=--", "q"),
+        ("?q=a&role=robot", "role"),
+        ("?q=a&from=yesterday", "from"),
+        ("?q=a&to=2025", "to"),
+        ("?q=a&limit=0", "limit"),
+        ("?q=a&limit=101", "limit"),
+        ("?q=a&cursor=x", "cursor"),
+        ("?q=a&page=2", "page"),
+        ("?q=a&sessionId=a%20b", "sessionId"),
+    ] {
+        let reply = server.get(&format!("/api/search{query}")).await;
+        assert_eq!(reply.failure(), (400, "invalid_request"), "{query}");
+        assert!(reply.body["error"]["details"][field].is_string(), "{query}: {}", reply.body);
+    }
+}
+
+/// What a user finds, by what the messages say.
+async fn finds(core: &Core, user: &str, question: &str) -> Vec<String> {
+    let query = SearchQuery {
+        terms: terms(question).unwrap(),
+        project_id: None,
+        session_id: None,
+        role: None,
+        from: None,
+        to: None,
+        after: None,
+        limit: 20,
+    };
+    let (findings, _) = core.chat.search(&principal(user), &query).await.unwrap();
+    findings.into_iter().map(|finding| finding.snippet.text).collect()
+}
+
+async fn say(core: &Core, user: &str, session: &SessionId, text: &str) {
+    let message = NewMessage {
+        id: MessageId::generate(),
+        client_message_id: None,
+        role: Role::User,
+        sender_id: UserId::trusted(user),
+        body: Body { content: text.to_owned(), parts: Default::default(), kind: MessageType::Text },
+        tokens: 1,
+        created_at: Timestamp::from_millis(5),
+        reply: ReplyFields::default(),
+    };
+    let now = Timestamp::from_millis(5);
+    let post = PostMessage {
+        session_id: session.clone(),
+        message,
+        parent: Parent::Head,
+        idempotency: None,
+        now,
+    };
+    core.chat.post_message(&principal(user), post).await.unwrap();
+    while core.chat.keep_some_words().await.unwrap() {}
+}
+
+async fn people_find_what_they_may_read_now_and_nothing_else(fresh: Fresh) {
+    let core = Core::new(fresh);
+    let shared = core.create(&["bob"]).await;
+    let own = core.create(&[]).await;
+    say(&core, "alice", &shared, "apples for bob").await;
+    say(&core, "bob", &shared, "apples, thanks").await;
+    say(&core, "alice", &own, "apples for me").await;
+    assert_eq!(finds(&core, "alice", "apples thanks").await, ["apples, thanks"]);
+    assert_eq!(finds(&core, "alice", "apples").await.len(), 5, "three messages, two titles");
+    assert_eq!(finds(&core, "bob", "apples thanks").await, ["apples, thanks"]);
+    assert_eq!(finds(&core, "bob", "apples me").await, Vec::<String>::new());
+    assert_eq!(finds(&core, "carol", "apples").await, Vec::<String>::new());
+    core.invite(&shared, &["carol"]).await;
+    assert_eq!(finds(&core, "bob", "apples").await, Vec::<String>::new());
+    assert_eq!(finds(&core, "carol", "thanks").await, ["apples, thanks"]);
+    core.chat.delete_session(&principal("alice"), &shared).await.unwrap();
+    assert_eq!(finds(&core, "alice", "thanks").await, Vec::<String>::new());
+    assert_eq!(finds(&core, "carol", "thanks").await, Vec::<String>::new());
+}
+
+on_both_stores!(people_find_what_they_may_read_now_and_nothing_else);

@@ -1,0 +1,87 @@
+//! The core of a server without its HTTP, for users that HTTP cannot tell apart.
+
+use crate::store_contract::Fresh;
+use echoic::chat::{Chat, Parts};
+use echoic::domain::{Principal, Session, SessionId, Timestamp, UserId};
+use echoic::memory::{Defaults, Memory};
+use echoic::prompts::Prompts;
+use echoic::provider::demo::Demo;
+use echoic::store::{Claimant, NewSession, SessionChange};
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+/// A server's core with a feed, for users that HTTP cannot tell apart.
+pub struct Core {
+    pub chat: Arc<Chat>,
+    pub fresh: Fresh,
+    _feed: tokio_util::sync::DropGuard,
+}
+
+impl Core {
+    pub fn new(fresh: Fresh) -> Self {
+        let prompts = Arc::new(Prompts::load(None).unwrap());
+        let defaults = Defaults {
+            strategy: Default::default(),
+            tokens: None,
+            context_window: None,
+            model: "demo".to_owned(),
+        };
+        let memory = Memory::new(fresh.store.clone(), prompts.clone(), defaults).unwrap();
+        let chat = Arc::new(Chat::new(Parts {
+            store: fresh.store.clone(),
+            provider: Arc::new(Demo::default()),
+            memory: Arc::new(memory),
+            prompts,
+            title_model: None,
+            claimant: Claimant { instance: "test".to_owned(), boot: "1".to_owned() },
+        }));
+        let stop = CancellationToken::new();
+        tokio::spawn(chat.clone().keep_events(stop.clone()));
+        Self { chat, fresh, _feed: stop.drop_guard() }
+    }
+
+    pub async fn invite(&self, session: &SessionId, users: &[&str]) -> Session {
+        let participants = Some(users.iter().copied().map(UserId::trusted).collect());
+        let change = SessionChange { participants, ..SessionChange::default() };
+        let now = Timestamp::from_millis(2);
+        self.chat.change_session(&principal("alice"), session, change, vec![], now).await.unwrap()
+    }
+
+    pub async fn pin(&self, session: &SessionId, pinned: bool) {
+        let change = SessionChange { pinned: Some(pinned), ..SessionChange::default() };
+        let now = Timestamp::from_millis(3);
+        self.chat.change_session(&principal("alice"), session, change, vec![], now).await.unwrap();
+    }
+
+    pub async fn create(&self, participants: &[&str]) -> SessionId {
+        let participants = participants.iter().copied().map(UserId::trusted).collect();
+        let new = NewSession { participants, ..NewSession::default() };
+        let now = Timestamp::from_millis(1);
+        self.chat.create_session(&principal("alice"), new, now).await.unwrap().0.id
+    }
+}
+
+/// A user.
+pub fn principal(user: &str) -> Principal {
+    Principal { user: UserId::trusted(user), is_admin: false }
+}
+
+/// Runs tests that take an empty store on each of them.
+macro_rules! on_both_stores {
+    ($($test:ident),*) => {$(
+        mod $test {
+            #[tokio::test]
+            async fn on_sqlite() {
+                super::$test(crate::store_contract::sqlite().await.unwrap()).await;
+            }
+
+            #[tokio::test]
+            async fn on_mongo() {
+                let Some(fresh) = crate::store_contract::mongo().await else { return };
+                super::$test(fresh).await;
+            }
+        }
+    )*};
+}
+
+pub(crate) use on_both_stores;
