@@ -160,16 +160,20 @@ impl Filter {
     /// Goes on behind the entry that the cursor names; pinned ones stand first in both directions.
     fn start_after(&mut self, cursor: &Cursor, sort: Sort) {
         let column = column(sort.key);
-        let beyond = if sort.descending { "<" } else { ">" };
         let key: Value = match &cursor.key {
             CursorKey::Number(number) => (*number).into(),
             CursorKey::Text(text) => text.clone().into(),
         };
-        let pinned = i64::from(cursor.pinned);
-        self.add(
-            &format!("(s.pinned < ? OR (s.pinned = ? AND ({column}, s.id) {beyond} (?, ?)))"),
-            [pinned.into(), pinned.into(), key, cursor.id.clone().into()],
-        );
+        let (pinned, id) = (Value::from(i64::from(cursor.pinned)), cursor.id.clone().into());
+        if sort.descending {
+            // One comparison, so that the index is entered at the cursor.
+            self.add(&format!("(s.pinned, {column}, s.id) < (?, ?, ?)"), [pinned, key, id]);
+        } else {
+            self.add(
+                &format!("(s.pinned < ? OR (s.pinned = ? AND ({column}, s.id) > (?, ?)))"),
+                [pinned.clone(), pinned, key, id],
+            );
+        }
     }
 
     fn conditions(&self) -> String {
