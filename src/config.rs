@@ -30,6 +30,8 @@ const VARIABLES: &[(&str, &str)] = &[
     ("ECHOIC_PROVIDER", "provider"),
     ("OPENAI_API_KEY", "openai-api-key"),
     ("OPENAI_BASE_URL", "openai-base-url"),
+    ("ANTHROPIC_API_KEY", "anthropic-api-key"),
+    ("ANTHROPIC_BASE_URL", "anthropic-base-url"),
     ("ECHOIC_MODEL", "model"),
     ("ECHOIC_FALLBACK_MODELS", "fallback-models"),
     ("ECHOIC_FIRST_TOKEN_TIMEOUT", "first-token-timeout"),
@@ -55,14 +57,7 @@ const VARIABLES: &[(&str, &str)] = &[
 
 /// Variables of other programs that a later version will know. They are named at start, so that
 /// nobody believes them in force.
-const NOT_YET: &[&str] = &[
-    "ANTHROPIC_API_KEY",
-    "ANTHROPIC_BASE_URL",
-    "JWT_SECRET",
-    "JWT_JWKS_URL",
-    "JWT_ISSUER",
-    "JWT_AUDIENCE",
-];
+const NOT_YET: &[&str] = &["JWT_SECRET", "JWT_JWKS_URL", "JWT_ISSUER", "JWT_AUDIENCE"];
 
 /// A self-hosted backend for LLM chat with conversation memory.
 ///
@@ -107,7 +102,7 @@ pub struct Config {
     /// full: acknowledged is on disk; normal: may lose the last moment at power loss, never corrupts
     #[arg(long, value_name = "MODE", default_value = "full", value_parser = words(SYNC))]
     pub sqlite_sync: SqliteSync,
-    /// Who answers; auto: OpenAI if a key or base URL is set, else a local Ollama if it answers, else the demo
+    /// Who answers; auto: OpenAI if a key or base URL is set, else Anthropic if a key is, else a local Ollama if it answers, else the demo
     #[arg(long, value_enum, default_value_t = ProviderChoice::Auto)]
     pub provider: ProviderChoice,
     /// Key of the OpenAI-compatible endpoint
@@ -116,6 +111,12 @@ pub struct Config {
     /// Base URL of the OpenAI-compatible endpoint, …/v1
     #[arg(long, value_name = "URL")]
     pub openai_base_url: Option<String>,
+    /// Key of Anthropic's API
+    #[arg(long, value_name = "KEY", hide_default_value = true)]
+    pub anthropic_api_key: Option<String>,
+    /// Base URL of Anthropic's API, without /v1
+    #[arg(long, value_name = "URL")]
+    pub anthropic_base_url: Option<String>,
     /// Model that answers unless a request or session asks for another [default: the provider's usual one]
     #[arg(long)]
     pub model: Option<String>,
@@ -200,6 +201,8 @@ pub enum ProviderChoice {
     Auto,
     /// An OpenAI-compatible endpoint.
     Openai,
+    /// Anthropic.
+    Anthropic,
     /// No model.
     Demo,
 }

@@ -169,6 +169,7 @@ fn new_turn(api: &Api, who: Principal, body: ChatBody<'_>) -> Result<NewTurn> {
         top_p: body.top_p,
         max_output_tokens: body.max_output_tokens,
         memory: body.memory.unwrap_or_default(),
+        ..Settings::default()
     }
     .checked(api.limits.message)?;
     let project_id =

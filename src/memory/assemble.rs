@@ -208,6 +208,7 @@ impl Assembled {
             temperature: settings.temperature,
             top_p: settings.top_p,
             max_output_tokens: settings.max_output_tokens,
+            further: settings.further.clone(),
         }
     }
 

@@ -8,6 +8,9 @@ use tiktoken_rs::tokenizer::{Tokenizer, get_tokenizer};
 
 /// The context window of models nobody knows, in tokens.
 const UNKNOWN_WINDOW: u32 = 128_000;
+/// What every Claude since 2.1 has at least.
+/// Source: <https://platform.claude.com/docs/en/about-claude/models/overview>.
+const CLAUDE_WINDOW: u32 = 200_000;
 /// Texts longer than this are counted on a thread that may block: about a millisecond of work.
 pub(super) const SHORT: usize = 16 * 1024;
 
@@ -68,6 +71,9 @@ pub fn context_window(model: &str) -> u32 {
 
 /// The same, where it is known.
 pub fn known_context_window(model: &str) -> Option<u32> {
+    if base_name(model).starts_with("claude-") {
+        return Some(CLAUDE_WINDOW);
+    }
     tiktoken_rs::model::get_context_size(base_name(model)).and_then(|size| u32::try_from(size).ok())
 }
 
@@ -87,5 +93,6 @@ mod tests {
         // Counted by OpenAI's own tokenizer page.
         assert_eq!(Vocabulary::O200k.count("Hello, world!"), 4);
         assert_eq!((context_window("gpt-4"), context_window("llama3.2")), (8192, 128_000));
+        assert_eq!(context_window("anthropic/claude-sonnet-5-5"), 200_000);
     }
 }

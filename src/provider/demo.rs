@@ -107,9 +107,7 @@ mod tests {
                 message(Role::Assistant, "hello Ada"),
                 message(Role::User, "who am I?"),
             ],
-            temperature: None,
-            top_p: None,
-            max_output_tokens: None,
+            ..Prompt::default()
         };
         let reply = answer(&prompt);
         assert!(

@@ -1,18 +1,22 @@
 //! LLM endpoints: what a turn asks of one, and what comes back.
 //!
-//! Implementations: [`openai`] for everything that speaks Chat Completions, [`demo`] for when there
-//! is nothing else. [`guarded`] puts patience around any of them. What every implementation must
+//! Implementations: [`openai`] for everything that speaks Chat Completions, [`anthropic`] for the
+//! Messages API, [`demo`] for when there is nothing else. [`guarded`] puts patience around any of them. What every implementation must
 //! do is written down in `tests/it/provider_contract.rs`.
 
+pub mod anthropic;
 pub mod demo;
 pub mod guarded;
 pub mod openai;
+mod remote;
 
+use crate::domain::further::Further;
 use crate::domain::image::Image;
 use crate::domain::message::FinishReason;
 use crate::domain::{Role, Usage};
 use crate::error::{Error, Kind};
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::stream::BoxStream;
 use serde::Serialize;
 use std::sync::Arc;
@@ -20,7 +24,7 @@ use std::time::Duration;
 use utoipa::ToSchema;
 
 /// What a model is asked.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Prompt {
     /// The model's name, as the endpoint knows it.
     pub model: String,
@@ -32,6 +36,8 @@ pub struct Prompt {
     pub top_p: Option<f64>,
     /// Most tokens of the reply.
     pub max_output_tokens: Option<u32>,
+    /// What a request says beside that.
+    pub further: Further,
 }
 
 /// One message of a prompt.
@@ -70,6 +76,18 @@ pub enum Event {
 /// Batches of events: each holds what had arrived when it was asked for. After an error, and after
 /// the end, nothing more comes. Dropping it ends the call.
 pub type Events = BoxStream<'static, Result<Vec<Event>, ProviderError>>;
+
+/// What an endpoint answered in its own words.
+pub struct OwnAnswer {
+    /// The HTTP status.
+    pub status: u16,
+    /// The type of its body.
+    pub content_type: String,
+    /// How long the endpoint wants to be left alone.
+    pub retry_after: Option<Duration>,
+    /// Its body, as it comes.
+    pub body: BoxStream<'static, Result<Bytes, ProviderError>>,
+}
 
 /// A model that can be asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
@@ -146,6 +164,13 @@ pub trait Provider: Send + Sync {
 
     /// The models it has.
     async fn models(&self) -> Result<Vec<Model>, ProviderError>;
+
+    /// Hands on a request in the words of Chat Completions as it is, and gives the endpoint's own
+    /// answer. `None` from one that speaks otherwise. An answer that is the operator's matter (its
+    /// credentials, its being down) is an error; what the caller got wrong is an answer.
+    async fn pass(&self, _: Bytes, _is_stream: bool) -> Result<Option<OwnAnswer>, ProviderError> {
+        Ok(None)
+    }
 
     /// Asks for a reply. Gives the stream as soon as the endpoint has accepted the prompt; dropping
     /// the future or the stream ends the call.

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub)]
 
+mod anthropic;
 mod architecture;
 mod bad_input;
 mod branches;

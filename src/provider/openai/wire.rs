@@ -6,10 +6,11 @@
 //! no choices; an `error` inside a chunk or as a named event; a whole reply where a stream was
 //! asked for.
 
-use super::failure;
+use crate::domain::further::Further;
 use crate::domain::image::Image;
 use crate::domain::message::FinishReason;
 use crate::domain::{Role, Usage};
+use crate::provider::remote::{Dialect, failure};
 use crate::provider::{Event, Fault, Prompt, PromptMessage, ProviderError};
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,9 @@ struct Request<'a> {
     max_completion_tokens: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     max_tokens: Option<u32>,
+    /// None of the names above.
+    #[serde(flatten)]
+    further: &'a Further,
 }
 
 #[derive(Serialize)]
@@ -83,6 +87,7 @@ pub(super) fn request(prompt: &Prompt, is_official: bool) -> Vec<u8> {
         top_p: prompt.top_p,
         max_completion_tokens: prompt.max_output_tokens.filter(|_| is_official),
         max_tokens: prompt.max_output_tokens.filter(|_| !is_official),
+        further: &prompt.further,
     };
     // Strings and finite numbers always have a JSON form.
     serde_json::to_vec(&request).unwrap_or_default()
@@ -136,8 +141,33 @@ struct CompletionDetails {
     reasoning_tokens: Option<f64>,
 }
 
+/// What stands behind the last event.
+const DONE: &[u8] = b"[DONE]";
+
+/// The dialect itself; it remembers nothing from event to event.
+pub(super) struct ChatCompletions;
+
+impl Dialect for ChatCompletions {
+    fn read(
+        &mut self,
+        name: &[u8],
+        data: &[u8],
+        key: Option<&str>,
+        events: &mut Vec<Event>,
+    ) -> Result<bool, ProviderError> {
+        if data == DONE {
+            return Ok(true);
+        }
+        read_event(name, data, key, events).map(|()| false)
+    }
+
+    fn read_whole(&mut self, body: &[u8], key: Option<&str>) -> Result<Vec<Event>, ProviderError> {
+        whole_reply(body, key)
+    }
+}
+
 /// Reads one event of a stream into `events`.
-pub(super) fn read_event(
+fn read_event(
     name: &[u8],
     data: &[u8],
     key: Option<&str>,
@@ -156,7 +186,7 @@ pub(super) fn read_event(
 }
 
 /// Reads a body that is one JSON object: a whole reply, or an error.
-pub(super) fn whole_reply(body: &[u8], key: Option<&str>) -> Result<Vec<Event>, ProviderError> {
+fn whole_reply(body: &[u8], key: Option<&str>) -> Result<Vec<Event>, ProviderError> {
     let chunk: Chunk<'_> = serde_json::from_slice(body).map_err(|_| unreadable())?;
     if let Some(error) = chunk.error {
         return Err(failure::of_error_object(&error, key));

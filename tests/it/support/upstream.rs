@@ -1,4 +1,5 @@
-//! A provider over real sockets that speaks Chat Completions and moves only when a test tells it.
+//! A provider over real sockets that moves only when a test tells it. It speaks Chat Completions;
+//! what it says in Anthropic's words is in `anthropic.rs`.
 
 use super::soon;
 use axum::Router;
@@ -35,6 +36,7 @@ impl Upstream {
         let (seen, calls) = mpsc::unbounded_channel();
         let router = Router::new()
             .route("/v1/chat/completions", post(complete))
+            .route("/v1/messages", post(complete))
             .route("/v1/models", get(models))
             .with_state(seen);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -55,8 +57,11 @@ impl Upstream {
     }
 }
 
-async fn models() -> Response {
-    let entry = |id| json!({"id": id, "object": "model", "owned_by": "tests"});
+async fn models(headers: HeaderMap) -> Response {
+    let entry = |id| match headers.contains_key("anthropic-version") {
+        true => json!({"id": id, "type": "model", "max_input_tokens": 200_000}),
+        false => json!({"id": id, "object": "model", "owned_by": "tests"}),
+    };
     axum::Json(json!({"object": "list", "data": [entry("gated-1"), entry("gpt-4o")]}))
         .into_response()
 }
