@@ -9,6 +9,7 @@ use crate::domain::memory::Strategy;
 use crate::domain::message::FinishReason;
 use crate::domain::{MessageId, SessionId, TurnId, Usage};
 use bytes::Bytes;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::io::Write;
 
@@ -217,8 +218,8 @@ pub(super) enum Said {
     Other,
 }
 
-/// Reads frames back.
-pub(super) fn read(bytes: &[u8]) -> impl Iterator<Item = Said> {
+/// Reads frames back, as far as the reader knows them.
+pub(super) fn read<T: DeserializeOwned>(bytes: &[u8]) -> impl Iterator<Item = T> {
     let lines = bytes.split(|byte| *byte == b'\n');
     let data = lines.filter_map(|line| line.strip_prefix(b"data: "));
     data.filter_map(|data| serde_json::from_slice(data).ok())

@@ -29,6 +29,7 @@ mod sessions;
 mod sse;
 mod turns;
 mod ui;
+mod v1;
 
 pub use connection::Patient;
 pub use guard::Hosts;

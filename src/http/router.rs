@@ -3,7 +3,7 @@
 use super::openapi::{Document, complete};
 use super::{
     Api, branches, chat, events, export, extract, files, guard, health, import, memory, messages,
-    models, nodes, openapi, pages, projects, search, sessions, turns,
+    models, nodes, openapi, pages, projects, search, sessions, turns, v1,
 };
 use crate::error::Error;
 use axum::Router;
@@ -48,6 +48,9 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(export::export))
         .routes(routes!(import::import))
         .routes(routes!(models::list))
+        .routes(routes!(v1::completions::create))
+        .routes(routes!(v1::models::list))
+        .routes(routes!(v1::models::get))
         .routes(routes!(health::live)) // public
         .routes(routes!(health::ready)) // public
 }
@@ -67,7 +70,10 @@ pub fn router(api: Api) -> Router {
         Some(cors) => router.layer(cors),
         None => router,
     };
-    router.layer(CatchPanicLayer::custom(panicked)).layer(from_fn(guard::with_request_id))
+    router
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn(v1::in_their_words))
+        .layer(from_fn(guard::with_request_id))
 }
 
 /// The OpenAPI document.

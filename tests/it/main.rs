@@ -50,3 +50,4 @@ mod stress;
 mod support;
 mod titles;
 mod tree;
+mod v1_chat;
