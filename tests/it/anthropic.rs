@@ -256,3 +256,28 @@ async fn its_models_are_listed_with_their_windows() {
         json!({"id": "gated-1", "provider": "anthropic", "contextWindow": 200_000})
     );
 }
+
+#[tokio::test]
+async fn openais_words_without_a_session_become_its_own() {
+    let server = server().await;
+    let schema = json!({"type": "object", "properties": {"b": {}, "a": {}}});
+    let body = json!({
+        "messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}],
+        "stop": "END", "max_tokens": 9, "seed": 7,
+        "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}},
+    });
+    let answer = async {
+        let mut call = server.upstream.call().await;
+        let told = &call.request;
+        assert_eq!((&told["max_tokens"], &told["stop_sequences"]), (&json!(9), &json!(["END"])));
+        let format = json!({"type": "json_schema", "schema": schema});
+        assert_eq!((&told["output_config"]["format"], told.get("seed")), (&format, None));
+        claude::thinking(&mut call, &["hm"]);
+        claude::reply(&mut call, "{}");
+    };
+    let (reply, ()) =
+        futures::future::join(server.post("/v1/chat/completions", body), answer).await;
+    let message = &reply.body["choices"][0]["message"];
+    assert_eq!((&message["content"], &message["reasoning_content"]), (&json!("{}"), &json!("hm")));
+    assert_eq!(reply.body["usage"]["total_tokens"], 9);
+}

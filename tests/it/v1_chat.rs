@@ -123,6 +123,17 @@ async fn what_the_provider_refuses_is_told_in_its_own_words_but_for_its_operator
 }
 
 #[tokio::test]
+async fn a_provider_that_never_begins_is_given_up_without_a_session_too() {
+    let server = Server::with(&["--first-token-timeout=50ms", "--turn-timeout=60ms"]).await;
+    for is_stream in [true, false] {
+        let body = json!({"messages": user("hi"), "stream": is_stream});
+        let told = error(&asked(&server, body, drop).await);
+        let expected = (504, "server_error".to_owned(), json!("provider_timeout"), Value::Null);
+        assert_eq!(told, expected, "{is_stream}");
+    }
+}
+
+#[tokio::test]
 async fn with_a_session_it_is_a_turn_that_is_stored_and_remembered() {
     let server = Server::start().await;
     let body = json!({
