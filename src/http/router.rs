@@ -51,6 +51,14 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(v1::completions::create))
         .routes(routes!(v1::models::list))
         .routes(routes!(v1::models::get))
+        .routes(routes!(v1::conversations::create))
+        .routes(routes!(
+            v1::conversations::get,
+            v1::conversations::update,
+            v1::conversations::delete
+        ))
+        .routes(routes!(v1::items::items, v1::items::add_items))
+        .routes(routes!(v1::items::item, v1::items::delete_item))
         .routes(routes!(health::live)) // public
         .routes(routes!(health::ready)) // public
 }

@@ -3,7 +3,7 @@
 
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
-import OpenAI, { APIError, BadRequestError, ConflictError, InternalServerError } from "openai";
+import OpenAI, { APIError, BadRequestError, ConflictError, InternalServerError, NotFoundError } from "openai";
 import { fetchInTime, MODEL, start } from "./support.mjs";
 
 const ANSWER = "Grüße! Ein Strom aus Wörtern, 你好, in mehreren Stücken.";
@@ -89,6 +89,30 @@ test("a JSON schema goes to the provider, and its answer is parsed", async () =>
 
   assert.deepEqual(JSON.parse(completion.choices[0].message.content), { city: "Bonn" });
   assert.deepEqual(echoic.provider.getRequests().at(-1).body.response_format, response_format);
+});
+
+test("a conversation is a session: its items are listed, paged and read by the library", async () => {
+  const items = [{ type: "message", role: "user", content: "I am Ada." }];
+  const made = await client.conversations.create({ metadata: { topic: "names" }, items });
+  const session = made.id.slice("conv_".length);
+  await completions.create(saying("greet me", session));
+  await client.conversations.items.create(made.id, {
+    items: [{ type: "message", role: "user", content: [{ type: "input_text", text: "Bye." }] }],
+  });
+
+  const said = ["I am Ada.", "greet me", ANSWER, "Bye."];
+  assert.deepEqual((await echoic.api.messages(session)).map(({ content }) => content), said);
+  for (const [order, expected] of [["asc", said], ["desc", said.toReversed()]]) {
+    const texts = [];
+    const list = client.conversations.items.list(made.id, { order, limit: 3 });
+    for await (const item of list) texts.push(item.content[0].text);
+    assert.deepEqual(texts, expected, order);
+  }
+  const changed = await client.conversations.update(made.id, { metadata: { topic: "greetings" } });
+  assert.deepEqual(changed.metadata, { topic: "greetings" });
+  assert.deepEqual(await client.conversations.retrieve(made.id), changed);
+  assert.equal((await client.conversations.delete(made.id)).deleted, true);
+  await assert.rejects(client.conversations.retrieve(made.id), NotFoundError);
 });
 
 test("errors are of the classes that the library documents", async () => {

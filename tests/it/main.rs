@@ -51,3 +51,4 @@ mod support;
 mod titles;
 mod tree;
 mod v1_chat;
+mod v1_conversations;

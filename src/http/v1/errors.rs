@@ -14,12 +14,18 @@ use serde_json::{Value, json};
 /// Says the errors of `/v1` as OpenAI would: its own handlers', and those of whatever stands around
 /// them.
 pub(in crate::http) async fn in_their_words(request: Request, next: Next) -> Response {
-    let is_ours = !request.uri().path().starts_with("/v1/");
+    let path = request.uri().path();
+    let (is_ours, is_turn) = (!path.starts_with("/v1/"), path.starts_with("/v1/chat/"));
     let mut response = next.run(request).await;
     let Some(Logged(error)) = response.extensions().get::<Logged>().filter(|_| !is_ours) else {
         return response;
     };
-    let told = (their_status(error.kind), Json(body(error))).into_response();
+    let told = match error.kind {
+        // There a conversation whose reply is running is told of so.
+        Kind::SessionBusy if !is_turn => (StatusCode::BAD_REQUEST, Json(locked(error))),
+        _ => (their_status(error.kind), Json(body(error))),
+    };
+    let told = told.into_response();
     let (parts, body) = told.into_parts();
     // Whatever else the answer says (when to come back, whether to) stays.
     *response.status_mut() = parts.status;
@@ -27,6 +33,13 @@ pub(in crate::http) async fn in_their_words(request: Request, next: Next) -> Res
     response.headers_mut().remove(CONTENT_LENGTH);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
+}
+
+fn locked(error: &Error) -> Value {
+    let mut told = body(error);
+    told["error"]["code"] = "conversation_locked".into();
+    told["error"]["param"] = "conversation".into();
+    told
 }
 
 /// A prompt that is too long is a bad request there.

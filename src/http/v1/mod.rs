@@ -7,7 +7,9 @@
 mod completion;
 pub(super) mod completions;
 mod content;
+pub(super) mod conversations;
 mod errors;
+pub(super) mod items;
 pub(super) mod models;
 mod request;
 
