@@ -5,7 +5,7 @@ use crate::chat::{Chat, Parts};
 use crate::config::{Config, DatabaseUrl, ProviderChoice, SqliteSync, Titles};
 use crate::error::{Error, Kind, Result};
 use crate::http::{Api, Hosts, Limits, Patient, router};
-use crate::memory::{Defaults, Memory, tokens};
+use crate::memory::{Defaults, Memory, RECALL_PATIENCE, tokens};
 use crate::prompts::Prompts;
 use crate::provider::Provider;
 use crate::provider::demo::{self, Demo};
@@ -56,6 +56,8 @@ pub struct Tuning {
     pub reader_patience: Duration,
     /// How long to wait before a provider is asked again.
     pub provider_pause: Duration,
+    /// How long a turn waits for what it recalls.
+    pub recall_patience: Duration,
 }
 
 impl Default for Tuning {
@@ -64,6 +66,7 @@ impl Default for Tuning {
             heartbeat: Duration::from_secs(15),
             reader_patience: Duration::from_secs(60),
             provider_pause: Duration::from_millis(500),
+            recall_patience: RECALL_PATIENCE,
         }
     }
 }
@@ -80,8 +83,8 @@ impl App {
         let Found { provider, model } = find_provider(&config, &mut notes).await?;
         let name = provider.name();
         vocabulary.await.map_err(Error::internal)?;
-        let memory =
-            Arc::new(Memory::new(store.clone(), prompts.clone(), defaults(&config, &model))?);
+        let memory = Memory::new(store.clone(), prompts.clone(), defaults(&config, &model))?;
+        let memory = Arc::new(memory.waiting(tuning.recall_patience));
         let listener = listen(config.address()).await?;
         let address = listener.local_addr().map_err(Error::internal)?;
         let chat = Arc::new(Chat::new(Parts {

@@ -11,7 +11,7 @@ pub use commands::SessionsCommand;
 pub use transfer::{ExportArgs, ExportFormat, ImportArgs, MigrateArgs};
 
 use crate::auth::Auth;
-use crate::domain::memory::Strategy;
+use crate::domain::memory::{STRATEGIES, Strategy};
 use clap::builder::TypedValueParser;
 use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, ValueEnum};
 use std::collections::BTreeMap;
@@ -135,7 +135,7 @@ pub struct Config {
     #[arg(long, value_name = "TOKENS", value_parser = context_window)]
     pub context_window: Option<u32>,
     /// Memory strategy unless a request or session asks for another
-    #[arg(long, value_name = "STRATEGY", default_value = "auto", value_parser = words(STRATEGIES))]
+    #[arg(long, value_name = "STRATEGY", default_value = "auto", value_parser = words(&STRATEGIES))]
     pub memory: Strategy,
     /// Memory budget in tokens [default: the smaller of a quarter of the window and 16000]
     #[arg(long, value_name = "TOKENS")]
@@ -186,12 +186,6 @@ const TITLES: &[(&str, Titles)] =
     &[("first-message", Titles::FirstMessage), ("model", Titles::Model)];
 const AUTH: &[(&str, Auth)] = &[("none", Auth::None)];
 const LOG_FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
-const STRATEGIES: &[(&str, Strategy)] = &[
-    ("auto", Strategy::Auto),
-    ("buffer", Strategy::Buffer),
-    ("window", Strategy::Window),
-    ("token", Strategy::Token),
-];
 
 /// Who answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -6,6 +6,7 @@ use super::frames::MemorySummary;
 use super::gather::{Arrived, Batch, gather};
 use super::hub::LiveTurn;
 use super::transcript::{Opening, Transcript};
+use crate::clock;
 use crate::domain::image::images;
 use crate::domain::message::FinishReason;
 use crate::error::{Error, Kind, Result};
@@ -140,6 +141,7 @@ impl Chat {
                 role: *role,
                 text: content.as_str().into(),
                 images: images.clone(),
+                at: clock::now(),
             };
             let session = &begun.session;
             let assembled =
@@ -155,8 +157,7 @@ impl Chat {
                 Err(error) if error.kind() == Kind::ContextTooLong && !is_shortened => {
                     tracing::warn!(turn.id = %begun.turn.turn_id, %error, "halving the memory");
                     is_shortened = true;
-                    plan.bounds.tokens = assembled.memory_tokens() / 2;
-                    plan.project_tokens = plan.project_tokens.min(plan.bounds.tokens / 2);
+                    plan.halve(assembled.memory_tokens());
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -168,7 +169,7 @@ fn summary(assembled: &Assembled) -> MemorySummary {
     MemorySummary {
         strategy: assembled.strategy,
         prompt_tokens: assembled.prompt_tokens,
-        messages: assembled.recent_messages(),
+        messages: assembled.earlier_messages(),
     }
 }
 

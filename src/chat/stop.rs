@@ -167,6 +167,7 @@ impl Chat {
 
     /// Says that a session is gone and ends its turns, without waiting for their ends.
     async fn bury(&self, session: &SessionId, deleted: &Deleted) {
+        self.memory.forget(session);
         self.events.publish(session, What::deleted(&deleted.audience));
         self.abort_waiting(&deleted.turns);
         for turn in &deleted.turns {

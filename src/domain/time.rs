@@ -68,6 +68,12 @@ impl Timestamp {
         span.map_or_else(|_| "long ago".to_owned(), |span| words.span_to_string(&span))
     }
 
+    /// Its day in UTC, in words: "8 May 2023".
+    pub fn day(self) -> String {
+        let time = jiff::Timestamp::from_millisecond(self.0).unwrap_or_default();
+        time.to_zoned(jiff::tz::TimeZone::UTC).strftime("%-d %B %Y").to_string()
+    }
+
     /// How long this is after `earlier`; zero if it is before.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0).try_into().unwrap_or(0))

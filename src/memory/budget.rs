@@ -2,17 +2,16 @@
 //!
 //! Invariant: system prompt, memory, new message and reply together never exceed the window.
 
+use super::strategies::{self, Room, Shares};
 use super::tokens::Vocabulary;
-use super::{pictures, window};
 use crate::domain::memory::{MemoryOptions, Strategy};
+use crate::domain::message;
 use crate::error::{Error, Kind, Result};
-use crate::store::TailBounds;
 use std::sync::Arc;
+use std::time::Duration;
 
-/// What each message takes beside its text: its role and the marks around it, as OpenAI counts
-/// them (3, and 1 for good measure).
-/// Source: <https://cookbook.openai.com/examples/how_to_count_tokens_with_tiktoken>.
-pub(super) const MESSAGE_OVERHEAD: u32 = 4;
+/// What each message takes beside its text.
+pub(super) const MESSAGE_OVERHEAD: u32 = message::PROMPT_SHARE;
 /// What every prompt takes beside its messages: the beginning of the reply.
 pub(super) const PROMPT_OVERHEAD: u32 = 3;
 /// What is kept for the reply unless its limit is given, or a quarter of a small window.
@@ -80,11 +79,36 @@ pub struct Plan {
     pub new_tokens: u32,
     /// What each picture counts for; `None` where the model takes none.
     pub image_tokens: Option<u32>,
-    /// What memory may take, and what may be read of the session within it.
-    pub bounds: TailBounds,
+    /// What is asked of memory.
+    pub options: MemoryOptions,
+    /// What memory takes unless somebody says otherwise.
+    pub usual: u32,
+    /// What the context window leaves for memory, whatever the new message is.
+    pub steady: u32,
+    /// What memory may take beside this new message, the project included.
+    pub room: u32,
+    /// How long to wait for what is recalled; `None` is as long as it takes.
+    pub patience: Option<Duration>,
     /// The part of it that the session's project may take: half of the memory budget, the same from
     /// turn to turn, so that a long conversation does not push files out of the prompt's beginning.
     pub project_tokens: u32,
+}
+
+impl Plan {
+    /// What each part of memory takes from turn to turn, beside so many tokens for the project.
+    pub(super) fn shares(&self, project: u32) -> Shares {
+        let room = |tokens: u32| tokens.saturating_sub(project);
+        let max_tokens = self.options.max_tokens.map(room);
+        let options = MemoryOptions { max_tokens, ..self.options };
+        let room = Room { left: room(self.steady), usual: room(self.usual) };
+        strategies::of(self.strategy).divide(room, options)
+    }
+
+    /// Halves what memory took of a prompt that the provider found too long.
+    pub fn halve(&mut self, taken: u32) {
+        self.room = self.room.min(taken / 2);
+        self.project_tokens = self.project_tokens.min(self.room / 2);
+    }
 }
 
 impl Fixed {
@@ -103,14 +127,20 @@ impl Fixed {
         let Some(left) = room else {
             return Err(self.too_long(reply_reserve));
         };
+        let steady = room_for_memory(self.context_window, max_output_tokens, self.system_tokens, 0);
         let strategy = options.strategy.unwrap_or_default();
-        let bounds = window::bounds(strategy, options, default_tokens, left);
+        let steady = steady.unwrap_or(left).max(left);
+        let all = strategies::of(strategy)
+            .divide(Room { left: steady, usual: default_tokens }, options)
+            .all;
+        let room = all.min(left);
         Ok(Plan {
-            bounds: TailBounds {
-                parts: self.image_tokens.map_or(0, |_| pictures::MAX_BYTES),
-                ..bounds
-            },
-            project_tokens: bounds.tokens.min(options.max_tokens.unwrap_or(default_tokens)) / 2,
+            options,
+            usual: default_tokens,
+            steady,
+            room,
+            patience: None,
+            project_tokens: room.min(options.max_tokens.unwrap_or(default_tokens)) / 2,
             vocabulary: self.vocabulary,
             model: self.model,
             context_window: self.context_window,
@@ -146,7 +176,7 @@ impl Fixed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::memory::Strategy as Way;
+    use crate::domain::memory::STRATEGIES;
     use proptest::prelude::*;
     use proptest::strategy::Strategy;
 
@@ -156,8 +186,8 @@ mod tests {
     }
 
     fn options() -> impl Strategy<Value = MemoryOptions> {
-        let ways = &[Way::Auto, Way::Buffer, Way::Window, Way::Token][..];
-        let strategy = proptest::sample::select(ways);
+        let ways = STRATEGIES.map(|(_, way)| way);
+        let strategy = proptest::sample::select(ways.to_vec());
         let some = || proptest::option::of(tokens());
         (proptest::option::of(strategy), some(), some(), some()).prop_map(
             |(strategy, last_messages, max_tokens, recall_tokens)| MemoryOptions {
@@ -191,11 +221,15 @@ mod tests {
             let before_memory = u64::from(PROMPT_OVERHEAD) + u64::from(system_tokens) + overhead + new;
             match planned {
                 Ok(plan) => {
-                    let memory = u64::from(plan.bounds.tokens);
+                    let memory = u64::from(plan.room);
                     let all = before_memory + memory + u64::from(plan.reply_reserve);
                     prop_assert!(all <= u64::from(context_window), "{all} of {context_window}: {plan:?}");
                     prop_assert!(memory <= options.max_tokens.map_or(u64::MAX, u64::from));
-                    prop_assert!(plan.project_tokens <= plan.bounds.tokens / 2);
+                    prop_assert!(plan.project_tokens <= plan.room / 2);
+                    let shares = plan.shares(0);
+                    prop_assert!(u64::from(shares.summary) + u64::from(shares.recalled) <= u64::from(shares.all));
+                    let now = shares.within(plan.room);
+                    prop_assert!(now.all <= plan.room && now.summary + now.recalled <= now.all);
                     prop_assert_eq!(plan.reply_reserve, reply_reserve(context_window, max_output_tokens));
                 }
                 Err(error) => {

@@ -6,23 +6,32 @@
 
 mod assemble;
 mod budget;
+mod cut;
 mod pictures;
 mod project;
+pub mod rank;
+mod recall;
 mod relevance;
+mod strategies;
 pub mod tokens;
-mod window;
 
 pub use assemble::{Assembled, NewMessage, Piece, PieceKind};
 pub use budget::Plan;
 pub use project::ProjectShown;
 
+use crate::domain::SessionId;
 use crate::domain::memory::{MemoryOptions, Strategy};
 use crate::domain::session::Settings;
 use crate::error::{Error, Result};
 use crate::prompts::Prompts;
 use crate::store::{Size, Store};
+use recall::Recall;
 use std::sync::Arc;
+use std::time::Duration;
 use tokens::Vocabulary;
+
+/// How long a turn waits for what it recalls.
+pub const RECALL_PATIENCE: Duration = Duration::from_millis(50);
 
 /// What the operator says of memory.
 #[derive(Debug, Clone)]
@@ -46,6 +55,9 @@ pub struct Memory {
     system: SystemPrompt,
     /// Bytes that the template puts around a session's own.
     wrapping: u32,
+    recall: Arc<Recall>,
+    /// How long a turn waits for what it recalls.
+    patience: Duration,
 }
 
 /// A system prompt and its size by o200k_base.
@@ -72,7 +84,25 @@ impl Memory {
         let text = prompts.system(None)?;
         let system = SystemPrompt { tokens: tokens::count(&text), text: text.into() };
         let wrapping = size_of(&prompts.system(Some("x"))?);
-        Ok(Self { store, prompts, defaults, system, wrapping })
+        let recall = Arc::new(Recall::new(store.clone()));
+        let patience = RECALL_PATIENCE;
+        Ok(Self { store, prompts, defaults, system, wrapping, recall, patience })
+    }
+
+    /// Lets turns wait so long for what they recall.
+    #[must_use]
+    pub fn waiting(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
+
+    /// Forgets what is kept of a session that was deleted.
+    pub fn forget(&self, session: &SessionId) {
+        self.recall.forget(session);
+    }
+
+    /// How many sessions recall keeps in memory, and about how many bytes they take.
+    pub fn held(&self) -> (usize, usize) {
+        self.recall.held()
     }
 
     /// The model of turns that ask for none.
@@ -125,11 +155,8 @@ impl Memory {
             text_tokens.saturating_add(pictures::tokens_of(new.images, image_tokens))
         });
         let context_window = self.context_window(&model);
-        let fallback = MemoryOptions {
-            strategy: Some(self.defaults.strategy),
-            last_messages: Some(window::LAST_MESSAGES),
-            ..MemoryOptions::default()
-        };
+        let fallback =
+            MemoryOptions { strategy: Some(self.defaults.strategy), ..MemoryOptions::default() };
         let options = settings.memory.over(fallback);
         let default_tokens =
             self.defaults.tokens.unwrap_or_else(|| budget::default_memory_tokens(context_window));
@@ -142,7 +169,8 @@ impl Memory {
             new_tokens,
             image_tokens,
         };
-        prompt.plan(options, settings.max_output_tokens, default_tokens)
+        let plan = prompt.plan(options, settings.max_output_tokens, default_tokens)?;
+        Ok(Plan { patience: Some(self.patience), ..plan })
     }
 }
 

@@ -86,6 +86,8 @@ pub(crate) struct KeptMessage {
     pub(crate) seq: u32,
     pub(crate) parent: Option<Place>,
     pub(crate) message: NewMessage,
+    /// Tokens of the path up to it.
+    pub(crate) path_tokens: u64,
 }
 
 /// How much a store holds.

@@ -97,6 +97,8 @@ pub(crate) struct Placed<'a> {
     pub(crate) opens_node: bool,
     /// Bytes it counts for in its node.
     pub(crate) size: u64,
+    /// Tokens of the path up to it, itself and what each message takes beside its text included.
+    pub(crate) path_tokens: u64,
 }
 
 /// A request that was made before, and what it led to.
@@ -174,6 +176,9 @@ pub(crate) trait Work {
 
     /// How full a message's node is, and whether the message is its last.
     async fn fill(&mut self, row: &SessionRow, at: Location) -> Result<NodeFill>;
+
+    /// Tokens of the path up to this message, as it was stored with them.
+    async fn path_tokens(&mut self, row: &SessionRow, at: Location) -> Result<u64>;
 
     /// The session's nodes without their messages, by number: 1, 2, 3, … without a gap. Asked of a
     /// session before anything is stored in it in the same step.

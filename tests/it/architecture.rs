@@ -51,6 +51,7 @@ const LIVES_IN: &[(&str, &[&str])] = &[
     ("terminal_size", &["cli/"]),
     ("minijinja", &["prompts.rs"]),
     ("tiktoken_rs", &["memory/tokens.rs"]),
+    ("rust_stemmers", &["memory/rank/"]),
     ("clap", &["config.rs", "config/"]),
     ("indicatif", &["cli/progress.rs"]),
     ("dotenvy", &["config.rs"]),

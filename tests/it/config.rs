@@ -85,7 +85,7 @@ async fn a_bad_value_stops_the_start_with_a_sentence_that_names_it() {
         ("ECHOIC_IDLE_TIMEOUT", "soon", "250ms, 30s or 10m"),
         ("ECHOIC_TURN_TIMEOUT", "0s", "from 1ms"),
         ("ECHOIC_CONTEXT_WINDOW", "12", "12"),
-        ("ECHOIC_MEMORY", "recall", "auto, buffer, window, token"),
+        ("ECHOIC_MEMORY", "everything", "auto, buffer, window, token, summary, recall"),
         ("ECHOIC_MAX_BODY", "2MB", "2MiB"),
         ("ECHOIC_AUTH", "keys", "none"),
         ("ECHOIC_CORS_ORIGINS", "chat.example.com", "https://chat.example.com"),

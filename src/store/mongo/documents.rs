@@ -116,6 +116,8 @@ pub(super) struct NodeDoc {
     pub(super) last_seq: i64,
     pub(super) count: i64,
     pub(super) bytes: i64,
+    /// Tokens of the path up to its last message.
+    pub(super) path_tokens: i64,
     pub(super) created_at: DateTime,
     pub(super) messages: Vec<MessageDoc>,
 }
@@ -153,6 +155,8 @@ pub(super) struct MessageDoc {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) usage: Option<String>,
     pub(super) tokens: i64,
+    /// Of the path up to it, what each message takes beside its text included.
+    pub(super) path_tokens: i64,
     pub(super) created_at: DateTime,
 }
 
@@ -165,10 +169,13 @@ pub(super) struct RememberedDoc {
     pub(super) seq: i64,
     parent: Option<PlaceDoc>,
     role: String,
+    sender_id: String,
     pub(super) content: String,
     /// Not there for readers without a use for them.
     parts: Option<String>,
     tokens: i64,
+    path_tokens: i64,
+    created_at: DateTime,
 }
 
 impl SessionDoc {
@@ -264,7 +271,7 @@ impl LocationDoc {
 
 impl MessageDoc {
     pub(super) fn new(placed: Placed<'_>) -> Result<Self> {
-        let Placed { message, at, parent, .. } = placed;
+        let Placed { message, at, parent, path_tokens, .. } = placed;
         let (body, reply) = (&message.body, &message.reply);
         Ok(Self {
             id: message.id.to_string(),
@@ -282,6 +289,7 @@ impl MessageDoc {
             error: reply.error.as_ref().map(to_json).transpose()?,
             usage: reply.usage.as_ref().map(to_json).transpose()?,
             tokens: message.tokens.into(),
+            path_tokens: long(path_tokens),
             created_at: date(message.created_at),
         })
     }
@@ -373,8 +381,11 @@ impl RememberedDoc {
             tokens: number(self.tokens),
             id: MessageId::trusted(self.id),
             role: word(Role::from_word, &self.role)?,
+            sender_id: UserId::trusted(self.sender_id),
             content: self.content,
-            is_root: self.parent.is_none(),
+            path_tokens: self.path_tokens.unsigned_abs(),
+            created_at: time(self.created_at),
+            parent_id: self.parent.map(|parent| MessageId::trusted(parent.id)),
         })
     }
 }
@@ -390,6 +401,11 @@ pub(super) fn time(date: DateTime) -> Timestamp {
 /// A number that was a `u32` when it was stored.
 pub(super) fn number(stored: i64) -> u32 {
     u32::try_from(stored).unwrap_or_default()
+}
+
+/// A number as it is stored.
+pub(super) fn long(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 /// A value as the document that stands for it.

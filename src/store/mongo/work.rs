@@ -91,6 +91,10 @@ impl Work for Step {
         self.node_fill(&row.session.id, at).await
     }
 
+    async fn path_tokens(&mut self, row: &SessionRow, at: Location) -> Result<u64> {
+        self.tokens_up_to(&row.session.id, at).await
+    }
+
     async fn nodes(&mut self, row: &SessionRow) -> Result<Vec<NodeLine>> {
         self.node_lines(&row.session.id).await
     }

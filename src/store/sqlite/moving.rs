@@ -155,7 +155,9 @@ fn node(db: &Connection, session: &SessionRow, row: &Row<'_>) -> Result<KeptNode
         }
         let seq = seq_of_key(found.get(0)?);
         let place = Place { id: message.id.clone(), at: Location { node: number, seq } };
-        messages.push(KeptMessage { seq, parent: before.replace(place), message });
+        let path_tokens: i64 = found.get(17)?;
+        let path_tokens = path_tokens.unsigned_abs();
+        messages.push(KeptMessage { seq, parent: before.replace(place), message, path_tokens });
         Ok(ControlFlow::Continue(()))
     })?;
     Ok(KeptNode {
@@ -188,7 +190,7 @@ mod tests {
         (
             "messages",
             "key session node id parent_id role sender_id type content parts status model \
-             finish_reason client_message_id error usage tokens created_at",
+             finish_reason client_message_id error usage tokens created_at path_tokens",
         ),
         (
             "nodes",

@@ -92,7 +92,8 @@ pub(super) fn session_row(row: &Row<'_>) -> Result<SessionRow> {
 
 /// Selects what [`message_row`] and [`stored_message`] read.
 pub(super) const SELECT_MESSAGE: &str = "SELECT key, node, id, parent_id, role, sender_id, type, content, parts, \
-     status, model, finish_reason, client_message_id, error, usage, created_at, tokens FROM messages";
+     status, model, finish_reason, client_message_id, error, usage, created_at, tokens, \
+     path_tokens FROM messages";
 
 /// A message as stored; its siblings are still to be found.
 pub(super) fn message_row(row: &Row<'_>, session: &SessionRow) -> Result<Message> {

@@ -120,6 +120,10 @@ impl Work for Step<'_> {
         append::fill(self.0, row.key, at)
     }
 
+    async fn path_tokens(&mut self, row: &SessionRow, at: Location) -> Result<u64> {
+        append::path_tokens(self.0, row.key, at)
+    }
+
     async fn nodes(&mut self, row: &SessionRow) -> Result<Vec<NodeLine>> {
         tree::nodes(self.0, row.key)
     }

@@ -82,7 +82,8 @@ CREATE TABLE messages (
     error             TEXT,                     -- JSON
     usage             TEXT,                     -- JSON
     tokens            INTEGER NOT NULL,         -- of content, by o200k_base
-    created_at        INTEGER NOT NULL
+    created_at        INTEGER NOT NULL,
+    path_tokens       INTEGER NOT NULL          -- of the path up to this one, what each takes beside its text included
 );
 CREATE UNIQUE INDEX messages_by_id ON messages (session, id);
 CREATE INDEX messages_of_node ON messages (session, node);
