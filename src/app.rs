@@ -93,6 +93,7 @@ impl App {
             memory: memory.clone(),
             prompts,
             title_model: title_model(&config, &model),
+            summary_model: summary_model(&config, name, &model),
             claimant: claimant(address),
         }));
         let cut_off = chat.recover().await?;
@@ -228,6 +229,12 @@ fn patience(config: &Config, tuning: Tuning) -> Patience {
         pause: tuning.provider_pause,
         fallbacks: config.fallback_models.iter().map(|model| model.trim().to_owned()).collect(),
     }
+}
+
+/// The demo is no model that could sum anything up.
+fn summary_model(config: &Config, provider: &str, model: &str) -> Option<String> {
+    let small = config.small_model.clone().unwrap_or_else(|| model.to_owned());
+    (provider != demo::NAME).then_some(small)
 }
 
 fn title_model(config: &Config, model: &str) -> Option<String> {

@@ -143,7 +143,7 @@ pub struct Config {
     /// Who names sessions: first-message (its first line), or model
     #[arg(long, value_name = "WAY", default_value = "first-message", value_parser = words(TITLES))]
     pub titles: Titles,
-    /// Model that writes titles [default: the default model]
+    /// Model that writes titles and summaries [default: the default model]
     #[arg(long, value_name = "MODEL")]
     pub small_model: Option<String>,
     /// Folder whose prompt templates override the built-in ones

@@ -19,6 +19,7 @@ mod search;
 mod settle;
 mod start_turn;
 mod stop;
+mod summaries;
 mod titles;
 mod transcript;
 
@@ -39,6 +40,7 @@ use hub::Hub;
 use journal::Journal;
 use std::sync::Arc;
 use std::time::Duration;
+use summaries::Summaries;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
@@ -53,6 +55,9 @@ pub struct Chat {
     prompts: Arc<Prompts>,
     /// The model that writes titles, if one does.
     title_model: Option<String>,
+    /// The model that writes summaries, if one does.
+    summary_model: Option<String>,
+    summaries: Summaries,
     claimant: Claimant,
     hub: Hub,
     journal: Journal,
@@ -73,6 +78,8 @@ pub struct Parts {
     pub prompts: Arc<Prompts>,
     /// The model that writes titles, if one does.
     pub title_model: Option<String>,
+    /// The model that writes summaries, if one does.
+    pub summary_model: Option<String>,
     /// Who this instance is.
     pub claimant: Claimant,
 }
@@ -80,7 +87,8 @@ pub struct Parts {
 impl Chat {
     /// Puts the parts together.
     pub fn new(parts: Parts) -> Self {
-        let Parts { store, provider, memory, prompts, title_model, claimant } = parts;
+        let Parts { store, provider, memory, prompts, title_model, summary_model, claimant } =
+            parts;
         let (hub, journal, turns) = (Hub::default(), Journal::default(), TaskTracker::new());
         let events = Events::new(store.is_shared());
         Self {
@@ -89,6 +97,8 @@ impl Chat {
             memory,
             prompts,
             title_model,
+            summary_model,
+            summaries: Summaries::default(),
             claimant,
             hub,
             journal,

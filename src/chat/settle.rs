@@ -64,6 +64,7 @@ impl Chat {
             Ok(Some(finished)) => {
                 self.publish_reply(&begun.session.id, &begun.turn);
                 live.publish(ending);
+                self.sum_up(begun);
                 self.go_on(finished);
             }
             Ok(None) if matches!(outcome, Outcome::Stopped) => live.publish(ending),

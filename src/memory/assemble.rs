@@ -7,6 +7,7 @@ use super::pictures::{self, Recent};
 use super::project::{ProjectPart, ProjectShown};
 use super::recall::{Asked, Recalled};
 use super::strategies::Shares;
+use super::summary::Shown;
 use super::tokens::Vocabulary;
 use crate::domain::image::Image;
 use crate::domain::memory::Strategy;
@@ -27,6 +28,8 @@ pub enum PieceKind {
     System,
     /// What the session's project says.
     Project,
+    /// What stands for messages that are no longer verbatim.
+    Summary,
     /// A message of the path, verbatim.
     Recent,
     /// An earlier message that belongs to the new one. It stands in front of that one's text, in the
@@ -136,6 +139,7 @@ impl Memory {
         let recalled = self.recalled(session, &plan, now, last, new.as_ref(), known, &verbatim);
         let recalled = recalled.await?;
 
+        let summary = self.summary_before(session, &plan, now, last, &verbatim).await?;
         let new_tokens = plan.new_tokens + MESSAGE_OVERHEAD;
         let (left, messages_left) = verbatim.left;
         let is_new_part_of_next = recalled.is_empty();
@@ -174,8 +178,14 @@ impl Memory {
             },
             ..Piece::plain(PieceKind::New, message.role, message.text)
         });
-        let pieces: Vec<Piece> =
-            system.into_iter().chain(project).chain(recent).chain(recalled).chain(new).collect();
+        let pieces: Vec<Piece> = system
+            .into_iter()
+            .chain(project)
+            .chain(summary)
+            .chain(recent)
+            .chain(recalled)
+            .chain(new)
+            .collect();
         Ok(Assembled {
             strategy: plan.strategy,
             model: plan.model,
@@ -185,6 +195,7 @@ impl Memory {
             cacheable_prefix_tokens: framed_tokens(&pieces, |piece| match piece.kind {
                 PieceKind::System => true,
                 PieceKind::Project => is_whole_project,
+                PieceKind::Summary => goes_on && is_whole_project,
                 PieceKind::Recent => goes_on && is_whole_project,
                 PieceKind::Recalled => false,
                 PieceKind::New => goes_on && is_whole_project && is_new_part_of_next,
@@ -218,6 +229,34 @@ impl Memory {
             }
         }
         self.store.tail(&session.id, last, bounds).await
+    }
+
+    /// The piece that stands for what comes before the verbatim messages, if the strategy wants one
+    /// and one was written.
+    async fn summary_before(
+        &self,
+        session: &Session,
+        plan: &Plan,
+        now: Shares,
+        last: Option<&MessageId>,
+        verbatim: &Verbatim,
+    ) -> Result<Option<Piece>> {
+        let up_to = match verbatim.messages.first() {
+            Some(oldest) => oldest.parent_id.as_ref(),
+            None => last,
+        };
+        let Some(up_to) = up_to.filter(|_| now.summary > 0 && !verbatim.is_whole) else {
+            return Ok(None);
+        };
+        let shown = self.summarized(session, up_to, now.summary, plan.vocabulary).await?;
+        let Some(Shown { text, tokens, of }) = shown else { return Ok(None) };
+        let message_ids = match plan.patience {
+            // Only who looks at the prompt wants to know all of them.
+            None => self.recall.ids(session, up_to, of.tokens_before..of.path_tokens).await?,
+            Some(_) => vec![of.first, of.last],
+        };
+        let piece = Piece::plain(PieceKind::Summary, Role::System, text.into());
+        Ok(Some(Piece { message_ids, tokens, ..piece }))
     }
 
     /// The earlier messages that belong to the new one, if the strategy wants any and something of

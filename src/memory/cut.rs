@@ -24,9 +24,16 @@ pub(super) fn cut(recent: &mut Vec<Recent>, steady: u32, room: u32) {
     }
 }
 
+/// Where a window of this size begins once it is a quarter fuller, on a path of so many tokens.
+pub(super) fn next(end: u64, size: u32) -> u64 {
+    let step = step(size, size);
+    let size = u64::from(size);
+    (end + size / 4).saturating_sub(size).div_ceil(step) * step
+}
+
 /// The distance of cuts: half of the window; with less room than usual, half of that as often as it
 /// takes.
-fn step(steady: u32, room: u32) -> u64 {
+pub(super) fn step(steady: u32, room: u32) -> u64 {
     let half = steady / 2;
     let mut step = if half > GRAIN { half - half % GRAIN } else { half };
     while step > (room / 2).max(1) {
@@ -56,6 +63,7 @@ mod tests {
             left = rest;
             recent.push(Recent {
                 id: MessageId::trusted("m"),
+                parent_id: None,
                 role: Role::User,
                 content: String::new(),
                 tokens: *size,

@@ -13,6 +13,7 @@ pub mod rank;
 mod recall;
 mod relevance;
 mod strategies;
+mod summary;
 pub mod tokens;
 
 pub use assemble::{Assembled, NewMessage, Piece, PieceKind};

@@ -55,6 +55,8 @@ pub(super) struct Recent {
     pub(super) content: String,
     /// Of text and pictures.
     pub(super) tokens: u32,
+    /// The message before it.
+    pub(super) parent_id: Option<MessageId>,
     /// Tokens of the path before it …
     pub(super) tokens_before: u64,
     /// … and up to it.
@@ -87,9 +89,18 @@ pub(super) fn fit(
         room = left - image_tokens;
         let own = u64::from(message.tokens) + u64::from(MESSAGE_OVERHEAD);
         let tokens_before = message.path_tokens.saturating_sub(own);
-        let Remembered { id, role, content, path_tokens, .. } = message;
+        let Remembered { id, role, content, path_tokens, parent_id, .. } = message;
         let tokens = text_tokens + image_tokens;
-        taken.push(Recent { id, role, content, tokens, tokens_before, path_tokens, images });
+        taken.push(Recent {
+            id,
+            parent_id,
+            role,
+            content,
+            tokens,
+            tokens_before,
+            path_tokens,
+            images,
+        });
     }
     (taken, is_all)
 }

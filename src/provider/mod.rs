@@ -13,7 +13,7 @@ use crate::domain::message::FinishReason;
 use crate::domain::{Role, Usage};
 use crate::error::{Error, Kind};
 use async_trait::async_trait;
-use futures::stream::BoxStream;
+use futures::stream::{BoxStream, StreamExt};
 use serde::Serialize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -150,4 +150,18 @@ pub trait Provider: Send + Sync {
     /// Asks for a reply. Gives the stream as soon as the endpoint has accepted the prompt; dropping
     /// the future or the stream ends the call.
     async fn stream(&self, prompt: &Prompt) -> Result<Events, ProviderError>;
+}
+
+/// All that a model writes to a prompt, for who has no use for the pieces.
+pub async fn written(provider: &dyn Provider, prompt: &Prompt) -> Result<String, ProviderError> {
+    let mut events = provider.stream(prompt).await?;
+    let mut written = String::new();
+    while let Some(batch) = events.next().await {
+        for event in batch? {
+            if let Event::Text(text) = event {
+                written.push_str(&text);
+            }
+        }
+    }
+    Ok(written)
 }

@@ -19,6 +19,7 @@ mod rules;
 mod search;
 mod sessions;
 pub mod sqlite;
+mod summaries;
 mod transfer;
 mod tree;
 mod turns;
@@ -30,6 +31,7 @@ pub use projects::*;
 pub use relay::*;
 pub use search::*;
 pub use sessions::*;
+pub use summaries::*;
 pub use transfer::*;
 pub use tree::*;
 pub use turns::*;
@@ -49,6 +51,7 @@ pub trait Store:
     + FeedStore
     + SearchStore
     + TransferStore
+    + SummaryStore
     + ProjectStore
 {
     /// Says in a word or two what it is and where, without secrets, for the first log line.

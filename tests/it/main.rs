@@ -48,6 +48,7 @@ mod sessions;
 mod shapes;
 mod store_contract;
 mod stress;
+mod summaries;
 mod support;
 mod titles;
 mod tree;

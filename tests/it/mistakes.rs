@@ -66,6 +66,7 @@ async fn mistaken() -> (String, TempDir) {
         memory: memory.clone(),
         prompts,
         title_model: None,
+        summary_model: None,
         claimant: Claimant { instance: "tests".to_owned(), boot: "one".to_owned() },
     });
     let api = Api {

@@ -1,10 +1,22 @@
 //! Recall: earlier messages that belong to the new one, found in this path and in no other.
 
+use crate::store_contract::{Fresh, sqlite};
 use crate::support::Server;
 use crate::support::server::{read, tuning};
 use echoic::app::Tuning;
+use echoic::chat::{Chat, Parts};
+use echoic::domain::memory::Strategy;
+use echoic::domain::message::{Body, Parts as PartsOfMessage};
+use echoic::domain::principal::Access;
+use echoic::domain::session::Settings;
+use echoic::domain::{MessageId, MessageType, Principal, Role, SessionId, Timestamp, UserId};
+use echoic::memory::{Defaults, Incoming, Memory, NewMessage, tokens};
+use echoic::prompts::Prompts;
+use echoic::provider::demo::Demo;
+use echoic::store::{Claimant, NewSession, Parent, PostMessage, ReplyFields};
 use reqwest::Method;
 use serde_json::{Value, json};
+use std::sync::Arc;
 use std::time::Duration;
 
 async fn preview(server: &Server, session: &str, query: &[(&str, &str)]) -> Vec<Value> {
@@ -205,4 +217,60 @@ async fn questions_without_words_and_words_of_any_script_are_taken_as_they_are()
     assert!(recalled("🎉").await.contains(&"party".to_owned()));
     assert_eq!(recalled("?!…").await, Vec::<String>::new());
     assert_eq!(recalled("\u{200b}\u{301}").await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_deleted_session_leaves_the_index_at_once() {
+    let Fresh { store, .. } = &sqlite().await.unwrap();
+    let ada = Principal { user: UserId::trusted("ada"), is_admin: false };
+    let prompts = Arc::new(Prompts::load(None).unwrap());
+    let model = "gpt-4o".to_owned();
+    let defaults =
+        Defaults { strategy: Strategy::Recall, tokens: Some(200), context_window: None, model };
+    let memory = Arc::new(Memory::new(store.clone(), prompts.clone(), defaults).unwrap());
+    let chat = Arc::new(Chat::new(Parts {
+        store: store.clone(),
+        provider: Arc::new(Demo::default()),
+        memory: memory.clone(),
+        prompts,
+        title_model: None,
+        summary_model: None,
+        claimant: Claimant { instance: "tests".to_owned(), boot: "one".to_owned() },
+    }));
+    let (at, id) = (Timestamp::from_millis(0), SessionId::trusted("s"));
+    let new = NewSession { id: Some(id.clone()), ..NewSession::default() };
+    chat.create_session(&ada, new, at).await.unwrap();
+    for _ in 0..40 {
+        let content = "My sister keeps seven hens.".to_owned();
+        let message = echoic::store::NewMessage {
+            id: MessageId::generate(),
+            client_message_id: None,
+            role: Role::User,
+            sender_id: ada.user.clone(),
+            tokens: tokens::count(&content),
+            body: Body { content, parts: PartsOfMessage::default(), kind: MessageType::Text },
+            created_at: at,
+            reply: ReplyFields::default(),
+        };
+        let post = PostMessage {
+            session_id: id.clone(),
+            message,
+            parent: Parent::Head,
+            idempotency: None,
+            now: at,
+        };
+        chat.post_message(&ada, post).await.unwrap();
+    }
+    let session = store.session(&ada, &id, Access::Own).await.unwrap();
+    let incoming = Incoming { text: ASKED, tokens: 9, images: 0 };
+    let mut plan = memory.plan(&Settings::default(), Some(incoming)).unwrap();
+    plan.patience = None;
+    let (role, text, images) = (Role::User, ASKED.into(), Vec::new());
+    let new = NewMessage { id: None, role, text, images, at };
+    let assembled = memory.assemble(&session, plan, session.head_id.as_ref(), Some(new)).await;
+    assert!(assembled.unwrap().pieces.iter().any(|piece| piece.score.is_some()));
+    let (sessions, bytes) = memory.held();
+    assert!(sessions == 1 && bytes > 20 * 27, "{bytes}");
+    chat.delete_session(&ada, &id).await.unwrap();
+    assert_eq!(memory.held(), (0, 0));
 }

@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::store::{Remembered, Store};
 use kept::Kept;
 use shelf::Shelf;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -75,6 +76,20 @@ impl Recall {
             },
         };
         found.map_err(Error::internal)?.map(Some)
+    }
+
+    /// The messages of the path that ends with `last` that end within these tokens of it, oldest
+    /// first. Reads what is not kept.
+    pub(super) async fn ids(
+        &self,
+        session: &Session,
+        last: &MessageId,
+        tokens: Range<u64>,
+    ) -> Result<Vec<MessageId>> {
+        let kept = Kept::default().follow(&*self.store, session, last, Vec::new()).await?;
+        let within = kept.before(tokens.start)..kept.before(tokens.end);
+        let within = within.start as usize..within.end as usize;
+        Ok(kept.messages[within].iter().map(|message| message.id.clone()).collect())
     }
 
     /// Forgets a session that was deleted.

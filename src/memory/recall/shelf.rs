@@ -85,3 +85,28 @@ impl Slots {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_was_not_asked_about_for_the_longest_goes_first() {
+        let shelf = Shelf::new(100);
+        let [ada, bob, eve] = ["ada", "bob", "eve"].map(SessionId::trusted);
+        for session in [&ada, &bob] {
+            shelf.slot(session);
+            shelf.weigh(session, 40);
+        }
+        shelf.weigh(&ada, 45);
+        shelf.slot(&eve);
+        shelf.weigh(&eve, 30);
+        assert_eq!(shelf.held(), (2, 75), "bob is gone");
+        shelf.weigh(&bob, 1000);
+        assert_eq!(shelf.held(), (2, 75), "what is gone weighs nothing");
+        shelf.weigh(&eve, 500);
+        assert_eq!(shelf.held(), (1, 500), "one that is too large is alone");
+        shelf.forget(&eve);
+        assert_eq!(shelf.held(), (0, 0));
+    }
+}

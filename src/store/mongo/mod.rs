@@ -26,6 +26,7 @@ mod schema;
 mod search;
 mod sessions;
 mod step;
+mod summaries;
 mod transfer;
 mod tree;
 mod turns;
@@ -74,6 +75,7 @@ pub(super) struct Tables {
     sessions: Collection<Document>,
     nodes: Collection<Document>,
     queue: Collection<Document>,
+    summaries: Collection<Document>,
     turn_log: Collection<Document>,
     idempotency_keys: Collection<Document>,
     instances: Collection<Document>,
@@ -91,6 +93,7 @@ impl Tables {
             sessions: database.collection("sessions"),
             nodes: database.collection("nodes"),
             queue: database.collection("queue"),
+            summaries: database.collection("summaries"),
             turn_log: database.collection("turn_log"),
             idempotency_keys: database.collection("idempotency_keys"),
             instances: database.collection("instances"),

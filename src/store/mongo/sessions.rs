@@ -238,6 +238,7 @@ impl Step {
             &tables.turn_log,
             &tables.idempotency_keys,
             &tables.words,
+            &tables.summaries,
         ] {
             self.delete(table, doc! { "sessionId": id }).await?;
         }

@@ -17,6 +17,7 @@ mod rows;
 mod schema;
 mod search;
 mod sessions;
+mod summaries;
 mod tree;
 mod turns;
 mod work;

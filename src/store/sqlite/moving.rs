@@ -1,6 +1,7 @@
 //! Whole sessions as they lie in SQLite, for a move elsewhere.
 //!
-//! Not moved: what is made anew from the rest (`participants`, the words of titles and messages), who was alive
+//! Not moved: what is made anew from the rest (`participants`, `summaries`, the words of titles and
+//! messages), who was alive
 //! (`instances`), and the logs of turns that have ended, which are kept for a minute.
 
 use super::SqliteStore;
@@ -210,6 +211,10 @@ mod tests {
              pinned meta user_meta theme settings read_marks version messages kept nodes head_id \
              head_seq head_node last_message last_message_at activity_at last_seen created_at \
              updated_at",
+        ),
+        (
+            "summaries",
+            "session last_seq last_node first_id last_id tokens_before path_tokens text model",
         ),
         ("turn_log", "turn_id batch session frames ended_at"),
         ("turns", "session turn_id reply_id question_id started_at instance boot"),

@@ -247,6 +247,7 @@ pub(super) fn delete(db: &Connection, row: &SessionRow) -> Result<Deleted> {
     super::search::forget_words(db, key)?;
     for rows in [
         "DELETE FROM nodes WHERE session = ?1",
+        "DELETE FROM summaries WHERE session = ?1",
         "DELETE FROM turn_log WHERE session = ?1",
         "DELETE FROM participants WHERE session = ?1",
         "DELETE FROM idempotency_keys WHERE session = ?1",

@@ -12,6 +12,7 @@ mod placement;
 mod projects;
 mod queue;
 mod sessions;
+mod summaries;
 mod tree;
 mod turns;
 
@@ -122,6 +123,9 @@ contract!(sqlite, mongo => {
         a_fork_holds_the_path_and_goes_its_own_way,
         a_guests_fork_is_the_guests_alone,
         a_fork_of_a_path_over_many_nodes_holds_all_of_it,
+    ]
+    summaries: [
+        a_summary_is_found_on_the_paths_that_have_its_last_message,
     ]
     paths: [
         whatever_is_edited_regenerated_switched_and_forked_there_is_one_path_and_nothing_is_lost,

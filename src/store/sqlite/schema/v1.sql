@@ -101,6 +101,20 @@ CREATE TABLE kept_words (
     role TEXT NOT NULL
 );
 
+-- Texts that stand for the beginning of a path up to a message; made anew where they are missing.
+CREATE TABLE summaries (
+    session       INTEGER NOT NULL,
+    last_seq      INTEGER NOT NULL,
+    last_node     INTEGER NOT NULL,
+    first_id      TEXT NOT NULL,
+    last_id       TEXT NOT NULL,
+    tokens_before INTEGER NOT NULL,             -- of the path before the first message
+    path_tokens   INTEGER NOT NULL,             -- and up to the last
+    text          TEXT NOT NULL,
+    model         TEXT NOT NULL,
+    PRIMARY KEY (session, last_seq)
+) WITHOUT ROWID;
+
 -- The claim of a running turn on its session: at most one. It names who runs it.
 CREATE TABLE turns (
     session     INTEGER PRIMARY KEY,
