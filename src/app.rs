@@ -9,6 +9,7 @@ use crate::memory::{Defaults, Memory, RECALL_PATIENCE, tokens};
 use crate::prompts::Prompts;
 use crate::provider::Provider;
 use crate::provider::demo::{self, Demo};
+use crate::provider::embeddings::{Embedder, EmbeddingsEndpoint};
 use crate::provider::guarded::{Guarded, Patience};
 use crate::provider::openai::{Endpoint, OFFICIAL, OFFICIAL_MODEL};
 use crate::store::mongo::MongoStore;
@@ -84,6 +85,10 @@ impl App {
         let name = provider.name();
         vocabulary.await.map_err(Error::internal)?;
         let memory = Memory::new(store.clone(), prompts.clone(), defaults(&config, &model))?;
+        let memory = match embedder(&config)? {
+            Some(embedder) => memory.with_embedder(embedder),
+            None => memory,
+        };
         let memory = Arc::new(memory.waiting(tuning.recall_patience));
         let listener = listen(config.address()).await?;
         let address = listener.local_addr().map_err(Error::internal)?;
@@ -229,6 +234,20 @@ fn patience(config: &Config, tuning: Tuning) -> Patience {
         pause: tuning.provider_pause,
         fallbacks: config.fallback_models.iter().map(|model| model.trim().to_owned()).collect(),
     }
+}
+
+/// Who makes vectors of messages, if the operator names somebody.
+fn embedder(config: &Config) -> Result<Option<Arc<dyn Embedder>>> {
+    let refused = |sentence: String| Error::new(Kind::Internal, sentence);
+    let Some(url) = config.embeddings.url.as_deref() else { return Ok(None) };
+    let Some(model) = config.embeddings.model.as_deref() else {
+        return Err(refused(
+            "ECHOIC_EMBEDDINGS_MODEL must be set with ECHOIC_EMBEDDINGS_URL".to_owned(),
+        ));
+    };
+    let key = config.embeddings.key.as_deref();
+    let endpoint = EmbeddingsEndpoint::new(url, model, key).map_err(refused)?;
+    Ok(Some(Arc::new(endpoint)))
 }
 
 /// The demo is no model that could sum anything up.

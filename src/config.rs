@@ -5,6 +5,7 @@
 //! `.env.example` are compared with [`variables`] by a test.
 
 mod commands;
+mod embeddings;
 mod transfer;
 
 pub use commands::SessionsCommand;
@@ -20,6 +21,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
+
+pub use embeddings::Embeddings;
 
 /// The variables and the flags of `echoic serve` that they set.
 const VARIABLES: &[(&str, &str)] = &[
@@ -38,6 +41,9 @@ const VARIABLES: &[(&str, &str)] = &[
     ("ECHOIC_CONTEXT_WINDOW", "context-window"),
     ("ECHOIC_MEMORY", "memory"),
     ("ECHOIC_MEMORY_TOKENS", "memory-tokens"),
+    ("ECHOIC_EMBEDDINGS_URL", "embeddings-url"),
+    ("ECHOIC_EMBEDDINGS_MODEL", "embeddings-model"),
+    ("ECHOIC_EMBEDDINGS_KEY", "embeddings-key"),
     ("ECHOIC_TITLES", "titles"),
     ("ECHOIC_SMALL_MODEL", "small-model"),
     ("ECHOIC_PROMPTS_DIR", "prompts-dir"),
@@ -140,6 +146,9 @@ pub struct Config {
     /// Memory budget in tokens [default: the smaller of a quarter of the window and 16000]
     #[arg(long, value_name = "TOKENS")]
     pub memory_tokens: Option<u32>,
+    /// Who makes vectors of messages
+    #[command(flatten)]
+    pub embeddings: Embeddings,
     /// Who names sessions: first-message (its first line), or model
     #[arg(long, value_name = "WAY", default_value = "first-message", value_parser = words(TITLES))]
     pub titles: Titles,

@@ -25,6 +25,7 @@ use crate::domain::memory::{MemoryOptions, Strategy};
 use crate::domain::session::Settings;
 use crate::error::{Error, Result};
 use crate::prompts::Prompts;
+use crate::provider::embeddings::Embedder;
 use crate::store::{Size, Store};
 use recall::Recall;
 use std::sync::Arc;
@@ -94,6 +95,13 @@ impl Memory {
     #[must_use]
     pub fn waiting(self, patience: Duration) -> Self {
         Self { patience, ..self }
+    }
+
+    /// Lets recall ask what messages mean.
+    #[must_use]
+    pub fn with_embedder(self, embedder: Arc<dyn Embedder>) -> Self {
+        let recall = Arc::new(Recall::new(self.store.clone()).with_meaning(embedder));
+        Self { recall, ..self }
     }
 
     /// Forgets what is kept of a session that was deleted.

@@ -5,6 +5,7 @@
 //! do is written down in `tests/it/provider_contract.rs`.
 
 pub mod demo;
+pub mod embeddings;
 pub mod guarded;
 pub mod openai;
 

@@ -7,6 +7,7 @@
 //! Cancellation: a caller that stops waiting does not undo the call; it takes effect or not as if
 //! the caller were still there.
 
+mod embeddings;
 mod feed;
 mod messages;
 pub mod mongo;
@@ -25,6 +26,7 @@ mod tree;
 mod turns;
 mod work;
 
+pub use embeddings::*;
 pub use feed::*;
 pub use messages::*;
 pub use projects::*;
@@ -52,6 +54,7 @@ pub trait Store:
     + SearchStore
     + TransferStore
     + SummaryStore
+    + EmbeddingStore
     + ProjectStore
 {
     /// Says in a word or two what it is and where, without secrets, for the first log line.

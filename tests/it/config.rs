@@ -183,12 +183,12 @@ async fn variables_without_effect_are_warned_about() {
         ("PORT", "0".to_owned()),
         ("ECHOIC_PROVIDER", "demo".to_owned()),
         ("ECHOIC_COLOUR", "red".to_owned()),
-        ("ECHOIC_EMBEDDINGS_URL", "http://127.0.0.1:1".to_owned()),
+        ("ECHOIC_SHAPE", "round".to_owned()),
         ("ANTHROPIC_API_KEY", "sk-ant-secret".to_owned()),
     ]);
     let (code, log) = Process::start(folder.path(), &variables).await.terminate().await;
     assert_eq!(code, 0);
-    for name in ["ECHOIC_COLOUR", "ECHOIC_EMBEDDINGS_URL", "ANTHROPIC_API_KEY"] {
+    for name in ["ECHOIC_COLOUR", "ECHOIC_SHAPE", "ANTHROPIC_API_KEY"] {
         assert!(
             log.contains(&format!("{name} is set, but this version does not know it")),
             "{log}"

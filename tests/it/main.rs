@@ -24,6 +24,7 @@ mod health;
 mod images;
 mod import;
 mod instances;
+mod meaning;
 mod memory;
 mod memory_budget;
 mod memory_prefix;

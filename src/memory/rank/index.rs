@@ -113,6 +113,13 @@ impl Index {
         }
     }
 
+    /// Where the passages of a message lie among all.
+    pub fn passages_of(&self, message: u32) -> Range<usize> {
+        let all = self.passages.len();
+        let first = |at: u32| self.firsts.get(at as usize).map_or(all, |first| *first as usize);
+        first(message)..first(message + 1)
+    }
+
     /// How many messages it holds.
     pub fn len(&self) -> u32 {
         self.firsts.len() as u32

@@ -8,7 +8,9 @@ mod index;
 mod passages;
 mod search;
 mod stop;
+mod vectors;
 mod words;
 
 pub use index::{Index, Passage, Said};
 pub use search::scores;
+pub use vectors::{Vector, blend};

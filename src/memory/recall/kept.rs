@@ -6,9 +6,10 @@
 
 use crate::domain::{MessageId, Role, Session, SessionId, Timestamp, UserId};
 use crate::error::{Error, Result};
-use crate::memory::rank::{Index, Said};
+use crate::memory::rank::{Index, Said, Vector};
 use crate::memory::tokens::Vocabulary;
 use crate::store::{Remembered, Store, TailBounds};
+use std::ops::Range;
 
 /// How many messages are read at first, when few will be new, and then.
 const PAGES: [u32; 3] = [16, 256, 4096];
@@ -40,8 +41,14 @@ pub(super) struct Kept {
     pub(super) speakers: Vec<Box<str>>,
     /// The tokens of each passage's line, once they were counted.
     pub(super) lines: Vec<u32>,
+    /// What each passage means, as far as that is known.
+    pub(super) vectors: Vec<Option<Vector>>,
+    /// The length of the model's vectors, as its last one had it.
+    pub(super) vector_length: Option<usize>,
     vocabulary: Option<Vocabulary>,
     text_bytes: usize,
+    /// The message that its path ends with, shown or not.
+    end: Option<MessageId>,
 }
 
 impl Kept {
@@ -57,9 +64,21 @@ impl Kept {
         if self.text_bytes > MOST + MOST / 2 {
             self = Self::default();
         }
-        if self.messages.last().is_some_and(|known| known.id == *last) {
+        if self.ends_with(last) {
             return Ok(self);
         }
+        let mut followed = self.follow_to(store, session, last, read).await?;
+        followed.end = Some(last.clone());
+        Ok(followed)
+    }
+
+    async fn follow_to(
+        self,
+        store: &dyn Store,
+        session: &Session,
+        last: &MessageId,
+        read: Vec<Remembered>,
+    ) -> Result<Self> {
         if let Some(from) = self.place_of(&read) {
             return self.take_up(session, from, read).await;
         }
@@ -88,16 +107,29 @@ impl Kept {
         Self::default().take_up(session, From { messages: 0, new: newest.len() }, newest).await
     }
 
+    /// Whether its path ends with this message.
+    pub(super) fn ends_with(&self, last: &MessageId) -> bool {
+        self.end.as_ref() == Some(last)
+    }
+
     /// About how many bytes it takes.
     pub(super) fn bytes(&self) -> usize {
         let messages = self.messages.len() * OVERHEAD + self.text_bytes;
-        messages + self.index.bytes() + self.lines.capacity() * 4
+        let vectors = self.vectors.iter().flatten().map(|vector| vector.as_bytes().len() + 32);
+        messages + self.index.bytes() + self.lines.capacity() * 4 + vectors.sum::<usize>()
     }
 
     /// How many of its messages end at this place of the path or before it.
     pub(super) fn before(&self, path_tokens: u64) -> u32 {
         let before = self.messages.partition_point(|known| known.path_tokens <= path_tokens);
         u32::try_from(before).unwrap_or(u32::MAX)
+    }
+
+    /// Where the passages of a message lie; nowhere if it is not on the path.
+    pub(super) fn passages_of(&self, id: &MessageId) -> Range<usize> {
+        let message = self.messages.iter().rposition(|known| known.id == *id);
+        let message = message.and_then(|message| u32::try_from(message).ok());
+        message.map_or(0..0, |message| self.index.passages_of(message))
     }
 
     /// Counts lines in this vocabulary from now on.
@@ -153,6 +185,7 @@ impl Kept {
         self.text_bytes -= gone.map(|message| message.text.len()).sum::<usize>();
         self.index.truncate(u32::try_from(messages).unwrap_or(u32::MAX));
         self.lines.truncate(self.index.passages().len());
+        self.vectors.truncate(self.index.passages().len());
     }
 
     fn push(&mut self, owner: &UserId, message: Remembered) {

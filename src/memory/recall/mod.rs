@@ -6,18 +6,21 @@
 //! until it is there.
 
 mod kept;
+mod meaning;
 mod render;
 mod shelf;
 
 pub(super) use render::Recalled;
 
-use super::rank::scores;
+use super::rank::{Vector, blend, scores};
 use super::tokens::Vocabulary;
 use crate::domain::text::first_characters;
 use crate::domain::{MessageId, Session, SessionId, Timestamp};
 use crate::error::{Error, Result};
+use crate::provider::embeddings::Embedder;
 use crate::store::{Remembered, Store};
 use kept::Kept;
+use meaning::Meaning;
 use shelf::Shelf;
 use std::ops::Range;
 use std::sync::Arc;
@@ -52,11 +55,20 @@ pub(super) struct Recall {
     store: Arc<dyn Store>,
     shelf: Shelf,
     tasks: TaskTracker,
+    /// What messages mean, where an endpoint tells.
+    meaning: Option<Meaning>,
 }
 
 impl Recall {
     pub(super) fn new(store: Arc<dyn Store>) -> Self {
-        Self { store, shelf: Shelf::new(MOST), tasks: TaskTracker::new() }
+        let (shelf, tasks) = (Shelf::new(MOST), TaskTracker::new());
+        Self { store, shelf, tasks, meaning: None }
+    }
+
+    /// The same, with an endpoint that makes vectors of texts.
+    pub(super) fn with_meaning(self, embedder: Arc<dyn Embedder>) -> Self {
+        let meaning = Some(Meaning::new(embedder, self.store.clone()));
+        Self { meaning, ..self }
     }
 
     /// The messages that belong to the new one, in the path's order, within the room. `None` if that
@@ -67,7 +79,11 @@ impl Recall {
         patience: Option<Duration>,
     ) -> Result<Option<Vec<Recalled>>> {
         let recall = self.clone();
-        let task = self.tasks.spawn(async move { recall.find(asked).await });
+        let is_patient = patience.is_none();
+        let task = self.tasks.spawn(async move { recall.find(asked, is_patient).await });
+        // The vector of the message comes over the network.
+        let more = if self.meaning.is_some() { meaning::PATIENCE } else { Duration::ZERO };
+        let patience = patience.map(|patience| patience + more);
         let found = match patience {
             None => task.await,
             Some(patience) => match timeout(patience, task).await {
@@ -102,31 +118,72 @@ impl Recall {
         self.shelf.held()
     }
 
-    async fn find(&self, asked: Asked) -> Result<Vec<Recalled>> {
-        let Asked { session, last, text, at, read, before, room, vocabulary } = asked;
+    async fn find(self: &Arc<Self>, asked: Asked, is_patient: bool) -> Result<Vec<Recalled>> {
+        let (vector, followed) =
+            tokio::join!(self.vector(&asked.text, is_patient), self.follow(&asked, is_patient));
+        followed?;
+        let Asked { session, text, at, before, room, vocabulary, .. } = asked;
         let slot = self.shelf.slot(&session.id);
-        // One at a time works with a session's path; it may have to read all of it first.
         let mut place = slot.lock().await;
-        let kept = place.take().unwrap_or_default();
-        let mut kept = match kept.follow(&*self.store, &session, &last, read).await {
-            Ok(kept) => kept,
-            Err(error) => {
-                self.shelf.forget(&session.id);
-                return Err(error);
+        // Somebody who asked about another branch may have been here in between: then that one's
+        // messages are kept now, and nothing is recalled rather than something of theirs.
+        let Some(kept) = place.as_mut().filter(|kept| kept.ends_with(&asked.last)) else {
+            return Ok(Vec::new());
+        };
+        let near = vector.map_or_else(Vec::new, |vector| kept.near(&vector));
+        let ranked = ranked(kept, &text, &near, before);
+        let found = render::fill(kept, &ranked, at, room, vocabulary);
+        self.shelf.weigh(&session.id, kept.bytes());
+        Ok(found)
+    }
+
+    /// The vector of a new message, if there is an endpoint that gives it in time.
+    async fn vector(&self, text: &str, is_patient: bool) -> Option<Vector> {
+        let patience = if is_patient { Duration::from_secs(60) } else { meaning::PATIENCE };
+        self.meaning.as_ref()?.of(text, patience).await
+    }
+
+    /// Brings what is kept of the session to the path that is asked about.
+    async fn follow(self: &Arc<Self>, asked: &Asked, is_patient: bool) -> Result<()> {
+        let Asked { session, last, read, .. } = asked;
+        let slot = self.shelf.slot(&session.id);
+        {
+            // One at a time works with a session's path; it may have to read all of it first.
+            let mut place = slot.lock().await;
+            let kept = place.take().unwrap_or_default();
+            let mut kept = match kept.follow(&*self.store, session, last, read.clone()).await {
+                Ok(kept) => kept,
+                Err(error) => {
+                    self.shelf.forget(&session.id);
+                    return Err(error);
+                }
+            };
+            if let Some(meaning) = &self.meaning {
+                meaning.load(&session.id, &mut kept).await?;
+            }
+            *place = Some(kept);
+        }
+        let (recall, id) = (self.clone(), session.id.clone());
+        let make = async move {
+            let Some(meaning) = &recall.meaning else { return };
+            if let Err(error) = meaning.make(&id, &slot).await {
+                tracing::warn!(session.id = %id, error = %error.chain(), "messages could not be embedded");
             }
         };
-        let ranked = ranked(&kept, &text, before);
-        let found = render::fill(&mut kept, &ranked, at, room, vocabulary);
-        self.shelf.weigh(&session.id, kept.bytes());
-        *place = Some(kept);
-        Ok(found)
+        match (self.meaning.is_some(), is_patient) {
+            (false, _) => {}
+            (true, true) => make.await,
+            (true, false) => drop(self.tasks.spawn(make)),
+        }
+        Ok(())
     }
 }
 
 /// The passages before a place of the path that belong to a text, the best first.
-fn ranked(kept: &Kept, text: &str, before: u64) -> Vec<(u32, f32)> {
+fn ranked(kept: &Kept, text: &str, near: &[Option<f32>], before: u64) -> Vec<(u32, f32)> {
     let messages = kept.before(before);
-    let scores = scores(&kept.index, first_characters(text, ASKED));
+    let mut scores = scores(&kept.index, first_characters(text, ASKED));
+    blend(&mut scores, near);
     let passages = kept.index.passages().iter().zip(scores).enumerate();
     let mut ranked: Vec<(u32, f32)> = passages
         .filter(|(_, (passage, score))| passage.message < messages && *score > 0.0)

@@ -138,7 +138,7 @@ impl Kept {
     }
 
     /// The line of passages of one message, in their order.
-    fn line(&self, passages: &[u32]) -> String {
+    pub(super) fn line(&self, passages: &[u32]) -> String {
         let of = |passage: u32| &self.index.passages()[passage as usize];
         let Some(first) = passages.first().map(|first| of(*first)) else { return String::new() };
         let said = &self.messages[first.message as usize];

@@ -8,6 +8,7 @@
 mod commit;
 mod connect;
 mod documents;
+mod embeddings;
 mod failures;
 mod feed;
 mod list;
@@ -76,6 +77,7 @@ pub(super) struct Tables {
     nodes: Collection<Document>,
     queue: Collection<Document>,
     summaries: Collection<Document>,
+    embeddings: Collection<Document>,
     turn_log: Collection<Document>,
     idempotency_keys: Collection<Document>,
     instances: Collection<Document>,
@@ -94,6 +96,7 @@ impl Tables {
             nodes: database.collection("nodes"),
             queue: database.collection("queue"),
             summaries: database.collection("summaries"),
+            embeddings: database.collection("embeddings"),
             turn_log: database.collection("turn_log"),
             idempotency_keys: database.collection("idempotency_keys"),
             instances: database.collection("instances"),

@@ -239,6 +239,7 @@ impl Step {
             &tables.idempotency_keys,
             &tables.words,
             &tables.summaries,
+            &tables.embeddings,
         ] {
             self.delete(table, doc! { "sessionId": id }).await?;
         }

@@ -3,6 +3,7 @@
 //! rusqlite stays inside this folder.
 
 mod append;
+mod embeddings;
 mod idempotency;
 mod import;
 mod list;

@@ -1,7 +1,7 @@
 //! Whole sessions as they lie in SQLite, for a move elsewhere.
 //!
-//! Not moved: what is made anew from the rest (`participants`, `summaries`, the words of titles and
-//! messages), who was alive
+//! Not moved: what is made anew from the rest (`participants`, `summaries`, `embeddings`, the words
+//! of titles and messages), who was alive
 //! (`instances`), and the logs of turns that have ended, which are kept for a minute.
 
 use super::SqliteStore;
@@ -185,6 +185,7 @@ mod tests {
 
     /// Every table and column, and with it the promise that somebody has thought of its move.
     const KNOWN: &[(&str, &str)] = &[
+        ("embeddings", "key model vectors"),
         ("idempotency_keys", "user_id route key fingerprint session message_id turn_id created_at"),
         ("instances", "instance boot seen_at"),
         ("kept_words", "key at role"),

@@ -2,6 +2,7 @@
 //! subject; what they share stands here.
 
 mod desk;
+mod embeddings;
 mod equal;
 mod export;
 mod import;
@@ -123,6 +124,9 @@ contract!(sqlite, mongo => {
         a_fork_holds_the_path_and_goes_its_own_way,
         a_guests_fork_is_the_guests_alone,
         a_fork_of_a_path_over_many_nodes_holds_all_of_it,
+    ]
+    embeddings: [
+        embeddings_belong_to_their_messages_and_go_with_them,
     ]
     summaries: [
         a_summary_is_found_on_the_paths_that_have_its_last_message,

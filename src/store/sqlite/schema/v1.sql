@@ -101,6 +101,14 @@ CREATE TABLE kept_words (
     role TEXT NOT NULL
 );
 
+-- What messages mean, as vectors of a byte for each number, one for each passage; made anew where
+-- they are missing. key is the message's.
+CREATE TABLE embeddings (
+    key     INTEGER PRIMARY KEY,
+    model   TEXT NOT NULL,
+    vectors BLOB NOT NULL
+);
+
 -- Texts that stand for the beginning of a path up to a message; made anew where they are missing.
 CREATE TABLE summaries (
     session       INTEGER NOT NULL,
