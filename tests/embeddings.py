@@ -21,6 +21,8 @@ LOCK = Lock()
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # Head and body go out together: apart, the second would wait for the first to be acknowledged.
+    wbufsize = -1
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))

@@ -136,10 +136,12 @@ impl Memory {
         // Recall begins where this ends, so it need not read it again.
         let known = if now.recalled > 0 { read.clone() } else { Vec::new() };
         let verbatim = verbatim(read, &plan, shares, now);
+        // Both are beside the point of a turn: where they fail, the window is there all the same.
         let recalled = self.recalled(session, &plan, now, last, new.as_ref(), known, &verbatim);
-        let recalled = recalled.await?;
+        let recalled = or_none(session, "nothing is recalled", recalled.await);
+        let summary = self.summary_before(session, &plan, now, last, &verbatim).await;
+        let summary = or_none(session, "the summary is left out", summary);
 
-        let summary = self.summary_before(session, &plan, now, last, &verbatim).await?;
         let new_tokens = plan.new_tokens + MESSAGE_OVERHEAD;
         let (left, messages_left) = verbatim.left;
         let is_new_part_of_next = recalled.is_empty();
@@ -292,6 +294,14 @@ impl Memory {
         }
         Ok(found.unwrap_or_default())
     }
+}
+
+/// What there is, or nothing and a line in the log.
+fn or_none<T: Default>(session: &Session, outcome: &'static str, found: Result<T>) -> T {
+    found.unwrap_or_else(|error| {
+        tracing::warn!(session.id = %session.id, error = %error.chain(), outcome, "memory is short");
+        T::default()
+    })
 }
 
 /// Of the messages that were read, newest first, those that stand in the prompt.

@@ -16,7 +16,7 @@ use echoic::prompts::Prompts;
 use echoic::store::sqlite::{SqliteStore, Sync};
 use echoic::store::{
     self, ImportSession, NewFile, NewProject, NewSession, Parent, ProjectStore, ReplyFields,
-    SessionStore, Size, Store, TransferStore,
+    SessionStore, Size, Store, Summary, SummaryStore, TransferStore,
 };
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
@@ -159,6 +159,20 @@ async fn keep(store: &SqliteStore, session: &str, said: &[Line], new: NewSession
     store.session(&ada(), &stored.session_id, access).await.unwrap()
 }
 
+/// Stores a summary of the conversation's older half, of any size.
+async fn keep_summary(store: &SqliteStore, session: &SessionId, case: &Case) {
+    let Some(middle) = (case.said.len() / 2).checked_sub(1) else { return };
+    let summary = Summary {
+        first: MessageId::trusted("0"),
+        last: MessageId::trusted(middle.to_string()),
+        tokens_before: 0,
+        path_tokens: 1,
+        text: format!("- {}\n- {}", case.next.text, case.said[middle].text),
+        model: "m".to_owned(),
+    };
+    store.put_summary(session, &summary).await.unwrap();
+}
+
 /// Stores what the conversation's project says, if it has one.
 async fn keep_project(store: &SqliteStore, project: Option<&Common>) -> Option<ProjectId> {
     let Common { description, instructions, files } = project?;
@@ -228,7 +242,10 @@ fn check(case: &Case, assembled: &Assembled) {
     check_project(project.as_ref(), &common, assembled);
     // The end of the conversation without a gap, but for what a model is never shown. Pictures of a
     // message come all together or not at all, and only those of users.
-    let recent = &behind[common.len()..behind.len() - recalled.len()];
+    let behind = &behind[common.len()..behind.len() - recalled.len()];
+    let summed = behind.iter().take_while(|piece| piece.kind == PieceKind::Summary).count();
+    assert!(summed <= 1);
+    let (summary, recent) = behind.split_at(summed);
     check_recalled(case, &recalled, recent);
     let shown = said.iter().filter(|line| line.role != Role::Tool && !line.text.is_empty());
     let shown: Vec<_> = shown.map(|line| (line.role, line.text.as_str())).collect();
@@ -244,7 +261,8 @@ fn check(case: &Case, assembled: &Assembled) {
 
     let memory = settings.memory;
     let most = memory.max_tokens.unwrap_or(u32::MAX);
-    let verbatim: u32 = common.iter().copied().chain(recent).map(|piece| piece.tokens + 4).sum();
+    let verbatim = common.iter().copied().chain(summary).chain(recent);
+    let verbatim: u32 = verbatim.map(|piece| piece.tokens + 4).sum();
     let of_recalled: u32 = recalled.iter().map(|piece| piece.tokens).sum();
     assert!(verbatim + of_recalled <= most);
     assert!(of_recalled <= memory.recall_tokens.unwrap_or(u32::MAX));
@@ -301,6 +319,7 @@ fn prompt_and_reply_always_fit_and_the_newest_message_is_always_in() {
         TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
     let (number, planned, cut) = (Cell::new(0), Cell::new(0), Cell::new(0));
     let (pictured, recalled, projects) = (Cell::new(0), Cell::new(0), Cell::new((0, 0)));
+    let summed = Cell::new(0);
     let outcome = runner.run(&case(), |case| {
         number.set(number.get() + 1);
         let name = format!("s{}", number.get());
@@ -334,6 +353,7 @@ fn prompt_and_reply_always_fit_and_the_newest_message_is_always_in() {
             let new = NewSession { project_id, ..NewSession::default() };
             let session = keep(&store, &name, &case.said, new).await;
             let last = session.head_id.clone();
+            keep_summary(&store, &session.id, &case).await;
             let (text, images) = (text.as_str().into(), echoic::domain::image::images(&parts));
             let at = Timestamp::from_millis(0);
             let new = NewMessage { id: None, role: Role::User, text, images, at };
@@ -342,6 +362,9 @@ fn prompt_and_reply_always_fit_and_the_newest_message_is_always_in() {
             memory.assemble(&session, plan, last.as_ref(), Some(new)).await.unwrap()
         });
         let is_recalled = |piece: &Piece| piece.kind == PieceKind::Recalled;
+        if assembled.pieces.iter().any(|piece| piece.kind == PieceKind::Summary) {
+            summed.set(summed.get() + 1);
+        }
         if assembled.pieces.iter().any(is_recalled) {
             recalled.set(recalled.get() + 1);
         }
@@ -361,6 +384,7 @@ fn prompt_and_reply_always_fit_and_the_newest_message_is_always_in() {
     outcome.unwrap();
     // The cases are the same each time: most can be planned, and many do not hold all that was said.
     assert!(projects.get().0 > 20 && projects.get().1 > 20, "whole, in part: {projects:?}");
+    assert!(summed.get() > 8, "only {} prompts with a summary", summed.get());
     assert!(recalled.get() > 8, "only {} prompts with something recalled", recalled.get());
     assert!(pictured.get() > 30, "only {} prompts with pictures", pictured.get());
     assert!(planned.get() > 150 && cut.get() > 100, "{} of them, {}", planned.get(), cut.get());

@@ -14,8 +14,8 @@ const SHORTEST: usize = 320;
 /// between two characters.
 pub(super) fn passages(text: &str) -> Vec<Range<usize>> {
     if text.len() <= WHOLE {
-        let is_blank = text.trim().is_empty();
-        return if is_blank { Vec::new() } else { vec![0..text.len()] };
+        let whole = Some(0..text.len()).filter(|_| !text.trim().is_empty());
+        return whole.into_iter().collect();
     }
     let (mut found, mut start) = (Vec::new(), 0);
     while text.len() - start > LONGEST {
@@ -65,7 +65,7 @@ mod tests {
         let found = passages(&text);
         assert_eq!(found.len(), 3);
         assert!(found.iter().all(|range| &text[range.clone()] == paragraph.trim()));
-        assert_eq!(passages("short\n\nas it is "), [0..16]);
+        assert_eq!(passages("short\n\nas it is ").first(), Some(&(0..16)));
         assert_eq!(passages(" \n "), Vec::<Range<usize>>::new());
         let run = "x".repeat(5_000);
         assert!(passages(&run).iter().all(|range| range.len() <= LONGEST));

@@ -1,7 +1,7 @@
 //! Words that say nothing of what is asked for.
 
 /// Words of questions and of grammar, as [`super::words`] gives them before stemming. English only:
-/// what other languages have of them is in too many messages to count ([`super::query`]).
+/// what other languages have of them is in too many messages to count ([`super::search`]).
 const STOP: &[&str] = &[
     "a",
     "about",

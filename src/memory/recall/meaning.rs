@@ -174,7 +174,7 @@ impl Kept {
     pub(super) fn learn(&mut self, embedding: &Embedding) -> bool {
         let passages = self.passages_of(&embedding.message);
         let bytes = &embedding.vectors;
-        if passages.is_empty() || bytes.is_empty() || bytes.len() % passages.len() != 0 {
+        if passages.is_empty() || bytes.is_empty() || !bytes.len().is_multiple_of(passages.len()) {
             return false;
         }
         let length = bytes.len() / passages.len();
