@@ -1,10 +1,11 @@
 //! The composition root: the one place that names concrete stores and providers. The binary and
 //! the tests build the same application here.
 
+use crate::auth::{self, Auth};
 use crate::chat::{Chat, Parts};
 use crate::config::{Config, DatabaseUrl, ProviderChoice, SqliteSync, Titles};
 use crate::error::{Error, Kind, Result};
-use crate::http::{Api, Hosts, Limits, Patient, router};
+use crate::http::{Api, Hosts, Limits, Patient, router, serve};
 use crate::memory::{Defaults, Memory, tokens};
 use crate::prompts::Prompts;
 use crate::provider::Provider;
@@ -56,6 +57,12 @@ pub struct Tuning {
     pub reader_patience: Duration,
     /// How long to wait before a provider is asked again.
     pub provider_pause: Duration,
+    /// How long a client may take to send a request's head.
+    pub head_patience: Duration,
+    /// How long a key is believed in after a look at the store.
+    pub key_life: Duration,
+    /// How long to wait before the keys that sign tokens are fetched again.
+    pub jwks_pause: Duration,
 }
 
 impl Default for Tuning {
@@ -64,6 +71,9 @@ impl Default for Tuning {
             heartbeat: Duration::from_secs(15),
             reader_patience: Duration::from_secs(60),
             provider_pause: Duration::from_millis(500),
+            head_patience: Duration::from_secs(30),
+            key_life: Duration::from_secs(5),
+            jwks_pause: Duration::from_secs(10),
         }
     }
 }
@@ -77,6 +87,7 @@ impl App {
         let mut notes = Vec::new();
         let prompts = Arc::new(Prompts::load(config.prompts_dir.as_deref())?);
         let store = open_store(&config).await?;
+        let auth = Arc::new(Auth::new(access(&config, tuning), store.clone())?);
         let Found { provider, model } = find_provider(&config, &mut notes).await?;
         let name = provider.name();
         vocabulary.await.map_err(Error::internal)?;
@@ -105,10 +116,10 @@ impl App {
             chat,
             store,
             memory,
-            auth: config.auth,
+            auth,
             limits: Limits { body: config.max_body, message: config.max_message },
-            hosts: Arc::new(Hosts::new(config.allowed_hosts)),
-            cors_origins: config.cors_origins.into(),
+            hosts: Arc::new(Hosts::new(config.access.allowed_hosts)),
+            cors_origins: config.access.cors_origins.into(),
             heartbeat: tuning.heartbeat,
         };
         let (lease, grace) = (config.turn_lease, config.shutdown_grace);
@@ -141,20 +152,28 @@ impl App {
         let events = tokio::spawn(chat.clone().keep_events(drained.clone()));
         let watch = tokio::spawn(chat.clone().keep_watch(self.lease, drained.clone()));
         let listener = Patient::new(self.listener, self.tuning.reader_patience);
-        let server = axum::serve(listener, router(self.api.clone()))
-            .with_graceful_shutdown(drained.clone().cancelled_owned());
-        let server = tokio::spawn(server.into_future());
+        let uses = tokio::spawn(self.api.auth.clone().keep_uses(drained.clone()));
+        let router = router(self.api.clone());
+        let server = serve(listener, router, self.tuning.head_patience, drained.clone());
+        let server = tokio::spawn(server);
         shutdown.cancelled().await;
         tracing::info!(grace = ?self.grace, "going down: no new turns");
         chat.drain(self.grace).await;
         drained.cancel();
-        let ended = timeout(LINGER, server).await;
-        let _ = futures::future::join_all([journal, relay, events, alive, watch]).await;
+        let _ = timeout(LINGER, server).await;
+        let _ = futures::future::join_all([journal, relay, events, alive, watch, uses]).await;
         self.api.store.close().await;
-        match ended {
-            Ok(Ok(Err(error))) => Err(Error::internal(error)),
-            _ => Ok(()),
-        }
+        Ok(())
+    }
+}
+
+fn access(config: &Config, tuning: Tuning) -> auth::Settings {
+    auth::Settings {
+        mode: config.access.auth,
+        trusted_proxies: config.access.trusted_proxies.clone(),
+        jwt: config.access.jwt(),
+        key_life: tuning.key_life,
+        jwks_pause: tuning.jwks_pause,
     }
 }
 
@@ -174,6 +193,14 @@ pub async fn open_to_look(url: &DatabaseUrl) -> Result<Arc<dyn Store>> {
     match url {
         DatabaseUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open_to_look(path)?)),
         DatabaseUrl::Mongodb(url) => Ok(Arc::new(MongoStore::open_to_look(url).await?)),
+    }
+}
+
+/// The store to make and revoke keys in, beside a server that uses it or before there is one.
+pub async fn open_beside(url: &DatabaseUrl) -> Result<Arc<dyn Store>> {
+    match url {
+        DatabaseUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open_beside(path)?)),
+        DatabaseUrl::Mongodb(url) => Ok(Arc::new(MongoStore::open(url, Duration::ZERO).await?)),
     }
 }
 

@@ -32,6 +32,8 @@ macro_rules! kinds {
 kinds! {
     /// A request that does not hold what it must.
     InvalidRequest = "invalid_request",
+    /// No credentials, or bad ones.
+    Unauthenticated = "unauthenticated",
     /// A known user who may not do this to a thing they may see; a foreign `Origin`.
     Forbidden = "forbidden",
     /// A `Host` that this server does not answer to.
@@ -74,6 +76,8 @@ kinds! {
     ProviderTimeout = "provider_timeout",
     /// The store cannot be read or written; nothing was half-done.
     StoreUnavailable = "store_unavailable",
+    /// Who is asking cannot be checked: the keys of the issuer of tokens cannot be fetched.
+    AuthUnavailable = "auth_unavailable",
     /// The server is going down; nothing was half-done.
     ShuttingDown = "shutting_down",
     /// A mistake of ours.

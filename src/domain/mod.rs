@@ -5,6 +5,7 @@
 pub mod ids;
 pub mod image;
 pub mod invalid;
+pub mod key;
 pub mod memory;
 pub mod message;
 pub mod node;

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Kind};
 use axum::Json;
-use axum::http::header::RETRY_AFTER;
+use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -59,6 +59,10 @@ impl IntoResponse for Error {
             // Client libraries repeat a 409 by themselves unless they are told not to.
             response.headers_mut().insert("x-should-retry", HeaderValue::from_static("false"));
         }
+        if self.kind == Kind::Unauthenticated {
+            let scheme = HeaderValue::from_static("Bearer realm=\"echoic\"");
+            response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
+        }
         if self.kind == Kind::QueueFull {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
@@ -83,6 +87,7 @@ fn sentence(kind: Kind, message: &str) -> String {
 pub(super) const fn status(kind: Kind) -> StatusCode {
     match kind {
         Kind::InvalidRequest => StatusCode::BAD_REQUEST,
+        Kind::Unauthenticated => StatusCode::UNAUTHORIZED,
         Kind::Forbidden | Kind::ForbiddenHost => StatusCode::FORBIDDEN,
         Kind::RouteNotFound
         | Kind::SessionNotFound
@@ -99,7 +104,9 @@ pub(super) const fn status(kind: Kind) -> StatusCode {
         Kind::QueueFull => StatusCode::TOO_MANY_REQUESTS,
         Kind::ProviderError => StatusCode::BAD_GATEWAY,
         Kind::ProviderTimeout => StatusCode::GATEWAY_TIMEOUT,
-        Kind::StoreUnavailable | Kind::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+        Kind::StoreUnavailable | Kind::AuthUnavailable | Kind::ShuttingDown => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
         Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }

@@ -12,6 +12,7 @@ mod events;
 mod export;
 mod extract;
 mod files;
+mod gate;
 mod guard;
 mod health;
 mod import;
@@ -24,14 +25,17 @@ mod pages;
 mod projects;
 mod query;
 mod router;
+mod serve;
 mod sessions;
 mod sse;
 mod turns;
 mod ui;
 
 pub use connection::Patient;
+pub use gate::public_routes;
 pub use guard::Hosts;
 pub use router::{openapi_document, router};
+pub use serve::serve;
 
 use crate::auth::Auth;
 use crate::chat::Chat;
@@ -50,7 +54,7 @@ pub struct Api {
     /// Prompts, for their preview.
     pub memory: Arc<Memory>,
     /// Who is asking.
-    pub auth: Auth,
+    pub auth: Arc<Auth>,
     /// What is too large.
     pub limits: Limits,
     /// The names the server answers to.

@@ -2,8 +2,8 @@
 
 use super::openapi::{Document, complete};
 use super::{
-    Api, branches, chat, events, export, extract, files, guard, health, import, memory, messages,
-    models, nodes, openapi, pages, projects, sessions, turns,
+    Api, branches, chat, events, export, extract, files, gate, guard, health, import, memory,
+    messages, models, nodes, openapi, pages, projects, sessions, turns,
 };
 use crate::error::Error;
 use axum::Router;
@@ -19,7 +19,8 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-/// The routes that the OpenAPI document describes. Those marked public need no credentials.
+/// The routes that the OpenAPI document describes. Which of them need no credentials stands in
+/// `gate.rs`.
 fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(chat::chat))
@@ -47,8 +48,8 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(export::export))
         .routes(routes!(import::import))
         .routes(routes!(models::list))
-        .routes(routes!(health::live)) // public
-        .routes(routes!(health::ready)) // public
+        .routes(routes!(health::live))
+        .routes(routes!(health::ready))
 }
 
 /// The whole service.
@@ -56,10 +57,11 @@ pub fn router(api: Api) -> Router {
     let (routes, _) = routes().split_for_parts();
     let cors = cors(&api.cors_origins);
     let router = routes
-        .route("/api/openapi.json", get(openapi::document)) // public
-        .route("/", get(pages::start)) // public
+        .route("/api/openapi.json", get(openapi::document))
+        .route("/", get(pages::start))
         .fallback(extract::not_found)
         .method_not_allowed_fallback(extract::method_not_allowed)
+        .layer(from_fn_with_state(api.clone(), gate::guarded))
         .layer(from_fn_with_state(api.clone(), guard::same_site))
         .with_state(api);
     let router = match cors {

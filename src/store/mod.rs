@@ -8,6 +8,7 @@
 //! the caller were still there.
 
 mod feed;
+mod keys;
 mod messages;
 pub mod mongo;
 pub(crate) mod moving;
@@ -24,6 +25,7 @@ mod turns;
 mod work;
 
 pub use feed::*;
+pub use keys::*;
 pub use messages::*;
 pub use projects::*;
 pub use relay::*;
@@ -47,6 +49,7 @@ pub trait Store:
     + FeedStore
     + TransferStore
     + ProjectStore
+    + KeyStore
 {
     /// Says in a word or two what it is and where, without secrets, for the first log line.
     fn describe(&self) -> String;

@@ -13,7 +13,7 @@ pub(crate) use projects::{ProjectOutcome, move_project};
 
 use super::rules;
 use super::work::{Location, Place, SessionRow};
-use super::{NewFile, NewMessage, ProjectStore};
+use super::{KeyStore, NewFile, NewMessage, ProjectStore, StoredKey};
 use crate::domain::{MessageId, Project, ProjectId, SessionId, Timestamp, TurnId, UserId};
 use crate::error::{Error, Kind, Result};
 use async_trait::async_trait;
@@ -91,6 +91,7 @@ pub(crate) struct KeptMessage {
 /// How much a store holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Totals {
+    pub(crate) keys: u64,
     pub(crate) projects: u64,
     pub(crate) sessions: u64,
     pub(crate) messages: u64,
@@ -102,7 +103,7 @@ pub(crate) struct Totals {
 /// Two stores that keep the same session give equal values, whatever their databases make of it:
 /// that is how a move is verified.
 #[async_trait]
-pub(crate) trait Keeps: ProjectStore {
+pub(crate) trait Keeps: ProjectStore + KeyStore {
     /// A session without its messages; of its requests those made after `since`.
     async fn kept_session(&self, id: &SessionId, since: Timestamp) -> Result<Option<KeptSession>>;
 
@@ -147,6 +148,24 @@ pub(crate) trait MoveIn: Keeps {
 
     /// Adds a project that is not there, with the contents of its files: all of it or nothing.
     async fn put_project(&self, project: &Project, files: &[NewFile]) -> Result<()>;
+}
+
+/// Moves a key of the API, unless one of its id is there. Whether the same one is there now: when it
+/// was last used does not count.
+pub(crate) async fn move_key(to: &dyn MoveIn, stored: &StoredKey) -> Result<bool> {
+    let id = &stored.key.id;
+    patiently(|| async {
+        if to.key(id).await?.is_none() {
+            to.add_key(stored.clone()).await?;
+        }
+        let there = to.key(id).await?;
+        Ok(there.is_some_and(|there| {
+            let (mut there, mut stored) = (there, stored.clone());
+            (there.key.last_used_at, stored.key.last_used_at) = (None, None);
+            there == stored
+        }))
+    })
+    .await
 }
 
 /// What became of a session.

@@ -72,7 +72,7 @@ async fn mistaken() -> (String, TempDir) {
         chat: Arc::new(chat),
         store,
         memory,
-        auth: Auth::None,
+        auth: Arc::new(Auth::open()),
         limits: Limits { body: 1 << 20, message: 1 << 20 },
         hosts: Arc::new(Hosts::default()),
         cors_origins: Arc::new([]),

@@ -10,6 +10,7 @@ mod connect;
 mod documents;
 mod failures;
 mod feed;
+mod keys;
 mod list;
 mod log;
 mod messages;
@@ -80,6 +81,7 @@ pub(super) struct Tables {
     events: Collection<Document>,
     projects: Collection<Document>,
     project_files: Collection<Document>,
+    keys: Collection<Document>,
     schema: Collection<Document>,
 }
 
@@ -96,6 +98,7 @@ impl Tables {
             events: database.collection("events"),
             projects: database.collection("projects"),
             project_files: database.collection("project_files"),
+            keys: database.collection("keys"),
             schema: database.collection("schema"),
             database,
         }

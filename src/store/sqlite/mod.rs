@@ -5,6 +5,7 @@
 mod append;
 mod idempotency;
 mod import;
+mod keys;
 mod list;
 mod log;
 mod messages;
@@ -112,6 +113,23 @@ impl SqliteStore {
             thread: Mutex::new(None),
             readers: Readers::new(vec![reader]),
             lock: Mutex::new(None),
+        })
+    }
+
+    /// Opens the file at `path` to change something small in it, beside the server that serves it, or
+    /// creates it. No turns may be touched. Errors say what an operator can do.
+    pub fn open_beside(path: &Path) -> Result<Self> {
+        if !path.exists() {
+            return Self::open(path, Sync::Full);
+        }
+        let store = Self::open_to_look(path)?;
+        let writing = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        writing.pragma_update(None, "synchronous", "FULL")?;
+        let (writer, thread) = Writer::start(writing)?;
+        Ok(Self {
+            writer: Mutex::new(Some(Arc::new(writer))),
+            thread: Mutex::new(Some(thread)),
+            ..store
         })
     }
 

@@ -62,8 +62,8 @@ impl MoveOut for SqliteStore {
                 db.query_row(&sql, [], |row| row.get::<_, i64>(0)).map(i64::unsigned_abs)
             };
             let (sessions, messages) = (count("sessions")?, count("messages")?);
-            let (nodes, projects) = (count("nodes")?, count("projects")?);
-            Ok(Totals { projects, sessions, messages, nodes })
+            let (nodes, projects, keys) = (count("nodes")?, count("projects")?, count("keys")?);
+            Ok(Totals { keys, projects, sessions, messages, nodes })
         })
         .await
     }
@@ -184,6 +184,7 @@ mod tests {
     const KNOWN: &[(&str, &str)] = &[
         ("idempotency_keys", "user_id route key fingerprint session message_id turn_id created_at"),
         ("instances", "instance boot seen_at"),
+        ("keys", "id digest name user_id scope created_at expires_at last_used_at"),
         (
             "messages",
             "key session node id parent_id role sender_id type content parts status model \

@@ -5,6 +5,7 @@ mod desk;
 mod equal;
 mod export;
 mod import;
+mod keys;
 mod messages;
 mod paths;
 mod people;
@@ -141,6 +142,10 @@ contract!(sqlite, mongo => {
         a_session_that_another_user_has_goes_in_under_another_id,
         nothing_is_imported_into_a_session_that_is_busy_or_closed,
         the_importer_owns_what_a_file_says_of_others_and_may_not_always_let_them_in,
+    ]
+    keys: [
+        a_key_is_kept_as_it_was_made_until_it_is_revoked,
+        when_a_key_was_used_only_goes_forward,
     ]
     projects: [
         a_project_is_its_owners_alone,

@@ -155,6 +155,18 @@ CREATE TABLE project_files (
 );
 CREATE UNIQUE INDEX project_files_by_path ON project_files (project, path);
 
+-- Keys of the API.
+CREATE TABLE keys (
+    id           TEXT PRIMARY KEY,
+    digest       BLOB NOT NULL,                 -- SHA-256 of the whole key
+    name         TEXT,
+    user_id      TEXT NOT NULL,
+    scope        TEXT NOT NULL,
+    created_at   INTEGER NOT NULL,
+    expires_at   INTEGER,
+    last_used_at INTEGER
+) WITHOUT ROWID;
+
 -- Requests that may be repeated, and what they led to.
 CREATE TABLE idempotency_keys (
     user_id     TEXT NOT NULL,

@@ -1,0 +1,121 @@
+//! The gate before every route: who is asking, and whether such a request is theirs to make.
+//!
+//! Invariant: what is not in [`PUBLIC`] is never reached without an identity. The gate is a layer of
+//! the whole router, so a new route stands behind it, whoever forgets to say so; and a handler that
+//! asks for its caller gets an error, not a stranger, should it ever be reached another way.
+
+use super::Api;
+use super::serve::Peer;
+use crate::auth::{Credentials, Identity, missing};
+use crate::domain::Principal;
+use crate::domain::key::Scope;
+use crate::error::{Error, Kind, Result};
+use axum::extract::{FromRequestParts, MatchedPath, Request, State};
+use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, Method};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use std::net::{IpAddr, Ipv4Addr};
+
+/// The routes that need no credentials.
+const PUBLIC: &[(&str, &str)] = &[
+    ("GET", "/"),
+    ("GET", "/api/openapi.json"),
+    ("GET", "/health/live"),
+    ("GET", "/health/ready"),
+];
+
+/// Whatever stands below this is the admins' alone.
+const ADMIN: &str = "/api/admin/";
+
+const FORWARDED_USER: &str = "x-forwarded-user";
+
+/// The routes that need no credentials, as `METHOD path`.
+pub fn public_routes() -> Vec<String> {
+    PUBLIC.iter().map(|(method, path)| format!("{method} {path}")).collect()
+}
+
+/// Lets a request pass with the identity of whoever sent it, or refuses it.
+pub(super) async fn guarded(State(api): State<Api>, request: Request, next: Next) -> Response {
+    let (mut parts, body) = request.into_parts();
+    if !is_public(&parts) {
+        match admit(&api, &parts).await {
+            Ok(identity) => drop(parts.extensions.insert(identity)),
+            Err(error) => return error.into_response(),
+        }
+    }
+    next.run(Request::from_parts(parts, body)).await
+}
+
+fn is_public(request: &Parts) -> bool {
+    // What answers GET answers HEAD.
+    let method = if request.method == Method::HEAD { "GET" } else { request.method.as_str() };
+    route(request).is_some_and(|path| PUBLIC.contains(&(method, path)))
+}
+
+/// The route as the router spells it; none if there is none.
+fn route(request: &Parts) -> Option<&str> {
+    request.extensions.get::<MatchedPath>().map(MatchedPath::as_str)
+}
+
+async fn admit(api: &Api, request: &Parts) -> Result<Identity> {
+    let identity = identify(api, request).await?;
+    let is_admins = route(request).is_some_and(|path| path.starts_with(ADMIN));
+    if is_admins && identity.scope < Scope::Admin {
+        return Err(Error::new(Kind::Forbidden, "only an admin may do this"));
+    }
+    if !request.method.is_safe() && identity.scope < Scope::Chat {
+        return Err(Error::new(Kind::Forbidden, "this key may only read"));
+    }
+    Ok(identity)
+}
+
+async fn identify(api: &Api, request: &Parts) -> Result<Identity> {
+    let headers = &request.headers;
+    let credentials = Credentials {
+        bearer: bearer(headers)?,
+        forwarded_user: only(headers, &HeaderName::from_static(FORWARDED_USER))?,
+        peer: peer(request),
+    };
+    api.auth.identify(credentials).await
+}
+
+/// Whom the connection comes from.
+fn peer(request: &Parts) -> IpAddr {
+    let peer = request.extensions.get::<Peer>();
+    // The server always says it; whoever does not is no proxy.
+    peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |Peer(address)| *address)
+}
+
+/// A header that may stand there once: of two, nobody could tell which one somebody else has read.
+fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>> {
+    let mut values = headers.get_all(name).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(crate::auth::refused());
+    }
+    // Names in UTF-8 are names, too.
+    std::str::from_utf8(value.as_bytes()).map(Some).map_err(|_| crate::auth::refused())
+}
+
+fn bearer(headers: &HeaderMap) -> Result<Option<&str>> {
+    let Some(value) = only(headers, &AUTHORIZATION)? else { return Ok(None) };
+    let token = match value.split_once(' ') {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim(),
+        _ => return Err(crate::auth::refused()),
+    };
+    Ok(Some(token))
+}
+
+/// The user who sent the request.
+pub(super) struct Caller(pub(super) Principal);
+
+impl<S: Send + Sync> FromRequestParts<S> for Caller {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
+        let identity = parts.extensions.get::<Identity>().ok_or_else(missing)?;
+        Ok(Self(identity.principal.clone()))
+    }
+}
