@@ -24,6 +24,7 @@ mod health;
 mod images;
 mod import;
 mod instances;
+mod isolation;
 mod jwt;
 mod keys;
 mod memory;
