@@ -5,7 +5,7 @@ use crate::auth::{self, Auth};
 use crate::chat::{Chat, Parts};
 use crate::config::{Config, DatabaseUrl, ProviderChoice, SqliteSync, Titles};
 use crate::error::{Error, Kind, Result};
-use crate::http::{Api, Hosts, Limits, Patient, router, serve};
+use crate::http::{self, Api, Hosts, Limits, Patient, router, serve};
 use crate::memory::{Defaults, Memory, tokens};
 use crate::prompts::Prompts;
 use crate::provider::Provider;
@@ -44,6 +44,7 @@ pub struct App {
     tuning: Tuning,
     lease: Duration,
     grace: Duration,
+    retention: Option<Duration>,
     summary: String,
     notes: Vec<String>,
 }
@@ -59,6 +60,10 @@ pub struct Tuning {
     pub provider_pause: Duration,
     /// How long a client may take to send a request's head.
     pub head_patience: Duration,
+    /// How long a client may take to send the next piece of a request's body.
+    pub body_patience: Duration,
+    /// How often idle sessions are looked for.
+    pub sweep_pause: Duration,
     /// How long a key is believed in after a look at the store.
     pub key_life: Duration,
     /// How long to wait before the keys that sign tokens are fetched again.
@@ -72,6 +77,8 @@ impl Default for Tuning {
             reader_patience: Duration::from_secs(60),
             provider_pause: Duration::from_millis(500),
             head_patience: Duration::from_secs(30),
+            body_patience: Duration::from_secs(30),
+            sweep_pause: Duration::from_secs(60 * 60),
             key_life: Duration::from_secs(5),
             jwks_pause: Duration::from_secs(10),
         }
@@ -123,7 +130,8 @@ impl App {
             heartbeat: tuning.heartbeat,
         };
         let (lease, grace) = (config.turn_lease, config.shutdown_grace);
-        Ok(Self { listener, address, api, tuning, lease, grace, summary, notes })
+        let retention = config.retention;
+        Ok(Self { listener, address, api, tuning, lease, grace, retention, summary, notes })
     }
 
     /// Where it listens.
@@ -153,15 +161,19 @@ impl App {
         let watch = tokio::spawn(chat.clone().keep_watch(self.lease, drained.clone()));
         let listener = Patient::new(self.listener, self.tuning.reader_patience);
         let uses = tokio::spawn(self.api.auth.clone().keep_uses(drained.clone()));
+        let (age, pause) = (self.retention, self.tuning.sweep_pause);
+        let sweep = tokio::spawn(chat.clone().keep_sweeping(age, pause, drained.clone()));
         let router = router(self.api.clone());
-        let server = serve(listener, router, self.tuning.head_patience, drained.clone());
+        let (head, body) = (self.tuning.head_patience, self.tuning.body_patience);
+        let server = serve(listener, router, http::Patience { head, body }, drained.clone());
         let server = tokio::spawn(server);
         shutdown.cancelled().await;
         tracing::info!(grace = ?self.grace, "going down: no new turns");
         chat.drain(self.grace).await;
         drained.cancel();
         let _ = timeout(LINGER, server).await;
-        let _ = futures::future::join_all([journal, relay, events, alive, watch, uses]).await;
+        let _ =
+            futures::future::join_all([journal, relay, events, alive, watch, uses, sweep]).await;
         self.api.store.close().await;
         Ok(())
     }

@@ -22,7 +22,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
-use values::{context_window, duration, size};
+use values::{context_window, duration, lifetime, size};
 
 /// The variables and the flags of `echoic serve` that they set.
 const VARIABLES: &[(&str, &str)] = &[
@@ -54,6 +54,7 @@ const VARIABLES: &[(&str, &str)] = &[
     ("JWT_JWKS_URL", "jwt-jwks-url"),
     ("JWT_ISSUER", "jwt-issuer"),
     ("JWT_AUDIENCE", "jwt-audience"),
+    ("ECHOIC_RETENTION", "retention"),
     ("ECHOIC_CORS_ORIGINS", "cors-origins"),
     ("ECHOIC_TURN_LEASE", "turn-lease"),
     ("ECHOIC_SHUTDOWN_GRACE", "shutdown-grace"),
@@ -161,6 +162,9 @@ pub struct Config {
     /// Who may use the server
     #[command(flatten)]
     pub access: Access,
+    /// Delete sessions that have been idle for longer, such as 90d [default: keep them]
+    #[arg(long, value_name = "DURATION", value_parser = lifetime)]
+    pub retention: Option<Duration>,
     /// Silence after which an instance counts as gone
     #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = duration)]
     pub turn_lease: Duration,

@@ -52,6 +52,8 @@ kinds! {
     FileNotFound = "file_not_found",
     /// The route exists, with other methods.
     MethodNotAllowed = "method_not_allowed",
+    /// The body did not arrive in time.
+    RequestTimeout = "request_timeout",
     /// The body is not `application/json`.
     UnsupportedMediaType = "unsupported_media_type",
     /// A reply is running.

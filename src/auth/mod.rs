@@ -8,9 +8,11 @@
 mod jwks;
 mod jwt;
 mod keys;
+mod tickets;
 
 pub use jwt::JwtSettings;
 pub use keys::{KeyTerms, new_key};
+pub use tickets::{issue_ticket, redeem_ticket};
 
 use crate::domain::key::Scope;
 use crate::domain::{Principal, UserId};

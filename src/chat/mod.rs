@@ -18,6 +18,7 @@ mod run_turn;
 mod settle;
 mod start_turn;
 mod stop;
+mod sweep;
 mod titles;
 mod transcript;
 

@@ -95,6 +95,7 @@ pub(super) const fn status(kind: Kind) -> StatusCode {
         | Kind::NodeNotFound
         | Kind::ProjectNotFound
         | Kind::FileNotFound => StatusCode::NOT_FOUND,
+        Kind::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
         Kind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         Kind::SessionBusy | Kind::SessionClosed | Kind::IdTaken => StatusCode::CONFLICT,
         Kind::VersionConflict => StatusCode::PRECONDITION_FAILED,

@@ -6,7 +6,8 @@
 
 use super::Api;
 use super::serve::Peer;
-use crate::auth::{Credentials, Identity, missing};
+use crate::auth::{Credentials, Identity, missing, redeem_ticket};
+use crate::clock;
 use crate::domain::Principal;
 use crate::domain::key::Scope;
 use crate::error::{Error, Kind, Result};
@@ -29,6 +30,11 @@ const PUBLIC: &[(&str, &str)] = &[
 /// Whatever stands below this is the admins' alone.
 const ADMIN: &str = "/api/admin/";
 
+/// The routes that browsers read with `EventSource`, which sends no headers: a ticket opens them.
+const TICKETED: &[&str] = &["/api/events", "/api/chat/{sessionId}/stream"];
+/// What a key that may only read may still post.
+const TICKETS: &str = "/api/tickets";
+
 const FORWARDED_USER: &str = "x-forwarded-user";
 
 /// The routes that need no credentials, as `METHOD path`.
@@ -40,7 +46,8 @@ pub fn public_routes() -> Vec<String> {
 pub(super) async fn guarded(State(api): State<Api>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
     if !is_public(&parts) {
-        match admit(&api, &parts).await {
+        let ticket = take_ticket(&mut parts);
+        match admit(&api, &parts, ticket).await {
             Ok(identity) => drop(parts.extensions.insert(identity)),
             Err(error) => return error.into_response(),
         }
@@ -59,16 +66,58 @@ fn route(request: &Parts) -> Option<&str> {
     request.extensions.get::<MatchedPath>().map(MatchedPath::as_str)
 }
 
-async fn admit(api: &Api, request: &Parts) -> Result<Identity> {
-    let identity = identify(api, request).await?;
+/// Takes the ticket out of the request's address, so that nothing behind this ever sees it. Of two,
+/// none is good.
+fn take_ticket(request: &mut Parts) -> Option<String> {
+    let is_ticketed = route(request).is_some_and(|path| TICKETED.contains(&path));
+    let query = request.uri.query().filter(|_| is_ticketed)?;
+    let (tickets, others): (Vec<&str>, Vec<&str>) =
+        query.split('&').partition(|pair| pair.starts_with("ticket="));
+    let ticket = tickets.first()?.trim_start_matches("ticket=");
+    let ticket = if tickets.len() == 1 { ticket.to_owned() } else { String::new() };
+    let rest = match others.join("&") {
+        rest if rest.is_empty() => request.uri.path().to_owned(),
+        rest => format!("{}?{rest}", request.uri.path()),
+    };
+    request.uri = rest.parse().ok()?;
+    Some(ticket)
+}
+
+async fn admit(api: &Api, request: &Parts, ticket: Option<String>) -> Result<Identity> {
+    let identity = match ticket {
+        Some(ticket) if !api.auth.is_open() => {
+            redeem_ticket(&*api.store, &ticket, clock::now()).await?
+        }
+        _ => identify(api, request).await?,
+    };
     let is_admins = route(request).is_some_and(|path| path.starts_with(ADMIN));
     if is_admins && identity.scope < Scope::Admin {
         return Err(Error::new(Kind::Forbidden, "only an admin may do this"));
     }
-    if !request.method.is_safe() && identity.scope < Scope::Chat {
+    let is_read = request.method.is_safe() || route(request) == Some(TICKETS);
+    if !is_read && identity.scope < Scope::Chat {
         return Err(Error::new(Kind::Forbidden, "this key may only read"));
     }
+    if identity.scope == Scope::Admin {
+        note(request, &identity);
+    }
     Ok(identity)
+}
+
+/// Whatever an admin does that could touch what is another's leaves a line in the log: the route and
+/// the ids in it, never what was written.
+fn note(request: &Parts, identity: &Identity) {
+    let is_quiet = |route: &str| !route.starts_with(ADMIN) && !route.contains('{');
+    if request.method.is_safe() && route(request).is_none_or(is_quiet) {
+        return;
+    }
+    tracing::info!(
+        audit = true,
+        admin = %identity.principal.user,
+        http.method = %request.method,
+        http.path = request.uri.path(),
+        "an admin acts"
+    );
 }
 
 async fn identify(api: &Api, request: &Parts) -> Result<Identity> {
@@ -117,5 +166,16 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
         let identity = parts.extensions.get::<Identity>().ok_or_else(missing)?;
         Ok(Self(identity.principal.clone()))
+    }
+}
+
+/// The user who sent the request, with what their credentials say of them.
+pub(super) struct Whoever(pub(super) Identity);
+
+impl<S: Send + Sync> FromRequestParts<S> for Whoever {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
+        parts.extensions.get::<Identity>().cloned().map(Self).ok_or_else(missing)
     }
 }

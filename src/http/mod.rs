@@ -3,6 +3,7 @@
 //! Handlers are thin: they read the request, call the core once, and render. axum stays in this
 //! folder. One file per resource; every route stands in `router.rs`.
 
+mod admin;
 mod body;
 mod branches;
 mod chat;
@@ -22,9 +23,11 @@ mod models;
 mod nodes;
 mod openapi;
 mod pages;
+mod people;
 mod projects;
 mod query;
 mod router;
+mod safety;
 mod serve;
 mod sessions;
 mod sse;
@@ -35,7 +38,7 @@ pub use connection::Patient;
 pub use gate::public_routes;
 pub use guard::Hosts;
 pub use router::{openapi_document, router};
-pub use serve::serve;
+pub use serve::{Patience, serve};
 
 use crate::auth::Auth;
 use crate::chat::Chat;

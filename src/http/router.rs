@@ -2,8 +2,8 @@
 
 use super::openapi::{Document, complete};
 use super::{
-    Api, branches, chat, events, export, extract, files, gate, guard, health, import, memory,
-    messages, models, nodes, openapi, pages, projects, sessions, turns,
+    Api, admin, branches, chat, events, export, extract, files, gate, guard, health, import,
+    memory, messages, models, nodes, openapi, pages, people, projects, safety, sessions, turns,
 };
 use crate::error::Error;
 use axum::Router;
@@ -48,6 +48,11 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(export::export))
         .routes(routes!(import::import))
         .routes(routes!(models::list))
+        .routes(routes!(people::me))
+        .routes(routes!(people::delete_data))
+        .routes(routes!(people::ticket))
+        .routes(routes!(admin::users))
+        .routes(routes!(admin::sessions))
         .routes(routes!(health::live))
         .routes(routes!(health::ready))
 }
@@ -68,7 +73,10 @@ pub fn router(api: Api) -> Router {
         Some(cors) => router.layer(cors),
         None => router,
     };
-    router.layer(CatchPanicLayer::custom(panicked)).layer(from_fn(guard::with_request_id))
+    router
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn(safety::with_safe_headers))
+        .layer(from_fn(guard::with_request_id))
 }
 
 /// The OpenAPI document.

@@ -5,6 +5,7 @@
 
 use super::connection::Patient;
 use axum::Router;
+use axum::body::Body;
 use axum::extract::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
+use tower_http::timeout::TimeoutBody;
 
 /// Connections that are open at the same time; more wait to be accepted.
 const CONNECTIONS: usize = 16 << 10;
@@ -27,9 +29,22 @@ const MAX_HEAD: usize = 32 << 10;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Peer(pub(super) IpAddr);
 
-/// Serves until `stop`, then lets requests that are under way end. `head` is how long a client may
-/// take to send a request's head, also the first one, and how long a connection may lie idle.
-pub async fn serve(mut listener: Patient, router: Router, head: Duration, stop: CancellationToken) {
+/// How long clients may take to send.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// For a request's head, also the first one; also how long a connection may lie idle.
+    pub head: Duration,
+    /// For each next piece of a request's body.
+    pub body: Duration,
+}
+
+/// Serves until `stop`, then lets requests that are under way end.
+pub async fn serve(
+    mut listener: Patient,
+    router: Router,
+    patience: Patience,
+    stop: CancellationToken,
+) {
     let (room, connections) = (Arc::new(Semaphore::new(CONNECTIONS)), GracefulShutdown::new());
     loop {
         let accepted = async {
@@ -40,10 +55,10 @@ pub async fn serve(mut listener: Patient, router: Router, head: Duration, stop: 
             () = stop.cancelled() => break,
             accepted = accepted => accepted,
         };
-        let service = TowerToHyperService::new(from(router.clone(), peer));
+        let service = TowerToHyperService::new(from(router.clone(), peer, patience.body));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(head)
+            .header_read_timeout(patience.head)
             .max_buf_size(MAX_HEAD)
             .serve_connection(TokioIo::new(stream), service);
         let connection = connections.watch(connection);
@@ -60,6 +75,7 @@ pub async fn serve(mut listener: Patient, router: Router, head: Duration, stop: 
 fn from(
     router: Router,
     peer: SocketAddr,
+    patience: Duration,
 ) -> impl tower::Service<
     hyper::Request<Incoming>,
     Response = axum::response::Response,
@@ -67,7 +83,7 @@ fn from(
     Future: Send,
 > + Clone {
     router.map_request(move |request: hyper::Request<Incoming>| {
-        let mut request: Request = request.map(axum::body::Body::new);
+        let mut request: Request = request.map(|body| Body::new(TimeoutBody::new(patience, body)));
         request.extensions_mut().insert(Peer(peer.ip()));
         request
     })

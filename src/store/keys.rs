@@ -18,7 +18,18 @@ pub struct StoredKey {
     pub digest: KeyDigest,
 }
 
-/// Keys: made, looked up, listed, revoked.
+/// A ticket as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredTicket {
+    /// The SHA-256 of its text, in hexadecimal.
+    pub digest: String,
+    /// Whom it stands for, as `auth` spells it.
+    pub holder: String,
+    /// Until when it is good.
+    pub expires_at: Timestamp,
+}
+
+/// Keys: made, looked up, listed, revoked; and tickets.
 #[async_trait]
 pub trait KeyStore: Send + Sync {
     /// Adds a key. Errors: `id_taken`.
@@ -35,4 +46,10 @@ pub trait KeyStore: Send + Sync {
 
     /// Notes when keys were last used; a later time that is there already stays.
     async fn touch_keys(&self, uses: Vec<(KeyId, Timestamp)>) -> Result<()>;
+
+    /// Adds a ticket, and may drop those that are no longer good.
+    async fn add_ticket(&self, ticket: StoredTicket, now: Timestamp) -> Result<()>;
+
+    /// Takes a ticket away. Of many who want one, one gets it.
+    async fn take_ticket(&self, digest: &str) -> Result<Option<StoredTicket>>;
 }

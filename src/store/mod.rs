@@ -8,6 +8,7 @@
 //! the caller were still there.
 
 mod feed;
+mod house;
 mod keys;
 mod messages;
 pub mod mongo;
@@ -25,6 +26,7 @@ mod turns;
 mod work;
 
 pub use feed::*;
+pub use house::*;
 pub use keys::*;
 pub use messages::*;
 pub use projects::*;
@@ -50,6 +52,7 @@ pub trait Store:
     + TransferStore
     + ProjectStore
     + KeyStore
+    + HouseStore
 {
     /// Says in a word or two what it is and where, without secrets, for the first log line.
     fn describe(&self) -> String;

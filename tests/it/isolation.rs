@@ -43,6 +43,9 @@ const OWNER: Expected = [401, 401, 404, 403, 200, 200];
 /// Of a project, which is its owner's alone.
 const PROJECT: Expected = [401, 401, 404, 404, 200, 200];
 
+/// For admins alone; the route itself is no secret.
+const ADMIN: Expected = [401, 401, 403, 403, 403, 200];
+
 fn session(rest: &str, world: &World) -> String {
     format!("/api/chat-sessions/{}{rest}", world.session)
 }
@@ -187,6 +190,11 @@ fn rows() -> Vec<(&'static str, Ask, Expected)> {
             OWNER,
         ),
         ("POST /api/import", |_| ("/api/import".into(), json!({"sessions": []})), OWN),
+        ("GET /api/me", |_| ("/api/me".into(), Value::Null), OWN),
+        ("DELETE /api/me/data", |_| ("/api/me/data".into(), Value::Null), OWN),
+        ("POST /api/tickets", |_| ("/api/tickets".into(), Value::Null), OWN_NEW),
+        ("GET /api/admin/users", |_| ("/api/admin/users".into(), Value::Null), ADMIN),
+        ("GET /api/admin/sessions", |_| ("/api/admin/sessions".into(), Value::Null), ADMIN),
         ("GET /api/models", |_| ("/api/models".into(), Value::Null), OWN),
     ]
 }

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub)]
 
+mod admin;
 mod architecture;
 mod bad_input;
 mod branches;
@@ -47,7 +48,9 @@ mod restart;
 mod resume;
 mod sessions;
 mod shapes;
+mod slow;
 mod store_contract;
 mod stress;
 mod support;
+mod tickets;
 mod titles;

@@ -7,7 +7,7 @@ use super::log::in_time;
 use crate::domain::key::{ApiKey, KeyId, Scope};
 use crate::domain::{Timestamp, UserId};
 use crate::error::{Error, Kind, Result};
-use crate::store::{KeyStore, StoredKey};
+use crate::store::{KeyStore, StoredKey, StoredTicket};
 use async_trait::async_trait;
 use futures::TryStreamExt;
 use mongodb::bson::spec::BinarySubtype;
@@ -26,6 +26,15 @@ struct KeyDoc {
     created_at: DateTime,
     expires_at: Option<DateTime>,
     last_used_at: Option<DateTime>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct TicketDoc {
+    #[serde(rename = "_id")]
+    id: String,
+    holder: String,
+    expires_at: DateTime,
 }
 
 #[async_trait]
@@ -72,6 +81,23 @@ impl KeyStore for MongoStore {
             in_time(async { Ok(touched.await?) }).await?;
         }
         Ok(())
+    }
+
+    async fn add_ticket(&self, ticket: StoredTicket, _: Timestamp) -> Result<()> {
+        let StoredTicket { digest, holder, expires_at } = ticket;
+        let ticket = doc! { "_id": digest, "holder": holder, "expiresAt": date(expires_at) };
+        in_time(async { Ok(self.tables.tickets.insert_one(ticket).await.map(|_| ())?) }).await
+    }
+
+    async fn take_ticket(&self, digest: &str) -> Result<Option<StoredTicket>> {
+        let tickets = self.tables.tickets.clone_with_type::<TicketDoc>();
+        let taken = tickets.find_one_and_delete(doc! { "_id": digest });
+        let taken = in_time(async { Ok(taken.await?) }).await?;
+        Ok(taken.map(|ticket| StoredTicket {
+            digest: ticket.id,
+            holder: ticket.holder,
+            expires_at: time(ticket.expires_at),
+        }))
     }
 }
 

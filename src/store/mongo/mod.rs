@@ -10,6 +10,7 @@ mod connect;
 mod documents;
 mod failures;
 mod feed;
+mod house;
 mod keys;
 mod list;
 mod log;
@@ -82,6 +83,7 @@ pub(super) struct Tables {
     projects: Collection<Document>,
     project_files: Collection<Document>,
     keys: Collection<Document>,
+    tickets: Collection<Document>,
     schema: Collection<Document>,
 }
 
@@ -99,6 +101,7 @@ impl Tables {
             projects: database.collection("projects"),
             project_files: database.collection("project_files"),
             keys: database.collection("keys"),
+            tickets: database.collection("tickets"),
             schema: database.collection("schema"),
             database,
         }

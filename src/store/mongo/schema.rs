@@ -123,6 +123,7 @@ fn indexes(tables: &Tables) -> Vec<(&mongodb::Collection<Document>, Vec<IndexMod
             &tables.events,
             vec![plain(doc! { "boot": 1, "number": 1 }), expiring(doc! { "at": 1 }, EVENTS)],
         ),
+        (&tables.tickets, vec![expiring(doc! { "expiresAt": 1 }, Duration::ZERO)]),
         (&tables.projects, vec![plain(doc! { "userId": 1, "updatedAt": -1, "_id": -1 })]),
         (&tables.project_files, vec![plain(doc! { "projectId": 1 })]),
     ]

@@ -22,7 +22,8 @@ pub(super) use projects::{
 pub(super) use queue::{begin_waiting, silence, withdraw};
 pub(super) use requests::oldest as oldest_request;
 pub(super) use sessions::{
-    change_session, create_session, delete_session, get, name_session, title_words, with_owner,
+    change_session, create_session, delete_idle, delete_session, get, name_session, title_words,
+    with_owner,
 };
 pub(super) use tree::{fork, mark_seen, move_head, nodes};
 pub(super) use turns::{begin_turn, finish_turn};

@@ -5,9 +5,9 @@ use super::rows::word;
 use crate::domain::key::{ApiKey, KeyId, Scope};
 use crate::domain::{Timestamp, UserId};
 use crate::error::{Error, Kind, Result};
-use crate::store::{KeyStore, StoredKey};
+use crate::store::{KeyStore, StoredKey, StoredTicket};
 use async_trait::async_trait;
-use rusqlite::{Row, params};
+use rusqlite::{OptionalExtension, Row, params};
 
 /// Selects what [`stored_key`] reads.
 const SELECT: &str = "SELECT id, digest, name, user_id, scope, created_at, expires_at, last_used_at \
@@ -78,6 +78,34 @@ impl KeyStore for SqliteStore {
                 statement.execute(params![id.as_str(), at.as_millis()])?;
             }
             Ok(())
+        })
+        .await
+    }
+
+    async fn add_ticket(&self, ticket: StoredTicket, now: Timestamp) -> Result<()> {
+        self.write(move |db| {
+            db.prepare_cached("DELETE FROM tickets WHERE expires_at <= ?1")?
+                .execute([now.as_millis()])?;
+            let StoredTicket { digest, holder, expires_at } = ticket;
+            db.prepare_cached("INSERT INTO tickets VALUES (?1, ?2, ?3)")?.execute(params![
+                digest,
+                holder,
+                expires_at.as_millis()
+            ])?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn take_ticket(&self, digest: &str) -> Result<Option<StoredTicket>> {
+        let digest = digest.to_owned();
+        self.write(move |db| {
+            let sql = "DELETE FROM tickets WHERE digest = ?1 RETURNING holder, expires_at";
+            let taken = db.prepare_cached(sql)?.query_row([&digest], |row| {
+                let (holder, expires_at) = (row.get(0)?, Timestamp::from_millis(row.get(1)?));
+                Ok(StoredTicket { digest: digest.clone(), holder, expires_at })
+            });
+            Ok(taken.optional()?)
         })
         .await
     }

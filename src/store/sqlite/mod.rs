@@ -3,6 +3,7 @@
 //! rusqlite stays inside this folder.
 
 mod append;
+mod house;
 mod idempotency;
 mod import;
 mod keys;

@@ -1,7 +1,7 @@
 //! Whole sessions as they lie in SQLite, for a move elsewhere.
 //!
 //! Not moved: what is made anew from the rest (`participants`, the words of titles), who was alive
-//! (`instances`), and the logs of turns that have ended, which are kept for a minute.
+//! (`instances`), tickets, which are good for a minute, and the logs of turns that have ended, which are kept for a minute.
 
 use super::SqliteStore;
 use super::log::log_of;
@@ -208,6 +208,7 @@ mod tests {
              pinned meta user_meta theme settings read_marks version messages nodes head_id head_seq \
              head_node last_message last_message_at activity_at last_seen created_at updated_at",
         ),
+        ("tickets", "digest holder expires_at"),
         ("turn_log", "turn_id batch session frames ended_at"),
         ("turns", "session turn_id reply_id question_id started_at instance boot"),
     ];

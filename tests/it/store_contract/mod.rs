@@ -4,6 +4,7 @@
 mod desk;
 mod equal;
 mod export;
+mod house;
 mod import;
 mod keys;
 mod messages;
@@ -142,6 +143,11 @@ contract!(sqlite, mongo => {
         a_session_that_another_user_has_goes_in_under_another_id,
         nothing_is_imported_into_a_session_that_is_busy_or_closed,
         the_importer_owns_what_a_file_says_of_others_and_may_not_always_let_them_in,
+    ]
+    house: [
+        owners_are_listed_with_what_they_own,
+        only_what_is_still_idle_is_deleted,
+        a_ticket_is_taken_by_one,
     ]
     keys: [
         a_key_is_kept_as_it_was_made_until_it_is_revoked,

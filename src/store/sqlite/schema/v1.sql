@@ -167,6 +167,13 @@ CREATE TABLE keys (
     last_used_at INTEGER
 ) WITHOUT ROWID;
 
+-- What stands for somebody's credentials, once and not for long.
+CREATE TABLE tickets (
+    digest     TEXT PRIMARY KEY,                -- SHA-256, in hexadecimal
+    holder     TEXT NOT NULL,                   -- JSON
+    expires_at INTEGER NOT NULL
+) WITHOUT ROWID;
+
 -- Requests that may be repeated, and what they led to.
 CREATE TABLE idempotency_keys (
     user_id     TEXT NOT NULL,
