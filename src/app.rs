@@ -2,10 +2,10 @@
 //! the tests build the same application here.
 
 use crate::auth::{self, Auth};
-use crate::chat::{Chat, Parts};
+use crate::chat::{Chat, Parts, Terms};
 use crate::config::{Config, DatabaseUrl, ProviderChoice, SqliteSync, Titles};
 use crate::error::{Error, Kind, Result};
-use crate::http::{self, Api, Hosts, Limits, Patient, router, serve};
+use crate::http::{self, Api, Hosts, Limits, Patient, Rates, router, serve};
 use crate::memory::{Defaults, Memory, tokens};
 use crate::prompts::Prompts;
 use crate::provider::Provider;
@@ -102,14 +102,15 @@ impl App {
             Arc::new(Memory::new(store.clone(), prompts.clone(), defaults(&config, &model))?);
         let listener = listen(config.address()).await?;
         let address = listener.local_addr().map_err(Error::internal)?;
-        let chat = Arc::new(Chat::new(Parts {
+        let chat = Chat::new(Parts {
             store: store.clone(),
             provider: Arc::new(Guarded::new(provider, patience(&config, tuning))),
             memory: memory.clone(),
             prompts,
             title_model: title_model(&config, &model),
             claimant: claimant(address),
-        }));
+        });
+        let chat = Arc::new(chat.on(terms(&config)));
         let cut_off = chat.recover().await?;
         if cut_off > 0 {
             notes.push(format!("the last run ended in the middle of {cut_off} replies; they are kept as interrupted"));
@@ -124,6 +125,7 @@ impl App {
             store,
             memory,
             auth,
+            rates: Arc::new(Rates::of(config.access.rate())),
             limits: Limits { body: config.max_body, message: config.max_message },
             hosts: Arc::new(Hosts::new(config.access.allowed_hosts)),
             cors_origins: config.access.cors_origins.into(),
@@ -176,6 +178,14 @@ impl App {
             futures::future::join_all([journal, relay, events, alive, watch, uses, sweep]).await;
         self.api.store.close().await;
         Ok(())
+    }
+}
+
+fn terms(config: &Config) -> Terms {
+    Terms {
+        prices: config.access.prices.clone(),
+        quotas: config.access.quotas().into(),
+        turns_at_once: config.access.turns_at_once(),
     }
 }
 

@@ -72,6 +72,10 @@ kinds! {
     IdempotencyKeyReused = "idempotency_key_reused",
     /// As many messages wait for this session's reply as may.
     QueueFull = "queue_full",
+    /// Too many requests in a short time, or too many replies at once.
+    RateLimited = "rate_limited",
+    /// The tokens or the money of a day or a month are spent.
+    QuotaExceeded = "quota_exceeded",
     /// The provider refused, failed or broke off.
     ProviderError = "provider_error",
     /// The provider took longer than its deadline.

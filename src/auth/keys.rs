@@ -103,7 +103,8 @@ impl Keys {
         let stored = found.filter(|stored| is_right && stored.key.is_good_at(now));
         let stored = stored.ok_or_else(refused)?;
         self.uses.lock().unwrap_or_else(PoisonError::into_inner).insert(id, now);
-        Ok(Identity::of(user(stored.key.user.as_str())?, stored.key.scope))
+        let identity = Identity::of(user(stored.key.user.as_str())?, stored.key.scope);
+        Ok(Identity { key: Some(stored.key.id.clone()), ..identity })
     }
 
     async fn find(&self, id: &KeyId) -> Result<Option<Arc<StoredKey>>> {

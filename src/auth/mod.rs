@@ -14,7 +14,7 @@ pub use jwt::JwtSettings;
 pub use keys::{KeyTerms, new_key};
 pub use tickets::{issue_ticket, redeem_ticket};
 
-use crate::domain::key::Scope;
+use crate::domain::key::{KeyId, Scope};
 use crate::domain::{Principal, UserId};
 use crate::error::{Error, Kind, Result};
 use crate::store::Store;
@@ -63,6 +63,8 @@ pub struct Identity {
     pub principal: Principal,
     /// What their credentials allow.
     pub scope: Scope,
+    /// The key that they came with.
+    pub key: Option<KeyId>,
     /// Their address, where a token told it.
     pub email: Option<String>,
     /// Their name, where a token told it.
@@ -72,7 +74,7 @@ pub struct Identity {
 impl Identity {
     fn of(user: UserId, scope: Scope) -> Self {
         let principal = Principal { user, is_admin: scope == Scope::Admin };
-        Self { principal, scope, email: None, name: None }
+        Self { principal, scope, key: None, email: None, name: None }
     }
 }
 

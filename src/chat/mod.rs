@@ -19,6 +19,7 @@ mod settle;
 mod start_turn;
 mod stop;
 mod sweep;
+mod terms;
 mod titles;
 mod transcript;
 
@@ -26,7 +27,8 @@ pub use crate::provider::Model;
 pub use events::EventReader;
 pub use frames::Cursor;
 pub use hub::Reader;
-pub use start_turn::{NewTurn, Wish};
+pub use start_turn::{NewTurn, Standing, Wish};
+pub use terms::Terms;
 
 use crate::error::{Error, Kind, Result};
 use crate::memory::{Memory, tokens};
@@ -38,6 +40,7 @@ use hub::Hub;
 use journal::Journal;
 use std::sync::Arc;
 use std::time::Duration;
+use terms::Slots;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
@@ -58,6 +61,8 @@ pub struct Chat {
     events: Events,
     /// Every running turn is a task of this tracker.
     turns: TaskTracker,
+    terms: Terms,
+    slots: Slots,
 }
 
 /// What [`Chat`] is made of.
@@ -93,6 +98,8 @@ impl Chat {
             journal,
             events,
             turns,
+            terms: Terms::default(),
+            slots: Slots::default(),
         }
     }
 

@@ -41,6 +41,7 @@ impl Chat {
             }
             let all = DeleteFilter::Before(END_OF_TIME);
             let deleted = chat.delete_one_by_one(&owner, all).await?;
+            chat.store.forget_usage(&owner.user).await?;
             Ok((deleted, projects))
         })
         .await

@@ -12,6 +12,7 @@ pub mod node;
 pub mod page;
 pub mod principal;
 pub mod project;
+pub mod quota;
 pub mod session;
 pub mod text;
 pub mod time;

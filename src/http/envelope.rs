@@ -63,11 +63,21 @@ impl IntoResponse for Error {
             let scheme = HeaderValue::from_static("Bearer realm=\"echoic\"");
             response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
         }
-        if self.kind == Kind::QueueFull {
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        if let Some(seconds) = self.retry_after() {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         response.extensions_mut().insert(Logged(self));
         response
+    }
+}
+
+impl Error {
+    /// In how many seconds the same request may have another answer, where that is known.
+    fn retry_after(&self) -> Option<u64> {
+        match self.kind {
+            Kind::QueueFull => Some(1),
+            _ => self.details.as_ref()?.get("retryAfter")?.as_u64(),
+        }
     }
 }
 
@@ -102,7 +112,7 @@ pub(super) const fn status(kind: Kind) -> StatusCode {
         Kind::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Kind::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         Kind::ContextTooLong | Kind::IdempotencyKeyReused => StatusCode::UNPROCESSABLE_ENTITY,
-        Kind::QueueFull => StatusCode::TOO_MANY_REQUESTS,
+        Kind::QueueFull | Kind::RateLimited | Kind::QuotaExceeded => StatusCode::TOO_MANY_REQUESTS,
         Kind::ProviderError => StatusCode::BAD_GATEWAY,
         Kind::ProviderTimeout => StatusCode::GATEWAY_TIMEOUT,
         Kind::StoreUnavailable | Kind::AuthUnavailable | Kind::ShuttingDown => {
@@ -114,5 +124,12 @@ pub(super) const fn status(kind: Kind) -> StatusCode {
 
 /// Whether the same request would meet the same error a moment later.
 const fn is_final(kind: Kind) -> bool {
-    matches!(kind, Kind::SessionBusy | Kind::SessionClosed | Kind::IdTaken | Kind::QueueFull)
+    matches!(
+        kind,
+        Kind::SessionBusy
+            | Kind::SessionClosed
+            | Kind::IdTaken
+            | Kind::QueueFull
+            | Kind::QuotaExceeded
+    )
 }

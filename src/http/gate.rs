@@ -5,8 +5,10 @@
 //! asks for its caller gets an error, not a stranger, should it ever be reached another way.
 
 use super::Api;
+use super::limits::Class;
 use super::serve::Peer;
 use crate::auth::{Credentials, Identity, missing, redeem_ticket};
+use crate::chat::Standing;
 use crate::clock;
 use crate::domain::Principal;
 use crate::domain::key::Scope;
@@ -32,9 +34,14 @@ const ADMIN: &str = "/api/admin/";
 
 /// The routes that browsers read with `EventSource`, which sends no headers: a ticket opens them.
 const TICKETED: &[&str] = &["/api/events", "/api/chat/{sessionId}/stream"];
+/// The routes that begin turns.
+const TURNS: &[&str] = &["/api/chat", "/api/chat/{sessionId}/regenerate"];
+/// What is posted and counts as a read all the same.
+const READS: &[&str] = &[TICKETS, "/api/chat/{sessionId}/stop"];
 /// What a key that may only read may still post.
 const TICKETS: &str = "/api/tickets";
 
+const FORWARDED_FOR: &str = "x-forwarded-for";
 const FORWARDED_USER: &str = "x-forwarded-user";
 
 /// The routes that need no credentials, as `METHOD path`.
@@ -45,14 +52,56 @@ pub fn public_routes() -> Vec<String> {
 /// Lets a request pass with the identity of whoever sent it, or refuses it.
 pub(super) async fn guarded(State(api): State<Api>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
-    if !is_public(&parts) {
-        let ticket = take_ticket(&mut parts);
-        match admit(&api, &parts, ticket).await {
-            Ok(identity) => drop(parts.extensions.insert(identity)),
-            Err(error) => return error.into_response(),
-        }
+    if is_public(&parts) {
+        return next.run(Request::from_parts(parts, body)).await;
     }
-    next.run(Request::from_parts(parts, body)).await
+    let address = client(&api, &parts);
+    if let Err(error) = api.rates.admit(address) {
+        return error.into_response();
+    }
+    let ticket = take_ticket(&mut parts);
+    let identity = match admit(&api, &parts, ticket).await {
+        Ok(identity) => identity,
+        Err(error) => return api.rates.refused(address, error).into_response(),
+    };
+    let left = api.rates.take(&identity.principal.user, class(&parts));
+    let refusal = left.and_then(|left| left.error());
+    let mut response = match refusal {
+        // A turn that came before may be repeated: who has sent too much is told so behind the look
+        // for it.
+        Some(refusal) if !is_turn(&parts) => refusal.into_response(),
+        refusal => {
+            parts.extensions.insert(Standing { key: identity.key.clone(), refusal });
+            parts.extensions.insert(identity);
+            next.run(Request::from_parts(parts, body)).await
+        }
+    };
+    if let Some(left) = left {
+        left.tell(response.headers_mut());
+    }
+    response
+}
+
+fn is_turn(request: &Parts) -> bool {
+    request.method == Method::POST && route(request).is_some_and(|path| TURNS.contains(&path))
+}
+
+fn class(request: &Parts) -> Class {
+    let is_read = route(request).is_some_and(|path| READS.contains(&path));
+    if is_read || request.method.is_safe() { Class::Read } else { Class::Change }
+}
+
+/// Whose address a request comes from: behind trusted proxies, the last one that is none of theirs.
+fn client(api: &Api, request: &Parts) -> IpAddr {
+    let peer = peer(request);
+    if !api.auth.is_trusted_proxy(peer) {
+        return peer;
+    }
+    let lines = request.headers.get_all(FORWARDED_FOR).iter();
+    let lines: Vec<&str> = lines.filter_map(|line| line.to_str().ok()).collect();
+    let named = lines.iter().rev().flat_map(|line| line.rsplit(','));
+    let mut addresses = named.map_while(|name| name.trim().parse::<IpAddr>().ok());
+    addresses.find(|address| !api.auth.is_trusted_proxy(*address)).unwrap_or(peer)
 }
 
 fn is_public(request: &Parts) -> bool {
@@ -177,5 +226,16 @@ impl<S: Send + Sync> FromRequestParts<S> for Whoever {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
         parts.extensions.get::<Identity>().cloned().map(Self).ok_or_else(missing)
+    }
+}
+
+/// How whoever asks for a turn stands with the server.
+pub(super) struct Asked(pub(super) Standing);
+
+impl<S: Send + Sync> FromRequestParts<S> for Asked {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
+        parts.extensions.get::<Standing>().cloned().map(Self).ok_or_else(missing)
     }
 }

@@ -17,6 +17,7 @@ mod gate;
 mod guard;
 mod health;
 mod import;
+mod limits;
 mod memory;
 mod messages;
 mod models;
@@ -33,10 +34,12 @@ mod sessions;
 mod sse;
 mod turns;
 mod ui;
+mod usage;
 
 pub use connection::Patient;
 pub use gate::public_routes;
 pub use guard::Hosts;
+pub use limits::Rates;
 pub use router::{openapi_document, router};
 pub use serve::{Patience, serve};
 
@@ -58,6 +61,8 @@ pub struct Api {
     pub memory: Arc<Memory>,
     /// Who is asking.
     pub auth: Arc<Auth>,
+    /// How often somebody may ask.
+    pub rates: Arc<Rates>,
     /// What is too large.
     pub limits: Limits,
     /// The names the server answers to.

@@ -4,6 +4,7 @@ use super::openapi::{Document, complete};
 use super::{
     Api, admin, branches, chat, events, export, extract, files, gate, guard, health, import,
     memory, messages, models, nodes, openapi, pages, people, projects, safety, sessions, turns,
+    usage,
 };
 use crate::error::Error;
 use axum::Router;
@@ -51,7 +52,9 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(people::me))
         .routes(routes!(people::delete_data))
         .routes(routes!(people::ticket))
+        .routes(routes!(usage::usage))
         .routes(routes!(admin::users))
+        .routes(routes!(usage::everybodys))
         .routes(routes!(admin::sessions))
         .routes(routes!(health::live))
         .routes(routes!(health::ready))
@@ -91,8 +94,16 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
     }
     let origins: Vec<HeaderValue> =
         origins.iter().filter_map(|origin| origin.parse().ok()).collect();
-    let exposed =
-        ["x-request-id", "etag", "retry-after", "x-should-retry"].map(HeaderName::from_static);
+    let exposed = [
+        "x-request-id",
+        "etag",
+        "retry-after",
+        "x-should-retry",
+        "ratelimit-limit",
+        "ratelimit-remaining",
+        "ratelimit-reset",
+    ]
+    .map(HeaderName::from_static);
     Some(
         CorsLayer::new()
             .allow_origin(origins)

@@ -10,6 +10,7 @@
 mod feed;
 mod house;
 mod keys;
+mod ledger;
 mod messages;
 pub mod mongo;
 pub(crate) mod moving;
@@ -28,9 +29,11 @@ mod work;
 pub use feed::*;
 pub use house::*;
 pub use keys::*;
+pub use ledger::*;
 pub use messages::*;
 pub use projects::*;
 pub use relay::*;
+pub(crate) use rules::exceeded;
 pub use sessions::*;
 pub use transfer::*;
 pub use tree::*;
@@ -53,6 +56,7 @@ pub trait Store:
     + ProjectStore
     + KeyStore
     + HouseStore
+    + LedgerStore
 {
     /// Says in a word or two what it is and where, without secrets, for the first log line.
     fn describe(&self) -> String;

@@ -47,6 +47,7 @@ const LIVES_IN: &[(&str, &[&str])] = &[
     ("hyper", &["http/serve.rs"]),
     ("hyper_util", &["http/serve.rs"]),
     ("tower", &["http/serve.rs"]),
+    ("governor", &["http/limits.rs"]),
     ("rusqlite", &["store/sqlite/"]),
     ("comfy_table", &["cli/"]),
     ("terminal_size", &["cli/"]),

@@ -193,6 +193,8 @@ fn rows() -> Vec<(&'static str, Ask, Expected)> {
         ("GET /api/me", |_| ("/api/me".into(), Value::Null), OWN),
         ("DELETE /api/me/data", |_| ("/api/me/data".into(), Value::Null), OWN),
         ("POST /api/tickets", |_| ("/api/tickets".into(), Value::Null), OWN_NEW),
+        ("GET /api/usage", |_| ("/api/usage".into(), Value::Null), OWN),
+        ("GET /api/admin/usage", |_| ("/api/admin/usage".into(), Value::Null), ADMIN),
         ("GET /api/admin/users", |_| ("/api/admin/users".into(), Value::Null), ADMIN),
         ("GET /api/admin/sessions", |_| ("/api/admin/sessions".into(), Value::Null), ADMIN),
         ("GET /api/models", |_| ("/api/models".into(), Value::Null), OWN),
@@ -207,7 +209,7 @@ struct Cast {
 
 impl Cast {
     async fn start() -> Self {
-        let server = Server::with(&["--auth=keys"]).await;
+        let server = Server::with(&["--auth=keys", "--rate-limit=off"]).await;
         let mut keys = BTreeMap::new();
         for (user, scope) in [
             ("other", Scope::Chat),

@@ -73,6 +73,7 @@ async fn mistaken() -> (String, TempDir) {
         store,
         memory,
         auth: Arc::new(Auth::open()),
+        rates: Arc::default(),
         limits: Limits { body: 1 << 20, message: 1 << 20 },
         hosts: Arc::new(Hosts::default()),
         cors_origins: Arc::new([]),

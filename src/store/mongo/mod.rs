@@ -12,6 +12,7 @@ mod failures;
 mod feed;
 mod house;
 mod keys;
+mod ledger;
 mod list;
 mod log;
 mod messages;
@@ -84,6 +85,8 @@ pub(super) struct Tables {
     project_files: Collection<Document>,
     keys: Collection<Document>,
     tickets: Collection<Document>,
+    usage: Collection<Document>,
+    spent: Collection<Document>,
     schema: Collection<Document>,
 }
 
@@ -102,6 +105,8 @@ impl Tables {
             project_files: database.collection("project_files"),
             keys: database.collection("keys"),
             tickets: database.collection("tickets"),
+            usage: database.collection("usage"),
+            spent: database.collection("spent"),
             schema: database.collection("schema"),
             database,
         }

@@ -5,6 +5,7 @@
 
 mod append;
 mod import;
+mod ledger;
 mod posts;
 mod projects;
 mod queue;
@@ -15,6 +16,7 @@ mod tree;
 mod turns;
 
 pub(super) use import::import_session;
+pub(crate) use ledger::exceeded;
 pub(super) use posts::post_message;
 pub(super) use projects::{
     change_project, create_project, delete_file, delete_project, file, files, project, put_file,

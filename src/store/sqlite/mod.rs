@@ -7,6 +7,7 @@ mod house;
 mod idempotency;
 mod import;
 mod keys;
+mod ledger;
 mod list;
 mod log;
 mod messages;

@@ -1,6 +1,6 @@
 //! Whole sessions as they lie in SQLite, for a move elsewhere.
 //!
-//! Not moved: what is made anew from the rest (`participants`, the words of titles), who was alive
+//! Not moved: what is made anew from the rest (`participants`, the words of titles, `spent`), who was alive
 //! (`instances`), tickets, which are good for a minute, and the logs of turns that have ended, which are kept for a minute.
 
 use super::SqliteStore;
@@ -63,7 +63,7 @@ impl MoveOut for SqliteStore {
             };
             let (sessions, messages) = (count("sessions")?, count("messages")?);
             let (nodes, projects, keys) = (count("nodes")?, count("projects")?, count("keys")?);
-            Ok(Totals { keys, projects, sessions, messages, nodes })
+            Ok(Totals { keys, usage: count("usage")?, projects, sessions, messages, nodes })
         })
         .await
     }
@@ -208,9 +208,15 @@ mod tests {
              pinned meta user_meta theme settings read_marks version messages nodes head_id head_seq \
              head_node last_message last_message_at activity_at last_seen created_at updated_at",
         ),
+        ("spent", "purse day tokens cost"),
         ("tickets", "digest holder expires_at"),
         ("turn_log", "turn_id batch session frames ended_at"),
-        ("turns", "session turn_id reply_id question_id started_at instance boot"),
+        ("turns", "session turn_id reply_id question_id started_at instance boot payer payer_key"),
+        (
+            "usage",
+            "turn_id session_id owner project_id user_id key_id model status prompt_tokens \
+             cached_tokens completion_tokens reasoning_tokens estimated cost at",
+        ),
     ];
 
     #[test]
