@@ -173,7 +173,7 @@ fn cold(criterion: &mut Criterion) {
     let build = |texts: &[String]| {
         let mut index = Index::default();
         for (number, text) in texts.iter().enumerate() {
-            let day = at(number).day();
+            let day = at(number).day_in_words();
             let at = at(number).as_millis();
             index.push(Said { day: &day, speaker: "", text, at });
         }

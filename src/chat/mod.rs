@@ -20,6 +20,8 @@ mod settle;
 mod start_turn;
 mod stop;
 mod summaries;
+mod sweep;
+mod terms;
 mod titles;
 mod transcript;
 
@@ -28,7 +30,8 @@ pub use events::EventReader;
 pub use frames::Cursor;
 pub use hub::Reader;
 pub use search::Finding;
-pub use start_turn::{NewTurn, Wish};
+pub use start_turn::{NewTurn, Standing, Wish};
+pub use terms::Terms;
 
 use crate::error::{Error, Kind, Result};
 use crate::memory::{Memory, tokens};
@@ -41,6 +44,7 @@ use journal::Journal;
 use std::sync::Arc;
 use std::time::Duration;
 use summaries::Summaries;
+use terms::Slots;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
@@ -64,6 +68,8 @@ pub struct Chat {
     events: Events,
     /// Every running turn is a task of this tracker.
     turns: TaskTracker,
+    terms: Terms,
+    slots: Slots,
 }
 
 /// What [`Chat`] is made of.
@@ -104,6 +110,8 @@ impl Chat {
             journal,
             events,
             turns,
+            terms: Terms::default(),
+            slots: Slots::default(),
         }
     }
 

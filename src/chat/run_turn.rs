@@ -5,6 +5,7 @@ use super::Chat;
 use super::frames::MemorySummary;
 use super::gather::{Arrived, Batch, gather};
 use super::hub::LiveTurn;
+use super::terms::Slot;
 use super::transcript::{Opening, Transcript};
 use crate::clock;
 use crate::domain::image::images;
@@ -51,6 +52,7 @@ impl Chat {
         begun: Begun,
         live: Arc<LiveTurn>,
         title: TitleToCome,
+        slot: Slot,
     ) {
         let mut transcript = Transcript::begin(
             begun.turn.turn_id.clone(),
@@ -68,7 +70,7 @@ impl Chat {
         let outcome = AssertUnwindSafe(produced).catch_unwind().await;
         let outcome =
             outcome.unwrap_or_else(|_| Outcome::Failed(Error::internal("a turn panicked")));
-        self.settle(&begun, &live, transcript, &sent, outcome).await;
+        self.settle(&begun, &live, transcript, &sent, outcome, slot).await;
         self.hub.close(&live);
     }
 
@@ -128,6 +130,9 @@ impl Chat {
 
     /// Builds the prompt and sends it. A provider that finds it too long gets a shorter one, once.
     async fn ask(&self, begun: &Begun, sent: &mut Sent) -> Result<Events> {
+        if begun.has_waited {
+            self.ensure_left(&begun.payer, &begun.session, clock::now()).await?;
+        }
         let settings = begun.options.clone().over(begun.session.settings.clone());
         let Question { id, parent_id, role, content, parts, tokens } = &begun.question;
         let images = images(parts);

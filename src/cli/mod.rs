@@ -2,6 +2,7 @@
 
 mod export;
 mod import;
+mod keys;
 mod migrate;
 mod progress;
 mod serve;
@@ -24,6 +25,7 @@ pub fn run() -> ExitCode {
     };
     let done = match cli.command {
         CliCommand::Serve(config) => serve::run(*config, &warnings),
+        CliCommand::Keys(command) => keys::run(*command),
         CliCommand::Export(args) => export::run(args),
         CliCommand::Import(args) => import::run(&args),
         CliCommand::Migrate(args) => migrate::run(&args),

@@ -84,7 +84,7 @@ fn row(session: &Session, now: Timestamp) -> [String; 9] {
 }
 
 /// 2026-01-31 12:00, in UTC as everywhere.
-fn minute(time: Timestamp) -> String {
+pub(super) fn minute(time: Timestamp) -> String {
     first_characters(&time.to_string(), "2026-01-31T12:00".len()).replace('T', " ")
 }
 
@@ -96,7 +96,7 @@ fn object(object: &JsonObject) -> String {
 }
 
 /// Texts of users in one line of bounded length, and without what would steer a terminal.
-fn cell(text: &str) -> String {
+pub(super) fn cell(text: &str) -> String {
     let steers =
         |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     let plain: String = text.chars().map(|c| if steers(c) { ' ' } else { c }).collect();

@@ -5,12 +5,14 @@
 pub mod ids;
 pub mod image;
 pub mod invalid;
+pub mod key;
 pub mod memory;
 pub mod message;
 pub mod node;
 pub mod page;
 pub mod principal;
 pub mod project;
+pub mod quota;
 pub mod search;
 pub mod session;
 pub mod text;

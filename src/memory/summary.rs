@@ -151,7 +151,7 @@ impl Memory {
         let anew = !so_far.is_empty() && tokens::count(so_far) + addition > room;
         let most = if anew { room / 2 } else { addition };
         let said = messages.iter().map(|message| SaidText {
-            day: message.created_at.day(),
+            day: message.created_at.day_in_words(),
             speaker: match message.sender_id == crate::domain::UserId::assistant() {
                 true => message.role.as_str(),
                 false => message.sender_id.as_str(),

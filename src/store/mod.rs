@@ -9,6 +9,9 @@
 
 mod embeddings;
 mod feed;
+mod house;
+mod keys;
+mod ledger;
 mod messages;
 pub mod mongo;
 pub(crate) mod moving;
@@ -28,9 +31,13 @@ mod work;
 
 pub use embeddings::*;
 pub use feed::*;
+pub use house::*;
+pub use keys::*;
+pub use ledger::*;
 pub use messages::*;
 pub use projects::*;
 pub use relay::*;
+pub(crate) use rules::exceeded;
 pub use search::*;
 pub use sessions::*;
 pub use summaries::*;
@@ -56,6 +63,9 @@ pub trait Store:
     + SummaryStore
     + EmbeddingStore
     + ProjectStore
+    + KeyStore
+    + HouseStore
+    + LedgerStore
 {
     /// Says in a word or two what it is and where, without secrets, for the first log line.
     fn describe(&self) -> String;

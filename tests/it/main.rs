@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub)]
 
+mod admin;
 mod architecture;
 mod bad_input;
 mod branches;
@@ -24,6 +25,9 @@ mod health;
 mod images;
 mod import;
 mod instances;
+mod isolation;
+mod jwt;
+mod keys;
 mod meaning;
 mod memory;
 mod memory_budget;
@@ -39,6 +43,8 @@ mod project_memory;
 mod projects;
 mod provider_contract;
 mod providers;
+mod proxy;
+mod rates;
 mod readme;
 mod recall;
 mod repeat;
@@ -47,9 +53,12 @@ mod resume;
 mod search;
 mod sessions;
 mod shapes;
+mod slow;
 mod store_contract;
 mod stress;
 mod summaries;
 mod support;
+mod tickets;
 mod titles;
 mod tree;
+mod usage;

@@ -2,7 +2,9 @@
 //!
 //! Times are BSON dates; what is the application's own, or only read whole, is kept as JSON text.
 
+use crate::domain::key::KeyId;
 use crate::domain::message::{Body, FinishReason, Parts};
+use crate::domain::quota::Payer;
 use crate::domain::session::{JsonObject, SessionStatus};
 use crate::domain::title::TitleSource;
 use crate::domain::turn::ActiveTurn;
@@ -95,6 +97,8 @@ pub(super) struct ClaimDoc {
     pub(super) started_at: DateTime,
     pub(super) instance: String,
     pub(super) boot: String,
+    payer: String,
+    payer_key: Option<String>,
 }
 
 /// A bounded run of one path, with its messages.
@@ -182,9 +186,9 @@ impl SessionDoc {
     pub(super) fn into_row(self) -> Result<SessionRow> {
         let created_at = time(self.created_at);
         let at = self.head.as_ref().map(PlaceDoc::location);
-        let (active_turn, claimant) = match self.active_turn {
-            None => (None, None),
-            Some(claim) => (Some(claim.turn()), Some(claim.claimant())),
+        let (active_turn, claimant, payer) = match self.active_turn {
+            None => (None, None, None),
+            Some(claim) => (Some(claim.turn()), Some(claim.claimant()), Some(claim.payer())),
         };
         let session = Session {
             id: SessionId::trusted(self.id),
@@ -220,13 +224,14 @@ impl SessionDoc {
             node_count: number(self.nodes),
             head: at,
             claimant,
+            payer,
             read_marks: marks.map(|mark| (mark.user_id, number(mark.seq))).collect(),
         })
     }
 }
 
 impl ClaimDoc {
-    pub(super) fn of(turn: &ActiveTurn, claimant: &Claimant) -> Self {
+    pub(super) fn of(turn: &ActiveTurn, claimant: &Claimant, payer: &Payer) -> Self {
         Self {
             turn_id: turn.turn_id.to_string(),
             reply_id: turn.message_id.to_string(),
@@ -234,7 +239,14 @@ impl ClaimDoc {
             started_at: date(turn.started_at),
             instance: claimant.instance.clone(),
             boot: claimant.boot.clone(),
+            payer: payer.user.to_string(),
+            payer_key: payer.key.as_ref().map(ToString::to_string),
         }
+    }
+
+    fn payer(&self) -> Payer {
+        let key = self.payer_key.as_deref().map(KeyId::trusted);
+        Payer { user: UserId::trusted(self.payer.as_str()), key }
     }
 
     pub(super) fn turn(&self) -> ActiveTurn {

@@ -11,6 +11,9 @@ mod documents;
 mod embeddings;
 mod failures;
 mod feed;
+mod house;
+mod keys;
+mod ledger;
 mod list;
 mod log;
 mod messages;
@@ -86,6 +89,10 @@ pub(super) struct Tables {
     projects: Collection<Document>,
     project_files: Collection<Document>,
     words: Collection<Document>,
+    keys: Collection<Document>,
+    tickets: Collection<Document>,
+    usage: Collection<Document>,
+    spent: Collection<Document>,
     schema: Collection<Document>,
 }
 
@@ -105,6 +112,10 @@ impl Tables {
             projects: database.collection("projects"),
             project_files: database.collection("project_files"),
             words: database.collection("words"),
+            keys: database.collection("keys"),
+            tickets: database.collection("tickets"),
+            usage: database.collection("usage"),
+            spent: database.collection("spent"),
             schema: database.collection("schema"),
             database,
         }

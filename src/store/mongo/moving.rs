@@ -192,7 +192,8 @@ fn session_doc(row: &SessionRow, queue: Vec<String>) -> Result<SessionDoc> {
     let session = &row.session;
     let mark =
         |(user, seq): (&String, &u32)| ReadMark { user_id: user.clone(), seq: (*seq).into() };
-    let claim = session.active_turn.as_ref().zip(row.claimant.as_ref());
+    let held = session.active_turn.as_ref().zip(row.claimant.as_ref());
+    let claim = held.zip(row.payer.as_ref());
     Ok(SessionDoc {
         id: session.id.to_string(),
         user_id: session.owner.to_string(),
@@ -220,7 +221,7 @@ fn session_doc(row: &SessionRow, queue: Vec<String>) -> Result<SessionDoc> {
         last_seen: session.last_seen.map(date),
         created_at: date(session.created_at),
         updated_at: date(session.updated_at),
-        active_turn: claim.map(|(turn, claimant)| ClaimDoc::of(turn, claimant)),
+        active_turn: claim.map(|((turn, claimant), payer)| ClaimDoc::of(turn, claimant, payer)),
         queue,
     })
 }

@@ -4,6 +4,7 @@
 use super::Tables;
 use super::documents::{LocationDoc, MessageDoc, NodeDoc, document, long, number};
 use super::failures::is_duplicate;
+use super::ledger::book;
 use super::paths::Named;
 use super::step::Step;
 use crate::domain::node::{NodeFill, chat_id};
@@ -292,6 +293,9 @@ pub(super) async fn carry_out(
     }
     if let Ok(end) = pending.get_document("log") {
         add(&tables.turn_log, end, &mut transaction).await?;
+    }
+    if let Ok(entry) = pending.get_document("usage") {
+        book(tables, entry).await?;
     }
     Ok(())
 }

@@ -4,8 +4,11 @@
 
 mod append;
 mod embeddings;
+mod house;
 mod idempotency;
 mod import;
+mod keys;
+mod ledger;
 mod list;
 mod log;
 mod messages;
@@ -118,6 +121,23 @@ impl SqliteStore {
         })
     }
 
+    /// Opens the file at `path` to change something small in it, beside the server that serves it, or
+    /// creates it. No turns may be touched. Errors say what an operator can do.
+    pub fn open_beside(path: &Path) -> Result<Self> {
+        if !path.exists() {
+            return Self::open(path, Sync::Full);
+        }
+        let store = Self::open_to_look(path)?;
+        let writing = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        writing.pragma_update(None, "synchronous", "FULL")?;
+        let (writer, thread) = Writer::start(writing)?;
+        Ok(Self {
+            writer: Mutex::new(Some(Arc::new(writer))),
+            thread: Mutex::new(Some(thread)),
+            ..store
+        })
+    }
+
     /// Opens the file at `path` to move what it holds elsewhere: nothing in it is changed, and no
     /// server can serve it meanwhile. Errors say what an operator can do.
     pub(crate) fn open_to_move(path: &Path) -> Result<Self> {
@@ -193,7 +213,9 @@ fn tuned(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
     // A plan that peeked at a bound value is made anew for each other value: a tenth of the
     // writer's time.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
-    connection.pragma_update(None, "cache_size", -16_000)?;
+    // KiB. Readers are several, and what they read lies in the system's cache, too.
+    let cache = if flags.contains(OpenFlags::SQLITE_OPEN_READ_ONLY) { 8_000 } else { 16_000 };
+    connection.pragma_update(None, "cache_size", -cache)?;
     connection.pragma_update(None, "temp_store", "MEMORY")?;
     Ok(connection)
 }

@@ -5,7 +5,10 @@ mod desk;
 mod embeddings;
 mod equal;
 mod export;
+mod house;
 mod import;
+mod keys;
+mod ledger;
 mod messages;
 mod paths;
 mod people;
@@ -150,6 +153,19 @@ contract!(sqlite, mongo => {
         nothing_is_imported_into_a_session_that_is_busy_or_closed,
         the_importer_owns_what_a_file_says_of_others_and_may_not_always_let_them_in,
     ]
+    house: [
+        owners_are_listed_with_what_they_own,
+        only_what_is_still_idle_is_deleted,
+        a_ticket_is_taken_by_one,
+    ]
+    keys: [
+        a_key_is_kept_as_it_was_made_until_it_is_revoked,
+        when_a_key_was_used_only_goes_forward,
+    ]
+    ledger: [
+        a_turn_is_booked_once_with_its_end,
+        what_is_spent_begins_nothing_and_leaves_no_trace,
+    ]
     projects: [
         a_project_is_its_owners_alone,
         projects_are_listed_newest_change_first,
@@ -187,7 +203,15 @@ fn finish(begun: &Begun, reply: &str, take_next: Option<Claimant>) -> FinishTurn
     let mut reply = message("assistant", Role::Assistant, reply, 2);
     reply.id = begun.turn.message_id.clone();
     let (session_id, turn_id) = (begun.session.id.clone(), begun.turn.turn_id.clone());
-    FinishTurn { session_id, turn_id, claimant: life("one"), reply, last_batch: None, take_next }
+    FinishTurn {
+        session_id,
+        turn_id,
+        claimant: life("one"),
+        reply,
+        cost: None,
+        last_batch: None,
+        take_next,
+    }
 }
 
 fn message(sender: &str, role: Role, content: &str, millis: i64) -> NewMessage {
@@ -224,6 +248,8 @@ fn begin(who: &Principal, session: &str, content: &str) -> BeginTurn {
             },
             options: Settings::default(),
         },
+        key: None,
+        quotas: [].into(),
         admit: Box::new(|_, _| Ok(())),
         claimant: life("one"),
         now: at(1),
