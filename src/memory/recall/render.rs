@@ -7,7 +7,7 @@
 use super::kept::Kept;
 use crate::domain::{MessageId, Timestamp};
 use crate::memory::tokens::Vocabulary;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What stands behind it.
 const CLOSING: &str = "[That was earlier. The message to answer now:]\n";
@@ -39,17 +39,20 @@ pub(super) fn fill(
     let opening = opening(now);
     let frame = vocabulary.count(&opening) + vocabulary.count(CLOSING);
     let Some(mut left) = room.checked_sub(frame) else { return Vec::new() };
-    let mut days: BTreeMap<i64, u32> = BTreeMap::new();
+    // The days that have a line, and what each day's line takes.
+    let mut days: BTreeSet<i64> = BTreeSet::new();
+    let mut lines: BTreeMap<i64, u32> = BTreeMap::new();
+    let mut misses = 0;
     let mut chosen: BTreeMap<u32, Chosen> = BTreeMap::new();
     for (passage, score) in ranked {
-        if left < SMALLEST {
+        if left < SMALLEST || misses == MISSES {
             break;
         }
         let message = kept.index.passages()[*passage as usize].message;
         let day = kept.messages[message as usize].day;
-        let for_day = match days.contains_key(&day) {
+        let for_day = match days.contains(&day) {
             true => 0,
-            false => vocabulary.count(&day_line(day)),
+            false => *lines.entry(day).or_insert_with(|| vocabulary.count(&day_line(day))),
         };
         let before = chosen.get(&message).map_or(0, |chosen| chosen.tokens);
         let (passages, tokens) = match chosen.get(&message) {
@@ -63,14 +66,24 @@ pub(super) fn fill(
             }
         };
         let Some(rest) = left.checked_sub(tokens.saturating_sub(before) + for_day) else {
+            misses += 1;
             continue;
         };
-        left = rest;
-        days.insert(day, for_day);
+        (left, misses) = (rest, 0);
+        days.insert(day);
         let score = chosen.get(&message).map_or(*score, |chosen| chosen.score.max(*score));
         chosen.insert(message, Chosen { passages, tokens, score });
     }
-    write(kept, chosen, &opening, vocabulary)
+    loop {
+        let written = write(kept, &chosen, &opening, vocabulary);
+        if written.iter().map(|message| message.tokens).sum::<u32>() <= room {
+            return written;
+        }
+        // A path that goes back and forth in time needs more lines of days: the worst goes.
+        let worst = chosen.iter().min_by(|(_, a), (_, b)| a.score.total_cmp(&b.score));
+        let Some(worst) = worst.map(|(message, _)| *message) else { return Vec::new() };
+        chosen.remove(&worst);
+    }
 }
 
 /// What stands before everything that is recalled. The day is said here and nowhere else: what
@@ -81,6 +94,8 @@ fn opening(now: Timestamp) -> String {
 
 /// No line is shorter than this many tokens.
 const SMALLEST: u32 = 4;
+/// After so many passages in a row that do not fit, nothing is expected of the others.
+const MISSES: usize = 256;
 
 /// What of a message is taken.
 struct Chosen {
@@ -91,14 +106,15 @@ struct Chosen {
 
 fn write(
     kept: &Kept,
-    chosen: BTreeMap<u32, Chosen>,
+    chosen: &BTreeMap<u32, Chosen>,
     opening: &str,
     vocabulary: Vocabulary,
 ) -> Vec<Recalled> {
     let (mut written, mut last_day) = (Vec::with_capacity(chosen.len()), None);
     let last = chosen.keys().next_back().copied();
-    for (message, Chosen { passages, mut tokens, score }) in chosen {
-        let said = &kept.messages[message as usize];
+    for (message, Chosen { passages, tokens, score }) in chosen {
+        let mut tokens = *tokens;
+        let said = &kept.messages[*message as usize];
         let mut text = String::new();
         let mut add = |line: &str| {
             text.push_str(line);
@@ -108,16 +124,15 @@ fn write(
             add(opening);
         }
         if last_day != Some(said.day) {
-            // A path may go back in time, where messages were stored late.
             add(&day_line(said.day));
             last_day = Some(said.day);
         }
-        text.push_str(&kept.line(&passages));
-        if Some(message) == last {
+        text.push_str(&kept.line(passages));
+        if Some(*message) == last {
             text.push_str(CLOSING);
             tokens += vocabulary.count(CLOSING);
         }
-        written.push(Recalled { id: said.id.clone(), score, tokens, text });
+        written.push(Recalled { id: said.id.clone(), score: *score, tokens, text });
     }
     written
 }

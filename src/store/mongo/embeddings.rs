@@ -53,17 +53,24 @@ impl EmbeddingStore for MongoStore {
         embeddings: &[Embedding],
     ) -> Result<()> {
         let table = &self.tables.embeddings;
-        for Embedding { message, vectors } in embeddings {
+        if embeddings.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<_> = embeddings.iter().map(|one| name(session, &one.message)).collect();
+        let document = |Embedding { message, vectors }: &Embedding| {
             let (subtype, bytes) = (BinarySubtype::Generic, vectors.clone());
-            let update = doc! { "$set": {
+            doc! {
+                "_id": name(session, message),
                 "sessionId": session.as_str(),
                 "message": message.as_str(),
                 "model": model,
                 "vectors": Binary { subtype, bytes },
-            } };
-            let named = doc! { "_id": name(session, message) };
-            in_time(async { Ok(table.update_one(named, update).upsert(true).await?) }).await?;
-        }
+            }
+        };
+        let documents: Vec<_> = embeddings.iter().map(document).collect();
+        // Two questions for a whole batch. What is lost between them is made again.
+        in_time(async { Ok(table.delete_many(doc! { "_id": { "$in": names } }).await?) }).await?;
+        in_time(async { Ok(table.insert_many(documents).await?) }).await?;
         // Nobody would delete what is written for a session that was deleted meanwhile.
         let is_there =
             step!(self, Manner::LOOK, |step| Ok(step.find_session(session).await?.is_some()))?;
