@@ -213,9 +213,8 @@ fn tuned(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
     // A plan that peeked at a bound value is made anew for each other value: a tenth of the
     // writer's time.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
-    // KiB. Readers are several, and what they read lies in the system's cache, too.
-    let cache = if flags.contains(OpenFlags::SQLITE_OPEN_READ_ONLY) { 8_000 } else { 16_000 };
-    connection.pragma_update(None, "cache_size", -cache)?;
+    // KiB, of each of the connections; what they read lies in the system's cache, too.
+    connection.pragma_update(None, "cache_size", -8_000)?;
     connection.pragma_update(None, "temp_store", "MEMORY")?;
     Ok(connection)
 }
