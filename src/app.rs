@@ -5,7 +5,7 @@ use crate::chat::{Chat, Parts};
 use crate::config::{Config, DatabaseUrl, ProviderChoice, SqliteSync, Titles};
 use crate::error::{Error, Kind, Result};
 use crate::http::{Api, Hosts, Limits, Patient, router};
-use crate::memory::{Defaults, Memory, tokens};
+use crate::memory::{Defaults, Memory, Windows, tokens};
 use crate::prompts::Prompts;
 use crate::provider::Provider;
 use crate::provider::demo::{self, Demo};
@@ -80,8 +80,9 @@ impl App {
         let Found { provider, model } = find_provider(&config, &mut notes).await?;
         let name = provider.name();
         vocabulary.await.map_err(Error::internal)?;
-        let memory =
-            Arc::new(Memory::new(store.clone(), prompts.clone(), defaults(&config, &model))?);
+        let windows = Windows::new(config.context_windows.iter().cloned());
+        let memory = Memory::new(store.clone(), prompts.clone(), defaults(&config, &model))?;
+        let memory = Arc::new(memory.with_windows(windows));
         let listener = listen(config.address()).await?;
         let address = listener.local_addr().map_err(Error::internal)?;
         let chat = Arc::new(Chat::new(Parts {

@@ -5,6 +5,7 @@
 //! `.env.example` are compared with [`variables`] by a test.
 
 mod commands;
+mod models;
 mod transfer;
 
 pub use commands::SessionsCommand;
@@ -36,6 +37,7 @@ const VARIABLES: &[(&str, &str)] = &[
     ("ECHOIC_IDLE_TIMEOUT", "idle-timeout"),
     ("ECHOIC_TURN_TIMEOUT", "turn-timeout"),
     ("ECHOIC_CONTEXT_WINDOW", "context-window"),
+    ("ECHOIC_CONTEXT_WINDOWS", "context-windows"),
     ("ECHOIC_MEMORY", "memory"),
     ("ECHOIC_MEMORY_TOKENS", "memory-tokens"),
     ("ECHOIC_TITLES", "titles"),
@@ -132,8 +134,11 @@ pub struct Config {
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration)]
     pub turn_timeout: Duration,
     /// Context window in tokens [default: by model, else 128000]
-    #[arg(long, value_name = "TOKENS", value_parser = context_window)]
+    #[arg(long, value_name = "TOKENS", value_parser = models::context_window)]
     pub context_window: Option<u32>,
+    /// Context windows of single models, which win over that of all: MODEL=TOKENS,…; 32k is 32000
+    #[arg(long, value_name = "WINDOWS", value_delimiter = ',', value_parser = models::model_window)]
+    pub context_windows: Vec<(String, u32)>,
     /// Memory strategy unless a request or session asks for another
     #[arg(long, value_name = "STRATEGY", default_value = "auto", value_parser = words(STRATEGIES))]
     pub memory: Strategy,
@@ -458,11 +463,6 @@ fn duration(text: &str) -> Result<Duration, String> {
     };
     let millis = number.checked_mul(unit).filter(|millis| (1..=365 * 86_400_000).contains(millis));
     millis.map(Duration::from_millis).ok_or_else(|| "must be from 1ms to 365d".to_owned())
-}
-
-fn context_window(text: &str) -> Result<u32, String> {
-    let tokens = text.parse().ok().filter(|tokens| *tokens >= 256);
-    tokens.ok_or_else(|| "must be a whole number of tokens, at least 256".to_owned())
 }
 
 fn size(text: &str) -> Result<usize, String> {

@@ -30,7 +30,7 @@ pub use search::Finding;
 pub use start_turn::{NewTurn, Wish};
 
 use crate::error::{Error, Kind, Result};
-use crate::memory::{Memory, tokens};
+use crate::memory::Memory;
 use crate::prompts::Prompts;
 use crate::provider::Provider;
 use crate::store::{Claimant, Store};
@@ -102,7 +102,7 @@ impl Chat {
         let mut models = self.provider.models().await?;
         for model in &mut models {
             model.context_window =
-                model.context_window.or_else(|| tokens::known_context_window(&model.id));
+                self.memory.known_context_window(&model.id).or(model.context_window);
         }
         Ok(models)
     }

@@ -9,7 +9,7 @@ use super::transcript::{Opening, Transcript};
 use crate::domain::image::images;
 use crate::domain::message::FinishReason;
 use crate::error::{Error, Kind, Result};
-use crate::memory::{Assembled, Incoming, NewMessage};
+use crate::memory::{Assembled, Counted, Incoming, NewMessage};
 use crate::provider::Events;
 use crate::store::{Begun, Question};
 use futures::{FutureExt, StreamExt};
@@ -38,6 +38,8 @@ pub(super) enum Outcome {
 #[derive(Default)]
 pub(super) struct Sent {
     pub(super) memory: Option<MemorySummary>,
+    /// How the prompt was counted, if its size as the provider reports it can be compared with that.
+    pub(super) counted: Option<Counted>,
 }
 
 /// A title that may still be written while the reply is.
@@ -145,6 +147,7 @@ impl Chat {
             let assembled =
                 self.memory.assemble(session, plan.clone(), parent_id.as_ref(), Some(new)).await?;
             sent.memory = Some(summary(&assembled));
+            sent.counted = assembled.counted();
             let started = Instant::now();
             match self.provider.stream(&assembled.prompt(&settings)).await {
                 Ok(events) => {

@@ -6,21 +6,26 @@
 
 mod assemble;
 mod budget;
+mod correction;
 mod pictures;
 mod project;
 mod relevance;
 pub mod tokens;
 mod window;
+mod windows;
 
 pub use assemble::{Assembled, NewMessage, Piece, PieceKind};
 pub use budget::Plan;
+pub use correction::{Correction, Counted};
 pub use project::ProjectShown;
+pub use windows::Windows;
 
 use crate::domain::memory::{MemoryOptions, Strategy};
 use crate::domain::session::Settings;
 use crate::error::{Error, Result};
 use crate::prompts::Prompts;
 use crate::store::{Size, Store};
+use correction::Corrections;
 use std::sync::Arc;
 use tokens::Vocabulary;
 
@@ -46,6 +51,8 @@ pub struct Memory {
     system: SystemPrompt,
     /// Bytes that the template puts around a session's own.
     wrapping: u32,
+    windows: Windows,
+    corrections: Corrections,
 }
 
 /// A system prompt and its size by o200k_base.
@@ -72,7 +79,14 @@ impl Memory {
         let text = prompts.system(None)?;
         let system = SystemPrompt { tokens: tokens::count(&text), text: text.into() };
         let wrapping = size_of(&prompts.system(Some("x"))?);
-        Ok(Self { store, prompts, defaults, system, wrapping })
+        let (windows, corrections) = (Windows::default(), Corrections::default());
+        Ok(Self { store, prompts, defaults, system, wrapping, windows, corrections })
+    }
+
+    /// With the context windows of some models, which win over that of all.
+    #[must_use]
+    pub fn with_windows(self, windows: Windows) -> Self {
+        Self { windows, ..self }
     }
 
     /// The model of turns that ask for none.
@@ -82,7 +96,16 @@ impl Memory {
 
     /// How many tokens a model's prompt and reply may have together.
     pub fn context_window(&self, model: &str) -> u32 {
-        self.defaults.context_window.unwrap_or_else(|| tokens::context_window(model))
+        self.told_context_window(model).unwrap_or_else(|| windows::known_or_usual(model))
+    }
+
+    /// The same, where somebody said it or it is known of the model.
+    pub fn known_context_window(&self, model: &str) -> Option<u32> {
+        self.told_context_window(model).or_else(|| windows::known(model))
+    }
+
+    fn told_context_window(&self, model: &str) -> Option<u32> {
+        self.windows.told(model).or(self.defaults.context_window)
     }
 
     /// Whether a message certainly fits, judged by sizes alone; if not, [`Memory::plan`] knows.
@@ -96,10 +119,12 @@ impl Memory {
             None => size_of(&self.system.text),
         };
         let text_tokens = if in_o200k { new.tokens } else { new.bytes };
-        let image_tokens = pictures::tokens_of(new.images, pictures::tokens_of_one(model));
-        let new_tokens = text_tokens.saturating_add(image_tokens);
-        let window = self.context_window(model);
-        budget::room_for_memory(window, settings.max_output_tokens, system, new_tokens).is_some()
+        let correction = self.corrections.of(model);
+        let image_tokens =
+            pictures::tokens_of_one(model).map(|own| correction.counted_at_least(own));
+        let new_tokens = text_tokens.saturating_add(pictures::tokens_of(new.images, image_tokens));
+        let (window, most) = (self.context_window(model), settings.max_output_tokens);
+        budget::room_for_memory(window, most, correction, system, new_tokens).is_some()
     }
 
     /// Decides what room there is for a turn with these settings and this new message. Counts
@@ -116,7 +141,9 @@ impl Memory {
             Vocabulary::O200k if is_default => self.system.tokens,
             vocabulary => vocabulary.count(&system),
         };
-        let image_tokens = pictures::tokens_of_one(&model);
+        let correction = self.corrections.of(&model);
+        let image_tokens =
+            pictures::tokens_of_one(&model).map(|own| correction.counted_at_least(own));
         let new_tokens = new.map(|new| {
             let text_tokens = match vocabulary {
                 Vocabulary::O200k => new.tokens,
@@ -137,6 +164,7 @@ impl Memory {
             model,
             vocabulary,
             context_window,
+            correction,
             system,
             system_tokens,
             new_tokens,

@@ -85,6 +85,7 @@ async fn a_bad_value_stops_the_start_with_a_sentence_that_names_it() {
         ("ECHOIC_IDLE_TIMEOUT", "soon", "250ms, 30s or 10m"),
         ("ECHOIC_TURN_TIMEOUT", "0s", "from 1ms"),
         ("ECHOIC_CONTEXT_WINDOW", "12", "12"),
+        ("ECHOIC_CONTEXT_WINDOWS", "llama3.2", "MODEL=TOKENS"),
         ("ECHOIC_MEMORY", "recall", "auto, buffer, window, token"),
         ("ECHOIC_MAX_BODY", "2MB", "2MiB"),
         ("ECHOIC_AUTH", "keys", "none"),

@@ -48,3 +48,4 @@ mod store_contract;
 mod stress;
 mod support;
 mod titles;
+mod token_counts;
