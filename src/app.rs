@@ -2,7 +2,7 @@
 //! the tests build the same application here.
 
 use crate::chat::{Chat, Parts};
-use crate::config::{Config, DatabaseUrl, ProviderChoice, SqliteSync, Titles};
+use crate::config::{CacheKey, Config, DatabaseUrl, ProviderChoice, SqliteSync, Titles};
 use crate::error::{Error, Kind, Result};
 use crate::http::{Api, Hosts, Limits, Patient, router};
 use crate::memory::{Defaults, Memory, Windows, tokens};
@@ -274,6 +274,11 @@ async fn openai_provider(config: &Config, notes: &mut Vec<String>) -> Result<Fou
     let base_url = config.openai_base_url.as_deref().unwrap_or(OFFICIAL);
     let endpoint = Endpoint::new(base_url, config.openai_api_key.as_deref())
         .map_err(|refusal| Error::new(Kind::Internal, refusal))?;
+    let endpoint = match config.prompt_cache_key {
+        CacheKey::Auto => endpoint,
+        CacheKey::Always => endpoint.sending_cache_key(true),
+        CacheKey::Never => endpoint.sending_cache_key(false),
+    };
     let is_official = base_url.trim_end_matches('/') == OFFICIAL;
     if is_official && config.openai_api_key.is_none() {
         notes.push("OPENAI_API_KEY is not set: OpenAI will refuse to answer".to_owned());

@@ -9,6 +9,7 @@ mod models;
 mod transfer;
 
 pub use commands::SessionsCommand;
+pub use models::CacheKey;
 pub use transfer::{ExportArgs, ExportFormat, ImportArgs, MigrateArgs};
 
 use crate::auth::Auth;
@@ -31,6 +32,7 @@ const VARIABLES: &[(&str, &str)] = &[
     ("ECHOIC_PROVIDER", "provider"),
     ("OPENAI_API_KEY", "openai-api-key"),
     ("OPENAI_BASE_URL", "openai-base-url"),
+    ("ECHOIC_PROMPT_CACHE_KEY", "prompt-cache-key"),
     ("ECHOIC_MODEL", "model"),
     ("ECHOIC_FALLBACK_MODELS", "fallback-models"),
     ("ECHOIC_FIRST_TOKEN_TIMEOUT", "first-token-timeout"),
@@ -118,6 +120,9 @@ pub struct Config {
     /// Base URL of the OpenAI-compatible endpoint, …/v1
     #[arg(long, value_name = "URL")]
     pub openai_base_url: Option<String>,
+    /// Name each session to the provider's prompt cache, as a hash; auto: only at OpenAI, others may refuse it
+    #[arg(long, value_name = "WHEN", default_value = "auto", value_parser = words(models::CACHE_KEY))]
+    pub prompt_cache_key: CacheKey,
     /// Model that answers unless a request or session asks for another [default: the provider's usual one]
     #[arg(long)]
     pub model: Option<String>,

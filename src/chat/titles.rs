@@ -62,6 +62,7 @@ impl Chat {
             temperature: None,
             top_p: None,
             max_output_tokens: Some(MAX_TOKENS),
+            cache_key: None,
         };
         let mut events = self.provider.stream(&prompt).await?;
         let mut written = String::new();

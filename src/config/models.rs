@@ -1,5 +1,19 @@
 //! What is said of models.
 
+/// Whether the provider is told by a hash which prompts are of one session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CacheKey {
+    /// If it is OpenAI.
+    Auto,
+    /// In any case.
+    Always,
+    /// In no case.
+    Never,
+}
+
+pub(super) const CACHE_KEY: &[(&str, CacheKey)] =
+    &[("auto", CacheKey::Auto), ("always", CacheKey::Always), ("never", CacheKey::Never)];
+
 /// The smallest window: system prompt, a message and a reply must have room.
 const LEAST: u32 = 256;
 

@@ -220,6 +220,7 @@ impl Assembled {
             temperature: settings.temperature,
             top_p: settings.top_p,
             max_output_tokens: settings.max_output_tokens,
+            cache_key: None,
         }
     }
 

@@ -81,6 +81,7 @@ async fn a_bad_value_stops_the_start_with_a_sentence_that_names_it() {
         ("DATABASE_URL", "mongodb://", "mongodb://HOST:PORT/DATABASE"),
         ("ECHOIC_SQLITE_SYNC", "off", "full, normal"),
         ("ECHOIC_PROVIDER", "anthropic", "auto, openai, demo"),
+        ("ECHOIC_PROMPT_CACHE_KEY", "true", "auto, always, never"),
         ("OPENAI_BASE_URL", "ftp://x", "http:// or https://"),
         ("ECHOIC_IDLE_TIMEOUT", "soon", "250ms, 30s or 10m"),
         ("ECHOIC_TURN_TIMEOUT", "0s", "from 1ms"),

@@ -7,6 +7,7 @@ mod architecture;
 mod bad_input;
 mod branches;
 mod busy;
+mod caches;
 mod chat;
 mod chatgpt;
 mod cli_sessions;
