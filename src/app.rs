@@ -3,10 +3,10 @@
 
 use crate::auth::{self, Auth};
 use crate::chat::{Chat, Parts, Terms};
-use crate::config::{Config, DatabaseUrl, ProviderChoice, SqliteSync, Titles};
+use crate::config::{CacheKey, Config, DatabaseUrl, ProviderChoice, SqliteSync, Titles};
 use crate::error::{Error, Kind, Result};
 use crate::http::{self, Api, Hosts, Limits, Patient, Rates, router, serve};
-use crate::memory::{Defaults, Memory, RECALL_PATIENCE, tokens};
+use crate::memory::{Defaults, Memory, RECALL_PATIENCE, Windows, tokens};
 use crate::prompts::Prompts;
 use crate::provider::Provider;
 use crate::provider::demo::{self, Demo};
@@ -102,12 +102,14 @@ impl App {
         let Found { provider, model } = find_provider(&config, &mut notes).await?;
         let name = provider.name();
         vocabulary.await.map_err(Error::internal)?;
+        let windows = Windows::new(config.context_windows.iter().cloned());
         let memory = Memory::new(store.clone(), prompts.clone(), defaults(&config, &model))?;
         let memory = match embedder(&config)? {
             Some(embedder) => memory.with_embedder(embedder),
             None => memory,
         };
-        let memory = Arc::new(memory.waiting(tuning.recall_patience));
+        let memory = memory.with_windows(windows).waiting(tuning.recall_patience);
+        let memory = Arc::new(memory);
         let listener = listen(config.address()).await?;
         let address = listener.local_addr().map_err(Error::internal)?;
         let chat = Chat::new(Parts {
@@ -351,6 +353,11 @@ async fn openai_provider(config: &Config, notes: &mut Vec<String>) -> Result<Fou
     let base_url = config.openai_base_url.as_deref().unwrap_or(OFFICIAL);
     let endpoint = Endpoint::new(base_url, config.openai_api_key.as_deref())
         .map_err(|refusal| Error::new(Kind::Internal, refusal))?;
+    let endpoint = match config.prompt_cache_key {
+        CacheKey::Auto => endpoint,
+        CacheKey::Always => endpoint.sending_cache_key(true),
+        CacheKey::Never => endpoint.sending_cache_key(false),
+    };
     let is_official = base_url.trim_end_matches('/') == OFFICIAL;
     if is_official && config.openai_api_key.is_none() {
         notes.push("OPENAI_API_KEY is not set: OpenAI will refuse to answer".to_owned());

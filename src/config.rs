@@ -7,11 +7,13 @@
 mod access;
 mod commands;
 mod embeddings;
+mod models;
 mod transfer;
 mod values;
 
 pub use access::Access;
 pub use commands::{KeysCommand, KeysTask, NewKeyArgs, SessionsCommand};
+pub use models::CacheKey;
 pub use transfer::{ExportArgs, ExportFormat, ImportArgs, MigrateArgs};
 
 use crate::domain::memory::{STRATEGIES, Strategy};
@@ -23,7 +25,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
-use values::{context_window, duration, lifetime, size};
+use values::{duration, lifetime, size};
 
 pub use embeddings::Embeddings;
 
@@ -36,12 +38,14 @@ const VARIABLES: &[(&str, &str)] = &[
     ("ECHOIC_PROVIDER", "provider"),
     ("OPENAI_API_KEY", "openai-api-key"),
     ("OPENAI_BASE_URL", "openai-base-url"),
+    ("ECHOIC_PROMPT_CACHE_KEY", "prompt-cache-key"),
     ("ECHOIC_MODEL", "model"),
     ("ECHOIC_FALLBACK_MODELS", "fallback-models"),
     ("ECHOIC_FIRST_TOKEN_TIMEOUT", "first-token-timeout"),
     ("ECHOIC_IDLE_TIMEOUT", "idle-timeout"),
     ("ECHOIC_TURN_TIMEOUT", "turn-timeout"),
     ("ECHOIC_CONTEXT_WINDOW", "context-window"),
+    ("ECHOIC_CONTEXT_WINDOWS", "context-windows"),
     ("ECHOIC_MEMORY", "memory"),
     ("ECHOIC_MEMORY_TOKENS", "memory-tokens"),
     ("ECHOIC_EMBEDDINGS_URL", "embeddings-url"),
@@ -131,6 +135,9 @@ pub struct Config {
     /// Base URL of the OpenAI-compatible endpoint, …/v1
     #[arg(long, value_name = "URL")]
     pub openai_base_url: Option<String>,
+    /// Name each session to the provider's prompt cache, as a hash; auto: only at OpenAI, others may refuse it
+    #[arg(long, value_name = "WHEN", default_value = "auto", value_parser = words(models::CACHE_KEY))]
+    pub prompt_cache_key: CacheKey,
     /// Model that answers unless a request or session asks for another [default: the provider's usual one]
     #[arg(long)]
     pub model: Option<String>,
@@ -147,8 +154,11 @@ pub struct Config {
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration)]
     pub turn_timeout: Duration,
     /// Context window in tokens [default: by model, else 128000]
-    #[arg(long, value_name = "TOKENS", value_parser = context_window)]
+    #[arg(long, value_name = "TOKENS", value_parser = models::context_window)]
     pub context_window: Option<u32>,
+    /// Context windows of single models, which win over that of all: MODEL=TOKENS,…; 32k is 32000
+    #[arg(long, value_name = "WINDOWS", value_delimiter = ',', value_parser = models::model_window)]
+    pub context_windows: Vec<(String, u32)>,
     /// Memory strategy unless a request or session asks for another
     #[arg(long, value_name = "STRATEGY", default_value = "auto", value_parser = words(&STRATEGIES))]
     pub memory: Strategy,

@@ -4,6 +4,7 @@
 //! until its reply is stored; whoever asked gets a [`Reader`]. A reader that leaves changes
 //! nothing. Called by `http`; knows no route and no database.
 
+mod cache_key;
 mod changes;
 mod events;
 mod feed;
@@ -34,7 +35,7 @@ pub use start_turn::{NewTurn, Standing, Wish};
 pub use terms::Terms;
 
 use crate::error::{Error, Kind, Result};
-use crate::memory::{Memory, tokens};
+use crate::memory::Memory;
 use crate::prompts::Prompts;
 use crate::provider::Provider;
 use crate::store::{Claimant, Store};
@@ -120,7 +121,7 @@ impl Chat {
         let mut models = self.provider.models().await?;
         for model in &mut models {
             model.context_window =
-                model.context_window.or_else(|| tokens::known_context_window(&model.id));
+                self.memory.known_context_window(&model.id).or(model.context_window);
         }
         Ok(models)
     }

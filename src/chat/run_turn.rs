@@ -2,6 +2,7 @@
 //! but the turn's own end, a stop or the server's end can end. `settle` does the rest.
 
 use super::Chat;
+use super::cache_key::cache_key;
 use super::frames::MemorySummary;
 use super::gather::{Arrived, Batch, gather};
 use super::hub::LiveTurn;
@@ -11,8 +12,8 @@ use crate::clock;
 use crate::domain::image::images;
 use crate::domain::message::FinishReason;
 use crate::error::{Error, Kind, Result};
-use crate::memory::{Assembled, Incoming, NewMessage};
-use crate::provider::Events;
+use crate::memory::{Assembled, Counted, Incoming, NewMessage};
+use crate::provider::{Events, Prompt};
 use crate::store::{Begun, Question};
 use futures::{FutureExt, StreamExt};
 use std::panic::AssertUnwindSafe;
@@ -40,6 +41,8 @@ pub(super) enum Outcome {
 #[derive(Default)]
 pub(super) struct Sent {
     pub(super) memory: Option<MemorySummary>,
+    /// How the prompt was counted, if its size as the provider reports it can be compared with that.
+    pub(super) counted: Option<Counted>,
 }
 
 /// A title that may still be written while the reply is.
@@ -152,8 +155,11 @@ impl Chat {
             let assembled =
                 self.memory.assemble(session, plan.clone(), parent_id.as_ref(), Some(new)).await?;
             sent.memory = Some(summary(&assembled));
+            sent.counted = assembled.counted();
+            let cache_key = Some(cache_key(&session.id));
+            let prompt = Prompt { cache_key, ..assembled.prompt(&settings) };
             let started = Instant::now();
-            match self.provider.stream(&assembled.prompt(&settings)).await {
+            match self.provider.stream(&prompt).await {
                 Ok(events) => {
                     let waited = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
                     tracing::debug!(turn.id = %begun.turn.turn_id, provider.first_token_ms = waited, "first token");

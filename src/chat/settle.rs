@@ -43,6 +43,7 @@ impl Chat {
     ) {
         let model = self.answering_model(begun, &transcript);
         let tokens = tokens::count_long(transcript.text()).await;
+        self.learn(&transcript, sent);
         let usage = transcript.usage().unwrap_or_else(|| estimate(sent, tokens));
         self.log(begun, &outcome, usage, &model);
 
@@ -77,6 +78,15 @@ impl Chat {
             Ok(None) if matches!(outcome, Outcome::Stopped) => live.publish(ending),
             Ok(None) => live.publish(failed(live.turn.clone(), ending.first, CLAIM_LOST)),
             Err(error) => live.publish(failed(live.turn.clone(), ending.first, &error.to_string())),
+        }
+    }
+
+    /// Learns how well the prompt was counted, if the model that was asked is the one that says so.
+    fn learn(&self, transcript: &Transcript, sent: &Sent) {
+        if let (Some(counted), Some(usage), None) =
+            (&sent.counted, transcript.usage(), transcript.model())
+        {
+            self.memory.learn(counted, usage);
         }
     }
 

@@ -61,6 +61,7 @@ impl Chat {
             temperature: None,
             top_p: None,
             max_output_tokens: Some(MAX_TOKENS),
+            cache_key: None,
         };
         Ok(Title::by_model(&written(&*self.provider, &prompt).await?))
     }

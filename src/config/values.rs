@@ -27,11 +27,6 @@ fn up_to(text: &str, days: u64) -> Result<Duration, String> {
     millis.map(Duration::from_millis).ok_or_else(|| format!("must be from 1ms to {days}d"))
 }
 
-pub(super) fn context_window(text: &str) -> Result<u32, String> {
-    let tokens = text.parse().ok().filter(|tokens| *tokens >= 256);
-    tokens.ok_or_else(|| "must be a whole number of tokens, at least 256".to_owned())
-}
-
 pub(super) fn size(text: &str) -> Result<usize, String> {
     let wants = || "must be a size such as 500KiB or 2MiB, from 1KiB to 1GiB".to_owned();
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());

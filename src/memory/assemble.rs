@@ -50,7 +50,7 @@ pub struct Piece {
     /// The stored messages it stands for.
     #[schema(value_type = Vec<String>)]
     pub message_ids: Vec<MessageId>,
-    /// Tokens of its text, by the model's vocabulary, and of its pictures.
+    /// Tokens of its text, by the model's vocabulary or else o200k_base, and of its pictures.
     pub tokens: u32,
     /// How well it answers the new message, if it was recalled for that.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -76,8 +76,16 @@ pub struct Assembled {
     pub context_window: u32,
     /// What is kept for the reply, in tokens.
     pub reply_reserve: u32,
-    /// Tokens of the whole prompt, the marks around its messages included.
+    /// Tokens of the whole prompt, the marks around its messages included: the sum of what is counted,
+    /// times `tokenCorrection`.
     pub prompt_tokens: u32,
+    /// The same as counted.
+    #[serde(skip)]
+    pub counted_tokens: u32,
+    /// How many of the model's own tokens stand for one of o200k_base, as learned from what its
+    /// provider reports; left out where it is 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_correction: Option<f64>,
     /// Tokens from the beginning of the prompt that the next turn's prompt will begin with, too.
     pub cacheable_prefix_tokens: u32,
     /// What of the session's project is in it; left out where there is none.
@@ -188,20 +196,23 @@ impl Memory {
             .chain(recalled)
             .chain(new)
             .collect();
+        let counted_tokens = PROMPT_OVERHEAD + framed_tokens(&pieces, |_| true);
+        let counted_prefix = framed_tokens(&pieces, |piece| match piece.kind {
+            PieceKind::System => true,
+            PieceKind::Project => is_whole_project,
+            PieceKind::Summary | PieceKind::Recent => goes_on && is_whole_project,
+            PieceKind::Recalled => false,
+            PieceKind::New => goes_on && is_whole_project && is_new_part_of_next,
+        });
         Ok(Assembled {
             strategy: plan.strategy,
             model: plan.model,
             context_window: plan.context_window,
             reply_reserve: plan.reply_reserve,
-            prompt_tokens: PROMPT_OVERHEAD + framed_tokens(&pieces, |_| true),
-            cacheable_prefix_tokens: framed_tokens(&pieces, |piece| match piece.kind {
-                PieceKind::System => true,
-                PieceKind::Project => is_whole_project,
-                PieceKind::Summary => goes_on && is_whole_project,
-                PieceKind::Recent => goes_on && is_whole_project,
-                PieceKind::Recalled => false,
-                PieceKind::New => goes_on && is_whole_project && is_new_part_of_next,
-            }),
+            prompt_tokens: plan.correction.own(counted_tokens),
+            counted_tokens,
+            token_correction: plan.correction.factor(),
+            cacheable_prefix_tokens: plan.correction.own(counted_prefix),
             project: shown,
             pieces,
         })
@@ -389,6 +400,7 @@ impl Assembled {
             temperature: settings.temperature,
             top_p: settings.top_p,
             max_output_tokens: settings.max_output_tokens,
+            cache_key: None,
         }
     }
 

@@ -171,6 +171,7 @@ impl Memory {
             top_p: None,
             // Models that think first need some.
             max_output_tokens: Some(most.saturating_mul(2) + 1000),
+            cache_key: None,
         };
         let written = written(provider, &prompt).await?;
         let written = written.trim();

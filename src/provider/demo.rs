@@ -112,6 +112,7 @@ mod tests {
             temperature: None,
             top_p: None,
             max_output_tokens: None,
+            cache_key: None,
         };
         let reply = answer(&prompt);
         assert!(

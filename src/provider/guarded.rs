@@ -226,6 +226,7 @@ mod tests {
             temperature: None,
             top_p: None,
             max_output_tokens: None,
+            cache_key: None,
         };
         let started = Instant::now();
         let told = match guarded.stream(&prompt).await {

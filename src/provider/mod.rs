@@ -33,6 +33,8 @@ pub struct Prompt {
     pub top_p: Option<f64>,
     /// Most tokens of the reply.
     pub max_output_tokens: Option<u32>,
+    /// What prompts have in common that begin the same way, at most 64 characters: a hint to caches.
+    pub cache_key: Option<String>,
 }
 
 /// One message of a prompt.

@@ -24,6 +24,7 @@ fn saying(text: &str) -> Prompt {
         temperature: None,
         top_p: None,
         max_output_tokens: None,
+        cache_key: None,
     }
 }
 
