@@ -21,6 +21,7 @@ mod events;
 mod export;
 mod export_memory;
 mod failpoints;
+mod fuzz;
 mod health;
 mod images;
 mod import;
