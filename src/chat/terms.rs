@@ -2,8 +2,9 @@
 //! user at a time in this process.
 
 use super::Chat;
+use crate::domain::principal::Access;
 use crate::domain::quota::{Payer, Price, Quota};
-use crate::domain::{Session, Timestamp, UserId};
+use crate::domain::{Principal, Session, Timestamp, UserId};
 use crate::error::{Error, Kind, Result};
 use crate::store::{counted, exceeded};
 use serde_json::json;
@@ -80,6 +81,13 @@ impl Chat {
         session: &Session,
         now: Timestamp,
     ) -> Result<()> {
+        if self.terms.quotas.is_empty() {
+            return Ok(());
+        }
+        // Whoever reads a session books what its last step left to book: the turn that this one
+        // waited for.
+        let server = Principal::server();
+        self.store.session(&server, &session.id, Access::Participate).await?;
         for quota in self.terms.quotas.iter() {
             let project = session.project_id.as_ref();
             let Some((purse, since)) = counted(quota, payer, &session.owner, project, now) else {

@@ -273,6 +273,7 @@ fn every_route_has_a_row() {
 }
 
 #[test]
+#[allow(clippy::print_stdout)] // For whoever wants to read the list.
 fn the_routes_that_need_no_credentials_are_these() {
     let public = public_routes();
     #[allow(clippy::print_stdout)]

@@ -22,6 +22,7 @@ mod events;
 mod export;
 mod export_memory;
 mod failpoints;
+mod fuzz;
 mod health;
 mod images;
 mod import;
