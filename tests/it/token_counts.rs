@@ -59,7 +59,8 @@ async fn what_a_provider_reports_corrects_the_counts_of_its_model_and_prompts_fi
     let own = (counted(&after) as f64 * TIMES).ceil() as u64;
     let all = own + after["replyReserve"].as_u64().unwrap();
     assert_eq!(after["promptTokens"], own);
-    assert!(all <= 3000 && all > 2900, "it fits by what it will really count: {all}");
+    // A window that is full gives up about half of what it shows.
+    assert!(all <= 3000 && all > 1500, "it fits by what it will really count: {all}");
     assert!(counted(&after) < counted(&before));
 
     // Reports like the others, and an odd one, leave the prompt's beginning where it is.
