@@ -128,6 +128,7 @@ fn chat(store: Arc<dyn Store>) -> Chat {
         memory: Arc::new(Memory::new(store.clone(), prompts.clone(), defaults).unwrap()),
         provider: Arc::new(Demo::default()),
         title_model: None,
+        summary_model: None,
         claimant: Claimant { instance: "bench".to_owned(), boot: "1".to_owned() },
         prompts,
         store,

@@ -1,15 +1,19 @@
 //! The composition root: the one place that names concrete stores and providers. The binary and
 //! the tests build the same application here.
 
-use crate::chat::{Chat, Parts};
-use crate::config::{Config, DatabaseUrl, ProviderChoice, SqliteSync, Titles};
+use crate::auth::{self, Auth};
+use crate::chat::{Chat, Parts, Terms};
+use crate::config::{
+    CacheKey, Config, DatabaseUrl, MemoryCommand, ProviderChoice, SqliteSync, Titles,
+};
 use crate::error::{Error, Kind, Result};
-use crate::http::{Api, Hosts, Limits, Patient, router};
-use crate::memory::{Defaults, Memory, tokens};
+use crate::http::{self, Api, Hosts, Limits, Patient, Rates, router, serve};
+use crate::memory::{Defaults, Memory, RECALL_PATIENCE, Windows, tokens};
 use crate::prompts::Prompts;
 use crate::provider::Provider;
 use crate::provider::anthropic::{self, Anthropic};
 use crate::provider::demo::{self, Demo};
+use crate::provider::embeddings::{Embedder, EmbeddingsEndpoint};
 use crate::provider::guarded::{Guarded, Patience};
 use crate::provider::openai::{Endpoint, OFFICIAL, OFFICIAL_MODEL};
 use crate::store::mongo::MongoStore;
@@ -44,6 +48,7 @@ pub struct App {
     tuning: Tuning,
     lease: Duration,
     grace: Duration,
+    retention: Option<Duration>,
     summary: String,
     notes: Vec<String>,
 }
@@ -57,6 +62,18 @@ pub struct Tuning {
     pub reader_patience: Duration,
     /// How long to wait before a provider is asked again.
     pub provider_pause: Duration,
+    /// How long a turn waits for what it recalls.
+    pub recall_patience: Duration,
+    /// How long a client may take to send a request's head.
+    pub head_patience: Duration,
+    /// How long a client may take to send the next piece of a request's body.
+    pub body_patience: Duration,
+    /// How often idle sessions are looked for.
+    pub sweep_pause: Duration,
+    /// How long a key is believed in after a look at the store.
+    pub key_life: Duration,
+    /// How long to wait before the keys that sign tokens are fetched again.
+    pub jwks_pause: Duration,
 }
 
 impl Default for Tuning {
@@ -65,6 +82,12 @@ impl Default for Tuning {
             heartbeat: Duration::from_secs(15),
             reader_patience: Duration::from_secs(60),
             provider_pause: Duration::from_millis(500),
+            recall_patience: RECALL_PATIENCE,
+            head_patience: Duration::from_secs(30),
+            body_patience: Duration::from_secs(30),
+            sweep_pause: Duration::from_secs(60 * 60),
+            key_life: Duration::from_secs(5),
+            jwks_pause: Duration::from_secs(10),
         }
     }
 }
@@ -78,21 +101,30 @@ impl App {
         let mut notes = Vec::new();
         let prompts = Arc::new(Prompts::load(config.prompts_dir.as_deref())?);
         let store = open_store(&config).await?;
+        let auth = Arc::new(Auth::new(access(&config, tuning), store.clone())?);
         let Found { provider, model } = find_provider(&config, &mut notes).await?;
         let name = provider.name();
         vocabulary.await.map_err(Error::internal)?;
-        let memory =
-            Arc::new(Memory::new(store.clone(), prompts.clone(), defaults(&config, &model))?);
+        let windows = Windows::new(config.context_windows.iter().cloned());
+        let memory = Memory::new(store.clone(), prompts.clone(), defaults(&config, &model))?;
+        let memory = match embedder(&config)? {
+            Some(embedder) => memory.with_embedder(embedder),
+            None => memory,
+        };
+        let memory = memory.with_windows(windows).waiting(tuning.recall_patience);
+        let memory = Arc::new(memory);
         let listener = listen(config.address()).await?;
         let address = listener.local_addr().map_err(Error::internal)?;
-        let chat = Arc::new(Chat::new(Parts {
+        let chat = Chat::new(Parts {
             store: store.clone(),
             provider: Arc::new(Guarded::new(provider, patience(&config, tuning))),
             memory: memory.clone(),
             prompts,
             title_model: title_model(&config, &model),
+            summary_model: summary_model(&config, name, &model),
             claimant: claimant(address),
-        }));
+        });
+        let chat = Arc::new(chat.on(terms(&config)));
         let cut_off = chat.recover().await?;
         if cut_off > 0 {
             notes.push(format!("the last run ended in the middle of {cut_off} replies; they are kept as interrupted"));
@@ -106,14 +138,16 @@ impl App {
             chat,
             store,
             memory,
-            auth: config.auth,
+            auth,
+            rates: Arc::new(Rates::of(config.access.rate())),
             limits: Limits { body: config.max_body, message: config.max_message },
-            hosts: Arc::new(Hosts::new(config.allowed_hosts)),
-            cors_origins: config.cors_origins.into(),
+            hosts: Arc::new(Hosts::new(config.access.allowed_hosts)),
+            cors_origins: config.access.cors_origins.into(),
             heartbeat: tuning.heartbeat,
         };
         let (lease, grace) = (config.turn_lease, config.shutdown_grace);
-        Ok(Self { listener, address, api, tuning, lease, grace, summary, notes })
+        let retention = config.retention;
+        Ok(Self { listener, address, api, tuning, lease, grace, retention, summary, notes })
     }
 
     /// Where it listens.
@@ -143,20 +177,40 @@ impl App {
         let words = tokio::spawn(chat.clone().keep_words(drained.clone()));
         let watch = tokio::spawn(chat.clone().keep_watch(self.lease, drained.clone()));
         let listener = Patient::new(self.listener, self.tuning.reader_patience);
-        let server = axum::serve(listener, router(self.api.clone()))
-            .with_graceful_shutdown(drained.clone().cancelled_owned());
-        let server = tokio::spawn(server.into_future());
+        let uses = tokio::spawn(self.api.auth.clone().keep_uses(drained.clone()));
+        let (age, pause) = (self.retention, self.tuning.sweep_pause);
+        let sweep = tokio::spawn(chat.clone().keep_sweeping(age, pause, drained.clone()));
+        let router = router(self.api.clone());
+        let (head, body) = (self.tuning.head_patience, self.tuning.body_patience);
+        let server = serve(listener, router, http::Patience { head, body }, drained.clone());
+        let server = tokio::spawn(server);
         shutdown.cancelled().await;
         tracing::info!(grace = ?self.grace, "going down: no new turns");
         chat.drain(self.grace).await;
         drained.cancel();
-        let ended = timeout(LINGER, server).await;
-        let _ = futures::future::join_all([journal, relay, events, words, alive, watch]).await;
+        let _ = timeout(LINGER, server).await;
+        let beside = [journal, relay, events, words, alive, watch, uses, sweep];
+        let _ = futures::future::join_all(beside).await;
         self.api.store.close().await;
-        match ended {
-            Ok(Ok(Err(error))) => Err(Error::internal(error)),
-            _ => Ok(()),
-        }
+        Ok(())
+    }
+}
+
+fn terms(config: &Config) -> Terms {
+    Terms {
+        prices: config.access.prices.clone(),
+        quotas: config.access.quotas().into(),
+        turns_at_once: config.access.turns_at_once(),
+    }
+}
+
+fn access(config: &Config, tuning: Tuning) -> auth::Settings {
+    auth::Settings {
+        mode: config.access.auth,
+        trusted_proxies: config.access.trusted_proxies.clone(),
+        jwt: config.access.jwt(),
+        key_life: tuning.key_life,
+        jwks_pause: tuning.jwks_pause,
     }
 }
 
@@ -177,6 +231,32 @@ pub async fn open_to_look(url: &DatabaseUrl) -> Result<Arc<dyn Store>> {
         DatabaseUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open_to_look(path)?)),
         DatabaseUrl::Mongodb(url) => Ok(Arc::new(MongoStore::open_to_look(url).await?)),
     }
+}
+
+/// The store to make and revoke keys in, beside a server that uses it or before there is one.
+pub async fn open_beside(url: &DatabaseUrl) -> Result<Arc<dyn Store>> {
+    match url {
+        DatabaseUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open_beside(path)?)),
+        DatabaseUrl::Mongodb(url) => Ok(Arc::new(MongoStore::open(url, Duration::ZERO).await?)),
+    }
+}
+
+/// What would build the prompts of a server with these settings over this store, for looking. Recall
+/// goes by words alone: no endpoint is asked.
+pub(crate) fn memory_to_look(
+    store: Arc<dyn Store>,
+    command: &MemoryCommand,
+    model: String,
+) -> Result<Arc<Memory>> {
+    let prompts = Arc::new(Prompts::load(command.prompts_dir.as_deref())?);
+    let defaults = Defaults {
+        strategy: command.memory,
+        tokens: command.memory_tokens,
+        context_window: command.context_window,
+        model,
+    };
+    let windows = Windows::new(command.context_windows.iter().cloned());
+    Ok(Arc::new(Memory::new(store, prompts, defaults)?.with_windows(windows)))
 }
 
 /// The store to import into: a file that no server has, or a database. What is imported is on disk
@@ -228,6 +308,26 @@ fn patience(config: &Config, tuning: Tuning) -> Patience {
     }
 }
 
+/// Who makes vectors of messages, if the operator names somebody.
+fn embedder(config: &Config) -> Result<Option<Arc<dyn Embedder>>> {
+    let refused = |sentence: String| Error::new(Kind::Internal, sentence);
+    let Some(url) = config.embeddings.url.as_deref() else { return Ok(None) };
+    let Some(model) = config.embeddings.model.as_deref() else {
+        return Err(refused(
+            "ECHOIC_EMBEDDINGS_MODEL must be set with ECHOIC_EMBEDDINGS_URL".to_owned(),
+        ));
+    };
+    let key = config.embeddings.key.as_deref();
+    let endpoint = EmbeddingsEndpoint::new(url, model, key).map_err(refused)?;
+    Ok(Some(Arc::new(endpoint)))
+}
+
+/// The demo is no model that could sum anything up.
+fn summary_model(config: &Config, provider: &str, model: &str) -> Option<String> {
+    let small = config.small_model.clone().unwrap_or_else(|| model.to_owned());
+    (provider != demo::NAME).then_some(small)
+}
+
 fn title_model(config: &Config, model: &str) -> Option<String> {
     let small = || config.small_model.clone().unwrap_or_else(|| model.to_owned());
     (config.titles == Titles::Model).then(small)
@@ -276,6 +376,11 @@ async fn openai_provider(config: &Config, notes: &mut Vec<String>) -> Result<Fou
     let base_url = config.openai_base_url.as_deref().unwrap_or(OFFICIAL);
     let endpoint = Endpoint::new(base_url, config.openai_api_key.as_deref())
         .map_err(|refusal| Error::new(Kind::Internal, refusal))?;
+    let endpoint = match config.prompt_cache_key {
+        CacheKey::Auto => endpoint,
+        CacheKey::Always => endpoint.sending_cache_key(true),
+        CacheKey::Never => endpoint.sending_cache_key(false),
+    };
     let is_official = base_url.trim_end_matches('/') == OFFICIAL;
     if is_official && config.openai_api_key.is_none() {
         notes.push("OPENAI_API_KEY is not set: OpenAI will refuse to answer".to_owned());

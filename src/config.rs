@@ -4,14 +4,21 @@
 //! environment over `.env`, and an empty variable counts as unset. The table in README.md and
 //! `.env.example` are compared with [`variables`] by a test.
 
+mod access;
 mod commands;
+mod embeddings;
+mod memory;
+mod models;
 mod transfer;
+mod values;
 
-pub use commands::SessionsCommand;
+pub use access::Access;
+pub use commands::{KeysCommand, KeysTask, NewKeyArgs, SessionsCommand};
+pub use memory::MemoryCommand;
+pub use models::CacheKey;
 pub use transfer::{ExportArgs, ExportFormat, ImportArgs, MigrateArgs};
 
-use crate::auth::Auth;
-use crate::domain::memory::Strategy;
+use crate::domain::memory::{STRATEGIES, Strategy};
 use clap::builder::TypedValueParser;
 use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, ValueEnum};
 use std::collections::BTreeMap;
@@ -20,6 +27,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
+use values::{duration, lifetime, size};
+
+pub use embeddings::Embeddings;
 
 /// The variables and the flags of `echoic serve` that they set.
 const VARIABLES: &[(&str, &str)] = &[
@@ -32,14 +42,19 @@ const VARIABLES: &[(&str, &str)] = &[
     ("OPENAI_BASE_URL", "openai-base-url"),
     ("ANTHROPIC_API_KEY", "anthropic-api-key"),
     ("ANTHROPIC_BASE_URL", "anthropic-base-url"),
+    ("ECHOIC_PROMPT_CACHE_KEY", "prompt-cache-key"),
     ("ECHOIC_MODEL", "model"),
     ("ECHOIC_FALLBACK_MODELS", "fallback-models"),
     ("ECHOIC_FIRST_TOKEN_TIMEOUT", "first-token-timeout"),
     ("ECHOIC_IDLE_TIMEOUT", "idle-timeout"),
     ("ECHOIC_TURN_TIMEOUT", "turn-timeout"),
     ("ECHOIC_CONTEXT_WINDOW", "context-window"),
+    ("ECHOIC_CONTEXT_WINDOWS", "context-windows"),
     ("ECHOIC_MEMORY", "memory"),
     ("ECHOIC_MEMORY_TOKENS", "memory-tokens"),
+    ("ECHOIC_EMBEDDINGS_URL", "embeddings-url"),
+    ("ECHOIC_EMBEDDINGS_MODEL", "embeddings-model"),
+    ("ECHOIC_EMBEDDINGS_KEY", "embeddings-key"),
     ("ECHOIC_TITLES", "titles"),
     ("ECHOIC_SMALL_MODEL", "small-model"),
     ("ECHOIC_PROMPTS_DIR", "prompts-dir"),
@@ -48,6 +63,17 @@ const VARIABLES: &[(&str, &str)] = &[
     ("ECHOIC_AUTH", "auth"),
     ("ECHOIC_ALLOW_OPEN", "allow-open"),
     ("ECHOIC_ALLOWED_HOSTS", "allowed-hosts"),
+    ("ECHOIC_TRUSTED_PROXIES", "trusted-proxies"),
+    ("JWT_SECRET", "jwt-secret"),
+    ("JWT_JWKS_URL", "jwt-jwks-url"),
+    ("JWT_ISSUER", "jwt-issuer"),
+    ("JWT_AUDIENCE", "jwt-audience"),
+    ("ECHOIC_RATE_LIMIT", "rate-limit"),
+    ("ECHOIC_MAX_CONCURRENT_TURNS", "max-concurrent-turns"),
+    ("ECHOIC_PRICES", "prices"),
+    ("ECHOIC_QUOTA_TOKENS", "quota-tokens"),
+    ("ECHOIC_QUOTA_COST", "quota-cost"),
+    ("ECHOIC_RETENTION", "retention"),
     ("ECHOIC_CORS_ORIGINS", "cors-origins"),
     ("ECHOIC_TURN_LEASE", "turn-lease"),
     ("ECHOIC_SHUTDOWN_GRACE", "shutdown-grace"),
@@ -57,7 +83,7 @@ const VARIABLES: &[(&str, &str)] = &[
 
 /// Variables of other programs that a later version will know. They are named at start, so that
 /// nobody believes them in force.
-const NOT_YET: &[&str] = &["JWT_SECRET", "JWT_JWKS_URL", "JWT_ISSUER", "JWT_AUDIENCE"];
+const NOT_YET: &[&str] = &[];
 
 /// A self-hosted backend for LLM chat with conversation memory.
 ///
@@ -79,6 +105,10 @@ pub enum CliCommand {
     Serve(Box<Config>),
     /// List everybody's sessions, also beside a running server
     Sessions(Box<SessionsCommand>),
+    /// Make, list and revoke the keys of the API, also beside a running server
+    Keys(Box<KeysCommand>),
+    /// Show what the model would be told next in a session, also beside a running server
+    Memory(Box<MemoryCommand>),
     /// Write sessions to a file; a running server is not disturbed
     Export(ExportArgs),
     /// Read sessions from a file; while a server runs, send it the file: POST /api/import
@@ -117,6 +147,9 @@ pub struct Config {
     /// Base URL of Anthropic's API, without /v1
     #[arg(long, value_name = "URL")]
     pub anthropic_base_url: Option<String>,
+    /// Name each session to the provider's prompt cache, as a hash; auto: only at OpenAI, others may refuse it
+    #[arg(long, value_name = "WHEN", default_value = "auto", value_parser = words(models::CACHE_KEY))]
+    pub prompt_cache_key: CacheKey,
     /// Model that answers unless a request or session asks for another [default: the provider's usual one]
     #[arg(long)]
     pub model: Option<String>,
@@ -133,18 +166,24 @@ pub struct Config {
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration)]
     pub turn_timeout: Duration,
     /// Context window in tokens [default: by model, else 128000]
-    #[arg(long, value_name = "TOKENS", value_parser = context_window)]
+    #[arg(long, value_name = "TOKENS", value_parser = models::context_window)]
     pub context_window: Option<u32>,
+    /// Context windows of single models, which win over that of all: MODEL=TOKENS,…; 32k is 32000
+    #[arg(long, value_name = "WINDOWS", value_delimiter = ',', value_parser = models::model_window)]
+    pub context_windows: Vec<(String, u32)>,
     /// Memory strategy unless a request or session asks for another
-    #[arg(long, value_name = "STRATEGY", default_value = "auto", value_parser = words(STRATEGIES))]
+    #[arg(long, value_name = "STRATEGY", default_value = "auto", value_parser = words(&STRATEGIES))]
     pub memory: Strategy,
     /// Memory budget in tokens [default: the smaller of a quarter of the window and 16000]
     #[arg(long, value_name = "TOKENS")]
     pub memory_tokens: Option<u32>,
+    /// Who makes vectors of messages
+    #[command(flatten)]
+    pub embeddings: Embeddings,
     /// Who names sessions: first-message (its first line), or model
     #[arg(long, value_name = "WAY", default_value = "first-message", value_parser = words(TITLES))]
     pub titles: Titles,
-    /// Model that writes titles [default: the default model]
+    /// Model that writes titles and summaries [default: the default model]
     #[arg(long, value_name = "MODEL")]
     pub small_model: Option<String>,
     /// Folder whose prompt templates override the built-in ones
@@ -156,18 +195,12 @@ pub struct Config {
     /// Largest text of a message
     #[arg(long, value_name = "SIZE", default_value = "256KiB", value_parser = size)]
     pub max_message: usize,
-    /// Who is asking: none (everyone is the user "local")
-    #[arg(long, value_name = "MODE", default_value = "none", value_parser = words(AUTH))]
-    pub auth: Auth,
-    /// Listen beyond loopback although nobody is asked who they are
-    #[arg(long, value_name = "BOOL", default_value = "false", num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
-    pub allow_open: bool,
-    /// Host names to answer to beside those of loopback, comma-separated
-    #[arg(long, value_name = "HOSTS", value_delimiter = ',', value_parser = clap::builder::NonEmptyStringValueParser::new())]
-    pub allowed_hosts: Vec<String>,
-    /// Origins whose pages may use the API, comma-separated
-    #[arg(long, value_name = "ORIGINS", value_delimiter = ',', value_parser = origin)]
-    pub cors_origins: Vec<String>,
+    /// Who may use the server
+    #[command(flatten)]
+    pub access: Access,
+    /// Delete sessions that have been idle for longer, such as 90d [default: keep them]
+    #[arg(long, value_name = "DURATION", value_parser = lifetime)]
+    pub retention: Option<Duration>,
     /// Silence after which an instance counts as gone
     #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = duration)]
     pub turn_lease: Duration,
@@ -185,14 +218,7 @@ pub struct Config {
 const SYNC: &[(&str, SqliteSync)] = &[("full", SqliteSync::Full), ("normal", SqliteSync::Normal)];
 const TITLES: &[(&str, Titles)] =
     &[("first-message", Titles::FirstMessage), ("model", Titles::Model)];
-const AUTH: &[(&str, Auth)] = &[("none", Auth::None)];
 const LOG_FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
-const STRATEGIES: &[(&str, Strategy)] = &[
-    ("auto", Strategy::Auto),
-    ("buffer", Strategy::Buffer),
-    ("window", Strategy::Window),
-    ("token", Strategy::Token),
-];
 
 /// Who answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -425,14 +451,7 @@ impl Config {
 
     /// What only shows when settings are seen together.
     fn check(&self) -> Result<(), Refusal> {
-        if self.auth == Auth::None && !self.host.is_loopback() && !self.allow_open {
-            return Err(Refusal::Setting(format!(
-                "HOST={}: without authentication the server listens on loopback only; set ECHOIC_ALLOW_OPEN=true \
-                 if everyone who can reach it may read and write every conversation",
-                self.host
-            )));
-        }
-        Ok(())
+        self.access.check(self.host).map_err(Refusal::Setting)
     }
 }
 
@@ -445,50 +464,4 @@ fn words<T: Clone + Send + std::marker::Sync + 'static>(
         let found = known.iter().find(|(word, _)| *word == text).map(|(_, value)| value.clone());
         found.ok_or("is none of the known words")
     })
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    let wants = || "must be a duration such as 250ms, 30s or 10m".to_owned();
-    let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wants)?;
-    let number: u64 = text[..digits].parse().map_err(|_| wants())?;
-    let unit = match &text[digits..] {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        _ => return Err(wants()),
-    };
-    let millis = number.checked_mul(unit).filter(|millis| (1..=365 * 86_400_000).contains(millis));
-    millis.map(Duration::from_millis).ok_or_else(|| "must be from 1ms to 365d".to_owned())
-}
-
-fn context_window(text: &str) -> Result<u32, String> {
-    let tokens = text.parse().ok().filter(|tokens| *tokens >= 256);
-    tokens.ok_or_else(|| "must be a whole number of tokens, at least 256".to_owned())
-}
-
-fn size(text: &str) -> Result<usize, String> {
-    let wants = || "must be a size such as 500KiB or 2MiB, from 1KiB to 1GiB".to_owned();
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let number: usize = text[..digits].parse().map_err(|_| wants())?;
-    let unit = match &text[digits..] {
-        "" | "B" => 1,
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
-        _ => return Err(wants()),
-    };
-    number.checked_mul(unit).filter(|bytes| (1 << 10..=1 << 30).contains(bytes)).ok_or_else(wants)
-}
-
-fn origin(text: &str) -> Result<String, String> {
-    let origin = text.trim().trim_end_matches('/');
-    let authority = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
-    let is_bare =
-        |authority: &str| !authority.is_empty() && !authority.contains(['/', '?', '#', '*', ' ']);
-    match authority {
-        Some(authority) if is_bare(authority) => Ok(origin.to_ascii_lowercase()),
-        _ => Err("must be origins such as https://chat.example.com, comma-separated".to_owned()),
-    }
 }

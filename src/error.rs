@@ -32,6 +32,8 @@ macro_rules! kinds {
 kinds! {
     /// A request that does not hold what it must.
     InvalidRequest = "invalid_request",
+    /// No credentials, or bad ones.
+    Unauthenticated = "unauthenticated",
     /// A known user who may not do this to a thing they may see; a foreign `Origin`.
     Forbidden = "forbidden",
     /// A `Host` that this server does not answer to.
@@ -52,6 +54,8 @@ kinds! {
     ModelNotFound = "model_not_found",
     /// The route exists, with other methods.
     MethodNotAllowed = "method_not_allowed",
+    /// The body did not arrive in time.
+    RequestTimeout = "request_timeout",
     /// The body is not `application/json`.
     UnsupportedMediaType = "unsupported_media_type",
     /// A reply is running.
@@ -70,12 +74,18 @@ kinds! {
     IdempotencyKeyReused = "idempotency_key_reused",
     /// As many messages wait for this session's reply as may.
     QueueFull = "queue_full",
+    /// Too many requests in a short time, or too many replies at once.
+    RateLimited = "rate_limited",
+    /// The tokens or the money of a day or a month are spent.
+    QuotaExceeded = "quota_exceeded",
     /// The provider refused, failed or broke off.
     ProviderError = "provider_error",
     /// The provider took longer than its deadline.
     ProviderTimeout = "provider_timeout",
     /// The store cannot be read or written; nothing was half-done.
     StoreUnavailable = "store_unavailable",
+    /// Who is asking cannot be checked: the keys of the issuer of tokens cannot be fetched.
+    AuthUnavailable = "auth_unavailable",
     /// The server is going down; nothing was half-done.
     ShuttingDown = "shutting_down",
     /// A mistake of ours.

@@ -13,6 +13,7 @@ use std::path::Path;
 const BUILT_IN: &[(&str, &str)] = &[
     ("assistant.md.j2", include_str!("../prompts/assistant.md.j2")),
     ("project.md.j2", include_str!("../prompts/project.md.j2")),
+    ("summarize.md.j2", include_str!("../prompts/summarize.md.j2")),
     ("title.md.j2", include_str!("../prompts/title.md.j2")),
 ];
 
@@ -44,6 +45,30 @@ pub struct ProjectFile<'a> {
     pub content: String,
     /// What stands before and behind the text, and nowhere in it.
     pub fence: String,
+}
+
+/// What the template of a summary is filled in with.
+#[derive(Debug, Default, Serialize)]
+pub struct SummaryText<'a> {
+    /// What stands for everything before the messages; may be empty.
+    pub summary: &'a str,
+    /// What is to be added, oldest first.
+    pub messages: Vec<SaidText<'a>>,
+    /// The most words of the answer.
+    pub words: u32,
+    /// Whether the answer takes the summary's place.
+    pub anew: bool,
+}
+
+/// A message as the template of a summary shows it.
+#[derive(Debug, Default, Serialize)]
+pub struct SaidText<'a> {
+    /// The day on which it was said, in words.
+    pub day: String,
+    /// Who said it.
+    pub speaker: &'a str,
+    /// What.
+    pub text: &'a str,
 }
 
 /// The templates, ready to be filled in.
@@ -80,6 +105,10 @@ impl Prompts {
         prompts.project(&ProjectText::default())?;
         prompts
             .project(&ProjectText { files: vec![ProjectFile::default()], ..Default::default() })?;
+        for anew in [false, true] {
+            let messages = vec![SaidText::default()];
+            prompts.summary(&SummaryText { anew, messages, summary: "x", words: 1 })?;
+        }
         Ok(prompts)
     }
 
@@ -96,6 +125,11 @@ impl Prompts {
     /// What a session's project says.
     pub fn project(&self, project: &ProjectText<'_>) -> Result<String> {
         self.render("project.md.j2", Value::from(Serde(project)))
+    }
+
+    /// What asks a model to go on with the summary of a conversation.
+    pub fn summary(&self, summary: &SummaryText<'_>) -> Result<String> {
+        self.render("summarize.md.j2", Value::from(Serde(summary)))
     }
 
     fn render(&self, name: &str, values: Value) -> Result<String> {

@@ -2,6 +2,7 @@
 //! as one kind of thing. Called by `http::v1`.
 
 use super::frames;
+use super::terms::Slot;
 use super::{Chat, NewTurn, Reader};
 use crate::domain::message::FinishReason;
 use crate::domain::{MessageId, Principal, SessionId, Usage};
@@ -41,6 +42,14 @@ pub struct Hearing {
     pub session: Option<SessionId>,
     /// What is heard.
     pub heard: BoxStream<'static, Heard>,
+}
+
+/// What became of a request that was to be handed on.
+pub enum Passed {
+    /// The provider's answer to it.
+    Answer(OwnAnswer),
+    /// The provider speaks otherwise, and was not asked.
+    Untold(Slot),
 }
 
 impl Chat {
@@ -84,20 +93,28 @@ impl Chat {
         Ok(Hearing { id, session: Some(session), heard })
     }
 
-    /// Asks the provider, and stores nothing.
-    pub async fn hear(&self, prompt: &Prompt) -> Result<Hearing> {
+    /// Asks the provider, and stores nothing. The place is kept until the reply was heard.
+    pub async fn hear(&self, prompt: &Prompt, place: Slot) -> Result<Hearing> {
         self.ensure_not_draining()?;
         let events = self.provider.stream(prompt).await?;
-        let asked = Asked { events, waiting: VecDeque::new(), ended: Ended::default() };
+        let (waiting, ended) = (VecDeque::new(), Ended::default());
+        let asked = Asked { events, waiting, ended, _place: place };
         let heard = stream::unfold(asked, Asked::next).boxed();
         Ok(Hearing { id: MessageId::generate(), session: None, heard })
     }
 
-    /// Hands a request in the words of Chat Completions on to the provider, as it is. `None` if the
-    /// provider speaks otherwise.
-    pub async fn pass(&self, body: Bytes, is_stream: bool) -> Result<Option<OwnAnswer>> {
+    /// Hands a request in the words of Chat Completions on to the provider, as it is. The place is
+    /// kept until the answer was read.
+    pub async fn pass(&self, body: Bytes, is_stream: bool, place: Slot) -> Result<Passed> {
         self.ensure_not_draining()?;
-        Ok(self.provider.pass(body, is_stream).await?)
+        let Some(answer) = self.provider.pass(body, is_stream).await? else {
+            return Ok(Passed::Untold(place));
+        };
+        let body = answer.body.map(move |piece| {
+            let _until_the_end = &place;
+            piece
+        });
+        Ok(Passed::Answer(OwnAnswer { body: body.boxed(), ..answer }))
     }
 
     /// Why a reply failed: its frames hold the sentence, the stored message the code as well.
@@ -219,6 +236,7 @@ struct Asked {
     events: Events,
     waiting: VecDeque<Heard>,
     ended: Ended,
+    _place: Slot,
 }
 
 /// What is known of a reply's end.

@@ -4,6 +4,7 @@
 //! until its reply is stored; whoever asked gets a [`Reader`]. A reader that leaves changes
 //! nothing. Called by `http`; knows no route and no database.
 
+mod cache_key;
 mod changes;
 mod events;
 mod feed;
@@ -20,19 +21,23 @@ mod search;
 mod settle;
 mod start_turn;
 mod stop;
+mod summaries;
+mod sweep;
+mod terms;
 mod titles;
 mod transcript;
 
 pub use crate::provider::{Model, OwnAnswer, Prompt, PromptMessage};
 pub use events::EventReader;
 pub use frames::Cursor;
-pub use heard::{Heard, Hearing};
+pub use heard::{Heard, Hearing, Passed};
 pub use hub::Reader;
 pub use search::Finding;
-pub use start_turn::{NewTurn, Wish};
+pub use start_turn::{NewTurn, Standing, Wish};
+pub use terms::{Slot, Terms};
 
 use crate::error::{Error, Kind, Result};
-use crate::memory::{Memory, tokens};
+use crate::memory::Memory;
 use crate::prompts::Prompts;
 use crate::provider::Provider;
 use crate::store::{Claimant, Store};
@@ -41,6 +46,8 @@ use hub::Hub;
 use journal::Journal;
 use std::sync::Arc;
 use std::time::Duration;
+use summaries::Summaries;
+use terms::Slots;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
@@ -55,12 +62,17 @@ pub struct Chat {
     prompts: Arc<Prompts>,
     /// The model that writes titles, if one does.
     title_model: Option<String>,
+    /// The model that writes summaries, if one does.
+    summary_model: Option<String>,
+    summaries: Summaries,
     claimant: Claimant,
     hub: Hub,
     journal: Journal,
     events: Events,
     /// Every running turn is a task of this tracker.
     turns: TaskTracker,
+    terms: Terms,
+    slots: Slots,
 }
 
 /// What [`Chat`] is made of.
@@ -75,6 +87,8 @@ pub struct Parts {
     pub prompts: Arc<Prompts>,
     /// The model that writes titles, if one does.
     pub title_model: Option<String>,
+    /// The model that writes summaries, if one does.
+    pub summary_model: Option<String>,
     /// Who this instance is.
     pub claimant: Claimant,
 }
@@ -82,7 +96,8 @@ pub struct Parts {
 impl Chat {
     /// Puts the parts together.
     pub fn new(parts: Parts) -> Self {
-        let Parts { store, provider, memory, prompts, title_model, claimant } = parts;
+        let Parts { store, provider, memory, prompts, title_model, summary_model, claimant } =
+            parts;
         let (hub, journal, turns) = (Hub::default(), Journal::default(), TaskTracker::new());
         let events = Events::new(store.is_shared());
         Self {
@@ -91,11 +106,15 @@ impl Chat {
             memory,
             prompts,
             title_model,
+            summary_model,
+            summaries: Summaries::default(),
             claimant,
             hub,
             journal,
             events,
             turns,
+            terms: Terms::default(),
+            slots: Slots::default(),
         }
     }
 
@@ -104,7 +123,7 @@ impl Chat {
         let mut models = self.provider.models().await?;
         for model in &mut models {
             model.context_window =
-                model.context_window.or_else(|| tokens::known_context_window(&model.id));
+                self.memory.known_context_window(&model.id).or(model.context_window);
         }
         Ok(models)
     }

@@ -56,7 +56,8 @@ impl Chat {
         {
             self.abort_waiting(&passed_over);
             let Some(begun) = next else { break };
-            self.run(begun);
+            let slot = self.slots.take(&begun.payer.user);
+            self.run(begun, slot);
         }
         Ok(())
     }
@@ -135,6 +136,8 @@ impl Chat {
             turn_id: turn.turn_id.clone(),
             claimant,
             reply,
+            // Nobody knows which model it was.
+            cost: None,
             last_batch: (next_batch > 0).then_some(last_batch),
             take_next: None,
         };

@@ -2,15 +2,18 @@
 //! but the turn's own end, a stop or the server's end can end. `settle` does the rest.
 
 use super::Chat;
+use super::cache_key::cache_key;
 use super::frames::MemorySummary;
 use super::gather::{Arrived, Batch, gather};
 use super::hub::LiveTurn;
+use super::terms::Slot;
 use super::transcript::{Opening, Transcript};
+use crate::clock;
 use crate::domain::image::images;
 use crate::domain::message::FinishReason;
 use crate::error::{Error, Kind, Result};
-use crate::memory::{Assembled, Incoming, NewMessage};
-use crate::provider::Events;
+use crate::memory::{Assembled, Counted, Incoming, NewMessage};
+use crate::provider::{Events, Prompt};
 use crate::store::{Begun, Question};
 use futures::{FutureExt, StreamExt};
 use std::panic::AssertUnwindSafe;
@@ -38,6 +41,8 @@ pub(super) enum Outcome {
 #[derive(Default)]
 pub(super) struct Sent {
     pub(super) memory: Option<MemorySummary>,
+    /// How the prompt was counted, if its size as the provider reports it can be compared with that.
+    pub(super) counted: Option<Counted>,
 }
 
 /// A title that may still be written while the reply is.
@@ -50,6 +55,7 @@ impl Chat {
         begun: Begun,
         live: Arc<LiveTurn>,
         title: TitleToCome,
+        slot: Slot,
     ) {
         let mut transcript = Transcript::begin(
             begun.turn.turn_id.clone(),
@@ -67,7 +73,7 @@ impl Chat {
         let outcome = AssertUnwindSafe(produced).catch_unwind().await;
         let outcome =
             outcome.unwrap_or_else(|_| Outcome::Failed(Error::internal("a turn panicked")));
-        self.settle(&begun, &live, transcript, &sent, outcome).await;
+        self.settle(&begun, &live, transcript, &sent, outcome, slot).await;
         self.hub.close(&live);
     }
 
@@ -127,6 +133,9 @@ impl Chat {
 
     /// Builds the prompt and sends it. A provider that finds it too long gets a shorter one, once.
     async fn ask(&self, begun: &Begun, sent: &mut Sent) -> Result<Events> {
+        if begun.has_waited {
+            self.ensure_left(&begun.payer, &begun.session, clock::now()).await?;
+        }
         let settings = begun.options.clone().over(begun.session.settings.clone());
         let Question { id, parent_id, role, content, parts, tokens } = &begun.question;
         let images = images(parts);
@@ -140,13 +149,17 @@ impl Chat {
                 role: *role,
                 text: content.as_str().into(),
                 images: images.clone(),
+                at: clock::now(),
             };
             let session = &begun.session;
             let assembled =
                 self.memory.assemble(session, plan.clone(), parent_id.as_ref(), Some(new)).await?;
             sent.memory = Some(summary(&assembled));
+            sent.counted = assembled.counted();
+            let cache_key = Some(cache_key(&session.id));
+            let prompt = Prompt { cache_key, ..assembled.prompt(&settings) };
             let started = Instant::now();
-            match self.provider.stream(&assembled.prompt(&settings)).await {
+            match self.provider.stream(&prompt).await {
                 Ok(events) => {
                     let waited = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
                     tracing::debug!(turn.id = %begun.turn.turn_id, provider.first_token_ms = waited, "first token");
@@ -155,8 +168,7 @@ impl Chat {
                 Err(error) if error.kind() == Kind::ContextTooLong && !is_shortened => {
                     tracing::warn!(turn.id = %begun.turn.turn_id, %error, "halving the memory");
                     is_shortened = true;
-                    plan.bounds.tokens = assembled.memory_tokens() / 2;
-                    plan.project_tokens = plan.project_tokens.min(plan.bounds.tokens / 2);
+                    plan.halve(assembled.memory_tokens());
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -168,7 +180,7 @@ fn summary(assembled: &Assembled) -> MemorySummary {
     MemorySummary {
         strategy: assembled.strategy,
         prompt_tokens: assembled.prompt_tokens,
-        messages: assembled.recent_messages(),
+        messages: assembled.earlier_messages(),
     }
 }
 

@@ -5,14 +5,16 @@ use super::events::What;
 use super::frames::Frames;
 use super::hub::LiveTurn;
 use super::run_turn::{Outcome, Sent};
+use super::terms::Slot;
 use super::transcript::{Ending, Transcript, failed};
 use crate::clock;
 use crate::domain::message::{Body, FinishReason, MessageError};
+use crate::domain::quota::cost;
 use crate::domain::turn::ActiveTurn;
 use crate::domain::{MessageType, Role, SessionId, Status, Usage, UserId};
 use crate::error::{Error, Kind, Result};
 use crate::memory::tokens;
-use crate::store::{Begun, FinishTurn, Finished, NewMessage, ReplyFields};
+use crate::store::{Begun, FinishTurn, Finished, LedgerEntry, NewMessage, ReplyFields};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::sleep;
@@ -37,9 +39,11 @@ impl Chat {
         mut transcript: Transcript,
         sent: &Sent,
         outcome: Outcome,
+        slot: Slot,
     ) {
         let model = self.answering_model(begun, &transcript);
         let tokens = tokens::count_long(transcript.text()).await;
+        self.learn(&transcript, sent);
         let usage = transcript.usage().unwrap_or_else(|| estimate(sent, tokens));
         self.log(begun, &outcome, usage, &model);
 
@@ -60,15 +64,29 @@ impl Chat {
             Outcome::Failed(_) => Ending::Error(&failure),
         });
         let ending = transcript.take_frames();
-        match self.store_reply(begun, live, reply, &ending).await {
+        let cost = cost(&self.terms.prices, &model, &usage);
+        let stored = self.store_reply(begun, live, reply, cost, &ending).await;
+        // Whoever reads the end may begin another turn at once.
+        drop(slot);
+        match stored {
             Ok(Some(finished)) => {
                 self.publish_reply(&begun.session.id, &begun.turn);
                 live.publish(ending);
+                self.sum_up(begun);
                 self.go_on(finished);
             }
             Ok(None) if matches!(outcome, Outcome::Stopped) => live.publish(ending),
             Ok(None) => live.publish(failed(live.turn.clone(), ending.first, CLAIM_LOST)),
             Err(error) => live.publish(failed(live.turn.clone(), ending.first, &error.to_string())),
+        }
+    }
+
+    /// Learns how well the prompt was counted, if the model that was asked is the one that says so.
+    fn learn(&self, transcript: &Transcript, sent: &Sent) {
+        if let (Some(counted), Some(usage), None) =
+            (&sent.counted, transcript.usage(), transcript.model())
+        {
+            self.memory.learn(counted, usage);
         }
     }
 
@@ -103,6 +121,7 @@ impl Chat {
         begun: &Begun,
         live: &LiveTurn,
         reply: NewMessage,
+        cost: Option<i64>,
         ending: &Frames,
     ) -> Result<Option<Finished>> {
         let finish = FinishTurn {
@@ -110,13 +129,18 @@ impl Chat {
             turn_id: begun.turn.turn_id.clone(),
             claimant: self.claimant.clone(),
             reply,
+            cost,
             last_batch: live.last_batch(ending).await,
             take_next: (!self.is_draining()).then(|| self.claimant.clone()),
         };
         let mut pause = FIRST_PAUSE;
         loop {
             let error = match self.store.finish_turn(finish.clone()).await {
-                Ok(finished) => return Ok(finished),
+                Ok(Some(finished)) => return Ok(Some(finished)),
+                Ok(None) => {
+                    self.book_lost(begun, &finish).await;
+                    return Ok(None);
+                }
                 Err(error) => error,
             };
             let is_cut = self.is_draining() && live.stop.is_cancelled();
@@ -127,6 +151,26 @@ impl Chat {
             tracing::warn!(turn.id = %live.turn, error = %error.chain(), "storing a reply again");
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Books a turn whose reply nobody wants any more: it was paid for all the same.
+    async fn book_lost(&self, begun: &Begun, finish: &FinishTurn) {
+        let reply = &finish.reply.reply;
+        let entry = LedgerEntry {
+            turn_id: finish.turn_id.clone(),
+            session_id: finish.session_id.clone(),
+            owner: begun.session.owner.clone(),
+            project_id: begun.session.project_id.clone(),
+            payer: begun.payer.clone(),
+            model: reply.model.clone(),
+            status: reply.status,
+            usage: reply.usage.unwrap_or_default(),
+            cost: finish.cost,
+            at: finish.reply.created_at,
+        };
+        if let Err(error) = self.store.book(entry).await {
+            tracing::error!(turn.id = %finish.turn_id, error = %error.chain(), "what a turn used was not booked");
         }
     }
 
@@ -141,7 +185,8 @@ impl Chat {
         let Finished { next, passed_over } = finished;
         self.abort_waiting(&passed_over);
         if let Some(next) = next {
-            self.run(next);
+            let slot = self.slots.take(&next.payer.user);
+            self.run(next, slot);
         }
     }
 }

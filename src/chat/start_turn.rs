@@ -3,8 +3,10 @@
 use super::Chat;
 use super::events::What;
 use super::hub::{LiveTurn, Reader};
+use super::terms::Slot;
 use super::transcript::{Opening, handed_over, replay};
 use crate::clock;
+use crate::domain::key::KeyId;
 use crate::domain::message::{Body, Parts as MessageParts};
 use crate::domain::principal::Access;
 use crate::domain::session::Settings;
@@ -41,6 +43,17 @@ pub struct NewTurn {
     pub on_busy: OnBusy,
     /// How a repetition is known, beside the client's message id.
     pub idempotency: Option<IdempotencyKey>,
+    /// How whoever asks stands.
+    pub standing: Standing,
+}
+
+/// How whoever asks for a turn stands with the server.
+#[derive(Debug, Clone, Default)]
+pub struct Standing {
+    /// The key that they came with.
+    pub key: Option<KeyId>,
+    /// Why nothing new of theirs may begin. What came before may still be repeated.
+    pub refusal: Option<Error>,
 }
 
 /// What a client wants answered.
@@ -86,8 +99,11 @@ impl Chat {
         // Open before anybody can learn of the turn, so that whoever does finds its buffer.
         let live = self.hub.open(new.session.id(), &turn.turn_id);
         let (turn_id, reply_id) = (turn.turn_id.clone(), turn.reply_id.clone());
-        match self.begin_in_store(&new, turn).await {
-            Ok(Began::Running(begun)) => Ok(self.run(begun)),
+        let slot = self.slots.take(&new.who.user);
+        let refusal = new.standing.refusal.clone();
+        let refusal = refusal.or_else(|| slot.refusal(self.terms.turns_at_once));
+        match self.begin_in_store(&new, turn, refusal).await {
+            Ok(Began::Running(begun)) => Ok(self.run(begun, slot)),
             Ok(Began::Queued { session }) => self.wait(&new, &session, live, &reply_id).await,
             Ok(Began::HandedOver { session, message_id }) => {
                 self.hub.discard(&turn_id);
@@ -130,9 +146,17 @@ impl Chat {
 
     /// Begins the turn if it surely fits the model; if that cannot be told from sizes alone, counts
     /// first.
-    async fn begin_in_store(self: &Arc<Self>, new: &NewTurn, turn: TurnSpec) -> Result<Began> {
+    async fn begin_in_store(
+        self: &Arc<Self>,
+        new: &NewTurn,
+        turn: TurnSpec,
+        refusal: Option<Error>,
+    ) -> Result<Began> {
         let (chat, options) = (self.clone(), new.settings.clone());
+        // Judged inside the step, behind the look for what came before: a repetition begins nothing.
+        let is_refused = refusal.clone();
         let surely_fits: Admission = Box::new(move |session, size| {
+            is_refused.clone().map_or(Ok(()), Err)?;
             let settings = options.clone().over(session.settings.clone());
             if chat.memory.surely_fits(&settings, size) {
                 return Ok(());
@@ -142,7 +166,7 @@ impl Chat {
         match self.store.begin_turn(self.begin_turn(new, turn.clone(), surely_fits)).await {
             Err(error) if error.kind == Kind::ContextTooLong => {
                 self.ensure_fits(new).await?;
-                let counted: Admission = Box::new(|_, _| Ok(()));
+                let counted: Admission = Box::new(move |_, _| refusal.clone().map_or(Ok(()), Err));
                 self.store.begin_turn(self.begin_turn(new, turn, counted)).await
             }
             began => began,
@@ -157,6 +181,8 @@ impl Chat {
             on_busy: new.on_busy,
             idempotency: new.idempotency.clone(),
             turn,
+            key: new.standing.key.clone(),
+            quotas: self.terms.quotas.clone(),
             admit,
             claimant: self.claimant.clone(),
             now: clock::now(),
@@ -204,7 +230,7 @@ impl Chat {
     }
 
     /// Sets the task going that owns the turn from here on.
-    pub(super) fn run(self: &Arc<Self>, begun: Box<Begun>) -> Reader {
+    pub(super) fn run(self: &Arc<Self>, begun: Box<Begun>, slot: Slot) -> Reader {
         let live = self.hub.open(&begun.session.id, &begun.turn.turn_id);
         live.take_over();
         self.journal.wake();
@@ -212,7 +238,7 @@ impl Chat {
         let title = self.write_title(&begun);
         let (chat, reader) = (self.clone(), Reader::new(live.clone()));
         self.turns.spawn(async move {
-            let turn = chat.clone().run_turn(*begun, live.clone(), title);
+            let turn = chat.clone().run_turn(*begun, live.clone(), title, slot);
             if AssertUnwindSafe(turn).catch_unwind().await.is_err() {
                 // A mistake of ours: the claim stays until the next start, the readers need not.
                 tracing::error!(turn.id = %live.turn, "a turn panicked while it was being settled");

@@ -109,7 +109,11 @@ impl Chat {
         .await
     }
 
-    async fn delete_one_by_one(&self, who: &Principal, filter: DeleteFilter) -> Result<Deleted> {
+    pub(super) async fn delete_one_by_one(
+        &self,
+        who: &Principal,
+        filter: DeleteFilter,
+    ) -> Result<Deleted> {
         let mut all = Deleted::default();
         for id in self.store.owned_sessions(who, filter).await? {
             match self.store.delete_session(who, &id).await {
@@ -166,7 +170,8 @@ impl Chat {
     }
 
     /// Says that a session is gone and ends its turns, without waiting for their ends.
-    async fn bury(&self, session: &SessionId, deleted: &Deleted) {
+    pub(super) async fn bury(&self, session: &SessionId, deleted: &Deleted) {
+        self.memory.forget(session);
         self.events.publish(session, What::deleted(&deleted.audience));
         self.abort_waiting(&deleted.turns);
         for turn in &deleted.turns {

@@ -7,9 +7,8 @@ use crate::domain::Role;
 use crate::domain::text::first_characters;
 use crate::domain::title::{Title, TitleSource};
 use crate::error::Result;
-use crate::provider::{Event, Prompt, PromptMessage};
+use crate::provider::{Prompt, PromptMessage, written};
 use crate::store::Begun;
-use futures::StreamExt;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
@@ -59,20 +58,9 @@ impl Chat {
         let prompt = Prompt {
             model,
             messages: vec![PromptMessage::text(Role::User, text)],
-            temperature: None,
-            top_p: None,
             max_output_tokens: Some(MAX_TOKENS),
             ..Prompt::default()
         };
-        let mut events = self.provider.stream(&prompt).await?;
-        let mut written = String::new();
-        while let Some(batch) = events.next().await {
-            for event in batch? {
-                if let Event::Text(text) = event {
-                    written.push_str(&text);
-                }
-            }
-        }
-        Ok(Title::by_model(&written))
+        Ok(Title::by_model(&written(&*self.provider, &prompt).await?))
     }
 }

@@ -4,10 +4,12 @@ use super::progress::Messages;
 use crate::app::open_to_move;
 use crate::clock;
 use crate::config::MigrateArgs;
+use crate::domain::key::KeyId;
 use crate::domain::{ProjectId, SessionId};
 use crate::error::{Error, Result};
 use crate::store::moving::{
-    MoveIn, MoveOut, Outcome, ProjectOutcome, Totals, move_project, move_session,
+    MoveIn, MoveOut, Outcome, ProjectOutcome, Totals, move_key, move_ledger, move_project,
+    move_session,
 };
 use futures::stream::{self, StreamExt, TryStreamExt};
 use std::io::{self, Write};
@@ -52,6 +54,8 @@ struct Moved {
     new: u64,
     different: Vec<SessionId>,
     different_projects: Vec<ProjectId>,
+    different_keys: Vec<KeyId>,
+    different_turns: u64,
     too_large: Vec<SessionId>,
 }
 
@@ -64,6 +68,21 @@ async fn move_all(from: &dyn MoveOut, to: &dyn MoveIn) -> Result<Moved> {
         "moving {sessions} sessions with {messages} messages from {out} to {into}"
     );
     let (now, mut moved, mut behind) = (clock::now(), Moved { source, ..Moved::default() }, None);
+    for stored in from.keys().await? {
+        match move_key(to, &stored).await? {
+            true => moved.verified.keys += 1,
+            false => moved.different_keys.push(stored.key.id),
+        }
+    }
+    let mut booked = None;
+    loop {
+        let page = move_ledger(from, to, booked.as_ref()).await?;
+        let Some((last, _)) = page.last() else { break };
+        booked = Some(last.turn_id.clone());
+        let equal = page.iter().filter(|(_, is_equal)| *is_equal).count() as u64;
+        moved.verified.usage += equal;
+        moved.different_turns += page.len() as u64 - equal;
+    }
     // Before their sessions, which read them.
     for id in from.project_ids().await? {
         match move_project(from, to, &id).await? {
@@ -115,6 +134,13 @@ impl Moved {
         if left > 0 {
             return Err(format!("{left} of {} projects were not moved", self.source.projects));
         }
+        let left = self.different_keys.len();
+        if left > 0 {
+            return Err(format!("{left} of {} keys were not moved", self.source.keys));
+        }
+        if self.different_turns > 0 {
+            return Err(format!("the use of {} turns was not moved", self.different_turns));
+        }
         if self.verified != self.source {
             return Err(format!(
                 "the counts differ although every session was compared: {source} contradicts itself; \
@@ -129,8 +155,19 @@ impl Moved {
 fn tell(moved: &Moved, started: Instant) -> String {
     let line =
         |name: &str, source: u64, verified: u64| format!("{name:<10}{source:>14}{verified:>14}\n");
-    let Moved { source, verified, new, different, different_projects, too_large } = moved;
+    let Moved {
+        source,
+        verified,
+        new,
+        different,
+        different_projects,
+        different_keys,
+        too_large,
+        ..
+    } = moved;
     let mut told = format!("{:<10}{:>14}{:>14}\n", "", "source", "verified");
+    told += &line("keys", source.keys, verified.keys);
+    told += &line("usage", source.usage, verified.usage);
     told += &line("projects", source.projects, verified.projects);
     told += &line("sessions", source.sessions, verified.sessions);
     told += &line("messages", source.messages, verified.messages);
@@ -145,6 +182,9 @@ fn tell(moved: &Moved, started: Instant) -> String {
     }
     for id in different_projects {
         told += &format!("left alone, because it differs in the target: project {id}\n");
+    }
+    for id in different_keys {
+        told += &format!("left alone, because it differs in the target: key {id}\n");
     }
     for id in too_large {
         told += &format!("not moved, because a message is too large for the target: {id}\n");

@@ -2,10 +2,13 @@
 
 mod export;
 mod import;
+mod keys;
+mod memory;
 mod migrate;
 mod progress;
 mod serve;
 mod sessions;
+mod text;
 
 use crate::config::{Cli, CliCommand, Refusal};
 use std::io::Write;
@@ -24,10 +27,12 @@ pub fn run() -> ExitCode {
     };
     let done = match cli.command {
         CliCommand::Serve(config) => serve::run(*config, &warnings),
+        CliCommand::Keys(command) => keys::run(*command),
         CliCommand::Export(args) => export::run(args),
         CliCommand::Import(args) => import::run(&args),
         CliCommand::Migrate(args) => migrate::run(&args),
         CliCommand::Sessions(command) => sessions::run(*command),
+        CliCommand::Memory(command) => memory::run(&command),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,9 +1,12 @@
 //! What the commands beside `serve` take.
 
-use super::DatabaseUrl;
+use super::values::lifetime;
+use super::{DatabaseUrl, words};
+use crate::domain::key::{ApiKey, KeyId, Scope};
 use crate::domain::session::SessionStatus;
 use crate::domain::{ProjectId, UserId};
-use clap::Args;
+use clap::{Args, Subcommand};
+use std::time::Duration;
 
 /// Which sessions `echoic sessions` lists, and how.
 #[derive(Debug, Clone, Args)]
@@ -31,7 +34,68 @@ pub struct SessionsCommand {
     pub limit: u32,
 }
 
-fn user(text: &str) -> Result<UserId, String> {
+/// What to do with the keys of the API.
+#[derive(Debug, Clone, Args)]
+pub struct KeysCommand {
+    /// Where conversations are kept
+    #[arg(long, value_name = "URL", default_value = "sqlite://data/echoic.db", global = true)]
+    pub database_url: DatabaseUrl,
+    /// What to do
+    #[command(subcommand)]
+    pub task: KeysTask,
+}
+
+/// What can be done with keys.
+#[derive(Debug, Clone, Subcommand)]
+pub enum KeysTask {
+    /// Make a key and print it: it cannot be shown again
+    Create(NewKeyArgs),
+    /// List the keys: whose they are, what they allow, when they were used
+    List {
+        /// Print all of each key in one JSON list
+        #[arg(long)]
+        json: bool,
+    },
+    /// Take a key away; servers refuse it within seconds
+    Revoke {
+        /// The key's id, as the list shows it
+        #[arg(value_parser = key_id)]
+        id: KeyId,
+    },
+}
+
+/// What a new key is to be.
+#[derive(Debug, Clone, Args)]
+pub struct NewKeyArgs {
+    /// The user who comes with it
+    #[arg(long, value_parser = user)]
+    pub user: UserId,
+    /// What to call it
+    #[arg(long, value_parser = key_name)]
+    pub name: Option<String>,
+    /// What it allows: read (change nothing), chat (all that its user may do), admin
+    #[arg(long, default_value = "chat", value_parser = words(Scope::WORDS))]
+    pub scope: Scope,
+    /// The same as --scope admin
+    #[arg(long, conflicts_with = "scope")]
+    pub admin: bool,
+    /// How long it is good, such as 12h or 90d [default: until it is revoked]
+    #[arg(long, value_name = "DURATION", value_parser = lifetime)]
+    pub expires: Option<Duration>,
+}
+
+fn key_name(text: &str) -> Result<String, String> {
+    ApiKey::parse_name(text).map_err(|invalid| invalid.wants.into_owned())
+}
+
+fn key_id(text: &str) -> Result<KeyId, String> {
+    // The whole key is at hand more often than its id.
+    let id =
+        text.strip_prefix("ek_").and_then(|rest| rest.split_once('_')).map_or(text, |(id, _)| id);
+    KeyId::parse(id).ok_or_else(|| "must be the id of a key: 12 digits and letters a-f".to_owned())
+}
+
+pub(super) fn user(text: &str) -> Result<UserId, String> {
     UserId::parse("user", text).map_err(|invalid| invalid.wants.into_owned())
 }
 

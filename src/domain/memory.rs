@@ -8,16 +8,31 @@ use utoipa::ToSchema;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Strategy {
-    /// The server's choice: at present the same as `token`.
+    /// The newest messages verbatim, a summary of those before, and what of them belongs to the new
+    /// message, together within `maxTokens`.
     #[default]
     Auto,
-    /// All of the path that the model's context window holds.
+    /// All of the path that the model's context window holds; once it is full, its newer half.
     Buffer,
     /// The last `lastMessages` messages, as far as they fit.
     Window,
-    /// The newest messages that fit `maxTokens`.
+    /// The newest messages within `maxTokens`; once they fill it, the newer half of them.
     Token,
+    /// The same, behind a summary of what came before.
+    Summary,
+    /// The earlier messages that belong to the new one, beside the newest.
+    Recall,
 }
+
+/// Each strategy by the word that asks for it.
+pub const STRATEGIES: [(&str, Strategy); 6] = [
+    ("auto", Strategy::Auto),
+    ("buffer", Strategy::Buffer),
+    ("window", Strategy::Window),
+    ("token", Strategy::Token),
+    ("summary", Strategy::Summary),
+    ("recall", Strategy::Recall),
+];
 
 /// What a request or a session's settings ask of memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
@@ -32,7 +47,7 @@ pub struct MemoryOptions {
     /// Most tokens that memory puts into the prompt; not the system prompt, not the new message.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_tokens: Option<u32>,
-    /// The part of them that recalled messages may take; no strategy recalls any yet.
+    /// The part of them that recalled messages may take.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recall_tokens: Option<u32>,
 }

@@ -14,6 +14,11 @@ pub const MAX_PREVIEW: usize = 200;
 /// The most bytes of JSON in a message's parts: a few pictures.
 pub const MAX_PARTS: usize = 8 << 20;
 
+/// What each message takes of a prompt beside its text, in tokens: its role and the marks around it,
+/// as OpenAI counts them (3, and 1 for good measure).
+/// Source: <https://cookbook.openai.com/examples/how_to_count_tokens_with_tiktoken>.
+pub const PROMPT_SHARE: u32 = 4;
+
 /// Who speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]

@@ -7,6 +7,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::time::Duration;
 
+const MILLIS_OF_DAY: i64 = 86_400_000;
+
 /// A point in time, to the millisecond.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp(i64);
@@ -66,6 +68,29 @@ impl Timestamp {
             .designator(Designator::Verbose)
             .spacing(Spacing::BetweenUnitsAndDesignators);
         span.map_or_else(|_| "long ago".to_owned(), |span| words.span_to_string(&span))
+    }
+
+    /// Its day in UTC, in words: "8 May 2023".
+    pub fn day_in_words(self) -> String {
+        let time = jiff::Timestamp::from_millisecond(self.0).unwrap_or_default();
+        time.to_zoned(jiff::tz::TimeZone::UTC).strftime("%-d %B %Y").to_string()
+    }
+
+    /// The day in UTC, counted from 1970-01-01.
+    pub const fn day(self) -> i64 {
+        self.0.div_euclid(MILLIS_OF_DAY)
+    }
+
+    /// The beginning of a day.
+    pub const fn of_day(day: i64) -> Self {
+        Self(day.saturating_mul(MILLIS_OF_DAY))
+    }
+
+    /// The first day of its month, counted likewise.
+    pub fn first_day_of_month(self) -> i64 {
+        let time = jiff::Timestamp::from_millisecond(self.0).unwrap_or_default();
+        let day_of_month = time.to_zoned(jiff::tz::TimeZone::UTC).day();
+        self.day() - i64::from(day_of_month) + 1
     }
 
     /// How long this is after `earlier`; zero if it is before.

@@ -11,6 +11,8 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use std::error::Error as Cause;
+use tower_http::timeout::TimeoutError;
 
 /// The most bytes of a chat body.
 const MAX_CHAT_BODY: usize = 32 << 20;
@@ -115,8 +117,18 @@ async fn read(request: Request, limit: usize) -> Result<Bytes> {
         Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => {
             Err(Error::too_large("body", limit))
         }
+        Err(error) if hung(&*error) => {
+            Err(Error::new(Kind::RequestTimeout, "the body did not arrive in time"))
+        }
         Err(error) => Err(Error::invalid("body", "must arrive whole").with_source(error)),
     }
+}
+
+/// Whether a body ended because nothing more of it came for too long.
+fn hung(error: &(dyn Cause + 'static)) -> bool {
+    let mut causes =
+        std::iter::successors(Some(error), |error: &&(dyn Cause + 'static)| (*error).source());
+    causes.any(|cause| cause.is::<TimeoutError>())
 }
 
 /// Reads a JSON object; the error names the field that is wrong.

@@ -4,6 +4,7 @@ use super::Api;
 use super::body::{ChatBytes, parse};
 use super::envelope::{Answer, Failure};
 use super::extract::{Caller, NoQuery, idempotency};
+use super::gate::Asked;
 use super::messages::parent;
 use super::{sse, ui};
 use crate::chat::{NewTurn, Wish};
@@ -145,6 +146,7 @@ pub(super) async fn chat(
     State(api): State<Api>,
     _query: NoQuery,
     Caller(who): Caller,
+    Asked(standing): Asked,
     headers: HeaderMap,
     ChatBytes(bytes): ChatBytes,
 ) -> Answer<Response> {
@@ -156,7 +158,7 @@ pub(super) async fn chat(
         let read = tokio::task::spawn_blocking(move || new_turn(&api, who, parse(&bytes)?));
         read.await.map_err(Error::internal)??
     };
-    let turn = NewTurn { idempotency: key, ..turn };
+    let turn = NewTurn { idempotency: key, standing, ..turn };
     Ok(sse::stream(api.chat.start_turn(turn).await?, api.heartbeat))
 }
 
@@ -177,7 +179,8 @@ fn new_turn(api: &Api, who: Principal, body: ChatBody<'_>) -> Result<NewTurn> {
     let is_ai_sdk = body.messages.is_some()
         || body.message.is_some_and(|message| message.get().starts_with('{'));
     let (session, wish) = if is_ai_sdk { ai_sdk(api, body)? } else { plain(api, body)? };
-    Ok(NewTurn { who, session, project_id, wish, settings, on_busy, idempotency: None })
+    let (idempotency, standing) = Default::default();
+    Ok(NewTurn { who, session, project_id, wish, settings, on_busy, idempotency, standing })
 }
 
 /// `{"sessionId"?, "message": "text", "parts"?, …}`

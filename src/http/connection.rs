@@ -3,7 +3,6 @@
 //! A reader that takes nothing for a minute costs the turn nothing, but its socket and its place in
 //! this process: its connection is closed, and it can come back with the id of its last frame.
 
-use axum::serve::Listener;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -29,11 +28,9 @@ impl Patient {
     }
 }
 
-impl Listener for Patient {
-    type Io = Connection;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Connection, SocketAddr) {
+impl Patient {
+    /// The next connection, and whom it comes from.
+    pub(super) async fn accept(&mut self) -> (Connection, SocketAddr) {
         loop {
             match self.listener.accept().await {
                 Ok((stream, address)) => {
@@ -52,10 +49,6 @@ impl Listener for Patient {
             }
         }
     }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
-    }
 }
 
 fn is_one_connections(error: &io::Error) -> bool {
@@ -64,7 +57,7 @@ fn is_one_connections(error: &io::Error) -> bool {
 }
 
 /// A connection that ends when a write hangs for too long.
-pub struct Connection {
+pub(super) struct Connection {
     stream: TcpStream,
     patience: Duration,
     /// Until when the write that hangs may go on hanging.

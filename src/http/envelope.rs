@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Kind};
 use axum::Json;
-use axum::http::header::RETRY_AFTER;
+use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -59,11 +59,25 @@ impl IntoResponse for Error {
             // Client libraries repeat a 409 by themselves unless they are told not to.
             response.headers_mut().insert("x-should-retry", HeaderValue::from_static("false"));
         }
-        if self.kind == Kind::QueueFull {
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        if self.kind == Kind::Unauthenticated {
+            let scheme = HeaderValue::from_static("Bearer realm=\"echoic\"");
+            response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
+        }
+        if let Some(seconds) = self.retry_after() {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         response.extensions_mut().insert(Logged(self));
         response
+    }
+}
+
+impl Error {
+    /// In how many seconds the same request may have another answer, where that is known.
+    fn retry_after(&self) -> Option<u64> {
+        match self.kind {
+            Kind::QueueFull => Some(1),
+            _ => self.details.as_ref()?.get("retryAfter")?.as_u64(),
+        }
     }
 }
 
@@ -83,6 +97,7 @@ pub(super) fn sentence(kind: Kind, message: &str) -> String {
 pub(super) const fn status(kind: Kind) -> StatusCode {
     match kind {
         Kind::InvalidRequest => StatusCode::BAD_REQUEST,
+        Kind::Unauthenticated => StatusCode::UNAUTHORIZED,
         Kind::Forbidden | Kind::ForbiddenHost => StatusCode::FORBIDDEN,
         Kind::RouteNotFound
         | Kind::SessionNotFound
@@ -91,21 +106,31 @@ pub(super) const fn status(kind: Kind) -> StatusCode {
         | Kind::ProjectNotFound
         | Kind::FileNotFound
         | Kind::ModelNotFound => StatusCode::NOT_FOUND,
+        Kind::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
         Kind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         Kind::SessionBusy | Kind::SessionClosed | Kind::IdTaken => StatusCode::CONFLICT,
         Kind::VersionConflict => StatusCode::PRECONDITION_FAILED,
         Kind::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Kind::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         Kind::ContextTooLong | Kind::IdempotencyKeyReused => StatusCode::UNPROCESSABLE_ENTITY,
-        Kind::QueueFull => StatusCode::TOO_MANY_REQUESTS,
+        Kind::QueueFull | Kind::RateLimited | Kind::QuotaExceeded => StatusCode::TOO_MANY_REQUESTS,
         Kind::ProviderError => StatusCode::BAD_GATEWAY,
         Kind::ProviderTimeout => StatusCode::GATEWAY_TIMEOUT,
-        Kind::StoreUnavailable | Kind::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+        Kind::StoreUnavailable | Kind::AuthUnavailable | Kind::ShuttingDown => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
         Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 
 /// Whether the same request would meet the same error a moment later.
 const fn is_final(kind: Kind) -> bool {
-    matches!(kind, Kind::SessionBusy | Kind::SessionClosed | Kind::IdTaken | Kind::QueueFull)
+    matches!(
+        kind,
+        Kind::SessionBusy
+            | Kind::SessionClosed
+            | Kind::IdTaken
+            | Kind::QueueFull
+            | Kind::QuotaExceeded
+    )
 }

@@ -38,7 +38,7 @@ pub(super) struct ExportedSession {
     session: Session,
     messages: Vec<Message>,
     /// Each user's last message read, by its id.
-    #[schema(value_type = Object)]
+    #[schema(value_type = Object, required = false)]
     read_marks: Option<()>,
 }
 

@@ -1,8 +1,10 @@
 //! What handlers take out of a request beside its body: who asks, the ids in the path, headers.
 
+pub(super) use super::gate::Caller;
+
 use super::Api;
 use super::query::Query;
-use crate::domain::{FilePath, Invalid, MessageId, Principal, ProjectId, SessionId};
+use crate::domain::{FilePath, Invalid, MessageId, ProjectId, SessionId};
 use crate::error::{Error, Kind, Result};
 use crate::store::{IdempotencyKey, Repeats};
 use axum::extract::{FromRequestParts, RawPathParams};
@@ -13,17 +15,6 @@ use sha2::{Digest, Sha256};
 
 /// The longest `Idempotency-Key`, in characters.
 const MAX_KEY: usize = 256;
-
-/// The user who sent the request.
-pub(super) struct Caller(pub(super) Principal);
-
-impl FromRequestParts<Api> for Caller {
-    type Rejection = Error;
-
-    async fn from_request_parts(_: &mut Parts, api: &Api) -> Result<Self> {
-        Ok(Self(api.auth.principal()))
-    }
-}
 
 /// The session that the path names.
 pub(super) struct SessionPath(pub(super) SessionId);

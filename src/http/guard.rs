@@ -76,8 +76,10 @@ pub(super) async fn same_site(State(api): State<Api>, request: Request, next: Ne
 fn check(api: &Api, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(), Error> {
     let host = headers.get(HOST).and_then(|host| host.to_str().ok()?.parse::<Authority>().ok());
     let named = [host.as_ref(), uri.authority()];
-    let is_ours =
-        named.iter().flatten().all(|authority| api.hosts.answers(authority)) && host.is_some();
+    // Where credentials are asked for, a page under another name has none.
+    let is_name_free = !api.auth.goes_by_network() && api.hosts.is_empty();
+    let is_ours = is_name_free
+        || (host.is_some() && named.iter().flatten().all(|authority| api.hosts.answers(authority)));
     if !is_ours {
         return Err(Error::new(
             Kind::ForbiddenHost,
@@ -109,6 +111,11 @@ impl Hosts {
     /// Takes the operator's list.
     pub fn new(allowed: Vec<String>) -> Self {
         Self { allowed: allowed.into_iter().map(|host| host.to_ascii_lowercase()).collect() }
+    }
+
+    /// Whether the operator lists none.
+    fn is_empty(&self) -> bool {
+        self.allowed.is_empty()
     }
 
     fn answers(&self, authority: &Authority) -> bool {

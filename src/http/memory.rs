@@ -4,12 +4,12 @@ use super::Api;
 use super::envelope::{Answer, Envelope, Failure, ok};
 use super::extract::{Caller, SessionPath};
 use super::query::Query;
-use crate::domain::memory::{MemoryOptions, Strategy};
+use crate::clock;
+use crate::domain::MessageType;
+use crate::domain::memory::{MemoryOptions, STRATEGIES};
 use crate::domain::message::{Body, Parts};
 use crate::domain::principal::Access;
-use crate::domain::session::Settings;
-use crate::domain::{MessageType, Role};
-use crate::memory::{Assembled, Incoming, NewMessage, tokens};
+use crate::memory::Assembled;
 use axum::Json;
 use axum::extract::State;
 
@@ -19,7 +19,7 @@ use axum::extract::State;
     params(
         ("sessionId" = String, Path),
         ("message" = Option<String>, Query, description = "The new message; without it the prompt ends with the path"),
-        ("strategy" = Option<String>, Query, description = "auto, buffer, window or token"),
+        ("strategy" = Option<String>, Query, description = "auto, buffer, window, token, summary or recall"),
         ("maxTokens" = Option<u32>, Query, description = "Most tokens that memory may take"),
         ("recallTokens" = Option<u32>, Query, description = "The part of them that recalled messages may take"),
         ("lastMessages" = Option<u32>, Query, description = "How many messages window takes, at least 1"),
@@ -33,43 +33,18 @@ pub(super) async fn preview(
     mut query: Query,
 ) -> Answer<Json<Envelope<Assembled>>> {
     let message = query.text("message");
-    let strategies = [
-        ("auto", Strategy::Auto),
-        ("buffer", Strategy::Buffer),
-        ("window", Strategy::Window),
-        ("token", Strategy::Token),
-    ];
     let memory = MemoryOptions {
-        strategy: query.word("strategy", &strategies),
+        strategy: query.word("strategy", &STRATEGIES),
         max_tokens: query.number("maxTokens", 0..=u32::MAX),
         last_messages: query.number("lastMessages", 1..=u32::MAX),
         recall_tokens: query.number("recallTokens", 0..=u32::MAX),
     };
     query.finish()?;
-    let message = match message {
-        None => None,
-        Some(text) => {
-            let body = Body::parse(
-                "message",
-                text,
-                Parts::default(),
-                MessageType::Text,
-                api.limits.message,
-            )?;
-            Some((tokens::count_long(&body.content).await, body.content))
-        }
+    let read = |text| {
+        Body::parse("message", text, Parts::default(), MessageType::Text, api.limits.message)
     };
+    let message = message.map(read).transpose()?.map(|body| body.content);
     let session = api.store.session(&who, &id, Access::Own).await?;
-    let settings = Settings { memory, ..Settings::default() }.over(session.settings.clone());
-    let (plan, new) = match message {
-        None => (api.memory.plan(&settings, None)?, None),
-        Some((tokens, text)) => {
-            let incoming = Incoming { text: &text, tokens, images: 0 };
-            let plan = api.memory.plan_turn(&settings, incoming).await?;
-            let (role, images) = (Role::User, Vec::new());
-            (plan, Some(NewMessage { id: None, role, text: text.into(), images }))
-        }
-    };
-    let assembled = api.memory.assemble(&session, plan, session.head_id.as_ref(), new).await?;
+    let assembled = api.memory.preview(&session, memory, message, clock::now()).await?;
     Ok(ok("Memory retrieved successfully", assembled))
 }

@@ -3,6 +3,7 @@
 //! Handlers are thin: they read the request, call the core once, and render. axum stays in this
 //! folder. One file per resource; every route stands in `router.rs`.
 
+mod admin;
 mod body;
 mod branches;
 mod chat;
@@ -12,28 +13,37 @@ mod events;
 mod export;
 mod extract;
 mod files;
+mod gate;
 mod guard;
 mod health;
 mod import;
+mod limits;
 mod memory;
 mod messages;
 mod models;
 mod nodes;
 mod openapi;
 mod pages;
+mod people;
 mod projects;
 mod query;
 mod router;
+mod safety;
 mod search;
+mod serve;
 mod sessions;
 mod sse;
 mod turns;
 mod ui;
+mod usage;
 mod v1;
 
 pub use connection::Patient;
+pub use gate::public_routes;
 pub use guard::Hosts;
+pub use limits::Rates;
 pub use router::{openapi_document, router};
+pub use serve::{Patience, serve};
 
 use crate::auth::Auth;
 use crate::chat::Chat;
@@ -52,7 +62,9 @@ pub struct Api {
     /// Prompts, for their preview.
     pub memory: Arc<Memory>,
     /// Who is asking.
-    pub auth: Auth,
+    pub auth: Arc<Auth>,
+    /// How often somebody may ask.
+    pub rates: Arc<Rates>,
     /// What is too large.
     pub limits: Limits,
     /// The names the server answers to.

@@ -4,6 +4,7 @@ use crate::error::Kind;
 use axum::Json;
 use serde_json::json;
 use utoipa::OpenApi;
+use utoipa::openapi::schema::AnyOfBuilder;
 use utoipa::openapi::{RefOr, Schema};
 
 /// What stands above the routes.
@@ -24,6 +25,8 @@ use utoipa::openapi::{RefOr, Schema};
         (name = "import", description = "Whole conversations, in and out"),
         (name = "models", description = "Who answers"),
         (name = "openai", description = "OpenAI's own routes, with sessions"),
+        (name = "people", description = "Who is asking, and what is theirs"),
+        (name = "admin", description = "Who uses the server, for admins"),
         (name = "health", description = "For whoever keeps the server running"),
     )
 )]
@@ -32,12 +35,22 @@ pub(super) struct Document;
 /// Lists the codes of errors, which are stable, in the schema of a failure, and spells paths as
 /// OpenAPI does.
 pub(super) fn complete(mut document: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi {
-    let schemas = document.components.as_mut().map(|components| &mut components.schemas);
-    let failure = schemas.and_then(|schemas| schemas.get_mut("FailureCode"));
+    let mut schemas = document.components.as_mut().map(|components| &mut components.schemas);
+    let failure = schemas.as_mut().and_then(|schemas| schemas.get_mut("FailureCode"));
     if let Some(RefOr::T(Schema::Object(object))) = failure
         && let Some(RefOr::T(Schema::Object(code))) = object.properties.get_mut("code")
     {
         code.enum_values = Some(Kind::ALL.iter().map(|kind| json!(kind.code())).collect());
+    }
+    // An empty list is one of either kind.
+    let lists = schemas.and_then(|schemas| schemas.get_mut("Envelope_AnyMessageList"));
+    if let Some(RefOr::T(Schema::Object(object))) = lists
+        && let Some(data) = object.properties.get_mut("data")
+        && let RefOr::T(Schema::OneOf(one)) = data
+    {
+        let items = std::mem::take(&mut one.items);
+        let any = items.into_iter().fold(AnyOfBuilder::new(), |any, item| any.item(item));
+        *data = RefOr::T(any.description(one.description.take()).into());
     }
     // A path that takes the rest of an address, as the router spells it: `{*path}`.
     let paths = std::mem::take(&mut document.paths.paths);

@@ -2,8 +2,9 @@
 
 use super::openapi::{Document, complete};
 use super::{
-    Api, branches, chat, events, export, extract, files, guard, health, import, memory, messages,
-    models, nodes, openapi, pages, projects, search, sessions, turns, v1,
+    Api, admin, branches, chat, events, export, extract, files, gate, guard, health, import,
+    memory, messages, models, nodes, openapi, pages, people, projects, safety, search, sessions,
+    turns, usage, v1,
 };
 use crate::error::Error;
 use axum::Router;
@@ -19,7 +20,8 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-/// The routes that the OpenAPI document describes. Those marked public need no credentials.
+/// The routes that the OpenAPI document describes. Which of them need no credentials stands in
+/// `gate.rs`.
 fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(chat::chat))
@@ -48,6 +50,13 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(export::export))
         .routes(routes!(import::import))
         .routes(routes!(models::list))
+        .routes(routes!(people::me))
+        .routes(routes!(people::delete_data))
+        .routes(routes!(people::ticket))
+        .routes(routes!(usage::usage))
+        .routes(routes!(admin::users))
+        .routes(routes!(usage::everybodys))
+        .routes(routes!(admin::sessions))
         .routes(routes!(v1::completions::create))
         .routes(routes!(v1::models::list))
         .routes(routes!(v1::models::get))
@@ -59,8 +68,8 @@ fn routes() -> OpenApiRouter<Api> {
         ))
         .routes(routes!(v1::items::items, v1::items::add_items))
         .routes(routes!(v1::items::item, v1::items::delete_item))
-        .routes(routes!(health::live)) // public
-        .routes(routes!(health::ready)) // public
+        .routes(routes!(health::live))
+        .routes(routes!(health::ready))
 }
 
 /// The whole service.
@@ -68,10 +77,11 @@ pub fn router(api: Api) -> Router {
     let (routes, _) = routes().split_for_parts();
     let cors = cors(&api.cors_origins);
     let router = routes
-        .route("/api/openapi.json", get(openapi::document)) // public
-        .route("/", get(pages::start)) // public
+        .route("/api/openapi.json", get(openapi::document))
+        .route("/", get(pages::start))
         .fallback(extract::not_found)
         .method_not_allowed_fallback(extract::method_not_allowed)
+        .layer(from_fn_with_state(api.clone(), gate::guarded))
         .layer(from_fn_with_state(api.clone(), guard::same_site))
         .with_state(api);
     let router = match cors {
@@ -81,6 +91,7 @@ pub fn router(api: Api) -> Router {
     router
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn(v1::in_their_words))
+        .layer(from_fn(safety::with_safe_headers))
         .layer(from_fn(guard::with_request_id))
 }
 
@@ -96,8 +107,16 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
     }
     let origins: Vec<HeaderValue> =
         origins.iter().filter_map(|origin| origin.parse().ok()).collect();
-    let exposed =
-        ["x-request-id", "etag", "retry-after", "x-should-retry"].map(HeaderName::from_static);
+    let exposed = [
+        "x-request-id",
+        "etag",
+        "retry-after",
+        "x-should-retry",
+        "ratelimit-limit",
+        "ratelimit-remaining",
+        "ratelimit-reset",
+    ]
+    .map(HeaderName::from_static);
     Some(
         CorsLayer::new()
             .allow_origin(origins)

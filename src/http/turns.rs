@@ -5,6 +5,7 @@ use super::body::{OptionalJson, parse};
 use super::chat::{WhenBusy, message_id};
 use super::envelope::{Answer, Envelope, Failure, ok};
 use super::extract::{Caller, NoQuery, SessionPath, idempotency};
+use super::gate::Asked;
 use super::query::Query;
 use super::sse;
 use crate::chat::{Cursor, NewTurn, Wish};
@@ -122,6 +123,7 @@ pub(super) async fn regenerate(
     State(api): State<Api>,
     _query: NoQuery,
     Caller(who): Caller,
+    Asked(standing): Asked,
     SessionPath(session): SessionPath,
     headers: HeaderMap,
     OptionalJson(bytes): OptionalJson,
@@ -146,6 +148,7 @@ pub(super) async fn regenerate(
         settings,
         on_busy: body.on_busy.into(),
         idempotency: idempotency(&headers, "POST /api/chat/:id/regenerate", &said)?,
+        standing,
     };
     Ok(sse::stream(api.chat.start_turn(turn).await?, api.heartbeat))
 }

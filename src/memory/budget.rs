@@ -2,17 +2,17 @@
 //!
 //! Invariant: system prompt, memory, new message and reply together never exceed the window.
 
+use super::correction::Correction;
+use super::strategies::{self, Room, Shares};
 use super::tokens::Vocabulary;
-use super::{pictures, window};
 use crate::domain::memory::{MemoryOptions, Strategy};
+use crate::domain::message;
 use crate::error::{Error, Kind, Result};
-use crate::store::TailBounds;
 use std::sync::Arc;
+use std::time::Duration;
 
-/// What each message takes beside its text: its role and the marks around it, as OpenAI counts
-/// them (3, and 1 for good measure).
-/// Source: <https://cookbook.openai.com/examples/how_to_count_tokens_with_tiktoken>.
-pub(super) const MESSAGE_OVERHEAD: u32 = 4;
+/// What each message takes beside its text.
+pub(super) const MESSAGE_OVERHEAD: u32 = message::PROMPT_SHARE;
 /// What every prompt takes beside its messages: the beginning of the reply.
 pub(super) const PROMPT_OVERHEAD: u32 = 3;
 /// What is kept for the reply unless its limit is given, or a quarter of a small window.
@@ -31,26 +31,28 @@ pub(super) fn reply_reserve(context_window: u32, max_output_tokens: Option<u32>)
     max_output_tokens.unwrap_or_else(|| REPLY_RESERVE.min(context_window / 4))
 }
 
-/// What system prompt, new message and reply leave of the window; `None` if they do not fit.
+/// What system prompt, new message and reply leave of the window, in counted tokens; `None` if they
+/// do not fit. Window and reply are in the model's own tokens, the others as they are counted.
 pub(super) fn room_for_memory(
     context_window: u32,
     max_output_tokens: Option<u32>,
+    correction: Correction,
     system_tokens: u32,
     new_tokens: u32,
 ) -> Option<u32> {
-    let framed = |tokens: u32| tokens.saturating_add(MESSAGE_OVERHEAD);
-    let fixed = PROMPT_OVERHEAD
-        .saturating_add(framed(system_tokens))
-        .saturating_add(framed(new_tokens))
-        .saturating_add(reply_reserve(context_window, max_output_tokens));
-    context_window.checked_sub(fixed)
+    let framed = |tokens: u32| u64::from(tokens) + u64::from(MESSAGE_OVERHEAD);
+    let fixed = u64::from(PROMPT_OVERHEAD) + framed(system_tokens) + framed(new_tokens);
+    let reply = reply_reserve(context_window, max_output_tokens);
+    let room = correction.counted(context_window.checked_sub(reply)?).checked_sub(fixed)?;
+    Some(u32::try_from(room).unwrap_or(u32::MAX))
 }
 
-/// What stands in the prompt in any case, in the model's own tokens.
+/// What stands in the prompt in any case, in counted tokens.
 pub(super) struct Fixed {
     pub(super) model: String,
     pub(super) vocabulary: Vocabulary,
     pub(super) context_window: u32,
+    pub(super) correction: Correction,
     pub(super) system: Arc<str>,
     pub(super) system_tokens: u32,
     /// `None` where there is no new message yet.
@@ -68,6 +70,9 @@ pub struct Plan {
     pub vocabulary: Vocabulary,
     /// Its context window, in tokens.
     pub context_window: u32,
+    /// How its own tokens differ from the counted ones; window and reply are in its own, all else
+    /// is as it is counted.
+    pub correction: Correction,
     /// What is kept for the reply, in tokens.
     pub reply_reserve: u32,
     /// The strategy.
@@ -80,11 +85,36 @@ pub struct Plan {
     pub new_tokens: u32,
     /// What each picture counts for; `None` where the model takes none.
     pub image_tokens: Option<u32>,
-    /// What memory may take, and what may be read of the session within it.
-    pub bounds: TailBounds,
+    /// What is asked of memory.
+    pub options: MemoryOptions,
+    /// What memory takes unless somebody says otherwise.
+    pub usual: u32,
+    /// What the context window leaves for memory, whatever the new message is.
+    pub steady: u32,
+    /// What memory may take beside this new message, the project included.
+    pub room: u32,
+    /// How long to wait for what is recalled; `None` is as long as it takes.
+    pub patience: Option<Duration>,
     /// The part of it that the session's project may take: half of the memory budget, the same from
     /// turn to turn, so that a long conversation does not push files out of the prompt's beginning.
     pub project_tokens: u32,
+}
+
+impl Plan {
+    /// What each part of memory takes from turn to turn, beside so many tokens for the project.
+    pub(super) fn shares(&self, project: u32) -> Shares {
+        let room = |tokens: u32| tokens.saturating_sub(project);
+        let max_tokens = self.options.max_tokens.map(room);
+        let options = MemoryOptions { max_tokens, ..self.options };
+        let room = Room { left: room(self.steady), usual: room(self.usual) };
+        strategies::of(self.strategy).divide(room, options)
+    }
+
+    /// Halves what memory took of a prompt that the provider found too long.
+    pub fn halve(&mut self, taken: u32) {
+        self.room = self.room.min(taken / 2);
+        self.project_tokens = self.project_tokens.min(self.room / 2);
+    }
 }
 
 impl Fixed {
@@ -97,23 +127,41 @@ impl Fixed {
         default_tokens: u32,
     ) -> Result<Plan> {
         let new_tokens = self.new_tokens.unwrap_or(0);
-        let room =
-            room_for_memory(self.context_window, max_output_tokens, self.system_tokens, new_tokens);
+        let room = room_for_memory(
+            self.context_window,
+            max_output_tokens,
+            self.correction,
+            self.system_tokens,
+            new_tokens,
+        );
         let reply_reserve = reply_reserve(self.context_window, max_output_tokens);
         let Some(left) = room else {
             return Err(self.too_long(reply_reserve));
         };
+        let steady = room_for_memory(
+            self.context_window,
+            max_output_tokens,
+            self.correction,
+            self.system_tokens,
+            0,
+        );
         let strategy = options.strategy.unwrap_or_default();
-        let bounds = window::bounds(strategy, options, default_tokens, left);
+        let steady = steady.unwrap_or(left).max(left);
+        let all = strategies::of(strategy)
+            .divide(Room { left: steady, usual: default_tokens }, options)
+            .all;
+        let room = all.min(left);
         Ok(Plan {
-            bounds: TailBounds {
-                parts: self.image_tokens.map_or(0, |_| pictures::MAX_BYTES),
-                ..bounds
-            },
-            project_tokens: bounds.tokens.min(options.max_tokens.unwrap_or(default_tokens)) / 2,
+            options,
+            usual: default_tokens,
+            steady,
+            room,
+            patience: None,
+            project_tokens: room.min(options.max_tokens.unwrap_or(default_tokens)) / 2,
             vocabulary: self.vocabulary,
             model: self.model,
             context_window: self.context_window,
+            correction: self.correction,
             reply_reserve,
             strategy,
             system: self.system,
@@ -124,8 +172,9 @@ impl Fixed {
     }
 
     fn too_long(&self, reply_reserve: u32) -> Error {
-        let Self { model, context_window, system_tokens, new_tokens, .. } = self;
-        let new_tokens = new_tokens.unwrap_or(0);
+        let Self { model, context_window, .. } = self;
+        let new_tokens = self.correction.own(self.new_tokens.unwrap_or(0));
+        let system_tokens = self.correction.own(self.system_tokens);
         Error::new(
             Kind::ContextTooLong,
             format!(
@@ -146,7 +195,7 @@ impl Fixed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::memory::Strategy as Way;
+    use crate::domain::memory::STRATEGIES;
     use proptest::prelude::*;
     use proptest::strategy::Strategy;
 
@@ -155,9 +204,14 @@ mod tests {
         prop_oneof![3 => 0u32..3000, 1 => any::<u32>(), 1 => u32::MAX - 5..=u32::MAX, 1 => 0u32..3]
     }
 
+    /// Corrections, in twentieths.
+    fn steps() -> impl Strategy<Value = u32> {
+        prop_oneof![Just(20u32), 14u32..=160]
+    }
+
     fn options() -> impl Strategy<Value = MemoryOptions> {
-        let ways = &[Way::Auto, Way::Buffer, Way::Window, Way::Token][..];
-        let strategy = proptest::sample::select(ways);
+        let ways = STRATEGIES.map(|(_, way)| way);
+        let strategy = proptest::sample::select(ways.to_vec());
         let some = || proptest::option::of(tokens());
         (proptest::option::of(strategy), some(), some(), some()).prop_map(
             |(strategy, last_messages, max_tokens, recall_tokens)| MemoryOptions {
@@ -179,11 +233,14 @@ mod tests {
             max_output_tokens in proptest::option::of(tokens()),
             default_tokens in tokens(),
             options in options(),
+            steps in steps(),
         ) {
             let (model, vocabulary, system) = ("m".to_owned(), Vocabulary::O200k, "".into());
             let image_tokens = Some(6500);
+            let correction = Correction::of_steps(steps);
+            let own = |counted: u64| (counted * u64::from(steps)).div_ceil(20);
             let fixed = Fixed {
-                model, vocabulary, context_window, system, system_tokens, new_tokens, image_tokens,
+                model, vocabulary, context_window, correction, system, system_tokens, new_tokens, image_tokens,
             };
             let planned = fixed.plan(options, max_output_tokens, default_tokens);
             let overhead = u64::from(MESSAGE_OVERHEAD);
@@ -191,17 +248,22 @@ mod tests {
             let before_memory = u64::from(PROMPT_OVERHEAD) + u64::from(system_tokens) + overhead + new;
             match planned {
                 Ok(plan) => {
-                    let memory = u64::from(plan.bounds.tokens);
-                    let all = before_memory + memory + u64::from(plan.reply_reserve);
+                    let memory = u64::from(plan.room);
+                    let all = own(before_memory + memory) + u64::from(plan.reply_reserve);
                     prop_assert!(all <= u64::from(context_window), "{all} of {context_window}: {plan:?}");
                     prop_assert!(memory <= options.max_tokens.map_or(u64::MAX, u64::from));
-                    prop_assert!(plan.project_tokens <= plan.bounds.tokens / 2);
+                    prop_assert!(plan.project_tokens <= plan.room / 2);
+                    let shares = plan.shares(0);
+                    prop_assert!(u64::from(shares.summary) + u64::from(shares.recalled) <= u64::from(shares.all));
+                    let now = shares.within(plan.room);
+                    prop_assert!(now.all <= plan.room && now.summary + now.recalled <= now.all);
                     prop_assert_eq!(plan.reply_reserve, reply_reserve(context_window, max_output_tokens));
                 }
                 Err(error) => {
                     prop_assert_eq!(error.kind, Kind::ContextTooLong);
                     let reserve = u64::from(reply_reserve(context_window, max_output_tokens));
-                    prop_assert!(before_memory + reserve > u64::from(context_window), "it would have fitted");
+                    let all = own(before_memory) + reserve;
+                    prop_assert!(all > u64::from(context_window), "it would have fitted");
                 }
             }
         }

@@ -6,23 +6,40 @@
 
 mod assemble;
 mod budget;
+mod correction;
+mod cut;
 mod pictures;
+mod preview;
 mod project;
+pub mod rank;
+mod recall;
 mod relevance;
+mod strategies;
+mod summary;
 pub mod tokens;
-mod window;
+mod windows;
 
 pub use assemble::{Assembled, NewMessage, Piece, PieceKind};
 pub use budget::Plan;
+pub use correction::{Correction, Counted};
 pub use project::ProjectShown;
+pub use windows::Windows;
 
+use crate::domain::SessionId;
 use crate::domain::memory::{MemoryOptions, Strategy};
 use crate::domain::session::Settings;
 use crate::error::{Error, Result};
 use crate::prompts::Prompts;
+use crate::provider::embeddings::Embedder;
 use crate::store::{Size, Store};
+use correction::Corrections;
+use recall::Recall;
 use std::sync::Arc;
+use std::time::Duration;
 use tokens::Vocabulary;
+
+/// How long a turn waits for what it recalls.
+pub const RECALL_PATIENCE: Duration = Duration::from_millis(50);
 
 /// What the operator says of memory.
 #[derive(Debug, Clone)]
@@ -46,6 +63,11 @@ pub struct Memory {
     system: SystemPrompt,
     /// Bytes that the template puts around a session's own.
     wrapping: u32,
+    recall: Arc<Recall>,
+    /// How long a turn waits for what it recalls.
+    patience: Duration,
+    windows: Windows,
+    corrections: Corrections,
 }
 
 /// A system prompt and its size by o200k_base.
@@ -72,7 +94,49 @@ impl Memory {
         let text = prompts.system(None)?;
         let system = SystemPrompt { tokens: tokens::count(&text), text: text.into() };
         let wrapping = size_of(&prompts.system(Some("x"))?);
-        Ok(Self { store, prompts, defaults, system, wrapping })
+        let recall = Arc::new(Recall::new(store.clone()));
+        let (windows, corrections) = (Windows::default(), Corrections::default());
+        let patience = RECALL_PATIENCE;
+        Ok(Self {
+            store,
+            prompts,
+            defaults,
+            system,
+            wrapping,
+            recall,
+            patience,
+            windows,
+            corrections,
+        })
+    }
+
+    /// With the context windows of some models, which win over that of all.
+    #[must_use]
+    pub fn with_windows(self, windows: Windows) -> Self {
+        Self { windows, ..self }
+    }
+
+    /// Lets turns wait so long for what they recall.
+    #[must_use]
+    pub fn waiting(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
+
+    /// Lets recall ask what messages mean.
+    #[must_use]
+    pub fn with_embedder(self, embedder: Arc<dyn Embedder>) -> Self {
+        let recall = Arc::new(Recall::new(self.store.clone()).with_meaning(embedder));
+        Self { recall, ..self }
+    }
+
+    /// Forgets what is kept of a session that was deleted.
+    pub fn forget(&self, session: &SessionId) {
+        self.recall.forget(session);
+    }
+
+    /// How many sessions recall keeps in memory, and about how many bytes they take.
+    pub fn held(&self) -> (usize, usize) {
+        self.recall.held()
     }
 
     /// The model of turns that ask for none.
@@ -82,7 +146,16 @@ impl Memory {
 
     /// How many tokens a model's prompt and reply may have together.
     pub fn context_window(&self, model: &str) -> u32 {
-        self.defaults.context_window.unwrap_or_else(|| tokens::context_window(model))
+        self.told_context_window(model).unwrap_or_else(|| windows::known_or_usual(model))
+    }
+
+    /// The same, where somebody said it or it is known of the model.
+    pub fn known_context_window(&self, model: &str) -> Option<u32> {
+        self.told_context_window(model).or_else(|| windows::known(model))
+    }
+
+    fn told_context_window(&self, model: &str) -> Option<u32> {
+        self.windows.told(model).or(self.defaults.context_window)
     }
 
     /// Whether a message certainly fits, judged by sizes alone; if not, [`Memory::plan`] knows.
@@ -96,10 +169,12 @@ impl Memory {
             None => size_of(&self.system.text),
         };
         let text_tokens = if in_o200k { new.tokens } else { new.bytes };
-        let image_tokens = pictures::tokens_of(new.images, pictures::tokens_of_one(model));
-        let new_tokens = text_tokens.saturating_add(image_tokens);
-        let window = self.context_window(model);
-        budget::room_for_memory(window, settings.max_output_tokens, system, new_tokens).is_some()
+        let correction = self.corrections.of(model);
+        let image_tokens =
+            pictures::tokens_of_one(model).map(|own| correction.counted_at_least(own));
+        let new_tokens = text_tokens.saturating_add(pictures::tokens_of(new.images, image_tokens));
+        let (window, most) = (self.context_window(model), settings.max_output_tokens);
+        budget::room_for_memory(window, most, correction, system, new_tokens).is_some()
     }
 
     /// Decides what room there is for a turn with these settings and this new message. Counts
@@ -116,7 +191,9 @@ impl Memory {
             Vocabulary::O200k if is_default => self.system.tokens,
             vocabulary => vocabulary.count(&system),
         };
-        let image_tokens = pictures::tokens_of_one(&model);
+        let correction = self.corrections.of(&model);
+        let image_tokens =
+            pictures::tokens_of_one(&model).map(|own| correction.counted_at_least(own));
         let new_tokens = new.map(|new| {
             let text_tokens = match vocabulary {
                 Vocabulary::O200k => new.tokens,
@@ -125,11 +202,8 @@ impl Memory {
             text_tokens.saturating_add(pictures::tokens_of(new.images, image_tokens))
         });
         let context_window = self.context_window(&model);
-        let fallback = MemoryOptions {
-            strategy: Some(self.defaults.strategy),
-            last_messages: Some(window::LAST_MESSAGES),
-            ..MemoryOptions::default()
-        };
+        let fallback =
+            MemoryOptions { strategy: Some(self.defaults.strategy), ..MemoryOptions::default() };
         let options = settings.memory.over(fallback);
         let default_tokens =
             self.defaults.tokens.unwrap_or_else(|| budget::default_memory_tokens(context_window));
@@ -137,12 +211,14 @@ impl Memory {
             model,
             vocabulary,
             context_window,
+            correction,
             system,
             system_tokens,
             new_tokens,
             image_tokens,
         };
-        prompt.plan(options, settings.max_output_tokens, default_tokens)
+        let plan = prompt.plan(options, settings.max_output_tokens, default_tokens)?;
+        Ok(Plan { patience: Some(self.patience), ..plan })
     }
 }
 

@@ -55,21 +55,26 @@ pub(super) struct Recent {
     pub(super) content: String,
     /// Of text and pictures.
     pub(super) tokens: u32,
+    /// The message before it.
+    pub(super) parent_id: Option<MessageId>,
+    /// Tokens of the path before it …
+    pub(super) tokens_before: u64,
+    /// … and up to it.
+    pub(super) path_tokens: u64,
     pub(super) images: Vec<Image>,
 }
 
 /// Takes messages, newest first, while they fit `room`. The pictures of a message come along if they
-/// fit, too; else its text goes alone, so that a large picture does not end what is remembered.
+/// fit, too; else its text goes alone, so that a large picture does not end what is remembered. Each
+/// message comes with the tokens of its text.
 /// Also whether all of it was taken.
 pub(super) fn fit(
-    messages: Vec<Remembered>,
+    messages: Vec<(Remembered, u32)>,
     mut room: u32,
     each: Option<u32>,
-    count: impl Fn(&Remembered) -> u32,
 ) -> (Vec<Recent>, bool) {
     let (mut taken, mut is_all) = (Vec::with_capacity(messages.len()), true);
-    for message in messages {
-        let text_tokens = count(&message);
+    for (message, text_tokens) in messages {
         let Some(left) = room.checked_sub(text_tokens.saturating_add(MESSAGE_OVERHEAD)) else {
             return (taken, false);
         };
@@ -82,8 +87,20 @@ pub(super) fn fit(
             continue;
         }
         room = left - image_tokens;
-        let Remembered { id, role, content, .. } = message;
-        taken.push(Recent { id, role, content, tokens: text_tokens + image_tokens, images });
+        let own = u64::from(message.tokens) + u64::from(MESSAGE_OVERHEAD);
+        let tokens_before = message.path_tokens.saturating_sub(own);
+        let Remembered { id, role, content, path_tokens, parent_id, .. } = message;
+        let tokens = text_tokens + image_tokens;
+        taken.push(Recent {
+            id,
+            parent_id,
+            role,
+            content,
+            tokens,
+            tokens_before,
+            path_tokens,
+            images,
+        });
     }
     (taken, is_all)
 }

@@ -58,6 +58,19 @@ pub(super) struct ProjectPart {
     pub(super) shown: ProjectShown,
 }
 
+impl ProjectPart {
+    /// What it takes of this prompt.
+    pub(super) fn taken(&self) -> u32 {
+        self.piece.as_ref().map_or(0, |(_, tokens)| tokens + MESSAGE_OVERHEAD)
+    }
+
+    /// What is kept for it from turn to turn: where the message has a say in what is shown, all that
+    /// it may take, so that the conversation's part stays the same.
+    pub(super) fn steady(&self, plan: &Plan) -> u32 {
+        if self.shown.is_whole() { self.taken() } else { plan.project_tokens }
+    }
+}
+
 impl Memory {
     /// The part of the session's project. `None` if the session has no project, or one that is not
     /// its owner's: then the id is but a label.

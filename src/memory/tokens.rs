@@ -6,11 +6,6 @@
 use tiktoken_rs::CoreBPE;
 use tiktoken_rs::tokenizer::{Tokenizer, get_tokenizer};
 
-/// The context window of models nobody knows, in tokens.
-const UNKNOWN_WINDOW: u32 = 128_000;
-/// What every Claude since 2.1 has at least.
-/// Source: <https://platform.claude.com/docs/en/about-claude/models/overview>.
-const CLAUDE_WINDOW: u32 = 200_000;
 /// Texts longer than this are counted on a thread that may block: about a millisecond of work.
 pub(super) const SHORT: usize = 16 * 1024;
 
@@ -63,21 +58,20 @@ pub fn warm_up() {
     count("");
 }
 
-/// How many tokens a model's prompt and reply may have together; 128,000 where that is unknown.
+/// Whether a model's tokens are counted by its own vocabulary.
+pub(super) fn is_exact(model: &str) -> bool {
+    use Tokenizer::{Cl100kBase, O200kBase, O200kHarmony};
+    matches!(get_tokenizer(base_name(model)), Some(Cl100kBase | O200kBase | O200kHarmony))
+}
+
+/// How many tokens prompt and reply of one of OpenAI's models may have together.
 /// Source: <https://platform.openai.com/docs/models>, as tiktoken-rs lists it.
-pub fn context_window(model: &str) -> u32 {
-    known_context_window(model).unwrap_or(UNKNOWN_WINDOW)
+pub(super) fn openai_context_window(model: &str) -> Option<u32> {
+    tiktoken_rs::model::get_context_size(model).and_then(|size| u32::try_from(size).ok())
 }
 
-/// The same, where it is known.
-pub fn known_context_window(model: &str) -> Option<u32> {
-    if base_name(model).starts_with("claude-") {
-        return Some(CLAUDE_WINDOW);
-    }
-    tiktoken_rs::model::get_context_size(base_name(model)).and_then(|size| u32::try_from(size).ok())
-}
-
-fn base_name(model: &str) -> &str {
+/// A model's name without `provider/` in front.
+pub(super) fn base_name(model: &str) -> &str {
     model.rsplit('/').next().unwrap_or(model)
 }
 
@@ -92,7 +86,7 @@ mod tests {
         assert_eq!(Vocabulary::of("llama3.2"), Vocabulary::O200k);
         // Counted by OpenAI's own tokenizer page.
         assert_eq!(Vocabulary::O200k.count("Hello, world!"), 4);
-        assert_eq!((context_window("gpt-4"), context_window("llama3.2")), (8192, 128_000));
-        assert_eq!(context_window("anthropic/claude-sonnet-5-5"), 200_000);
+        assert!(is_exact("openai/gpt-4o") && is_exact("gpt-4") && is_exact("gpt-oss-20b"));
+        assert!(!is_exact("llama3.2") && !is_exact("demo"));
     }
 }

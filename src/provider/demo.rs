@@ -11,6 +11,8 @@ use async_trait::async_trait;
 use futures::stream::{self, StreamExt};
 use std::time::Duration;
 
+/// What it is called.
+pub const NAME: &str = "demo";
 /// The name of its only model.
 pub const MODEL: &str = "demo";
 /// From one word to the next: the pace of a quick model.
@@ -32,7 +34,7 @@ impl Default for Demo {
 #[async_trait]
 impl Provider for Demo {
     fn name(&self) -> &'static str {
-        "demo"
+        NAME
     }
 
     async fn models(&self) -> Result<Vec<Model>, ProviderError> {

@@ -6,6 +6,7 @@
 
 pub mod anthropic;
 pub mod demo;
+pub mod embeddings;
 pub mod guarded;
 pub mod openai;
 mod remote;
@@ -17,7 +18,7 @@ use crate::domain::{Role, Usage};
 use crate::error::{Error, Kind};
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::stream::BoxStream;
+use futures::stream::{BoxStream, StreamExt};
 use serde::Serialize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +39,8 @@ pub struct Prompt {
     pub max_output_tokens: Option<u32>,
     /// What a request says beside that.
     pub further: Further,
+    /// What prompts have in common that begin the same way, at most 64 characters: a hint to caches.
+    pub cache_key: Option<String>,
 }
 
 /// One message of a prompt.
@@ -175,4 +178,18 @@ pub trait Provider: Send + Sync {
     /// Asks for a reply. Gives the stream as soon as the endpoint has accepted the prompt; dropping
     /// the future or the stream ends the call.
     async fn stream(&self, prompt: &Prompt) -> Result<Events, ProviderError>;
+}
+
+/// All that a model writes to a prompt, for who has no use for the pieces.
+pub async fn written(provider: &dyn Provider, prompt: &Prompt) -> Result<String, ProviderError> {
+    let mut events = provider.stream(prompt).await?;
+    let mut written = String::new();
+    while let Some(batch) = events.next().await {
+        for event in batch? {
+            if let Event::Text(text) = event {
+                written.push_str(&text);
+            }
+        }
+    }
+    Ok(written)
 }

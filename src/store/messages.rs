@@ -138,14 +138,22 @@ pub struct Remembered {
     pub id: MessageId,
     /// Who speaks.
     pub role: Role,
+    /// Who sent it.
+    pub sender_id: UserId,
     /// Its text.
     pub content: String,
     /// Its size in tokens of o200k_base.
     pub tokens: u32,
+    /// Tokens of the path up to it, itself and what each message takes beside its text
+    /// ([`PROMPT_SHARE`](crate::domain::message::PROMPT_SHARE)) included. The same for every reader,
+    /// so that all of them can cut a path at the same places.
+    pub path_tokens: u64,
     /// Its parts, if a user sent it and there was room for them; else none.
     pub parts: Parts,
-    /// Whether the path begins with it.
-    pub is_root: bool,
+    /// When it was written.
+    pub created_at: Timestamp,
+    /// The message before it; the path begins with one that has none.
+    pub parent_id: Option<MessageId>,
 }
 
 /// Messages: posted and read.

@@ -7,7 +7,11 @@
 //! Cancellation: a caller that stops waiting does not undo the call; it takes effect or not as if
 //! the caller were still there.
 
+mod embeddings;
 mod feed;
+mod house;
+mod keys;
+mod ledger;
 mod messages;
 pub mod mongo;
 pub(crate) mod moving;
@@ -19,17 +23,24 @@ mod rules;
 mod search;
 mod sessions;
 pub mod sqlite;
+mod summaries;
 mod transfer;
 mod tree;
 mod turns;
 mod work;
 
+pub use embeddings::*;
 pub use feed::*;
+pub use house::*;
+pub use keys::*;
+pub use ledger::*;
 pub use messages::*;
 pub use projects::*;
 pub use relay::*;
+pub(crate) use rules::exceeded;
 pub use search::*;
 pub use sessions::*;
+pub use summaries::*;
 pub use transfer::*;
 pub use tree::*;
 pub use turns::*;
@@ -49,7 +60,12 @@ pub trait Store:
     + FeedStore
     + SearchStore
     + TransferStore
+    + SummaryStore
+    + EmbeddingStore
     + ProjectStore
+    + KeyStore
+    + HouseStore
+    + LedgerStore
 {
     /// Says in a word or two what it is and where, without secrets, for the first log line.
     fn describe(&self) -> String;

@@ -13,7 +13,7 @@ pub(crate) use projects::{ProjectOutcome, move_project};
 
 use super::rules;
 use super::work::{Location, Place, SessionRow};
-use super::{NewFile, NewMessage, ProjectStore};
+use super::{KeyStore, LedgerEntry, LedgerStore, NewFile, NewMessage, ProjectStore, StoredKey};
 use crate::domain::{MessageId, Project, ProjectId, SessionId, Timestamp, TurnId, UserId};
 use crate::error::{Error, Kind, Result};
 use async_trait::async_trait;
@@ -25,6 +25,8 @@ use tokio::time::sleep;
 
 /// A page of nodes ends once it holds this many bytes.
 pub(super) const MAX_PAGE: u64 = 1 << 20;
+/// Lines of the ledger that are moved at once.
+const LEDGER_PAGE: u32 = 200;
 /// A session is tried again after this long, then after twice as long, up to …
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// … this long: longer than another primary takes to come.
@@ -86,11 +88,15 @@ pub(crate) struct KeptMessage {
     pub(crate) seq: u32,
     pub(crate) parent: Option<Place>,
     pub(crate) message: NewMessage,
+    /// Tokens of the path up to it.
+    pub(crate) path_tokens: u64,
 }
 
 /// How much a store holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Totals {
+    pub(crate) keys: u64,
+    pub(crate) usage: u64,
     pub(crate) projects: u64,
     pub(crate) sessions: u64,
     pub(crate) messages: u64,
@@ -102,7 +108,7 @@ pub(crate) struct Totals {
 /// Two stores that keep the same session give equal values, whatever their databases make of it:
 /// that is how a move is verified.
 #[async_trait]
-pub(crate) trait Keeps: ProjectStore {
+pub(crate) trait Keeps: ProjectStore + KeyStore + LedgerStore {
     /// A session without its messages; of its requests those made after `since`.
     async fn kept_session(&self, id: &SessionId, since: Timestamp) -> Result<Option<KeptSession>>;
 
@@ -147,6 +153,50 @@ pub(crate) trait MoveIn: Keeps {
 
     /// Adds a project that is not there, with the contents of its files: all of it or nothing.
     async fn put_project(&self, project: &Project, files: &[NewFile]) -> Result<()>;
+}
+
+/// Moves a key of the API, unless one of its id is there. Whether the same one is there now: when it
+/// was last used does not count.
+pub(crate) async fn move_key(to: &dyn MoveIn, stored: &StoredKey) -> Result<bool> {
+    let id = &stored.key.id;
+    patiently(|| async {
+        if to.key(id).await?.is_none() {
+            to.add_key(stored.clone()).await?;
+        }
+        let there = to.key(id).await?;
+        Ok(there.is_some_and(|there| {
+            let (mut there, mut stored) = (there, stored.clone());
+            (there.key.last_used_at, stored.key.last_used_at) = (None, None);
+            there == stored
+        }))
+    })
+    .await
+}
+
+/// Moves the lines of turns in the ledger, those that follow `behind` at the source: some of them, none
+/// if all are moved. What of them is there now as it was.
+pub(crate) async fn move_ledger(
+    from: &dyn MoveOut,
+    to: &dyn MoveIn,
+    behind: Option<&TurnId>,
+) -> Result<Vec<(LedgerEntry, bool)>> {
+    patiently(|| async move {
+        let page = from.ledger(behind, LEDGER_PAGE).await?;
+        for entry in &page {
+            to.book(entry.clone()).await?;
+        }
+        let mut there = Vec::new();
+        let mut at = behind.cloned();
+        // The other one may have lines in between.
+        while page.last().is_some_and(|last| at.as_ref() < Some(&last.turn_id)) {
+            let more = to.ledger(at.as_ref(), LEDGER_PAGE).await?;
+            let Some(last) = more.last() else { break };
+            at = Some(last.turn_id.clone());
+            there.extend(more);
+        }
+        Ok(page.into_iter().map(|entry| (entry.clone(), there.contains(&entry))).collect())
+    })
+    .await
 }
 
 /// What became of a session.

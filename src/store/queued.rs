@@ -1,6 +1,7 @@
 //! A waiting turn as text: the same in every store.
 
 use super::{Ask, NewMessage, OnKnownId, Parent, ReplyFields, TurnSpec};
+use crate::domain::key::KeyId;
 use crate::domain::message::{Body, MessageType, Parts};
 use crate::domain::session::Settings;
 use crate::domain::{MessageId, Principal, Role, Timestamp, TurnId, UserId};
@@ -14,12 +15,15 @@ pub struct Waiting {
     pub who: Principal,
     /// The turn.
     pub turn: TurnSpec,
+    /// The key that they came with.
+    pub key: Option<KeyId>,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Record {
     user: String,
     is_admin: bool,
+    key: Option<String>,
     turn_id: String,
     reply_id: String,
     options: Settings,
@@ -54,10 +58,11 @@ enum ParentRecord {
 impl Waiting {
     /// The text.
     pub fn to_json(&self) -> Result<String> {
-        let Self { who, turn } = self;
+        let Self { who, turn, key } = self;
         let record = Record {
             user: who.user.to_string(),
             is_admin: who.is_admin,
+            key: key.as_ref().map(ToString::to_string),
             turn_id: turn.turn_id.to_string(),
             reply_id: turn.reply_id.to_string(),
             options: turn.options.clone(),
@@ -115,7 +120,7 @@ impl Waiting {
             ask,
             options: record.options,
         };
-        Ok(Self { who, turn })
+        Ok(Self { who, turn, key: record.key.map(KeyId::trusted) })
     }
 }
 

@@ -2,7 +2,9 @@
 
 use super::{IdempotencyKey, NewMessage, Parent};
 use crate::domain::image::images;
+use crate::domain::key::KeyId;
 use crate::domain::message::Parts;
+use crate::domain::quota::{Payer, Quota};
 use crate::domain::session::Settings;
 use crate::domain::title::Title;
 use crate::domain::turn::ActiveTurn;
@@ -14,6 +16,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use serde::Serialize;
 use std::collections::HashSet;
+use std::sync::Arc;
 
 /// The most messages that wait in one session.
 pub const MAX_QUEUED: u32 = 8;
@@ -125,6 +128,10 @@ pub struct BeginTurn {
     pub idempotency: Option<IdempotencyKey>,
     /// The turn.
     pub turn: TurnSpec,
+    /// The key that whoever asks came with.
+    pub key: Option<KeyId>,
+    /// What nobody may overrun.
+    pub quotas: Arc<[Quota]>,
     /// The last word, once the session is known.
     pub admit: Admission,
     /// Who will run it.
@@ -176,6 +183,10 @@ pub struct Begun {
     pub options: Settings,
     /// Whether the question was stored with it, and not before.
     pub is_question_new: bool,
+    /// Who pays for it.
+    pub payer: Payer,
+    /// Whether it waited for another one to end.
+    pub has_waited: bool,
 }
 
 /// What came of beginning a turn.
@@ -236,6 +247,8 @@ pub struct FinishTurn {
     pub claimant: Claimant,
     /// The reply.
     pub reply: NewMessage,
+    /// What it cost, in billionths of the unit that prices are in; `None` without a price.
+    pub cost: Option<i64>,
     /// The last batch of the turn's log, if it has one.
     pub last_batch: Option<Batch>,
     /// Who will run the next waiting turn; `None` leaves it waiting.

@@ -6,10 +6,11 @@
 
 use super::queued::Waiting;
 use super::{
-    Batch, Claimant, Deleted, IdempotencyKey, ImportSession, NewMessage, NewSession, Question,
-    SessionChange,
+    Batch, Claimant, Deleted, IdempotencyKey, ImportSession, LedgerEntry, NewMessage, NewSession,
+    Question, SessionChange, Spent,
 };
 use crate::domain::node::NodeFill;
+use crate::domain::quota::Payer;
 use crate::domain::title::Title;
 use crate::domain::{Message, MessageId, Principal, Session, SessionId, Timestamp, TurnId, UserId};
 use crate::error::Result;
@@ -32,6 +33,8 @@ pub(crate) struct SessionRow {
     pub(crate) head: Option<Location>,
     /// Who runs its active turn.
     pub(crate) claimant: Option<Claimant>,
+    /// Who pays for it.
+    pub(crate) payer: Option<Payer>,
     /// How far each user has read, as a seq.
     #[serde(serialize_with = "in_order")]
     pub(crate) read_marks: HashMap<String, u32>,
@@ -97,6 +100,8 @@ pub(crate) struct Placed<'a> {
     pub(crate) opens_node: bool,
     /// Bytes it counts for in its node.
     pub(crate) size: u64,
+    /// Tokens of the path up to it, itself and what each message takes beside its text included.
+    pub(crate) path_tokens: u64,
 }
 
 /// A request that was made before, and what it led to.
@@ -175,6 +180,9 @@ pub(crate) trait Work {
     /// How full a message's node is, and whether the message is its last.
     async fn fill(&mut self, row: &SessionRow, at: Location) -> Result<NodeFill>;
 
+    /// Tokens of the path up to this message, as it was stored with them.
+    async fn path_tokens(&mut self, row: &SessionRow, at: Location) -> Result<u64>;
+
     /// The session's nodes without their messages, by number: 1, 2, 3, … without a gap. Asked of a
     /// session before anything is stored in it in the same step.
     async fn nodes(&mut self, row: &SessionRow) -> Result<Vec<NodeLine>>;
@@ -191,8 +199,15 @@ pub(crate) trait Work {
     /// Stores a message. Errors: `id_taken`.
     async fn put(&mut self, row: &SessionRow, placed: Placed<'_>) -> Result<()>;
 
-    /// Claims the session for its active turn. Invariant: at most one running turn per session.
+    /// Claims the session for its active turn, at the cost of its payer. Invariant: at most one running turn per session.
     async fn hold(&mut self, row: &SessionRow, claimant: &Claimant) -> Result<()>;
+
+    /// Books a turn that ends in this step, once. What it adds to what is spent may take a moment to
+    /// show.
+    async fn book(&mut self, entry: &LedgerEntry) -> Result<()>;
+
+    /// What has been spent of a purse from a day on.
+    async fn spent(&mut self, purse: &str, since_day: i64) -> Result<Spent>;
 
     /// Releases the claim.
     async fn release(&mut self, row: &SessionRow) -> Result<()>;

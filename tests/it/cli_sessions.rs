@@ -156,8 +156,8 @@ async fn looking_works_beside_a_running_server_and_leaves_its_turns_alone() {
     let create = client.post(format!("{}/api/chat-sessions", server.base)).json(&new);
     assert_eq!(read(create).await.status, 201);
     // A claim whose owner nobody knows: a server that starts would end it.
-    let claim = "INSERT INTO turns SELECT key, 't', 'r', 'q', 0, 'elsewhere', 'b' FROM sessions \
-                 WHERE id = 'fresh'";
+    let claim = "INSERT INTO turns SELECT key, 't', 'r', 'q', 0, 'elsewhere', 'b', 'bob', NULL \
+                 FROM sessions WHERE id = 'fresh'";
     let file = folder.path().join("desk.db");
     rusqlite::Connection::open(&file).unwrap().execute(claim, []).unwrap();
 

@@ -81,13 +81,18 @@ async fn a_bad_value_stops_the_start_with_a_sentence_that_names_it() {
         ("DATABASE_URL", "mongodb://", "mongodb://HOST:PORT/DATABASE"),
         ("ECHOIC_SQLITE_SYNC", "off", "full, normal"),
         ("ECHOIC_PROVIDER", "azure", "auto, openai, anthropic, demo"),
+        ("ECHOIC_PROMPT_CACHE_KEY", "true", "auto, always, never"),
         ("OPENAI_BASE_URL", "ftp://x", "http:// or https://"),
         ("ECHOIC_IDLE_TIMEOUT", "soon", "250ms, 30s or 10m"),
         ("ECHOIC_TURN_TIMEOUT", "0s", "from 1ms"),
         ("ECHOIC_CONTEXT_WINDOW", "12", "12"),
-        ("ECHOIC_MEMORY", "recall", "auto, buffer, window, token"),
+        ("ECHOIC_CONTEXT_WINDOWS", "llama3.2", "MODEL=TOKENS"),
+        ("ECHOIC_MEMORY", "everything", "auto, buffer, window, token, summary, recall"),
         ("ECHOIC_MAX_BODY", "2MB", "2MiB"),
-        ("ECHOIC_AUTH", "keys", "none"),
+        ("ECHOIC_AUTH", "ldap", "none, proxy, keys, jwt"),
+        ("ECHOIC_AUTH", "proxy", "ECHOIC_TRUSTED_PROXIES"),
+        ("ECHOIC_AUTH", "jwt", "JWT_SECRET or JWT_JWKS_URL"),
+        ("ECHOIC_TRUSTED_PROXIES", "proxy.example", "10.0.0.0/8"),
         ("ECHOIC_CORS_ORIGINS", "chat.example.com", "https://chat.example.com"),
         ("ECHOIC_LOG_FORMAT", "xml", "text, json"),
         ("ECHOIC_PROMPTS_DIR", "/dev/null/x", "ECHOIC_PROMPTS_DIR"),
@@ -183,12 +188,11 @@ async fn variables_without_effect_are_warned_about() {
         ("PORT", "0".to_owned()),
         ("ECHOIC_PROVIDER", "demo".to_owned()),
         ("ECHOIC_COLOUR", "red".to_owned()),
-        ("ECHOIC_EMBEDDINGS_URL", "http://127.0.0.1:1".to_owned()),
-        ("JWT_SECRET", "secret".to_owned()),
+        ("ECHOIC_SHAPE", "round".to_owned()),
     ]);
     let (code, log) = Process::start(folder.path(), &variables).await.terminate().await;
     assert_eq!(code, 0);
-    for name in ["ECHOIC_COLOUR", "ECHOIC_EMBEDDINGS_URL", "JWT_SECRET"] {
+    for name in ["ECHOIC_COLOUR", "ECHOIC_SHAPE"] {
         assert!(
             log.contains(&format!("{name} is set, but this version does not know it")),
             "{log}"

@@ -425,6 +425,8 @@ fn begin_turn(life: &Claimant, now: Timestamp) -> BeginTurn {
             },
             options: Settings::default(),
         },
+        key: None,
+        quotas: [].into(),
         admit: Box::new(|_, _| Ok(())),
         claimant: life.clone(),
         who,

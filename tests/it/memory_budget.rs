@@ -1,7 +1,7 @@
 //! The budget, as a property: whatever was said in whatever script, and whichever model is asked,
 //! prompt and reply fit its window, and the newest message is in the prompt.
 
-use echoic::domain::memory::{MemoryOptions, Strategy as Way};
+use echoic::domain::memory::{MemoryOptions, STRATEGIES, Strategy as Way};
 use echoic::domain::message::{Body, Parts};
 use echoic::domain::project::GenerationStatus;
 use echoic::domain::session::{SessionStatus, Settings};
@@ -16,7 +16,7 @@ use echoic::prompts::Prompts;
 use echoic::store::sqlite::{SqliteStore, Sync};
 use echoic::store::{
     self, ImportSession, NewFile, NewProject, NewSession, Parent, ProjectStore, ReplyFields,
-    SessionStore, Size, Store, TransferStore,
+    SessionStore, Size, Store, Summary, SummaryStore, TransferStore,
 };
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
@@ -76,16 +76,18 @@ fn settings() -> impl Strategy<Value = Settings> {
     let models =
         ["gpt-4o", "gpt-4", "gpt-3.5-turbo", "openai/gpt-4", "gpt-5-mini", "llama3.2", "o"];
     let model = proptest::option::of(proptest::sample::select(models.to_vec()));
-    let way = proptest::sample::select(&[Way::Auto, Way::Buffer, Way::Window, Way::Token][..]);
+    let ways = STRATEGIES.map(|(_, way)| way);
+    let way = proptest::sample::select(ways.to_vec());
     let number = || proptest::option::of(prop_oneof![1u32..60, 1u32..4000]);
-    let memory = (proptest::option::of(way), number(), number());
+    let memory = (proptest::option::of(way), number(), number(), number());
     (model, proptest::option::of(text()), proptest::option::of(1u32..1500), memory).prop_map(
-        |(model, system_prompt, max_output_tokens, (strategy, last_messages, max_tokens))| {
+        |(model, system_prompt, max_output_tokens, memory)| {
+            let (strategy, last_messages, max_tokens, recall_tokens) = memory;
             Settings {
                 model: model.map(str::to_owned),
                 system_prompt,
                 max_output_tokens,
-                memory: MemoryOptions { strategy, last_messages, max_tokens, recall_tokens: None },
+                memory: MemoryOptions { strategy, last_messages, max_tokens, recall_tokens },
                 ..Settings::default()
             }
         },
@@ -133,7 +135,8 @@ async fn keep(store: &SqliteStore, session: &str, said: &[Line], new: NewSession
             sender_id: UserId::trusted("ada"),
             tokens: tokens::count(content),
             body: Body { content: content.clone(), parts: parts(*images), kind: MessageType::Text },
-            created_at: at,
+            // Back and forth between three days.
+            created_at: Timestamp::from_millis((place as i64 * 5 % 3) * 86_400_000),
             reply: ReplyFields::default(),
         };
         (message, Parent::Head)
@@ -155,6 +158,20 @@ async fn keep(store: &SqliteStore, session: &str, said: &[Line], new: NewSession
     let stored = store.import_session(&ada(), import, at).await.unwrap();
     let access = echoic::domain::principal::Access::Own;
     store.session(&ada(), &stored.session_id, access).await.unwrap()
+}
+
+/// Stores a summary of the conversation's older half, of any size.
+async fn keep_summary(store: &SqliteStore, session: &SessionId, case: &Case) {
+    let Some(middle) = (case.said.len() / 2).checked_sub(1) else { return };
+    let summary = Summary {
+        first: MessageId::trusted("0"),
+        last: MessageId::trusted(middle.to_string()),
+        tokens_before: 0,
+        path_tokens: 1,
+        text: format!("- {}\n- {}", case.next.text, case.said[middle].text),
+        model: "m".to_owned(),
+    };
+    store.put_summary(session, &summary).await.unwrap();
 }
 
 /// Stores what the conversation's project says, if it has one.
@@ -199,8 +216,14 @@ fn reserve(case: &Case) -> u32 {
 
 fn check(case: &Case, assembled: &Assembled) {
     let Case { said, next, window, settings, project } = case;
-    let said_to_model = assembled.pieces.iter().map(|piece| (&*piece.text, piece.images.len()));
-    assert_eq!(assembled.prompt_tokens, recount(settings, said_to_model));
+    let sent = assembled.prompt(settings).messages;
+    let counted = recount(settings, sent.iter().map(|one| (&*one.content, one.images.len())));
+    let recalled: Vec<_> =
+        assembled.pieces.iter().filter(|piece| piece.kind == PieceKind::Recalled).collect();
+    if recalled.is_empty() {
+        assert_eq!(assembled.prompt_tokens, counted);
+    }
+    assert!(counted <= assembled.prompt_tokens, "{counted}: {assembled:?}");
     let reserve = reserve(case);
     assert_eq!((assembled.reply_reserve, assembled.context_window), (reserve, *window));
     assert!(assembled.prompt_tokens + reserve <= *window, "{assembled:?}");
@@ -220,7 +243,11 @@ fn check(case: &Case, assembled: &Assembled) {
     check_project(project.as_ref(), &common, assembled);
     // The end of the conversation without a gap, but for what a model is never shown. Pictures of a
     // message come all together or not at all, and only those of users.
-    let recent = &behind[common.len()..];
+    let behind = &behind[common.len()..behind.len() - recalled.len()];
+    let summed = behind.iter().take_while(|piece| piece.kind == PieceKind::Summary).count();
+    assert!(summed <= 1);
+    let (summary, recent) = behind.split_at(summed);
+    check_recalled(case, &recalled, recent);
     let shown = said.iter().filter(|line| line.role != Role::Tool && !line.text.is_empty());
     let shown: Vec<_> = shown.map(|line| (line.role, line.text.as_str())).collect();
     let told = recent.iter().filter(|piece| !piece.text.is_empty());
@@ -235,10 +262,29 @@ fn check(case: &Case, assembled: &Assembled) {
 
     let memory = settings.memory;
     let most = memory.max_tokens.unwrap_or(u32::MAX);
-    assert!(behind.iter().map(|piece| piece.tokens + 4).sum::<u32>() <= most);
+    let verbatim = common.iter().copied().chain(summary).chain(recent);
+    let verbatim: u32 = verbatim.map(|piece| piece.tokens + 4).sum();
+    let of_recalled: u32 = recalled.iter().map(|piece| piece.tokens).sum();
+    assert!(verbatim + of_recalled <= most);
+    assert!(of_recalled <= memory.recall_tokens.unwrap_or(u32::MAX));
     assert!(common.iter().all(|piece| piece.tokens + 4 <= most / 2));
     if memory.strategy == Some(Way::Window) {
         assert!(recent.len() <= memory.last_messages.unwrap_or(20) as usize);
+    }
+}
+
+/// What is recalled comes in the order in which it was said, from before what is verbatim; only words
+/// that were said are told, and each message once.
+fn check_recalled(case: &Case, recalled: &[&Piece], recent: &[Piece]) {
+    let place = |piece: &Piece| piece.message_ids[0].as_str().parse::<usize>().unwrap();
+    let mut places: Vec<_> = recalled.iter().map(|piece| place(piece)).collect();
+    places.extend(recent.first().map(place));
+    assert!(places.is_sorted_by(|a, b| a < b), "{places:?}");
+    for piece in recalled {
+        let said = &case.said[place(piece)];
+        assert!(said.role != Role::Tool && piece.score.unwrap() > 0.0);
+        let words = said.text.split_whitespace().filter(|word| piece.text.contains(word)).count();
+        assert!(words > 0, "{piece:?}");
     }
 }
 
@@ -273,7 +319,8 @@ fn prompt_and_reply_always_fit_and_the_newest_message_is_always_in() {
     let mut runner =
         TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
     let (number, planned, cut) = (Cell::new(0), Cell::new(0), Cell::new(0));
-    let (pictured, projects) = (Cell::new(0), Cell::new((0, 0)));
+    let (pictured, recalled, projects) = (Cell::new(0), Cell::new(0), Cell::new((0, 0)));
+    let summed = Cell::new(0);
     let outcome = runner.run(&case(), |case| {
         number.set(number.get() + 1);
         let name = format!("s{}", number.get());
@@ -307,11 +354,22 @@ fn prompt_and_reply_always_fit_and_the_newest_message_is_always_in() {
             let new = NewSession { project_id, ..NewSession::default() };
             let session = keep(&store, &name, &case.said, new).await;
             let last = session.head_id.clone();
+            keep_summary(&store, &session.id, &case).await;
             let (text, images) = (text.as_str().into(), echoic::domain::image::images(&parts));
-            let new = NewMessage { id: None, role: Role::User, text, images };
+            let at = Timestamp::from_millis(0);
+            let new = NewMessage { id: None, role: Role::User, text, images, at };
+            let mut plan = plan;
+            plan.patience = None;
             memory.assemble(&session, plan, last.as_ref(), Some(new)).await.unwrap()
         });
-        if assembled.recent_messages() < case.said.len() {
+        let is_recalled = |piece: &Piece| piece.kind == PieceKind::Recalled;
+        if assembled.pieces.iter().any(|piece| piece.kind == PieceKind::Summary) {
+            summed.set(summed.get() + 1);
+        }
+        if assembled.pieces.iter().any(is_recalled) {
+            recalled.set(recalled.get() + 1);
+        }
+        if assembled.earlier_messages() < case.said.len() {
             cut.set(cut.get() + 1);
         }
         if assembled.pieces.iter().any(|piece| !piece.images.is_empty()) {
@@ -327,6 +385,8 @@ fn prompt_and_reply_always_fit_and_the_newest_message_is_always_in() {
     outcome.unwrap();
     // The cases are the same each time: most can be planned, and many do not hold all that was said.
     assert!(projects.get().0 > 20 && projects.get().1 > 20, "whole, in part: {projects:?}");
+    assert!(summed.get() > 8, "only {} prompts with a summary", summed.get());
+    assert!(recalled.get() > 8, "only {} prompts with something recalled", recalled.get());
     assert!(pictured.get() > 30, "only {} prompts with pictures", pictured.get());
     assert!(planned.get() > 150 && cut.get() > 100, "{} of them, {}", planned.get(), cut.get());
     runtime.block_on(async { store.close().await });

@@ -66,13 +66,15 @@ async fn mistaken() -> (String, TempDir) {
         memory: memory.clone(),
         prompts,
         title_model: None,
+        summary_model: None,
         claimant: Claimant { instance: "tests".to_owned(), boot: "one".to_owned() },
     });
     let api = Api {
         chat: Arc::new(chat),
         store,
         memory,
-        auth: Auth::None,
+        auth: Arc::new(Auth::open()),
+        rates: Arc::default(),
         limits: Limits { body: 1 << 20, message: 1 << 20 },
         hosts: Arc::new(Hosts::default()),
         cors_origins: Arc::new([]),

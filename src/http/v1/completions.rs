@@ -3,13 +3,14 @@
 use super::completion::{Chunks, whole};
 use super::request::Request;
 use super::{SESSION, errors};
-use crate::chat::{Hearing, NewTurn, OwnAnswer, Prompt};
+use crate::chat::{Hearing, NewTurn, OwnAnswer, Passed, Prompt, Standing};
 use crate::domain::{Principal, SessionId};
 use crate::error::{Error, Result};
 use crate::http::Api;
 use crate::http::body::ChatBytes;
 use crate::http::envelope::Answer;
-use crate::http::extract::{Caller, NoQuery, idempotency, retry};
+use crate::http::extract::{NoQuery, idempotency, retry};
+use crate::http::gate::{Asked, Caller};
 use crate::http::sse;
 use crate::store::{OnBusy, SessionTarget};
 use axum::Json;
@@ -27,7 +28,7 @@ const ROUTE: &str = "POST /v1/chat/completions";
 const SHORT_BODY: usize = 256 << 10;
 
 /// What a request turned out to be.
-enum Asked {
+enum Wanted {
     /// For the provider; as a prompt for one that does not speak Chat Completions.
     Alone { body: Bytes, prompt: Result<Box<Prompt>> },
     /// A turn of a session.
@@ -62,19 +63,20 @@ pub(in crate::http) async fn create(
     State(api): State<Api>,
     _query: NoQuery,
     Caller(who): Caller,
+    Asked(standing): Asked,
     headers: HeaderMap,
     ChatBytes(bytes): ChatBytes,
 ) -> Answer<Response> {
-    let (asked, manner) = if bytes.len() <= SHORT_BODY {
-        read(&api, who, &headers, &bytes)?
+    let (wanted, manner) = if bytes.len() <= SHORT_BODY {
+        read(&api, &who, &headers, &bytes)?
     } else {
-        let api = api.clone();
-        let reading = spawn_blocking(move || read(&api, who, &headers, &bytes));
+        let (api, who) = (api.clone(), who.clone());
+        let reading = spawn_blocking(move || read(&api, &who, &headers, &bytes));
         reading.await.map_err(Error::internal)??
     };
-    match asked {
-        Asked::Turn(turn) => {
-            let hearing = api.chat.hear_turn(*turn).await?;
+    match wanted {
+        Wanted::Turn(turn) => {
+            let hearing = api.chat.hear_turn(NewTurn { standing, ..*turn }).await?;
             let session = hearing.session.as_ref().map(|id| HeaderValue::from_str(id.as_str()));
             // A reply that failed is repeated as such: asking for the same once more is no use.
             let mut response = match answer(&api, hearing, manner).await {
@@ -91,17 +93,25 @@ pub(in crate::http) async fn create(
             }
             Ok(response)
         }
-        Asked::Alone { body, prompt } => match api.chat.pass(body, manner.is_stream).await? {
-            Some(answer) => Ok(passed(answer)),
-            None => {
-                let prompt = prompt?;
-                answer(&api, api.chat.hear(&prompt).await?, manner).await
+        Wanted::Alone { body, prompt } => {
+            let place = api.chat.admit(&who, standing).await?;
+            match api.chat.pass(body, manner.is_stream, place).await? {
+                Passed::Answer(answer) => Ok(passed(answer)),
+                Passed::Untold(place) => {
+                    let prompt = prompt?;
+                    answer(&api, api.chat.hear(&prompt, place).await?, manner).await
+                }
             }
-        },
+        }
     }
 }
 
-fn read(api: &Api, who: Principal, headers: &HeaderMap, bytes: &Bytes) -> Result<(Asked, Manner)> {
+fn read(
+    api: &Api,
+    who: &Principal,
+    headers: &HeaderMap,
+    bytes: &Bytes,
+) -> Result<(Wanted, Manner)> {
     let request = Request::read(bytes)?;
     let default = api.memory.default_model();
     let manner = Manner {
@@ -111,7 +121,7 @@ fn read(api: &Api, who: Principal, headers: &HeaderMap, bytes: &Bytes) -> Result
     };
     let Some(session) = session(&request, headers)? else {
         let prompt = request.ensure_plain().and_then(|()| request.prompt(default)).map(Box::new);
-        return Ok((Asked::Alone { body: request.body(default)?, prompt }, manner));
+        return Ok((Wanted::Alone { body: request.body(default)?, prompt }, manner));
     };
     request.ensure_plain()?;
     let idempotency = match idempotency(headers, ROUTE, bytes)? {
@@ -119,15 +129,16 @@ fn read(api: &Api, who: Principal, headers: &HeaderMap, bytes: &Bytes) -> Result
         None => retry(headers, ROUTE, &[session.as_str().as_bytes(), b"\n", bytes].concat()),
     };
     let turn = NewTurn {
-        who,
+        who: who.clone(),
         session: SessionTarget::Ensure(session),
         project_id: None,
         wish: request.wish(api)?,
         settings: request.settings(api)?,
         on_busy: OnBusy::Reject,
         idempotency: Some(idempotency),
+        standing: Standing::default(),
     };
-    Ok((Asked::Turn(Box::new(turn)), manner))
+    Ok((Wanted::Turn(Box::new(turn)), manner))
 }
 
 /// The session that the body names, else the header.

@@ -173,6 +173,7 @@ impl<'a> Request<'a> {
             top_p,
             max_output_tokens,
             further: self.further(),
+            cache_key: None,
         })
     }
 

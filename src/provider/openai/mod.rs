@@ -22,6 +22,7 @@ use wire::ChatCompletions;
 
 /// Where OpenAI itself answers.
 pub const OFFICIAL: &str = "https://api.openai.com/v1";
+const OFFICIAL_HOST: &str = "api.openai.com";
 /// The model that is used there unless another is asked for.
 pub const OFFICIAL_MODEL: &str = "gpt-5-mini";
 
@@ -33,6 +34,7 @@ pub struct Endpoint {
     authorization: Option<HeaderValue>,
     key: Option<String>,
     is_official: bool,
+    sends_cache_key: bool,
 }
 
 impl Endpoint {
@@ -49,14 +51,26 @@ impl Endpoint {
         let http = remote::client()?;
         let config =
             OpenAIConfig::new().with_api_base(base_url).with_api_key(key.unwrap_or_default());
+        // Some regions have hosts of their own below this one.
+        let is_official = parsed
+            .host_str()
+            .is_some_and(|host| host == OFFICIAL_HOST || host.ends_with(".api.openai.com"));
         Ok(Self {
             plain: OpenAi::build(http.clone(), config),
             http,
             chat_url: format!("{base_url}/chat/completions"),
             authorization,
             key: key.map(str::to_owned),
-            is_official: parsed.host_str() == Some("api.openai.com"),
+            is_official,
+            // Others refuse fields that they do not know.
+            sends_cache_key: is_official,
         })
+    }
+
+    /// Sends `prompt_cache_key`, or does not; without this only OpenAI gets it.
+    #[must_use]
+    pub fn sending_cache_key(self, sends_cache_key: bool) -> Self {
+        Self { sends_cache_key, ..self }
     }
 }
 
@@ -101,7 +115,7 @@ impl Provider for Endpoint {
     }
 
     async fn stream(&self, prompt: &Prompt) -> Result<Events, ProviderError> {
-        let body = wire::request(prompt, self.is_official);
+        let body = wire::request(prompt, self.is_official, self.sends_cache_key);
         remote::reply(self.ask(body), ChatCompletions, self.key.clone()).await
     }
 }
@@ -114,5 +128,26 @@ fn of_plain_call(error: &OpenAIError) -> ProviderError {
             tracing::debug!(error = %other, "provider call failed");
             ProviderError::new(Fault::Refused, "the provider did not list its models")
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cache_key_goes_to_openai_alone_unless_told_otherwise() {
+        let endpoint = |url| Endpoint::new(url, None).unwrap();
+        for (url, sends) in [
+            (OFFICIAL, true),
+            ("https://eu.api.openai.com/v1", true),
+            ("https://api.openai.com.example.com/v1", false),
+            ("https://notapi.openai.com/v1", false),
+            ("http://127.0.0.1:11434/v1", false),
+        ] {
+            assert_eq!(endpoint(url).sends_cache_key, sends, "{url}");
+            assert!(endpoint(url).sending_cache_key(true).sends_cache_key);
+        }
+        assert!(!endpoint(OFFICIAL).sending_cache_key(false).sends_cache_key);
     }
 }

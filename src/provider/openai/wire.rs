@@ -32,6 +32,8 @@ struct Request<'a> {
     max_completion_tokens: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     max_tokens: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_cache_key: Option<&'a str>,
     /// None of the names above.
     #[serde(flatten)]
     further: &'a Further,
@@ -76,8 +78,8 @@ struct StreamOptions {
 }
 
 /// The body that asks for a streamed reply. OpenAI's newer models know only
-/// `max_completion_tokens`, most other servers only `max_tokens`.
-pub(super) fn request(prompt: &Prompt, is_official: bool) -> Vec<u8> {
+/// `max_completion_tokens`, most other servers only `max_tokens`, and few `prompt_cache_key`.
+pub(super) fn request(prompt: &Prompt, is_official: bool, sends_cache_key: bool) -> Vec<u8> {
     let request = Request {
         model: &prompt.model,
         messages: prompt.messages.iter().map(Message::from).collect(),
@@ -87,6 +89,7 @@ pub(super) fn request(prompt: &Prompt, is_official: bool) -> Vec<u8> {
         top_p: prompt.top_p,
         max_completion_tokens: prompt.max_output_tokens.filter(|_| is_official),
         max_tokens: prompt.max_output_tokens.filter(|_| !is_official),
+        prompt_cache_key: prompt.cache_key.as_deref().filter(|_| sends_cache_key),
         further: &prompt.further,
     };
     // Strings and finite numbers always have a JSON form.
@@ -126,6 +129,8 @@ struct WireUsage {
     prompt_tokens: Option<f64>,
     completion_tokens: Option<f64>,
     prompt_tokens_details: Option<PromptDetails>,
+    /// DeepSeek's name: <https://api-docs.deepseek.com/guides/kv_cache>.
+    prompt_cache_hit_tokens: Option<f64>,
     completion_tokens_details: Option<CompletionDetails>,
 }
 
@@ -247,11 +252,10 @@ impl From<WireUsage> for Usage {
     fn from(wire: WireUsage) -> Self {
         // Some servers count in floats; no count is negative or fractional.
         let count = |number: Option<f64>| number.map_or(0, |number| number.max(0.0).round() as u64);
+        let cached = wire.prompt_tokens_details.and_then(|details| details.cached_tokens);
         Self {
             prompt_tokens: count(wire.prompt_tokens),
-            cached_tokens: count(
-                wire.prompt_tokens_details.and_then(|details| details.cached_tokens),
-            ),
+            cached_tokens: count(cached.or(wire.prompt_cache_hit_tokens)),
             completion_tokens: count(wire.completion_tokens),
             reasoning_tokens: count(
                 wire.completion_tokens_details.and_then(|details| details.reasoning_tokens),
@@ -373,6 +377,17 @@ mod tests {
             estimated: false,
         };
         assert_eq!(read(data).unwrap(), [Event::Usage(usage)]);
+        for cached in [
+            r#""prompt_cache_hit_tokens":640,"prompt_cache_miss_tokens":172"#,
+            r#""prompt_tokens_details":null,"prompt_cache_hit_tokens":640"#,
+            r#""prompt_tokens_details":{"cached_tokens":640},"prompt_cache_hit_tokens":640"#,
+        ] {
+            let data = format!(
+                r#"{{"choices":[],"usage":{{"prompt_tokens":812,"completion_tokens":95,{cached}}}}}"#
+            );
+            let usage = Usage { reasoning_tokens: 0, ..usage };
+            assert_eq!(read(&data).unwrap(), [Event::Usage(usage)], "{cached}");
+        }
     }
 
     #[test]

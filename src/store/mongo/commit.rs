@@ -1,10 +1,11 @@
 //! The commit of a step: one write of the session's document, and what goes along with it.
 
 use super::failures::{is_duplicate, is_passing};
+use super::ledger::book;
 use super::nodes::carry_out;
 use super::step::{Current, Step};
 use crate::error::Result;
-use mongodb::bson::doc;
+use mongodb::bson::{Document, doc};
 use mongodb::error::UNKNOWN_TRANSACTION_COMMIT_RESULT;
 use mongodb::options::ReadConcern;
 use std::time::Duration;
@@ -27,6 +28,9 @@ impl Step {
         let mut pending = gathered.into_pending()?;
         if let Some(end) = self.log_end.take() {
             pending.insert("log", end);
+        }
+        if let Some(entry) = self.ledger_entry.take() {
+            pending.insert("usage", entry);
         }
         let is_unchanged = current.revision.is_some()
             && current.set.is_empty()
@@ -52,8 +56,12 @@ impl Step {
         }
         self.write(&current).await?;
         // It has happened; whoever reads the session next does what fails here.
+        // The use of a turn is booked beside the path: nobody waits for it.
+        let entry = pending.get_document("usage").ok().cloned();
+        let has_pending = !pending.is_empty();
+        pending.remove("usage");
         match timeout(CARRYING_OUT, carry_out(&self.tables, &pending, None)).await {
-            Ok(Ok(())) => self.clean_up(&current, !pending.is_empty()),
+            Ok(Ok(())) => self.clean_up(&current, has_pending, entry),
             Ok(Err(error)) => tracing::warn!(%error, "a step is committed and not yet carried out"),
             Err(_) => tracing::warn!("a step is committed and takes long to be carried out"),
         }
@@ -128,7 +136,7 @@ impl Step {
     }
 
     /// Takes away, beside the step's path, what nobody needs any more.
-    fn clean_up(&mut self, current: &Current, has_pending: bool) {
+    fn clean_up(&mut self, current: &Current, has_pending: bool, entry: Option<Document>) {
         let tables = self.tables.clone();
         let dequeued = std::mem::take(&mut self.dequeued);
         let revision = current.revision.map_or(current.born, |read| read + 1);
@@ -143,6 +151,10 @@ impl Step {
                 let confirm = doc! { "$set": { "isConfirmed": true } };
                 let _ = tables.idempotency_keys.update_one(noted, confirm).await;
             }
+            // What is not booked stays pending, for whoever reads the session next.
+            if let Some(entry) = entry {
+                book(&tables, &entry).await?;
+            }
             if has_pending {
                 let _ =
                     tables.sessions.update_one(same, doc! { "$unset": { "pending": "" } }).await;
@@ -150,6 +162,7 @@ impl Step {
             if !dequeued.is_empty() {
                 let _ = tables.queue.delete_many(doc! { "_id": { "$in": dequeued } }).await;
             }
+            Ok::<_, mongodb::error::Error>(())
         }));
     }
 

@@ -2,7 +2,9 @@
 //!
 //! Times are BSON dates; what is the application's own, or only read whole, is kept as JSON text.
 
+use crate::domain::key::KeyId;
 use crate::domain::message::{Body, FinishReason, Parts};
+use crate::domain::quota::Payer;
 use crate::domain::session::{JsonObject, SessionStatus};
 use crate::domain::title::TitleSource;
 use crate::domain::turn::ActiveTurn;
@@ -95,6 +97,8 @@ pub(super) struct ClaimDoc {
     pub(super) started_at: DateTime,
     pub(super) instance: String,
     pub(super) boot: String,
+    payer: String,
+    payer_key: Option<String>,
 }
 
 /// A bounded run of one path, with its messages.
@@ -116,6 +120,8 @@ pub(super) struct NodeDoc {
     pub(super) last_seq: i64,
     pub(super) count: i64,
     pub(super) bytes: i64,
+    /// Tokens of the path up to its last message.
+    pub(super) path_tokens: i64,
     pub(super) created_at: DateTime,
     pub(super) messages: Vec<MessageDoc>,
 }
@@ -153,6 +159,8 @@ pub(super) struct MessageDoc {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) usage: Option<String>,
     pub(super) tokens: i64,
+    /// Of the path up to it, what each message takes beside its text included.
+    pub(super) path_tokens: i64,
     pub(super) created_at: DateTime,
 }
 
@@ -165,19 +173,22 @@ pub(super) struct RememberedDoc {
     pub(super) seq: i64,
     parent: Option<PlaceDoc>,
     role: String,
+    sender_id: String,
     pub(super) content: String,
     /// Not there for readers without a use for them.
     parts: Option<String>,
     tokens: i64,
+    path_tokens: i64,
+    created_at: DateTime,
 }
 
 impl SessionDoc {
     pub(super) fn into_row(self) -> Result<SessionRow> {
         let created_at = time(self.created_at);
         let at = self.head.as_ref().map(PlaceDoc::location);
-        let (active_turn, claimant) = match self.active_turn {
-            None => (None, None),
-            Some(claim) => (Some(claim.turn()), Some(claim.claimant())),
+        let (active_turn, claimant, payer) = match self.active_turn {
+            None => (None, None, None),
+            Some(claim) => (Some(claim.turn()), Some(claim.claimant()), Some(claim.payer())),
         };
         let session = Session {
             id: SessionId::trusted(self.id),
@@ -213,13 +224,14 @@ impl SessionDoc {
             node_count: number(self.nodes),
             head: at,
             claimant,
+            payer,
             read_marks: marks.map(|mark| (mark.user_id, number(mark.seq))).collect(),
         })
     }
 }
 
 impl ClaimDoc {
-    pub(super) fn of(turn: &ActiveTurn, claimant: &Claimant) -> Self {
+    pub(super) fn of(turn: &ActiveTurn, claimant: &Claimant, payer: &Payer) -> Self {
         Self {
             turn_id: turn.turn_id.to_string(),
             reply_id: turn.message_id.to_string(),
@@ -227,7 +239,14 @@ impl ClaimDoc {
             started_at: date(turn.started_at),
             instance: claimant.instance.clone(),
             boot: claimant.boot.clone(),
+            payer: payer.user.to_string(),
+            payer_key: payer.key.as_ref().map(ToString::to_string),
         }
+    }
+
+    fn payer(&self) -> Payer {
+        let key = self.payer_key.as_deref().map(KeyId::trusted);
+        Payer { user: UserId::trusted(self.payer.as_str()), key }
     }
 
     pub(super) fn turn(&self) -> ActiveTurn {
@@ -264,7 +283,7 @@ impl LocationDoc {
 
 impl MessageDoc {
     pub(super) fn new(placed: Placed<'_>) -> Result<Self> {
-        let Placed { message, at, parent, .. } = placed;
+        let Placed { message, at, parent, path_tokens, .. } = placed;
         let (body, reply) = (&message.body, &message.reply);
         Ok(Self {
             id: message.id.to_string(),
@@ -282,6 +301,7 @@ impl MessageDoc {
             error: reply.error.as_ref().map(to_json).transpose()?,
             usage: reply.usage.as_ref().map(to_json).transpose()?,
             tokens: message.tokens.into(),
+            path_tokens: long(path_tokens),
             created_at: date(message.created_at),
         })
     }
@@ -373,8 +393,11 @@ impl RememberedDoc {
             tokens: number(self.tokens),
             id: MessageId::trusted(self.id),
             role: word(Role::from_word, &self.role)?,
+            sender_id: UserId::trusted(self.sender_id),
             content: self.content,
-            is_root: self.parent.is_none(),
+            path_tokens: self.path_tokens.unsigned_abs(),
+            created_at: time(self.created_at),
+            parent_id: self.parent.map(|parent| MessageId::trusted(parent.id)),
         })
     }
 }
@@ -390,6 +413,11 @@ pub(super) fn time(date: DateTime) -> Timestamp {
 /// A number that was a `u32` when it was stored.
 pub(super) fn number(stored: i64) -> u32 {
     u32::try_from(stored).unwrap_or_default()
+}
+
+/// A number as it is stored.
+pub(super) fn long(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 /// A value as the document that stands for it.

@@ -8,8 +8,12 @@
 mod commit;
 mod connect;
 mod documents;
+mod embeddings;
 mod failures;
 mod feed;
+mod house;
+mod keys;
+mod ledger;
 mod list;
 mod log;
 mod messages;
@@ -26,6 +30,7 @@ mod schema;
 mod search;
 mod sessions;
 mod step;
+mod summaries;
 mod transfer;
 mod tree;
 mod turns;
@@ -74,6 +79,8 @@ pub(super) struct Tables {
     sessions: Collection<Document>,
     nodes: Collection<Document>,
     queue: Collection<Document>,
+    summaries: Collection<Document>,
+    embeddings: Collection<Document>,
     turn_log: Collection<Document>,
     idempotency_keys: Collection<Document>,
     instances: Collection<Document>,
@@ -82,6 +89,10 @@ pub(super) struct Tables {
     projects: Collection<Document>,
     project_files: Collection<Document>,
     words: Collection<Document>,
+    keys: Collection<Document>,
+    tickets: Collection<Document>,
+    usage: Collection<Document>,
+    spent: Collection<Document>,
     schema: Collection<Document>,
 }
 
@@ -91,6 +102,8 @@ impl Tables {
             sessions: database.collection("sessions"),
             nodes: database.collection("nodes"),
             queue: database.collection("queue"),
+            summaries: database.collection("summaries"),
+            embeddings: database.collection("embeddings"),
             turn_log: database.collection("turn_log"),
             idempotency_keys: database.collection("idempotency_keys"),
             instances: database.collection("instances"),
@@ -99,6 +112,10 @@ impl Tables {
             projects: database.collection("projects"),
             project_files: database.collection("project_files"),
             words: database.collection("words"),
+            keys: database.collection("keys"),
+            tickets: database.collection("tickets"),
+            usage: database.collection("usage"),
+            spent: database.collection("spent"),
             schema: database.collection("schema"),
             database,
         }

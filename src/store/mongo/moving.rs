@@ -6,7 +6,7 @@
 
 use super::documents::{
     ClaimDoc, LocationDoc, MessageDoc, NodeDoc, PlaceDoc, ReadMark, SessionDoc, date, document,
-    number, time, to_json,
+    long, number, time, to_json,
 };
 use super::failures::is_duplicate;
 use super::log::document as batch_document;
@@ -192,7 +192,8 @@ fn session_doc(row: &SessionRow, queue: Vec<String>) -> Result<SessionDoc> {
     let session = &row.session;
     let mark =
         |(user, seq): (&String, &u32)| ReadMark { user_id: user.clone(), seq: (*seq).into() };
-    let claim = session.active_turn.as_ref().zip(row.claimant.as_ref());
+    let held = session.active_turn.as_ref().zip(row.claimant.as_ref());
+    let claim = held.zip(row.payer.as_ref());
     Ok(SessionDoc {
         id: session.id.to_string(),
         user_id: session.owner.to_string(),
@@ -220,7 +221,7 @@ fn session_doc(row: &SessionRow, queue: Vec<String>) -> Result<SessionDoc> {
         last_seen: session.last_seen.map(date),
         created_at: date(session.created_at),
         updated_at: date(session.updated_at),
-        active_turn: claim.map(|(turn, claimant)| ClaimDoc::of(turn, claimant)),
+        active_turn: claim.map(|((turn, claimant), payer)| ClaimDoc::of(turn, claimant, payer)),
         queue,
     })
 }
@@ -230,9 +231,15 @@ fn node_doc(session: &SessionId, node: &KeptNode) -> Result<NodeDoc> {
     let prev = prev.unwrap_or(Location { node: 0, seq: 0 });
     let stored = |kept: &KeptMessage| {
         let at = Location { node: *number, seq: kept.seq };
-        let KeptMessage { message, parent, .. } = kept;
-        let placed =
-            Placed { message, at, parent: parent.as_ref(), opens_node: false, size: *bytes };
+        let KeptMessage { message, parent, path_tokens, .. } = kept;
+        let placed = Placed {
+            message,
+            at,
+            parent: parent.as_ref(),
+            opens_node: false,
+            size: *bytes,
+            path_tokens: *path_tokens,
+        };
         MessageDoc::new(placed)
     };
     let first_id = messages.first().map(|first| first.message.id.to_string());
@@ -248,6 +255,7 @@ fn node_doc(session: &SessionId, node: &KeptNode) -> Result<NodeDoc> {
         last_seq: (*last_seq).into(),
         count: (*count).into(),
         bytes: i64::try_from(*bytes).unwrap_or(i64::MAX),
+        path_tokens: messages.last().map_or(0, |last| long(last.path_tokens)),
         created_at: date(*created_at),
         messages: messages.iter().map(stored).collect::<Result<_>>()?,
     })
@@ -289,6 +297,7 @@ fn kept_node(node: NodeDoc, session: &SessionRow) -> Result<KeptNode> {
         Ok(KeptMessage {
             seq: number(stored.seq),
             parent: stored.parent.as_ref().map(place),
+            path_tokens: stored.path_tokens.unsigned_abs(),
             message: stored.into_stored(session)?,
         })
     };

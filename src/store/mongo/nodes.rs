@@ -2,8 +2,9 @@
 //! nodes right behind it, a new node in one piece, an old one's new messages in one update.
 
 use super::Tables;
-use super::documents::{LocationDoc, MessageDoc, NodeDoc, document, number};
+use super::documents::{LocationDoc, MessageDoc, NodeDoc, document, long, number};
 use super::failures::is_duplicate;
+use super::ledger::book;
 use super::paths::Named;
 use super::step::Step;
 use crate::domain::node::{NodeFill, chat_id};
@@ -33,6 +34,7 @@ struct Fill {
     count: i64,
     bytes: i64,
     last_seq: i64,
+    path_tokens: i64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -63,7 +65,7 @@ impl Step {
             None => {
                 let nodes = self.tables.nodes.clone();
                 let filter = doc! { "_id": chat_id(session, at.node) };
-                let only = doc! { "count": 1, "bytes": 1, "lastSeq": 1 };
+                let only = doc! { "count": 1, "bytes": 1, "lastSeq": 1, "pathTokens": 1 };
                 let found: Option<Fill> = self.one(&nodes, filter, Some(only)).await?;
                 let fill = found.ok_or_else(Error::message_not_found)?;
                 self.gathered.fills.insert(at.node, fill);
@@ -77,13 +79,24 @@ impl Step {
         })
     }
 
+    /// Tokens of the path up to a message. Of a node's last one its fill says it.
+    pub(super) async fn tokens_up_to(&mut self, session: &SessionId, at: Location) -> Result<u64> {
+        let known = self.gathered(session).await?.fills.get(&at.node).copied();
+        let known = known.filter(|fill| number(fill.last_seq) == at.seq);
+        let stored = match known {
+            Some(fill) => fill.path_tokens,
+            None => self.stored(session, at).await?.path_tokens,
+        };
+        Ok(stored.unsigned_abs())
+    }
+
     /// Gathers a message for its node.
     pub(super) async fn put_message(
         &mut self,
         session: &SessionId,
         placed: Placed<'_>,
     ) -> Result<()> {
-        let Placed { message, at, parent, opens_node, size } = placed;
+        let Placed { message, at, parent, opens_node, size, path_tokens } = placed;
         let born = self.current.as_ref().map_or(0, |current| current.born);
         let gathered = self.gathered(session).await?;
         let stored = MessageDoc::new(placed)?;
@@ -96,11 +109,12 @@ impl Step {
             }
         }
         let (seq, bytes) = (i64::from(at.seq), i64::try_from(size).unwrap_or(i64::MAX));
-        let fill =
-            gathered.fills.entry(at.node).or_insert(Fill { count: 0, bytes: 0, last_seq: 0 });
+        let empty = Fill { count: 0, bytes: 0, last_seq: 0, path_tokens: 0 };
+        let fill = gathered.fills.entry(at.node).or_insert(empty);
         fill.count += 1;
         fill.bytes += bytes;
         fill.last_seq = seq;
+        fill.path_tokens = long(path_tokens);
         if opens_node {
             let prev = parent.map_or(Location { node: 0, seq: 0 }, |parent| parent.at);
             let node = NodeDoc {
@@ -114,6 +128,7 @@ impl Step {
                 last_seq: seq,
                 count: 1,
                 bytes,
+                path_tokens: long(path_tokens),
                 created_at: stored.created_at,
                 messages: vec![stored],
             };
@@ -122,6 +137,7 @@ impl Step {
             node.count += 1;
             node.bytes += bytes;
             node.last_seq = seq;
+            node.path_tokens = long(path_tokens);
             node.messages.push(stored);
         } else {
             gathered.joined.entry(at.node).or_default().push(stored);
@@ -227,6 +243,7 @@ impl Gathered {
                 "count": fill.count,
                 "bytes": fill.bytes,
                 "lastSeq": fill.last_seq,
+                "pathTokens": fill.path_tokens,
             });
         }
         if !joined.is_empty() {
@@ -265,6 +282,7 @@ pub(super) async fn carry_out(
                 "count": joined.get("count"),
                 "bytes": joined.get("bytes"),
                 "lastSeq": joined.get("lastSeq"),
+                "pathTokens": joined.get("pathTokens"),
             },
         };
         let update = tables.nodes.update_one(before, update);
@@ -275,6 +293,9 @@ pub(super) async fn carry_out(
     }
     if let Ok(end) = pending.get_document("log") {
         add(&tables.turn_log, end, &mut transaction).await?;
+    }
+    if let Ok(entry) = pending.get_document("usage") {
+        book(tables, entry).await?;
     }
     Ok(())
 }

@@ -108,6 +108,8 @@ fn indexes(tables: &Tables) -> Vec<(&mongodb::Collection<Document>, Vec<IndexMod
             ],
         ),
         (&tables.queue, vec![plain(doc! { "sessionId": 1 })]),
+        (&tables.embeddings, vec![plain(doc! { "sessionId": 1 })]),
+        (&tables.summaries, vec![plain(doc! { "sessionId": 1, "last.seq": -1 })]),
         (
             &tables.turn_log,
             vec![
@@ -128,6 +130,9 @@ fn indexes(tables: &Tables) -> Vec<(&mongodb::Collection<Document>, Vec<IndexMod
             &tables.events,
             vec![plain(doc! { "boot": 1, "number": 1 }), expiring(doc! { "at": 1 }, EVENTS)],
         ),
+        (&tables.tickets, vec![expiring(doc! { "expiresAt": 1 }, Duration::ZERO)]),
+        (&tables.usage, vec![plain(doc! { "userId": 1, "at": 1 }), plain(doc! { "at": 1 })]),
+        (&tables.spent, vec![plain(doc! { "purse": 1, "day": 1 })]),
         (&tables.projects, vec![plain(doc! { "userId": 1, "updatedAt": -1, "_id": -1 })]),
         (&tables.project_files, vec![plain(doc! { "projectId": 1 })]),
     ]

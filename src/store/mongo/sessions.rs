@@ -221,7 +221,8 @@ impl Step {
     pub(super) fn claim(&mut self, row: &SessionRow, claimant: &Claimant) -> Result<()> {
         let turn =
             row.session.active_turn.as_ref().ok_or_else(|| Error::internal("no turn to hold"))?;
-        self.set(doc! { "activeTurn": document(&ClaimDoc::of(turn, claimant))? });
+        let payer = row.payer.as_ref().ok_or_else(|| Error::internal("nobody pays for a turn"))?;
+        self.set(doc! { "activeTurn": document(&ClaimDoc::of(turn, claimant, payer))? });
         Ok(())
     }
 
@@ -238,6 +239,8 @@ impl Step {
             &tables.turn_log,
             &tables.idempotency_keys,
             &tables.words,
+            &tables.summaries,
+            &tables.embeddings,
         ] {
             self.delete(table, doc! { "sessionId": id }).await?;
         }

@@ -59,6 +59,8 @@ pub(super) struct Step {
     pub(super) gathered: Gathered,
     /// The end of a log, to be written behind the commit.
     pub(super) log_end: Option<Document>,
+    /// The use of a turn, to be booked behind the commit.
+    pub(super) ledger_entry: Option<Document>,
     /// Turns whose texts in the queue nobody needs behind the commit.
     pub(super) dequeued: Vec<String>,
     /// The note of a request, to be confirmed behind the commit.
@@ -242,6 +244,7 @@ impl MongoStore {
             current: None,
             gathered: Gathered::default(),
             log_end: None,
+            ledger_entry: None,
             dequeued: Vec::new(),
             unconfirmed: None,
             past_note: None,

@@ -10,8 +10,8 @@ use crate::error::Result;
 use crate::store::queued::Waiting;
 use crate::store::work::{KnownRequest, Location, NodeLine, Place, Placed, SessionRow, Work};
 use crate::store::{
-    Batch, Claimant, Deleted, IdempotencyKey, ImportSession, NewMessage, NewSession, Question,
-    SessionChange,
+    Batch, Claimant, Deleted, IdempotencyKey, ImportSession, LedgerEntry, NewMessage, NewSession,
+    Question, SessionChange, Spent,
 };
 
 impl Work for Step {
@@ -91,6 +91,10 @@ impl Work for Step {
         self.node_fill(&row.session.id, at).await
     }
 
+    async fn path_tokens(&mut self, row: &SessionRow, at: Location) -> Result<u64> {
+        self.tokens_up_to(&row.session.id, at).await
+    }
+
     async fn nodes(&mut self, row: &SessionRow) -> Result<Vec<NodeLine>> {
         self.node_lines(&row.session.id).await
     }
@@ -109,6 +113,14 @@ impl Work for Step {
 
     async fn hold(&mut self, row: &SessionRow, claimant: &Claimant) -> Result<()> {
         self.claim(row, claimant)
+    }
+
+    async fn book(&mut self, entry: &LedgerEntry) -> Result<()> {
+        self.book_turn(entry)
+    }
+
+    async fn spent(&mut self, purse: &str, since_day: i64) -> Result<Spent> {
+        self.spent_of_purse(purse, since_day).await
     }
 
     async fn release(&mut self, _row: &SessionRow) -> Result<()> {

@@ -3,7 +3,7 @@
 //! Every message that a store holds came through [`append`], so the invariants of nodes, head and
 //! counters are kept here and nowhere else.
 
-use crate::domain::message::preview;
+use crate::domain::message::{PROMPT_SHARE, preview};
 use crate::domain::node::{self, Placement};
 use crate::domain::title::{Title, TitleSource};
 use crate::domain::{Role, Timestamp};
@@ -57,7 +57,12 @@ pub(super) async fn append(
         None => (row.node_count + 1, true),
     };
     let at = Location { node, seq };
-    work.put(row, Placed { message, at, parent, opens_node, size }).await?;
+    let before = match parent {
+        Some(parent) => work.path_tokens(row, parent.at).await?,
+        None => 0,
+    };
+    let path_tokens = before + u64::from(message.tokens) + u64::from(PROMPT_SHARE);
+    work.put(row, Placed { message, at, parent, opens_node, size, path_tokens }).await?;
 
     row.node_count = row.node_count.max(node);
     let session = &mut row.session;

@@ -5,6 +5,7 @@
 
 mod append;
 mod import;
+mod ledger;
 mod posts;
 mod projects;
 mod queue;
@@ -15,6 +16,7 @@ mod tree;
 mod turns;
 
 pub(super) use import::import_session;
+pub(crate) use ledger::exceeded;
 pub(super) use posts::post_message;
 pub(super) use projects::{
     change_project, create_project, delete_file, delete_project, file, files, project, put_file,
@@ -22,7 +24,8 @@ pub(super) use projects::{
 pub(super) use queue::{begin_waiting, silence, withdraw};
 pub(super) use requests::oldest as oldest_request;
 pub(super) use sessions::{
-    change_session, create_session, delete_session, get, name_session, title_words, with_owner,
+    change_session, create_session, delete_idle, delete_session, get, name_session, title_words,
+    with_owner,
 };
 pub(super) use tree::{fork, mark_seen, move_head, nodes};
 pub(super) use turns::{begin_turn, finish_turn};

@@ -2,6 +2,7 @@
 
 use super::posts::ensure_open;
 use super::turns::{Claim, begin_again, begin_saying};
+use crate::domain::quota::Payer;
 use crate::domain::{SessionId, Timestamp, TurnId};
 use crate::error::{Error, Kind, Result};
 use crate::store::queued::Waiting;
@@ -87,14 +88,15 @@ pub(super) async fn begin_next(
     let session = row.session.id.clone();
     let waiting = work.waiting(&row).await?;
     let mut fresh = Some(row);
-    for Waiting { turn, .. } in waiting {
+    for Waiting { who, turn, key } in waiting {
+        let payer = Payer { user: who.user, key };
         let row = match fresh.take() {
             Some(row) => row,
             None => work.session(&session).await?.ok_or_else(Error::session_not_found)?,
         };
         let waited = turn.turn_id.clone();
         work.drop_waiting(&row, &waited).await?;
-        match begin(work, row, turn, claimant, now).await {
+        match begin(work, row, turn, payer, claimant, now).await {
             Ok(Began::Running(begun)) => return Ok(Some(begun)),
             // Stored, and a person will answer it.
             Ok(_) => {}
@@ -112,13 +114,14 @@ async fn begin(
     work: &mut impl Work,
     row: SessionRow,
     turn: TurnSpec,
+    payer: Payer,
     claimant: &Claimant,
     now: Timestamp,
 ) -> Result<Began> {
     // It may have been closed since the turn was asked for.
     ensure_open(&row)?;
     let TurnSpec { turn_id, reply_id, ask, options } = turn;
-    let claim = Claim { turn_id, reply_id, options, claimant, now };
+    let claim = Claim { turn_id, reply_id, options, payer, has_waited: true, claimant, now };
     match ask {
         Ask::Say { mut message, parent, .. } => {
             message.created_at = now;

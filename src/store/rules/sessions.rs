@@ -72,6 +72,21 @@ pub(in crate::store) async fn delete_session(
     Ok(Deleted { audience: row.session.participants, ..deleted })
 }
 
+/// Deletes a session that nobody has used since a time, unless a reply is running in it.
+pub(in crate::store) async fn delete_idle(
+    work: &mut impl Work,
+    id: &SessionId,
+    since: Timestamp,
+) -> Result<Option<Deleted>> {
+    let Some(row) = work.session(id).await? else { return Ok(None) };
+    let active_at = row.session.last_message_at.unwrap_or(row.session.created_at);
+    if active_at >= since || row.session.active_turn.is_some() {
+        return Ok(None);
+    }
+    let deleted = work.delete_session(&row).await?;
+    Ok(Some(Deleted { audience: row.session.participants, ..deleted }))
+}
+
 /// Gives a session a title that a model wrote, unless its user has named it.
 pub(in crate::store) async fn name_session(
     work: &mut impl Work,

@@ -1,11 +1,13 @@
 //! Turns: begun and finished, each in one step.
 
 use super::append::{append, name_after, resolve, save};
+use super::ledger::{ensure_left, entry_of};
 use super::posts::{ensure_idle, ensure_open};
 use super::repeats::{known_message, repeated, repeated_by_key, says_the_same, waiting_message};
 use super::sessions::{get, id_taken, judged};
 use super::{queue, requests};
 use crate::domain::principal::Access;
+use crate::domain::quota::Payer;
 use crate::domain::session::Settings;
 use crate::domain::turn::ActiveTurn;
 use crate::domain::{MessageId, Role, Timestamp, TurnId};
@@ -88,6 +90,7 @@ async fn say(
         &row.session,
         Size::of(&message.body.content, &message.body.parts, message.tokens),
     )?;
+    ensure_affordable(work, begin, &row).await?;
     if row.session.active_turn.is_some() {
         // What is known now is known then: an edit stays one.
         let ask = Ask::Say { message: Box::new(message), parent, on_known };
@@ -96,18 +99,44 @@ async fn say(
     begin_saying(work, row, message, &parent, claim_of(begin)).await
 }
 
+/// Refuses what its payer cannot pay for, unless a person answers.
+async fn ensure_affordable(
+    work: &mut impl Work,
+    begin: &BeginTurn,
+    row: &SessionRow,
+) -> Result<()> {
+    if row.session.status.is_agent_assigned() {
+        return Ok(());
+    }
+    ensure_left(work, &begin.quotas, &payer_of(begin), &row.session, begin.now).await
+}
+
+fn payer_of(begin: &BeginTurn) -> Payer {
+    Payer { user: begin.who.user.clone(), key: begin.key.clone() }
+}
+
 /// What a turn takes along from its asking to its running.
 pub(super) struct Claim<'a> {
     pub(super) turn_id: TurnId,
     pub(super) reply_id: MessageId,
     pub(super) options: Settings,
+    pub(super) payer: Payer,
+    pub(super) has_waited: bool,
     pub(super) claimant: &'a Claimant,
     pub(super) now: Timestamp,
 }
 
 fn claim_of(begin: &BeginTurn) -> Claim<'_> {
     let TurnSpec { turn_id, reply_id, options, .. } = begin.turn.clone();
-    Claim { turn_id, reply_id, options, claimant: &begin.claimant, now: begin.now }
+    Claim {
+        turn_id,
+        reply_id,
+        options,
+        payer: payer_of(begin),
+        has_waited: false,
+        claimant: &begin.claimant,
+        now: begin.now,
+    }
 }
 
 /// Stores the message of a turn and claims the session for its reply.
@@ -149,6 +178,7 @@ async fn again(
     }
     let (question, _) = question_of(work, &row, reply.clone()).await?;
     (begin.admit)(&row.session, Size::of(&question.content, &question.parts, question.tokens))?;
+    ensure_affordable(work, begin, &row).await?;
     begin_again(work, row, reply, claim_of(begin)).await
 }
 
@@ -177,16 +207,18 @@ impl Claim<'_> {
         is_question_new: bool,
     ) -> Result<Began> {
         let turn = ActiveTurn {
-            turn_id: self.turn_id,
-            message_id: self.reply_id,
+            turn_id: self.turn_id.clone(),
+            message_id: self.reply_id.clone(),
             user_message_id: Some(question.id.clone()),
             started_at: self.now,
         };
         row.session.active_turn = Some(turn.clone());
         row.claimant = Some(self.claimant.clone());
+        row.payer = Some(self.payer.clone());
         work.hold(&row, self.claimant).await?;
-        let (session, options) = (row.session, self.options);
-        let begun = Begun { session, question, turn, options, is_question_new };
+        let Self { options, payer, has_waited, .. } = self;
+        let session = row.session;
+        let begun = Begun { session, question, turn, options, is_question_new, payer, has_waited };
         Ok(Began::Running(Box::new(begun)))
     }
 }
@@ -207,7 +239,7 @@ async fn enqueue(
         Ask::Again { reply } => drop(question_of(work, &row, reply.clone()).await?),
     }
     let turn = TurnSpec { ask, ..begin.turn.clone() };
-    let waiting = Waiting { who: begin.who.clone(), turn };
+    let waiting = Waiting { who: begin.who.clone(), turn, key: begin.key.clone() };
     queue::push(work, &row, &waiting, begin.on_busy).await?;
     Ok(Began::Queued { session: Box::new(row.session) })
 }
@@ -252,9 +284,13 @@ pub(in crate::store) async fn finish_turn(
     if let Some(last) = &finish.last_batch {
         work.end_log(&row, &finish.turn_id, last, now).await?;
     }
+    if let Some(entry) = entry_of(&row, finish) {
+        work.book(&entry).await?;
+    }
     work.release(&row).await?;
     row.session.active_turn = None;
     row.claimant = None;
+    row.payer = None;
     let mut passed_over = Vec::new();
     let next = match &finish.take_next {
         Some(claimant) => queue::begin_next(work, row, claimant, now, &mut passed_over).await?,

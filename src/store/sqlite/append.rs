@@ -17,9 +17,17 @@ pub(super) fn fill(db: &Connection, session: i64, at: Location) -> Result<NodeFi
     })?)
 }
 
+/// Tokens of the path up to a message.
+pub(super) fn path_tokens(db: &Connection, session: i64, at: Location) -> Result<u64> {
+    let sql = "SELECT path_tokens FROM messages WHERE key = ?1";
+    let found: i64 =
+        db.prepare_cached(sql)?.query_row([message_key(session, at.seq)], |row| row.get(0))?;
+    Ok(found.unsigned_abs())
+}
+
 /// Stores a message and counts it into its node.
 pub(super) fn put(db: &Connection, session: i64, placed: Placed<'_>) -> Result<()> {
-    let Placed { message, at, parent, opens_node, size } = placed;
+    let Placed { message, at, parent, opens_node, size, .. } = placed;
     let size = i64::try_from(size).unwrap_or(i64::MAX);
     if opens_node {
         let (prev_node, prev_seq) = parent.map_or((0, 0), |parent| (parent.at.node, parent.at.seq));
@@ -43,12 +51,12 @@ pub(super) fn put(db: &Connection, session: i64, placed: Placed<'_>) -> Result<(
 }
 
 fn insert(db: &Connection, session: i64, placed: Placed<'_>) -> Result<()> {
-    let Placed { message, at, parent, .. } = placed;
+    let Placed { message, at, parent, path_tokens, .. } = placed;
     let (body, reply) = (&message.body, &message.reply);
     let inserted = db
         .prepare_cached(
             "INSERT INTO messages VALUES \
-             (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
+             (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)",
         )?
         .execute(params![
             message_key(session, at.seq),
@@ -69,6 +77,7 @@ fn insert(db: &Connection, session: i64, placed: Placed<'_>) -> Result<()> {
             reply.usage.as_ref().map(to_json).transpose()?,
             message.tokens,
             message.created_at.as_millis(),
+            i64::try_from(path_tokens).unwrap_or(i64::MAX),
         ]);
     match inserted {
         Err(error)

@@ -7,7 +7,7 @@ use super::sessions::get;
 use super::work::read_message;
 use crate::domain::page::{Slice, View};
 use crate::domain::principal::Access;
-use crate::domain::{Message, MessageId, Principal, Role, Session, SessionId};
+use crate::domain::{Message, MessageId, Principal, Role, Session, SessionId, Timestamp, UserId};
 use crate::error::{Error, Result};
 use crate::store::work::{Location, MAX_SEQ, SessionRow};
 use crate::store::{
@@ -177,7 +177,8 @@ fn tail(
     let parts_column =
         if bounds.parts > 0 { "CASE role WHEN 'user' THEN parts END" } else { "NULL" };
     let select = format!(
-        "SELECT key, id, role, content, tokens, parent_id IS NULL, {parts_column} FROM messages"
+        "SELECT key, id, role, content, tokens, parent_id, {parts_column}, sender_id, created_at, \
+         path_tokens FROM messages"
     );
     walk_back(db, key, Some(at), &select, |row| {
         let content = row.get_ref(3)?.as_str().map_err(Error::store)?;
@@ -199,7 +200,10 @@ fn tail(
             content: content.to_owned(),
             tokens,
             parts: stored_parts(parts.map(str::to_owned))?,
-            is_root: row.get(5)?,
+            parent_id: row.get::<_, Option<String>>(5)?.map(MessageId::trusted),
+            sender_id: UserId::trusted(row.get::<_, String>(7)?),
+            created_at: Timestamp::from_millis(row.get(8)?),
+            path_tokens: row.get::<_, i64>(9)?.unsigned_abs(),
         });
         Ok(ControlFlow::Continue(()))
     })?;

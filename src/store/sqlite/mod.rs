@@ -3,8 +3,12 @@
 //! rusqlite stays inside this folder.
 
 mod append;
+mod embeddings;
+mod house;
 mod idempotency;
 mod import;
+mod keys;
+mod ledger;
 mod list;
 mod log;
 mod messages;
@@ -17,6 +21,7 @@ mod rows;
 mod schema;
 mod search;
 mod sessions;
+mod summaries;
 mod tree;
 mod turns;
 mod work;
@@ -116,6 +121,23 @@ impl SqliteStore {
         })
     }
 
+    /// Opens the file at `path` to change something small in it, beside the server that serves it, or
+    /// creates it. No turns may be touched. Errors say what an operator can do.
+    pub fn open_beside(path: &Path) -> Result<Self> {
+        if !path.exists() {
+            return Self::open(path, Sync::Full);
+        }
+        let store = Self::open_to_look(path)?;
+        let writing = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        writing.pragma_update(None, "synchronous", "FULL")?;
+        let (writer, thread) = Writer::start(writing)?;
+        Ok(Self {
+            writer: Mutex::new(Some(Arc::new(writer))),
+            thread: Mutex::new(Some(thread)),
+            ..store
+        })
+    }
+
     /// Opens the file at `path` to move what it holds elsewhere: nothing in it is changed, and no
     /// server can serve it meanwhile. Errors say what an operator can do.
     pub(crate) fn open_to_move(path: &Path) -> Result<Self> {
@@ -191,7 +213,8 @@ fn tuned(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
     // A plan that peeked at a bound value is made anew for each other value: a tenth of the
     // writer's time.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
-    connection.pragma_update(None, "cache_size", -16_000)?;
+    // KiB, of each of the connections; what they read lies in the system's cache, too.
+    connection.pragma_update(None, "cache_size", -8_000)?;
     connection.pragma_update(None, "temp_store", "MEMORY")?;
     Ok(connection)
 }

@@ -1,7 +1,8 @@
 //! Whole sessions as they lie in SQLite, for a move elsewhere.
 //!
-//! Not moved: what is made anew from the rest (`participants`, the words of titles and messages), who was alive
-//! (`instances`), and the logs of turns that have ended, which are kept for a minute.
+//! Not moved: what is made anew from the rest (`participants`, `summaries`, `embeddings`, `spent`, the
+//! words of titles and messages), who was alive (`instances`), tickets, which are good for a minute,
+//! and the logs of turns that have ended, which are kept for a minute.
 
 use super::SqliteStore;
 use super::log::log_of;
@@ -62,8 +63,8 @@ impl MoveOut for SqliteStore {
                 db.query_row(&sql, [], |row| row.get::<_, i64>(0)).map(i64::unsigned_abs)
             };
             let (sessions, messages) = (count("sessions")?, count("messages")?);
-            let (nodes, projects) = (count("nodes")?, count("projects")?);
-            Ok(Totals { projects, sessions, messages, nodes })
+            let (nodes, projects, keys) = (count("nodes")?, count("projects")?, count("keys")?);
+            Ok(Totals { keys, usage: count("usage")?, projects, sessions, messages, nodes })
         })
         .await
     }
@@ -155,7 +156,9 @@ fn node(db: &Connection, session: &SessionRow, row: &Row<'_>) -> Result<KeptNode
         }
         let seq = seq_of_key(found.get(0)?);
         let place = Place { id: message.id.clone(), at: Location { node: number, seq } };
-        messages.push(KeptMessage { seq, parent: before.replace(place), message });
+        let path_tokens: i64 = found.get(17)?;
+        let path_tokens = path_tokens.unsigned_abs();
+        messages.push(KeptMessage { seq, parent: before.replace(place), message, path_tokens });
         Ok(ControlFlow::Continue(()))
     })?;
     Ok(KeptNode {
@@ -182,13 +185,15 @@ mod tests {
 
     /// Every table and column, and with it the promise that somebody has thought of its move.
     const KNOWN: &[(&str, &str)] = &[
+        ("embeddings", "key model vectors"),
         ("idempotency_keys", "user_id route key fingerprint session message_id turn_id created_at"),
         ("instances", "instance boot seen_at"),
         ("kept_words", "key at role"),
+        ("keys", "id digest name user_id scope created_at expires_at last_used_at"),
         (
             "messages",
             "key session node id parent_id role sender_id type content parts status model \
-             finish_reason client_message_id error usage tokens created_at",
+             finish_reason client_message_id error usage tokens created_at path_tokens",
         ),
         (
             "nodes",
@@ -209,8 +214,19 @@ mod tests {
              head_seq head_node last_message last_message_at activity_at last_seen created_at \
              updated_at",
         ),
+        ("spent", "purse day tokens cost"),
+        (
+            "summaries",
+            "session last_seq last_node first_id last_id tokens_before path_tokens text model",
+        ),
+        ("tickets", "digest holder expires_at"),
         ("turn_log", "turn_id batch session frames ended_at"),
-        ("turns", "session turn_id reply_id question_id started_at instance boot"),
+        ("turns", "session turn_id reply_id question_id started_at instance boot payer payer_key"),
+        (
+            "usage",
+            "turn_id session_id owner project_id user_id key_id model status prompt_tokens \
+             cached_tokens completion_tokens reasoning_tokens estimated cost at",
+        ),
     ];
 
     #[test]

@@ -15,9 +15,9 @@ use std::ops::ControlFlow;
 /// One node's part of a path: the messages of `node` from `first` up to `last`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Segment {
-    node: u32,
-    first: u32,
-    last: u32,
+    pub(super) node: u32,
+    pub(super) first: u32,
+    pub(super) last: u32,
     /// Messages of other branches lie between, so many that an index finds these ones sooner than a
     /// look at each.
     is_sparse: bool,

@@ -1,6 +1,8 @@
 //! Rows to values and back: the one place that knows the columns' order.
 
+use crate::domain::key::KeyId;
 use crate::domain::message::{Body, FinishReason, Parts};
+use crate::domain::quota::Payer;
 use crate::domain::session::{JsonObject, SessionStatus};
 use crate::domain::title::TitleSource;
 use crate::domain::turn::ActiveTurn;
@@ -30,7 +32,7 @@ pub(super) const SELECT_SESSION: &str = "SELECT s.key, s.id, s.owner, s.particip
      s.title_source, s.status, s.archived, s.pinned, s.meta, s.user_meta, s.theme, s.settings, s.read_marks, \
      s.version, s.messages, s.nodes, s.head_id, s.head_seq, s.head_node, s.last_message, s.last_message_at, \
      s.last_seen, s.created_at, s.updated_at, t.turn_id, t.reply_id, t.question_id, t.started_at, \
-     t.instance, t.boot \
+     t.instance, t.boot, t.payer, t.payer_key \
      FROM sessions s LEFT JOIN turns t ON t.session = s.key";
 
 pub(super) fn session_row(row: &Row<'_>) -> Result<SessionRow> {
@@ -86,13 +88,21 @@ pub(super) fn session_row(row: &Row<'_>) -> Result<SessionRow> {
             None => None,
             Some(instance) => Some(Claimant { instance, boot: row.get(31)? }),
         },
+        payer: match row.get::<_, Option<String>>(32)? {
+            None => None,
+            Some(user) => Some(Payer {
+                user: UserId::trusted(user),
+                key: row.get::<_, Option<String>>(33)?.map(KeyId::trusted),
+            }),
+        },
         read_marks: json(row.get_ref(14)?.as_str().map_err(Error::store)?)?,
     })
 }
 
 /// Selects what [`message_row`] and [`stored_message`] read.
 pub(super) const SELECT_MESSAGE: &str = "SELECT key, node, id, parent_id, role, sender_id, type, content, parts, \
-     status, model, finish_reason, client_message_id, error, usage, created_at, tokens FROM messages";
+     status, model, finish_reason, client_message_id, error, usage, created_at, tokens, \
+     path_tokens FROM messages";
 
 /// A message as stored; its siblings are still to be found.
 pub(super) fn message_row(row: &Row<'_>, session: &SessionRow) -> Result<Message> {

@@ -240,6 +240,8 @@ pub(super) fn delete(db: &Connection, row: &SessionRow) -> Result<Deleted> {
     let messages = db
         .prepare_cached("DELETE FROM messages WHERE key BETWEEN ?1 AND ?2")?
         .execute([message_key(key, 0), message_key(key + 1, 0)])?;
+    db.prepare_cached("DELETE FROM embeddings WHERE key BETWEEN ?1 AND ?2")?
+        .execute([message_key(key, 0), message_key(key + 1, 0)])?;
     let waiting: Vec<String> = db
         .prepare_cached("DELETE FROM queue WHERE session = ?1 RETURNING turn_id")?
         .query_map([key], |row| row.get(0))?
@@ -247,6 +249,7 @@ pub(super) fn delete(db: &Connection, row: &SessionRow) -> Result<Deleted> {
     super::search::forget_words(db, key)?;
     for rows in [
         "DELETE FROM nodes WHERE session = ?1",
+        "DELETE FROM summaries WHERE session = ?1",
         "DELETE FROM turn_log WHERE session = ?1",
         "DELETE FROM participants WHERE session = ?1",
         "DELETE FROM idempotency_keys WHERE session = ?1",

@@ -44,7 +44,8 @@ impl TurnStore for SqliteStore {
 pub(super) fn hold(db: &Connection, row: &SessionRow, claimant: &Claimant) -> Result<()> {
     let turn =
         row.session.active_turn.as_ref().ok_or_else(|| Error::internal("no turn to hold"))?;
-    db.prepare_cached("INSERT INTO turns VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?.execute(
+    let payer = row.payer.as_ref().ok_or_else(|| Error::internal("nobody pays for a turn"))?;
+    db.prepare_cached("INSERT INTO turns VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?.execute(
         params![
             row.key,
             turn.turn_id.as_str(),
@@ -52,7 +53,9 @@ pub(super) fn hold(db: &Connection, row: &SessionRow, claimant: &Claimant) -> Re
             turn.user_message_id.as_ref().map(|id| id.as_str()),
             turn.started_at.as_millis(),
             claimant.instance,
-            claimant.boot
+            claimant.boot,
+            payer.user.as_str(),
+            payer.key.as_ref().map(|key| key.as_str())
         ],
     )?;
     Ok(())

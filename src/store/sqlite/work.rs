@@ -3,7 +3,7 @@
 
 use super::paths::{add_siblings, by_id, children, locate, newest_named};
 use super::rows::{SELECT_MESSAGE, message_key, message_row, parts, word};
-use super::{SqliteStore, append, idempotency, import, log, queue, sessions, tree, turns};
+use super::{SqliteStore, append, idempotency, import, ledger, log, queue, sessions, tree, turns};
 use crate::domain::node::NodeFill;
 use crate::domain::title::Title;
 use crate::domain::{Message, MessageId, Principal, Role, SessionId, Timestamp, TurnId, UserId};
@@ -11,8 +11,8 @@ use crate::error::{Error, Result};
 use crate::store::queued::Waiting;
 use crate::store::work::{KnownRequest, Location, NodeLine, Place, Placed, SessionRow, Work};
 use crate::store::{
-    Batch, Claimant, Deleted, IdempotencyKey, ImportSession, NewMessage, NewSession, Question,
-    SessionChange,
+    Batch, Claimant, Deleted, IdempotencyKey, ImportSession, LedgerEntry, NewMessage, NewSession,
+    Question, SessionChange, Spent,
 };
 use futures::FutureExt;
 use rusqlite::Connection;
@@ -120,6 +120,10 @@ impl Work for Step<'_> {
         append::fill(self.0, row.key, at)
     }
 
+    async fn path_tokens(&mut self, row: &SessionRow, at: Location) -> Result<u64> {
+        append::path_tokens(self.0, row.key, at)
+    }
+
     async fn nodes(&mut self, row: &SessionRow) -> Result<Vec<NodeLine>> {
         tree::nodes(self.0, row.key)
     }
@@ -138,6 +142,14 @@ impl Work for Step<'_> {
 
     async fn hold(&mut self, row: &SessionRow, claimant: &Claimant) -> Result<()> {
         turns::hold(self.0, row, claimant)
+    }
+
+    async fn book(&mut self, entry: &LedgerEntry) -> Result<()> {
+        ledger::book(self.0, entry)
+    }
+
+    async fn spent(&mut self, purse: &str, since_day: i64) -> Result<Spent> {
+        ledger::spent(self.0, purse, since_day)
     }
 
     async fn release(&mut self, row: &SessionRow) -> Result<()> {

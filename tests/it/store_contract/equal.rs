@@ -240,6 +240,8 @@ impl Told {
                 ask,
                 options: Settings::default(),
             },
+            key: None,
+            quotas: [].into(),
             admit: Box::new(|_, _| Ok(())),
             claimant: life("one"),
             now: at(number as i64 * 1000),

@@ -27,7 +27,7 @@ pub async fn the_tail_of_a_path_ends_where_its_bounds_say(store: &Arc<dyn Store>
         let bounds = TailBounds { messages, tokens, overhead: 2, parts: 0 };
         let tail = store.tail(&id("s"), last.as_ref().unwrap(), bounds).await.unwrap();
         let texts: String = tail.iter().map(|message| message.content.as_str()).collect();
-        (texts, tail.last().is_some_and(|oldest| oldest.is_root))
+        (texts, tail.last().is_some_and(|oldest| oldest.parent_id.is_none()))
     };
     // Each message counts 10 tokens and 2 around it; the empty one is passed over.
     assert_eq!(tail(100, 10_000).await, ("986543210".to_owned(), true));

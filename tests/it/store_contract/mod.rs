@@ -2,9 +2,13 @@
 //! subject; what they share stands here.
 
 mod desk;
+mod embeddings;
 mod equal;
 mod export;
+mod house;
 mod import;
+mod keys;
+mod ledger;
 mod messages;
 mod paths;
 mod people;
@@ -12,6 +16,7 @@ mod placement;
 mod projects;
 mod queue;
 mod sessions;
+mod summaries;
 mod tree;
 mod turns;
 
@@ -124,6 +129,12 @@ contract!(sqlite, mongo => {
         a_guests_fork_is_the_guests_alone,
         a_fork_of_a_path_over_many_nodes_holds_all_of_it,
     ]
+    embeddings: [
+        embeddings_belong_to_their_messages_and_go_with_them,
+    ]
+    summaries: [
+        a_summary_is_found_on_the_paths_that_have_its_last_message,
+    ]
     paths: [
         whatever_is_edited_regenerated_switched_and_forked_there_is_one_path_and_nothing_is_lost,
     ]
@@ -142,6 +153,19 @@ contract!(sqlite, mongo => {
         a_session_that_another_user_has_goes_in_under_another_id,
         nothing_is_imported_into_a_session_that_is_busy_or_closed,
         the_importer_owns_what_a_file_says_of_others_and_may_not_always_let_them_in,
+    ]
+    house: [
+        owners_are_listed_with_what_they_own,
+        only_what_is_still_idle_is_deleted,
+        a_ticket_is_taken_by_one,
+    ]
+    keys: [
+        a_key_is_kept_as_it_was_made_until_it_is_revoked,
+        when_a_key_was_used_only_goes_forward,
+    ]
+    ledger: [
+        a_turn_is_booked_once_with_its_end,
+        what_is_spent_begins_nothing_and_leaves_no_trace,
     ]
     projects: [
         a_project_is_its_owners_alone,
@@ -180,7 +204,15 @@ fn finish(begun: &Begun, reply: &str, take_next: Option<Claimant>) -> FinishTurn
     let mut reply = message("assistant", Role::Assistant, reply, 2);
     reply.id = begun.turn.message_id.clone();
     let (session_id, turn_id) = (begun.session.id.clone(), begun.turn.turn_id.clone());
-    FinishTurn { session_id, turn_id, claimant: life("one"), reply, last_batch: None, take_next }
+    FinishTurn {
+        session_id,
+        turn_id,
+        claimant: life("one"),
+        reply,
+        cost: None,
+        last_batch: None,
+        take_next,
+    }
 }
 
 fn message(sender: &str, role: Role, content: &str, millis: i64) -> NewMessage {
@@ -217,6 +249,8 @@ fn begin(who: &Principal, session: &str, content: &str) -> BeginTurn {
             },
             options: Settings::default(),
         },
+        key: None,
+        quotas: [].into(),
         admit: Box::new(|_, _| Ok(())),
         claimant: life("one"),
         now: at(1),

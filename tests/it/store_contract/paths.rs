@@ -3,16 +3,18 @@
 
 use super::{at, begin, create, finish, id, message, post, running, said, user};
 use echoic::domain::memory::{MemoryOptions, Strategy as Way};
+use echoic::domain::message::PROMPT_SHARE;
 use echoic::domain::page::View;
 use echoic::domain::principal::Access;
 use echoic::domain::session::Settings;
-use echoic::domain::{MessageId, Principal, Role, SessionId};
-use echoic::memory::{Defaults, Memory, PieceKind};
+use echoic::domain::{MessageId, Principal, Role, Session, SessionId};
+use echoic::memory::{Defaults, Incoming, Memory, NewMessage, PieceKind};
 use echoic::prompts::Prompts;
-use echoic::store::{Ask, BeginTurn, Parent, Store};
+use echoic::store::{Ask, BeginTurn, Parent, Store, TailBounds};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// What somebody does; numbers pick one of the messages so far.
 #[derive(Debug, Clone)]
@@ -94,6 +96,8 @@ struct World<'a> {
     store: &'a Arc<dyn Store>,
     ada: Principal,
     memory: Memory,
+    /// How many messages were recalled in all.
+    recalled: AtomicUsize,
 }
 
 impl World<'_> {
@@ -197,6 +201,44 @@ impl World<'_> {
         let recent = assembled.pieces.iter().filter(|piece| piece.kind == PieceKind::Recent);
         let remembered: Vec<_> = recent.map(|piece| piece.message_ids[0].clone()).collect();
         assert_eq!(remembered, on_path);
+        self.check_recall(&read, &on_path).await;
+        self.check_tokens(&read).await;
+    }
+
+    /// What is recalled is of this path, whichever the last one was.
+    async fn check_recall(&self, read: &Session, on_path: &[MessageId]) {
+        let memory = MemoryOptions {
+            strategy: Some(Way::Recall),
+            max_tokens: Some(120),
+            recall_tokens: Some(120),
+            ..MemoryOptions::default()
+        };
+        let settings = Settings { memory, ..Settings::default() };
+        let text = "q0 q2 q4 q6 q8 r1 r3 r5 r7 r9 1 2 3 4 5 6 7 8 9";
+        let incoming = Incoming { text, tokens: 40, images: 0 };
+        let mut plan = self.memory.plan(&settings, Some(incoming)).unwrap();
+        plan.patience = None;
+        let (id, role, images, at) = (None, Role::User, Vec::new(), at(0));
+        let new = NewMessage { id, role, text: text.into(), images, at };
+        let head = read.head_id.as_ref();
+        let assembled = self.memory.assemble(read, plan, head, Some(new)).await.unwrap();
+        let told = assembled.pieces.iter().flat_map(|piece| &piece.message_ids);
+        let places: Vec<_> =
+            told.map(|told| on_path.iter().position(|one| one == told).unwrap()).collect();
+        assert!(places.is_sorted_by(|a, b| a < b), "{places:?}");
+        self.recalled.fetch_add(places.len(), Ordering::Relaxed);
+    }
+
+    /// Each message knows the tokens of its own path.
+    async fn check_tokens(&self, read: &Session) {
+        let Some(head) = &read.head_id else { return };
+        let bounds = TailBounds { messages: u32::MAX, tokens: u32::MAX, overhead: 0, parts: 0 };
+        let path = self.store.tail(&read.id, head, bounds).await.unwrap();
+        let mut sum = 0;
+        for message in path.iter().rev() {
+            sum += u64::from(message.tokens) + u64::from(PROMPT_SHARE);
+            assert_eq!(message.path_tokens, sum);
+        }
     }
 }
 
@@ -211,7 +253,7 @@ pub async fn whatever_is_edited_regenerated_switched_and_forked_there_is_one_pat
     };
     let prompts = Arc::new(Prompts::load(None).unwrap());
     let memory = Memory::new(store.clone(), prompts, defaults).unwrap();
-    let world = World { store, ada: user("ada"), memory };
+    let world = World { store, ada: user("ada"), memory, recalled: AtomicUsize::new(0) };
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     for case in 0..24 {
         let session = format!("s{case}");
@@ -222,4 +264,6 @@ pub async fn whatever_is_edited_regenerated_switched_and_forked_there_is_one_pat
             world.check(&model).await;
         }
     }
+    let recalled = world.recalled.load(Ordering::Relaxed);
+    assert!(recalled > 500, "only {recalled}");
 }

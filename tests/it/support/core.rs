@@ -33,6 +33,7 @@ impl Core {
             memory: Arc::new(memory),
             prompts,
             title_model: None,
+            summary_model: None,
             claimant: Claimant { instance: "test".to_owned(), boot: "1".to_owned() },
         }));
         let stop = CancellationToken::new();

@@ -4,7 +4,7 @@ use super::{Server, soon};
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use reqwest::Method;
+use reqwest::{Method, Response};
 use serde_json::Value;
 
 /// A listener behind its first `sync`.
@@ -19,7 +19,11 @@ impl Events {
     /// Listens at a server; `query` is empty or begins with `?`.
     pub async fn of(server: &Server, query: &str) -> Self {
         let request = server.request(Method::GET, &format!("/api/events{query}"));
-        let response = soon(request.send()).await.unwrap();
+        Self::opened(soon(request.send()).await.unwrap()).await
+    }
+
+    /// Listens to what has been asked for.
+    pub async fn opened(response: Response) -> Self {
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
         let body = response.bytes_stream().boxed();

@@ -3,6 +3,7 @@
 //! deadline that only a broken server reaches.
 
 pub mod anthropic;
+pub mod asking;
 pub mod core;
 pub mod events;
 pub mod mongo;

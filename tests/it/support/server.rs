@@ -248,9 +248,14 @@ pub async fn read(request: RequestBuilder) -> Reply {
     Reply { status, headers, body }
 }
 
-/// What tests use: a provider that fails is asked again at once.
+/// What tests use: a provider that fails is asked again at once, and what a turn recalls is there
+/// however busy the machine is.
 pub fn tuning() -> Tuning {
-    Tuning { provider_pause: Duration::from_millis(1), ..Tuning::default() }
+    Tuning {
+        provider_pause: Duration::from_millis(1),
+        recall_patience: Duration::from_secs(60),
+        ..Tuning::default()
+    }
 }
 
 /// A tuning whose streams are never silent for long.

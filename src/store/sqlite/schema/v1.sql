@@ -82,7 +82,8 @@ CREATE TABLE messages (
     error             TEXT,                     -- JSON
     usage             TEXT,                     -- JSON
     tokens            INTEGER NOT NULL,         -- of content, by o200k_base
-    created_at        INTEGER NOT NULL
+    created_at        INTEGER NOT NULL,
+    path_tokens       INTEGER NOT NULL          -- of the path up to this one, what each takes beside its text included
 );
 CREATE UNIQUE INDEX messages_by_id ON messages (session, id);
 CREATE INDEX messages_of_node ON messages (session, node);
@@ -100,6 +101,28 @@ CREATE TABLE kept_words (
     role TEXT NOT NULL
 );
 
+-- What messages mean, as vectors of a byte for each number, one for each passage; made anew where
+-- they are missing. key is the message's.
+CREATE TABLE embeddings (
+    key     INTEGER PRIMARY KEY,
+    model   TEXT NOT NULL,
+    vectors BLOB NOT NULL
+);
+
+-- Texts that stand for the beginning of a path up to a message; made anew where they are missing.
+CREATE TABLE summaries (
+    session       INTEGER NOT NULL,
+    last_seq      INTEGER NOT NULL,
+    last_node     INTEGER NOT NULL,
+    first_id      TEXT NOT NULL,
+    last_id       TEXT NOT NULL,
+    tokens_before INTEGER NOT NULL,             -- of the path before the first message
+    path_tokens   INTEGER NOT NULL,             -- and up to the last
+    text          TEXT NOT NULL,
+    model         TEXT NOT NULL,
+    PRIMARY KEY (session, last_seq)
+) WITHOUT ROWID;
+
 -- The claim of a running turn on its session: at most one. It names who runs it.
 CREATE TABLE turns (
     session     INTEGER PRIMARY KEY,
@@ -108,7 +131,9 @@ CREATE TABLE turns (
     question_id TEXT NOT NULL,
     started_at  INTEGER NOT NULL,
     instance    TEXT NOT NULL,
-    boot        TEXT NOT NULL
+    boot        TEXT NOT NULL,
+    payer       TEXT NOT NULL,                  -- the user who asked for it, and the key they came with
+    payer_key   TEXT
 );
 
 -- When each instance was last known to live.
@@ -167,6 +192,55 @@ CREATE TABLE project_files (
     content    TEXT NOT NULL
 );
 CREATE UNIQUE INDEX project_files_by_path ON project_files (project, path);
+
+-- Keys of the API.
+CREATE TABLE keys (
+    id           TEXT PRIMARY KEY,
+    digest       BLOB NOT NULL,                 -- SHA-256 of the whole key
+    name         TEXT,
+    user_id      TEXT NOT NULL,
+    scope        TEXT NOT NULL,
+    created_at   INTEGER NOT NULL,
+    expires_at   INTEGER,
+    last_used_at INTEGER
+) WITHOUT ROWID;
+
+-- What each turn used. Its session may be gone.
+CREATE TABLE usage (
+    turn_id           TEXT PRIMARY KEY,
+    session_id        TEXT NOT NULL,
+    owner             TEXT NOT NULL,            -- of the session
+    project_id        TEXT,
+    user_id           TEXT NOT NULL,            -- who asked
+    key_id            TEXT,
+    model             TEXT,
+    status            TEXT NOT NULL,
+    prompt_tokens     INTEGER NOT NULL,
+    cached_tokens     INTEGER NOT NULL,
+    completion_tokens INTEGER NOT NULL,
+    reasoning_tokens  INTEGER NOT NULL,
+    estimated         INTEGER NOT NULL,
+    cost              INTEGER,                  -- in billionths
+    at                INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX usage_of_user ON usage (user_id, at);
+CREATE INDEX usage_by_time ON usage (at);
+
+-- Sums of it by whose it is and the day in UTC, counted from 1970-01-01: what quotas go by.
+CREATE TABLE spent (
+    purse  TEXT NOT NULL,
+    day    INTEGER NOT NULL,
+    tokens INTEGER NOT NULL,
+    cost   INTEGER NOT NULL,
+    PRIMARY KEY (purse, day)
+) WITHOUT ROWID;
+
+-- What stands for somebody's credentials, once and not for long.
+CREATE TABLE tickets (
+    digest     TEXT PRIMARY KEY,                -- SHA-256, in hexadecimal
+    holder     TEXT NOT NULL,                   -- JSON
+    expires_at INTEGER NOT NULL
+) WITHOUT ROWID;
 
 -- Requests that may be repeated, and what they led to.
 CREATE TABLE idempotency_keys (

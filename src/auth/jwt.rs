@@ -1,0 +1,129 @@
+//! Tokens that somebody else has signed: with a secret that both know (HS256), or with one of the
+//! keys that they publish (`jwks`).
+//!
+//! Which algorithms count is ours to say, never the token's: a secret is only good for HS256, a
+//! published key only for its own kind of signature. So `alg: none` is no algorithm, and a public
+//! key is never taken for a secret.
+
+use super::jwks::Jwks;
+use super::{Identity, refused, user};
+use crate::domain::key::Scope;
+use crate::error::{Error, Kind, Result};
+use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
+use serde::Deserialize;
+use serde_json::Value;
+use std::time::Duration;
+
+/// How far clocks may be apart, in seconds.
+const LEEWAY: u64 = 30;
+/// The longest token.
+const MAX_TOKEN: usize = 16 << 10;
+/// The shortest secret, in bytes: as long as what HS256 makes of it. A shorter one can be guessed
+/// from any token, offline.
+const MIN_SECRET: usize = 32;
+
+/// Whose tokens are good.
+#[derive(Clone, Default)]
+pub struct JwtSettings {
+    /// The secret of HS256.
+    pub secret: Option<String>,
+    /// Where signing keys are published.
+    pub jwks_url: Option<String>,
+    /// The issuer that a token must name.
+    pub issuer: Option<String>,
+    /// The audience that a token must name.
+    pub audience: Option<String>,
+}
+
+impl std::fmt::Debug for JwtSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("JwtSettings").field("jwks_url", &self.jwks_url).finish_non_exhaustive()
+    }
+}
+
+pub(super) struct Jwt {
+    keys: Keys,
+    issuer: Option<String>,
+    audience: Option<String>,
+}
+
+enum Keys {
+    Secret(DecodingKey),
+    Published(Jwks),
+}
+
+/// What a token says of its user. What is of another type than it should be is not believed.
+#[derive(Deserialize)]
+struct Claims {
+    sub: String,
+    email: Option<Value>,
+    name: Option<Value>,
+    role: Option<Value>,
+}
+
+impl Jwt {
+    /// Errors say what an operator can do.
+    pub(super) fn new(settings: JwtSettings, jwks_pause: Duration) -> Result<Self> {
+        let JwtSettings { secret, jwks_url, issuer, audience } = settings;
+        let keys = match (secret, jwks_url) {
+            (Some(secret), None) if secret.len() < MIN_SECRET => {
+                return Err(wrong(
+                    "JWT_SECRET must have at least 32 bytes, for else it can be guessed",
+                ));
+            }
+            (Some(secret), None) => Keys::Secret(DecodingKey::from_secret(secret.as_bytes())),
+            (None, Some(url)) => Keys::Published(Jwks::new(url, jwks_pause)?),
+            _ => {
+                return Err(wrong("ECHOIC_AUTH=jwt needs JWT_SECRET or JWT_JWKS_URL, one of them"));
+            }
+        };
+        Ok(Self { keys, issuer, audience })
+    }
+
+    /// The user whom a token names.
+    pub(super) async fn identify(&self, token: &str) -> Result<Identity> {
+        if token.len() > MAX_TOKEN {
+            return Err(refused());
+        }
+        let header = decode_header(token).map_err(|_| refused())?;
+        let claims = match &self.keys {
+            Keys::Secret(key) => self.claims(token, key, Algorithm::HS256)?,
+            Keys::Published(keys) => {
+                let key = keys.find(header.kid.as_deref(), header.alg).await?;
+                self.claims(token, &key, header.alg)?
+            }
+        };
+        let text = |value: Option<Value>| match value {
+            Some(Value::String(text)) => Some(text),
+            _ => None,
+        };
+        let is_admin = text(claims.role).as_deref() == Some("admin");
+        let scope = if is_admin { Scope::Admin } else { Scope::Chat };
+        let identity = Identity::of(user(&claims.sub)?, scope);
+        Ok(Identity { email: text(claims.email), name: text(claims.name), ..identity })
+    }
+
+    fn claims(&self, token: &str, key: &DecodingKey, algorithm: Algorithm) -> Result<Claims> {
+        // The crate asks for the token's algorithm to be this one, and for the key to be of its kind.
+        let mut validation = Validation::new(algorithm);
+        let mut required = vec!["exp", "sub"];
+        validation.leeway = LEEWAY;
+        validation.validate_nbf = true;
+        validation.validate_aud = self.audience.is_some();
+        if let Some(issuer) = &self.issuer {
+            validation.set_issuer(&[issuer]);
+            required.push("iss");
+        }
+        if let Some(audience) = &self.audience {
+            validation.set_audience(&[audience]);
+            required.push("aud");
+        }
+        validation.set_required_spec_claims(&required);
+        let decoded = decode::<Claims>(token, key, &validation).map_err(|_| refused())?;
+        Ok(decoded.claims)
+    }
+}
+
+pub(super) fn wrong(sentence: impl Into<std::borrow::Cow<'static, str>>) -> Error {
+    Error::new(Kind::Internal, sentence)
+}

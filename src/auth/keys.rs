@@ -1,0 +1,197 @@
+//! Keys: `ek_<id>_<secret>`, 256 random bits of secret, of which the store has the SHA-256 only.
+//!
+//! The id is looked up, the digest compared in constant time. What was looked up is believed for a
+//! few seconds, so requests that follow one another cost the store nothing; a key that was revoked,
+//! by whomever and on whichever instance, is refused that much later.
+
+use super::{Identity, refused, user};
+use crate::clock;
+use crate::domain::key::{ApiKey, KeyId, Scope};
+use crate::domain::{Timestamp, UserId};
+use crate::error::{Error, Result};
+use crate::store::{KeyDigest, Store, StoredKey};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sha2::{Digest, Sha256};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use subtle::ConstantTimeEq;
+use tokio_util::sync::CancellationToken;
+
+const PREFIX: &str = "ek_";
+/// Random bytes of a secret.
+const SECRET: usize = 32;
+/// Their letters.
+const SECRET_LETTERS: usize = 43;
+/// Ids that are remembered, known or not.
+const REMEMBERED: usize = 4096;
+/// How often it is written down when keys were used.
+const USES: Duration = Duration::from_secs(30);
+
+/// What a new key is to be.
+#[derive(Debug, Clone)]
+pub struct KeyTerms {
+    /// Who comes with it.
+    pub user: UserId,
+    /// What its owner calls it.
+    pub name: Option<String>,
+    /// What it allows.
+    pub scope: Scope,
+    /// From when on it is no longer good.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// Makes a key: its text, which nobody can tell again, and what is kept of it. Errors:
+/// `invalid_request` for a name that no user may have.
+pub fn new_key(terms: KeyTerms, now: Timestamp) -> Result<(String, StoredKey)> {
+    let KeyTerms { user, name, scope, expires_at } = terms;
+    let user = super::user(user.as_str())
+        .map_err(|_| Error::invalid("user", "must not be the name of the assistant"))?;
+    let (mut id, mut secret) = ([0; KeyId::LENGTH / 2], [0; SECRET]);
+    getrandom::fill(&mut id).map_err(Error::internal)?;
+    getrandom::fill(&mut secret).map_err(Error::internal)?;
+    let id: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
+    let text = format!("{PREFIX}{id}_{}", URL_SAFE_NO_PAD.encode(secret));
+    let id = KeyId::trusted(id);
+    let key = ApiKey { id, name, user, scope, created_at: now, expires_at, last_used_at: None };
+    let digest = digest(&text);
+    Ok((text, StoredKey { key, digest }))
+}
+
+fn digest(text: &str) -> KeyDigest {
+    Sha256::digest(text.as_bytes()).into()
+}
+
+/// The id in a key's text, if it has the shape of one: what has not costs no look at the store.
+fn id_of(text: &str) -> Option<KeyId> {
+    let (id, secret) = text.strip_prefix(PREFIX)?.split_once('_')?;
+    let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    let is_secret = secret.len() == SECRET_LETTERS && secret.bytes().all(is_letter);
+    KeyId::parse(id).filter(|_| is_secret)
+}
+
+/// The keys of the store, as far as somebody came with them lately.
+pub(super) struct Keys {
+    store: Arc<dyn Store>,
+    life: Duration,
+    remembered: Mutex<HashMap<KeyId, Remembered>>,
+    /// When keys were used, as far as that is not written down yet.
+    uses: Mutex<HashMap<KeyId, Timestamp>>,
+}
+
+#[derive(Clone)]
+struct Remembered {
+    /// `None` if there is no such key.
+    key: Option<Arc<StoredKey>>,
+    since: Instant,
+}
+
+impl Keys {
+    pub(super) fn new(store: Arc<dyn Store>, life: Duration) -> Self {
+        Self { store, life, remembered: Mutex::default(), uses: Mutex::default() }
+    }
+
+    /// The user who came with a key.
+    pub(super) async fn identify(&self, text: &str) -> Result<Identity> {
+        let id = id_of(text).ok_or_else(refused)?;
+        let found = self.find(&id).await?;
+        // A key that does not exist is compared, too, so that it takes as long.
+        let expected = found.as_ref().map_or([0; 32], |stored| stored.digest);
+        let is_right = bool::from(digest(text).ct_eq(&expected));
+        let now = clock::now();
+        let stored = found.filter(|stored| is_right && stored.key.is_good_at(now));
+        let stored = stored.ok_or_else(refused)?;
+        self.uses.lock().unwrap_or_else(PoisonError::into_inner).insert(id, now);
+        let identity = Identity::of(user(stored.key.user.as_str())?, stored.key.scope);
+        Ok(Identity { key: Some(stored.key.id.clone()), ..identity })
+    }
+
+    async fn find(&self, id: &KeyId) -> Result<Option<Arc<StoredKey>>> {
+        if let Some(remembered) = self.recall(id) {
+            return Ok(remembered.key);
+        }
+        // What the store says was true at some time after this.
+        let since = Instant::now();
+        let key = self.store.key(id).await?.map(Arc::new);
+        self.remember(id, Remembered { key: key.clone(), since });
+        Ok(key)
+    }
+
+    fn recall(&self, id: &KeyId) -> Option<Remembered> {
+        let remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        remembered.get(id).filter(|known| known.since.elapsed() < self.life).cloned()
+    }
+
+    /// However many ids are tried, no more than so many are remembered.
+    fn remember(&self, id: &KeyId, found: Remembered) {
+        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        if remembered.len() >= REMEMBERED && !remembered.contains_key(id) {
+            remembered.retain(|_, known| known.key.is_some() && known.since.elapsed() < self.life);
+        }
+        if remembered.len() >= REMEMBERED {
+            remembered.clear();
+        }
+        remembered.insert(id.clone(), found);
+    }
+
+    /// Writes down when keys were used, now and then and at the end.
+    pub(super) async fn keep_uses(&self, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            let _ = tokio::time::timeout(USES, stop.cancelled()).await;
+            let uses =
+                std::mem::take(&mut *self.uses.lock().unwrap_or_else(PoisonError::into_inner));
+            if uses.is_empty() {
+                continue;
+            }
+            if let Err(error) = self.store.touch_keys(uses.into_iter().collect()).await {
+                tracing::warn!(error = %error.chain(), "when keys were used was not written down");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_has_256_random_bits_and_only_their_digest_is_kept() {
+        let terms = KeyTerms {
+            user: UserId::trusted("alice"),
+            name: None,
+            scope: Scope::Chat,
+            expires_at: None,
+        };
+        let now = Timestamp::from_millis(0);
+        let (text, stored) = new_key(terms.clone(), now).unwrap();
+        let (other, _) = new_key(terms.clone(), now).unwrap();
+        assert_ne!(text, other);
+        let secret = text.splitn(3, '_').nth(2).unwrap();
+        assert!(text.starts_with("ek_") && !format!("{stored:?}").contains(secret));
+        assert_eq!(id_of(&text), Some(stored.key.id.clone()));
+        assert_eq!(digest(&text), stored.digest);
+
+        let assistant = KeyTerms { user: UserId::assistant(), ..terms };
+        assert!(new_key(assistant, now).is_err());
+    }
+
+    #[test]
+    fn what_has_not_the_shape_of_a_key_is_none() {
+        let secret = "s".repeat(SECRET_LETTERS);
+        assert!(id_of(&format!("ek_0123456789ab_{secret}")).is_some());
+        for odd in [
+            "",
+            "ek_",
+            "ek_0123456789ab",
+            "ek_0123456789ab_",
+            "sk-0123456789ab",
+            &format!("ek_0123456789AB_{secret}"),
+            &format!("ek_0123456789ab_{secret}x"),
+            &format!("ek_0123456789ab_{}", "ä".repeat(22)),
+            &format!("EK_0123456789ab_{secret}"),
+        ] {
+            assert_eq!(id_of(odd), None, "{odd}");
+        }
+    }
+}

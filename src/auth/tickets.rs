@@ -1,0 +1,72 @@
+//! Tickets: for `EventSource`, which cannot send headers. Whoever has credentials gets one that
+//! stands for them once, within a minute. The store has its SHA-256 only, so that any instance can
+//! take it and nobody who reads the store can.
+
+use super::{Identity, refused};
+use crate::domain::key::Scope;
+use crate::domain::{Timestamp, UserId};
+use crate::error::{Error, Result};
+use crate::store::{KeyStore, StoredTicket};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+const PREFIX: &str = "tk_";
+/// Random bytes of a ticket.
+const SECRET: usize = 32;
+/// How long it is good, in milliseconds.
+const LIFE: i64 = 60_000;
+/// Longer ones are none.
+const LONGEST: usize = 64;
+
+/// Whom a ticket stands for.
+#[derive(Serialize, Deserialize)]
+struct Holder {
+    user: String,
+    scope: String,
+    email: Option<String>,
+    name: Option<String>,
+}
+
+/// A ticket for somebody: its text, and until when it is good.
+pub async fn issue_ticket(
+    store: &(impl KeyStore + ?Sized),
+    identity: &Identity,
+    now: Timestamp,
+) -> Result<(String, Timestamp)> {
+    let mut secret = [0; SECRET];
+    getrandom::fill(&mut secret).map_err(Error::internal)?;
+    let text = format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(secret));
+    let holder = Holder {
+        user: identity.principal.user.to_string(),
+        scope: identity.scope.as_str().to_owned(),
+        email: identity.email.clone(),
+        name: identity.name.clone(),
+    };
+    let holder = serde_json::to_string(&holder).map_err(Error::internal)?;
+    let expires_at = Timestamp::from_millis(now.as_millis() + LIFE);
+    store.add_ticket(StoredTicket { digest: digest(&text), holder, expires_at }, now).await?;
+    Ok((text, expires_at))
+}
+
+/// Whom a ticket stands for; from here on it is nobody's. Errors: `unauthenticated`.
+pub async fn redeem_ticket(
+    store: &(impl KeyStore + ?Sized),
+    text: &str,
+    now: Timestamp,
+) -> Result<Identity> {
+    if text.len() > LONGEST || !text.starts_with(PREFIX) {
+        return Err(refused());
+    }
+    let ticket = store.take_ticket(&digest(text)).await?;
+    let ticket = ticket.filter(|ticket| now < ticket.expires_at).ok_or_else(refused)?;
+    let holder: Holder = serde_json::from_str(&ticket.holder).map_err(Error::store)?;
+    let scope = Scope::from_word(&holder.scope).ok_or_else(refused)?;
+    let identity = Identity::of(UserId::trusted(holder.user), scope);
+    Ok(Identity { email: holder.email, name: holder.name, ..identity })
+}
+
+fn digest(text: &str) -> String {
+    Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,53 @@
+//! Summaries are written beside the turns, one at a time for each session. A failure is logged, and
+//! the next turn tries again.
+
+use super::Chat;
+use crate::domain::SessionId;
+use crate::store::Begun;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The sessions that are being summed up.
+#[derive(Clone, Default)]
+pub(super) struct Summaries(Arc<Mutex<HashSet<SessionId>>>);
+
+impl Chat {
+    /// Sums up what the next turns of this turn's session will not be shown any more, if it is time
+    /// for that and a model writes summaries.
+    pub(super) fn sum_up(self: &Arc<Self>, begun: &Begun) {
+        let Some(model) = self.summary_model.clone() else { return };
+        let (session, last) = (begun.session.clone(), begun.turn.message_id.clone());
+        let settings = begun.options.clone().over(session.settings.clone());
+        let Some(permit) = self.summaries.begin(&session.id) else { return };
+        let chat = self.clone();
+        tokio::spawn(async move {
+            let _permit = permit;
+            let summed =
+                chat.memory.summarize(&*chat.provider, &model, &session, &settings, &last).await;
+            if let Err(error) = summed {
+                tracing::warn!(session.id = %session.id, error = %error.chain(), "a summary could not be written");
+            }
+        });
+    }
+}
+
+impl Summaries {
+    /// The right to sum a session up, unless somebody has it.
+    fn begin(&self, session: &SessionId) -> Option<Permit> {
+        let is_first = self.busy().insert(session.clone());
+        is_first.then(|| Permit(self.clone(), session.clone()))
+    }
+
+    fn busy(&self) -> MutexGuard<'_, HashSet<SessionId>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The right to sum a session up, until it is dropped.
+struct Permit(Summaries, SessionId);
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.busy().remove(&self.1);
+    }
+}

@@ -1,0 +1,99 @@
+//! What is deleted as a whole: all of a user's, and what has lain idle for too long.
+
+use super::Chat;
+use crate::clock;
+use crate::domain::{Principal, Timestamp};
+use crate::error::{Error, Kind, Result};
+use crate::store::{DeleteFilter, Deleted};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+/// The last moment that can be told.
+const END_OF_TIME: Timestamp = Timestamp::from_millis(253_402_300_799_999);
+/// Sessions that a sweep looks for at once.
+const SWEPT: u32 = 200;
+/// Projects that are listed at once.
+const PROJECTS: u32 = 100;
+
+impl Chat {
+    /// Deletes the caller's sessions and projects; their turns end. What went, and how many projects.
+    pub async fn delete_everything(self: &Arc<Self>, who: &Principal) -> Result<(Deleted, u64)> {
+        // Nobody else's, whatever the caller may do.
+        let owner = Principal { is_admin: false, ..who.clone() };
+        let chat = self.clone();
+        self.carry_through(async move {
+            let mut projects = 0;
+            loop {
+                let page = chat.store.projects(&owner, 1, PROJECTS).await?;
+                if page.projects.is_empty() {
+                    break;
+                }
+                for project in page.projects {
+                    match chat.store.delete_project(&owner, &project.id).await {
+                        Ok(()) => projects += 1,
+                        // Somebody else was faster.
+                        Err(error) if error.kind == Kind::ProjectNotFound => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+            }
+            let all = DeleteFilter::Before(END_OF_TIME);
+            let deleted = chat.delete_one_by_one(&owner, all).await?;
+            chat.store.forget_usage(&owner.user).await?;
+            Ok((deleted, projects))
+        })
+        .await
+    }
+
+    /// Deletes sessions that have been idle for longer than `age`, now and every `pause`, until told
+    /// to stop.
+    pub async fn keep_sweeping(
+        self: Arc<Self>,
+        age: Option<Duration>,
+        pause: Duration,
+        stop: CancellationToken,
+    ) {
+        let Some(age) = age else { return };
+        while !stop.is_cancelled() {
+            match self.sweep(age, &stop).await {
+                Ok(Deleted { sessions: 0, .. }) => {}
+                Ok(Deleted { sessions, messages, .. }) => {
+                    tracing::info!(sessions, messages, "idle sessions were deleted");
+                }
+                Err(error) => {
+                    tracing::warn!(error = %error.chain(), "idle sessions were not deleted");
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = sleep(pause) => {}
+            }
+        }
+    }
+
+    async fn sweep(&self, age: Duration, stop: &CancellationToken) -> Result<Deleted, Error> {
+        let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
+        let since = Timestamp::from_millis(clock::now().as_millis().saturating_sub(age));
+        let mut all = Deleted::default();
+        loop {
+            let idle = self.store.idle_sessions(since, SWEPT).await?;
+            let mut gone = 0;
+            for id in &idle {
+                if stop.is_cancelled() {
+                    return Ok(all);
+                }
+                if let Some(deleted) = self.store.delete_idle(id, since).await? {
+                    self.bury(id, &deleted).await;
+                    all.count(&deleted);
+                    gone += 1;
+                }
+            }
+            // What is left has a reply running, or another instance was faster.
+            if gone == 0 {
+                return Ok(all);
+            }
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! The terms on which turns run: what they cost, what of it anybody may use, and how many run for one
+//! user at a time in this process.
+
+use super::{Chat, Standing};
+use crate::clock;
+use crate::domain::principal::Access;
+use crate::domain::quota::{Payer, Price, Quota};
+use crate::domain::{Principal, ProjectId, Session, Timestamp, UserId};
+use crate::error::{Error, Kind, Result};
+use crate::store::{counted, exceeded};
+use serde_json::json;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What an operator says of it; by default nothing costs and nothing is limited.
+#[derive(Debug, Clone, Default)]
+pub struct Terms {
+    /// What models cost: the first that fits counts.
+    pub prices: Vec<Price>,
+    /// What may be used.
+    pub quotas: Arc<[Quota]>,
+    /// The most turns of one user that run at the same time.
+    pub turns_at_once: Option<u32>,
+}
+
+/// How many turns run for each user.
+#[derive(Debug, Default)]
+pub(super) struct Slots {
+    running: Arc<Mutex<HashMap<UserId, u32>>>,
+}
+
+/// The place of one turn, or of a request without a session, given back when this is dropped.
+pub struct Slot {
+    user: UserId,
+    /// How many of the user's turns ran once this one had its place, itself included.
+    count: u32,
+    running: Arc<Mutex<HashMap<UserId, u32>>>,
+}
+
+impl Slots {
+    /// A place for a turn of this user, however many run.
+    pub(super) fn take(&self, user: &UserId) -> Slot {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = running.entry(user.clone()).or_default();
+        *count += 1;
+        Slot { user: user.clone(), count: *count, running: self.running.clone() }
+    }
+}
+
+impl Slot {
+    /// Why a turn may not begin in this place. Errors: `rate_limited`.
+    pub(super) fn refusal(&self, most: Option<u32>) -> Option<Error> {
+        let most = most.filter(|most| self.count > *most)?;
+        let sentence = format!("{most} replies are being written for you; wait for one to end");
+        Some(Error::new(Kind::RateLimited, sentence).with_details(json!({ "retryAfter": 1 })))
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = running.get_mut(&self.user) {
+            *count -= 1;
+            if *count == 0 {
+                running.remove(&self.user);
+            }
+        }
+    }
+}
+
+impl Chat {
+    /// The same with terms.
+    #[must_use]
+    pub fn on(self, terms: Terms) -> Self {
+        Self { terms, ..self }
+    }
+
+    /// Refuses a turn that waited if its quota has been spent meanwhile. Errors: `quota_exceeded`.
+    pub(super) async fn ensure_left(
+        &self,
+        payer: &Payer,
+        session: &Session,
+        now: Timestamp,
+    ) -> Result<()> {
+        if self.terms.quotas.is_empty() {
+            return Ok(());
+        }
+        // Whoever reads a session books what its last step left to book: the turn that this one
+        // waited for.
+        let server = Principal::server();
+        self.store.session(&server, &session.id, Access::Participate).await?;
+        self.ensure_purses(payer, &session.owner, session.project_id.as_ref(), now).await
+    }
+
+    /// A place for a request without a session. Errors: why nothing new of the caller's may begin;
+    /// `rate_limited`, `quota_exceeded`.
+    pub async fn admit(&self, who: &Principal, standing: Standing) -> Result<Slot> {
+        standing.refusal.map_or(Ok(()), Err)?;
+        let place = self.slots.take(&who.user);
+        place.refusal(self.terms.turns_at_once).map_or(Ok(()), Err)?;
+        let payer = Payer { user: who.user.clone(), key: standing.key };
+        self.ensure_purses(&payer, &who.user, None, clock::now()).await?;
+        Ok(place)
+    }
+
+    async fn ensure_purses(
+        &self,
+        payer: &Payer,
+        owner: &UserId,
+        project: Option<&ProjectId>,
+        now: Timestamp,
+    ) -> Result<()> {
+        for quota in self.terms.quotas.iter() {
+            let Some((purse, since)) = counted(quota, payer, owner, project, now) else {
+                continue;
+            };
+            if self.store.spent(&purse, since).await?.exhausts(quota) {
+                return Err(exceeded(quota, now));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_given_back_and_each_user_has_their_own() {
+        let slots = Slots::default();
+        let (ann, ben) = (UserId::trusted("ann"), UserId::trusted("ben"));
+        let (first, second) = (slots.take(&ann), slots.take(&ann));
+        assert!(first.refusal(Some(1)).is_none() && second.refusal(Some(1)).is_some());
+        assert!(second.refusal(None).is_none() && slots.take(&ben).refusal(Some(1)).is_none());
+        drop((first, second));
+        assert!(slots.take(&ann).refusal(Some(1)).is_none());
+        assert!(slots.running.lock().unwrap().is_empty());
+    }
+}

@@ -1,0 +1,96 @@
+//! `echoic keys`: keys of the API made, listed and revoked, beside a running server or before there
+//! is one.
+
+use super::sessions::{CELL, minute};
+use super::text::cell;
+use crate::app::{open_beside, open_to_look};
+use crate::auth::{KeyTerms, new_key};
+use crate::clock;
+use crate::config::{DatabaseUrl, KeysCommand, KeysTask, NewKeyArgs};
+use crate::domain::Timestamp;
+use crate::domain::key::{ApiKey, KeyId, Scope};
+use crate::error::Error;
+use comfy_table::{Table, presets};
+use std::io::{self, Write};
+
+const COLUMNS: [&str; 7] = ["ID", "NAME", "USER", "SCOPE", "CREATED", "EXPIRES", "LAST USED"];
+
+/// Does what the command asks for.
+pub(super) fn run(command: KeysCommand) -> Result<(), String> {
+    let KeysCommand { database_url, task } = command;
+    let told = super::runtime()?.block_on(async {
+        match task {
+            KeysTask::Create(args) => create(&database_url, args).await,
+            KeysTask::List { json } => list(&database_url, json).await,
+            KeysTask::Revoke { id } => revoke(&database_url, &id).await,
+        }
+    })?;
+    writeln!(io::stdout(), "{told}").map_err(|error| error.to_string())
+}
+
+/// The key stands alone on standard output, so that a script can take it.
+async fn create(url: &DatabaseUrl, args: NewKeyArgs) -> Result<String, String> {
+    let now = clock::now();
+    let scope = if args.admin { Scope::Admin } else { args.scope };
+    let expires_at = args.expires.map(|life| {
+        let life = i64::try_from(life.as_millis()).unwrap_or(i64::MAX);
+        Timestamp::from_millis(now.as_millis().saturating_add(life))
+    });
+    let terms = KeyTerms { user: args.user, name: args.name, scope, expires_at };
+    let (text, stored) = new_key(terms, now).map_err(told)?;
+    let (id, user) = (stored.key.id.clone(), stored.key.user.clone());
+    let store = open_beside(url).await.map_err(told)?;
+    let added = store.add_key(stored).await;
+    store.close().await;
+    added.map_err(told)?;
+    let note = format!("key {id} of {user}: keep it, it cannot be shown again");
+    let _ = writeln!(io::stderr(), "{note}");
+    Ok(text)
+}
+
+async fn list(url: &DatabaseUrl, json: bool) -> Result<String, String> {
+    let store = open_to_look(url).await.map_err(told)?;
+    let keys = store.keys().await;
+    store.close().await;
+    let keys: Vec<ApiKey> = keys.map_err(told)?.into_iter().map(|stored| stored.key).collect();
+    if json {
+        return serde_json::to_string(&keys).map_err(|error| error.to_string());
+    }
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(COLUMNS);
+    for key in &keys {
+        table.add_row(row(key, clock::now()));
+    }
+    Ok(table.trim_fmt())
+}
+
+async fn revoke(url: &DatabaseUrl, id: &KeyId) -> Result<String, String> {
+    let store = open_beside(url).await.map_err(told)?;
+    let revoked = store.revoke_key(id).await;
+    store.close().await;
+    match revoked.map_err(told)? {
+        true => Ok(format!("key {id} is revoked; running servers refuse it within 5 seconds")),
+        false => Err(format!("there is no key {id}; echoic keys list shows those there are")),
+    }
+}
+
+fn row(key: &ApiKey, now: Timestamp) -> [String; 7] {
+    let expires = match key.expires_at {
+        None => "never".to_owned(),
+        Some(end) if key.is_good_at(now) => minute(end),
+        Some(end) => format!("{} (expired)", minute(end)),
+    };
+    [
+        key.id.to_string(),
+        key.name.as_deref().map(|name| cell(name, CELL)).unwrap_or_default(),
+        cell(key.user.as_str(), CELL),
+        key.scope.as_str().to_owned(),
+        minute(key.created_at),
+        expires,
+        key.last_used_at.map_or_else(|| "never".to_owned(), |used| used.ago(now)),
+    ]
+}
+
+fn told(error: Error) -> String {
+    error.chain().to_string()
+}

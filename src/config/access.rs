@@ -1,0 +1,147 @@
+//! Settings of who may use the server.
+
+use crate::auth::{JwtSettings, Mode};
+use crate::domain::quota::{Price, Quota, Rate, Unit};
+use clap::Args;
+use ipnet::IpNet;
+use std::net::IpAddr;
+
+const MODES: &[(&str, Mode)] =
+    &[("none", Mode::None), ("proxy", Mode::Proxy), ("keys", Mode::Keys), ("jwt", Mode::Jwt)];
+
+/// Who may use the server.
+#[derive(Debug, Clone, Args)]
+pub struct Access {
+    /// Who is asking: none (everyone is the user "local"), proxy, keys or jwt
+    #[arg(long, value_name = "MODE", default_value = "none", value_parser = super::words(MODES))]
+    pub auth: Mode,
+    /// Listen beyond loopback although nobody is asked who they are
+    #[arg(long, value_name = "BOOL", default_value = "false", num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub allow_open: bool,
+    /// Host names to answer to beside those of loopback, comma-separated; with keys and jwt all, if none is listed
+    #[arg(long, value_name = "HOSTS", value_delimiter = ',', value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub allowed_hosts: Vec<String>,
+    /// Addresses or networks of the proxies whose X-Forwarded-User and X-Forwarded-For are believed, comma-separated
+    #[arg(long, value_name = "NETWORKS", value_delimiter = ',', value_parser = network)]
+    pub trusted_proxies: Vec<IpNet>,
+    /// Secret that signs tokens (HS256), at least 32 bytes
+    #[arg(long, value_name = "SECRET")]
+    pub jwt_secret: Option<String>,
+    /// Where the keys that sign tokens are published, in place of a secret
+    #[arg(long, value_name = "URL")]
+    pub jwt_jwks_url: Option<String>,
+    /// Issuer that tokens must name
+    #[arg(long, value_name = "ISSUER")]
+    pub jwt_issuer: Option<String>,
+    /// Audience that tokens must name
+    #[arg(long, value_name = "AUDIENCE")]
+    pub jwt_audience: Option<String>,
+    /// Turns and posts per user, such as 60/m; reads get 20 times that; off: as many as they like; not with ECHOIC_AUTH=none
+    #[arg(long, value_name = "RATE", default_value = "60/m", value_parser = rate)]
+    pub rate_limit: Limit<Rate>,
+    /// Replies that are written for a user at the same time, or off; not with ECHOIC_AUTH=none
+    #[arg(long, value_name = "NUMBER", default_value = "8", value_parser = at_once)]
+    pub max_concurrent_turns: Limit<u32>,
+    /// What models cost per million tokens: MODEL=PROMPT/COMPLETION or MODEL=PROMPT/CACHED/COMPLETION, comma-separated; a * ends the beginning of a name
+    #[arg(long, value_name = "PRICES", value_delimiter = ',', value_parser = price)]
+    pub prices: Vec<Price>,
+    /// Tokens that may be used: 2000000 per user and month, or key:50000/day, project:1000000/month; comma-separated
+    #[arg(long, value_name = "QUOTAS", value_delimiter = ',', value_parser = tokens)]
+    pub quota_tokens: Vec<Quota>,
+    /// Money that may be spent, by ECHOIC_PRICES, likewise: 20 or user:1.50/day
+    #[arg(long, value_name = "QUOTAS", value_delimiter = ',', value_parser = money)]
+    pub quota_cost: Vec<Quota>,
+    /// Origins whose pages may use the API, comma-separated
+    #[arg(long, value_name = "ORIGINS", value_delimiter = ',', value_parser = super::values::origin)]
+    pub cors_origins: Vec<String>,
+}
+
+/// Something that can be switched off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit<T>(pub Option<T>);
+
+impl Access {
+    /// How often a user may ask.
+    pub fn rate(&self) -> Option<Rate> {
+        self.rate_limit.0.filter(|_| self.auth != Mode::None)
+    }
+
+    /// The terms on which turns run.
+    pub fn quotas(&self) -> Vec<Quota> {
+        self.quota_tokens.iter().chain(&self.quota_cost).copied().collect()
+    }
+
+    /// How many replies are written for a user at the same time.
+    pub fn turns_at_once(&self) -> Option<u32> {
+        self.max_concurrent_turns.0.filter(|_| self.auth != Mode::None)
+    }
+
+    /// Whose tokens are good.
+    pub fn jwt(&self) -> JwtSettings {
+        JwtSettings {
+            secret: self.jwt_secret.clone(),
+            jwks_url: self.jwt_jwks_url.clone(),
+            issuer: self.jwt_issuer.clone(),
+            audience: self.jwt_audience.clone(),
+        }
+    }
+
+    /// What only shows when settings are seen together.
+    pub(super) fn check(&self, host: IpAddr) -> Result<(), String> {
+        match self.auth {
+            Mode::None if !host.is_loopback() && !self.allow_open => Err(format!(
+                "HOST={host}: without authentication the server listens on loopback only; set ECHOIC_ALLOW_OPEN=true \
+                 if everyone who can reach it may read and write every conversation"
+            )),
+            Mode::Proxy if self.trusted_proxies.is_empty() => Err(
+                "ECHOIC_AUTH=proxy: set ECHOIC_TRUSTED_PROXIES to the addresses of the proxies whose \
+                 X-Forwarded-User is to be believed"
+                    .to_owned(),
+            ),
+            Mode::Jwt if self.jwt_secret.is_some() == self.jwt_jwks_url.is_some() => Err(
+                "ECHOIC_AUTH=jwt: set JWT_SECRET or JWT_JWKS_URL, one of them".to_owned(),
+            ),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn network(text: &str) -> Result<IpNet, String> {
+    let text = text.trim();
+    let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    network.map_err(|_| "must be addresses or networks such as 10.0.0.7 or 10.0.0.0/8".to_owned())
+}
+
+fn rate(text: &str) -> Result<Limit<Rate>, String> {
+    let wants = || "must be a rate such as 60/m, 5/s or 1000/h, or off".to_owned();
+    if text == "off" {
+        return Ok(Limit(None));
+    }
+    Rate::parse(text).map(|rate| Limit(Some(rate))).ok_or_else(wants)
+}
+
+fn at_once(text: &str) -> Result<Limit<u32>, String> {
+    if text == "off" {
+        return Ok(Limit(None));
+    }
+    let number = text.parse().ok().filter(|number| *number > 0);
+    number
+        .map(|number| Limit(Some(number)))
+        .ok_or_else(|| "must be a number from 1, or off".to_owned())
+}
+
+fn price(text: &str) -> Result<Price, String> {
+    let wants =
+        "must be prices per million tokens such as gpt-5-mini=0.25/0.025/2 or llama*=0.1/0.2";
+    Price::parse(text).ok_or_else(|| wants.to_owned())
+}
+
+fn tokens(text: &str) -> Result<Quota, String> {
+    let wants = "must be numbers of tokens such as 2000000, key:50000/day or project:1000000/month";
+    Quota::parse(Unit::Tokens, text).ok_or_else(|| wants.to_owned())
+}
+
+fn money(text: &str) -> Result<Quota, String> {
+    let wants = "must be sums such as 20, key:1.50/day or project:100/month";
+    Quota::parse(Unit::Cost, text).ok_or_else(|| wants.to_owned())
+}

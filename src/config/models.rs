@@ -1,0 +1,62 @@
+//! What is said of models.
+
+/// Whether the provider is told by a hash which prompts are of one session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CacheKey {
+    /// If it is OpenAI.
+    Auto,
+    /// In any case.
+    Always,
+    /// In no case.
+    Never,
+}
+
+pub(super) const CACHE_KEY: &[(&str, CacheKey)] =
+    &[("auto", CacheKey::Auto), ("always", CacheKey::Always), ("never", CacheKey::Never)];
+
+/// The smallest window: system prompt, a message and a reply must have room.
+const LEAST: u32 = 256;
+
+/// A context window that is not absurd.
+pub(super) fn context_window(text: &str) -> Result<u32, String> {
+    let tokens = text.parse().ok().filter(|tokens| *tokens >= LEAST);
+    tokens.ok_or_else(|| "must be a whole number of tokens, at least 256".to_owned())
+}
+
+/// `MODEL=TOKENS`; `k` are thousands, `m` are millions.
+pub(super) fn model_window(text: &str) -> Result<(String, u32), String> {
+    let wants = || {
+        "must be MODEL=TOKENS, comma-separated, such as llama3.2=131072,my-model=32k, each at least 256".to_owned()
+    };
+    let (model, tokens) = text.rsplit_once('=').ok_or_else(wants)?;
+    let digits = tokens.trim().to_ascii_lowercase();
+    let (digits, unit) = match digits.strip_suffix(['k', 'm']) {
+        Some(rest) if digits.ends_with('k') => (rest, 1_000),
+        Some(rest) => (rest, 1_000_000),
+        None => (digits.as_str(), 1),
+    };
+    let tokens = digits.parse().ok().and_then(|number: u32| number.checked_mul(unit));
+    match (model.trim(), tokens.filter(|tokens| *tokens >= LEAST)) {
+        (model, Some(tokens)) if !model.is_empty() => Ok((model.to_owned(), tokens)),
+        _ => Err(wants()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_of_models_are_read_in_tokens_and_thousands() {
+        let read = |text| model_window(text).ok();
+        let window = |model: &str, tokens| Some((model.to_owned(), tokens));
+        assert_eq!(read("llama3.2=131072"), window("llama3.2", 131_072));
+        assert_eq!(read(" my-model = 32k"), window("my-model", 32_000));
+        assert_eq!(read("a=b:1b=1M"), window("a=b:1b", 1_000_000));
+        for wrong in
+            ["llama3.2", "=32k", "m=", "m=k", "m=-1", "m=255", "m=32kk", "m=5000m", "m=1e5", ""]
+        {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
+    }
+}

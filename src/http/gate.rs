@@ -1,0 +1,242 @@
+//! The gate before every route: who is asking, and whether such a request is theirs to make.
+//!
+//! Invariant: what is not in [`PUBLIC`] is never reached without an identity. The gate is a layer of
+//! the whole router, so a new route stands behind it, whoever forgets to say so; and a handler that
+//! asks for its caller gets an error, not a stranger, should it ever be reached another way.
+
+use super::Api;
+use super::limits::Class;
+use super::serve::Peer;
+use crate::auth::{Credentials, Identity, missing, redeem_ticket};
+use crate::chat::Standing;
+use crate::clock;
+use crate::domain::Principal;
+use crate::domain::key::Scope;
+use crate::error::{Error, Kind, Result};
+use axum::extract::{FromRequestParts, MatchedPath, Request, State};
+use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, Method};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use std::net::{IpAddr, Ipv4Addr};
+
+/// The routes that need no credentials.
+const PUBLIC: &[(&str, &str)] = &[
+    ("GET", "/"),
+    ("GET", "/api/openapi.json"),
+    ("GET", "/health/live"),
+    ("GET", "/health/ready"),
+];
+
+/// Whatever stands below this is the admins' alone.
+const ADMIN: &str = "/api/admin/";
+
+/// The routes that browsers read with `EventSource`, which sends no headers: a ticket opens them.
+const TICKETED: &[&str] = &["/api/events", "/api/chat/{sessionId}/stream"];
+/// The routes that begin turns.
+const TURNS: &[&str] =
+    &["/api/chat", "/api/chat/{sessionId}/regenerate", "/v1/chat/completions", "/v1/responses"];
+/// What is posted and counts as a read all the same.
+const READS: &[&str] = &[TICKETS, "/api/chat/{sessionId}/stop"];
+/// What a key that may only read may still post.
+const TICKETS: &str = "/api/tickets";
+
+const FORWARDED_FOR: &str = "x-forwarded-for";
+const FORWARDED_USER: &str = "x-forwarded-user";
+
+/// The routes that need no credentials, as `METHOD path`.
+pub fn public_routes() -> Vec<String> {
+    PUBLIC.iter().map(|(method, path)| format!("{method} {path}")).collect()
+}
+
+/// Lets a request pass with the identity of whoever sent it, or refuses it.
+pub(super) async fn guarded(State(api): State<Api>, request: Request, next: Next) -> Response {
+    let (mut parts, body) = request.into_parts();
+    if is_public(&parts) {
+        return next.run(Request::from_parts(parts, body)).await;
+    }
+    let address = client(&api, &parts);
+    if let Err(error) = api.rates.admit(address) {
+        return error.into_response();
+    }
+    let ticket = take_ticket(&mut parts);
+    let identity = match admit(&api, &parts, ticket).await {
+        Ok(identity) => identity,
+        Err(error) => return api.rates.refused(address, error).into_response(),
+    };
+    let left = api.rates.take(&identity.principal.user, class(&parts));
+    let refusal = left.and_then(|left| left.error());
+    let mut response = match refusal {
+        // A turn that came before may be repeated: who has sent too much is told so behind the look
+        // for it.
+        Some(refusal) if !is_turn(&parts) => refusal.into_response(),
+        refusal => {
+            parts.extensions.insert(Standing { key: identity.key.clone(), refusal });
+            parts.extensions.insert(identity);
+            next.run(Request::from_parts(parts, body)).await
+        }
+    };
+    if let Some(left) = left {
+        left.tell(response.headers_mut());
+    }
+    response
+}
+
+fn is_turn(request: &Parts) -> bool {
+    request.method == Method::POST && route(request).is_some_and(|path| TURNS.contains(&path))
+}
+
+fn class(request: &Parts) -> Class {
+    let is_read = route(request).is_some_and(|path| READS.contains(&path));
+    if is_read || request.method.is_safe() { Class::Read } else { Class::Change }
+}
+
+/// Whose address a request comes from: behind trusted proxies, the last one that is none of theirs.
+fn client(api: &Api, request: &Parts) -> IpAddr {
+    let peer = peer(request);
+    if !api.auth.is_trusted_proxy(peer) {
+        return peer;
+    }
+    let lines = request.headers.get_all(FORWARDED_FOR).iter();
+    let lines: Vec<&str> = lines.filter_map(|line| line.to_str().ok()).collect();
+    let named = lines.iter().rev().flat_map(|line| line.rsplit(','));
+    let mut addresses = named.map_while(|name| name.trim().parse::<IpAddr>().ok());
+    addresses.find(|address| !api.auth.is_trusted_proxy(*address)).unwrap_or(peer)
+}
+
+fn is_public(request: &Parts) -> bool {
+    // What answers GET answers HEAD.
+    let method = if request.method == Method::HEAD { "GET" } else { request.method.as_str() };
+    route(request).is_some_and(|path| PUBLIC.contains(&(method, path)))
+}
+
+/// The route as the router spells it; none if there is none.
+fn route(request: &Parts) -> Option<&str> {
+    request.extensions.get::<MatchedPath>().map(MatchedPath::as_str)
+}
+
+/// Takes the ticket out of the request's address, so that nothing behind this ever sees it. Of two,
+/// none is good.
+fn take_ticket(request: &mut Parts) -> Option<String> {
+    let is_ticketed = route(request).is_some_and(|path| TICKETED.contains(&path));
+    let query = request.uri.query().filter(|_| is_ticketed)?;
+    let (tickets, others): (Vec<&str>, Vec<&str>) =
+        query.split('&').partition(|pair| pair.starts_with("ticket="));
+    let ticket = tickets.first()?.trim_start_matches("ticket=");
+    let ticket = if tickets.len() == 1 { ticket.to_owned() } else { String::new() };
+    let rest = match others.join("&") {
+        rest if rest.is_empty() => request.uri.path().to_owned(),
+        rest => format!("{}?{rest}", request.uri.path()),
+    };
+    request.uri = rest.parse().ok()?;
+    Some(ticket)
+}
+
+async fn admit(api: &Api, request: &Parts, ticket: Option<String>) -> Result<Identity> {
+    let identity = match ticket {
+        Some(ticket) if !api.auth.is_open() => {
+            redeem_ticket(&*api.store, &ticket, clock::now()).await?
+        }
+        _ => identify(api, request).await?,
+    };
+    let is_admins = route(request).is_some_and(|path| path.starts_with(ADMIN));
+    if is_admins && identity.scope < Scope::Admin {
+        return Err(Error::new(Kind::Forbidden, "only an admin may do this"));
+    }
+    let is_read = request.method.is_safe() || route(request) == Some(TICKETS);
+    if !is_read && identity.scope < Scope::Chat {
+        return Err(Error::new(Kind::Forbidden, "this key may only read"));
+    }
+    if identity.scope == Scope::Admin {
+        note(request, &identity);
+    }
+    Ok(identity)
+}
+
+/// Whatever an admin does that could touch what is another's leaves a line in the log: the route and
+/// the ids in it, never what was written.
+fn note(request: &Parts, identity: &Identity) {
+    let is_quiet = |route: &str| !route.starts_with(ADMIN) && !route.contains('{');
+    if request.method.is_safe() && route(request).is_none_or(is_quiet) {
+        return;
+    }
+    tracing::info!(
+        audit = true,
+        admin = %identity.principal.user,
+        http.method = %request.method,
+        http.path = request.uri.path(),
+        "an admin acts"
+    );
+}
+
+async fn identify(api: &Api, request: &Parts) -> Result<Identity> {
+    let headers = &request.headers;
+    let credentials = Credentials {
+        bearer: bearer(headers)?,
+        forwarded_user: only(headers, &HeaderName::from_static(FORWARDED_USER))?,
+        peer: peer(request),
+    };
+    api.auth.identify(credentials).await
+}
+
+/// Whom the connection comes from.
+fn peer(request: &Parts) -> IpAddr {
+    let peer = request.extensions.get::<Peer>();
+    // The server always says it; whoever does not is no proxy.
+    peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |Peer(address)| *address)
+}
+
+/// A header that may stand there once: of two, nobody could tell which one somebody else has read.
+fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>> {
+    let mut values = headers.get_all(name).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(crate::auth::refused());
+    }
+    // Names in UTF-8 are names, too.
+    std::str::from_utf8(value.as_bytes()).map(Some).map_err(|_| crate::auth::refused())
+}
+
+fn bearer(headers: &HeaderMap) -> Result<Option<&str>> {
+    let Some(value) = only(headers, &AUTHORIZATION)? else { return Ok(None) };
+    let token = match value.split_once(' ') {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim(),
+        _ => return Err(crate::auth::refused()),
+    };
+    Ok(Some(token))
+}
+
+/// The user who sent the request.
+pub(super) struct Caller(pub(super) Principal);
+
+impl<S: Send + Sync> FromRequestParts<S> for Caller {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
+        let identity = parts.extensions.get::<Identity>().ok_or_else(missing)?;
+        Ok(Self(identity.principal.clone()))
+    }
+}
+
+/// The user who sent the request, with what their credentials say of them.
+pub(super) struct Whoever(pub(super) Identity);
+
+impl<S: Send + Sync> FromRequestParts<S> for Whoever {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
+        parts.extensions.get::<Identity>().cloned().map(Self).ok_or_else(missing)
+    }
+}
+
+/// How whoever asks for a turn stands with the server.
+pub(super) struct Asked(pub(super) Standing);
+
+impl<S: Send + Sync> FromRequestParts<S> for Asked {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
+        parts.extensions.get::<Standing>().cloned().map(Self).ok_or_else(missing)
+    }
+}

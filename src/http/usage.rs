@@ -1,0 +1,154 @@
+//! `/api/usage`: what turns have used, and what they cost.
+
+use super::Api;
+use super::envelope::{Answer, Envelope, Failure, ok};
+use super::extract::Caller;
+use super::query::Query;
+use crate::clock;
+use crate::domain::quota::NANO;
+use crate::domain::{Invalid, Timestamp, UserId};
+use crate::error::{Error, Result};
+use crate::store::{GroupBy, UsageLine, UsageQuery};
+use axum::Json;
+use axum::extract::State;
+use serde::Serialize;
+use std::time::Duration;
+use utoipa::ToSchema;
+
+const DAY: i64 = 86_400_000;
+/// What is shown unless a time is named, in days.
+const USUAL: i64 = 30;
+/// The most that is shown at once.
+const LONGEST: Duration = Duration::from_secs(366 * 86_400);
+/// The most lines.
+const MOST: u32 = 1000;
+
+/// Usage put together.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct UsageEntry {
+    /// The day as `2026-01-31`, the model, or an id; empty where there is none.
+    key: String,
+    #[serde(flatten)]
+    sum: UsageSum,
+}
+
+/// What some turns have used, stopped and failed ones among them.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct UsageSum {
+    turns: u64,
+    /// Turns whose tokens were counted here, because the provider did not say.
+    estimated_turns: u64,
+    /// Cached ones included.
+    prompt_tokens: u64,
+    cached_tokens: u64,
+    /// Reasoning included.
+    completion_tokens: u64,
+    reasoning_tokens: u64,
+    /// By the table of prices; not there if no turn has a price.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cost: Option<f64>,
+}
+
+impl From<UsageLine> for UsageSum {
+    fn from(line: UsageLine) -> Self {
+        Self {
+            turns: line.turns,
+            estimated_turns: line.estimated_turns,
+            prompt_tokens: line.prompt_tokens,
+            cached_tokens: line.cached_tokens,
+            completion_tokens: line.completion_tokens,
+            reasoning_tokens: line.reasoning_tokens,
+            cost: line.cost.map(|cost| cost as f64 / NANO),
+        }
+    }
+}
+
+/// Usage by what was asked for, and all of it.
+#[derive(Serialize, ToSchema)]
+pub(super) struct UsageReport {
+    usage: Vec<UsageEntry>,
+    total: UsageSum,
+}
+
+/// What the caller's turns have used: of the last 30 days, by day, unless asked otherwise.
+#[utoipa::path(
+    get, path = "/api/usage", tag = "people",
+    params(
+        ("from" = Option<String>, Query, description = "A day, or a time in RFC 3339"),
+        ("to" = Option<String>, Query, description = "A day, which counts, or a time; at most 366 days behind from"),
+        ("groupBy" = Option<String>, Query, description = "day (default), model, project or session; at most 1000 lines, those with most tokens"),
+    ),
+    responses((status = 200, body = Envelope<UsageReport>), (status = "default", body = Failure))
+)]
+pub(super) async fn usage(
+    State(api): State<Api>,
+    Caller(who): Caller,
+    query: Query,
+) -> Answer<Json<Envelope<UsageReport>>> {
+    let query = usage_query(query, Some(who.user), &[])?;
+    report(&api, query).await
+}
+
+/// What everybody's turns have used, or one user's. For admins.
+#[utoipa::path(
+    get, path = "/api/admin/usage", tag = "admin",
+    params(
+        ("user" = Option<String>, Query, description = "Only what this user asked for"),
+        ("from" = Option<String>, Query, description = "A day, or a time in RFC 3339"),
+        ("to" = Option<String>, Query, description = "A day, which counts, or a time; at most 366 days behind from"),
+        ("groupBy" = Option<String>, Query, description = "day (default), model, project, session or user"),
+    ),
+    responses((status = 200, body = Envelope<UsageReport>), (status = "default", body = Failure))
+)]
+pub(super) async fn everybodys(
+    State(api): State<Api>,
+    mut query: Query,
+) -> Answer<Json<Envelope<UsageReport>>> {
+    let user = query.parsed("user", |user| UserId::parse("user", user));
+    let query = usage_query(query, user, &[("user", GroupBy::User)])?;
+    report(&api, query).await
+}
+
+async fn report(api: &Api, query: UsageQuery) -> Answer<Json<Envelope<UsageReport>>> {
+    let all = UsageQuery { group_by: GroupBy::All, ..query.clone() };
+    let lines = api.store.usage(query).await?;
+    let total = api.store.usage(all).await?.pop().unwrap_or_default();
+    let entry = |line: UsageLine| UsageEntry { key: line.key.clone(), sum: line.into() };
+    let report = UsageReport { usage: lines.into_iter().map(entry).collect(), total: total.into() };
+    Ok(ok("Usage retrieved successfully", report))
+}
+
+fn usage_query(
+    mut query: Query,
+    user: Option<UserId>,
+    more: &[(&str, GroupBy)],
+) -> Result<UsageQuery> {
+    let words = [
+        ("day", GroupBy::Day),
+        ("model", GroupBy::Model),
+        ("project", GroupBy::Project),
+        ("session", GroupBy::Session),
+    ];
+    let words: Vec<_> = words.iter().chain(more).copied().collect();
+    let group_by = query.word("groupBy", &words).unwrap_or(GroupBy::Day);
+    let from = query.parsed("from", |text| time("from", text, 0));
+    let to = query.parsed("to", |text| time("to", text, DAY));
+    query.finish()?;
+    let to = to.unwrap_or_else(|| Timestamp::from_millis(clock::now().as_millis() + 1));
+    let usual = Timestamp::from_millis(to.as_millis() - USUAL * DAY);
+    let from = from.unwrap_or(usual);
+    if from >= to || to.since(from) > LONGEST {
+        return Err(Error::invalid("from", "must be before to, by at most 366 days"));
+    }
+    Ok(UsageQuery { user, from, to, group_by, most: MOST })
+}
+
+/// A time, or a day in UTC: its beginning, and so many milliseconds.
+fn time(field: &'static str, text: &str, behind: i64) -> Result<Timestamp, Invalid> {
+    let day = || Timestamp::parse(&format!("{text}T00:00:00Z"));
+    let of_day = || day().map(|day| Timestamp::from_millis(day.as_millis() + behind));
+    let wants = "must be a day such as 2026-01-31, or a time in RFC 3339";
+    Timestamp::parse(text).or_else(of_day).ok_or_else(|| Invalid::new(field, wants))
+}

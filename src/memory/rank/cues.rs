@@ -1,0 +1,99 @@
+//! What a text says about time.
+
+/// Words that place something in time, as [`super::words`] gives them before stemming.
+const TIMES: &[&str] = &[
+    "ago",
+    "april",
+    "august",
+    "birthday",
+    "century",
+    "day",
+    "days",
+    "decade",
+    "december",
+    "earlier",
+    "evening",
+    "february",
+    "friday",
+    "hour",
+    "hours",
+    "january",
+    "july",
+    "june",
+    "last",
+    "later",
+    "march",
+    "may",
+    "minute",
+    "minutes",
+    "monday",
+    "month",
+    "months",
+    "morning",
+    "next",
+    "night",
+    "november",
+    "october",
+    "recently",
+    "saturday",
+    "september",
+    "since",
+    "soon",
+    "spring",
+    "summer",
+    "sunday",
+    "thursday",
+    "today",
+    "tomorrow",
+    "tonight",
+    "tuesday",
+    "wednesday",
+    "week",
+    "weekend",
+    "weeks",
+    "winter",
+    "year",
+    "years",
+    "yesterday",
+];
+
+/// Whether a word places something in time; a year does.
+pub(super) fn is_time(word: &str) -> bool {
+    let is_year = || {
+        word.len() == 4
+            && word.bytes().all(|byte| byte.is_ascii_digit())
+            && ("1900".."2100").contains(&word)
+    };
+    TIMES.binary_search(&word).is_ok() || is_year()
+}
+
+/// Whether a question asks when something is, was or will be.
+pub(super) fn asks_when(question: &str) -> bool {
+    let question = question.to_lowercase();
+    let words: Vec<&str> =
+        question.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
+    let asks = |pair: [&str; 2]| words.windows(2).any(|found| found == pair);
+    words.contains(&"when")
+        || asks(["how", "long"])
+        || asks(["what", "time"])
+        || words.windows(2).any(|found| {
+            matches!(found[0], "what" | "which")
+                && matches!(
+                    found[1],
+                    "date" | "day" | "month" | "season" | "week" | "weekend" | "year"
+                )
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_known_by_their_words() {
+        assert!(TIMES.is_sorted(), "it is searched by halves");
+        assert!(is_time("yesterday") && is_time("2023") && !is_time("3500") && !is_time("home"));
+        assert!(asks_when("When did she go?") && asks_when("In which year was it?"));
+        assert!(!asks_when("What did she do?"));
+    }
+}

@@ -1,0 +1,258 @@
+//! Summaries: what stands in a prompt for messages that are no longer verbatim.
+//!
+//! One is written beside the turns, before the window is full, so that it is there when the window
+//! is cut. It is only ever continued: what it says stays, and a few lines are put behind it for the
+//! messages that the next cut takes away. When it has no room left it is written anew, shorter. So a
+//! prompt's beginning changes at cuts and at no other time. A summary names the last message it
+//! stands for and thereby its path ([`crate::store::Summary`]); what another branch says is never
+//! in it. The messages themselves stay as they are. Without a summary a prompt is just without it.
+
+use super::budget::{MESSAGE_OVERHEAD, Plan};
+use super::cut;
+use super::project::ProjectPart;
+use super::strategies::Shares;
+use super::tokens::Vocabulary;
+use super::{Memory, tokens};
+use crate::domain::session::Settings;
+use crate::domain::text::first_characters;
+use crate::domain::{MessageId, Role, Session};
+use crate::error::Result;
+use crate::prompts::{SaidText, SummaryText};
+use crate::provider::{Prompt, PromptMessage, Provider, written};
+use crate::store::{Remembered, Summary, TailBounds};
+
+/// What stands before a summary.
+const HEADING: &str = "What was said in this conversation before the messages below, in short:\n";
+/// The messages of this many tokens are summed up at once, if the model has room for them …
+const CHUNK: u64 = 12_000;
+/// … and so many times before the next turn has its chance. Of a conversation that nobody has summed
+/// up before, no more than that is looked at.
+const CHUNKS: usize = 4;
+/// Of a long message, the beginning is summed up, in characters.
+const SHOWN: usize = 6_000;
+/// A text of so many words has about three tokens for two words.
+const TOKENS_OF_TWO_WORDS: u32 = 3;
+
+/// A summary as it stands in a prompt.
+pub(super) struct Shown {
+    pub(super) text: String,
+    pub(super) tokens: u32,
+    pub(super) of: Summary,
+}
+
+impl Memory {
+    /// What stands for the path up to this message, within the room.
+    pub(super) async fn summarized(
+        &self,
+        session: &Session,
+        up_to: &MessageId,
+        room: u32,
+        vocabulary: Vocabulary,
+    ) -> Result<Option<Shown>> {
+        let Some(room) = room.checked_sub(MESSAGE_OVERHEAD + vocabulary.count(HEADING)) else {
+            return Ok(None);
+        };
+        let Some(of) = self.store.summary(&session.id, up_to).await? else { return Ok(None) };
+        let text = fitting(&of.text, room, vocabulary);
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let text = format!("{HEADING}{text}");
+        let tokens = vocabulary.count(&text);
+        // Where the two meet, a vocabulary might make one token more.
+        if tokens > room + vocabulary.count(HEADING) {
+            return Ok(None);
+        }
+        Ok(Some(Shown { text, tokens, of }))
+    }
+
+    /// Sums up what the next cut takes out of the prompts of the path that ends with `last`, if that
+    /// is near and nobody has done so. Whether a summary was written.
+    pub async fn summarize(
+        &self,
+        provider: &dyn Provider,
+        model: &str,
+        session: &Session,
+        settings: &Settings,
+        last: &MessageId,
+    ) -> Result<bool> {
+        let plan = self.plan(settings, None)?;
+        let project = self.project_part(session, &plan, "").await?;
+        let shares =
+            plan.shares(project.as_ref().map_or(0, |part| ProjectPart::steady(part, &plan)));
+        if shares.summary == 0 {
+            return Ok(false);
+        }
+        let chunk = CHUNK.min(u64::from(self.context_window(model)) / 2);
+        let before = self.store.summary(&session.id, last).await?;
+        let messages = self.to_sum_up(session, &plan, shares, last, before.as_ref(), chunk).await?;
+        let step = cut::step(shares.recent(), shares.recent());
+        let mut before = before;
+        let mut is_written = false;
+        for messages in in_chunks(&messages, chunk, step).into_iter().take(CHUNKS) {
+            let Some(next) = self.go_on(provider, model, shares, before, messages).await? else {
+                break;
+            };
+            self.store.put_summary(&session.id, &next).await?;
+            (before, is_written) = (Some(next), true);
+        }
+        Ok(is_written)
+    }
+
+    /// The messages behind the last summary that the next cut takes away, oldest first.
+    async fn to_sum_up(
+        &self,
+        session: &Session,
+        plan: &Plan,
+        shares: Shares,
+        last: &MessageId,
+        before: Option<&Summary>,
+        chunk: u64,
+    ) -> Result<Vec<Remembered>> {
+        let one = TailBounds { messages: 1, tokens: u32::MAX, overhead: 0, parts: 0 };
+        let newest = self.store.tail(&session.id, last, one).await?;
+        let Some(end) = newest.first().map(|newest| newest.path_tokens) else {
+            return Ok(Vec::new());
+        };
+        let until = cut::next(end, shares.recent());
+        let from = match before {
+            Some(before) => before.path_tokens,
+            None => until.saturating_sub(chunk * CHUNKS as u64),
+        };
+        // A path that is shown as a whole needs none for now.
+        if from >= until || end <= u64::from(shares.all.min(plan.room)) / 4 * 3 {
+            return Ok(Vec::new());
+        }
+        let tokens = u32::try_from(end - from).unwrap_or(u32::MAX);
+        let bounds =
+            TailBounds { messages: u32::MAX, tokens, overhead: MESSAGE_OVERHEAD, parts: 0 };
+        let mut read = self.store.tail(&session.id, last, bounds).await?;
+        read.retain(|message| message.path_tokens > from && message.path_tokens <= until);
+        read.retain(|message| message.role != Role::Tool);
+        read.reverse();
+        Ok(read)
+    }
+
+    /// The summary that also stands for these messages; `None` if the model has nothing to say.
+    async fn go_on(
+        &self,
+        provider: &dyn Provider,
+        model: &str,
+        shares: Shares,
+        before: Option<Summary>,
+        messages: &[Remembered],
+    ) -> Result<Option<Summary>> {
+        let (Some(first), Some(last)) = (messages.first(), messages.last()) else {
+            return Ok(None);
+        };
+        let room = shares.summary.saturating_sub(MESSAGE_OVERHEAD + tokens::count(HEADING));
+        let so_far = before.as_ref().map_or("", |before| before.text.as_str());
+        let addition = (room / 4).max(1);
+        let anew = !so_far.is_empty() && tokens::count(so_far) + addition > room;
+        let most = if anew { room / 2 } else { addition };
+        let said = messages.iter().map(|message| SaidText {
+            day: message.created_at.day_in_words(),
+            speaker: match message.sender_id == crate::domain::UserId::assistant() {
+                true => message.role.as_str(),
+                false => message.sender_id.as_str(),
+            },
+            text: first_characters(&message.content, SHOWN),
+        });
+        let asked = self.prompts.summary(&SummaryText {
+            summary: so_far,
+            messages: said.collect(),
+            words: most * 2 / TOKENS_OF_TWO_WORDS,
+            anew,
+        })?;
+        let prompt = Prompt {
+            model: model.to_owned(),
+            messages: vec![PromptMessage::text(Role::User, asked)],
+            // Models that think first need some.
+            max_output_tokens: Some(most.saturating_mul(2) + 1000),
+            ..Prompt::default()
+        };
+        let written = written(provider, &prompt).await?;
+        let written = written.trim();
+        if written.is_empty() {
+            tracing::warn!("the model wrote no summary");
+            return Ok(None);
+        }
+        let text = match so_far {
+            "" => written.to_owned(),
+            _ if anew => written.to_owned(),
+            so_far => format!("{so_far}\n{written}"),
+        };
+        let (first, tokens_before) = match before {
+            Some(before) => (before.first, before.tokens_before),
+            None => (first.id.clone(), begin(first)),
+        };
+        Ok(Some(Summary {
+            first,
+            last: last.id.clone(),
+            tokens_before,
+            path_tokens: last.path_tokens,
+            text: fitting(&text, room, Vocabulary::O200k).to_owned(),
+            model: model.to_owned(),
+        }))
+    }
+}
+
+/// Messages in pieces of about so many tokens, each of one message at least. A piece ends at each
+/// place where a path may be cut, so that a window that begins there finds a summary up to there.
+fn in_chunks(messages: &[Remembered], most: u64, step: u64) -> Vec<&[Remembered]> {
+    let (mut chunks, mut start, mut size) = (Vec::new(), 0, 0);
+    for (at, message) in messages.iter().enumerate() {
+        let tokens = u64::from(message.tokens) + u64::from(MESSAGE_OVERHEAD);
+        // A cut takes the messages that end before it.
+        let cuts = |message: &Remembered| message.path_tokens.div_ceil(step);
+        let is_behind_cut = at > 0 && cuts(&messages[at - 1]) != cuts(message);
+        if size > 0 && (size + tokens > most || is_behind_cut) {
+            chunks.push(&messages[start..at]);
+            (start, size) = (at, 0);
+        }
+        size += tokens;
+    }
+    if start < messages.len() {
+        chunks.push(&messages[start..]);
+    }
+    chunks
+}
+
+/// Tokens of the path before a message.
+fn begin(message: &Remembered) -> u64 {
+    let own = u64::from(message.tokens) + u64::from(MESSAGE_OVERHEAD);
+    message.path_tokens.saturating_sub(own)
+}
+
+/// The end of a text, by whole lines, that has at most so many tokens: what was said last tells most.
+/// Of a single line that is too long, the beginning.
+fn fitting(text: &str, room: u32, vocabulary: Vocabulary) -> &str {
+    let mut rest = text.trim();
+    while vocabulary.count(rest) > room {
+        match rest.split_once('\n') {
+            Some((_, behind)) if !behind.trim().is_empty() => rest = behind.trim_start(),
+            _ => break,
+        }
+    }
+    while vocabulary.count(rest) > room {
+        let half = rest.chars().count() / 2;
+        rest = first_characters(rest, half).trim_end();
+    }
+    rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_long_loses_its_oldest_lines_first() {
+        let o200k = Vocabulary::O200k;
+        let text = "- one two three\n- four five six\n- seven eight nine";
+        assert_eq!(fitting(text, 100, o200k), text);
+        assert_eq!(fitting(text, 9, o200k), "- four five six\n- seven eight nine");
+        assert_eq!(fitting(text, 4, o200k), "- seven eight nine");
+        assert!(o200k.count(fitting(text, 2, o200k)) <= 2);
+        assert_eq!(fitting(text, 0, o200k), "");
+    }
+}

@@ -1,0 +1,153 @@
+//! What is asked of a store about the usage ledger: a line for each turn, and what of quotas is spent.
+
+use crate::domain::quota::{Of, Payer, Per, Quota, Unit, purse};
+use crate::domain::{ProjectId, SessionId, Status, Timestamp, TurnId, Usage, UserId};
+use crate::error::Result;
+use async_trait::async_trait;
+
+/// What a turn used, as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LedgerEntry {
+    /// The turn. It is booked once.
+    pub turn_id: TurnId,
+    /// Its session, which may be gone.
+    pub session_id: SessionId,
+    /// Whose session that is.
+    pub owner: UserId,
+    /// What the session belongs to.
+    pub project_id: Option<ProjectId>,
+    /// Who asked.
+    pub payer: Payer,
+    /// The model that answered, where that is known.
+    pub model: Option<String>,
+    /// How the turn ended.
+    pub status: Status,
+    /// Its tokens.
+    pub usage: Usage,
+    /// What it cost, in billionths of the unit that prices are in; `None` without a price.
+    pub cost: Option<i64>,
+    /// When it ended.
+    pub at: Timestamp,
+}
+
+impl LedgerEntry {
+    /// What it is counted in.
+    pub(crate) fn purses(&self) -> Vec<String> {
+        let purse = |of| purse(of, &self.payer, &self.owner, self.project_id.as_ref());
+        [Of::User, Of::Key, Of::Project].into_iter().filter_map(purse).collect()
+    }
+
+    /// Tokens of the prompt and of the reply.
+    pub(crate) fn tokens(&self) -> i64 {
+        number(self.usage.prompt_tokens.saturating_add(self.usage.completion_tokens))
+    }
+}
+
+/// A number as databases count.
+pub(crate) fn number(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// What is spent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Spent {
+    /// Tokens.
+    pub tokens: i64,
+    /// Money, in billionths.
+    pub cost: i64,
+}
+
+impl Spent {
+    /// Whether nothing is left of a quota.
+    pub fn exhausts(self, quota: &Quota) -> bool {
+        match quota.unit {
+            Unit::Tokens => self.tokens >= quota.limit,
+            Unit::Cost => self.cost >= quota.limit,
+        }
+    }
+}
+
+/// What usage is put together by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GroupBy {
+    /// The day, in UTC.
+    Day,
+    /// The model.
+    Model,
+    /// The project.
+    Project,
+    /// The session.
+    Session,
+    /// Who asked.
+    User,
+    /// Nothing: all in one.
+    All,
+}
+
+/// Which usage.
+#[derive(Debug, Clone)]
+pub struct UsageQuery {
+    /// Whose; everybody's if nobody is named.
+    pub user: Option<UserId>,
+    /// From then on …
+    pub from: Timestamp,
+    /// … and before then.
+    pub to: Timestamp,
+    /// Put together by what.
+    pub group_by: GroupBy,
+    /// The most lines: of days the first ones, else those with most tokens.
+    pub most: u32,
+}
+
+/// Usage put together.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UsageLine {
+    /// The day as `2026-01-31`, the model, an id; empty where there is none.
+    pub key: String,
+    /// Turns.
+    pub turns: u64,
+    /// Those of them whose tokens we have counted, because the provider did not.
+    pub estimated_turns: u64,
+    /// Tokens of prompts …
+    pub prompt_tokens: u64,
+    /// … those of them that were cached …
+    pub cached_tokens: u64,
+    /// … of replies …
+    pub completion_tokens: u64,
+    /// … and those of them that were reasoning.
+    pub reasoning_tokens: u64,
+    /// Money, in billionths; `None` if no turn had a price.
+    pub cost: Option<i64>,
+}
+
+/// The usage ledger. The line of a turn is written by the step that ends it.
+#[async_trait]
+pub trait LedgerStore: Send + Sync {
+    /// Books a turn that ended without such a step: its session is gone. A turn that is booked is
+    /// not booked again.
+    async fn book(&self, entry: LedgerEntry) -> Result<()>;
+
+    /// What has been spent of a purse from a day on, counted from 1970-01-01.
+    async fn spent(&self, purse: &str, since_day: i64) -> Result<Spent>;
+
+    /// Usage put together. What a turn has used may take a moment to show.
+    async fn usage(&self, query: UsageQuery) -> Result<Vec<UsageLine>>;
+
+    /// Forgets the lines of a user's turns; what is spent stays spent. How many.
+    async fn forget_usage(&self, user: &UserId) -> Result<u64>;
+
+    /// Lines behind a turn, by the ids of turns: at most so many.
+    async fn ledger(&self, behind: Option<&TurnId>, most: u32) -> Result<Vec<LedgerEntry>>;
+}
+
+/// The first day that counts for a quota, and its purse if the turn has one.
+pub(crate) fn counted(
+    quota: &Quota,
+    payer: &Payer,
+    owner: &UserId,
+    project: Option<&ProjectId>,
+    now: Timestamp,
+) -> Option<(String, i64)> {
+    let per: Per = quota.per;
+    Some((purse(quota.of, payer, owner, project)?, per.first_day(now)))
+}

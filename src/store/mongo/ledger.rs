@@ -1,0 +1,276 @@
+//! The usage ledger in MongoDB: a document for each turn, and sums by purse and day.
+//!
+//! A turn is booked behind the commit that ends it, from the session's `pending`, by whoever comes
+//! first; done again, it changes nothing: a sum names the last turns that are in it, and the turn's
+//! own document, which comes last, says that all sums have it.
+
+use super::documents::{date, document, time, unreadable};
+use super::failures::is_duplicate;
+use super::log::in_time;
+use super::step::Step;
+use super::{MongoStore, Tables};
+use crate::domain::key::KeyId;
+use crate::domain::quota::Payer;
+use crate::domain::{ProjectId, SessionId, Status, TurnId, Usage, UserId};
+use crate::error::Result;
+use crate::store::ledger::number;
+use crate::store::{GroupBy, LedgerEntry, LedgerStore, Spent, UsageLine, UsageQuery};
+use async_trait::async_trait;
+use futures::TryStreamExt;
+use mongodb::bson::{Bson, DateTime, Document, deserialize_from_document, doc};
+use serde::{Deserialize, Serialize};
+
+/// Turns that a sum names: more than can end while one is booked twice.
+const NAMES: i32 = -64;
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct EntryDoc {
+    #[serde(rename = "_id")]
+    turn_id: String,
+    session_id: String,
+    owner: String,
+    project_id: Option<String>,
+    user_id: String,
+    key_id: Option<String>,
+    model: Option<String>,
+    status: String,
+    prompt_tokens: i64,
+    cached_tokens: i64,
+    completion_tokens: i64,
+    reasoning_tokens: i64,
+    estimated: bool,
+    cost: Option<i64>,
+    at: DateTime,
+}
+
+#[derive(Debug, Deserialize)]
+struct SumDoc {
+    tokens: i64,
+    cost: i64,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct LineDoc {
+    #[serde(rename = "_id")]
+    key: Option<String>,
+    turns: i64,
+    estimated: i64,
+    prompt: i64,
+    cached: i64,
+    completion: i64,
+    reasoning: i64,
+    cost: i64,
+    priced: i64,
+}
+
+#[async_trait]
+impl LedgerStore for MongoStore {
+    async fn book(&self, entry: LedgerEntry) -> Result<()> {
+        let entry = entry_document(&entry)?;
+        in_time(async { Ok(book(&self.tables, &entry).await?) }).await
+    }
+
+    async fn spent(&self, purse: &str, since_day: i64) -> Result<Spent> {
+        let sums = self.tables.spent.aggregate(sum_of(purse, since_day));
+        let sums: Vec<SumDoc> =
+            in_time(async { Ok(sums.await?.with_type().try_collect().await?) }).await?;
+        Ok(spent_of(&sums))
+    }
+
+    async fn usage(&self, query: UsageQuery) -> Result<Vec<UsageLine>> {
+        let lines = self.tables.usage.aggregate(lines_of(&query));
+        let lines: Vec<LineDoc> =
+            in_time(async { Ok(lines.await?.with_type().try_collect().await?) }).await?;
+        Ok(lines.into_iter().map(LineDoc::into_line).collect())
+    }
+
+    async fn forget_usage(&self, user: &UserId) -> Result<u64> {
+        let gone = self.tables.usage.delete_many(doc! { "userId": user.as_str() });
+        in_time(async { Ok(gone.await?.deleted_count) }).await
+    }
+
+    async fn ledger(&self, behind: Option<&TurnId>, most: u32) -> Result<Vec<LedgerEntry>> {
+        let behind = behind.map(ToString::to_string).unwrap_or_default();
+        let entries = self.tables.usage.clone_with_type::<EntryDoc>();
+        let found = entries
+            .find(doc! { "_id": { "$gt": behind } })
+            .sort(doc! { "_id": 1 })
+            .limit(i64::from(most));
+        let found: Vec<EntryDoc> = in_time(async { Ok(found.await?.try_collect().await?) }).await?;
+        found.into_iter().map(EntryDoc::into_entry).collect()
+    }
+}
+
+impl Step {
+    /// Books a turn with the commit of this step.
+    pub(super) fn book_turn(&mut self, entry: &LedgerEntry) -> Result<()> {
+        self.ledger_entry = Some(entry_document(entry)?);
+        Ok(())
+    }
+
+    pub(super) async fn spent_of_purse(&mut self, purse: &str, since_day: i64) -> Result<Spent> {
+        let table = self.tables.spent.clone();
+        let sums: Vec<SumDoc> = self.all(&table, sum_of(purse, since_day)).await?;
+        Ok(spent_of(&sums))
+    }
+}
+
+/// Books a turn, once.
+pub(super) async fn book(tables: &Tables, entry: &Document) -> mongodb::error::Result<()> {
+    let Some(turn) = entry.get("_id").cloned() else { return Ok(()) };
+    if tables.usage.find_one(doc! { "_id": &turn }).await?.is_some() {
+        return Ok(());
+    }
+    // What was written by us reads back; of anything else there is nothing to book.
+    let Ok(Ok(read)) =
+        deserialize_from_document::<EntryDoc>(entry.clone()).map(EntryDoc::into_entry)
+    else {
+        return Ok(());
+    };
+    for purse in read.purses() {
+        let day = read.at.day();
+        let name = format!("{day}|{purse}");
+        let without = doc! { "_id": name, "turns": { "$ne": &turn } };
+        let add = doc! {
+            "$setOnInsert": { "purse": &purse, "day": day },
+            "$inc": { "tokens": read.tokens(), "cost": read.cost.unwrap_or_default() },
+            "$push": { "turns": { "$each": [&turn], "$slice": NAMES } },
+        };
+        match tables.spent.update_one(without, add).upsert(true).await {
+            // It is there, and has this turn; or somebody added it at this very moment.
+            Err(error) if is_duplicate(&error) => {
+                let again = doc! { "_id": format!("{day}|{purse}"), "turns": { "$ne": &turn } };
+                let add = doc! {
+                    "$inc": { "tokens": read.tokens(), "cost": read.cost.unwrap_or_default() },
+                    "$push": { "turns": { "$each": [&turn], "$slice": NAMES } },
+                };
+                tables.spent.update_one(again, add).await?;
+            }
+            booked => drop(booked?),
+        }
+    }
+    match tables.usage.insert_one(entry).await {
+        Err(error) if is_duplicate(&error) => Ok(()),
+        added => added.map(|_| ()),
+    }
+}
+
+fn sum_of(purse: &str, since_day: i64) -> Vec<Document> {
+    vec![
+        doc! { "$match": { "purse": purse, "day": { "$gte": since_day } } },
+        doc! { "$group": {
+            "_id": null, "tokens": { "$sum": "$tokens" }, "cost": { "$sum": "$cost" },
+        } },
+    ]
+}
+
+fn spent_of(sums: &[SumDoc]) -> Spent {
+    sums.first().map(|sum| Spent { tokens: sum.tokens, cost: sum.cost }).unwrap_or_default()
+}
+
+fn lines_of(query: &UsageQuery) -> Vec<Document> {
+    let mut which = doc! { "at": { "$gte": date(query.from), "$lt": date(query.to) } };
+    if let Some(user) = &query.user {
+        which.insert("userId", user.as_str());
+    }
+    let key = match query.group_by {
+        GroupBy::Day => {
+            Bson::Document(doc! { "$dateToString": { "format": "%Y-%m-%d", "date": "$at" } })
+        }
+        GroupBy::Model => "$model".into(),
+        GroupBy::Project => "$projectId".into(),
+        GroupBy::Session => "$sessionId".into(),
+        GroupBy::User => "$userId".into(),
+        GroupBy::All => Bson::Null,
+    };
+    let sum = |field: &str| doc! { "$sum": { "$toLong": field } };
+    let one_if = |test: Document| {
+        doc! { "$sum": { "$toLong": { "$cond": [test, 1, 0] } } }
+    };
+    let order = match query.group_by {
+        GroupBy::Day => doc! { "_id": 1 },
+        _ => doc! { "tokens": -1, "_id": 1 },
+    };
+    vec![
+        doc! { "$match": which },
+        doc! { "$group": {
+            "_id": key,
+            "turns": { "$sum": { "$toLong": 1 } },
+            "estimated": one_if(doc! { "$eq": ["$estimated", true] }),
+            "prompt": sum("$promptTokens"),
+            "cached": sum("$cachedTokens"),
+            "completion": sum("$completionTokens"),
+            "reasoning": sum("$reasoningTokens"),
+            "tokens": { "$sum": { "$add": ["$promptTokens", "$completionTokens"] } },
+            "cost": { "$sum": { "$toLong": { "$ifNull": ["$cost", 0] } } },
+            "priced": one_if(doc! { "$gt": ["$cost", null] }),
+        } },
+        doc! { "$sort": order },
+        doc! { "$limit": i64::from(query.most) },
+    ]
+}
+
+impl LineDoc {
+    fn into_line(self) -> UsageLine {
+        UsageLine {
+            key: self.key.unwrap_or_default(),
+            turns: self.turns.unsigned_abs(),
+            estimated_turns: self.estimated.unsigned_abs(),
+            prompt_tokens: self.prompt.unsigned_abs(),
+            cached_tokens: self.cached.unsigned_abs(),
+            completion_tokens: self.completion.unsigned_abs(),
+            reasoning_tokens: self.reasoning.unsigned_abs(),
+            cost: (self.priced > 0).then_some(self.cost),
+        }
+    }
+}
+
+fn entry_document(entry: &LedgerEntry) -> Result<Document> {
+    let usage = &entry.usage;
+    document(&EntryDoc {
+        turn_id: entry.turn_id.to_string(),
+        session_id: entry.session_id.to_string(),
+        owner: entry.owner.to_string(),
+        project_id: entry.project_id.as_ref().map(ToString::to_string),
+        user_id: entry.payer.user.to_string(),
+        key_id: entry.payer.key.as_ref().map(ToString::to_string),
+        model: entry.model.clone(),
+        status: entry.status.as_str().to_owned(),
+        prompt_tokens: number(usage.prompt_tokens),
+        cached_tokens: number(usage.cached_tokens),
+        completion_tokens: number(usage.completion_tokens),
+        reasoning_tokens: number(usage.reasoning_tokens),
+        estimated: usage.estimated,
+        cost: entry.cost,
+        at: date(entry.at),
+    })
+}
+
+impl EntryDoc {
+    fn into_entry(self) -> Result<LedgerEntry> {
+        let status = Status::from_word(&self.status).ok_or_else(|| unreadable(&self.status))?;
+        Ok(LedgerEntry {
+            turn_id: TurnId::trusted(self.turn_id),
+            session_id: SessionId::trusted(self.session_id),
+            owner: UserId::trusted(self.owner),
+            project_id: self.project_id.map(ProjectId::trusted),
+            payer: Payer {
+                user: UserId::trusted(self.user_id),
+                key: self.key_id.map(KeyId::trusted),
+            },
+            model: self.model,
+            status,
+            usage: Usage {
+                prompt_tokens: self.prompt_tokens.unsigned_abs(),
+                cached_tokens: self.cached_tokens.unsigned_abs(),
+                completion_tokens: self.completion_tokens.unsigned_abs(),
+                reasoning_tokens: self.reasoning_tokens.unsigned_abs(),
+                estimated: self.estimated,
+            },
+            cost: self.cost,
+            at: time(self.at),
+        })
+    }
+}

@@ -1,0 +1,55 @@
+//! Quotas and the ledger: nobody begins what is spent already, and what a turn used is booked by the
+//! step that ends it.
+
+use crate::domain::quota::{Payer, Quota};
+use crate::domain::{Session, Timestamp};
+use crate::error::{Error, Kind, Result};
+use crate::store::ledger::counted;
+use crate::store::work::{SessionRow, Work};
+use crate::store::{FinishTurn, LedgerEntry};
+use serde_json::json;
+
+/// Refuses a turn whose quota is spent. Errors: `quota_exceeded`.
+pub(super) async fn ensure_left(
+    work: &mut impl Work,
+    quotas: &[Quota],
+    payer: &Payer,
+    session: &Session,
+    now: Timestamp,
+) -> Result<()> {
+    for quota in quotas {
+        let project = session.project_id.as_ref();
+        let Some((purse, since)) = counted(quota, payer, &session.owner, project, now) else {
+            continue;
+        };
+        if work.spent(&purse, since).await?.exhausts(quota) {
+            return Err(exceeded(quota, now));
+        }
+    }
+    Ok(())
+}
+
+/// The refusal of a turn whose quota is spent.
+pub(crate) fn exceeded(quota: &Quota, now: Timestamp) -> Error {
+    let ends = quota.per.ends_at(now);
+    let wait = ends.since(now).as_secs() + 1;
+    Error::new(Kind::QuotaExceeded, format!("{} is spent", quota.told()))
+        .with_details(json!({ "resetsAt": ends, "retryAfter": wait }))
+}
+
+/// The line of a turn that ends; none if nothing is known of what it used.
+pub(super) fn entry_of(row: &SessionRow, finish: &FinishTurn) -> Option<LedgerEntry> {
+    let reply = &finish.reply;
+    Some(LedgerEntry {
+        turn_id: finish.turn_id.clone(),
+        session_id: row.session.id.clone(),
+        owner: row.session.owner.clone(),
+        project_id: row.session.project_id.clone(),
+        payer: row.payer.clone()?,
+        model: reply.reply.model.clone(),
+        status: reply.reply.status,
+        usage: reply.reply.usage?,
+        cost: finish.cost,
+        at: reply.created_at,
+    })
+}

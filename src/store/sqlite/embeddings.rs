@@ -1,0 +1,58 @@
+//! Embeddings in SQLite: a row for each message, by the message's own key.
+
+use super::SqliteStore;
+use super::paths::by_id;
+use super::rows::message_key;
+use super::summaries::key_of;
+use crate::domain::{MessageId, SessionId};
+use crate::error::Result;
+use crate::store::{Embedding, EmbeddingStore};
+use async_trait::async_trait;
+use rusqlite::{OptionalExtension, params};
+
+#[async_trait]
+impl EmbeddingStore for SqliteStore {
+    async fn embeddings(
+        &self,
+        session: &SessionId,
+        model: &str,
+        messages: &[MessageId],
+    ) -> Result<Vec<Embedding>> {
+        let (session, model, messages) = (session.clone(), model.to_owned(), messages.to_vec());
+        self.read(move |db| {
+            let Some(key) = key_of(db, &session)? else { return Ok(Vec::new()) };
+            let sql = "SELECT e.vectors FROM messages m JOIN embeddings e ON e.key = m.key \
+                       WHERE m.session = ?1 AND m.id = ?2 AND e.model = ?3";
+            let mut statement = db.prepare_cached(sql)?;
+            let mut found = Vec::new();
+            for message in messages {
+                let key = params![key, message.as_str(), model];
+                if let Some(vectors) = statement.query_row(key, |row| row.get(0)).optional()? {
+                    found.push(Embedding { message, vectors });
+                }
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    async fn put_embeddings(
+        &self,
+        session: &SessionId,
+        model: &str,
+        embeddings: &[Embedding],
+    ) -> Result<()> {
+        let (session, model, embeddings) = (session.clone(), model.to_owned(), embeddings.to_vec());
+        self.write_later(move |db| {
+            let Some(key) = key_of(db, &session)? else { return Ok(()) };
+            let sql = "INSERT OR REPLACE INTO embeddings VALUES (?1, ?2, ?3)";
+            let mut statement = db.prepare_cached(sql)?;
+            for Embedding { message, vectors } in embeddings {
+                let Some(place) = by_id(db, key, &message)? else { continue };
+                statement.execute(params![message_key(key, place.at.seq), model, vectors])?;
+            }
+            Ok(())
+        })
+        .await
+    }
+}

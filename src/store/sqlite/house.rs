@@ -1,0 +1,52 @@
+//! House-keeping in SQLite.
+
+use super::SqliteStore;
+use crate::domain::page::Pagination;
+use crate::domain::{SessionId, Timestamp, UserId};
+use crate::error::Result;
+use crate::store::{Deleted, HouseStore, Owner, OwnerPage, rules};
+use async_trait::async_trait;
+use rusqlite::params;
+
+#[async_trait]
+impl HouseStore for SqliteStore {
+    async fn owners(&self, page: u32, limit: u32) -> Result<OwnerPage> {
+        self.read(move |db| {
+            let sql = "SELECT count(DISTINCT owner) FROM sessions";
+            let total: i64 = db.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
+            let sql = "SELECT owner, count(*), sum(messages), max(activity_at) FROM sessions \
+                       GROUP BY owner ORDER BY owner LIMIT ?1 OFFSET ?2";
+            let mut statement = db.prepare_cached(sql)?;
+            let skip = u64::from(page - 1) * u64::from(limit);
+            let skip = i64::try_from(skip).unwrap_or(i64::MAX);
+            let owners = statement.query_map(params![limit, skip], |row| {
+                Ok(Owner {
+                    user: UserId::trusted(row.get::<_, String>(0)?),
+                    sessions: row.get::<_, i64>(1)?.unsigned_abs(),
+                    messages: row.get::<_, i64>(2)?.unsigned_abs(),
+                    last_active_at: Timestamp::from_millis(row.get(3)?),
+                })
+            })?;
+            let owners = owners.collect::<Result<_, _>>()?;
+            let pagination = Pagination::new(page, limit, total.unsigned_abs());
+            Ok(OwnerPage { owners, pagination })
+        })
+        .await
+    }
+
+    async fn idle_sessions(&self, since: Timestamp, most: u32) -> Result<Vec<SessionId>> {
+        self.read(move |db| {
+            let sql = "SELECT id FROM sessions WHERE activity_at < ?1 LIMIT ?2";
+            let mut statement = db.prepare_cached(sql)?;
+            let ids = statement
+                .query_map(params![since.as_millis(), most], |row| row.get::<_, String>(0))?;
+            ids.map(|id| Ok(SessionId::trusted(id?))).collect()
+        })
+        .await
+    }
+
+    async fn delete_idle(&self, id: &SessionId, since: Timestamp) -> Result<Option<Deleted>> {
+        let id = id.clone();
+        self.step(async move |step| rules::delete_idle(step, &id, since).await).await
+    }
+}

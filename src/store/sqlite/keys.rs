@@ -1,0 +1,127 @@
+//! Keys of the API in SQLite.
+
+use super::SqliteStore;
+use super::rows::word;
+use crate::domain::key::{ApiKey, KeyId, Scope};
+use crate::domain::{Timestamp, UserId};
+use crate::error::{Error, Kind, Result};
+use crate::store::{KeyStore, StoredKey, StoredTicket};
+use async_trait::async_trait;
+use rusqlite::{OptionalExtension, Row, params};
+
+/// Selects what [`stored_key`] reads.
+const SELECT: &str = "SELECT id, digest, name, user_id, scope, created_at, expires_at, last_used_at \
+     FROM keys";
+
+#[async_trait]
+impl KeyStore for SqliteStore {
+    async fn add_key(&self, stored: StoredKey) -> Result<()> {
+        self.write(move |db| {
+            let StoredKey { key, digest } = stored;
+            let sql = "INSERT OR IGNORE INTO keys VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+            let added = db.prepare_cached(sql)?.execute(params![
+                key.id.as_str(),
+                digest,
+                key.name,
+                key.user.as_str(),
+                key.scope.as_str(),
+                key.created_at.as_millis(),
+                key.expires_at.map(Timestamp::as_millis),
+                key.last_used_at.map(Timestamp::as_millis),
+            ])?;
+            match added {
+                0 => Err(Error::new(Kind::IdTaken, "there is a key with this id")),
+                _ => Ok(()),
+            }
+        })
+        .await
+    }
+
+    async fn key(&self, id: &KeyId) -> Result<Option<StoredKey>> {
+        let id = id.clone();
+        self.read(move |db| {
+            let mut statement = db.prepare_cached(&format!("{SELECT} WHERE id = ?1"))?;
+            let mut rows = statement.query([id.as_str()])?;
+            rows.next()?.map(stored_key).transpose()
+        })
+        .await
+    }
+
+    async fn keys(&self) -> Result<Vec<StoredKey>> {
+        self.read(|db| {
+            let mut statement = db.prepare_cached(&format!("{SELECT} ORDER BY created_at, id"))?;
+            let mut rows = statement.query([])?;
+            let mut keys = Vec::new();
+            while let Some(row) = rows.next()? {
+                keys.push(stored_key(row)?);
+            }
+            Ok(keys)
+        })
+        .await
+    }
+
+    async fn revoke_key(&self, id: &KeyId) -> Result<bool> {
+        let id = id.clone();
+        self.write(move |db| {
+            let sql = "DELETE FROM keys WHERE id = ?1";
+            Ok(db.prepare_cached(sql)?.execute([id.as_str()])? == 1)
+        })
+        .await
+    }
+
+    async fn touch_keys(&self, uses: Vec<(KeyId, Timestamp)>) -> Result<()> {
+        self.write_later(move |db| {
+            let sql = "UPDATE keys SET last_used_at = ?2 \
+                       WHERE id = ?1 AND coalesce(last_used_at, 0) < ?2";
+            let mut statement = db.prepare_cached(sql)?;
+            for (id, at) in &uses {
+                statement.execute(params![id.as_str(), at.as_millis()])?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn add_ticket(&self, ticket: StoredTicket, now: Timestamp) -> Result<()> {
+        self.write(move |db| {
+            db.prepare_cached("DELETE FROM tickets WHERE expires_at <= ?1")?
+                .execute([now.as_millis()])?;
+            let StoredTicket { digest, holder, expires_at } = ticket;
+            db.prepare_cached("INSERT INTO tickets VALUES (?1, ?2, ?3)")?.execute(params![
+                digest,
+                holder,
+                expires_at.as_millis()
+            ])?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn take_ticket(&self, digest: &str) -> Result<Option<StoredTicket>> {
+        let digest = digest.to_owned();
+        self.write(move |db| {
+            let sql = "DELETE FROM tickets WHERE digest = ?1 RETURNING holder, expires_at";
+            let taken = db.prepare_cached(sql)?.query_row([&digest], |row| {
+                let (holder, expires_at) = (row.get(0)?, Timestamp::from_millis(row.get(1)?));
+                Ok(StoredTicket { digest: digest.clone(), holder, expires_at })
+            });
+            Ok(taken.optional()?)
+        })
+        .await
+    }
+}
+
+fn stored_key(row: &Row<'_>) -> Result<StoredKey> {
+    let time =
+        |column| Ok::<_, Error>(row.get::<_, Option<i64>>(column)?.map(Timestamp::from_millis));
+    let key = ApiKey {
+        id: KeyId::trusted(row.get::<_, String>(0)?),
+        name: row.get(2)?,
+        user: UserId::trusted(row.get::<_, String>(3)?),
+        scope: word(Scope::from_word, row, 4)?,
+        created_at: Timestamp::from_millis(row.get(5)?),
+        expires_at: time(6)?,
+        last_used_at: time(7)?,
+    };
+    Ok(StoredKey { key, digest: row.get(1)? })
+}

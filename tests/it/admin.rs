@@ -1,0 +1,169 @@
+//! What admins see and do, what the log says of it, and what is deleted for good.
+
+use crate::support::process::{Process, run};
+use crate::support::server::{read, tuning};
+use crate::support::{Events, Server, soon};
+use echoic::app::Tuning;
+use echoic::domain::key::Scope;
+use reqwest::Method;
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// A server with sessions of ann and ben.
+async fn inhabited() -> (Server, String, String) {
+    let server = Server::with(&["--auth=keys"]).await;
+    let (ann, root) =
+        (server.key("ann", Scope::Chat).await, server.key("root", Scope::Admin).await);
+    let ben = server.key("ben", Scope::Chat).await;
+    for (key, session) in [(&ann, "a1"), (&ann, "a2"), (&ben, "b1")] {
+        let who = server.with_key(key);
+        who.post("/api/chat-sessions", json!({"sessionId": session})).await.data();
+        let said = json!({"chatSessionId": session, "role": "user", "content": format!("secret of {session}")});
+        assert_eq!(who.post("/api/chat-messages", said).await.status, 201);
+    }
+    (server, ann, root)
+}
+
+#[tokio::test]
+async fn an_admin_sees_who_uses_the_server_and_not_what_they_write() {
+    let (server, ann, root) = inhabited().await;
+    let root = server.with_key(&root);
+    let users = root.get("/api/admin/users").await.data();
+    let lines: Vec<Value> = users["users"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|user| json!([user["userId"], user["sessions"], user["messages"]]))
+        .collect();
+    assert_eq!(lines, [json!(["ann", 2, 2]), json!(["ben", 1, 1])]);
+    assert_eq!(users["pagination"]["total"], 2);
+    let second = root.get("/api/admin/users?limit=1&page=2").await.data();
+    assert_eq!(second["users"][0]["userId"], "ben");
+
+    let sessions = root.get("/api/admin/sessions?user=ann&sort=createdAt").await.data();
+    let ids: Vec<&Value> =
+        sessions["sessions"].as_array().unwrap().iter().map(|line| &line["sessionId"]).collect();
+    assert_eq!(ids, ["a1", "a2"]);
+    assert!(!sessions.to_string().contains("secret"), "{sessions}");
+    for guess in ["search=secret", "sort=title"] {
+        let reply = root.get(&format!("/api/admin/sessions?{guess}")).await;
+        assert_eq!(reply.failure(), (400, "invalid_request"));
+    }
+    let shown = root.get("/api/admin/sessions?content=true&search=secret").await.data();
+    assert_eq!(shown["pagination"]["total"], 3);
+    assert!(shown["sessions"][0]["lastMessage"].as_str().unwrap().starts_with("secret of"));
+
+    for path in ["/api/admin/users", "/api/admin/sessions", "/api/admin/sessions?content=true"] {
+        let reply = server.with_key(&ann).get(path).await;
+        assert_eq!(reply.failure(), (403, "forbidden"), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn the_log_tells_what_admins_do_and_nothing_of_what_anybody_writes_or_knows() {
+    let folder = tempfile::tempdir().unwrap();
+    let secret = "a secret of more than thirty-two bytes";
+    let mut variables = HashMap::from([
+        ("PORT", "0".to_owned()),
+        ("ECHOIC_PROVIDER", "demo".to_owned()),
+        ("ECHOIC_AUTH", "keys".to_owned()),
+        ("OPENAI_API_KEY", "sk-provider-key".to_owned()),
+        ("RUST_LOG", "trace,hyper=info".to_owned()),
+    ]);
+    let create = async |user: &str, more: &[&str]| {
+        let arguments: Vec<&str> = [&["keys", "create", "--user", user], more].concat();
+        run(folder.path(), &HashMap::new(), &arguments).await.1.trim().to_owned()
+    };
+    let (ann, root) = (create("ann", &[]).await, create("root", &["--admin"]).await);
+    variables.insert("JWT_SECRET", secret.to_owned());
+    let server = Process::start(folder.path(), &variables).await;
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let ask = |method: Method, key: &str, path: &str| {
+        client.request(method, format!("{}{path}", server.base)).bearer_auth(key)
+    };
+    let body = json!({"sessionId": "s1", "title": "Title hunter2"});
+    assert_eq!(read(ask(Method::POST, &ann, "/api/chat-sessions").json(&body)).await.status, 201);
+    let said =
+        json!({"sessionId": "s1", "message": "Message hunter2", "systemPrompt": "Prompt hunter2"});
+    soon(ask(Method::POST, &ann, "/api/chat").json(&said).send())
+        .await
+        .unwrap()
+        .text()
+        .await
+        .unwrap();
+    let ticket = read(ask(Method::POST, &ann, "/api/tickets")).await.data()["ticket"].clone();
+    let ticket = ticket.as_str().unwrap();
+    let stream = client.get(format!("{}/api/events?ticket={ticket}", server.base)).send();
+    drop(Events::opened(soon(stream).await.unwrap()).await);
+    for path in
+        ["/api/chat-sessions?search=hunter2", "/api/chat-sessions/s1/memory?message=hunter2"]
+    {
+        assert_eq!(read(ask(Method::GET, &ann, path)).await.status, 200);
+    }
+    let broken = ask(Method::POST, &ann, "/api/chat").header("content-type", "application/json");
+    read(broken.body(r#"{"message": "hunter2", "model": hunter2}"#)).await;
+    read(ask(Method::GET, "ek_wrong_hunter2", "/api/me")).await;
+    read(ask(Method::GET, &root, "/api/chat-sessions/s1/messages")).await.data();
+    read(ask(Method::GET, &root, "/api/admin/sessions?content=true")).await.data();
+    read(ask(Method::DELETE, &root, "/api/chat-sessions/s1")).await.data();
+
+    let (_, log) = server.terminate().await;
+    for private in ["hunter2", ann.as_str(), root.as_str(), ticket, "sk-provider-key", secret] {
+        let line = log.lines().find(|line| line.contains(private));
+        assert_eq!(line, None, "{private} stands in the log");
+    }
+    let acts: Vec<&str> = log.lines().filter(|line| line.contains("audit=true")).collect();
+    assert_eq!(acts.len(), 4, "{acts:#?}");
+    for (line, tells) in acts.iter().zip([
+        ["GET", "/api/chat-sessions/s1/messages"],
+        ["GET", "/api/admin/sessions"],
+        ["titles", "last messages"],
+        ["DELETE", "/api/chat-sessions/s1"],
+    ]) {
+        assert!(line.contains("admin=root") && tells.iter().all(|it| line.contains(it)), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn all_that_is_a_users_goes_when_they_say_so_and_nothing_else() {
+    let (server, ann, root) = inhabited().await;
+    let own = server.with_key(&ann);
+    let project = own.post("/api/projects", json!({"name": "P"})).await.data()["projectId"].clone();
+    let body = json!({"sessionId": "a3", "projectId": project, "participants": ["ben"]});
+    own.post("/api/chat-sessions", body).await.data();
+    let chat =
+        own.request(Method::POST, "/api/chat").json(&json!({"sessionId": "a3", "message": "hi"}));
+    let stream = soon(chat.send()).await.unwrap();
+    let _call = server.upstream.call().await;
+
+    let deleted = read(own.request(Method::DELETE, "/api/me/data")).await.data();
+    assert_eq!(deleted, json!({"deletedSessions": 3, "deletedMessages": 3, "deletedProjects": 1}));
+    soon(stream.text()).await.unwrap();
+    assert_eq!(own.get("/api/chat-sessions").await.data()["pagination"]["total"], 0);
+    assert_eq!(own.get("/api/projects").await.data()["pagination"]["total"], 0);
+    assert_eq!(own.get("/api/export").await.body["sessions"], json!([]));
+    let left = server.with_key(&root).get("/api/admin/users").await.data();
+    assert_eq!(left["users"][0]["userId"], "ben");
+    let again = read(own.request(Method::DELETE, "/api/me/data")).await.data();
+    assert_eq!(again, json!({"deletedSessions": 0, "deletedMessages": 0, "deletedProjects": 0}));
+    let admins = read(server.with_key(&root).request(Method::DELETE, "/api/me/data")).await.data();
+    assert_eq!(admins["deletedSessions"], 0, "an admin deletes nobody else's");
+}
+
+#[tokio::test]
+async fn what_has_lain_idle_for_longer_than_the_retention_goes() {
+    let quick = Tuning { sweep_pause: Duration::from_millis(20), ..tuning() };
+    let server = Server::tuned(&["--retention=1h"], quick).await;
+    let old = json!({"sessions": [
+        {"sessionId": "old", "createdAt": "2020-01-01T00:00:00Z", "messages": [
+            {"role": "user", "content": "x", "createdAt": "2020-01-02T00:00:00Z"}]},
+    ]});
+    let fresh = server.session().await;
+    let mut events = Events::of(&server, "").await;
+    server.post("/api/import", old).await.data();
+    let is_gone = |event: &Value| event["action"] == "deleted" && event["sessionId"] == "old";
+    while !is_gone(&events.next().await) {}
+    assert_eq!(server.get("/api/chat-sessions/old").await.status, 404);
+    assert_eq!(server.get(&format!("/api/chat-sessions/{fresh}")).await.status, 200);
+}

@@ -1,0 +1,67 @@
+//! Providers' prompt caches: what they are told, and what they tell.
+
+use crate::support::Server;
+use serde_json::{Value, json};
+
+/// What the provider is told of a turn in this session.
+async fn key(server: &Server, session: &str, model: &str) -> Value {
+    let body = json!({"sessionId": session, "message": "hi", "model": model});
+    let mut frames = server.chat(body).await;
+    let call = server.upstream.call().await;
+    let key = call.request.get("prompt_cache_key").cloned().unwrap_or_default();
+    call.reply("ok");
+    frames.until("[DONE]").await;
+    key
+}
+
+async fn named(server: &Server, id: &str) -> String {
+    server.post("/api/chat-sessions", json!({"sessionId": id})).await.data();
+    id.to_owned()
+}
+
+#[tokio::test]
+async fn each_session_has_a_cache_key_of_its_own_that_stays_and_says_nothing() {
+    let mut server = Server::with(&["--prompt-cache-key=always"]).await;
+    let (ada, bob) = (named(&server, "divorce-of-ada").await, named(&server, "bob").await);
+    let first = key(&server, &ada, "gated-1").await;
+    let text = first.as_str().unwrap();
+    assert!((16..=64).contains(&text.len()) && !text.contains("ada"), "{text}");
+    assert_ne!(key(&server, &bob, "gated-1").await, first);
+    server.restart().await;
+    assert_eq!(key(&server, &ada, "gpt-4o").await, first);
+}
+
+#[tokio::test]
+async fn endpoints_that_may_not_know_the_cache_key_do_not_get_it() {
+    for flags in [&[][..], &["--prompt-cache-key=never"]] {
+        let server = Server::with(flags).await;
+        let session = server.session().await;
+        assert_eq!(key(&server, &session, "gated-1").await, Value::Null, "{flags:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_provider_had_cached_is_kept_with_the_reply_however_it_is_called() {
+    let mut server = Server::start().await;
+    let session = server.session().await;
+    let reports = [
+        (json!({"prompt_tokens_details": {"cached_tokens": 640}}), 640),
+        (json!({"prompt_cache_hit_tokens": 320, "prompt_cache_miss_tokens": 492}), 320),
+        (json!({"prompt_tokens_details": {"cached_tokens": null}}), 0),
+        (json!({}), 0),
+    ];
+    for (cached, _) in &reports {
+        let (mut frames, mut call) = server.open_turn(&session, "hi").await;
+        call.text("ok");
+        let mut usage = json!({"prompt_tokens": 812, "completion_tokens": 2});
+        usage.as_object_mut().unwrap().extend(cached.as_object().unwrap().clone());
+        call.finish(usage);
+        frames.until("[DONE]").await;
+    }
+    server.restart().await;
+    let path = format!("/api/chat-sessions/{session}/messages");
+    let kept = server.get(&path).await.data()["messages"].clone();
+    let replies = kept.as_array().unwrap().iter().filter(|message| message["role"] == "assistant");
+    let cached: Vec<_> = replies.map(|reply| reply["usage"]["cachedTokens"].clone()).collect();
+    assert_eq!(cached, reports.map(|(_, cached)| json!(cached)));
+}

@@ -1,0 +1,381 @@
+//! Who may do what: every route, by everybody, on things of their own and of others. The rows are
+//! compared with the routes that are served, so a new route without a row fails here.
+
+use crate::support::Server;
+use echoic::domain::key::Scope;
+use echoic::http::{openapi_document, public_routes};
+use reqwest::Method;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What there is to ask for: a session of ann's in which pat takes part, with one message, and a
+/// project of ann's with one file.
+struct World {
+    session: String,
+    message: String,
+    project: String,
+}
+
+/// What is nowhere.
+fn nothing() -> World {
+    World {
+        session: "nowhere".to_owned(),
+        message: "nothing".to_owned(),
+        project: "no-project".to_owned(),
+    }
+}
+
+/// Path and body of a request.
+type Ask = fn(&World) -> (String, Value);
+
+/// The statuses for: no credentials, a bad key, another user, a participant, the owner, an admin.
+type Expected = [u16; 6];
+
+const ANYBODY: Expected = [200; 6];
+/// Only the caller's own things are touched.
+const OWN: Expected = [401, 401, 200, 200, 200, 200];
+const OWN_NEW: Expected = [401, 401, 201, 201, 201, 201];
+/// Of a session, for those in it.
+const INSIDE: Expected = [401, 401, 404, 200, 200, 200];
+const INSIDE_NEW: Expected = [401, 401, 404, 201, 201, 201];
+/// Of a session, for its owner.
+const OWNER: Expected = [401, 401, 404, 403, 200, 200];
+/// Of a project, which is its owner's alone.
+const PROJECT: Expected = [401, 401, 404, 404, 200, 200];
+
+/// For admins alone; the route itself is no secret.
+const ADMIN: Expected = [401, 401, 403, 403, 403, 200];
+
+fn session(rest: &str, world: &World) -> String {
+    format!("/api/chat-sessions/{}{rest}", world.session)
+}
+
+fn project(rest: &str, world: &World) -> String {
+    format!("/api/projects/{}{rest}", world.project)
+}
+
+fn rows() -> Vec<(&'static str, Ask, Expected)> {
+    vec![
+        ("GET /", |_| ("/".into(), Value::Null), ANYBODY),
+        ("GET /api/openapi.json", |_| ("/api/openapi.json".into(), Value::Null), ANYBODY),
+        ("GET /health/live", |_| ("/health/live".into(), Value::Null), ANYBODY),
+        ("GET /health/ready", |_| ("/health/ready".into(), Value::Null), ANYBODY),
+        (
+            "POST /api/chat",
+            |w| ("/api/chat".into(), json!({"sessionId": w.session, "message": "hi"})),
+            INSIDE,
+        ),
+        (
+            "GET /api/chat/{sessionId}/stream",
+            |w| (format!("/api/chat/{}/stream", w.session), Value::Null),
+            [401, 401, 404, 204, 204, 204],
+        ),
+        (
+            "POST /api/chat/{sessionId}/stop",
+            |w| (format!("/api/chat/{}/stop", w.session), json!({})),
+            INSIDE,
+        ),
+        (
+            "POST /api/chat/{sessionId}/regenerate",
+            |w| (format!("/api/chat/{}/regenerate", w.session), json!({})),
+            INSIDE,
+        ),
+        (
+            "GET /api/events",
+            |w| (format!("/api/events?sessionId={}", w.session), Value::Null),
+            INSIDE,
+        ),
+        ("POST /api/chat-sessions", |_| ("/api/chat-sessions".into(), json!({})), OWN_NEW),
+        ("GET /api/chat-sessions", |_| ("/api/chat-sessions".into(), Value::Null), OWN),
+        (
+            "DELETE /api/chat-sessions",
+            |w| (format!("/api/chat-sessions?projectId={}", w.project), Value::Null),
+            OWN,
+        ),
+        ("GET /api/chat-sessions/{sessionId}", |w| (session("", w), Value::Null), INSIDE),
+        (
+            "PATCH /api/chat-sessions/{sessionId}",
+            |w| (session("", w), json!({"pinned": true})),
+            OWNER,
+        ),
+        ("DELETE /api/chat-sessions/{sessionId}", |w| (session("", w), Value::Null), OWNER),
+        (
+            "PUT /api/chat-sessions/{sessionId}/title",
+            |w| (session("/title", w), json!({"title": "T"})),
+            OWNER,
+        ),
+        (
+            "PUT /api/chat-sessions/{sessionId}/meta",
+            |w| (session("/meta", w), json!({"meta": {}})),
+            OWNER,
+        ),
+        (
+            "PUT /api/chat-sessions/{sessionId}/head",
+            |w| (session("/head", w), json!({"messageId": w.message})),
+            INSIDE,
+        ),
+        (
+            "POST /api/chat-sessions/{sessionId}/fork",
+            |w| (session("/fork", w), json!({"messageId": w.message})),
+            INSIDE_NEW,
+        ),
+        (
+            "POST /api/chat-sessions/{sessionId}/seen",
+            |w| (session("/seen", w), json!({"upTo": w.message})),
+            INSIDE,
+        ),
+        (
+            "GET /api/chat-sessions/{sessionId}/nodes",
+            |w| (session("/nodes", w), Value::Null),
+            INSIDE,
+        ),
+        (
+            "GET /api/chat-sessions/{sessionId}/nodes/{chatId}",
+            |w| (session(&format!("/nodes/chat_{}_1", w.session), w), Value::Null),
+            INSIDE,
+        ),
+        (
+            "GET /api/chat-sessions/{sessionId}/memory",
+            |w| (session("/memory?message=hi", w), Value::Null),
+            OWNER,
+        ),
+        (
+            "GET /api/chat-sessions/{sessionId}/messages",
+            |w| (session("/messages", w), Value::Null),
+            INSIDE,
+        ),
+        (
+            "GET /api/chat-sessions/{sessionId}/messages/{messageId}",
+            |w| (session(&format!("/messages/{}", w.message), w), Value::Null),
+            INSIDE,
+        ),
+        (
+            "POST /api/chat-messages",
+            |w| {
+                (
+                    "/api/chat-messages".into(),
+                    json!({"chatSessionId": w.session, "role": "user", "content": "x"}),
+                )
+            },
+            INSIDE_NEW,
+        ),
+        ("POST /api/projects", |_| ("/api/projects".into(), json!({"name": "P"})), OWN_NEW),
+        ("GET /api/projects", |_| ("/api/projects".into(), Value::Null), OWN),
+        ("GET /api/search", |_| ("/api/search?q=word".into(), Value::Null), OWN),
+        ("GET /api/projects/{projectId}", |w| (project("", w), Value::Null), PROJECT),
+        ("PATCH /api/projects/{projectId}", |w| (project("", w), json!({"name": "Q"})), PROJECT),
+        ("DELETE /api/projects/{projectId}", |w| (project("", w), Value::Null), PROJECT),
+        (
+            "GET /api/projects/{projectId}/chat-sessions",
+            |w| (project("/chat-sessions", w), Value::Null),
+            PROJECT,
+        ),
+        (
+            "GET /api/projects/{projectId}/files/{path}",
+            |w| (project("/files/a.txt", w), Value::Null),
+            PROJECT,
+        ),
+        (
+            "PUT /api/projects/{projectId}/files/{path}",
+            |w| (project("/files/a.txt", w), json!({"content": "b"})),
+            PROJECT,
+        ),
+        (
+            "DELETE /api/projects/{projectId}/files/{path}",
+            |w| (project("/files/a.txt", w), Value::Null),
+            PROJECT,
+        ),
+        (
+            "GET /api/export",
+            |w| (format!("/api/export?sessionId={}", w.session), Value::Null),
+            OWNER,
+        ),
+        ("POST /api/import", |_| ("/api/import".into(), json!({"sessions": []})), OWN),
+        ("GET /api/me", |_| ("/api/me".into(), Value::Null), OWN),
+        ("DELETE /api/me/data", |_| ("/api/me/data".into(), Value::Null), OWN),
+        ("POST /api/tickets", |_| ("/api/tickets".into(), Value::Null), OWN_NEW),
+        ("GET /api/usage", |_| ("/api/usage".into(), Value::Null), OWN),
+        ("GET /api/admin/usage", |_| ("/api/admin/usage".into(), Value::Null), ADMIN),
+        ("GET /api/admin/users", |_| ("/api/admin/users".into(), Value::Null), ADMIN),
+        ("GET /api/admin/sessions", |_| ("/api/admin/sessions".into(), Value::Null), ADMIN),
+        ("GET /api/models", |_| ("/api/models".into(), Value::Null), OWN),
+    ]
+}
+
+/// The server's users and their keys.
+struct Cast {
+    server: Server,
+    keys: BTreeMap<&'static str, String>,
+}
+
+impl Cast {
+    async fn start() -> Self {
+        let server = Server::with(&["--auth=keys", "--rate-limit=off"]).await;
+        let mut keys = BTreeMap::new();
+        for (user, scope) in [
+            ("other", Scope::Chat),
+            ("pat", Scope::Chat),
+            ("ann", Scope::Chat),
+            ("root", Scope::Admin),
+        ] {
+            keys.insert(user, server.key(user, scope).await);
+        }
+        keys.insert("bad", format!("ek_0123456789ab_{}", "A".repeat(43)));
+        Self { server, keys }
+    }
+
+    /// Status and body of an answer; of a stream, the status.
+    async fn ask(&self, who: &str, route: &str, (path, body): (String, Value)) -> (u16, String) {
+        let method: Method = route.split_once(' ').unwrap().0.parse().unwrap();
+        let mut request = self.server.request(method, &path);
+        if let Some(key) = self.keys.get(who) {
+            request = request.bearer_auth(key);
+        }
+        if !body.is_null() {
+            request = request.json(&body);
+        }
+        let answer = crate::support::soon(request.send()).await.unwrap();
+        let status = answer.status().as_u16();
+        let is_stream =
+            answer.headers().get("content-type").is_some_and(|it| it == "text/event-stream");
+        (status, if is_stream { String::new() } else { answer.text().await.unwrap() })
+    }
+
+    async fn made(&self, path: &str, body: Value) -> Value {
+        self.server.with_key(&self.keys["ann"]).post(path, body).await.data()
+    }
+
+    async fn world(&self) -> World {
+        let made = self.made("/api/chat-sessions", json!({"participants": ["pat"]})).await;
+        let session = made["sessionId"].as_str().unwrap().to_owned();
+        let said = json!({"chatSessionId": session, "role": "user", "content": "a secret"});
+        let said = self.made("/api/chat-messages", said).await;
+        let files = json!([{"path": "a.txt", "content": "a secret"}]);
+        let project = self.made("/api/projects", json!({"name": "P", "files": files})).await;
+        World {
+            session,
+            message: said["message"]["id"].as_str().unwrap().to_owned(),
+            project: project["projectId"].as_str().unwrap().to_owned(),
+        }
+    }
+}
+
+#[test]
+fn every_route_has_a_row() {
+    let document = serde_json::to_value(openapi_document()).unwrap();
+    let mut served: BTreeSet<String> = public_routes().into_iter().collect();
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        let methods = methods.as_object().unwrap().keys().filter(|key| *key != "parameters");
+        served.extend(methods.map(|method| format!("{} {path}", method.to_uppercase())));
+    }
+    let known: BTreeSet<String> = rows().iter().map(|(route, ..)| (*route).to_owned()).collect();
+    assert_eq!(known, served, "each route needs its row above");
+}
+
+#[test]
+#[allow(clippy::print_stdout)] // For whoever wants to read the list.
+fn the_routes_that_need_no_credentials_are_these() {
+    let public = public_routes();
+    #[allow(clippy::print_stdout)]
+    {
+        println!("public: {public:#?}");
+    }
+    let expected = ["GET /", "GET /api/openapi.json", "GET /health/live", "GET /health/ready"];
+    assert_eq!(public, expected);
+}
+
+#[tokio::test]
+async fn everybody_may_do_what_is_theirs_and_nothing_else() {
+    let cast = Cast::start().await;
+    let who = ["nobody", "bad", "other", "pat", "ann", "root"];
+    let mut wrong = Vec::new();
+    for (route, ask, expected) in rows() {
+        for (who, expected) in who.into_iter().zip(expected) {
+            let world = cast.world().await;
+            let (status, body) = cast.ask(who, route, ask(&world)).await;
+            if status != expected {
+                wrong.push(format!("{route} by {who}: {status}, not {expected}: {body:.200}"));
+            }
+            if matches!(status, 401 | 404) {
+                assert!(!body.contains("secret"), "{route} by {who}: {body}");
+            }
+        }
+    }
+    assert_eq!(wrong, Vec::<String>::new(), "{wrong:#?}");
+}
+
+#[tokio::test]
+async fn what_is_anothers_looks_like_what_is_nowhere() {
+    let cast = Cast::start().await;
+    for (route, ask, expected) in rows() {
+        let hidden = [("other", expected[2]), ("pat", expected[3])];
+        for (who, _) in hidden.into_iter().filter(|(_, status)| *status == 404) {
+            let world = cast.world().await;
+            let foreign = cast.ask(who, route, ask(&world)).await;
+            let absent = cast.ask(who, route, ask(&nothing())).await;
+            assert_eq!(foreign, absent, "{route} by {who}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_names_of_others_things_lead_nowhere_in_bodies_and_queries_either() {
+    let cast = Cast::start().await;
+    let world = cast.world().await;
+    let (own, none) = (cast.server.with_key(&cast.keys["other"]), nothing());
+    let mine = own.post("/api/chat-sessions", json!({"sessionId": "mine"})).await;
+    assert_eq!(mine.status, 201);
+    let pairs = |of: fn(&World) -> Value| [of(&world), of(&none)];
+    let bodies: [(&str, [Value; 2]); 5] = [
+        (
+            "/api/chat",
+            pairs(|w| json!({"sessionId": "mine", "message": "x", "parentId": w.message})),
+        ),
+        (
+            "/api/chat-messages",
+            pairs(
+                |w| json!({"chatSessionId": "mine", "role": "user", "content": "x", "parentId": w.message}),
+            ),
+        ),
+        ("/api/chat-sessions/mine/fork", pairs(|w| json!({"messageId": w.message}))),
+        ("/api/chat-sessions/mine/seen", pairs(|w| json!({"upTo": w.message}))),
+        ("/api/chat/mine/regenerate", pairs(|w| json!({"messageId": w.message}))),
+    ];
+    for (path, [foreign, absent]) in bodies {
+        let (foreign, absent) = (own.post(path, foreign).await, own.post(path, absent).await);
+        assert_eq!((foreign.status, &foreign.body), (absent.status, &absent.body), "{path}");
+        assert_eq!(foreign.status, 404, "{path}: {}", foreign.body);
+    }
+    let queries: [(&str, [String; 2]); 3] = [
+        ("list", [&world, &none].map(|w| format!("/api/chat-sessions?projectId={}", w.project))),
+        ("export", [&world, &none].map(|w| format!("/api/export?projectId={}", w.project))),
+        (
+            "page",
+            [&world, &none]
+                .map(|w| format!("/api/chat-sessions/mine/messages?before={}", w.message)),
+        ),
+    ];
+    for (what, [foreign, absent]) in queries {
+        let (foreign, absent) = (own.get(&foreign).await, own.get(&absent).await);
+        assert_eq!((foreign.status, &foreign.body), (absent.status, &absent.body), "{what}");
+    }
+    // A session's id can only be chosen once, by whomever: the one thing that tells of another's.
+    let chosen = own.post("/api/chat-sessions", json!({"sessionId": world.session})).await;
+    assert_eq!(chosen.failure(), (409, "id_taken"));
+    let sent = json!({"id": world.session, "messages": [{"id": "m", "role": "user", "parts": [{"type": "text", "text": "x"}]}]});
+    assert_eq!(own.post("/api/chat", sent).await.failure(), (409, "id_taken"));
+    // A session may say what it belongs to; nothing of another's project comes with that.
+    let body = json!({"projectId": world.project, "sessionId": "claims"});
+    assert_eq!(own.post("/api/chat-sessions", body).await.status, 201);
+    let prompt = own.get("/api/chat-sessions/claims/memory?message=x").await;
+    assert!(!prompt.body.to_string().contains("secret"), "{}", prompt.body);
+}
+
+#[tokio::test]
+async fn a_route_that_is_nowhere_is_only_told_to_those_who_may_come_in() {
+    let cast = Cast::start().await;
+    let ask = |who| cast.ask(who, "GET /", ("/api/nothing".to_owned(), Value::Null));
+    assert_eq!((ask("nobody").await.0, ask("bad").await.0, ask("ann").await.0), (401, 401, 404));
+    let wrong = cast.ask("nobody", "TRACE /", ("/api/chat-sessions".to_owned(), Value::Null)).await;
+    assert_eq!(wrong.0, 401);
+}

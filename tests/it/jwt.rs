@@ -1,0 +1,279 @@
+//! `ECHOIC_AUTH=jwt`: tokens of others, good ones and every kind of bad one.
+
+use crate::support::server::{Reply, tuning};
+use crate::support::{Server, soon};
+use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::rsa::{KeyPair, KeySize};
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use echoic::app::Tuning;
+use echoic::clock;
+use jsonwebtoken::jwk::Jwk;
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use serde_json::{Value, json};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+const SECRET: &str = "a secret of more than thirty-two bytes";
+
+fn in_seconds(seconds: i64) -> i64 {
+    clock::now().as_seconds() + seconds
+}
+
+fn claims() -> Value {
+    json!({"sub": "alice", "exp": in_seconds(600), "iss": "https://id.example", "aud": ["echoic", "x"]})
+}
+
+fn with(field: &str, value: Value) -> Value {
+    let mut claims = claims();
+    claims[field] = value;
+    claims
+}
+
+fn signed(claims: &Value, secret: &[u8]) -> String {
+    encode(&Header::new(Algorithm::HS256), claims, &EncodingKey::from_secret(secret)).unwrap()
+}
+
+/// A token of a spelled header, with a signature that somebody made up.
+fn spelled(header: Value, claims: &Value, signature: &str) -> String {
+    let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    format!("{}.{}.{signature}", part(&header), part(claims))
+}
+
+async fn ask(server: &Server, token: &str) -> Reply {
+    server.with_key(token).get("/api/chat-sessions").await
+}
+
+#[tokio::test]
+async fn a_signed_token_says_who_asks_and_a_bad_one_says_nothing() {
+    let secret = format!("--jwt-secret={SECRET}");
+    let flags = ["--auth=jwt", &secret, "--jwt-issuer=https://id.example", "--jwt-audience=echoic"];
+    let server = Server::with(&flags).await;
+    let good = signed(&claims(), SECRET.as_bytes());
+    let made = server.with_key(&good).post("/api/chat-sessions", json!({})).await;
+    assert_eq!(made.data()["userId"], "alice");
+    // Clocks may be a few seconds apart.
+    let late = signed(&with("exp", json!(in_seconds(-5))), SECRET.as_bytes());
+    assert_eq!(ask(&server, &late).await.status, 200);
+
+    let own = |claims: Value| signed(&claims, SECRET.as_bytes());
+    let without = |field: &str| {
+        let mut claims = claims();
+        claims.as_object_mut().unwrap().remove(field);
+        own(claims)
+    };
+    let longer = encode(
+        &Header::new(Algorithm::HS512),
+        &claims(),
+        &EncodingKey::from_secret(SECRET.as_bytes()),
+    );
+    let bad = [
+        ("expired", own(with("exp", json!(in_seconds(-60))))),
+        ("without an end", without("exp")),
+        ("an end in words", own(with("exp", json!("tomorrow")))),
+        ("not yet good", own(with("nbf", json!(in_seconds(90))))),
+        ("of nobody", without("sub")),
+        ("of a number", own(with("sub", json!(7)))),
+        ("of a blank", own(with("sub", json!(" ")))),
+        ("of the assistant", own(with("sub", json!("assistant")))),
+        ("of another issuer", own(with("iss", json!("https://evil.example")))),
+        ("of no issuer", without("iss")),
+        ("for another", own(with("aud", json!("another")))),
+        ("for nobody", without("aud")),
+        ("truncated", good[..good.len() - 2].to_owned()),
+        ("without a signature", good.rsplit_once('.').unwrap().0.to_owned()),
+        ("with an empty one", format!("{}.", good.rsplit_once('.').unwrap().0)),
+        ("wrongly signed", signed(&claims(), b"another secret of thirty-two bytes")),
+        ("alg none", spelled(json!({"alg": "none", "typ": "JWT"}), &claims(), "")),
+        ("alg None", spelled(json!({"alg": "None"}), &claims(), "")),
+        ("another algorithm", longer.unwrap()),
+        ("RS256 with a secret", spelled(json!({"alg": "RS256"}), &claims(), "AAAA")),
+        ("no token", "a.b.c".to_owned()),
+        ("too long", own(with("sub", json!("x".repeat(20_000))))),
+    ];
+    for (what, token) in bad {
+        assert_eq!(ask(&server, &token).await.failure(), (401, "unauthenticated"), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn an_admin_is_who_the_token_says_is_one() {
+    let server = Server::with(&["--auth=jwt", &format!("--jwt-secret={SECRET}")]).await;
+    let token = |claims: Value| signed(&claims, SECRET.as_bytes());
+    let alice = token(claims());
+    let made = server.with_key(&alice).post("/api/chat-sessions", json!({"sessionId": "a"})).await;
+    assert_eq!(made.status, 201);
+    for (role, status) in [(json!("admin"), 200), (json!("user"), 404), (json!(["admin"]), 404)] {
+        let mut claims = with("sub", json!("root"));
+        claims["role"] = role;
+        let seen = server.with_key(&token(claims)).get("/api/chat-sessions/a").await;
+        assert_eq!(seen.status, status, "{}", seen.body);
+    }
+}
+
+#[tokio::test]
+async fn a_secret_that_can_be_guessed_stops_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let variables = [("ECHOIC_AUTH", "jwt"), ("JWT_SECRET", "short"), ("PORT", "0")];
+    let variables = variables.map(|(name, value)| (name, value.to_owned())).into();
+    let (code, _, told) = crate::support::process::run(folder.path(), &variables, &[]).await;
+    assert!(code != 0 && told.contains("JWT_SECRET must have at least 32 bytes"), "{told}");
+    assert!(!told.contains("short"), "{told}");
+}
+
+/// A key pair as an issuer has it.
+struct Signer {
+    id: &'static str,
+    algorithm: Algorithm,
+    key: EncodingKey,
+}
+
+impl Signer {
+    fn rsa(id: &'static str) -> Self {
+        let pair = KeyPair::generate(KeySize::Rsa2048).unwrap();
+        let der: Pkcs8V1Der<'_> = pair.as_der().unwrap();
+        // PKCS#8 is PKCS#1 behind 26 bytes that say so.
+        Self {
+            id,
+            algorithm: Algorithm::RS256,
+            key: EncodingKey::from_rsa_der(&der.as_ref()[26..]),
+        }
+    }
+
+    fn ec(id: &'static str) -> Self {
+        let (signing, random) = (&ECDSA_P256_SHA256_FIXED_SIGNING, SystemRandom::new());
+        let pair = EcdsaKeyPair::generate_pkcs8(signing, &random).unwrap();
+        Self { id, algorithm: Algorithm::ES256, key: EncodingKey::from_ec_der(pair.as_ref()) }
+    }
+
+    fn public(&self) -> Value {
+        let mut jwk = Jwk::from_encoding_key(&self.key, self.algorithm).unwrap();
+        jwk.common.key_id = Some(self.id.to_owned());
+        serde_json::to_value(jwk).unwrap()
+    }
+
+    fn token(&self, claims: &Value) -> String {
+        let header = Header { kid: Some(self.id.to_owned()), ..Header::new(self.algorithm) };
+        encode(&header, claims, &self.key).unwrap()
+    }
+}
+
+/// Publishes keys, and counts how often they were fetched.
+#[derive(Clone)]
+struct Issuer {
+    url: String,
+    keys: Arc<Mutex<Vec<Value>>>,
+    fetched: Arc<Mutex<u32>>,
+}
+
+impl Issuer {
+    async fn start(keys: &[&Signer]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/keys", listener.local_addr().unwrap());
+        let issuer = Self { url, keys: Arc::default(), fetched: Arc::default() };
+        issuer.publish(keys);
+        let own = issuer.clone();
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut asked = [0; 4096];
+                let _ = stream.read(&mut asked).await;
+                *own.fetched.lock().unwrap() += 1;
+                let body = json!({"keys": own.keys.lock().unwrap().clone()}).to_string();
+                let head = format!(
+                    "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+                    body.len()
+                );
+                let _ = stream.write_all((head + &body).as_bytes()).await;
+            }
+        });
+        issuer
+    }
+
+    fn publish(&self, keys: &[&Signer]) {
+        // What we do not know spoils nothing.
+        let odd = json!({"kty": "OKP-2", "kid": "odd"});
+        let keys = keys.iter().map(|signer| signer.public());
+        *self.keys.lock().unwrap() = [odd].into_iter().chain(keys).collect();
+    }
+
+    fn fetched(&self) -> u32 {
+        *self.fetched.lock().unwrap()
+    }
+
+    async fn server(&self, jwks_pause: Duration) -> Server {
+        let url = format!("--jwt-jwks-url={}", self.url);
+        Server::tuned(&["--auth=jwt", &url], Tuning { jwks_pause, ..tuning() }).await
+    }
+}
+
+#[tokio::test]
+async fn published_keys_are_fetched_once_and_again_when_they_change() {
+    let (first, second) = (Signer::rsa("one"), Signer::ec("two"));
+    let issuer = Issuer::start(&[&first]).await;
+    let server = issuer.server(Duration::ZERO).await;
+    assert_eq!(issuer.fetched(), 0, "nobody has asked yet");
+    for _ in 0..3 {
+        assert_eq!(ask(&server, &first.token(&claims())).await.status, 200);
+    }
+    assert_eq!(issuer.fetched(), 1);
+    issuer.publish(&[&second]);
+    assert_eq!(ask(&server, &second.token(&claims())).await.status, 200);
+    assert_eq!(issuer.fetched(), 2);
+    assert_eq!(ask(&server, &first.token(&claims())).await.status, 401, "it was taken back");
+}
+
+#[tokio::test]
+async fn tokens_that_nobody_signed_do_not_make_the_server_ask_again_and_again() {
+    let signer = Signer::ec("one");
+    let issuer = Issuer::start(&[&signer]).await;
+    let server = issuer.server(Duration::from_secs(3600)).await;
+    assert_eq!(ask(&server, &signer.token(&claims())).await.status, 200);
+    for id in ["a", "b", "c"] {
+        let invented = Signer { id, ..Signer::ec("x") };
+        assert_eq!(ask(&server, &invented.token(&claims())).await.status, 401);
+    }
+    assert_eq!(issuer.fetched(), 1);
+}
+
+#[tokio::test]
+async fn a_published_key_is_good_for_its_own_kind_of_signature_only() {
+    let (rsa, stranger) = (Signer::rsa("one"), Signer::rsa("one"));
+    let issuer = Issuer::start(&[&rsa]).await;
+    let server = issuer.server(Duration::ZERO).await;
+    let public = rsa.public();
+    let modulus = URL_SAFE_NO_PAD.decode(public["n"].as_str().unwrap()).unwrap();
+    let confused = |secret: &[u8]| {
+        let header = Header { kid: Some("one".to_owned()), ..Header::new(Algorithm::HS256) };
+        encode(&header, &claims(), &EncodingKey::from_secret(secret)).unwrap()
+    };
+    for (what, token) in [
+        ("signed by another", stranger.token(&claims())),
+        ("the public key as a secret", confused(&modulus)),
+        ("its text as a secret", confused(public.to_string().as_bytes())),
+        ("alg none", spelled(json!({"alg": "none", "kid": "one"}), &claims(), "")),
+        ("a key of its own", {
+            let header = json!({"alg": "RS256", "kid": "one", "jwk": stranger.public()});
+            let other = stranger.token(&claims());
+            spelled(header, &claims(), other.rsplit_once('.').unwrap().1)
+        }),
+        ("expired", rsa.token(&with("exp", json!(in_seconds(-60))))),
+    ] {
+        assert_eq!(ask(&server, &token).await.failure(), (401, "unauthenticated"), "{what}");
+    }
+    assert_eq!(ask(&server, &rsa.token(&claims())).await.status, 200);
+}
+
+#[tokio::test]
+async fn while_the_keys_cannot_be_fetched_nobody_is_told_that_their_token_is_bad() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("--jwt-jwks-url=http://{}/keys", listener.local_addr().unwrap());
+    drop(listener);
+    let server = Server::with(&["--auth=jwt", &url]).await;
+    let reply = soon(ask(&server, &Signer::ec("one").token(&claims()))).await;
+    assert_eq!(reply.failure(), (503, "auth_unavailable"));
+}

@@ -1,0 +1,251 @@
+//! `ECHOIC_AUTH=keys`: keys made, used, expired, revoked, and every way to come without a good one.
+
+use crate::support::mongo::database;
+use crate::support::process::{Process, run};
+use crate::support::server::{read, tuning};
+use crate::support::{Server, soon};
+use echoic::app::Tuning;
+use echoic::auth::{KeyTerms, new_key};
+use echoic::clock;
+use echoic::domain::key::Scope;
+use echoic::domain::{Timestamp, UserId};
+use reqwest::Method;
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::path::Path;
+use std::time::Duration;
+
+const KEYS: &[&str] = &["--auth=keys"];
+
+/// What of a key nobody else may know.
+fn secret_of(key: &str) -> &str {
+    key.splitn(3, '_').nth(2).unwrap()
+}
+
+/// A server that looks each key up anew.
+async fn forgetful() -> Server {
+    Server::tuned(KEYS, Tuning { key_life: Duration::ZERO, ..tuning() }).await
+}
+
+#[tokio::test]
+async fn a_key_lets_its_user_in_and_nobody_else_sees_what_they_wrote() {
+    let server = Server::with(KEYS).await;
+    let (alice, bob) =
+        (server.key("alice", Scope::Chat).await, server.key("bob", Scope::Chat).await);
+    let made = server.with_key(&alice).post("/api/chat-sessions", json!({"sessionId": "a"})).await;
+    assert_eq!((made.status, &made.body["data"]["userId"]), (201, &json!("alice")));
+    assert_eq!(server.with_key(&alice).get("/api/chat-sessions/a").await.status, 200);
+    let refused = server.with_key(&bob).get("/api/chat-sessions/a").await;
+    assert_eq!(refused.failure(), (404, "session_not_found"));
+}
+
+#[tokio::test]
+async fn whatever_is_not_a_good_key_is_refused_in_the_same_words() {
+    let server = Server::with(KEYS).await;
+    let (good, stored) = server.stored_key("alice", Scope::Chat).await;
+    let terms = KeyTerms {
+        user: UserId::trusted("alice"),
+        name: None,
+        scope: Scope::Chat,
+        expires_at: Some(Timestamp::from_millis(clock::now().as_millis() - 1)),
+    };
+    let (expired, kept) = new_key(terms.clone(), clock::now()).unwrap();
+    server.keep_key(&kept).await;
+    let (never_stored, _) = new_key(terms, clock::now()).unwrap();
+    let secret_of_another = format!("ek_{}_{}", stored.key.id, secret_of(&never_stored));
+    let mut said = Vec::new();
+    for bad in [
+        "x",
+        "ek_",
+        &good[..good.len() - 1],
+        &format!("{good}A"),
+        &good.to_uppercase(),
+        &never_stored,
+        &secret_of_another,
+        &expired,
+        "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhbGljZSJ9.",
+    ] {
+        let reply = server.with_key(bad).get("/api/chat-sessions").await;
+        assert_eq!(reply.failure(), (401, "unauthenticated"), "{bad}");
+        assert_eq!(reply.header("www-authenticate"), r#"Bearer realm="echoic""#);
+        said.push(reply.body);
+    }
+    said.dedup();
+    assert_eq!(said.len(), 1, "{said:?}");
+
+    let ask = || server.request(Method::GET, "/api/chat-sessions");
+    for odd in [
+        ask(),
+        ask().header("authorization", &good),
+        ask().header("authorization", format!("Basic {good}")),
+        ask().bearer_auth(&good).bearer_auth(&good),
+        ask().header("x-forwarded-user", "alice"),
+        ask().header("cookie", format!("key={good}")),
+        server.request(Method::GET, &format!("/api/chat-sessions?key={good}")),
+    ] {
+        assert_eq!(read(odd).await.failure(), (401, "unauthenticated"));
+    }
+    let spelled = ask().header("authorization", format!("bearer  {good}"));
+    assert_eq!(read(spelled).await.status, 200, "the scheme's spelling does not count");
+}
+
+#[tokio::test]
+async fn thousands_of_wrong_keys_let_nobody_in_and_keep_nobody_out() {
+    let server = Server::with(KEYS).await;
+    let good = server.key("alice", Scope::Chat).await;
+    for wrong in 0..3000 {
+        let key = format!("ek_{wrong:012x}_{}", "A".repeat(43));
+        let reply = server.with_key(&key).get("/api/chat-sessions").await;
+        assert!(matches!(reply.status, 401 | 429), "{}", reply.body);
+    }
+    assert_eq!(server.with_key(&good).get("/api/chat-sessions").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_head_of_64_kib_is_refused_and_the_server_goes_on() {
+    let server = Server::with(KEYS).await;
+    let request = server.request(Method::GET, "/api/chat-sessions");
+    let reply = soon(request.bearer_auth("x".repeat(65 << 10)).send()).await.unwrap();
+    assert_eq!(reply.status(), 431);
+    assert_eq!(server.get("/health/live").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_key_that_may_only_read_changes_nothing() {
+    let server = Server::with(KEYS).await;
+    let reader = server.key("alice", Scope::Read).await;
+    let reader = server.with_key(&reader);
+    assert_eq!(reader.get("/api/chat-sessions").await.status, 200);
+    for (method, path) in [
+        (Method::POST, "/api/chat-sessions"),
+        (Method::POST, "/api/chat"),
+        (Method::DELETE, "/api/chat-sessions/x"),
+        (Method::PUT, "/api/chat-sessions/x/title"),
+    ] {
+        let reply = read(reader.request(method, path).json(&json!({"message": "hi"}))).await;
+        assert_eq!(reply.failure(), (403, "forbidden"), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_revoked_key_is_refused_once_the_last_look_at_it_is_over() {
+    let server = forgetful().await;
+    let (key, stored) = server.stored_key("alice", Scope::Chat).await;
+    assert_eq!(server.with_key(&key).get("/api/chat-sessions").await.status, 200);
+    let folder = server.folder.path();
+    let url = HashMap::from([("DATABASE_URL", server.database_url())]);
+    let (code, out, _) = run(folder, &url, &["keys", "revoke", stored.key.id.as_str()]).await;
+    assert!(code == 0 && out.contains("is revoked"), "{out}");
+    assert_eq!(server.with_key(&key).get("/api/chat-sessions").await.status, 401);
+    let (code, _, told) = run(folder, &url, &["keys", "revoke", &key]).await;
+    assert!(code == 1 && told.contains("there is no key"), "{told}");
+}
+
+#[tokio::test]
+async fn when_a_key_was_used_is_written_down_at_the_servers_end_at_the_latest() {
+    let mut server = Server::with(KEYS).await;
+    let (key, stored) = server.stored_key("alice", Scope::Chat).await;
+    let before = clock::now();
+    assert_eq!(server.with_key(&key).get("/api/chat-sessions").await.status, 200);
+    server.stop().await;
+    let store = echoic::app::open_to_look(&server.database_url().parse().unwrap()).await.unwrap();
+    let kept = store.key(&stored.key.id).await.unwrap().unwrap();
+    assert!(kept.key.last_used_at.unwrap() >= before, "{kept:?}");
+}
+
+/// A user's whole way: keys made before the first start and beside the server, listed, used, revoked.
+async fn way_of_keys(folder: &Path, database: String) {
+    let variables = HashMap::from([("DATABASE_URL", database.clone())]);
+    let keys = async |arguments: &[&str]| {
+        let arguments: Vec<&str> = [&["keys"], arguments].concat();
+        run(folder, &variables, &arguments).await
+    };
+    let create = ["create", "--user", "alice", "--name", "laptop", "--expires", "90d"];
+    let (code, alice, told) = keys(&create).await;
+    assert!(code == 0 && alice.starts_with("ek_") && alice.lines().count() == 1, "{alice}{told}");
+    assert!(told.contains("it cannot be shown again"), "{told}");
+
+    let serve = HashMap::from([
+        ("DATABASE_URL", database.clone()),
+        ("PORT", "0".to_owned()),
+        ("ECHOIC_PROVIDER", "demo".to_owned()),
+        ("ECHOIC_AUTH", "keys".to_owned()),
+        ("HOST", "0.0.0.0".to_owned()),
+    ]);
+    let server = Process::start(folder, &serve).await;
+    let base = server.base.replace("0.0.0.0", "127.0.0.1");
+    let (_, admin, _) = keys(&["create", "--user", "root", "--admin"]).await;
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let ask = async |key: &str| {
+        read(client.get(format!("{base}/api/chat-sessions")).bearer_auth(key.trim())).await.status
+    };
+    assert_eq!((ask(&alice).await, ask(&admin).await, ask("nothing").await), (200, 200, 401));
+
+    let (_, list, _) = keys(&["list"]).await;
+    let lines: Vec<&str> = list.lines().map(str::trim_start).collect();
+    let words = |line: usize| lines[line].split_whitespace().collect::<Vec<_>>();
+    assert_eq!(words(0), ["ID", "NAME", "USER", "SCOPE", "CREATED", "EXPIRES", "LAST", "USED"]);
+    assert!(words(1)[1..4] == ["laptop", "alice", "chat"] && words(2)[1..3] == ["root", "admin"]);
+    let (_, json, _) = keys(&["list", "--json"]).await;
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((&json[0]["user"], &json[1]["scope"]), (&json!("alice"), &json!("admin")));
+    for text in [&list, &json.to_string()] {
+        let secret = secret_of(alice.trim());
+        assert!(!text.contains(secret), "{text}");
+    }
+    let (_, log) = server.terminate().await;
+    assert!(!log.contains(alice.trim()) && !log.contains(admin.trim()), "{log}");
+}
+
+#[tokio::test]
+async fn keys_are_made_before_the_first_start_and_beside_the_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("new").join("echoic.db");
+    way_of_keys(folder.path(), format!("sqlite://{}", file.display())).await;
+}
+
+#[tokio::test]
+async fn keys_are_made_before_the_first_start_and_beside_the_server_on_mongodb() {
+    let Some(url) = database() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    way_of_keys(folder.path(), url).await;
+}
+
+#[tokio::test]
+async fn keys_move_with_the_conversations() {
+    let Some(url) = database() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let file = HashMap::from([("DATABASE_URL", "sqlite://echoic.db".to_owned())]);
+    let create = ["keys", "create", "--user", "alice"];
+    let (_, key, _) = run(folder.path(), &file, &create).await;
+    for _ in 0..2 {
+        let migrate = ["migrate", "--from", "sqlite://echoic.db", "--to", &url];
+        let (code, out, told) = run(folder.path(), &HashMap::new(), &migrate).await;
+        let line = out.lines().find(|line| line.starts_with("keys")).unwrap_or_default();
+        let counts: Vec<&str> = line.split_whitespace().skip(1).collect();
+        assert_eq!((code, counts), (0, vec!["1", "1"]), "{out}{told}");
+    }
+    let server = Server::with(&["--auth=keys", &format!("--database-url={url}")]).await;
+    let reply = server.with_key(key.trim()).post("/api/chat-sessions", json!({})).await;
+    assert_eq!(reply.data()["userId"], "alice");
+}
+
+#[tokio::test]
+async fn what_no_key_can_be_is_told_in_a_sentence() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}", folder.path().join("echoic.db").display());
+    let variables = HashMap::from([("DATABASE_URL", url)]);
+    for (arguments, wants) in [
+        (&["create"] as &[&str], "--user"),
+        (&["create", "--user", " "], "must be 1 to 256 characters"),
+        (&["create", "--user", "assistant"], "must not be the name of the assistant"),
+        (&["create", "--user", "a", "--expires", "soon"], "must be a duration"),
+        (&["create", "--user", "a", "--scope", "root"], "possible values: read, chat, admin"),
+        (&["revoke", "x"], "must be the id of a key"),
+        (&["list"], "there is no"),
+    ] {
+        let arguments: Vec<&str> = [&["keys"], arguments].concat();
+        let (code, out, told) = run(folder.path(), &variables, &arguments).await;
+        assert!(code != 0 && out.is_empty() && told.contains(wants), "{arguments:?}: {told}");
+    }
+}

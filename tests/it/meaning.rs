@@ -1,0 +1,168 @@
+//! Recall by meaning: vectors from an embeddings endpoint, made once, kept, and done without where
+//! they do not come.
+
+use crate::support::Server;
+use crate::support::server::read;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::{Json, Router, routing};
+use reqwest::Method;
+use serde_json::{Value, json};
+use std::sync::{Arc, Mutex};
+use tokio::net::TcpListener;
+
+/// What the endpoint does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mood {
+    /// Gives vectors of this length.
+    Works(usize),
+    Refuses,
+    /// Gives one vector too few.
+    Miscounts,
+}
+
+/// An endpoint whose vectors say which of a few matters a text is about.
+#[derive(Clone)]
+struct Endpoint {
+    url: String,
+    mood: Arc<Mutex<Mood>>,
+    /// The texts it was sent.
+    texts: Arc<Mutex<Vec<String>>>,
+}
+
+impl Endpoint {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/v1", listener.local_addr().unwrap());
+        let (mood, texts) = (Arc::new(Mutex::new(Mood::Works(8))), Arc::default());
+        let endpoint = Self { url, mood, texts };
+        let router = Router::new()
+            .route("/v1/embeddings", routing::post(embed))
+            .with_state(endpoint.clone());
+        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        endpoint
+    }
+
+    fn feels(&self, mood: Mood) {
+        *self.mood.lock().unwrap() = mood;
+    }
+
+    /// How many texts it was sent since the last time.
+    fn sent(&self) -> usize {
+        std::mem::take(&mut *self.texts.lock().unwrap()).len()
+    }
+}
+
+const MATTERS: [&[&str]; 3] =
+    [&["hens", "poultry", "chickens"], &["boat", "ship", "sailing"], &["nothing", "number"]];
+
+async fn embed(
+    State(endpoint): State<Endpoint>,
+    Json(body): Json<Value>,
+) -> (StatusCode, Json<Value>) {
+    let texts: Vec<String> = serde_json::from_value(body["input"].clone()).unwrap();
+    endpoint.texts.lock().unwrap().extend(texts.clone());
+    let (length, count) = match *endpoint.mood.lock().unwrap() {
+        Mood::Works(length) => (length, texts.len()),
+        Mood::Refuses => return (StatusCode::BAD_REQUEST, Json(json!({"error": "no"}))),
+        Mood::Miscounts => (8, texts.len() - 1),
+    };
+    let vector = |text: &str| {
+        let mut vector = vec![0.1; length];
+        for (at, words) in MATTERS.iter().enumerate() {
+            vector[at] += words.iter().filter(|word| text.contains(*word)).count() as f64;
+        }
+        vector
+    };
+    let data = texts.iter().take(count).enumerate();
+    let data: Vec<_> =
+        data.map(|(index, text)| json!({"index": index, "embedding": vector(text)})).collect();
+    (StatusCode::OK, Json(json!({"data": data})))
+}
+
+async fn recalled(server: &Server, message: &str) -> Vec<String> {
+    let path = "/api/chat-sessions/story/memory";
+    let query = [("message", message), ("recallTokens", "150")];
+    let shown = read(server.request(Method::GET, path).query(&query)).await.data();
+    let pieces = shown["pieces"].as_array().unwrap().clone();
+    let of_kind = pieces.iter().filter(|piece| piece["kind"] == "recalled");
+    of_kind.map(|piece| piece["messageIds"][0].as_str().unwrap().to_owned()).collect()
+}
+
+async fn tell(server: &Server) {
+    let mut messages = vec![
+        json!({"id": "hens", "role": "user", "content": "My sister keeps seven hens."}),
+        json!({"id": "boat", "role": "user", "content": "We went on a boat last summer."}),
+    ];
+    messages.extend((0..60).map(|number| {
+        let content =
+            format!("There is nothing to tell of the number {number}, as ever. ").repeat(3);
+        json!({"id": format!("c{number}"), "role": "assistant", "content": content})
+    }));
+    let file = json!({"sessions": [{"sessionId": "story", "messages": messages}]});
+    server.post("/api/import", file).await.data();
+}
+
+fn flags<'a>(endpoint: &'a str, model: &'a str) -> [&'a str; 4] {
+    ["--memory=recall", "--memory-tokens=600", endpoint, model]
+}
+
+#[tokio::test]
+async fn what_is_said_in_other_words_is_recalled_by_its_meaning() {
+    let endpoint = Endpoint::start().await;
+    let url = format!("--embeddings-url={}", endpoint.url);
+    let server = Server::with(&flags(&url, "--embeddings-model=small")).await;
+    tell(&server).await;
+    assert!(recalled(&server, "Who has poultry?").await.contains(&"hens".to_owned()));
+    // Each message once, and the question.
+    assert_eq!(endpoint.sent(), 63);
+    assert!(recalled(&server, "Did anybody do some sailing?").await.contains(&"boat".to_owned()));
+    assert_eq!(endpoint.sent(), 1);
+    let words_alone = Server::with(&["--memory=recall", "--memory-tokens=600"]).await;
+    tell(&words_alone).await;
+    assert!(!recalled(&words_alone, "Who has poultry?").await.contains(&"hens".to_owned()));
+}
+
+#[tokio::test]
+async fn vectors_outlive_the_server_and_are_made_anew_for_another_model_or_length() {
+    let endpoint = Endpoint::start().await;
+    let url = format!("--embeddings-url={}", endpoint.url);
+    let mut server = Server::on_file(&flags(&url, "--embeddings-model=small")).await;
+    tell(&server).await;
+    let asked = "Who has poultry?";
+    let first = recalled(&server, asked).await;
+    assert_eq!(endpoint.sent(), 63);
+    server.restart().await;
+    assert_eq!(recalled(&server, asked).await, first);
+    assert_eq!(endpoint.sent(), 1);
+    // The same name, but vectors of another length: the model was exchanged behind it.
+    endpoint.feels(Mood::Works(5));
+    // Nobody knows before the first vector comes.
+    recalled(&server, asked).await;
+    assert_eq!(recalled(&server, asked).await, first);
+    assert!(endpoint.sent() >= 63);
+}
+
+#[tokio::test]
+async fn an_endpoint_that_fails_leaves_it_to_the_words() {
+    let endpoint = Endpoint::start().await;
+    let url = format!("--embeddings-url={}", endpoint.url);
+    let server = Server::with(&flags(&url, "--embeddings-model=small")).await;
+    tell(&server).await;
+    for mood in [Mood::Refuses, Mood::Miscounts] {
+        endpoint.feels(mood);
+        assert!(recalled(&server, "How many hens are there?").await.contains(&"hens".to_owned()));
+        assert!(!recalled(&server, "Who has poultry?").await.contains(&"hens".to_owned()));
+    }
+    endpoint.feels(Mood::Works(8));
+    assert!(recalled(&server, "Who has poultry?").await.contains(&"hens".to_owned()));
+}
+
+#[tokio::test]
+async fn a_url_without_a_model_stops_the_start() {
+    let flags = ["--provider=demo".to_owned(), "--embeddings-url=http://127.0.0.1:1/v1".to_owned()];
+    let config = echoic::config::Config::from_flags(&flags).unwrap();
+    let started = echoic::app::App::start(config, crate::support::server::tuning()).await;
+    let refusal = started.err().unwrap().to_string();
+    assert!(refusal.contains("ECHOIC_EMBEDDINGS_MODEL"), "{refusal}");
+}

@@ -1,0 +1,153 @@
+//! What providers cache, as a property: a prompt begins like the one before it, to the byte, until
+//! its window is full; then about half of the window goes at once.
+
+use crate::store_contract::{Fresh, sqlite};
+use echoic::domain::memory::{MemoryOptions, Strategy as Way};
+use echoic::domain::message::{Body, Parts};
+use echoic::domain::principal::Access;
+use echoic::domain::session::Settings;
+use echoic::domain::{
+    MessageId, MessageType, Principal, Role, Session, SessionId, Timestamp, UserId,
+};
+use echoic::memory::{Assembled, Defaults, Incoming, Memory, NewMessage, PieceKind, tokens};
+use echoic::prompts::Prompts;
+use echoic::store::{self, NewSession, Parent, PostMessage, ReplyFields, Store};
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+use std::sync::Arc;
+
+/// The sizes of questions and replies, in words, and what is asked of memory.
+#[derive(Debug, Clone)]
+struct Case {
+    turns: Vec<(usize, usize)>,
+    strategy: Way,
+    most: u32,
+    recalled: Option<u32>,
+}
+
+fn case() -> impl Strategy<Value = Case> {
+    let size = || prop_oneof![8 => 1usize..60, 1 => 60usize..300];
+    let ways = [Way::Auto, Way::Token, Way::Buffer, Way::Summary, Way::Recall];
+    let asked =
+        (proptest::sample::select(ways.to_vec()), 600u32..2500, proptest::option::of(0u32..500));
+    (proptest::collection::vec((size(), size()), 20..40), asked)
+        .prop_map(|(turns, (strategy, most, recalled))| Case { turns, strategy, most, recalled })
+}
+
+fn text(number: usize, words: usize) -> String {
+    let word = |at: usize| {
+        ["hens", "lisbon", "sister", "boat", "red", "keeps"][(number * 7 + at * at) % 6]
+    };
+    (0..words).map(word).collect::<Vec<_>>().join(" ") + &format!(" {number}.")
+}
+
+struct World {
+    store: Arc<dyn Store>,
+    memory: Memory,
+    ada: Principal,
+}
+
+impl World {
+    async fn session(&self, id: &SessionId) -> Session {
+        self.store.session(&self.ada, id, Access::Own).await.unwrap()
+    }
+
+    async fn say(&self, session: &SessionId, role: Role, content: &str, at: Timestamp) {
+        let message = store::NewMessage {
+            id: MessageId::generate(),
+            client_message_id: None,
+            role,
+            sender_id: if role == Role::User { self.ada.user.clone() } else { UserId::assistant() },
+            tokens: tokens::count(content),
+            body: Body {
+                content: content.to_owned(),
+                parts: Parts::default(),
+                kind: MessageType::Text,
+            },
+            created_at: at,
+            reply: ReplyFields::default(),
+        };
+        let session_id = session.clone();
+        let post =
+            PostMessage { session_id, message, parent: Parent::Head, idempotency: None, now: at };
+        self.store.post_message(&self.ada, post).await.unwrap();
+    }
+
+    async fn assemble(&self, id: &SessionId, case: &Case, asked: &str, at: Timestamp) -> Assembled {
+        let session = self.session(id).await;
+        let memory = MemoryOptions {
+            strategy: Some(case.strategy),
+            max_tokens: Some(case.most),
+            recall_tokens: case.recalled,
+            last_messages: None,
+        };
+        let settings = Settings { memory, ..Settings::default() };
+        let incoming = Incoming { text: asked, tokens: tokens::count(asked), images: 0 };
+        let mut plan = self.memory.plan(&settings, Some(incoming)).unwrap();
+        plan.patience = None;
+        let new =
+            NewMessage { id: None, role: Role::User, text: asked.into(), images: Vec::new(), at };
+        self.memory.assemble(&session, plan, session.head_id.as_ref(), Some(new)).await.unwrap()
+    }
+}
+
+/// The prompt's messages without the new one, as they are sent.
+fn before_new(assembled: &Assembled) -> Vec<(Role, String)> {
+    let mut sent = assembled.prompt(&Settings::default()).messages;
+    sent.pop();
+    sent.into_iter().map(|message| (message.role, message.content.to_string())).collect()
+}
+
+fn window(assembled: &Assembled) -> u32 {
+    let recent = assembled.pieces.iter().filter(|piece| piece.kind == PieceKind::Recent);
+    recent.map(|piece| piece.tokens + 4).sum()
+}
+
+#[tokio::test]
+async fn a_prompt_begins_like_the_one_before_until_the_window_is_full() {
+    let Fresh { store, .. } = &sqlite().await.unwrap();
+    let defaults = Defaults {
+        strategy: Way::Auto,
+        tokens: None,
+        context_window: None,
+        model: "gpt-4o".to_owned(),
+    };
+    let prompts = Arc::new(Prompts::load(None).unwrap());
+    let memory = Memory::new(store.clone(), prompts, defaults).unwrap();
+    let ada = Principal { user: UserId::trusted("ada"), is_admin: false };
+    let world = World { store: store.clone(), memory, ada };
+    let (mut cuts, mut recalled) = (0, 0);
+    let mut runner = TestRunner::deterministic();
+    for number in 0..16 {
+        let case = proptest::strategy::ValueTree::current(&case().new_tree(&mut runner).unwrap());
+        let id = SessionId::trusted(format!("s{number}"));
+        let new = NewSession { id: Some(id.clone()), ..NewSession::default() };
+        store.create_session(&world.ada, new, Timestamp::from_millis(0)).await.unwrap();
+        let mut last: Option<Assembled> = None;
+        for (turn, (question, reply)) in case.turns.iter().enumerate() {
+            let at = Timestamp::from_millis(turn as i64 * 1_000_000);
+            let (asked, said) = (text(turn, *question), text(turn + 1, *reply));
+            let assembled = world.assemble(&id, &case, &asked, at).await;
+            recalled += assembled.pieces.iter().filter(|piece| piece.score.is_some()).count();
+            if let Some(last) = &last {
+                let (before, now) = (before_new(last), before_new(&assembled));
+                if !now.starts_with(&before) {
+                    cuts += 1;
+                    let (kept, most) = (window(&assembled), case.most);
+                    // Messages of up to 310 tokens lie across cuts, and the last one came whole.
+                    assert!(
+                        kept <= most / 2 + 64 + 2 * 310,
+                        "about half goes at once: {kept} {case:?}"
+                    );
+                } else if let Some(question) = now.get(before.len()) {
+                    let asked = last.pieces.last().unwrap();
+                    assert_eq!(question, &(Role::User, asked.text.to_string()));
+                }
+            }
+            world.say(&id, Role::User, &asked, at).await;
+            world.say(&id, Role::Assistant, &said, at).await;
+            last = Some(assembled);
+        }
+    }
+    assert!(cuts > 20 && recalled > 100, "{cuts} cuts, {recalled} recalled");
+}

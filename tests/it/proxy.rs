@@ -1,0 +1,62 @@
+//! `ECHOIC_AUTH=proxy`: the header of a trusted proxy, and nobody else's.
+
+use crate::support::Server;
+use crate::support::server::read;
+use reqwest::Method;
+use serde_json::json;
+
+#[tokio::test]
+async fn a_trusted_proxy_says_for_whom_it_asks() {
+    let server = Server::with(&["--auth=proxy", "--trusted-proxies=10.0.0.7,127.0.0.0/8"]).await;
+    let from = |user: &str, method: Method, path: &str| {
+        server.request(method, path).header("x-forwarded-user", user)
+    };
+    let made = from("alice", Method::POST, "/api/chat-sessions").json(&json!({"sessionId": "a"}));
+    assert_eq!(read(made).await.data()["userId"], "alice");
+    let own = from("alice", Method::GET, "/api/chat-sessions/a");
+    assert_eq!(read(own).await.status, 200);
+    let others = from("bob", Method::GET, "/api/chat-sessions/a");
+    assert_eq!(read(others).await.failure(), (404, "session_not_found"));
+    let named = from("Zoë Müller", Method::POST, "/api/chat-sessions").json(&json!({}));
+    assert_eq!(read(named).await.data()["userId"], "Zoë Müller");
+
+    let list = || server.request(Method::GET, "/api/chat-sessions");
+    for odd in [
+        list(),
+        from("", Method::GET, "/api/chat-sessions"),
+        from("assistant", Method::GET, "/api/chat-sessions"),
+        from("a\tb", Method::GET, "/api/chat-sessions"),
+        list().header("x-forwarded-user", "alice").header("x-forwarded-user", "bob"),
+        list().header("x-forwarded-user", &b"\xff\xfe"[..]),
+        list().bearer_auth("alice"),
+    ] {
+        assert_eq!(read(odd).await.failure(), (401, "unauthenticated"));
+    }
+}
+
+#[tokio::test]
+async fn a_forged_header_from_an_untrusted_address_is_nobodys() {
+    let server = Server::with(&["--auth=proxy", "--trusted-proxies=10.0.0.0/8,::2"]).await;
+    for (header, value) in [
+        ("x-forwarded-user", "alice"),
+        ("x-forwarded-for", "10.0.0.7"),
+        ("forwarded", "for=10.0.0.7"),
+        ("x-real-ip", "10.0.0.7"),
+    ] {
+        let forged = server
+            .request(Method::GET, "/api/chat-sessions")
+            .header("x-forwarded-user", "alice")
+            .header(header, value);
+        assert_eq!(read(forged).await.failure(), (401, "unauthenticated"), "{header}");
+    }
+}
+
+#[tokio::test]
+async fn a_page_that_points_its_name_at_the_server_speaks_for_nobody() {
+    let server = Server::with(&["--auth=proxy", "--trusted-proxies=127.0.0.1"]).await;
+    let rebound = server
+        .request(Method::GET, "/api/chat-sessions")
+        .header("host", "rebound.example")
+        .header("x-forwarded-user", "alice");
+    assert_eq!(read(rebound).await.failure(), (403, "forbidden_host"));
+}

@@ -1,0 +1,95 @@
+//! How often somebody may ask, and how many replies are written for them at once.
+
+use crate::support::server::read;
+use crate::support::{Frames, Server, soon};
+use echoic::domain::key::Scope;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+#[tokio::test]
+async fn too_many_changes_are_refused_until_later_and_reads_go_on() {
+    let server = Server::with(&["--auth=keys", "--rate-limit=3/h"]).await;
+    let (ann, ben) = (server.key("ann", Scope::Chat).await, server.key("ben", Scope::Chat).await);
+    let own = server.with_key(&ann);
+    for left in ["2", "1", "0"] {
+        let made = own.post("/api/chat-sessions", json!({})).await;
+        assert_eq!((made.status, made.header("ratelimit-remaining")), (201, left));
+        assert_eq!(made.header("ratelimit-limit"), "3");
+    }
+    let refused = own.post("/api/chat-sessions", json!({})).await;
+    assert_eq!(refused.failure(), (429, "rate_limited"));
+    let wait: u64 = refused.header("retry-after").parse().unwrap();
+    assert!((1..=1200).contains(&wait), "{wait}");
+    assert_eq!(refused.header("ratelimit-remaining"), "0");
+    assert_eq!(own.get("/api/chat-sessions").await.data()["pagination"]["total"], 3);
+    let stop = own.post("/api/chat/nowhere/stop", json!({})).await;
+    assert_eq!(stop.failure(), (404, "session_not_found"), "a stop does not wait");
+    assert_eq!(server.with_key(&ben).post("/api/chat-sessions", json!({})).await.status, 201);
+
+    let open = Server::with(&["--rate-limit=1/h"]).await;
+    for _ in 0..3 {
+        assert_eq!(open.post("/api/chat-sessions", json!({})).await.status, 201);
+    }
+}
+
+#[tokio::test]
+async fn a_turn_that_came_before_is_repeated_whatever_the_rate() {
+    let server = Server::with(&["--auth=keys", "--rate-limit=1/h"]).await;
+    let ann = server.key("ann", Scope::Chat).await;
+    let say = |message: &str| {
+        let body = json!({"message": message});
+        let request = server.with_key(&ann).request(Method::POST, "/api/chat").json(&body);
+        request.header("idempotency-key", message)
+    };
+    let mut frames = Frames::new(soon(say("one").send()).await.unwrap());
+    let call = server.upstream.call().await;
+    let mut joined = Frames::new(soon(say("one").send()).await.unwrap());
+    assert_eq!(read(say("two")).await.failure(), (429, "rate_limited"));
+    call.reply("hello");
+    frames.until("[DONE]").await;
+    joined.until("[DONE]").await;
+    let mut replayed = Frames::new(soon(say("one").send()).await.unwrap());
+    replayed.until("finish").await;
+}
+
+#[tokio::test]
+async fn so_many_replies_are_written_for_a_user_at_once_and_no_more() {
+    let server = Server::with(&["--auth=keys", "--max-concurrent-turns=2"]).await;
+    let (ann, ben) = (server.key("ann", Scope::Chat).await, server.key("ben", Scope::Chat).await);
+    let say = |key: &str, body: Value| {
+        server.with_key(key).request(Method::POST, "/api/chat").json(&body)
+    };
+    let mut first = Frames::new(say(&ann, json!({"message": "1"})).send().await.unwrap());
+    let call = server.upstream.call().await;
+    let _second = Frames::new(say(&ann, json!({"message": "2"})).send().await.unwrap());
+    let _call = server.upstream.call().await;
+    let refused = read(say(&ann, json!({"message": "3"}))).await;
+    assert_eq!(refused.failure(), (429, "rate_limited"));
+    assert_eq!(refused.header("retry-after"), "1");
+    assert_eq!(say(&ben, json!({"message": "1"})).send().await.unwrap().status(), 200);
+    let _call = server.upstream.call().await;
+    call.reply("done");
+    first.until("[DONE]").await;
+    // Whoever has read the end may begin the next one at once.
+    assert_eq!(say(&ann, json!({"message": "3"})).send().await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn who_tries_many_keys_is_told_to_wait_and_others_behind_the_proxy_are_not() {
+    let flags = ["--auth=keys", "--rate-limit=5/h", "--trusted-proxies=127.0.0.1"];
+    let server = Server::with(&flags).await;
+    let good = server.key("ann", Scope::Chat).await;
+    let from = |address: &str, key: &str| {
+        let request = server.request(Method::GET, "/api/me").bearer_auth(key);
+        // What a client says of itself stands before what the proxy says of it.
+        read(request.header("x-forwarded-for", format!("10.9.9.9, {address}")))
+    };
+    for _ in 0..5 {
+        assert_eq!(from("10.0.0.1", "guess").await.failure(), (401, "unauthenticated"));
+    }
+    let late = from("10.0.0.1", "guess").await;
+    assert_eq!(late.failure(), (429, "rate_limited"));
+    assert!(!late.header("retry-after").is_empty());
+    assert_eq!(from("10.0.0.2", "guess").await.status, 401);
+    assert_eq!(from("10.0.0.1", &good).await.status, 200, "a good key is good from anywhere");
+}

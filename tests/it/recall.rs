@@ -1,0 +1,276 @@
+//! Recall: earlier messages that belong to the new one, found in this path and in no other.
+
+use crate::store_contract::{Fresh, sqlite};
+use crate::support::Server;
+use crate::support::server::{read, tuning};
+use echoic::app::Tuning;
+use echoic::chat::{Chat, Parts};
+use echoic::domain::memory::Strategy;
+use echoic::domain::message::{Body, Parts as PartsOfMessage};
+use echoic::domain::principal::Access;
+use echoic::domain::session::Settings;
+use echoic::domain::{MessageId, MessageType, Principal, Role, SessionId, Timestamp, UserId};
+use echoic::memory::{Defaults, Incoming, Memory, NewMessage, tokens};
+use echoic::prompts::Prompts;
+use echoic::provider::demo::Demo;
+use echoic::store::{Claimant, NewSession, Parent, PostMessage, ReplyFields};
+use reqwest::Method;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+
+async fn preview(server: &Server, session: &str, query: &[(&str, &str)]) -> Vec<Value> {
+    let path = format!("/api/chat-sessions/{session}/memory");
+    let shown = read(server.request(Method::GET, &path).query(query)).await.data();
+    shown["pieces"].as_array().unwrap().clone()
+}
+
+/// The texts of the pieces of a kind.
+fn texts(pieces: &[Value], kind: &str) -> Vec<String> {
+    let of_kind = pieces.iter().filter(|piece| piece["kind"] == kind);
+    of_kind.map(|piece| piece["text"].as_str().unwrap().to_owned()).collect()
+}
+
+fn ids(pieces: &[Value], kind: &str) -> Vec<String> {
+    let of_kind = pieces.iter().filter(|piece| piece["kind"] == kind);
+    let ids = of_kind.flat_map(|piece| piece["messageIds"].as_array().unwrap().clone());
+    ids.map(|id| id.as_str().unwrap().to_owned()).collect()
+}
+
+fn message(id: &str, day: u32, role: &str, content: &str) -> Value {
+    json!({"id": id, "role": role, "content": content,
+        "createdAt": format!("2025-03-{day:02}T10:00:00Z")})
+}
+
+/// Small talk of many words in which nothing is said about anything.
+fn chatter(number: usize) -> Value {
+    let role = if number.is_multiple_of(2) { "user" } else { "assistant" };
+    let said = format!("Well, number{number} goes on and on about nothing much, as it does. ");
+    message(&format!("c{number}"), 2 + (number / 10) as u32, role, said.repeat(3).trim())
+}
+
+async fn import(server: &Server, session: &str, messages: Vec<Value>) {
+    let count = messages.len();
+    let file = json!({"sessions": [{"sessionId": session, "messages": messages}]});
+    assert_eq!(server.post("/api/import", file).await.data()["sessions"][0]["messages"], count);
+}
+
+/// A session that begins with two facts and goes on for a while.
+async fn long_session(server: &Server) -> String {
+    let session = server.session().await;
+    let mut messages = vec![
+        message("f1", 1, "user", "My sister Ada keeps seven hens in Lisbon."),
+        message("f2", 1, "assistant", "Seven hens! What are they called?"),
+        message("f3", 1, "user", "Only one has a name, she is called Brunhilde."),
+    ];
+    messages.extend((0..80).map(chatter));
+    import(server, &session, messages).await;
+    session
+}
+
+const ASKED: &str = "How many hens does my sister keep?";
+
+#[tokio::test]
+async fn an_old_message_that_belongs_to_the_new_one_stands_in_front_of_it() {
+    let server = Server::with(&["--memory=recall", "--memory-tokens=1000"]).await;
+    let session = long_session(&server).await;
+    let pieces = preview(&server, &session, &[("message", ASKED)]).await;
+    let kinds: Vec<_> = pieces.iter().map(|piece| piece["kind"].as_str().unwrap()).collect();
+    assert_eq!((kinds[0], kinds[kinds.len() - 1]), ("system", "new"));
+    assert!(kinds.is_sorted_by_key(|kind| {
+        ["system", "recent", "recalled", "new"].iter().position(|one| one == kind)
+    }));
+    let recalled = texts(&pieces, "recalled").concat();
+    assert!(ids(&pieces, "recalled").contains(&"f1".to_owned()), "{recalled}");
+    assert!(
+        recalled.contains("## 1 March 2025\nuser: My sister Ada keeps seven hens in Lisbon.\n")
+    );
+    let f1 = pieces.iter().find(|piece| piece["messageIds"] == json!(["f1"])).unwrap();
+    assert!(f1["score"].as_f64().unwrap() > 0.0);
+
+    let sent = server.turn(&session, ASKED, "Seven.").await;
+    assert_eq!(sent.last().unwrap(), &format!("user: {recalled}{ASKED}"));
+    assert_eq!(sent.len(), 2 + texts(&pieces, "recent").len());
+    // Nothing of it is part of the next prompt: that one begins like this one and goes on.
+    let next = server.turn(&session, "Thanks!", "Welcome.").await;
+    assert_eq!(next[..sent.len() - 1], sent[..sent.len() - 1]);
+    assert_eq!(next[sent.len() - 1], format!("user: {ASKED}"));
+    assert_eq!(next[sent.len()], "assistant: Seven.");
+}
+
+#[tokio::test]
+async fn a_turn_goes_on_without_an_index_that_is_not_there_in_time() {
+    let impatient = Tuning { recall_patience: Duration::ZERO, ..tuning() };
+    let server = Server::tuned(&["--memory=recall", "--memory-tokens=1000"], impatient).await;
+    let session = long_session(&server).await;
+    let sent = server.turn(&session, ASKED, "I forgot.").await;
+    assert_eq!(sent.last().unwrap(), &format!("user: {ASKED}"));
+    assert!(sent.len() > 5, "the recent messages are there: {sent:?}");
+    // A preview waits.
+    let pieces = preview(&server, &session, &[("message", ASKED)]).await;
+    assert!(ids(&pieces, "recalled").contains(&"f1".to_owned()));
+}
+
+#[tokio::test]
+async fn nothing_is_recalled_that_is_in_the_prompt_anyway() {
+    let server = Server::start().await;
+    let session = long_session(&server).await;
+    let all = preview(&server, &session, &[("message", ASKED)]).await;
+    assert_eq!((ids(&all, "recent").len(), ids(&all, "recalled").len()), (83, 0));
+    for strategy in ["auto", "recall", "summary", "token"] {
+        let query = [("message", ASKED), ("strategy", strategy), ("maxTokens", "900")];
+        let pieces = preview(&server, &session, &query).await;
+        let (recent, recalled) = (ids(&pieces, "recent"), ids(&pieces, "recalled"));
+        assert!(recent.len() > 4 && recent.iter().all(|id| !recalled.contains(id)), "{strategy}");
+        let recalls = matches!(strategy, "auto" | "recall");
+        assert_eq!(recalled.contains(&"f1".to_owned()), recalls, "{strategy}");
+    }
+    let without = preview(
+        &server,
+        &session,
+        &[("message", ASKED), ("maxTokens", "900"), ("recallTokens", "0")],
+    )
+    .await;
+    assert_eq!(ids(&without, "recalled").len(), 0);
+}
+
+#[tokio::test]
+async fn what_another_branch_or_another_session_says_is_not_recalled() {
+    let server = Server::with(&["--memory=recall", "--memory-tokens=700"]).await;
+    let session = long_session(&server).await;
+    let other = server.session().await;
+    let mut messages: Vec<_> = (0..80).map(chatter).collect();
+    messages[0]["content"] = json!("My sister's hens are a secret.");
+    import(&server, &other, messages).await;
+
+    // A second branch begins behind the first fact, and is asked about first.
+    let edit = json!({"sessionId": session, "message": "She keeps hens on the moon, too.", "parentId": "f2"});
+    let mut frames = server.chat(edit).await;
+    server.upstream.call().await.reply("On the moon!");
+    frames.until("[DONE]").await;
+    for number in 100..140 {
+        let mut said = chatter(number);
+        said["chatSessionId"] = json!(session);
+        said.as_object_mut().unwrap().remove("id");
+        server.post("/api/chat-messages", said).await.data();
+    }
+    let query = [
+        ("message", "What do you know of hens and Brunhilde and the moon?"),
+        ("recallTokens", "300"),
+    ];
+    let on_the_moon = texts(&preview(&server, &session, &query).await, "recalled").concat();
+    assert!(on_the_moon.contains("seven hens") && on_the_moon.contains("on the moon"));
+    assert!(!on_the_moon.contains("Brunhilde") && !on_the_moon.contains("secret"));
+
+    let head = json!({"messageId": "c79"});
+    server.put(&format!("/api/chat-sessions/{session}/head"), head).await.data();
+    let on_earth = texts(&preview(&server, &session, &query).await, "recalled").concat();
+    assert!(on_earth.contains("seven hens") && on_earth.contains("Brunhilde"));
+    assert!(!on_earth.contains("on the moon") && !on_earth.contains("secret"));
+}
+
+#[tokio::test]
+async fn of_a_long_message_only_the_passage_that_matters_is_recalled() {
+    let server = Server::with(&["--memory=recall", "--memory-tokens=800"]).await;
+    let session = server.session().await;
+    let filler = |number: usize| {
+        format!("Paragraph {number} speaks of the weather at length and says little. ").repeat(9)
+    };
+    let mut long: Vec<String> = (0..300).map(filler).collect();
+    long[200] = "The password of the old lighthouse is kingfisher.".to_owned();
+    let long = long.join("\n\n");
+    assert!(long.len() > 150_000 && long.len() < 256 << 10);
+    let mut messages = vec![message("long", 1, "assistant", &long)];
+    messages.extend((0..40).map(chatter));
+    import(&server, &session, messages).await;
+    let asked = "What was the password of the lighthouse?";
+    let pieces = preview(&server, &session, &[("message", asked), ("recallTokens", "300")]).await;
+    let recalled = texts(&pieces, "recalled").concat();
+    assert!(recalled.contains("The password of the old lighthouse is kingfisher."), "{recalled}");
+    assert_eq!(ids(&pieces, "recalled").iter().filter(|id| *id == "long").count(), 1);
+    let tokens: u64 = pieces
+        .iter()
+        .filter(|piece| piece["kind"] == "recalled")
+        .map(|piece| piece["tokens"].as_u64().unwrap())
+        .sum();
+    assert!(tokens <= 300);
+}
+
+#[tokio::test]
+async fn questions_without_words_and_words_of_any_script_are_taken_as_they_are() {
+    let server = Server::with(&["--memory=recall", "--memory-tokens=700"]).await;
+    let session = server.session().await;
+    let mut messages = vec![
+        message("jp", 1, "user", "私の猫は三毛猫で、名前はタマです。"),
+        message("ru", 1, "user", "Моя собака любит красные яблоки."),
+        message("party", 1, "user", "🎉🎉🎉"),
+        message("dots", 1, "user", "… --- …"),
+    ];
+    messages.extend((0..60).map(chatter));
+    import(&server, &session, messages).await;
+    let recalled = async |asked: &str| {
+        let query = [("message", asked), ("recallTokens", "120")];
+        ids(&preview(&server, &session, &query).await, "recalled")
+    };
+    assert!(recalled("猫の名前は何ですか").await.contains(&"jp".to_owned()));
+    assert!(recalled("Какие яблоки любят собаки?").await.contains(&"ru".to_owned()));
+    assert!(recalled("🎉").await.contains(&"party".to_owned()));
+    assert_eq!(recalled("?!…").await, Vec::<String>::new());
+    assert_eq!(recalled("\u{200b}\u{301}").await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_deleted_session_leaves_the_index_at_once() {
+    let Fresh { store, .. } = &sqlite().await.unwrap();
+    let ada = Principal { user: UserId::trusted("ada"), is_admin: false };
+    let prompts = Arc::new(Prompts::load(None).unwrap());
+    let model = "gpt-4o".to_owned();
+    let defaults =
+        Defaults { strategy: Strategy::Recall, tokens: Some(200), context_window: None, model };
+    let memory = Arc::new(Memory::new(store.clone(), prompts.clone(), defaults).unwrap());
+    let chat = Arc::new(Chat::new(Parts {
+        store: store.clone(),
+        provider: Arc::new(Demo::default()),
+        memory: memory.clone(),
+        prompts,
+        title_model: None,
+        summary_model: None,
+        claimant: Claimant { instance: "tests".to_owned(), boot: "one".to_owned() },
+    }));
+    let (at, id) = (Timestamp::from_millis(0), SessionId::trusted("s"));
+    let new = NewSession { id: Some(id.clone()), ..NewSession::default() };
+    chat.create_session(&ada, new, at).await.unwrap();
+    for _ in 0..40 {
+        let content = "My sister keeps seven hens.".to_owned();
+        let message = echoic::store::NewMessage {
+            id: MessageId::generate(),
+            client_message_id: None,
+            role: Role::User,
+            sender_id: ada.user.clone(),
+            tokens: tokens::count(&content),
+            body: Body { content, parts: PartsOfMessage::default(), kind: MessageType::Text },
+            created_at: at,
+            reply: ReplyFields::default(),
+        };
+        let post = PostMessage {
+            session_id: id.clone(),
+            message,
+            parent: Parent::Head,
+            idempotency: None,
+            now: at,
+        };
+        chat.post_message(&ada, post).await.unwrap();
+    }
+    let session = store.session(&ada, &id, Access::Own).await.unwrap();
+    let incoming = Incoming { text: ASKED, tokens: 9, images: 0 };
+    let mut plan = memory.plan(&Settings::default(), Some(incoming)).unwrap();
+    plan.patience = None;
+    let (role, text, images) = (Role::User, ASKED.into(), Vec::new());
+    let new = NewMessage { id: None, role, text, images, at };
+    let assembled = memory.assemble(&session, plan, session.head_id.as_ref(), Some(new)).await;
+    assert!(assembled.unwrap().pieces.iter().any(|piece| piece.score.is_some()));
+    let (sessions, bytes) = memory.held();
+    assert!(sessions == 1 && bytes > 20 * 27, "{bytes}");
+    chat.delete_session(&ada, &id).await.unwrap();
+    assert_eq!(memory.held(), (0, 0));
+}

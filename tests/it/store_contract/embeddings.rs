@@ -1,0 +1,39 @@
+//! Embeddings: found by their messages and the model that made them.
+
+use super::{create, id, message, post, user};
+use echoic::domain::{MessageId, Role};
+use echoic::store::{Embedding, Parent, Store};
+use std::sync::Arc;
+
+pub async fn embeddings_belong_to_their_messages_and_go_with_them(store: &Arc<dyn Store>) {
+    create(store, &user("ada"), "s").await;
+    let mut ids = Vec::new();
+    for number in 0..4 {
+        let said = message("ada", Role::User, &number.to_string(), number);
+        ids.push(post(store, &user("ada"), "s", said, Parent::Head).await.id);
+    }
+    let embedding = |at: usize, vectors: &[u8]| Embedding {
+        message: ids[at].clone(),
+        vectors: vectors.to_vec(),
+    };
+    let found = async |model: &str, wanted: &[MessageId]| {
+        let mut found = store.embeddings(&id("s"), model, wanted).await.unwrap();
+        found.sort_by_key(|embedding| embedding.message.to_string());
+        found
+    };
+    assert_eq!(found("small", &ids).await, []);
+    let first = [embedding(0, &[1, 200, 3]), embedding(1, &[0; 700])];
+    store.put_embeddings(&id("s"), "small", &first).await.unwrap();
+    assert_eq!(found("small", &ids).await, first);
+    assert_eq!(found("small", &ids[1..]).await, first[1..]);
+    assert_eq!(found("large", &ids).await, []);
+    // What another model makes takes the place.
+    let anew = [embedding(1, &[9])];
+    store.put_embeddings(&id("s"), "large", &anew).await.unwrap();
+    assert_eq!(found("large", &ids).await, anew);
+    assert_eq!(found("small", &ids).await, first[..1]);
+    store.delete_session(&user("ada"), &id("s")).await.unwrap();
+    assert_eq!(found("large", &ids).await, []);
+    store.put_embeddings(&id("s"), "large", &anew).await.unwrap();
+    assert_eq!(found("large", &ids).await, []);
+}

@@ -1,0 +1,57 @@
+//! House-keeping: who owns sessions, and what may go because nobody has used it.
+
+use super::{at, begin, create, id, message, post, running, user};
+use echoic::domain::Role;
+use echoic::store::{Parent, Store, StoredTicket};
+use futures::future::join_all;
+use std::sync::Arc;
+
+pub(super) async fn owners_are_listed_with_what_they_own(store: &Arc<dyn Store>) {
+    let (ada, bob) = (user("ada"), user("bob"));
+    for (who, session) in [(&bob, "b"), (&ada, "a1"), (&ada, "a2")] {
+        create(store, who, session).await;
+    }
+    post(store, &ada, "a2", message("ada", Role::User, "x", 7), Parent::Head).await;
+    let page = store.owners(1, 10).await.unwrap();
+    let told: Vec<_> = page
+        .owners
+        .iter()
+        .map(|owner| (owner.user.as_str(), owner.sessions, owner.messages, owner.last_active_at))
+        .collect();
+    assert_eq!(told, [("ada", 2, 1, at(7)), ("bob", 1, 0, at(0))]);
+    let second = store.owners(2, 1).await.unwrap();
+    assert_eq!((second.owners[0].user.as_str(), second.pagination.total), ("bob", 2));
+    assert!(store.owners(9, 10).await.unwrap().owners.is_empty());
+}
+
+pub(super) async fn only_what_is_still_idle_is_deleted(store: &Arc<dyn Store>) {
+    let ada = user("ada");
+    for session in ["idle", "used", "busy"] {
+        create(store, &ada, session).await;
+    }
+    running(store, begin(&ada, "busy", "x")).await;
+    let mut idle = store.idle_sessions(at(5), 10).await.unwrap();
+    idle.sort();
+    assert_eq!(idle, ["busy", "idle", "used"].map(id));
+    // Somebody comes back between the look and the deletion.
+    post(store, &ada, "used", message("ada", Role::User, "x", 6), Parent::Head).await;
+    let mut gone = Vec::new();
+    for session in idle {
+        gone.push(store.delete_idle(&session, at(5)).await.unwrap().map(|gone| gone.sessions));
+    }
+    assert_eq!(gone, [None, Some(1), None]);
+    assert_eq!(store.delete_idle(&id("idle"), at(5)).await.unwrap(), None);
+}
+
+pub(super) async fn a_ticket_is_taken_by_one(store: &Arc<dyn Store>) {
+    let ticket = StoredTicket {
+        digest: "d1".to_owned(),
+        holder: "{}".to_owned(),
+        expires_at: at(100_000_000_000),
+    };
+    store.add_ticket(ticket.clone(), at(0)).await.unwrap();
+    let taken = join_all((0..8).map(|_| store.take_ticket("d1"))).await;
+    let taken: Vec<_> = taken.into_iter().filter_map(Result::unwrap).collect();
+    assert_eq!(taken, [ticket]);
+    assert_eq!(store.take_ticket("d2").await.unwrap(), None);
+}

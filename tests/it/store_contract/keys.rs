@@ -1,0 +1,61 @@
+//! Keys of the API: kept whole, told apart, touched, revoked.
+
+use super::at;
+use echoic::domain::UserId;
+use echoic::domain::key::{ApiKey, KeyId, Scope};
+use echoic::error::Kind;
+use echoic::store::{Store, StoredKey};
+use std::sync::Arc;
+
+fn key(id: &str, user: &str, millis: i64) -> StoredKey {
+    let key = ApiKey {
+        id: KeyId::trusted(id),
+        name: Some("a laptop".to_owned()),
+        user: UserId::trusted(user),
+        scope: Scope::Read,
+        created_at: at(millis),
+        expires_at: Some(at(9000)),
+        last_used_at: None,
+    };
+    StoredKey { key, digest: [millis as u8; 32] }
+}
+
+pub(super) async fn a_key_is_kept_as_it_was_made_until_it_is_revoked(store: &Arc<dyn Store>) {
+    let second = key("00000000000b", "bob", 2);
+    let first = StoredKey {
+        key: ApiKey {
+            name: None,
+            scope: Scope::Admin,
+            expires_at: None,
+            ..key("00000000000c", "ada", 1).key
+        },
+        digest: [1; 32],
+    };
+    for one in [&second, &first] {
+        store.add_key(one.clone()).await.unwrap();
+    }
+    assert_eq!(store.keys().await.unwrap(), [first.clone(), second.clone()]);
+    assert_eq!(store.key(&first.key.id).await.unwrap(), Some(first.clone()));
+
+    let taken = store.add_key(StoredKey { digest: [7; 32], ..first.clone() }).await.unwrap_err();
+    assert_eq!(taken.kind, Kind::IdTaken);
+    assert_eq!(store.key(&first.key.id).await.unwrap(), Some(first.clone()));
+
+    assert!(store.revoke_key(&first.key.id).await.unwrap());
+    assert!(!store.revoke_key(&first.key.id).await.unwrap());
+    assert_eq!(store.key(&first.key.id).await.unwrap(), None);
+    assert_eq!(store.keys().await.unwrap(), [second]);
+}
+
+pub(super) async fn when_a_key_was_used_only_goes_forward(store: &Arc<dyn Store>) {
+    let one = key("00000000000a", "ada", 1);
+    let gone = KeyId::trusted("00000000000f");
+    store.add_key(one.clone()).await.unwrap();
+    let used = async || store.key(&one.key.id).await.unwrap().unwrap().key.last_used_at;
+    for (touched, is) in [(5, 5), (3, 5), (8, 8)] {
+        let uses = vec![(one.key.id.clone(), at(touched)), (gone.clone(), at(touched))];
+        store.touch_keys(uses).await.unwrap();
+        assert_eq!(used().await, Some(at(is)));
+    }
+    assert_eq!(store.key(&gone).await.unwrap(), None, "a use makes no key");
+}

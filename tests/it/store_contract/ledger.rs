@@ -1,0 +1,72 @@
+//! The ledger: each turn booked once by the step that ends it, and quotas that go by it.
+
+use super::{begin, create, finish, running, user};
+use echoic::domain::key::KeyId;
+use echoic::domain::quota::{Quota, Unit};
+use echoic::domain::{Timestamp, Usage};
+use echoic::error::Kind;
+use echoic::store::{BeginTurn, FinishTurn, GroupBy, Store, UsageQuery};
+use std::sync::Arc;
+
+fn used(finish: FinishTurn, prompt: u64, completion: u64) -> FinishTurn {
+    let mut finish = finish;
+    let usage = Usage { prompt_tokens: prompt, completion_tokens: completion, ..Usage::default() };
+    finish.reply.reply.usage = Some(usage);
+    FinishTurn { cost: Some(5), ..finish }
+}
+
+fn all() -> UsageQuery {
+    let to = Timestamp::from_millis(4_000_000_000_000);
+    UsageQuery { user: None, from: Timestamp::from_millis(0), to, group_by: GroupBy::All, most: 9 }
+}
+
+/// Turns and tokens that are booked, and what is spent of a purse. Reading the session does what its
+/// last step left to do.
+async fn booked(store: &Arc<dyn Store>, purse: &str) -> (u64, u64, i64, i64) {
+    let lines = store.usage(all()).await.unwrap();
+    let (turns, prompt) = lines.first().map_or((0, 0), |line| (line.turns, line.prompt_tokens));
+    let spent = store.spent(purse, 0).await.unwrap();
+    (turns, prompt, spent.tokens, spent.cost)
+}
+
+pub(super) async fn a_turn_is_booked_once_with_its_end(store: &Arc<dyn Store>) {
+    let ada = user("ada");
+    create(store, &ada, "s").await;
+    let key = Some(KeyId::trusted("0123456789ab"));
+    let begun = running(store, BeginTurn { key, ..begin(&ada, "s", "hi") }).await;
+    let finish = used(finish(&begun, "hello", None), 100, 7);
+    for _ in 0..3 {
+        assert!(store.finish_turn(finish.clone()).await.unwrap().is_some());
+        store
+            .session(&ada, &begun.session.id, echoic::domain::principal::Access::Own)
+            .await
+            .unwrap();
+        for purse in ["user:ada", "key:0123456789ab"] {
+            assert_eq!(booked(store, purse).await, (1, 100, 107, 5));
+        }
+    }
+    let entry = store.ledger(None, 10).await.unwrap().pop().unwrap();
+    store.book(entry.clone()).await.unwrap();
+    assert_eq!(booked(store, "user:ada").await, (1, 100, 107, 5));
+    assert_eq!(store.ledger(Some(&entry.turn_id), 10).await.unwrap(), []);
+    assert_eq!(store.forget_usage(&entry.payer.user).await.unwrap(), 1);
+    assert_eq!(booked(store, "user:ada").await, (0, 0, 107, 5), "what is spent stays spent");
+}
+
+pub(super) async fn what_is_spent_begins_nothing_and_leaves_no_trace(store: &Arc<dyn Store>) {
+    let (ada, bob) = (user("ada"), user("bob"));
+    for (who, session) in [(&ada, "s"), (&bob, "t")] {
+        create(store, who, session).await;
+    }
+    let quotas: Arc<[Quota]> = [Quota::parse(Unit::Tokens, "100").unwrap()].into();
+    let within = |begin: BeginTurn| BeginTurn { quotas: quotas.clone(), ..begin };
+    let begun = running(store, within(begin(&ada, "s", "hi"))).await;
+    store.finish_turn(used(finish(&begun, "hello", None), 99, 1)).await.unwrap().unwrap();
+    let refused = store.begin_turn(within(begin(&ada, "s", "more"))).await.unwrap_err();
+    assert_eq!(refused.kind, Kind::QuotaExceeded);
+    let access = echoic::domain::principal::Access::Own;
+    let session = store.session(&ada, &begun.session.id, access).await.unwrap();
+    assert_eq!((session.messages_count, session.active_turn), (2, None));
+    running(store, within(begin(&bob, "t", "hi"))).await;
+    running(store, begin(&ada, "s", "without a quota")).await;
+}

@@ -1,0 +1,120 @@
+//! Summaries: written beside the turns, right about what they stand for, and missed by nobody when
+//! they fail.
+
+use crate::support::{Server, soon};
+use serde_json::{Value, json};
+
+async fn preview(server: &Server, session: &str) -> Vec<Value> {
+    let shown =
+        server.get(&format!("/api/chat-sessions/{session}/memory?message=So%3F")).await.data();
+    shown["pieces"].as_array().unwrap().clone()
+}
+
+fn ids(pieces: &[Value], kind: &str) -> Vec<String> {
+    let of_kind = pieces.iter().filter(|piece| piece["kind"] == kind);
+    let ids = of_kind.flat_map(|piece| piece["messageIds"].as_array().unwrap().clone());
+    ids.map(|id| id.as_str().unwrap().to_owned()).collect()
+}
+
+fn text(pieces: &[Value], kind: &str) -> Option<String> {
+    let piece = pieces.iter().find(|piece| piece["kind"] == kind)?;
+    Some(piece["text"].as_str().unwrap().to_owned())
+}
+
+/// A message of about 50 tokens.
+fn message(number: usize) -> Value {
+    let role = if number.is_multiple_of(2) { "user" } else { "assistant" };
+    let content =
+        format!("Fact {number} is that the hens of Lisbon count up to {number}. ").repeat(3);
+    json!({"id": format!("m{number}"), "role": role, "content": content.trim()})
+}
+
+/// A server whose sessions have room for about 20 such messages, and a session of 40.
+async fn start() -> (Server, String) {
+    let server = Server::with(&["--memory=summary", "--memory-tokens=1200"]).await;
+    let session = server.session().await;
+    let messages: Vec<_> = (0..40).map(message).collect();
+    let file = json!({"sessions": [{"sessionId": session, "messages": messages}]});
+    server.post("/api/import", file).await.data();
+    (server, session)
+}
+
+/// Answers the model that sums up, which is asked for three parts, and waits until prompts have them.
+async fn sum_up(server: &Server, session: &str) -> Vec<String> {
+    let mut asked = Vec::new();
+    for part in 1..=3 {
+        let call = server.upstream.call().await;
+        let prompt = call.prompt().concat();
+        assert!(prompt.contains("summary of a conversation"), "{prompt}");
+        asked.push(prompt);
+        call.reply(&format!("- part {part} of the hens"));
+    }
+    loop {
+        let summary = text(&preview(server, session).await, "summary").unwrap_or_default();
+        if summary.contains("part 3") {
+            return asked;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_falls_out_of_the_prompt_is_summed_up_beside_the_turns() {
+    let (server, session) = start().await;
+    let before = server.turn(&session, "Go on.", "Fine.").await;
+    assert!(before.len() < 25 && !before[1].contains("in short"), "{before:?}");
+    let asked = soon(sum_up(&server, &session)).await;
+    // Each part is asked for once, behind what was said of those before it.
+    assert!(asked[0].contains("Fact 0 ") && !asked[1].contains("Fact 0 "));
+    assert!(asked[1].contains("- part 1 of the hens"));
+
+    let pieces = preview(&server, &session).await;
+    let summary = text(&pieces, "summary").unwrap();
+    assert!(summary.contains("- part 1 of the hens\n- part 2 of the hens\n- part 3"), "{summary}");
+    let all: Vec<_> = ids(&pieces, "summary").into_iter().chain(ids(&pieces, "recent")).collect();
+    let path = server.get(&format!("/api/chat-sessions/{session}/messages?limit=100")).await.data();
+    let path = path["messages"].as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap());
+    assert_eq!(all, path.collect::<Vec<_>>(), "together they are the path, each message once");
+    let sent = server.turn(&session, "And then?", "Nothing.").await;
+    assert_eq!(sent[1], format!("system: {summary}"));
+}
+
+#[tokio::test]
+async fn a_branch_that_leaves_before_the_end_of_a_summary_does_not_have_it() {
+    let (server, session) = start().await;
+    server.turn(&session, "Go on.", "Fine.").await;
+    soon(sum_up(&server, &session)).await;
+    for parent in ["m2", "m20", "m39"] {
+        let long = "Another story. ".repeat(450);
+        let body =
+            json!({"chatSessionId": session, "role": "user", "content": long, "parentId": parent});
+        let posted = server.post("/api/chat-messages", body).await.data();
+        let head = posted["message"]["id"].clone();
+        server
+            .put(&format!("/api/chat-sessions/{session}/head"), json!({"messageId": head}))
+            .await
+            .data();
+        let pieces = preview(&server, &session).await;
+        let summed = ids(&pieces, "summary");
+        let last: usize = parent[1..].parse().unwrap();
+        let told = summed.last().map(|id| id[1..].parse::<usize>().unwrap());
+        assert!(told.is_none_or(|told| told <= last), "{parent}: {summed:?}");
+        assert_eq!(told.is_some(), last >= 20, "{parent}: {summed:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_model_that_has_nothing_to_say_or_fails_does_no_harm() {
+    let (server, session) = start().await;
+    let first = server.turn(&session, "Go on.", "Fine.").await;
+    let call = soon(server.upstream.call()).await;
+    assert!(call.prompt().concat().contains("summary of a conversation"));
+    call.reply("  \n");
+    let second = server.turn(&session, "Go on.", "Fine.").await;
+    assert_eq!(second[..first.len() - 1], first[..first.len() - 1]);
+    let call = soon(server.upstream.call()).await;
+    call.refuse(400, json!({"error": {"message": "no"}}));
+    let third = server.turn(&session, "Go on.", "Fine.").await;
+    assert!(third.iter().all(|message| !message.contains("in short")));
+    // The next turn tries again.
+    soon(sum_up(&server, &session)).await;
+}

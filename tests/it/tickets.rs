@@ -1,0 +1,88 @@
+//! Tickets for `EventSource`, and who one is.
+
+use crate::support::server::read;
+use crate::support::{Events, Server};
+use echoic::clock;
+use echoic::domain::Timestamp;
+use echoic::domain::key::Scope;
+use reqwest::Method;
+use serde_json::json;
+
+async fn ticket(server: &Server, key: &str) -> String {
+    let made = server.with_key(key).post("/api/tickets", json!({})).await;
+    assert_eq!(made.status, 201, "{}", made.body);
+    let data = made.data();
+    let expires = Timestamp::parse(data["expiresAt"].as_str().unwrap()).unwrap();
+    let left = expires.since(clock::now()).as_secs();
+    assert!((50..=60).contains(&left), "{left}");
+    data["ticket"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_ticket_opens_one_stream_and_is_used_up() {
+    let server = Server::with(&["--auth=keys"]).await;
+    let (alice, reader) =
+        (server.key("alice", Scope::Chat).await, server.key("alice", Scope::Read).await);
+    for key in [&alice, &reader] {
+        let path = format!("/api/events?ticket={}", ticket(&server, key).await);
+        Events::opened(server.request(Method::GET, &path).send().await.unwrap()).await;
+        let again = read(server.request(Method::GET, &path)).await;
+        assert_eq!(again.failure(), (401, "unauthenticated"));
+    }
+    server.with_key(&alice).post("/api/chat-sessions", json!({"sessionId": "s"})).await;
+    let ticket = ticket(&server, &alice).await;
+    let join = format!("/api/chat/s/stream?lastEventId=x:1&ticket={ticket}");
+    assert_eq!(read(server.request(Method::GET, &join)).await.status, 204);
+}
+
+#[tokio::test]
+async fn a_ticket_opens_nothing_else_and_an_invented_one_nothing_at_all() {
+    let server = Server::with(&["--auth=keys"]).await;
+    let alice = server.key("alice", Scope::Chat).await;
+    let good = ticket(&server, &alice).await;
+    for path in [
+        format!("/api/chat-sessions?ticket={good}"),
+        format!("/api/export?ticket={good}"),
+        format!("/api/events?ticket={good}&ticket={good}"),
+        "/api/events?ticket=".to_owned(),
+        "/api/events?ticket=tk_x".to_owned(),
+        format!("/api/events?ticket=tk_{}", "A".repeat(43)),
+        format!("/api/events?ticket=tk_{}", "A".repeat(5000)),
+        format!("/api/events?Ticket={good}"),
+    ] {
+        let reply = read(server.request(Method::GET, &path)).await;
+        assert_eq!(reply.failure(), (401, "unauthenticated"), "{path}");
+    }
+    let write = server.request(Method::POST, &format!("/api/chat-sessions?ticket={good}"));
+    assert_eq!(read(write.json(&json!({}))).await.failure(), (401, "unauthenticated"));
+    let none = read(server.request(Method::POST, "/api/tickets")).await;
+    assert_eq!(none.failure(), (401, "unauthenticated"));
+}
+
+#[tokio::test]
+async fn of_many_who_come_with_one_ticket_one_gets_in() {
+    let server = Server::with(&["--auth=keys"]).await;
+    let alice = server.key("alice", Scope::Chat).await;
+    let path = format!("/api/events?ticket={}", ticket(&server, &alice).await);
+    let ask =
+        || async { server.request(Method::GET, &path).send().await.unwrap().status().as_u16() };
+    let mut statuses = futures::future::join_all((0..20).map(|_| ask())).await;
+    statuses.sort_unstable();
+    assert_eq!((statuses[0], statuses[1]), (200, 401), "{statuses:?}");
+}
+
+#[tokio::test]
+async fn everybody_is_told_who_they_are() {
+    let server = Server::with(&["--auth=keys"]).await;
+    let (alice, root) =
+        (server.key("alice", Scope::Chat).await, server.key("root", Scope::Admin).await);
+    let me = async |key: &str| server.with_key(key).get("/api/me").await.data();
+    assert_eq!(me(&alice).await, json!({"userId": "alice", "admin": false}));
+    assert_eq!(me(&root).await, json!({"userId": "root", "admin": true}));
+
+    let open = Server::start().await;
+    assert_eq!(open.get("/api/me").await.data(), json!({"userId": "local", "admin": false}));
+    let ticket = open.post("/api/tickets", json!({})).await.data();
+    let path = format!("/api/events?ticket={}", ticket["ticket"].as_str().unwrap());
+    assert_eq!(open.request(Method::GET, &path).send().await.unwrap().status(), 200);
+}

@@ -1,0 +1,208 @@
+//! What turns use is booked, shown and limited.
+
+use crate::support::server::{Reply, read};
+use crate::support::{Frames, Server, soon};
+use echoic::domain::key::Scope;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+/// A whole turn with a key: its usage, as the provider reports it.
+async fn turn(server: &Server, key: &str, session: &str, message: &str, usage: Value) {
+    let mut frames = begin(server, key, session, message).await;
+    let mut call = server.upstream.call().await;
+    call.text("hello");
+    call.finish(usage);
+    frames.until("[DONE]").await;
+}
+
+async fn begin(server: &Server, key: &str, session: &str, message: &str) -> Frames {
+    let body = json!({"id": session, "message": {"id": message, "role": "user", "parts": [{"type": "text", "text": message}]}});
+    let request = server.with_key(key).request(Method::POST, "/api/chat").json(&body);
+    let response = soon(request.send()).await.unwrap();
+    assert_eq!(response.status(), 200, "{}", response.text().await.unwrap());
+    Frames::new(response)
+}
+
+/// What `/api/usage` says, once what the session's last turn used is booked: reading a session does
+/// what its last step left to do.
+async fn usage(server: &Server, key: &str, sessions: &[&str], query: &str) -> Value {
+    for session in sessions {
+        server.with_key(key).get(&format!("/api/chat-sessions/{session}")).await.data();
+    }
+    server.with_key(key).get(&format!("/api/usage{query}")).await.data()
+}
+
+async fn ask(server: &Server, key: &str, session: &str, message: &str) -> Reply {
+    let body = json!({"id": session, "message": {"id": message, "role": "user", "parts": [{"type": "text", "text": message}]}});
+    read(server.with_key(key).request(Method::POST, "/api/chat").json(&body)).await
+}
+
+const PRICED: &[&str] = &["--auth=keys", "--prices=gated-*=1/0.5/10"];
+
+#[tokio::test]
+async fn a_turn_is_booked_with_its_tokens_and_its_price_for_whoever_asked() {
+    let server = Server::with(PRICED).await;
+    let (ann, pat) = (server.key("ann", Scope::Chat).await, server.key("pat", Scope::Chat).await);
+    let body = json!({"sessionId": "s", "participants": ["pat"], "projectId": "p"});
+    server.with_key(&ann).post("/api/chat-sessions", body).await.data();
+    let used = json!({"prompt_tokens": 1000, "completion_tokens": 50,
+        "prompt_tokens_details": {"cached_tokens": 400}, "completion_tokens_details": {"reasoning_tokens": 20}});
+    turn(&server, &ann, "s", "one", used.clone()).await;
+    turn(&server, &pat, "s", "two", used.clone()).await;
+    turn(&server, &ann, "t", "three", json!({"prompt_tokens": 10, "completion_tokens": 1})).await;
+
+    let line = |key: &str,
+                turns: u64,
+                prompt: u64,
+                cached: u64,
+                completion: u64,
+                reasoning: u64,
+                cost: f64| {
+        json!({"key": key, "turns": turns, "estimatedTurns": 0, "promptTokens": prompt, "cachedTokens": cached,
+            "completionTokens": completion, "reasoningTokens": reasoning, "cost": cost})
+    };
+    let first = |key: &str| line(key, 1, 1000, 400, 50, 20, 0.0013);
+    let second = |key: &str| line(key, 1, 10, 0, 1, 0, 0.00002);
+    let mine = usage(&server, &ann, &["s", "t"], "?groupBy=session").await;
+    assert_eq!(mine["usage"], json!([first("s"), second("t")]));
+    let mut total = line("", 2, 1010, 400, 51, 20, 0.00132);
+    total.as_object_mut().unwrap().remove("key");
+    assert_eq!(mine["total"], total);
+    let project = usage(&server, &ann, &[], "?groupBy=project").await;
+    assert_eq!(project["usage"], json!([first("p"), second("")]));
+    let model = usage(&server, &ann, &[], "?groupBy=model").await;
+    assert_eq!(model["usage"], json!([line("gated-1", 2, 1010, 400, 51, 20, 0.00132)]));
+    let day = usage(&server, &ann, &[], "").await;
+    assert_eq!((&day["usage"][0]["turns"], day["usage"].as_array().unwrap().len()), (&json!(2), 1));
+    let others = usage(&server, &pat, &["s"], "?groupBy=session").await;
+    assert_eq!(others["usage"], json!([first("s")]));
+    let past = usage(&server, &ann, &[], "?from=2020-01-01&to=2020-12-31").await;
+    assert_eq!((&past["usage"], &past["total"]["turns"]), (&json!([]), &json!(0)));
+
+    let root = server.key("root", Scope::Admin).await;
+    let all = server.with_key(&root).get("/api/admin/usage?groupBy=user").await.data();
+    let users: Vec<Value> = all["usage"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|line| json!([line["key"], line["turns"]]))
+        .collect();
+    assert_eq!(users, [json!(["ann", 2]), json!(["pat", 1])]);
+
+    let gone = read(server.with_key(&ann).request(Method::DELETE, "/api/me/data")).await;
+    assert_eq!(gone.status, 200);
+    assert_eq!(usage(&server, &ann, &[], "").await["total"]["turns"], 0);
+}
+
+#[tokio::test]
+async fn stopped_failed_and_unwanted_turns_are_booked_too() {
+    let server = Server::with(PRICED).await;
+    let ann = server.key("ann", Scope::Chat).await;
+    let own = server.with_key(&ann);
+    let mut frames = begin(&server, &ann, "stopped", "a").await;
+    let mut call = server.upstream.call().await;
+    call.text("half of it");
+    frames.until("text-delta").await;
+    own.post("/api/chat/stopped/stop", json!({})).await.data();
+    frames.until("[DONE]").await;
+
+    let mut frames = begin(&server, &ann, "failed", "b").await;
+    server.upstream.call().await.refuse(400, json!({"error": {"message": "no"}}));
+    frames.until("[DONE]").await;
+
+    let mut frames = begin(&server, &ann, "deleted", "c").await;
+    let mut call = server.upstream.call().await;
+    call.text("words for nobody");
+    frames.until("text-delta").await;
+    read(own.request(Method::DELETE, "/api/chat-sessions/deleted")).await.data();
+    frames.until("[DONE]").await;
+
+    let all = usage(&server, &ann, &["stopped", "failed"], "?groupBy=session").await;
+    let mut lines: Vec<Value> = all["usage"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|line| {
+            assert!(
+                line["promptTokens"].as_u64().unwrap() > 0 && line["cost"].as_f64().unwrap() > 0.0,
+                "{line}"
+            );
+            json!([line["key"], line["turns"], line["estimatedTurns"]])
+        })
+        .collect();
+    lines.sort_by_key(Value::to_string);
+    assert_eq!(
+        lines,
+        [json!(["deleted", 1, 1]), json!(["failed", 1, 1]), json!(["stopped", 1, 1])]
+    );
+}
+
+#[tokio::test]
+async fn who_has_spent_their_quota_begins_nothing_new_and_reads_what_they_have() {
+    for quota in
+        ["--quota-tokens=100", "--quota-tokens=key:100/day", "--quota-cost=user:0.0001/day"]
+    {
+        let server = Server::with(&[PRICED, &[quota]].concat()).await;
+        let (ann, ben) =
+            (server.key("ann", Scope::Chat).await, server.key("ben", Scope::Chat).await);
+        let used = json!({"prompt_tokens": 90, "completion_tokens": 15});
+        turn(&server, &ann, "s", "one", used.clone()).await;
+
+        let refused = ask(&server, &ann, "s", "two").await;
+        assert_eq!(refused.failure(), (429, "quota_exceeded"), "{quota}");
+        assert_eq!(refused.header("x-should-retry"), "false");
+        assert!(refused.header("retry-after").parse::<u64>().unwrap() > 0);
+        let again = server.with_key(&ann).post("/api/chat/s/regenerate", json!({})).await;
+        assert_eq!(again.failure(), (429, "quota_exceeded"));
+        let mut repeated = begin(&server, &ann, "s", "one").await;
+        repeated.until("finish").await;
+        let said = server.with_key(&ann).get("/api/chat-sessions/s/messages").await.data();
+        assert_eq!(said["messages"].as_array().unwrap().len(), 2, "nothing was stored");
+        turn(&server, &ben, "t", "one", used).await;
+    }
+}
+
+#[tokio::test]
+async fn a_projects_quota_is_that_of_all_who_talk_in_it() {
+    let server = Server::with(&["--auth=keys", "--quota-tokens=project:100/month"]).await;
+    let (ann, pat) = (server.key("ann", Scope::Chat).await, server.key("pat", Scope::Chat).await);
+    let body = json!({"sessionId": "s", "participants": ["pat"], "projectId": "p"});
+    server.with_key(&ann).post("/api/chat-sessions", body).await.data();
+    let used = json!({"prompt_tokens": 100, "completion_tokens": 1});
+    turn(&server, &pat, "s", "one", used.clone()).await;
+    assert_eq!(ask(&server, &ann, "s", "two").await.failure(), (429, "quota_exceeded"));
+    turn(&server, &ann, "elsewhere", "three", used).await;
+}
+
+#[tokio::test]
+async fn a_turn_that_waited_is_not_sent_once_the_quota_is_spent() {
+    let server = Server::with(&["--auth=keys", "--quota-tokens=100"]).await;
+    let ann = server.key("ann", Scope::Chat).await;
+    let mut first = begin(&server, &ann, "s", "one").await;
+    let mut call = server.upstream.call().await;
+    let body = json!({"sessionId": "s", "message": "two", "onBusy": "queue"});
+    let waiting = server.with_key(&ann).request(Method::POST, "/api/chat").json(&body);
+    let mut waiting = Frames::new(soon(waiting.send()).await.unwrap());
+    call.text("hello");
+    call.finish(json!({"prompt_tokens": 200, "completion_tokens": 1}));
+    first.until("[DONE]").await;
+    let error = waiting.until("error").await;
+    assert!(error.data["errorText"].as_str().unwrap().contains("quota"), "{}", error.data);
+    waiting.until("[DONE]").await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_asked_of_usage_is_told() {
+    let server = Server::start().await;
+    for query in [
+        "groupBy=user",
+        "groupBy=hour",
+        "from=yesterday",
+        "from=2024-01-02&to=2024-01-01",
+        "from=2020-01-01&to=2024-01-01",
+        "limit=3",
+    ] {
+        let reply = server.get(&format!("/api/usage?{query}")).await;
+        assert_eq!(reply.failure(), (400, "invalid_request"), "{query}");
+    }
+}
