@@ -2,8 +2,7 @@
 //! as one kind of thing. Called by `http::v1`.
 
 use super::frames;
-use super::terms::Slot;
-use super::{Chat, NewTurn, Reader};
+use super::{Chat, Direct, NewTurn, Reader};
 use crate::domain::message::FinishReason;
 use crate::domain::{MessageId, Principal, SessionId, Usage};
 use crate::error::{Error, Kind, Result};
@@ -63,7 +62,7 @@ pub enum Passed {
     /// The provider's answer to it.
     Answer(OwnAnswer),
     /// The provider speaks otherwise, and was not asked.
-    Untold(Slot),
+    Untold(Direct),
 }
 
 impl Chat {
@@ -110,26 +109,37 @@ impl Chat {
         Ok(Hearing { id, session: Some(session), heard })
     }
 
-    /// Asks the provider, and stores nothing. The place is kept until the reply was heard.
-    pub async fn hear(&self, prompt: &Prompt, place: Slot) -> Result<Hearing> {
+    /// Asks the provider, and stores nothing.
+    pub async fn hear(&self, prompt: &Prompt, mut direct: Direct) -> Result<Hearing> {
         self.ensure_not_draining()?;
         let events = self.provider.stream(prompt).await?;
+        direct.sent_prompt(prompt);
         let (waiting, ended) = (VecDeque::new(), Ended::default());
-        let asked = Asked { events, waiting, calls: Vec::new(), ended, _place: place };
+        let asked = Asked { events, waiting, calls: Vec::new(), ended, direct };
         let heard = stream::unfold(asked, Asked::next).boxed();
         Ok(Hearing { id: MessageId::generate(), session: None, heard })
     }
 
-    /// Hands a request in the words of Chat Completions on to the provider, as it is. The place is
-    /// kept until the answer was read.
-    pub async fn pass(&self, body: Bytes, is_stream: bool, place: Slot) -> Result<Passed> {
+    /// Hands a request in the words of Chat Completions on to the provider, as it is.
+    pub async fn pass(
+        &self,
+        body: Bytes,
+        model: &str,
+        is_stream: bool,
+        mut direct: Direct,
+    ) -> Result<Passed> {
         self.ensure_not_draining()?;
+        let bytes = body.len();
         let Some(answer) = self.provider.pass(body, is_stream).await? else {
-            return Ok(Passed::Untold(place));
+            return Ok(Passed::Untold(direct));
         };
-        let body = answer.body.map(move |piece| {
-            let _until_the_end = &place;
-            piece
+        if answer.status < 300 {
+            direct.sent(model, bytes);
+        }
+        let body = answer.body.inspect(move |piece| {
+            if let Ok(bytes) = piece {
+                direct.passed(bytes);
+            }
         });
         Ok(Passed::Answer(OwnAnswer { body: body.boxed(), ..answer }))
     }
@@ -278,7 +288,7 @@ struct Asked {
     /// The calls so far, as they are told apart and by their names.
     calls: Vec<(u32, String)>,
     ended: Ended,
-    _place: Slot,
+    direct: Direct,
 }
 
 /// What is known of a reply's end.
@@ -317,18 +327,28 @@ impl Asked {
 
     fn take(&mut self, event: Event) {
         match event {
-            Event::Text(text) => self.waiting.push_back(Heard::Text(text)),
-            Event::Reasoning(text) => self.waiting.push_back(Heard::Reasoning(text)),
+            Event::Text(text) => {
+                self.direct.told(&text);
+                self.waiting.push_back(Heard::Text(text));
+            }
+            Event::Reasoning(text) => {
+                self.direct.told(&text);
+                self.waiting.push_back(Heard::Reasoning(text));
+            }
             Event::ToolCall { index, id, name } => {
                 self.calls.push((index, id.clone()));
                 self.waiting.push_back(Heard::ToolCall { id, name });
             }
             Event::ToolInput { index, delta } => {
                 let known = self.calls.iter().rfind(|(known, _)| *known == index);
+                self.direct.told(&delta);
                 let told = known.map(|(_, id)| Heard::ToolInput { id: id.clone(), delta });
                 self.waiting.extend(told);
             }
-            Event::Usage(usage) => self.ended.usage = Some(usage),
+            Event::Usage(usage) => {
+                self.direct.used(usage);
+                self.ended.usage = Some(usage);
+            }
             Event::Model(model) => self.ended.model = Some(model),
             Event::Finish(reason) => self.ended.reason = Some(reason),
         }

@@ -7,6 +7,7 @@
 mod beside;
 mod cache_key;
 mod changes;
+mod direct;
 mod events;
 mod feed;
 mod frames;
@@ -30,13 +31,14 @@ mod titles;
 mod transcript;
 
 pub use crate::provider::{Model, OwnAnswer, Prompt, PromptMessage};
+pub use direct::Direct;
 pub use events::EventReader;
 pub use frames::Cursor;
 pub use heard::{Heard, Hearing, Passed};
 pub use hub::Reader;
 pub use search::Finding;
 pub use start_turn::{NewTurn, Standing, Wish};
-pub use terms::{Slot, Terms};
+pub use terms::Terms;
 
 use crate::error::{Error, Kind, Result};
 use crate::memory::Memory;

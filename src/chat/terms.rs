@@ -1,8 +1,7 @@
 //! The terms on which turns run: what they cost, what of it anybody may use, and how many run for one
 //! user at a time in this process.
 
-use super::{Chat, Standing};
-use crate::clock;
+use super::Chat;
 use crate::domain::principal::Access;
 use crate::domain::quota::{Payer, Price, Quota};
 use crate::domain::{Principal, ProjectId, Session, Timestamp, UserId};
@@ -30,7 +29,7 @@ pub(super) struct Slots {
 }
 
 /// The place of one turn, or of a request without a session, given back when this is dropped.
-pub struct Slot {
+pub(super) struct Slot {
     user: UserId,
     /// How many of the user's turns ran once this one had its place, itself included.
     count: u32,
@@ -92,18 +91,8 @@ impl Chat {
         self.ensure_purses(payer, &session.owner, session.project_id.as_ref(), now).await
     }
 
-    /// A place for a request without a session. Errors: why nothing new of the caller's may begin;
-    /// `rate_limited`, `quota_exceeded`.
-    pub async fn admit(&self, who: &Principal, standing: Standing) -> Result<Slot> {
-        standing.refusal.map_or(Ok(()), Err)?;
-        let place = self.slots.take(&who.user);
-        place.refusal(self.terms.turns_at_once).map_or(Ok(()), Err)?;
-        let payer = Payer { user: who.user.clone(), key: standing.key };
-        self.ensure_purses(&payer, &who.user, None, clock::now()).await?;
-        Ok(place)
-    }
-
-    async fn ensure_purses(
+    /// Errors: `quota_exceeded`.
+    pub(super) async fn ensure_purses(
         &self,
         payer: &Payer,
         owner: &UserId,

@@ -374,3 +374,32 @@ async fn a_provider_that_speaks_otherwise_answers_all_the_same() {
     let said = reply.body["choices"][0]["message"]["content"].as_str().unwrap();
     assert!(said.contains("hello"), "{said}");
 }
+
+#[tokio::test]
+async fn what_is_used_without_a_session_is_booked_and_counts_against_quotas() {
+    let mut server = Server::on_file(&["--quota-tokens=100"]).await;
+    let usage = json!({"prompt_tokens": 30, "completion_tokens": 5});
+    let answer = json!({"choices": [{"message": {"content": "hi"}}], "usage": usage});
+    asked(&server, json!({"messages": user("hi")}), |call| call.refuse(200, answer)).await;
+    // A stream tells what it cost where it was asked to; else it is judged by its size.
+    let streamed = json!({"messages": user("hi"), "stream": true});
+    asked(&server, streamed.clone(), |call| call.reply("hello")).await;
+    // What the provider refused took nothing.
+    let refused = json!({"error": {"message": "no"}});
+    asked(&server, json!({"messages": user("hi")}), |call| call.refuse(400, refused)).await;
+    server.restart().await;
+    let total = server.get("/api/usage").await.data()["total"].take();
+    assert_eq!((&total["turns"], &total["sideCalls"]), (&json!(0), &json!(2)), "{total}");
+    assert_eq!((&total["promptTokens"], &total["completionTokens"]), (&json!(37), &json!(7)));
+
+    let (response, mut call) = opened(&server, streamed.clone(), |call| call.text("a")).await;
+    for _ in 0..10 {
+        call.text("many words ");
+    }
+    call.raw("data: [DONE]\n\n");
+    call.end();
+    soon(response.text()).await.unwrap();
+    server.restart().await;
+    let spent = error(&server.post(ROUTE, streamed).await);
+    assert_eq!((spent.0, spent.2), (429, json!("insufficient_quota")));
+}

@@ -94,12 +94,12 @@ pub(in crate::http) async fn create(
             Ok(response)
         }
         Wanted::Alone { body, prompt } => {
-            let place = api.chat.admit(&who, standing).await?;
-            match api.chat.pass(body, manner.is_stream, place).await? {
+            let direct = api.chat.admit(&who, standing).await?;
+            match api.chat.pass(body, &manner.model, manner.is_stream, direct).await? {
                 Passed::Answer(answer) => Ok(passed(answer)),
-                Passed::Untold(place) => {
+                Passed::Untold(direct) => {
                     let prompt = prompt?;
-                    answer(&api, api.chat.hear(&prompt, place).await?, manner).await
+                    answer(&api, api.chat.hear(&prompt, direct).await?, manner).await
                 }
             }
         }

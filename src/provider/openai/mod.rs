@@ -17,6 +17,7 @@ use async_openai::error::OpenAIError;
 use async_trait::async_trait;
 use bytes::Bytes;
 use reply::ChatCompletions;
+pub use reply::usage_in;
 use reqwest::RequestBuilder;
 use reqwest::header::{AUTHORIZATION, HeaderValue};
 use serde::Deserialize;

@@ -249,6 +249,18 @@ impl From<WireUsage> for Usage {
     }
 }
 
+/// What an answer says that it cost, streamed or whole; `end` is the end of its bytes.
+pub fn usage_in(end: &[u8]) -> Option<Usage> {
+    const NAME: &[u8] = b"\"usage\":";
+    let places = (0..end.len().saturating_sub(NAME.len())).rev();
+    let mut named = places.filter(|place| end[*place..].starts_with(NAME));
+    named.find_map(|place| {
+        let mut values = serde_json::Deserializer::from_slice(&end[place + NAME.len()..])
+            .into_iter::<Option<WireUsage>>();
+        Some(values.next()?.ok()??.into())
+    })
+}
+
 fn unreadable() -> ProviderError {
     ProviderError::new(Fault::Refused, "the provider sent something that cannot be read")
 }
@@ -392,6 +404,21 @@ mod tests {
         let events = whole(body).unwrap();
         assert_eq!(events, [Event::Text("hi".to_owned()), Event::Finish(FinishReason::Stop)]);
         assert_eq!(whole(b"{}").unwrap_err().fault, Fault::Refused);
+    }
+
+    #[test]
+    fn what_an_answer_cost_is_found_at_its_end() {
+        let streamed = b"data: {\"choices\":[],\"usage\":null}\n\ndata: {\"usage\": {\"prompt_tokens\":7,\"completion_tokens\":2}}\n\ndata: [DONE]\n\n";
+        let usage = Usage { prompt_tokens: 7, completion_tokens: 2, ..Usage::default() };
+        assert_eq!(usage_in(streamed), Some(usage));
+        assert_eq!(
+            usage_in(b"{\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":2},\"id\":\"x\"}"),
+            Some(usage)
+        );
+        for nothing in ["", "{}", "data: {\"usage\":null}", "{\"usage\":{\"prompt_to", "\"usage\":"]
+        {
+            assert_eq!(usage_in(nothing.as_bytes()), None);
+        }
     }
 
     /// What the deltas of one reply, each a list of calls, are heard as.
