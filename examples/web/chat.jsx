@@ -19,7 +19,8 @@ function Chat() {
     const { text, pictures } = event.target.elements
     // With a `messageId` it takes that message's place; the server keeps both, as branches.
     sendMessage({ text: text.value, files: pictures.files, messageId: edited })
-    setEdited(event.target.reset())
+    setEdited()
+    event.target.reset()
   }
   // The `stop` of `useChat` would only hang up. This ends the reply; what was said of it is kept.
   const stop = () => fetch(`/api/chat/${id}/stop`, { method: 'POST' })
