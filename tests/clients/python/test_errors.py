@@ -42,18 +42,22 @@ def test_a_message_that_is_too_long_for_the_model_says_so_in_openais_words(provi
 
 
 @pytest.mark.parametrize("is_stream", [False, True])
-@pytest.mark.parametrize("is_in_session", [False, True])
-def test_a_provider_that_refuses_is_a_server_error(client, upstream, session, is_in_session, is_stream):
+def test_in_a_session_a_provider_that_refuses_is_a_server_error(client, upstream, session, is_stream):
     upstream.will(lambda call: call.refuse(400))
     with pytest.raises(openai.InternalServerError) as error:
-        client.chat.completions.create(**saying("hi", session if is_in_session else None, stream=is_stream))
+        client.chat.completions.create(**saying("hi", session, stream=is_stream))
     assert told(error) == ("server_error", "provider_error", None)
 
 
-def test_a_provider_that_is_asked_too_often_says_so_without_a_session(client, upstream):
-    upstream.will(lambda call: call.refuse(429, "slow down"))
-    with pytest.raises(openai.RateLimitError, match="slow down"):
-        client.chat.completions.create(**saying("hi"))
+@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize(
+    ("status", "kind"), [(400, openai.BadRequestError), (429, openai.RateLimitError), (500, openai.InternalServerError)]
+)
+def test_without_a_session_a_provider_refuses_in_its_own_words(client, upstream, status, kind, is_stream):
+    upstream.will(lambda call: call.refuse(status, "not like this"))
+    with pytest.raises(kind) as error:
+        client.chat.completions.create(**saying("hi", stream=is_stream))
+    assert "not like this" in error.value.message
 
 
 @pytest.mark.parametrize("is_in_session", [False, True])
