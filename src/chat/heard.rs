@@ -21,6 +21,20 @@ pub enum Heard {
     Text(String),
     /// More of what the model thinks before it answers.
     Reasoning(String),
+    /// A function is to be called; its arguments follow.
+    ToolCall {
+        /// The call's name.
+        id: String,
+        /// The function.
+        name: String,
+    },
+    /// More of a call's arguments.
+    ToolInput {
+        /// The call.
+        id: String,
+        /// The piece.
+        delta: String,
+    },
     /// All of it was heard.
     Finished {
         /// Why the model stopped.
@@ -66,7 +80,10 @@ impl Chat {
             let mut session = None;
             for frame in &frames {
                 match frame {
-                    Frame::Start { message_id } => reply = Some(message_id.clone()),
+                    Frame::Start { message_id, message_metadata } => {
+                        let own = message_metadata.message_id.as_ref();
+                        reply = Some(own.unwrap_or(message_id).clone());
+                    }
                     Frame::DataSession { data } => session = Some(data),
                     _ => {}
                 }
@@ -98,7 +115,7 @@ impl Chat {
         self.ensure_not_draining()?;
         let events = self.provider.stream(prompt).await?;
         let (waiting, ended) = (VecDeque::new(), Ended::default());
-        let asked = Asked { events, waiting, ended, _place: place };
+        let asked = Asked { events, waiting, calls: Vec::new(), ended, _place: place };
         let heard = stream::unfold(asked, Asked::next).boxed();
         Ok(Hearing { id: MessageId::generate(), session: None, heard })
     }
@@ -143,6 +160,7 @@ fn going_down() -> Error {
 enum Frame {
     Start {
         message_id: String,
+        message_metadata: StartMetadata,
     },
     DataSession {
         data: SessionData,
@@ -152,6 +170,14 @@ enum Frame {
     },
     ReasoningDelta {
         delta: String,
+    },
+    ToolInputStart {
+        tool_call_id: String,
+        tool_name: String,
+    },
+    ToolInputDelta {
+        tool_call_id: String,
+        input_text_delta: String,
     },
     Finish {
         finish_reason: FinishReason,
@@ -171,6 +197,14 @@ enum Frame {
 struct SessionData {
     session_id: String,
     user_message_id: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct StartMetadata {
+    /// The reply's own name, where it continues another.
+    #[serde(default)]
+    message_id: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -207,6 +241,12 @@ impl Listening {
             match frame {
                 Frame::TextDelta { delta } => return Some((Heard::Text(delta), self)),
                 Frame::ReasoningDelta { delta } => return Some((Heard::Reasoning(delta), self)),
+                Frame::ToolInputStart { tool_call_id: id, tool_name: name } => {
+                    return Some((Heard::ToolCall { id, name }, self));
+                }
+                Frame::ToolInputDelta { tool_call_id: id, input_text_delta: delta } => {
+                    return Some((Heard::ToolInput { id, delta }, self));
+                }
                 Frame::Finish { finish_reason: reason, message_metadata } => {
                     let FinishMetadata { model, usage } = message_metadata;
                     return Some(self.last(Heard::Finished { reason, model, usage }));
@@ -235,6 +275,8 @@ impl Listening {
 struct Asked {
     events: Events,
     waiting: VecDeque<Heard>,
+    /// The calls so far, as they are told apart and by their names.
+    calls: Vec<(u32, String)>,
     ended: Ended,
     _place: Slot,
 }
@@ -277,6 +319,15 @@ impl Asked {
         match event {
             Event::Text(text) => self.waiting.push_back(Heard::Text(text)),
             Event::Reasoning(text) => self.waiting.push_back(Heard::Reasoning(text)),
+            Event::ToolCall { index, id, name } => {
+                self.calls.push((index, id.clone()));
+                self.waiting.push_back(Heard::ToolCall { id, name });
+            }
+            Event::ToolInput { index, delta } => {
+                let known = self.calls.iter().rfind(|(known, _)| *known == index);
+                let told = known.map(|(_, id)| Heard::ToolInput { id: id.clone(), delta });
+                self.waiting.extend(told);
+            }
             Event::Usage(usage) => self.ended.usage = Some(usage),
             Event::Model(model) => self.ended.model = Some(model),
             Event::Finish(reason) => self.ended.reason = Some(reason),

@@ -16,6 +16,7 @@ mod join;
 mod journal;
 mod recovery;
 mod relay;
+mod results;
 mod run_turn;
 mod search;
 mod settle;

@@ -4,10 +4,13 @@
 import * as ai from "ai";
 import { fetchInTime } from "./support.mjs";
 
-/** A chat page on a session, with the messages it was opened with, on a version of the AI SDK. */
-export function openPage(url, id, messages = [], fetch = fetchInTime, sdk = ai) {
-  const transport = new sdk.DefaultChatTransport({ api: `${url}/api/chat`, fetch });
-  return new sdk.AbstractChat({ id, transport, state: new PageState(messages) });
+/**
+ * A chat page on a session, with the messages it was opened with, on a version of the AI SDK. `more`
+ * are further options of the chat; its `body` goes along with each request.
+ */
+export function openPage(url, id, messages = [], fetch = fetchInTime, { sdk = ai, body, ...more } = {}) {
+  const transport = new sdk.DefaultChatTransport({ api: `${url}/api/chat`, fetch, body });
+  return new sdk.AbstractChat({ id, transport, state: new PageState(messages), ...more });
 }
 
 /** The texts on the page. */

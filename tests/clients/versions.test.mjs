@@ -19,7 +19,7 @@ after(echoic.stop);
 
 for (const version of ["ai5-first", "ai5", "ai6-first", "ai", "ai7-first", "ai7"]) {
   const sdk = await import(version);
-  const open = (id, messages, fetch = fetchInTime) => openPage(echoic.url, `${version}-${id}`, messages, fetch, sdk);
+  const open = (id, messages, fetch = fetchInTime) => openPage(echoic.url, `${version}-${id}`, messages, fetch, { sdk });
   const history = (id) => echoic.api.messages(`${version}-${id}`, "format=ui");
 
   test(`${version}: a reply with its thoughts, one that is made again, and a message put anew`, async () => {

@@ -65,6 +65,7 @@ mod support;
 mod tickets;
 mod titles;
 mod token_counts;
+mod tools;
 mod tree;
 mod usage;
 mod v1_chat;
