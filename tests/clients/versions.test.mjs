@@ -7,10 +7,12 @@ import { openPage, shown } from "./page.mjs";
 import { fetchInTime, MODEL, start } from "./support.mjs";
 
 const PIXEL = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==";
+const WEATHER = { type: "function", function: { name: "weather", parameters: { type: "object" } } };
 const BEGINNING = "Es war einmal 你好, ";
 
 /** Lets the provider tell the rest of its reply. */
 let goOn;
+let calls = 0;
 
 const echoic = await start((provider) => {
   provider.mount("/v1/chat/completions", { handleRequest: answer });
@@ -19,7 +21,8 @@ after(echoic.stop);
 
 for (const version of ["ai5-first", "ai5", "ai6-first", "ai", "ai7-first", "ai7"]) {
   const sdk = await import(version);
-  const open = (id, messages, fetch = fetchInTime) => openPage(echoic.url, `${version}-${id}`, messages, fetch, { sdk });
+  const open = (id, messages, fetch = fetchInTime, more) =>
+    openPage(echoic.url, `${version}-${id}`, messages, fetch, { sdk, ...more });
   const history = (id) => echoic.api.messages(`${version}-${id}`, "format=ui");
 
   test(`${version}: a reply with its thoughts, one that is made again, and a message put anew`, async () => {
@@ -64,6 +67,24 @@ for (const version of ["ai5-first", "ai5", "ai6-first", "ai", "ai7-first", "ai7"
     assert.deepEqual(shown({ messages: await history("stopped") }), ["tale", BEGINNING]);
   });
 
+  test(`${version}: a tool is carried out on the page, and the reply goes on with its output`, async () => {
+    const page = open("tool", [], fetchInTime, {
+      body: { tools: [WEATHER] },
+      sendAutomaticallyWhen: sdk.lastAssistantMessageIsCompleteWithToolCalls,
+      onToolCall({ toolCall: { toolCallId, input } }) {
+        page.addToolOutput({ tool: "weather", toolCallId, output: `rain in ${input.city}` });
+      },
+    });
+    await page.sendMessage({ text: "weather" });
+    await until(() => page.status === "error" || (page.status === "ready" && shown(page)[1] !== ""));
+    assert.deepEqual([shown(page), page.error], [["weather", "So it is rain in Oslo."], undefined]);
+    const stored = await history("tool");
+    assert.deepEqual(await sdk.validateUIMessages({ messages: stored }), stored);
+    const outputs = ({ parts }) => parts.filter(({ state }) => state === "output-available").map(({ output }) => output);
+    assert.deepEqual(stored.map(outputs), [[], ["rain in Oslo"]]);
+    assert.deepEqual(page.messages.map(outputs), [[], ["rain in Oslo"]]);
+  });
+
   test(`${version}: pictures are kept, and a provider that fails is told`, async () => {
     const page = open("failed");
     const picture = { type: "file", mediaType: "image/png", url: PIXEL };
@@ -77,7 +98,7 @@ for (const version of ["ai5-first", "ai5", "ai6-first", "ai", "ai7-first", "ai7"
 
 /** Answers as OpenAI does. */
 async function answer(request, response) {
-  const asked = (await bodyOf(request)).messages.at(-1).content;
+  const { role, content: asked } = (await bodyOf(request)).messages.at(-1);
   const text = typeof asked === "string" ? asked : asked.map(({ text }) => text ?? "").join("");
   if (text === "refuse") {
     response.statusCode = 400;
@@ -89,13 +110,19 @@ async function answer(request, response) {
     response.write(`data: ${JSON.stringify(chunk)}\n\n`);
   };
   response.setHeader("content-type", "text/event-stream");
+  if (text === "weather") {
+    say({ delta: { tool_calls: [{ index: 0, id: `call_${calls++}`, type: "function", function: { name: "weather", arguments: '{"city":"Oslo"}' } }] } });
+    say({ delta: {}, finish_reason: "tool_calls" });
+    response.end("data: [DONE]\n\n");
+    return true;
+  }
   if (text === "ponder") say({ delta: { reasoning_content: "So, so." } });
   if (text === "tale") {
     say({ delta: { content: BEGINNING } });
     await new Promise((resolve) => (goOn = resolve));
     say({ delta: { content: "und alles wurde gut." } });
   } else {
-    say({ delta: { content: `You said ${text}.` } });
+    say({ delta: { content: role === "tool" ? `So it is ${text}.` : `You said ${text}.` } });
   }
   say({ delta: {}, finish_reason: "stop" });
   response.end("data: [DONE]\n\n");

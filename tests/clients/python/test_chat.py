@@ -153,6 +153,32 @@ def test_without_a_session_a_tool_is_called_and_its_result_goes_back(client, ups
     assert upstream.calls[1].request["messages"][-1] == result
 
 
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_in_a_session_tools_are_called_and_their_results_are_kept(client, upstream, session, stored, is_stream):
+    upstream.will(lambda call: call.tool_calls(("a", "weather", {"city": "Oslo"}), ("b", "weather", {"city": "Rome"})), "Rome.")
+    weather = {"type": "function", "function": {"name": "weather", "strict": True, "parameters": {"type": "object"}}}
+    body = saying("Where to?", session, tools=[weather])
+    if is_stream:
+        with client.chat.completions.stream(**body) as stream:
+            answer = stream.get_final_completion().choices[0]
+    else:
+        answer = client.chat.completions.create(**body).choices[0]
+    assert answer.finish_reason == "tool_calls"
+    asked = [(call.id, json.loads(call.function.arguments)["city"]) for call in answer.message.tool_calls]
+    assert asked == [("a", "Oslo"), ("b", "Rome")]
+
+    results = [{"role": "tool", "tool_call_id": id, "content": f"it rains in {city}"} for id, city in asked]
+    calls = [call.model_dump(include={"id", "type", "function"}) for call in answer.message.tool_calls]
+    body["messages"] += [{"role": "assistant", "content": None, "tool_calls": calls}, *results]
+    assert client.chat.completions.create(**body).choices[0].message.content == "Rome."
+    assert [role for role, _ in stored(session)] == ["user", "assistant", "tool", "assistant"]
+    told = upstream.calls[1].request["messages"][-2:]
+    assert [(result["tool_call_id"], result["content"]) for result in told] == [
+        ("a", "it rains in Oslo"),
+        ("b", "it rains in Rome"),
+    ]
+
+
 def test_the_asynchronous_library_speaks_with_several_sessions_at_once(server, upstream, session, stored):
     def echo(call):
         call.reply(f"You said {call.texts[-1]}")

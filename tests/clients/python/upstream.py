@@ -25,8 +25,17 @@ class Call:
     def text(self, content):
         self._chunk({"choices": [{"index": 0, "delta": {"content": content}, "finish_reason": None}]})
 
-    def finish(self):
-        self._chunk({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+    def tool_calls(self, *calls):
+        """Asks for calls of functions: pairs of an id, a name and arguments."""
+        told = [
+            {"index": index, "id": id, "type": "function", "function": {"name": name, "arguments": json.dumps(arguments)}}
+            for index, (id, name, arguments) in enumerate(calls)
+        ]
+        self._chunk({"choices": [{"index": 0, "delta": {"tool_calls": told}, "finish_reason": None}]})
+        self.finish("tool_calls")
+
+    def finish(self, reason="stop"):
+        self._chunk({"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]})
         self._chunk({"choices": [], "usage": USAGE})
         self._send(b"data: [DONE]\n\n")
         self._handler.wfile.write(b"0\r\n\r\n")
