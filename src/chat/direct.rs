@@ -7,8 +7,7 @@ use crate::clock;
 use crate::domain::quota::{Payer, cost};
 use crate::domain::{CallKind, Principal, SessionId, Status, TurnId, Usage};
 use crate::error::Result;
-use crate::provider::Prompt;
-use crate::provider::openai::usage_in;
+use crate::provider::{Prompt, usage_in};
 use crate::store::LedgerEntry;
 use std::sync::Arc;
 

@@ -11,6 +11,8 @@ pub mod guarded;
 pub mod openai;
 mod remote;
 
+pub use openai::usage_in;
+
 use crate::domain::further::Further;
 use crate::domain::image::Image;
 use crate::domain::message::FinishReason;
