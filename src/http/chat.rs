@@ -180,7 +180,18 @@ fn new_turn(api: &Api, who: Principal, body: ChatBody<'_>) -> Result<NewTurn> {
         || body.message.is_some_and(|message| message.get().starts_with('{'));
     let (session, wish) = if is_ai_sdk { ai_sdk(api, body)? } else { plain(api, body)? };
     let (idempotency, standing) = Default::default();
-    Ok(NewTurn { who, session, project_id, wish, settings, on_busy, idempotency, standing })
+    let earlier = Vec::new();
+    Ok(NewTurn {
+        who,
+        session,
+        project_id,
+        earlier,
+        wish,
+        settings,
+        on_busy,
+        idempotency,
+        standing,
+    })
 }
 
 /// `{"sessionId"?, "message": "text", "parts"?, …}`

@@ -69,3 +69,4 @@ mod tree;
 mod usage;
 mod v1_chat;
 mod v1_conversations;
+mod v1_responses;

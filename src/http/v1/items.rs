@@ -82,7 +82,7 @@ pub(in crate::http) struct ItemList {
 }
 
 impl ItemList {
-    fn new(data: Vec<Item>, has_more: bool) -> Self {
+    pub(super) fn new(data: Vec<Item>, has_more: bool) -> Self {
         let id = |item: Option<&Item>| item.map(|item| item.id.clone());
         let (first_id, last_id) = (id(data.first()), id(data.last()));
         Self { object: "list", data, first_id, last_id, has_more }
@@ -91,8 +91,8 @@ impl ItemList {
 
 /// A message that a client adds.
 pub(super) struct NewItem {
-    role: Role,
-    body: Body,
+    pub(super) role: Role,
+    pub(super) body: Body,
 }
 
 impl NewItem {
@@ -105,7 +105,8 @@ impl NewItem {
         items.into_iter().enumerate().map(read).collect()
     }
 
-    fn read(item: &RawValue, limit: usize) -> Result<Self> {
+    /// Reads one.
+    pub(super) fn read(item: &RawValue, limit: usize) -> Result<Self> {
         #[derive(Deserialize)]
         struct Incoming<'a> {
             #[serde(rename = "type", default)]
@@ -314,14 +315,15 @@ pub(in crate::http) async fn delete_item(
     Err(Error::invalid("item_id", "cannot be deleted: messages never go one by one"))
 }
 
-fn message_of(field: &'static str, item: &str) -> Result<MessageId, Invalid> {
+/// The message that an item's id names.
+pub(super) fn message_of(field: &'static str, item: &str) -> Result<MessageId, Invalid> {
     let wants = "must be an ID that begins with msg_";
     let id = item.strip_prefix(PREFIX).ok_or(Invalid::new(field, wants))?;
     MessageId::parse(field, id)
 }
 
 /// What it could include there is none of.
-fn ignore_include(query: &mut Query) {
+pub(super) fn ignore_include(query: &mut Query) {
     query.ignore("include");
     query.ignore("include[]");
 }

@@ -12,6 +12,7 @@ mod errors;
 pub(super) mod items;
 pub(super) mod models;
 mod request;
+pub(super) mod responses;
 
 pub(super) use errors::in_their_words;
 
