@@ -100,7 +100,8 @@ impl World {
             ..MemoryOptions::default()
         };
         let settings = Settings { memory: options, ..Settings::default() };
-        let incoming = Incoming { text: &asked, tokens: tokens::count(&asked), images: 0 };
+        let incoming =
+            Incoming { text: &asked, tokens: tokens::count(&asked), images: 0, beside: 0 };
         let mut plan = self.memory.plan(&settings, Some(incoming)).unwrap();
         plan.patience = None;
         let (id, role, images) = (None, Role::User, Vec::new());

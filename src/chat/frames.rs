@@ -11,6 +11,8 @@ use crate::domain::{MessageId, SessionId, TurnId, Usage};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serde_json::value::RawValue;
 use std::io::Write;
 
 /// One frame's content.
@@ -50,6 +52,26 @@ pub(super) enum Frame<'a> {
     ReasoningEnd {
         id: &'a str,
     },
+    ToolInputStart {
+        tool_call_id: &'a str,
+        tool_name: &'a str,
+    },
+    ToolInputDelta {
+        tool_call_id: &'a str,
+        input_text_delta: &'a str,
+    },
+    ToolInputAvailable {
+        tool_call_id: &'a str,
+        tool_name: &'a str,
+        input: &'a RawValue,
+    },
+    /// The arguments are not JSON.
+    ToolInputError {
+        tool_call_id: &'a str,
+        tool_name: &'a str,
+        input: &'a RawValue,
+        error_text: &'a str,
+    },
     FinishStep,
     Finish {
         finish_reason: FinishReason,
@@ -67,6 +89,9 @@ pub(super) enum Frame<'a> {
 pub(super) struct StartMetadata<'a> {
     pub(super) turn_id: &'a TurnId,
     pub(super) session_id: &'a SessionId,
+    /// The reply's own name, where the frame bears the name of the one that it continues.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) message_id: Option<&'a MessageId>,
 }
 
 #[derive(Debug, Serialize)]
@@ -198,7 +223,7 @@ impl Cursor {
 
 /// A frame read back, as far as it matters to what was said.
 #[derive(Debug, Deserialize)]
-#[serde(tag = "type", rename_all = "kebab-case")]
+#[serde(tag = "type", rename_all = "kebab-case", rename_all_fields = "camelCase")]
 pub(super) enum Said {
     TextStart {
         id: String,
@@ -214,6 +239,12 @@ pub(super) enum Said {
     },
     TextEnd,
     ReasoningEnd,
+    #[serde(alias = "tool-input-error")]
+    ToolInputAvailable {
+        tool_call_id: String,
+        tool_name: String,
+        input: Value,
+    },
     #[serde(other)]
     Other,
 }

@@ -21,6 +21,20 @@ pub enum Heard {
     Text(String),
     /// More of what the model thinks before it answers.
     Reasoning(String),
+    /// A function is to be called; its arguments follow.
+    ToolCall {
+        /// The call's name.
+        id: String,
+        /// The function.
+        name: String,
+    },
+    /// More of a call's arguments.
+    ToolInput {
+        /// The call.
+        id: String,
+        /// The piece.
+        delta: String,
+    },
     /// All of it was heard.
     Finished {
         /// Why the model stopped.
@@ -73,7 +87,8 @@ impl Chat {
             for frame in &frames {
                 match frame {
                     Frame::Start { message_id, message_metadata } => {
-                        reply = Some(message_id.clone());
+                        let own = message_metadata.message_id.as_ref();
+                        reply = Some(own.unwrap_or(message_id).clone());
                         turn = Some(TurnId::trusted(message_metadata.turn_id.as_str()));
                     }
                     Frame::DataSession { data } => session = Some(data),
@@ -100,7 +115,7 @@ impl Chat {
         self.ensure_not_draining()?;
         let events = self.provider.stream(prompt).await?;
         let (waiting, ended) = (VecDeque::new(), Ended::default());
-        let asked = Asked { events, waiting, ended, _place: place };
+        let asked = Asked { events, waiting, calls: Vec::new(), ended, _place: place };
         let heard = stream::unfold(asked, Asked::next).boxed();
         let id = MessageId::generate();
         Ok(Hearing { id, session: None, turn: None, question: None, heard })
@@ -160,6 +175,14 @@ enum Frame {
     ReasoningDelta {
         delta: String,
     },
+    ToolInputStart {
+        tool_call_id: String,
+        tool_name: String,
+    },
+    ToolInputDelta {
+        tool_call_id: String,
+        input_text_delta: String,
+    },
     Finish {
         finish_reason: FinishReason,
         #[serde(default)]
@@ -175,15 +198,18 @@ enum Frame {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct StartMetadata {
-    turn_id: String,
+struct SessionData {
+    session_id: String,
+    user_message_id: String,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct SessionData {
-    session_id: String,
-    user_message_id: String,
+struct StartMetadata {
+    turn_id: String,
+    /// The reply's own name, where it continues another.
+    #[serde(default)]
+    message_id: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -243,6 +269,12 @@ impl Listening {
             match frame {
                 Frame::TextDelta { delta } => return Some((Heard::Text(delta), self)),
                 Frame::ReasoningDelta { delta } => return Some((Heard::Reasoning(delta), self)),
+                Frame::ToolInputStart { tool_call_id: id, tool_name: name } => {
+                    return Some((Heard::ToolCall { id, name }, self));
+                }
+                Frame::ToolInputDelta { tool_call_id: id, input_text_delta: delta } => {
+                    return Some((Heard::ToolInput { id, delta }, self));
+                }
                 Frame::Finish { finish_reason: reason, message_metadata } => {
                     let FinishMetadata { model, usage } = message_metadata;
                     return Some(self.last(Heard::Finished { reason, model, usage }));
@@ -268,6 +300,8 @@ impl Listening {
 struct Asked {
     events: Events,
     waiting: VecDeque<Heard>,
+    /// The calls so far, as they are told apart and by their names.
+    calls: Vec<(u32, String)>,
     ended: Ended,
     _place: Slot,
 }
@@ -310,6 +344,15 @@ impl Asked {
         match event {
             Event::Text(text) => self.waiting.push_back(Heard::Text(text)),
             Event::Reasoning(text) => self.waiting.push_back(Heard::Reasoning(text)),
+            Event::ToolCall { index, id, name } => {
+                self.calls.push((index, id.clone()));
+                self.waiting.push_back(Heard::ToolCall { id, name });
+            }
+            Event::ToolInput { index, delta } => {
+                let known = self.calls.iter().rfind(|(known, _)| *known == index);
+                let told = known.map(|(_, id)| Heard::ToolInput { id: id.clone(), delta });
+                self.waiting.extend(told);
+            }
             Event::Usage(usage) => self.ended.usage = Some(usage),
             Event::Model(model) => self.ended.model = Some(model),
             Event::Finish(reason) => self.ended.reason = Some(reason),

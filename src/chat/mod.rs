@@ -17,6 +17,7 @@ mod journal;
 mod recovery;
 mod relay;
 mod responses;
+mod results;
 mod run_turn;
 mod search;
 mod settle;

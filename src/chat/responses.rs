@@ -10,6 +10,7 @@ use super::transcript::{Opening, replay};
 use crate::clock;
 use crate::domain::message::FinishReason;
 use crate::domain::principal::Access;
+use crate::domain::tool;
 use crate::domain::{Principal, SessionId, Usage};
 use crate::error::{Error, Kind, Result};
 use crate::store::StoredResponse;
@@ -95,8 +96,11 @@ impl Chat {
             return Ok(Reader::of(log.concat().into()));
         }
         let reply = self.store.message(who, id, &response.reply_id).await?;
+        let asked = self.store.message(who, id, &response.question_id).await?;
+        let continues = tool::continued(&asked.parts);
         let opening = Opening {
             message_id: &reply.id,
+            continues: continues.as_ref(),
             session_id: id,
             title: &session.title,
             user_message_id: &response.question_id,
@@ -129,6 +133,10 @@ enum Taped {
     Text(String),
     #[serde(rename = "r")]
     Reasoning(String),
+    #[serde(rename = "call")]
+    ToolCall(String, String),
+    #[serde(rename = "c")]
+    ToolInput(String, String),
     #[serde(rename = "end")]
     Finished { reason: FinishReason, model: Option<String>, usage: Option<Usage> },
     #[serde(rename = "stopped")]
@@ -142,6 +150,8 @@ fn taped(heard: Heard) -> Option<Taped> {
     Some(match heard {
         Heard::Text(text) => Taped::Text(text),
         Heard::Reasoning(text) => Taped::Reasoning(text),
+        Heard::ToolCall { id, name } => Taped::ToolCall(id, name),
+        Heard::ToolInput { id, delta } => Taped::ToolInput(id, delta),
         Heard::Finished { reason, model, usage } => Taped::Finished { reason, model, usage },
         Heard::Stopped => Taped::Stopped,
         Heard::Failed(error) if error.kind == Kind::ShuttingDown => return None,
@@ -157,6 +167,8 @@ impl From<Taped> for Heard {
         match taped {
             Taped::Text(text) => Self::Text(text),
             Taped::Reasoning(text) => Self::Reasoning(text),
+            Taped::ToolCall(id, name) => Self::ToolCall { id, name },
+            Taped::ToolInput(id, delta) => Self::ToolInput { id, delta },
             Taped::Finished { reason, model, usage } => Self::Finished { reason, model, usage },
             Taped::Stopped => Self::Stopped,
             Taped::Failed { code, message } => {

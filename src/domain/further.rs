@@ -1,6 +1,7 @@
 //! What a request asks of a reply beside a session's settings.
 
-use serde::{Serialize, Serializer};
+use super::Invalid;
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
@@ -38,6 +39,30 @@ impl Further {
     pub fn or(self, under: Self) -> Self {
         if self.is_empty() { under } else { self }
     }
+}
+
+/// Refuses tools that are no functions: others run at their vendor, whose words for them differ.
+pub fn ensure_functions(field: &'static str, tools: Option<&RawValue>) -> Result<(), Invalid> {
+    #[derive(Deserialize)]
+    struct Tool {
+        #[serde(rename = "type")]
+        kind: String,
+        function: Function,
+    }
+    #[derive(Deserialize)]
+    struct Function {
+        name: String,
+    }
+    let Some(tools) = tools else { return Ok(()) };
+    let wants = || {
+        Invalid::new(
+            field,
+            "must be a list of {\"type\": \"function\", \"function\": {\"name\", \"description\"?, \"parameters\"?}}",
+        )
+    };
+    let tools: Option<Vec<Tool>> = serde_json::from_str(tools.get()).map_err(|_| wants())?;
+    let is_function = |tool: &Tool| tool.kind == "function" && !tool.function.name.is_empty();
+    if tools.unwrap_or_default().iter().all(is_function) { Ok(()) } else { Err(wants()) }
 }
 
 impl PartialEq for Further {

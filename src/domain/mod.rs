@@ -19,6 +19,7 @@ pub mod session;
 pub mod text;
 pub mod time;
 pub mod title;
+pub mod tool;
 pub mod turn;
 pub mod usage;
 mod words;

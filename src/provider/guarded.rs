@@ -199,7 +199,8 @@ impl Watch {
 
 /// Whether the model has begun, or is done already.
 const fn is_answer(event: &Event) -> bool {
-    matches!(event, Event::Text(_) | Event::Reasoning(_) | Event::Finish(_))
+    use Event::{Finish, Reasoning, Text, ToolCall, ToolInput};
+    matches!(event, Text(_) | Reasoning(_) | ToolCall { .. } | ToolInput { .. } | Finish(_))
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! LLM endpoints: what a turn asks of one, and what comes back.
 //!
 //! Implementations: [`openai`] for everything that speaks Chat Completions, [`anthropic`] for the
-//! Messages API, [`demo`] for when there is nothing else. [`guarded`] puts patience around any of them. What every implementation must
-//! do is written down in `tests/it/provider_contract.rs`.
+//! Messages API, [`demo`] for when there is nothing else. [`guarded`] puts patience around any of
+//! them. What every implementation must do is written down in `tests/it/provider_contract.rs`.
 
 pub mod anthropic;
 pub mod demo;
@@ -14,6 +14,7 @@ mod remote;
 use crate::domain::further::Further;
 use crate::domain::image::Image;
 use crate::domain::message::FinishReason;
+use crate::domain::tool::{ToolCall, ToolResult};
 use crate::domain::{Role, Usage};
 use crate::error::{Error, Kind};
 use async_trait::async_trait;
@@ -52,12 +53,17 @@ pub struct PromptMessage {
     pub content: Arc<str>,
     /// The pictures that go with it.
     pub images: Vec<Image>,
+    /// The functions that a reply called. The message behind it holds a result for each.
+    pub calls: Vec<ToolCall>,
+    /// What came of the calls before it; of the role `tool` these are all that is told.
+    pub results: Vec<ToolResult>,
 }
 
 impl PromptMessage {
     /// A message of nothing but text.
     pub fn text(role: Role, content: impl Into<Arc<str>>) -> Self {
-        Self { role, content: content.into(), images: Vec::new() }
+        let (images, calls, results) = Default::default();
+        Self { role, content: content.into(), images, calls, results }
     }
 }
 
@@ -68,6 +74,22 @@ pub enum Event {
     Text(String),
     /// More of what the model thinks before it answers.
     Reasoning(String),
+    /// A function is to be called; its arguments follow.
+    ToolCall {
+        /// Tells the calls of one reply apart.
+        index: u32,
+        /// The call's name.
+        id: String,
+        /// The function.
+        name: String,
+    },
+    /// More of a call's arguments, which are JSON once all of them are here.
+    ToolInput {
+        /// The call, which was told of before.
+        index: u32,
+        /// The piece.
+        delta: String,
+    },
     /// What the reply cost. May come more than once; the last counts.
     Usage(Usage),
     /// The model stopped by itself. A stream that ends without this was cut off.

@@ -148,7 +148,7 @@ pub struct Remembered {
     /// ([`PROMPT_SHARE`](crate::domain::message::PROMPT_SHARE)) included. The same for every reader,
     /// so that all of them can cut a path at the same places.
     pub path_tokens: u64,
-    /// Its parts, if a user sent it and there was room for them; else none.
+    /// Its parts, if there was room for them; those of a reply only if it ended with function calls.
     pub parts: Parts,
     /// When it was written.
     pub created_at: Timestamp,
@@ -182,7 +182,8 @@ pub trait MessageStore: Send + Sync {
     ) -> Result<MessagePage>;
 
     /// The path that ends with the message `last`, newest first, as far as the bounds allow,
-    /// without messages that have neither text nor, for this reader, parts. Its cost depends on the bounds, not on the session.
+    /// without messages that have neither text nor, for this reader, parts. Its cost depends on the
+    /// bounds, not on the session.
     async fn tail(
         &self,
         session: &SessionId,

@@ -181,7 +181,7 @@ async fn credentials_are_never_shown_and_a_prompt_that_is_too_long_is_told_apart
     assert_eq!(error.fault, Fault::ContextTooLong);
 }
 
-async fn server() -> Server {
+pub async fn server() -> Server {
     let upstream = Upstream::start().await;
     let url = format!("--anthropic-base-url={}", upstream.base_url);
     let flags = ["--provider=anthropic", "--anthropic-api-key=sk-ant-secret", &url];

@@ -32,6 +32,7 @@ impl Head {
 pub(super) async fn whole(mut hearing: Hearing, model: String) -> Result<Value> {
     let mut head = Head::new(&hearing.id, model);
     let (mut content, mut reasoning) = (String::new(), String::new());
+    let mut calls: Vec<(String, String, String)> = Vec::new();
     while let Some(heard) = hearing.heard.next().await {
         let (reason, usage) = match heard {
             Heard::Text(text) => {
@@ -40,6 +41,15 @@ pub(super) async fn whole(mut hearing: Hearing, model: String) -> Result<Value> 
             }
             Heard::Reasoning(text) => {
                 reasoning.push_str(&text);
+                continue;
+            }
+            Heard::ToolCall { id, name } => {
+                calls.push((id, name, String::new()));
+                continue;
+            }
+            Heard::ToolInput { id, delta } => {
+                let call = calls.iter_mut().rfind(|(known, ..)| *known == id);
+                call.into_iter().for_each(|(.., arguments)| arguments.push_str(&delta));
                 continue;
             }
             Heard::Stopped => return Err(stopped()),
@@ -52,6 +62,13 @@ pub(super) async fn whole(mut hearing: Hearing, model: String) -> Result<Value> 
         let mut message = json!({"role": "assistant", "content": content, "refusal": null});
         if !reasoning.is_empty() {
             message["reasoning_content"] = reasoning.into();
+        }
+        if !calls.is_empty() {
+            let calls = calls.iter().map(|(id, name, arguments)| call(id, name, arguments));
+            message["tool_calls"] = calls.collect();
+            if content.is_empty() {
+                message["content"] = Value::Null;
+            }
         }
         let choice = json!({
             "index": 0, "message": message, "logprobs": null, "finish_reason": finish_reason(reason),
@@ -69,6 +86,8 @@ pub(super) struct Chunks {
     heard: BoxStream<'static, Heard>,
     waiting: VecDeque<Bytes>,
     head: Head,
+    /// The names of the calls so far.
+    calls: Vec<String>,
     includes_usage: bool,
     is_over: bool,
 }
@@ -85,6 +104,7 @@ impl Chunks {
             head: Head::new(&hearing.id, model),
             heard: hearing.heard,
             waiting: VecDeque::new(),
+            calls: Vec::new(),
             includes_usage,
             is_over: false,
         };
@@ -104,6 +124,17 @@ impl Chunks {
         match heard {
             Heard::Text(text) => self.delta(json!({"content": text})),
             Heard::Reasoning(text) => self.delta(json!({"reasoning_content": text})),
+            Heard::ToolCall { id, name } => {
+                let mut call = call(&id, &name, "");
+                call["index"] = self.calls.len().into();
+                self.calls.push(id);
+                self.delta(json!({"tool_calls": [call]}));
+            }
+            Heard::ToolInput { id, delta } => {
+                let index = self.calls.iter().rposition(|known| *known == id);
+                let more = json!({"index": index, "function": {"arguments": delta}});
+                self.delta(json!({"tool_calls": [more]}));
+            }
             Heard::Finished { reason, model, usage } => {
                 if let Some(model) = model {
                     self.head.model = model;
@@ -156,6 +187,10 @@ impl Pieces for Chunks {
         }
         self.waiting.pop_front()
     }
+}
+
+fn call(id: &str, name: &str, arguments: &str) -> Value {
+    json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}})
 }
 
 fn choice(delta: Value, finish_reason: Value) -> Value {

@@ -82,7 +82,7 @@ pub(in crate::http) struct ItemList {
 }
 
 impl ItemList {
-    pub(super) fn new(data: Vec<Item>, has_more: bool) -> Self {
+    fn new(data: Vec<Item>, has_more: bool) -> Self {
         let id = |item: Option<&Item>| item.map(|item| item.id.clone());
         let (first_id, last_id) = (id(data.first()), id(data.last()));
         Self { object: "list", data, first_id, last_id, has_more }
@@ -315,8 +315,7 @@ pub(in crate::http) async fn delete_item(
     Err(Error::invalid("item_id", "cannot be deleted: messages never go one by one"))
 }
 
-/// The message that an item's id names.
-pub(super) fn message_of(field: &'static str, item: &str) -> Result<MessageId, Invalid> {
+fn message_of(field: &'static str, item: &str) -> Result<MessageId, Invalid> {
     let wants = "must be an ID that begins with msg_";
     let id = item.strip_prefix(PREFIX).ok_or(Invalid::new(field, wants))?;
     MessageId::parse(field, id)

@@ -3,10 +3,11 @@
 
 use super::content::Content;
 use crate::chat::{Prompt, PromptMessage, Wish};
-use crate::domain::further::Further;
+use crate::domain::further::{Further, ensure_functions};
 use crate::domain::image::images;
 use crate::domain::message::Body;
 use crate::domain::session::Settings;
+use crate::domain::tool::{NewResult, ToolCall, ToolResult};
 use crate::domain::{Invalid, MessageType, Role};
 use crate::error::{Error, Result};
 use crate::http::Api;
@@ -30,8 +31,8 @@ const OURS: &[&str] = &[
     "top_p",
     "max_tokens",
     "max_completion_tokens",
-    "tools",
     "functions",
+    "function_call",
     "logprobs",
     "top_logprobs",
     "audio",
@@ -137,14 +138,19 @@ impl<'a> Request<'a> {
         let Some(last) = messages.last() else {
             return Err(Error::invalid("messages", "must hold at least one message"));
         };
+        if last.role == "tool" {
+            let (results, limit) = (results(&messages)?, api.limits.message);
+            return Ok(Wish::Return { results, of: None, limit });
+        }
         if last.role != "user" {
-            let wants = "must end with a message of the role user where they go to a session";
+            let wants =
+                "must end with a message of the role user, or of tools, where they go to a session";
             return Err(Error::invalid("messages", wants));
         }
         let Content { text, parts } = last.content(messages.len() - 1)?;
         let body = Body::parse("messages", text, parts, MessageType::Text, api.limits.message)?;
         let (parent, on_known) = (Parent::Head, OnKnownId::Refuse);
-        Ok(Wish::Say { body, client_message_id: None, parent, on_known })
+        Ok(Wish::Say { role: Role::User, body, client_message_id: None, parent, on_known })
     }
 
     /// All of it, for a provider that does not speak Chat Completions.
@@ -154,13 +160,20 @@ impl<'a> Request<'a> {
             let role = match message.role.as_str() {
                 "system" | "developer" => Role::System,
                 "user" => Role::User,
-                "assistant" if !message.calls_tools() => Role::Assistant,
-                "assistant" | "tool" | "function" => return Err(no_tools("messages")),
+                "assistant" => Role::Assistant,
+                "tool" => Role::Tool,
                 _ => return Err(unknown_role(index)),
             };
             let Content { text, parts } = message.content(index)?;
             let images = images(&parts);
-            messages.push(PromptMessage { role, content: text.into(), images });
+            let calls = message.calls(index)?;
+            let result = message.tool_call_id.clone().filter(|_| role == Role::Tool);
+            let results = result.map(|call_id| {
+                let (output, is_error) = (text.clone(), false);
+                ToolResult { call_id, output, is_error }
+            });
+            let results = results.into_iter().collect();
+            messages.push(PromptMessage { role, content: text.into(), images, calls, results });
         }
         if messages.is_empty() {
             return Err(Error::invalid("messages", "must hold at least one message"));
@@ -179,12 +192,11 @@ impl<'a> Request<'a> {
 
     /// Refuses what a reply that passes through this server cannot hold.
     pub(super) fn ensure_plain(&self) -> Result<()> {
-        for name in ["tools", "functions"] {
-            let tools: Option<Vec<&RawValue>> = self.get(name, "must be a list")?;
-            if tools.is_some_and(|tools| !tools.is_empty()) {
-                return Err(no_tools(name));
-            }
+        let old: Option<Vec<&RawValue>> = self.get("functions", "must be a list")?;
+        if old.is_some_and(|functions| !functions.is_empty()) {
+            return Err(Error::invalid("functions", "must be left out: tools took its place"));
         }
+        ensure_functions("tools", self.fields.get("tools").copied())?;
         if self.get::<u64>("n", "must be a whole number")?.is_some_and(|n| n != 1) {
             return Err(Error::invalid("n", "must be 1: a session has one reply at a time"));
         }
@@ -230,15 +242,37 @@ struct Message<'a> {
     role: String,
     #[serde(borrow, default)]
     content: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    tool_calls: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    function_call: Option<&'a RawValue>,
+    #[serde(default)]
+    tool_calls: Option<Vec<Call>>,
+    tool_call_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Call {
+    id: String,
+    function: Function,
+}
+
+#[derive(Deserialize)]
+struct Function {
+    name: String,
+    arguments: String,
 }
 
 impl Message<'_> {
-    fn calls_tools(&self) -> bool {
-        self.tool_calls.is_some() || self.function_call.is_some()
+    /// The functions that it called.
+    fn calls(&self, index: usize) -> Result<Vec<ToolCall>> {
+        let calls = self.tool_calls.iter().flatten();
+        if self.role != "assistant" && self.tool_calls.is_some() {
+            let field = format!("messages[{index}].tool_calls");
+            return Err(Error::invalid(field, "must be in a message of the role assistant"));
+        }
+        let call = |call: &Call| ToolCall {
+            id: call.id.clone(),
+            name: call.function.name.clone(),
+            input: call.function.arguments.clone(),
+        };
+        Ok(calls.map(call).collect())
     }
 
     /// What it says; `index` is where the message stands.
@@ -252,11 +286,16 @@ impl Message<'_> {
     }
 }
 
-fn no_tools(field: &'static str) -> Error {
-    Error::invalid(
-        field,
-        "must be without tools here: they are only handed on, without a session, to a provider that speaks Chat Completions",
-    )
+/// What the messages of tools at the end of a list say.
+fn results(messages: &[Message<'_>]) -> Result<Vec<NewResult>> {
+    let begin = messages.iter().rposition(|message| message.role != "tool").map_or(0, |at| at + 1);
+    let mut results = Vec::new();
+    for (index, message) in messages.iter().enumerate().skip(begin) {
+        let output = to_raw_value(&message.content(index)?.text).map_err(Error::internal)?;
+        let call = message.tool_call_id.clone().unwrap_or_default();
+        results.push(NewResult::parse("messages", call, output, false)?);
+    }
+    Ok(results)
 }
 
 fn unknown_role(index: usize) -> Error {

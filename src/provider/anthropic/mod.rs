@@ -5,6 +5,7 @@
 
 mod reply;
 mod request;
+mod tools;
 
 use super::remote::{self, failure};
 use super::{Events, Fault, Model, Prompt, Provider, ProviderError};

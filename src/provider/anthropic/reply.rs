@@ -8,10 +8,11 @@ use crate::provider::{Event, Fault, ProviderError};
 use serde::Deserialize;
 use serde_json::Value;
 
-/// The dialect, and what a reply has cost so far.
+/// The dialect, what a reply has cost so far, and which of its blocks are calls.
 #[derive(Default)]
 pub(super) struct Messages {
     cost: Cost,
+    calls: Vec<u32>,
 }
 
 #[derive(Deserialize)]
@@ -21,9 +22,13 @@ enum Told {
         message: Begun,
     },
     ContentBlockStart {
+        #[serde(default)]
+        index: u32,
         content_block: Block,
     },
     ContentBlockDelta {
+        #[serde(default)]
+        index: u32,
         delta: Block,
     },
     MessageDelta {
@@ -70,6 +75,17 @@ enum Block {
     Thinking {
         #[serde(default)]
         thinking: String,
+    },
+    ToolUse {
+        id: String,
+        name: String,
+        /// All of it in a whole reply; in a stream the pieces come behind.
+        #[serde(default)]
+        input: Value,
+    },
+    InputJsonDelta {
+        #[serde(default)]
+        partial_json: String,
     },
     #[serde(other)]
     Other,
@@ -129,8 +145,8 @@ impl Dialect for Messages {
     ) -> Result<bool, ProviderError> {
         match told(data, key)? {
             Told::MessageStart { message } => self.cost.update(message.usage),
-            Told::ContentBlockStart { content_block: block }
-            | Told::ContentBlockDelta { delta: block } => push(events, block),
+            Told::ContentBlockStart { index, content_block: block }
+            | Told::ContentBlockDelta { index, delta: block } => self.push(events, index, block),
             Told::MessageDelta { delta, usage } => {
                 self.cost.update(usage);
                 if let Some(reason) = delta.stop_reason {
@@ -152,10 +168,38 @@ impl Dialect for Messages {
             _ => return Err(unreadable()),
         };
         let mut events = Vec::new();
-        content.into_iter().for_each(|block| push(&mut events, block));
+        (0..).zip(content).for_each(|(index, block)| self.push(&mut events, index, block));
         events.push(Event::Usage(usage.usage()));
         events.extend(stop_reason.map(|reason| Event::Finish(finish_reason(&reason))));
         Ok(events)
+    }
+}
+
+impl Messages {
+    /// Deltas that arrive together are one.
+    fn push(&mut self, events: &mut Vec<Event>, index: u32, block: Block) {
+        match (events.last_mut(), block) {
+            (_, Block::Other) => {}
+            (_, Block::Text { text } | Block::Thinking { thinking: text }) if text.is_empty() => {}
+            (Some(Event::Text(so_far)), Block::Text { text }) => so_far.push_str(&text),
+            (Some(Event::Reasoning(so_far)), Block::Thinking { thinking }) => {
+                so_far.push_str(&thinking);
+            }
+            (_, Block::Text { text }) => events.push(Event::Text(text)),
+            (_, Block::Thinking { thinking }) => events.push(Event::Reasoning(thinking)),
+            (_, Block::ToolUse { id, name, input }) => {
+                self.calls.push(index);
+                events.push(Event::ToolCall { index, id, name });
+                if input.as_object().is_some_and(|input| !input.is_empty()) {
+                    events.push(Event::ToolInput { index, delta: input.to_string() });
+                }
+            }
+            (_, Block::InputJsonDelta { partial_json: delta }) => {
+                if !delta.is_empty() && self.calls.contains(&index) {
+                    events.push(Event::ToolInput { index, delta });
+                }
+            }
+        }
     }
 }
 
@@ -168,20 +212,6 @@ fn told(data: &[u8], key: Option<&str>) -> Result<Told, ProviderError> {
             None => unreadable(),
         }
     })
-}
-
-/// Deltas that arrive together are one.
-fn push(events: &mut Vec<Event>, block: Block) {
-    match (events.last_mut(), block) {
-        (_, Block::Other) => {}
-        (_, Block::Text { text } | Block::Thinking { thinking: text }) if text.is_empty() => {}
-        (Some(Event::Text(so_far)), Block::Text { text }) => so_far.push_str(&text),
-        (Some(Event::Reasoning(so_far)), Block::Thinking { thinking }) => {
-            so_far.push_str(&thinking);
-        }
-        (_, Block::Text { text }) => events.push(Event::Text(text)),
-        (_, Block::Thinking { thinking }) => events.push(Event::Reasoning(thinking)),
-    }
 }
 
 fn finish_reason(word: &str) -> FinishReason {

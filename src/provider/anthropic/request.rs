@@ -4,6 +4,7 @@
 //! tokens in any case, a user's message first, no empty text, and marks at which it keeps the
 //! prompt's beginning in its cache.
 
+use super::tools::{self, Tool, ToolChoice};
 use crate::domain::Role;
 use crate::domain::further::Further;
 use crate::domain::image::Image;
@@ -40,6 +41,10 @@ struct Request<'a> {
     stop_sequences: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     output_config: Option<OutputConfig<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tools: Vec<Tool<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tool_choice: Option<ToolChoice>,
 }
 
 #[derive(Serialize)]
@@ -78,8 +83,23 @@ struct Block<'a> {
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum Content<'a> {
-    Text { text: Cow<'a, str> },
-    Image { source: Source<'a> },
+    Text {
+        text: Cow<'a, str>,
+    },
+    Image {
+        source: Source<'a>,
+    },
+    ToolUse {
+        id: &'a str,
+        name: &'a str,
+        input: Box<RawValue>,
+    },
+    ToolResult {
+        tool_use_id: &'a str,
+        content: &'a str,
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        is_error: bool,
+    },
 }
 
 #[derive(Serialize)]
@@ -118,6 +138,8 @@ pub(super) fn body(prompt: &Prompt) -> Vec<u8> {
         top_p: prompt.top_p.filter(|_| prompt.temperature.is_none()),
         stop_sequences: stop_sequences(&prompt.further),
         output_config: output_config(&prompt.further),
+        tools: tools::offered(&prompt.further),
+        tool_choice: tools::choice(&prompt.further),
     };
     // Strings and finite numbers always have a JSON form.
     serde_json::to_vec(&request).unwrap_or_default()
@@ -196,9 +218,21 @@ fn blocks(message: &PromptMessage) -> (Speaker, Vec<Block<'_>>) {
         Role::System => (Speaker::User, format!("<system>\n{text}\n</system>").into()),
         Role::User | Role::Tool => (Speaker::User, Cow::from(text)),
     };
-    let text = (!text.trim().is_empty()).then(|| Block::text(text));
+    let is_told = !text.trim().is_empty() && message.role != Role::Tool;
+    let text = is_told.then(|| Block::text(text));
     let pictures = message.images.iter().filter_map(picture);
-    (role, text.into_iter().chain(pictures).collect())
+    let calls = message.calls.iter().map(|call| Content::ToolUse {
+        id: &call.id,
+        name: &call.name,
+        input: tools::input(&call.input),
+    });
+    let results = message.results.iter().map(|result| Content::ToolResult {
+        tool_use_id: &result.call_id,
+        content: &result.output,
+        is_error: result.is_error,
+    });
+    let tools = calls.chain(results).map(|content| Block { content, cache_control: None });
+    (role, text.into_iter().chain(pictures).chain(tools).collect())
 }
 
 /// `None` for a kind of picture that is refused, which would refuse the whole prompt.

@@ -116,7 +116,7 @@ impl Provider for Endpoint {
 
     async fn stream(&self, prompt: &Prompt) -> Result<Events, ProviderError> {
         let body = wire::request(prompt, self.is_official, self.sends_cache_key);
-        remote::reply(self.ask(body), ChatCompletions, self.key.clone()).await
+        remote::reply(self.ask(body), ChatCompletions::default(), self.key.clone()).await
     }
 }
 

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use std::fmt;
+use uuid::Uuid;
 
 #[derive(Serialize)]
 struct Request<'a> {
@@ -42,7 +43,12 @@ struct Request<'a> {
 #[derive(Serialize)]
 struct Message<'a> {
     role: Role,
-    content: Content<'a>,
+    /// Null beside calls alone.
+    content: Option<Content<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tool_calls: Vec<Call<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tool_call_id: Option<&'a str>,
 }
 
 /// Text alone stays a string: many servers know no list of parts.
@@ -60,16 +66,47 @@ enum ContentPart<'a> {
     ImageUrl { image_url: &'a Image },
 }
 
-impl<'a> From<&'a PromptMessage> for Message<'a> {
-    fn from(message: &'a PromptMessage) -> Self {
-        let PromptMessage { role, content, images } = message;
-        if images.is_empty() {
-            return Self { role: *role, content: Content::Text(content) };
-        }
+#[derive(Serialize)]
+struct Call<'a> {
+    id: &'a str,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    function: Function<'a>,
+}
+
+#[derive(Serialize)]
+struct Function<'a> {
+    name: &'a str,
+    arguments: &'a str,
+}
+
+/// One message of ours; of several results, each is a message of theirs.
+fn messages(message: &PromptMessage) -> Vec<Message<'_>> {
+    let PromptMessage { role, content, images, calls, results } = message;
+    let said =
+        |content| Message { role: *role, content, tool_calls: Vec::new(), tool_call_id: None };
+    if *role == Role::Tool {
+        let told = results.iter().map(|result| Message {
+            tool_call_id: Some(&result.call_id),
+            ..said(Some(Content::Text(&result.output)))
+        });
+        return told.collect();
+    }
+    let tool_calls = calls.iter().map(|call| Call {
+        id: &call.id,
+        kind: "function",
+        function: Function { name: &call.name, arguments: &call.input },
+    });
+    let tool_calls: Vec<_> = tool_calls.collect();
+    let content = if images.is_empty() {
+        let is_silent = content.is_empty() && !tool_calls.is_empty();
+        (!is_silent).then_some(Content::Text(content))
+    } else {
         let text = (!content.is_empty()).then_some(ContentPart::Text { text: content });
         let images = images.iter().map(|image_url| ContentPart::ImageUrl { image_url });
-        Self { role: *role, content: Content::Parts(text.into_iter().chain(images).collect()) }
-    }
+        Some(Content::Parts(text.into_iter().chain(images).collect()))
+    };
+    vec![Message { tool_calls, ..said(content) }]
 }
 
 #[derive(Serialize)]
@@ -82,7 +119,7 @@ struct StreamOptions {
 pub(super) fn request(prompt: &Prompt, is_official: bool, sends_cache_key: bool) -> Vec<u8> {
     let request = Request {
         model: &prompt.model,
-        messages: prompt.messages.iter().map(Message::from).collect(),
+        messages: prompt.messages.iter().flat_map(messages).collect(),
         stream: true,
         stream_options: StreamOptions { include_usage: true },
         temperature: prompt.temperature,
@@ -121,6 +158,24 @@ struct Delta {
     content: Text,
     reasoning_content: Text,
     reasoning: Text,
+    tool_calls: Option<Vec<CallDelta>>,
+}
+
+/// A call, or more of one.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct CallDelta {
+    index: Option<u32>,
+    id: Text,
+    function: Option<FunctionDelta>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct FunctionDelta {
+    name: Text,
+    /// A string; some servers send the object itself.
+    arguments: Option<Box<RawValue>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -149,8 +204,11 @@ struct CompletionDetails {
 /// What stands behind the last event.
 const DONE: &[u8] = b"[DONE]";
 
-/// The dialect itself; it remembers nothing from event to event.
-pub(super) struct ChatCompletions;
+/// The dialect itself, and the calls it has heard of: their number in the stream, and their id.
+#[derive(Default)]
+pub(super) struct ChatCompletions {
+    calls: Vec<(Option<u32>, String)>,
+}
 
 impl Dialect for ChatCompletions {
     fn read(
@@ -163,61 +221,104 @@ impl Dialect for ChatCompletions {
         if data == DONE {
             return Ok(true);
         }
-        read_event(name, data, key, events).map(|()| false)
+        self.read_event(name, data, key, events).map(|()| false)
     }
 
+    /// Reads a body that is one JSON object: a whole reply, or an error.
     fn read_whole(&mut self, body: &[u8], key: Option<&str>) -> Result<Vec<Event>, ProviderError> {
-        whole_reply(body, key)
-    }
-}
-
-/// Reads one event of a stream into `events`.
-fn read_event(
-    name: &[u8],
-    data: &[u8],
-    key: Option<&str>,
-    events: &mut Vec<Event>,
-) -> Result<(), ProviderError> {
-    let chunk: Chunk<'_> = serde_json::from_slice(data).map_err(|_| unreadable())?;
-    if let Some(error) = chunk.error {
-        return Err(failure::of_error_object(&error, key));
-    }
-    if name == b"error" {
-        let error = serde_json::from_slice(data).unwrap_or_default();
-        return Err(failure::of_error_object(&error, key));
-    }
-    read_chunk(chunk, events);
-    Ok(())
-}
-
-/// Reads a body that is one JSON object: a whole reply, or an error.
-fn whole_reply(body: &[u8], key: Option<&str>) -> Result<Vec<Event>, ProviderError> {
-    let chunk: Chunk<'_> = serde_json::from_slice(body).map_err(|_| unreadable())?;
-    if let Some(error) = chunk.error {
-        return Err(failure::of_error_object(&error, key));
-    }
-    if chunk.choices.is_none() {
-        return Err(unreadable());
-    }
-    let mut events = Vec::new();
-    read_chunk(chunk, &mut events);
-    Ok(events)
-}
-
-fn read_chunk(chunk: Chunk<'_>, events: &mut Vec<Event>) {
-    // One reply is asked for, so there is one choice.
-    if let Some(choice) = chunk.choices.and_then(|choices| choices.into_iter().next()) {
-        if let Some(delta) = choice.delta.or(choice.message) {
-            push_reasoning(events, delta.reasoning_content.0.or(delta.reasoning.0));
-            push_text(events, delta.content.0);
+        let chunk: Chunk<'_> = serde_json::from_slice(body).map_err(|_| unreadable())?;
+        if let Some(error) = chunk.error {
+            return Err(failure::of_error_object(&error, key));
         }
-        let reason = choice.finish_reason.0.filter(|reason| !reason.is_empty());
-        events.extend(reason.map(|reason| Event::Finish(finish_reason(&reason))));
+        if chunk.choices.is_none() {
+            return Err(unreadable());
+        }
+        let mut events = Vec::new();
+        self.read_chunk(chunk, &mut events);
+        Ok(events)
     }
-    let usage = chunk
-        .usage
-        .and_then(|usage| serde_json::from_str::<Option<WireUsage>>(usage.get()).ok()?);
-    events.extend(usage.map(|usage| Event::Usage(usage.into())));
+}
+
+impl ChatCompletions {
+    /// Reads one event of a stream into `events`.
+    fn read_event(
+        &mut self,
+        name: &[u8],
+        data: &[u8],
+        key: Option<&str>,
+        events: &mut Vec<Event>,
+    ) -> Result<(), ProviderError> {
+        let chunk: Chunk<'_> = serde_json::from_slice(data).map_err(|_| unreadable())?;
+        if let Some(error) = chunk.error {
+            return Err(failure::of_error_object(&error, key));
+        }
+        if name == b"error" {
+            let error = serde_json::from_slice(data).unwrap_or_default();
+            return Err(failure::of_error_object(&error, key));
+        }
+        self.read_chunk(chunk, events);
+        Ok(())
+    }
+
+    fn read_chunk(&mut self, chunk: Chunk<'_>, events: &mut Vec<Event>) {
+        // One reply is asked for, so there is one choice.
+        if let Some(choice) = chunk.choices.and_then(|choices| choices.into_iter().next()) {
+            if let Some(delta) = choice.delta.or(choice.message) {
+                push_reasoning(events, delta.reasoning_content.0.or(delta.reasoning.0));
+                push_text(events, delta.content.0);
+                for call in delta.tool_calls.unwrap_or_default() {
+                    self.push_call(events, call);
+                }
+            }
+            let reason = choice.finish_reason.0.filter(|reason| !reason.is_empty());
+            events.extend(reason.map(|reason| Event::Finish(self.finish_reason(&reason))));
+        }
+        let usage = chunk
+            .usage
+            .and_then(|usage| serde_json::from_str::<Option<WireUsage>>(usage.get()).ok()?);
+        events.extend(usage.map(|usage| Event::Usage(usage.into())));
+    }
+
+    /// A call begins with its id and name. Some servers repeat both with each piece, some number no
+    /// calls or all alike, some give them no ids.
+    fn push_call(&mut self, events: &mut Vec<Event>, delta: CallDelta) {
+        let FunctionDelta { name, arguments } = delta.function.unwrap_or_default();
+        let id = delta.id.0.filter(|id| !id.is_empty());
+        let name = name.0.filter(|name| !name.is_empty());
+        let known = self.calls.iter().rposition(|(number, known)| match (delta.index, &id) {
+            (_, Some(id)) if name.is_some() => known == id,
+            (Some(_), _) => *number == delta.index,
+            (None, Some(id)) => known == id,
+            (None, None) => name.is_none(),
+        });
+        let place = match (known, name) {
+            (Some(place), _) => place,
+            (None, None) => return,
+            (None, Some(name)) => {
+                let id = id.unwrap_or_else(|| format!("call_{}", Uuid::new_v4().simple()));
+                let index = u32::try_from(self.calls.len()).unwrap_or(u32::MAX);
+                self.calls.push((delta.index, id.clone()));
+                events.push(Event::ToolCall { index, id, name });
+                self.calls.len() - 1
+            }
+        };
+        let arguments = arguments.filter(|arguments| arguments.get() != "null");
+        let Some(arguments) = arguments else { return };
+        let delta = serde_json::from_str(arguments.get());
+        let delta: String = delta.unwrap_or_else(|_| arguments.get().to_owned());
+        if !delta.is_empty() {
+            let index = u32::try_from(place).unwrap_or(u32::MAX);
+            events.push(Event::ToolInput { index, delta });
+        }
+    }
+
+    /// Some servers say `stop` behind calls.
+    fn finish_reason(&self, word: &str) -> FinishReason {
+        match finish_reason(word) {
+            FinishReason::Stop if !self.calls.is_empty() => FinishReason::ToolCalls,
+            reason => reason,
+        }
+    }
 }
 
 /// Deltas that arrive together are one.
@@ -326,10 +427,14 @@ impl<'de> Visitor<'de> for TextOrNothing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::tool::{ToolCall, ToolResult};
+    use serde_json::json;
 
     fn read(data: &str) -> Result<Vec<Event>, ProviderError> {
         let mut events = Vec::new();
-        read_event(b"", data.as_bytes(), Some("sk-secret"), &mut events).map(|()| events)
+        ChatCompletions::default()
+            .read_event(b"", data.as_bytes(), Some("sk-secret"), &mut events)
+            .map(|()| events)
     }
 
     #[test]
@@ -401,9 +506,103 @@ mod tests {
 
     #[test]
     fn a_whole_reply_is_read_where_a_stream_was_asked_for() {
+        let whole = |body: &[u8]| ChatCompletions::default().read_whole(body, None);
         let body = br#"{"choices":[{"message":{"content":"hi"},"finish_reason":"stop"}]}"#;
-        let events = whole_reply(body, None).unwrap();
+        let events = whole(body).unwrap();
         assert_eq!(events, [Event::Text("hi".to_owned()), Event::Finish(FinishReason::Stop)]);
-        assert_eq!(whole_reply(b"{}", None).unwrap_err().fault, Fault::Refused);
+        assert_eq!(whole(b"{}").unwrap_err().fault, Fault::Refused);
+    }
+
+    /// What the deltas of one reply, each a list of calls, are heard as.
+    fn heard(deltas: &[&str]) -> Vec<Event> {
+        let (mut dialect, mut events) = (ChatCompletions::default(), Vec::new());
+        for delta in deltas {
+            let data = format!(r#"{{"choices":[{{"delta":{{"tool_calls":{delta}}}}}]}}"#);
+            dialect.read_event(b"", data.as_bytes(), None, &mut events).unwrap();
+        }
+        let end = br#"{"choices":[{"delta":{},"finish_reason":"stop"}]}"#;
+        dialect.read_event(b"", end, None, &mut events).unwrap();
+        events
+    }
+
+    #[test]
+    fn calls_are_heard_alike_from_all_kinds_of_servers() {
+        let call = |index, id: &str| {
+            let (id, name) = (id.to_owned(), "look".to_owned());
+            Event::ToolCall { index, id, name }
+        };
+        let input = |index, delta: &str| Event::ToolInput { index, delta: delta.to_owned() };
+        let wanted = vec![
+            call(0, "a"),
+            input(0, "{\"x\":"),
+            input(0, "1}"),
+            call(1, "b"),
+            input(1, "{}"),
+            Event::Finish(FinishReason::ToolCalls),
+        ];
+        let as_openai = heard(&[
+            r#"[{"index":0,"id":"a","type":"function","function":{"name":"look","arguments":""}}]"#,
+            r#"[{"index":0,"function":{"arguments":"{\"x\":"}}]"#,
+            r#"[{"index":0,"function":{"arguments":"1}"}}]"#,
+            r#"[{"index":1,"id":"b","type":"function","function":{"name":"look","arguments":"{}"}}]"#,
+        ]);
+        assert_eq!(as_openai, wanted);
+        let repeating = heard(&[
+            r#"[{"index":0,"id":"a","function":{"name":"look","arguments":"{\"x\":"}}]"#,
+            r#"[{"index":0,"id":"a","function":{"name":"look","arguments":"1}"}}]"#,
+            r#"[{"index":0,"id":"b","function":{"name":"look","arguments":{}}}]"#,
+        ]);
+        assert_eq!(repeating, wanted);
+        let without_numbers = heard(&[
+            r#"[{"id":"a","function":{"name":"look","arguments":"{\"x\":"}}]"#,
+            r#"[{"function":{"arguments":"1}"}}]"#,
+            r#"[{"id":"b","function":{"name":"look","arguments":"{}"}}]"#,
+        ]);
+        assert_eq!(without_numbers, wanted);
+        let nameless = heard(&[r#"[{"function":{"name":"look"}},{"function":{"name":"look"}}]"#]);
+        assert!(
+            matches!(&nameless[..2], [Event::ToolCall { id, .. }, Event::ToolCall { id: other, .. }] if id != other)
+        );
+    }
+
+    #[test]
+    fn calls_and_their_results_are_told_each_in_a_message_of_its_own() {
+        let call = |id: &str| ToolCall {
+            id: id.to_owned(),
+            name: "look".to_owned(),
+            input: "{\"x\": 1}".to_owned(),
+        };
+        let result = |id: &str| ToolResult {
+            call_id: id.to_owned(),
+            output: "seen".to_owned(),
+            is_error: false,
+        };
+        let prompt = Prompt {
+            messages: vec![
+                PromptMessage::text(Role::User, "look"),
+                PromptMessage {
+                    calls: vec![call("a"), call("b")],
+                    ..PromptMessage::text(Role::Assistant, "")
+                },
+                PromptMessage {
+                    results: vec![result("a"), result("b")],
+                    ..PromptMessage::text(Role::Tool, "seen\nseen")
+                },
+            ],
+            ..Prompt::default()
+        };
+        let sent: Value = serde_json::from_slice(&request(&prompt, false, false)).unwrap();
+        let function = json!({"name": "look", "arguments": "{\"x\": 1}"});
+        let calls = json!([
+            {"id": "a", "type": "function", "function": function},
+            {"id": "b", "type": "function", "function": function},
+        ]);
+        let wanted = json!([
+            {"role": "user", "content": "look"},
+            {"role": "assistant", "content": null, "tool_calls": calls},
+            {"role": "tool", "content": "seen", "tool_call_id": "a"},
+            {"role": "tool", "content": "seen", "tool_call_id": "b"},
+        ]);
+        assert_eq!(sent["messages"], wanted);
     }
 }

@@ -141,6 +141,27 @@ impl Call {
         self.chunk(json!({"choices": [{"index": 0, "delta": {field: text}}]}));
     }
 
+    /// Begins a function call; its arguments follow.
+    pub fn tool_call(&mut self, index: u32, id: &str, name: &str) {
+        let function = json!({"name": name, "arguments": ""});
+        let call = json!({"index": index, "id": id, "type": "function", "function": function});
+        self.chunk(json!({"choices": [{"index": 0, "delta": {"tool_calls": [call]}}]}));
+    }
+
+    /// Sends more of a call's arguments.
+    pub fn arguments(&mut self, index: u32, more: &str) {
+        let more = json!({"index": index, "function": {"arguments": more}});
+        self.chunk(json!({"choices": [{"index": 0, "delta": {"tool_calls": [more]}}]}));
+    }
+
+    /// Ends a reply that calls functions.
+    pub fn finish_calling(mut self) {
+        self.chunk(json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "tool_calls"}]}));
+        let usage = json!({"prompt_tokens": 7, "completion_tokens": 2});
+        self.chunk(json!({"choices": [], "usage": usage}));
+        self.raw("data: [DONE]\n\n");
+    }
+
     /// Ends the reply as a provider does: reason, usage, `[DONE]`.
     pub fn finish(mut self, usage: Value) {
         self.chunk(json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}));

@@ -4,7 +4,7 @@
 //! Events and their sequence numbers follow from what is heard of the reply and from nothing else, so
 //! whoever hears the same pieces reads the same events.
 
-use super::object::{Head, Told, item_id, message, output_text, reasoning, summary_text};
+use super::object::{Head, Told, call, item_id, message, reasoning};
 use crate::chat::{Heard, stopped};
 use crate::domain::{MessageId, Principal, SessionId};
 use crate::error::{Error, Kind, Result};
@@ -28,17 +28,20 @@ pub(super) struct Stored {
 }
 
 /// What an item is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Kin {
     Message,
     Reasoning,
+    Call { call_id: String, name: String },
 }
 
-/// The item that deltas are going into.
-struct Open {
+/// An item; its place in the list is its `output_index`.
+struct Item {
     kin: Kin,
     id: String,
     text: String,
+    /// What it came to, once it is whole.
+    whole: Option<Value>,
 }
 
 /// A response on its way.
@@ -53,11 +56,7 @@ pub(super) struct Telling {
     sequence: u32,
     /// The first number that is told.
     first: u32,
-    /// The items that are whole.
-    output: Vec<Value>,
-    open: Option<Open>,
-    /// Items begun, of each kind.
-    begun: [usize; 2],
+    items: Vec<Item>,
     is_over: bool,
 }
 
@@ -77,9 +76,7 @@ impl Telling {
             waiting: VecDeque::new(),
             sequence: 0,
             first: 0,
-            output: Vec::new(),
-            open: None,
-            begun: [0; 2],
+            items: Vec::new(),
             is_over: false,
         }
     }
@@ -130,12 +127,21 @@ impl Telling {
     async fn take(&mut self, heard: Heard) {
         match heard {
             Heard::Text(delta) => {
-                self.turn_to(Kin::Message);
-                self.delta(delta);
+                let index = self.turn_to(Kin::Message);
+                self.delta(index, delta);
             }
             Heard::Reasoning(delta) => {
-                self.turn_to(Kin::Reasoning);
-                self.delta(delta);
+                let index = self.turn_to(Kin::Reasoning);
+                self.delta(index, delta);
+            }
+            Heard::ToolCall { id: call_id, name } => {
+                self.turn_to(Kin::Call { call_id, name });
+            }
+            // Those of calls that are made at once may come in any order.
+            Heard::ToolInput { id, delta } => {
+                if let Some(index) = self.items.iter().rposition(|item| item.kin.is_call(&id)) {
+                    self.delta(index, delta);
+                }
             }
             // The turn goes on without this instance, and its reader finds the rest there.
             Heard::Failed(error) if self.is_background && error.kind == Kind::ShuttingDown => {
@@ -143,7 +149,7 @@ impl Telling {
             }
             Heard::Failed(error) => {
                 let (code, message) = (error.kind.code(), error.message.clone());
-                self.close(INCOMPLETE);
+                self.close_all(INCOMPLETE);
                 self.event("error", json!({"code": code, "message": message, "param": null}));
                 let response = self.end(Heard::Failed(error)).await;
                 self.last("response.failed", response);
@@ -170,7 +176,7 @@ impl Telling {
             Heard::Failed(error) => Told::failed(&error, Vec::new()),
             _ => Told::stopped(Vec::new()),
         };
-        self.close(if told.status == COMPLETED { COMPLETED } else { INCOMPLETE });
+        self.close_all(if told.status == COMPLETED { COMPLETED } else { INCOMPLETE });
         let told = match &self.stored {
             Some(Stored { api, who, session }) => {
                 let reply = api.store.message(who, session, &self.reply).await;
@@ -179,86 +185,98 @@ impl Telling {
             }
             None => told.at_once(),
         };
-        self.head.told(Told { output: std::mem::take(&mut self.output), ..told })
+        let output = self.items.drain(..).filter_map(|item| item.whole).collect();
+        self.head.told(Told { output, ..told })
     }
 
-    /// Ends the open item if it is another, and begins one of this kind.
-    fn turn_to(&mut self, kin: Kin) {
-        if self.open.as_ref().is_some_and(|open| open.kin == kin) {
-            return;
+    /// The place of the item that this belongs to: the last one, or a new one. A text ends where
+    /// something else begins; calls are open until the reply ends.
+    fn turn_to(&mut self, kin: Kin) -> usize {
+        let last = self.items.len().checked_sub(1);
+        if let Some(last) = last.filter(|last| self.items[*last].is_open_as(&kin)) {
+            return last;
         }
-        self.close(COMPLETED);
-        let begun = &mut self.begun[kin as usize];
-        let id = item_id(kin.prefix(), &self.reply, *begun);
-        *begun += 1;
-        let index = self.output.len();
-        let item = match kin {
+        if let Some(last) = last.filter(|last| !matches!(self.items[*last].kin, Kin::Call { .. })) {
+            self.close(last, COMPLETED);
+        }
+        let prefix = kin.prefix();
+        let nth = self.items.iter().filter(|item| item.kin.prefix() == prefix).count();
+        let (id, text) = (item_id(prefix, &self.reply, nth), String::new());
+        let mut begun = whole(&kin, &id, "", IN_PROGRESS);
+        let (part, added) = match kin {
             Kin::Message => {
-                json!({"type": "message", "id": id, "status": IN_PROGRESS, "role": "assistant", "content": []})
+                (begun["content"].take()[0].take(), Some("response.content_part.added"))
             }
             Kin::Reasoning => {
-                json!({"type": "reasoning", "id": id, "status": IN_PROGRESS, "summary": []})
+                (begun["summary"].take()[0].take(), Some("response.reasoning_summary_part.added"))
+            }
+            Kin::Call { .. } => (Value::Null, None),
+        };
+        for parts in ["content", "summary"] {
+            if begun.get(parts).is_some() {
+                begun[parts] = json!([]);
+            }
+        }
+        let index = self.items.len();
+        self.event("response.output_item.added", json!({"output_index": index, "item": begun}));
+        self.items.push(Item { kin, id, text, whole: None });
+        if let Some(added) = added {
+            self.of_item(index, added, json!({"part": part}));
+        }
+        index
+    }
+
+    fn delta(&mut self, index: usize, delta: String) {
+        let item = &mut self.items[index];
+        item.text.push_str(&delta);
+        let (kind, fields) = match item.kin {
+            Kin::Message => ("response.output_text.delta", json!({"delta": delta, "logprobs": []})),
+            Kin::Reasoning => ("response.reasoning_summary_text.delta", json!({"delta": delta})),
+            Kin::Call { .. } => ("response.function_call_arguments.delta", json!({"delta": delta})),
+        };
+        self.of_item(index, kind, fields);
+    }
+
+    fn close_all(&mut self, status: &str) {
+        for index in 0..self.items.len() {
+            self.close(index, status);
+        }
+    }
+
+    /// Ends an item, unless it has ended.
+    fn close(&mut self, index: usize, status: &str) {
+        let Item { kin, id, text, whole: None } = &self.items[index] else { return };
+        let item = whole(kin, id, text, status);
+        let done = match kin {
+            Kin::Message => vec![
+                ("response.output_text.done", json!({"text": text, "logprobs": []})),
+                ("response.content_part.done", json!({"part": item["content"][0]})),
+            ],
+            Kin::Reasoning => vec![
+                ("response.reasoning_summary_text.done", json!({"text": text})),
+                ("response.reasoning_summary_part.done", json!({"part": item["summary"][0]})),
+            ],
+            Kin::Call { name, .. } => {
+                let fields = json!({"name": name, "arguments": item["arguments"]});
+                vec![("response.function_call_arguments.done", fields)]
             }
         };
-        self.event("response.output_item.added", json!({"output_index": index, "item": item}));
-        self.open = Some(Open { kin, id, text: String::new() });
-        match kin {
-            Kin::Message => {
-                self.of_item("response.content_part.added", json!({"part": output_text("")}))
-            }
-            Kin::Reasoning => {
-                self.of_item(
-                    "response.reasoning_summary_part.added",
-                    json!({"part": summary_text("")}),
-                );
-            }
+        for (kind, fields) in done {
+            self.of_item(index, kind, fields);
         }
-    }
-
-    fn delta(&mut self, delta: String) {
-        let Some(open) = &mut self.open else { return };
-        open.text.push_str(&delta);
-        match open.kin {
-            Kin::Message => {
-                self.of_item("response.output_text.delta", json!({"delta": delta, "logprobs": []}));
-            }
-            Kin::Reasoning => {
-                self.of_item("response.reasoning_summary_text.delta", json!({"delta": delta}));
-            }
-        }
-    }
-
-    /// Ends the open item.
-    fn close(&mut self, status: &str) {
-        let Some(Open { kin, id, text }) = &self.open else { return };
-        let (kin, id, text) = (*kin, id.clone(), text.clone());
-        let item = match kin {
-            Kin::Message => {
-                self.of_item("response.output_text.done", json!({"text": text, "logprobs": []}));
-                self.of_item("response.content_part.done", json!({"part": output_text(&text)}));
-                message(&id, &text, status)
-            }
-            Kin::Reasoning => {
-                self.of_item("response.reasoning_summary_text.done", json!({"text": text}));
-                let part = json!({"part": summary_text(&text)});
-                self.of_item("response.reasoning_summary_part.done", part);
-                reasoning(&id, &text, status)
-            }
-        };
-        self.open = None;
-        let index = self.output.len();
         self.event("response.output_item.done", json!({"output_index": index, "item": item}));
-        self.output.push(item);
+        self.items[index].whole = Some(item);
     }
 
-    /// An event of the part of the open item that is being made; each item has one.
-    fn of_item(&mut self, kind: &str, mut fields: Value) {
-        let Some(open) = &self.open else { return };
-        fields["item_id"] = open.id.as_str().into();
-        fields["output_index"] = self.output.len().into();
-        match open.kin {
+    /// An event of an item, or of the one part that it has.
+    fn of_item(&mut self, index: usize, kind: &str, mut fields: Value) {
+        let item = &self.items[index];
+        fields["item_id"] = item.id.as_str().into();
+        fields["output_index"] = index.into();
+        match item.kin {
             Kin::Message => fields["content_index"] = 0.into(),
             Kin::Reasoning => fields["summary_index"] = 0.into(),
+            Kin::Call { .. } => {}
         }
         self.event(kind, fields);
     }
@@ -287,11 +305,31 @@ impl Telling {
 }
 
 impl Kin {
-    const fn prefix(self) -> &'static str {
+    const fn prefix(&self) -> &'static str {
         match self {
             Self::Message => "msg",
             Self::Reasoning => "rs",
+            Self::Call { .. } => "fc",
         }
+    }
+
+    fn is_call(&self, id: &str) -> bool {
+        matches!(self, Self::Call { call_id, .. } if call_id == id)
+    }
+}
+
+impl Item {
+    fn is_open_as(&self, kin: &Kin) -> bool {
+        self.whole.is_none() && self.kin == *kin
+    }
+}
+
+/// An item that says this.
+fn whole(kin: &Kin, id: &str, text: &str, status: &str) -> Value {
+    match kin {
+        Kin::Message => message(id, text, status),
+        Kin::Reasoning => reasoning(id, text, status),
+        Kin::Call { call_id, name } => call(id, call_id, name, text, status),
     }
 }
 

@@ -11,11 +11,11 @@ mod object;
 mod request;
 
 use super::SESSION;
-use super::items::{self, ItemList};
+use super::items;
 use crate::chat::{Hearing, NewTurn, Standing};
 use crate::domain::page::MAX_LIMIT;
 use crate::domain::principal::Access;
-use crate::domain::{Invalid, Message, MessageId, Principal, SessionId, TurnId};
+use crate::domain::{Invalid, MessageId, Principal, SessionId, TurnId, tool};
 use crate::error::{Error, Kind, Result};
 use crate::http::Api;
 use crate::http::body::ChatBytes;
@@ -30,10 +30,11 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use events::{Stored, Telling};
+use input::{Input, ensure_all, message_of};
 use object::{Head, Kept, Told};
 use request::{Request, Where};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
 use utoipa::ToSchema;
 
@@ -80,13 +81,15 @@ pub(in crate::http) async fn create(
         return beside(&api, &who, standing, request).await;
     }
     let Kept { is_background, is_stream, .. } = request.kept;
-    let (session, parent) = target(&api, &who, &request.place).await?;
+    let (session, reply) = target(&api, &who, &request.place).await?;
+    let input = answering(&api, &who, request.input, &session, reply.as_ref()).await?;
+    let (earlier, wish) = Request::wish(input, reply, api.limits.message);
     let turn = NewTurn {
         who: who.clone(),
         session,
         project_id: None,
-        earlier: request.earlier,
-        wish: request.wish.under(parent),
+        earlier,
+        wish,
         settings: request.settings,
         on_busy: OnBusy::Reject,
         idempotency: Some(key),
@@ -94,9 +97,10 @@ pub(in crate::http) async fn create(
     };
     let (hearing, stored) = if request.is_stored {
         let kept = request.kept.to_json()?;
-        api.chat.hear_response(turn, kept, is_background && is_stream).await?
+        let is_taped = is_background && is_stream;
+        api.chat.hear_response(turn, kept, is_taped).await.map_err(of_input)?
     } else {
-        (api.chat.hear_turn(turn).await?, None)
+        (api.chat.hear_turn(turn).await.map_err(of_input)?, None)
     };
     let head = match &stored {
         // Of a request that came before, as it was told then.
@@ -146,6 +150,40 @@ async fn target(
             (SessionTarget::Existing(session), Some(response.reply_id))
         }
     })
+}
+
+/// Makes a message of what was returned, where more is said behind it: what answers the calls of the
+/// reply that it goes on from.
+async fn answering(
+    api: &Api,
+    who: &Principal,
+    mut input: Input,
+    session: &SessionTarget,
+    reply: Option<&MessageId>,
+) -> Result<Input> {
+    if input.returned.is_empty() || input.last.is_none() {
+        return Ok(input);
+    }
+    let session = api.store.session(who, session.id(), Access::Participate).await?;
+    let calls = match reply.or(session.head_id.as_ref()) {
+        Some(reply) => tool::calls(&api.store.message(who, &session.id, reply).await?.parts),
+        None => Vec::new(),
+    };
+    ensure_all(&input.returned, &calls)?;
+    let results = std::mem::take(&mut input.returned);
+    input.earlier.insert(0, message_of(&results, &calls, api.limits.message)?);
+    Ok(input)
+}
+
+/// The complaint about results, by the name that they have in this body.
+fn of_input(error: Error) -> Error {
+    let complaint = error.details.as_ref().and_then(|details| details.get("messages"));
+    match complaint.and_then(Value::as_str) {
+        Some(wants) if error.kind == Kind::InvalidRequest => {
+            Error::invalid("input", wants.to_owned())
+        }
+        _ => error,
+    }
 }
 
 /// The response that another one goes on from. Errors: `previous_response_not_found`.
@@ -324,7 +362,7 @@ pub(in crate::http) async fn delete(
     Ok(Json(DeletedResponse { id, object: "response", deleted: true }))
 }
 
-/// List the messages that a response was asked with, the newest first.
+/// List the items that a response was asked with, the newest first.
 #[utoipa::path(
     get, path = "/v1/responses/{response}/input_items", tag = "openai",
     params(
@@ -333,51 +371,56 @@ pub(in crate::http) async fn delete(
         ("limit" = Option<u32>, Query, description = "From 1 to 100, 20 by default"),
         ("order" = Option<String>, Query, description = "desc (default) or asc"),
     ),
-    responses((status = 200, body = ItemList), (status = "default", description = "An error in OpenAI's shape"))
+    responses((status = 200, body = Object), (status = "default", description = "An error in OpenAI's shape"))
 )]
 pub(in crate::http) async fn input_items(
     State(api): State<Api>,
     mut query: Query,
     Caller(who): Caller,
     Path(id): Path<String>,
-) -> Answer<Json<ItemList>> {
+) -> Answer<Json<Value>> {
     let limit = query.number("limit", 1..=MAX_LIMIT).unwrap_or(20);
     let is_newest_first = query.word("order", &[("desc", true), ("asc", false)]).unwrap_or(true);
-    let after = query.parsed("after", |id| items::message_of("after", id));
+    let after = query.text("after");
     items::ignore_include(&mut query);
     query.finish()?;
     let (session, stored) = api.store.response(&who, &turn_of(&id)?).await?;
     let mut inputs = inputs(&api, &who, &session, &stored).await?;
-    if !is_newest_first {
+    if is_newest_first {
         inputs.reverse();
     }
     if let Some(after) = after {
-        let at = inputs.iter().position(|message| message.id == after);
+        let at = inputs.iter().position(|item| item["id"] == after);
         let at = at.ok_or_else(|| Error::invalid("after", "must name an item of this list"))?;
         inputs.drain(..=at);
     }
     let has_more = inputs.len() > limit as usize;
     inputs.truncate(limit as usize);
-    Ok(Json(ItemList::new(inputs.into_iter().map(items::Item::from).collect(), has_more)))
+    let name = |item: Option<&Value>| item.map(|item| item["id"].clone());
+    let (first, last) = (name(inputs.first()), name(inputs.last()));
+    Ok(Json(json!({
+        "object": "list", "data": inputs, "first_id": first, "last_id": last, "has_more": has_more,
+    })))
 }
 
-/// The messages that a response was asked with, the newest first: the one it answers and those that
-/// were stored before it.
+/// The items that a response was asked with, the oldest first: those of the message that it answers,
+/// and of the messages that were stored before it.
 async fn inputs(
     api: &Api,
     who: &Principal,
     session: &SessionId,
     stored: &StoredResponse,
-) -> Result<Vec<Message>> {
-    let mut inputs = Vec::new();
+) -> Result<Vec<Value>> {
+    let mut messages = Vec::new();
     let mut next = Some(stored.question_id.clone());
     for _ in 0..Kept::read(stored)?.inputs {
         let Some(id) = next else { break };
         let message = api.store.message(who, session, &id).await?;
         next = message.parent_id.clone();
-        inputs.push(message);
+        messages.push(message);
     }
-    Ok(inputs)
+    let items = messages.into_iter().rev().flat_map(object::input);
+    Ok(items.collect())
 }
 
 fn turn_of(response: &str) -> Result<TurnId> {

@@ -5,8 +5,10 @@ use super::PREFIX;
 use crate::chat::Hearing;
 use crate::clock;
 use crate::domain::message::{FinishReason, Status};
-use crate::domain::{Message, MessageId, Usage};
+use crate::domain::tool::{self, ToolCall, ToolResult};
+use crate::domain::{Message, MessageId, Role, Usage};
 use crate::error::{Error, Kind, Result};
+use crate::http::v1::items::Item;
 use crate::store::StoredResponse;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -184,12 +186,37 @@ fn failure(reply: &Message) -> Option<Error> {
 /// What a stored reply says, as items; the last of them ended as the reply did.
 fn output(reply: &Message, status: &str) -> Vec<Value> {
     let text = Some(&reply.content).filter(|text| !text.is_empty());
+    let calls = tool::calls(&reply.parts);
+    let ended = |is_last| if is_last { status } else { "completed" };
     let thought = reply.parts.reasoning().map(|thought| {
-        let status = if text.is_some() { "completed" } else { status };
+        let status = ended(text.is_none() && calls.is_empty());
         reasoning(&item_id("rs", &reply.id, 0), &thought, status)
     });
-    let text = text.map(|text| message(&item_id("msg", &reply.id, 0), text, status));
-    thought.into_iter().chain(text).collect()
+    let text =
+        text.map(|text| message(&item_id("msg", &reply.id, 0), text, ended(calls.is_empty())));
+    // Only whole ones are stored.
+    let calls = calls.iter().enumerate().map(|(nth, ToolCall { id, name, input })| {
+        call(&item_id("fc", &reply.id, nth), id, name, input, "completed")
+    });
+    thought.into_iter().chain(text).chain(calls).collect()
+}
+
+/// A message as the items that a client may have sent it as.
+pub(super) fn input(message: Message) -> Vec<Value> {
+    if message.role == Role::Tool {
+        let outputs = tool::results(&message.parts).into_iter().enumerate();
+        let output = |(nth, result): (usize, ToolResult)| {
+            json!({
+                "type": "function_call_output", "id": item_id("fco", &message.id, nth),
+                "call_id": result.call_id, "output": result.output, "status": "completed",
+            })
+        };
+        return outputs.map(output).collect();
+    }
+    if message.role == Role::Assistant {
+        return output(&message, "completed");
+    }
+    vec![json!(Item::from(message))]
 }
 
 /// The name of an item, the `nth` of its kind in a reply.
@@ -207,16 +234,22 @@ pub(super) fn message(id: &str, text: &str, status: &str) -> Value {
     })
 }
 
-pub(super) fn output_text(text: &str) -> Value {
+fn output_text(text: &str) -> Value {
     json!({"type": "output_text", "text": text, "annotations": [], "logprobs": []})
 }
 
 pub(super) fn reasoning(id: &str, text: &str, status: &str) -> Value {
-    json!({"type": "reasoning", "id": id, "status": status, "summary": [summary_text(text)]})
+    let summary = json!([{"type": "summary_text", "text": text}]);
+    json!({"type": "reasoning", "id": id, "status": status, "summary": summary})
 }
 
-pub(super) fn summary_text(text: &str) -> Value {
-    json!({"type": "summary_text", "text": text})
+/// A call that is whole has arguments.
+pub(super) fn call(id: &str, call_id: &str, name: &str, arguments: &str, status: &str) -> Value {
+    let is_bare = status == "completed" && arguments.trim().is_empty();
+    json!({
+        "type": "function_call", "id": id, "call_id": call_id, "name": name, "status": status,
+        "arguments": if is_bare { "{}" } else { arguments },
+    })
 }
 
 fn costs(usage: Usage) -> Value {

@@ -1,6 +1,6 @@
 //! The body of `POST /v1/responses`.
 
-use super::input::Input;
+use super::input::{Input, ensure_all};
 use super::object::Kept;
 use super::parsed_turn;
 use crate::chat::{Earlier, Prompt, PromptMessage, Wish};
@@ -9,6 +9,7 @@ use crate::domain::further::Further;
 use crate::domain::image::images;
 use crate::domain::message::Body;
 use crate::domain::session::Settings;
+use crate::domain::tool::{self, NewResult, ToolResult};
 use crate::domain::{Invalid, MessageId, Role, Session, SessionId, TurnId};
 use crate::error::{Error, Kind, Result};
 use crate::http::Api;
@@ -77,22 +78,9 @@ pub(super) enum Where {
 pub(super) struct Request {
     pub(super) place: Where,
     pub(super) is_stored: bool,
-    pub(super) earlier: Vec<Earlier>,
-    pub(super) wish: Wanted,
+    pub(super) input: Input,
     pub(super) settings: Settings,
     pub(super) kept: Kept,
-}
-
-/// What is to be answered.
-pub(super) struct Wanted(Body);
-
-impl Wanted {
-    /// As a turn's wish, behind a reply if one is named, else at the end.
-    pub(super) fn under(self, reply: Option<MessageId>) -> Wish {
-        let parent = reply.map_or(Parent::Head, Parent::Message);
-        let on_known = OnKnownId::Refuse;
-        Wish::Say { body: self.0, client_message_id: None, parent, on_known }
-    }
 }
 
 impl Request {
@@ -110,16 +98,37 @@ impl Request {
         fields.ensure_plain()?;
         let input = fields.0.get("input").filter(|input| input.get() != "null");
         let input = input.ok_or_else(|| Error::invalid("input", "is missing"))?;
-        let Input { earlier, last } = Input::read(input, api.limits.message)?;
+        let input = Input::read(input, api.limits.message)?;
+        if matches!(place, Where::Nowhere) {
+            // What is returned without a call before it goes on from something.
+            ensure_all(&input.returned, &[])?;
+        }
         let settings = fields.settings(api.limits.message)?;
+        let messages = [!input.returned.is_empty(), input.last.is_some()];
         let kept = Kept {
             echo: fields.echo(&settings, &place, api.memory.default_model())?,
-            inputs: earlier.len() + 1,
+            inputs: input.earlier.len() + messages.into_iter().filter(|there| *there).count(),
             is_own_session: matches!(place, Where::Nowhere),
             is_background,
             is_stream,
         };
-        Ok(Self { place, is_stored, earlier, wish: Wanted(last), settings, kept })
+        Ok(Self { place, is_stored, input, settings, kept })
+    }
+
+    /// What comes before a turn's message, and what it is, behind a reply if one is named, else at
+    /// the end of the session.
+    pub(super) fn wish(
+        input: Input,
+        reply: Option<MessageId>,
+        limit: usize,
+    ) -> (Vec<Earlier>, Wish) {
+        let Input { returned: results, earlier, last } = input;
+        let Some(Earlier { role, body }) = last else {
+            return (earlier, Wish::Return { results, of: reply, limit });
+        };
+        let parent = reply.map_or(Parent::Head, Parent::Message);
+        let on_known = OnKnownId::Refuse;
+        (earlier, Wish::Say { role, body, client_message_id: None, parent, on_known })
     }
 
     /// All of it, for a provider.
@@ -127,15 +136,10 @@ impl Request {
         let Settings {
             model, system_prompt, temperature, top_p, max_output_tokens, further, ..
         } = self.settings.clone();
-        let instructions = system_prompt.map(|text| PromptMessage {
-            role: Role::System,
-            content: text.into(),
-            images: Vec::new(),
-        });
-        let last = said(Role::User, &self.wish.0);
+        let instructions = system_prompt.map(|text| PromptMessage::text(Role::System, text));
         Prompt {
             model: model.unwrap_or_else(|| default_model.to_owned()),
-            messages: instructions.into_iter().chain(self.said_earlier()).chain([last]).collect(),
+            messages: instructions.into_iter().chain(self.said()).collect(),
             temperature,
             top_p,
             max_output_tokens,
@@ -151,29 +155,55 @@ impl Request {
         session: &Session,
         reply: &MessageId,
     ) -> Result<Prompt> {
-        let Body { content, parts, .. } = &self.wish.0;
+        let memory = &api.memory;
         let settings = self.settings.clone().over(session.settings.clone());
-        let (tokens, images) = (tokens::count_long(content).await, images(parts));
+        let returned: Vec<ToolResult> = self.input.returned.iter().map(NewResult::told).collect();
+        // Results mean nothing without their calls: both are the new message together.
+        let role = if returned.is_empty() { Role::User } else { Role::Tool };
+        let calling = memory.calling(session, role, Some(reply)).await?;
+        let path = calling.as_ref().map_or(Some(reply), |calling| calling.parent_id.as_ref());
+        let path = path.cloned();
+        let last = self.input.last.as_ref().filter(|last| returned.is_empty() && last.role == role);
+        let (text, images) = match last {
+            Some(Earlier { body, .. }) => (body.content.clone(), images(&body.parts)),
+            None => {
+                let outputs: Vec<_> = returned.iter().map(|result| &*result.output).collect();
+                (outputs.join("\n"), Vec::new())
+            }
+        };
         let count = u32::try_from(images.len()).unwrap_or(u32::MAX);
-        let incoming = Incoming { text: content, tokens, images: count };
-        let plan = api.memory.plan_turn(&settings, incoming).await?;
-        let (id, role, at) = (None, Role::User, clock::now());
-        let new = NewMessage { id, role, text: content.as_str().into(), images, at };
-        let assembled = api.memory.assemble(session, plan, Some(reply), Some(new)).await?;
+        let beside = memory.beside(calling.as_ref(), &settings).await;
+        let tokens = tokens::count_long(&text).await;
+        let incoming = Incoming { text: &text, tokens, images: count, beside };
+        let plan = memory.plan_turn(&settings, incoming).await?;
+        let (id, text, at) = (None, text.as_str().into(), clock::now());
+        let new = NewMessage { id, role, text, images, results: returned, calling, at };
+        let assembled = memory.assemble(session, plan, path.as_ref(), Some(new)).await?;
         let mut prompt = assembled.prompt(&settings);
-        let before_the_last = prompt.messages.len().saturating_sub(1);
-        prompt.messages.splice(before_the_last..before_the_last, self.said_earlier());
+        // What is recalled stands in the new message, which is the user's last one.
+        let asked = if role == Role::User { prompt.messages.pop() } else { None };
+        if last.is_some() {
+            prompt.messages.extend(self.input.earlier.iter().map(said).chain(asked));
+        } else {
+            prompt.messages.extend(self.said());
+        }
         Ok(prompt)
     }
 
-    fn said_earlier(&self) -> impl Iterator<Item = PromptMessage> {
-        self.earlier.iter().map(|Earlier { role, body }| said(*role, body))
+    fn said(&self) -> impl Iterator<Item = PromptMessage> {
+        self.input.earlier.iter().chain(&self.input.last).map(said)
     }
 }
 
-fn said(role: Role, body: &Body) -> PromptMessage {
+fn said(Earlier { role, body }: &Earlier) -> PromptMessage {
     let Body { content, parts, .. } = body;
-    PromptMessage { role, content: content.as_str().into(), images: images(parts) }
+    PromptMessage {
+        role: *role,
+        content: content.as_str().into(),
+        images: images(parts),
+        calls: tool::calls(parts),
+        results: tool::results(parts),
+    }
 }
 
 const BOOLEAN: &str = "must be a boolean";
@@ -227,17 +257,6 @@ impl Fields<'_> {
 
     /// Refuses what this server cannot do, rather than doing something else.
     fn ensure_plain(&self) -> Result<()> {
-        #[derive(Deserialize)]
-        struct Tool {
-            #[serde(rename = "type")]
-            kind: String,
-        }
-        let wants = "must be a list of tools, each with a type";
-        let tools: Vec<Object<Tool>> = self.get("tools", wants)?.unwrap_or_default();
-        if let Some(Object(Tool { kind })) = tools.first() {
-            let wants = format!("must not have tools of the type {kind}, which do not run here");
-            return Err(Error::invalid("tools", wants));
-        }
         if self.get::<Value>("prompt", OBJECT)?.is_some() {
             return Err(Error::invalid("prompt", "must be left out: no prompts are kept here"));
         }
@@ -286,6 +305,24 @@ impl Fields<'_> {
             if let Some(value) = self.0.get(*name).filter(|value| value.get() != "null") {
                 further.insert((*name).to_owned(), (*value).to_owned());
             }
+        }
+        let mut tools = Vec::new();
+        let wants = "must be a list of tools, each with a type";
+        for tool in self.get::<Vec<Box<RawValue>>>("tools", wants)?.unwrap_or_default() {
+            tools.push(function(&tool)?);
+        }
+        let choice = self.0.get("tool_choice").map(|choice| tool_choice(choice)).transpose()?;
+        if !tools.is_empty() {
+            let parallel = self.0.get("parallel_tool_calls").map(|said| (*said).to_owned());
+            let tools = to_raw_value(&tools).map_err(Error::internal)?;
+            let said = [
+                ("tools", Some(tools)),
+                ("tool_choice", choice),
+                ("parallel_tool_calls", parallel),
+            ];
+            let said = said.into_iter().filter_map(|(name, value)| Some((name, value?)));
+            let said = said.filter(|(_, value)| value.get() != "null");
+            further.extend(said.map(|(name, value)| (name.to_owned(), value)));
         }
         let mut hand_on = |name: &str, text: Option<String>| {
             let value =
@@ -360,6 +397,55 @@ impl Fields<'_> {
         }
         Ok(echo)
     }
+}
+
+/// A function as Chat Completions has it. Other tools run at OpenAI.
+fn function(tool: &RawValue) -> Result<Box<RawValue>> {
+    let wants = |_| Error::invalid("tools", "must be a list of tools, each with a type");
+    let Object(mut fields): Object<BTreeMap<String, Box<RawValue>>> =
+        serde_json::from_str(tool.get()).map_err(wants)?;
+    let kind = fields.remove("type").unwrap_or_default();
+    let kind: String = serde_json::from_str(kind.get()).map_err(wants)?;
+    if kind != "function" {
+        let kind: String = kind.chars().take(64).collect();
+        let wants = format!("must not have tools of the type {kind}, which do not run here");
+        return Err(Error::invalid("tools", wants));
+    }
+    let name = fields.get("name").and_then(|name| serde_json::from_str(name.get()).ok());
+    if name.is_none_or(|name: String| name.is_empty()) {
+        return Err(Error::invalid("tools", "must have functions that each have a name"));
+    }
+    fields.retain(|_, value| value.get() != "null");
+    let kind = to_raw_value("function").map_err(Error::internal)?;
+    let function = to_raw_value(&fields).map_err(Error::internal)?;
+    to_raw_value(&BTreeMap::from([("type", kind), ("function", function)])).map_err(Error::internal)
+}
+
+/// Which function is to be called, as Chat Completions has it.
+fn tool_choice(choice: &RawValue) -> Result<Box<RawValue>> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Choice {
+        Word(String),
+        Function {
+            #[serde(rename = "type")]
+            kind: String,
+            name: String,
+        },
+        None(()),
+    }
+    let wants = "must be auto, none, required or {type: function, name}";
+    match serde_json::from_str(choice.get()) {
+        Ok(Choice::Word(word)) if matches!(word.as_str(), "auto" | "none" | "required") => {
+            to_raw_value(&word)
+        }
+        Ok(Choice::Function { kind, name }) if kind == "function" => {
+            to_raw_value(&json!({"type": "function", "function": {"name": name}}))
+        }
+        Ok(Choice::None(())) => to_raw_value(&Value::Null),
+        _ => return Err(Error::invalid("tool_choice", wants)),
+    }
+    .map_err(Error::internal)
 }
 
 /// `text.format` as Chat Completions calls it. The order of names in a schema stays: a model writes
