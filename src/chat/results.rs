@@ -29,7 +29,7 @@ impl Chat {
         let (reply, calls) = answered(&path, results)?;
         let is_own = |result: &&NewResult| calls.iter().any(|call| call.id == result.call_id);
         let own: Vec<NewResult> = results.iter().filter(is_own).cloned().collect();
-        let (content, parts) = tool::message_of(&own, &calls, &first(&path, reply));
+        let (content, parts) = tool::message_of(&own, &calls, Some(&first(&path, reply)));
         let wish = Wish::Say {
             role: Role::Tool,
             body: Body::parse("messages", content, parts, MessageType::Text, *limit)?,

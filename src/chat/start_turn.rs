@@ -58,6 +58,8 @@ pub struct Earlier {
     pub role: Role,
     /// What they say.
     pub body: Body,
+    /// What only replies have.
+    pub reply: ReplyFields,
 }
 
 /// How whoever asks for a turn stands with the server.
@@ -390,16 +392,17 @@ impl Chat {
 /// The messages that go before a turn's own, as they are stored.
 async fn earlier(new: &NewTurn) -> Vec<NewMessage> {
     let mut messages = Vec::with_capacity(new.earlier.len());
-    for Earlier { role, body } in &new.earlier {
+    for Earlier { role, body, reply } in &new.earlier {
+        let calls = tool::text_of_calls(&tool::calls(&body.parts));
         messages.push(NewMessage {
             id: MessageId::generate(),
             client_message_id: None,
             role: *role,
             sender_id: new.who.user.clone(),
-            tokens: tokens::count_long(&body.content).await,
+            tokens: tokens::count_long(&body.content).await + tokens::count_long(&calls).await,
             body: body.clone(),
             created_at: clock::now(),
-            reply: ReplyFields::default(),
+            reply: reply.clone(),
         });
     }
     messages

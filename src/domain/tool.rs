@@ -80,7 +80,11 @@ impl NewResult {
 /// Text and parts of the message that holds these results of the reply `of`, whose calls they
 /// answer. `first` is the reply of the same question that the first such results answered: clients
 /// of the AI SDK know all that follows by its name.
-pub fn message_of(results: &[NewResult], calls: &[ToolCall], first: &MessageId) -> (String, Parts) {
+pub fn message_of(
+    results: &[NewResult],
+    calls: &[ToolCall],
+    first: Option<&MessageId>,
+) -> (String, Parts) {
     let name_of = |id: &str| calls.iter().find(|call| call.id == id).map(|call| call.name.clone());
     let parts: Vec<Part> = results
         .iter()
@@ -89,7 +93,7 @@ pub fn message_of(results: &[NewResult], calls: &[ToolCall], first: &MessageId) 
             tool_name: name_of(&result.call_id).unwrap_or_default(),
             output: result.output.clone(),
             is_error: result.is_error,
-            message_id: Some(first.clone()),
+            message_id: first.cloned(),
         })
         .collect();
     let texts: Vec<String> = results.iter().map(NewResult::text).collect();
@@ -199,7 +203,7 @@ mod tests {
         };
         let sent = [new("a", r#""it rains""#, false), new("b", r#"{"z":1,"a":[]}"#, true)];
         let first = MessageId::trusted("reply");
-        let (text, parts) = message_of(&sent, &written, &first);
+        let (text, parts) = message_of(&sent, &written, Some(&first));
         assert_eq!(text, "it rains\n{\"z\":1,\"a\":[]}");
         let read = |id: &str, output: &str, is_error| ToolResult {
             call_id: id.to_owned(),

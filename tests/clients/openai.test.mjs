@@ -127,7 +127,7 @@ test("errors are of the classes that the library documents", async () => {
   await failed(completions.create(saying("refuse", "refused", { stream: true })), ...provider);
   await failed(completions.create(saying("refuse")), ...provider);
   await failed(completions.create(saying("greet", "s", { n: 2 })), BadRequestError, null, "n");
-  await failed(completions.create(saying("greet", "s", { tools: [WEATHER] })), BadRequestError, null, "tools");
+  await failed(completions.create(saying("greet", "s", { tools: [{ type: "web_search" }] })), BadRequestError, null, "tools");
 
   const broken = completions.stream(saying("break off", "broken")).finalContent();
   await assert.rejects(broken, APIError);

@@ -4,10 +4,13 @@
 import { AbstractChat, DefaultChatTransport } from "ai";
 import { fetchInTime } from "./support.mjs";
 
-/** A chat page on a session, with the messages it was opened with. */
-export function openPage(url, id, messages = [], fetch = fetchInTime) {
-  const transport = new DefaultChatTransport({ api: `${url}/api/chat`, fetch });
-  return new AbstractChat({ id, transport, state: new PageState(messages) });
+/**
+ * A chat page on a session, with the messages it was opened with. `more` are further options of the
+ * chat; its `body` goes along with each request.
+ */
+export function openPage(url, id, messages = [], fetch = fetchInTime, { body, ...more } = {}) {
+  const transport = new DefaultChatTransport({ api: `${url}/api/chat`, fetch, body });
+  return new AbstractChat({ id, transport, state: new PageState(messages), ...more });
 }
 
 /** The texts on the page. */

@@ -337,6 +337,61 @@ async fn chat_completions_call_functions_in_a_session_and_the_others_see_it() {
 }
 
 #[tokio::test]
+async fn calls_and_outputs_are_items_of_a_conversation() {
+    let server = Server::start().await;
+    let both = calling(&["Oslo", "Rome"]);
+    let (frames, _) = chatted(&server, sent("s", &asks("q", "Where?")), both).await;
+    let reply = frames[0].data["messageId"].as_str().unwrap().to_owned();
+    let result = with_outputs(&reply, &[("Oslo", json!("rain")), ("Rome", json!("sun"))]);
+    chatted(&server, sent("s", &result), |call| call.reply("Rome.")).await;
+    let route = "/v1/conversations/conv_s/items";
+    let all = server.get(&format!("{route}?order=asc")).await.body["data"].take();
+    let all = all.as_array().unwrap();
+    let kinds: Vec<&str> = all.iter().map(|item| item["type"].as_str().unwrap()).collect();
+    let (call, output) = ("function_call", "function_call_output");
+    assert_eq!(kinds, ["message", call, call, output, output, "message"]);
+    assert_eq!(
+        all[2],
+        json!({
+            "id": format!("fc_2_{reply}"), "type": "function_call", "status": "completed",
+            "call_id": "call-Rome", "name": "weather", "arguments": "{\"city\": \"Rome\"}",
+        })
+    );
+    assert_eq!((&all[3]["call_id"], &all[3]["output"]), (&json!("call-Oslo"), &json!("rain")));
+    // One by one, in both directions, it is the same list.
+    for order in ["asc", "desc"] {
+        let (mut paged, mut after) = (Vec::new(), String::new());
+        for _ in 0..all.len() {
+            let page = server.get(&format!("{route}?order={order}&limit=1{after}")).await.body;
+            let item = page["data"][0].clone();
+            after = format!("&after={}", item["id"].as_str().unwrap());
+            assert_eq!(
+                server.get(&format!("{route}/{}", item["id"].as_str().unwrap())).await.body,
+                item
+            );
+            paged.push(item);
+            assert_eq!(page["has_more"], json!(paged.len() < all.len()), "{order} {}", paged.len());
+        }
+        if order == "desc" {
+            paged.reverse();
+        }
+        assert_eq!(&paged, all, "{order}");
+    }
+    // Other conversations may be told of such calls, and go on behind them.
+    let copied = json!({"items": all[..5].iter().cloned().map(|mut item| {
+        item.as_object_mut().unwrap().remove("id");
+        item
+    }).collect::<Vec<_>>()});
+    let made = server.post("/v1/conversations", copied).await.body;
+    let session = made["id"].as_str().unwrap().strip_prefix("conv_").unwrap().to_owned();
+    let (_, request) =
+        chatted(&server, sent(&session, &asks("r", "So?")), |call| call.reply("Rome.")).await;
+    let messages = request["messages"].as_array().unwrap();
+    let roles: Vec<&str> = messages[1..].iter().map(|it| it["role"].as_str().unwrap()).collect();
+    assert_eq!(roles, ["user", "assistant", "tool", "tool", "user"]);
+}
+
+#[tokio::test]
 async fn anthropic_is_offered_functions_calls_them_and_reads_what_came_of_it() {
     let server = crate::anthropic::server().await;
     let calls = |mut call: Call| {

@@ -2,7 +2,7 @@
 //! `conv_` and the session's, its metadata the texts in the session's `meta`.
 //! Shapes: <https://platform.openai.com/docs/api-reference/conversations>.
 
-use super::items::{MAX_ITEMS, NewItem, post_all};
+use super::items::{MAX_ITEMS, post_all, read_all};
 use crate::clock;
 use crate::domain::principal::Access;
 use crate::domain::session::JsonObject;
@@ -96,7 +96,7 @@ pub(in crate::http) async fn create(
     let bytes = bytes.unwrap_or_default();
     let body: NewConversation<'_> =
         if bytes.is_empty() { NewConversation::default() } else { parse(&bytes)? };
-    let items = NewItem::read_all(body.items.unwrap_or_default(), api.limits.message)?;
+    let items = read_all(body.items.unwrap_or_default(), api.limits.message)?;
     let meta = match body.metadata {
         Some(metadata) => to_meta(Map::new(), metadata)?,
         None => JsonObject::default(),

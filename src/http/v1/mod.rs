@@ -9,6 +9,7 @@ pub(super) mod completions;
 mod content;
 pub(super) mod conversations;
 mod errors;
+mod item;
 pub(super) mod items;
 pub(super) mod models;
 mod request;

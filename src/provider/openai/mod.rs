@@ -6,7 +6,8 @@
 //! normal end, refuses values it does not know, has no deadlines and an unbounded queue.
 //! Protocol: <https://platform.openai.com/docs/api-reference/chat-streaming>.
 
-mod wire;
+mod reply;
+mod request;
 
 use super::remote::{self, failure};
 use super::{Events, Fault, Model, OwnAnswer, Prompt, Provider, ProviderError};
@@ -15,10 +16,10 @@ use async_openai::config::OpenAIConfig;
 use async_openai::error::OpenAIError;
 use async_trait::async_trait;
 use bytes::Bytes;
+use reply::ChatCompletions;
 use reqwest::RequestBuilder;
 use reqwest::header::{AUTHORIZATION, HeaderValue};
 use serde::Deserialize;
-use wire::ChatCompletions;
 
 /// Where OpenAI itself answers.
 pub const OFFICIAL: &str = "https://api.openai.com/v1";
@@ -115,7 +116,7 @@ impl Provider for Endpoint {
     }
 
     async fn stream(&self, prompt: &Prompt) -> Result<Events, ProviderError> {
-        let body = wire::request(prompt, self.is_official, self.sends_cache_key);
+        let body = request::body(prompt, self.is_official, self.sends_cache_key);
         remote::reply(self.ask(body), ChatCompletions::default(), self.key.clone()).await
     }
 }

@@ -11,7 +11,8 @@ mod object;
 mod request;
 
 use super::SESSION;
-use super::items;
+use super::item::{Item, items_of};
+use super::items::{self, ItemList};
 use crate::chat::{Hearing, NewTurn, Standing};
 use crate::domain::page::MAX_LIMIT;
 use crate::domain::principal::Access;
@@ -34,7 +35,7 @@ use input::{Input, ensure_all, message_of};
 use object::{Head, Kept, Told};
 use request::{Request, Where};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::task::spawn_blocking;
 use utoipa::ToSchema;
 
@@ -371,14 +372,14 @@ pub(in crate::http) async fn delete(
         ("limit" = Option<u32>, Query, description = "From 1 to 100, 20 by default"),
         ("order" = Option<String>, Query, description = "desc (default) or asc"),
     ),
-    responses((status = 200, body = Object), (status = "default", description = "An error in OpenAI's shape"))
+    responses((status = 200, body = ItemList), (status = "default", description = "An error in OpenAI's shape"))
 )]
 pub(in crate::http) async fn input_items(
     State(api): State<Api>,
     mut query: Query,
     Caller(who): Caller,
     Path(id): Path<String>,
-) -> Answer<Json<Value>> {
+) -> Answer<Json<ItemList>> {
     let limit = query.number("limit", 1..=MAX_LIMIT).unwrap_or(20);
     let is_newest_first = query.word("order", &[("desc", true), ("asc", false)]).unwrap_or(true);
     let after = query.text("after");
@@ -390,17 +391,13 @@ pub(in crate::http) async fn input_items(
         inputs.reverse();
     }
     if let Some(after) = after {
-        let at = inputs.iter().position(|item| item["id"] == after);
+        let at = inputs.iter().position(|item| item.id == after);
         let at = at.ok_or_else(|| Error::invalid("after", "must name an item of this list"))?;
         inputs.drain(..=at);
     }
     let has_more = inputs.len() > limit as usize;
     inputs.truncate(limit as usize);
-    let name = |item: Option<&Value>| item.map(|item| item["id"].clone());
-    let (first, last) = (name(inputs.first()), name(inputs.last()));
-    Ok(Json(json!({
-        "object": "list", "data": inputs, "first_id": first, "last_id": last, "has_more": has_more,
-    })))
+    Ok(Json(ItemList::new(inputs, has_more)))
 }
 
 /// The items that a response was asked with, the oldest first: those of the message that it answers,
@@ -410,7 +407,7 @@ async fn inputs(
     who: &Principal,
     session: &SessionId,
     stored: &StoredResponse,
-) -> Result<Vec<Value>> {
+) -> Result<Vec<Item>> {
     let mut messages = Vec::new();
     let mut next = Some(stored.question_id.clone());
     for _ in 0..Kept::read(stored)?.inputs {
@@ -419,8 +416,7 @@ async fn inputs(
         next = message.parent_id.clone();
         messages.push(message);
     }
-    let items = messages.into_iter().rev().flat_map(object::input);
-    Ok(items.collect())
+    Ok(messages.iter().rev().flat_map(items_of).collect())
 }
 
 fn turn_of(response: &str) -> Result<TurnId> {

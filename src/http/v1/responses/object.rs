@@ -5,10 +5,9 @@ use super::PREFIX;
 use crate::chat::Hearing;
 use crate::clock;
 use crate::domain::message::{FinishReason, Status};
-use crate::domain::tool::{self, ToolCall, ToolResult};
-use crate::domain::{Message, MessageId, Role, Usage};
+use crate::domain::tool::{self, ToolCall};
+use crate::domain::{Message, MessageId, Usage};
 use crate::error::{Error, Kind, Result};
-use crate::http::v1::items::Item;
 use crate::store::StoredResponse;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -201,29 +200,13 @@ fn output(reply: &Message, status: &str) -> Vec<Value> {
     thought.into_iter().chain(text).chain(calls).collect()
 }
 
-/// A message as the items that a client may have sent it as.
-pub(super) fn input(message: Message) -> Vec<Value> {
-    if message.role == Role::Tool {
-        let outputs = tool::results(&message.parts).into_iter().enumerate();
-        let output = |(nth, result): (usize, ToolResult)| {
-            json!({
-                "type": "function_call_output", "id": item_id("fco", &message.id, nth),
-                "call_id": result.call_id, "output": result.output, "status": "completed",
-            })
-        };
-        return outputs.map(output).collect();
-    }
-    if message.role == Role::Assistant {
-        return output(&message, "completed");
-    }
-    vec![json!(Item::from(message))]
-}
-
 /// The name of an item, the `nth` of its kind in a reply.
 pub(super) fn item_id(kind: &str, reply: &MessageId, nth: usize) -> String {
-    match nth {
-        0 => format!("{kind}_{reply}"),
-        nth => format!("{kind}_{reply}_{nth}"),
+    match (kind, nth) {
+        // As the items of conversations are called.
+        ("fc", nth) => format!("fc_{}_{reply}", nth + 1),
+        (kind, 0) => format!("{kind}_{reply}"),
+        (kind, nth) => format!("{kind}_{reply}_{nth}"),
     }
 }
 

@@ -123,7 +123,7 @@ impl Request {
         limit: usize,
     ) -> (Vec<Earlier>, Wish) {
         let Input { returned: results, earlier, last } = input;
-        let Some(Earlier { role, body }) = last else {
+        let Some(Earlier { role, body, .. }) = last else {
             return (earlier, Wish::Return { results, of: reply, limit });
         };
         let parent = reply.map_or(Parent::Head, Parent::Message);
@@ -195,7 +195,7 @@ impl Request {
     }
 }
 
-fn said(Earlier { role, body }: &Earlier) -> PromptMessage {
+fn said(Earlier { role, body, .. }: &Earlier) -> PromptMessage {
     let Body { content, parts, .. } = body;
     PromptMessage {
         role: *role,
