@@ -295,3 +295,173 @@ async fn a_library_that_tries_again_reads_the_same_events() {
     assert_eq!(id(&send(2).await), id(&first));
     assert!(server.upstream.is_idle().await);
 }
+
+fn weather() -> Value {
+    let parameters = json!({"type": "object", "properties": {"city": {"type": "string"}}});
+    json!([{"type": "function", "name": "weather", "parameters": parameters, "strict": true}])
+}
+
+/// Calls the weather of two cities, both at once.
+fn calling(mut call: Call) {
+    for (index, city) in [(0, "Oslo"), (1, "Bonn")] {
+        call.tool_call(index, &format!("call-{city}"), "weather");
+    }
+    for (index, city) in [(0, "Oslo"), (1, "Bonn")] {
+        call.arguments(index, "{\"city\":");
+        call.arguments(index, &format!("\"{city}\"}}"));
+    }
+    call.finish_calling();
+}
+
+fn output(city: &str, weather: &str) -> Value {
+    json!({"type": "function_call_output", "call_id": format!("call-{city}"), "output": weather})
+}
+
+#[tokio::test]
+async fn functions_are_called_and_their_outputs_continue_the_response() {
+    let server = Server::start().await;
+    let body = json!({"input": "Weather?", "tools": weather(), "tool_choice": {"type": "function", "name": "weather"}, "parallel_tool_calls": true});
+    let events = streamed(&server, body, |call| {
+        let function =
+            json!({"name": "weather", "parameters": weather()[0]["parameters"], "strict": true});
+        assert_eq!(call.request["tools"], json!([{"type": "function", "function": function}]));
+        assert_eq!(
+            call.request["tool_choice"],
+            json!({"type": "function", "function": {"name": "weather"}})
+        );
+        assert_eq!(call.request["parallel_tool_calls"], true);
+        calling(call);
+    })
+    .await;
+    let added: Vec<_> =
+        events.iter().filter(|event| event["type"] == "response.output_item.added").collect();
+    assert_eq!(
+        (&added[1]["output_index"], &added[1]["item"]["call_id"]),
+        (&json!(1), &json!("call-Bonn"))
+    );
+    assert_eq!(
+        (&added[1]["item"]["arguments"], &added[1]["item"]["status"]),
+        (&json!(""), &json!("in_progress"))
+    );
+    let of_bonn = |kind: &str| {
+        let of_it =
+            |event: &&Value| event["type"] == kind && event["item_id"] == added[1]["item"]["id"];
+        events.iter().filter(of_it).cloned().collect::<Vec<_>>()
+    };
+    let deltas = of_bonn("response.function_call_arguments.delta");
+    let written: String = deltas.iter().map(|event| event["delta"].as_str().unwrap()).collect();
+    assert_eq!(written, "{\"city\":\"Bonn\"}");
+    let done = &of_bonn("response.function_call_arguments.done")[0];
+    assert_eq!((&done["arguments"], &done["output_index"]), (&json!(written), &json!(1)));
+    let response = &events.last().unwrap()["response"];
+    assert_eq!((&response["status"], &response["tools"]), (&json!("completed"), &weather()));
+    let calls = response["output"].as_array().unwrap();
+    assert_eq!(
+        (calls.len(), &calls[0]["name"], &calls[0]["type"]),
+        (2, &json!("weather"), &json!("function_call"))
+    );
+    assert_eq!(&server.get(&format!("{ROUTE}/{}", id(response))).await.body, response);
+
+    // Behind the response …
+    let behind = |input: Value| json!({"input": input, "previous_response_id": id(response), "tools": weather()});
+    let told =
+        asked(&server, behind(json!([output("Oslo", "rain"), output("Bonn", "sun")])), |call| {
+            let sent = call.request["messages"].as_array().unwrap();
+            let [.., asking, oslo, bonn] = sent.as_slice() else { panic!("{sent:?}") };
+            assert_eq!(asking["tool_calls"].as_array().unwrap().len(), 2);
+            assert_eq!(
+                (&oslo["tool_call_id"], &oslo["content"]),
+                (&json!("call-Oslo"), &json!("rain"))
+            );
+            assert_eq!((&bonn["role"], &bonn["content"]), (&json!("tool"), &json!("sun")));
+            call.reply("Rain and sun.");
+        })
+        .await;
+    let session = told.header("x-echoic-session").to_owned();
+    assert_eq!(told.body["output"][0]["content"][0]["text"], "Rain and sun.");
+    let items = server.get(&format!("{ROUTE}/{}/input_items?order=asc", id(&told.body))).await.body;
+    let outputs: Vec<_> =
+        items["data"].as_array().unwrap().iter().map(|item| &item["output"]).collect();
+    assert_eq!(outputs, ["rain", "sun"]);
+    // … once more beside that, with a word of the user's …
+    let more = json!([output("Oslo", "rain"), output("Bonn", "hail"), {"role": "user", "content": "Briefly!"}]);
+    asked(&server, behind(more.clone()), |call| {
+        let sent = call.request["messages"].as_array().unwrap();
+        let [.., bonn, word] = sent.as_slice() else { panic!("{sent:?}") };
+        assert_eq!((&bonn["content"], &word["content"]), (&json!("hail"), &json!("Briefly!")));
+        call.reply("Wet.");
+    })
+    .await;
+    // … and without storing anything.
+    let mut aside = behind(json!([output("Oslo", "fog"), output("Bonn", "fog")]));
+    aside["store"] = false.into();
+    asked(&server, aside, |call| {
+        let sent = call.request["messages"].as_array().unwrap();
+        let [.., asking, oslo, bonn] = sent.as_slice() else { panic!("{sent:?}") };
+        assert_eq!(asking["tool_calls"].as_array().unwrap().len(), 2);
+        assert_eq!((&oslo["content"], &bonn["content"]), (&json!("fog"), &json!("fog")));
+        call.reply("Fog.");
+    })
+    .await;
+    assert_eq!(server.said(&session).await.last().unwrap(), "assistant: Wet.");
+
+    for (input, about) in [
+        (json!([output("Oslo", "rain")]), "call-Bonn"),
+        (json!([output("Oslo", "rain"), {"role": "user", "content": "x"}]), "call-Bonn"),
+        (
+            json!([output("Oslo", "a"), output("Bonn", "b"), output("Rome", "c"), {"role": "user", "content": "x"}]),
+            "call-Rome",
+        ),
+    ] {
+        let reply = server.post(ROUTE, behind(input)).await;
+        assert_eq!((error(&reply).0, error(&reply).3), (400, &json!("input")));
+        assert!(reply.body["error"]["message"].as_str().unwrap().contains(about), "{}", reply.body);
+    }
+    let reply = server.post(ROUTE, json!({"input": [output("Oslo", "rain")]})).await;
+    assert_eq!((error(&reply).0, error(&reply).3), (400, &json!("input")));
+}
+
+#[tokio::test]
+async fn functions_are_called_in_a_conversation_and_by_clients_that_send_all_of_it_each_time() {
+    let server = Server::start().await;
+    let conversation = server.post("/v1/conversations", json!({})).await.body["id"].clone();
+    let in_it =
+        |input: Value| json!({"input": input, "conversation": conversation, "tools": weather()});
+    asked(&server, in_it(json!("Weather?")), calling).await;
+    let returned = json!([output("Oslo", "rain"), output("Bonn", "sun")]);
+    asked(&server, in_it(returned), |call| {
+        assert_eq!(call.request["messages"].as_array().unwrap().last().unwrap()["content"], "sun");
+        call.reply("Mixed.");
+    })
+    .await;
+
+    for store in [true, false] {
+        let call = |city: &str| json!({"type": "function_call", "id": "fc_x", "call_id": format!("call-{city}"), "name": "weather", "arguments": "{}", "status": "completed"});
+        let input = json!([{"role": "user", "content": "Weather?"}, call("Oslo"), call("Bonn"), output("Oslo", "rain"), output("Bonn", "sun")]);
+        let response = asked(&server, json!({"input": input, "store": store}), |call| {
+            let sent = call.request["messages"].as_array().unwrap();
+            let [.., asking, oslo, bonn] = sent.as_slice() else { panic!("{sent:?}") };
+            assert_eq!(asking["tool_calls"].as_array().unwrap().len(), 2, "{store}");
+            assert_eq!((&oslo["content"], &bonn["content"]), (&json!("rain"), &json!("sun")));
+            call.reply("Mixed.");
+        })
+        .await
+        .body;
+        let items = server.get(&format!("{ROUTE}/{}/input_items", id(&response))).await;
+        assert_eq!(items.status, if store { 200 } else { 404 });
+        if store {
+            let kinds: Vec<_> =
+                items.body["data"].as_array().unwrap().iter().map(|item| &item["type"]).collect();
+            assert_eq!(
+                kinds,
+                [
+                    "function_call_output",
+                    "function_call_output",
+                    "function_call",
+                    "function_call",
+                    "message"
+                ]
+            );
+        }
+    }
+}
