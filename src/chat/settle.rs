@@ -12,7 +12,7 @@ use crate::domain::message::{Body, FinishReason, MessageError};
 use crate::domain::quota::cost;
 use crate::domain::tool;
 use crate::domain::turn::ActiveTurn;
-use crate::domain::{MessageType, Role, SessionId, Status, Usage, UserId};
+use crate::domain::{CallKind, MessageType, Role, SessionId, Status, Usage, UserId};
 use crate::error::{Error, Kind, Result};
 use crate::memory::tokens;
 use crate::store::{Begun, FinishTurn, Finished, LedgerEntry, NewMessage, ReplyFields};
@@ -133,6 +133,7 @@ impl Chat {
             claimant: self.claimant.clone(),
             reply,
             cost,
+            is_counted: !self.terms.quotas.is_empty(),
             last_batch: live.last_batch(ending).await,
             take_next: (!self.is_draining()).then(|| self.claimant.clone()),
         };
@@ -162,6 +163,7 @@ impl Chat {
         let reply = &finish.reply.reply;
         let entry = LedgerEntry {
             turn_id: finish.turn_id.clone(),
+            kind: CallKind::Reply,
             session_id: finish.session_id.clone(),
             owner: begun.session.owner.clone(),
             project_id: begun.session.project_id.clone(),

@@ -1,5 +1,6 @@
-//! Tokens that a reply cost.
+//! Tokens that a reply cost, and what else models are called for.
 
+use super::as_word;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -18,3 +19,16 @@ pub struct Usage {
     /// Whether these are our count, because the provider sent none.
     pub estimated: bool,
 }
+
+/// What a model was called for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallKind {
+    /// The reply of a turn, all its calls together.
+    Reply,
+    /// A session's title.
+    Title,
+    /// A summary of what prompts have no room for.
+    Summary,
+}
+
+as_word!(CallKind { Reply = "reply", Title = "title", Summary = "summary" });
