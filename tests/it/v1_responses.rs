@@ -467,4 +467,16 @@ async fn a_reply_that_failed_is_an_error_and_stays_to_be_read_as_a_failed_respon
     assert_eq!(reply.header("x-should-retry"), "false");
     let session = the_only_session(&server).await;
     assert_eq!(server.last_message(&session).await["status"], "failed");
+
+    // In the background that is how it stands.
+    let queued = server.post(ROUTE, json!({"input": "hi", "background": true})).await;
+    server.upstream.call().await.refuse(404, json!({"error": {"message": "no such model"}}));
+    if let Some(mut frames) = server.join(queued.header("x-echoic-session"), None).await {
+        frames.rest().await;
+    }
+    let failed = server.get(&format!("{ROUTE}/{}", id(&queued.body))).await.body;
+    assert_eq!(
+        (&failed["status"], &failed["error"]["code"]),
+        (&json!("failed"), &json!("server_error"))
+    );
 }
