@@ -322,12 +322,15 @@ impl Cast {
         let said = self.made("/api/chat-messages", said).await;
         let files = json!([{"path": "a.txt", "content": "a secret"}]);
         let project = self.made("/api/projects", json!({"name": "P", "files": files})).await;
-        // In a session of its own, which it keeps busy for a while.
+        // In a session of its own.
         let other = self.made("/api/chat-sessions", json!({"participants": ["pat"]})).await;
         let conversation = format!("conv_{}", other["sessionId"].as_str().unwrap());
         let asked = json!({"conversation": conversation, "input": "a secret", "background": true});
         let ann = self.server.with_key(&self.keys["ann"]);
         let response = ann.post("/v1/responses", asked).await.body;
+        // Nobody has many turns at once.
+        let cancel = format!("/v1/responses/{}/cancel", response["id"].as_str().unwrap());
+        assert_eq!(ann.post(&cancel, json!({})).await.status, 200);
         World {
             response: response["id"].as_str().unwrap().to_owned(),
             session,
