@@ -25,6 +25,13 @@ macro_rules! kinds {
             pub const fn code(self) -> &'static str {
                 match self { $(Self::$name => $code),* }
             }
+
+            /// The kind of a reply's failure, by the code that is stored; the provider's if it is
+            /// none that we know.
+            pub fn of_code(code: &str) -> Self {
+                let is_it = |kind: &&Self| kind.code() == code;
+                Self::ALL.iter().find(is_it).copied().unwrap_or(Self::ProviderError)
+            }
         }
     };
 }
@@ -32,6 +39,12 @@ macro_rules! kinds {
 kinds! {
     /// A request that does not hold what it must.
     InvalidRequest = "invalid_request",
+    /// A parameter that OpenAI's routes do not know.
+    UnknownParameter = "unknown_parameter",
+    /// Two parameters of which there may be one.
+    MutuallyExclusive = "mutually_exclusive_parameters",
+    /// No such response to go on from, as far as this user can tell.
+    PreviousResponseNotFound = "previous_response_not_found",
     /// No credentials, or bad ones.
     Unauthenticated = "unauthenticated",
     /// A known user who may not do this to a thing they may see; a foreign `Origin`.
@@ -44,6 +57,8 @@ kinds! {
     SessionNotFound = "session_not_found",
     /// No such message in the session.
     MessageNotFound = "message_not_found",
+    /// No such response, as far as this user can tell.
+    ResponseNotFound = "response_not_found",
     /// No such node in the session.
     NodeNotFound = "node_not_found",
     /// No such project, as far as this user can tell.
@@ -171,6 +186,11 @@ impl Error {
     /// No such message.
     pub fn message_not_found() -> Self {
         Self::new(Kind::MessageNotFound, "there is no such message in the session")
+    }
+
+    /// No such response.
+    pub fn response_not_found() -> Self {
+        Self::new(Kind::ResponseNotFound, "there is no such response")
     }
 
     /// No such project.

@@ -4,7 +4,7 @@
 use super::frames;
 use super::{Chat, Direct, NewTurn, Reader};
 use crate::domain::message::FinishReason;
-use crate::domain::{MessageId, Principal, SessionId, Usage};
+use crate::domain::{MessageId, Principal, SessionId, TurnId, Usage};
 use crate::error::{Error, Kind, Result};
 use crate::provider::{Event, Events, OwnAnswer, Prompt};
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use serde::Deserialize;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// What is heard of a reply, in order. Behind `Finished` and `Failed` nothing more comes.
+/// What is heard of a reply, in order. Behind `Finished`, `Stopped` and `Failed` nothing more comes.
 #[derive(Debug)]
 pub enum Heard {
     /// More of the answer.
@@ -43,6 +43,8 @@ pub enum Heard {
         /// What it cost, if that is known.
         usage: Option<Usage>,
     },
+    /// It will not be heard whole: somebody stopped it.
+    Stopped,
     /// It will not be heard whole.
     Failed(Error),
 }
@@ -53,6 +55,10 @@ pub struct Hearing {
     pub id: MessageId,
     /// The session it is stored in.
     pub session: Option<SessionId>,
+    /// Its turn, where one runs, ran, or is repeated.
+    pub turn: Option<TurnId>,
+    /// The message it answers, in its session.
+    pub question: Option<MessageId>,
     /// What is heard.
     pub heard: BoxStream<'static, Heard>,
 }
@@ -72,8 +78,8 @@ impl Chat {
         let who = new.who.clone();
         let mut reader = self.start_turn(new).await?;
         let mut frames: VecDeque<Frame> = VecDeque::new();
-        let mut reply = None::<String>;
-        let session = loop {
+        let (mut reply, mut turn) = (None::<String>, None);
+        let (session, question) = loop {
             let Some(bytes) = reader.next().await else { return Err(going_down()) };
             frames.extend(frames::read(&bytes));
             let mut session = None;
@@ -82,6 +88,7 @@ impl Chat {
                     Frame::Start { message_id, message_metadata } => {
                         let own = message_metadata.message_id.as_ref();
                         reply = Some(own.unwrap_or(message_id).clone());
+                        turn = Some(TurnId::trusted(message_metadata.turn_id.as_str()));
                     }
                     Frame::DataSession { data } => session = Some(data),
                     _ => {}
@@ -90,23 +97,16 @@ impl Chat {
             if let Some(SessionData { session_id, user_message_id }) = session {
                 // Where a person will answer there is neither a turn nor a reply yet.
                 reply.get_or_insert_with(|| user_message_id.clone());
-                break SessionId::trusted(session_id.clone());
+                let question = MessageId::trusted(user_message_id.as_str());
+                break (SessionId::trusted(session_id.as_str()), Some(question));
             }
         };
         let reply = MessageId::trusted(reply.unwrap_or_default());
         let id = reply.clone();
-        let chat = self.clone();
-        let listening = Listening {
-            chat,
-            who,
-            session: session.clone(),
-            reply,
-            reader,
-            frames,
-            is_over: false,
-        };
-        let heard = stream::unfold(listening, Listening::next).boxed();
-        Ok(Hearing { id, session: Some(session), heard })
+        let mut heard = Listening::new(self, &who, &session, &reply, reader);
+        heard.frames = frames;
+        let heard = heard.stream();
+        Ok(Hearing { id, session: Some(session), turn, question, heard })
     }
 
     /// Asks the provider, and stores nothing.
@@ -117,7 +117,8 @@ impl Chat {
         let (waiting, ended) = (VecDeque::new(), Ended::default());
         let asked = Asked { events, waiting, calls: Vec::new(), ended, direct };
         let heard = stream::unfold(asked, Asked::next).boxed();
-        Ok(Hearing { id: MessageId::generate(), session: None, heard })
+        let id = MessageId::generate();
+        Ok(Hearing { id, session: None, turn: None, question: None, heard })
     }
 
     /// Hands a request in the words of Chat Completions on to the provider, as it is.
@@ -154,13 +155,16 @@ impl Chat {
     ) -> Error {
         let stored = self.store.message(who, session, reply).await.ok();
         let code = stored.and_then(|message| message.error).map(|error| error.code);
-        let of_code = |kind: &&Kind| code.as_deref() == Some(kind.code());
-        let kind = Kind::ALL.iter().find(of_code).copied().unwrap_or(Kind::ProviderError);
-        Error::new(kind, sentence)
+        Error::new(Kind::of_code(code.as_deref().unwrap_or_default()), sentence)
     }
 }
 
-fn going_down() -> Error {
+/// What is said of a reply that somebody stopped, where there is no other word for that.
+pub fn stopped() -> Error {
+    Error::new(Kind::ProviderError, "the reply was stopped")
+}
+
+pub(super) fn going_down() -> Error {
     Error::new(Kind::ShuttingDown, "the server is going down; try again in a moment")
 }
 
@@ -212,6 +216,7 @@ struct SessionData {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct StartMetadata {
+    turn_id: String,
     /// The reply's own name, where it continues another.
     #[serde(default)]
     message_id: Option<String>,
@@ -224,7 +229,7 @@ struct FinishMetadata {
 }
 
 /// A turn's frames on their way to being heard.
-struct Listening {
+pub(super) struct Listening {
     chat: Arc<Chat>,
     who: Principal,
     session: SessionId,
@@ -235,6 +240,29 @@ struct Listening {
 }
 
 impl Listening {
+    /// Listens to what `reader` reads of a turn.
+    pub(super) fn new(
+        chat: &Arc<Chat>,
+        who: &Principal,
+        session: &SessionId,
+        reply: &MessageId,
+        reader: Reader,
+    ) -> Self {
+        Self {
+            chat: chat.clone(),
+            who: who.clone(),
+            session: session.clone(),
+            reply: reply.clone(),
+            reader,
+            frames: VecDeque::new(),
+            is_over: false,
+        }
+    }
+
+    pub(super) fn stream(self) -> BoxStream<'static, Heard> {
+        stream::unfold(self, Self::next).boxed()
+    }
+
     async fn next(mut self) -> Option<(Heard, Self)> {
         loop {
             if self.is_over {
@@ -261,10 +289,7 @@ impl Listening {
                     let FinishMetadata { model, usage } = message_metadata;
                     return Some(self.last(Heard::Finished { reason, model, usage }));
                 }
-                Frame::Abort => {
-                    let stopped = Error::new(Kind::ProviderError, "the reply was stopped");
-                    return Some(self.last(Heard::Failed(stopped)));
-                }
+                Frame::Abort => return Some(self.last(Heard::Stopped)),
                 Frame::Error { error_text } => {
                     let Self { chat, who, session, reply, .. } = &self;
                     let error = chat.failure(who, session, reply, error_text).await;

@@ -17,9 +17,15 @@ impl Chat {
     /// They belong to the newest reply whose calls they all answer, so that a request that comes
     /// twice means the same both times. Errors: `invalid_request` if there is none.
     pub(super) async fn with_results_as_message(&self, new: NewTurn) -> Result<NewTurn> {
-        let Wish::Return { results, limit } = &new.wish else { return Ok(new) };
-        let query = MessageQuery { view: View::Path, slice: Slice::Newest, limit: LOOK_BACK };
-        let path = self.store.messages(&new.who, new.session.id(), query).await?.messages;
+        let Wish::Return { results, of, limit } = &new.wish else { return Ok(new) };
+        let path = match of {
+            Some(reply) => self.reply_and_question(&new, reply).await?,
+            None => {
+                let (view, slice, limit) = (View::Path, Slice::Newest, LOOK_BACK);
+                let query = MessageQuery { view, slice, limit };
+                self.store.messages(&new.who, new.session.id(), query).await?.messages
+            }
+        };
         let (reply, calls) = answered(&path, results)?;
         let is_own = |result: &&NewResult| calls.iter().any(|call| call.id == result.call_id);
         let own: Vec<NewResult> = results.iter().filter(is_own).cloned().collect();
@@ -32,6 +38,13 @@ impl Chat {
             on_known: OnKnownId::Edit,
         };
         Ok(NewTurn { wish, ..new })
+    }
+
+    /// The end of the path up to a reply.
+    async fn reply_and_question(&self, new: &NewTurn, reply: &MessageId) -> Result<Vec<Message>> {
+        let reply = self.store.message(&new.who, new.session.id(), reply).await?;
+        let Some(question) = &reply.parent_id else { return Ok(vec![reply]) };
+        Ok(vec![self.store.message(&new.who, new.session.id(), question).await?, reply])
     }
 }
 

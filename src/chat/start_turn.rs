@@ -36,6 +36,9 @@ pub struct NewTurn {
     pub session: SessionTarget,
     /// The project of a session that is created.
     pub project_id: Option<ProjectId>,
+    /// What is said before that in the same breath, the first message first. A turn that has some
+    /// never waits.
+    pub earlier: Vec<Earlier>,
     /// What to answer.
     pub wish: Wish,
     /// What this turn uses, over the session's settings.
@@ -46,6 +49,17 @@ pub struct NewTurn {
     pub idempotency: Option<IdempotencyKey>,
     /// How whoever asks stands.
     pub standing: Standing,
+}
+
+/// A message that is stored before the one a turn answers.
+#[derive(Debug, Clone)]
+pub struct Earlier {
+    /// Who speaks.
+    pub role: Role,
+    /// What they say.
+    pub body: Body,
+    /// What only replies have.
+    pub reply: ReplyFields,
 }
 
 /// How whoever asks for a turn stands with the server.
@@ -77,6 +91,8 @@ pub enum Wish {
     Return {
         /// The results, and maybe those of earlier calls.
         results: Vec<NewResult>,
+        /// The reply that wrote the calls, where it is not to be looked for at the end of the path.
+        of: Option<MessageId>,
         /// The most bytes of text in them.
         limit: usize,
     },
@@ -170,6 +186,7 @@ impl Chat {
         refusal: Option<Error>,
     ) -> Result<Began> {
         let (chat, options) = (self.clone(), new.settings.clone());
+        let earlier = earlier(new).await;
         // Judged inside the step, behind the look for what came before: a repetition begins nothing.
         let is_refused = refusal.clone();
         let surely_fits: Admission = Box::new(move |session, size| {
@@ -180,17 +197,24 @@ impl Chat {
             }
             Err(Error::new(Kind::ContextTooLong, "the message may not fit the model"))
         });
-        match self.store.begin_turn(self.begin_turn(new, turn.clone(), surely_fits)).await {
+        let begin = self.begin_turn(new, turn.clone(), earlier.clone(), surely_fits);
+        match self.store.begin_turn(begin).await {
             Err(error) if error.kind == Kind::ContextTooLong => {
                 self.ensure_fits(new).await?;
                 let counted: Admission = Box::new(move |_, _| refusal.clone().map_or(Ok(()), Err));
-                self.store.begin_turn(self.begin_turn(new, turn, counted)).await
+                self.store.begin_turn(self.begin_turn(new, turn, earlier, counted)).await
             }
             began => began,
         }
     }
 
-    fn begin_turn(&self, new: &NewTurn, turn: TurnSpec, admit: Admission) -> BeginTurn {
+    fn begin_turn(
+        &self,
+        new: &NewTurn,
+        turn: TurnSpec,
+        earlier: Vec<NewMessage>,
+        admit: Admission,
+    ) -> BeginTurn {
         BeginTurn {
             who: new.who.clone(),
             session: new.session.clone(),
@@ -198,6 +222,7 @@ impl Chat {
             on_busy: new.on_busy,
             idempotency: new.idempotency.clone(),
             turn,
+            earlier,
             key: new.standing.key.clone(),
             quotas: self.terms.quotas.clone(),
             admit,
@@ -268,10 +293,14 @@ impl Chat {
     }
 
     fn publish_beginning(&self, begun: &Begun) {
-        let Begun { session, question, turn, .. } = begun;
+        let Begun { session, question, turn, earlier, .. } = begun;
         // A session that came with its first message was created in the same step.
-        if session.messages_count == 1 && session.created_at == turn.started_at {
+        let new = earlier.len() + 1;
+        if session.messages_count as usize == new && session.created_at == turn.started_at {
             self.events.publish(&session.id, What::Created);
+        }
+        for message in earlier {
+            self.publish_message(session, &message.id, &message.body.content);
         }
         if begun.is_question_new {
             self.publish_message(session, &question.id, &question.content);
@@ -361,6 +390,25 @@ impl Chat {
             }
         }
     }
+}
+
+/// The messages that go before a turn's own, as they are stored.
+async fn earlier(new: &NewTurn) -> Vec<NewMessage> {
+    let mut messages = Vec::with_capacity(new.earlier.len());
+    for Earlier { role, body, reply } in &new.earlier {
+        let calls = tool::text_of_calls(&tool::calls(&body.parts));
+        messages.push(NewMessage {
+            id: MessageId::generate(),
+            client_message_id: None,
+            role: *role,
+            sender_id: new.who.user.clone(),
+            tokens: tokens::count_long(&body.content).await + tokens::count_long(&calls).await,
+            body: body.clone(),
+            created_at: clock::now(),
+            reply: reply.clone(),
+        });
+    }
+    messages
 }
 
 fn busy(session: &Session, message: &'static str) -> Error {

@@ -65,6 +65,12 @@ impl NewResult {
         Ok(Self { call_id, output, is_error })
     }
 
+    /// As the model is told.
+    pub fn told(&self) -> ToolResult {
+        let (call_id, output) = (self.call_id.clone(), self.text());
+        ToolResult { call_id, output, is_error: self.is_error }
+    }
+
     /// The output as the model is told.
     fn text(&self) -> String {
         text_of(&self.output)

@@ -193,7 +193,18 @@ fn new_turn(api: &Api, who: Principal, body: ChatBody<'_>) -> Result<NewTurn> {
         || body.message.is_some_and(|message| message.get().starts_with('{'));
     let (session, wish) = if is_ai_sdk { ai_sdk(api, body)? } else { plain(api, body)? };
     let (idempotency, standing) = Default::default();
-    Ok(NewTurn { who, session, project_id, wish, settings, on_busy, idempotency, standing })
+    let earlier = Vec::new();
+    Ok(NewTurn {
+        who,
+        session,
+        project_id,
+        earlier,
+        wish,
+        settings,
+        on_busy,
+        idempotency,
+        standing,
+    })
 }
 
 /// What goes on to the provider in its own words.
@@ -255,7 +266,7 @@ fn ai_sdk(api: &Api, body: ChatBody<'_>) -> Result<(SessionTarget, Wish)> {
     let last = last.ok_or_else(|| Error::invalid("messages", "must hold at least one message"))?;
     if last.role == Role::Assistant && !last.results.is_empty() {
         let (results, limit) = (last.results, api.limits.message);
-        return Ok((session, Wish::Return { results, limit }));
+        return Ok((session, Wish::Return { results, of: None, limit }));
     }
     if last.role != Role::User {
         let wants =

@@ -96,12 +96,16 @@ pub(super) fn sentence(kind: Kind, message: &str) -> String {
 /// The status of each kind of error.
 pub(super) const fn status(kind: Kind) -> StatusCode {
     match kind {
-        Kind::InvalidRequest => StatusCode::BAD_REQUEST,
+        Kind::InvalidRequest
+        | Kind::UnknownParameter
+        | Kind::MutuallyExclusive
+        | Kind::PreviousResponseNotFound => StatusCode::BAD_REQUEST,
         Kind::Unauthenticated => StatusCode::UNAUTHORIZED,
         Kind::Forbidden | Kind::ForbiddenHost => StatusCode::FORBIDDEN,
         Kind::RouteNotFound
         | Kind::SessionNotFound
         | Kind::MessageNotFound
+        | Kind::ResponseNotFound
         | Kind::NodeNotFound
         | Kind::ProjectNotFound
         | Kind::FileNotFound

@@ -38,7 +38,7 @@ const TICKETED: &[&str] = &["/api/events", "/api/chat/{sessionId}/stream"];
 const TURNS: &[&str] =
     &["/api/chat", "/api/chat/{sessionId}/regenerate", "/v1/chat/completions", "/v1/responses"];
 /// What is posted and counts as a read all the same.
-const READS: &[&str] = &[TICKETS, "/api/chat/{sessionId}/stop"];
+const READS: &[&str] = &[TICKETS, "/api/chat/{sessionId}/stop", "/v1/responses/{response}/cancel"];
 /// What a key that may only read may still post.
 const TICKETS: &str = "/api/tickets";
 

@@ -68,6 +68,10 @@ fn routes() -> OpenApiRouter<Api> {
         ))
         .routes(routes!(v1::items::items, v1::items::add_items))
         .routes(routes!(v1::items::item, v1::items::delete_item))
+        .routes(routes!(v1::responses::create))
+        .routes(routes!(v1::responses::get, v1::responses::delete))
+        .routes(routes!(v1::responses::cancel))
+        .routes(routes!(v1::responses::input_items))
         .routes(routes!(health::live))
         .routes(routes!(health::ready))
 }

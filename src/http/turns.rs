@@ -144,6 +144,7 @@ pub(super) async fn regenerate(
         who,
         session: SessionTarget::Existing(session),
         project_id: None,
+        earlier: Vec::new(),
         wish: Wish::Again { reply: message_id(body.message_id)? },
         settings,
         on_busy: body.on_busy.into(),

@@ -19,6 +19,7 @@ mod project_work;
 mod projects;
 pub mod queued;
 mod relay;
+mod responses;
 mod rules;
 mod search;
 mod sessions;
@@ -37,6 +38,7 @@ pub use ledger::*;
 pub use messages::*;
 pub use projects::*;
 pub use relay::*;
+pub use responses::*;
 pub(crate) use rules::exceeded;
 pub use search::*;
 pub use sessions::*;
@@ -62,6 +64,7 @@ pub trait Store:
     + TransferStore
     + SummaryStore
     + EmbeddingStore
+    + ResponseStore
     + ProjectStore
     + KeyStore
     + HouseStore

@@ -13,7 +13,10 @@ pub(crate) use projects::{ProjectOutcome, move_project};
 
 use super::rules;
 use super::work::{Location, Place, SessionRow};
-use super::{KeyStore, LedgerEntry, LedgerStore, NewFile, NewMessage, ProjectStore, StoredKey};
+use super::{
+    KeyStore, LedgerEntry, LedgerStore, NewFile, NewMessage, ProjectStore, StoredKey,
+    StoredResponse,
+};
 use crate::domain::{MessageId, Project, ProjectId, SessionId, Timestamp, TurnId, UserId};
 use crate::error::{Error, Kind, Result};
 use async_trait::async_trait;
@@ -43,6 +46,8 @@ pub(crate) struct KeptSession {
     pub(crate) log: Vec<Vec<u8>>,
     /// The requests that led to something in it, by user, route and key.
     pub(crate) requests: Vec<KeptRequest>,
+    /// Its responses, by their turns.
+    pub(crate) responses: Vec<StoredResponse>,
 }
 
 /// A turn that waits.

@@ -128,6 +128,9 @@ pub struct BeginTurn {
     pub idempotency: Option<IdempotencyKey>,
     /// The turn.
     pub turn: TurnSpec,
+    /// Messages that are stored before the one it answers, the first one first. A turn that has some
+    /// never waits.
+    pub earlier: Vec<NewMessage>,
     /// The key that whoever asks came with.
     pub key: Option<KeyId>,
     /// What nobody may overrun.
@@ -183,6 +186,8 @@ pub struct Begun {
     pub options: Settings,
     /// Whether the question was stored with it, and not before.
     pub is_question_new: bool,
+    /// The messages that were stored with it before the question.
+    pub earlier: Vec<NewMessage>,
     /// Who pays for it.
     pub payer: Payer,
     /// Whether it waited for another one to end.
@@ -281,7 +286,8 @@ pub trait TurnStore: Send + Sync {
     /// In one step: checks access and status, claims the session, stores the user's message, names
     /// the session and moves its counters and head; or, in a busy session, queues the turn if it
     /// may wait. Errors: `session_not_found`, `session_busy`, `session_closed`, `queue_full`,
-    /// `id_taken`, `message_not_found`, `idempotency_key_reused`, and whatever `admit` says.
+    /// `id_taken`, `message_not_found`, `idempotency_key_reused`, `forbidden` (an earlier message in
+    /// another role than user, by somebody else than the owner), and whatever `admit` says.
     async fn begin_turn(&self, begin: BeginTurn) -> Result<Began>;
 
     /// In one step, if the turn still holds the claim: stores the reply with the end of its log,

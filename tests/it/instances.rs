@@ -398,6 +398,7 @@ async fn a_turn_whose_claim_was_never_answered_is_ended_after_a_lease() {
 fn begin_turn(life: &Claimant, now: Timestamp) -> BeginTurn {
     let who = Principal { user: UserId::trusted("ada"), is_admin: false };
     BeginTurn {
+        earlier: Vec::new(),
         session: SessionTarget::New(SessionId::trusted("s")),
         project_id: None,
         on_busy: OnBusy::Reject,

@@ -14,6 +14,7 @@ struct World {
     session: String,
     message: String,
     project: String,
+    response: String,
 }
 
 /// What is nowhere.
@@ -22,6 +23,7 @@ fn nothing() -> World {
         session: "nowhere".to_owned(),
         message: "nothing".to_owned(),
         project: "no-project".to_owned(),
+        response: "resp_none".to_owned(),
     }
 }
 
@@ -56,6 +58,10 @@ fn project(rest: &str, world: &World) -> String {
 
 fn conversation(rest: &str, world: &World) -> String {
     format!("/v1/conversations/conv_{}{rest}", world.session)
+}
+
+fn response(rest: &str, world: &World) -> String {
+    format!("/v1/responses/{}{rest}", world.response)
 }
 
 fn rows() -> Vec<(&'static str, Ask, Expected)> {
@@ -212,6 +218,23 @@ fn rows() -> Vec<(&'static str, Ask, Expected)> {
             },
             [401, 401, 409, 200, 200, 200],
         ),
+        (
+            "POST /v1/responses",
+            |w| {
+                let conversation = format!("conv_{}", w.session);
+                let body = json!({"conversation": conversation, "input": "hi", "background": true});
+                ("/v1/responses".into(), body)
+            },
+            INSIDE,
+        ),
+        ("GET /v1/responses/{response}", |w| (response("", w), Value::Null), INSIDE),
+        ("DELETE /v1/responses/{response}", |w| (response("", w), Value::Null), OWNER),
+        ("POST /v1/responses/{response}/cancel", |w| (response("/cancel", w), json!({})), INSIDE),
+        (
+            "GET /v1/responses/{response}/input_items",
+            |w| (response("/input_items", w), Value::Null),
+            INSIDE,
+        ),
         ("GET /v1/models", |_| ("/v1/models".into(), Value::Null), OWN),
         ("GET /v1/models/{model}", |_| ("/v1/models/demo".into(), Value::Null), OWN),
         ("POST /v1/conversations", |_| ("/v1/conversations".into(), json!({})), OWN),
@@ -299,7 +322,17 @@ impl Cast {
         let said = self.made("/api/chat-messages", said).await;
         let files = json!([{"path": "a.txt", "content": "a secret"}]);
         let project = self.made("/api/projects", json!({"name": "P", "files": files})).await;
+        // In a session of its own.
+        let other = self.made("/api/chat-sessions", json!({"participants": ["pat"]})).await;
+        let conversation = format!("conv_{}", other["sessionId"].as_str().unwrap());
+        let asked = json!({"conversation": conversation, "input": "a secret", "background": true});
+        let ann = self.server.with_key(&self.keys["ann"]);
+        let response = ann.post("/v1/responses", asked).await.body;
+        // Nobody has many turns at once.
+        let cancel = format!("/v1/responses/{}/cancel", response["id"].as_str().unwrap());
+        assert_eq!(ann.post(&cancel, json!({})).await.status, 200);
         World {
+            response: response["id"].as_str().unwrap().to_owned(),
             session,
             message: said["message"]["id"].as_str().unwrap().to_owned(),
             project: project["projectId"].as_str().unwrap().to_owned(),

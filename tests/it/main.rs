@@ -71,3 +71,5 @@ mod tree;
 mod usage;
 mod v1_chat;
 mod v1_conversations;
+mod v1_responses;
+mod v1_responses_stream;

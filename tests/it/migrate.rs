@@ -170,6 +170,25 @@ async fn a_furnished_database_moves_and_every_read_gives_the_same_answer() {
 }
 
 #[tokio::test]
+async fn a_response_moves_with_its_session_and_its_stream_keeps_its_numbers() {
+    let Some(url) = database() else { return };
+    let mut server = Server::on_file(&[]).await;
+    let body = json!({"input": "hi", "background": true, "stream": true, "metadata": {"a": "b"}});
+    let answer = async { server.upstream.call().await.reply("hello") };
+    let (streamed, ()) = futures::future::join(server.post("/v1/responses", body), answer).await;
+    let streamed = streamed.body.as_str().unwrap().to_owned();
+    let id = streamed.split("\"id\":\"").find_map(|rest| rest.strip_prefix("resp_")).unwrap();
+    let route = format!("/v1/responses/resp_{}", id.split('"').next().unwrap());
+    let before = server.get(&route).await.body;
+    server.stop().await;
+    migrated(server.folder.path(), "echoic.db", &url).await;
+    let moved = server_on(&url).await;
+    assert_eq!(moved.get(&route).await.body, before);
+    assert_eq!(before["metadata"], json!({"a": "b"}));
+    assert_eq!(moved.get(&format!("{route}?stream=true")).await.body, streamed);
+}
+
+#[tokio::test]
 async fn moving_again_changes_nothing_and_adds_what_came_since() {
     let Some(url) = database() else { return };
     let mut server = Server::on_file(&[]).await;

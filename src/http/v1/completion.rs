@@ -3,7 +3,7 @@
 //! <https://platform.openai.com/docs/api-reference/chat-streaming>.
 
 use super::errors;
-use crate::chat::{Heard, Hearing};
+use crate::chat::{Heard, Hearing, stopped};
 use crate::clock;
 use crate::domain::message::FinishReason;
 use crate::domain::{MessageId, Usage};
@@ -52,6 +52,7 @@ pub(super) async fn whole(mut hearing: Hearing, model: String) -> Result<Value> 
                 call.into_iter().for_each(|(.., arguments)| arguments.push_str(&delta));
                 continue;
             }
+            Heard::Stopped => return Err(stopped()),
             Heard::Failed(error) => return Err(error),
             Heard::Finished { reason, model, usage } => {
                 head.model = model.unwrap_or(head.model);
@@ -108,6 +109,7 @@ impl Chunks {
             is_over: false,
         };
         match first {
+            Some(Heard::Stopped) => return Err(stopped()),
             Some(Heard::Failed(error)) => return Err(error),
             None => return Err(Error::internal("a reply ended without its end")),
             Some(first) => {
@@ -145,12 +147,15 @@ impl Chunks {
                 self.waiting.push_back(Bytes::from_static(b"data: [DONE]\n\n"));
                 self.is_over = true;
             }
-            // Their libraries raise an error for this, and for a stream that is merely cut off none.
-            Heard::Failed(error) => {
-                self.data(&errors::body(&error));
-                self.is_over = true;
-            }
+            Heard::Stopped => self.break_off(&stopped()),
+            Heard::Failed(error) => self.break_off(&error),
         }
+    }
+
+    /// Their libraries raise an error for this, and for a stream that is merely cut off none.
+    fn break_off(&mut self, error: &Error) {
+        self.data(&errors::body(error));
+        self.is_over = true;
     }
 
     fn delta(&mut self, delta: Value) {

@@ -132,6 +132,7 @@ fn read(
         who: who.clone(),
         session: SessionTarget::Ensure(session),
         project_id: None,
+        earlier: Vec::new(),
         wish: request.wish(api)?,
         settings: request.settings(api)?,
         on_busy: OnBusy::Reject,

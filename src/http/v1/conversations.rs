@@ -57,9 +57,14 @@ fn metadata(meta: &JsonObject) -> BTreeMap<String, String> {
 
 /// The session that a conversation's id names.
 pub(super) fn session_of(conversation: &str) -> Result<SessionId> {
+    session_named("conversation_id", conversation)
+}
+
+/// The same, of a conversation that stands in this field.
+pub(super) fn session_named(field: &'static str, conversation: &str) -> Result<SessionId> {
     let wants = "must be an ID that begins with conv_";
-    let id = conversation.strip_prefix(PREFIX).ok_or(Invalid::new("conversation_id", wants))?;
-    Ok(SessionId::parse("conversation_id", id)?)
+    let id = conversation.strip_prefix(PREFIX).ok_or(Invalid::new(field, wants))?;
+    Ok(SessionId::parse(field, id)?)
 }
 
 /// The conversation that is there.
@@ -153,18 +158,25 @@ pub(in crate::http) async fn update(
     Ok(Json(api.chat.change_session(&who, &id, change, versions, clock::now()).await?.into()))
 }
 
-fn to_meta(mut kept: Map<String, Value>, metadata: BTreeMap<String, String>) -> Result<JsonObject> {
+/// Refuses metadata that is too much.
+pub(super) fn ensure_metadata(metadata: &BTreeMap<String, String>) -> Result<()> {
     let (pairs, name_length, value_length) = METADATA;
     if metadata.len() > pairs {
         return Err(Error::invalid("metadata", "must have at most 16 pairs"));
     }
-    for (name, value) in metadata {
-        if name.chars().count() > name_length || value.chars().count() > value_length {
-            let wants = "must have names of at most 64 and values of at most 512 characters";
-            return Err(Error::invalid("metadata", wants));
-        }
-        kept.insert(name, value.into());
+    let is_long = |(name, value): (&String, &String)| {
+        name.chars().count() > name_length || value.chars().count() > value_length
+    };
+    if metadata.iter().any(is_long) {
+        let wants = "must have names of at most 64 and values of at most 512 characters";
+        return Err(Error::invalid("metadata", wants));
     }
+    Ok(())
+}
+
+fn to_meta(mut kept: Map<String, Value>, metadata: BTreeMap<String, String>) -> Result<JsonObject> {
+    ensure_metadata(&metadata)?;
+    kept.extend(metadata.into_iter().map(|(name, value)| (name, value.into())));
     let raw = to_raw_value(&kept).map_err(Error::internal)?;
     Ok(JsonObject::parse("metadata", &raw)?)
 }

@@ -65,7 +65,8 @@ pub(super) fn body(error: &Error) -> Value {
     };
     let first = || Some(error.details.as_ref()?.as_object()?.keys().next()?.clone());
     let param = match error.kind {
-        Kind::InvalidRequest => first().filter(|field| field != "body"),
+        Kind::InvalidRequest | Kind::UnknownParameter => first().filter(|field| field != "body"),
+        Kind::PreviousResponseNotFound => Some("previous_response_id".to_owned()),
         Kind::ContextTooLong => Some("messages".to_owned()),
         _ => None,
     };

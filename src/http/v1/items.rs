@@ -37,7 +37,7 @@ pub(in crate::http) struct ItemList {
 }
 
 impl ItemList {
-    fn new(data: Vec<Item>, has_more: bool) -> Self {
+    pub(super) fn new(data: Vec<Item>, has_more: bool) -> Self {
         let id = |item: Option<&Item>| item.map(|item| item.id.clone());
         let (first_id, last_id) = (id(data.first()), id(data.last()));
         Self { object: "list", data, first_id, last_id, has_more }
@@ -252,7 +252,7 @@ async fn tokens_of(body: &Body) -> u32 {
 }
 
 /// What it could include there is none of.
-fn ignore_include(query: &mut Query) {
+pub(super) fn ignore_include(query: &mut Query) {
     query.ignore("include");
     query.ignore("include[]");
 }

@@ -13,6 +13,7 @@ mod item;
 pub(super) mod items;
 pub(super) mod models;
 mod request;
+pub(super) mod responses;
 
 pub(super) use errors::in_their_words;
 

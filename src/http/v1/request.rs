@@ -140,7 +140,7 @@ impl<'a> Request<'a> {
         };
         if last.role == "tool" {
             let (results, limit) = (results(&messages)?, api.limits.message);
-            return Ok(Wish::Return { results, limit });
+            return Ok(Wish::Return { results, of: None, limit });
         }
         if last.role != "user" {
             let wants =

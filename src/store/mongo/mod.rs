@@ -26,6 +26,7 @@ mod projects;
 mod queue;
 mod relay;
 mod requests;
+mod responses;
 mod schema;
 mod search;
 mod sessions;
@@ -81,6 +82,7 @@ pub(super) struct Tables {
     queue: Collection<Document>,
     summaries: Collection<Document>,
     embeddings: Collection<Document>,
+    responses: Collection<Document>,
     turn_log: Collection<Document>,
     idempotency_keys: Collection<Document>,
     instances: Collection<Document>,
@@ -104,6 +106,7 @@ impl Tables {
             queue: database.collection("queue"),
             summaries: database.collection("summaries"),
             embeddings: database.collection("embeddings"),
+            responses: database.collection("responses"),
             turn_log: database.collection("turn_log"),
             idempotency_keys: database.collection("idempotency_keys"),
             instances: database.collection("instances"),

@@ -10,6 +10,7 @@ use super::documents::{
 };
 use super::failures::is_duplicate;
 use super::log::document as batch_document;
+use super::responses::{ResponseDoc, document as response_document};
 use super::step::{Manner, first_revision, step};
 use super::{LONG_PATIENCE, MongoStore};
 use crate::domain::node::chat_id;
@@ -22,7 +23,7 @@ use crate::store::moving::{
 use crate::store::project_work::ProjectWork;
 use crate::store::rules::title_words;
 use crate::store::work::{Location, Place, Placed, SessionRow};
-use crate::store::{Batch, NewFile, Store};
+use crate::store::{Batch, NewFile, Store, StoredResponse};
 use async_trait::async_trait;
 use futures::TryStreamExt;
 use futures::future::try_join_all;
@@ -76,6 +77,7 @@ impl Keeps for MongoStore {
             waiting: self.waiting(queue).await?,
             log: self.running_log(&row).await?,
             requests: self.requests(id, since).await?,
+            responses: self.responses(id).await?,
             row,
         }))
     }
@@ -110,7 +112,13 @@ impl Keeps for MongoStore {
 impl MoveIn for MongoStore {
     async fn clear(&self, id: &SessionId) -> Result<()> {
         let tables = &self.tables;
-        let tables = [&tables.nodes, &tables.queue, &tables.turn_log, &tables.idempotency_keys];
+        let tables = [
+            &tables.nodes,
+            &tables.queue,
+            &tables.turn_log,
+            &tables.idempotency_keys,
+            &tables.responses,
+        ];
         let delete = tables.map(|table| {
             in_time(table.delete_many(doc! { "sessionId": id.as_str() }).into_future())
         });
@@ -127,7 +135,7 @@ impl MoveIn for MongoStore {
     }
 
     async fn put_session(&self, session: &KeptSession) -> Result<()> {
-        let KeptSession { row, waiting, log, requests } = session;
+        let KeptSession { row, waiting, log, requests, responses } = session;
         let id = &row.session.id;
         let text = |turn: &KeptTurn| {
             doc! { "_id": turn.id.as_str(), "sessionId": id.as_str(), "turn": &turn.text }
@@ -142,6 +150,8 @@ impl MoveIn for MongoStore {
         }
         let requests = requests.iter().map(|request| request_document(id, request));
         add(&self.tables.idempotency_keys, requests.collect()).await?;
+        let responses = responses.iter().map(|response| response_document(id, response));
+        add(&self.tables.responses, responses.collect()).await?;
         let queue = waiting.iter().map(|turn| turn.id.to_string()).collect();
         let mut document = document(&session_doc(row, queue)?)?;
         let born = first_revision();
@@ -176,6 +186,13 @@ impl MongoStore {
         let Some(turn) = &row.session.active_turn else { return Ok(Vec::new()) };
         let log = self.log_of(&turn.turn_id).await?;
         Ok(log.into_iter().map(|batch| batch.frames().into()).collect())
+    }
+
+    async fn responses(&self, id: &SessionId) -> Result<Vec<StoredResponse>> {
+        let responses = self.tables.responses.clone_with_type::<ResponseDoc>();
+        let of_session = responses.find(doc! { "sessionId": id.as_str() }).sort(doc! { "_id": 1 });
+        let found: Vec<ResponseDoc> = all(of_session.into_future()).await?;
+        Ok(found.into_iter().map(ResponseDoc::into_stored).collect())
     }
 
     async fn requests(&self, id: &SessionId, since: Timestamp) -> Result<Vec<KeptRequest>> {

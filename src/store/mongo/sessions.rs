@@ -241,6 +241,7 @@ impl Step {
             &tables.words,
             &tables.summaries,
             &tables.embeddings,
+            &tables.responses,
         ] {
             self.delete(table, doc! { "sessionId": id }).await?;
         }

@@ -16,12 +16,7 @@ pub(in crate::store) async fn post_message(
 ) -> Result<(Message, Session)> {
     let mut row = get(work, who, &post.session_id, Access::Participate).await?;
     let message = &post.message;
-    if message.role != Role::User && judged(row.clone(), who, Access::Own).is_err() {
-        return Err(Error::new(
-            Kind::Forbidden,
-            "only the session's owner may post in another role than user",
-        ));
-    }
+    ensure_role(&row, who, message.role)?;
     if let Some(at) = known_post(work, who, &row, post).await? {
         let message = work.message(&row, at).await?;
         return Ok((message, row.with_nodes()));
@@ -57,6 +52,17 @@ async fn known_post(
         Some(id) => Ok(work.locate(row, id).await?.map(|place| place.at)),
         None => Ok(None),
     }
+}
+
+/// Roles other than user are the owner's.
+pub(super) fn ensure_role(row: &SessionRow, who: &Principal, role: Role) -> Result<()> {
+    if role != Role::User && judged(row.clone(), who, Access::Own).is_err() {
+        return Err(Error::new(
+            Kind::Forbidden,
+            "only the session's owner may post in another role than user",
+        ));
+    }
+    Ok(())
 }
 
 /// Nothing can be added to a closed session.

@@ -121,7 +121,16 @@ async fn begin(
     // It may have been closed since the turn was asked for.
     ensure_open(&row)?;
     let TurnSpec { turn_id, reply_id, ask, options } = turn;
-    let claim = Claim { turn_id, reply_id, options, payer, has_waited: true, claimant, now };
+    let claim = Claim {
+        turn_id,
+        reply_id,
+        options,
+        earlier: Vec::new(),
+        payer,
+        has_waited: true,
+        claimant,
+        now,
+    };
     match ask {
         Ask::Say { mut message, parent, .. } => {
             message.created_at = now;

@@ -2,7 +2,7 @@
 
 use super::append::{append, name_after, resolve, save};
 use super::ledger::{ensure_left, entry_of};
-use super::posts::{ensure_idle, ensure_open};
+use super::posts::{ensure_idle, ensure_open, ensure_role};
 use super::repeats::{known_message, repeated, repeated_by_key, says_the_same, waiting_message};
 use super::sessions::{get, id_taken, judged};
 use super::{queue, requests};
@@ -86,6 +86,9 @@ async fn say(
         parent = known.message.parent_id.map_or(Parent::Root, Parent::Message);
     }
     ensure_open(&row)?;
+    for earlier in &begin.earlier {
+        ensure_role(&row, &begin.who, earlier.role)?;
+    }
     (begin.admit)(
         &row.session,
         Size::of(&message.body.content, &message.body.parts, message.tokens),
@@ -120,6 +123,7 @@ pub(super) struct Claim<'a> {
     pub(super) turn_id: TurnId,
     pub(super) reply_id: MessageId,
     pub(super) options: Settings,
+    pub(super) earlier: Vec<NewMessage>,
     pub(super) payer: Payer,
     pub(super) has_waited: bool,
     pub(super) claimant: &'a Claimant,
@@ -132,6 +136,7 @@ fn claim_of(begin: &BeginTurn) -> Claim<'_> {
         turn_id,
         reply_id,
         options,
+        earlier: begin.earlier.clone(),
         payer: payer_of(begin),
         has_waited: false,
         claimant: &begin.claimant,
@@ -147,7 +152,12 @@ pub(super) async fn begin_saying(
     parent: &Parent,
     claim: Claim<'_>,
 ) -> Result<Began> {
-    let under = resolve(work, &row, parent).await?;
+    let mut under = resolve(work, &row, parent).await?;
+    for earlier in &claim.earlier {
+        append(work, &mut row, earlier, under.as_ref()).await?;
+        name_after(work, &mut row, earlier).await?;
+        under = row.head();
+    }
     append(work, &mut row, &message, under.as_ref()).await?;
     name_after(work, &mut row, &message).await?;
     save(work, &mut row, claim.now).await?;
@@ -216,9 +226,10 @@ impl Claim<'_> {
         row.claimant = Some(self.claimant.clone());
         row.payer = Some(self.payer.clone());
         work.hold(&row, self.claimant).await?;
-        let Self { options, payer, has_waited, .. } = self;
+        let Self { options, earlier, payer, has_waited, .. } = self;
         let session = row.session;
-        let begun = Begun { session, question, turn, options, is_question_new, payer, has_waited };
+        let begun =
+            Begun { session, question, turn, options, is_question_new, earlier, payer, has_waited };
         Ok(Began::Running(Box::new(begun)))
     }
 }
@@ -230,7 +241,8 @@ async fn enqueue(
     row: SessionRow,
     ask: Ask,
 ) -> Result<Began> {
-    if begin.on_busy == OnBusy::Reject {
+    // What is said before a message does not wait with it.
+    if begin.on_busy == OnBusy::Reject || !begin.earlier.is_empty() {
         ensure_idle(&row)?;
     }
     // What cannot begin now will not begin later: better to hear it at once.

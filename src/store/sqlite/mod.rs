@@ -17,6 +17,7 @@ mod paths;
 mod projects;
 mod queue;
 mod readers;
+mod responses;
 mod rows;
 mod schema;
 mod search;

@@ -7,6 +7,7 @@
 use super::SqliteStore;
 use super::log::log_of;
 use super::paths::walk_node;
+use super::responses::of_session;
 use super::rows::{SELECT_MESSAGE, seq_of_key, stored_message};
 use super::sessions::find;
 use crate::domain::{MessageId, ProjectId, SessionId, Timestamp, TurnId, UserId};
@@ -33,6 +34,7 @@ impl Keeps for SqliteStore {
             Ok(Some(KeptSession {
                 waiting: waiting(db, row.key)?,
                 requests: requests(db, row.key, since)?,
+                responses: of_session(db, row.key)?,
                 log: log.into_iter().map(Into::into).collect(),
                 row,
             }))
@@ -207,6 +209,7 @@ mod tests {
              updated_at",
         ),
         ("queue", "session position turn_id client_message_id turn"),
+        ("responses", "turn_id session reply_id question_id asker created_at request tape"),
         (
             "sessions",
             "key id owner participants project_id title title_words title_source status archived \

@@ -251,6 +251,7 @@ pub(super) fn delete(db: &Connection, row: &SessionRow) -> Result<Deleted> {
         "DELETE FROM nodes WHERE session = ?1",
         "DELETE FROM summaries WHERE session = ?1",
         "DELETE FROM turn_log WHERE session = ?1",
+        "DELETE FROM responses WHERE session = ?1",
         "DELETE FROM participants WHERE session = ?1",
         "DELETE FROM idempotency_keys WHERE session = ?1",
         "DELETE FROM session_titles WHERE rowid = ?1",

@@ -220,8 +220,14 @@ impl Told {
             }
         };
         let reply_id = MessageId::trusted(format!("r{number}"));
-        let named = [(session.clone(), new.id), (session.clone(), reply_id.clone())];
+        let named = [(session.clone(), new.id.clone()), (session.clone(), reply_id.clone())];
+        let earlier = echoic::store::NewMessage {
+            id: MessageId::trusted(format!("e{number}")),
+            client_message_id: None,
+            ..new.clone()
+        };
         let begin = BeginTurn {
+            earlier: if step.choice % 4 == 3 { vec![earlier] } else { Vec::new() },
             who,
             session: match step.choice % 5 {
                 0 => SessionTarget::Ensure(session),

@@ -15,6 +15,7 @@ mod people;
 mod placement;
 mod projects;
 mod queue;
+mod responses;
 mod sessions;
 mod summaries;
 mod tree;
@@ -83,6 +84,7 @@ contract!(sqlite, mongo => {
         a_key_that_says_what_is_said_repeats_the_newest_for_two_minutes,
         turns_of_an_earlier_life_are_orphans_with_their_logs,
         a_log_ends_with_its_reply_and_is_dropped_later,
+        what_is_said_before_a_message_is_stored_with_it_or_not_at_all,
     ]
     queue: [
         waiting_turns_run_in_order_and_at_most_eight_wait,
@@ -131,6 +133,10 @@ contract!(sqlite, mongo => {
     ]
     embeddings: [
         embeddings_belong_to_their_messages_and_go_with_them,
+    ]
+    responses: [
+        a_response_is_kept_once_for_each_reply_and_read_by_those_in_its_session,
+        a_response_goes_with_its_session,
     ]
     summaries: [
         a_summary_is_found_on_the_paths_that_have_its_last_message,
@@ -237,6 +243,7 @@ fn message(sender: &str, role: Role, content: &str, millis: i64) -> NewMessage {
 
 fn begin(who: &Principal, session: &str, content: &str) -> BeginTurn {
     BeginTurn {
+        earlier: Vec::new(),
         who: who.clone(),
         session: SessionTarget::Existing(id(session)),
         project_id: None,

@@ -1,13 +1,13 @@
 //! Turns: begun, finished, repeated, logged, found after a crash.
 
-use super::{at, begin, create, finish, id, life, running, said, user};
-use echoic::domain::TurnId;
+use super::{at, begin, create, finish, id, life, message, running, said, user};
 use echoic::domain::page::View;
 use echoic::domain::principal::Access;
+use echoic::domain::{Role, TurnId};
 use echoic::error::{Error, Kind};
 use echoic::store::{
-    Batch, Began, BeginTurn, FinishTurn, IdempotencyKey, LedTo, LogEntry, OnBusy, Repeats,
-    SessionTarget, Store,
+    Admission, Batch, Began, BeginTurn, FinishTurn, IdempotencyKey, LedTo, LogEntry, NewSession,
+    OnBusy, Repeats, SessionTarget, Store,
 };
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -206,4 +206,40 @@ pub async fn a_log_ends_with_its_reply_and_is_dropped_later(store: &Arc<dyn Stor
     assert_eq!(store.drop_logs(at(2)).await.unwrap(), 0);
     assert_eq!(store.drop_logs(at(3)).await.unwrap(), 3);
     assert!(store.read_log(&id("s"), &turn, at(2)).await.unwrap().is_empty());
+}
+
+pub async fn what_is_said_before_a_message_is_stored_with_it_or_not_at_all(store: &Arc<dyn Store>) {
+    let (ada, bob) = (user("ada"), user("bob"));
+    let participants = vec![bob.user.clone()];
+    let new = NewSession { id: Some(id("s")), participants, ..NewSession::default() };
+    store.create_session(&ada, new, at(0)).await.unwrap();
+    let earlier = || {
+        vec![
+            message("ada", Role::System, "Be brief.", 1),
+            message("ada", Role::User, "I am Ada.", 1),
+            message("ada", Role::Assistant, "Hello.", 1),
+        ]
+    };
+    let texts = async || {
+        let messages = said(store, &ada, "s", View::Path).await;
+        messages.into_iter().map(|message| message.content).collect::<Vec<_>>()
+    };
+    let refused = |error: Error, kind| assert_eq!(error.kind, kind);
+
+    let guest = BeginTurn { earlier: earlier(), ..begin(&bob, "s", "hi") };
+    refused(store.begin_turn(guest).await.unwrap_err(), Kind::Forbidden);
+    let full: Admission = Box::new(|_, _| Err(Error::new(Kind::ContextTooLong, "too long")));
+    let large = BeginTurn { earlier: earlier(), admit: full, ..begin(&ada, "s", "hi") };
+    refused(store.begin_turn(large).await.unwrap_err(), Kind::ContextTooLong);
+    assert_eq!(texts().await, Vec::<String>::new());
+
+    let begun = running(store, BeginTurn { earlier: earlier(), ..begin(&ada, "s", "hi") }).await;
+    assert_eq!((begun.earlier.len(), begun.session.messages_count), (3, 4));
+    assert_eq!(begun.session.title, "I am Ada.");
+    assert_eq!(texts().await, ["Be brief.", "I am Ada.", "Hello.", "hi"]);
+    let on_busy = OnBusy::Queue;
+    let waiting = BeginTurn { earlier: earlier(), on_busy, ..begin(&ada, "s", "and?") };
+    refused(store.begin_turn(waiting).await.unwrap_err(), Kind::SessionBusy);
+    store.finish_turn(finish(&begun, "bye", None)).await.unwrap().unwrap();
+    assert_eq!(texts().await, ["Be brief.", "I am Ada.", "Hello.", "hi", "bye"]);
 }

@@ -123,6 +123,19 @@ CREATE TABLE summaries (
     PRIMARY KEY (session, last_seq)
 ) WITHOUT ROWID;
 
+-- What turns were asked for in the words of OpenAI's Responses. Columns are read by their order.
+CREATE TABLE responses (
+    turn_id     TEXT PRIMARY KEY,
+    session     INTEGER NOT NULL,
+    reply_id    TEXT NOT NULL,
+    question_id TEXT NOT NULL,
+    asker       TEXT NOT NULL,
+    created_at  INTEGER NOT NULL,
+    request     TEXT NOT NULL,                  -- JSON: what the answer repeats of it
+    tape        TEXT                            -- JSON: what was heard of the reply, piece by piece
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX responses_of_session ON responses (session, reply_id);
+
 -- The claim of a running turn on its session: at most one. It names who runs it.
 CREATE TABLE turns (
     session     INTEGER PRIMARY KEY,

@@ -1,0 +1,492 @@
+//! The body of `POST /v1/responses`.
+
+use super::input::{Input, ensure_all};
+use super::object::Kept;
+use super::parsed_turn;
+use crate::chat::{Earlier, Prompt, PromptMessage, Wish};
+use crate::clock;
+use crate::domain::further::Further;
+use crate::domain::image::images;
+use crate::domain::message::Body;
+use crate::domain::session::Settings;
+use crate::domain::tool::{self, NewResult, ToolResult};
+use crate::domain::{Invalid, MessageId, Role, Session, SessionId, TurnId};
+use crate::error::{Error, Kind, Result};
+use crate::http::Api;
+use crate::http::body::parse;
+use crate::http::v1::conversations::{ensure_metadata, session_named};
+use crate::json::Object;
+use crate::memory::{Incoming, NewMessage, tokens};
+use crate::store::{OnKnownId, Parent};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::{RawValue, to_raw_value};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+
+/// The fields there are. Any other is refused, as OpenAI does.
+const KNOWN: &[&str] = &[
+    "background",
+    "context_management",
+    "conversation",
+    "frequency_penalty",
+    "include",
+    "input",
+    "instructions",
+    "max_output_tokens",
+    "max_tool_calls",
+    "metadata",
+    "model",
+    "moderation",
+    "parallel_tool_calls",
+    "presence_penalty",
+    "previous_response_id",
+    "prompt",
+    "prompt_cache_key",
+    "prompt_cache_options",
+    "prompt_cache_retention",
+    "reasoning",
+    "safety_identifier",
+    "service_tier",
+    "store",
+    "stream",
+    "stream_options",
+    "temperature",
+    "text",
+    "tool_choice",
+    "tools",
+    "top_logprobs",
+    "top_p",
+    "truncation",
+    "user",
+];
+/// Those that a provider of Chat Completions knows by the same names.
+const HANDED_ON: &[&str] =
+    &["frequency_penalty", "presence_penalty", "safety_identifier", "service_tier", "user"];
+
+/// Where a response stands.
+pub(super) enum Where {
+    /// In no conversation yet.
+    Nowhere,
+    /// At the end of one.
+    Conversation(SessionId),
+    /// Behind another response.
+    Behind(TurnId),
+}
+
+/// A response as it is asked for.
+pub(super) struct Request {
+    pub(super) place: Where,
+    pub(super) is_stored: bool,
+    pub(super) input: Input,
+    pub(super) settings: Settings,
+    pub(super) kept: Kept,
+}
+
+impl Request {
+    /// Reads a body, strictly.
+    pub(super) fn read(api: &Api, bytes: &[u8]) -> Result<Self> {
+        let fields = Fields(parse(bytes)?);
+        fields.ensure_known()?;
+        let place = fields.place()?;
+        let is_stored = fields.get("store", BOOLEAN)?.unwrap_or(true);
+        let is_background = fields.get("background", BOOLEAN)?.unwrap_or(false);
+        let is_stream = fields.get("stream", BOOLEAN)?.unwrap_or(false);
+        if is_background && !is_stored {
+            return Err(Error::invalid("background", "must come with store: true"));
+        }
+        fields.ensure_plain()?;
+        let input = fields.0.get("input").filter(|input| input.get() != "null");
+        let input = input.ok_or_else(|| Error::invalid("input", "is missing"))?;
+        let input = Input::read(input, api.limits.message)?;
+        if matches!(place, Where::Nowhere) {
+            // What is returned without a call before it goes on from something.
+            ensure_all(&input.returned, &[])?;
+        }
+        let settings = fields.settings(api.limits.message)?;
+        let messages = [!input.returned.is_empty(), input.last.is_some()];
+        let kept = Kept {
+            echo: fields.echo(&settings, &place, api.memory.default_model())?,
+            inputs: input.earlier.len() + messages.into_iter().filter(|there| *there).count(),
+            is_own_session: matches!(place, Where::Nowhere),
+            is_background,
+            is_stream,
+        };
+        Ok(Self { place, is_stored, input, settings, kept })
+    }
+
+    /// What comes before a turn's message, and what it is, behind a reply if one is named, else at
+    /// the end of the session.
+    pub(super) fn wish(
+        input: Input,
+        reply: Option<MessageId>,
+        limit: usize,
+    ) -> (Vec<Earlier>, Wish) {
+        let Input { returned: results, earlier, last } = input;
+        let Some(Earlier { role, body, .. }) = last else {
+            return (earlier, Wish::Return { results, of: reply, limit });
+        };
+        let parent = reply.map_or(Parent::Head, Parent::Message);
+        let on_known = OnKnownId::Refuse;
+        (earlier, Wish::Say { role, body, client_message_id: None, parent, on_known })
+    }
+
+    /// All of it, for a provider.
+    pub(super) fn prompt(&self, default_model: &str) -> Prompt {
+        let Settings {
+            model, system_prompt, temperature, top_p, max_output_tokens, further, ..
+        } = self.settings.clone();
+        let instructions = system_prompt.map(|text| PromptMessage::text(Role::System, text));
+        Prompt {
+            model: model.unwrap_or_else(|| default_model.to_owned()),
+            messages: instructions.into_iter().chain(self.said()).collect(),
+            temperature,
+            top_p,
+            max_output_tokens,
+            further,
+            cache_key: None,
+        }
+    }
+
+    /// The same behind a reply of a session, with what memory keeps of it.
+    pub(super) async fn prompt_behind(
+        &self,
+        api: &Api,
+        session: &Session,
+        reply: &MessageId,
+    ) -> Result<Prompt> {
+        let memory = &api.memory;
+        let settings = self.settings.clone().over(session.settings.clone());
+        let returned: Vec<ToolResult> = self.input.returned.iter().map(NewResult::told).collect();
+        // Results mean nothing without their calls: both are the new message together.
+        let role = if returned.is_empty() { Role::User } else { Role::Tool };
+        let calling = memory.calling(session, role, Some(reply)).await?;
+        let path = calling.as_ref().map_or(Some(reply), |calling| calling.parent_id.as_ref());
+        let path = path.cloned();
+        let last = self.input.last.as_ref().filter(|last| returned.is_empty() && last.role == role);
+        let (text, images) = match last {
+            Some(Earlier { body, .. }) => (body.content.clone(), images(&body.parts)),
+            None => {
+                let outputs: Vec<_> = returned.iter().map(|result| &*result.output).collect();
+                (outputs.join("\n"), Vec::new())
+            }
+        };
+        let count = u32::try_from(images.len()).unwrap_or(u32::MAX);
+        let beside = memory.beside(calling.as_ref(), &settings).await;
+        let tokens = tokens::count_long(&text).await;
+        let incoming = Incoming { text: &text, tokens, images: count, beside };
+        let plan = memory.plan_turn(&settings, incoming).await?;
+        let (id, text, at) = (None, text.as_str().into(), clock::now());
+        let new = NewMessage { id, role, text, images, results: returned, calling, at };
+        let assembled = memory.assemble(session, plan, path.as_ref(), Some(new)).await?;
+        let mut prompt = assembled.prompt(&settings);
+        // What is recalled stands in the new message, which is the user's last one.
+        let asked = if role == Role::User { prompt.messages.pop() } else { None };
+        if last.is_some() {
+            prompt.messages.extend(self.input.earlier.iter().map(said).chain(asked));
+        } else {
+            prompt.messages.extend(self.said());
+        }
+        Ok(prompt)
+    }
+
+    fn said(&self) -> impl Iterator<Item = PromptMessage> {
+        self.input.earlier.iter().chain(&self.input.last).map(said)
+    }
+}
+
+fn said(Earlier { role, body, .. }: &Earlier) -> PromptMessage {
+    let Body { content, parts, .. } = body;
+    PromptMessage {
+        role: *role,
+        content: content.as_str().into(),
+        images: images(parts),
+        calls: tool::calls(parts),
+        results: tool::results(parts),
+    }
+}
+
+const BOOLEAN: &str = "must be a boolean";
+const OBJECT: &str = "must be an object";
+
+/// A body whose fields were told apart, and no more.
+struct Fields<'a>(BTreeMap<String, &'a RawValue>);
+
+impl Fields<'_> {
+    /// One of the fields; `None` if it is missing or null.
+    fn get<T: DeserializeOwned>(&self, name: &str, wants: &'static str) -> Result<Option<T>> {
+        let Some(value) = self.0.get(name) else { return Ok(None) };
+        serde_json::from_str(value.get()).map_err(|_| Error::invalid(name.to_owned(), wants))
+    }
+
+    fn ensure_known(&self) -> Result<()> {
+        match self.0.keys().find(|name| !KNOWN.contains(&name.as_str())) {
+            None => Ok(()),
+            Some(name) => {
+                let name: String = name.chars().take(64).collect();
+                let unknown =
+                    Error::new(Kind::UnknownParameter, format!("unknown parameter: '{name}'"));
+                Err(unknown.with_details(json!({ name: "is not a parameter of this route" })))
+            }
+        }
+    }
+
+    fn place(&self) -> Result<Where> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Named {
+            Id(String),
+            Object { id: String },
+        }
+        let named: Option<Named> =
+            self.get("conversation", "must be the ID of a conversation, or {id}")?;
+        let previous: Option<String> =
+            self.get("previous_response_id", "must be the ID of a response")?;
+        match (named, previous) {
+            (Some(_), Some(_)) => Err(Error::new(
+                Kind::MutuallyExclusive,
+                "mutually exclusive parameters: provide only one of 'previous_response_id' and 'conversation'",
+            )),
+            (Some(Named::Id(id) | Named::Object { id }), None) => {
+                Ok(Where::Conversation(session_named("conversation", &id)?))
+            }
+            (None, Some(id)) => Ok(Where::Behind(parsed_turn("previous_response_id", &id)?)),
+            (None, None) => Ok(Where::Nowhere),
+        }
+    }
+
+    /// Refuses what this server cannot do, rather than doing something else.
+    fn ensure_plain(&self) -> Result<()> {
+        if self.get::<Value>("prompt", OBJECT)?.is_some() {
+            return Err(Error::invalid("prompt", "must be left out: no prompts are kept here"));
+        }
+        if self.get::<u32>("top_logprobs", "must be a whole number")?.is_some_and(|count| count > 0)
+        {
+            return Err(Error::invalid(
+                "top_logprobs",
+                "must be left out where this server answers",
+            ));
+        }
+        let _: Option<Vec<String>> = self.get("include", "must be a list of strings")?;
+        Ok(())
+    }
+
+    fn settings(&self, limit: usize) -> Result<Settings> {
+        let model: Option<String> = self.get("model", "must be a string")?;
+        let settings = Settings {
+            model: model.filter(|model| !model.is_empty() && model != "default"),
+            system_prompt: self.get("instructions", "must be a string")?,
+            temperature: self.get("temperature", "must be a number from 0 to 2")?,
+            top_p: self.get("top_p", "must be a number from 0 to 1")?,
+            max_output_tokens: self
+                .get("max_output_tokens", "must be a whole number of at least 1")?,
+            further: self.further()?,
+            ..Settings::default()
+        };
+        Ok(settings.checked(limit).map_err(in_their_names)?)
+    }
+
+    /// What is said to the provider in the words of Chat Completions.
+    fn further(&self) -> Result<Further> {
+        #[derive(Deserialize)]
+        struct Text {
+            #[serde(default)]
+            format: Option<Box<RawValue>>,
+            #[serde(default)]
+            verbosity: Option<String>,
+        }
+        #[derive(Deserialize)]
+        struct Reasoning {
+            #[serde(default)]
+            effort: Option<String>,
+        }
+        let mut further = BTreeMap::new();
+        for name in HANDED_ON {
+            if let Some(value) = self.0.get(*name).filter(|value| value.get() != "null") {
+                further.insert((*name).to_owned(), (*value).to_owned());
+            }
+        }
+        let mut tools = Vec::new();
+        let wants = "must be a list of tools, each with a type";
+        for tool in self.get::<Vec<Box<RawValue>>>("tools", wants)?.unwrap_or_default() {
+            tools.push(function(&tool)?);
+        }
+        let choice = self.0.get("tool_choice").map(|choice| tool_choice(choice)).transpose()?;
+        if !tools.is_empty() {
+            let parallel = self.0.get("parallel_tool_calls").map(|said| (*said).to_owned());
+            let tools = to_raw_value(&tools).map_err(Error::internal)?;
+            let said = [
+                ("tools", Some(tools)),
+                ("tool_choice", choice),
+                ("parallel_tool_calls", parallel),
+            ];
+            let said = said.into_iter().filter_map(|(name, value)| Some((name, value?)));
+            let said = said.filter(|(_, value)| value.get() != "null");
+            further.extend(said.map(|(name, value)| (name.to_owned(), value)));
+        }
+        let mut hand_on = |name: &str, text: Option<String>| {
+            let value =
+                text.map(|text| to_raw_value(&text).map_err(Error::internal)).transpose()?;
+            further.extend(value.map(|value| (name.to_owned(), value)));
+            Ok::<_, Error>(())
+        };
+        let reasoning: Option<Object<Reasoning>> = self.get("reasoning", OBJECT)?;
+        hand_on("reasoning_effort", reasoning.and_then(|Object(reasoning)| reasoning.effort))?;
+        let text: Option<Object<Text>> = self.get("text", OBJECT)?;
+        if let Some(Object(Text { format, verbosity })) = text {
+            hand_on("verbosity", verbosity)?;
+            let format = format.map(|format| response_format(&format)).transpose()?.flatten();
+            further.extend(format.map(|format| ("response_format".to_owned(), format)));
+        }
+        Ok(Further::new(further))
+    }
+
+    /// What the answer repeats; where nothing is said, what OpenAI says then.
+    fn echo(
+        &self,
+        settings: &Settings,
+        place: &Where,
+        default_model: &str,
+    ) -> Result<Map<String, Value>> {
+        let metadata: BTreeMap<String, String> =
+            self.get("metadata", "must be an object of strings")?.unwrap_or_default();
+        ensure_metadata(&metadata)?;
+        let truncation = self.get::<String>("truncation", "must be auto or disabled")?;
+        if truncation.as_ref().is_some_and(|word| !matches!(word.as_str(), "auto" | "disabled")) {
+            return Err(Error::invalid("truncation", "must be auto or disabled"));
+        }
+        let said = |name: &str| self.get::<Value>(name, "must be JSON");
+        let mut text = said("text")?.unwrap_or_else(|| json!({}));
+        if text["format"].is_null() {
+            text["format"] = json!({"type": "text"});
+        }
+        let conversation = match place {
+            Where::Conversation(session) => json!({"id": format!("conv_{session}")}),
+            _ => Value::Null,
+        };
+        let model = settings.model.as_deref().unwrap_or(default_model);
+        let mut echo = Map::from_iter([
+            ("conversation".to_owned(), conversation),
+            ("metadata".to_owned(), json!(metadata)),
+            ("model".to_owned(), model.into()),
+            ("text".to_owned(), text),
+        ]);
+        for (name, otherwise) in [
+            ("background", json!(false)),
+            ("frequency_penalty", json!(0.0)),
+            ("instructions", Value::Null),
+            ("max_output_tokens", Value::Null),
+            ("max_tool_calls", Value::Null),
+            ("parallel_tool_calls", json!(true)),
+            ("presence_penalty", json!(0.0)),
+            ("previous_response_id", Value::Null),
+            ("prompt_cache_key", Value::Null),
+            ("reasoning", json!({"effort": null, "summary": null})),
+            ("safety_identifier", Value::Null),
+            ("service_tier", json!("default")),
+            ("store", json!(true)),
+            ("temperature", json!(1.0)),
+            ("tool_choice", json!("auto")),
+            ("tools", json!([])),
+            ("top_logprobs", json!(0)),
+            ("top_p", json!(1.0)),
+            ("truncation", json!("disabled")),
+            ("user", Value::Null),
+        ] {
+            echo.insert(name.to_owned(), said(name)?.unwrap_or(otherwise));
+        }
+        Ok(echo)
+    }
+}
+
+/// A function as Chat Completions has it. Other tools run at OpenAI.
+fn function(tool: &RawValue) -> Result<Box<RawValue>> {
+    let wants = |_| Error::invalid("tools", "must be a list of tools, each with a type");
+    let Object(mut fields): Object<BTreeMap<String, Box<RawValue>>> =
+        serde_json::from_str(tool.get()).map_err(wants)?;
+    let kind = fields.remove("type").unwrap_or_default();
+    let kind: String = serde_json::from_str(kind.get()).map_err(wants)?;
+    if kind != "function" {
+        let kind: String = kind.chars().take(64).collect();
+        let wants = format!("must not have tools of the type {kind}, which do not run here");
+        return Err(Error::invalid("tools", wants));
+    }
+    let name = fields.get("name").and_then(|name| serde_json::from_str(name.get()).ok());
+    if name.is_none_or(|name: String| name.is_empty()) {
+        return Err(Error::invalid("tools", "must have functions that each have a name"));
+    }
+    fields.retain(|_, value| value.get() != "null");
+    let kind = to_raw_value("function").map_err(Error::internal)?;
+    let function = to_raw_value(&fields).map_err(Error::internal)?;
+    to_raw_value(&BTreeMap::from([("type", kind), ("function", function)])).map_err(Error::internal)
+}
+
+/// Which function is to be called, as Chat Completions has it.
+fn tool_choice(choice: &RawValue) -> Result<Box<RawValue>> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Choice {
+        Word(String),
+        Function {
+            #[serde(rename = "type")]
+            kind: String,
+            name: String,
+        },
+        None(()),
+    }
+    let wants = "must be auto, none, required or {type: function, name}";
+    match serde_json::from_str(choice.get()) {
+        Ok(Choice::Word(word)) if matches!(word.as_str(), "auto" | "none" | "required") => {
+            to_raw_value(&word)
+        }
+        Ok(Choice::Function { kind, name }) if kind == "function" => {
+            to_raw_value(&json!({"type": "function", "function": {"name": name}}))
+        }
+        Ok(Choice::None(())) => to_raw_value(&Value::Null),
+        _ => return Err(Error::invalid("tool_choice", wants)),
+    }
+    .map_err(Error::internal)
+}
+
+/// `text.format` as Chat Completions calls it. The order of names in a schema stays: a model writes
+/// in that order.
+fn response_format(format: &RawValue) -> Result<Option<Box<RawValue>>> {
+    let wants = "must be {type: text}, {type: json_object} or {type: json_schema, name, schema}";
+    let wants = |_| Error::invalid("text.format", wants);
+    let Object(mut fields): Object<BTreeMap<String, Box<RawValue>>> =
+        serde_json::from_str(format.get()).map_err(wants)?;
+    let kind = fields.remove("type").unwrap_or_default();
+    let kind: String = serde_json::from_str(kind.get()).map_err(wants)?;
+    let format = match kind.as_str() {
+        "text" => return Ok(None),
+        "json_object" => to_raw_value(&json!({"type": "json_object"})),
+        "json_schema" => {
+            for name in ["name", "schema"] {
+                if !fields.contains_key(name) {
+                    return Err(Error::invalid(format!("text.format.{name}"), "is missing"));
+                }
+            }
+            let schema = to_raw_value(&fields).map_err(Error::internal)?;
+            let kind = to_raw_value(&kind).map_err(Error::internal)?;
+            to_raw_value(&BTreeMap::from([("type", kind), ("json_schema", schema)]))
+        }
+        _ => {
+            return Err(Error::invalid(
+                "text.format.type",
+                "must be text, json_object or json_schema",
+            ));
+        }
+    };
+    format.map(Some).map_err(Error::internal)
+}
+
+/// The complaint about a setting, by the name it has in this body.
+fn in_their_names(mut invalid: Invalid) -> Invalid {
+    invalid.field = match &*invalid.field {
+        "topP" => "top_p".into(),
+        "maxOutputTokens" => "max_output_tokens".into(),
+        "systemPrompt" => "instructions".into(),
+        _ => invalid.field,
+    };
+    invalid
+}

@@ -1,0 +1,71 @@
+//! Responses: what is kept of a turn's request beside its messages.
+
+use super::{at, create, id, user};
+use echoic::domain::{MessageId, TurnId, UserId};
+use echoic::error::Kind;
+use echoic::store::{NewSession, Store, StoredResponse};
+use std::sync::Arc;
+
+fn response(turn: &str, reply: &str) -> StoredResponse {
+    StoredResponse {
+        turn_id: TurnId::trusted(turn),
+        reply_id: MessageId::trusted(reply),
+        question_id: MessageId::trusted("question"),
+        asker: UserId::trusted("ada"),
+        created_at: at(7),
+        request: "{\"a\": 1}".to_owned(),
+        tape: None,
+    }
+}
+
+pub async fn a_response_is_kept_once_for_each_reply_and_read_by_those_in_its_session(
+    store: &Arc<dyn Store>,
+) {
+    let (ada, bob, eve) = (user("ada"), user("bob"), user("eve"));
+    let new = NewSession {
+        id: Some(id("s")),
+        participants: vec![bob.user.clone()],
+        ..NewSession::default()
+    };
+    store.create_session(&ada, new, at(0)).await.unwrap();
+    let first = response("t1", "r1");
+    assert_eq!(store.put_response(&id("s"), &first).await.unwrap(), first);
+    // The same reply, told of once more under another name.
+    let again = StoredResponse { request: "{}".to_owned(), ..response("t2", "r1") };
+    assert_eq!(store.put_response(&id("s"), &again).await.unwrap(), first);
+    assert_eq!(store.put_response(&id("s"), &first).await.unwrap(), first);
+
+    for who in [&ada, &bob] {
+        assert_eq!(store.response(who, &first.turn_id).await.unwrap(), (id("s"), first.clone()));
+    }
+    for (who, turn) in [(&eve, "t1"), (&ada, "t2"), (&ada, "none")] {
+        let error = store.response(who, &TurnId::trusted(turn)).await.unwrap_err();
+        assert_eq!(error.kind, Kind::ResponseNotFound, "{turn}");
+    }
+
+    store.put_tape(&first.turn_id, "[1]").await.unwrap();
+    let taped = StoredResponse { tape: Some("[1]".to_owned()), ..first.clone() };
+    assert_eq!(store.response(&ada, &first.turn_id).await.unwrap().1, taped);
+    assert!(store.delete_response(&first.turn_id).await.unwrap());
+    assert!(!store.delete_response(&first.turn_id).await.unwrap());
+    store.put_tape(&first.turn_id, "[1]").await.unwrap();
+    let error = store.response(&ada, &first.turn_id).await.unwrap_err();
+    assert_eq!(error.kind, Kind::ResponseNotFound);
+}
+
+pub async fn a_response_goes_with_its_session(store: &Arc<dyn Store>) {
+    let ada = user("ada");
+    create(store, &ada, "s").await;
+    store.put_response(&id("s"), &response("t1", "r1")).await.unwrap();
+    store.delete_session(&ada, &id("s")).await.unwrap();
+    let error = store.response(&ada, &TurnId::trusted("t1")).await.unwrap_err();
+    assert_eq!(error.kind, Kind::ResponseNotFound);
+    let late = store.put_response(&id("s"), &response("t2", "r2")).await.unwrap_err();
+    assert_eq!(late.kind, Kind::SessionNotFound);
+    // A session of the same name that comes later has none of it.
+    create(store, &ada, "s").await;
+    for turn in ["t1", "t2"] {
+        let error = store.response(&ada, &TurnId::trusted(turn)).await.unwrap_err();
+        assert_eq!(error.kind, Kind::ResponseNotFound);
+    }
+}
