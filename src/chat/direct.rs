@@ -13,17 +13,42 @@ use std::sync::Arc;
 
 /// What is kept of an answer's end to find in it what it cost.
 const TAIL: usize = 32 << 10;
-/// Where providers say nothing, this many bytes of text or JSON count as a token.
+/// Where providers say nothing, this many bytes of text or JSON count as a token, and an event of a
+/// stream as one …
 const BYTES_PER_TOKEN: usize = 4;
+/// … and a picture as so many bytes.
+const PICTURE: usize = 1_500 * BYTES_PER_TOKEN;
+
+/// What an event of a stream begins with.
+const EVENT: &[u8] = b"data: {";
+
+/// The bytes of text in a request's body, with so many for each picture in it.
+pub(super) fn text_size(body: &[u8]) -> usize {
+    const PICTURE_DATA: &[u8] = b";base64,";
+    let (mut size, mut rest) = (0, body);
+    while let Some(begin) = find(rest, PICTURE_DATA) {
+        let data = &rest[begin + PICTURE_DATA.len()..];
+        let end = data.iter().position(|byte| *byte == b'"').unwrap_or(data.len());
+        size += begin + PICTURE;
+        rest = &data[end..];
+    }
+    size + rest.len()
+}
+
+fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
+    bytes.windows(wanted.len()).position(|window| window == wanted)
+}
 
 /// A request on its way. Books what it used when it is dropped.
 pub struct Direct {
     chat: Arc<Chat>,
     payer: Payer,
     model: String,
-    /// What was asked and told so far, in bytes.
+    /// What was asked, in bytes of text.
     asked: usize,
+    /// What was told so far: in bytes of text, and in events of a stream.
     told: usize,
+    events: usize,
     /// What the provider says it took.
     usage: Option<Usage>,
     /// The end of the provider's own answer.
@@ -48,6 +73,7 @@ impl Chat {
             model: String::new(),
             asked: 0,
             told: 0,
+            events: 0,
             usage: None,
             tail: Vec::new(),
             is_sent: false,
@@ -57,7 +83,7 @@ impl Chat {
 }
 
 impl Direct {
-    /// The provider has accepted a body of so many bytes.
+    /// The provider has accepted a body of so many bytes of text.
     pub(super) fn sent(&mut self, model: &str, bytes: usize) {
         (self.model, self.asked, self.is_sent) = (model.to_owned(), bytes, true);
     }
@@ -80,7 +106,10 @@ impl Direct {
 
     /// More of the provider's own answer.
     pub(super) fn passed(&mut self, bytes: &[u8]) {
-        self.told += bytes.len();
+        match bytes.windows(EVENT.len()).filter(|window| *window == EVENT).count() {
+            0 if self.events == 0 => self.told += bytes.len(),
+            events => self.events += events,
+        }
         self.tail.extend_from_slice(bytes);
         if self.tail.len() > 2 * TAIL {
             self.tail.drain(..self.tail.len() - TAIL);
@@ -92,7 +121,7 @@ impl Direct {
         let tokens = |bytes: usize| (bytes / BYTES_PER_TOKEN) as u64;
         self.usage.or_else(|| usage_in(&self.tail)).unwrap_or_else(|| Usage {
             prompt_tokens: tokens(self.asked),
-            completion_tokens: tokens(self.told),
+            completion_tokens: tokens(self.told) + self.events as u64,
             estimated: true,
             ..Usage::default()
         })
@@ -126,5 +155,18 @@ impl Drop for Direct {
                 tracing::error!(error = %error.chain(), "what a request without a session used was not booked");
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_picture_counts_as_one_however_large_its_data_is() {
+        let body = |data: &str| format!(r#"{{"url":"data:image/png;base64,{data}","text":"hi"}}"#);
+        let (small, large) = (body("QUJD"), body(&"QUJD".repeat(10_000)));
+        assert_eq!(text_size(small.as_bytes()), text_size(large.as_bytes()));
+        assert_eq!(text_size(b"{\"text\":\"hi\"}"), 13);
     }
 }

@@ -1,6 +1,7 @@
 //! Replies for dialects other than the AI SDK's: what a turn's frames say, or a provider by itself,
 //! as one kind of thing. Called by `http::v1`.
 
+use super::direct::text_size;
 use super::frames;
 use super::{Chat, Direct, NewTurn, Reader};
 use crate::domain::message::FinishReason;
@@ -115,7 +116,7 @@ impl Chat {
         let events = self.provider.stream(prompt).await?;
         direct.sent_prompt(prompt);
         let (waiting, ended) = (VecDeque::new(), Ended::default());
-        let asked = Asked { events, waiting, calls: Vec::new(), ended, direct };
+        let asked = Asked { events, waiting, calls: Vec::new(), silent: Vec::new(), ended, direct };
         let heard = stream::unfold(asked, Asked::next).boxed();
         let id = MessageId::generate();
         Ok(Hearing { id, session: None, turn: None, question: None, heard })
@@ -130,7 +131,7 @@ impl Chat {
         mut direct: Direct,
     ) -> Result<Passed> {
         self.ensure_not_draining()?;
-        let bytes = body.len();
+        let bytes = text_size(&body);
         let Some(answer) = self.provider.pass(body, is_stream).await? else {
             return Ok(Passed::Untold(direct));
         };
@@ -312,6 +313,8 @@ struct Asked {
     waiting: VecDeque<Heard>,
     /// The calls so far, as they are told apart and by their names.
     calls: Vec<(u32, String)>,
+    /// Those of them whose arguments are still to come.
+    silent: Vec<String>,
     ended: Ended,
     direct: Direct,
 }
@@ -362,11 +365,13 @@ impl Asked {
             }
             Event::ToolCall { index, id, name } => {
                 self.calls.push((index, id.clone()));
+                self.silent.push(id.clone());
                 self.waiting.push_back(Heard::ToolCall { id, name });
             }
             Event::ToolInput { index, delta } => {
                 let known = self.calls.iter().rfind(|(known, _)| *known == index);
                 self.direct.told(&delta);
+                self.silent.retain(|id| known.is_none_or(|(_, known)| known != id));
                 let told = known.map(|(_, id)| Heard::ToolInput { id: id.clone(), delta });
                 self.waiting.extend(told);
             }
@@ -375,7 +380,13 @@ impl Asked {
                 self.ended.usage = Some(usage);
             }
             Event::Model(model) => self.ended.model = Some(model),
-            Event::Finish(reason) => self.ended.reason = Some(reason),
+            Event::Finish(reason) => {
+                self.ended.reason = Some(reason);
+                // A call without arguments has none to tell of, and JSON is wanted.
+                for id in std::mem::take(&mut self.silent) {
+                    self.waiting.push_back(Heard::ToolInput { id, delta: "{}".to_owned() });
+                }
+            }
         }
     }
 }

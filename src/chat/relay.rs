@@ -152,7 +152,7 @@ impl Chat {
             Some(asked) => self.store.message(&server, &live.session, asked).await.ok(),
             None => None,
         };
-        let continues = asked.and_then(|asked| tool::continued(&asked.parts));
+        let continues = asked.and_then(|asked| tool::continued(asked.role, &asked.parts));
         let opening = Opening {
             message_id: &reply.id,
             continues: continues.as_ref(),

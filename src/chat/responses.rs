@@ -22,7 +22,8 @@ use std::sync::Arc;
 impl Chat {
     /// Begins a turn, as [`Chat::hear_turn`] does, and keeps its request beside it before anybody
     /// hears of it. The response, and whether it is new: a request that came before has the one that
-    /// it had then, and where a person will answer there is none. With `is_taped` its stream can be heard again for ever.
+    /// it had then, and where a person will answer there is none. With `is_taped` its stream can be
+    /// heard again for ever.
     pub async fn hear_response(
         self: &Arc<Self>,
         new: NewTurn,
@@ -97,7 +98,7 @@ impl Chat {
         }
         let reply = self.store.message(who, id, &response.reply_id).await?;
         let asked = self.store.message(who, id, &response.question_id).await?;
-        let continues = tool::continued(&asked.parts);
+        let continues = tool::continued(asked.role, &asked.parts);
         let opening = Opening {
             message_id: &reply.id,
             continues: continues.as_ref(),
@@ -115,7 +116,11 @@ impl Chat {
         self.turns.spawn(async move {
             let taped = async {
                 let heard = chat.hear_again(&who, &session, &response).await?;
-                let pieces: Vec<Taped> = heard.filter_map(|heard| async { taped(heard) }).collect().await;
+                let pieces = heard.map(taped).collect::<Vec<_>>().await;
+                // One that is not whole would be told as if it were.
+                let Some(pieces) = pieces.into_iter().collect::<Option<Vec<Taped>>>() else {
+                    return Ok(());
+                };
                 let tape = serde_json::to_string(&pieces).map_err(Error::internal)?;
                 chat.store.put_tape(&response.turn_id, &tape).await
             };

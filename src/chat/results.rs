@@ -48,7 +48,8 @@ impl Chat {
     }
 }
 
-/// The newest reply all of whose calls have a result, and the calls.
+/// The newest reply all of whose calls have a result, and the calls. One of which only some have is
+/// not passed over: its client has not finished.
 fn answered<'a>(
     path: &'a [Message],
     results: &[NewResult],
@@ -56,32 +57,27 @@ fn answered<'a>(
     let is_calling = |message: &&Message| {
         message.status == Status::Complete && message.finish_reason == Some(FinishReason::ToolCalls)
     };
-    let missing = |calls: &[ToolCall]| {
-        calls.iter().find(|call| results.iter().all(|result| result.call_id != call.id)).cloned()
-    };
-    let mut wanted = None;
+    let has_result = |call: &&ToolCall| results.iter().any(|result| result.call_id == call.id);
     for reply in path.iter().rev().filter(is_calling) {
         let calls = tool::calls(&reply.parts);
-        match missing(&calls) {
-            None if !calls.is_empty() => return Ok((reply, calls)),
-            missing => wanted = wanted.or(missing),
+        let is_begun = calls.iter().any(|call| has_result(&call));
+        match calls.iter().find(|call| !has_result(call)) {
+            None if is_begun => return Ok((reply, calls)),
+            Some(call) if is_begun => {
+                let wants = "must hold an output for each function call of the reply";
+                return Err(Error::invalid("messages", format!("{wants}: {} has none", call.id)));
+            }
+            _ => {}
         }
     }
-    Err(match wanted {
-        Some(call) => Error::invalid(
-            "messages",
-            format!(
-                "must hold an output for each function call of the last reply: that of {} is missing",
-                call.id
-            ),
-        ),
-        None => Error::invalid("messages", "hold outputs, but no reply waits for any"),
-    })
+    Err(Error::invalid("messages", "hold outputs, but no reply waits for them"))
 }
 
 /// The first reply of those that follow one another with nothing but results between them.
 fn first(path: &[Message], reply: &Message) -> MessageId {
     let parent = path.iter().find(|message| Some(&message.id) == reply.parent_id.as_ref());
     let results = parent.filter(|parent| parent.role == Role::Tool);
-    results.and_then(|results| tool::continued(&results.parts)).unwrap_or_else(|| reply.id.clone())
+    results
+        .and_then(|results| tool::continued(results.role, &results.parts))
+        .unwrap_or_else(|| reply.id.clone())
 }

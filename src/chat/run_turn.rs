@@ -58,7 +58,7 @@ impl Chat {
         title: TitleToCome,
         slot: Slot,
     ) {
-        let continues = tool::continued(&begun.question.parts);
+        let continues = tool::continued(begun.question.role, &begun.question.parts);
         let mut transcript = Transcript::begin(
             begun.turn.turn_id.clone(),
             &Opening {

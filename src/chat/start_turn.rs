@@ -367,7 +367,7 @@ impl Chat {
             }
             LedTo::Reply { reply, question } => {
                 let asked = self.store.message(&new.who, &session.id, &question).await?;
-                let continues = tool::continued(&asked.parts);
+                let continues = tool::continued(asked.role, &asked.parts);
                 let opening = opening(session, &reply.id, &question);
                 let opening = Opening { continues: continues.as_ref(), ..opening };
                 Ok(Reader::of(replay(TurnId::generate(), &reply, &opening)))

@@ -157,7 +157,9 @@ impl Transcript {
                 Event::ToolInput { index, delta } => self.add_to_call(index, &delta),
                 Event::Usage(usage) => self.usage = Some(usage),
                 Event::Finish(reason) => {
-                    self.end_calls();
+                    if reason == FinishReason::ToolCalls {
+                        self.end_calls();
+                    }
                     self.finish = Some(reason);
                 }
                 Event::Model(model) => self.model = Some(model),
@@ -186,8 +188,15 @@ impl Transcript {
     /// nobody is to carry them out.
     fn end_calls(&mut self) {
         for Call { call, is_whole, .. } in self.calls.iter_mut().filter(|call| !call.is_whole) {
-            let input = tool::stored_input(&call.input);
             let (tool_call_id, tool_name) = (call.id.as_str(), call.name.as_str());
+            if call.input.trim().is_empty() {
+                // Whoever puts the deltas together wants JSON, too.
+                let nothing = "{}";
+                self.encoder
+                    .frame(&Frame::ToolInputDelta { tool_call_id, input_text_delta: nothing });
+                call.input = nothing.to_owned();
+            }
+            let input = tool::stored_input(&call.input);
             self.encoder.frame(&match tool::is_json(&call.input) {
                 true => Frame::ToolInputAvailable { tool_call_id, tool_name, input: &input },
                 false => {

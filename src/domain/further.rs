@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 /// Fields of a Chat Completions request that this server hands on without looking at them, as they
 /// came: `stop`, `seed`, `response_format`, and whatever else a provider may know. The order of
 /// names in them may matter: a model writes JSON in the order of its schema.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Deserialize)]
 pub struct Further(BTreeMap<String, Box<RawValue>>);
 
 impl Further {

@@ -25,8 +25,9 @@ pub fn images(parts: &Parts) -> Vec<Image> {
     parts.iter().filter_map(image).collect()
 }
 
-/// `file` is the AI SDK's part, `image` its older one, `image_url` and `input_image` are OpenAI's.
-fn image(part: &Value) -> Option<Image> {
+/// The picture that a part is. `file` is the AI SDK's part, `image` its older one, `image_url` and
+/// `input_image` are OpenAI's.
+pub fn image(part: &Value) -> Option<Image> {
     let media_type = || part["mediaType"].as_str().or(part["mimeType"].as_str());
     let source = match part["type"].as_str()? {
         "file" if media_type().is_some_and(|kind| kind.starts_with("image/")) => &part["url"],

@@ -2,10 +2,12 @@
 
 use super::as_word;
 use super::text::{first_characters, has_nul, without_nul};
+use super::tool;
 use super::{Invalid, MessageId, SessionId, Timestamp, Usage, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
+use std::borrow::Cow;
 use utoipa::ToSchema;
 
 /// How much of a message a session shows as its `lastMessage`, in characters.
@@ -276,6 +278,17 @@ impl Body {
             return Err(BodyError::TooLarge { field: "parts", limit: MAX_PARTS });
         }
         Ok(Self { content, parts, kind })
+    }
+}
+
+impl Body {
+    /// All that is counted of it: its text, and the functions that it calls.
+    pub fn counted(&self) -> Cow<'_, str> {
+        let calls = tool::text_of_calls(&tool::calls(&self.parts));
+        match calls.is_empty() {
+            true => Cow::from(&self.content),
+            false => Cow::from(format!("{}\n{calls}", self.content)),
+        }
     }
 }
 

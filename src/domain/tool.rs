@@ -6,7 +6,7 @@
 //! role `tool` behind it `{"type": "tool-result", "toolCallId", "toolName", "output", "isError"?}`.
 
 use super::message::{Part, Parts};
-use super::{Invalid, MessageId};
+use super::{Invalid, MessageId, Role};
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
@@ -147,8 +147,11 @@ pub fn results(parts: &Parts) -> Vec<ToolResult> {
         .collect()
 }
 
-/// The reply that results among these parts continue, as [`message_of`] was told.
-pub fn continued(parts: &Parts) -> Option<MessageId> {
+/// The reply that the results in a message of this role continue, as [`message_of`] was told.
+pub fn continued(role: Role, parts: &Parts) -> Option<MessageId> {
+    if role != Role::Tool {
+        return None;
+    }
     stored(parts).into_iter().find_map(|part| part.message_id).map(MessageId::trusted)
 }
 
@@ -212,7 +215,8 @@ mod tests {
         };
         let wanted = [read("a", "it rains", false), read("b", r#"{"z":1,"a":[]}"#, true)];
         assert_eq!(results(&parts), wanted);
-        assert_eq!(continued(&parts), Some(first));
+        assert_eq!(continued(Role::Tool, &parts), Some(first));
+        assert_eq!(continued(Role::User, &parts), None);
         assert!(calls(&parts).is_empty());
     }
 }

@@ -118,7 +118,7 @@ async fn from_beginning(
         Role::Tool => Some(first),
         _ => before.messages.last().filter(|last| last.role == Role::Tool),
     };
-    let beginning = results.and_then(|results| tool::continued(&results.parts));
+    let beginning = results.and_then(|results| tool::continued(results.role, &results.parts));
     let place = before.messages.iter().position(|message| Some(&message.id) == beginning.as_ref());
     let Some(place) = place else { return Ok(page) };
     let has_more = before.has_more || place > 0;

@@ -2,6 +2,7 @@
 //!
 //! Shape: <https://ai-sdk.dev/docs/reference/ai-sdk-core/ui-message>.
 
+use crate::domain::image::{Image, image};
 use crate::domain::message::{Parts, Status};
 use crate::domain::tool::NewResult;
 use crate::domain::{Message, MessageId, Role, Timestamp, Usage};
@@ -90,13 +91,24 @@ fn ui_message(message: Message) -> UiMessage {
 fn ui_parts(message: &Message) -> Vec<Value> {
     let stored: Vec<Value> = serde_json::from_str(message.parts.as_json()).unwrap_or_default();
     let is_call = |part: &Value| part["type"] == "tool-call";
-    let mut parts: Vec<Value> = stored.iter().filter(|part| !is_call(part)).cloned().collect();
+    let others = stored.iter().filter(|part| !is_call(part));
+    let mut parts: Vec<Value> = others.map(|part| ui_file(part).unwrap_or(part.clone())).collect();
     if !message.content.is_empty() {
         let at = parts.iter().take_while(|part| part["type"] == "reasoning").count();
         parts.insert(at, json!({ "type": "text", "text": message.content }));
     }
     parts.extend(stored.iter().filter(|part| is_call(part)).map(ui_call));
     parts
+}
+
+/// A picture in another spelling, as the AI SDK knows it.
+fn ui_file(part: &Value) -> Option<Value> {
+    if part["type"] == "file" {
+        return None;
+    }
+    let Image { url, .. } = image(part)?;
+    let data = url.strip_prefix("data:").and_then(|data| data.split([';', ',']).next());
+    Some(json!({ "type": "file", "mediaType": data.unwrap_or("image/*"), "url": &*url }))
 }
 
 /// A call as `useChat` shows it, waiting for its result.

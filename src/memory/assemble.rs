@@ -394,8 +394,8 @@ fn verbatim(read: Vec<Remembered>, plan: &Plan, steady: Shares, now: Shares) -> 
 /// A new message, and in front of it the reply whose calls it answers, both with what belongs
 /// together alone.
 fn answered(mut message: NewMessage) -> (Option<Piece>, NewMessage) {
-    let Some(calling) = message.calling.take() else { return (None, message) };
     let results = std::mem::take(&mut message.results);
+    let Some(calling) = message.calling.take() else { return (None, message) };
     let (calls, results) = matched(calling.calls, results);
     message.results = results;
     let piece = Piece {

@@ -88,7 +88,12 @@ pub(super) fn fit(
         if image_tokens > left {
             (images, image_tokens, is_all) = (Vec::new(), 0, false);
         }
-        let (calls, results) = (tool::calls(&message.parts), tool::results(&message.parts));
+        // Anybody may send such parts; only these roles mean them.
+        let (calls, results) = match message.role {
+            Role::Assistant => (tool::calls(&message.parts), Vec::new()),
+            Role::Tool => (Vec::new(), tool::results(&message.parts)),
+            Role::User | Role::System => (Vec::new(), Vec::new()),
+        };
         if message.content.is_empty() && images.is_empty() && calls.is_empty() && results.is_empty()
         {
             continue;

@@ -1,6 +1,7 @@
 //! A waiting turn as text: the same in every store.
 
 use super::{Ask, NewMessage, OnKnownId, Parent, ReplyFields, TurnSpec};
+use crate::domain::further::Further;
 use crate::domain::key::KeyId;
 use crate::domain::message::{Body, MessageType, Parts};
 use crate::domain::session::Settings;
@@ -27,6 +28,8 @@ struct Record {
     turn_id: String,
     reply_id: String,
     options: Settings,
+    /// What of the options settings do not keep.
+    further: Further,
     ask: AskRecord,
 }
 
@@ -67,6 +70,7 @@ impl Waiting {
             turn_id: turn.turn_id.to_string(),
             reply_id: turn.reply_id.to_string(),
             options: turn.options.clone(),
+            further: turn.options.further.clone(),
             ask: match &turn.ask {
                 Ask::Say { message, parent, on_known } => say_record(message, parent, *on_known),
                 Ask::Again { reply } => {
@@ -120,7 +124,7 @@ impl Waiting {
             turn_id: TurnId::trusted(record.turn_id),
             reply_id: MessageId::trusted(record.reply_id),
             ask,
-            options: record.options,
+            options: Settings { further: record.further, ..record.options },
         };
         Ok(Self { who, turn, key: record.key.map(KeyId::trusted) })
     }

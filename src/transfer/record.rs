@@ -247,7 +247,7 @@ fn message(
             .transpose()?,
         role: record.role,
         sender_id,
-        tokens: tokens::count(&body.content),
+        tokens: tokens::count(&body.counted()),
         body,
         created_at: record.created_at.unwrap_or(now),
         reply: ReplyFields {

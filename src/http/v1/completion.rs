@@ -197,7 +197,7 @@ fn choice(delta: Value, finish_reason: Value) -> Value {
     json!({"index": 0, "delta": delta, "logprobs": null, "finish_reason": finish_reason})
 }
 
-/// There is no word for other reasons than these.
+/// OpenAI has no word for other reasons than these.
 const fn finish_reason(reason: FinishReason) -> &'static str {
     match reason {
         FinishReason::Length => "length",

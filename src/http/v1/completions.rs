@@ -78,16 +78,8 @@ pub(in crate::http) async fn create(
         Wanted::Turn(turn) => {
             let hearing = api.chat.hear_turn(NewTurn { standing, ..*turn }).await?;
             let session = hearing.session.as_ref().map(|id| HeaderValue::from_str(id.as_str()));
-            // A reply that failed is repeated as such: asking for the same once more is no use.
-            let mut response = match answer(&api, hearing, manner).await {
-                Ok(response) => response,
-                Err(error) => {
-                    let mut response = error.into_response();
-                    let no = HeaderValue::from_static("false");
-                    response.headers_mut().insert("x-should-retry", no);
-                    response
-                }
-            };
+            let answered = answer(&api, hearing, manner).await;
+            let mut response = answered.unwrap_or_else(errors::finally);
             if let Some(Ok(session)) = session {
                 response.headers_mut().insert(SESSION, session);
             }

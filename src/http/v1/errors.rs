@@ -15,9 +15,9 @@ use serde_json::{Value, json};
 /// them.
 pub(in crate::http) async fn in_their_words(request: Request, next: Next) -> Response {
     let path = request.uri().path();
-    let (is_ours, is_turn) = (!path.starts_with("/v1/"), path.starts_with("/v1/chat/"));
+    let (is_v1, is_turn) = (path.starts_with("/v1/"), path.starts_with("/v1/chat/"));
     let mut response = next.run(request).await;
-    let Some(Logged(error)) = response.extensions().get::<Logged>().filter(|_| !is_ours) else {
+    let Some(Logged(error)) = response.extensions().get::<Logged>().filter(|_| is_v1) else {
         return response;
     };
     let told = match error.kind {
@@ -94,4 +94,16 @@ mod tests {
         assert_eq!(told(Error::new(Kind::ProviderTimeout, "too slow"))["type"], "server_error");
         assert_eq!(told(Error::session_not_found())["code"], "session_not_found");
     }
+}
+
+/// A reply that failed is repeated as such: asking for the same once more is no use.
+pub(super) fn finally(error: Error) -> Response {
+    let is_going_down = error.kind == Kind::ShuttingDown;
+    let mut response = error.into_response();
+    if is_going_down {
+        // Asked once more, another server joins the reply or repeats it.
+        return response;
+    }
+    response.headers_mut().insert("x-should-retry", HeaderValue::from_static("false"));
+    response
 }

@@ -5,9 +5,8 @@
 use super::conversations::{Conversation, ensure_few, read, session_of};
 use super::item::{Item, NewItem, Sent, items_of, message_of, messages};
 use crate::clock;
-use crate::domain::message::Body;
 use crate::domain::page::{MAX_LIMIT, Slice, View};
-use crate::domain::{Message, MessageId, Principal, SessionId, tool};
+use crate::domain::{Message, MessageId, Principal, SessionId};
 use crate::error::{Error, Result};
 use crate::http::Api;
 use crate::http::body::{ChatBytes, parse};
@@ -81,7 +80,7 @@ pub(super) async fn post_all(
                 client_message_id: None,
                 role,
                 sender_id: who.user.clone(),
-                tokens: tokens_of(&body).await,
+                tokens: tokens::count_long(&body.counted()).await,
                 body,
                 created_at: now,
                 reply,
@@ -246,12 +245,7 @@ pub(in crate::http) async fn delete_item(
     Err(Error::invalid("item_id", "cannot be deleted: messages never go one by one"))
 }
 
-async fn tokens_of(body: &Body) -> u32 {
-    let calls = tool::text_of_calls(&tool::calls(&body.parts));
-    tokens::count_long(&body.content).await.saturating_add(tokens::count_long(&calls).await)
-}
-
-/// What it could include there is none of.
+/// There is nothing that an item could include.
 pub(super) fn ignore_include(query: &mut Query) {
     query.ignore("include");
     query.ignore("include[]");

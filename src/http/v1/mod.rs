@@ -1,8 +1,9 @@
 //! `/v1`: OpenAI's own routes in OpenAI's own shapes, so that its SDKs gain sessions by another base
 //! URL.
 //!
-//! Without a session a request is handed on to the provider; with one it is a turn like any other,
-//! stored, remembered and to be joined at `/api/chat/:sessionId/stream`.
+//! With a session a request is a turn like any other, stored, remembered and to be joined at
+//! `/api/chat/:sessionId/stream`. A chat completion without one is handed on to the provider; a
+//! response has a session of its own, unless it is not to be stored.
 
 mod completion;
 pub(super) mod completions;

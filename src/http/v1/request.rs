@@ -37,6 +37,7 @@ const OURS: &[&str] = &[
     "top_logprobs",
     "audio",
     "modalities",
+    "prompt_cache_key",
 ];
 
 /// A body whose fields were told apart, and no more.

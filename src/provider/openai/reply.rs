@@ -195,10 +195,12 @@ impl ChatCompletions {
         }
     }
 
-    /// Some servers say `stop` behind calls.
+    /// Some servers say `stop` behind calls, or a word of their own.
     fn finish_reason(&self, word: &str) -> FinishReason {
         match finish_reason(word) {
-            FinishReason::Stop if !self.calls.is_empty() => FinishReason::ToolCalls,
+            FinishReason::Stop | FinishReason::Other if !self.calls.is_empty() => {
+                FinishReason::ToolCalls
+            }
             reason => reason,
         }
     }

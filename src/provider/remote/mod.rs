@@ -14,6 +14,7 @@ use super::{Fault, ProviderError};
 use crate::domain::text::first_characters;
 use futures::StreamExt;
 use reqwest::header::HeaderMap;
+use reqwest::redirect::Policy;
 use reqwest::{Client, Url};
 use std::time::Duration;
 
@@ -26,6 +27,8 @@ pub(super) fn client() -> Result<Client, String> {
         .user_agent(concat!("echoic/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(Duration::from_secs(10))
         .tcp_nodelay(true)
+        // A redirect would carry an API key to another host.
+        .redirect(Policy::none())
         .build()
         .map_err(|error| error.to_string())
 }

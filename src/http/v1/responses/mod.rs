@@ -11,6 +11,7 @@ mod object;
 mod request;
 
 use super::SESSION;
+use super::errors::finally;
 use super::item::{Item, items_of};
 use super::items::{self, ItemList};
 use crate::chat::{Hearing, NewTurn, Standing};
@@ -128,13 +129,6 @@ pub(in crate::http) async fn create(
         response.headers_mut().insert(SESSION, name);
     }
     Ok(response)
-}
-
-/// A reply that failed is repeated as such: asking for the same once more is no use.
-fn finally(error: Error) -> Response {
-    let mut response = error.into_response();
-    response.headers_mut().insert("x-should-retry", HeaderValue::from_static("false"));
-    response
 }
 
 /// The session of a turn, and the reply that it stands under if it does not stand at the end.

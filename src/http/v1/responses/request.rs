@@ -7,6 +7,7 @@ use crate::chat::{Earlier, Prompt, PromptMessage, Wish};
 use crate::clock;
 use crate::domain::further::Further;
 use crate::domain::image::images;
+use crate::domain::memory::Strategy;
 use crate::domain::message::Body;
 use crate::domain::session::Settings;
 use crate::domain::tool::{self, NewResult, ToolResult};
@@ -103,7 +104,11 @@ impl Request {
             // What is returned without a call before it goes on from something.
             ensure_all(&input.returned, &[])?;
         }
-        let settings = fields.settings(api.limits.message)?;
+        let mut settings = fields.settings(api.limits.message)?;
+        if !input.earlier.is_empty() {
+            // Whoever sends a list means all of it: memory takes what the context window holds.
+            settings.memory.strategy = Some(Strategy::Buffer);
+        }
         let messages = [!input.returned.is_empty(), input.last.is_some()];
         let kept = Kept {
             echo: fields.echo(&settings, &place, api.memory.default_model())?,
