@@ -23,6 +23,7 @@ mod openapi;
 mod pages;
 mod projects;
 mod query;
+mod render;
 mod router;
 mod search;
 mod sessions;

@@ -3,7 +3,7 @@
 use super::openapi::{Document, complete};
 use super::{
     Api, branches, chat, events, export, extract, files, guard, health, import, memory, messages,
-    models, nodes, openapi, pages, projects, search, sessions, turns,
+    models, nodes, openapi, pages, projects, render, search, sessions, turns,
 };
 use crate::error::Error;
 use axum::Router;
@@ -47,6 +47,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(files::get, files::put, files::delete))
         .routes(routes!(export::export))
         .routes(routes!(import::import))
+        .routes(routes!(render::render))
         .routes(routes!(models::list))
         .routes(routes!(health::live)) // public
         .routes(routes!(health::ready)) // public

@@ -38,6 +38,7 @@ mod projects;
 mod provider_contract;
 mod providers;
 mod readme;
+mod render;
 mod repeat;
 mod restart;
 mod resume;
