@@ -60,6 +60,7 @@ pub fn router(api: Api) -> Router {
     let router = routes
         .route("/api/openapi.json", get(openapi::document)) // public
         .route("/", get(pages::start)) // public
+        .route("/assets/{*path}", get(pages::asset)) // public
         .fallback(extract::not_found)
         .method_not_allowed_fallback(extract::method_not_allowed)
         .layer(from_fn_with_state(api.clone(), guard::same_site))

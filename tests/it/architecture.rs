@@ -63,6 +63,7 @@ const LIVES_IN: &[(&str, &[&str])] = &[
     ("pulldown_cmark", &["markup/"]),
     ("ammonia", &["markup/"]),
     ("syntect", &["markup/"]),
+    ("rust_embed", &["http/"]),
     ("dotenvy", &["config.rs"]),
     ("std::env", &["config.rs"]),
     ("tracing_subscriber", &["telemetry.rs"]),

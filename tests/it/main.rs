@@ -13,6 +13,7 @@ mod cli_sessions;
 mod cli_transfer;
 mod codegen;
 mod config;
+mod console;
 mod crash;
 mod desk;
 mod drain;
