@@ -24,6 +24,7 @@ use std::net::{IpAddr, Ipv4Addr};
 /// The routes that need no credentials.
 const PUBLIC: &[(&str, &str)] = &[
     ("GET", "/"),
+    ("GET", "/assets/{*path}"),
     ("GET", "/api/openapi.json"),
     ("GET", "/health/live"),
     ("GET", "/health/ready"),

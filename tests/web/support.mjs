@@ -1,0 +1,90 @@
+// What the browser tests stand on: the real server, a provider moved by hand, and Chromium.
+
+import assert from "node:assert/strict";
+import { chromium } from "playwright-core";
+import { startServer } from "./server.mjs";
+import { startUpstream } from "./upstream.mjs";
+
+const FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
+const PATIENCE_MS = 15_000;
+
+/** Starts all of it for one test file; its pages may log what `expected` names. */
+export async function start(settings, expected = /^$/) {
+  const upstream = await startUpstream();
+  const server = await startServer(upstream.url, settings);
+  const browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: FLAGS });
+  const contexts = [];
+  const echoic = { url: server.url, server, upstream, browser, api: api(server.url) };
+
+  /** A page of a fresh browser; it fails the test when it logs an error. */
+  echoic.page = async (path = "", options = {}) => {
+    const { width = 1280, height = 800, allow = expected, ...more } = options;
+    const context = await browser.newContext({ viewport: { width, height }, reducedMotion: "reduce", locale: "en-GB", permissions: ["clipboard-read", "clipboard-write"], ...more });
+    contexts.push(context);
+    return echoic.tab(context, path, allow);
+  };
+  echoic.tab = async (context, path, allow) => {
+    const page = await context.newPage();
+    page.setDefaultTimeout(PATIENCE_MS);
+    page.problems = [];
+    page.on("pageerror", (error) => page.problems.push(`${error.stack ?? error}`));
+    page.on("console", (message) => {
+      // A server may not know who is asking.
+      const isExpected = allow.test(message.text()) || message.location().url.endsWith("/api/me");
+      if (message.type() === "error" && !isExpected) page.problems.push(`${message.text()} ${message.location().url}`);
+    });
+    await page.goto(`${server.url}/${path}`);
+    return page;
+  };
+  echoic.stop = async () => {
+    const pages = contexts.flatMap((context) => context.pages());
+    const problems = pages.flatMap((page) => page.problems);
+    await browser.close();
+    await server.stop();
+    upstream.stop();
+    assert.deepEqual(problems, [], "no page logged an error");
+  };
+  return echoic;
+}
+
+/** The API, for setting the stage and for looking behind it. */
+function api(url) {
+  const call = async (method, path, body) => {
+    const response = await fetch(url + path, { method, headers: { "content-type": "application/json" }, body: body && JSON.stringify(body) });
+    const envelope = await response.json();
+    assert.ok(envelope.success, `${method} ${path}: ${JSON.stringify(envelope)}`);
+    return envelope.data;
+  };
+  return {
+    call,
+    session: (fields = {}) => call("POST", "/api/chat-sessions", fields),
+    say: (chatSessionId, role, content, more = {}) => call("POST", "/api/chat-messages", { chatSessionId, role, content, ...more }),
+    messages: async (id, query = "") => (await call("GET", `/api/chat-sessions/${id}/messages?${query}`)).messages,
+    sessions: async (query = "") => (await call("GET", `/api/chat-sessions?${query}`)).sessions,
+  };
+}
+
+/** Writes a message and sends it. */
+export async function say(page, text) {
+  await page.getByLabel("Message", { exact: true }).fill(text);
+  await page.getByRole("button", { name: "Send" }).click();
+}
+
+/** What the conversation shows, without the tools around each message. */
+export const shown = (page) => page.locator(".message .body").allInnerTexts();
+
+/** The last reply, once it is done. */
+export async function replied(page) {
+  await page.locator('.message.assistant:not([aria-busy="true"]) .tools').last().waitFor();
+}
+
+/** Waits until something in the test's own process is so. */
+export async function until(check, what) {
+  const end = Date.now() + PATIENCE_MS;
+  for (;;) {
+    const value = await check();
+    if (value) return value;
+    assert.ok(Date.now() < end, `in vain waited for: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}

@@ -1,0 +1,36 @@
+// What can be done with a chat, as the entries of a menu.
+
+import { call, session as sessionPath } from "../api.js";
+import { ask, field } from "../dialog.js";
+import { el } from "../dom.js";
+import { attempt } from "../toast.js";
+import { exportChats } from "../transfer.js";
+
+export function chatActions(app, session, { rename }) {
+  const { sessionId, title, pinned, archived } = session;
+  const change = (fields) => () => attempt(async () => app.sessions.put(await call("PATCH", sessionPath(sessionId), fields)));
+  const isOwner = session.userId === app.me.userId;
+  const own = [
+    { label: "Rename", icon: "pencil", run: rename },
+    { label: pinned ? "Unpin" : "Pin", icon: "pin", run: change({ pinned: !pinned }) },
+    { label: archived ? "Take out of the archive" : "Archive", icon: "archive", run: change({ archived: !archived }) },
+    app.projects.list.length > 0 && { label: "Move to a project…", icon: "folder", run: () => move(app, session) },
+    null,
+    { label: "Export as Markdown", icon: "download", run: () => exportChats({ sessionId, format: "markdown" }, `${title}.md`) },
+    { label: "Export as JSON", icon: "download", run: () => exportChats({ sessionId, format: "json" }, `${title}.json`) },
+    null,
+    { label: "Delete", icon: "trash", danger: true, run: () => app.sessions.remove(session) },
+  ];
+  if (isOwner) return own.filter((item) => item !== false);
+  return [{ label: pinned ? "Unpin" : "Pin", icon: "pin", run: change({ pinned: !pinned }) }];
+}
+
+async function move(app, session) {
+  const options = app.projects.list.map(({ projectId, name }) => el("option", { value: projectId }, name));
+  const select = el("select", { name: "project" }, el("option", { value: "" }, "None"), options);
+  select.value = session.projectId ?? "";
+  const answer = await ask("Move to a project", [field("Project", select)], { submit: "Move" });
+  if (!answer) return;
+  const projectId = answer.get("project") || null;
+  await attempt(async () => app.sessions.put(await call("PATCH", sessionPath(session.sessionId), { projectId })));
+}
