@@ -3,7 +3,9 @@
 
 use crate::auth::{self, Auth};
 use crate::chat::{Chat, Parts, Terms};
-use crate::config::{CacheKey, Config, DatabaseUrl, ProviderChoice, SqliteSync, Titles};
+use crate::config::{
+    CacheKey, Config, DatabaseUrl, MemoryCommand, ProviderChoice, SqliteSync, Titles,
+};
 use crate::error::{Error, Kind, Result};
 use crate::http::{self, Api, Hosts, Limits, Patient, Rates, router, serve};
 use crate::memory::{Defaults, Memory, RECALL_PATIENCE, Windows, tokens};
@@ -236,6 +238,24 @@ pub async fn open_beside(url: &DatabaseUrl) -> Result<Arc<dyn Store>> {
         DatabaseUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open_beside(path)?)),
         DatabaseUrl::Mongodb(url) => Ok(Arc::new(MongoStore::open(url, Duration::ZERO).await?)),
     }
+}
+
+/// What would build the prompts of a server with these settings over this store, for looking. Recall
+/// goes by words alone: no endpoint is asked.
+pub(crate) fn memory_to_look(
+    store: Arc<dyn Store>,
+    command: &MemoryCommand,
+    model: String,
+) -> Result<Arc<Memory>> {
+    let prompts = Arc::new(Prompts::load(command.prompts_dir.as_deref())?);
+    let defaults = Defaults {
+        strategy: command.memory,
+        tokens: command.memory_tokens,
+        context_window: command.context_window,
+        model,
+    };
+    let windows = Windows::new(command.context_windows.iter().cloned());
+    Ok(Arc::new(Memory::new(store, prompts, defaults)?.with_windows(windows)))
 }
 
 /// The store to import into: a file that no server has, or a database. What is imported is on disk

@@ -7,12 +7,14 @@
 mod access;
 mod commands;
 mod embeddings;
+mod memory;
 mod models;
 mod transfer;
 mod values;
 
 pub use access::Access;
 pub use commands::{KeysCommand, KeysTask, NewKeyArgs, SessionsCommand};
+pub use memory::MemoryCommand;
 pub use models::CacheKey;
 pub use transfer::{ExportArgs, ExportFormat, ImportArgs, MigrateArgs};
 
@@ -103,6 +105,8 @@ pub enum CliCommand {
     Sessions(Box<SessionsCommand>),
     /// Make, list and revoke the keys of the API, also beside a running server
     Keys(Box<KeysCommand>),
+    /// Show what the model would be told next in a session, also beside a running server
+    Memory(Box<MemoryCommand>),
     /// Write sessions to a file; a running server is not disturbed
     Export(ExportArgs),
     /// Read sessions from a file; while a server runs, send it the file: POST /api/import

@@ -1,7 +1,8 @@
 //! `echoic keys`: keys of the API made, listed and revoked, beside a running server or before there
 //! is one.
 
-use super::sessions::{cell, minute};
+use super::sessions::{CELL, minute};
+use super::text::cell;
 use crate::app::{open_beside, open_to_look};
 use crate::auth::{KeyTerms, new_key};
 use crate::clock;
@@ -81,8 +82,8 @@ fn row(key: &ApiKey, now: Timestamp) -> [String; 7] {
     };
     [
         key.id.to_string(),
-        key.name.as_deref().map(cell).unwrap_or_default(),
-        cell(key.user.as_str()),
+        key.name.as_deref().map(|name| cell(name, CELL)).unwrap_or_default(),
+        cell(key.user.as_str(), CELL),
         key.scope.as_str().to_owned(),
         minute(key.created_at),
         expires,

@@ -3,10 +3,12 @@
 mod export;
 mod import;
 mod keys;
+mod memory;
 mod migrate;
 mod progress;
 mod serve;
 mod sessions;
+mod text;
 
 use crate::config::{Cli, CliCommand, Refusal};
 use std::io::Write;
@@ -30,6 +32,7 @@ pub fn run() -> ExitCode {
         CliCommand::Import(args) => import::run(&args),
         CliCommand::Migrate(args) => migrate::run(&args),
         CliCommand::Sessions(command) => sessions::run(*command),
+        CliCommand::Memory(command) => memory::run(&command),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

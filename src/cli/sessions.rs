@@ -1,6 +1,7 @@
 //! `echoic sessions`: everybody's sessions, for whoever keeps the server or answers its users. It
 //! only looks, so it works beside a running server and never touches its turns.
 
+use super::text::{cell, fit, print};
 use crate::app::open_to_look;
 use crate::clock;
 use crate::config::SessionsCommand;
@@ -8,15 +9,14 @@ use crate::domain::page::{Place, SessionQuery, Sort};
 use crate::domain::session::JsonObject;
 use crate::domain::text::{first_characters, words};
 use crate::domain::{Session, Timestamp};
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
-use std::io::{self, ErrorKind, IsTerminal, Write};
+use comfy_table::{CellAlignment, Table, presets};
 
 const COLUMNS: [&str; 9] =
     ["ID", "TITLE", "USER", "STATUS", "STARTED", "LAST SEEN", "MESSAGES", "USER META", "THEME"];
 /// The column of numbers.
 const MESSAGES: usize = 6;
 /// How much of a text a cell shows, in characters.
-const CELL: usize = 48;
+pub(super) const CELL: usize = 48;
 
 /// Prints the sessions that the command asks for.
 pub(super) fn run(command: SessionsCommand) -> Result<(), String> {
@@ -27,11 +27,7 @@ pub(super) fn run(command: SessionsCommand) -> Result<(), String> {
     } else {
         table(&sessions, clock::now()).trim_fmt()
     };
-    match writeln!(io::stdout(), "{text}") {
-        // Whoever was reading has seen enough.
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        written => written.map_err(|error| error.to_string()),
-    }
+    print(&text)
 }
 
 async fn find(command: &SessionsCommand) -> Result<Vec<Session>, String> {
@@ -60,20 +56,15 @@ fn table(sessions: &[Session], now: Timestamp) -> Table {
     if let Some(messages) = table.column_mut(MESSAGES) {
         messages.set_cell_alignment(CellAlignment::Right);
     }
-    // A file or a pipe gets each session on one line, however long.
-    if io::stdout().is_terminal()
-        && let Some((width, _)) = terminal_size::terminal_size()
-    {
-        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width.0);
-    }
+    fit(&mut table);
     table
 }
 
 fn row(session: &Session, now: Timestamp) -> [String; 9] {
     [
         session.id.to_string(),
-        cell(&session.title),
-        cell(session.owner.as_str()),
+        cell(&session.title, CELL),
+        cell(session.owner.as_str(), CELL),
         session.status.as_str().to_owned(),
         minute(session.start_time),
         session.last_seen.map_or_else(|| "never".to_owned(), |seen| seen.ago(now)),
@@ -91,17 +82,6 @@ pub(super) fn minute(time: Timestamp) -> String {
 fn object(object: &JsonObject) -> String {
     match object.as_json() {
         "{}" => String::new(),
-        json => cell(json),
-    }
-}
-
-/// Texts of users in one line of bounded length, and without what would steer a terminal.
-pub(super) fn cell(text: &str) -> String {
-    let steers =
-        |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    let plain: String = text.chars().map(|c| if steers(c) { ' ' } else { c }).collect();
-    match first_characters(&plain, CELL) {
-        all if all.len() == plain.len() => plain,
-        beginning => format!("{beginning}…"),
+        json => cell(json, CELL),
     }
 }

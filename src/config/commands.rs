@@ -95,7 +95,7 @@ fn key_id(text: &str) -> Result<KeyId, String> {
     KeyId::parse(id).ok_or_else(|| "must be the id of a key: 12 digits and letters a-f".to_owned())
 }
 
-fn user(text: &str) -> Result<UserId, String> {
+pub(super) fn user(text: &str) -> Result<UserId, String> {
     UserId::parse("user", text).map_err(|invalid| invalid.wants.into_owned())
 }
 

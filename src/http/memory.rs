@@ -5,12 +5,11 @@ use super::envelope::{Answer, Envelope, Failure, ok};
 use super::extract::{Caller, SessionPath};
 use super::query::Query;
 use crate::clock;
+use crate::domain::MessageType;
 use crate::domain::memory::{MemoryOptions, STRATEGIES};
 use crate::domain::message::{Body, Parts};
 use crate::domain::principal::Access;
-use crate::domain::session::Settings;
-use crate::domain::{MessageType, Role};
-use crate::memory::{Assembled, Incoming, NewMessage, tokens};
+use crate::memory::Assembled;
 use axum::Json;
 use axum::extract::State;
 
@@ -41,31 +40,11 @@ pub(super) async fn preview(
         recall_tokens: query.number("recallTokens", 0..=u32::MAX),
     };
     query.finish()?;
-    let message = match message {
-        None => None,
-        Some(text) => {
-            let body = Body::parse(
-                "message",
-                text,
-                Parts::default(),
-                MessageType::Text,
-                api.limits.message,
-            )?;
-            Some((tokens::count_long(&body.content).await, body.content))
-        }
+    let read = |text| {
+        Body::parse("message", text, Parts::default(), MessageType::Text, api.limits.message)
     };
+    let message = message.map(read).transpose()?.map(|body| body.content);
     let session = api.store.session(&who, &id, Access::Own).await?;
-    let settings = Settings { memory, ..Settings::default() }.over(session.settings.clone());
-    let (mut plan, new) = match message {
-        None => (api.memory.plan(&settings, None)?, None),
-        Some((tokens, text)) => {
-            let incoming = Incoming { text: &text, tokens, images: 0 };
-            let plan = api.memory.plan_turn(&settings, incoming).await?;
-            let (role, images, at) = (Role::User, Vec::new(), clock::now());
-            (plan, Some(NewMessage { id: None, role, text: text.into(), images, at }))
-        }
-    };
-    plan.patience = None;
-    let assembled = api.memory.assemble(&session, plan, session.head_id.as_ref(), new).await?;
+    let assembled = api.memory.preview(&session, memory, message, clock::now()).await?;
     Ok(ok("Memory retrieved successfully", assembled))
 }

@@ -9,6 +9,7 @@ mod budget;
 mod correction;
 mod cut;
 mod pictures;
+mod preview;
 mod project;
 pub mod rank;
 mod recall;

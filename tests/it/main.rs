@@ -11,6 +11,7 @@ mod busy;
 mod caches;
 mod chat;
 mod chatgpt;
+mod cli_memory;
 mod cli_sessions;
 mod cli_transfer;
 mod codegen;

@@ -105,7 +105,9 @@ async fn nothing_is_learned_from_prompts_with_pictures_nor_of_a_model_that_stepp
 
     let session = long_session(&server).await;
     for _ in 0..3 {
-        let body = json!({"sessionId": session, "message": "next"});
+        // Nothing is summed up, so the provider hears of the turns alone.
+        let body =
+            json!({"sessionId": session, "message": "next", "memory": {"strategy": "buffer"}});
         let mut frames = server.chat(body).await;
         server.upstream.call().await.refuse(404, json!({"error": {"message": "no such model"}}));
         let mut call = server.upstream.call().await;

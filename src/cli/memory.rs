@@ -1,0 +1,249 @@
+//! `echoic memory`: what the model would be told next in a session, piece by piece, and how that
+//! fills its context window. It only looks, so it works beside a running server and asks no
+//! provider. What the running server has learned of its models' token counts it does not know.
+
+use super::text::{cell, fit, print};
+use crate::app::{memory_to_look, open_to_look};
+use crate::clock;
+use crate::config::MemoryCommand;
+use crate::domain::message::{Body, Parts};
+use crate::domain::page::{Slice, View};
+use crate::domain::principal::Access;
+use crate::domain::{MessageType, Principal, Session};
+use crate::error::{Error, Kind, Result};
+use crate::store::{MessageQuery, Store};
+use comfy_table::{CellAlignment, Table, presets};
+use serde::Deserialize;
+use serde_json::Value;
+use std::sync::Arc;
+
+/// How much of a text is shown, in characters.
+const SHOWN: usize = 72;
+/// How long the bar is, in characters.
+const BAR: usize = 64;
+/// How many of the newest messages are looked at for a reply.
+const NEWEST: u32 = 10;
+/// The model where nobody names one and none has answered yet.
+const NO_MODEL: &str = "default";
+
+/// What is shown of a preview, as the API spells it.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Preview {
+    strategy: String,
+    model: String,
+    context_window: u32,
+    reply_reserve: u32,
+    prompt_tokens: u32,
+    cacheable_prefix_tokens: u32,
+    pieces: Vec<Piece>,
+}
+
+#[derive(Deserialize)]
+struct Piece {
+    kind: String,
+    role: String,
+    tokens: u32,
+    score: Option<f64>,
+    #[serde(default)]
+    images: u32,
+    text: String,
+}
+
+/// Prints the memory that the command asks for.
+pub(super) fn run(command: &MemoryCommand) -> Result<(), String> {
+    let found = super::runtime()?.block_on(look(command));
+    let (session, preview) = found.map_err(|error| error.chain().to_string())?;
+    if command.json {
+        return print(&preview.to_string());
+    }
+    let preview = Preview::deserialize(preview).map_err(|error| error.to_string())?;
+    print(&report(&session, &preview))
+}
+
+/// The session, and its preview as the API gives it.
+async fn look(command: &MemoryCommand) -> Result<(Session, Value)> {
+    let store = open_to_look(&command.database_url).await?;
+    let found = preview(&store, command).await;
+    store.close().await;
+    found
+}
+
+async fn preview(store: &Arc<dyn Store>, command: &MemoryCommand) -> Result<(Session, Value)> {
+    // Whoever can read the store may read all of it.
+    let session = store.session(&Principal::server(), &command.session, Access::Own).await?;
+    if command.user.as_ref().is_some_and(|user| *user != session.owner) {
+        return Err(Error::new(Kind::SessionNotFound, "this user has no such session"));
+    }
+    let read = |text: &String| {
+        let (parts, kind) = (Parts::default(), MessageType::Text);
+        Body::parse("message", text.clone(), parts, kind, usize::MAX).map(|body| body.content)
+    };
+    let message = command.message.as_ref().map(read).transpose()?;
+    let model = match command.model.clone() {
+        Some(model) => model,
+        None => last_model(&**store, &session).await?.unwrap_or_else(|| NO_MODEL.to_owned()),
+    };
+    let memory = memory_to_look(store.clone(), command, model)?;
+    let preview = memory.preview(&session, command.options(), message, clock::now()).await?;
+    Ok((session, serde_json::to_value(preview).map_err(Error::internal)?))
+}
+
+/// The model that answered last.
+async fn last_model(store: &dyn Store, session: &Session) -> Result<Option<String>> {
+    let query = MessageQuery { view: View::Path, slice: Slice::Newest, limit: NEWEST };
+    let newest = store.messages(&Principal::server(), &session.id, query).await?.messages;
+    Ok(newest.into_iter().rev().find_map(|message| message.model))
+}
+
+fn report(session: &Session, preview: &Preview) -> String {
+    let title = cell(&session.title, SHOWN);
+    let owner = cell(session.owner.as_str(), SHOWN);
+    let Preview { strategy, model, prompt_tokens, cacheable_prefix_tokens, .. } = preview;
+    let model = cell(model, SHOWN);
+    format!(
+        "{title} ({owner}): strategy {strategy}, model {model}\n\n{}\n\n\
+         {prompt_tokens} tokens; the next turn will begin with the first {cacheable_prefix_tokens} of them\n{}",
+        table(&preview.pieces).trim_fmt(),
+        budget(preview),
+    )
+}
+
+/// The pieces in the order in which they are sent.
+fn table(pieces: &[Piece]) -> Table {
+    let has_scores = pieces.iter().any(|piece| piece.score.is_some());
+    let columns = ["KIND", "ROLE", "TOKENS", "SCORE", "TEXT"];
+    let is_shown = |column: &usize| has_scores || columns[*column] != "SCORE";
+    let shown: Vec<usize> = (0..columns.len()).filter(is_shown).collect();
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(shown.iter().map(|column| columns[*column]));
+    for piece in pieces {
+        let row = row(piece);
+        table.add_row(shown.iter().map(|column| row[*column].as_str()));
+    }
+    for (place, column) in shown.iter().enumerate() {
+        if matches!(columns[*column], "TOKENS" | "SCORE")
+            && let Some(column) = table.column_mut(place)
+        {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    fit(&mut table);
+    table
+}
+
+fn row(piece: &Piece) -> [String; 5] {
+    let plain = cell(&piece.text, usize::MAX);
+    let text = cell(&plain.split_whitespace().collect::<Vec<_>>().join(" "), SHOWN);
+    let text = match piece.images {
+        0 => text,
+        1 => format!("[1 picture] {text}"),
+        images => format!("[{images} pictures] {text}"),
+    };
+    let score = piece.score.map_or_else(String::new, |score| format!("{score:.2}"));
+    [piece.kind.clone(), piece.role.clone(), piece.tokens.to_string(), score, text]
+}
+
+/// A part of the context window.
+struct Share {
+    mark: char,
+    name: String,
+    tokens: u32,
+}
+
+/// A bar of the context window, and what each part of it takes.
+fn budget(preview: &Preview) -> String {
+    let shares = shares(preview);
+    let width = shares.iter().map(|share| share.tokens.to_string().len()).max().unwrap_or(0);
+    let mut text =
+        format!("[{}] of {}", bar(&shares, preview.context_window), preview.context_window);
+    for Share { mark, name, tokens } in &shares {
+        let percent = f64::from(*tokens) * 100.0 / f64::from(preview.context_window.max(1));
+        text.push_str(&format!("\n  {mark} {name:<9} {tokens:>width$} {percent:>5.1} %"));
+    }
+    text
+}
+
+/// Each kind of pieces, what lies around them, what is kept for the reply, and what is left.
+fn shares(preview: &Preview) -> Vec<Share> {
+    let mut shares: Vec<Share> = Vec::new();
+    for piece in &preview.pieces {
+        match shares.iter_mut().find(|share| share.name == piece.kind) {
+            Some(share) => share.tokens += piece.tokens,
+            None => {
+                let mark = mark(&piece.kind, &shares);
+                shares.push(Share { mark, name: piece.kind.clone(), tokens: piece.tokens });
+            }
+        }
+    }
+    let told: u32 = shares.iter().map(|share| share.tokens).sum();
+    let taken = preview.prompt_tokens.saturating_add(preview.reply_reserve);
+    let share = |mark, name: &str, tokens| Share { mark, name: name.to_owned(), tokens };
+    shares.push(share('+', "marks", preview.prompt_tokens.saturating_sub(told)));
+    shares.push(share('=', "reply", preview.reply_reserve));
+    shares.push(share('.', "free", preview.context_window.saturating_sub(taken)));
+    shares
+}
+
+/// The first letter of a kind that no other one has.
+fn mark(kind: &str, taken: &[Share]) -> char {
+    let is_free = |letter: &char| taken.iter().all(|share| share.mark != *letter);
+    kind.chars().map(|letter| letter.to_ascii_uppercase()).find(is_free).unwrap_or('?')
+}
+
+/// So many characters in all, at least one for each share that is not empty.
+fn bar(shares: &[Share], window: u32) -> String {
+    let cells = |tokens: u32| {
+        let exact = u64::from(tokens) * BAR as u64 / u64::from(window.max(1));
+        (exact as usize).max(usize::from(tokens > 0))
+    };
+    let mut widths: Vec<usize> = shares.iter().map(|share| cells(share.tokens)).collect();
+    // Rounding is made up for where it is seen least.
+    while widths.iter().sum::<usize>() != BAR {
+        let is_short = widths.iter().sum::<usize>() < BAR;
+        let Some(widest) = widths.iter_mut().max() else { break };
+        *widest = if is_short { *widest + 1 } else { widest.saturating_sub(1) };
+    }
+    let part = |(share, width): (&Share, &usize)| share.mark.to_string().repeat(*width);
+    shares.iter().zip(&widths).map(part).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bar_of(tokens: &[u32]) -> String {
+        let share = |(place, tokens): (usize, &u32)| {
+            let mark = char::from(b'a' + place as u8);
+            Share { mark, name: String::new(), tokens: *tokens }
+        };
+        let shares: Vec<Share> = tokens.iter().enumerate().map(share).collect();
+        bar(&shares, tokens.iter().sum())
+    }
+
+    #[test]
+    fn a_bar_is_always_as_long_and_shows_each_share() {
+        assert_eq!(bar_of(&[1, 1]), "a".repeat(32) + &"b".repeat(32));
+        assert_eq!(bar_of(&[1, 1_000_000, 0]), "a".to_owned() + &"b".repeat(63));
+        for tokens in [&[5, 7, 11][..], &[1; 9], &[1, 1, 1, 400_000], &[99, 1, 33, 33, 33], &[0, 3]]
+        {
+            let bar = bar_of(tokens);
+            assert_eq!(bar.len(), BAR, "{tokens:?}");
+            for (place, tokens) in tokens.iter().enumerate() {
+                assert_eq!(bar.contains(char::from(b'a' + place as u8)), *tokens > 0, "{bar}");
+            }
+        }
+    }
+
+    #[test]
+    fn kinds_that_begin_the_same_get_marks_of_their_own() {
+        let mut shares = Vec::new();
+        for (kind, expected) in
+            [("system", 'S'), ("summary", 'U'), ("recent", 'R'), ("recalled", 'E')]
+        {
+            let mark = mark(kind, &shares);
+            assert_eq!(mark, expected);
+            shares.push(Share { mark, name: kind.to_owned(), tokens: 1 });
+        }
+    }
+}

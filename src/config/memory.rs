@@ -1,0 +1,76 @@
+//! What `echoic memory` takes.
+
+use super::commands::user;
+use super::models::{context_window, model_window};
+use super::{DatabaseUrl, words};
+use crate::domain::memory::{MemoryOptions, STRATEGIES, Strategy};
+use crate::domain::{SessionId, UserId};
+use clap::Args;
+use std::path::PathBuf;
+
+/// Of which prompt `echoic memory` tells. What bears on a prompt of the server's has its variables
+/// here, too.
+#[derive(Debug, Clone, Args)]
+pub struct MemoryCommand {
+    /// The session
+    #[arg(value_name = "SESSION", value_parser = session)]
+    pub session: SessionId,
+    /// The new message; without it the prompt ends with what was said last
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub message: Option<String>,
+    /// Memory strategy [default: the session's, else the server's]
+    #[arg(long, value_name = "STRATEGY", value_parser = words(&STRATEGIES))]
+    pub strategy: Option<Strategy>,
+    /// Most tokens that memory may take
+    #[arg(long, value_name = "TOKENS")]
+    pub max_tokens: Option<u32>,
+    /// The part of them that recalled messages may take
+    #[arg(long, value_name = "TOKENS")]
+    pub recall_tokens: Option<u32>,
+    /// How many messages the strategy window takes
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    pub last_messages: Option<u32>,
+    /// Only if the session is this user's
+    #[arg(long, value_parser = user)]
+    pub user: Option<UserId>,
+    /// Print the preview as the API gives it
+    #[arg(long)]
+    pub json: bool,
+    /// Where conversations are kept
+    #[arg(long, value_name = "URL", default_value = "sqlite://data/echoic.db")]
+    pub database_url: DatabaseUrl,
+    /// The server's default model [default: the one that answered last]
+    #[arg(long)]
+    pub model: Option<String>,
+    /// The server's context window in tokens [default: by model, else 128000]
+    #[arg(long, value_name = "TOKENS", value_parser = context_window)]
+    pub context_window: Option<u32>,
+    /// The server's context windows of single models: MODEL=TOKENS,…
+    #[arg(long, value_name = "WINDOWS", value_delimiter = ',', value_parser = model_window)]
+    pub context_windows: Vec<(String, u32)>,
+    /// The server's memory strategy
+    #[arg(long, value_name = "STRATEGY", default_value = "auto", value_parser = words(&STRATEGIES))]
+    pub memory: Strategy,
+    /// The server's memory budget in tokens
+    #[arg(long, value_name = "TOKENS")]
+    pub memory_tokens: Option<u32>,
+    /// The server's folder of prompt templates
+    #[arg(long, value_name = "FOLDER")]
+    pub prompts_dir: Option<PathBuf>,
+}
+
+impl MemoryCommand {
+    /// What is asked of memory.
+    pub fn options(&self) -> MemoryOptions {
+        MemoryOptions {
+            strategy: self.strategy,
+            last_messages: self.last_messages,
+            max_tokens: self.max_tokens,
+            recall_tokens: self.recall_tokens,
+        }
+    }
+}
+
+fn session(text: &str) -> Result<SessionId, String> {
+    SessionId::parse("session", text).map_err(|invalid| invalid.wants.into_owned())
+}

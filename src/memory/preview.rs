@@ -1,0 +1,37 @@
+//! The prompt that a session's next turn would send, without sending it. Asked for over HTTP and on
+//! the command line.
+
+use super::{Assembled, Incoming, Memory, NewMessage, tokens};
+use crate::domain::memory::MemoryOptions;
+use crate::domain::session::Settings;
+use crate::domain::{Role, Session, Timestamp};
+use crate::error::Result;
+use std::sync::Arc;
+
+impl Memory {
+    /// The prompt with this new message, or the path alone; `options` win over the session's own.
+    /// Errors: `context_too_long`.
+    pub async fn preview(
+        self: &Arc<Self>,
+        session: &Session,
+        options: MemoryOptions,
+        message: Option<String>,
+        now: Timestamp,
+    ) -> Result<Assembled> {
+        let asked = Settings { memory: options, ..Settings::default() };
+        let settings = asked.over(session.settings.clone());
+        let (mut plan, new) = match message {
+            None => (self.plan(&settings, None)?, None),
+            Some(text) => {
+                let tokens = tokens::count_long(&text).await;
+                let incoming = Incoming { text: &text, tokens, images: 0 };
+                let plan = self.plan_turn(&settings, incoming).await?;
+                let (role, images, at) = (Role::User, Vec::new(), now);
+                (plan, Some(NewMessage { id: None, role, text: text.into(), images, at }))
+            }
+        };
+        // Whoever looks waits for what is recalled.
+        plan.patience = None;
+        self.assemble(session, plan, session.head_id.as_ref(), new).await
+    }
+}
