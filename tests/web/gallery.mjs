@@ -78,7 +78,7 @@ for (const [size, scheme] of variants) {
   }
   await replied(page);
   await page.locator(".prose table").waitFor();
-  await page.locator(".code .c-key").waitFor();
+  await page.locator(".code .c-key").first().waitFor();
   if (size === "wide") await page.getByRole("button", { name: "Memory, settings, people" }).click();
   if (size === "wide") await page.locator(".piece").first().waitFor();
   if (only === "readme") {
