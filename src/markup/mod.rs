@@ -46,6 +46,8 @@ struct Writer<'a> {
 struct Image<'a> {
     address: CowStr<'a>,
     alt: String,
+    /// Images in its description that are open.
+    inner: usize,
 }
 
 impl<'a> Writer<'a> {
@@ -58,7 +60,7 @@ impl<'a> Writer<'a> {
                 self.code = Some((language(&kind), String::new()))
             }
             Event::Start(Tag::Image { dest_url, .. }) => {
-                self.image = Some(Image { address: dest_url, alt: String::new() });
+                self.image = Some(Image { address: dest_url, alt: String::new(), inner: 0 });
             }
             Event::Start(tag) => self.open(tag),
             Event::End(tag) => self.close(tag),
@@ -123,20 +125,27 @@ impl<'a> Writer<'a> {
         match event {
             Event::Text(text) | Event::Code(text) => image.alt.push_str(text),
             Event::SoftBreak | Event::HardBreak => image.alt.push(' '),
+            Event::Start(Tag::Image { .. }) => image.inner += 1,
+            Event::End(TagEnd::Image) if image.inner > 0 => image.inner -= 1,
             Event::End(TagEnd::Image) => {
-                let Image { address, alt } =
-                    self.image.take().unwrap_or(Image { address: "".into(), alt: String::new() });
-                let alt = if alt.trim().is_empty() { address.to_string() } else { alt };
-                let text = Event::Text(format!("\u{1f5bc} {alt}").into());
-                if self.is_in_link {
-                    self.events.push(text);
-                } else {
-                    self.link(address, text);
+                if let Some(image) = self.image.take() {
+                    self.image_as_link(image);
                 }
             }
             _ => {}
         }
         true
+    }
+
+    fn image_as_link(&mut self, image: Image<'a>) {
+        let Image { address, alt, .. } = image;
+        let words = if alt.trim().is_empty() { address.as_ref() } else { alt.as_str() };
+        let text = Event::Text(format!("\u{1f5bc} {words}").into());
+        if self.is_in_link {
+            self.events.push(text);
+        } else {
+            self.link(address, text);
+        }
     }
 
     /// Text, in which bare addresses become links.
@@ -268,6 +277,7 @@ static CLEANER: LazyLock<Builder<'static>> = LazyLock::new(|| {
 #[cfg(test)]
 mod tests {
     use super::html;
+    use proptest::prelude::*;
 
     #[test]
     fn what_people_and_models_write_looks_as_they_mean_it() {
@@ -305,7 +315,54 @@ mod tests {
         assert!(!image.contains("<img") && image.contains("a cat</a>"), "{image}");
         let badge = html("[![build](https://a.example/b.svg)](https://a.example)");
         assert_eq!(badge.matches("<a ").count(), 1, "{badge}");
+        let nested = html("![a ![b *c*](https://a.example/b)](https://a.example/a) end");
+        assert!(nested.contains("a b c</a> end"), "{nested}");
     }
+
+    proptest! {
+        #[test]
+        fn whatever_is_written_can_be_rendered(pieces in prop::collection::vec(prop::sample::select(PIECES), 0..40)) {
+            let html = html(&pieces.concat());
+            prop_assert!(!html.contains("<img") && !html.contains("<i>"), "{html}");
+        }
+    }
+
+    const PIECES: &[&str] = &[
+        "![",
+        "[",
+        "](https://a.example/)",
+        "]",
+        "*",
+        "**",
+        "_",
+        "~~",
+        "`",
+        "```",
+        "~~~rust\n",
+        "\n",
+        "\n\n",
+        "> ",
+        "- ",
+        "1. ",
+        "    ",
+        "# ",
+        "|",
+        "|-|\n",
+        "<i>",
+        "</i>",
+        "<!--",
+        "-->",
+        "&amp;",
+        "a",
+        " ",
+        "fn x() {}",
+        "https://a.example/x",
+        "a@b.example",
+        "- [x] ",
+        "\t",
+        "\\",
+        "é\u{301}",
+    ];
 
     #[test]
     fn nesting_without_end_costs_no_more_than_its_text() {

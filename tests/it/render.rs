@@ -23,6 +23,7 @@ const HOSTILE: &[&str] = &[
     "<javascript:alert(1)>",
     "![a](javascript:alert(1))",
     "![a](https://evil.example/pixel.png \"onload=alert(1)\")",
+    "![![a](https://evil.example/a)](https://evil.example/b)",
     "![\"><script>alert(1)</script>](x)",
     "[a](https://x.example \"\\\" onmouseover=alert(1) x=\\\"\")",
     "[a]: javascript:alert(1)\n[a]",

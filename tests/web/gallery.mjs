@@ -40,9 +40,23 @@ await api.session({ title: "Guided tours in winter", projectId: project.projectI
 const pinned = await api.session({ title: "Weekly review" });
 await api.call("PATCH", `/api/chat-sessions/${pinned.sessionId}`, { pinned: true });
 
-const session = await api.session({ sessionId: "shown", title: TITLES[0], settings: { systemPrompt: "Be brief. Show code where it says more than words." } });
-await api.say("shown", "user", "We run several instances on one database. How do they find out that one of them is gone?");
-await api.say("shown", "assistant", "By silence. Each instance writes a heartbeat; when one has been silent for longer than its **lease**, the others treat it as gone and take over what it was doing.", { parts: [{ type: "reasoning", text: "They share a database, so a heartbeat row is enough." }] });
+await api.call("POST", "/api/import", {
+  sessions: [
+    {
+      sessionId: "shown",
+      title: TITLES[0],
+      settings: { systemPrompt: "Be brief. Show code where it says more than words." },
+      messages: [
+        { role: "user", content: "We run several instances on one database. How do they find out that one of them is gone?" },
+        {
+          role: "assistant",
+          content: "By silence. Each instance writes a heartbeat; when one has been silent for longer than its **lease**, the others treat it as gone and take over what it was doing.",
+          parts: [{ type: "reasoning", text: "They share a database, so a heartbeat row is enough." }],
+        },
+      ],
+    },
+  ],
+});
 
 const SIZES = { wide: { width: 1280, height: 800 }, narrow: { width: 390, height: 844, hasTouch: true, isMobile: true } };
 const variants = only === "readme" ? [["wide", "light"]] : Object.keys(SIZES).flatMap((size) => ["light", "dark"].map((scheme) => [size, scheme]));
@@ -64,6 +78,7 @@ for (const [size, scheme] of variants) {
   }
   await replied(page);
   await page.locator(".prose table").waitFor();
+  await page.locator(".code .c-key").first().waitFor();
   if (size === "wide") await page.getByRole("button", { name: "Memory, settings, people" }).click();
   if (size === "wide") await page.locator(".piece").first().waitFor();
   if (only === "readme") {

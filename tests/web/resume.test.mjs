@@ -77,6 +77,11 @@ test("a message that could not be sent is kept, and sent once", async () => {
   await page.locator(".notice").waitFor();
   await say(page, "Into the void");
   await page.getByText("It could not be sent.").waitFor();
+  await page.locator(".state").getByRole("button", { name: "Edit" }).click();
+  assert.equal(await page.getByLabel("Message", { exact: true }).inputValue(), "Into the void");
+  assert.equal(await page.locator(".message").count(), 0);
+  await page.getByRole("button", { name: "Send", exact: true }).click();
+  await page.getByText("It could not be sent.").waitFor();
   proxy.mend();
   await page.getByText("Connected").waitFor();
   await page.getByRole("button", { name: "Send again" }).click();

@@ -67,15 +67,15 @@ function api(url) {
 /** Writes a message and sends it. */
 export async function say(page, text) {
   await page.getByLabel("Message", { exact: true }).fill(text);
-  await page.getByRole("button", { name: "Send" }).click();
+  await page.getByRole("button", { name: "Send", exact: true }).click();
 }
 
 /** What the conversation shows, without the tools around each message. */
 export const shown = (page) => page.locator(".message .body").allInnerTexts();
 
-/** The last reply, once it is done. */
+/** Waits until a reply is the last message and is done. */
 export async function replied(page) {
-  await page.locator('.message.assistant:not([aria-busy="true"]) .tools').last().waitFor();
+  await page.locator(".message.assistant:last-child:not([aria-busy]) > .tools").waitFor();
 }
 
 /** Waits until something in the test's own process is so. */

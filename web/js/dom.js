@@ -10,7 +10,7 @@ export function el(what, properties = {}, ...children) {
   if (classes.length > 0) element.className = classes.join(" ");
   for (const [name, value] of Object.entries(properties)) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-    else if (name in element && !name.startsWith("aria") && name !== "list") element[name] = value;
+    else if (name in element && !name.startsWith("aria")) element[name] = value;
     else if (value !== null && value !== undefined && value !== false) element.setAttribute(name, value);
   }
   append(element, children);

@@ -66,10 +66,6 @@ export class Composer {
     this.#changed();
   }
 
-  setPlaceholder(text) {
-    this.#text.placeholder = text;
-  }
-
   setModels(models, chosen, standard) {
     const known = models.some(({ id }) => id === chosen) || !chosen ? models : [{ id: chosen }, ...models];
     const names = known.map(({ id }) => id);

@@ -39,7 +39,8 @@ export class MessageView {
     const old = this.message;
     this.message = message;
     if (old && JSON.stringify(old) === JSON.stringify(message)) return;
-    this.element.className = `message ${message.role}${message.isPending ? " pending" : ""}`;
+    const isOthers = message.role === "user" && message.senderId && message.senderId !== this.chat.me;
+    this.element.className = `message ${message.role}${message.isPending ? " pending" : ""}${isOthers ? " others" : ""}`;
     this.element.dataset.id = message.id;
     this.#showSpeaker();
     this.#showText();
@@ -95,11 +96,11 @@ export class MessageView {
     fill(this.#state, el("span", {}, error?.message ?? ENDED[status] ?? status), again);
   }
 
-  /** Says that it could not be sent. */
-  showUnsent(text, retry) {
+  /** Says that it could not be sent: `retry` sends it again, `edit` gives it back. */
+  showUnsent(text, retry, edit) {
     this.#state.hidden = false;
     this.#state.className = "state failed";
-    fill(this.#state, el("span", {}, text), el("button.button.small", { type: "button", onclick: retry }, "Send again"));
+    fill(this.#state, el("span", {}, text), el("button.button.small", { type: "button", onclick: retry }, "Send again"), el("button.button.small", { type: "button", onclick: edit }, "Edit"));
   }
 
   #showTools() {

@@ -66,7 +66,6 @@ export class Replies {
   regenerate(messageId) {
     const entry = this.#begin(chat(this.view.sessionId, "regenerate"), { messageId }, newId(), null);
     entry.retry = () => this.regenerate(messageId);
-    return entry;
   }
 
   /** Reads the reply that runs, unless it is read already. */
@@ -187,9 +186,11 @@ export class Replies {
   #refused(entry, error) {
     this.#close(entry);
     if (error.status === 0 && entry.user) {
-      const view = entry.user;
-      view.update({ ...view.message, isPending: false, siblingIds: [] });
-      return view.showUnsent("It could not be sent.", entry.retry);
+      const edit = () => {
+        this.view.thread.drop(entry.user);
+        entry.restore();
+      };
+      return entry.user.showUnsent("It could not be sent.", entry.retry, edit);
     }
     if (entry.user) this.view.thread.drop(entry.user);
     entry.restore?.();

@@ -106,12 +106,21 @@ export class Turn {
           this.#sink.ended("done");
           return true;
         }
-        this.#sink.frame(JSON.parse(data));
+        this.#tell(JSON.parse(data));
       }
     } catch {
       // Cut off in the middle.
     }
     return isNew;
+  }
+
+  /** A mistake in showing a frame is no reason to read it again. */
+  #tell(frame) {
+    try {
+      this.#sink.frame(frame);
+    } catch (failure) {
+      reportError(failure);
+    }
   }
 
   /** Frames are numbered; what was read before is passed over. */

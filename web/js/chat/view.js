@@ -20,6 +20,7 @@ export class ChatView {
   #projectId = null;
   #settings = {};
   #answersAs = "user";
+  #isByHand = false;
   #title = el("h1");
   #subtitle = el("span.quiet-text");
   #more = iconButton("more", "More", () => this.#menu(), { "aria-haspopup": "menu", "aria-expanded": "false" });
@@ -305,13 +306,12 @@ export class ChatView {
     this.#closed.hidden = !isClosed;
     const reopen = () => attempt(() => this.change({ status: "active" }));
     fill(this.#closed, "This chat is closed.", el("button.button.small", { type: "button", onclick: reopen }, "Reopen"));
-    const isByHand = status === "agent_assigned";
-    if (!isByHand) {
-      if (this.#answersAs !== "user") this.#answersAs = "user";
-      if (this.composer.hasHandBanner) this.composer.showBanner();
-      this.composer.hasHandBanner = false;
-    } else if (!this.composer.hasHandBanner) {
-      this.composer.hasHandBanner = true;
+    if (status !== "agent_assigned") {
+      this.#answersAs = "user";
+      if (this.#isByHand) this.composer.showBanner();
+      this.#isByHand = false;
+    } else if (!this.#isByHand) {
+      this.#isByHand = true;
       this.#handBanner();
     }
   }
