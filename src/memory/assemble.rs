@@ -141,8 +141,10 @@ impl Memory {
         let taken = project.as_ref().map_or(0, ProjectPart::taken);
         let now = shares.within(plan.room.saturating_sub(taken));
         let read = self.read(session, &plan, now, last).await?;
-        // Recall begins where this ends, so it need not read it again.
-        let known = if now.recalled > 0 { read.clone() } else { Vec::new() };
+        // Recall begins where this ends, so it need not read it again; of a path that is shown as a
+        // whole, nothing is recalled.
+        let is_short = read.first().is_none_or(|newest| newest.path_tokens <= u64::from(now.all));
+        let known = if now.recalled > 0 && !is_short { read.clone() } else { Vec::new() };
         let verbatim = verbatim(read, &plan, shares, now);
         // Both are beside the point of a turn: where they fail, the window is there all the same.
         let recalled = self.recalled(session, &plan, now, last, new.as_ref(), known, &verbatim);
