@@ -11,6 +11,7 @@ use crate::clock;
 use crate::domain::message::{Body, FinishReason, MessageError};
 use crate::domain::quota::cost;
 use crate::domain::turn::ActiveTurn;
+use crate::domain::usage::Cost;
 use crate::domain::{MessageType, Role, SessionId, Status, Usage, UserId};
 use crate::error::{Error, Kind, Result};
 use crate::memory::tokens;
@@ -45,6 +46,8 @@ impl Chat {
         let tokens = tokens::count_long(transcript.text()).await;
         self.learn(&transcript, sent);
         let usage = transcript.usage().unwrap_or_else(|| estimate(sent, tokens));
+        let cost = cost(&self.terms.prices, &model, &usage);
+        let usage = Usage { cost, first_token_ms: sent.first_token_ms, ..usage };
         self.log(begun, &outcome, usage, &model);
 
         let reply = reply(begun, &transcript, &outcome, usage, tokens, &model);
@@ -64,8 +67,7 @@ impl Chat {
             Outcome::Failed(_) => Ending::Error(&failure),
         });
         let ending = transcript.take_frames();
-        let cost = cost(&self.terms.prices, &model, &usage);
-        let stored = self.store_reply(begun, live, reply, cost, &ending).await;
+        let stored = self.store_reply(begun, live, reply, &ending).await;
         // Whoever reads the end may begin another turn at once.
         drop(slot);
         match stored {
@@ -121,15 +123,14 @@ impl Chat {
         begun: &Begun,
         live: &LiveTurn,
         reply: NewMessage,
-        cost: Option<i64>,
         ending: &Frames,
     ) -> Result<Option<Finished>> {
         let finish = FinishTurn {
             session_id: begun.session.id.clone(),
             turn_id: begun.turn.turn_id.clone(),
             claimant: self.claimant.clone(),
+            cost: reply.reply.usage.and_then(|usage| usage.cost).map(|Cost(cost)| cost),
             reply,
-            cost,
             last_batch: live.last_batch(ending).await,
             take_next: (!self.is_draining()).then(|| self.claimant.clone()),
         };

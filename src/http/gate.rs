@@ -37,10 +37,10 @@ const ADMIN: &str = "/api/admin/";
 const TICKETED: &[&str] = &["/api/events", "/api/chat/{sessionId}/stream"];
 /// The routes that begin turns.
 const TURNS: &[&str] = &["/api/chat", "/api/chat/{sessionId}/regenerate"];
-/// What is posted and counts as a read all the same.
-const READS: &[&str] = &[TICKETS, "/api/chat/{sessionId}/stop"];
-/// What a key that may only read may still post.
-const TICKETS: &str = "/api/tickets";
+/// What is posted though it changes nothing: a key that may only read may post it, too.
+const HARMLESS: &[&str] = &["/api/tickets", "/api/render"];
+/// It ends what somebody pays for, so it counts as a read: nobody has to wait before they may stop.
+const STOP: &str = "/api/chat/{sessionId}/stop";
 
 const FORWARDED_FOR: &str = "x-forwarded-for";
 const FORWARDED_USER: &str = "x-forwarded-user";
@@ -87,9 +87,14 @@ fn is_turn(request: &Parts) -> bool {
     request.method == Method::POST && route(request).is_some_and(|path| TURNS.contains(&path))
 }
 
+/// Whether nothing is changed by it.
+fn is_harmless(request: &Parts) -> bool {
+    request.method.is_safe() || route(request).is_some_and(|path| HARMLESS.contains(&path))
+}
+
 fn class(request: &Parts) -> Class {
-    let is_read = route(request).is_some_and(|path| READS.contains(&path));
-    if is_read || request.method.is_safe() { Class::Read } else { Class::Change }
+    let is_read = is_harmless(request) || route(request) == Some(STOP);
+    if is_read { Class::Read } else { Class::Change }
 }
 
 /// Whose address a request comes from: behind trusted proxies, the last one that is none of theirs.
@@ -144,8 +149,7 @@ async fn admit(api: &Api, request: &Parts, ticket: Option<String>) -> Result<Ide
     if is_admins && identity.scope < Scope::Admin {
         return Err(Error::new(Kind::Forbidden, "only an admin may do this"));
     }
-    let is_read = request.method.is_safe() || route(request) == Some(TICKETS);
-    if !is_read && identity.scope < Scope::Chat {
+    if !is_harmless(request) && identity.scope < Scope::Chat {
         return Err(Error::new(Kind::Forbidden, "this key may only read"));
     }
     if identity.scope == Scope::Admin {

@@ -1,10 +1,11 @@
 // The real server with a store of its own, for one test file.
 
-import { spawn } from "node:child_process";
+import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
+import { promisify } from "node:util";
 
 const READY_MS = 30_000;
 const EXIT_MS = 15_000;
@@ -29,6 +30,11 @@ export async function startServer(upstreamUrl, more = {}) {
   server.again = async () => {
     running = await launch(folder, { ...env, PORT: new URL(server.url).port });
   };
+  /** What a command of the program prints, told beside the running server. */
+  server.run = async (...args) => {
+    const { stdout } = await promisify(execFile)(binary(), args, { cwd: folder, env: { DATABASE_URL: env.DATABASE_URL } });
+    return stdout.trim();
+  };
   server.stop = async () => {
     await server.end();
     await rm(folder, { recursive: true, force: true });
@@ -36,10 +42,13 @@ export async function startServer(upstreamUrl, more = {}) {
   return server;
 }
 
+function binary() {
+  if (!process.env.ECHOIC_BIN) throw new Error("set ECHOIC_BIN to the echoic binary to be tested");
+  return resolve(process.env.ECHOIC_BIN);
+}
+
 async function launch(folder, env) {
-  const binary = process.env.ECHOIC_BIN;
-  if (!binary) throw new Error("set ECHOIC_BIN to the echoic binary to be tested");
-  const child = spawn(resolve(binary), ["serve"], { cwd: folder, env, stdio: ["ignore", "ignore", "pipe"] });
+  const child = spawn(binary(), ["serve"], { cwd: folder, env, stdio: ["ignore", "ignore", "pipe"] });
   process.once("exit", () => child.kill("SIGKILL"));
   const url = await new Promise((ready, fail) => {
     let log = "";

@@ -14,6 +14,7 @@ export async function start(settings, expected = /^$/) {
   const server = await startServer(upstream.url, settings);
   const browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: FLAGS });
   const contexts = [];
+  const asked = new Set();
   const echoic = { url: server.url, server, upstream, browser, api: api(server.url) };
 
   /** A page of a fresh browser; it fails the test when it logs an error. */
@@ -27,6 +28,10 @@ export async function start(settings, expected = /^$/) {
     const page = await context.newPage();
     page.setDefaultTimeout(PATIENCE_MS);
     page.problems = [];
+    page.on("request", (request) => {
+      const { origin, pathname } = new URL(request.url());
+      if (origin === server.url) asked.add(`${request.method()} ${pathname}`);
+    });
     page.on("pageerror", (error) => page.problems.push(`${error.stack ?? error}`));
     page.on("console", (message) => {
       // A server may not know who is asking.
@@ -37,20 +42,34 @@ export async function start(settings, expected = /^$/) {
     return page;
   };
   echoic.stop = async () => {
+    const document = await (await fetch(`${server.url}/api/openapi.json`)).json();
     const pages = contexts.flatMap((context) => context.pages());
     const problems = pages.flatMap((page) => page.problems);
     await browser.close();
     await server.stop();
     upstream.stop();
     assert.deepEqual(problems, [], "no page logged an error");
+    assert.deepEqual(undocumented(asked, document), [], "the console uses documented routes only");
   };
   return echoic;
 }
 
-/** The API, for setting the stage and for looking behind it. */
-function api(url) {
+/** What was asked for that the OpenAPI document does not describe, beside the console's own files. */
+function undocumented(asked, { paths }) {
+  const described = Object.entries(paths).flatMap(([path, methods]) => {
+    const shape = new RegExp(`^${path.replace(/[.]/g, "\\.").replace(/\{path\}/g, ".+").replace(/\{[^}]+\}/g, "[^/]+")}$`);
+    return Object.keys(methods).map((method) => [method.toUpperCase(), shape]);
+  });
+  const isDescribed = (method, path) => described.some(([known, shape]) => known === method && shape.test(path));
+  const isOwnFile = (method, path) => method === "GET" && (path === "/" || path.startsWith("/assets/"));
+  return [...asked].filter((request) => !isDescribed(...request.split(" ")) && !isOwnFile(...request.split(" ")));
+}
+
+/** The API, for setting the stage and for looking behind it; `key` says who asks. */
+export function api(url, key) {
   const call = async (method, path, body) => {
-    const response = await fetch(url + path, { method, headers: { "content-type": "application/json" }, body: body && JSON.stringify(body) });
+    const headers = { "content-type": "application/json", ...(key ? { authorization: `Bearer ${key}` } : {}) };
+    const response = await fetch(url + path, { method, headers, body: body && JSON.stringify(body) });
     const envelope = await response.json();
     assert.ok(envelope.success, `${method} ${path}: ${JSON.stringify(envelope)}`);
     return envelope.data;

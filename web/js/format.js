@@ -5,6 +5,7 @@ const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-d
 const day = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short" });
 const full = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "medium" });
 const year = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short", year: "numeric" });
+const small = new Intl.NumberFormat(undefined, { maximumSignificantDigits: 3 });
 const plain = new Intl.NumberFormat();
 
 export const number = (value) => plain.format(value);
@@ -43,5 +44,8 @@ export function tokens(count) {
 export function duration(milliseconds) {
   return milliseconds < 1000 ? `${Math.round(milliseconds)} ms` : `${(milliseconds / 1000).toFixed(1)} s`;
 }
+
+/** In the money of the server's price table, which does not say its name. */
+export const money = (amount) => small.format(amount);
 
 export const many = (count, one, more = `${one}s`) => `${number(count)} ${count === 1 ? one : more}`;

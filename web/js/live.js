@@ -15,24 +15,24 @@ class Live extends EventTarget {
   #wake = () => {};
 
   start() {
-    addEventListener("online", () => this.#wake());
+    addEventListener("online", () => this.state === "locked" || this.#wake());
     addEventListener("offline", () => this.#set("offline"));
-    document.addEventListener("visibilitychange", () => document.hidden || this.#wake());
+    document.addEventListener("visibilitychange", () => document.hidden || this.state === "locked" || this.#wake());
     this.#run();
   }
 
-  /** Tries again now. */
+  /** Tries again now; where a key is missing, only then. */
   retry() {
     this.#wake();
   }
 
   async #run() {
     for (;;) {
-      await this.#listen();
-      this.#set("offline");
+      const isLocked = await this.#listen();
+      this.#set(isLocked ? "locked" : "offline");
       await new Promise((resolve) => {
         this.#wake = resolve;
-        setTimeout(resolve, this.#pause);
+        if (!isLocked) setTimeout(resolve, this.#pause);
       });
       this.#wake = () => {};
       this.#pause = Math.min(this.#pause * 2, LONGEST_PAUSE);
@@ -40,6 +40,7 @@ class Live extends EventTarget {
     }
   }
 
+  /** Ends when the connection does; gives whether that was for want of a key. */
   async #listen() {
     const end = new AbortController();
     try {
@@ -53,8 +54,9 @@ class Live extends EventTarget {
         }
         this.dispatchEvent(new CustomEvent(event.type, { detail: event }));
       }
-    } catch {
-      // Whatever it was, the next try will tell.
+      return false;
+    } catch (failure) {
+      return failure.status === 401;
     } finally {
       end.abort();
     }

@@ -1,14 +1,14 @@
 // The page: builds its parts, knows who is there, and shows what the address names.
 
 import { get } from "./api.js";
-import "./key.js";
 import { ChatView } from "./chat/view.js";
 import { el, fill, iconButton } from "./dom.js";
+import { askForKey } from "./key.js";
 import { live } from "./live.js";
 import { Panel } from "./panel/panel.js";
 import { ProjectsPage } from "./projects/page.js";
 import { Projects } from "./projects/store.js";
-import { go, route, toNew } from "./route.js";
+import { go, route, startAnew, toNew } from "./route.js";
 import { SessionList } from "./sessions/list.js";
 import { Sidebar } from "./sessions/sidebar.js";
 import { applyTheme } from "./theme.js";
@@ -17,6 +17,7 @@ import { acceptDrops, importFiles } from "./transfer.js";
 
 const NOTICES = {
   connecting: "Connecting…",
+  locked: "This server asks who you are.",
   offline: "The server cannot be reached. Nothing is lost; the page goes on by itself.",
 };
 
@@ -28,6 +29,7 @@ class App {
   #sidebar = document.getElementById("sidebar");
   #scrim = document.getElementById("scrim");
   #wasLive = false;
+  #isKnown = false;
   #shown = null;
 
   start() {
@@ -43,11 +45,17 @@ class App {
     addEventListener("keydown", (event) => this.#key(event));
     live.addEventListener("state", () => this.#showState());
     live.addEventListener("sync", () => this.#know());
+    addEventListener("identified", ({ detail }) => this.#isKnown && detail !== this.me.userId && startAnew());
     document.addEventListener("click", (event) => this.#follow(event));
     acceptDrops(this);
     this.#show();
     live.start();
     this.sessions.load();
+  }
+
+  /** Whether everything may be done with a chat; a new one is its writer's. */
+  owns(session) {
+    return !session || this.me.admin || session.userId === this.me.userId;
   }
 
   menuButton() {
@@ -94,6 +102,8 @@ class App {
   async #know() {
     const [me, models] = await Promise.allSettled([get("/api/me"), get("/api/models"), this.projects.load()]);
     if (me.value) this.me = me.value;
+    this.#isKnown ||= Boolean(me.value);
+    this.sidebar.showState();
     if (models.value) this.models = { list: models.value.models, standard: models.value.default };
     if (this.#shown === this.chat) this.chat.reshow();
   }
@@ -113,6 +123,7 @@ class App {
       else await this.page.open(projectId);
     } catch (failure) {
       if (failure.name === "AbortError") return;
+      if (failure.status === 401) return;
       toast(failure.message);
       if (failure.status === 404) go(toNew(), true);
     }
@@ -123,7 +134,10 @@ class App {
     this.#wasLive ||= state === "live";
     // The first connection is no news.
     this.notice.hidden = state === "live" || (!this.#wasLive && state === "connecting");
-    fill(this.notice, el("span.spinner"), NOTICES[state] ?? "", el("button", { type: "button", onclick: () => live.retry() }, "Try now"));
+    const isLocked = state === "locked";
+    const enter = () => askForKey(true).then((isGiven) => isGiven && location.reload());
+    const button = el("button", { type: "button", onclick: isLocked ? enter : () => live.retry() }, isLocked ? "Enter a key" : "Try now");
+    fill(this.notice, !isLocked && el("span.spinner"), NOTICES[state] ?? "", button);
   }
 
   #closeOver() {

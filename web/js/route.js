@@ -26,3 +26,9 @@ export function go(address, isReplacing = false) {
   else if (location.hash !== address) history.pushState(null, "", address);
   dispatchEvent(new Event("route"));
 }
+
+/** Loads the page for somebody else, who may not see what the address names. */
+export function startAnew() {
+  history.replaceState(null, "", toNew());
+  location.reload();
+}

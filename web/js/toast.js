@@ -23,7 +23,8 @@ export async function attempt(work) {
   try {
     return await work();
   } catch (failure) {
-    if (failure.name !== "AbortError") toast(failure.message ?? String(failure));
+    // The page says by itself that it wants a key.
+    if (failure.name !== "AbortError" && failure.status !== 401) toast(failure.message ?? String(failure));
     return undefined;
   }
 }

@@ -19,8 +19,20 @@ export async function exportChats(what, name) {
   }
 }
 
+/**
+ * Lets what is dragged out of the page become a file, where the browser can do that. It would ask
+ * without a key, so there is nothing to drag with one.
+ */
+export function dragOut(event, what, name) {
+  if (key()) return;
+  const address = new URL(`/api/export${query(what)}`, location.href);
+  event.dataTransfer.setData("DownloadURL", `application/json:${fileName(name)}:${address}`);
+}
+
+const fileName = (name) => name.replace(/[\\/:*?"<>|\u0000-\u001f]+/g, " ").trim() || "chat";
+
 function save(href, name) {
-  const link = el("a", { href, download: name.replace(/[\\/:*?"<>|\u0000-\u001f]+/g, " ").trim() || "chat" });
+  const link = el("a", { href, download: fileName(name) });
   document.body.append(link);
   link.click();
   link.remove();

@@ -154,6 +154,7 @@ fn entry(row: &Row<'_>) -> Result<LedgerEntry> {
             completion_tokens: count(10)?,
             reasoning_tokens: count(11)?,
             estimated: row.get(12)?,
+            ..Usage::default()
         },
         cost: row.get(13)?,
         at: Timestamp::from_millis(row.get(14)?),

@@ -66,7 +66,7 @@ export class Composer {
     this.#changed();
   }
 
-  setModels(models, chosen, standard) {
+  setModels(models, chosen, standard, mayChoose) {
     const known = models.some(({ id }) => id === chosen) || !chosen ? models : [{ id: chosen }, ...models];
     const names = known.map(({ id }) => id);
     // A list that is open is not made anew.
@@ -74,6 +74,7 @@ export class Composer {
     this.#names = names.join("\n");
     this.#model.value = chosen || standard;
     this.#model.hidden = known.length === 0;
+    this.#model.disabled = !mayChoose;
   }
 
   /** A line above the text, with elements of its caller. */

@@ -4,7 +4,7 @@
 import { el, fill, oncePerFrame } from "../dom.js";
 import { Blocks } from "./blocks.js";
 import { rendered, shownAtOnce } from "./markdown.js";
-import { reasoning, toolCall } from "./parts.js";
+import { reasoning, toolCall, toolPart } from "./parts.js";
 
 const REFERENCES = /^ {0,3}\[[^\]]+\]:/m;
 
@@ -14,8 +14,6 @@ export class LiveReply {
   id = null;
   turnId = null;
   text = "";
-  firstTokenMs = null;
-  #started = performance.now();
   #blocks = new Blocks();
   #body = el("div.body.prose");
   #thoughts = el("div");
@@ -43,7 +41,7 @@ export class LiveReply {
         this.element.dataset.id = this.id;
         break;
       case "text-delta":
-        this.#began();
+        this.#dots.hidden = true;
         this.text += frame.delta;
         this.#arrived += frame.delta;
         this.#show();
@@ -53,15 +51,18 @@ export class LiveReply {
         this.#thoughts.append(this.#reasoning.element);
         break;
       case "reasoning-delta":
-        this.#began(false);
         this.#reasoning?.words.append(frame.delta);
         break;
       case "reasoning-end":
         this.#reasoning?.finish();
         break;
+      case "tool-input-start":
+      case "tool-input-delta":
       case "tool-input-available":
+      case "tool-input-error":
       case "tool-output-available":
       case "tool-output-error":
+      case "tool-output-denied":
         this.#tool(frame);
         break;
     }
@@ -89,11 +90,6 @@ export class LiveReply {
     if (whole) this.chat.keep(() => fill(this.#body, whole));
     this.element.removeAttribute("aria-busy");
     return this.#body;
-  }
-
-  #began(isText = true) {
-    this.firstTokenMs ??= performance.now() - this.#started;
-    if (isText) this.#dots.hidden = true;
   }
 
   #flush() {
@@ -138,12 +134,13 @@ export class LiveReply {
   }
 
   #tool(frame) {
-    const known = { ...this.#tools.get(frame.toolCallId)?.frame, ...frame, type: undefined };
-    const element = toolCall(known);
-    const before = this.#tools.get(frame.toolCallId)?.element;
-    if (before) before.replaceWith(element);
+    const before = this.#tools.get(frame.toolCallId);
+    const part = toolPart(before?.part, frame);
+    const element = toolCall(part);
+    element.open = before?.element.open ?? false;
+    if (before) before.element.replaceWith(element);
     else this.#thoughts.append(element);
-    this.#tools.set(frame.toolCallId, { frame: known, element });
+    this.#tools.set(frame.toolCallId, { part, element });
   }
 }
 

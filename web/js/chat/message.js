@@ -1,7 +1,7 @@
 // One message as it is shown: text, attachments, how it ended, and what can be done with it.
 
 import { el, fill, iconButton } from "../dom.js";
-import { duration, exactly, number, when } from "../format.js";
+import { duration, exactly, money, number, when } from "../format.js";
 import { toast } from "../toast.js";
 import { copyText, rendered, shownAtOnce } from "./markdown.js";
 import { attachments, isToolCall, reasoning, toolCall } from "./parts.js";
@@ -134,21 +134,21 @@ export class MessageView {
   }
 
   #figures() {
-    const { usage, model, firstTokenMs } = this.message;
+    const { usage, model } = this.message;
     const told = [];
     if (model) told.push(model);
     if (usage?.completionTokens) told.push(`${usage.estimated ? "≈ " : ""}${number(usage.completionTokens)} tokens`);
-    if (usage?.cost) told.push(`$${usage.cost.toFixed(4)}`);
-    if (firstTokenMs) told.push(`first after ${duration(firstTokenMs)}`);
+    if (usage?.cost !== undefined) told.push(`cost ${money(usage.cost)}`);
+    if (usage?.firstTokenMs !== undefined) told.push(`first after ${duration(usage.firstTokenMs)}`);
     if (told.length === 0) return null;
     const prompt = usage ? `Prompt: ${number(usage.promptTokens)} tokens, ${number(usage.cachedTokens)} of them cached` : "";
     return el("span.figures", { title: prompt }, told.join(" · "));
   }
 
   #seen() {
-    if (!this.message.seen || this.message.role !== "user") return null;
-    const mark = el("span.figures", { title: "Read by somebody else" });
-    return fill(mark, "Seen");
+    const { seen, role, senderId } = this.message;
+    const isMine = role === "user" && senderId === this.chat.me;
+    return seen && isMine && el("span.figures", { title: "Read by somebody else" }, "Seen");
   }
 
   async #copy() {

@@ -30,12 +30,44 @@ export function reasoning(text, isOpen = false) {
   return { element, words, finish: () => (label.textContent = "Thoughts") };
 }
 
+const TOOL_STATES = {
+  "input-streaming": "being asked…",
+  "input-available": "running…",
+  "approval-requested": "waits for a yes",
+  "output-available": "done",
+  "output-error": "failed",
+  "output-denied": "not allowed",
+};
+
+const FRAME_STATES = {
+  "tool-input-start": "input-streaming",
+  "tool-input-delta": "input-streaming",
+  "tool-input-available": "input-available",
+  "tool-input-error": "output-error",
+  "tool-output-available": "output-available",
+  "tool-output-error": "output-error",
+  "tool-output-denied": "output-denied",
+};
+
+/** What a frame makes of a tool's call: the part that will be stored of it. */
+export function toolPart(before = { type: "dynamic-tool", input: "" }, { type, inputTextDelta = "", ...told }) {
+  const part = { ...before, ...told, state: FRAME_STATES[type] };
+  if (type === "tool-input-delta") part.input = `${before.input}${inputTextDelta}`;
+  return part;
+}
+
 /** A tool's call and what it gave back. */
-export function toolCall({ toolName, type, input, output, errorText }) {
+export function toolCall({ toolName, type, state, input, output, errorText }) {
   const name = toolName ?? type?.replace(/^tool-/, "") ?? "tool";
-  const told = [input === undefined ? "" : json(input), errorText ?? (output === undefined ? "" : `→ ${json(output)}`)];
-  const pre = el("pre", { tabIndex: 0 }, told.filter(Boolean).join("\n"));
-  return el("details.tool-call", {}, el("summary", {}, `Tool: ${name}`), pre);
+  const told = (label, value) => [el("h4", {}, label), el("pre", { tabIndex: 0 }, json(value))];
+  const summary = el("summary", {}, icon("tool"), el("b", {}, name), el("span", {}, TOOL_STATES[state] ?? ""));
+  return el(
+    errorText ? "details.tool-call.failed" : "details.tool-call",
+    {},
+    summary,
+    input !== undefined && input !== "" && told("Asked", input),
+    errorText ? told("Error", errorText) : output !== undefined && told("Answer", output),
+  );
 }
 
 function json(value) {

@@ -171,8 +171,7 @@ export class Replies {
     const stored = entry.reply.id && (await get(messagePath(entry.sessionId, entry.reply.id)).catch(() => null));
     if (this.view.sessionId !== entry.sessionId) return;
     if (stored) {
-      const { text, firstTokenMs } = entry.reply;
-      const view = new MessageView({ ...stored, firstTokenMs }, this.view, { text, body });
+      const view = new MessageView(stored, this.view, { text: entry.reply.text, body });
       this.view.keep(() => {
         this.view.thread.drop(entry.reply);
         this.view.thread.settle(view, view.message);

@@ -6,11 +6,13 @@ import { attempt } from "../toast.js";
 import { prepare } from "./markdown.js";
 import { MessageView } from "./message.js";
 
-const PAGE = 50;
+const PAGE = 40;
 /** More messages are not kept in the page. */
 const MOST_SHOWN = 150;
 /** How long opening waits for text to be rendered, before it is shown as it is. */
 const PATIENCE = 300;
+/** How many messages are made before the page may do something else. */
+const SLICE = 10;
 
 export class Thread {
   element = el("ol.thread", { "aria-label": "Conversation" });
@@ -84,7 +86,7 @@ export class Thread {
     this.chat.keep(() => {
       const before = isJoined ? this.#views.slice(0, overlap) : [];
       if (!isJoined || page.messages.length === 0) this.#hasOlder = page.hasMore;
-      this.#views = [...before, ...page.messages.map((message) => this.#viewOf(message))];
+      this.#views = [...before, ...page.messages.map((message) => this.#viewOf(message, page.made))];
       this.#hasNewer = false;
       this.#place();
     });
@@ -95,7 +97,8 @@ export class Thread {
   async around(message) {
     const [older, newer] = await Promise.all([this.#page({ before: message.id }), this.#page({ after: message.id })]);
     await prepared([message]);
-    this.#views = [...older.messages, message, ...newer.messages].map((each) => this.#viewOf(each));
+    const made = new Map([...older.made, ...newer.made]);
+    this.#views = [...older.messages, message, ...newer.messages].map((each) => this.#viewOf(each, made));
     this.#hasOlder = older.hasMore;
     this.#hasNewer = newer.hasMore;
     this.#place();
@@ -131,15 +134,15 @@ export class Thread {
     this.#place();
   }
 
-  #viewOf(message) {
+  /** The view of a message: the one that is shown, or one that was `made` for it. */
+  #viewOf(message, made) {
     const isOwn = (view) => view instanceof MessageView && view.message.clientMessageId && view.message.clientMessageId === message.clientMessageId;
     const known = this.view(message.id) ?? this.#tail.find(isOwn);
-    if (!known) return new MessageView(message, this.chat);
+    if (!known) return made.get(message.id) ?? new MessageView(message, this.chat);
     this.#tail = this.#tail.filter((view) => view !== known);
-    known.update({ ...message, firstTokenMs: known.message.firstTokenMs });
+    known.update(message);
     return known;
   }
-
 
   async #grow() {
     const sessionId = this.chat.sessionId;
@@ -159,7 +162,7 @@ export class Thread {
     const page = await this.#more({ before: this.#views[0].id });
     this.chat.keep(() => {
       this.#hasOlder = page.hasMore;
-      this.#views = [...page.messages.map((message) => this.#viewOf(message)), ...this.#views];
+      this.#views = [...page.messages.map((message) => this.#viewOf(message, page.made)), ...this.#views];
       if (this.#views.length > MOST_SHOWN && !this.chat.isFollowing) {
         this.#views.length = MOST_SHOWN;
         this.#hasNewer = true;
@@ -172,7 +175,7 @@ export class Thread {
     const page = await this.#more({ after: this.#views.at(-1).id });
     this.chat.keep(() => {
       this.#hasNewer = page.hasMore;
-      this.#views = [...this.#views, ...page.messages.map((message) => this.#viewOf(message))];
+      this.#views = [...this.#views, ...page.messages.map((message) => this.#viewOf(message, page.made))];
       if (this.#views.length > MOST_SHOWN) {
         this.#views = this.#views.slice(-MOST_SHOWN);
         this.#hasOlder = true;
@@ -195,7 +198,18 @@ export class Thread {
     // The messages that will be seen first.
     const unknown = page.messages.filter(({ id }) => !this.view(id) && !this.#tail.some((view) => view.id === id));
     await prepared(slice.after ? unknown : unknown.toReversed());
+    page.made = await this.#make(unknown);
     return page;
+  }
+
+  /** Makes views, by id, a few at a time: many at once would hold up whoever scrolls. */
+  async #make(messages) {
+    const made = new Map();
+    for (const message of messages) {
+      if (made.size > 0 && made.size % SLICE === 0) await new Promise((resolve) => setTimeout(resolve));
+      made.set(message.id, new MessageView(message, this.chat));
+    }
+    return made;
   }
 
   /** Puts the elements in order, touching only those that stand elsewhere. */

@@ -294,7 +294,7 @@ export class ChatView {
     this.scrolled.hidden = isBare;
     fill(this.#empty, isBare && welcome(project, (text) => this.composer.restore(text)));
     this.#more.hidden = isNew;
-    this.composer.setModels(this.app.models.list, this.settings.model, this.app.models.standard);
+    this.composer.setModels(this.app.models.list, this.settings.model, this.app.models.standard, this.app.owns(this.session));
     this.#showStatus();
     this.app.panel.show(this);
   }
@@ -317,10 +317,9 @@ export class ChatView {
   }
 
   #handBanner() {
-    const isOwner = this.session.userId === this.me;
     const options = [el("option", { value: "user" }, "as user"), el("option", { value: "assistant" }, "as assistant")];
     const choice = el("select.input", { "aria-label": "Write as", onchange: () => (this.#answersAs = choice.value) }, options);
-    this.composer.showBanner(icon("people"), el("span", {}, "A person answers; the model is silent."), isOwner && choice);
+    this.composer.showBanner(icon("people"), el("span", {}, "A person answers; the model is silent."), this.app.owns(this.session) && choice);
   }
 
   #menu() {

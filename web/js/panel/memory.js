@@ -3,7 +3,9 @@
 
 import { get, query, session as sessionPath } from "../api.js";
 import { el, fill } from "../dom.js";
-import { many, number, tokens } from "../format.js";
+import { duration, many, money, number, tokens, when } from "../format.js";
+
+const MOST_REPLIES = 12;
 
 const KINDS = {
   system: ["System prompt", "Told to the model in every turn."],
@@ -42,12 +44,11 @@ export class MemoryTab {
     const { sessionId } = this.#view;
     let parts;
     try {
-      const preview = await get(sessionPath(sessionId, `/memory${query({ message: this.#field.value.trim() })}`));
-      parts = told(preview, this.#view);
-    } catch ({ message }) {
-      parts = el("p", { role: "alert" }, message);
+      parts = told(await get(sessionPath(sessionId, `/memory${query({ message: this.#field.value.trim() })}`)));
+    } catch ({ message, status }) {
+      parts = el("p", { role: "alert" }, status === 403 ? "What the model gets to read is shown to the chat’s owner only." : message);
     }
-    if (call === this.#call) fill(this.#told, parts);
+    if (call === this.#call) fill(this.#told, parts, replies(this.#view.thread.messages));
   }
 
   #preview(event) {
@@ -62,8 +63,8 @@ export class MemoryTab {
   }
 }
 
-function told(preview, view) {
-  const { contextWindow, promptTokens, replyReserve, cacheablePrefixTokens, pieces, model, strategy } = preview;
+function told(preview) {
+  const { contextWindow, promptTokens, replyReserve, cacheablePrefixTokens, pieces, model, strategy, tokenCorrection, project } = preview;
   const sums = new Map();
   for (const { kind, tokens } of pieces) sums.set(kind, (sums.get(kind) ?? 0) + tokens);
   const share = promptTokens > 0 ? Math.round((100 * Math.min(cacheablePrefixTokens, promptTokens)) / promptTokens) : 0;
@@ -74,10 +75,11 @@ function told(preview, view) {
     ["Cacheable", `${number(cacheablePrefixTokens)} tokens, ${share} %`],
     ["Window", `${number(contextWindow)} tokens`],
     ["Kept for the reply", number(replyReserve)],
-    ...lastReply(view),
+    ...(tokenCorrection ? [["Counted × learned", tokenCorrection.toFixed(2)]] : []),
   ];
+  const missing = [...(project?.omittedFields ?? []), ...(project?.omittedFiles ?? [])];
   return [
-    el("section.stack", {}, el("h3", {}, "The next prompt"), bar(pieces, promptTokens), cached(share), legend(sums)),
+    el("section.stack", {}, el("h3", {}, "The next prompt"), bar(pieces, promptTokens), cached(share), legend(sums), missing.length > 0 && el("p.quiet-text", {}, `Of the project, this did not fit: ${missing.join(", ")}.`)),
     el("section.stack", {}, el("h3", {}, "Of the context window"), windowBar(promptTokens, replyReserve, contextWindow), el("dl.facts", {}, facts.map(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]))),
     el("section.stack", {}, el("h3", {}, many(pieces.length, "piece"), el("span.sr", {}, " in the order sent")), el("ol.pieces", {}, pieces.map(piece))),
   ];
@@ -113,29 +115,35 @@ function windowBar(prompt, reserve, contextWindow) {
   return el("div.budget", { role: "img", "aria-label": title, title }, spans);
 }
 
-function piece({ kind, role, tokens, score, text, messageIds = [] }) {
+function piece({ kind, role, tokens, score, text, images, messageIds = [] }) {
   const [name, why] = KINDS[kind] ?? [kind, ""];
-  const reasons = [why, score !== undefined && score !== null && `Score ${score.toFixed(2)}.`, messageIds.length > 1 && many(messageIds.length, "message")];
+  const reasons = [why, score !== undefined && `Score ${score.toFixed(2)}.`, messageIds.length > 1 && many(messageIds.length, "message"), images && many(images, "picture")];
   return el(
     "li",
     {},
     el(
       "details.piece",
       {},
-      el("summary", {}, el(`i.k-${kind}`), el("span.what", {}, el("b", {}, kind === "recent" || kind === "recalled" ? role : name), ` ${text.slice(0, 80)}`), el("span.tokens", {}, number(tokens))),
+      el("summary", {}, el(`i.k-${kind}`), el("span.what", {}, el("b", {}, kind === "recent" || kind === "recalled" ? role : name), ` ${text.slice(0, 80)}`), score !== undefined && el("span.score", { title: "How well it answers the new message" }, score.toFixed(1)), el("span.tokens", {}, number(tokens))),
       el("p.why", {}, reasons.filter(Boolean).join(" ")),
       el("pre", { tabIndex: 0 }, text),
     ),
   );
 }
 
-/** What the newest reply took. */
-function lastReply(view) {
-  const usage = view.thread.messages.findLast(({ usage }) => usage)?.usage;
-  if (!usage) return [];
-  const about = usage.estimated ? "≈ " : "";
-  return [
-    ["Last prompt", `${about}${number(usage.promptTokens)}, ${number(usage.cachedTokens)} cached`],
-    ["Last reply", `${about}${many(usage.completionTokens, "token")}`],
-  ];
+/** What the newest replies took, the latest first. */
+function replies(messages) {
+  const known = messages.filter(({ usage }) => usage).slice(-MOST_REPLIES).reverse();
+  if (known.length === 0) return null;
+  const hasCost = known.some(({ usage }) => usage.cost !== undefined);
+  const names = ["Prompt", "Cached", "Reply", hasCost && "Cost", "First token"].filter(Boolean);
+  const row = ({ usage, model, createdAt }) => {
+    const { promptTokens, cachedTokens, completionTokens, estimated, cost, firstTokenMs } = usage;
+    const about = estimated ? "≈ " : "";
+    const values = [`${about}${number(promptTokens)}`, number(cachedTokens), `${about}${number(completionTokens)}`, hasCost && (cost === undefined ? "–" : money(cost)), firstTokenMs === undefined ? "–" : duration(firstTokenMs)];
+    return el("tr", { title: [model, when(createdAt)].filter(Boolean).join(", ") }, values.filter((value) => value !== false).map((value) => el("td", {}, value)));
+  };
+  const head = el("thead", {}, el("tr", {}, names.map((name) => el("th", { scope: "col" }, name))));
+  const table = el("table.replies", {}, head, el("tbody", {}, known.map(row)));
+  return el("section.stack", {}, el("h3", {}, "What replies took"), table);
 }

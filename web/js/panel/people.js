@@ -29,7 +29,7 @@ function status(view) {
 
 function participants(view) {
   const { session } = view;
-  const isOwner = session.userId === view.me;
+  const isOwner = view.app.owns(session);
   const change = (participants) => attempt(() => view.change({ participants }));
   const rows = session.participants.map((user) => {
     const isItsOwner = user === session.userId;

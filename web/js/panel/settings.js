@@ -15,7 +15,6 @@ export class SettingsTab {
   #form(view) {
     const { settings } = view;
     const memory = settings.memory ?? {};
-    const isOwner = !view.session || view.session.userId === view.me;
     const models = [el("option", { value: "" }, `Default (${view.app.models.standard ?? "…"})`), view.app.models.list.map(({ id }) => el("option", { value: id }, id))];
     const model = el("select", { name: "model" }, models);
     model.value = settings.model ?? "";
@@ -32,10 +31,11 @@ export class SettingsTab {
       el("div.two", {}, field("Temperature", numeric("temperature", settings.temperature, { min: 0, max: 2, step: 0.1 })), field("Top P", numeric("topP", settings.topP, { min: 0, max: 1, step: 0.05 }))),
       field("Longest reply, in tokens", numeric("maxOutputTokens", settings.maxOutputTokens, { min: 1, step: 1 })),
       field("Memory", strategy, "How what was said before is chosen for the prompt"),
-      el("div.two", {}, field("Memory tokens", numeric("maxTokens", memory.maxTokens, { min: 0, step: 1 })), field("Last messages", numeric("lastMessages", memory.lastMessages, { min: 1, step: 1 }))),
+      el("div.two", {}, field("Memory tokens", numeric("maxTokens", memory.maxTokens, { min: 0, step: 1 })), field("… for recalled ones", numeric("recallTokens", memory.recallTokens, { min: 0, step: 1 }))),
+      field("Last messages", numeric("lastMessages", memory.lastMessages, { min: 1, step: 1 }), "How many the strategy “window” takes"),
       saved,
     );
-    if (!isOwner) form.querySelectorAll(".input").forEach((input) => (input.disabled = true));
+    if (!view.app.owns(view.session)) form.querySelectorAll(".input").forEach((input) => (input.disabled = true));
     return form;
   }
 
@@ -63,7 +63,7 @@ function read(form, before) {
   put(settings, "systemPrompt", form.get("systemPrompt"));
   for (const name of ["temperature", "topP", "maxOutputTokens"]) put(settings, name, numberOf(name));
   put(memory, "strategy", form.get("strategy"));
-  for (const name of ["maxTokens", "lastMessages"]) put(memory, name, numberOf(name));
+  for (const name of ["maxTokens", "recallTokens", "lastMessages"]) put(memory, name, numberOf(name));
   if (Object.keys(memory).length > 0) settings.memory = memory;
   else delete settings.memory;
   return settings;

@@ -1,12 +1,13 @@
 // Projects: what several chats have in common.
 
-import { call, file as filePath, get, project as projectPath } from "../api.js";
+import { call, file as filePath, get, project as projectPath, query } from "../api.js";
 import { ask, confirm, field } from "../dialog.js";
 import { el, fill, icon, iconButton } from "../dom.js";
 import { bytes, many, when } from "../format.js";
 import { go, toChat, toNew, toProject, toProjects } from "../route.js";
 import { attempt, toast } from "../toast.js";
 
+const PAGE = 20;
 const MOST_BYTES = 1 << 20;
 
 export class ProjectsPage {
@@ -32,17 +33,33 @@ export class ProjectsPage {
   }
 
   async open(projectId) {
-    const [project, { sessions }] = await Promise.all([get(projectPath(projectId)), get(projectPath(projectId, "/chat-sessions?limit=20"))]);
+    const [project, chats] = await Promise.all([get(projectPath(projectId)), this.#chats(projectId)]);
     this.#project = project;
     const begin = el("a.button.primary.small", { href: toNew(projectId) }, icon("plus"), "New chat in this project");
-    const rows = sessions.map((session) => el("li", {}, el("a", { href: toChat(session.sessionId) }, session.title), el("span.quiet-text", {}, when(session.lastMessageAt ?? session.createdAt))));
     const remove = el("button.button.danger.small", { type: "button", onclick: () => this.#delete() }, "Delete the project");
     this.#show(project.name, [
-      el("section.section", {}, el("div.section-head", {}, el("h2", {}, "Chats"), begin), list(rows, "No chats yet.")),
+      el("section.section", {}, el("div.section-head", {}, el("h2", {}, "Chats"), begin), chats),
       this.#files(project),
       this.#form(project),
       el("div", {}, remove),
     ]);
+  }
+
+  /** The project's chats, with more of them on demand. */
+  async #chats(projectId) {
+    const page = (cursor) => get(projectPath(projectId, `/chat-sessions${query({ limit: PAGE, cursor })}`));
+    const row = ({ sessionId, title, lastMessageAt, createdAt }) =>
+      el("li", {}, el("a", { href: toChat(sessionId) }, title), el("span.quiet-text", {}, when(lastMessageAt ?? createdAt)));
+    let { sessions, nextCursor } = await page();
+    const shown = list(sessions.map(row), "No chats yet.");
+    const onclick = () =>
+      attempt(async () => {
+        ({ sessions, nextCursor } = await page(nextCursor));
+        shown.append(...sessions.map(row));
+        more.hidden = !nextCursor;
+      });
+    const more = el("button.button.small", { type: "button", hidden: !nextCursor, onclick }, "More chats");
+    return [shown, more];
   }
 
   /** Adds files of text; gives whether a project is shown that can take them. */

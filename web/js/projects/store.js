@@ -8,8 +8,13 @@ export class Projects {
   list = [];
 
   async load() {
-    const { projects } = await get(`/api/projects?limit=${PAGE}`);
-    this.list = projects;
+    const list = [];
+    for (let page = 1, pages = 1; page <= pages; page += 1) {
+      const { projects, pagination } = await get(`/api/projects?limit=${PAGE}&page=${page}`);
+      list.push(...projects);
+      ({ pages } = pagination);
+    }
+    this.list = list;
     dispatchEvent(new Event("projects"));
   }
 

@@ -9,7 +9,6 @@ import { exportChats } from "../transfer.js";
 export function chatActions(app, session, { rename }) {
   const { sessionId, title, pinned, archived } = session;
   const change = (fields) => () => attempt(async () => app.sessions.put(await call("PATCH", sessionPath(sessionId), fields)));
-  const isOwner = session.userId === app.me.userId;
   const own = [
     { label: "Rename", icon: "pencil", run: rename },
     { label: pinned ? "Unpin" : "Pin", icon: "pin", run: change({ pinned: !pinned }) },
@@ -21,8 +20,12 @@ export function chatActions(app, session, { rename }) {
     null,
     { label: "Delete", icon: "trash", danger: true, run: () => app.sessions.remove(session) },
   ];
-  if (isOwner) return own.filter((item) => item !== false);
-  return [{ label: pinned ? "Unpin" : "Pin", icon: "pin", run: change({ pinned: !pinned }) }];
+  if (app.owns(session)) return own.filter((item) => item !== false);
+  // Who takes part in another's chat may say who answers in it.
+  const to = (label, status) => ({ label, icon: "people", run: change({ status }) });
+  if (session.status === "closed") return [to("Reopen", "active")];
+  const answering = session.status === "agent_assigned" ? to("Hand back to the model", "active") : to("Take over from the model", "agent_assigned");
+  return [answering, to("Close", "closed")];
 }
 
 async function move(app, session) {

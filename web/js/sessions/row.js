@@ -3,6 +3,7 @@
 import { el, fill, icon, iconButton } from "../dom.js";
 import { openMenu } from "../menu.js";
 import { toChat } from "../route.js";
+import { dragOut } from "../transfer.js";
 import { chatActions } from "./actions.js";
 
 export class Row {
@@ -14,7 +15,7 @@ export class Row {
 
   constructor(app, session) {
     this.app = app;
-    this.#link = el("a", { href: toChat(session.sessionId), ondblclick: () => this.rename() }, this.#title, this.#marks);
+    this.#link = el("a", { href: toChat(session.sessionId), ondblclick: () => this.rename(), ondragstart: (event) => this.#drag(event) }, this.#title, this.#marks);
     this.#more = iconButton("more", "More", () => this.#menu(), { small: true, "aria-haspopup": "menu", "aria-expanded": "false" });
     this.#more.classList.add("more");
     this.element.append(this.#link, this.#more);
@@ -49,6 +50,7 @@ export class Row {
 
   /** Writes the title in its place. */
   rename() {
+    if (!this.app.owns(this.session)) return;
     const input = el("input.input.rename", { value: this.session.title, maxLength: 200, "aria-label": "Title" });
     let isDone = false;
     const end = (isKept) => {
@@ -65,6 +67,11 @@ export class Row {
     this.#more.hidden = true;
     input.focus();
     input.select();
+  }
+
+  #drag(event) {
+    const { sessionId, title } = this.session;
+    dragOut(event, { sessionId, format: "json" }, `${title}.json`);
   }
 
   #menu() {

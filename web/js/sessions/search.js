@@ -4,14 +4,18 @@ import { get, query } from "../api.js";
 import { el, fill, icon } from "../dom.js";
 import { when } from "../format.js";
 import { toChat } from "../route.js";
+import { attempt } from "../toast.js";
 
 const PAUSE = 180;
+const PAGE = 20;
 
 export class Search {
   #input = el("input.input", { type: "search", placeholder: "Search", "aria-label": "Search chats and messages", autocomplete: "off" });
   element = el("div.search-box", { role: "search" }, icon("search"), this.#input);
   /** Messages that were found, to stand below the chats. */
   results = el("section", { "aria-label": "Messages found", hidden: true });
+  #end = el("div.edge");
+  #watch = null;
   #timer = null;
   #last = "";
 
@@ -40,26 +44,37 @@ export class Search {
     this.#last = text;
     this.list.filter({ search: text });
     if (text === "") return void (this.results.hidden = true);
-    const found = await get(`/api/search${query({ q: text, limit: 20 })}`).catch(() => ({ results: [], nextCursor: null }));
+    const found = await get(`/api/search${query({ q: text, limit: PAGE })}`).catch(() => ({ results: [], nextCursor: null }));
     if (text !== this.#last) return;
     this.#show(text, found);
   }
 
   #show(text, { results, nextCursor }) {
-    const hits = results.filter(({ messageId }) => messageId);
     this.results.hidden = false;
-    const more = el("button.button.small", { type: "button", hidden: !nextCursor, onclick: () => this.#more(text, nextCursor, more) }, "More");
-    fill(this.results, el("h2", {}, "In messages"), hits.map(hit), hits.length === 0 && el("p.nothing", {}, "No message holds these words."), more);
+    const hits = of(results);
+    fill(this.results, el("h2", {}, "In messages"), hits, hits.length === 0 && el("p.nothing", {}, "No message holds these words."), this.#end);
+    this.#goOnAt(text, nextCursor);
   }
 
-  async #more(text, cursor, button) {
-    const page = await get(`/api/search${query({ q: text, limit: 20, cursor })}`).catch(() => null);
-    if (!page || text !== this.#last) return;
-    button.before(...page.results.filter(({ messageId }) => messageId).map(hit));
-    button.hidden = !page.nextCursor;
-    button.onclick = () => this.#more(text, page.nextCursor, button);
+  /** More is read when the end of what was found comes near. */
+  #goOnAt(text, cursor) {
+    this.#watch?.disconnect();
+    fill(this.#end, cursor && el("span.spinner"));
+    if (!cursor) return;
+    this.#watch = new IntersectionObserver(([{ isIntersecting }]) => isIntersecting && this.#more(text, cursor), { root: this.list.element, rootMargin: "400px" });
+    this.#watch.observe(this.#end);
+  }
+
+  async #more(text, cursor) {
+    this.#watch.disconnect();
+    const page = await attempt(() => get(`/api/search${query({ q: text, limit: PAGE, cursor })}`));
+    if (text !== this.#last) return;
+    this.#end.before(...of(page?.results ?? []));
+    this.#goOnAt(text, page?.nextCursor);
   }
 }
+
+const of = (results) => results.filter(({ messageId }) => messageId).map(hit);
 
 function hit({ sessionId, title, messageId, snippet, highlights, createdAt }) {
   return el("a.hit", { href: toChat(sessionId, messageId) }, el("b", {}, title), el("span", {}, ...marked(snippet, highlights)), el("small.quiet-text", {}, when(createdAt)));

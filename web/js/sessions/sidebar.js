@@ -5,13 +5,13 @@ import { askForKey } from "../key.js";
 import { el, fill, icon, iconButton } from "../dom.js";
 import { live } from "../live.js";
 import { openMenu } from "../menu.js";
-import { go, toNew, toProject, toProjects } from "../route.js";
+import { go, startAnew, toNew, toProject, toProjects } from "../route.js";
 import { nextTheme, theme } from "../theme.js";
 import { toast } from "../toast.js";
 import { exportChats, pickImport } from "../transfer.js";
 import { Search } from "./search.js";
 
-const STATES = { live: "Connected", connecting: "Connecting…", offline: "Offline, retrying" };
+const STATES = { live: "Connected", connecting: "Connecting…", offline: "Offline, retrying", locked: "No key" };
 
 export class Sidebar {
   #connection = el("div.connection", { role: "status" });
@@ -35,8 +35,8 @@ export class Sidebar {
       el("div.side-foot", {}, this.#connection, more),
     );
     app.sessions.element.append(this.search.results);
-    live.addEventListener("state", () => this.#showState());
-    this.#showState();
+    live.addEventListener("state", () => this.showState());
+    this.showState();
     addEventListener("projects", () => this.showProjects());
     this.showProjects();
   }
@@ -84,11 +84,14 @@ export class Sidebar {
 
   #forget() {
     setKey("", false);
-    location.reload();
+    sessionStorage.clear();
+    startAnew();
   }
 
-  #showState() {
+  /** How the connection is, and whose it is where somebody asks. */
+  showState() {
+    const { name, email, userId } = this.app.me;
     this.#connection.dataset.state = live.state;
-    this.#connection.textContent = STATES[live.state];
+    fill(this.#connection, el("span", {}, STATES[live.state]), key() && el("span.who", { title: userId }, name ?? email ?? userId));
   }
 }
