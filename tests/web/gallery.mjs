@@ -58,6 +58,25 @@ await api.call("POST", "/api/import", {
   ],
 });
 
+// A chat that a person has taken over, with tools and an answer that failed before.
+const tool = { type: "tool-track", toolCallId: "t", state: "output-available", input: { parcel: "EC-1831" }, output: { at: "Porto", since: "Tuesday" } };
+await api.call("POST", "/api/import", {
+  sessions: [
+    {
+      sessionId: "helped",
+      title: "My parcel is lost",
+      messages: [
+        { role: "user", content: "Where is my parcel EC-1831?" },
+        { role: "assistant", content: "It has been in **Porto** since Tuesday.", parts: [tool] },
+        { role: "user", content: "That is not where I live!" },
+        { role: "assistant", content: "", status: "failed", error: { code: "provider_error", message: "the provider is overloaded (503)" } },
+        { role: "user", content: "Hello?" },
+      ],
+    },
+  ],
+});
+await api.call("PATCH", "/api/chat-sessions/helped", { status: "agent_assigned", participants: ["maria"] });
+
 const SIZES = { wide: { width: 1280, height: 800 }, narrow: { width: 390, height: 844, hasTouch: true, isMobile: true } };
 const variants = only === "readme" ? [["wide", "light"]] : Object.keys(SIZES).flatMap((size) => ["light", "dark"].map((scheme) => [size, scheme]));
 let isFirst = true;
@@ -105,6 +124,10 @@ for (const [size, scheme] of variants) {
   await page.locator(".chat-row", { hasText: "Porto" }).getByRole("button").click();
   await shot("menu");
   await page.keyboard.press("Escape");
+  await page.goto(`${echoic.url}/#/c/helped`);
+  await page.locator(".tool-call summary").click();
+  await page.locator(".composer-banner").waitFor();
+  await shot("helped");
   await page.goto(`${echoic.url}/#/new`);
   await page.getByRole("heading", { name: "What is on your mind?" }).waitFor();
   await shot("empty");
@@ -116,6 +139,12 @@ for (const [size, scheme] of variants) {
   await shot("projects");
   await page.getByRole("button", { name: "New project" }).click();
   await shot("dialog");
+  await page.getByRole("button", { name: "Cancel" }).click();
+  if (size === "narrow") await page.getByRole("button", { name: "Show the chats" }).click();
+  await page.getByRole("button", { name: "All chats" }).click();
+  await page.getByRole("menuitem", { name: "API key…" }).click();
+  await page.getByLabel("API key", { exact: true }).waitFor();
+  await shot("key");
   await page.context().close();
 }
 await echoic.stop();

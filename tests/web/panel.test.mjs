@@ -136,6 +136,12 @@ test("chats leave as files and come in by being dropped", async () => {
   const file = await download;
   assert.match(file.suggestedFilename(), /\.json$/);
   const text = await readFile(await file.path(), "utf8");
+  const dragged = await page.evaluate(() => {
+    const event = new DragEvent("dragstart", { dataTransfer: new DataTransfer(), bubbles: true });
+    document.querySelector(".chat-row a").dispatchEvent(event);
+    return event.dataTransfer.getData("DownloadURL");
+  });
+  assert.match(dragged, /^application\/json:.+\.json:http:.+\/api\/export\?/);
   await api.call("DELETE", `/api/chat-sessions/${sessionId}`);
   await page.goto(`${echoic.url}/`);
   await drop(page, "Traveller.json", text);
@@ -145,4 +151,41 @@ test("chats leave as files and come in by being dropped", async () => {
   await page.locator(".toast", { hasText: "broken.json:" }).last().waitFor();
   await drop(page, "dot.png", "x", "image/png");
   await page.locator('.composer img[alt="dot.png"]').waitFor();
+});
+
+test("tool calls show what was asked and answered, while they run and afterwards", async () => {
+  const { sessionId } = await api.session({ title: "Tools" });
+  await api.say(sessionId, "user", "Is it raining in Porto?");
+  const call = { type: "tool-weather", toolCallId: "w1", state: "output-available", input: { city: "Porto" }, output: { rain: true } };
+  const failed = { type: "dynamic-tool", toolName: "radar", toolCallId: "r1", state: "output-error", input: {}, errorText: "out of order" };
+  await api.say(sessionId, "assistant", "It is.", { parts: [call, failed] });
+  const page = await echoic.page(`#/c/${sessionId}`);
+  const tools = page.locator(".tool-call");
+  await tools.first().waitFor();
+  assert.deepEqual(await tools.locator("summary").allInnerTexts(), ["weather\ndone", "radar\nfailed"]);
+  await tools.first().locator("summary").click();
+  assert.deepEqual(await tools.first().locator("pre").allInnerTexts(), ['{\n  "city": "Porto"\n}', '{\n  "rain": true\n}']);
+  await tools.last().locator("summary").click();
+  await tools.last().getByText("out of order").waitFor();
+
+  // Frame by frame, as a stream brings them.
+  const told = await page.evaluate(async () => {
+    const { LiveReply } = await import("/assets/js/chat/live-reply.js");
+    const reply = new LiveReply({ keep: (change) => change() });
+    const seen = [];
+    const frame = (type, more) => {
+      reply.frame({ type, toolCallId: "t1", ...more });
+      seen.push(reply.element.querySelector(".tool-call").innerText);
+    };
+    document.querySelector(".thread").append(reply.element);
+    frame("tool-input-start", { toolName: "add" });
+    frame("tool-input-delta", { inputTextDelta: '{"a":' });
+    reply.element.querySelector("summary").click();
+    frame("tool-input-delta", { inputTextDelta: "1}" });
+    frame("tool-input-available", { toolName: "add", input: { a: 1 } });
+    frame("tool-output-available", { output: 2 });
+    reply.element.remove();
+    return seen.map((text) => text.replace(/\s+/g, " "));
+  });
+  assert.deepEqual(told, ["add being asked…", "add being asked…", 'add being asked… Asked {"a":1}', 'add running… Asked { "a": 1 }', 'add done Asked { "a": 1 } Answer 2']);
 });

@@ -154,3 +154,16 @@ test("more chats come while the list is scrolled, each once", async () => {
   assert.equal(new Set(numbered).size, 75);
   assert.equal(numbered.length, 75);
 });
+
+test("more findings come while they are scrolled", async () => {
+  const { sessionId } = await api.session({ title: "Garden diary" });
+  for (let i = 0; i < 45; i += 1) await api.say(sessionId, "user", `blossom number ${i}`);
+  await until(async () => (await api.call("GET", "/api/search?q=blossom&limit=100")).results.length === 45, "the words to be kept");
+  const page = await echoic.page();
+  await page.getByLabel("Search chats").fill("blossom");
+  await page.locator(".hit").first().waitFor();
+  await until(async () => {
+    await page.locator(".chats").evaluate((list) => list.scrollTo(0, list.scrollHeight));
+    return (await page.locator(".hit").count()) === 45;
+  }, "all findings");
+});

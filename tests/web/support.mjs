@@ -34,9 +34,7 @@ export async function start(settings, expected = /^$/) {
     });
     page.on("pageerror", (error) => page.problems.push(`${error.stack ?? error}`));
     page.on("console", (message) => {
-      // A server may not know who is asking.
-      const isExpected = allow.test(message.text()) || message.location().url.endsWith("/api/me");
-      if (message.type() === "error" && !isExpected) page.problems.push(`${message.text()} ${message.location().url}`);
+      if (message.type() === "error" && !allow.test(message.text())) page.problems.push(`${message.text()} ${message.location().url}`);
     });
     await page.goto(`${server.url}/${path}`);
     return page;

@@ -35,6 +35,7 @@ async function show(isByHand) {
   };
   const answer = await ask("Your key, please", fields, { submit: "Continue", check });
   wasDeclined = !answer;
+  if (!answer && !isByHand) dispatchEvent(new Event("locked"));
   if (!answer) return false;
   setKey(answer.get("key").trim(), answer.get("stay") !== null);
   dispatchEvent(new CustomEvent("identified", { detail: owner }));

@@ -16,6 +16,7 @@ class Live extends EventTarget {
 
   start() {
     addEventListener("online", () => this.state === "locked" || this.#wake());
+    addEventListener("locked", () => this.#set("locked"));
     addEventListener("offline", () => this.#set("offline"));
     document.addEventListener("visibilitychange", () => document.hidden || this.state === "locked" || this.#wake());
     this.#run();

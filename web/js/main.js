@@ -6,13 +6,12 @@ import { el, fill, iconButton } from "./dom.js";
 import { askForKey } from "./key.js";
 import { live } from "./live.js";
 import { Panel } from "./panel/panel.js";
-import { ProjectsPage } from "./projects/page.js";
 import { Projects } from "./projects/store.js";
 import { go, route, startAnew, toNew } from "./route.js";
 import { SessionList } from "./sessions/list.js";
 import { Sidebar } from "./sessions/sidebar.js";
 import { applyTheme } from "./theme.js";
-import { toast } from "./toast.js";
+import { attempt, toast } from "./toast.js";
 import { acceptDrops, importFiles } from "./transfer.js";
 
 const NOTICES = {
@@ -38,7 +37,6 @@ class App {
     this.sidebar = new Sidebar(this, this.#sidebar);
     this.panel = new Panel(this, document.getElementById("panel"));
     this.chat = new ChatView(this);
-    this.page = new ProjectsPage(this);
     this.#scrim.addEventListener("click", () => this.#closeOver());
     addEventListener("popstate", () => dispatchEvent(new Event("route")));
     addEventListener("route", () => this.#show());
@@ -110,7 +108,9 @@ class App {
 
   async #show() {
     const { view, sessionId, messageId, projectId } = route();
-    const shown = view === "project" || view === "projects" ? this.page : this.chat;
+    const address = location.hash;
+    const shown = view === "project" || view === "projects" ? await this.#projectsPage() : this.chat;
+    if (!shown || location.hash !== address) return;
     if (this.#shown !== shown) fill(document.getElementById("main"), shown.elements);
     this.#shown = shown;
     if (shown === this.page) this.chat.close();
@@ -127,6 +127,13 @@ class App {
       toast(failure.message);
       if (failure.status === 404) go(toNew(), true);
     }
+  }
+
+  /** Loaded when it is first looked at. */
+  async #projectsPage() {
+    const module = await attempt(() => import("./projects/page.js"));
+    if (module) this.page ??= new module.ProjectsPage(this);
+    return this.page;
   }
 
   #showState() {

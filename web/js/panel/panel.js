@@ -1,14 +1,19 @@
 // The panel beside the conversation, with its tabs.
 
 import { el, fill, iconButton } from "../dom.js";
-import { MemoryTab } from "./memory.js";
-import { PeopleTab } from "./people.js";
-import { SettingsTab } from "./settings.js";
+import { attempt } from "../toast.js";
+
+/** Each tab's name and what it is, loaded when it is first looked at. */
+const TABS = {
+  memory: ["Memory", async () => (await import("./memory.js")).MemoryTab],
+  settings: ["Settings", async () => (await import("./settings.js")).SettingsTab],
+  people: ["People", async () => (await import("./people.js")).PeopleTab],
+};
 
 export class Panel {
   button = iconButton("memory", "Memory, settings, people", () => this.toggle(), { "aria-expanded": "false", "aria-controls": "panel" });
   #body = el("div.panel-body", { id: "panel-body", role: "tabpanel", tabIndex: 0 });
-  #tabs = { memory: new MemoryTab(), settings: new SettingsTab(), people: new PeopleTab() };
+  #tabs = {};
   #buttons = {};
   #chosen = "memory";
   #view = null;
@@ -17,9 +22,8 @@ export class Panel {
   constructor(app, element) {
     this.app = app;
     this.element = element;
-    const names = { memory: "Memory", settings: "Settings", people: "People" };
     const list = el("div.tabs", { role: "tablist", onkeydown: (event) => this.#key(event) });
-    for (const [name, label] of Object.entries(names)) {
+    for (const [name, [label]] of Object.entries(TABS)) {
       this.#buttons[name] = el("button", { type: "button", role: "tab", id: `tab-${name}`, "aria-controls": "panel-body", onclick: () => this.choose(name) }, label);
       list.append(this.#buttons[name]);
     }
@@ -61,9 +65,13 @@ export class Panel {
     if (this.#chosen !== "settings") this.#render();
   }
 
-  #render() {
+  async #render() {
+    const name = this.#chosen;
     if (this.element.hidden || !this.#view) return;
-    this.#tabs[this.#chosen].show(this.#body, this.#view);
+    const Tab = await attempt(TABS[name][1]);
+    if (!Tab || name !== this.#chosen) return;
+    this.#tabs[name] ??= new Tab();
+    this.#tabs[name].show(this.#body, this.#view);
   }
 
   #key({ key }) {
