@@ -195,6 +195,6 @@ test("a key that may only read shows everything and changes nothing", async () =
   const page = await pageOf(await newKey("heidi", "--scope", "read"), `#/c/${sessionId}`);
   await page.locator(".prose strong", { hasText: "bold" }).waitFor();
   await say(page, "May I?");
-  await page.locator(".toast", { hasText: "this key may only read" }).waitFor();
+  await page.locator(".toast", { hasText: "This key may only read" }).waitFor();
   assert.equal(await page.getByLabel("Message", { exact: true }).inputValue(), "May I?");
 });

@@ -44,6 +44,15 @@ async function serious(page) {
     .map(({ id, nodes }) => `${id}: ${nodes.map(({ html, failureSummary }) => `${html.slice(0, 120)} (${failureSummary.split("\n")[1]?.trim()})`).join(" | ")}`);
 }
 
+/** What stands out of the page at its side. */
+function tooWide(page) {
+  return page.evaluate(() => {
+    const all = [...document.querySelectorAll(".bar, .composer, .composer-banner > *, .page-inner > *, .message > *, .panel-body > *")];
+    const isOut = (element) => element.getBoundingClientRect().right > innerWidth + 0.5;
+    return all.filter(isOut).map(({ className }) => `${className} is wider than the page`);
+  });
+}
+
 for (const [name, options] of [
   ["wide and light", { colorScheme: "light" }],
   ["wide and dark", { colorScheme: "dark" }],
@@ -54,7 +63,7 @@ for (const [name, options] of [
     const isNarrow = options.width === 390;
     const page = await echoic.page("", options);
     const found = [];
-    const look = async (what) => found.push(...(await serious(page)).map((finding) => `${what}: ${finding}`));
+    const look = async (what) => found.push(...[...(await serious(page)), ...(await tooWide(page))].map((finding) => `${what}: ${finding}`));
     await page.getByRole("heading", { name: "What is on your mind?" }).waitFor();
     await look("empty");
     await say(page, "Show me everything");
@@ -74,6 +83,10 @@ for (const [name, options] of [
       await page.getByRole("tab", { name: tab }).click();
       await look(tab);
     }
+    await page.getByRole("button", { name: "Take over" }).click();
+    await page.getByText("A person answers; the model is silent.").waitFor();
+    await look("by hand");
+    await page.getByRole("button", { name: "Hand back to the model" }).click();
     await page.getByRole("button", { name: "Close the panel" }).click();
     if (isNarrow) await page.getByRole("button", { name: "Show the chats" }).click();
     await page.getByLabel("Search chats").fill("everything");

@@ -1,5 +1,7 @@
 // Every call to the server. It knows the envelope, the errors and the key, and nothing of the page.
 
+import { sentence } from "./format.js";
+
 const KEY = "echoic.key";
 
 /** What the server, or the way to it, refused. `status` 0: it was not reached. */
@@ -51,7 +53,7 @@ export async function request(method, path, { body, headers = {}, signal, keepal
 
 async function refusal(response) {
   const envelope = await response.json().catch(() => null);
-  const message = envelope?.message ?? `The server answered ${response.status}.`;
+  const message = sentence(envelope?.message ?? `the server answered ${response.status}`);
   return new ApiError(response.status, envelope?.error?.code ?? "unknown", message, envelope?.error?.details);
 }
 

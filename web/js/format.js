@@ -48,4 +48,6 @@ export function duration(milliseconds) {
 /** In the money of the server's price table, which does not say its name. */
 export const money = (amount) => small.format(amount);
 
+export const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+
 export const many = (count, one, more = `${one}s`) => `${number(count)} ${count === 1 ? one : more}`;

@@ -19,7 +19,8 @@ export function askForKey(isByHand = false) {
 
 async function show(isByHand) {
   const had = key();
-  const why = had && !isByHand ? "The key that this page has used is not valid, or not any more." : "This server asks who you are.";
+  const wanted = had ? "The key that this page has used is not valid, or not any more." : "This server asks who you are.";
+  const why = isByHand ? "A key tells the server who you are." : wanted;
   const input = el("input", { name: "key", type: "password", autocomplete: "off", required: true, placeholder: "ek_…" });
   const stay = el("input", { type: "checkbox", name: "stay" });
   const fields = [

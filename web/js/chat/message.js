@@ -1,7 +1,7 @@
 // One message as it is shown: text, attachments, how it ended, and what can be done with it.
 
 import { el, fill, iconButton } from "../dom.js";
-import { duration, exactly, money, number, when } from "../format.js";
+import { duration, exactly, money, number, sentence, when } from "../format.js";
 import { toast } from "../toast.js";
 import { copyText, rendered, shownAtOnce } from "./markdown.js";
 import { attachments, isToolCall, reasoning, toolCall } from "./parts.js";
@@ -93,7 +93,7 @@ export class MessageView {
     if (!ended) return;
     this.#state.className = status === "failed" ? "state failed" : "state";
     const again = el("button.button.small", { type: "button", onclick: () => this.chat.regenerate(this.id) }, "Try again");
-    fill(this.#state, el("span", {}, error?.message ?? ENDED[status] ?? status), again);
+    fill(this.#state, el("span", {}, sentence(error?.message ?? ENDED[status] ?? status)), again);
   }
 
   /** Says that it could not be sent: `retry` sends it again, `edit` gives it back. */
