@@ -4,6 +4,7 @@
 //! until its reply is stored; whoever asked gets a [`Reader`]. A reader that leaves changes
 //! nothing. Called by `http`; knows no route and no database.
 
+mod beside;
 mod cache_key;
 mod changes;
 mod events;

@@ -138,6 +138,7 @@ impl Chat {
             reply,
             // Nobody knows which model it was.
             cost: None,
+            is_counted: !self.terms.quotas.is_empty(),
             last_batch: (next_batch > 0).then_some(last_batch),
             take_next: None,
         };

@@ -12,7 +12,7 @@ use crate::domain::message::{Body, FinishReason, MessageError};
 use crate::domain::quota::cost;
 use crate::domain::turn::ActiveTurn;
 use crate::domain::usage::Cost;
-use crate::domain::{MessageType, Role, SessionId, Status, Usage, UserId};
+use crate::domain::{CallKind, MessageType, Role, SessionId, Status, Usage, UserId};
 use crate::error::{Error, Kind, Result};
 use crate::memory::tokens;
 use crate::store::{Begun, FinishTurn, Finished, LedgerEntry, NewMessage, ReplyFields};
@@ -46,7 +46,7 @@ impl Chat {
         let tokens = tokens::count_long(transcript.text()).await;
         self.learn(&transcript, sent);
         let usage = transcript.usage().unwrap_or_else(|| estimate(sent, tokens));
-        let cost = cost(&self.terms.prices, &model, &usage);
+        let cost = cost(&self.terms.prices, &model, &usage).map(Cost);
         let usage = Usage { cost, first_token_ms: sent.first_token_ms, ..usage };
         self.log(begun, &outcome, usage, &model);
 
@@ -131,6 +131,7 @@ impl Chat {
             claimant: self.claimant.clone(),
             cost: reply.reply.usage.and_then(|usage| usage.cost).map(|Cost(cost)| cost),
             reply,
+            is_counted: !self.terms.quotas.is_empty(),
             last_batch: live.last_batch(ending).await,
             take_next: (!self.is_draining()).then(|| self.claimant.clone()),
         };
@@ -160,6 +161,7 @@ impl Chat {
         let reply = &finish.reply.reply;
         let entry = LedgerEntry {
             turn_id: finish.turn_id.clone(),
+            kind: CallKind::Reply,
             session_id: finish.session_id.clone(),
             owner: begun.session.owner.clone(),
             project_id: begun.session.project_id.clone(),

@@ -89,19 +89,19 @@ impl Chat {
         let chat = self.clone();
         let started = tokio::spawn(async move {
             let _token = token;
-            let turn = chat.turn_spec(&new).await;
-            chat.begin(new, turn).await
+            chat.begin(new).await
         });
         started.await.map_err(Error::internal)?
     }
 
-    async fn begin(self: &Arc<Self>, new: NewTurn, turn: TurnSpec) -> Result<Reader> {
-        // Open before anybody can learn of the turn, so that whoever does finds its buffer.
-        let live = self.hub.open(new.session.id(), &turn.turn_id);
-        let (turn_id, reply_id) = (turn.turn_id.clone(), turn.reply_id.clone());
+    async fn begin(self: &Arc<Self>, new: NewTurn) -> Result<Reader> {
         let slot = self.slots.take(&new.who.user);
         let refusal = new.standing.refusal.clone();
         let refusal = refusal.or_else(|| slot.refusal(self.terms.turns_at_once));
+        let turn = self.turn_spec(&new, refusal.is_some()).await;
+        // Open before anybody can learn of the turn, so that whoever does finds its buffer.
+        let live = self.hub.open(new.session.id(), &turn.turn_id);
+        let (turn_id, reply_id) = (turn.turn_id.clone(), turn.reply_id.clone());
         match self.begin_in_store(&new, turn, refusal).await {
             Ok(Began::Running(begun)) => Ok(self.run(begun, slot)),
             Ok(Began::Queued { session }) => self.wait(&new, &session, live, &reply_id).await,
@@ -123,7 +123,8 @@ impl Chat {
         }
     }
 
-    async fn turn_spec(&self, new: &NewTurn) -> TurnSpec {
+    /// What is refused begins nothing, so its tokens need not be counted.
+    async fn turn_spec(&self, new: &NewTurn, is_refused: bool) -> TurnSpec {
         let ask = match &new.wish {
             Wish::Again { reply } => Ask::Again { reply: reply.clone() },
             Wish::Say { body, client_message_id, parent, on_known } => {
@@ -132,7 +133,10 @@ impl Chat {
                     client_message_id: client_message_id.clone(),
                     role: Role::User,
                     sender_id: new.who.user.clone(),
-                    tokens: tokens::count_long(&body.content).await,
+                    tokens: match is_refused {
+                        true => 0,
+                        false => tokens::count_long(&body.content).await,
+                    },
                     body: body.clone(),
                     created_at: clock::now(),
                     reply: ReplyFields::default(),
@@ -325,8 +329,7 @@ impl Chat {
             LedTo::Question(id) => {
                 let wish = Wish::Again { reply: Some(id) };
                 let new = NewTurn { wish, idempotency: None, ..new };
-                let turn = self.turn_spec(&new).await;
-                Box::pin(self.begin(new, turn)).await
+                Box::pin(self.begin(new)).await
             }
         }
     }

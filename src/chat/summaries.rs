@@ -2,7 +2,7 @@
 //! the next turn tries again.
 
 use super::Chat;
-use crate::domain::SessionId;
+use crate::domain::{CallKind, SessionId};
 use crate::store::Begun;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,10 +20,11 @@ impl Chat {
         let settings = begun.options.clone().over(session.settings.clone());
         let Some(permit) = self.summaries.begin(&session.id) else { return };
         let chat = self.clone();
+        let payer = begun.payer.clone();
         tokio::spawn(async move {
             let _permit = permit;
-            let summed =
-                chat.memory.summarize(&*chat.provider, &model, &session, &settings, &last).await;
+            let writer = chat.beside(CallKind::Summary, &session, &payer);
+            let summed = chat.memory.summarize(&writer, &model, &session, &settings, &last).await;
             if let Err(error) = summed {
                 tracing::warn!(session.id = %session.id, error = %error.chain(), "a summary could not be written");
             }

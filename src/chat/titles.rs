@@ -3,11 +3,11 @@
 use super::Chat;
 use super::events::What;
 use super::run_turn::TitleToCome;
-use crate::domain::Role;
 use crate::domain::text::first_characters;
 use crate::domain::title::{Title, TitleSource};
+use crate::domain::{CallKind, Role};
 use crate::error::Result;
-use crate::provider::{Prompt, PromptMessage, written};
+use crate::provider::{Prompt, PromptMessage, Writer};
 use crate::store::Begun;
 use std::sync::Arc;
 use tokio::sync::oneshot;
@@ -29,14 +29,18 @@ impl Chat {
             return None;
         }
         let (arrived, to_come) = oneshot::channel();
-        let (chat, session) = (self.clone(), begun.session.id.clone());
+        let (chat, session) = (self.clone(), begun.session.clone());
+        let payer = begun.payer.clone();
         let message = begun.question.content.clone();
         tokio::spawn(async move {
-            match chat.title_of(model, &message).await {
-                Ok(Some(title)) => match chat.store.name_session(&session, title.clone()).await {
+            let writer = chat.beside(CallKind::Title, &session, &payer);
+            let title = chat.title_of(&writer, model, &message).await;
+            let session = &session.id;
+            match title {
+                Ok(Some(title)) => match chat.store.name_session(session, title.clone()).await {
                     // The stream may have ended meanwhile.
                     Ok(true) => {
-                        chat.events.publish(&session, What::Changed);
+                        chat.events.publish(session, What::Changed);
                         drop(arrived.send(title.text));
                     }
                     Ok(false) => {}
@@ -53,7 +57,12 @@ impl Chat {
         Some(to_come)
     }
 
-    async fn title_of(&self, model: String, message: &str) -> Result<Option<Title>> {
+    async fn title_of(
+        &self,
+        writer: &dyn Writer,
+        model: String,
+        message: &str,
+    ) -> Result<Option<Title>> {
         let text = self.prompts.title(first_characters(message, SHOWN))?;
         let prompt = Prompt {
             model,
@@ -63,6 +72,6 @@ impl Chat {
             max_output_tokens: Some(MAX_TOKENS),
             cache_key: None,
         };
-        Ok(Title::by_model(&written(&*self.provider, &prompt).await?))
+        Ok(Title::by_model(&writer.write(&prompt).await?))
     }
 }

@@ -29,5 +29,5 @@ pub use principal::Principal;
 pub use project::{FilePath, Project};
 pub use session::Session;
 pub use time::Timestamp;
-pub use usage::Usage;
+pub use usage::{CallKind, Usage};
 use words::as_word;

@@ -2,7 +2,6 @@
 //! costs.
 
 use super::key::KeyId;
-use super::usage::Cost;
 use super::{ProjectId, Timestamp, Usage, UserId};
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -185,8 +184,8 @@ impl Price {
     }
 }
 
-/// What a reply cost; `None` for a model without a price. The first price counts.
-pub fn cost(prices: &[Price], model: &str, usage: &Usage) -> Option<Cost> {
+/// What a reply cost, in billionths; `None` for a model without a price. The first price counts.
+pub fn cost(prices: &[Price], model: &str, usage: &Usage) -> Option<i64> {
     let price = prices.iter().find(|price| price.is_for(model))?;
     let tokens = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
     let cached = usage.cached_tokens.min(usage.prompt_tokens);
@@ -196,7 +195,7 @@ pub fn cost(prices: &[Price], model: &str, usage: &Usage) -> Option<Cost> {
         (usage.completion_tokens, price.completion),
     ];
     let cost = |(count, each): (u64, i64)| tokens(count).saturating_mul(each);
-    Some(Cost(parts.into_iter().map(cost).fold(0, i64::saturating_add)))
+    Some(parts.into_iter().map(cost).fold(0, i64::saturating_add))
 }
 
 /// A sum of money that is not negative, as people write it.
@@ -237,9 +236,9 @@ mod tests {
         };
         assert_eq!(
             cost(&prices, "gpt-5-mini", &usage),
-            Some(Cost(150_000_000 + 10_000_000 + 200_000_000))
+            Some(150_000_000 + 10_000_000 + 200_000_000)
         );
-        assert_eq!(cost(&prices, "gpt-5.1", &usage), Some(Cost(1_250_000_000 + 1_000_000_000)));
+        assert_eq!(cost(&prices, "gpt-5.1", &usage), Some(1_250_000_000 + 1_000_000_000));
         assert_eq!(cost(&prices, "llama", &usage), None);
         for odd in
             ["", "gpt-5", "gpt-5=", "gpt-5=1", "=1/2", "gpt-5=1/2/3/4", "gpt-5=a/b", "m=-1/2"]

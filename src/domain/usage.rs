@@ -1,5 +1,6 @@
-//! What a reply cost: tokens, money, and the time until it began.
+//! What a reply cost: tokens, money, and the time until it began; and what else models are called for.
 
+use super::as_word;
 use super::quota::NANO;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use utoipa::ToSchema;
@@ -43,3 +44,16 @@ impl<'de> Deserialize<'de> for Cost {
         f64::deserialize(deserializer).map(|amount| Self((amount * NANO).round() as i64))
     }
 }
+
+/// What a model was called for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallKind {
+    /// The reply of a turn, all its calls together.
+    Reply,
+    /// A session's title.
+    Title,
+    /// A summary of what prompts have no room for.
+    Summary,
+}
+
+as_word!(CallKind { Reply = "reply", Title = "title", Summary = "summary" });

@@ -69,8 +69,10 @@ pub(super) async fn guarded(State(api): State<Api>, request: Request, next: Next
     let refusal = left.and_then(|left| left.error());
     let mut response = match refusal {
         // A turn that came before may be repeated: who has sent too much is told so behind the look
-        // for it.
-        Some(refusal) if !is_turn(&parts) => refusal.into_response(),
+        // for it, as long as they do not have that done too often.
+        Some(refusal) if !is_turn(&parts) || !api.rates.may_repeat(&identity.principal.user) => {
+            refusal.into_response()
+        }
         refusal => {
             parts.extensions.insert(Standing { key: identity.key.clone(), refusal });
             parts.extensions.insert(identity);

@@ -4,6 +4,9 @@
 //! What changes something counts against a user's rate, reads against twenty times that; a stop is a
 //! read, so that nobody has to wait before they may stop. An address has a rate of its own, wide
 //! enough for an office behind one, and a narrow one for credentials that are not good.
+//!
+//! A turn that came before may be repeated over the rate, which takes reading its body and a look into
+//! the store: so that has a rate, too, and beyond it a refusal costs next to nothing.
 
 use crate::domain::UserId;
 use crate::domain::quota::Rate;
@@ -23,6 +26,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 const READS: u32 = 20;
 /// Requests that an address may make for each change that a user may.
 const ADDRESS: u32 = 200;
+/// Looks for repeated turns, over the rate, that a user may cause for each change …
+const REPEATS: u32 = 4;
+/// … and the most of them at once.
+const REPEATS_AT_ONCE: NonZeroU32 = NonZeroU32::new(10).unwrap();
 /// Users and addresses that nobody has heard of for a while are forgotten every so many requests.
 const TIDY: u32 = 4096;
 
@@ -46,6 +53,8 @@ pub struct Rates {
 
 struct Limits {
     changes: Limiter<UserId>,
+    /// Looks for whether a turn that is over the rate came before.
+    repeats: Limiter<UserId>,
     reads: Limiter<UserId>,
     addresses: Limiter<IpAddr>,
     refused: Limiter<IpAddr>,
@@ -66,10 +75,11 @@ impl Rates {
     /// A user's rate of changes; what else counts follows from it.
     pub fn of(rate: Option<Rate>) -> Self {
         let limits = rate.map(|rate| Limits {
-            changes: limiter(rate, 1),
-            reads: limiter(rate, READS),
-            addresses: limiter(rate, ADDRESS),
-            refused: limiter(rate, 1),
+            changes: limiter(rate, 1, None),
+            repeats: limiter(rate, REPEATS, Some(REPEATS_AT_ONCE)),
+            reads: limiter(rate, READS, None),
+            addresses: limiter(rate, ADDRESS, None),
+            refused: limiter(rate, 1, None),
         });
         Self { limits, asked: AtomicU32::default() }
     }
@@ -105,11 +115,17 @@ impl Rates {
             Class::Read => take(&limits.reads, user),
         })
     }
+
+    /// Whether a turn that is over its user's rate may still be looked for, as one that came before.
+    pub(super) fn may_repeat(&self, user: &UserId) -> bool {
+        self.limits.as_ref().is_none_or(|limits| limits.repeats.check_key(user).is_ok())
+    }
 }
 
 impl Limits {
     fn tidy(&self) {
         self.changes.retain_recent();
+        self.repeats.retain_recent();
         self.reads.retain_recent();
         self.addresses.retain_recent();
         self.refused.retain_recent();
@@ -139,12 +155,18 @@ impl Left {
     }
 }
 
-fn limiter<K: Hash + Eq + Clone>(rate: Rate, times: u32) -> Limiter<K> {
+/// So many times the rate; all of it may come at once unless no more than `at_once` may.
+fn limiter<K: Hash + Eq + Clone>(
+    rate: Rate,
+    times: u32,
+    at_once: Option<NonZeroU32>,
+) -> Limiter<K> {
     let requests = rate.requests.saturating_mul(NonZeroU32::new(times).unwrap_or(NonZeroU32::MIN));
     let each = rate.per / requests.get();
     // A rate of more than one a nanosecond is none that anybody reaches.
     let quota = Quota::with_period(each).unwrap_or(Quota::per_second(requests));
-    RateLimiter::hashmap(quota.allow_burst(requests)).with_middleware()
+    let burst = at_once.map_or(requests, |most| most.min(requests));
+    RateLimiter::hashmap(quota.allow_burst(burst)).with_middleware()
 }
 
 fn take<K: Hash + Eq + Clone>(limiter: &Limiter<K>, key: &K) -> Left {

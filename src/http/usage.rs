@@ -1,4 +1,4 @@
-//! `/api/usage`: what turns have used, and what they cost.
+//! `/api/usage`: what turns and the calls of models beside them have used, and what they cost.
 
 use super::Api;
 use super::envelope::{Answer, Envelope, Failure, ok};
@@ -40,13 +40,16 @@ pub(super) struct UsageSum {
     turns: u64,
     /// Turns whose tokens were counted here, because the provider did not say.
     estimated_turns: u64,
+    /// Calls of models beside the turns, for titles and summaries: not among the turns, but in the
+    /// sums of tokens and money.
+    side_calls: u64,
     /// Cached ones included.
     prompt_tokens: u64,
     cached_tokens: u64,
     /// Reasoning included.
     completion_tokens: u64,
     reasoning_tokens: u64,
-    /// By the table of prices; not there if no turn has a price.
+    /// By the table of prices; not there if nothing has a price.
     #[serde(skip_serializing_if = "Option::is_none")]
     cost: Option<f64>,
 }
@@ -56,6 +59,7 @@ impl From<UsageLine> for UsageSum {
         Self {
             turns: line.turns,
             estimated_turns: line.estimated_turns,
+            side_calls: line.side_calls,
             prompt_tokens: line.prompt_tokens,
             cached_tokens: line.cached_tokens,
             completion_tokens: line.completion_tokens,

@@ -18,7 +18,7 @@ use crate::domain::text::first_characters;
 use crate::domain::{MessageId, Role, Session};
 use crate::error::Result;
 use crate::prompts::{SaidText, SummaryText};
-use crate::provider::{Prompt, PromptMessage, Provider, written};
+use crate::provider::{Prompt, PromptMessage, Writer};
 use crate::store::{Remembered, Summary, TailBounds};
 
 /// What stands before a summary.
@@ -70,7 +70,7 @@ impl Memory {
     /// is near and nobody has done so. Whether a summary was written.
     pub async fn summarize(
         &self,
-        provider: &dyn Provider,
+        writer: &dyn Writer,
         model: &str,
         session: &Session,
         settings: &Settings,
@@ -90,7 +90,7 @@ impl Memory {
         let mut before = before;
         let mut is_written = false;
         for messages in in_chunks(&messages, chunk, step).into_iter().take(CHUNKS) {
-            let Some(next) = self.go_on(provider, model, shares, before, messages).await? else {
+            let Some(next) = self.go_on(writer, model, shares, before, messages).await? else {
                 break;
             };
             self.store.put_summary(&session.id, &next).await?;
@@ -136,7 +136,7 @@ impl Memory {
     /// The summary that also stands for these messages; `None` if the model has nothing to say.
     async fn go_on(
         &self,
-        provider: &dyn Provider,
+        writer: &dyn Writer,
         model: &str,
         shares: Shares,
         before: Option<Summary>,
@@ -173,7 +173,7 @@ impl Memory {
             max_output_tokens: Some(most.saturating_mul(2) + 1000),
             cache_key: None,
         };
-        let written = written(provider, &prompt).await?;
+        let written = writer.write(&prompt).await?;
         let written = written.trim();
         if written.is_empty() {
             tracing::warn!("the model wrote no summary");

@@ -155,16 +155,48 @@ pub trait Provider: Send + Sync {
     async fn stream(&self, prompt: &Prompt) -> Result<Events, ProviderError>;
 }
 
-/// All that a model writes to a prompt, for who has no use for the pieces.
-pub async fn written(provider: &dyn Provider, prompt: &Prompt) -> Result<String, ProviderError> {
+/// Whoever has a model write a whole text, beside the turns.
+#[async_trait]
+pub trait Writer: Send + Sync {
+    /// All that the model writes to this prompt.
+    async fn write(&self, prompt: &Prompt) -> crate::error::Result<String>;
+}
+
+/// What a model wrote to a prompt, as far as it came, and what is known of its cost.
+#[derive(Debug)]
+pub struct Written {
+    /// The text.
+    pub text: String,
+    /// Its tokens, if the endpoint told them.
+    pub usage: Option<Usage>,
+    /// The model that answered, if it is another than the one that was asked.
+    pub model: Option<String>,
+    /// Why there is no more of it, if it broke off.
+    pub failure: Option<ProviderError>,
+}
+
+/// Asks a model for a whole text, for who has no use for the pieces.
+pub async fn written(provider: &dyn Provider, prompt: &Prompt) -> Written {
+    let mut written = Written { text: String::new(), usage: None, model: None, failure: None };
+    written.failure = gather(provider, prompt, &mut written).await.err();
+    written
+}
+
+async fn gather(
+    provider: &dyn Provider,
+    prompt: &Prompt,
+    written: &mut Written,
+) -> Result<(), ProviderError> {
     let mut events = provider.stream(prompt).await?;
-    let mut written = String::new();
     while let Some(batch) = events.next().await {
         for event in batch? {
-            if let Event::Text(text) = event {
-                written.push_str(&text);
+            match event {
+                Event::Text(text) => written.text.push_str(&text),
+                Event::Usage(usage) => written.usage = Some(usage),
+                Event::Model(model) => written.model = Some(model),
+                Event::Reasoning(_) | Event::Finish(_) => {}
             }
         }
     }
-    Ok(written)
+    Ok(())
 }

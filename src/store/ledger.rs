@@ -1,15 +1,18 @@
-//! What is asked of a store about the usage ledger: a line for each turn, and what of quotas is spent.
+//! What is asked of a store about the usage ledger: a line for each turn and for each call of a model
+//! beside one, and what of quotas is spent.
 
 use crate::domain::quota::{Of, Payer, Per, Quota, Unit, purse};
-use crate::domain::{ProjectId, SessionId, Status, Timestamp, TurnId, Usage, UserId};
+use crate::domain::{CallKind, ProjectId, SessionId, Status, Timestamp, TurnId, Usage, UserId};
 use crate::error::Result;
 use async_trait::async_trait;
 
-/// What a turn used, as it is kept.
+/// What a turn, or a call beside one, used, as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LedgerEntry {
-    /// The turn. It is booked once.
+    /// The turn; a call beside one has an id of its own. It is booked once.
     pub turn_id: TurnId,
+    /// What the model was called for.
+    pub kind: CallKind,
     /// Its session, which may be gone.
     pub session_id: SessionId,
     /// Whose session that is.
@@ -20,7 +23,7 @@ pub struct LedgerEntry {
     pub payer: Payer,
     /// The model that answered, where that is known.
     pub model: Option<String>,
-    /// How the turn ended.
+    /// How it ended.
     pub status: Status,
     /// Its tokens.
     pub usage: Usage,
@@ -108,6 +111,8 @@ pub struct UsageLine {
     pub turns: u64,
     /// Those of them whose tokens we have counted, because the provider did not.
     pub estimated_turns: u64,
+    /// Calls beside the turns, whose tokens and money are in the sums, too.
+    pub side_calls: u64,
     /// Tokens of prompts …
     pub prompt_tokens: u64,
     /// … those of them that were cached …
@@ -116,15 +121,15 @@ pub struct UsageLine {
     pub completion_tokens: u64,
     /// … and those of them that were reasoning.
     pub reasoning_tokens: u64,
-    /// Money, in billionths; `None` if no turn had a price.
+    /// Money, in billionths; `None` if nothing had a price.
     pub cost: Option<i64>,
 }
 
 /// The usage ledger. The line of a turn is written by the step that ends it.
 #[async_trait]
 pub trait LedgerStore: Send + Sync {
-    /// Books a turn that ended without such a step: its session is gone. A turn that is booked is
-    /// not booked again.
+    /// Books what ended without such a step: a turn whose session is gone, or a call beside one. What
+    /// is booked is not booked again.
     async fn book(&self, entry: LedgerEntry) -> Result<()>;
 
     /// What has been spent of a purse from a day on, counted from 1970-01-01.

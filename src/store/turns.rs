@@ -249,6 +249,8 @@ pub struct FinishTurn {
     pub reply: NewMessage,
     /// What it cost, in billionths of the unit that prices are in; `None` without a price.
     pub cost: Option<i64>,
+    /// Whether quotas go by it: then it is booked when this comes back, and not a moment later.
+    pub is_counted: bool,
     /// The last batch of the turn's log, if it has one.
     pub last_batch: Option<Batch>,
     /// Who will run the next waiting turn; `None` leaves it waiting.

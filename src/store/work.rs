@@ -202,9 +202,9 @@ pub(crate) trait Work {
     /// Claims the session for its active turn, at the cost of its payer. Invariant: at most one running turn per session.
     async fn hold(&mut self, row: &SessionRow, claimant: &Claimant) -> Result<()>;
 
-    /// Books a turn that ends in this step, once. What it adds to what is spent may take a moment to
-    /// show.
-    async fn book(&mut self, entry: &LedgerEntry) -> Result<()>;
+    /// Books a turn that ends in this step, once. What it adds to what is spent shows when the step is
+    /// over if it is booked `at_once`, else it may take a moment.
+    async fn book(&mut self, entry: &LedgerEntry, at_once: bool) -> Result<()>;
 
     /// What has been spent of a purse from a day on.
     async fn spent(&mut self, purse: &str, since_day: i64) -> Result<Spent>;

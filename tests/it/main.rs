@@ -32,6 +32,7 @@ mod instances;
 mod isolation;
 mod jwt;
 mod keys;
+mod ledger;
 mod meaning;
 mod memory;
 mod memory_budget;

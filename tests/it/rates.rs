@@ -55,6 +55,26 @@ async fn a_turn_that_came_before_is_repeated_whatever_the_rate() {
 }
 
 #[tokio::test]
+async fn who_goes_on_over_their_rate_is_refused_before_anything_is_read() {
+    let server = Server::with(&["--auth=keys", "--rate-limit=1/h"]).await;
+    let ann = server.key("ann", Scope::Chat).await;
+    let own = server.with_key(&ann);
+    own.post("/api/chat-sessions", json!({})).await.data();
+    let broken = || {
+        let request = own.request(Method::POST, "/api/chat").body("{");
+        read(request.header("content-type", "application/json"))
+    };
+    // Whether a turn came before is looked for a few times; each time its body is read.
+    for _ in 0..4 {
+        assert_eq!(broken().await.failure(), (400, "invalid_request"));
+    }
+    let refused = broken().await;
+    assert_eq!(refused.failure(), (429, "rate_limited"));
+    assert!(refused.header("retry-after").parse::<u64>().unwrap() > 0);
+    assert_eq!(refused.header("ratelimit-remaining"), "0");
+}
+
+#[tokio::test]
 async fn so_many_replies_are_written_for_a_user_at_once_and_no_more() {
     let server = Server::with(&["--auth=keys", "--max-concurrent-turns=2"]).await;
     let (ann, ben) = (server.key("ann", Scope::Chat).await, server.key("ben", Scope::Chat).await);

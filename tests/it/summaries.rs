@@ -103,6 +103,17 @@ async fn a_branch_that_leaves_before_the_end_of_a_summary_does_not_have_it() {
 }
 
 #[tokio::test]
+async fn what_summaries_cost_is_booked_for_whoever_asked() {
+    let (server, session) = start().await;
+    server.turn(&session, "And now?", "Now this.").await;
+    sum_up(&server, &session).await;
+    let used = server.get("/api/usage").await.data();
+    let calls = [&used["total"]["turns"], &used["total"]["sideCalls"]];
+    assert_eq!(calls, [&json!(1), &json!(3)], "a turn and three parts");
+    assert_eq!(used["total"]["promptTokens"], 4 * 7);
+}
+
+#[tokio::test]
 async fn a_model_that_has_nothing_to_say_or_fails_does_no_harm() {
     let (server, session) = start().await;
     let first = server.turn(&session, "Go on.", "Fine.").await;

@@ -1,7 +1,7 @@
 //! What turns use is booked, shown and limited.
 
 use crate::support::server::{Reply, read};
-use crate::support::{Frames, Server, soon};
+use crate::support::{Call, Frames, Server, soon};
 use echoic::domain::key::Scope;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -61,7 +61,7 @@ async fn a_turn_is_booked_with_its_tokens_and_its_price_for_whoever_asked() {
                 completion: u64,
                 reasoning: u64,
                 cost: f64| {
-        json!({"key": key, "turns": turns, "estimatedTurns": 0, "promptTokens": prompt, "cachedTokens": cached,
+        json!({"key": key, "turns": turns, "estimatedTurns": 0, "sideCalls": 0, "promptTokens": prompt, "cachedTokens": cached,
             "completionTokens": completion, "reasoningTokens": reasoning, "cost": cost})
     };
     let first = |key: &str| line(key, 1, 1000, 400, 50, 20, 0.0013);
@@ -192,6 +192,72 @@ async fn a_turn_that_waited_is_not_sent_once_the_quota_is_spent() {
     let error = waiting.until("error").await;
     assert!(error.data["errorText"].as_str().unwrap().contains("quota"), "{}", error.data);
     waiting.until("[DONE]").await;
+}
+
+/// The two calls of a session's first turn: the reply's and the title's.
+async fn calls(server: &Server) -> (Call, Call) {
+    let (one, two) = (server.upstream.call().await, server.upstream.call().await);
+    if one.request["model"] == "tiny" { (two, one) } else { (one, two) }
+}
+
+#[tokio::test]
+async fn what_titles_cost_is_booked_beside_the_turns_and_counts_against_quotas() {
+    let titled = ["--titles=model", "--small-model=tiny", "--prices=gated-*=1/10,tiny=1/1"];
+    let server =
+        Server::with(&[&["--auth=keys", "--quota-tokens=100"][..], &titled].concat()).await;
+    let ann = server.key("ann", Scope::Chat).await;
+    let body = json!({"sessionId": "s", "projectId": "p"});
+    server.with_key(&ann).post("/api/chat-sessions", body).await.data();
+    let mut frames = begin(&server, &ann, "s", "one").await;
+    let (mut reply, mut title) = calls(&server).await;
+    reply.text("hello");
+    frames.until("text-delta").await;
+    title.text("A title");
+    title.finish(json!({"prompt_tokens": 60, "completion_tokens": 5}));
+    frames.until("data-title").await;
+    reply.finish(json!({"prompt_tokens": 20, "completion_tokens": 10}));
+    frames.until("[DONE]").await;
+    let message = server.with_key(&ann).get("/api/chat-sessions/s/messages?limit=1").await.data();
+    assert_eq!(message["messages"][0]["usage"]["promptTokens"], 20, "the message's own figures");
+
+    let used = usage(&server, &ann, &["s"], "?groupBy=model").await;
+    let line = |key: &str, turns: u64, beside: u64, prompt: u64, completion: u64, cost: f64| {
+        json!({"key": key, "turns": turns, "estimatedTurns": 0, "sideCalls": beside, "promptTokens": prompt,
+            "cachedTokens": 0, "completionTokens": completion, "reasoningTokens": 0, "cost": cost})
+    };
+    let [small, large] =
+        [line("tiny", 0, 1, 60, 5, 0.000_065), line("gated-1", 1, 0, 20, 10, 0.000_12)];
+    assert_eq!(used["usage"], json!([small, large]));
+    let whole = line("s", 1, 1, 80, 15, 0.000_185);
+    assert_eq!(
+        usage(&server, &ann, &[], "?groupBy=session").await["usage"],
+        json!([whole.clone()])
+    );
+    let project = usage(&server, &ann, &[], "?groupBy=project").await;
+    assert_eq!(project["usage"][0]["promptTokens"], 80);
+
+    // The turn's 30 and the title's 65 leave 5.
+    turn(&server, &ann, "s", "two", json!({"prompt_tokens": 4, "completion_tokens": 1})).await;
+    assert_eq!(ask(&server, &ann, "s", "three").await.failure(), (429, "quota_exceeded"));
+}
+
+#[tokio::test]
+async fn a_title_that_fails_is_booked_with_what_we_count() {
+    let server = Server::with(&["--auth=keys", "--titles=model", "--small-model=tiny"]).await;
+    let ann = server.key("ann", Scope::Chat).await;
+    let mut frames = begin(&server, &ann, "s", "one").await;
+    let (reply, title) = calls(&server).await;
+    title.refuse(400, json!({"error": {"message": "no"}}));
+    let spent = loop {
+        let used = usage(&server, &ann, &[], "").await;
+        if used["total"]["sideCalls"] == 1 {
+            break used["total"].clone();
+        }
+    };
+    assert!(spent["promptTokens"].as_u64().unwrap() > 20, "{spent}");
+    assert_eq!((&spent["turns"], &spent["completionTokens"]), (&json!(0), &json!(0)));
+    reply.reply("hello");
+    frames.until("[DONE]").await;
 }
 
 #[tokio::test]

@@ -81,7 +81,7 @@ const SIZES = { wide: { width: 1280, height: 800 }, narrow: { width: 390, height
 const variants = only === "readme" ? [["wide", "light"]] : Object.keys(SIZES).flatMap((size) => ["light", "dark"].map((scheme) => [size, scheme]));
 let isFirst = true;
 for (const [size, scheme] of variants) {
-  const options = { ...SIZES[size], colorScheme: scheme, deviceScaleFactor: only === "readme" ? 2 : 1 };
+  const options = { ...SIZES[size], colorScheme: scheme, deviceScaleFactor: 1 };
   const page = await echoic.page("#/c/shown", options);
   const shot = (name) => page.screenshot({ path: join(folder, only === "readme" ? "console.png" : `${size}-${scheme}-${name}.png`) });
   await page.locator(".message.assistant").first().waitFor();

@@ -56,12 +56,15 @@ impl Step {
         }
         self.write(&current).await?;
         // It has happened; whoever reads the session next does what fails here.
-        // The use of a turn is booked beside the path: nobody waits for it.
-        let entry = pending.get_document("usage").ok().cloned();
+        // The use of a turn is booked beside the path, where nobody waits for it. Where quotas go by
+        // it, it is booked first: who has heard of the turn's end finds it counted.
+        let beside = pending.get_document("usage").ok().filter(|_| !self.books_at_once).cloned();
         let has_pending = !pending.is_empty();
-        pending.remove("usage");
+        if beside.is_some() {
+            pending.remove("usage");
+        }
         match timeout(CARRYING_OUT, carry_out(&self.tables, &pending, None)).await {
-            Ok(Ok(())) => self.clean_up(&current, has_pending, entry),
+            Ok(Ok(())) => self.clean_up(&current, has_pending, beside),
             Ok(Err(error)) => tracing::warn!(%error, "a step is committed and not yet carried out"),
             Err(_) => tracing::warn!("a step is committed and takes long to be carried out"),
         }

@@ -1,4 +1,5 @@
-//! The usage ledger in MongoDB: a document for each turn, and sums by purse and day.
+//! The usage ledger in MongoDB: a document for each turn or call beside one, and sums by purse and
+//! day.
 //!
 //! A turn is booked behind the commit that ends it, from the session's `pending`, by whoever comes
 //! first; done again, it changes nothing: a sum names the last turns that are in it, and the turn's
@@ -11,7 +12,7 @@ use super::step::Step;
 use super::{MongoStore, Tables};
 use crate::domain::key::KeyId;
 use crate::domain::quota::Payer;
-use crate::domain::{ProjectId, SessionId, Status, TurnId, Usage, UserId};
+use crate::domain::{CallKind, ProjectId, SessionId, Status, TurnId, Usage, UserId};
 use crate::error::Result;
 use crate::store::ledger::number;
 use crate::store::{GroupBy, LedgerEntry, LedgerStore, Spent, UsageLine, UsageQuery};
@@ -28,6 +29,7 @@ const NAMES: i32 = -64;
 struct EntryDoc {
     #[serde(rename = "_id")]
     turn_id: String,
+    kind: String,
     session_id: String,
     owner: String,
     project_id: Option<String>,
@@ -57,6 +59,7 @@ struct LineDoc {
     key: Option<String>,
     turns: i64,
     estimated: i64,
+    beside: i64,
     prompt: i64,
     cached: i64,
     completion: i64,
@@ -104,9 +107,10 @@ impl LedgerStore for MongoStore {
 }
 
 impl Step {
-    /// Books a turn with the commit of this step.
-    pub(super) fn book_turn(&mut self, entry: &LedgerEntry) -> Result<()> {
+    /// Books a turn with the commit of this step: before anybody hears of the commit, or beside.
+    pub(super) fn book_turn(&mut self, entry: &LedgerEntry, at_once: bool) -> Result<()> {
         self.ledger_entry = Some(entry_document(entry)?);
+        self.books_at_once = at_once;
         Ok(())
     }
 
@@ -117,7 +121,7 @@ impl Step {
     }
 }
 
-/// Books a turn, once.
+/// Books a turn or a call beside one, once.
 pub(super) async fn book(tables: &Tables, entry: &Document) -> mongodb::error::Result<()> {
     let Some(turn) = entry.get("_id").cloned() else { return Ok(()) };
     if tables.usage.find_one(doc! { "_id": &turn }).await?.is_some() {
@@ -189,6 +193,7 @@ fn lines_of(query: &UsageQuery) -> Vec<Document> {
     let one_if = |test: Document| {
         doc! { "$sum": { "$toLong": { "$cond": [test, 1, 0] } } }
     };
+    let is_reply = doc! { "$eq": ["$kind", CallKind::Reply.as_str()] };
     let order = match query.group_by {
         GroupBy::Day => doc! { "_id": 1 },
         _ => doc! { "tokens": -1, "_id": 1 },
@@ -197,8 +202,9 @@ fn lines_of(query: &UsageQuery) -> Vec<Document> {
         doc! { "$match": which },
         doc! { "$group": {
             "_id": key,
-            "turns": { "$sum": { "$toLong": 1 } },
-            "estimated": one_if(doc! { "$eq": ["$estimated", true] }),
+            "turns": one_if(is_reply.clone()),
+            "estimated": one_if(doc! { "$and": [is_reply.clone(), { "$eq": ["$estimated", true] }] }),
+            "beside": one_if(doc! { "$not": [is_reply] }),
             "prompt": sum("$promptTokens"),
             "cached": sum("$cachedTokens"),
             "completion": sum("$completionTokens"),
@@ -218,6 +224,7 @@ impl LineDoc {
             key: self.key.unwrap_or_default(),
             turns: self.turns.unsigned_abs(),
             estimated_turns: self.estimated.unsigned_abs(),
+            side_calls: self.beside.unsigned_abs(),
             prompt_tokens: self.prompt.unsigned_abs(),
             cached_tokens: self.cached.unsigned_abs(),
             completion_tokens: self.completion.unsigned_abs(),
@@ -231,6 +238,7 @@ fn entry_document(entry: &LedgerEntry) -> Result<Document> {
     let usage = &entry.usage;
     document(&EntryDoc {
         turn_id: entry.turn_id.to_string(),
+        kind: entry.kind.as_str().to_owned(),
         session_id: entry.session_id.to_string(),
         owner: entry.owner.to_string(),
         project_id: entry.project_id.as_ref().map(ToString::to_string),
@@ -251,8 +259,10 @@ fn entry_document(entry: &LedgerEntry) -> Result<Document> {
 impl EntryDoc {
     fn into_entry(self) -> Result<LedgerEntry> {
         let status = Status::from_word(&self.status).ok_or_else(|| unreadable(&self.status))?;
+        let kind = CallKind::from_word(&self.kind).ok_or_else(|| unreadable(&self.kind))?;
         Ok(LedgerEntry {
             turn_id: TurnId::trusted(self.turn_id),
+            kind,
             session_id: SessionId::trusted(self.session_id),
             owner: UserId::trusted(self.owner),
             project_id: self.project_id.map(ProjectId::trusted),

@@ -61,6 +61,8 @@ pub(super) struct Step {
     pub(super) log_end: Option<Document>,
     /// The use of a turn, to be booked behind the commit.
     pub(super) ledger_entry: Option<Document>,
+    /// Whether it is booked before anybody hears of the commit.
+    pub(super) books_at_once: bool,
     /// Turns whose texts in the queue nobody needs behind the commit.
     pub(super) dequeued: Vec<String>,
     /// The note of a request, to be confirmed behind the commit.
@@ -245,6 +247,7 @@ impl MongoStore {
             gathered: Gathered::default(),
             log_end: None,
             ledger_entry: None,
+            books_at_once: false,
             dequeued: Vec::new(),
             unconfirmed: None,
             past_note: None,

@@ -115,8 +115,8 @@ impl Work for Step {
         self.claim(row, claimant)
     }
 
-    async fn book(&mut self, entry: &LedgerEntry) -> Result<()> {
-        self.book_turn(entry)
+    async fn book(&mut self, entry: &LedgerEntry, at_once: bool) -> Result<()> {
+        self.book_turn(entry, at_once)
     }
 
     async fn spent(&mut self, purse: &str, since_day: i64) -> Result<Spent> {

@@ -2,7 +2,7 @@
 //! step that ends it.
 
 use crate::domain::quota::{Payer, Quota};
-use crate::domain::{Session, Timestamp};
+use crate::domain::{CallKind, Session, Timestamp};
 use crate::error::{Error, Kind, Result};
 use crate::store::ledger::counted;
 use crate::store::work::{SessionRow, Work};
@@ -42,6 +42,7 @@ pub(super) fn entry_of(row: &SessionRow, finish: &FinishTurn) -> Option<LedgerEn
     let reply = &finish.reply;
     Some(LedgerEntry {
         turn_id: finish.turn_id.clone(),
+        kind: CallKind::Reply,
         session_id: row.session.id.clone(),
         owner: row.session.owner.clone(),
         project_id: row.session.project_id.clone(),

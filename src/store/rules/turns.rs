@@ -285,7 +285,7 @@ pub(in crate::store) async fn finish_turn(
         work.end_log(&row, &finish.turn_id, last, now).await?;
     }
     if let Some(entry) = entry_of(&row, finish) {
-        work.book(&entry).await?;
+        work.book(&entry, finish.is_counted).await?;
     }
     work.release(&row).await?;
     row.session.active_turn = None;

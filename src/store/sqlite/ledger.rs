@@ -1,10 +1,10 @@
-//! The usage ledger in SQLite: a row for each turn, and sums by purse and day.
+//! The usage ledger in SQLite: a row for each turn or call beside one, and sums by purse and day.
 
 use super::SqliteStore;
 use super::rows::word;
 use crate::domain::key::KeyId;
 use crate::domain::quota::Payer;
-use crate::domain::{ProjectId, SessionId, Status, Timestamp, TurnId, Usage, UserId};
+use crate::domain::{CallKind, ProjectId, SessionId, Status, Timestamp, TurnId, Usage, UserId};
 use crate::error::Result;
 use crate::store::ledger::number;
 use crate::store::{GroupBy, LedgerEntry, LedgerStore, Spent, UsageLine, UsageQuery};
@@ -38,7 +38,7 @@ impl LedgerStore for SqliteStore {
     async fn ledger(&self, behind: Option<&TurnId>, most: u32) -> Result<Vec<LedgerEntry>> {
         let behind = behind.map(ToString::to_string).unwrap_or_default();
         self.read(move |db| {
-            let sql = "SELECT turn_id, session_id, owner, project_id, user_id, key_id, model, status, \
+            let sql = "SELECT turn_id, kind, session_id, owner, project_id, user_id, key_id, model, status, \
                        prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens, estimated, \
                        cost, at FROM usage WHERE turn_id > ?1 ORDER BY turn_id LIMIT ?2";
             let mut statement = db.prepare_cached(sql)?;
@@ -53,13 +53,14 @@ impl LedgerStore for SqliteStore {
     }
 }
 
-/// Books a turn, once.
+/// Books a turn or a call beside one, once.
 pub(super) fn book(db: &Connection, entry: &LedgerEntry) -> Result<()> {
     let sql = "INSERT OR IGNORE INTO usage VALUES \
-               (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)";
+               (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)";
     let usage = &entry.usage;
     let added = db.prepare_cached(sql)?.execute(params![
         entry.turn_id.as_str(),
+        entry.kind.as_str(),
         entry.session_id.as_str(),
         entry.owner.as_str(),
         entry.project_id.as_ref().map(ProjectId::as_str),
@@ -112,8 +113,9 @@ fn usage(db: &Connection, query: &UsageQuery) -> Result<Vec<UsageLine>> {
     };
     let whose = if query.user.is_some() { "user_id = ?4 AND" } else { "?4 IS NULL AND" };
     let sql = format!(
-        "SELECT {key} AS key, count(*), sum(estimated), sum(prompt_tokens), sum(cached_tokens), \
-         sum(completion_tokens), sum(reasoning_tokens), sum(cost) FROM usage \
+        "SELECT {key} AS key, sum(kind = 'reply'), sum(kind = 'reply' AND estimated), \
+         sum(kind <> 'reply'), sum(prompt_tokens), sum(cached_tokens), sum(completion_tokens), \
+         sum(reasoning_tokens), sum(cost) FROM usage \
          WHERE {whose} at >= ?1 AND at < ?2 GROUP BY 1 ORDER BY {order} LIMIT ?3"
     );
     let (from, to) = (query.from.as_millis(), query.to.as_millis());
@@ -125,11 +127,12 @@ fn usage(db: &Connection, query: &UsageQuery) -> Result<Vec<UsageLine>> {
             key: row.get(0)?,
             turns: count(1)?,
             estimated_turns: count(2)?,
-            prompt_tokens: count(3)?,
-            cached_tokens: count(4)?,
-            completion_tokens: count(5)?,
-            reasoning_tokens: count(6)?,
-            cost: row.get(7)?,
+            side_calls: count(3)?,
+            prompt_tokens: count(4)?,
+            cached_tokens: count(5)?,
+            completion_tokens: count(6)?,
+            reasoning_tokens: count(7)?,
+            cost: row.get(8)?,
         })
     })?;
     Ok(lines.collect::<Result<_, _>>()?)
@@ -139,24 +142,25 @@ fn entry(row: &Row<'_>) -> Result<LedgerEntry> {
     let count = |column| row.get::<_, i64>(column).map(i64::unsigned_abs);
     Ok(LedgerEntry {
         turn_id: TurnId::trusted(row.get::<_, String>(0)?),
-        session_id: SessionId::trusted(row.get::<_, String>(1)?),
-        owner: UserId::trusted(row.get::<_, String>(2)?),
-        project_id: row.get::<_, Option<String>>(3)?.map(ProjectId::trusted),
+        kind: word(CallKind::from_word, row, 1)?,
+        session_id: SessionId::trusted(row.get::<_, String>(2)?),
+        owner: UserId::trusted(row.get::<_, String>(3)?),
+        project_id: row.get::<_, Option<String>>(4)?.map(ProjectId::trusted),
         payer: Payer {
-            user: UserId::trusted(row.get::<_, String>(4)?),
-            key: row.get::<_, Option<String>>(5)?.map(KeyId::trusted),
+            user: UserId::trusted(row.get::<_, String>(5)?),
+            key: row.get::<_, Option<String>>(6)?.map(KeyId::trusted),
         },
-        model: row.get(6)?,
-        status: word(Status::from_word, row, 7)?,
+        model: row.get(7)?,
+        status: word(Status::from_word, row, 8)?,
         usage: Usage {
-            prompt_tokens: count(8)?,
-            cached_tokens: count(9)?,
-            completion_tokens: count(10)?,
-            reasoning_tokens: count(11)?,
-            estimated: row.get(12)?,
+            prompt_tokens: count(9)?,
+            cached_tokens: count(10)?,
+            completion_tokens: count(11)?,
+            reasoning_tokens: count(12)?,
+            estimated: row.get(13)?,
             ..Usage::default()
         },
-        cost: row.get(13)?,
-        at: Timestamp::from_millis(row.get(14)?),
+        cost: row.get(14)?,
+        at: Timestamp::from_millis(row.get(15)?),
     })
 }

@@ -224,7 +224,7 @@ mod tests {
         ("turns", "session turn_id reply_id question_id started_at instance boot payer payer_key"),
         (
             "usage",
-            "turn_id session_id owner project_id user_id key_id model status prompt_tokens \
+            "turn_id kind session_id owner project_id user_id key_id model status prompt_tokens \
              cached_tokens completion_tokens reasoning_tokens estimated cost at",
         ),
     ];

@@ -144,7 +144,7 @@ impl Work for Step<'_> {
         turns::hold(self.0, row, claimant)
     }
 
-    async fn book(&mut self, entry: &LedgerEntry) -> Result<()> {
+    async fn book(&mut self, entry: &LedgerEntry, _at_once: bool) -> Result<()> {
         ledger::book(self.0, entry)
     }
 

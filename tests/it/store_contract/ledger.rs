@@ -3,9 +3,9 @@
 use super::{begin, create, finish, running, user};
 use echoic::domain::key::KeyId;
 use echoic::domain::quota::{Quota, Unit};
-use echoic::domain::{Timestamp, Usage};
+use echoic::domain::{CallKind, Timestamp, TurnId, Usage};
 use echoic::error::Kind;
-use echoic::store::{BeginTurn, FinishTurn, GroupBy, Store, UsageQuery};
+use echoic::store::{BeginTurn, FinishTurn, GroupBy, LedgerEntry, Store, UsageQuery};
 use std::sync::Arc;
 
 fn used(finish: FinishTurn, prompt: u64, completion: u64) -> FinishTurn {
@@ -51,6 +51,41 @@ pub(super) async fn a_turn_is_booked_once_with_its_end(store: &Arc<dyn Store>) {
     assert_eq!(store.ledger(Some(&entry.turn_id), 10).await.unwrap(), []);
     assert_eq!(store.forget_usage(&entry.payer.user).await.unwrap(), 1);
     assert_eq!(booked(store, "user:ada").await, (0, 0, 107, 5), "what is spent stays spent");
+}
+
+pub(super) async fn what_quotas_go_by_is_booked_when_its_end_is_told(store: &Arc<dyn Store>) {
+    let ada = user("ada");
+    create(store, &ada, "s").await;
+    for turns in 1..=5 {
+        let begun = running(store, begin(&ada, "s", "hi")).await;
+        let counted =
+            FinishTurn { is_counted: true, ..used(finish(&begun, "hello", None), 90, 10) };
+        store.finish_turn(counted).await.unwrap().unwrap();
+        assert_eq!(store.spent("user:ada", 0).await.unwrap().tokens, turns * 100);
+    }
+}
+
+pub(super) async fn calls_beside_the_turns_are_in_the_sums_and_no_turns(store: &Arc<dyn Store>) {
+    let ada = user("ada");
+    create(store, &ada, "s").await;
+    let begun = running(store, begin(&ada, "s", "hi")).await;
+    let counted = FinishTurn { is_counted: true, ..used(finish(&begun, "hello", None), 100, 7) };
+    store.finish_turn(counted).await.unwrap().unwrap();
+    let turn = store.ledger(None, 10).await.unwrap().pop().unwrap();
+    assert_eq!(turn.kind, CallKind::Reply);
+    let mut beside = Vec::new();
+    for kind in [CallKind::Title, CallKind::Summary] {
+        let usage = Usage { estimated: true, ..turn.usage };
+        let call = LedgerEntry { turn_id: TurnId::generate(), kind, usage, ..turn.clone() };
+        store.book(call.clone()).await.unwrap();
+        store.book(call.clone()).await.unwrap();
+        beside.push(call);
+    }
+    let line = store.usage(all()).await.unwrap().pop().unwrap();
+    assert_eq!((line.turns, line.side_calls, line.estimated_turns), (1, 2, 0));
+    assert_eq!((line.prompt_tokens, line.completion_tokens, line.cost), (300, 21, Some(15)));
+    assert_eq!(store.spent("user:ada", 0).await.unwrap().tokens, 321);
+    assert_eq!(store.ledger(Some(&turn.turn_id), 10).await.unwrap(), beside);
 }
 
 pub(super) async fn what_is_spent_begins_nothing_and_leaves_no_trace(store: &Arc<dyn Store>) {

@@ -163,6 +163,8 @@ contract!(sqlite, mongo => {
         when_a_key_was_used_only_goes_forward,
     ]
     ledger: [
+        what_quotas_go_by_is_booked_when_its_end_is_told,
+        calls_beside_the_turns_are_in_the_sums_and_no_turns,
         a_turn_is_booked_once_with_its_end,
         what_is_spent_begins_nothing_and_leaves_no_trace,
     ]
@@ -209,6 +211,7 @@ fn finish(begun: &Begun, reply: &str, take_next: Option<Claimant>) -> FinishTurn
         claimant: life("one"),
         reply,
         cost: None,
+        is_counted: false,
         last_batch: None,
         take_next,
     }

@@ -205,9 +205,10 @@ CREATE TABLE keys (
     last_used_at INTEGER
 ) WITHOUT ROWID;
 
--- What each turn used. Its session may be gone.
+-- What each turn used, and each call of a model beside one. Its session may be gone.
 CREATE TABLE usage (
-    turn_id           TEXT PRIMARY KEY,
+    turn_id           TEXT PRIMARY KEY,         -- a call beside the turns has an id of its own
+    kind              TEXT NOT NULL,            -- reply, title or summary
     session_id        TEXT NOT NULL,
     owner             TEXT NOT NULL,            -- of the session
     project_id        TEXT,

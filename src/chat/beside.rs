@@ -1,0 +1,85 @@
+//! Calls of models beside the turns, for titles and summaries: counted against the quotas of whoever
+//! asked for the turn, and booked like one, whether they succeed or not.
+//!
+//! What such a call used is not part of its turn's own figures. A call that the server's end cuts off
+//! is not booked.
+
+use super::Chat;
+use crate::clock;
+use crate::domain::quota::{Payer, cost};
+use crate::domain::{CallKind, Session, Status, TurnId, Usage};
+use crate::error::Result;
+use crate::memory::tokens;
+use crate::provider::{Prompt, Writer, Written, written};
+use crate::store::LedgerEntry;
+use async_trait::async_trait;
+
+/// Asks models beside a turn, at the cost of its payer.
+pub(super) struct Beside<'a> {
+    chat: &'a Chat,
+    kind: CallKind,
+    session: &'a Session,
+    payer: &'a Payer,
+}
+
+impl Chat {
+    pub(super) fn beside<'a>(
+        &'a self,
+        kind: CallKind,
+        session: &'a Session,
+        payer: &'a Payer,
+    ) -> Beside<'a> {
+        Beside { chat: self, kind, session, payer }
+    }
+}
+
+#[async_trait]
+impl Writer for Beside<'_> {
+    /// Errors: `quota_exceeded` before anything is sent, and the provider's.
+    async fn write(&self, prompt: &Prompt) -> Result<String> {
+        self.chat.ensure_left(self.payer, self.session, clock::now()).await?;
+        let written = written(&*self.chat.provider, prompt).await;
+        self.book(prompt, &written).await;
+        match written.failure {
+            Some(failure) => Err(failure.into()),
+            None => Ok(written.text),
+        }
+    }
+}
+
+impl Beside<'_> {
+    async fn book(&self, prompt: &Prompt, written: &Written) {
+        let usage = match written.usage {
+            Some(usage) => usage,
+            None => estimate(prompt, &written.text).await,
+        };
+        let model = written.model.as_ref().unwrap_or(&prompt.model);
+        let entry = LedgerEntry {
+            turn_id: TurnId::generate(),
+            kind: self.kind,
+            session_id: self.session.id.clone(),
+            owner: self.session.owner.clone(),
+            project_id: self.session.project_id.clone(),
+            payer: self.payer.clone(),
+            model: Some(model.clone()),
+            status: if written.failure.is_some() { Status::Failed } else { Status::Complete },
+            usage,
+            cost: cost(&self.chat.terms.prices, model, &usage),
+            at: clock::now(),
+        };
+        if let Err(error) = self.chat.store.book(entry).await {
+            let kind = self.kind.as_str();
+            tracing::error!(session.id = %self.session.id, call.kind = kind, error = %error.chain(), "what a call used was not booked");
+        }
+    }
+}
+
+/// What we count where the provider says nothing.
+async fn estimate(prompt: &Prompt, text: &str) -> Usage {
+    let mut prompt_tokens = 0;
+    for message in &prompt.messages {
+        prompt_tokens += u64::from(tokens::count_long(&message.content).await);
+    }
+    let completion_tokens = u64::from(tokens::count_long(text).await);
+    Usage { prompt_tokens, completion_tokens, estimated: true, ..Usage::default() }
+}
