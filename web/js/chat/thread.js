@@ -6,7 +6,7 @@ import { attempt } from "../toast.js";
 import { prepare } from "./markdown.js";
 import { MessageView } from "./message.js";
 
-const PAGE = 40;
+const PAGE = 30;
 /** More messages are not kept in the page. */
 const MOST_SHOWN = 150;
 /** How long opening waits for text to be rendered, before it is shown as it is. */

@@ -100,7 +100,7 @@ function slice(kind, weight, title) {
 function cached(share) {
   const span = el("span");
   span.style.width = `${share}%`;
-  return el("div", {}, el("div.cached", {}, span), el("p.quiet-text", {}, `${share} % begin as before: a provider's prompt cache need not read them again.`));
+  return el("div", {}, el("div.cached", {}, span), el("p.quiet-text", {}, `${share} % of it begins as before: a provider’s prompt cache need not read that again.`));
 }
 
 function legend(sums) {
