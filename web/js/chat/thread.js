@@ -39,6 +39,8 @@ export class Thread {
     );
     this.#observer.observe(this.#top);
     this.#observer.observe(this.#bottom);
+    // An end that went away and came back between two pictures is nothing new to the observer.
+    scroller.addEventListener("scroll", () => this.look(), { passive: true });
   }
 
   /** Loads what is missing near the ends of the window. */
