@@ -100,17 +100,11 @@ async fn prompt(
     turn: usize,
 ) -> Vec<u32> {
     let tokens = echoic::memory::tokens::count(question);
-    let incoming = Incoming { text: question, tokens, images: 0 };
+    let incoming = Incoming { text: question, tokens, images: 0, beside: 0 };
     let mut plan = memory.plan(settings, Some(incoming)).unwrap();
     // The index must be there, whatever else the machine does.
     plan.patience = None;
-    let new = NewMessage {
-        id: None,
-        role: Role::User,
-        text: question.into(),
-        images: Vec::new(),
-        at: at(turn),
-    };
+    let new = NewMessage::said(question, at(turn));
     let assembled = memory.assemble(session, plan, session.head_id.as_ref(), Some(new)).await;
     let messages = assembled.unwrap().prompt(settings).messages;
     let written = messages

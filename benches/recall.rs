@@ -100,11 +100,11 @@ impl World {
             ..MemoryOptions::default()
         };
         let settings = Settings { memory: options, ..Settings::default() };
-        let incoming = Incoming { text: &asked, tokens: tokens::count(&asked), images: 0 };
+        let incoming =
+            Incoming { text: &asked, tokens: tokens::count(&asked), images: 0, beside: 0 };
         let mut plan = self.memory.plan(&settings, Some(incoming)).unwrap();
         plan.patience = None;
-        let (id, role, images) = (None, Role::User, Vec::new());
-        let new = NewMessage { id, role, text: asked.as_str().into(), images, at: at(9_999) };
+        let new = NewMessage::said(asked.as_str(), at(9_999));
         self.memory.assemble(session, plan, session.head_id.as_ref(), Some(new)).await.unwrap()
     }
 }

@@ -11,6 +11,7 @@ use crate::http::{self, Api, Hosts, Limits, Patient, Rates, router, serve};
 use crate::memory::{Defaults, Memory, RECALL_PATIENCE, Windows, tokens};
 use crate::prompts::Prompts;
 use crate::provider::Provider;
+use crate::provider::anthropic::{self, Anthropic};
 use crate::provider::demo::{self, Demo};
 use crate::provider::embeddings::{Embedder, EmbeddingsEndpoint};
 use crate::provider::guarded::{Guarded, Patience};
@@ -351,16 +352,18 @@ async fn find_provider(config: &Config, notes: &mut Vec<String>) -> Result<Found
     match config.provider {
         ProviderChoice::Demo => Ok(demo_provider(config)),
         ProviderChoice::Openai => openai_provider(config, notes).await,
+        ProviderChoice::Anthropic => anthropic_provider(config, notes).await,
         ProviderChoice::Auto if has_openai => openai_provider(config, notes).await,
-        ProviderChoice::Auto => {
-            match local_ollama(config).await {
-                Some(found) => Ok(found),
-                None => {
-                    notes.push("no provider found: the demo answers; set OPENAI_API_KEY or OPENAI_BASE_URL".to_owned());
-                    Ok(demo_provider(config))
-                }
-            }
+        ProviderChoice::Auto if config.anthropic_api_key.is_some() => {
+            anthropic_provider(config, notes).await
         }
+        ProviderChoice::Auto => match local_ollama(config).await {
+            Some(found) => Ok(found),
+            None => {
+                notes.push("no provider found: the demo answers; set OPENAI_API_KEY, OPENAI_BASE_URL or ANTHROPIC_API_KEY".to_owned());
+                Ok(demo_provider(config))
+            }
+        },
     }
 }
 
@@ -382,18 +385,39 @@ async fn openai_provider(config: &Config, notes: &mut Vec<String>) -> Result<Fou
     if is_official && config.openai_api_key.is_none() {
         notes.push("OPENAI_API_KEY is not set: OpenAI will refuse to answer".to_owned());
     }
-    let model = match &config.model {
-        Some(model) => model.clone(),
-        None if is_official => OFFICIAL_MODEL.to_owned(),
-        None => match first_model(&endpoint, MODELS_PATIENCE).await {
-            Some(model) => model,
-            None => {
-                notes.push("the provider does not list its models: set ECHOIC_MODEL".to_owned());
-                "default".to_owned()
-            }
-        },
-    };
+    let usual = is_official.then_some(OFFICIAL_MODEL);
+    let model = model_of(config, &endpoint, usual, notes).await;
     Ok(Found { provider: Arc::new(endpoint), model })
+}
+
+async fn anthropic_provider(config: &Config, notes: &mut Vec<String>) -> Result<Found> {
+    let base_url = config.anthropic_base_url.as_deref().unwrap_or(anthropic::OFFICIAL);
+    let endpoint = Anthropic::new(base_url, config.anthropic_api_key.as_deref())
+        .map_err(|refusal| Error::new(Kind::Internal, refusal))?;
+    let is_official = base_url.trim_end_matches('/') == anthropic::OFFICIAL;
+    if is_official && config.anthropic_api_key.is_none() {
+        notes.push("ANTHROPIC_API_KEY is not set: Anthropic will refuse to answer".to_owned());
+    }
+    let usual = is_official.then_some(anthropic::OFFICIAL_MODEL);
+    let model = model_of(config, &endpoint, usual, notes).await;
+    Ok(Found { provider: Arc::new(endpoint), model })
+}
+
+/// The configured model, or the provider's usual one, or the first that it lists.
+async fn model_of(
+    config: &Config,
+    endpoint: &dyn Provider,
+    usual: Option<&str>,
+    notes: &mut Vec<String>,
+) -> String {
+    if let Some(model) = config.model.as_deref().or(usual) {
+        return model.to_owned();
+    }
+    if let Some(model) = first_model(endpoint, MODELS_PATIENCE).await {
+        return model;
+    }
+    notes.push("the provider does not list its models: set ECHOIC_MODEL".to_owned());
+    "default".to_owned()
 }
 
 async fn local_ollama(config: &Config) -> Option<Found> {
@@ -402,7 +426,7 @@ async fn local_ollama(config: &Config) -> Option<Found> {
     Some(Found { provider: Arc::new(endpoint), model: config.model.clone().unwrap_or(first) })
 }
 
-async fn first_model(endpoint: &Endpoint, patience: Duration) -> Option<String> {
+async fn first_model(endpoint: &dyn Provider, patience: Duration) -> Option<String> {
     let models = timeout(patience, endpoint.models()).await.ok()?.ok()?;
     models.into_iter().next().map(|model| model.id)
 }

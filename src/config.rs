@@ -40,6 +40,8 @@ const VARIABLES: &[(&str, &str)] = &[
     ("ECHOIC_PROVIDER", "provider"),
     ("OPENAI_API_KEY", "openai-api-key"),
     ("OPENAI_BASE_URL", "openai-base-url"),
+    ("ANTHROPIC_API_KEY", "anthropic-api-key"),
+    ("ANTHROPIC_BASE_URL", "anthropic-base-url"),
     ("ECHOIC_PROMPT_CACHE_KEY", "prompt-cache-key"),
     ("ECHOIC_MODEL", "model"),
     ("ECHOIC_FALLBACK_MODELS", "fallback-models"),
@@ -81,7 +83,7 @@ const VARIABLES: &[(&str, &str)] = &[
 
 /// Variables of other programs that a later version will know. They are named at start, so that
 /// nobody believes them in force.
-const NOT_YET: &[&str] = &["ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL"];
+const NOT_YET: &[&str] = &[];
 
 /// A self-hosted backend for LLM chat with conversation memory.
 ///
@@ -130,7 +132,7 @@ pub struct Config {
     /// full: acknowledged is on disk; normal: may lose the last moment at power loss, never corrupts
     #[arg(long, value_name = "MODE", default_value = "full", value_parser = words(SYNC))]
     pub sqlite_sync: SqliteSync,
-    /// Who answers; auto: OpenAI if a key or base URL is set, else a local Ollama if it answers, else the demo
+    /// Who answers; auto: OpenAI if a key or base URL is set, else Anthropic if a key is, else a local Ollama if it answers, else the demo
     #[arg(long, value_enum, default_value_t = ProviderChoice::Auto)]
     pub provider: ProviderChoice,
     /// Key of the OpenAI-compatible endpoint
@@ -139,6 +141,12 @@ pub struct Config {
     /// Base URL of the OpenAI-compatible endpoint, …/v1
     #[arg(long, value_name = "URL")]
     pub openai_base_url: Option<String>,
+    /// Key of Anthropic's API
+    #[arg(long, value_name = "KEY", hide_default_value = true)]
+    pub anthropic_api_key: Option<String>,
+    /// Base URL of Anthropic's API, without /v1
+    #[arg(long, value_name = "URL")]
+    pub anthropic_base_url: Option<String>,
     /// Name each session to the provider's prompt cache, as a hash; auto: only at OpenAI, others may refuse it
     #[arg(long, value_name = "WHEN", default_value = "auto", value_parser = words(models::CACHE_KEY))]
     pub prompt_cache_key: CacheKey,
@@ -219,6 +227,8 @@ pub enum ProviderChoice {
     Auto,
     /// An OpenAI-compatible endpoint.
     Openai,
+    /// Anthropic.
+    Anthropic,
     /// No model.
     Demo,
 }

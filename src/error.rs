@@ -50,6 +50,8 @@ kinds! {
     ProjectNotFound = "project_not_found",
     /// No such file in the project.
     FileNotFound = "file_not_found",
+    /// The provider has no such model.
+    ModelNotFound = "model_not_found",
     /// The route exists, with other methods.
     MethodNotAllowed = "method_not_allowed",
     /// The body did not arrive in time.

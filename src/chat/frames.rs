@@ -9,7 +9,10 @@ use crate::domain::memory::Strategy;
 use crate::domain::message::FinishReason;
 use crate::domain::{MessageId, SessionId, TurnId, Usage};
 use bytes::Bytes;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serde_json::value::RawValue;
 use std::io::Write;
 
 /// One frame's content.
@@ -49,6 +52,26 @@ pub(super) enum Frame<'a> {
     ReasoningEnd {
         id: &'a str,
     },
+    ToolInputStart {
+        tool_call_id: &'a str,
+        tool_name: &'a str,
+    },
+    ToolInputDelta {
+        tool_call_id: &'a str,
+        input_text_delta: &'a str,
+    },
+    ToolInputAvailable {
+        tool_call_id: &'a str,
+        tool_name: &'a str,
+        input: &'a RawValue,
+    },
+    /// The arguments are not JSON.
+    ToolInputError {
+        tool_call_id: &'a str,
+        tool_name: &'a str,
+        input: &'a RawValue,
+        error_text: &'a str,
+    },
     FinishStep,
     Finish {
         finish_reason: FinishReason,
@@ -66,6 +89,9 @@ pub(super) enum Frame<'a> {
 pub(super) struct StartMetadata<'a> {
     pub(super) turn_id: &'a TurnId,
     pub(super) session_id: &'a SessionId,
+    /// The reply's own name, where the frame bears the name of the one that it continues.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) message_id: Option<&'a MessageId>,
 }
 
 #[derive(Debug, Serialize)]
@@ -197,7 +223,7 @@ impl Cursor {
 
 /// A frame read back, as far as it matters to what was said.
 #[derive(Debug, Deserialize)]
-#[serde(tag = "type", rename_all = "kebab-case")]
+#[serde(tag = "type", rename_all = "kebab-case", rename_all_fields = "camelCase")]
 pub(super) enum Said {
     TextStart {
         id: String,
@@ -213,12 +239,18 @@ pub(super) enum Said {
     },
     TextEnd,
     ReasoningEnd,
+    #[serde(alias = "tool-input-error")]
+    ToolInputAvailable {
+        tool_call_id: String,
+        tool_name: String,
+        input: Value,
+    },
     #[serde(other)]
     Other,
 }
 
-/// Reads frames back.
-pub(super) fn read(bytes: &[u8]) -> impl Iterator<Item = Said> {
+/// Reads frames back, as far as the reader knows them.
+pub(super) fn read<T: DeserializeOwned>(bytes: &[u8]) -> impl Iterator<Item = T> {
     let lines = bytes.split(|byte| *byte == b'\n');
     let data = lines.filter_map(|line| line.strip_prefix(b"data: "));
     data.filter_map(|data| serde_json::from_slice(data).ok())

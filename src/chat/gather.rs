@@ -53,6 +53,10 @@ fn extend(events: &mut Vec<Event>, more: Vec<Event>) {
         match (events.last_mut(), event) {
             (Some(Event::Text(so_far)), Event::Text(delta))
             | (Some(Event::Reasoning(so_far)), Event::Reasoning(delta)) => so_far.push_str(&delta),
+            (
+                Some(Event::ToolInput { index: call, delta: so_far }),
+                Event::ToolInput { index, delta },
+            ) if *call == index => so_far.push_str(&delta),
             (_, event) => events.push(event),
         }
     }

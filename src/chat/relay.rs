@@ -9,6 +9,7 @@ use super::frames::Cursor;
 use super::hub::{LiveTurn, Reader};
 use super::transcript::{Opening, aborted_behind, replay};
 use crate::domain::principal::Access;
+use crate::domain::tool;
 use crate::domain::turn::ActiveTurn;
 use crate::domain::{Principal, SessionId};
 use crate::error::{Kind, Result};
@@ -147,8 +148,14 @@ impl Chat {
                 };
             }
         };
+        let asked = match &reply.parent_id {
+            Some(asked) => self.store.message(&server, &live.session, asked).await.ok(),
+            None => None,
+        };
+        let continues = asked.and_then(|asked| tool::continued(&asked.parts));
         let opening = Opening {
             message_id: &reply.id,
+            continues: continues.as_ref(),
             session_id: &session.id,
             title: &session.title,
             user_message_id: reply.parent_id.as_ref().unwrap_or(&reply.id),

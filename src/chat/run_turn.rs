@@ -11,6 +11,7 @@ use super::transcript::{Opening, Transcript};
 use crate::clock;
 use crate::domain::image::images;
 use crate::domain::message::FinishReason;
+use crate::domain::tool;
 use crate::error::{Error, Kind, Result};
 use crate::memory::{Assembled, Counted, Incoming, NewMessage};
 use crate::provider::{Events, Prompt};
@@ -59,10 +60,12 @@ impl Chat {
         title: TitleToCome,
         slot: Slot,
     ) {
+        let continues = tool::continued(&begun.question.parts);
         let mut transcript = Transcript::begin(
             begun.turn.turn_id.clone(),
             &Opening {
                 message_id: &begun.turn.message_id,
+                continues: continues.as_ref(),
                 session_id: &begun.session.id,
                 title: &begun.session.title,
                 user_message_id: &begun.question.id,
@@ -142,7 +145,11 @@ impl Chat {
         let Question { id, parent_id, role, content, parts, tokens } = &begun.question;
         let images = images(parts);
         let count = u32::try_from(images.len()).unwrap_or(u32::MAX);
-        let incoming = Incoming { text: content, tokens: *tokens, images: count };
+        // Results mean nothing without their calls: both are the new message together.
+        let calling = self.memory.calling(&begun.session, *role, parent_id.as_ref()).await?;
+        let last = calling.as_ref().map_or(parent_id.as_ref(), |reply| reply.parent_id.as_ref());
+        let beside = self.memory.beside(calling.as_ref(), &settings).await;
+        let incoming = Incoming { text: content, tokens: *tokens, images: count, beside };
         let mut plan = self.memory.plan_turn(&settings, incoming).await?;
         let mut is_shortened = false;
         loop {
@@ -151,14 +158,15 @@ impl Chat {
                 role: *role,
                 text: content.as_str().into(),
                 images: images.clone(),
+                results: tool::results(parts),
+                calling: calling.clone(),
                 at: clock::now(),
             };
-            let session = &begun.session;
             let assembled =
-                self.memory.assemble(session, plan.clone(), parent_id.as_ref(), Some(new)).await?;
+                self.memory.assemble(&begun.session, plan.clone(), last, Some(new)).await?;
             sent.memory = Some(summary(&assembled));
             sent.counted = assembled.counted();
-            let cache_key = Some(cache_key(&session.id));
+            let cache_key = Some(cache_key(&begun.session.id));
             let prompt = Prompt { cache_key, ..assembled.prompt(&settings) };
             let started = Instant::now();
             match self.provider.stream(&prompt).await {

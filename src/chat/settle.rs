@@ -10,6 +10,7 @@ use super::transcript::{Ending, Transcript, failed};
 use crate::clock;
 use crate::domain::message::{Body, FinishReason, MessageError};
 use crate::domain::quota::cost;
+use crate::domain::tool;
 use crate::domain::turn::ActiveTurn;
 use crate::domain::usage::Cost;
 use crate::domain::{CallKind, MessageType, Role, SessionId, Status, Usage, UserId};
@@ -43,7 +44,9 @@ impl Chat {
         slot: Slot,
     ) {
         let model = self.answering_model(begun, &transcript);
-        let tokens = tokens::count_long(transcript.text()).await;
+        let calls = tool::text_of_calls(&transcript.calls());
+        let (text, calls) = (tokens::count_long(transcript.text()), tokens::count_long(&calls));
+        let tokens = text.await.saturating_add(calls.await);
         self.learn(&transcript, sent);
         let usage = transcript.usage().unwrap_or_else(|| estimate(sent, tokens));
         let cost = cost(&self.terms.prices, &model, &usage).map(Cost);

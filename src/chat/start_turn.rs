@@ -10,6 +10,7 @@ use crate::domain::key::KeyId;
 use crate::domain::message::{Body, Parts as MessageParts};
 use crate::domain::principal::Access;
 use crate::domain::session::Settings;
+use crate::domain::tool::{self, NewResult};
 use crate::domain::{MessageId, Principal, ProjectId, Role, Session, SessionId, TurnId};
 use crate::error::{Error, Kind, Result};
 use crate::memory::{Incoming, tokens};
@@ -61,6 +62,8 @@ pub struct Standing {
 pub enum Wish {
     /// A new message.
     Say {
+        /// Who speaks: a user, or tools.
+        role: Role,
         /// The message.
         body: Body,
         /// The name its client gave it.
@@ -69,6 +72,13 @@ pub enum Wish {
         parent: Parent,
         /// What a known client id with other content means.
         on_known: OnKnownId,
+    },
+    /// The results of the calls that the session's last reply ended with.
+    Return {
+        /// The results, and maybe those of earlier calls.
+        results: Vec<NewResult>,
+        /// The most bytes of text in them.
+        limit: usize,
     },
     /// An earlier message, once more.
     Again {
@@ -89,6 +99,7 @@ impl Chat {
         let chat = self.clone();
         let started = tokio::spawn(async move {
             let _token = token;
+            let new = chat.with_results_as_message(new).await?;
             chat.begin(new).await
         });
         started.await.map_err(Error::internal)?
@@ -127,11 +138,13 @@ impl Chat {
     async fn turn_spec(&self, new: &NewTurn, is_refused: bool) -> TurnSpec {
         let ask = match &new.wish {
             Wish::Again { reply } => Ask::Again { reply: reply.clone() },
-            Wish::Say { body, client_message_id, parent, on_known } => {
+            // Results became a message before.
+            Wish::Return { .. } => Ask::Again { reply: None },
+            Wish::Say { role, body, client_message_id, parent, on_known } => {
                 let message = NewMessage {
                     id: MessageId::generate(),
                     client_message_id: client_message_id.clone(),
-                    role: Role::User,
+                    role: *role,
                     sender_id: new.who.user.clone(),
                     tokens: match is_refused {
                         true => 0,
@@ -206,14 +219,16 @@ impl Chat {
             (Wish::Again { reply }, Some(session)) => {
                 self.question(new, session, reply.as_ref()).await?
             }
-            (Wish::Again { .. }, None) => return Ok(()),
+            (Wish::Return { .. }, Some(_)) => return Ok(()),
+            (Wish::Again { .. } | Wish::Return { .. }, None) => return Ok(()),
         };
         let own = session.map(|session| session.settings).unwrap_or_default();
         let settings = new.settings.clone().over(own);
         let memory = self.memory.clone();
         let count = move || {
             let Size { tokens, images, .. } = Size::of(&text, &parts, tokens::count(&text));
-            memory.plan(&settings, Some(Incoming { text: &text, tokens, images })).map(|_| ())
+            let incoming = Incoming { text: &text, tokens, images, beside: 0 };
+            memory.plan(&settings, Some(incoming)).map(|_| ())
         };
         tokio::task::spawn_blocking(count).await.map_err(Error::internal)?
     }
@@ -322,7 +337,10 @@ impl Chat {
                 Ok(Reader::new(live))
             }
             LedTo::Reply { reply, question } => {
+                let asked = self.store.message(&new.who, &session.id, &question).await?;
+                let continues = tool::continued(&asked.parts);
                 let opening = opening(session, &reply.id, &question);
+                let opening = Opening { continues: continues.as_ref(), ..opening };
                 Ok(Reader::of(replay(TurnId::generate(), &reply, &opening)))
             }
             // The message was stored, but never answered: now it is.
@@ -359,5 +377,5 @@ fn opening<'a>(
     user_message_id: &'a MessageId,
 ) -> Opening<'a> {
     let session_id: &SessionId = &session.id;
-    Opening { message_id, session_id, title: &session.title, user_message_id }
+    Opening { message_id, continues: None, session_id, title: &session.title, user_message_id }
 }

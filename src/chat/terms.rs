@@ -4,7 +4,7 @@
 use super::Chat;
 use crate::domain::principal::Access;
 use crate::domain::quota::{Payer, Price, Quota};
-use crate::domain::{Principal, Session, Timestamp, UserId};
+use crate::domain::{Principal, ProjectId, Session, Timestamp, UserId};
 use crate::error::{Error, Kind, Result};
 use crate::store::{counted, exceeded};
 use serde_json::json;
@@ -28,7 +28,7 @@ pub(super) struct Slots {
     running: Arc<Mutex<HashMap<UserId, u32>>>,
 }
 
-/// The place of one turn, given back when this is dropped.
+/// The place of one turn, or of a request without a session, given back when this is dropped.
 pub(super) struct Slot {
     user: UserId,
     /// How many of the user's turns ran once this one had its place, itself included.
@@ -88,9 +88,19 @@ impl Chat {
         // waited for.
         let server = Principal::server();
         self.store.session(&server, &session.id, Access::Participate).await?;
+        self.ensure_purses(payer, &session.owner, session.project_id.as_ref(), now).await
+    }
+
+    /// Errors: `quota_exceeded`.
+    pub(super) async fn ensure_purses(
+        &self,
+        payer: &Payer,
+        owner: &UserId,
+        project: Option<&ProjectId>,
+        now: Timestamp,
+    ) -> Result<()> {
         for quota in self.terms.quotas.iter() {
-            let project = session.project_id.as_ref();
-            let Some((purse, since)) = counted(quota, payer, &session.owner, project, now) else {
+            let Some((purse, since)) = counted(quota, payer, owner, project, now) else {
                 continue;
             };
             if self.store.spent(&purse, since).await?.exhausts(quota) {

@@ -67,10 +67,8 @@ impl Chat {
         let prompt = Prompt {
             model,
             messages: vec![PromptMessage::text(Role::User, text)],
-            temperature: None,
-            top_p: None,
             max_output_tokens: Some(MAX_TOKENS),
-            cache_key: None,
+            ..Prompt::default()
         };
         Ok(Title::by_model(&writer.write(&prompt).await?))
     }

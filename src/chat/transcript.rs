@@ -8,6 +8,7 @@ use super::frames::{
     TitleData,
 };
 use crate::domain::message::{FinishReason, Part, Parts};
+use crate::domain::tool::{self, ToolCall};
 use crate::domain::{Message, MessageId, SessionId, Status, TurnId, Usage};
 use crate::provider::Event;
 use bytes::Bytes;
@@ -31,16 +32,29 @@ pub(super) struct Transcript {
     part_id: String,
     text: String,
     reasoning: String,
+    calls: Vec<Call>,
     usage: Option<Usage>,
     finish: Option<FinishReason>,
     /// The model that answers, if it is another than was asked.
     model: Option<String>,
 }
 
+/// A function call in the making.
+#[derive(Debug)]
+struct Call {
+    index: u32,
+    call: ToolCall,
+    /// Whether the model was done with it.
+    is_whole: bool,
+}
+
 /// What is known when a stream begins.
 #[derive(Debug)]
 pub(super) struct Opening<'a> {
     pub(super) message_id: &'a MessageId,
+    /// The reply that this one goes on with, behind the results of its calls. Clients of the AI SDK
+    /// show both as one message, by that one's name.
+    pub(super) continues: Option<&'a MessageId>,
     pub(super) session_id: &'a SessionId,
     pub(super) title: &'a str,
     pub(super) user_message_id: &'a MessageId,
@@ -74,8 +88,12 @@ impl Transcript {
     /// Begins the stream of a reply.
     pub(super) fn begin(turn_id: TurnId, opening: &Opening<'_>) -> Self {
         let mut encoder = Encoder::new(turn_id.clone());
-        let metadata = StartMetadata { turn_id: &turn_id, session_id: opening.session_id };
-        encoder.frame(&Frame::Start { message_id: opening.message_id, message_metadata: metadata });
+        let Opening { message_id, session_id, continues, .. } = *opening;
+        let own_name = continues.map(|_| message_id);
+        encoder.frame(&Frame::Start {
+            message_id: continues.unwrap_or(message_id),
+            message_metadata: StartMetadata { turn_id: &turn_id, session_id, message_id: own_name },
+        });
         encoder.frame(&opening.session_data());
         encoder.frame(&Frame::StartStep);
         Self::with(encoder)
@@ -94,6 +112,11 @@ impl Transcript {
                 Said::TextDelta { delta } => append(&mut transcript.text, delta),
                 Said::ReasoningDelta { delta } => append(&mut transcript.reasoning, delta),
                 Said::TextEnd | Said::ReasoningEnd => transcript.open = Open::Nothing,
+                Said::ToolInputAvailable { tool_call_id: id, tool_name: name, input } => {
+                    let index = u32::try_from(transcript.calls.len()).unwrap_or(u32::MAX);
+                    let call = ToolCall { id, name, input: input.to_string() };
+                    transcript.calls.push(Call { index, call, is_whole: true });
+                }
                 Said::Other => {}
             }
         }
@@ -109,6 +132,7 @@ impl Transcript {
             part_id: String::new(),
             text: String::new(),
             reasoning: String::new(),
+            calls: Vec::new(),
             usage: None,
             finish: None,
             model: None,
@@ -129,10 +153,49 @@ impl Transcript {
                     self.encoder.frame(&Frame::ReasoningDelta { id: &self.part_id, delta: &delta });
                     append(&mut self.reasoning, delta);
                 }
+                Event::ToolCall { index, id, name } => self.begin_call(index, id, name),
+                Event::ToolInput { index, delta } => self.add_to_call(index, &delta),
                 Event::Usage(usage) => self.usage = Some(usage),
-                Event::Finish(reason) => self.finish = Some(reason),
+                Event::Finish(reason) => {
+                    self.end_calls();
+                    self.finish = Some(reason);
+                }
                 Event::Model(model) => self.model = Some(model),
             }
+        }
+    }
+
+    fn begin_call(&mut self, index: u32, id: String, name: String) {
+        self.close_part();
+        self.encoder.frame(&Frame::ToolInputStart { tool_call_id: &id, tool_name: &name });
+        let call = ToolCall { id, name, input: String::new() };
+        self.calls.push(Call { index, call, is_whole: false });
+    }
+
+    fn add_to_call(&mut self, index: u32, delta: &str) {
+        let Some(Call { call, .. }) = self.calls.iter_mut().rfind(|call| call.index == index)
+        else {
+            return;
+        };
+        let frame = Frame::ToolInputDelta { tool_call_id: &call.id, input_text_delta: delta };
+        self.encoder.frame(&frame);
+        call.input.push_str(delta);
+    }
+
+    /// The model is done: its calls are whole. Those of a reply that ends otherwise are not, and
+    /// nobody is to carry them out.
+    fn end_calls(&mut self) {
+        for Call { call, is_whole, .. } in self.calls.iter_mut().filter(|call| !call.is_whole) {
+            let input = tool::stored_input(&call.input);
+            let (tool_call_id, tool_name) = (call.id.as_str(), call.name.as_str());
+            self.encoder.frame(&match tool::is_json(&call.input) {
+                true => Frame::ToolInputAvailable { tool_call_id, tool_name, input: &input },
+                false => {
+                    let error_text = "the arguments of the call are not JSON";
+                    Frame::ToolInputError { tool_call_id, tool_name, input: &input, error_text }
+                }
+            });
+            *is_whole = true;
         }
     }
 
@@ -197,12 +260,22 @@ impl Transcript {
         &self.text
     }
 
-    /// The thoughts so far, as a message keeps them.
+    /// The functions that the model wants called.
+    pub(super) fn calls(&self) -> Vec<ToolCall> {
+        let whole = self.calls.iter().filter(|call| call.is_whole);
+        whole.map(|call| call.call.clone()).collect()
+    }
+
+    /// Thoughts and calls so far, as a message keeps them.
     pub(super) fn parts(&self) -> Parts {
-        if self.reasoning.is_empty() {
-            return Parts::default();
-        }
-        Parts::of(&[Part::Reasoning { text: self.reasoning.clone() }])
+        let thoughts = Some(self.reasoning.clone()).filter(|thoughts| !thoughts.is_empty());
+        let thoughts = thoughts.map(|text| Part::Reasoning { text });
+        let calls = self.calls().into_iter().map(|call| Part::ToolCall {
+            input: tool::stored_input(&call.input),
+            tool_call_id: call.id,
+            tool_name: call.name,
+        });
+        Parts::of(&thoughts.into_iter().chain(calls).collect::<Vec<_>>())
     }
 
     /// The tokens that the provider says it took.
@@ -258,6 +331,12 @@ pub(super) fn replay(turn: TurnId, reply: &Message, opening: &Opening<'_>) -> By
     let reasoning = reply.parts.reasoning().map(Event::Reasoning);
     let text = Some(reply.content.clone()).filter(|text| !text.is_empty()).map(Event::Text);
     transcript.fold(reasoning.into_iter().chain(text).collect());
+    for (index, call) in (0..).zip(tool::calls(&reply.parts)) {
+        let ToolCall { id, name, input } = call;
+        let input = Event::ToolInput { index, delta: input };
+        transcript.fold(vec![Event::ToolCall { index, id, name }, input]);
+    }
+    transcript.end_calls();
     let cause = reply.error.as_ref().map(|error| error.message.as_str());
     transcript.end(match (reply.status, cause) {
         (Status::Complete, _) => Ending::Finish {
@@ -293,6 +372,7 @@ mod tests {
         let user_message_id = MessageId::trusted("question");
         let opening = Opening {
             message_id: &message_id,
+            continues: None,
             session_id: &session_id,
             title: "Title",
             user_message_id: &user_message_id,
@@ -354,6 +434,28 @@ mod tests {
                 "[DONE]"
             ]
         );
+    }
+
+    #[test]
+    fn calls_are_told_while_they_are_written_and_whole_at_the_end() {
+        let call = |index, id: &str| Event::ToolCall { index, id: id.into(), name: "look".into() };
+        let input = |index, delta: &str| Event::ToolInput { index, delta: delta.into() };
+        let (told, frames) = transcript(vec![
+            vec![text("Let me see."), call(0, "a"), input(0, "{\"x\":"), call(1, "b")],
+            vec![input(0, " 1}"), input(1, "{\"cut"), Event::Finish(FinishReason::ToolCalls)],
+        ]);
+        insta::assert_json_snapshot!(frames[4..]);
+        let parts = r#"[{"type":"tool-call","toolCallId":"a","toolName":"look","input":{"x": 1}},{"type":"tool-call","toolCallId":"b","toolName":"look","input":"{\"cut"}]"#;
+        assert_eq!(told.parts().as_json(), parts);
+    }
+
+    #[test]
+    fn a_call_that_the_model_was_not_done_with_is_none() {
+        let (told, _) = transcript(vec![vec![
+            Event::ToolCall { index: 0, id: "a".into(), name: "look".into() },
+            Event::ToolInput { index: 0, delta: "{\"x\":".into() },
+        ]]);
+        assert!(told.calls().is_empty() && told.parts().is_empty());
     }
 
     proptest! {

@@ -193,10 +193,8 @@ impl Parts {
             return None;
         }
         let parts: Vec<Value> = serde_json::from_str(self.as_json()).ok()?;
-        parts.into_iter().find_map(|part| match serde_json::from_value(part) {
-            Ok(Part::Reasoning { text }) => Some(text),
-            Err(_) => None,
-        })
+        let thoughts = parts.iter().find(|part| part["type"] == "reasoning")?;
+        thoughts["text"].as_str().map(str::to_owned)
     }
 
     /// Whether there are none.
@@ -212,13 +210,37 @@ impl Default for Parts {
 }
 
 /// The parts that the server itself writes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "lowercase")]
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "type", rename_all = "kebab-case", rename_all_fields = "camelCase")]
 pub enum Part {
     /// What the model thought before it answered.
     Reasoning {
         /// The thoughts.
         text: String,
+    },
+    /// A function that the model wants called.
+    ToolCall {
+        /// The call's name.
+        tool_call_id: String,
+        /// The function.
+        tool_name: String,
+        /// Its arguments.
+        input: Box<RawValue>,
+    },
+    /// What came of a call.
+    ToolResult {
+        /// The call.
+        tool_call_id: String,
+        /// The function.
+        tool_name: String,
+        /// What it returned.
+        output: Box<RawValue>,
+        /// Whether it failed.
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        is_error: bool,
+        /// The reply that is continued.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        message_id: Option<MessageId>,
     },
 }
 

@@ -2,6 +2,7 @@
 //!
 //! No I/O, no async, nothing of the rest of the crate. Every other module speaks these words.
 
+pub mod further;
 pub mod ids;
 pub mod image;
 pub mod invalid;
@@ -18,6 +19,7 @@ pub mod session;
 pub mod text;
 pub mod time;
 pub mod title;
+pub mod tool;
 pub mod turn;
 pub mod usage;
 mod words;

@@ -1,5 +1,6 @@
 //! Sessions: one conversation's own fields, its settings and its counters.
 
+use super::further::Further;
 use super::memory::MemoryOptions;
 use super::text::{has_nul, without_nul};
 use super::title::TitleSource;
@@ -237,6 +238,10 @@ pub struct Settings {
     /// What of the session goes into the prompt.
     #[serde(skip_serializing_if = "MemoryOptions::is_empty", deserialize_with = "object")]
     pub memory: MemoryOptions,
+    /// What a request hands on to its provider beside that; no session keeps it.
+    #[serde(skip)]
+    #[schema(ignore)]
+    pub further: Further,
 }
 
 impl Settings {
@@ -282,6 +287,7 @@ impl Settings {
             top_p: self.top_p.or(under.top_p),
             max_output_tokens: self.max_output_tokens.or(under.max_output_tokens),
             memory: self.memory.over(under.memory),
+            further: self.further.or(under.further),
         }
     }
 }

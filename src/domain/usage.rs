@@ -54,6 +54,8 @@ pub enum CallKind {
     Title,
     /// A summary of what prompts have no room for.
     Summary,
+    /// A request without a session, handed on to the provider.
+    Direct,
 }
 
-as_word!(CallKind { Reply = "reply", Title = "title", Summary = "summary" });
+as_word!(CallKind { Reply = "reply", Title = "title", Summary = "summary", Direct = "direct" });

@@ -8,6 +8,7 @@ use super::gate::Asked;
 use super::messages::parent;
 use super::{sse, ui};
 use crate::chat::{NewTurn, Wish};
+use crate::domain::further::{Further, ensure_functions};
 use crate::domain::memory::MemoryOptions;
 use crate::domain::message::{Body, Parts};
 use crate::domain::session::Settings;
@@ -70,6 +71,18 @@ pub(super) struct ChatBody<'a> {
     max_output_tokens: Option<u32>,
     #[serde(default, deserialize_with = "optional_object")]
     memory: Option<MemoryOptions>,
+    /// Functions that the model may call, as Chat Completions has them. The client carries them out.
+    #[serde(borrow, default)]
+    #[schema(value_type = Option<Vec<Object>>)]
+    tools: Option<&'a RawValue>,
+    /// `auto`, `none`, `required` or one of the functions, as Chat Completions has it.
+    #[serde(borrow, default)]
+    #[schema(value_type = Object)]
+    tool_choice: Option<&'a RawValue>,
+    /// The form of the reply, as Chat Completions' `response_format` has it.
+    #[serde(borrow, default)]
+    #[schema(value_type = Object)]
+    response_format: Option<&'a RawValue>,
 }
 
 /// What a turn is for.
@@ -171,6 +184,7 @@ fn new_turn(api: &Api, who: Principal, body: ChatBody<'_>) -> Result<NewTurn> {
         top_p: body.top_p,
         max_output_tokens: body.max_output_tokens,
         memory: body.memory.unwrap_or_default(),
+        further: further(&body)?,
     }
     .checked(api.limits.message)?;
     let project_id =
@@ -180,6 +194,19 @@ fn new_turn(api: &Api, who: Principal, body: ChatBody<'_>) -> Result<NewTurn> {
     let (session, wish) = if is_ai_sdk { ai_sdk(api, body)? } else { plain(api, body)? };
     let (idempotency, standing) = Default::default();
     Ok(NewTurn { who, session, project_id, wish, settings, on_busy, idempotency, standing })
+}
+
+/// What goes on to the provider in its own words.
+fn further(body: &ChatBody<'_>) -> Result<Further> {
+    let fields = [
+        ("tools", body.tools),
+        ("tool_choice", body.tool_choice),
+        ("response_format", body.response_format),
+    ];
+    ensure_functions("tools", body.tools)?;
+    let given = fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+    let given = given.filter(|(_, value)| value.get() != "null");
+    Ok(Further::new(given.map(|(name, value)| (name, value.to_owned())).collect()))
 }
 
 /// `{"sessionId"?, "message": "text", "parts"?, …}`
@@ -198,6 +225,7 @@ fn plain(api: &Api, body: ChatBody<'_>) -> Result<(SessionTarget, Wish)> {
     let parts =
         body.parts.map(|parts| Parts::parse("parts", parts)).transpose()?.unwrap_or_default();
     let wish = Wish::Say {
+        role: Role::User,
         body: Body::parse("message", text, parts, MessageType::Text, api.limits.message)?,
         client_message_id: body
             .client_message_id
@@ -225,10 +253,17 @@ fn ai_sdk(api: &Api, body: ChatBody<'_>) -> Result<(SessionTarget, Wish)> {
         return Ok((session, Wish::Again { reply }));
     }
     let last = last.ok_or_else(|| Error::invalid("messages", "must hold at least one message"))?;
+    if last.role == Role::Assistant && !last.results.is_empty() {
+        let (results, limit) = (last.results, api.limits.message);
+        return Ok((session, Wish::Return { results, limit }));
+    }
     if last.role != Role::User {
-        return Err(Error::invalid(field, "must end with a message of the role user"));
+        let wants =
+            "must end with a message of the role user, or with a reply whose calls have outputs";
+        return Err(Error::invalid(field, wants));
     }
     let wish = Wish::Say {
+        role: Role::User,
         body: Body::parse(field, last.content, last.parts, MessageType::Text, api.limits.message)?,
         client_message_id: Some(last.id),
         parent: parent(body.parent_id)?,

@@ -83,7 +83,7 @@ impl Error {
 
 /// Errors are written without capital and full stop, answers with them; a field's name at the
 /// beginning stays as the client spells it.
-fn sentence(kind: Kind, message: &str) -> String {
+pub(super) fn sentence(kind: Kind, message: &str) -> String {
     let mut letters = message.chars();
     match letters.next() {
         Some(first) if kind != Kind::InvalidRequest => {
@@ -104,7 +104,8 @@ pub(super) const fn status(kind: Kind) -> StatusCode {
         | Kind::MessageNotFound
         | Kind::NodeNotFound
         | Kind::ProjectNotFound
-        | Kind::FileNotFound => StatusCode::NOT_FOUND,
+        | Kind::FileNotFound
+        | Kind::ModelNotFound => StatusCode::NOT_FOUND,
         Kind::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
         Kind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         Kind::SessionBusy | Kind::SessionClosed | Kind::IdTaken => StatusCode::CONFLICT,

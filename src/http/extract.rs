@@ -6,7 +6,7 @@ use super::Api;
 use super::query::Query;
 use crate::domain::{FilePath, Invalid, MessageId, ProjectId, SessionId};
 use crate::error::{Error, Kind, Result};
-use crate::store::IdempotencyKey;
+use crate::store::{IdempotencyKey, Repeats};
 use axum::extract::{FromRequestParts, RawPathParams};
 use axum::http::HeaderMap;
 use axum::http::header::IF_MATCH;
@@ -111,12 +111,24 @@ pub(super) fn idempotency(
     let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
     match value.to_str() {
         Ok(key) if (1..=MAX_KEY).contains(&key.len()) => {
-            let fingerprint =
-                Sha256::digest(body).iter().map(|byte| format!("{byte:02x}")).collect();
-            Ok(Some(IdempotencyKey { route, key: key.to_owned(), fingerprint }))
+            let (key, fingerprint) = (key.to_owned(), digest(body));
+            Ok(Some(IdempotencyKey { route, key, fingerprint, repeats: Repeats::Always }))
         }
         _ => Err(Error::invalid("Idempotency-Key", "must be 1 to 256 visible ASCII characters")),
     }
+}
+
+/// How a repetition is known that an OpenAI library makes by itself: it says the same, and that it is
+/// not the first.
+pub(super) fn retry(headers: &HeaderMap, route: &'static str, said: &[u8]) -> IdempotencyKey {
+    let count = headers.get("x-stainless-retry-count").and_then(|count| count.to_str().ok());
+    let is_again = count.and_then(|count| count.parse().ok()).is_some_and(|count: u32| count > 0);
+    let repeats = if is_again { Repeats::Lately } else { Repeats::Never };
+    IdempotencyKey { route, key: digest(said), fingerprint: String::new(), repeats }
+}
+
+fn digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A route without parameters.

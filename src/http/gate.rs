@@ -36,7 +36,8 @@ const ADMIN: &str = "/api/admin/";
 /// The routes that browsers read with `EventSource`, which sends no headers: a ticket opens them.
 const TICKETED: &[&str] = &["/api/events", "/api/chat/{sessionId}/stream"];
 /// The routes that begin turns.
-const TURNS: &[&str] = &["/api/chat", "/api/chat/{sessionId}/regenerate"];
+const TURNS: &[&str] =
+    &["/api/chat", "/api/chat/{sessionId}/regenerate", "/v1/chat/completions", "/v1/responses"];
 /// What is posted though it changes nothing: a key that may only read may post it, too.
 const HARMLESS: &[&str] = &["/api/tickets", "/api/render"];
 /// It ends what somebody pays for, so it counts as a read: nobody has to wait before they may stop.

@@ -5,15 +5,17 @@ use super::body::{RawJsonBody, parse};
 use super::envelope::{Answer, Envelope, Failure, ok};
 use super::extract::{Caller, MessagePath, NoQuery, SessionPath, idempotency};
 use super::query::Query;
-use super::ui::{UiMessage, ui_message};
+use super::ui::{UiMessage, ui_messages};
 use crate::clock;
 use crate::domain::message::{Body, Parts};
 use crate::domain::page::{MAX_LIMIT, Slice, View};
-use crate::domain::{Message, MessageId, MessageType, Role, Session, SessionId, Timestamp};
+use crate::domain::{
+    Message, MessageId, MessageType, Principal, Role, Session, SessionId, Timestamp, tool,
+};
 use crate::error::Result;
 use crate::json::present;
 use crate::memory::tokens;
-use crate::store::{MessageQuery, NewMessage, Parent, PostMessage, ReplyFields};
+use crate::store::{MessagePage, MessageQuery, NewMessage, Parent, PostMessage, ReplyFields};
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
@@ -84,15 +86,44 @@ pub(super) async fn list(
     };
     query.finish()?;
     let page = api.store.messages(&who, &session, MessageQuery { view, slice, limit }).await?;
-    let has_more = page.has_more;
     let list = match format {
-        Format::Plain => AnyMessageList::Plain(MessageList { messages: page.messages, has_more }),
-        Format::Ui => AnyMessageList::Ui(MessageList {
-            messages: page.messages.into_iter().filter_map(ui_message).collect(),
-            has_more,
-        }),
+        Format::Plain => {
+            let MessagePage { messages, has_more } = page;
+            AnyMessageList::Plain(MessageList { messages, has_more })
+        }
+        Format::Ui => {
+            let page = from_beginning(&api, &who, &session, page).await?;
+            let (messages, has_more) = (ui_messages(page.messages), page.has_more);
+            AnyMessageList::Ui(MessageList { messages, has_more })
+        }
     };
     Ok(ok("Messages retrieved successfully", list))
+}
+
+/// A page that begins amid what `useChat` shows as one message, from that message's first reply on.
+async fn from_beginning(
+    api: &Api,
+    who: &Principal,
+    session: &SessionId,
+    page: MessagePage,
+) -> Result<MessagePage> {
+    let Some(first) = page.messages.first() else { return Ok(page) };
+    if matches!(first.role, Role::User | Role::System) || first.parent_id.is_none() {
+        return Ok(page);
+    }
+    let slice = Slice::Before(first.id.clone());
+    let query = MessageQuery { view: View::Path, slice, limit: MAX_LIMIT };
+    let before = api.store.messages(who, session, query).await?;
+    let results = match first.role {
+        Role::Tool => Some(first),
+        _ => before.messages.last().filter(|last| last.role == Role::Tool),
+    };
+    let beginning = results.and_then(|results| tool::continued(&results.parts));
+    let place = before.messages.iter().position(|message| Some(&message.id) == beginning.as_ref());
+    let Some(place) = place else { return Ok(page) };
+    let has_more = before.has_more || place > 0;
+    let messages = before.messages.into_iter().skip(place).chain(page.messages).collect();
+    Ok(MessagePage { messages, has_more })
 }
 
 /// Read one message.

@@ -37,6 +37,7 @@ mod sse;
 mod turns;
 mod ui;
 mod usage;
+mod v1;
 
 pub use connection::Patient;
 pub use gate::public_routes;

@@ -24,6 +24,7 @@ use utoipa::openapi::{RefOr, Schema};
         (name = "memory", description = "What of it the model is shown"),
         (name = "import", description = "Whole conversations, in and out"),
         (name = "models", description = "Who answers"),
+        (name = "openai", description = "OpenAI's own routes, with sessions"),
         (name = "people", description = "Who is asking, and what is theirs"),
         (name = "admin", description = "Who uses the server, for admins"),
         (name = "health", description = "For whoever keeps the server running"),

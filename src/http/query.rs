@@ -39,6 +39,11 @@ impl Query {
         values.pop().filter(|value| !value.is_empty())
     }
 
+    /// Passes over a parameter, whatever it says.
+    pub(super) fn ignore(&mut self, name: &str) {
+        self.given.retain(|(key, _)| key != name);
+    }
+
     /// A parameter that `read` understands.
     pub(super) fn parsed<T>(
         &mut self,

@@ -4,7 +4,7 @@ use super::openapi::{Document, complete};
 use super::{
     Api, admin, branches, chat, events, export, extract, files, gate, guard, health, import,
     memory, messages, models, nodes, openapi, pages, people, projects, render, safety, search,
-    sessions, turns, usage,
+    sessions, turns, usage, v1,
 };
 use crate::error::Error;
 use axum::Router;
@@ -58,6 +58,17 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(admin::users))
         .routes(routes!(usage::everybodys))
         .routes(routes!(admin::sessions))
+        .routes(routes!(v1::completions::create))
+        .routes(routes!(v1::models::list))
+        .routes(routes!(v1::models::get))
+        .routes(routes!(v1::conversations::create))
+        .routes(routes!(
+            v1::conversations::get,
+            v1::conversations::update,
+            v1::conversations::delete
+        ))
+        .routes(routes!(v1::items::items, v1::items::add_items))
+        .routes(routes!(v1::items::item, v1::items::delete_item))
         .routes(routes!(health::live))
         .routes(routes!(health::ready))
 }
@@ -81,6 +92,7 @@ pub fn router(api: Api) -> Router {
     };
     router
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn(v1::in_their_words))
         .layer(from_fn(safety::with_safe_headers))
         .layer(from_fn(guard::with_request_id))
 }

@@ -2,8 +2,8 @@
 
 use crate::chat::{EventReader, Reader};
 use axum::body::Body;
-use axum::http::HeaderValue;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderValue};
 use axum::response::Response;
 use bytes::Bytes;
 use futures::stream;
@@ -28,7 +28,7 @@ pub(super) fn events(reader: EventReader, heartbeat: Duration) -> Response {
 }
 
 /// What a response is made of, piece by piece.
-trait Pieces: Send + 'static {
+pub(super) trait Pieces: Send + 'static {
     /// The next piece; `None` behind the last. One that is not waited for to its end is not lost.
     fn next(&mut self) -> impl Future<Output = Option<Bytes>> + Send;
 }
@@ -46,7 +46,7 @@ impl Pieces for EventReader {
 }
 
 /// Streams pieces; a comment goes out whenever nothing else did for `heartbeat`.
-fn warm(pieces: impl Pieces, heartbeat: Duration) -> Response {
+pub(super) fn warm(pieces: impl Pieces, heartbeat: Duration) -> Response {
     let body = stream::unfold(pieces, move |mut pieces| async move {
         let piece = match timeout(heartbeat, pieces.next()).await {
             Ok(piece) => piece?,
@@ -57,7 +57,12 @@ fn warm(pieces: impl Pieces, heartbeat: Duration) -> Response {
     let mut response = Response::new(Body::from_stream(body));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    never_kept(headers);
+    response
+}
+
+/// Tells whoever stands between to hand a stream on as it comes.
+pub(super) fn never_kept(headers: &mut HeaderMap) {
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-    response
 }

@@ -137,6 +137,7 @@ pub(super) async fn regenerate(
         top_p: body.top_p,
         max_output_tokens: body.max_output_tokens,
         memory: body.memory.unwrap_or_default(),
+        ..Settings::default()
     }
     .checked(api.limits.message)?;
     let turn = NewTurn {

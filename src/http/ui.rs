@@ -3,12 +3,14 @@
 //! Shape: <https://ai-sdk.dev/docs/reference/ai-sdk-core/ui-message>.
 
 use crate::domain::message::{Parts, Status};
+use crate::domain::tool::NewResult;
 use crate::domain::{Message, MessageId, Role, Timestamp, Usage};
 use crate::error::{Error, Result};
 use crate::json::Object;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
+use std::collections::HashMap;
 use utoipa::ToSchema;
 
 /// A message as `useChat` keeps it.
@@ -35,22 +37,43 @@ struct Metadata {
     usage: Option<Usage>,
 }
 
-/// `None` for what the AI SDK has no role for.
-pub(super) fn ui_message(message: Message) -> Option<UiMessage> {
-    if message.role == Role::Tool {
-        return None;
+/// Messages of one path, oldest first. What the tools returned is shown with their calls, and a reply
+/// that goes on behind that belongs to the one it continues: `useChat` streams it into that message.
+pub(super) fn ui_messages(messages: Vec<Message>) -> Vec<UiMessage> {
+    let mut shown: Vec<UiMessage> = Vec::new();
+    // Where messages are shown, and which of them are results.
+    let mut places: HashMap<MessageId, (usize, Role)> = HashMap::new();
+    for message in messages {
+        let parent = message.parent_id.as_ref().and_then(|parent| places.get(parent)).copied();
+        let place = match (message.role, parent) {
+            (Role::Tool, Some((place, _))) => {
+                shown[place].take_results(&message.parts);
+                place
+            }
+            (Role::Tool, None) => continue,
+            (Role::Assistant, Some((place, Role::Tool))) => {
+                places.insert(message.id.clone(), (place, Role::Assistant));
+                shown[place].go_on(message);
+                continue;
+            }
+            _ => {
+                places.insert(message.id.clone(), (shown.len(), message.role));
+                shown.push(ui_message(message));
+                continue;
+            }
+        };
+        places.insert(message.id, (place, Role::Tool));
     }
-    let mut parts: Vec<Value> = serde_json::from_str(message.parts.as_json()).unwrap_or_default();
-    if !message.content.is_empty() {
-        // Thoughts stand before the answer, attachments behind the question.
-        let at = parts.iter().take_while(|part| part["type"] == "reasoning").count();
-        parts.insert(at, json!({ "type": "text", "text": message.content }));
-    }
+    shown
+}
+
+fn ui_message(message: Message) -> UiMessage {
+    let mut parts = ui_parts(&message);
     if parts.is_empty() {
         // Clients before ai 6.0.226 refuse a history with a message of no parts.
         parts.push(json!({ "type": "step-start" }));
     }
-    Some(UiMessage {
+    UiMessage {
         id: message.id,
         role: message.role,
         metadata: Metadata {
@@ -60,7 +83,64 @@ pub(super) fn ui_message(message: Message) -> Option<UiMessage> {
             usage: message.usage,
         },
         parts,
-    })
+    }
+}
+
+/// Thoughts stand before the answer, calls and attachments behind the text.
+fn ui_parts(message: &Message) -> Vec<Value> {
+    let stored: Vec<Value> = serde_json::from_str(message.parts.as_json()).unwrap_or_default();
+    let is_call = |part: &Value| part["type"] == "tool-call";
+    let mut parts: Vec<Value> = stored.iter().filter(|part| !is_call(part)).cloned().collect();
+    if !message.content.is_empty() {
+        let at = parts.iter().take_while(|part| part["type"] == "reasoning").count();
+        parts.insert(at, json!({ "type": "text", "text": message.content }));
+    }
+    parts.extend(stored.iter().filter(|part| is_call(part)).map(ui_call));
+    parts
+}
+
+/// A call as `useChat` shows it, waiting for its result.
+fn ui_call(call: &Value) -> Value {
+    let kind = format!("tool-{}", call["toolName"].as_str().unwrap_or_default());
+    let id = &call["toolCallId"];
+    match &call["input"] {
+        Value::String(raw) => json!({
+            "type": kind, "toolCallId": id, "state": "output-error", "rawInput": raw,
+            "errorText": "the arguments of the call are not JSON",
+        }),
+        input => json!({
+            "type": kind, "toolCallId": id, "state": "input-available", "input": input,
+        }),
+    }
+}
+
+impl UiMessage {
+    fn take_results(&mut self, parts: &Parts) {
+        let results: Vec<Value> = serde_json::from_str(parts.as_json()).unwrap_or_default();
+        for result in results.iter().filter(|part| part["type"] == "tool-result") {
+            let id = &result["toolCallId"];
+            let call = self.parts.iter_mut().rfind(|part| part["toolCallId"] == *id);
+            let Some(Value::Object(call)) = call else { continue };
+            let (state, field, output) = match result["isError"].as_bool() {
+                Some(true) => ("output-error", "errorText", in_words(&result["output"])),
+                _ => ("output-available", "output", result["output"].clone()),
+            };
+            call.insert("state".to_owned(), state.into());
+            call.insert(field.to_owned(), output);
+        }
+    }
+
+    fn go_on(&mut self, message: Message) {
+        // `useChat` looks for calls to carry out behind the last of these.
+        self.parts.push(json!({ "type": "step-start" }));
+        self.parts.extend(ui_parts(&message));
+        let Message { status, model, usage, .. } = message;
+        self.metadata = Metadata { status, model, usage, created_at: self.metadata.created_at };
+    }
+}
+
+fn in_words(output: &Value) -> Value {
+    if output.is_string() { output.clone() } else { output.to_string().into() }
 }
 
 /// The last message of a `useChat` request.
@@ -69,6 +149,8 @@ pub(super) struct LastMessage {
     pub(super) role: Role,
     pub(super) content: String,
     pub(super) parts: Parts,
+    /// What came of the calls of a reply.
+    pub(super) results: Vec<NewResult>,
 }
 
 #[derive(Deserialize)]
@@ -86,6 +168,37 @@ struct Kind {
     text: Option<String>,
 }
 
+/// A call, as far as its result matters.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Call<'a> {
+    tool_call_id: Option<String>,
+    state: Option<String>,
+    #[serde(borrow)]
+    output: Option<&'a RawValue>,
+    error_text: Option<String>,
+}
+
+impl Call<'_> {
+    /// `None` while there is no result. What a person would not allow is told as a failure.
+    fn result(self, field: &'static str) -> Result<Option<NewResult>> {
+        let (Some(id), Some(state)) = (self.tool_call_id, self.state) else { return Ok(None) };
+        let (output, is_error) = match (state.as_str(), self.output) {
+            ("output-available", Some(output)) => (output.to_owned(), false),
+            ("output-available", None) => (RawValue::NULL.to_owned(), false),
+            ("output-error", _) => {
+                let text = self.error_text.unwrap_or_else(|| "the call failed".to_owned());
+                (to_raw_value(&text).map_err(Error::internal)?, true)
+            }
+            ("output-denied", _) => {
+                (to_raw_value("the user does not allow this call").map_err(Error::internal)?, true)
+            }
+            _ => return Ok(None),
+        };
+        Ok(Some(NewResult::parse(field, id, output, is_error)?))
+    }
+}
+
 /// Reads one UIMessage; `field` is where it stood in the body. Its text parts become the content.
 pub(super) fn read(field: &'static str, raw: &RawValue) -> Result<LastMessage> {
     let wrong = |error: serde_json::Error| {
@@ -95,6 +208,7 @@ pub(super) fn read(field: &'static str, raw: &RawValue) -> Result<LastMessage> {
     let Object(incoming): Object<Incoming<'_>> = serde_json::from_str(raw.get()).map_err(wrong)?;
     let mut texts = Vec::new();
     let mut others = Vec::new();
+    let mut results = Vec::new();
     for part in incoming.parts {
         let Object(kind): Object<Kind> = serde_json::from_str(part.get()).map_err(wrong)?;
         match (kind.kind.as_str(), kind.text) {
@@ -104,6 +218,10 @@ pub(super) fn read(field: &'static str, raw: &RawValue) -> Result<LastMessage> {
             }
             // A mark of where a step of the model began: no content.
             ("step-start", _) => {}
+            (kind, _) if kind == "dynamic-tool" || kind.starts_with("tool-") => {
+                let call: Call<'_> = serde_json::from_str(part.get()).map_err(wrong)?;
+                results.extend(call.result(field)?);
+            }
             _ => others.push(part),
         }
     }
@@ -113,5 +231,6 @@ pub(super) fn read(field: &'static str, raw: &RawValue) -> Result<LastMessage> {
         role: incoming.role,
         content: texts.join("\n"),
         parts: Parts::parse("parts", &others)?,
+        results,
     })
 }

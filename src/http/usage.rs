@@ -40,7 +40,8 @@ pub(super) struct UsageSum {
     turns: u64,
     /// Turns whose tokens were counted here, because the provider did not say.
     estimated_turns: u64,
-    /// Calls of models beside the turns, for titles and summaries: not among the turns, but in the
+    /// Calls of models beside the turns, for titles and summaries, and requests to `/v1` without a
+    /// session: not among the turns, but in the
     /// sums of tokens and money.
     side_calls: u64,
     /// Cached ones included.

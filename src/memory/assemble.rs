@@ -9,9 +9,11 @@ use super::recall::{Asked, Recalled};
 use super::strategies::Shares;
 use super::summary::Shown;
 use super::tokens::Vocabulary;
+use super::tools::{Calling, matched, pair};
 use crate::domain::image::Image;
 use crate::domain::memory::Strategy;
 use crate::domain::session::Settings;
+use crate::domain::tool::{self, ToolCall, ToolResult};
 use crate::domain::{MessageId, Role, Session, Timestamp};
 use crate::error::Result;
 use crate::provider::{Prompt, PromptMessage};
@@ -59,6 +61,14 @@ pub struct Piece {
     #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "count")]
     #[schema(value_type = u32)]
     pub images: Vec<Image>,
+    /// The functions that it calls.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<Object>)]
+    pub calls: Vec<ToolCall>,
+    /// What came of calls; of the role `tool` these are what is sent.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<Object>)]
+    pub results: Vec<ToolResult>,
     /// The text, exactly as sent.
     #[schema(value_type = String)]
     pub text: Arc<str>,
@@ -106,8 +116,20 @@ pub struct NewMessage {
     pub text: Arc<str>,
     /// The pictures that go with it.
     pub images: Vec<Image>,
+    /// What came of the calls it answers.
+    pub results: Vec<ToolResult>,
+    /// The reply that wrote these calls. The path ends before it.
+    pub calling: Option<Calling>,
     /// The time.
     pub at: Timestamp,
+}
+
+impl NewMessage {
+    /// What a user says, before it is stored.
+    pub fn said(text: impl Into<Arc<str>>, at: Timestamp) -> Self {
+        let (images, results, calling) = Default::default();
+        Self { id: None, role: Role::User, text: text.into(), images, results, calling, at }
+    }
 }
 
 /// What of the path stands in the prompt verbatim.
@@ -140,7 +162,7 @@ impl Memory {
         // Invariant: all parts together are within the room of this turn, the project among them.
         let taken = project.as_ref().map_or(0, ProjectPart::taken);
         let now = shares.within(plan.room.saturating_sub(taken));
-        let read = self.read(session, &plan, now, last).await?;
+        let read = self.read(session, now, last).await?;
         // Recall begins where this ends, so it need not read it again; of a path that is shown as a
         // whole, nothing is recalled.
         let is_short = read.first().is_none_or(|newest| newest.path_tokens <= u64::from(now.all));
@@ -165,12 +187,12 @@ impl Memory {
             tokens: plan.system_tokens,
             ..Piece::plain(PieceKind::System, Role::System, plan.system.clone())
         });
-        // A tool's result means nothing to a model that is not shown the call.
-        let recent = verbatim.messages.into_iter().filter(|message| message.role != Role::Tool);
-        let recent = recent.map(|message| Piece {
+        let recent = verbatim.messages.into_iter().map(|message| Piece {
             message_ids: vec![message.id],
             tokens: message.tokens,
             images: message.images,
+            calls: message.calls,
+            results: message.results,
             ..Piece::plain(PieceKind::Recent, message.role, message.content.into())
         });
         let recalled = recalled.into_iter().map(|message| Piece {
@@ -181,24 +203,38 @@ impl Memory {
         });
         // Only users show pictures, and only some models look at them.
         let can_show = plan.image_tokens.is_some();
-        let new = new.map(|message| Piece {
-            message_ids: message.id.into_iter().collect(),
-            tokens: plan.new_tokens,
-            images: match message.role {
-                Role::User if can_show => message.images,
-                _ => Vec::new(),
-            },
-            ..Piece::plain(PieceKind::New, message.role, message.text)
-        });
+        let (calling, new) = match new {
+            Some(message) => {
+                let beside = plan.beside_tokens;
+                let tokens = plan.new_tokens.saturating_sub(beside);
+                let (calling, message) = answered(message);
+                let piece = Piece {
+                    message_ids: message.id.into_iter().collect(),
+                    tokens,
+                    images: match message.role {
+                        Role::User if can_show => message.images,
+                        _ => Vec::new(),
+                    },
+                    results: message.results,
+                    ..Piece::plain(PieceKind::New, message.role, message.text)
+                };
+                (calling, Some(piece))
+            }
+            None => (None, None),
+        };
+        // Functions that are offered are no piece, but take their room.
+        let called = calling.as_ref().map_or(0, |calling| calling.tokens + MESSAGE_OVERHEAD);
+        let offered_tokens = plan.beside_tokens.saturating_sub(called);
         let pieces: Vec<Piece> = system
             .into_iter()
             .chain(project)
             .chain(summary)
             .chain(recent)
             .chain(recalled)
+            .chain(calling)
             .chain(new)
             .collect();
-        let counted_tokens = PROMPT_OVERHEAD + framed_tokens(&pieces, |_| true);
+        let counted_tokens = PROMPT_OVERHEAD + framed_tokens(&pieces, |_| true) + offered_tokens;
         let counted_prefix = framed_tokens(&pieces, |piece| match piece.kind {
             PieceKind::System => true,
             PieceKind::Project => is_whole_project,
@@ -224,7 +260,6 @@ impl Memory {
     async fn read(
         &self,
         session: &Session,
-        plan: &Plan,
         now: Shares,
         last: Option<&MessageId>,
     ) -> Result<Vec<Remembered>> {
@@ -233,7 +268,7 @@ impl Memory {
             messages: now.messages,
             tokens: now.all,
             overhead: MESSAGE_OVERHEAD,
-            parts: plan.image_tokens.map_or(0, |_| pictures::MAX_BYTES),
+            parts: pictures::MAX_BYTES,
         };
         if now.recent() == 0 {
             // Nothing is verbatim unless all of it is: the last message knows how much that would be.
@@ -326,7 +361,10 @@ fn verbatim(read: Vec<Remembered>, plan: &Plan, steady: Shares, now: Shares) -> 
         .map(|message| {
             let tokens = match plan.vocabulary {
                 Vocabulary::O200k => message.tokens,
-                vocabulary => vocabulary.count(&message.content),
+                vocabulary => {
+                    let calls = tool::text_of_calls(&tool::calls(&message.parts));
+                    vocabulary.count(&message.content).saturating_add(vocabulary.count(&calls))
+                }
             };
             (message, tokens)
         })
@@ -343,6 +381,7 @@ fn verbatim(read: Vec<Remembered>, plan: &Plan, steady: Shares, now: Shares) -> 
     let shown = recent.iter().map(|message| message.tokens + MESSAGE_OVERHEAD).sum();
     let messages_left = (now.messages as usize).saturating_sub(recent.len());
     let begin = recent.last().map_or(end, |oldest| oldest.tokens_before);
+    pair(&mut recent);
     recent.reverse();
     Verbatim {
         messages: recent,
@@ -352,10 +391,26 @@ fn verbatim(read: Vec<Remembered>, plan: &Plan, steady: Shares, now: Shares) -> 
     }
 }
 
+/// A new message, and in front of it the reply whose calls it answers, both with what belongs
+/// together alone.
+fn answered(mut message: NewMessage) -> (Option<Piece>, NewMessage) {
+    let Some(calling) = message.calling.take() else { return (None, message) };
+    let results = std::mem::take(&mut message.results);
+    let (calls, results) = matched(calling.calls, results);
+    message.results = results;
+    let piece = Piece {
+        message_ids: vec![calling.id],
+        tokens: calling.tokens,
+        calls,
+        ..Piece::plain(PieceKind::New, Role::Assistant, calling.text.into())
+    };
+    (Some(piece), message)
+}
+
 impl Piece {
     fn plain(kind: PieceKind, role: Role, text: Arc<str>) -> Self {
-        let (message_ids, images) = (Vec::new(), Vec::new());
-        Self { kind, role, message_ids, tokens: 0, score: None, images, text }
+        let (message_ids, images, calls, results) = Default::default();
+        Self { kind, role, message_ids, tokens: 0, score: None, images, calls, results, text }
     }
 }
 
@@ -394,6 +449,8 @@ impl Assembled {
                 role: piece.role,
                 content,
                 images: piece.images.clone(),
+                calls: piece.calls.clone(),
+                results: piece.results.clone(),
             });
         }
         Prompt {
@@ -402,6 +459,7 @@ impl Assembled {
             temperature: settings.temperature,
             top_p: settings.top_p,
             max_output_tokens: settings.max_output_tokens,
+            further: settings.further.clone(),
             cache_key: None,
         }
     }

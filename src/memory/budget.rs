@@ -83,6 +83,9 @@ pub struct Plan {
     pub system_tokens: u32,
     /// The new message's tokens, its pictures' included.
     pub new_tokens: u32,
+    /// The part of these that goes to what stands beside it: calls that it answers, functions that
+    /// are offered.
+    pub beside_tokens: u32,
     /// What each picture counts for; `None` where the model takes none.
     pub image_tokens: Option<u32>,
     /// What is asked of memory.
@@ -167,6 +170,7 @@ impl Fixed {
             system: self.system,
             system_tokens: self.system_tokens,
             new_tokens,
+            beside_tokens: 0,
             image_tokens: self.image_tokens,
         })
     }

@@ -70,6 +70,8 @@ mod tests {
                 tokens_before,
                 path_tokens: tokens_before + u64::from(*size),
                 images: Vec::new(),
+                calls: Vec::new(),
+                results: Vec::new(),
             });
         }
         cut(&mut recent, size, room);

@@ -17,12 +17,14 @@ mod relevance;
 mod strategies;
 mod summary;
 pub mod tokens;
+mod tools;
 mod windows;
 
 pub use assemble::{Assembled, NewMessage, Piece, PieceKind};
 pub use budget::Plan;
 pub use correction::{Correction, Counted};
 pub use project::ProjectShown;
+pub use tools::Calling;
 pub use windows::Windows;
 
 use crate::domain::SessionId;
@@ -86,6 +88,9 @@ pub struct Incoming<'a> {
     pub tokens: u32,
     /// How many pictures go with it.
     pub images: u32,
+    /// Tokens of what must stand in the prompt because of it: calls that it answers, functions that
+    /// are offered.
+    pub beside: u32,
 }
 
 impl Memory {
@@ -199,7 +204,8 @@ impl Memory {
                 Vocabulary::O200k => new.tokens,
                 Vocabulary::Cl100k => vocabulary.count(new.text),
             };
-            text_tokens.saturating_add(pictures::tokens_of(new.images, image_tokens))
+            let picture_tokens = pictures::tokens_of(new.images, image_tokens);
+            text_tokens.saturating_add(picture_tokens).saturating_add(new.beside)
         });
         let context_window = self.context_window(&model);
         let fallback =
@@ -218,7 +224,8 @@ impl Memory {
             image_tokens,
         };
         let plan = prompt.plan(options, settings.max_output_tokens, default_tokens)?;
-        Ok(Plan { patience: Some(self.patience), ..plan })
+        let beside_tokens = new.map_or(0, |new| new.beside);
+        Ok(Plan { patience: Some(self.patience), beside_tokens, ..plan })
     }
 }
 
@@ -234,8 +241,9 @@ impl Memory {
             return self.plan(settings, Some(new));
         }
         let (memory, settings, text) = (self.clone(), settings.clone(), new.text.to_owned());
-        let Incoming { tokens, images, .. } = new;
-        let plan = move || memory.plan(&settings, Some(Incoming { text: &text, tokens, images }));
+        let Incoming { tokens, images, beside, .. } = new;
+        let plan =
+            move || memory.plan(&settings, Some(Incoming { text: &text, tokens, images, beside }));
         tokio::task::spawn_blocking(plan).await.map_err(Error::internal)?
     }
 }

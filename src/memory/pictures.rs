@@ -6,6 +6,7 @@
 
 use super::budget::MESSAGE_OVERHEAD;
 use crate::domain::image::{Image, images};
+use crate::domain::tool::{self, ToolCall, ToolResult};
 use crate::domain::{MessageId, Role};
 use crate::store::Remembered;
 
@@ -62,6 +63,10 @@ pub(super) struct Recent {
     /// … and up to it.
     pub(super) path_tokens: u64,
     pub(super) images: Vec<Image>,
+    /// The functions that it called.
+    pub(super) calls: Vec<ToolCall>,
+    /// What came of the calls before it.
+    pub(super) results: Vec<ToolResult>,
 }
 
 /// Takes messages, newest first, while they fit `room`. The pictures of a message come along if they
@@ -83,7 +88,9 @@ pub(super) fn fit(
         if image_tokens > left {
             (images, image_tokens, is_all) = (Vec::new(), 0, false);
         }
-        if message.content.is_empty() && images.is_empty() {
+        let (calls, results) = (tool::calls(&message.parts), tool::results(&message.parts));
+        if message.content.is_empty() && images.is_empty() && calls.is_empty() && results.is_empty()
+        {
             continue;
         }
         room = left - image_tokens;
@@ -100,6 +107,8 @@ pub(super) fn fit(
             tokens_before,
             path_tokens,
             images,
+            calls,
+            results,
         });
     }
     (taken, is_all)

@@ -4,7 +4,7 @@
 use super::{Assembled, Incoming, Memory, NewMessage, tokens};
 use crate::domain::memory::MemoryOptions;
 use crate::domain::session::Settings;
-use crate::domain::{Role, Session, Timestamp};
+use crate::domain::{Session, Timestamp};
 use crate::error::Result;
 use std::sync::Arc;
 
@@ -24,10 +24,9 @@ impl Memory {
             None => (self.plan(&settings, None)?, None),
             Some(text) => {
                 let tokens = tokens::count_long(&text).await;
-                let incoming = Incoming { text: &text, tokens, images: 0 };
+                let incoming = Incoming { text: &text, tokens, images: 0, beside: 0 };
                 let plan = self.plan_turn(&settings, incoming).await?;
-                let (role, images, at) = (Role::User, Vec::new(), now);
-                (plan, Some(NewMessage { id: None, role, text: text.into(), images, at }))
+                (plan, Some(NewMessage::said(text, now)))
             }
         };
         // Whoever looks waits for what is recalled.

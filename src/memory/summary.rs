@@ -167,11 +167,9 @@ impl Memory {
         let prompt = Prompt {
             model: model.to_owned(),
             messages: vec![PromptMessage::text(Role::User, asked)],
-            temperature: None,
-            top_p: None,
             // Models that think first need some.
             max_output_tokens: Some(most.saturating_mul(2) + 1000),
-            cache_key: None,
+            ..Prompt::default()
         };
         let written = writer.write(&prompt).await?;
         let written = written.trim();

@@ -109,10 +109,7 @@ mod tests {
                 message(Role::Assistant, "hello Ada"),
                 message(Role::User, "who am I?"),
             ],
-            temperature: None,
-            top_p: None,
-            max_output_tokens: None,
-            cache_key: None,
+            ..Prompt::default()
         };
         let reply = answer(&prompt);
         assert!(

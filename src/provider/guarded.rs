@@ -1,8 +1,9 @@
 //! Patience with a provider: deadlines, and until the first delta also further tries and other
 //! models. Once somebody has read a delta there is no way back: what fails then has failed.
 
-use super::{Event, Events, Fault, Model, Prompt, Provider, ProviderError};
+use super::{Event, Events, Fault, Model, OwnAnswer, Prompt, Provider, ProviderError};
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 use std::sync::Arc;
 use std::time::Duration;
@@ -91,6 +92,28 @@ impl Provider for Guarded {
         limit.wait(self.inner.models()).await?
     }
 
+    /// Once, and by nobody else: who speaks to an endpoint in its own words hears its own answer, and
+    /// repeats by itself.
+    async fn pass(&self, body: Bytes, is_stream: bool) -> Result<Option<OwnAnswer>, ProviderError> {
+        let whole = Limit::until(Instant::now(), self.patience.turn, "end of the reply");
+        let first = Limit::until(Instant::now(), self.patience.first_token, "first token");
+        let first = if is_stream { first.sooner(whole) } else { whole };
+        let Some(answer) = first.wait(self.inner.pass(body, is_stream)).await?? else {
+            return Ok(None);
+        };
+        let idle = if is_stream { self.patience.idle } else { self.patience.turn };
+        let watched = stream::unfold(Some(answer.body), move |body| async move {
+            let mut body = body?;
+            let next = Limit::until(Instant::now(), idle, "further token").sooner(whole);
+            match next.wait(body.next()).await {
+                Ok(Some(Ok(bytes))) => Some((Ok(bytes), Some(body))),
+                Ok(None) => None,
+                Ok(Some(Err(error))) | Err(error) => Some((Err(error), None)),
+            }
+        });
+        Ok(Some(OwnAnswer { body: watched.boxed(), ..answer }))
+    }
+
     async fn stream(&self, prompt: &Prompt) -> Result<Events, ProviderError> {
         let whole = Limit::until(Instant::now(), self.patience.turn, "end of the reply");
         let mut error = match self.ask(prompt, whole).await {
@@ -176,7 +199,8 @@ impl Watch {
 
 /// Whether the model has begun, or is done already.
 const fn is_answer(event: &Event) -> bool {
-    matches!(event, Event::Text(_) | Event::Reasoning(_) | Event::Finish(_))
+    use Event::{Finish, Reasoning, Text, ToolCall, ToolInput};
+    matches!(event, Text(_) | Reasoning(_) | ToolCall { .. } | ToolInput { .. } | Finish(_))
 }
 
 #[cfg(test)]
@@ -220,14 +244,8 @@ mod tests {
         };
         let inner = Arc::new(Scripted { script, calls: AtomicUsize::new(0) });
         let guarded = Guarded::new(inner.clone(), patience);
-        let prompt = Prompt {
-            model: "first".to_owned(),
-            messages: Vec::new(),
-            temperature: None,
-            top_p: None,
-            max_output_tokens: None,
-            cache_key: None,
-        };
+        let prompt =
+            Prompt { model: "first".to_owned(), messages: Vec::new(), ..Prompt::default() };
         let started = Instant::now();
         let told = match guarded.stream(&prompt).await {
             Ok(events) => Ok(events

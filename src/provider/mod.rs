@@ -1,19 +1,26 @@
 //! LLM endpoints: what a turn asks of one, and what comes back.
 //!
-//! Implementations: [`openai`] for everything that speaks Chat Completions, [`demo`] for when there
-//! is nothing else. [`guarded`] puts patience around any of them. What every implementation must
-//! do is written down in `tests/it/provider_contract.rs`.
+//! Implementations: [`openai`] for everything that speaks Chat Completions, [`anthropic`] for the
+//! Messages API, [`demo`] for when there is nothing else. [`guarded`] puts patience around any of
+//! them. What every implementation must do is written down in `tests/it/provider_contract.rs`.
 
+pub mod anthropic;
 pub mod demo;
 pub mod embeddings;
 pub mod guarded;
 pub mod openai;
+mod remote;
 
+pub use openai::usage_in;
+
+use crate::domain::further::Further;
 use crate::domain::image::Image;
 use crate::domain::message::FinishReason;
+use crate::domain::tool::{ToolCall, ToolResult};
 use crate::domain::{Role, Usage};
 use crate::error::{Error, Kind};
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt};
 use serde::Serialize;
 use std::sync::Arc;
@@ -21,7 +28,7 @@ use std::time::Duration;
 use utoipa::ToSchema;
 
 /// What a model is asked.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Prompt {
     /// The model's name, as the endpoint knows it.
     pub model: String,
@@ -33,6 +40,8 @@ pub struct Prompt {
     pub top_p: Option<f64>,
     /// Most tokens of the reply.
     pub max_output_tokens: Option<u32>,
+    /// What a request says beside that.
+    pub further: Further,
     /// What prompts have in common that begin the same way, at most 64 characters: a hint to caches.
     pub cache_key: Option<String>,
 }
@@ -46,12 +55,17 @@ pub struct PromptMessage {
     pub content: Arc<str>,
     /// The pictures that go with it.
     pub images: Vec<Image>,
+    /// The functions that a reply called. The message behind it holds a result for each.
+    pub calls: Vec<ToolCall>,
+    /// What came of the calls before it; of the role `tool` these are all that is told.
+    pub results: Vec<ToolResult>,
 }
 
 impl PromptMessage {
     /// A message of nothing but text.
     pub fn text(role: Role, content: impl Into<Arc<str>>) -> Self {
-        Self { role, content: content.into(), images: Vec::new() }
+        let (images, calls, results) = Default::default();
+        Self { role, content: content.into(), images, calls, results }
     }
 }
 
@@ -62,6 +76,22 @@ pub enum Event {
     Text(String),
     /// More of what the model thinks before it answers.
     Reasoning(String),
+    /// A function is to be called; its arguments follow.
+    ToolCall {
+        /// Tells the calls of one reply apart.
+        index: u32,
+        /// The call's name.
+        id: String,
+        /// The function.
+        name: String,
+    },
+    /// More of a call's arguments, which are JSON once all of them are here.
+    ToolInput {
+        /// The call, which was told of before.
+        index: u32,
+        /// The piece.
+        delta: String,
+    },
     /// What the reply cost. May come more than once; the last counts.
     Usage(Usage),
     /// The model stopped by itself. A stream that ends without this was cut off.
@@ -73,6 +103,18 @@ pub enum Event {
 /// Batches of events: each holds what had arrived when it was asked for. After an error, and after
 /// the end, nothing more comes. Dropping it ends the call.
 pub type Events = BoxStream<'static, Result<Vec<Event>, ProviderError>>;
+
+/// What an endpoint answered in its own words.
+pub struct OwnAnswer {
+    /// The HTTP status.
+    pub status: u16,
+    /// The type of its body.
+    pub content_type: String,
+    /// How long the endpoint wants to be left alone.
+    pub retry_after: Option<Duration>,
+    /// Its body, as it comes.
+    pub body: BoxStream<'static, Result<Bytes, ProviderError>>,
+}
 
 /// A model that can be asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
@@ -150,6 +192,13 @@ pub trait Provider: Send + Sync {
     /// The models it has.
     async fn models(&self) -> Result<Vec<Model>, ProviderError>;
 
+    /// Hands on a request in the words of Chat Completions as it is, and gives the endpoint's own
+    /// answer. `None` from one that speaks otherwise. An answer that is the operator's matter (its
+    /// credentials, its being down) is an error; what the caller got wrong is an answer.
+    async fn pass(&self, _: Bytes, _is_stream: bool) -> Result<Option<OwnAnswer>, ProviderError> {
+        Ok(None)
+    }
+
     /// Asks for a reply. Gives the stream as soon as the endpoint has accepted the prompt; dropping
     /// the future or the stream ends the call.
     async fn stream(&self, prompt: &Prompt) -> Result<Events, ProviderError>;
@@ -194,7 +243,10 @@ async fn gather(
                 Event::Text(text) => written.text.push_str(&text),
                 Event::Usage(usage) => written.usage = Some(usage),
                 Event::Model(model) => written.model = Some(model),
-                Event::Reasoning(_) | Event::Finish(_) => {}
+                Event::Reasoning(_)
+                | Event::ToolCall { .. }
+                | Event::ToolInput { .. }
+                | Event::Finish(_) => {}
             }
         }
     }

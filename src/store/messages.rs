@@ -56,7 +56,7 @@ pub enum Parent {
     Message(MessageId),
 }
 
-/// A repeated request is known by this, for 24 hours.
+/// A repeated request is known by this, for 24 hours at the most.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdempotencyKey {
     /// The route it was sent to.
@@ -65,6 +65,21 @@ pub struct IdempotencyKey {
     pub key: String,
     /// What the body said; the same key with another is refused.
     pub fingerprint: String,
+    /// When a request with this key is one that came before.
+    pub repeats: Repeats,
+}
+
+/// When a request with a known key is a repeat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Repeats {
+    /// Always: the client made the key for one request.
+    #[default]
+    Always,
+    /// Not this time: the key says no more than what the request says, and it is sent for the first
+    /// time. Those that follow may repeat it.
+    Never,
+    /// If it came within two minutes: its client's library says that it sends it again.
+    Lately,
 }
 
 /// A message to store without a model.
@@ -133,7 +148,7 @@ pub struct Remembered {
     /// ([`PROMPT_SHARE`](crate::domain::message::PROMPT_SHARE)) included. The same for every reader,
     /// so that all of them can cut a path at the same places.
     pub path_tokens: u64,
-    /// Its parts, if a user sent it and there was room for them; else none.
+    /// Its parts, if there was room for them; those of a reply only if it ended with function calls.
     pub parts: Parts,
     /// When it was written.
     pub created_at: Timestamp,
@@ -167,7 +182,8 @@ pub trait MessageStore: Send + Sync {
     ) -> Result<MessagePage>;
 
     /// The path that ends with the message `last`, newest first, as far as the bounds allow,
-    /// without messages that have neither text nor, for this reader, parts. Its cost depends on the bounds, not on the session.
+    /// without messages that have neither text nor, for this reader, parts. Its cost depends on the
+    /// bounds, not on the session.
     async fn tail(
         &self,
         session: &SessionId,

@@ -35,6 +35,7 @@ enum AskRecord {
     Say {
         id: String,
         client_message_id: Option<String>,
+        role: Role,
         content: String,
         parts: String,
         kind: MessageType,
@@ -85,6 +86,7 @@ impl Waiting {
             AskRecord::Say {
                 id,
                 client_message_id,
+                role,
                 content,
                 parts,
                 kind,
@@ -98,7 +100,7 @@ impl Waiting {
                 let message = NewMessage {
                     id: MessageId::trusted(id),
                     client_message_id: client_message_id.map(MessageId::trusted),
-                    role: Role::User,
+                    role,
                     sender_id: who.user.clone(),
                     body: Body { content, parts, kind },
                     tokens,
@@ -128,6 +130,7 @@ fn say_record(message: &NewMessage, parent: &Parent, on_known: OnKnownId) -> Ask
     AskRecord::Say {
         id: message.id.to_string(),
         client_message_id: message.client_message_id.as_ref().map(ToString::to_string),
+        role: message.role,
         content: message.body.content.clone(),
         parts: message.body.parts.as_json().to_owned(),
         kind: message.body.kind,

@@ -1,13 +1,16 @@
 // A chat page without a browser: the class behind `useChat()`, and what a user interface framework
 // keeps for it.
 
-import { AbstractChat, DefaultChatTransport } from "ai";
+import * as ai from "ai";
 import { fetchInTime } from "./support.mjs";
 
-/** A chat page on a session, with the messages it was opened with. */
-export function openPage(url, id, messages = [], fetch = fetchInTime) {
-  const transport = new DefaultChatTransport({ api: `${url}/api/chat`, fetch });
-  return new AbstractChat({ id, transport, state: new PageState(messages) });
+/**
+ * A chat page on a session, with the messages it was opened with, on a version of the AI SDK. `more`
+ * are further options of the chat; its `body` goes along with each request.
+ */
+export function openPage(url, id, messages = [], fetch = fetchInTime, { sdk = ai, body, ...more } = {}) {
+  const transport = new sdk.DefaultChatTransport({ api: `${url}/api/chat`, fetch, body });
+  return new sdk.AbstractChat({ id, transport, state: new PageState(messages), ...more });
 }
 
 /** The texts on the page. */

@@ -1,4 +1,4 @@
-// What the client tests stand on: the real server, with aimock as its OpenAI-compatible provider.
+// What the client tests stand on: the real server, with aimock as its provider.
 // It knows nothing of what is tested. Every wait has a deadline; `stop` ends whatever was started.
 
 import { LLMock } from "@copilotkit/aimock";
@@ -10,6 +10,7 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 
 export const MODEL = "gpt-4o-mini";
+export const CLAUDE = "claude-sonnet-5-5";
 
 const READY_MS = 20_000;
 const ANSWER_MS = 10_000;
@@ -17,9 +18,10 @@ const EXIT_MS = 10_000;
 
 /**
  * Starts a server of its own for a test file. `script` writes the provider's answers into the
- * LLMock it is given, which streams them a few characters at a time.
+ * LLMock it is given, which streams them a few characters at a time, in the words of the vendor
+ * that `speaks` names.
  */
-export async function start(script) {
+export async function start(script, { speaks = "openai" } = {}) {
   const ends = [];
   const stop = () => endAll(ends);
   try {
@@ -31,7 +33,7 @@ export async function start(script) {
     const folder = await mkdtemp(join(tmpdir(), "echoic-clients-"));
     ends.push(() => rm(folder, { recursive: true, force: true }));
 
-    const server = spawnServer(folder, `${provider.url}/v1`);
+    const server = spawnServer(folder, PROVIDERS[speaks](provider.url));
     ends.push(() => endServer(server));
     const url = await readyUrl(server);
 
@@ -88,7 +90,23 @@ function prompts(provider) {
   return asked.map((messages) => messages.filter(({ role }) => role !== "system"));
 }
 
-function spawnServer(folder, providerUrl) {
+/** What tells the server where its provider is, by the words it speaks. */
+const PROVIDERS = {
+  openai: (url) => ({
+    ECHOIC_PROVIDER: "openai",
+    OPENAI_BASE_URL: `${url}/v1`,
+    OPENAI_API_KEY: "mock",
+    ECHOIC_MODEL: MODEL,
+  }),
+  // Found by its key alone.
+  anthropic: (url) => ({
+    ANTHROPIC_BASE_URL: url,
+    ANTHROPIC_API_KEY: "mock",
+    ECHOIC_MODEL: CLAUDE,
+  }),
+};
+
+function spawnServer(folder, provider) {
   const binary = process.env.ECHOIC_BIN;
   if (!binary) throw new Error("set ECHOIC_BIN to the echoic binary to be tested");
 
@@ -97,10 +115,7 @@ function spawnServer(folder, providerUrl) {
     HOST: "127.0.0.1",
     PORT: "0",
     DATABASE_URL: `sqlite://${join(folder, "echoic.db")}`,
-    ECHOIC_PROVIDER: "openai",
-    OPENAI_BASE_URL: providerUrl,
-    OPENAI_API_KEY: "mock",
-    ECHOIC_MODEL: MODEL,
+    ...provider,
   };
   const stdio = ["ignore", "ignore", "pipe"];
   const server = spawn(resolve(binary), ["serve"], { cwd: folder, env, stdio });

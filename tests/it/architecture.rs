@@ -157,7 +157,7 @@ fn each_vendor_stays_in_its_place() {
 
 #[test]
 fn concrete_stores_and_providers_are_named_only_where_the_application_is_put_together() {
-    let concrete = ["SqliteStore", "openai::", "demo::"];
+    let concrete = ["SqliteStore", "openai::", "anthropic::", "demo::"];
     let mut wrong = BTreeSet::new();
     for (file, text) in sources() {
         let is_home = ["app.rs", "store/", "provider/"].iter().any(|place| file.starts_with(place));

@@ -80,7 +80,7 @@ async fn a_bad_value_stops_the_start_with_a_sentence_that_names_it() {
         ("DATABASE_URL", "postgres://x", "sqlite://PATH"),
         ("DATABASE_URL", "mongodb://", "mongodb://HOST:PORT/DATABASE"),
         ("ECHOIC_SQLITE_SYNC", "off", "full, normal"),
-        ("ECHOIC_PROVIDER", "anthropic", "auto, openai, demo"),
+        ("ECHOIC_PROVIDER", "azure", "auto, openai, anthropic, demo"),
         ("ECHOIC_PROMPT_CACHE_KEY", "true", "auto, always, never"),
         ("OPENAI_BASE_URL", "ftp://x", "http:// or https://"),
         ("ECHOIC_IDLE_TIMEOUT", "soon", "250ms, 30s or 10m"),
@@ -189,11 +189,10 @@ async fn variables_without_effect_are_warned_about() {
         ("ECHOIC_PROVIDER", "demo".to_owned()),
         ("ECHOIC_COLOUR", "red".to_owned()),
         ("ECHOIC_SHAPE", "round".to_owned()),
-        ("ANTHROPIC_API_KEY", "sk-ant-secret".to_owned()),
     ]);
     let (code, log) = Process::start(folder.path(), &variables).await.terminate().await;
     assert_eq!(code, 0);
-    for name in ["ECHOIC_COLOUR", "ECHOIC_SHAPE", "ANTHROPIC_API_KEY"] {
+    for name in ["ECHOIC_COLOUR", "ECHOIC_SHAPE"] {
         assert!(
             log.contains(&format!("{name} is set, but this version does not know it")),
             "{log}"

@@ -54,6 +54,10 @@ fn project(rest: &str, world: &World) -> String {
     format!("/api/projects/{}{rest}", world.project)
 }
 
+fn conversation(rest: &str, world: &World) -> String {
+    format!("/v1/conversations/conv_{}{rest}", world.session)
+}
+
 fn rows() -> Vec<(&'static str, Ask, Expected)> {
     vec![
         ("GET /", |_| ("/".into(), Value::Null), ANYBODY),
@@ -201,6 +205,49 @@ fn rows() -> Vec<(&'static str, Ask, Expected)> {
         ("GET /api/admin/users", |_| ("/api/admin/users".into(), Value::Null), ADMIN),
         ("GET /api/admin/sessions", |_| ("/api/admin/sessions".into(), Value::Null), ADMIN),
         ("GET /api/models", |_| ("/api/models".into(), Value::Null), OWN),
+        (
+            "POST /v1/chat/completions",
+            |w| {
+                let messages = json!([{"role": "user", "content": "hi"}]);
+                let body = json!({"session_id": w.session, "messages": messages, "stream": true});
+                ("/v1/chat/completions".into(), body)
+            },
+            [401, 401, 409, 200, 200, 200],
+        ),
+        ("GET /v1/models", |_| ("/v1/models".into(), Value::Null), OWN),
+        ("GET /v1/models/{model}", |_| ("/v1/models/demo".into(), Value::Null), OWN),
+        ("POST /v1/conversations", |_| ("/v1/conversations".into(), json!({})), OWN),
+        ("GET /v1/conversations/{conversation}", |w| (conversation("", w), Value::Null), INSIDE),
+        (
+            "POST /v1/conversations/{conversation}",
+            |w| (conversation("", w), json!({"metadata": {}})),
+            OWNER,
+        ),
+        ("DELETE /v1/conversations/{conversation}", |w| (conversation("", w), Value::Null), OWNER),
+        (
+            "GET /v1/conversations/{conversation}/items",
+            |w| (conversation("/items", w), Value::Null),
+            INSIDE,
+        ),
+        (
+            "POST /v1/conversations/{conversation}/items",
+            |w| {
+                let items = json!({"items": [{"role": "user", "content": "x"}]});
+                (conversation("/items", w), items)
+            },
+            INSIDE,
+        ),
+        (
+            "GET /v1/conversations/{conversation}/items/{item}",
+            |w| (conversation(&format!("/items/msg_{}", w.message), w), Value::Null),
+            INSIDE,
+        ),
+        (
+            // A message never goes alone.
+            "DELETE /v1/conversations/{conversation}/items/{item}",
+            |w| (conversation(&format!("/items/msg_{}", w.message), w), Value::Null),
+            [401, 401, 404, 400, 400, 400],
+        ),
     ]
 }
 
@@ -212,7 +259,7 @@ struct Cast {
 
 impl Cast {
     async fn start() -> Self {
-        let server = Server::with(&["--auth=keys", "--rate-limit=off"]).await;
+        let server = Server::with(&["--auth=keys", "--rate-limit=off", "--provider=demo"]).await;
         let mut keys = BTreeMap::new();
         for (user, scope) in [
             ("other", Scope::Chat),

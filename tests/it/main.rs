@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub)]
 
 mod admin;
+mod anthropic;
 mod architecture;
 mod bad_input;
 mod branches;
@@ -67,5 +68,8 @@ mod support;
 mod tickets;
 mod titles;
 mod token_counts;
+mod tools;
 mod tree;
 mod usage;
+mod v1_chat;
+mod v1_conversations;

@@ -335,7 +335,7 @@ fn prompt_and_reply_always_fit_and_the_newest_message_is_always_in() {
         let parts = parts(*images);
         let size = Size::of(text, &parts, tokens::count(text));
         let surely_fits = memory.surely_fits(&case.settings, size);
-        let incoming = Incoming { text, tokens: size.tokens, images: size.images };
+        let incoming = Incoming { text, tokens: size.tokens, images: size.images, beside: 0 };
         let plan = match memory.plan(&case.settings, Some(incoming)) {
             Ok(plan) => plan,
             Err(error) => {
@@ -355,9 +355,9 @@ fn prompt_and_reply_always_fit_and_the_newest_message_is_always_in() {
             let session = keep(&store, &name, &case.said, new).await;
             let last = session.head_id.clone();
             keep_summary(&store, &session.id, &case).await;
-            let (text, images) = (text.as_str().into(), echoic::domain::image::images(&parts));
+            let (text, images) = (text.as_str(), echoic::domain::image::images(&parts));
             let at = Timestamp::from_millis(0);
-            let new = NewMessage { id: None, role: Role::User, text, images, at };
+            let new = NewMessage { images, ..NewMessage::said(text, at) };
             let mut plan = plan;
             plan.patience = None;
             memory.assemble(&session, plan, last.as_ref(), Some(new)).await.unwrap()

@@ -82,11 +82,10 @@ impl World {
             last_messages: None,
         };
         let settings = Settings { memory, ..Settings::default() };
-        let incoming = Incoming { text: asked, tokens: tokens::count(asked), images: 0 };
+        let incoming = Incoming { text: asked, tokens: tokens::count(asked), images: 0, beside: 0 };
         let mut plan = self.memory.plan(&settings, Some(incoming)).unwrap();
         plan.patience = None;
-        let new =
-            NewMessage { id: None, role: Role::User, text: asked.into(), images: Vec::new(), at };
+        let new = NewMessage::said(asked, at);
         self.memory.assemble(&session, plan, session.head_id.as_ref(), Some(new)).await.unwrap()
     }
 }

@@ -1,9 +1,10 @@
 //! What every provider must do: one suite, run once per provider; and behind it what one must do
 //! with what endpoints send, once per wire format.
 
-use crate::support::{Call, Upstream, soon};
+use crate::support::{Call, Upstream, anthropic as claude, soon};
 use echoic::domain::message::FinishReason;
 use echoic::domain::{Role, Usage};
+use echoic::provider::anthropic::Anthropic;
 use echoic::provider::demo::Demo;
 use echoic::provider::openai::Endpoint;
 use echoic::provider::{Event, Events, Fault, Prompt, PromptMessage, Provider, ProviderError};
@@ -21,10 +22,7 @@ fn saying(text: &str) -> Prompt {
             PromptMessage::text(Role::System, "s"),
             PromptMessage::text(Role::User, text),
         ],
-        temperature: None,
-        top_p: None,
-        max_output_tokens: None,
-        cache_key: None,
+        ..Prompt::default()
     }
 }
 
@@ -40,6 +38,26 @@ async fn openai() -> Box<dyn Provider> {
                 call.text(piece);
             }
             call.finish(json!({"prompt_tokens": 5, "completion_tokens": 7}));
+        }
+    });
+    Box::new(endpoint)
+}
+
+/// The same, in Anthropic's words.
+async fn anthropic() -> Box<dyn Provider> {
+    let upstream = Upstream::start().await;
+    let endpoint = Anthropic::new(&upstream.base_url, None).unwrap();
+    tokio::spawn(async move {
+        loop {
+            let mut call = upstream.call().await;
+            let messages = call.request["messages"].as_array().unwrap();
+            let heard = messages.last().unwrap()["content"][0]["text"].as_str().unwrap().to_owned();
+            claude::begin(&mut call, json!({"input_tokens": 5, "output_tokens": 1}));
+            claude::text_begins(&mut call);
+            for piece in ["I ", "heard ", "this: ", &heard] {
+                claude::text(&mut call, piece);
+            }
+            claude::finish(&mut call, "end_turn", json!({"output_tokens": 7}));
         }
     });
     Box::new(endpoint)
@@ -64,7 +82,7 @@ macro_rules! contract {
     };
 }
 
-contract!(openai, demo => [
+contract!(openai, anthropic, demo => [
     a_reply_ends_with_a_reason_and_says_what_it_cost,
     replies_at_the_same_time_do_not_mix,
     letting_go_of_a_reply_ends_that_one_alone,

@@ -262,11 +262,10 @@ async fn a_deleted_session_leaves_the_index_at_once() {
         chat.post_message(&ada, post).await.unwrap();
     }
     let session = store.session(&ada, &id, Access::Own).await.unwrap();
-    let incoming = Incoming { text: ASKED, tokens: 9, images: 0 };
+    let incoming = Incoming { text: ASKED, tokens: 9, images: 0, beside: 0 };
     let mut plan = memory.plan(&Settings::default(), Some(incoming)).unwrap();
     plan.patience = None;
-    let (role, text, images) = (Role::User, ASKED.into(), Vec::new());
-    let new = NewMessage { id: None, role, text, images, at };
+    let new = NewMessage::said(ASKED, at);
     let assembled = memory.assemble(&session, plan, session.head_id.as_ref(), Some(new)).await;
     assert!(assembled.unwrap().pieces.iter().any(|piece| piece.score.is_some()));
     let (sessions, bytes) = memory.held();

@@ -33,7 +33,8 @@ async fn no_body_of_any_route_may_be_a_list() {
     let session = server.session().await;
     let mut routes = 0;
     for (method, path, operation) in operations(&server, &session).await {
-        if operation.get("requestBody").is_none() {
+        // OpenAI's routes have shapes of their own.
+        if operation.get("requestBody").is_none() || path.starts_with("/v1/") {
             continue;
         }
         routes += 1;
@@ -197,6 +198,10 @@ async fn a_parameter_that_a_route_does_not_know_is_refused_by_its_name() {
     let closed = Server::with(&["--auth=keys"]).await;
     let root = closed.key("root", Scope::Admin).await;
     for (method, path, operation) in operations {
+        // OpenAI's routes have shapes of their own.
+        if path.starts_with("/v1/") {
+            continue;
+        }
         // Where nobody is asked who they are, nobody is an admin.
         let at = if path.starts_with("/api/admin/") { &closed } else { &server };
         let ask = |query: &str| {

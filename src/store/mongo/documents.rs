@@ -177,6 +177,7 @@ pub(super) struct RememberedDoc {
     pub(super) content: String,
     /// Not there for readers without a use for them.
     parts: Option<String>,
+    finish_reason: Option<String>,
     tokens: i64,
     path_tokens: i64,
     created_at: DateTime,
@@ -381,9 +382,11 @@ impl RememberedDoc {
         number(self.tokens)
     }
 
-    /// Takes the parts, if a user sent them and they are at most this large; else they are left out.
+    /// Takes the parts, if they are at most this large, of replies only calls; else they are left out.
     pub(super) fn keep_parts(&mut self, most: usize) -> usize {
-        self.parts = self.parts.take().filter(|parts| self.role == "user" && parts.len() <= most);
+        let is_calling = self.finish_reason.as_deref() == Some(FinishReason::ToolCalls.as_str());
+        let is_of_use = is_calling || matches!(self.role.as_str(), "user" | "tool");
+        self.parts = self.parts.take().filter(|parts| is_of_use && parts.len() <= most);
         self.parts.as_ref().map_or(0, String::len)
     }
 

@@ -2,11 +2,13 @@
 
 use crate::domain::{MessageId, Principal, SessionId, Timestamp, TurnId};
 use crate::error::{Error, Kind, Result};
-use crate::store::IdempotencyKey;
 use crate::store::work::{KnownRequest, Work};
+use crate::store::{IdempotencyKey, Repeats};
 
 /// How long a request is known by its key, in milliseconds.
 const LIFETIME: i64 = 24 * 60 * 60 * 1000;
+/// How long a library goes on sending a request again, in milliseconds.
+const LATELY: i64 = 2 * 60 * 1000;
 
 /// Looks a request up. Errors: `idempotency_key_reused` if it said something else.
 pub(super) async fn find(
@@ -15,7 +17,13 @@ pub(super) async fn find(
     key: &IdempotencyKey,
     now: Timestamp,
 ) -> Result<Option<KnownRequest>> {
-    match work.known_request(who, key, oldest(now)).await? {
+    let since = match key.repeats {
+        Repeats::Always | Repeats::Never => oldest(now),
+        Repeats::Lately => Timestamp::from_millis(now.as_millis() - LATELY),
+    };
+    // What is known is looked at in any case: a new note takes its place.
+    match work.known_request(who, key, since).await? {
+        _ if key.repeats == Repeats::Never => Ok(None),
         Some(known) if known.fingerprint != key.fingerprint => Err(reused("Idempotency-Key")),
         known => Ok(known),
     }

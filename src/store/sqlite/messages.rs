@@ -173,9 +173,12 @@ fn tail(
     let at = locate(db, key, last)?.ok_or_else(Error::message_not_found)?.at;
     let mut found = Vec::new();
     let (mut room, mut parts_room) = (bounds.tokens, bounds.parts);
-    // Parts are large: a reader that has no use for them does not touch them.
-    let parts_column =
-        if bounds.parts > 0 { "CASE role WHEN 'user' THEN parts END" } else { "NULL" };
+    // Parts are large: a reader that has no use for them does not touch them, and of replies only
+    // calls are of use.
+    let parts_column = match bounds.parts {
+        0 => "NULL",
+        _ => "CASE WHEN role IN ('user', 'tool') OR finish_reason = 'tool-calls' THEN parts END",
+    };
     let select = format!(
         "SELECT key, id, role, content, tokens, parent_id, {parts_column}, sender_id, created_at, \
          path_tokens FROM messages"

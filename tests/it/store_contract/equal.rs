@@ -9,7 +9,8 @@ use echoic::domain::{MessageId, Principal, ProjectId, Role, SessionId, TurnId};
 use echoic::error::Error;
 use echoic::store::{
     Ask, Began, BeginTurn, Finished, IdempotencyKey, MessageQuery, NewSession, OnBusy, OnKnownId,
-    Parent, PostMessage, SessionChange, SessionTarget, Silenced, Store, TailBounds, TurnSpec,
+    Parent, PostMessage, Repeats, SessionChange, SessionTarget, Silenced, Store, TailBounds,
+    TurnSpec,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -192,6 +193,7 @@ impl Told {
             route: "tests",
             key: format!("k{}", step.message % 3),
             fingerprint: "f".to_owned(),
+            repeats: Repeats::Always,
         })
     }
 

@@ -6,7 +6,7 @@ use echoic::domain::page::{Slice, View};
 use echoic::domain::principal::Access;
 use echoic::domain::{MessageId, Role};
 use echoic::store::{
-    IdempotencyKey, MessageQuery, Parent, PostMessage, Remembered, Store, TailBounds,
+    IdempotencyKey, MessageQuery, Parent, PostMessage, Remembered, Repeats, Store, TailBounds,
 };
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -73,7 +73,12 @@ pub async fn a_key_is_forgotten_after_a_day(store: &Arc<dyn Store>) {
     create(store, &ada, "s").await;
     let day = 24 * 60 * 60 * 1000;
     let send = async |millis: i64| {
-        let key = IdempotencyKey { route: "r", key: "k".to_owned(), fingerprint: "f".to_owned() };
+        let key = IdempotencyKey {
+            route: "r",
+            key: "k".to_owned(),
+            fingerprint: "f".to_owned(),
+            repeats: Repeats::Always,
+        };
         let post = PostMessage {
             session_id: id("s"),
             message: message("ada", Role::User, "hi", millis),

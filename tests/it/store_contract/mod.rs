@@ -80,6 +80,7 @@ contract!(sqlite, mongo => {
         a_finished_turn_frees_its_session_and_a_lost_claim_stores_nothing,
         a_turn_that_is_not_admitted_leaves_no_trace,
         a_repeated_turn_leads_where_it_led_the_first_time,
+        a_key_that_says_what_is_said_repeats_the_newest_for_two_minutes,
         turns_of_an_earlier_life_are_orphans_with_their_logs,
         a_log_ends_with_its_reply_and_is_dropped_later,
     ]

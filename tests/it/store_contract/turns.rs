@@ -6,8 +6,8 @@ use echoic::domain::page::View;
 use echoic::domain::principal::Access;
 use echoic::error::{Error, Kind};
 use echoic::store::{
-    Batch, Began, BeginTurn, FinishTurn, IdempotencyKey, LedTo, LogEntry, OnBusy, SessionTarget,
-    Store,
+    Batch, Began, BeginTurn, FinishTurn, IdempotencyKey, LedTo, LogEntry, OnBusy, Repeats,
+    SessionTarget, Store,
 };
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -80,6 +80,7 @@ pub async fn a_repeated_turn_leads_where_it_led_the_first_time(store: &Arc<dyn S
             route: "r",
             key: "k".to_owned(),
             fingerprint: fingerprint.to_owned(),
+            repeats: Repeats::Always,
         })
     };
     let send = async |fingerprint| {
@@ -120,6 +121,36 @@ pub async fn a_repeated_turn_leads_where_it_led_the_first_time(store: &Arc<dyn S
     };
     assert_eq!(turn, turn_id);
     drop(busy);
+}
+
+pub async fn a_key_that_says_what_is_said_repeats_the_newest_for_two_minutes(
+    store: &Arc<dyn Store>,
+) {
+    let ada = user("ada");
+    create(store, &ada, "s").await;
+    let send = async |repeats, millis| {
+        let (key, fingerprint) = ("yes".to_owned(), String::new());
+        let key = IdempotencyKey { route: "r", key, fingerprint, repeats };
+        let begin = begin(&ada, "s", "yes");
+        store.begin_turn(BeginTurn { idempotency: Some(key), now: at(millis), ..begin }).await
+    };
+    let mut replies = Vec::new();
+    for millis in [0, 60_000] {
+        let Ok(Began::Running(begun)) = send(Repeats::Never, millis).await else {
+            panic!("it is said anew")
+        };
+        store.finish_turn(finish(&begun, "well", None)).await.unwrap().unwrap();
+        replies.push(begun.turn.message_id.clone());
+    }
+    let Ok(Began::Repeated { led_to: LedTo::Reply { reply, .. }, .. }) =
+        send(Repeats::Lately, 179_999).await
+    else {
+        panic!("it is repeated")
+    };
+    assert_eq!(reply.id, replies[1]);
+    let Ok(Began::Running(_)) = send(Repeats::Lately, 180_000).await else {
+        panic!("that was too long ago")
+    };
 }
 
 pub async fn turns_of_an_earlier_life_are_orphans_with_their_logs(store: &Arc<dyn Store>) {

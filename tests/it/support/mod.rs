@@ -2,6 +2,7 @@
 //! told, and readers of what comes back. Nothing here waits by the clock; every wait has a
 //! deadline that only a broken server reaches.
 
+pub mod anthropic;
 pub mod asking;
 pub mod core;
 pub mod events;

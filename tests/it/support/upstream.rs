@@ -1,4 +1,5 @@
-//! A provider over real sockets that speaks Chat Completions and moves only when a test tells it.
+//! A provider over real sockets that moves only when a test tells it. It speaks Chat Completions;
+//! what it says in Anthropic's words is in `anthropic.rs`.
 
 use super::soon;
 use axum::Router;
@@ -35,6 +36,7 @@ impl Upstream {
         let (seen, calls) = mpsc::unbounded_channel();
         let router = Router::new()
             .route("/v1/chat/completions", post(complete))
+            .route("/v1/messages", post(complete))
             .route("/v1/models", get(models))
             .with_state(seen);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -55,8 +57,11 @@ impl Upstream {
     }
 }
 
-async fn models() -> Response {
-    let entry = |id| json!({"id": id, "object": "model", "owned_by": "tests"});
+async fn models(headers: HeaderMap) -> Response {
+    let entry = |id| match headers.contains_key("anthropic-version") {
+        true => json!({"id": id, "type": "model", "max_input_tokens": 200_000}),
+        false => json!({"id": id, "object": "model", "owned_by": "tests"}),
+    };
     axum::Json(json!({"object": "list", "data": [entry("gated-1"), entry("gpt-4o")]}))
         .into_response()
 }
@@ -134,6 +139,27 @@ impl Call {
     /// Sends one delta of what the model thinks, under the name that the server gives it.
     pub fn reasoning(&mut self, field: &str, text: &str) {
         self.chunk(json!({"choices": [{"index": 0, "delta": {field: text}}]}));
+    }
+
+    /// Begins a function call; its arguments follow.
+    pub fn tool_call(&mut self, index: u32, id: &str, name: &str) {
+        let function = json!({"name": name, "arguments": ""});
+        let call = json!({"index": index, "id": id, "type": "function", "function": function});
+        self.chunk(json!({"choices": [{"index": 0, "delta": {"tool_calls": [call]}}]}));
+    }
+
+    /// Sends more of a call's arguments.
+    pub fn arguments(&mut self, index: u32, more: &str) {
+        let more = json!({"index": index, "function": {"arguments": more}});
+        self.chunk(json!({"choices": [{"index": 0, "delta": {"tool_calls": [more]}}]}));
+    }
+
+    /// Ends a reply that calls functions.
+    pub fn finish_calling(mut self) {
+        self.chunk(json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "tool_calls"}]}));
+        let usage = json!({"prompt_tokens": 7, "completion_tokens": 2});
+        self.chunk(json!({"choices": [], "usage": usage}));
+        self.raw("data: [DONE]\n\n");
     }
 
     /// Ends the reply as a provider does: reason, usage, `[DONE]`.

@@ -208,7 +208,7 @@ CREATE TABLE keys (
 -- What each turn used, and each call of a model beside one. Its session may be gone.
 CREATE TABLE usage (
     turn_id           TEXT PRIMARY KEY,         -- a call beside the turns has an id of its own
-    kind              TEXT NOT NULL,            -- reply, title or summary
+    kind              TEXT NOT NULL,            -- reply, title, summary or direct
     session_id        TEXT NOT NULL,
     owner             TEXT NOT NULL,            -- of the session
     project_id        TEXT,

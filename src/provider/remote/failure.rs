@@ -2,12 +2,11 @@
 
 use super::safe_sentence;
 use crate::provider::{Fault, ProviderError};
-use async_openai::error::OpenAIError;
 use serde_json::Value;
 use std::time::Duration;
 
 /// A connection that could not be made, or that broke.
-pub(super) fn of_connection(error: &reqwest::Error) -> ProviderError {
+pub(in crate::provider) fn of_connection(error: &reqwest::Error) -> ProviderError {
     tracing::debug!(error = %error.chain_text(), "provider connection failed");
     if error.is_timeout() {
         return ProviderError::passing(Fault::Timeout, "the provider could not be reached in time");
@@ -19,7 +18,7 @@ pub(super) fn of_connection(error: &reqwest::Error) -> ProviderError {
 }
 
 /// An answer whose status says no.
-pub(super) fn of_status(
+pub(in crate::provider) fn of_status(
     status: u16,
     retry_after: Option<Duration>,
     body: &[u8],
@@ -42,29 +41,19 @@ pub(super) fn of_status(
         Some(sentence) => format!("the provider answered {status}: {sentence}"),
         None => format!("the provider answered {status}"),
     };
+    // 529 is Anthropic's word for too many callers.
     let is_passing = matches!(status, 408 | 409 | 425 | 429 | 500..=599);
     ProviderError { is_passing, retry_after, ..ProviderError::new(fault_of(error), sentence) }
 }
 
 /// An `error` object inside an answer that began well.
-pub(super) fn of_error_object(error: &Value, key: Option<&str>) -> ProviderError {
+pub(in crate::provider) fn of_error_object(error: &Value, key: Option<&str>) -> ProviderError {
     let sentence = match sentence_of(error, key) {
         Some(sentence) => format!("the provider answered: {sentence}"),
         None => "the provider reported an error".to_owned(),
     };
     let fault = fault_of(error);
     ProviderError { is_passing: fault == Fault::Refused, ..ProviderError::new(fault, sentence) }
-}
-
-/// A plain call that failed.
-pub(super) fn of_plain_call(error: &OpenAIError) -> ProviderError {
-    match error {
-        OpenAIError::Reqwest(error) => of_connection(error),
-        other => {
-            tracing::debug!(error = %other, "provider call failed");
-            ProviderError::new(Fault::Refused, "the provider did not list its models")
-        }
-    }
 }
 
 /// `{"message": "…"}` or `{"error": "…"}`.
@@ -74,7 +63,8 @@ fn sentence_of(error: &Value, key: Option<&str>) -> Option<String> {
     (!sentence.is_empty()).then_some(sentence)
 }
 
-/// OpenAI has a code for it; others only say so.
+/// OpenAI has a code for it; others only say so, Anthropic in several ways:
+/// <https://platform.claude.com/docs/en/build-with-claude/context-windows>.
 fn fault_of(error: &Value) -> Fault {
     let says = |field: &str, what: &str| {
         error
@@ -85,7 +75,10 @@ fn fault_of(error: &Value) -> Fault {
     let is_too_long = says("code", "context_length")
         || says("type", "exceed_context_size")
         || says("message", "maximum context length")
-        || says("message", "context window");
+        || says("message", "context window")
+        || says("message", "prompt is too long")
+        || says("message", "exceed context limit")
+        || says("type", "request_too_large");
     if is_too_long { Fault::ContextTooLong } else { Fault::Refused }
 }
 

@@ -1,0 +1,202 @@
+//! `/v1/conversations`: sessions as OpenAI's Conversations. A conversation *is* a session: its id is
+//! `conv_` and the session's, its metadata the texts in the session's `meta`.
+//! Shapes: <https://platform.openai.com/docs/api-reference/conversations>.
+
+use super::items::{MAX_ITEMS, post_all, read_all};
+use crate::clock;
+use crate::domain::principal::Access;
+use crate::domain::session::JsonObject;
+use crate::domain::{Invalid, Principal, Session, SessionId};
+use crate::error::{Error, Result};
+use crate::http::Api;
+use crate::http::body::{ChatBytes, OptionalJson, parse};
+use crate::http::envelope::Answer;
+use crate::http::extract::{Caller, NoQuery};
+use crate::store::{NewSession, SessionChange};
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::HeaderMap;
+use serde::{Deserialize, Serialize};
+use serde_json::value::{RawValue, to_raw_value};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use utoipa::ToSchema;
+
+/// What stands before a session's id.
+const PREFIX: &str = "conv_";
+/// The most pairs of metadata, and the most characters of a name and of a value.
+const METADATA: (usize, usize, usize) = (16, 64, 512);
+
+/// A session, as OpenAI calls it.
+#[derive(Serialize, ToSchema)]
+pub(in crate::http) struct Conversation {
+    id: String,
+    object: &'static str,
+    /// Unix seconds.
+    created_at: i64,
+    metadata: BTreeMap<String, String>,
+}
+
+impl From<Session> for Conversation {
+    fn from(session: Session) -> Self {
+        Self {
+            id: format!("{PREFIX}{}", session.id),
+            object: "conversation",
+            created_at: session.created_at.as_millis() / 1000,
+            metadata: metadata(&session.meta),
+        }
+    }
+}
+
+/// What of the application's data is OpenAI's metadata: texts.
+fn metadata(meta: &JsonObject) -> BTreeMap<String, String> {
+    let meta: Map<String, Value> = serde_json::from_str(meta.as_json()).unwrap_or_default();
+    let text = |(name, value): (String, Value)| Some((name, value.as_str()?.to_owned()));
+    meta.into_iter().filter_map(text).collect()
+}
+
+/// The session that a conversation's id names.
+pub(super) fn session_of(conversation: &str) -> Result<SessionId> {
+    let wants = "must be an ID that begins with conv_";
+    let id = conversation.strip_prefix(PREFIX).ok_or(Invalid::new("conversation_id", wants))?;
+    Ok(SessionId::parse("conversation_id", id)?)
+}
+
+/// The conversation that is there.
+pub(super) async fn read(api: &Api, who: &Principal, id: &SessionId) -> Result<Conversation> {
+    Ok(api.store.session(who, id, Access::Participate).await?.into())
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct NewConversation<'a> {
+    #[serde(borrow)]
+    items: Option<Vec<&'a RawValue>>,
+    metadata: Option<BTreeMap<String, String>>,
+}
+
+/// Create a conversation, which is a session, with up to 20 messages.
+#[utoipa::path(
+    post, path = "/v1/conversations", tag = "openai",
+    request_body(content = Option<Object>, description = "`items`, `metadata`"),
+    responses((status = 200, body = Conversation), (status = "default", description = "An error in OpenAI's shape"))
+)]
+pub(in crate::http) async fn create(
+    State(api): State<Api>,
+    _query: NoQuery,
+    Caller(who): Caller,
+    headers: HeaderMap,
+    OptionalJson(bytes): OptionalJson,
+) -> Answer<Json<Conversation>> {
+    let bytes = bytes.unwrap_or_default();
+    let body: NewConversation<'_> =
+        if bytes.is_empty() { NewConversation::default() } else { parse(&bytes)? };
+    let items = read_all(body.items.unwrap_or_default(), api.limits.message)?;
+    let meta = match body.metadata {
+        Some(metadata) => to_meta(Map::new(), metadata)?,
+        None => JsonObject::default(),
+    };
+    let new = NewSession { meta, ..NewSession::default() };
+    let (session, _) = api.chat.create_session(&who, new, clock::now()).await?;
+    post_all(&api, &who, &session.id, items, &headers).await?;
+    Ok(Json(session.into()))
+}
+
+/// Get a conversation.
+#[utoipa::path(
+    get, path = "/v1/conversations/{conversation}", tag = "openai",
+    params(("conversation" = String, Path, description = "`conv_<sessionId>`")),
+    responses((status = 200, body = Conversation), (status = "default", description = "An error in OpenAI's shape"))
+)]
+pub(in crate::http) async fn get(
+    State(api): State<Api>,
+    _query: NoQuery,
+    Caller(who): Caller,
+    Path(id): Path<String>,
+) -> Answer<Json<Conversation>> {
+    Ok(Json(read(&api, &who, &session_of(&id)?).await?))
+}
+
+#[derive(Deserialize)]
+struct Changes {
+    metadata: Option<BTreeMap<String, String>>,
+}
+
+/// Replace a conversation's metadata. What else the application keeps in the session's `meta` stays.
+#[utoipa::path(
+    post, path = "/v1/conversations/{conversation}", tag = "openai",
+    params(("conversation" = String, Path)),
+    request_body(content = Object, description = "`metadata`"),
+    responses((status = 200, body = Conversation), (status = "default", description = "An error in OpenAI's shape"))
+)]
+pub(in crate::http) async fn update(
+    State(api): State<Api>,
+    _query: NoQuery,
+    Caller(who): Caller,
+    Path(id): Path<String>,
+    ChatBytes(bytes): ChatBytes,
+) -> Answer<Json<Conversation>> {
+    let id = session_of(&id)?;
+    // Null empties it; it must be said.
+    let fields: BTreeMap<String, &RawValue> = parse(&bytes)?;
+    if !fields.contains_key("metadata") {
+        return Err(Error::invalid("metadata", "is missing"));
+    }
+    let Changes { metadata } = parse(&bytes)?;
+    let session = api.store.session(&who, &id, Access::Own).await?;
+    let old: Map<String, Value> = serde_json::from_str(session.meta.as_json()).unwrap_or_default();
+    let kept = old.into_iter().filter(|(_, value)| !value.is_string()).collect();
+    let meta = to_meta(kept, metadata.unwrap_or_default())?;
+    let change = SessionChange { meta: Some(meta), ..SessionChange::default() };
+    // Should the session have changed meanwhile, what was read of it is no longer so.
+    let versions = vec![session.version];
+    Ok(Json(api.chat.change_session(&who, &id, change, versions, clock::now()).await?.into()))
+}
+
+fn to_meta(mut kept: Map<String, Value>, metadata: BTreeMap<String, String>) -> Result<JsonObject> {
+    let (pairs, name_length, value_length) = METADATA;
+    if metadata.len() > pairs {
+        return Err(Error::invalid("metadata", "must have at most 16 pairs"));
+    }
+    for (name, value) in metadata {
+        if name.chars().count() > name_length || value.chars().count() > value_length {
+            let wants = "must have names of at most 64 and values of at most 512 characters";
+            return Err(Error::invalid("metadata", wants));
+        }
+        kept.insert(name, value.into());
+    }
+    let raw = to_raw_value(&kept).map_err(Error::internal)?;
+    Ok(JsonObject::parse("metadata", &raw)?)
+}
+
+/// What was deleted.
+#[derive(Serialize, ToSchema)]
+pub(in crate::http) struct DeletedConversation {
+    id: String,
+    object: &'static str,
+    deleted: bool,
+}
+
+/// Delete a conversation: the session with all its messages.
+#[utoipa::path(
+    delete, path = "/v1/conversations/{conversation}", tag = "openai",
+    params(("conversation" = String, Path)),
+    responses((status = 200, body = DeletedConversation), (status = "default", description = "An error in OpenAI's shape"))
+)]
+pub(in crate::http) async fn delete(
+    State(api): State<Api>,
+    _query: NoQuery,
+    Caller(who): Caller,
+    Path(id): Path<String>,
+) -> Answer<Json<DeletedConversation>> {
+    api.chat.delete_session(&who, &session_of(&id)?).await?;
+    Ok(Json(DeletedConversation { id, object: "conversation.deleted", deleted: true }))
+}
+
+/// How many items one request may add.
+pub(super) fn ensure_few(count: usize) -> Result<()> {
+    if count > MAX_ITEMS {
+        return Err(Error::invalid("items", "must be at most 20"));
+    }
+    Ok(())
+}

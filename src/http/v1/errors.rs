@@ -1,0 +1,96 @@
+//! Errors of `/v1` in OpenAI's words.
+//! Shape: <https://platform.openai.com/docs/guides/error-codes/api-errors>.
+
+use crate::error::{Error, Kind};
+use crate::http::envelope::{Logged, sentence, status};
+use axum::Json;
+use axum::extract::Request;
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+/// Says the errors of `/v1` as OpenAI would: its own handlers', and those of whatever stands around
+/// them.
+pub(in crate::http) async fn in_their_words(request: Request, next: Next) -> Response {
+    let path = request.uri().path();
+    let (is_ours, is_turn) = (!path.starts_with("/v1/"), path.starts_with("/v1/chat/"));
+    let mut response = next.run(request).await;
+    let Some(Logged(error)) = response.extensions().get::<Logged>().filter(|_| !is_ours) else {
+        return response;
+    };
+    let told = match error.kind {
+        // There a conversation whose reply is running is told of so.
+        Kind::SessionBusy if !is_turn => (StatusCode::BAD_REQUEST, Json(locked(error))),
+        _ => (their_status(error.kind), Json(body(error))),
+    };
+    let told = told.into_response();
+    let (parts, body) = told.into_parts();
+    // Whatever else the answer says (when to come back, whether to) stays.
+    *response.status_mut() = parts.status;
+    *response.body_mut() = body;
+    response.headers_mut().remove(CONTENT_LENGTH);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn locked(error: &Error) -> Value {
+    let mut told = body(error);
+    told["error"]["code"] = "conversation_locked".into();
+    told["error"]["param"] = "conversation".into();
+    told
+}
+
+/// A prompt that is too long is a bad request there.
+const fn their_status(kind: Kind) -> StatusCode {
+    match kind {
+        Kind::ContextTooLong => StatusCode::BAD_REQUEST,
+        kind => status(kind),
+    }
+}
+
+/// The error as OpenAI's libraries read it.
+pub(super) fn body(error: &Error) -> Value {
+    let status = their_status(error.kind);
+    let (kind, code) = match (status.as_u16(), error.kind.code()) {
+        (400, "invalid_request") => ("invalid_request_error", None),
+        (400, "context_too_long") => ("invalid_request_error", Some("context_length_exceeded")),
+        (401, _) => ("invalid_request_error", Some("invalid_api_key")),
+        (429, "quota_exceeded") => ("insufficient_quota", Some("insufficient_quota")),
+        (429, "rate_limited") => ("requests", Some("rate_limit_exceeded")),
+        (429, code) => ("requests", Some(code)),
+        (500.., code) => ("server_error", Some(code)),
+        (_, code) => ("invalid_request_error", Some(code)),
+    };
+    let first = || Some(error.details.as_ref()?.as_object()?.keys().next()?.clone());
+    let param = match error.kind {
+        Kind::InvalidRequest => first().filter(|field| field != "body"),
+        Kind::ContextTooLong => Some("messages".to_owned()),
+        _ => None,
+    };
+    let message = sentence(error.kind, &error.message);
+    json!({"error": {"message": message, "type": kind, "param": param, "code": code}})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_have_the_type_the_code_and_the_parameter_that_openai_gives_them() {
+        let told = |error: Error| body(&error)["error"].clone();
+        assert_eq!(
+            told(Error::invalid("messages[0].role", "is missing")),
+            json!({"message": "messages[0].role is missing.", "type": "invalid_request_error",
+                "param": "messages[0].role", "code": null})
+        );
+        assert_eq!(
+            told(Error::new(Kind::ContextTooLong, "the message does not fit")),
+            json!({"message": "The message does not fit.", "type": "invalid_request_error",
+                "param": "messages", "code": "context_length_exceeded"})
+        );
+        assert_eq!(told(Error::new(Kind::ProviderTimeout, "too slow"))["type"], "server_error");
+        assert_eq!(told(Error::session_not_found())["code"], "session_not_found");
+    }
+}

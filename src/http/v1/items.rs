@@ -1,0 +1,258 @@
+//! `/v1/conversations/:id/items`: a session's messages as OpenAI's items.
+//!
+//! Messages never change and never go one by one, so an item cannot be deleted.
+
+use super::conversations::{Conversation, ensure_few, read, session_of};
+use super::item::{Item, NewItem, Sent, items_of, message_of, messages};
+use crate::clock;
+use crate::domain::message::Body;
+use crate::domain::page::{MAX_LIMIT, Slice, View};
+use crate::domain::{Message, MessageId, Principal, SessionId, tool};
+use crate::error::{Error, Result};
+use crate::http::Api;
+use crate::http::body::{ChatBytes, parse};
+use crate::http::envelope::Answer;
+use crate::http::extract::{Caller, NoQuery, retry};
+use crate::http::query::Query;
+use crate::memory::tokens;
+use crate::store::{MessageQuery, NewMessage, Parent, PostMessage};
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::HeaderMap;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+
+/// The most items that are added at once.
+pub(super) const MAX_ITEMS: usize = 20;
+
+/// Some items.
+#[derive(Serialize, ToSchema)]
+pub(in crate::http) struct ItemList {
+    object: &'static str,
+    data: Vec<Item>,
+    first_id: Option<String>,
+    last_id: Option<String>,
+    has_more: bool,
+}
+
+impl ItemList {
+    fn new(data: Vec<Item>, has_more: bool) -> Self {
+        let id = |item: Option<&Item>| item.map(|item| item.id.clone());
+        let (first_id, last_id) = (id(data.first()), id(data.last()));
+        Self { object: "list", data, first_id, last_id, has_more }
+    }
+}
+
+/// Reads all of them, so that a bad one keeps the good ones from being stored.
+pub(super) fn read_all(items: Vec<&RawValue>, limit: usize) -> Result<Vec<NewItem>> {
+    ensure_few(items.len())?;
+    let read = |(index, item)| {
+        Sent::read(item).map_err(|error: Error| error.at(&format!("items[{index}]")))
+    };
+    let items: Result<Vec<Sent>> = items.into_iter().enumerate().map(read).collect();
+    messages(items?, limit)
+}
+
+/// Stores items behind one another, at the session's head.
+pub(super) async fn post_all(
+    api: &Api,
+    who: &Principal,
+    session: &SessionId,
+    items: Vec<NewItem>,
+    headers: &HeaderMap,
+) -> Result<Vec<Item>> {
+    let mut stored = Vec::with_capacity(items.len());
+    for (index, NewItem { role, body, reply }) in items.into_iter().enumerate() {
+        let said = format!(
+            "{session}\n{index}\n{}\n{}\n{}",
+            role.as_str(),
+            body.content,
+            body.parts.as_json()
+        );
+        let now = clock::now();
+        let post = PostMessage {
+            session_id: session.clone(),
+            now,
+            parent: Parent::Head,
+            idempotency: Some(retry(headers, "POST /v1/conversations/:id/items", said.as_bytes())),
+            message: NewMessage {
+                id: MessageId::generate(),
+                client_message_id: None,
+                role,
+                sender_id: who.user.clone(),
+                tokens: tokens_of(&body).await,
+                body,
+                created_at: now,
+                reply,
+            },
+        };
+        let (message, _) = api.chat.post_message(who, post).await?;
+        stored.extend(items_of(&message));
+    }
+    Ok(stored)
+}
+
+/// Add up to 20 messages to a conversation.
+#[utoipa::path(
+    post, path = "/v1/conversations/{conversation}/items", tag = "openai",
+    params(("conversation" = String, Path)),
+    request_body(content = Object, description = "`items`"),
+    responses((status = 200, body = ItemList), (status = "default", description = "An error in OpenAI's shape"))
+)]
+pub(in crate::http) async fn add_items(
+    State(api): State<Api>,
+    mut query: Query,
+    Caller(who): Caller,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    ChatBytes(bytes): ChatBytes,
+) -> Answer<Json<ItemList>> {
+    #[derive(Deserialize)]
+    struct Items<'a> {
+        #[serde(borrow)]
+        items: Vec<&'a RawValue>,
+    }
+    ignore_include(&mut query);
+    query.finish()?;
+    let session = session_of(&id)?;
+    let Items { items } = parse(&bytes)?;
+    let items = read_all(items, api.limits.message)?;
+    let stored = post_all(&api, &who, &session, items, &headers).await?;
+    Ok(Json(ItemList::new(stored, false)))
+}
+
+/// List a conversation's messages: those of the active path, the newest first.
+#[utoipa::path(
+    get, path = "/v1/conversations/{conversation}/items", tag = "openai",
+    params(
+        ("conversation" = String, Path),
+        ("after" = Option<String>, Query, description = "The item that the page follows"),
+        ("limit" = Option<u32>, Query, description = "From 1 to 100, 20 by default"),
+        ("order" = Option<String>, Query, description = "desc (default) or asc"),
+    ),
+    responses((status = 200, body = ItemList), (status = "default", description = "An error in OpenAI's shape"))
+)]
+pub(in crate::http) async fn items(
+    State(api): State<Api>,
+    mut query: Query,
+    Caller(who): Caller,
+    Path(id): Path<String>,
+) -> Answer<Json<ItemList>> {
+    let limit = query.number("limit", 1..=MAX_LIMIT).unwrap_or(20);
+    let is_newest_first = query.word("order", &[("desc", true), ("asc", false)]).unwrap_or(true);
+    let after = query.parsed("after", |id| Ok((id.to_owned(), message_of("after", id)?)));
+    ignore_include(&mut query);
+    query.finish()?;
+    let session = session_of(&id)?;
+    let (mut items, slice) = match (after, is_newest_first) {
+        (None, true) => (Vec::new(), Slice::Newest),
+        (None, false) => return Ok(Json(oldest(&api, &who, &session, limit).await?)),
+        (Some((item, message)), is_newest_first) => {
+            // A message may be several items: those of the last one that were not listed come first.
+            let mut own = items_of(&api.store.message(&who, &session, &message).await?);
+            if is_newest_first {
+                own.reverse();
+            }
+            let place = own.iter().position(|own| own.id == item);
+            let rest = own.split_off(place.ok_or_else(Error::message_not_found)? + 1);
+            let slice =
+                if is_newest_first { Slice::Before(message) } else { Slice::After(message) };
+            (rest, slice)
+        }
+    };
+    let (mut messages, mut has_more) = page(&api, &who, &session, slice, limit).await?;
+    if is_newest_first {
+        messages.reverse();
+    }
+    for message in &messages {
+        let own = items_of(message).into_iter();
+        if is_newest_first { items.extend(own.rev()) } else { items.extend(own) }
+    }
+    has_more |= items.len() > limit as usize;
+    items.truncate(limit as usize);
+    Ok(Json(ItemList::new(items, has_more)))
+}
+
+async fn page(
+    api: &Api,
+    who: &Principal,
+    session: &SessionId,
+    slice: Slice,
+    limit: u32,
+) -> Result<(Vec<Message>, bool)> {
+    let query = MessageQuery { view: View::Path, slice, limit };
+    let page = api.store.messages(who, session, query).await?;
+    Ok((page.messages, page.has_more))
+}
+
+/// The beginning of the path. It is known from its end only, so all of it is passed over once.
+async fn oldest(api: &Api, who: &Principal, session: &SessionId, limit: u32) -> Result<ItemList> {
+    let most = limit as usize;
+    let (mut first, mut is_behind, mut slice) = (Vec::new(), false, Slice::Newest);
+    loop {
+        let (mut messages, has_more) = page(api, who, session, slice, MAX_LIMIT).await?;
+        let Some(oldest) = messages.first() else { break };
+        slice = Slice::Before(oldest.id.clone());
+        messages.append(&mut first);
+        is_behind |= messages.len() > most;
+        messages.truncate(most);
+        first = messages;
+        if !has_more {
+            break;
+        }
+    }
+    let mut items: Vec<Item> = first.iter().flat_map(items_of).collect();
+    is_behind |= items.len() > most;
+    items.truncate(most);
+    Ok(ItemList::new(items, is_behind))
+}
+
+/// Get one item.
+#[utoipa::path(
+    get, path = "/v1/conversations/{conversation}/items/{item}", tag = "openai",
+    params(("conversation" = String, Path), ("item" = String, Path, description = "`msg_<messageId>`, `fc_<n>_<messageId>` or `fco_<n>_<messageId>`")),
+    responses((status = 200, body = Item), (status = "default", description = "An error in OpenAI's shape"))
+)]
+pub(in crate::http) async fn item(
+    State(api): State<Api>,
+    mut query: Query,
+    Caller(who): Caller,
+    Path((id, item)): Path<(String, String)>,
+) -> Answer<Json<Item>> {
+    ignore_include(&mut query);
+    query.finish()?;
+    let (session, message) = (session_of(&id)?, message_of("item_id", &item)?);
+    let items = items_of(&api.store.message(&who, &session, &message).await?);
+    let found = items.into_iter().find(|found| found.id == item);
+    Ok(Json(found.ok_or_else(Error::message_not_found)?))
+}
+
+/// Refused, for messages never go one by one: delete the conversation.
+#[utoipa::path(
+    delete, path = "/v1/conversations/{conversation}/items/{item}", tag = "openai",
+    params(("conversation" = String, Path), ("item" = String, Path)),
+    responses((status = 200, body = Conversation), (status = "default", description = "An error in OpenAI's shape"))
+)]
+pub(in crate::http) async fn delete_item(
+    State(api): State<Api>,
+    _query: NoQuery,
+    Caller(who): Caller,
+    Path((id, item)): Path<(String, String)>,
+) -> Answer<Json<Conversation>> {
+    let (session, message) = (session_of(&id)?, message_of("item_id", &item)?);
+    read(&api, &who, &session).await?;
+    api.store.message(&who, &session, &message).await?;
+    Err(Error::invalid("item_id", "cannot be deleted: messages never go one by one"))
+}
+
+async fn tokens_of(body: &Body) -> u32 {
+    let calls = tool::text_of_calls(&tool::calls(&body.parts));
+    tokens::count_long(&body.content).await.saturating_add(tokens::count_long(&calls).await)
+}
+
+/// What it could include there is none of.
+fn ignore_include(query: &mut Query) {
+    query.ignore("include");
+    query.ignore("include[]");
+}

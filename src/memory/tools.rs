@@ -1,0 +1,210 @@
+//! Function calls in prompts.
+//!
+//! Invariant: a call goes to the model with its result or not at all, and so does a result: providers
+//! refuse prompts in which one stands without the other.
+
+use super::budget::MESSAGE_OVERHEAD;
+use super::pictures::Recent;
+use super::{Memory, tokens};
+use crate::domain::session::Settings;
+use crate::domain::tool::{self, ToolCall, ToolResult};
+use crate::domain::{MessageId, Role, Session};
+use crate::error::Result;
+use crate::store::TailBounds;
+
+/// The most bytes of calls beside one reply.
+const MAX_BYTES: usize = 4 << 20;
+
+/// A reply whose calls the new message answers.
+#[derive(Debug, Clone)]
+pub struct Calling {
+    /// Its id.
+    pub id: MessageId,
+    /// The message before it.
+    pub parent_id: Option<MessageId>,
+    /// Its text.
+    pub text: String,
+    /// The calls.
+    pub calls: Vec<ToolCall>,
+    /// Tokens of text and calls, in o200k_base.
+    pub tokens: u32,
+}
+
+impl Memory {
+    /// The reply that a message of the role `tool` answers; none for others.
+    pub async fn calling(
+        &self,
+        session: &Session,
+        role: Role,
+        parent: Option<&MessageId>,
+    ) -> Result<Option<Calling>> {
+        let Some(parent) = parent.filter(|_| role == Role::Tool) else { return Ok(None) };
+        let one = TailBounds { messages: 1, tokens: u32::MAX, overhead: 0, parts: MAX_BYTES };
+        let found = self.store.tail(&session.id, parent, one).await?.pop();
+        let found = found.filter(|reply| reply.id == *parent && reply.role == Role::Assistant);
+        Ok(found.map(|reply| Calling {
+            calls: tool::calls(&reply.parts),
+            id: reply.id,
+            parent_id: reply.parent_id,
+            text: reply.content,
+            tokens: reply.tokens,
+        }))
+    }
+
+    /// Tokens of what a new message brings along: the reply whose calls it answers, and the functions
+    /// that are offered.
+    pub async fn beside(&self, calling: Option<&Calling>, settings: &Settings) -> u32 {
+        let calling = calling.map_or(0, |calling| calling.tokens.saturating_add(MESSAGE_OVERHEAD));
+        let offered = match settings.further.raw("tools") {
+            Some(tools) => tokens::count_long(tools.get()).await,
+            None => 0,
+        };
+        calling.saturating_add(offered)
+    }
+}
+
+/// Leaves of these messages, newest first, the calls that have their results right behind them, and
+/// these results. What then says nothing is dropped.
+pub(super) fn pair(recent: &mut Vec<Recent>) {
+    // What comes behind a message has a lower place.
+    let mut end = recent.len();
+    while end > 0 {
+        let is_tool = |message: &Recent| message.role == Role::Tool;
+        let begin =
+            recent[..end - 1].iter().rposition(|it| !is_tool(it)).map_or(0, |next| next + 1);
+        let (behind, [speaker]) = recent[begin..end].split_at_mut(end - begin - 1) else { return };
+        let results = behind.iter().flat_map(|message| message.results.clone()).collect();
+        let calls = if is_tool(speaker) { Vec::new() } else { std::mem::take(&mut speaker.calls) };
+        let (calls, results) = matched(calls, results);
+        speaker.calls = calls;
+        if is_tool(speaker) {
+            speaker.results.clear();
+        }
+        let mut left = results;
+        for message in behind.iter_mut().rev() {
+            message.results.retain(|result| {
+                let place = left.iter().position(|other| other == result);
+                place.map(|place| left.remove(place)).is_some()
+            });
+        }
+        end = begin;
+    }
+    recent.retain(|message| match message.role {
+        Role::Tool => !message.results.is_empty(),
+        _ => !(message.content.is_empty() && message.images.is_empty() && message.calls.is_empty()),
+    });
+}
+
+/// Of calls and results those that belong together, each result once.
+pub(super) fn matched(
+    calls: Vec<ToolCall>,
+    results: Vec<ToolResult>,
+) -> (Vec<ToolCall>, Vec<ToolResult>) {
+    let mut kept: Vec<ToolResult> = Vec::new();
+    for result in results {
+        let is_called = calls.iter().any(|call| call.id == result.call_id);
+        if is_called && kept.iter().all(|other| other.call_id != result.call_id) {
+            kept.push(result);
+        }
+    }
+    let has_result = |call: &ToolCall| kept.iter().any(|result| result.call_id == call.id);
+    (calls.into_iter().filter(has_result).collect(), kept)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn call(id: u8) -> ToolCall {
+        ToolCall { id: id.to_string(), name: "look".to_owned(), input: "{}".to_owned() }
+    }
+
+    fn result(id: u8) -> ToolResult {
+        ToolResult { call_id: id.to_string(), output: "seen".to_owned(), is_error: false }
+    }
+
+    fn message(role: Role, content: &str, calls: &[u8], results: &[u8]) -> Recent {
+        Recent {
+            id: MessageId::trusted("m"),
+            role,
+            content: content.to_owned(),
+            tokens: 1,
+            parent_id: None,
+            tokens_before: 0,
+            path_tokens: 1,
+            images: Vec::new(),
+            calls: calls.iter().copied().map(call).collect(),
+            results: results.iter().copied().map(result).collect(),
+        }
+    }
+
+    /// Roles, calls and results of these messages, given oldest first, once they are paired.
+    fn paired(mut messages: Vec<Recent>) -> Vec<(Role, usize, usize)> {
+        messages.reverse();
+        pair(&mut messages);
+        let told = |it: &Recent| (it.role, it.calls.len(), it.results.len());
+        messages.iter().rev().map(told).collect()
+    }
+
+    #[test]
+    fn calls_and_results_go_together_or_not_at_all() {
+        use Role::{Assistant, Tool, User};
+        let user = || message(User, "hi", &[], &[]);
+        let whole = vec![
+            user(),
+            message(Assistant, "", &[1, 2], &[]),
+            message(Tool, "", &[], &[2, 1]),
+            message(Assistant, "so", &[3], &[]),
+            message(Tool, "", &[], &[3]),
+        ];
+        let wanted =
+            [(User, 0, 0), (Assistant, 2, 0), (Tool, 0, 2), (Assistant, 1, 0), (Tool, 0, 1)];
+        assert_eq!(paired(whole), wanted);
+        // Each result in a message of its own, one of them missing.
+        let apart = vec![
+            message(Assistant, "", &[1, 2, 3], &[]),
+            message(Tool, "", &[], &[1]),
+            message(Tool, "", &[], &[2]),
+        ];
+        assert_eq!(paired(apart), [(Assistant, 2, 0), (Tool, 0, 1), (Tool, 0, 1)]);
+        // The window begins behind the calls.
+        let begun =
+            vec![message(Tool, "seen", &[], &[1]), message(Assistant, "so", &[], &[]), user()];
+        assert_eq!(paired(begun), [(Assistant, 0, 0), (User, 0, 0)]);
+        // Nobody carried them out.
+        let left =
+            vec![message(Assistant, "", &[1], &[]), message(Assistant, "x", &[2], &[]), user()];
+        assert_eq!(paired(left), [(Assistant, 0, 0), (User, 0, 0)]);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_cut_no_call_stands_without_its_result(
+            kinds in proptest::collection::vec((0u8..3, proptest::collection::vec(0u8..4, 0..3)), 0..12),
+        ) {
+            let of = |(kind, ids): (u8, Vec<u8>)| match kind {
+                0 => message(Role::User, "hi", &[], &[]),
+                1 => message(Role::Assistant, "", &ids, &[]),
+                _ => message(Role::Tool, "", &[], &ids),
+            };
+            let mut messages: Vec<Recent> = kinds.into_iter().map(of).collect();
+            messages.reverse();
+            pair(&mut messages);
+            messages.reverse();
+            let mut open: Vec<String> = Vec::new();
+            for message in &messages {
+                if message.role != Role::Tool {
+                    prop_assert!(open.is_empty(), "{messages:?}");
+                    open = message.calls.iter().map(|call| call.id.clone()).collect();
+                }
+                for result in &message.results {
+                    let place = open.iter().position(|id| *id == result.call_id);
+                    prop_assert!(place.is_some(), "{messages:?}");
+                    open.retain(|id| *id != result.call_id);
+                }
+            }
+            prop_assert!(open.is_empty(), "{messages:?}");
+        }
+    }
+}

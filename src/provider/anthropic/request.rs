@@ -1,0 +1,379 @@
+//! A prompt as the Messages API wants it.
+//!
+//! What it wants otherwise than others: a system prompt beside the messages, a limit of output
+//! tokens in any case, a user's message first, no empty text, and marks at which it keeps the
+//! prompt's beginning in its cache.
+
+use super::tools::{self, Tool, ToolChoice};
+use crate::domain::Role;
+use crate::domain::further::Further;
+use crate::domain::image::Image;
+use crate::provider::{Prompt, PromptMessage};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+
+/// What stands first where memory begins with a reply: a conversation begins with its user.
+const EARLIER: &str = "(The conversation began before this.)";
+/// The kinds of pictures that are taken.
+const PICTURES: &[&str] = &["image/jpeg", "image/png", "image/gif", "image/webp"];
+/// Most output tokens unless the request says: what Claude 4 and later all take …
+const REPLY: u32 = 32_000;
+/// … what Claude 3.5 and most other vendors' models take …
+const REPLY_OF_OTHERS: u32 = 8_192;
+/// … and what the first ones take.
+const REPLY_OF_FIRST: u32 = 4_096;
+
+#[derive(Serialize)]
+struct Request<'a> {
+    model: &'a str,
+    max_tokens: u32,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    system: Vec<Block<'a>>,
+    messages: Vec<Message<'a>>,
+    stream: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    temperature: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    top_p: Option<f64>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    stop_sequences: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output_config: Option<OutputConfig<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tools: Vec<Tool<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tool_choice: Option<ToolChoice>,
+}
+
+#[derive(Serialize)]
+struct OutputConfig<'a> {
+    format: Format<'a>,
+}
+
+#[derive(Serialize)]
+struct Format<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    schema: &'a RawValue,
+}
+
+#[derive(Serialize)]
+struct Message<'a> {
+    role: Speaker,
+    content: Vec<Block<'a>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Speaker {
+    User,
+    Assistant,
+}
+
+#[derive(Serialize)]
+struct Block<'a> {
+    #[serde(flatten)]
+    content: Content<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache_control: Option<CacheControl>,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Content<'a> {
+    Text {
+        text: Cow<'a, str>,
+    },
+    Image {
+        source: Source<'a>,
+    },
+    ToolUse {
+        id: &'a str,
+        name: &'a str,
+        input: Box<RawValue>,
+    },
+    ToolResult {
+        tool_use_id: &'a str,
+        content: &'a str,
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        is_error: bool,
+    },
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Source<'a> {
+    Base64 { media_type: &'a str, data: &'a str },
+    Url { url: &'a str },
+}
+
+/// The prompt up to here is kept for some minutes, and read back where one begins the same way.
+#[derive(Clone, Copy, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum CacheControl {
+    Ephemeral,
+}
+
+impl<'a> Block<'a> {
+    fn text(text: impl Into<Cow<'a, str>>) -> Self {
+        Self { content: Content::Text { text: text.into() }, cache_control: None }
+    }
+}
+
+/// The body that asks for a streamed reply.
+pub(super) fn body(prompt: &Prompt) -> Vec<u8> {
+    let is_system = |message: &&PromptMessage| message.role == Role::System;
+    let system = prompt.messages.iter().take_while(is_system).count();
+    let (system, conversation) = prompt.messages.split_at(system);
+    let request = Request {
+        model: &prompt.model,
+        max_tokens: prompt.max_output_tokens.unwrap_or_else(|| most_output(&prompt.model)),
+        system: system_blocks(system),
+        messages: messages(conversation),
+        stream: true,
+        // It goes from 0 to 1 here, and newer models take it or `top_p`, not both.
+        temperature: prompt.temperature.map(|temperature| temperature.min(1.0)),
+        top_p: prompt.top_p.filter(|_| prompt.temperature.is_none()),
+        stop_sequences: stop_sequences(&prompt.further),
+        output_config: output_config(&prompt.further),
+        tools: tools::offered(&prompt.further),
+        tool_choice: tools::choice(&prompt.further),
+    };
+    // Strings and finite numbers always have a JSON form.
+    serde_json::to_vec(&request).unwrap_or_default()
+}
+
+/// Chat Completions' `stop`: a text, or a list of them. White space alone is refused here.
+fn stop_sequences(further: &Further) -> Vec<String> {
+    let texts = match further.get("stop") {
+        Some(Value::String(text)) => vec![text],
+        Some(list) => serde_json::from_value(list).unwrap_or_default(),
+        None => Vec::new(),
+    };
+    texts.into_iter().filter(|text| !text.trim().is_empty()).collect()
+}
+
+/// Chat Completions' `response_format`, where it is a schema.
+fn output_config(further: &Further) -> Option<OutputConfig<'_>> {
+    /// All that has a counterpart.
+    #[derive(Deserialize)]
+    struct ResponseFormat<'a> {
+        #[serde(borrow)]
+        json_schema: Named<'a>,
+    }
+    #[derive(Deserialize)]
+    struct Named<'a> {
+        #[serde(borrow)]
+        schema: &'a RawValue,
+    }
+    let format = serde_json::from_str(further.raw("response_format")?.get()).ok();
+    let ResponseFormat { json_schema: Named { schema } } = format?;
+    Some(OutputConfig { format: Format { kind: "json_schema", schema } })
+}
+
+/// Two marks at the most, of the four there may be: the first block stays when what stands behind
+/// it (a project) changes, and the last is where the conversation begins.
+fn system_blocks(messages: &[PromptMessage]) -> Vec<Block<'_>> {
+    let said = messages.iter().filter(|message| !message.content.trim().is_empty());
+    let mut blocks: Vec<_> = said.map(|message| Block::text(&*message.content)).collect();
+    if let Some(first) = blocks.first_mut() {
+        first.cache_control = Some(CacheControl::Ephemeral);
+    }
+    if let Some(last) = blocks.last_mut() {
+        last.cache_control = Some(CacheControl::Ephemeral);
+    }
+    blocks
+}
+
+/// Messages of one speaker in a row become one; the last one before the new one is marked, for the
+/// next prompt begins with all that stands up to there.
+fn messages(conversation: &[PromptMessage]) -> Vec<Message<'_>> {
+    let before_new = conversation.len().checked_sub(2);
+    let mut messages: Vec<Message<'_>> = Vec::new();
+    for (index, message) in conversation.iter().enumerate() {
+        let (role, mut content) = blocks(message);
+        if let Some(last) = content.last_mut().filter(|_| Some(index) == before_new) {
+            last.cache_control = Some(CacheControl::Ephemeral);
+        }
+        match messages.last_mut() {
+            _ if content.is_empty() => {}
+            Some(last) if last.role == role => last.content.extend(content),
+            _ => messages.push(Message { role, content }),
+        }
+    }
+    if messages.first().is_some_and(|first| first.role == Speaker::Assistant) {
+        messages.insert(0, Message { role: Speaker::User, content: vec![Block::text(EARLIER)] });
+    }
+    messages
+}
+
+fn blocks(message: &PromptMessage) -> (Speaker, Vec<Block<'_>>) {
+    let text = &*message.content;
+    let (role, text) = match message.role {
+        // Ends in white space are refused where the message is the last one.
+        Role::Assistant => (Speaker::Assistant, Cow::from(text.trim_end())),
+        // Not every model knows this role in the middle.
+        Role::System => (Speaker::User, format!("<system>\n{text}\n</system>").into()),
+        Role::User | Role::Tool => (Speaker::User, Cow::from(text)),
+    };
+    let is_told = !text.trim().is_empty() && message.role != Role::Tool;
+    let text = is_told.then(|| Block::text(text));
+    let pictures = message.images.iter().filter_map(picture);
+    let calls = message.calls.iter().map(|call| Content::ToolUse {
+        id: &call.id,
+        name: &call.name,
+        input: tools::input(&call.input),
+    });
+    let results = message.results.iter().map(|result| Content::ToolResult {
+        tool_use_id: &result.call_id,
+        content: &result.output,
+        is_error: result.is_error,
+    });
+    let tools = calls.chain(results).map(|content| Block { content, cache_control: None });
+    (role, text.into_iter().chain(pictures).chain(tools).collect())
+}
+
+/// `None` for a kind of picture that is refused, which would refuse the whole prompt.
+fn picture(image: &Image) -> Option<Block<'_>> {
+    let source = match image.url.strip_prefix("data:") {
+        None => Source::Url { url: &image.url },
+        Some(data) => {
+            let (kind, data) = data.split_once(";base64,")?;
+            let kind = kind.split(';').next().unwrap_or_default();
+            let kind = if kind == "image/jpg" { "image/jpeg" } else { kind };
+            let media_type = *PICTURES.iter().find(|known| kind.eq_ignore_ascii_case(known))?;
+            Source::Base64 { media_type, data }
+        }
+    };
+    Some(Block { content: Content::Image { source }, cache_control: None })
+}
+
+/// The most output tokens that a model surely takes.
+/// Source: <https://platform.claude.com/docs/en/about-claude/models/overview>.
+fn most_output(model: &str) -> u32 {
+    let name = model.rsplit(['/', '.']).next().unwrap_or(model);
+    match name.strip_prefix("claude-") {
+        Some(name) if name.starts_with("3-7") => REPLY,
+        Some(name) if name.starts_with("3-5") => REPLY_OF_OTHERS,
+        Some(name) if name.starts_with(['2', '3']) || name.starts_with("instant") => REPLY_OF_FIRST,
+        Some(_) => REPLY,
+        None => REPLY_OF_OTHERS,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn sent(prompt: Prompt) -> Value {
+        serde_json::from_slice(&body(&prompt)).unwrap()
+    }
+
+    fn prompt(messages: Vec<PromptMessage>) -> Prompt {
+        let model = "claude-sonnet-5-5".to_owned();
+        Prompt { model, messages, ..Prompt::default() }
+    }
+
+    fn said(messages: &[(Role, &str)]) -> Vec<PromptMessage> {
+        messages.iter().map(|(role, text)| PromptMessage::text(*role, *text)).collect()
+    }
+
+    #[test]
+    fn the_stable_beginning_of_a_prompt_is_marked_for_the_cache() {
+        let sent = sent(prompt(said(&[
+            (Role::System, "Be kind."),
+            (Role::System, "The project."),
+            (Role::User, "one"),
+            (Role::Assistant, "two"),
+            (Role::User, "three"),
+        ])));
+        let kept = json!({"type": "ephemeral"});
+        assert_eq!(
+            sent,
+            json!({
+                "model": "claude-sonnet-5-5", "max_tokens": 32_000, "stream": true,
+                "system": [
+                    {"type": "text", "text": "Be kind.", "cache_control": kept},
+                    {"type": "text", "text": "The project.", "cache_control": kept},
+                ],
+                "messages": [
+                    {"role": "user", "content": [{"type": "text", "text": "one"}]},
+                    {"role": "assistant", "content": [{"type": "text", "text": "two", "cache_control": kept}]},
+                    {"role": "user", "content": [{"type": "text", "text": "three"}]},
+                ],
+            })
+        );
+    }
+
+    #[test]
+    fn speakers_take_turns_a_user_begins_and_nothing_is_empty() {
+        let sent = sent(prompt(said(&[
+            (Role::Assistant, "Where were we? "),
+            (Role::User, "  "),
+            (Role::User, "Here."),
+            (Role::System, "Be brief."),
+            (Role::User, "Now."),
+        ])));
+        let told: Vec<(&str, Vec<&str>)> = sent["messages"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|message| {
+                let blocks = message["content"].as_array().unwrap();
+                let texts = blocks.iter().map(|block| block["text"].as_str().unwrap());
+                (message["role"].as_str().unwrap(), texts.collect())
+            })
+            .collect();
+        assert_eq!(
+            told,
+            [
+                ("user", vec![EARLIER]),
+                ("assistant", vec!["Where were we?"]),
+                ("user", vec!["Here.", "<system>\nBe brief.\n</system>", "Now."]),
+            ]
+        );
+        assert_eq!(sent.get("system"), None);
+    }
+
+    #[test]
+    fn pictures_go_along_as_data_or_by_their_place() {
+        let image = |url: &str| Image { url: url.into(), detail: None };
+        let images = vec![
+            image("https://e.com/a.png"),
+            image("data:image/jpg;base64,AA=="),
+            image("data:image/svg+xml;base64,AA=="),
+            image("data:image/png,AA"),
+        ];
+        let message = PromptMessage { images, ..PromptMessage::text(Role::User, "") };
+        assert_eq!(
+            sent(prompt(vec![message]))["messages"][0]["content"],
+            json!([
+                {"type": "image", "source": {"type": "url", "url": "https://e.com/a.png"}},
+                {"type": "image", "source": {"type": "base64", "media_type": "image/jpeg", "data": "AA=="}},
+            ])
+        );
+    }
+
+    #[test]
+    fn limits_are_what_the_model_takes() {
+        let of = |model: &str, temperature, top_p| {
+            let prompt = Prompt { model: model.to_owned(), temperature, top_p, ..prompt(vec![]) };
+            let sent = sent(prompt);
+            let number = |name: &str| sent[name].as_f64();
+            (number("max_tokens"), number("temperature"), number("top_p"))
+        };
+        assert_eq!(
+            of("claude-3-haiku-20240307", Some(1.7), Some(0.5)),
+            (Some(4096.0), Some(1.0), None)
+        );
+        assert_eq!(
+            of("claude-3-5-sonnet-latest", None, Some(0.5)),
+            (Some(8192.0), None, Some(0.5))
+        );
+        assert_eq!(of("anthropic/claude-3-7-sonnet", None, None), (Some(32_000.0), None, None));
+        assert_eq!(of("kimi-k2", None, None), (Some(8192.0), None, None));
+    }
+}

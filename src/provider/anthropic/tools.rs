@@ -1,0 +1,139 @@
+//! Chat Completions' `tools` and `tool_choice` as the Messages API wants them.
+//! Source: <https://platform.claude.com/docs/en/agents-and-tools/tool-use/implement-tool-use>.
+
+use crate::domain::further::Further;
+use crate::domain::tool::stored_input;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+/// A function that may be called.
+#[derive(Serialize)]
+pub(super) struct Tool<'a> {
+    name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    description: Option<String>,
+    input_schema: Schema<'a>,
+}
+
+/// What arguments look like; a function without parameters takes any object.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Schema<'a> {
+    Theirs(&'a RawValue),
+    Any(Value),
+}
+
+/// Which of them are called.
+#[derive(Debug, PartialEq, Serialize)]
+pub(super) struct ToolChoice {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    disable_parallel_tool_use: bool,
+}
+
+/// The functions that a request offers; what is none is left out.
+pub(super) fn offered(further: &Further) -> Vec<Tool<'_>> {
+    #[derive(Deserialize)]
+    struct Offer<'a> {
+        #[serde(borrow)]
+        function: Function<'a>,
+    }
+    #[derive(Deserialize)]
+    struct Function<'a> {
+        name: String,
+        description: Option<String>,
+        #[serde(borrow)]
+        parameters: Option<&'a RawValue>,
+    }
+    let Some(tools) = further.raw("tools") else { return Vec::new() };
+    let tools: Vec<&RawValue> = serde_json::from_str(tools.get()).unwrap_or_default();
+    let offers = tools.into_iter().filter_map(|tool| serde_json::from_str(tool.get()).ok());
+    offers
+        .map(|Offer { function: Function { name, description, parameters } }| Tool {
+            name,
+            description,
+            input_schema: parameters
+                .map_or_else(|| Schema::Any(json!({"type": "object"})), Schema::Theirs),
+        })
+        .collect()
+}
+
+/// `None` leaves it to the model.
+pub(super) fn choice(further: &Further) -> Option<ToolChoice> {
+    further.raw("tools")?;
+    let disable_parallel_tool_use = further.get("parallel_tool_calls") == Some(false.into());
+    let chosen = further.get("tool_choice").unwrap_or_default();
+    let (kind, name) = match (chosen.as_str(), chosen["function"]["name"].as_str()) {
+        (Some("required"), _) => ("any", None),
+        (Some("none"), _) => ("none", None),
+        (_, Some(name)) => ("tool", Some(name.to_owned())),
+        _ if disable_parallel_tool_use => ("auto", None),
+        _ => return None,
+    };
+    let disable_parallel_tool_use = disable_parallel_tool_use && kind != "none";
+    Some(ToolChoice { kind, name, disable_parallel_tool_use })
+}
+
+/// Arguments as they go back: an object, whatever the model wrote.
+pub(super) fn input(arguments: &str) -> Box<RawValue> {
+    let input = stored_input(arguments);
+    if input.get().starts_with('{') { input } else { stored_input("{}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    fn further(fields: Value) -> Further {
+        let fields: BTreeMap<String, Value> = serde_json::from_value(fields).unwrap();
+        let raw = |value: Value| serde_json::value::to_raw_value(&value).unwrap();
+        Further::new(fields.into_iter().map(|(name, value)| (name, raw(value))).collect())
+    }
+
+    #[test]
+    fn functions_are_offered_in_their_words() {
+        let parameters = json!({"type": "object", "properties": {"city": {"type": "string"}}});
+        let further = further(json!({"tools": [
+            {"type": "function", "function": {"name": "weather", "description": "Says it.", "parameters": parameters}},
+            {"type": "function", "function": {"name": "time"}},
+            {"type": "moon"},
+        ]}));
+        let offered = serde_json::to_value(offered(&further)).unwrap();
+        let wanted = json!([
+            {"name": "weather", "description": "Says it.", "input_schema": parameters},
+            {"name": "time", "input_schema": {"type": "object"}},
+        ]);
+        assert_eq!(offered, wanted);
+    }
+
+    #[test]
+    fn the_choice_is_told_in_their_words() {
+        let told = |choice: Value, parallel: Value| {
+            let fields =
+                json!({"tools": [], "tool_choice": choice, "parallel_tool_calls": parallel});
+            serde_json::to_value(super::choice(&further(fields))).unwrap()
+        };
+        let one = json!({"type": "function", "function": {"name": "time"}});
+        assert_eq!(told(Value::Null, Value::Null), Value::Null);
+        assert_eq!(told("auto".into(), true.into()), Value::Null);
+        assert_eq!(told("none".into(), false.into()), json!({"type": "none"}));
+        assert_eq!(told("required".into(), Value::Null), json!({"type": "any"}));
+        assert_eq!(told(one, Value::Null), json!({"type": "tool", "name": "time"}));
+        let single = json!({"type": "auto", "disable_parallel_tool_use": true});
+        assert_eq!(told("auto".into(), false.into()), single);
+    }
+
+    #[test]
+    fn arguments_that_are_no_object_go_back_as_an_empty_one() {
+        for (written, sent) in
+            [("{\"a\": 1}", "{\"a\": 1}"), ("", "{}"), ("{\"cut", "{}"), ("[1]", "{}")]
+        {
+            assert_eq!(input(written).get(), sent);
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! What endpoints over HTTP have in common: a client, a reply read as it arrives, pauses, and
+//! sentences that are safe to show. What a vendor's words mean is its own folder's matter.
+
+pub(super) mod failure;
+mod passing;
+mod reply;
+mod sse;
+mod surrogates;
+
+pub(super) use passing::own_answer;
+pub(super) use reply::{Dialect, reply};
+
+use super::{Fault, ProviderError};
+use crate::domain::text::first_characters;
+use futures::StreamExt;
+use reqwest::header::HeaderMap;
+use reqwest::{Client, Url};
+use std::time::Duration;
+
+/// The most bytes of a body that is not a stream.
+const MAX_BODY: usize = 4 << 20;
+
+/// A client for an endpoint; one connection pool each.
+pub(super) fn client() -> Result<Client, String> {
+    Client::builder()
+        .user_agent(concat!("echoic/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(Duration::from_secs(10))
+        .tcp_nodelay(true)
+        .build()
+        .map_err(|error| error.to_string())
+}
+
+/// Reads a base URL; the complaint names the variable.
+pub(super) fn url(variable: &str, text: &str) -> Result<Url, String> {
+    let parsed = Url::parse(text).map_err(|error| format!("{variable}={text}: {error}"))?;
+    if matches!(parsed.scheme(), "http" | "https") {
+        return Ok(parsed);
+    }
+    Err(format!("{variable}={text}: must begin with http:// or https://"))
+}
+
+/// How long the endpoint wants to be left alone: `retry-after-ms`, or `retry-after` in seconds or as
+/// a date, counted from the answer's own date.
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = |name: &str| Some(headers.get(name)?.to_str().ok()?.trim());
+    let number = |name: &str| text(name)?.parse::<f64>().ok();
+    let date = |name: &str| httpdate::parse_http_date(text(name)?).ok();
+    let seconds =
+        number("retry-after-ms").map(|millis| millis / 1000.0).or_else(|| number("retry-after"));
+    match seconds {
+        Some(seconds) => Duration::try_from_secs_f64(seconds).ok(),
+        None => Some(date("retry-after")?.duration_since(date("date")?).unwrap_or_default()),
+    }
+}
+
+/// Reads a body that is not a stream.
+pub(super) async fn whole_body(response: reqwest::Response) -> Result<Vec<u8>, ProviderError> {
+    let mut body = Vec::new();
+    let mut pieces = response.bytes_stream();
+    while let Some(piece) = pieces.next().await {
+        body.extend_from_slice(&piece.map_err(|error| failure::of_connection(&error))?);
+        if body.len() > MAX_BODY {
+            return Err(ProviderError::new(Fault::Refused, "the provider's answer is too large"));
+        }
+    }
+    Ok(body)
+}
+
+/// At most 300 characters of a provider's sentence, without control characters and secrets.
+fn safe_sentence(text: &str, key: Option<&str>) -> String {
+    let mut text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if let Some(key) = key.filter(|key| !key.is_empty()) {
+        text = text.replace(key, "[key]");
+    }
+    let hidden = |word: &str| word.starts_with("sk-") || word.contains("://");
+    let words: Vec<&str> =
+        text.split_whitespace().map(|word| if hidden(word) { "[…]" } else { word }).collect();
+    first_characters(&words.join(" "), 300).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use reqwest::header::{HeaderName, HeaderValue};
+
+    fn asked(headers: &[(&'static str, &str)]) -> Option<u128> {
+        let headers = headers.iter().map(|(name, value)| {
+            (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())
+        });
+        retry_after(&headers.collect()).map(|pause| pause.as_millis())
+    }
+
+    #[test]
+    fn the_pause_is_read_in_all_its_forms() {
+        let date = ("date", "Sat, 21 Nov 2026 12:00:00 GMT");
+        assert_eq!(asked(&[("retry-after-ms", "1500")]), Some(1500));
+        assert_eq!(asked(&[("retry-after", "2")]), Some(2000));
+        assert_eq!(asked(&[("retry-after", "Sat, 21 Nov 2026 12:00:30 GMT"), date]), Some(30_000));
+        assert_eq!(asked(&[("retry-after", "Sat, 21 Nov 2026 11:00:00 GMT"), date]), Some(0));
+        assert_eq!(asked(&[("retry-after", "soon"), date]), None);
+        assert_eq!(asked(&[("retry-after", "-1")]), None);
+        assert_eq!(asked(&[]), None);
+    }
+}

@@ -1,0 +1,198 @@
+"""Chat completions and models, by OpenAI's own library: handed on without a session, and with one
+stored and remembered."""
+
+import asyncio
+import json
+
+import openai
+import pytest
+from conftest import saying
+from pydantic import BaseModel
+from upstream import USAGE, Gate
+
+
+class Place(BaseModel):
+    city: str
+    inhabitants: int
+
+
+def test_models_are_listed_and_found_by_name(client):
+    assert [model.id for model in client.models.list()] == ["m", "team/large"]
+    assert client.models.retrieve("team/large").object == "model"
+    with pytest.raises(openai.NotFoundError) as absent:
+        client.models.retrieve("none")
+    assert absent.value.code == "model_not_found"
+
+
+def test_without_a_session_a_request_is_handed_on_as_it_is(client, upstream):
+    upstream.will("Hello.")
+    more = {"seed": 7, "stop": ["x"], "logprobs": True, "logit_bias": {"50256": -100}, "user": "u"}
+    completion = client.chat.completions.create(**saying("hi", n=1, **more))
+    assert completion.choices[0].message.content == "Hello."
+    assert completion.usage.total_tokens == 34
+    assert upstream.calls[0].request == {**saying("hi", n=1), **more}
+
+
+def test_without_a_session_a_stream_comes_word_by_word(client, upstream):
+    gate = Gate()
+
+    def script(call):
+        call.text("one, ")
+        gate.wait()
+        call.reply("two")
+
+    upstream.will(script)
+    options = {"stream_options": {"include_usage": True}}
+    with client.chat.completions.create(**saying("count", stream=True, **options)) as stream:
+        assert next(stream).choices[0].delta.content == "one, "
+        gate.open()
+        assert next(stream).choices[0].delta.content == "two"
+        rest = list(stream)
+    assert rest[0].choices[0].finish_reason == "stop"
+    assert (rest[-1].choices, rest[-1].usage.completion_tokens) == ([], 13)
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_a_session_is_stored_and_remembered(client, upstream, session, stored, is_stream):
+    def said(**body):
+        answer = client.chat.completions.create(**body, stream=is_stream)
+        if not is_stream:
+            return answer.choices[0].message.content
+        return "".join(chunk.choices[0].delta.content or "" for chunk in answer)
+
+    upstream.will("Hello, Ada. 你好!", "You are Ada.", "Still Ada.")
+    assert said(**saying("I am Ada.", session)) == "Hello, Ada. 你好!"
+    # By the header, and with a history that the client only believes in.
+    body = saying("Who am I?", extra_headers={"x-echoic-session": session})
+    body["messages"].insert(0, {"role": "assistant", "content": "You are Bob."})
+    assert said(**body) == "You are Ada."
+    with client.with_options(default_headers={"x-echoic-session": session}) as own:
+        answer = own.chat.completions.with_raw_response.create(**saying("Sure?"))
+        assert answer.headers["x-echoic-session"] == session
+        assert answer.parse().choices[0].message.content == "Still Ada."
+
+    told = ["I am Ada.", "Hello, Ada. 你好!", "Who am I?", "You are Ada.", "Sure?", "Still Ada."]
+    assert stored(session) == list(zip(["user", "assistant"] * 3, told, strict=True))
+    assert [call.texts for call in upstream.calls] == [told[:1], told[:3], told[:5]]
+
+
+def test_a_session_streams_word_by_word_and_says_at_last_what_it_cost(client, upstream, session):
+    gates = [Gate(), Gate()]
+
+    def script(call):
+        call.text("one, ")
+        gates[0].wait()
+        call.text("two, ")
+        gates[1].wait()
+        call.reply("three")
+
+    upstream.will(script)
+    options = {"stream_options": {"include_usage": True}}
+    with client.chat.completions.create(**saying("count", session, stream=True, **options)) as stream:
+        assert next(stream).choices[0].delta.role == "assistant"
+        assert next(stream).choices[0].delta.content == "one, "
+        gates[0].open()
+        assert next(stream).choices[0].delta.content == "two, "
+        gates[1].open()
+        assert next(stream).choices[0].delta.content == "three"
+        end, cost = list(stream)
+    assert (end.choices[0].finish_reason, end.usage) == ("stop", None)
+    assert (cost.choices, cost.usage.total_tokens) == ([], USAGE["total_tokens"])
+    assert cost.usage.prompt_tokens_details.cached_tokens == 8
+    assert (end.id, end.object) == (cost.id, "chat.completion.chunk")
+
+
+def test_the_librarys_accumulator_makes_the_stored_reply_of_a_stream(client, upstream, session, stored):
+    def script(call):
+        for word in ["Grüße ", "an ", "alle"]:
+            call.text(word)
+        call.finish()
+
+    upstream.will(script)
+    with client.chat.completions.stream(**saying("greet", session)) as stream:
+        kinds = [event.type for event in stream]
+        completion = stream.get_final_completion()
+    assert kinds.count("content.done") == 1
+    assert completion.choices[0].message.content == "Grüße an alle"
+    assert stored(session)[-1] == ("assistant", "Grüße an alle")
+
+
+@pytest.mark.parametrize("is_in_session", [False, True])
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_a_schema_reaches_the_provider_and_its_answer_becomes_an_object(client, upstream, session, is_in_session, is_stream):
+    bonn = Place(city="Bonn", inhabitants=330_000)
+    upstream.will(bonn.model_dump_json())
+    body = saying("Bonn, as JSON", session if is_in_session else None)
+    if is_stream:
+        with client.chat.completions.stream(**body, response_format=Place) as stream:
+            completion = stream.get_final_completion()
+    else:
+        completion = client.chat.completions.parse(**body, response_format=Place)
+    assert completion.choices[0].message.parsed == bonn
+    sent = upstream.calls[0].request["response_format"]
+    assert sent["type"] == "json_schema"
+    assert sent["json_schema"]["strict"] is True
+    assert sorted(sent["json_schema"]["schema"]["properties"]) == ["city", "inhabitants"]
+
+
+def test_without_a_session_a_tool_is_called_and_its_result_goes_back(client, upstream):
+    place = json.dumps({"city": "Bonn"})
+    call = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": place}}
+    message = {"role": "assistant", "content": None, "tool_calls": [call]}
+    choices = [{"index": 0, "message": message, "finish_reason": "tool_calls"}]
+    asks = {"id": "own", "object": "chat.completion", "created": 1, "model": "m", "choices": choices}
+    upstream.will(lambda call: call.answer(200, asks), "Rain.")
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
+    body = saying("weather?", tools=tools)
+    answer = client.chat.completions.create(**body).choices[0].message
+    assert json.loads(answer.tool_calls[0].function.arguments) == {"city": "Bonn"}
+
+    result = {"role": "tool", "tool_call_id": answer.tool_calls[0].id, "content": "rain"}
+    body["messages"] += [answer, result]
+    assert client.chat.completions.create(**body).choices[0].message.content == "Rain."
+    assert upstream.calls[1].request["messages"][-1] == result
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_in_a_session_tools_are_called_and_their_results_are_kept(client, upstream, session, stored, is_stream):
+    upstream.will(lambda call: call.tool_calls(("a", "weather", {"city": "Oslo"}), ("b", "weather", {"city": "Rome"})), "Rome.")
+    weather = {"type": "function", "function": {"name": "weather", "strict": True, "parameters": {"type": "object"}}}
+    body = saying("Where to?", session, tools=[weather])
+    if is_stream:
+        with client.chat.completions.stream(**body) as stream:
+            answer = stream.get_final_completion().choices[0]
+    else:
+        answer = client.chat.completions.create(**body).choices[0]
+    assert answer.finish_reason == "tool_calls"
+    asked = [(call.id, json.loads(call.function.arguments)["city"]) for call in answer.message.tool_calls]
+    assert asked == [("a", "Oslo"), ("b", "Rome")]
+
+    results = [{"role": "tool", "tool_call_id": id, "content": f"it rains in {city}"} for id, city in asked]
+    calls = [call.model_dump(include={"id", "type", "function"}) for call in answer.message.tool_calls]
+    body["messages"] += [{"role": "assistant", "content": None, "tool_calls": calls}, *results]
+    assert client.chat.completions.create(**body).choices[0].message.content == "Rome."
+    assert [role for role, _ in stored(session)] == ["user", "assistant", "tool", "assistant"]
+    told = upstream.calls[1].request["messages"][-2:]
+    assert [(result["tool_call_id"], result["content"]) for result in told] == [
+        ("a", "it rains in Oslo"),
+        ("b", "it rains in Rome"),
+    ]
+
+
+def test_the_asynchronous_library_speaks_with_several_sessions_at_once(server, upstream, session, stored):
+    def echo(call):
+        call.reply(f"You said {call.texts[-1]}")
+
+    upstream.will(*[echo] * 5)
+
+    async def talk():
+        async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=0, timeout=15) as client:
+            async def say(number):
+                stream = await client.chat.completions.create(**saying(f"{number}", f"{session}-{number}"), stream=True)
+                return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+
+            return await asyncio.gather(*map(say, range(5)))
+
+    assert asyncio.run(talk()) == [f"You said {number}" for number in range(5)]
+    for number in range(5):
+        assert stored(f"{session}-{number}")[1] == ("assistant", f"You said {number}")

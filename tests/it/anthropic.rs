@@ -1,0 +1,283 @@
+//! Anthropic as the provider: what is done with what its endpoint sends, and what a user of the
+//! API sees of it.
+
+use crate::support::{Call, Server, Upstream, anthropic as claude, soon};
+use echoic::domain::message::FinishReason;
+use echoic::domain::{Role, Usage};
+use echoic::provider::anthropic::Anthropic;
+use echoic::provider::{Event, Fault, Prompt, PromptMessage, Provider, ProviderError};
+use futures::StreamExt;
+use serde_json::{Value, json};
+
+/// Asks the endpoint and lets the script answer; what was streamed, or why nothing was.
+async fn outcome(
+    script: impl FnOnce(&mut Call) + Send,
+) -> Result<Vec<Result<Event, ProviderError>>, ProviderError> {
+    outcome_of(|mut call| {
+        script(&mut call);
+        call.end();
+    })
+    .await
+}
+
+async fn outcome_of(
+    script: impl FnOnce(Call),
+) -> Result<Vec<Result<Event, ProviderError>>, ProviderError> {
+    let upstream = Upstream::start().await;
+    let endpoint = Anthropic::new(&upstream.base_url, Some("sk-ant-secret")).unwrap();
+    let prompt = Prompt {
+        model: "claude-sonnet-5-5".to_owned(),
+        messages: vec![PromptMessage::text(Role::User, "u")],
+        ..Prompt::default()
+    };
+    let answer = async { script(upstream.call().await) };
+    let (events, ()) = soon(futures::future::join(endpoint.stream(&prompt), answer)).await;
+    let batches: Vec<_> = soon(events?.collect()).await;
+    let flat = batches.into_iter().flat_map(|batch| match batch {
+        Ok(events) => events.into_iter().map(Ok).collect(),
+        Err(error) => vec![Err(error)],
+    });
+    Ok(flat.collect())
+}
+
+/// What was streamed, adjacent deltas put together.
+fn joined(told: Vec<Result<Event, ProviderError>>) -> Vec<Event> {
+    let mut events: Vec<Event> = Vec::new();
+    for event in told {
+        match (events.last_mut(), event.unwrap()) {
+            (Some(Event::Text(so_far)), Event::Text(more))
+            | (Some(Event::Reasoning(so_far)), Event::Reasoning(more)) => so_far.push_str(&more),
+            (_, event) => events.push(event),
+        }
+    }
+    events
+}
+
+#[tokio::test]
+async fn thoughts_and_text_and_costs_are_told_apart() {
+    let told = outcome(|call| {
+        claude::begin(
+            call,
+            json!({"input_tokens": 12, "cache_creation_input_tokens": 160,
+                "cache_read_input_tokens": 640, "output_tokens": 1}),
+        );
+        claude::thinking(call, &["hm ", "yes"]);
+        claude::text_begins(call);
+        claude::text(call, "Hel");
+        claude::text(call, "lo");
+        let cost = json!({"output_tokens": 95, "output_tokens_details": {"thinking_tokens": 12}});
+        claude::finish(call, "end_turn", cost);
+    })
+    .await
+    .unwrap();
+    let usage = Usage {
+        prompt_tokens: 812,
+        cached_tokens: 640,
+        completion_tokens: 95,
+        reasoning_tokens: 12,
+        estimated: false,
+    };
+    assert_eq!(
+        joined(told),
+        [
+            Event::Reasoning("hm yes".to_owned()),
+            Event::Text("Hello".to_owned()),
+            Event::Usage(usage),
+            Event::Finish(FinishReason::Stop),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn each_reason_to_stop_has_its_meaning() {
+    for (word, reason) in [
+        ("end_turn", FinishReason::Stop),
+        ("stop_sequence", FinishReason::Stop),
+        ("max_tokens", FinishReason::Length),
+        ("model_context_window_exceeded", FinishReason::Length),
+        ("refusal", FinishReason::ContentFilter),
+        ("tool_use", FinishReason::ToolCalls),
+        ("pause_turn", FinishReason::Other),
+    ] {
+        let told = outcome(|call| claude::finish(call, word, json!({"output_tokens": 1}))).await;
+        assert_eq!(told.unwrap().pop().unwrap().unwrap(), Event::Finish(reason), "{word}");
+    }
+}
+
+#[tokio::test]
+async fn events_nobody_has_heard_of_are_passed_over() {
+    let told = outcome(|call| {
+        for event in [
+            json!({"type": "message_resumed", "at": 7}),
+            json!({"type": "content_block_start", "index": 0, "content_block": {"type": "redacted_thinking", "data": "x"}}),
+            json!({"type": "content_block_delta", "index": 0, "delta": {"type": "citations_delta", "citation": {}}}),
+            json!({"type": "content_block_delta", "index": 0, "delta": {"type": "input_json_delta", "partial_json": "{"}}),
+        ] {
+            claude::event(call, &event);
+        }
+        claude::reply(call, "hi");
+    })
+    .await
+    .unwrap();
+    assert_eq!(joined(told)[0], Event::Text("hi".to_owned()));
+}
+
+#[tokio::test]
+async fn a_reply_that_is_cut_is_an_error_and_one_that_just_ends_has_no_reason() {
+    let told = outcome(|call| claude::text(call, "half")).await.unwrap();
+    assert_eq!(told, [Ok(Event::Text("half".to_owned()))]);
+    // It may break before it has begun.
+    let cut = match outcome_of(Call::cut).await {
+        Ok(told) => told.into_iter().next_back().unwrap().unwrap_err(),
+        Err(error) => error,
+    };
+    assert_eq!(cut.fault, Fault::Broken);
+    let nonsense = outcome(|call| call.raw("data: {\"type\":\"content_bl\n\n")).await.unwrap();
+    assert_eq!(nonsense[0].as_ref().unwrap_err().fault, Fault::Refused);
+}
+
+#[tokio::test]
+async fn an_error_is_an_error_whatever_it_is_wrapped_in() {
+    let error =
+        json!({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}});
+    type Script = fn(Call, Value);
+    let wrapped: [(&str, Script); 4] = [
+        ("a status", |call, error| call.refuse(529, error)),
+        ("a 200 with JSON", |call, error| call.refuse(200, error)),
+        ("a named event", |mut call, error| claude::event(&mut call, &error)),
+        ("a gateway's own words", |mut call, error| {
+            call.raw(format!("data: {}\n\n", json!({"error": error["error"]})));
+        }),
+    ];
+    for (what, script) in wrapped {
+        let body = error.clone();
+        let error = match outcome_of(move |call| script(call, body)).await {
+            Err(error) => error,
+            Ok(told) => told.into_iter().next_back().unwrap().unwrap_err(),
+        };
+        assert!(error.message.ends_with("Overloaded"), "{what}: {error}");
+        assert!(error.is_passing && error.fault == Fault::Refused, "{what}: {error:?}");
+    }
+}
+
+#[tokio::test]
+async fn credentials_are_never_shown_and_a_prompt_that_is_too_long_is_told_apart() {
+    let refused = async |status, kind: &str, message: &str| {
+        let body = json!({"type": "error", "error": {"type": kind, "message": message}});
+        outcome_of(move |call| call.refuse(status, body)).await.unwrap_err()
+    };
+    let error = refused(401, "authentication_error", "invalid x-api-key").await;
+    assert_eq!(error.message, "the provider refused the server's credentials");
+    let error = refused(400, "invalid_request_error", "no sk-ant-secret here").await;
+    assert_eq!(error.message, "the provider answered 400: no [key] here");
+    for message in [
+        "prompt is too long: 208310 tokens > 200000 maximum",
+        "input length and `max_tokens` exceed context limit: 188240 + 21333 > 200000",
+    ] {
+        let error = refused(400, "invalid_request_error", message).await;
+        assert_eq!(error.fault, Fault::ContextTooLong, "{message}");
+    }
+    let error = refused(413, "request_too_large", "Request exceeds the maximum size").await;
+    assert_eq!(error.fault, Fault::ContextTooLong);
+}
+
+pub async fn server() -> Server {
+    let upstream = Upstream::start().await;
+    let url = format!("--anthropic-base-url={}", upstream.base_url);
+    let flags = ["--provider=anthropic", "--anthropic-api-key=sk-ant-secret", &url];
+    let mut server = Server::with(&flags).await;
+    server.upstream = upstream;
+    server
+}
+
+#[tokio::test]
+async fn a_session_is_answered_with_thoughts_and_remembers_through_the_cache() {
+    let server = server().await;
+    let session = server.session().await;
+    let (mut frames, mut call) = server.open_turn(&session, "Who are you?").await;
+    assert_eq!(call.headers["x-api-key"], "sk-ant-secret");
+    assert_eq!(call.headers["anthropic-version"], "2023-06-01");
+    claude::begin(&mut call, json!({"input_tokens": 3, "cache_read_input_tokens": 9}));
+    claude::thinking(&mut call, &["I am?"]);
+    claude::text_begins(&mut call);
+    claude::text(&mut call, "Claude.");
+    claude::finish(&mut call, "end_turn", json!({"output_tokens": 4}));
+    assert_eq!(frames.until("reasoning-delta").await.data["delta"], "I am?");
+    let usage = &frames.until("finish").await.data["messageMetadata"]["usage"];
+    assert_eq!((&usage["promptTokens"], &usage["cachedTokens"]), (&json!(12), &json!(9)));
+    frames.rest().await;
+    let reply = server.last_message(&session).await;
+    assert_eq!(reply["parts"], json!([{"type": "reasoning", "text": "I am?"}]));
+
+    let (mut frames, mut call) = server.open_turn(&session, "Sure?").await;
+    let kept = json!({"type": "ephemeral"});
+    assert_eq!(call.request["system"][0]["cache_control"], kept);
+    assert_eq!(
+        call.request["messages"],
+        json!([
+            {"role": "user", "content": [{"type": "text", "text": "Who are you?"}]},
+            {"role": "assistant", "content": [{"type": "text", "text": "Claude.", "cache_control": kept}]},
+            {"role": "user", "content": [{"type": "text", "text": "Sure?"}]},
+        ])
+    );
+    claude::reply(&mut call, "Sure.");
+    frames.rest().await;
+    assert_eq!(server.last_message(&session).await["content"], "Sure.");
+}
+
+#[tokio::test]
+async fn an_overloaded_endpoint_is_asked_again_until_the_first_word_and_not_behind_it() {
+    let overloaded =
+        json!({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}});
+    let server = server().await;
+    let session = server.session().await;
+    let (mut frames, call) = server.open_turn(&session, "hi").await;
+    call.refuse(529, overloaded.clone());
+    let mut call = server.upstream.call().await;
+    claude::begin(&mut call, json!({"input_tokens": 3}));
+    claude::event(&mut call, &overloaded);
+    let mut call = server.upstream.call().await;
+    claude::text(&mut call, "half");
+    claude::event(&mut call, &overloaded);
+    let error = frames.until("error").await;
+    assert_eq!(error.data["errorText"], "the provider answered: Overloaded");
+    frames.rest().await;
+    let reply = server.last_message(&session).await;
+    assert_eq!((&reply["status"], &reply["content"]), (&json!("failed"), &json!("half")));
+    assert!(server.upstream.is_idle().await);
+}
+
+#[tokio::test]
+async fn its_models_are_listed_with_their_windows() {
+    let server = server().await;
+    let models = server.get("/api/models").await.data();
+    assert_eq!(
+        models["models"][0],
+        json!({"id": "gated-1", "provider": "anthropic", "contextWindow": 200_000})
+    );
+}
+
+#[tokio::test]
+async fn openais_words_without_a_session_become_its_own() {
+    let server = server().await;
+    let schema = json!({"type": "object", "properties": {"b": {}, "a": {}}});
+    let body = json!({
+        "messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}],
+        "stop": "END", "max_tokens": 9, "seed": 7,
+        "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}},
+    });
+    let answer = async {
+        let mut call = server.upstream.call().await;
+        let told = &call.request;
+        assert_eq!((&told["max_tokens"], &told["stop_sequences"]), (&json!(9), &json!(["END"])));
+        let format = json!({"type": "json_schema", "schema": schema});
+        assert_eq!((&told["output_config"]["format"], told.get("seed")), (&format, None));
+        claude::thinking(&mut call, &["hm"]);
+        claude::reply(&mut call, "{}");
+    };
+    let (reply, ()) =
+        futures::future::join(server.post("/v1/chat/completions", body), answer).await;
+    let message = &reply.body["choices"][0]["message"];
+    assert_eq!((&message["content"], &message["reasoning_content"]), (&json!("{}"), &json!("hm")));
+    assert_eq!(reply.body["usage"]["total_tokens"], 9);
+}

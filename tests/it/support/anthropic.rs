@@ -1,0 +1,60 @@
+//! The gated provider in Anthropic's words: what a stream of the Messages API consists of.
+
+use super::Call;
+use serde_json::{Value, json};
+
+/// Sends one event as Anthropic names it.
+pub fn event(call: &mut Call, event: &Value) {
+    call.raw(format!("event: {}\ndata: {event}\n\n", event["type"].as_str().unwrap()));
+}
+
+/// Opens the message, with what it costs so far.
+pub fn begin(call: &mut Call, usage: Value) {
+    let message = json!({
+        "id": "msg_1", "type": "message", "role": "assistant", "content": [], "model": "m",
+        "stop_reason": null, "stop_sequence": null, "usage": usage,
+    });
+    event(call, &json!({"type": "message_start", "message": message}));
+    event(call, &json!({"type": "ping"}));
+}
+
+/// Sends one block of thoughts, and its signature.
+pub fn thinking(call: &mut Call, pieces: &[&str]) {
+    let block = json!({"type": "thinking", "thinking": "", "signature": ""});
+    event(call, &json!({"type": "content_block_start", "index": 0, "content_block": block}));
+    for thinking in pieces {
+        let delta = json!({"type": "thinking_delta", "thinking": thinking});
+        event(call, &json!({"type": "content_block_delta", "index": 0, "delta": delta}));
+    }
+    let delta = json!({"type": "signature_delta", "signature": "c2ln"});
+    event(call, &json!({"type": "content_block_delta", "index": 0, "delta": delta}));
+    event(call, &json!({"type": "content_block_stop", "index": 0}));
+}
+
+/// Opens a block of text.
+pub fn text_begins(call: &mut Call) {
+    let block = json!({"type": "text", "text": ""});
+    event(call, &json!({"type": "content_block_start", "index": 1, "content_block": block}));
+}
+
+/// Sends one delta of the answer.
+pub fn text(call: &mut Call, text: &str) {
+    let delta = json!({"type": "text_delta", "text": text});
+    event(call, &json!({"type": "content_block_delta", "index": 1, "delta": delta}));
+}
+
+/// Ends the message.
+pub fn finish(call: &mut Call, stop_reason: &str, usage: Value) {
+    event(call, &json!({"type": "content_block_stop", "index": 1}));
+    let delta = json!({"stop_reason": stop_reason, "stop_sequence": null});
+    event(call, &json!({"type": "message_delta", "delta": delta, "usage": usage}));
+    event(call, &json!({"type": "message_stop"}));
+}
+
+/// Sends a whole reply.
+pub fn reply(call: &mut Call, answer: &str) {
+    begin(call, json!({"input_tokens": 7, "output_tokens": 1}));
+    text_begins(call);
+    text(call, answer);
+    finish(call, "end_turn", json!({"output_tokens": 2}));
+}

@@ -1,0 +1,443 @@
+//! Function calls: a reply that calls some ends its turn, its results begin the next one.
+
+use crate::support::sse::{Frame, Frames};
+use crate::support::{Call, Server, anthropic as claude, soon};
+use futures::future::join;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+fn tools() -> Value {
+    let parameters = json!({"type": "object", "properties": {"city": {"type": "string"}}});
+    json!([{"type": "function", "function": {"name": "weather", "parameters": parameters}}])
+}
+
+/// A UIMessage of the user's.
+fn asks(id: &str, text: &str) -> Value {
+    json!({"id": id, "role": "user", "parts": [{"type": "text", "text": text}]})
+}
+
+/// What `useChat` sends: the last message of the session, with tools to call.
+fn sent(session: &str, last: &Value) -> Value {
+    json!({"id": session, "messages": [last], "trigger": "submit-message", "tools": tools()})
+}
+
+/// Sends and lets the provider answer by the script; all frames, and what the provider was sent.
+async fn chatted(server: &Server, body: Value, script: impl FnOnce(Call)) -> (Vec<Frame>, Value) {
+    let answering = async {
+        let call = server.upstream.call().await;
+        let request = call.request.clone();
+        script(call);
+        request
+    };
+    let reading = async { server.chat(body).await.rest().await };
+    join(reading, answering).await
+}
+
+/// Calls the weather of these cities, in one reply.
+fn calling(cities: &'static [&'static str]) -> impl FnOnce(Call) {
+    move |mut call| {
+        for (index, city) in (0..).zip(cities) {
+            call.tool_call(index, &format!("call-{city}"), "weather");
+        }
+        for (index, city) in (0..).zip(cities) {
+            call.arguments(index, "{\"city\":");
+            call.arguments(index, &format!(" \"{city}\"}}"));
+        }
+        call.finish_calling();
+    }
+}
+
+/// The same reply as `useChat` keeps it, with what came of the calls.
+fn with_outputs(id: &str, outputs: &[(&str, Value)]) -> Value {
+    let parts = outputs.iter().map(|(city, output)| {
+        json!({
+            "type": "tool-weather", "toolCallId": format!("call-{city}"),
+            "state": "output-available", "input": {"city": city}, "output": output,
+        })
+    });
+    let parts: Vec<Value> = [json!({"type": "step-start"})].into_iter().chain(parts).collect();
+    json!({"id": id, "role": "assistant", "parts": parts})
+}
+
+/// The kinds of the frames in their order; what may come in pieces, once.
+fn kinds(frames: &[Frame]) -> Vec<&str> {
+    let mut kinds: Vec<&str> = frames.iter().map(Frame::kind).collect();
+    kinds.dedup();
+    kinds
+}
+
+fn the<'a>(kind: &str, frames: &'a [Frame]) -> &'a Value {
+    &frames.iter().find(|frame| frame.kind() == kind).unwrap().data
+}
+
+async fn ui_history(server: &Server, session: &str) -> Value {
+    let path = format!("/api/chat-sessions/{session}/messages?format=ui");
+    let mut messages = server.get(&path).await.data()["messages"].take();
+    for message in messages.as_array_mut().unwrap() {
+        message.as_object_mut().unwrap().remove("metadata");
+    }
+    messages
+}
+
+#[tokio::test]
+async fn a_call_ends_the_turn_and_its_output_continues_the_same_message() {
+    let server = Server::start().await;
+    let (frames, request) =
+        chatted(&server, sent("s", &asks("q", "Oslo?")), calling(&["Oslo"])).await;
+    assert_eq!(request["tools"], tools());
+    assert_eq!(
+        kinds(&frames),
+        [
+            "start",
+            "data-session",
+            "start-step",
+            "tool-input-start",
+            "tool-input-delta",
+            "tool-input-available",
+            "finish-step",
+            "finish",
+            "[DONE]"
+        ]
+    );
+    let reply = frames[0].data["messageId"].as_str().unwrap().to_owned();
+    assert_eq!(the("tool-input-available", &frames)["input"], json!({"city": "Oslo"}));
+    assert_eq!(the("finish", &frames)["finishReason"], "tool-calls");
+    let waiting = json!([
+        {"id": "q", "role": "user", "parts": [{"type": "text", "text": "Oslo?"}]},
+        {"id": reply, "role": "assistant", "parts": [
+            {"type": "tool-weather", "toolCallId": "call-Oslo", "state": "input-available", "input": {"city": "Oslo"}},
+        ]},
+    ]);
+    let mut history = ui_history(&server, "s").await;
+    history[0]["id"] = "q".into();
+    assert_eq!(history, waiting);
+
+    let result = with_outputs(&reply, &[("Oslo", json!({"rain": true}))]);
+    let (frames, request) =
+        chatted(&server, sent("s", &result), |call| call.reply("Take a coat.")).await;
+    assert_eq!(frames[0].data["messageId"], *reply, "it continues that message");
+    let function = json!({"name": "weather", "arguments": "{\"city\": \"Oslo\"}"});
+    let called = json!([{"id": "call-Oslo", "type": "function", "function": function}]);
+    assert_eq!(
+        request["messages"].as_array().unwrap()[1..],
+        [
+            json!({"role": "user", "content": "Oslo?"}),
+            json!({"role": "assistant", "content": null, "tool_calls": called}),
+            json!({"role": "tool", "content": "{\"rain\":true}", "tool_call_id": "call-Oslo"}),
+        ]
+    );
+    let history = ui_history(&server, "s").await;
+    assert_eq!(
+        history[1],
+        json!({"id": reply, "role": "assistant", "parts": [
+            {"type": "tool-weather", "toolCallId": "call-Oslo", "state": "output-available",
+                "input": {"city": "Oslo"}, "output": {"rain": true}},
+            {"type": "step-start"},
+            {"type": "text", "text": "Take a coat."},
+        ]})
+    );
+    assert_eq!(history.as_array().unwrap().len(), 2);
+    // A page that begins amid such a message shows it from its beginning.
+    let path = "/api/chat-sessions/s/messages?format=ui&limit=1";
+    let page = server.get(path).await.data();
+    assert_eq!((&page["messages"][0]["id"], &page["hasMore"]), (&json!(reply), &json!(true)));
+
+    let roles: Vec<String> = server.said("s").await;
+    assert_eq!(
+        roles,
+        ["user: Oslo?", "assistant: ", "tool: {\"rain\":true}", "assistant: Take a coat."]
+    );
+}
+
+#[tokio::test]
+async fn outputs_that_come_twice_ask_nobody_twice_and_other_outputs_branch() {
+    let server = Server::start().await;
+    let (frames, _) = chatted(&server, sent("s", &asks("q", "Oslo?")), calling(&["Oslo"])).await;
+    let reply = frames[0].data["messageId"].as_str().unwrap().to_owned();
+    let result = with_outputs(&reply, &[("Oslo", json!("rain"))]);
+    let (first, _) = chatted(&server, sent("s", &result), |call| call.reply("A coat.")).await;
+    let again = server.chat(sent("s", &result)).await.rest().await;
+    assert_eq!(again[0].data["messageId"], first[0].data["messageId"]);
+    let text = |frames: &[Frame]| crate::support::sse::text_of(frames);
+    assert_eq!((text(&again), server.upstream.is_idle().await), ("A coat.".to_owned(), true));
+
+    let other = with_outputs(&reply, &[("Oslo", json!("sun"))]);
+    chatted(&server, sent("s", &other), |call| call.reply("A hat.")).await;
+    let said = ["user: Oslo?", "assistant: ", "tool: sun", "assistant: A hat."];
+    assert_eq!(server.said("s").await, said);
+    let all = server.get("/api/chat-sessions/s/messages?view=all").await.data();
+    assert_eq!(all["messages"].as_array().unwrap().len(), 6);
+}
+
+#[tokio::test]
+async fn calls_in_parallel_and_one_after_another_stay_one_message_for_the_ai_sdk() {
+    let server = Server::start().await;
+    let both = calling(&["Oslo", "Rome"]);
+    let (frames, _) = chatted(&server, sent("s", &asks("q", "Where?")), both).await;
+    let reply = frames[0].data["messageId"].as_str().unwrap().to_owned();
+    let half = with_outputs(&reply, &[("Oslo", json!("rain"))]);
+    let refused = server.post("/api/chat", sent("s", &half)).await;
+    assert_eq!(refused.failure(), (400, "invalid_request"));
+    assert!(refused.body.to_string().contains("call-Rome"), "{}", refused.body);
+
+    let outputs = [("Oslo", json!("rain")), ("Rome", json!("sun"))];
+    let result = with_outputs(&reply, &outputs);
+    let (frames, _) = chatted(&server, sent("s", &result), calling(&["Nice"])).await;
+    assert_eq!(frames[0].data["messageId"], *reply);
+    // The client now has all three in one message.
+    let all = [outputs[0].clone(), outputs[1].clone(), ("Nice", json!("wind"))];
+    let result = with_outputs(&reply, &all);
+    let (frames, request) = chatted(&server, sent("s", &result), |call| call.reply("Rome.")).await;
+    assert_eq!(frames[0].data["messageId"], *reply);
+    let roles: Vec<&str> = request["messages"].as_array().unwrap()[1..]
+        .iter()
+        .map(|message| message["role"].as_str().unwrap())
+        .collect();
+    assert_eq!(roles, ["user", "assistant", "tool", "tool", "assistant", "tool"]);
+    let history = ui_history(&server, "s").await;
+    assert_eq!(history.as_array().unwrap().len(), 2);
+    let states: Vec<&str> = history[1]["parts"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|part| part["state"].as_str().or(part["type"].as_str()).unwrap())
+        .collect();
+    assert_eq!(
+        states,
+        [
+            "output-available",
+            "output-available",
+            "step-start",
+            "output-available",
+            "step-start",
+            "text"
+        ]
+    );
+    // Where nothing waits for outputs, there is nothing to continue.
+    let none = server.post("/api/chat", sent("new", &result)).await;
+    assert_eq!(none.failure(), (404, "session_not_found"));
+    let plain = server.session().await;
+    server.turn(&plain, "hi", "hello").await;
+    let none = server.post("/api/chat", sent(&plain, &result)).await;
+    assert_eq!(none.failure(), (400, "invalid_request"));
+}
+
+#[tokio::test]
+async fn whatever_memory_leaves_out_no_call_goes_without_its_output() {
+    let server = Server::start().await;
+    for city in ["a", "b", "c"] {
+        let question = asks(&format!("q-{city}"), city);
+        let script = |mut call: Call| {
+            call.tool_call(0, &format!("call-{city}"), "weather");
+            call.arguments(0, "{}");
+            call.finish_calling();
+        };
+        let (frames, _) = chatted(&server, sent("s", &question), script).await;
+        let reply = frames[0].data["messageId"].as_str().unwrap().to_owned();
+        let outputs = [(city, json!("rain ".repeat(20)))];
+        // Even where nothing is remembered, a call goes with its output.
+        let mut body = sent("s", &with_outputs(&reply, &outputs));
+        body["memory"] = json!({"strategy": "token", "maxTokens": 1});
+        let (_, request) = chatted(&server, body, |call| call.reply("A coat.")).await;
+        let roles: Vec<&Value> =
+            request["messages"].as_array().unwrap()[1..].iter().map(|it| &it["role"]).collect();
+        assert_eq!(roles, ["assistant", "tool"]);
+    }
+    for last in 1..12 {
+        let path =
+            format!("/api/chat-sessions/s/memory?message=so&strategy=window&lastMessages={last}");
+        let prompt = server.get(&path).await.data();
+        let mut open = Vec::new();
+        for piece in prompt["pieces"].as_array().unwrap() {
+            for result in piece["results"].as_array().into_iter().flatten() {
+                let id = &result["toolCallId"];
+                assert!(open.contains(&id), "{last}: {prompt:#}");
+                open.retain(|known| *known != id);
+            }
+            let calls = piece["calls"].as_array().into_iter().flatten();
+            open.extend(calls.map(|call| &call["toolCallId"]));
+        }
+        assert!(open.is_empty(), "{last}: {prompt:#}");
+    }
+}
+
+#[tokio::test]
+async fn calls_nobody_answered_and_calls_cut_off_do_not_hinder_the_next_message() {
+    let server = Server::start().await;
+    chatted(&server, sent("s", &asks("q", "Oslo?")), calling(&["Oslo"])).await;
+    let (_, request) =
+        chatted(&server, sent("s", &asks("r", "Never mind.")), |call| call.reply("Fine.")).await;
+    let said = json!([
+        {"role": "user", "content": "Oslo?"}, {"role": "user", "content": "Never mind."},
+    ]);
+    assert_eq!(request["messages"].as_array().unwrap()[1..], *said.as_array().unwrap());
+
+    let mut frames: Frames = server.chat(sent("s", &asks("t", "Rome?"))).await;
+    let mut call = server.upstream.call().await;
+    call.text("Let me see. ");
+    call.tool_call(0, "call-Rome", "weather");
+    call.arguments(0, "{\"city\"");
+    frames.until("tool-input-delta").await;
+    server.post("/api/chat/s/stop", json!({})).await;
+    assert_eq!(kinds(&frames.rest().await), ["abort", "[DONE]"]);
+    let stopped = server.last_message("s").await;
+    assert_eq!((&stopped["status"], &stopped["parts"]), (&json!("interrupted"), &json!([])));
+    assert_eq!(stopped["content"], "Let me see. ");
+}
+
+#[tokio::test]
+async fn chat_completions_call_functions_in_a_session_and_the_others_see_it() {
+    let server = Server::start().await;
+    let ask = async |messages: Value, script: Box<dyn FnOnce(Call)>| {
+        let body =
+            json!({"session_id": "s", "messages": messages, "tools": tools(), "stream": true});
+        let asking = async {
+            let request = server.request(Method::POST, "/v1/chat/completions").json(&body);
+            soon(soon(request.send()).await.unwrap().text()).await.unwrap()
+        };
+        let answering = async { script(server.upstream.call().await) };
+        let (text, ()) = join(asking, answering).await;
+        let chunks: Vec<Value> = text
+            .split("\n\n")
+            .filter_map(|event| serde_json::from_str(event.strip_prefix("data: ")?).ok())
+            .collect();
+        chunks.iter().map(|chunk| chunk["choices"][0].clone()).collect::<Vec<_>>()
+    };
+    let question = json!({"role": "user", "content": "Where?"});
+    let both = Box::new(calling(&["Oslo", "Rome"]));
+    let choices = ask(json!([question]), both).await;
+    let calls: Vec<&Value> =
+        choices.iter().flat_map(|it| it["delta"]["tool_calls"].as_array()).flatten().collect();
+    let function = json!({"name": "weather", "arguments": ""});
+    assert_eq!(
+        *calls[0],
+        json!({"index": 0, "id": "call-Oslo", "type": "function", "function": function})
+    );
+    assert_eq!(
+        *calls[1],
+        json!({"index": 1, "id": "call-Rome", "type": "function", "function": function})
+    );
+    let arguments = |index| -> String {
+        let own = calls[2..].iter().filter(|call| call["index"] == index);
+        own.map(|call| call["function"]["arguments"].as_str().unwrap()).collect()
+    };
+    let wanted = ["Oslo", "Rome"].map(|city| format!("{{\"city\": \"{city}\"}}"));
+    assert_eq!([arguments(0), arguments(1)], wanted);
+    assert_eq!(choices.last().unwrap()["finish_reason"], "tool_calls");
+
+    let called = json!({"role": "assistant", "content": null, "tool_calls": []});
+    let result = |city: &str, text| json!({"role": "tool", "tool_call_id": format!("call-{city}"), "content": text});
+    let messages = json!([question, called, result("Oslo", "rain"), result("Rome", "sun")]);
+    let choices = ask(messages, Box::new(|call| call.reply("Rome."))).await;
+    assert_eq!(choices[1]["delta"]["content"], "Rome.");
+    let said = ["user: Where?", "assistant: ", "tool: rain\nsun", "assistant: Rome."];
+    assert_eq!(server.said("s").await, said);
+    let history = ui_history(&server, "s").await;
+    assert_eq!(history[1]["parts"][1]["output"], "sun");
+}
+
+#[tokio::test]
+async fn calls_and_outputs_are_items_of_a_conversation() {
+    let server = Server::start().await;
+    let both = calling(&["Oslo", "Rome"]);
+    let (frames, _) = chatted(&server, sent("s", &asks("q", "Where?")), both).await;
+    let reply = frames[0].data["messageId"].as_str().unwrap().to_owned();
+    let result = with_outputs(&reply, &[("Oslo", json!("rain")), ("Rome", json!("sun"))]);
+    chatted(&server, sent("s", &result), |call| call.reply("Rome.")).await;
+    let route = "/v1/conversations/conv_s/items";
+    let all = server.get(&format!("{route}?order=asc")).await.body["data"].take();
+    let all = all.as_array().unwrap();
+    let kinds: Vec<&str> = all.iter().map(|item| item["type"].as_str().unwrap()).collect();
+    let (call, output) = ("function_call", "function_call_output");
+    assert_eq!(kinds, ["message", call, call, output, output, "message"]);
+    assert_eq!(
+        all[2],
+        json!({
+            "id": format!("fc_2_{reply}"), "type": "function_call", "status": "completed",
+            "call_id": "call-Rome", "name": "weather", "arguments": "{\"city\": \"Rome\"}",
+        })
+    );
+    assert_eq!((&all[3]["call_id"], &all[3]["output"]), (&json!("call-Oslo"), &json!("rain")));
+    // One by one, in both directions, it is the same list.
+    for order in ["asc", "desc"] {
+        let (mut paged, mut after) = (Vec::new(), String::new());
+        for _ in 0..all.len() {
+            let page = server.get(&format!("{route}?order={order}&limit=1{after}")).await.body;
+            let item = page["data"][0].clone();
+            after = format!("&after={}", item["id"].as_str().unwrap());
+            assert_eq!(
+                server.get(&format!("{route}/{}", item["id"].as_str().unwrap())).await.body,
+                item
+            );
+            paged.push(item);
+            assert_eq!(page["has_more"], json!(paged.len() < all.len()), "{order} {}", paged.len());
+        }
+        if order == "desc" {
+            paged.reverse();
+        }
+        assert_eq!(&paged, all, "{order}");
+    }
+    // Other conversations may be told of such calls, and go on behind them.
+    let copied = json!({"items": all[..5].iter().cloned().map(|mut item| {
+        item.as_object_mut().unwrap().remove("id");
+        item
+    }).collect::<Vec<_>>()});
+    let made = server.post("/v1/conversations", copied).await.body;
+    let session = made["id"].as_str().unwrap().strip_prefix("conv_").unwrap().to_owned();
+    let (_, request) =
+        chatted(&server, sent(&session, &asks("r", "So?")), |call| call.reply("Rome.")).await;
+    let messages = request["messages"].as_array().unwrap();
+    let roles: Vec<&str> = messages[1..].iter().map(|it| it["role"].as_str().unwrap()).collect();
+    assert_eq!(roles, ["user", "assistant", "tool", "tool", "user"]);
+}
+
+#[tokio::test]
+async fn anthropic_is_offered_functions_calls_them_and_reads_what_came_of_it() {
+    let server = crate::anthropic::server().await;
+    let calls = |mut call: Call| {
+        assert_eq!(call.request["tools"][0]["name"], "weather");
+        claude::begin(&mut call, json!({"input_tokens": 7, "output_tokens": 1}));
+        let block = json!({"type": "tool_use", "id": "call-Oslo", "name": "weather", "input": {}});
+        claude::event(
+            &mut call,
+            &json!({"type": "content_block_start", "index": 1, "content_block": block}),
+        );
+        for piece in ["", "{\"city\": ", "\"Oslo\"}"] {
+            let delta = json!({"type": "input_json_delta", "partial_json": piece});
+            claude::event(
+                &mut call,
+                &json!({"type": "content_block_delta", "index": 1, "delta": delta}),
+            );
+        }
+        claude::finish(&mut call, "tool_use", json!({"output_tokens": 2}));
+        call.end();
+    };
+    let (frames, _) = chatted(&server, sent("s", &asks("q", "Oslo?")), calls).await;
+    assert_eq!(the("tool-input-available", &frames)["input"], json!({"city": "Oslo"}));
+    let reply = frames[0].data["messageId"].as_str().unwrap().to_owned();
+    let result = with_outputs(&reply, &[("Oslo", json!("rain"))]);
+    let (_, request) = chatted(&server, sent("s", &result), |mut call| {
+        claude::reply(&mut call, "A coat.");
+        call.end();
+    })
+    .await;
+    let mut messages = request["messages"].clone();
+    for block in messages
+        .as_array_mut()
+        .unwrap()
+        .iter_mut()
+        .flat_map(|it| it["content"].as_array_mut().unwrap())
+    {
+        block.as_object_mut().unwrap().remove("cache_control");
+    }
+    let call = json!({"type": "tool_use", "id": "call-Oslo", "name": "weather", "input": {"city": "Oslo"}});
+    let result = json!({"type": "tool_result", "tool_use_id": "call-Oslo", "content": "rain"});
+    assert_eq!(
+        messages,
+        json!([
+            {"role": "user", "content": [{"type": "text", "text": "Oslo?"}]},
+            {"role": "assistant", "content": [call]},
+            {"role": "user", "content": [result]},
+        ])
+    );
+}
