@@ -12,6 +12,7 @@ pub mod domain;
 pub mod error;
 pub mod http;
 pub mod json;
+pub mod markup;
 pub mod memory;
 pub mod prompts;
 pub mod provider;

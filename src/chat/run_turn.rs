@@ -44,6 +44,8 @@ pub(super) struct Sent {
     pub(super) memory: Option<MemorySummary>,
     /// How the prompt was counted, if its size as the provider reports it can be compared with that.
     pub(super) counted: Option<Counted>,
+    /// Milliseconds until the provider sent something.
+    pub(super) first_token_ms: Option<u64>,
 }
 
 /// A title that may still be written while the reply is.
@@ -169,7 +171,8 @@ impl Chat {
             let started = Instant::now();
             match self.provider.stream(&prompt).await {
                 Ok(events) => {
-                    let waited = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+                    let waited = millis(started.elapsed());
+                    sent.first_token_ms = Some(millis(clock::now().since(begun.turn.started_at)));
                     tracing::debug!(turn.id = %begun.turn.turn_id, provider.first_token_ms = waited, "first token");
                     return Ok(events);
                 }
@@ -182,6 +185,10 @@ impl Chat {
             }
         }
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn summary(assembled: &Assembled) -> MemorySummary {

@@ -12,6 +12,7 @@ use crate::domain::message::{Body, FinishReason, MessageError};
 use crate::domain::quota::cost;
 use crate::domain::tool;
 use crate::domain::turn::ActiveTurn;
+use crate::domain::usage::Cost;
 use crate::domain::{CallKind, MessageType, Role, SessionId, Status, Usage, UserId};
 use crate::error::{Error, Kind, Result};
 use crate::memory::tokens;
@@ -48,6 +49,8 @@ impl Chat {
         let tokens = text.await.saturating_add(calls.await);
         self.learn(&transcript, sent);
         let usage = transcript.usage().unwrap_or_else(|| estimate(sent, tokens));
+        let cost = cost(&self.terms.prices, &model, &usage).map(Cost);
+        let usage = Usage { cost, first_token_ms: sent.first_token_ms, ..usage };
         self.log(begun, &outcome, usage, &model);
 
         let reply = reply(begun, &transcript, &outcome, usage, tokens, &model);
@@ -67,8 +70,7 @@ impl Chat {
             Outcome::Failed(_) => Ending::Error(&failure),
         });
         let ending = transcript.take_frames();
-        let cost = cost(&self.terms.prices, &model, &usage);
-        let stored = self.store_reply(begun, live, reply, cost, &ending).await;
+        let stored = self.store_reply(begun, live, reply, &ending).await;
         // Whoever reads the end may begin another turn at once.
         drop(slot);
         match stored {
@@ -124,15 +126,14 @@ impl Chat {
         begun: &Begun,
         live: &LiveTurn,
         reply: NewMessage,
-        cost: Option<i64>,
         ending: &Frames,
     ) -> Result<Option<Finished>> {
         let finish = FinishTurn {
             session_id: begun.session.id.clone(),
             turn_id: begun.turn.turn_id.clone(),
             claimant: self.claimant.clone(),
+            cost: reply.reply.usage.and_then(|usage| usage.cost).map(|Cost(cost)| cost),
             reply,
-            cost,
             is_counted: !self.terms.quotas.is_empty(),
             last_batch: live.last_batch(ending).await,
             take_next: (!self.is_draining()).then(|| self.claimant.clone()),

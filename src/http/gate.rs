@@ -24,6 +24,7 @@ use std::net::{IpAddr, Ipv4Addr};
 /// The routes that need no credentials.
 const PUBLIC: &[(&str, &str)] = &[
     ("GET", "/"),
+    ("GET", "/assets/{*path}"),
     ("GET", "/api/openapi.json"),
     ("GET", "/health/live"),
     ("GET", "/health/ready"),
@@ -37,10 +38,10 @@ const TICKETED: &[&str] = &["/api/events", "/api/chat/{sessionId}/stream"];
 /// The routes that begin turns.
 const TURNS: &[&str] =
     &["/api/chat", "/api/chat/{sessionId}/regenerate", "/v1/chat/completions", "/v1/responses"];
-/// What is posted and counts as a read all the same.
-const READS: &[&str] = &[TICKETS, "/api/chat/{sessionId}/stop", "/v1/responses/{response}/cancel"];
-/// What a key that may only read may still post.
-const TICKETS: &str = "/api/tickets";
+/// What is posted though it changes nothing: a key that may only read may post it, too.
+const HARMLESS: &[&str] = &["/api/tickets", "/api/render"];
+/// They end what somebody pays for, so they count as reads: nobody has to wait before they may stop.
+const STOPS: &[&str] = &["/api/chat/{sessionId}/stop", "/v1/responses/{response}/cancel"];
 
 const FORWARDED_FOR: &str = "x-forwarded-for";
 const FORWARDED_USER: &str = "x-forwarded-user";
@@ -89,9 +90,15 @@ fn is_turn(request: &Parts) -> bool {
     request.method == Method::POST && route(request).is_some_and(|path| TURNS.contains(&path))
 }
 
+/// Whether nothing is changed by it.
+fn is_harmless(request: &Parts) -> bool {
+    request.method.is_safe() || route(request).is_some_and(|path| HARMLESS.contains(&path))
+}
+
 fn class(request: &Parts) -> Class {
-    let is_read = route(request).is_some_and(|path| READS.contains(&path));
-    if is_read || request.method.is_safe() { Class::Read } else { Class::Change }
+    let is_stop = route(request).is_some_and(|path| STOPS.contains(&path));
+    let is_read = is_stop || is_harmless(request);
+    if is_read { Class::Read } else { Class::Change }
 }
 
 /// Whose address a request comes from: behind trusted proxies, the last one that is none of theirs.
@@ -146,8 +153,7 @@ async fn admit(api: &Api, request: &Parts, ticket: Option<String>) -> Result<Ide
     if is_admins && identity.scope < Scope::Admin {
         return Err(Error::new(Kind::Forbidden, "only an admin may do this"));
     }
-    let is_read = request.method.is_safe() || route(request) == Some(TICKETS);
-    if !is_read && identity.scope < Scope::Chat {
+    if !is_harmless(request) && identity.scope < Scope::Chat {
         return Err(Error::new(Kind::Forbidden, "this key may only read"));
     }
     if identity.scope == Scope::Admin {

@@ -27,6 +27,7 @@ mod pages;
 mod people;
 mod projects;
 mod query;
+mod render;
 mod router;
 mod safety;
 mod search;

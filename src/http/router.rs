@@ -3,8 +3,8 @@
 use super::openapi::{Document, complete};
 use super::{
     Api, admin, branches, chat, events, export, extract, files, gate, guard, health, import,
-    memory, messages, models, nodes, openapi, pages, people, projects, safety, search, sessions,
-    turns, usage, v1,
+    memory, messages, models, nodes, openapi, pages, people, projects, render, safety, search,
+    sessions, turns, usage, v1,
 };
 use crate::error::Error;
 use axum::Router;
@@ -49,6 +49,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(files::get, files::put, files::delete))
         .routes(routes!(export::export))
         .routes(routes!(import::import))
+        .routes(routes!(render::render))
         .routes(routes!(models::list))
         .routes(routes!(people::me))
         .routes(routes!(people::delete_data))
@@ -83,6 +84,7 @@ pub fn router(api: Api) -> Router {
     let router = routes
         .route("/api/openapi.json", get(openapi::document))
         .route("/", get(pages::start))
+        .route("/assets/{*path}", get(pages::asset))
         .fallback(extract::not_found)
         .method_not_allowed_fallback(extract::method_not_allowed)
         .layer(from_fn_with_state(api.clone(), gate::guarded))

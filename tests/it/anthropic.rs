@@ -75,7 +75,7 @@ async fn thoughts_and_text_and_costs_are_told_apart() {
         cached_tokens: 640,
         completion_tokens: 95,
         reasoning_tokens: 12,
-        estimated: false,
+        ..Usage::default()
     };
     assert_eq!(
         joined(told),

@@ -8,6 +8,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("domain", &["json"]),
     ("clock", &["domain"]),
     ("json", &[]),
+    ("markup", &[]),
     ("error", &["domain"]),
     ("prompts", &["error"]),
     ("store", &["domain", "error"]),
@@ -16,7 +17,13 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("memory", &["domain", "error", "store", "provider", "prompts"]),
     ("transfer", &["domain", "error", "clock", "json", "store", "memory"]),
     ("chat", &["domain", "error", "clock", "store", "provider", "memory", "prompts"]),
-    ("http", &["domain", "error", "clock", "json", "store", "memory", "auth", "chat", "transfer"]),
+    (
+        "http",
+        &[
+            "domain", "error", "clock", "json", "markup", "store", "memory", "auth", "chat",
+            "transfer",
+        ],
+    ),
     ("config", &["domain", "auth"]),
     ("telemetry", &["config"]),
     (
@@ -59,6 +66,10 @@ const LIVES_IN: &[(&str, &[&str])] = &[
     ("rust_stemmers", &["memory/rank/"]),
     ("clap", &["config.rs", "config/"]),
     ("indicatif", &["cli/progress.rs"]),
+    ("pulldown_cmark", &["markup/"]),
+    ("ammonia", &["markup/"]),
+    ("syntect", &["markup/"]),
+    ("rust_embed", &["http/"]),
     ("dotenvy", &["config.rs"]),
     ("std::env", &["config.rs"]),
     ("tracing_subscriber", &["telemetry.rs"]),

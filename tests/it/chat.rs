@@ -35,9 +35,11 @@ async fn a_message_streams_its_reply_and_both_are_stored() {
             "userMessageId": opening[1].data["data"]["userMessageId"],
         }})
     );
-    let usage = json!({"promptTokens": 812, "cachedTokens": 640, "completionTokens": 95, "reasoningTokens": 0,
-        "estimated": false});
     let finish = &rest[2].data;
+    let waited = &finish["messageMetadata"]["usage"]["firstTokenMs"];
+    assert!(waited.as_u64().unwrap() < 60_000, "{waited}");
+    let usage = json!({"promptTokens": 812, "cachedTokens": 640, "completionTokens": 95, "reasoningTokens": 0,
+        "estimated": false, "firstTokenMs": waited});
     assert_eq!(finish["finishReason"], "stop");
     assert_eq!(finish["messageMetadata"]["model"], "gated-1");
     assert_eq!(finish["messageMetadata"]["usage"], usage);

@@ -13,7 +13,7 @@ async fn a_running_server_is_live_and_ready() {
     }
     let page = server.get("/").await;
     assert!(page.header("content-type").starts_with("text/html"));
-    assert!(page.body.as_str().unwrap().contains("/api/openapi.json"));
+    assert!(page.body.as_str().unwrap().contains("/assets/js/main.js"));
 }
 
 #[tokio::test]

@@ -67,6 +67,7 @@ fn response(rest: &str, world: &World) -> String {
 fn rows() -> Vec<(&'static str, Ask, Expected)> {
     vec![
         ("GET /", |_| ("/".into(), Value::Null), ANYBODY),
+        ("GET /assets/{*path}", |_| ("/assets/index.html".into(), Value::Null), ANYBODY),
         ("GET /api/openapi.json", |_| ("/api/openapi.json".into(), Value::Null), ANYBODY),
         ("GET /health/live", |_| ("/health/live".into(), Value::Null), ANYBODY),
         ("GET /health/ready", |_| ("/health/ready".into(), Value::Null), ANYBODY),
@@ -201,6 +202,7 @@ fn rows() -> Vec<(&'static str, Ask, Expected)> {
             OWNER,
         ),
         ("POST /api/import", |_| ("/api/import".into(), json!({"sessions": []})), OWN),
+        ("POST /api/render", |_| ("/api/render".into(), json!({"markdown": "*a*"})), OWN),
         ("GET /api/me", |_| ("/api/me".into(), Value::Null), OWN),
         ("DELETE /api/me/data", |_| ("/api/me/data".into(), Value::Null), OWN),
         ("POST /api/tickets", |_| ("/api/tickets".into(), Value::Null), OWN_NEW),
@@ -360,7 +362,13 @@ fn the_routes_that_need_no_credentials_are_these() {
     {
         println!("public: {public:#?}");
     }
-    let expected = ["GET /", "GET /api/openapi.json", "GET /health/live", "GET /health/ready"];
+    let expected = [
+        "GET /",
+        "GET /assets/{*path}",
+        "GET /api/openapi.json",
+        "GET /health/live",
+        "GET /health/ready",
+    ];
     assert_eq!(public, expected);
 }
 

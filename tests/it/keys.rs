@@ -116,6 +116,7 @@ async fn a_key_that_may_only_read_changes_nothing() {
     let reader = server.key("alice", Scope::Read).await;
     let reader = server.with_key(&reader);
     assert_eq!(reader.get("/api/chat-sessions").await.status, 200);
+    assert_eq!(reader.post("/api/render", json!({"markdown": "*a*"})).await.status, 200);
     for (method, path) in [
         (Method::POST, "/api/chat-sessions"),
         (Method::POST, "/api/chat"),

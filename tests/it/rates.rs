@@ -24,6 +24,8 @@ async fn too_many_changes_are_refused_until_later_and_reads_go_on() {
     assert_eq!(own.get("/api/chat-sessions").await.data()["pagination"]["total"], 3);
     let stop = own.post("/api/chat/nowhere/stop", json!({})).await;
     assert_eq!(stop.failure(), (404, "session_not_found"), "a stop does not wait");
+    let rendered = own.post("/api/render", json!({"markdown": "*a*"})).await;
+    assert_eq!((rendered.status, rendered.header("ratelimit-limit")), (200, "60"));
     assert_eq!(server.with_key(&ben).post("/api/chat-sessions", json!({})).await.status, 201);
 
     let open = Server::with(&["--rate-limit=1/h"]).await;

@@ -51,6 +51,9 @@ async fn a_turn_is_booked_with_its_tokens_and_its_price_for_whoever_asked() {
     turn(&server, &pat, "s", "two", used.clone()).await;
     turn(&server, &ann, "t", "three", json!({"prompt_tokens": 10, "completion_tokens": 1})).await;
 
+    let messages = server.with_key(&ann).get("/api/chat-sessions/s/messages").await.data();
+    assert_eq!(messages["messages"][1]["usage"]["cost"], 0.0013, "each reply tells its own, too");
+
     let line = |key: &str,
                 turns: u64,
                 prompt: u64,

@@ -74,6 +74,8 @@ export async function startUpstream() {
     if (taker) taker(call);
     else calls.push(call);
   });
+  // Node closes what was idle for five seconds, just when it may be used again.
+  server.keepAliveTimeout = 0;
   server.listen(0, "127.0.0.1");
   await once(server, "listening");
 

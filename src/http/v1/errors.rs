@@ -74,6 +74,18 @@ pub(super) fn body(error: &Error) -> Value {
     json!({"error": {"message": message, "type": kind, "param": param, "code": code}})
 }
 
+/// A reply that failed is repeated as such: asking for the same once more is no use.
+pub(super) fn finally(error: Error) -> Response {
+    let is_going_down = error.kind == Kind::ShuttingDown;
+    let mut response = error.into_response();
+    if is_going_down {
+        // Asked once more, another server joins the reply or repeats it.
+        return response;
+    }
+    response.headers_mut().insert("x-should-retry", HeaderValue::from_static("false"));
+    response
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,16 +106,4 @@ mod tests {
         assert_eq!(told(Error::new(Kind::ProviderTimeout, "too slow"))["type"], "server_error");
         assert_eq!(told(Error::session_not_found())["code"], "session_not_found");
     }
-}
-
-/// A reply that failed is repeated as such: asking for the same once more is no use.
-pub(super) fn finally(error: Error) -> Response {
-    let is_going_down = error.kind == Kind::ShuttingDown;
-    let mut response = error.into_response();
-    if is_going_down {
-        // Asked once more, another server joins the reply or repeats it.
-        return response;
-    }
-    response.headers_mut().insert("x-should-retry", HeaderValue::from_static("false"));
-    response
 }

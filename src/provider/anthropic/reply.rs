@@ -130,7 +130,7 @@ impl Cost {
             cached_tokens: read,
             completion_tokens: self.output_tokens.unwrap_or(0),
             reasoning_tokens: thinking.unwrap_or(0),
-            estimated: false,
+            ..Usage::default()
         }
     }
 }

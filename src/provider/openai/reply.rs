@@ -246,7 +246,7 @@ impl From<WireUsage> for Usage {
             reasoning_tokens: count(
                 wire.completion_tokens_details.and_then(|details| details.reasoning_tokens),
             ),
-            estimated: false,
+            ..Self::default()
         }
     }
 }
@@ -374,7 +374,7 @@ mod tests {
             cached_tokens: 640,
             completion_tokens: 95,
             reasoning_tokens: 12,
-            estimated: false,
+            ..Usage::default()
         };
         assert_eq!(read(data).unwrap(), [Event::Usage(usage)]);
         for cached in [

@@ -278,6 +278,7 @@ impl EntryDoc {
                 completion_tokens: self.completion_tokens.unsigned_abs(),
                 reasoning_tokens: self.reasoning_tokens.unsigned_abs(),
                 estimated: self.estimated,
+                ..Usage::default()
             },
             cost: self.cost,
             at: time(self.at),

@@ -158,6 +158,7 @@ fn entry(row: &Row<'_>) -> Result<LedgerEntry> {
             completion_tokens: count(11)?,
             reasoning_tokens: count(12)?,
             estimated: row.get(13)?,
+            ..Usage::default()
         },
         cost: row.get(14)?,
         at: Timestamp::from_millis(row.get(15)?),

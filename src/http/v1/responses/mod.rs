@@ -5,6 +5,7 @@
 //! itself. Only with `store: false`, and without a conversation, nothing is stored.
 //! Shapes: <https://platform.openai.com/docs/api-reference/responses>.
 
+mod echo;
 mod events;
 mod input;
 mod object;

@@ -15,14 +15,14 @@ use crate::domain::{Invalid, MessageId, Role, Session, SessionId, TurnId};
 use crate::error::{Error, Kind, Result};
 use crate::http::Api;
 use crate::http::body::parse;
-use crate::http::v1::conversations::{ensure_metadata, session_named};
+use crate::http::v1::conversations::session_named;
 use crate::json::Object;
 use crate::memory::{Incoming, NewMessage, tokens};
 use crate::store::{OnKnownId, Parent};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::{RawValue, to_raw_value};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 /// The fields there are. Any other is refused, as OpenAI does.
@@ -109,9 +109,10 @@ impl Request {
             // Whoever sends a list means all of it: memory takes what the context window holds.
             settings.memory.strategy = Some(Strategy::Buffer);
         }
+        let echo = fields.echo(&settings, &place, api.memory.default_model())?;
         let messages = [!input.returned.is_empty(), input.last.is_some()];
         let kept = Kept {
-            echo: fields.echo(&settings, &place, api.memory.default_model())?,
+            echo,
             inputs: input.earlier.len() + messages.into_iter().filter(|there| *there).count(),
             is_own_session: matches!(place, Where::Nowhere),
             is_background,
@@ -215,11 +216,15 @@ const BOOLEAN: &str = "must be a boolean";
 const OBJECT: &str = "must be an object";
 
 /// A body whose fields were told apart, and no more.
-struct Fields<'a>(BTreeMap<String, &'a RawValue>);
+pub(super) struct Fields<'a>(BTreeMap<String, &'a RawValue>);
 
 impl Fields<'_> {
     /// One of the fields; `None` if it is missing or null.
-    fn get<T: DeserializeOwned>(&self, name: &str, wants: &'static str) -> Result<Option<T>> {
+    pub(super) fn get<T: DeserializeOwned>(
+        &self,
+        name: &str,
+        wants: &'static str,
+    ) -> Result<Option<T>> {
         let Some(value) = self.0.get(name) else { return Ok(None) };
         serde_json::from_str(value.get()).map_err(|_| Error::invalid(name.to_owned(), wants))
     }
@@ -344,63 +349,6 @@ impl Fields<'_> {
             further.extend(format.map(|format| ("response_format".to_owned(), format)));
         }
         Ok(Further::new(further))
-    }
-
-    /// What the answer repeats; where nothing is said, what OpenAI says then.
-    fn echo(
-        &self,
-        settings: &Settings,
-        place: &Where,
-        default_model: &str,
-    ) -> Result<Map<String, Value>> {
-        let metadata: BTreeMap<String, String> =
-            self.get("metadata", "must be an object of strings")?.unwrap_or_default();
-        ensure_metadata(&metadata)?;
-        let truncation = self.get::<String>("truncation", "must be auto or disabled")?;
-        if truncation.as_ref().is_some_and(|word| !matches!(word.as_str(), "auto" | "disabled")) {
-            return Err(Error::invalid("truncation", "must be auto or disabled"));
-        }
-        let said = |name: &str| self.get::<Value>(name, "must be JSON");
-        let mut text = said("text")?.unwrap_or_else(|| json!({}));
-        if text["format"].is_null() {
-            text["format"] = json!({"type": "text"});
-        }
-        let conversation = match place {
-            Where::Conversation(session) => json!({"id": format!("conv_{session}")}),
-            _ => Value::Null,
-        };
-        let model = settings.model.as_deref().unwrap_or(default_model);
-        let mut echo = Map::from_iter([
-            ("conversation".to_owned(), conversation),
-            ("metadata".to_owned(), json!(metadata)),
-            ("model".to_owned(), model.into()),
-            ("text".to_owned(), text),
-        ]);
-        for (name, otherwise) in [
-            ("background", json!(false)),
-            ("frequency_penalty", json!(0.0)),
-            ("instructions", Value::Null),
-            ("max_output_tokens", Value::Null),
-            ("max_tool_calls", Value::Null),
-            ("parallel_tool_calls", json!(true)),
-            ("presence_penalty", json!(0.0)),
-            ("previous_response_id", Value::Null),
-            ("prompt_cache_key", Value::Null),
-            ("reasoning", json!({"effort": null, "summary": null})),
-            ("safety_identifier", Value::Null),
-            ("service_tier", json!("default")),
-            ("store", json!(true)),
-            ("temperature", json!(1.0)),
-            ("tool_choice", json!("auto")),
-            ("tools", json!([])),
-            ("top_logprobs", json!(0)),
-            ("top_p", json!(1.0)),
-            ("truncation", json!("disabled")),
-            ("user", Value::Null),
-        ] {
-            echo.insert(name.to_owned(), said(name)?.unwrap_or(otherwise));
-        }
-        Ok(echo)
     }
 }
 

@@ -1,0 +1,73 @@
+//! What a response repeats of its request.
+
+use super::request::{Fields, Where};
+use crate::domain::session::Settings;
+use crate::error::{Error, Result};
+use crate::http::v1::conversations::ensure_metadata;
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+
+/// The most bytes of it as JSON, for it is kept, and told three times in a stream.
+const MAX_ECHO: usize = 1 << 20;
+
+impl Fields<'_> {
+    /// What the answer repeats; where nothing is said, what OpenAI says then.
+    pub(super) fn echo(
+        &self,
+        settings: &Settings,
+        place: &Where,
+        default_model: &str,
+    ) -> Result<Map<String, Value>> {
+        let metadata: BTreeMap<String, String> =
+            self.get("metadata", "must be an object of strings")?.unwrap_or_default();
+        ensure_metadata(&metadata)?;
+        let truncation = self.get::<String>("truncation", "must be auto or disabled")?;
+        if truncation.as_ref().is_some_and(|word| !matches!(word.as_str(), "auto" | "disabled")) {
+            return Err(Error::invalid("truncation", "must be auto or disabled"));
+        }
+        let said = |name: &str| self.get::<Value>(name, "must be JSON");
+        let mut text = said("text")?.unwrap_or_else(|| json!({}));
+        if text["format"].is_null() {
+            text["format"] = json!({"type": "text"});
+        }
+        let conversation = match place {
+            Where::Conversation(session) => json!({"id": format!("conv_{session}")}),
+            _ => Value::Null,
+        };
+        let model = settings.model.as_deref().unwrap_or(default_model);
+        let mut echo = Map::from_iter([
+            ("conversation".to_owned(), conversation),
+            ("metadata".to_owned(), json!(metadata)),
+            ("model".to_owned(), model.into()),
+            ("text".to_owned(), text),
+        ]);
+        for (name, otherwise) in [
+            ("background", json!(false)),
+            ("frequency_penalty", json!(0.0)),
+            ("instructions", Value::Null),
+            ("max_output_tokens", Value::Null),
+            ("max_tool_calls", Value::Null),
+            ("parallel_tool_calls", json!(true)),
+            ("presence_penalty", json!(0.0)),
+            ("previous_response_id", Value::Null),
+            ("prompt_cache_key", Value::Null),
+            ("reasoning", json!({"effort": null, "summary": null})),
+            ("safety_identifier", Value::Null),
+            ("service_tier", json!("default")),
+            ("store", json!(true)),
+            ("temperature", json!(1.0)),
+            ("tool_choice", json!("auto")),
+            ("tools", json!([])),
+            ("top_logprobs", json!(0)),
+            ("top_p", json!(1.0)),
+            ("truncation", json!("disabled")),
+            ("user", Value::Null),
+        ] {
+            echo.insert(name.to_owned(), said(name)?.unwrap_or(otherwise));
+        }
+        if serde_json::to_string(&echo).map_err(Error::internal)?.len() > MAX_ECHO {
+            return Err(Error::too_large("what a response repeats of its request", MAX_ECHO));
+        }
+        Ok(echo)
+    }
+}

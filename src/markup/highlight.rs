@@ -1,0 +1,216 @@
+//! Code in colours: the grammars' many scopes become a handful of classes.
+//!
+//! A block is coloured as far as its allowance goes; the rest stands there plain. Grammars are
+//! regular expressions, so hostile code can make them slow: what is spent is counted.
+
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+use syntect::parsing::{ParseState, Scope, ScopeStack, SyntaxReference, SyntaxSet};
+
+/// The classes of the spans that [`block`] writes.
+pub(super) const CLASSES: [&str; 9] =
+    ["c-key", "c-str", "c-num", "c-com", "c-fun", "c-typ", "c-var", "c-add", "c-del"];
+
+/// Which class a scope gets: the innermost scope that stands here decides.
+const SCOPES: [(&str, &str); 24] = [
+    ("comment", "c-com"),
+    ("string", "c-str"),
+    ("punctuation.definition.string", "c-str"),
+    ("constant.character", "c-str"),
+    ("constant", "c-num"),
+    ("keyword.operator", ""),
+    ("keyword", "c-key"),
+    ("storage.type.function", "c-key"),
+    ("storage", "c-key"),
+    ("entity.name.function", "c-fun"),
+    ("support.function", "c-fun"),
+    ("variable.function", "c-fun"),
+    ("entity.name.tag", "c-key"),
+    ("entity.name.section", "c-fun"),
+    ("entity.other.attribute-name", "c-var"),
+    ("entity.name", "c-typ"),
+    ("entity.other.inherited-class", "c-typ"),
+    ("support.type.property-name", "c-var"),
+    ("support", "c-typ"),
+    ("variable.language", "c-key"),
+    ("variable.parameter", "c-var"),
+    ("meta.property-name", "c-var"),
+    ("markup.inserted", "c-add"),
+    ("markup.deleted", "c-del"),
+];
+
+/// The most bytes of code that are coloured in one text, and the longest line.
+const MAX_CODE: usize = 64 << 10;
+const MAX_LINE: usize = 2000;
+/// How long colouring may take in one text.
+const MAX_TIME: Duration = Duration::from_millis(250);
+
+/// What may still be spent on one text.
+pub(super) struct Allowance {
+    bytes: usize,
+    until: Option<Instant>,
+}
+
+impl Default for Allowance {
+    fn default() -> Self {
+        Self { bytes: MAX_CODE, until: None }
+    }
+}
+
+impl Allowance {
+    fn spend(&mut self, line: &str) -> bool {
+        let until = *self.until.get_or_insert_with(|| Instant::now() + MAX_TIME);
+        if line.len() > self.bytes.min(MAX_LINE) || Instant::now() > until {
+            return false;
+        }
+        self.bytes -= line.len();
+        true
+    }
+}
+
+/// A code block with its language and its spans.
+pub(super) fn block(language: &str, code: &str, allowance: &mut Allowance) -> String {
+    let mut html = String::with_capacity(code.len() * 2);
+    html.push_str("<pre");
+    if !language.is_empty() {
+        html.push_str(" data-language=\"");
+        escape(&mut html, language);
+        html.push('"');
+    }
+    html.push_str("><code>");
+    let mut rest = code;
+    if let Some(syntax) = find(language) {
+        rest = coloured(&mut html, syntax, code, allowance);
+    }
+    escape(&mut html, rest);
+    html.push_str("</code></pre>\n");
+    html
+}
+
+fn find(language: &str) -> Option<&'static SyntaxReference> {
+    let name = match language {
+        "" | "text" | "txt" | "plain" | "plaintext" => return None,
+        "console" | "shell" | "zsh" | "shell-session" => "bash",
+        "golang" => "go",
+        "json5" | "jsonc" => "json",
+        "csharp" => "cs",
+        other => other,
+    };
+    GRAMMARS.find_syntax_by_token(name)
+}
+
+/// Writes what the allowance reaches for; gives back what stays plain.
+fn coloured<'a>(
+    html: &mut String,
+    syntax: &SyntaxReference,
+    code: &'a str,
+    allowance: &mut Allowance,
+) -> &'a str {
+    let mut state = ParseState::new(syntax);
+    let mut stack = ScopeStack::new();
+    let mut spans = Spans { html, open: "" };
+    let mut rest = code;
+    for line in code.split_inclusive('\n') {
+        if !allowance.spend(line) {
+            break;
+        }
+        let Ok(changes) = state.parse_line(line, &GRAMMARS) else { break };
+        let mut at = 0;
+        for (index, change) in changes {
+            let index = index.clamp(at, line.len());
+            spans.text(class(&stack), &line[at..index]);
+            at = index;
+            if stack.apply(&change).is_err() {
+                spans.text("", &line[at..]);
+                spans.end();
+                return &rest[line.len()..];
+            }
+        }
+        spans.text(class(&stack), &line[at..]);
+        rest = &rest[line.len()..];
+    }
+    spans.end();
+    rest
+}
+
+/// Writes text of one class after the other; neighbours of the same class share a span.
+struct Spans<'a> {
+    html: &'a mut String,
+    open: &'static str,
+}
+
+impl Spans<'_> {
+    fn text(&mut self, class: &'static str, text: &str) {
+        // White space has no colour.
+        if class != self.open && !text.trim().is_empty() {
+            self.end();
+            if !class.is_empty() {
+                self.html.push_str("<span class=\"");
+                self.html.push_str(class);
+                self.html.push_str("\">");
+                self.open = class;
+            }
+        }
+        escape(self.html, text);
+    }
+
+    fn end(&mut self) {
+        if !std::mem::take(&mut self.open).is_empty() {
+            self.html.push_str("</span>");
+        }
+    }
+}
+
+fn class(stack: &ScopeStack) -> &'static str {
+    let of = |scope: &Scope| {
+        SELECTORS.iter().find(|(prefix, _)| prefix.is_prefix_of(*scope)).map(|(_, class)| *class)
+    };
+    stack.as_slice().iter().rev().find_map(of).unwrap_or_default()
+}
+
+fn escape(html: &mut String, text: &str) {
+    for character in text.chars() {
+        match character {
+            '<' => html.push_str("&lt;"),
+            '>' => html.push_str("&gt;"),
+            '&' => html.push_str("&amp;"),
+            '"' => html.push_str("&quot;"),
+            other => html.push(other),
+        }
+    }
+}
+
+static GRAMMARS: LazyLock<SyntaxSet> = LazyLock::new(two_face::syntax::extra_newlines);
+
+static SELECTORS: LazyLock<Vec<(Scope, &'static str)>> = LazyLock::new(|| {
+    let parsed = SCOPES.iter().filter_map(|(name, class)| Some((Scope::new(name).ok()?, *class)));
+    parsed.collect()
+});
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn code_is_coloured_by_its_language_and_nothing_of_it_is_lost() {
+        let code = "fn main() { let s = \"<b>\"; } // done\n";
+        let html = block("rust", code, &mut Allowance::default());
+        assert!(
+            html.starts_with("<pre data-language=\"rust\"><code><span class=\"c-key\">fn </span>"),
+            "{html}"
+        );
+        assert!(html.contains("&lt;b&gt;") && html.contains("c-com"), "{html}");
+        for language in
+            ["ts", "typescript", "python", "sh", "toml", "json", "dockerfile", "sql", "tsx"]
+        {
+            assert!(find(language).is_some(), "{language}");
+        }
+    }
+
+    #[test]
+    fn beyond_the_allowance_code_stands_there_plain() {
+        let code = format!("let a = 1;\nlet b = \"{}\";\nlet c = 3;\n", "x".repeat(MAX_LINE));
+        let html = block("rust", &code, &mut Allowance::default());
+        assert!(html.contains("let c = 3;") && html.matches("c-num").count() == 1, "{html}");
+    }
+}

@@ -1,0 +1,380 @@
+//! Markdown as HTML that is safe to show, whoever wrote it.
+//!
+//! Three things keep it safe, each by itself enough for what is known: HTML in the text stays text,
+//! images become links (a picture from elsewhere would tell its server who reads what), and what
+//! comes out goes through a sanitizer that knows only the few elements named here. It reads no
+//! files, asks nobody, and takes time in proportion to the text. `/api/render` calls it.
+
+mod highlight;
+
+use ammonia::{Builder, UrlRelative};
+use linkify::{LinkFinder, LinkKind};
+use pulldown_cmark::{CodeBlockKind, CowStr, Event, Options, Parser, Tag, TagEnd, TextMergeStream};
+use std::collections::{HashMap, HashSet};
+use std::sync::LazyLock;
+
+/// Elements inside of one another beyond these lose their own look, not their text. Nobody writes
+/// so, and a browser, like the sanitizer, takes longer for each level.
+const MAX_DEPTH: usize = 32;
+
+/// Renders GitHub's dialect without HTML: tables, tasks, strikethrough, bare addresses; a line break
+/// is a line break, as people write chats.
+pub fn html(markdown: &str) -> String {
+    let options =
+        Options::ENABLE_TABLES | Options::ENABLE_STRIKETHROUGH | Options::ENABLE_TASKLISTS;
+    let events = TextMergeStream::new(Parser::new_ext(markdown, options));
+    let mut writer = Writer::default();
+    events.for_each(|event| writer.take(event));
+    let mut html = String::with_capacity(markdown.len() * 3 / 2);
+    pulldown_cmark::html::push_html(&mut html, writer.events.into_iter());
+    CLEANER.clean(&aligned(html)).to_string()
+}
+
+/// Changes the parser's events on their way to the HTML.
+#[derive(Default)]
+struct Writer<'a> {
+    events: Vec<Event<'a>>,
+    depth: usize,
+    is_in_link: bool,
+    /// The code block that is open: its language and its text so far.
+    code: Option<(String, String)>,
+    image: Option<Image<'a>>,
+    colours: highlight::Allowance,
+}
+
+/// An image that is open.
+struct Image<'a> {
+    address: CowStr<'a>,
+    alt: String,
+    /// Images in its description that are open.
+    inner: usize,
+}
+
+impl<'a> Writer<'a> {
+    fn take(&mut self, event: Event<'a>) {
+        if self.goes_into_code(&event) || self.goes_into_image(&event) {
+            return;
+        }
+        match event {
+            Event::Start(Tag::CodeBlock(kind)) => {
+                self.code = Some((language(&kind), String::new()))
+            }
+            Event::Start(Tag::Image { dest_url, .. }) => {
+                self.image = Some(Image { address: dest_url, alt: String::new(), inner: 0 });
+            }
+            Event::Start(tag) => self.open(tag),
+            Event::End(tag) => self.close(tag),
+            Event::Text(text) if self.is_in_link => self.events.push(Event::Text(text)),
+            Event::Text(text) => self.text(text),
+            Event::SoftBreak => self.events.push(Event::HardBreak),
+            Event::InlineHtml(html) if is_line_break(&html) => self.events.push(Event::HardBreak),
+            Event::Html(html) | Event::InlineHtml(html) => self.lines(&html),
+            Event::TaskListMarker(is_done) => {
+                let mark = if is_done { "\u{2611} " } else { "\u{2610} " };
+                self.events.push(Event::Text(mark.into()));
+            }
+            other => self.events.push(other),
+        }
+    }
+
+    fn open(&mut self, tag: Tag<'a>) {
+        self.depth += 1;
+        if self.depth > MAX_DEPTH {
+            return;
+        }
+        self.is_in_link |= matches!(tag, Tag::Link { .. });
+        self.events.push(Event::Start(match tag {
+            Tag::HtmlBlock => Tag::Paragraph,
+            // Names for anchors could take those of the page's own elements.
+            Tag::Heading { level, .. } => {
+                Tag::Heading { level, id: None, classes: Vec::new(), attrs: Vec::new() }
+            }
+            other => other,
+        }));
+    }
+
+    fn close(&mut self, tag: TagEnd) {
+        let was_dropped = self.depth > MAX_DEPTH;
+        self.depth -= 1;
+        if was_dropped {
+            return;
+        }
+        self.is_in_link &= tag != TagEnd::Link;
+        let tag = if tag == TagEnd::HtmlBlock { TagEnd::Paragraph } else { tag };
+        self.events.push(Event::End(tag));
+    }
+
+    /// Code is coloured once all of it is there.
+    fn goes_into_code(&mut self, event: &Event<'a>) -> bool {
+        let Some((language, code)) = &mut self.code else { return false };
+        match event {
+            Event::Text(text) => code.push_str(text),
+            Event::End(TagEnd::CodeBlock) => {
+                let html = highlight::block(language, code, &mut self.colours);
+                self.code = None;
+                self.events.push(Event::Html(html.into()));
+            }
+            _ => {}
+        }
+        true
+    }
+
+    /// An image becomes a link with its description; inside of a link, the description alone.
+    fn goes_into_image(&mut self, event: &Event<'a>) -> bool {
+        let Some(image) = &mut self.image else { return false };
+        match event {
+            Event::Text(text) | Event::Code(text) => image.alt.push_str(text),
+            Event::SoftBreak | Event::HardBreak => image.alt.push(' '),
+            Event::Start(Tag::Image { .. }) => image.inner += 1,
+            Event::End(TagEnd::Image) if image.inner > 0 => image.inner -= 1,
+            Event::End(TagEnd::Image) => {
+                if let Some(image) = self.image.take() {
+                    self.image_as_link(image);
+                }
+            }
+            _ => {}
+        }
+        true
+    }
+
+    fn image_as_link(&mut self, image: Image<'a>) {
+        let Image { address, alt, .. } = image;
+        let words = if alt.trim().is_empty() { address.as_ref() } else { alt.as_str() };
+        let text = Event::Text(format!("\u{1f5bc} {words}").into());
+        if self.is_in_link {
+            self.events.push(text);
+        } else {
+            self.link(address, text);
+        }
+    }
+
+    /// Text, in which bare addresses become links.
+    fn text(&mut self, text: CowStr<'a>) {
+        if !text.contains("://") && !text.contains('@') {
+            return self.events.push(Event::Text(text));
+        }
+        for span in FINDER.spans(&text) {
+            let words = Event::Text(span.as_str().to_owned().into());
+            match span.kind() {
+                Some(LinkKind::Email) => {
+                    self.link(format!("mailto:{}", span.as_str()).into(), words);
+                }
+                Some(_) => self.link(span.as_str().to_owned().into(), words),
+                None => self.events.push(words),
+            }
+        }
+    }
+
+    fn link(&mut self, address: CowStr<'a>, text: Event<'a>) {
+        let link = Tag::Link {
+            link_type: pulldown_cmark::LinkType::Inline,
+            dest_url: address,
+            title: "".into(),
+            id: "".into(),
+        };
+        self.events.extend([Event::Start(link), text, Event::End(TagEnd::Link)]);
+    }
+
+    /// HTML, shown as it was written.
+    fn lines(&mut self, html: &str) {
+        for (index, line) in html.trim_end_matches('\n').split('\n').enumerate() {
+            if index > 0 {
+                self.events.push(Event::HardBreak);
+            }
+            self.events.push(Event::Text(line.to_owned().into()));
+        }
+        if html.ends_with('\n') {
+            self.events.push(Event::HardBreak);
+        }
+    }
+}
+
+/// The first word behind the fence.
+fn language(kind: &CodeBlockKind<'_>) -> String {
+    match kind {
+        CodeBlockKind::Fenced(info) => {
+            info.split([' ', ',', '{']).next().unwrap_or_default().to_ascii_lowercase()
+        }
+        CodeBlockKind::Indented => String::new(),
+    }
+}
+
+/// The one element that models write in tables, where Markdown has nothing for it.
+fn is_line_break(html: &str) -> bool {
+    matches!(html.trim(), "<br>" | "<br/>" | "<br />")
+}
+
+/// Cells say how they are aligned without a style, which the page's policy forbids. In text, `<`
+/// is escaped, so these are tags.
+fn aligned(html: String) -> String {
+    let mut html = html;
+    for cell in ["td", "th"] {
+        for side in ["left", "center", "right"] {
+            let styled = format!("<{cell} style=\"text-align: {side}\">");
+            if html.contains(&styled) {
+                html = html.replace(&styled, &format!("<{cell} align=\"{side}\">"));
+            }
+        }
+    }
+    html
+}
+
+static FINDER: LazyLock<LinkFinder> = LazyLock::new(|| {
+    let mut finder = LinkFinder::new();
+    finder.kinds(&[LinkKind::Url, LinkKind::Email]);
+    finder
+});
+
+static CLEANER: LazyLock<Builder<'static>> = LazyLock::new(|| {
+    let tags = HashSet::from([
+        "a",
+        "blockquote",
+        "br",
+        "code",
+        "del",
+        "em",
+        "h1",
+        "h2",
+        "h3",
+        "h4",
+        "h5",
+        "h6",
+        "hr",
+        "li",
+        "ol",
+        "p",
+        "pre",
+        "span",
+        "strong",
+        "table",
+        "tbody",
+        "td",
+        "th",
+        "thead",
+        "tr",
+        "ul",
+    ]);
+    let attributes = HashMap::from([
+        ("a", HashSet::from(["href", "title"])),
+        ("ol", HashSet::from(["start"])),
+        ("pre", HashSet::from(["data-language"])),
+        ("td", HashSet::from(["align"])),
+        ("th", HashSet::from(["align"])),
+    ]);
+    let mut cleaner = Builder::empty();
+    cleaner
+        .tags(tags)
+        .tag_attributes(attributes)
+        .generic_attributes(HashSet::new())
+        .allowed_classes(HashMap::from([("span", HashSet::from(highlight::CLASSES))]))
+        .url_schemes(HashSet::from(["http", "https", "mailto", "tel"]))
+        .url_relative(UrlRelative::Deny)
+        .link_rel(Some("noopener noreferrer nofollow"))
+        .set_tag_attribute_value("a", "target", "_blank");
+    cleaner
+});
+
+#[cfg(test)]
+mod tests {
+    use super::html;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_people_and_models_write_looks_as_they_mean_it() {
+        for (markdown, expected) in [
+            ("two\nlines", "<p>two<br>\nlines</p>\n"),
+            (
+                "**bold** _soft_ ~~gone~~",
+                "<p><strong>bold</strong> <em>soft</em> <del>gone</del></p>\n",
+            ),
+            ("3. c\n4. d", "<ol start=\"3\">\n<li>c</li>\n<li>d</li>\n</ol>\n"),
+            (
+                "- [x] done\n- [ ] open",
+                "<ul>\n<li>\u{2611} done</li>\n<li>\u{2610} open</li>\n</ul>\n",
+            ),
+            ("a<br>b", "<p>a<br>\nb</p>\n"),
+        ] {
+            assert_eq!(html(markdown), expected, "{markdown}");
+        }
+        let table = html("|a|b|\n|-|-:|\n|1|2|");
+        assert!(table.contains("<th align=\"right\">b</th>"), "{table}");
+    }
+
+    #[test]
+    fn addresses_become_links_that_tell_nobody_where_one_comes_from() {
+        let expected = "<p>see <a href=\"https://a.example/x_y_z\" target=\"_blank\" \
+                        rel=\"noopener noreferrer nofollow\">https://a.example/x_y_z</a>.</p>\n";
+        assert_eq!(html("see https://a.example/x_y_z."), expected);
+        assert_eq!(html("[a](https://a.example/) b").matches("<a ").count(), 1);
+        assert_eq!(html("[https://a.example](https://b.example)").matches("<a ").count(), 1);
+    }
+
+    #[test]
+    fn an_image_is_a_link_until_somebody_asks_for_it() {
+        let image = html("![a cat](https://a.example/cat.png)");
+        assert!(!image.contains("<img") && image.contains("a cat</a>"), "{image}");
+        let badge = html("[![build](https://a.example/b.svg)](https://a.example)");
+        assert_eq!(badge.matches("<a ").count(), 1, "{badge}");
+        let nested = html("![a ![b *c*](https://a.example/b)](https://a.example/a) end");
+        assert!(nested.contains("a b c</a> end"), "{nested}");
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_written_can_be_rendered(pieces in prop::collection::vec(prop::sample::select(PIECES), 0..40)) {
+            let html = html(&pieces.concat());
+            prop_assert!(!html.contains("<img") && !html.contains("<i>"), "{html}");
+        }
+    }
+
+    const PIECES: &[&str] = &[
+        "![",
+        "[",
+        "](https://a.example/)",
+        "]",
+        "*",
+        "**",
+        "_",
+        "~~",
+        "`",
+        "```",
+        "~~~rust\n",
+        "\n",
+        "\n\n",
+        "> ",
+        "- ",
+        "1. ",
+        "    ",
+        "# ",
+        "|",
+        "|-|\n",
+        "<i>",
+        "</i>",
+        "<!--",
+        "-->",
+        "&amp;",
+        "a",
+        " ",
+        "fn x() {}",
+        "https://a.example/x",
+        "a@b.example",
+        "- [x] ",
+        "\t",
+        "\\",
+        "é\u{301}",
+    ];
+
+    #[test]
+    fn nesting_without_end_costs_no_more_than_its_text() {
+        for deep in [
+            ">".repeat(100_000),
+            "- ".repeat(50_000),
+            "*a _b ".repeat(20_000),
+            "[".repeat(100_000),
+            "![".repeat(50_000),
+        ] {
+            let html = html(&(deep + "x"));
+            assert!(html.contains('x'));
+        }
+    }
+}

@@ -1,0 +1,43 @@
+// How a reply that is still being written is cut into blocks, however its text arrives.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { Blocks } from "../../web/js/chat/blocks.js";
+
+/** The blocks of a text that arrives in pieces of a size, and the open one. */
+function cut(text, size) {
+  const blocks = new Blocks();
+  const finished = [];
+  for (let at = 0; at < text.length; at += size) finished.push(...blocks.push(text.slice(at, at + size)));
+  return [...finished, blocks.open];
+}
+
+const CASES = [
+  ["one paragraph", ["one paragraph"]],
+  ["one\n\ntwo\n\nthree", ["one\n\n", "two\n\n", "three"]],
+  ["# Title\ntext\n\nmore", ["# Title\n", "text\n\n", "more"]],
+  ["text\n```js\na\n\nb\n```\nafter", ["text\n", "```js\na\n\nb\n```\n", "after"]],
+  ["~~~~\n```\n~~~\n~~~~\nx", ["~~~~\n```\n~~~\n~~~~\n", "x"]],
+  ["1. one\n\n2. two\n\n   still two\n\nthe end", ["1. one\n\n2. two\n\n   still two\n\n", "the end"]],
+  ["- a\n  ```\n  code\n\n  ```\n- b\n\nx", ["- a\n  ```\n  code\n\n  ```\n- b\n\n", "x"]],
+  ["intro:\n- a\n- b\n\n**bold** end", ["intro:\n- a\n- b\n\n", "**bold** end"]],
+  ["| a |\n|---|\n| 1 |\n\nx", ["| a |\n|---|\n| 1 |\n\n", "x"]],
+  ["> q\n\n\n\nx", ["> q\n\n\n\n", "x"]],
+];
+
+for (const [text, expected] of CASES) {
+  test(`${JSON.stringify(text)} has the same blocks in pieces of any size`, () => {
+    for (let size = 1; size <= text.length; size += 1) assert.deepEqual(cut(text, size), expected, `pieces of ${size}`);
+  });
+}
+
+test("nothing is lost of any text", () => {
+  const letters = ["a", " ", "\n", "\n\n", "- ", "1. ", "```", "```\n", "~~~", "# ", "  ", "> ", "\t"];
+  let seed = 7;
+  const random = (below) => (seed = (seed * 1103515245 + 12345) % 2147483648) % below;
+  for (let round = 0; round < 2000; round += 1) {
+    const text = Array.from({ length: 30 }, () => letters[random(letters.length)]).join("");
+    const blocks = cut(text, 1 + random(6)).join("");
+    assert.equal(blocks.replace(/\s/g, ""), text.replace(/\s/g, ""));
+  }
+});
