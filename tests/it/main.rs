@@ -75,3 +75,4 @@ mod v1_chat;
 mod v1_conversations;
 mod v1_responses;
 mod v1_responses_stream;
+mod v1_tools;

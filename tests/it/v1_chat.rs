@@ -377,7 +377,7 @@ async fn a_provider_that_speaks_otherwise_answers_all_the_same() {
 
 #[tokio::test]
 async fn what_is_used_without_a_session_is_booked_and_counts_against_quotas() {
-    let mut server = Server::on_file(&["--quota-tokens=100"]).await;
+    let mut server = Server::on_file(&["--quota-tokens=60"]).await;
     let usage = json!({"prompt_tokens": 30, "completion_tokens": 5});
     let answer = json!({"choices": [{"message": {"content": "hi"}}], "usage": usage});
     asked(&server, json!({"messages": user("hi")}), |call| call.refuse(200, answer)).await;

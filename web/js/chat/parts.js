@@ -56,9 +56,19 @@ export function toolPart(before = { type: "dynamic-tool", input: "" }, { type, i
   return part;
 }
 
+/** A stored call, or a stored result, as a part of the AI SDK; those of others as they are. */
+function asShown(part) {
+  if (part.type === "tool-call") return { state: "input-available", ...part };
+  if (part.type !== "tool-result") return part;
+  const { output, isError, ...rest } = part;
+  const told = isError ? { state: "output-error", errorText: json(output) } : { state: "output-available", output };
+  return { ...rest, ...told };
+}
+
 /** A tool's call and what it gave back. */
-export function toolCall({ toolName, type, state, input, output, errorText }) {
-  const name = toolName ?? type?.replace(/^tool-/, "") ?? "tool";
+export function toolCall(part) {
+  const { toolName, type, state, input, output, errorText } = asShown(part);
+  const name = toolName || type?.replace(/^tool-/, "") || "tool";
   const told = (label, value) => [el("h4", {}, label), el("pre", { tabIndex: 0 }, json(value))];
   const summary = el("summary", {}, icon("tool"), el("b", {}, name), el("span", {}, TOOL_STATES[state] ?? ""));
   return el(

@@ -287,8 +287,6 @@ impl Telling {
     }
 
     fn last(&mut self, kind: &str, response: Value) {
-        // Where the reply came in fewer pieces than the first time, its end is told all the same.
-        self.sequence = self.sequence.max(self.first);
         self.event(kind, json!({"response": response}));
         self.waiting.push_back(Bytes::from_static(b"data: [DONE]\n\n"));
         self.is_over = true;
