@@ -49,8 +49,10 @@ impl Writer for Beside<'_> {
 
 impl Beside<'_> {
     async fn book(&self, prompt: &Prompt, written: &Written) {
+        let is_unsent = written.failure.as_ref().is_some_and(|failure| failure.is_unsent);
         let usage = match written.usage {
             Some(usage) => usage,
+            None if is_unsent => Usage::default(),
             None => estimate(prompt, &written.text).await,
         };
         let model = written.model.as_ref().unwrap_or(&prompt.model);

@@ -17,6 +17,7 @@ use crate::memory::{Assembled, Counted, Incoming, NewMessage};
 use crate::provider::{Events, Prompt};
 use crate::store::{Begun, Question};
 use futures::{FutureExt, StreamExt};
+use std::mem;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -41,6 +42,8 @@ pub(super) enum Outcome {
 /// What was sent to the provider, as far as it came to that.
 #[derive(Default)]
 pub(super) struct Sent {
+    /// Whether a provider may have seen a prompt: a turn that ended before has cost nothing.
+    pub(super) is_out: bool,
     pub(super) memory: Option<MemorySummary>,
     /// How the prompt was counted, if its size as the provider reports it can be compared with that.
     pub(super) counted: Option<Counted>,
@@ -169,6 +172,7 @@ impl Chat {
             let cache_key = Some(cache_key(&begun.session.id));
             let prompt = Prompt { cache_key, ..assembled.prompt(&settings) };
             let started = Instant::now();
+            let was_out = mem::replace(&mut sent.is_out, true);
             match self.provider.stream(&prompt).await {
                 Ok(events) => {
                     let waited = millis(started.elapsed());
@@ -181,7 +185,10 @@ impl Chat {
                     is_shortened = true;
                     plan.halve(assembled.memory_tokens());
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => {
+                    sent.is_out = was_out || !error.is_unsent;
+                    return Err(error.into());
+                }
             }
         }
     }

@@ -197,8 +197,11 @@ impl Chat {
     }
 }
 
-/// What we count where the provider says nothing.
+/// What we count where the provider says nothing: nothing at all where it was not asked.
 fn estimate(sent: &Sent, tokens: u32) -> Usage {
+    if !sent.is_out {
+        return Usage::default();
+    }
     Usage {
         prompt_tokens: sent.memory.as_ref().map_or(0, |memory| memory.prompt_tokens.into()),
         completion_tokens: tokens.into(),

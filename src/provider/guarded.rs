@@ -44,19 +44,23 @@ impl Guarded {
 
     /// Asks one model, again where the failure was in passing.
     async fn ask(&self, prompt: &Prompt, whole: Limit) -> Result<Events, ProviderError> {
-        let mut repeats = 0;
+        let (mut repeats, mut is_unsent) = (0, true);
         loop {
-            let error = match self.attempt(prompt, whole).await {
+            let mut error = match self.attempt(prompt, whole).await {
                 Ok(events) => return Ok(events),
                 Err(error) => error,
             };
+            // One try that was sent is enough.
+            is_unsent &= error.is_unsent;
+            error.is_unsent = is_unsent;
             let pause = error.retry_after.unwrap_or(self.patience.pause * 2u32.pow(repeats));
             if !error.is_passing || repeats == REPEATS || pause > LONGEST_PAUSE {
                 return Err(error);
             }
             repeats += 1;
             tracing::warn!(model = prompt.model, %error, repeats, pause_ms = pause.as_millis(), "asking again");
-            whole.wait(sleep(jittered(pause))).await?;
+            let paused = whole.wait(sleep(jittered(pause))).await;
+            paused.map_err(|over| ProviderError { is_unsent, ..over })?;
         }
     }
 
@@ -128,7 +132,10 @@ impl Provider for Guarded {
                     let answering = stream::iter([Ok(vec![Event::Model(model.clone())])]);
                     return Ok(answering.chain(events).boxed());
                 }
-                Err(other) => error = other,
+                Err(other) => {
+                    let is_unsent = error.is_unsent && other.is_unsent;
+                    error = ProviderError { is_unsent, ..other };
+                }
             }
         }
         Err(error)
@@ -211,7 +218,7 @@ mod tests {
 
     /// Answers each call by the script, told the call's number and the model.
     struct Scripted {
-        script: fn(usize, &str) -> Result<Events, ProviderError>,
+        script: Script,
         calls: AtomicUsize,
     }
 
@@ -232,9 +239,9 @@ mod tests {
 
     type Told = Result<Vec<Result<Vec<Event>, String>>, String>;
 
-    async fn outcome(
-        script: fn(usize, &str) -> Result<Events, ProviderError>,
-    ) -> (Told, usize, Duration) {
+    type Script = fn(usize, &str) -> Result<Events, ProviderError>;
+
+    fn guarded(script: Script) -> (Guarded, Arc<Scripted>, Prompt) {
         let patience = Patience {
             first_token: Duration::from_secs(60),
             idle: Duration::from_secs(30),
@@ -246,6 +253,11 @@ mod tests {
         let guarded = Guarded::new(inner.clone(), patience);
         let prompt =
             Prompt { model: "first".to_owned(), messages: Vec::new(), ..Prompt::default() };
+        (guarded, inner, prompt)
+    }
+
+    async fn outcome(script: Script) -> (Told, usize, Duration) {
+        let (guarded, inner, prompt) = guarded(script);
         let started = Instant::now();
         let told = match guarded.stream(&prompt).await {
             Ok(events) => Ok(events
@@ -351,5 +363,20 @@ mod tests {
         let (told, calls, _) =
             outcome(|_, _| Err(ProviderError::new(Fault::ContextTooLong, "too long"))).await;
         assert_eq!((told, calls), (Err("too long".to_owned()), 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_is_unsent_as_long_as_none_of_its_tries_was_sent() {
+        let scripts: [(Script, bool); 3] = [
+            (|_, _| Err(ProviderError { is_unsent: true, ..passing() }), true),
+            (|call, _| Err(ProviderError { is_unsent: call != 0, ..passing() }), false),
+            (|call, _| Err(ProviderError { is_unsent: call != 5, ..passing() }), false),
+        ];
+        for (script, is_unsent) in scripts {
+            let (guarded, inner, prompt) = guarded(script);
+            let error = guarded.stream(&prompt).await.err().unwrap();
+            assert_eq!(error, ProviderError { is_unsent, ..passing() });
+            assert_eq!(inner.calls.load(Ordering::Relaxed), 6, "two models, three tries each");
+        }
     }
 }

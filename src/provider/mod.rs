@@ -141,6 +141,8 @@ pub struct ProviderError {
     pub is_passing: bool,
     /// How long the endpoint wants to be left alone.
     pub retry_after: Option<Duration>,
+    /// Whether nothing of the prompt was sent: such a call has cost nothing.
+    pub is_unsent: bool,
 }
 
 /// What can happen to a call.
@@ -159,7 +161,8 @@ pub enum Fault {
 impl ProviderError {
     /// An error with a sentence that is safe to show.
     pub fn new(fault: Fault, message: impl Into<String>) -> Self {
-        Self { fault, message: message.into(), is_passing: false, retry_after: None }
+        let message = message.into();
+        Self { fault, message, is_passing: false, retry_after: None, is_unsent: false }
     }
 
     /// The same, of something that may have passed a moment later.

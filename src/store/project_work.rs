@@ -3,7 +3,7 @@
 
 use super::NewFile;
 use crate::domain::project::FilePath;
-use crate::domain::{Project, ProjectId};
+use crate::domain::{Principal, Project, ProjectId};
 use crate::error::Result;
 use std::collections::HashMap;
 
@@ -30,8 +30,9 @@ pub(crate) enum FileChange<'a> {
 
 /// One atomic step on a project.
 pub(crate) trait ProjectWork {
-    /// A project, whoever asks.
-    async fn find_project(&mut self, id: &ProjectId) -> Result<Option<ProjectRow>>;
+    /// A project that is `who`'s to see: of another's no more is read than of none.
+    async fn find_project(&mut self, who: &Principal, id: &ProjectId)
+    -> Result<Option<ProjectRow>>;
 
     /// Adds a project that does not exist; `files` are the contents of its entries.
     async fn insert_project(&mut self, project: &Project, files: &[NewFile]) -> Result<()>;

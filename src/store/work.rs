@@ -121,6 +121,14 @@ pub(crate) trait Work {
     /// A session, whoever asks.
     async fn session(&mut self, id: &SessionId) -> Result<Option<SessionRow>>;
 
+    /// A session, unless it is hidden from `who`: then finding nothing takes no longer than where
+    /// there is nothing, as far as the database can do that. It is judged all the same.
+    async fn visible_session(
+        &mut self,
+        who: &Principal,
+        id: &SessionId,
+    ) -> Result<Option<SessionRow>>;
+
     /// Adds a session that does not exist.
     async fn insert_session(
         &mut self,

@@ -467,3 +467,23 @@ async fn a_route_that_is_nowhere_is_only_told_to_those_who_may_come_in() {
     let wrong = cast.ask("nobody", "TRACE /", ("/api/chat-sessions".to_owned(), Value::Null)).await;
     assert_eq!(wrong.0, 401);
 }
+
+/// How long an answer takes must not tell what there is: the rows here cannot be read at all, and
+/// only who owns them runs into that.
+#[tokio::test]
+async fn of_what_is_anothers_no_more_is_read_than_of_what_does_not_exist() {
+    let server = Server::on_file(&["--auth=keys"]).await;
+    let (ann, ben) = (server.key("ann", Scope::Chat).await, server.key("ben", Scope::Chat).await);
+    let own = server.with_key(&ann);
+    own.post("/api/chat-sessions", json!({"sessionId": "s"})).await.data();
+    let project = own.post("/api/projects", json!({"name": "p"})).await.data()["projectId"].clone();
+    let file = rusqlite::Connection::open(server.database()).unwrap();
+    let broken =
+        "UPDATE sessions SET meta = 'no JSON'; UPDATE projects SET generation_status = 'no word'";
+    file.execute_batch(broken).unwrap();
+    let project = format!("/api/projects/{}", project.as_str().unwrap());
+    for path in ["/api/chat-sessions/s", "/api/chat-sessions/s/messages", &project] {
+        assert_eq!(own.get(path).await.status, 503, "{path}");
+        assert_eq!(server.with_key(&ben).get(path).await.status, 404, "{path}");
+    }
+}

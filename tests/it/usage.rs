@@ -261,6 +261,28 @@ async fn a_title_that_fails_is_booked_with_what_we_count() {
 }
 
 #[tokio::test]
+async fn what_did_not_reach_a_provider_is_booked_with_nothing() {
+    let unreachable = "--openai-base-url=http://127.0.0.1:1/v1";
+    let flags = [PRICED, &[unreachable, "--titles=model", "--small-model=tiny"]].concat();
+    let server = Server::with(&flags).await;
+    let ann = server.key("ann", Scope::Chat).await;
+    let mut frames = begin(&server, &ann, "s", "one").await;
+    frames.until("error").await;
+    frames.until("[DONE]").await;
+    let spent = loop {
+        let used = usage(&server, &ann, &["s"], "").await;
+        if used["total"]["sideCalls"] == 1 {
+            break used["total"].clone();
+        }
+    };
+    assert_eq!(
+        spent,
+        json!({"turns": 1, "estimatedTurns": 0, "sideCalls": 1, "promptTokens": 0, "cachedTokens": 0,
+            "completionTokens": 0, "reasoningTokens": 0, "cost": 0.0})
+    );
+}
+
+#[tokio::test]
 async fn what_cannot_be_asked_of_usage_is_told() {
     let server = Server::start().await;
     for query in [

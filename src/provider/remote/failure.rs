@@ -8,13 +8,12 @@ use std::time::Duration;
 /// A connection that could not be made, or that broke.
 pub(in crate::provider) fn of_connection(error: &reqwest::Error) -> ProviderError {
     tracing::debug!(error = %error.chain_text(), "provider connection failed");
-    if error.is_timeout() {
-        return ProviderError::passing(Fault::Timeout, "the provider could not be reached in time");
-    }
-    if error.is_connect() {
-        return ProviderError::passing(Fault::Broken, "the provider cannot be reached");
-    }
-    ProviderError::passing(Fault::Broken, "the connection to the provider broke")
+    let (fault, message) = match (error.is_timeout(), error.is_connect()) {
+        (true, _) => (Fault::Timeout, "the provider could not be reached in time"),
+        (false, true) => (Fault::Broken, "the provider cannot be reached"),
+        (false, false) => (Fault::Broken, "the connection to the provider broke"),
+    };
+    ProviderError { is_unsent: error.is_connect(), ..ProviderError::passing(fault, message) }
 }
 
 /// An answer whose status says no.

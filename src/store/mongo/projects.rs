@@ -164,10 +164,17 @@ impl ProjectStore for MongoStore {
 }
 
 impl ProjectWork for Step {
-    async fn find_project(&mut self, id: &ProjectId) -> Result<Option<ProjectRow>> {
+    async fn find_project(
+        &mut self,
+        who: &Principal,
+        id: &ProjectId,
+    ) -> Result<Option<ProjectRow>> {
         let projects = self.tables.projects.clone();
-        let found: Option<ProjectDoc> =
-            self.one(&projects, doc! { "_id": id.as_str() }, None).await?;
+        let mut named = doc! { "_id": id.as_str() };
+        if !who.is_admin {
+            named.insert("userId", who.user.as_str());
+        }
+        let found: Option<ProjectDoc> = self.one(&projects, named, None).await?;
         found.map(ProjectDoc::into_row).transpose()
     }
 

@@ -19,6 +19,14 @@ impl Work for Step {
         self.find_session(id).await
     }
 
+    async fn visible_session(
+        &mut self,
+        _who: &Principal,
+        id: &SessionId,
+    ) -> Result<Option<SessionRow>> {
+        self.find_session(id).await
+    }
+
     async fn insert_session(
         &mut self,
         owner: &UserId,

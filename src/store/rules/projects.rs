@@ -13,7 +13,7 @@ pub(in crate::store) async fn project(
     who: &Principal,
     id: &ProjectId,
 ) -> Result<ProjectRow> {
-    let found = work.find_project(id).await?;
+    let found = work.find_project(who, id).await?;
     found.filter(|row| row.project.is_open_to(who)).ok_or_else(Error::project_not_found)
 }
 

@@ -15,7 +15,8 @@ pub(in crate::store) async fn get(
     id: &SessionId,
     access: Access,
 ) -> Result<SessionRow> {
-    judged(work.session(id).await?.ok_or_else(Error::session_not_found)?, who, access)
+    let found = work.visible_session(who, id).await?;
+    judged(found.ok_or_else(Error::session_not_found)?, who, access)
 }
 
 /// The session, if `who` may do to it what they want.

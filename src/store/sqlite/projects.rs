@@ -107,9 +107,14 @@ impl ProjectStore for SqliteStore {
 }
 
 impl ProjectWork for Step<'_> {
-    async fn find_project(&mut self, id: &ProjectId) -> Result<Option<ProjectRow>> {
-        let mut statement = self.0.prepare_cached(&format!("{SELECT} WHERE id = ?1"))?;
-        let mut rows = statement.query([id.as_str()])?;
+    async fn find_project(
+        &mut self,
+        who: &Principal,
+        id: &ProjectId,
+    ) -> Result<Option<ProjectRow>> {
+        let sql = format!("{SELECT} WHERE id = ?1 AND (?2 OR owner = ?3)");
+        let mut statement = self.0.prepare_cached(&sql)?;
+        let mut rows = statement.query(params![id.as_str(), who.is_admin, who.user.as_str()])?;
         let Some(row) = rows.next()? else { return Ok(None) };
         project_row(self.0, row).map(Some)
     }

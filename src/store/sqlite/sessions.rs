@@ -88,6 +88,21 @@ pub(super) fn find(db: &Connection, id: &SessionId) -> Result<Option<SessionRow>
     rows.next()?.map(session_row).transpose()
 }
 
+/// The session with this id, unless it is hidden from `who`: of such a row nothing is read but its
+/// owner.
+pub(super) fn find_visible(
+    db: &Connection,
+    who: &Principal,
+    id: &SessionId,
+) -> Result<Option<SessionRow>> {
+    let mut statement = db.prepare_cached(&format!(
+        "{SELECT_SESSION} WHERE s.id = ?1 AND (?2 OR s.owner = ?3 OR EXISTS \
+         (SELECT 1 FROM participants p WHERE p.user_id = ?3 AND p.session = s.key))"
+    ))?;
+    let mut rows = statement.query(params![id.as_str(), who.is_admin, who.user.as_str()])?;
+    rows.next()?.map(session_row).transpose()
+}
+
 /// The session with this id, if `who` may do to it what they want.
 pub(super) fn get(
     db: &Connection,

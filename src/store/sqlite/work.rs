@@ -41,6 +41,14 @@ impl Work for Step<'_> {
         sessions::find(self.0, id)
     }
 
+    async fn visible_session(
+        &mut self,
+        who: &Principal,
+        id: &SessionId,
+    ) -> Result<Option<SessionRow>> {
+        sessions::find_visible(self.0, who, id)
+    }
+
     async fn insert_session(
         &mut self,
         owner: &UserId,
