@@ -1,0 +1,169 @@
+"""Responses by OpenAI's own library: chains, conversations, streams with its accumulators, the
+background, functions, schemas, and the classes of its errors."""
+
+import json
+
+import openai
+import pytest
+from pydantic import BaseModel
+from upstream import Gate
+
+WEATHER = {
+    "type": "function",
+    "name": "weather",
+    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"], "additionalProperties": False},
+    "strict": True,
+}
+
+
+class Place(BaseModel):
+    city: str
+
+
+def test_a_chain_of_responses_is_remembered_read_again_and_deleted(client, upstream):
+    upstream.will("Hello Ada.", "Ada.")
+    first = client.responses.create(model="m", input="I am Ada", instructions="Be kind.", metadata={"a": "b"})
+    assert (first.status, first.output_text, first.metadata) == ("completed", "Hello Ada.", {"a": "b"})
+    assert (first.usage.input_tokens, first.usage.input_tokens_details.cached_tokens) == (21, 8)
+    second = client.responses.create(model="m", input="Who am I?", previous_response_id=first.id)
+    assert (second.output_text, second.previous_response_id) == ("Ada.", first.id)
+    assert upstream.calls[-1].texts == ["I am Ada", "Hello Ada.", "Who am I?"]
+    assert client.responses.retrieve(second.id) == second
+    assert [item.content[0].text for item in client.responses.input_items.list(second.id)] == ["Who am I?"]
+    client.responses.delete(second.id)
+    with pytest.raises(openai.NotFoundError):
+        client.responses.retrieve(second.id)
+
+
+def test_a_conversation_goes_on_and_is_the_session_of_the_other_routes(client, upstream, stored):
+    upstream.will("Hello.", "Again.")
+    conversation = client.conversations.create(items=[{"role": "user", "content": "before"}])
+    for text in ["one", "two"]:
+        answer = client.responses.create(model="m", input=text, conversation=conversation.id)
+        assert answer.conversation.id == conversation.id
+    said = ["before", "one", "Hello.", "two", "Again."]
+    assert [text for _, text in stored(conversation.id.removeprefix("conv_"))] == said
+    items = client.conversations.items.list(conversation.id, order="asc")
+    assert [item.content[0].text for item in items] == said
+
+
+def test_a_stream_is_put_together_by_the_librarys_own_accumulator(client, upstream):
+    gate = Gate()
+
+    def script(call):
+        call.text("one, ")
+        gate.wait()
+        call.reply("two")
+
+    upstream.will(script)
+    with client.responses.stream(model="m", input="count") as stream:
+        events = []
+        for event in stream:
+            events.append(event)
+            if event.type == "response.output_text.delta":
+                gate.open()
+        final = stream.get_final_response()
+    assert final.output_text == "one, two"
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    kinds = [event.type for event in events if event.type != "response.output_text.delta"]
+    assert kinds == [
+        "response.created",
+        "response.in_progress",
+        "response.output_item.added",
+        "response.content_part.added",
+        "response.output_text.done",
+        "response.content_part.done",
+        "response.output_item.done",
+        "response.completed",
+    ]
+
+
+def test_a_response_in_the_background_is_resumed_behind_any_event(client, upstream):
+    gate = Gate()
+
+    def script(call):
+        call.text("one, ")
+        gate.wait()
+        call.reply("two")
+
+    upstream.will(script)
+    seen = []
+    with client.responses.create(model="m", input="count", background=True, stream=True) as stream:
+        for event in stream:
+            seen.append(event)
+            if event.type == "response.output_text.delta":
+                break
+    gate.open()
+    response = seen[0].response.id
+    rest = list(client.responses.retrieve(response, stream=True, starting_after=seen[-1].sequence_number))
+    numbers = [event.sequence_number for event in seen + rest]
+    assert numbers == list(range(len(numbers)))
+    assert rest[-1].response.output_text == "one, two"
+    assert client.responses.retrieve(response).status == "completed"
+    everything = client.responses.retrieve(response, stream=True)
+    assert [event.sequence_number for event in everything] == numbers
+
+
+def test_what_runs_in_the_background_is_cancelled(client, upstream):
+    gate = Gate()
+
+    def script(call):
+        call.text("one, ")
+        gate.wait()
+
+    upstream.will(script)
+    with client.responses.create(model="m", input="count", background=True, stream=True) as stream:
+        response = next(stream).response
+        next(event for event in stream if event.type == "response.output_text.delta")
+        client.responses.cancel(response.id)
+        list(stream)
+    gate.open()
+    kept = client.responses.retrieve(response.id)
+    assert (kept.status, kept.output_text) == ("cancelled", "one, ")
+
+
+def test_functions_are_called_and_their_outputs_continue_the_chain(client, upstream):
+    calls = [("a", "weather", {"city": "Oslo"}), ("b", "weather", {"city": "Rome"})]
+    upstream.will(lambda call: call.tool_calls(*calls), "Rome.")
+    first = client.responses.create(model="m", input="Where to?", tools=[WEATHER])
+    asked = [(item.call_id, json.loads(item.arguments)["city"]) for item in first.output if item.type == "function_call"]
+    assert asked == [("a", "Oslo"), ("b", "Rome")]
+    outputs = [{"type": "function_call_output", "call_id": id, "output": f"rain in {city}"} for id, city in asked]
+    second = client.responses.create(model="m", input=outputs, previous_response_id=first.id, tools=[WEATHER])
+    assert second.output_text == "Rome."
+    told = [message for message in upstream.calls[-1].request["messages"] if message["role"] == "tool"]
+    assert [(message["tool_call_id"], message["content"]) for message in told] == [("a", "rain in Oslo"), ("b", "rain in Rome")]
+
+
+def test_a_schema_reaches_the_provider_and_comes_back_as_an_object(client, upstream):
+    upstream.will('{"city": "Bonn"}')
+    answer = client.responses.parse(model="m", input="Where?", text_format=Place)
+    assert answer.output_parsed == Place(city="Bonn")
+    assert upstream.calls[-1].request["response_format"]["json_schema"]["schema"]["required"] == ["city"]
+
+
+def test_errors_are_of_the_classes_that_the_library_documents(client, upstream):
+    with pytest.raises(openai.NotFoundError):
+        client.responses.retrieve("resp_none")
+    with pytest.raises(openai.BadRequestError) as both:
+        client.responses.create(model="m", input="x", conversation="conv_x", previous_response_id="resp_x")
+    assert both.value.type == "invalid_request_error"
+    with pytest.raises(openai.BadRequestError) as tools:
+        client.responses.create(model="m", input="x", tools=[{"type": "web_search"}])
+    assert tools.value.param == "tools"
+    gate = Gate()
+
+    def script(call):
+        call.text("one")
+        gate.wait()
+        call.reply("two")
+
+    upstream.will(script)
+    conversation = client.conversations.create()
+    with client.responses.create(model="m", input="x", conversation=conversation.id, stream=True) as stream:
+        next(event for event in stream if event.type == "response.output_text.delta")
+        with pytest.raises(openai.BadRequestError) as locked:
+            client.responses.create(model="m", input="y", conversation=conversation.id)
+        gate.open()
+        list(stream)
+    assert (locked.value.code, locked.value.param) == ("conversation_locked", "conversation")
