@@ -13,13 +13,17 @@ use crate::clock;
 use crate::domain::Principal;
 use crate::domain::key::Scope;
 use crate::error::{Error, Kind, Result};
+use axum::body::Body;
 use axum::extract::{FromRequestParts, MatchedPath, Request, State};
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use futures::StreamExt;
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+use tokio::time::timeout;
 
 /// The routes that need no credentials.
 const PUBLIC: &[(&str, &str)] = &[
@@ -43,6 +47,11 @@ const HARMLESS: &[&str] = &["/api/tickets", "/api/render"];
 /// They end what somebody pays for, so they count as reads: nobody has to wait before they may stop.
 const STOPS: &[&str] = &["/api/chat/{sessionId}/stop", "/v1/responses/{response}/cancel"];
 
+/// The most bytes of a refused request's body that are read …
+const PASSED_OVER: usize = 256 << 10;
+/// … and for how long.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 const FORWARDED_FOR: &str = "x-forwarded-for";
 const FORWARDED_USER: &str = "x-forwarded-user";
 
@@ -59,12 +68,12 @@ pub(super) async fn guarded(State(api): State<Api>, request: Request, next: Next
     }
     let address = client(&api, &parts);
     if let Err(error) = api.rates.admit(address) {
-        return error.into_response();
+        return refuse(error, body).await;
     }
     let ticket = take_ticket(&mut parts);
     let identity = match admit(&api, &parts, ticket).await {
         Ok(identity) => identity,
-        Err(error) => return api.rates.refused(address, error).into_response(),
+        Err(error) => return refuse(api.rates.refused(address, error), body).await,
     };
     let left = api.rates.take(&identity.principal.user, class(&parts));
     let refusal = left.and_then(|left| left.error());
@@ -72,7 +81,7 @@ pub(super) async fn guarded(State(api): State<Api>, request: Request, next: Next
         // A turn that came before may be repeated: who has sent too much is told so behind the look
         // for it, as long as they do not have that done too often.
         Some(refusal) if !is_turn(&parts) || !api.rates.may_repeat(&identity.principal.user) => {
-            refusal.into_response()
+            refuse(refusal, body).await
         }
         refusal => {
             parts.extensions.insert(Standing { key: identity.key.clone(), refusal });
@@ -84,6 +93,23 @@ pub(super) async fn guarded(State(api): State<Api>, request: Request, next: Next
         left.tell(response.headers_mut());
     }
     response
+}
+
+/// Refuses a request whose body nobody will look at. A client that is still sending it would find the
+/// connection closed instead of the answer, so a short one is passed over first.
+async fn refuse(error: Error, body: Body) -> Response {
+    let (mut left, mut pieces) = (PASSED_OVER, body.into_data_stream());
+    let passing = async {
+        while let Some(Ok(piece)) = pieces.next().await {
+            match left.checked_sub(piece.len()) {
+                Some(rest) => left = rest,
+                None => return,
+            }
+        }
+    };
+    // Whoever sends it slowly does without.
+    let _ = timeout(PATIENCE, passing).await;
+    error.into_response()
 }
 
 fn is_turn(request: &Parts) -> bool {

@@ -115,3 +115,21 @@ async fn who_tries_many_keys_is_told_to_wait_and_others_behind_the_proxy_are_not
     assert_eq!(from("10.0.0.2", "guess").await.status, 401);
     assert_eq!(from("10.0.0.1", &good).await.status, 200, "a good key is good from anywhere");
 }
+
+#[tokio::test]
+async fn whoever_is_refused_hears_of_it_though_they_sent_much() {
+    let server = Server::with(&["--auth=keys", "--rate-limit=1/h"]).await;
+    let ann = server.key("ann", Scope::Chat).await;
+    let own = server.with_key(&ann);
+    let body = json!({"chatSessionId": "s", "role": "user", "content": "x".repeat(200_000)});
+    assert_eq!(own.post("/api/chat-messages", body.clone()).await.failure().0, 404);
+    // One connection after the other, or one for all: each request has its answer.
+    for _ in 0..20 {
+        assert_eq!(
+            own.post("/api/chat-messages", body.clone()).await.failure(),
+            (429, "rate_limited")
+        );
+    }
+    let stranger = server.with_key("ek_none");
+    assert_eq!(stranger.post("/api/chat-messages", body).await.failure(), (401, "unauthenticated"));
+}
