@@ -167,25 +167,35 @@ test("tool calls show what was asked and answered, while they run and afterwards
   assert.deepEqual(await tools.first().locator("pre").allInnerTexts(), ['{\n  "city": "Porto"\n}', '{\n  "rain": true\n}']);
   await tools.last().locator("summary").click();
   await tools.last().getByText("out of order").waitFor();
+});
 
-  // Frame by frame, as a stream brings them.
-  const told = await page.evaluate(async () => {
-    const { LiveReply } = await import("/assets/js/chat/live-reply.js");
-    const reply = new LiveReply({ keep: (change) => change() });
-    const seen = [];
-    const frame = (type, more) => {
-      reply.frame({ type, toolCallId: "t1", ...more });
-      seen.push(reply.element.querySelector(".tool-call").innerText);
-    };
-    document.querySelector(".thread").append(reply.element);
-    frame("tool-input-start", { toolName: "add" });
-    frame("tool-input-delta", { inputTextDelta: '{"a":' });
-    reply.element.querySelector("summary").click();
-    frame("tool-input-delta", { inputTextDelta: "1}" });
-    frame("tool-input-available", { toolName: "add", input: { a: 1 } });
-    frame("tool-output-available", { output: 2 });
-    reply.element.remove();
-    return seen.map((text) => text.replace(/\s+/g, " "));
-  });
-  assert.deepEqual(told, ["add being asked…", "add being asked…", 'add being asked… Asked {"a":1}', 'add running… Asked { "a": 1 }', 'add done Asked { "a": 1 } Answer 2']);
+test("a call of the model's is shown while it is written, and with what came of it", async () => {
+  const { sessionId } = await api.session({ title: "Rain" });
+  const page = await echoic.page(`#/c/${sessionId}`);
+  const tools = [{ type: "function", function: { name: "weather" } }];
+  // Whoever carries calls out is another client of the same chat.
+  const ask = async (body) => {
+    const headers = { "content-type": "application/json" };
+    const response = await fetch(`${echoic.url}/api/chat`, { method: "POST", headers, body: JSON.stringify({ ...body, tools }) });
+    return response.text();
+  };
+  const asking = ask({ sessionId, message: "Is it raining in Porto?" });
+  const call = await upstream.call();
+  call.toolCall("w1", "weather").arguments('{"city":');
+  const shownTools = page.locator(".tool-call");
+  await page.locator(".tool-call summary", { hasText: "being asked…" }).waitFor();
+  await shownTools.first().locator("summary").click();
+  await page.locator(".tool-call pre", { hasText: '{"city":' }).waitFor();
+  call.arguments('"Porto"}').finish();
+  const reply = /"messageId":"([^"]+)"/.exec(await asking)[1];
+
+  const part = { type: "tool-weather", toolCallId: "w1", state: "output-available", input: { city: "Porto" }, output: { rain: true } };
+  const answering = ask({ id: sessionId, messages: [{ id: reply, role: "assistant", parts: [part] }] });
+  (await upstream.call()).reply("Take a coat.");
+  await answering;
+  await page.getByText("Take a coat.").waitFor();
+  await until(async () => (await shownTools.count()) === 2, "the call and what came of it");
+  assert.deepEqual(await shownTools.locator("summary").allInnerTexts(), ["weather\ncalled", "weather\ndone"]);
+  await shownTools.last().locator("summary").click();
+  await shownTools.last().locator("pre", { hasText: '"rain": true' }).waitFor();
 });

@@ -30,6 +30,20 @@ class Call {
     return this;
   }
 
+  /** Begins a function call; `arguments` are what follows of it. */
+  toolCall(id, name) {
+    return this.#toolCalls({ index: 0, id, type: "function", function: { name, arguments: "" } });
+  }
+
+  arguments(more) {
+    return this.#toolCalls({ index: 0, function: { arguments: more } });
+  }
+
+  #toolCalls(call) {
+    this.#chunk({ choices: [{ index: 0, delta: { tool_calls: [call] }, finish_reason: null }] });
+    return this;
+  }
+
   finish(usage = { prompt_tokens: 812, completion_tokens: 95, prompt_tokens_details: { cached_tokens: 640 } }) {
     this.#chunk({ choices: [{ index: 0, delta: {}, finish_reason: "stop" }] });
     this.#chunk({ choices: [], usage });

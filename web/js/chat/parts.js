@@ -33,6 +33,7 @@ export function reasoning(text, isOpen = false) {
 const TOOL_STATES = {
   "input-streaming": "being asked…",
   "input-available": "running…",
+  called: "called",
   "approval-requested": "waits for a yes",
   "output-available": "done",
   "output-error": "failed",
@@ -58,7 +59,7 @@ export function toolPart(before = { type: "dynamic-tool", input: "" }, { type, i
 
 /** A stored call, or a stored result, as a part of the AI SDK; those of others as they are. */
 function asShown(part) {
-  if (part.type === "tool-call") return { state: "input-available", ...part };
+  if (part.type === "tool-call") return { state: "called", ...part };
   if (part.type !== "tool-result") return part;
   const { output, isError, ...rest } = part;
   const told = isError ? { state: "output-error", errorText: json(output) } : { state: "output-available", output };
