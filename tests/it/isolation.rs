@@ -376,11 +376,14 @@ fn the_routes_that_need_no_credentials_are_these() {
 async fn everybody_may_do_what_is_theirs_and_nothing_else() {
     let cast = Cast::start().await;
     let who = ["nobody", "bad", "other", "pat", "ann", "root"];
-    let mut wrong = Vec::new();
+    let (mut wrong, mut world) = (Vec::new(), cast.world().await);
     for (route, ask, expected) in rows() {
         for (who, expected) in who.into_iter().zip(expected) {
-            let world = cast.world().await;
             let (status, body) = cast.ask(who, route, ask(&world)).await;
+            // What may have changed it leaves a new one to the next.
+            if status < 400 && !route.starts_with("GET") {
+                world = cast.world().await;
+            }
             if status != expected {
                 wrong.push(format!("{route} by {who}: {status}, not {expected}: {body:.200}"));
             }
@@ -395,10 +398,10 @@ async fn everybody_may_do_what_is_theirs_and_nothing_else() {
 #[tokio::test]
 async fn what_is_anothers_looks_like_what_is_nowhere() {
     let cast = Cast::start().await;
+    let world = cast.world().await;
     for (route, ask, expected) in rows() {
         let hidden = [("other", expected[2]), ("pat", expected[3])];
         for (who, _) in hidden.into_iter().filter(|(_, status)| *status == 404) {
-            let world = cast.world().await;
             let foreign = cast.ask(who, route, ask(&world)).await;
             let absent = cast.ask(who, route, ask(&nothing())).await;
             assert_eq!(foreign, absent, "{route} by {who}");
