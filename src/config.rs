@@ -81,10 +81,6 @@ const VARIABLES: &[(&str, &str)] = &[
     ("ECHOIC_LOG_FORMAT", "log-format"),
 ];
 
-/// Variables of other programs that a later version will know. They are named at start, so that
-/// nobody believes them in force.
-const NOT_YET: &[&str] = &[];
-
 /// A self-hosted backend for LLM chat with conversation memory.
 ///
 /// Send a message, watch the answer stream, and never lose a word of it. Without a command it
@@ -422,12 +418,9 @@ fn refusal(error: clap::Error, arguments: &[OsString]) -> Refusal {
 fn warnings(environment: &BTreeMap<String, String>) -> Vec<String> {
     let is_known = |name: &str| VARIABLES.iter().any(|(known, _)| *known == name);
     let unknown = environment.keys().filter(|name| name.starts_with("ECHOIC_") && !is_known(name));
-    let not_yet = NOT_YET
-        .iter()
-        .filter(|name| environment.get(**name).is_some_and(|value| !value.is_empty()));
-    let ignored =
-        |name: &str| format!("{name} is set, but this version does not know it: it has no effect");
-    unknown.map(|name| ignored(name)).chain(not_yet.map(|name| ignored(name))).collect()
+    unknown
+        .map(|name| format!("{name} is set, but this version does not know it: it has no effect"))
+        .collect()
 }
 
 impl Config {
