@@ -89,7 +89,9 @@ fn answer(prompt: &Prompt) -> String {
             reply.push_str(&format!("\n{}. {}", number + 1, first_characters(text, REPEATED)));
         }
     }
-    reply.push_str("\n\nSet OPENAI_API_KEY or OPENAI_BASE_URL to talk to a real model.");
+    reply.push_str(
+        "\n\nSet OPENAI_API_KEY, OPENAI_BASE_URL or ANTHROPIC_API_KEY to talk to a real model.",
+    );
     reply
 }
 
