@@ -111,15 +111,19 @@ async fn from_beginning(
     if matches!(first.role, Role::User | Role::System) || first.parent_id.is_none() {
         return Ok(page);
     }
+    let parent;
+    let results = match (first.role, &first.parent_id) {
+        (Role::Assistant, Some(id)) => {
+            parent = api.store.message(who, session, id).await?;
+            &parent
+        }
+        _ => first,
+    };
+    let Some(beginning) = tool::continued(results.role, &results.parts) else { return Ok(page) };
     let slice = Slice::Before(first.id.clone());
     let query = MessageQuery { view: View::Path, slice, limit: MAX_LIMIT };
     let before = api.store.messages(who, session, query).await?;
-    let results = match first.role {
-        Role::Tool => Some(first),
-        _ => before.messages.last().filter(|last| last.role == Role::Tool),
-    };
-    let beginning = results.and_then(|results| tool::continued(results.role, &results.parts));
-    let place = before.messages.iter().position(|message| Some(&message.id) == beginning.as_ref());
+    let place = before.messages.iter().position(|message| message.id == beginning);
     let Some(place) = place else { return Ok(page) };
     let has_more = before.has_more || place > 0;
     let messages = before.messages.into_iter().skip(place).chain(page.messages).collect();
