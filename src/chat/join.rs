@@ -4,8 +4,9 @@ use super::Chat;
 use super::frames::{Cursor, Frames};
 use super::hub::Reader;
 use super::journal::lingering_since;
+use super::transcript::{Opening, replay};
 use crate::domain::principal::Access;
-use crate::domain::{Principal, SessionId};
+use crate::domain::{Message, Principal, Session, SessionId, TurnId, tool};
 use crate::error::Result;
 use bytes::Bytes;
 
@@ -34,6 +35,26 @@ impl Chat {
         let Some(cursor) = cursor.filter(|_| running.is_none()) else { return Ok(None) };
         let log = self.store.read_log(&session.id, turn, lingering_since()).await?;
         Ok(rest_of(&log, cursor).map(Reader::of))
+    }
+
+    /// The stream of a reply that is stored, framed anew as the turn's.
+    pub(super) async fn replayed(
+        &self,
+        session: &Session,
+        turn: TurnId,
+        reply: &Message,
+    ) -> Result<Bytes> {
+        let question = reply.parent_id.as_ref().unwrap_or(&reply.id);
+        let asked = self.store.message(&Principal::server(), &session.id, question).await?;
+        let continues = tool::continued(asked.role, &asked.parts);
+        let opening = Opening {
+            message_id: &reply.id,
+            continues: continues.as_ref(),
+            session_id: &session.id,
+            title: &session.title,
+            user_message_id: question,
+        };
+        Ok(replay(turn, reply, &opening))
     }
 }
 

@@ -4,8 +4,7 @@
 use super::Chat;
 use super::transcript::{Ending, Transcript};
 use crate::clock;
-use crate::domain::message::Body;
-use crate::domain::{MessageType, Role, Status, Usage, UserId};
+use crate::domain::{Role, Status, Usage, UserId};
 use crate::error::Result;
 use crate::memory::tokens;
 use crate::store::{Batch, FinishTurn, Finished, NewMessage, Orphan, ReplyFields};
@@ -103,13 +102,9 @@ impl Chat {
         let Orphan { session_id, turn, claimant, log, next_batch } = orphan;
         let mut transcript = Transcript::from_log(turn.turn_id.clone(), &log);
         transcript.end(Ending::Abort);
-        let tokens = tokens::count_long(transcript.text()).await;
+        let body = transcript.body();
+        let tokens = tokens::count_long(&body.counted()).await;
         let usage = Usage { completion_tokens: tokens.into(), estimated: true, ..Usage::default() };
-        let body = Body {
-            content: transcript.text().to_owned(),
-            parts: transcript.parts(),
-            kind: MessageType::Text,
-        };
         let reply = NewMessage {
             id: turn.message_id.clone(),
             client_message_id: None,

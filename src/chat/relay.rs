@@ -7,9 +7,8 @@
 use super::Chat;
 use super::frames::Cursor;
 use super::hub::{LiveTurn, Reader};
-use super::transcript::{Opening, aborted_behind, replay};
+use super::transcript::aborted_behind;
 use crate::domain::principal::Access;
-use crate::domain::tool;
 use crate::domain::turn::ActiveTurn;
 use crate::domain::{Principal, SessionId};
 use crate::error::{Kind, Result};
@@ -148,18 +147,6 @@ impl Chat {
                 };
             }
         };
-        let asked = match &reply.parent_id {
-            Some(asked) => self.store.message(&server, &live.session, asked).await.ok(),
-            None => None,
-        };
-        let continues = asked.and_then(|asked| tool::continued(asked.role, &asked.parts));
-        let opening = Opening {
-            message_id: &reply.id,
-            continues: continues.as_ref(),
-            session_id: &session.id,
-            title: &session.title,
-            user_message_id: reply.parent_id.as_ref().unwrap_or(&reply.id),
-        };
-        Ok(replay(live.turn.clone(), &reply, &opening))
+        self.replayed(&session, live.turn.clone(), &reply).await
     }
 }

@@ -6,11 +6,9 @@ use super::heard::{Heard, Hearing, Listening};
 use super::hub::Reader;
 use super::journal::lingering_since;
 use super::start_turn::NewTurn;
-use super::transcript::{Opening, replay};
 use crate::clock;
 use crate::domain::message::FinishReason;
 use crate::domain::principal::Access;
-use crate::domain::tool;
 use crate::domain::{Principal, SessionId, Usage};
 use crate::error::{Error, Kind, Result};
 use crate::store::StoredResponse;
@@ -97,16 +95,7 @@ impl Chat {
             return Ok(Reader::of(log.concat().into()));
         }
         let reply = self.store.message(who, id, &response.reply_id).await?;
-        let asked = self.store.message(who, id, &response.question_id).await?;
-        let continues = tool::continued(asked.role, &asked.parts);
-        let opening = Opening {
-            message_id: &reply.id,
-            continues: continues.as_ref(),
-            session_id: id,
-            title: &session.title,
-            user_message_id: &response.question_id,
-        };
-        Ok(Reader::of(replay(turn.clone(), &reply, &opening)))
+        Ok(Reader::of(self.replayed(&session, turn.clone(), &reply).await?))
     }
 
     /// Listens to a reply until it ends and keeps each piece. Should the server end first, the reply

@@ -10,10 +10,9 @@ use super::transcript::{Ending, Transcript, failed};
 use crate::clock;
 use crate::domain::message::{Body, FinishReason, MessageError};
 use crate::domain::quota::cost;
-use crate::domain::tool;
 use crate::domain::turn::ActiveTurn;
 use crate::domain::usage::Cost;
-use crate::domain::{CallKind, MessageType, Role, SessionId, Status, Usage, UserId};
+use crate::domain::{CallKind, Role, SessionId, Status, Usage, UserId};
 use crate::error::{Error, Kind, Result};
 use crate::memory::tokens;
 use crate::store::{Begun, FinishTurn, Finished, LedgerEntry, NewMessage, ReplyFields};
@@ -44,16 +43,15 @@ impl Chat {
         slot: Slot,
     ) {
         let model = self.answering_model(begun, &transcript);
-        let calls = tool::text_of_calls(&transcript.calls());
-        let (text, calls) = (tokens::count_long(transcript.text()), tokens::count_long(&calls));
-        let tokens = text.await.saturating_add(calls.await);
+        let body = transcript.body();
+        let tokens = tokens::count_long(&body.counted()).await;
         self.learn(&transcript, sent);
         let usage = transcript.usage().unwrap_or_else(|| estimate(sent, tokens));
         let cost = cost(&self.terms.prices, &model, &usage).map(Cost);
         let usage = Usage { cost, first_token_ms: sent.first_token_ms, ..usage };
         self.log(begun, &outcome, usage, &model);
 
-        let reply = reply(begun, &transcript, &outcome, usage, tokens, &model);
+        let reply = reply(begun, body, &outcome, usage, tokens, &model);
         let failure = match &outcome {
             Outcome::Failed(error) => error.to_string(),
             _ => String::new(),
@@ -220,7 +218,7 @@ const fn status(outcome: &Outcome) -> Status {
 
 fn reply(
     begun: &Begun,
-    transcript: &Transcript,
+    body: Body,
     outcome: &Outcome,
     usage: Usage,
     tokens: u32,
@@ -241,11 +239,7 @@ fn reply(
         client_message_id: None,
         role: Role::Assistant,
         sender_id: UserId::assistant(),
-        body: Body {
-            content: transcript.text().to_owned(),
-            parts: transcript.parts(),
-            kind: MessageType::Text,
-        },
+        body,
         tokens,
         created_at: clock::now(),
         reply: ReplyFields {

@@ -4,13 +4,13 @@ use super::Chat;
 use super::events::What;
 use super::hub::{LiveTurn, Reader};
 use super::terms::Slot;
-use super::transcript::{Opening, handed_over, replay};
+use super::transcript::{Opening, handed_over};
 use crate::clock;
 use crate::domain::key::KeyId;
 use crate::domain::message::{Body, Parts as MessageParts};
 use crate::domain::principal::Access;
 use crate::domain::session::Settings;
-use crate::domain::tool::{self, NewResult};
+use crate::domain::tool::NewResult;
 use crate::domain::{MessageId, Principal, ProjectId, Role, Session, SessionId, TurnId};
 use crate::error::{Error, Kind, Result};
 use crate::memory::{Incoming, tokens};
@@ -365,12 +365,8 @@ impl Chat {
                 live.set_queued();
                 Ok(Reader::new(live))
             }
-            LedTo::Reply { reply, question } => {
-                let asked = self.store.message(&new.who, &session.id, &question).await?;
-                let continues = tool::continued(asked.role, &asked.parts);
-                let opening = opening(session, &reply.id, &question);
-                let opening = Opening { continues: continues.as_ref(), ..opening };
-                Ok(Reader::of(replay(TurnId::generate(), &reply, &opening)))
+            LedTo::Reply(reply) => {
+                Ok(Reader::of(self.replayed(session, TurnId::generate(), &reply).await?))
             }
             // The message was stored, but never answered: now it is.
             LedTo::Question(id) => {
@@ -396,13 +392,12 @@ impl Chat {
 async fn earlier(new: &NewTurn) -> Vec<NewMessage> {
     let mut messages = Vec::with_capacity(new.earlier.len());
     for Earlier { role, body, reply } in &new.earlier {
-        let calls = tool::text_of_calls(&tool::calls(&body.parts));
         messages.push(NewMessage {
             id: MessageId::generate(),
             client_message_id: None,
             role: *role,
             sender_id: new.who.user.clone(),
-            tokens: tokens::count_long(&body.content).await + tokens::count_long(&calls).await,
+            tokens: tokens::count_long(&body.counted()).await,
             body: body.clone(),
             created_at: clock::now(),
             reply: reply.clone(),

@@ -7,9 +7,9 @@ use super::frames::{
     self, Encoder, FinishMetadata, Frame, Frames, MemorySummary, Said, SessionData, StartMetadata,
     TitleData,
 };
-use crate::domain::message::{FinishReason, Part, Parts};
+use crate::domain::message::{Body, FinishReason, Part, Parts};
 use crate::domain::tool::{self, ToolCall};
-use crate::domain::{Message, MessageId, SessionId, Status, TurnId, Usage};
+use crate::domain::{Message, MessageId, MessageType, SessionId, Status, TurnId, Usage};
 use crate::provider::Event;
 use bytes::Bytes;
 
@@ -264,11 +264,6 @@ impl Transcript {
         self.encoder.take()
     }
 
-    /// The answer so far.
-    pub(super) fn text(&self) -> &str {
-        &self.text
-    }
-
     /// The functions that the model wants called.
     pub(super) fn calls(&self) -> Vec<ToolCall> {
         let whole = self.calls.iter().filter(|call| call.is_whole);
@@ -276,7 +271,7 @@ impl Transcript {
     }
 
     /// Thoughts and calls so far, as a message keeps them.
-    pub(super) fn parts(&self) -> Parts {
+    fn parts(&self) -> Parts {
         let thoughts = Some(self.reasoning.clone()).filter(|thoughts| !thoughts.is_empty());
         let thoughts = thoughts.map(|text| Part::Reasoning { text });
         let calls = self.calls().into_iter().map(|call| Part::ToolCall {
@@ -285,6 +280,11 @@ impl Transcript {
             tool_name: call.name,
         });
         Parts::of(&thoughts.into_iter().chain(calls).collect::<Vec<_>>())
+    }
+
+    /// All of it, as a message keeps it.
+    pub(super) fn body(&self) -> Body {
+        Body { content: self.text.clone(), parts: self.parts(), kind: MessageType::Text }
     }
 
     /// The tokens that the provider says it took.
@@ -426,7 +426,7 @@ mod tests {
         let (told, frames) = transcript(vec![vec![thought("hm "), thought("yes"), text("Yes.")]]);
         let kinds: Vec<_> =
             frames.iter().map(|frame| frame["type"].as_str().unwrap_or("[DONE]")).collect();
-        assert_eq!(told.text(), "Yes.");
+        assert_eq!(told.body().content, "Yes.");
         assert_eq!(told.parts().as_json(), r#"[{"type":"reasoning","text":"hm yes"}]"#);
         assert_eq!(
             kinds[3..],
@@ -486,7 +486,7 @@ mod tests {
             }
             let (once, frames) = transcript(vec![events]);
             let (cut, cut_frames) = transcript(batches);
-            prop_assert_eq!(once.text(), cut.text());
+            prop_assert_eq!(once.body().content, cut.body().content);
             prop_assert_eq!(once.parts().reasoning(), cut.parts().reasoning());
             prop_assert_eq!(frames, cut_frames);
         }

@@ -231,12 +231,7 @@ pub enum LedTo {
         reply_id: MessageId,
     },
     /// A reply.
-    Reply {
-        /// The reply.
-        reply: Box<Message>,
-        /// The message it answers.
-        question: MessageId,
-    },
+    Reply(Box<Message>),
     /// A message that nobody has answered.
     Question(MessageId),
 }

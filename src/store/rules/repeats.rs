@@ -27,9 +27,9 @@ pub(super) async fn repeated_by_key(
     }
     let Some(place) = work.locate(&row, &known.message_id).await? else { return Ok(None) };
     let message = work.message(&row, place.at).await?;
-    Ok(Some(match (message.role, message.parent_id.clone()) {
-        (Role::Assistant, Some(question)) => {
-            let led_to = LedTo::Reply { reply: Box::new(message), question };
+    Ok(Some(match (message.role, &message.parent_id) {
+        (Role::Assistant, Some(_)) => {
+            let led_to = LedTo::Reply(Box::new(message));
             Began::Repeated { session: Box::new(row.session), led_to }
         }
         _ => Began::HandedOver { session: Box::new(row.session), message_id: message.id },
@@ -99,7 +99,7 @@ pub(super) async fn repeated(
             LedTo::Turn { turn_id: turn.turn_id.clone(), reply_id: turn.message_id.clone() }
         }
         None => match first_reply(work, &row, known.at).await? {
-            Some(reply) => LedTo::Reply { reply: Box::new(reply), question: id },
+            Some(reply) => LedTo::Reply(Box::new(reply)),
             None => LedTo::Question(id),
         },
     };

@@ -95,11 +95,13 @@ pub async fn a_repeated_turn_leads_where_it_led_the_first_time(store: &Arc<dyn S
     assert_eq!(turn, begun.turn.turn_id);
     assert_eq!(send("other").await.unwrap_err().kind, Kind::IdempotencyKeyReused);
     store.finish_turn(finish(&begun, "hello", None)).await.unwrap().unwrap();
-    let Ok(Began::Repeated { led_to: LedTo::Reply { reply, question }, .. }) = send("f").await
-    else {
+    let Ok(Began::Repeated { led_to: LedTo::Reply(reply), .. }) = send("f").await else {
         panic!("it was answered");
     };
-    assert_eq!((reply.content.as_str(), question), ("hello", begun.question.id.clone()));
+    assert_eq!(
+        (reply.content.as_str(), reply.parent_id),
+        ("hello", Some(begun.question.id.clone()))
+    );
     assert_eq!(said(store, &ada, "s", View::All).await.len(), 2);
 
     let waiting = BeginTurn { on_busy: OnBusy::Queue, ..begin(&ada, "s", "other") };
@@ -142,7 +144,7 @@ pub async fn a_key_that_says_what_is_said_repeats_the_newest_for_two_minutes(
         store.finish_turn(finish(&begun, "well", None)).await.unwrap().unwrap();
         replies.push(begun.turn.message_id.clone());
     }
-    let Ok(Began::Repeated { led_to: LedTo::Reply { reply, .. }, .. }) =
+    let Ok(Began::Repeated { led_to: LedTo::Reply(reply), .. }) =
         send(Repeats::Lately, 179_999).await
     else {
         panic!("it is repeated")
