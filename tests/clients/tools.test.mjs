@@ -20,10 +20,15 @@ const script = (provider) => {
   provider.onMessage("where", { content: "Let me see.", toolCalls: [call("Oslo"), call("Rome")] });
 };
 
+const servers = [];
 for (const speaks of ["openai", "anthropic"]) {
   const echoic = await start(script, { speaks });
   after(echoic.stop);
+  servers.push([speaks, echoic]);
+}
 
+// Nothing is awaited between tests: Node would take those it knows by then for all, and stop the servers.
+for (const [speaks, echoic] of servers) {
   test(`useChat carries calls out one after another, and the page is one message: ${speaks}`, async () => {
     const page = openCalling(echoic.url, "trip");
     await page.sendMessage({ text: "where to?" });
