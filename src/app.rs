@@ -70,8 +70,6 @@ pub struct Tuning {
     pub body_patience: Duration,
     /// How often idle sessions are looked for.
     pub sweep_pause: Duration,
-    /// How long a key is believed in after a look at the store.
-    pub key_life: Duration,
     /// How long to wait before the keys that sign tokens are fetched again.
     pub jwks_pause: Duration,
 }
@@ -86,7 +84,6 @@ impl Default for Tuning {
             head_patience: Duration::from_secs(30),
             body_patience: Duration::from_secs(30),
             sweep_pause: Duration::from_secs(60 * 60),
-            key_life: Duration::from_secs(5),
             jwks_pause: Duration::from_secs(10),
         }
     }
@@ -209,7 +206,6 @@ fn access(config: &Config, tuning: Tuning) -> auth::Settings {
         mode: config.access.auth,
         trusted_proxies: config.access.trusted_proxies.clone(),
         jwt: config.access.jwt(),
-        key_life: tuning.key_life,
         jwks_pause: tuning.jwks_pause,
     }
 }

@@ -7,6 +7,7 @@
 
 use super::jwks::Jwks;
 use super::{Identity, refused, user};
+use crate::domain::Timestamp;
 use crate::domain::key::Scope;
 use crate::error::{Error, Kind, Result};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
@@ -56,6 +57,8 @@ enum Keys {
 #[derive(Deserialize)]
 struct Claims {
     sub: String,
+    /// Seconds since 1970.
+    exp: f64,
     email: Option<Value>,
     name: Option<Value>,
     role: Option<Value>,
@@ -100,7 +103,15 @@ impl Jwt {
         let is_admin = text(claims.role).as_deref() == Some("admin");
         let scope = if is_admin { Scope::Admin } else { Scope::Chat };
         let identity = Identity::of(user(&claims.sub)?, scope);
-        Ok(Identity { email: text(claims.email), name: text(claims.name), ..identity })
+        // The crate compares whole seconds, so a token is good for all of its last one.
+        let last = (claims.exp as i64).saturating_add(LEEWAY as i64);
+        let expires_at = Timestamp::from_millis(last.saturating_add(1).saturating_mul(1000));
+        Ok(Identity {
+            expires_at: Some(expires_at),
+            email: text(claims.email),
+            name: text(claims.name),
+            ..identity
+        })
     }
 
     fn claims(&self, token: &str, key: &DecodingKey, algorithm: Algorithm) -> Result<Claims> {

@@ -1,8 +1,8 @@
 //! Keys: `ek_<id>_<secret>`, 256 random bits of secret, of which the store has the SHA-256 only.
 //!
-//! The id is looked up, the digest compared in constant time. What was looked up is believed for a
-//! few seconds, so requests that follow one another cost the store nothing; a key that was revoked,
-//! by whomever and on whichever instance, is refused that much later.
+//! The id is looked up each time, which is one read of one row, and the digest compared in constant
+//! time. Nothing is remembered: a key that was revoked, by whomever and on whichever instance, is
+//! refused from the next request on.
 
 use super::{Identity, refused, user};
 use crate::clock;
@@ -15,7 +15,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use subtle::ConstantTimeEq;
 use tokio_util::sync::CancellationToken;
 
@@ -24,8 +24,6 @@ const PREFIX: &str = "ek_";
 const SECRET: usize = 32;
 /// Their letters.
 const SECRET_LETTERS: usize = 43;
-/// Ids that are remembered, known or not.
-const REMEMBERED: usize = 4096;
 /// How often it is written down when keys were used.
 const USES: Duration = Duration::from_secs(30);
 
@@ -71,31 +69,22 @@ fn id_of(text: &str) -> Option<KeyId> {
     KeyId::parse(id).filter(|_| is_secret)
 }
 
-/// The keys of the store, as far as somebody came with them lately.
+/// The keys of the store.
 pub(super) struct Keys {
     store: Arc<dyn Store>,
-    life: Duration,
-    remembered: Mutex<HashMap<KeyId, Remembered>>,
     /// When keys were used, as far as that is not written down yet.
     uses: Mutex<HashMap<KeyId, Timestamp>>,
 }
 
-#[derive(Clone)]
-struct Remembered {
-    /// `None` if there is no such key.
-    key: Option<Arc<StoredKey>>,
-    since: Instant,
-}
-
 impl Keys {
-    pub(super) fn new(store: Arc<dyn Store>, life: Duration) -> Self {
-        Self { store, life, remembered: Mutex::default(), uses: Mutex::default() }
+    pub(super) fn new(store: Arc<dyn Store>) -> Self {
+        Self { store, uses: Mutex::default() }
     }
 
     /// The user who came with a key.
     pub(super) async fn identify(&self, text: &str) -> Result<Identity> {
         let id = id_of(text).ok_or_else(refused)?;
-        let found = self.find(&id).await?;
+        let found = self.store.key(&id).await?;
         // A key that does not exist is compared, too, so that it takes as long.
         let expected = found.as_ref().map_or([0; 32], |stored| stored.digest);
         let is_right = bool::from(digest(text).ct_eq(&expected));
@@ -104,35 +93,12 @@ impl Keys {
         let stored = stored.ok_or_else(refused)?;
         self.uses.lock().unwrap_or_else(PoisonError::into_inner).insert(id, now);
         let identity = Identity::of(user(stored.key.user.as_str())?, stored.key.scope);
-        Ok(Identity { key: Some(stored.key.id.clone()), ..identity })
+        Ok(Identity { key: Some(stored.key.id), expires_at: stored.key.expires_at, ..identity })
     }
 
-    async fn find(&self, id: &KeyId) -> Result<Option<Arc<StoredKey>>> {
-        if let Some(remembered) = self.recall(id) {
-            return Ok(remembered.key);
-        }
-        // What the store says was true at some time after this.
-        let since = Instant::now();
-        let key = self.store.key(id).await?.map(Arc::new);
-        self.remember(id, Remembered { key: key.clone(), since });
-        Ok(key)
-    }
-
-    fn recall(&self, id: &KeyId) -> Option<Remembered> {
-        let remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
-        remembered.get(id).filter(|known| known.since.elapsed() < self.life).cloned()
-    }
-
-    /// However many ids are tried, no more than so many are remembered.
-    fn remember(&self, id: &KeyId, found: Remembered) {
-        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
-        if remembered.len() >= REMEMBERED && !remembered.contains_key(id) {
-            remembered.retain(|_, known| known.key.is_some() && known.since.elapsed() < self.life);
-        }
-        if remembered.len() >= REMEMBERED {
-            remembered.clear();
-        }
-        remembered.insert(id.clone(), found);
+    /// Whether a key that was good still is there.
+    pub(super) async fn is_there(&self, id: &KeyId) -> Result<bool> {
+        Ok(self.store.key(id).await?.is_some())
     }
 
     /// Writes down when keys were used, now and then and at the end.

@@ -14,8 +14,9 @@ pub use jwt::JwtSettings;
 pub use keys::{KeyTerms, new_key};
 pub use tickets::{issue_ticket, redeem_ticket};
 
+use crate::clock;
 use crate::domain::key::{KeyId, Scope};
-use crate::domain::{Principal, UserId};
+use crate::domain::{Principal, Timestamp, UserId};
 use crate::error::{Error, Kind, Result};
 use crate::store::Store;
 use ipnet::IpNet;
@@ -48,9 +49,6 @@ pub struct Settings {
     pub trusted_proxies: Vec<IpNet>,
     /// Whose tokens are good.
     pub jwt: JwtSettings,
-    /// How long a key is believed in after a look at the store. A revoked key is refused everywhere
-    /// once this has passed.
-    pub key_life: Duration,
     /// How long to wait before signing keys are fetched again because of a token that none of them
     /// has signed.
     pub jwks_pause: Duration,
@@ -65,6 +63,8 @@ pub struct Identity {
     pub scope: Scope,
     /// The key that they came with.
     pub key: Option<KeyId>,
+    /// From when on those credentials are no longer good.
+    pub expires_at: Option<Timestamp>,
     /// Their address, where a token told it.
     pub email: Option<String>,
     /// Their name, where a token told it.
@@ -74,7 +74,7 @@ pub struct Identity {
 impl Identity {
     fn of(user: UserId, scope: Scope) -> Self {
         let principal = Principal { user, is_admin: scope == Scope::Admin };
-        Self { principal, scope, key: None, email: None, name: None }
+        Self { principal, scope, key: None, expires_at: None, email: None, name: None }
     }
 }
 
@@ -114,7 +114,7 @@ impl Auth {
         let way = match settings.mode {
             Mode::None => return Ok(Self::open()),
             Mode::Proxy => Way::Proxy,
-            Mode::Keys => Way::Keys(Keys::new(store, settings.key_life)),
+            Mode::Keys => Way::Keys(Keys::new(store)),
             Mode::Jwt => Way::Jwt(Box::new(Jwt::new(settings.jwt, settings.jwks_pause)?)),
         };
         Ok(Self { way, trusted_proxies: settings.trusted_proxies })
@@ -145,6 +145,18 @@ impl Auth {
             Way::Proxy => self.forwarded(credentials),
             Way::Keys(keys) => keys.identify(credentials.bearer.ok_or_else(missing)?).await,
             Way::Jwt(jwt) => jwt.identify(credentials.bearer.ok_or_else(missing)?).await,
+        }
+    }
+
+    /// Whether the credentials of somebody who was let in are good still: not expired, not revoked.
+    /// Errors: `store_unavailable`.
+    pub async fn still_knows(&self, identity: &Identity) -> Result<bool> {
+        if identity.expires_at.is_some_and(|end| end <= clock::now()) {
+            return Ok(false);
+        }
+        match (&self.way, &identity.key) {
+            (Way::Keys(keys), Some(key)) => keys.is_there(key).await,
+            _ => Ok(true),
         }
     }
 

@@ -3,7 +3,7 @@
 //! take it and nobody who reads the store can.
 
 use super::{Identity, refused};
-use crate::domain::key::Scope;
+use crate::domain::key::{KeyId, Scope};
 use crate::domain::{Timestamp, UserId};
 use crate::error::{Error, Result};
 use crate::store::{KeyStore, StoredTicket};
@@ -25,6 +25,10 @@ const LONGEST: usize = 64;
 struct Holder {
     user: String,
     scope: String,
+    /// The id of the key that it was got with.
+    key: Option<String>,
+    /// From when on what it was got with is no longer good, in milliseconds.
+    expires_at: Option<i64>,
     email: Option<String>,
     name: Option<String>,
 }
@@ -41,6 +45,8 @@ pub async fn issue_ticket(
     let holder = Holder {
         user: identity.principal.user.to_string(),
         scope: identity.scope.as_str().to_owned(),
+        key: identity.key.as_ref().map(KeyId::to_string),
+        expires_at: identity.expires_at.map(Timestamp::as_millis),
         email: identity.email.clone(),
         name: identity.name.clone(),
     };
@@ -64,7 +70,13 @@ pub async fn redeem_ticket(
     let holder: Holder = serde_json::from_str(&ticket.holder).map_err(Error::store)?;
     let scope = Scope::from_word(&holder.scope).ok_or_else(refused)?;
     let identity = Identity::of(UserId::trusted(holder.user), scope);
-    Ok(Identity { email: holder.email, name: holder.name, ..identity })
+    Ok(Identity {
+        key: holder.key.map(KeyId::trusted),
+        expires_at: holder.expires_at.map(Timestamp::from_millis),
+        email: holder.email,
+        name: holder.name,
+        ..identity
+    })
 }
 
 fn digest(text: &str) -> String {

@@ -69,7 +69,7 @@ async fn revoke(url: &DatabaseUrl, id: &KeyId) -> Result<String, String> {
     let revoked = store.revoke_key(id).await;
     store.close().await;
     match revoked.map_err(told)? {
-        true => Ok(format!("key {id} is revoked; running servers refuse it within 5 seconds")),
+        true => Ok(format!("key {id} is revoked; running servers refuse it from now on")),
         false => Err(format!("there is no key {id}; echoic keys list shows those there are")),
     }
 }

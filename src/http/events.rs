@@ -2,18 +2,25 @@
 
 use super::Api;
 use super::envelope::{Answer, Failure};
-use super::extract::Caller;
+use super::gate::Whoever;
 use super::query::Query;
-use super::sse;
+use super::sse::{self, Pieces};
+use crate::auth::{Auth, Identity};
+use crate::chat::EventReader;
 use crate::domain::SessionId;
 use axum::extract::State;
 use axum::response::Response;
+use bytes::Bytes;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, sleep_until};
 
 /// Listen to all sessions that the caller participates in, or to one. `event:` equals `data.type`:
 /// first `sync {at}`; then `session {action: created|changed|deleted, sessionId, session?}`,
 /// `message {sessionId, message}`, `turn {action: started|ended, sessionId, turnId, messageId}` and
 /// `seen {sessionId, userId, upTo}`. Nothing is replayed: after a reconnect, and after any further
 /// `sync`, read anew what you show. An imported session is one event, without one for each message.
+/// The stream ends within 15 s once the credentials it was opened with are no longer good.
 #[utoipa::path(
     get, path = "/api/events", tag = "events",
     params(("sessionId" = Option<String>, Query, description = "Only this session")),
@@ -24,11 +31,40 @@ use axum::response::Response;
 )]
 pub(super) async fn listen(
     State(api): State<Api>,
-    Caller(who): Caller,
+    Whoever(identity): Whoever,
     mut query: Query,
 ) -> Answer<Response> {
     let session = query.parsed("sessionId", |id| SessionId::parse("sessionId", id));
     query.finish()?;
-    let reader = api.chat.events(&who, session).await?;
-    Ok(sse::events(reader, api.heartbeat))
+    let events = api.chat.events(&identity.principal, session).await?;
+    let (pause, look_at) = (api.heartbeat, Instant::now() + api.heartbeat);
+    let listener = Listener { events, auth: api.auth, identity, pause, look_at };
+    Ok(sse::warm(listener, api.heartbeat))
+}
+
+/// Somebody who listens for as long as they may: such a stream has no end of its own.
+struct Listener {
+    events: EventReader,
+    auth: Arc<Auth>,
+    identity: Identity,
+    /// How often to look whether their credentials are good still …
+    pause: Duration,
+    /// … and when the next time.
+    look_at: Instant,
+}
+
+impl Pieces for Listener {
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            tokio::select! {
+                event = self.events.next() => return event,
+                () = sleep_until(self.look_at) => {}
+            }
+            // A store that cannot be reached now changes nothing: the next look tells.
+            if !self.auth.still_knows(&self.identity).await.unwrap_or(true) {
+                return None;
+            }
+            self.look_at = Instant::now() + self.pause;
+        }
+    }
 }

@@ -7,7 +7,7 @@
 use super::Api;
 use super::limits::Class;
 use super::serve::Peer;
-use crate::auth::{Credentials, Identity, missing, redeem_ticket};
+use crate::auth::{Credentials, Identity, missing, redeem_ticket, refused};
 use crate::chat::Standing;
 use crate::clock;
 use crate::domain::Principal;
@@ -171,7 +171,11 @@ fn take_ticket(request: &mut Parts) -> Option<String> {
 async fn admit(api: &Api, request: &Parts, ticket: Option<String>) -> Result<Identity> {
     let identity = match ticket {
         Some(ticket) if !api.auth.is_open() => {
-            redeem_ticket(&*api.store, &ticket, clock::now()).await?
+            let identity = redeem_ticket(&*api.store, &ticket, clock::now()).await?;
+            if !api.auth.still_knows(&identity).await? {
+                return Err(refused());
+            }
+            identity
         }
         _ => identify(api, request).await?,
     };
@@ -226,17 +230,17 @@ fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>
     let mut values = headers.get_all(name).iter();
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
-        return Err(crate::auth::refused());
+        return Err(refused());
     }
     // Names in UTF-8 are names, too.
-    std::str::from_utf8(value.as_bytes()).map(Some).map_err(|_| crate::auth::refused())
+    std::str::from_utf8(value.as_bytes()).map(Some).map_err(|_| refused())
 }
 
 fn bearer(headers: &HeaderMap) -> Result<Option<&str>> {
     let Some(value) = only(headers, &AUTHORIZATION)? else { return Ok(None) };
     let token = match value.split_once(' ') {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim(),
-        _ => return Err(crate::auth::refused()),
+        _ => return Err(refused()),
     };
     Ok(Some(token))
 }

@@ -1,6 +1,6 @@
 //! Streamed responses: a turn's frames, and events.
 
-use crate::chat::{EventReader, Reader};
+use crate::chat::Reader;
 use axum::body::Body;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderValue};
@@ -22,11 +22,6 @@ pub(super) fn stream(reader: Reader, heartbeat: Duration) -> Response {
     response
 }
 
-/// Streams the events that `reader` reads.
-pub(super) fn events(reader: EventReader, heartbeat: Duration) -> Response {
-    warm(reader, heartbeat)
-}
-
 /// What a response is made of, piece by piece.
 pub(super) trait Pieces: Send + 'static {
     /// The next piece; `None` behind the last. One that is not waited for to its end is not lost.
@@ -34,12 +29,6 @@ pub(super) trait Pieces: Send + 'static {
 }
 
 impl Pieces for Reader {
-    async fn next(&mut self) -> Option<Bytes> {
-        Self::next(self).await
-    }
-}
-
-impl Pieces for EventReader {
     async fn next(&mut self) -> Option<Bytes> {
         Self::next(self).await
     }

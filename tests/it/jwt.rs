@@ -1,7 +1,7 @@
 //! `ECHOIC_AUTH=jwt`: tokens of others, good ones and every kind of bad one.
 
-use crate::support::server::{Reply, tuning};
-use crate::support::{Server, soon};
+use crate::support::server::{Reply, quick_heartbeat, tuning};
+use crate::support::{Events, Server, soon};
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::{KeyPair, KeySize};
@@ -12,6 +12,7 @@ use echoic::app::Tuning;
 use echoic::clock;
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use reqwest::Method;
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -98,6 +99,18 @@ async fn a_signed_token_says_who_asks_and_a_bad_one_says_nothing() {
     for (what, token) in bad {
         assert_eq!(ask(&server, &token).await.failure(), (401, "unauthenticated"), "{what}");
     }
+}
+
+#[tokio::test]
+async fn who_listens_with_a_token_is_cut_off_when_it_expires() {
+    let flags = ["--auth=jwt", &format!("--jwt-secret={SECRET}")];
+    let server = Server::tuned(&flags, quick_heartbeat()).await;
+    // Within what clocks may be apart, for two seconds more at the most.
+    let late = signed(&with("exp", json!(in_seconds(-29))), SECRET.as_bytes());
+    let listen = server.with_key(&late).request(Method::GET, "/api/events").send();
+    let mut events = Events::opened(listen.await.unwrap()).await;
+    soon(events.end()).await;
+    assert_eq!(ask(&server, &late).await.status, 401);
 }
 
 #[tokio::test]

@@ -2,29 +2,22 @@
 
 use crate::support::mongo::database;
 use crate::support::process::{Process, run};
-use crate::support::server::{read, tuning};
-use crate::support::{Server, soon};
-use echoic::app::Tuning;
+use crate::support::server::{quick_heartbeat, read};
+use crate::support::{Events, Server, soon};
 use echoic::auth::{KeyTerms, new_key};
 use echoic::clock;
 use echoic::domain::key::Scope;
 use echoic::domain::{Timestamp, UserId};
-use reqwest::Method;
+use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::path::Path;
-use std::time::Duration;
 
 const KEYS: &[&str] = &["--auth=keys"];
 
 /// What of a key nobody else may know.
 fn secret_of(key: &str) -> &str {
     key.splitn(3, '_').nth(2).unwrap()
-}
-
-/// A server that looks each key up anew.
-async fn forgetful() -> Server {
-    Server::tuned(KEYS, Tuning { key_life: Duration::ZERO, ..tuning() }).await
 }
 
 #[tokio::test]
@@ -129,15 +122,37 @@ async fn a_key_that_may_only_read_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_revoked_key_is_refused_once_the_last_look_at_it_is_over() {
-    let server = forgetful().await;
+async fn a_revoked_key_opens_nothing_any_more_and_who_listens_with_it_is_cut_off() {
+    let server = Server::tuned(KEYS, quick_heartbeat()).await;
     let (key, stored) = server.stored_key("alice", Scope::Chat).await;
-    assert_eq!(server.with_key(&key).get("/api/chat-sessions").await.status, 200);
+    let other = server.key("alice", Scope::Chat).await;
+    let (alice, other) = (server.with_key(&key), server.with_key(&other));
+    assert_eq!(alice.get("/api/chat-sessions").await.status, 200);
+    let listen =
+        async |request: RequestBuilder| Events::opened(request.send().await.unwrap()).await;
+    let with_ticket = async || {
+        let ticket = alice.post("/api/tickets", json!({})).await.data();
+        let path = format!("/api/events?ticket={}", ticket["ticket"].as_str().unwrap());
+        server.request(Method::GET, &path)
+    };
+    let mut cut = [
+        listen(alice.request(Method::GET, "/api/events")).await,
+        listen(with_ticket().await).await,
+    ];
+    let mut left_alone = listen(other.request(Method::GET, "/api/events")).await;
+    let unused = with_ticket().await;
+
     let folder = server.folder.path();
     let url = HashMap::from([("DATABASE_URL", server.database_url())]);
     let (code, out, _) = run(folder, &url, &["keys", "revoke", stored.key.id.as_str()]).await;
     assert!(code == 0 && out.contains("is revoked"), "{out}");
-    assert_eq!(server.with_key(&key).get("/api/chat-sessions").await.status, 401);
+    assert_eq!(alice.get("/api/chat-sessions").await.status, 401);
+    assert_eq!(read(unused).await.status, 401);
+    for events in &mut cut {
+        soon(events.end()).await;
+    }
+    other.post("/api/chat-sessions", json!({})).await;
+    assert_eq!(left_alone.next().await["type"], "session");
     let (code, _, told) = run(folder, &url, &["keys", "revoke", &key]).await;
     assert!(code == 1 && told.contains("there is no key"), "{told}");
 }
