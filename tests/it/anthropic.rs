@@ -263,7 +263,7 @@ async fn openais_words_without_a_session_become_its_own() {
     let schema = json!({"type": "object", "properties": {"b": {}, "a": {}}});
     let body = json!({
         "messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}],
-        "stop": "END", "max_tokens": 9, "seed": 7,
+        "model": "claude-opus-5", "reasoning_effort": "low", "stop": "END", "max_tokens": 9, "seed": 7,
         "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}},
     });
     let answer = async {
@@ -271,7 +271,8 @@ async fn openais_words_without_a_session_become_its_own() {
         let told = &call.request;
         assert_eq!((&told["max_tokens"], &told["stop_sequences"]), (&json!(9), &json!(["END"])));
         let format = json!({"type": "json_schema", "schema": schema});
-        assert_eq!((&told["output_config"]["format"], told.get("seed")), (&format, None));
+        assert_eq!(told["output_config"], json!({"effort": "low", "format": format}));
+        assert_eq!((&told["thinking"]["type"], told.get("seed")), (&json!("adaptive"), None));
         claude::thinking(&mut call, &["hm"]);
         claude::reply(&mut call, "{}");
     };

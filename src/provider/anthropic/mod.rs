@@ -3,6 +3,7 @@
 //! Protocol: <https://platform.claude.com/docs/en/api/messages>, streams
 //! <https://platform.claude.com/docs/en/build-with-claude/streaming>.
 
+mod models;
 mod reply;
 mod request;
 mod tools;

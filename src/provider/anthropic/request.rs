@@ -4,6 +4,7 @@
 //! tokens in any case, a user's message first, no empty text, and marks at which it keeps the
 //! prompt's beginning in its cache.
 
+use super::models;
 use super::tools::{self, Tool, ToolChoice};
 use crate::domain::Role;
 use crate::domain::further::Further;
@@ -18,12 +19,6 @@ use std::borrow::Cow;
 const EARLIER: &str = "(The conversation began before this.)";
 /// The kinds of pictures that are taken.
 const PICTURES: &[&str] = &["image/jpeg", "image/png", "image/gif", "image/webp"];
-/// Most output tokens unless the request says: what Claude 4 and later all take …
-const REPLY: u32 = 32_000;
-/// … what Claude 3.5 and most other vendors' models take …
-const REPLY_OF_OTHERS: u32 = 8_192;
-/// … and what the first ones take.
-const REPLY_OF_FIRST: u32 = 4_096;
 
 #[derive(Serialize)]
 struct Request<'a> {
@@ -40,16 +35,34 @@ struct Request<'a> {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     stop_sequences: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    output_config: Option<OutputConfig<'a>>,
+    thinking: Option<Thinking>,
+    #[serde(skip_serializing_if = "OutputConfig::is_empty")]
+    output_config: OutputConfig<'a>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tools: Vec<Tool<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tool_choice: Option<ToolChoice>,
 }
 
+/// The model decides how long it thinks, and says in short what it thought.
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Thinking {
+    Adaptive { display: &'static str },
+}
+
 #[derive(Serialize)]
 struct OutputConfig<'a> {
-    format: Format<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    effort: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    format: Option<Format<'a>>,
+}
+
+impl OutputConfig<'_> {
+    fn is_empty(&self) -> bool {
+        self.effort.is_none() && self.format.is_none()
+    }
 }
 
 #[derive(Serialize)]
@@ -127,17 +140,21 @@ pub(super) fn body(prompt: &Prompt) -> Vec<u8> {
     let is_system = |message: &&PromptMessage| message.role == Role::System;
     let system = prompt.messages.iter().take_while(is_system).count();
     let (system, conversation) = prompt.messages.split_at(system);
+    let effort = effort(&prompt.further).filter(|_| models::thinks_as_asked(&prompt.model));
+    let thinking = effort.filter(|_| may_think(conversation));
+    let is_free = thinking.is_none();
     let request = Request {
         model: &prompt.model,
-        max_tokens: prompt.max_output_tokens.unwrap_or_else(|| most_output(&prompt.model)),
+        max_tokens: prompt.max_output_tokens.unwrap_or_else(|| models::most_output(&prompt.model)),
         system: system_blocks(system),
         messages: messages(conversation),
         stream: true,
-        // It goes from 0 to 1 here, and newer models take it or `top_p`, not both.
-        temperature: prompt.temperature.map(|temperature| temperature.min(1.0)),
-        top_p: prompt.top_p.filter(|_| prompt.temperature.is_none()),
+        // It goes from 0 to 1 here, newer models take it or `top_p`, not both, and who thinks neither.
+        temperature: prompt.temperature.filter(|_| is_free).map(|temperature| temperature.min(1.0)),
+        top_p: prompt.top_p.filter(|_| is_free && prompt.temperature.is_none()),
         stop_sequences: stop_sequences(&prompt.further),
-        output_config: output_config(&prompt.further),
+        thinking: thinking.map(|_| Thinking::Adaptive { display: "summarized" }),
+        output_config: OutputConfig { effort, format: format(&prompt.further) },
         tools: tools::offered(&prompt.further),
         tool_choice: tools::choice(&prompt.further),
     };
@@ -155,8 +172,27 @@ fn stop_sequences(further: &Further) -> Vec<String> {
     texts.into_iter().filter(|text| !text.trim().is_empty()).collect()
 }
 
+/// Chat Completions' `reasoning_effort`. Source:
+/// <https://platform.claude.com/docs/en/build-with-claude/effort>.
+fn effort(further: &Further) -> Option<&'static str> {
+    match further.get("reasoning_effort")?.as_str()? {
+        "minimal" | "low" => Some("low"),
+        "medium" => Some("medium"),
+        "high" => Some("high"),
+        "xhigh" => Some("xhigh"),
+        "max" => Some("max"),
+        _ => None,
+    }
+}
+
+/// Between a call and what came of it a model goes on with thoughts of which it wants its own words
+/// back, signed. They are not kept, so from there on it answers without.
+fn may_think(conversation: &[PromptMessage]) -> bool {
+    conversation.last().is_none_or(|last| last.results.is_empty())
+}
+
 /// Chat Completions' `response_format`, where it is a schema.
-fn output_config(further: &Further) -> Option<OutputConfig<'_>> {
+fn format(further: &Further) -> Option<Format<'_>> {
     /// All that has a counterpart.
     #[derive(Deserialize)]
     struct ResponseFormat<'a> {
@@ -170,7 +206,7 @@ fn output_config(further: &Further) -> Option<OutputConfig<'_>> {
     }
     let format = serde_json::from_str(further.raw("response_format")?.get()).ok();
     let ResponseFormat { json_schema: Named { schema } } = format?;
-    Some(OutputConfig { format: Format { kind: "json_schema", schema } })
+    Some(Format { kind: "json_schema", schema })
 }
 
 /// Two marks at the most, of the four there may be: the first block stays when what stands behind
@@ -248,19 +284,6 @@ fn picture(image: &Image) -> Option<Block<'_>> {
         }
     };
     Some(Block { content: Content::Image { source }, cache_control: None })
-}
-
-/// The most output tokens that a model surely takes.
-/// Source: <https://platform.claude.com/docs/en/about-claude/models/overview>.
-fn most_output(model: &str) -> u32 {
-    let name = model.rsplit(['/', '.']).next().unwrap_or(model);
-    match name.strip_prefix("claude-") {
-        Some(name) if name.starts_with("3-7") => REPLY,
-        Some(name) if name.starts_with("3-5") => REPLY_OF_OTHERS,
-        Some(name) if name.starts_with(['2', '3']) || name.starts_with("instant") => REPLY_OF_FIRST,
-        Some(_) => REPLY,
-        None => REPLY_OF_OTHERS,
-    }
 }
 
 #[cfg(test)]
@@ -373,7 +396,48 @@ mod tests {
             of("claude-3-5-sonnet-latest", None, Some(0.5)),
             (Some(8192.0), None, Some(0.5))
         );
-        assert_eq!(of("anthropic/claude-3-7-sonnet", None, None), (Some(32_000.0), None, None));
         assert_eq!(of("kimi-k2", None, None), (Some(8192.0), None, None));
+    }
+
+    #[test]
+    fn who_asks_for_effort_gets_thoughts_where_the_model_has_them_and_nothing_stands_against_it() {
+        let of = |model: &str, effort: &str, messages: Vec<PromptMessage>| {
+            let effort = serde_json::value::to_raw_value(effort).unwrap();
+            let prompt = Prompt {
+                model: model.to_owned(),
+                temperature: Some(0.5),
+                further: Further::new([("reasoning_effort".to_owned(), effort)].into()),
+                ..prompt(messages)
+            };
+            let sent = sent(prompt);
+            ["thinking", "output_config", "temperature"].map(|name| sent[name].clone())
+        };
+        let asked = || said(&[(Role::User, "Why?")]);
+        let thinking = json!({"type": "adaptive", "display": "summarized"});
+        assert_eq!(
+            of("claude-sonnet-5-5", "high", asked()),
+            [thinking, json!({"effort": "high"}), Value::Null]
+        );
+        let without = [Value::Null, Value::Null, json!(0.5)];
+        for (model, effort) in [
+            ("claude-sonnet-5-5", "none"),
+            ("claude-sonnet-5-5", "a lot"),
+            ("claude-haiku-4-5", "high"),
+            ("kimi-k2", "high"),
+        ] {
+            assert_eq!(of(model, effort, asked()), without, "{model} {effort}");
+        }
+
+        let result = crate::domain::tool::ToolResult {
+            call_id: "c".into(),
+            output: "rain".into(),
+            is_error: false,
+        };
+        let returned =
+            PromptMessage { results: vec![result], ..PromptMessage::text(Role::Tool, "") };
+        assert_eq!(
+            of("claude-opus-5", "minimal", vec![returned]),
+            [Value::Null, json!({"effort": "low"}), json!(0.5)]
+        );
     }
 }
