@@ -54,14 +54,19 @@ fn answered<'a>(
     path: &'a [Message],
     results: &[NewResult],
 ) -> Result<(&'a Message, Vec<ToolCall>)> {
-    let is_calling = |message: &&Message| {
+    let is_calling = |message: &Message| {
         message.status == Status::Complete && message.finish_reason == Some(FinishReason::ToolCalls)
     };
     let has_result = |call: &&ToolCall| results.iter().any(|result| result.call_id == call.id);
-    for reply in path.iter().rev().filter(is_calling) {
+    for (at, reply) in path.iter().enumerate().rev().filter(|(_, reply)| is_calling(reply)) {
         let calls = tool::calls(&reply.parts);
         let is_begun = calls.iter().any(|call| has_result(&call));
         match calls.iter().find(|call| !has_result(call)) {
+            // Else what was said since would be left aside.
+            None if is_begun && path.get(at + 1).is_some_and(|next| next.role != Role::Tool) => {
+                let wants = "hold outputs of a reply that the conversation has gone on from";
+                return Err(Error::invalid("messages", wants));
+            }
             None if is_begun => return Ok((reply, calls)),
             Some(call) if is_begun => {
                 let wants = "must hold an output for each function call of the reply";

@@ -41,6 +41,9 @@ pub trait ResponseStore: Send + Sync {
     async fn response(&self, who: &Principal, turn: &TurnId)
     -> Result<(SessionId, StoredResponse)>;
 
+    /// The session of a response, by its reply. Errors: `response_not_found`.
+    async fn session_of_reply(&self, reply: &MessageId) -> Result<SessionId>;
+
     /// Adds the tape of a response that is there.
     async fn put_tape(&self, turn: &TurnId, tape: &str) -> Result<()>;
 

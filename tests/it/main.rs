@@ -73,6 +73,7 @@ mod tree;
 mod usage;
 mod v1_chat;
 mod v1_conversations;
+mod v1_items;
 mod v1_responses;
 mod v1_responses_stream;
 mod v1_tools;

@@ -126,7 +126,10 @@ async fn bad_input_is_refused_and_nothing_is_half_done() {
     for (body, param) in [
         (json!({"items": many}), "items"),
         (json!({"items": [message("user", "ok"), message("robot", "x")]}), "items[1].role"),
-        (json!({"items": [{"type": "item_reference", "id": "msg_x"}]}), "items[0].type"),
+        (json!({"items": [{"type": "item_reference", "id": "msg_x"}]}), "items[0]"),
+        (json!({"items": ["x"]}), "items[0]"),
+        (json!({"items": [{"type": "function_call", "name": "f"}]}), "items[0].call_id"),
+        (json!({"items": [message("user", "ok"), message("user", "")]}), "items[1].content"),
         (
             json!({"items": [{"role": "user", "content": [{"type": "input_file"}]}]}),
             "items[0].content",

@@ -381,11 +381,17 @@ async fn bad_input_is_refused_by_the_name_that_openai_gives_it() {
         (json!({"input": ""}), none, json!("input")),
         (json!({"input": []}), none, json!("input")),
         (json!({"input": [{"role": "assistant", "content": "x"}]}), none, json!("input")),
+        (json!({"input": [{"type": "item_reference", "id": "x"}]}), none, json!("input[0].id")),
+        (json!({"input": [{"type": "item_reference"}]}), none, json!("input[0].id")),
+        (json!({"input": ["x"]}), none, json!("input[0]")),
         (
-            json!({"input": [{"type": "item_reference", "id": "msg_x"}]}),
+            json!({"input": [{"role": "user", "content": "x"}, {"role": "user", "content": " "}]}),
             none,
-            json!("input[0].type"),
+            json!("input[1].content"),
         ),
+        (json!({"input": "x", "parallel_tool_calls": "yes"}), none, json!("parallel_tool_calls")),
+        (json!({"input": "x", "user": 7}), none, json!("user")),
+        (json!({"input": "x", "presence_penalty": "a"}), none, json!("presence_penalty")),
         (
             json!({"input": [{"role": "user", "content": [{"type": "input_file"}]}]}),
             none,
@@ -433,6 +439,9 @@ async fn bad_input_is_refused_by_the_name_that_openai_gives_it() {
         let reply = server.post(ROUTE, body.clone()).await;
         assert_eq!(error(&reply), (400, REFUSED, code, &param), "{body}");
     }
+    let reference = json!({"input": [{"type": "item_reference", "id": "msg_none"}]});
+    let reply = server.post(ROUTE, reference).await;
+    assert_eq!(error(&reply), (404, REFUSED, &json!("message_not_found"), none));
     let reply = server.post(ROUTE, json!({"input": "x", "conversation": "conv_none"})).await;
     assert_eq!(error(&reply), (404, REFUSED, &json!("session_not_found"), none));
     assert!(server.upstream.is_idle().await);

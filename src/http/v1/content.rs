@@ -14,6 +14,11 @@ pub(super) struct Content {
 }
 
 impl Content {
+    /// Whether it says nothing.
+    pub(super) fn is_empty(&self) -> bool {
+        self.text.trim().is_empty() && self.parts.is_empty()
+    }
+
     /// Reads content whose texts and pictures go by these names. `None` if it is something else.
     pub(super) fn read(raw: &RawValue, texts: &[&str], picture: &str) -> Result<Option<Self>> {
         #[derive(Deserialize)]

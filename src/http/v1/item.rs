@@ -6,15 +6,16 @@
 
 use super::content::Content;
 use crate::domain::image::images;
-use crate::domain::message::{Body, FinishReason, Part, Parts, Status};
+use crate::domain::message::{Body, BodyError, FinishReason, Part, Parts, Status};
 use crate::domain::tool::{self, NewResult, ToolCall};
 use crate::domain::{Invalid, Message, MessageId, MessageType, Role};
 use crate::error::{Error, Result};
 use crate::json::Object;
 use crate::store::ReplyFields;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
 /// What stands before a message's id.
@@ -130,64 +131,123 @@ pub(super) enum Sent {
     Message(Role, Content),
     Call(ToolCall),
     Output(NewResult),
+    /// One that was told before, by its id.
+    Reference(String),
+    /// What a model thought, which clients send back with what it said: it is shown to no model.
+    Thought,
 }
 
-impl Sent {
-    /// Reads one.
-    pub(super) fn read(item: &RawValue) -> Result<Self> {
-        #[derive(Deserialize)]
-        struct Incoming<'a> {
-            #[serde(rename = "type", default)]
-            kind: Option<String>,
-            #[serde(default)]
-            role: Option<String>,
-            #[serde(borrow, default)]
-            content: Option<&'a RawValue>,
-        }
-        let wants =
-            |_| Invalid::new("item", "must be a message {role, content} or a function call");
-        let Object(Incoming { kind, role, content }) =
-            serde_json::from_str(item.get()).map_err(wants)?;
-        match kind.as_deref() {
-            None | Some("message") => {}
-            Some("function_call") => return call(item).map(Self::Call),
-            Some("function_call_output") => return output(item).map(Self::Output),
-            Some(_) => {
-                let wants = "must be message, function_call or function_call_output";
-                return Err(Error::invalid("type", wants));
-            }
-        }
-        let role = match role.as_deref() {
-            Some("user") => Role::User,
-            Some("assistant") => Role::Assistant,
-            Some("system" | "developer") => Role::System,
-            _ => {
-                return Err(Error::invalid("role", "must be user, assistant, system or developer"));
-            }
+/// An item, and where it stood: in a list, or alone as a text.
+pub(super) struct Placed {
+    pub(super) place: String,
+    pub(super) sent: Sent,
+}
+
+/// The fields of an item, told apart and no more.
+type Fields<'a> = BTreeMap<String, &'a RawValue>;
+
+impl Placed {
+    /// Reads the item at a place.
+    pub(super) fn read(place: String, item: &RawValue) -> Result<Self> {
+        let Ok(Object(fields)) = serde_json::from_str::<Object<Fields<'_>>>(item.get()) else {
+            return Err(Error::invalid(place, "must be an object, such as {role, content}"));
         };
-        let content = content.ok_or_else(|| Error::invalid("content", "is missing"))?;
-        let content =
-            Content::read(content, &["input_text", "output_text", "text"], "input_image")?;
-        let content = content.ok_or_else(|| {
-            let wants =
-                "must be a string or a list of input_text, output_text and input_image parts";
-            Error::invalid("content", wants)
-        })?;
-        Ok(Self::Message(role, content))
+        let sent = Sent::read(&fields).map_err(|error| error.at(&place))?;
+        Ok(Self { place, sent })
     }
 }
 
+impl Sent {
+    fn read(fields: &Fields<'_>) -> Result<Self> {
+        match optional(fields, "type")?.as_deref() {
+            None if fields.contains_key("id") && !fields.contains_key("role") => {
+                text(fields, "id").map(Self::Reference)
+            }
+            None | Some("message") => message(fields),
+            Some("function_call") => {
+                let (id, name) = (text(fields, "call_id")?, text(fields, "name")?);
+                Ok(Self::Call(ToolCall { id, name, input: text(fields, "arguments")? }))
+            }
+            Some("function_call_output") => output(fields).map(Self::Output),
+            Some("item_reference") => text(fields, "id").map(Self::Reference),
+            Some("reasoning") => Ok(Self::Thought),
+            Some(_) => Err(Error::invalid(
+                "type",
+                "must be message, function_call, function_call_output, item_reference or reasoning",
+            )),
+        }
+    }
+
+    /// The same item as it was told.
+    pub(super) fn of(item: Item) -> Self {
+        match item.said {
+            Said::Call { call_id: id, name, arguments: input } => {
+                Self::Call(ToolCall { id, name, input })
+            }
+            Said::Message { role, content } => {
+                let texts = content.iter().filter_map(|part| part["text"].as_str());
+                let text = texts.collect::<Vec<_>>().join("\n");
+                Self::Message(role, Content { text, parts: Parts::default() })
+            }
+            // It belongs to its call, which clients do not leave out.
+            Said::Output { .. } => Self::Thought,
+        }
+    }
+}
+
+fn optional(fields: &Fields<'_>, name: &'static str) -> Result<Option<String>> {
+    let Some(value) = fields.get(name) else { return Ok(None) };
+    serde_json::from_str(value.get()).map_err(|_| Error::invalid(name, "must be a string"))
+}
+
+fn text(fields: &Fields<'_>, name: &'static str) -> Result<String> {
+    optional(fields, name)?.ok_or_else(|| Error::invalid(name, "is missing"))
+}
+
+fn message(fields: &Fields<'_>) -> Result<Sent> {
+    let role = match optional(fields, "role")?.as_deref() {
+        Some("user") => Role::User,
+        Some("assistant") => Role::Assistant,
+        Some("system" | "developer") => Role::System,
+        _ => {
+            return Err(Error::invalid("role", "must be user, assistant, system or developer"));
+        }
+    };
+    let content = fields.get("content").ok_or_else(|| Error::invalid("content", "is missing"))?;
+    let texts = &["input_text", "output_text", "text", "refusal"];
+    let content = Content::read(content, texts, "input_image")?;
+    let content = content.ok_or_else(|| {
+        let wants = "must be a string or a list of input_text, output_text and input_image parts";
+        Error::invalid("content", wants)
+    })?;
+    Ok(Sent::Message(role, content))
+}
+
+/// A `function_call_output`; its output is a text, or a list of texts.
+fn output(fields: &Fields<'_>) -> Result<NewResult> {
+    let call_id = text(fields, "call_id")?;
+    let output = fields.get("output").ok_or_else(|| Error::invalid("output", "is missing"))?;
+    let content = Content::read(output, &["input_text", "output_text", "text"], "input_image")?;
+    let content = content.filter(|content| content.parts.is_empty()).ok_or_else(|| {
+        Error::invalid("output", "must be a string or a list of input_text parts")
+    })?;
+    let output = serde_json::value::to_raw_value(&content.text).map_err(Error::internal)?;
+    Ok(NewResult::parse("call_id", call_id, output, false)?)
+}
+
 /// Makes messages of items. Calls in a row are of one reply, and outputs in a row one message, as
-/// they are where this server's own replies call.
-pub(super) fn messages(items: Vec<Sent>, limit: usize) -> Result<Vec<NewItem>> {
+/// they are where this server's own replies call. A reply that says nothing is none.
+pub(super) fn messages(items: Vec<Placed>, limit: usize) -> Result<Vec<NewItem>> {
     let mut messages = Vec::new();
     let mut items = items.into_iter().peekable();
-    while let Some(item) = items.next() {
-        let (role, text, parts, finish_reason) = match item {
+    while let Some(Placed { place, sent }) = items.next() {
+        let (role, text, parts, finish_reason) = match sent {
+            Sent::Message(Role::Assistant, said) if said.is_empty() => continue,
             Sent::Message(role, Content { text, parts }) => (role, text, parts, None),
             Sent::Call(first) => {
                 let mut calls = vec![first];
-                while let Some(Sent::Call(call)) = items.next_if(|it| matches!(it, Sent::Call(_))) {
+                let is_call = |next: &Placed| matches!(next.sent, Sent::Call(_));
+                while let Some(Placed { sent: Sent::Call(call), .. }) = items.next_if(is_call) {
                     calls.push(call);
                 }
                 let parts = Parts::of(&calls.into_iter().map(part).collect::<Vec<_>>());
@@ -195,20 +255,33 @@ pub(super) fn messages(items: Vec<Sent>, limit: usize) -> Result<Vec<NewItem>> {
             }
             Sent::Output(first) => {
                 let mut results = vec![first];
-                while let Some(Sent::Output(result)) =
-                    items.next_if(|it| matches!(it, Sent::Output(_)))
+                let is_output = |next: &Placed| matches!(next.sent, Sent::Output(_));
+                while let Some(Placed { sent: Sent::Output(result), .. }) = items.next_if(is_output)
                 {
                     results.push(result);
                 }
                 let (text, parts) = tool::message_of(&results, &[], None);
                 (Role::Tool, text, parts, None)
             }
+            Sent::Thought => continue,
+            Sent::Reference(_) => {
+                return Err(Error::invalid(place, "must not be a reference here"));
+            }
         };
-        let body = Body::parse("content", text, parts, MessageType::Text, limit)?;
+        let body = Body::parse("content", text, parts, MessageType::Text, limit);
+        let body = body.map_err(|error| match error {
+            BodyError::Invalid(invalid) => Error::invalid(content_at(place), invalid.wants),
+            too_large => too_large.into(),
+        })?;
         let reply = ReplyFields { finish_reason, ..ReplyFields::default() };
         messages.push(NewItem { role, body, reply });
     }
     Ok(messages)
+}
+
+/// Where the text of what stood there was.
+fn content_at(place: String) -> String {
+    if place.ends_with(']') { format!("{place}.content") } else { place }
 }
 
 fn part(call: ToolCall) -> Part {
@@ -217,35 +290,4 @@ fn part(call: ToolCall) -> Part {
         tool_call_id: call.id,
         tool_name: call.name,
     }
-}
-
-fn call(item: &RawValue) -> Result<ToolCall> {
-    #[derive(Deserialize)]
-    struct Call {
-        call_id: String,
-        name: String,
-        arguments: String,
-    }
-    let wants = |_| Invalid::new("item", "must have call_id, name and arguments");
-    let Object(Call { call_id: id, name, arguments: input }) =
-        serde_json::from_str(item.get()).map_err(wants)?;
-    Ok(ToolCall { id, name, input })
-}
-
-/// A `function_call_output`; its output is a text, or a list of texts.
-fn output(item: &RawValue) -> Result<NewResult> {
-    #[derive(Deserialize)]
-    struct Output<'a> {
-        call_id: String,
-        #[serde(borrow)]
-        output: &'a RawValue,
-    }
-    let wants = |_| Invalid::new("item", "must have call_id and output");
-    let Object(Output { call_id, output }) = serde_json::from_str(item.get()).map_err(wants)?;
-    let content = Content::read(output, &["input_text", "output_text", "text"], "input_image")?;
-    let content = content.ok_or_else(|| {
-        Error::invalid("output", "must be a string or a list of input_text parts")
-    })?;
-    let output = serde_json::value::to_raw_value(&content.text).map_err(Error::internal)?;
-    Ok(NewResult::parse("call_id", call_id, output, false)?)
 }

@@ -3,7 +3,7 @@
 //! Messages never change and never go one by one, so an item cannot be deleted.
 
 use super::conversations::{Conversation, ensure_few, read, session_of};
-use super::item::{Item, NewItem, Sent, items_of, message_of, messages};
+use super::item::{Item, NewItem, Placed, items_of, message_of, messages};
 use crate::clock;
 use crate::domain::page::{MAX_LIMIT, Slice, View};
 use crate::domain::{Message, MessageId, Principal, SessionId};
@@ -46,10 +46,8 @@ impl ItemList {
 /// Reads all of them, so that a bad one keeps the good ones from being stored.
 pub(super) fn read_all(items: Vec<&RawValue>, limit: usize) -> Result<Vec<NewItem>> {
     ensure_few(items.len())?;
-    let read = |(index, item)| {
-        Sent::read(item).map_err(|error: Error| error.at(&format!("items[{index}]")))
-    };
-    let items: Result<Vec<Sent>> = items.into_iter().enumerate().map(read).collect();
+    let read = |(index, item)| Placed::read(format!("items[{index}]"), item);
+    let items: Result<Vec<Placed>> = items.into_iter().enumerate().map(read).collect();
     messages(items?, limit)
 }
 

@@ -78,6 +78,14 @@ impl ResponseStore for MongoStore {
         }
     }
 
+    async fn session_of_reply(&self, reply: &MessageId) -> Result<SessionId> {
+        let table = self.tables.responses.clone_with_type::<ResponseDoc>();
+        let found = table.find_one(doc! { "replyId": reply.as_str() });
+        let found = in_time(async { Ok(found.await?) }).await?;
+        let found = found.ok_or_else(Error::response_not_found)?;
+        Ok(SessionId::trusted(found.session_id))
+    }
+
     async fn put_tape(&self, turn: &TurnId, tape: &str) -> Result<()> {
         let kept = doc! { "$set": { "tape": tape } };
         let kept = self.tables.responses.update_one(doc! { "_id": turn.as_str() }, kept);

@@ -109,7 +109,10 @@ fn indexes(tables: &Tables) -> Vec<(&mongodb::Collection<Document>, Vec<IndexMod
         ),
         (&tables.queue, vec![plain(doc! { "sessionId": 1 })]),
         (&tables.embeddings, vec![plain(doc! { "sessionId": 1 })]),
-        (&tables.responses, vec![unique(doc! { "sessionId": 1, "replyId": 1 })]),
+        (
+            &tables.responses,
+            vec![unique(doc! { "sessionId": 1, "replyId": 1 }), plain(doc! { "replyId": 1 })],
+        ),
         (&tables.summaries, vec![plain(doc! { "sessionId": 1, "last.seq": -1 })]),
         (
             &tables.turn_log,

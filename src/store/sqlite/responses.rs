@@ -67,6 +67,17 @@ impl ResponseStore for SqliteStore {
         .await
     }
 
+    async fn session_of_reply(&self, reply: &MessageId) -> Result<SessionId> {
+        let reply = reply.clone();
+        self.read(move |db| {
+            let sql = "SELECT session FROM responses WHERE reply_id = ?1";
+            let found = db.prepare_cached(sql)?.query_row([reply.as_str()], |row| row.get(0));
+            let key = found.optional()?.ok_or_else(Error::response_not_found)?;
+            Ok(by_key(db, key)?.session.id)
+        })
+        .await
+    }
+
     async fn put_tape(&self, turn: &TurnId, tape: &str) -> Result<()> {
         let (turn, tape) = (turn.clone(), tape.to_owned());
         self.write_later(move |db| {

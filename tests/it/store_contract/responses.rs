@@ -43,6 +43,11 @@ pub async fn a_response_is_kept_once_for_each_reply_and_read_by_those_in_its_ses
         assert_eq!(error.kind, Kind::ResponseNotFound, "{turn}");
     }
 
+    let reply = MessageId::trusted("r1");
+    assert_eq!(store.session_of_reply(&reply).await.unwrap(), id("s"));
+    let error = store.session_of_reply(&MessageId::trusted("r2")).await.unwrap_err();
+    assert_eq!(error.kind, Kind::ResponseNotFound);
+
     store.put_tape(&first.turn_id, "[1]").await.unwrap();
     let taped = StoredResponse { tape: Some("[1]".to_owned()), ..first.clone() };
     assert_eq!(store.response(&ada, &first.turn_id).await.unwrap().1, taped);
@@ -50,6 +55,8 @@ pub async fn a_response_is_kept_once_for_each_reply_and_read_by_those_in_its_ses
     assert!(!store.delete_response(&first.turn_id).await.unwrap());
     store.put_tape(&first.turn_id, "[1]").await.unwrap();
     let error = store.response(&ada, &first.turn_id).await.unwrap_err();
+    assert_eq!(error.kind, Kind::ResponseNotFound);
+    let error = store.session_of_reply(&reply).await.unwrap_err();
     assert_eq!(error.kind, Kind::ResponseNotFound);
 }
 

@@ -3,14 +3,14 @@
 //! the response that it goes on from.
 
 use crate::chat::Earlier;
-use crate::domain::message::{Body, Parts};
+use crate::domain::message::{Body, FinishReason};
 use crate::domain::tool::{self, NewResult, ToolCall};
-use crate::domain::{MessageType, Role};
-use crate::error::{Error, Result};
-use crate::http::v1::item::{NewItem, Sent, messages};
-use crate::json::Object;
+use crate::domain::{Message, MessageId, MessageType, Principal, Role, SessionId};
+use crate::error::{Error, Kind, Result};
+use crate::http::Api;
+use crate::http::v1::content::Content;
+use crate::http::v1::item::{self, NewItem, Placed, Sent, items_of, messages};
 use crate::store::ReplyFields;
-use serde::Deserialize;
 use serde_json::value::RawValue;
 
 /// The most items, and the most bytes of all of them but the last: they are stored in one step.
@@ -28,36 +28,82 @@ pub(super) struct Input {
     pub(super) last: Option<Earlier>,
 }
 
-impl Input {
-    /// Reads a text or a list of items; a message's text has at most `limit` bytes.
-    pub(super) fn read(raw: &RawValue, limit: usize) -> Result<Self> {
-        if let Ok(text) = serde_json::from_str::<String>(raw.get()) {
-            let body = Body::parse("input", text, Parts::default(), MessageType::Text, limit)?;
-            let last = Earlier { role: Role::User, body, reply: ReplyFields::default() };
-            return Ok(Self { last: Some(last), ..Self::default() });
-        }
-        let items: Vec<&RawValue> = serde_json::from_str(raw.get())
-            .map_err(|_| Error::invalid("input", "must be a string or a list of items"))?;
-        if items.len() > MAX_ITEMS {
-            return Err(Error::invalid("input", "must be at most 500 items"));
-        }
-        let mut sent = Vec::with_capacity(items.len());
-        for (index, item) in items.into_iter().enumerate() {
-            let read = read(item).map_err(|error| error.at(&format!("input[{index}]")));
-            sent.extend(read?);
-        }
-        let mut input = Self::default();
-        // Behind a call, an output is that call's.
-        let is_returned = |sent: &Sent| matches!(sent, Sent::Output(_));
-        let begin = sent.iter().position(|sent| !is_returned(sent)).unwrap_or(sent.len());
-        let behind = sent.split_off(begin);
-        for sent in sent {
-            if let Sent::Output(result) = sent {
-                input.returned.push(result);
+/// Reads a text or a list of items.
+pub(super) fn read(raw: &RawValue) -> Result<Vec<Placed>> {
+    if let Ok(text) = serde_json::from_str::<String>(raw.get()) {
+        let content = Content { text, ..Content::default() };
+        let place = "input".to_owned();
+        return Ok(vec![Placed { place, sent: Sent::Message(Role::User, content) }]);
+    }
+    let items: Vec<&RawValue> = serde_json::from_str(raw.get())
+        .map_err(|_| Error::invalid("input", "must be a string or a list of items"))?;
+    if items.len() > MAX_ITEMS {
+        return Err(Error::invalid("input", "must be at most 500 items"));
+    }
+    let read = |(index, item)| Placed::read(format!("input[{index}]"), item);
+    items.into_iter().enumerate().map(read).collect()
+}
+
+/// Puts the items that references name in their place. They name what a response said before,
+/// wherever it stands; what stands in the conversation itself need not be said again.
+pub(super) async fn resolve(
+    api: &Api,
+    who: &Principal,
+    conversation: Option<&SessionId>,
+    items: Vec<Placed>,
+) -> Result<Vec<Placed>> {
+    let mut resolved = Vec::with_capacity(items.len());
+    let mut last: Option<Message> = None;
+    for Placed { place, sent } in items {
+        let sent = match sent {
+            Sent::Reference(id) => {
+                let sent = referred(api, who, &place, &id, &mut last).await?;
+                let session = last.as_ref().map(|reply| &reply.session_id);
+                if conversation.is_some() && conversation == session { Sent::Thought } else { sent }
             }
-        }
-        ensure_called(&behind)?;
-        input.earlier = messages(behind, limit)?.into_iter().map(Earlier::from).collect();
+            sent => sent,
+        };
+        resolved.push(Placed { place, sent });
+    }
+    Ok(resolved)
+}
+
+/// The item that a reference names; `last` is the reply that the one before it named, for most of
+/// them come in a row.
+async fn referred(
+    api: &Api,
+    who: &Principal,
+    place: &str,
+    id: &str,
+    last: &mut Option<Message>,
+) -> Result<Sent> {
+    if id.starts_with("rs_") {
+        return Ok(Sent::Thought);
+    }
+    let not_found = |_| Error::new(Kind::MessageNotFound, format!("item with id '{id}' not found"));
+    let reply = item::message_of("id", id).map_err(|error| Error::from(error).at(place))?;
+    // In a stream, text behind a call has an item of its own; stored, it is one with the first.
+    let (reply, is_rest) = match reply.as_str().split_once('_') {
+        Some((reply, _)) => (MessageId::trusted(reply), true),
+        None => (reply, false),
+    };
+    if last.as_ref().is_none_or(|last| last.id != reply) {
+        let session = api.store.session_of_reply(&reply).await.map_err(not_found)?;
+        *last = Some(api.store.message(who, &session, &reply).await.map_err(not_found)?);
+    }
+    if is_rest {
+        return Ok(Sent::Thought);
+    }
+    let items = last.as_ref().map(items_of).unwrap_or_default();
+    let found = items.into_iter().find(|item| item.id == id);
+    found.map(Sent::of).ok_or_else(|| not_found(Error::message_not_found()))
+}
+
+impl Input {
+    /// Makes messages of items; a message's text has at most `limit` bytes.
+    pub(super) fn of(mut items: Vec<Placed>, limit: usize) -> Result<Self> {
+        let mut input = Self { returned: returned(&mut items), ..Self::default() };
+        input.earlier = messages(items, limit)?.into_iter().map(Earlier::from).collect();
         input.last = input.earlier.pop();
         let is_answerable = match &input.last {
             Some(last) => matches!(last.role, Role::User | Role::Tool),
@@ -73,38 +119,60 @@ impl Input {
         }
         Ok(input)
     }
-}
 
-/// One item; none if it is what a model thought, which clients send back with what it said: it is
-/// shown to no model.
-fn read(item: &RawValue) -> Result<Option<Sent>> {
-    #[derive(Deserialize)]
-    struct Typed {
-        #[serde(rename = "type", default)]
-        kind: Option<String>,
+    /// Where on a path the newest reply is whose calls were returned from.
+    pub(super) fn calling(&self, path: &[Message]) -> Option<usize> {
+        let is_returned = |call: ToolCall| self.returned.iter().any(|it| it.call_id == call.id);
+        path.iter().rposition(|reply| {
+            is_calling(reply) && tool::calls(&reply.parts).into_iter().any(is_returned)
+        })
     }
-    let wants = |_| Error::invalid("item", "must be an item, such as {role, content}");
-    let Object(Typed { kind }) = serde_json::from_str(item.get()).map_err(wants)?;
-    if kind.as_deref() == Some("reasoning") {
-        return Ok(None);
-    }
-    Sent::read(item).map(Some)
-}
 
-/// Refuses outputs whose calls do not stand before them.
-fn ensure_called(items: &[Sent]) -> Result<()> {
-    let mut called: Vec<&str> = Vec::new();
-    for item in items {
-        match item {
-            Sent::Call(call) => called.push(&call.id),
-            Sent::Output(result) if !called.contains(&result.call_id.as_str()) => {
-                let wants = format!("holds an output of {}, which nobody called", result.call_id);
-                return Err(Error::invalid("input", wants));
-            }
-            _ => {}
+    /// Leaves out what the conversation holds: a library that knows its conversation says once more
+    /// what the calling reply answered, and gives the outputs of earlier calls. `path` is its end.
+    pub(super) fn without_known(mut self, path: &[Message]) -> Self {
+        let is_step = |message: &&Message| message.role == Role::Tool || is_calling(message);
+        let steps: Vec<&Message> = path.iter().rev().take_while(is_step).collect();
+        let question = path.iter().rev().nth(steps.len());
+        let known = steps.iter().flat_map(|step| tool::results(&step.parts));
+        let known: Vec<String> = known.map(|result| result.call_id).collect();
+        self.returned.retain(|result| !known.contains(&result.call_id));
+        let first = self.earlier.first().or(self.last.as_ref());
+        let is_known = question.zip(first).is_some_and(|(question, first)| {
+            let (said, again) = (&question.parts, &first.body.parts);
+            question.role == first.role
+                && question.content == first.body.content
+                && said.as_json() == again.as_json()
+        });
+        if is_known && !self.earlier.is_empty() {
+            self.earlier.remove(0);
+        } else if is_known {
+            self.last = None;
         }
+        self
     }
-    Ok(())
+}
+
+/// Takes the outputs out of a list whose calls do not stand before them in it.
+fn returned(items: &mut Vec<Placed>) -> Vec<NewResult> {
+    let mut called: Vec<String> = Vec::new();
+    let mut returned = Vec::new();
+    items.retain(|item| match &item.sent {
+        Sent::Call(call) => {
+            called.push(call.id.clone());
+            true
+        }
+        Sent::Output(result) if !called.contains(&result.call_id) => {
+            returned.push(result.clone());
+            false
+        }
+        _ => true,
+    });
+    returned
+}
+
+fn is_calling(message: &Message) -> bool {
+    message.role == Role::Assistant && message.finish_reason == Some(FinishReason::ToolCalls)
 }
 
 impl From<NewItem> for Earlier {

@@ -16,7 +16,7 @@ use super::errors::finally;
 use super::item::{Item, items_of};
 use super::items::{self, ItemList};
 use crate::chat::{Hearing, NewTurn, Standing};
-use crate::domain::page::MAX_LIMIT;
+use crate::domain::page::{MAX_LIMIT, Slice, View};
 use crate::domain::principal::Access;
 use crate::domain::{Invalid, MessageId, Principal, SessionId, TurnId, tool};
 use crate::error::{Error, Kind, Result};
@@ -27,13 +27,13 @@ use crate::http::extract::{Caller, NoQuery, idempotency, retry};
 use crate::http::gate::Asked;
 use crate::http::query::Query;
 use crate::http::sse;
-use crate::store::{OnBusy, SessionTarget, StoredResponse};
+use crate::store::{MessageQuery, OnBusy, Repeats, SessionTarget, StoredResponse};
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use events::{Stored, Telling};
-use input::{Input, ensure_all, message_of};
+use input::{Input, ensure_all, message_of, resolve};
 use object::{Head, Kept, Told};
 use request::{Request, Where};
 use serde::Serialize;
@@ -74,19 +74,32 @@ pub(in crate::http) async fn create(
         Some(key) => key,
         None => retry(&headers, ROUTE, &bytes),
     };
-    let request = if bytes.len() <= SHORT_BODY {
+    let mut request = if bytes.len() <= SHORT_BODY {
         Request::read(&api, &bytes)?
     } else {
         let api = api.clone();
         spawn_blocking(move || Request::read(&api, &bytes)).await.map_err(Error::internal)??
     };
-    if !request.is_stored && !matches!(request.place, Where::Conversation(_)) {
-        return beside(&api, &who, standing, request).await;
+    let conversation = match &request.place {
+        Where::Conversation(session) => Some(session),
+        Where::Nowhere | Where::Behind(_) => None,
+    };
+    let items = std::mem::take(&mut request.items);
+    let items = resolve(&api, &who, conversation, items).await?;
+    let input = Input::of(items, api.limits.message)?;
+    if matches!(request.place, Where::Nowhere) {
+        // What is returned without a call before it goes on from something.
+        ensure_all(&input.returned, &[])?;
     }
-    let Kept { is_background, is_stream, .. } = request.kept;
+    if !request.is_stored && !matches!(request.place, Where::Conversation(_)) {
+        return beside(&api, &who, standing, request.saying(input)).await;
+    }
     let (session, reply) = target(&api, &who, &request.place).await?;
-    let input = answering(&api, &who, request.input, &session, reply.as_ref()).await?;
-    let (earlier, wish) = Request::wish(input, reply, api.limits.message);
+    let may_be_known = key.repeats != Repeats::Never;
+    let input = answering(&api, &who, input, &session, reply.as_ref(), may_be_known).await?;
+    let request = request.saying(input);
+    let Kept { is_background, is_stream, .. } = request.kept;
+    let (earlier, wish) = Request::wish(request.input, reply, api.limits.message);
     let turn = NewTurn {
         who: who.clone(),
         session,
@@ -156,16 +169,29 @@ async fn answering(
     mut input: Input,
     session: &SessionTarget,
     reply: Option<&MessageId>,
+    may_be_known: bool,
 ) -> Result<Input> {
     if input.returned.is_empty() || input.last.is_none() {
         return Ok(input);
     }
-    let session = api.store.session(who, session.id(), Access::Participate).await?;
-    let calls = match reply.or(session.head_id.as_ref()) {
-        Some(reply) => tool::calls(&api.store.message(who, &session.id, reply).await?.parts),
-        None => Vec::new(),
+    let calls = match reply {
+        Some(reply) => tool::calls(&api.store.message(who, session.id(), reply).await?.parts),
+        None => {
+            let (view, slice, limit) = (View::Path, Slice::Newest, MAX_LIMIT);
+            let query = MessageQuery { view, slice, limit };
+            let mut path = api.store.messages(who, session.id(), query).await?.messages;
+            if may_be_known {
+                // The first such request may have been answered.
+                path.truncate(input.calling(&path).map_or(0, |at| at + 1));
+            }
+            input = input.without_known(&path);
+            path.last().map(|head| tool::calls(&head.parts)).unwrap_or_default()
+        }
     };
     ensure_all(&input.returned, &calls)?;
+    if input.last.is_none() {
+        return Ok(input);
+    }
     let results = std::mem::take(&mut input.returned);
     input.earlier.insert(0, message_of(&results, &calls, api.limits.message)?);
     Ok(input)

@@ -1,6 +1,6 @@
 //! The body of `POST /v1/responses`.
 
-use super::input::{Input, ensure_all};
+use super::input::{self, Input};
 use super::object::Kept;
 use super::parsed_turn;
 use crate::chat::{Earlier, Prompt, PromptMessage, Wish};
@@ -16,6 +16,7 @@ use crate::error::{Error, Kind, Result};
 use crate::http::Api;
 use crate::http::body::parse;
 use crate::http::v1::conversations::session_named;
+use crate::http::v1::item::Placed;
 use crate::json::Object;
 use crate::memory::{Incoming, NewMessage, tokens};
 use crate::store::{OnKnownId, Parent};
@@ -79,6 +80,9 @@ pub(super) enum Where {
 pub(super) struct Request {
     pub(super) place: Where,
     pub(super) is_stored: bool,
+    /// What is said, as it was sent …
+    pub(super) items: Vec<Placed>,
+    /// … and as messages, once [`Request::saying`] has told.
     pub(super) input: Input,
     pub(super) settings: Settings,
     pub(super) kept: Kept,
@@ -99,26 +103,24 @@ impl Request {
         fields.ensure_plain()?;
         let input = fields.0.get("input").filter(|input| input.get() != "null");
         let input = input.ok_or_else(|| Error::invalid("input", "is missing"))?;
-        let input = Input::read(input, api.limits.message)?;
-        if matches!(place, Where::Nowhere) {
-            // What is returned without a call before it goes on from something.
-            ensure_all(&input.returned, &[])?;
-        }
-        let mut settings = fields.settings(api.limits.message)?;
+        let items = input::read(input)?;
+        let settings = fields.settings(api.limits.message)?;
+        let echo = fields.echo(&settings, &place, api.memory.default_model())?;
+        let is_own_session = matches!(place, Where::Nowhere);
+        let kept = Kept { echo, inputs: 0, is_own_session, is_background, is_stream };
+        Ok(Self { place, is_stored, items, input: Input::default(), settings, kept })
+    }
+
+    /// The same, with what it says.
+    pub(super) fn saying(mut self, input: Input) -> Self {
         if !input.earlier.is_empty() {
             // Whoever sends a list means all of it: memory takes what the context window holds.
-            settings.memory.strategy = Some(Strategy::Buffer);
+            self.settings.memory.strategy = Some(Strategy::Buffer);
         }
-        let echo = fields.echo(&settings, &place, api.memory.default_model())?;
         let messages = [!input.returned.is_empty(), input.last.is_some()];
-        let kept = Kept {
-            echo,
-            inputs: input.earlier.len() + messages.into_iter().filter(|there| *there).count(),
-            is_own_session: matches!(place, Where::Nowhere),
-            is_background,
-            is_stream,
-        };
-        Ok(Self { place, is_stored, input, settings, kept })
+        self.kept.inputs =
+            input.earlier.len() + messages.into_iter().filter(|there| *there).count();
+        Self { input, ..self }
     }
 
     /// What comes before a turn's message, and what it is, behind a reply if one is named, else at
@@ -278,6 +280,15 @@ impl Fields<'_> {
             ));
         }
         let _: Option<Vec<String>> = self.get("include", "must be a list of strings")?;
+        // What is only repeated in the answer, where libraries read it by its type.
+        let _: Option<bool> = self.get("parallel_tool_calls", BOOLEAN)?;
+        let _: Option<u32> = self.get("max_tool_calls", "must be a whole number")?;
+        for name in ["frequency_penalty", "presence_penalty"] {
+            let _: Option<f64> = self.get(name, "must be a number")?;
+        }
+        for name in ["prompt_cache_key", "safety_identifier", "service_tier", "user"] {
+            let _: Option<String> = self.get(name, "must be a string")?;
+        }
         Ok(())
     }
 

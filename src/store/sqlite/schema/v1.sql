@@ -135,6 +135,7 @@ CREATE TABLE responses (
     tape        TEXT                            -- JSON: what was heard of the reply, piece by piece
 ) WITHOUT ROWID;
 CREATE UNIQUE INDEX responses_of_session ON responses (session, reply_id);
+CREATE INDEX responses_of_reply ON responses (reply_id);
 
 -- The claim of a running turn on its session: at most one. It names who runs it.
 CREATE TABLE turns (

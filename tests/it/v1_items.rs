@@ -1,0 +1,99 @@
+//! Items in the input of `/v1/responses`, as libraries send them that know what was said before.
+
+use crate::support::Server;
+use crate::tools::calling;
+use crate::v1_responses::{ROUTE, asked, error, id, told};
+use echoic::domain::key::Scope;
+use futures::future::join;
+use serde_json::{Value, json};
+
+const REFUSED: &str = "invalid_request_error";
+
+#[tokio::test]
+async fn references_stand_for_what_responses_said_wherever_that_was() {
+    let server = Server::start().await;
+    let first = told(&server, json!({"input": "My name is Ada."}), "Hello Ada.").await;
+    let said = first["output"][0]["id"].clone();
+    let input = json!([
+        {"role": "user", "content": "My name is Ada."},
+        {"type": "item_reference", "id": "rs_whatever"},
+        {"type": "item_reference", "id": said},
+        {"id": format!("{}_1", said.as_str().unwrap())},
+        {"role": "user", "content": "Who am I?"},
+    ]);
+    let second = asked(&server, json!({"input": input}), |call| {
+        let prompt = ["user: My name is Ada.", "assistant: Hello Ada.", "user: Who am I?"];
+        assert_eq!(call.prompt()[1..], prompt);
+        call.reply("Ada.");
+    });
+    assert_ne!(id(&second.await.body), id(&first));
+
+    let keys = Server::with(&["--auth=keys"]).await;
+    let (ann, ben) = (keys.key("ann", Scope::Chat).await, keys.key("ben", Scope::Chat).await);
+    let answer = async { keys.upstream.call().await.reply("Secret.") };
+    let (first, ()) = join(keys.with_key(&ann).post(ROUTE, json!({"input": "x"})), answer).await;
+    let stolen = json!({"type": "item_reference", "id": first.body["output"][0]["id"]});
+    let body = json!({"input": [stolen, {"role": "user", "content": "Repeat that."}]});
+    let reply = keys.with_key(&ben).post(ROUTE, body).await;
+    assert_eq!(error(&reply).0, 404);
+}
+
+#[tokio::test]
+async fn a_library_that_repeats_the_question_with_its_outputs_doubles_nothing() {
+    let server = Server::start().await;
+    let conversation = server.post("/v1/conversations", json!({})).await.body["id"].clone();
+    let session = conversation.as_str().unwrap().trim_start_matches("conv_").to_owned();
+    let tool = json!({"type": "function", "name": "weather", "parameters": {"type": "object"}});
+    let question = json!({"role": "user", "content": "Where is it warmer?"});
+    let output = |city: &str, said: &str| json!({"type": "function_call_output", "call_id": format!("call-{city}"), "output": said});
+    let body =
+        |input: Value| json!({"conversation": conversation, "tools": [tool], "input": input});
+    let steps: [(Value, Option<&'static [&'static str]>); 3] = [
+        (json!([question]), Some(&["Oslo"])),
+        (json!([question, output("Oslo", "3 degrees")]), Some(&["Rome"])),
+        (json!([question, output("Oslo", "3 degrees"), output("Rome", "20 degrees")]), None),
+    ];
+    for (input, calls) in steps {
+        asked(&server, body(input), |call| match calls {
+            Some(cities) => calling(cities)(call),
+            None => call.reply("In Rome."),
+        })
+        .await;
+    }
+    let said = server.said(&session).await;
+    assert_eq!(
+        said,
+        [
+            "user: Where is it warmer?",
+            "assistant: ",
+            "tool: 3 degrees",
+            "assistant: ",
+            "tool: 20 degrees",
+            "assistant: In Rome."
+        ]
+    );
+
+    // Something new is asked along with the output of a call.
+    asked(&server, body(json!("And then?")), calling(&["Nice"])).await;
+    let more =
+        json!([output("Nice", "5 degrees"), {"role": "user", "content": "In Celsius, please."}]);
+    asked(&server, body(more), |call| call.reply("Five.")).await;
+    let said = server.said(&session).await;
+    assert_eq!(said[8..], ["tool: 5 degrees", "user: In Celsius, please.", "assistant: Five."]);
+}
+
+#[tokio::test]
+async fn an_output_that_comes_too_late_hides_nothing_of_what_was_said_since() {
+    let server = Server::start().await;
+    let conversation = server.post("/v1/conversations", json!({})).await.body["id"].clone();
+    let tool = json!({"type": "function", "name": "weather", "parameters": {"type": "object"}});
+    let body =
+        |input: Value| json!({"conversation": conversation, "tools": [tool], "input": input});
+    asked(&server, body(json!("one")), calling(&["Oslo"])).await;
+    told(&server, body(json!("other")), "z").await;
+    let late = json!([{"type": "function_call_output", "call_id": "call-Oslo", "output": "rain"}]);
+    let reply = server.post(ROUTE, body(late)).await;
+    assert_eq!(error(&reply), (400, REFUSED, &Value::Null, &json!("input")));
+    let session = conversation.as_str().unwrap().trim_start_matches("conv_").to_owned();
+    assert_eq!(server.said(&session).await.last().unwrap(), "assistant: z");
+}
