@@ -70,6 +70,25 @@ impl Chat {
         .await
     }
 
+    /// Takes the head back to the message it stands under, if it is still `head` and no root. Whether
+    /// it was. Errors: as of the store.
+    pub async fn step_back(
+        self: &Arc<Self>,
+        who: &Principal,
+        id: &SessionId,
+        head: &MessageId,
+    ) -> Result<bool> {
+        let (chat, who, id, head) = (self.clone(), who.clone(), id.clone(), head.clone());
+        self.carry_through(async move {
+            let moved = chat.store.step_back(&who, &id, &head, crate::clock::now()).await?;
+            if moved.is_some() {
+                chat.events.publish(&id, What::Changed);
+            }
+            Ok(moved.is_some())
+        })
+        .await
+    }
+
     /// Copies the path up to a message into a new session. Errors: as of the store.
     pub async fn fork(
         self: &Arc<Self>,

@@ -38,6 +38,17 @@ pub trait TreeStore: Send + Sync {
         now: Timestamp,
     ) -> Result<Session>;
 
+    /// Makes the message that the head stands under the head, if `head` still is it and stands under
+    /// one; none if not. What was the head stays, beside the path. Errors: `session_not_found`,
+    /// `message_not_found`, `session_busy`.
+    async fn step_back(
+        &self,
+        who: &Principal,
+        session: &SessionId,
+        head: &MessageId,
+        now: Timestamp,
+    ) -> Result<Option<Session>>;
+
     /// Copies the path that ends with a message into a new session of the caller's: all of it or
     /// nothing. Errors: `session_not_found`, `message_not_found`.
     async fn fork(

@@ -103,6 +103,34 @@ async fn items_are_paged_in_both_directions() {
 }
 
 #[tokio::test]
+async fn the_last_item_can_be_taken_back_and_its_message_stays_beside_the_path() {
+    let server = Server::start().await;
+    let items = json!({"items": [message("user", "one"), message("assistant", "two"), message("user", "three")]});
+    let id = server.post(ROUTE, items).await.body["id"].as_str().unwrap().to_owned();
+    let route = format!("{ROUTE}/{id}/items");
+    let item = async |at: usize| {
+        let listed = server.get(&format!("{route}?order=asc")).await.body;
+        format!("{route}/{}", listed["data"][at]["id"].as_str().unwrap())
+    };
+    let (first, third) = (item(0).await, item(2).await);
+    let told = error(&server.delete(&item(1).await).await);
+    assert_eq!(told, (400, Value::Null, json!("item_id")), "what follows stands on it");
+    let left = server.delete(&third).await.body;
+    assert_eq!((&left["id"], &left["object"]), (&json!(id), &json!("conversation")));
+    server.post(&route, json!({"items": [message("user", "four")]})).await;
+    let listed = server.get(&format!("{route}?order=asc")).await.body;
+    assert_eq!(said(&listed), ["user one", "assistant two", "user four"]);
+    let all = format!("/api/chat-sessions/{}/messages?view=all", id.trim_start_matches("conv_"));
+    assert_eq!(server.get(&all).await.data()["messages"].as_array().unwrap().len(), 4);
+    assert_eq!(error(&server.delete(&third).await).0, 400, "it is no item of the path any more");
+
+    for item in [item(2).await, item(1).await] {
+        assert_eq!(server.delete(&item).await.status, 200);
+    }
+    assert_eq!(error(&server.delete(&first).await).2, "item_id", "it has nothing to go back to");
+}
+
+#[tokio::test]
 async fn a_library_that_tries_again_adds_its_items_once() {
     let server = Server::start().await;
     let id = server.post(ROUTE, json!({})).await.body["id"].as_str().unwrap().to_owned();

@@ -1,6 +1,7 @@
 //! `/v1/conversations/:id/items`: a session's messages as OpenAI's items.
 //!
-//! Messages never change and never go one by one, so an item cannot be deleted.
+//! Messages never change and never go one by one: only the last item can be deleted, which takes the
+//! conversation back to what stood before it.
 
 use super::conversations::{Conversation, ensure_few, read, session_of};
 use super::item::{Item, NewItem, Placed, items_of, message_of, messages};
@@ -225,7 +226,8 @@ pub(in crate::http) async fn item(
     Ok(Json(found.ok_or_else(Error::message_not_found)?))
 }
 
-/// Refused, for messages never go one by one: delete the conversation.
+/// Delete a conversation's last item. Its message stays in the session, on a branch of its own; any
+/// other item is refused, for what follows it stands on it.
 #[utoipa::path(
     delete, path = "/v1/conversations/{conversation}/items/{item}", tag = "openai",
     params(("conversation" = String, Path), ("item" = String, Path)),
@@ -238,9 +240,14 @@ pub(in crate::http) async fn delete_item(
     Path((id, item)): Path<(String, String)>,
 ) -> Answer<Json<Conversation>> {
     let (session, message) = (session_of(&id)?, message_of("item_id", &item)?);
-    read(&api, &who, &session).await?;
-    api.store.message(&who, &session, &message).await?;
-    Err(Error::invalid("item_id", "cannot be deleted: messages never go one by one"))
+    let items = items_of(&api.store.message(&who, &session, &message).await?);
+    let is_last = items.last().is_some_and(|last| last.id == item);
+    if !is_last || !api.chat.step_back(&who, &session, &message).await? {
+        let wants =
+            "must be the last of several items: the others stay, as what follows stands on them";
+        return Err(Error::invalid("item_id", wants));
+    }
+    Ok(Json(read(&api, &who, &session).await?))
 }
 
 /// There is nothing that an item could include.

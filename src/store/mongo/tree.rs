@@ -24,6 +24,16 @@ impl TreeStore for MongoStore {
         step!(self, |step| rules::move_head(step, who, session, message, now).await)
     }
 
+    async fn step_back(
+        &self,
+        who: &Principal,
+        session: &SessionId,
+        head: &MessageId,
+        now: Timestamp,
+    ) -> Result<Option<Session>> {
+        step!(self, |step| rules::step_back(step, who, session, head, now).await)
+    }
+
     async fn fork(
         &self,
         who: &Principal,

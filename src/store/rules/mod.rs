@@ -27,5 +27,5 @@ pub(super) use sessions::{
     change_session, create_session, delete_idle, delete_session, get, name_session, title_words,
     with_owner,
 };
-pub(super) use tree::{fork, mark_seen, move_head, nodes};
+pub(super) use tree::{fork, mark_seen, move_head, nodes, step_back};
 pub(super) use turns::{begin_turn, finish_turn};

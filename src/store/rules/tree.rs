@@ -36,6 +36,28 @@ pub(in crate::store) async fn move_head(
     Ok(row.with_nodes())
 }
 
+/// Makes the message that the head stands under the head, if `head` is it and no root.
+pub(in crate::store) async fn step_back(
+    work: &mut impl Work,
+    who: &Principal,
+    id: &SessionId,
+    head: &MessageId,
+    now: Timestamp,
+) -> Result<Option<Session>> {
+    let mut row = get(work, who, id, Access::Participate).await?;
+    let named = work.locate(&row, head).await?.ok_or_else(Error::message_not_found)?;
+    ensure_idle(&row)?;
+    let parent = match work.message(&row, named.at).await?.parent_id {
+        Some(parent) if row.head == Some(named.at) => work.locate(&row, &parent).await?,
+        _ => None,
+    };
+    let Some(parent) = parent else { return Ok(None) };
+    row.session.head_id = Some(parent.id);
+    row.head = Some(parent.at);
+    save(work, &mut row, now).await?;
+    Ok(Some(row.with_nodes()))
+}
+
 /// The newest message among `top` and all that stands below it. It is a leaf: whatever stood below
 /// it would be newer.
 fn newest_below(nodes: &[NodeLine], top: Location) -> Location {

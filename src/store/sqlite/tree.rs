@@ -26,6 +26,17 @@ impl TreeStore for SqliteStore {
             .await
     }
 
+    async fn step_back(
+        &self,
+        who: &Principal,
+        session: &SessionId,
+        head: &MessageId,
+        now: Timestamp,
+    ) -> Result<Option<Session>> {
+        let (who, session, head) = (who.clone(), session.clone(), head.clone());
+        self.step(async move |step| rules::step_back(step, &who, &session, &head, now).await).await
+    }
+
     async fn fork(
         &self,
         who: &Principal,

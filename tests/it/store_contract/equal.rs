@@ -161,7 +161,10 @@ impl Told {
             }
             17 => {
                 let to = self.one_named(&session, step.message);
-                shown(store.move_head(&who, &session, &to, now).await)
+                match step.choice % 3 {
+                    0 => shown(store.step_back(&who, &session, &to, now).await),
+                    _ => shown(store.move_head(&who, &session, &to, now).await),
+                }
             }
             _ => match step.choice % 3 {
                 0 => {

@@ -29,6 +29,8 @@ enum Deed {
     Regenerate(usize),
     /// Goes to the branch of a message.
     Switch(usize),
+    /// Goes back to what the head stands under.
+    Back,
     /// Takes the path to a message elsewhere, and goes on there.
     Fork(usize),
 }
@@ -44,6 +46,7 @@ fn deeds() -> impl Strategy<Value = Vec<Deed>> {
         2 => any().prop_map(Deed::Regenerate),
         3 => any().prop_map(Deed::Switch),
         1 => any().prop_map(Deed::Fork),
+        2 => Just(Deed::Back),
     ];
     proptest::collection::vec(deed, 1..30)
 }
@@ -164,6 +167,13 @@ impl World<'_> {
                 let named = &model.ids[which];
                 self.store.move_head(&self.ada, &model.session, named, at(9)).await.unwrap();
                 model.head = Some(model.newest_below(which));
+            }
+            Deed::Back => {
+                let Some(head) = head else { return };
+                let (name, parent) = (&model.ids[head], model.parents[head]);
+                let back = self.store.step_back(&self.ada, &model.session, name, at(9)).await;
+                assert_eq!(back.unwrap().is_some(), parent.is_some());
+                model.head = parent.or(Some(head));
             }
             Deed::Fork(which) => {
                 let Some(which) = model.picked(*which) else { return };
