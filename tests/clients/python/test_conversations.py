@@ -41,6 +41,13 @@ def test_a_conversation_is_a_session_and_the_other_way_round(client, server, ups
     assert [item.role for item in items][-2:] == ["user", "assistant"]
     assert client.conversations.items.retrieve(items[-1].id, conversation_id=conversation) == items[-1]
 
+    # As the Agents SDK takes back what it has added: the last item, and what a model thought goes along.
+    thought = {"type": "reasoning", "id": "rs_1", "summary": []}
+    client.conversations.items.create(conversation, items=[thought, message("Oops.")])
+    last = client.conversations.items.list(conversation, limit=1).data[0]
+    assert client.conversations.items.delete(last.id, conversation_id=conversation).id == conversation
+    assert list(client.conversations.items.list(conversation, order="asc")) == items
+
 
 @pytest.mark.parametrize("limit", [1, 3, 20, 100])
 @pytest.mark.parametrize("order", ["asc", "desc"])
