@@ -105,7 +105,35 @@ async fn the_log_tells_what_admins_do_and_nothing_of_what_anybody_writes_or_know
     read(broken.body(r#"{"message": "hunter2", "model": hunter2}"#)).await;
     read(ask(Method::GET, "ek_wrong_hunter2", "/api/me")).await;
     read(ask(Method::GET, &root, "/api/chat-sessions/s1/messages")).await.data();
-    read(ask(Method::GET, &root, "/api/admin/sessions?content=true")).await.data();
+    read(ask(Method::GET, &root, "/api/admin/sessions?content=true&user=ann&search=hunter2"))
+        .await
+        .data();
+    for path in [
+        "/api/export?sessionId=s1",
+        "/api/export?session%49d=s1",
+        "/api/export?projectId=p1",
+        "/api/search?q=hunter2&sessionId=s1",
+    ] {
+        read(ask(Method::GET, &root, path)).await;
+    }
+    let listening = soon(ask(Method::GET, &root, "/api/events?sessionId=s1").send()).await;
+    drop(Events::opened(listening.unwrap()).await);
+    let posted = json!({"chatSessionId": "s1", "role": "user", "content": "Post hunter2"});
+    assert_eq!(
+        read(ask(Method::POST, &root, "/api/chat-messages").json(&posted)).await.status,
+        201
+    );
+    let asked = json!({"sessionId": "s1", "message": "hunter2"});
+    let turn = soon(ask(Method::POST, &root, "/api/chat").json(&asked).send()).await.unwrap();
+    soon(turn.text()).await.unwrap();
+    let asked = json!({"session_id": "s1", "messages": [{"role": "user", "content": "hunter2"}]});
+    let turn = ask(Method::POST, &root, "/v1/chat/completions").json(&asked);
+    assert_eq!(soon(turn.send()).await.unwrap().status(), 200);
+    let asked = json!({"conversation": "conv_s1", "input": "hunter2"});
+    let turn = ask(Method::POST, &root, "/v1/responses").json(&asked);
+    assert_eq!(soon(turn.send()).await.unwrap().status(), 200);
+    // Nothing of anybody else's is named.
+    read(ask(Method::GET, &root, "/api/search?q=hunter2")).await.data();
     read(ask(Method::DELETE, &root, "/api/chat-sessions/s1")).await.data();
 
     let (_, log) = server.terminate().await;
@@ -114,13 +142,22 @@ async fn the_log_tells_what_admins_do_and_nothing_of_what_anybody_writes_or_know
         assert_eq!(line, None, "{private} stands in the log");
     }
     let acts: Vec<&str> = log.lines().filter(|line| line.contains("audit=true")).collect();
-    assert_eq!(acts.len(), 4, "{acts:#?}");
-    for (line, tells) in acts.iter().zip([
-        ["GET", "/api/chat-sessions/s1/messages"],
-        ["GET", "/api/admin/sessions"],
-        ["titles", "last messages"],
-        ["DELETE", "/api/chat-sessions/s1"],
-    ]) {
+    let expected: &[&[&str]] = &[
+        &["GET", "/api/chat-sessions/s1/messages"],
+        &["GET", "/api/admin/sessions", "content=true", "user=ann"],
+        &["GET", "/api/export", "sessionId=s1"],
+        &["GET", "/api/export", "sessionId=s1"],
+        &["GET", "/api/export", "projectId=p1"],
+        &["GET", "/api/search", "sessionId=s1"],
+        &["GET", "/api/events", "sessionId=s1"],
+        &["POST", "/api/chat-messages", "session.id=s1"],
+        &["POST", "/api/chat", "session.id=s1"],
+        &["POST", "/v1/chat/completions", "session.id=s1"],
+        &["POST", "/v1/responses", "session.id=s1"],
+        &["DELETE", "/api/chat-sessions/s1"],
+    ];
+    assert_eq!(acts.len(), expected.len(), "{acts:#?}");
+    for (line, tells) in acts.iter().zip(expected) {
         assert!(line.contains("admin=root") && tells.iter().all(|it| line.contains(it)), "{line}");
     }
 }

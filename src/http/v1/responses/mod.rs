@@ -24,7 +24,7 @@ use crate::http::Api;
 use crate::http::body::ChatBytes;
 use crate::http::envelope::Answer;
 use crate::http::extract::{Caller, NoQuery, idempotency, retry};
-use crate::http::gate::Asked;
+use crate::http::gate::{Asked, note_session};
 use crate::http::query::Query;
 use crate::http::sse;
 use crate::store::{OnBusy, SessionTarget, StoredResponse};
@@ -85,6 +85,7 @@ pub(in crate::http) async fn create(
     }
     let Kept { is_background, is_stream, .. } = request.kept;
     let (session, reply) = target(&api, &who, &request.place).await?;
+    note_session(&who, "/v1/responses", session.id());
     let input = answering(&api, &who, request.input, &session, reply.as_ref()).await?;
     let (earlier, wish) = Request::wish(input, reply, api.limits.message);
     let turn = NewTurn {
@@ -208,6 +209,7 @@ async fn beside(
     let prompt = match &request.place {
         Where::Behind(turn) => {
             let (session, response) = previous(api, who, turn).await?;
+            note_session(who, "/v1/responses", &session);
             let session = api.store.session(who, &session, Access::Participate).await?;
             request.prompt_behind(api, &session, &response.reply_id).await?
         }
