@@ -7,7 +7,6 @@ use crate::domain::quota::{Payer, Price, Quota};
 use crate::domain::{Principal, ProjectId, Session, Timestamp, UserId};
 use crate::error::{Error, Kind, Result};
 use crate::store::{counted, exceeded};
-use serde_json::json;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -51,7 +50,7 @@ impl Slot {
     pub(super) fn refusal(&self, most: Option<u32>) -> Option<Error> {
         let most = most.filter(|most| self.count > *most)?;
         let sentence = format!("{most} replies are being written for you; wait for one to end");
-        Some(Error::new(Kind::RateLimited, sentence).with_details(json!({ "retryAfter": 1 })))
+        Some(Error::spent(Kind::RateLimited, sentence, most, 1))
     }
 }
 

@@ -16,7 +16,6 @@ use governor::clock::{Clock, DefaultClock};
 use governor::middleware::StateInformationMiddleware;
 use governor::state::keyed::HashMapStateStore;
 use governor::{Quota, RateLimiter};
-use serde_json::json;
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -139,8 +138,7 @@ impl Left {
     }
 
     fn refusal(&self, sentence: &'static str) -> Error {
-        let details = json!({ "retryAfter": self.wait.unwrap_or_default() });
-        Error::new(Kind::RateLimited, sentence).with_details(details)
+        Error::spent(Kind::RateLimited, sentence, self.limit, self.wait.unwrap_or_default())
     }
 
     /// Says in an answer what is left.

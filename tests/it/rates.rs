@@ -88,6 +88,7 @@ async fn so_many_replies_are_written_for_a_user_at_once_and_no_more() {
     let refused = read(say(&ann, json!({"message": "3"}))).await;
     assert_eq!(refused.failure(), (429, "rate_limited"));
     assert_eq!(refused.header("retry-after"), "1");
+    assert_eq!(refused.header("ratelimit-limit"), "60", "the user's rate stands beside it");
     assert_eq!(say(&ben, json!({"message": "1"})).send().await.unwrap().status(), 200);
     let _call = server.upstream.call().await;
     call.reply("done");
@@ -111,7 +112,13 @@ async fn who_tries_many_keys_is_told_to_wait_and_others_behind_the_proxy_are_not
     }
     let late = from("10.0.0.1", "guess").await;
     assert_eq!(late.failure(), (429, "rate_limited"));
-    assert!(!late.header("retry-after").is_empty());
+    let wait = late.header("retry-after");
+    assert!(wait.parse::<u64>().unwrap() > 0);
+    assert_eq!(
+        ["limit", "remaining"].map(|it| late.header(&format!("ratelimit-{it}"))),
+        ["5", "0"]
+    );
+    assert_eq!(late.header("ratelimit-reset"), wait);
     assert_eq!(from("10.0.0.2", "guess").await.status, 401);
     assert_eq!(from("10.0.0.1", &good).await.status, 200, "a good key is good from anywhere");
 }
@@ -132,4 +139,19 @@ async fn whoever_is_refused_hears_of_it_though_they_sent_much() {
     }
     let stranger = server.with_key("ek_none");
     assert_eq!(stranger.post("/api/chat-messages", body).await.failure(), (401, "unauthenticated"));
+}
+
+#[tokio::test]
+async fn a_spent_quota_says_when_to_come_back_though_no_rate_applies() {
+    let server = Server::with(&["--quota-tokens=100/day"]).await;
+    let (mut frames, call) = server.open_turn(&server.session().await, "hi").await;
+    call.finish(json!({"prompt_tokens": 90, "completion_tokens": 10}));
+    frames.until("[DONE]").await;
+    let refused = server.post("/api/chat", json!({"message": "more"})).await;
+    assert_eq!(refused.failure(), (429, "quota_exceeded"));
+    assert_eq!(refused.header("x-should-retry"), "false");
+    let wait = refused.header("retry-after");
+    assert!((1..=86_400).contains(&wait.parse::<u32>().unwrap()), "{wait}");
+    let told = ["limit", "remaining", "reset"].map(|it| refused.header(&format!("ratelimit-{it}")));
+    assert_eq!(told, ["100", "0", wait]);
 }
