@@ -21,7 +21,7 @@ use axum::http::{HeaderMap, HeaderName, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -142,8 +142,15 @@ fn client(api: &Api, request: &Parts) -> IpAddr {
     let lines = request.headers.get_all(FORWARDED_FOR).iter();
     let lines: Vec<&str> = lines.filter_map(|line| line.to_str().ok()).collect();
     let named = lines.iter().rev().flat_map(|line| line.rsplit(','));
-    let mut addresses = named.map_while(|name| name.trim().parse::<IpAddr>().ok());
+    let mut addresses = named.map_while(|name| address(name.trim()));
     addresses.find(|address| !api.auth.is_trusted_proxy(*address)).unwrap_or(peer)
+}
+
+/// An address as proxies write it: `1.2.3.4`, `::1`, `[::1]`, and with a port.
+fn address(text: &str) -> Option<IpAddr> {
+    let alone = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    let with_port = || text.parse::<SocketAddr>().ok().map(|address| address.ip());
+    alone.parse().ok().or_else(with_port)
 }
 
 fn is_public(request: &Parts) -> bool {

@@ -119,8 +119,17 @@ async fn who_tries_many_keys_is_told_to_wait_and_others_behind_the_proxy_are_not
         ["5", "0"]
     );
     assert_eq!(late.header("ratelimit-reset"), wait);
+    assert_eq!(from("10.0.0.1:5151", "guess").await.status, 429, "a port is no other address");
     assert_eq!(from("10.0.0.2", "guess").await.status, 401);
     assert_eq!(from("10.0.0.1", &good).await.status, 200, "a good key is good from anywhere");
+
+    // Whoever has one address of IPv6 has all of its network.
+    let of_one_network = ["2001:db8::1", "[2001:db8::2]", "[2001:db8::3]:80", "2001:db8::4:5:6:7"];
+    for address in of_one_network.into_iter().chain(["2001:db8:0:0:9::"]) {
+        assert_eq!(from(address, "guess").await.status, 401, "{address}");
+    }
+    assert_eq!(from("2001:db8::8", "guess").await.failure(), (429, "rate_limited"));
+    assert_eq!(from("2001:db8:0:1::8", "guess").await.status, 401, "the next network");
 }
 
 #[tokio::test]
