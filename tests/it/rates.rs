@@ -133,6 +133,43 @@ async fn who_tries_many_keys_is_told_to_wait_and_others_behind_the_proxy_are_not
 }
 
 #[tokio::test]
+async fn a_turn_that_adds_no_reply_is_not_refused_because_of_those_that_run() {
+    let server = Server::with(&["--auth=keys", "--max-concurrent-turns=1"]).await;
+    let ann = server.key("ann", Scope::Chat).await;
+    let say = |message: &str, on_busy: &str| {
+        let body = json!({"id": "s", "message": message, "clientMessageId": message,
+            "onBusy": on_busy});
+        server.with_key(&ann).request(Method::POST, "/api/chat").json(&body)
+    };
+    let begin = async |message: &str, on_busy: &str| {
+        let response = soon(say(message, on_busy).send()).await.unwrap();
+        assert_eq!(response.status(), 200, "{message}");
+        Frames::new(response)
+    };
+    let mut first = begin("one", "reject").await;
+    let mut call = server.upstream.call().await;
+    call.text("half");
+    first.until("text-delta").await;
+    let mut joined = begin("one", "reject").await;
+    let refused = read(say("two", "reject")).await;
+    assert_eq!(refused.failure(), (409, "session_busy"));
+    assert_eq!(refused.header("x-should-retry"), "false");
+    assert!(refused.body["error"]["details"]["turnId"].is_string());
+    let other = json!({"message": "elsewhere"});
+    let elsewhere = server.with_key(&ann).post("/api/chat", other).await;
+    assert_eq!(elsewhere.failure(), (429, "rate_limited"));
+
+    let mut queued = begin("three", "queue").await;
+    let mut interrupting = begin("four", "interrupt").await;
+    first.until("[DONE]").await;
+    joined.until("[DONE]").await;
+    server.upstream.call().await.reply("done");
+    interrupting.until("[DONE]").await;
+    server.upstream.call().await.reply("done");
+    queued.until("[DONE]").await;
+}
+
+#[tokio::test]
 async fn whoever_is_refused_hears_of_it_though_they_sent_much() {
     let server = Server::with(&["--auth=keys", "--rate-limit=1/h"]).await;
     let ann = server.key("ann", Scope::Chat).await;
