@@ -189,6 +189,32 @@ async fn all_that_is_a_users_goes_when_they_say_so_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn what_runs_while_all_is_deleted_leaves_no_line_of_its_use() {
+    let mut server = Server::with(&["--auth=keys"]).await;
+    let ann = server.key("ann", Scope::Chat).await;
+    let own = server.with_key(&ann);
+    let ask = |path: &str, body: Value| own.request(Method::POST, path).json(&body);
+    let turn = ask("/api/chat", json!({"message": "hi"}));
+    let turn = soon(turn.send()).await.unwrap();
+    let mut running = server.upstream.call().await;
+    running.text("half");
+    let alone = json!({"messages": [{"role": "user", "content": "hi"}], "stream": true});
+    let alone = tokio::spawn(ask("/v1/chat/completions", alone).send());
+    let mut direct = server.upstream.call().await;
+    direct.text("half");
+    let alone = soon(alone).await.unwrap().unwrap();
+
+    read(own.request(Method::DELETE, "/api/me/data")).await.data();
+    direct.reply("done");
+    soon(alone.text()).await.unwrap();
+    soon(turn.text()).await.unwrap();
+    // What is still on its way to the ledger is there at the server's end.
+    server.restart().await;
+    let usage = server.with_key(&ann).get("/api/usage?groupBy=session").await.data();
+    assert_eq!((&usage["usage"], &usage["total"]["sideCalls"]), (&json!([]), &json!(0)));
+}
+
+#[tokio::test]
 async fn what_has_lain_idle_for_longer_than_the_retention_goes() {
     let quick = Tuning { sweep_pause: Duration::from_millis(20), ..tuning() };
     let server = Server::tuned(&["--retention=1h"], quick).await;
