@@ -117,7 +117,7 @@ pub enum CliCommand {
 #[derive(Debug, Clone, Args)]
 pub struct Config {
     /// Address to listen on
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1", value_parser = values::address)]
     pub host: IpAddr,
     /// Port to listen on; 0 picks a free one and prints it
     #[arg(long, default_value_t = 8080)]

@@ -19,7 +19,7 @@ pub struct Access {
     #[arg(long, value_name = "BOOL", default_value = "false", num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub allow_open: bool,
     /// Host names to answer to beside those of loopback, comma-separated; with keys and jwt all, if none is listed
-    #[arg(long, value_name = "HOSTS", value_delimiter = ',', value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    #[arg(long, value_name = "HOSTS", value_delimiter = ',', value_parser = super::values::host)]
     pub allowed_hosts: Vec<String>,
     /// Addresses or networks of the proxies whose X-Forwarded-User and X-Forwarded-For are believed, comma-separated
     #[arg(long, value_name = "NETWORKS", value_delimiter = ',', value_parser = network)]

@@ -75,6 +75,10 @@ async fn a_bad_value_stops_the_start_with_a_sentence_that_names_it() {
     let folder = tempfile::tempdir().unwrap();
     for (name, value, wants) in [
         ("PORT", "70000", "70000"),
+        ("ECHOIC_ALLOWED_HOSTS", "https://chat.example.com", "without https://"),
+        ("ECHOIC_ALLOWED_HOSTS", "a.example.com,,b.example.com", "such as chat.example.com"),
+        ("ECHOIC_ALLOWED_HOSTS", "a.example.com:port", "chat.example.com:8443"),
+        ("ECHOIC_RETENTION", "90", "such as 90d"),
         ("HOST", "everywhere", "IP address"),
         ("HOST", "0.0.0.0", "ECHOIC_ALLOW_OPEN=true"),
         ("DATABASE_URL", "postgres://x", "sqlite://PATH"),
@@ -116,7 +120,7 @@ async fn beyond_loopback_it_listens_only_where_that_is_allowed_in_so_many_words(
             ("PORT", "0".to_owned()),
             ("ECHOIC_PROVIDER", "demo".to_owned()),
             ("ECHOIC_ALLOW_OPEN", allow.to_owned()),
-            ("ECHOIC_ALLOWED_HOSTS", "chat.example.com".to_owned()),
+            ("ECHOIC_ALLOWED_HOSTS", "other.example.com:8443, chat.example.com".to_owned()),
         ])
     };
     for no in ["", "false"] {
