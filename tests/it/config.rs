@@ -112,6 +112,39 @@ async fn a_bad_value_stops_the_start_with_a_sentence_that_names_it() {
 }
 
 #[tokio::test]
+async fn what_may_be_secret_is_not_told_though_it_cannot_be_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let none = HashMap::new();
+    for (line, tells) in [
+        ("OPENAI_API_KEY=hunter2 and more", "line 1 "),
+        ("PORT=0\nhunter2\n", "line 2 "),
+        ("PORT=0\n\nJWT_SECRET='hunter2\n", "line 3 "),
+        ("hunter2 hunter2=hunter2 hunter2", "line 1 "),
+    ] {
+        std::fs::write(folder.path().join(".env"), line).unwrap();
+        let (code, _, told) = run(folder.path(), &none, &["serve"]).await;
+        assert!(code == 2 && told.contains(tells) && !told.contains("hunter2"), "{line}: {told}");
+    }
+    std::fs::remove_file(folder.path().join(".env")).unwrap();
+    for name in ["DATABASE_URL", "OPENAI_BASE_URL", "ECHOIC_EMBEDDINGS_URL"] {
+        let url = "postgres://me:hunter2@db/echoic".to_owned();
+        let model = ("ECHOIC_EMBEDDINGS_MODEL", "m".to_owned());
+        let variables = HashMap::from([(name, url), model]);
+        let (code, _, told) = run(folder.path(), &variables, &["serve", "--port=0"]).await;
+        assert!(code != 0 && told.contains(name) && !told.contains("hunter2"), "{told}");
+    }
+    let flag = ["serve", "--database-url=postgres://me:hunter2@db/echoic"];
+    let (code, _, told) = run(folder.path(), &none, &flag).await;
+    assert!(
+        code == 2 && told.contains("--database-url must be") && !told.contains("hunter2"),
+        "{told}"
+    );
+    let migrate = ["migrate", "--from=sqlite://a.db", "--to=postgres://me:hunter2@db/echoic"];
+    let (code, _, told) = run(folder.path(), &none, &migrate).await;
+    assert!(code == 2 && told.contains("--to") && !told.contains("hunter2"), "{told}");
+}
+
+#[tokio::test]
 async fn beyond_loopback_it_listens_only_where_that_is_allowed_in_so_many_words() {
     let folder = tempfile::tempdir().unwrap();
     let open = |allow: &str| {
