@@ -89,6 +89,11 @@ impl Chat {
 }
 
 impl Direct {
+    /// Errors: `invalid_request`.
+    pub(super) fn ensure_priced(&self, model: &str) -> Result<()> {
+        self.chat.ensure_priced(model, &self.payer, &self.payer.user, None)
+    }
+
     /// The provider has accepted a body of so many bytes of text.
     pub(super) fn sent(&mut self, model: &str, bytes: usize) {
         (self.model, self.asked, self.is_sent) = (model.to_owned(), bytes, true);

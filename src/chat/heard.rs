@@ -113,6 +113,7 @@ impl Chat {
     /// Asks the provider, and stores nothing.
     pub async fn hear(&self, prompt: &Prompt, mut direct: Direct) -> Result<Hearing> {
         self.ensure_not_draining()?;
+        direct.ensure_priced(&prompt.model)?;
         let events = self.provider.stream(prompt).await?;
         direct.sent_prompt(prompt);
         let (waiting, ended) = (VecDeque::new(), Ended::default());
@@ -131,6 +132,7 @@ impl Chat {
         mut direct: Direct,
     ) -> Result<Passed> {
         self.ensure_not_draining()?;
+        direct.ensure_priced(model)?;
         let bytes = text_size(&body);
         let Some(answer) = self.provider.pass(body, is_stream).await? else {
             return Ok(Passed::Untold(direct));

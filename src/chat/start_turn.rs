@@ -9,6 +9,7 @@ use crate::clock;
 use crate::domain::key::KeyId;
 use crate::domain::message::{Body, Parts as MessageParts};
 use crate::domain::principal::Access;
+use crate::domain::quota::Payer;
 use crate::domain::session::Settings;
 use crate::domain::tool::NewResult;
 use crate::domain::{MessageId, Principal, ProjectId, Role, Session, SessionId, TurnId};
@@ -193,11 +194,19 @@ impl Chat {
         let earlier = earlier(new).await;
         // Judged inside the step, behind the look for what came before: a repetition begins nothing.
         let refused = new.standing.refusal.clone();
+        let payer = Payer { user: new.who.user.clone(), key: new.standing.key.clone() };
+        let (terms, asked) = (self.clone(), new.settings.model.clone());
         let may_begin = move |session: &Session| {
             refused.clone().map_or(Ok(()), Err)?;
-            // A turn that has to wait, or that a person answers, adds no reply to those that run.
-            let is_written = session.active_turn.is_none() && !session.status.is_agent_assigned();
-            full.clone().filter(|_| is_written).map_or(Ok(()), Err)
+            if session.status.is_agent_assigned() {
+                // A person answers.
+                return Ok(());
+            }
+            let model = asked.as_ref().or(session.settings.model.as_ref());
+            let model = model.map_or(terms.memory.default_model(), String::as_str);
+            terms.ensure_priced(model, &payer, &session.owner, session.project_id.as_ref())?;
+            // A turn that has to wait adds no reply to those that run.
+            full.clone().filter(|_| session.active_turn.is_none()).map_or(Ok(()), Err)
         };
         let allowed = may_begin.clone();
         let surely_fits: Admission = Box::new(move |session, size| {

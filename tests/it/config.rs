@@ -79,6 +79,7 @@ async fn a_bad_value_stops_the_start_with_a_sentence_that_names_it() {
         ("ECHOIC_ALLOWED_HOSTS", "a.example.com,,b.example.com", "such as chat.example.com"),
         ("ECHOIC_ALLOWED_HOSTS", "a.example.com:port", "chat.example.com:8443"),
         ("ECHOIC_RETENTION", "90", "such as 90d"),
+        ("ECHOIC_QUOTA_COST", "20", "ECHOIC_PRICES"),
         ("HOST", "everywhere", "IP address"),
         ("HOST", "0.0.0.0", "ECHOIC_ALLOW_OPEN=true"),
         ("DATABASE_URL", "postgres://x", "sqlite://PATH"),
@@ -142,6 +143,36 @@ async fn what_may_be_secret_is_not_told_though_it_cannot_be_used() {
     let migrate = ["migrate", "--from=sqlite://a.db", "--to=postgres://me:hunter2@db/echoic"];
     let (code, _, told) = run(folder.path(), &none, &migrate).await;
     assert!(code == 2 && told.contains("--to") && !told.contains("hunter2"), "{told}");
+}
+
+#[tokio::test]
+async fn a_quota_of_money_wants_a_price_for_each_model_that_the_server_asks_by_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let with = |more: &[(&'static str, &str)]| {
+        let own = [("PORT", "0"), ("ECHOIC_PROVIDER", "demo"), ("ECHOIC_QUOTA_COST", "20")];
+        let all = own.iter().chain(more);
+        all.map(|(name, value)| (*name, (*value).to_owned())).collect::<HashMap<_, _>>()
+    };
+    for (more, model) in [
+        (&[("ECHOIC_PRICES", "gpt=1/2")][..], "demo"),
+        (&[("ECHOIC_PRICES", "demo=1/2"), ("ECHOIC_FALLBACK_MODELS", "demo, other")], "other"),
+        (
+            &[
+                ("ECHOIC_PRICES", "demo=1/2"),
+                ("ECHOIC_TITLES", "model"),
+                ("ECHOIC_SMALL_MODEL", "tiny"),
+            ],
+            "tiny",
+        ),
+    ] {
+        let (code, _, told) = run(folder.path(), &with(more), &[]).await;
+        assert!(code == 1 && told.contains(&format!("the model {model} has no price")), "{told}");
+        assert!(told.contains("*=PROMPT/COMPLETION"), "{told}");
+    }
+    let priced = with(&[("ECHOIC_PRICES", "gpt=1/2,*=0/0"), ("HOST", "localhost")]);
+    let server = Process::start(folder.path(), &priced).await;
+    assert!(server.base.starts_with("http://127.0.0.1:"), "{}", server.base);
+    assert_eq!(server.terminate().await.0, 0);
 }
 
 #[tokio::test]
