@@ -8,6 +8,7 @@ use echoic::domain::key::Scope;
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::collections::HashMap;
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 /// A server with sessions of ann and ben.
@@ -212,6 +213,41 @@ async fn what_runs_while_all_is_deleted_leaves_no_line_of_its_use() {
     server.restart().await;
     let usage = server.with_key(&ann).get("/api/usage?groupBy=session").await.data();
     assert_eq!((&usage["usage"], &usage["total"]["sideCalls"]), (&json!([]), &json!(0)));
+}
+
+#[tokio::test]
+async fn what_was_deleted_stands_nowhere_in_the_files_once_the_server_has_stopped() {
+    let mut server = Server::on_file(&[]).await;
+    let folder = server.folder.path().to_owned();
+    let holding = |word: &str| {
+        let holds = |file: &std::path::Path| {
+            let bytes = std::fs::read(file).unwrap();
+            bytes.windows(word.len()).any(|window| window == word.as_bytes())
+        };
+        let files = std::fs::read_dir(&folder).unwrap();
+        let files: Vec<_> = files.map(|file| file.unwrap().path()).collect();
+        files.into_iter().filter(|file| holds(file)).count()
+    };
+    let session = server.session().await;
+    server.turn(&session, "a xylophone", "of zyzzyva wood").await;
+    for (at, word) in ["xylophone", "zyzzyva"].into_iter().enumerate() {
+        // The words are kept in the background.
+        loop {
+            let found = server.get(&format!("/api/search?q={word}")).await.data();
+            // What the user said is the title, too.
+            if found["results"].as_array().unwrap().len() == 2 - at {
+                break;
+            }
+        }
+        assert!(holding(word) > 0, "{word}");
+    }
+    let mode = std::fs::metadata(server.database()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    server.delete("/api/me/data").await.data();
+    server.stop().await;
+    for word in ["xylophone", "zyzzyva"] {
+        assert_eq!(holding(word), 0, "{word}");
+    }
 }
 
 #[tokio::test]
