@@ -4,8 +4,9 @@
 use crate::auth::{self, Auth};
 use crate::chat::{Chat, Parts, Terms};
 use crate::config::{
-    CacheKey, Config, DatabaseUrl, MemoryCommand, ProviderChoice, SqliteSync, Titles,
+    Access, CacheKey, Config, DatabaseUrl, MemoryCommand, ProviderChoice, SqliteSync, Titles,
 };
+use crate::domain::quota::has_price;
 use crate::error::{Error, Kind, Result};
 use crate::http::{self, Api, Hosts, Limits, Patient, Rates, router, serve};
 use crate::memory::{Defaults, Memory, RECALL_PATIENCE, Windows, tokens};
@@ -102,6 +103,10 @@ impl App {
         let Found { provider, model } = find_provider(&config, &mut notes).await?;
         let name = provider.name();
         vocabulary.await.map_err(Error::internal)?;
+        let (titles, summaries) =
+            (title_model(&config, &model), summary_model(&config, name, &model));
+        let beside = titles.iter().chain(&summaries);
+        ensure_priced(&config, [&model].into_iter().chain(&config.fallback_models).chain(beside))?;
         let windows = Windows::new(config.context_windows.iter().cloned());
         let memory = Memory::new(store.clone(), prompts.clone(), defaults(&config, &model))?;
         let memory = match embedder(&config)? {
@@ -117,8 +122,8 @@ impl App {
             provider: Arc::new(Guarded::new(provider, patience(&config, tuning))),
             memory: memory.clone(),
             prompts,
-            title_model: title_model(&config, &model),
-            summary_model: summary_model(&config, name, &model),
+            title_model: titles,
+            summary_model: summaries,
             claimant: claimant(address),
         });
         let chat = Arc::new(chat.on(terms(&config)));
@@ -199,6 +204,21 @@ fn terms(config: &Config) -> Terms {
         quotas: config.access.quotas().into(),
         turns_at_once: config.access.turns_at_once(),
     }
+}
+
+/// What costs nothing would never spend a quota of money.
+fn ensure_priced<'a>(config: &Config, models: impl Iterator<Item = &'a String>) -> Result<()> {
+    let Access { prices, quota_cost, .. } = &config.access;
+    let mut models = models.map(|model| model.trim());
+    let Some(model) = models.find(|model| !quota_cost.is_empty() && !has_price(prices, model))
+    else {
+        return Ok(());
+    };
+    let sentence = format!(
+        "ECHOIC_QUOTA_COST: the model {model} has no price; add {model}=PROMPT/COMPLETION to \
+         ECHOIC_PRICES, or *=PROMPT/COMPLETION at its end for every other model"
+    );
+    Err(Error::new(Kind::Internal, sentence))
 }
 
 fn access(config: &Config, tuning: Tuning) -> auth::Settings {

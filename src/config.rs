@@ -81,6 +81,21 @@ const VARIABLES: &[(&str, &str)] = &[
     ("ECHOIC_LOG_FORMAT", "log-format"),
 ];
 
+/// The flags whose values nobody may read in a log: they are secrets, or may hold a password.
+const SECRET: &[&str] = &[
+    "database-url",
+    "openai-api-key",
+    "openai-base-url",
+    "anthropic-api-key",
+    "anthropic-base-url",
+    "embeddings-url",
+    "embeddings-key",
+    "jwt-secret",
+    "jwt-jwks-url",
+    "from",
+    "to",
+];
+
 /// A self-hosted backend for LLM chat with conversation memory.
 ///
 /// Send a message, watch the answer stream, and never lose a word of it. Without a command it
@@ -117,7 +132,7 @@ pub enum CliCommand {
 #[derive(Debug, Clone, Args)]
 pub struct Config {
     /// Address to listen on
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1", value_parser = values::address)]
     pub host: IpAddr,
     /// Port to listen on; 0 picks a free one and prints it
     #[arg(long, default_value_t = 8080)]
@@ -294,7 +309,7 @@ impl Cli {
     /// command and warnings for the log.
     pub fn from_process() -> Result<(Self, Vec<String>), Refusal> {
         let unreadable =
-            |error: dotenvy::Error| Refusal::Setting(format!(".env cannot be read: {error}"));
+            |error| Refusal::Setting(format!(".env cannot be read: {}", why_unreadable(&error)));
         let mut environment: BTreeMap<String, String> = match dotenvy::from_path_iter(".env") {
             Ok(file) => file.collect::<Result<_, _>>().map_err(unreadable)?,
             Err(error) if error.not_found() => BTreeMap::new(),
@@ -388,20 +403,37 @@ pub fn variables() -> Vec<(&'static str, String, String)> {
     VARIABLES.iter().filter_map(describe).collect()
 }
 
-/// A wrong value that came from a variable is told with the variable's name.
+/// The line may hold a key, so nothing of it is told but where it stands.
+fn why_unreadable(error: &dotenvy::Error) -> String {
+    let dotenvy::Error::LineParse(rest, _) = error else { return error.to_string() };
+    let rest = rest.lines().next().unwrap_or_default().trim();
+    let file = std::fs::read_to_string(".env").unwrap_or_default();
+    let place = file.lines().position(|line| line.trim().ends_with(rest));
+    format!(
+        "line {} cannot be understood; it must be NAME=value, with single quotes around a value that \
+         holds spaces, quotes, # or $",
+        place.unwrap_or_default() + 1
+    )
+}
+
+/// A wrong value that came from a variable is told with the variable's name; one that may hold a
+/// secret is not told.
 fn refusal(error: clap::Error, arguments: &[OsString]) -> Refusal {
     use clap::error::{ContextKind, ContextValue, ErrorKind};
     let text = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.clone()),
         _ => None,
     };
-    let from_variable = text(ContextKind::InvalidArg).and_then(|argument| {
-        let flag = argument.split([' ', '=']).next()?.to_owned();
-        let given = arguments.iter().any(|given| given.to_string_lossy().starts_with(&flag));
-        let (name, _) = VARIABLES.iter().find(|(_, own)| flag == format!("--{own}"))?;
-        (!given).then_some(*name)
-    });
-    let Some(name) = from_variable else { return Refusal::Usage(error) };
+    let argument = text(ContextKind::InvalidArg).unwrap_or_default();
+    let flag = argument.split([' ', '=']).next().unwrap_or_default();
+    let given = arguments.iter().any(|given| given.to_string_lossy().starts_with(flag));
+    let variable = VARIABLES.iter().find(|(_, own)| flag.strip_prefix("--") == Some(own));
+    let variable = variable.map(|(name, _)| *name).filter(|_| !given);
+    let is_secret = SECRET.iter().any(|own| flag.strip_prefix("--") == Some(own));
+    if variable.is_none() && !is_secret {
+        return Refusal::Usage(error);
+    }
+    let name = variable.unwrap_or(flag);
     let value = text(ContextKind::InvalidValue).unwrap_or_default();
     let wants =
         match (error.kind(), std::error::Error::source(&error), error.get(ContextKind::ValidValue))
@@ -412,7 +444,10 @@ fn refusal(error: clap::Error, arguments: &[OsString]) -> Refusal {
             }
             _ => "cannot be used".to_owned(),
         };
-    Refusal::Setting(format!("{name}={value}: {wants}"))
+    Refusal::Setting(match is_secret {
+        true => format!("{name} {wants}"),
+        false => format!("{name}={value}: {wants}"),
+    })
 }
 
 fn warnings(environment: &BTreeMap<String, String>) -> Vec<String> {

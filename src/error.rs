@@ -148,6 +148,17 @@ impl Error {
         self
     }
 
+    /// Somebody who may have no more for now: of so many, again in so many seconds.
+    pub fn spent(
+        kind: Kind,
+        message: impl Into<Cow<'static, str>>,
+        limit: impl Into<Value>,
+        retry_after: u64,
+    ) -> Self {
+        let details = json!({ "limit": limit.into(), "retryAfter": retry_after });
+        Self::new(kind, message).with_details(details)
+    }
+
     /// A request whose `field` wants something else.
     pub fn invalid(
         field: impl Into<Cow<'static, str>>,

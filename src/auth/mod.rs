@@ -78,13 +78,14 @@ impl Identity {
     }
 }
 
-/// What of a request says who sent it.
-#[derive(Debug, Clone, Copy)]
+/// What of a request says who sent it. What cannot be read is refused where it is asked for: the
+/// header of another mode may hold anything.
+#[derive(Debug)]
 pub struct Credentials<'a> {
     /// What `Authorization: Bearer` holds.
-    pub bearer: Option<&'a str>,
+    pub bearer: Result<Option<&'a str>>,
     /// What `X-Forwarded-User` holds.
-    pub forwarded_user: Option<&'a str>,
+    pub forwarded_user: Result<Option<&'a str>>,
     /// Whom the connection comes from.
     pub peer: IpAddr,
 }
@@ -143,8 +144,8 @@ impl Auth {
         match &self.way {
             Way::None(local) => Ok(local.clone()),
             Way::Proxy => self.forwarded(credentials),
-            Way::Keys(keys) => keys.identify(credentials.bearer.ok_or_else(missing)?).await,
-            Way::Jwt(jwt) => jwt.identify(credentials.bearer.ok_or_else(missing)?).await,
+            Way::Keys(keys) => keys.identify(credentials.bearer?.ok_or_else(missing)?).await,
+            Way::Jwt(jwt) => jwt.identify(credentials.bearer?.ok_or_else(missing)?).await,
         }
     }
 
@@ -172,7 +173,7 @@ impl Auth {
         if !self.is_trusted_proxy(credentials.peer) {
             return Err(missing());
         }
-        let user = user(credentials.forwarded_user.ok_or_else(missing)?)?;
+        let user = user(credentials.forwarded_user?.ok_or_else(missing)?)?;
         Ok(Identity::of(user, Scope::Chat))
     }
 }

@@ -38,8 +38,9 @@ impl Writer for Beside<'_> {
     /// Errors: `quota_exceeded` before anything is sent, and the provider's.
     async fn write(&self, prompt: &Prompt) -> Result<String> {
         self.chat.ensure_left(self.payer, self.session, clock::now()).await?;
+        let call = TurnId::generate();
         let written = written(&*self.chat.provider, prompt).await;
-        self.book(prompt, &written).await;
+        self.book(call, prompt, &written).await;
         match written.failure {
             Some(failure) => Err(failure.into()),
             None => Ok(written.text),
@@ -48,7 +49,7 @@ impl Writer for Beside<'_> {
 }
 
 impl Beside<'_> {
-    async fn book(&self, prompt: &Prompt, written: &Written) {
+    async fn book(&self, call: TurnId, prompt: &Prompt, written: &Written) {
         let is_unsent = written.failure.as_ref().is_some_and(|failure| failure.is_unsent);
         let usage = match written.usage {
             Some(usage) => usage,
@@ -57,7 +58,7 @@ impl Beside<'_> {
         };
         let model = written.model.as_ref().unwrap_or(&prompt.model);
         let entry = LedgerEntry {
-            turn_id: TurnId::generate(),
+            turn_id: call,
             kind: self.kind,
             session_id: self.session.id.clone(),
             owner: self.session.owner.clone(),

@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::provider::{Prompt, usage_in};
 use crate::store::LedgerEntry;
 use std::sync::Arc;
+use tokio::task::JoinHandle;
 
 /// What is kept of an answer's end to find in it what it cost.
 const TAIL: usize = 32 << 10;
@@ -21,6 +22,8 @@ const PICTURE: usize = 1_500 * BYTES_PER_TOKEN;
 
 /// What an event of a stream begins with.
 const EVENT: &[u8] = b"data: {";
+/// What a stream ends with.
+const DONE: &[u8] = b"\ndata: [DONE]";
 
 /// The bytes of text in a request's body, with so many for each picture in it.
 pub(super) fn text_size(body: &[u8]) -> usize {
@@ -42,6 +45,8 @@ fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
 /// A request on its way. Books what it used when it is dropped.
 pub struct Direct {
     chat: Arc<Chat>,
+    /// Its name in the ledger.
+    call: TurnId,
     payer: Payer,
     model: String,
     /// What was asked, in bytes of text.
@@ -55,7 +60,7 @@ pub struct Direct {
     tail: Vec<u8>,
     /// Whether the provider has accepted it.
     is_sent: bool,
-    _place: Slot,
+    place: Option<Slot>,
 }
 
 impl Chat {
@@ -69,6 +74,7 @@ impl Chat {
         self.ensure_purses(&payer, &who.user, None, clock::now()).await?;
         Ok(Direct {
             chat: self.clone(),
+            call: TurnId::generate(),
             payer,
             model: String::new(),
             asked: 0,
@@ -77,12 +83,17 @@ impl Chat {
             usage: None,
             tail: Vec::new(),
             is_sent: false,
-            _place: place,
+            place: Some(place),
         })
     }
 }
 
 impl Direct {
+    /// Errors: `invalid_request`.
+    pub(super) fn ensure_priced(&self, model: &str) -> Result<()> {
+        self.chat.ensure_priced(model, &self.payer, &self.payer.user, None)
+    }
+
     /// The provider has accepted a body of so many bytes of text.
     pub(super) fn sent(&mut self, model: &str, bytes: usize) {
         (self.model, self.asked, self.is_sent) = (model.to_owned(), bytes, true);
@@ -128,14 +139,28 @@ impl Direct {
     }
 }
 
-impl Drop for Direct {
-    fn drop(&mut self) {
-        if !self.is_sent {
-            return;
+impl Direct {
+    /// Whether the provider has told the end of a stream.
+    pub(super) fn is_done(&self) -> bool {
+        self.tail.trim_ascii_end().ends_with(DONE)
+    }
+
+    /// Books it and gives its place back, before its end is told: whoever asks next finds both done.
+    pub(super) async fn booked(&mut self) {
+        self.place = None;
+        if let Some(booking) = self.book() {
+            let _ = booking.await;
+        }
+    }
+
+    /// Books it, once. That goes on though the caller leaves; the server's end waits for it.
+    fn book(&mut self) -> Option<JoinHandle<()>> {
+        if !std::mem::take(&mut self.is_sent) {
+            return None;
         }
         let usage = self.usage();
         let entry = LedgerEntry {
-            turn_id: TurnId::generate(),
+            turn_id: self.call.clone(),
             kind: CallKind::Direct,
             // There is none; no session has this name.
             session_id: SessionId::trusted(""),
@@ -149,12 +174,17 @@ impl Drop for Direct {
             at: clock::now(),
         };
         let chat = self.chat.clone();
-        // Tracked: the server's end waits for it.
-        self.chat.turns.spawn(async move {
+        Some(self.chat.turns.spawn(async move {
             if let Err(error) = chat.store.book(entry).await {
                 tracing::error!(error = %error.chain(), "what a request without a session used was not booked");
             }
-        });
+        }))
+    }
+}
+
+impl Drop for Direct {
+    fn drop(&mut self) {
+        drop(self.book());
     }
 }
 

@@ -7,9 +7,9 @@ use super::{Chat, Direct, NewTurn, Reader};
 use crate::domain::message::FinishReason;
 use crate::domain::{MessageId, Principal, SessionId, TurnId, Usage};
 use crate::error::{Error, Kind, Result};
-use crate::provider::{Event, Events, OwnAnswer, Prompt};
+use crate::provider::{Event, Events, OwnAnswer, Prompt, ProviderError};
 use bytes::Bytes;
-use futures::stream::{self, BoxStream, StreamExt};
+use futures::stream::{self, BoxStream, Fuse, StreamExt};
 use serde::Deserialize;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -113,6 +113,7 @@ impl Chat {
     /// Asks the provider, and stores nothing.
     pub async fn hear(&self, prompt: &Prompt, mut direct: Direct) -> Result<Hearing> {
         self.ensure_not_draining()?;
+        direct.ensure_priced(&prompt.model)?;
         let events = self.provider.stream(prompt).await?;
         direct.sent_prompt(prompt);
         let (waiting, ended) = (VecDeque::new(), Ended::default());
@@ -131,6 +132,7 @@ impl Chat {
         mut direct: Direct,
     ) -> Result<Passed> {
         self.ensure_not_draining()?;
+        direct.ensure_priced(model)?;
         let bytes = text_size(&body);
         let Some(answer) = self.provider.pass(body, is_stream).await? else {
             return Ok(Passed::Untold(direct));
@@ -138,12 +140,10 @@ impl Chat {
         if answer.status < 300 {
             direct.sent(model, bytes);
         }
-        let body = answer.body.inspect(move |piece| {
-            if let Ok(bytes) = piece {
-                direct.passed(bytes);
-            }
-        });
-        Ok(Passed::Answer(OwnAnswer { body: body.boxed(), ..answer }))
+        let is_stream = answer.content_type.starts_with("text/event-stream");
+        let passing = Passing { body: answer.body.fuse(), direct, is_stream, last: None };
+        let body = stream::unfold(passing, Passing::next).boxed();
+        Ok(Passed::Answer(OwnAnswer { body, ..answer }))
     }
 
     /// Why a reply failed: its frames hold the sentence, the stored message the code as well.
@@ -307,6 +307,46 @@ impl Listening {
     }
 }
 
+type Piece = Result<Bytes, ProviderError>;
+
+/// A provider's own answer on its way. Invariant: it is booked before its last piece is told.
+struct Passing {
+    body: Fuse<BoxStream<'static, Piece>>,
+    direct: Direct,
+    is_stream: bool,
+    /// What may be the last piece: of a stream it is known, of anything else only behind it.
+    last: Option<Bytes>,
+}
+
+impl Passing {
+    async fn next(mut self) -> Option<(Piece, Self)> {
+        loop {
+            match self.body.next().await {
+                Some(Ok(bytes)) => {
+                    self.direct.passed(&bytes);
+                    if self.is_stream {
+                        if self.direct.is_done() {
+                            self.direct.booked().await;
+                        }
+                        return Some((Ok(bytes), self));
+                    }
+                    if let Some(before) = self.last.replace(bytes) {
+                        return Some((Ok(before), self));
+                    }
+                }
+                Some(Err(error)) => {
+                    self.direct.booked().await;
+                    return Some((Err(error), self));
+                }
+                None => {
+                    self.direct.booked().await;
+                    return Some((Ok(self.last.take()?), self));
+                }
+            }
+        }
+    }
+}
+
 /// A provider's events on their way to being heard.
 struct Asked {
     events: Events,
@@ -342,10 +382,12 @@ impl Asked {
                 // What comes after the reason to finish takes nothing away from the reply.
                 Some(Err(error)) if self.ended.reason.is_none() => {
                     self.ended.is_over = true;
+                    self.direct.booked().await;
                     self.waiting.push_back(Heard::Failed(error.into()));
                 }
                 Some(Err(_)) | None => {
                     self.ended.is_over = true;
+                    self.direct.booked().await;
                     let last = self.ended.heard();
                     self.waiting.push_back(last);
                 }

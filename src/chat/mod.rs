@@ -50,6 +50,7 @@ use events::Events;
 use hub::Hub;
 use journal::Journal;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use summaries::Summaries;
 use terms::Slots;
@@ -78,6 +79,8 @@ pub struct Chat {
     turns: TaskTracker,
     terms: Terms,
     slots: Slots,
+    /// Whether sessions were deleted whose words an index may still hold.
+    has_deleted: AtomicBool,
 }
 
 /// What [`Chat`] is made of.
@@ -120,6 +123,7 @@ impl Chat {
             turns,
             terms: Terms::default(),
             slots: Slots::default(),
+            has_deleted: AtomicBool::default(),
         }
     }
 

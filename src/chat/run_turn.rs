@@ -11,7 +11,7 @@ use super::transcript::{Opening, Transcript};
 use crate::clock;
 use crate::domain::image::images;
 use crate::domain::message::FinishReason;
-use crate::domain::tool;
+use crate::domain::{Session, tool};
 use crate::error::{Error, Kind, Result};
 use crate::memory::{Assembled, Counted, Incoming, NewMessage};
 use crate::provider::{Events, Prompt};
@@ -141,10 +141,13 @@ impl Chat {
 
     /// Builds the prompt and sends it. A provider that finds it too long gets a shorter one, once.
     async fn ask(&self, begun: &Begun, sent: &mut Sent) -> Result<Events> {
+        let settings = begun.options.clone().over(begun.session.settings.clone());
         if begun.has_waited {
+            let Session { owner, project_id, .. } = &begun.session;
+            let model = settings.model.as_deref().unwrap_or(self.memory.default_model());
+            self.ensure_priced(model, &begun.payer, owner, project_id.as_ref())?;
             self.ensure_left(&begun.payer, &begun.session, clock::now()).await?;
         }
-        let settings = begun.options.clone().over(begun.session.settings.clone());
         let Question { id, parent_id, role, content, parts, tokens } = &begun.question;
         let images = images(parts);
         let count = u32::try_from(images.len()).unwrap_or(u32::MAX);

@@ -11,12 +11,17 @@ use crate::error::{Error, Kind, Result};
 use crate::store::{MessageWords, SessionWords, Unkept};
 use futures::{StreamExt, TryStreamExt, stream};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// How often to look for words to keep: what is found is this much behind, and the time it takes.
 const LOOK: Duration = Duration::from_millis(500);
+/// How often deleted words are let go of, which may write the whole index anew, in small steps.
+const TIDYING: Duration = Duration::from_secs(10 * 60);
+/// How long the server's end waits for that.
+const LAST_TIDYING: Duration = Duration::from_secs(2);
 /// Messages whose words are written in one step, so that no step is long.
 const STEP: usize = 128;
 /// Findings that are read at once.
@@ -82,10 +87,11 @@ impl Chat {
         }
     }
 
-    /// Keeps the words of messages until told to stop.
+    /// Keeps the words of messages, and lets go of those of deleted ones, until told to stop.
     pub async fn keep_words(self: Arc<Self>, stop: CancellationToken) {
-        let mut look = interval(LOOK);
+        let (mut look, mut tidying) = (interval(LOOK), interval(TIDYING));
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        tidying.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut fails = false;
         loop {
             let looked = async {
@@ -94,8 +100,12 @@ impl Chat {
                 Ok::<_, Error>(())
             };
             let looked = tokio::select! {
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => return self.tidy_words(LAST_TIDYING).await,
                 looked = looked => looked,
+                _ = tidying.tick() => {
+                    self.tidy_words(TIDYING).await;
+                    continue;
+                }
             };
             match looked {
                 Ok(()) => fails = false,
@@ -104,6 +114,26 @@ impl Chat {
                     tracing::warn!(error = %error.chain(), "words for searching cannot be kept");
                 }
                 Err(_) => {}
+            }
+        }
+    }
+
+    /// Lets go of the words of deleted messages, if some were deleted, for no longer than this.
+    async fn tidy_words(&self, patience: Duration) {
+        if !self.has_deleted.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        let tidied = timeout(patience, async {
+            while self.store.tidy_words().await? {}
+            Ok::<_, Error>(())
+        });
+        match tidied.await {
+            Ok(Ok(())) => {}
+            // It goes on where it was left.
+            Err(_) => self.has_deleted.store(true, Ordering::Relaxed),
+            Ok(Err(error)) => {
+                self.has_deleted.store(true, Ordering::Relaxed);
+                tracing::warn!(error = %error.chain(), "deleted words stay in the index for now");
             }
         }
     }

@@ -9,6 +9,7 @@ use crate::clock;
 use crate::domain::key::KeyId;
 use crate::domain::message::{Body, Parts as MessageParts};
 use crate::domain::principal::Access;
+use crate::domain::quota::Payer;
 use crate::domain::session::Settings;
 use crate::domain::tool::NewResult;
 use crate::domain::{MessageId, Principal, ProjectId, Role, Session, SessionId, TurnId};
@@ -123,15 +124,18 @@ impl Chat {
 
     async fn begin(self: &Arc<Self>, new: NewTurn) -> Result<Reader> {
         let slot = self.slots.take(&new.who.user);
-        let refusal = new.standing.refusal.clone();
-        let refusal = refusal.or_else(|| slot.refusal(self.terms.turns_at_once));
-        let turn = self.turn_spec(&new, refusal.is_some()).await;
+        let turn = self.turn_spec(&new).await;
         // Open before anybody can learn of the turn, so that whoever does finds its buffer.
         let live = self.hub.open(new.session.id(), &turn.turn_id);
         let (turn_id, reply_id) = (turn.turn_id.clone(), turn.reply_id.clone());
-        match self.begin_in_store(&new, turn, refusal).await {
+        let full = slot.refusal(self.terms.turns_at_once);
+        match self.begin_in_store(&new, turn, full).await {
             Ok(Began::Running(begun)) => Ok(self.run(begun, slot)),
-            Ok(Began::Queued { session }) => self.wait(&new, &session, live, &reply_id).await,
+            Ok(Began::Queued { session }) => {
+                // What waits has no place yet.
+                drop(slot);
+                self.wait(&new, &session, live, &reply_id).await
+            }
             Ok(Began::HandedOver { session, message_id }) => {
                 self.hub.discard(&turn_id);
                 if let Wish::Say { body, .. } = &new.wish {
@@ -140,6 +144,7 @@ impl Chat {
                 Ok(Reader::of(handed_over(turn_id, &opening(&session, &message_id, &message_id))))
             }
             Ok(Began::Repeated { session, led_to }) => {
+                drop(slot);
                 self.hub.discard(&turn_id);
                 self.repeat(new, &session, led_to).await
             }
@@ -151,7 +156,7 @@ impl Chat {
     }
 
     /// What is refused begins nothing, so its tokens need not be counted.
-    async fn turn_spec(&self, new: &NewTurn, is_refused: bool) -> TurnSpec {
+    async fn turn_spec(&self, new: &NewTurn) -> TurnSpec {
         let ask = match &new.wish {
             Wish::Again { reply } => Ask::Again { reply: reply.clone() },
             // Results became a message before.
@@ -162,9 +167,9 @@ impl Chat {
                     client_message_id: client_message_id.clone(),
                     role: *role,
                     sender_id: new.who.user.clone(),
-                    tokens: match is_refused {
-                        true => 0,
-                        false => tokens::count_long(&body.content).await,
+                    tokens: match new.standing.refusal {
+                        Some(_) => 0,
+                        None => tokens::count_long(&body.content).await,
                     },
                     body: body.clone(),
                     created_at: clock::now(),
@@ -183,14 +188,29 @@ impl Chat {
         self: &Arc<Self>,
         new: &NewTurn,
         turn: TurnSpec,
-        refusal: Option<Error>,
+        full: Option<Error>,
     ) -> Result<Began> {
         let (chat, options) = (self.clone(), new.settings.clone());
         let earlier = earlier(new).await;
         // Judged inside the step, behind the look for what came before: a repetition begins nothing.
-        let is_refused = refusal.clone();
+        let refused = new.standing.refusal.clone();
+        let payer = Payer { user: new.who.user.clone(), key: new.standing.key.clone() };
+        let (terms, asked) = (self.clone(), new.settings.model.clone());
+        let may_begin = move |session: &Session| {
+            refused.clone().map_or(Ok(()), Err)?;
+            if session.status.is_agent_assigned() {
+                // A person answers.
+                return Ok(());
+            }
+            let model = asked.as_ref().or(session.settings.model.as_ref());
+            let model = model.map_or(terms.memory.default_model(), String::as_str);
+            terms.ensure_priced(model, &payer, &session.owner, session.project_id.as_ref())?;
+            // A turn that has to wait adds no reply to those that run.
+            full.clone().filter(|_| session.active_turn.is_none()).map_or(Ok(()), Err)
+        };
+        let allowed = may_begin.clone();
         let surely_fits: Admission = Box::new(move |session, size| {
-            is_refused.clone().map_or(Ok(()), Err)?;
+            allowed(session)?;
             let settings = options.clone().over(session.settings.clone());
             if chat.memory.surely_fits(&settings, size) {
                 return Ok(());
@@ -201,7 +221,7 @@ impl Chat {
         match self.store.begin_turn(begin).await {
             Err(error) if error.kind == Kind::ContextTooLong => {
                 self.ensure_fits(new).await?;
-                let counted: Admission = Box::new(move |_, _| refusal.clone().map_or(Ok(()), Err));
+                let counted: Admission = Box::new(move |session, _| may_begin(session));
                 self.store.begin_turn(self.begin_turn(new, turn, earlier, counted)).await
             }
             began => began,

@@ -7,6 +7,7 @@ use crate::domain::{Principal, ProjectId, Session, SessionId, Timestamp, TurnId}
 use crate::error::{Error, Kind, Result};
 use crate::store::{DeleteFilter, Deleted, ProjectChange, SessionChange, Silenced};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
@@ -172,6 +173,7 @@ impl Chat {
     /// Says that a session is gone and ends its turns, without waiting for their ends.
     pub(super) async fn bury(&self, session: &SessionId, deleted: &Deleted) {
         self.memory.forget(session);
+        self.has_deleted.store(true, Ordering::Relaxed);
         self.events.publish(session, What::deleted(&deleted.audience));
         self.abort_waiting(&deleted.turns);
         for turn in &deleted.turns {

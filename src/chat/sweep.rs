@@ -2,7 +2,7 @@
 
 use super::Chat;
 use crate::clock;
-use crate::domain::{Principal, Timestamp};
+use crate::domain::{Principal, Timestamp, TurnId};
 use crate::error::{Error, Kind, Result};
 use crate::store::{DeleteFilter, Deleted};
 use std::sync::Arc;
@@ -41,7 +41,8 @@ impl Chat {
             }
             let all = DeleteFilter::Before(END_OF_TIME);
             let deleted = chat.delete_one_by_one(&owner, all).await?;
-            chat.store.forget_usage(&owner.user).await?;
+            // Replies that were stopped may still be on their way to the ledger.
+            chat.store.forget_usage(&owner.user, &TurnId::generate()).await?;
             Ok((deleted, projects))
         })
         .await

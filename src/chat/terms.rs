@@ -3,11 +3,10 @@
 
 use super::Chat;
 use crate::domain::principal::Access;
-use crate::domain::quota::{Payer, Price, Quota};
+use crate::domain::quota::{Payer, Price, Quota, Unit, has_price, purse};
 use crate::domain::{Principal, ProjectId, Session, Timestamp, UserId};
 use crate::error::{Error, Kind, Result};
 use crate::store::{counted, exceeded};
-use serde_json::json;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -51,7 +50,7 @@ impl Slot {
     pub(super) fn refusal(&self, most: Option<u32>) -> Option<Error> {
         let most = most.filter(|most| self.count > *most)?;
         let sentence = format!("{most} replies are being written for you; wait for one to end");
-        Some(Error::new(Kind::RateLimited, sentence).with_details(json!({ "retryAfter": 1 })))
+        Some(Error::spent(Kind::RateLimited, sentence, most, 1))
     }
 }
 
@@ -72,6 +71,25 @@ impl Chat {
     #[must_use]
     pub fn on(self, terms: Terms) -> Self {
         Self { terms, ..self }
+    }
+
+    /// Refuses a model whose use would cost nothing by the quota of money that applies. Errors:
+    /// `invalid_request`.
+    pub(super) fn ensure_priced(
+        &self,
+        model: &str,
+        payer: &Payer,
+        owner: &UserId,
+        project: Option<&ProjectId>,
+    ) -> Result<()> {
+        let is_money = |quota: &&Quota| quota.unit == Unit::Cost;
+        let mut money = self.terms.quotas.iter().filter(is_money);
+        let applies = money.any(|quota| purse(quota.of, payer, owner, project).is_some());
+        if !applies || has_price(&self.terms.prices, model) {
+            return Ok(());
+        }
+        let wants = "must be a model that has a price here, because a quota of money applies";
+        Err(Error::invalid("model", wants))
     }
 
     /// Refuses a turn that waited if its quota has been spent meanwhile. Errors: `quota_exceeded`.

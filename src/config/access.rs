@@ -19,7 +19,7 @@ pub struct Access {
     #[arg(long, value_name = "BOOL", default_value = "false", num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub allow_open: bool,
     /// Host names to answer to beside those of loopback, comma-separated; with keys and jwt all, if none is listed
-    #[arg(long, value_name = "HOSTS", value_delimiter = ',', value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    #[arg(long, value_name = "HOSTS", value_delimiter = ',', value_parser = super::values::host)]
     pub allowed_hosts: Vec<String>,
     /// Addresses or networks of the proxies whose X-Forwarded-User and X-Forwarded-For are believed, comma-separated
     #[arg(long, value_name = "NETWORKS", value_delimiter = ',', value_parser = network)]
@@ -42,13 +42,13 @@ pub struct Access {
     /// Replies that are written for a user at the same time, or off; not with ECHOIC_AUTH=none
     #[arg(long, value_name = "NUMBER", default_value = "8", value_parser = at_once)]
     pub max_concurrent_turns: Limit<u32>,
-    /// What models cost per million tokens: MODEL=PROMPT/COMPLETION or MODEL=PROMPT/CACHED/COMPLETION, comma-separated; a * ends the beginning of a name
+    /// What models cost per million tokens: MODEL=PROMPT/COMPLETION or MODEL=PROMPT/CACHED/COMPLETION, comma-separated; a * ends the beginning of a name, and alone means every model; the first that fits counts
     #[arg(long, value_name = "PRICES", value_delimiter = ',', value_parser = price)]
     pub prices: Vec<Price>,
     /// Tokens that may be used: 2000000 per user and month, or key:50000/day, project:1000000/month; comma-separated
     #[arg(long, value_name = "QUOTAS", value_delimiter = ',', value_parser = tokens)]
     pub quota_tokens: Vec<Quota>,
-    /// Money that may be spent, by ECHOIC_PRICES, likewise: 20 or user:1.50/day
+    /// Money that may be spent, by ECHOIC_PRICES, likewise: 20 or user:1.50/day; models without a price are refused then
     #[arg(long, value_name = "QUOTAS", value_delimiter = ',', value_parser = money)]
     pub quota_cost: Vec<Quota>,
     /// Origins whose pages may use the API, comma-separated
@@ -100,6 +100,12 @@ impl Access {
             ),
             Mode::Jwt if self.jwt_secret.is_some() == self.jwt_jwks_url.is_some() => Err(
                 "ECHOIC_AUTH=jwt: set JWT_SECRET or JWT_JWKS_URL, one of them".to_owned(),
+            ),
+            _ if self.prices.is_empty() && !self.quota_cost.is_empty() => Err(
+                "ECHOIC_QUOTA_COST: set ECHOIC_PRICES to what the models cost, for without prices \
+                 nothing is ever spent; *=PROMPT/COMPLETION is the price of every model that has \
+                 none before it"
+                    .to_owned(),
             ),
             _ => Ok(()),
         }

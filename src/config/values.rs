@@ -1,18 +1,49 @@
 //! How the values of settings are spelled.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+pub(super) fn address(text: &str) -> Result<IpAddr, String> {
+    if text == "localhost" {
+        return Ok(Ipv4Addr::LOCALHOST.into());
+    }
+    let wants = "must be localhost or an IP address, such as 127.0.0.1, or 0.0.0.0 for all of this machine's";
+    text.parse().map_err(|_| wants.to_owned())
+}
+
+/// A name as browsers write it in `Host`, maybe with a port.
+pub(super) fn host(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    let (name, port) = match text.rsplit_once(':') {
+        // Of an IPv6 address without a port, only the end of it.
+        Some((name, port)) if !port.ends_with(']') => (name, port),
+        _ => (text, "443"),
+    };
+    let is_v6 = |name: &str| {
+        let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
+        bare.is_some_and(|bare| bare.parse::<Ipv6Addr>().is_ok())
+    };
+    let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    let is_name = !name.is_empty() && (name.bytes().all(is_letter) || is_v6(name));
+    if is_name && port.parse::<u16>().is_ok() {
+        return Ok(text.to_owned());
+    }
+    Err("must be host names such as chat.example.com or chat.example.com:8443, comma-separated, \
+         without https://"
+        .to_owned())
+}
+
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    up_to(text, 365)
+    up_to(text, 365, "250ms, 30s or 10m")
 }
 
 /// A duration that may be longer than waiting for anything.
 pub(super) fn lifetime(text: &str) -> Result<Duration, String> {
-    up_to(text, 36_500)
+    up_to(text, 36_500, "90d, 12h or 30m")
 }
 
-fn up_to(text: &str, days: u64) -> Result<Duration, String> {
-    let wants = || "must be a duration such as 250ms, 30s or 10m".to_owned();
+fn up_to(text: &str, days: u64, such_as: &str) -> Result<Duration, String> {
+    let wants = || format!("must be a duration such as {such_as}");
     let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wants)?;
     let number: u64 = text[..digits].parse().map_err(|_| wants())?;
     let unit = match &text[digits..] {

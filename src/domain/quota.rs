@@ -198,6 +198,11 @@ pub fn cost(prices: &[Price], model: &str, usage: &Usage) -> Option<i64> {
     Some(parts.into_iter().map(cost).fold(0, i64::saturating_add))
 }
 
+/// Whether a model has a price.
+pub fn has_price(prices: &[Price], model: &str) -> bool {
+    prices.iter().any(|price| price.is_for(model))
+}
+
 /// A sum of money that is not negative, as people write it.
 fn decimal(text: &str) -> Option<f64> {
     let is_plain =
@@ -240,6 +245,8 @@ mod tests {
         );
         assert_eq!(cost(&prices, "gpt-5.1", &usage), Some(1_250_000_000 + 1_000_000_000));
         assert_eq!(cost(&prices, "llama", &usage), None);
+        assert!(!has_price(&prices, "llama"));
+        assert!(has_price(&[read("*=1/2")], "llama"), "a * alone is for every model");
         for odd in
             ["", "gpt-5", "gpt-5=", "gpt-5=1", "=1/2", "gpt-5=1/2/3/4", "gpt-5=a/b", "m=-1/2"]
         {

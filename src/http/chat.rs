@@ -4,7 +4,7 @@ use super::Api;
 use super::body::{ChatBytes, parse};
 use super::envelope::{Answer, Failure};
 use super::extract::{Caller, NoQuery, idempotency};
-use super::gate::Asked;
+use super::gate::{Asked, note_session};
 use super::messages::parent;
 use super::{sse, ui};
 use crate::chat::{NewTurn, Wish};
@@ -171,6 +171,7 @@ pub(super) async fn chat(
         let read = tokio::task::spawn_blocking(move || new_turn(&api, who, parse(&bytes)?));
         read.await.map_err(Error::internal)??
     };
+    note_session(&turn.who, "/api/chat", turn.session.id());
     let turn = NewTurn { idempotency: key, standing, ..turn };
     Ok(sse::stream(api.chat.start_turn(turn).await?, api.heartbeat))
 }

@@ -3,7 +3,7 @@
 use crate::error::{Error, Kind};
 use axum::Json;
 use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::Value;
@@ -63,20 +63,24 @@ impl IntoResponse for Error {
             let scheme = HeaderValue::from_static("Bearer realm=\"echoic\"");
             response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
         }
-        if let Some(seconds) = self.retry_after() {
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
-        }
+        self.tell_limit(response.headers_mut());
         response.extensions_mut().insert(Logged(self));
         response
     }
 }
 
 impl Error {
-    /// In how many seconds the same request may have another answer, where that is known.
-    fn retry_after(&self) -> Option<u64> {
-        match self.kind {
-            Kind::QueueFull => Some(1),
-            _ => self.details.as_ref()?.get("retryAfter")?.as_u64(),
+    /// Says in how many seconds the same request may have another answer, where that is known; and of
+    /// what is spent, how much there is of it.
+    fn tell_limit(&self, headers: &mut HeaderMap) {
+        let Some(details) = &self.details else { return };
+        let Some(wait) = details["retryAfter"].as_u64() else { return };
+        headers.insert(RETRY_AFTER, HeaderValue::from(wait));
+        if let Some(limit) = details["limit"].as_f64() {
+            // Of money, whole units.
+            headers.insert("ratelimit-limit", HeaderValue::from(limit.ceil() as u64));
+            headers.insert("ratelimit-remaining", HeaderValue::from(0));
+            headers.insert("ratelimit-reset", HeaderValue::from(wait));
         }
     }
 }

@@ -10,18 +10,18 @@ use super::serve::Peer;
 use crate::auth::{Credentials, Identity, missing, redeem_ticket, refused};
 use crate::chat::Standing;
 use crate::clock;
-use crate::domain::Principal;
 use crate::domain::key::Scope;
+use crate::domain::{Principal, SessionId};
 use crate::error::{Error, Kind, Result};
 use axum::body::Body;
-use axum::extract::{FromRequestParts, MatchedPath, Request, State};
+use axum::extract::{FromRequestParts, MatchedPath, Query, Request, State};
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -46,6 +46,12 @@ const TURNS: &[&str] =
 const HARMLESS: &[&str] = &["/api/tickets", "/api/render"];
 /// They end what somebody pays for, so they count as reads: nobody has to wait before they may stop.
 const STOPS: &[&str] = &["/api/chat/{sessionId}/stop", "/v1/responses/{response}/cancel"];
+
+/// They name their session in the body, so the handler says of an admin what they do.
+const NAMED_IN_BODY: &[&str] =
+    &["/api/chat", "/api/chat-messages", "/v1/chat/completions", "/v1/responses"];
+/// What of a query the log tells of an admin's request.
+const AUDITED: &[&str] = &["sessionId", "projectId", "user", "content"];
 
 /// The most bytes of a refused request's body that are read …
 const PASSED_OVER: usize = 256 << 10;
@@ -136,8 +142,15 @@ fn client(api: &Api, request: &Parts) -> IpAddr {
     let lines = request.headers.get_all(FORWARDED_FOR).iter();
     let lines: Vec<&str> = lines.filter_map(|line| line.to_str().ok()).collect();
     let named = lines.iter().rev().flat_map(|line| line.rsplit(','));
-    let mut addresses = named.map_while(|name| name.trim().parse::<IpAddr>().ok());
+    let mut addresses = named.map_while(|name| address(name.trim()));
     addresses.find(|address| !api.auth.is_trusted_proxy(*address)).unwrap_or(peer)
+}
+
+/// An address as proxies write it: `1.2.3.4`, `::1`, `[::1]`, and with a port.
+fn address(text: &str) -> Option<IpAddr> {
+    let alone = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    let with_port = || text.parse::<SocketAddr>().ok().map(|address| address.ip());
+    alone.parse().ok().or_else(with_port)
 }
 
 fn is_public(request: &Parts) -> bool {
@@ -195,8 +208,11 @@ async fn admit(api: &Api, request: &Parts, ticket: Option<String>) -> Result<Ide
 /// Whatever an admin does that could touch what is another's leaves a line in the log: the route and
 /// the ids in it, never what was written.
 fn note(request: &Parts, identity: &Identity) {
-    let is_quiet = |route: &str| !route.starts_with(ADMIN) && !route.contains('{');
-    if request.method.is_safe() && route(request).is_none_or(is_quiet) {
+    let route = route(request).unwrap_or_default();
+    let asked = told_of_query(request);
+    let names_nothing = !route.starts_with(ADMIN) && !route.contains('{') && asked.is_empty();
+    let is_told_later = request.method == Method::POST && NAMED_IN_BODY.contains(&route);
+    if is_told_later || request.method.is_safe() && names_nothing {
         return;
     }
     tracing::info!(
@@ -204,6 +220,30 @@ fn note(request: &Parts, identity: &Identity) {
         admin = %identity.principal.user,
         http.method = %request.method,
         http.path = request.uri.path(),
+        http.query = asked,
+        "an admin acts"
+    );
+}
+
+/// What of a query may stand in the log.
+fn told_of_query(request: &Parts) -> String {
+    let given = Query::<Vec<(String, String)>>::try_from_uri(&request.uri);
+    let given = given.map(|query| query.0).unwrap_or_default().into_iter();
+    let told = given.filter(|(name, _)| AUDITED.contains(&name.as_str()));
+    told.map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("&")
+}
+
+/// The line of an admin's request that names its session in the body.
+pub(super) fn note_session(who: &Principal, path: &'static str, session: &SessionId) {
+    if !who.is_admin {
+        return;
+    }
+    tracing::info!(
+        audit = true,
+        admin = %who.user,
+        http.method = "POST",
+        http.path = path,
+        session.id = %session,
         "an admin acts"
     );
 }
@@ -211,8 +251,8 @@ fn note(request: &Parts, identity: &Identity) {
 async fn identify(api: &Api, request: &Parts) -> Result<Identity> {
     let headers = &request.headers;
     let credentials = Credentials {
-        bearer: bearer(headers)?,
-        forwarded_user: only(headers, &HeaderName::from_static(FORWARDED_USER))?,
+        bearer: bearer(headers),
+        forwarded_user: only(headers, &HeaderName::from_static(FORWARDED_USER)),
         peer: peer(request),
     };
     api.auth.identify(credentials).await

@@ -16,9 +16,8 @@ use governor::clock::{Clock, DefaultClock};
 use governor::middleware::StateInformationMiddleware;
 use governor::state::keyed::HashMapStateStore;
 use governor::{Quota, RateLimiter};
-use serde_json::json;
 use std::hash::Hash;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -90,7 +89,7 @@ impl Rates {
         if self.asked.fetch_add(1, Ordering::Relaxed).is_multiple_of(TIDY) {
             limits.tidy();
         }
-        let left = take(&limits.addresses, &address);
+        let left = take(&limits.addresses, &network(address));
         left.wait.map_or(Ok(()), |_| Err(left.refusal("too many requests come from this address")))
     }
 
@@ -100,7 +99,7 @@ impl Rates {
         if refusal.kind != Kind::Unauthenticated {
             return refusal;
         }
-        let left = take(&limits.refused, &address);
+        let left = take(&limits.refused, &network(address));
         match left.wait {
             None => refusal,
             Some(_) => left.refusal("too many credentials from this address were not valid"),
@@ -139,8 +138,7 @@ impl Left {
     }
 
     fn refusal(&self, sentence: &'static str) -> Error {
-        let details = json!({ "retryAfter": self.wait.unwrap_or_default() });
-        Error::new(Kind::RateLimited, sentence).with_details(details)
+        Error::spent(Kind::RateLimited, sentence, self.limit, self.wait.unwrap_or_default())
     }
 
     /// Says in an answer what is left.
@@ -152,6 +150,14 @@ impl Left {
         ] {
             headers.insert(name, HeaderValue::from(value));
         }
+    }
+}
+
+/// What is counted as one address: of IPv6 the network, for whoever has one address has all in it.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        address => address,
     }
 }
 

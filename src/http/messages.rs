@@ -4,6 +4,7 @@ use super::Api;
 use super::body::{RawJsonBody, parse};
 use super::envelope::{Answer, Envelope, Failure, ok};
 use super::extract::{Caller, MessagePath, NoQuery, SessionPath, idempotency};
+use super::gate::note_session;
 use super::query::Query;
 use super::ui::{UiMessage, ui_messages};
 use crate::clock;
@@ -225,6 +226,7 @@ pub(super) async fn post(
             reply: ReplyFields::default(),
         },
     };
+    note_session(&who, "/api/chat-messages", &post.session_id);
     let (message, session) = api.chat.post_message(&who, post).await?;
     Ok((StatusCode::CREATED, ok("Message created successfully", Posted { message, session })))
 }

@@ -56,9 +56,7 @@ impl EmbeddingsEndpoint {
         let parsed = reqwest::Url::parse(base_url)
             .map_err(|error| format!("ECHOIC_EMBEDDINGS_URL={base_url}: {error}"))?;
         if !matches!(parsed.scheme(), "http" | "https") {
-            return Err(format!(
-                "ECHOIC_EMBEDDINGS_URL={base_url}: must begin with http:// or https://"
-            ));
+            return Err(format!("ECHOIC_EMBEDDINGS_URL must begin with http:// or https://"));
         }
         let bearer = |key: &str| HeaderValue::from_str(&format!("Bearer {key}"));
         let authorization = key

@@ -138,8 +138,9 @@ pub trait LedgerStore: Send + Sync {
     /// Usage put together. What a turn has used may take a moment to show.
     async fn usage(&self, query: UsageQuery) -> Result<Vec<UsageLine>>;
 
-    /// Forgets the lines of a user's turns; what is spent stays spent. How many.
-    async fn forget_usage(&self, user: &UserId) -> Result<u64>;
+    /// Forgets the lines of a user's turns and calls; what is spent stays spent. How many. Those that
+    /// began before `now_on`, by their ids, and are booked later leave no lines either.
+    async fn forget_usage(&self, user: &UserId, now_on: &TurnId) -> Result<u64>;
 
     /// Lines behind a turn, by the ids of turns: at most so many.
     async fn ledger(&self, behind: Option<&TurnId>, most: u32) -> Result<Vec<LedgerEntry>>;

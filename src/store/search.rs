@@ -53,6 +53,10 @@ pub trait SearchStore: Send + Sync {
     /// where somebody was faster.
     async fn keep_words(&self, words: Vec<SessionWords>) -> Result<()>;
 
+    /// Takes a small step towards an index in which nothing is left of deleted words. Whether there
+    /// are more to take.
+    async fn tidy_words(&self) -> Result<bool>;
+
     /// The newest messages in sessions of `who` that hold all terms, one more than the limit.
     async fn find_messages(&self, who: &Principal, query: &SearchQuery) -> Result<Vec<Found>>;
 

@@ -8,6 +8,7 @@ use echoic::domain::key::Scope;
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::collections::HashMap;
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 /// A server with sessions of ann and ben.
@@ -105,7 +106,35 @@ async fn the_log_tells_what_admins_do_and_nothing_of_what_anybody_writes_or_know
     read(broken.body(r#"{"message": "hunter2", "model": hunter2}"#)).await;
     read(ask(Method::GET, "ek_wrong_hunter2", "/api/me")).await;
     read(ask(Method::GET, &root, "/api/chat-sessions/s1/messages")).await.data();
-    read(ask(Method::GET, &root, "/api/admin/sessions?content=true")).await.data();
+    read(ask(Method::GET, &root, "/api/admin/sessions?content=true&user=ann&search=hunter2"))
+        .await
+        .data();
+    for path in [
+        "/api/export?sessionId=s1",
+        "/api/export?session%49d=s1",
+        "/api/export?projectId=p1",
+        "/api/search?q=hunter2&sessionId=s1",
+    ] {
+        read(ask(Method::GET, &root, path)).await;
+    }
+    let listening = soon(ask(Method::GET, &root, "/api/events?sessionId=s1").send()).await;
+    drop(Events::opened(listening.unwrap()).await);
+    let posted = json!({"chatSessionId": "s1", "role": "user", "content": "Post hunter2"});
+    assert_eq!(
+        read(ask(Method::POST, &root, "/api/chat-messages").json(&posted)).await.status,
+        201
+    );
+    let asked = json!({"sessionId": "s1", "message": "hunter2"});
+    let turn = soon(ask(Method::POST, &root, "/api/chat").json(&asked).send()).await.unwrap();
+    soon(turn.text()).await.unwrap();
+    let asked = json!({"session_id": "s1", "messages": [{"role": "user", "content": "hunter2"}]});
+    let turn = ask(Method::POST, &root, "/v1/chat/completions").json(&asked);
+    assert_eq!(soon(turn.send()).await.unwrap().status(), 200);
+    let asked = json!({"conversation": "conv_s1", "input": "hunter2"});
+    let turn = ask(Method::POST, &root, "/v1/responses").json(&asked);
+    assert_eq!(soon(turn.send()).await.unwrap().status(), 200);
+    // Nothing of anybody else's is named.
+    read(ask(Method::GET, &root, "/api/search?q=hunter2")).await.data();
     read(ask(Method::DELETE, &root, "/api/chat-sessions/s1")).await.data();
 
     let (_, log) = server.terminate().await;
@@ -114,13 +143,22 @@ async fn the_log_tells_what_admins_do_and_nothing_of_what_anybody_writes_or_know
         assert_eq!(line, None, "{private} stands in the log");
     }
     let acts: Vec<&str> = log.lines().filter(|line| line.contains("audit=true")).collect();
-    assert_eq!(acts.len(), 4, "{acts:#?}");
-    for (line, tells) in acts.iter().zip([
-        ["GET", "/api/chat-sessions/s1/messages"],
-        ["GET", "/api/admin/sessions"],
-        ["titles", "last messages"],
-        ["DELETE", "/api/chat-sessions/s1"],
-    ]) {
+    let expected: &[&[&str]] = &[
+        &["GET", "/api/chat-sessions/s1/messages"],
+        &["GET", "/api/admin/sessions", "content=true", "user=ann"],
+        &["GET", "/api/export", "sessionId=s1"],
+        &["GET", "/api/export", "sessionId=s1"],
+        &["GET", "/api/export", "projectId=p1"],
+        &["GET", "/api/search", "sessionId=s1"],
+        &["GET", "/api/events", "sessionId=s1"],
+        &["POST", "/api/chat-messages", "session.id=s1"],
+        &["POST", "/api/chat", "session.id=s1"],
+        &["POST", "/v1/chat/completions", "session.id=s1"],
+        &["POST", "/v1/responses", "session.id=s1"],
+        &["DELETE", "/api/chat-sessions/s1"],
+    ];
+    assert_eq!(acts.len(), expected.len(), "{acts:#?}");
+    for (line, tells) in acts.iter().zip(expected) {
         assert!(line.contains("admin=root") && tells.iter().all(|it| line.contains(it)), "{line}");
     }
 }
@@ -149,6 +187,67 @@ async fn all_that_is_a_users_goes_when_they_say_so_and_nothing_else() {
     assert_eq!(again, json!({"deletedSessions": 0, "deletedMessages": 0, "deletedProjects": 0}));
     let admins = read(server.with_key(&root).request(Method::DELETE, "/api/me/data")).await.data();
     assert_eq!(admins["deletedSessions"], 0, "an admin deletes nobody else's");
+}
+
+#[tokio::test]
+async fn what_runs_while_all_is_deleted_leaves_no_line_of_its_use() {
+    let mut server = Server::with(&["--auth=keys"]).await;
+    let ann = server.key("ann", Scope::Chat).await;
+    let own = server.with_key(&ann);
+    let ask = |path: &str, body: Value| own.request(Method::POST, path).json(&body);
+    let turn = ask("/api/chat", json!({"message": "hi"}));
+    let turn = soon(turn.send()).await.unwrap();
+    let mut running = server.upstream.call().await;
+    running.text("half");
+    let alone = json!({"messages": [{"role": "user", "content": "hi"}], "stream": true});
+    let alone = tokio::spawn(ask("/v1/chat/completions", alone).send());
+    let mut direct = server.upstream.call().await;
+    direct.text("half");
+    let alone = soon(alone).await.unwrap().unwrap();
+
+    read(own.request(Method::DELETE, "/api/me/data")).await.data();
+    direct.reply("done");
+    soon(alone.text()).await.unwrap();
+    soon(turn.text()).await.unwrap();
+    // What is still on its way to the ledger is there at the server's end.
+    server.restart().await;
+    let usage = server.with_key(&ann).get("/api/usage?groupBy=session").await.data();
+    assert_eq!((&usage["usage"], &usage["total"]["sideCalls"]), (&json!([]), &json!(0)));
+}
+
+#[tokio::test]
+async fn what_was_deleted_stands_nowhere_in_the_files_once_the_server_has_stopped() {
+    let mut server = Server::on_file(&[]).await;
+    let folder = server.folder.path().to_owned();
+    let holding = |word: &str| {
+        let holds = |file: &std::path::Path| {
+            let bytes = std::fs::read(file).unwrap();
+            bytes.windows(word.len()).any(|window| window == word.as_bytes())
+        };
+        let files = std::fs::read_dir(&folder).unwrap();
+        let files: Vec<_> = files.map(|file| file.unwrap().path()).collect();
+        files.into_iter().filter(|file| holds(file)).count()
+    };
+    let session = server.session().await;
+    server.turn(&session, "a xylophone", "of zyzzyva wood").await;
+    for (at, word) in ["xylophone", "zyzzyva"].into_iter().enumerate() {
+        // The words are kept in the background.
+        loop {
+            let found = server.get(&format!("/api/search?q={word}")).await.data();
+            // What the user said is the title, too.
+            if found["results"].as_array().unwrap().len() == 2 - at {
+                break;
+            }
+        }
+        assert!(holding(word) > 0, "{word}");
+    }
+    let mode = std::fs::metadata(server.database()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    server.delete("/api/me/data").await.data();
+    server.stop().await;
+    for word in ["xylophone", "zyzzyva"] {
+        assert_eq!(holding(word), 0, "{word}");
+    }
 }
 
 #[tokio::test]

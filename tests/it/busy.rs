@@ -51,6 +51,8 @@ async fn at_most_eight_messages_wait() {
         .await;
     assert_eq!(refused.failure(), (429, "queue_full"));
     assert_eq!((refused.header("x-should-retry"), refused.header("retry-after")), ("false", "1"));
+    let told = ["limit", "remaining", "reset"].map(|it| refused.header(&format!("ratelimit-{it}")));
+    assert_eq!(told, ["8", "0", "1"]);
 }
 
 #[tokio::test]

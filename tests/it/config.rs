@@ -75,6 +75,11 @@ async fn a_bad_value_stops_the_start_with_a_sentence_that_names_it() {
     let folder = tempfile::tempdir().unwrap();
     for (name, value, wants) in [
         ("PORT", "70000", "70000"),
+        ("ECHOIC_ALLOWED_HOSTS", "https://chat.example.com", "without https://"),
+        ("ECHOIC_ALLOWED_HOSTS", "a.example.com,,b.example.com", "such as chat.example.com"),
+        ("ECHOIC_ALLOWED_HOSTS", "a.example.com:port", "chat.example.com:8443"),
+        ("ECHOIC_RETENTION", "90", "such as 90d"),
+        ("ECHOIC_QUOTA_COST", "20", "ECHOIC_PRICES"),
         ("HOST", "everywhere", "IP address"),
         ("HOST", "0.0.0.0", "ECHOIC_ALLOW_OPEN=true"),
         ("DATABASE_URL", "postgres://x", "sqlite://PATH"),
@@ -108,6 +113,69 @@ async fn a_bad_value_stops_the_start_with_a_sentence_that_names_it() {
 }
 
 #[tokio::test]
+async fn what_may_be_secret_is_not_told_though_it_cannot_be_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let none = HashMap::new();
+    for (line, tells) in [
+        ("OPENAI_API_KEY=hunter2 and more", "line 1 "),
+        ("PORT=0\nhunter2\n", "line 2 "),
+        ("PORT=0\n\nJWT_SECRET='hunter2\n", "line 3 "),
+        ("hunter2 hunter2=hunter2 hunter2", "line 1 "),
+    ] {
+        std::fs::write(folder.path().join(".env"), line).unwrap();
+        let (code, _, told) = run(folder.path(), &none, &["serve"]).await;
+        assert!(code == 2 && told.contains(tells) && !told.contains("hunter2"), "{line}: {told}");
+    }
+    std::fs::remove_file(folder.path().join(".env")).unwrap();
+    for name in ["DATABASE_URL", "OPENAI_BASE_URL", "ECHOIC_EMBEDDINGS_URL"] {
+        let url = "postgres://me:hunter2@db/echoic".to_owned();
+        let model = ("ECHOIC_EMBEDDINGS_MODEL", "m".to_owned());
+        let variables = HashMap::from([(name, url), model]);
+        let (code, _, told) = run(folder.path(), &variables, &["serve", "--port=0"]).await;
+        assert!(code != 0 && told.contains(name) && !told.contains("hunter2"), "{told}");
+    }
+    let flag = ["serve", "--database-url=postgres://me:hunter2@db/echoic"];
+    let (code, _, told) = run(folder.path(), &none, &flag).await;
+    assert!(
+        code == 2 && told.contains("--database-url must be") && !told.contains("hunter2"),
+        "{told}"
+    );
+    let migrate = ["migrate", "--from=sqlite://a.db", "--to=postgres://me:hunter2@db/echoic"];
+    let (code, _, told) = run(folder.path(), &none, &migrate).await;
+    assert!(code == 2 && told.contains("--to") && !told.contains("hunter2"), "{told}");
+}
+
+#[tokio::test]
+async fn a_quota_of_money_wants_a_price_for_each_model_that_the_server_asks_by_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let with = |more: &[(&'static str, &str)]| {
+        let own = [("PORT", "0"), ("ECHOIC_PROVIDER", "demo"), ("ECHOIC_QUOTA_COST", "20")];
+        let all = own.iter().chain(more);
+        all.map(|(name, value)| (*name, (*value).to_owned())).collect::<HashMap<_, _>>()
+    };
+    for (more, model) in [
+        (&[("ECHOIC_PRICES", "gpt=1/2")][..], "demo"),
+        (&[("ECHOIC_PRICES", "demo=1/2"), ("ECHOIC_FALLBACK_MODELS", "demo, other")], "other"),
+        (
+            &[
+                ("ECHOIC_PRICES", "demo=1/2"),
+                ("ECHOIC_TITLES", "model"),
+                ("ECHOIC_SMALL_MODEL", "tiny"),
+            ],
+            "tiny",
+        ),
+    ] {
+        let (code, _, told) = run(folder.path(), &with(more), &[]).await;
+        assert!(code == 1 && told.contains(&format!("the model {model} has no price")), "{told}");
+        assert!(told.contains("*=PROMPT/COMPLETION"), "{told}");
+    }
+    let priced = with(&[("ECHOIC_PRICES", "gpt=1/2,*=0/0"), ("HOST", "localhost")]);
+    let server = Process::start(folder.path(), &priced).await;
+    assert!(server.base.starts_with("http://127.0.0.1:"), "{}", server.base);
+    assert_eq!(server.terminate().await.0, 0);
+}
+
+#[tokio::test]
 async fn beyond_loopback_it_listens_only_where_that_is_allowed_in_so_many_words() {
     let folder = tempfile::tempdir().unwrap();
     let open = |allow: &str| {
@@ -116,7 +184,7 @@ async fn beyond_loopback_it_listens_only_where_that_is_allowed_in_so_many_words(
             ("PORT", "0".to_owned()),
             ("ECHOIC_PROVIDER", "demo".to_owned()),
             ("ECHOIC_ALLOW_OPEN", allow.to_owned()),
-            ("ECHOIC_ALLOWED_HOSTS", "chat.example.com".to_owned()),
+            ("ECHOIC_ALLOWED_HOSTS", "other.example.com:8443, chat.example.com".to_owned()),
         ])
     };
     for no in ["", "false"] {

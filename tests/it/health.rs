@@ -1,9 +1,38 @@
 //! `/health`, the start page, the models, and the way down.
 
-use crate::support::Server;
+use crate::support::process::Process;
 use crate::support::server::read;
+use crate::support::{Server, soon};
 use reqwest::Method;
 use serde_json::json;
+use std::collections::HashMap;
+use std::process::Stdio;
+use tokio::net::TcpStream;
+use tokio::process::Command;
+
+#[tokio::test]
+async fn more_clients_are_served_than_the_soft_limit_of_open_files_allows() {
+    let folder = tempfile::tempdir().unwrap();
+    let variables = HashMap::from([
+        ("PORT", "0".to_owned()),
+        ("ECHOIC_PROVIDER", "demo".to_owned()),
+        ("ECHOIC", env!("CARGO_BIN_EXE_echoic").to_owned()),
+    ]);
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", "ulimit -Sn 64 && exec \"$ECHOIC\""]).current_dir(folder.path());
+    shell.env_clear().envs(&variables).stderr(Stdio::piped()).kill_on_drop(true);
+    let server = Process::spawn(shell).await;
+    let address = server.base.strip_prefix("http://").unwrap();
+    let mut clients = Vec::new();
+    for _ in 0..100 {
+        clients.push(TcpStream::connect(address).await.unwrap());
+    }
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let ready = client.get(format!("{}/health/ready", server.base)).send();
+    assert_eq!(soon(ready).await.unwrap().status(), 200);
+    drop(clients);
+    server.terminate().await;
+}
 
 #[tokio::test]
 async fn a_running_server_is_live_and_ready() {

@@ -2,6 +2,7 @@
 
 use crate::support::Server;
 use crate::support::server::read;
+use echoic::domain::key::Scope;
 use reqwest::Method;
 use serde_json::json;
 
@@ -59,4 +60,25 @@ async fn a_page_that_points_its_name_at_the_server_speaks_for_nobody() {
         .header("host", "rebound.example")
         .header("x-forwarded-user", "alice");
     assert_eq!(read(rebound).await.failure(), (403, "forbidden_host"));
+}
+
+#[tokio::test]
+async fn a_header_of_another_mode_says_nothing_whatever_it_holds() {
+    let basic = ("authorization", "Basic YWxpY2U6cGFzc3dvcmQ=");
+    let open = Server::start().await;
+    let reply = read(open.request(Method::GET, "/api/me").header(basic.0, basic.1)).await;
+    assert_eq!(reply.data()["userId"], "local");
+
+    // The proxy has asked for a password of its own, and hands the header on.
+    let behind = Server::with(&["--auth=proxy", "--trusted-proxies=127.0.0.1"]).await;
+    let asked = behind.request(Method::GET, "/api/me").header("x-forwarded-user", "alice");
+    assert_eq!(read(asked.header(basic.0, basic.1)).await.data()["userId"], "alice");
+
+    let keys = Server::with(&["--auth=keys"]).await;
+    let key = keys.key("ann", Scope::Chat).await;
+    let named = keys.with_key(&key).request(Method::GET, "/api/me");
+    let named = named.header("x-forwarded-user", "bob").header("x-forwarded-user", &b"\xff"[..]);
+    assert_eq!(read(named).await.data()["userId"], "ann");
+    let wrong = keys.request(Method::GET, "/api/me").header(basic.0, basic.1);
+    assert_eq!(read(wrong).await.failure(), (401, "unauthenticated"));
 }

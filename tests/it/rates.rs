@@ -88,6 +88,7 @@ async fn so_many_replies_are_written_for_a_user_at_once_and_no_more() {
     let refused = read(say(&ann, json!({"message": "3"}))).await;
     assert_eq!(refused.failure(), (429, "rate_limited"));
     assert_eq!(refused.header("retry-after"), "1");
+    assert_eq!(refused.header("ratelimit-limit"), "60", "the user's rate stands beside it");
     assert_eq!(say(&ben, json!({"message": "1"})).send().await.unwrap().status(), 200);
     let _call = server.upstream.call().await;
     call.reply("done");
@@ -111,9 +112,61 @@ async fn who_tries_many_keys_is_told_to_wait_and_others_behind_the_proxy_are_not
     }
     let late = from("10.0.0.1", "guess").await;
     assert_eq!(late.failure(), (429, "rate_limited"));
-    assert!(!late.header("retry-after").is_empty());
+    let wait = late.header("retry-after");
+    assert!(wait.parse::<u64>().unwrap() > 0);
+    assert_eq!(
+        ["limit", "remaining"].map(|it| late.header(&format!("ratelimit-{it}"))),
+        ["5", "0"]
+    );
+    assert_eq!(late.header("ratelimit-reset"), wait);
+    assert_eq!(from("10.0.0.1:5151", "guess").await.status, 429, "a port is no other address");
     assert_eq!(from("10.0.0.2", "guess").await.status, 401);
     assert_eq!(from("10.0.0.1", &good).await.status, 200, "a good key is good from anywhere");
+
+    // Whoever has one address of IPv6 has all of its network.
+    let of_one_network = ["2001:db8::1", "[2001:db8::2]", "[2001:db8::3]:80", "2001:db8::4:5:6:7"];
+    for address in of_one_network.into_iter().chain(["2001:db8:0:0:9::"]) {
+        assert_eq!(from(address, "guess").await.status, 401, "{address}");
+    }
+    assert_eq!(from("2001:db8::8", "guess").await.failure(), (429, "rate_limited"));
+    assert_eq!(from("2001:db8:0:1::8", "guess").await.status, 401, "the next network");
+}
+
+#[tokio::test]
+async fn a_turn_that_adds_no_reply_is_not_refused_because_of_those_that_run() {
+    let server = Server::with(&["--auth=keys", "--max-concurrent-turns=1"]).await;
+    let ann = server.key("ann", Scope::Chat).await;
+    let say = |message: &str, on_busy: &str| {
+        let body = json!({"id": "s", "message": message, "clientMessageId": message,
+            "onBusy": on_busy});
+        server.with_key(&ann).request(Method::POST, "/api/chat").json(&body)
+    };
+    let begin = async |message: &str, on_busy: &str| {
+        let response = soon(say(message, on_busy).send()).await.unwrap();
+        assert_eq!(response.status(), 200, "{message}");
+        Frames::new(response)
+    };
+    let mut first = begin("one", "reject").await;
+    let mut call = server.upstream.call().await;
+    call.text("half");
+    first.until("text-delta").await;
+    let mut joined = begin("one", "reject").await;
+    let refused = read(say("two", "reject")).await;
+    assert_eq!(refused.failure(), (409, "session_busy"));
+    assert_eq!(refused.header("x-should-retry"), "false");
+    assert!(refused.body["error"]["details"]["turnId"].is_string());
+    let other = json!({"message": "elsewhere"});
+    let elsewhere = server.with_key(&ann).post("/api/chat", other).await;
+    assert_eq!(elsewhere.failure(), (429, "rate_limited"));
+
+    let mut queued = begin("three", "queue").await;
+    let mut interrupting = begin("four", "interrupt").await;
+    first.until("[DONE]").await;
+    joined.until("[DONE]").await;
+    server.upstream.call().await.reply("done");
+    interrupting.until("[DONE]").await;
+    server.upstream.call().await.reply("done");
+    queued.until("[DONE]").await;
 }
 
 #[tokio::test]
@@ -132,4 +185,19 @@ async fn whoever_is_refused_hears_of_it_though_they_sent_much() {
     }
     let stranger = server.with_key("ek_none");
     assert_eq!(stranger.post("/api/chat-messages", body).await.failure(), (401, "unauthenticated"));
+}
+
+#[tokio::test]
+async fn a_spent_quota_says_when_to_come_back_though_no_rate_applies() {
+    let server = Server::with(&["--quota-tokens=100/day"]).await;
+    let (mut frames, call) = server.open_turn(&server.session().await, "hi").await;
+    call.finish(json!({"prompt_tokens": 90, "completion_tokens": 10}));
+    frames.until("[DONE]").await;
+    let refused = server.post("/api/chat", json!({"message": "more"})).await;
+    assert_eq!(refused.failure(), (429, "quota_exceeded"));
+    assert_eq!(refused.header("x-should-retry"), "false");
+    let wait = refused.header("retry-after");
+    assert!((1..=86_400).contains(&wait.parse::<u32>().unwrap()), "{wait}");
+    let told = ["limit", "remaining", "reset"].map(|it| refused.header(&format!("ratelimit-{it}")));
+    assert_eq!(told, ["100", "0", wait]);
 }

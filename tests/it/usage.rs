@@ -141,6 +141,37 @@ async fn stopped_failed_and_unwanted_turns_are_booked_too() {
 }
 
 #[tokio::test]
+async fn a_quota_of_money_lets_nobody_ask_for_a_model_without_a_price() {
+    let server = Server::with(&[PRICED, &["--quota-cost=key:5"]].concat()).await;
+    let ann = server.key("ann", Scope::Chat).await;
+    let own = server.with_key(&ann);
+    let refused = |reply: Reply| {
+        assert_eq!(reply.failure(), (400, "invalid_request"));
+        let told = reply.body["error"]["details"]["model"].as_str().unwrap();
+        assert!(told.contains("price"), "{told}");
+    };
+    refused(own.post("/api/chat", json!({"id": "s", "message": "hi", "model": "free"})).await);
+    assert_eq!(own.get("/api/chat-sessions/s").await.failure(), (404, "session_not_found"));
+    let settings = json!({"sessionId": "s", "settings": {"model": "free"}});
+    own.post("/api/chat-sessions", settings).await.data();
+    refused(own.post("/api/chat", json!({"sessionId": "s", "message": "hi"})).await);
+    let hi = json!([{"role": "user", "content": "hi"}]);
+    for (path, body) in [
+        ("/v1/chat/completions", json!({"model": "free", "messages": hi})),
+        ("/v1/chat/completions", json!({"model": "free", "messages": hi, "session_id": "t"})),
+        ("/v1/responses", json!({"model": "free", "input": "hi"})),
+        ("/v1/responses", json!({"model": "free", "input": "hi", "store": false})),
+    ] {
+        let reply = own.post(path, body).await;
+        assert_eq!((reply.status, &reply.body["error"]["param"]), (400, &json!("model")), "{path}");
+    }
+    assert!(server.upstream.is_idle().await, "nothing was sent");
+    let mut frames = begin(&server, &ann, "u", "hi").await;
+    server.upstream.call().await.reply("a priced one");
+    frames.until("[DONE]").await;
+}
+
+#[tokio::test]
 async fn who_has_spent_their_quota_begins_nothing_new_and_reads_what_they_have() {
     for quota in
         ["--quota-tokens=100", "--quota-tokens=key:100/day", "--quota-cost=user:0.0001/day"]

@@ -10,7 +10,7 @@ use crate::http::Api;
 use crate::http::body::ChatBytes;
 use crate::http::envelope::Answer;
 use crate::http::extract::{NoQuery, idempotency, retry};
-use crate::http::gate::{Asked, Caller};
+use crate::http::gate::{Asked, Caller, note_session};
 use crate::http::sse;
 use crate::store::{OnBusy, SessionTarget};
 use axum::Json;
@@ -76,6 +76,7 @@ pub(in crate::http) async fn create(
     };
     match wanted {
         Wanted::Turn(turn) => {
+            note_session(&who, "/v1/chat/completions", turn.session.id());
             let hearing = api.chat.hear_turn(NewTurn { standing, ..*turn }).await?;
             let session = hearing.session.as_ref().map(|id| HeaderValue::from_str(id.as_str()));
             let answered = answer(&api, hearing, manner).await;

@@ -39,7 +39,7 @@ pub(super) fn url(variable: &str, text: &str) -> Result<Url, String> {
     if matches!(parsed.scheme(), "http" | "https") {
         return Ok(parsed);
     }
-    Err(format!("{variable}={text}: must begin with http:// or https://"))
+    Err(format!("{variable} must begin with http:// or https://"))
 }
 
 /// How long the endpoint wants to be left alone: `retry-after-ms`, or `retry-after` in seconds or as

@@ -89,9 +89,17 @@ impl LedgerStore for MongoStore {
         Ok(lines.into_iter().map(LineDoc::into_line).collect())
     }
 
-    async fn forget_usage(&self, user: &UserId) -> Result<u64> {
+    async fn forget_usage(&self, user: &UserId, now_on: &TurnId) -> Result<u64> {
+        let whose = doc! { "_id": user.as_str() };
+        let mark = doc! { "$max": { "nowOn": now_on.as_str() } };
+        let mark = self.tables.forgotten.update_one(whose, mark).upsert(true);
         let gone = self.tables.usage.delete_many(doc! { "userId": user.as_str() });
-        in_time(async { Ok(gone.await?.deleted_count) }).await
+        // In this order: a line that is not there to be deleted meets the mark.
+        in_time(async {
+            mark.await?;
+            Ok(gone.await?.deleted_count)
+        })
+        .await
     }
 
     async fn ledger(&self, behind: Option<&TurnId>, most: u32) -> Result<Vec<LedgerEntry>> {
@@ -156,9 +164,14 @@ pub(super) async fn book(tables: &Tables, entry: &Document) -> mongodb::error::R
         }
     }
     match tables.usage.insert_one(entry).await {
-        Err(error) if is_duplicate(&error) => Ok(()),
-        added => added.map(|_| ()),
+        Err(error) if is_duplicate(&error) => {}
+        added => drop(added?),
     }
+    let forgotten = doc! { "_id": read.payer.user.as_str(), "nowOn": { "$gt": &turn } };
+    if tables.forgotten.find_one(forgotten).await?.is_some() {
+        tables.usage.delete_one(doc! { "_id": &turn }).await?;
+    }
+    Ok(())
 }
 
 fn sum_of(purse: &str, since_day: i64) -> Vec<Document> {

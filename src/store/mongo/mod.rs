@@ -95,6 +95,7 @@ pub(super) struct Tables {
     tickets: Collection<Document>,
     usage: Collection<Document>,
     spent: Collection<Document>,
+    forgotten: Collection<Document>,
     schema: Collection<Document>,
 }
 
@@ -119,6 +120,7 @@ impl Tables {
             tickets: database.collection("tickets"),
             usage: database.collection("usage"),
             spent: database.collection("spent"),
+            forgotten: database.collection("forgotten"),
             schema: database.collection("schema"),
             database,
         }

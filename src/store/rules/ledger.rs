@@ -1,7 +1,8 @@
 //! Quotas and the ledger: nobody begins what is spent already, and what a turn used is booked by the
 //! step that ends it.
 
-use crate::domain::quota::{Payer, Quota};
+use crate::domain::quota::{Payer, Quota, Unit};
+use crate::domain::usage::Cost;
 use crate::domain::{CallKind, Session, Timestamp};
 use crate::error::{Error, Kind, Result};
 use crate::store::ledger::counted;
@@ -33,8 +34,12 @@ pub(super) async fn ensure_left(
 pub(crate) fn exceeded(quota: &Quota, now: Timestamp) -> Error {
     let ends = quota.per.ends_at(now);
     let wait = ends.since(now).as_secs() + 1;
+    let limit = match quota.unit {
+        Unit::Tokens => json!(quota.limit),
+        Unit::Cost => json!(Cost(quota.limit)),
+    };
     Error::new(Kind::QuotaExceeded, format!("{} is spent", quota.told()))
-        .with_details(json!({ "resetsAt": ends, "retryAfter": wait }))
+        .with_details(json!({ "limit": limit, "resetsAt": ends, "retryAfter": wait }))
 }
 
 /// The line of a turn that ends; none if nothing is known of what it used.

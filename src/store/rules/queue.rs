@@ -18,7 +18,7 @@ pub(super) async fn push(
 ) -> Result<()> {
     if work.waiting(row).await?.len() >= MAX_QUEUED as usize {
         let message = format!("{MAX_QUEUED} messages wait in this session already");
-        return Err(Error::new(Kind::QueueFull, message));
+        return Err(Error::spent(Kind::QueueFull, message, MAX_QUEUED, 1));
     }
     work.push_waiting(row, waiting, on_busy == OnBusy::Interrupt).await
 }

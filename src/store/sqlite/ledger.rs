@@ -26,9 +26,11 @@ impl LedgerStore for SqliteStore {
         self.read(move |db| usage(db, &query)).await
     }
 
-    async fn forget_usage(&self, user: &UserId) -> Result<u64> {
-        let user = user.clone();
+    async fn forget_usage(&self, user: &UserId, now_on: &TurnId) -> Result<u64> {
+        let (user, now_on) = (user.clone(), now_on.clone());
         self.write(move |db| {
+            let sql = "INSERT OR REPLACE INTO forgotten VALUES (?1, ?2)";
+            db.prepare_cached(sql)?.execute([user.as_str(), now_on.as_str()])?;
             let sql = "DELETE FROM usage WHERE user_id = ?1";
             Ok(db.prepare_cached(sql)?.execute([user.as_str()])? as u64)
         })
@@ -86,6 +88,10 @@ pub(super) fn book(db: &Connection, entry: &LedgerEntry) -> Result<()> {
         let cost = entry.cost.unwrap_or_default();
         statement.execute(params![purse, entry.at.day(), entry.tokens(), cost])?;
     }
+    let sql = "DELETE FROM usage WHERE turn_id = ?1 \
+               AND EXISTS (SELECT 1 FROM forgotten WHERE user_id = ?2 AND now_on > ?1)";
+    let whose = [entry.turn_id.as_str(), entry.payer.user.as_str()];
+    db.prepare_cached(sql)?.execute(whose)?;
     Ok(())
 }
 

@@ -34,7 +34,8 @@ use async_trait::async_trait;
 use readers::Readers;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, Transaction};
-use std::fs::{File, TryLockError};
+use std::fs::{DirBuilder, File, TryLockError};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -74,9 +75,12 @@ impl SqliteStore {
     /// for this process. Errors say what an operator can do.
     pub fn open(path: &Path, sync: Sync) -> Result<Self> {
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            std::fs::create_dir_all(folder).map_err(|error| cannot_open(folder, &error))?;
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+            made.map_err(|error| cannot_open(folder, &error))?;
         }
         let lock = lock(path)?;
+        // What SQLite keeps beside the file is as private as the file.
+        private(path).map_err(|error| cannot_open(path, &error))?;
         let mut writing = connect(path, OpenFlags::default())?;
         // Write-ahead mode is kept in the file; the rest is per connection.
         writing.pragma_update(None, "journal_mode", "WAL")?;
@@ -87,6 +91,8 @@ impl SqliteStore {
             if sync == Sync::Full { "FULL" } else { "NORMAL" },
         )?;
         writing.pragma_update(None, "journal_size_limit", 64 << 20)?;
+        // What is deleted is overwritten. It costs the writing of pages that would only be let go of.
+        writing.pragma_update(None, "secure_delete", true)?;
         let reading = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let readers = (0..READERS).map(|_| connect(path, reading)).collect::<Result<_>>()?;
         let (writer, thread) = Writer::start(writing)?;
@@ -225,12 +231,7 @@ fn lock(path: &Path) -> Result<File> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
     let name = PathBuf::from(name);
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&name)
-        .map_err(|error| cannot_open(&name, &error))?;
+    let file = private(&name).map_err(|error| cannot_open(&name, &error))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(Error::new(
@@ -242,6 +243,11 @@ fn lock(path: &Path) -> Result<File> {
         )),
         Err(TryLockError::Error(error)) => Err(cannot_open(&name, &error)),
     }
+}
+
+/// A file as it is, or a new one that nobody else may read.
+fn private(path: &Path) -> std::io::Result<File> {
+    File::options().create(true).truncate(false).write(true).mode(0o600).open(path)
 }
 
 fn cannot_open(path: &Path, error: &dyn std::fmt::Display) -> Error {

@@ -2,7 +2,7 @@
 //!
 //! Not moved: what is made anew from the rest (`participants`, `summaries`, `embeddings`, `spent`, the
 //! words of titles and messages), who was alive (`instances`), tickets, which are good for a minute,
-//! and the logs of turns that have ended, which are kept for a minute.
+//! what calls that have ended since are not to leave (`forgotten`), and the logs of turns that have ended, which are kept for a minute.
 
 use super::SqliteStore;
 use super::log::log_of;
@@ -188,6 +188,7 @@ mod tests {
     /// Every table and column, and with it the promise that somebody has thought of its move.
     const KNOWN: &[(&str, &str)] = &[
         ("embeddings", "key model vectors"),
+        ("forgotten", "user_id now_on"),
         ("idempotency_keys", "user_id route key fingerprint session message_id turn_id created_at"),
         ("instances", "instance boot seen_at"),
         ("kept_words", "key at role"),

@@ -108,6 +108,8 @@ fn copy_beside(connection: &Connection, path: &Path, version: usize) -> Result<P
             copy.display()
         )));
     }
+    // An empty file is taken as it is.
+    super::private(&copy).map_err(Error::store)?;
     connection.execute("VACUUM INTO ?1", [copy.to_string_lossy()])?;
     Ok(copy)
 }

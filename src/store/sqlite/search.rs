@@ -15,6 +15,9 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Transaction, params, params_from_iter};
 use sha2::{Digest, Sha256};
 
+/// Pages of an index that are merged in one step.
+const MERGED: u32 = 64;
+
 #[async_trait]
 impl SearchStore for SqliteStore {
     async fn unkept(&self) -> Result<Vec<Unkept>> {
@@ -33,6 +36,17 @@ impl SearchStore for SqliteStore {
     async fn keep_words(&self, words: Vec<SessionWords>) -> Result<()> {
         let rows: Vec<_> = words.into_iter().map(Rows::of).collect();
         self.write_later(move |db| rows.iter().try_for_each(|rows| rows.keep(db))).await
+    }
+
+    async fn tidy_words(&self) -> Result<bool> {
+        self.write_later(|db| {
+            let mut has_more = false;
+            for table in ["message_words", "session_titles"] {
+                has_more |= merge(db, table)?;
+            }
+            Ok(has_more)
+        })
+        .await
     }
 
     async fn find_messages(&self, who: &Principal, query: &SearchQuery) -> Result<Vec<Found>> {
@@ -100,6 +114,16 @@ pub(super) fn forget_words(db: &Connection, session: i64) -> Result<()> {
         db.prepare_cached(rows)?.execute(range)?;
     }
     Ok(())
+}
+
+/// Merges some pages of an index, for what is deleted stays in it until then. Whether there are more:
+/// <https://www.sqlite.org/fts5.html#the_merge_command>.
+fn merge(db: &Connection, table: &str) -> Result<bool> {
+    let changes = || db.query_row("SELECT total_changes()", [], |row| row.get::<_, i64>(0));
+    let before = changes()?;
+    let sql = format!("INSERT INTO {table} ({table}, rank) VALUES ('merge', -{MERGED})");
+    db.prepare_cached(&sql)?.execute([])?;
+    Ok(changes()? - before >= 2)
 }
 
 /// What stands before each word of an owner's sessions. The dot is in no folded word, and to the

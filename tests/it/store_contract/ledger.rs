@@ -49,8 +49,17 @@ pub(super) async fn a_turn_is_booked_once_with_its_end(store: &Arc<dyn Store>) {
     store.book(entry.clone()).await.unwrap();
     assert_eq!(booked(store, "user:ada").await, (1, 100, 107, 5));
     assert_eq!(store.ledger(Some(&entry.turn_id), 10).await.unwrap(), []);
-    assert_eq!(store.forget_usage(&entry.payer.user).await.unwrap(), 1);
+    let begun = running(store, begin(&ada, "s", "more")).await;
+    let late = used(super::finish(&begun, "late", None), 90, 10);
+    let now_on = TurnId::generate();
+    assert_eq!(store.forget_usage(&entry.payer.user, &now_on).await.unwrap(), 1);
     assert_eq!(booked(store, "user:ada").await, (0, 0, 107, 5), "what is spent stays spent");
+    let counted = FinishTurn { is_counted: true, ..late };
+    store.finish_turn(counted).await.unwrap().unwrap();
+    assert_eq!(store.ledger(None, 10).await.unwrap(), [], "what ran then leaves no line");
+    let beside = LedgerEntry { turn_id: TurnId::generate(), ..entry };
+    store.book(beside.clone()).await.unwrap();
+    assert_eq!(store.ledger(None, 10).await.unwrap(), [beside]);
 }
 
 pub(super) async fn what_quotas_go_by_is_booked_when_its_end_is_told(store: &Arc<dyn Store>) {

@@ -24,7 +24,7 @@ use crate::http::Api;
 use crate::http::body::ChatBytes;
 use crate::http::envelope::Answer;
 use crate::http::extract::{Caller, NoQuery, idempotency, retry};
-use crate::http::gate::Asked;
+use crate::http::gate::{Asked, note_session};
 use crate::http::query::Query;
 use crate::http::sse;
 use crate::store::{MessageQuery, OnBusy, Repeats, SessionTarget, StoredResponse};
@@ -95,6 +95,7 @@ pub(in crate::http) async fn create(
         return beside(&api, &who, standing, request.saying(input)).await;
     }
     let (session, reply) = target(&api, &who, &request.place).await?;
+    note_session(&who, "/v1/responses", session.id());
     let may_be_known = key.repeats != Repeats::Never;
     let input = answering(&api, &who, input, &session, reply.as_ref(), may_be_known).await?;
     let request = request.saying(input);
@@ -234,6 +235,7 @@ async fn beside(
     let prompt = match &request.place {
         Where::Behind(turn) => {
             let (session, response) = previous(api, who, turn).await?;
+            note_session(who, "/v1/responses", &session);
             let session = api.store.session(who, &session, Access::Participate).await?;
             request.prompt_behind(api, &session, &response.reply_id).await?
         }

@@ -250,6 +250,12 @@ CREATE TABLE spent (
     PRIMARY KEY (purse, day)
 ) WITHOUT ROWID;
 
+-- Who had their lines forgotten: turns and calls that began before this one leave none.
+CREATE TABLE forgotten (
+    user_id TEXT PRIMARY KEY,
+    now_on  TEXT NOT NULL
+) WITHOUT ROWID;
+
 -- What stands for somebody's credentials, once and not for long.
 CREATE TABLE tickets (
     digest     TEXT PRIMARY KEY,                -- SHA-256, in hexadecimal
