@@ -72,6 +72,7 @@ mod tools;
 mod tree;
 mod usage;
 mod v1_chat;
+mod v1_content;
 mod v1_conversations;
 mod v1_responses;
 mod v1_responses_stream;
