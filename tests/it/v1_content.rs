@@ -1,8 +1,18 @@
 //! What messages below `/v1` hold beside plain text: pictures, and what a model will not say.
 
-use crate::support::Server;
 use crate::support::server::Reply;
+use crate::support::upstream::sse_chunk;
+use crate::support::{Call, Server};
+use futures::future::join;
 use serde_json::{Value, json};
+
+/// Asks, and lets the provider answer by the script.
+async fn asked(server: &Server, route: &str, body: Value, script: impl FnOnce(Call)) -> Reply {
+    let answer = async { script(server.upstream.call().await) };
+    let reply = join(server.post(route, body), answer).await.0;
+    assert_eq!(reply.status, 200, "{}", reply.body);
+    reply
+}
 
 /// Status, type, code and parameter of an error in OpenAI's shape.
 #[track_caller]
@@ -39,4 +49,28 @@ async fn a_picture_that_no_model_can_reach_is_refused_and_nothing_is_stored() {
     }
     assert_eq!(server.get("/api/chat-sessions").await.data()["sessions"], json!([]));
     assert!(server.upstream.is_idle().await);
+}
+
+#[tokio::test]
+async fn what_a_model_refuses_to_say_is_its_reply_and_can_be_sent_back() {
+    let server = Server::start().await;
+    let refuse = |mut call: Call| {
+        for piece in ["I can't ", "help with that."] {
+            call.raw(sse_chunk(&json!({"choices": [{"index": 0, "delta": {"refusal": piece}}]})));
+        }
+        call.finish(json!({"prompt_tokens": 7, "completion_tokens": 2}));
+    };
+    let body = json!({"session_id": "s", "messages": [{"role": "user", "content": "How?"}]});
+    let told = asked(&server, "/v1/chat/completions", body, refuse).await.body;
+    assert_eq!(told["choices"][0]["message"]["content"], "I can't help with that.");
+    assert_eq!(server.said("s").await, ["user: How?", "assistant: I can't help with that."]);
+
+    let refusal = json!([{"type": "refusal", "refusal": "I can't."}]);
+    let input = json!([{"role": "user", "content": "How?"},
+        {"role": "assistant", "content": refusal}, {"role": "user", "content": "Why?"}]);
+    asked(&server, "/v1/responses", json!({"input": input}), |call| {
+        assert_eq!(call.prompt()[1..], ["user: How?", "assistant: I can't.", "user: Why?"]);
+        call.reply("Because.");
+    })
+    .await;
 }
