@@ -74,3 +74,15 @@ async fn what_a_model_refuses_to_say_is_its_reply_and_can_be_sent_back() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_path_that_is_no_text_is_told_in_openais_shape() {
+    let server = Server::start().await;
+    for path in ["responses/%F0%9F", "conversations/%FF/items", "models/%C3%28"] {
+        let reply = server.get(&format!("/v1/{path}")).await;
+        let wanted = (400, &json!("invalid_request_error"), &Value::Null, &json!("path"));
+        assert_eq!(error(&reply), wanted, "{path}");
+    }
+    // A smile that is whole is just an id that nothing has.
+    assert_eq!(server.get("/v1/models/%F0%9F%98%80").await.status, 404);
+}
