@@ -147,12 +147,11 @@ impl Chat {
         let settings = begun.options.clone().over(begun.session.settings.clone());
         let Question { id, parent_id, role, content, parts, tokens } = &begun.question;
         let images = images(parts);
-        let count = u32::try_from(images.len()).unwrap_or(u32::MAX);
         // Results mean nothing without their calls: both are the new message together.
         let calling = self.memory.calling(&begun.session, *role, parent_id.as_ref()).await?;
         let last = calling.as_ref().map_or(parent_id.as_ref(), |reply| reply.parent_id.as_ref());
         let beside = self.memory.beside(calling.as_ref(), &settings).await;
-        let incoming = Incoming { text: content, tokens: *tokens, images: count, beside };
+        let incoming = Incoming { text: content, tokens: *tokens, images: &images, beside };
         let mut plan = self.memory.plan_turn(&settings, incoming).await?;
         let mut is_shortened = false;
         loop {

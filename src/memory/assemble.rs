@@ -202,7 +202,7 @@ impl Memory {
             ..Piece::plain(PieceKind::Recalled, Role::User, message.text.into())
         });
         // Only users show pictures, and only some models look at them.
-        let can_show = plan.image_tokens.is_some();
+        let can_show = plan.sight.is_some();
         let (calling, new) = match new {
             Some(message) => {
                 let beside = plan.beside_tokens;
@@ -374,7 +374,7 @@ fn verbatim(read: Vec<Remembered>, plan: &Plan, steady: Shares, now: Shares) -> 
     // A path that fits as a whole is not cut for the sake of parts that would be about nothing.
     let is_whole = has_root && all <= now.all;
     let room = if is_whole { now.all } else { now.recent() };
-    let (mut recent, is_all) = pictures::fit(counted, room, plan.image_tokens);
+    let (mut recent, is_all) = pictures::fit(counted, room, plan.sight);
     if !is_whole && now.messages == u32::MAX {
         cut(&mut recent, steady.recent(), room);
     }
