@@ -6,7 +6,7 @@ use super::hub::{LiveTurn, Reader};
 use super::terms::Slot;
 use super::transcript::{Opening, handed_over};
 use crate::clock;
-use crate::domain::image::images;
+use crate::domain::attachment::told_and_shown;
 use crate::domain::key::KeyId;
 use crate::domain::message::{Body, Parts as MessageParts};
 use crate::domain::principal::Access;
@@ -165,7 +165,7 @@ impl Chat {
                     sender_id: new.who.user.clone(),
                     tokens: match is_refused {
                         true => 0,
-                        false => tokens::count_long(&body.content).await,
+                        false => tokens::count_long(&body.counted()).await,
                     },
                     body: body.clone(),
                     created_at: clock::now(),
@@ -252,8 +252,9 @@ impl Chat {
         let settings = new.settings.clone().over(own);
         let memory = self.memory.clone();
         let count = move || {
-            let (tokens, images) = (tokens::count(&text), images(&parts));
-            let incoming = Incoming { text: &text, tokens, images: &images, beside: 0 };
+            let (told, images) = told_and_shown(&text, &parts);
+            let tokens = tokens::count(&told);
+            let incoming = Incoming { text: &told, tokens, images: &images, beside: 0 };
             memory.plan(&settings, Some(incoming)).map(|_| ())
         };
         tokio::task::spawn_blocking(count).await.map_err(Error::internal)?

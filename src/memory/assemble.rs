@@ -10,6 +10,7 @@ use super::strategies::Shares;
 use super::summary::Shown;
 use super::tokens::Vocabulary;
 use super::tools::{Calling, matched, pair};
+use crate::domain::attachment::told;
 use crate::domain::image::Image;
 use crate::domain::memory::Strategy;
 use crate::domain::session::Settings;
@@ -112,7 +113,7 @@ pub struct NewMessage {
     pub id: Option<MessageId>,
     /// Who speaks.
     pub role: Role,
-    /// Its text.
+    /// Its text, and what is attached to it.
     pub text: Arc<str>,
     /// The pictures that go with it.
     pub images: Vec<Image>,
@@ -363,7 +364,8 @@ fn verbatim(read: Vec<Remembered>, plan: &Plan, steady: Shares, now: Shares) -> 
                 Vocabulary::O200k => message.tokens,
                 vocabulary => {
                     let calls = tool::text_of_calls(&tool::calls(&message.parts));
-                    vocabulary.count(&message.content).saturating_add(vocabulary.count(&calls))
+                    let told = told(&message.content, &message.parts);
+                    vocabulary.count(&told).saturating_add(vocabulary.count(&calls))
                 }
             };
             (message, tokens)

@@ -2,7 +2,8 @@
 
 use super::budget::MESSAGE_OVERHEAD;
 use super::vision::Sight;
-use crate::domain::image::{Image, images};
+use crate::domain::attachment::told_and_shown;
+use crate::domain::image::Image;
 use crate::domain::tool::{self, ToolCall, ToolResult};
 use crate::domain::{MessageId, Role};
 use crate::store::Remembered;
@@ -15,6 +16,7 @@ pub(super) const MAX_BYTES: usize = 16 << 20;
 pub(super) struct Recent {
     pub(super) id: MessageId,
     pub(super) role: Role,
+    /// Its text, and what is attached to it.
     pub(super) content: String,
     /// Of text and pictures.
     pub(super) tokens: u32,
@@ -45,7 +47,9 @@ pub(super) fn fit(
         let Some(left) = room.checked_sub(text_tokens.saturating_add(MESSAGE_OVERHEAD)) else {
             return (taken, false);
         };
-        let mut images = sight.map(|_| images(&message.parts)).unwrap_or_default();
+        let (told, images) = told_and_shown(&message.content, &message.parts);
+        let content = told.into_owned();
+        let mut images = if sight.is_some() { images } else { Vec::new() };
         let mut image_tokens = sight.map_or(0, |sight| sight.taken_by(&images).most);
         if image_tokens > left {
             (images, image_tokens, is_all) = (Vec::new(), 0, false);
@@ -56,13 +60,13 @@ pub(super) fn fit(
             Role::Tool => (Vec::new(), tool::results(&message.parts)),
             Role::User | Role::System => (Vec::new(), Vec::new()),
         };
-        if message.content.is_empty() && images.is_empty() && calls.is_empty() && results.is_empty() {
+        if content.is_empty() && images.is_empty() && calls.is_empty() && results.is_empty() {
             continue;
         }
         room = left - image_tokens;
         let own = u64::from(message.tokens) + u64::from(MESSAGE_OVERHEAD);
         let tokens_before = message.path_tokens.saturating_sub(own);
-        let Remembered { id, role, content, path_tokens, parent_id, .. } = message;
+        let Remembered { id, role, path_tokens, parent_id, .. } = message;
         let tokens = text_tokens + image_tokens;
         taken.push(Recent {
             id,

@@ -47,7 +47,10 @@ async fn a_picture_goes_to_the_model_with_its_question_and_is_remembered() {
     let next = json!({"sessionId": "chat-1", "message": "And this?",
         "parts": [{"type": "image_url", "image_url": {"url": "https://e.com/dog.png", "detail": "low"}},
                   {"type": "file", "mediaType": "application/pdf", "url": "https://e.com/a.pdf"}]});
-    let mut dog = picture("And this?", "https://e.com/dog.png");
+    let mut dog = picture(
+        "And this?\n\n(Attached: application/pdf, which you cannot read.)",
+        "https://e.com/dog.png",
+    );
     dog["content"][1]["image_url"]["detail"] = json!("low");
     let cat = json!({"role": "assistant", "content": "A cat."});
     let prompt = ask(&server, next.clone(), "A dog.").await;

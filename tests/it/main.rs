@@ -6,6 +6,7 @@
 mod admin;
 mod anthropic;
 mod architecture;
+mod attachments;
 mod bad_input;
 mod branches;
 mod busy;
