@@ -100,7 +100,7 @@ async fn prompt(
     turn: usize,
 ) -> Vec<u32> {
     let tokens = echoic::memory::tokens::count(question);
-    let incoming = Incoming { text: question, tokens, images: 0, beside: 0 };
+    let incoming = Incoming { text: question, tokens, images: &[], beside: 0 };
     let mut plan = memory.plan(settings, Some(incoming)).unwrap();
     // The index must be there, whatever else the machine does.
     plan.patience = None;

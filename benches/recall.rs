@@ -101,7 +101,7 @@ impl World {
         };
         let settings = Settings { memory: options, ..Settings::default() };
         let incoming =
-            Incoming { text: &asked, tokens: tokens::count(&asked), images: 0, beside: 0 };
+            Incoming { text: &asked, tokens: tokens::count(&asked), images: &[], beside: 0 };
         let mut plan = self.memory.plan(&settings, Some(incoming)).unwrap();
         plan.patience = None;
         let new = NewMessage::said(asked.as_str(), at(9_999));

@@ -9,7 +9,7 @@ use super::hub::LiveTurn;
 use super::terms::Slot;
 use super::transcript::{Opening, Transcript};
 use crate::clock;
-use crate::domain::image::images;
+use crate::domain::attachment::told_and_shown;
 use crate::domain::message::FinishReason;
 use crate::domain::{Session, tool};
 use crate::error::{Error, Kind, Result};
@@ -149,20 +149,19 @@ impl Chat {
             self.ensure_left(&begun.payer, &begun.session, clock::now()).await?;
         }
         let Question { id, parent_id, role, content, parts, tokens } = &begun.question;
-        let images = images(parts);
-        let count = u32::try_from(images.len()).unwrap_or(u32::MAX);
+        let (told, images) = told_and_shown(content, parts);
         // Results mean nothing without their calls: both are the new message together.
         let calling = self.memory.calling(&begun.session, *role, parent_id.as_ref()).await?;
         let last = calling.as_ref().map_or(parent_id.as_ref(), |reply| reply.parent_id.as_ref());
         let beside = self.memory.beside(calling.as_ref(), &settings).await;
-        let incoming = Incoming { text: content, tokens: *tokens, images: count, beside };
+        let incoming = Incoming { text: &told, tokens: *tokens, images: &images, beside };
         let mut plan = self.memory.plan_turn(&settings, incoming).await?;
         let mut is_shortened = false;
         loop {
             let new = NewMessage {
                 id: Some(id.clone()),
                 role: *role,
-                text: content.as_str().into(),
+                text: (&*told).into(),
                 images: images.clone(),
                 results: tool::results(parts),
                 calling: calling.clone(),

@@ -6,6 +6,7 @@ use super::hub::{LiveTurn, Reader};
 use super::terms::Slot;
 use super::transcript::{Opening, handed_over};
 use crate::clock;
+use crate::domain::attachment::told_and_shown;
 use crate::domain::key::KeyId;
 use crate::domain::message::{Body, Parts as MessageParts};
 use crate::domain::principal::Access;
@@ -17,7 +18,7 @@ use crate::error::{Error, Kind, Result};
 use crate::memory::{Incoming, tokens};
 use crate::store::{
     Admission, Ask, Began, BeginTurn, Begun, IdempotencyKey, LedTo, NewMessage, OnBusy, OnKnownId,
-    Parent, ReplyFields, SessionTarget, Size, TurnSpec,
+    Parent, ReplyFields, SessionTarget, TurnSpec,
 };
 use futures::FutureExt;
 use std::panic::AssertUnwindSafe;
@@ -169,7 +170,7 @@ impl Chat {
                     sender_id: new.who.user.clone(),
                     tokens: match new.standing.refusal {
                         Some(_) => 0,
-                        None => tokens::count_long(&body.content).await,
+                        None => tokens::count_long(&body.counted()).await,
                     },
                     body: body.clone(),
                     created_at: clock::now(),
@@ -271,8 +272,9 @@ impl Chat {
         let settings = new.settings.clone().over(own);
         let memory = self.memory.clone();
         let count = move || {
-            let Size { tokens, images, .. } = Size::of(&text, &parts, tokens::count(&text));
-            let incoming = Incoming { text: &text, tokens, images, beside: 0 };
+            let (told, images) = told_and_shown(&text, &parts);
+            let tokens = tokens::count(&told);
+            let incoming = Incoming { text: &told, tokens, images: &images, beside: 0 };
             memory.plan(&settings, Some(incoming)).map(|_| ())
         };
         tokio::task::spawn_blocking(count).await.map_err(Error::internal)?

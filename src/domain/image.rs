@@ -36,8 +36,9 @@ pub fn image(part: &Value) -> Option<Image> {
         _ => return None,
     };
     let url = source.as_str().or(source["url"].as_str())?;
-    let can_be_reached =
-        ["https://", "http://", "data:image/"].iter().any(|scheme| url.starts_with(scheme));
+    // A drawing in SVG is a text to models.
+    let can_be_reached = !url.starts_with("data:image/svg")
+        && ["https://", "http://", "data:image/"].iter().any(|scheme| url.starts_with(scheme));
     let detail = source["detail"].as_str().or(part["detail"].as_str());
     can_be_reached.then(|| Image { url: url.into(), detail: detail.map(str::to_owned) })
 }
@@ -78,6 +79,7 @@ mod tests {
             r#"{"type":"image","url":"blob:https://e.com/1"}"#,
             r#"{"type":"image","url":"file:///etc/passwd"}"#,
             r#"{"type":"image","url":"data:text/html,x"}"#,
+            r#"{"type":"image","url":"data:image/svg+xml,x"}"#,
             r#"{"type":"image","url":7}"#,
             r#"{"type":"image_url","image_url":{}}"#,
             r#"{"type":"image"}"#,

@@ -1,6 +1,7 @@
 //! Messages: the immutable entries of a session.
 
 use super::as_word;
+use super::attachment::told;
 use super::text::{first_characters, has_nul, without_nul};
 use super::tool;
 use super::{Invalid, MessageId, SessionId, Timestamp, Usage, UserId};
@@ -130,7 +131,8 @@ pub struct Message {
     pub kind: MessageType,
     /// Its text.
     pub content: String,
-    /// What is not plain text: attachments, reasoning.
+    /// What is not plain text: attachments, reasoning. Models are shown pictures, are told texts as
+    /// they are, and of other attachments that they were there.
     #[schema(value_type = Vec<Object>)]
     pub parts: Parts,
     /// How it ended.
@@ -277,17 +279,21 @@ impl Body {
         if parts.as_json().len() > MAX_PARTS {
             return Err(BodyError::TooLarge { field: "parts", limit: MAX_PARTS });
         }
+        if told(&content, &parts).len() > limit {
+            return Err(BodyError::TooLarge { field: "parts", limit });
+        }
         Ok(Self { content, parts, kind })
     }
 }
 
 impl Body {
-    /// All that is counted of it: its text, and the functions that it calls.
+    /// All that is counted of it: its text, what is attached, and the functions that it calls.
     pub fn counted(&self) -> Cow<'_, str> {
+        let told = told(&self.content, &self.parts);
         let calls = tool::text_of_calls(&tool::calls(&self.parts));
         match calls.is_empty() {
-            true => Cow::from(&self.content),
-            false => Cow::from(format!("{}\n{calls}", self.content)),
+            true => told,
+            false => Cow::from(format!("{told}\n{calls}")),
         }
     }
 }

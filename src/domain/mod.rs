@@ -2,6 +2,7 @@
 //!
 //! No I/O, no async, nothing of the rest of the crate. Every other module speaks these words.
 
+pub mod attachment;
 pub mod further;
 pub mod ids;
 pub mod image;

@@ -220,7 +220,7 @@ pub(super) async fn post(
                 .transpose()?,
             role: body.role,
             sender_id: who.user.clone(),
-            tokens: tokens::count_long(&content.content).await,
+            tokens: tokens::count_long(&content.counted()).await,
             body: content,
             created_at: body.created_at.unwrap_or(now),
             reply: ReplyFields::default(),

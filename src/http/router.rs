@@ -118,6 +118,7 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
         "etag",
         "retry-after",
         "x-should-retry",
+        "x-echoic-session",
         "ratelimit-limit",
         "ratelimit-remaining",
         "ratelimit-reset",

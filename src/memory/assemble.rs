@@ -10,6 +10,7 @@ use super::strategies::Shares;
 use super::summary::Shown;
 use super::tokens::Vocabulary;
 use super::tools::{Calling, matched, pair};
+use crate::domain::attachment::told;
 use crate::domain::image::Image;
 use crate::domain::memory::Strategy;
 use crate::domain::session::Settings;
@@ -112,7 +113,7 @@ pub struct NewMessage {
     pub id: Option<MessageId>,
     /// Who speaks.
     pub role: Role,
-    /// Its text.
+    /// Its text, and what is attached to it.
     pub text: Arc<str>,
     /// The pictures that go with it.
     pub images: Vec<Image>,
@@ -202,7 +203,7 @@ impl Memory {
             ..Piece::plain(PieceKind::Recalled, Role::User, message.text.into())
         });
         // Only users show pictures, and only some models look at them.
-        let can_show = plan.image_tokens.is_some();
+        let can_show = plan.sight.is_some();
         let (calling, new) = match new {
             Some(message) => {
                 let beside = plan.beside_tokens;
@@ -363,7 +364,8 @@ fn verbatim(read: Vec<Remembered>, plan: &Plan, steady: Shares, now: Shares) -> 
                 Vocabulary::O200k => message.tokens,
                 vocabulary => {
                     let calls = tool::text_of_calls(&tool::calls(&message.parts));
-                    vocabulary.count(&message.content).saturating_add(vocabulary.count(&calls))
+                    let told = told(&message.content, &message.parts);
+                    vocabulary.count(&told).saturating_add(vocabulary.count(&calls))
                 }
             };
             (message, tokens)
@@ -374,7 +376,7 @@ fn verbatim(read: Vec<Remembered>, plan: &Plan, steady: Shares, now: Shares) -> 
     // A path that fits as a whole is not cut for the sake of parts that would be about nothing.
     let is_whole = has_root && all <= now.all;
     let room = if is_whole { now.all } else { now.recent() };
-    let (mut recent, is_all) = pictures::fit(counted, room, plan.image_tokens);
+    let (mut recent, is_all) = pictures::fit(counted, room, plan.sight);
     if !is_whole && now.messages == u32::MAX {
         cut(&mut recent, steady.recent(), room);
     }

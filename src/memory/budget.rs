@@ -5,6 +5,7 @@
 use super::correction::Correction;
 use super::strategies::{self, Room, Shares};
 use super::tokens::Vocabulary;
+use super::vision::{Sight, Taken};
 use crate::domain::memory::{MemoryOptions, Strategy};
 use crate::domain::message;
 use crate::error::{Error, Kind, Result};
@@ -55,10 +56,10 @@ pub(super) struct Fixed {
     pub(super) correction: Correction,
     pub(super) system: Arc<str>,
     pub(super) system_tokens: u32,
-    /// `None` where there is no new message yet.
-    pub(super) new_tokens: Option<u32>,
+    /// What the new message takes; nothing where there is none yet.
+    pub(super) new: Taken,
     /// `None` where the model takes no pictures.
-    pub(super) image_tokens: Option<u32>,
+    pub(super) sight: Option<Sight>,
 }
 
 /// What was decided before anything is read.
@@ -81,13 +82,13 @@ pub struct Plan {
     pub system: Arc<str>,
     /// Its tokens.
     pub system_tokens: u32,
-    /// The new message's tokens, its pictures' included.
+    /// The new message's tokens, its pictures' included; of those that nobody knows, the most.
     pub new_tokens: u32,
     /// The part of these that goes to what stands beside it: calls that it answers, functions that
     /// are offered.
     pub beside_tokens: u32,
-    /// What each picture counts for; `None` where the model takes none.
-    pub image_tokens: Option<u32>,
+    /// How pictures count; `None` where the model takes none.
+    pub sight: Option<Sight>,
     /// What is asked of memory.
     pub options: MemoryOptions,
     /// What memory takes unless somebody says otherwise.
@@ -121,33 +122,29 @@ impl Plan {
 }
 
 impl Fixed {
-    /// Divides the window up. Errors: `context_too_long` if system prompt and new message leave no
-    /// room for a reply.
+    /// Divides the window up. Errors: `context_too_long` if system prompt and new message surely
+    /// leave no room for a reply. Where they may, memory gets none.
     pub(super) fn plan(
         self,
         options: MemoryOptions,
         max_output_tokens: Option<u32>,
         default_tokens: u32,
     ) -> Result<Plan> {
-        let new_tokens = self.new_tokens.unwrap_or(0);
-        let room = room_for_memory(
-            self.context_window,
-            max_output_tokens,
-            self.correction,
-            self.system_tokens,
-            new_tokens,
-        );
-        let reply_reserve = reply_reserve(self.context_window, max_output_tokens);
-        let Some(left) = room else {
-            return Err(self.too_long(reply_reserve));
+        let room_beside = |new_tokens| {
+            room_for_memory(
+                self.context_window,
+                max_output_tokens,
+                self.correction,
+                self.system_tokens,
+                new_tokens,
+            )
         };
-        let steady = room_for_memory(
-            self.context_window,
-            max_output_tokens,
-            self.correction,
-            self.system_tokens,
-            0,
-        );
+        let reply_reserve = reply_reserve(self.context_window, max_output_tokens);
+        if room_beside(self.new.least).is_none() {
+            return Err(self.too_long(reply_reserve));
+        }
+        let left = room_beside(self.new.most).unwrap_or(0);
+        let steady = room_beside(0);
         let strategy = options.strategy.unwrap_or_default();
         let steady = steady.unwrap_or(left).max(left);
         let all = strategies::of(strategy)
@@ -169,15 +166,15 @@ impl Fixed {
             strategy,
             system: self.system,
             system_tokens: self.system_tokens,
-            new_tokens,
+            new_tokens: self.new.most,
             beside_tokens: 0,
-            image_tokens: self.image_tokens,
+            sight: self.sight,
         })
     }
 
     fn too_long(&self, reply_reserve: u32) -> Error {
         let Self { model, context_window, .. } = self;
-        let new_tokens = self.correction.own(self.new_tokens.unwrap_or(0));
+        let new_tokens = self.correction.own(self.new.least);
         let system_tokens = self.correction.own(self.system_tokens);
         Error::new(
             Kind::ContextTooLong,
@@ -233,28 +230,34 @@ mod tests {
         fn whatever_is_asked_all_together_fits_the_window(
             context_window in prop_oneof![256u32..10_000, any::<u32>()],
             system_tokens in tokens(),
-            new_tokens in proptest::option::of(tokens()),
+            new_tokens in tokens(),
+            unsure in prop_oneof![Just(0u32), tokens()],
             max_output_tokens in proptest::option::of(tokens()),
             default_tokens in tokens(),
             options in options(),
             steps in steps(),
         ) {
             let (model, vocabulary, system) = ("m".to_owned(), Vocabulary::O200k, "".into());
-            let image_tokens = Some(6500);
+            let new = Taken { least: new_tokens.saturating_sub(unsure), most: new_tokens };
+            let sight = Sight::of(&model, Correction::NONE);
             let correction = Correction::of_steps(steps);
             let own = |counted: u64| (counted * u64::from(steps)).div_ceil(20);
             let fixed = Fixed {
-                model, vocabulary, context_window, correction, system, system_tokens, new_tokens, image_tokens,
+                model, vocabulary, context_window, correction, system, system_tokens, new, sight,
             };
             let planned = fixed.plan(options, max_output_tokens, default_tokens);
             let overhead = u64::from(MESSAGE_OVERHEAD);
-            let new = u64::from(new_tokens.unwrap_or(0)) + overhead;
-            let before_memory = u64::from(PROMPT_OVERHEAD) + u64::from(system_tokens) + overhead + new;
+            let before_memory = |new: u32| {
+                let system = u64::from(PROMPT_OVERHEAD) + u64::from(system_tokens) + overhead;
+                system + u64::from(new) + overhead
+            };
             match planned {
                 Ok(plan) => {
                     let memory = u64::from(plan.room);
-                    let all = own(before_memory + memory) + u64::from(plan.reply_reserve);
-                    prop_assert!(all <= u64::from(context_window), "{all} of {context_window}: {plan:?}");
+                    let all = |new| own(before_memory(new) + memory) + u64::from(plan.reply_reserve);
+                    let window = u64::from(context_window);
+                    prop_assert!(all(new.least) <= window, "{} of {window}: {plan:?}", all(new.least));
+                    prop_assert!(memory == 0 || all(new.most) <= window, "{plan:?}");
                     prop_assert!(memory <= options.max_tokens.map_or(u64::MAX, u64::from));
                     prop_assert!(plan.project_tokens <= plan.room / 2);
                     let shares = plan.shares(0);
@@ -266,7 +269,7 @@ mod tests {
                 Err(error) => {
                     prop_assert_eq!(error.kind, Kind::ContextTooLong);
                     let reserve = u64::from(reply_reserve(context_window, max_output_tokens));
-                    let all = own(before_memory) + reserve;
+                    let all = own(before_memory(new.least)) + reserve;
                     prop_assert!(all > u64::from(context_window), "it would have fitted");
                 }
             }

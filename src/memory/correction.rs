@@ -70,7 +70,7 @@ pub struct Counted {
 }
 
 impl Assembled {
-    /// What can be learned from; `None` with pictures, whose size is a bound, not a count.
+    /// What can be learned from; `None` with pictures, whose size is often a bound, not a count.
     pub fn counted(&self) -> Option<Counted> {
         let has_images = self.pieces.iter().any(|piece| !piece.images.is_empty());
         let counted = || Counted { model: self.model.clone(), tokens: self.counted_tokens };

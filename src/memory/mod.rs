@@ -18,6 +18,7 @@ mod strategies;
 mod summary;
 pub mod tokens;
 mod tools;
+mod vision;
 mod windows;
 
 pub use assemble::{Assembled, NewMessage, Piece, PieceKind};
@@ -25,9 +26,11 @@ pub use budget::Plan;
 pub use correction::{Correction, Counted};
 pub use project::ProjectShown;
 pub use tools::Calling;
+pub use vision::Sight;
 pub use windows::Windows;
 
 use crate::domain::SessionId;
+use crate::domain::image::Image;
 use crate::domain::memory::{MemoryOptions, Strategy};
 use crate::domain::session::Settings;
 use crate::error::{Error, Result};
@@ -39,6 +42,7 @@ use recall::Recall;
 use std::sync::Arc;
 use std::time::Duration;
 use tokens::Vocabulary;
+use vision::Taken;
 
 /// How long a turn waits for what it recalls.
 pub const RECALL_PATIENCE: Duration = Duration::from_millis(50);
@@ -86,8 +90,8 @@ pub struct Incoming<'a> {
     pub text: &'a str,
     /// Its text's size in tokens of o200k_base.
     pub tokens: u32,
-    /// How many pictures go with it.
-    pub images: u32,
+    /// The pictures that go with it.
+    pub images: &'a [Image],
     /// Tokens of what must stand in the prompt because of it: calls that it answers, functions that
     /// are offered.
     pub beside: u32,
@@ -175,9 +179,9 @@ impl Memory {
         };
         let text_tokens = if in_o200k { new.tokens } else { new.bytes };
         let correction = self.corrections.of(model);
-        let image_tokens =
-            pictures::tokens_of_one(model).map(|own| correction.counted_at_least(own));
-        let new_tokens = text_tokens.saturating_add(pictures::tokens_of(new.images, image_tokens));
+        let sight = Sight::of(model, correction);
+        let new_tokens =
+            text_tokens.saturating_add(sight.map_or(0, |sight| sight.most(new.images)));
         let (window, most) = (self.context_window(model), settings.max_output_tokens);
         budget::room_for_memory(window, most, correction, system, new_tokens).is_some()
     }
@@ -197,15 +201,15 @@ impl Memory {
             vocabulary => vocabulary.count(&system),
         };
         let correction = self.corrections.of(&model);
-        let image_tokens =
-            pictures::tokens_of_one(&model).map(|own| correction.counted_at_least(own));
-        let new_tokens = new.map(|new| {
+        let sight = Sight::of(&model, correction);
+        let new_taken = new.map(|new| {
             let text_tokens = match vocabulary {
                 Vocabulary::O200k => new.tokens,
                 Vocabulary::Cl100k => vocabulary.count(new.text),
             };
-            let picture_tokens = pictures::tokens_of(new.images, image_tokens);
-            text_tokens.saturating_add(picture_tokens).saturating_add(new.beside)
+            let pictures = sight.map_or(Taken::default(), |sight| sight.taken_by(new.images));
+            let with = |taken: u32| text_tokens.saturating_add(taken).saturating_add(new.beside);
+            Taken { least: with(pictures.least), most: with(pictures.most) }
         });
         let context_window = self.context_window(&model);
         let fallback =
@@ -220,8 +224,8 @@ impl Memory {
             correction,
             system,
             system_tokens,
-            new_tokens,
-            image_tokens,
+            new: new_taken.unwrap_or_default(),
+            sight,
         };
         let plan = prompt.plan(options, settings.max_output_tokens, default_tokens)?;
         let beside_tokens = new.map_or(0, |new| new.beside);
@@ -241,9 +245,12 @@ impl Memory {
             return self.plan(settings, Some(new));
         }
         let (memory, settings, text) = (self.clone(), settings.clone(), new.text.to_owned());
-        let Incoming { tokens, images, beside, .. } = new;
-        let plan =
-            move || memory.plan(&settings, Some(Incoming { text: &text, tokens, images, beside }));
+        let Incoming { tokens, beside, .. } = new;
+        let images = new.images.to_vec();
+        let plan = move || {
+            let new = Incoming { text: &text, tokens, images: &images, beside };
+            memory.plan(&settings, Some(new))
+        };
         tokio::task::spawn_blocking(plan).await.map_err(Error::internal)?
     }
 }

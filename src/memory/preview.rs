@@ -24,7 +24,7 @@ impl Memory {
             None => (self.plan(&settings, None)?, None),
             Some(text) => {
                 let tokens = tokens::count_long(&text).await;
-                let incoming = Incoming { text: &text, tokens, images: 0, beside: 0 };
+                let incoming = Incoming { text: &text, tokens, images: &[], beside: 0 };
                 let plan = self.plan_turn(&settings, incoming).await?;
                 (plan, Some(NewMessage::said(text, now)))
             }

@@ -1,7 +1,7 @@
 //! What is asked of a store about turns.
 
 use super::{IdempotencyKey, NewMessage, Parent};
-use crate::domain::image::images;
+use crate::domain::attachment::told_and_shown;
 use crate::domain::key::KeyId;
 use crate::domain::message::Parts;
 use crate::domain::quota::{Payer, Quota};
@@ -98,7 +98,7 @@ pub type Admission = Box<dyn Fn(&Session, Size) -> Result<()> + Send + Sync>;
 /// How large a message is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Size {
-    /// Its text in tokens of o200k_base.
+    /// Its text, and what is attached to it, in tokens of o200k_base.
     pub tokens: u32,
     /// In bytes, which is no less than its tokens in any vocabulary.
     pub bytes: u32,
@@ -110,7 +110,8 @@ impl Size {
     /// The size of a message whose tokens were counted.
     pub fn of(text: &str, parts: &Parts, tokens: u32) -> Self {
         let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-        Self { tokens, bytes: number(text.len()), images: number(images(parts).len()) }
+        let (told, images) = told_and_shown(text, parts);
+        Self { tokens, bytes: number(told.len()), images: number(images.len()) }
     }
 }
 

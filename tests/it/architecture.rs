@@ -64,6 +64,7 @@ const LIVES_IN: &[(&str, &[&str])] = &[
     ("minijinja", &["prompts.rs"]),
     ("tiktoken_rs", &["memory/tokens.rs"]),
     ("rust_stemmers", &["memory/rank/"]),
+    ("imagesize", &["memory/vision.rs"]),
     ("clap", &["config.rs", "config/"]),
     ("indicatif", &["cli/progress.rs"]),
     ("pulldown_cmark", &["markup/"]),

@@ -1,9 +1,19 @@
 //! Pictures: stored as they came, shown to models that take them, within the budget.
 
 use crate::support::Server;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
 const CAT: &str = "data:image/png;base64,AAAA";
+
+/// The head of a PNG of so many pixels, which is all that tells its size.
+pub fn png(width: u32, height: u32) -> String {
+    let mut head = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR".to_vec();
+    head.extend([width.to_be_bytes(), height.to_be_bytes()].concat());
+    head.extend(b"\x08\x06\0\0\0");
+    format!("data:image/png;base64,{}", BASE64_STANDARD.encode(head))
+}
 
 /// The prompt's messages but the system's, as sent to the provider.
 fn sent(request: &Value) -> Vec<Value> {
@@ -37,7 +47,10 @@ async fn a_picture_goes_to_the_model_with_its_question_and_is_remembered() {
     let next = json!({"sessionId": "chat-1", "message": "And this?",
         "parts": [{"type": "image_url", "image_url": {"url": "https://e.com/dog.png", "detail": "low"}},
                   {"type": "file", "mediaType": "application/pdf", "url": "https://e.com/a.pdf"}]});
-    let mut dog = picture("And this?", "https://e.com/dog.png");
+    let mut dog = picture(
+        "And this?\n\n(Attached: application/pdf, which you cannot read.)",
+        "https://e.com/dog.png",
+    );
     dog["content"][1]["image_url"]["detail"] = json!("low");
     let cat = json!({"role": "assistant", "content": "A cat."});
     let prompt = ask(&server, next.clone(), "A dog.").await;
@@ -73,7 +86,7 @@ async fn a_message_of_nothing_but_a_picture_is_shown_too() {
         (&shown["pieces"][1]["images"], &shown["pieces"][1]["text"]),
         (&json!(1), &json!(""))
     );
-    assert_eq!(shown["pieces"][1]["tokens"], 6500);
+    assert_eq!(shown["pieces"][1]["tokens"], 6404);
     assert_eq!(shown["pieces"][2].get("images"), None);
 }
 
@@ -126,11 +139,42 @@ async fn a_picture_that_does_not_fit_is_left_out_of_memory_and_its_text_stays() 
 }
 
 #[tokio::test]
+async fn pictures_count_by_their_size_and_small_ones_fit() {
+    let server = Server::start().await;
+    let small = json!({"type": "file", "mediaType": "image/png", "url": png(64, 64)});
+    for (model, each) in [("gpt-4o-mini", 8500), ("gpt-4o", 255), ("claude-sonnet-4-5", 6)] {
+        let session = server.session().await;
+        let body = json!({"sessionId": session, "message": "Which is best?", "model": model,
+            "parts": vec![&small; 3]});
+        let mut frames = server.chat(body).await;
+        server.upstream.call().await.reply("The second.");
+        let finish = frames.until("finish").await.data;
+        let told = finish["messageMetadata"]["memory"]["promptTokens"].as_u64().unwrap();
+        let shown = server.get(&format!("/api/chat-sessions/{session}/memory")).await.data();
+        let text = shown["pieces"][0]["tokens"].as_u64().unwrap() + 4 + 4 + 3 + 4;
+        assert_eq!(told, text + 3 * each, "{model}");
+    }
+}
+
+#[tokio::test]
+async fn what_lies_behind_an_address_is_no_reason_to_refuse_a_message() {
+    let server = Server::start().await;
+    let session = server.session().await;
+    ask(&server, json!({"sessionId": session, "message": "Look at these."}), "Go on.").await;
+    let there = json!({"type": "image", "url": "https://e.com/x.png"});
+    let body = json!({"sessionId": session, "message": "all my photographs", "model": "gpt-4o-mini",
+        "parts": vec![&there; 9]});
+    let prompt = ask(&server, body, "Nice.").await;
+    // They may take all the room there is, so nothing stands before them.
+    assert_eq!((prompt.len(), prompt[0]["content"].as_array().unwrap().len()), (1, 10));
+}
+
+#[tokio::test]
 async fn more_pictures_than_fit_the_window_are_refused_with_the_message() {
     let server = Server::start().await;
     let session = server.session().await;
-    let body = json!({"sessionId": session, "message": "all my photographs",
-        "parts": vec![json!({"type": "image", "url": "https://e.com/x.png"}); 20]});
+    let body = json!({"sessionId": session, "message": "all my photographs", "model": "gpt-4o-mini",
+        "parts": vec![json!({"type": "image", "url": png(1024, 1024)}); 20]});
     let refused = server.post("/api/chat", body).await;
     assert_eq!(refused.failure(), (422, "context_too_long"));
     assert_eq!(server.said(&session).await, Vec::<String>::new());

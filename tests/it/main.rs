@@ -6,6 +6,7 @@
 mod admin;
 mod anthropic;
 mod architecture;
+mod attachments;
 mod bad_input;
 mod branches;
 mod busy;
@@ -72,6 +73,7 @@ mod tools;
 mod tree;
 mod usage;
 mod v1_chat;
+mod v1_content;
 mod v1_conversations;
 mod v1_items;
 mod v1_responses;

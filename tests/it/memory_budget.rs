@@ -1,6 +1,7 @@
 //! The budget, as a property: whatever was said in whatever script, and whichever model is asked,
 //! prompt and reply fit its window, and the newest message is in the prompt.
 
+use crate::images::png;
 use echoic::domain::memory::{MemoryOptions, STRATEGIES, Strategy as Way};
 use echoic::domain::message::{Body, Parts};
 use echoic::domain::project::GenerationStatus;
@@ -116,7 +117,7 @@ fn common() -> impl Strategy<Value = Common> {
 }
 
 fn parts(images: usize) -> Parts {
-    let image = serde_json::json!({"type": "image", "url": "https://example.com/cat.png"});
+    let image = serde_json::json!({"type": "image", "url": png(1024, 1024)});
     Parts::from_stored(serde_json::Value::from(vec![image; images]).to_string()).unwrap()
 }
 
@@ -201,12 +202,24 @@ fn is_old(settings: &Settings) -> bool {
     matches!(model, "gpt-4" | "openai/gpt-4" | "gpt-3.5-turbo")
 }
 
-/// The tokens of a prompt, counted anew: 4 around each message, 3 before the reply, 6500 for each
+/// What the picture takes at least, and at the most.
+fn picture(settings: &Settings) -> [u32; 2] {
+    match settings.model.as_deref().unwrap_or("gpt-4o") {
+        _ if is_old(settings) => [0; 2],
+        "gpt-4o" => [765; 2],
+        "gpt-5-mini" => [1659; 2],
+        _ => [64, 6404],
+    }
+}
+
+/// The tokens of a prompt, counted anew: 4 around each message, 3 before the reply, so many for each
 /// picture.
-fn recount<'a>(settings: &Settings, said: impl Iterator<Item = (&'a str, usize)>) -> u32 {
-    let is_old = is_old(settings);
-    let (vocabulary, image) =
-        if is_old { (Vocabulary::Cl100k, 0) } else { (Vocabulary::O200k, 6500) };
+fn recount<'a>(
+    settings: &Settings,
+    image: u32,
+    said: impl Iterator<Item = (&'a str, usize)>,
+) -> u32 {
+    let vocabulary = if is_old(settings) { Vocabulary::Cl100k } else { Vocabulary::O200k };
     3 + said.map(|(text, images)| vocabulary.count(text) + 4 + image * images as u32).sum::<u32>()
 }
 
@@ -217,7 +230,8 @@ fn reserve(case: &Case) -> u32 {
 fn check(case: &Case, assembled: &Assembled) {
     let Case { said, next, window, settings, project } = case;
     let sent = assembled.prompt(settings).messages;
-    let counted = recount(settings, sent.iter().map(|one| (&*one.content, one.images.len())));
+    let said_of = || sent.iter().map(|one| (&*one.content, one.images.len()));
+    let [least, counted] = picture(settings).map(|image| recount(settings, image, said_of()));
     let recalled: Vec<_> =
         assembled.pieces.iter().filter(|piece| piece.kind == PieceKind::Recalled).collect();
     if recalled.is_empty() {
@@ -226,7 +240,10 @@ fn check(case: &Case, assembled: &Assembled) {
     assert!(counted <= assembled.prompt_tokens, "{counted}: {assembled:?}");
     let reserve = reserve(case);
     assert_eq!((assembled.reply_reserve, assembled.context_window), (reserve, *window));
-    assert!(assembled.prompt_tokens + reserve <= *window, "{assembled:?}");
+    // Pictures of which nobody knows how they count may take more than there is, but only alone.
+    assert!(least + reserve <= *window, "{assembled:?}");
+    let is_alone = assembled.memory_tokens() == 0;
+    assert!(assembled.prompt_tokens + reserve <= *window || is_alone, "{assembled:?}");
     assert!(assembled.cacheable_prefix_tokens <= assembled.prompt_tokens);
 
     let (newest, before) = assembled.pieces.split_last().unwrap();
@@ -335,15 +352,17 @@ fn prompt_and_reply_always_fit_and_the_newest_message_is_always_in() {
         let parts = parts(*images);
         let size = Size::of(text, &parts, tokens::count(text));
         let surely_fits = memory.surely_fits(&case.settings, size);
-        let incoming = Incoming { text, tokens: size.tokens, images: size.images, beside: 0 };
+        let pictures = echoic::domain::image::images(&parts);
+        let incoming = Incoming { text, tokens: size.tokens, images: &pictures, beside: 0 };
         let plan = match memory.plan(&case.settings, Some(incoming)) {
             Ok(plan) => plan,
             Err(error) => {
                 assert_eq!(error.kind, Kind::ContextTooLong);
                 assert!(!surely_fits, "what surely fits can be planned: {error}");
                 let system = prompts.system(case.settings.system_prompt.as_deref()).unwrap();
-                let alone =
-                    recount(&case.settings, [(system.as_str(), 0), (text, *images)].into_iter());
+                let [least, _] = picture(&case.settings);
+                let alone = [(system.as_str(), 0), (text, *images)].into_iter();
+                let alone = recount(&case.settings, least, alone);
                 assert!(alone + reserve(&case) > case.window, "it would have fitted: {error}");
                 return Ok(());
             }
@@ -355,9 +374,9 @@ fn prompt_and_reply_always_fit_and_the_newest_message_is_always_in() {
             let session = keep(&store, &name, &case.said, new).await;
             let last = session.head_id.clone();
             keep_summary(&store, &session.id, &case).await;
-            let (text, images) = (text.as_str(), echoic::domain::image::images(&parts));
             let at = Timestamp::from_millis(0);
-            let new = NewMessage { images, ..NewMessage::said(text, at) };
+            let new =
+                NewMessage { images: pictures.clone(), ..NewMessage::said(text.as_str(), at) };
             let mut plan = plan;
             plan.patience = None;
             memory.assemble(&session, plan, last.as_ref(), Some(new)).await.unwrap()

@@ -82,7 +82,8 @@ impl World {
             last_messages: None,
         };
         let settings = Settings { memory, ..Settings::default() };
-        let incoming = Incoming { text: asked, tokens: tokens::count(asked), images: 0, beside: 0 };
+        let incoming =
+            Incoming { text: asked, tokens: tokens::count(asked), images: &[], beside: 0 };
         let mut plan = self.memory.plan(&settings, Some(incoming)).unwrap();
         plan.patience = None;
         let new = NewMessage::said(asked, at);

@@ -113,7 +113,7 @@ async fn a_page_of_a_listed_origin_can_read_answers_refusals_and_streams() {
     for reply in [&refused, &created] {
         assert_eq!(reply.header("access-control-allow-origin"), "https://chat.example.com");
         let exposed = reply.header("access-control-expose-headers");
-        for name in ["x-request-id", "etag", "retry-after"] {
+        for name in ["x-request-id", "etag", "retry-after", "x-echoic-session"] {
             assert!(exposed.split(',').any(|it| it == name), "{name} in {exposed}");
         }
     }

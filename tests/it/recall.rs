@@ -262,7 +262,7 @@ async fn a_deleted_session_leaves_the_index_at_once() {
         chat.post_message(&ada, post).await.unwrap();
     }
     let session = store.session(&ada, &id, Access::Own).await.unwrap();
-    let incoming = Incoming { text: ASKED, tokens: 9, images: 0, beside: 0 };
+    let incoming = Incoming { text: ASKED, tokens: 9, images: &[], beside: 0 };
     let mut plan = memory.plan(&Settings::default(), Some(incoming)).unwrap();
     plan.patience = None;
     let new = NewMessage::said(ASKED, at);

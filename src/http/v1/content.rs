@@ -1,10 +1,15 @@
 //! What a message of OpenAI's says: a text, or a list of texts and pictures.
 
+use crate::domain::image::image;
 use crate::domain::message::Parts;
 use crate::error::{Error, Result};
 use crate::json::Object;
 use serde::Deserialize;
+use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
+
+/// What a model said instead of an answer: a text by another name, in every dialect.
+const REFUSAL: &str = "refusal";
 
 /// A text, and what is none.
 #[derive(Default)]
@@ -20,6 +25,7 @@ impl Content {
     }
 
     /// Reads content whose texts and pictures go by these names. `None` if it is something else.
+    /// Errors: a picture that lies where no model can reach it; files of OpenAI's are not here.
     pub(super) fn read(raw: &RawValue, texts: &[&str], picture: &str) -> Result<Option<Self>> {
         #[derive(Deserialize)]
         struct Part {
@@ -33,16 +39,30 @@ impl Content {
         }
         let Ok(all) = serde_json::from_str::<Vec<&RawValue>>(raw.get()) else { return Ok(None) };
         let (mut said, mut pictures) = (Vec::new(), Vec::new());
-        for part in all {
+        for (index, part) in all.into_iter().enumerate() {
             match serde_json::from_str(part.get()) {
-                Ok(Object(Part { kind, text: Some(text) })) if texts.contains(&&*kind) => {
+                Ok(Object(Part { kind, text: Some(text) }))
+                    if kind == REFUSAL || texts.contains(&&*kind) =>
+                {
                     said.push(text);
                 }
-                Ok(Object(Part { kind, .. })) if kind == picture => pictures.push(part),
+                Ok(Object(Part { kind, .. })) if kind == picture => {
+                    ensure_reachable(index, part)?;
+                    pictures.push(part);
+                }
                 _ => return Ok(None),
             }
         }
         let parts = to_raw_value(&pictures).map_err(Error::internal)?;
         Ok(Some(Self { text: said.join("\n"), parts: Parts::parse("content", &parts)? }))
     }
+}
+
+fn ensure_reachable(index: usize, part: &RawValue) -> Result<()> {
+    let part: Value = serde_json::from_str(part.get()).map_err(Error::internal)?;
+    if image(&part).is_some() {
+        return Ok(());
+    }
+    let field = format!("content[{index}].image_url");
+    Err(Error::invalid(field, "must be the URL of a picture: https, http, or data:image/"))
 }

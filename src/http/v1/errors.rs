@@ -9,6 +9,7 @@ use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
 /// Says the errors of `/v1` as OpenAI would: its own handlers', and those of whatever stands around
@@ -16,7 +17,13 @@ use serde_json::{Value, json};
 pub(in crate::http) async fn in_their_words(request: Request, next: Next) -> Response {
     let path = request.uri().path();
     let (is_v1, is_turn) = (path.starts_with("/v1/"), path.starts_with("/v1/chat/"));
-    let mut response = next.run(request).await;
+    let is_text = percent_decode_str(path).decode_utf8().is_ok();
+    let mut response = if is_v1 && !is_text {
+        // The extractor would say so in plain text.
+        Error::invalid("path", "must be UTF-8").into_response()
+    } else {
+        next.run(request).await
+    };
     let Some(Logged(error)) = response.extensions().get::<Logged>().filter(|_| is_v1) else {
         return response;
     };

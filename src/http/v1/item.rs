@@ -214,8 +214,7 @@ fn message(fields: &Fields<'_>) -> Result<Sent> {
         }
     };
     let content = fields.get("content").ok_or_else(|| Error::invalid("content", "is missing"))?;
-    let texts = &["input_text", "output_text", "text", "refusal"];
-    let content = Content::read(content, texts, "input_image")?;
+    let content = Content::read(content, &["input_text", "output_text", "text"], "input_image")?;
     let content = content.ok_or_else(|| {
         let wants = "must be a string or a list of input_text, output_text and input_image parts";
         Error::invalid("content", wants)

@@ -279,7 +279,8 @@ impl Message<'_> {
     /// What it says; `index` is where the message stands.
     fn content(&self, index: usize) -> Result<Content> {
         let Some(content) = self.content else { return Ok(Content::default()) };
-        let content = Content::read(content, &["text", "refusal"], "image_url")?;
+        let content = Content::read(content, &["text"], "image_url")
+            .map_err(|error| error.at(&format!("messages[{index}]")))?;
         content.ok_or_else(|| {
             let wants = "must be a string or a list of text and image_url parts";
             Error::invalid(format!("messages[{index}].content"), wants)

@@ -39,6 +39,8 @@ struct Choice {
 #[serde(default)]
 struct Delta {
     content: Text,
+    /// Why the model will not answer: what it says instead of `content`.
+    refusal: Text,
     reasoning_content: Text,
     reasoning: Text,
     tool_calls: Option<Vec<CallDelta>>,
@@ -149,6 +151,7 @@ impl ChatCompletions {
             if let Some(delta) = choice.delta.or(choice.message) {
                 push_reasoning(events, delta.reasoning_content.0.or(delta.reasoning.0));
                 push_text(events, delta.content.0);
+                push_text(events, delta.refusal.0);
                 for call in delta.tool_calls.unwrap_or_default() {
                     self.push_call(events, call);
                 }
@@ -360,6 +363,10 @@ mod tests {
             ),
             (r#"{"choices":[{"finish_reason":"moon"}]}"#, vec![Event::Finish(FinishReason::Other)]),
             (r#"{"choices":null,"usage":null}"#, vec![]),
+            (
+                r#"{"choices":[{"delta":{"content":null,"refusal":"I can't"}}]}"#,
+                vec![text("I can't")],
+            ),
         ] {
             assert_eq!(read(data).unwrap(), events, "{data}");
         }

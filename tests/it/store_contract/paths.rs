@@ -225,7 +225,7 @@ impl World<'_> {
         };
         let settings = Settings { memory, ..Settings::default() };
         let text = "q0 q2 q4 q6 q8 r1 r3 r5 r7 r9 1 2 3 4 5 6 7 8 9";
-        let incoming = Incoming { text, tokens: 40, images: 0, beside: 0 };
+        let incoming = Incoming { text, tokens: 40, images: &[], beside: 0 };
         let mut plan = self.memory.plan(&settings, Some(incoming)).unwrap();
         plan.patience = None;
         let new = NewMessage::said(text, at(0));

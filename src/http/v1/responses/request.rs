@@ -179,10 +179,9 @@ impl Request {
                 (outputs.join("\n"), Vec::new())
             }
         };
-        let count = u32::try_from(images.len()).unwrap_or(u32::MAX);
         let beside = memory.beside(calling.as_ref(), &settings).await;
         let tokens = tokens::count_long(&text).await;
-        let incoming = Incoming { text: &text, tokens, images: count, beside };
+        let incoming = Incoming { text: &text, tokens, images: &images, beside };
         let plan = memory.plan_turn(&settings, incoming).await?;
         let (id, text, at) = (None, text.as_str().into(), clock::now());
         let new = NewMessage { id, role, text, images, results: returned, calling, at };

@@ -1,0 +1,222 @@
+//! Attachments that are no pictures, in words: models are told texts as they are, and of anything
+//! else that it was there.
+
+use super::image::{Image, image};
+use super::message::Parts;
+use super::text::first_characters;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use percent_encoding::percent_decode_str;
+use serde_json::Value;
+use std::borrow::Cow;
+
+/// The most characters of an attachment's name that are told.
+const MAX_NAME: usize = 200;
+
+/// Kinds of parts that attach something, in the spellings of all clients.
+const KINDS: &[&str] = &[
+    "file",
+    "input_file",
+    "document",
+    "image",
+    "image_url",
+    "input_image",
+    "audio",
+    "input_audio",
+    "video",
+];
+
+/// Media types beside `text/…` that are texts; so is all that ends in `+json`, `+xml` or `+yaml`.
+const TEXTS: &[&str] = &[
+    "application/json",
+    "application/jsonl",
+    "application/ndjson",
+    "application/x-ndjson",
+    "application/xml",
+    "application/yaml",
+    "application/x-yaml",
+    "application/toml",
+    "application/javascript",
+    "application/x-javascript",
+    "application/ecmascript",
+    "application/typescript",
+    "application/x-typescript",
+    "application/sql",
+    "application/graphql",
+    "application/csv",
+    "application/markdown",
+    "application/x-sh",
+    "application/x-httpd-php",
+];
+
+/// What browsers call texts that they do not know, and TypeScript.
+const MAYBE_TEXTS: &[&str] = &["", "application/octet-stream", "video/mp2t"];
+
+/// What a model is told of a message, its text and behind that what is attached to it, and the
+/// pictures that it is shown.
+pub fn told_and_shown<'a>(content: &'a str, parts: &Parts) -> (Cow<'a, str>, Vec<Image>) {
+    if parts.is_empty() {
+        return (content.into(), Vec::new());
+    }
+    let parts: Vec<Value> = serde_json::from_str(parts.as_json()).unwrap_or_default();
+    let (mut told, mut images) = (Cow::from(content), Vec::new());
+    for part in &parts {
+        if let Some(image) = image(part) {
+            images.push(image);
+        } else if let Some(attached) = attachment(part) {
+            let told = told.to_mut();
+            if !told.is_empty() {
+                told.push_str("\n\n");
+            }
+            told.push_str(&attached);
+        }
+    }
+    (told, images)
+}
+
+/// What a model is told of a message.
+pub fn told<'a>(content: &'a str, parts: &Parts) -> Cow<'a, str> {
+    told_and_shown(content, parts).0
+}
+
+/// What is told of a part that is no picture; `None` if it attaches nothing.
+fn attachment(part: &Value) -> Option<String> {
+    let kind = part["type"].as_str().filter(|kind| KINDS.contains(kind))?;
+    let data = data_of(part);
+    let told_type = [&part["mediaType"], &part["mimeType"]].into_iter().find_map(Value::as_str);
+    let own_type = data.as_ref().map(|data| data.media_type).filter(|own| !own.is_empty());
+    let media_type = told_type.filter(|told| !told.is_empty()).or(own_type).unwrap_or_default();
+    let media_type = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let name = [&part["filename"], &part["name"], &part["file"]["filename"]];
+    let name = name.into_iter().find_map(Value::as_str).map(in_quotes);
+    let text = data.and_then(|data| data.text(&media_type));
+    let kind = in_quotes(if media_type.is_empty() { kind } else { &media_type });
+    Some(match text {
+        Some(text) => {
+            let name = name.map(|name| format!(" name=\"{name}\"")).unwrap_or_default();
+            let text = text.trim_end();
+            format!("<attachment{name} type=\"{kind}\">\n{text}\n</attachment>")
+        }
+        None => {
+            let name = name.map(|name| format!("\"{name}\", ")).unwrap_or_default();
+            format!("(Attached: {name}{kind}, which you cannot read.)")
+        }
+    })
+}
+
+/// A word of a client's, so that it stays within its quotes.
+fn in_quotes(word: &str) -> String {
+    let plain = |letter: char| match letter {
+        '"' | '<' | '>' => '\'',
+        letter if letter.is_control() => ' ',
+        letter => letter,
+    };
+    first_characters(word, MAX_NAME).chars().map(plain).collect()
+}
+
+/// What a `data:` URL holds.
+struct Data<'a> {
+    media_type: &'a str,
+    is_base64: bool,
+    data: &'a str,
+}
+
+fn data_of(part: &Value) -> Option<Data<'_>> {
+    let places = [&part["url"], &part["data"], &part["image"], &part["file"]["file_data"]];
+    let url = places.into_iter().find_map(Value::as_str)?;
+    let (head, data) = url.strip_prefix("data:")?.split_once(',')?;
+    let (head, is_base64) = match head.strip_suffix(";base64") {
+        Some(head) => (head, true),
+        None => (head, false),
+    };
+    Some(Data { media_type: head.split(';').next().unwrap_or_default(), is_base64, data })
+}
+
+impl Data<'_> {
+    /// As a text; `None` if it is none. What is called one may be in an old encoding, what is only
+    /// believed to be one must be UTF-8.
+    fn text(&self, media_type: &str) -> Option<String> {
+        let is_text = media_type.starts_with("text/")
+            || ["+json", "+xml", "+yaml"].iter().any(|suffix| media_type.ends_with(suffix))
+            || TEXTS.contains(&media_type);
+        if !is_text && !MAYBE_TEXTS.contains(&media_type) {
+            return None;
+        }
+        let bytes: Cow<'_, [u8]> = match self.is_base64 {
+            true => STANDARD.decode(self.data).ok()?.into(),
+            false => percent_decode_str(self.data).into(),
+        };
+        let text = match std::str::from_utf8(&bytes) {
+            Ok(text) => text.to_owned(),
+            Err(_) if is_text => String::from_utf8_lossy(&bytes).into_owned(),
+            Err(_) => return None,
+        };
+        let text = text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text);
+        (!text.contains('\0')).then_some(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(part: &str) -> String {
+        told("", &Parts::from_stored(format!("[{part}]")).unwrap()).into_owned()
+    }
+
+    #[test]
+    fn texts_are_told_as_they_are() {
+        for (media_type, data) in [
+            ("text/plain", "data:text/plain;base64,YSxiCjEsMgo="),
+            ("text/csv", "data:text/csv;charset=utf-8;base64,YSxiCjEsMgo="),
+            ("application/json", "data:application/json,a,b%0A1,2"),
+            ("image/svg+xml", "data:image/svg+xml;base64,YSxiCjEsMgo="),
+            ("video/mp2t", "data:video/mp2t;base64,YSxiCjEsMgo="),
+            ("", "data:;base64,77u/YSxiCjEsMgo="),
+        ] {
+            let part = format!(
+                r#"{{"type":"file","filename":"a\"b","mediaType":"{media_type}","url":"{data}"}}"#
+            );
+            let shown = if media_type.is_empty() { "file" } else { media_type };
+            let wanted =
+                format!("<attachment name=\"a'b\" type=\"{shown}\">\na,b\n1,2\n</attachment>");
+            assert_eq!(of(&part), wanted, "{part}");
+        }
+        let latin = r#"{"type":"file","filename":"x","url":"data:text/plain;base64,6Q=="}"#;
+        assert!(of(latin).contains('\u{fffd}'));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named() {
+        for (part, wanted) in [
+            (
+                r#"{"type":"file","filename":"a.pdf","mediaType":"application/pdf","url":"data:application/pdf;base64,JVBERg=="}"#,
+                "\"a.pdf\", application/pdf",
+            ),
+            (
+                r#"{"type":"file","mediaType":"text/plain","url":"https://e.com/a.txt"}"#,
+                "text/plain",
+            ),
+            (
+                r#"{"type":"file","filename":"a","mediaType":"application/octet-stream","url":"data:application/octet-stream;base64,/w=="}"#,
+                "\"a\", application/octet-stream",
+            ),
+            (r#"{"type":"image","url":"blob:https://e.com/1"}"#, "image"),
+            (r#"{"type":"input_audio","input_audio":{}}"#, "input_audio"),
+        ] {
+            assert_eq!(of(part), format!("(Attached: {wanted}, which you cannot read.)"), "{part}");
+        }
+    }
+
+    #[test]
+    fn pictures_and_what_attaches_nothing_are_not_told() {
+        for part in [
+            r#"{"type":"file","mediaType":"image/png","url":"https://e.com/a.png"}"#,
+            r#"{"type":"image","image":"data:image/png;base64,AA=="}"#,
+            r#"{"type":"reasoning","text":"x"}"#,
+            r#"{"type":"data-weather","data":"data:text/plain,x"}"#,
+        ] {
+            assert_eq!(of(part), "", "{part}");
+        }
+    }
+}
