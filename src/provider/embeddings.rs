@@ -54,9 +54,9 @@ impl EmbeddingsEndpoint {
     pub fn new(base_url: &str, model: &str, key: Option<&str>) -> Result<Self, String> {
         let base_url = base_url.trim_end_matches('/');
         let parsed = reqwest::Url::parse(base_url)
-            .map_err(|error| format!("ECHOIC_EMBEDDINGS_URL={base_url}: {error}"))?;
+            .map_err(|error| format!("ECHOIC_EMBEDDINGS_URL is no URL: {error}"))?;
         if !matches!(parsed.scheme(), "http" | "https") {
-            return Err(format!("ECHOIC_EMBEDDINGS_URL must begin with http:// or https://"));
+            return Err("ECHOIC_EMBEDDINGS_URL must begin with http:// or https://".to_owned());
         }
         let bearer = |key: &str| HeaderValue::from_str(&format!("Bearer {key}"));
         let authorization = key

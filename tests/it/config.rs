@@ -127,10 +127,11 @@ async fn what_may_be_secret_is_not_told_though_it_cannot_be_used() {
         assert!(code == 2 && told.contains(tells) && !told.contains("hunter2"), "{line}: {told}");
     }
     std::fs::remove_file(folder.path().join(".env")).unwrap();
-    for name in ["DATABASE_URL", "OPENAI_BASE_URL", "ECHOIC_EMBEDDINGS_URL"] {
-        let url = "postgres://me:hunter2@db/echoic".to_owned();
+    let (odd, broken) = ("postgres://me:hunter2@db/echoic", "http://me:hunter2@db:port/v1");
+    let names = ["DATABASE_URL", "OPENAI_BASE_URL", "ECHOIC_EMBEDDINGS_URL"];
+    for (name, url) in names.into_iter().flat_map(|name| [(name, odd), (name, broken)]) {
         let model = ("ECHOIC_EMBEDDINGS_MODEL", "m".to_owned());
-        let variables = HashMap::from([(name, url), model]);
+        let variables = HashMap::from([(name, url.to_owned()), model]);
         let (code, _, told) = run(folder.path(), &variables, &["serve", "--port=0"]).await;
         assert!(code != 0 && told.contains(name) && !told.contains("hunter2"), "{told}");
     }

@@ -33,9 +33,9 @@ pub(super) fn client() -> Result<Client, String> {
         .map_err(|error| error.to_string())
 }
 
-/// Reads a base URL; the complaint names the variable.
+/// Reads a base URL; the complaint names the variable, and not the value, which may hold a password.
 pub(super) fn url(variable: &str, text: &str) -> Result<Url, String> {
-    let parsed = Url::parse(text).map_err(|error| format!("{variable}={text}: {error}"))?;
+    let parsed = Url::parse(text).map_err(|error| format!("{variable} is no URL: {error}"))?;
     if matches!(parsed.scheme(), "http" | "https") {
         return Ok(parsed);
     }
