@@ -64,6 +64,27 @@ test("settings of a chat count from its next message", async () => {
   await replied(page);
 });
 
+test("what is being written about one chat is saved there, though another was opened meanwhile", async () => {
+  const first = await api.session({ title: "First", settings: { systemPrompt: "one" } });
+  const second = await api.session({ title: "Second", settings: { systemPrompt: "two", temperature: 0.3 } });
+  const page = await echoic.page(`#/c/${second.sessionId}`);
+  await page.locator(".chat-row", { hasText: "First" }).getByRole("link").click();
+  await page.locator("h1", { hasText: "First" }).waitFor();
+  await openTab(page, "Settings");
+  const prompt = page.getByLabel("System prompt");
+  await prompt.fill("one, and more");
+  await page.goBack();
+  await page.locator("h1", { hasText: "Second" }).waitFor();
+  await page.waitForFunction(() => document.querySelector("[name=systemPrompt]")?.value === "two");
+  const settings = async ({ sessionId }) => (await api.call("GET", `/api/chat-sessions/${sessionId}`)).settings;
+  await until(async () => (await settings(first)).systemPrompt === "one, and more", "it to be saved");
+  assert.deepEqual(await settings(second), { systemPrompt: "two", temperature: 0.3 });
+
+  await page.getByLabel("Temperature").fill("0.75");
+  await page.getByLabel("Temperature").press("Tab");
+  await until(async () => (await settings(second)).temperature === 0.75, "any temperature to be taken");
+});
+
 test("a person takes over, answers, hands back; a closed chat takes nothing", async () => {
   const { sessionId } = await api.session({ title: "Support" });
   const page = await echoic.page(`#/c/${sessionId}`);
