@@ -146,6 +146,33 @@ test("projects are made, filled with files, and read by the model", async () => 
   assert.deepEqual(await api.sessions("search=lamp"), []);
 });
 
+test("adding files keeps what is being written, and no file is replaced unasked", async () => {
+  const { projectId } = await api.call("POST", "/api/projects", { name: "Draft", files: [{ path: "a.md", content: "old" }] });
+  const page = await echoic.page(`#/p/${projectId}`);
+  const dialog = page.locator("dialog");
+  const save = dialog.getByRole("button", { name: "Save" });
+  const content = async (path) => (await api.call("GET", `/api/projects/${projectId}/files/${path}`)).content;
+  await page.getByLabel("Instructions").fill("Careful instructions");
+  await page.getByRole("button", { name: "Write one" }).click();
+  await dialog.getByLabel("Path").fill("../a.md");
+  await dialog.getByLabel("Content").fill("new");
+  await save.click();
+  await dialog.getByText("A path names one place in the project").waitFor();
+  await dialog.getByLabel("Path").fill("a.md");
+  await save.click();
+  await dialog.getByText("There is a file “a.md” already.").waitFor();
+  assert.equal(await content("a.md"), "old");
+  await dialog.getByLabel("Path").fill("b.md");
+  await save.click();
+  await page.getByRole("button", { name: "b.md", exact: true }).waitFor();
+  assert.deepEqual([await content("a.md"), await content("b.md")], ["old", "new"]);
+
+  assert.equal(await page.getByLabel("Instructions").inputValue(), "Careful instructions");
+  await page.getByRole("button", { name: "Save" }).click();
+  await page.getByText("Saved", { exact: true }).waitFor();
+  assert.equal((await api.call("GET", `/api/projects/${projectId}`)).systemPrompt, "Careful instructions");
+});
+
 test("chats leave as files and come in by being dropped", async () => {
   const { sessionId } = await api.session({ title: "Traveller" });
   await api.say(sessionId, "user", "Safe travels");
