@@ -141,6 +141,22 @@ test("chats and messages are found by their words, which are marked", async () =
   await row(page, "Cooking").waitFor();
 });
 
+test("in a project only its messages are found", async () => {
+  const { projectId } = await api.call("POST", "/api/projects", { name: "Greenhouse" });
+  const { sessionId } = await api.session({ title: "Inside", projectId });
+  await api.say(sessionId, "user", "tulips under glass");
+  await api.say((await api.session({ title: "Outside" })).sessionId, "user", "tulips in the rain");
+  await until(async () => (await api.call("GET", "/api/search?q=tulips")).results.length === 2, "the words to be kept");
+  const page = await echoic.page();
+  await page.getByLabel("Search chats").fill("tulips");
+  const found = page.locator(".hit b");
+  await until(async () => (await found.count()) === 2, "both messages");
+  await page.getByLabel("Project", { exact: true }).selectOption({ label: "Greenhouse" });
+  await until(async () => (await found.allInnerTexts()).join() === "Inside", "the project's alone");
+  await page.getByLabel("Project", { exact: true }).selectOption({ label: "All chats" });
+  await until(async () => (await found.count()) === 2, "both messages again");
+});
+
 test("more chats come while the list is scrolled, each once", async () => {
   for (let i = 0; i < 75; i += 1) await api.session({ title: `Numbered ${String(i).padStart(2, "0")}` });
   const page = await echoic.page();

@@ -62,8 +62,10 @@ export class Sidebar {
     }
     this.#chosen = value;
     this.#isArchive = value === "archive";
-    this.app.sessions.filter({ archived: String(this.#isArchive), projectId: this.#isArchive ? "" : value });
-    if (value && !this.#isArchive) go(toProject(value));
+    const projectId = this.#isArchive ? "" : value;
+    this.app.sessions.filter({ archived: String(this.#isArchive), projectId });
+    this.search.within(projectId);
+    if (projectId) go(toProject(projectId));
   }
 
   #new() {
