@@ -104,7 +104,7 @@ export class ChatView {
     this.#joinRunning();
     this.#show();
     this.seen.look();
-    if (!messageId) this.composer.focus();
+    if (!messageId && !this.app.sessions.isRenaming) this.composer.focus();
   }
 
   /** Names and models are known by now. */
@@ -323,7 +323,7 @@ export class ChatView {
   }
 
   #menu() {
-    openMenu(this.#more, chatActions(this.app, this.session, { rename: () => this.app.sessions.rename(this.sessionId) }));
+    openMenu(this.#more, chatActions(this.app, this.session, { rename: () => this.app.sessions.rename(this.session) }));
   }
 
   #listen() {
