@@ -196,7 +196,7 @@ test("chats leave as files and come in by being dropped", async () => {
   await page.getByText("Traveller.json: 1 chat imported").waitFor();
   await page.locator(".chat-row", { hasText: "Traveller" }).waitFor();
   await drop(page, "broken.json", "{not json");
-  await page.locator(".toast", { hasText: "broken.json:" }).last().waitFor();
+  await page.getByText("broken.json is no export of chats").waitFor();
   await drop(page, "dot.png", "x", "image/png");
   await page.locator('.composer img[alt="dot.png"]').waitFor();
 });

@@ -14,6 +14,7 @@ const KINDS = {
   recent: ["Recent messages", "Word for word, in their order: the newest part of this branch that fits."],
   recalled: ["Recalled", "Earlier messages that have to do with the new one."],
   new: ["New message", "What is about to be sent."],
+  framing: ["Framing", "What the provider puts around each piece."],
 };
 
 export class MemoryTab {
@@ -67,6 +68,8 @@ function told(preview) {
   const { contextWindow, promptTokens, replyReserve, cacheablePrefixTokens, pieces, model, strategy, tokenCorrection, project } = preview;
   const sums = new Map();
   for (const { kind, tokens } of pieces) sums.set(kind, (sums.get(kind) ?? 0) + tokens);
+  const counted = [...sums.values()].reduce((sum, tokens) => sum + tokens, 0);
+  if (promptTokens > counted) sums.set("framing", promptTokens - counted);
   const share = promptTokens > 0 ? Math.round((100 * Math.min(cacheablePrefixTokens, promptTokens)) / promptTokens) : 0;
   const facts = [
     ["Model", model],

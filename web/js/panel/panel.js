@@ -68,6 +68,7 @@ export class Panel {
   async #render() {
     const name = this.#chosen;
     if (this.element.hidden || !this.#view) return;
+    if (!this.#tabs[name]) fill(this.#body);
     const Tab = await attempt(TABS[name][1]);
     if (!Tab || name !== this.#chosen) return;
     this.#tabs[name] ??= new Tab();
