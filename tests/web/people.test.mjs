@@ -63,7 +63,7 @@ test("a key that is to be remembered opens the next tab, and is forgotten on dem
   await page.getByText("Connected").waitFor();
   const other = await echoic.tab(page.context(), "", /40[13]/);
   await other.getByText("Connected").waitFor();
-  await other.getByRole("button", { name: "All chats" }).click();
+  await other.getByRole("button", { name: "More for all chats" }).click();
   await other.getByRole("menuitem", { name: "Forget the API key" }).click();
   await field(other).waitFor();
   assert.equal(await other.evaluate(() => JSON.stringify([localStorage, sessionStorage]).includes("ek_")), false);
@@ -97,7 +97,7 @@ test("a key that is revoked is told, and what was being sent is sent with the ne
   await until(async () => (await shown(page)).join() === "Am I still known?,You are.", "the conversation");
 
   // Somebody else at the same browser gets a page of their own.
-  await page.getByRole("button", { name: "All chats" }).click();
+  await page.getByRole("button", { name: "More for all chats" }).click();
   await page.getByRole("menuitem", { name: "Forget the API key" }).click();
   await enter(page, await newKey("dave"));
   await page.locator(".who", { hasText: "dave" }).waitFor();

@@ -35,9 +35,10 @@ export class Panel {
   toggle(isOpen = this.element.hidden) {
     this.element.hidden = !isOpen;
     this.button.setAttribute("aria-expanded", String(isOpen));
-    this.app.showScrim();
-    if (isOpen) this.#render();
-    else this.button.focus();
+    this.app.cover();
+    if (!isOpen) return this.button.focus();
+    if (this.app.isPanelOver) this.#buttons[this.#chosen].focus();
+    this.#render();
   }
 
   choose(name) {
