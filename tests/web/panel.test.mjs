@@ -34,6 +34,9 @@ test("the memory inspector shows the prompt that is sent", async () => {
   await page.getByRole("button", { name: "Preview the prompt" }).click();
   await page.locator(".piece", { hasText: "Who am I?" }).waitFor();
   const pieces = await page.locator(".piece pre").evaluateAll((elements) => elements.map((element) => element.textContent));
+  const counts = await page.locator(".legend b").allInnerTexts();
+  const prompt = await page.locator(".facts dt", { hasText: "Prompt" }).locator("xpath=following-sibling::dd[1]").innerText();
+  assert.equal(`${counts.reduce((sum, count) => sum + Number(count), 0)} tokens`, prompt);
   await say(page, "Who am I?");
   const call = await upstream.call();
   assert.deepEqual(pieces, call.request.messages.map(({ content }) => content));

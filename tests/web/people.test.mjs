@@ -74,6 +74,10 @@ test("who closes the field is told what is missing, and can still enter a key", 
   await field(page).waitFor();
   await page.getByRole("button", { name: "Cancel" }).click();
   await page.locator(".notice", { hasText: "asks who you are" }).waitFor();
+  await say(page, "Anybody there?");
+  await page.locator(".toast").waitFor();
+  await page.getByRole("heading", { name: "What is on your mind?" }).waitFor();
+  assert.equal(await page.getByLabel("Message", { exact: true }).inputValue(), "Anybody there?");
   await page.getByRole("button", { name: "Enter a key" }).click();
   await enter(page, await newKey("alice"));
   await page.getByText("Connected").waitFor();

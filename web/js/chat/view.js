@@ -206,7 +206,7 @@ export class ChatView {
 
   async #read() {
     const { sessionId } = this;
-    if (!sessionId) return;
+    if (!sessionId) return this.#show();
     const session = await get(sessionPath(sessionId));
     if (this.thread.isAtEnd || this.thread.isEmpty) await this.thread.refresh();
     if (sessionId !== this.sessionId) return;
@@ -332,7 +332,7 @@ export class ChatView {
     live.addEventListener("turn", ours(({ action }) => action === "ended" && !this.replies.isRunning && this.refresh()));
     live.addEventListener("seen", ours(() => this.refresh()));
     live.addEventListener("session", ours(({ action, session }) => this.#heard(action, session)));
-    live.addEventListener("sync", () => this.refresh());
+    live.addEventListener("sync", () => this.sessionId && this.refresh());
   }
 
   #heard(action, session) {
