@@ -3,6 +3,7 @@
 import { call, session as sessionPath } from "../api.js";
 import { field } from "../dialog.js";
 import { el, fill } from "../dom.js";
+import { attempt } from "../toast.js";
 
 const STRATEGIES = ["auto", "buffer", "window", "token", "summary", "recall"];
 
@@ -53,7 +54,7 @@ export class SettingsTab {
     if (!form.reportValidity()) return;
     try {
       if (sessionId === view.sessionId) await view.change({ settings: read(new FormData(form), view.settings) });
-      else if (sessionId) await saveElsewhere(view.app, sessionId, new FormData(form));
+      else if (sessionId) await attempt(() => saveElsewhere(view.app, sessionId, new FormData(form)));
       saved.textContent = sessionId ? "Saved. It counts from the next message on." : "It counts once the chat begins.";
     } catch ({ message }) {
       saved.textContent = message;

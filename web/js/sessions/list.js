@@ -127,7 +127,9 @@ export class SessionList {
     const cursor = this.#cursor;
     this.#cursor = null;
     const page = await attempt(() => this.#page(cursor));
-    if (page && call === this.#loading) this.#take(page);
+    if (call !== this.#loading) return;
+    if (page) this.#take(page);
+    else this.#cursor = cursor;
   }
 
   /** Behind a page the end may still be near, so it is looked at anew. */
