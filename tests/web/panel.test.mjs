@@ -88,6 +88,20 @@ test("what is being written about one chat is saved there, though another was op
   await until(async () => (await settings(second)).temperature === 0.75, "any temperature to be taken");
 });
 
+test("a tab that is still being loaded does not show another one's content", async () => {
+  const { sessionId } = await api.session({ title: "Slow" });
+  const page = await echoic.page(`#/c/${sessionId}`);
+  await openTab(page, "Settings");
+  await page.locator("form.settings").waitFor();
+  let answer;
+  await page.route("**/panel/people.js", (route) => (answer = () => route.continue()));
+  await openTab(page, "People");
+  await page.locator("form.settings").waitFor({ state: "detached" });
+  await until(() => answer, "the tab to be asked for");
+  answer();
+  await page.getByRole("heading", { name: "Participants" }).waitFor();
+});
+
 test("a person takes over, answers, hands back; a closed chat takes nothing", async () => {
   const { sessionId } = await api.session({ title: "Support" });
   const page = await echoic.page(`#/c/${sessionId}`);
