@@ -17,11 +17,13 @@ use std::sync::LazyLock;
 /// so, and a browser, like the sanitizer, takes longer for each level.
 const MAX_DEPTH: usize = 32;
 
-/// Renders GitHub's dialect without HTML: tables, tasks, strikethrough, bare addresses; a line break
-/// is a line break, as people write chats.
+/// Renders GitHub's dialect without HTML: tables, tasks, strikethrough, footnotes, bare addresses; a
+/// line break is a line break, as people write chats.
 pub fn html(markdown: &str) -> String {
-    let options =
-        Options::ENABLE_TABLES | Options::ENABLE_STRIKETHROUGH | Options::ENABLE_TASKLISTS;
+    let options = Options::ENABLE_TABLES
+        | Options::ENABLE_STRIKETHROUGH
+        | Options::ENABLE_TASKLISTS
+        | Options::ENABLE_FOOTNOTES;
     let events = TextMergeStream::new(Parser::new_ext(markdown, options));
     let mut writer = Writer::default();
     events.for_each(|event| writer.take(event));
@@ -39,6 +41,8 @@ struct Writer<'a> {
     /// The code block that is open: its language and its text so far.
     code: Option<(String, String)>,
     image: Option<Image<'a>>,
+    /// The label of a footnote that begins with the next event.
+    note: Option<CowStr<'a>>,
     colours: highlight::Allowance,
 }
 
@@ -55,7 +59,11 @@ impl<'a> Writer<'a> {
         if self.goes_into_code(&event) || self.goes_into_image(&event) {
             return;
         }
+        if let Some(label) = self.note.take() {
+            return self.begin_note(label, event);
+        }
         match event {
+            Event::FootnoteReference(label) => self.raised(label),
             Event::Start(Tag::CodeBlock(kind)) => {
                 self.code = Some((language(&kind), String::new()))
             }
@@ -79,6 +87,10 @@ impl<'a> Writer<'a> {
 
     fn open(&mut self, tag: Tag<'a>) {
         self.depth += 1;
+        if let Tag::FootnoteDefinition(label) = tag {
+            self.note = Some(label);
+            return;
+        }
         if self.depth > MAX_DEPTH {
             return;
         }
@@ -96,12 +108,33 @@ impl<'a> Writer<'a> {
     fn close(&mut self, tag: TagEnd) {
         let was_dropped = self.depth > MAX_DEPTH;
         self.depth -= 1;
-        if was_dropped {
+        if was_dropped || tag == TagEnd::FootnoteDefinition {
             return;
         }
         self.is_in_link &= tag != TagEnd::Link;
         let tag = if tag == TagEnd::HtmlBlock { TagEnd::Paragraph } else { tag };
         self.events.push(Event::End(tag));
+    }
+
+    /// A footnote stands where it was written, behind its label; nothing leads there, since names for
+    /// anchors are not allowed.
+    fn begin_note(&mut self, label: CowStr<'a>, first: Event<'a>) {
+        if first == Event::Start(Tag::Paragraph) {
+            self.take(first);
+            self.raised(label);
+            self.events.push(Event::Text(" ".into()));
+            return;
+        }
+        self.events.push(Event::Start(Tag::Paragraph));
+        self.raised(label);
+        self.events.push(Event::End(TagEnd::Paragraph));
+        self.take(first);
+    }
+
+    fn raised(&mut self, label: CowStr<'a>) {
+        let sup =
+            [Event::Start(Tag::Superscript), Event::Text(label), Event::End(TagEnd::Superscript)];
+        self.events.extend(sup);
     }
 
     /// Code is coloured once all of it is there.
@@ -246,6 +279,7 @@ static CLEANER: LazyLock<Builder<'static>> = LazyLock::new(|| {
         "pre",
         "span",
         "strong",
+        "sup",
         "table",
         "tbody",
         "td",
@@ -293,6 +327,12 @@ mod tests {
                 "<ul>\n<li>\u{2611} done</li>\n<li>\u{2610} open</li>\n</ul>\n",
             ),
             ("a<br>b", "<p>a<br>\nb</p>\n"),
+            (
+                "so[^1], and[^b]\n\n[^1]: one\n[^b]: - two",
+                "<p>so<sup>1</sup>, and<sup>b</sup></p>\n<p><sup>1</sup> one</p>\n\
+                 <p><sup>b</sup></p>\n<ul>\n<li>two</li>\n</ul>\n",
+            ),
+            ("so[^1]", "<p>so[^1]</p>\n"),
         ] {
             assert_eq!(html(markdown), expected, "{markdown}");
         }
@@ -359,6 +399,8 @@ mod tests {
         "https://a.example/x",
         "a@b.example",
         "- [x] ",
+        "[^1]",
+        "[^1]: ",
         "\t",
         "\\",
         "é\u{301}",

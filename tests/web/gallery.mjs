@@ -141,7 +141,7 @@ for (const [size, scheme] of variants) {
   await shot("dialog");
   await page.getByRole("button", { name: "Cancel" }).click();
   if (size === "narrow") await page.getByRole("button", { name: "Show the chats" }).click();
-  await page.getByRole("button", { name: "All chats" }).click();
+  await page.getByRole("button", { name: "More for all chats" }).click();
   await page.getByRole("menuitem", { name: "API key…" }).click();
   await page.getByLabel("API key", { exact: true }).waitFor();
   await shot("key");

@@ -34,6 +34,9 @@ test("the memory inspector shows the prompt that is sent", async () => {
   await page.getByRole("button", { name: "Preview the prompt" }).click();
   await page.locator(".piece", { hasText: "Who am I?" }).waitFor();
   const pieces = await page.locator(".piece pre").evaluateAll((elements) => elements.map((element) => element.textContent));
+  const counts = await page.locator(".legend b").allInnerTexts();
+  const prompt = await page.locator(".facts dt", { hasText: "Prompt" }).locator("xpath=following-sibling::dd[1]").innerText();
+  assert.equal(`${counts.reduce((sum, count) => sum + Number(count), 0)} tokens`, prompt);
   await say(page, "Who am I?");
   const call = await upstream.call();
   assert.deepEqual(pieces, call.request.messages.map(({ content }) => content));
@@ -62,6 +65,41 @@ test("settings of a chat count from its next message", async () => {
   assert.ok(call.request.messages[0].content.includes("Answer in verse."));
   call.reply("Oh hello, / my fellow.");
   await replied(page);
+});
+
+test("what is being written about one chat is saved there, though another was opened meanwhile", async () => {
+  const first = await api.session({ title: "First", settings: { systemPrompt: "one" } });
+  const second = await api.session({ title: "Second", settings: { systemPrompt: "two", temperature: 0.3 } });
+  const page = await echoic.page(`#/c/${second.sessionId}`);
+  await page.locator(".chat-row", { hasText: "First" }).getByRole("link").click();
+  await page.locator("h1", { hasText: "First" }).waitFor();
+  await openTab(page, "Settings");
+  const prompt = page.getByLabel("System prompt");
+  await prompt.fill("one, and more");
+  await page.goBack();
+  await page.locator("h1", { hasText: "Second" }).waitFor();
+  await page.waitForFunction(() => document.querySelector("[name=systemPrompt]")?.value === "two");
+  const settings = async ({ sessionId }) => (await api.call("GET", `/api/chat-sessions/${sessionId}`)).settings;
+  await until(async () => (await settings(first)).systemPrompt === "one, and more", "it to be saved");
+  assert.deepEqual(await settings(second), { systemPrompt: "two", temperature: 0.3 });
+
+  await page.getByLabel("Temperature").fill("0.75");
+  await page.getByLabel("Temperature").press("Tab");
+  await until(async () => (await settings(second)).temperature === 0.75, "any temperature to be taken");
+});
+
+test("a tab that is still being loaded does not show another one's content", async () => {
+  const { sessionId } = await api.session({ title: "Slow" });
+  const page = await echoic.page(`#/c/${sessionId}`);
+  await openTab(page, "Settings");
+  await page.locator("form.settings").waitFor();
+  let answer;
+  await page.route("**/panel/people.js", (route) => (answer = () => route.continue()));
+  await openTab(page, "People");
+  await page.locator("form.settings").waitFor({ state: "detached" });
+  await until(() => answer, "the tab to be asked for");
+  answer();
+  await page.getByRole("heading", { name: "Participants" }).waitFor();
 });
 
 test("a person takes over, answers, hands back; a closed chat takes nothing", async () => {
@@ -125,6 +163,33 @@ test("projects are made, filled with files, and read by the model", async () => 
   assert.deepEqual(await api.sessions("search=lamp"), []);
 });
 
+test("adding files keeps what is being written, and no file is replaced unasked", async () => {
+  const { projectId } = await api.call("POST", "/api/projects", { name: "Draft", files: [{ path: "a.md", content: "old" }] });
+  const page = await echoic.page(`#/p/${projectId}`);
+  const dialog = page.locator("dialog");
+  const save = dialog.getByRole("button", { name: "Save" });
+  const content = async (path) => (await api.call("GET", `/api/projects/${projectId}/files/${path}`)).content;
+  await page.getByLabel("Instructions").fill("Careful instructions");
+  await page.getByRole("button", { name: "Write one" }).click();
+  await dialog.getByLabel("Path").fill("../a.md");
+  await dialog.getByLabel("Content").fill("new");
+  await save.click();
+  await dialog.getByText("A path names one place in the project").waitFor();
+  await dialog.getByLabel("Path").fill("a.md");
+  await save.click();
+  await dialog.getByText("There is a file “a.md” already.").waitFor();
+  assert.equal(await content("a.md"), "old");
+  await dialog.getByLabel("Path").fill("b.md");
+  await save.click();
+  await page.getByRole("button", { name: "b.md", exact: true }).waitFor();
+  assert.deepEqual([await content("a.md"), await content("b.md")], ["old", "new"]);
+
+  assert.equal(await page.getByLabel("Instructions").inputValue(), "Careful instructions");
+  await page.getByRole("button", { name: "Save" }).click();
+  await page.getByText("Saved", { exact: true }).waitFor();
+  assert.equal((await api.call("GET", `/api/projects/${projectId}`)).systemPrompt, "Careful instructions");
+});
+
 test("chats leave as files and come in by being dropped", async () => {
   const { sessionId } = await api.session({ title: "Traveller" });
   await api.say(sessionId, "user", "Safe travels");
@@ -148,7 +213,7 @@ test("chats leave as files and come in by being dropped", async () => {
   await page.getByText("Traveller.json: 1 chat imported").waitFor();
   await page.locator(".chat-row", { hasText: "Traveller" }).waitFor();
   await drop(page, "broken.json", "{not json");
-  await page.locator(".toast", { hasText: "broken.json:" }).last().waitFor();
+  await page.getByText("broken.json is no export of chats").waitFor();
   await drop(page, "dot.png", "x", "image/png");
   await page.locator('.composer img[alt="dot.png"]').waitFor();
 });

@@ -63,7 +63,7 @@ test("a key that is to be remembered opens the next tab, and is forgotten on dem
   await page.getByText("Connected").waitFor();
   const other = await echoic.tab(page.context(), "", /40[13]/);
   await other.getByText("Connected").waitFor();
-  await other.getByRole("button", { name: "All chats" }).click();
+  await other.getByRole("button", { name: "More for all chats" }).click();
   await other.getByRole("menuitem", { name: "Forget the API key" }).click();
   await field(other).waitFor();
   assert.equal(await other.evaluate(() => JSON.stringify([localStorage, sessionStorage]).includes("ek_")), false);
@@ -74,6 +74,10 @@ test("who closes the field is told what is missing, and can still enter a key", 
   await field(page).waitFor();
   await page.getByRole("button", { name: "Cancel" }).click();
   await page.locator(".notice", { hasText: "asks who you are" }).waitFor();
+  await say(page, "Anybody there?");
+  await page.locator(".toast").waitFor();
+  await page.getByRole("heading", { name: "What is on your mind?" }).waitFor();
+  assert.equal(await page.getByLabel("Message", { exact: true }).inputValue(), "Anybody there?");
   await page.getByRole("button", { name: "Enter a key" }).click();
   await enter(page, await newKey("alice"));
   await page.getByText("Connected").waitFor();
@@ -97,7 +101,7 @@ test("a key that is revoked is told, and what was being sent is sent with the ne
   await until(async () => (await shown(page)).join() === "Am I still known?,You are.", "the conversation");
 
   // Somebody else at the same browser gets a page of their own.
-  await page.getByRole("button", { name: "All chats" }).click();
+  await page.getByRole("button", { name: "More for all chats" }).click();
   await page.getByRole("menuitem", { name: "Forget the API key" }).click();
   await enter(page, await newKey("dave"));
   await page.locator(".who", { hasText: "dave" }).waitFor();

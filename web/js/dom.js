@@ -29,6 +29,13 @@ export function fill(element, ...children) {
   return element;
 }
 
+/** Makes these the children, and moves only what stands elsewhere: who is moved loses the focus. */
+export function arrange(element, children) {
+  const kept = new Set(children);
+  for (const child of [...element.children]) if (!kept.has(child)) child.remove();
+  children.forEach((child, index) => child === element.children[index] || element.insertBefore(child, element.children[index] ?? null));
+}
+
 // Drawn on a grid of 24.
 const PATHS = {
   plus: "M12 5v14M5 12h14",

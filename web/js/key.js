@@ -24,7 +24,7 @@ async function show(isByHand) {
   const input = el("input", { name: "key", type: "password", autocomplete: "off", required: true, placeholder: "ek_…" });
   const stay = el("input", { type: "checkbox", name: "stay" });
   const fields = [
-    el("p.quiet-text", {}, `${why} Whoever runs it makes keys with “echoic keys create”.`),
+    el("p.quiet-text", {}, `${why} Whoever runs the server makes keys with “echoic keys create”.`),
     field("API key", input),
     el("label.check", {}, stay, "Remember it in this browser"),
   ];

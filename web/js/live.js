@@ -13,17 +13,21 @@ class Live extends EventTarget {
   state = "connecting";
   #pause = FIRST_PAUSE;
   #wake = () => {};
+  #end = new AbortController();
 
   start() {
     addEventListener("online", () => this.state === "locked" || this.#wake());
     addEventListener("locked", () => this.#set("locked"));
-    addEventListener("offline", () => this.#set("offline"));
+    // The browser may be wrong about this server, so it is asked at once.
+    addEventListener("offline", () => this.state === "locked" || this.retry());
     document.addEventListener("visibilitychange", () => document.hidden || this.state === "locked" || this.#wake());
     this.#run();
   }
 
-  /** Tries again now; where a key is missing, only then. */
+  /** Begins a new connection now; where a key is missing, only then. */
   retry() {
+    this.#pause = 0;
+    this.#end.abort();
     this.#wake();
   }
 
@@ -36,7 +40,7 @@ class Live extends EventTarget {
         if (!isLocked) setTimeout(resolve, this.#pause);
       });
       this.#wake = () => {};
-      this.#pause = Math.min(this.#pause * 2, LONGEST_PAUSE);
+      this.#pause = Math.min(this.#pause * 2 || FIRST_PAUSE, LONGEST_PAUSE);
       this.#set("connecting");
     }
   }
@@ -44,6 +48,7 @@ class Live extends EventTarget {
   /** Ends when the connection does; gives whether that was for want of a key. */
   async #listen() {
     const end = new AbortController();
+    this.#end = end;
     try {
       const response = await request("GET", "/api/events", { signal: end.signal });
       const watched = response.body.pipeThrough(watch(() => end.abort()));

@@ -14,6 +14,10 @@ import { applyTheme } from "./theme.js";
 import { attempt, toast } from "./toast.js";
 import { acceptDrops, importFiles } from "./transfer.js";
 
+/** Where the list of chats, and where the panel lie over the page; as in layout.css. */
+const NARROW = matchMedia("(max-width: 760px)");
+const MEDIUM = matchMedia("(max-width: 1100px)");
+
 const NOTICES = {
   connecting: "Connecting…",
   locked: "This server asks who you are.",
@@ -25,7 +29,9 @@ class App {
   models = { list: [], standard: undefined };
   notice = el("div.notice", { role: "status", hidden: true });
   projects = new Projects();
+  #main = document.getElementById("main");
   #sidebar = document.getElementById("sidebar");
+  #menuButtons = [];
   #scrim = document.getElementById("scrim");
   #wasLive = false;
   #isKnown = false;
@@ -38,6 +44,7 @@ class App {
     this.panel = new Panel(this, document.getElementById("panel"));
     this.chat = new ChatView(this);
     this.#scrim.addEventListener("click", () => this.#closeOver());
+    for (const width of [NARROW, MEDIUM]) width.addEventListener("change", () => this.cover());
     addEventListener("popstate", () => dispatchEvent(new Event("route")));
     addEventListener("route", () => this.#show());
     addEventListener("keydown", (event) => this.#key(event));
@@ -57,26 +64,42 @@ class App {
   }
 
   menuButton() {
-    const button = iconButton("menu", "Show the chats", () => this.openSidebar());
+    const button = iconButton("menu", "Show the chats", () => this.openSidebar(), { "aria-expanded": "false", "aria-controls": "sidebar" });
     button.classList.add("only-narrow");
+    this.#menuButtons.push(button);
     return button;
   }
 
+  /** Shows the list of chats where it is not shown anyway. */
   openSidebar() {
+    this.#closePanelOver();
     this.#sidebar.classList.add("open");
-    this.showScrim();
+    this.cover();
+    if (NARROW.matches) this.sidebar.focus();
   }
 
   closeSidebar() {
+    const hadFocus = NARROW.matches && this.#sidebar.contains(document.activeElement);
     this.#sidebar.classList.remove("open");
-    this.showScrim();
+    this.cover();
+    if (hadFocus) this.#menuButtons.forEach((button) => button.focus());
   }
 
-  /** Covers the page while something lies over it. */
-  showScrim() {
-    const isNarrow = matchMedia("(max-width: 760px)").matches;
-    const isPanelOver = !this.panel.element.hidden && matchMedia("(max-width: 1100px)").matches;
-    this.#scrim.hidden = !((isNarrow && this.#sidebar.classList.contains("open")) || isPanelOver);
+  get isListOver() {
+    return NARROW.matches && this.#sidebar.classList.contains("open");
+  }
+
+  get isPanelOver() {
+    return MEDIUM.matches && !this.panel.element.hidden;
+  }
+
+  /** What something lies over is dimmed, and cannot be reached. */
+  cover() {
+    const { isListOver, isPanelOver } = this;
+    this.#scrim.hidden = !(isListOver || isPanelOver);
+    this.#main.inert = isListOver || isPanelOver;
+    this.#sidebar.inert = isPanelOver;
+    for (const button of this.#menuButtons) button.setAttribute("aria-expanded", String(isListOver));
   }
 
   retitled(session) {
@@ -111,7 +134,7 @@ class App {
     const address = location.hash;
     const shown = view === "project" || view === "projects" ? await this.#projectsPage() : this.chat;
     if (!shown || location.hash !== address) return;
-    if (this.#shown !== shown) fill(document.getElementById("main"), shown.elements);
+    if (this.#shown !== shown) fill(this.#main, shown.elements);
     this.#shown = shown;
     if (shown === this.page) this.chat.close();
     if (shown === this.page) this.panel.element.hidden || this.panel.toggle(false);
@@ -149,11 +172,17 @@ class App {
 
   #closeOver() {
     this.closeSidebar();
-    if (!this.panel.element.hidden && matchMedia("(max-width: 1100px)").matches) this.panel.toggle(false);
+    this.#closePanelOver();
+  }
+
+  #closePanelOver() {
+    if (this.isPanelOver) this.panel.toggle(false);
   }
 
   #key(event) {
-    if (event.key === "Escape") return this.#closeOver();
+    // Escape is for what is nearest: a field, a menu, a dialog.
+    const isTaken = event.defaultPrevented || document.querySelector("dialog[open], :popover-open");
+    if (event.key === "Escape" && !isTaken) return this.#closeOver();
     if (!(event.ctrlKey || event.metaKey)) return;
     if (event.key.toLowerCase() === "k") {
       event.preventDefault();
@@ -168,10 +197,17 @@ class App {
 
   /** Links within the page change its address without loading it. */
   #follow(event) {
-    const link = event.target.closest?.('a[href^="#/"]');
+    const link = event.target.closest?.('a[href^="#"]');
     if (!link || event.ctrlKey || event.metaKey || event.shiftKey || event.button !== 0) return;
     event.preventDefault();
+    if (link.matches(".skip")) return this.#skip();
     go(link.getAttribute("href"));
+  }
+
+  /** To the field to write in, or where there is none, to the page. */
+  #skip() {
+    const field = document.getElementById("composer-text");
+    (field?.checkVisibility() ? field : this.#main).focus();
   }
 }
 

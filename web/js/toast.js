@@ -4,17 +4,30 @@ import { el } from "./dom.js";
 
 const SHOWN = 5000;
 
-/** Shows a text; `action` is `{label, run}`. Gives back what takes it away. */
+/**
+ * Shows a text; `action` is `{label, run, otherwise, takesFocus}`: what its button does, what is done
+ * when it was not pressed in time, and whether it is what the keyboard goes on with. The time is
+ * longer for who points at it or stands on it with the keyboard. Gives back what takes it away.
+ */
 export function toast(text, action, shown = SHOWN) {
-  const away = () => element.remove();
+  const away = () => {
+    clearTimeout(timer);
+    element.remove();
+  };
   const run = () => {
     away();
     action.run();
   };
+  const end = () => {
+    if (element.matches(":hover") || element.querySelector(":focus-visible")) return void (timer = setTimeout(end, shown));
+    away();
+    action?.otherwise?.();
+  };
   const button = action && el("button", { type: "button", onclick: run }, action.label);
   const element = el("div.toast", {}, el("span", {}, text), button);
+  let timer = setTimeout(end, shown);
   document.getElementById("toasts").append(element);
-  setTimeout(away, shown);
+  if (action?.takesFocus) button.focus();
   return away;
 }
 

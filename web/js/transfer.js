@@ -5,6 +5,8 @@ import { el } from "./dom.js";
 import { many } from "./format.js";
 import { toast } from "./toast.js";
 
+const FORMATS = "What can be imported is a JSON export of Echoic, or ChatGPT’s conversations.json.";
+
 /** Saves an export. Without a key the browser reads the stream into the file by itself. */
 export async function exportChats(what, name) {
   const address = `/api/export${query(what)}`;
@@ -55,8 +57,8 @@ export async function importFiles(app, files) {
       const added = many(sessions.length, "chat");
       const reason = skipped[0] ? `; ${many(skipped.length, "other")} left out: ${skipped[0].reason}` : "";
       toast(`${file.name}: ${added} imported${reason}`);
-    } catch (failure) {
-      toast(`${file.name}: ${failure.message}`);
+    } catch ({ status, message, details }) {
+      toast(status === 400 && !details?.imported ? `${file.name} is no export of chats. ${FORMATS}` : `${file.name}: ${message}`);
     }
     away();
   }

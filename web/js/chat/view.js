@@ -104,7 +104,7 @@ export class ChatView {
     this.#joinRunning();
     this.#show();
     this.seen.look();
-    if (!messageId) this.composer.focus();
+    if (!messageId && !this.app.sessions.isRenaming) this.composer.focus();
   }
 
   /** Names and models are known by now. */
@@ -206,7 +206,7 @@ export class ChatView {
 
   async #read() {
     const { sessionId } = this;
-    if (!sessionId) return;
+    if (!sessionId) return this.#show();
     const session = await get(sessionPath(sessionId));
     if (this.thread.isAtEnd || this.thread.isEmpty) await this.thread.refresh();
     if (sessionId !== this.sessionId) return;
@@ -323,7 +323,7 @@ export class ChatView {
   }
 
   #menu() {
-    openMenu(this.#more, chatActions(this.app, this.session, { rename: () => this.app.sessions.rename(this.sessionId) }));
+    openMenu(this.#more, chatActions(this.app, this.session, { rename: () => this.app.sessions.rename(this.session) }));
   }
 
   #listen() {
@@ -332,7 +332,7 @@ export class ChatView {
     live.addEventListener("turn", ours(({ action }) => action === "ended" && !this.replies.isRunning && this.refresh()));
     live.addEventListener("seen", ours(() => this.refresh()));
     live.addEventListener("session", ours(({ action, session }) => this.#heard(action, session)));
-    live.addEventListener("sync", () => this.refresh());
+    live.addEventListener("sync", () => this.sessionId && this.refresh());
   }
 
   #heard(action, session) {

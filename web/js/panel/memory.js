@@ -14,6 +14,7 @@ const KINDS = {
   recent: ["Recent messages", "Word for word, in their order: the newest part of this branch that fits."],
   recalled: ["Recalled", "Earlier messages that have to do with the new one."],
   new: ["New message", "What is about to be sent."],
+  framing: ["Framing"],
 };
 
 export class MemoryTab {
@@ -65,8 +66,10 @@ export class MemoryTab {
 
 function told(preview) {
   const { contextWindow, promptTokens, replyReserve, cacheablePrefixTokens, pieces, model, strategy, tokenCorrection, project } = preview;
+  const counted = pieces.reduce((sum, { tokens }) => sum + tokens, 0);
+  const parts = promptTokens > counted ? [...pieces, { kind: "framing", tokens: promptTokens - counted }] : pieces;
   const sums = new Map();
-  for (const { kind, tokens } of pieces) sums.set(kind, (sums.get(kind) ?? 0) + tokens);
+  for (const { kind, tokens } of parts) sums.set(kind, (sums.get(kind) ?? 0) + tokens);
   const share = promptTokens > 0 ? Math.round((100 * Math.min(cacheablePrefixTokens, promptTokens)) / promptTokens) : 0;
   const facts = [
     ["Model", model],
@@ -79,7 +82,7 @@ function told(preview) {
   ];
   const missing = [...(project?.omittedFields ?? []), ...(project?.omittedFiles ?? [])];
   return [
-    el("section.stack", {}, el("h3", {}, "The next prompt"), bar(pieces, promptTokens), cached(share), legend(sums), missing.length > 0 && el("p.quiet-text", {}, `Of the project, this did not fit: ${missing.join(", ")}.`)),
+    el("section.stack", {}, el("h3", {}, "The next prompt"), bar(parts, promptTokens), cached(share), legend(sums), missing.length > 0 && el("p.quiet-text", {}, `Of the project, this did not fit: ${missing.join(", ")}.`)),
     el("section.stack", {}, el("h3", {}, "Of the context window"), windowBar(promptTokens, replyReserve, contextWindow), el("dl.facts", {}, facts.map(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]))),
     el("section.stack", {}, el("h3", {}, many(pieces.length, "piece"), el("span.sr", {}, " in the order sent")), el("ol.pieces", {}, pieces.map(piece))),
   ];

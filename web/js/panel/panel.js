@@ -35,9 +35,10 @@ export class Panel {
   toggle(isOpen = this.element.hidden) {
     this.element.hidden = !isOpen;
     this.button.setAttribute("aria-expanded", String(isOpen));
-    this.app.showScrim();
-    if (isOpen) this.#render();
-    else this.button.focus();
+    this.app.cover();
+    if (!isOpen) return this.button.focus();
+    if (this.app.isPanelOver) this.#buttons[this.#chosen].focus();
+    this.#render();
   }
 
   choose(name) {
@@ -68,6 +69,7 @@ export class Panel {
   async #render() {
     const name = this.#chosen;
     if (this.element.hidden || !this.#view) return;
+    if (!this.#tabs[name]) fill(this.#body);
     const Tab = await attempt(TABS[name][1]);
     if (!Tab || name !== this.#chosen) return;
     this.#tabs[name] ??= new Tab();

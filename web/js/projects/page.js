@@ -13,6 +13,7 @@ const MOST_BYTES = 1 << 20;
 export class ProjectsPage {
   #title = el("h1");
   #inner = el("div.page-inner");
+  #files = el("section.section");
   #project = null;
 
   constructor(app) {
@@ -34,12 +35,12 @@ export class ProjectsPage {
 
   async open(projectId) {
     const [project, chats] = await Promise.all([get(projectPath(projectId)), this.#chats(projectId)]);
-    this.#project = project;
+    this.#showFiles(project);
     const begin = el("a.button.primary.small", { href: toNew(projectId) }, icon("plus"), "New chat in this project");
     const remove = el("button.button.danger.small", { type: "button", onclick: () => this.#delete() }, "Delete the project");
     this.#show(project.name, [
       el("section.section", {}, el("div.section-head", {}, el("h2", {}, "Chats"), begin), chats),
-      this.#files(project),
+      this.#files,
       this.#form(project),
       el("div", {}, remove),
     ]);
@@ -66,8 +67,14 @@ export class ProjectsPage {
   async add(files) {
     const project = this.#project;
     for (const file of files) await attempt(() => this.#upload(project, file));
-    await attempt(() => this.open(project.projectId));
+    await this.#reload(project);
     this.app.projects.load();
+  }
+
+  /** Reads the files anew; what is being written about the project stays as it is. */
+  async #reload({ projectId }) {
+    const project = await attempt(() => get(projectPath(projectId)));
+    if (project && projectId === this.#project?.projectId) this.#showFiles(project);
   }
 
   get isOne() {
@@ -87,13 +94,14 @@ export class ProjectsPage {
     fill(this.#inner, sections);
   }
 
-  #files(project) {
+  #showFiles(project) {
+    this.#project = project;
     const input = el("input", { type: "file", multiple: true, hidden: true, tabIndex: -1, "aria-label": "Files", onchange: () => this.add([...input.files]) });
     const upload = el("button.button.small", { type: "button", onclick: () => input.click() }, icon("upload"), "Add files");
     const write = el("button.button.small", { type: "button", onclick: () => this.#edit(project, null) }, icon("plus"), "Write one");
     const rows = project.files.map((file) =>
       el("li", {}, icon("file"), el("button.row-open", { type: "button", onclick: () => this.#edit(project, file.path) }, file.path), el("span.quiet-text", {}, bytes(file.size)), iconButton("trash", `Delete ${file.path}`, () => this.#remove(project, file.path), { small: true })));
-    return el("section.section", {}, el("div.section-head", {}, el("h2", {}, "Files"), el("div.inline-form", {}, write, upload, input)), list(rows, "No files yet. Drop some here: notes, code, anything that is text."));
+    fill(this.#files, el("div.section-head", {}, el("h2", {}, "Files"), el("div.inline-form", {}, write, upload, input)), list(rows, "No files yet. Drop some here: notes, code, anything that is text."));
   }
 
   #form(project) {
@@ -104,7 +112,7 @@ export class ProjectsPage {
       event.preventDefault();
       const form = new FormData(event.target);
       const body = { name: form.get("name"), description: form.get("description"), systemPrompt: form.get("systemPrompt") || null };
-      const headers = { "if-match": `"${project.version}"` };
+      const headers = { "if-match": `"${this.#project.version}"` };
       const changed = await attempt(() => call("PATCH", projectPath(project.projectId), body, { headers }));
       if (!changed) return;
       toast("Saved");
@@ -129,23 +137,32 @@ export class ProjectsPage {
     if (!file) return;
     const name = el("input", { name: "path", value: file.path, required: true, readOnly: Boolean(path), placeholder: "notes.md" });
     const content = el("textarea", { name: "content", rows: 14, value: file.content, spellcheck: false });
-    const answer = await ask(path ?? "New file", [field("Path", name), field("Content", content)]);
-    if (!answer) return;
-    const body = { content: answer.get("content").replace(/\r\n/g, "\n") };
-    await attempt(() => call("PUT", filePath(project.projectId, answer.get("path").trim()), body));
-    await attempt(() => this.open(project.projectId));
+    // A file that is there already is replaced when that was told.
+    let known = path;
+    const check = async (answer) => {
+      const at = answer.get("path").trim();
+      if (!isPath(at)) return "A path names one place in the project, like “notes/today.md”: nothing empty between its slashes, no “.” and no “..”.";
+      if (at !== known && this.#project.files.some(({ path }) => path === at)) {
+        known = at;
+        return `There is a file “${at}” already. Save again to replace it.`;
+      }
+      const body = { content: answer.get("content").replace(/\r\n/g, "\n") };
+      return call("PUT", filePath(project.projectId, at), body).then(() => null, ({ message }) => message);
+    };
+    const answer = await ask(path ?? "New file", [field("Path", name), field("Content", content)], { check });
+    if (answer) await this.#reload(project);
   }
 
   async #remove(project, path) {
     const { content } = (await attempt(() => get(filePath(project.projectId, path)))) ?? {};
     const done = await attempt(() => call("DELETE", filePath(project.projectId, path)));
     if (!done) return;
-    await this.open(project.projectId);
+    await this.#reload(project);
     const run = async () => {
       await attempt(() => call("PUT", filePath(project.projectId, path), { content }));
-      await attempt(() => this.open(project.projectId));
+      await this.#reload(project);
     };
-    toast(`${path} is deleted`, content === undefined ? undefined : { label: "Undo", run });
+    toast(`${path} is deleted`, content === undefined ? undefined : { label: "Undo", run, takesFocus: true });
   }
 
   async #delete() {
@@ -157,6 +174,9 @@ export class ProjectsPage {
     go(toProjects);
   }
 }
+
+/** The others would lead elsewhere before the server could refuse them. */
+const isPath = (text) => text.split("/").every((name) => !["", ".", ".."].includes(name));
 
 function list(rows, nothing) {
   return rows.length > 0 ? el("ul.rows", {}, rows) : el("p.empty-rows", {}, nothing);

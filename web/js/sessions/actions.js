@@ -3,16 +3,22 @@
 import { call, session as sessionPath } from "../api.js";
 import { ask, field } from "../dialog.js";
 import { el } from "../dom.js";
-import { attempt } from "../toast.js";
+import { attempt, toast } from "../toast.js";
 import { exportChats } from "../transfer.js";
 
 export function chatActions(app, session, { rename }) {
   const { sessionId, title, pinned, archived } = session;
-  const change = (fields) => () => attempt(async () => app.sessions.put(await call("PATCH", sessionPath(sessionId), fields)));
+  const change = (fields) => () => attempt(async () => {
+    app.sessions.put(await call("PATCH", sessionPath(sessionId), fields));
+    return true;
+  });
+  const archive = change({ archived: true });
+  const restore = change({ archived: false });
+  const putAway = async () => (await archive()) && toast("The chat is in the archive", { label: "Undo", run: restore });
   const own = [
     { label: "Rename", icon: "pencil", run: rename },
     { label: pinned ? "Unpin" : "Pin", icon: "pin", run: change({ pinned: !pinned }) },
-    { label: archived ? "Take out of the archive" : "Archive", icon: "archive", run: change({ archived: !archived }) },
+    archived ? { label: "Take out of the archive", icon: "archive", run: restore } : { label: "Archive", icon: "archive", run: putAway },
     app.projects.list.length > 0 && { label: "Move to a project…", icon: "folder", run: () => move(app, session) },
     null,
     { label: "Export as Markdown", icon: "download", run: () => exportChats({ sessionId, format: "markdown" }, `${title}.md`) },

@@ -1,10 +1,11 @@
 // The chats in the sidebar: pinned ones, then the newest; more of them on demand; live.
 
 import { call, get, query, request, session as sessionPath } from "../api.js";
-import { el, fill, oncePerFrame } from "../dom.js";
+import { ask, field } from "../dialog.js";
+import { arrange, el, fill, oncePerFrame } from "../dom.js";
 import { span } from "../format.js";
 import { live } from "../live.js";
-import { go, route, toNew } from "../route.js";
+import { go, route, toChat, toNew } from "../route.js";
 import { attempt, toast } from "../toast.js";
 import { Row } from "./row.js";
 
@@ -18,16 +19,17 @@ export class SessionList {
   #end = el("div.edge");
   #sessions = new Map();
   #rows = new Map();
-  #deleting = new Map();
+  #groups = new Map();
+  #deleting = new Set();
   #cursor = null;
   #filter = { search: "", projectId: "", archived: "false" };
   #loading = 0;
   #show = oncePerFrame(() => this.#place());
+  #watch = new IntersectionObserver(([{ isIntersecting }]) => isIntersecting && this.#cursor && this.#more(), { root: this.element, rootMargin: "400px" });
 
   constructor(app) {
     this.app = app;
     this.element.append(this.#lists, this.#end);
-    new IntersectionObserver(([{ isIntersecting }]) => isIntersecting && this.#cursor && this.#more(), { root: this.element, rootMargin: "400px" }).observe(this.#end);
     live.addEventListener("session", ({ detail }) => this.#heard(detail));
     live.addEventListener("turn", ({ detail }) => this.#turned(detail));
     live.addEventListener("sync", () => this.load());
@@ -37,6 +39,10 @@ export class SessionList {
 
   known(sessionId) {
     return this.#sessions.get(sessionId) ?? null;
+  }
+
+  get isRenaming() {
+    return this.element.contains(document.activeElement) && document.activeElement.matches(".rename");
   }
 
   /** Shows only what a search, a project, the archive hold. */
@@ -51,9 +57,8 @@ export class SessionList {
     const call = this.#loading;
     const page = await attempt(() => this.#page(null));
     if (!page || call !== this.#loading) return;
-    this.#sessions = new Map(page.sessions.map((session) => [session.sessionId, session]));
-    this.#cursor = page.nextCursor;
-    this.#place();
+    this.#sessions = new Map();
+    this.#take(page);
   }
 
   put(session) {
@@ -67,10 +72,16 @@ export class SessionList {
     if (session) this.put({ ...session, title });
   }
 
-  rename(sessionId) {
+  /** Renames a chat in its row; one that is not listed, in a dialog. */
+  async rename({ sessionId, title }) {
     const row = this.#rows.get(sessionId);
-    this.app.openSidebar();
-    if (row) row.rename();
+    if (row) {
+      this.app.openSidebar();
+      return row.rename();
+    }
+    const input = el("input", { name: "title", value: title, required: true, maxLength: 200 });
+    const answer = await ask("Rename the chat", [field("Title", input)]);
+    if (answer) await this.setTitle(sessionId, answer.get("title"));
   }
 
   async setTitle(sessionId, title) {
@@ -80,18 +91,19 @@ export class SessionList {
   }
 
   /** Takes a chat away, and deletes it a few seconds later. */
-  remove(session) {
-    const { sessionId } = session;
-    const timer = setTimeout(() => attempt(() => this.#delete(sessionId)), UNDO);
-    this.#deleting.set(sessionId, timer);
-    if (route().sessionId === sessionId) go(toNew());
-    this.#show();
+  remove({ sessionId, title }) {
+    const wasOpen = route().sessionId === sessionId;
+    this.#deleting.add(sessionId);
+    if (wasOpen) go(toNew());
+    this.#place();
     const run = () => {
-      clearTimeout(timer);
       this.#deleting.delete(sessionId);
-      this.#show();
+      if (wasOpen && route().view === "new") go(toChat(sessionId));
+      this.#place();
+      this.#rows.get(sessionId)?.focus();
     };
-    toast(`“${shortened(session.title)}” is deleted`, { label: "Undo", run }, UNDO);
+    const otherwise = () => attempt(() => this.#delete(sessionId));
+    toast(`“${shortened(title)}” is deleted`, { label: "Undo", run, otherwise, takesFocus: true }, UNDO);
   }
 
   async #delete(sessionId, options) {
@@ -107,10 +119,7 @@ export class SessionList {
 
   /** Who leaves the page has made up their mind. */
   #deleteAll() {
-    for (const [sessionId, timer] of this.#deleting) {
-      clearTimeout(timer);
-      this.#delete(sessionId, { keepalive: true }).catch(() => {});
-    }
+    for (const sessionId of this.#deleting) this.#delete(sessionId, { keepalive: true }).catch(() => {});
   }
 
   async #more() {
@@ -118,10 +127,18 @@ export class SessionList {
     const cursor = this.#cursor;
     this.#cursor = null;
     const page = await attempt(() => this.#page(cursor));
-    if (!page || call !== this.#loading) return;
-    page.sessions.forEach((session) => this.#sessions.set(session.sessionId, session));
-    this.#cursor = page.nextCursor;
+    if (call !== this.#loading) return;
+    if (page) this.#take(page);
+    else this.#cursor = cursor;
+  }
+
+  /** Behind a page the end may still be near, so it is looked at anew. */
+  #take({ sessions, nextCursor }) {
+    sessions.forEach((session) => this.#sessions.set(session.sessionId, session));
+    this.#cursor = nextCursor;
     this.#place();
+    this.#watch.unobserve(this.#end);
+    this.#watch.observe(this.#end);
   }
 
   #page(cursor) {
@@ -158,6 +175,9 @@ export class SessionList {
   }
 
   #place() {
+    const focused = document.activeElement;
+    if (this.isRenaming) return void focused.addEventListener("blur", () => this.#show(), { once: true });
+    const isFocused = this.element.contains(focused);
     const shown = [...this.#sessions.values()].filter(({ sessionId }) => !this.#deleting.has(sessionId));
     shown.sort((a, b) => Number(b.pinned) - Number(a.pinned) || (newest(a) < newest(b) ? 1 : -1));
     const groups = Map.groupBy?.(shown, heading) ?? grouped(shown);
@@ -165,11 +185,8 @@ export class SessionList {
     const parts = [...groups].map(([name, sessions]) => this.#group(name, sessions, current));
     const known = new Set(shown.map(({ sessionId }) => sessionId));
     for (const id of this.#rows.keys()) if (!known.has(id)) this.#rows.delete(id);
-    const focused = document.activeElement;
-    const isRenaming = this.element.contains(focused) && focused.matches(".rename");
-    if (isRenaming) return void focused.addEventListener("blur", () => this.#show(), { once: true });
-    fill(this.#lists, parts.length > 0 ? parts : this.#nothing());
-    if (this.element.contains(focused)) focused.focus({ preventScroll: true });
+    arrange(this.#lists, parts.length > 0 ? parts : [this.#nothing()]);
+    if (isFocused && focused !== document.activeElement) focused.focus({ preventScroll: true });
     fill(this.#end, this.#cursor ? el("span.spinner") : null);
   }
 
@@ -182,7 +199,10 @@ export class SessionList {
       shown.isCurrent = session.sessionId === current;
       return shown.element;
     });
-    return el("section", { "aria-label": name }, el("h2", {}, name), el("ul", {}, rows));
+    const group = this.#groups.get(name) ?? el("section", { "aria-label": name }, el("h2", {}, name), el("ul"));
+    this.#groups.set(name, group);
+    arrange(group.lastChild, rows);
+    return group;
   }
 
   #nothing() {

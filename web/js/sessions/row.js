@@ -48,6 +48,10 @@ export class Row {
     else this.#link.removeAttribute("aria-current");
   }
 
+  focus() {
+    this.#link.focus();
+  }
+
   /** Writes the title in its place. */
   rename() {
     if (!this.app.owns(this.session)) return;
@@ -59,9 +63,14 @@ export class Row {
       input.replaceWith(this.#link);
       this.#more.hidden = false;
       if (isKept && input.value.trim() !== this.session.title) this.app.sessions.setTitle(this.session.sessionId, input.value);
-      this.#link.focus();
     };
-    input.addEventListener("keydown", ({ key }) => (key === "Enter" || key === "Escape") && end(key === "Enter"));
+    input.addEventListener("keydown", (event) => {
+      // Enter may also choose a word of Chinese or Japanese.
+      if (event.isComposing || (event.key !== "Enter" && event.key !== "Escape")) return;
+      event.preventDefault();
+      end(event.key === "Enter");
+      this.focus();
+    });
     input.addEventListener("blur", () => end(true));
     this.#link.replaceWith(input);
     this.#more.hidden = true;

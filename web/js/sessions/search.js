@@ -18,6 +18,7 @@ export class Search {
   #watch = null;
   #timer = null;
   #last = "";
+  #projectId = "";
 
   constructor(list) {
     this.list = list;
@@ -25,7 +26,11 @@ export class Search {
       clearTimeout(this.#timer);
       this.#timer = setTimeout(() => this.#search(), PAUSE);
     });
-    this.#input.addEventListener("keydown", ({ key }) => key === "Escape" && this.clear());
+    this.#input.addEventListener("keydown", (event) => {
+      if (event.key !== "Escape" || this.#input.value === "") return;
+      event.preventDefault();
+      this.clear();
+    });
   }
 
   focus() {
@@ -38,39 +43,54 @@ export class Search {
     this.#search();
   }
 
-  async #search() {
+  /** Looks only into one project's messages, or with none into all. */
+  within(projectId) {
+    this.#projectId = projectId;
+    this.#find();
+  }
+
+  #search() {
     const text = this.#input.value.trim();
     if (text === this.#last) return;
     this.#last = text;
     this.list.filter({ search: text });
-    if (text === "") return void (this.results.hidden = true);
-    const found = await get(`/api/search${query({ q: text, limit: PAGE })}`).catch(() => ({ results: [], nextCursor: null }));
-    if (text !== this.#last) return;
-    this.#show(text, found);
+    this.#find();
   }
 
-  #show(text, { results, nextCursor }) {
+  async #find() {
+    const sought = this.#sought;
+    if (this.#last === "") return void (this.results.hidden = true);
+    const found = await get(`/api/search${sought}`).catch(() => ({ results: [], nextCursor: null }));
+    if (sought === this.#sought) this.#show(found);
+  }
+
+  get #sought() {
+    return query({ q: this.#last, projectId: this.#projectId, limit: PAGE });
+  }
+
+  #show({ results, nextCursor }) {
     this.results.hidden = false;
     const hits = of(results);
     fill(this.results, el("h2", {}, "In messages"), hits, hits.length === 0 && el("p.nothing", {}, "No message holds these words."), this.#end);
-    this.#goOnAt(text, nextCursor);
+    this.#goOnAt(nextCursor);
   }
 
   /** More is read when the end of what was found comes near. */
-  #goOnAt(text, cursor) {
+  #goOnAt(cursor) {
     this.#watch?.disconnect();
     fill(this.#end, cursor && el("span.spinner"));
     if (!cursor) return;
-    this.#watch = new IntersectionObserver(([{ isIntersecting }]) => isIntersecting && this.#more(text, cursor), { root: this.list.element, rootMargin: "400px" });
+    this.#watch = new IntersectionObserver(([{ isIntersecting }]) => isIntersecting && this.#more(cursor), { root: this.list.element, rootMargin: "400px" });
     this.#watch.observe(this.#end);
   }
 
-  async #more(text, cursor) {
+  async #more(cursor) {
     this.#watch.disconnect();
-    const page = await attempt(() => get(`/api/search${query({ q: text, limit: PAGE, cursor })}`));
-    if (text !== this.#last) return;
+    const sought = this.#sought;
+    const page = await attempt(() => get(`/api/search${sought}&cursor=${encodeURIComponent(cursor)}`));
+    if (sought !== this.#sought) return;
     this.#end.before(...of(page?.results ?? []));
-    this.#goOnAt(text, page?.nextCursor);
+    this.#goOnAt(page?.nextCursor);
   }
 }
 

@@ -16,6 +16,7 @@ const STATES = { live: "Connected", connecting: "Connecting…", offline: "Offli
 export class Sidebar {
   #connection = el("div.connection", { role: "status" });
   #projects = el("select.input", { "aria-label": "Project", onchange: () => this.#choose() });
+  #close;
   #isArchive = false;
   #chosen = "";
 
@@ -23,13 +24,13 @@ export class Sidebar {
     this.app = app;
     this.search = new Search(app.sessions);
     const brand = el("a", { href: "#/new" }, el("img", { src: "/assets/icon.svg", alt: "" }), "Echoic");
-    const close = iconButton("close", "Close the list of chats", () => app.closeSidebar());
-    close.classList.add("only-narrow");
+    this.#close = iconButton("close", "Close the list of chats", () => app.closeSidebar());
+    this.#close.classList.add("only-narrow");
     const fresh = el("button.button.primary.new-chat", { type: "button", onclick: () => this.#new() }, icon("plus"), "New chat");
-    const more = iconButton("more", "All chats", () => this.#menu(more), { "aria-haspopup": "menu", "aria-expanded": "false" });
+    const more = iconButton("more", "More for all chats", () => this.#menu(more), { "aria-haspopup": "menu", "aria-expanded": "false" });
     fill(
       element,
-      el("div.brand", {}, brand, close),
+      el("div.brand", {}, brand, this.#close),
       el("div.side-tools", {}, fresh, this.search.element, this.#projects),
       app.sessions.element,
       el("div.side-foot", {}, this.#connection, more),
@@ -39,6 +40,10 @@ export class Sidebar {
     this.showState();
     addEventListener("projects", () => this.showProjects());
     this.showProjects();
+  }
+
+  focus() {
+    this.#close.focus();
   }
 
   showProjects() {
@@ -62,8 +67,10 @@ export class Sidebar {
     }
     this.#chosen = value;
     this.#isArchive = value === "archive";
-    this.app.sessions.filter({ archived: String(this.#isArchive), projectId: this.#isArchive ? "" : value });
-    if (value && !this.#isArchive) go(toProject(value));
+    const projectId = this.#isArchive ? "" : value;
+    this.app.sessions.filter({ archived: String(this.#isArchive), projectId });
+    this.search.within(projectId);
+    if (projectId) go(toProject(projectId));
   }
 
   #new() {
