@@ -2,7 +2,8 @@
 //!
 //! Not moved: what is made anew from the rest (`participants`, `summaries`, `embeddings`, `spent`, the
 //! words of titles and messages), who was alive (`instances`), tickets, which are good for a minute,
-//! what calls that have ended since are not to leave (`forgotten`), and the logs of turns that have ended, which are kept for a minute.
+//! the marks behind which what had begun leaves no line of usage (`forgotten`), and the logs of turns
+//! that have ended, which are kept for a minute.
 
 use super::SqliteStore;
 use super::log::log_of;
