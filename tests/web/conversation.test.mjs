@@ -171,6 +171,38 @@ test("who reads further up is left alone, and gets back to the latest words with
   await replied(page);
 });
 
+test("a finger drags a reply that is being written away from its end, and back to it", async () => {
+  const page = await echoic.page("", { width: 390, height: 844, hasTouch: true, isMobile: true });
+  await say(page, "Count on a phone");
+  const call = await upstream.call();
+  call.text(Array.from({ length: 60 }, (_, i) => `line ${i}\n\n`).join(""));
+  await page.getByText("line 58").waitFor();
+  const scroller = page.locator(".scroller");
+  const rest = () => scroller.evaluate((element) => element.scrollHeight - element.scrollTop - element.clientHeight);
+  await until(async () => (await rest()) < 5, "the newest words to be in sight");
+
+  const finger = await page.context().newCDPSession(page);
+  let words = 0;
+  const drag = async (from, step, steps) => {
+    const at = (y) => [{ x: 200, y }];
+    await finger.send("Input.dispatchTouchEvent", { type: "touchStart", touchPoints: at(from) });
+    for (let i = 1; i <= steps; i++) {
+      call.text(`word ${++words} `);
+      await page.getByText(`word ${words} `).waitFor();
+      await finger.send("Input.dispatchTouchEvent", { type: "touchMove", touchPoints: at(from + i * step) });
+    }
+    await finger.send("Input.dispatchTouchEvent", { type: "touchEnd", touchPoints: [] });
+  };
+  await drag(200, 9, 30);
+  await page.getByRole("button", { name: "Jump to latest" }).waitFor();
+  assert.ok((await rest()) > 150, "the words that came did not pull it back");
+  await drag(600, -30, 18);
+  await page.getByRole("button", { name: "Jump to latest" }).waitFor({ state: "hidden" });
+  call.reply("the very last");
+  await replied(page);
+  await until(async () => (await rest()) < 5, "the newest words to stay in sight");
+});
+
 test("a chat goes on elsewhere from any message", async () => {
   const page = await echoic.page();
   await say(page, "root");
