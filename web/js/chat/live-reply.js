@@ -74,7 +74,13 @@ export class LiveReply {
     if (!isUp) fill(this.#note, el("span.spinner"), "Connection lost. The reply goes on at the server; reconnecting…");
   }
 
-  /** Writes the rest, and gives back its body for the message that it became. */
+  /** What was read of it, as a message; `null` if that is nothing. */
+  get message() {
+    if (!this.text) return null;
+    return { id: this.id, role: "assistant", content: this.text, createdAt: new Date().toISOString(), isPending: true };
+  }
+
+  /** Writes the rest, and gives back what the message that it became goes on with. */
   async finish() {
     this.chat.keep(() => {
       this.#flush();
@@ -89,7 +95,7 @@ export class LiveReply {
     const whole = REFERENCES.test(this.text) ? await rendered(this.text) : null;
     if (whole) this.chat.keep(() => fill(this.#body, whole));
     this.element.removeAttribute("aria-busy");
-    return this.#body;
+    return { text: this.text, body: this.#body, before: this.#thoughts };
   }
 
   #flush() {
