@@ -58,6 +58,66 @@ test("thoughts are folded beside the answer", async () => {
   assert.equal(await thoughts.locator("p").innerText(), "Let me see… 2 and 2");
 });
 
+test("thoughts and calls that the reader has opened stay open when the reply has ended", async () => {
+  const page = await echoic.page();
+  await say(page, "Think aloud");
+  const call = await upstream.call();
+  call.reasoning("Let me see").text("It is ");
+  await page.locator(".reasoning summary").click();
+  call.text("four.").finish();
+  await replied(page);
+  assert.ok(await page.getByText("Let me see").isVisible());
+  await tool(page.locator(".message.assistant"), "Another reply").click();
+  (await upstream.call()).reply("Five.");
+  await last(page).getByText("2/2", { exact: true }).waitFor();
+  await tool(last(page), "Earlier version").click();
+  await page.getByText("It is four.").waitFor();
+});
+
+test("what is said of a reply's end is how it ended", async () => {
+  const page = await echoic.page();
+  const said = (text) => page.locator(".sr[role=status]", { hasText: text }).waitFor({ state: "attached" });
+  await say(page, "Fail for those who listen");
+  (await upstream.call()).refuse(400, "the model is asleep");
+  await said("The reply has failed.");
+  await tool(page, "Try again").click();
+  const call = await upstream.call();
+  call.text("Half");
+  await page.getByText("Half").waitFor();
+  await tool(page, "Stop").click();
+  await said("The reply ended early.");
+  await tool(page, "Try again").click();
+  (await upstream.call()).reply("Whole.");
+  await said("The reply is complete.");
+});
+
+test("another branch of a long chat is shown where the reader was", async () => {
+  const branch = (name) => Array.from({ length: 80 }, (_, i) => ({ id: `${name}${i}`, role: i % 2 ? "assistant" : "user", content: `${name} says ${i}`, parentId: i ? `${name}${i - 1}` : "root" }));
+  const messages = [{ id: "root", role: "assistant", content: "root", parentId: null }, ...branch("A"), ...branch("B")];
+  await api.call("POST", "/api/import", { sessions: [{ sessionId: "long-branches", title: "Long branches", messages }] });
+  const page = await echoic.page("#/c/long-branches/B0");
+  const begin = (name) => page.locator(".message", { hasText: `${name} says 0` }).first();
+  const top = async (name) => (await begin(name).boundingBox()).y;
+  await begin("B").waitFor();
+  const before = await top("B");
+  await begin("B").hover();
+  await tool(begin("B"), "Earlier version").click();
+  await begin("A").waitFor();
+  await until(async () => Math.abs((await top("A")) - before) < 2, "the other version to stand in the same place");
+  await page.getByText("A says 1", { exact: true }).waitFor();
+  assert.equal(await page.getByText("B says 1", { exact: true }).count(), 0);
+});
+
+test("bullets stand at the side where the words begin", async () => {
+  const { sessionId } = await api.session({ title: "Both sides" });
+  await api.say(sessionId, "assistant", "- واحد **اثنان**\n- ثلاثة");
+  await api.say(sessionId, "assistant", "- one **two**\n- three");
+  const page = await echoic.page(`#/c/${sessionId}`);
+  await page.locator(".prose li").nth(3).waitFor();
+  const sides = await page.locator(".prose ul").evaluateAll((lists) => lists.map((list) => getComputedStyle(list)).map(({ direction, paddingLeft, paddingRight }) => [direction, paddingLeft !== "0px", paddingRight !== "0px"]));
+  assert.deepEqual(sides, [["rtl", false, true], ["ltr", true, false]]);
+});
+
 test("pictures are attached, sent and shown", async () => {
   const page = await echoic.page();
   await page.locator('.composer input[type="file"]').setInputFiles({ name: "dot.png", mimeType: "image/png", buffer: Buffer.from(PIXEL, "base64") });
