@@ -44,6 +44,20 @@ test("blocks are rendered once each while the reply streams, and the open one is
   assert.equal(reply.status, "complete");
 });
 
+test("a reply that pauses shows that more will come", async () => {
+  const page = await echoic.page();
+  await say(page, "Take your time");
+  const call = await upstream.call();
+  const dots = page.locator(".waiting-dots");
+  await dots.waitFor();
+  call.text("Well");
+  await dots.waitFor({ state: "hidden" });
+  await dots.waitFor();
+  call.reply(", done.");
+  await replied(page);
+  assert.equal(await dots.count(), 0);
+});
+
 test("thoughts are folded beside the answer", async () => {
   const page = await echoic.page();
   await say(page, "Think first");

@@ -158,6 +158,38 @@ test("an edit that cannot be sent hides nothing, and stays an edit", async () =>
   assert.deepEqual((await api.messages(sessionId)).map(({ content }) => content), ["q0, better", "a0, better"]);
 });
 
+test("an edit far up in a long chat is shown with its answer, and without what followed", async () => {
+  const messages = Array.from({ length: 120 }, (_, i) => ({ id: `far${i}`, role: i % 2 ? "assistant" : "user", content: `far ${i}.`, parentId: i ? `far${i - 1}` : null }));
+  await api.call("POST", "/api/import", { sessions: [{ sessionId: "far", title: "Far", messages }] });
+  const page = await echoic.page("#/c/far/far20");
+  const old = page.locator(".message", { hasText: "far 20." });
+  await old.hover();
+  await button(old, "Edit").click();
+  await holds(page, "far 20.");
+  await say(page, "far 20, better");
+  const call = await upstream.call();
+  call.text("a new");
+  await page.getByText("a new").waitFor();
+  assert.deepEqual((await shown(page)).slice(-3), ["far 19.", "far 20, better", "a new"]);
+  call.reply(" answer");
+  await replied(page);
+  assert.deepEqual((await shown(page)).slice(-3), ["far 19.", "far 20, better", "a new answer"]);
+});
+
+test("another reply that cannot be asked for leaves the one that is there", async () => {
+  const { page } = await twoChats("Asked in vain", "question", "answer");
+  await page.route("**/regenerate", (route) => route.abort());
+  await page.locator(".message.assistant").hover();
+  await button(page, "Another reply").click();
+  await page.locator(".toast", { hasText: "cannot be reached" }).waitFor();
+  assert.deepEqual(await shown(page), ["question", "answer"]);
+  await page.unroute("**/regenerate");
+  await button(page, "Try again").click();
+  (await upstream.call()).reply("another");
+  await replied(page);
+  await until(async () => (await shown(page)).join() === "question,another", "the other reply");
+});
+
 test("an edit takes the place of what is being written at once", async () => {
   const page = await echoic.page();
   await say(page, "first question");
@@ -207,7 +239,10 @@ test("pictures stay with the draft while another chat is open", async () => {
 test("a draft that is longer than a tab may keep is held by the page", async () => {
   const { page } = await twoChats("Long", "before");
   const long = "x".repeat(6 << 20);
-  await field(page).fill(long);
+  await field(page).evaluate((element, text) => {
+    element.value = text;
+    element.dispatchEvent(new Event("input"));
+  }, long);
   await openChat(page, "Not Long");
   await holds(page, "");
   await openChat(page, "Long");

@@ -52,7 +52,7 @@ export class Replies {
     if (this.#current) body.onBusy = edit ? "interrupt" : "queue";
     const written = { id: key, clientMessageId: key, role: "user", content: text, parts: pictures, isPending: true, createdAt: new Date().toISOString(), siblingIds: [] };
     const { draft } = this.view.composer;
-    const entry = this.#entry({ message, body, draft, user: new MessageView(written, this.view) });
+    const entry = this.#entry({ message, body, draft, user: new MessageView(written, this.view), branch: body.parentId });
     entry.retry = () => {
       this.view.thread.drop(entry.user);
       this.send(message);
@@ -66,11 +66,11 @@ export class Replies {
   }
 
   /** Asks for another reply beside one. */
-  regenerate(messageId) {
-    const entry = this.#entry({});
-    entry.retry = () => this.regenerate(messageId);
+  regenerate(reply) {
+    const entry = this.#entry({ branch: reply.parentId });
+    entry.retry = () => this.regenerate(reply);
     this.#make(entry);
-    entry.turn.send(chat(this.view.sessionId, "regenerate"), { messageId }, { "idempotency-key": newId() });
+    entry.turn.send(chat(this.view.sessionId, "regenerate"), { messageId: reply.id }, { "idempotency-key": newId() });
   }
 
   /** Reads the reply that runs, unless it is read already. */
@@ -95,7 +95,10 @@ export class Replies {
     if (turnId) await call("POST", chat(entry.sessionId, "stop"), { turnId }).catch(({ message }) => toast(message));
   }
 
-  /** A reply and what it answers: `{message, body, draft, user}` if that is sent from here. */
+  /**
+   * A reply and what it answers: `{message, body, draft, user}` if that is sent from here, and behind
+   * which message it makes a `branch`.
+   */
   #entry(sent) {
     const entry = { ...sent, reply: new LiveReply(this.view), sessionId: this.view.sessionId };
     entry.turn = new Turn(this.view.sessionId, {
@@ -147,12 +150,12 @@ export class Replies {
     this.view.composer.takeBack(entries[0].draft, entries.map(({ message }) => message));
   }
 
-  /** The server has the message: what an edit replaces goes now, and no sooner. */
+  /** The server has the message: what stood in the place of its branch goes now, and no sooner. */
   #taken(entry) {
     entry.isTaken = true;
     entry.draft?.sent(entry.message);
-    const { interrupted, message } = entry;
-    if (this.#current !== entry || !message?.edit) return;
+    const { interrupted, branch } = entry;
+    if (this.#current !== entry || branch === undefined) return;
     entry.interrupted = null;
     if (interrupted) {
       interrupted.isLeft = true;
@@ -160,8 +163,9 @@ export class Replies {
     }
     this.view.keep(() => {
       if (interrupted) this.view.thread.drop(interrupted.reply);
-      this.view.thread.cutBehind(message.edit.parentId ?? null);
+      this.view.thread.cutBehind(branch);
     });
+    this.view.scroller.toLatest();
   }
 
   #frame(entry, frame) {
@@ -177,7 +181,7 @@ export class Replies {
       entry.turn.settle(entry.sessionId);
       if (entry.isToStop) this.stop();
     }
-    if (frame.type === "data-session") this.#begun(entry, frame.data);
+    if (frame.type === "data-session") entry.begun = this.#begun(entry, frame.data);
     if (frame.type === "data-title") this.view.titled(entry.sessionId, frame.data.title);
   }
 
@@ -189,14 +193,16 @@ export class Replies {
       this.#post(held);
     }
     if (!entry.user) return;
-    const stored = await get(messagePath(sessionId, userMessageId)).catch(() => null);
-    if (stored && this.view.sessionId === sessionId) this.view.keep(() => this.view.thread.settle(entry.user, stored));
+    const stored = await get(messagePath(sessionId, userMessageId)).catch(() => ({ ...entry.user.message, id: userMessageId }));
+    if (this.view.sessionId === sessionId && !entry.isLeft) this.view.keep(() => this.view.thread.settle(entry.user, stored));
   }
 
   async #ended(entry, how, error) {
     if (how === "refused") return this.#refused(entry, error);
     if (this.#waiting.delete(entry)) return this.view.showWaiting();
     const written = await entry.reply.finish();
+    // The message stands before its answer.
+    await entry.begun;
     const stored = entry.reply.id && (await get(messagePath(entry.sessionId, entry.reply.id)).catch(() => null));
     if (entry.isLeft || this.view.sessionId !== entry.sessionId) return;
     // What was read stays in sight, though the server cannot say what became of it.
@@ -231,7 +237,10 @@ export class Replies {
       this.view.thread.drop(user);
       this.view.composer.takeBack(draft, [message]);
     };
-    if (error.status === 0 && message) return user.showUnsent("It could not be sent.", entry.retry, drop);
+    if (error.status === 0 && message) {
+      user.showUnsent("It could not be sent.", entry.retry, drop);
+      return this.view.thread.isAtEnd || this.view.scroller.toLatest();
+    }
     if (message) drop();
     toast(error.message, error.status === 0 ? { label: "Try again", run: entry.retry } : undefined);
     this.view.refresh();

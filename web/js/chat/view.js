@@ -130,9 +130,7 @@ export class ChatView {
   regenerate(messageId) {
     const reply = this.thread.view(messageId)?.message;
     if (!reply || this.replies.isRunning) return;
-    this.thread.cutBehind(reply.parentId);
-    this.replies.regenerate(messageId);
-    this.scroller.toLatest();
+    this.replies.regenerate(reply);
   }
 
   async switchTo(messageId) {
@@ -240,7 +238,8 @@ export class ChatView {
     this.#empty.hidden = true;
     this.scrolled.hidden = false;
     this.replies.send(message);
-    this.scroller.toLatest();
+    // An edit keeps what it stands beside in the window until it is sent.
+    if (!message.edit || this.thread.isAtEnd) this.scroller.toLatest();
   }
 
   /** A person's answer in place of the model's. */
