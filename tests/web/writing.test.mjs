@@ -102,6 +102,23 @@ test("two quick messages in a new chat are said in one", async () => {
   assert.equal((await api.sessions("search=quick")).length, 1);
 });
 
+test("of two messages in a new chat that is lost, one can be sent again and the other is in the field", async () => {
+  const page = await echoic.page();
+  const way = await holdUp(page);
+  await say(page, "lost one");
+  await field(page).fill("lost two");
+  await button(page, "Send when the reply is done").click();
+  await way.held(1);
+  await way.lose();
+  await page.getByText("It could not be sent.").waitFor();
+  await holds(page, "lost two");
+  await button(page, "Send again").click();
+  (await upstream.call()).reply("found");
+  await replied(page);
+  assert.deepEqual(await shown(page), ["lost one", "found"]);
+  assert.equal(await field(page).inputValue(), "lost two");
+});
+
 test("a stop gives back all messages that waited, in their order", async () => {
   const page = await echoic.page();
   await say(page, "one");

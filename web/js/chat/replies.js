@@ -30,6 +30,11 @@ export class Replies {
     return [...this.#waiting];
   }
 
+  /** Messages that wait for a new chat to have its id. */
+  get #held() {
+    return this.waiting.filter(({ isHeld }) => isHeld);
+  }
+
   /** Reads nothing any more; the replies go on at the server. */
   leave() {
     for (const entry of [this.#current, this.#current?.interrupted, ...this.#waiting]) {
@@ -89,7 +94,7 @@ export class Replies {
   async stop() {
     const entry = this.#current;
     if (!entry) return;
-    this.#giveBack(this.waiting.filter(({ isHeld }) => isHeld));
+    this.#giveBack(this.#held);
     const { turnId } = entry.reply;
     entry.isToStop = !turnId;
     if (turnId) await call("POST", chat(entry.sessionId, "stop"), { turnId }).catch(({ message }) => toast(message));
@@ -188,7 +193,7 @@ export class Replies {
   async #begun(entry, { sessionId, title, userMessageId }) {
     entry.sessionId = sessionId;
     this.view.began(sessionId, title);
-    for (const held of this.waiting.filter(({ isHeld }) => isHeld)) {
+    for (const held of this.#held) {
       held.isHeld = false;
       this.#post(held);
     }
@@ -232,6 +237,7 @@ export class Replies {
     const isWaiting = this.#waiting.delete(entry);
     this.view.showWaiting();
     this.#close(entry);
+    this.#giveBack(this.#held);
     if (isWaiting) this.view.thread.push(user);
     const drop = () => {
       this.view.thread.drop(user);
