@@ -44,6 +44,20 @@ test("blocks are rendered once each while the reply streams, and the open one is
   assert.equal(reply.status, "complete");
 });
 
+test("a reply that pauses shows that more will come", async () => {
+  const page = await echoic.page();
+  await say(page, "Take your time");
+  const call = await upstream.call();
+  const dots = page.locator(".waiting-dots");
+  await dots.waitFor();
+  call.text("Well");
+  await dots.waitFor({ state: "hidden" });
+  await dots.waitFor();
+  call.reply(", done.");
+  await replied(page);
+  assert.equal(await dots.count(), 0);
+});
+
 test("thoughts are folded beside the answer", async () => {
   const page = await echoic.page();
   await say(page, "Think first");
@@ -56,6 +70,66 @@ test("thoughts are folded beside the answer", async () => {
   assert.equal(await thoughts.locator("p").isVisible(), false);
   await thoughts.locator("summary").click();
   assert.equal(await thoughts.locator("p").innerText(), "Let me see… 2 and 2");
+});
+
+test("thoughts and calls that the reader has opened stay open when the reply has ended", async () => {
+  const page = await echoic.page();
+  await say(page, "Think aloud");
+  const call = await upstream.call();
+  call.reasoning("Let me see").text("It is ");
+  await page.locator(".reasoning summary").click();
+  call.text("four.").finish();
+  await replied(page);
+  assert.ok(await page.getByText("Let me see").isVisible());
+  await tool(page.locator(".message.assistant"), "Another reply").click();
+  (await upstream.call()).reply("Five.");
+  await last(page).getByText("2/2", { exact: true }).waitFor();
+  await tool(last(page), "Earlier version").click();
+  await page.getByText("It is four.").waitFor();
+});
+
+test("what is said of a reply's end is how it ended", async () => {
+  const page = await echoic.page();
+  const said = (text) => page.locator(".sr[role=status]", { hasText: text }).waitFor({ state: "attached" });
+  await say(page, "Fail for those who listen");
+  (await upstream.call()).refuse(400, "the model is asleep");
+  await said("The reply has failed.");
+  await tool(page, "Try again").click();
+  const call = await upstream.call();
+  call.text("Half");
+  await page.getByText("Half").waitFor();
+  await tool(page, "Stop").click();
+  await said("The reply ended early.");
+  await tool(page, "Try again").click();
+  (await upstream.call()).reply("Whole.");
+  await said("The reply is complete.");
+});
+
+test("another branch of a long chat is shown where the reader was", async () => {
+  const branch = (name) => Array.from({ length: 80 }, (_, i) => ({ id: `${name}${i}`, role: i % 2 ? "assistant" : "user", content: `${name} says ${i}`, parentId: i ? `${name}${i - 1}` : "root" }));
+  const messages = [{ id: "root", role: "assistant", content: "root", parentId: null }, ...branch("A"), ...branch("B")];
+  await api.call("POST", "/api/import", { sessions: [{ sessionId: "long-branches", title: "Long branches", messages }] });
+  const page = await echoic.page("#/c/long-branches/B0");
+  const begin = (name) => page.locator(".message", { hasText: `${name} says 0` }).first();
+  const top = async (name) => (await begin(name).boundingBox()).y;
+  await begin("B").waitFor();
+  const before = await top("B");
+  await begin("B").hover();
+  await tool(begin("B"), "Earlier version").click();
+  await begin("A").waitFor();
+  await until(async () => Math.abs((await top("A")) - before) < 2, "the other version to stand in the same place");
+  await page.getByText("A says 1", { exact: true }).waitFor();
+  assert.equal(await page.getByText("B says 1", { exact: true }).count(), 0);
+});
+
+test("bullets stand at the side where the words begin", async () => {
+  const { sessionId } = await api.session({ title: "Both sides" });
+  await api.say(sessionId, "assistant", "- واحد **اثنان**\n- ثلاثة");
+  await api.say(sessionId, "assistant", "- one **two**\n- three");
+  const page = await echoic.page(`#/c/${sessionId}`);
+  await page.locator(".prose li").nth(3).waitFor();
+  const sides = await page.locator(".prose ul").evaluateAll((lists) => lists.map((list) => getComputedStyle(list)).map(({ direction, paddingLeft, paddingRight }) => [direction, paddingLeft !== "0px", paddingRight !== "0px"]));
+  assert.deepEqual(sides, [["rtl", false, true], ["ltr", true, false]]);
 });
 
 test("pictures are attached, sent and shown", async () => {
@@ -169,6 +243,38 @@ test("who reads further up is left alone, and gets back to the latest words with
   await until(async () => (await rest()) < 5, "the newest words to stay in sight");
   call.finish();
   await replied(page);
+});
+
+test("a finger drags a reply that is being written away from its end, and back to it", async () => {
+  const page = await echoic.page("", { width: 390, height: 844, hasTouch: true, isMobile: true });
+  await say(page, "Count on a phone");
+  const call = await upstream.call();
+  call.text(Array.from({ length: 60 }, (_, i) => `line ${i}\n\n`).join(""));
+  await page.getByText("line 58").waitFor();
+  const scroller = page.locator(".scroller");
+  const rest = () => scroller.evaluate((element) => element.scrollHeight - element.scrollTop - element.clientHeight);
+  await until(async () => (await rest()) < 5, "the newest words to be in sight");
+
+  const finger = await page.context().newCDPSession(page);
+  let words = 0;
+  const drag = async (from, step, steps) => {
+    const at = (y) => [{ x: 200, y }];
+    await finger.send("Input.dispatchTouchEvent", { type: "touchStart", touchPoints: at(from) });
+    for (let i = 1; i <= steps; i++) {
+      call.text(`word ${++words} `);
+      await page.getByText(`word ${words} `).waitFor();
+      await finger.send("Input.dispatchTouchEvent", { type: "touchMove", touchPoints: at(from + i * step) });
+    }
+    await finger.send("Input.dispatchTouchEvent", { type: "touchEnd", touchPoints: [] });
+  };
+  await drag(200, 9, 30);
+  await page.getByRole("button", { name: "Jump to latest" }).waitFor();
+  assert.ok((await rest()) > 150, "the words that came did not pull it back");
+  await drag(600, -30, 18);
+  await page.getByRole("button", { name: "Jump to latest" }).waitFor({ state: "hidden" });
+  call.reply("the very last");
+  await replied(page);
+  await until(async () => (await rest()) < 5, "the newest words to stay in sight");
 });
 
 test("a chat goes on elsewhere from any message", async () => {

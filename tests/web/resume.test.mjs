@@ -118,6 +118,24 @@ test("two tabs of a chat stay in step", async () => {
   await until(async () => (await shown(one)).at(-1) === "Also seen.", "the first tab to follow back");
 });
 
+test("what was read of a reply stays in sight though its end cannot be fetched", async () => {
+  const page = await echoic.page();
+  await say(page, "Before the lights go out");
+  (await upstream.call()).text("This was read");
+  await page.getByText("This was read").waitFor();
+  await page.locator(".message.user:not(.pending)").waitFor();
+  await page.route("**/messages/*", (route) => route.abort());
+  await echoic.server.end();
+  await page.locator(".notice", { hasText: "cannot be reached" }).waitFor();
+  await page.getByRole("button", { name: "Stop" }).waitFor({ state: "detached" });
+  assert.deepEqual(await shown(page), ["Before the lights go out", "This was read"]);
+  await page.unroute("**/messages/*");
+  await echoic.server.again();
+  await page.getByText("Connected").waitFor();
+  await page.getByText("What was said is kept.").waitFor();
+  assert.deepEqual(await shown(page), ["Before the lights go out", "This was read"]);
+});
+
 test("a server that is restarted is found again", async () => {
   const page = await echoic.page();
   await page.getByText("Connected").waitFor();

@@ -8,6 +8,9 @@ import { reasoning, toolCall, toolPart } from "./parts.js";
 
 const REFERENCES = /^ {0,3}\[[^\]]+\]:/m;
 
+/** Silence after which it is shown that more will come. */
+const SILENCE = 2000;
+
 export class LiveReply {
   element = el("li.message.assistant", { "aria-busy": "true" });
   /** The reply's id, once it is known. */
@@ -25,6 +28,7 @@ export class LiveReply {
   #tools = new Map();
   #rendering = [];
   #isWritten = false;
+  #silence;
   #show;
 
   constructor(chat) {
@@ -41,7 +45,7 @@ export class LiveReply {
         this.element.dataset.id = this.id;
         break;
       case "text-delta":
-        this.#dots.hidden = true;
+        this.#heard();
         this.text += frame.delta;
         this.#arrived += frame.delta;
         this.#show();
@@ -74,11 +78,18 @@ export class LiveReply {
     if (!isUp) fill(this.#note, el("span.spinner"), "Connection lost. The reply goes on at the server; reconnecting…");
   }
 
-  /** Writes the rest, and gives back its body for the message that it became. */
+  /** What was read of it, as a message; `null` if that is nothing. */
+  get message() {
+    if (!this.text) return null;
+    return { id: this.id, role: "assistant", content: this.text, createdAt: new Date().toISOString(), isPending: true };
+  }
+
+  /** Writes the rest, and gives back what the message that it became goes on with. */
   async finish() {
     this.chat.keep(() => {
       this.#flush();
       this.#isWritten = true;
+      clearTimeout(this.#silence);
       this.#dots.remove();
       this.#note.hidden = true;
       if (this.#blocks.open.trim() !== "") this.#close(this.#blocks.open);
@@ -89,7 +100,14 @@ export class LiveReply {
     const whole = REFERENCES.test(this.text) ? await rendered(this.text) : null;
     if (whole) this.chat.keep(() => fill(this.#body, whole));
     this.element.removeAttribute("aria-busy");
-    return this.#body;
+    return { text: this.text, body: this.#body, before: this.#thoughts };
+  }
+
+  /** The dots go, until it is silent again. */
+  #heard() {
+    this.#dots.hidden = true;
+    clearTimeout(this.#silence);
+    this.#silence = setTimeout(() => this.chat.keep(() => (this.#dots.hidden = false)), SILENCE);
   }
 
   #flush() {

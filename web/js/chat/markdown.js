@@ -60,6 +60,8 @@ function elements(html) {
   const template = document.createElement("template");
   template.innerHTML = policy ? policy.createHTML(html) : html;
   template.content.querySelectorAll("pre").forEach(framed);
+  // Bullets and lines stand at the side where the words begin.
+  template.content.querySelectorAll("ul, ol, blockquote, table").forEach((each) => (each.dir = "auto"));
   template.content.querySelectorAll("table").forEach((table) => {
     const frame = el("div.scroll-x", { tabIndex: 0, role: "region", "aria-label": "Table" });
     table.replaceWith(frame);

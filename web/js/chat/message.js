@@ -11,18 +11,21 @@ const ENDED = {
   failed: "The reply failed.",
 };
 
+const OPENED = [".reasoning", ".tool-call"];
+
 export class MessageView {
   element = el("li.message");
   body = el("div.body.prose");
-  #before = el("div");
+  #before;
   #state = el("div");
   #tools = el("div.tools");
   #speaker = el("div.speaker");
   #shown = null;
 
-  /** `chat` does what the buttons ask for; `written` is a reply's text as it was shown till now. */
+  /** `chat` does what the buttons ask for; `written` is a reply as it was shown till now. */
   constructor(message, chat, written) {
     this.chat = chat;
+    this.#before = written?.before ?? el("div");
     if (written?.text === message.content) {
       this.#shown = written.text;
       this.body.append(...written.body.childNodes);
@@ -82,7 +85,10 @@ export class MessageView {
   #showParts() {
     const { parts = [], role } = this.message;
     const thoughts = parts.filter(({ type }) => type === "reasoning").map(({ text }) => reasoning(text).element);
+    const opened = OPENED.map((kind) => [...this.#before.querySelectorAll(kind)].map(({ open }) => open));
     fill(this.#before, role === "assistant" ? thoughts : [], parts.filter(isToolCall).map(toolCall), attachments(parts));
+    // What the reader has opened stays open.
+    OPENED.forEach((kind, i) => this.#before.querySelectorAll(kind).forEach((each, j) => (each.open = Boolean(opened[i][j]))));
     this.#before.hidden = !this.#before.firstChild;
   }
 

@@ -30,42 +30,52 @@ export class Replies {
     return [...this.#waiting];
   }
 
+  /** Messages that wait for a new chat to have its id. */
+  get #held() {
+    return this.waiting.filter(({ isHeld }) => isHeld);
+  }
+
   /** Reads nothing any more; the replies go on at the server. */
   leave() {
-    this.#current?.turn.leave();
-    this.#waiting.forEach(({ turn }) => turn.leave());
+    for (const entry of [this.#current, this.#current?.interrupted, ...this.#waiting]) {
+      if (!entry) continue;
+      entry.isLeft = true;
+      entry.turn.leave();
+      if (entry.isHeld) entry.message.isSending = false;
+    }
     this.#current = null;
     this.#waiting.clear();
     this.view.composer.isRunning = false;
   }
 
-  /** Sends a message; `again` is what a first try was made with. */
-  send({ text, parts, parentId, projectId }, again) {
-    const key = again?.key ?? newId();
+  /** Sends `{key, text, pictures, edit}`, anew if it was tried before; an edit interrupts what runs. */
+  send(message) {
+    const { key, text, pictures, edit } = message;
     const body = { message: text, clientMessageId: key };
-    if (parts.length > 0) body.parts = parts;
-    if (parentId !== undefined) body.parentId = parentId;
-    if (this.view.sessionId) body.sessionId = this.view.sessionId;
-    else Object.assign(body, projectId ? { projectId } : {}, this.view.firstSettings());
-    const written = { id: key, clientMessageId: key, role: "user", content: text, parts, isPending: true, createdAt: new Date().toISOString(), siblingIds: [] };
-    if (this.#current) {
-      body.onBusy = parentId === undefined ? "queue" : "interrupt";
-      if (body.onBusy === "queue") return this.#queue(body, written, key);
-    }
-    const user = new MessageView(written, this.view);
-    this.view.thread.push(user);
-    const entry = this.#begin("/api/chat", body, key, user);
+    if (pictures.length > 0) body.parts = pictures;
+    if (edit) body.parentId = edit.parentId ?? null;
+    if (this.#current) body.onBusy = edit ? "interrupt" : "queue";
+    const written = { id: key, clientMessageId: key, role: "user", content: text, parts: pictures, isPending: true, createdAt: new Date().toISOString(), siblingIds: [] };
+    const { draft } = this.view.composer;
+    const entry = this.#entry({ message, body, draft, user: new MessageView(written, this.view), branch: body.parentId });
     entry.retry = () => {
-      this.view.thread.drop(user);
-      this.send({ text, parts, parentId, projectId }, { key });
+      this.view.thread.drop(entry.user);
+      this.send(message);
     };
-    entry.restore = () => this.view.composer.restore(text, parts);
+    draft.sending(message);
+    if (body.onBusy === "queue") return this.#queue(entry);
+    entry.interrupted = this.#current;
+    this.view.thread.push(entry.user);
+    this.#make(entry);
+    this.#post(entry);
   }
 
   /** Asks for another reply beside one. */
-  regenerate(messageId) {
-    const entry = this.#begin(chat(this.view.sessionId, "regenerate"), { messageId }, newId(), null);
-    entry.retry = () => this.regenerate(messageId);
+  regenerate(reply) {
+    const entry = this.#entry({ branch: reply.parentId });
+    entry.retry = () => this.regenerate(reply);
+    this.#make(entry);
+    entry.turn.send(chat(this.view.sessionId, "regenerate"), { messageId: reply.id }, { "idempotency-key": newId() });
   }
 
   /** Reads the reply that runs, unless it is read already. */
@@ -74,33 +84,34 @@ export class Replies {
     if (isKnown) return;
     this.#current?.turn.leave();
     if (this.#current) this.view.thread.drop(this.#current.reply);
-    const entry = this.#open(null);
+    const entry = this.#entry({});
     entry.reply.turnId = turnId;
+    this.#make(entry);
     entry.turn.join();
   }
 
+  /** Stops the reply that is written, or as soon as it is one; a message that waits for it is given back. */
   async stop() {
-    const { reply, sessionId } = this.#current ?? {};
-    if (!reply) return;
-    const turn = reply.turnId ? { turnId: reply.turnId } : {};
-    await call("POST", chat(sessionId ?? this.view.sessionId, "stop"), turn).catch(({ message }) => toast(message));
+    const entry = this.#current;
+    if (!entry) return;
+    this.#giveBack(this.#held);
+    const { turnId } = entry.reply;
+    entry.isToStop = !turnId;
+    if (turnId) await call("POST", chat(entry.sessionId, "stop"), { turnId }).catch(({ message }) => toast(message));
   }
 
-  #begin(path, body, key, user) {
-    const entry = this.#open(user);
-    entry.turn.send(path, body, { "idempotency-key": key });
-    return entry;
-  }
-
-  #open(user) {
-    const reply = new LiveReply(this.view);
-    const entry = { reply, user, sessionId: this.view.sessionId };
+  /**
+   * A reply and what it answers: `{message, body, draft, user}` if that is sent from here, and behind
+   * which message it makes a `branch`.
+   */
+  #entry(sent) {
+    const entry = { ...sent, reply: new LiveReply(this.view), sessionId: this.view.sessionId };
     entry.turn = new Turn(this.view.sessionId, {
+      taken: () => this.#taken(entry),
       frame: (frame) => this.#frame(entry, frame),
-      link: (isUp) => reply.link(isUp),
+      link: (isUp) => entry.reply.link(isUp),
       ended: (how, error) => this.#ended(entry, how, error),
     });
-    this.#make(entry);
     return entry;
   }
 
@@ -110,33 +121,20 @@ export class Replies {
     this.view.composer.isRunning = true;
   }
 
-  /** A message that is sent now and becomes one when its turn comes. */
-  #queue(body, written, key) {
-    const entry = { text: body.message, user: new MessageView(written, this.view), sessionId: body.sessionId };
-    entry.reply = new LiveReply(this.view);
-    let isFirst = true;
-    let isDropped = false;
-    entry.turn = new Turn(body.sessionId, {
-      frame: (frame) => {
-        // A stop drops what waits.
-        isDropped ||= isFirst && frame.type === "abort";
-        if (isDropped) return;
-        if (isFirst) this.#isNext(entry);
-        isFirst = false;
-        this.#frame(entry, frame);
-      },
-      link: (isUp) => entry.reply.link(isUp),
-      ended: (how, error) => {
-        this.#waiting.delete(entry);
-        this.view.showWaiting();
-        if (!isFirst) return this.#ended(entry, how, error);
-        if (error || isDropped) this.view.composer.restore(written.content, written.parts);
-        if (error) toast(error.message);
-      },
-    });
+  #post(entry) {
+    const { sessionId } = this.view;
+    entry.sessionId = sessionId;
+    entry.turn.settle(sessionId);
+    const body = { ...entry.body, ...(sessionId ? { sessionId } : this.view.firstSettings()) };
+    entry.turn.send("/api/chat", body, { "idempotency-key": entry.message.key });
+  }
+
+  /** A message that becomes one when its turn comes; in a chat that is new it waits for that first. */
+  #queue(entry) {
     this.#waiting.add(entry);
     this.view.showWaiting();
-    entry.turn.send("/api/chat", body, { "idempotency-key": key });
+    entry.isHeld = !this.view.sessionId;
+    if (!entry.isHeld) this.#post(entry);
   }
 
   #isNext(entry) {
@@ -146,62 +144,121 @@ export class Replies {
     this.#make(entry);
   }
 
+  /** Puts messages that will not have their turn into the field again. */
+  #giveBack(entries) {
+    if (entries.length === 0) return;
+    for (const entry of entries) {
+      this.#waiting.delete(entry);
+      entry.turn.leave();
+    }
+    this.view.showWaiting();
+    this.view.composer.takeBack(entries[0].draft, entries.map(({ message }) => message));
+  }
+
+  /** The server has the message: what stood in the place of its branch goes now, and no sooner. */
+  #taken(entry) {
+    entry.isTaken = true;
+    entry.draft?.sent(entry.message);
+    const { interrupted, branch } = entry;
+    if (this.#current !== entry || branch === undefined) return;
+    entry.interrupted = null;
+    if (interrupted) {
+      interrupted.isLeft = true;
+      interrupted.turn.leave();
+    }
+    this.view.keep(() => {
+      if (interrupted) this.view.thread.drop(interrupted.reply);
+      this.view.thread.cutBehind(branch);
+    });
+    this.view.scroller.toLatest();
+  }
+
   #frame(entry, frame) {
+    if (this.#waiting.has(entry)) {
+      // A stop drops all that wait.
+      if (frame.type === "abort") return this.#giveBack(this.waiting.filter(({ isTaken }) => isTaken));
+      this.#isNext(entry);
+    }
     entry.reply.frame(frame);
     if (frame.type === "start") {
       const { sessionId } = frame.messageMetadata ?? {};
       entry.sessionId = sessionId ?? entry.sessionId;
       entry.turn.settle(entry.sessionId);
+      if (entry.isToStop) this.stop();
     }
-    if (frame.type === "data-session") this.#begun(entry, frame.data);
+    if (frame.type === "data-session") entry.begun = this.#begun(entry, frame.data);
     if (frame.type === "data-title") this.view.titled(entry.sessionId, frame.data.title);
   }
 
   async #begun(entry, { sessionId, title, userMessageId }) {
     entry.sessionId = sessionId;
     this.view.began(sessionId, title);
+    for (const held of this.#held) {
+      held.isHeld = false;
+      this.#post(held);
+    }
     if (!entry.user) return;
-    const stored = await get(messagePath(sessionId, userMessageId)).catch(() => null);
-    if (stored && this.view.sessionId === sessionId) this.view.keep(() => this.view.thread.settle(entry.user, stored));
+    const stored = await get(messagePath(sessionId, userMessageId)).catch(() => ({ ...entry.user.message, id: userMessageId }));
+    if (this.view.sessionId === sessionId && !entry.isLeft) this.view.keep(() => this.view.thread.settle(entry.user, stored));
   }
 
   async #ended(entry, how, error) {
     if (how === "refused") return this.#refused(entry, error);
-    const body = await entry.reply.finish();
+    if (this.#waiting.delete(entry)) return this.view.showWaiting();
+    const written = await entry.reply.finish();
+    // The message stands before its answer.
+    await entry.begun;
     const stored = entry.reply.id && (await get(messagePath(entry.sessionId, entry.reply.id)).catch(() => null));
-    if (this.view.sessionId !== entry.sessionId) return;
-    if (stored) {
-      const view = new MessageView(stored, this.view, { text: entry.reply.text, body });
-      this.view.keep(() => {
-        this.view.thread.drop(entry.reply);
-        this.view.thread.settle(view, view.message);
-      });
-    }
+    if (entry.isLeft || this.view.sessionId !== entry.sessionId) return;
+    // What was read stays in sight, though the server cannot say what became of it.
+    const message = stored ?? entry.reply.message;
+    this.view.keep(() => {
+      this.view.thread.drop(entry.reply);
+      if (!message) return;
+      const view = new MessageView(message, this.view, written);
+      this.view.thread.settle(view, message);
+    });
     this.#close(entry);
-    await this.view.ended();
+    await this.view.ended(message?.status);
   }
 
   /** Nothing began: the message is given back, or can be sent again. */
   #refused(entry, error) {
-    this.#close(entry);
-    if (error.status === 0 && entry.user) {
-      const edit = () => {
-        this.view.thread.drop(entry.user);
-        entry.restore();
-      };
-      return entry.user.showUnsent("It could not be sent.", entry.retry, edit);
+    const { message, draft, user } = entry;
+    if (message) {
+      draft.sending(message);
+      message.isSending = false;
     }
-    if (entry.user) this.view.thread.drop(entry.user);
-    entry.restore?.();
-    toast(error.message, error.status === 0 && entry.retry ? { label: "Try again", run: entry.retry } : undefined);
+    if (entry.isLeft) {
+      if (!message) return;
+      this.view.composer.takeBack(draft, [message]);
+      return toast(`${error.message} Your message is in its chat’s field again.`);
+    }
+    const isWaiting = this.#waiting.delete(entry);
+    this.view.showWaiting();
+    this.#close(entry);
+    this.#giveBack(this.#held);
+    if (isWaiting) this.view.thread.push(user);
+    const drop = () => {
+      this.view.thread.drop(user);
+      this.view.composer.takeBack(draft, [message]);
+    };
+    if (error.status === 0 && message) {
+      user.showUnsent("It could not be sent.", entry.retry, drop);
+      return this.view.thread.isAtEnd || this.view.scroller.toLatest();
+    }
+    if (message) drop();
+    toast(error.message, error.status === 0 ? { label: "Try again", run: entry.retry } : undefined);
     this.view.refresh();
   }
 
   #close(entry) {
+    entry.isClosed = true;
     this.view.thread.drop(entry.reply);
     if (this.#current !== entry) return;
-    this.#current = null;
-    this.view.composer.isRunning = false;
+    const { interrupted } = entry;
+    this.#current = interrupted && !interrupted.isClosed ? interrupted : null;
+    this.view.composer.isRunning = this.isRunning;
   }
 
   /** A turn that another tab began, or one that was queued. */

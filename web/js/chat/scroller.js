@@ -9,24 +9,32 @@ export class Scroller {
   isFollowing = true;
   button = el("button.button.small.latest", { type: "button", hidden: true, onclick: () => this.toLatest() }, icon("down"), "Jump to latest");
   onlatest = () => {};
+  /** Where it stood when it was last looked at, or put there. */
   #last = 0;
+  /** A finger lies on it: nothing is pulled from under it. */
+  #isHeld = false;
 
   constructor(element, content) {
     this.element = element;
     this.content = content;
-    element.addEventListener("scroll", () => this.#scrolled(), { passive: true });
+    element.addEventListener("scroll", () => this.#look(), { passive: true });
     // The wheel tells sooner than the position what the reader wants.
     element.addEventListener("wheel", ({ deltaY }) => deltaY < 0 && this.#isLong() && this.#follow(false), { passive: true });
-    new ResizeObserver(() => this.isFollowing && this.#toEnd()).observe(content);
-    new ResizeObserver(() => this.isFollowing && this.#toEnd()).observe(element);
+    element.addEventListener("touchstart", () => (this.#isHeld = true), { passive: true });
+    for (const end of ["touchend", "touchcancel"]) element.addEventListener(end, () => this.#release(), { passive: true });
+    const resized = new ResizeObserver(() => this.#isPulling && this.#toEnd());
+    resized.observe(content);
+    resized.observe(element);
   }
 
   /** Changes the content so that what is being read stays where it is. */
   keep(change) {
-    const anchor = this.isFollowing ? null : this.#anchor();
+    // Who has just begun to scroll up is not pulled back by what is added now.
+    this.#look();
+    const anchor = this.#isPulling ? null : this.#anchor();
     const before = anchor?.getBoundingClientRect().top;
     change();
-    if (this.isFollowing) this.#toEnd();
+    if (this.#isPulling) this.#toEnd();
     else if (anchor?.isConnected) this.element.scrollTop += anchor.getBoundingClientRect().top - before;
     this.#last = this.element.scrollTop;
   }
@@ -54,12 +62,25 @@ export class Scroller {
     this.#last = this.element.scrollTop;
   }
 
-  #scrolled() {
+  get #isPulling() {
+    return this.isFollowing && !this.#isHeld;
+  }
+
+  /** Upwards the reader leaves the newest words, however slowly; only downwards they are met again. */
+  #look() {
     const { scrollTop } = this.element;
     const rest = this.element.scrollHeight - scrollTop - this.element.clientHeight;
-    if (rest < NEAR) this.#follow(true);
-    else if (scrollTop < this.#last - 1) this.#follow(false);
-    this.#last = scrollTop;
+    const isUp = scrollTop < this.#last - 1;
+    if (scrollTop > this.#last && rest < NEAR) this.#follow(true);
+    // At the very end it was what is shown that became shorter.
+    else if (isUp && rest > 1) this.#follow(false);
+    if (isUp || scrollTop > this.#last) this.#last = scrollTop;
+  }
+
+  #release() {
+    this.#isHeld = false;
+    this.#look();
+    if (this.isFollowing) this.#toEnd();
   }
 
   #isLong() {

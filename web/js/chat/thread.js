@@ -22,6 +22,8 @@ export class Thread {
   #hasOlder = false;
   #hasNewer = false;
   #isLoading = false;
+  /** Counts the windows; what was read for another one is not shown. */
+  #window = 0;
   /** Messages that are not stored yet, and the reply that is being written: always last. */
   #tail = [];
   #observer;
@@ -64,6 +66,7 @@ export class Thread {
   }
 
   clear() {
+    this.#window += 1;
     this.#views = [];
     this.#tail = [];
     this.#hasOlder = false;
@@ -77,9 +80,9 @@ export class Thread {
 
   /** Shows the newest messages; what is shown already stays as it is. */
   async refresh() {
-    const sessionId = this.chat.sessionId;
+    const window = this.#window;
     const page = await this.#page({});
-    if (sessionId !== this.chat.sessionId) return;
+    if (window !== this.#window) return;
     // What is being written is shown by who writes it.
     const writing = this.#tail.find((view) => !(view instanceof MessageView))?.id;
     page.messages = page.messages.filter(({ id }) => id !== writing);
@@ -99,6 +102,7 @@ export class Thread {
   async around(message) {
     const [older, newer] = await Promise.all([this.#page({ before: message.id }), this.#page({ after: message.id })]);
     await prepared([message]);
+    this.#window += 1;
     const made = new Map([...older.made, ...newer.made]);
     this.#views = [...older.messages, message, ...newer.messages].map((each) => this.#viewOf(each, made));
     this.#hasOlder = older.hasMore;
@@ -110,6 +114,7 @@ export class Thread {
   cutBehind(id) {
     const at = id === null ? -1 : this.#views.findIndex((view) => view.id === id);
     if (id !== null && at < 0) return;
+    this.#window += 1;
     this.#views = this.#views.slice(0, at + 1);
     if (id === null) this.#hasOlder = false;
     this.#hasNewer = false;

@@ -7,14 +7,16 @@ const FIRST_PAUSE = 300;
 const LONGEST_PAUSE = 8000;
 
 /**
- * `sink` hears of a reply: `frame(frame)` of each frame once and in order, `link(isUp)` when the
- * connection is lost or there again, and at last `ended(how)`: "done", "gone" (it is over, read what
+ * `sink` hears of a reply: `taken()` when the server has what was sent, `frame(frame)` of each frame
+ * once and in order, `link(isUp)` when the connection is lost or there again, and at last `ended(how)`: "done", "gone" (it is over, read what
  * was stored), "refused" (with an `ApiError`).
  */
 export class Turn {
   #sessionId;
   #sink;
   #end = new AbortController();
+  #isTaken = false;
+  #isLeft = false;
   #lastId = null;
   #isDone = false;
   #wake = () => {};
@@ -26,13 +28,15 @@ export class Turn {
 
   /** Sends a message (or asks for another reply) and reads what comes of it. */
   async send(path, body, headers) {
-    try {
-      const response = await request("POST", path, { body, headers, signal: this.#end.signal });
-      await this.#read(response);
-    } catch (failure) {
-      if (this.#end.signal.aborted) return;
-      return this.#sink.ended("refused", asError(failure));
-    }
+    const response = await request("POST", path, { body, headers, signal: this.#end.signal }).catch((failure) => {
+      this.#sink.ended("refused", asError(failure));
+    });
+    if (!response) return;
+    this.#isTaken = true;
+    this.#sink.taken();
+    if (this.#isLeft) return this.leave();
+    await this.#read(response);
+    if (this.#end.signal.aborted) return;
     // What still waits for its turn has no reply to come back to; events will tell of it.
     if (body.onBusy === "queue" && this.#lastId === null) return this.#sink.ended("gone");
     await this.#follow();
@@ -40,11 +44,14 @@ export class Turn {
 
   /** Reads the reply that is running, from its first frame. */
   async join() {
+    this.#isTaken = true;
     await this.#follow();
   }
 
-  /** Stops reading; the reply goes on. */
+  /** Stops reading; the reply goes on. What is being sent is sent to its end before that. */
   leave() {
+    this.#isLeft = true;
+    if (!this.#isTaken) return;
     this.#end.abort();
     this.#wake();
   }

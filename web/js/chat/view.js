@@ -14,6 +14,9 @@ import { Seen } from "./seen.js";
 import { Thread } from "./thread.js";
 import { welcome } from "./welcome.js";
 
+/** What is said of a reply to who cannot see how it ended. */
+const ENDINGS = { complete: "The reply is complete.", interrupted: "The reply ended early.", failed: "The reply has failed." };
+
 export class ChatView {
   session = null;
   sessionId = null;
@@ -127,24 +130,23 @@ export class ChatView {
   regenerate(messageId) {
     const reply = this.thread.view(messageId)?.message;
     if (!reply || this.replies.isRunning) return;
-    this.thread.cutBehind(reply.parentId);
-    this.replies.regenerate(messageId);
-    this.scroller.toLatest();
+    this.replies.regenerate(reply);
   }
 
   async switchTo(messageId) {
+    const { sessionId } = this;
     const at = this.thread.messages.find(({ siblingIds }) => siblingIds?.includes(messageId));
+    const old = this.thread.view(at.id).element.getBoundingClientRect().top;
     await attempt(async () => {
-      this.#update(await call("PUT", sessionPath(this.sessionId, "/head"), { messageId }));
-      if (!at) return this.refresh();
+      this.#update(await call("PUT", sessionPath(sessionId, "/head"), { messageId }));
+      const message = await get(messagePath(sessionId, messageId));
+      if (sessionId !== this.sessionId) return;
+      await this.thread.around(message);
       // The versions stand in the same place, so the reader stays there.
-      const old = this.thread.view(at.id).element.getBoundingClientRect().top;
-      await this.thread.refresh();
-      const now = this.thread.view(messageId)?.element;
-      if (now) {
-        this.scroller.show(now);
-        this.scrolled.scrollTop += now.getBoundingClientRect().top - old;
-      }
+      const now = this.thread.view(messageId).element;
+      this.scroller.show(now);
+      this.scrolled.scrollTop += now.getBoundingClientRect().top - old;
+      this.thread.look();
     });
   }
 
@@ -158,14 +160,15 @@ export class ChatView {
 
   // What replies tell.
 
+  /** What a chat is made with. */
   firstSettings() {
-    return this.#settings;
+    return { ...(this.#projectId ? { projectId: this.#projectId } : {}), ...this.#settings };
   }
 
   began(sessionId, title) {
     if (this.sessionId === sessionId) return this.titled(sessionId, title);
     this.sessionId = sessionId;
-    this.composer.belongsTo(sessionId);
+    this.composer.draft.moveTo(sessionId);
     this.#title.textContent = title;
     go(toChat(sessionId), true);
     attempt(async () => this.#update(await get(sessionPath(sessionId))));
@@ -178,16 +181,17 @@ export class ChatView {
     this.app.sessions.titled(sessionId, title);
   }
 
-  async ended() {
+  /** A reply has ended, as its `status` says; `undefined` if nobody knows. */
+  async ended(status) {
     this.#announce.textContent = "";
     await this.refresh();
-    this.#announce.textContent = "The reply is complete.";
+    this.#announce.textContent = ENDINGS[status] ?? "";
   }
 
   showWaiting() {
     const waiting = this.replies.waiting;
     this.#queue.hidden = waiting.length === 0;
-    fill(this.#queue, waiting.map(({ text }) => el("li", {}, el("span.spinner"), `Waiting: ${text}`)));
+    fill(this.#queue, waiting.map(({ message }) => el("li", {}, el("span.spinner"), el("span", {}, `Waiting: ${message.text || "pictures"}`))));
   }
 
   /** Reads anew what may have changed; what changes meanwhile is read once more. */
@@ -229,22 +233,23 @@ export class ChatView {
     this.#show();
   }
 
-  async #send({ text, parts, editing }) {
-    if (this.#answersAs === "assistant") return this.#answer(text, parts);
-    const parentId = editing ? editing.parentId : undefined;
-    if (editing) this.thread.cutBehind(editing.parentId);
+  #send(message) {
+    if (this.#answersAs === "assistant") return this.#answer(message);
     this.#empty.hidden = true;
     this.scrolled.hidden = false;
-    this.replies.send({ text, parts, parentId, projectId: this.#projectId });
-    this.showWaiting();
-    this.scroller.toLatest();
+    this.replies.send(message);
+    // An edit keeps what it stands beside in the window until it is sent.
+    if (!message.edit || this.thread.isAtEnd) this.scroller.toLatest();
   }
 
   /** A person's answer in place of the model's. */
-  async #answer(content, parts) {
-    const body = { chatSessionId: this.sessionId, role: "assistant", content, parts };
+  async #answer(message) {
+    const { draft } = this.composer;
+    const body = { chatSessionId: this.sessionId, role: "assistant", content: message.text, parts: message.pictures };
+    draft.sending(message);
     const posted = await attempt(() => call("POST", "/api/chat-messages", body));
-    if (!posted) return this.composer.restore(content, parts);
+    if (!posted) return this.composer.takeBack(draft, [message]);
+    draft.sent(message);
     await this.refresh();
     this.scroller.toLatest();
   }
@@ -292,7 +297,7 @@ export class ChatView {
     const isBare = isNew && this.thread.isEmpty;
     this.#empty.hidden = !isBare;
     this.scrolled.hidden = isBare;
-    fill(this.#empty, isBare && welcome(project, (text) => this.composer.restore(text)));
+    fill(this.#empty, isBare && welcome(project, (text) => this.composer.suggest(text)));
     this.#more.hidden = isNew;
     this.composer.setModels(this.app.models.list, this.settings.model, this.app.models.standard, this.app.owns(this.session));
     this.#showStatus();
