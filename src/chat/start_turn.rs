@@ -125,12 +125,16 @@ impl Chat {
 
     async fn begin(self: &Arc<Self>, new: NewTurn) -> Result<Reader> {
         let slot = self.slots.take(&new.who.user);
-        let turn = self.turn_spec(&new).await;
+        let mut refusal = new.standing.refusal.clone();
+        let mut full = slot.refusal(self.terms.turns_at_once);
+        if refusal.is_none() && full.is_some() && !self.is_busy(&new).await {
+            refusal = full.take();
+        }
+        let turn = self.turn_spec(&new, refusal.is_some()).await;
         // Open before anybody can learn of the turn, so that whoever does finds its buffer.
         let live = self.hub.open(new.session.id(), &turn.turn_id);
         let (turn_id, reply_id) = (turn.turn_id.clone(), turn.reply_id.clone());
-        let full = slot.refusal(self.terms.turns_at_once);
-        match self.begin_in_store(&new, turn, full).await {
+        match self.begin_in_store(&new, turn, refusal, full).await {
             Ok(Began::Running(begun)) => Ok(self.run(begun, slot)),
             Ok(Began::Queued { session }) => {
                 // What waits has no place yet.
@@ -156,8 +160,14 @@ impl Chat {
         }
     }
 
+    /// Whether a reply is running in the session, so that a turn would wait or interrupt, and add none.
+    async fn is_busy(&self, new: &NewTurn) -> bool {
+        let session = self.store.session(&new.who, new.session.id(), Access::Participate).await;
+        session.is_ok_and(|session| session.active_turn.is_some())
+    }
+
     /// What is refused begins nothing, so its tokens need not be counted.
-    async fn turn_spec(&self, new: &NewTurn) -> TurnSpec {
+    async fn turn_spec(&self, new: &NewTurn, is_refused: bool) -> TurnSpec {
         let ask = match &new.wish {
             Wish::Again { reply } => Ask::Again { reply: reply.clone() },
             // Results became a message before.
@@ -168,9 +178,9 @@ impl Chat {
                     client_message_id: client_message_id.clone(),
                     role: *role,
                     sender_id: new.who.user.clone(),
-                    tokens: match new.standing.refusal {
-                        Some(_) => 0,
-                        None => tokens::count_long(&body.counted()).await,
+                    tokens: match is_refused {
+                        true => 0,
+                        false => tokens::count_long(&body.counted()).await,
                     },
                     body: body.clone(),
                     created_at: clock::now(),
@@ -189,16 +199,16 @@ impl Chat {
         self: &Arc<Self>,
         new: &NewTurn,
         turn: TurnSpec,
+        refusal: Option<Error>,
         full: Option<Error>,
     ) -> Result<Began> {
         let (chat, options) = (self.clone(), new.settings.clone());
         let earlier = earlier(new).await;
         // Judged inside the step, behind the look for what came before: a repetition begins nothing.
-        let refused = new.standing.refusal.clone();
         let payer = Payer { user: new.who.user.clone(), key: new.standing.key.clone() };
         let (terms, asked) = (self.clone(), new.settings.model.clone());
         let may_begin = move |session: &Session| {
-            refused.clone().map_or(Ok(()), Err)?;
+            refusal.clone().map_or(Ok(()), Err)?;
             if session.status.is_agent_assigned() {
                 // A person answers.
                 return Ok(());
