@@ -13,13 +13,15 @@ use futures::{StreamExt, TryStreamExt, stream};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 /// How often to look for words to keep: what is found is this much behind, and the time it takes.
 const LOOK: Duration = Duration::from_millis(500);
-/// How often deleted words are let go of, which may write the whole index anew, in small steps.
+/// How often deleted words are let go of, which may write the whole index anew, in small steps …
 const TIDYING: Duration = Duration::from_secs(10 * 60);
+/// … and for how long between two looks, so that new words do not wait.
+const TIDYING_AT_ONCE: Duration = Duration::from_millis(200);
 /// How long the server's end waits for that.
 const LAST_TIDYING: Duration = Duration::from_secs(2);
 /// Messages whose words are written in one step, so that no step is long.
@@ -89,10 +91,9 @@ impl Chat {
 
     /// Keeps the words of messages, and lets go of those of deleted ones, until told to stop.
     pub async fn keep_words(self: Arc<Self>, stop: CancellationToken) {
-        let (mut look, mut tidying) = (interval(LOOK), interval(TIDYING));
+        let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        tidying.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut fails = false;
+        let (mut fails, mut is_tidying, mut tidied_at) = (false, false, Instant::now());
         loop {
             let looked = async {
                 look.tick().await;
@@ -100,12 +101,8 @@ impl Chat {
                 Ok::<_, Error>(())
             };
             let looked = tokio::select! {
-                () = stop.cancelled() => return self.tidy_words(LAST_TIDYING).await,
+                () = stop.cancelled() => break,
                 looked = looked => looked,
-                _ = tidying.tick() => {
-                    self.tidy_words(TIDYING).await;
-                    continue;
-                }
             };
             match looked {
                 Ok(()) => fails = false,
@@ -115,25 +112,33 @@ impl Chat {
                 }
                 Err(_) => {}
             }
+            if !is_tidying && tidied_at.elapsed() >= TIDYING {
+                is_tidying = self.has_deleted.swap(false, Ordering::Relaxed);
+                tidied_at = Instant::now();
+                is_tidying = is_tidying && self.tidy_words(true, TIDYING_AT_ONCE).await;
+            } else if is_tidying {
+                is_tidying = self.tidy_words(false, TIDYING_AT_ONCE).await;
+            }
+        }
+        if is_tidying || self.has_deleted.load(Ordering::Relaxed) {
+            self.tidy_words(true, LAST_TIDYING).await;
         }
     }
 
-    /// Lets go of the words of deleted messages, if some were deleted, for no longer than this.
-    async fn tidy_words(&self, patience: Duration) {
-        if !self.has_deleted.swap(false, Ordering::Relaxed) {
-            return;
-        }
-        let tidied = timeout(patience, async {
-            while self.store.tidy_words().await? {}
-            Ok::<_, Error>(())
-        });
-        match tidied.await {
-            Ok(Ok(())) => {}
-            // It goes on where it was left.
-            Err(_) => self.has_deleted.store(true, Ordering::Relaxed),
-            Ok(Err(error)) => {
-                self.has_deleted.store(true, Ordering::Relaxed);
-                tracing::warn!(error = %error.chain(), "deleted words stay in the index for now");
+    /// Lets go of the words of deleted messages, for no longer than this. Whether there is more to do,
+    /// which goes on where it was left.
+    async fn tidy_words(&self, is_begin: bool, patience: Duration) -> bool {
+        let begun = Instant::now();
+        let mut is_begin = is_begin;
+        loop {
+            match self.store.tidy_words(is_begin).await {
+                Ok(true) if begun.elapsed() < patience => is_begin = false,
+                Ok(has_more) => return has_more,
+                Err(error) => {
+                    tracing::warn!(error = %error.chain(), "deleted words stay in the index for now");
+                    self.has_deleted.store(true, Ordering::Relaxed);
+                    return false;
+                }
             }
         }
     }

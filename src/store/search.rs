@@ -54,8 +54,8 @@ pub trait SearchStore: Send + Sync {
     async fn keep_words(&self, words: Vec<SessionWords>) -> Result<()>;
 
     /// Takes a small step towards an index in which nothing is left of deleted words. Whether there
-    /// are more to take.
-    async fn tidy_words(&self) -> Result<bool>;
+    /// are more to take. The first step begins with all that is there now.
+    async fn tidy_words(&self, is_first: bool) -> Result<bool>;
 
     /// The newest messages in sessions of `who` that hold all terms, one more than the limit.
     async fn find_messages(&self, who: &Principal, query: &SearchQuery) -> Result<Vec<Found>>;

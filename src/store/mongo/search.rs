@@ -59,7 +59,7 @@ impl SearchStore for MongoStore {
         Ok(())
     }
 
-    async fn tidy_words(&self) -> Result<bool> {
+    async fn tidy_words(&self, _: bool) -> Result<bool> {
         // An index of MongoDB holds nothing that is not in a document.
         Ok(false)
     }

@@ -16,7 +16,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, params, params_from_i
 use sha2::{Digest, Sha256};
 
 /// Pages of an index that are merged in one step.
-const MERGED: u32 = 64;
+const MERGED: i64 = 64;
 
 #[async_trait]
 impl SearchStore for SqliteStore {
@@ -38,11 +38,11 @@ impl SearchStore for SqliteStore {
         self.write_later(move |db| rows.iter().try_for_each(|rows| rows.keep(db))).await
     }
 
-    async fn tidy_words(&self) -> Result<bool> {
-        self.write_later(|db| {
+    async fn tidy_words(&self, is_first: bool) -> Result<bool> {
+        self.write_later(move |db| {
             let mut has_more = false;
             for table in ["message_words", "session_titles"] {
-                has_more |= merge(db, table)?;
+                has_more |= merge(db, table, is_first)?;
             }
             Ok(has_more)
         })
@@ -116,13 +116,14 @@ pub(super) fn forget_words(db: &Connection, session: i64) -> Result<()> {
     Ok(())
 }
 
-/// Merges some pages of an index, for what is deleted stays in it until then. Whether there are more:
-/// <https://www.sqlite.org/fts5.html#the_merge_command>.
-fn merge(db: &Connection, table: &str) -> Result<bool> {
+/// Merges some pages of an index, for what is deleted stays in it until then. Whether there are more.
+/// A negative number takes in all of it; with one at each step, what is added meanwhile would begin
+/// the merge anew: <https://www.sqlite.org/fts5.html#the_merge_command>.
+fn merge(db: &Connection, table: &str, is_first: bool) -> Result<bool> {
     let changes = || db.query_row("SELECT total_changes()", [], |row| row.get::<_, i64>(0));
     let before = changes()?;
-    let sql = format!("INSERT INTO {table} ({table}, rank) VALUES ('merge', -{MERGED})");
-    db.prepare_cached(&sql)?.execute([])?;
+    let sql = format!("INSERT INTO {table} ({table}, rank) VALUES ('merge', ?1)");
+    db.prepare_cached(&sql)?.execute([if is_first { -MERGED } else { MERGED }])?;
     Ok(changes()? - before >= 2)
 }
 
