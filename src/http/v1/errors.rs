@@ -17,8 +17,8 @@ use serde_json::{Value, json};
 pub(in crate::http) async fn in_their_words(request: Request, next: Next) -> Response {
     let path = request.uri().path();
     let (is_v1, is_turn) = (path.starts_with("/v1/"), path.starts_with("/v1/chat/"));
-    let is_text = percent_decode_str(path).decode_utf8().is_ok();
-    let mut response = if is_v1 && !is_text {
+    let is_unreadable = is_v1 && percent_decode_str(path).decode_utf8().is_err();
+    let mut response = if is_unreadable {
         // The extractor would say so in plain text.
         Error::invalid("path", "must be UTF-8").into_response()
     } else {
