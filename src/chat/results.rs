@@ -1,10 +1,10 @@
 //! Results of function calls: which reply they belong to, and the message that holds them.
 
 use super::{Chat, NewTurn, Wish};
-use crate::domain::message::{Body, FinishReason};
+use crate::domain::message::Body;
 use crate::domain::page::{Slice, View};
 use crate::domain::tool::{self, NewResult, ToolCall};
-use crate::domain::{Message, MessageId, MessageType, Role, Status};
+use crate::domain::{Message, MessageId, MessageType, Role};
 use crate::error::{Error, Result};
 use crate::store::{MessageQuery, OnKnownId, Parent};
 
@@ -54,11 +54,8 @@ fn answered<'a>(
     path: &'a [Message],
     results: &[NewResult],
 ) -> Result<(&'a Message, Vec<ToolCall>)> {
-    let is_calling = |message: &Message| {
-        message.status == Status::Complete && message.finish_reason == Some(FinishReason::ToolCalls)
-    };
     let has_result = |call: &&ToolCall| results.iter().any(|result| result.call_id == call.id);
-    for (at, reply) in path.iter().enumerate().rev().filter(|(_, reply)| is_calling(reply)) {
+    for (at, reply) in path.iter().enumerate().rev().filter(|(_, reply)| reply.is_calling()) {
         let calls = tool::calls(&reply.parts);
         let is_begun = calls.iter().any(|call| has_result(&call));
         match calls.iter().find(|call| !has_result(call)) {

@@ -155,6 +155,13 @@ pub struct Message {
     pub created_at: Timestamp,
 }
 
+impl Message {
+    /// Whether it is a reply that waits for the outputs of the functions that it calls.
+    pub fn is_calling(&self) -> bool {
+        self.status == Status::Complete && self.finish_reason == Some(FinishReason::ToolCalls)
+    }
+}
+
 /// A message's parts: a JSON array of objects that each have a `type`, kept as they came.
 #[derive(Debug, Clone, Serialize)]
 #[serde(transparent)]

@@ -78,8 +78,14 @@ async fn a_library_that_repeats_the_question_with_its_outputs_doubles_nothing() 
     let more =
         json!([output("Nice", "5 degrees"), {"role": "user", "content": "In Celsius, please."}]);
     asked(&server, body(more), |call| call.reply("Five.")).await;
+    // The same words behind an output are said once more.
+    asked(&server, body(json!("Go on.")), calling(&["Rome"])).await;
+    let more = json!([output("Rome", "21 degrees"), {"role": "user", "content": "Go on."}]);
+    asked(&server, body(more), |call| call.reply("That is all.")).await;
     let said = server.said(&session).await;
-    assert_eq!(said[8..], ["tool: 5 degrees", "user: In Celsius, please.", "assistant: Five."]);
+    let last = ["tool: 21 degrees", "user: Go on.", "assistant: That is all."];
+    assert_eq!(said[said.len() - 3..], last);
+    assert_eq!(said[8..11], ["tool: 5 degrees", "user: In Celsius, please.", "assistant: Five."]);
 }
 
 #[tokio::test]

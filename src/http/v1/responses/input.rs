@@ -3,7 +3,7 @@
 //! the response that it goes on from.
 
 use crate::chat::Earlier;
-use crate::domain::message::{Body, FinishReason};
+use crate::domain::message::Body;
 use crate::domain::tool::{self, NewResult, ToolCall};
 use crate::domain::{Message, MessageId, MessageType, Principal, Role, SessionId};
 use crate::error::{Error, Kind, Result};
@@ -22,6 +22,8 @@ const MAX_EARLIER: usize = 8 << 20;
 pub(super) struct Input {
     /// What came of calls that are not in the list itself.
     pub(super) returned: Vec<NewResult>,
+    /// Whether something stood before these.
+    pub(super) is_repeating: bool,
     /// The messages behind that and before the last one.
     pub(super) earlier: Vec<Earlier>,
     /// The last message, of a user or of tools, unless there is nothing but what was returned.
@@ -102,7 +104,9 @@ async fn referred(
 impl Input {
     /// Makes messages of items; a message's text has at most `limit` bytes.
     pub(super) fn of(mut items: Vec<Placed>, limit: usize) -> Result<Self> {
-        let mut input = Self { returned: returned(&mut items), ..Self::default() };
+        let is_repeating = items.first().is_some_and(|it| matches!(it.sent, Sent::Message(..)));
+        let returned = returned(&mut items);
+        let mut input = Self { returned, is_repeating, ..Self::default() };
         input.earlier = messages(items, limit)?.into_iter().map(Earlier::from).collect();
         input.last = input.earlier.pop();
         let is_answerable = match &input.last {
@@ -124,26 +128,27 @@ impl Input {
     pub(super) fn calling(&self, path: &[Message]) -> Option<usize> {
         let is_returned = |call: ToolCall| self.returned.iter().any(|it| it.call_id == call.id);
         path.iter().rposition(|reply| {
-            is_calling(reply) && tool::calls(&reply.parts).into_iter().any(is_returned)
+            reply.is_calling() && tool::calls(&reply.parts).into_iter().any(is_returned)
         })
     }
 
     /// Leaves out what the conversation holds: a library that knows its conversation says once more
     /// what the calling reply answered, and gives the outputs of earlier calls. `path` is its end.
     pub(super) fn without_known(mut self, path: &[Message]) -> Self {
-        let is_step = |message: &&Message| message.role == Role::Tool || is_calling(message);
+        let is_step = |message: &&Message| message.role == Role::Tool || message.is_calling();
         let steps: Vec<&Message> = path.iter().rev().take_while(is_step).collect();
         let question = path.iter().rev().nth(steps.len());
         let known = steps.iter().flat_map(|step| tool::results(&step.parts));
         let known: Vec<String> = known.map(|result| result.call_id).collect();
         self.returned.retain(|result| !known.contains(&result.call_id));
         let first = self.earlier.first().or(self.last.as_ref());
-        let is_known = question.zip(first).is_some_and(|(question, first)| {
-            let (said, again) = (&question.parts, &first.body.parts);
-            question.role == first.role
-                && question.content == first.body.content
-                && said.as_json() == again.as_json()
-        });
+        let is_known = self.is_repeating
+            && question.zip(first).is_some_and(|(question, first)| {
+                let (said, again) = (&question.parts, &first.body.parts);
+                question.role == first.role
+                    && question.content == first.body.content
+                    && said.as_json() == again.as_json()
+            });
         if is_known && !self.earlier.is_empty() {
             self.earlier.remove(0);
         } else if is_known {
@@ -169,10 +174,6 @@ fn returned(items: &mut Vec<Placed>) -> Vec<NewResult> {
         _ => true,
     });
     returned
-}
-
-fn is_calling(message: &Message) -> bool {
-    message.role == Role::Assistant && message.finish_reason == Some(FinishReason::ToolCalls)
 }
 
 impl From<NewItem> for Earlier {

@@ -130,7 +130,7 @@ impl Request {
         reply: Option<MessageId>,
         limit: usize,
     ) -> (Vec<Earlier>, Wish) {
-        let Input { returned: results, earlier, last } = input;
+        let Input { returned: results, earlier, last, .. } = input;
         let Some(Earlier { role, body, .. }) = last else {
             return (earlier, Wish::Return { results, of: reply, limit });
         };
