@@ -1,7 +1,7 @@
 //! The reader of server-sent events: any split of any bytes gives the same events.
 #![no_main]
 
-#[path = "../../src/provider/openai/sse.rs"]
+#[path = "../../src/provider/remote/sse.rs"]
 mod sse;
 
 use libfuzzer_sys::fuzz_target;

@@ -21,9 +21,9 @@ use utoipa::ToSchema;
 #[derive(Serialize, ToSchema)]
 #[allow(dead_code, reason = "describes the answer, which is written piece by piece")]
 pub(super) struct ExportFile {
-    /// `echoic`.
+    /// Always `echoic`.
     format: &'static str,
-    /// 1.
+    /// Version of the file format: 1.
     version: u32,
     sessions: Vec<ExportedSession>,
 }

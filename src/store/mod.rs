@@ -1,8 +1,8 @@
 //! What the rest of the server asks of a database, cut by use case.
 //!
 //! Each method is atomic by itself and safe to run beside any other. Access is part of each call:
-//! a session that `who` may not see does not exist. Implementations: [`sqlite`]. What every one of
-//! them must do is written down as the contract suite in `tests/it/store_contract/`.
+//! a session that `who` may not see does not exist. Implementations: [`sqlite`] and [`mongo`].
+//! The contract suite in `tests/it/store_contract/` runs against both.
 //!
 //! Cancellation: a caller that stops waiting does not undo the call; it takes effect or not as if
 //! the caller were still there.
