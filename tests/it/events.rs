@@ -1,7 +1,7 @@
 //! Events: one connection hears what happens to all of a user's sessions, or to one.
 
 use crate::store_contract::Fresh;
-use crate::support::core::{Core, on_both_stores, principal};
+use crate::support::chat_core::{Core, on_both_stores, principal};
 use crate::support::events::{brief, parse};
 use crate::support::server::quick_heartbeat;
 use crate::support::{Events, Server, soon};

@@ -1,7 +1,7 @@
 //! Searching in what was said: the same findings from every store, soon after it was said.
 
 use crate::store_contract::Fresh;
-use crate::support::core::{Core, on_both_stores, principal};
+use crate::support::chat_core::{Core, on_both_stores, principal};
 use crate::support::mongo::database;
 use crate::support::{Server, soon};
 use echoic::domain::message::Body;

@@ -1,23 +1,23 @@
 //! What every store must do, whatever it is made of: one suite, run once per store. One file per
 //! subject; what they share stands here.
 
-mod desk;
+mod admin;
+mod branches;
+mod cross_store;
 mod embeddings;
-mod equal;
 mod export;
-mod house;
 mod import;
 mod keys;
 mod ledger;
 mod messages;
+mod participants;
 mod paths;
-mod people;
-mod placement;
 mod projects;
 mod queue;
 mod responses;
 mod sessions;
 mod summaries;
+mod takeover;
 mod tree;
 mod turns;
 
@@ -90,7 +90,7 @@ contract!(sqlite, mongo => {
         waiting_turns_run_in_order_and_at_most_eight_wait,
         waiting_turns_can_be_dropped_withdrawn_and_found_after_a_crash,
     ]
-    placement: [
+    branches: [
         an_edit_stands_beside_the_message_it_replaces,
         another_reply_stands_beside_the_first_wherever_the_head_is,
         there_must_be_something_to_answer_again,
@@ -144,10 +144,10 @@ contract!(sqlite, mongo => {
     paths: [
         whatever_is_edited_regenerated_switched_and_forked_there_is_one_path_and_nothing_is_lost,
     ]
-    desk: [
+    takeover: [
         a_customer_is_handed_to_a_person_and_back,
     ]
-    people: [
+    participants: [
         two_people_talk_and_see_what_the_other_has_read,
         a_read_mark_only_goes_forward_and_is_each_users_own,
         nodes_hold_every_message_once_in_pieces_of_any_size,
@@ -160,7 +160,7 @@ contract!(sqlite, mongo => {
         nothing_is_imported_into_a_session_that_is_busy_or_closed,
         the_importer_owns_what_a_file_says_of_others_and_may_not_always_let_them_in,
     ]
-    house: [
+    admin: [
         owners_are_listed_with_what_they_own,
         only_what_is_still_idle_is_deleted,
         a_ticket_is_taken_by_one,

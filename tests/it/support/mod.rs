@@ -3,9 +3,9 @@
 //! deadline that only a broken server reaches.
 
 pub mod anthropic;
-pub mod asking;
-pub mod core;
+pub mod chat_core;
 pub mod events;
+pub mod key_client;
 pub mod mongo;
 pub mod paced;
 pub mod process;
