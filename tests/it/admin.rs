@@ -27,7 +27,7 @@ async fn inhabited() -> (Server, String, String) {
 }
 
 #[tokio::test]
-async fn an_admin_sees_who_uses_the_server_and_not_what_they_write() {
+async fn admin_lists_users_and_sessions_without_content() {
     let (server, ann, root) = inhabited().await;
     let root = server.with_key(&root);
     let users = root.get("/api/admin/users").await.data();
@@ -62,7 +62,7 @@ async fn an_admin_sees_who_uses_the_server_and_not_what_they_write() {
 }
 
 #[tokio::test]
-async fn the_log_tells_what_admins_do_and_nothing_of_what_anybody_writes_or_knows() {
+async fn log_records_admin_requests_without_content_or_secrets() {
     let folder = tempfile::tempdir().unwrap();
     let secret = "a secret of more than thirty-two bytes";
     let mut variables = HashMap::from([
@@ -164,7 +164,7 @@ async fn the_log_tells_what_admins_do_and_nothing_of_what_anybody_writes_or_know
 }
 
 #[tokio::test]
-async fn all_that_is_a_users_goes_when_they_say_so_and_nothing_else() {
+async fn deleting_my_data_removes_only_the_callers_data() {
     let (server, ann, root) = inhabited().await;
     let own = server.with_key(&ann);
     let project = own.post("/api/projects", json!({"name": "P"})).await.data()["projectId"].clone();
@@ -190,7 +190,7 @@ async fn all_that_is_a_users_goes_when_they_say_so_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn what_runs_while_all_is_deleted_leaves_no_line_of_its_use() {
+async fn turns_running_during_deletion_leave_no_usage_rows() {
     let mut server = Server::with(&["--auth=keys"]).await;
     let ann = server.key("ann", Scope::Chat).await;
     let own = server.with_key(&ann);
@@ -216,7 +216,7 @@ async fn what_runs_while_all_is_deleted_leaves_no_line_of_its_use() {
 }
 
 #[tokio::test]
-async fn what_was_deleted_stands_nowhere_in_the_files_once_the_server_has_stopped() {
+async fn deleted_text_is_gone_from_database_files_after_stop() {
     let mut server = Server::on_file(&[]).await;
     let folder = server.folder.path().to_owned();
     let holding = |word: &str| {
@@ -251,7 +251,7 @@ async fn what_was_deleted_stands_nowhere_in_the_files_once_the_server_has_stoppe
 }
 
 #[tokio::test]
-async fn what_has_lain_idle_for_longer_than_the_retention_goes() {
+async fn sessions_idle_past_the_retention_are_deleted() {
     let quick = Tuning { sweep_pause: Duration::from_millis(20), ..tuning() };
     let server = Server::tuned(&["--retention=1h"], quick).await;
     let old = json!({"sessions": [

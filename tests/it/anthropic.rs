@@ -54,7 +54,7 @@ fn joined(told: Vec<Result<Event, ProviderError>>) -> Vec<Event> {
 }
 
 #[tokio::test]
-async fn thoughts_and_text_and_costs_are_told_apart() {
+async fn stream_separates_reasoning_text_and_usage() {
     let told = outcome(|call| {
         claude::begin(
             call,
@@ -89,7 +89,7 @@ async fn thoughts_and_text_and_costs_are_told_apart() {
 }
 
 #[tokio::test]
-async fn each_reason_to_stop_has_its_meaning() {
+async fn stop_reasons_map_to_finish_reasons() {
     for (word, reason) in [
         ("end_turn", FinishReason::Stop),
         ("stop_sequence", FinishReason::Stop),
@@ -105,7 +105,7 @@ async fn each_reason_to_stop_has_its_meaning() {
 }
 
 #[tokio::test]
-async fn events_nobody_has_heard_of_are_passed_over() {
+async fn unknown_events_are_ignored() {
     let told = outcome(|call| {
         for event in [
             json!({"type": "message_resumed", "at": 7}),
@@ -123,7 +123,7 @@ async fn events_nobody_has_heard_of_are_passed_over() {
 }
 
 #[tokio::test]
-async fn a_reply_that_is_cut_is_an_error_and_one_that_just_ends_has_no_reason() {
+async fn cut_stream_errors_and_bare_end_has_no_finish_reason() {
     let told = outcome(|call| claude::text(call, "half")).await.unwrap();
     assert_eq!(told, [Ok(Event::Text("half".to_owned()))]);
     // It may break before it has begun.
@@ -137,7 +137,7 @@ async fn a_reply_that_is_cut_is_an_error_and_one_that_just_ends_has_no_reason() 
 }
 
 #[tokio::test]
-async fn an_error_is_an_error_whatever_it_is_wrapped_in() {
+async fn error_is_recognized_in_every_wrapping() {
     let error =
         json!({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}});
     type Script = fn(Call, Value);
@@ -161,7 +161,7 @@ async fn an_error_is_an_error_whatever_it_is_wrapped_in() {
 }
 
 #[tokio::test]
-async fn credentials_are_never_shown_and_a_prompt_that_is_too_long_is_told_apart() {
+async fn errors_hide_credentials_and_detect_long_prompts() {
     let refused = async |status, kind: &str, message: &str| {
         let body = json!({"type": "error", "error": {"type": kind, "message": message}});
         outcome_of(move |call| call.refuse(status, body)).await.unwrap_err()
@@ -191,7 +191,7 @@ pub async fn server() -> Server {
 }
 
 #[tokio::test]
-async fn a_session_is_answered_with_thoughts_and_remembers_through_the_cache() {
+async fn session_streams_reasoning_and_sets_cache_control() {
     let server = server().await;
     let session = server.session().await;
     let (mut frames, mut call) = server.open_turn(&session, "Who are you?").await;
@@ -226,7 +226,7 @@ async fn a_session_is_answered_with_thoughts_and_remembers_through_the_cache() {
 }
 
 #[tokio::test]
-async fn an_overloaded_endpoint_is_asked_again_until_the_first_word_and_not_behind_it() {
+async fn overloaded_endpoint_is_retried_only_before_first_token() {
     let overloaded =
         json!({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}});
     let server = server().await;
@@ -248,7 +248,7 @@ async fn an_overloaded_endpoint_is_asked_again_until_the_first_word_and_not_behi
 }
 
 #[tokio::test]
-async fn its_models_are_listed_with_their_windows() {
+async fn models_are_listed_with_context_windows() {
     let server = server().await;
     let models = server.get("/api/models").await.data();
     assert_eq!(
@@ -258,7 +258,7 @@ async fn its_models_are_listed_with_their_windows() {
 }
 
 #[tokio::test]
-async fn openais_words_without_a_session_become_its_own() {
+async fn stateless_openai_request_is_translated() {
     let server = server().await;
     let schema = json!({"type": "object", "properties": {"b": {}, "a": {}}});
     let body = json!({

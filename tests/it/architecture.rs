@@ -108,7 +108,7 @@ fn code(text: &str) -> impl Iterator<Item = &str> {
 }
 
 #[test]
-fn modules_name_only_those_below_them() {
+fn modules_import_only_lower_layers() {
     let mut wrong = Vec::new();
     for (file, text) in sources() {
         let module = file.split(['/', '.']).next().unwrap();
@@ -133,7 +133,7 @@ fn modules_name_only_those_below_them() {
 }
 
 #[test]
-fn each_vendor_stays_in_its_place() {
+fn vendor_crates_are_used_only_in_their_modules() {
     let mut wrong = Vec::new();
     for (file, text) in sources() {
         for (vendor, places) in LIVES_IN {
@@ -155,7 +155,7 @@ fn each_vendor_stays_in_its_place() {
 }
 
 #[test]
-fn concrete_stores_and_providers_are_named_only_where_the_application_is_put_together() {
+fn concrete_stores_and_providers_are_named_only_in_app() {
     let concrete = ["SqliteStore", "MongoStore", "openai::", "anthropic::", "demo::"];
     let mut wrong = BTreeSet::new();
     for (file, text) in sources() {
@@ -173,7 +173,7 @@ fn concrete_stores_and_providers_are_named_only_where_the_application_is_put_tog
 }
 
 #[test]
-fn no_file_is_longer_than_500_lines() {
+fn no_file_exceeds_500_lines() {
     let long: Vec<_> = ["src", "tests/it"]
         .into_iter()
         .flat_map(files)

@@ -22,7 +22,7 @@ fn said(text: Option<&str>, files: &[Value]) -> Value {
 const UNREADABLE: &str = "(Attached: \"a.pdf\", application/pdf, which you cannot read.)";
 
 #[tokio::test]
-async fn a_text_that_is_attached_is_read_counted_shown_and_remembered() {
+async fn attached_text_is_sent_counted_previewed_and_remembered() {
     let server = Server::start().await;
     let table = file("tides.csv", "text/csv", "port,metres\nΒόλος,0.3\n".as_bytes());
     let parts = [table.clone(), file("a.pdf", "application/pdf", b"%PDF-1.7")];
@@ -56,7 +56,7 @@ async fn a_text_that_is_attached_is_read_counted_shown_and_remembered() {
 }
 
 #[tokio::test]
-async fn a_message_of_nothing_but_a_file_says_so_to_every_provider() {
+async fn file_only_message_is_described_to_every_provider() {
     let parts = [file("a.pdf", "application/pdf", b"%PDF-1.7")];
     let server = Server::start().await;
     let mut frames = server.chat(said(None, &parts)).await;
@@ -77,7 +77,7 @@ async fn a_message_of_nothing_but_a_file_says_so_to_every_provider() {
 }
 
 #[tokio::test]
-async fn a_model_of_another_vocabulary_counts_what_is_attached_too() {
+async fn other_tokenizers_count_attached_text_too() {
     let server = Server::start().await;
     let parts = [file("kanji.txt", "text/plain", "東京の天気は晴れです。".repeat(40).as_bytes())];
     let mut frames = server.chat(said(Some("Translate."), &parts)).await;
@@ -92,7 +92,7 @@ async fn a_model_of_another_vocabulary_counts_what_is_attached_too() {
 }
 
 #[tokio::test]
-async fn what_is_attached_is_bounded_like_the_message_itself() {
+async fn attached_text_counts_toward_the_message_limit() {
     let server = Server::with(&["--max-message", "4KiB"]).await;
     let large = [file("large.txt", "text/plain", &[b'a'; 5000])];
     let refused = server.post("/api/chat", said(Some("Read this."), &large)).await;

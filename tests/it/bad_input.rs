@@ -22,7 +22,7 @@ pub async fn refused(
 }
 
 #[tokio::test]
-async fn a_bad_body_is_refused_with_the_fields_name() {
+async fn bad_body_is_rejected_naming_the_field() {
     let server = Server::start().await;
     let session = server.session().await;
     let (chat, sessions, messages) = ("/api/chat", "/api/chat-sessions", "/api/chat-messages");
@@ -181,7 +181,7 @@ async fn a_bad_body_is_refused_with_the_fields_name() {
 }
 
 #[tokio::test]
-async fn a_bad_query_is_refused_with_the_names_of_all_that_is_wrong() {
+async fn bad_query_is_rejected_naming_every_bad_parameter() {
     let server = Server::start().await;
     let session = server.session().await;
     let own = format!("/api/chat-sessions/{session}");
@@ -216,7 +216,7 @@ async fn a_bad_query_is_refused_with_the_names_of_all_that_is_wrong() {
 }
 
 #[tokio::test]
-async fn ids_in_paths_keep_to_their_alphabet() {
+async fn path_ids_with_invalid_characters_are_rejected() {
     let server = Server::start().await;
     let session = server.session().await;
     let long = "x".repeat(129);
@@ -235,7 +235,7 @@ async fn ids_in_paths_keep_to_their_alphabet() {
 }
 
 #[tokio::test]
-async fn routes_and_methods_that_do_not_exist_are_told_in_the_envelope() {
+async fn unknown_routes_and_methods_get_an_error_envelope() {
     let server = Server::start().await;
     assert_eq!(server.get("/api/nothing").await.failure(), (404, "route_not_found"));
     let wrong = server.delete("/api/chat").await;
@@ -248,7 +248,7 @@ async fn routes_and_methods_that_do_not_exist_are_told_in_the_envelope() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_not_json_is_refused() {
+async fn non_json_content_type_is_rejected() {
     let server = Server::start().await;
     for kind in [
         "text/plain",

@@ -33,7 +33,7 @@ async fn switch(server: &Server, session: &str, message: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_reader_goes_back_and_forth_between_versions_and_the_model_reads_along() {
+async fn switching_versions_switches_what_the_model_reads() {
     let server = Server::start().await;
     let session = server.session().await;
     server.turn(&session, "a poem", "Roses").await;
@@ -75,7 +75,7 @@ async fn a_reader_goes_back_and_forth_between_versions_and_the_model_reads_along
 }
 
 #[tokio::test]
-async fn what_use_chat_edits_and_makes_again_are_branches_that_can_be_switched() {
+async fn use_chat_edits_and_regenerations_are_switchable_branches() {
     let server = Server::start().await;
     let ask = |text: &str| {
         let parts = json!([{"type": "text", "text": text}]);
@@ -107,7 +107,7 @@ async fn what_use_chat_edits_and_makes_again_are_branches_that_can_be_switched()
 }
 
 #[tokio::test]
-async fn a_fork_is_a_conversation_of_its_own() {
+async fn fork_is_an_independent_session() {
     let server = Server::start().await;
     let session = server.session().await;
     server.turn(&session, "my name is Ada", "Hello Ada").await;
@@ -127,7 +127,7 @@ async fn a_fork_is_a_conversation_of_its_own() {
 }
 
 #[tokio::test]
-async fn while_a_reply_runs_the_head_stays_and_a_fork_may_leave() {
+async fn running_reply_blocks_a_head_switch_but_not_a_fork() {
     let server = Server::start().await;
     let session = server.session().await;
     server.turn(&session, "one", "1").await;
@@ -150,7 +150,7 @@ async fn while_a_reply_runs_the_head_stays_and_a_fork_may_leave() {
 }
 
 #[tokio::test]
-async fn a_message_that_is_not_there_leads_nowhere() {
+async fn unknown_message_is_rejected_by_head_and_fork() {
     let server = Server::start().await;
     let (session, other) = (server.session().await, server.session().await);
     server.turn(&session, "one", "1").await;

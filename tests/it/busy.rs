@@ -9,7 +9,7 @@ async fn ask(server: &Server, session: &str, message: &str, on_busy: &str) -> Fr
 }
 
 #[tokio::test]
-async fn a_queued_message_is_answered_when_its_turn_comes_and_is_none_before() {
+async fn queued_message_is_stored_and_answered_when_its_turn_runs() {
     let server = Server::start().await;
     let session = server.session().await;
     let (mut first, call) = server.open_turn(&session, "first").await;
@@ -38,7 +38,7 @@ async fn a_queued_message_is_answered_when_its_turn_comes_and_is_none_before() {
 }
 
 #[tokio::test]
-async fn at_most_eight_messages_wait() {
+async fn ninth_queued_message_is_rejected() {
     let server = Server::start().await;
     let session = server.session().await;
     let (_first, _call) = server.open_turn(&session, "first").await;
@@ -56,7 +56,7 @@ async fn at_most_eight_messages_wait() {
 }
 
 #[tokio::test]
-async fn a_failure_goes_on_with_the_next_and_a_stop_drops_them() {
+async fn failed_turn_starts_the_next_and_stop_clears_the_queue() {
     let server = Server::start().await;
     let session = server.session().await;
     let (mut first, call) = server.open_turn(&session, "first").await;
@@ -79,7 +79,7 @@ async fn a_failure_goes_on_with_the_next_and_a_stop_drops_them() {
 }
 
 #[tokio::test]
-async fn queued_messages_survive_a_restart() {
+async fn queued_message_survives_restart() {
     let mut server = Server::with(&["--shutdown-grace=1ms"]).await;
     let session = server.session().await;
     let (mut first, _call) = server.open_turn(&session, "first").await;
@@ -95,7 +95,7 @@ async fn queued_messages_survive_a_restart() {
 }
 
 #[tokio::test]
-async fn an_interrupting_message_stops_the_reply_keeps_it_and_is_answered_first() {
+async fn interrupt_keeps_partial_reply_and_is_answered_first() {
     let server = Server::start().await;
     let session = server.session().await;
     let (mut first, mut call) = server.open_turn(&session, "a long story").await;
@@ -117,7 +117,7 @@ async fn an_interrupting_message_stops_the_reply_keeps_it_and_is_answered_first(
 }
 
 #[tokio::test]
-async fn what_could_never_begin_does_not_wait() {
+async fn invalid_message_is_rejected_instead_of_queued() {
     let server = Server::start().await;
     let session = server.session().await;
     let (mut frames, call) = server.open_turn(&session, "first").await;
@@ -130,7 +130,7 @@ async fn what_could_never_begin_does_not_wait() {
 }
 
 #[tokio::test]
-async fn in_a_free_session_nothing_waits() {
+async fn idle_session_answers_at_once_for_every_on_busy() {
     let server = Server::start().await;
     for on_busy in ["queue", "interrupt", "reject"] {
         let session = server.session().await;
@@ -141,7 +141,7 @@ async fn in_a_free_session_nothing_waits() {
 }
 
 #[tokio::test]
-async fn deleting_or_closing_a_session_ends_what_waits_in_it() {
+async fn deleting_or_closing_a_session_aborts_queued_turns() {
     let server = Server::start().await;
     for close in [true, false] {
         let session = server.session().await;
@@ -161,7 +161,7 @@ async fn deleting_or_closing_a_session_ends_what_waits_in_it() {
 }
 
 #[tokio::test]
-async fn another_reply_can_be_asked_for_while_one_runs() {
+async fn regeneration_is_queued_while_a_reply_runs() {
     let server = Server::start().await;
     let session = server.session().await;
     let (mut first, call) = server.open_turn(&session, "question").await;

@@ -7,7 +7,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 #[tokio::test]
-async fn a_message_streams_its_reply_and_both_are_stored() {
+async fn message_streams_its_reply_and_both_are_stored() {
     let server = Server::start().await;
     let mut frames = server.chat(json!({"message": "Explain event loops"})).await;
     let opening =
@@ -56,7 +56,7 @@ async fn a_message_streams_its_reply_and_both_are_stored() {
 }
 
 #[tokio::test]
-async fn the_stream_has_the_headers_that_clients_and_proxies_need() {
+async fn stream_has_headers_for_clients_and_proxies() {
     let server = Server::start().await;
     let response = server
         .request(Method::POST, "/api/chat")
@@ -74,7 +74,7 @@ async fn the_stream_has_the_headers_that_clients_and_proxies_need() {
 }
 
 #[tokio::test]
-async fn the_next_turn_sends_the_earlier_messages_to_the_model() {
+async fn next_turn_sends_earlier_messages_to_the_model() {
     let server = Server::start().await;
     let session = server.session().await;
     server.turn(&session, "my name is Ada", "Hello Ada").await;
@@ -84,7 +84,7 @@ async fn the_next_turn_sends_the_earlier_messages_to_the_model() {
 }
 
 #[tokio::test]
-async fn what_a_request_asks_of_the_model_wins_over_the_session_and_reaches_the_provider() {
+async fn request_settings_override_session_settings() {
     let server = Server::start().await;
     let settings = json!({"settings": {"model": "session-model", "temperature": 0.5, "systemPrompt": "Be brief."}});
     let session = server.post("/api/chat-sessions", settings).await.data();
@@ -104,7 +104,7 @@ async fn what_a_request_asks_of_the_model_wins_over_the_session_and_reaches_the_
 }
 
 #[tokio::test]
-async fn a_reader_that_leaves_changes_nothing() {
+async fn disconnected_reader_does_not_stop_the_turn() {
     let server = Server::start().await;
     let session = server.session().await;
     let (mut frames, mut call) = server.open_turn(&session, "count").await;
@@ -133,7 +133,7 @@ async fn wait_until_idle(server: &Server, session: &str) {
 }
 
 #[tokio::test]
-async fn a_second_turn_in_a_busy_session_is_refused_and_told_what_is_running() {
+async fn busy_session_rejects_writes_naming_the_running_turn() {
     let server = Server::start().await;
     let session = server.session().await;
     let (mut frames, call) = server.open_turn(&session, "first").await;
@@ -164,7 +164,7 @@ async fn a_second_turn_in_a_busy_session_is_refused_and_told_what_is_running() {
 }
 
 #[tokio::test]
-async fn a_stop_ends_the_call_and_keeps_what_was_published() {
+async fn stop_ends_the_provider_call_and_keeps_partial_reply() {
     let server = Server::start().await;
     let session = server.session().await;
     let (mut frames, mut call) = server.open_turn(&session, "long story").await;
@@ -189,7 +189,7 @@ async fn a_stop_ends_the_call_and_keeps_what_was_published() {
 }
 
 #[tokio::test]
-async fn a_stop_before_the_first_token_ends_the_call_too() {
+async fn stop_before_first_token_ends_the_provider_call() {
     let server = Server::start().await;
     let session = server.session().await;
     let (mut frames, call) = server.open_turn(&session, "never mind").await;
@@ -208,7 +208,7 @@ async fn a_stop_before_the_first_token_ends_the_call_too() {
 }
 
 #[tokio::test]
-async fn a_provider_that_refuses_ends_in_an_error_frame_and_a_failed_message() {
+async fn provider_rejection_ends_in_error_and_failed_message() {
     let server = Server::start().await;
     let session = server.session().await;
     let (mut frames, mut call) = server.open_turn(&session, "hi").await;
@@ -234,7 +234,7 @@ async fn a_provider_that_refuses_ends_in_an_error_frame_and_a_failed_message() {
 }
 
 #[tokio::test]
-async fn a_connection_that_breaks_keeps_what_came_as_failed() {
+async fn broken_connection_keeps_partial_reply_as_failed() {
     let server = Server::start().await;
     let session = server.session().await;
     let (mut frames, mut call) = server.open_turn(&session, "hi").await;
@@ -247,7 +247,7 @@ async fn a_connection_that_breaks_keeps_what_came_as_failed() {
 }
 
 #[tokio::test]
-async fn a_clean_end_without_a_finish_reason_is_no_success() {
+async fn end_without_finish_reason_is_interrupted() {
     let server = Server::start().await;
     let session = server.session().await;
     let (mut frames, mut call) = server.open_turn(&session, "hi").await;
@@ -260,7 +260,7 @@ async fn a_clean_end_without_a_finish_reason_is_no_success() {
 }
 
 #[tokio::test]
-async fn reasoning_is_streamed_and_stored_apart_from_the_answer() {
+async fn reasoning_is_streamed_and_stored_separately() {
     let server = Server::start().await;
     let session = server.session().await;
     let (mut frames, mut call) = server.open_turn(&session, "why?").await;
@@ -280,7 +280,7 @@ async fn reasoning_is_streamed_and_stored_apart_from_the_answer() {
 }
 
 #[tokio::test]
-async fn comments_keep_a_stream_warm_from_before_the_first_token() {
+async fn heartbeats_are_sent_before_the_first_token() {
     let server = Server::tuned(&[], quick_heartbeat()).await;
     let session = server.session().await;
     let (mut frames, call) = server.open_turn(&session, "slow one").await;
@@ -292,7 +292,7 @@ async fn comments_keep_a_stream_warm_from_before_the_first_token() {
 }
 
 #[tokio::test]
-async fn the_ai_sdks_body_creates_the_session_and_only_its_last_message_counts() {
+async fn ai_sdk_body_creates_session_and_adds_only_last_message() {
     let server = Server::start().await;
     let user = |id: &str, text: &str| json!({"id": id, "role": "user", "parts": [{"type": "text", "text": text}]});
     let first =
@@ -323,7 +323,7 @@ async fn the_ai_sdks_body_creates_the_session_and_only_its_last_message_counts()
 }
 
 #[tokio::test]
-async fn a_message_that_was_answered_is_repeated_and_not_asked_again() {
+async fn repeated_message_replays_the_stored_reply() {
     let server = Server::start().await;
     let body = json!({"id": "chat-1", "message": {"id": "u1", "role": "user", "parts": [{"type": "text", "text": "Hello"}]}});
     let mut first = server.chat(body.clone()).await;
@@ -339,7 +339,7 @@ async fn a_message_that_was_answered_is_repeated_and_not_asked_again() {
 }
 
 #[tokio::test]
-async fn a_message_that_is_being_answered_joins_its_stream() {
+async fn repeated_message_joins_its_running_stream() {
     let server = Server::start().await;
     let body = json!({"id": "chat-1", "message": {"id": "u1", "role": "user", "parts": [{"type": "text", "text": "Hello"}]}});
     let mut first = server.chat(body.clone()).await;
@@ -354,7 +354,7 @@ async fn a_message_that_is_being_answered_joins_its_stream() {
 }
 
 #[tokio::test]
-async fn a_known_client_message_id_with_other_content_is_refused_in_the_plain_body() {
+async fn reused_client_message_id_with_new_text_is_rejected() {
     let server = Server::start().await;
     let session = server.session().await;
     let body =
@@ -370,7 +370,7 @@ async fn a_known_client_message_id_with_other_content_is_refused_in_the_plain_bo
 }
 
 #[tokio::test]
-async fn an_edit_and_another_reply_become_siblings() {
+async fn edits_and_regenerations_become_siblings() {
     let server = Server::start().await;
     let ask = |text: &str| {
         json!({"id": "chat-1", "messageId": "u1", "trigger": "submit-message",
@@ -399,7 +399,7 @@ async fn an_edit_and_another_reply_become_siblings() {
 }
 
 #[tokio::test]
-async fn an_answer_can_be_made_again_by_its_own_route() {
+async fn regenerate_route_adds_another_reply() {
     let server = Server::start().await;
     let session = server.session().await;
     server.turn(&session, "question", "one").await;
@@ -417,7 +417,7 @@ async fn an_answer_can_be_made_again_by_its_own_route() {
 }
 
 #[tokio::test]
-async fn while_a_person_answers_the_model_stays_silent_and_a_closed_session_takes_nothing() {
+async fn assigned_session_skips_model_and_closed_session_rejects() {
     let server = Server::start().await;
     let session = server.session().await;
     let path = format!("/api/chat-sessions/{session}");
@@ -443,7 +443,7 @@ async fn while_a_person_answers_the_model_stays_silent_and_a_closed_session_take
 }
 
 #[tokio::test]
-async fn handing_a_session_over_stops_its_running_reply() {
+async fn assigning_an_agent_stops_the_running_reply() {
     let server = Server::start().await;
     let session = server.session().await;
     let (mut frames, mut call) = server.open_turn(&session, "help").await;
@@ -474,7 +474,7 @@ async fn deleting_a_session_stops_its_running_reply() {
 }
 
 #[tokio::test]
-async fn a_message_that_does_not_fit_the_model_is_refused_and_not_stored() {
+async fn message_over_the_context_window_is_rejected_unstored() {
     let server = Server::with(&["--context-window=300"]).await;
     let session = server.session().await;
     let body = json!({"sessionId": session, "message": "word ".repeat(400)});
@@ -486,7 +486,7 @@ async fn a_message_that_does_not_fit_the_model_is_refused_and_not_stored() {
 }
 
 #[tokio::test]
-async fn an_unknown_session_is_not_found_and_none_is_created() {
+async fn unknown_session_is_not_found_and_not_created() {
     let server = Server::start().await;
     let refused = server.post("/api/chat", json!({"sessionId": "nowhere", "message": "hi"})).await;
     assert_eq!(refused.failure(), (404, "session_not_found"));

@@ -65,7 +65,7 @@ fn conversation() -> Value {
 const ID: &str = "67a1b2c3-0000-8000-9000-0123456789ab";
 
 #[tokio::test]
-async fn a_conversation_comes_in_with_its_branches() {
+async fn conversation_is_imported_with_its_branches() {
     let server = Server::start().await;
     let report = import(&server, &json!([conversation()])).await;
     let imported = json!([{"sessionId": ID, "sourceId": ID, "title": "Sums", "messages": 8}]);
@@ -115,7 +115,7 @@ async fn a_conversation_comes_in_with_its_branches() {
 }
 
 #[tokio::test]
-async fn importing_again_adds_what_was_said_since_and_nothing_else() {
+async fn repeated_import_adds_only_new_messages() {
     let server = Server::start().await;
     import(&server, &json!([conversation()])).await;
     let path = format!("/api/chat-sessions/{ID}");
@@ -139,7 +139,7 @@ async fn importing_again_adds_what_was_said_since_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_conversation_without_id_title_and_times_comes_in_once() {
+async fn conversation_without_metadata_is_imported_once() {
     let server = Server::start().await;
     let mut bare = conversation();
     let fields = bare.as_object_mut().unwrap();
@@ -160,7 +160,7 @@ async fn a_conversation_without_id_title_and_times_comes_in_once() {
 }
 
 #[tokio::test]
-async fn a_bad_conversation_is_skipped_with_its_place_and_the_others_go_in() {
+async fn bad_conversation_is_skipped_naming_the_bad_node() {
     let server = Server::start().await;
     let with = |pointer: &str, value: Value| {
         let mut bad = conversation();
@@ -229,7 +229,7 @@ async fn a_bad_conversation_is_skipped_with_its_place_and_the_others_go_in() {
 }
 
 #[tokio::test]
-async fn a_node_that_stands_twice_keeps_its_conversation_out() {
+async fn duplicate_node_rejects_its_conversation() {
     let server = Server::start().await;
     let twice = conversation().to_string().replace("\"a1\":{", "\"q1\":{");
     let request =
@@ -244,7 +244,7 @@ async fn a_node_that_stands_twice_keeps_its_conversation_out() {
 }
 
 #[tokio::test]
-async fn half_a_list_says_how_many_conversations_went_in() {
+async fn truncated_list_reports_the_imported_conversations() {
     let server = Server::start().await;
     let whole = json!([conversation(), conversation()]).to_string();
     let request =
@@ -256,7 +256,7 @@ async fn half_a_list_says_how_many_conversations_went_in() {
 }
 
 #[tokio::test]
-async fn a_conversation_of_ten_thousand_messages_comes_in() {
+async fn conversation_of_10_000_messages_is_imported() {
     let server = Server::start().await;
     let name = |number: usize| format!("n{number}");
     let mapping: serde_json::Map<String, Value> = (0..10_000_usize)

@@ -39,7 +39,7 @@ async fn desk() -> Server {
 }
 
 #[tokio::test]
-async fn the_table_shows_each_piece_and_the_bar_what_it_takes_of_the_window() {
+async fn table_lists_prompt_sections_and_bar_shows_their_share() {
     let server = desk().await;
     let out =
         shown(&server, &["s1", "--message", "What burns?", "--strategy=token", "--max-tokens=180"])
@@ -71,7 +71,7 @@ async fn the_table_shows_each_piece_and_the_bar_what_it_takes_of_the_window() {
 }
 
 #[tokio::test]
-async fn json_is_what_the_api_gives_whatever_the_flags() {
+async fn json_output_matches_the_api_for_all_flags() {
     let server = desk().await;
     let user = server.post("/api/chat-sessions", json!({"sessionId": "s2"})).await.data();
     assert_eq!(user["userId"], "local");
@@ -94,7 +94,7 @@ async fn json_is_what_the_api_gives_whatever_the_flags() {
 }
 
 #[tokio::test]
-async fn looking_disturbs_no_running_reply_and_the_last_reply_names_the_model() {
+async fn preview_leaves_running_reply_alone_and_uses_last_model() {
     let server = Server::with(&[]).await;
     let session = server.session().await;
     let body = json!({"sessionId": session, "message": "hi", "model": "gpt-4o"});
@@ -116,7 +116,7 @@ async fn looking_disturbs_no_running_reply_and_the_last_reply_names_the_model() 
 }
 
 #[tokio::test]
-async fn what_cannot_be_shown_is_told_in_a_sentence() {
+async fn impossible_preview_is_reported_in_a_sentence() {
     let server = desk().await;
     let long = "word ".repeat(2000);
     for (arguments, code, wants) in [

@@ -95,7 +95,7 @@ async fn ids(folder: &Path, variables: &HashMap<&str, String>, arguments: &[&str
 }
 
 #[tokio::test]
-async fn the_table_shows_who_talks_about_what_and_when_they_were_last_seen() {
+async fn table_shows_users_titles_and_last_activity() {
     let folder = tempfile::tempdir().unwrap();
     let variables = desk(folder.path()).await;
     let (code, out, told) = sessions(folder.path(), &variables, &[]).await;
@@ -120,7 +120,7 @@ async fn the_table_shows_who_talks_about_what_and_when_they_were_last_seen() {
 }
 
 #[tokio::test]
-async fn flags_choose_and_json_gives_all_of_each_session() {
+async fn flags_filter_sessions_and_json_has_every_field() {
     let folder = tempfile::tempdir().unwrap();
     let variables = desk(folder.path()).await;
     for (arguments, expected) in [
@@ -146,7 +146,7 @@ async fn flags_choose_and_json_gives_all_of_each_session() {
 }
 
 #[tokio::test]
-async fn looking_works_beside_a_running_server_and_leaves_its_turns_alone() {
+async fn listing_leaves_a_running_servers_turns_alone() {
     let folder = tempfile::tempdir().unwrap();
     let variables = desk(folder.path()).await;
     let before = ids(folder.path(), &variables, &[]).await;
@@ -175,7 +175,7 @@ async fn looking_works_beside_a_running_server_and_leaves_its_turns_alone() {
 }
 
 #[tokio::test]
-async fn it_looks_into_mongodb_as_well() {
+async fn mongodb_sessions_are_listed_too() {
     let Some(url) = database() else { return };
     let folder = tempfile::tempdir().unwrap();
     let store = MongoStore::open(&url, Duration::from_secs(15)).await.unwrap();
@@ -192,7 +192,7 @@ async fn it_looks_into_mongodb_as_well() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_looked_at_is_told_in_a_sentence_and_nothing_is_created() {
+async fn unusable_database_is_reported_and_nothing_created() {
     let folder = tempfile::tempdir().unwrap();
     let none = HashMap::new();
     let (code, out, told) = sessions(folder.path(), &none, &[]).await;
@@ -232,7 +232,7 @@ async fn what_cannot_be_looked_at_is_told_in_a_sentence_and_nothing_is_created()
 }
 
 #[tokio::test]
-async fn a_store_that_was_opened_to_look_takes_nothing() {
+async fn read_only_store_rejects_writes() {
     let folder = tempfile::tempdir().unwrap();
     desk(folder.path()).await;
     let store = SqliteStore::open_to_look(&folder.path().join("desk.db")).unwrap();

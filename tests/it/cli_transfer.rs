@@ -31,7 +31,7 @@ fn ids(file: &str) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn what_was_imported_is_exported_again() {
+async fn imported_sessions_are_exported_again() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     std::fs::write(at.join("in.json"), file().to_string()).unwrap();
@@ -67,7 +67,7 @@ async fn what_was_imported_is_exported_again() {
 }
 
 #[tokio::test]
-async fn beside_a_running_server_an_export_is_read_and_an_import_is_left_to_it() {
+async fn running_server_allows_export_and_refuses_import() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     let server = Process::start(at, &variables()).await;
@@ -90,7 +90,7 @@ async fn beside_a_running_server_an_export_is_read_and_an_import_is_left_to_it()
 }
 
 #[tokio::test]
-async fn what_cannot_be_exported_or_imported_is_told_and_leaves_nothing_half_done() {
+async fn failed_transfer_is_reported_and_leaves_nothing_partial() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     let (code, out, told) = echoic(at, &["export", "-o", "out.json"]).await;
@@ -129,7 +129,7 @@ async fn what_cannot_be_exported_or_imported_is_told_and_leaves_nothing_half_don
 }
 
 #[tokio::test]
-async fn help_says_what_a_running_server_means_to_each_command() {
+async fn help_explains_each_command_with_a_running_server() {
     let folder = tempfile::tempdir().unwrap();
     let help = async |command: &'static str| {
         let (code, help, _) = echoic(folder.path(), &[command, "--help"]).await;

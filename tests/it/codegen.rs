@@ -5,7 +5,7 @@ use crate::support::Server;
 use serde_json::{Value, json};
 
 #[tokio::test]
-async fn a_project_is_built_in_conversations_and_taken_down_with_them() {
+async fn project_is_built_in_sessions_and_deleted_with_them() {
     let server = Server::start().await;
 
     // The project is created, and its chat panel opens: it is empty, and stays so.

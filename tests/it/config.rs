@@ -25,7 +25,7 @@ fn rows() -> Vec<(&'static str, String, String)> {
 }
 
 #[test]
-fn the_table_in_the_readme_is_the_configuration() {
+fn readme_table_matches_the_configuration() {
     let rows: Vec<_> = rows()
         .iter()
         .map(|(name, default, meaning)| format!("| `{name}` | {default} | {meaning} |"))
@@ -42,7 +42,7 @@ fn the_table_in_the_readme_is_the_configuration() {
 }
 
 #[test]
-fn the_example_file_names_every_variable_with_its_default() {
+fn example_file_lists_every_variable_with_its_default() {
     let entry = |(name, default, meaning): (&str, String, String)| {
         let (value, described) = match default.strip_prefix('`') {
             Some(value) => (value.trim_end_matches('`').to_owned(), String::new()),
@@ -58,7 +58,7 @@ fn the_example_file_names_every_variable_with_its_default() {
 }
 
 #[tokio::test]
-async fn help_tells_every_variable() {
+async fn help_lists_every_variable() {
     let folder = tempfile::tempdir().unwrap();
     let (code, help, _) = run(folder.path(), &HashMap::new(), &["serve", "--help"]).await;
     let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -71,7 +71,7 @@ async fn help_tells_every_variable() {
 }
 
 #[tokio::test]
-async fn a_bad_value_stops_the_start_with_a_sentence_that_names_it() {
+async fn bad_value_stops_startup_naming_the_variable() {
     let folder = tempfile::tempdir().unwrap();
     for (name, value, wants) in [
         ("PORT", "70000", "70000"),
@@ -113,7 +113,7 @@ async fn a_bad_value_stops_the_start_with_a_sentence_that_names_it() {
 }
 
 #[tokio::test]
-async fn what_may_be_secret_is_not_told_though_it_cannot_be_used() {
+async fn unusable_values_that_may_be_secret_are_not_printed() {
     let folder = tempfile::tempdir().unwrap();
     let none = HashMap::new();
     for (line, tells) in [
@@ -147,7 +147,7 @@ async fn what_may_be_secret_is_not_told_though_it_cannot_be_used() {
 }
 
 #[tokio::test]
-async fn a_quota_of_money_wants_a_price_for_each_model_that_the_server_asks_by_itself() {
+async fn cost_quota_requires_a_price_for_each_configured_model() {
     let folder = tempfile::tempdir().unwrap();
     let with = |more: &[(&'static str, &str)]| {
         let own = [("PORT", "0"), ("ECHOIC_PROVIDER", "demo"), ("ECHOIC_QUOTA_COST", "20")];
@@ -177,7 +177,7 @@ async fn a_quota_of_money_wants_a_price_for_each_model_that_the_server_asks_by_i
 }
 
 #[tokio::test]
-async fn beyond_loopback_it_listens_only_where_that_is_allowed_in_so_many_words() {
+async fn non_loopback_without_auth_requires_explicit_consent() {
     let folder = tempfile::tempdir().unwrap();
     let open = |allow: &str| {
         HashMap::from([
@@ -219,7 +219,7 @@ async fn beyond_loopback_it_listens_only_where_that_is_allowed_in_so_many_words(
 }
 
 #[test]
-fn a_bad_flag_is_told_as_a_flag() {
+fn bad_flag_is_reported_by_its_flag_name() {
     let Err(Refusal::Usage(error)) = Config::from_flags(["--idle-timeout=soon"]) else {
         panic!("it should be refused");
     };
@@ -227,7 +227,7 @@ fn a_bad_flag_is_told_as_a_flag() {
 }
 
 #[tokio::test]
-async fn flags_win_over_the_environment_and_that_over_the_file_and_empty_is_unset() {
+async fn flags_override_environment_and_file_and_empty_is_unset() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(
         folder.path().join(".env"),
@@ -251,7 +251,7 @@ async fn flags_win_over_the_environment_and_that_over_the_file_and_empty_is_unse
 }
 
 #[tokio::test]
-async fn variables_without_effect_are_warned_about() {
+async fn ineffective_variables_are_warned_about() {
     let folder = tempfile::tempdir().unwrap();
     let variables = HashMap::from([
         ("PORT", "0".to_owned()),

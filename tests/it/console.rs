@@ -10,7 +10,7 @@ const LATER: [&str; 4] =
     ["js/panel/memory.js", "js/panel/people.js", "js/panel/settings.js", "js/projects/page.js"];
 
 #[tokio::test]
-async fn the_page_may_run_only_its_own_scripts_and_load_nothing_from_elsewhere() {
+async fn page_policy_allows_only_own_scripts_and_resources() {
     let server = Server::start().await;
     let page = server.get("/").await;
     let policy = page.header("content-security-policy");
@@ -25,7 +25,7 @@ async fn the_page_may_run_only_its_own_scripts_and_load_nothing_from_elsewhere()
 }
 
 #[tokio::test]
-async fn each_file_that_the_page_names_is_there_and_each_script_is_named() {
+async fn page_references_every_script_and_only_existing_files() {
     let server = Server::start().await;
     let html = server.get("/").await.body.as_str().unwrap().to_owned();
     let named: Vec<&str> =
@@ -57,7 +57,7 @@ fn scripts(folder: &Path) -> Vec<std::path::PathBuf> {
 }
 
 #[tokio::test]
-async fn a_file_that_did_not_change_is_not_sent_again() {
+async fn unchanged_file_is_not_sent_again() {
     let server = Server::start().await;
     let path = "/assets/css/base.css";
     let first = server.request(Method::GET, path).send().await.unwrap();
@@ -77,7 +77,7 @@ async fn a_file_that_did_not_change_is_not_sent_again() {
 }
 
 #[tokio::test]
-async fn only_the_consoles_files_are_given_out() {
+async fn only_console_files_are_served() {
     let server = Server::start().await;
     for path in [
         "/assets/",

@@ -226,13 +226,13 @@ fn rounds(usual: usize) -> usize {
 }
 
 #[tokio::test]
-async fn killed_at_any_moment_it_keeps_what_it_acknowledged() {
+async fn killed_server_keeps_everything_acknowledged() {
     let (folder, upstream) = (tempfile::tempdir().unwrap(), Paced::start().await);
     kill_again_and_again::<1>(&folder, &upstream, &[], rounds(20)).await;
 }
 
 #[tokio::test]
-async fn of_two_on_one_database_one_is_killed_and_the_other_has_all_of_it() {
+async fn surviving_instance_has_everything_a_killed_one_had() {
     let Some(url) = database() else { return };
     let (folder, upstream) = (tempfile::tempdir().unwrap(), Paced::start().await);
     let shared = [("DATABASE_URL", url), ("ECHOIC_TURN_LEASE", "1s".to_owned())];

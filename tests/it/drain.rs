@@ -78,7 +78,7 @@ const CLIENTS: usize = 24;
 const REACHED: [usize; 7] = [0, 0, 0, 1, 3, 6, CLIENTS / 2];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn turns_that_begin_as_the_end_comes_are_refused_or_finished_and_stored() {
+async fn turns_begun_at_shutdown_are_rejected_or_finished() {
     for reached in REACHED {
         let mut server = Server::on_file(&["--shutdown-grace=15s"]).await;
         let held = server.session().await;
@@ -129,7 +129,7 @@ async fn turns_that_begin_as_the_end_comes_are_refused_or_finished_and_stored() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn turns_that_begin_as_the_end_comes_and_have_no_time_are_cut_and_stored() {
+async fn turns_begun_at_shutdown_without_grace_are_cut_and_stored() {
     for reached in REACHED {
         let mut server = Server::on_file(&["--shutdown-grace=1ms"]).await;
         let mut clients: Vec<_> = (0..CLIENTS / 2).map(|number| client(&server, number)).collect();
@@ -155,7 +155,7 @@ async fn turns_that_begin_as_the_end_comes_and_have_no_time_are_cut_and_stored()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_waits_for_a_turn_that_ends_as_the_end_comes_waits_on_or_runs_to_its_end() {
+async fn queued_turn_stays_queued_or_finishes_during_shutdown() {
     const SESSIONS: usize = 12;
     for _ in 0..4 {
         let mut server = Server::on_file(&["--shutdown-grace=1ms"]).await;
@@ -198,7 +198,7 @@ async fn what_waits_for_a_turn_that_ends_as_the_end_comes_waits_on_or_runs_to_it
 }
 
 #[tokio::test]
-async fn what_waits_as_the_end_comes_begins_at_the_next_start_and_not_before() {
+async fn queued_turn_starts_only_after_the_next_start() {
     // The watch that begins what waits in idle sessions looks all the time.
     let mut server = Server::on_file(&["--turn-lease=1ms"]).await;
     let session = server.session().await;

@@ -87,7 +87,7 @@ async fn mistaken() -> (String, TempDir) {
 }
 
 #[tokio::test]
-async fn a_panic_ends_one_request_or_one_turn_and_shows_nothing_of_itself() {
+async fn panic_ends_one_request_or_turn_and_leaks_nothing() {
     let (base, _folder) = mistaken().await;
     let client = Client::builder().no_proxy().build().unwrap();
     let reply = read(client.get(format!("{base}/api/models"))).await;
@@ -121,7 +121,7 @@ async fn a_panic_ends_one_request_or_one_turn_and_shows_nothing_of_itself() {
 }
 
 #[tokio::test]
-async fn what_the_store_cannot_read_is_not_shown() {
+async fn unreadable_stored_data_is_not_shown() {
     let server = Server::on_file(&[]).await;
     let broken = rusqlite::Connection::open(server.database()).unwrap();
     let session = server.session().await;

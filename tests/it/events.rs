@@ -11,7 +11,7 @@ use echoic::domain::{Principal, SessionId, Timestamp};
 use serde_json::{Value, json};
 
 #[tokio::test]
-async fn a_listener_hears_a_turn_from_its_message_to_its_end() {
+async fn listener_receives_a_turn_from_message_to_end() {
     let server = Server::start().await;
     let mut events = Events::of(&server, "").await;
     let at = events.sync["at"].as_str().unwrap();
@@ -47,7 +47,7 @@ async fn a_listener_hears_a_turn_from_its_message_to_its_end() {
 }
 
 #[tokio::test]
-async fn a_chat_that_creates_its_session_tells_of_it_first() {
+async fn new_session_is_announced_before_its_first_message() {
     let server = Server::start().await;
     let mut events = Events::of(&server, "").await;
     let mut frames = server.chat(json!({"message": "hello"})).await;
@@ -66,7 +66,7 @@ async fn a_chat_that_creates_its_session_tells_of_it_first() {
 }
 
 #[tokio::test]
-async fn a_reply_that_is_made_again_comes_without_its_question() {
+async fn regenerated_reply_arrives_without_its_question() {
     let server = Server::start().await;
     let session = server.session().await;
     server.turn(&session, "hello", "hi").await;
@@ -80,7 +80,7 @@ async fn a_reply_that_is_made_again_comes_without_its_question() {
 }
 
 #[tokio::test]
-async fn whatever_is_done_to_a_session_is_told_once_and_repeats_are_not() {
+async fn session_changes_are_sent_once_and_repeats_never() {
     let server = Server::start().await;
     let session = server.session().await;
     let path = format!("/api/chat-sessions/{session}");
@@ -129,7 +129,7 @@ async fn whatever_is_done_to_a_session_is_told_once_and_repeats_are_not() {
 }
 
 #[tokio::test]
-async fn who_listens_to_one_session_hears_of_no_other() {
+async fn session_listener_receives_no_other_sessions_events() {
     let server = Server::start().await;
     let (one, other) = (server.session().await, server.session().await);
     let mut events = Events::of(&server, &format!("?sessionId={one}")).await;
@@ -140,7 +140,7 @@ async fn who_listens_to_one_session_hears_of_no_other() {
 }
 
 #[tokio::test]
-async fn a_session_that_does_not_exist_cannot_be_listened_to() {
+async fn unknown_session_cannot_be_subscribed_to() {
     let server = Server::start().await;
     let absent = server.get("/api/events?sessionId=nowhere").await;
     assert_eq!(absent.failure(), (404, "session_not_found"));
@@ -151,7 +151,7 @@ async fn a_session_that_does_not_exist_cannot_be_listened_to() {
 }
 
 #[tokio::test]
-async fn a_silent_feed_is_kept_warm_and_ends_when_the_server_goes_down() {
+async fn idle_stream_sends_heartbeats_and_ends_at_shutdown() {
     let mut server = Server::tuned(&[], quick_heartbeat()).await;
     let mut events = Events::of(&server, "").await;
     events.comment().await;
@@ -170,7 +170,7 @@ async fn heard(reader: &mut EventReader) -> Value {
     parse(std::str::from_utf8(&event).unwrap().trim_end())
 }
 
-async fn who_was_removed_hears_no_more(fresh: Fresh) {
+async fn removed_participant_receives_no_more_events(fresh: Fresh) {
     let core = Core::new(fresh);
     let session = core.create(&["bob"]).await;
     let mut all = listen(&core, "bob", None).await;
@@ -188,7 +188,7 @@ async fn who_was_removed_hears_no_more(fresh: Fresh) {
     assert_eq!(refused.err().unwrap().kind.code(), "session_not_found");
 }
 
-async fn who_was_invited_begins_to_hear_and_strangers_hear_nothing(fresh: Fresh) {
+async fn invited_participant_receives_events_and_others_do_not(fresh: Fresh) {
     let core = Core::new(fresh);
     let session = core.create(&[]).await;
     let mut bob = listen(&core, "bob", None).await;
@@ -210,6 +210,6 @@ async fn who_was_invited_begins_to_hear_and_strangers_hear_nothing(fresh: Fresh)
 }
 
 on_both_stores!(
-    who_was_removed_hears_no_more,
-    who_was_invited_begins_to_hear_and_strangers_hear_nothing
+    removed_participant_receives_no_more_events,
+    invited_participant_receives_events_and_others_do_not
 );

@@ -80,7 +80,7 @@ async fn lived_in(server: &Server) {
 }
 
 #[tokio::test]
-async fn an_account_goes_out_and_in_again_as_it_was() {
+async fn exported_account_is_imported_unchanged() {
     let (server, other) = (Server::start().await, Server::start().await);
     lived_in(&server).await;
     let file = text(&server, "/api/export").await;
@@ -113,7 +113,7 @@ async fn an_account_goes_out_and_in_again_as_it_was() {
 }
 
 #[tokio::test]
-async fn an_export_of_lines_is_a_session_a_line_and_goes_in_as_well() {
+async fn jsonl_export_has_one_session_per_line_and_is_importable() {
     let (server, other) = (Server::start().await, Server::start().await);
     lived_in(&server).await;
     let lines = text(&server, "/api/export?format=jsonl").await;
@@ -128,7 +128,7 @@ async fn an_export_of_lines_is_a_session_a_line_and_goes_in_as_well() {
 }
 
 #[tokio::test]
-async fn an_export_holds_what_was_asked_for_and_says_what_it_is() {
+async fn export_applies_filters_and_names_its_format() {
     let server = Server::start().await;
     lived_in(&server).await;
     let ids = async |query: &str| -> Vec<Value> {
@@ -166,7 +166,7 @@ async fn an_export_holds_what_was_asked_for_and_says_what_it_is() {
 }
 
 #[tokio::test]
-async fn an_empty_account_is_an_empty_file() {
+async fn empty_account_exports_an_empty_file() {
     let server = Server::start().await;
     let file = text(&server, "/api/export").await;
     let expected = json!({"format": "echoic", "version": 1, "sessions": []});
@@ -178,7 +178,7 @@ async fn an_empty_account_is_an_empty_file() {
 }
 
 #[tokio::test]
-async fn the_file_speaks_of_messages_as_the_api_does() {
+async fn exported_messages_have_the_fields_of_the_api() {
     let server = Server::start().await;
     lived_in(&server).await;
     let file: Value =
@@ -202,7 +202,7 @@ async fn the_file_speaks_of_messages_as_the_api_does() {
 }
 
 #[tokio::test]
-async fn markdown_is_the_active_path_for_reading() {
+async fn markdown_export_contains_the_active_path() {
     let server = Server::start().await;
     let message = |role: &str, content: &str| json!({"role": role, "content": content, "createdAt": "2024-05-06T07:08:09Z"});
     let with = |mut message: Value, field: &str, value: Value| {
@@ -274,7 +274,7 @@ I, too
 }
 
 #[tokio::test]
-async fn a_session_of_many_pieces_comes_out_whole_and_in_order() {
+async fn multi_chunk_session_is_exported_whole_and_in_order() {
     let (server, other) = (Server::start().await, Server::start().await);
     // More messages than a piece holds, and some that fill one by themselves.
     let content = |number: usize| match number % 500 {
@@ -319,7 +319,7 @@ fn tree() -> impl Strategy<Value = Vec<Option<usize>>> {
 }
 
 #[test]
-fn whatever_tree_a_session_is_it_goes_out_and_in_again_as_it_was() {
+fn any_message_tree_survives_export_and_import() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let (server, other) =
         runtime.block_on(async { (Server::start().await, Server::start().await) });

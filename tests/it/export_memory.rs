@@ -49,7 +49,7 @@ async fn drain(mut response: Response) -> (usize, Vec<String>) {
 }
 
 #[tokio::test]
-async fn an_account_larger_than_the_servers_memory_goes_in_and_out() {
+async fn large_account_transfers_with_bounded_memory() {
     let folder = tempfile::tempdir().unwrap();
     let variables =
         HashMap::from([("PORT", "0".to_owned()), ("ECHOIC_PROVIDER", "demo".to_owned())]);

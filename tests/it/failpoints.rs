@@ -58,7 +58,7 @@ async fn say(server: &Server, body: &Value) -> String {
 }
 
 #[tokio::test]
-async fn whatever_the_database_fails_at_no_message_is_lost_or_doubled() {
+async fn database_failures_lose_and_duplicate_no_message() {
     let Some(mongo) = Mongo::start(&["--enable-test-commands"]).await else { return };
     let upstream = Paced::start().await;
     // A real server tells at once that it is primary again; this one is asked more often.

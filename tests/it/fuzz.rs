@@ -112,7 +112,7 @@ async fn answered(request: RequestBuilder, what: &dyn std::fmt::Debug) -> u16 {
 }
 
 #[tokio::test]
-async fn whatever_json_is_sent_is_taken_or_refused() {
+async fn arbitrary_json_is_accepted_or_rejected() {
     let server = Server::start().await;
     server.post("/api/chat-sessions", json!({"sessionId": "s"})).await.data();
     let routes = [
@@ -140,7 +140,7 @@ async fn whatever_json_is_sent_is_taken_or_refused() {
 }
 
 #[tokio::test]
-async fn whatever_bytes_are_imported_nothing_is_half_done() {
+async fn arbitrary_import_bytes_leave_nothing_partial() {
     let server = Server::start().await;
     let whole = json!({"sessions": [{"sessionId": "a", "messages": [
         {"id": "1", "role": "user", "content": "x"}, {"id": "2", "role": "assistant", "content": "y"}]}]});
@@ -169,7 +169,7 @@ async fn whatever_bytes_are_imported_nothing_is_half_done() {
 }
 
 #[tokio::test]
-async fn whatever_cursor_a_reader_comes_with_it_is_read_or_passed_over() {
+async fn arbitrary_cursors_are_read_or_ignored() {
     let server = Server::start().await;
     let session = server.session().await;
     let (mut frames, mut call) = server.open_turn(&session, "hi").await;
@@ -198,7 +198,7 @@ async fn whatever_cursor_a_reader_comes_with_it_is_read_or_passed_over() {
 }
 
 #[tokio::test]
-async fn whatever_a_provider_streams_the_turn_ends_and_the_session_is_free() {
+async fn arbitrary_provider_streams_end_the_turn_and_free_session() {
     let server = Server::start().await;
     let line = prop_oneof![
         any_json().prop_map(|json| format!("data: {json}\n\n").into_bytes()),

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::process::Command;
 
 #[tokio::test]
-async fn more_clients_are_served_than_the_soft_limit_of_open_files_allows() {
+async fn server_accepts_more_clients_than_the_soft_file_limit() {
     let folder = tempfile::tempdir().unwrap();
     let variables = HashMap::from([
         ("PORT", "0".to_owned()),
@@ -35,7 +35,7 @@ async fn more_clients_are_served_than_the_soft_limit_of_open_files_allows() {
 }
 
 #[tokio::test]
-async fn a_running_server_is_live_and_ready() {
+async fn running_server_is_live_and_ready() {
     let server = Server::start().await;
     for path in ["/health/live", "/health/ready"] {
         assert_eq!(server.get(path).await.data()["status"], "ok");
@@ -46,7 +46,7 @@ async fn a_running_server_is_live_and_ready() {
 }
 
 #[tokio::test]
-async fn a_store_that_cannot_be_written_makes_the_server_unready_and_nothing_is_half_done() {
+async fn unwritable_store_makes_unready_and_stores_nothing_partial() {
     let server = Server::on_file(&[]).await;
     let session = server.session().await;
     let other = rusqlite::Connection::open(server.database()).unwrap();
@@ -64,7 +64,7 @@ async fn a_store_that_cannot_be_written_makes_the_server_unready_and_nothing_is_
 }
 
 #[tokio::test]
-async fn at_the_end_no_new_turn_begins_and_running_ones_finish() {
+async fn shutdown_rejects_new_turns_and_finishes_running_ones() {
     let mut server = Server::start().await;
     let session = server.session().await;
     let (mut frames, mut call) = server.open_turn(&session, "still there?").await;
@@ -90,7 +90,7 @@ async fn at_the_end_no_new_turn_begins_and_running_ones_finish() {
 }
 
 #[tokio::test]
-async fn a_turn_that_outlasts_the_grace_is_cut_and_kept() {
+async fn turn_outlasting_the_grace_period_is_cut_and_stored() {
     let mut server = Server::with(&["--shutdown-grace=1ms"]).await;
     let session = server.session().await;
     let (mut frames, mut call) = server.open_turn(&session, "a long one").await;
@@ -103,7 +103,7 @@ async fn a_turn_that_outlasts_the_grace_is_cut_and_kept() {
 }
 
 #[tokio::test]
-async fn the_providers_models_are_listed_with_the_default() {
+async fn provider_models_are_listed_with_the_default() {
     let server = Server::start().await;
     let models = json!({
         "models": [
@@ -116,7 +116,7 @@ async fn the_providers_models_are_listed_with_the_default() {
 }
 
 #[tokio::test]
-async fn a_caller_may_name_its_request_and_an_odd_name_is_replaced() {
+async fn request_id_is_accepted_and_an_invalid_one_replaced() {
     let server = Server::start().await;
     let named =
         |id: &'static str| server.request(Method::GET, "/health/live").header("x-request-id", id);

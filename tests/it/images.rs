@@ -36,7 +36,7 @@ fn picture(text: &str, url: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_picture_goes_to_the_model_with_its_question_and_is_remembered() {
+async fn image_is_sent_with_its_question_and_remembered() {
     let server = Server::start().await;
     let file = json!({"type": "file", "mediaType": "image/png", "url": CAT});
     let text = json!({"type": "text", "text": "What is this?"});
@@ -68,7 +68,7 @@ async fn a_picture_goes_to_the_model_with_its_question_and_is_remembered() {
 }
 
 #[tokio::test]
-async fn a_message_of_nothing_but_a_picture_is_shown_too() {
+async fn image_only_message_is_sent_to_the_model() {
     let server = Server::start().await;
     let session = server.session().await;
     let posted = json!({"chatSessionId": session, "role": "user", "type": "image", "content": "",
@@ -91,7 +91,7 @@ async fn a_message_of_nothing_but_a_picture_is_shown_too() {
 }
 
 #[tokio::test]
-async fn models_that_take_no_pictures_get_the_text_alone() {
+async fn text_only_models_get_text_without_images() {
     let server = Server::start().await;
     let session = server.session().await;
     for (model, sees) in [("gpt-3.5-turbo", false), ("gpt-4o", true), ("deepseek-chat", false)] {
@@ -104,7 +104,7 @@ async fn models_that_take_no_pictures_get_the_text_alone() {
 }
 
 #[tokio::test]
-async fn a_picture_that_does_not_fit_is_left_out_of_memory_and_its_text_stays() {
+async fn image_over_budget_is_dropped_and_its_text_kept() {
     let server = Server::start().await;
     let session = server.session().await;
     for number in 0..3 {
@@ -139,7 +139,7 @@ async fn a_picture_that_does_not_fit_is_left_out_of_memory_and_its_text_stays() 
 }
 
 #[tokio::test]
-async fn pictures_count_by_their_size_and_small_ones_fit() {
+async fn image_tokens_depend_on_size_and_small_images_fit() {
     let server = Server::start().await;
     let small = json!({"type": "file", "mediaType": "image/png", "url": png(64, 64)});
     for (model, each) in [("gpt-4o-mini", 8500), ("gpt-4o", 255), ("claude-sonnet-4-5", 6)] {
@@ -157,7 +157,7 @@ async fn pictures_count_by_their_size_and_small_ones_fit() {
 }
 
 #[tokio::test]
-async fn what_lies_behind_an_address_is_no_reason_to_refuse_a_message() {
+async fn remote_images_of_unknown_size_never_reject_a_message() {
     let server = Server::start().await;
     let session = server.session().await;
     ask(&server, json!({"sessionId": session, "message": "Look at these."}), "Go on.").await;
@@ -170,7 +170,7 @@ async fn what_lies_behind_an_address_is_no_reason_to_refuse_a_message() {
 }
 
 #[tokio::test]
-async fn more_pictures_than_fit_the_window_are_refused_with_the_message() {
+async fn message_with_too_many_images_is_rejected() {
     let server = Server::start().await;
     let session = server.session().await;
     let body = json!({"sessionId": session, "message": "all my photographs", "model": "gpt-4o-mini",

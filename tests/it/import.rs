@@ -19,7 +19,7 @@ fn file() -> Value {
 }
 
 #[tokio::test]
-async fn an_imported_session_is_as_the_file_says() {
+async fn imported_session_matches_the_file() {
     let server = Server::start().await;
     let report = server.post("/api/import", file()).await.data();
     let sessions =
@@ -64,7 +64,7 @@ async fn importing_twice_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_longer_file_adds_what_is_new() {
+async fn longer_file_adds_only_new_messages() {
     let server = Server::start().await;
     server.post("/api/import", file()).await.data();
     let more = json!({"sessions": [{"sessionId": "old", "messages": [
@@ -75,7 +75,7 @@ async fn a_longer_file_adds_what_is_new() {
 }
 
 #[tokio::test]
-async fn a_bad_session_is_skipped_whole_and_the_others_go_in() {
+async fn bad_session_is_skipped_whole_and_others_are_imported() {
     let server = Server::start().await;
     let good = |id: &str| json!({"sessionId": id, "messages": [{"role": "user", "content": "x"}]});
     let bad = [
@@ -113,7 +113,7 @@ async fn a_bad_session_is_skipped_whole_and_the_others_go_in() {
 }
 
 #[tokio::test]
-async fn half_a_file_says_how_much_went_in() {
+async fn truncated_file_reports_what_was_imported() {
     let server = Server::start().await;
     let whole = json!({"sessions": [{"sessionId": "a", "messages": []}, {"sessionId": "b", "messages": []}]}).to_string();
     let half = &whole[..whole.len() - 10];
@@ -126,7 +126,7 @@ async fn half_a_file_says_how_much_went_in() {
 }
 
 #[tokio::test]
-async fn ten_thousand_messages_go_into_one_session() {
+async fn session_of_10_000_messages_is_imported() {
     let server = Server::start().await;
     let messages: Vec<Value> = (0..10_000)
         .map(|number| json!({"role": if number % 2 == 0 { "user" } else { "assistant" }, "content": format!("message {number}")}))
@@ -142,7 +142,7 @@ async fn ten_thousand_messages_go_into_one_session() {
 }
 
 #[tokio::test]
-async fn the_names_that_clients_gave_to_messages_are_kept_and_mean_them() {
+async fn client_message_ids_are_kept_and_resolve() {
     let server = Server::start().await;
     let file = json!({"sessions": [{"sessionId": "s", "messages": [
         {"id": "m1", "clientMessageId": "c1", "role": "user", "content": "Hi"},
@@ -174,7 +174,7 @@ async fn the_names_that_clients_gave_to_messages_are_kept_and_mean_them() {
 }
 
 #[tokio::test]
-async fn a_closed_session_comes_in_closed_and_takes_no_more() {
+async fn closed_session_is_imported_closed_and_accepts_no_more() {
     let server = Server::start().await;
     let message = |text: &str| json!({"id": text, "role": "user", "content": text});
     let session =
@@ -201,7 +201,7 @@ async fn a_closed_session_comes_in_closed_and_takes_no_more() {
 }
 
 #[tokio::test]
-async fn one_bad_message_keeps_its_whole_session_out_new_or_known() {
+async fn bad_message_rejects_its_whole_session_new_or_known() {
     let server = Server::start().await;
     let good = json!({"id": "m1", "role": "user", "content": "one"});
     let known = json!({"sessions": [{"sessionId": "known", "title": "t", "messages": [good]}]});
@@ -238,7 +238,7 @@ async fn one_bad_message_keeps_its_whole_session_out_new_or_known() {
 }
 
 #[tokio::test]
-async fn a_file_that_goes_in_a_circle_or_names_a_thing_twice_is_told_where() {
+async fn cycles_and_duplicates_are_reported_with_their_position() {
     let server = Server::start().await;
     let message = |id: &str, parent: &str| json!({"id": id, "role": "user", "content": id, "parentId": parent});
     let session = |id: &str, messages: Value| json!({"sessionId": id, "messages": messages});
@@ -289,7 +289,7 @@ async fn a_file_that_goes_in_a_circle_or_names_a_thing_twice_is_told_where() {
 }
 
 #[tokio::test]
-async fn a_reply_may_be_empty_and_longer_than_what_users_may_say() {
+async fn imported_reply_may_be_empty_or_exceed_the_message_limit() {
     let server = Server::start().await;
     let long = "x".repeat(300_000);
     let file = json!({"sessions": [{"sessionId": "s", "messages": [

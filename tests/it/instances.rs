@@ -37,7 +37,7 @@ async fn stop(server: &Server, session: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_turn_that_one_runs_is_read_from_another_frame_by_frame() {
+async fn turn_streams_from_another_instance_frame_by_frame() {
     let Some([a, b]) = instances(&[]).await else { return };
     let session = a.session().await;
     let (mut first, mut call) = a.open_turn(&session, "count").await;
@@ -63,7 +63,7 @@ async fn a_turn_that_one_runs_is_read_from_another_frame_by_frame() {
 }
 
 #[tokio::test]
-async fn who_has_read_further_than_the_log_hears_nothing_twice_elsewhere() {
+async fn reader_ahead_of_the_log_gets_no_frame_twice_elsewhere() {
     let Some([a, b]) = instances(&[]).await else { return };
     let session = a.session().await;
     let (mut first, mut call) = a.open_turn(&session, "hi").await;
@@ -77,7 +77,7 @@ async fn who_has_read_further_than_the_log_hears_nothing_twice_elsewhere() {
 }
 
 #[tokio::test]
-async fn a_turn_too_short_for_the_log_is_read_elsewhere_as_its_reply() {
+async fn unlogged_turn_is_replayed_elsewhere_from_its_reply() {
     let Some([a, b]) = instances(&[]).await else { return };
     let session = a.session().await;
     // Its frames are withheld until the reply is complete, so that no flush comes before.
@@ -94,7 +94,7 @@ async fn a_turn_too_short_for_the_log_is_read_elsewhere_as_its_reply() {
 }
 
 #[tokio::test]
-async fn a_turn_is_stopped_from_anywhere_before_its_first_word_too() {
+async fn any_instance_stops_a_turn_even_before_first_token() {
     let Some([a, b]) = instances(&[]).await else { return };
     let session = a.session().await;
     let (mut frames, mut call) = a.open_turn(&session, "go on and on").await;
@@ -115,7 +115,7 @@ async fn a_turn_is_stopped_from_anywhere_before_its_first_word_too() {
 }
 
 #[tokio::test]
-async fn a_message_that_waits_for_a_turn_elsewhere_streams_when_its_turn_comes() {
+async fn message_queued_on_another_instance_streams_when_run() {
     let Some([a, b]) = instances(&[]).await else { return };
     let session = a.session().await;
     let (mut first, call) = a.open_turn(&session, "first").await;
@@ -147,7 +147,7 @@ async fn a_message_that_waits_for_a_turn_elsewhere_streams_when_its_turn_comes()
 }
 
 #[tokio::test]
-async fn a_request_that_is_repeated_elsewhere_is_the_same_turn() {
+async fn request_repeated_on_another_instance_is_the_same_turn() {
     let Some([a, b]) = instances(&[]).await else { return };
     let session = a.session().await;
     let body = json!({"sessionId": session, "message": "once", "clientMessageId": "m1"});
@@ -165,7 +165,7 @@ async fn a_request_that_is_repeated_elsewhere_is_the_same_turn() {
 }
 
 #[tokio::test]
-async fn a_session_that_is_deleted_elsewhere_ends_its_turn_and_all_its_readers() {
+async fn deletion_on_another_instance_ends_turn_and_readers() {
     let Some([a, b, c]) = instances(&[]).await else { return };
     let session = a.session().await;
     let (mut first, mut call) = a.open_turn(&session, "hi").await;
@@ -181,7 +181,7 @@ async fn a_session_that_is_deleted_elsewhere_ends_its_turn_and_all_its_readers()
 }
 
 #[tokio::test]
-async fn each_instance_says_who_it_is() {
+async fn each_instance_reports_its_own_name() {
     let Some([a, b]) = instances(&[]).await else { return };
     let name = async |server: &Server| {
         server.get("/health/ready").await.data()["instance"].as_str().unwrap().to_owned()
@@ -192,7 +192,7 @@ async fn each_instance_says_who_it_is() {
 }
 
 #[tokio::test]
-async fn what_one_does_is_heard_at_the_others_as_it_happens() {
+async fn events_reach_listeners_on_other_instances() {
     let Some([a, b]) = instances(&[]).await else { return };
     let mut events = Events::of(&b, "").await;
     let session = a.session().await;
@@ -215,7 +215,7 @@ async fn what_one_does_is_heard_at_the_others_as_it_happens() {
 }
 
 #[tokio::test]
-async fn listeners_elsewhere_hear_the_end_of_a_turn_whose_instance_was_killed() {
+async fn listeners_elsewhere_see_a_killed_instances_turn_end() {
     let Some(url) = database() else { return };
     let flags = [format!("--database-url={url}"), "--turn-lease=1s".to_owned()];
     let flags = flags.each_ref().map(String::as_str);
@@ -248,7 +248,7 @@ fn rounds() -> usize {
 }
 
 #[tokio::test]
-async fn of_sixteen_clients_on_four_instances_exactly_one_gets_the_session() {
+async fn one_of_sixteen_concurrent_clients_gets_the_session() {
     let Some(servers) = instances::<4>(&[]).await else { return };
     let session = servers[0].session().await;
     for round in 0..rounds() {
@@ -304,7 +304,7 @@ async fn freed(server: &Server, session: &str) {
 }
 
 #[tokio::test]
-async fn what_an_instance_said_before_it_was_killed_is_kept_by_the_others() {
+async fn killed_instances_partial_reply_is_kept_by_the_others() {
     let Some(url) = database() else { return };
     let b = Server::with(&[&format!("--database-url={url}"), "--turn-lease=1s"]).await;
     let upstream = Upstream::start().await;
@@ -335,7 +335,7 @@ async fn what_an_instance_said_before_it_was_killed_is_kept_by_the_others() {
 }
 
 #[tokio::test]
-async fn an_instance_that_slept_past_its_lease_writes_no_more_of_its_turn() {
+async fn paused_instance_past_its_lease_stops_writing_its_turn() {
     let Some(url) = database() else { return };
     let b = Server::with(&[&format!("--database-url={url}"), "--turn-lease=1s"]).await;
     let upstream = Upstream::start().await;
@@ -370,7 +370,7 @@ async fn an_instance_that_slept_past_its_lease_writes_no_more_of_its_turn() {
 }
 
 #[tokio::test]
-async fn a_turn_whose_claim_was_never_answered_is_ended_after_a_lease() {
+async fn turn_with_unanswered_claim_is_orphaned_after_a_lease() {
     let Some(url) = database() else { return };
     let lease = Duration::from_millis(200);
     let store = MongoStore::open(&url, lease).await.unwrap();

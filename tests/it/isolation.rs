@@ -356,7 +356,7 @@ fn every_route_has_a_row() {
 
 #[test]
 #[allow(clippy::print_stdout)] // For whoever wants to read the list.
-fn the_routes_that_need_no_credentials_are_these() {
+fn routes_without_credentials_match_the_list() {
     let public = public_routes();
     #[allow(clippy::print_stdout)]
     {
@@ -373,7 +373,7 @@ fn the_routes_that_need_no_credentials_are_these() {
 }
 
 #[tokio::test]
-async fn everybody_may_do_what_is_theirs_and_nothing_else() {
+async fn callers_reach_their_own_resources_and_no_others() {
     let cast = Cast::start().await;
     let who = ["nobody", "bad", "other", "pat", "ann", "root"];
     let (mut wrong, mut world) = (Vec::new(), cast.world().await);
@@ -396,7 +396,7 @@ async fn everybody_may_do_what_is_theirs_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn what_is_anothers_looks_like_what_is_nowhere() {
+async fn foreign_resource_looks_like_a_missing_one() {
     let cast = Cast::start().await;
     let world = cast.world().await;
     for (route, ask, expected) in rows() {
@@ -410,7 +410,7 @@ async fn what_is_anothers_looks_like_what_is_nowhere() {
 }
 
 #[tokio::test]
-async fn the_names_of_others_things_lead_nowhere_in_bodies_and_queries_either() {
+async fn foreign_ids_in_bodies_and_queries_act_like_missing_ones() {
     let cast = Cast::start().await;
     let world = cast.world().await;
     let (own, none) = (cast.server.with_key(&cast.keys["other"]), nothing());
@@ -463,7 +463,7 @@ async fn the_names_of_others_things_lead_nowhere_in_bodies_and_queries_either() 
 }
 
 #[tokio::test]
-async fn a_route_that_is_nowhere_is_only_told_to_those_who_may_come_in() {
+async fn unknown_route_is_reported_only_after_authentication() {
     let cast = Cast::start().await;
     let ask = |who| cast.ask(who, "GET /", ("/api/nothing".to_owned(), Value::Null));
     assert_eq!((ask("nobody").await.0, ask("bad").await.0, ask("ann").await.0), (401, 401, 404));
@@ -474,7 +474,7 @@ async fn a_route_that_is_nowhere_is_only_told_to_those_who_may_come_in() {
 /// How long an answer takes must not tell what there is: the rows here cannot be read at all, and
 /// only who owns them runs into that.
 #[tokio::test]
-async fn of_what_is_anothers_no_more_is_read_than_of_what_does_not_exist() {
+async fn foreign_resource_costs_no_more_reads_than_a_missing_one() {
     let server = Server::on_file(&["--auth=keys"]).await;
     let (ann, ben) = (server.key("ann", Scope::Chat).await, server.key("ben", Scope::Chat).await);
     let own = server.with_key(&ann);

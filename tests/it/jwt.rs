@@ -50,7 +50,7 @@ async fn ask(server: &Server, token: &str) -> Reply {
 }
 
 #[tokio::test]
-async fn a_signed_token_says_who_asks_and_a_bad_one_says_nothing() {
+async fn valid_token_names_the_user_and_bad_ones_are_rejected() {
     let secret = format!("--jwt-secret={SECRET}");
     let flags = ["--auth=jwt", &secret, "--jwt-issuer=https://id.example", "--jwt-audience=echoic"];
     let server = Server::with(&flags).await;
@@ -102,7 +102,7 @@ async fn a_signed_token_says_who_asks_and_a_bad_one_says_nothing() {
 }
 
 #[tokio::test]
-async fn who_listens_with_a_token_is_cut_off_when_it_expires() {
+async fn event_stream_ends_when_its_token_expires() {
     let flags = ["--auth=jwt", &format!("--jwt-secret={SECRET}")];
     let server = Server::tuned(&flags, quick_heartbeat()).await;
     // Within what clocks may be apart, for two seconds more at the most.
@@ -114,7 +114,7 @@ async fn who_listens_with_a_token_is_cut_off_when_it_expires() {
 }
 
 #[tokio::test]
-async fn an_admin_is_who_the_token_says_is_one() {
+async fn admin_claim_makes_an_admin() {
     let server = Server::with(&["--auth=jwt", &format!("--jwt-secret={SECRET}")]).await;
     let token = |claims: Value| signed(&claims, SECRET.as_bytes());
     let alice = token(claims());
@@ -129,7 +129,7 @@ async fn an_admin_is_who_the_token_says_is_one() {
 }
 
 #[tokio::test]
-async fn a_secret_that_can_be_guessed_stops_the_start() {
+async fn guessable_secret_stops_startup() {
     let folder = tempfile::tempdir().unwrap();
     let variables = [("ECHOIC_AUTH", "jwt"), ("JWT_SECRET", "short"), ("PORT", "0")];
     let variables = variables.map(|(name, value)| (name, value.to_owned())).into();
@@ -225,7 +225,7 @@ impl Issuer {
 }
 
 #[tokio::test]
-async fn published_keys_are_fetched_once_and_again_when_they_change() {
+async fn jwks_is_fetched_once_and_again_after_rotation() {
     let (first, second) = (Signer::rsa("one"), Signer::ec("two"));
     let issuer = Issuer::start(&[&first]).await;
     let server = issuer.server(Duration::ZERO).await;
@@ -241,7 +241,7 @@ async fn published_keys_are_fetched_once_and_again_when_they_change() {
 }
 
 #[tokio::test]
-async fn tokens_that_nobody_signed_do_not_make_the_server_ask_again_and_again() {
+async fn unknown_key_ids_do_not_refetch_the_jwks_each_time() {
     let signer = Signer::ec("one");
     let issuer = Issuer::start(&[&signer]).await;
     let server = issuer.server(Duration::from_secs(3600)).await;
@@ -254,7 +254,7 @@ async fn tokens_that_nobody_signed_do_not_make_the_server_ask_again_and_again() 
 }
 
 #[tokio::test]
-async fn a_published_key_is_good_for_its_own_kind_of_signature_only() {
+async fn published_key_verifies_only_its_own_algorithm() {
     let (rsa, stranger) = (Signer::rsa("one"), Signer::rsa("one"));
     let issuer = Issuer::start(&[&rsa]).await;
     let server = issuer.server(Duration::ZERO).await;
@@ -282,7 +282,7 @@ async fn a_published_key_is_good_for_its_own_kind_of_signature_only() {
 }
 
 #[tokio::test]
-async fn while_the_keys_cannot_be_fetched_nobody_is_told_that_their_token_is_bad() {
+async fn unavailable_jwks_is_not_reported_as_a_bad_token() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("--jwt-jwks-url=http://{}/keys", listener.local_addr().unwrap());
     drop(listener);

@@ -21,7 +21,7 @@ fn secret_of(key: &str) -> &str {
 }
 
 #[tokio::test]
-async fn a_key_lets_its_user_in_and_nobody_else_sees_what_they_wrote() {
+async fn key_admits_its_user_and_hides_their_data_from_others() {
     let server = Server::with(KEYS).await;
     let (alice, bob) =
         (server.key("alice", Scope::Chat).await, server.key("bob", Scope::Chat).await);
@@ -33,7 +33,7 @@ async fn a_key_lets_its_user_in_and_nobody_else_sees_what_they_wrote() {
 }
 
 #[tokio::test]
-async fn whatever_is_not_a_good_key_is_refused_in_the_same_words() {
+async fn every_invalid_key_gets_the_same_rejection() {
     let server = Server::with(KEYS).await;
     let (good, stored) = server.stored_key("alice", Scope::Chat).await;
     let terms = KeyTerms {
@@ -83,7 +83,7 @@ async fn whatever_is_not_a_good_key_is_refused_in_the_same_words() {
 }
 
 #[tokio::test]
-async fn thousands_of_wrong_keys_let_nobody_in_and_keep_nobody_out() {
+async fn thousands_of_wrong_keys_do_not_lock_out_a_valid_one() {
     let server = Server::with(KEYS).await;
     let good = server.key("alice", Scope::Chat).await;
     for wrong in 0..3000 {
@@ -95,7 +95,7 @@ async fn thousands_of_wrong_keys_let_nobody_in_and_keep_nobody_out() {
 }
 
 #[tokio::test]
-async fn a_head_of_64_kib_is_refused_and_the_server_goes_on() {
+async fn oversized_head_is_rejected_and_the_server_goes_on() {
     let server = Server::with(KEYS).await;
     let request = server.request(Method::GET, "/api/chat-sessions");
     let reply = soon(request.bearer_auth("x".repeat(65 << 10)).send()).await.unwrap();
@@ -104,7 +104,7 @@ async fn a_head_of_64_kib_is_refused_and_the_server_goes_on() {
 }
 
 #[tokio::test]
-async fn a_key_that_may_only_read_changes_nothing() {
+async fn read_only_key_changes_nothing() {
     let server = Server::with(KEYS).await;
     let reader = server.key("alice", Scope::Read).await;
     let reader = server.with_key(&reader);
@@ -122,7 +122,7 @@ async fn a_key_that_may_only_read_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_revoked_key_opens_nothing_any_more_and_who_listens_with_it_is_cut_off() {
+async fn revoked_key_is_rejected_and_its_streams_are_closed() {
     let server = Server::tuned(KEYS, quick_heartbeat()).await;
     let (key, stored) = server.stored_key("alice", Scope::Chat).await;
     let other = server.key("alice", Scope::Chat).await;
@@ -158,7 +158,7 @@ async fn a_revoked_key_opens_nothing_any_more_and_who_listens_with_it_is_cut_off
 }
 
 #[tokio::test]
-async fn when_a_key_was_used_is_written_down_at_the_servers_end_at_the_latest() {
+async fn last_use_of_a_key_is_stored_by_shutdown() {
     let mut server = Server::with(KEYS).await;
     let (key, stored) = server.stored_key("alice", Scope::Chat).await;
     let before = clock::now();
@@ -214,21 +214,21 @@ async fn way_of_keys(folder: &Path, database: String) {
 }
 
 #[tokio::test]
-async fn keys_are_made_before_the_first_start_and_beside_the_server() {
+async fn keys_are_managed_with_and_without_a_server() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("new").join("echoic.db");
     way_of_keys(folder.path(), format!("sqlite://{}", file.display())).await;
 }
 
 #[tokio::test]
-async fn keys_are_made_before_the_first_start_and_beside_the_server_on_mongodb() {
+async fn keys_are_managed_with_and_without_a_server_on_mongodb() {
     let Some(url) = database() else { return };
     let folder = tempfile::tempdir().unwrap();
     way_of_keys(folder.path(), url).await;
 }
 
 #[tokio::test]
-async fn keys_move_with_the_conversations() {
+async fn keys_are_migrated_with_the_sessions() {
     let Some(url) = database() else { return };
     let folder = tempfile::tempdir().unwrap();
     let file = HashMap::from([("DATABASE_URL", "sqlite://echoic.db".to_owned())]);
@@ -247,7 +247,7 @@ async fn keys_move_with_the_conversations() {
 }
 
 #[tokio::test]
-async fn what_no_key_can_be_is_told_in_a_sentence() {
+async fn invalid_key_options_are_reported_in_a_sentence() {
     let folder = tempfile::tempdir().unwrap();
     let url = format!("sqlite://{}", folder.path().join("echoic.db").display());
     let variables = HashMap::from([("DATABASE_URL", url)]);

@@ -143,12 +143,12 @@ async fn everything_adds_up(servers: &[Server]) {
 const FLAGS: &[&str] = &["--auth=keys", "--rate-limit=off", "--max-concurrent-turns=off"];
 
 #[tokio::test]
-async fn the_ledger_says_what_the_provider_has_counted() {
+async fn ledger_matches_the_providers_counts() {
     everything_adds_up(&[Server::with(FLAGS).await]).await;
 }
 
 #[tokio::test]
-async fn the_ledgers_of_four_instances_together_say_what_the_provider_has_counted() {
+async fn ledgers_of_four_instances_match_the_providers_counts() {
     let Some(servers) = four_instances(FLAGS).await else { return };
     everything_adds_up(&servers).await;
 }
@@ -186,12 +186,12 @@ const LIMITED: &[&str] =
     &["--auth=keys", "--rate-limit=off", "--max-concurrent-turns=off", "--quota-tokens=100"];
 
 #[tokio::test]
-async fn a_quota_is_overrun_by_no_more_than_what_runs() {
+async fn quota_is_exceeded_only_by_running_turns() {
     only_what_runs_overruns(&[Server::with(LIMITED).await]).await;
 }
 
 #[tokio::test]
-async fn a_quota_is_overrun_on_four_instances_by_no_more_than_what_runs() {
+async fn quota_on_four_instances_is_exceeded_only_by_running_turns() {
     let Some(servers) = four_instances(LIMITED).await else { return };
     only_what_runs_overruns(&servers).await;
 }

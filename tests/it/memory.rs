@@ -18,7 +18,7 @@ async fn preview(server: &Server, session: &str, query: &str) -> Value {
 }
 
 #[tokio::test]
-async fn the_preview_is_exactly_what_the_next_turn_sends() {
+async fn preview_is_exactly_what_the_next_turn_sends() {
     let server = Server::start().await;
     let session = server.session().await;
     seed(&server, &session, 6).await;
@@ -35,7 +35,7 @@ async fn the_preview_is_exactly_what_the_next_turn_sends() {
 }
 
 #[tokio::test]
-async fn the_assembled_prompt_of_a_short_session() {
+async fn short_session_prompt_matches_the_snapshot() {
     let server = Server::start().await;
     let session = server.session().await;
     seed(&server, &session, 3).await;
@@ -48,7 +48,7 @@ async fn the_assembled_prompt_of_a_short_session() {
 }
 
 #[tokio::test]
-async fn strategies_choose_what_they_promise() {
+async fn each_strategy_selects_its_messages() {
     let server = Server::start().await;
     let session = server.session().await;
     seed(&server, &session, 60).await;
@@ -79,7 +79,7 @@ async fn strategies_choose_what_they_promise() {
 }
 
 #[tokio::test]
-async fn the_prompt_never_exceeds_the_window_and_the_newest_message_is_always_in() {
+async fn prompt_fits_the_window_and_has_the_newest_message() {
     let server = Server::with(&["--context-window=400"]).await;
     let session = server.session().await;
     seed(&server, &session, 200).await;
@@ -95,7 +95,7 @@ async fn the_prompt_never_exceeds_the_window_and_the_newest_message_is_always_in
 }
 
 #[tokio::test]
-async fn models_with_a_vocabulary_of_their_own_are_counted_by_it() {
+async fn models_with_other_tokenizers_are_counted_by_them() {
     let server = Server::with(&["--memory-tokens=100"]).await;
     let session = server.session().await;
     let greek = json!([{"role": "user", "content": "Καλημέρα, τι κάνεις σήμερα;"}, {"role": "assistant", "content": "Όλα καλά!"}]);

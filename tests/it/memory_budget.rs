@@ -326,7 +326,7 @@ fn check_project(project: Option<&Common>, pieces: &[&Piece], assembled: &Assemb
 }
 
 #[test]
-fn prompt_and_reply_always_fit_and_the_newest_message_is_always_in() {
+fn prompt_and_reply_fit_and_newest_message_is_included() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(&folder.path().join("echoic.db"), Sync::Normal).unwrap();

@@ -104,7 +104,7 @@ fn window(assembled: &Assembled) -> u32 {
 }
 
 #[tokio::test]
-async fn a_prompt_begins_like_the_one_before_until_the_window_is_full() {
+async fn prompt_extends_the_previous_one_until_window_is_full() {
     let Fresh { store, .. } = &sqlite().await.unwrap();
     let defaults = Defaults {
         strategy: Way::Auto,

@@ -12,7 +12,7 @@ async fn post(server: &Server, body: Value) -> Value {
 }
 
 #[tokio::test]
-async fn a_posted_message_is_given_back_with_its_session() {
+async fn posted_message_is_returned_with_its_session() {
     let server = Server::start().await;
     let session = server.session().await;
     let data = post(
@@ -41,7 +41,7 @@ async fn a_posted_message_is_given_back_with_its_session() {
 }
 
 #[tokio::test]
-async fn messages_of_every_role_and_kind_are_kept_and_system_ones_reach_the_model_in_their_place() {
+async fn all_roles_are_stored_and_system_messages_keep_their_place() {
     let server = Server::start().await;
     let session = server.session().await;
     let picture = json!([{"type": "file", "mediaType": "image/png", "url": "https://x.y/z.png"}]);
@@ -75,7 +75,7 @@ async fn messages_of_every_role_and_kind_are_kept_and_system_ones_reach_the_mode
 }
 
 #[tokio::test]
-async fn a_repeated_post_gives_the_first_result() {
+async fn repeated_post_returns_the_first_result() {
     let server = Server::start().await;
     let session = server.session().await;
     let body = json!({"chatSessionId": session, "role": "user", "content": "once", "clientMessageId": "c1"});
@@ -105,7 +105,7 @@ async fn page(server: &Server, session: &str, query: &str) -> (String, bool) {
 }
 
 #[tokio::test]
-async fn messages_are_paged_both_ways() {
+async fn messages_are_paged_in_both_directions() {
     let server = Server::start().await;
     let session = server.session().await;
     let mut ids = Vec::new();
@@ -136,7 +136,7 @@ async fn messages_are_paged_both_ways() {
 }
 
 #[tokio::test]
-async fn the_active_path_leaves_other_branches_out_and_all_of_them_can_be_read() {
+async fn active_path_omits_other_branches_and_view_all_has_them() {
     let server = Server::start().await;
     let session = server.session().await;
     let send = async |content: &str, parent: Value| {
@@ -189,7 +189,7 @@ async fn the_active_path_leaves_other_branches_out_and_all_of_them_can_be_read()
 }
 
 #[tokio::test]
-async fn history_comes_ready_for_use_chat() {
+async fn history_is_returned_in_use_chat_format() {
     let server = Server::start().await;
     let session = server.session().await;
     let mut frames = server.chat(json!({"sessionId": session, "message": "why?"})).await;
@@ -209,7 +209,7 @@ async fn history_comes_ready_for_use_chat() {
 }
 
 #[tokio::test]
-async fn a_long_conversation_lies_in_bounded_nodes() {
+async fn long_session_is_split_into_bounded_nodes() {
     let server = Server::start().await;
     let session = server.session().await;
     let messages: Vec<Value> = (0..300)

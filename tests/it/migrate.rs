@@ -139,7 +139,7 @@ async fn furnish(server: &Server) {
 }
 
 #[tokio::test]
-async fn a_furnished_database_moves_and_every_read_gives_the_same_answer() {
+async fn migrated_database_answers_every_read_the_same() {
     let Some(url) = database() else { return };
     let mut server = Server::on_file(&[]).await;
     furnish(&server).await;
@@ -170,7 +170,7 @@ async fn a_furnished_database_moves_and_every_read_gives_the_same_answer() {
 }
 
 #[tokio::test]
-async fn a_response_moves_with_its_session_and_its_stream_keeps_its_numbers() {
+async fn migrated_response_keeps_its_sequence_numbers() {
     let Some(url) = database() else { return };
     let mut server = Server::on_file(&[]).await;
     let body = json!({"input": "hi", "background": true, "stream": true, "metadata": {"a": "b"}});
@@ -189,7 +189,7 @@ async fn a_response_moves_with_its_session_and_its_stream_keeps_its_numbers() {
 }
 
 #[tokio::test]
-async fn moving_again_changes_nothing_and_adds_what_came_since() {
+async fn repeated_migration_adds_only_new_data() {
     let Some(url) = database() else { return };
     let mut server = Server::on_file(&[]).await;
     furnish(&server).await;
@@ -210,7 +210,7 @@ async fn moving_again_changes_nothing_and_adds_what_came_since() {
 }
 
 #[tokio::test]
-async fn a_move_that_was_killed_shows_no_half_session_and_is_completed_by_the_next_one() {
+async fn killed_migration_shows_no_partial_session_and_resumes() {
     let Some(mongo) = Mongo::start(&["--enable-test-commands"]).await else { return };
     let url = mongo.url("echoic");
     let mut server = Server::on_file(&[]).await;
@@ -241,7 +241,7 @@ async fn a_move_that_was_killed_shows_no_half_session_and_is_completed_by_the_ne
 }
 
 #[tokio::test]
-async fn a_database_that_fails_for_a_moment_does_not_stop_the_move() {
+async fn transient_database_failure_does_not_stop_migration() {
     let Some(mongo) = Mongo::start(&["--enable-test-commands"]).await else { return };
     let (url, mut server) = (mongo.url("echoic"), Server::on_file(&[]).await);
     large_session(&server, "large", 20).await;
@@ -255,7 +255,7 @@ async fn a_database_that_fails_for_a_moment_does_not_stop_the_move() {
 }
 
 #[tokio::test]
-async fn a_session_that_was_used_at_the_target_is_left_alone_and_named() {
+async fn session_used_at_the_target_is_skipped_and_reported() {
     let Some(url) = database() else { return };
     let mut server = Server::on_file(&[]).await;
     for session in ["equal", "renamed", "answered"] {
@@ -286,7 +286,7 @@ async fn a_session_that_was_used_at_the_target_is_left_alone_and_named() {
 }
 
 #[tokio::test]
-async fn a_project_that_was_changed_at_the_target_is_left_alone_and_named() {
+async fn project_changed_at_the_target_is_skipped_and_reported() {
     let Some(url) = database() else { return };
     let mut server = Server::on_file(&[]).await;
     furnish(&server).await;
@@ -309,7 +309,7 @@ async fn a_project_that_was_changed_at_the_target_is_left_alone_and_named() {
 }
 
 #[tokio::test]
-async fn a_reply_that_was_cut_off_is_kept_and_what_waited_is_answered_at_the_target() {
+async fn migrated_cut_reply_is_kept_and_queued_turn_is_answered() {
     let Some(url) = database() else { return };
     let (folder, upstream) = (tempfile::tempdir().unwrap(), Upstream::start().await);
     let variables = HashMap::from([
@@ -370,7 +370,7 @@ async fn a_reply_that_was_cut_off_is_kept_and_what_waited_is_answered_at_the_tar
 }
 
 #[tokio::test]
-async fn a_file_that_is_served_is_not_moved_and_cannot_be_served_while_it_moves() {
+async fn served_file_is_not_migrated_nor_served_while_migrating() {
     let Some(mongo) = Mongo::start(&["--enable-test-commands"]).await else { return };
     let (url, mut server) = (mongo.url("echoic"), Server::on_file(&[]).await);
     server.session().await;
@@ -401,7 +401,7 @@ async fn a_file_that_is_served_is_not_moved_and_cannot_be_served_while_it_moves(
 }
 
 #[tokio::test]
-async fn what_cannot_be_moved_is_told_in_a_sentence() {
+async fn impossible_migration_is_reported_in_a_sentence() {
     let folder = tempfile::tempdir().unwrap();
     let (sqlite, mongo) = ("sqlite://echoic.db", "mongodb://127.0.0.1:1/echoic");
     std::fs::write(folder.path().join("text.db"), "no database at all ".repeat(100)).unwrap();

@@ -18,7 +18,7 @@ async fn refused(url: &str) -> (i32, String) {
 }
 
 #[tokio::test]
-async fn a_server_that_cannot_be_used_is_named_at_the_start_with_what_to_do() {
+async fn unusable_mongodb_is_reported_at_startup_with_a_remedy() {
     let Some(single) = Mongo::start(&["--standalone"]).await else { return };
     let nobody = free_port().await;
     for (url, wants) in [
@@ -36,7 +36,7 @@ async fn a_server_that_cannot_be_used_is_named_at_the_start_with_what_to_do() {
 }
 
 #[tokio::test]
-async fn with_a_password_it_serves_and_with_another_it_does_not_start() {
+async fn wrong_password_stops_startup_and_right_one_serves() {
     let Some(mut mongo) = Mongo::start(&[]).await else { return };
     let rights = vec![doc! { "role": "readWrite", "db": "echoic" }];
     mongo.admin(doc! { "createUser": "ada", "pwd": "s3cret", "roles": rights }).await;
@@ -57,7 +57,7 @@ async fn with_a_password_it_serves_and_with_another_it_does_not_start() {
 }
 
 #[tokio::test]
-async fn while_it_is_gone_nothing_is_half_done_and_when_it_is_back_all_goes_on() {
+async fn outage_leaves_nothing_partial_and_service_resumes() {
     let Some(mut mongo) = Mongo::start(&[]).await else { return };
     let url = format!("{}&serverSelectionTimeoutMS=300", mongo.url("echoic"));
     let server = Server::with(&[&format!("--database-url={url}")]).await;
@@ -88,7 +88,7 @@ async fn while_it_is_gone_nothing_is_half_done_and_when_it_is_back_all_goes_on()
 }
 
 #[tokio::test]
-async fn of_many_instances_that_start_at_once_on_an_empty_database_all_start() {
+async fn many_instances_start_at_once_on_an_empty_database() {
     let Some(url) = database() else { return };
     let flag = format!("--database-url={url}");
     let flags = [flag.as_str()];
@@ -113,7 +113,7 @@ async fn of_many_instances_that_start_at_once_on_an_empty_database_all_start() {
 }
 
 #[tokio::test]
-async fn a_lock_whose_holder_died_does_not_keep_others_from_starting() {
+async fn startup_lock_of_a_dead_holder_does_not_block_others() {
     let Some(url) = database() else { return };
     let client = mongodb::Client::with_uri_str(&url).await.unwrap();
     let schema = client.default_database().unwrap().collection::<Document>("schema");

@@ -12,7 +12,7 @@ async fn post(server: &Server, session: &str, body: Value) -> Value {
 }
 
 #[tokio::test]
-async fn nodes_are_read_one_by_one_or_all_together() {
+async fn nodes_are_read_singly_or_all_together() {
     let server = Server::start().await;
     let session = server.session().await;
     let path = format!("/api/chat-sessions/{session}/nodes");
@@ -48,7 +48,7 @@ async fn nodes_are_read_one_by_one_or_all_together() {
 }
 
 #[tokio::test]
-async fn a_node_that_is_not_there_is_not_found() {
+async fn unknown_node_is_not_found() {
     let server = Server::start().await;
     let (session, other) = (server.session().await, server.session().await);
     post(&server, &session, json!({})).await;
@@ -78,7 +78,7 @@ async fn a_node_that_is_not_there_is_not_found() {
 }
 
 #[tokio::test]
-async fn what_the_model_said_is_seen_once_its_reader_says_so() {
+async fn reply_is_seen_once_its_reader_marks_it_read() {
     let server = Server::start().await;
     let session = server.session().await;
     server.turn(&session, "hi", "hello").await;

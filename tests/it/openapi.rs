@@ -4,7 +4,7 @@ use crate::support::Server;
 use serde_json::Value;
 
 #[tokio::test]
-async fn the_document_is_the_one_that_was_agreed_on() {
+async fn document_matches_the_snapshot() {
     let server = Server::start().await;
     let document = server.get("/api/openapi.json").await;
     assert_eq!(document.status, 200);
@@ -33,7 +33,7 @@ async fn every_documented_route_is_served() {
 }
 
 #[tokio::test]
-async fn every_error_code_is_listed() {
+async fn every_error_code_is_documented() {
     let server = Server::start().await;
     let document = server.get("/api/openapi.json").await.body;
     let listed = document["components"]["schemas"]["FailureCode"]["properties"]["code"]["enum"]

@@ -6,7 +6,7 @@ use reqwest::Method;
 use serde_json::json;
 
 #[tokio::test]
-async fn a_page_of_another_origin_cannot_write() {
+async fn cross_origin_page_cannot_write() {
     let server = Server::with(&["--cors-origins=https://chat.example.com"]).await;
     let own = server.base.clone();
     let from = |method: Method, origin: &str| {
@@ -36,7 +36,7 @@ async fn a_page_of_another_origin_cannot_write() {
 }
 
 #[tokio::test]
-async fn a_host_that_is_not_ours_is_refused_whatever_it_asks() {
+async fn unknown_host_is_rejected_on_every_route() {
     let server = Server::with(&["--allowed-hosts=chat.example.com"]).await;
     let ask = |host: &'static str| server.request(Method::GET, "/health/live").header("host", host);
     assert_eq!(read(ask("rebound.example")).await.failure(), (403, "forbidden_host"));
@@ -64,7 +64,7 @@ const PATHS: [(&str, &str); 4] = [
 ];
 
 #[tokio::test]
-async fn browsers_are_told_no_unless_an_origin_is_listed() {
+async fn preflight_is_denied_unless_an_origin_is_listed() {
     let server = Server::start().await;
     for (path, method) in PATHS {
         let reply = preflight(&server, path, "https://chat.example.com", method).await;
@@ -75,7 +75,7 @@ async fn browsers_are_told_no_unless_an_origin_is_listed() {
 }
 
 #[tokio::test]
-async fn browsers_are_told_yes_for_a_listed_origin_and_for_no_other() {
+async fn preflight_is_allowed_only_for_listed_origins() {
     let flags = ["--cors-origins=https://chat.example.com,http://localhost:3000/"];
     let server = Server::with(&flags).await;
     for origin in ["https://chat.example.com", "http://localhost:3000"] {
@@ -102,7 +102,7 @@ async fn browsers_are_told_yes_for_a_listed_origin_and_for_no_other() {
 }
 
 #[tokio::test]
-async fn a_page_of_a_listed_origin_can_read_answers_refusals_and_streams() {
+async fn listed_origin_can_read_answers_errors_and_streams() {
     let server = Server::with(&["--cors-origins=https://chat.example.com"]).await;
     let from = |method: Method, path: &str| {
         server.request(method, path).header("origin", "https://chat.example.com")

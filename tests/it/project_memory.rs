@@ -30,7 +30,7 @@ fn file(path: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_small_project_stands_whole_behind_the_system_prompt() {
+async fn small_project_follows_the_system_prompt_in_full() {
     let server = Server::start().await;
     let (session, _) = session_in(
         &server,
@@ -60,7 +60,7 @@ async fn a_small_project_stands_whole_behind_the_system_prompt() {
 }
 
 #[tokio::test]
-async fn the_prompt_begins_the_same_from_turn_to_turn_until_the_project_changes() {
+async fn prompt_prefix_is_stable_until_the_project_changes() {
     let server = Server::start().await;
     let project =
         json!({"name": "P", "systemPrompt": "Be brief.", "files": [file("b"), file("a")]});
@@ -80,7 +80,7 @@ async fn the_prompt_begins_the_same_from_turn_to_turn_until_the_project_changes(
 }
 
 #[tokio::test]
-async fn where_files_do_not_all_fit_those_named_in_the_message_come_first_then_the_newest() {
+async fn overflowing_files_are_picked_by_mention_then_by_recency() {
     let server = Server::start().await;
     let files: Vec<_> = (0..9).map(|number| file(&format!("src/{number}.txt"))).collect();
     let (session, project) =
@@ -112,7 +112,7 @@ async fn where_files_do_not_all_fit_those_named_in_the_message_come_first_then_t
 }
 
 #[tokio::test]
-async fn a_project_leaves_half_of_the_budget_to_the_conversation() {
+async fn project_leaves_half_of_the_budget_to_the_messages() {
     let server = Server::start().await;
     let files: Vec<_> = (0..40).map(|number| file(&format!("{number:02}"))).collect();
     let (session, _) = session_in(&server, json!({"name": "P", "files": files})).await;
@@ -140,7 +140,7 @@ async fn a_project_leaves_half_of_the_budget_to_the_conversation() {
 }
 
 #[tokio::test]
-async fn what_is_too_long_beside_the_files_is_left_out_and_said_to_be() {
+async fn overlong_project_fields_are_omitted_and_reported() {
     let server = Server::start().await;
     let words = |count: usize| "word ".repeat(count);
     let project = json!({"name": "P", "description": words(300), "systemPrompt": words(300),
@@ -162,7 +162,7 @@ async fn what_is_too_long_beside_the_files_is_left_out_and_said_to_be() {
 }
 
 #[tokio::test]
-async fn a_project_that_says_nothing_or_is_not_there_leaves_the_prompt_as_it_is() {
+async fn empty_or_missing_project_leaves_the_prompt_unchanged() {
     let server = Server::start().await;
     let (session, project) = session_in(&server, json!({"name": "Empty"})).await;
     let shown = preview(&server, &session, &[("message", "hi")]).await;

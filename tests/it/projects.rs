@@ -31,7 +31,7 @@ async fn matching(
 }
 
 #[tokio::test]
-async fn a_project_is_created_with_its_files_and_read_without_their_contents() {
+async fn project_is_created_with_files_and_read_without_contents() {
     let server = Server::start().await;
     let body = json!({
         "name": " E-commerce Website ", "description": "Sells plants", "systemPrompt": "Write TypeScript.",
@@ -75,7 +75,7 @@ async fn a_project_is_created_with_its_files_and_read_without_their_contents() {
 }
 
 #[tokio::test]
-async fn a_project_changes_only_for_who_knows_its_version() {
+async fn project_update_requires_the_current_version() {
     let server = Server::start().await;
     let path = project(&server, json!([])).await;
     let change = json!({"name": "Market", "description": "Sells all", "systemPrompt": "Be brief.",
@@ -118,7 +118,7 @@ async fn a_project_changes_only_for_who_knows_its_version() {
 }
 
 #[tokio::test]
-async fn files_are_written_read_and_deleted_under_the_projects_version() {
+async fn file_changes_require_the_current_project_version() {
     let server = Server::start().await;
     let project = project(&server, json!([])).await;
     let path = format!("{project}/files/app/(shop)/[id]/caf%C3%A9%20page.tsx");
@@ -156,7 +156,7 @@ async fn files_are_written_read_and_deleted_under_the_projects_version() {
 }
 
 #[tokio::test]
-async fn the_sessions_of_a_project_are_listed_and_go_with_it() {
+async fn project_sessions_are_listed_and_deleted_with_it() {
     let server = Server::start().await;
     let (shop, blog) = (project(&server, json!([])).await, project(&server, json!([])).await);
     let id = |path: &str| path.rsplit('/').next().unwrap().to_owned();
@@ -198,7 +198,7 @@ async fn the_sessions_of_a_project_are_listed_and_go_with_it() {
 }
 
 #[tokio::test]
-async fn what_a_project_cannot_be_is_refused_with_the_fields_name_and_changes_nothing() {
+async fn invalid_project_is_rejected_naming_the_field() {
     let server = Server::start().await;
     let path = project(&server, json!([{"path": "a", "content": "A"}])).await;
     let before = server.get(&path).await.body;

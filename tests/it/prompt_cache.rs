@@ -20,7 +20,7 @@ async fn named(server: &Server, id: &str) -> String {
 }
 
 #[tokio::test]
-async fn each_session_has_a_cache_key_of_its_own_that_stays_and_says_nothing() {
+async fn session_cache_key_is_unique_stable_and_opaque() {
     let mut server = Server::with(&["--prompt-cache-key=always"]).await;
     let (ada, bob) = (named(&server, "divorce-of-ada").await, named(&server, "bob").await);
     let first = key(&server, &ada, "gated-1").await;
@@ -32,7 +32,7 @@ async fn each_session_has_a_cache_key_of_its_own_that_stays_and_says_nothing() {
 }
 
 #[tokio::test]
-async fn endpoints_that_may_not_know_the_cache_key_do_not_get_it() {
+async fn cache_key_is_withheld_by_default_and_when_disabled() {
     for flags in [&[][..], &["--prompt-cache-key=never"]] {
         let server = Server::with(flags).await;
         let session = server.session().await;
@@ -41,7 +41,7 @@ async fn endpoints_that_may_not_know_the_cache_key_do_not_get_it() {
 }
 
 #[tokio::test]
-async fn what_a_provider_had_cached_is_kept_with_the_reply_however_it_is_called() {
+async fn cached_token_counts_are_stored_for_every_report_format() {
     let mut server = Server::start().await;
     let session = server.session().await;
     let reports = [

@@ -83,10 +83,10 @@ macro_rules! contract {
 }
 
 contract!(openai, anthropic, demo => [
-    a_reply_ends_with_a_reason_and_says_what_it_cost,
-    replies_at_the_same_time_do_not_mix,
-    letting_go_of_a_reply_ends_that_one_alone,
-    models_have_names_of_their_own_and_say_whose_they_are,
+    reply_ends_with_finish_reason_and_usage,
+    concurrent_replies_do_not_mix,
+    dropping_a_reply_ends_only_that_reply,
+    models_have_unique_ids_and_name_their_provider,
 ]);
 
 /// What is left of a reply: its text, and how often it ended.
@@ -108,7 +108,7 @@ async fn rest(events: &mut Events) -> (String, Vec<FinishReason>, Option<Usage>)
     (said, ends, cost)
 }
 
-async fn a_reply_ends_with_a_reason_and_says_what_it_cost(provider: &dyn Provider) {
+async fn reply_ends_with_finish_reason_and_usage(provider: &dyn Provider) {
     for text in ["Καλημέρα 👋🏽", "a\n\nb \"c\" \\d", "data: [DONE]"] {
         let mut events = soon(provider.stream(&saying(text))).await.unwrap();
         let (said, ends, cost) = rest(&mut events).await;
@@ -119,7 +119,7 @@ async fn a_reply_ends_with_a_reason_and_says_what_it_cost(provider: &dyn Provide
     }
 }
 
-async fn replies_at_the_same_time_do_not_mix(provider: &dyn Provider) {
+async fn concurrent_replies_do_not_mix(provider: &dyn Provider) {
     let told = (0..8).map(async |number| {
         let mut events = soon(provider.stream(&saying(&format!("<{number}>")))).await.unwrap();
         rest(&mut events).await.0
@@ -130,7 +130,7 @@ async fn replies_at_the_same_time_do_not_mix(provider: &dyn Provider) {
     }
 }
 
-async fn letting_go_of_a_reply_ends_that_one_alone(provider: &dyn Provider) {
+async fn dropping_a_reply_ends_only_that_reply(provider: &dyn Provider) {
     let mut one = soon(provider.stream(&saying("one"))).await.unwrap();
     let mut two = soon(provider.stream(&saying("two"))).await.unwrap();
     soon(one.next()).await.unwrap().unwrap();
@@ -142,7 +142,7 @@ async fn letting_go_of_a_reply_ends_that_one_alone(provider: &dyn Provider) {
     assert_eq!(ends, [FinishReason::Stop]);
 }
 
-async fn models_have_names_of_their_own_and_say_whose_they_are(provider: &dyn Provider) {
+async fn models_have_unique_ids_and_name_their_provider(provider: &dyn Provider) {
     let models = soon(provider.models()).await.unwrap();
     assert!(!models.is_empty());
     for model in &models {
@@ -191,7 +191,7 @@ fn text(text: &str) -> Result<Event, ProviderError> {
 }
 
 #[tokio::test]
-async fn a_reply_is_text_then_the_reason_to_finish_then_usage() {
+async fn reply_is_text_then_finish_reason_then_usage() {
     let told = outcome(|mut call| {
         assert_eq!(
             call.request["messages"],
@@ -218,7 +218,7 @@ async fn a_reply_is_text_then_the_reason_to_finish_then_usage() {
 }
 
 #[tokio::test]
-async fn a_cut_connection_is_an_error_after_what_came() {
+async fn cut_connection_errors_after_the_partial_text() {
     let (mut events, mut call, _upstream) = opened().await;
     call.text("half");
     assert_eq!(soon(events.next()).await.unwrap().unwrap(), [Event::Text("half".to_owned())]);
@@ -228,7 +228,7 @@ async fn a_cut_connection_is_an_error_after_what_came() {
 }
 
 #[tokio::test]
-async fn a_clean_end_without_a_reason_to_finish_has_none() {
+async fn clean_end_without_finish_reason_reports_none() {
     let told = outcome(|mut call| {
         call.text("half");
         call.end();
@@ -239,7 +239,7 @@ async fn a_clean_end_without_a_reason_to_finish_has_none() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_read_is_an_error_after_what_came() {
+async fn unreadable_event_errors_after_the_partial_text() {
     let told = outcome(|mut call| {
         call.text("half");
         call.raw("data: {\"choices\":[{\"delta\":{\"conte\n\ndata: [DONE]\n\n");
@@ -252,7 +252,7 @@ async fn what_cannot_be_read_is_an_error_after_what_came() {
 }
 
 #[tokio::test]
-async fn an_error_is_an_error_whatever_it_is_wrapped_in() {
+async fn error_is_recognized_in_every_wrapping() {
     let error = json!({"error": {"message": "overloaded", "type": "server_error"}});
     type Script = fn(Call, Value);
     let wrapped: [(&str, Script); 5] = [
@@ -278,7 +278,7 @@ async fn an_error_is_an_error_whatever_it_is_wrapped_in() {
 }
 
 #[tokio::test]
-async fn credentials_are_never_shown() {
+async fn errors_never_show_credentials() {
     let shown = async |status, sentence: &str| {
         let body = json!({"error": {"message": sentence}});
         outcome(move |call| call.refuse(status, body)).await.unwrap_err().message
@@ -295,7 +295,7 @@ async fn credentials_are_never_shown() {
 }
 
 #[tokio::test]
-async fn a_page_of_html_is_not_repeated() {
+async fn html_error_page_is_not_repeated() {
     let page = "<!DOCTYPE html><html><head><title>502 Bad Gateway</title></head><body>\
                 <h1>proxy-7.internal</h1><pre>upstream 10.0.0.7:8000</pre></body></html>";
     let html = "text/html; charset=utf-8";
@@ -316,14 +316,14 @@ async fn a_page_of_html_is_not_repeated() {
 }
 
 #[tokio::test]
-async fn a_prompt_that_is_too_long_is_told_apart() {
+async fn too_long_prompt_is_recognized() {
     let body = json!({"error": {"code": "context_length_exceeded", "message": "This model's maximum context length is 8192"}});
     let error = outcome(move |call| call.refuse(400, body)).await.unwrap_err();
     assert_eq!(error.fault, Fault::ContextTooLong);
 }
 
 #[tokio::test]
-async fn one_very_large_event_in_small_pieces_is_read() {
+async fn large_event_in_small_chunks_is_read() {
     let big = "x".repeat(4 << 20);
     let event = format!(
         "data: {}\n\n",
@@ -340,7 +340,7 @@ async fn one_very_large_event_in_small_pieces_is_read() {
 }
 
 #[tokio::test]
-async fn letting_go_of_a_stream_hangs_up() {
+async fn dropping_the_stream_closes_the_connection() {
     let (mut events, mut call, _upstream) = opened().await;
     call.text("a");
     assert_eq!(soon(events.next()).await.unwrap().unwrap(), [Event::Text("a".to_owned())]);
@@ -350,7 +350,7 @@ async fn letting_go_of_a_stream_hangs_up() {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_is_not_there_is_broken_and_its_address_is_not_shown() {
+async fn unreachable_endpoint_is_an_error_without_its_address() {
     let endpoint = Endpoint::new("http://127.0.0.1:9/v1", None).unwrap();
     let error = soon(endpoint.stream(&prompt())).await.err().unwrap();
     assert_eq!(

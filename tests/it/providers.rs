@@ -5,7 +5,7 @@ use crate::support::sse::text_of;
 use serde_json::{Value, json};
 
 #[tokio::test]
-async fn a_provider_that_stumbles_before_the_first_word_is_asked_again() {
+async fn provider_failing_before_first_token_is_retried() {
     let server = Server::start().await;
     let session = server.session().await;
     let (mut frames, call) = server.open_turn(&session, "hi").await;
@@ -18,7 +18,7 @@ async fn a_provider_that_stumbles_before_the_first_word_is_asked_again() {
 }
 
 #[tokio::test]
-async fn another_model_answers_in_its_place_and_the_message_says_which() {
+async fn fallback_model_answers_and_is_named_in_the_message() {
     let server = Server::with(&["--fallback-models=second,third"]).await;
     let session = server.session().await;
     let (mut frames, call) = server.open_turn(&session, "hi").await;
@@ -35,7 +35,7 @@ async fn another_model_answers_in_its_place_and_the_message_says_which() {
 }
 
 #[tokio::test]
-async fn a_prompt_that_the_provider_finds_too_long_is_shortened_once() {
+async fn prompt_the_provider_finds_too_long_is_shortened_once() {
     let server = Server::start().await;
     let session = server.session().await;
     for number in 0..10 {
@@ -65,7 +65,7 @@ async fn a_prompt_that_the_provider_finds_too_long_is_shortened_once() {
 }
 
 #[tokio::test]
-async fn what_comes_behind_the_end_takes_nothing_from_the_reply() {
+async fn data_after_the_end_does_not_affect_the_reply() {
     let server = Server::start().await;
     let session = server.session().await;
     let (mut frames, mut call) = server.open_turn(&session, "one").await;
@@ -85,7 +85,7 @@ async fn what_comes_behind_the_end_takes_nothing_from_the_reply() {
 }
 
 #[tokio::test]
-async fn a_reply_that_ends_with_an_error_has_failed() {
+async fn reply_ending_with_an_error_is_failed() {
     let server = Server::start().await;
     let session = server.session().await;
     let (mut frames, mut call) = server.open_turn(&session, "hi").await;
@@ -97,7 +97,7 @@ async fn a_reply_that_ends_with_an_error_has_failed() {
 }
 
 #[tokio::test]
-async fn deadlines_end_a_turn_and_free_the_session() {
+async fn deadlines_end_the_turn_and_free_the_session() {
     let flags = ["--first-token-timeout=50ms", "--idle-timeout=50ms", "--turn-timeout=10s"];
     let server = Server::with(&flags).await;
     let session = server.session().await;
@@ -119,7 +119,7 @@ async fn deadlines_end_a_turn_and_free_the_session() {
 }
 
 #[tokio::test]
-async fn a_store_that_cannot_be_written_for_a_while_loses_no_reply() {
+async fn temporarily_unwritable_store_loses_no_reply() {
     let server = Server::on_file(&[]).await;
     let session = server.session().await;
     let (mut frames, mut call) = server.open_turn(&session, "hi").await;

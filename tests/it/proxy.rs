@@ -7,7 +7,7 @@ use reqwest::Method;
 use serde_json::json;
 
 #[tokio::test]
-async fn a_trusted_proxy_says_for_whom_it_asks() {
+async fn trusted_proxy_names_the_user() {
     let server = Server::with(&["--auth=proxy", "--trusted-proxies=10.0.0.7,127.0.0.0/8"]).await;
     let from = |user: &str, method: Method, path: &str| {
         server.request(method, path).header("x-forwarded-user", user)
@@ -36,7 +36,7 @@ async fn a_trusted_proxy_says_for_whom_it_asks() {
 }
 
 #[tokio::test]
-async fn a_forged_header_from_an_untrusted_address_is_nobodys() {
+async fn forged_header_from_untrusted_address_is_rejected() {
     let server = Server::with(&["--auth=proxy", "--trusted-proxies=10.0.0.0/8,::2"]).await;
     for (header, value) in [
         ("x-forwarded-user", "alice"),
@@ -53,7 +53,7 @@ async fn a_forged_header_from_an_untrusted_address_is_nobodys() {
 }
 
 #[tokio::test]
-async fn a_page_that_points_its_name_at_the_server_speaks_for_nobody() {
+async fn rebound_host_name_is_rejected() {
     let server = Server::with(&["--auth=proxy", "--trusted-proxies=127.0.0.1"]).await;
     let rebound = server
         .request(Method::GET, "/api/chat-sessions")
@@ -63,7 +63,7 @@ async fn a_page_that_points_its_name_at_the_server_speaks_for_nobody() {
 }
 
 #[tokio::test]
-async fn a_header_of_another_mode_says_nothing_whatever_it_holds() {
+async fn header_of_another_auth_mode_is_ignored() {
     let basic = ("authorization", "Basic YWxpY2U6cGFzc3dvcmQ=");
     let open = Server::start().await;
     let reply = read(open.request(Method::GET, "/api/me").header(basic.0, basic.1)).await;

@@ -7,7 +7,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 #[tokio::test]
-async fn too_many_changes_are_refused_until_later_and_reads_go_on() {
+async fn writes_over_the_rate_are_rejected_and_reads_continue() {
     let server = Server::with(&["--auth=keys", "--rate-limit=3/h"]).await;
     let (ann, ben) = (server.key("ann", Scope::Chat).await, server.key("ben", Scope::Chat).await);
     let own = server.with_key(&ann);
@@ -35,7 +35,7 @@ async fn too_many_changes_are_refused_until_later_and_reads_go_on() {
 }
 
 #[tokio::test]
-async fn a_turn_that_came_before_is_repeated_whatever_the_rate() {
+async fn repeated_turn_is_replayed_despite_the_rate_limit() {
     let server = Server::with(&["--auth=keys", "--rate-limit=1/h"]).await;
     let ann = server.key("ann", Scope::Chat).await;
     let say = |message: &str| {
@@ -55,7 +55,7 @@ async fn a_turn_that_came_before_is_repeated_whatever_the_rate() {
 }
 
 #[tokio::test]
-async fn who_goes_on_over_their_rate_is_refused_before_anything_is_read() {
+async fn persistent_caller_over_the_rate_is_rejected_unread() {
     let server = Server::with(&["--auth=keys", "--rate-limit=1/h"]).await;
     let ann = server.key("ann", Scope::Chat).await;
     let own = server.with_key(&ann);
@@ -75,7 +75,7 @@ async fn who_goes_on_over_their_rate_is_refused_before_anything_is_read() {
 }
 
 #[tokio::test]
-async fn so_many_replies_are_written_for_a_user_at_once_and_no_more() {
+async fn concurrent_replies_per_user_are_capped() {
     let server = Server::with(&["--auth=keys", "--max-concurrent-turns=2"]).await;
     let (ann, ben) = (server.key("ann", Scope::Chat).await, server.key("ben", Scope::Chat).await);
     let say = |key: &str, body: Value| {
@@ -98,7 +98,7 @@ async fn so_many_replies_are_written_for_a_user_at_once_and_no_more() {
 }
 
 #[tokio::test]
-async fn who_tries_many_keys_is_told_to_wait_and_others_behind_the_proxy_are_not() {
+async fn key_guessing_is_limited_per_address_behind_a_proxy() {
     let flags = ["--auth=keys", "--rate-limit=5/h", "--trusted-proxies=127.0.0.1"];
     let server = Server::with(&flags).await;
     let good = server.key("ann", Scope::Chat).await;
@@ -133,7 +133,7 @@ async fn who_tries_many_keys_is_told_to_wait_and_others_behind_the_proxy_are_not
 }
 
 #[tokio::test]
-async fn a_turn_that_adds_no_reply_is_not_refused_because_of_those_that_run() {
+async fn turn_adding_no_reply_is_exempt_from_the_concurrency_cap() {
     let server = Server::with(&["--auth=keys", "--max-concurrent-turns=1"]).await;
     let ann = server.key("ann", Scope::Chat).await;
     let say = |message: &str, on_busy: &str| {
@@ -170,7 +170,7 @@ async fn a_turn_that_adds_no_reply_is_not_refused_because_of_those_that_run() {
 }
 
 #[tokio::test]
-async fn whoever_is_refused_hears_of_it_though_they_sent_much() {
+async fn rejected_request_with_large_body_gets_its_answer() {
     let server = Server::with(&["--auth=keys", "--rate-limit=1/h"]).await;
     let ann = server.key("ann", Scope::Chat).await;
     let own = server.with_key(&ann);
@@ -188,7 +188,7 @@ async fn whoever_is_refused_hears_of_it_though_they_sent_much() {
 }
 
 #[tokio::test]
-async fn a_spent_quota_says_when_to_come_back_though_no_rate_applies() {
+async fn spent_quota_sets_retry_after_without_a_rate_limit() {
     let server = Server::with(&["--quota-tokens=100/day"]).await;
     let (mut frames, call) = server.open_turn(&server.session().await, "hi").await;
     call.finish(json!({"prompt_tokens": 90, "completion_tokens": 10}));

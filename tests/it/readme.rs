@@ -32,7 +32,7 @@ fn tour() -> Vec<Stop> {
 }
 
 #[tokio::test]
-async fn the_tour_does_what_the_readme_shows() {
+async fn readme_tour_prints_what_it_shows() {
     let folder = tempfile::tempdir().unwrap();
     let variables =
         HashMap::from([("PORT", "0".to_owned()), ("ECHOIC_PROVIDER", "demo".to_owned())]);

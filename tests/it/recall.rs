@@ -71,7 +71,7 @@ async fn long_session(server: &Server) -> String {
 const ASKED: &str = "How many hens does my sister keep?";
 
 #[tokio::test]
-async fn an_old_message_that_belongs_to_the_new_one_stands_in_front_of_it() {
+async fn relevant_old_message_precedes_the_new_one() {
     let server = Server::with(&["--memory=recall", "--memory-tokens=1000"]).await;
     let session = long_session(&server).await;
     let pieces = preview(&server, &session, &[("message", ASKED)]).await;
@@ -99,7 +99,7 @@ async fn an_old_message_that_belongs_to_the_new_one_stands_in_front_of_it() {
 }
 
 #[tokio::test]
-async fn a_turn_goes_on_without_an_index_that_is_not_there_in_time() {
+async fn turn_continues_without_an_index_that_is_late() {
     let impatient = Tuning { recall_patience: Duration::ZERO, ..tuning() };
     let server = Server::tuned(&["--memory=recall", "--memory-tokens=1000"], impatient).await;
     let session = long_session(&server).await;
@@ -112,7 +112,7 @@ async fn a_turn_goes_on_without_an_index_that_is_not_there_in_time() {
 }
 
 #[tokio::test]
-async fn nothing_is_recalled_that_is_in_the_prompt_anyway() {
+async fn messages_already_in_the_prompt_are_not_recalled() {
     let server = Server::start().await;
     let session = long_session(&server).await;
     let all = preview(&server, &session, &[("message", ASKED)]).await;
@@ -135,7 +135,7 @@ async fn nothing_is_recalled_that_is_in_the_prompt_anyway() {
 }
 
 #[tokio::test]
-async fn what_another_branch_or_another_session_says_is_not_recalled() {
+async fn other_branches_and_sessions_are_not_recalled() {
     let server = Server::with(&["--memory=recall", "--memory-tokens=700"]).await;
     let session = long_session(&server).await;
     let other = server.session().await;
@@ -170,7 +170,7 @@ async fn what_another_branch_or_another_session_says_is_not_recalled() {
 }
 
 #[tokio::test]
-async fn of_a_long_message_only_the_passage_that_matters_is_recalled() {
+async fn only_the_relevant_passage_of_a_long_message_is_recalled() {
     let server = Server::with(&["--memory=recall", "--memory-tokens=800"]).await;
     let session = server.session().await;
     let filler = |number: usize| {
@@ -197,7 +197,7 @@ async fn of_a_long_message_only_the_passage_that_matters_is_recalled() {
 }
 
 #[tokio::test]
-async fn questions_without_words_and_words_of_any_script_are_taken_as_they_are() {
+async fn wordless_questions_and_all_scripts_are_handled() {
     let server = Server::with(&["--memory=recall", "--memory-tokens=700"]).await;
     let session = server.session().await;
     let mut messages = vec![
@@ -220,7 +220,7 @@ async fn questions_without_words_and_words_of_any_script_are_taken_as_they_are()
 }
 
 #[tokio::test]
-async fn a_deleted_session_leaves_the_index_at_once() {
+async fn deleted_session_leaves_the_index_at_once() {
     let Fresh { store, .. } = &sqlite().await.unwrap();
     let ada = Principal { user: UserId::trusted("ada"), is_admin: false };
     let prompts = Arc::new(Prompts::load(None).unwrap());

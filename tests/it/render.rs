@@ -49,7 +49,7 @@ async fn rendered(server: &Server, markdown: &str) -> String {
 }
 
 #[tokio::test]
-async fn hostile_markdown_comes_out_harmless() {
+async fn hostile_markdown_renders_harmless() {
     let server = Server::start().await;
     for hostile in HOSTILE {
         let html = rendered(&server, hostile).await;
@@ -99,7 +99,7 @@ async fn hostile_markdown_comes_out_harmless() {
 }
 
 #[tokio::test]
-async fn what_was_written_as_html_is_shown_as_it_was_written() {
+async fn html_in_markdown_is_shown_as_text() {
     let server = Server::start().await;
     let html = rendered(&server, "<b>hi</b> & <script>\nalert(1)\n</script>").await;
     assert!(html.contains("&lt;b&gt;hi&lt;/b&gt; &amp; &lt;script&gt;"), "{html}");
@@ -108,7 +108,7 @@ async fn what_was_written_as_html_is_shown_as_it_was_written() {
 }
 
 #[tokio::test]
-async fn odd_texts_keep_their_letters() {
+async fn unusual_text_keeps_its_characters() {
     let server = Server::start().await;
     let line = "x".repeat(200_000);
     assert!(rendered(&server, &line).await.contains(&line));
@@ -124,7 +124,7 @@ async fn odd_texts_keep_their_letters() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_no_markdown_is_refused() {
+async fn body_without_markdown_is_rejected() {
     let server = Server::with(&["--max-message=1KiB"]).await;
     let post = async |body| {
         let answer = server.post("/api/render", body).await;

@@ -11,7 +11,7 @@ fn keyed(server: &Server, key: &str, body: &Value) -> RequestBuilder {
 }
 
 #[tokio::test]
-async fn the_same_post_twice_at_once_is_one_turn_with_two_identical_streams() {
+async fn concurrent_identical_posts_share_one_turn() {
     let server = Server::start().await;
     for round in 0..20 {
         let body = json!({"message": "hello"});
@@ -34,7 +34,7 @@ async fn the_same_post_twice_at_once_is_one_turn_with_two_identical_streams() {
 }
 
 #[tokio::test]
-async fn a_repeated_key_gives_the_stored_reply_and_other_content_is_refused() {
+async fn repeated_key_replays_reply_and_rejects_other_content() {
     let server = Server::start().await;
     let body = json!({"message": "hello"});
     let mut first = Frames::new(keyed(&server, "k", &body).send().await.unwrap());
@@ -53,7 +53,7 @@ async fn a_repeated_key_gives_the_stored_reply_and_other_content_is_refused() {
 }
 
 #[tokio::test]
-async fn a_failed_or_interrupted_reply_is_repeated_as_such() {
+async fn failed_or_interrupted_reply_is_replayed_as_such() {
     let server = Server::start().await;
     let session = server.session().await;
     let body = |id: &str| json!({"sessionId": session, "message": "hello", "clientMessageId": id});
@@ -73,7 +73,7 @@ async fn a_failed_or_interrupted_reply_is_repeated_as_such() {
 }
 
 #[tokio::test]
-async fn a_message_that_waits_is_not_queued_twice() {
+async fn queued_message_is_not_queued_twice() {
     let server = Server::start().await;
     let session = server.session().await;
     let (_first, call) = server.open_turn(&session, "first").await;
@@ -89,7 +89,7 @@ async fn a_message_that_waits_is_not_queued_twice() {
 }
 
 #[tokio::test]
-async fn a_posted_message_is_answered_when_it_is_sent_again_as_a_chat() {
+async fn posted_message_is_answered_when_sent_again_as_chat() {
     let server = Server::start().await;
     let session = server.session().await;
     let posted = json!({"chatSessionId": session, "role": "user", "content": "hello", "clientMessageId": "c"});
@@ -103,7 +103,7 @@ async fn a_posted_message_is_answered_when_it_is_sent_again_as_a_chat() {
 }
 
 #[tokio::test]
-async fn repeating_what_a_person_will_answer_moves_nothing() {
+async fn repeats_in_an_assigned_session_change_nothing() {
     let server = Server::start().await;
     let session = server.session().await;
     let path = format!("/api/chat-sessions/{session}");
@@ -140,7 +140,7 @@ async fn repeating_what_a_person_will_answer_moves_nothing() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_at_once_leaves_no_session_busy() {
+async fn client_leaving_at_once_leaves_no_session_busy() {
     let server = Server::start().await;
     let session = server.session().await;
     for round in 0..30 {

@@ -28,7 +28,7 @@ pub async fn operations(server: &Server, session: &str) -> Vec<(Method, String, 
 }
 
 #[tokio::test]
-async fn no_body_of_any_route_may_be_a_list() {
+async fn no_route_accepts_a_list_as_its_body() {
     let server = Server::start().await;
     let session = server.session().await;
     let mut routes = 0;
@@ -50,7 +50,7 @@ async fn no_body_of_any_route_may_be_a_list() {
 }
 
 #[tokio::test]
-async fn a_list_in_the_place_of_a_nested_object_is_refused_by_its_name() {
+async fn list_for_a_nested_object_is_rejected_by_field_name() {
     let server = Server::start().await;
     let session = server.session().await;
     let (chat, sessions, messages) = ("/api/chat", "/api/chat-sessions", "/api/chat-messages");
@@ -95,7 +95,7 @@ async fn a_list_in_the_place_of_a_nested_object_is_refused_by_its_name() {
 }
 
 #[tokio::test]
-async fn a_list_in_a_file_of_sessions_is_skipped_by_its_name() {
+async fn list_in_an_import_file_is_skipped_by_field_name() {
     let server = Server::start().await;
     let message = json!({"role": "user", "content": "hi"});
     let with = |field: &str, value: Value| {
@@ -129,7 +129,7 @@ async fn a_list_in_a_file_of_sessions_is_skipped_by_its_name() {
 }
 
 #[tokio::test]
-async fn nul_is_refused_wherever_a_text_may_hide_it() {
+async fn nul_is_rejected_in_every_text_field() {
     let server = Server::start().await;
     let session = server.session().await;
     let (chat, sessions, messages) = ("/api/chat", "/api/chat-sessions", "/api/chat-messages");
@@ -190,7 +190,7 @@ async fn nul_is_refused_wherever_a_text_may_hide_it() {
 }
 
 #[tokio::test]
-async fn a_parameter_that_a_route_does_not_know_is_refused_by_its_name() {
+async fn unknown_query_parameter_is_rejected_by_name() {
     let server = Server::start().await;
     let session = server.session().await;
     let operations = operations(&server, &session).await;

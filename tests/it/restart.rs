@@ -55,7 +55,7 @@ async fn start(folder: &Path, upstream: &Upstream) -> Process {
 }
 
 #[tokio::test]
-async fn after_a_kill_everything_that_was_finished_is_there_and_the_model_sees_it() {
+async fn killed_server_keeps_finished_turns_and_model_sees_them() {
     let (folder, upstream, browser) =
         (tempfile::tempdir().unwrap(), Upstream::start().await, Browser::new());
     let mut server = start(folder.path(), &upstream).await;
@@ -82,7 +82,7 @@ async fn after_a_kill_everything_that_was_finished_is_there_and_the_model_sees_i
 }
 
 #[tokio::test]
-async fn after_a_kill_in_the_middle_of_a_reply_the_question_is_there_and_the_session_is_free() {
+async fn killed_mid_reply_keeps_question_and_frees_session() {
     let (folder, upstream, browser) =
         (tempfile::tempdir().unwrap(), Upstream::start().await, Browser::new());
     let mut server = start(folder.path(), &upstream).await;
@@ -104,7 +104,7 @@ async fn after_a_kill_in_the_middle_of_a_reply_the_question_is_there_and_the_ses
 }
 
 #[tokio::test]
-async fn a_full_disk_refuses_and_what_was_acknowledged_is_whole() {
+async fn full_disk_rejects_writes_and_keeps_acknowledged_data() {
     let (folder, upstream, browser) =
         (tempfile::tempdir().unwrap(), Upstream::start().await, Browser::new());
     let script = "trap '' XFSZ; ulimit -f 1200; exec \"$0\" serve";
@@ -154,7 +154,7 @@ async fn a_full_disk_refuses_and_what_was_acknowledged_is_whole() {
 }
 
 #[tokio::test]
-async fn a_file_that_another_server_serves_is_left_alone() {
+async fn file_served_by_another_server_is_left_alone() {
     let (folder, upstream) = (tempfile::tempdir().unwrap(), Upstream::start().await);
     let first = start(folder.path(), &upstream).await;
     let (code, _, told) = run(folder.path(), &variables(&upstream), &[]).await;
@@ -167,7 +167,7 @@ async fn a_file_that_another_server_serves_is_left_alone() {
 }
 
 #[tokio::test]
-async fn a_file_of_something_else_is_refused_and_not_touched() {
+async fn foreign_file_is_rejected_and_left_untouched() {
     let (folder, upstream) = (tempfile::tempdir().unwrap(), Upstream::start().await);
     std::fs::create_dir(folder.path().join("data")).unwrap();
     let path = folder.path().join("data/echoic.db");
@@ -185,7 +185,7 @@ async fn a_file_of_something_else_is_refused_and_not_touched() {
 }
 
 #[tokio::test]
-async fn the_log_tells_of_requests_and_turns_but_never_what_was_said() {
+async fn log_reports_requests_and_turns_without_content() {
     let (folder, upstream, browser) =
         (tempfile::tempdir().unwrap(), Upstream::start().await, Browser::new());
     let mut variables = variables(&upstream);

@@ -24,7 +24,7 @@ async fn begun(server: &Server, session: &str) -> (Frames, crate::support::Call)
 }
 
 #[tokio::test]
-async fn a_late_reader_gets_the_same_bytes_from_the_first_frame() {
+async fn late_reader_gets_the_same_bytes_from_the_first_frame() {
     let server = Server::start().await;
     let session = server.session().await;
     let (mut first, call) = begun(&server, &session).await;
@@ -38,7 +38,7 @@ async fn a_late_reader_gets_the_same_bytes_from_the_first_frame() {
 }
 
 #[tokio::test]
-async fn a_reader_that_comes_back_gets_what_it_has_not_had() {
+async fn returning_reader_gets_only_the_missed_frames() {
     let server = Server::start().await;
     let session = server.session().await;
     let (mut first, call) = begun(&server, &session).await;
@@ -53,7 +53,7 @@ async fn a_reader_that_comes_back_gets_what_it_has_not_had() {
 }
 
 #[tokio::test]
-async fn the_header_wins_over_the_parameter() {
+async fn last_event_id_header_overrides_the_parameter() {
     let server = Server::start().await;
     let session = server.session().await;
     let (mut first, call) = begun(&server, &session).await;
@@ -80,7 +80,7 @@ async fn the_header_wins_over_the_parameter() {
 }
 
 #[tokio::test]
-async fn a_cursor_of_nothing_known_reads_a_running_turn_from_the_start() {
+async fn unknown_cursor_reads_a_running_turn_from_the_start() {
     let server = Server::start().await;
     let session = server.session().await;
     server.turn(&session, "earlier", "one").await;
@@ -98,7 +98,7 @@ async fn a_cursor_of_nothing_known_reads_a_running_turn_from_the_start() {
 }
 
 #[tokio::test]
-async fn when_nothing_runs_there_is_nothing_to_join_but_the_rest_of_a_turn_that_just_ended() {
+async fn idle_session_streams_only_the_rest_of_its_last_turn() {
     let server = Server::start().await;
     let session = server.session().await;
     assert!(server.join(&session, None).await.is_none());
@@ -128,7 +128,7 @@ async fn when_nothing_runs_there_is_nothing_to_join_but_the_rest_of_a_turn_that_
 }
 
 #[tokio::test]
-async fn after_a_restart_the_rest_of_a_cut_turn_can_still_be_read() {
+async fn cut_turn_can_still_be_read_after_restart() {
     let mut server = Server::on_file(&["--shutdown-grace=1ms"]).await;
     let session = server.session().await;
     let (mut first, _call) = begun(&server, &session).await;
@@ -155,7 +155,7 @@ async fn after_a_restart_the_rest_of_a_cut_turn_can_still_be_read() {
 }
 
 #[tokio::test]
-async fn a_hundred_readers_that_come_and_go_each_read_the_identical_bytes() {
+async fn hundred_reconnecting_readers_get_identical_bytes() {
     let server = Server::start().await;
     let session = server.session().await;
     let (mut first, mut call) = server.open_turn(&session, "a long story").await;
@@ -198,7 +198,7 @@ async fn a_hundred_readers_that_come_and_go_each_read_the_identical_bytes() {
 }
 
 #[tokio::test]
-async fn a_reader_that_takes_nothing_is_let_go_and_can_come_back() {
+async fn stalled_reader_is_disconnected_and_can_resume() {
     let tuning = Tuning { reader_patience: Duration::from_millis(50), ..tuning() };
     let server = Server::tuned(&[], tuning).await;
     let session = server.session().await;
@@ -258,7 +258,7 @@ async fn raw_reader(server: &Server, session: &str) -> TcpStream {
 }
 
 #[tokio::test]
-async fn a_stop_reaches_every_reader() {
+async fn stop_reaches_every_reader() {
     let server = Server::start().await;
     let session = server.session().await;
     let (mut first, _call) = begun(&server, &session).await;

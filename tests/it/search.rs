@@ -74,7 +74,7 @@ pub async fn found(server: &Server, question: &str, count: usize) -> Value {
 }
 
 #[tokio::test]
-async fn words_and_beginnings_are_found_without_case_and_accents_the_newest_first() {
+async fn prefixes_match_ignoring_case_and_accents_newest_first() {
     let server = with_corpus(&[]).await;
     for (query, expected) in [
         ("q=creme", &["code m0", "code title", "cake m1", "twin m0", "cake m0"][..]),
@@ -104,7 +104,7 @@ async fn words_and_beginnings_are_found_without_case_and_accents_the_newest_firs
 }
 
 #[tokio::test]
-async fn a_finding_shows_where_its_words_stand() {
+async fn hit_shows_where_its_words_occur() {
     let server = with_corpus(&[]).await;
     let result = search(&server, "q=creme%20brulee").await["results"][0].clone();
     let shown = json!({
@@ -128,7 +128,7 @@ async fn a_finding_shows_where_its_words_stand() {
 }
 
 #[tokio::test]
-async fn pages_by_cursor_show_each_finding_once() {
+async fn cursor_pages_show_each_hit_once() {
     let server = with_corpus(&[]).await;
     let mut all = Vec::new();
     let mut cursor = String::new();
@@ -147,7 +147,7 @@ async fn pages_by_cursor_show_each_finding_once() {
 }
 
 #[tokio::test]
-async fn both_stores_find_the_same() {
+async fn both_stores_return_the_same_hits() {
     let Some(url) = database() else { return };
     let file = with_corpus(&[]).await;
     let shared = with_corpus(&[&format!("--database-url={url}")]).await;
@@ -184,7 +184,7 @@ async fn both_stores_find_the_same() {
 }
 
 #[tokio::test]
-async fn what_is_said_is_found_and_what_is_deleted_is_not() {
+async fn new_messages_are_found_and_deleted_ones_are_not() {
     let server = Server::start().await;
     let session = server.session().await;
     server.turn(&session, "Where is the marmalade?", "Behind the xylophone").await;
@@ -205,7 +205,7 @@ async fn what_is_said_is_found_and_what_is_deleted_is_not() {
 }
 
 #[tokio::test]
-async fn words_that_were_not_kept_before_a_restart_are_kept_after_it() {
+async fn messages_unindexed_at_restart_are_indexed_afterwards() {
     let mut server = Server::start().await;
     let many: Vec<_> = (0..60).map(|place| format!("pebble number{place}")).collect();
     let many: Vec<_> = many.iter().map(String::as_str).collect();
@@ -219,7 +219,7 @@ async fn words_that_were_not_kept_before_a_restart_are_kept_after_it() {
 }
 
 #[tokio::test]
-async fn a_question_that_makes_no_sense_is_refused() {
+async fn invalid_search_query_is_rejected() {
     let server = Server::start().await;
     for (query, field) in [
         ("", "q"),
@@ -279,7 +279,7 @@ async fn say(core: &Core, user: &str, session: &SessionId, text: &str) {
     while core.chat.keep_some_words().await.unwrap() {}
 }
 
-async fn people_find_what_they_may_read_now_and_nothing_else(fresh: Fresh) {
+async fn users_find_only_what_they_may_read_now(fresh: Fresh) {
     let core = Core::new(fresh);
     let shared = core.create(&["bob"]).await;
     let own = core.create(&[]).await;
@@ -299,4 +299,4 @@ async fn people_find_what_they_may_read_now_and_nothing_else(fresh: Fresh) {
     assert_eq!(finds(&core, "carol", "thanks").await, Vec::<String>::new());
 }
 
-on_both_stores!(people_find_what_they_may_read_now_and_nothing_else);
+on_both_stores!(users_find_only_what_they_may_read_now);

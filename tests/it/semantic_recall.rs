@@ -108,7 +108,7 @@ fn flags<'a>(endpoint: &'a str, model: &'a str) -> [&'a str; 4] {
 }
 
 #[tokio::test]
-async fn what_is_said_in_other_words_is_recalled_by_its_meaning() {
+async fn paraphrased_message_is_recalled_by_meaning() {
     let endpoint = Endpoint::start().await;
     let url = format!("--embeddings-url={}", endpoint.url);
     let server = Server::with(&flags(&url, "--embeddings-model=small")).await;
@@ -124,7 +124,7 @@ async fn what_is_said_in_other_words_is_recalled_by_its_meaning() {
 }
 
 #[tokio::test]
-async fn vectors_outlive_the_server_and_are_made_anew_for_another_model_or_length() {
+async fn vectors_survive_restart_and_are_rebuilt_for_a_new_model() {
     let endpoint = Endpoint::start().await;
     let url = format!("--embeddings-url={}", endpoint.url);
     let mut server = Server::on_file(&flags(&url, "--embeddings-model=small")).await;
@@ -144,7 +144,7 @@ async fn vectors_outlive_the_server_and_are_made_anew_for_another_model_or_lengt
 }
 
 #[tokio::test]
-async fn an_endpoint_that_fails_leaves_it_to_the_words() {
+async fn failing_endpoint_falls_back_to_keyword_recall() {
     let endpoint = Endpoint::start().await;
     let url = format!("--embeddings-url={}", endpoint.url);
     let server = Server::with(&flags(&url, "--embeddings-model=small")).await;
@@ -159,7 +159,7 @@ async fn an_endpoint_that_fails_leaves_it_to_the_words() {
 }
 
 #[tokio::test]
-async fn a_url_without_a_model_stops_the_start() {
+async fn url_without_a_model_stops_startup() {
     let flags = ["--provider=demo".to_owned(), "--embeddings-url=http://127.0.0.1:1/v1".to_owned()];
     let config = echoic::config::Config::from_flags(&flags).unwrap();
     let started = echoic::app::App::start(config, crate::support::server::tuning()).await;

@@ -6,7 +6,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 #[tokio::test]
-async fn a_created_session_has_all_its_fields() {
+async fn created_session_has_all_its_fields() {
     let server = Server::start().await;
     let created = server.post("/api/chat-sessions", json!({})).await;
     assert_eq!(
@@ -32,7 +32,7 @@ async fn a_created_session_has_all_its_fields() {
 }
 
 #[tokio::test]
-async fn what_a_client_gives_is_kept_and_strings_of_json_become_objects() {
+async fn client_fields_are_kept_and_json_strings_become_objects() {
     let server = Server::start().await;
     let given = json!({
         "name": " My Plant Chat ", "sessionId": "s_1763614351136", "projectId": "p1", "participants": ["bob", "ann smith"],
@@ -61,7 +61,7 @@ async fn what_a_client_gives_is_kept_and_strings_of_json_become_objects() {
 }
 
 #[tokio::test]
-async fn a_repeated_creation_gives_the_same_session() {
+async fn repeated_creation_returns_the_same_session() {
     let server = Server::start().await;
     let first = server
         .post("/api/chat-sessions", json!({"sessionId": "mine", "title": "one"}))
@@ -75,7 +75,7 @@ async fn a_repeated_creation_gives_the_same_session() {
 }
 
 #[tokio::test]
-async fn the_first_user_message_names_the_session_and_a_users_title_stays() {
+async fn first_user_message_titles_a_session_without_a_title() {
     let server = Server::start().await;
     let session = server.session().await;
     let path = format!("/api/chat-sessions/{session}");
@@ -115,7 +115,7 @@ async fn counters_follow_the_messages() {
 }
 
 #[tokio::test]
-async fn a_patch_replaces_what_it_names_and_nothing_else() {
+async fn patch_changes_only_the_fields_it_names() {
     let server = Server::start().await;
     let created =
         json!({"title": "t", "meta": {"a": 1, "b": 2}, "theme": {"c": 3}, "projectId": "p"});
@@ -137,7 +137,7 @@ async fn a_patch_replaces_what_it_names_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_change_with_a_stale_version_is_refused() {
+async fn change_with_a_stale_version_is_rejected() {
     let server = Server::start().await;
     let session = server.session().await;
     let change = |version: &'static str| {
@@ -154,7 +154,7 @@ async fn a_change_with_a_stale_version_is_refused() {
 }
 
 #[tokio::test]
-async fn if_match_may_name_several_versions_or_any() {
+async fn if_match_accepts_several_versions_or_any() {
     let server = Server::start().await;
     let session = server.session().await;
     let path = format!("/api/chat-sessions/{session}");
@@ -208,7 +208,7 @@ async fn if_match_may_name_several_versions_or_any() {
 }
 
 #[tokio::test]
-async fn a_patch_of_nothing_changes_nothing() {
+async fn empty_patch_changes_nothing() {
     let server = Server::start().await;
     let session = server.session().await;
     server.turn(&session, "hi", "hello").await;
@@ -282,7 +282,7 @@ async fn lists_are_paged_filtered_and_ordered() {
 }
 
 #[tokio::test]
-async fn a_cursor_goes_on_where_it_stood_while_sessions_arrive() {
+async fn cursor_keeps_its_position_while_sessions_arrive() {
     let server = Server::start().await;
     let create = async |number: usize| {
         let id = format!("s{number:02}");
@@ -316,7 +316,7 @@ async fn a_cursor_goes_on_where_it_stood_while_sessions_arrive() {
 }
 
 #[tokio::test]
-async fn deleting_takes_the_messages_along() {
+async fn deleting_a_session_deletes_its_messages() {
     let server = Server::start().await;
     let session = server.session().await;
     server.turn(&session, "a", "b").await;
@@ -334,7 +334,7 @@ async fn deleting_takes_the_messages_along() {
 }
 
 #[tokio::test]
-async fn many_sessions_are_deleted_by_project_or_by_age_and_never_by_accident() {
+async fn bulk_deletion_requires_a_project_or_an_age() {
     let server = Server::start().await;
     for (id, project, at) in
         [("a", "p", "2020"), ("b", "p", "2026"), ("c", "q", "2020"), ("d", "q", "2026")]

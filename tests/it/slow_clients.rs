@@ -20,7 +20,7 @@ async fn send(server: &Server, text: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_head_that_does_not_come_ends_its_connection() {
+async fn incomplete_head_closes_the_connection() {
     let server = Server::tuned(&[], Tuning { head_patience: SHORT, ..tuning() }).await;
     for begun in ["", "G", "GET / HTTP/1.1\r\nhost: localhost\r\nx-slow: "] {
         let answer = send(&server, begun).await;
@@ -31,7 +31,7 @@ async fn a_head_that_does_not_come_ends_its_connection() {
 }
 
 #[tokio::test]
-async fn a_body_that_stops_coming_is_told_so() {
+async fn stalled_body_gets_a_timeout_response() {
     let server = Server::tuned(&[], Tuning { body_patience: SHORT, ..tuning() }).await;
     let post = |path: &str, body: &str| {
         format!(
@@ -51,7 +51,7 @@ async fn a_body_that_stops_coming_is_told_so() {
 }
 
 #[tokio::test]
-async fn what_is_no_plain_request_is_refused_and_nothing_is_smuggled() {
+async fn ambiguous_request_is_rejected_and_nothing_smuggled() {
     let server = Server::start().await;
     let both = "POST /api/chat-sessions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
                 content-length: 4\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n\
@@ -68,7 +68,7 @@ async fn what_is_no_plain_request_is_refused_and_nothing_is_smuggled() {
 }
 
 #[tokio::test]
-async fn every_answer_says_that_it_is_not_to_be_framed_kept_or_guessed_at() {
+async fn every_response_has_the_security_headers() {
     let server = Server::start().await;
     for path in ["/", "/health/live", "/api/chat-sessions", "/api/nothing", "/api/openapi.json"] {
         let reply = server.get(path).await;

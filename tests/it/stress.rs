@@ -107,7 +107,7 @@ async fn told(server: &Server, session: usize) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_clients_in_several_sessions_lose_nothing_and_double_nothing() {
+async fn many_clients_lose_and_duplicate_no_message() {
     let server = Arc::new(Server::with(&["--memory-tokens=100000"]).await);
     for session in 0..SESSIONS {
         let body = json!({"sessionId": format!("s{session}")});

@@ -58,7 +58,7 @@ async fn sum_up(server: &Server, session: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn what_falls_out_of_the_prompt_is_summed_up_beside_the_turns() {
+async fn messages_leaving_the_prompt_are_summarized() {
     let (server, session) = start().await;
     let before = server.turn(&session, "Go on.", "Fine.").await;
     assert!(before.len() < 25 && !before[1].contains("in short"), "{before:?}");
@@ -79,7 +79,7 @@ async fn what_falls_out_of_the_prompt_is_summed_up_beside_the_turns() {
 }
 
 #[tokio::test]
-async fn a_branch_that_leaves_before_the_end_of_a_summary_does_not_have_it() {
+async fn branch_leaving_inside_a_summary_does_not_use_it() {
     let (server, session) = start().await;
     server.turn(&session, "Go on.", "Fine.").await;
     soon(sum_up(&server, &session)).await;
@@ -103,7 +103,7 @@ async fn a_branch_that_leaves_before_the_end_of_a_summary_does_not_have_it() {
 }
 
 #[tokio::test]
-async fn what_summaries_cost_is_booked_for_whoever_asked() {
+async fn summary_usage_is_recorded_for_the_turns_user() {
     let (server, session) = start().await;
     server.turn(&session, "And now?", "Now this.").await;
     sum_up(&server, &session).await;
@@ -114,7 +114,7 @@ async fn what_summaries_cost_is_booked_for_whoever_asked() {
 }
 
 #[tokio::test]
-async fn a_model_that_has_nothing_to_say_or_fails_does_no_harm() {
+async fn empty_or_failed_summary_does_no_harm() {
     let (server, session) = start().await;
     let first = server.turn(&session, "Go on.", "Fine.").await;
     let call = soon(server.upstream.call()).await;

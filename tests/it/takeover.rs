@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use std::collections::HashMap;
 
 #[tokio::test]
-async fn a_visitor_is_handed_from_the_model_to_a_person_and_back() {
+async fn visitor_is_handed_to_an_agent_and_back() {
     let server = Server::start().await;
     let new = json!({"sessionId": "desk-1", "userMeta": "{\"browser\":\"Firefox\"}",
         "theme": {"colour": "#0a7"}});
@@ -68,7 +68,7 @@ async fn a_visitor_is_handed_from_the_model_to_a_person_and_back() {
 }
 
 #[tokio::test]
-async fn participants_that_are_no_users_are_refused_and_nothing_is_created() {
+async fn invalid_participants_are_rejected_and_nothing_created() {
     let server = Server::start().await;
     let session = server.session().await;
     let path = format!("/api/chat-sessions/{session}");

@@ -19,7 +19,7 @@ async fn ticket(server: &Server, key: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_ticket_opens_one_stream_and_is_used_up() {
+async fn ticket_opens_one_stream_and_is_used_up() {
     let server = Server::with(&["--auth=keys"]).await;
     let (alice, reader) =
         (server.key("alice", Scope::Chat).await, server.key("alice", Scope::Read).await);
@@ -36,7 +36,7 @@ async fn a_ticket_opens_one_stream_and_is_used_up() {
 }
 
 #[tokio::test]
-async fn a_ticket_opens_nothing_else_and_an_invented_one_nothing_at_all() {
+async fn ticket_opens_only_streams_and_a_forged_one_nothing() {
     let server = Server::with(&["--auth=keys"]).await;
     let alice = server.key("alice", Scope::Chat).await;
     let good = ticket(&server, &alice).await;
@@ -60,7 +60,7 @@ async fn a_ticket_opens_nothing_else_and_an_invented_one_nothing_at_all() {
 }
 
 #[tokio::test]
-async fn of_many_who_come_with_one_ticket_one_gets_in() {
+async fn one_of_many_concurrent_uses_of_a_ticket_succeeds() {
     let server = Server::with(&["--auth=keys"]).await;
     let alice = server.key("alice", Scope::Chat).await;
     let path = format!("/api/events?ticket={}", ticket(&server, &alice).await);
@@ -72,7 +72,7 @@ async fn of_many_who_come_with_one_ticket_one_gets_in() {
 }
 
 #[tokio::test]
-async fn everybody_is_told_who_they_are() {
+async fn me_route_returns_the_callers_identity() {
     let server = Server::with(&["--auth=keys"]).await;
     let (alice, root) =
         (server.key("alice", Scope::Chat).await, server.key("root", Scope::Admin).await);

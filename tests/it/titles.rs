@@ -10,7 +10,7 @@ async fn calls(server: &Server) -> (Call, Call) {
 }
 
 #[tokio::test]
-async fn a_title_that_is_written_in_time_comes_with_the_reply() {
+async fn title_ready_in_time_arrives_with_the_reply() {
     let server = Server::with(&["--titles=model", "--small-model=tiny"]).await;
     let session = server.session().await;
     let mut frames =
@@ -35,7 +35,7 @@ async fn a_title_that_is_written_in_time_comes_with_the_reply() {
 }
 
 #[tokio::test]
-async fn a_title_that_comes_in_the_middle_takes_no_word_of_the_reply() {
+async fn title_arriving_mid_reply_drops_no_delta() {
     let server = Server::with(&["--titles=model"]).await;
     for round in 0..20 {
         let session = server.session().await;
@@ -56,7 +56,7 @@ async fn a_title_that_comes_in_the_middle_takes_no_word_of_the_reply() {
 }
 
 #[tokio::test]
-async fn a_users_title_is_never_overwritten() {
+async fn users_own_title_is_never_overwritten() {
     let server = Server::with(&["--titles=model"]).await;
     let session = server.session().await;
     let mut frames = server.chat(json!({"sessionId": session, "message": "hello"})).await;
@@ -71,7 +71,7 @@ async fn a_users_title_is_never_overwritten() {
 }
 
 #[tokio::test]
-async fn a_title_that_cannot_be_written_leaves_the_first_line() {
+async fn failed_title_leaves_the_first_line() {
     let server = Server::with(&["--titles=model"]).await;
     for failure in ["refused", "nothing"] {
         let session = server.session().await;
@@ -93,7 +93,7 @@ async fn a_title_that_cannot_be_written_leaves_the_first_line() {
 }
 
 #[tokio::test]
-async fn a_title_may_come_after_the_reply() {
+async fn title_may_arrive_after_the_reply() {
     let server = Server::with(&["--titles=model"]).await;
     let session = server.session().await;
     let mut frames = server.chat(json!({"sessionId": session, "message": "hello"})).await;
@@ -112,7 +112,7 @@ async fn a_title_may_come_after_the_reply() {
 }
 
 #[tokio::test]
-async fn by_default_no_model_is_asked() {
+async fn no_title_model_is_called_by_default() {
     let server = Server::start().await;
     let session = server.session().await;
     server.turn(&session, "hello", "hi").await;

@@ -44,7 +44,7 @@ async fn turn(server: &Server, session: &str, pictures: &[Value], times: f64) {
 }
 
 #[tokio::test]
-async fn what_a_provider_reports_corrects_the_counts_of_its_model_and_prompts_fit_by_them() {
+async fn reported_usage_corrects_counts_and_prompts_fit() {
     let mut server = Server::with(&["--context-window=3000"]).await;
     let session = long_session(&server).await;
     let before = preview(&server, &session).await;
@@ -79,7 +79,7 @@ async fn what_a_provider_reports_corrects_the_counts_of_its_model_and_prompts_fi
 }
 
 #[tokio::test]
-async fn openais_models_are_counted_exactly_whatever_is_reported() {
+async fn openai_models_are_counted_exactly_despite_reports() {
     let server = Server::with(&["--context-window=3000", "--model=gpt-4o"]).await;
     let session = long_session(&server).await;
     for _ in 0..4 {
@@ -93,7 +93,7 @@ async fn openais_models_are_counted_exactly_whatever_is_reported() {
 }
 
 #[tokio::test]
-async fn nothing_is_learned_from_prompts_with_pictures_nor_of_a_model_that_stepped_in() {
+async fn image_prompts_and_fallback_models_correct_no_counts() {
     let flags = ["--context-window=30000", "--fallback-models=second"];
     let server = Server::with(&flags).await;
     let session = long_session(&server).await;
@@ -119,7 +119,7 @@ async fn nothing_is_learned_from_prompts_with_pictures_nor_of_a_model_that_stepp
 }
 
 #[tokio::test]
-async fn the_operator_names_the_windows_of_models_and_of_all_others() {
+async fn operator_sets_context_windows_per_model_and_default() {
     let server = Server::with(&["--context-windows=gated-1=32k,llama3.2=4096"]).await;
     let window = async |server: &Server, model: &str| {
         let session = server.session().await;

@@ -83,7 +83,7 @@ pub async fn ui_history(server: &Server, session: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_call_ends_the_turn_and_its_output_continues_the_same_message() {
+async fn tool_call_ends_turn_and_output_continues_the_message() {
     let server = Server::start().await;
     let (frames, request) =
         chatted(&server, sent("s", &asks("q", "Oslo?")), calling(&["Oslo"])).await;
@@ -153,7 +153,7 @@ async fn a_call_ends_the_turn_and_its_output_continues_the_same_message() {
 }
 
 #[tokio::test]
-async fn outputs_that_come_twice_ask_nobody_twice_and_other_outputs_branch() {
+async fn repeated_outputs_replay_and_other_outputs_branch() {
     let server = Server::start().await;
     let (frames, _) = chatted(&server, sent("s", &asks("q", "Oslo?")), calling(&["Oslo"])).await;
     let reply = frames[0].data["messageId"].as_str().unwrap().to_owned();
@@ -173,7 +173,7 @@ async fn outputs_that_come_twice_ask_nobody_twice_and_other_outputs_branch() {
 }
 
 #[tokio::test]
-async fn calls_in_parallel_and_one_after_another_stay_one_message_for_the_ai_sdk() {
+async fn parallel_and_serial_calls_stay_one_ai_sdk_message() {
     let server = Server::start().await;
     let both = calling(&["Oslo", "Rome"]);
     let (frames, _) = chatted(&server, sent("s", &asks("q", "Where?")), both).await;
@@ -226,7 +226,7 @@ async fn calls_in_parallel_and_one_after_another_stay_one_message_for_the_ai_sdk
 }
 
 #[tokio::test]
-async fn whatever_memory_leaves_out_no_call_goes_without_its_output() {
+async fn trimmed_history_never_separates_call_and_output() {
     let server = Server::start().await;
     for city in ["a", "b", "c"] {
         let question = asks(&format!("q-{city}"), city);
@@ -265,7 +265,7 @@ async fn whatever_memory_leaves_out_no_call_goes_without_its_output() {
 }
 
 #[tokio::test]
-async fn calls_nobody_answered_and_calls_cut_off_do_not_hinder_the_next_message() {
+async fn unanswered_and_cut_calls_do_not_block_the_next_message() {
     let server = Server::start().await;
     chatted(&server, sent("s", &asks("q", "Oslo?")), calling(&["Oslo"])).await;
     let (_, request) =
@@ -289,7 +289,7 @@ async fn calls_nobody_answered_and_calls_cut_off_do_not_hinder_the_next_message(
 }
 
 #[tokio::test]
-async fn a_message_that_waits_keeps_its_tools() {
+async fn queued_message_keeps_its_tools() {
     let server = Server::start().await;
     let session = server.session().await;
     let (_running, call) = server.open_turn(&session, "first").await;
@@ -306,7 +306,7 @@ async fn a_message_that_waits_keeps_its_tools() {
 }
 
 #[tokio::test]
-async fn parts_that_only_look_like_outputs_reach_no_model() {
+async fn forged_output_parts_reach_no_model() {
     let server = Server::start().await;
     let session = server.session().await;
     let forged = json!([
@@ -327,7 +327,7 @@ async fn parts_that_only_look_like_outputs_reach_no_model() {
 }
 
 #[tokio::test]
-async fn anthropic_is_offered_functions_calls_them_and_reads_what_came_of_it() {
+async fn anthropic_gets_functions_and_reads_their_outputs() {
     let server = crate::anthropic::server().await;
     let calls = |mut call: Call| {
         assert_eq!(call.request["tools"][0]["name"], "weather");

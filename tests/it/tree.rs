@@ -192,7 +192,7 @@ async fn check(server: &Server, session: &mut Expected) {
 }
 
 #[tokio::test]
-async fn however_a_conversation_branches_one_path_is_shown_and_read_and_nothing_is_lost() {
+async fn random_branching_shows_one_path_and_loses_nothing() {
     let server = Server::start().await;
     let mut runner = TestRunner::deterministic();
     for _ in 0..CASES {

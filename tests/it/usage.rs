@@ -40,7 +40,7 @@ async fn ask(server: &Server, key: &str, session: &str, message: &str) -> Reply 
 const PRICED: &[&str] = &["--auth=keys", "--prices=gated-*=1/0.5/10"];
 
 #[tokio::test]
-async fn a_turn_is_booked_with_its_tokens_and_its_price_for_whoever_asked() {
+async fn turn_is_recorded_with_tokens_and_cost_for_its_user() {
     let server = Server::with(PRICED).await;
     let (ann, pat) = (server.key("ann", Scope::Chat).await, server.key("pat", Scope::Chat).await);
     let body = json!({"sessionId": "s", "participants": ["pat"], "projectId": "p"});
@@ -98,7 +98,7 @@ async fn a_turn_is_booked_with_its_tokens_and_its_price_for_whoever_asked() {
 }
 
 #[tokio::test]
-async fn stopped_failed_and_unwanted_turns_are_booked_too() {
+async fn stopped_failed_and_deleted_turns_are_recorded_too() {
     let server = Server::with(PRICED).await;
     let ann = server.key("ann", Scope::Chat).await;
     let own = server.with_key(&ann);
@@ -141,7 +141,7 @@ async fn stopped_failed_and_unwanted_turns_are_booked_too() {
 }
 
 #[tokio::test]
-async fn a_quota_of_money_lets_nobody_ask_for_a_model_without_a_price() {
+async fn cost_quota_rejects_models_without_a_price() {
     let server = Server::with(&[PRICED, &["--quota-cost=key:5"]].concat()).await;
     let ann = server.key("ann", Scope::Chat).await;
     let own = server.with_key(&ann);
@@ -172,7 +172,7 @@ async fn a_quota_of_money_lets_nobody_ask_for_a_model_without_a_price() {
 }
 
 #[tokio::test]
-async fn who_has_spent_their_quota_begins_nothing_new_and_reads_what_they_have() {
+async fn spent_quota_blocks_new_turns_but_not_reads() {
     for quota in
         ["--quota-tokens=100", "--quota-tokens=key:100/day", "--quota-cost=user:0.0001/day"]
     {
@@ -197,7 +197,7 @@ async fn who_has_spent_their_quota_begins_nothing_new_and_reads_what_they_have()
 }
 
 #[tokio::test]
-async fn a_projects_quota_is_that_of_all_who_talk_in_it() {
+async fn project_quota_is_shared_by_its_users() {
     let server = Server::with(&["--auth=keys", "--quota-tokens=project:100/month"]).await;
     let (ann, pat) = (server.key("ann", Scope::Chat).await, server.key("pat", Scope::Chat).await);
     let body = json!({"sessionId": "s", "participants": ["pat"], "projectId": "p"});
@@ -209,7 +209,7 @@ async fn a_projects_quota_is_that_of_all_who_talk_in_it() {
 }
 
 #[tokio::test]
-async fn a_turn_that_waited_is_not_sent_once_the_quota_is_spent() {
+async fn queued_turn_fails_once_the_quota_is_spent() {
     let server = Server::with(&["--auth=keys", "--quota-tokens=100"]).await;
     let ann = server.key("ann", Scope::Chat).await;
     let mut first = begin(&server, &ann, "s", "one").await;
@@ -232,7 +232,7 @@ async fn calls(server: &Server) -> (Call, Call) {
 }
 
 #[tokio::test]
-async fn what_titles_cost_is_booked_beside_the_turns_and_counts_against_quotas() {
+async fn title_usage_is_recorded_apart_and_counts_toward_quotas() {
     let titled = ["--titles=model", "--small-model=tiny", "--prices=gated-*=1/10,tiny=1/1"];
     let server =
         Server::with(&[&["--auth=keys", "--quota-tokens=100"][..], &titled].concat()).await;
@@ -273,7 +273,7 @@ async fn what_titles_cost_is_booked_beside_the_turns_and_counts_against_quotas()
 }
 
 #[tokio::test]
-async fn a_title_that_fails_is_booked_with_what_we_count() {
+async fn failed_title_is_recorded_with_our_own_count() {
     let server = Server::with(&["--auth=keys", "--titles=model", "--small-model=tiny"]).await;
     let ann = server.key("ann", Scope::Chat).await;
     let mut frames = begin(&server, &ann, "s", "one").await;
@@ -292,7 +292,7 @@ async fn a_title_that_fails_is_booked_with_what_we_count() {
 }
 
 #[tokio::test]
-async fn what_did_not_reach_a_provider_is_booked_with_nothing() {
+async fn calls_that_reached_no_provider_are_recorded_as_zero() {
     let unreachable = "--openai-base-url=http://127.0.0.1:1/v1";
     let flags = [PRICED, &[unreachable, "--titles=model", "--small-model=tiny"]].concat();
     let server = Server::with(&flags).await;
@@ -314,7 +314,7 @@ async fn what_did_not_reach_a_provider_is_booked_with_nothing() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_asked_of_usage_is_told() {
+async fn invalid_usage_query_is_rejected() {
     let server = Server::start().await;
     for query in [
         "groupBy=user",

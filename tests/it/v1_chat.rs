@@ -58,7 +58,7 @@ fn error(reply: &Reply) -> (u16, String, Value, Value) {
 }
 
 #[tokio::test]
-async fn without_a_session_a_request_goes_to_the_provider_as_it_is_and_its_answer_comes_back() {
+async fn stateless_request_and_response_are_forwarded_unchanged() {
     let server = Server::start().await;
     let body = json!({
         "model": "m", "messages": user("hi"), "n": 2, "seed": 7, "logprobs": true, "odd": {"x": [1.5]},
@@ -79,7 +79,7 @@ async fn without_a_session_a_request_goes_to_the_provider_as_it_is_and_its_answe
 }
 
 #[tokio::test]
-async fn without_a_session_a_stream_is_handed_on_as_it_comes() {
+async fn stateless_stream_is_forwarded_as_it_arrives() {
     let server = Server::start().await;
     let body = json!({"messages": user("hi"), "stream": true});
     let pieces =
@@ -101,7 +101,7 @@ async fn without_a_session_a_stream_is_handed_on_as_it_comes() {
 }
 
 #[tokio::test]
-async fn what_the_provider_refuses_is_told_in_its_own_words_but_for_its_operators_matters() {
+async fn provider_error_is_forwarded_without_operator_details() {
     let server = Server::start().await;
     let refused = async |status, sent: Value| {
         let body = json!({"model": "m", "messages": user("hi")});
@@ -123,7 +123,7 @@ async fn what_the_provider_refuses_is_told_in_its_own_words_but_for_its_operator
 }
 
 #[tokio::test]
-async fn a_provider_that_never_begins_is_given_up_without_a_session_too() {
+async fn stateless_request_times_out_without_first_token() {
     let server = Server::with(&["--first-token-timeout=50ms", "--turn-timeout=60ms"]).await;
     for is_stream in [true, false] {
         let body = json!({"messages": user("hi"), "stream": is_stream});
@@ -134,7 +134,7 @@ async fn a_provider_that_never_begins_is_given_up_without_a_session_too() {
 }
 
 #[tokio::test]
-async fn with_a_session_it_is_a_turn_that_is_stored_and_remembered() {
+async fn request_with_session_is_a_stored_and_remembered_turn() {
     let server = Server::start().await;
     let body = json!({
         "model": "m", "session_id": "mine", "temperature": 0.5, "max_completion_tokens": 9,
@@ -189,7 +189,7 @@ async fn with_a_session_it_is_a_turn_that_is_stored_and_remembered() {
 }
 
 #[tokio::test]
-async fn a_turn_streams_in_chunks_and_can_be_joined_like_any_other() {
+async fn turn_streams_in_chunks_and_can_be_joined() {
     let server = Server::start().await;
     let body = json!({"session_id": "s", "messages": user("hi"), "stream": true, "stream_options": {"include_usage": true}});
     let answer = async {
@@ -225,7 +225,7 @@ async fn a_turn_streams_in_chunks_and_can_be_joined_like_any_other() {
 }
 
 #[tokio::test]
-async fn pictures_go_along_and_are_kept() {
+async fn images_are_sent_and_stored() {
     let server = Server::start().await;
     let picture = json!({"type": "image_url", "image_url": {"url": "https://e.com/a.png"}});
     let content = json!([{"type": "text", "text": "What is it?"}, picture]);
@@ -240,7 +240,7 @@ async fn pictures_go_along_and_are_kept() {
 }
 
 #[tokio::test]
-async fn a_library_that_tries_again_gets_the_same_turn_and_the_same_words_said_twice_are_two() {
+async fn library_retry_gets_its_turn_but_repeated_text_is_new() {
     let server = Server::start().await;
     let send = |count: u32| {
         let body = json!({"session_id": "s", "messages": user("yes")});
@@ -270,7 +270,7 @@ async fn a_library_that_tries_again_gets_the_same_turn_and_the_same_words_said_t
 }
 
 #[tokio::test]
-async fn a_turn_that_fails_before_its_first_word_is_an_error_and_later_the_end_of_its_stream() {
+async fn early_failure_is_an_error_and_late_failure_ends_stream() {
     let server = Server::start().await;
     let body =
         |session: &str| json!({"session_id": session, "messages": user("hi"), "stream": true});
@@ -294,7 +294,7 @@ async fn a_turn_that_fails_before_its_first_word_is_an_error_and_later_the_end_o
 }
 
 #[tokio::test]
-async fn a_busy_session_is_refused_once() {
+async fn busy_session_is_rejected_without_retry() {
     let server = Server::start().await;
     let session = server.session().await;
     let (_frames, _call) = server.open_turn(&session, "hi").await;
@@ -307,7 +307,7 @@ async fn a_busy_session_is_refused_once() {
 }
 
 #[tokio::test]
-async fn bad_input_is_refused_by_the_name_that_openai_gives_it() {
+async fn bad_input_is_rejected_by_its_openai_name() {
     let server = Server::start().await;
     for (field, value, param) in [
         ("messages", json!(null), "messages"),
@@ -346,7 +346,7 @@ async fn bad_input_is_refused_by_the_name_that_openai_gives_it() {
 }
 
 #[tokio::test]
-async fn models_are_listed_and_whatever_is_not_there_is_told_in_openais_shape() {
+async fn models_are_listed_and_unknown_routes_get_openai_errors() {
     let server = Server::start().await;
     let models = server.get("/v1/models").await.body;
     let gated = json!({"id": "gated-1", "object": "model", "created": 0, "owned_by": "openai"});
@@ -366,7 +366,7 @@ async fn models_are_listed_and_whatever_is_not_there_is_told_in_openais_shape() 
 }
 
 #[tokio::test]
-async fn a_provider_that_speaks_otherwise_answers_all_the_same() {
+async fn non_openai_provider_answers_stateless_requests() {
     let server = Server::with(&["--provider=demo"]).await;
     let body = json!({"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "hello"}]});
     let reply = server.post(ROUTE, body).await;
@@ -376,7 +376,7 @@ async fn a_provider_that_speaks_otherwise_answers_all_the_same() {
 }
 
 #[tokio::test]
-async fn what_is_used_without_a_session_is_booked_and_counts_against_quotas() {
+async fn stateless_usage_is_recorded_and_counts_toward_quotas() {
     let server = Server::with(&["--quota-tokens=60"]).await;
     let usage = json!({"prompt_tokens": 30, "completion_tokens": 5});
     let answer = json!({"choices": [{"message": {"content": "hi"}}], "usage": usage});

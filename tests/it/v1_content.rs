@@ -23,7 +23,7 @@ fn error(reply: &Reply) -> (u16, &Value, &Value, &Value) {
 }
 
 #[tokio::test]
-async fn a_picture_that_no_model_can_reach_is_refused_and_nothing_is_stored() {
+async fn unreachable_image_is_rejected_and_nothing_stored() {
     let server = Server::start().await;
     let refused = async |route: &str, body: Value, param: &str| {
         let reply = server.post(route, body.clone()).await;
@@ -52,7 +52,7 @@ async fn a_picture_that_no_model_can_reach_is_refused_and_nothing_is_stored() {
 }
 
 #[tokio::test]
-async fn what_a_model_refuses_to_say_is_its_reply_and_can_be_sent_back() {
+async fn refusal_becomes_the_reply_and_can_be_sent_back() {
     let server = Server::start().await;
     let refuse = |mut call: Call| {
         for piece in ["I can't ", "help with that."] {
@@ -76,7 +76,7 @@ async fn what_a_model_refuses_to_say_is_its_reply_and_can_be_sent_back() {
 }
 
 #[tokio::test]
-async fn a_path_that_is_no_text_is_told_in_openais_shape() {
+async fn non_utf8_path_gets_an_openai_error() {
     let server = Server::start().await;
     for path in ["responses/%F0%9F", "conversations/%FF/items", "models/%C3%28"] {
         let reply = server.get(&format!("/v1/{path}")).await;

@@ -28,7 +28,7 @@ fn message(role: &str, text: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_conversation_is_a_session_and_the_other_way_round() {
+async fn conversation_is_a_session_and_vice_versa() {
     let server = Server::start().await;
     let items = json!([message("user", "I am Ada."), message("assistant", "Hello.")]);
     let made = server.post(ROUTE, json!({"metadata": {"topic": "x"}, "items": items})).await.body;
@@ -64,7 +64,7 @@ async fn a_conversation_is_a_session_and_the_other_way_round() {
 }
 
 #[tokio::test]
-async fn metadata_is_replaced_and_what_else_the_application_keeps_stays() {
+async fn metadata_is_replaced_and_other_session_meta_kept() {
     let server = Server::start().await;
     let meta = json!({"meta": {"a": "1", "nested": {"b": 2}}, "sessionId": "s"});
     server.post("/api/chat-sessions", meta).await.data();
@@ -103,7 +103,7 @@ async fn items_are_paged_in_both_directions() {
 }
 
 #[tokio::test]
-async fn the_last_item_can_be_taken_back_and_its_message_stays_beside_the_path() {
+async fn deleted_last_item_leaves_the_path_but_keeps_its_message() {
     let server = Server::start().await;
     let items = json!({"items": [message("user", "one"), message("assistant", "two"), message("user", "three")]});
     let id = server.post(ROUTE, items).await.body["id"].as_str().unwrap().to_owned();
@@ -131,7 +131,7 @@ async fn the_last_item_can_be_taken_back_and_its_message_stays_beside_the_path()
 }
 
 #[tokio::test]
-async fn a_library_that_tries_again_adds_its_items_once() {
+async fn library_retry_adds_its_items_once() {
     let server = Server::start().await;
     let id = server.post(ROUTE, json!({})).await.body["id"].as_str().unwrap().to_owned();
     let add = |count: u32| {
@@ -146,7 +146,7 @@ async fn a_library_that_tries_again_adds_its_items_once() {
 }
 
 #[tokio::test]
-async fn bad_input_is_refused_and_nothing_is_half_done() {
+async fn bad_input_is_rejected_and_nothing_stored() {
     let server = Server::start().await;
     let many: Vec<_> = (0..21).map(|_| message("user", "x")).collect();
     let long = json!({"k": "v".repeat(513)});

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 const REFUSED: &str = "invalid_request_error";
 
 #[tokio::test]
-async fn references_stand_for_what_responses_said_wherever_that_was() {
+async fn item_references_resolve_to_items_of_any_response() {
     let server = Server::start().await;
     let first = told(&server, json!({"input": "My name is Ada."}), "Hello Ada.").await;
     let said = first["output"][0]["id"].clone();
@@ -39,7 +39,7 @@ async fn references_stand_for_what_responses_said_wherever_that_was() {
 }
 
 #[tokio::test]
-async fn a_library_that_repeats_the_question_with_its_outputs_doubles_nothing() {
+async fn question_repeated_with_outputs_is_stored_once() {
     let server = Server::start().await;
     let conversation = server.post("/v1/conversations", json!({})).await.body["id"].clone();
     let session = conversation.as_str().unwrap().trim_start_matches("conv_").to_owned();
@@ -89,7 +89,7 @@ async fn a_library_that_repeats_the_question_with_its_outputs_doubles_nothing() 
 }
 
 #[tokio::test]
-async fn an_output_that_comes_too_late_hides_nothing_of_what_was_said_since() {
+async fn late_output_hides_no_later_message() {
     let server = Server::start().await;
     let conversation = server.post("/v1/conversations", json!({})).await.body["id"].clone();
     let tool = json!({"type": "function", "name": "weather", "parameters": {"type": "object"}});

@@ -47,7 +47,7 @@ async fn the_only_session(server: &Server) -> String {
 }
 
 #[tokio::test]
-async fn a_response_is_a_turn_of_a_session_of_its_own_and_can_be_read_again() {
+async fn response_is_a_turn_in_its_own_session_and_readable() {
     let server = Server::start().await;
     let body = json!({
         "model": "m", "input": "I am Ada.", "instructions": "Be brief.", "temperature": 0.5,
@@ -107,7 +107,7 @@ async fn a_response_is_a_turn_of_a_session_of_its_own_and_can_be_read_again() {
 }
 
 #[tokio::test]
-async fn a_response_goes_on_from_another_without_its_instructions_and_branches_exactly_there() {
+async fn chained_response_branches_without_earlier_instructions() {
     let server = Server::start().await;
     let first = told(&server, json!({"input": "one", "instructions": "Shout."}), "ONE").await;
     let behind = |input: &str, response: &Value| json!({"input": input, "previous_response_id": id(response)});
@@ -137,7 +137,7 @@ async fn a_response_goes_on_from_another_without_its_instructions_and_branches_e
 }
 
 #[tokio::test]
-async fn a_conversation_is_gone_on_with_from_each_dialect_and_seen_from_all() {
+async fn conversation_continues_in_each_dialect_and_is_seen_in_all() {
     let server = Server::start().await;
     let conversation = server.post("/v1/conversations", json!({})).await.body["id"].clone();
     let session = conversation.as_str().unwrap().strip_prefix("conv_").unwrap().to_owned();
@@ -201,7 +201,7 @@ async fn a_conversation_is_gone_on_with_from_each_dialect_and_seen_from_all() {
 }
 
 #[tokio::test]
-async fn several_items_are_stored_together_and_listed_as_the_responses_input() {
+async fn several_items_are_stored_and_listed_as_response_input() {
     let server = Server::start().await;
     let picture = json!({"type": "input_image", "image_url": "https://e.com/a.png"});
     let input = json!([
@@ -256,7 +256,7 @@ async fn several_items_are_stored_together_and_listed_as_the_responses_input() {
 }
 
 #[tokio::test]
-async fn a_schema_goes_to_the_provider_in_its_own_order() {
+async fn schema_reaches_the_provider_in_its_own_order() {
     let server = Server::start().await;
     let body = r#"{"input": "hi", "text": {"format": {"type": "json_schema", "name": "n", "strict": true, "schema": {"z": 1, "a": 2}}}}"#;
     let asking =
@@ -272,7 +272,7 @@ async fn a_schema_goes_to_the_provider_in_its_own_order() {
 }
 
 #[tokio::test]
-async fn what_is_not_to_be_stored_is_stored_nowhere_also_behind_what_is() {
+async fn unstored_response_is_stored_nowhere_even_when_chained() {
     let server = Server::start().await;
     let input = json!([{"role": "user", "content": "one"}, {"role": "assistant", "content": "1"}, {"role": "user", "content": "two"}]);
     let body = json!({"store": false, "input": input, "instructions": "Be brief."});
@@ -304,7 +304,7 @@ async fn what_is_not_to_be_stored_is_stored_nowhere_also_behind_what_is() {
 }
 
 #[tokio::test]
-async fn a_busy_conversation_is_locked_and_the_library_does_not_try_again() {
+async fn busy_conversation_is_locked_and_not_retried() {
     let server = Server::start().await;
     let first = told(&server, json!({"input": "one"}), "1").await;
     let session = the_only_session(&server).await;
@@ -323,7 +323,7 @@ async fn a_busy_conversation_is_locked_and_the_library_does_not_try_again() {
 }
 
 #[tokio::test]
-async fn a_library_that_tries_again_gets_the_same_response() {
+async fn library_retry_gets_the_same_response() {
     let server = Server::start().await;
     let send = |count: u32| {
         let body = json!({"input": [{"role": "user", "content": "one"}, {"role": "user", "content": "yes"}]});
@@ -348,7 +348,7 @@ async fn a_library_that_tries_again_gets_the_same_response() {
 }
 
 #[tokio::test]
-async fn a_deleted_response_is_gone_and_with_it_a_session_that_was_its_own() {
+async fn deleted_response_is_gone_with_its_own_session() {
     let server = Server::start().await;
     let delete =
         async |response: &Value| server.delete(&format!("{ROUTE}/{}", id(response))).await.body;
@@ -370,7 +370,7 @@ async fn a_deleted_response_is_gone_and_with_it_a_session_that_was_its_own() {
 }
 
 #[tokio::test]
-async fn bad_input_is_refused_by_the_name_that_openai_gives_it() {
+async fn bad_input_is_rejected_by_its_openai_name() {
     let server = Server::start().await;
     let long = json!({"k": "v".repeat(513)});
     let none = &Value::Null;
@@ -465,7 +465,7 @@ async fn bad_input_is_refused_by_the_name_that_openai_gives_it() {
 }
 
 #[tokio::test]
-async fn a_reply_that_failed_is_an_error_and_stays_to_be_read_as_a_failed_response() {
+async fn failed_reply_is_an_error_and_readable_as_failed_response() {
     let server = Server::start().await;
     let refuse = async {
         let refused = json!({"error": {"message": "no such model"}});

@@ -66,7 +66,7 @@ async fn open(server: &Server, body: Value) -> Response {
 }
 
 #[tokio::test]
-async fn a_reply_is_told_in_the_order_of_the_protocol() {
+async fn reply_events_follow_the_protocol_order() {
     let server = Server::start().await;
     let events = streamed(&server, json!({"input": "hi", "model": "m"}), |mut call| {
         call.reasoning("reasoning_content", "hm");
@@ -130,7 +130,7 @@ async fn a_reply_is_told_in_the_order_of_the_protocol() {
 }
 
 #[tokio::test]
-async fn a_response_in_the_background_goes_on_by_itself_and_is_read_again_with_the_same_numbers() {
+async fn background_response_continues_and_replays_same_numbers() {
     let server = Server::start().await;
     let body = json!({"input": "hi", "background": true, "stream": true});
     let mut first = open(&server, body).await;
@@ -168,7 +168,7 @@ async fn a_response_in_the_background_goes_on_by_itself_and_is_read_again_with_t
 }
 
 #[tokio::test]
-async fn the_numbers_stay_when_the_server_starts_again() {
+async fn sequence_numbers_survive_restart() {
     let mut server = Server::on_file(&[]).await;
     let body = json!({"input": "hi", "background": true});
     let all = streamed(&server, body, |mut call| {
@@ -185,7 +185,7 @@ async fn the_numbers_stay_when_the_server_starts_again() {
 }
 
 #[tokio::test]
-async fn a_response_in_the_background_answers_at_once_and_is_cancelled() {
+async fn background_response_returns_at_once_and_is_cancelled() {
     let server = Server::start().await;
     let queued = server.post(ROUTE, json!({"input": "hi", "background": true})).await;
     assert_eq!((queued.status, &queued.body["status"]), (200, &json!("queued")));
@@ -212,7 +212,7 @@ async fn a_response_in_the_background_answers_at_once_and_is_cancelled() {
 }
 
 #[tokio::test]
-async fn a_reply_that_reached_its_limit_is_incomplete() {
+async fn reply_at_its_token_limit_is_incomplete() {
     let server = Server::start().await;
     for (reason, why) in [("length", "max_output_tokens"), ("content_filter", "content_filter")] {
         let events = streamed(&server, json!({"input": "hi"}), |mut call| {
@@ -234,7 +234,7 @@ async fn a_reply_that_reached_its_limit_is_incomplete() {
 }
 
 #[tokio::test]
-async fn a_reply_that_breaks_off_ends_with_its_error() {
+async fn reply_that_breaks_off_ends_with_its_error() {
     let server = Server::start().await;
     let asking = async { open(&server, json!({"input": "hi", "stream": true})).await };
     let answering = async {
@@ -276,7 +276,7 @@ async fn a_reply_that_breaks_off_ends_with_its_error() {
 }
 
 #[tokio::test]
-async fn a_library_that_tries_again_reads_the_same_events() {
+async fn library_retry_reads_the_same_events() {
     let server = Server::start().await;
     let send = |count: u32| {
         let body = json!({"input": "hi", "stream": true});
@@ -318,7 +318,7 @@ fn output(city: &str, weather: &str) -> Value {
 }
 
 #[tokio::test]
-async fn functions_are_called_and_their_outputs_continue_the_response() {
+async fn functions_are_called_and_outputs_continue_the_response() {
     let server = Server::start().await;
     let body = json!({"input": "Weather?", "tools": weather(), "tool_choice": {"type": "function", "name": "weather"}, "parallel_tool_calls": true});
     let events = streamed(&server, body, |call| {
@@ -422,7 +422,7 @@ async fn functions_are_called_and_their_outputs_continue_the_response() {
 }
 
 #[tokio::test]
-async fn functions_are_called_in_a_conversation_and_by_clients_that_send_all_of_it_each_time() {
+async fn functions_work_in_conversations_and_with_full_history() {
     let server = Server::start().await;
     let conversation = server.post("/v1/conversations", json!({})).await.body["id"].clone();
     let in_it =

@@ -7,7 +7,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 #[tokio::test]
-async fn chat_completions_call_functions_in_a_session_and_the_others_see_it() {
+async fn chat_completions_calls_are_visible_in_other_dialects() {
     let server = Server::start().await;
     let ask = async |messages: Value, script: Box<dyn FnOnce(Call)>| {
         let body =
@@ -58,7 +58,7 @@ async fn chat_completions_call_functions_in_a_session_and_the_others_see_it() {
 }
 
 #[tokio::test]
-async fn a_call_without_arguments_has_an_empty_object_in_every_dialect() {
+async fn call_without_arguments_has_an_empty_object_everywhere() {
     let server = Server::start().await;
     let body = json!({"session_id": "s", "messages": [{"role": "user", "content": "now?"}], "tools": tools()});
     let asking = server.post("/v1/chat/completions", body);
@@ -75,7 +75,7 @@ async fn a_call_without_arguments_has_an_empty_object_in_every_dialect() {
 }
 
 #[tokio::test]
-async fn pictures_are_files_to_the_ai_sdk_however_they_came() {
+async fn images_are_ai_sdk_files_however_they_arrived() {
     let server = Server::start().await;
     let content = json!([
         {"type": "text", "text": "look"},
@@ -91,7 +91,7 @@ async fn pictures_are_files_to_the_ai_sdk_however_they_came() {
 }
 
 #[tokio::test]
-async fn calls_and_outputs_are_items_of_a_conversation() {
+async fn calls_and_outputs_are_conversation_items() {
     let server = Server::start().await;
     let both = calling(&["Oslo", "Rome"]);
     let (frames, _) = chatted(&server, sent("s", &asks("q", "Where?")), both).await;

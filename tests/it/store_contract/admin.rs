@@ -6,7 +6,7 @@ use echoic::store::{Parent, Store, StoredTicket};
 use futures::future::join_all;
 use std::sync::Arc;
 
-pub(super) async fn owners_are_listed_with_what_they_own(store: &Arc<dyn Store>) {
+pub(super) async fn users_are_listed_with_their_totals(store: &Arc<dyn Store>) {
     let (ada, bob) = (user("ada"), user("bob"));
     for (who, session) in [(&bob, "b"), (&ada, "a1"), (&ada, "a2")] {
         create(store, who, session).await;
@@ -24,7 +24,7 @@ pub(super) async fn owners_are_listed_with_what_they_own(store: &Arc<dyn Store>)
     assert!(store.owners(9, 10).await.unwrap().owners.is_empty());
 }
 
-pub(super) async fn only_what_is_still_idle_is_deleted(store: &Arc<dyn Store>) {
+pub(super) async fn only_sessions_still_idle_are_deleted(store: &Arc<dyn Store>) {
     let ada = user("ada");
     for session in ["idle", "used", "busy"] {
         create(store, &ada, session).await;
@@ -43,7 +43,7 @@ pub(super) async fn only_what_is_still_idle_is_deleted(store: &Arc<dyn Store>) {
     assert_eq!(store.delete_idle(&id("idle"), at(5)).await.unwrap(), None);
 }
 
-pub(super) async fn a_ticket_is_taken_by_one(store: &Arc<dyn Store>) {
+pub(super) async fn ticket_is_redeemed_only_once(store: &Arc<dyn Store>) {
     let ticket = StoredTicket {
         digest: "d1".to_owned(),
         holder: "{}".to_owned(),

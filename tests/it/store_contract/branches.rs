@@ -58,7 +58,7 @@ async fn set_status(store: &Arc<dyn Store>, who: &Principal, status: &str) {
     store.change_session(who, &id("s"), change, Vec::new(), at(9)).await.unwrap();
 }
 
-pub async fn an_edit_stands_beside_the_message_it_replaces(store: &Arc<dyn Store>) {
+pub async fn edit_is_a_sibling_of_the_message_it_replaces(store: &Arc<dyn Store>) {
     let ada = user("ada");
     create(store, &ada, "s").await;
     turn(store, begin(&ada, "s", "hello"), "hi").await;
@@ -83,7 +83,7 @@ pub async fn an_edit_stands_beside_the_message_it_replaces(store: &Arc<dyn Store
     assert_eq!(path(store, &ada).await, ["hello", "hi", "third", "third"]);
 }
 
-pub async fn another_reply_stands_beside_the_first_wherever_the_head_is(store: &Arc<dyn Store>) {
+pub async fn regenerated_reply_is_a_sibling_wherever_the_head_is(store: &Arc<dyn Store>) {
     let ada = user("ada");
     create(store, &ada, "s").await;
     let (question, one) = turn(store, begin(&ada, "s", "q1"), "r1").await;
@@ -110,7 +110,7 @@ pub async fn another_reply_stands_beside_the_first_wherever_the_head_is(store: &
     assert_eq!(said(store, &ada, "s", View::All).await.len(), 8);
 }
 
-pub async fn there_must_be_something_to_answer_again(store: &Arc<dyn Store>) {
+pub async fn regeneration_requires_a_user_message(store: &Arc<dyn Store>) {
     let ada = user("ada");
     create(store, &ada, "s").await;
     let kind = async |begin| store.begin_turn(begin).await.unwrap_err().kind;
@@ -124,7 +124,7 @@ pub async fn there_must_be_something_to_answer_again(store: &Arc<dyn Store>) {
     assert_eq!((session.active_turn, session.messages_count), (None, 1));
 }
 
-pub async fn a_turn_may_branch_off_anywhere_or_begin_a_path_of_its_own(store: &Arc<dyn Store>) {
+pub async fn turn_branches_off_anywhere_or_starts_a_new_root(store: &Arc<dyn Store>) {
     let ada = user("ada");
     create(store, &ada, "s").await;
     let (_, one) = turn(store, begin(&ada, "s", "q1"), "r1").await;
@@ -142,7 +142,7 @@ pub async fn a_turn_may_branch_off_anywhere_or_begin_a_path_of_its_own(store: &A
     assert_eq!((session.active_turn, session.messages_count), (None, 10));
 }
 
-pub async fn a_closed_session_takes_nothing_until_it_is_reopened(store: &Arc<dyn Store>) {
+pub async fn closed_session_accepts_nothing_until_reopened(store: &Arc<dyn Store>) {
     let ada = user("ada");
     create(store, &ada, "s").await;
     let (_, reply) = turn(store, saying(&ada, "u", "q", OnKnownId::Refuse), "r").await;
@@ -170,7 +170,7 @@ pub async fn a_closed_session_takes_nothing_until_it_is_reopened(store: &Arc<dyn
     assert_eq!(path(store, &ada).await, ["q", "r", "more", "ok"]);
 }
 
-pub async fn a_turn_that_waited_is_passed_over_once_its_session_is_closed(store: &Arc<dyn Store>) {
+pub async fn queued_turn_is_skipped_once_its_session_is_closed(store: &Arc<dyn Store>) {
     let ada = user("ada");
     create(store, &ada, "s").await;
     let (_, reply) = turn(store, begin(&ada, "s", "q"), "r").await;
@@ -192,7 +192,7 @@ pub async fn a_turn_that_waited_is_passed_over_once_its_session_is_closed(store:
     assert!(store.begin_waiting(&life("two"), at(5)).await.unwrap().next.is_none());
 }
 
-pub async fn while_a_person_answers_messages_are_stored_and_no_turn_begins(store: &Arc<dyn Store>) {
+pub async fn assigned_session_stores_messages_and_begins_no_turn(store: &Arc<dyn Store>) {
     let ada = user("ada");
     create(store, &ada, "s").await;
     turn(store, begin(&ada, "s", "q"), "r").await;

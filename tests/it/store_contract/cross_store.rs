@@ -330,7 +330,7 @@ fn status(number: u8) -> Option<SessionStatus> {
 }
 
 #[tokio::test]
-async fn whatever_is_done_both_stores_answer_the_same() {
+async fn both_stores_answer_any_sequence_of_steps_the_same() {
     let mut runner = TestRunner::deterministic();
     for _ in 0..CASES {
         let steps = steps().new_tree(&mut runner).unwrap().current();

@@ -5,7 +5,7 @@ use echoic::domain::{MessageId, Role};
 use echoic::store::{Embedding, Parent, Store};
 use std::sync::Arc;
 
-pub async fn embeddings_belong_to_their_messages_and_go_with_them(store: &Arc<dyn Store>) {
+pub async fn embeddings_belong_to_messages_and_are_deleted_with_them(store: &Arc<dyn Store>) {
     create(store, &user("ada"), "s").await;
     let mut ids = Vec::new();
     for number in 0..4 {

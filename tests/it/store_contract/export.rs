@@ -25,9 +25,7 @@ async fn read(store: &Arc<dyn Store>, who: &Principal, session: &str) -> (Vec<Me
     }
 }
 
-pub async fn the_pieces_of_a_session_are_its_messages_in_the_order_they_were_stored(
-    store: &Arc<dyn Store>,
-) {
+pub async fn session_chunks_hold_the_messages_in_stored_order(store: &Arc<dyn Store>) {
     let ada = user("ada");
     create(store, &ada, "s").await;
     let none = store.read_piece(&ada, &id("s"), 0).await.unwrap();
@@ -55,7 +53,7 @@ pub async fn the_pieces_of_a_session_are_its_messages_in_the_order_they_were_sto
     assert_eq!(piece.session.head_id, session.head_id);
 }
 
-pub async fn a_piece_is_read_by_the_owner_or_an_admin_and_nobody_else(store: &Arc<dyn Store>) {
+pub async fn session_chunk_is_readable_only_by_owner_or_admin(store: &Arc<dyn Store>) {
     let (ada, bob, eve) = (user("ada"), user("bob"), user("eve"));
     let new = NewSession {
         id: Some(id("s")),
@@ -75,9 +73,7 @@ pub async fn a_piece_is_read_by_the_owner_or_an_admin_and_nobody_else(store: &Ar
     assert_eq!(refused(ada).await, Kind::SessionNotFound);
 }
 
-pub async fn what_a_session_held_at_first_is_read_though_more_is_said_meanwhile(
-    store: &Arc<dyn Store>,
-) {
+pub async fn earlier_messages_are_read_while_new_ones_arrive(store: &Arc<dyn Store>) {
     let ada = user("ada");
     store.import_session(&ada, file("s", in_a_row(&["q1", "r1"])), at(0)).await.unwrap();
     let first = store.read_piece(&ada, &id("s"), 0).await.unwrap();
@@ -94,9 +90,7 @@ pub async fn what_a_session_held_at_first_is_read_though_more_is_said_meanwhile(
     assert_eq!((count, during.messages.len(), after.messages.len()), (2, 3, 4));
 }
 
-pub async fn how_far_users_have_read_goes_in_with_a_new_session_and_comes_out(
-    store: &Arc<dyn Store>,
-) {
+pub async fn read_marks_are_imported_with_a_new_session_and_exported(store: &Arc<dyn Store>) {
     let ada = user("ada");
     let marks = HashMap::from([("bob".to_owned(), 2), ("ada".to_owned(), 3)]);
     let mut import = file("s", in_a_row(&["q1", "r1", "q2"]));
@@ -117,7 +111,7 @@ pub async fn how_far_users_have_read_goes_in_with_a_new_session_and_comes_out(
     assert_eq!(store.read_piece(&ada, &id("s"), 0).await.unwrap().read_marks, marks);
 }
 
-pub async fn a_file_may_say_that_a_session_keeps_the_title_it_has(store: &Arc<dyn Store>) {
+pub async fn imported_file_may_keep_its_title_unset(store: &Arc<dyn Store>) {
     let ada = user("ada");
     let mut import = file("s", in_a_row(&["q1", "r1"]));
     import.keeps_title = true;
@@ -128,7 +122,7 @@ pub async fn a_file_may_say_that_a_session_keeps_the_title_it_has(store: &Arc<dy
     assert_eq!(report.title, "q1");
 }
 
-pub async fn a_message_that_an_import_cannot_place_is_told_by_its_number(store: &Arc<dyn Store>) {
+pub async fn unplaceable_message_is_reported_by_its_number(store: &Arc<dyn Store>) {
     let ada = user("ada");
     let mut messages = in_a_row(&["q1", "r1"]);
     messages.push(line("q2", 3, Parent::Message(named("nobody"))));
@@ -137,7 +131,7 @@ pub async fn a_message_that_an_import_cannot_place_is_told_by_its_number(store: 
     assert_eq!((error.kind, error.to_string().as_str()), (Kind::InvalidRequest, sentence));
 }
 
-pub async fn all_of_a_users_sessions_are_named_whatever_their_state(store: &Arc<dyn Store>) {
+pub async fn owned_sessions_are_listed_in_any_state(store: &Arc<dyn Store>) {
     let (ada, bob) = (user("ada"), user("bob"));
     for name in ["a", "b", "c"] {
         create(store, &ada, name).await;
@@ -154,7 +148,7 @@ pub async fn all_of_a_users_sessions_are_named_whatever_their_state(store: &Arc<
     assert_eq!(all, [id("a"), id("b"), id("c")]);
 }
 
-pub async fn an_older_file_takes_no_time_back_from_a_session_that_is_there(store: &Arc<dyn Store>) {
+pub async fn older_file_never_moves_last_seen_back(store: &Arc<dyn Store>) {
     let ada = user("ada");
     let seen_at = async |names: &[&str], millis: i64| {
         let mut import = file("s", in_a_row(names));
@@ -175,7 +169,7 @@ async fn rest(mut export: Export, mut text: Vec<u8>) -> Value {
     serde_json::from_slice(&text).unwrap()
 }
 
-pub async fn an_export_goes_on_when_sessions_are_deleted_or_grow_meanwhile(store: &Arc<dyn Store>) {
+pub async fn export_continues_while_sessions_are_deleted_or_grow(store: &Arc<dyn Store>) {
     let ada = user("ada");
     let large = "x".repeat(2 << 20);
     for session in ["a", "b", "c", "d"] {

@@ -56,7 +56,7 @@ async fn path(store: &Arc<dyn Store>, who: &Principal, session: &str) -> String 
     said.into_iter().map(|message| message.content).collect::<Vec<_>>().join(" ")
 }
 
-pub async fn an_imported_session_is_as_its_file_says(store: &Arc<dyn Store>) {
+pub async fn imported_session_matches_its_file(store: &Arc<dyn Store>) {
     let ada = user("ada");
     let mut import = file(
         "s",
@@ -89,7 +89,7 @@ pub async fn an_imported_session_is_as_its_file_says(store: &Arc<dyn Store>) {
     assert_eq!(all[5].parent_id, None);
 }
 
-pub async fn importing_again_adds_what_is_new_and_nothing_else(store: &Arc<dyn Store>) {
+pub async fn repeated_import_adds_only_new_messages(store: &Arc<dyn Store>) {
     let ada = user("ada");
     let names = ["q1", "r1", "q2"];
     store.import_session(&ada, file("s", in_a_row(&names)), at(1000)).await.unwrap();
@@ -110,7 +110,7 @@ pub async fn importing_again_adds_what_is_new_and_nothing_else(store: &Arc<dyn S
     assert_eq!(said(store, &ada, "s", View::All).await.len(), 6);
 }
 
-pub async fn a_session_goes_in_whole_or_not_at_all(store: &Arc<dyn Store>) {
+pub async fn session_is_imported_whole_or_not_at_all(store: &Arc<dyn Store>) {
     let ada = user("ada");
     let lost = |name| line(name, 7, Parent::Message(named("nobody")));
     let mut messages = in_a_row(&["q1", "r1", "q2"]);
@@ -140,7 +140,7 @@ pub async fn a_session_goes_in_whole_or_not_at_all(store: &Arc<dyn Store>) {
     }
 }
 
-pub async fn a_session_that_another_user_has_goes_in_under_another_id(store: &Arc<dyn Store>) {
+pub async fn session_of_another_user_is_imported_under_a_new_id(store: &Arc<dyn Store>) {
     let (ada, bob) = (user("ada"), user("bob"));
     create(store, &ada, "s").await;
     for (count, added) in [(1, 1), (1, 0), (2, 1)] {
@@ -157,7 +157,7 @@ pub async fn a_session_that_another_user_has_goes_in_under_another_id(store: &Ar
     assert_eq!(listed(store, &eve, None).await, Vec::<String>::new());
 }
 
-pub async fn nothing_is_imported_into_a_session_that_is_busy_or_closed(store: &Arc<dyn Store>) {
+pub async fn busy_or_closed_session_rejects_an_import(store: &Arc<dyn Store>) {
     let ada = user("ada");
     create(store, &ada, "s").await;
     let begun = running(store, begin(&ada, "s", "hi")).await;
@@ -196,9 +196,7 @@ async fn import_file(
     task.await.unwrap()
 }
 
-pub async fn the_importer_owns_what_a_file_says_of_others_and_may_not_always_let_them_in(
-    store: &Arc<dyn Store>,
-) {
+pub async fn importer_owns_sessions_and_adds_participants_if_trusted(store: &Arc<dyn Store>) {
     let (ada, bob) = (user("ada"), user("bob"));
     let session = r#"{"sessionId": "s", "userId": "eve", "participants": ["eve", "bob"], "messages":
         [{"id": "q1", "role": "user", "senderId": "eve", "content": "Hi"}]}"#;

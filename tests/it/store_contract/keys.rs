@@ -20,7 +20,7 @@ fn key(id: &str, user: &str, millis: i64) -> StoredKey {
     StoredKey { key, digest: [millis as u8; 32] }
 }
 
-pub(super) async fn a_key_is_kept_as_it_was_made_until_it_is_revoked(store: &Arc<dyn Store>) {
+pub(super) async fn key_is_kept_unchanged_until_revoked(store: &Arc<dyn Store>) {
     let second = key("00000000000b", "bob", 2);
     let first = StoredKey {
         key: ApiKey {
@@ -47,7 +47,7 @@ pub(super) async fn a_key_is_kept_as_it_was_made_until_it_is_revoked(store: &Arc
     assert_eq!(store.keys().await.unwrap(), [second]);
 }
 
-pub(super) async fn when_a_key_was_used_only_goes_forward(store: &Arc<dyn Store>) {
+pub(super) async fn last_use_of_a_key_only_advances(store: &Arc<dyn Store>) {
     let one = key("00000000000a", "ada", 1);
     let gone = KeyId::trusted("00000000000f");
     store.add_key(one.clone()).await.unwrap();

@@ -29,7 +29,7 @@ async fn booked(store: &Arc<dyn Store>, purse: &str) -> (u64, u64, i64, i64) {
     (turns, prompt, spent.tokens, spent.cost)
 }
 
-pub(super) async fn a_turn_is_booked_once_with_its_end(store: &Arc<dyn Store>) {
+pub(super) async fn finished_turn_is_recorded_once(store: &Arc<dyn Store>) {
     let ada = user("ada");
     create(store, &ada, "s").await;
     let key = Some(KeyId::trusted("0123456789ab"));
@@ -62,7 +62,7 @@ pub(super) async fn a_turn_is_booked_once_with_its_end(store: &Arc<dyn Store>) {
     assert_eq!(store.ledger(None, 10).await.unwrap(), [beside]);
 }
 
-pub(super) async fn what_quotas_go_by_is_booked_when_its_end_is_told(store: &Arc<dyn Store>) {
+pub(super) async fn counted_turn_is_charged_once_its_finish_returns(store: &Arc<dyn Store>) {
     let ada = user("ada");
     create(store, &ada, "s").await;
     for turns in 1..=5 {
@@ -74,7 +74,7 @@ pub(super) async fn what_quotas_go_by_is_booked_when_its_end_is_told(store: &Arc
     }
 }
 
-pub(super) async fn calls_beside_the_turns_are_in_the_sums_and_no_turns(store: &Arc<dyn Store>) {
+pub(super) async fn background_calls_count_in_totals_but_not_as_turns(store: &Arc<dyn Store>) {
     let ada = user("ada");
     create(store, &ada, "s").await;
     let begun = running(store, begin(&ada, "s", "hi")).await;
@@ -97,7 +97,7 @@ pub(super) async fn calls_beside_the_turns_are_in_the_sums_and_no_turns(store: &
     assert_eq!(store.ledger(Some(&turn.turn_id), 10).await.unwrap(), beside);
 }
 
-pub(super) async fn what_is_spent_begins_nothing_and_leaves_no_trace(store: &Arc<dyn Store>) {
+pub(super) async fn spent_quota_begins_nothing_and_leaves_no_trace(store: &Arc<dyn Store>) {
     let (ada, bob) = (user("ada"), user("bob"));
     for (who, session) in [(&ada, "s"), (&bob, "t")] {
         create(store, who, session).await;

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use std::sync::Arc;
 
-pub async fn the_tail_of_a_path_ends_where_its_bounds_say(store: &Arc<dyn Store>) {
+pub async fn recent_history_ends_at_its_limits(store: &Arc<dyn Store>) {
     let ada = user("ada");
     create(store, &ada, "s").await;
     let mut last = None;
@@ -37,7 +37,7 @@ pub async fn the_tail_of_a_path_ends_where_its_bounds_say(store: &Arc<dyn Store>
     assert_eq!(tail(100, 0).await, (String::new(), false));
 }
 
-pub async fn parts_come_with_the_tail_as_far_as_there_is_room_for_them(store: &Arc<dyn Store>) {
+pub async fn recent_history_includes_parts_while_they_fit(store: &Arc<dyn Store>) {
     let ada = user("ada");
     create(store, &ada, "s").await;
     // Of 40 bytes each; the message 2 has no text, the message 4 was not sent by a user.
@@ -68,7 +68,7 @@ pub async fn parts_come_with_the_tail_as_far_as_there_is_room_for_them(store: &A
     );
 }
 
-pub async fn a_key_is_forgotten_after_a_day(store: &Arc<dyn Store>) {
+pub async fn idempotency_key_expires_after_a_day(store: &Arc<dyn Store>) {
     let ada = user("ada");
     create(store, &ada, "s").await;
     let day = 24 * 60 * 60 * 1000;
@@ -107,9 +107,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec((under, size).prop_map(|(under, size)| Step { under, size }), 1..40)
 }
 
-pub async fn whatever_is_posted_where_every_message_is_on_one_path_in_one_node(
-    store: &Arc<dyn Store>,
-) {
+pub async fn every_message_is_on_one_path_and_in_one_node(store: &Arc<dyn Store>) {
     let ada = user("ada");
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     for case in 0..24 {

@@ -77,110 +77,110 @@ macro_rules! contract {
 
 contract!(sqlite, mongo => {
     turns: [
-        of_many_turns_that_want_a_session_exactly_one_gets_it,
-        a_finished_turn_frees_its_session_and_a_lost_claim_stores_nothing,
-        a_turn_that_is_not_admitted_leaves_no_trace,
-        a_repeated_turn_leads_where_it_led_the_first_time,
-        a_key_that_says_what_is_said_repeats_the_newest_for_two_minutes,
-        turns_of_an_earlier_life_are_orphans_with_their_logs,
-        a_log_ends_with_its_reply_and_is_dropped_later,
-        what_is_said_before_a_message_is_stored_with_it_or_not_at_all,
+        one_of_many_concurrent_turns_gets_the_session,
+        finish_frees_session_and_lost_claim_stores_nothing,
+        turn_that_is_not_admitted_leaves_no_trace,
+        repeated_turn_returns_its_first_result,
+        content_key_repeats_the_newest_turn_for_two_minutes,
+        turns_of_an_earlier_boot_are_orphans_with_their_logs,
+        log_ends_with_its_reply_and_is_dropped_later,
+        preceding_messages_are_stored_with_theirs_or_not_at_all,
     ]
     queue: [
-        waiting_turns_run_in_order_and_at_most_eight_wait,
-        waiting_turns_can_be_dropped_withdrawn_and_found_after_a_crash,
+        queued_turns_run_in_order_and_the_ninth_is_rejected,
+        queued_turns_are_dropped_withdrawn_and_found_after_crash,
     ]
     branches: [
-        an_edit_stands_beside_the_message_it_replaces,
-        another_reply_stands_beside_the_first_wherever_the_head_is,
-        there_must_be_something_to_answer_again,
-        a_turn_may_branch_off_anywhere_or_begin_a_path_of_its_own,
-        a_closed_session_takes_nothing_until_it_is_reopened,
-        a_turn_that_waited_is_passed_over_once_its_session_is_closed,
-        while_a_person_answers_messages_are_stored_and_no_turn_begins,
+        edit_is_a_sibling_of_the_message_it_replaces,
+        regenerated_reply_is_a_sibling_wherever_the_head_is,
+        regeneration_requires_a_user_message,
+        turn_branches_off_anywhere_or_starts_a_new_root,
+        closed_session_accepts_nothing_until_reopened,
+        queued_turn_is_skipped_once_its_session_is_closed,
+        assigned_session_stores_messages_and_begins_no_turn,
     ]
     sessions: [
-        a_session_is_hidden_from_strangers_and_its_owners_things_from_guests,
-        a_session_id_belongs_to_the_first_who_used_it,
-        titles_are_found_by_the_beginnings_of_their_words,
-        many_sessions_to_delete_are_the_callers_own_and_no_others,
-        an_operator_finds_everybodys_sessions_by_their_owner,
-        a_list_read_by_cursor_shows_each_session_once_while_others_arrive,
+        session_hides_from_strangers_and_owner_rights_from_guests,
+        session_id_belongs_to_its_first_user,
+        titles_are_found_by_word_prefixes,
+        bulk_deletion_takes_only_the_callers_own_sessions,
+        operator_finds_all_sessions_by_their_owner,
+        cursor_list_shows_each_session_once_while_others_arrive,
     ]
     messages: [
-        the_tail_of_a_path_ends_where_its_bounds_say,
-        parts_come_with_the_tail_as_far_as_there_is_room_for_them,
-        a_key_is_forgotten_after_a_day,
-        whatever_is_posted_where_every_message_is_on_one_path_in_one_node,
+        recent_history_ends_at_its_limits,
+        recent_history_includes_parts_while_they_fit,
+        idempotency_key_expires_after_a_day,
+        every_message_is_on_one_path_and_in_one_node,
     ]
     export: [
-        the_pieces_of_a_session_are_its_messages_in_the_order_they_were_stored,
-        a_piece_is_read_by_the_owner_or_an_admin_and_nobody_else,
-        what_a_session_held_at_first_is_read_though_more_is_said_meanwhile,
-        how_far_users_have_read_goes_in_with_a_new_session_and_comes_out,
-        a_file_may_say_that_a_session_keeps_the_title_it_has,
-        a_message_that_an_import_cannot_place_is_told_by_its_number,
-        all_of_a_users_sessions_are_named_whatever_their_state,
-        an_older_file_takes_no_time_back_from_a_session_that_is_there,
-        an_export_goes_on_when_sessions_are_deleted_or_grow_meanwhile,
+        session_chunks_hold_the_messages_in_stored_order,
+        session_chunk_is_readable_only_by_owner_or_admin,
+        earlier_messages_are_read_while_new_ones_arrive,
+        read_marks_are_imported_with_a_new_session_and_exported,
+        imported_file_may_keep_its_title_unset,
+        unplaceable_message_is_reported_by_its_number,
+        owned_sessions_are_listed_in_any_state,
+        older_file_never_moves_last_seen_back,
+        export_continues_while_sessions_are_deleted_or_grow,
     ]
     tree: [
-        the_head_becomes_the_newest_leaf_below_the_message_that_is_named,
-        the_head_stays_where_it_is_while_a_reply_runs_and_for_strangers,
-        a_fork_holds_the_path_and_goes_its_own_way,
-        a_guests_fork_is_the_guests_alone,
-        a_fork_of_a_path_over_many_nodes_holds_all_of_it,
+        head_moves_to_the_newest_leaf_below_a_message,
+        head_stays_during_a_reply_and_for_strangers,
+        fork_copies_the_path_and_diverges,
+        guests_fork_belongs_to_the_guest_alone,
+        fork_of_a_path_over_many_nodes_is_complete,
     ]
     embeddings: [
-        embeddings_belong_to_their_messages_and_go_with_them,
+        embeddings_belong_to_messages_and_are_deleted_with_them,
     ]
     responses: [
-        a_response_is_kept_once_for_each_reply_and_read_by_those_in_its_session,
-        a_response_goes_with_its_session,
+        response_is_stored_once_per_reply_for_its_participants,
+        response_is_deleted_with_its_session,
     ]
     summaries: [
-        a_summary_is_found_on_the_paths_that_have_its_last_message,
+        summary_is_found_on_paths_with_its_last_message,
     ]
     paths: [
-        whatever_is_edited_regenerated_switched_and_forked_there_is_one_path_and_nothing_is_lost,
+        random_branching_keeps_one_path_and_loses_nothing,
     ]
     takeover: [
-        a_customer_is_handed_to_a_person_and_back,
+        customer_is_handed_to_an_agent_and_back,
     ]
     participants: [
-        two_people_talk_and_see_what_the_other_has_read,
-        a_read_mark_only_goes_forward_and_is_each_users_own,
-        nodes_hold_every_message_once_in_pieces_of_any_size,
+        two_users_see_what_the_other_has_read,
+        read_mark_only_advances_and_is_per_user,
+        nodes_hold_every_message_once_for_any_page_size,
     ]
     import: [
-        an_imported_session_is_as_its_file_says,
-        importing_again_adds_what_is_new_and_nothing_else,
-        a_session_goes_in_whole_or_not_at_all,
-        a_session_that_another_user_has_goes_in_under_another_id,
-        nothing_is_imported_into_a_session_that_is_busy_or_closed,
-        the_importer_owns_what_a_file_says_of_others_and_may_not_always_let_them_in,
+        imported_session_matches_its_file,
+        repeated_import_adds_only_new_messages,
+        session_is_imported_whole_or_not_at_all,
+        session_of_another_user_is_imported_under_a_new_id,
+        busy_or_closed_session_rejects_an_import,
+        importer_owns_sessions_and_adds_participants_if_trusted,
     ]
     admin: [
-        owners_are_listed_with_what_they_own,
-        only_what_is_still_idle_is_deleted,
-        a_ticket_is_taken_by_one,
+        users_are_listed_with_their_totals,
+        only_sessions_still_idle_are_deleted,
+        ticket_is_redeemed_only_once,
     ]
     keys: [
-        a_key_is_kept_as_it_was_made_until_it_is_revoked,
-        when_a_key_was_used_only_goes_forward,
+        key_is_kept_unchanged_until_revoked,
+        last_use_of_a_key_only_advances,
     ]
     ledger: [
-        what_quotas_go_by_is_booked_when_its_end_is_told,
-        calls_beside_the_turns_are_in_the_sums_and_no_turns,
-        a_turn_is_booked_once_with_its_end,
-        what_is_spent_begins_nothing_and_leaves_no_trace,
+        counted_turn_is_charged_once_its_finish_returns,
+        background_calls_count_in_totals_but_not_as_turns,
+        finished_turn_is_recorded_once,
+        spent_quota_begins_nothing_and_leaves_no_trace,
     ]
     projects: [
-        a_project_is_its_owners_alone,
+        project_is_visible_only_to_its_owner,
         projects_are_listed_newest_change_first,
-        every_change_raises_the_version_and_a_stale_one_is_refused,
-        a_project_goes_in_whole_or_not_at_all_and_goes_with_its_files,
-        of_many_who_write_at_once_none_is_lost_and_of_one_version_only_one_wins,
+        each_change_raises_the_version_and_stale_ones_fail,
+        project_is_stored_whole_or_not_and_deleted_with_files,
+        concurrent_writers_lose_nothing_and_one_version_wins_once,
     ]
 });
 

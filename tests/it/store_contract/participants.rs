@@ -28,7 +28,7 @@ async fn nodes(store: &Arc<dyn Store>, who: &Principal, session: &str) -> Value 
 }
 
 /// The flow of the first seed document, from an empty session to its nodes.
-pub async fn two_people_talk_and_see_what_the_other_has_read(store: &Arc<dyn Store>) {
+pub async fn two_users_see_what_the_other_has_read(store: &Arc<dyn Store>) {
     let (one, two, stranger) = (user("user1"), user("user2"), user("user3"));
     let new = NewSession {
         id: Some(id("user1_user2")),
@@ -85,7 +85,7 @@ pub async fn two_people_talk_and_see_what_the_other_has_read(store: &Arc<dyn Sto
     assert_eq!(listed(store, &stranger, None).await, Vec::<String>::new());
 }
 
-pub async fn a_read_mark_only_goes_forward_and_is_each_users_own(store: &Arc<dyn Store>) {
+pub async fn read_mark_only_advances_and_is_per_user(store: &Arc<dyn Store>) {
     let (ada, bob) = (user("ada"), user("b.$o\"b 東"));
     let new = NewSession {
         id: Some(id("s")),
@@ -126,7 +126,7 @@ pub async fn a_read_mark_only_goes_forward_and_is_each_users_own(store: &Arc<dyn
     assert!(copied.iter().all(|message| !message.seen));
 }
 
-pub async fn nodes_hold_every_message_once_in_pieces_of_any_size(store: &Arc<dyn Store>) {
+pub async fn nodes_hold_every_message_once_for_any_page_size(store: &Arc<dyn Store>) {
     let ada = user("ada");
     create(store, &ada, "s").await;
     assert_eq!(nodes(store, &ada, "s").await, json!([]));

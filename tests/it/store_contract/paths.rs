@@ -251,9 +251,7 @@ impl World<'_> {
     }
 }
 
-pub async fn whatever_is_edited_regenerated_switched_and_forked_there_is_one_path_and_nothing_is_lost(
-    store: &Arc<dyn Store>,
-) {
+pub async fn random_branching_keeps_one_path_and_loses_nothing(store: &Arc<dyn Store>) {
     let defaults = Defaults {
         strategy: Way::Buffer,
         tokens: None,

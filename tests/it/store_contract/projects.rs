@@ -31,7 +31,7 @@ fn paths(project: &Project) -> Vec<&str> {
     project.files.iter().map(|file| file.path.as_str()).collect()
 }
 
-pub(super) async fn a_project_is_its_owners_alone(store: &Arc<dyn Store>) {
+pub(super) async fn project_is_visible_only_to_its_owner(store: &Arc<dyn Store>) {
     let (ada, bob, mut root) = (user("ada"), user("bob"), user("root"));
     root.is_admin = true;
     let made = store.create_project(&ada, shop(vec![file("a", "A")]), at(1)).await.unwrap();
@@ -78,9 +78,7 @@ pub(super) async fn projects_are_listed_newest_change_first(store: &Arc<dyn Stor
     assert_eq!(seen[1], made[4]);
 }
 
-pub(super) async fn every_change_raises_the_version_and_a_stale_one_is_refused(
-    store: &Arc<dyn Store>,
-) {
+pub(super) async fn each_change_raises_the_version_and_stale_ones_fail(store: &Arc<dyn Store>) {
     let ada = user("ada");
     let made = store.create_project(&ada, shop(Vec::new()), at(1)).await.unwrap();
     let (id, any) = (&made.id, Vec::new);
@@ -132,9 +130,7 @@ pub(super) async fn every_change_raises_the_version_and_a_stale_one_is_refused(
     assert_eq!(gone.kind, Kind::FileNotFound);
 }
 
-pub(super) async fn a_project_goes_in_whole_or_not_at_all_and_goes_with_its_files(
-    store: &Arc<dyn Store>,
-) {
+pub(super) async fn project_is_stored_whole_or_not_and_deleted_with_files(store: &Arc<dyn Store>) {
     let ada = user("ada");
     let large = "x".repeat(MAX_FILE);
     let files = |count: usize| (0..count).map(|number| file(&format!("{number:02}"), &large));
@@ -166,7 +162,7 @@ pub(super) async fn a_project_goes_in_whole_or_not_at_all_and_goes_with_its_file
     }
 }
 
-pub(super) async fn of_many_who_write_at_once_none_is_lost_and_of_one_version_only_one_wins(
+pub(super) async fn concurrent_writers_lose_nothing_and_one_version_wins_once(
     store: &Arc<dyn Store>,
 ) {
     let ada = user("ada");

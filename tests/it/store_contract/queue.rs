@@ -6,7 +6,7 @@ use echoic::error::Kind;
 use echoic::store::{BeginTurn, FinishTurn, OnBusy, Silenced, Store};
 use std::sync::Arc;
 
-pub async fn waiting_turns_run_in_order_and_at_most_eight_wait(store: &Arc<dyn Store>) {
+pub async fn queued_turns_run_in_order_and_the_ninth_is_rejected(store: &Arc<dyn Store>) {
     let ada = user("ada");
     create(store, &ada, "s").await;
     let mut begun = running(store, begin(&ada, "s", "0")).await;
@@ -35,9 +35,7 @@ pub async fn waiting_turns_run_in_order_and_at_most_eight_wait(store: &Arc<dyn S
     assert_eq!(said.len(), 18);
 }
 
-pub async fn waiting_turns_can_be_dropped_withdrawn_and_found_after_a_crash(
-    store: &Arc<dyn Store>,
-) {
+pub async fn queued_turns_are_dropped_withdrawn_and_found_after_crash(store: &Arc<dyn Store>) {
     let ada = user("ada");
     create(store, &ada, "s").await;
     let begun = running(store, begin(&ada, "s", "0")).await;

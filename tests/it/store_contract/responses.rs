@@ -18,9 +18,7 @@ fn response(turn: &str, reply: &str) -> StoredResponse {
     }
 }
 
-pub async fn a_response_is_kept_once_for_each_reply_and_read_by_those_in_its_session(
-    store: &Arc<dyn Store>,
-) {
+pub async fn response_is_stored_once_per_reply_for_its_participants(store: &Arc<dyn Store>) {
     let (ada, bob, eve) = (user("ada"), user("bob"), user("eve"));
     let new = NewSession {
         id: Some(id("s")),
@@ -60,7 +58,7 @@ pub async fn a_response_is_kept_once_for_each_reply_and_read_by_those_in_its_ses
     assert_eq!(error.kind, Kind::ResponseNotFound);
 }
 
-pub async fn a_response_goes_with_its_session(store: &Arc<dyn Store>) {
+pub async fn response_is_deleted_with_its_session(store: &Arc<dyn Store>) {
     let ada = user("ada");
     create(store, &ada, "s").await;
     store.put_response(&id("s"), &response("t1", "r1")).await.unwrap();

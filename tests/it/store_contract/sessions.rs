@@ -13,9 +13,7 @@ use echoic::store::{
 };
 use std::sync::Arc;
 
-pub async fn a_session_is_hidden_from_strangers_and_its_owners_things_from_guests(
-    store: &Arc<dyn Store>,
-) {
+pub async fn session_hides_from_strangers_and_owner_rights_from_guests(store: &Arc<dyn Store>) {
     let (ada, bob, eve) = (user("ada"), user("bob"), user("eve"));
     let new = NewSession {
         id: Some(id("s")),
@@ -65,7 +63,7 @@ pub async fn a_session_is_hidden_from_strangers_and_its_owners_things_from_guest
     assert_eq!(listed(store, &bob, None).await, Vec::<String>::new());
 }
 
-pub async fn a_session_id_belongs_to_the_first_who_used_it(store: &Arc<dyn Store>) {
+pub async fn session_id_belongs_to_its_first_user(store: &Arc<dyn Store>) {
     let (ada, bob) = (user("ada"), user("bob"));
     create(store, &ada, "s").await;
     let again = NewSession { id: Some(id("s")), ..NewSession::default() };
@@ -79,7 +77,7 @@ pub async fn a_session_id_belongs_to_the_first_who_used_it(store: &Arc<dyn Store
     assert_eq!(store.begin_turn(turn).await.unwrap_err().kind, Kind::IdTaken);
 }
 
-pub async fn titles_are_found_by_the_beginnings_of_their_words(store: &Arc<dyn Store>) {
+pub async fn titles_are_found_by_word_prefixes(store: &Arc<dyn Store>) {
     let (ada, bob) = (user("ada"), user("bob"));
     for (owner, session, title) in [
         (&ada, "1", "Crème brûlée"),
@@ -112,7 +110,7 @@ pub async fn titles_are_found_by_the_beginnings_of_their_words(store: &Arc<dyn S
     assert_eq!(listed(store, &ada, Some("sou")).await, Vec::<String>::new());
 }
 
-pub async fn many_sessions_to_delete_are_the_callers_own_and_no_others(store: &Arc<dyn Store>) {
+pub async fn bulk_deletion_takes_only_the_callers_own_sessions(store: &Arc<dyn Store>) {
     let (ada, bob) = (user("ada"), user("bob"));
     let project = |name: &str| Some(ProjectId::trusted(name));
     for (owner, session, project_id, day) in [
@@ -152,7 +150,7 @@ pub async fn many_sessions_to_delete_are_the_callers_own_and_no_others(store: &A
     assert_eq!(owned(&ada, of("p")).await, ["2"]);
 }
 
-pub async fn an_operator_finds_everybodys_sessions_by_their_owner(store: &Arc<dyn Store>) {
+pub async fn operator_finds_all_sessions_by_their_owner(store: &Arc<dyn Store>) {
     let (ada, bob) = (user("ada"), user("bob"));
     for (owner, guest, session, title) in
         [(&ada, &bob, "1", "Soup"), (&bob, &ada, "2", "Salad"), (&ada, &ada, "3", "Soufflé")]
@@ -189,9 +187,7 @@ pub async fn an_operator_finds_everybodys_sessions_by_their_owner(store: &Arc<dy
     assert_eq!(found(Some(&user("eve")), None, 10).await, (String::new(), 0));
 }
 
-pub async fn a_list_read_by_cursor_shows_each_session_once_while_others_arrive(
-    store: &Arc<dyn Store>,
-) {
+pub async fn cursor_list_shows_each_session_once_while_others_arrive(store: &Arc<dyn Store>) {
     let sorts = [
         SessionSort::LastMessageAt,
         SessionSort::CreatedAt,

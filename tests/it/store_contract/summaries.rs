@@ -15,7 +15,7 @@ fn summary(first: &MessageId, last: &MessageId, text: &str) -> Summary {
     Summary { first, last, tokens_before, path_tokens, text: text.to_owned(), model }
 }
 
-pub async fn a_summary_is_found_on_the_paths_that_have_its_last_message(store: &Arc<dyn Store>) {
+pub async fn summary_is_found_on_paths_with_its_last_message(store: &Arc<dyn Store>) {
     create(store, &user("ada"), "s").await;
     let mut path = Vec::new();
     for number in 0..6 {

@@ -40,7 +40,7 @@ async fn transcript(store: &Arc<dyn Store>, who: &Principal) -> Vec<String> {
     said.iter().map(told).collect()
 }
 
-pub async fn a_customer_is_handed_to_a_person_and_back(store: &Arc<dyn Store>) {
+pub async fn customer_is_handed_to_an_agent_and_back(store: &Arc<dyn Store>) {
     let (customer, agent, other) = (user("customer"), user("agent"), user("other"));
     let desk = Principal { user: UserId::trusted("desk"), is_admin: true };
 

@@ -49,9 +49,7 @@ async fn tree(store: &Arc<dyn Store>, who: &Principal) {
     }
 }
 
-pub async fn the_head_becomes_the_newest_leaf_below_the_message_that_is_named(
-    store: &Arc<dyn Store>,
-) {
+pub async fn head_moves_to_the_newest_leaf_below_a_message(store: &Arc<dyn Store>) {
     let ada = user("ada");
     tree(store, &ada).await;
     let before = store.session(&ada, &id("s"), Access::Own).await.unwrap();
@@ -81,9 +79,7 @@ pub async fn the_head_becomes_the_newest_leaf_below_the_message_that_is_named(
     assert_eq!(said(store, &ada, "s", View::All).await.len(), 10);
 }
 
-pub async fn the_head_stays_where_it_is_while_a_reply_runs_and_for_strangers(
-    store: &Arc<dyn Store>,
-) {
+pub async fn head_stays_during_a_reply_and_for_strangers(store: &Arc<dyn Store>) {
     let (ada, bob) = (user("ada"), user("bob"));
     tree(store, &ada).await;
     create(store, &ada, "t").await;
@@ -122,7 +118,7 @@ fn object(text: &str) -> JsonObject {
     JsonObject::from_stored(text.to_owned()).unwrap()
 }
 
-pub async fn a_fork_holds_the_path_and_goes_its_own_way(store: &Arc<dyn Store>) {
+pub async fn fork_copies_the_path_and_diverges(store: &Arc<dyn Store>) {
     let ada = user("ada");
     tree(store, &ada).await;
     let change = SessionChange {
@@ -173,7 +169,7 @@ pub async fn a_fork_holds_the_path_and_goes_its_own_way(store: &Arc<dyn Store>) 
     assert_eq!(rest, ["a", "b2", "c", "only here"]);
 }
 
-pub async fn a_guests_fork_is_the_guests_alone(store: &Arc<dyn Store>) {
+pub async fn guests_fork_belongs_to_the_guest_alone(store: &Arc<dyn Store>) {
     let (ada, bob, eve) = (user("ada"), user("bob"), user("eve"));
     let new = NewSession {
         id: Some(id("s")),
@@ -201,7 +197,7 @@ pub async fn a_guests_fork_is_the_guests_alone(store: &Arc<dyn Store>) {
     assert_eq!(super::listed(store, &bob, None).await.len(), 2, "what was refused left nothing");
 }
 
-pub async fn a_fork_of_a_path_over_many_nodes_holds_all_of_it(store: &Arc<dyn Store>) {
+pub async fn fork_of_a_path_over_many_nodes_is_complete(store: &Arc<dyn Store>) {
     let ada = user("ada");
     create(store, &ada, "s").await;
     let mut texts = Vec::new();

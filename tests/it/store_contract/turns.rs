@@ -12,7 +12,7 @@ use echoic::store::{
 use std::collections::HashSet;
 use std::sync::Arc;
 
-pub async fn of_many_turns_that_want_a_session_exactly_one_gets_it(store: &Arc<dyn Store>) {
+pub async fn one_of_many_concurrent_turns_gets_the_session(store: &Arc<dyn Store>) {
     let ada = user("ada");
     create(store, &ada, "s").await;
     let racers = (0..16).map(|racer| {
@@ -30,9 +30,7 @@ pub async fn of_many_turns_that_want_a_session_exactly_one_gets_it(store: &Arc<d
     assert_eq!((winners, said(store, &ada, "s", View::All).await.len()), (1, 1));
 }
 
-pub async fn a_finished_turn_frees_its_session_and_a_lost_claim_stores_nothing(
-    store: &Arc<dyn Store>,
-) {
+pub async fn finish_frees_session_and_lost_claim_stores_nothing(store: &Arc<dyn Store>) {
     let ada = user("ada");
     create(store, &ada, "s").await;
     let begun = running(store, begin(&ada, "s", "hi")).await;
@@ -62,7 +60,7 @@ pub async fn a_finished_turn_frees_its_session_and_a_lost_claim_stores_nothing(
     assert!(store.finish_turn(finish(&begun, "hello", None)).await.unwrap().is_none());
 }
 
-pub async fn a_turn_that_is_not_admitted_leaves_no_trace(store: &Arc<dyn Store>) {
+pub async fn turn_that_is_not_admitted_leaves_no_trace(store: &Arc<dyn Store>) {
     let ada = user("ada");
     let mut refused = begin(&ada, "new", "hi");
     refused.session = SessionTarget::New(id("new"));
@@ -72,7 +70,7 @@ pub async fn a_turn_that_is_not_admitted_leaves_no_trace(store: &Arc<dyn Store>)
     assert_eq!(gone.kind, Kind::SessionNotFound);
 }
 
-pub async fn a_repeated_turn_leads_where_it_led_the_first_time(store: &Arc<dyn Store>) {
+pub async fn repeated_turn_returns_its_first_result(store: &Arc<dyn Store>) {
     let ada = user("ada");
     create(store, &ada, "s").await;
     let key = |fingerprint: &str| {
@@ -125,9 +123,7 @@ pub async fn a_repeated_turn_leads_where_it_led_the_first_time(store: &Arc<dyn S
     drop(busy);
 }
 
-pub async fn a_key_that_says_what_is_said_repeats_the_newest_for_two_minutes(
-    store: &Arc<dyn Store>,
-) {
+pub async fn content_key_repeats_the_newest_turn_for_two_minutes(store: &Arc<dyn Store>) {
     let ada = user("ada");
     create(store, &ada, "s").await;
     let send = async |repeats, millis| {
@@ -155,7 +151,7 @@ pub async fn a_key_that_says_what_is_said_repeats_the_newest_for_two_minutes(
     };
 }
 
-pub async fn turns_of_an_earlier_life_are_orphans_with_their_logs(store: &Arc<dyn Store>) {
+pub async fn turns_of_an_earlier_boot_are_orphans_with_their_logs(store: &Arc<dyn Store>) {
     let ada = user("ada");
     for session in ["a", "b"] {
         create(store, &ada, session).await;
@@ -184,7 +180,7 @@ pub async fn turns_of_an_earlier_life_are_orphans_with_their_logs(store: &Arc<dy
     assert_eq!(left.len(), 0);
 }
 
-pub async fn a_log_ends_with_its_reply_and_is_dropped_later(store: &Arc<dyn Store>) {
+pub async fn log_ends_with_its_reply_and_is_dropped_later(store: &Arc<dyn Store>) {
     let ada = user("ada");
     create(store, &ada, "s").await;
     let begun = running(store, begin(&ada, "s", "hi")).await;
@@ -210,7 +206,7 @@ pub async fn a_log_ends_with_its_reply_and_is_dropped_later(store: &Arc<dyn Stor
     assert!(store.read_log(&id("s"), &turn, at(2)).await.unwrap().is_empty());
 }
 
-pub async fn what_is_said_before_a_message_is_stored_with_it_or_not_at_all(store: &Arc<dyn Store>) {
+pub async fn preceding_messages_are_stored_with_theirs_or_not_at_all(store: &Arc<dyn Store>) {
     let (ada, bob) = (user("ada"), user("bob"));
     let participants = vec![bob.user.clone()];
     let new = NewSession { id: Some(id("s")), participants, ..NewSession::default() };
