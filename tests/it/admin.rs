@@ -1,4 +1,4 @@
-//! What admins see and do, what the log says of it, and what is deleted for good.
+//! Admin routes, the audit log, and permanent deletion.
 
 use crate::support::process::{Process, run};
 use crate::support::server::{read, tuning};
@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-/// A server with sessions of ann and ben.
+/// A server with sessions of ann and ben, and the keys of ann and of an admin.
 async fn inhabited() -> (Server, String, String) {
     let server = Server::with(&["--auth=keys"]).await;
     let (ann, root) =
@@ -133,7 +133,7 @@ async fn log_records_admin_requests_without_content_or_secrets() {
     let asked = json!({"conversation": "conv_s1", "input": "hunter2"});
     let turn = ask(Method::POST, &root, "/v1/responses").json(&asked);
     assert_eq!(soon(turn.send()).await.unwrap().status(), 200);
-    // Nothing of anybody else's is named.
+    // A search without a session covers the admin's own sessions only and is not audited.
     read(ask(Method::GET, &root, "/api/search?q=hunter2")).await.data();
     read(ask(Method::DELETE, &root, "/api/chat-sessions/s1")).await.data();
 
@@ -209,7 +209,7 @@ async fn turns_running_during_deletion_leave_no_usage_rows() {
     direct.reply("done");
     soon(alone.text()).await.unwrap();
     soon(turn.text()).await.unwrap();
-    // What is still on its way to the ledger is there at the server's end.
+    // The ledger is written in the background; a restart waits for entries that are still pending.
     server.restart().await;
     let usage = server.with_key(&ann).get("/api/usage?groupBy=session").await.data();
     assert_eq!((&usage["usage"], &usage["total"]["sideCalls"]), (&json!([]), &json!(0)));
@@ -231,10 +231,10 @@ async fn deleted_text_is_gone_from_database_files_after_stop() {
     let session = server.session().await;
     server.turn(&session, "a xylophone", "of zyzzyva wood").await;
     for (at, word) in ["xylophone", "zyzzyva"].into_iter().enumerate() {
-        // The words are kept in the background.
+        // Search indexing runs in the background, so ask until the words are in the index.
         loop {
             let found = server.get(&format!("/api/search?q={word}")).await.data();
-            // What the user said is the title, too.
+            // The user's message is also the title, so it is found twice.
             if found["results"].as_array().unwrap().len() == 2 - at {
                 break;
             }

@@ -1,5 +1,4 @@
-//! Anthropic as the provider: what is done with what its endpoint sends, and what a user of the
-//! API sees of it.
+//! Anthropic as the provider: the parsing of its stream, and the result that an API client sees.
 
 use crate::support::{Call, Server, Upstream, anthropic as claude, soon};
 use echoic::domain::message::FinishReason;
@@ -9,7 +8,8 @@ use echoic::provider::{Event, Fault, Prompt, PromptMessage, Provider, ProviderEr
 use futures::StreamExt;
 use serde_json::{Value, json};
 
-/// Asks the endpoint and lets the script answer; what was streamed, or why nothing was.
+/// Calls the endpoint while the script answers. Returns the events, or the error if no stream
+/// began.
 async fn outcome(
     script: impl FnOnce(&mut Call) + Send,
 ) -> Result<Vec<Result<Event, ProviderError>>, ProviderError> {
@@ -40,7 +40,7 @@ async fn outcome_of(
     Ok(flat.collect())
 }
 
-/// What was streamed, adjacent deltas put together.
+/// The events, with adjacent deltas merged.
 fn joined(told: Vec<Result<Event, ProviderError>>) -> Vec<Event> {
     let mut events: Vec<Event> = Vec::new();
     for event in told {
@@ -126,7 +126,8 @@ async fn unknown_events_are_ignored() {
 async fn cut_stream_errors_and_bare_end_has_no_finish_reason() {
     let told = outcome(|call| claude::text(call, "half")).await.unwrap();
     assert_eq!(told, [Ok(Event::Text("half".to_owned()))]);
-    // It may break before it has begun.
+    // The connection may break before the response headers arrive, so the error may come from
+    // either place.
     let cut = match outcome_of(Call::cut).await {
         Ok(told) => told.into_iter().next_back().unwrap().unwrap_err(),
         Err(error) => error,

@@ -1,9 +1,9 @@
-//! Who may import whom: the rules of docs/ARCHITECTURE.md, checked against the sources.
+//! The layering rules of docs/ARCHITECTURE.md, checked against the sources.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// Each module and the modules of ours that it may name. `app` may name all.
+/// Each module and the modules of this crate that it may import. `app` may import all.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("domain", &["json"]),
     ("clock", &["domain"]),
@@ -44,7 +44,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Each vendor and the one place that may name it.
+/// Each vendor crate and the places that may name it.
 const LIVES_IN: &[(&str, &[&str])] = &[
     ("axum", &["http/", "app.rs"]),
     ("tower_http", &["http/"]),
@@ -74,7 +74,7 @@ const LIVES_IN: &[(&str, &[&str])] = &[
     ("tracing_subscriber", &["telemetry.rs"]),
 ];
 
-/// The Rust files below a folder of the project, by their names within it.
+/// The Rust files below a folder of the project: path within the folder, and text.
 fn files(folder: &str) -> Vec<(String, String)> {
     fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
         for entry in std::fs::read_dir(folder).unwrap() {
@@ -96,13 +96,13 @@ fn files(folder: &str) -> Vec<(String, String)> {
     files.into_iter().map(read).collect()
 }
 
-/// The sources without the tests inside of them, which may use what they like.
+/// The sources without their inline tests, which may import anything.
 fn sources() -> Vec<(String, String)> {
     let code = |text: String| text.split("#[cfg(test)]").next().unwrap().to_owned();
     files("src").into_iter().map(|(name, text)| (name, code(text))).collect()
 }
 
-/// Lines that are code, not comment.
+/// The lines that are code rather than comment.
 fn code(text: &str) -> impl Iterator<Item = &str> {
     text.lines().filter(|line| !line.trim_start().starts_with("//"))
 }

@@ -1,5 +1,4 @@
-//! Attachments that are no pictures: texts reach the model as they are, and of anything else it is
-//! told that it was there.
+//! Attachments other than images: text files are sent to the model, other files are only mentioned.
 
 use crate::support::{Server, anthropic as claude};
 use base64::Engine;
@@ -12,7 +11,7 @@ fn file(name: &str, media_type: &str, bytes: &[u8]) -> Value {
     json!({"type": "file", "filename": name, "mediaType": media_type, "url": url})
 }
 
-/// What `useChat` sends.
+/// The request body of `useChat`.
 fn said(text: Option<&str>, files: &[Value]) -> Value {
     let text = text.map(|text| json!({"type": "text", "text": text}));
     let parts: Vec<Value> = text.into_iter().chain(files.iter().cloned()).collect();
@@ -48,7 +47,7 @@ async fn attached_text_is_sent_counted_previewed_and_remembered() {
     call.reply("Yes.");
     frames.until("[DONE]").await;
 
-    // What was said stays what was said.
+    // The stored message is unchanged: the attachment is expanded only in the prompt.
     let messages =
         server.get("/api/chat-sessions/chat-1/messages").await.data()["messages"].clone();
     assert_eq!(messages[0]["content"], "Which is highest?");

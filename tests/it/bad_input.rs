@@ -1,10 +1,10 @@
-//! Bad input: each gets an answer that names the field, and nothing is stored.
+//! Bad input: each request is rejected with the name of the field, and nothing is stored.
 
 use crate::support::Server;
 use crate::support::server::read;
 use reqwest::Method;
 
-/// Sends a body and asserts that it is refused for this field.
+/// Sends a body and asserts the status and the field named in the error details.
 pub async fn refused(
     server: &Server,
     method: Method,

@@ -1,5 +1,5 @@
-//! Branches over HTTP: edits and other replies, the way from one to another, and out into a session
-//! of its own; the model always reads the path that is shown.
+//! Branches over HTTP: edits, regenerated replies, switching between them, and forks. The model
+//! always reads the path that is shown.
 
 use crate::support::Server;
 use crate::support::sse::text_of;
@@ -10,14 +10,14 @@ async fn history(server: &Server, session: &str, query: &str) -> Vec<Value> {
     server.get(&path).await.data()["messages"].as_array().unwrap().clone()
 }
 
-/// The id of the message that says this.
+/// The id of the message with this content.
 async fn id_of(server: &Server, session: &str, content: &str) -> String {
     let all = history(server, session, "?view=all").await;
     let found = all.iter().find(|message| message["content"] == content).unwrap();
     found["id"].as_str().unwrap().to_owned()
 }
 
-/// The prompt that the next turn would send, without the system prompt.
+/// The history part of the next turn's prompt.
 async fn remembered(server: &Server, session: &str) -> Vec<String> {
     let shown = server.get(&format!("/api/chat-sessions/{session}/memory")).await.data();
     let pieces = shown["pieces"].as_array().unwrap().clone();
@@ -38,7 +38,7 @@ async fn switching_versions_switches_what_the_model_reads() {
     let session = server.session().await;
     server.turn(&session, "a poem", "Roses").await;
     server.turn(&session, "longer", "Roses are red").await;
-    // The first message is edited: a root beside the root.
+    // Editing the first message creates a second root.
     let first = id_of(&server, &session, "a poem").await;
     let body = json!({"sessionId": session, "message": "a limerick", "parentId": null});
     let mut frames = server.chat(body).await;
@@ -101,7 +101,8 @@ async fn use_chat_edits_and_regenerations_are_switchable_branches() {
         assert_eq!(server.said("chat-1").await, path);
         assert_eq!(remembered(&server, "chat-1").await, path);
     }
-    // The client's name of a message is as good as its id, and means the newest that bears it.
+    // A client message id works in place of the id; it refers to the newest message that carries
+    // it.
     switch(&server, "chat-1", "u1").await;
     assert_eq!(server.said("chat-1").await, ["user: color?", "assistant: blue"]);
 }

@@ -1,4 +1,4 @@
-//! `onBusy`: what happens to a message that comes while a reply is running.
+//! `onBusy`: a message that arrives while a reply is running.
 
 use crate::support::sse::text_of;
 use crate::support::{Frames, Server};
@@ -67,6 +67,7 @@ async fn failed_turn_starts_the_next_and_stop_clears_the_queue() {
     let mut call = server.upstream.call().await;
     call.text("half");
     second.until("text-delta").await;
+    // The second turn is running now, and the third is still queued.
     server.post(&format!("/api/chat/{session}/stop"), json!({})).await.data();
     second.until("abort").await;
     let kinds: Vec<_> = third.rest().await.iter().map(|frame| frame.kind().to_owned()).collect();

@@ -120,7 +120,7 @@ async fn disconnected_reader_does_not_stop_the_turn() {
     assert_eq!(server.said(&session).await, ["user: count", "assistant: one two three four five"]);
 }
 
-/// Asks until the session's turn has ended; nobody reads its stream any more.
+/// Polls until the session's turn has ended, since no reader is left to see the end of its stream.
 async fn wait_until_idle(server: &Server, session: &str) {
     soon(async {
         while server.get(&format!("/api/chat-sessions/{session}")).await.data()["activeTurn"]
@@ -171,6 +171,7 @@ async fn stop_ends_the_provider_call_and_keeps_partial_reply() {
     call.text("Once upon ");
     frames.until("text-delta").await;
 
+    // The delta above has been published, so the stored reply must contain it.
     let stopped = server.post(&format!("/api/chat/{session}/stop"), json!({})).await;
     assert_eq!(stopped.data(), json!({"stopped": true}));
     call.hung_up().await;

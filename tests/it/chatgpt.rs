@@ -1,4 +1,4 @@
-//! ChatGPT's `conversations.json` in, with its branches.
+//! Import of ChatGPT's `conversations.json`, with its branches.
 
 use crate::support::Server;
 use crate::support::server::read;
@@ -25,8 +25,8 @@ fn says(text: &str) -> Value {
     json!({"content_type": "text", "parts": [text]})
 }
 
-/// A conversation as ChatGPT writes it: hidden nodes at its root, a question that was edited, an
-/// answer that was regenerated, a tool at work, thoughts, a picture.
+/// A conversation as ChatGPT exports it: hidden nodes at the root, an edited question, a
+/// regenerated answer, a tool call, reasoning, and an image.
 fn conversation() -> Value {
     let plain = |id: &str, role: &str, time: f64, text: &str| {
         message(id, role, time, says(text), json!({}))
@@ -106,7 +106,7 @@ async fn conversation_is_imported_with_its_branches() {
         (&json!("interrupted"), &json!("gpt-4"), &json!([]))
     );
 
-    // It goes on here where it stopped there.
+    // The head is the node that was current in ChatGPT, so the next turn continues there.
     let prompt = server.turn(ID, "A cat?", "Yes.").await;
     assert_eq!(
         prompt[prompt.len() - 2..],

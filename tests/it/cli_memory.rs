@@ -1,4 +1,4 @@
-//! `echoic memory`: what an operator sees of a session's next prompt, beside a running server.
+//! `echoic memory`: the preview of a session's next prompt, alongside a running server.
 
 use crate::support::Server;
 use crate::support::process::run;
@@ -15,14 +15,14 @@ async fn memory(server: &Server, arguments: &[&str]) -> (i32, String, String) {
     run(server.folder.path(), &variables, &arguments).await
 }
 
-/// What is printed where nothing is wrong.
+/// The standard output of a command that must succeed.
 async fn shown(server: &Server, arguments: &[&str]) -> String {
     let (code, out, told) = memory(server, arguments).await;
     assert_eq!((code, told.as_str()), (0, ""), "{arguments:?}");
     out
 }
 
-/// A server with a session of sixty messages, one of which would harm a terminal.
+/// A server with a session of sixty messages, one of which contains terminal control characters.
 async fn desk() -> Server {
     let server = Server::with(&["--context-windows=gated-1=2000"]).await;
     let message = |number: usize| {

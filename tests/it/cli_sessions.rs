@@ -1,4 +1,4 @@
-//! `echoic sessions`: what an operator sees, beside a running server and without one.
+//! `echoic sessions`: the operator's list, with and without a running server.
 
 use crate::support::mongo::database;
 use crate::support::process::{Process, run};
@@ -27,7 +27,7 @@ fn object(text: &str) -> JsonObject {
     JsonObject::from_stored(text.to_owned()).unwrap()
 }
 
-/// A session of `owner` that began an hour ago and got its message some minutes ago.
+/// Stores a session of `owner` that was created an hour ago and got its message `minutes` ago.
 async fn keep(store: &dyn Store, owner: &str, session: &str, title: &str, minutes: i64) {
     let who = Principal { user: UserId::trusted(owner), is_admin: false };
     let ago = |minutes: i64| Timestamp::from_millis(clock::now().as_millis() - minutes * MINUTE);
@@ -55,7 +55,7 @@ async fn keep(store: &dyn Store, owner: &str, session: &str, title: &str, minute
     store.post_message(&who, post).await.unwrap();
 }
 
-/// A file with sessions of two users.
+/// A database file with sessions of two users.
 async fn desk(folder: &Path) -> HashMap<&'static str, String> {
     let store = SqliteStore::open(&folder.join("desk.db"), Sync::Normal).unwrap();
     keep(&store, "alice", "a1", "Printer on fire", 5).await;
@@ -104,7 +104,7 @@ async fn table_shows_users_titles_and_last_activity() {
     let columns = "ID TITLE USER STATUS STARTED LAST SEEN MESSAGES USER META THEME";
     assert_eq!(lines[0].split_whitespace().collect::<Vec<_>>().join(" "), columns);
     assert_eq!(lines.len(), 4, "a session a line: {out}");
-    // Newest activity first; the words of a title neither break a line nor steer a terminal.
+    // Newest activity first. Line breaks and control characters in a title are not printed as such.
     for (line, shown) in lines[1..].iter().zip([
         &["a1", "Printer on fire", "alice", "active", "5 minutes ago", "1"][..],
         &["a2", "Invoice  [2J  missing", "alice", "agent_assigned", "2 hours ago"],
@@ -155,7 +155,7 @@ async fn listing_leaves_a_running_servers_turns_alone() {
     let new = json!({"sessionId": "fresh", "title": "Just now"});
     let create = client.post(format!("{}/api/chat-sessions", server.base)).json(&new);
     assert_eq!(read(create).await.status, 201);
-    // A claim whose owner nobody knows: a server that starts would end it.
+    // A claim of an unknown instance: a server that starts would end this turn as an orphan.
     let claim = "INSERT INTO turns SELECT key, 't', 'r', 'q', 0, 'elsewhere', 'b', 'bob', NULL \
                  FROM sessions WHERE id = 'fresh'";
     let file = folder.path().join("desk.db");

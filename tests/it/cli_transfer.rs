@@ -1,4 +1,4 @@
-//! `echoic export` and `echoic import`, as processes of their own.
+//! `echoic export` and `echoic import`, run as separate processes.
 
 use crate::support::process::{Process, command, run};
 use crate::support::soon;
@@ -12,7 +12,7 @@ fn variables() -> HashMap<&'static str, String> {
     HashMap::from([("PORT", "0".to_owned()), ("ECHOIC_PROVIDER", "demo".to_owned())])
 }
 
-/// Runs a command in the folder, with the store where it is by itself.
+/// Runs a command in the folder, with the default database in it.
 async fn echoic(folder: &Path, arguments: &[&str]) -> (i32, String, String) {
     run(folder, &HashMap::new(), arguments).await
 }
@@ -53,7 +53,7 @@ async fn imported_sessions_are_exported_again() {
     let (_, lines, _) = echoic(at, &["export", "--format=jsonl"]).await;
     assert_eq!(lines.lines().count(), 2);
 
-    // Into another store, by way of standard input.
+    // Import into another database, from standard input.
     let moved = HashMap::from([("DATABASE_URL", "sqlite://other.db".to_owned())]);
     let mut child = command(at, &moved, &["import", "-", "--user", "ada"]);
     let mut child = child.stdin(Stdio::piped()).spawn().unwrap();
@@ -85,7 +85,7 @@ async fn running_server_allows_export_and_refuses_import() {
     assert!(told.contains("data/echoic.db is served by another Echoic"), "{told}");
     assert!(told.contains("curl --data-binary @in.json"), "{told}");
     assert_eq!(server.terminate().await.0, 0);
-    // What the server left behind is read without one.
+    // The export of the file is the same after the server has stopped.
     assert_eq!(echoic(at, &["export"]).await, (0, exported, String::new()));
 }
 

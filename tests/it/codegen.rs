@@ -1,5 +1,6 @@
-//! The code-generation tool over HTTP, from an empty project to its end: nothing is created by
-//! looking, sessions name themselves, the model reads the files, and what is deleted is gone.
+//! The code-generation tool over HTTP, from an empty project to its deletion: opening a project
+//! creates no session, sessions get their titles from the first message, the model reads the files,
+//! and deleted data is gone.
 
 use crate::support::Server;
 use serde_json::{Value, json};
@@ -8,7 +9,8 @@ use serde_json::{Value, json};
 async fn project_is_built_in_sessions_and_deleted_with_them() {
     let server = Server::start().await;
 
-    // The project is created, and its chat panel opens: it is empty, and stays so.
+    // The project is created and its chat panel opens: the list of sessions is empty and stays
+    // empty.
     let new = json!({"name": "E-commerce Website", "description": "A shop for plants",
         "systemPrompt": "Answer with whole files."});
     let project = server.post("/api/projects", new).await.data();
@@ -21,7 +23,7 @@ async fn project_is_built_in_sessions_and_deleted_with_them() {
         assert_eq!((&list["sessions"], &list["pagination"]["total"]), (&json!([]), &json!(0)));
     }
 
-    // "Create New Chat".
+    // The "Create New Chat" button.
     let body = json!({"projectId": project["projectId"]});
     let catalog = server.post("/api/chat-sessions", body.clone()).await.data();
     assert_eq!(
@@ -30,7 +32,7 @@ async fn project_is_built_in_sessions_and_deleted_with_them() {
     );
     let catalog = catalog["sessionId"].as_str().unwrap();
 
-    // The first message names it; the model is told what the project is about.
+    // The first message becomes the title; the prompt describes the project.
     let first = "Create product catalog with filters";
     let (mut frames, mut call) = server.open_turn(catalog, first).await;
     let generating = server.patch(&path, json!({"generationStatus": "generating"})).await.data();
@@ -44,7 +46,8 @@ async fn project_is_built_in_sessions_and_deleted_with_them() {
     frames.until("[DONE]").await;
     assert_eq!(server.get(&sessions).await.data()["sessions"][0]["title"], first);
 
-    // The application writes what came of it; two windows cannot overwrite each other.
+    // The application stores the generated file. A write with a stale version is rejected, so two
+    // windows cannot overwrite each other.
     let file = format!("{path}/files/src/catalog.tsx");
     let code = json!({"content": "export const Catalog = () => null\n", "language": "tsx"});
     assert_eq!(server.put(&file, code).await.status, 201);
@@ -55,7 +58,7 @@ async fn project_is_built_in_sessions_and_deleted_with_them() {
     let lost = crate::support::server::read(lost.json(&json!({"content": "lost"}))).await;
     assert_eq!(lost.failure(), (412, "version_conflict"));
 
-    // Every later turn, in whichever session of the project, reads the files as they are now.
+    // Every later turn, in any session of the project, reads the files in their current state.
     let prompt = server.turn(catalog, "Add pagination", "I've added pagination.").await;
     assert!(prompt[1].contains("export const Catalog"), "{prompt:?}");
     assert_eq!(
@@ -74,7 +77,7 @@ async fn project_is_built_in_sessions_and_deleted_with_them() {
     call.reply("Here's the cart.");
     frames.until("[DONE]").await;
 
-    // Switching back and forth, renaming and deleting one leaves the others alone.
+    // Switching between sessions, renaming one and deleting one leaves the others unchanged.
     let list = server.get(&sessions).await.data();
     let titles: Vec<&Value> =
         list["sessions"].as_array().unwrap().iter().map(|one| &one["title"]).collect();
@@ -85,7 +88,7 @@ async fn project_is_built_in_sessions_and_deleted_with_them() {
     assert_eq!(renamed.data()["title"], "Cart");
     assert_eq!(server.said(catalog).await.len(), 4);
 
-    // The project goes while a reply runs, and everything goes with it.
+    // The project is deleted while a reply runs, and its sessions and files with it.
     let (mut frames, mut call) = server.open_turn(cart, "Add quantity controls").await;
     call.text("Quantity ");
     frames.until("text-delta").await;

@@ -1,4 +1,4 @@
-//! Configuration: what the documentation says of it, and what the program makes of it.
+//! Configuration: the documentation matches the program, and bad values stop startup.
 
 use crate::support::process::{Process, run};
 use crate::support::server::read;
@@ -10,7 +10,8 @@ fn document(name: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
 }
 
-/// Name, default and meaning of each variable; a default that is no plain value stands in the help.
+/// Name, default and description of each variable. A default that is not a plain value is part of
+/// the description.
 fn rows() -> Vec<(&'static str, String, String)> {
     let row = |(name, default, help): (&'static str, String, String)| match help
         .split_once(" [default: ")
@@ -203,7 +204,7 @@ async fn non_loopback_without_auth_requires_explicit_consent() {
         let url = format!("http://127.0.0.1:{port}/api/chat-sessions");
         read(client.get(url).header("host", host))
     };
-    // Open or not, a page that points its own name at this machine is refused.
+    // The host check holds without authentication, too: it is the defense against DNS rebinding.
     for (host, status) in [("localhost", 200), ("chat.example.com", 200), ("rebound.example", 403)]
     {
         assert_eq!(ask(host).await.status, status, "{host}");

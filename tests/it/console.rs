@@ -1,11 +1,11 @@
-//! The console's files, as the server gives them out.
+//! The console's files, as the server serves them.
 
 use crate::support::Server;
 use crate::support::server::read;
 use reqwest::{Method, StatusCode};
 use std::path::Path;
 
-/// The scripts that the page loads when they are first needed.
+/// The scripts that the page loads on first use.
 const LATER: [&str; 4] =
     ["js/panel/memory.js", "js/panel/people.js", "js/panel/settings.js", "js/projects/page.js"];
 
@@ -42,7 +42,8 @@ async fn page_references_every_script_and_only_existing_files() {
         };
         assert_eq!(kind, expected);
     }
-    // Asked for at once, not module by module as one names the next; but for what many never open.
+    // The page preloads its scripts, because the browser would otherwise discover them one import
+    // at a time. Scripts that many users never need are left out.
     let web = Path::new(env!("CARGO_MANIFEST_DIR")).join("web");
     for script in scripts(&web.join("js")) {
         let path = script.strip_prefix(&web).unwrap().to_str().unwrap().to_owned();

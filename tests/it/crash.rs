@@ -1,8 +1,8 @@
-//! The server is killed at random moments while eight people talk to it, and started again: what
-//! was acknowledged is there, once and in order. So it is with two servers on one database, of
-//! which one is killed, and the other one asked.
+//! The server is killed at random moments while eight people talk to it, and started again:
+//! everything acknowledged is there, once and in order. The same holds for two servers on one
+//! database, where one is killed and the other is asked.
 //!
-//! `ECHOIC_CRASH_ROUNDS=200 cargo nextest run crash` kills them more often.
+//! `ECHOIC_CRASH_ROUNDS=200 cargo nextest run crash` runs more rounds.
 
 use crate::support::mongo::database;
 use crate::support::paced::{Paced, answer};
@@ -20,14 +20,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-/// Conversations that run side by side.
+/// Sessions that are in use at the same time.
 const SESSIONS: usize = 8;
-/// What a kill may take of a running reply: 250 ms of its words …
+/// Words of a running reply that a kill may lose on one server: 250 ms at one word per 10 ms.
 const LOST_TAIL: usize = 25;
-/// … and, where a batch of the log waits for a majority, 500 ms.
+/// The same with two servers, where a log batch waits for a majority: 500 ms.
 const LOST_AFAR: usize = 50;
 
-/// What one person knows of a conversation.
+/// One person's knowledge of their session.
 struct Person {
     client: Client,
     session: String,
@@ -35,22 +35,22 @@ struct Person {
     ledger: Vec<(String, String, String)>,
     /// Questions asked so far.
     asked: usize,
-    /// How the kill found the person's turn.
+    /// State of the person's turn at the kill.
     cut: Cut,
-    /// Words of a reply that a kill may take.
+    /// Words of a reply that a kill may lose.
     may_lose: usize,
 }
 
 enum Cut {
     /// Between two turns.
     Idle,
-    /// A question was sent and nothing came back.
+    /// A question was sent and no response arrived.
     Unanswered(String),
-    /// The reply was running; this much of it was read.
+    /// The reply was running; `read` is the part that arrived.
     Reading { question: String, read: String },
 }
 
-/// The words that the server may still say.
+/// The words that the server may still send before it is killed.
 struct Life {
     words: AtomicUsize,
     over: CancellationToken,
@@ -79,7 +79,8 @@ impl Person {
         json!({"id": self.session, "message": {"id": question.replace(' ', "-"), "role": "user", "parts": [{"type": "text", "text": question}]}})
     }
 
-    /// Asks and listens until the server is gone, or at the end of a turn until its time is over.
+    /// Asks and reads until the connection breaks, or stops at the end of a turn once the server's
+    /// life is over.
     async fn talk(mut self, base: String, life: Arc<Life>, lengths: Vec<usize>) -> Self {
         for length in lengths.into_iter().cycle() {
             if life.over.is_cancelled() {
@@ -120,7 +121,7 @@ impl Person {
         self.ledger.push((role.to_owned(), status.to_owned(), content.to_owned()));
     }
 
-    /// Compares what is stored with what was promised.
+    /// Compares the stored messages with those that were acknowledged.
     async fn check(&mut self, base: &str) {
         self.freed(base).await;
         let stored = self.messages(base).await;
@@ -129,7 +130,8 @@ impl Person {
         match std::mem::replace(&mut self.cut, Cut::Idle) {
             Cut::Idle => assert_eq!(new, []),
             Cut::Unanswered(question) if new.is_empty() => {
-                // Nobody said that it was stored; sent again, it is asked once.
+                // Nothing was acknowledged, so the question may be stored or not. Sent again, it
+                // must be answered exactly once.
                 let request =
                     self.client.post(format!("{base}/api/chat")).json(&self.body(&question));
                 let mut frames = Frames::new(soon(request.send()).await.unwrap());
@@ -141,7 +143,7 @@ impl Person {
             Cut::Unanswered(question) => self.accept(new, &question, ""),
             Cut::Reading { question, read } => {
                 self.accept(new, &question, &read);
-                // A repeat of the same message asks nobody again.
+                // A repeated message replays the stored reply without a call to the provider.
                 let request =
                     self.client.post(format!("{base}/api/chat")).json(&self.body(&question));
                 let mut frames = Frames::new(soon(request.send()).await.unwrap());
@@ -156,7 +158,7 @@ impl Person {
         assert_eq!(self.get(base, &last).await["messages"][0]["id"], session["headId"]);
     }
 
-    /// Waits until no turn is active in the session.
+    /// Polls until no turn is active in the session.
     async fn freed(&self, base: &str) {
         let path = format!("{base}/api/chat-sessions/{}", self.session);
         let is_busy = async || {
@@ -166,7 +168,8 @@ impl Person {
         soon(async { while is_busy().await {} }).await;
     }
 
-    /// Takes over what a killed turn left: the question, and the reply as far as it had come.
+    /// Checks the two messages that a killed turn left, the question and the partial reply, and
+    /// adds them to the ledger.
     fn accept(&mut self, new: &[(String, String, String)], question: &str, read: &str) {
         let [asked, reply] = new else {
             panic!("{} holds {new:?} for {question:?}", self.session);
@@ -239,7 +242,7 @@ async fn surviving_instance_has_everything_a_killed_one_had() {
     kill_again_and_again::<2>(&folder, &upstream, &shared, rounds(10)).await;
 }
 
-/// Kills one of so many servers, the others being asked what became of it.
+/// Kills one of `SERVERS` servers each round and checks every session on a server that survived.
 async fn kill_again_and_again<const SERVERS: usize>(
     folder: &TempDir,
     upstream: &Paced,
@@ -274,7 +277,7 @@ async fn kill_again_and_again<const SERVERS: usize>(
         for talk in talks {
             people.push(soon(talk).await.unwrap());
         }
-        // Alone, it must first be there again.
+        // With a single server the checks need it to be up again; with two, the survivor is asked.
         let other = servers.first().map(|server| server.base.clone());
         servers.push(Process::start(folder.path(), &variables).await);
         let base = other.unwrap_or_else(|| servers[0].base.clone());

@@ -1,5 +1,5 @@
-//! The end of the server while turns begin: each is refused with nothing stored, or runs to an end
-//! that is stored. None is left for the next start to find.
+//! Shutdown while turns begin: each turn is either rejected with nothing stored or runs to an end
+//! that is stored. No turn is left for the next start to recover.
 
 use crate::support::sse::text_of;
 use crate::support::{Frames, Server, soon};
@@ -8,18 +8,18 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-/// How many of a table's rows are in a server's file.
+/// The number of rows of a table in the server's database file.
 fn rows(server: &Server, table: &str) -> i64 {
     let file = rusqlite::Connection::open(server.database()).unwrap();
     file.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap()
 }
 
-/// What a client saw of its turn.
+/// A client's view of its turn.
 enum Seen {
     Refused,
-    /// The frames, and how the stream ended.
+    /// The text, and the type of the last frame before `[DONE]`.
     Stream(String, String),
-    /// The connection was refused, or ended without an answer: the server was gone.
+    /// The connection was refused or closed without a response: the server was gone.
     Nothing,
 }
 
@@ -38,7 +38,7 @@ async fn ask(request: reqwest::RequestBuilder) -> Seen {
     Seen::Stream(text_of(&frames), kinds[kinds.len() - 2].to_owned())
 }
 
-/// A client that asks its own question in its own session.
+/// A client that sends its own question to its own session.
 fn client(server: &Server, number: usize) -> JoinHandle<Seen> {
     let message = json!({"id": format!("q{number}"), "role": "user",
         "parts": [{"type": "text", "text": format!("question {number}")}]});
@@ -46,7 +46,7 @@ fn client(server: &Server, number: usize) -> JoinHandle<Seen> {
     tokio::spawn(ask(server.request(Method::POST, "/api/chat").json(&body)))
 }
 
-/// Starts the server again and compares what each client saw with what is stored.
+/// Starts the server again and compares each client's view with the stored messages.
 async fn compare(mut server: Server, seen: Vec<Seen>) {
     server.start_again().await;
     for (number, seen) in seen.into_iter().enumerate() {
@@ -72,8 +72,8 @@ async fn compare(mut server: Server, seen: Vec<Seen>) {
     }
 }
 
-/// Half of the clients ask before the end comes, half right behind it; it comes when so many turns
-/// have reached the provider.
+/// Half of the clients send before the shutdown signal, half right after it. The signal is sent
+/// once `reached` turns have arrived at the provider.
 const CLIENTS: usize = 24;
 const REACHED: [usize; 7] = [0, 0, 0, 1, 3, 6, CLIENTS / 2];
 
@@ -82,13 +82,15 @@ async fn turns_begun_at_shutdown_are_rejected_or_finished() {
     for reached in REACHED {
         let mut server = Server::on_file(&["--shutdown-grace=15s"]).await;
         let held = server.session().await;
-        // It keeps the server from ending before all have asked.
+        // This turn is not answered until all clients have a result, so the server cannot exit
+        // before then.
         let (mut held_frames, held_call) = server.open_turn(&held, "wait for me").await;
         let mut clients: Vec<_> = (0..CLIENTS / 2).map(|number| client(&server, number)).collect();
         let mut calls = Vec::new();
         for _ in 0..reached {
             calls.push(server.upstream.call().await);
         }
+        // The signal is sent while requests are on their way, which is the race under test.
         server.terminate();
         clients.extend((CLIENTS / 2..CLIENTS).map(|number| client(&server, number)));
         soon(async {
@@ -199,15 +201,18 @@ async fn queued_turn_stays_queued_or_finishes_during_shutdown() {
 
 #[tokio::test]
 async fn queued_turn_starts_only_after_the_next_start() {
-    // The watch that begins what waits in idle sessions looks all the time.
+    // With this lease the watcher that starts queued turns of idle sessions runs all the time, so a
+    // turn started during shutdown would show.
     let mut server = Server::on_file(&["--turn-lease=1ms"]).await;
     let session = server.session().await;
     let (mut first, call) = server.open_turn(&session, "first").await;
     let waiting = json!({"sessionId": session, "message": "second", "onBusy": "queue"});
     let mut second = server.chat(waiting).await;
-    // Another turn keeps the server from ending as soon as the first has.
+    // Another running turn keeps the server up after the first one ends: a wrongly started turn
+    // would have time to begin.
     let other = server.session().await;
     let (mut other_frames, other_call) = server.open_turn(&other, "other").await;
+    // The first turn ends only after the signal, at which point the queued one must not start.
     server.terminate();
     assert_eq!(second.rest().await, [], "its stream ends, and can be joined on the next start");
     call.reply("one");

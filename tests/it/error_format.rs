@@ -1,4 +1,4 @@
-//! What the server shows of its own mistakes: that there was one.
+//! Errors inside the server: the client learns only that there was one.
 
 use crate::support::server::read;
 use crate::support::{Frames, Server, soon};
@@ -21,7 +21,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
-/// A provider with mistakes in it: asked for its models, and by some questions, it panics.
+/// A provider that panics when asked for its models, and on some questions.
 struct Mistaken;
 
 #[async_trait]
@@ -47,7 +47,7 @@ impl Provider for Mistaken {
     }
 }
 
-/// The service around that provider; it lives as long as the folder.
+/// A service with that provider. The database is in the returned folder.
 async fn mistaken() -> (String, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("echoic.db");

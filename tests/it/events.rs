@@ -1,4 +1,4 @@
-//! Events: one connection hears what happens to all of a user's sessions, or to one.
+//! Events: one connection receives the changes of all of a user's sessions, or of one.
 
 use crate::store_contract::Fresh;
 use crate::support::chat_core::{Core, on_both_stores, principal};
@@ -181,7 +181,8 @@ async fn removed_participant_receives_no_more_events(fresh: Fresh) {
     core.invite(&session, &[]).await;
     core.pin(&session, false).await;
     core.chat.delete_session(&principal("alice"), &session).await.unwrap();
-    // The next thing that bob hears is another session's, though all of that came before.
+    // Events are ordered, so the first one that bob receives now proves that the earlier changes
+    // were not sent to him.
     let other = core.create(&["bob"]).await;
     assert_eq!(heard(&mut all).await["sessionId"], other.as_str());
     let refused = core.chat.events(&principal("bob"), Some(session)).await;
@@ -195,7 +196,8 @@ async fn invited_participant_receives_events_and_others_do_not(fresh: Fresh) {
     let mut carol = listen(&core, "carol", None).await;
     let mut alice = listen(&core, "alice", None).await;
     core.pin(&session, true).await;
-    // Who hears of a change is judged when it is handed out: that is over once alice has it.
+    // The recipients of an event are decided when it is dispatched. Once alice has received it,
+    // that is done, and the invitation below cannot affect it.
     heard(&mut alice).await;
     core.invite(&session, &["bob"]).await;
     let first = heard(&mut bob).await;

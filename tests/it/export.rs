@@ -1,4 +1,4 @@
-//! `/api/export`: what comes out, and that it goes in again as it was.
+//! `/api/export`: the exported file, and its import back.
 
 use crate::support::server::read;
 use crate::support::{Server, soon};
@@ -20,7 +20,7 @@ async fn import_text(server: &Server, file: &str) -> Value {
     read(request.body(file.to_owned())).await.data()
 }
 
-/// A file's sessions without the three fields that an import sets anew.
+/// The sessions of a file without the three fields that an import always sets itself.
 fn lasting(file: &str) -> Vec<Value> {
     let file: Value = serde_json::from_str(file).unwrap();
     let mut sessions = file["sessions"].as_array().unwrap().clone();
@@ -38,7 +38,7 @@ async fn post(server: &Server, session: &str, mut message: Value) -> String {
     posted["message"]["id"].as_str().unwrap().to_owned()
 }
 
-/// An account with something of everything.
+/// Fills an account with every kind of session and message.
 async fn lived_in(server: &Server) {
     let full = json!({"sessionId": "full", "title": "Tëst \"1\"", "participants": ["bob"], "projectId": "p1",
         "meta": {"b": 1, "a": [null, 2.50]}, "userMeta": "{\"os\":\"x\"}", "theme": {"c": "red"},
@@ -89,7 +89,7 @@ async fn exported_account_is_imported_unchanged() {
     let again = text(&other, "/api/export").await;
     assert_eq!(lasting(&again), lasting(&file));
 
-    // To a client of the API they are the same, too.
+    // The imported sessions are also equal when read over the API.
     for id in ["full", "empty", "unnamed"] {
         for view in ["path", "all"] {
             let path = format!("/api/chat-sessions/{id}/messages?view={view}");
@@ -103,7 +103,7 @@ async fn exported_account_is_imported_unchanged() {
             }
         }
     }
-    // Once more changes nothing at all.
+    // A second import changes nothing.
     let counts = |report: &Value| {
         let sessions = report["sessions"].as_array().unwrap();
         sessions.iter().map(|session| session["messages"].as_u64().unwrap()).sum::<u64>()
@@ -276,7 +276,7 @@ I, too
 #[tokio::test]
 async fn multi_chunk_session_is_exported_whole_and_in_order() {
     let (server, other) = (Server::start().await, Server::start().await);
-    // More messages than a piece holds, and some that fill one by themselves.
+    // More messages than fit into a chunk, and some that fill a chunk alone.
     let content = |number: usize| match number % 500 {
         0 => format!("{number} {}", "x".repeat(200_000)),
         _ => format!("{number}"),
@@ -304,7 +304,7 @@ async fn multi_chunk_session_is_exported_whole_and_in_order() {
     assert!(said.eq((0..2503).map(|number| number.to_string())));
 }
 
-/// Where each message of a tree stands: under one before it, or nowhere.
+/// The parent of each message of a tree: an earlier message, or none.
 fn tree() -> impl Strategy<Value = Vec<Option<usize>>> {
     let parent = (any::<prop::sample::Index>(), 0..5u8);
     prop::collection::vec(parent, 1..14).prop_map(|picks| {
@@ -344,7 +344,7 @@ fn any_message_tree_survives_export_and_import() {
                 let message = json!({"role": role, "content": content, "parentId": parent});
                 ids.push(post(&server, &session, message).await);
             }
-            // The head may be anywhere: an import may leave it there.
+            // Posting leaves the head at the newest message; an import may set it to any message.
             let path = format!("/api/export?sessionId={session}");
             let mut file: Value = serde_json::from_str(&text(&server, &path).await).unwrap();
             file["sessions"][0]["headId"] = turned_to.get(&ids).as_str().into();
@@ -352,7 +352,8 @@ fn any_message_tree_survives_export_and_import() {
             let report = import_text(&other, &file).await;
             assert_eq!(report["sessions"][0]["messages"], ids.len());
             assert_eq!(lasting(&text(&other, &path).await), lasting(&file));
-            // Which message joins which node is decided anew, and in the same way.
+            // Nodes are not part of the file. The import assigns messages to nodes again, with the
+            // same result.
             let own = format!("/api/chat-sessions/{session}");
             let (copy, original) = (other.get(&own).await.data(), server.get(&own).await.data());
             assert_eq!(copy["nodes"], original["nodes"]);

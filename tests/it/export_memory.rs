@@ -1,4 +1,4 @@
-//! A large account comes out of the server, and goes into it, without being in its memory.
+//! Export and import of a large account, which never is in the server's memory as a whole.
 
 use crate::support::process::Process;
 use crate::support::soon;
@@ -9,9 +9,10 @@ use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::convert::Infallible;
 
-/// How many sessions, each with a message of a mebibyte.
+/// Number of sessions, each with a message of one MiB.
 const SESSIONS: usize = 56;
-/// What a server may need beside what it always needs, in KiB: pieces and caches, never the account.
+/// Memory that a server may need on top of its baseline, in KiB: for chunks and caches, much less
+/// than the account.
 const MOST_TO_EXPORT: u64 = 28 << 10;
 const MOST_TO_IMPORT: u64 = 44 << 10;
 
@@ -19,7 +20,7 @@ fn id(session: usize) -> String {
     format!("s{session:03}")
 }
 
-/// The file, session by session: the test does not hold it either.
+/// The import file, produced session by session so that the test does not hold it either.
 fn file() -> Body {
     let picture = format!("data:image/png;base64,{}", "A".repeat(1 << 20));
     let session = move |number: usize| {
@@ -31,7 +32,7 @@ fn file() -> Body {
     Body::wrap_stream(stream::iter(0..SESSIONS).map(session))
 }
 
-/// Reads an export as it comes: its size, and the sessions in it.
+/// Reads an export as it arrives. Returns its size and the session ids in it.
 async fn drain(mut response: Response) -> (usize, Vec<String>) {
     let (mut size, mut ids, mut rest) = (0, Vec::new(), String::new());
     while let Some(bytes) = soon(response.chunk()).await.unwrap() {

@@ -1,5 +1,5 @@
-//! A database that fails in the middle: connections that close, primaries that step down, majorities
-//! that do not answer. Nothing is lost, nothing is doubled.
+//! Database failures in the middle of an operation: closed connections, primaries that step down,
+//! majorities that do not acknowledge. No message is lost or duplicated.
 
 use crate::support::mongo::Mongo;
 use crate::support::paced::{Paced, answer};
@@ -13,16 +13,16 @@ use proptest::test_runner::TestRunner;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-/// `NotWritablePrimary`, and what a replica set says when it changes its mind.
+/// `NotWritablePrimary`: a replica set is electing another primary.
 const STEPPED_DOWN: i32 = 10107;
-/// `WriteConcernTimeout`.
+/// `WriteConcernTimeout`: the write happened, but its acknowledgement by a majority is missing.
 const NO_MAJORITY: i32 = 64;
 
 fn rounds() -> usize {
     std::env::var("ECHOIC_FAILPOINT_ROUNDS").map_or(20, |rounds| rounds.parse().unwrap())
 }
 
-/// One way to fail: which commands, and how.
+/// Each kind of failure: the commands it applies to, and the failpoint's data.
 fn failures() -> Vec<(&'static [&'static str], Document)> {
     let retryable = vec!["RetryableWriteError"];
     let transient = vec!["TransientTransactionError"];
@@ -41,7 +41,7 @@ fn failures() -> Vec<(&'static [&'static str], Document)> {
     ]
 }
 
-/// Sends a message until it is taken, as a client that repeats its request does; what it heard.
+/// Sends a message, retrying like a client, until it is accepted. Returns the reply.
 async fn say(server: &Server, body: &Value) -> String {
     loop {
         let request = server.request(Method::POST, "/api/chat").json(body);
@@ -61,7 +61,8 @@ async fn say(server: &Server, body: &Value) -> String {
 async fn database_failures_lose_and_duplicate_no_message() {
     let Some(mongo) = Mongo::start(&["--enable-test-commands"]).await else { return };
     let upstream = Paced::start().await;
-    // A real server tells at once that it is primary again; this one is asked more often.
+    // A real server pushes the news that it is primary again; this one has to be polled, so poll
+    // often.
     let url = format!("{}&heartbeatFrequencyMS=500", mongo.url("echoic"));
     let base = &upstream.base_url;
     let flags = [format!("--database-url={url}"), format!("--openai-base-url={base}")];
@@ -72,7 +73,8 @@ async fn database_failures_lose_and_duplicate_no_message() {
     let (failures, mut owed) = (failures(), Vec::new());
     for round in 0..rounds() {
         let (commands, how) = &failures[round % failures.len()];
-        // Before the turn begins, while its log is written, or as it ends.
+        // The length of the reply decides where the failure hits: as the turn begins, while its log
+        // is written, or as it ends.
         let words = [3, 40][random(2)];
         let skip = random(5);
         let question = format!("question {round} of words {words}");

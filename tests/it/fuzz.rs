@@ -1,5 +1,5 @@
-//! Whatever is sent, by a client or by a provider, has an answer that is in order: no mistake of the
-//! server's, nothing half-done, and the next request is served.
+//! Arbitrary input from clients and providers: the response is always well-formed, never a 5xx,
+//! nothing is left half done, and the next request is served.
 
 use crate::support::server::read;
 use crate::support::{Server, soon};
@@ -11,7 +11,7 @@ use proptest::test_runner::TestRunner;
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Map, Value, json};
 
-/// Fields of requests, so that what is invented goes as deep as it can.
+/// Field names of real requests, so that the generated JSON gets past the first checks.
 const FIELDS: &[&str] = &[
     "sessionId",
     "message",
@@ -75,7 +75,7 @@ fn text() -> impl Strategy<Value = String> {
     prop_oneof![select(WORDS).prop_map(str::to_owned), any::<String>()]
 }
 
-/// Any JSON, most of it with names that mean something.
+/// Any JSON, mostly with known field names.
 fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -93,13 +93,13 @@ fn any_json() -> impl Strategy<Value = Value> {
     })
 }
 
-/// So many values of a strategy, the same ones in every run.
+/// `count` values of a strategy, the same in every run.
 fn some<T: std::fmt::Debug>(count: usize, strategy: impl Strategy<Value = T>) -> Vec<T> {
     let mut runner = TestRunner::deterministic();
     (0..count).map(|_| strategy.new_tree(&mut runner).unwrap().current()).collect()
 }
 
-/// Sends a request; its answer is one of ours, and no mistake.
+/// Sends a request and asserts that the response is well-formed and not a 5xx.
 async fn answered(request: RequestBuilder, what: &dyn std::fmt::Debug) -> u16 {
     let answer = soon(request.send()).await.unwrap();
     let status = answer.status().as_u16();
@@ -218,7 +218,7 @@ async fn arbitrary_provider_streams_end_the_turn_and_free_session() {
             call.raw(piece);
         }
         call.end();
-        // Asked again, it has nothing more to say.
+        // A stream that breaks before its first token is retried; every retry gets an empty stream.
         let again = async {
             loop {
                 server.upstream.call().await.end();

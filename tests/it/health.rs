@@ -1,4 +1,4 @@
-//! `/health`, the start page, the models, and the way down.
+//! `/health`, the models, request ids, and shutdown.
 
 use crate::support::process::Process;
 use crate::support::server::read;
@@ -50,6 +50,8 @@ async fn unwritable_store_makes_unready_and_stores_nothing_partial() {
     let server = Server::on_file(&[]).await;
     let session = server.session().await;
     let other = rusqlite::Connection::open(server.database()).unwrap();
+    // A second connection holds the write lock until the rollback below, so every write of the
+    // server times out.
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     let refused = server.post("/api/chat", json!({"sessionId": session, "message": "hi"})).await;
     assert_eq!(refused.failure(), (503, "store_unavailable"));
@@ -71,6 +73,8 @@ async fn shutdown_rejects_new_turns_and_finishes_running_ones() {
     call.text("Yes, ");
     frames.until("text-delta").await;
     server.terminate();
+    // The shutdown is asynchronous: wait until the server has noticed it, or the next turn might
+    // still be accepted.
     crate::support::soon(async {
         while server.get("/health/ready").await.status == 200 {
             tokio::task::yield_now().await;

@@ -1,4 +1,4 @@
-//! Pictures: stored as they came, shown to models that take them, within the budget.
+//! Images: stored as sent, shown to models that accept them, within the budget.
 
 use crate::support::Server;
 use base64::Engine;
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 const CAT: &str = "data:image/png;base64,AAAA";
 
-/// The head of a PNG of so many pixels, which is all that tells its size.
+/// The header of a PNG with these dimensions; the size is read from it alone.
 pub fn png(width: u32, height: u32) -> String {
     let mut head = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR".to_vec();
     head.extend([width.to_be_bytes(), height.to_be_bytes()].concat());
@@ -15,12 +15,12 @@ pub fn png(width: u32, height: u32) -> String {
     format!("data:image/png;base64,{}", BASE64_STANDARD.encode(head))
 }
 
-/// The prompt's messages but the system's, as sent to the provider.
+/// The messages of a provider request after the system prompt.
 fn sent(request: &Value) -> Vec<Value> {
     request["messages"].as_array().unwrap()[1..].to_vec()
 }
 
-/// A whole turn; gives what the provider was sent.
+/// Runs a whole turn. Returns the messages that the provider received.
 async fn ask(server: &Server, body: Value, reply: &str) -> Vec<Value> {
     let mut frames = server.chat(body).await;
     let call = server.upstream.call().await;
@@ -56,7 +56,7 @@ async fn image_is_sent_with_its_question_and_remembered() {
     let prompt = ask(&server, next.clone(), "A dog.").await;
     assert_eq!(prompt, [picture("What is this?", CAT), cat.clone(), dog.clone()]);
 
-    // The same once more, as another reply to the same question.
+    // A regenerated reply gets the same image.
     let response =
         server.request(reqwest::Method::POST, "/api/chat/chat-1/regenerate").send().await.unwrap();
     let call = server.upstream.call().await;
@@ -127,7 +127,8 @@ async fn image_over_budget_is_dropped_and_its_text_kept() {
         }
         (texts, images, tokens)
     };
-    // Two of three fit the default of 16,000 tokens, the newest ones; all texts are there.
+    // The default budget of 16,000 tokens holds the two newest images of three; all texts are
+    // included.
     let (texts, images, tokens) = preview("").await;
     assert_eq!((texts, images), (6, vec!["number 1".to_owned(), "number 2".to_owned()]));
     assert!(tokens <= 16_000);
@@ -165,7 +166,7 @@ async fn remote_images_of_unknown_size_never_reject_a_message() {
     let body = json!({"sessionId": session, "message": "all my photographs", "model": "gpt-4o-mini",
         "parts": vec![&there; 9]});
     let prompt = ask(&server, body, "Nice.").await;
-    // They may take all the room there is, so nothing stands before them.
+    // An image of unknown size may take the whole window, so no history is sent with them.
     assert_eq!((prompt.len(), prompt[0]["content"].as_array().unwrap().len()), (1, 10));
 }
 

@@ -1,4 +1,4 @@
-//! `/api/import`: whole sessions, each stored or refused by itself.
+//! `/api/import`: sessions are imported one by one, each stored or rejected on its own.
 
 use crate::support::Server;
 use crate::support::server::read;
@@ -157,7 +157,8 @@ async fn client_message_ids_are_kept_and_resolve() {
     assert_eq!((&third["content"], &third["parentId"]), (&json!("And?"), &json!("m2")));
     assert_eq!(server.post("/api/import", file).await.data()["sessions"][0]["messages"], 0);
 
-    // To a client that still has its own name for the message it was answered, or waits to be.
+    // A client may still use its own id for an imported message: one that was answered, or one that
+    // waits for its answer.
     let ask = |id: &str, text: &str| json!({"id": "s", "message": {"id": id, "role": "user", "parts": [{"type": "text", "text": text}]}});
     let repeated = server.chat(ask("c1", "Hi")).await.rest().await;
     assert_eq!(

@@ -1,5 +1,5 @@
-//! Several instances on one database, without stickiness: each serves, resumes and stops what any
-//! of them runs, and one that dies or sleeps takes nothing with it.
+//! Several instances on one database, without sticky sessions: each can serve, resume and stop the
+//! turns of the others, and an instance that dies or stalls loses nothing that was acknowledged.
 
 use crate::support::mongo::database;
 use crate::support::process::Process;
@@ -24,7 +24,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::process::Command;
 
-/// Instances of one database; `None` where there is none.
+/// `N` instances on one database; `None` without a MongoDB.
 async fn instances<const N: usize>(flags: &[&str]) -> Option<[Server; N]> {
     let url = format!("--database-url={}", database()?);
     let flags: Vec<_> = std::iter::once(url.as_str()).chain(flags.iter().copied()).collect();
@@ -68,7 +68,7 @@ async fn reader_ahead_of_the_log_gets_no_frame_twice_elsewhere() {
     let session = a.session().await;
     let (mut first, mut call) = a.open_turn(&session, "hi").await;
     call.text("one ");
-    // Read at once, long before it is in the log.
+    // The frame is read from memory before the log is flushed, so the log does not contain it yet.
     let heard = first.until("text-delta").await;
     let mut rest = b.join(&session, Some(&heard.id)).await.unwrap();
     call.text("two");
@@ -80,7 +80,8 @@ async fn reader_ahead_of_the_log_gets_no_frame_twice_elsewhere() {
 async fn unlogged_turn_is_replayed_elsewhere_from_its_reply() {
     let Some([a, b]) = instances(&[]).await else { return };
     let session = a.session().await;
-    // Its frames are withheld until the reply is complete, so that no flush comes before.
+    // The provider sends nothing until the whole reply, so the log is not flushed before the turn
+    // ends.
     let (mut first, call) = a.open_turn(&session, "quick").await;
     let mut elsewhere = b.join(&session, None).await.unwrap();
     call.reply("done");
@@ -101,7 +102,7 @@ async fn any_instance_stops_a_turn_even_before_first_token() {
     call.text("for ever");
     frames.until("text-delta").await;
     assert_eq!(stop(&b, &session).await["stopped"], true);
-    // The answer comes when what was said is stored.
+    // The stop request returns after the partial reply is stored, so it can be read at once.
     let last = b.last_message(&session).await;
     assert_eq!((&last["status"], &last["content"]), (&json!("interrupted"), &json!("for ever")));
     frames.until("abort").await;
@@ -123,7 +124,7 @@ async fn message_queued_on_another_instance_streams_when_run() {
     let mut second = b.chat(body).await;
     call.reply("one");
     first.until("[DONE]").await;
-    // Whoever ended the first runs the second.
+    // The instance that ends the first turn starts the queued one.
     a.upstream.call().await.reply("two");
     assert_eq!(text_of(&second.rest().await), "two");
 
@@ -205,7 +206,7 @@ async fn events_reach_listeners_on_other_instances() {
         heard,
         ["message user", "session changed", "turn started", "message assistant", "turn ended"]
     );
-    // Its own it hears as well, and each once.
+    // An instance's own events reach its listeners exactly once, too.
     b.turn(&session, "again", "and again").await;
     let heard = events.told(4).await;
     assert_eq!(heard, ["message user", "turn started", "message assistant", "turn ended"]);
@@ -235,7 +236,7 @@ async fn listeners_elsewhere_see_a_killed_instances_turn_end() {
     assert_eq!(here.told(3).await, heard);
     assert_eq!(there.told(3).await, heard);
     a.kill().await;
-    // One of the two ends the turn, and both hear of it.
+    // One of the survivors ends the turn as an orphan; listeners of both receive the end.
     for events in [&mut here, &mut there] {
         let reply = events.next().await;
         assert_eq!(reply["message"]["status"], "interrupted", "{reply}");
@@ -272,7 +273,7 @@ async fn one_of_sixteen_concurrent_clients_gets_the_session() {
     assert_eq!(count, 2 * rounds());
 }
 
-/// A real process beside the instance of this one.
+/// A separate process on the same database, next to the in-process instance.
 async fn process(url: &str, upstream: &Upstream) -> (TempDir, Process) {
     let folder = tempfile::tempdir().unwrap();
     let variables = HashMap::from([
@@ -292,7 +293,7 @@ async fn chat(base: &str, session: &str, message: &str) -> Frames {
     Frames::new(soon(client.post(format!("{base}/api/chat")).json(&body).send()).await.unwrap())
 }
 
-/// Reads the session until no turn is active in it.
+/// Polls until no turn is active in the session.
 async fn freed(server: &Server, session: &str) {
     let path = format!("/api/chat-sessions/{session}");
     soon(async {
@@ -317,10 +318,10 @@ async fn killed_instances_partial_reply_is_kept_by_the_others() {
     let body = json!({"sessionId": session, "message": "and then?", "onBusy": "queue"});
     let mut waiting = b.chat(body).await;
     let mut reader = b.join(&session, None).await.unwrap();
-    // What is read here has been in the log.
+    // A frame that arrives on another instance was in the log, so it must survive the kill.
     reader.until("text-delta").await;
     a.kill().await;
-    // Who reads elsewhere hears the end, and what waited begins on an instance that lives.
+    // The survivor ends the orphaned turn for its readers and then starts the queued one.
     reader.until("abort").await;
     b.upstream.call().await.reply("that was all");
     assert_eq!(text_of(&waiting.rest().await), "that was all");
@@ -345,23 +346,26 @@ async fn paused_instance_past_its_lease_stops_writing_its_turn() {
     let mut call = upstream.call().await;
     call.text("before");
     frames.until("text-delta").await;
+    // The delta must be in the log before the pause: the survivor stores the reply from the log.
     b.join(&session, None).await.unwrap().until("text-delta").await;
     let signal = async |name: &str| {
         let pid = a.id().to_string();
         assert!(soon(Command::new("kill").args([name, &pid]).status()).await.unwrap().success());
     };
+    // Paused, the instance sends no heartbeats; the survivor ends its turn after the lease.
     signal("-STOP").await;
     freed(&b, &session).await;
     call.text(" and after");
     signal("-CONT").await;
-    // It hears of it at its next flush, and its readers with it.
+    // The paused instance notices the lost claim at its next flush and closes the streams of its
+    // readers.
     let ends = frames.rest().await;
     assert!(ends.iter().all(|frame| frame.kind() != "finish"), "{:?}", frames.bytes);
     let kept = b.last_message(&session).await;
     assert_eq!((&kept["status"], &kept["content"]), (&json!("interrupted"), &json!("before")));
     assert_eq!(b.said(&session).await.len(), 2);
 
-    // It lives on, and serves.
+    // It keeps serving new turns.
     let mut again = chat(&a.base, &session, "good morning").await;
     upstream.call().await.reply("hello");
     again.until("[DONE]").await;
@@ -379,7 +383,8 @@ async fn turn_with_unanswered_claim_is_orphaned_after_a_lease() {
     store.beat(&life, now).await.unwrap();
     let begun = store.begin_turn(begin_turn(&life, now)).await.unwrap();
     let Began::Running(begun) = begun else { panic!("the session is new: {begun:?}") };
-    // Its server runs another one; of this one it never heard.
+    // The claim exists in the store, but its instance never saw the response and does not list the
+    // turn as running.
     let others = HashSet::from([TurnId::trusted("another")]);
     let known = HashSet::from([begun.turn.turn_id.clone()]);
     assert!(store.orphaned_turns(&life, &others).await.unwrap().is_empty(), "it may be coming");

@@ -1,5 +1,5 @@
-//! Who may do what: every route, by everybody, on things of their own and of others. The rows are
-//! compared with the routes that are served, so a new route without a row fails here.
+//! Access control: every route, by every kind of caller, on their own resources and on those of
+//! others. The rows are compared with the served routes, so a new route without a row fails here.
 
 use crate::support::Server;
 use echoic::domain::key::Scope;
@@ -8,8 +8,8 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What there is to ask for: a session of ann's in which pat takes part, with one message, and a
-/// project of ann's with one file.
+/// The requested resources: a session of ann with pat as a participant and one message, a project
+/// of ann with one file, and a response.
 struct World {
     session: String,
     message: String,
@@ -17,7 +17,7 @@ struct World {
     response: String,
 }
 
-/// What is nowhere.
+/// Ids that do not exist.
 fn nothing() -> World {
     World {
         session: "nowhere".to_owned(),
@@ -34,18 +34,18 @@ type Ask = fn(&World) -> (String, Value);
 type Expected = [u16; 6];
 
 const ANYBODY: Expected = [200; 6];
-/// Only the caller's own things are touched.
+/// Routes that touch only the caller's own resources.
 const OWN: Expected = [401, 401, 200, 200, 200, 200];
 const OWN_NEW: Expected = [401, 401, 201, 201, 201, 201];
-/// Of a session, for those in it.
+/// Routes of a session, open to its participants.
 const INSIDE: Expected = [401, 401, 404, 200, 200, 200];
 const INSIDE_NEW: Expected = [401, 401, 404, 201, 201, 201];
-/// Of a session, for its owner.
+/// Routes of a session, open to its owner.
 const OWNER: Expected = [401, 401, 404, 403, 200, 200];
-/// Of a project, which is its owner's alone.
+/// Routes of a project, which is visible to its owner only.
 const PROJECT: Expected = [401, 401, 404, 404, 200, 200];
 
-/// For admins alone; the route itself is no secret.
+/// Routes for admins. Their existence is public, so other users get 403 rather than 404.
 const ADMIN: Expected = [401, 401, 403, 403, 403, 200];
 
 fn session(rest: &str, world: &World) -> String {
@@ -266,7 +266,8 @@ fn rows() -> Vec<(&'static str, Ask, Expected)> {
             INSIDE,
         ),
         (
-            // A message never goes alone.
+            // 400 for those with access: the item has messages after it and cannot be deleted
+            // alone.
             "DELETE /v1/conversations/{conversation}/items/{item}",
             |w| (conversation(&format!("/items/msg_{}", w.message), w), Value::Null),
             [401, 401, 404, 400, 400, 400],
@@ -274,7 +275,7 @@ fn rows() -> Vec<(&'static str, Ask, Expected)> {
     ]
 }
 
-/// The server's users and their keys.
+/// The server, and a key for each caller.
 struct Cast {
     server: Server,
     keys: BTreeMap<&'static str, String>,
@@ -296,7 +297,7 @@ impl Cast {
         Self { server, keys }
     }
 
-    /// Status and body of an answer; of a stream, the status.
+    /// Status and body of a response; of a stream only the status, since it may never end.
     async fn ask(&self, who: &str, route: &str, (path, body): (String, Value)) -> (u16, String) {
         let method: Method = route.split_once(' ').unwrap().0.parse().unwrap();
         let mut request = self.server.request(method, &path);
@@ -324,13 +325,14 @@ impl Cast {
         let said = self.made("/api/chat-messages", said).await;
         let files = json!([{"path": "a.txt", "content": "a secret"}]);
         let project = self.made("/api/projects", json!({"name": "P", "files": files})).await;
-        // In a session of its own.
+        // The response runs in its own session, so that the first one stays idle.
         let other = self.made("/api/chat-sessions", json!({"participants": ["pat"]})).await;
         let conversation = format!("conv_{}", other["sessionId"].as_str().unwrap());
         let asked = json!({"conversation": conversation, "input": "a secret", "background": true});
         let ann = self.server.with_key(&self.keys["ann"]);
         let response = ann.post("/v1/responses", asked).await.body;
-        // Nobody has many turns at once.
+        // Cancelled at once: running turns of earlier worlds would count against the limit of
+        // concurrent turns.
         let cancel = format!("/v1/responses/{}/cancel", response["id"].as_str().unwrap());
         assert_eq!(ann.post(&cancel, json!({})).await.status, 200);
         World {
@@ -355,7 +357,7 @@ fn every_route_has_a_row() {
 }
 
 #[test]
-#[allow(clippy::print_stdout)] // For whoever wants to read the list.
+#[allow(clippy::print_stdout)] // Shows the list to readers of the test's output.
 fn routes_without_credentials_match_the_list() {
     let public = public_routes();
     #[allow(clippy::print_stdout)]
@@ -380,7 +382,7 @@ async fn callers_reach_their_own_resources_and_no_others() {
     for (route, ask, expected) in rows() {
         for (who, expected) in who.into_iter().zip(expected) {
             let (status, body) = cast.ask(who, route, ask(&world)).await;
-            // What may have changed it leaves a new one to the next.
+            // A successful write may have changed the world, so the next caller gets a new one.
             if status < 400 && !route.starts_with("GET") {
                 world = cast.world().await;
             }
@@ -450,12 +452,13 @@ async fn foreign_ids_in_bodies_and_queries_act_like_missing_ones() {
         let (foreign, absent) = (own.get(&foreign).await, own.get(&absent).await);
         assert_eq!((foreign.status, &foreign.body), (absent.status, &absent.body), "{what}");
     }
-    // A session's id can only be chosen once, by whomever: the one thing that tells of another's.
+    // Session ids are unique over all users, so creating one that exists reveals that it does. This
+    // is the only such leak.
     let chosen = own.post("/api/chat-sessions", json!({"sessionId": world.session})).await;
     assert_eq!(chosen.failure(), (409, "id_taken"));
     let sent = json!({"id": world.session, "messages": [{"id": "m", "role": "user", "parts": [{"type": "text", "text": "x"}]}]});
     assert_eq!(own.post("/api/chat", sent).await.failure(), (409, "id_taken"));
-    // A session may say what it belongs to; nothing of another's project comes with that.
+    // A session may carry any project id as a label; it gives no access to that project's content.
     let body = json!({"projectId": world.project, "sessionId": "claims"});
     assert_eq!(own.post("/api/chat-sessions", body).await.status, 201);
     let prompt = own.get("/api/chat-sessions/claims/memory?message=x").await;
@@ -471,8 +474,8 @@ async fn unknown_route_is_reported_only_after_authentication() {
     assert_eq!(wrong.0, 401);
 }
 
-/// How long an answer takes must not tell what there is: the rows here cannot be read at all, and
-/// only who owns them runs into that.
+/// Response times must not reveal that a resource exists. The rows here are unreadable, so only a
+/// request that really reads them fails.
 #[tokio::test]
 async fn foreign_resource_costs_no_more_reads_than_a_missing_one() {
     let server = Server::on_file(&["--auth=keys"]).await;

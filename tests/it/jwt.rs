@@ -1,4 +1,4 @@
-//! `ECHOIC_AUTH=jwt`: tokens of others, good ones and every kind of bad one.
+//! `ECHOIC_AUTH=jwt`: valid tokens, and every kind of invalid one.
 
 use crate::support::server::{Reply, quick_heartbeat, tuning};
 use crate::support::{Events, Server, soon};
@@ -39,7 +39,7 @@ fn signed(claims: &Value, secret: &[u8]) -> String {
     encode(&Header::new(Algorithm::HS256), claims, &EncodingKey::from_secret(secret)).unwrap()
 }
 
-/// A token of a spelled header, with a signature that somebody made up.
+/// A token with a hand-written header and the given signature.
 fn spelled(header: Value, claims: &Value, signature: &str) -> String {
     let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
     format!("{}.{}.{signature}", part(&header), part(claims))
@@ -57,7 +57,7 @@ async fn valid_token_names_the_user_and_bad_ones_are_rejected() {
     let good = signed(&claims(), SECRET.as_bytes());
     let made = server.with_key(&good).post("/api/chat-sessions", json!({})).await;
     assert_eq!(made.data()["userId"], "alice");
-    // Clocks may be a few seconds apart.
+    // Five seconds are within the allowed clock skew.
     let late = signed(&with("exp", json!(in_seconds(-5))), SECRET.as_bytes());
     assert_eq!(ask(&server, &late).await.status, 200);
 
@@ -105,7 +105,7 @@ async fn valid_token_names_the_user_and_bad_ones_are_rejected() {
 async fn event_stream_ends_when_its_token_expires() {
     let flags = ["--auth=jwt", &format!("--jwt-secret={SECRET}")];
     let server = Server::tuned(&flags, quick_heartbeat()).await;
-    // Within what clocks may be apart, for two seconds more at the most.
+    // Expired for 29 of the 30 seconds of allowed clock skew: valid for one or two seconds more.
     let late = signed(&with("exp", json!(in_seconds(-29))), SECRET.as_bytes());
     let listen = server.with_key(&late).request(Method::GET, "/api/events").send();
     let mut events = Events::opened(listen.await.unwrap()).await;
@@ -138,7 +138,7 @@ async fn guessable_secret_stops_startup() {
     assert!(!told.contains("short"), "{told}");
 }
 
-/// A key pair as an issuer has it.
+/// A key pair of an issuer.
 struct Signer {
     id: &'static str,
     algorithm: Algorithm,
@@ -149,7 +149,7 @@ impl Signer {
     fn rsa(id: &'static str) -> Self {
         let pair = KeyPair::generate(KeySize::Rsa2048).unwrap();
         let der: Pkcs8V1Der<'_> = pair.as_der().unwrap();
-        // PKCS#8 is PKCS#1 behind 26 bytes that say so.
+        // A PKCS#8 key is a 26-byte header and the PKCS#1 key.
         Self {
             id,
             algorithm: Algorithm::RS256,
@@ -175,7 +175,7 @@ impl Signer {
     }
 }
 
-/// Publishes keys, and counts how often they were fetched.
+/// Publishes a JWKS and counts how often it is fetched.
 #[derive(Clone)]
 struct Issuer {
     url: String,
@@ -208,7 +208,7 @@ impl Issuer {
     }
 
     fn publish(&self, keys: &[&Signer]) {
-        // What we do not know spoils nothing.
+        // Keys of unknown types in the set are ignored.
         let odd = json!({"kty": "OKP-2", "kid": "odd"});
         let keys = keys.iter().map(|signer| signer.public());
         *self.keys.lock().unwrap() = [odd].into_iter().chain(keys).collect();

@@ -1,4 +1,4 @@
-//! `ECHOIC_AUTH=keys`: keys made, used, expired, revoked, and every way to come without a good one.
+//! `ECHOIC_AUTH=keys`: keys are created, used, expired and revoked, and invalid ones are rejected.
 
 use crate::support::mongo::database;
 use crate::support::process::{Process, run};
@@ -15,7 +15,7 @@ use std::path::Path;
 
 const KEYS: &[&str] = &["--auth=keys"];
 
-/// What of a key nobody else may know.
+/// The secret part of a key.
 fn secret_of(key: &str) -> &str {
     key.splitn(3, '_').nth(2).unwrap()
 }
@@ -169,7 +169,8 @@ async fn last_use_of_a_key_is_stored_by_shutdown() {
     assert!(kept.key.last_used_at.unwrap() >= before, "{kept:?}");
 }
 
-/// A user's whole way: keys made before the first start and beside the server, listed, used, revoked.
+/// The life of a key: created before the first start and while the server runs, listed, used,
+/// revoked.
 async fn way_of_keys(folder: &Path, database: String) {
     let variables = HashMap::from([("DATABASE_URL", database.clone())]);
     let keys = async |arguments: &[&str]| {

@@ -1,5 +1,5 @@
-//! The ledger adds up: what it says is what the provider has counted, over all instances and however
-//! turns end; and a quota is overrun by no more than the turns that ran when it was spent.
+//! The ledger matches the provider's counts, over all instances and however turns end. A quota is
+//! exceeded only by turns that were running when it was spent.
 
 use crate::support::mongo::database;
 use crate::support::{Call, Frames, Server, soon};
@@ -9,29 +9,29 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 
-/// How a turn is to end.
+/// The ways in which a turn can end.
 const ENDS: [&str; 4] = ["finish", "stop", "fail", "break"];
 
-/// Four instances on one database; `None` where there is none.
+/// Four instances on one database; `None` without a MongoDB.
 async fn four_instances(flags: &[&str]) -> Option<Vec<Server>> {
     let url = format!("--database-url={}", database()?);
     let flags: Vec<_> = std::iter::once(url.as_str()).chain(flags.iter().copied()).collect();
     Some(join_all((0..4).map(|_| Server::with(&flags))).await)
 }
 
-/// What a provider has counted of a user.
+/// A provider's count for one user.
 #[derive(Debug, Default, PartialEq)]
 struct Count {
     turns: u64,
     uncounted: u64,
     cached: u64,
     completion: u64,
-    /// Of the turns that came to their end: of the others nobody is told.
+    /// Prompt tokens of the turns that finished. For the others the provider reports no usage.
     prompt: u64,
 }
 
-/// Answers each call as its message says, `NAME END NUMBER`, and counts what it answered. The calls
-/// that somebody is going to stop stay open.
+/// Answers each call as its message `NAME END NUMBER` asks and counts the answers. Calls that will
+/// be stopped stay open and are returned.
 async fn answer(server: &Server, calls: usize) -> (HashMap<String, Count>, Vec<Call>) {
     let (mut counts, mut open) = (HashMap::<String, Count>::new(), Vec::new());
     for _ in 0..calls {
@@ -66,7 +66,7 @@ async fn answer(server: &Server, calls: usize) -> (HashMap<String, Count>, Vec<C
     (counts, open)
 }
 
-/// A turn that ends as it is told to, to the end of its stream.
+/// Runs a turn that ends as its message asks, and reads its stream to the end.
 async fn turn(server: &Server, key: &str, session: &str, message: &str) {
     let id = message.replace(' ', "-");
     let body = json!({"id": session, "message": {"id": id, "role": "user",
@@ -82,7 +82,8 @@ async fn turn(server: &Server, key: &str, session: &str, message: &str) {
     frames.until("[DONE]").await;
 }
 
-/// The ledger's line of each user, once what their sessions' last turns used is booked.
+/// The ledger's totals by user. Reading a session first records the usage of its last turn, if that
+/// is still pending.
 async fn lines(server: &Server, root: &str, sessions: &[String]) -> HashMap<String, Value> {
     for session in sessions {
         server.with_key(root).get(&format!("/api/chat-sessions/{session}")).await.data();
@@ -92,7 +93,7 @@ async fn lines(server: &Server, root: &str, sessions: &[String]) -> HashMap<Stri
     lines.map(|line| (line["key"].as_str().unwrap().to_owned(), line.clone())).collect()
 }
 
-/// Turns of three users, on all servers at once, in sessions that each server takes part in.
+/// Turns of three users on all servers at once, in sessions that every server takes part in.
 async fn everything_adds_up(servers: &[Server]) {
     const TURNS: usize = 6;
     let users = ["ann", "ben", "cat"];
@@ -153,7 +154,7 @@ async fn ledgers_of_four_instances_match_the_providers_counts() {
     everything_adds_up(&servers).await;
 }
 
-/// A user's turns run on all servers when the first to end spends their quota.
+/// Eight turns of one user run, spread over all servers, when the first to end spends the quota.
 async fn only_what_runs_overruns(servers: &[Server]) {
     let ann = servers[0].key("ann", Scope::Chat).await;
     let mut running = Vec::new();
@@ -168,7 +169,8 @@ async fn only_what_runs_overruns(servers: &[Server]) {
     for (at, (mut frames, call)) in running.into_iter().enumerate() {
         call.finish(json!({"prompt_tokens": 90, "completion_tokens": 10}));
         frames.until("[DONE]").await;
-        // From here on everybody knows, wherever they ask.
+        // The usage is recorded before the stream ends, so from here on every server rejects new
+        // turns.
         for server in servers {
             let late = json!({"sessionId": format!("s{at}"), "message": "more"});
             let refused = server.with_key(&ann).post("/api/chat", late).await;

@@ -1,5 +1,5 @@
-//! Integration tests: through the door the user uses, against the real server, the real store and
-//! a provider that moves when it is told.
+//! Integration tests over HTTP: the real server, the real store, and a scripted provider whose
+//! every step a test triggers.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub)]
 

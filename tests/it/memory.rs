@@ -1,4 +1,4 @@
-//! Memory: what of a session goes into the prompt.
+//! Memory: the part of a session that goes into the prompt.
 
 use crate::support::Server;
 use serde_json::{Value, json};
@@ -60,7 +60,8 @@ async fn each_strategy_selects_its_messages() {
     assert_eq!(recent("?strategy=buffer").await, 60);
     assert_eq!(recent("?strategy=window").await, 20);
     assert_eq!(recent("?strategy=window&lastMessages=7").await, 7);
-    // Each message has 7 tokens, and 4 around it. Of 110 tokens, the path is cut every 55.
+    // A message costs 7 tokens plus 4 of overhead. With a budget of 110 tokens, the path is cut
+    // every 55.
     assert_eq!(recent("?strategy=token&maxTokens=110").await, 10);
     assert_eq!(recent("?strategy=token&maxTokens=109").await, 6);
     assert_eq!(recent("?strategy=recall&maxTokens=220&recallTokens=110").await, 10);

@@ -1,5 +1,5 @@
-//! The budget, as a property: whatever was said in whatever script, and whichever model is asked,
-//! prompt and reply fit its window, and the newest message is in the prompt.
+//! The token budget, as a property: for any messages in any script and any model, prompt and reply
+//! fit the context window, and the newest message is in the prompt.
 
 use crate::images::png;
 use echoic::domain::memory::{MemoryOptions, STRATEGIES, Strategy as Way};
@@ -25,7 +25,7 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// A message of a conversation, with so many pictures.
+/// A message, with a number of images.
 #[derive(Debug, Clone)]
 struct Line {
     role: Role,
@@ -33,7 +33,7 @@ struct Line {
     images: usize,
 }
 
-/// A conversation, the message that comes next, and what is asked of the model.
+/// A history, the next message, and the settings of the request.
 #[derive(Debug, Clone)]
 struct Case {
     said: Vec<Line>,
@@ -43,7 +43,7 @@ struct Case {
     project: Option<Common>,
 }
 
-/// What the conversation's project says.
+/// The content of the session's project.
 #[derive(Debug, Clone)]
 struct Common {
     description: String,
@@ -51,7 +51,7 @@ struct Common {
     files: Vec<String>,
 }
 
-/// Texts of every size in scripts that vocabularies treat differently, and mixtures of them.
+/// Texts of every size, in scripts that tokenizers treat differently, and mixtures of them.
 fn text() -> impl Strategy<Value = String> {
     let phrase = prop_oneof![
         Just("The quick brown fox jumps over the lazy dog. "),
@@ -125,7 +125,7 @@ fn ada() -> Principal {
     Principal { user: UserId::trusted("ada"), is_admin: false }
 }
 
-/// Stores the conversation under this name; each message is called by its place.
+/// Stores the history as a session. Each message's id is its index.
 async fn keep(store: &SqliteStore, session: &str, said: &[Line], new: NewSession) -> Session {
     let at = Timestamp::from_millis(0);
     let message = |(place, Line { role, text: content, images }): (usize, &Line)| {
@@ -136,7 +136,8 @@ async fn keep(store: &SqliteStore, session: &str, said: &[Line], new: NewSession
             sender_id: UserId::trusted("ada"),
             tokens: tokens::count(content),
             body: Body { content: content.clone(), parts: parts(*images), kind: MessageType::Text },
-            // Back and forth between three days.
+            // Timestamps jump between three days, so that order by time is not the order of the
+            // path.
             created_at: Timestamp::from_millis((place as i64 * 5 % 3) * 86_400_000),
             reply: ReplyFields::default(),
         };
@@ -161,7 +162,7 @@ async fn keep(store: &SqliteStore, session: &str, said: &[Line], new: NewSession
     store.session(&ada(), &stored.session_id, access).await.unwrap()
 }
 
-/// Stores a summary of the conversation's older half, of any size.
+/// Stores a summary of the older half of the history, of any size.
 async fn keep_summary(store: &SqliteStore, session: &SessionId, case: &Case) {
     let Some(middle) = (case.said.len() / 2).checked_sub(1) else { return };
     let summary = Summary {
@@ -175,7 +176,7 @@ async fn keep_summary(store: &SqliteStore, session: &SessionId, case: &Case) {
     store.put_summary(session, &summary).await.unwrap();
 }
 
-/// Stores what the conversation's project says, if it has one.
+/// Stores the project, if there is one.
 async fn keep_project(store: &SqliteStore, project: Option<&Common>) -> Option<ProjectId> {
     let Common { description, instructions, files } = project?;
     let file = |(place, content): (usize, &String)| NewFile {
@@ -196,13 +197,13 @@ async fn keep_project(store: &SqliteStore, project: Option<&Common>) -> Option<P
     Some(store.create_project(&ada(), new, at).await.unwrap().id)
 }
 
-/// The models among those asked that know another vocabulary, and no pictures.
+/// Whether the model has the older tokenizer and takes no images.
 fn is_old(settings: &Settings) -> bool {
     let model = settings.model.as_deref().unwrap_or("gpt-4o");
     matches!(model, "gpt-4" | "openai/gpt-4" | "gpt-3.5-turbo")
 }
 
-/// What the picture takes at least, and at the most.
+/// Lower and upper bound of an image's tokens.
 fn picture(settings: &Settings) -> [u32; 2] {
     match settings.model.as_deref().unwrap_or("gpt-4o") {
         _ if is_old(settings) => [0; 2],
@@ -212,8 +213,8 @@ fn picture(settings: &Settings) -> [u32; 2] {
     }
 }
 
-/// The tokens of a prompt, counted anew: 4 around each message, 3 before the reply, so many for each
-/// picture.
+/// Counts the tokens of a prompt independently: 4 around each message, 3 before the reply, `image`
+/// for each image.
 fn recount<'a>(
     settings: &Settings,
     image: u32,
@@ -240,7 +241,8 @@ fn check(case: &Case, assembled: &Assembled) {
     assert!(counted <= assembled.prompt_tokens, "{counted}: {assembled:?}");
     let reserve = reserve(case);
     assert_eq!((assembled.reply_reserve, assembled.context_window), (reserve, *window));
-    // Pictures of which nobody knows how they count may take more than there is, but only alone.
+    // Images of a model with unknown image costs may exceed the window by their upper bound, but
+    // then nothing else is sent along.
     assert!(least + reserve <= *window, "{assembled:?}");
     let is_alone = assembled.memory_tokens() == 0;
     assert!(assembled.prompt_tokens + reserve <= *window || is_alone, "{assembled:?}");
@@ -258,8 +260,8 @@ fn check(case: &Case, assembled: &Assembled) {
     let common = behind.iter().take_while(|piece| piece.kind == PieceKind::Project);
     let common: Vec<_> = common.collect();
     check_project(project.as_ref(), &common, assembled);
-    // The end of the conversation without a gap, but for what a model is never shown. Pictures of a
-    // message come all together or not at all, and only those of users.
+    // The recent part is a gapless end of the history, without the messages that are never sent to
+    // a model. The images of a message are included all or none, and only those of users.
     let behind = &behind[common.len()..behind.len() - recalled.len()];
     let summed = behind.iter().take_while(|piece| piece.kind == PieceKind::Summary).count();
     assert!(summed <= 1);
@@ -290,8 +292,8 @@ fn check(case: &Case, assembled: &Assembled) {
     }
 }
 
-/// What is recalled comes in the order in which it was said, from before what is verbatim; only words
-/// that were said are told, and each message once.
+/// Recalled messages are in the order of the path and older than the recent part, quote only text
+/// of their message, and appear once each.
 fn check_recalled(case: &Case, recalled: &[&Piece], recent: &[Piece]) {
     let place = |piece: &Piece| piece.message_ids[0].as_str().parse::<usize>().unwrap();
     let mut places: Vec<_> = recalled.iter().map(|piece| place(piece)).collect();
@@ -305,7 +307,7 @@ fn check_recalled(case: &Case, recalled: &[&Piece], recent: &[Piece]) {
     }
 }
 
-/// Each file is either in the prompt, whole, or said not to be.
+/// Each file is either in the prompt as a whole or listed as omitted.
 fn check_project(project: Option<&Common>, pieces: &[&Piece], assembled: &Assembled) {
     let Some(Common { description, instructions, files }) = project else {
         return assert!(pieces.is_empty() && assembled.project.is_none());
@@ -402,7 +404,8 @@ fn prompt_and_reply_fit_and_newest_message_is_included() {
         Ok(())
     });
     outcome.unwrap();
-    // The cases are the same each time: most can be planned, and many do not hold all that was said.
+    // The cases are the same in every run. These minimums show that they cover all sections, and
+    // that most fit while many need trimming.
     assert!(projects.get().0 > 20 && projects.get().1 > 20, "whole, in part: {projects:?}");
     assert!(summed.get() > 8, "only {} prompts with a summary", summed.get());
     assert!(recalled.get() > 8, "only {} prompts with something recalled", recalled.get());

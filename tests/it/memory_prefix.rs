@@ -1,5 +1,5 @@
-//! What providers cache, as a property: a prompt begins like the one before it, to the byte, until
-//! its window is full; then about half of the window goes at once.
+//! Prompt caching, as a property: a prompt begins with the bytes of the previous one until its
+//! window is full. Then about half of the window is dropped at once.
 
 use crate::store_contract::{Fresh, sqlite};
 use echoic::domain::memory::{MemoryOptions, Strategy as Way};
@@ -16,7 +16,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use std::sync::Arc;
 
-/// The sizes of questions and replies, in words, and what is asked of memory.
+/// Question and reply lengths in words, and the memory options.
 #[derive(Debug, Clone)]
 struct Case {
     turns: Vec<(usize, usize)>,
@@ -91,7 +91,7 @@ impl World {
     }
 }
 
-/// The prompt's messages without the new one, as they are sent.
+/// The messages of the prompt before the new one, as sent.
 fn before_new(assembled: &Assembled) -> Vec<(Role, String)> {
     let mut sent = assembled.prompt(&Settings::default()).messages;
     sent.pop();
@@ -134,7 +134,8 @@ async fn prompt_extends_the_previous_one_until_window_is_full() {
                 if !now.starts_with(&before) {
                     cuts += 1;
                     let (kept, most) = (window(&assembled), case.most);
-                    // Messages of up to 310 tokens lie across cuts, and the last one came whole.
+                    // A message of up to 310 tokens may cross a cut, and the newest one is kept
+                    // whole, so up to two of them come on top of the half.
                     assert!(
                         kept <= most / 2 + 64 + 2 * 310,
                         "about half goes at once: {kept} {case:?}"

@@ -1,4 +1,4 @@
-//! `…/messages` and `/api/chat-messages`: stored without a model, read page by page.
+//! `…/messages` and `/api/chat-messages`: stored without a model call, read page by page.
 
 use crate::support::Server;
 use crate::support::server::read;
@@ -221,7 +221,7 @@ async fn long_session_is_split_into_bounded_nodes() {
     post(&server, json!({"chatSessionId": session, "role": "user", "content": huge})).await;
     post(&server, json!({"chatSessionId": session, "role": "user", "content": "after"})).await;
     let nodes = server.get(&format!("/api/chat-sessions/{session}")).await.data()["nodes"].clone();
-    // 102 messages of about 1,260 bytes close a node of 128 KiB; the huge one stands alone.
+    // 102 messages of about 1,260 bytes fill a node of 128 KiB; the huge one gets its own node.
     let names: Vec<String> = (1..=5).map(|number| format!("chat_{session}_{number}")).collect();
     assert_eq!(nodes, json!(names));
     let data = server.get(&format!("/api/chat-sessions/{session}/messages?limit=100")).await.data();

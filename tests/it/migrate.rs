@@ -1,5 +1,5 @@
-//! `echoic migrate`: from SQLite to MongoDB with the real program, and what a user sees before and
-//! after.
+//! `echoic migrate`: the real program moves a SQLite database to MongoDB; clients read the same
+//! before and after.
 
 use crate::search::found;
 use crate::support::mongo::{Mongo, database};
@@ -20,25 +20,25 @@ async fn migrate(folder: &Path, from: &str, to: &str) -> (i32, String, String) {
     run(folder, &HashMap::new(), &["migrate", "--from", from, "--to", to]).await
 }
 
-/// The same for a file in the folder; it must succeed. What it told at the end.
+/// Migrates a file in the folder, which must succeed. Returns the final report.
 async fn migrated(folder: &Path, file: &str, to: &str) -> String {
     let (code, out, told) = migrate(folder, &format!("sqlite://{file}"), to).await;
     assert_eq!(code, 0, "{out}{told}");
     out
 }
 
-/// The numbers behind a word of the table at the end.
+/// The numbers in a row of the report's table.
 fn counts(out: &str, what: &str) -> Vec<u64> {
     let line = out.lines().find(|line| line.starts_with(what)).unwrap_or_else(|| panic!("{out}"));
     line.split_whitespace().skip(1).map(|number| number.parse().unwrap()).collect()
 }
 
-/// A server on a database, with a provider of its own.
+/// A server on a database, with its own provider.
 async fn server_on(url: &str) -> Server {
     Server::with(&[&format!("--database-url={url}")]).await
 }
 
-/// All that a client can read.
+/// Every response that a client can read, by path.
 async fn everything(server: &Server) -> Value {
     let mut answers = json!({});
     let mut lists = vec!["/api/chat-sessions?search=na".to_owned()];
@@ -69,7 +69,7 @@ async fn everything(server: &Server) -> Value {
     answers
 }
 
-/// What lies in a MongoDB database, collection by collection.
+/// The contents of a MongoDB database, collection by collection.
 async fn contents(url: &str) -> Vec<(&'static str, Vec<Document>)> {
     let database = Client::with_uri_str(url).await.unwrap().default_database().unwrap();
     let mut contents = Vec::new();
@@ -87,7 +87,7 @@ async fn documents(url: &str, name: &str) -> Vec<Document> {
     contents(url).await.into_iter().find(|(collection, _)| *collection == name).unwrap().1
 }
 
-/// A session whose nodes are full: so many messages of 100 KiB.
+/// A session with this many messages of 100 KiB, each of which fills a node.
 async fn large_session(server: &Server, session: &str, messages: usize) {
     let large = |number: usize| json!({"id": format!("m{number}"), "role": "user", "content": "many words ".repeat(10 << 10)});
     let messages: Vec<_> = (0..messages).map(large).collect();
@@ -96,7 +96,7 @@ async fn large_session(server: &Server, session: &str, messages: usize) {
     server.post("/api/import", file).await.data();
 }
 
-/// Sessions with all that sessions can have.
+/// Fills a server with sessions and projects in which every field is set.
 async fn furnish(server: &Server) {
     large_session(server, "large", 12).await;
     let project = json!({"name": "Shop", "description": "Sells plants", "systemPrompt": "Be brief",
@@ -114,7 +114,7 @@ async fn furnish(server: &Server) {
     server.turn("rich", "second", "two").await;
     let path = "/api/chat-sessions/rich";
     let said = server.get(&format!("{path}/messages")).await.data()["messages"].clone();
-    // Another branch, and the way back to the first one.
+    // A second branch, and a switch back to the first.
     let edit = json!({"sessionId": "rich", "message": "other", "parentId": said[1]["id"]});
     let mut frames = server.chat(edit).await;
     server.upstream.call().await.reply("three");
@@ -127,7 +127,7 @@ async fn furnish(server: &Server) {
         "parts": [{"type": "image", "url": "https://example.com/x.png"}], "clientMessageId": "mine",
     });
     server.post("/api/chat-messages", picture).await.data();
-    // A reply that failed, and a session that is put away.
+    // A failed reply, and an archived session.
     let (mut frames, mut call) = server.open_turn("rich", "and now?").await;
     call.text("hm");
     frames.until("text-delta").await;
@@ -162,10 +162,10 @@ async fn migrated_database_answers_every_read_the_same() {
     assert_eq!(listed(url.clone()).await, listed_before);
     let moved = server_on(&url).await;
     assert_eq!(everything(&moved).await, before);
-    // The model remembers what was said, too.
+    // The history is in the next prompt, too.
     let prompt = moved.turn("rich", "go on", "four").await;
     assert!(prompt.contains(&"assistant: one".to_owned()), "{prompt:?}");
-    // It is found by what was said.
+    // Search finds the migrated messages.
     found(&moved, "three", 1).await;
 }
 
@@ -218,7 +218,8 @@ async fn killed_migration_shows_no_partial_session_and_resumes() {
     let before = everything(&server).await;
     server.stop().await;
 
-    // Two pages arrive, the third one hangs.
+    // Two batches are inserted, the third hangs: the migration is killed in the middle of a
+    // session.
     let hang = doc! { "blockConnection": true, "blockTimeMS": 600_000 };
     mongo.fail(doc! { "skip": 2 }, &["insert"], hang).await;
     let arguments = ["migrate", "--from", "sqlite://echoic.db", "--to", &url];
@@ -343,6 +344,7 @@ async fn migrated_cut_reply_is_kept_and_queued_turn_is_answered() {
             tokio::task::yield_now().await;
         }
     };
+    // The kill must come after the partial reply is in the log: only the log survives.
     soon(is_logged).await;
     drop(db);
     source.kill().await;
@@ -361,7 +363,7 @@ async fn migrated_cut_reply_is_kept_and_queued_turn_is_answered() {
     let contents: Vec<_> = messages.as_array().unwrap().iter().map(|one| &one["content"]).collect();
     assert_eq!(contents, said);
     assert_eq!(messages[3]["status"], "interrupted");
-    // A request that is repeated at the target is known there.
+    // Idempotency keys are migrated: a repeated request replays its reply.
     let mut again = Frames::new(ask(&target.base, "k0", &done).await.unwrap());
     let again = again.rest().await;
     assert_eq!(again[0].data["messageId"], first[0].data["messageId"]);

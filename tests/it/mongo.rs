@@ -1,5 +1,5 @@
-//! MongoDB as an operator meets it: what is wrong with it is said at the start, and what becomes
-//! wrong later passes.
+//! MongoDB from an operator's view: configuration errors are reported at startup, and later outages
+//! are survived.
 
 use crate::support::mongo::{Mongo, database, free_port};
 use crate::support::process::run;
@@ -8,7 +8,7 @@ use mongodb::bson::{Document, doc};
 use serde_json::json;
 use std::collections::HashMap;
 
-/// Runs the program on a database that it should refuse: its exit code and its words.
+/// Runs the program on a database that it must reject. Returns exit code and standard error.
 async fn refused(url: &str) -> (i32, String) {
     let folder = tempfile::tempdir().unwrap();
     let variables =
@@ -74,7 +74,7 @@ async fn outage_leaves_nothing_partial_and_service_resumes() {
     assert_eq!(refused.failure(), (503, "store_unavailable"));
     let list = server.get("/api/chat-sessions").await;
     assert_eq!(list.failure(), (503, "store_unavailable"));
-    // The model ends its reply while nobody can store it.
+    // The reply ends while the store is unreachable; storing it is retried until MongoDB is back.
     call.reply(" and half");
 
     mongo.start_again(&[]).await;
@@ -103,7 +103,7 @@ async fn many_instances_start_at_once_on_an_empty_database() {
     let schema = soon(async { schema.find_one(doc! {}).await }).await.unwrap().unwrap();
     assert!(!schema.contains_key("lock"), "{schema}");
 
-    // What a newer version, which this one cannot work beside, would leave.
+    // The schema document that a newer, incompatible version would write.
     let newer = doc! { "$set": { "version": 99_i64, "readableFrom": 99_i64 } };
     soon(async { name.collection::<Document>("schema").update_one(doc! {}, newer).await })
         .await

@@ -1,4 +1,4 @@
-//! Nodes and read marks over HTTP, in the shapes that are documented.
+//! Nodes and read marks over HTTP, in their documented format.
 
 use crate::support::Server;
 use serde_json::{Value, json};

@@ -17,7 +17,7 @@ async fn every_documented_route_is_served() {
     let document = server.get("/api/openapi.json").await.body;
     for (path, methods) in document["paths"].as_object().unwrap() {
         let path = path.replace("{sessionId}", "nowhere").replace("{messageId}", "nothing");
-        // Of a session that is not there, for else it would go on for ever.
+        // With an unknown session the route answers 404; otherwise the stream would never end.
         let path = path.replace("/api/events", "/api/events?sessionId=nowhere");
         for method in methods.as_object().unwrap().keys() {
             let method = method.to_uppercase().parse().unwrap();

@@ -1,4 +1,4 @@
-//! Pages of other origins, and names that are not this server's.
+//! Cross-origin requests, and host names that are not this server's.
 
 use crate::support::server::{Reply, read};
 use crate::support::{Frames, Server};
@@ -46,7 +46,7 @@ async fn unknown_host_is_rejected_on_every_route() {
     }
 }
 
-/// Asks, as a browser does before it sends what a page of `origin` wants.
+/// Sends the preflight request of a browser for a page of `origin`.
 async fn preflight(server: &Server, path: &str, origin: &str, method: &str) -> Reply {
     let request = server
         .request(Method::OPTIONS, path)

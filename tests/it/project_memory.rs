@@ -1,11 +1,11 @@
-//! What of a project its sessions' prompts hold.
+//! The project section of a session's prompt.
 
 use crate::support::Server;
 use crate::support::server::read;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-/// A session of a project.
+/// Creates a project with a session. Returns the session's and the project's id.
 async fn session_in(server: &Server, project: Value) -> (String, String) {
     let project = server.post("/api/projects", project).await.data()["projectId"].clone();
     let session = server.post("/api/chat-sessions", json!({"projectId": project})).await.data();
@@ -86,14 +86,14 @@ async fn overflowing_files_are_picked_by_mention_then_by_recency() {
     let (session, project) =
         session_in(&server, json!({"name": "P", "systemPrompt": "Be brief.", "files": files}))
             .await;
-    // Changed in this order: the newest is the last.
+    // Changed in this order, so `7` is the newest.
     for name in ["3", "7"] {
         let changed =
             json!({"content": format!("{} changed", "one two three four five ".repeat(20))});
         let path = format!("/api/projects/{project}/files/src/{name}.txt");
         server.put(&path, changed).await.data();
     }
-    // Room for the instructions and two of them in half of the budget.
+    // Half of this budget holds the instructions and two files.
     let budget = ("maxTokens", "760");
     let shown = preview(&server, &session, &[budget]).await;
     assert_eq!(shown["project"]["files"], json!(["src/3.txt", "src/7.txt"]));

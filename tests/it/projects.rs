@@ -1,4 +1,4 @@
-//! Projects over HTTP: each route, versions, what is refused.
+//! Projects over HTTP: routes, versions, and rejected input.
 
 use crate::support::Server;
 use crate::support::server::{Reply, read};
@@ -9,13 +9,13 @@ async fn create(server: &Server, body: Value) -> Value {
     server.post("/api/projects", body).await.data()
 }
 
-/// The path of a project that has these files.
+/// Creates a project with these files and returns its path.
 async fn project(server: &Server, files: Value) -> String {
     let made = create(server, json!({"name": "Shop", "files": files})).await;
     format!("/api/projects/{}", made["projectId"].as_str().unwrap())
 }
 
-/// A request that names the version it knows.
+/// Sends a request with an `If-Match` version.
 async fn matching(
     server: &Server,
     method: Method,
@@ -178,7 +178,7 @@ async fn project_sessions_are_listed_and_deleted_with_it() {
     let foreign = server.get(&format!("{shop}/chat-sessions?projectId=x")).await;
     assert_eq!(foreign.failure(), (400, "invalid_request"));
 
-    // A reply is running in one of them.
+    // A reply is running in one of the sessions.
     let (mut frames, mut call) = server.open_turn("s2", "Go on").await;
     call.text("On and ");
     frames.until("text-delta").await;

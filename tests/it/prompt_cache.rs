@@ -1,9 +1,9 @@
-//! Providers' prompt caches: what they are told, and what they tell.
+//! Prompt caches of providers: the cache key that is sent, and the cached tokens that are reported.
 
 use crate::support::Server;
 use serde_json::{Value, json};
 
-/// What the provider is told of a turn in this session.
+/// Runs a turn and returns the cache key that the provider received.
 async fn key(server: &Server, session: &str, model: &str) -> Value {
     let body = json!({"sessionId": session, "message": "hi", "model": model});
     let mut frames = server.chat(body).await;

@@ -1,5 +1,5 @@
-//! What every provider must do: one suite, run once per provider; and behind it what one must do
-//! with what endpoints send, once per wire format.
+//! The provider contract: one suite for every provider. The second part tests how each wire
+//! format's stream is parsed.
 
 use crate::support::{Call, Upstream, anthropic as claude, soon};
 use echoic::domain::message::FinishReason;
@@ -26,7 +26,7 @@ fn saying(text: &str) -> Prompt {
     }
 }
 
-/// An endpoint that repeats what it is told, a few letters at a time.
+/// An OpenAI endpoint that echoes the message in small deltas.
 async fn openai() -> Box<dyn Provider> {
     let upstream = Upstream::start().await;
     let endpoint = Endpoint::new(&upstream.base_url, None).unwrap();
@@ -43,7 +43,7 @@ async fn openai() -> Box<dyn Provider> {
     Box::new(endpoint)
 }
 
-/// The same, in Anthropic's words.
+/// The same with Anthropic's API.
 async fn anthropic() -> Box<dyn Provider> {
     let upstream = Upstream::start().await;
     let endpoint = Anthropic::new(&upstream.base_url, None).unwrap();
@@ -63,13 +63,13 @@ async fn anthropic() -> Box<dyn Provider> {
     Box::new(endpoint)
 }
 
-/// The clock of its tests jumps to the next word when nothing else can happen.
+/// Its words are timed. The paused clock jumps to the next one when all tasks are idle.
 async fn demo() -> Box<dyn Provider> {
     tokio::time::pause();
     Box::new(Demo::default())
 }
 
-/// Runs each test of the suite against each provider; each repeats what it is told.
+/// Runs each test of the suite against each provider, all of which echo the message.
 macro_rules! contract {
     ($($provider:ident),* => $tests:tt) => {
         $(mod $provider { contract!(@run $provider $tests); })*
@@ -89,7 +89,7 @@ contract!(openai, anthropic, demo => [
     models_have_unique_ids_and_name_their_provider,
 ]);
 
-/// What is left of a reply: its text, and how often it ended.
+/// The rest of a reply: its text, finish reasons, and usage.
 async fn rest(events: &mut Events) -> (String, Vec<FinishReason>, Option<Usage>) {
     let (mut said, mut ends, mut cost) = (String::new(), Vec::new(), None);
     while let Some(batch) = soon(events.next()).await {
@@ -135,7 +135,7 @@ async fn dropping_a_reply_ends_only_that_reply(provider: &dyn Provider) {
     let mut two = soon(provider.stream(&saying("two"))).await.unwrap();
     soon(one.next()).await.unwrap().unwrap();
     drop(one);
-    // Nor does a call that is given up before it is answered.
+    // A call dropped before its response arrives does not end the other reply, either.
     drop(provider.stream(&saying("three")));
     let (said, ends, _) = rest(&mut two).await;
     assert!(said.contains("two"), "{said}");
@@ -152,7 +152,8 @@ async fn models_have_unique_ids_and_name_their_provider(provider: &dyn Provider)
     }
 }
 
-/// Asks the endpoint and lets the script answer; what was streamed, or why nothing was.
+/// Calls the endpoint while the script answers. Returns the events, or the error if no stream
+/// began.
 async fn outcome(
     script: impl FnOnce(Call),
 ) -> Result<Vec<Result<Event, ProviderError>>, ProviderError> {
@@ -170,7 +171,7 @@ async fn outcome(
     Ok(flat.collect())
 }
 
-/// A stream that has begun and moves when it is told.
+/// A stream that has begun; the returned call drives it.
 async fn opened() -> (Events, Call, Upstream) {
     let upstream = Upstream::start().await;
     let endpoint = Endpoint::new(&upstream.base_url, None).unwrap();
@@ -283,7 +284,8 @@ async fn errors_never_show_credentials() {
         let body = json!({"error": {"message": sentence}});
         outcome(move |call| call.refuse(status, body)).await.unwrap_err().message
     };
-    // Of a refusal of the key itself not even the sentence.
+    // The body of an authentication error may contain the key, so not even its message is passed
+    // on.
     for status in [401, 403] {
         let told = shown(status, "Incorrect API key provided: sk-se***et").await;
         assert_eq!(told, "the provider refused the server's credentials");
@@ -306,7 +308,7 @@ async fn html_error_page_is_not_repeated() {
     }
     let error = outcome(|call| call.answer(401, html, page)).await.unwrap_err();
     assert_eq!(error.message, "the provider refused the server's credentials");
-    // Nor where it comes as if all were well, whatever it is said to be.
+    // Nor does HTML with status 200, whatever its content type.
     for kind in [html, "text/event-stream", "application/json"] {
         let told = outcome(|call| call.answer(200, kind, page)).await.unwrap();
         let [Err(error)] = told.as_slice() else { panic!("{kind}: {told:?}") };

@@ -1,4 +1,4 @@
-//! Providers that fail, as a user of the API sees it.
+//! Failing providers, as an API client sees them.
 
 use crate::support::Server;
 use crate::support::sse::text_of;
@@ -71,7 +71,7 @@ async fn data_after_the_end_does_not_affect_the_reply() {
     let (mut frames, mut call) = server.open_turn(&session, "one").await;
     call.text("whole");
     call.raw("data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n");
-    // The connection stays open: the reply is over all the same.
+    // The provider keeps the connection open; the reply ends anyway.
     assert_eq!(frames.until("finish").await.data["finishReason"], "stop");
     drop(call);
 
@@ -126,9 +126,12 @@ async fn temporarily_unwritable_store_loses_no_reply() {
     call.text("hello");
     frames.until("text-delta").await;
     let other = rusqlite::Connection::open(server.database()).unwrap();
+    // The lock is taken after the last delta and before the end, so that only the end cannot be
+    // stored.
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     call.finish(json!({}));
     assert_eq!(server.get("/health/ready").await.failure(), (503, "store_unavailable"));
+    // The probe has failed: the server has met the lock, and storing the end is being retried.
     other.execute_batch("ROLLBACK").unwrap();
     frames.until("finish").await;
     assert_eq!(server.said(&session).await, ["user: hi", "assistant: hello"]);

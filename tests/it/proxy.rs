@@ -1,4 +1,4 @@
-//! `ECHOIC_AUTH=proxy`: the header of a trusted proxy, and nobody else's.
+//! `ECHOIC_AUTH=proxy`: the user header of a trusted proxy, and of no other address.
 
 use crate::support::Server;
 use crate::support::server::read;
@@ -69,7 +69,7 @@ async fn header_of_another_auth_mode_is_ignored() {
     let reply = read(open.request(Method::GET, "/api/me").header(basic.0, basic.1)).await;
     assert_eq!(reply.data()["userId"], "local");
 
-    // The proxy has asked for a password of its own, and hands the header on.
+    // A proxy with its own password check may pass the `Authorization` header on.
     let behind = Server::with(&["--auth=proxy", "--trusted-proxies=127.0.0.1"]).await;
     let asked = behind.request(Method::GET, "/api/me").header("x-forwarded-user", "alice");
     assert_eq!(read(asked.header(basic.0, basic.1)).await.data()["userId"], "alice");

@@ -1,4 +1,4 @@
-//! How often somebody may ask, and how many replies are written for them at once.
+//! Rate limits, and the cap on concurrent replies of a user.
 
 use crate::support::server::read;
 use crate::support::{Frames, Server, soon};
@@ -64,7 +64,8 @@ async fn persistent_caller_over_the_rate_is_rejected_unread() {
         let request = own.request(Method::POST, "/api/chat").body("{");
         read(request.header("content-type", "application/json"))
     };
-    // Whether a turn came before is looked for a few times; each time its body is read.
+    // The route may replay a known turn, which is exempt from the rate, so the body of the first
+    // few requests is read anyway.
     for _ in 0..4 {
         assert_eq!(broken().await.failure(), (400, "invalid_request"));
     }
@@ -93,7 +94,8 @@ async fn concurrent_replies_per_user_are_capped() {
     let _call = server.upstream.call().await;
     call.reply("done");
     first.until("[DONE]").await;
-    // Whoever has read the end may begin the next one at once.
+    // The slot is released before the stream ends, so a client may start its next turn right after
+    // `[DONE]`.
     assert_eq!(say(&ann, json!({"message": "3"})).send().await.unwrap().status(), 200);
 }
 
@@ -104,7 +106,8 @@ async fn key_guessing_is_limited_per_address_behind_a_proxy() {
     let good = server.key("ann", Scope::Chat).await;
     let from = |address: &str, key: &str| {
         let request = server.request(Method::GET, "/api/me").bearer_auth(key);
-        // What a client says of itself stands before what the proxy says of it.
+        // The proxy appends the address it sees to the list that the client sent, so only the last
+        // entry counts.
         read(request.header("x-forwarded-for", format!("10.9.9.9, {address}")))
     };
     for _ in 0..5 {
@@ -123,7 +126,7 @@ async fn key_guessing_is_limited_per_address_behind_a_proxy() {
     assert_eq!(from("10.0.0.2", "guess").await.status, 401);
     assert_eq!(from("10.0.0.1", &good).await.status, 200, "a good key is good from anywhere");
 
-    // Whoever has one address of IPv6 has all of its network.
+    // An IPv6 client usually controls a whole /64, so the limit applies to the network.
     let of_one_network = ["2001:db8::1", "[2001:db8::2]", "[2001:db8::3]:80", "2001:db8::4:5:6:7"];
     for address in of_one_network.into_iter().chain(["2001:db8:0:0:9::"]) {
         assert_eq!(from(address, "guess").await.status, 401, "{address}");
@@ -176,7 +179,8 @@ async fn rejected_request_with_large_body_gets_its_answer() {
     let own = server.with_key(&ann);
     let body = json!({"chatSessionId": "s", "role": "user", "content": "x".repeat(200_000)});
     assert_eq!(own.post("/api/chat-messages", body.clone()).await.failure().0, 404);
-    // One connection after the other, or one for all: each request has its answer.
+    // The unread body must not break the connection: each request gets its response, on a new
+    // connection or a reused one.
     for _ in 0..20 {
         assert_eq!(
             own.post("/api/chat-messages", body.clone()).await.failure(),

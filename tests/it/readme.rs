@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use tokio::process::Command;
 
-/// A command of the tour, and lines that its output must hold.
+/// A command of the tour, and the lines that its output must contain.
 struct Stop {
     command: String,
     shows: Vec<String>,
@@ -55,7 +55,7 @@ async fn readme_tour_prints_what_it_shows() {
             String::from_utf8_lossy(&output.stderr)
         );
         for line in shows {
-            // What differs from run to run is shown as an ellipsis.
+            // The README shows an ellipsis in place of output that differs between runs.
             let mut rest = told.as_str();
             for piece in line.split('…').filter(|piece| !piece.is_empty()) {
                 let at = rest

@@ -1,4 +1,4 @@
-//! Recall: earlier messages that belong to the new one, found in this path and in no other.
+//! Recall: older messages relevant to the new one, from the same path only.
 
 use crate::store_contract::{Fresh, sqlite};
 use crate::support::Server;
@@ -25,7 +25,7 @@ async fn preview(server: &Server, session: &str, query: &[(&str, &str)]) -> Vec<
     shown["pieces"].as_array().unwrap().clone()
 }
 
-/// The texts of the pieces of a kind.
+/// The texts of the sections of a kind.
 fn texts(pieces: &[Value], kind: &str) -> Vec<String> {
     let of_kind = pieces.iter().filter(|piece| piece["kind"] == kind);
     of_kind.map(|piece| piece["text"].as_str().unwrap().to_owned()).collect()
@@ -42,7 +42,7 @@ fn message(id: &str, day: u32, role: &str, content: &str) -> Value {
         "createdAt": format!("2025-03-{day:02}T10:00:00Z")})
 }
 
-/// Small talk of many words in which nothing is said about anything.
+/// Small talk without any facts.
 fn chatter(number: usize) -> Value {
     let role = if number.is_multiple_of(2) { "user" } else { "assistant" };
     let said = format!("Well, number{number} goes on and on about nothing much, as it does. ");
@@ -55,7 +55,7 @@ async fn import(server: &Server, session: &str, messages: Vec<Value>) {
     assert_eq!(server.post("/api/import", file).await.data()["sessions"][0]["messages"], count);
 }
 
-/// A session that begins with two facts and goes on for a while.
+/// A session that begins with three messages about hens and continues with small talk.
 async fn long_session(server: &Server) -> String {
     let session = server.session().await;
     let mut messages = vec![
@@ -91,7 +91,8 @@ async fn relevant_old_message_precedes_the_new_one() {
     let sent = server.turn(&session, ASKED, "Seven.").await;
     assert_eq!(sent.last().unwrap(), &format!("user: {recalled}{ASKED}"));
     assert_eq!(sent.len(), 2 + texts(&pieces, "recent").len());
-    // Nothing of it is part of the next prompt: that one begins like this one and goes on.
+    // Recalled text is not part of the history: the next prompt begins with this one's prefix, for
+    // the provider's cache.
     let next = server.turn(&session, "Thanks!", "Welcome.").await;
     assert_eq!(next[..sent.len() - 1], sent[..sent.len() - 1]);
     assert_eq!(next[sent.len() - 1], format!("user: {ASKED}"));
@@ -106,7 +107,7 @@ async fn turn_continues_without_an_index_that_is_late() {
     let sent = server.turn(&session, ASKED, "I forgot.").await;
     assert_eq!(sent.last().unwrap(), &format!("user: {ASKED}"));
     assert!(sent.len() > 5, "the recent messages are there: {sent:?}");
-    // A preview waits.
+    // A preview waits for the index.
     let pieces = preview(&server, &session, &[("message", ASKED)]).await;
     assert!(ids(&pieces, "recalled").contains(&"f1".to_owned()));
 }
@@ -143,7 +144,8 @@ async fn other_branches_and_sessions_are_not_recalled() {
     messages[0]["content"] = json!("My sister's hens are a secret.");
     import(&server, &other, messages).await;
 
-    // A second branch begins behind the first fact, and is asked about first.
+    // A second branch after the first fact. It is queried first, so that its index is the cached
+    // one.
     let edit = json!({"sessionId": session, "message": "She keeps hens on the moon, too.", "parentId": "f2"});
     let mut frames = server.chat(edit).await;
     server.upstream.call().await.reply("On the moon!");

@@ -1,9 +1,9 @@
-//! `/api/render`: Markdown becomes HTML that cannot do anything.
+//! `/api/render`: Markdown becomes harmless HTML.
 
 use crate::support::Server;
 use serde_json::json;
 
-/// Each tries to run a script, to load something, or to leave its place.
+/// Each of these tries to run a script, to load a resource, or to break out of its element.
 const HOSTILE: &[&str] = &[
     "<script>alert(1)</script>",
     "<img src=x onerror=alert(1)>",
@@ -82,7 +82,7 @@ async fn hostile_markdown_renders_harmless() {
                 "ul",
             ];
             assert!(harmless.contains(&name), "{hostile}: <{tag}> in {html}");
-            // Attributes hold no quotes of their own, so each second piece is a value.
+            // Attribute values contain no quotes, so every second part is a value.
             let names: String = tag.split('"').step_by(2).collect();
             assert!(
                 !names.contains(" on") && !names.contains("style") && !names.contains("src"),

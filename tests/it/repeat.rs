@@ -1,4 +1,4 @@
-//! The same request once more: one message, one call of the provider, one reply.
+//! Repeated requests: one message, one provider call, one reply.
 
 use crate::support::server::read;
 use crate::support::sse::text_of;
@@ -22,6 +22,7 @@ async fn concurrent_identical_posts_share_one_turn() {
         ))
         .await;
         let (mut one, mut two) = (Frames::new(one.unwrap()), Frames::new(two.unwrap()));
+        // Both responses have begun before the only call is answered.
         server.upstream.call().await.reply("hi");
         let frames = one.rest().await;
         two.rest().await;
@@ -146,8 +147,8 @@ async fn client_leaving_at_once_leaves_no_session_busy() {
     for round in 0..30 {
         let body = json!({"sessionId": session, "message": format!("{round}"), "clientMessageId": format!("c{round}")});
         let request = server.request(Method::POST, "/api/chat").json(&body);
-        // Leaves after the request is out and before the answer can be: the turn begins or not, but
-        // never half.
+        // Disconnects after the request is out and usually before the response: the turn begins or
+        // it does not, but it is never left half begun.
         let sending = tokio::spawn(request.send());
         while server.said(&session).await.last() != Some(&format!("user: {round}")) {
             tokio::task::yield_now().await;

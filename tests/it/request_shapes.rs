@@ -1,5 +1,5 @@
-//! Bodies whose JSON is well-formed and means nothing: lists where objects belong, NUL in texts.
-//! serde would take a list of a struct's values for the struct; this server does not.
+//! Well-formed JSON of the wrong shape: lists where objects belong, and NUL in text. serde would
+//! deserialize a list into a struct by position; this server rejects it.
 
 use crate::bad_input::refused;
 use crate::support::Server;
@@ -8,7 +8,8 @@ use echoic::domain::key::Scope;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-/// Every operation of the OpenAPI document: method, path with its parameters filled in, description.
+/// Every operation of the OpenAPI document: method, path with its parameters filled in,
+/// description.
 pub async fn operations(server: &Server, session: &str) -> Vec<(Method, String, Value)> {
     let document = server.get("/api/openapi.json").await.body;
     let mut operations = Vec::new();
@@ -33,7 +34,7 @@ async fn no_route_accepts_a_list_as_its_body() {
     let session = server.session().await;
     let mut routes = 0;
     for (method, path, operation) in operations(&server, &session).await {
-        // OpenAI's routes have shapes of their own.
+        // OpenAI's routes have their own error format.
         if operation.get("requestBody").is_none() || path.starts_with("/v1/") {
             continue;
         }
@@ -198,11 +199,12 @@ async fn unknown_query_parameter_is_rejected_by_name() {
     let closed = Server::with(&["--auth=keys"]).await;
     let root = closed.key("root", Scope::Admin).await;
     for (method, path, operation) in operations {
-        // OpenAI's routes have shapes of their own.
+        // OpenAI's routes have their own error format.
         if path.starts_with("/v1/") {
             continue;
         }
-        // Where nobody is asked who they are, nobody is an admin.
+        // Without authentication there is no admin, so admin routes are tested on the server with
+        // keys.
         let at = if path.starts_with("/api/admin/") { &closed } else { &server };
         let ask = |query: &str| {
             let request = at.request(method.clone(), &format!("{path}?{query}"));
@@ -215,7 +217,7 @@ async fn unknown_query_parameter_is_rejected_by_name() {
         for name in ["surprise", "colour"] {
             assert_eq!(details[name], "is not a parameter of this route", "{method} {path}");
         }
-        // What is documented is known, whatever its value has to be.
+        // Documented parameters are known: their value may be wrong, but not their name.
         let parameters = operation["parameters"].as_array().cloned().unwrap_or_default();
         for parameter in parameters.iter().filter(|parameter| parameter["in"] == "query") {
             let name = parameter["name"].as_str().unwrap();

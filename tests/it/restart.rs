@@ -1,4 +1,4 @@
-//! The program ends, well or badly, and starts again.
+//! The program stops, cleanly or not, and starts again.
 
 use crate::support::process::{Process, command, run};
 use crate::support::server::read;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::path::Path;
 
-/// A client of a server that may be another one after each start.
+/// A client that outlives its server and continues with the next one.
 struct Browser {
     client: Client,
 }
@@ -90,6 +90,7 @@ async fn killed_mid_reply_keeps_question_and_frees_session() {
     let mut call = upstream.call().await;
     call.text("Once ");
     frames.until("text-delta").await;
+    // A delta has arrived, so the question was acknowledged.
     server.kill().await;
 
     let server = start(folder.path(), &upstream).await;

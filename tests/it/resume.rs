@@ -1,4 +1,4 @@
-//! `GET /api/chat/:id/stream`: any number of readers, from any frame, the same bytes.
+//! `GET /api/chat/:id/stream`: any number of readers, from any frame, get the same bytes.
 
 use crate::support::server::tuning;
 use crate::support::sse::text_of;
@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
-/// A turn that has said three words and goes on.
+/// A turn that has sent three words and is still running.
 async fn begun(server: &Server, session: &str) -> (Frames, crate::support::Call) {
     let (mut frames, mut call) = server.open_turn(session, "count").await;
     for word in ["one ", "two ", "three "] {
@@ -133,7 +133,8 @@ async fn cut_turn_can_still_be_read_after_restart() {
     let session = server.session().await;
     let (mut first, _call) = begun(&server, &session).await;
     let had = first.bytes.clone();
-    // The log is written while the turn runs; its rows say when it has come so far.
+    // The log is written in the background while the turn runs; wait until its first rows are
+    // there.
     let database = rusqlite::Connection::open(server.database()).unwrap();
     soon(async {
         while database
@@ -169,7 +170,7 @@ async fn hundred_reconnecting_readers_get_identical_bytes() {
             let frames = server.join(&session, None).await.unwrap();
             readers.push(frames);
         }
-        // Some lose their connection in the middle and come back with the id of their last frame.
+        // Some readers lose their connection and resume from the id of their last whole frame.
         for _ in 0..3 {
             let index = random(readers.len());
             let mut reader = readers.swap_remove(index);
@@ -209,7 +210,8 @@ async fn stalled_reader_is_disconnected_and_can_resume() {
         call.text(&line);
         first.until("text-delta").await;
     }
-    // Only now does it look again: the server has hung up behind what fitted the socket.
+    // The reader did not read while 9 MB were sent. The server has closed the connection after the
+    // data that fitted the socket buffers.
     let mut taken = Vec::new();
     let ended = soon(hanging.read_to_end(&mut taken)).await;
     assert!(taken.len() < 9_000_000, "{} bytes", taken.len());
@@ -224,8 +226,8 @@ async fn stalled_reader_is_disconnected_and_can_resume() {
     assert!(first.bytes.ends_with(&rest));
 }
 
-/// Reads on behind a frame to the end of the turn, and comes back each time the server loses patience,
-/// which with so little of it a busy machine may make it do.
+/// Reads from a frame to the end of the turn, and resumes whenever the server closes the
+/// connection. With such a short reader timeout that may happen on a busy machine.
 async fn catch_up(server: &Server, session: &str, mut last_id: String) -> String {
     let mut had = Vec::new();
     loop {
@@ -246,7 +248,7 @@ async fn catch_up(server: &Server, session: &str, mut last_id: String) -> String
     }
 }
 
-/// A reader with a small window that asks and then takes nothing.
+/// A reader with a small receive buffer that sends the request and then reads nothing.
 async fn raw_reader(server: &Server, session: &str) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(8 * 1024).unwrap();

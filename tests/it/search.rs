@@ -1,4 +1,4 @@
-//! Searching in what was said: the same findings from every store, soon after it was said.
+//! Message search: the same hits from every store, soon after a message is stored.
 
 use crate::store_contract::Fresh;
 use crate::support::chat_core::{Core, on_both_stores, principal};
@@ -51,7 +51,8 @@ async fn with_corpus(flags: &[&str]) -> Server {
         session("twin", 1, "Twin", None, &["Creme at the same minute", "the very last words"]),
     ]});
     assert_eq!(server.post("/api/import", sessions).await.data()["skipped"], json!([]));
-    // The words of a session are kept in the order of its messages: here are each one's last.
+    // Messages of a session are indexed in order, so once its last one is found the whole session
+    // is indexed.
     for (question, count) in [("easy", 1), ("ελλαδα", 1), ("cup", 1), ("many", 71), ("last", 1)]
     {
         found(&server, question, count).await;
@@ -59,7 +60,7 @@ async fn with_corpus(flags: &[&str]) -> Server {
     server
 }
 
-/// Asks until so much is found: what was said is found soon.
+/// Polls until there are this many hits, since messages are indexed in the background.
 pub async fn found(server: &Server, question: &str, count: usize) -> Value {
     soon(async {
         loop {
@@ -81,7 +82,7 @@ async fn prefixes_match_ignoring_case_and_accents_newest_first() {
         ("q=CR%C3%88ME%20e", &[]),
         ("q=crem%20eas", &["cake m1"]),
         ("q=br%C3%BBl", &["cake m0"]),
-        // Fewer than three letters are a whole word.
+        // Words of fewer than three letters match whole words only.
         ("q=cr", &[]),
         ("q=an", &["cake m1"]),
         ("q=2", &["code m1", "cake m1"]),
@@ -141,7 +142,7 @@ async fn cursor_pages_show_each_hit_once() {
         }
     }
     let mut expected: Vec<_> = (0..70).rev().map(|place| format!("many m{place}")).collect();
-    // Its minutes go on into the next hour, and the title is the oldest.
+    // Seventy messages a minute apart reach into the next hour. The title is the oldest hit.
     expected.push("many title".to_owned());
     assert_eq!(all, expected);
 }
@@ -197,7 +198,7 @@ async fn new_messages_are_found_and_deleted_ones_are_not() {
     for question in ["marmalade", "xylo", "breakf"] {
         assert_eq!(search(&server, &format!("q={question}")).await["results"], json!([]));
     }
-    // The id may be used again, and holds nothing of what was.
+    // A new session with the same id has none of the old content.
     server.post("/api/chat-sessions", json!({"sessionId": session})).await;
     server.turn(&session, "And the honey?", "In the cupboard").await;
     found(&server, "honey", 2).await;
@@ -240,7 +241,7 @@ async fn invalid_search_query_is_rejected() {
     }
 }
 
-/// What a user finds, by what the messages say.
+/// The contents of the messages that a user finds.
 async fn finds(core: &Core, user: &str, question: &str) -> Vec<String> {
     let query = SearchQuery {
         terms: terms(question).unwrap(),

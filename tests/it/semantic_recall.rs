@@ -1,5 +1,5 @@
-//! Recall by meaning: vectors from an embeddings endpoint, made once, kept, and done without where
-//! they do not come.
+//! Semantic recall: vectors from an embeddings endpoint are computed once and stored; without them
+//! recall uses keywords only.
 
 use crate::support::Server;
 use crate::support::server::read;
@@ -11,22 +11,22 @@ use serde_json::{Value, json};
 use std::sync::{Arc, Mutex};
 use tokio::net::TcpListener;
 
-/// What the endpoint does.
+/// Behavior of the endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mood {
-    /// Gives vectors of this length.
+    /// Returns vectors of this length.
     Works(usize),
     Refuses,
-    /// Gives one vector too few.
+    /// Returns one vector too few.
     Miscounts,
 }
 
-/// An endpoint whose vectors say which of a few matters a text is about.
+/// An embeddings endpoint whose vectors count the words of three topics.
 #[derive(Clone)]
 struct Endpoint {
     url: String,
     mood: Arc<Mutex<Mood>>,
-    /// The texts it was sent.
+    /// The texts that it received.
     texts: Arc<Mutex<Vec<String>>>,
 }
 
@@ -47,7 +47,7 @@ impl Endpoint {
         *self.mood.lock().unwrap() = mood;
     }
 
-    /// How many texts it was sent since the last time.
+    /// How many texts it received since the last call.
     fn sent(&self) -> usize {
         std::mem::take(&mut *self.texts.lock().unwrap()).len()
     }
@@ -114,7 +114,7 @@ async fn paraphrased_message_is_recalled_by_meaning() {
     let server = Server::with(&flags(&url, "--embeddings-model=small")).await;
     tell(&server).await;
     assert!(recalled(&server, "Who has poultry?").await.contains(&"hens".to_owned()));
-    // Each message once, and the question.
+    // 62 messages once each, and the question.
     assert_eq!(endpoint.sent(), 63);
     assert!(recalled(&server, "Did anybody do some sailing?").await.contains(&"boat".to_owned()));
     assert_eq!(endpoint.sent(), 1);
@@ -135,9 +135,9 @@ async fn vectors_survive_restart_and_are_rebuilt_for_a_new_model() {
     server.restart().await;
     assert_eq!(recalled(&server, asked).await, first);
     assert_eq!(endpoint.sent(), 1);
-    // The same name, but vectors of another length: the model was exchanged behind it.
+    // Another vector length under the same name: the operator replaced the model.
     endpoint.feels(Mood::Works(5));
-    // Nobody knows before the first vector comes.
+    // The change is noticed with the first new vector, so this query still uses the old ones.
     recalled(&server, asked).await;
     assert_eq!(recalled(&server, asked).await, first);
     assert!(endpoint.sent() >= 63);

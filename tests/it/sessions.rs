@@ -1,4 +1,4 @@
-//! `/api/chat-sessions`: created, listed, read, changed, deleted.
+//! `/api/chat-sessions`: create, list, read, change, delete.
 
 use crate::support::Server;
 use crate::support::server::read;
@@ -186,7 +186,7 @@ async fn if_match_accepts_several_versions_or_any() {
         assert_eq!(refused.failure(), (400, "invalid_request"), "{odd:?}");
         assert!(refused.body["error"]["details"]["If-Match"].is_string(), "{odd:?}");
     }
-    // A list may come in several lines.
+    // A list header may be split over several lines.
     let lines = change(r#""1""#).header("if-match", r#""9""#);
     assert_eq!(read(lines).await.header("etag"), r#""10""#);
     for (method, route, body) in [
@@ -217,7 +217,7 @@ async fn empty_patch_changes_nothing() {
     let etag = before.header("etag").to_owned();
     let before = before.data();
     let patch = |body: Value| server.request(Method::PATCH, &path).json(&body);
-    // Fields that a session does not have, or that nobody sets, are nothing, too.
+    // Unknown and read-only fields are ignored.
     for nothing in [json!({}), json!({"colour": "red"}), json!({"version": 9, "messagesCount": 7})]
     {
         let reply = read(patch(nothing.clone()).header("if-match", &etag)).await;

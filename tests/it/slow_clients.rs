@@ -1,4 +1,4 @@
-//! Clients that send slowly, or not at all, do not hold the server.
+//! Clients that send slowly or not at all do not occupy the server.
 
 use crate::support::server::tuning;
 use crate::support::{Server, soon};
@@ -9,7 +9,8 @@ use tokio::net::TcpStream;
 
 const SHORT: Duration = Duration::from_millis(50);
 
-/// Sends this and no more; what comes back until the server closes the connection.
+/// Sends this text and nothing more. Returns everything the server sends until it closes the
+/// connection.
 async fn send(server: &Server, text: &str) -> String {
     let address = server.base.strip_prefix("http://").unwrap();
     let mut stream = TcpStream::connect(address).await.unwrap();

@@ -1,4 +1,4 @@
-//! Many clients at once in several sessions: every turn is there once, whole and in its place.
+//! Many clients at once in several sessions: every turn is stored once, whole and in its place.
 
 use crate::support::sse::text_of;
 use crate::support::{Call, Frames, Server, soon};
@@ -10,9 +10,9 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 
 const SESSIONS: usize = 6;
-/// In each session; all but one of them may have to wait, which is fewer than may wait.
+/// Clients per session. All but one may be queued at once, which is below the queue's limit.
 const CLIENTS: usize = 5;
-/// Of each client, one after the other.
+/// Turns of each client, one after the other.
 const TURNS: usize = 5;
 const IN_A_SESSION: usize = 2 * CLIENTS * TURNS;
 
@@ -20,7 +20,7 @@ fn reply_to(message: &str) -> String {
     (0..20).map(|word| format!("{message} word {word}; ")).collect()
 }
 
-/// Answers word by word, and lets others go on in between.
+/// Answers word by word and yields in between, so that turns interleave.
 async fn answer(mut call: Call) -> Vec<String> {
     let prompt = call.prompt();
     let asked = prompt.last().unwrap().strip_prefix("user: ").unwrap().to_owned();
@@ -32,8 +32,8 @@ async fn answer(mut call: Call) -> Vec<String> {
     prompt
 }
 
-/// Sends a message until the session takes it: in some sessions it waits in the queue, in others
-/// the client reads what is running, and asks again.
+/// Sends a message until the session accepts it. Even sessions queue it; in odd ones the client
+/// reads the running stream to its end and retries.
 async fn say(server: &Server, session: usize, message: &str) -> Frames {
     let on_busy = if session.is_multiple_of(2) { "queue" } else { "reject" };
     let body = json!({"sessionId": format!("s{session}"), "message": message, "onBusy": on_busy});
@@ -65,7 +65,7 @@ async fn client(server: Arc<Server>, session: usize, client: usize) {
     }
 }
 
-/// What was said in a session as the model is shown it.
+/// The messages of a session as the model sees them, after checking that the tree is consistent.
 async fn told(server: &Server, session: usize) -> Vec<String> {
     let path = format!("/api/chat-sessions/s{session}");
     let read = server.get(&path).await.data();
@@ -76,7 +76,7 @@ async fn told(server: &Server, session: usize) -> Vec<String> {
     assert_eq!(seqs, (1..=IN_A_SESSION as u64).collect::<Vec<_>>());
     assert_eq!(read["headId"], all[IN_A_SESSION - 1]["id"]);
 
-    // One path: questions and their own replies, taking turns.
+    // One path: questions and their own replies, alternating.
     let mut before = &Value::Null;
     for pair in all.chunks(2) {
         let (question, reply) = (&pair[0], &pair[1]);
@@ -90,7 +90,7 @@ async fn told(server: &Server, session: usize) -> Vec<String> {
         assert_eq!(reply["content"], reply_to(asked));
         before = &reply["id"];
     }
-    // Of each client all messages, in the order in which it sent them.
+    // All messages of each client, in the order in which it sent them.
     let asked: Vec<_> = all.iter().step_by(2).map(|message| message["content"].clone()).collect();
     for client in 0..CLIENTS {
         let own: Vec<_> = asked
@@ -127,7 +127,7 @@ async fn many_clients_lose_and_duplicate_no_message() {
     }
     assert!(server.upstream.is_idle().await, "a turn was asked twice");
 
-    // Each question and the prompt that it came with.
+    // The prompt of each question.
     let prompts: HashMap<String, Vec<String>> = answers
         .join_all()
         .await

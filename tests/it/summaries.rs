@@ -1,5 +1,5 @@
-//! Summaries: written beside the turns, right about what they stand for, and missed by nobody when
-//! they fail.
+//! Summaries: written in the background, used only on paths that they cover, and optional when they
+//! fail.
 
 use crate::support::{Server, soon};
 use serde_json::{Value, json};
@@ -29,7 +29,7 @@ fn message(number: usize) -> Value {
     json!({"id": format!("m{number}"), "role": role, "content": content.trim()})
 }
 
-/// A server whose sessions have room for about 20 such messages, and a session of 40.
+/// A server whose prompts hold about 20 such messages, and a session of 40.
 async fn start() -> (Server, String) {
     let server = Server::with(&["--memory=summary", "--memory-tokens=1200"]).await;
     let session = server.session().await;
@@ -39,7 +39,8 @@ async fn start() -> (Server, String) {
     (server, session)
 }
 
-/// Answers the model that sums up, which is asked for three parts, and waits until prompts have them.
+/// Answers the three calls of the summary model and polls until the prompt contains the third
+/// summary.
 async fn sum_up(server: &Server, session: &str) -> Vec<String> {
     let mut asked = Vec::new();
     for part in 1..=3 {
@@ -63,7 +64,7 @@ async fn messages_leaving_the_prompt_are_summarized() {
     let before = server.turn(&session, "Go on.", "Fine.").await;
     assert!(before.len() < 25 && !before[1].contains("in short"), "{before:?}");
     let asked = soon(sum_up(&server, &session)).await;
-    // Each part is asked for once, behind what was said of those before it.
+    // Each call covers a new part of the history and gets the earlier summaries along with it.
     assert!(asked[0].contains("Fact 0 ") && !asked[1].contains("Fact 0 "));
     assert!(asked[1].contains("- part 1 of the hens"));
 
@@ -126,6 +127,6 @@ async fn empty_or_failed_summary_does_no_harm() {
     call.refuse(400, json!({"error": {"message": "no"}}));
     let third = server.turn(&session, "Go on.", "Fine.").await;
     assert!(third.iter().all(|message| !message.contains("in short")));
-    // The next turn tries again.
+    // The next turn retries the summary.
     soon(sum_up(&server, &session)).await;
 }

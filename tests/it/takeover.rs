@@ -1,4 +1,4 @@
-//! The support desk over HTTP, from a visitor's first question to the last word.
+//! The support desk over HTTP, from a visitor's first question to the closed session.
 
 use crate::support::Server;
 use crate::support::process::run;
@@ -16,16 +16,17 @@ async fn visitor_is_handed_to_an_agent_and_back() {
     assert_eq!(opened["startTime"], opened["createdAt"]);
     let path = "/api/chat-sessions/desk-1";
 
-    // The model is in the middle of its answer when an agent takes over.
+    // An agent takes over in the middle of the model's answer.
     let (mut frames, mut call) = server.open_turn("desk-1", "My printer is on fire").await;
     call.text("Have you tried ");
     frames.until("text-delta").await;
+    // The delta is published, so the partial answer counts as the second message.
     let handed = server.patch(path, json!({"status": "agent_assigned"})).await.data();
     assert_eq!((&handed["activeTurn"], &handed["messagesCount"]), (&Value::Null, &json!(2)));
     frames.until("abort").await;
     call.hung_up().await;
 
-    // What the visitor says now is stored, and waits for the agent.
+    // The visitor's next message is stored for the agent.
     let frames = server.chat(json!({"sessionId": "desk-1", "message": "Help!"})).await.rest().await;
     let kinds: Vec<_> = frames.iter().map(|frame| frame.kind()).collect();
     assert_eq!(kinds, ["data-session", "finish", "[DONE]"]);
@@ -47,7 +48,7 @@ async fn visitor_is_handed_to_an_agent_and_back() {
     assert_eq!(answered["message"]["parentId"], asked);
     assert!(server.upstream.is_idle().await, "the model was not asked");
 
-    // Closed, it takes nothing; reopened, the model goes on from all that was said.
+    // Closed, the session rejects messages; reopened, the model continues with the whole history.
     server.patch(path, json!({"status": "closed"})).await.data();
     let refused = server.post("/api/chat", json!({"sessionId": "desk-1", "message": "Thanks"}));
     assert_eq!(refused.await.failure(), (409, "session_closed"));

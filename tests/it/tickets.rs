@@ -1,4 +1,4 @@
-//! Tickets for `EventSource`, and who one is.
+//! Tickets for `EventSource`, and the caller's identity.
 
 use crate::support::server::read;
 use crate::support::{Events, Server};

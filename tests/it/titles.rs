@@ -1,9 +1,10 @@
-//! Titles that a model writes.
+//! Titles written by a model.
 
 use crate::support::{Call, Server, soon};
 use serde_json::{Value, json};
 
-/// The two calls that a first turn makes: the reply's and the title's.
+/// The two calls of a session's first turn: for the reply and for the title, which arrive in any
+/// order.
 async fn calls(server: &Server) -> (Call, Call) {
     let (one, two) = (server.upstream.call().await, server.upstream.call().await);
     if one.prompt()[0].starts_with("system") { (one, two) } else { (two, one) }
@@ -26,6 +27,7 @@ async fn title_ready_in_time_arrives_with_the_reply() {
         frame.data,
         json!({"type": "data-title", "data": {"title": "Event loops"}, "transient": true})
     );
+    // The reply ends only after the title frame, so the title must arrive in the middle of it.
     reply.reply("wait.");
     frames.until("finish").await;
     let named = server.get(&format!("/api/chat-sessions/{session}")).await.data();
@@ -63,6 +65,7 @@ async fn users_own_title_is_never_overwritten() {
     let (reply, title) = calls(&server).await;
     let path = format!("/api/chat-sessions/{session}");
     server.put(&format!("{path}/title"), json!({"title": "Mine"})).await.data();
+    // The user's title is stored before the model's arrives.
     title.reply("Theirs");
     reply.reply("hi");
     let kinds: Vec<_> = frames.rest().await.iter().map(|frame| frame.kind().to_owned()).collect();
@@ -100,6 +103,7 @@ async fn title_may_arrive_after_the_reply() {
     let (reply, title) = calls(&server).await;
     reply.reply("hi");
     frames.until("[DONE]").await;
+    // The stream is over, so the title can only be seen in the session.
     title.reply("Greetings");
     soon(async {
         while server.get(&format!("/api/chat-sessions/{session}")).await.data()["title"]

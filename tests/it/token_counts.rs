@@ -1,12 +1,13 @@
-//! Token counts: corrected by what providers report, and the windows that they must fit.
+//! Token counts, corrected by the usage that providers report, and the windows that prompts must
+//! fit.
 
 use crate::support::Server;
 use serde_json::{Value, json};
 
-/// What the reports of these tests are of the count.
+/// Ratio of reported to counted tokens.
 const TIMES: f64 = 1.5;
 
-/// A session that no window of these tests holds.
+/// A session larger than every window of these tests.
 async fn long_session(server: &Server) -> String {
     let session = server.session().await;
     let message = |number: usize| {
@@ -24,13 +25,13 @@ async fn preview(server: &Server, session: &str) -> Value {
     server.get(&path).await.data()
 }
 
-/// The prompt's tokens as they are counted: 4 around each message, 3 before the reply.
+/// The prompt's tokens as counted: 4 around each message, 3 before the reply.
 fn counted(preview: &Value) -> u64 {
     let pieces = preview["pieces"].as_array().unwrap();
     3 + pieces.iter().map(|piece| piece["tokens"].as_u64().unwrap() + 4).sum::<u64>()
 }
 
-/// A turn with these pictures, whose provider reports so many times what was counted.
+/// Runs a turn with these images, whose provider reports `times` the counted tokens.
 async fn turn(server: &Server, session: &str, pictures: &[Value], times: f64) {
     let shown = preview(server, session).await;
     let body = json!({"sessionId": session, "message": "next", "parts": pictures,
@@ -59,16 +60,16 @@ async fn reported_usage_corrects_counts_and_prompts_fit() {
     let own = (counted(&after) as f64 * TIMES).ceil() as u64;
     let all = own + after["replyReserve"].as_u64().unwrap();
     assert_eq!(after["promptTokens"], own);
-    // A window that is full gives up about half of what it shows.
+    // A full window drops about half of its messages at once.
     assert!(all <= 3000 && all > 1500, "it fits by what it will really count: {all}");
     assert!(counted(&after) < counted(&before));
 
-    // Reports like the others, and an odd one, leave the prompt's beginning where it is.
+    // Similar reports and outliers keep the ratio, and with it the beginning of the prompt.
     for times in [1.47, 4.0, 0.0, 1.49] {
         turn(&server, &session, &[], times).await;
         assert_eq!(preview(&server, &session).await["tokenCorrection"], TIMES);
     }
-    // A message that would fit as counted, but not as the model counts.
+    // A message that fits by our count but not by the model's.
     let body = json!({"sessionId": session, "message": "word ".repeat(2000)});
     let refused = server.post("/api/chat", body).await;
     assert_eq!(refused.failure(), (422, "context_too_long"));
@@ -105,7 +106,7 @@ async fn image_prompts_and_fallback_models_correct_no_counts() {
 
     let session = long_session(&server).await;
     for _ in 0..3 {
-        // Nothing is summed up, so the provider hears of the turns alone.
+        // The buffer strategy writes no summaries, so every provider call is a turn.
         let body =
             json!({"sessionId": session, "message": "next", "memory": {"strategy": "buffer"}});
         let mut frames = server.chat(body).await;

@@ -1,4 +1,4 @@
-//! Function calls: a reply that calls some ends its turn, its results begin the next one.
+//! Function calls: a reply with calls ends its turn, and the outputs begin the next one.
 
 use crate::support::sse::{Frame, Frames};
 use crate::support::{Call, Server, anthropic as claude};
@@ -10,17 +10,17 @@ pub fn tools() -> Value {
     json!([{"type": "function", "function": {"name": "weather", "parameters": parameters}}])
 }
 
-/// A UIMessage of the user's.
+/// A `UIMessage` of the user.
 pub fn asks(id: &str, text: &str) -> Value {
     json!({"id": id, "role": "user", "parts": [{"type": "text", "text": text}]})
 }
 
-/// What `useChat` sends: the last message of the session, with tools to call.
+/// The request body of `useChat`: the last message, and the tools.
 pub fn sent(session: &str, last: &Value) -> Value {
     json!({"id": session, "messages": [last], "trigger": "submit-message", "tools": tools()})
 }
 
-/// Sends and lets the provider answer by the script; all frames, and what the provider was sent.
+/// Runs a turn while the script answers. Returns all frames and the provider's request.
 pub async fn chatted(
     server: &Server,
     body: Value,
@@ -36,7 +36,7 @@ pub async fn chatted(
     join(reading, answering).await
 }
 
-/// Calls the weather of these cities, in one reply.
+/// Calls the weather function for these cities, in one reply.
 pub fn calling(cities: &'static [&'static str]) -> impl FnOnce(Call) {
     move |mut call| {
         for (index, city) in (0..).zip(cities) {
@@ -50,7 +50,7 @@ pub fn calling(cities: &'static [&'static str]) -> impl FnOnce(Call) {
     }
 }
 
-/// The same reply as `useChat` keeps it, with what came of the calls.
+/// The assistant's message as `useChat` sends it back, with the outputs of its calls.
 pub fn with_outputs(id: &str, outputs: &[(&str, Value)]) -> Value {
     let parts = outputs.iter().map(|(city, output)| {
         json!({
@@ -62,7 +62,7 @@ pub fn with_outputs(id: &str, outputs: &[(&str, Value)]) -> Value {
     json!({"id": id, "role": "assistant", "parts": parts})
 }
 
-/// The kinds of the frames in their order; what may come in pieces, once.
+/// The types of the frames; runs of the same type count once, since deltas may be merged.
 fn kinds(frames: &[Frame]) -> Vec<&str> {
     let mut kinds: Vec<&str> = frames.iter().map(Frame::kind).collect();
     kinds.dedup();
@@ -140,7 +140,7 @@ async fn tool_call_ends_turn_and_output_continues_the_message() {
         ]})
     );
     assert_eq!(history.as_array().unwrap().len(), 2);
-    // A page that begins amid such a message shows it from its beginning.
+    // A page that would begin inside this message is extended to its beginning.
     let path = "/api/chat-sessions/s/messages?format=ui&limit=1";
     let page = server.get(path).await.data();
     assert_eq!((&page["messages"][0]["id"], &page["hasMore"]), (&json!(reply), &json!(true)));
@@ -187,7 +187,7 @@ async fn parallel_and_serial_calls_stay_one_ai_sdk_message() {
     let result = with_outputs(&reply, &outputs);
     let (frames, _) = chatted(&server, sent("s", &result), calling(&["Nice"])).await;
     assert_eq!(frames[0].data["messageId"], *reply);
-    // The client now has all three in one message.
+    // The client now has all three calls in one message.
     let all = [outputs[0].clone(), outputs[1].clone(), ("Nice", json!("wind"))];
     let result = with_outputs(&reply, &all);
     let (frames, request) = chatted(&server, sent("s", &result), |call| call.reply("Rome.")).await;
@@ -216,7 +216,7 @@ async fn parallel_and_serial_calls_stay_one_ai_sdk_message() {
             "text"
         ]
     );
-    // Where nothing waits for outputs, there is nothing to continue.
+    // Outputs are rejected in a session that waits for none.
     let none = server.post("/api/chat", sent("new", &result)).await;
     assert_eq!(none.failure(), (404, "session_not_found"));
     let plain = server.session().await;
@@ -238,7 +238,7 @@ async fn trimmed_history_never_separates_call_and_output() {
         let (frames, _) = chatted(&server, sent("s", &question), script).await;
         let reply = frames[0].data["messageId"].as_str().unwrap().to_owned();
         let outputs = [(city, json!("rain ".repeat(20)))];
-        // Even where nothing is remembered, a call goes with its output.
+        // Even with a budget for no history at all, a call is sent with its output.
         let mut body = sent("s", &with_outputs(&reply, &outputs));
         body["memory"] = json!({"strategy": "token", "maxTokens": 1});
         let (_, request) = chatted(&server, body, |call| call.reply("A coat.")).await;

@@ -1,6 +1,5 @@
-//! Conversations that grow into trees, at random: whatever was edited, made again, switched and
-//! forked, each session shows one path from a root to its head, the model reads that path, and no
-//! message is gone.
+//! Random message trees over HTTP: after any edits, regenerations, switches and forks, each session
+//! shows one path from a root to its head, the model reads that path, and no message is lost.
 
 use crate::support::Server;
 use proptest::collection::vec;
@@ -21,7 +20,7 @@ enum What {
     Fork,
 }
 
-/// What is done, and numbers that stand for one of the sessions and one of its messages.
+/// An operation. The numbers select a session and one of its messages.
 #[derive(Debug, Clone)]
 struct Step {
     what: What,
@@ -53,17 +52,17 @@ struct Said {
     text: String,
 }
 
-/// A session as it must be.
+/// The expected state of a session.
 #[derive(Debug, Default)]
 struct Expected {
     id: String,
-    /// In the order in which it was said.
+    /// In the order of storage.
     all: Vec<Said>,
     head: Option<usize>,
 }
 
 impl Expected {
-    /// From the root to this message.
+    /// From the root to `last`.
     fn path(&self, last: Option<usize>) -> Vec<usize> {
         let mut path: Vec<_> =
             std::iter::successors(last, |message| self.all[*message].parent).collect();
@@ -88,7 +87,7 @@ impl Expected {
         fitting.get(usize::from(number) % fitting.len().max(1)).copied()
     }
 
-    /// The leaf below a message that was said last.
+    /// The newest leaf below a message.
     fn newest_leaf(&self, message: usize) -> usize {
         let is_leaf = |at: &usize| self.all.iter().all(|said| said.parent != Some(*at));
         let below = |at: &usize| self.path(Some(*at)).contains(&message);
@@ -96,7 +95,7 @@ impl Expected {
     }
 }
 
-/// Sends what begins a turn, answers it, and checks what the model was shown.
+/// Begins a turn, answers it, and checks the history in its prompt.
 async fn turn(server: &Server, body: Value, reply: &str, shown: &[String]) {
     let mut frames = server.chat(body).await;
     let call = server.upstream.call().await;
@@ -157,7 +156,8 @@ async fn take(server: &Server, number: usize, step: &Step, sessions: &mut Vec<Ex
     which
 }
 
-/// Reads a session in all the ways there are, and learns the ids of what is new in it.
+/// Reads a session over all routes, compares it with the expected state, and records the ids of new
+/// messages.
 async fn check(server: &Server, session: &mut Expected) {
     let path = format!("/api/chat-sessions/{}", session.id);
     let all = server.get(&format!("{path}/messages?view=all&limit=100")).await.data();

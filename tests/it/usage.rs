@@ -1,4 +1,4 @@
-//! What turns use is booked, shown and limited.
+//! Usage of turns: recorded, reported, and limited by quotas.
 
 use crate::support::server::{Reply, read};
 use crate::support::{Call, Frames, Server, soon};
@@ -6,7 +6,7 @@ use echoic::domain::key::Scope;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-/// A whole turn with a key: its usage, as the provider reports it.
+/// Runs a whole turn whose provider reports this usage.
 async fn turn(server: &Server, key: &str, session: &str, message: &str, usage: Value) {
     let mut frames = begin(server, key, session, message).await;
     let mut call = server.upstream.call().await;
@@ -23,8 +23,8 @@ async fn begin(server: &Server, key: &str, session: &str, message: &str) -> Fram
     Frames::new(response)
 }
 
-/// What `/api/usage` says, once what the session's last turn used is booked: reading a session does
-/// what its last step left to do.
+/// The usage report. Reading the sessions first records the usage of their last turns, if that is
+/// still pending.
 async fn usage(server: &Server, key: &str, sessions: &[&str], query: &str) -> Value {
     for session in sessions {
         server.with_key(key).get(&format!("/api/chat-sessions/{session}")).await.data();
@@ -225,7 +225,7 @@ async fn queued_turn_fails_once_the_quota_is_spent() {
     waiting.until("[DONE]").await;
 }
 
-/// The two calls of a session's first turn: the reply's and the title's.
+/// The two calls of a session's first turn: for the reply and for the title.
 async fn calls(server: &Server) -> (Call, Call) {
     let (one, two) = (server.upstream.call().await, server.upstream.call().await);
     if one.request["model"] == "tiny" { (two, one) } else { (one, two) }
@@ -245,6 +245,7 @@ async fn title_usage_is_recorded_apart_and_counts_toward_quotas() {
     frames.until("text-delta").await;
     title.text("A title");
     title.finish(json!({"prompt_tokens": 60, "completion_tokens": 5}));
+    // The title call is over before the reply ends, so the report below must contain both.
     frames.until("data-title").await;
     reply.finish(json!({"prompt_tokens": 20, "completion_tokens": 10}));
     frames.until("[DONE]").await;
@@ -267,7 +268,7 @@ async fn title_usage_is_recorded_apart_and_counts_toward_quotas() {
     let project = usage(&server, &ann, &[], "?groupBy=project").await;
     assert_eq!(project["usage"][0]["promptTokens"], 80);
 
-    // The turn's 30 and the title's 65 leave 5.
+    // The reply used 30 tokens and the title 65, so 5 of the quota are left.
     turn(&server, &ann, "s", "two", json!({"prompt_tokens": 4, "completion_tokens": 1})).await;
     assert_eq!(ask(&server, &ann, "s", "three").await.failure(), (429, "quota_exceeded"));
 }

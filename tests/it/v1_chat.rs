@@ -1,4 +1,4 @@
-//! `/v1/chat/completions` and `/v1/models`, as an OpenAI library speaks to them.
+//! `/v1/chat/completions` and `/v1/models`, with the requests of an OpenAI library.
 
 use crate::support::server::{Reply, read};
 use crate::support::{Call, Server, soon};
@@ -12,13 +12,13 @@ fn user(text: &str) -> Value {
     json!([{"role": "user", "content": text}])
 }
 
-/// Asks, and lets the provider answer by the script.
+/// Sends a request while the script answers.
 async fn asked(server: &Server, body: Value, script: impl FnOnce(Call)) -> Reply {
     let answer = async { script(server.upstream.call().await) };
     join(server.post(ROUTE, body), answer).await.0
 }
 
-/// Asks for a stream, and comes back when its first words have.
+/// Sends a streaming request. Returns once the response headers are there.
 async fn opened(server: &Server, body: Value, begin: impl FnOnce(&mut Call)) -> (Response, Call) {
     let asking = async {
         let mut response = server.request(Method::POST, ROUTE).json(&body).send().await.unwrap();
@@ -34,21 +34,21 @@ async fn opened(server: &Server, body: Value, begin: impl FnOnce(&mut Call)) -> 
     join(asking, answer).await
 }
 
-/// The data of the last event of what is left of a stream.
+/// The data of the last event of a stream.
 async fn last_event(response: Response) -> Value {
     let text = soon(response.text()).await.unwrap();
     let last = text.trim_end().rsplit("data: ").next().unwrap().to_owned();
     serde_json::from_str(&last).unwrap()
 }
 
-/// The data of each event of a stream that was read whole.
+/// The data of each event of a stream.
 fn events(reply: &Reply) -> Vec<Value> {
     let text = reply.body.as_str().unwrap();
     let data = text.split("\n\n").filter_map(|event| event.strip_prefix("data: "));
     data.map(|data| serde_json::from_str(data).unwrap_or_else(|_| Value::from(data))).collect()
 }
 
-/// Type, code and parameter of an error in OpenAI's shape.
+/// Status, type, code and parameter of an error in OpenAI's format.
 #[track_caller]
 fn error(reply: &Reply) -> (u16, String, Value, Value) {
     let error = &reply.body["error"];
@@ -85,7 +85,7 @@ async fn stateless_stream_is_forwarded_as_it_arrives() {
     let pieces =
         "data: {\"choices\":[{\"delta\":{\"tool_calls\":[{}]}}]}\n\n: odd\n\ndata: [DONE]\n\n";
     let reply = asked(&server, body.clone(), |mut call| {
-        // Where no model is named, the configured one answers.
+        // Without a model in the request the configured one answers.
         assert_eq!(call.request["model"], "gated-1");
         call.raw(pieces);
         call.end();
@@ -167,7 +167,7 @@ async fn request_with_session_is_a_stored_and_remembered_turn() {
     let usage = &reply.body["usage"];
     assert_eq!((&usage["prompt_tokens"], &usage["total_tokens"]), (&json!(7), &json!(9)));
 
-    // What the client believes of the past does not count; the session does.
+    // The history that the client sends is ignored in favor of the session's.
     let asking = server.request(Method::POST, ROUTE).header("x-echoic-session", "mine").json(
         &json!({"messages": [{"role": "user", "content": "I am Eve."}, {"role": "user", "content": "Who am I?"}]}),
     );
@@ -247,7 +247,7 @@ async fn library_retry_gets_its_turn_but_repeated_text_is_new() {
         let request = server.request(Method::POST, ROUTE).json(&body);
         read(request.header("x-stainless-retry-count", count))
     };
-    // While it runs …
+    // A retry while the turn runs,
     let (first, again) = soon(join(send(0), async {
         let call = server.upstream.call().await;
         join(send(1), async { call.reply("one") }).await.0
@@ -255,7 +255,7 @@ async fn library_retry_gets_its_turn_but_repeated_text_is_new() {
     .await;
     assert_eq!(first.body["choices"], again.body["choices"]);
     assert_eq!(first.body["id"], again.body["id"]);
-    // … and when it is over.
+    // and one after its end.
     let later = send(2).await;
     assert_eq!(later.body["choices"], first.body["choices"]);
     assert!(server.upstream.is_idle().await);
@@ -265,7 +265,7 @@ async fn library_retry_gets_its_turn_but_repeated_text_is_new() {
     assert_eq!(second.body["choices"][0]["message"]["content"], "two");
     let said = ["user: yes", "assistant: one", "user: yes", "assistant: two"];
     assert_eq!(server.said("s").await, said);
-    // The newest is the one that is repeated.
+    // A retry refers to the newest turn with this text.
     assert_eq!(send(1).await.body["choices"], second.body["choices"]);
 }
 
@@ -361,7 +361,7 @@ async fn models_are_listed_and_unknown_routes_get_openai_errors() {
     assert_eq!((status, code), (405, json!("method_not_allowed")));
     let foreign = server.request(Method::GET, "/v1/models").header("host", "evil.example");
     assert_eq!(told(read(foreign).await).2, "forbidden_host");
-    // Our own routes keep their own words.
+    // Our own routes keep their own error format.
     assert_eq!(server.get("/api/nothing").await.failure(), (404, "route_not_found"));
 }
 
@@ -381,13 +381,13 @@ async fn stateless_usage_is_recorded_and_counts_toward_quotas() {
     let usage = json!({"prompt_tokens": 30, "completion_tokens": 5});
     let answer = json!({"choices": [{"message": {"content": "hi"}}], "usage": usage});
     asked(&server, json!({"messages": user("hi")}), |call| call.refuse(200, answer)).await;
-    // A stream tells what it cost where it was asked to; else it is judged by its size.
+    // The client did not ask for usage in the stream, so its tokens are estimated.
     let streamed = json!({"messages": user("hi"), "stream": true});
     asked(&server, streamed.clone(), |call| call.reply("hello")).await;
-    // What the provider refused took nothing.
+    // A call that the provider rejected is not charged.
     let refused = json!({"error": {"message": "no"}});
     asked(&server, json!({"messages": user("hi")}), |call| call.refuse(400, refused)).await;
-    // Whoever has read an answer finds it counted.
+    // Usage is recorded before the response ends.
     let total = server.get("/api/usage").await.data()["total"].take();
     assert_eq!((&total["turns"], &total["sideCalls"]), (&json!(0), &json!(2)), "{total}");
     assert_eq!((&total["promptTokens"], &total["completionTokens"]), (&json!(37), &json!(7)));

@@ -1,4 +1,4 @@
-//! What messages below `/v1` hold beside plain text: pictures, and what a model will not say.
+//! Message content of the `/v1` routes other than text: images and refusals.
 
 use crate::support::server::Reply;
 use crate::support::upstream::sse_chunk;
@@ -6,7 +6,7 @@ use crate::support::{Call, Server};
 use futures::future::join;
 use serde_json::{Value, json};
 
-/// Asks, and lets the provider answer by the script.
+/// Sends a request while the script answers.
 async fn asked(server: &Server, route: &str, body: Value, script: impl FnOnce(Call)) -> Reply {
     let answer = async { script(server.upstream.call().await) };
     let reply = join(server.post(route, body), answer).await.0;
@@ -14,7 +14,7 @@ async fn asked(server: &Server, route: &str, body: Value, script: impl FnOnce(Ca
     reply
 }
 
-/// Status, type, code and parameter of an error in OpenAI's shape.
+/// Status, type, code and parameter of an error in OpenAI's format.
 #[track_caller]
 fn error(reply: &Reply) -> (u16, &Value, &Value, &Value) {
     let error = &reply.body["error"];
@@ -83,6 +83,6 @@ async fn non_utf8_path_gets_an_openai_error() {
         let wanted = (400, &json!("invalid_request_error"), &Value::Null, &json!("path"));
         assert_eq!(error(&reply), wanted, "{path}");
     }
-    // A smile that is whole is just an id that nothing has.
+    // A complete emoji is a valid id, of a model that does not exist.
     assert_eq!(server.get("/v1/models/%F0%9F%98%80").await.status, 404);
 }

@@ -1,4 +1,4 @@
-//! `/v1/conversations`: sessions under OpenAI's names.
+//! `/v1/conversations`: sessions in OpenAI's format.
 
 use crate::support::Server;
 use crate::support::server::{Reply, read};
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 const ROUTE: &str = "/v1/conversations";
 
-/// Status, code and parameter of an error in OpenAI's shape.
+/// Status, code and parameter of an error in OpenAI's format.
 #[track_caller]
 fn error(reply: &Reply) -> (u16, Value, Value) {
     let error = &reply.body["error"];

@@ -1,4 +1,4 @@
-//! Items in the input of `/v1/responses`, as libraries send them that know what was said before.
+//! Items in the input of `/v1/responses`, from libraries that repeat earlier items.
 
 use crate::support::Server;
 use crate::tools::calling;
@@ -73,12 +73,12 @@ async fn question_repeated_with_outputs_is_stored_once() {
         ]
     );
 
-    // Something new is asked along with the output of a call.
+    // A new question along with the output of a call.
     asked(&server, body(json!("And then?")), calling(&["Nice"])).await;
     let more =
         json!([output("Nice", "5 degrees"), {"role": "user", "content": "In Celsius, please."}]);
     asked(&server, body(more), |call| call.reply("Five.")).await;
-    // The same words behind an output are said once more.
+    // After an output, a question with the same text as before is a new message.
     asked(&server, body(json!("Go on.")), calling(&["Rome"])).await;
     let more = json!([output("Rome", "21 degrees"), {"role": "user", "content": "Go on."}]);
     asked(&server, body(more), |call| call.reply("That is all.")).await;

@@ -1,4 +1,5 @@
-//! `/v1/responses`: asked, told, chained, kept, deleted. Its events have a file of their own.
+//! `/v1/responses`: creation, chaining, storage, deletion. For its events see
+//! `v1_responses_stream.rs`.
 
 use crate::support::server::{Reply, read};
 use crate::support::{Call, Server, soon};
@@ -8,7 +9,7 @@ use serde_json::{Value, json};
 
 pub const ROUTE: &str = "/v1/responses";
 
-/// Asks, and lets the provider answer by the script.
+/// Sends a request while the script answers.
 pub async fn asked(server: &Server, body: Value, script: impl FnOnce(Call)) -> Reply {
     let answer = async { script(server.upstream.call().await) };
     let reply = join(server.post(ROUTE, body), answer).await.0;
@@ -16,7 +17,7 @@ pub async fn asked(server: &Server, body: Value, script: impl FnOnce(Call)) -> R
     reply
 }
 
-/// Asks, and is answered so.
+/// Sends a request that gets this reply.
 pub async fn told(server: &Server, body: Value, text: &str) -> Value {
     asked(server, body, |call| call.reply(text)).await.body
 }
@@ -25,12 +26,12 @@ pub fn id(response: &Value) -> &str {
     response["id"].as_str().unwrap()
 }
 
-/// What a response says.
+/// The text of a response.
 fn text(response: &Value) -> &str {
     response["output"].as_array().unwrap().last().unwrap()["content"][0]["text"].as_str().unwrap()
 }
 
-/// Status, type, code and parameter of an error in OpenAI's shape.
+/// Status, type, code and parameter of an error in OpenAI's format.
 #[track_caller]
 pub fn error(reply: &Reply) -> (u16, &str, &Value, &Value) {
     let error = &reply.body["error"];
@@ -192,7 +193,7 @@ async fn conversation_continues_in_each_dialect_and_is_seen_in_all() {
     };
     let there: Vec<_> = items["data"].as_array().unwrap().iter().map(told_there).collect();
     assert_eq!(there, said);
-    // One item, by whichever name it is read.
+    // The same item, read from the conversation and from the response.
     assert_eq!(items["data"][7], four["output"][0]);
     let ui = server.get(&format!("/api/chat-sessions/{session}/messages?format=ui")).await.data();
     assert_eq!(ui["messages"].as_array().unwrap().len(), said.len());
@@ -245,7 +246,7 @@ async fn several_items_are_stored_and_listed_as_response_input() {
     assert_eq!((texts(&rest), &rest["has_more"]), (vec!["What is it?".into()], &json!(false)));
     assert_eq!(rest["data"][0]["content"][1]["image_url"], "https://e.com/a.png");
 
-    // One that is bad keeps all of them from being stored.
+    // One bad item keeps all of them from being stored.
     let bad =
         json!({"input": [{"role": "user", "content": "fine"}, {"role": "robot", "content": "x"}]});
     assert_eq!(
@@ -295,7 +296,7 @@ async fn unstored_response_is_stored_nowhere_even_when_chained() {
     let session = the_only_session(&server).await;
     assert_eq!(server.said(&session).await, ["user: I am Ada.", "assistant: Hello."]);
 
-    // A conversation takes up what is said in it all the same.
+    // In a conversation the messages are stored anyway; only the response is not.
     let conversation = format!("conv_{session}");
     let unkept = json!({"store": false, "input": "bye", "conversation": conversation});
     let unkept = told(&server, unkept, "Bye.").await;
@@ -330,19 +331,19 @@ async fn library_retry_gets_the_same_response() {
         let request = server.request(Method::POST, ROUTE).json(&body);
         read(request.header("x-stainless-retry-count", count))
     };
-    // While it runs …
+    // A retry while the turn runs,
     let (first, again) = soon(join(send(0), async {
         let call = server.upstream.call().await;
         join(send(1), async { call.reply("fine") }).await.0
     }))
     .await;
     assert_eq!(first.body, again.body);
-    // … and when it is over.
+    // and one after its end.
     assert_eq!(send(2).await.body, first.body);
     assert!(server.upstream.is_idle().await);
     let session = the_only_session(&server).await;
     assert_eq!(server.said(&session).await, ["user: one", "user: yes", "assistant: fine"]);
-    // Said once more, it is another one.
+    // Without the retry header the same input is a new turn.
     let answer = async { server.upstream.call().await.reply("fine") };
     assert_ne!(join(send(0), answer).await.0.body["id"], first.body["id"]);
 }
@@ -477,7 +478,7 @@ async fn failed_reply_is_an_error_and_readable_as_failed_response() {
     let session = the_only_session(&server).await;
     assert_eq!(server.last_message(&session).await["status"], "failed");
 
-    // In the background that is how it stands.
+    // A background response reports the failure in its status.
     let queued = server.post(ROUTE, json!({"input": "hi", "background": true})).await;
     server.upstream.call().await.refuse(404, json!({"error": {"message": "no such model"}}));
     if let Some(mut frames) = server.join(queued.header("x-echoic-session"), None).await {

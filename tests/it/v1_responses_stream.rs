@@ -1,4 +1,4 @@
-//! The events of `/v1/responses`: their order and their numbers, joined, read again, stopped.
+//! The events of `/v1/responses`: order, sequence numbers, joining, replay and cancellation.
 
 use crate::support::server::read;
 use crate::support::{Call, Server, soon};
@@ -7,7 +7,7 @@ use futures::future::join;
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
 
-/// The events of a stream; each is named by its type, and the last one is `[DONE]`.
+/// Parses a stream: each event is named by its type, and the last one is `[DONE]`.
 fn events(text: &str) -> Vec<Value> {
     let blocks: Vec<&str> =
         text.split_terminator("\n\n").filter(|block| !block.starts_with(':')).collect();
@@ -33,7 +33,7 @@ fn ensure_counted(events: &[Value]) {
     assert_eq!(numbers, counted);
 }
 
-/// Asks for a stream and reads it whole, while the provider answers by the script.
+/// Sends a streaming request while the script answers. Returns all events.
 async fn streamed(server: &Server, mut body: Value, script: impl FnOnce(Call)) -> Vec<Value> {
     body["stream"] = true.into();
     let reply = asked(server, body, script).await;
@@ -43,7 +43,7 @@ async fn streamed(server: &Server, mut body: Value, script: impl FnOnce(Call)) -
     events
 }
 
-/// The events that are there when a response's stream is asked for from this number on.
+/// The events of a stored response's stream after this sequence number.
 async fn again(server: &Server, id: &str, after: Option<u64>) -> Vec<Value> {
     let after = after.map(|after| format!("&starting_after={after}")).unwrap_or_default();
     let reply = server.get(&format!("{ROUTE}/{id}?stream=true{after}")).await;
@@ -51,7 +51,7 @@ async fn again(server: &Server, id: &str, after: Option<u64>) -> Vec<Value> {
     events(reply.body.as_str().unwrap())
 }
 
-/// Reads until this stands in the stream; all that was read.
+/// Reads until the stream contains `mark`. Returns everything read.
 async fn until(response: &mut Response, mark: &str) -> String {
     let mut read = String::new();
     while !read.contains(mark) {
@@ -193,6 +193,7 @@ async fn background_response_returns_at_once_and_is_cancelled() {
     let mut call = server.upstream.call().await;
     call.text("half");
     let session = queued.header("x-echoic-session").to_owned();
+    // The delta must be published before the cancel, or the stored reply could be empty.
     server.join(&session, None).await.unwrap().until("text-delta").await;
     let cancelled = server.post(&format!("{route}/cancel"), json!({})).await.body;
     assert_eq!(cancelled["status"], "cancelled");
@@ -202,7 +203,7 @@ async fn background_response_returns_at_once_and_is_cancelled() {
     assert_eq!(server.get(&route).await.body, cancelled);
     let told = server.get(&format!("{route}?stream=true")).await;
     assert_eq!(error(&told).3, "stream");
-    // The next one goes on from what was said.
+    // The next response continues from the partial reply.
     let next = json!({"input": "go on", "previous_response_id": id(&cancelled)});
     asked(&server, next, |call| {
         assert_eq!(call.prompt()[1..], ["user: hi", "assistant: half", "user: go on"]);
@@ -265,7 +266,7 @@ async fn reply_that_breaks_off_ends_with_its_error() {
     assert_eq!(response["output"][0]["content"][0]["text"], "half");
     assert_eq!(&server.get(&format!("{ROUTE}/{}", id(response))).await.body, response);
 
-    // Until its first word a failure is an answer of its own.
+    // A failure before the first token is an error response, not an event.
     let refuse = async {
         let call = server.upstream.call().await;
         call.refuse(404, json!({"error": {"message": "no such model"}}));
@@ -301,7 +302,7 @@ fn weather() -> Value {
     json!([{"type": "function", "name": "weather", "parameters": parameters, "strict": true}])
 }
 
-/// Calls the weather of two cities, both at once.
+/// Calls the weather function for two cities at once.
 fn calling(mut call: Call) {
     for (index, city) in [(0, "Oslo"), (1, "Bonn")] {
         call.tool_call(index, &format!("call-{city}"), "weather");
@@ -362,7 +363,7 @@ async fn functions_are_called_and_outputs_continue_the_response() {
     );
     assert_eq!(&server.get(&format!("{ROUTE}/{}", id(response))).await.body, response);
 
-    // Behind the response …
+    // Outputs after the response,
     let behind = |input: Value| json!({"input": input, "previous_response_id": id(response), "tools": weather()});
     let told =
         asked(&server, behind(json!([output("Oslo", "rain"), output("Bonn", "sun")])), |call| {
@@ -383,7 +384,7 @@ async fn functions_are_called_and_outputs_continue_the_response() {
     let outputs: Vec<_> =
         items["data"].as_array().unwrap().iter().map(|item| &item["output"]).collect();
     assert_eq!(outputs, ["rain", "sun"]);
-    // … once more beside that, with a word of the user's …
+    // other outputs with a user message, on a branch of their own,
     let more = json!([output("Oslo", "rain"), output("Bonn", "hail"), {"role": "user", "content": "Briefly!"}]);
     asked(&server, behind(more.clone()), |call| {
         let sent = call.request["messages"].as_array().unwrap();
@@ -392,7 +393,7 @@ async fn functions_are_called_and_outputs_continue_the_response() {
         call.reply("Wet.");
     })
     .await;
-    // … and without storing anything.
+    // and outputs of a response that is not stored.
     let mut aside = behind(json!([output("Oslo", "fog"), output("Bonn", "fog")]));
     aside["store"] = false.into();
     asked(&server, aside, |call| {

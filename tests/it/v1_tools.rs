@@ -1,4 +1,4 @@
-//! Function calls below `/v1`, and how a call of one dialect looks in another.
+//! Function calls of the `/v1` routes, and their form in the other dialects.
 
 use crate::support::{Call, Server, soon};
 use crate::tools::{asks, calling, chatted, sent, tools, ui_history, with_outputs};
@@ -112,7 +112,7 @@ async fn calls_and_outputs_are_conversation_items() {
         })
     );
     assert_eq!((&all[3]["call_id"], &all[3]["output"]), (&json!("call-Oslo"), &json!("rain")));
-    // One by one, in both directions, it is the same list.
+    // Read one by one, in both directions, it is the same list.
     for order in ["asc", "desc"] {
         let (mut paged, mut after) = (Vec::new(), String::new());
         for _ in 0..all.len() {
@@ -131,7 +131,7 @@ async fn calls_and_outputs_are_conversation_items() {
         }
         assert_eq!(&paged, all, "{order}");
     }
-    // Other conversations may be told of such calls, and go on behind them.
+    // Calls and outputs can be copied into a new conversation, which continues from them.
     let copied = json!({"items": all[..5].iter().cloned().map(|mut item| {
         item.as_object_mut().unwrap().remove("id");
         item

@@ -1,4 +1,4 @@
-//! House-keeping: who owns sessions, and what may go because nobody has used it.
+//! Administration: statistics of users, deletion of idle sessions, tickets.
 
 use super::{at, begin, create, id, message, post, running, user};
 use echoic::domain::Role;
@@ -33,7 +33,7 @@ pub(super) async fn only_sessions_still_idle_are_deleted(store: &Arc<dyn Store>)
     let mut idle = store.idle_sessions(at(5), 10).await.unwrap();
     idle.sort();
     assert_eq!(idle, ["busy", "idle", "used"].map(id));
-    // Somebody comes back between the look and the deletion.
+    // A message arrives between the listing and the deletion.
     post(store, &ada, "used", message("ada", Role::User, "x", 6), Parent::Head).await;
     let mut gone = Vec::new();
     for session in idle {

@@ -1,4 +1,4 @@
-//! Where turns stand in the tree, and the sessions that take none.
+//! Placement of turns in the message tree, and sessions that accept no turns.
 
 use super::{at, begin, create, finish, id, life, message, post, running, said, user};
 use echoic::domain::page::View;
@@ -16,7 +16,7 @@ fn name(text: &str) -> Option<MessageId> {
     Some(MessageId::trusted(text))
 }
 
-/// A turn whose message its client calls `client_id`.
+/// A turn whose message has the client message id `client_id`.
 fn saying(who: &Principal, client_id: &str, content: &str, known: OnKnownId) -> BeginTurn {
     let mut begin = begin(who, "s", content);
     if let Ask::Say { message, on_known, .. } = &mut begin.turn.ask {
@@ -40,7 +40,7 @@ fn again(who: &Principal, reply: Option<&MessageId>) -> BeginTurn {
     begin
 }
 
-/// A whole turn; the ids of its question and its reply.
+/// Runs a whole turn. Returns the ids of its question and its reply.
 async fn turn(store: &Arc<dyn Store>, begin: BeginTurn, reply: &str) -> (MessageId, MessageId) {
     let begun = running(store, begin).await;
     store.finish_turn(finish(&begun, reply, None)).await.unwrap().unwrap();
@@ -71,7 +71,8 @@ pub async fn edit_is_a_sibling_of_the_message_it_replaces(store: &Arc<dyn Store>
     assert_eq!(all[6].sibling_ids, [draft.clone(), last.clone()]);
     assert_eq!((&all[6].parent_id, &all[7].parent_id), (&all[2].parent_id, &Some(last.clone())));
 
-    // The name now means the newest message that bears it; an edit of the edit is a third sibling.
+    // The client message id now refers to the newest message that carries it; editing that one
+    // creates a third sibling.
     assert_eq!(store.message(&ada, &id("s"), &name("u").unwrap()).await.unwrap().id, last);
     let (third, _) = turn(store, saying(&ada, "u", "third", OnKnownId::Edit), "third").await;
     let newest = store.message(&ada, &id("s"), &third).await.unwrap();
@@ -99,7 +100,7 @@ pub async fn regenerated_reply_is_a_sibling_wherever_the_head_is(store: &Arc<dyn
     let newest = store.message(&ada, &id("s"), &two).await.unwrap();
     assert_eq!(newest.sibling_ids, [one, two]);
 
-    // Without a name it is the head's reply; a question's own name means its reply as well.
+    // Without an id the head's reply is regenerated; the id of a question stands for its reply.
     let (asked, _) = turn(store, again(&ada, None), "r1 once more").await;
     assert_eq!(asked, question);
     let (asked, _) = turn(store, again(&ada, Some(&question)), "r1 at last").await;

@@ -1,4 +1,4 @@
-//! Whatever is done, in whichever order, two stores answer the same, errors included.
+//! Two stores give the same results for any sequence of operations, errors included.
 
 use super::{at, finish, id, life, message, mongo, sqlite, user};
 use echoic::domain::page::{Cursor, Place, SessionQuery, SessionSort, Slice, Sort, View};
@@ -22,7 +22,7 @@ use std::sync::Arc;
 const CASES: usize = 12;
 const STEPS: usize = 100;
 
-/// Numbers that stand for one of a few users, sessions, messages and so on.
+/// An operation. The numbers select it and one of a few users, sessions, messages and so on.
 #[derive(Debug, Clone)]
 struct Step {
     what: u8,
@@ -44,10 +44,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     vec(step, STEPS)
 }
 
-/// One of two stores that are told the same.
+/// One of the two stores, which both get the same operations.
 struct Told {
     store: Arc<dyn Store>,
-    /// The messages that were named so far, and where.
+    /// The ids used so far, with their sessions.
     named: Vec<(SessionId, MessageId)>,
     begun: Vec<echoic::store::Begun>,
     cursor: Option<Cursor>,
@@ -65,7 +65,7 @@ impl Told {
         Self { store, named: Vec::new(), begun: Vec::new(), cursor: None }
     }
 
-    /// Mostly a message of this session, at times one of another.
+    /// The id of a message, usually of this session, sometimes of another.
     fn one_named(&self, session: &SessionId, number: u8) -> MessageId {
         let own = |(of, _): &&(SessionId, MessageId)| of == session || number.is_multiple_of(16);
         let named: Vec<_> = self.named.iter().filter(own).collect();
@@ -82,7 +82,7 @@ impl Told {
         }
     }
 
-    /// Does a step and tells all that came of it.
+    /// Runs an operation and renders its result.
     async fn tell(&mut self, number: usize, step: &Step) -> String {
         let who: Principal =
             user(["ada", "ada", "ada", "bob", "bob", "eve"][usize::from(step.user)]);
@@ -293,7 +293,7 @@ impl Told {
             descending: step.message.is_multiple_of(2),
         };
         let place = match (&self.cursor, step.what) {
-            // A cursor is good in the order in which it was given out; here, the usual one.
+            // A cursor is valid only for the sort order that produced it; here, the default one.
             (Some(cursor), 13) if sort == Sort::default() => Place::After(cursor.clone()),
             _ => Place::Page(u32::from(step.message % 2) + 1),
         };
@@ -313,7 +313,7 @@ impl Told {
 fn text(step: &Step) -> String {
     let subject = ["Über Wolken", "rust and rain", "ÉTÉ 2024", ""][usize::from(step.choice % 4)];
     match step.message {
-        // Now and then so long that a node closes.
+        // Now and then large enough to fill a node.
         250.. => format!("long {subject} {}", "x".repeat(70_000)),
         number => format!("one {subject} {number}"),
     }

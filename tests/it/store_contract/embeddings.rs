@@ -1,4 +1,4 @@
-//! Embeddings: found by their messages and the model that made them.
+//! Embeddings: stored by message and by the model that computed them.
 
 use super::{create, id, message, post, user};
 use echoic::domain::{MessageId, Role};
@@ -27,7 +27,7 @@ pub async fn embeddings_belong_to_messages_and_are_deleted_with_them(store: &Arc
     assert_eq!(found("small", &ids).await, first);
     assert_eq!(found("small", &ids[1..]).await, first[1..]);
     assert_eq!(found("large", &ids).await, []);
-    // What another model makes takes the place.
+    // A vector of another model replaces the message's earlier one.
     let anew = [embedding(1, &[9])];
     store.put_embeddings(&id("s"), "large", &anew).await.unwrap();
     assert_eq!(found("large", &ids).await, anew);

@@ -1,4 +1,4 @@
-//! Whole sessions, out.
+//! Export of whole sessions.
 
 use super::import::{file, in_a_row, line, named};
 use super::{at, begin, create, finish, id, message, post, running, said, user};
@@ -12,7 +12,7 @@ use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// The session read piece by piece: the ids of its messages, and how many pieces there were.
+/// Reads a session chunk by chunk. Returns the ids of its messages and the number of chunks.
 async fn read(store: &Arc<dyn Store>, who: &Principal, session: &str) -> (Vec<MessageId>, usize) {
     let (mut ids, mut pieces, mut last) = (Vec::new(), 0, 0);
     loop {
@@ -30,7 +30,7 @@ pub async fn session_chunks_hold_the_messages_in_stored_order(store: &Arc<dyn St
     create(store, &ada, "s").await;
     let none = store.read_piece(&ada, &id("s"), 0).await.unwrap();
     assert_eq!((none.messages.len(), none.session.messages_count), (0, 0));
-    // Three that fill a piece by themselves, among small ones on two branches.
+    // Three messages that fill a chunk alone, among small ones on two branches.
     let large = "x".repeat(2 << 20);
     let texts = ["a", large.as_str(), "b", "c", large.as_str(), large.as_str(), "d"];
     let mut posted: Vec<MessageId> = Vec::new();
@@ -98,13 +98,13 @@ pub async fn read_marks_are_imported_with_a_new_session_and_exported(store: &Arc
     store.import_session(&ada, import, at(0)).await.unwrap();
     let piece = store.read_piece(&ada, &id("s"), 0).await.unwrap();
     assert_eq!(piece.read_marks, marks);
-    // All were sent by Caroline; the last one has been read by ada.
+    // All were sent by Caroline, who is neither of the readers; ada has read the last one.
     let seen: Vec<bool> = piece.messages.iter().map(|message| message.seen).collect();
     assert_eq!(seen, [true, true, true]);
     let told = said(store, &ada, "s", View::All).await;
     assert!(told.iter().all(|message| message.seen));
 
-    // A session that is there has its own.
+    // A session that exists keeps its own read marks.
     let mut again = file("s", in_a_row(&["q1", "r1", "q2", "r2"]));
     again.read_marks = HashMap::from([("bob".to_owned(), 4)]);
     store.import_session(&ada, again, at(1)).await.unwrap();
@@ -161,7 +161,7 @@ pub async fn older_file_never_moves_last_seen_back(store: &Arc<dyn Store>) {
     assert_eq!(seen_at(&["q1", "r1", "q2"], 2000).await, Some(at(2000)));
 }
 
-/// The rest of an export, as JSON.
+/// The rest of an export, parsed as JSON.
 async fn rest(mut export: Export, mut text: Vec<u8>) -> Value {
     while let Some(piece) = export.next().await.unwrap() {
         text.extend(piece);
@@ -181,14 +181,14 @@ pub async fn export_continues_while_sessions_are_deleted_or_grow(store: &Arc<dyn
     let mut export =
         Export::open(store.clone(), ada.clone(), Which::All, Format::Json).await.unwrap();
     let mut text = export.next().await.unwrap().unwrap();
-    // The first piece of "a" is out.
+    // The export has written the first chunk of "a".
     text.extend(export.next().await.unwrap().unwrap());
     post(store, &ada, "a", message("ada", Role::User, "too late", 2), Parent::Head).await;
     store.delete_session(&ada, &id("b")).await.unwrap();
     while export.begun() < 2 {
         text.extend(export.next().await.unwrap().unwrap());
     }
-    // So is that of "c".
+    // The export has written the first chunk of "c", so it cannot leave the session out any more.
     store.delete_session(&ada, &id("c")).await.unwrap();
     let file = rest(export, text).await;
     let counts: Vec<_> = file["sessions"]

@@ -1,4 +1,4 @@
-//! Whole sessions, in.
+//! Import of whole sessions.
 
 use super::{at, begin, create, finish, id, listed, message, running, said, user};
 use echoic::domain::page::View;
@@ -18,7 +18,7 @@ pub fn named(text: &str) -> MessageId {
     MessageId::trusted(text)
 }
 
-/// A message of a file: its name, what it says, where it stands.
+/// A message of a file and its parent. The id and the text are `name`.
 pub fn line(name: &str, millis: i64, parent: Parent) -> (NewMessage, Parent) {
     let role = if name.starts_with('r') { Role::Assistant } else { Role::User };
     (NewMessage { id: named(name), ..message("Caroline", role, name, millis) }, parent)
@@ -103,7 +103,7 @@ pub async fn repeated_import_adds_only_new_messages(store: &Arc<dyn Store>) {
     let longer = file("s", in_a_row(&["q1", "r1", "q2", "r2", "q3"]));
     assert_eq!(store.import_session(&ada, longer, at(3000)).await.unwrap().messages, 2);
     assert_eq!(path(store, &ada, "s").await, "q1 r1 q2 r2 q3");
-    // What a file leaves out stays, and what follows it follows where the file says.
+    // Messages missing in the file stay in the session. New ones are attached where the file says.
     let branch = file("s", vec![line("r1", 0, Parent::Head), line("q2b", 9, Parent::Head)]);
     assert_eq!(store.import_session(&ada, branch, at(4000)).await.unwrap().messages, 1);
     assert_eq!(path(store, &ada, "s").await, "q1 r1 q2b");
@@ -150,7 +150,7 @@ pub async fn session_of_another_user_is_imported_under_a_new_id(store: &Arc<dyn 
     }
     assert_eq!(read(store, &ada, &id("s")).await.messages_count, 0);
     assert_eq!(listed(store, &bob, None).await, ["s-other"]);
-    // Where that id is taken as well, there is nowhere to put it.
+    // If the alternative id is taken as well, the import fails.
     let eve = user("eve");
     let error = store.import_session(&eve, file("s", in_a_row(&["q1"])), at(1000)).await;
     assert_eq!(error.unwrap_err().kind, Kind::IdTaken);
@@ -171,7 +171,7 @@ pub async fn busy_or_closed_session_rejects_an_import(store: &Arc<dyn Store>) {
         ..file("c", in_a_row(names))
     };
     store.import_session(&ada, closed(&["q1", "r1"]), at(1000)).await.unwrap();
-    // The same file once more adds nothing, so it may come; a longer one may not.
+    // The same file adds nothing and is accepted; a longer one is rejected.
     let same = store.import_session(&ada, closed(&["q1", "r1"]), at(1000)).await.unwrap();
     assert_eq!(same.messages, 0);
     let longer = store.import_session(&ada, closed(&["q1", "r1", "q2"]), at(1000)).await;
@@ -179,7 +179,7 @@ pub async fn busy_or_closed_session_rejects_an_import(store: &Arc<dyn Store>) {
     assert_eq!(path(store, &ada, "c").await, "q1 r1");
 }
 
-/// Imports one session as a file has it, as `http` and the command line do.
+/// Imports one session from its JSON, through the importer that the API and the command line use.
 async fn import_file(
     store: &Arc<dyn Store>,
     who: &Principal,
@@ -207,13 +207,13 @@ pub async fn importer_owns_sessions_and_adds_participants_if_trusted(store: &Arc
         let imported = &report.sessions[0];
         assert_eq!((imported.source_id.as_deref(), imported.messages), (Some("s"), 1));
         let own = imported.session_id.clone();
-        // The id that another user has became another one.
+        // The id is taken by ada, so bob's session gets another one.
         assert_eq!(own == id("s"), stored_as == "s");
         let read = read(store, who, &own).await;
         assert_eq!(read.owner, who.user);
         let names: Vec<_> = read.participants.iter().map(|user| user.as_str()).collect();
         assert_eq!(names, participants);
-        // Once more is the same session.
+        // A repeated import reaches the same session.
         let again = import_file(store, who, trusts_participants, session).await;
         assert_eq!((&again.sessions[0].session_id, again.sessions[0].messages), (&own, 0));
     }

@@ -1,4 +1,4 @@
-//! Keys of the API: kept whole, told apart, touched, revoked.
+//! API keys: stored, listed, touched, revoked.
 
 use super::at;
 use echoic::domain::UserId;

@@ -1,4 +1,5 @@
-//! The ledger: each turn booked once by the step that ends it, and quotas that go by it.
+//! The ledger: each turn is recorded once, by the transaction that ends it, and quotas are checked
+//! against it.
 
 use super::{begin, create, finish, running, user};
 use echoic::domain::key::KeyId;
@@ -20,8 +21,8 @@ fn all() -> UsageQuery {
     UsageQuery { user: None, from: Timestamp::from_millis(0), to, group_by: GroupBy::All, most: 9 }
 }
 
-/// Turns and tokens that are booked, and what is spent of a purse. Reading the session does what its
-/// last step left to do.
+/// Turns and prompt tokens in the ledger, and tokens and cost charged to a quota key. Reading the
+/// session first applies what its last transaction left pending.
 async fn booked(store: &Arc<dyn Store>, purse: &str) -> (u64, u64, i64, i64) {
     let lines = store.usage(all()).await.unwrap();
     let (turns, prompt) = lines.first().map_or((0, 0), |line| (line.turns, line.prompt_tokens));

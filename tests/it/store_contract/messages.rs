@@ -1,4 +1,4 @@
-//! Messages: posted once, kept in a tree, read as paths.
+//! Messages: posted once, stored as a tree, read as paths.
 
 use super::{at, create, id, message, post, said, user};
 use echoic::domain::message::Parts;
@@ -29,7 +29,7 @@ pub async fn recent_history_ends_at_its_limits(store: &Arc<dyn Store>) {
         let texts: String = tail.iter().map(|message| message.content.as_str()).collect();
         (texts, tail.last().is_some_and(|oldest| oldest.parent_id.is_none()))
     };
-    // Each message counts 10 tokens and 2 around it; the empty one is passed over.
+    // Each message costs 10 tokens plus 2 of overhead; the empty one is skipped.
     assert_eq!(tail(100, 10_000).await, ("986543210".to_owned(), true));
     assert_eq!(tail(3, 10_000).await, ("986".to_owned(), false));
     assert_eq!(tail(100, 47).await, ("986".to_owned(), false));
@@ -40,7 +40,7 @@ pub async fn recent_history_ends_at_its_limits(store: &Arc<dyn Store>) {
 pub async fn recent_history_includes_parts_while_they_fit(store: &Arc<dyn Store>) {
     let ada = user("ada");
     create(store, &ada, "s").await;
-    // Of 40 bytes each; the message 2 has no text, the message 4 was not sent by a user.
+    // Parts of 40 bytes each. Message 2 has no text; message 4 is not from a user.
     let parts =
         |number: usize| format!(r#"[{{"type":"image","n":{number},"url":"{number:0>7}"}}]"#);
     let mut last = None;
@@ -94,7 +94,7 @@ pub async fn idempotency_key_expires_after_a_day(store: &Arc<dyn Store>) {
     );
 }
 
-/// A message of a random tree: under which of the messages so far it goes, and how large it is.
+/// A message of a random tree: the index of its parent (`None` for the head), and its size.
 #[derive(Debug, Clone)]
 struct Step {
     under: Option<usize>,
@@ -114,7 +114,7 @@ pub async fn every_message_is_on_one_path_and_in_one_node(store: &Arc<dyn Store>
         let session = format!("s{case}");
         create(store, &ada, &session).await;
         let steps = steps().new_tree(&mut runner).unwrap().current();
-        // The model: each message's parent, and the head.
+        // The expected tree: each message's id and parent.
         let (mut ids, mut parents): (Vec<MessageId>, Vec<Option<usize>>) = (Vec::new(), Vec::new());
         for (number, step) in steps.iter().enumerate() {
             let under = step.under.filter(|under| *under < number).or(number.checked_sub(1));

@@ -1,5 +1,5 @@
-//! What every store must do, whatever it is made of: one suite, run once per store. One file per
-//! subject; what they share stands here.
+//! The store contract: one suite, run against every store. One file per subject; shared helpers are
+//! here.
 
 mod admin;
 mod branches;
@@ -40,10 +40,10 @@ use tempfile::TempDir;
 
 use crate::support::mongo::database;
 
-/// Silence after which an instance counts as gone.
+/// An instance without a heartbeat for this long counts as gone.
 const LEASE: Duration = Duration::from_secs(15);
 
-/// A store that is empty, and what must live as long as it.
+/// An empty store, and the folder that must live as long as it.
 pub(crate) struct Fresh {
     pub(crate) store: Arc<dyn Store>,
     _folder: TempDir,
@@ -55,7 +55,7 @@ pub(crate) async fn sqlite() -> Option<Fresh> {
     Some(Fresh { store: Arc::new(store), _folder: folder })
 }
 
-/// `None` where there is no MongoDB, and none is required.
+/// `None` without a MongoDB, unless `REQUIRE_MONGO` is set.
 pub(crate) async fn mongo() -> Option<Fresh> {
     let store = MongoStore::open(&database()?, LEASE).await.unwrap();
     Some(Fresh { store: Arc::new(store), _folder: tempfile::tempdir().unwrap() })
@@ -200,7 +200,7 @@ fn life(boot: &str) -> Claimant {
     Claimant { instance: "tests".to_owned(), boot: boot.to_owned() }
 }
 
-/// Begins a turn in a session that is free.
+/// Begins a turn in an idle session.
 async fn running(store: &Arc<dyn Store>, begin: BeginTurn) -> Begun {
     match store.begin_turn(begin).await.unwrap() {
         Began::Running(begun) => *begun,

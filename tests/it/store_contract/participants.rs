@@ -1,4 +1,4 @@
-//! People who talk to each other: read marks, nodes, the last message.
+//! Sessions of several users: read marks, nodes, the last message.
 
 use super::{at, create, id, listed, message, post, said, user};
 use echoic::domain::message::Parts;
@@ -120,7 +120,7 @@ pub async fn read_mark_only_advances_and_is_per_user(store: &Arc<dyn Store>) {
         (after.version, after.updated_at, after.last_seen),
         (before.version, before.updated_at, before.last_seen)
     );
-    // A fork is another conversation: nobody has read it yet.
+    // A fork is a new session, so its messages are unread.
     let fork = store.fork(&ada, &id("s"), &name("msg3"), at(9000)).await.unwrap();
     let copied = said(store, &ada, fork.id.as_str(), View::Path).await;
     assert!(copied.iter().all(|message| !message.seen));

@@ -1,5 +1,5 @@
-//! The tree as a property: edits, other replies, switches and forks in any order keep one path from
-//! the head to its root, lose no message, and memory is that path.
+//! The message tree, as a property: edits, regenerations, switches and forks in any order keep one
+//! path from the root to the head and lose no message, and memory reads that path.
 
 use super::{at, begin, create, finish, id, message, post, running, said, user};
 use echoic::domain::memory::{MemoryOptions, Strategy as Way};
@@ -16,22 +16,22 @@ use proptest::strategy::ValueTree;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// What somebody does; numbers pick one of the messages so far.
+/// An action of a user. Numbers select one of the messages so far.
 #[derive(Debug, Clone)]
 enum Deed {
-    /// Asks below the head, or below another message, and gets a reply.
+    /// Runs a turn below the head, or below another message.
     Ask(Option<usize>),
-    /// Says something of some size without a model.
+    /// Posts a message of this size without a model call.
     Post(Option<usize>, usize),
-    /// Asks a message anew: a sibling, with a reply.
+    /// Edits a message: a sibling with a new reply.
     Edit(usize),
-    /// Wants another reply.
+    /// Regenerates a reply.
     Regenerate(usize),
-    /// Goes to the branch of a message.
+    /// Switches to the branch of a message.
     Switch(usize),
-    /// Goes back to what the head stands under.
+    /// Moves the head to its parent.
     Back,
-    /// Takes the path to a message elsewhere, and goes on there.
+    /// Forks the path up to a message and continues in the fork.
     Fork(usize),
 }
 
@@ -51,7 +51,7 @@ fn deeds() -> impl Strategy<Value = Vec<Deed>> {
     proptest::collection::vec(deed, 1..30)
 }
 
-/// A session as it should be.
+/// The expected state of a session.
 struct Model {
     session: SessionId,
     ids: Vec<MessageId>,
@@ -73,7 +73,7 @@ impl Model {
         self.head = Some(self.ids.len() - 1);
     }
 
-    /// The messages from the root down to one of them.
+    /// The messages from the root to `last`.
     fn path(&self, last: Option<usize>) -> Vec<usize> {
         let mut path: Vec<_> = std::iter::successors(last, |at| self.parents[*at]).collect();
         path.reverse();
@@ -94,12 +94,12 @@ impl Model {
     }
 }
 
-/// A session and those who use it.
+/// The store, its user, and memory on top of it.
 struct World<'a> {
     store: &'a Arc<dyn Store>,
     ada: Principal,
     memory: Memory,
-    /// How many messages were recalled in all.
+    /// Total number of recalled messages.
     recalled: AtomicUsize,
 }
 
@@ -215,7 +215,7 @@ impl World<'_> {
         self.check_tokens(&read).await;
     }
 
-    /// What is recalled is of this path, whichever the last one was.
+    /// Recalled messages are on this path, although the cached index may be of the previous one.
     async fn check_recall(&self, read: &Session, on_path: &[MessageId]) {
         let memory = MemoryOptions {
             strategy: Some(Way::Recall),
@@ -238,7 +238,7 @@ impl World<'_> {
         self.recalled.fetch_add(places.len(), Ordering::Relaxed);
     }
 
-    /// Each message knows the tokens of its own path.
+    /// `path_tokens` of each message is the sum over its own path.
     async fn check_tokens(&self, read: &Session) {
         let Some(head) = &read.head_id else { return };
         let bounds = TailBounds { messages: u32::MAX, tokens: u32::MAX, overhead: 0, parts: 0 };

@@ -1,4 +1,4 @@
-//! Projects: who sees them, their files, their versions, and many writers at once.
+//! Projects: visibility, files, versions, and concurrent writers.
 
 use super::{at, user};
 use echoic::domain::project::{FilePath, GenerationStatus, Language, MAX_FILE};
@@ -93,7 +93,7 @@ pub(super) async fn each_change_raises_the_version_and_stale_ones_fail(store: &A
     assert_eq!((changed.name.as_str(), &changed.system_prompt), ("Market", &None));
     assert_eq!(changed.description, "Sells plants");
 
-    // The same again, and nothing at all, change nothing.
+    // A repeated change and an empty one change nothing.
     for nothing in [change, ProjectChange::default()] {
         let same = store.change_project(&ada, id, nothing, vec![2], at(3)).await.unwrap();
         assert_eq!(same, changed);

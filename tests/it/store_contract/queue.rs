@@ -1,4 +1,4 @@
-//! Turns that wait for the session's running one.
+//! Turns that are queued while another one runs in the session.
 
 use super::{at, begin, create, finish, id, life, running, said, user};
 use echoic::domain::page::View;

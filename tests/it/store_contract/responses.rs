@@ -1,4 +1,4 @@
-//! Responses: what is kept of a turn's request beside its messages.
+//! Responses: the stored request of a turn, for the Responses API.
 
 use super::{at, create, id, user};
 use echoic::domain::{MessageId, TurnId, UserId};
@@ -28,7 +28,7 @@ pub async fn response_is_stored_once_per_reply_for_its_participants(store: &Arc<
     store.create_session(&ada, new, at(0)).await.unwrap();
     let first = response("t1", "r1");
     assert_eq!(store.put_response(&id("s"), &first).await.unwrap(), first);
-    // The same reply, told of once more under another name.
+    // The same reply under another turn id.
     let again = StoredResponse { request: "{}".to_owned(), ..response("t2", "r1") };
     assert_eq!(store.put_response(&id("s"), &again).await.unwrap(), first);
     assert_eq!(store.put_response(&id("s"), &first).await.unwrap(), first);
@@ -67,7 +67,7 @@ pub async fn response_is_deleted_with_its_session(store: &Arc<dyn Store>) {
     assert_eq!(error.kind, Kind::ResponseNotFound);
     let late = store.put_response(&id("s"), &response("t2", "r2")).await.unwrap_err();
     assert_eq!(late.kind, Kind::SessionNotFound);
-    // A session of the same name that comes later has none of it.
+    // A later session with the same id has none of them.
     create(store, &ada, "s").await;
     for turn in ["t1", "t2"] {
         let error = store.response(&ada, &TurnId::trusted(turn)).await.unwrap_err();

@@ -1,4 +1,4 @@
-//! Sessions: who may see them, and how they are found.
+//! Sessions: visibility, listing, and search.
 
 use super::{at, begin, create, id, listed, message, post, user};
 use echoic::domain::page::{Cursor, Place, SessionQuery, SessionSort, Slice, Sort, View};
@@ -120,7 +120,7 @@ pub async fn bulk_deletion_takes_only_the_callers_own_sessions(store: &Arc<dyn S
         (&ada, "4", None, 5),
         (&bob, "5", project("p"), 1),
     ] {
-        // Each takes part in the other's sessions, which gives no right to delete them.
+        // Both take part in every session, which gives no right to delete it.
         let participants = vec![ada.user.clone(), bob.user.clone()];
         let id = Some(id(session));
         let new = NewSession { id, project_id, participants, ..NewSession::default() };
@@ -128,7 +128,7 @@ pub async fn bulk_deletion_takes_only_the_callers_own_sessions(store: &Arc<dyn S
         let said = message(owner.user.as_str(), Role::User, "hi", day);
         post(store, owner, session, said, Parent::Head).await;
     }
-    // Without a message the creation counts.
+    // Without a message the creation time counts.
     let (silent, created) = (NewSession { id: Some(id("6")), ..NewSession::default() }, at(2));
     store.create_session(&ada, silent, created).await.unwrap();
     let owned = async |who: &Principal, filter: DeleteFilter| {
@@ -181,7 +181,7 @@ pub async fn operator_finds_all_sessions_by_their_owner(store: &Arc<dyn Store>) 
     assert_eq!(found(None, None, 10).await, ("231".to_owned(), 3));
     assert_eq!(found(None, None, 2).await, ("23".to_owned(), 3));
     assert_eq!(found(None, Some("sou"), 10).await, ("31".to_owned(), 2));
-    // Who only takes part in a session does not own it.
+    // A participant is not an owner.
     assert_eq!(found(Some(&ada), None, 10).await, ("31".to_owned(), 2));
     assert_eq!(found(Some(&bob), None, 10).await, ("2".to_owned(), 1));
     assert_eq!(found(Some(&user("eve")), None, 10).await, (String::new(), 0));
@@ -197,7 +197,7 @@ pub async fn cursor_list_shows_each_session_once_while_others_arrive(store: &Arc
     for (round, key) in sorts.into_iter().enumerate() {
         for descending in [false, true] {
             let who = user(&format!("reader {round} {descending}"));
-            // Seven times and titles for forty sessions: most stand beside others of the same key.
+            // Forty sessions share seven times and titles, so most neighbors have equal sort keys.
             let create = async |number: i64| {
                 let title = Title::given(Some(&format!("title {}", number % 7))).unwrap();
                 let session = id(&format!("{round}-{descending}-{:02}", (number * 37) % 101));
@@ -239,7 +239,7 @@ pub async fn cursor_list_shows_each_session_once_while_others_arrive(store: &Arc
                 arriving += 1;
                 create(arriving).await;
                 let Some(cursor) = page.next else { break };
-                // As a client carries it.
+                // Encoded and decoded, as a client passes it back.
                 place = Place::After(Cursor::decode(&cursor.encode(), sort).unwrap());
             }
             let before: Vec<_> = expected.into_iter().map(|(_, (_, id))| id).collect();

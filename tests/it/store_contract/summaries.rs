@@ -1,4 +1,4 @@
-//! Summaries: found on the paths that have their last message.
+//! Summaries: found on the paths that contain their last message.
 
 use super::{create, id, message, post, user};
 use echoic::domain::{MessageId, Role};
@@ -19,7 +19,7 @@ pub async fn summary_is_found_on_paths_with_its_last_message(store: &Arc<dyn Sto
     create(store, &user("ada"), "s").await;
     let mut path = Vec::new();
     for number in 0..6 {
-        // So large that each opens a node.
+        // Large enough for a node of its own.
         path.push(say(store, &format!("{number}{}", "x".repeat(70_000)), Parent::Head).await);
     }
     let branch = say(store, "branch", Parent::Message(path[2].clone())).await;
@@ -47,7 +47,7 @@ pub async fn summary_is_found_on_paths_with_its_last_message(store: &Arc<dyn Sto
     store.put_summary(&id("s"), &again).await.unwrap();
     assert_eq!(store.summary(&id("s"), &path[5]).await.unwrap(), Some(again));
 
-    // A session of the same name that comes later has none of it, and nobody sums up what is gone.
+    // A later session with the same id has no summary, and none can be stored for deleted messages.
     store.delete_session(&user("ada"), &id("s")).await.unwrap();
     assert_eq!(found(&path[5]).await, None);
     store.put_summary(&id("s"), &summary(&path[0], &path[5], "late")).await.unwrap();

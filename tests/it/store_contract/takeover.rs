@@ -1,4 +1,4 @@
-//! The support desk: a customer talks to the model, is handed to a person, and back.
+//! The support desk: a customer talks to the model, is handed to an agent, and back.
 
 use super::{at, begin, finish, id, life, listed, message, post, running, said, user};
 use echoic::domain::page::View;
@@ -21,7 +21,7 @@ async fn set_status(store: &Arc<dyn Store>, who: &Principal, status: &str, milli
     store.change_session(who, &id("desk"), change, Vec::new(), at(millis)).await.unwrap()
 }
 
-/// A message of the customer's, in the way the chat sends it.
+/// A message of the customer, as the chat sends it.
 fn ask(customer: &Principal, text: &str, millis: i64) -> BeginTurn {
     let mut begin = begin(customer, "desk", text);
     begin.now = at(millis);
@@ -57,7 +57,7 @@ pub async fn customer_is_handed_to_an_agent_and_back(store: &Arc<dyn Store>) {
     let begun = running(store, ask(&customer, "Where is my invoice?", 1000)).await;
     store.finish_turn(finish(&begun, "In your account.", None)).await.unwrap().unwrap();
 
-    // Nobody else sees it until the desk lets an agent in and hands the session over.
+    // No other user sees the session until the desk adds an agent and hands it over.
     let hidden = store.session(&agent, &id("desk"), Access::Participate).await.unwrap_err();
     assert_eq!(hidden.kind, Kind::SessionNotFound);
     let let_in =
@@ -67,7 +67,7 @@ pub async fn customer_is_handed_to_an_agent_and_back(store: &Arc<dyn Store>) {
     let handed = set_status(store, &agent, "agent_assigned", 3000).await;
     assert_eq!((handed.status.as_str(), handed.version), ("agent_assigned", opened.version + 3));
 
-    // The model is silent now; the message is there for the agent, unread.
+    // No turn begins now; the message is stored for the agent, unread.
     let Ok(Began::HandedOver { session, .. }) =
         store.begin_turn(ask(&customer, "It is not there!", 4000)).await
     else {
@@ -78,7 +78,7 @@ pub async fn customer_is_handed_to_an_agent_and_back(store: &Arc<dyn Store>) {
     assert_eq!(waiting.last().unwrap(), "customer: It is not there! (unseen)");
     assert!(store.begin_waiting(&life("two"), at(4500)).await.unwrap().next.is_none());
 
-    // The agent reads and answers, as a user; in the model's place only the desk may speak.
+    // The agent reads and answers as a user. Only the desk, an admin, may post as the assistant.
     let last = said(store, &agent, "desk", View::Path).await.pop().unwrap();
     store.mark_seen(&agent, &id("desk"), &last.id).await.unwrap();
     let as_model = PostMessage {
@@ -107,7 +107,7 @@ pub async fn customer_is_handed_to_an_agent_and_back(store: &Arc<dyn Store>) {
         ]
     );
 
-    // Closed, nothing can be added, by nobody and in no way.
+    // A closed session rejects every new message.
     let closed = set_status(store, &agent, "closed", 6000).await;
     assert_eq!(closed.last_seen, Some(at(4000)), "what others say does not show the customer");
     let mut anew = ask(&customer, "Thanks", 7000);
@@ -124,7 +124,7 @@ pub async fn customer_is_handed_to_an_agent_and_back(store: &Arc<dyn Store>) {
     let refused = store.session(&other, &id("desk"), Access::Participate).await.unwrap_err();
     assert_eq!(refused.kind, Kind::SessionNotFound);
 
-    // Reopened, the model answers again and has read all of it.
+    // Reopened, the model answers again and reads the whole history.
     set_status(store, &customer, "active", 8000).await;
     let begun = running(store, ask(&customer, "Thanks", 9000)).await;
     let bounds =

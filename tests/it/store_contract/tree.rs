@@ -1,4 +1,4 @@
-//! The tree of a session's messages: its head moved, its paths copied.
+//! The message tree of a session: moving its head, and forking its paths.
 
 use super::{at, begin, create, finish, id, message, post, running, said, user};
 use echoic::domain::page::View;
@@ -31,7 +31,7 @@ async fn path(store: &Arc<dyn Store>, who: &Principal) -> Vec<String> {
     said.into_iter().map(|message| message.content).collect()
 }
 
-/// A session in which two roots stand side by side, and under the first of them three branches.
+/// A session with two roots, the first of which has three branches.
 async fn tree(store: &Arc<dyn Store>, who: &Principal) {
     create(store, who, "s").await;
     for (text, parent) in [
@@ -71,7 +71,7 @@ pub async fn head_moves_to_the_newest_leaf_below_a_message(store: &Arc<dyn Store
         };
         assert_eq!(kept(&moved), kept(&before), "no message came, no field of its own changed");
     }
-    // Where it is already it is left in peace; what comes next follows it.
+    // Moving the head to where it is does not touch the session; the next message follows the head.
     let same = store.move_head(&ada, &id("s"), &name("b2"), at(60)).await.unwrap();
     assert_eq!(same.updated_at, at(50));
     put(store, &ada, "e", Parent::Head).await;
@@ -95,7 +95,7 @@ pub async fn head_stays_during_a_reply_and_for_strangers(store: &Arc<dyn Store>)
     assert_eq!(kind(&ada, &name("a")).await, Kind::SessionBusy);
     store.finish_turn(finish(&begun, "r", None)).await.unwrap().unwrap();
     assert_eq!(path(store, &ada).await, ["other", "q", "r"]);
-    // Nothing is added, so a closed session may be looked at from another branch.
+    // Switching branches adds nothing, so a closed session allows it.
     let closed = SessionChange {
         status: Some(SessionStatus::parse("closed").unwrap()),
         ..SessionChange::default()
@@ -105,7 +105,7 @@ pub async fn head_stays_during_a_reply_and_for_strangers(store: &Arc<dyn Store>)
     assert_eq!(path(store, &ada).await, ["a", "b1", "b1-later"]);
 }
 
-/// All of a message but where it stands among the others.
+/// A message without the fields that depend on its session.
 fn told(message: &Message) -> Value {
     let mut told = serde_json::to_value(message).unwrap();
     for place in ["sessionId", "seq", "siblingIds"] {
@@ -180,7 +180,7 @@ pub async fn guests_fork_belongs_to_the_guest_alone(store: &Arc<dyn Store>) {
     store.create_session(&ada, new, at(0)).await.unwrap();
     put(store, &bob, "hello", Parent::Head).await;
     let begun = running(store, begin(&ada, "s", "q")).await;
-    // What is being answered may be taken elsewhere meanwhile.
+    // A question can be forked while its reply is running.
     let fork = store.fork(&bob, &id("s"), &begun.question.id, at(9)).await.unwrap();
     assert_eq!((&fork.owner, &fork.project_id, fork.active_turn), (&bob.user, &None, None));
     let copied = said(store, &bob, fork.id.as_str(), View::Path).await;
@@ -205,7 +205,7 @@ pub async fn fork_of_a_path_over_many_nodes_is_complete(store: &Arc<dyn Store>) 
         let text = format!("{number}:{}", "x".repeat((number as usize % 5) * 30_000));
         let mut message = message("ada", Role::User, &text, number);
         message.id = name(&number.to_string());
-        // Every third message has a sibling that the path passes by.
+        // Every third message has a sibling that is not on the path.
         post(store, &ada, "s", message.clone(), Parent::Head).await;
         if number % 3 == 1 {
             message.id = name(&format!("beside {number}"));

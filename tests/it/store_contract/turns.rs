@@ -1,4 +1,4 @@
-//! Turns: begun, finished, repeated, logged, found after a crash.
+//! Turns: begun, finished, repeated, logged, recovered after a crash.
 
 use super::{at, begin, create, finish, id, life, message, running, said, user};
 use echoic::domain::page::View;
@@ -46,7 +46,7 @@ pub async fn finish_frees_session_and_lost_claim_stores_nothing(store: &Arc<dyn 
     let head = Some(begun.turn.message_id.clone());
     assert_eq!((session.active_turn, session.messages_count, session.head_id), (None, 2, head));
     assert!(store.finish_turn(finish(&begun, "another", None)).await.unwrap().is_none());
-    // Said again, because the answer was lost on its way.
+    // A retry, as after a lost acknowledgement.
     let again = store.finish_turn(finish(&begun, "hello", None)).await.unwrap();
     assert!(again.unwrap().next.is_none());
     let messages = said(store, &ada, "s", View::All).await;
@@ -195,7 +195,7 @@ pub async fn log_ends_with_its_reply_and_is_dropped_later(store: &Arc<dyn Store>
     let finish = FinishTurn { last_batch, ..finish(&begun, "hello", None) };
     store.finish_turn(finish).await.unwrap().unwrap();
 
-    // What comes too late, from a server that thought itself alive, changes nothing.
+    // A late batch, from an instance that was declared dead and does not know it, is ignored.
     store.append_log(vec![entry(3, "zombie")]).await.unwrap();
     assert_eq!(store.read_log(&id("s"), &turn, at(2)).await.unwrap().concat(), b"abc");
     assert!(store.read_log(&id("another"), &turn, at(2)).await.unwrap().is_empty());

@@ -1,14 +1,14 @@
-//! The gated provider in Anthropic's words: what a stream of the Messages API consists of.
+//! Events of Anthropic's Messages API, sent by the scripted provider.
 
 use super::Call;
 use serde_json::{Value, json};
 
-/// Sends one event as Anthropic names it.
+/// Sends an event, named by its type.
 pub fn event(call: &mut Call, event: &Value) {
     call.raw(format!("event: {}\ndata: {event}\n\n", event["type"].as_str().unwrap()));
 }
 
-/// Opens the message, with what it costs so far.
+/// Starts the message with its usage so far.
 pub fn begin(call: &mut Call, usage: Value) {
     let message = json!({
         "id": "msg_1", "type": "message", "role": "assistant", "content": [], "model": "m",
@@ -18,7 +18,7 @@ pub fn begin(call: &mut Call, usage: Value) {
     event(call, &json!({"type": "ping"}));
 }
 
-/// Sends one block of thoughts, and its signature.
+/// Sends a block of reasoning and its signature.
 pub fn thinking(call: &mut Call, pieces: &[&str]) {
     let block = json!({"type": "thinking", "thinking": "", "signature": ""});
     event(call, &json!({"type": "content_block_start", "index": 0, "content_block": block}));
@@ -31,19 +31,19 @@ pub fn thinking(call: &mut Call, pieces: &[&str]) {
     event(call, &json!({"type": "content_block_stop", "index": 0}));
 }
 
-/// Opens a block of text.
+/// Starts a text block.
 pub fn text_begins(call: &mut Call) {
     let block = json!({"type": "text", "text": ""});
     event(call, &json!({"type": "content_block_start", "index": 1, "content_block": block}));
 }
 
-/// Sends one delta of the answer.
+/// Sends a text delta.
 pub fn text(call: &mut Call, text: &str) {
     let delta = json!({"type": "text_delta", "text": text});
     event(call, &json!({"type": "content_block_delta", "index": 1, "delta": delta}));
 }
 
-/// Ends the message.
+/// Ends the text block and the message.
 pub fn finish(call: &mut Call, stop_reason: &str, usage: Value) {
     event(call, &json!({"type": "content_block_stop", "index": 1}));
     let delta = json!({"stop_reason": stop_reason, "stop_sequence": null});

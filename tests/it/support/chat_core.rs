@@ -1,4 +1,4 @@
-//! The core of a server without its HTTP, for users that HTTP cannot tell apart.
+//! The chat core without HTTP, on a given store and with the demo provider.
 
 use crate::store_contract::Fresh;
 use echoic::chat::{Chat, Parts};
@@ -10,7 +10,8 @@ use echoic::store::{Claimant, NewSession, SessionChange};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
-/// A server's core with a feed, for users that HTTP cannot tell apart.
+/// The chat core with its event feed running. Without authentication HTTP has one user; here a test
+/// can act as several.
 pub struct Core {
     pub chat: Arc<Chat>,
     pub fresh: Fresh,
@@ -62,12 +63,11 @@ impl Core {
     }
 }
 
-/// A user.
 pub fn principal(user: &str) -> Principal {
     Principal { user: UserId::trusted(user), is_admin: false }
 }
 
-/// Runs tests that take an empty store on each of them.
+/// Runs tests that take an empty store against each store.
 macro_rules! on_both_stores {
     ($($test:ident),*) => {$(
         mod $test {

@@ -1,4 +1,4 @@
-//! Listens to events as a client does.
+//! A client of the event stream.
 
 use super::{Server, soon};
 use bytes::Bytes;
@@ -7,22 +7,22 @@ use futures::stream::BoxStream;
 use reqwest::{Method, Response};
 use serde_json::Value;
 
-/// A listener behind its first `sync`.
+/// A listener that has received its first `sync`, after which no event is missed.
 pub struct Events {
     body: BoxStream<'static, reqwest::Result<Bytes>>,
     buffer: String,
-    /// The `sync` that came first.
+    /// The first event.
     pub sync: Value,
 }
 
 impl Events {
-    /// Listens at a server; `query` is empty or begins with `?`.
+    /// Subscribes at a server; `query` is empty or begins with `?`.
     pub async fn of(server: &Server, query: &str) -> Self {
         let request = server.request(Method::GET, &format!("/api/events{query}"));
         Self::opened(soon(request.send()).await.unwrap()).await
     }
 
-    /// Listens to what has been asked for.
+    /// Reads a stream that was requested already.
     pub async fn opened(response: Response) -> Self {
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
@@ -33,7 +33,7 @@ impl Events {
         events
     }
 
-    /// The next event; comments are passed over.
+    /// The next event; comments are skipped.
     pub async fn next(&mut self) -> Value {
         loop {
             let block = self.block().await.expect("the stream goes on");
@@ -43,7 +43,7 @@ impl Events {
         }
     }
 
-    /// Waits for a comment.
+    /// Waits for a comment, which is the heartbeat.
     pub async fn comment(&mut self) {
         while !self.block().await.expect("the stream goes on").starts_with(':') {}
     }
@@ -53,7 +53,7 @@ impl Events {
         while self.block().await.is_some() {}
     }
 
-    /// Type and action, or role, of the next so many events.
+    /// Type and action, or type and role, of the next `count` events.
     pub async fn told(&mut self, count: usize) -> Vec<String> {
         let mut told = Vec::new();
         for _ in 0..count {
@@ -75,7 +75,7 @@ impl Events {
     }
 }
 
-/// Reads one event, whose name must be its type.
+/// Parses an event and asserts that its name is its type.
 pub fn parse(block: &str) -> Value {
     let (name, data) = block.split_once('\n').expect("an event line and a data line");
     let data = data.strip_prefix("data: ").expect("a data line");
@@ -84,7 +84,7 @@ pub fn parse(block: &str) -> Value {
     data
 }
 
-/// What an event is about, in two words.
+/// Type and action, or type and role, of an event.
 pub fn brief(event: &Value) -> String {
     let of = event["action"].as_str().or(event["message"]["role"].as_str());
     format!("{} {}", event["type"].as_str().unwrap(), of.unwrap_or_default()).trim().to_owned()

@@ -1,4 +1,4 @@
-//! Who asks: keys, tokens and requests with them.
+//! Keys, and a client that sends one with each request.
 
 use super::Server;
 use super::server::{Reply, read};
@@ -12,12 +12,12 @@ use reqwest::{Method, RequestBuilder};
 use serde_json::Value;
 
 impl Server {
-    /// A new key of a user.
+    /// Creates a key for a user.
     pub async fn key(&self, user: &str, scope: Scope) -> String {
         self.stored_key(user, scope).await.0
     }
 
-    /// The same, and what is kept of it.
+    /// Creates a key and returns its stored form as well.
     pub async fn stored_key(&self, user: &str, scope: Scope) -> (String, StoredKey) {
         let terms = KeyTerms { user: UserId::trusted(user), name: None, scope, expires_at: None };
         let (text, stored) = new_key(terms, clock::now()).unwrap();
@@ -25,20 +25,20 @@ impl Server {
         (text, stored)
     }
 
-    /// Stores a key as `echoic keys create` does.
+    /// Stores a key, as `echoic keys create` does alongside a running server.
     pub async fn keep_key(&self, stored: &StoredKey) {
         let store = open_beside(&self.database_url().parse().unwrap()).await.unwrap();
         store.add_key(stored.clone()).await.unwrap();
         store.close().await;
     }
 
-    /// A user who asks with a key or a token.
+    /// A client that sends this key or token.
     pub fn with_key<'a>(&'a self, key: &'a str) -> Asking<'a> {
         Asking { server: self, key }
     }
 }
 
-/// Requests with a key or a token.
+/// Sends requests with a key or a token.
 #[derive(Clone, Copy)]
 pub struct Asking<'a> {
     server: &'a Server,

@@ -1,6 +1,11 @@
-//! What the tests stand on: a real server on a free port, a provider that does nothing until it is
-//! told, and readers of what comes back. Nothing here waits by the clock; every wait has a
-//! deadline that only a broken server reaches.
+//! Test fixtures: a real server on a free port, a provider that does nothing until a test triggers
+//! it, and readers of streams. No fixture sleeps; every wait has a deadline that only a broken
+//! server reaches.
+//!
+//! Tests order events with gates. `Upstream::call` returns once a request has reached the provider,
+//! which holds it until the test answers; `Frames::until` returns once a frame has been published
+//! to readers. A step that depends on an earlier one waits for its visible effect first: a test
+//! reads a delta before it stops the turn, so that the stored reply must contain it.
 
 pub mod anthropic;
 pub mod chat_core;
@@ -21,10 +26,10 @@ pub use upstream::{Call, Upstream};
 use std::future::Future;
 use std::time::Duration;
 
-/// How long a wait may take before the test fails.
+/// Maximum duration of a wait; a longer one fails the test.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Waits for what must happen; fails the test if it does not.
+/// Waits for a future that must complete within [`DEADLINE`], and names the caller if it does not.
 #[track_caller]
 pub fn soon<T>(future: impl Future<Output = T>) -> impl Future<Output = T> {
     let caller = std::panic::Location::caller();

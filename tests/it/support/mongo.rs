@@ -1,8 +1,9 @@
-//! MongoDB for tests: a server that is shared by all of them, each in a database of its own, or a
-//! server of the test's own where it breaks things.
+//! MongoDB for tests: a server shared by all of them, each with its own database, or a private
+//! server for tests that break it.
 //!
-//! `tests/run` starts the shared server and says where it is, and where the program is that serves.
-//! Without that, tests of MongoDB are passed over, unless `REQUIRE_MONGO` wants them.
+//! `tests/run` starts the shared server and sets `ECHOIC_TEST_MONGODB` to its address and
+//! `ECHOIC_TEST_MONGOD` to the program. Without them tests of MongoDB are skipped, unless
+//! `REQUIRE_MONGO` is set.
 
 use super::soon;
 use mongodb::Client;
@@ -14,8 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 use uuid::Uuid;
 
-/// A connection string for a database that nobody else uses, on the shared server. `None` if there
-/// is none here.
+/// The connection string of a new database on the shared server; `None` without one.
 pub fn database() -> Option<String> {
     let server = wanted("ECHOIC_TEST_MONGODB")?;
     let (server, options) = server.split_once("/?").expect("mongodb://HOST:PORT/?OPTIONS");
@@ -31,7 +31,7 @@ fn wanted(variable: &str) -> Option<String> {
     value
 }
 
-/// A server of the test's own.
+/// A private server.
 pub struct Mongo {
     pub port: u16,
     folder: TempDir,
@@ -39,7 +39,7 @@ pub struct Mongo {
 }
 
 impl Mongo {
-    /// Starts a server, with these arguments beside the usual ones. `None` if there is none here.
+    /// Starts a server with additional arguments; `None` without the program.
     pub async fn start(arguments: &[&str]) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let port = free_port().await;
@@ -52,37 +52,36 @@ impl Mongo {
         format!("mongodb://127.0.0.1:{}/{database}?replicaSet=secantus", self.port)
     }
 
-    /// A client of the test's own.
     pub async fn client(&self) -> Client {
         Client::with_uri_str(self.url("admin")).await.unwrap()
     }
 
-    /// Runs a command of the administrator's.
+    /// Runs an admin command.
     pub async fn admin(&self, command: Document) -> Document {
         let client = self.client().await;
         soon(async { client.database("admin").run_command(command).await }).await.unwrap()
     }
 
-    /// Lets commands with these names fail: `when` says which of them, `how` in which way.
+    /// Sets a failpoint for these commands: `when` is its mode, `how` the kind of failure.
     pub async fn fail(&self, when: Document, commands: &[&str], how: Document) {
         let mut data = doc! { "failCommands": commands };
         data.extend(how);
         self.admin(doc! { "configureFailPoint": "failCommand", "mode": when, "data": data }).await;
     }
 
-    /// Lets nothing fail any more.
+    /// Removes the failpoint.
     pub async fn mend(&self) {
         self.admin(doc! { "configureFailPoint": "failCommand", "mode": "off" }).await;
     }
 
-    /// Ends the server; what it holds stays.
+    /// Stops the server; its data stays.
     pub async fn stop(&mut self) {
         let pid = self.child.id().unwrap().to_string();
         assert!(soon(Command::new("kill").args(["-TERM", &pid]).status()).await.unwrap().success());
         soon(self.child.wait()).await.unwrap();
     }
 
-    /// Starts it again on the same port and data.
+    /// Starts it again with the same port and data.
     pub async fn start_again(&mut self, arguments: &[&str]) {
         self.child = spawn(&self.folder, self.port, arguments).await.unwrap();
     }

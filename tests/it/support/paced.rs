@@ -1,5 +1,5 @@
-//! A provider over real sockets that answers at a steady pace: a question that ends in a number
-//! gets so many words, one every ten milliseconds and never two at once.
+//! A provider on a real socket with a steady pace: a question that ends in a number gets that many
+//! words, one every ten milliseconds and never two at once.
 
 use super::upstream::{sse_chunk, sse_response};
 use axum::Router;
@@ -19,7 +19,6 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 /// The time between two words.
 pub const PACE: Duration = Duration::from_millis(10);
 
-/// The provider.
 pub struct Paced {
     pub base_url: String,
     calls: Arc<AtomicUsize>,
@@ -36,13 +35,13 @@ impl Paced {
         Self { base_url, calls }
     }
 
-    /// How often it was asked.
+    /// The number of requests so far.
     pub fn calls(&self) -> usize {
         self.calls.load(Ordering::Relaxed)
     }
 }
 
-/// What the provider answers to a question.
+/// The complete reply to a question.
 pub fn answer(question: &str) -> String {
     (0..length(question)).map(word).collect()
 }

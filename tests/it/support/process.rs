@@ -1,5 +1,5 @@
-//! The real program as a process of its own, for what only a process can do: be killed, read its
-//! environment, print.
+//! The real program as a separate process, for tests that kill it, set its environment or read its
+//! output.
 
 use super::soon;
 use std::collections::HashMap;
@@ -14,11 +14,11 @@ pub struct Process {
     pub base: String,
     pub first_line: String,
     child: Child,
-    /// Reads the rest of the log, so that the program never waits for a reader of it.
+    /// Reads the rest of the log, so that the program never blocks on a full pipe.
     log: JoinHandle<String>,
 }
 
-/// The program with nothing of this machine's environment that it would read.
+/// The program with a clean environment.
 pub fn command(folder: &Path, variables: &HashMap<&str, String>, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_echoic"));
     command
@@ -45,12 +45,12 @@ pub async fn run(
 }
 
 impl Process {
-    /// Starts the program and waits for the line that says where it listens.
+    /// Starts the program and waits until it logs its address.
     pub async fn start(folder: &Path, variables: &HashMap<&str, String>) -> Self {
         Self::spawn(command(folder, variables, &[])).await
     }
 
-    /// The same, from a command of the test's own.
+    /// Starts a prepared command and waits until it logs its address.
     pub async fn spawn(mut command: Command) -> Self {
         let mut child = command.spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
@@ -73,7 +73,7 @@ impl Process {
         }
     }
 
-    /// The most memory it has had, in KiB.
+    /// Peak memory so far, in KiB.
     pub fn peak_memory(&self) -> u64 {
         let status = format!("/proc/{}/status", self.child.id().unwrap());
         let status = std::fs::read_to_string(status).unwrap();
@@ -81,17 +81,16 @@ impl Process {
         peak.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
-    /// The process's id.
     pub fn id(&self) -> u32 {
         self.child.id().unwrap()
     }
 
-    /// Ends it as a power cut does.
+    /// Kills the process without a chance to clean up, like a power cut.
     pub async fn kill(&mut self) {
         soon(self.child.kill()).await.unwrap();
     }
 
-    /// Asks it to end as a service manager does; its exit code and the rest of its log.
+    /// Sends SIGTERM and waits. Returns the exit code and the rest of the log.
     pub async fn terminate(mut self) -> (i32, String) {
         let pid = self.child.id().unwrap().to_string();
         assert!(soon(Command::new("kill").args(["-TERM", &pid]).status()).await.unwrap().success());

@@ -25,7 +25,7 @@ pub struct Server {
     task: JoinHandle<()>,
 }
 
-/// An answer that was read whole.
+/// A response that was read to its end.
 #[derive(Debug)]
 pub struct Reply {
     pub status: u16,
@@ -41,7 +41,7 @@ impl Reply {
         self.body["data"].clone()
     }
 
-    /// Status and code of a failure.
+    /// Status and error code of a failure.
     #[track_caller]
     pub fn failure(&self) -> (u16, &str) {
         assert_eq!(self.body["success"], false, "{}", self.body);
@@ -54,17 +54,17 @@ impl Reply {
 }
 
 impl Server {
-    /// A server with the gated provider.
+    /// Starts a server with the scripted provider.
     pub async fn start() -> Self {
         Self::with(&[]).await
     }
 
-    /// The same, with more flags.
+    /// Starts a server with additional flags.
     pub async fn with(flags: &[&str]) -> Self {
         Self::tuned(flags, tuning()).await
     }
 
-    /// The same, with what an operator cannot set.
+    /// Starts a server with additional flags and internal settings that have no flag.
     pub async fn tuned(flags: &[&str], tuning: Tuning) -> Self {
         let mut server = Self::prepare(flags, tuning).await;
         server.start_again().await;
@@ -88,7 +88,8 @@ impl Server {
         Self { base, client, upstream, folder, flags: all, tuning, shutdown, task }
     }
 
-    /// A server whose store is a file, whatever the others use, for tests that look into it.
+    /// Starts a server on a SQLite file, whatever the test run's store is, for tests that open the
+    /// file.
     pub async fn on_file(flags: &[&str]) -> Self {
         let mut server = Self::prepare(flags, tuning()).await;
         server.flags.push(format!("--database-url={}", file(&server.folder)));
@@ -102,18 +103,18 @@ impl Server {
         self.start_again().await;
     }
 
-    /// Starts a server that was stopped again, on the same store.
+    /// Starts a stopped server again on the same store.
     pub async fn start_again(&mut self) {
         (self.base, self.shutdown, self.task) = launch(&self.flags, self.tuning).await;
     }
 
-    /// Stops the server as SIGTERM does.
+    /// Stops the server as SIGTERM does and waits for its end.
     pub async fn stop(&mut self) {
         self.shutdown.cancel();
         soon(&mut self.task).await.unwrap();
     }
 
-    /// Asks the server to stop, without waiting for it.
+    /// Begins a shutdown without waiting for its end.
     pub fn terminate(&self) {
         self.shutdown.cancel();
     }
@@ -122,7 +123,7 @@ impl Server {
         self.folder.path().join("echoic.db")
     }
 
-    /// Where its conversations are, as a command of the program wants to hear it.
+    /// Its database, as the program's commands take it.
     pub fn database_url(&self) -> String {
         let mut urls = self.flags.iter().filter_map(|flag| flag.strip_prefix("--database-url="));
         urls.next_back().unwrap().to_owned()
@@ -152,7 +153,7 @@ impl Server {
         read(self.request(Method::DELETE, path)).await
     }
 
-    /// Begins a turn; the stream is open when this comes back.
+    /// Begins a turn. Returns once the response headers are there.
     pub async fn chat(&self, body: Value) -> Frames {
         let response =
             soon(self.request(Method::POST, "/api/chat").json(&body).send()).await.unwrap();
@@ -160,7 +161,7 @@ impl Server {
         Frames::new(response)
     }
 
-    /// Joins the session's turn, behind a frame if one is named; `None` is 204.
+    /// Joins the running turn, after the given frame; `None` for a 204.
     pub async fn join(&self, session: &str, last_event_id: Option<&str>) -> Option<Frames> {
         let mut request = self.request(Method::GET, &format!("/api/chat/{session}/stream"));
         if let Some(id) = last_event_id {
@@ -174,14 +175,13 @@ impl Server {
         }
     }
 
-    /// A session that exists.
+    /// Creates a session.
     pub async fn session(&self) -> String {
         let created = self.post("/api/chat-sessions", json!({})).await;
         created.data()["sessionId"].as_str().unwrap().to_owned()
     }
 
-    /// A whole turn: sends a message and lets the provider answer. Gives the provider's call as it
-    /// was, for its prompt.
+    /// Runs a whole turn with this reply. Returns the prompt that the provider received.
     pub async fn turn(&self, session: &str, message: &str, reply: &str) -> Vec<String> {
         let mut frames = self.chat(json!({"sessionId": session, "message": message})).await;
         let call = self.upstream.call().await;
@@ -191,7 +191,7 @@ impl Server {
         prompt
     }
 
-    /// A turn whose provider has been called and waits to be told what to say.
+    /// Begins a turn and waits for its provider call, which the test then drives.
     pub async fn open_turn(&self, session: &str, message: &str) -> (Frames, Call) {
         let frames = self.chat(json!({"sessionId": session, "message": message})).await;
         (frames, self.upstream.call().await)
@@ -218,7 +218,7 @@ impl Server {
     }
 }
 
-/// A store of the test's own: a file, or with `ECHOIC_TEST_STORE=mongo` a MongoDB database.
+/// A new store: a file, or with `ECHOIC_TEST_STORE=mongo` a MongoDB database.
 fn database_url(folder: &TempDir) -> String {
     match std::env::var("ECHOIC_TEST_STORE").as_deref() {
         Ok("mongo") => mongo::database().expect("tests/run starts MongoDB"),
@@ -239,7 +239,7 @@ async fn launch(flags: &[String], tuning: Tuning) -> (String, CancellationToken,
     (base, shutdown, task)
 }
 
-/// Sends a request and reads the answer whole.
+/// Sends a request and reads the whole response.
 pub async fn read(request: RequestBuilder) -> Reply {
     let response = soon(request.send()).await.unwrap();
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
@@ -248,8 +248,8 @@ pub async fn read(request: RequestBuilder) -> Reply {
     Reply { status, headers, body }
 }
 
-/// What tests use: a provider that fails is asked again at once, and what a turn recalls is there
-/// however busy the machine is.
+/// Internal settings for tests: failed provider calls are retried at once, and turns wait for the
+/// recall index however busy the machine is.
 pub fn tuning() -> Tuning {
     Tuning {
         provider_pause: Duration::from_millis(1),
@@ -258,7 +258,7 @@ pub fn tuning() -> Tuning {
     }
 }
 
-/// A tuning whose streams are never silent for long.
+/// Settings with heartbeats in quick succession.
 pub fn quick_heartbeat() -> Tuning {
     Tuning { heartbeat: Duration::from_millis(20), ..tuning() }
 }

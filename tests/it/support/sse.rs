@@ -1,4 +1,4 @@
-//! Reads a stream of frames as a client does, frame by frame.
+//! Reads a stream of frames, frame by frame.
 
 use super::soon;
 use bytes::Bytes;
@@ -6,7 +6,6 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use serde_json::Value;
 
-/// One frame.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Frame {
     pub id: String,
@@ -20,13 +19,13 @@ impl Frame {
     }
 }
 
-/// A stream that is being read.
+/// A reader of a stream.
 pub struct Frames {
     body: BoxStream<'static, reqwest::Result<Bytes>>,
     buffer: String,
-    /// Comment lines seen so far.
+    /// Comment lines read so far.
     pub comments: usize,
-    /// Everything that was read, as it came.
+    /// All bytes read so far.
     pub bytes: String,
 }
 
@@ -45,7 +44,7 @@ impl Frames {
         self.try_next().await.expect("the stream goes on")
     }
 
-    /// The same, of a server that may break off.
+    /// Like `next`, for a server that may break the connection.
     pub async fn try_next(&mut self) -> reqwest::Result<Option<Frame>> {
         loop {
             while let Some((block, rest)) = self.buffer.split_once("\n\n") {
@@ -68,7 +67,7 @@ impl Frames {
         }
     }
 
-    /// Reads what is there; whether the stream goes on.
+    /// Reads the next bytes. Returns false at the end of the stream.
     async fn read(&mut self) -> reqwest::Result<bool> {
         let Some(bytes) = soon(self.body.next()).await.transpose()? else { return Ok(false) };
         let text = std::str::from_utf8(&bytes).expect("frames are cut between characters");
@@ -77,7 +76,7 @@ impl Frames {
         Ok(true)
     }
 
-    /// The next frame of a kind, passing over others.
+    /// The next frame of a kind; others are skipped.
     #[track_caller]
     pub fn until(&mut self, kind: &str) -> impl Future<Output = Frame> {
         let caller = std::panic::Location::caller();
@@ -91,7 +90,7 @@ impl Frames {
         }
     }
 
-    /// Waits for a comment.
+    /// Waits for a comment, which is the heartbeat.
     pub async fn comment(&mut self) {
         let before = self.comments;
         while self.comments == before {
@@ -104,7 +103,7 @@ impl Frames {
         }
     }
 
-    /// All frames that are left.
+    /// All remaining frames.
     pub async fn rest(&mut self) -> Vec<Frame> {
         let mut frames = Vec::new();
         while let Some(frame) = self.next().await {
@@ -114,7 +113,7 @@ impl Frames {
     }
 }
 
-/// The text that frames add up to.
+/// The text of all deltas.
 pub fn text_of(frames: &[Frame]) -> String {
     let deltas = frames.iter().filter(|frame| frame.kind() == "text-delta");
     deltas.map(|frame| frame.data["delta"].as_str().unwrap()).collect()

@@ -1,5 +1,5 @@
-//! A provider over real sockets that moves only when a test tells it. It speaks Chat Completions;
-//! what it says in Anthropic's words is in `anthropic.rs`.
+//! A scripted provider on a real socket: it sends nothing until a test triggers it. It implements
+//! Chat Completions; for Anthropic's API see `anthropic.rs`.
 
 use super::soon;
 use axum::Router;
@@ -15,17 +15,14 @@ use std::io;
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
-/// The provider.
 pub struct Upstream {
     pub base_url: String,
     calls: Mutex<mpsc::UnboundedReceiver<Call>>,
 }
 
-/// One request that the provider received and has not answered yet.
+/// A request that the provider received and has not answered completely.
 pub struct Call {
-    /// The request's body.
     pub request: Value,
-    /// The request's headers.
     pub headers: HeaderMap,
     answer: Option<oneshot::Sender<Response>>,
     pieces: Option<mpsc::UnboundedSender<Result<Bytes, io::Error>>>,
@@ -45,13 +42,13 @@ impl Upstream {
         Self { base_url, calls: Mutex::new(calls) }
     }
 
-    /// The next request.
+    /// Waits for the next request.
     #[track_caller]
     pub fn call(&self) -> impl Future<Output = Call> {
         soon(async { self.calls.lock().await.recv().await.unwrap() })
     }
 
-    /// Whether no request is waiting to be looked at.
+    /// Whether no request is waiting.
     pub async fn is_idle(&self) -> bool {
         self.calls.lock().await.is_empty()
     }
@@ -81,7 +78,7 @@ async fn complete(
 }
 
 impl Call {
-    /// The texts of the prompt's messages, each behind its role, and where pictures are.
+    /// The prompt's messages as `role: text`, with images in angle brackets.
     pub fn prompt(&self) -> Vec<String> {
         let messages = self.request["messages"].as_array().unwrap();
         let piece = |part: &Value| match part["type"].as_str().unwrap() {
@@ -98,7 +95,7 @@ impl Call {
         messages.iter().map(told).collect()
     }
 
-    /// Answers with something else than a stream.
+    /// Answers with a JSON body instead of a stream.
     pub fn refuse(self, status: u16, body: Value) {
         self.answer(status, "application/json", body.to_string());
     }
@@ -111,7 +108,7 @@ impl Call {
         let _ = self.answer.take().unwrap().send(response);
     }
 
-    /// Sends bytes of the stream as they are.
+    /// Sends raw bytes of the stream.
     pub fn raw(&mut self, bytes: impl Into<Bytes>) {
         self.open();
         let _ = self.pieces.as_ref().unwrap().send(Ok(bytes.into()));
@@ -129,26 +126,26 @@ impl Call {
         self.raw(sse_chunk(&chunk));
     }
 
-    /// Sends one delta of the answer.
+    /// Sends a text delta.
     pub fn text(&mut self, text: &str) {
         self.chunk(
             json!({"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": null}]}),
         );
     }
 
-    /// Sends one delta of what the model thinks, under the name that the server gives it.
+    /// Sends a reasoning delta; the field's name differs between servers.
     pub fn reasoning(&mut self, field: &str, text: &str) {
         self.chunk(json!({"choices": [{"index": 0, "delta": {field: text}}]}));
     }
 
-    /// Begins a function call; its arguments follow.
+    /// Starts a function call; its arguments follow.
     pub fn tool_call(&mut self, index: u32, id: &str, name: &str) {
         let function = json!({"name": name, "arguments": ""});
         let call = json!({"index": index, "id": id, "type": "function", "function": function});
         self.chunk(json!({"choices": [{"index": 0, "delta": {"tool_calls": [call]}}]}));
     }
 
-    /// Sends more of a call's arguments.
+    /// Sends a delta of a call's arguments.
     pub fn arguments(&mut self, index: u32, more: &str) {
         let more = json!({"index": index, "function": {"arguments": more}});
         self.chunk(json!({"choices": [{"index": 0, "delta": {"tool_calls": [more]}}]}));
@@ -162,7 +159,7 @@ impl Call {
         self.raw("data: [DONE]\n\n");
     }
 
-    /// Ends the reply as a provider does: reason, usage, `[DONE]`.
+    /// Ends the reply: finish reason, usage, `[DONE]`.
     pub fn finish(mut self, usage: Value) {
         self.chunk(json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}));
         self.chunk(json!({"choices": [], "usage": usage}));
@@ -175,7 +172,7 @@ impl Call {
         self.finish(json!({"prompt_tokens": 7, "completion_tokens": 2}));
     }
 
-    /// Ends the body without a reason to finish.
+    /// Ends the body without a finish reason.
     pub fn end(mut self) {
         self.open();
     }
@@ -186,7 +183,7 @@ impl Call {
         let _ = self.pieces.as_ref().unwrap().send(Err(io::Error::other("cut")));
     }
 
-    /// Waits until the server has hung up.
+    /// Waits until the server has closed the connection of a stream.
     pub async fn hung_up(&self) {
         match (&self.answer, &self.pieces) {
             (_, Some(pieces)) => soon(pieces.closed()).await,
@@ -195,18 +192,18 @@ impl Call {
         }
     }
 
-    /// Waits until the server has hung up on a call that was never answered.
+    /// Waits until the server has closed the connection of a call without an answer.
     pub async fn abandoned(mut self) {
         soon(self.answer.take().unwrap().closed()).await;
     }
 }
 
-/// One chunk of a provider's stream.
+/// One event of the stream.
 pub fn sse_chunk(chunk: &Value) -> Bytes {
     format!("data: {chunk}\n\n").into()
 }
 
-/// A provider's stream.
+/// A streaming response.
 pub fn sse_response(
     body: impl Stream<Item = Result<Bytes, io::Error>> + Send + 'static,
 ) -> Response {
