@@ -1,8 +1,8 @@
 //! Admin routes, the audit log, and permanent deletion.
 
-use crate::support::process::{Process, run};
-use crate::support::server::{read, tuning};
-use crate::support::{Events, Server, soon};
+use crate::support::process::{ServerProcess, run};
+use crate::support::server::{fetch, tuning};
+use crate::support::{EventListener, Server, within_deadline};
 use echoic::app::Tuning;
 use echoic::domain::key::Scope;
 use reqwest::Method;
@@ -12,7 +12,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 /// A server with sessions of ann and ben, and the keys of ann and of an admin.
-async fn inhabited() -> (Server, String, String) {
+async fn server_with_sessions() -> (Server, String, String) {
     let server = Server::with(&["--auth=keys"]).await;
     let (ann, root) =
         (server.key("ann", Scope::Chat).await, server.key("root", Scope::Admin).await);
@@ -28,7 +28,7 @@ async fn inhabited() -> (Server, String, String) {
 
 #[tokio::test]
 async fn admin_lists_users_and_sessions_without_content() {
-    let (server, ann, root) = inhabited().await;
+    let (server, ann, root) = server_with_sessions().await;
     let root = server.with_key(&root);
     let users = root.get("/api/admin/users").await.data();
     let lines: Vec<Value> = users["users"]
@@ -78,35 +78,35 @@ async fn log_records_admin_requests_without_content_or_secrets() {
     };
     let (ann, root) = (create("ann", &[]).await, create("root", &["--admin"]).await);
     variables.insert("JWT_SECRET", secret.to_owned());
-    let server = Process::start(folder.path(), &variables).await;
+    let server = ServerProcess::start(folder.path(), &variables).await;
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let ask = |method: Method, key: &str, path: &str| {
         client.request(method, format!("{}{path}", server.base)).bearer_auth(key)
     };
     let body = json!({"sessionId": "s1", "title": "Title hunter2"});
-    assert_eq!(read(ask(Method::POST, &ann, "/api/chat-sessions").json(&body)).await.status, 201);
+    assert_eq!(fetch(ask(Method::POST, &ann, "/api/chat-sessions").json(&body)).await.status, 201);
     let said =
         json!({"sessionId": "s1", "message": "Message hunter2", "systemPrompt": "Prompt hunter2"});
-    soon(ask(Method::POST, &ann, "/api/chat").json(&said).send())
+    within_deadline(ask(Method::POST, &ann, "/api/chat").json(&said).send())
         .await
         .unwrap()
         .text()
         .await
         .unwrap();
-    let ticket = read(ask(Method::POST, &ann, "/api/tickets")).await.data()["ticket"].clone();
+    let ticket = fetch(ask(Method::POST, &ann, "/api/tickets")).await.data()["ticket"].clone();
     let ticket = ticket.as_str().unwrap();
     let stream = client.get(format!("{}/api/events?ticket={ticket}", server.base)).send();
-    drop(Events::opened(soon(stream).await.unwrap()).await);
+    drop(EventListener::opened(within_deadline(stream).await.unwrap()).await);
     for path in
         ["/api/chat-sessions?search=hunter2", "/api/chat-sessions/s1/memory?message=hunter2"]
     {
-        assert_eq!(read(ask(Method::GET, &ann, path)).await.status, 200);
+        assert_eq!(fetch(ask(Method::GET, &ann, path)).await.status, 200);
     }
     let broken = ask(Method::POST, &ann, "/api/chat").header("content-type", "application/json");
-    read(broken.body(r#"{"message": "hunter2", "model": hunter2}"#)).await;
-    read(ask(Method::GET, "ek_wrong_hunter2", "/api/me")).await;
-    read(ask(Method::GET, &root, "/api/chat-sessions/s1/messages")).await.data();
-    read(ask(Method::GET, &root, "/api/admin/sessions?content=true&user=ann&search=hunter2"))
+    fetch(broken.body(r#"{"message": "hunter2", "model": hunter2}"#)).await;
+    fetch(ask(Method::GET, "ek_wrong_hunter2", "/api/me")).await;
+    fetch(ask(Method::GET, &root, "/api/chat-sessions/s1/messages")).await.data();
+    fetch(ask(Method::GET, &root, "/api/admin/sessions?content=true&user=ann&search=hunter2"))
         .await
         .data();
     for path in [
@@ -115,27 +115,29 @@ async fn log_records_admin_requests_without_content_or_secrets() {
         "/api/export?projectId=p1",
         "/api/search?q=hunter2&sessionId=s1",
     ] {
-        read(ask(Method::GET, &root, path)).await;
+        fetch(ask(Method::GET, &root, path)).await;
     }
-    let listening = soon(ask(Method::GET, &root, "/api/events?sessionId=s1").send()).await;
-    drop(Events::opened(listening.unwrap()).await);
+    let listening =
+        within_deadline(ask(Method::GET, &root, "/api/events?sessionId=s1").send()).await;
+    drop(EventListener::opened(listening.unwrap()).await);
     let posted = json!({"chatSessionId": "s1", "role": "user", "content": "Post hunter2"});
     assert_eq!(
-        read(ask(Method::POST, &root, "/api/chat-messages").json(&posted)).await.status,
+        fetch(ask(Method::POST, &root, "/api/chat-messages").json(&posted)).await.status,
         201
     );
     let asked = json!({"sessionId": "s1", "message": "hunter2"});
-    let turn = soon(ask(Method::POST, &root, "/api/chat").json(&asked).send()).await.unwrap();
-    soon(turn.text()).await.unwrap();
+    let turn =
+        within_deadline(ask(Method::POST, &root, "/api/chat").json(&asked).send()).await.unwrap();
+    within_deadline(turn.text()).await.unwrap();
     let asked = json!({"session_id": "s1", "messages": [{"role": "user", "content": "hunter2"}]});
     let turn = ask(Method::POST, &root, "/v1/chat/completions").json(&asked);
-    assert_eq!(soon(turn.send()).await.unwrap().status(), 200);
+    assert_eq!(within_deadline(turn.send()).await.unwrap().status(), 200);
     let asked = json!({"conversation": "conv_s1", "input": "hunter2"});
     let turn = ask(Method::POST, &root, "/v1/responses").json(&asked);
-    assert_eq!(soon(turn.send()).await.unwrap().status(), 200);
+    assert_eq!(within_deadline(turn.send()).await.unwrap().status(), 200);
     // A search without a session covers the admin's own sessions only and is not audited.
-    read(ask(Method::GET, &root, "/api/search?q=hunter2")).await.data();
-    read(ask(Method::DELETE, &root, "/api/chat-sessions/s1")).await.data();
+    fetch(ask(Method::GET, &root, "/api/search?q=hunter2")).await.data();
+    fetch(ask(Method::DELETE, &root, "/api/chat-sessions/s1")).await.data();
 
     let (_, log) = server.terminate().await;
     for private in ["hunter2", ann.as_str(), root.as_str(), ticket, "sk-provider-key", secret] {
@@ -158,34 +160,34 @@ async fn log_records_admin_requests_without_content_or_secrets() {
         &["DELETE", "/api/chat-sessions/s1"],
     ];
     assert_eq!(acts.len(), expected.len(), "{acts:#?}");
-    for (line, tells) in acts.iter().zip(expected) {
-        assert!(line.contains("admin=root") && tells.iter().all(|it| line.contains(it)), "{line}");
+    for (line, fields) in acts.iter().zip(expected) {
+        assert!(line.contains("admin=root") && fields.iter().all(|it| line.contains(it)), "{line}");
     }
 }
 
 #[tokio::test]
 async fn deleting_my_data_removes_only_the_callers_data() {
-    let (server, ann, root) = inhabited().await;
+    let (server, ann, root) = server_with_sessions().await;
     let own = server.with_key(&ann);
     let project = own.post("/api/projects", json!({"name": "P"})).await.data()["projectId"].clone();
     let body = json!({"sessionId": "a3", "projectId": project, "participants": ["ben"]});
     own.post("/api/chat-sessions", body).await.data();
     let chat =
         own.request(Method::POST, "/api/chat").json(&json!({"sessionId": "a3", "message": "hi"}));
-    let stream = soon(chat.send()).await.unwrap();
+    let stream = within_deadline(chat.send()).await.unwrap();
     let _call = server.upstream.call().await;
 
-    let deleted = read(own.request(Method::DELETE, "/api/me/data")).await.data();
+    let deleted = fetch(own.request(Method::DELETE, "/api/me/data")).await.data();
     assert_eq!(deleted, json!({"deletedSessions": 3, "deletedMessages": 3, "deletedProjects": 1}));
-    soon(stream.text()).await.unwrap();
+    within_deadline(stream.text()).await.unwrap();
     assert_eq!(own.get("/api/chat-sessions").await.data()["pagination"]["total"], 0);
     assert_eq!(own.get("/api/projects").await.data()["pagination"]["total"], 0);
     assert_eq!(own.get("/api/export").await.body["sessions"], json!([]));
     let left = server.with_key(&root).get("/api/admin/users").await.data();
     assert_eq!(left["users"][0]["userId"], "ben");
-    let again = read(own.request(Method::DELETE, "/api/me/data")).await.data();
+    let again = fetch(own.request(Method::DELETE, "/api/me/data")).await.data();
     assert_eq!(again, json!({"deletedSessions": 0, "deletedMessages": 0, "deletedProjects": 0}));
-    let admins = read(server.with_key(&root).request(Method::DELETE, "/api/me/data")).await.data();
+    let admins = fetch(server.with_key(&root).request(Method::DELETE, "/api/me/data")).await.data();
     assert_eq!(admins["deletedSessions"], 0, "an admin deletes nobody else's");
 }
 
@@ -196,19 +198,19 @@ async fn turns_running_during_deletion_leave_no_usage_rows() {
     let own = server.with_key(&ann);
     let ask = |path: &str, body: Value| own.request(Method::POST, path).json(&body);
     let turn = ask("/api/chat", json!({"message": "hi"}));
-    let turn = soon(turn.send()).await.unwrap();
+    let turn = within_deadline(turn.send()).await.unwrap();
     let mut running = server.upstream.call().await;
     running.text("half");
     let alone = json!({"messages": [{"role": "user", "content": "hi"}], "stream": true});
     let alone = tokio::spawn(ask("/v1/chat/completions", alone).send());
     let mut direct = server.upstream.call().await;
     direct.text("half");
-    let alone = soon(alone).await.unwrap().unwrap();
+    let alone = within_deadline(alone).await.unwrap().unwrap();
 
-    read(own.request(Method::DELETE, "/api/me/data")).await.data();
+    fetch(own.request(Method::DELETE, "/api/me/data")).await.data();
     direct.reply("done");
-    soon(alone.text()).await.unwrap();
-    soon(turn.text()).await.unwrap();
+    within_deadline(alone.text()).await.unwrap();
+    within_deadline(turn.text()).await.unwrap();
     // The ledger is written in the background; a restart waits for entries that are still pending.
     server.restart().await;
     let usage = server.with_key(&ann).get("/api/usage?groupBy=session").await.data();
@@ -259,7 +261,7 @@ async fn sessions_idle_past_the_retention_are_deleted() {
             {"role": "user", "content": "x", "createdAt": "2020-01-02T00:00:00Z"}]},
     ]});
     let fresh = server.session().await;
-    let mut events = Events::of(&server, "").await;
+    let mut events = EventListener::of(&server, "").await;
     server.post("/api/import", old).await.data();
     let is_gone = |event: &Value| event["action"] == "deleted" && event["sessionId"] == "old";
     while !is_gone(&events.next().await) {}

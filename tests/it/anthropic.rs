@@ -1,6 +1,6 @@
 //! Anthropic as the provider: the parsing of its stream, and the result that an API client sees.
 
-use crate::support::{Call, Server, Upstream, anthropic as claude, soon};
+use crate::support::{ProviderCall, Server, Upstream, anthropic as claude, within_deadline};
 use echoic::domain::message::FinishReason;
 use echoic::domain::{Role, Usage};
 use echoic::provider::anthropic::Anthropic;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 /// Calls the endpoint while the script answers. Returns the events, or the error if no stream
 /// began.
 async fn outcome(
-    script: impl FnOnce(&mut Call) + Send,
+    script: impl FnOnce(&mut ProviderCall) + Send,
 ) -> Result<Vec<Result<Event, ProviderError>>, ProviderError> {
     outcome_of(|mut call| {
         script(&mut call);
@@ -21,7 +21,7 @@ async fn outcome(
 }
 
 async fn outcome_of(
-    script: impl FnOnce(Call),
+    script: impl FnOnce(ProviderCall),
 ) -> Result<Vec<Result<Event, ProviderError>>, ProviderError> {
     let upstream = Upstream::start().await;
     let endpoint = Anthropic::new(&upstream.base_url, Some("sk-ant-secret")).unwrap();
@@ -31,8 +31,9 @@ async fn outcome_of(
         ..Prompt::default()
     };
     let answer = async { script(upstream.call().await) };
-    let (events, ()) = soon(futures::future::join(endpoint.stream(&prompt), answer)).await;
-    let batches: Vec<_> = soon(events?.collect()).await;
+    let (events, ()) =
+        within_deadline(futures::future::join(endpoint.stream(&prompt), answer)).await;
+    let batches: Vec<_> = within_deadline(events?.collect()).await;
     let flat = batches.into_iter().flat_map(|batch| match batch {
         Ok(events) => events.into_iter().map(Ok).collect(),
         Err(error) => vec![Err(error)],
@@ -41,9 +42,9 @@ async fn outcome_of(
 }
 
 /// The events, with adjacent deltas merged.
-fn joined(told: Vec<Result<Event, ProviderError>>) -> Vec<Event> {
+fn merge_deltas(actual: Vec<Result<Event, ProviderError>>) -> Vec<Event> {
     let mut events: Vec<Event> = Vec::new();
-    for event in told {
+    for event in actual {
         match (events.last_mut(), event.unwrap()) {
             (Some(Event::Text(so_far)), Event::Text(more))
             | (Some(Event::Reasoning(so_far)), Event::Reasoning(more)) => so_far.push_str(&more),
@@ -55,7 +56,7 @@ fn joined(told: Vec<Result<Event, ProviderError>>) -> Vec<Event> {
 
 #[tokio::test]
 async fn stream_separates_reasoning_text_and_usage() {
-    let told = outcome(|call| {
+    let actual = outcome(|call| {
         claude::begin(
             call,
             json!({"input_tokens": 12, "cache_creation_input_tokens": 160,
@@ -78,7 +79,7 @@ async fn stream_separates_reasoning_text_and_usage() {
         ..Usage::default()
     };
     assert_eq!(
-        joined(told),
+        merge_deltas(actual),
         [
             Event::Reasoning("hm yes".to_owned()),
             Event::Text("Hello".to_owned()),
@@ -99,14 +100,14 @@ async fn stop_reasons_map_to_finish_reasons() {
         ("tool_use", FinishReason::ToolCalls),
         ("pause_turn", FinishReason::Other),
     ] {
-        let told = outcome(|call| claude::finish(call, word, json!({"output_tokens": 1}))).await;
-        assert_eq!(told.unwrap().pop().unwrap().unwrap(), Event::Finish(reason), "{word}");
+        let actual = outcome(|call| claude::finish(call, word, json!({"output_tokens": 1}))).await;
+        assert_eq!(actual.unwrap().pop().unwrap().unwrap(), Event::Finish(reason), "{word}");
     }
 }
 
 #[tokio::test]
 async fn unknown_events_are_ignored() {
-    let told = outcome(|call| {
+    let actual = outcome(|call| {
         for event in [
             json!({"type": "message_resumed", "at": 7}),
             json!({"type": "content_block_start", "index": 0, "content_block": {"type": "redacted_thinking", "data": "x"}}),
@@ -119,17 +120,17 @@ async fn unknown_events_are_ignored() {
     })
     .await
     .unwrap();
-    assert_eq!(joined(told)[0], Event::Text("hi".to_owned()));
+    assert_eq!(merge_deltas(actual)[0], Event::Text("hi".to_owned()));
 }
 
 #[tokio::test]
 async fn cut_stream_errors_and_bare_end_has_no_finish_reason() {
-    let told = outcome(|call| claude::text(call, "half")).await.unwrap();
-    assert_eq!(told, [Ok(Event::Text("half".to_owned()))]);
+    let actual = outcome(|call| claude::text(call, "half")).await.unwrap();
+    assert_eq!(actual, [Ok(Event::Text("half".to_owned()))]);
     // The connection may break before the response headers arrive, so the error may come from
     // either place.
-    let cut = match outcome_of(Call::cut).await {
-        Ok(told) => told.into_iter().next_back().unwrap().unwrap_err(),
+    let cut = match outcome_of(ProviderCall::break_connection).await {
+        Ok(actual) => actual.into_iter().next_back().unwrap().unwrap_err(),
         Err(error) => error,
     };
     assert_eq!(cut.fault, Fault::Broken);
@@ -141,7 +142,7 @@ async fn cut_stream_errors_and_bare_end_has_no_finish_reason() {
 async fn error_is_recognized_in_every_wrapping() {
     let error =
         json!({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}});
-    type Script = fn(Call, Value);
+    type Script = fn(ProviderCall, Value);
     let wrapped: [(&str, Script); 4] = [
         ("a status", |call, error| call.refuse(529, error)),
         ("a 200 with JSON", |call, error| call.refuse(200, error)),
@@ -154,7 +155,7 @@ async fn error_is_recognized_in_every_wrapping() {
         let body = error.clone();
         let error = match outcome_of(move |call| script(call, body)).await {
             Err(error) => error,
-            Ok(told) => told.into_iter().next_back().unwrap().unwrap_err(),
+            Ok(actual) => actual.into_iter().next_back().unwrap().unwrap_err(),
         };
         assert!(error.message.ends_with("Overloaded"), "{what}: {error}");
         assert!(error.is_passing && error.fault == Fault::Refused, "{what}: {error:?}");
@@ -269,11 +270,14 @@ async fn stateless_openai_request_is_translated() {
     });
     let answer = async {
         let mut call = server.upstream.call().await;
-        let told = &call.request;
-        assert_eq!((&told["max_tokens"], &told["stop_sequences"]), (&json!(9), &json!(["END"])));
+        let actual = &call.request;
+        assert_eq!(
+            (&actual["max_tokens"], &actual["stop_sequences"]),
+            (&json!(9), &json!(["END"]))
+        );
         let format = json!({"type": "json_schema", "schema": schema});
-        assert_eq!(told["output_config"], json!({"effort": "low", "format": format}));
-        assert_eq!((&told["thinking"]["type"], told.get("seed")), (&json!("adaptive"), None));
+        assert_eq!(actual["output_config"], json!({"effort": "low", "format": format}));
+        assert_eq!((&actual["thinking"]["type"], actual.get("seed")), (&json!("adaptive"), None));
         claude::thinking(&mut call, &["hm"]);
         claude::reply(&mut call, "{}");
     };

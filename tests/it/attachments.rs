@@ -12,7 +12,7 @@ fn file(name: &str, media_type: &str, bytes: &[u8]) -> Value {
 }
 
 /// The request body of `useChat`.
-fn said(text: Option<&str>, files: &[Value]) -> Value {
+fn chat_body(text: Option<&str>, files: &[Value]) -> Value {
     let text = text.map(|text| json!({"type": "text", "text": text}));
     let parts: Vec<Value> = text.into_iter().chain(files.iter().cloned()).collect();
     json!({"id": "chat-1", "messages": [{"id": "u1", "role": "user", "parts": parts}]})
@@ -25,19 +25,22 @@ async fn attached_text_is_sent_counted_previewed_and_remembered() {
     let server = Server::start().await;
     let table = file("tides.csv", "text/csv", "port,metres\nΒόλος,0.3\n".as_bytes());
     let parts = [table.clone(), file("a.pdf", "application/pdf", b"%PDF-1.7")];
-    let mut frames = server.chat(said(Some("Which is highest?"), &parts)).await;
+    let mut frames = server.chat(chat_body(Some("Which is highest?"), &parts)).await;
     let call = server.upstream.call().await;
-    let told = format!(
+    let expanded = format!(
         "Which is highest?\n\n<attachment name=\"tides.csv\" type=\"text/csv\">\n\
          port,metres\nΒόλος,0.3\n</attachment>\n\n{UNREADABLE}"
     );
-    assert_eq!(call.prompt()[1..], [format!("user: {told}")]);
+    assert_eq!(call.prompt()[1..], [format!("user: {expanded}")]);
     call.reply("Volos.");
     frames.until("[DONE]").await;
 
     let shown = server.get("/api/chat-sessions/chat-1/memory?message=Sure%3F").await.data();
     let piece = &shown["pieces"][1];
-    assert_eq!((&piece["text"], &piece["tokens"]), (&json!(told), &json!(tokens::count(&told))));
+    assert_eq!(
+        (&piece["text"], &piece["tokens"]),
+        (&json!(expanded), &json!(tokens::count(&expanded)))
+    );
     let mut frames = server.chat(json!({"sessionId": "chat-1", "message": "Sure?"})).await;
     let call = server.upstream.call().await;
     let sent = shown["pieces"].as_array().unwrap().iter().map(|piece| {
@@ -58,7 +61,7 @@ async fn attached_text_is_sent_counted_previewed_and_remembered() {
 async fn file_only_message_is_described_to_every_provider() {
     let parts = [file("a.pdf", "application/pdf", b"%PDF-1.7")];
     let server = Server::start().await;
-    let mut frames = server.chat(said(None, &parts)).await;
+    let mut frames = server.chat(chat_body(None, &parts)).await;
     let call = server.upstream.call().await;
     assert_eq!(call.prompt()[1..], [format!("user: {UNREADABLE}")]);
     call.reply("I cannot read it.");
@@ -79,7 +82,7 @@ async fn file_only_message_is_described_to_every_provider() {
 async fn other_tokenizers_count_attached_text_too() {
     let server = Server::start().await;
     let parts = [file("kanji.txt", "text/plain", "東京の天気は晴れです。".repeat(40).as_bytes())];
-    let mut frames = server.chat(said(Some("Translate."), &parts)).await;
+    let mut frames = server.chat(chat_body(Some("Translate."), &parts)).await;
     server.upstream.call().await.reply("Sunny.");
     frames.until("[DONE]").await;
     let old = json!({"sessionId": "chat-1", "message": "Again.", "model": "gpt-4"});
@@ -94,10 +97,10 @@ async fn other_tokenizers_count_attached_text_too() {
 async fn attached_text_counts_toward_the_message_limit() {
     let server = Server::with(&["--max-message", "4KiB"]).await;
     let large = [file("large.txt", "text/plain", &[b'a'; 5000])];
-    let refused = server.post("/api/chat", said(Some("Read this."), &large)).await;
+    let refused = server.post("/api/chat", chat_body(Some("Read this."), &large)).await;
     assert_eq!(refused.failure(), (413, "payload_too_large"));
     let binary = [file("large.zip", "application/zip", &[b'a'; 50_000])];
-    let mut frames = server.chat(said(Some("Keep this."), &binary)).await;
+    let mut frames = server.chat(chat_body(Some("Keep this."), &binary)).await;
     server.upstream.call().await.reply("I have.");
     frames.until("[DONE]").await;
 }

@@ -1,7 +1,7 @@
 //! Bad input: each request is rejected with the name of the field, and nothing is stored.
 
 use crate::support::Server;
-use crate::support::server::read;
+use crate::support::server::fetch;
 use reqwest::Method;
 
 /// Sends a body and asserts the status and the field named in the error details.
@@ -14,7 +14,7 @@ pub async fn refused(
     field: &str,
 ) {
     let request = server.request(method.clone(), path).header("content-type", "application/json");
-    let reply = read(request.body(body.to_owned())).await;
+    let reply = fetch(request.body(body.to_owned())).await;
     let shown: String = body.chars().take(100).collect();
     assert_eq!(reply.status, status, "{method} {path} {shown}: {}", reply.body);
     let details = &reply.body["error"]["details"];
@@ -176,7 +176,7 @@ async fn bad_body_is_rejected_naming_the_field() {
         server.get("/api/chat-sessions?archived=all").await.data()["pagination"]["total"],
         1
     );
-    assert_eq!(server.said(&session).await, Vec::<String>::new());
+    assert_eq!(server.transcript(&session).await, Vec::<String>::new());
     assert!(server.upstream.is_idle().await);
 }
 
@@ -262,16 +262,16 @@ async fn non_json_content_type_is_rejected() {
                 .header("content-type", kind)
                 .body("{\"message\":\"x\"}");
             assert_eq!(
-                read(request).await.failure(),
+                fetch(request).await.failure(),
                 (415, "unsupported_media_type"),
                 "{path} {kind}"
             );
         }
     }
     let bare = server.request(Method::POST, "/api/chat-sessions").body("{}");
-    assert_eq!(read(bare).await.failure(), (415, "unsupported_media_type"));
+    assert_eq!(fetch(bare).await.failure(), (415, "unsupported_media_type"));
     let charset = server
         .request(Method::POST, "/api/chat-sessions")
         .header("content-type", "Application/JSON; charset=utf-8");
-    assert_eq!(read(charset.body("{}")).await.status, 201);
+    assert_eq!(fetch(charset.body("{}")).await.status, 201);
 }

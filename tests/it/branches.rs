@@ -18,16 +18,16 @@ async fn id_of(server: &Server, session: &str, content: &str) -> String {
 }
 
 /// The history part of the next turn's prompt.
-async fn remembered(server: &Server, session: &str) -> Vec<String> {
+async fn prompt_history(server: &Server, session: &str) -> Vec<String> {
     let shown = server.get(&format!("/api/chat-sessions/{session}/memory")).await.data();
     let pieces = shown["pieces"].as_array().unwrap().clone();
-    let told = |piece: &Value| {
+    let line = |piece: &Value| {
         format!("{}: {}", piece["role"].as_str().unwrap(), piece["text"].as_str().unwrap())
     };
-    pieces.iter().filter(|piece| piece["kind"] == "recent").map(told).collect()
+    pieces.iter().filter(|piece| piece["kind"] == "recent").map(line).collect()
 }
 
-async fn switch(server: &Server, session: &str, message: &str) -> Value {
+async fn switch_to(server: &Server, session: &str, message: &str) -> Value {
     let path = format!("/api/chat-sessions/{session}/head");
     server.put(&path, json!({"messageId": message})).await.data()
 }
@@ -45,15 +45,15 @@ async fn switching_versions_switches_what_the_model_reads() {
     server.upstream.call().await.reply("There once was");
     frames.until("[DONE]").await;
     let edited = ["user: a limerick", "assistant: There once was"];
-    assert_eq!(server.said(&session).await, edited);
+    assert_eq!(server.transcript(&session).await, edited);
     let shown = history(&server, &session, "").await;
     let siblings = json!([first, shown[0]["id"]]);
     assert_eq!(shown[0]["siblingIds"], siblings);
 
-    let back = switch(&server, &session, &first).await;
+    let back = switch_to(&server, &session, &first).await;
     let older = ["user: a poem", "assistant: Roses", "user: longer", "assistant: Roses are red"];
-    assert_eq!(server.said(&session).await, older);
-    assert_eq!(remembered(&server, &session).await, older);
+    assert_eq!(server.transcript(&session).await, older);
+    assert_eq!(prompt_history(&server, &session).await, older);
     assert_eq!(back["headId"], id_of(&server, &session, "Roses are red").await.as_str());
     assert_eq!(
         (&back["messagesCount"], &back["lastMessage"]),
@@ -62,10 +62,10 @@ async fn switching_versions_switches_what_the_model_reads() {
     let prompt = server.turn(&session, "thanks", "Welcome").await;
     assert_eq!(prompt[1..5], older);
 
-    let forth = switch(&server, &session, siblings[1].as_str().unwrap()).await;
-    assert_eq!(server.said(&session).await, edited);
+    let forth = switch_to(&server, &session, siblings[1].as_str().unwrap()).await;
+    assert_eq!(server.transcript(&session).await, edited);
     assert_eq!(forth["version"], back["version"], "a switch is no change of the session's fields");
-    assert_eq!(remembered(&server, &session).await, edited);
+    assert_eq!(prompt_history(&server, &session).await, edited);
     assert_eq!(history(&server, &session, "?view=all").await.len(), 8);
     let ui = history(&server, &session, "?format=ui").await;
     assert_eq!(
@@ -90,21 +90,21 @@ async fn use_chat_edits_and_regenerations_are_switchable_branches() {
         server.upstream.call().await.reply(reply);
         frames.until("[DONE]").await;
     }
-    assert_eq!(server.said("chat-1").await, ["user: color?", "assistant: blue"]);
+    assert_eq!(server.transcript("chat-1").await, ["user: color?", "assistant: blue"]);
     for (named, path) in [
         ("red", ["user: colour?", "assistant: red"]),
         ("colour?", ["user: colour?", "assistant: green"]),
         ("color?", ["user: color?", "assistant: blue"]),
     ] {
         let id = id_of(&server, "chat-1", named).await;
-        switch(&server, "chat-1", &id).await;
-        assert_eq!(server.said("chat-1").await, path);
-        assert_eq!(remembered(&server, "chat-1").await, path);
+        switch_to(&server, "chat-1", &id).await;
+        assert_eq!(server.transcript("chat-1").await, path);
+        assert_eq!(prompt_history(&server, "chat-1").await, path);
     }
     // A client message id works in place of the id; it refers to the newest message that carries
     // it.
-    switch(&server, "chat-1", "u1").await;
-    assert_eq!(server.said("chat-1").await, ["user: color?", "assistant: blue"]);
+    switch_to(&server, "chat-1", "u1").await;
+    assert_eq!(server.transcript("chat-1").await, ["user: color?", "assistant: blue"]);
 }
 
 #[tokio::test]
@@ -123,7 +123,7 @@ async fn fork_is_an_independent_session() {
     assert_eq!((&forked["messagesCount"], &forked["headId"]), (&json!(2), &json!(greeting)));
     let prompt = server.turn(fork, "how old am I?", "I do not know").await;
     assert_eq!(prompt[1..3], ["user: my name is Ada", "assistant: Hello Ada"]);
-    assert_eq!(server.said(&session).await.len(), 4, "the first session has none of it");
+    assert_eq!(server.transcript(&session).await.len(), 4, "the first session has none of it");
     assert_eq!(server.get("/api/chat-sessions").await.data()["pagination"]["total"], 2);
 }
 

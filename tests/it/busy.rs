@@ -1,10 +1,10 @@
 //! `onBusy`: a message that arrives while a reply is running.
 
 use crate::support::sse::text_of;
-use crate::support::{Frames, Server};
+use crate::support::{FrameReader, Server};
 use serde_json::{Value, json};
 
-async fn ask(server: &Server, session: &str, message: &str, on_busy: &str) -> Frames {
+async fn send_message(server: &Server, session: &str, message: &str, on_busy: &str) -> FrameReader {
     server.chat(json!({"sessionId": session, "message": message, "onBusy": on_busy})).await
 }
 
@@ -13,9 +13,9 @@ async fn queued_message_is_stored_and_answered_when_its_turn_runs() {
     let server = Server::start().await;
     let session = server.session().await;
     let (mut first, call) = server.open_turn(&session, "first").await;
-    let mut second = ask(&server, &session, "second", "queue").await;
-    let mut third = ask(&server, &session, "third", "queue").await;
-    assert_eq!(server.said(&session).await, ["user: first"]);
+    let mut second = send_message(&server, &session, "second", "queue").await;
+    let mut third = send_message(&server, &session, "third", "queue").await;
+    assert_eq!(server.transcript(&session).await, ["user: first"]);
     call.reply("one");
     first.until("[DONE]").await;
     let call = server.upstream.call().await;
@@ -25,7 +25,7 @@ async fn queued_message_is_stored_and_answered_when_its_turn_runs() {
     server.upstream.call().await.reply("three");
     assert_eq!(text_of(&third.rest().await), "three");
     assert_eq!(
-        server.said(&session).await,
+        server.transcript(&session).await,
         [
             "user: first",
             "assistant: one",
@@ -44,15 +44,16 @@ async fn ninth_queued_message_is_rejected() {
     let (_first, _call) = server.open_turn(&session, "first").await;
     let mut waiting = Vec::new();
     for number in 0..8 {
-        waiting.push(ask(&server, &session, &number.to_string(), "queue").await);
+        waiting.push(send_message(&server, &session, &number.to_string(), "queue").await);
     }
     let refused = server
         .post("/api/chat", json!({"sessionId": session, "message": "8", "onBusy": "queue"}))
         .await;
     assert_eq!(refused.failure(), (429, "queue_full"));
     assert_eq!((refused.header("x-should-retry"), refused.header("retry-after")), ("false", "1"));
-    let told = ["limit", "remaining", "reset"].map(|it| refused.header(&format!("ratelimit-{it}")));
-    assert_eq!(told, ["8", "0", "1"]);
+    let headers =
+        ["limit", "remaining", "reset"].map(|it| refused.header(&format!("ratelimit-{it}")));
+    assert_eq!(headers, ["8", "0", "1"]);
 }
 
 #[tokio::test]
@@ -60,8 +61,8 @@ async fn failed_turn_starts_the_next_and_stop_clears_the_queue() {
     let server = Server::start().await;
     let session = server.session().await;
     let (mut first, call) = server.open_turn(&session, "first").await;
-    let mut second = ask(&server, &session, "second", "queue").await;
-    let mut third = ask(&server, &session, "third", "queue").await;
+    let mut second = send_message(&server, &session, "second", "queue").await;
+    let mut third = send_message(&server, &session, "third", "queue").await;
     call.refuse(400, json!({"error": {"message": "no"}}));
     first.until("error").await;
     let mut call = server.upstream.call().await;
@@ -73,7 +74,7 @@ async fn failed_turn_starts_the_next_and_stop_clears_the_queue() {
     let kinds: Vec<_> = third.rest().await.iter().map(|frame| frame.kind().to_owned()).collect();
     assert_eq!(kinds, ["abort", "[DONE]"]);
     assert_eq!(
-        server.said(&session).await,
+        server.transcript(&session).await,
         ["user: first", "assistant: ", "user: second", "assistant: half"]
     );
     assert!(server.upstream.is_idle().await);
@@ -84,7 +85,7 @@ async fn queued_message_survives_restart() {
     let mut server = Server::with(&["--shutdown-grace=1ms"]).await;
     let session = server.session().await;
     let (mut first, _call) = server.open_turn(&session, "first").await;
-    let mut second = ask(&server, &session, "second", "queue").await;
+    let mut second = send_message(&server, &session, "second", "queue").await;
     server.restart().await;
     first.until("abort").await;
     assert_eq!(second.rest().await, [], "its stream ends, and can be joined on the next start");
@@ -102,9 +103,9 @@ async fn interrupt_keeps_partial_reply_and_is_answered_first() {
     let (mut first, mut call) = server.open_turn(&session, "a long story").await;
     call.text("Once upon");
     first.until("text-delta").await;
-    let mut patient = ask(&server, &session, "and then?", "queue").await;
-    let mut hasty = ask(&server, &session, "no, a short one", "interrupt").await;
-    call.hung_up().await;
+    let mut patient = send_message(&server, &session, "and then?", "queue").await;
+    let mut hasty = send_message(&server, &session, "no, a short one", "interrupt").await;
+    call.disconnected().await;
     first.until("abort").await;
     let call = server.upstream.call().await;
     assert_eq!(
@@ -127,7 +128,7 @@ async fn invalid_message_is_rejected_instead_of_queued() {
     assert_eq!(refused.failure(), (404, "message_not_found"));
     call.reply("one");
     frames.until("[DONE]").await;
-    assert_eq!(server.said(&session).await, ["user: first", "assistant: one"]);
+    assert_eq!(server.transcript(&session).await, ["user: first", "assistant: one"]);
 }
 
 #[tokio::test]
@@ -135,7 +136,7 @@ async fn idle_session_answers_at_once_for_every_on_busy() {
     let server = Server::start().await;
     for on_busy in ["queue", "interrupt", "reject"] {
         let session = server.session().await;
-        let mut frames = ask(&server, &session, "hi", on_busy).await;
+        let mut frames = send_message(&server, &session, "hi", on_busy).await;
         server.upstream.call().await.reply("hello");
         assert_eq!(text_of(&frames.rest().await), "hello", "{on_busy}");
     }
@@ -147,7 +148,7 @@ async fn deleting_or_closing_a_session_aborts_queued_turns() {
     for close in [true, false] {
         let session = server.session().await;
         let (mut first, _call) = server.open_turn(&session, "first").await;
-        let mut second = ask(&server, &session, "second", "queue").await;
+        let mut second = send_message(&server, &session, "second", "queue").await;
         let path = format!("/api/chat-sessions/{session}");
         if close {
             let closed = server.patch(&path, json!({"status": "closed"})).await.data();
@@ -173,6 +174,6 @@ async fn regeneration_is_queued_while_a_reply_runs() {
     let call = server.upstream.call().await;
     assert_eq!(call.prompt()[1..], ["user: question"]);
     call.reply("two");
-    assert_eq!(text_of(&Frames::new(again).rest().await), "two");
-    assert_eq!(server.said(&session).await, ["user: question", "assistant: two"]);
+    assert_eq!(text_of(&FrameReader::new(again).rest().await), "two");
+    assert_eq!(server.transcript(&session).await, ["user: question", "assistant: two"]);
 }

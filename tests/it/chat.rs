@@ -1,8 +1,8 @@
 //! `/api/chat`: a message in, the streamed reply out.
 
-use crate::support::server::{quick_heartbeat, read};
+use crate::support::server::{fetch, quick_heartbeat};
 use crate::support::sse::text_of;
-use crate::support::{Server, soon};
+use crate::support::{Server, within_deadline};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -45,7 +45,7 @@ async fn message_streams_its_reply_and_both_are_stored() {
     assert_eq!(finish["messageMetadata"]["usage"], usage);
 
     assert_eq!(
-        server.said(session).await,
+        server.transcript(session).await,
         ["user: Explain event loops", "assistant: An event loop waits."]
     );
     let reply = server.last_message(session).await;
@@ -117,12 +117,15 @@ async fn disconnected_reader_does_not_stop_the_turn() {
     call.text("five");
     call.finish(json!({"prompt_tokens": 1, "completion_tokens": 5}));
     wait_until_idle(&server, &session).await;
-    assert_eq!(server.said(&session).await, ["user: count", "assistant: one two three four five"]);
+    assert_eq!(
+        server.transcript(&session).await,
+        ["user: count", "assistant: one two three four five"]
+    );
 }
 
 /// Polls until the session's turn has ended, since no reader is left to see the end of its stream.
 async fn wait_until_idle(server: &Server, session: &str) {
-    soon(async {
+    within_deadline(async {
         while server.get(&format!("/api/chat-sessions/{session}")).await.data()["activeTurn"]
             != Value::Null
         {
@@ -160,7 +163,7 @@ async fn busy_session_rejects_writes_naming_the_running_turn() {
     assert_eq!(active["messageId"], running["messageId"]);
     call.reply("done");
     frames.until("[DONE]").await;
-    assert_eq!(server.said(&session).await, ["user: first", "assistant: done"]);
+    assert_eq!(server.transcript(&session).await, ["user: first", "assistant: done"]);
 }
 
 #[tokio::test]
@@ -174,7 +177,7 @@ async fn stop_ends_the_provider_call_and_keeps_partial_reply() {
     // The delta above has been published, so the stored reply must contain it.
     let stopped = server.post(&format!("/api/chat/{session}/stop"), json!({})).await;
     assert_eq!(stopped.data(), json!({"stopped": true}));
-    call.hung_up().await;
+    call.disconnected().await;
     let rest: Vec<_> = frames.rest().await.iter().map(|frame| frame.kind().to_owned()).collect();
     assert_eq!(rest, ["text-end", "abort", "[DONE]"]);
     let reply = server.last_message(&session).await;
@@ -186,7 +189,7 @@ async fn stop_ends_the_provider_call_and_keeps_partial_reply() {
     assert!(reply["usage"]["promptTokens"].as_u64().unwrap() > 0);
 
     let again = server.request(Method::POST, &format!("/api/chat/{session}/stop"));
-    assert_eq!(read(again).await.data(), json!({"stopped": false}));
+    assert_eq!(fetch(again).await.data(), json!({"stopped": false}));
 }
 
 #[tokio::test]
@@ -241,7 +244,7 @@ async fn broken_connection_keeps_partial_reply_as_failed() {
     let (mut frames, mut call) = server.open_turn(&session, "hi").await;
     call.text("half a sen");
     frames.until("text-delta").await;
-    call.cut();
+    call.break_connection();
     frames.until("error").await;
     let reply = server.last_message(&session).await;
     assert_eq!((&reply["status"], &reply["content"]), (&json!("failed"), &json!("half a sen")));
@@ -286,8 +289,8 @@ async fn heartbeats_are_sent_before_the_first_token() {
     let session = server.session().await;
     let (mut frames, call) = server.open_turn(&session, "slow one").await;
     frames.until("start-step").await;
-    frames.comment().await;
-    frames.comment().await;
+    frames.wait_for_comment().await;
+    frames.wait_for_comment().await;
     call.reply("there");
     assert_eq!(text_of(&frames.rest().await), "there");
 }
@@ -336,7 +339,7 @@ async fn repeated_message_replays_the_stored_reply() {
     assert_eq!(text_of(&again), "Hi!");
     assert_eq!(again.last().unwrap().kind(), "[DONE]");
     assert!(server.upstream.is_idle().await);
-    assert_eq!(server.said("chat-1").await, ["user: Hello", "assistant: Hi!"]);
+    assert_eq!(server.transcript("chat-1").await, ["user: Hello", "assistant: Hi!"]);
 }
 
 #[tokio::test]
@@ -367,7 +370,7 @@ async fn reused_client_message_id_with_new_text_is_rejected() {
         server.post("/api/chat", body("two")).await.failure(),
         (422, "idempotency_key_reused")
     );
-    assert_eq!(server.said(&session).await, ["user: one", "assistant: 1"]);
+    assert_eq!(server.transcript(&session).await, ["user: one", "assistant: 1"]);
 }
 
 #[tokio::test]
@@ -382,7 +385,7 @@ async fn edits_and_regenerations_become_siblings() {
         server.upstream.call().await.reply(answer);
         frames.until("[DONE]").await;
     }
-    assert_eq!(server.said("chat-1").await, ["user: final", "assistant: second"]);
+    assert_eq!(server.transcript("chat-1").await, ["user: final", "assistant: second"]);
     let edited = server.get("/api/chat-sessions/chat-1/messages/u1").await.data();
     assert_eq!(edited["siblingIds"].as_array().unwrap().len(), 2);
 
@@ -394,7 +397,7 @@ async fn edits_and_regenerations_become_siblings() {
     assert_eq!(call.prompt()[1..], ["user: final"]);
     call.reply("third");
     frames.until("[DONE]").await;
-    assert_eq!(server.said("chat-1").await, ["user: final", "assistant: third"]);
+    assert_eq!(server.transcript("chat-1").await, ["user: final", "assistant: third"]);
     let newest = server.last_message("chat-1").await;
     assert_eq!(newest["siblingIds"], json!([reply["id"], newest["id"]]));
 }
@@ -409,12 +412,12 @@ async fn regenerate_route_adds_another_reply() {
         .send()
         .await
         .unwrap();
-    let mut frames = crate::support::Frames::new(response);
+    let mut frames = crate::support::FrameReader::new(response);
     let call = server.upstream.call().await;
     assert_eq!(call.prompt()[1..], ["user: question"]);
     call.reply("two");
     frames.until("[DONE]").await;
-    assert_eq!(server.said(&session).await, ["user: question", "assistant: two"]);
+    assert_eq!(server.transcript(&session).await, ["user: question", "assistant: two"]);
 }
 
 #[tokio::test]
@@ -431,7 +434,7 @@ async fn assigned_session_skips_model_and_closed_session_rejects() {
     let kinds: Vec<_> = frames.iter().map(|frame| frame.kind()).collect();
     assert_eq!(kinds, ["data-session", "finish", "[DONE]"]);
     assert!(server.upstream.is_idle().await);
-    assert_eq!(server.said(&session).await, ["user: a person, please"]);
+    assert_eq!(server.transcript(&session).await, ["user: a person, please"]);
 
     server.patch(&path, json!({"status": "closed"})).await.data();
     let refused = server.post("/api/chat", json!({"sessionId": session, "message": "more"})).await;
@@ -466,7 +469,7 @@ async fn deleting_a_session_stops_its_running_reply() {
     frames.until("text-delta").await;
     let deleted = server.delete(&format!("/api/chat-sessions/{session}")).await.data();
     assert_eq!(deleted, json!({"sessionId": session, "deletedMessages": 1}));
-    call.hung_up().await;
+    call.disconnected().await;
     frames.until("abort").await;
     assert_eq!(
         server.get(&format!("/api/chat-sessions/{session}")).await.failure(),
@@ -482,7 +485,7 @@ async fn message_over_the_context_window_is_rejected_unstored() {
     let refused = server.post("/api/chat", body).await;
     assert_eq!(refused.failure(), (422, "context_too_long"));
     assert_eq!(refused.body["error"]["details"]["contextWindow"], 300);
-    assert_eq!(server.said(&session).await, Vec::<String>::new());
+    assert_eq!(server.transcript(&session).await, Vec::<String>::new());
     assert_eq!(server.turn(&session, "short", "ok").await.last().unwrap(), "user: short");
 }
 

@@ -1,7 +1,7 @@
 //! Import of ChatGPT's `conversations.json`, with its branches.
 
 use crate::support::Server;
-use crate::support::server::read;
+use crate::support::server::fetch;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -21,7 +21,7 @@ fn message(id: &str, role: &str, time: f64, content: Value, more: Value) -> Valu
     message
 }
 
-fn says(text: &str) -> Value {
+fn text_content(text: &str) -> Value {
     json!({"content_type": "text", "parts": [text]})
 }
 
@@ -29,7 +29,7 @@ fn says(text: &str) -> Value {
 /// regenerated answer, a tool call, reasoning, and an image.
 fn conversation() -> Value {
     let plain = |id: &str, role: &str, time: f64, text: &str| {
-        message(id, role, time, says(text), json!({}))
+        message(id, role, time, text_content(text), json!({}))
     };
     let model = json!({"metadata": {"model_slug": "gpt-4o", "finish_details": {"type": "stop", "stop_tokens": [200002]}}});
     let hidden = json!({"metadata": {"is_visually_hidden_from_conversation": true}});
@@ -40,7 +40,7 @@ fn conversation() -> Value {
     let output = json!({"content_type": "execution_output", "text": "2\n"});
     let mapping: serde_json::Map<String, Value> = [
         node("client-created-root", None, &["sys"], Value::Null),
-        node("sys", Some("client-created-root"), &["ctx"], message("sys", "system", 1.0, says(""), hidden.clone())),
+        node("sys", Some("client-created-root"), &["ctx"], message("sys", "system", 1.0, text_content(""), hidden.clone())),
         node("ctx", Some("sys"), &["q1", "q1b"], message("ctx", "user", 1.0,
             json!({"content_type": "user_editable_context", "user_profile": "I am Ada"}), hidden)),
         node("q1", Some("ctx"), &["a1"], plain("q1", "user", 1_700_000_000.123_456, "What is 1 + 2?")),
@@ -48,13 +48,13 @@ fn conversation() -> Value {
         node("q1b", Some("ctx"), &["call"], plain("q1b", "user", 1_700_000_010.5, "What is 1 + 1?")),
         node("call", Some("q1b"), &["out"], message("call", "assistant", 1_700_000_011.0, code, json!({"recipient": "python"}))),
         node("out", Some("call"), &["a2", "t"], message("out", "tool", 1_700_000_012.0, output, json!({}))),
-        node("a2", Some("out"), &[], message("a2", "assistant", 1_700_000_013.0, says("It is"),
+        node("a2", Some("out"), &[], message("a2", "assistant", 1_700_000_013.0, text_content("It is"),
             json!({"metadata": {"model_slug": "gpt-4", "finish_details": {"type": "interrupted"}}}))),
         node("t", Some("out"), &["r"], message("t", "assistant", 1_700_000_014.0, thoughts, json!({}))),
         node("r", Some("t"), &["a3"], message("r", "assistant", 1_700_000_015.0,
             json!({"content_type": "reasoning_recap", "content": "Thought for 2s"}), json!({}))),
         node("a3", Some("r"), &["q2"], message("a3", "assistant", 1_700_000_016.0,
-            says("It is 2.\u{e200}cite\u{e202}turn0\u{e201}"), model)),
+            text_content("It is 2.\u{e200}cite\u{e202}turn0\u{e201}"), model)),
         node("q2", Some("a3"), &[], message("q2", "user", 1_700_000_017.0, picture, json!({}))),
     ].into_iter().collect();
     json!({"title": "Sums", "create_time": 1_699_999_999.5, "update_time": 1_700_000_020.0, "mapping": mapping,
@@ -80,7 +80,7 @@ async fn conversation_is_imported_with_its_branches() {
         (&json!("q2"), &json!("2023-11-14T22:13:37.000Z"))
     );
     assert_eq!(
-        server.said(ID).await,
+        server.transcript(ID).await,
         [
             "user: What is 1 + 1?",
             "assistant: ```python\nprint(1 + 1)\n```",
@@ -89,15 +89,15 @@ async fn conversation_is_imported_with_its_branches() {
             "user: [image: file-9xY]\n\nWhat is this?",
         ]
     );
-    let read =
+    let get_message =
         async |id: &str| server.get(&format!("/api/chat-sessions/{ID}/messages/{id}")).await.data();
-    let (edited, first) = (read("q1b").await, read("q1").await);
+    let (edited, first) = (get_message("q1b").await, get_message("q1").await);
     assert_eq!((&edited["parentId"], &edited["siblingIds"]), (&Value::Null, &json!(["q1", "q1b"])));
     assert_eq!(
         (&first["createdAt"], &first["senderId"]),
         (&json!("2023-11-14T22:13:20.123Z"), &json!("local"))
     );
-    let (answer, cut) = (read("a3").await, read("a2").await);
+    let (answer, cut) = (get_message("a3").await, get_message("a2").await);
     assert_eq!((&answer["parentId"], &answer["siblingIds"]), (&json!("out"), &json!(["a2", "a3"])));
     assert_eq!((&answer["model"], &answer["finishReason"]), (&json!("gpt-4o"), &json!("stop")));
     assert_eq!(answer["parts"], json!([{"type": "reasoning", "text": "Planning\n\nCount first."}]));
@@ -130,7 +130,7 @@ async fn repeated_import_adds_only_new_messages() {
         "a4",
         Some("q2"),
         &[],
-        message("a4", "assistant", 1_700_000_018.0, says("A cat."), json!({})),
+        message("a4", "assistant", 1_700_000_018.0, text_content("A cat."), json!({})),
     );
     longer["mapping"][id] = added;
     longer["current_node"] = "a4".into();
@@ -196,11 +196,11 @@ async fn bad_conversation_is_skipped_naming_the_bad_node() {
             "mapping.a1.message.create_time is wrong",
         ),
         (
-            with("/mapping/a1/message/content", says(&"x".repeat(9 << 20))),
+            with("/mapping/a1/message/content", text_content(&"x".repeat(9 << 20))),
             "mapping.a1.message.content must be at most",
         ),
         (
-            with("/mapping/q1/message/content", says(&"x".repeat(300_000))),
+            with("/mapping/q1/message/content", text_content(&"x".repeat(300_000))),
             "mapping.q1.message.content must be at most",
         ),
         (with("/mapping/a1", json!(["a1"])), "mapping.a1 is wrong"),
@@ -234,7 +234,7 @@ async fn duplicate_node_rejects_its_conversation() {
     let twice = conversation().to_string().replace("\"a1\":{", "\"q1\":{");
     let request =
         server.request(Method::POST, "/api/import").header("content-type", "application/json");
-    let report = read(request.body(format!("[{twice}]"))).await.data();
+    let report = fetch(request.body(format!("[{twice}]"))).await.data();
     let reason = report["skipped"][0]["reason"].as_str().unwrap();
     assert_eq!(
         (report["skipped"][0]["sessionId"].as_str(), reason),
@@ -249,10 +249,10 @@ async fn truncated_list_reports_the_imported_conversations() {
     let whole = json!([conversation(), conversation()]).to_string();
     let request =
         server.request(Method::POST, "/api/import").header("content-type", "application/json");
-    let refused = read(request.body(whole[..whole.len() - 100].to_owned())).await;
+    let refused = fetch(request.body(whole[..whole.len() - 100].to_owned())).await;
     assert_eq!(refused.failure(), (400, "invalid_request"));
     assert_eq!(refused.body["error"]["details"]["imported"], 1);
-    assert_eq!(server.said(ID).await.len(), 5);
+    assert_eq!(server.transcript(ID).await.len(), 5);
 }
 
 #[tokio::test]
@@ -267,7 +267,7 @@ async fn conversation_of_10_000_messages_is_imported() {
                 &name(number),
                 role,
                 1_700_000_000.0,
-                says(&format!("message {number}")),
+                text_content(&format!("message {number}")),
                 json!({}),
             );
             node(&name(number), parent.as_deref(), &[&name(number + 1)], message)

@@ -5,7 +5,7 @@ use crate::support::process::run;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 
-async fn memory(server: &Server, arguments: &[&str]) -> (i32, String, String) {
+async fn run_memory(server: &Server, arguments: &[&str]) -> (i32, String, String) {
     let variables = HashMap::from([
         ("DATABASE_URL", server.database_url()),
         ("ECHOIC_MODEL", "gated-1".to_owned()),
@@ -16,14 +16,14 @@ async fn memory(server: &Server, arguments: &[&str]) -> (i32, String, String) {
 }
 
 /// The standard output of a command that must succeed.
-async fn shown(server: &Server, arguments: &[&str]) -> String {
-    let (code, out, told) = memory(server, arguments).await;
-    assert_eq!((code, told.as_str()), (0, ""), "{arguments:?}");
+async fn successful_output(server: &Server, arguments: &[&str]) -> String {
+    let (code, out, stderr) = run_memory(server, arguments).await;
+    assert_eq!((code, stderr.as_str()), (0, ""), "{arguments:?}");
     out
 }
 
 /// A server with a session of sixty messages, one of which contains terminal control characters.
-async fn desk() -> Server {
+async fn server_with_session() -> Server {
     let server = Server::with(&["--context-windows=gated-1=2000"]).await;
     let message = |number: usize| {
         let role = if number.is_multiple_of(2) { "user" } else { "assistant" };
@@ -40,10 +40,12 @@ async fn desk() -> Server {
 
 #[tokio::test]
 async fn table_lists_prompt_sections_and_bar_shows_their_share() {
-    let server = desk().await;
-    let out =
-        shown(&server, &["s1", "--message", "What burns?", "--strategy=token", "--max-tokens=180"])
-            .await;
+    let server = server_with_session().await;
+    let out = successful_output(
+        &server,
+        &["s1", "--message", "What burns?", "--strategy=token", "--max-tokens=180"],
+    )
+    .await;
     let lines: Vec<_> = out.lines().map(str::trim).collect();
     assert_eq!(lines[0], "Printer on fire (local): strategy token, model gated-1");
     let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
@@ -72,7 +74,7 @@ async fn table_lists_prompt_sections_and_bar_shows_their_share() {
 
 #[tokio::test]
 async fn json_output_matches_the_api_for_all_flags() {
-    let server = desk().await;
+    let server = server_with_session().await;
     let user = server.post("/api/chat-sessions", json!({"sessionId": "s2"})).await.data();
     assert_eq!(user["userId"], "local");
     for (arguments, query) in [
@@ -87,7 +89,8 @@ async fn json_output_matches_the_api_for_all_flags() {
         (&["s2", "--message=hi"], "s2/memory?message=hi"),
     ] {
         let arguments: Vec<_> = arguments.iter().chain(&["--json"]).copied().collect();
-        let printed: Value = serde_json::from_str(&shown(&server, &arguments).await).unwrap();
+        let printed: Value =
+            serde_json::from_str(&successful_output(&server, &arguments).await).unwrap();
         let given = server.get(&format!("/api/chat-sessions/{query}")).await.data();
         assert_eq!(printed, given, "{arguments:?}");
     }
@@ -112,12 +115,12 @@ async fn preview_leaves_running_reply_alone_and_uses_last_model() {
     call.text("and ended.");
     call.finish(json!({}));
     frames.until("finish").await;
-    assert_eq!(server.said(&session).await.last().unwrap(), "assistant: It began and ended.");
+    assert_eq!(server.transcript(&session).await.last().unwrap(), "assistant: It began and ended.");
 }
 
 #[tokio::test]
 async fn impossible_preview_is_reported_in_a_sentence() {
-    let server = desk().await;
+    let server = server_with_session().await;
     let long = "word ".repeat(2000);
     for (arguments, code, wants) in [
         (&["nowhere"][..], 1, "no such session"),
@@ -129,16 +132,16 @@ async fn impossible_preview_is_reported_in_a_sentence() {
         (&["a b"], 2, "A-Z a-z 0-9"),
         (&[], 2, "<SESSION>"),
     ] {
-        let (ended, out, told) = memory(&server, arguments).await;
+        let (ended, out, stderr) = run_memory(&server, arguments).await;
         assert!(
-            ended == code && out.is_empty() && told.contains(wants),
-            "{arguments:?}: {ended} {out} {told}"
+            ended == code && out.is_empty() && stderr.contains(wants),
+            "{arguments:?}: {ended} {out} {stderr}"
         );
     }
     let none = HashMap::new();
-    let (code, _, told) = run(server.folder.path(), &none, &["memory", "s1"]).await;
+    let (code, _, stderr) = run(server.folder.path(), &none, &["memory", "s1"]).await;
     let sentence = "echoic: there is no data/echoic.db; set DATABASE_URL as for the server\n";
-    assert_eq!((code, told.as_str()), (1, sentence));
-    let (code, help, _) = memory(&server, &["--help"]).await;
+    assert_eq!((code, stderr.as_str()), (1, sentence));
+    let (code, help, _) = run_memory(&server, &["--help"]).await;
     assert!(code == 0 && help.contains("[env: ECHOIC_CONTEXT_WINDOWS]"), "{help}");
 }

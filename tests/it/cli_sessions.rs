@@ -1,8 +1,8 @@
 //! `echoic sessions`: the operator's list, with and without a running server.
 
 use crate::support::mongo::database;
-use crate::support::process::{Process, run};
-use crate::support::server::read;
+use crate::support::process::{ServerProcess, run};
+use crate::support::server::fetch;
 use echoic::clock;
 use echoic::domain::message::{Body, Parts};
 use echoic::domain::page::SessionQuery;
@@ -28,7 +28,7 @@ fn object(text: &str) -> JsonObject {
 }
 
 /// Stores a session of `owner` that was created an hour ago and got its message `minutes` ago.
-async fn keep(store: &dyn Store, owner: &str, session: &str, title: &str, minutes: i64) {
+async fn store_session(store: &dyn Store, owner: &str, session: &str, title: &str, minutes: i64) {
     let who = Principal { user: UserId::trusted(owner), is_admin: false };
     let ago = |minutes: i64| Timestamp::from_millis(clock::now().as_millis() - minutes * MINUTE);
     let new = NewSession {
@@ -56,11 +56,11 @@ async fn keep(store: &dyn Store, owner: &str, session: &str, title: &str, minute
 }
 
 /// A database file with sessions of two users.
-async fn desk(folder: &Path) -> HashMap<&'static str, String> {
+async fn fill_database(folder: &Path) -> HashMap<&'static str, String> {
     let store = SqliteStore::open(&folder.join("desk.db"), Sync::Normal).unwrap();
-    keep(&store, "alice", "a1", "Printer on fire", 5).await;
-    keep(&store, "alice", "a2", "Invoice \u{1b}[2J\u{202e} missing", 125).await;
-    keep(&store, "bob", "b1", "Printer: ", 60 * 50).await;
+    store_session(&store, "alice", "a1", "Printer on fire", 5).await;
+    store_session(&store, "alice", "a2", "Invoice \u{1b}[2J\u{202e} missing", 125).await;
+    store_session(&store, "bob", "b1", "Printer: ", 60 * 50).await;
     let who = Principal { user: UserId::trusted("alice"), is_admin: false };
     let handed = SessionChange {
         status: Some(SessionStatus::parse("agent_assigned").unwrap()),
@@ -77,7 +77,7 @@ async fn desk(folder: &Path) -> HashMap<&'static str, String> {
     ])
 }
 
-async fn sessions(
+async fn run_sessions(
     folder: &Path,
     variables: &HashMap<&str, String>,
     arguments: &[&str],
@@ -87,9 +87,13 @@ async fn sessions(
 }
 
 /// The ids of the listed sessions.
-async fn ids(folder: &Path, variables: &HashMap<&str, String>, arguments: &[&str]) -> Vec<String> {
-    let (code, out, told) = sessions(folder, variables, arguments).await;
-    assert_eq!((code, told.as_str()), (0, ""), "{arguments:?}");
+async fn listed_ids(
+    folder: &Path,
+    variables: &HashMap<&str, String>,
+    arguments: &[&str],
+) -> Vec<String> {
+    let (code, out, stderr) = run_sessions(folder, variables, arguments).await;
+    assert_eq!((code, stderr.as_str()), (0, ""), "{arguments:?}");
     let id = |line: &str| line.split_whitespace().next().unwrap().to_owned();
     out.lines().skip(1).map(id).collect()
 }
@@ -97,9 +101,9 @@ async fn ids(folder: &Path, variables: &HashMap<&str, String>, arguments: &[&str
 #[tokio::test]
 async fn table_shows_users_titles_and_last_activity() {
     let folder = tempfile::tempdir().unwrap();
-    let variables = desk(folder.path()).await;
-    let (code, out, told) = sessions(folder.path(), &variables, &[]).await;
-    assert_eq!((code, told.as_str()), (0, ""));
+    let variables = fill_database(folder.path()).await;
+    let (code, out, stderr) = run_sessions(folder.path(), &variables, &[]).await;
+    assert_eq!((code, stderr.as_str()), (0, ""));
     let lines: Vec<_> = out.lines().collect();
     let columns = "ID TITLE USER STATUS STARTED LAST SEEN MESSAGES USER META THEME";
     assert_eq!(lines[0].split_whitespace().collect::<Vec<_>>().join(" "), columns);
@@ -122,7 +126,7 @@ async fn table_shows_users_titles_and_last_activity() {
 #[tokio::test]
 async fn flags_filter_sessions_and_json_has_every_field() {
     let folder = tempfile::tempdir().unwrap();
-    let variables = desk(folder.path()).await;
+    let variables = fill_database(folder.path()).await;
     for (arguments, expected) in [
         (&["--user", "alice"][..], &["a1", "a2"][..]),
         (&["--user=nobody"], &[]),
@@ -134,9 +138,13 @@ async fn flags_filter_sessions_and_json_has_every_field() {
         (&["--limit=1"], &["a1"]),
         (&["--search=printer", "--user=bob"], &["b1"]),
     ] {
-        assert_eq!(ids(folder.path(), &variables, arguments).await, expected, "{arguments:?}");
+        assert_eq!(
+            listed_ids(folder.path(), &variables, arguments).await,
+            expected,
+            "{arguments:?}"
+        );
     }
-    let (code, out, _) = sessions(folder.path(), &variables, &["--json", "--user=alice"]).await;
+    let (code, out, _) = run_sessions(folder.path(), &variables, &["--json", "--user=alice"]).await;
     let listed: Value = serde_json::from_str(&out).unwrap();
     assert_eq!((code, listed.as_array().unwrap().len()), (0, 2));
     assert_eq!(listed[0]["sessionId"], "a1");
@@ -148,20 +156,20 @@ async fn flags_filter_sessions_and_json_has_every_field() {
 #[tokio::test]
 async fn listing_leaves_a_running_servers_turns_alone() {
     let folder = tempfile::tempdir().unwrap();
-    let variables = desk(folder.path()).await;
-    let before = ids(folder.path(), &variables, &[]).await;
-    let server = Process::start(folder.path(), &variables).await;
+    let variables = fill_database(folder.path()).await;
+    let before = listed_ids(folder.path(), &variables, &[]).await;
+    let server = ServerProcess::start(folder.path(), &variables).await;
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let new = json!({"sessionId": "fresh", "title": "Just now"});
     let create = client.post(format!("{}/api/chat-sessions", server.base)).json(&new);
-    assert_eq!(read(create).await.status, 201);
+    assert_eq!(fetch(create).await.status, 201);
     // A claim of an unknown instance: a server that starts would end this turn as an orphan.
     let claim = "INSERT INTO turns SELECT key, 't', 'r', 'q', 0, 'elsewhere', 'b', 'bob', NULL \
                  FROM sessions WHERE id = 'fresh'";
     let file = folder.path().join("desk.db");
     rusqlite::Connection::open(&file).unwrap().execute(claim, []).unwrap();
 
-    let (_, out, _) = sessions(folder.path(), &variables, &["--json"]).await;
+    let (_, out, _) = run_sessions(folder.path(), &variables, &["--json"]).await;
     let listed: Value = serde_json::from_str(&out).unwrap();
     assert_eq!(listed[0]["sessionId"], "fresh");
     assert_eq!(listed[0]["activeTurn"]["turnId"], "t");
@@ -171,7 +179,7 @@ async fn listing_leaves_a_running_servers_turns_alone() {
         rusqlite::Connection::open(&file).unwrap().query_row(count, [], |row| row.get(0)).unwrap();
     assert_eq!(turns, 1, "looking ends no turn");
     assert_eq!(server.terminate().await.0, 0);
-    assert_eq!(ids(folder.path(), &variables, &["--limit=1"]).await, ["fresh"]);
+    assert_eq!(listed_ids(folder.path(), &variables, &["--limit=1"]).await, ["fresh"]);
 }
 
 #[tokio::test]
@@ -180,13 +188,13 @@ async fn mongodb_sessions_are_listed_too() {
     let folder = tempfile::tempdir().unwrap();
     let store = MongoStore::open(&url, Duration::from_secs(15)).await.unwrap();
     for (owner, session, minutes) in [("alice", "a1", 5), ("bob", "b1", 7), ("alice", "a2", 9)] {
-        keep(&store, owner, session, "Printer on fire", minutes).await;
+        store_session(&store, owner, session, "Printer on fire", minutes).await;
     }
     store.close().await;
     let variables = HashMap::from([("DATABASE_URL", url)]);
-    assert_eq!(ids(folder.path(), &variables, &[]).await, ["a1", "b1", "a2"]);
+    assert_eq!(listed_ids(folder.path(), &variables, &[]).await, ["a1", "b1", "a2"]);
     assert_eq!(
-        ids(folder.path(), &variables, &["--user=alice", "--search=fi"]).await,
+        listed_ids(folder.path(), &variables, &["--user=alice", "--search=fi"]).await,
         ["a1", "a2"]
     );
 }
@@ -195,9 +203,9 @@ async fn mongodb_sessions_are_listed_too() {
 async fn unusable_database_is_reported_and_nothing_created() {
     let folder = tempfile::tempdir().unwrap();
     let none = HashMap::new();
-    let (code, out, told) = sessions(folder.path(), &none, &[]).await;
+    let (code, out, stderr) = run_sessions(folder.path(), &none, &[]).await;
     let sentence = "echoic: there is no data/echoic.db; set DATABASE_URL as for the server\n";
-    assert_eq!((code, out.as_str(), told.as_str()), (1, "", sentence));
+    assert_eq!((code, out.as_str(), stderr.as_str()), (1, "", sentence));
     assert!(!folder.path().join("data").exists());
 
     std::fs::write(folder.path().join("text.db"), "no database at all ".repeat(100)).unwrap();
@@ -220,21 +228,24 @@ async fn unusable_database_is_reported_and_nothing_created() {
         (&["--limit=0"], 2, "1..=100000"),
         (&["--colour"], 2, "--colour"),
     ] {
-        let (ended, _, told) = sessions(folder.path(), &none, arguments).await;
-        assert!(ended == code && told.contains(wants), "{arguments:?}: {ended} {told}");
+        let (ended, _, stderr) = run_sessions(folder.path(), &none, arguments).await;
+        assert!(ended == code && stderr.contains(wants), "{arguments:?}: {ended} {stderr}");
     }
     let bad = HashMap::from([("DATABASE_URL", "redis://ann:secret@x".to_owned())]);
-    let (code, _, told) = sessions(folder.path(), &bad, &[]).await;
-    assert!(code == 2 && told.starts_with("echoic: DATABASE_URL must be sqlite://PATH"), "{told}");
-    assert!(!told.contains("secret"), "{told}");
-    let (code, help, _) = sessions(folder.path(), &none, &["--help"]).await;
+    let (code, _, stderr) = run_sessions(folder.path(), &bad, &[]).await;
+    assert!(
+        code == 2 && stderr.starts_with("echoic: DATABASE_URL must be sqlite://PATH"),
+        "{stderr}"
+    );
+    assert!(!stderr.contains("secret"), "{stderr}");
+    let (code, help, _) = run_sessions(folder.path(), &none, &["--help"]).await;
     assert!(code == 0 && help.contains("[env: DATABASE_URL]"), "{help}");
 }
 
 #[tokio::test]
 async fn read_only_store_rejects_writes() {
     let folder = tempfile::tempdir().unwrap();
-    desk(folder.path()).await;
+    fill_database(folder.path()).await;
     let store = SqliteStore::open_to_look(&folder.path().join("desk.db")).unwrap();
     let who = Principal { user: UserId::trusted("alice"), is_admin: false };
     let refused = store.delete_session(&who, &SessionId::trusted("a1")).await.unwrap_err();

@@ -1,7 +1,7 @@
 //! `echoic export` and `echoic import`, run as separate processes.
 
-use crate::support::process::{Process, command, run};
-use crate::support::soon;
+use crate::support::process::{ServerProcess, command, run};
+use crate::support::within_deadline;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::path::Path;
@@ -13,7 +13,7 @@ fn variables() -> HashMap<&'static str, String> {
 }
 
 /// Runs a command in the folder, with the default database in it.
-async fn echoic(folder: &Path, arguments: &[&str]) -> (i32, String, String) {
+async fn run_echoic(folder: &Path, arguments: &[&str]) -> (i32, String, String) {
     run(folder, &HashMap::new(), arguments).await
 }
 
@@ -35,22 +35,22 @@ async fn imported_sessions_are_exported_again() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     std::fs::write(at.join("in.json"), file().to_string()).unwrap();
-    let done = echoic(at, &["import", "in.json"]).await;
+    let done = run_echoic(at, &["import", "in.json"]).await;
     assert_eq!(done, (0, "2 sessions imported, 4 new messages\n".to_owned(), String::new()));
-    let again = echoic(at, &["import", "in.json"]).await;
+    let again = run_echoic(at, &["import", "in.json"]).await;
     assert_eq!(again, (0, "2 sessions imported, 0 new messages\n".to_owned(), String::new()));
 
-    let (code, exported, told) = echoic(at, &["export"]).await;
-    assert_eq!((code, told.as_str(), ids(&exported)), (0, "", vec![json!("a"), json!("b")]));
+    let (code, exported, stderr) = run_echoic(at, &["export"]).await;
+    assert_eq!((code, stderr.as_str(), ids(&exported)), (0, "", vec![json!("a"), json!("b")]));
     let first: Value = serde_json::from_str(&exported).unwrap();
     assert_eq!(first["sessions"][0]["participants"], json!(["local", "bob"]));
-    let done = echoic(at, &["export", "-o", "out.json"]).await;
+    let done = run_echoic(at, &["export", "-o", "out.json"]).await;
     assert_eq!(done, (0, String::new(), "2 sessions written to out.json\n".to_owned()));
     assert_eq!(std::fs::read_to_string(at.join("out.json")).unwrap(), exported);
     assert!(!at.join("out.json.part").exists());
-    let (_, one, _) = echoic(at, &["export", "--session", "b", "--format", "markdown"]).await;
+    let (_, one, _) = run_echoic(at, &["export", "--session", "b", "--format", "markdown"]).await;
     assert!(one.starts_with("# Second\n"), "{one}");
-    let (_, lines, _) = echoic(at, &["export", "--format=jsonl"]).await;
+    let (_, lines, _) = run_echoic(at, &["export", "--format=jsonl"]).await;
     assert_eq!(lines.lines().count(), 2);
 
     // Import into another database, from standard input.
@@ -58,44 +58,50 @@ async fn imported_sessions_are_exported_again() {
     let mut child = command(at, &moved, &["import", "-", "--user", "ada"]);
     let mut child = child.stdin(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(lines.as_bytes()).await.unwrap();
-    assert!(soon(child.wait_with_output()).await.unwrap().status.success());
+    assert!(within_deadline(child.wait_with_output()).await.unwrap().status.success());
     let (_, exported, _) = run(at, &moved, &["export", "--user", "ada"]).await;
     assert_eq!(ids(&exported), ["a", "b"]);
-    let (code, nothing, told) = run(at, &moved, &["export", "-o", "nothing.json"]).await;
+    let (code, nothing, stderr) = run(at, &moved, &["export", "-o", "nothing.json"]).await;
     assert_eq!((code, nothing.as_str()), (0, ""));
-    assert!(told.contains("nothing to export of the user local; --user names another"), "{told}");
+    assert!(
+        stderr.contains("nothing to export of the user local; --user names another"),
+        "{stderr}"
+    );
 }
 
 #[tokio::test]
 async fn running_server_allows_export_and_refuses_import() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
-    let server = Process::start(at, &variables()).await;
+    let server = ServerProcess::start(at, &variables()).await;
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let url = format!("{}/api/import", server.base);
-    assert!(soon(client.post(url).json(&file()).send()).await.unwrap().status().is_success());
-    let (code, exported, told) = echoic(at, &["export"]).await;
-    assert_eq!((code, told.as_str(), ids(&exported)), (0, "", vec![json!("a"), json!("b")]));
-    let served = soon(client.get(format!("{}/api/export", server.base)).send()).await.unwrap();
-    assert_eq!(soon(served.text()).await.unwrap(), exported);
+    assert!(
+        within_deadline(client.post(url).json(&file()).send()).await.unwrap().status().is_success()
+    );
+    let (code, exported, stderr) = run_echoic(at, &["export"]).await;
+    assert_eq!((code, stderr.as_str(), ids(&exported)), (0, "", vec![json!("a"), json!("b")]));
+    let served =
+        within_deadline(client.get(format!("{}/api/export", server.base)).send()).await.unwrap();
+    assert_eq!(within_deadline(served.text()).await.unwrap(), exported);
 
     std::fs::write(at.join("in.json"), file().to_string()).unwrap();
-    let (code, out, told) = echoic(at, &["import", "in.json"]).await;
+    let (code, out, stderr) = run_echoic(at, &["import", "in.json"]).await;
     assert_eq!((code, out.as_str()), (1, ""));
-    assert!(told.contains("data/echoic.db is served by another Echoic"), "{told}");
-    assert!(told.contains("curl --data-binary @in.json"), "{told}");
+    assert!(stderr.contains("data/echoic.db is served by another Echoic"), "{stderr}");
+    assert!(stderr.contains("curl --data-binary @in.json"), "{stderr}");
     assert_eq!(server.terminate().await.0, 0);
     // The export of the file is the same after the server has stopped.
-    assert_eq!(echoic(at, &["export"]).await, (0, exported, String::new()));
+    assert_eq!(run_echoic(at, &["export"]).await, (0, exported, String::new()));
 }
 
 #[tokio::test]
 async fn failed_transfer_is_reported_and_leaves_nothing_partial() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
-    let (code, out, told) = echoic(at, &["export", "-o", "out.json"]).await;
+    let (code, out, stderr) = run_echoic(at, &["export", "-o", "out.json"]).await;
     assert_eq!((code, out.as_str()), (1, ""));
-    assert!(told.contains("there is no data/echoic.db"), "{told}");
+    assert!(stderr.contains("there is no data/echoic.db"), "{stderr}");
     assert!(!at.join("data").exists() && !at.join("out.json.part").exists());
 
     let whole = file().to_string();
@@ -120,11 +126,11 @@ async fn failed_transfer_is_reported_and_leaves_nothing_partial() {
         (vec!["export", "--format", "xml"], 2, "json, jsonl, markdown"),
         (vec!["export", "-o", "absent/out.json"], 1, "cannot write absent/out.json.part"),
     ] {
-        let (ended, _, told) = echoic(at, &arguments).await;
-        assert!(ended == code && told.contains(sentence), "{arguments:?}: {ended} {told}");
-        assert!(!told.contains("panicked"), "{told}");
+        let (ended, _, stderr) = run_echoic(at, &arguments).await;
+        assert!(ended == code && stderr.contains(sentence), "{arguments:?}: {ended} {stderr}");
+        assert!(!stderr.contains("panicked"), "{stderr}");
     }
-    let (_, exported, _) = echoic(at, &["export"]).await;
+    let (_, exported, _) = run_echoic(at, &["export"]).await;
     assert_eq!(ids(&exported), ["a"]);
 }
 
@@ -132,7 +138,7 @@ async fn failed_transfer_is_reported_and_leaves_nothing_partial() {
 async fn help_explains_each_command_with_a_running_server() {
     let folder = tempfile::tempdir().unwrap();
     let help = async |command: &'static str| {
-        let (code, help, _) = echoic(folder.path(), &[command, "--help"]).await;
+        let (code, help, _) = run_echoic(folder.path(), &[command, "--help"]).await;
         assert_eq!(code, 0);
         help.split_whitespace().collect::<Vec<_>>().join(" ")
     };

@@ -55,7 +55,7 @@ async fn project_is_built_in_sessions_and_deleted_with_them() {
     let version = other.header("etag").to_owned();
     assert_eq!(server.patch(&path, json!({"generationStatus": "completed"})).await.status, 200);
     let lost = server.request(reqwest::Method::PUT, &file).header("if-match", version);
-    let lost = crate::support::server::read(lost.json(&json!({"content": "lost"}))).await;
+    let lost = crate::support::server::fetch(lost.json(&json!({"content": "lost"}))).await;
     assert_eq!(lost.failure(), (412, "version_conflict"));
 
     // Every later turn, in any session of the project, reads the files in their current state.
@@ -86,7 +86,7 @@ async fn project_is_built_in_sessions_and_deleted_with_them() {
     let renamed =
         server.patch(&format!("/api/chat-sessions/{cart}"), json!({"name": "Cart"})).await;
     assert_eq!(renamed.data()["title"], "Cart");
-    assert_eq!(server.said(catalog).await.len(), 4);
+    assert_eq!(server.transcript(catalog).await.len(), 4);
 
     // The project is deleted while a reply runs, and its sessions and files with it.
     let (mut frames, mut call) = server.open_turn(cart, "Add quantity controls").await;
@@ -95,7 +95,7 @@ async fn project_is_built_in_sessions_and_deleted_with_them() {
     let deleted = server.delete(&path).await.data();
     assert_eq!(deleted, json!({"deletedSessions": 2, "deletedMessages": 7}));
     frames.until("[DONE]").await;
-    call.hung_up().await;
+    call.disconnected().await;
     assert_eq!(server.get(&path).await.failure(), (404, "project_not_found"));
     assert_eq!(server.get(&file).await.failure(), (404, "project_not_found"));
     assert_eq!(server.get("/api/chat-sessions").await.data()["pagination"]["total"], 0);

@@ -1,7 +1,7 @@
 //! Configuration: the documentation matches the program, and bad values stop startup.
 
-use crate::support::process::{Process, run};
-use crate::support::server::read;
+use crate::support::process::{ServerProcess, run};
+use crate::support::server::fetch;
 use echoic::config::{Config, Refusal, variables};
 use std::collections::HashMap;
 use std::path::Path;
@@ -106,10 +106,10 @@ async fn bad_value_stops_startup_naming_the_variable() {
     ] {
         let variables =
             HashMap::from([(name, value.to_owned()), ("ECHOIC_SHUTDOWN_GRACE", "1s".to_owned())]);
-        let (code, _, told) = run(folder.path(), &variables, &["serve", "--port=0"]).await;
-        assert!(matches!(code, 1 | 2), "{name}={value}: {code} {told}");
-        assert!(told.contains(name) && told.contains(wants), "{name}={value}: {told}");
-        assert!(!told.contains("panicked"), "{told}");
+        let (code, _, stderr) = run(folder.path(), &variables, &["serve", "--port=0"]).await;
+        assert!(matches!(code, 1 | 2), "{name}={value}: {code} {stderr}");
+        assert!(stderr.contains(name) && stderr.contains(wants), "{name}={value}: {stderr}");
+        assert!(!stderr.contains("panicked"), "{stderr}");
     }
 }
 
@@ -117,15 +117,18 @@ async fn bad_value_stops_startup_naming_the_variable() {
 async fn unusable_values_that_may_be_secret_are_not_printed() {
     let folder = tempfile::tempdir().unwrap();
     let none = HashMap::new();
-    for (line, tells) in [
+    for (line, position) in [
         ("OPENAI_API_KEY=hunter2 and more", "line 1 "),
         ("PORT=0\nhunter2\n", "line 2 "),
         ("PORT=0\n\nJWT_SECRET='hunter2\n", "line 3 "),
         ("hunter2 hunter2=hunter2 hunter2", "line 1 "),
     ] {
         std::fs::write(folder.path().join(".env"), line).unwrap();
-        let (code, _, told) = run(folder.path(), &none, &["serve"]).await;
-        assert!(code == 2 && told.contains(tells) && !told.contains("hunter2"), "{line}: {told}");
+        let (code, _, stderr) = run(folder.path(), &none, &["serve"]).await;
+        assert!(
+            code == 2 && stderr.contains(position) && !stderr.contains("hunter2"),
+            "{line}: {stderr}"
+        );
     }
     std::fs::remove_file(folder.path().join(".env")).unwrap();
     let (odd, broken) = ("postgres://me:hunter2@db/echoic", "http://me:hunter2@db:port/v1");
@@ -133,18 +136,18 @@ async fn unusable_values_that_may_be_secret_are_not_printed() {
     for (name, url) in names.into_iter().flat_map(|name| [(name, odd), (name, broken)]) {
         let model = ("ECHOIC_EMBEDDINGS_MODEL", "m".to_owned());
         let variables = HashMap::from([(name, url.to_owned()), model]);
-        let (code, _, told) = run(folder.path(), &variables, &["serve", "--port=0"]).await;
-        assert!(code != 0 && told.contains(name) && !told.contains("hunter2"), "{told}");
+        let (code, _, stderr) = run(folder.path(), &variables, &["serve", "--port=0"]).await;
+        assert!(code != 0 && stderr.contains(name) && !stderr.contains("hunter2"), "{stderr}");
     }
     let flag = ["serve", "--database-url=postgres://me:hunter2@db/echoic"];
-    let (code, _, told) = run(folder.path(), &none, &flag).await;
+    let (code, _, stderr) = run(folder.path(), &none, &flag).await;
     assert!(
-        code == 2 && told.contains("--database-url must be") && !told.contains("hunter2"),
-        "{told}"
+        code == 2 && stderr.contains("--database-url must be") && !stderr.contains("hunter2"),
+        "{stderr}"
     );
     let migrate = ["migrate", "--from=sqlite://a.db", "--to=postgres://me:hunter2@db/echoic"];
-    let (code, _, told) = run(folder.path(), &none, &migrate).await;
-    assert!(code == 2 && told.contains("--to") && !told.contains("hunter2"), "{told}");
+    let (code, _, stderr) = run(folder.path(), &none, &migrate).await;
+    assert!(code == 2 && stderr.contains("--to") && !stderr.contains("hunter2"), "{stderr}");
 }
 
 #[tokio::test]
@@ -167,12 +170,15 @@ async fn cost_quota_requires_a_price_for_each_configured_model() {
             "tiny",
         ),
     ] {
-        let (code, _, told) = run(folder.path(), &with(more), &[]).await;
-        assert!(code == 1 && told.contains(&format!("the model {model} has no price")), "{told}");
-        assert!(told.contains("*=PROMPT/COMPLETION"), "{told}");
+        let (code, _, stderr) = run(folder.path(), &with(more), &[]).await;
+        assert!(
+            code == 1 && stderr.contains(&format!("the model {model} has no price")),
+            "{stderr}"
+        );
+        assert!(stderr.contains("*=PROMPT/COMPLETION"), "{stderr}");
     }
     let priced = with(&[("ECHOIC_PRICES", "gpt=1/2,*=0/0"), ("HOST", "localhost")]);
-    let server = Process::start(folder.path(), &priced).await;
+    let server = ServerProcess::start(folder.path(), &priced).await;
     assert!(server.base.starts_with("http://127.0.0.1:"), "{}", server.base);
     assert_eq!(server.terminate().await.0, 0);
 }
@@ -190,19 +196,19 @@ async fn non_loopback_without_auth_requires_explicit_consent() {
         ])
     };
     for no in ["", "false"] {
-        let (code, out, told) = run(folder.path(), &open(no), &[]).await;
+        let (code, out, stderr) = run(folder.path(), &open(no), &[]).await;
         let sentence = "echoic: HOST=0.0.0.0: without authentication the server listens on loopback only; set \
                         ECHOIC_ALLOW_OPEN=true if everyone who can reach it may read and write every conversation\n";
-        assert_eq!((code, out.as_str(), told.as_str()), (2, "", sentence), "{no:?}");
+        assert_eq!((code, out.as_str(), stderr.as_str()), (2, "", sentence), "{no:?}");
     }
     assert!(!folder.path().join("data").exists(), "a refused start touches nothing");
 
-    let server = Process::start(folder.path(), &open("true")).await;
+    let server = ServerProcess::start(folder.path(), &open("true")).await;
     let port = server.base.strip_prefix("http://0.0.0.0:").expect("it says where it listens");
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let ask = |host: &'static str| {
         let url = format!("http://127.0.0.1:{port}/api/chat-sessions");
-        read(client.get(url).header("host", host))
+        fetch(client.get(url).header("host", host))
     };
     // The host check holds without authentication, too: it is the defense against DNS rebinding.
     for (host, status) in [("localhost", 200), ("chat.example.com", 200), ("rebound.example", 403)]
@@ -212,9 +218,12 @@ async fn non_loopback_without_auth_requires_explicit_consent() {
     assert_eq!(server.terminate().await.0, 0);
 
     let flag = ["serve", "--host=0.0.0.0", "--allow-open"];
-    let server =
-        Process::spawn(crate::support::process::command(folder.path(), &open("false"), &flag))
-            .await;
+    let server = ServerProcess::spawn(crate::support::process::command(
+        folder.path(),
+        &open("false"),
+        &flag,
+    ))
+    .await;
     assert!(server.base.starts_with("http://0.0.0.0:"), "a flag wins: {}", server.base);
     assert_eq!(server.terminate().await.0, 0);
 }
@@ -242,9 +251,12 @@ async fn flags_override_environment_and_file_and_empty_is_unset() {
         ("DATABASE_URL", "sqlite://environment.db".to_owned()),
     ]);
     let arguments = ["serve", "--database-url=sqlite://flag.db"];
-    let server =
-        Process::spawn(crate::support::process::command(folder.path(), &variables, &arguments))
-            .await;
+    let server = ServerProcess::spawn(crate::support::process::command(
+        folder.path(),
+        &variables,
+        &arguments,
+    ))
+    .await;
     let line = &server.first_line;
     assert!(line.contains("store sqlite flag.db, provider demo, model from-file"), "{line}");
     assert!(!server.base.ends_with(":0"), "port 0 picks a free one and prints it: {line}");
@@ -260,7 +272,7 @@ async fn ineffective_variables_are_warned_about() {
         ("ECHOIC_COLOUR", "red".to_owned()),
         ("ECHOIC_SHAPE", "round".to_owned()),
     ]);
-    let (code, log) = Process::start(folder.path(), &variables).await.terminate().await;
+    let (code, log) = ServerProcess::start(folder.path(), &variables).await.terminate().await;
     assert_eq!(code, 0);
     for name in ["ECHOIC_COLOUR", "ECHOIC_SHAPE"] {
         assert!(

@@ -1,7 +1,7 @@
 //! The console's files, as the server serves them.
 
 use crate::support::Server;
-use crate::support::server::read;
+use crate::support::server::fetch;
 use reqwest::{Method, StatusCode};
 use std::path::Path;
 
@@ -90,7 +90,7 @@ async fn only_console_files_are_served() {
         "/assets/js",
         "/assets/index.html%00.css",
     ] {
-        let answer = read(server.request(Method::GET, path)).await;
+        let answer = fetch(server.request(Method::GET, path)).await;
         assert_eq!(answer.failure(), (404, "route_not_found"), "{path}");
     }
 }

@@ -2,20 +2,20 @@
 //! that is stored. No turn is left for the next start to recover.
 
 use crate::support::sse::text_of;
-use crate::support::{Frames, Server, soon};
+use crate::support::{FrameReader, Server, within_deadline};
 use futures::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 /// The number of rows of a table in the server's database file.
-fn rows(server: &Server, table: &str) -> i64 {
+fn count_rows(server: &Server, table: &str) -> i64 {
     let file = rusqlite::Connection::open(server.database()).unwrap();
     file.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap()
 }
 
 /// A client's view of its turn.
-enum Seen {
+enum ClientView {
     Refused,
     /// The text, and the type of the last frame before `[DONE]`.
     Stream(String, String),
@@ -23,42 +23,44 @@ enum Seen {
     Nothing,
 }
 
-async fn ask(request: reqwest::RequestBuilder) -> Seen {
-    let Ok(response) = soon(request.send()).await else { return Seen::Nothing };
+async fn send_turn(request: reqwest::RequestBuilder) -> ClientView {
+    let Ok(response) = within_deadline(request.send()).await else { return ClientView::Nothing };
     if response.status() == 503 {
-        let body: Value = soon(response.json()).await.unwrap();
+        let body: Value = within_deadline(response.json()).await.unwrap();
         assert_eq!(body["error"]["code"], "shutting_down", "{body}");
-        return Seen::Refused;
+        return ClientView::Refused;
     }
     assert_eq!(response.status(), 200);
-    let frames = Frames::new(response).rest().await;
+    let frames = FrameReader::new(response).rest().await;
     let kinds: Vec<_> = frames.iter().map(|frame| frame.kind()).collect();
     assert_eq!(kinds.last(), Some(&"[DONE]"), "a stream that began ends: {kinds:?}");
     assert_eq!(kinds[..3], ["start", "data-session", "start-step"]);
-    Seen::Stream(text_of(&frames), kinds[kinds.len() - 2].to_owned())
+    ClientView::Stream(text_of(&frames), kinds[kinds.len() - 2].to_owned())
 }
 
 /// A client that sends its own question to its own session.
-fn client(server: &Server, number: usize) -> JoinHandle<Seen> {
+fn spawn_client(server: &Server, number: usize) -> JoinHandle<ClientView> {
     let message = json!({"id": format!("q{number}"), "role": "user",
         "parts": [{"type": "text", "text": format!("question {number}")}]});
     let body = json!({"id": format!("s{number}"), "message": message});
-    tokio::spawn(ask(server.request(Method::POST, "/api/chat").json(&body)))
+    tokio::spawn(send_turn(server.request(Method::POST, "/api/chat").json(&body)))
 }
 
 /// Starts the server again and compares each client's view with the stored messages.
-async fn compare(mut server: Server, seen: Vec<Seen>) {
+async fn check_stored_turns(mut server: Server, seen: Vec<ClientView>) {
     server.start_again().await;
     for (number, seen) in seen.into_iter().enumerate() {
         let session = format!("s{number}");
         let said = match server.get(&format!("/api/chat-sessions/{session}")).await.status {
             404 => Vec::new(),
-            _ => server.said(&session).await,
+            _ => server.transcript(&session).await,
         };
         match seen {
-            Seen::Refused => assert_eq!(said, Vec::<String>::new(), "refused, and nothing stored"),
-            Seen::Nothing => assert!(matches!(said.len(), 0 | 2), "{said:?}"),
-            Seen::Stream(text, end) => {
+            ClientView::Refused => {
+                assert_eq!(said, Vec::<String>::new(), "refused, and nothing stored")
+            }
+            ClientView::Nothing => assert!(matches!(said.len(), 0 | 2), "{said:?}"),
+            ClientView::Stream(text, end) => {
                 let question = format!("user: question {number}");
                 assert_eq!(said, [question, format!("assistant: {text}")]);
                 let status = match end.as_str() {
@@ -85,21 +87,22 @@ async fn turns_begun_at_shutdown_are_rejected_or_finished() {
         // This turn is not answered until all clients have a result, so the server cannot exit
         // before then.
         let (mut held_frames, held_call) = server.open_turn(&held, "wait for me").await;
-        let mut clients: Vec<_> = (0..CLIENTS / 2).map(|number| client(&server, number)).collect();
+        let mut clients: Vec<_> =
+            (0..CLIENTS / 2).map(|number| spawn_client(&server, number)).collect();
         let mut calls = Vec::new();
         for _ in 0..reached {
             calls.push(server.upstream.call().await);
         }
         // The signal is sent while requests are on their way, which is the race under test.
         server.terminate();
-        clients.extend((CLIENTS / 2..CLIENTS).map(|number| client(&server, number)));
-        soon(async {
+        clients.extend((CLIENTS / 2..CLIENTS).map(|number| spawn_client(&server, number)));
+        within_deadline(async {
             while server.get("/health/ready").await.status == 200 {
                 tokio::task::yield_now().await;
             }
         })
         .await;
-        clients.push(client(&server, CLIENTS));
+        clients.push(spawn_client(&server, CLIENTS));
         let answer = async {
             calls.into_iter().for_each(|call| call.reply("whole"));
             loop {
@@ -113,20 +116,24 @@ async fn turns_begun_at_shutdown_are_rejected_or_finished() {
         held_call.reply("thanks");
         held_frames.until("finish").await;
         server.stop().await;
-        assert_eq!((rows(&server, "turns"), rows(&server, "queue")), (0, 0), "after {reached}");
+        assert_eq!(
+            (count_rows(&server, "turns"), count_rows(&server, "queue")),
+            (0, 0),
+            "after {reached}"
+        );
 
-        let seen: Vec<Seen> = seen.into_iter().map(Result::unwrap).collect();
-        assert!(matches!(seen[CLIENTS], Seen::Refused), "it asked when the end was known");
+        let seen: Vec<ClientView> = seen.into_iter().map(Result::unwrap).collect();
+        assert!(matches!(seen[CLIENTS], ClientView::Refused), "it asked when the end was known");
         for seen in &seen {
             match seen {
-                Seen::Refused => {}
-                Seen::Stream(text, end) => {
+                ClientView::Refused => {}
+                ClientView::Stream(text, end) => {
                     assert_eq!((text.as_str(), end.as_str()), ("whole", "finish"))
                 }
-                Seen::Nothing => panic!("the server was there to answer"),
+                ClientView::Nothing => panic!("the server was there to answer"),
             }
         }
-        compare(server, seen).await;
+        check_stored_turns(server, seen).await;
     }
 }
 
@@ -134,7 +141,8 @@ async fn turns_begun_at_shutdown_are_rejected_or_finished() {
 async fn turns_begun_at_shutdown_without_grace_are_cut_and_stored() {
     for reached in REACHED {
         let mut server = Server::on_file(&["--shutdown-grace=1ms"]).await;
-        let mut clients: Vec<_> = (0..CLIENTS / 2).map(|number| client(&server, number)).collect();
+        let mut clients: Vec<_> =
+            (0..CLIENTS / 2).map(|number| spawn_client(&server, number)).collect();
         let mut open = Vec::new();
         for number in 0..reached {
             let mut call = server.upstream.call().await;
@@ -148,11 +156,15 @@ async fn turns_begun_at_shutdown_without_grace_are_cut_and_stored() {
             }
         }
         server.terminate();
-        clients.extend((CLIENTS / 2..CLIENTS).map(|number| client(&server, number)));
+        clients.extend((CLIENTS / 2..CLIENTS).map(|number| spawn_client(&server, number)));
         server.stop().await;
-        assert_eq!((rows(&server, "turns"), rows(&server, "queue")), (0, 0), "after {reached}");
+        assert_eq!(
+            (count_rows(&server, "turns"), count_rows(&server, "queue")),
+            (0, 0),
+            "after {reached}"
+        );
         let seen = join_all(clients).await.into_iter().map(Result::unwrap).collect();
-        compare(server, seen).await;
+        check_stored_turns(server, seen).await;
     }
 }
 
@@ -173,8 +185,8 @@ async fn queued_turn_stays_queued_or_finishes_during_shutdown() {
         }
         calls.into_iter().for_each(|call| call.reply("one"));
         server.stop().await;
-        assert_eq!(rows(&server, "turns"), 0);
-        let queued = rows(&server, "queue");
+        assert_eq!(count_rows(&server, "turns"), 0);
+        let queued = count_rows(&server, "queue");
         for frames in &mut waiting {
             let kinds: Vec<_> = frames.rest().await.iter().map(|f| f.kind().to_owned()).collect();
             assert!(kinds.is_empty() || kinds.last().unwrap() == "[DONE]", "{kinds:?}");
@@ -190,7 +202,7 @@ async fn queued_turn_stays_queued_or_finishes_during_shutdown() {
             if let Some(mut frames) = server.join(&session, None).await {
                 frames.until("[DONE]").await;
             }
-            let said = server.said(&session).await;
+            let said = server.transcript(&session).await;
             assert_eq!((said[0].as_str(), said[2].as_str()), ("user: first", "user: second"));
             assert_eq!(said.len(), 4, "{said:?}");
             late += i64::from(said[3] == "assistant: two");
@@ -225,7 +237,7 @@ async fn queued_turn_starts_only_after_the_next_start() {
     other_frames.until("[DONE]").await;
     server.stop().await;
     assert!(server.upstream.is_idle().await, "a turn began at the end");
-    assert_eq!((rows(&server, "turns"), rows(&server, "queue")), (0, 1));
+    assert_eq!((count_rows(&server, "turns"), count_rows(&server, "queue")), (0, 1));
 
     server.start_again().await;
     let call = server.upstream.call().await;

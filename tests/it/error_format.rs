@@ -1,7 +1,7 @@
 //! Errors inside the server: the client learns only that there was one.
 
-use crate::support::server::read;
-use crate::support::{Frames, Server, soon};
+use crate::support::server::fetch;
+use crate::support::{FrameReader, Server, within_deadline};
 use async_trait::async_trait;
 use echoic::auth::Auth;
 use echoic::chat::{Chat, Parts};
@@ -22,10 +22,10 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 
 /// A provider that panics when asked for its models, and on some questions.
-struct Mistaken;
+struct PanickingProvider;
 
 #[async_trait]
-impl Provider for Mistaken {
+impl Provider for PanickingProvider {
     fn name(&self) -> &'static str {
         "mistaken"
     }
@@ -48,7 +48,7 @@ impl Provider for Mistaken {
 }
 
 /// A service with that provider. The database is in the returned folder.
-async fn mistaken() -> (String, TempDir) {
+async fn panicking_server() -> (String, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("echoic.db");
     let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&path, Sync::Normal).unwrap());
@@ -62,7 +62,7 @@ async fn mistaken() -> (String, TempDir) {
     let memory = Arc::new(Memory::new(store.clone(), prompts.clone(), defaults).unwrap());
     let chat = Chat::new(Parts {
         store: store.clone(),
-        provider: Arc::new(Mistaken),
+        provider: Arc::new(PanickingProvider),
         memory: memory.clone(),
         prompts,
         title_model: None,
@@ -88,9 +88,9 @@ async fn mistaken() -> (String, TempDir) {
 
 #[tokio::test]
 async fn panic_ends_one_request_or_turn_and_leaks_nothing() {
-    let (base, _folder) = mistaken().await;
+    let (base, _folder) = panicking_server().await;
     let client = Client::builder().no_proxy().build().unwrap();
-    let reply = read(client.get(format!("{base}/api/models"))).await;
+    let reply = fetch(client.get(format!("{base}/api/models"))).await;
     assert_eq!(reply.failure(), (500, "internal_error"));
     assert!(!reply.header("x-request-id").is_empty());
     let envelope = json!({"success": false, "message": "Something went wrong inside the server.",
@@ -101,7 +101,7 @@ async fn panic_ends_one_request_or_turn_and_leaks_nothing() {
         let id = message.replace(' ', "-");
         let body = json!({"id": "s", "message": {"id": id, "role": "user", "parts": [{"type": "text", "text": message}]}});
         let request = client.post(format!("{base}/api/chat")).json(&body);
-        Frames::new(soon(request.send()).await.unwrap()).rest().await
+        FrameReader::new(within_deadline(request.send()).await.unwrap()).rest().await
     };
     for (message, kept) in [("panic at once", ""), ("panic later", "half")] {
         let frames = chat(message).await;
@@ -109,9 +109,9 @@ async fn panic_ends_one_request_or_turn_and_leaks_nothing() {
         let sentence = "something went wrong inside the server";
         assert_eq!(*error, json!({"type": "error", "errorText": sentence}), "{message}");
         let path = format!("{base}/api/chat-sessions/s");
-        let session = read(client.get(&path)).await.data();
+        let session = fetch(client.get(&path)).await.data();
         assert_eq!(session["activeTurn"], Value::Null, "{message}");
-        let messages = read(client.get(format!("{path}/messages?limit=1"))).await.data();
+        let messages = fetch(client.get(format!("{path}/messages?limit=1"))).await.data();
         let reply = &messages["messages"][0];
         assert_eq!((&reply["status"], &reply["content"]), (&json!("failed"), &json!(kept)));
         assert_eq!(reply["error"], json!({"code": "internal_error", "message": sentence}));

@@ -1,27 +1,27 @@
 //! `/api/export`: the exported file, and its import back.
 
-use crate::support::server::read;
-use crate::support::{Server, soon};
+use crate::support::server::fetch;
+use crate::support::{Server, within_deadline};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::cell::Cell;
 
-async fn text(server: &Server, path: &str) -> String {
-    let response = soon(server.request(Method::GET, path).send()).await.unwrap();
+async fn export_text(server: &Server, path: &str) -> String {
+    let response = within_deadline(server.request(Method::GET, path).send()).await.unwrap();
     assert_eq!(response.status(), 200, "{path}");
-    soon(response.text()).await.unwrap()
+    within_deadline(response.text()).await.unwrap()
 }
 
 async fn import_text(server: &Server, file: &str) -> Value {
     let request =
         server.request(Method::POST, "/api/import").header("content-type", "application/json");
-    read(request.body(file.to_owned())).await.data()
+    fetch(request.body(file.to_owned())).await.data()
 }
 
 /// The sessions of a file without the three fields that an import always sets itself.
-fn lasting(file: &str) -> Vec<Value> {
+fn comparable_sessions(file: &str) -> Vec<Value> {
     let file: Value = serde_json::from_str(file).unwrap();
     let mut sessions = file["sessions"].as_array().unwrap().clone();
     for session in &mut sessions {
@@ -39,7 +39,7 @@ async fn post(server: &Server, session: &str, mut message: Value) -> String {
 }
 
 /// Fills an account with every kind of session and message.
-async fn lived_in(server: &Server) {
+async fn fill_account(server: &Server) {
     let full = json!({"sessionId": "full", "title": "Tëst \"1\"", "participants": ["bob"], "projectId": "p1",
         "meta": {"b": 1, "a": [null, 2.50]}, "userMeta": "{\"os\":\"x\"}", "theme": {"c": "red"},
         "settings": {"model": "m", "temperature": 0.5, "memory": {"strategy": "window", "lastMessages": 4}}});
@@ -82,12 +82,12 @@ async fn lived_in(server: &Server) {
 #[tokio::test]
 async fn exported_account_is_imported_unchanged() {
     let (server, other) = (Server::start().await, Server::start().await);
-    lived_in(&server).await;
-    let file = text(&server, "/api/export").await;
+    fill_account(&server).await;
+    let file = export_text(&server, "/api/export").await;
     let report = import_text(&other, &file).await;
     assert_eq!(report["skipped"], json!([]));
-    let again = text(&other, "/api/export").await;
-    assert_eq!(lasting(&again), lasting(&file));
+    let again = export_text(&other, "/api/export").await;
+    assert_eq!(comparable_sessions(&again), comparable_sessions(&file));
 
     // The imported sessions are also equal when read over the API.
     for id in ["full", "empty", "unnamed"] {
@@ -109,30 +109,31 @@ async fn exported_account_is_imported_unchanged() {
         sessions.iter().map(|session| session["messages"].as_u64().unwrap()).sum::<u64>()
     };
     assert_eq!((counts(&report), counts(&import_text(&other, &file).await)), (14, 0));
-    assert_eq!(text(&other, "/api/export").await, again);
+    assert_eq!(export_text(&other, "/api/export").await, again);
 }
 
 #[tokio::test]
 async fn jsonl_export_has_one_session_per_line_and_is_importable() {
     let (server, other) = (Server::start().await, Server::start().await);
-    lived_in(&server).await;
-    let lines = text(&server, "/api/export?format=jsonl").await;
+    fill_account(&server).await;
+    let lines = export_text(&server, "/api/export?format=jsonl").await;
     let ids: Vec<Value> = lines
         .lines()
         .map(|line| serde_json::from_str::<Value>(line).unwrap()["sessionId"].clone())
         .collect();
     assert_eq!(ids, ["empty", "full", "unnamed"]);
     assert_eq!(import_text(&other, &lines).await["skipped"], json!([]));
-    let both = (text(&other, "/api/export").await, text(&server, "/api/export").await);
-    assert_eq!(lasting(&both.0), lasting(&both.1));
+    let both =
+        (export_text(&other, "/api/export").await, export_text(&server, "/api/export").await);
+    assert_eq!(comparable_sessions(&both.0), comparable_sessions(&both.1));
 }
 
 #[tokio::test]
 async fn export_applies_filters_and_names_its_format() {
     let server = Server::start().await;
-    lived_in(&server).await;
+    fill_account(&server).await;
     let ids = async |query: &str| -> Vec<Value> {
-        let file: Value = serde_json::from_str(&text(&server, query).await).unwrap();
+        let file: Value = serde_json::from_str(&export_text(&server, query).await).unwrap();
         assert_eq!((&file["format"], &file["version"]), (&json!("echoic"), &json!(1)));
         let sessions = file["sessions"].as_array().unwrap();
         sessions.iter().map(|session| session["sessionId"].clone()).collect()
@@ -168,32 +169,32 @@ async fn export_applies_filters_and_names_its_format() {
 #[tokio::test]
 async fn empty_account_exports_an_empty_file() {
     let server = Server::start().await;
-    let file = text(&server, "/api/export").await;
+    let file = export_text(&server, "/api/export").await;
     let expected = json!({"format": "echoic", "version": 1, "sessions": []});
     assert_eq!(serde_json::from_str::<Value>(&file).unwrap(), expected);
     assert_eq!(import_text(&server, &file).await, json!({"sessions": [], "skipped": []}));
     for format in ["jsonl", "markdown"] {
-        assert_eq!(text(&server, &format!("/api/export?format={format}")).await, "");
+        assert_eq!(export_text(&server, &format!("/api/export?format={format}")).await, "");
     }
 }
 
 #[tokio::test]
 async fn exported_messages_have_the_fields_of_the_api() {
     let server = Server::start().await;
-    lived_in(&server).await;
+    fill_account(&server).await;
     let file: Value =
-        serde_json::from_str(&text(&server, "/api/export?sessionId=full").await).unwrap();
+        serde_json::from_str(&export_text(&server, "/api/export?sessionId=full").await).unwrap();
     let data = server.get("/api/chat-sessions/full/messages?view=all").await.data();
-    let told = data["messages"].as_array().unwrap();
+    let from_api = data["messages"].as_array().unwrap();
     let written = file["sessions"][0]["messages"].as_array().unwrap();
-    assert_eq!(written.len(), told.len());
-    for (written, told) in written.iter().zip(told) {
-        let left_out = told.as_object().unwrap().iter().filter(|(field, value)| {
+    assert_eq!(written.len(), from_api.len());
+    for (written, from_api) in written.iter().zip(from_api) {
+        let left_out = from_api.as_object().unwrap().iter().filter(|(field, value)| {
             let follows = ["sessionId", "seq", "siblingIds"].contains(&field.as_str());
             let is_empty = value.is_null() && *field != "parentId" || **value == json!([]);
             follows || is_empty
         });
-        let mut expected = told.clone();
+        let mut expected = from_api.clone();
         for (field, _) in left_out {
             expected.as_object_mut().unwrap().remove(field);
         }
@@ -270,7 +271,7 @@ I, too
 *Session `b`, begun 2024-05-06 07:00 UTC*
 
 ";
-    assert_eq!(text(&server, "/api/export?format=markdown").await, expected);
+    assert_eq!(export_text(&server, "/api/export?format=markdown").await, expected);
 }
 
 #[tokio::test]
@@ -287,16 +288,16 @@ async fn multi_chunk_session_is_exported_whole_and_in_order() {
         .collect();
     let session = json!({"sessionId": "long", "headId": "m2502", "messages": messages});
     server.post("/api/import", json!({"sessions": [session]})).await.data();
-    let file = text(&server, "/api/export").await;
-    let sessions = lasting(&file);
+    let file = export_text(&server, "/api/export").await;
+    let sessions = comparable_sessions(&file);
     let ids =
         sessions[0]["messages"].as_array().unwrap().iter().map(|message| message["id"].clone());
     let expected = (0..2503).map(|number| json!(format!("m{number}"))).chain([json!("aside")]);
     assert!(ids.eq(expected));
     import_text(&other, &file).await;
-    assert_eq!(lasting(&text(&other, "/api/export").await), sessions);
+    assert_eq!(comparable_sessions(&export_text(&other, "/api/export").await), sessions);
 
-    let markdown = text(&server, "/api/export?format=markdown").await;
+    let markdown = export_text(&server, "/api/export?format=markdown").await;
     let said = markdown.split("\n## ").skip(1).map(|said| {
         let (_, content) = said.split_once("\n\n").unwrap();
         content.split([' ', '\n']).next().unwrap()
@@ -305,7 +306,7 @@ async fn multi_chunk_session_is_exported_whole_and_in_order() {
 }
 
 /// The parent of each message of a tree: an earlier message, or none.
-fn tree() -> impl Strategy<Value = Vec<Option<usize>>> {
+fn message_tree() -> impl Strategy<Value = Vec<Option<usize>>> {
     let parent = (any::<prop::sample::Index>(), 0..5u8);
     prop::collection::vec(parent, 1..14).prop_map(|picks| {
         let place = |(index, (pick, kind)): (usize, (prop::sample::Index, u8))| match kind {
@@ -332,7 +333,7 @@ fn any_message_tree_survives_export_and_import() {
         (roles, "[^\0]{1,12}".prop_filter("blank", |text| !text.trim().is_empty())),
         14,
     );
-    let case = (tree(), said, any::<prop::sample::Index>());
+    let case = (message_tree(), said, any::<prop::sample::Index>());
     let outcome = runner.run(&case, |(tree, said, turned_to)| {
         number.set(number.get() + 1);
         let session = format!("s{}", number.get());
@@ -346,12 +347,15 @@ fn any_message_tree_survives_export_and_import() {
             }
             // Posting leaves the head at the newest message; an import may set it to any message.
             let path = format!("/api/export?sessionId={session}");
-            let mut file: Value = serde_json::from_str(&text(&server, &path).await).unwrap();
+            let mut file: Value = serde_json::from_str(&export_text(&server, &path).await).unwrap();
             file["sessions"][0]["headId"] = turned_to.get(&ids).as_str().into();
             let file = file.to_string();
             let report = import_text(&other, &file).await;
             assert_eq!(report["sessions"][0]["messages"], ids.len());
-            assert_eq!(lasting(&text(&other, &path).await), lasting(&file));
+            assert_eq!(
+                comparable_sessions(&export_text(&other, &path).await),
+                comparable_sessions(&file)
+            );
             // Nodes are not part of the file. The import assigns messages to nodes again, with the
             // same result.
             let own = format!("/api/chat-sessions/{session}");

@@ -1,7 +1,7 @@
 //! Export and import of a large account, which never is in the server's memory as a whole.
 
-use crate::support::process::Process;
-use crate::support::soon;
+use crate::support::process::ServerProcess;
+use crate::support::within_deadline;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use reqwest::{Body, Client, Response};
@@ -13,8 +13,8 @@ use std::convert::Infallible;
 const SESSIONS: usize = 56;
 /// Memory that a server may need on top of its baseline, in KiB: for chunks and caches, much less
 /// than the account.
-const MOST_TO_EXPORT: u64 = 28 << 10;
-const MOST_TO_IMPORT: u64 = 44 << 10;
+const MAX_EXPORT_KIB: u64 = 28 << 10;
+const MAX_IMPORT_KIB: u64 = 44 << 10;
 
 fn id(session: usize) -> String {
     format!("s{session:03}")
@@ -33,9 +33,9 @@ fn file() -> Body {
 }
 
 /// Reads an export as it arrives. Returns its size and the session ids in it.
-async fn drain(mut response: Response) -> (usize, Vec<String>) {
+async fn read_export(mut response: Response) -> (usize, Vec<String>) {
     let (mut size, mut ids, mut rest) = (0, Vec::new(), String::new());
-    while let Some(bytes) = soon(response.chunk()).await.unwrap() {
+    while let Some(bytes) = within_deadline(response.chunk()).await.unwrap() {
         size += bytes.len();
         rest.push_str(std::str::from_utf8(&bytes).unwrap());
         while let Some((_, after)) = rest.split_once("\"sessionId\":\"") {
@@ -54,25 +54,29 @@ async fn large_account_transfers_with_bounded_memory() {
     let folder = tempfile::tempdir().unwrap();
     let variables =
         HashMap::from([("PORT", "0".to_owned()), ("ECHOIC_PROVIDER", "demo".to_owned())]);
-    let server = Process::start(folder.path(), &variables).await;
+    let server = ServerProcess::start(folder.path(), &variables).await;
     let client = Client::builder().no_proxy().build().unwrap();
     let before = server.peak_memory();
     let request = client
         .post(format!("{}/api/import", server.base))
         .header("content-type", "application/json");
     let report: Value =
-        soon(soon(request.body(file()).send()).await.unwrap().json()).await.unwrap();
+        within_deadline(within_deadline(request.body(file()).send()).await.unwrap().json())
+            .await
+            .unwrap();
     assert_eq!(report["data"]["sessions"].as_array().unwrap().len(), SESSIONS);
     let to_import = server.peak_memory() - before;
     assert_eq!(server.terminate().await.0, 0);
 
-    let server = Process::start(folder.path(), &variables).await;
+    let server = ServerProcess::start(folder.path(), &variables).await;
     let before = server.peak_memory();
-    let (size, ids) =
-        drain(soon(client.get(format!("{}/api/export", server.base)).send()).await.unwrap()).await;
+    let (size, ids) = read_export(
+        within_deadline(client.get(format!("{}/api/export", server.base)).send()).await.unwrap(),
+    )
+    .await;
     assert!(size > SESSIONS << 20, "{size}");
     assert_eq!(ids, (0..SESSIONS).map(id).collect::<Vec<_>>());
     let to_export = server.peak_memory() - before;
     let needed = format!("export {to_export} KiB, import {to_import} KiB");
-    assert!(to_export < MOST_TO_EXPORT && to_import < MOST_TO_IMPORT, "{needed}");
+    assert!(to_export < MAX_EXPORT_KIB && to_import < MAX_IMPORT_KIB, "{needed}");
 }

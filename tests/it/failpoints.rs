@@ -1,11 +1,11 @@
 //! Database failures in the middle of an operation: closed connections, primaries that step down,
 //! majorities that do not acknowledge. No message is lost or duplicated.
 
-use crate::support::mongo::Mongo;
-use crate::support::paced::{Paced, answer};
-use crate::support::server::read;
+use crate::support::mongo::MongoServer;
+use crate::support::paced::{PacedProvider, answer};
+use crate::support::server::fetch;
 use crate::support::sse::text_of;
-use crate::support::{Frames, Server, soon};
+use crate::support::{FrameReader, Server, within_deadline};
 use mongodb::bson::{Document, doc};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -18,12 +18,12 @@ const STEPPED_DOWN: i32 = 10107;
 /// `WriteConcernTimeout`: the write happened, but its acknowledgement by a majority is missing.
 const NO_MAJORITY: i32 = 64;
 
-fn rounds() -> usize {
+fn round_count() -> usize {
     std::env::var("ECHOIC_FAILPOINT_ROUNDS").map_or(20, |rounds| rounds.parse().unwrap())
 }
 
 /// Each kind of failure: the commands it applies to, and the failpoint's data.
-fn failures() -> Vec<(&'static [&'static str], Document)> {
+fn failure_kinds() -> Vec<(&'static [&'static str], Document)> {
     let retryable = vec!["RetryableWriteError"];
     let transient = vec!["TransientTransactionError"];
     let majority = doc! { "code": NO_MAJORITY, "errmsg": "waiting for replication timed out" };
@@ -42,15 +42,15 @@ fn failures() -> Vec<(&'static [&'static str], Document)> {
 }
 
 /// Sends a message, retrying like a client, until it is accepted. Returns the reply.
-async fn say(server: &Server, body: &Value) -> String {
+async fn send_until_accepted(server: &Server, body: &Value) -> String {
     loop {
         let request = server.request(Method::POST, "/api/chat").json(body);
-        let response = soon(request.send()).await.unwrap();
+        let response = within_deadline(request.send()).await.unwrap();
         if response.status() == 503 {
             continue;
         }
         assert_eq!(response.status(), 200);
-        let frames = Frames::new(response).rest().await;
+        let frames = FrameReader::new(response).rest().await;
         let kinds: Vec<_> = frames.iter().map(|frame| frame.kind().to_owned()).collect();
         assert!(kinds.iter().any(|kind| kind == "finish"), "{kinds:?}");
         return text_of(&frames);
@@ -59,8 +59,8 @@ async fn say(server: &Server, body: &Value) -> String {
 
 #[tokio::test]
 async fn database_failures_lose_and_duplicate_no_message() {
-    let Some(mongo) = Mongo::start(&["--enable-test-commands"]).await else { return };
-    let upstream = Paced::start().await;
+    let Some(mongo) = MongoServer::start(&["--enable-test-commands"]).await else { return };
+    let upstream = PacedProvider::start().await;
     // A real server pushes the news that it is primary again; this one has to be polled, so poll
     // often.
     let url = format!("{}&heartbeatFrequencyMS=500", mongo.url("echoic"));
@@ -70,8 +70,8 @@ async fn database_failures_lose_and_duplicate_no_message() {
     let session = server.session().await;
     let mut runner = TestRunner::deterministic();
     let mut random = |most: usize| (0..most).new_tree(&mut runner).unwrap().current();
-    let (failures, mut owed) = (failures(), Vec::new());
-    for round in 0..rounds() {
+    let (failures, mut expected) = (failure_kinds(), Vec::new());
+    for round in 0..round_count() {
         let (commands, how) = &failures[round % failures.len()];
         // The length of the reply decides where the failure hits: as the turn begins, while its log
         // is written, or as it ends.
@@ -80,33 +80,37 @@ async fn database_failures_lose_and_duplicate_no_message() {
         let question = format!("question {round} of words {words}");
         let body = json!({"sessionId": session, "message": question, "clientMessageId": format!("m{round}")});
         let skipping = doc! { "skip": skip as i32, "times": 1 + random(3) as i32 };
-        mongo.fail(skipping, commands, how.clone()).await;
+        mongo.set_failpoint(skipping, commands, how.clone()).await;
         assert_eq!(
-            say(&server, &body).await,
+            send_until_accepted(&server, &body).await,
             answer(&question),
             "round {round}: {commands:?} {how}"
         );
-        mongo.mend().await;
-        owed.push(format!("user: {question}"));
-        owed.push(format!("assistant: {}", answer(&question)));
-        assert_eq!(say(&server, &body).await, answer(&question), "the same turn again");
+        mongo.clear_failpoint().await;
+        expected.push(format!("user: {question}"));
+        expected.push(format!("assistant: {}", answer(&question)));
+        assert_eq!(
+            send_until_accepted(&server, &body).await,
+            answer(&question),
+            "the same turn again"
+        );
     }
     let path = format!("/api/chat-sessions/{session}/messages?limit=100&view=all");
     let mut stored = Vec::new();
     let mut before = String::new();
     loop {
-        let page = read(server.request(Method::GET, &format!("{path}{before}"))).await.data();
+        let page = fetch(server.request(Method::GET, &format!("{path}{before}"))).await.data();
         let messages = page["messages"].as_array().unwrap();
-        let told = |message: &Value| {
+        let line = |message: &Value| {
             let text = |name: &str| message[name].as_str().unwrap().to_owned();
             format!("{}: {}", text("role"), text("content"))
         };
-        stored.splice(0..0, messages.iter().map(told));
+        stored.splice(0..0, messages.iter().map(line));
         if page["hasMore"] == json!(false) {
             break;
         }
         before = format!("&before={}", messages[0]["id"].as_str().unwrap());
     }
-    assert_eq!(stored, owed);
-    assert_eq!(upstream.calls(), rounds(), "each question was asked once");
+    assert_eq!(stored, expected);
+    assert_eq!(upstream.calls(), round_count(), "each question was asked once");
 }

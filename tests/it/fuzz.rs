@@ -1,8 +1,8 @@
 //! Arbitrary input from clients and providers: the response is always well-formed, never a 5xx,
 //! nothing is left half done, and the next request is served.
 
-use crate::support::server::read;
-use crate::support::{Server, soon};
+use crate::support::server::fetch;
+use crate::support::{Server, within_deadline};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -94,18 +94,18 @@ fn any_json() -> impl Strategy<Value = Value> {
 }
 
 /// `count` values of a strategy, the same in every run.
-fn some<T: std::fmt::Debug>(count: usize, strategy: impl Strategy<Value = T>) -> Vec<T> {
+fn sample<T: std::fmt::Debug>(count: usize, strategy: impl Strategy<Value = T>) -> Vec<T> {
     let mut runner = TestRunner::deterministic();
     (0..count).map(|_| strategy.new_tree(&mut runner).unwrap().current()).collect()
 }
 
 /// Sends a request and asserts that the response is well-formed and not a 5xx.
-async fn answered(request: RequestBuilder, what: &dyn std::fmt::Debug) -> u16 {
-    let answer = soon(request.send()).await.unwrap();
+async fn check_response(request: RequestBuilder, what: &dyn std::fmt::Debug) -> u16 {
+    let answer = within_deadline(request.send()).await.unwrap();
     let status = answer.status().as_u16();
     assert!(status < 500, "{status} for {what:?}");
     if answer.headers().get("content-type").is_some_and(|kind| kind == "application/json") {
-        let body: Value = soon(answer.json()).await.unwrap();
+        let body: Value = within_deadline(answer.json()).await.unwrap();
         assert_eq!(body["success"], status < 400, "{status} for {what:?}: {body}");
     }
     status
@@ -130,10 +130,10 @@ async fn arbitrary_json_is_accepted_or_rejected() {
         (Method::POST, "/api/projects"),
         (Method::POST, "/api/import"),
     ];
-    for body in some(60, any_json()) {
+    for body in sample(60, any_json()) {
         for (method, path) in &routes {
             let request = server.request(method.clone(), path).json(&body);
-            answered(request, &(method, path, &body)).await;
+            check_response(request, &(method, path, &body)).await;
         }
     }
     assert_eq!(server.get("/health/ready").await.status, 200);
@@ -146,7 +146,7 @@ async fn arbitrary_import_bytes_leave_nothing_partial() {
         {"id": "1", "role": "user", "content": "x"}, {"id": "2", "role": "assistant", "content": "y"}]}]});
     let whole = whole.to_string().into_bytes();
     let change = (any::<prop::sample::Index>(), any::<u8>(), any::<bool>());
-    for (at, byte, cuts) in some(150, change) {
+    for (at, byte, cuts) in sample(150, change) {
         let (mut bytes, at) = (whole.clone(), at.index(whole.len()));
         if cuts {
             bytes.truncate(at)
@@ -155,7 +155,7 @@ async fn arbitrary_import_bytes_leave_nothing_partial() {
         }
         let request = server.request(Method::POST, "/api/import");
         let request = request.header("content-type", "application/json").body(bytes.clone());
-        answered(request, &String::from_utf8_lossy(&bytes)).await;
+        check_response(request, &String::from_utf8_lossy(&bytes)).await;
     }
     let sessions = server.get("/api/chat-sessions?limit=100").await.data();
     for session in sessions["sessions"].as_array().unwrap() {
@@ -182,16 +182,16 @@ async fn arbitrary_cursors_are_read_or_ignored() {
         "[ -~]{0,200}",
         text(),
     ];
-    for cursor in some(150, cursor) {
+    for cursor in sample(150, cursor) {
         let path = format!("/api/chat/{session}/stream");
         let header = reqwest::header::HeaderValue::from_bytes(cursor.as_bytes());
         if let Ok(header) = header {
             let request = server.request(Method::GET, &path).header("last-event-id", header);
-            assert!(matches!(answered(request, &cursor).await, 200 | 400), "{cursor:?}");
+            assert!(matches!(check_response(request, &cursor).await, 200 | 400), "{cursor:?}");
         }
         let spelled: String = cursor.bytes().map(|byte| format!("%{byte:02x}")).collect();
         let query = server.request(Method::GET, &format!("{path}?lastEventId={spelled}"));
-        assert!(matches!(answered(query, &cursor).await, 200 | 400), "{cursor:?}");
+        assert!(matches!(check_response(query, &cursor).await, 200 | 400), "{cursor:?}");
     }
     call.finish(json!({"prompt_tokens": 1, "completion_tokens": 1}));
     frames.until("[DONE]").await;
@@ -209,7 +209,7 @@ async fn arbitrary_provider_streams_end_the_turn_and_free_session() {
         Just(b"data: [DONE]\n\n".to_vec()),
         Just(b"event: error\r\ndata: {\"error\": 7}\r\n\r\n".to_vec()),
     ];
-    for (number, pieces) in some(60, vec(line, 0..8)).into_iter().enumerate() {
+    for (number, pieces) in sample(60, vec(line, 0..8)).into_iter().enumerate() {
         let session = format!("s{number}");
         let body = json!({"id": session, "message": {"id": "m", "role": "user", "parts": [{"type": "text", "text": "x"}]}});
         let mut frames = server.chat(body).await;
@@ -225,7 +225,7 @@ async fn arbitrary_provider_streams_end_the_turn_and_free_session() {
             }
         };
         tokio::select! { _ = frames.until("[DONE]") => {}, () = again => {} }
-        let left = read(server.request(Method::GET, &format!("/api/chat-sessions/{session}")))
+        let left = fetch(server.request(Method::GET, &format!("/api/chat-sessions/{session}")))
             .await
             .data();
         assert_eq!((&left["activeTurn"], &left["messagesCount"]), (&Value::Null, &json!(2)));

@@ -1,8 +1,8 @@
 //! `/health`, the models, request ids, and shutdown.
 
-use crate::support::process::Process;
-use crate::support::server::read;
-use crate::support::{Server, soon};
+use crate::support::process::ServerProcess;
+use crate::support::server::fetch;
+use crate::support::{Server, within_deadline};
 use reqwest::Method;
 use serde_json::json;
 use std::collections::HashMap;
@@ -21,7 +21,7 @@ async fn server_accepts_more_clients_than_the_soft_file_limit() {
     let mut shell = Command::new("/bin/sh");
     shell.args(["-c", "ulimit -Sn 64 && exec \"$ECHOIC\""]).current_dir(folder.path());
     shell.env_clear().envs(&variables).stderr(Stdio::piped()).kill_on_drop(true);
-    let server = Process::spawn(shell).await;
+    let server = ServerProcess::spawn(shell).await;
     let address = server.base.strip_prefix("http://").unwrap();
     let mut clients = Vec::new();
     for _ in 0..100 {
@@ -29,7 +29,7 @@ async fn server_accepts_more_clients_than_the_soft_file_limit() {
     }
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let ready = client.get(format!("{}/health/ready", server.base)).send();
-    assert_eq!(soon(ready).await.unwrap().status(), 200);
+    assert_eq!(within_deadline(ready).await.unwrap().status(), 200);
     drop(clients);
     server.terminate().await;
 }
@@ -58,11 +58,11 @@ async fn unwritable_store_makes_unready_and_stores_nothing_partial() {
     assert!(!refused.body.to_string().contains("locked"), "no database message is shown");
     assert_eq!(server.get("/health/ready").await.failure(), (503, "store_unavailable"));
     assert_eq!(server.get("/health/live").await.status, 200);
-    assert_eq!(server.said(&session).await, Vec::<String>::new());
+    assert_eq!(server.transcript(&session).await, Vec::<String>::new());
     other.execute_batch("ROLLBACK").unwrap();
     assert_eq!(server.get("/health/ready").await.status, 200);
     assert_eq!(server.turn(&session, "hi", "hello").await.last().unwrap(), "user: hi");
-    assert_eq!(server.said(&session).await, ["user: hi", "assistant: hello"]);
+    assert_eq!(server.transcript(&session).await, ["user: hi", "assistant: hello"]);
 }
 
 #[tokio::test]
@@ -75,7 +75,7 @@ async fn shutdown_rejects_new_turns_and_finishes_running_ones() {
     server.terminate();
     // The shutdown is asynchronous: wait until the server has noticed it, or the next turn might
     // still be accepted.
-    crate::support::soon(async {
+    crate::support::within_deadline(async {
         while server.get("/health/ready").await.status == 200 {
             tokio::task::yield_now().await;
         }
@@ -90,7 +90,10 @@ async fn shutdown_rejects_new_turns_and_finishes_running_ones() {
     call.finish(json!({}));
     frames.until("finish").await;
     server.restart().await;
-    assert_eq!(server.said(&session).await, ["user: still there?", "assistant: Yes, to the end."]);
+    assert_eq!(
+        server.transcript(&session).await,
+        ["user: still there?", "assistant: Yes, to the end."]
+    );
 }
 
 #[tokio::test]
@@ -124,6 +127,6 @@ async fn request_id_is_accepted_and_an_invalid_one_replaced() {
     let server = Server::start().await;
     let named =
         |id: &'static str| server.request(Method::GET, "/health/live").header("x-request-id", id);
-    assert_eq!(read(named("trace-7")).await.header("x-request-id"), "trace-7");
-    assert_eq!(read(named("has space")).await.header("x-request-id").len(), 36);
+    assert_eq!(fetch(named("trace-7")).await.header("x-request-id"), "trace-7");
+    assert_eq!(fetch(named("has space")).await.header("x-request-id").len(), 36);
 }

@@ -16,21 +16,21 @@ pub fn png(width: u32, height: u32) -> String {
 }
 
 /// The messages of a provider request after the system prompt.
-fn sent(request: &Value) -> Vec<Value> {
+fn sent_history(request: &Value) -> Vec<Value> {
     request["messages"].as_array().unwrap()[1..].to_vec()
 }
 
 /// Runs a whole turn. Returns the messages that the provider received.
-async fn ask(server: &Server, body: Value, reply: &str) -> Vec<Value> {
+async fn run_turn(server: &Server, body: Value, reply: &str) -> Vec<Value> {
     let mut frames = server.chat(body).await;
     let call = server.upstream.call().await;
-    let prompt = sent(&call.request);
+    let prompt = sent_history(&call.request);
     call.reply(reply);
     frames.until("[DONE]").await;
     prompt
 }
 
-fn picture(text: &str, url: &str) -> Value {
+fn image_message(text: &str, url: &str) -> Value {
     json!({"role": "user", "content": [
         {"type": "text", "text": text}, {"type": "image_url", "image_url": {"url": url}}]})
 }
@@ -42,25 +42,25 @@ async fn image_is_sent_with_its_question_and_remembered() {
     let text = json!({"type": "text", "text": "What is this?"});
     let first =
         json!({"id": "chat-1", "messages": [{"id": "u1", "role": "user", "parts": [text, file]}]});
-    assert_eq!(ask(&server, first, "A cat.").await, [picture("What is this?", CAT)]);
+    assert_eq!(run_turn(&server, first, "A cat.").await, [image_message("What is this?", CAT)]);
 
     let next = json!({"sessionId": "chat-1", "message": "And this?",
         "parts": [{"type": "image_url", "image_url": {"url": "https://e.com/dog.png", "detail": "low"}},
                   {"type": "file", "mediaType": "application/pdf", "url": "https://e.com/a.pdf"}]});
-    let mut dog = picture(
+    let mut dog = image_message(
         "And this?\n\n(Attached: application/pdf, which you cannot read.)",
         "https://e.com/dog.png",
     );
     dog["content"][1]["image_url"]["detail"] = json!("low");
     let cat = json!({"role": "assistant", "content": "A cat."});
-    let prompt = ask(&server, next.clone(), "A dog.").await;
-    assert_eq!(prompt, [picture("What is this?", CAT), cat.clone(), dog.clone()]);
+    let prompt = run_turn(&server, next.clone(), "A dog.").await;
+    assert_eq!(prompt, [image_message("What is this?", CAT), cat.clone(), dog.clone()]);
 
     // A regenerated reply gets the same image.
     let response =
         server.request(reqwest::Method::POST, "/api/chat/chat-1/regenerate").send().await.unwrap();
     let call = server.upstream.call().await;
-    assert_eq!(sent(&call.request), [picture("What is this?", CAT), cat, dog]);
+    assert_eq!(sent_history(&call.request), [image_message("What is this?", CAT), cat, dog]);
     call.reply("A wolf.");
     assert!(response.text().await.unwrap().contains("wolf"));
     let stored = server.get("/api/chat-sessions/chat-1/messages?view=all").await.data();
@@ -79,7 +79,7 @@ async fn image_only_message_is_sent_to_the_model() {
     let only = json!({"role": "user", "content": [
         {"type": "image_url", "image_url": {"url": "https://e.com/cat.png"}}]});
     let body = json!({"sessionId": session, "message": "What did I send?"});
-    let prompt = ask(&server, body, "A cat.").await;
+    let prompt = run_turn(&server, body, "A cat.").await;
     assert_eq!(prompt, [only, json!({"role": "user", "content": "What did I send?"})]);
     let shown = server.get(&format!("/api/chat-sessions/{session}/memory")).await.data();
     assert_eq!(
@@ -98,8 +98,8 @@ async fn text_only_models_get_text_without_images() {
         let body = json!({"sessionId": session, "message": "What is this?", "model": model,
             "parentId": null, "parts": [{"type": "image", "url": CAT}]});
         let blind = json!({"role": "user", "content": "What is this?"});
-        let expected = if sees { picture("What is this?", CAT) } else { blind };
-        assert_eq!(ask(&server, body, "ok").await, [expected], "{model}");
+        let expected = if sees { image_message("What is this?", CAT) } else { blind };
+        assert_eq!(run_turn(&server, body, "ok").await, [expected], "{model}");
     }
 }
 
@@ -110,7 +110,7 @@ async fn image_over_budget_is_dropped_and_its_text_kept() {
     for number in 0..3 {
         let body = json!({"sessionId": session, "message": format!("number {number}"),
             "parts": [{"type": "image", "url": format!("https://e.com/{number}.png")}]});
-        ask(&server, body, "seen").await;
+        run_turn(&server, body, "seen").await;
     }
     let preview = async |query: &str| {
         let path = format!("/api/chat-sessions/{session}/memory?message=next&{query}");
@@ -150,10 +150,10 @@ async fn image_tokens_depend_on_size_and_small_images_fit() {
         let mut frames = server.chat(body).await;
         server.upstream.call().await.reply("The second.");
         let finish = frames.until("finish").await.data;
-        let told = finish["messageMetadata"]["memory"]["promptTokens"].as_u64().unwrap();
+        let reported = finish["messageMetadata"]["memory"]["promptTokens"].as_u64().unwrap();
         let shown = server.get(&format!("/api/chat-sessions/{session}/memory")).await.data();
         let text = shown["pieces"][0]["tokens"].as_u64().unwrap() + 4 + 4 + 3 + 4;
-        assert_eq!(told, text + 3 * each, "{model}");
+        assert_eq!(reported, text + 3 * each, "{model}");
     }
 }
 
@@ -161,11 +161,11 @@ async fn image_tokens_depend_on_size_and_small_images_fit() {
 async fn remote_images_of_unknown_size_never_reject_a_message() {
     let server = Server::start().await;
     let session = server.session().await;
-    ask(&server, json!({"sessionId": session, "message": "Look at these."}), "Go on.").await;
+    run_turn(&server, json!({"sessionId": session, "message": "Look at these."}), "Go on.").await;
     let there = json!({"type": "image", "url": "https://e.com/x.png"});
     let body = json!({"sessionId": session, "message": "all my photographs", "model": "gpt-4o-mini",
         "parts": vec![&there; 9]});
-    let prompt = ask(&server, body, "Nice.").await;
+    let prompt = run_turn(&server, body, "Nice.").await;
     // An image of unknown size may take the whole window, so no history is sent with them.
     assert_eq!((prompt.len(), prompt[0]["content"].as_array().unwrap().len()), (1, 10));
 }
@@ -178,6 +178,6 @@ async fn message_with_too_many_images_is_rejected() {
         "parts": vec![json!({"type": "image", "url": png(1024, 1024)}); 20]});
     let refused = server.post("/api/chat", body).await;
     assert_eq!(refused.failure(), (422, "context_too_long"));
-    assert_eq!(server.said(&session).await, Vec::<String>::new());
+    assert_eq!(server.transcript(&session).await, Vec::<String>::new());
     assert!(server.upstream.is_idle().await);
 }

@@ -1,7 +1,7 @@
 //! `/api/import`: sessions are imported one by one, each stored or rejected on its own.
 
 use crate::support::Server;
-use crate::support::server::read;
+use crate::support::server::fetch;
 use crate::support::sse::text_of;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -71,7 +71,10 @@ async fn longer_file_adds_only_new_messages() {
         {"id": "m2", "role": "assistant", "content": "Hello", "parentId": "m1"},
         {"id": "m4", "role": "user", "content": "Still there?"}]}]});
     assert_eq!(server.post("/api/import", more).await.data()["sessions"][0]["messages"], 1);
-    assert_eq!(server.said("old").await, ["user: Hi", "assistant: Hello", "user: Still there?"]);
+    assert_eq!(
+        server.transcript("old").await,
+        ["user: Hi", "assistant: Hello", "user: Still there?"]
+    );
 }
 
 #[tokio::test]
@@ -119,7 +122,7 @@ async fn truncated_file_reports_what_was_imported() {
     let half = &whole[..whole.len() - 10];
     let request =
         server.request(Method::POST, "/api/import").header("content-type", "application/json");
-    let refused = read(request.body(half.to_owned())).await;
+    let refused = fetch(request.body(half.to_owned())).await;
     assert_eq!(refused.failure(), (400, "invalid_request"));
     assert_eq!(refused.body["error"]["details"]["imported"], 1);
     assert_eq!(server.get("/api/chat-sessions/a").await.status, 200);
@@ -149,11 +152,11 @@ async fn client_message_ids_are_kept_and_resolve() {
         {"id": "m2", "role": "assistant", "content": "Hello"},
         {"clientMessageId": "c3", "role": "user", "content": "And?"}]}]});
     assert_eq!(server.post("/api/import", file.clone()).await.data()["sessions"][0]["messages"], 3);
-    let read =
+    let get_message =
         async |id: &str| server.get(&format!("/api/chat-sessions/s/messages/{id}")).await.data();
-    let (first, third) = (read("c1").await, read("c3").await);
+    let (first, third) = (get_message("c1").await, get_message("c3").await);
     assert_eq!((&first["id"], &first["clientMessageId"]), (&json!("m1"), &json!("c1")));
-    assert_eq!(first, read("m1").await);
+    assert_eq!(first, get_message("m1").await);
     assert_eq!((&third["content"], &third["parentId"]), (&json!("And?"), &json!("m2")));
     assert_eq!(server.post("/api/import", file).await.data()["sessions"][0]["messages"], 0);
 
@@ -169,7 +172,7 @@ async fn client_message_ids_are_kept_and_resolve() {
     server.upstream.call().await.reply("That is all.");
     frames.until("[DONE]").await;
     assert_eq!(
-        server.said("s").await,
+        server.transcript("s").await,
         ["user: Hi", "assistant: Hello", "user: And?", "assistant: That is all."]
     );
 }
@@ -195,10 +198,10 @@ async fn closed_session_is_imported_closed_and_accepts_no_more() {
     let skipped = &report["skipped"][0];
     assert_eq!((&skipped["index"], &skipped["sessionId"]), (&json!(0), &json!("s")));
     assert!(skipped["reason"].as_str().unwrap().contains("closed"), "{skipped}");
-    assert_eq!(server.said("s").await, ["user: one", "user: two"]);
+    assert_eq!(server.transcript("s").await, ["user: one", "user: two"]);
     server.patch("/api/chat-sessions/s", json!({"status": "active"})).await.data();
     assert_eq!(import(json!([longer])).await["sessions"][0]["messages"], 1);
-    assert_eq!(server.said("s").await, ["user: one", "user: two", "user: three"]);
+    assert_eq!(server.transcript("s").await, ["user: one", "user: two", "user: three"]);
 }
 
 #[tokio::test]
@@ -235,7 +238,7 @@ async fn bad_message_rejects_its_whole_session_new_or_known() {
         assert_eq!(server.get("/api/chat-sessions/known").await.data(), before, "{bad}");
         assert_eq!(server.get("/api/chat-sessions/new").await.status, 404, "{bad}");
     }
-    assert_eq!(server.said("known").await, ["user: one"]);
+    assert_eq!(server.transcript("known").await, ["user: one"]);
 }
 
 #[tokio::test]

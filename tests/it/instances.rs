@@ -2,10 +2,10 @@
 //! turns of the others, and an instance that dies or stalls loses nothing that was acknowledged.
 
 use crate::support::mongo::database;
-use crate::support::process::Process;
-use crate::support::server::read;
+use crate::support::process::ServerProcess;
+use crate::support::server::fetch;
 use crate::support::sse::text_of;
-use crate::support::{Events, Frames, Server, Upstream, soon};
+use crate::support::{EventListener, FrameReader, Server, Upstream, within_deadline};
 use echoic::domain::message::{Body, Parts};
 use echoic::domain::session::Settings;
 use echoic::domain::{
@@ -32,7 +32,7 @@ async fn instances<const N: usize>(flags: &[&str]) -> Option<[Server; N]> {
     Some(servers.try_into().unwrap_or_else(|_| unreachable!()))
 }
 
-async fn stop(server: &Server, session: &str) -> Value {
+async fn stop_turn(server: &Server, session: &str) -> Value {
     server.post(&format!("/api/chat/{session}/stop"), json!({})).await.data()
 }
 
@@ -57,7 +57,7 @@ async fn turn_streams_from_another_instance_frame_by_frame() {
     late.rest().await;
     assert_eq!(elsewhere.bytes, first.bytes);
     assert!(first.bytes.ends_with(&late.bytes) && late.bytes.ends_with("[DONE]\n\n"));
-    assert_eq!(b.said(&session).await, ["user: count", "assistant: one two three"]);
+    assert_eq!(b.transcript(&session).await, ["user: count", "assistant: one two three"]);
     assert_eq!(b.last_message(&session).await, a.last_message(&session).await);
     assert!(b.join(&session, None).await.is_none(), "nothing runs any more");
 }
@@ -69,8 +69,8 @@ async fn reader_ahead_of_the_log_gets_no_frame_twice_elsewhere() {
     let (mut first, mut call) = a.open_turn(&session, "hi").await;
     call.text("one ");
     // The frame is read from memory before the log is flushed, so the log does not contain it yet.
-    let heard = first.until("text-delta").await;
-    let mut rest = b.join(&session, Some(&heard.id)).await.unwrap();
+    let received = first.until("text-delta").await;
+    let mut rest = b.join(&session, Some(&received.id)).await.unwrap();
     call.text("two");
     call.finish(json!({}));
     assert_eq!(text_of(&rest.rest().await), "two");
@@ -101,15 +101,15 @@ async fn any_instance_stops_a_turn_even_before_first_token() {
     let (mut frames, mut call) = a.open_turn(&session, "go on and on").await;
     call.text("for ever");
     frames.until("text-delta").await;
-    assert_eq!(stop(&b, &session).await["stopped"], true);
+    assert_eq!(stop_turn(&b, &session).await["stopped"], true);
     // The stop request returns after the partial reply is stored, so it can be read at once.
     let last = b.last_message(&session).await;
     assert_eq!((&last["status"], &last["content"]), (&json!("interrupted"), &json!("for ever")));
     frames.until("abort").await;
-    assert_eq!(stop(&b, &session).await["stopped"], false);
+    assert_eq!(stop_turn(&b, &session).await["stopped"], false);
 
     let (mut frames, call) = a.open_turn(&session, "say nothing").await;
-    assert_eq!(stop(&b, &session).await["stopped"], true);
+    assert_eq!(stop_turn(&b, &session).await["stopped"], true);
     frames.until("abort").await;
     call.abandoned().await;
     assert_eq!(b.last_message(&session).await["status"], "interrupted");
@@ -140,9 +140,9 @@ async fn message_queued_on_another_instance_streams_when_run() {
     let (_fifth, _call) = a.open_turn(&session, "fifth").await;
     let body = json!({"sessionId": session, "message": "sixth", "onBusy": "queue"});
     let mut sixth = b.chat(body).await;
-    stop(&a, &session).await;
+    stop_turn(&a, &session).await;
     sixth.until("abort").await;
-    let said = b.said(&session).await;
+    let said = b.transcript(&session).await;
     assert_eq!(said.last().unwrap(), "assistant: ");
     assert!(!said.contains(&"user: sixth".to_owned()), "{said:?}");
 }
@@ -162,7 +162,7 @@ async fn request_repeated_on_another_instance_is_the_same_turn() {
     assert_eq!(text_of(&again.rest().await), "only once");
     assert_eq!(text_of(&b.chat(body).await.rest().await), "only once");
     assert!(b.upstream.is_idle().await);
-    assert_eq!(b.said(&session).await, ["user: once", "assistant: only once"]);
+    assert_eq!(b.transcript(&session).await, ["user: once", "assistant: only once"]);
 }
 
 #[tokio::test]
@@ -177,7 +177,7 @@ async fn deletion_on_another_instance_ends_turn_and_readers() {
     assert_eq!(b.delete(&format!("/api/chat-sessions/{session}")).await.status, 200);
     first.until("abort").await;
     elsewhere.until("abort").await;
-    call.hung_up().await;
+    call.disconnected().await;
     assert_eq!(a.get(&format!("/api/chat-sessions/{session}")).await.status, 404);
 }
 
@@ -195,21 +195,24 @@ async fn each_instance_reports_its_own_name() {
 #[tokio::test]
 async fn events_reach_listeners_on_other_instances() {
     let Some([a, b]) = instances(&[]).await else { return };
-    let mut events = Events::of(&b, "").await;
+    let mut events = EventListener::of(&b, "").await;
     let session = a.session().await;
-    let heard = events.next().await;
-    assert_eq!((heard["type"].as_str(), &heard["action"]), (Some("session"), &json!("created")));
-    assert_eq!(heard["sessionId"], session.as_str());
-    a.turn(&session, "hello", "hello yourself").await;
-    let heard = events.told(5).await;
+    let received = events.next().await;
     assert_eq!(
-        heard,
+        (received["type"].as_str(), &received["action"]),
+        (Some("session"), &json!("created"))
+    );
+    assert_eq!(received["sessionId"], session.as_str());
+    a.turn(&session, "hello", "hello yourself").await;
+    let received = events.next_kinds(5).await;
+    assert_eq!(
+        received,
         ["message user", "session changed", "turn started", "message assistant", "turn ended"]
     );
     // An instance's own events reach its listeners exactly once, too.
     b.turn(&session, "again", "and again").await;
-    let heard = events.told(4).await;
-    assert_eq!(heard, ["message user", "turn started", "message assistant", "turn ended"]);
+    let received = events.next_kinds(4).await;
+    assert_eq!(received, ["message user", "turn started", "message assistant", "turn ended"]);
     a.delete(&format!("/api/chat-sessions/{session}")).await;
     let gone = events.next().await;
     assert_eq!(gone, json!({"type": "session", "action": "deleted", "sessionId": session}));
@@ -222,29 +225,29 @@ async fn listeners_elsewhere_see_a_killed_instances_turn_end() {
     let flags = flags.each_ref().map(String::as_str);
     let (b, c) = (Server::with(&flags).await, Server::with(&flags).await);
     let upstream = Upstream::start().await;
-    let (_folder, mut a) = process(&url, &upstream).await;
-    let mut here = Events::of(&b, "").await;
-    let mut there = Events::of(&c, "").await;
+    let (_folder, mut a) = start_process(&url, &upstream).await;
+    let mut here = EventListener::of(&b, "").await;
+    let mut there = EventListener::of(&c, "").await;
     let session = b.session().await;
-    assert_eq!(here.told(1).await, ["session created"]);
-    assert_eq!(there.told(1).await, ["session created"]);
-    let mut frames = chat(&a.base, &session, "tell me all").await;
+    assert_eq!(here.next_kinds(1).await, ["session created"]);
+    assert_eq!(there.next_kinds(1).await, ["session created"]);
+    let mut frames = send_chat(&a.base, &session, "tell me all").await;
     let mut call = upstream.call().await;
     call.text("half of it");
     frames.until("text-delta").await;
-    let heard = ["message user", "session changed", "turn started"];
-    assert_eq!(here.told(3).await, heard);
-    assert_eq!(there.told(3).await, heard);
+    let received = ["message user", "session changed", "turn started"];
+    assert_eq!(here.next_kinds(3).await, received);
+    assert_eq!(there.next_kinds(3).await, received);
     a.kill().await;
     // One of the survivors ends the turn as an orphan; listeners of both receive the end.
     for events in [&mut here, &mut there] {
         let reply = events.next().await;
         assert_eq!(reply["message"]["status"], "interrupted", "{reply}");
-        assert_eq!(events.told(1).await, ["turn ended"]);
+        assert_eq!(events.next_kinds(1).await, ["turn ended"]);
     }
 }
 
-fn rounds() -> usize {
+fn round_count() -> usize {
     std::env::var("ECHOIC_RACE_ROUNDS").map_or(20, |rounds| rounds.parse().unwrap())
 }
 
@@ -252,12 +255,12 @@ fn rounds() -> usize {
 async fn one_of_sixteen_concurrent_clients_gets_the_session() {
     let Some(servers) = instances::<4>(&[]).await else { return };
     let session = servers[0].session().await;
-    for round in 0..rounds() {
+    for round in 0..round_count() {
         let body = json!({"sessionId": session, "message": format!("round {round}")});
         let asked = join_all((0..16).map(|client| {
             let server = &servers[client % 4];
             let request = server.request(Method::POST, "/api/chat").json(&body);
-            async move { (client % 4, soon(request.send()).await.unwrap()) }
+            async move { (client % 4, within_deadline(request.send()).await.unwrap()) }
         }))
         .await;
         let (won, lost): (Vec<_>, Vec<_>) =
@@ -266,15 +269,15 @@ async fn one_of_sixteen_concurrent_clients_gets_the_session() {
         assert!(lost.iter().all(|(_, response)| response.status() == 409), "{lost:?}");
         let (server, response) = won.into_iter().next().unwrap();
         servers[server].upstream.call().await.reply("yours");
-        Frames::new(response).until("[DONE]").await;
+        FrameReader::new(response).until("[DONE]").await;
     }
     let path = format!("/api/chat-sessions/{session}");
     let count = servers[1].get(&path).await.data()["messagesCount"].clone();
-    assert_eq!(count, 2 * rounds());
+    assert_eq!(count, 2 * round_count());
 }
 
 /// A separate process on the same database, next to the in-process instance.
-async fn process(url: &str, upstream: &Upstream) -> (TempDir, Process) {
+async fn start_process(url: &str, upstream: &Upstream) -> (TempDir, ServerProcess) {
     let folder = tempfile::tempdir().unwrap();
     let variables = HashMap::from([
         ("PORT", "0".to_owned()),
@@ -283,20 +286,22 @@ async fn process(url: &str, upstream: &Upstream) -> (TempDir, Process) {
         ("ECHOIC_MODEL", "gated-1".to_owned()),
         ("ECHOIC_TURN_LEASE", "1s".to_owned()),
     ]);
-    let process = Process::start(folder.path(), &variables).await;
+    let process = ServerProcess::start(folder.path(), &variables).await;
     (folder, process)
 }
 
-async fn chat(base: &str, session: &str, message: &str) -> Frames {
+async fn send_chat(base: &str, session: &str, message: &str) -> FrameReader {
     let client = Client::builder().no_proxy().build().unwrap();
     let body = json!({"sessionId": session, "message": message});
-    Frames::new(soon(client.post(format!("{base}/api/chat")).json(&body).send()).await.unwrap())
+    FrameReader::new(
+        within_deadline(client.post(format!("{base}/api/chat")).json(&body).send()).await.unwrap(),
+    )
 }
 
 /// Polls until no turn is active in the session.
-async fn freed(server: &Server, session: &str) {
+async fn wait_until_idle(server: &Server, session: &str) {
     let path = format!("/api/chat-sessions/{session}");
-    soon(async {
+    within_deadline(async {
         while !server.get(&path).await.data()["activeTurn"].is_null() {
             tokio::task::yield_now().await;
         }
@@ -309,9 +314,9 @@ async fn killed_instances_partial_reply_is_kept_by_the_others() {
     let Some(url) = database() else { return };
     let b = Server::with(&[&format!("--database-url={url}"), "--turn-lease=1s"]).await;
     let upstream = Upstream::start().await;
-    let (_folder, mut a) = process(&url, &upstream).await;
+    let (_folder, mut a) = start_process(&url, &upstream).await;
     let session = b.session().await;
-    let mut frames = chat(&a.base, &session, "tell me all").await;
+    let mut frames = send_chat(&a.base, &session, "tell me all").await;
     let mut call = upstream.call().await;
     call.text("half of it");
     frames.until("text-delta").await;
@@ -325,14 +330,14 @@ async fn killed_instances_partial_reply_is_kept_by_the_others() {
     reader.until("abort").await;
     b.upstream.call().await.reply("that was all");
     assert_eq!(text_of(&waiting.rest().await), "that was all");
-    freed(&b, &session).await;
+    wait_until_idle(&b, &session).await;
     let said = [
         "user: tell me all",
         "assistant: half of it",
         "user: and then?",
         "assistant: that was all",
     ];
-    assert_eq!(b.said(&session).await, said);
+    assert_eq!(b.transcript(&session).await, said);
 }
 
 #[tokio::test]
@@ -340,9 +345,9 @@ async fn paused_instance_past_its_lease_stops_writing_its_turn() {
     let Some(url) = database() else { return };
     let b = Server::with(&[&format!("--database-url={url}"), "--turn-lease=1s"]).await;
     let upstream = Upstream::start().await;
-    let (_folder, a) = process(&url, &upstream).await;
+    let (_folder, a) = start_process(&url, &upstream).await;
     let session = b.session().await;
-    let mut frames = chat(&a.base, &session, "good night").await;
+    let mut frames = send_chat(&a.base, &session, "good night").await;
     let mut call = upstream.call().await;
     call.text("before");
     frames.until("text-delta").await;
@@ -350,11 +355,16 @@ async fn paused_instance_past_its_lease_stops_writing_its_turn() {
     b.join(&session, None).await.unwrap().until("text-delta").await;
     let signal = async |name: &str| {
         let pid = a.id().to_string();
-        assert!(soon(Command::new("kill").args([name, &pid]).status()).await.unwrap().success());
+        assert!(
+            within_deadline(Command::new("kill").args([name, &pid]).status())
+                .await
+                .unwrap()
+                .success()
+        );
     };
     // Paused, the instance sends no heartbeats; the survivor ends its turn after the lease.
     signal("-STOP").await;
-    freed(&b, &session).await;
+    wait_until_idle(&b, &session).await;
     call.text(" and after");
     signal("-CONT").await;
     // The paused instance notices the lost claim at its next flush and closes the streams of its
@@ -363,14 +373,14 @@ async fn paused_instance_past_its_lease_stops_writing_its_turn() {
     assert!(ends.iter().all(|frame| frame.kind() != "finish"), "{:?}", frames.bytes);
     let kept = b.last_message(&session).await;
     assert_eq!((&kept["status"], &kept["content"]), (&json!("interrupted"), &json!("before")));
-    assert_eq!(b.said(&session).await.len(), 2);
+    assert_eq!(b.transcript(&session).await.len(), 2);
 
     // It keeps serving new turns.
-    let mut again = chat(&a.base, &session, "good morning").await;
+    let mut again = send_chat(&a.base, &session, "good morning").await;
     upstream.call().await.reply("hello");
     again.until("[DONE]").await;
     let path = format!("{}/health/ready", a.base);
-    assert_eq!(read(Client::new().get(path)).await.status, 200);
+    assert_eq!(fetch(Client::new().get(path)).await.status, 200);
 }
 
 #[tokio::test]
@@ -389,7 +399,7 @@ async fn turn_with_unanswered_claim_is_orphaned_after_a_lease() {
     let known = HashSet::from([begun.turn.turn_id.clone()]);
     assert!(store.orphaned_turns(&life, &others).await.unwrap().is_empty(), "it may be coming");
     assert!(store.orphaned_turns(&life, &known).await.unwrap().is_empty());
-    let orphans = soon(async {
+    let orphans = within_deadline(async {
         loop {
             let orphans = store.orphaned_turns(&life, &others).await.unwrap();
             if !orphans.is_empty() {

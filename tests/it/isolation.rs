@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// The requested resources: a session of ann with pat as a participant and one message, a project
 /// of ann with one file, and a response.
-struct World {
+struct Resources {
     session: String,
     message: String,
     project: String,
@@ -18,8 +18,8 @@ struct World {
 }
 
 /// Ids that do not exist.
-fn nothing() -> World {
-    World {
+fn missing_resources() -> Resources {
+    Resources {
         session: "nowhere".to_owned(),
         message: "nothing".to_owned(),
         project: "no-project".to_owned(),
@@ -28,7 +28,7 @@ fn nothing() -> World {
 }
 
 /// Path and body of a request.
-type Ask = fn(&World) -> (String, Value);
+type RequestBuilderFn = fn(&Resources) -> (String, Value);
 
 /// The statuses for: no credentials, a bad key, another user, a participant, the owner, an admin.
 type Expected = [u16; 6];
@@ -48,23 +48,23 @@ const PROJECT: Expected = [401, 401, 404, 404, 200, 200];
 /// Routes for admins. Their existence is public, so other users get 403 rather than 404.
 const ADMIN: Expected = [401, 401, 403, 403, 403, 200];
 
-fn session(rest: &str, world: &World) -> String {
+fn session(rest: &str, world: &Resources) -> String {
     format!("/api/chat-sessions/{}{rest}", world.session)
 }
 
-fn project(rest: &str, world: &World) -> String {
+fn project(rest: &str, world: &Resources) -> String {
     format!("/api/projects/{}{rest}", world.project)
 }
 
-fn conversation(rest: &str, world: &World) -> String {
+fn conversation(rest: &str, world: &Resources) -> String {
     format!("/v1/conversations/conv_{}{rest}", world.session)
 }
 
-fn response(rest: &str, world: &World) -> String {
+fn response(rest: &str, world: &Resources) -> String {
     format!("/v1/responses/{}{rest}", world.response)
 }
 
-fn rows() -> Vec<(&'static str, Ask, Expected)> {
+fn rows() -> Vec<(&'static str, RequestBuilderFn, Expected)> {
     vec![
         ("GET /", |_| ("/".into(), Value::Null), ANYBODY),
         ("GET /assets/{*path}", |_| ("/assets/index.html".into(), Value::Null), ANYBODY),
@@ -276,12 +276,12 @@ fn rows() -> Vec<(&'static str, Ask, Expected)> {
 }
 
 /// The server, and a key for each caller.
-struct Cast {
+struct Callers {
     server: Server,
     keys: BTreeMap<&'static str, String>,
 }
 
-impl Cast {
+impl Callers {
     async fn start() -> Self {
         let server = Server::with(&["--auth=keys", "--rate-limit=off", "--provider=demo"]).await;
         let mut keys = BTreeMap::new();
@@ -307,26 +307,26 @@ impl Cast {
         if !body.is_null() {
             request = request.json(&body);
         }
-        let answer = crate::support::soon(request.send()).await.unwrap();
+        let answer = crate::support::within_deadline(request.send()).await.unwrap();
         let status = answer.status().as_u16();
         let is_stream =
             answer.headers().get("content-type").is_some_and(|it| it == "text/event-stream");
         (status, if is_stream { String::new() } else { answer.text().await.unwrap() })
     }
 
-    async fn made(&self, path: &str, body: Value) -> Value {
+    async fn create(&self, path: &str, body: Value) -> Value {
         self.server.with_key(&self.keys["ann"]).post(path, body).await.data()
     }
 
-    async fn world(&self) -> World {
-        let made = self.made("/api/chat-sessions", json!({"participants": ["pat"]})).await;
+    async fn create_resources(&self) -> Resources {
+        let made = self.create("/api/chat-sessions", json!({"participants": ["pat"]})).await;
         let session = made["sessionId"].as_str().unwrap().to_owned();
         let said = json!({"chatSessionId": session, "role": "user", "content": "a secret"});
-        let said = self.made("/api/chat-messages", said).await;
+        let said = self.create("/api/chat-messages", said).await;
         let files = json!([{"path": "a.txt", "content": "a secret"}]);
-        let project = self.made("/api/projects", json!({"name": "P", "files": files})).await;
+        let project = self.create("/api/projects", json!({"name": "P", "files": files})).await;
         // The response runs in its own session, so that the first one stays idle.
-        let other = self.made("/api/chat-sessions", json!({"participants": ["pat"]})).await;
+        let other = self.create("/api/chat-sessions", json!({"participants": ["pat"]})).await;
         let conversation = format!("conv_{}", other["sessionId"].as_str().unwrap());
         let asked = json!({"conversation": conversation, "input": "a secret", "background": true});
         let ann = self.server.with_key(&self.keys["ann"]);
@@ -335,7 +335,7 @@ impl Cast {
         // concurrent turns.
         let cancel = format!("/v1/responses/{}/cancel", response["id"].as_str().unwrap());
         assert_eq!(ann.post(&cancel, json!({})).await.status, 200);
-        World {
+        Resources {
             response: response["id"].as_str().unwrap().to_owned(),
             session,
             message: said["message"]["id"].as_str().unwrap().to_owned(),
@@ -376,15 +376,15 @@ fn routes_without_credentials_match_the_list() {
 
 #[tokio::test]
 async fn callers_reach_their_own_resources_and_no_others() {
-    let cast = Cast::start().await;
+    let cast = Callers::start().await;
     let who = ["nobody", "bad", "other", "pat", "ann", "root"];
-    let (mut wrong, mut world) = (Vec::new(), cast.world().await);
+    let (mut wrong, mut world) = (Vec::new(), cast.create_resources().await);
     for (route, ask, expected) in rows() {
         for (who, expected) in who.into_iter().zip(expected) {
             let (status, body) = cast.ask(who, route, ask(&world)).await;
             // A successful write may have changed the world, so the next caller gets a new one.
             if status < 400 && !route.starts_with("GET") {
-                world = cast.world().await;
+                world = cast.create_resources().await;
             }
             if status != expected {
                 wrong.push(format!("{route} by {who}: {status}, not {expected}: {body:.200}"));
@@ -399,13 +399,13 @@ async fn callers_reach_their_own_resources_and_no_others() {
 
 #[tokio::test]
 async fn foreign_resource_looks_like_a_missing_one() {
-    let cast = Cast::start().await;
-    let world = cast.world().await;
+    let cast = Callers::start().await;
+    let world = cast.create_resources().await;
     for (route, ask, expected) in rows() {
         let hidden = [("other", expected[2]), ("pat", expected[3])];
         for (who, _) in hidden.into_iter().filter(|(_, status)| *status == 404) {
             let foreign = cast.ask(who, route, ask(&world)).await;
-            let absent = cast.ask(who, route, ask(&nothing())).await;
+            let absent = cast.ask(who, route, ask(&missing_resources())).await;
             assert_eq!(foreign, absent, "{route} by {who}");
         }
     }
@@ -413,12 +413,12 @@ async fn foreign_resource_looks_like_a_missing_one() {
 
 #[tokio::test]
 async fn foreign_ids_in_bodies_and_queries_act_like_missing_ones() {
-    let cast = Cast::start().await;
-    let world = cast.world().await;
-    let (own, none) = (cast.server.with_key(&cast.keys["other"]), nothing());
+    let cast = Callers::start().await;
+    let world = cast.create_resources().await;
+    let (own, none) = (cast.server.with_key(&cast.keys["other"]), missing_resources());
     let mine = own.post("/api/chat-sessions", json!({"sessionId": "mine"})).await;
     assert_eq!(mine.status, 201);
-    let pairs = |of: fn(&World) -> Value| [of(&world), of(&none)];
+    let pairs = |of: fn(&Resources) -> Value| [of(&world), of(&none)];
     let bodies: [(&str, [Value; 2]); 5] = [
         (
             "/api/chat",
@@ -467,7 +467,7 @@ async fn foreign_ids_in_bodies_and_queries_act_like_missing_ones() {
 
 #[tokio::test]
 async fn unknown_route_is_reported_only_after_authentication() {
-    let cast = Cast::start().await;
+    let cast = Callers::start().await;
     let ask = |who| cast.ask(who, "GET /", ("/api/nothing".to_owned(), Value::Null));
     assert_eq!((ask("nobody").await.0, ask("bad").await.0, ask("ann").await.0), (401, 401, 404));
     let wrong = cast.ask("nobody", "TRACE /", ("/api/chat-sessions".to_owned(), Value::Null)).await;

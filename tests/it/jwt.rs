@@ -1,7 +1,7 @@
 //! `ECHOIC_AUTH=jwt`: valid tokens, and every kind of invalid one.
 
-use crate::support::server::{Reply, quick_heartbeat, tuning};
-use crate::support::{Events, Server, soon};
+use crate::support::server::{ApiResponse, quick_heartbeat, tuning};
+use crate::support::{EventListener, Server, within_deadline};
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::{KeyPair, KeySize};
@@ -29,23 +29,23 @@ fn claims() -> Value {
     json!({"sub": "alice", "exp": in_seconds(600), "iss": "https://id.example", "aud": ["echoic", "x"]})
 }
 
-fn with(field: &str, value: Value) -> Value {
+fn claims_with(field: &str, value: Value) -> Value {
     let mut claims = claims();
     claims[field] = value;
     claims
 }
 
-fn signed(claims: &Value, secret: &[u8]) -> String {
+fn sign_claims(claims: &Value, secret: &[u8]) -> String {
     encode(&Header::new(Algorithm::HS256), claims, &EncodingKey::from_secret(secret)).unwrap()
 }
 
 /// A token with a hand-written header and the given signature.
-fn spelled(header: Value, claims: &Value, signature: &str) -> String {
+fn token_with_header(header: Value, claims: &Value, signature: &str) -> String {
     let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
     format!("{}.{}.{signature}", part(&header), part(claims))
 }
 
-async fn ask(server: &Server, token: &str) -> Reply {
+async fn list_sessions(server: &Server, token: &str) -> ApiResponse {
     server.with_key(token).get("/api/chat-sessions").await
 }
 
@@ -54,14 +54,14 @@ async fn valid_token_names_the_user_and_bad_ones_are_rejected() {
     let secret = format!("--jwt-secret={SECRET}");
     let flags = ["--auth=jwt", &secret, "--jwt-issuer=https://id.example", "--jwt-audience=echoic"];
     let server = Server::with(&flags).await;
-    let good = signed(&claims(), SECRET.as_bytes());
+    let good = sign_claims(&claims(), SECRET.as_bytes());
     let made = server.with_key(&good).post("/api/chat-sessions", json!({})).await;
     assert_eq!(made.data()["userId"], "alice");
     // Five seconds are within the allowed clock skew.
-    let late = signed(&with("exp", json!(in_seconds(-5))), SECRET.as_bytes());
-    assert_eq!(ask(&server, &late).await.status, 200);
+    let late = sign_claims(&claims_with("exp", json!(in_seconds(-5))), SECRET.as_bytes());
+    assert_eq!(list_sessions(&server, &late).await.status, 200);
 
-    let own = |claims: Value| signed(&claims, SECRET.as_bytes());
+    let own = |claims: Value| sign_claims(&claims, SECRET.as_bytes());
     let without = |field: &str| {
         let mut claims = claims();
         claims.as_object_mut().unwrap().remove(field);
@@ -73,31 +73,35 @@ async fn valid_token_names_the_user_and_bad_ones_are_rejected() {
         &EncodingKey::from_secret(SECRET.as_bytes()),
     );
     let bad = [
-        ("expired", own(with("exp", json!(in_seconds(-60))))),
+        ("expired", own(claims_with("exp", json!(in_seconds(-60))))),
         ("without an end", without("exp")),
-        ("an end in words", own(with("exp", json!("tomorrow")))),
-        ("not yet good", own(with("nbf", json!(in_seconds(90))))),
+        ("an end in words", own(claims_with("exp", json!("tomorrow")))),
+        ("not yet good", own(claims_with("nbf", json!(in_seconds(90))))),
         ("of nobody", without("sub")),
-        ("of a number", own(with("sub", json!(7)))),
-        ("of a blank", own(with("sub", json!(" ")))),
-        ("of the assistant", own(with("sub", json!("assistant")))),
-        ("of another issuer", own(with("iss", json!("https://evil.example")))),
+        ("of a number", own(claims_with("sub", json!(7)))),
+        ("of a blank", own(claims_with("sub", json!(" ")))),
+        ("of the assistant", own(claims_with("sub", json!("assistant")))),
+        ("of another issuer", own(claims_with("iss", json!("https://evil.example")))),
         ("of no issuer", without("iss")),
-        ("for another", own(with("aud", json!("another")))),
+        ("for another", own(claims_with("aud", json!("another")))),
         ("for nobody", without("aud")),
         ("truncated", good[..good.len() - 2].to_owned()),
         ("without a signature", good.rsplit_once('.').unwrap().0.to_owned()),
         ("with an empty one", format!("{}.", good.rsplit_once('.').unwrap().0)),
-        ("wrongly signed", signed(&claims(), b"another secret of thirty-two bytes")),
-        ("alg none", spelled(json!({"alg": "none", "typ": "JWT"}), &claims(), "")),
-        ("alg None", spelled(json!({"alg": "None"}), &claims(), "")),
+        ("wrongly signed", sign_claims(&claims(), b"another secret of thirty-two bytes")),
+        ("alg none", token_with_header(json!({"alg": "none", "typ": "JWT"}), &claims(), "")),
+        ("alg None", token_with_header(json!({"alg": "None"}), &claims(), "")),
         ("another algorithm", longer.unwrap()),
-        ("RS256 with a secret", spelled(json!({"alg": "RS256"}), &claims(), "AAAA")),
+        ("RS256 with a secret", token_with_header(json!({"alg": "RS256"}), &claims(), "AAAA")),
         ("no token", "a.b.c".to_owned()),
-        ("too long", own(with("sub", json!("x".repeat(20_000))))),
+        ("too long", own(claims_with("sub", json!("x".repeat(20_000))))),
     ];
     for (what, token) in bad {
-        assert_eq!(ask(&server, &token).await.failure(), (401, "unauthenticated"), "{what}");
+        assert_eq!(
+            list_sessions(&server, &token).await.failure(),
+            (401, "unauthenticated"),
+            "{what}"
+        );
     }
 }
 
@@ -106,22 +110,22 @@ async fn event_stream_ends_when_its_token_expires() {
     let flags = ["--auth=jwt", &format!("--jwt-secret={SECRET}")];
     let server = Server::tuned(&flags, quick_heartbeat()).await;
     // Expired for 29 of the 30 seconds of allowed clock skew: valid for one or two seconds more.
-    let late = signed(&with("exp", json!(in_seconds(-29))), SECRET.as_bytes());
+    let late = sign_claims(&claims_with("exp", json!(in_seconds(-29))), SECRET.as_bytes());
     let listen = server.with_key(&late).request(Method::GET, "/api/events").send();
-    let mut events = Events::opened(listen.await.unwrap()).await;
-    soon(events.end()).await;
-    assert_eq!(ask(&server, &late).await.status, 401);
+    let mut events = EventListener::opened(listen.await.unwrap()).await;
+    within_deadline(events.end()).await;
+    assert_eq!(list_sessions(&server, &late).await.status, 401);
 }
 
 #[tokio::test]
 async fn admin_claim_makes_an_admin() {
     let server = Server::with(&["--auth=jwt", &format!("--jwt-secret={SECRET}")]).await;
-    let token = |claims: Value| signed(&claims, SECRET.as_bytes());
+    let token = |claims: Value| sign_claims(&claims, SECRET.as_bytes());
     let alice = token(claims());
     let made = server.with_key(&alice).post("/api/chat-sessions", json!({"sessionId": "a"})).await;
     assert_eq!(made.status, 201);
     for (role, status) in [(json!("admin"), 200), (json!("user"), 404), (json!(["admin"]), 404)] {
-        let mut claims = with("sub", json!("root"));
+        let mut claims = claims_with("sub", json!("root"));
         claims["role"] = role;
         let seen = server.with_key(&token(claims)).get("/api/chat-sessions/a").await;
         assert_eq!(seen.status, status, "{}", seen.body);
@@ -133,9 +137,9 @@ async fn guessable_secret_stops_startup() {
     let folder = tempfile::tempdir().unwrap();
     let variables = [("ECHOIC_AUTH", "jwt"), ("JWT_SECRET", "short"), ("PORT", "0")];
     let variables = variables.map(|(name, value)| (name, value.to_owned())).into();
-    let (code, _, told) = crate::support::process::run(folder.path(), &variables, &[]).await;
-    assert!(code != 0 && told.contains("JWT_SECRET must have at least 32 bytes"), "{told}");
-    assert!(!told.contains("short"), "{told}");
+    let (code, _, stderr) = crate::support::process::run(folder.path(), &variables, &[]).await;
+    assert!(code != 0 && stderr.contains("JWT_SECRET must have at least 32 bytes"), "{stderr}");
+    assert!(!stderr.contains("short"), "{stderr}");
 }
 
 /// A key pair of an issuer.
@@ -214,7 +218,7 @@ impl Issuer {
         *self.keys.lock().unwrap() = [odd].into_iter().chain(keys).collect();
     }
 
-    fn fetched(&self) -> u32 {
+    fn fetch_count(&self) -> u32 {
         *self.fetched.lock().unwrap()
     }
 
@@ -229,15 +233,19 @@ async fn jwks_is_fetched_once_and_again_after_rotation() {
     let (first, second) = (Signer::rsa("one"), Signer::ec("two"));
     let issuer = Issuer::start(&[&first]).await;
     let server = issuer.server(Duration::ZERO).await;
-    assert_eq!(issuer.fetched(), 0, "nobody has asked yet");
+    assert_eq!(issuer.fetch_count(), 0, "nobody has asked yet");
     for _ in 0..3 {
-        assert_eq!(ask(&server, &first.token(&claims())).await.status, 200);
+        assert_eq!(list_sessions(&server, &first.token(&claims())).await.status, 200);
     }
-    assert_eq!(issuer.fetched(), 1);
+    assert_eq!(issuer.fetch_count(), 1);
     issuer.publish(&[&second]);
-    assert_eq!(ask(&server, &second.token(&claims())).await.status, 200);
-    assert_eq!(issuer.fetched(), 2);
-    assert_eq!(ask(&server, &first.token(&claims())).await.status, 401, "it was taken back");
+    assert_eq!(list_sessions(&server, &second.token(&claims())).await.status, 200);
+    assert_eq!(issuer.fetch_count(), 2);
+    assert_eq!(
+        list_sessions(&server, &first.token(&claims())).await.status,
+        401,
+        "it was taken back"
+    );
 }
 
 #[tokio::test]
@@ -245,12 +253,12 @@ async fn unknown_key_ids_do_not_refetch_the_jwks_each_time() {
     let signer = Signer::ec("one");
     let issuer = Issuer::start(&[&signer]).await;
     let server = issuer.server(Duration::from_secs(3600)).await;
-    assert_eq!(ask(&server, &signer.token(&claims())).await.status, 200);
+    assert_eq!(list_sessions(&server, &signer.token(&claims())).await.status, 200);
     for id in ["a", "b", "c"] {
         let invented = Signer { id, ..Signer::ec("x") };
-        assert_eq!(ask(&server, &invented.token(&claims())).await.status, 401);
+        assert_eq!(list_sessions(&server, &invented.token(&claims())).await.status, 401);
     }
-    assert_eq!(issuer.fetched(), 1);
+    assert_eq!(issuer.fetch_count(), 1);
 }
 
 #[tokio::test]
@@ -268,17 +276,21 @@ async fn published_key_verifies_only_its_own_algorithm() {
         ("signed by another", stranger.token(&claims())),
         ("the public key as a secret", confused(&modulus)),
         ("its text as a secret", confused(public.to_string().as_bytes())),
-        ("alg none", spelled(json!({"alg": "none", "kid": "one"}), &claims(), "")),
+        ("alg none", token_with_header(json!({"alg": "none", "kid": "one"}), &claims(), "")),
         ("a key of its own", {
             let header = json!({"alg": "RS256", "kid": "one", "jwk": stranger.public()});
             let other = stranger.token(&claims());
-            spelled(header, &claims(), other.rsplit_once('.').unwrap().1)
+            token_with_header(header, &claims(), other.rsplit_once('.').unwrap().1)
         }),
-        ("expired", rsa.token(&with("exp", json!(in_seconds(-60))))),
+        ("expired", rsa.token(&claims_with("exp", json!(in_seconds(-60))))),
     ] {
-        assert_eq!(ask(&server, &token).await.failure(), (401, "unauthenticated"), "{what}");
+        assert_eq!(
+            list_sessions(&server, &token).await.failure(),
+            (401, "unauthenticated"),
+            "{what}"
+        );
     }
-    assert_eq!(ask(&server, &rsa.token(&claims())).await.status, 200);
+    assert_eq!(list_sessions(&server, &rsa.token(&claims())).await.status, 200);
 }
 
 #[tokio::test]
@@ -287,6 +299,6 @@ async fn unavailable_jwks_is_not_reported_as_a_bad_token() {
     let url = format!("--jwt-jwks-url=http://{}/keys", listener.local_addr().unwrap());
     drop(listener);
     let server = Server::with(&["--auth=jwt", &url]).await;
-    let reply = soon(ask(&server, &Signer::ec("one").token(&claims()))).await;
+    let reply = within_deadline(list_sessions(&server, &Signer::ec("one").token(&claims()))).await;
     assert_eq!(reply.failure(), (503, "auth_unavailable"));
 }

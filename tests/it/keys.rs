@@ -1,9 +1,9 @@
 //! `ECHOIC_AUTH=keys`: keys are created, used, expired and revoked, and invalid ones are rejected.
 
 use crate::support::mongo::database;
-use crate::support::process::{Process, run};
-use crate::support::server::{quick_heartbeat, read};
-use crate::support::{Events, Server, soon};
+use crate::support::process::{ServerProcess, run};
+use crate::support::server::{fetch, quick_heartbeat};
+use crate::support::{EventListener, Server, within_deadline};
 use echoic::auth::{KeyTerms, new_key};
 use echoic::clock;
 use echoic::domain::key::Scope;
@@ -35,7 +35,7 @@ async fn key_admits_its_user_and_hides_their_data_from_others() {
 #[tokio::test]
 async fn every_invalid_key_gets_the_same_rejection() {
     let server = Server::with(KEYS).await;
-    let (good, stored) = server.stored_key("alice", Scope::Chat).await;
+    let (good, stored) = server.create_stored_key("alice", Scope::Chat).await;
     let terms = KeyTerms {
         user: UserId::trusted("alice"),
         name: None,
@@ -43,7 +43,7 @@ async fn every_invalid_key_gets_the_same_rejection() {
         expires_at: Some(Timestamp::from_millis(clock::now().as_millis() - 1)),
     };
     let (expired, kept) = new_key(terms.clone(), clock::now()).unwrap();
-    server.keep_key(&kept).await;
+    server.store_key(&kept).await;
     let (never_stored, _) = new_key(terms, clock::now()).unwrap();
     let secret_of_another = format!("ek_{}_{}", stored.key.id, secret_of(&never_stored));
     let mut said = Vec::new();
@@ -76,10 +76,10 @@ async fn every_invalid_key_gets_the_same_rejection() {
         ask().header("cookie", format!("key={good}")),
         server.request(Method::GET, &format!("/api/chat-sessions?key={good}")),
     ] {
-        assert_eq!(read(odd).await.failure(), (401, "unauthenticated"));
+        assert_eq!(fetch(odd).await.failure(), (401, "unauthenticated"));
     }
     let spelled = ask().header("authorization", format!("bearer  {good}"));
-    assert_eq!(read(spelled).await.status, 200, "the scheme's spelling does not count");
+    assert_eq!(fetch(spelled).await.status, 200, "the scheme's spelling does not count");
 }
 
 #[tokio::test]
@@ -98,7 +98,7 @@ async fn thousands_of_wrong_keys_do_not_lock_out_a_valid_one() {
 async fn oversized_head_is_rejected_and_the_server_goes_on() {
     let server = Server::with(KEYS).await;
     let request = server.request(Method::GET, "/api/chat-sessions");
-    let reply = soon(request.bearer_auth("x".repeat(65 << 10)).send()).await.unwrap();
+    let reply = within_deadline(request.bearer_auth("x".repeat(65 << 10)).send()).await.unwrap();
     assert_eq!(reply.status(), 431);
     assert_eq!(server.get("/health/live").await.status, 200);
 }
@@ -116,7 +116,7 @@ async fn read_only_key_changes_nothing() {
         (Method::DELETE, "/api/chat-sessions/x"),
         (Method::PUT, "/api/chat-sessions/x/title"),
     ] {
-        let reply = read(reader.request(method, path).json(&json!({"message": "hi"}))).await;
+        let reply = fetch(reader.request(method, path).json(&json!({"message": "hi"}))).await;
         assert_eq!(reply.failure(), (403, "forbidden"), "{path}");
     }
 }
@@ -124,12 +124,12 @@ async fn read_only_key_changes_nothing() {
 #[tokio::test]
 async fn revoked_key_is_rejected_and_its_streams_are_closed() {
     let server = Server::tuned(KEYS, quick_heartbeat()).await;
-    let (key, stored) = server.stored_key("alice", Scope::Chat).await;
+    let (key, stored) = server.create_stored_key("alice", Scope::Chat).await;
     let other = server.key("alice", Scope::Chat).await;
     let (alice, other) = (server.with_key(&key), server.with_key(&other));
     assert_eq!(alice.get("/api/chat-sessions").await.status, 200);
     let listen =
-        async |request: RequestBuilder| Events::opened(request.send().await.unwrap()).await;
+        async |request: RequestBuilder| EventListener::opened(request.send().await.unwrap()).await;
     let with_ticket = async || {
         let ticket = alice.post("/api/tickets", json!({})).await.data();
         let path = format!("/api/events?ticket={}", ticket["ticket"].as_str().unwrap());
@@ -147,20 +147,20 @@ async fn revoked_key_is_rejected_and_its_streams_are_closed() {
     let (code, out, _) = run(folder, &url, &["keys", "revoke", stored.key.id.as_str()]).await;
     assert!(code == 0 && out.contains("is revoked"), "{out}");
     assert_eq!(alice.get("/api/chat-sessions").await.status, 401);
-    assert_eq!(read(unused).await.status, 401);
+    assert_eq!(fetch(unused).await.status, 401);
     for events in &mut cut {
-        soon(events.end()).await;
+        within_deadline(events.end()).await;
     }
     other.post("/api/chat-sessions", json!({})).await;
     assert_eq!(left_alone.next().await["type"], "session");
-    let (code, _, told) = run(folder, &url, &["keys", "revoke", &key]).await;
-    assert!(code == 1 && told.contains("there is no key"), "{told}");
+    let (code, _, stderr) = run(folder, &url, &["keys", "revoke", &key]).await;
+    assert!(code == 1 && stderr.contains("there is no key"), "{stderr}");
 }
 
 #[tokio::test]
 async fn last_use_of_a_key_is_stored_by_shutdown() {
     let mut server = Server::with(KEYS).await;
-    let (key, stored) = server.stored_key("alice", Scope::Chat).await;
+    let (key, stored) = server.create_stored_key("alice", Scope::Chat).await;
     let before = clock::now();
     assert_eq!(server.with_key(&key).get("/api/chat-sessions").await.status, 200);
     server.stop().await;
@@ -171,16 +171,16 @@ async fn last_use_of_a_key_is_stored_by_shutdown() {
 
 /// The life of a key: created before the first start and while the server runs, listed, used,
 /// revoked.
-async fn way_of_keys(folder: &Path, database: String) {
+async fn check_key_lifecycle(folder: &Path, database: String) {
     let variables = HashMap::from([("DATABASE_URL", database.clone())]);
     let keys = async |arguments: &[&str]| {
         let arguments: Vec<&str> = [&["keys"], arguments].concat();
         run(folder, &variables, &arguments).await
     };
     let create = ["create", "--user", "alice", "--name", "laptop", "--expires", "90d"];
-    let (code, alice, told) = keys(&create).await;
-    assert!(code == 0 && alice.starts_with("ek_") && alice.lines().count() == 1, "{alice}{told}");
-    assert!(told.contains("it cannot be shown again"), "{told}");
+    let (code, alice, stderr) = keys(&create).await;
+    assert!(code == 0 && alice.starts_with("ek_") && alice.lines().count() == 1, "{alice}{stderr}");
+    assert!(stderr.contains("it cannot be shown again"), "{stderr}");
 
     let serve = HashMap::from([
         ("DATABASE_URL", database.clone()),
@@ -189,12 +189,12 @@ async fn way_of_keys(folder: &Path, database: String) {
         ("ECHOIC_AUTH", "keys".to_owned()),
         ("HOST", "0.0.0.0".to_owned()),
     ]);
-    let server = Process::start(folder, &serve).await;
+    let server = ServerProcess::start(folder, &serve).await;
     let base = server.base.replace("0.0.0.0", "127.0.0.1");
     let (_, admin, _) = keys(&["create", "--user", "root", "--admin"]).await;
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let ask = async |key: &str| {
-        read(client.get(format!("{base}/api/chat-sessions")).bearer_auth(key.trim())).await.status
+        fetch(client.get(format!("{base}/api/chat-sessions")).bearer_auth(key.trim())).await.status
     };
     assert_eq!((ask(&alice).await, ask(&admin).await, ask("nothing").await), (200, 200, 401));
 
@@ -218,14 +218,14 @@ async fn way_of_keys(folder: &Path, database: String) {
 async fn keys_are_managed_with_and_without_a_server() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("new").join("echoic.db");
-    way_of_keys(folder.path(), format!("sqlite://{}", file.display())).await;
+    check_key_lifecycle(folder.path(), format!("sqlite://{}", file.display())).await;
 }
 
 #[tokio::test]
 async fn keys_are_managed_with_and_without_a_server_on_mongodb() {
     let Some(url) = database() else { return };
     let folder = tempfile::tempdir().unwrap();
-    way_of_keys(folder.path(), url).await;
+    check_key_lifecycle(folder.path(), url).await;
 }
 
 #[tokio::test]
@@ -237,10 +237,10 @@ async fn keys_are_migrated_with_the_sessions() {
     let (_, key, _) = run(folder.path(), &file, &create).await;
     for _ in 0..2 {
         let migrate = ["migrate", "--from", "sqlite://echoic.db", "--to", &url];
-        let (code, out, told) = run(folder.path(), &HashMap::new(), &migrate).await;
+        let (code, out, stderr) = run(folder.path(), &HashMap::new(), &migrate).await;
         let line = out.lines().find(|line| line.starts_with("keys")).unwrap_or_default();
         let counts: Vec<&str> = line.split_whitespace().skip(1).collect();
-        assert_eq!((code, counts), (0, vec!["1", "1"]), "{out}{told}");
+        assert_eq!((code, counts), (0, vec!["1", "1"]), "{out}{stderr}");
     }
     let server = Server::with(&["--auth=keys", &format!("--database-url={url}")]).await;
     let reply = server.with_key(key.trim()).post("/api/chat-sessions", json!({})).await;
@@ -262,7 +262,7 @@ async fn invalid_key_options_are_reported_in_a_sentence() {
         (&["list"], "there is no"),
     ] {
         let arguments: Vec<&str> = [&["keys"], arguments].concat();
-        let (code, out, told) = run(folder.path(), &variables, &arguments).await;
-        assert!(code != 0 && out.is_empty() && told.contains(wants), "{arguments:?}: {told}");
+        let (code, out, stderr) = run(folder.path(), &variables, &arguments).await;
+        assert!(code != 0 && out.is_empty() && stderr.contains(wants), "{arguments:?}: {stderr}");
     }
 }

@@ -2,7 +2,7 @@
 //! exceeded only by turns that were running when it was spent.
 
 use crate::support::mongo::database;
-use crate::support::{Call, Frames, Server, soon};
+use crate::support::{FrameReader, ProviderCall, Server, within_deadline};
 use echoic::domain::key::Scope;
 use futures::future::join_all;
 use reqwest::Method;
@@ -21,7 +21,7 @@ async fn four_instances(flags: &[&str]) -> Option<Vec<Server>> {
 
 /// A provider's count for one user.
 #[derive(Debug, Default, PartialEq)]
-struct Count {
+struct UserCount {
     turns: u64,
     uncounted: u64,
     cached: u64,
@@ -32,8 +32,11 @@ struct Count {
 
 /// Answers each call as its message `NAME END NUMBER` asks and counts the answers. Calls that will
 /// be stopped stay open and are returned.
-async fn answer(server: &Server, calls: usize) -> (HashMap<String, Count>, Vec<Call>) {
-    let (mut counts, mut open) = (HashMap::<String, Count>::new(), Vec::new());
+async fn answer_calls(
+    server: &Server,
+    calls: usize,
+) -> (HashMap<String, UserCount>, Vec<ProviderCall>) {
+    let (mut counts, mut open) = (HashMap::<String, UserCount>::new(), Vec::new());
     for _ in 0..calls {
         let mut call = server.upstream.call().await;
         let asked = call.prompt().pop().unwrap();
@@ -67,14 +70,14 @@ async fn answer(server: &Server, calls: usize) -> (HashMap<String, Count>, Vec<C
 }
 
 /// Runs a turn that ends as its message asks, and reads its stream to the end.
-async fn turn(server: &Server, key: &str, session: &str, message: &str) {
+async fn run_turn(server: &Server, key: &str, session: &str, message: &str) {
     let id = message.replace(' ', "-");
     let body = json!({"id": session, "message": {"id": id, "role": "user",
         "parts": [{"type": "text", "text": message}]}});
     let request = server.with_key(key).request(Method::POST, "/api/chat").json(&body);
-    let response = soon(request.send()).await.unwrap();
+    let response = within_deadline(request.send()).await.unwrap();
     assert_eq!(response.status(), 200, "{}", response.text().await.unwrap());
-    let mut frames = Frames::new(response);
+    let mut frames = FrameReader::new(response);
     if message.contains("stop") {
         frames.until("text-delta").await;
         server.with_key(key).post(&format!("/api/chat/{session}/stop"), json!({})).await.data();
@@ -84,7 +87,7 @@ async fn turn(server: &Server, key: &str, session: &str, message: &str) {
 
 /// The ledger's totals by user. Reading a session first records the usage of its last turn, if that
 /// is still pending.
-async fn lines(server: &Server, root: &str, sessions: &[String]) -> HashMap<String, Value> {
+async fn usage_by_user(server: &Server, root: &str, sessions: &[String]) -> HashMap<String, Value> {
     for session in sessions {
         server.with_key(root).get(&format!("/api/chat-sessions/{session}")).await.data();
     }
@@ -94,7 +97,7 @@ async fn lines(server: &Server, root: &str, sessions: &[String]) -> HashMap<Stri
 }
 
 /// Turns of three users on all servers at once, in sessions that every server takes part in.
-async fn everything_adds_up(servers: &[Server]) {
+async fn check_ledger(servers: &[Server]) {
     const TURNS: usize = 6;
     let users = ["ann", "ben", "cat"];
     let mut keys = Vec::new();
@@ -109,35 +112,39 @@ async fn everything_adds_up(servers: &[Server]) {
             for round in 0..TURNS {
                 let server = &servers[(at + round) % servers.len()];
                 let end = ENDS[(at / users.len() + round) % ENDS.len()];
-                turn(server, key, session, &format!("{user} {end} {}", at * TURNS + round)).await;
+                run_turn(server, key, session, &format!("{user} {end} {}", at * TURNS + round))
+                    .await;
             }
         }
     });
     let calls = sessions.len() * TURNS / servers.len();
-    let answers = join_all(servers.iter().map(|server| answer(server, calls)));
+    let answers = join_all(servers.iter().map(|server| answer_calls(server, calls)));
     let (_, answered) = tokio::join!(join_all(talk), answers);
 
-    let mut told = HashMap::<String, Count>::new();
+    let mut reported = HashMap::<String, UserCount>::new();
     for (name, count) in answered.into_iter().flat_map(|(counts, _)| counts) {
-        let sum = told.entry(name).or_default();
+        let sum = reported.entry(name).or_default();
         sum.turns += count.turns;
         sum.uncounted += count.uncounted;
         sum.cached += count.cached;
         sum.completion += count.completion;
         sum.prompt += count.prompt;
     }
-    let lines = lines(servers.last().unwrap(), &root, &sessions).await;
+    let lines = usage_by_user(servers.last().unwrap(), &root, &sessions).await;
     for user in users {
         let number = |name: &str| lines[user][name].as_u64().unwrap();
-        let booked = Count {
+        let booked = UserCount {
             turns: number("turns"),
             uncounted: number("estimatedTurns"),
             cached: number("cachedTokens"),
             completion: number("completionTokens"),
-            prompt: told[user].prompt,
+            prompt: reported[user].prompt,
         };
-        assert_eq!(booked, told[user], "{user}");
-        assert!(number("promptTokens") > told[user].prompt, "the others' prompts are estimated");
+        assert_eq!(booked, reported[user], "{user}");
+        assert!(
+            number("promptTokens") > reported[user].prompt,
+            "the others' prompts are estimated"
+        );
     }
 }
 
@@ -145,26 +152,26 @@ const FLAGS: &[&str] = &["--auth=keys", "--rate-limit=off", "--max-concurrent-tu
 
 #[tokio::test]
 async fn ledger_matches_the_providers_counts() {
-    everything_adds_up(&[Server::with(FLAGS).await]).await;
+    check_ledger(&[Server::with(FLAGS).await]).await;
 }
 
 #[tokio::test]
 async fn ledgers_of_four_instances_match_the_providers_counts() {
     let Some(servers) = four_instances(FLAGS).await else { return };
-    everything_adds_up(&servers).await;
+    check_ledger(&servers).await;
 }
 
 /// Eight turns of one user run, spread over all servers, when the first to end spends the quota.
-async fn only_what_runs_overruns(servers: &[Server]) {
+async fn check_quota(servers: &[Server]) {
     let ann = servers[0].key("ann", Scope::Chat).await;
     let mut running = Vec::new();
     for (at, server) in servers.iter().cycle().take(8).enumerate() {
         let body = json!({"id": format!("s{at}"), "message": {"id": "m", "role": "user",
             "parts": [{"type": "text", "text": "hi"}]}});
         let request = server.with_key(&ann).request(Method::POST, "/api/chat").json(&body);
-        let response = soon(request.send()).await.unwrap();
+        let response = within_deadline(request.send()).await.unwrap();
         assert_eq!(response.status(), 200, "{}", response.text().await.unwrap());
-        running.push((Frames::new(response), server.upstream.call().await));
+        running.push((FrameReader::new(response), server.upstream.call().await));
     }
     for (at, (mut frames, call)) in running.into_iter().enumerate() {
         call.finish(json!({"prompt_tokens": 90, "completion_tokens": 10}));
@@ -189,11 +196,11 @@ const LIMITED: &[&str] =
 
 #[tokio::test]
 async fn quota_is_exceeded_only_by_running_turns() {
-    only_what_runs_overruns(&[Server::with(LIMITED).await]).await;
+    check_quota(&[Server::with(LIMITED).await]).await;
 }
 
 #[tokio::test]
 async fn quota_on_four_instances_is_exceeded_only_by_running_turns() {
     let Some(servers) = four_instances(LIMITED).await else { return };
-    only_what_runs_overruns(&servers).await;
+    check_quota(&servers).await;
 }

@@ -3,7 +3,7 @@
 use crate::support::Server;
 use serde_json::{Value, json};
 
-async fn seed(server: &Server, session: &str, count: usize) {
+async fn import_messages(server: &Server, session: &str, count: usize) {
     let message = |number: usize| {
         let role = if number.is_multiple_of(2) { "user" } else { "assistant" };
         json!({"role": role, "content": format!("message number {number} of the past")})
@@ -21,9 +21,9 @@ async fn preview(server: &Server, session: &str, query: &str) -> Value {
 async fn preview_is_exactly_what_the_next_turn_sends() {
     let server = Server::start().await;
     let session = server.session().await;
-    seed(&server, &session, 6).await;
+    import_messages(&server, &session, 6).await;
     let shown = preview(&server, &session, "?message=and%20now%3F").await;
-    let told: Vec<String> = shown["pieces"]
+    let prompt: Vec<String> = shown["pieces"]
         .as_array()
         .unwrap()
         .iter()
@@ -31,14 +31,14 @@ async fn preview_is_exactly_what_the_next_turn_sends() {
             format!("{}: {}", piece["role"].as_str().unwrap(), piece["text"].as_str().unwrap())
         })
         .collect();
-    assert_eq!(server.turn(&session, "and now?", "ok").await, told);
+    assert_eq!(server.turn(&session, "and now?", "ok").await, prompt);
 }
 
 #[tokio::test]
 async fn short_session_prompt_matches_the_snapshot() {
     let server = Server::start().await;
     let session = server.session().await;
-    seed(&server, &session, 3).await;
+    import_messages(&server, &session, 3).await;
     let mut shown = preview(&server, &session, "?message=and%20now%3F").await;
     for piece in shown["pieces"].as_array_mut().unwrap() {
         let count = piece["messageIds"].as_array().unwrap().len();
@@ -51,7 +51,7 @@ async fn short_session_prompt_matches_the_snapshot() {
 async fn each_strategy_selects_its_messages() {
     let server = Server::start().await;
     let session = server.session().await;
-    seed(&server, &session, 60).await;
+    import_messages(&server, &session, 60).await;
     let recent = async |query: &str| {
         let shown = preview(&server, &session, query).await;
         let pieces = shown["pieces"].as_array().unwrap().clone();
@@ -83,7 +83,7 @@ async fn each_strategy_selects_its_messages() {
 async fn prompt_fits_the_window_and_has_the_newest_message() {
     let server = Server::with(&["--context-window=400"]).await;
     let session = server.session().await;
-    seed(&server, &session, 200).await;
+    import_messages(&server, &session, 200).await;
     for strategy in ["buffer", "window", "token", "auto", "summary", "recall"] {
         let query =
             format!("?strategy={strategy}&lastMessages=1000&maxTokens=100000&message=the%20newest");

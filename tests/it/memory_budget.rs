@@ -27,7 +27,7 @@ use std::sync::Arc;
 
 /// A message, with a number of images.
 #[derive(Debug, Clone)]
-struct Line {
+struct TestMessage {
     role: Role,
     text: String,
     images: usize,
@@ -35,17 +35,17 @@ struct Line {
 
 /// A history, the next message, and the settings of the request.
 #[derive(Debug, Clone)]
-struct Case {
-    said: Vec<Line>,
-    next: Line,
+struct BudgetCase {
+    said: Vec<TestMessage>,
+    next: TestMessage,
     window: u32,
     settings: Settings,
-    project: Option<Common>,
+    project: Option<ProjectContent>,
 }
 
 /// The content of the session's project.
 #[derive(Debug, Clone)]
-struct Common {
+struct ProjectContent {
     description: String,
     instructions: Option<String>,
     files: Vec<String>,
@@ -95,25 +95,32 @@ fn settings() -> impl Strategy<Value = Settings> {
     )
 }
 
-fn case() -> impl Strategy<Value = Case> {
+fn budget_case() -> impl Strategy<Value = BudgetCase> {
     let role =
         proptest::sample::select(&[Role::User, Role::Assistant, Role::System, Role::Tool][..]);
     let images = || prop_oneof![6 => Just(0usize), 2 => Just(1), 1 => 2usize..4];
-    let line = |role, text, images| Line { role, text, images };
+    let line = |role, text, images| TestMessage { role, text, images };
     let said =
         (role, text(), images()).prop_map(move |(role, text, images)| line(role, text, images));
     let next = (text(), images()).prop_map(move |(text, images)| line(Role::User, text, images));
     let window = prop_oneof![256u32..1000, 1000u32..8000, 8000u32..60_000, 20_000u32..90_000];
     let said = proptest::collection::vec(said, 0..14);
-    (said, next, window, settings(), proptest::option::of(common())).prop_map(
-        |(said, next, window, settings, project)| Case { said, next, window, settings, project },
+    (said, next, window, settings(), proptest::option::of(project_content())).prop_map(
+        |(said, next, window, settings, project)| BudgetCase {
+            said,
+            next,
+            window,
+            settings,
+            project,
+        },
     )
 }
 
-fn common() -> impl Strategy<Value = Common> {
+fn project_content() -> impl Strategy<Value = ProjectContent> {
     let files = proptest::collection::vec(text(), 0..9);
-    (text(), proptest::option::of(text()), files)
-        .prop_map(|(description, instructions, files)| Common { description, instructions, files })
+    (text(), proptest::option::of(text()), files).prop_map(|(description, instructions, files)| {
+        ProjectContent { description, instructions, files }
+    })
 }
 
 fn parts(images: usize) -> Parts {
@@ -126,9 +133,14 @@ fn ada() -> Principal {
 }
 
 /// Stores the history as a session. Each message's id is its index.
-async fn keep(store: &SqliteStore, session: &str, said: &[Line], new: NewSession) -> Session {
+async fn store_session(
+    store: &SqliteStore,
+    session: &str,
+    said: &[TestMessage],
+    new: NewSession,
+) -> Session {
     let at = Timestamp::from_millis(0);
-    let message = |(place, Line { role, text: content, images }): (usize, &Line)| {
+    let message = |(place, TestMessage { role, text: content, images }): (usize, &TestMessage)| {
         let message = store::NewMessage {
             id: MessageId::trusted(place.to_string()),
             client_message_id: None,
@@ -163,7 +175,7 @@ async fn keep(store: &SqliteStore, session: &str, said: &[Line], new: NewSession
 }
 
 /// Stores a summary of the older half of the history, of any size.
-async fn keep_summary(store: &SqliteStore, session: &SessionId, case: &Case) {
+async fn store_summary(store: &SqliteStore, session: &SessionId, case: &BudgetCase) {
     let Some(middle) = (case.said.len() / 2).checked_sub(1) else { return };
     let summary = Summary {
         first: MessageId::trusted("0"),
@@ -177,8 +189,8 @@ async fn keep_summary(store: &SqliteStore, session: &SessionId, case: &Case) {
 }
 
 /// Stores the project, if there is one.
-async fn keep_project(store: &SqliteStore, project: Option<&Common>) -> Option<ProjectId> {
-    let Common { description, instructions, files } = project?;
+async fn store_project(store: &SqliteStore, project: Option<&ProjectContent>) -> Option<ProjectId> {
+    let ProjectContent { description, instructions, files } = project?;
     let file = |(place, content): (usize, &String)| NewFile {
         path: FilePath::parse(&format!("src/{place}.txt")).unwrap(),
         content: content.clone(),
@@ -198,15 +210,15 @@ async fn keep_project(store: &SqliteStore, project: Option<&Common>) -> Option<P
 }
 
 /// Whether the model has the older tokenizer and takes no images.
-fn is_old(settings: &Settings) -> bool {
+fn has_old_tokenizer(settings: &Settings) -> bool {
     let model = settings.model.as_deref().unwrap_or("gpt-4o");
     matches!(model, "gpt-4" | "openai/gpt-4" | "gpt-3.5-turbo")
 }
 
 /// Lower and upper bound of an image's tokens.
-fn picture(settings: &Settings) -> [u32; 2] {
+fn image_token_bounds(settings: &Settings) -> [u32; 2] {
     match settings.model.as_deref().unwrap_or("gpt-4o") {
-        _ if is_old(settings) => [0; 2],
+        _ if has_old_tokenizer(settings) => [0; 2],
         "gpt-4o" => [765; 2],
         "gpt-5-mini" => [1659; 2],
         _ => [64, 6404],
@@ -215,24 +227,26 @@ fn picture(settings: &Settings) -> [u32; 2] {
 
 /// Counts the tokens of a prompt independently: 4 around each message, 3 before the reply, `image`
 /// for each image.
-fn recount<'a>(
+fn count_tokens<'a>(
     settings: &Settings,
     image: u32,
     said: impl Iterator<Item = (&'a str, usize)>,
 ) -> u32 {
-    let vocabulary = if is_old(settings) { Vocabulary::Cl100k } else { Vocabulary::O200k };
+    let vocabulary =
+        if has_old_tokenizer(settings) { Vocabulary::Cl100k } else { Vocabulary::O200k };
     3 + said.map(|(text, images)| vocabulary.count(text) + 4 + image * images as u32).sum::<u32>()
 }
 
-fn reserve(case: &Case) -> u32 {
+fn reserve(case: &BudgetCase) -> u32 {
     case.settings.max_output_tokens.unwrap_or(u32::min(4096, case.window / 4))
 }
 
-fn check(case: &Case, assembled: &Assembled) {
-    let Case { said, next, window, settings, project } = case;
+fn check_prompt(case: &BudgetCase, assembled: &Assembled) {
+    let BudgetCase { said, next, window, settings, project } = case;
     let sent = assembled.prompt(settings).messages;
     let said_of = || sent.iter().map(|one| (&*one.content, one.images.len()));
-    let [least, counted] = picture(settings).map(|image| recount(settings, image, said_of()));
+    let [least, counted] =
+        image_token_bounds(settings).map(|image| count_tokens(settings, image, said_of()));
     let recalled: Vec<_> =
         assembled.pieces.iter().filter(|piece| piece.kind == PieceKind::Recalled).collect();
     if recalled.is_empty() {
@@ -253,28 +267,29 @@ fn check(case: &Case, assembled: &Assembled) {
         (newest.kind, newest.role, &*newest.text),
         (PieceKind::New, Role::User, &*next.text)
     );
-    assert_eq!(newest.images.len(), if is_old(settings) { 0 } else { next.images });
+    assert_eq!(newest.images.len(), if has_old_tokenizer(settings) { 0 } else { next.images });
     let system = before.iter().filter(|piece| piece.kind == PieceKind::System).count();
     assert!(system <= 1 && before[..system].iter().all(|piece| piece.kind == PieceKind::System));
-    let behind = &before[system..];
-    let common = behind.iter().take_while(|piece| piece.kind == PieceKind::Project);
+    let rest = &before[system..];
+    let common = rest.iter().take_while(|piece| piece.kind == PieceKind::Project);
     let common: Vec<_> = common.collect();
     check_project(project.as_ref(), &common, assembled);
     // The recent part is a gapless end of the history, without the messages that are never sent to
     // a model. The images of a message are included all or none, and only those of users.
-    let behind = &behind[common.len()..behind.len() - recalled.len()];
-    let summed = behind.iter().take_while(|piece| piece.kind == PieceKind::Summary).count();
+    let rest = &rest[common.len()..rest.len() - recalled.len()];
+    let summed = rest.iter().take_while(|piece| piece.kind == PieceKind::Summary).count();
     assert!(summed <= 1);
-    let (summary, recent) = behind.split_at(summed);
+    let (summary, recent) = rest.split_at(summed);
     check_recalled(case, &recalled, recent);
     let shown = said.iter().filter(|line| line.role != Role::Tool && !line.text.is_empty());
     let shown: Vec<_> = shown.map(|line| (line.role, line.text.as_str())).collect();
-    let told = recent.iter().filter(|piece| !piece.text.is_empty());
-    let told: Vec<_> = told.map(|piece| (piece.role, &*piece.text)).collect();
-    assert_eq!(told, shown[shown.len() - told.len()..]);
+    let recent_texts = recent.iter().filter(|piece| !piece.text.is_empty());
+    let recent_texts: Vec<_> = recent_texts.map(|piece| (piece.role, &*piece.text)).collect();
+    assert_eq!(recent_texts, shown[shown.len() - recent_texts.len()..]);
     for piece in recent {
         let line = &said[piece.message_ids[0].as_str().parse::<usize>().unwrap()];
-        let all = if line.role == Role::User && !is_old(settings) { line.images } else { 0 };
+        let all =
+            if line.role == Role::User && !has_old_tokenizer(settings) { line.images } else { 0 };
         assert!(piece.images.len() == all || piece.images.is_empty(), "{piece:?}");
         assert!(!(piece.text.is_empty() && piece.images.is_empty()), "{piece:?}");
     }
@@ -294,7 +309,7 @@ fn check(case: &Case, assembled: &Assembled) {
 
 /// Recalled messages are in the order of the path and older than the recent part, quote only text
 /// of their message, and appear once each.
-fn check_recalled(case: &Case, recalled: &[&Piece], recent: &[Piece]) {
+fn check_recalled(case: &BudgetCase, recalled: &[&Piece], recent: &[Piece]) {
     let place = |piece: &Piece| piece.message_ids[0].as_str().parse::<usize>().unwrap();
     let mut places: Vec<_> = recalled.iter().map(|piece| place(piece)).collect();
     places.extend(recent.first().map(place));
@@ -308,8 +323,8 @@ fn check_recalled(case: &Case, recalled: &[&Piece], recent: &[Piece]) {
 }
 
 /// Each file is either in the prompt as a whole or listed as omitted.
-fn check_project(project: Option<&Common>, pieces: &[&Piece], assembled: &Assembled) {
-    let Some(Common { description, instructions, files }) = project else {
+fn check_project(project: Option<&ProjectContent>, pieces: &[&Piece], assembled: &Assembled) {
+    let Some(ProjectContent { description, instructions, files }) = project else {
         return assert!(pieces.is_empty() && assembled.project.is_none());
     };
     let shown = assembled.project.as_ref().unwrap();
@@ -340,7 +355,7 @@ fn prompt_and_reply_fit_and_newest_message_is_included() {
     let (number, planned, cut) = (Cell::new(0), Cell::new(0), Cell::new(0));
     let (pictured, recalled, projects) = (Cell::new(0), Cell::new(0), Cell::new((0, 0)));
     let summed = Cell::new(0);
-    let outcome = runner.run(&case(), |case| {
+    let outcome = runner.run(&budget_case(), |case| {
         number.set(number.get() + 1);
         let name = format!("s{}", number.get());
         let defaults = Defaults {
@@ -350,7 +365,7 @@ fn prompt_and_reply_fit_and_newest_message_is_included() {
             model: "gpt-4o".to_owned(),
         };
         let memory = Memory::new(store.clone(), prompts.clone(), defaults).unwrap();
-        let Line { text, images, .. } = &case.next;
+        let TestMessage { text, images, .. } = &case.next;
         let parts = parts(*images);
         let size = Size::of(text, &parts, tokens::count(text));
         let surely_fits = memory.surely_fits(&case.settings, size);
@@ -362,20 +377,20 @@ fn prompt_and_reply_fit_and_newest_message_is_included() {
                 assert_eq!(error.kind, Kind::ContextTooLong);
                 assert!(!surely_fits, "what surely fits can be planned: {error}");
                 let system = prompts.system(case.settings.system_prompt.as_deref()).unwrap();
-                let [least, _] = picture(&case.settings);
+                let [least, _] = image_token_bounds(&case.settings);
                 let alone = [(system.as_str(), 0), (text, *images)].into_iter();
-                let alone = recount(&case.settings, least, alone);
+                let alone = count_tokens(&case.settings, least, alone);
                 assert!(alone + reserve(&case) > case.window, "it would have fitted: {error}");
                 return Ok(());
             }
         };
         planned.set(planned.get() + 1);
         let assembled = runtime.block_on(async {
-            let project_id = keep_project(&store, case.project.as_ref()).await;
+            let project_id = store_project(&store, case.project.as_ref()).await;
             let new = NewSession { project_id, ..NewSession::default() };
-            let session = keep(&store, &name, &case.said, new).await;
+            let session = store_session(&store, &name, &case.said, new).await;
             let last = session.head_id.clone();
-            keep_summary(&store, &session.id, &case).await;
+            store_summary(&store, &session.id, &case).await;
             let at = Timestamp::from_millis(0);
             let new =
                 NewMessage { images: pictures.clone(), ..NewMessage::said(text.as_str(), at) };
@@ -400,7 +415,7 @@ fn prompt_and_reply_fit_and_newest_message_is_included() {
             let [all, part] = if shown.omitted_files.is_empty() { [1, 0] } else { [0, 1] };
             projects.set((projects.get().0 + all, projects.get().1 + part));
         }
-        check(&case, &assembled);
+        check_prompt(&case, &assembled);
         Ok(())
     });
     outcome.unwrap();

@@ -1,7 +1,7 @@
 //! Prompt caching, as a property: a prompt begins with the bytes of the previous one until its
 //! window is full. Then about half of the window is dropped at once.
 
-use crate::store_contract::{Fresh, sqlite};
+use crate::store_contract::{EmptyStore, sqlite};
 use echoic::domain::memory::{MemoryOptions, Strategy as Way};
 use echoic::domain::message::{Body, Parts};
 use echoic::domain::principal::Access;
@@ -18,20 +18,21 @@ use std::sync::Arc;
 
 /// Question and reply lengths in words, and the memory options.
 #[derive(Debug, Clone)]
-struct Case {
+struct PrefixCase {
     turns: Vec<(usize, usize)>,
     strategy: Way,
     most: u32,
     recalled: Option<u32>,
 }
 
-fn case() -> impl Strategy<Value = Case> {
+fn prefix_case() -> impl Strategy<Value = PrefixCase> {
     let size = || prop_oneof![8 => 1usize..60, 1 => 60usize..300];
     let ways = [Way::Auto, Way::Token, Way::Buffer, Way::Summary, Way::Recall];
     let asked =
         (proptest::sample::select(ways.to_vec()), 600u32..2500, proptest::option::of(0u32..500));
-    (proptest::collection::vec((size(), size()), 20..40), asked)
-        .prop_map(|(turns, (strategy, most, recalled))| Case { turns, strategy, most, recalled })
+    (proptest::collection::vec((size(), size()), 20..40), asked).prop_map(
+        |(turns, (strategy, most, recalled))| PrefixCase { turns, strategy, most, recalled },
+    )
 }
 
 fn text(number: usize, words: usize) -> String {
@@ -41,13 +42,13 @@ fn text(number: usize, words: usize) -> String {
     (0..words).map(word).collect::<Vec<_>>().join(" ") + &format!(" {number}.")
 }
 
-struct World {
+struct MemoryFixture {
     store: Arc<dyn Store>,
     memory: Memory,
     ada: Principal,
 }
 
-impl World {
+impl MemoryFixture {
     async fn session(&self, id: &SessionId) -> Session {
         self.store.session(&self.ada, id, Access::Own).await.unwrap()
     }
@@ -73,7 +74,13 @@ impl World {
         self.store.post_message(&self.ada, post).await.unwrap();
     }
 
-    async fn assemble(&self, id: &SessionId, case: &Case, asked: &str, at: Timestamp) -> Assembled {
+    async fn assemble(
+        &self,
+        id: &SessionId,
+        case: &PrefixCase,
+        asked: &str,
+        at: Timestamp,
+    ) -> Assembled {
         let session = self.session(id).await;
         let memory = MemoryOptions {
             strategy: Some(case.strategy),
@@ -92,7 +99,7 @@ impl World {
 }
 
 /// The messages of the prompt before the new one, as sent.
-fn before_new(assembled: &Assembled) -> Vec<(Role, String)> {
+fn history_of(assembled: &Assembled) -> Vec<(Role, String)> {
     let mut sent = assembled.prompt(&Settings::default()).messages;
     sent.pop();
     sent.into_iter().map(|message| (message.role, message.content.to_string())).collect()
@@ -105,7 +112,7 @@ fn window(assembled: &Assembled) -> u32 {
 
 #[tokio::test]
 async fn prompt_extends_the_previous_one_until_window_is_full() {
-    let Fresh { store, .. } = &sqlite().await.unwrap();
+    let EmptyStore { store, .. } = &sqlite().await.unwrap();
     let defaults = Defaults {
         strategy: Way::Auto,
         tokens: None,
@@ -115,11 +122,12 @@ async fn prompt_extends_the_previous_one_until_window_is_full() {
     let prompts = Arc::new(Prompts::load(None).unwrap());
     let memory = Memory::new(store.clone(), prompts, defaults).unwrap();
     let ada = Principal { user: UserId::trusted("ada"), is_admin: false };
-    let world = World { store: store.clone(), memory, ada };
+    let world = MemoryFixture { store: store.clone(), memory, ada };
     let (mut cuts, mut recalled) = (0, 0);
     let mut runner = TestRunner::deterministic();
     for number in 0..16 {
-        let case = proptest::strategy::ValueTree::current(&case().new_tree(&mut runner).unwrap());
+        let case =
+            proptest::strategy::ValueTree::current(&prefix_case().new_tree(&mut runner).unwrap());
         let id = SessionId::trusted(format!("s{number}"));
         let new = NewSession { id: Some(id.clone()), ..NewSession::default() };
         store.create_session(&world.ada, new, Timestamp::from_millis(0)).await.unwrap();
@@ -130,7 +138,7 @@ async fn prompt_extends_the_previous_one_until_window_is_full() {
             let assembled = world.assemble(&id, &case, &asked, at).await;
             recalled += assembled.pieces.iter().filter(|piece| piece.score.is_some()).count();
             if let Some(last) = &last {
-                let (before, now) = (before_new(last), before_new(&assembled));
+                let (before, now) = (history_of(last), history_of(&assembled));
                 if !now.starts_with(&before) {
                     cuts += 1;
                     let (kept, most) = (window(&assembled), case.most);

@@ -1,7 +1,7 @@
 //! `…/messages` and `/api/chat-messages`: stored without a model call, read page by page.
 
 use crate::support::Server;
-use crate::support::server::read;
+use crate::support::server::fetch;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -88,10 +88,10 @@ async fn repeated_post_returns_the_first_result() {
             .header("idempotency-key", "k1")
             .json(&json!({"chatSessionId": session, "role": "user", "content": content}))
     };
-    let second = read(keyed("twice")).await.data();
-    assert_eq!(read(keyed("twice")).await.data()["message"], second["message"]);
-    assert_eq!(read(keyed("other")).await.failure(), (422, "idempotency_key_reused"));
-    assert_eq!(server.said(&session).await, ["user: once", "user: twice"]);
+    let second = fetch(keyed("twice")).await.data();
+    assert_eq!(fetch(keyed("twice")).await.data()["message"], second["message"]);
+    assert_eq!(fetch(keyed("other")).await.failure(), (422, "idempotency_key_reused"));
+    assert_eq!(server.transcript(&session).await, ["user: once", "user: twice"]);
 }
 
 async fn page(server: &Server, session: &str, query: &str) -> (String, bool) {

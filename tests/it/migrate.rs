@@ -1,12 +1,12 @@
 //! `echoic migrate`: the real program moves a SQLite database to MongoDB; clients read the same
 //! before and after.
 
-use crate::search::found;
-use crate::support::mongo::{Mongo, database};
-use crate::support::process::{Process, command, run};
-use crate::support::server::read;
+use crate::search::search_until_found;
+use crate::support::mongo::{MongoServer, database};
+use crate::support::process::{ServerProcess, command, run};
+use crate::support::server::fetch;
 use crate::support::sse::text_of;
-use crate::support::{Frames, Server, Upstream, soon};
+use crate::support::{FrameReader, Server, Upstream, within_deadline};
 use futures::TryStreamExt;
 use mongodb::Client;
 use mongodb::bson::{Document, doc};
@@ -21,14 +21,14 @@ async fn migrate(folder: &Path, from: &str, to: &str) -> (i32, String, String) {
 }
 
 /// Migrates a file in the folder, which must succeed. Returns the final report.
-async fn migrated(folder: &Path, file: &str, to: &str) -> String {
-    let (code, out, told) = migrate(folder, &format!("sqlite://{file}"), to).await;
-    assert_eq!(code, 0, "{out}{told}");
+async fn migrate_successfully(folder: &Path, file: &str, to: &str) -> String {
+    let (code, out, stderr) = migrate(folder, &format!("sqlite://{file}"), to).await;
+    assert_eq!(code, 0, "{out}{stderr}");
     out
 }
 
 /// The numbers in a row of the report's table.
-fn counts(out: &str, what: &str) -> Vec<u64> {
+fn report_counts(out: &str, what: &str) -> Vec<u64> {
     let line = out.lines().find(|line| line.starts_with(what)).unwrap_or_else(|| panic!("{out}"));
     line.split_whitespace().skip(1).map(|number| number.parse().unwrap()).collect()
 }
@@ -39,7 +39,7 @@ async fn server_on(url: &str) -> Server {
 }
 
 /// Every response that a client can read, by path.
-async fn everything(server: &Server) -> Value {
+async fn read_everything(server: &Server) -> Value {
     let mut answers = json!({});
     let mut lists = vec!["/api/chat-sessions?search=na".to_owned()];
     lists.extend(
@@ -70,21 +70,21 @@ async fn everything(server: &Server) -> Value {
 }
 
 /// The contents of a MongoDB database, collection by collection.
-async fn contents(url: &str) -> Vec<(&'static str, Vec<Document>)> {
+async fn database_contents(url: &str) -> Vec<(&'static str, Vec<Document>)> {
     let database = Client::with_uri_str(url).await.unwrap().default_database().unwrap();
     let mut contents = Vec::new();
     for name in ["projects", "sessions", "nodes", "queue", "turn_log", "idempotency_keys"] {
         let collection = database.collection::<Document>(name);
         let find = collection.find(doc! {}).sort(doc! { "_id": 1 });
-        let documents = soon(async { find.await?.try_collect().await });
+        let documents = within_deadline(async { find.await?.try_collect().await });
         contents.push((name, documents.await.unwrap()));
     }
     contents
 }
 
 /// The documents of one collection.
-async fn documents(url: &str, name: &str) -> Vec<Document> {
-    contents(url).await.into_iter().find(|(collection, _)| *collection == name).unwrap().1
+async fn collection_documents(url: &str, name: &str) -> Vec<Document> {
+    database_contents(url).await.into_iter().find(|(collection, _)| *collection == name).unwrap().1
 }
 
 /// A session with this many messages of 100 KiB, each of which fills a node.
@@ -97,7 +97,7 @@ async fn large_session(server: &Server, session: &str, messages: usize) {
 }
 
 /// Fills a server with sessions and projects in which every field is set.
-async fn furnish(server: &Server) {
+async fn fill_server(server: &Server) {
     large_session(server, "large", 12).await;
     let project = json!({"name": "Shop", "description": "Sells plants", "systemPrompt": "Be brief",
         "files": [{"path": "src/a.ts", "content": "let a = 'ä'\n", "language": "typescript"}]});
@@ -131,7 +131,7 @@ async fn furnish(server: &Server) {
     let (mut frames, mut call) = server.open_turn("rich", "and now?").await;
     call.text("hm");
     frames.until("text-delta").await;
-    call.cut();
+    call.break_connection();
     frames.until("error").await;
     server.post("/api/chat-sessions", json!({"sessionId": "empty"})).await.data();
     let change = json!({"archived": true, "pinned": true, "status": "closed"});
@@ -142,8 +142,8 @@ async fn furnish(server: &Server) {
 async fn migrated_database_answers_every_read_the_same() {
     let Some(url) = database() else { return };
     let mut server = Server::on_file(&[]).await;
-    furnish(&server).await;
-    let before = everything(&server).await;
+    fill_server(&server).await;
+    let before = read_everything(&server).await;
     server.stop().await;
     let folder = server.folder.path();
     let listed = |url: String| async move {
@@ -152,21 +152,21 @@ async fn migrated_database_answers_every_read_the_same() {
     };
     let listed_before = listed("sqlite://echoic.db".to_owned()).await;
 
-    let out = migrated(folder, "echoic.db", &url).await;
-    assert_eq!(counts(&out, "sessions"), [4, 4], "{out}");
-    assert_eq!(counts(&out, "projects"), [1, 1], "{out}");
-    assert_eq!(counts(&out, "messages")[0], counts(&out, "messages")[1]);
+    let out = migrate_successfully(folder, "echoic.db", &url).await;
+    assert_eq!(report_counts(&out, "sessions"), [4, 4], "{out}");
+    assert_eq!(report_counts(&out, "projects"), [1, 1], "{out}");
+    assert_eq!(report_counts(&out, "messages")[0], report_counts(&out, "messages")[1]);
     let nodes = before["/api/chat-sessions/large"]["nodes"].as_array().unwrap().len() as u64;
-    assert!(nodes > 5 && counts(&out, "nodes")[1] > nodes, "{out}");
+    assert!(nodes > 5 && report_counts(&out, "nodes")[1] > nodes, "{out}");
     assert!(out.contains("4 sessions moved, 0 were there already"), "{out}");
     assert_eq!(listed(url.clone()).await, listed_before);
     let moved = server_on(&url).await;
-    assert_eq!(everything(&moved).await, before);
+    assert_eq!(read_everything(&moved).await, before);
     // The history is in the next prompt, too.
     let prompt = moved.turn("rich", "go on", "four").await;
     assert!(prompt.contains(&"assistant: one".to_owned()), "{prompt:?}");
     // Search finds the migrated messages.
-    found(&moved, "three", 1).await;
+    search_until_found(&moved, "three", 1).await;
 }
 
 #[tokio::test]
@@ -181,7 +181,7 @@ async fn migrated_response_keeps_its_sequence_numbers() {
     let route = format!("/v1/responses/resp_{}", id.split('"').next().unwrap());
     let before = server.get(&route).await.body;
     server.stop().await;
-    migrated(server.folder.path(), "echoic.db", &url).await;
+    migrate_successfully(server.folder.path(), "echoic.db", &url).await;
     let moved = server_on(&url).await;
     assert_eq!(moved.get(&route).await.body, before);
     assert_eq!(before["metadata"], json!({"a": "b"}));
@@ -192,67 +192,67 @@ async fn migrated_response_keeps_its_sequence_numbers() {
 async fn repeated_migration_adds_only_new_data() {
     let Some(url) = database() else { return };
     let mut server = Server::on_file(&[]).await;
-    furnish(&server).await;
+    fill_server(&server).await;
     server.stop().await;
-    migrated(server.folder.path(), "echoic.db", &url).await;
-    let moved = contents(&url).await;
-    let out = migrated(server.folder.path(), "echoic.db", &url).await;
+    migrate_successfully(server.folder.path(), "echoic.db", &url).await;
+    let moved = database_contents(&url).await;
+    let out = migrate_successfully(server.folder.path(), "echoic.db", &url).await;
     assert!(out.contains("0 sessions moved, 4 were there already"), "{out}");
-    assert_eq!(contents(&url).await, moved);
+    assert_eq!(database_contents(&url).await, moved);
 
     server.start_again().await;
     let fresh = server.session().await;
     server.turn(&fresh, "hi", "hello").await;
     server.stop().await;
-    let out = migrated(server.folder.path(), "echoic.db", &url).await;
+    let out = migrate_successfully(server.folder.path(), "echoic.db", &url).await;
     assert!(out.contains("1 sessions moved, 4 were there already"), "{out}");
-    assert_eq!(server_on(&url).await.said(&fresh).await, ["user: hi", "assistant: hello"]);
+    assert_eq!(server_on(&url).await.transcript(&fresh).await, ["user: hi", "assistant: hello"]);
 }
 
 #[tokio::test]
 async fn killed_migration_shows_no_partial_session_and_resumes() {
-    let Some(mongo) = Mongo::start(&["--enable-test-commands"]).await else { return };
+    let Some(mongo) = MongoServer::start(&["--enable-test-commands"]).await else { return };
     let url = mongo.url("echoic");
     let mut server = Server::on_file(&[]).await;
     large_session(&server, "large", 40).await;
-    let before = everything(&server).await;
+    let before = read_everything(&server).await;
     server.stop().await;
 
     // Two batches are inserted, the third hangs: the migration is killed in the middle of a
     // session.
     let hang = doc! { "blockConnection": true, "blockTimeMS": 600_000 };
-    mongo.fail(doc! { "skip": 2 }, &["insert"], hang).await;
+    mongo.set_failpoint(doc! { "skip": 2 }, &["insert"], hang).await;
     let arguments = ["migrate", "--from", "sqlite://echoic.db", "--to", &url];
     let mut moving = command(server.folder.path(), &HashMap::new(), &arguments).spawn().unwrap();
     let arrived = async {
-        while documents(&url, "nodes").await.len() < 12 {
+        while collection_documents(&url, "nodes").await.len() < 12 {
             tokio::task::yield_now().await;
         }
     };
-    soon(arrived).await;
-    soon(moving.kill()).await.unwrap();
-    mongo.mend().await;
-    assert_eq!(documents(&url, "sessions").await, []);
-    let half = documents(&url, "nodes").await.len();
+    within_deadline(arrived).await;
+    within_deadline(moving.kill()).await.unwrap();
+    mongo.clear_failpoint().await;
+    assert_eq!(collection_documents(&url, "sessions").await, []);
+    let half = collection_documents(&url, "nodes").await.len();
     assert!(half < 40, "{half}");
 
-    let out = migrated(server.folder.path(), "echoic.db", &url).await;
+    let out = migrate_successfully(server.folder.path(), "echoic.db", &url).await;
     assert!(out.contains("1 sessions moved, 0 were there already"), "{out}");
-    assert_eq!(everything(&server_on(&url).await).await, before);
+    assert_eq!(read_everything(&server_on(&url).await).await, before);
 }
 
 #[tokio::test]
 async fn transient_database_failure_does_not_stop_migration() {
-    let Some(mongo) = Mongo::start(&["--enable-test-commands"]).await else { return };
+    let Some(mongo) = MongoServer::start(&["--enable-test-commands"]).await else { return };
     let (url, mut server) = (mongo.url("echoic"), Server::on_file(&[]).await);
     large_session(&server, "large", 20).await;
-    let before = everything(&server).await;
+    let before = read_everything(&server).await;
     server.stop().await;
     let close = doc! { "closeConnection": true };
-    mongo.fail(doc! { "times": 4 }, &["insert"], close).await;
-    let out = migrated(server.folder.path(), "echoic.db", &url).await;
-    assert_eq!(counts(&out, "messages"), [20, 20]);
-    assert_eq!(everything(&server_on(&url).await).await, before);
+    mongo.set_failpoint(doc! { "times": 4 }, &["insert"], close).await;
+    let out = migrate_successfully(server.folder.path(), "echoic.db", &url).await;
+    assert_eq!(report_counts(&out, "messages"), [20, 20]);
+    assert_eq!(read_everything(&server_on(&url).await).await, before);
 }
 
 #[tokio::test]
@@ -265,35 +265,35 @@ async fn session_used_at_the_target_is_skipped_and_reported() {
     }
     server.stop().await;
     let folder = server.folder.path();
-    migrated(folder, "echoic.db", &url).await;
+    migrate_successfully(folder, "echoic.db", &url).await;
     let mut target = server_on(&url).await;
     target.put("/api/chat-sessions/renamed/title", json!({"title": "Mine"})).await.data();
     target.turn("answered", "more", "of it").await;
     target.stop().await;
 
-    let (code, out, told) = migrate(folder, "sqlite://echoic.db", &url).await;
+    let (code, out, stderr) = migrate(folder, "sqlite://echoic.db", &url).await;
     assert_eq!(code, 1);
-    assert!(told.ends_with("echoic: 2 of 3 sessions were not moved\n"), "{told}");
+    assert!(stderr.ends_with("echoic: 2 of 3 sessions were not moved\n"), "{stderr}");
     let named: Vec<_> = out.lines().filter(|line| line.starts_with("left alone")).collect();
     assert_eq!(named.len(), 2, "{out}");
     for session in ["renamed", "answered"] {
         assert!(named.iter().any(|line| line.ends_with(&format!(": {session}"))), "{out}");
     }
-    assert_eq!(counts(&out, "sessions"), [3, 1]);
+    assert_eq!(report_counts(&out, "sessions"), [3, 1]);
     target.start_again().await;
     let renamed = target.get("/api/chat-sessions/renamed").await.data();
     assert_eq!(renamed["title"], "Mine");
-    assert_eq!(target.said("answered").await.len(), 4);
+    assert_eq!(target.transcript("answered").await.len(), 4);
 }
 
 #[tokio::test]
 async fn project_changed_at_the_target_is_skipped_and_reported() {
     let Some(url) = database() else { return };
     let mut server = Server::on_file(&[]).await;
-    furnish(&server).await;
+    fill_server(&server).await;
     server.stop().await;
     let folder = server.folder.path();
-    migrated(folder, "echoic.db", &url).await;
+    migrate_successfully(folder, "echoic.db", &url).await;
     let mut target = server_on(&url).await;
     let project = target.get("/api/projects").await.data()["projects"][0]["projectId"].clone();
     let id = project.as_str().unwrap();
@@ -301,9 +301,9 @@ async fn project_changed_at_the_target_is_skipped_and_reported() {
     target.put(&file, json!({"content": "changed"})).await.data();
     target.stop().await;
 
-    let (code, out, told) = migrate(folder, "sqlite://echoic.db", &url).await;
+    let (code, out, stderr) = migrate(folder, "sqlite://echoic.db", &url).await;
     assert_eq!(code, 1);
-    assert!(told.ends_with("echoic: 1 of 1 projects were not moved\n"), "{told}");
+    assert!(stderr.ends_with("echoic: 1 of 1 projects were not moved\n"), "{stderr}");
     assert!(out.contains(&format!("differs in the target: project {id}\n")), "{out}");
     target.start_again().await;
     assert_eq!(target.get(&file).await.data()["content"], "changed");
@@ -318,20 +318,20 @@ async fn migrated_cut_reply_is_kept_and_queued_turn_is_answered() {
         ("OPENAI_BASE_URL", upstream.base_url.clone()),
         ("ECHOIC_MODEL", "gated-1".to_owned()),
     ]);
-    let mut source = Process::start(folder.path(), &variables).await;
+    let mut source = ServerProcess::start(folder.path(), &variables).await;
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let ask = |base: &str, key: &str, body: &Value| {
         let request = client.post(format!("{base}/api/chat")).header("idempotency-key", key);
-        soon(request.json(body).send())
+        within_deadline(request.json(body).send())
     };
     let new = client.post(format!("{}/api/chat-sessions", source.base));
-    read(new.json(&json!({"sessionId": "s"}))).await.data();
+    fetch(new.json(&json!({"sessionId": "s"}))).await.data();
     let done = json!({"sessionId": "s", "message": "zero"});
-    let mut frames = Frames::new(ask(&source.base, "k0", &done).await.unwrap());
+    let mut frames = FrameReader::new(ask(&source.base, "k0", &done).await.unwrap());
     upstream.call().await.reply("nought");
     let first = frames.rest().await;
     let body = json!({"sessionId": "s", "message": "one"});
-    let mut running = Frames::new(ask(&source.base, "k1", &body).await.unwrap());
+    let mut running = FrameReader::new(ask(&source.base, "k1", &body).await.unwrap());
     let mut call = upstream.call().await;
     call.text("half a reply");
     running.until("text-delta").await;
@@ -345,18 +345,18 @@ async fn migrated_cut_reply_is_kept_and_queued_turn_is_answered() {
         }
     };
     // The kill must come after the partial reply is in the log: only the log survives.
-    soon(is_logged).await;
+    within_deadline(is_logged).await;
     drop(db);
     source.kill().await;
 
-    migrated(folder.path(), "data/echoic.db", &url).await;
-    let out = migrated(folder.path(), "data/echoic.db", &url).await;
+    migrate_successfully(folder.path(), "data/echoic.db", &url).await;
+    let out = migrate_successfully(folder.path(), "data/echoic.db", &url).await;
     assert!(out.contains("0 sessions moved, 1 were there already"), "{out}");
     let target = server_on(&url).await;
     let call = target.upstream.call().await;
     assert_eq!(call.prompt().last().unwrap(), "user: two");
     call.reply("the second");
-    let mut waited = Frames::new(ask(&target.base, "k2", &waits).await.unwrap());
+    let mut waited = FrameReader::new(ask(&target.base, "k2", &waits).await.unwrap());
     assert_eq!(text_of(&waited.rest().await), "the second");
     let said = ["zero", "nought", "one", "half a reply", "two", "the second"];
     let messages = target.get("/api/chat-sessions/s/messages").await.data()["messages"].clone();
@@ -364,7 +364,7 @@ async fn migrated_cut_reply_is_kept_and_queued_turn_is_answered() {
     assert_eq!(contents, said);
     assert_eq!(messages[3]["status"], "interrupted");
     // Idempotency keys are migrated: a repeated request replays its reply.
-    let mut again = Frames::new(ask(&target.base, "k0", &done).await.unwrap());
+    let mut again = FrameReader::new(ask(&target.base, "k0", &done).await.unwrap());
     let again = again.rest().await;
     assert_eq!(again[0].data["messageId"], first[0].data["messageId"]);
     assert_eq!(text_of(&again), "nought");
@@ -373,22 +373,22 @@ async fn migrated_cut_reply_is_kept_and_queued_turn_is_answered() {
 
 #[tokio::test]
 async fn served_file_is_not_migrated_nor_served_while_migrating() {
-    let Some(mongo) = Mongo::start(&["--enable-test-commands"]).await else { return };
+    let Some(mongo) = MongoServer::start(&["--enable-test-commands"]).await else { return };
     let (url, mut server) = (mongo.url("echoic"), Server::on_file(&[]).await);
     server.session().await;
     let folder = server.folder.path().to_owned();
-    let (code, out, told) = migrate(&folder, "sqlite://echoic.db", &url).await;
+    let (code, out, stderr) = migrate(&folder, "sqlite://echoic.db", &url).await;
     let sentence =
         "echoic: echoic.db is served by another Echoic; stop it, or set --from to another file\n";
-    assert_eq!((code, out.as_str(), told.as_str()), (1, "", sentence));
+    assert_eq!((code, out.as_str(), stderr.as_str()), (1, "", sentence));
     server.stop().await;
 
     let hang = doc! { "blockConnection": true, "blockTimeMS": 600_000 };
-    mongo.fail(doc! { "skip": 0 }, &["insert"], hang).await;
+    mongo.set_failpoint(doc! { "skip": 0 }, &["insert"], hang).await;
     let arguments = ["migrate", "--from", "sqlite://echoic.db", "--to", &url];
     let mut moving = command(&folder, &HashMap::new(), &arguments).spawn().unwrap();
-    let mut told = BufReader::new(moving.stderr.take().unwrap()).lines();
-    let begun = soon(told.next_line()).await.unwrap().unwrap();
+    let mut stderr = BufReader::new(moving.stderr.take().unwrap()).lines();
+    let begun = within_deadline(stderr.next_line()).await.unwrap().unwrap();
     assert!(
         begun.starts_with("moving 1 sessions with 0 messages from sqlite echoic.db"),
         "{begun}"
@@ -397,9 +397,9 @@ async fn served_file_is_not_migrated_nor_served_while_migrating() {
         ("DATABASE_URL", "sqlite://echoic.db".to_owned()),
         ("ECHOIC_PROVIDER", "demo".to_owned()),
     ]);
-    let (code, _, told) = run(&folder, &variables, &["serve", "--port=0"]).await;
-    assert!(code == 1 && told.contains("is served by another Echoic"), "{code} {told}");
-    soon(moving.kill()).await.unwrap();
+    let (code, _, stderr) = run(&folder, &variables, &["serve", "--port=0"]).await;
+    assert!(code == 1 && stderr.contains("is served by another Echoic"), "{code} {stderr}");
+    within_deadline(moving.kill()).await.unwrap();
 }
 
 #[tokio::test]
@@ -415,8 +415,8 @@ async fn impossible_migration_is_reported_in_a_sentence() {
         (mongo, mongo, 2, "mongodump"),
         (sqlite, sqlite, 2, "from sqlite:// to mongodb:// only"),
     ] {
-        let (ended, out, told) = migrate(folder.path(), from, to).await;
-        assert!(ended == code && told.contains(wants), "{from} {to}: {ended} {told}");
+        let (ended, out, stderr) = migrate(folder.path(), from, to).await;
+        assert!(ended == code && stderr.contains(wants), "{from} {to}: {ended} {stderr}");
         assert_eq!(out, "");
     }
     assert!(!folder.path().join("echoic.db").exists());
@@ -426,9 +426,9 @@ async fn impossible_migration_is_reported_in_a_sentence() {
         ("mongodb://ada:s3cret@@127.0.0.1/echoic", "--to is not a connection string"),
         (mongo, "of --to the one it belongs to"),
     ] {
-        let (ended, _, told) = migrate(server.folder.path(), sqlite, to).await;
-        assert!(ended == 1 && told.contains(wants), "{to}: {ended} {told}");
-        assert!(!told.contains("s3cret") && told.lines().count() == 1, "{told}");
+        let (ended, _, stderr) = migrate(server.folder.path(), sqlite, to).await;
+        assert!(ended == 1 && stderr.contains(wants), "{to}: {ended} {stderr}");
+        assert!(!stderr.contains("s3cret") && stderr.lines().count() == 1, "{stderr}");
     }
     let (code, help, _) = run(folder.path(), &HashMap::new(), &["migrate", "--help"]).await;
     assert!(code == 0 && help.contains("It may be repeated"), "{help}");

@@ -1,25 +1,25 @@
 //! MongoDB from an operator's view: configuration errors are reported at startup, and later outages
 //! are survived.
 
-use crate::support::mongo::{Mongo, database, free_port};
+use crate::support::mongo::{MongoServer, database, free_port};
 use crate::support::process::run;
-use crate::support::{Server, soon};
+use crate::support::{Server, within_deadline};
 use mongodb::bson::{Document, doc};
 use serde_json::json;
 use std::collections::HashMap;
 
 /// Runs the program on a database that it must reject. Returns exit code and standard error.
-async fn refused(url: &str) -> (i32, String) {
+async fn run_rejected(url: &str) -> (i32, String) {
     let folder = tempfile::tempdir().unwrap();
     let variables =
         HashMap::from([("DATABASE_URL", url.to_owned()), ("ECHOIC_PROVIDER", "demo".to_owned())]);
-    let (code, _, told) = run(folder.path(), &variables, &["serve", "--port=0"]).await;
-    (code, told)
+    let (code, _, stderr) = run(folder.path(), &variables, &["serve", "--port=0"]).await;
+    (code, stderr)
 }
 
 #[tokio::test]
 async fn unusable_mongodb_is_reported_at_startup_with_a_remedy() {
-    let Some(single) = Mongo::start(&["--standalone"]).await else { return };
+    let Some(single) = MongoServer::start(&["--standalone"]).await else { return };
     let nobody = free_port().await;
     for (url, wants) in [
         (format!("mongodb://127.0.0.1:{}/echoic", single.port), "--replSet"),
@@ -28,16 +28,16 @@ async fn unusable_mongodb_is_reported_at_startup_with_a_remedy() {
         ("mongodb://ada:s3cret@@127.0.0.1/echoic".to_owned(), "DATABASE_URL"),
         ("mongodb://127.0.0.1/echoic?replicaSet".to_owned(), "DATABASE_URL"),
     ] {
-        let (code, told) = refused(&url).await;
-        assert!(matches!(code, 1 | 2), "{url}: {code} {told}");
-        assert!(told.contains("MongoDB") && told.contains(wants), "{url}: {told}");
-        assert!(!told.contains("s3cret") && told.lines().count() == 1, "{told}");
+        let (code, stderr) = run_rejected(&url).await;
+        assert!(matches!(code, 1 | 2), "{url}: {code} {stderr}");
+        assert!(stderr.contains("MongoDB") && stderr.contains(wants), "{url}: {stderr}");
+        assert!(!stderr.contains("s3cret") && stderr.lines().count() == 1, "{stderr}");
     }
 }
 
 #[tokio::test]
 async fn wrong_password_stops_startup_and_right_one_serves() {
-    let Some(mut mongo) = Mongo::start(&[]).await else { return };
+    let Some(mut mongo) = MongoServer::start(&[]).await else { return };
     let rights = vec![doc! { "role": "readWrite", "db": "echoic" }];
     mongo.admin(doc! { "createUser": "ada", "pwd": "s3cret", "roles": rights }).await;
     mongo.stop().await;
@@ -49,16 +49,16 @@ async fn wrong_password_stops_startup_and_right_one_serves() {
     let server = Server::with(&[&format!("--database-url={}", url("s3cret"))]).await;
     let session = server.session().await;
     server.turn(&session, "who am I?", "ada").await;
-    assert_eq!(server.said(&session).await, ["user: who am I?", "assistant: ada"]);
+    assert_eq!(server.transcript(&session).await, ["user: who am I?", "assistant: ada"]);
 
-    let (code, told) = refused(&url("guessed")).await;
-    assert_eq!(code, 1, "{told}");
-    assert!(told.contains("DATABASE_URL") && !told.contains("guessed"), "{told}");
+    let (code, stderr) = run_rejected(&url("guessed")).await;
+    assert_eq!(code, 1, "{stderr}");
+    assert!(stderr.contains("DATABASE_URL") && !stderr.contains("guessed"), "{stderr}");
 }
 
 #[tokio::test]
 async fn outage_leaves_nothing_partial_and_service_resumes() {
-    let Some(mut mongo) = Mongo::start(&[]).await else { return };
+    let Some(mut mongo) = MongoServer::start(&[]).await else { return };
     let url = format!("{}&serverSelectionTimeoutMS=300", mongo.url("echoic"));
     let server = Server::with(&[&format!("--database-url={url}")]).await;
     let session = server.session().await;
@@ -80,11 +80,14 @@ async fn outage_leaves_nothing_partial_and_service_resumes() {
     mongo.start_again(&[]).await;
     frames.until("finish").await;
     assert_eq!(server.get("/health/ready").await.status, 200);
-    assert_eq!(server.said(&session).await, ["user: first", "assistant: half and half"]);
+    assert_eq!(server.transcript(&session).await, ["user: first", "assistant: half and half"]);
     let mut frames = server.chat(body).await;
     server.upstream.call().await.reply("third time lucky");
     frames.until("finish").await;
-    assert_eq!(server.said(&session).await[2..], ["user: second", "assistant: third time lucky"]);
+    assert_eq!(
+        server.transcript(&session).await[2..],
+        ["user: second", "assistant: third time lucky"]
+    );
 }
 
 #[tokio::test]
@@ -100,16 +103,18 @@ async fn many_instances_start_at_once_on_an_empty_database() {
     let client = mongodb::Client::with_uri_str(&url).await.unwrap();
     let name = client.default_database().unwrap();
     let schema = name.collection::<Document>("schema");
-    let schema = soon(async { schema.find_one(doc! {}).await }).await.unwrap().unwrap();
+    let schema = within_deadline(async { schema.find_one(doc! {}).await }).await.unwrap().unwrap();
     assert!(!schema.contains_key("lock"), "{schema}");
 
     // The schema document that a newer, incompatible version would write.
     let newer = doc! { "$set": { "version": 99_i64, "readableFrom": 99_i64 } };
-    soon(async { name.collection::<Document>("schema").update_one(doc! {}, newer).await })
-        .await
-        .unwrap();
-    let (code, told) = refused(&url).await;
-    assert!(code == 1 && told.contains("newer Echoic"), "{code} {told}");
+    within_deadline(async {
+        name.collection::<Document>("schema").update_one(doc! {}, newer).await
+    })
+    .await
+    .unwrap();
+    let (code, stderr) = run_rejected(&url).await;
+    assert!(code == 1 && stderr.contains("newer Echoic"), "{code} {stderr}");
 }
 
 #[tokio::test]
@@ -119,8 +124,8 @@ async fn startup_lock_of_a_dead_holder_does_not_block_others() {
     let schema = client.default_database().unwrap().collection::<Document>("schema");
     let old = mongodb::bson::DateTime::from_millis(1_000);
     let held = doc! { "_id": "schema", "version": 0_i64, "lock": { "by": "nobody", "at": old } };
-    soon(async { schema.insert_one(held).await }).await.unwrap();
+    within_deadline(async { schema.insert_one(held).await }).await.unwrap();
     let flag = format!("--database-url={url}");
-    let server = soon(async { Server::with(&[&flag]).await }).await;
+    let server = within_deadline(async { Server::with(&[&flag]).await }).await;
     assert_eq!(server.get("/health/ready").await.status, 200);
 }

@@ -21,7 +21,7 @@ async fn every_documented_route_is_served() {
         let path = path.replace("/api/events", "/api/events?sessionId=nowhere");
         for method in methods.as_object().unwrap().keys() {
             let method = method.to_uppercase().parse().unwrap();
-            let reply = crate::support::server::read(server.request(method, &path)).await;
+            let reply = crate::support::server::fetch(server.request(method, &path)).await;
             let code = reply.body["error"]["code"].as_str().unwrap_or_default();
             assert!(
                 !matches!(code, "route_not_found" | "method_not_allowed"),

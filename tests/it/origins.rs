@@ -1,7 +1,7 @@
 //! Cross-origin requests, and host names that are not this server's.
 
-use crate::support::server::{Reply, read};
-use crate::support::{Frames, Server};
+use crate::support::server::{ApiResponse, fetch};
+use crate::support::{FrameReader, Server};
 use reqwest::Method;
 use serde_json::json;
 
@@ -19,18 +19,18 @@ async fn cross_origin_page_cannot_write() {
         "https://chat.example.com.evil.example",
     ] {
         assert_eq!(
-            read(from(Method::POST, foreign)).await.failure(),
+            fetch(from(Method::POST, foreign)).await.failure(),
             (403, "forbidden"),
             "{foreign}"
         );
     }
-    assert_eq!(read(from(Method::POST, &own)).await.status, 201);
-    let allowed = read(from(Method::POST, "https://chat.example.com")).await;
+    assert_eq!(fetch(from(Method::POST, &own)).await.status, 201);
+    let allowed = fetch(from(Method::POST, "https://chat.example.com")).await;
     assert_eq!(
         (allowed.status, allowed.header("access-control-allow-origin")),
         (201, "https://chat.example.com")
     );
-    let read_only = read(from(Method::GET, "https://evil.example")).await;
+    let read_only = fetch(from(Method::GET, "https://evil.example")).await;
     assert_eq!((read_only.status, read_only.header("access-control-allow-origin")), (200, ""));
     assert_eq!(server.get("/api/chat-sessions").await.data()["pagination"]["total"], 2);
 }
@@ -39,21 +39,21 @@ async fn cross_origin_page_cannot_write() {
 async fn unknown_host_is_rejected_on_every_route() {
     let server = Server::with(&["--allowed-hosts=chat.example.com"]).await;
     let ask = |host: &'static str| server.request(Method::GET, "/health/live").header("host", host);
-    assert_eq!(read(ask("rebound.example")).await.failure(), (403, "forbidden_host"));
-    assert_eq!(read(ask("127.0.0.1.evil.example")).await.failure(), (403, "forbidden_host"));
+    assert_eq!(fetch(ask("rebound.example")).await.failure(), (403, "forbidden_host"));
+    assert_eq!(fetch(ask("127.0.0.1.evil.example")).await.failure(), (403, "forbidden_host"));
     for ours in ["localhost", "localhost:1234", "chat.example.com", "[::1]:8080"] {
-        assert_eq!(read(ask(ours)).await.status, 200, "{ours}");
+        assert_eq!(fetch(ask(ours)).await.status, 200, "{ours}");
     }
 }
 
 /// Sends the preflight request of a browser for a page of `origin`.
-async fn preflight(server: &Server, path: &str, origin: &str, method: &str) -> Reply {
+async fn preflight(server: &Server, path: &str, origin: &str, method: &str) -> ApiResponse {
     let request = server
         .request(Method::OPTIONS, path)
         .header("origin", origin)
         .header("access-control-request-method", method)
         .header("access-control-request-headers", "content-type,idempotency-key,if-match");
-    read(request).await
+    fetch(request).await
 }
 
 const PATHS: [(&str, &str); 4] = [
@@ -69,8 +69,9 @@ async fn preflight_is_denied_unless_an_origin_is_listed() {
     for (path, method) in PATHS {
         let reply = preflight(&server, path, "https://chat.example.com", method).await;
         assert_eq!(reply.failure(), (405, "method_not_allowed"), "{method} {path}");
-        let told = reply.headers.keys().any(|name| name.as_str().starts_with("access-control"));
-        assert!(!told, "{method} {path}: {:?}", reply.headers);
+        let has_cors_headers =
+            reply.headers.keys().any(|name| name.as_str().starts_with("access-control"));
+        assert!(!has_cors_headers, "{method} {path}: {:?}", reply.headers);
     }
 }
 
@@ -107,9 +108,9 @@ async fn listed_origin_can_read_answers_errors_and_streams() {
     let from = |method: Method, path: &str| {
         server.request(method, path).header("origin", "https://chat.example.com")
     };
-    let refused = read(from(Method::GET, "/api/chat-sessions/nowhere")).await;
+    let refused = fetch(from(Method::GET, "/api/chat-sessions/nowhere")).await;
     assert_eq!(refused.failure(), (404, "session_not_found"));
-    let created = read(from(Method::POST, "/api/chat-sessions").json(&json!({}))).await;
+    let created = fetch(from(Method::POST, "/api/chat-sessions").json(&json!({}))).await;
     for reply in [&refused, &created] {
         assert_eq!(reply.header("access-control-allow-origin"), "https://chat.example.com");
         let exposed = reply.header("access-control-expose-headers");
@@ -123,5 +124,5 @@ async fn listed_origin_can_read_answers_errors_and_streams() {
     let stream = chat.send().await.unwrap();
     assert_eq!(stream.headers()["access-control-allow-origin"], "https://chat.example.com");
     server.upstream.call().await.reply("hello");
-    Frames::new(stream).until("finish").await;
+    FrameReader::new(stream).until("finish").await;
 }

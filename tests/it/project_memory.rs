@@ -1,12 +1,12 @@
 //! The project section of a session's prompt.
 
 use crate::support::Server;
-use crate::support::server::read;
+use crate::support::server::fetch;
 use reqwest::Method;
 use serde_json::{Value, json};
 
 /// Creates a project with a session. Returns the session's and the project's id.
-async fn session_in(server: &Server, project: Value) -> (String, String) {
+async fn create_session_in(server: &Server, project: Value) -> (String, String) {
     let project = server.post("/api/projects", project).await.data()["projectId"].clone();
     let session = server.post("/api/chat-sessions", json!({"projectId": project})).await.data();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
@@ -15,7 +15,7 @@ async fn session_in(server: &Server, project: Value) -> (String, String) {
 
 async fn preview(server: &Server, session: &str, query: &[(&str, &str)]) -> Value {
     let path = format!("/api/chat-sessions/{session}/memory");
-    read(server.request(Method::GET, &path).query(query)).await.data()
+    fetch(server.request(Method::GET, &path).query(query)).await.data()
 }
 
 fn project_text(shown: &Value) -> &str {
@@ -32,7 +32,7 @@ fn file(path: &str) -> Value {
 #[tokio::test]
 async fn small_project_follows_the_system_prompt_in_full() {
     let server = Server::start().await;
-    let (session, _) = session_in(
+    let (session, _) = create_session_in(
         &server,
         json!({
             "name": "E-commerce Website", "description": "Sells plants.", "systemPrompt": "Write TypeScript.",
@@ -52,11 +52,11 @@ async fn small_project_follows_the_system_prompt_in_full() {
     assert_eq!(shown["project"]["omittedFiles"], json!([]));
     assert_eq!(shown["project"]["omittedFields"], json!([]));
 
-    let told = shown["pieces"].as_array().unwrap().iter().map(|piece| {
+    let pieces = shown["pieces"].as_array().unwrap().iter().map(|piece| {
         format!("{}: {}", piece["role"].as_str().unwrap(), piece["text"].as_str().unwrap())
     });
-    let told: Vec<_> = told.collect();
-    assert_eq!(server.turn(&session, "add a button", "done").await, told);
+    let pieces: Vec<_> = pieces.collect();
+    assert_eq!(server.turn(&session, "add a button", "done").await, pieces);
 }
 
 #[tokio::test]
@@ -64,7 +64,7 @@ async fn prompt_prefix_is_stable_until_the_project_changes() {
     let server = Server::start().await;
     let project =
         json!({"name": "P", "systemPrompt": "Be brief.", "files": [file("b"), file("a")]});
-    let (session, project) = session_in(&server, project).await;
+    let (session, project) = create_session_in(&server, project).await;
     let first = server.turn(&session, "what is in b?", "words").await;
     let shown = preview(&server, &session, &[("message", "and a?")]).await;
     assert!(shown["cacheablePrefixTokens"] == shown["promptTokens"].as_u64().unwrap() - 3);
@@ -83,9 +83,11 @@ async fn prompt_prefix_is_stable_until_the_project_changes() {
 async fn overflowing_files_are_picked_by_mention_then_by_recency() {
     let server = Server::start().await;
     let files: Vec<_> = (0..9).map(|number| file(&format!("src/{number}.txt"))).collect();
-    let (session, project) =
-        session_in(&server, json!({"name": "P", "systemPrompt": "Be brief.", "files": files}))
-            .await;
+    let (session, project) = create_session_in(
+        &server,
+        json!({"name": "P", "systemPrompt": "Be brief.", "files": files}),
+    )
+    .await;
     // Changed in this order, so `7` is the newest.
     for name in ["3", "7"] {
         let changed =
@@ -115,7 +117,7 @@ async fn overflowing_files_are_picked_by_mention_then_by_recency() {
 async fn project_leaves_half_of_the_budget_to_the_messages() {
     let server = Server::start().await;
     let files: Vec<_> = (0..40).map(|number| file(&format!("{number:02}"))).collect();
-    let (session, _) = session_in(&server, json!({"name": "P", "files": files})).await;
+    let (session, _) = create_session_in(&server, json!({"name": "P", "files": files})).await;
     let line = json!({"role": "user", "content": "words ".repeat(50)});
     let past = json!({"sessions": [{"sessionId": session, "messages": vec![line; 60]}]});
     server.post("/api/import", past).await.data();
@@ -145,7 +147,7 @@ async fn overlong_project_fields_are_omitted_and_reported() {
     let words = |count: usize| "word ".repeat(count);
     let project = json!({"name": "P", "description": words(300), "systemPrompt": words(300),
         "files": [file("a")]});
-    let (session, _) = session_in(&server, project).await;
+    let (session, _) = create_session_in(&server, project).await;
     let shown = async |budget: &str| {
         preview(&server, &session, &[("maxTokens", budget)]).await["project"].clone()
     };
@@ -164,7 +166,7 @@ async fn overlong_project_fields_are_omitted_and_reported() {
 #[tokio::test]
 async fn empty_or_missing_project_leaves_the_prompt_unchanged() {
     let server = Server::start().await;
-    let (session, project) = session_in(&server, json!({"name": "Empty"})).await;
+    let (session, project) = create_session_in(&server, json!({"name": "Empty"})).await;
     let shown = preview(&server, &session, &[("message", "hi")]).await;
     assert_eq!(shown["pieces"].as_array().unwrap().len(), 2);
     assert_eq!(shown["project"]["projectId"], project);

@@ -1,7 +1,7 @@
 //! Projects over HTTP: routes, versions, and rejected input.
 
 use crate::support::Server;
-use crate::support::server::{Reply, read};
+use crate::support::server::{ApiResponse, fetch};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -10,24 +10,24 @@ async fn create(server: &Server, body: Value) -> Value {
 }
 
 /// Creates a project with these files and returns its path.
-async fn project(server: &Server, files: Value) -> String {
+async fn create_project(server: &Server, files: Value) -> String {
     let made = create(server, json!({"name": "Shop", "files": files})).await;
     format!("/api/projects/{}", made["projectId"].as_str().unwrap())
 }
 
 /// Sends a request with an `If-Match` version.
-async fn matching(
+async fn request_with_version(
     server: &Server,
     method: Method,
     path: &str,
     version: &str,
     body: Option<Value>,
-) -> Reply {
+) -> ApiResponse {
     let mut request = server.request(method, path).header("if-match", version);
     if let Some(body) = body {
         request = request.json(&body);
     }
-    read(request).await
+    fetch(request).await
 }
 
 #[tokio::test]
@@ -77,10 +77,10 @@ async fn project_is_created_with_files_and_read_without_contents() {
 #[tokio::test]
 async fn project_update_requires_the_current_version() {
     let server = Server::start().await;
-    let path = project(&server, json!([])).await;
+    let path = create_project(&server, json!([])).await;
     let change = json!({"name": "Market", "description": "Sells all", "systemPrompt": "Be brief.",
         "generationStatus": "generating"});
-    let changed = matching(&server, Method::PATCH, &path, "\"1\"", Some(change)).await;
+    let changed = request_with_version(&server, Method::PATCH, &path, "\"1\"", Some(change)).await;
     assert_eq!((changed.status, changed.header("etag")), (200, "\"2\""));
     let changed = changed.data();
     assert_eq!(
@@ -91,7 +91,7 @@ async fn project_update_requires_the_current_version() {
     assert_eq!(changed["generationStatus"], "generating");
 
     let stale = json!({"name": "Lost"});
-    let refused = matching(&server, Method::PATCH, &path, "\"1\"", Some(stale)).await;
+    let refused = request_with_version(&server, Method::PATCH, &path, "\"1\"", Some(stale)).await;
     assert_eq!(refused.failure(), (412, "version_conflict"));
     let details = &refused.body["error"]["details"];
     assert_eq!(
@@ -101,7 +101,7 @@ async fn project_update_requires_the_current_version() {
     for (method, path) in
         [(Method::DELETE, path.clone()), (Method::DELETE, format!("{path}/files/a"))]
     {
-        let refused = matching(&server, method, &path, "\"1\"", None).await;
+        let refused = request_with_version(&server, method, &path, "\"1\"", None).await;
         assert_eq!(refused.failure(), (412, "version_conflict"), "{path}");
     }
     assert_eq!(server.get(&path).await.data(), changed);
@@ -120,7 +120,7 @@ async fn project_update_requires_the_current_version() {
 #[tokio::test]
 async fn file_changes_require_the_current_project_version() {
     let server = Server::start().await;
-    let project = project(&server, json!([])).await;
+    let project = create_project(&server, json!([])).await;
     let path = format!("{project}/files/app/(shop)/[id]/caf%C3%A9%20page.tsx");
     assert_eq!(server.get(&path).await.failure(), (404, "file_not_found"));
 
@@ -139,16 +139,16 @@ async fn file_changes_require_the_current_project_version() {
     assert_eq!((again.status, again.header("etag"), &again.body["data"]), (200, "\"2\"", &file));
 
     let new = json!({"content": "v2"});
-    let stale = matching(&server, Method::PUT, &path, "\"1\"", Some(new.clone())).await;
+    let stale = request_with_version(&server, Method::PUT, &path, "\"1\"", Some(new.clone())).await;
     assert_eq!(stale.failure(), (412, "version_conflict"));
-    let put = matching(&server, Method::PUT, &path, "\"7\", \"2\"", Some(new)).await;
+    let put = request_with_version(&server, Method::PUT, &path, "\"7\", \"2\"", Some(new)).await;
     assert_eq!((put.status, put.header("etag")), (200, "\"3\""));
     let file = put.data();
     assert_eq!((&file["content"], file.get("language")), (&json!("v2"), None));
     let entries = server.get(&project).await.data()["files"].clone();
     assert_eq!(entries[0]["size"], 2);
 
-    let deleted = matching(&server, Method::DELETE, &path, "\"3\"", None).await;
+    let deleted = request_with_version(&server, Method::DELETE, &path, "\"3\"", None).await;
     assert_eq!((deleted.status, deleted.header("etag")), (200, "\"4\""));
     assert_eq!(deleted.data(), json!({"path": "app/(shop)/[id]/café page.tsx"}));
     assert_eq!(server.delete(&path).await.failure(), (404, "file_not_found"));
@@ -158,7 +158,8 @@ async fn file_changes_require_the_current_project_version() {
 #[tokio::test]
 async fn project_sessions_are_listed_and_deleted_with_it() {
     let server = Server::start().await;
-    let (shop, blog) = (project(&server, json!([])).await, project(&server, json!([])).await);
+    let (shop, blog) =
+        (create_project(&server, json!([])).await, create_project(&server, json!([])).await);
     let id = |path: &str| path.rsplit('/').next().unwrap().to_owned();
     for (session, project) in [("s1", &shop), ("s2", &shop), ("b1", &blog)] {
         let new = json!({"sessionId": session, "projectId": id(project)});
@@ -186,7 +187,7 @@ async fn project_sessions_are_listed_and_deleted_with_it() {
     assert_eq!(deleted.body["message"], "Project deleted successfully");
     assert_eq!(deleted.data(), json!({"deletedSessions": 2, "deletedMessages": 3}));
     frames.until("[DONE]").await;
-    call.hung_up().await;
+    call.disconnected().await;
 
     for path in [shop.clone(), format!("{shop}/chat-sessions"), format!("{shop}/files/a")] {
         assert_eq!(server.get(&path).await.failure(), (404, "project_not_found"), "{path}");
@@ -200,7 +201,7 @@ async fn project_sessions_are_listed_and_deleted_with_it() {
 #[tokio::test]
 async fn invalid_project_is_rejected_naming_the_field() {
     let server = Server::start().await;
-    let path = project(&server, json!([{"path": "a", "content": "A"}])).await;
+    let path = create_project(&server, json!([{"path": "a", "content": "A"}])).await;
     let before = server.get(&path).await.body;
     let large = "x".repeat(5 << 20);
     let file = |path: &str| json!({"name": "P", "files": [{"path": "ok", "content": ""}, {"path": path, "content": ""}]});
@@ -258,7 +259,8 @@ async fn invalid_project_is_rejected_naming_the_field() {
         assert_eq!(reply.failure(), (400, "invalid_request"));
         assert!(reply.body["error"]["details"].get(field).is_some(), "{field}: {}", reply.body);
     }
-    let refused = matching(&server, Method::PATCH, &path, "soon", Some(json!({}))).await;
+    let refused =
+        request_with_version(&server, Method::PATCH, &path, "soon", Some(json!({}))).await;
     assert_eq!(refused.failure(), (400, "invalid_request"));
     assert_eq!(server.get("/api/projects?limit=101").await.failure(), (400, "invalid_request"));
     assert_eq!(server.get("/api/projects/a%20b").await.failure(), (400, "invalid_request"));

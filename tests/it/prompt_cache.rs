@@ -4,7 +4,7 @@ use crate::support::Server;
 use serde_json::{Value, json};
 
 /// Runs a turn and returns the cache key that the provider received.
-async fn key(server: &Server, session: &str, model: &str) -> Value {
+async fn sent_cache_key(server: &Server, session: &str, model: &str) -> Value {
     let body = json!({"sessionId": session, "message": "hi", "model": model});
     let mut frames = server.chat(body).await;
     let call = server.upstream.call().await;
@@ -14,7 +14,7 @@ async fn key(server: &Server, session: &str, model: &str) -> Value {
     key
 }
 
-async fn named(server: &Server, id: &str) -> String {
+async fn create_session(server: &Server, id: &str) -> String {
     server.post("/api/chat-sessions", json!({"sessionId": id})).await.data();
     id.to_owned()
 }
@@ -22,13 +22,14 @@ async fn named(server: &Server, id: &str) -> String {
 #[tokio::test]
 async fn session_cache_key_is_unique_stable_and_opaque() {
     let mut server = Server::with(&["--prompt-cache-key=always"]).await;
-    let (ada, bob) = (named(&server, "divorce-of-ada").await, named(&server, "bob").await);
-    let first = key(&server, &ada, "gated-1").await;
+    let (ada, bob) =
+        (create_session(&server, "divorce-of-ada").await, create_session(&server, "bob").await);
+    let first = sent_cache_key(&server, &ada, "gated-1").await;
     let text = first.as_str().unwrap();
     assert!((16..=64).contains(&text.len()) && !text.contains("ada"), "{text}");
-    assert_ne!(key(&server, &bob, "gated-1").await, first);
+    assert_ne!(sent_cache_key(&server, &bob, "gated-1").await, first);
     server.restart().await;
-    assert_eq!(key(&server, &ada, "gpt-4o").await, first);
+    assert_eq!(sent_cache_key(&server, &ada, "gpt-4o").await, first);
 }
 
 #[tokio::test]
@@ -36,7 +37,7 @@ async fn cache_key_is_withheld_by_default_and_when_disabled() {
     for flags in [&[][..], &["--prompt-cache-key=never"]] {
         let server = Server::with(flags).await;
         let session = server.session().await;
-        assert_eq!(key(&server, &session, "gated-1").await, Value::Null, "{flags:?}");
+        assert_eq!(sent_cache_key(&server, &session, "gated-1").await, Value::Null, "{flags:?}");
     }
 }
 

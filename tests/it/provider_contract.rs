@@ -1,7 +1,7 @@
 //! The provider contract: one suite for every provider. The second part tests how each wire
 //! format's stream is parsed.
 
-use crate::support::{Call, Upstream, anthropic as claude, soon};
+use crate::support::{ProviderCall, Upstream, anthropic as claude, within_deadline};
 use echoic::domain::message::FinishReason;
 use echoic::domain::{Role, Usage};
 use echoic::provider::anthropic::Anthropic;
@@ -12,10 +12,10 @@ use futures::StreamExt;
 use serde_json::{Value, json};
 
 fn prompt() -> Prompt {
-    saying("u")
+    prompt_with("u")
 }
 
-fn saying(text: &str) -> Prompt {
+fn prompt_with(text: &str) -> Prompt {
     Prompt {
         model: "m".to_owned(),
         messages: vec![
@@ -90,9 +90,9 @@ contract!(openai, anthropic, demo => [
 ]);
 
 /// The rest of a reply: its text, finish reasons, and usage.
-async fn rest(events: &mut Events) -> (String, Vec<FinishReason>, Option<Usage>) {
+async fn read_rest(events: &mut Events) -> (String, Vec<FinishReason>, Option<Usage>) {
     let (mut said, mut ends, mut cost) = (String::new(), Vec::new(), None);
-    while let Some(batch) = soon(events.next()).await {
+    while let Some(batch) = within_deadline(events.next()).await {
         for event in batch.unwrap() {
             match event {
                 Event::Text(text) => {
@@ -110,8 +110,8 @@ async fn rest(events: &mut Events) -> (String, Vec<FinishReason>, Option<Usage>)
 
 async fn reply_ends_with_finish_reason_and_usage(provider: &dyn Provider) {
     for text in ["Καλημέρα 👋🏽", "a\n\nb \"c\" \\d", "data: [DONE]"] {
-        let mut events = soon(provider.stream(&saying(text))).await.unwrap();
-        let (said, ends, cost) = rest(&mut events).await;
+        let mut events = within_deadline(provider.stream(&prompt_with(text))).await.unwrap();
+        let (said, ends, cost) = read_rest(&mut events).await;
         assert!(said.contains(text), "{said}");
         assert_eq!(ends, [FinishReason::Stop]);
         let cost = cost.expect("it says what it cost");
@@ -121,8 +121,9 @@ async fn reply_ends_with_finish_reason_and_usage(provider: &dyn Provider) {
 
 async fn concurrent_replies_do_not_mix(provider: &dyn Provider) {
     let told = (0..8).map(async |number| {
-        let mut events = soon(provider.stream(&saying(&format!("<{number}>")))).await.unwrap();
-        rest(&mut events).await.0
+        let mut events =
+            within_deadline(provider.stream(&prompt_with(&format!("<{number}>")))).await.unwrap();
+        read_rest(&mut events).await.0
     });
     for (number, said) in futures::future::join_all(told).await.into_iter().enumerate() {
         let heard: Vec<_> = (0..8).filter(|other| said.contains(&format!("<{other}>"))).collect();
@@ -131,19 +132,19 @@ async fn concurrent_replies_do_not_mix(provider: &dyn Provider) {
 }
 
 async fn dropping_a_reply_ends_only_that_reply(provider: &dyn Provider) {
-    let mut one = soon(provider.stream(&saying("one"))).await.unwrap();
-    let mut two = soon(provider.stream(&saying("two"))).await.unwrap();
-    soon(one.next()).await.unwrap().unwrap();
+    let mut one = within_deadline(provider.stream(&prompt_with("one"))).await.unwrap();
+    let mut two = within_deadline(provider.stream(&prompt_with("two"))).await.unwrap();
+    within_deadline(one.next()).await.unwrap().unwrap();
     drop(one);
     // A call dropped before its response arrives does not end the other reply, either.
-    drop(provider.stream(&saying("three")));
-    let (said, ends, _) = rest(&mut two).await;
+    drop(provider.stream(&prompt_with("three")));
+    let (said, ends, _) = read_rest(&mut two).await;
     assert!(said.contains("two"), "{said}");
     assert_eq!(ends, [FinishReason::Stop]);
 }
 
 async fn models_have_unique_ids_and_name_their_provider(provider: &dyn Provider) {
-    let models = soon(provider.models()).await.unwrap();
+    let models = within_deadline(provider.models()).await.unwrap();
     assert!(!models.is_empty());
     for model in &models {
         assert_eq!(model.provider, provider.name());
@@ -155,15 +156,15 @@ async fn models_have_unique_ids_and_name_their_provider(provider: &dyn Provider)
 /// Calls the endpoint while the script answers. Returns the events, or the error if no stream
 /// began.
 async fn outcome(
-    script: impl FnOnce(Call),
+    script: impl FnOnce(ProviderCall),
 ) -> Result<Vec<Result<Event, ProviderError>>, ProviderError> {
     let upstream = Upstream::start().await;
     let endpoint = Endpoint::new(&upstream.base_url, Some("sk-secret")).unwrap();
     let prompt = prompt();
     let ask = endpoint.stream(&prompt);
     let answer = async { script(upstream.call().await) };
-    let (events, ()) = soon(futures::future::join(ask, answer)).await;
-    let batches: Vec<_> = soon(events?.collect()).await;
+    let (events, ()) = within_deadline(futures::future::join(ask, answer)).await;
+    let batches: Vec<_> = within_deadline(events?.collect()).await;
     let flat = batches.into_iter().flat_map(|batch| match batch {
         Ok(events) => events.into_iter().map(Ok).collect(),
         Err(error) => vec![Err(error)],
@@ -172,7 +173,7 @@ async fn outcome(
 }
 
 /// A stream that has begun; the returned call drives it.
-async fn opened() -> (Events, Call, Upstream) {
+async fn open_stream() -> (Events, ProviderCall, Upstream) {
     let upstream = Upstream::start().await;
     let endpoint = Endpoint::new(&upstream.base_url, None).unwrap();
     let prompt = prompt();
@@ -181,9 +182,10 @@ async fn opened() -> (Events, Call, Upstream) {
         call.raw(": begun\n\n");
         call
     };
-    let (events, call) = soon(futures::future::join(endpoint.stream(&prompt), begun)).await;
+    let (events, call) =
+        within_deadline(futures::future::join(endpoint.stream(&prompt), begun)).await;
     let mut events = events.unwrap();
-    assert_eq!(soon(events.next()).await.unwrap().unwrap(), []);
+    assert_eq!(within_deadline(events.next()).await.unwrap().unwrap(), []);
     (events, call, upstream)
 }
 
@@ -220,12 +222,15 @@ async fn reply_is_text_then_finish_reason_then_usage() {
 
 #[tokio::test]
 async fn cut_connection_errors_after_the_partial_text() {
-    let (mut events, mut call, _upstream) = opened().await;
+    let (mut events, mut call, _upstream) = open_stream().await;
     call.text("half");
-    assert_eq!(soon(events.next()).await.unwrap().unwrap(), [Event::Text("half".to_owned())]);
-    call.cut();
-    assert_eq!(soon(events.next()).await.unwrap().unwrap_err().fault, Fault::Broken);
-    assert!(soon(events.next()).await.is_none());
+    assert_eq!(
+        within_deadline(events.next()).await.unwrap().unwrap(),
+        [Event::Text("half".to_owned())]
+    );
+    call.break_connection();
+    assert_eq!(within_deadline(events.next()).await.unwrap().unwrap_err().fault, Fault::Broken);
+    assert!(within_deadline(events.next()).await.is_none());
 }
 
 #[tokio::test]
@@ -255,7 +260,7 @@ async fn unreadable_event_errors_after_the_partial_text() {
 #[tokio::test]
 async fn error_is_recognized_in_every_wrapping() {
     let error = json!({"error": {"message": "overloaded", "type": "server_error"}});
-    type Script = fn(Call, Value);
+    type Script = fn(ProviderCall, Value);
     let wrapped: [(&str, Script); 5] = [
         ("a status", |call, error| call.refuse(500, error)),
         ("a 200 with JSON", |call, error| call.answer(200, "application/json", error.to_string())),
@@ -343,24 +348,27 @@ async fn large_event_in_small_chunks_is_read() {
 
 #[tokio::test]
 async fn dropping_the_stream_closes_the_connection() {
-    let (mut events, mut call, _upstream) = opened().await;
+    let (mut events, mut call, _upstream) = open_stream().await;
     call.text("a");
-    assert_eq!(soon(events.next()).await.unwrap().unwrap(), [Event::Text("a".to_owned())]);
+    assert_eq!(
+        within_deadline(events.next()).await.unwrap().unwrap(),
+        [Event::Text("a".to_owned())]
+    );
     drop(events);
     call.text("b");
-    call.hung_up().await;
+    call.disconnected().await;
 }
 
 #[tokio::test]
 async fn unreachable_endpoint_is_an_error_without_its_address() {
     let endpoint = Endpoint::new("http://127.0.0.1:9/v1", None).unwrap();
-    let error = soon(endpoint.stream(&prompt())).await.err().unwrap();
+    let error = within_deadline(endpoint.stream(&prompt())).await.err().unwrap();
     assert_eq!(
         (error.fault, error.message.as_str()),
         (Fault::Broken, "the provider cannot be reached")
     );
     assert_eq!(
-        soon(endpoint.models()).await.unwrap_err().message,
+        within_deadline(endpoint.models()).await.unwrap_err().message,
         "the provider cannot be reached"
     );
 }

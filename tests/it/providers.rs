@@ -11,10 +11,10 @@ async fn provider_failing_before_first_token_is_retried() {
     let (mut frames, call) = server.open_turn(&session, "hi").await;
     call.refuse(503, json!({"error": {"message": "overloaded"}}));
     let call = server.upstream.call().await;
-    call.cut();
+    call.break_connection();
     server.upstream.call().await.reply("hello");
     assert_eq!(text_of(&frames.rest().await), "hello");
-    assert_eq!(server.said(&session).await, ["user: hi", "assistant: hello"]);
+    assert_eq!(server.transcript(&session).await, ["user: hi", "assistant: hello"]);
 }
 
 #[tokio::test]
@@ -79,7 +79,7 @@ async fn data_after_the_end_does_not_affect_the_reply() {
     call.text("whole");
     call.raw("data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n");
     frames.until("text-delta").await;
-    call.cut();
+    call.break_connection();
     frames.until("finish").await;
     assert_eq!(server.last_message(&session).await["status"], "complete");
 }
@@ -134,5 +134,5 @@ async fn temporarily_unwritable_store_loses_no_reply() {
     // The probe has failed: the server has met the lock, and storing the end is being retried.
     other.execute_batch("ROLLBACK").unwrap();
     frames.until("finish").await;
-    assert_eq!(server.said(&session).await, ["user: hi", "assistant: hello"]);
+    assert_eq!(server.transcript(&session).await, ["user: hi", "assistant: hello"]);
 }

@@ -1,7 +1,7 @@
 //! `ECHOIC_AUTH=proxy`: the user header of a trusted proxy, and of no other address.
 
 use crate::support::Server;
-use crate::support::server::read;
+use crate::support::server::fetch;
 use echoic::domain::key::Scope;
 use reqwest::Method;
 use serde_json::json;
@@ -13,13 +13,13 @@ async fn trusted_proxy_names_the_user() {
         server.request(method, path).header("x-forwarded-user", user)
     };
     let made = from("alice", Method::POST, "/api/chat-sessions").json(&json!({"sessionId": "a"}));
-    assert_eq!(read(made).await.data()["userId"], "alice");
+    assert_eq!(fetch(made).await.data()["userId"], "alice");
     let own = from("alice", Method::GET, "/api/chat-sessions/a");
-    assert_eq!(read(own).await.status, 200);
+    assert_eq!(fetch(own).await.status, 200);
     let others = from("bob", Method::GET, "/api/chat-sessions/a");
-    assert_eq!(read(others).await.failure(), (404, "session_not_found"));
+    assert_eq!(fetch(others).await.failure(), (404, "session_not_found"));
     let named = from("Zoë Müller", Method::POST, "/api/chat-sessions").json(&json!({}));
-    assert_eq!(read(named).await.data()["userId"], "Zoë Müller");
+    assert_eq!(fetch(named).await.data()["userId"], "Zoë Müller");
 
     let list = || server.request(Method::GET, "/api/chat-sessions");
     for odd in [
@@ -31,7 +31,7 @@ async fn trusted_proxy_names_the_user() {
         list().header("x-forwarded-user", &b"\xff\xfe"[..]),
         list().bearer_auth("alice"),
     ] {
-        assert_eq!(read(odd).await.failure(), (401, "unauthenticated"));
+        assert_eq!(fetch(odd).await.failure(), (401, "unauthenticated"));
     }
 }
 
@@ -48,7 +48,7 @@ async fn forged_header_from_untrusted_address_is_rejected() {
             .request(Method::GET, "/api/chat-sessions")
             .header("x-forwarded-user", "alice")
             .header(header, value);
-        assert_eq!(read(forged).await.failure(), (401, "unauthenticated"), "{header}");
+        assert_eq!(fetch(forged).await.failure(), (401, "unauthenticated"), "{header}");
     }
 }
 
@@ -59,26 +59,26 @@ async fn rebound_host_name_is_rejected() {
         .request(Method::GET, "/api/chat-sessions")
         .header("host", "rebound.example")
         .header("x-forwarded-user", "alice");
-    assert_eq!(read(rebound).await.failure(), (403, "forbidden_host"));
+    assert_eq!(fetch(rebound).await.failure(), (403, "forbidden_host"));
 }
 
 #[tokio::test]
 async fn header_of_another_auth_mode_is_ignored() {
     let basic = ("authorization", "Basic YWxpY2U6cGFzc3dvcmQ=");
     let open = Server::start().await;
-    let reply = read(open.request(Method::GET, "/api/me").header(basic.0, basic.1)).await;
+    let reply = fetch(open.request(Method::GET, "/api/me").header(basic.0, basic.1)).await;
     assert_eq!(reply.data()["userId"], "local");
 
     // A proxy with its own password check may pass the `Authorization` header on.
-    let behind = Server::with(&["--auth=proxy", "--trusted-proxies=127.0.0.1"]).await;
-    let asked = behind.request(Method::GET, "/api/me").header("x-forwarded-user", "alice");
-    assert_eq!(read(asked.header(basic.0, basic.1)).await.data()["userId"], "alice");
+    let proxied = Server::with(&["--auth=proxy", "--trusted-proxies=127.0.0.1"]).await;
+    let asked = proxied.request(Method::GET, "/api/me").header("x-forwarded-user", "alice");
+    assert_eq!(fetch(asked.header(basic.0, basic.1)).await.data()["userId"], "alice");
 
     let keys = Server::with(&["--auth=keys"]).await;
     let key = keys.key("ann", Scope::Chat).await;
     let named = keys.with_key(&key).request(Method::GET, "/api/me");
     let named = named.header("x-forwarded-user", "bob").header("x-forwarded-user", &b"\xff"[..]);
-    assert_eq!(read(named).await.data()["userId"], "ann");
+    assert_eq!(fetch(named).await.data()["userId"], "ann");
     let wrong = keys.request(Method::GET, "/api/me").header(basic.0, basic.1);
-    assert_eq!(read(wrong).await.failure(), (401, "unauthenticated"));
+    assert_eq!(fetch(wrong).await.failure(), (401, "unauthenticated"));
 }

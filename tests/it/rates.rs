@@ -1,7 +1,7 @@
 //! Rate limits, and the cap on concurrent replies of a user.
 
-use crate::support::server::read;
-use crate::support::{Frames, Server, soon};
+use crate::support::server::fetch;
+use crate::support::{FrameReader, Server, within_deadline};
 use echoic::domain::key::Scope;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -43,14 +43,14 @@ async fn repeated_turn_is_replayed_despite_the_rate_limit() {
         let request = server.with_key(&ann).request(Method::POST, "/api/chat").json(&body);
         request.header("idempotency-key", message)
     };
-    let mut frames = Frames::new(soon(say("one").send()).await.unwrap());
+    let mut frames = FrameReader::new(within_deadline(say("one").send()).await.unwrap());
     let call = server.upstream.call().await;
-    let mut joined = Frames::new(soon(say("one").send()).await.unwrap());
-    assert_eq!(read(say("two")).await.failure(), (429, "rate_limited"));
+    let mut joined = FrameReader::new(within_deadline(say("one").send()).await.unwrap());
+    assert_eq!(fetch(say("two")).await.failure(), (429, "rate_limited"));
     call.reply("hello");
     frames.until("[DONE]").await;
     joined.until("[DONE]").await;
-    let mut replayed = Frames::new(soon(say("one").send()).await.unwrap());
+    let mut replayed = FrameReader::new(within_deadline(say("one").send()).await.unwrap());
     replayed.until("finish").await;
 }
 
@@ -62,7 +62,7 @@ async fn persistent_caller_over_the_rate_is_rejected_unread() {
     own.post("/api/chat-sessions", json!({})).await.data();
     let broken = || {
         let request = own.request(Method::POST, "/api/chat").body("{");
-        read(request.header("content-type", "application/json"))
+        fetch(request.header("content-type", "application/json"))
     };
     // The route may replay a known turn, which is exempt from the rate, so the body of the first
     // few requests is read anyway.
@@ -82,11 +82,11 @@ async fn concurrent_replies_per_user_are_capped() {
     let say = |key: &str, body: Value| {
         server.with_key(key).request(Method::POST, "/api/chat").json(&body)
     };
-    let mut first = Frames::new(say(&ann, json!({"message": "1"})).send().await.unwrap());
+    let mut first = FrameReader::new(say(&ann, json!({"message": "1"})).send().await.unwrap());
     let call = server.upstream.call().await;
-    let _second = Frames::new(say(&ann, json!({"message": "2"})).send().await.unwrap());
+    let _second = FrameReader::new(say(&ann, json!({"message": "2"})).send().await.unwrap());
     let _call = server.upstream.call().await;
-    let refused = read(say(&ann, json!({"message": "3"}))).await;
+    let refused = fetch(say(&ann, json!({"message": "3"}))).await;
     assert_eq!(refused.failure(), (429, "rate_limited"));
     assert_eq!(refused.header("retry-after"), "1");
     assert_eq!(refused.header("ratelimit-limit"), "60", "the user's rate stands beside it");
@@ -108,7 +108,7 @@ async fn key_guessing_is_limited_per_address_behind_a_proxy() {
         let request = server.request(Method::GET, "/api/me").bearer_auth(key);
         // The proxy appends the address it sees to the list that the client sent, so only the last
         // entry counts.
-        read(request.header("x-forwarded-for", format!("10.9.9.9, {address}")))
+        fetch(request.header("x-forwarded-for", format!("10.9.9.9, {address}")))
     };
     for _ in 0..5 {
         assert_eq!(from("10.0.0.1", "guess").await.failure(), (401, "unauthenticated"));
@@ -145,16 +145,16 @@ async fn turn_adding_no_reply_is_exempt_from_the_concurrency_cap() {
         server.with_key(&ann).request(Method::POST, "/api/chat").json(&body)
     };
     let begin = async |message: &str, on_busy: &str| {
-        let response = soon(say(message, on_busy).send()).await.unwrap();
+        let response = within_deadline(say(message, on_busy).send()).await.unwrap();
         assert_eq!(response.status(), 200, "{message}");
-        Frames::new(response)
+        FrameReader::new(response)
     };
     let mut first = begin("one", "reject").await;
     let mut call = server.upstream.call().await;
     call.text("half");
     first.until("text-delta").await;
     let mut joined = begin("one", "reject").await;
-    let refused = read(say("two", "reject")).await;
+    let refused = fetch(say("two", "reject")).await;
     assert_eq!(refused.failure(), (409, "session_busy"));
     assert_eq!(refused.header("x-should-retry"), "false");
     assert!(refused.body["error"]["details"]["turnId"].is_string());
@@ -202,6 +202,7 @@ async fn spent_quota_sets_retry_after_without_a_rate_limit() {
     assert_eq!(refused.header("x-should-retry"), "false");
     let wait = refused.header("retry-after");
     assert!((1..=86_400).contains(&wait.parse::<u32>().unwrap()), "{wait}");
-    let told = ["limit", "remaining", "reset"].map(|it| refused.header(&format!("ratelimit-{it}")));
-    assert_eq!(told, ["100", "0", wait]);
+    let headers =
+        ["limit", "remaining", "reset"].map(|it| refused.header(&format!("ratelimit-{it}")));
+    assert_eq!(headers, ["100", "0", wait]);
 }

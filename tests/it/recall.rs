@@ -1,8 +1,8 @@
 //! Recall: older messages relevant to the new one, from the same path only.
 
-use crate::store_contract::{Fresh, sqlite};
+use crate::store_contract::{EmptyStore, sqlite};
 use crate::support::Server;
-use crate::support::server::{read, tuning};
+use crate::support::server::{fetch, tuning};
 use echoic::app::Tuning;
 use echoic::chat::{Chat, Parts};
 use echoic::domain::memory::Strategy;
@@ -21,7 +21,7 @@ use std::time::Duration;
 
 async fn preview(server: &Server, session: &str, query: &[(&str, &str)]) -> Vec<Value> {
     let path = format!("/api/chat-sessions/{session}/memory");
-    let shown = read(server.request(Method::GET, &path).query(query)).await.data();
+    let shown = fetch(server.request(Method::GET, &path).query(query)).await.data();
     shown["pieces"].as_array().unwrap().clone()
 }
 
@@ -43,7 +43,7 @@ fn message(id: &str, day: u32, role: &str, content: &str) -> Value {
 }
 
 /// Small talk without any facts.
-fn chatter(number: usize) -> Value {
+fn small_talk(number: usize) -> Value {
     let role = if number.is_multiple_of(2) { "user" } else { "assistant" };
     let said = format!("Well, number{number} goes on and on about nothing much, as it does. ");
     message(&format!("c{number}"), 2 + (number / 10) as u32, role, said.repeat(3).trim())
@@ -63,7 +63,7 @@ async fn long_session(server: &Server) -> String {
         message("f2", 1, "assistant", "Seven hens! What are they called?"),
         message("f3", 1, "user", "Only one has a name, she is called Brunhilde."),
     ];
-    messages.extend((0..80).map(chatter));
+    messages.extend((0..80).map(small_talk));
     import(server, &session, messages).await;
     session
 }
@@ -140,7 +140,7 @@ async fn other_branches_and_sessions_are_not_recalled() {
     let server = Server::with(&["--memory=recall", "--memory-tokens=700"]).await;
     let session = long_session(&server).await;
     let other = server.session().await;
-    let mut messages: Vec<_> = (0..80).map(chatter).collect();
+    let mut messages: Vec<_> = (0..80).map(small_talk).collect();
     messages[0]["content"] = json!("My sister's hens are a secret.");
     import(&server, &other, messages).await;
 
@@ -151,7 +151,7 @@ async fn other_branches_and_sessions_are_not_recalled() {
     server.upstream.call().await.reply("On the moon!");
     frames.until("[DONE]").await;
     for number in 100..140 {
-        let mut said = chatter(number);
+        let mut said = small_talk(number);
         said["chatSessionId"] = json!(session);
         said.as_object_mut().unwrap().remove("id");
         server.post("/api/chat-messages", said).await.data();
@@ -183,7 +183,7 @@ async fn only_the_relevant_passage_of_a_long_message_is_recalled() {
     let long = long.join("\n\n");
     assert!(long.len() > 150_000 && long.len() < 256 << 10);
     let mut messages = vec![message("long", 1, "assistant", &long)];
-    messages.extend((0..40).map(chatter));
+    messages.extend((0..40).map(small_talk));
     import(&server, &session, messages).await;
     let asked = "What was the password of the lighthouse?";
     let pieces = preview(&server, &session, &[("message", asked), ("recallTokens", "300")]).await;
@@ -208,7 +208,7 @@ async fn wordless_questions_and_all_scripts_are_handled() {
         message("party", 1, "user", "🎉🎉🎉"),
         message("dots", 1, "user", "… --- …"),
     ];
-    messages.extend((0..60).map(chatter));
+    messages.extend((0..60).map(small_talk));
     import(&server, &session, messages).await;
     let recalled = async |asked: &str| {
         let query = [("message", asked), ("recallTokens", "120")];
@@ -223,7 +223,7 @@ async fn wordless_questions_and_all_scripts_are_handled() {
 
 #[tokio::test]
 async fn deleted_session_leaves_the_index_at_once() {
-    let Fresh { store, .. } = &sqlite().await.unwrap();
+    let EmptyStore { store, .. } = &sqlite().await.unwrap();
     let ada = Principal { user: UserId::trusted("ada"), is_admin: false };
     let prompts = Arc::new(Prompts::load(None).unwrap());
     let model = "gpt-4o".to_owned();

@@ -1,8 +1,8 @@
 //! Repeated requests: one message, one provider call, one reply.
 
-use crate::support::server::read;
+use crate::support::server::fetch;
 use crate::support::sse::text_of;
-use crate::support::{Frames, Server, soon};
+use crate::support::{FrameReader, Server, within_deadline};
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 
@@ -16,19 +16,19 @@ async fn concurrent_identical_posts_share_one_turn() {
     for round in 0..20 {
         let body = json!({"message": "hello"});
         let key = format!("key-{round}");
-        let (one, two) = soon(futures::future::join(
+        let (one, two) = within_deadline(futures::future::join(
             keyed(&server, &key, &body).send(),
             keyed(&server, &key, &body).send(),
         ))
         .await;
-        let (mut one, mut two) = (Frames::new(one.unwrap()), Frames::new(two.unwrap()));
+        let (mut one, mut two) = (FrameReader::new(one.unwrap()), FrameReader::new(two.unwrap()));
         // Both responses have begun before the only call is answered.
         server.upstream.call().await.reply("hi");
         let frames = one.rest().await;
         two.rest().await;
         assert_eq!(one.bytes, two.bytes);
         let session = frames[0].data["messageMetadata"]["sessionId"].as_str().unwrap();
-        assert_eq!(server.said(session).await, ["user: hello", "assistant: hi"]);
+        assert_eq!(server.transcript(session).await, ["user: hello", "assistant: hi"]);
     }
     assert!(server.upstream.is_idle().await);
     assert_eq!(server.get("/api/chat-sessions").await.data()["pagination"]["total"], 20);
@@ -38,17 +38,17 @@ async fn concurrent_identical_posts_share_one_turn() {
 async fn repeated_key_replays_reply_and_rejects_other_content() {
     let server = Server::start().await;
     let body = json!({"message": "hello"});
-    let mut first = Frames::new(keyed(&server, "k", &body).send().await.unwrap());
+    let mut first = FrameReader::new(keyed(&server, "k", &body).send().await.unwrap());
     server.upstream.call().await.reply("hi");
     let frames = first.rest().await;
-    let again = Frames::new(keyed(&server, "k", &body).send().await.unwrap()).rest().await;
+    let again = FrameReader::new(keyed(&server, "k", &body).send().await.unwrap()).rest().await;
     assert_eq!(
         (&again[0].data["messageId"], text_of(&again)),
         (&frames[0].data["messageId"], "hi".to_owned())
     );
-    let other = read(keyed(&server, "k", &json!({"message": "hello!"}))).await;
+    let other = fetch(keyed(&server, "k", &json!({"message": "hello!"}))).await;
     assert_eq!(other.failure(), (422, "idempotency_key_reused"));
-    let odd = read(keyed(&server, "ä", &body)).await;
+    let odd = fetch(keyed(&server, "ä", &body)).await;
     assert_eq!(odd.failure(), (400, "invalid_request"));
     assert!(server.upstream.is_idle().await);
 }
@@ -86,7 +86,7 @@ async fn queued_message_is_not_queued_twice() {
     one.rest().await;
     two.rest().await;
     assert_eq!(one.bytes, two.bytes);
-    assert_eq!(server.said(&session).await.len(), 4);
+    assert_eq!(server.transcript(&session).await.len(), 4);
 }
 
 #[tokio::test]
@@ -100,7 +100,7 @@ async fn posted_message_is_answered_when_sent_again_as_chat() {
         .await;
     server.upstream.call().await.reply("hi");
     frames.until("[DONE]").await;
-    assert_eq!(server.said(&session).await, ["user: hello", "assistant: hi"]);
+    assert_eq!(server.transcript(&session).await, ["user: hello", "assistant: hi"]);
 }
 
 #[tokio::test]
@@ -135,9 +135,9 @@ async fn repeats_in_an_assigned_session_change_nothing() {
         .await
         .unwrap();
     let kinds: Vec<_> =
-        Frames::new(again).rest().await.iter().map(|f| f.kind().to_owned()).collect();
+        FrameReader::new(again).rest().await.iter().map(|f| f.kind().to_owned()).collect();
     assert_eq!(kinds, ["data-session", "finish", "[DONE]"]);
-    assert_eq!(server.said(&session).await, ["user: help", "assistant: I am here"]);
+    assert_eq!(server.transcript(&session).await, ["user: help", "assistant: I am here"]);
 }
 
 #[tokio::test]
@@ -150,12 +150,12 @@ async fn client_leaving_at_once_leaves_no_session_busy() {
         // Disconnects after the request is out and usually before the response: the turn begins or
         // it does not, but it is never left half begun.
         let sending = tokio::spawn(request.send());
-        while server.said(&session).await.last() != Some(&format!("user: {round}")) {
+        while server.transcript(&session).await.last() != Some(&format!("user: {round}")) {
             tokio::task::yield_now().await;
         }
         sending.abort();
         server.upstream.call().await.reply("ok");
-        soon(async {
+        within_deadline(async {
             while server.get(&format!("/api/chat-sessions/{session}")).await.data()["activeTurn"]
                 != Value::Null
             {

@@ -3,7 +3,7 @@
 
 use crate::bad_input::refused;
 use crate::support::Server;
-use crate::support::server::read;
+use crate::support::server::fetch;
 use echoic::domain::key::Scope;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -91,7 +91,7 @@ async fn list_for_a_nested_object_is_rejected_by_field_name() {
         refused(&server, method, path, &body, 400, field).await;
     }
     assert_eq!(server.get("/api/chat-sessions").await.data()["pagination"]["total"], 1);
-    assert_eq!(server.said(&session).await, Vec::<String>::new());
+    assert_eq!(server.transcript(&session).await, Vec::<String>::new());
     assert!(server.upstream.is_idle().await);
 }
 
@@ -184,7 +184,7 @@ async fn nul_is_rejected_in_every_text_field() {
         assert_eq!(reply.failure(), (400, "invalid_request"), "{query}");
         assert!(reply.body["error"]["details"][field].is_string(), "{query}: {}", reply.body);
     }
-    assert_eq!(server.said(&session).await, Vec::<String>::new());
+    assert_eq!(server.transcript(&session).await, Vec::<String>::new());
     let untouched = server.get(&own).await.data();
     assert_eq!((&untouched["version"], &untouched["meta"]), (&json!(1), &json!({})));
     assert!(server.upstream.is_idle().await);
@@ -211,7 +211,7 @@ async fn unknown_query_parameter_is_rejected_by_name() {
             let request = request.bearer_auth(&root);
             request.header("content-type", "application/json").body("{}")
         };
-        let reply = read(ask("surprise=1&colour=red")).await;
+        let reply = fetch(ask("surprise=1&colour=red")).await;
         assert_eq!(reply.failure(), (400, "invalid_request"), "{method} {path}");
         let details = &reply.body["error"]["details"];
         for name in ["surprise", "colour"] {
@@ -221,7 +221,7 @@ async fn unknown_query_parameter_is_rejected_by_name() {
         let parameters = operation["parameters"].as_array().cloned().unwrap_or_default();
         for parameter in parameters.iter().filter(|parameter| parameter["in"] == "query") {
             let name = parameter["name"].as_str().unwrap();
-            let reply = read(ask(&format!("surprise=1&{name}=7"))).await;
+            let reply = fetch(ask(&format!("surprise=1&{name}=7"))).await;
             let details = reply.body["error"]["details"].as_object().unwrap();
             assert!(details.contains_key("surprise"), "{method} {path} {name}");
             assert_ne!(

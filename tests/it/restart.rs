@@ -1,35 +1,35 @@
 //! The program stops, cleanly or not, and starts again.
 
-use crate::support::process::{Process, command, run};
-use crate::support::server::read;
-use crate::support::{Frames, Upstream, soon};
+use crate::support::process::{ServerProcess, command, run};
+use crate::support::server::fetch;
+use crate::support::{FrameReader, Upstream, within_deadline};
 use reqwest::Client;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::path::Path;
 
 /// A client that outlives its server and continues with the next one.
-struct Browser {
+struct RestartClient {
     client: Client,
 }
 
-impl Browser {
+impl RestartClient {
     fn new() -> Self {
         Self { client: Client::builder().no_proxy().build().unwrap() }
     }
 
-    async fn chat(&self, server: &Process, body: Value) -> Frames {
+    async fn chat(&self, server: &ServerProcess, body: Value) -> FrameReader {
         let request = self.client.post(format!("{}/api/chat", server.base)).json(&body);
-        let response = soon(request.send()).await.unwrap();
+        let response = within_deadline(request.send()).await.unwrap();
         assert_eq!(response.status(), 200);
-        Frames::new(response)
+        FrameReader::new(response)
     }
 
-    async fn get(&self, server: &Process, path: &str) -> Value {
-        read(self.client.get(format!("{}{path}", server.base))).await.data()
+    async fn get(&self, server: &ServerProcess, path: &str) -> Value {
+        fetch(self.client.get(format!("{}{path}", server.base))).await.data()
     }
 
-    async fn said(&self, server: &Process, session: &str) -> Vec<String> {
+    async fn transcript(&self, server: &ServerProcess, session: &str) -> Vec<String> {
         let data = self.get(server, &format!("/api/chat-sessions/{session}/messages")).await;
         let text = |message: &Value| {
             format!(
@@ -50,14 +50,14 @@ fn variables(upstream: &Upstream) -> HashMap<&'static str, String> {
     ])
 }
 
-async fn start(folder: &Path, upstream: &Upstream) -> Process {
-    Process::start(folder, &variables(upstream)).await
+async fn start(folder: &Path, upstream: &Upstream) -> ServerProcess {
+    ServerProcess::start(folder, &variables(upstream)).await
 }
 
 #[tokio::test]
 async fn killed_server_keeps_finished_turns_and_model_sees_them() {
     let (folder, upstream, browser) =
-        (tempfile::tempdir().unwrap(), Upstream::start().await, Browser::new());
+        (tempfile::tempdir().unwrap(), Upstream::start().await, RestartClient::new());
     let mut server = start(folder.path(), &upstream).await;
     let ask = |id: &str, text: &str| json!({"id": "s", "message": {"id": id, "role": "user", "parts": [{"type": "text", "text": text}]}});
     let mut frames = browser.chat(&server, ask("q1", "my name is Ada")).await;
@@ -67,7 +67,7 @@ async fn killed_server_keeps_finished_turns_and_model_sees_them() {
 
     let server = start(folder.path(), &upstream).await;
     assert_eq!(
-        browser.said(&server, "s").await,
+        browser.transcript(&server, "s").await,
         ["complete: my name is Ada", "complete: Hello Ada"]
     );
     let mut frames = browser.chat(&server, ask("q2", "who am I?")).await;
@@ -84,7 +84,7 @@ async fn killed_server_keeps_finished_turns_and_model_sees_them() {
 #[tokio::test]
 async fn killed_mid_reply_keeps_question_and_frees_session() {
     let (folder, upstream, browser) =
-        (tempfile::tempdir().unwrap(), Upstream::start().await, Browser::new());
+        (tempfile::tempdir().unwrap(), Upstream::start().await, RestartClient::new());
     let mut server = start(folder.path(), &upstream).await;
     let mut frames = browser.chat(&server, json!({"id": "s", "message": {"id": "q", "role": "user", "parts": [{"type": "text", "text": "tell me"}]}})).await;
     let mut call = upstream.call().await;
@@ -94,7 +94,7 @@ async fn killed_mid_reply_keeps_question_and_frees_session() {
     server.kill().await;
 
     let server = start(folder.path(), &upstream).await;
-    let said = browser.said(&server, "s").await;
+    let said = browser.transcript(&server, "s").await;
     assert_eq!((said.len(), said[0].as_str()), (2, "complete: tell me"));
     assert!(said[1].starts_with("interrupted: "), "{said:?}");
     let session = browser.get(&server, "/api/chat-sessions/s").await;
@@ -107,7 +107,7 @@ async fn killed_mid_reply_keeps_question_and_frees_session() {
 #[tokio::test]
 async fn full_disk_rejects_writes_and_keeps_acknowledged_data() {
     let (folder, upstream, browser) =
-        (tempfile::tempdir().unwrap(), Upstream::start().await, Browser::new());
+        (tempfile::tempdir().unwrap(), Upstream::start().await, RestartClient::new());
     let script = "trap '' XFSZ; ulimit -f 1200; exec \"$0\" serve";
     let mut limited = tokio::process::Command::new("sh");
     let program = env!("CARGO_BIN_EXE_echoic");
@@ -120,18 +120,18 @@ async fn full_disk_rejects_writes_and_keeps_acknowledged_data() {
         .stdin(std::process::Stdio::null())
         .stderr(std::process::Stdio::piped())
         .kill_on_drop(true);
-    let mut server = Process::spawn(limited).await;
+    let mut server = ServerProcess::spawn(limited).await;
     let post = |body: Value| {
         let path =
             if body.get("role").is_some() { "/api/chat-messages" } else { "/api/chat-sessions" };
         browser.client.post(format!("{}{path}", server.base)).json(&body)
     };
-    read(post(json!({"sessionId": "s"}))).await.data();
+    fetch(post(json!({"sessionId": "s"}))).await.data();
     let mut acknowledged = 0;
     loop {
         assert!(acknowledged < 1000, "the disk never filled up");
         let body = json!({"chatSessionId": "s", "role": "user", "content": format!("{acknowledged} {}", "x".repeat(20_000))});
-        let reply = read(post(body)).await;
+        let reply = fetch(post(body)).await;
         if reply.status != 201 {
             assert_eq!(reply.failure(), (503, "store_unavailable"));
             break;
@@ -149,7 +149,7 @@ async fn full_disk_rejects_writes_and_keeps_acknowledged_data() {
     assert_eq!(messages.len(), usize::min(acknowledged, 100));
     assert_eq!(messages.last().unwrap()["id"], session["headId"]);
     let more = browser.client.post(format!("{}/api/chat-messages", server.base));
-    read(more.json(&json!({"chatSessionId": "s", "role": "user", "content": "room again"})))
+    fetch(more.json(&json!({"chatSessionId": "s", "role": "user", "content": "room again"})))
         .await
         .data();
 }
@@ -158,11 +158,11 @@ async fn full_disk_rejects_writes_and_keeps_acknowledged_data() {
 async fn file_served_by_another_server_is_left_alone() {
     let (folder, upstream) = (tempfile::tempdir().unwrap(), Upstream::start().await);
     let first = start(folder.path(), &upstream).await;
-    let (code, _, told) = run(folder.path(), &variables(&upstream), &[]).await;
+    let (code, _, stderr) = run(folder.path(), &variables(&upstream), &[]).await;
     assert_eq!(code, 1);
     assert!(
-        told.contains("is served by another Echoic") && told.contains("DATABASE_URL"),
-        "{told}"
+        stderr.contains("is served by another Echoic") && stderr.contains("DATABASE_URL"),
+        "{stderr}"
     );
     assert_eq!(first.terminate().await.0, 0);
 }
@@ -175,9 +175,9 @@ async fn foreign_file_is_rejected_and_left_untouched() {
     let foreign = rusqlite::Connection::open(&path).unwrap();
     foreign.execute_batch("CREATE TABLE accounts (x); INSERT INTO accounts VALUES (1);").unwrap();
     drop(foreign);
-    let (code, _, told) = run(folder.path(), &variables(&upstream), &[]).await;
+    let (code, _, stderr) = run(folder.path(), &variables(&upstream), &[]).await;
     assert_eq!(code, 1);
-    assert!(told.contains("data/echoic.db is not an Echoic database"), "{told}");
+    assert!(stderr.contains("data/echoic.db is not an Echoic database"), "{stderr}");
     let kept: i64 = rusqlite::Connection::open(&path)
         .unwrap()
         .query_row("SELECT x FROM accounts", [], |row| row.get(0))
@@ -188,12 +188,12 @@ async fn foreign_file_is_rejected_and_left_untouched() {
 #[tokio::test]
 async fn log_reports_requests_and_turns_without_content() {
     let (folder, upstream, browser) =
-        (tempfile::tempdir().unwrap(), Upstream::start().await, Browser::new());
+        (tempfile::tempdir().unwrap(), Upstream::start().await, RestartClient::new());
     let mut variables = variables(&upstream);
     variables.insert("ECHOIC_LOG_FORMAT", "json".to_owned());
     variables.insert("RUST_LOG", "debug".to_owned());
     variables.insert("OPENAI_API_KEY", "sk-very-secret".to_owned());
-    let server = Process::spawn(command(folder.path(), &variables, &[])).await;
+    let server = ServerProcess::spawn(command(folder.path(), &variables, &[])).await;
     let mut frames = browser
         .chat(&server, json!({"message": "my password is hunter2", "systemPrompt": "hush hush"}))
         .await;

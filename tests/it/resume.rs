@@ -2,7 +2,7 @@
 
 use crate::support::server::tuning;
 use crate::support::sse::text_of;
-use crate::support::{Frames, Server, soon};
+use crate::support::{FrameReader, Server, within_deadline};
 use echoic::app::Tuning;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
 /// A turn that has sent three words and is still running.
-async fn begun(server: &Server, session: &str) -> (Frames, crate::support::Call) {
+async fn begin_turn(server: &Server, session: &str) -> (FrameReader, crate::support::ProviderCall) {
     let (mut frames, mut call) = server.open_turn(session, "count").await;
     for word in ["one ", "two ", "three "] {
         call.text(word);
@@ -27,7 +27,7 @@ async fn begun(server: &Server, session: &str) -> (Frames, crate::support::Call)
 async fn late_reader_gets_the_same_bytes_from_the_first_frame() {
     let server = Server::start().await;
     let session = server.session().await;
-    let (mut first, call) = begun(&server, &session).await;
+    let (mut first, call) = begin_turn(&server, &session).await;
     let mut late = server.join(&session, None).await.unwrap();
     late.until("start").await;
     call.reply("four");
@@ -41,7 +41,7 @@ async fn late_reader_gets_the_same_bytes_from_the_first_frame() {
 async fn returning_reader_gets_only_the_missed_frames() {
     let server = Server::start().await;
     let session = server.session().await;
-    let (mut first, call) = begun(&server, &session).await;
+    let (mut first, call) = begin_turn(&server, &session).await;
     let had = first.bytes.clone();
     let last_id = had.lines().rev().find_map(|line| line.strip_prefix("id: ")).unwrap().to_owned();
     let mut resumed = server.join(&session, Some(&last_id)).await.unwrap();
@@ -56,7 +56,7 @@ async fn returning_reader_gets_only_the_missed_frames() {
 async fn last_event_id_header_overrides_the_parameter() {
     let server = Server::start().await;
     let session = server.session().await;
-    let (mut first, call) = begun(&server, &session).await;
+    let (mut first, call) = begin_turn(&server, &session).await;
     let turn =
         first.bytes.lines().next().unwrap()["id: ".len()..].rsplit_once(':').unwrap().0.to_owned();
     let path = format!("/api/chat/{session}/stream?lastEventId={turn}:5");
@@ -67,8 +67,8 @@ async fn last_event_id_header_overrides_the_parameter() {
             None => request,
         }
     };
-    let mut by_parameter = Frames::new(join(None).send().await.unwrap());
-    let mut by_header = Frames::new(join(Some(format!("{turn}:6"))).send().await.unwrap());
+    let mut by_parameter = FrameReader::new(join(None).send().await.unwrap());
+    let mut by_header = FrameReader::new(join(Some(format!("{turn}:6"))).send().await.unwrap());
     call.reply("four");
     first.rest().await;
     assert_eq!(by_parameter.next().await.unwrap().id, format!("{turn}:6"));
@@ -84,7 +84,7 @@ async fn unknown_cursor_reads_a_running_turn_from_the_start() {
     let server = Server::start().await;
     let session = server.session().await;
     server.turn(&session, "earlier", "one").await;
-    let (first, call) = begun(&server, &session).await;
+    let (first, call) = begin_turn(&server, &session).await;
     let turn =
         first.bytes.lines().next().unwrap()["id: ".len()..].rsplit_once(':').unwrap().0.to_owned();
     let future = format!("{turn}:99");
@@ -102,7 +102,7 @@ async fn idle_session_streams_only_the_rest_of_its_last_turn() {
     let server = Server::start().await;
     let session = server.session().await;
     assert!(server.join(&session, None).await.is_none());
-    let (mut first, call) = begun(&server, &session).await;
+    let (mut first, call) = begin_turn(&server, &session).await;
     call.reply("four");
     first.rest().await;
     let ids: Vec<&str> = first.bytes.lines().filter_map(|line| line.strip_prefix("id: ")).collect();
@@ -131,12 +131,12 @@ async fn idle_session_streams_only_the_rest_of_its_last_turn() {
 async fn cut_turn_can_still_be_read_after_restart() {
     let mut server = Server::on_file(&["--shutdown-grace=1ms"]).await;
     let session = server.session().await;
-    let (mut first, _call) = begun(&server, &session).await;
+    let (mut first, _call) = begin_turn(&server, &session).await;
     let had = first.bytes.clone();
     // The log is written in the background while the turn runs; wait until its first rows are
     // there.
     let database = rusqlite::Connection::open(server.database()).unwrap();
-    soon(async {
+    within_deadline(async {
         while database
             .query_row("SELECT count(*) FROM turn_log", [], |row| row.get::<_, i64>(0))
             .unwrap()
@@ -213,14 +213,14 @@ async fn stalled_reader_is_disconnected_and_can_resume() {
     // The reader did not read while 9 MB were sent. The server has closed the connection after the
     // data that fitted the socket buffers.
     let mut taken = Vec::new();
-    let ended = soon(hanging.read_to_end(&mut taken)).await;
+    let ended = within_deadline(hanging.read_to_end(&mut taken)).await;
     assert!(taken.len() < 9_000_000, "{} bytes", taken.len());
     drop(ended);
     let text = String::from_utf8_lossy(&taken);
     let last_whole = text[..text.rfind("\n\n").unwrap()].rfind("id: ").unwrap();
     let last_id = text[last_whole + 4..].lines().next().unwrap().to_owned();
     call.reply("the end");
-    let rest = catch_up(&server, &session, last_id).await;
+    let rest = read_to_end(&server, &session, last_id).await;
     assert!(rest.contains("the end") && rest.ends_with("[DONE]\n\n"));
     first.rest().await;
     assert!(first.bytes.ends_with(&rest));
@@ -228,13 +228,14 @@ async fn stalled_reader_is_disconnected_and_can_resume() {
 
 /// Reads from a frame to the end of the turn, and resumes whenever the server closes the
 /// connection. With such a short reader timeout that may happen on a busy machine.
-async fn catch_up(server: &Server, session: &str, mut last_id: String) -> String {
+async fn read_to_end(server: &Server, session: &str, mut last_id: String) -> String {
     let mut had = Vec::new();
     loop {
         let request = server.request(Method::GET, &format!("/api/chat/{session}/stream"));
-        let mut stream = soon(request.header("last-event-id", &last_id).send()).await.unwrap();
+        let mut stream =
+            within_deadline(request.header("last-event-id", &last_id).send()).await.unwrap();
         assert_eq!(stream.status(), 200);
-        while let Ok(Some(bytes)) = soon(stream.chunk()).await {
+        while let Ok(Some(bytes)) = within_deadline(stream.chunk()).await {
             had.extend_from_slice(&bytes);
         }
         let mut text = String::from_utf8(had).unwrap();
@@ -263,7 +264,7 @@ async fn raw_reader(server: &Server, session: &str) -> TcpStream {
 async fn stop_reaches_every_reader() {
     let server = Server::start().await;
     let session = server.session().await;
-    let (mut first, _call) = begun(&server, &session).await;
+    let (mut first, _call) = begin_turn(&server, &session).await;
     let mut late = server.join(&session, None).await.unwrap();
     server.post(&format!("/api/chat/{session}/stop"), json!({})).await.data();
     first.rest().await;

@@ -1,9 +1,9 @@
 //! Message search: the same hits from every store, soon after a message is stored.
 
-use crate::store_contract::Fresh;
-use crate::support::chat_core::{Core, on_both_stores, principal};
+use crate::store_contract::EmptyStore;
+use crate::support::chat_core::{ChatCore, on_both_stores, principal};
 use crate::support::mongo::database;
-use crate::support::{Server, soon};
+use crate::support::{Server, within_deadline};
 use echoic::domain::message::Body;
 use echoic::domain::search::{SearchQuery, terms};
 use echoic::domain::{MessageId, MessageType, Role, SessionId, Timestamp, UserId};
@@ -39,7 +39,7 @@ fn session(id: &str, day: u32, title: &str, project: Option<&str>, messages: &[&
     })
 }
 
-async fn with_corpus(flags: &[&str]) -> Server {
+async fn server_with_corpus(flags: &[&str]) -> Server {
     let server = Server::with(flags).await;
     let long = format!("{} the buried treasure {}", "sand ".repeat(200), "sea ".repeat(200));
     let many = vec!["one of many"; 70];
@@ -55,14 +55,14 @@ async fn with_corpus(flags: &[&str]) -> Server {
     // is indexed.
     for (question, count) in [("easy", 1), ("ελλαδα", 1), ("cup", 1), ("many", 71), ("last", 1)]
     {
-        found(&server, question, count).await;
+        search_until_found(&server, question, count).await;
     }
     server
 }
 
 /// Polls until there are this many hits, since messages are indexed in the background.
-pub async fn found(server: &Server, question: &str, count: usize) -> Value {
-    soon(async {
+pub async fn search_until_found(server: &Server, question: &str, count: usize) -> Value {
+    within_deadline(async {
         loop {
             let data = search(server, &format!("q={question}&limit=100")).await;
             if data["results"].as_array().unwrap().len() >= count {
@@ -76,7 +76,7 @@ pub async fn found(server: &Server, question: &str, count: usize) -> Value {
 
 #[tokio::test]
 async fn prefixes_match_ignoring_case_and_accents_newest_first() {
-    let server = with_corpus(&[]).await;
+    let server = server_with_corpus(&[]).await;
     for (query, expected) in [
         ("q=creme", &["code m0", "code title", "cake m1", "twin m0", "cake m0"][..]),
         ("q=CR%C3%88ME%20e", &[]),
@@ -106,7 +106,7 @@ async fn prefixes_match_ignoring_case_and_accents_newest_first() {
 
 #[tokio::test]
 async fn hit_shows_where_its_words_occur() {
-    let server = with_corpus(&[]).await;
+    let server = server_with_corpus(&[]).await;
     let result = search(&server, "q=creme%20brulee").await["results"][0].clone();
     let shown = json!({
         "sessionId": "cake", "title": "Pâtisserie", "messageId": "m0", "role": "user",
@@ -130,7 +130,7 @@ async fn hit_shows_where_its_words_occur() {
 
 #[tokio::test]
 async fn cursor_pages_show_each_hit_once() {
-    let server = with_corpus(&[]).await;
+    let server = server_with_corpus(&[]).await;
     let mut all = Vec::new();
     let mut cursor = String::new();
     loop {
@@ -150,8 +150,8 @@ async fn cursor_pages_show_each_hit_once() {
 #[tokio::test]
 async fn both_stores_return_the_same_hits() {
     let Some(url) = database() else { return };
-    let file = with_corpus(&[]).await;
-    let shared = with_corpus(&[&format!("--database-url={url}")]).await;
+    let file = server_with_corpus(&[]).await;
+    let shared = server_with_corpus(&[&format!("--database-url={url}")]).await;
     let questions = [
         "creme",
         "cre",
@@ -189,8 +189,8 @@ async fn new_messages_are_found_and_deleted_ones_are_not() {
     let server = Server::start().await;
     let session = server.session().await;
     server.turn(&session, "Where is the marmalade?", "Behind the xylophone").await;
-    found(&server, "marmalade", 2).await;
-    let data = found(&server, "xylo", 1).await;
+    search_until_found(&server, "marmalade", 2).await;
+    let data = search_until_found(&server, "xylo", 1).await;
     assert_eq!(data["results"][0]["role"], "assistant");
     server.put(&format!("/api/chat-sessions/{session}/title"), json!({"title": "Breakfast"})).await;
     assert_eq!(names(&search(&server, "q=breakf").await), [format!("{session} title")]);
@@ -201,7 +201,7 @@ async fn new_messages_are_found_and_deleted_ones_are_not() {
     // A new session with the same id has none of the old content.
     server.post("/api/chat-sessions", json!({"sessionId": session})).await;
     server.turn(&session, "And the honey?", "In the cupboard").await;
-    found(&server, "honey", 2).await;
+    search_until_found(&server, "honey", 2).await;
     assert_eq!(search(&server, "q=marmalade").await["results"], json!([]));
 }
 
@@ -215,7 +215,7 @@ async fn messages_unindexed_at_restart_are_indexed_afterwards() {
     server.post("/api/import", json!({"sessions": sessions})).await.data();
     server.restart().await;
     for place in [0, 59] {
-        found(&server, &format!("number{place}"), 5).await;
+        search_until_found(&server, &format!("number{place}"), 5).await;
     }
 }
 
@@ -242,7 +242,7 @@ async fn invalid_search_query_is_rejected() {
 }
 
 /// The contents of the messages that a user finds.
-async fn finds(core: &Core, user: &str, question: &str) -> Vec<String> {
+async fn found_messages(core: &ChatCore, user: &str, question: &str) -> Vec<String> {
     let query = SearchQuery {
         terms: terms(question).unwrap(),
         project_id: None,
@@ -257,7 +257,7 @@ async fn finds(core: &Core, user: &str, question: &str) -> Vec<String> {
     findings.into_iter().map(|finding| finding.snippet.text).collect()
 }
 
-async fn say(core: &Core, user: &str, session: &SessionId, text: &str) {
+async fn say(core: &ChatCore, user: &str, session: &SessionId, text: &str) {
     let message = NewMessage {
         id: MessageId::generate(),
         client_message_id: None,
@@ -280,24 +280,28 @@ async fn say(core: &Core, user: &str, session: &SessionId, text: &str) {
     while core.chat.keep_some_words().await.unwrap() {}
 }
 
-async fn users_find_only_what_they_may_read_now(fresh: Fresh) {
-    let core = Core::new(fresh);
+async fn users_find_only_what_they_may_read_now(fresh: EmptyStore) {
+    let core = ChatCore::new(fresh);
     let shared = core.create(&["bob"]).await;
     let own = core.create(&[]).await;
     say(&core, "alice", &shared, "apples for bob").await;
     say(&core, "bob", &shared, "apples, thanks").await;
     say(&core, "alice", &own, "apples for me").await;
-    assert_eq!(finds(&core, "alice", "apples thanks").await, ["apples, thanks"]);
-    assert_eq!(finds(&core, "alice", "apples").await.len(), 5, "three messages, two titles");
-    assert_eq!(finds(&core, "bob", "apples thanks").await, ["apples, thanks"]);
-    assert_eq!(finds(&core, "bob", "apples me").await, Vec::<String>::new());
-    assert_eq!(finds(&core, "carol", "apples").await, Vec::<String>::new());
+    assert_eq!(found_messages(&core, "alice", "apples thanks").await, ["apples, thanks"]);
+    assert_eq!(
+        found_messages(&core, "alice", "apples").await.len(),
+        5,
+        "three messages, two titles"
+    );
+    assert_eq!(found_messages(&core, "bob", "apples thanks").await, ["apples, thanks"]);
+    assert_eq!(found_messages(&core, "bob", "apples me").await, Vec::<String>::new());
+    assert_eq!(found_messages(&core, "carol", "apples").await, Vec::<String>::new());
     core.invite(&shared, &["carol"]).await;
-    assert_eq!(finds(&core, "bob", "apples").await, Vec::<String>::new());
-    assert_eq!(finds(&core, "carol", "thanks").await, ["apples, thanks"]);
+    assert_eq!(found_messages(&core, "bob", "apples").await, Vec::<String>::new());
+    assert_eq!(found_messages(&core, "carol", "thanks").await, ["apples, thanks"]);
     core.chat.delete_session(&principal("alice"), &shared).await.unwrap();
-    assert_eq!(finds(&core, "alice", "thanks").await, Vec::<String>::new());
-    assert_eq!(finds(&core, "carol", "thanks").await, Vec::<String>::new());
+    assert_eq!(found_messages(&core, "alice", "thanks").await, Vec::<String>::new());
+    assert_eq!(found_messages(&core, "carol", "thanks").await, Vec::<String>::new());
 }
 
 on_both_stores!(users_find_only_what_they_may_read_now);

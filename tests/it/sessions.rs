@@ -1,7 +1,7 @@
 //! `/api/chat-sessions`: create, list, read, change, delete.
 
 use crate::support::Server;
-use crate::support::server::read;
+use crate::support::server::fetch;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -146,11 +146,11 @@ async fn change_with_a_stale_version_is_rejected() {
             .header("if-match", version)
             .json(&json!({"pinned": true}))
     };
-    let first = read(change("\"1\"")).await;
+    let first = fetch(change("\"1\"")).await;
     assert_eq!((first.status, first.header("etag")), (200, "\"2\""));
-    assert_eq!(read(change("\"1\"")).await.failure(), (412, "version_conflict"));
-    assert_eq!(read(change("*")).await.status, 200);
-    assert_eq!(read(change("\"soon\"")).await.failure(), (400, "invalid_request"));
+    assert_eq!(fetch(change("\"1\"")).await.failure(), (412, "version_conflict"));
+    assert_eq!(fetch(change("*")).await.status, 200);
+    assert_eq!(fetch(change("\"soon\"")).await.failure(), (400, "invalid_request"));
 }
 
 #[tokio::test]
@@ -168,7 +168,7 @@ async fn if_match_accepts_several_versions_or_any() {
     for fits in
         [r#""1""#, r#""7", "2""#, r#""3","9""#, r#"W/"4""#, r#"  "1" ,  "5"  "#, "6", "*", " * "]
     {
-        let changed = read(change(fits)).await;
+        let changed = fetch(change(fits)).await;
         version += 1;
         assert_eq!(
             (changed.status, changed.header("etag")),
@@ -177,18 +177,18 @@ async fn if_match_accepts_several_versions_or_any() {
         );
     }
     for stale in [r#""1""#, r#""1", "2", "3""#, r#"W/"8""#, r#""10""#, "0"] {
-        let refused = read(change(stale)).await;
+        let refused = fetch(change(stale)).await;
         assert_eq!(refused.failure(), (412, "version_conflict"), "{stale}");
         assert_eq!(refused.body["error"]["details"]["version"], version, "{stale}");
     }
     for odd in ["", "abc", r#""9", abc"#, r#""9", *"#, "-1", r#""9;10""#] {
-        let refused = read(change(odd)).await;
+        let refused = fetch(change(odd)).await;
         assert_eq!(refused.failure(), (400, "invalid_request"), "{odd:?}");
         assert!(refused.body["error"]["details"]["If-Match"].is_string(), "{odd:?}");
     }
     // A list header may be split over several lines.
     let lines = change(r#""1""#).header("if-match", r#""9""#);
-    assert_eq!(read(lines).await.header("etag"), r#""10""#);
+    assert_eq!(fetch(lines).await.header("etag"), r#""10""#);
     for (method, route, body) in [
         (Method::PUT, "/title", json!({"title": "t"})),
         (Method::PUT, "/meta", json!({"meta": {"a": 1}})),
@@ -198,13 +198,13 @@ async fn if_match_accepts_several_versions_or_any() {
             let path = format!("{path}{route}");
             server.request(method.clone(), &path).header("if-match", version.to_owned()).json(&body)
         };
-        assert_eq!(read(request(r#""9", "1""#)).await.failure(), (412, "version_conflict"));
-        version = read(request("*")).await.data()["version"].as_i64().unwrap();
+        assert_eq!(fetch(request(r#""9", "1""#)).await.failure(), (412, "version_conflict"));
+        version = fetch(request("*")).await.data()["version"].as_i64().unwrap();
     }
     assert_eq!(version, 13);
     let nowhere =
         server.request(Method::PATCH, "/api/chat-sessions/nowhere").header("if-match", "*");
-    assert_eq!(read(nowhere.json(&json!({}))).await.failure(), (404, "session_not_found"));
+    assert_eq!(fetch(nowhere.json(&json!({}))).await.failure(), (404, "session_not_found"));
 }
 
 #[tokio::test]
@@ -220,10 +220,10 @@ async fn empty_patch_changes_nothing() {
     // Unknown and read-only fields are ignored.
     for nothing in [json!({}), json!({"colour": "red"}), json!({"version": 9, "messagesCount": 7})]
     {
-        let reply = read(patch(nothing.clone()).header("if-match", &etag)).await;
+        let reply = fetch(patch(nothing.clone()).header("if-match", &etag)).await;
         assert_eq!((reply.status, reply.header("etag")), (200, &*etag), "{nothing}");
         assert_eq!(reply.data(), before, "{nothing}");
-        let stale = read(patch(nothing.clone()).header("if-match", "\"99\"")).await;
+        let stale = fetch(patch(nothing.clone()).header("if-match", "\"99\"")).await;
         assert_eq!(stale.failure(), (412, "version_conflict"), "{nothing}");
     }
     let read = server.get(&path).await;

@@ -1,7 +1,7 @@
 //! Clients that send slowly or not at all do not occupy the server.
 
 use crate::support::server::tuning;
-use crate::support::{Server, soon};
+use crate::support::{Server, within_deadline};
 use echoic::app::Tuning;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -16,7 +16,7 @@ async fn send(server: &Server, text: &str) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(text.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
-    soon(stream.read_to_end(&mut answer)).await.unwrap();
+    within_deadline(stream.read_to_end(&mut answer)).await.unwrap();
     String::from_utf8(answer).unwrap()
 }
 

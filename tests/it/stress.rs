@@ -1,7 +1,7 @@
 //! Many clients at once in several sessions: every turn is stored once, whole and in its place.
 
 use crate::support::sse::text_of;
-use crate::support::{Call, Frames, Server, soon};
+use crate::support::{FrameReader, ProviderCall, Server, within_deadline};
 use futures::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -21,7 +21,7 @@ fn reply_to(message: &str) -> String {
 }
 
 /// Answers word by word and yields in between, so that turns interleave.
-async fn answer(mut call: Call) -> Vec<String> {
+async fn answer_slowly(mut call: ProviderCall) -> Vec<String> {
     let prompt = call.prompt();
     let asked = prompt.last().unwrap().strip_prefix("user: ").unwrap().to_owned();
     for word in reply_to(&asked).split_inclusive("; ") {
@@ -34,14 +34,14 @@ async fn answer(mut call: Call) -> Vec<String> {
 
 /// Sends a message until the session accepts it. Even sessions queue it; in odd ones the client
 /// reads the running stream to its end and retries.
-async fn say(server: &Server, session: usize, message: &str) -> Frames {
+async fn send_until_accepted(server: &Server, session: usize, message: &str) -> FrameReader {
     let on_busy = if session.is_multiple_of(2) { "queue" } else { "reject" };
     let body = json!({"sessionId": format!("s{session}"), "message": message, "onBusy": on_busy});
     loop {
         let request = server.request(Method::POST, "/api/chat").json(&body);
-        let response = soon(request.send()).await.unwrap();
+        let response = within_deadline(request.send()).await.unwrap();
         if response.status() == 200 {
-            return Frames::new(response);
+            return FrameReader::new(response);
         }
         let status = response.status().as_u16();
         assert_eq!((status, on_busy), (409, "reject"), "{}", response.text().await.unwrap());
@@ -51,10 +51,10 @@ async fn say(server: &Server, session: usize, message: &str) -> Frames {
     }
 }
 
-async fn client(server: Arc<Server>, session: usize, client: usize) {
+async fn run_client(server: Arc<Server>, session: usize, client: usize) {
     for turn in 0..TURNS {
         let message = format!("s{session} c{client} t{turn}");
-        let frames = say(&server, session, &message).await.rest().await;
+        let frames = send_until_accepted(&server, session, &message).await.rest().await;
         assert_eq!(text_of(&frames), reply_to(&message));
         let (turn_id, _) = frames[0].id.rsplit_once(':').unwrap();
         let ids: Vec<_> = frames.iter().map(|frame| frame.id.clone()).collect();
@@ -66,7 +66,7 @@ async fn client(server: Arc<Server>, session: usize, client: usize) {
 }
 
 /// The messages of a session as the model sees them, after checking that the tree is consistent.
-async fn told(server: &Server, session: usize) -> Vec<String> {
+async fn check_session(server: &Server, session: usize) -> Vec<String> {
     let path = format!("/api/chat-sessions/s{session}");
     let read = server.get(&path).await.data();
     assert_eq!((&read["messagesCount"], &read["activeTurn"]), (&json!(IN_A_SESSION), &Value::Null));
@@ -116,11 +116,11 @@ async fn many_clients_lose_and_duplicate_no_message() {
     let places =
         (0..SESSIONS).flat_map(|session| (0..CLIENTS).map(move |number| (session, number)));
     let clients: Vec<_> = places
-        .map(|(session, number)| tokio::spawn(client(server.clone(), session, number)))
+        .map(|(session, number)| tokio::spawn(run_client(server.clone(), session, number)))
         .collect();
     let mut answers = JoinSet::new();
     for _ in 0..SESSIONS * CLIENTS * TURNS {
-        answers.spawn(answer(server.upstream.call().await));
+        answers.spawn(answer_slowly(server.upstream.call().await));
     }
     for outcome in join_all(clients).await {
         outcome.unwrap();
@@ -136,7 +136,7 @@ async fn many_clients_lose_and_duplicate_no_message() {
         .collect();
     assert_eq!(prompts.len(), SESSIONS * CLIENTS * TURNS);
     for session in 0..SESSIONS {
-        let said = told(&server, session).await;
+        let said = check_session(&server, session).await;
         for (place, question) in said.iter().enumerate().step_by(2) {
             let prompt = &prompts[question][1..];
             assert_eq!(

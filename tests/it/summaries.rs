@@ -1,7 +1,7 @@
 //! Summaries: written in the background, used only on paths that they cover, and optional when they
 //! fail.
 
-use crate::support::{Server, soon};
+use crate::support::{Server, within_deadline};
 use serde_json::{Value, json};
 
 async fn preview(server: &Server, session: &str) -> Vec<Value> {
@@ -41,7 +41,7 @@ async fn start() -> (Server, String) {
 
 /// Answers the three calls of the summary model and polls until the prompt contains the third
 /// summary.
-async fn sum_up(server: &Server, session: &str) -> Vec<String> {
+async fn answer_summaries(server: &Server, session: &str) -> Vec<String> {
     let mut asked = Vec::new();
     for part in 1..=3 {
         let call = server.upstream.call().await;
@@ -63,7 +63,7 @@ async fn messages_leaving_the_prompt_are_summarized() {
     let (server, session) = start().await;
     let before = server.turn(&session, "Go on.", "Fine.").await;
     assert!(before.len() < 25 && !before[1].contains("in short"), "{before:?}");
-    let asked = soon(sum_up(&server, &session)).await;
+    let asked = within_deadline(answer_summaries(&server, &session)).await;
     // Each call covers a new part of the history and gets the earlier summaries along with it.
     assert!(asked[0].contains("Fact 0 ") && !asked[1].contains("Fact 0 "));
     assert!(asked[1].contains("- part 1 of the hens"));
@@ -83,7 +83,7 @@ async fn messages_leaving_the_prompt_are_summarized() {
 async fn branch_leaving_inside_a_summary_does_not_use_it() {
     let (server, session) = start().await;
     server.turn(&session, "Go on.", "Fine.").await;
-    soon(sum_up(&server, &session)).await;
+    within_deadline(answer_summaries(&server, &session)).await;
     for parent in ["m2", "m20", "m39"] {
         let long = "Another story. ".repeat(450);
         let body =
@@ -97,9 +97,9 @@ async fn branch_leaving_inside_a_summary_does_not_use_it() {
         let pieces = preview(&server, &session).await;
         let summed = ids(&pieces, "summary");
         let last: usize = parent[1..].parse().unwrap();
-        let told = summed.last().map(|id| id[1..].parse::<usize>().unwrap());
-        assert!(told.is_none_or(|told| told <= last), "{parent}: {summed:?}");
-        assert_eq!(told.is_some(), last >= 20, "{parent}: {summed:?}");
+        let covered = summed.last().map(|id| id[1..].parse::<usize>().unwrap());
+        assert!(covered.is_none_or(|covered| covered <= last), "{parent}: {summed:?}");
+        assert_eq!(covered.is_some(), last >= 20, "{parent}: {summed:?}");
     }
 }
 
@@ -107,7 +107,7 @@ async fn branch_leaving_inside_a_summary_does_not_use_it() {
 async fn summary_usage_is_recorded_for_the_turns_user() {
     let (server, session) = start().await;
     server.turn(&session, "And now?", "Now this.").await;
-    sum_up(&server, &session).await;
+    answer_summaries(&server, &session).await;
     let used = server.get("/api/usage").await.data();
     let calls = [&used["total"]["turns"], &used["total"]["sideCalls"]];
     assert_eq!(calls, [&json!(1), &json!(3)], "a turn and three parts");
@@ -118,15 +118,15 @@ async fn summary_usage_is_recorded_for_the_turns_user() {
 async fn empty_or_failed_summary_does_no_harm() {
     let (server, session) = start().await;
     let first = server.turn(&session, "Go on.", "Fine.").await;
-    let call = soon(server.upstream.call()).await;
+    let call = within_deadline(server.upstream.call()).await;
     assert!(call.prompt().concat().contains("summary of a conversation"));
     call.reply("  \n");
     let second = server.turn(&session, "Go on.", "Fine.").await;
     assert_eq!(second[..first.len() - 1], first[..first.len() - 1]);
-    let call = soon(server.upstream.call()).await;
+    let call = within_deadline(server.upstream.call()).await;
     call.refuse(400, json!({"error": {"message": "no"}}));
     let third = server.turn(&session, "Go on.", "Fine.").await;
     assert!(third.iter().all(|message| !message.contains("in short")));
     // The next turn retries the summary.
-    soon(sum_up(&server, &session)).await;
+    within_deadline(answer_summaries(&server, &session)).await;
 }

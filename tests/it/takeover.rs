@@ -24,7 +24,7 @@ async fn visitor_is_handed_to_an_agent_and_back() {
     let handed = server.patch(path, json!({"status": "agent_assigned"})).await.data();
     assert_eq!((&handed["activeTurn"], &handed["messagesCount"]), (&Value::Null, &json!(2)));
     frames.until("abort").await;
-    call.hung_up().await;
+    call.disconnected().await;
 
     // The visitor's next message is stored for the agent.
     let frames = server.chat(json!({"sessionId": "desk-1", "message": "Help!"})).await.rest().await;

@@ -1,7 +1,7 @@
 //! Tickets for `EventSource`, and the caller's identity.
 
-use crate::support::server::read;
-use crate::support::{Events, Server};
+use crate::support::server::fetch;
+use crate::support::{EventListener, Server};
 use echoic::clock;
 use echoic::domain::Timestamp;
 use echoic::domain::key::Scope;
@@ -25,14 +25,14 @@ async fn ticket_opens_one_stream_and_is_used_up() {
         (server.key("alice", Scope::Chat).await, server.key("alice", Scope::Read).await);
     for key in [&alice, &reader] {
         let path = format!("/api/events?ticket={}", ticket(&server, key).await);
-        Events::opened(server.request(Method::GET, &path).send().await.unwrap()).await;
-        let again = read(server.request(Method::GET, &path)).await;
+        EventListener::opened(server.request(Method::GET, &path).send().await.unwrap()).await;
+        let again = fetch(server.request(Method::GET, &path)).await;
         assert_eq!(again.failure(), (401, "unauthenticated"));
     }
     server.with_key(&alice).post("/api/chat-sessions", json!({"sessionId": "s"})).await;
     let ticket = ticket(&server, &alice).await;
     let join = format!("/api/chat/s/stream?lastEventId=x:1&ticket={ticket}");
-    assert_eq!(read(server.request(Method::GET, &join)).await.status, 204);
+    assert_eq!(fetch(server.request(Method::GET, &join)).await.status, 204);
 }
 
 #[tokio::test]
@@ -50,12 +50,12 @@ async fn ticket_opens_only_streams_and_a_forged_one_nothing() {
         format!("/api/events?ticket=tk_{}", "A".repeat(5000)),
         format!("/api/events?Ticket={good}"),
     ] {
-        let reply = read(server.request(Method::GET, &path)).await;
+        let reply = fetch(server.request(Method::GET, &path)).await;
         assert_eq!(reply.failure(), (401, "unauthenticated"), "{path}");
     }
     let write = server.request(Method::POST, &format!("/api/chat-sessions?ticket={good}"));
-    assert_eq!(read(write.json(&json!({}))).await.failure(), (401, "unauthenticated"));
-    let none = read(server.request(Method::POST, "/api/tickets")).await;
+    assert_eq!(fetch(write.json(&json!({}))).await.failure(), (401, "unauthenticated"));
+    let none = fetch(server.request(Method::POST, "/api/tickets")).await;
     assert_eq!(none.failure(), (401, "unauthenticated"));
 }
 

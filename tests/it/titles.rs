@@ -1,11 +1,11 @@
 //! Titles written by a model.
 
-use crate::support::{Call, Server, soon};
+use crate::support::{ProviderCall, Server, within_deadline};
 use serde_json::{Value, json};
 
 /// The two calls of a session's first turn: for the reply and for the title, which arrive in any
 /// order.
-async fn calls(server: &Server) -> (Call, Call) {
+async fn reply_and_title_calls(server: &Server) -> (ProviderCall, ProviderCall) {
     let (one, two) = (server.upstream.call().await, server.upstream.call().await);
     if one.prompt()[0].starts_with("system") { (one, two) } else { (two, one) }
 }
@@ -16,7 +16,7 @@ async fn title_ready_in_time_arrives_with_the_reply() {
     let session = server.session().await;
     let mut frames =
         server.chat(json!({"sessionId": session, "message": "How do event loops work?"})).await;
-    let (mut reply, title) = calls(&server).await;
+    let (mut reply, title) = reply_and_title_calls(&server).await;
     reply.text("They ");
     frames.until("text-delta").await;
     assert_eq!(title.request["model"], "tiny");
@@ -42,7 +42,7 @@ async fn title_arriving_mid_reply_drops_no_delta() {
     for round in 0..20 {
         let session = server.session().await;
         let mut frames = server.chat(json!({"sessionId": session, "message": "count"})).await;
-        let (mut reply, title) = calls(&server).await;
+        let (mut reply, title) = reply_and_title_calls(&server).await;
         reply.text("0 ");
         frames.until("text-delta").await;
         title.reply("Counting");
@@ -62,7 +62,7 @@ async fn users_own_title_is_never_overwritten() {
     let server = Server::with(&["--titles=model"]).await;
     let session = server.session().await;
     let mut frames = server.chat(json!({"sessionId": session, "message": "hello"})).await;
-    let (reply, title) = calls(&server).await;
+    let (reply, title) = reply_and_title_calls(&server).await;
     let path = format!("/api/chat-sessions/{session}");
     server.put(&format!("{path}/title"), json!({"title": "Mine"})).await.data();
     // The user's title is stored before the model's arrives.
@@ -79,7 +79,7 @@ async fn failed_title_leaves_the_first_line() {
     for failure in ["refused", "nothing"] {
         let session = server.session().await;
         let mut frames = server.chat(json!({"sessionId": session, "message": "hello there"})).await;
-        let (reply, title) = calls(&server).await;
+        let (reply, title) = reply_and_title_calls(&server).await;
         match failure {
             "refused" => title.refuse(400, json!({"error": {"message": "no"}})),
             _ => title.reply("<think>hm"),
@@ -100,12 +100,12 @@ async fn title_may_arrive_after_the_reply() {
     let server = Server::with(&["--titles=model"]).await;
     let session = server.session().await;
     let mut frames = server.chat(json!({"sessionId": session, "message": "hello"})).await;
-    let (reply, title) = calls(&server).await;
+    let (reply, title) = reply_and_title_calls(&server).await;
     reply.reply("hi");
     frames.until("[DONE]").await;
     // The stream is over, so the title can only be seen in the session.
     title.reply("Greetings");
-    soon(async {
+    within_deadline(async {
         while server.get(&format!("/api/chat-sessions/{session}")).await.data()["title"]
             != "Greetings"
         {

@@ -1,7 +1,7 @@
 //! Function calls: a reply with calls ends its turn, and the outputs begin the next one.
 
-use crate::support::sse::{Frame, Frames};
-use crate::support::{Call, Server, anthropic as claude};
+use crate::support::sse::{Frame, FrameReader};
+use crate::support::{ProviderCall, Server, anthropic as claude};
 use futures::future::join;
 use serde_json::{Value, json};
 
@@ -11,20 +11,20 @@ pub fn tools() -> Value {
 }
 
 /// A `UIMessage` of the user.
-pub fn asks(id: &str, text: &str) -> Value {
+pub fn user_message(id: &str, text: &str) -> Value {
     json!({"id": id, "role": "user", "parts": [{"type": "text", "text": text}]})
 }
 
 /// The request body of `useChat`: the last message, and the tools.
-pub fn sent(session: &str, last: &Value) -> Value {
+pub fn chat_body(session: &str, last: &Value) -> Value {
     json!({"id": session, "messages": [last], "trigger": "submit-message", "tools": tools()})
 }
 
 /// Runs a turn while the script answers. Returns all frames and the provider's request.
-pub async fn chatted(
+pub async fn run_chat(
     server: &Server,
     body: Value,
-    script: impl FnOnce(Call),
+    script: impl FnOnce(ProviderCall),
 ) -> (Vec<Frame>, Value) {
     let answering = async {
         let call = server.upstream.call().await;
@@ -37,7 +37,7 @@ pub async fn chatted(
 }
 
 /// Calls the weather function for these cities, in one reply.
-pub fn calling(cities: &'static [&'static str]) -> impl FnOnce(Call) {
+pub fn call_weather(cities: &'static [&'static str]) -> impl FnOnce(ProviderCall) {
     move |mut call| {
         for (index, city) in (0..).zip(cities) {
             call.tool_call(index, &format!("call-{city}"), "weather");
@@ -51,7 +51,7 @@ pub fn calling(cities: &'static [&'static str]) -> impl FnOnce(Call) {
 }
 
 /// The assistant's message as `useChat` sends it back, with the outputs of its calls.
-pub fn with_outputs(id: &str, outputs: &[(&str, Value)]) -> Value {
+pub fn message_with_outputs(id: &str, outputs: &[(&str, Value)]) -> Value {
     let parts = outputs.iter().map(|(city, output)| {
         json!({
             "type": "tool-weather", "toolCallId": format!("call-{city}"),
@@ -63,13 +63,13 @@ pub fn with_outputs(id: &str, outputs: &[(&str, Value)]) -> Value {
 }
 
 /// The types of the frames; runs of the same type count once, since deltas may be merged.
-fn kinds(frames: &[Frame]) -> Vec<&str> {
+fn frame_kinds(frames: &[Frame]) -> Vec<&str> {
     let mut kinds: Vec<&str> = frames.iter().map(Frame::kind).collect();
     kinds.dedup();
     kinds
 }
 
-fn the<'a>(kind: &str, frames: &'a [Frame]) -> &'a Value {
+fn frame_data<'a>(kind: &str, frames: &'a [Frame]) -> &'a Value {
     &frames.iter().find(|frame| frame.kind() == kind).unwrap().data
 }
 
@@ -86,10 +86,11 @@ pub async fn ui_history(server: &Server, session: &str) -> Value {
 async fn tool_call_ends_turn_and_output_continues_the_message() {
     let server = Server::start().await;
     let (frames, request) =
-        chatted(&server, sent("s", &asks("q", "Oslo?")), calling(&["Oslo"])).await;
+        run_chat(&server, chat_body("s", &user_message("q", "Oslo?")), call_weather(&["Oslo"]))
+            .await;
     assert_eq!(request["tools"], tools());
     assert_eq!(
-        kinds(&frames),
+        frame_kinds(&frames),
         [
             "start",
             "data-session",
@@ -103,8 +104,8 @@ async fn tool_call_ends_turn_and_output_continues_the_message() {
         ]
     );
     let reply = frames[0].data["messageId"].as_str().unwrap().to_owned();
-    assert_eq!(the("tool-input-available", &frames)["input"], json!({"city": "Oslo"}));
-    assert_eq!(the("finish", &frames)["finishReason"], "tool-calls");
+    assert_eq!(frame_data("tool-input-available", &frames)["input"], json!({"city": "Oslo"}));
+    assert_eq!(frame_data("finish", &frames)["finishReason"], "tool-calls");
     let waiting = json!([
         {"id": "q", "role": "user", "parts": [{"type": "text", "text": "Oslo?"}]},
         {"id": reply, "role": "assistant", "parts": [
@@ -115,9 +116,9 @@ async fn tool_call_ends_turn_and_output_continues_the_message() {
     history[0]["id"] = "q".into();
     assert_eq!(history, waiting);
 
-    let result = with_outputs(&reply, &[("Oslo", json!({"rain": true}))]);
+    let result = message_with_outputs(&reply, &[("Oslo", json!({"rain": true}))]);
     let (frames, request) =
-        chatted(&server, sent("s", &result), |call| call.reply("Take a coat.")).await;
+        run_chat(&server, chat_body("s", &result), |call| call.reply("Take a coat.")).await;
     assert_eq!(frames[0].data["messageId"], *reply, "it continues that message");
     let function = json!({"name": "weather", "arguments": "{\"city\": \"Oslo\"}"});
     let called = json!([{"id": "call-Oslo", "type": "function", "function": function}]);
@@ -145,7 +146,7 @@ async fn tool_call_ends_turn_and_output_continues_the_message() {
     let page = server.get(path).await.data();
     assert_eq!((&page["messages"][0]["id"], &page["hasMore"]), (&json!(reply), &json!(true)));
 
-    let roles: Vec<String> = server.said("s").await;
+    let roles: Vec<String> = server.transcript("s").await;
     assert_eq!(
         roles,
         ["user: Oslo?", "assistant: ", "tool: {\"rain\":true}", "assistant: Take a coat."]
@@ -155,19 +156,21 @@ async fn tool_call_ends_turn_and_output_continues_the_message() {
 #[tokio::test]
 async fn repeated_outputs_replay_and_other_outputs_branch() {
     let server = Server::start().await;
-    let (frames, _) = chatted(&server, sent("s", &asks("q", "Oslo?")), calling(&["Oslo"])).await;
+    let (frames, _) =
+        run_chat(&server, chat_body("s", &user_message("q", "Oslo?")), call_weather(&["Oslo"]))
+            .await;
     let reply = frames[0].data["messageId"].as_str().unwrap().to_owned();
-    let result = with_outputs(&reply, &[("Oslo", json!("rain"))]);
-    let (first, _) = chatted(&server, sent("s", &result), |call| call.reply("A coat.")).await;
-    let again = server.chat(sent("s", &result)).await.rest().await;
+    let result = message_with_outputs(&reply, &[("Oslo", json!("rain"))]);
+    let (first, _) = run_chat(&server, chat_body("s", &result), |call| call.reply("A coat.")).await;
+    let again = server.chat(chat_body("s", &result)).await.rest().await;
     assert_eq!(again[0].data["messageId"], first[0].data["messageId"]);
     let text = |frames: &[Frame]| crate::support::sse::text_of(frames);
     assert_eq!((text(&again), server.upstream.is_idle().await), ("A coat.".to_owned(), true));
 
-    let other = with_outputs(&reply, &[("Oslo", json!("sun"))]);
-    chatted(&server, sent("s", &other), |call| call.reply("A hat.")).await;
+    let other = message_with_outputs(&reply, &[("Oslo", json!("sun"))]);
+    run_chat(&server, chat_body("s", &other), |call| call.reply("A hat.")).await;
     let said = ["user: Oslo?", "assistant: ", "tool: sun", "assistant: A hat."];
-    assert_eq!(server.said("s").await, said);
+    assert_eq!(server.transcript("s").await, said);
     let all = server.get("/api/chat-sessions/s/messages?view=all").await.data();
     assert_eq!(all["messages"].as_array().unwrap().len(), 6);
 }
@@ -175,22 +178,23 @@ async fn repeated_outputs_replay_and_other_outputs_branch() {
 #[tokio::test]
 async fn parallel_and_serial_calls_stay_one_ai_sdk_message() {
     let server = Server::start().await;
-    let both = calling(&["Oslo", "Rome"]);
-    let (frames, _) = chatted(&server, sent("s", &asks("q", "Where?")), both).await;
+    let both = call_weather(&["Oslo", "Rome"]);
+    let (frames, _) = run_chat(&server, chat_body("s", &user_message("q", "Where?")), both).await;
     let reply = frames[0].data["messageId"].as_str().unwrap().to_owned();
-    let half = with_outputs(&reply, &[("Oslo", json!("rain"))]);
-    let refused = server.post("/api/chat", sent("s", &half)).await;
+    let half = message_with_outputs(&reply, &[("Oslo", json!("rain"))]);
+    let refused = server.post("/api/chat", chat_body("s", &half)).await;
     assert_eq!(refused.failure(), (400, "invalid_request"));
     assert!(refused.body.to_string().contains("call-Rome"), "{}", refused.body);
 
     let outputs = [("Oslo", json!("rain")), ("Rome", json!("sun"))];
-    let result = with_outputs(&reply, &outputs);
-    let (frames, _) = chatted(&server, sent("s", &result), calling(&["Nice"])).await;
+    let result = message_with_outputs(&reply, &outputs);
+    let (frames, _) = run_chat(&server, chat_body("s", &result), call_weather(&["Nice"])).await;
     assert_eq!(frames[0].data["messageId"], *reply);
     // The client now has all three calls in one message.
     let all = [outputs[0].clone(), outputs[1].clone(), ("Nice", json!("wind"))];
-    let result = with_outputs(&reply, &all);
-    let (frames, request) = chatted(&server, sent("s", &result), |call| call.reply("Rome.")).await;
+    let result = message_with_outputs(&reply, &all);
+    let (frames, request) =
+        run_chat(&server, chat_body("s", &result), |call| call.reply("Rome.")).await;
     assert_eq!(frames[0].data["messageId"], *reply);
     let roles: Vec<&str> = request["messages"].as_array().unwrap()[1..]
         .iter()
@@ -217,11 +221,11 @@ async fn parallel_and_serial_calls_stay_one_ai_sdk_message() {
         ]
     );
     // Outputs are rejected in a session that waits for none.
-    let none = server.post("/api/chat", sent("new", &result)).await;
+    let none = server.post("/api/chat", chat_body("new", &result)).await;
     assert_eq!(none.failure(), (404, "session_not_found"));
     let plain = server.session().await;
     server.turn(&plain, "hi", "hello").await;
-    let none = server.post("/api/chat", sent(&plain, &result)).await;
+    let none = server.post("/api/chat", chat_body(&plain, &result)).await;
     assert_eq!(none.failure(), (400, "invalid_request"));
 }
 
@@ -229,19 +233,19 @@ async fn parallel_and_serial_calls_stay_one_ai_sdk_message() {
 async fn trimmed_history_never_separates_call_and_output() {
     let server = Server::start().await;
     for city in ["a", "b", "c"] {
-        let question = asks(&format!("q-{city}"), city);
-        let script = |mut call: Call| {
+        let question = user_message(&format!("q-{city}"), city);
+        let script = |mut call: ProviderCall| {
             call.tool_call(0, &format!("call-{city}"), "weather");
             call.arguments(0, "{}");
             call.finish_calling();
         };
-        let (frames, _) = chatted(&server, sent("s", &question), script).await;
+        let (frames, _) = run_chat(&server, chat_body("s", &question), script).await;
         let reply = frames[0].data["messageId"].as_str().unwrap().to_owned();
         let outputs = [(city, json!("rain ".repeat(20)))];
         // Even with a budget for no history at all, a call is sent with its output.
-        let mut body = sent("s", &with_outputs(&reply, &outputs));
+        let mut body = chat_body("s", &message_with_outputs(&reply, &outputs));
         body["memory"] = json!({"strategy": "token", "maxTokens": 1});
-        let (_, request) = chatted(&server, body, |call| call.reply("A coat.")).await;
+        let (_, request) = run_chat(&server, body, |call| call.reply("A coat.")).await;
         let roles: Vec<&Value> =
             request["messages"].as_array().unwrap()[1..].iter().map(|it| &it["role"]).collect();
         assert_eq!(roles, ["assistant", "tool"]);
@@ -267,22 +271,25 @@ async fn trimmed_history_never_separates_call_and_output() {
 #[tokio::test]
 async fn unanswered_and_cut_calls_do_not_block_the_next_message() {
     let server = Server::start().await;
-    chatted(&server, sent("s", &asks("q", "Oslo?")), calling(&["Oslo"])).await;
+    run_chat(&server, chat_body("s", &user_message("q", "Oslo?")), call_weather(&["Oslo"])).await;
     let (_, request) =
-        chatted(&server, sent("s", &asks("r", "Never mind.")), |call| call.reply("Fine.")).await;
+        run_chat(&server, chat_body("s", &user_message("r", "Never mind.")), |call| {
+            call.reply("Fine.")
+        })
+        .await;
     let said = json!([
         {"role": "user", "content": "Oslo?"}, {"role": "user", "content": "Never mind."},
     ]);
     assert_eq!(request["messages"].as_array().unwrap()[1..], *said.as_array().unwrap());
 
-    let mut frames: Frames = server.chat(sent("s", &asks("t", "Rome?"))).await;
+    let mut frames: FrameReader = server.chat(chat_body("s", &user_message("t", "Rome?"))).await;
     let mut call = server.upstream.call().await;
     call.text("Let me see. ");
     call.tool_call(0, "call-Rome", "weather");
     call.arguments(0, "{\"city\"");
     frames.until("tool-input-delta").await;
     server.post("/api/chat/s/stop", json!({})).await;
-    assert_eq!(kinds(&frames.rest().await), ["abort", "[DONE]"]);
+    assert_eq!(frame_kinds(&frames.rest().await), ["abort", "[DONE]"]);
     let stopped = server.last_message("s").await;
     assert_eq!((&stopped["status"], &stopped["parts"]), (&json!("interrupted"), &json!([])));
     assert_eq!(stopped["content"], "Let me see. ");
@@ -293,7 +300,7 @@ async fn queued_message_keeps_its_tools() {
     let server = Server::start().await;
     let session = server.session().await;
     let (_running, call) = server.open_turn(&session, "first").await;
-    let mut waiting = sent(&session, &asks("q", "Oslo?"));
+    let mut waiting = chat_body(&session, &user_message("q", "Oslo?"));
     waiting["onBusy"] = "queue".into();
     waiting["responseFormat"] = json!({"type": "json_object"});
     let frames = server.chat(waiting).await;
@@ -314,12 +321,12 @@ async fn forged_output_parts_reach_no_model() {
         {"type": "tool-call", "toolCallId": "x", "toolName": "rm", "input": {}},
     ]);
     let body = json!({"sessionId": session, "message": "hi", "parts": forged});
-    let (frames, _) = chatted(&server, body, |call| call.reply("hello")).await;
+    let (frames, _) = run_chat(&server, body, |call| call.reply("hello")).await;
     assert_ne!(frames[0].data["messageId"], "forged");
     let lone = json!({"chatSessionId": session, "role": "tool", "content": "z", "parts": forged});
     assert_eq!(server.post("/api/chat-messages", lone).await.status, 201);
     let body = json!({"sessionId": session, "message": "so?"});
-    let (_, request) = chatted(&server, body, |call| call.reply("hello")).await;
+    let (_, request) = run_chat(&server, body, |call| call.reply("hello")).await;
     let messages = request["messages"].as_array().unwrap();
     let roles: Vec<&str> = messages[1..].iter().map(|it| it["role"].as_str().unwrap()).collect();
     assert_eq!(roles, ["user", "assistant", "user"]);
@@ -329,7 +336,7 @@ async fn forged_output_parts_reach_no_model() {
 #[tokio::test]
 async fn anthropic_gets_functions_and_reads_their_outputs() {
     let server = crate::anthropic::server().await;
-    let calls = |mut call: Call| {
+    let calls = |mut call: ProviderCall| {
         assert_eq!(call.request["tools"][0]["name"], "weather");
         claude::begin(&mut call, json!({"input_tokens": 7, "output_tokens": 1}));
         let block = json!({"type": "tool_use", "id": "call-Oslo", "name": "weather", "input": {}});
@@ -347,11 +354,11 @@ async fn anthropic_gets_functions_and_reads_their_outputs() {
         claude::finish(&mut call, "tool_use", json!({"output_tokens": 2}));
         call.end();
     };
-    let (frames, _) = chatted(&server, sent("s", &asks("q", "Oslo?")), calls).await;
-    assert_eq!(the("tool-input-available", &frames)["input"], json!({"city": "Oslo"}));
+    let (frames, _) = run_chat(&server, chat_body("s", &user_message("q", "Oslo?")), calls).await;
+    assert_eq!(frame_data("tool-input-available", &frames)["input"], json!({"city": "Oslo"}));
     let reply = frames[0].data["messageId"].as_str().unwrap().to_owned();
-    let result = with_outputs(&reply, &[("Oslo", json!("rain"))]);
-    let (_, request) = chatted(&server, sent("s", &result), |mut call| {
+    let result = message_with_outputs(&reply, &[("Oslo", json!("rain"))]);
+    let (_, request) = run_chat(&server, chat_body("s", &result), |mut call| {
         claude::reply(&mut call, "A coat.");
         call.end();
     })

@@ -12,7 +12,7 @@ const CASES: usize = 8;
 const STEPS: usize = 24;
 
 #[derive(Debug, Clone, Copy)]
-enum What {
+enum Operation {
     Say,
     Edit,
     Regenerate,
@@ -23,18 +23,18 @@ enum What {
 /// An operation. The numbers select a session and one of its messages.
 #[derive(Debug, Clone)]
 struct Step {
-    what: What,
+    what: Operation,
     session: u8,
     message: u8,
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let what = prop_oneof![
-        3 => Just(What::Say),
-        3 => Just(What::Edit),
-        3 => Just(What::Regenerate),
-        3 => Just(What::Switch),
-        1 => Just(What::Fork),
+        3 => Just(Operation::Say),
+        3 => Just(Operation::Edit),
+        3 => Just(Operation::Regenerate),
+        3 => Just(Operation::Switch),
+        1 => Just(Operation::Fork),
     ];
     let step = (what, any::<u8>(), any::<u8>()).prop_map(|(what, session, message)| Step {
         what,
@@ -45,7 +45,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 #[derive(Debug, Clone)]
-struct Said {
+struct ExpectedMessage {
     id: String,
     parent: Option<usize>,
     role: &'static str,
@@ -54,14 +54,14 @@ struct Said {
 
 /// The expected state of a session.
 #[derive(Debug, Default)]
-struct Expected {
+struct ExpectedSession {
     id: String,
     /// In the order of storage.
-    all: Vec<Said>,
+    all: Vec<ExpectedMessage>,
     head: Option<usize>,
 }
 
-impl Expected {
+impl ExpectedSession {
     /// From the root to `last`.
     fn path(&self, last: Option<usize>) -> Vec<usize> {
         let mut path: Vec<_> =
@@ -76,12 +76,12 @@ impl Expected {
     }
 
     fn add(&mut self, parent: Option<usize>, role: &'static str, text: &str) -> usize {
-        self.all.push(Said { id: String::new(), parent, role, text: text.to_owned() });
+        self.all.push(ExpectedMessage { id: String::new(), parent, role, text: text.to_owned() });
         self.head = Some(self.all.len() - 1);
         self.all.len() - 1
     }
 
-    fn one_of(&self, role: Option<&str>, number: u8) -> Option<usize> {
+    fn pick_message(&self, role: Option<&str>, number: u8) -> Option<usize> {
         let fits = |at: &usize| role.is_none_or(|role| self.all[*at].role == role);
         let fitting: Vec<_> = (0..self.all.len()).filter(fits).collect();
         fitting.get(usize::from(number) % fitting.len().max(1)).copied()
@@ -96,7 +96,7 @@ impl Expected {
 }
 
 /// Begins a turn, answers it, and checks the history in its prompt.
-async fn turn(server: &Server, body: Value, reply: &str, shown: &[String]) {
+async fn run_turn(server: &Server, body: Value, reply: &str, shown: &[String]) {
     let mut frames = server.chat(body).await;
     let call = server.upstream.call().await;
     assert_eq!(call.prompt()[1..], *shown);
@@ -104,15 +104,20 @@ async fn turn(server: &Server, body: Value, reply: &str, shown: &[String]) {
     frames.until("[DONE]").await;
 }
 
-async fn take(server: &Server, number: usize, step: &Step, sessions: &mut Vec<Expected>) -> usize {
+async fn apply_step(
+    server: &Server,
+    number: usize,
+    step: &Step,
+    sessions: &mut Vec<ExpectedSession>,
+) -> usize {
     let which = usize::from(step.session) % sessions.len();
     let session = &mut sessions[which];
     let id = session.id.clone();
     let (text, reply) = (format!("question {number}"), format!("answer {number}"));
     match step.what {
-        What::Say | What::Edit => {
-            let edited = matches!(step.what, What::Edit)
-                .then(|| session.one_of(Some("user"), step.message))
+        Operation::Say | Operation::Edit => {
+            let edited = matches!(step.what, Operation::Edit)
+                .then(|| session.pick_message(Some("user"), step.message))
                 .flatten();
             let mut body = json!({"sessionId": id, "message": text});
             let parent = edited.map_or(session.head, |edited| session.all[edited].parent);
@@ -120,33 +125,35 @@ async fn take(server: &Server, number: usize, step: &Step, sessions: &mut Vec<Ex
                 body["parentId"] = parent.map(|parent| session.all[parent].id.clone()).into();
             }
             let question = session.add(parent, "user", &text);
-            turn(server, body, &reply, &session.lines(Some(question))).await;
+            run_turn(server, body, &reply, &session.lines(Some(question))).await;
             session.add(Some(question), "assistant", &reply);
         }
-        What::Regenerate => {
-            let Some(old) = session.one_of(Some("assistant"), step.message) else { return which };
+        Operation::Regenerate => {
+            let Some(old) = session.pick_message(Some("assistant"), step.message) else {
+                return which;
+            };
             let parent = session.all[old].parent;
             let named = &session.all[old].id;
             let body = json!({"id": id, "messages": [], "trigger": "regenerate-message", "messageId": named});
-            turn(server, body, &reply, &session.lines(parent)).await;
+            run_turn(server, body, &reply, &session.lines(parent)).await;
             session.add(parent, "assistant", &reply);
         }
-        What::Switch => {
-            let Some(to) = session.one_of(None, step.message) else { return which };
+        Operation::Switch => {
+            let Some(to) = session.pick_message(None, step.message) else { return which };
             let path = format!("/api/chat-sessions/{id}/head");
             server.put(&path, json!({"messageId": session.all[to].id})).await.data();
             session.head = Some(session.newest_leaf(to));
         }
-        What::Fork => {
-            let Some(last) = session.one_of(None, step.message) else { return which };
+        Operation::Fork => {
+            let Some(last) = session.pick_message(None, step.message) else { return which };
             let path = format!("/api/chat-sessions/{id}/fork");
             let fork = server.post(&path, json!({"messageId": session.all[last].id})).await.data();
-            let mut copy = Expected {
+            let mut copy = ExpectedSession {
                 id: fork["sessionId"].as_str().unwrap().to_owned(),
-                ..Expected::default()
+                ..ExpectedSession::default()
             };
             for at in session.path(Some(last)) {
-                let Said { role, text, .. } = session.all[at].clone();
+                let ExpectedMessage { role, text, .. } = session.all[at].clone();
                 copy.add(copy.head, role, &text);
             }
             sessions.push(copy);
@@ -158,7 +165,7 @@ async fn take(server: &Server, number: usize, step: &Step, sessions: &mut Vec<Ex
 
 /// Reads a session over all routes, compares it with the expected state, and records the ids of new
 /// messages.
-async fn check(server: &Server, session: &mut Expected) {
+async fn check_session(server: &Server, session: &mut ExpectedSession) {
     let path = format!("/api/chat-sessions/{}", session.id);
     let all = server.get(&format!("{path}/messages?view=all&limit=100")).await.data();
     let all = all["messages"].as_array().unwrap();
@@ -180,7 +187,7 @@ async fn check(server: &Server, session: &mut Expected) {
     }
 
     let lines = session.lines(session.head);
-    assert_eq!(server.said(&session.id).await, lines, "the path that is shown");
+    assert_eq!(server.transcript(&session.id).await, lines, "the path that is shown");
     let head = session.head.map(|head| session.all[head].id.as_str());
     assert_eq!(server.get(&path).await.data()["headId"].as_str(), head);
     let memory = server.get(&format!("{path}/memory")).await.data();
@@ -197,13 +204,14 @@ async fn random_branching_shows_one_path_and_loses_nothing() {
     let mut runner = TestRunner::deterministic();
     for _ in 0..CASES {
         let steps = steps().new_tree(&mut runner).unwrap().current();
-        let mut sessions = vec![Expected { id: server.session().await, ..Expected::default() }];
+        let mut sessions =
+            vec![ExpectedSession { id: server.session().await, ..ExpectedSession::default() }];
         for (number, step) in steps.iter().enumerate() {
-            let changed = take(&server, number, step, &mut sessions).await;
-            check(&server, &mut sessions[changed]).await;
+            let changed = apply_step(&server, number, step, &mut sessions).await;
+            check_session(&server, &mut sessions[changed]).await;
         }
         for session in &mut sessions {
-            check(&server, session).await;
+            check_session(&server, session).await;
         }
     }
 }

@@ -1,26 +1,26 @@
 //! Usage of turns: recorded, reported, and limited by quotas.
 
-use crate::support::server::{Reply, read};
-use crate::support::{Call, Frames, Server, soon};
+use crate::support::server::{ApiResponse, fetch};
+use crate::support::{FrameReader, ProviderCall, Server, within_deadline};
 use echoic::domain::key::Scope;
 use reqwest::Method;
 use serde_json::{Value, json};
 
 /// Runs a whole turn whose provider reports this usage.
-async fn turn(server: &Server, key: &str, session: &str, message: &str, usage: Value) {
-    let mut frames = begin(server, key, session, message).await;
+async fn run_turn(server: &Server, key: &str, session: &str, message: &str, usage: Value) {
+    let mut frames = begin_turn(server, key, session, message).await;
     let mut call = server.upstream.call().await;
     call.text("hello");
     call.finish(usage);
     frames.until("[DONE]").await;
 }
 
-async fn begin(server: &Server, key: &str, session: &str, message: &str) -> Frames {
+async fn begin_turn(server: &Server, key: &str, session: &str, message: &str) -> FrameReader {
     let body = json!({"id": session, "message": {"id": message, "role": "user", "parts": [{"type": "text", "text": message}]}});
     let request = server.with_key(key).request(Method::POST, "/api/chat").json(&body);
-    let response = soon(request.send()).await.unwrap();
+    let response = within_deadline(request.send()).await.unwrap();
     assert_eq!(response.status(), 200, "{}", response.text().await.unwrap());
-    Frames::new(response)
+    FrameReader::new(response)
 }
 
 /// The usage report. Reading the sessions first records the usage of their last turns, if that is
@@ -32,9 +32,9 @@ async fn usage(server: &Server, key: &str, sessions: &[&str], query: &str) -> Va
     server.with_key(key).get(&format!("/api/usage{query}")).await.data()
 }
 
-async fn ask(server: &Server, key: &str, session: &str, message: &str) -> Reply {
+async fn post_message(server: &Server, key: &str, session: &str, message: &str) -> ApiResponse {
     let body = json!({"id": session, "message": {"id": message, "role": "user", "parts": [{"type": "text", "text": message}]}});
-    read(server.with_key(key).request(Method::POST, "/api/chat").json(&body)).await
+    fetch(server.with_key(key).request(Method::POST, "/api/chat").json(&body)).await
 }
 
 const PRICED: &[&str] = &["--auth=keys", "--prices=gated-*=1/0.5/10"];
@@ -47,9 +47,10 @@ async fn turn_is_recorded_with_tokens_and_cost_for_its_user() {
     server.with_key(&ann).post("/api/chat-sessions", body).await.data();
     let used = json!({"prompt_tokens": 1000, "completion_tokens": 50,
         "prompt_tokens_details": {"cached_tokens": 400}, "completion_tokens_details": {"reasoning_tokens": 20}});
-    turn(&server, &ann, "s", "one", used.clone()).await;
-    turn(&server, &pat, "s", "two", used.clone()).await;
-    turn(&server, &ann, "t", "three", json!({"prompt_tokens": 10, "completion_tokens": 1})).await;
+    run_turn(&server, &ann, "s", "one", used.clone()).await;
+    run_turn(&server, &pat, "s", "two", used.clone()).await;
+    run_turn(&server, &ann, "t", "three", json!({"prompt_tokens": 10, "completion_tokens": 1}))
+        .await;
 
     let messages = server.with_key(&ann).get("/api/chat-sessions/s/messages").await.data();
     assert_eq!(messages["messages"][1]["usage"]["cost"], 0.0013, "each reply tells its own, too");
@@ -92,7 +93,7 @@ async fn turn_is_recorded_with_tokens_and_cost_for_its_user() {
         .collect();
     assert_eq!(users, [json!(["ann", 2]), json!(["pat", 1])]);
 
-    let gone = read(server.with_key(&ann).request(Method::DELETE, "/api/me/data")).await;
+    let gone = fetch(server.with_key(&ann).request(Method::DELETE, "/api/me/data")).await;
     assert_eq!(gone.status, 200);
     assert_eq!(usage(&server, &ann, &[], "").await["total"]["turns"], 0);
 }
@@ -102,22 +103,22 @@ async fn stopped_failed_and_deleted_turns_are_recorded_too() {
     let server = Server::with(PRICED).await;
     let ann = server.key("ann", Scope::Chat).await;
     let own = server.with_key(&ann);
-    let mut frames = begin(&server, &ann, "stopped", "a").await;
+    let mut frames = begin_turn(&server, &ann, "stopped", "a").await;
     let mut call = server.upstream.call().await;
     call.text("half of it");
     frames.until("text-delta").await;
     own.post("/api/chat/stopped/stop", json!({})).await.data();
     frames.until("[DONE]").await;
 
-    let mut frames = begin(&server, &ann, "failed", "b").await;
+    let mut frames = begin_turn(&server, &ann, "failed", "b").await;
     server.upstream.call().await.refuse(400, json!({"error": {"message": "no"}}));
     frames.until("[DONE]").await;
 
-    let mut frames = begin(&server, &ann, "deleted", "c").await;
+    let mut frames = begin_turn(&server, &ann, "deleted", "c").await;
     let mut call = server.upstream.call().await;
     call.text("words for nobody");
     frames.until("text-delta").await;
-    read(own.request(Method::DELETE, "/api/chat-sessions/deleted")).await.data();
+    fetch(own.request(Method::DELETE, "/api/chat-sessions/deleted")).await.data();
     frames.until("[DONE]").await;
 
     let all = usage(&server, &ann, &["stopped", "failed"], "?groupBy=session").await;
@@ -145,10 +146,10 @@ async fn cost_quota_rejects_models_without_a_price() {
     let server = Server::with(&[PRICED, &["--quota-cost=key:5"]].concat()).await;
     let ann = server.key("ann", Scope::Chat).await;
     let own = server.with_key(&ann);
-    let refused = |reply: Reply| {
+    let refused = |reply: ApiResponse| {
         assert_eq!(reply.failure(), (400, "invalid_request"));
-        let told = reply.body["error"]["details"]["model"].as_str().unwrap();
-        assert!(told.contains("price"), "{told}");
+        let reason = reply.body["error"]["details"]["model"].as_str().unwrap();
+        assert!(reason.contains("price"), "{reason}");
     };
     refused(own.post("/api/chat", json!({"id": "s", "message": "hi", "model": "free"})).await);
     assert_eq!(own.get("/api/chat-sessions/s").await.failure(), (404, "session_not_found"));
@@ -166,7 +167,7 @@ async fn cost_quota_rejects_models_without_a_price() {
         assert_eq!((reply.status, &reply.body["error"]["param"]), (400, &json!("model")), "{path}");
     }
     assert!(server.upstream.is_idle().await, "nothing was sent");
-    let mut frames = begin(&server, &ann, "u", "hi").await;
+    let mut frames = begin_turn(&server, &ann, "u", "hi").await;
     server.upstream.call().await.reply("a priced one");
     frames.until("[DONE]").await;
 }
@@ -180,19 +181,19 @@ async fn spent_quota_blocks_new_turns_but_not_reads() {
         let (ann, ben) =
             (server.key("ann", Scope::Chat).await, server.key("ben", Scope::Chat).await);
         let used = json!({"prompt_tokens": 90, "completion_tokens": 15});
-        turn(&server, &ann, "s", "one", used.clone()).await;
+        run_turn(&server, &ann, "s", "one", used.clone()).await;
 
-        let refused = ask(&server, &ann, "s", "two").await;
+        let refused = post_message(&server, &ann, "s", "two").await;
         assert_eq!(refused.failure(), (429, "quota_exceeded"), "{quota}");
         assert_eq!(refused.header("x-should-retry"), "false");
         assert!(refused.header("retry-after").parse::<u64>().unwrap() > 0);
         let again = server.with_key(&ann).post("/api/chat/s/regenerate", json!({})).await;
         assert_eq!(again.failure(), (429, "quota_exceeded"));
-        let mut repeated = begin(&server, &ann, "s", "one").await;
+        let mut repeated = begin_turn(&server, &ann, "s", "one").await;
         repeated.until("finish").await;
         let said = server.with_key(&ann).get("/api/chat-sessions/s/messages").await.data();
         assert_eq!(said["messages"].as_array().unwrap().len(), 2, "nothing was stored");
-        turn(&server, &ben, "t", "one", used).await;
+        run_turn(&server, &ben, "t", "one", used).await;
     }
 }
 
@@ -203,20 +204,20 @@ async fn project_quota_is_shared_by_its_users() {
     let body = json!({"sessionId": "s", "participants": ["pat"], "projectId": "p"});
     server.with_key(&ann).post("/api/chat-sessions", body).await.data();
     let used = json!({"prompt_tokens": 100, "completion_tokens": 1});
-    turn(&server, &pat, "s", "one", used.clone()).await;
-    assert_eq!(ask(&server, &ann, "s", "two").await.failure(), (429, "quota_exceeded"));
-    turn(&server, &ann, "elsewhere", "three", used).await;
+    run_turn(&server, &pat, "s", "one", used.clone()).await;
+    assert_eq!(post_message(&server, &ann, "s", "two").await.failure(), (429, "quota_exceeded"));
+    run_turn(&server, &ann, "elsewhere", "three", used).await;
 }
 
 #[tokio::test]
 async fn queued_turn_fails_once_the_quota_is_spent() {
     let server = Server::with(&["--auth=keys", "--quota-tokens=100"]).await;
     let ann = server.key("ann", Scope::Chat).await;
-    let mut first = begin(&server, &ann, "s", "one").await;
+    let mut first = begin_turn(&server, &ann, "s", "one").await;
     let mut call = server.upstream.call().await;
     let body = json!({"sessionId": "s", "message": "two", "onBusy": "queue"});
     let waiting = server.with_key(&ann).request(Method::POST, "/api/chat").json(&body);
-    let mut waiting = Frames::new(soon(waiting.send()).await.unwrap());
+    let mut waiting = FrameReader::new(within_deadline(waiting.send()).await.unwrap());
     call.text("hello");
     call.finish(json!({"prompt_tokens": 200, "completion_tokens": 1}));
     first.until("[DONE]").await;
@@ -226,7 +227,7 @@ async fn queued_turn_fails_once_the_quota_is_spent() {
 }
 
 /// The two calls of a session's first turn: for the reply and for the title.
-async fn calls(server: &Server) -> (Call, Call) {
+async fn reply_and_title_calls(server: &Server) -> (ProviderCall, ProviderCall) {
     let (one, two) = (server.upstream.call().await, server.upstream.call().await);
     if one.request["model"] == "tiny" { (two, one) } else { (one, two) }
 }
@@ -239,8 +240,8 @@ async fn title_usage_is_recorded_apart_and_counts_toward_quotas() {
     let ann = server.key("ann", Scope::Chat).await;
     let body = json!({"sessionId": "s", "projectId": "p"});
     server.with_key(&ann).post("/api/chat-sessions", body).await.data();
-    let mut frames = begin(&server, &ann, "s", "one").await;
-    let (mut reply, mut title) = calls(&server).await;
+    let mut frames = begin_turn(&server, &ann, "s", "one").await;
+    let (mut reply, mut title) = reply_and_title_calls(&server).await;
     reply.text("hello");
     frames.until("text-delta").await;
     title.text("A title");
@@ -253,8 +254,8 @@ async fn title_usage_is_recorded_apart_and_counts_toward_quotas() {
     assert_eq!(message["messages"][0]["usage"]["promptTokens"], 20, "the message's own figures");
 
     let used = usage(&server, &ann, &["s"], "?groupBy=model").await;
-    let line = |key: &str, turns: u64, beside: u64, prompt: u64, completion: u64, cost: f64| {
-        json!({"key": key, "turns": turns, "estimatedTurns": 0, "sideCalls": beside, "promptTokens": prompt,
+    let line = |key: &str, turns: u64, side_calls: u64, prompt: u64, completion: u64, cost: f64| {
+        json!({"key": key, "turns": turns, "estimatedTurns": 0, "sideCalls": side_calls, "promptTokens": prompt,
             "cachedTokens": 0, "completionTokens": completion, "reasoningTokens": 0, "cost": cost})
     };
     let [small, large] =
@@ -269,16 +270,16 @@ async fn title_usage_is_recorded_apart_and_counts_toward_quotas() {
     assert_eq!(project["usage"][0]["promptTokens"], 80);
 
     // The reply used 30 tokens and the title 65, so 5 of the quota are left.
-    turn(&server, &ann, "s", "two", json!({"prompt_tokens": 4, "completion_tokens": 1})).await;
-    assert_eq!(ask(&server, &ann, "s", "three").await.failure(), (429, "quota_exceeded"));
+    run_turn(&server, &ann, "s", "two", json!({"prompt_tokens": 4, "completion_tokens": 1})).await;
+    assert_eq!(post_message(&server, &ann, "s", "three").await.failure(), (429, "quota_exceeded"));
 }
 
 #[tokio::test]
 async fn failed_title_is_recorded_with_our_own_count() {
     let server = Server::with(&["--auth=keys", "--titles=model", "--small-model=tiny"]).await;
     let ann = server.key("ann", Scope::Chat).await;
-    let mut frames = begin(&server, &ann, "s", "one").await;
-    let (reply, title) = calls(&server).await;
+    let mut frames = begin_turn(&server, &ann, "s", "one").await;
+    let (reply, title) = reply_and_title_calls(&server).await;
     title.refuse(400, json!({"error": {"message": "no"}}));
     let spent = loop {
         let used = usage(&server, &ann, &[], "").await;
@@ -298,7 +299,7 @@ async fn calls_that_reached_no_provider_are_recorded_as_zero() {
     let flags = [PRICED, &[unreachable, "--titles=model", "--small-model=tiny"]].concat();
     let server = Server::with(&flags).await;
     let ann = server.key("ann", Scope::Chat).await;
-    let mut frames = begin(&server, &ann, "s", "one").await;
+    let mut frames = begin_turn(&server, &ann, "s", "one").await;
     frames.until("error").await;
     frames.until("[DONE]").await;
     let spent = loop {

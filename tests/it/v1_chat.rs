@@ -1,7 +1,7 @@
 //! `/v1/chat/completions` and `/v1/models`, with the requests of an OpenAI library.
 
-use crate::support::server::{Reply, read};
-use crate::support::{Call, Server, soon};
+use crate::support::server::{ApiResponse, fetch};
+use crate::support::{ProviderCall, Server, within_deadline};
 use futures::future::join;
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
@@ -13,17 +13,25 @@ fn user(text: &str) -> Value {
 }
 
 /// Sends a request while the script answers.
-async fn asked(server: &Server, body: Value, script: impl FnOnce(Call)) -> Reply {
+async fn post_answered(
+    server: &Server,
+    body: Value,
+    script: impl FnOnce(ProviderCall),
+) -> ApiResponse {
     let answer = async { script(server.upstream.call().await) };
     join(server.post(ROUTE, body), answer).await.0
 }
 
 /// Sends a streaming request. Returns once the response headers are there.
-async fn opened(server: &Server, body: Value, begin: impl FnOnce(&mut Call)) -> (Response, Call) {
+async fn open_stream(
+    server: &Server,
+    body: Value,
+    begin: impl FnOnce(&mut ProviderCall),
+) -> (Response, ProviderCall) {
     let asking = async {
         let mut response = server.request(Method::POST, ROUTE).json(&body).send().await.unwrap();
         assert_eq!(response.status(), 200);
-        soon(response.chunk()).await.unwrap().unwrap();
+        within_deadline(response.chunk()).await.unwrap().unwrap();
         response
     };
     let answer = async {
@@ -36,13 +44,13 @@ async fn opened(server: &Server, body: Value, begin: impl FnOnce(&mut Call)) -> 
 
 /// The data of the last event of a stream.
 async fn last_event(response: Response) -> Value {
-    let text = soon(response.text()).await.unwrap();
+    let text = within_deadline(response.text()).await.unwrap();
     let last = text.trim_end().rsplit("data: ").next().unwrap().to_owned();
     serde_json::from_str(&last).unwrap()
 }
 
 /// The data of each event of a stream.
-fn events(reply: &Reply) -> Vec<Value> {
+fn events(reply: &ApiResponse) -> Vec<Value> {
     let text = reply.body.as_str().unwrap();
     let data = text.split("\n\n").filter_map(|event| event.strip_prefix("data: "));
     data.map(|data| serde_json::from_str(data).unwrap_or_else(|_| Value::from(data))).collect()
@@ -50,9 +58,9 @@ fn events(reply: &Reply) -> Vec<Value> {
 
 /// Status, type, code and parameter of an error in OpenAI's format.
 #[track_caller]
-fn error(reply: &Reply) -> (u16, String, Value, Value) {
+fn error(reply: &ApiResponse) -> (u16, String, Value, Value) {
     let error = &reply.body["error"];
-    assert!(error["message"].as_str().is_some_and(|told| !told.is_empty()), "{}", reply.body);
+    assert!(error["message"].as_str().is_some_and(|actual| !actual.is_empty()), "{}", reply.body);
     let kind = error["type"].as_str().unwrap().to_owned();
     (reply.status, kind, error["code"].clone(), error["param"].clone())
 }
@@ -65,11 +73,11 @@ async fn stateless_request_and_response_are_forwarded_unchanged() {
         "tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}],
     });
     let answer = json!({"id": "x", "choices": [{"message": {"tool_calls": []}}], "odd": true});
-    let (told, sent) = (answer.clone(), body.clone());
-    let reply = asked(&server, body, move |call| {
+    let (actual, sent) = (answer.clone(), body.clone());
+    let reply = post_answered(&server, body, move |call| {
         assert_eq!(call.request, sent);
         assert_eq!(call.headers["authorization"], "Bearer sk-tests");
-        call.refuse(200, told);
+        call.refuse(200, actual);
     })
     .await;
     assert_eq!((reply.status, &reply.body), (200, &answer));
@@ -84,7 +92,7 @@ async fn stateless_stream_is_forwarded_as_it_arrives() {
     let body = json!({"messages": user("hi"), "stream": true});
     let pieces =
         "data: {\"choices\":[{\"delta\":{\"tool_calls\":[{}]}}]}\n\n: odd\n\ndata: [DONE]\n\n";
-    let reply = asked(&server, body.clone(), |mut call| {
+    let reply = post_answered(&server, body.clone(), |mut call| {
         // Without a model in the request the configured one answers.
         assert_eq!(call.request["model"], "gated-1");
         call.raw(pieces);
@@ -95,8 +103,8 @@ async fn stateless_stream_is_forwarded_as_it_arrives() {
     assert_eq!(reply.header("content-type"), "text/event-stream");
     assert_eq!(reply.header("x-accel-buffering"), "no");
 
-    let (response, call) = opened(&server, body, |call| call.raw("data: {}\n\n")).await;
-    call.cut();
+    let (response, call) = open_stream(&server, body, |call| call.raw("data: {}\n\n")).await;
+    call.break_connection();
     assert_eq!(last_event(response).await["error"]["type"], "server_error");
 }
 
@@ -105,7 +113,7 @@ async fn provider_error_is_forwarded_without_operator_details() {
     let server = Server::start().await;
     let refused = async |status, sent: Value| {
         let body = json!({"model": "m", "messages": user("hi")});
-        asked(&server, body, move |call| call.refuse(status, sent)).await
+        post_answered(&server, body, move |call| call.refuse(status, sent)).await
     };
     let theirs = json!({"error": {"message": "no such model: m", "type": "invalid_request_error",
         "param": "model", "code": "model_not_found"}});
@@ -114,10 +122,10 @@ async fn provider_error_is_forwarded_without_operator_details() {
     let reply = refused(400, json!({"error": "not with sk-tests"})).await;
     assert_eq!(reply.body["error"]["message"], "not with [key]");
     for status in [401, 403, 500, 503] {
-        let told =
+        let actual =
             error(&refused(status, json!({"error": {"message": "Incorrect API key"}})).await);
         let expected = (502, "server_error".to_owned(), json!("provider_error"), Value::Null);
-        assert_eq!(told, expected, "{status}");
+        assert_eq!(actual, expected, "{status}");
     }
     assert!(server.upstream.is_idle().await, "it is the library that tries again");
 }
@@ -127,9 +135,9 @@ async fn stateless_request_times_out_without_first_token() {
     let server = Server::with(&["--first-token-timeout=50ms", "--turn-timeout=60ms"]).await;
     for is_stream in [true, false] {
         let body = json!({"messages": user("hi"), "stream": is_stream});
-        let told = error(&asked(&server, body, drop).await);
+        let actual = error(&post_answered(&server, body, drop).await);
         let expected = (504, "server_error".to_owned(), json!("provider_timeout"), Value::Null);
-        assert_eq!(told, expected, "{is_stream}");
+        assert_eq!(actual, expected, "{is_stream}");
     }
 }
 
@@ -141,7 +149,7 @@ async fn request_with_session_is_a_stored_and_remembered_turn() {
         "stop": ["END"], "seed": 7, "response_format": {"type": "json_object"},
         "messages": [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": "I am Ada."}],
     });
-    let reply = asked(&server, body, |call| {
+    let reply = post_answered(&server, body, |call| {
         assert_eq!(call.prompt().len(), 2);
         assert!(call.prompt()[0].contains("Be brief."), "{:?}", call.prompt());
         let asked = &call.request;
@@ -180,10 +188,10 @@ async fn request_with_session_is_a_stored_and_remembered_turn() {
         assert_eq!(call.request["model"], "gated-1");
         call.reply("Ada.");
     };
-    let (reply, ()) = join(read(asking), answer).await;
+    let (reply, ()) = join(fetch(asking), answer).await;
     assert_eq!(reply.body["choices"][0]["message"]["content"], "Ada.");
     assert_eq!(
-        server.said("mine").await,
+        server.transcript("mine").await,
         ["user: I am Ada.", "assistant: Hello Ada.", "user: Who am I?", "assistant: Ada."]
     );
 }
@@ -230,7 +238,7 @@ async fn images_are_sent_and_stored() {
     let picture = json!({"type": "image_url", "image_url": {"url": "https://e.com/a.png"}});
     let content = json!([{"type": "text", "text": "What is it?"}, picture]);
     let body = json!({"session_id": "s", "messages": [{"role": "user", "content": content}]});
-    asked(&server, body, |call| {
+    post_answered(&server, body, |call| {
         assert_eq!(call.prompt()[1], "user: What is it? <https://e.com/a.png>");
         call.reply("A cat.");
     })
@@ -245,10 +253,10 @@ async fn library_retry_gets_its_turn_but_repeated_text_is_new() {
     let send = |count: u32| {
         let body = json!({"session_id": "s", "messages": user("yes")});
         let request = server.request(Method::POST, ROUTE).json(&body);
-        read(request.header("x-stainless-retry-count", count))
+        fetch(request.header("x-stainless-retry-count", count))
     };
     // A retry while the turn runs,
-    let (first, again) = soon(join(send(0), async {
+    let (first, again) = within_deadline(join(send(0), async {
         let call = server.upstream.call().await;
         join(send(1), async { call.reply("one") }).await.0
     }))
@@ -264,7 +272,7 @@ async fn library_retry_gets_its_turn_but_repeated_text_is_new() {
     let (second, ()) = join(send(0), answer).await;
     assert_eq!(second.body["choices"][0]["message"]["content"], "two");
     let said = ["user: yes", "assistant: one", "user: yes", "assistant: two"];
-    assert_eq!(server.said("s").await, said);
+    assert_eq!(server.transcript("s").await, said);
     // A retry refers to the newest turn with this text.
     assert_eq!(send(1).await.body["choices"], second.body["choices"]);
 }
@@ -275,7 +283,7 @@ async fn early_failure_is_an_error_and_late_failure_ends_stream() {
     let body =
         |session: &str| json!({"session_id": session, "messages": user("hi"), "stream": true});
     let failed = |code: &str| (502, "server_error".to_owned(), json!(code), Value::Null);
-    let reply = asked(&server, body("a"), |call| {
+    let reply = post_answered(&server, body("a"), |call| {
         call.refuse(404, json!({"error": {"message": "no such model"}}));
     })
     .await;
@@ -284,11 +292,11 @@ async fn early_failure_is_an_error_and_late_failure_ends_stream() {
     assert_eq!(server.last_message("a").await["status"], "failed");
 
     let slow = Server::with(&["--first-token-timeout=50ms"]).await;
-    let reply = asked(&slow, body("b"), drop).await;
+    let reply = post_answered(&slow, body("b"), drop).await;
     assert_eq!((reply.status, &reply.body["error"]["code"]), (504, &json!("provider_timeout")));
 
-    let (response, call) = opened(&server, body("c"), |call| call.text("half")).await;
-    call.cut();
+    let (response, call) = open_stream(&server, body("c"), |call| call.text("half")).await;
+    call.break_connection();
     assert_eq!(last_event(response).await["error"]["code"], "provider_error");
     assert_eq!(server.last_message("c").await["content"], "half");
 }
@@ -335,12 +343,12 @@ async fn bad_input_is_rejected_by_its_openai_name() {
     ] {
         let mut body = json!({"session_id": "s", "messages": user("hi")});
         body[field] = value.clone();
-        let told = error(&server.post(ROUTE, body).await);
+        let actual = error(&server.post(ROUTE, body).await);
         let kind = "invalid_request_error".to_owned();
-        assert_eq!(told, (400, kind, Value::Null, json!(param)), "{field}={value}");
+        assert_eq!(actual, (400, kind, Value::Null, json!(param)), "{field}={value}");
     }
     let nonsense = server.request(Method::POST, ROUTE).header("content-type", "application/json");
-    assert_eq!(error(&read(nonsense.body("{")).await).0, 400);
+    assert_eq!(error(&fetch(nonsense.body("{")).await).0, 400);
     assert_eq!(server.get("/api/chat-sessions").await.data()["sessions"], json!([]));
     assert!(server.upstream.is_idle().await);
 }
@@ -352,15 +360,15 @@ async fn models_are_listed_and_unknown_routes_get_openai_errors() {
     let gated = json!({"id": "gated-1", "object": "model", "created": 0, "owned_by": "openai"});
     assert_eq!((&models["object"], &models["data"][0]), (&json!("list"), &gated));
     assert_eq!(server.get("/v1/models/gated-1").await.body, gated);
-    let told = |reply: Reply| error(&reply);
-    let (status, _, code, _) = told(server.get("/v1/models/a/b").await);
+    let actual = |reply: ApiResponse| error(&reply);
+    let (status, _, code, _) = actual(server.get("/v1/models/a/b").await);
     assert_eq!((status, code), (404, json!("model_not_found")));
-    let (status, _, code, _) = told(server.post("/v1/embeddings", json!({})).await);
+    let (status, _, code, _) = actual(server.post("/v1/embeddings", json!({})).await);
     assert_eq!((status, code), (404, json!("route_not_found")));
-    let (status, _, code, _) = told(server.get(ROUTE).await);
+    let (status, _, code, _) = actual(server.get(ROUTE).await);
     assert_eq!((status, code), (405, json!("method_not_allowed")));
     let foreign = server.request(Method::GET, "/v1/models").header("host", "evil.example");
-    assert_eq!(told(read(foreign).await).2, "forbidden_host");
+    assert_eq!(actual(fetch(foreign).await).2, "forbidden_host");
     // Our own routes keep their own error format.
     assert_eq!(server.get("/api/nothing").await.failure(), (404, "route_not_found"));
 }
@@ -380,26 +388,27 @@ async fn stateless_usage_is_recorded_and_counts_toward_quotas() {
     let server = Server::with(&["--quota-tokens=60"]).await;
     let usage = json!({"prompt_tokens": 30, "completion_tokens": 5});
     let answer = json!({"choices": [{"message": {"content": "hi"}}], "usage": usage});
-    asked(&server, json!({"messages": user("hi")}), |call| call.refuse(200, answer)).await;
+    post_answered(&server, json!({"messages": user("hi")}), |call| call.refuse(200, answer)).await;
     // The client did not ask for usage in the stream, so its tokens are estimated.
     let streamed = json!({"messages": user("hi"), "stream": true});
-    asked(&server, streamed.clone(), |call| call.reply("hello")).await;
+    post_answered(&server, streamed.clone(), |call| call.reply("hello")).await;
     // A call that the provider rejected is not charged.
     let refused = json!({"error": {"message": "no"}});
-    asked(&server, json!({"messages": user("hi")}), |call| call.refuse(400, refused)).await;
+    post_answered(&server, json!({"messages": user("hi")}), |call| call.refuse(400, refused)).await;
     // Usage is recorded before the response ends.
     let total = server.get("/api/usage").await.data()["total"].take();
     assert_eq!((&total["turns"], &total["sideCalls"]), (&json!(0), &json!(2)), "{total}");
     assert_eq!((&total["promptTokens"], &total["completionTokens"]), (&json!(37), &json!(7)));
 
-    let (mut response, mut call) = opened(&server, streamed.clone(), |call| call.text("a")).await;
+    let (mut response, mut call) =
+        open_stream(&server, streamed.clone(), |call| call.text("a")).await;
     for _ in 0..10 {
         call.text("many words ");
     }
     call.raw("data: [DONE]\n\n");
-    let mut told = Vec::new();
-    while !told.ends_with(b"[DONE]\n\n") {
-        told.extend(soon(response.chunk()).await.unwrap().unwrap());
+    let mut actual = Vec::new();
+    while !actual.ends_with(b"[DONE]\n\n") {
+        actual.extend(within_deadline(response.chunk()).await.unwrap().unwrap());
     }
     let spent = error(&server.post(ROUTE, streamed).await);
     assert_eq!((spent.0, spent.2), (429, json!("insufficient_quota")));

@@ -1,13 +1,18 @@
 //! Message content of the `/v1` routes other than text: images and refusals.
 
-use crate::support::server::Reply;
+use crate::support::server::ApiResponse;
 use crate::support::upstream::sse_chunk;
-use crate::support::{Call, Server};
+use crate::support::{ProviderCall, Server};
 use futures::future::join;
 use serde_json::{Value, json};
 
 /// Sends a request while the script answers.
-async fn asked(server: &Server, route: &str, body: Value, script: impl FnOnce(Call)) -> Reply {
+async fn post_answered(
+    server: &Server,
+    route: &str,
+    body: Value,
+    script: impl FnOnce(ProviderCall),
+) -> ApiResponse {
     let answer = async { script(server.upstream.call().await) };
     let reply = join(server.post(route, body), answer).await.0;
     assert_eq!(reply.status, 200, "{}", reply.body);
@@ -16,9 +21,9 @@ async fn asked(server: &Server, route: &str, body: Value, script: impl FnOnce(Ca
 
 /// Status, type, code and parameter of an error in OpenAI's format.
 #[track_caller]
-fn error(reply: &Reply) -> (u16, &Value, &Value, &Value) {
+fn error(reply: &ApiResponse) -> (u16, &Value, &Value, &Value) {
     let error = &reply.body["error"];
-    assert!(error["message"].as_str().is_some_and(|told| !told.is_empty()), "{}", reply.body);
+    assert!(error["message"].as_str().is_some_and(|actual| !actual.is_empty()), "{}", reply.body);
     (reply.status, &error["type"], &error["code"], &error["param"])
 }
 
@@ -54,21 +59,21 @@ async fn unreachable_image_is_rejected_and_nothing_stored() {
 #[tokio::test]
 async fn refusal_becomes_the_reply_and_can_be_sent_back() {
     let server = Server::start().await;
-    let refuse = |mut call: Call| {
+    let refuse = |mut call: ProviderCall| {
         for piece in ["I can't ", "help with that."] {
             call.raw(sse_chunk(&json!({"choices": [{"index": 0, "delta": {"refusal": piece}}]})));
         }
         call.finish(json!({"prompt_tokens": 7, "completion_tokens": 2}));
     };
     let body = json!({"session_id": "s", "messages": [{"role": "user", "content": "How?"}]});
-    let told = asked(&server, "/v1/chat/completions", body, refuse).await.body;
-    assert_eq!(told["choices"][0]["message"]["content"], "I can't help with that.");
-    assert_eq!(server.said("s").await, ["user: How?", "assistant: I can't help with that."]);
+    let actual = post_answered(&server, "/v1/chat/completions", body, refuse).await.body;
+    assert_eq!(actual["choices"][0]["message"]["content"], "I can't help with that.");
+    assert_eq!(server.transcript("s").await, ["user: How?", "assistant: I can't help with that."]);
 
     let refusal = json!([{"type": "refusal", "refusal": "I can't."}]);
     let input = json!([{"role": "user", "content": "How?"},
         {"role": "assistant", "content": refusal}, {"role": "user", "content": "Why?"}]);
-    asked(&server, "/v1/responses", json!({"input": input}), |call| {
+    post_answered(&server, "/v1/responses", json!({"input": input}), |call| {
         assert_eq!(call.prompt()[1..], ["user: How?", "assistant: I can't.", "user: Why?"]);
         call.reply("Because.");
     })

@@ -1,7 +1,7 @@
 //! `/v1/conversations`: sessions in OpenAI's format.
 
 use crate::support::Server;
-use crate::support::server::{Reply, read};
+use crate::support::server::{ApiResponse, fetch};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -9,18 +9,18 @@ const ROUTE: &str = "/v1/conversations";
 
 /// Status, code and parameter of an error in OpenAI's format.
 #[track_caller]
-fn error(reply: &Reply) -> (u16, Value, Value) {
+fn error(reply: &ApiResponse) -> (u16, Value, Value) {
     let error = &reply.body["error"];
     assert_eq!(error["type"], "invalid_request_error", "{}", reply.body);
     (reply.status, error["code"].clone(), error["param"].clone())
 }
 
-fn said(list: &Value) -> Vec<String> {
-    let told = |item: &Value| {
+fn item_texts(list: &Value) -> Vec<String> {
+    let line = |item: &Value| {
         let text = item["content"][0]["text"].as_str().unwrap();
         format!("{} {text}", item["role"].as_str().unwrap())
     };
-    list["data"].as_array().unwrap().iter().map(told).collect()
+    list["data"].as_array().unwrap().iter().map(line).collect()
 }
 
 fn message(role: &str, text: &str) -> Value {
@@ -38,7 +38,7 @@ async fn conversation_is_a_session_and_vice_versa() {
         (&made["object"], &made["metadata"]),
         (&json!("conversation"), &json!({"topic": "x"}))
     );
-    assert_eq!(server.said(session).await, ["user: I am Ada.", "assistant: Hello."]);
+    assert_eq!(server.transcript(session).await, ["user: I am Ada.", "assistant: Hello."]);
     let listed = server.get("/api/chat-sessions").await.data();
     assert_eq!(listed["sessions"][0]["sessionId"], session);
     assert_eq!(listed["sessions"][0]["title"], "I am Ada.");
@@ -46,7 +46,7 @@ async fn conversation_is_a_session_and_vice_versa() {
     server.turn(session, "Who am I?", "Ada.").await;
     let list = server.get(&format!("{ROUTE}/{id}/items")).await.body;
     assert_eq!(
-        said(&list),
+        item_texts(&list),
         ["assistant Ada.", "user Who am I?", "assistant Hello.", "user I am Ada."]
     );
     let newest = &list["data"][0];
@@ -84,7 +84,7 @@ async fn items_are_paged_in_both_directions() {
     let id = server.post(ROUTE, json!({"items": items(0, 20)})).await.body["id"].clone();
     let route = format!("{ROUTE}/{}/items", id.as_str().unwrap());
     let added = server.post(&route, json!({"items": items(20, 25)})).await.body;
-    assert_eq!(said(&added), ["user 20", "user 21", "user 22", "user 23", "user 24"]);
+    assert_eq!(item_texts(&added), ["user 20", "user 21", "user 22", "user 23", "user 24"]);
     for (order, expected) in [
         ("asc", (0..25).map(|number| format!("user {number}")).collect::<Vec<_>>()),
         ("desc", (0..25).rev().map(|number| format!("user {number}")).collect()),
@@ -92,7 +92,7 @@ async fn items_are_paged_in_both_directions() {
         let (mut all, mut after) = (Vec::new(), String::new());
         loop {
             let page = server.get(&format!("{route}?limit=7&order={order}{after}")).await.body;
-            all.extend(said(&page));
+            all.extend(item_texts(&page));
             after = format!("&after={}", page["last_id"].as_str().unwrap());
             if page["has_more"] == false {
                 break;
@@ -113,13 +113,13 @@ async fn deleted_last_item_leaves_the_path_but_keeps_its_message() {
         format!("{route}/{}", listed["data"][at]["id"].as_str().unwrap())
     };
     let (first, third) = (item(0).await, item(2).await);
-    let told = error(&server.delete(&item(1).await).await);
-    assert_eq!(told, (400, Value::Null, json!("item_id")), "what follows stands on it");
+    let line = error(&server.delete(&item(1).await).await);
+    assert_eq!(line, (400, Value::Null, json!("item_id")), "what follows stands on it");
     let left = server.delete(&third).await.body;
     assert_eq!((&left["id"], &left["object"]), (&json!(id), &json!("conversation")));
     server.post(&route, json!({"items": [message("user", "four")]})).await;
     let listed = server.get(&format!("{route}?order=asc")).await.body;
-    assert_eq!(said(&listed), ["user one", "assistant two", "user four"]);
+    assert_eq!(item_texts(&listed), ["user one", "assistant two", "user four"]);
     let all = format!("/api/chat-sessions/{}/messages?view=all", id.trim_start_matches("conv_"));
     assert_eq!(server.get(&all).await.data()["messages"].as_array().unwrap().len(), 4);
     assert_eq!(error(&server.delete(&third).await).0, 400, "it is no item of the path any more");
@@ -137,12 +137,12 @@ async fn library_retry_adds_its_items_once() {
     let add = |count: u32| {
         let items = json!({"items": [message("user", "one"), message("user", "one")]});
         let request = server.request(Method::POST, &format!("{ROUTE}/{id}/items")).json(&items);
-        read(request.header("x-stainless-retry-count", count))
+        fetch(request.header("x-stainless-retry-count", count))
     };
     let first = add(0).await.body;
     assert_eq!(add(1).await.body, first);
     let list = server.get(&format!("{ROUTE}/{id}/items")).await.body;
-    assert_eq!(said(&list), ["user one", "user one"]);
+    assert_eq!(item_texts(&list), ["user one", "user one"]);
 }
 
 #[tokio::test]
@@ -165,27 +165,27 @@ async fn bad_input_is_rejected_and_nothing_stored() {
         (json!({"metadata": long}), "metadata"),
         (json!({"metadata": pairs}), "metadata"),
     ] {
-        let told = error(&server.post(ROUTE, body.clone()).await);
-        assert_eq!(told, (400, Value::Null, json!(param)), "{body}");
+        let line = error(&server.post(ROUTE, body.clone()).await);
+        assert_eq!(line, (400, Value::Null, json!(param)), "{body}");
     }
     assert_eq!(server.get("/api/chat-sessions").await.data()["sessions"], json!([]));
 
     server.post("/api/chat-sessions", json!({"sessionId": "s"})).await.data();
-    let told = error(&server.get(&format!("{ROUTE}/s")).await);
-    assert_eq!(told, (400, Value::Null, json!("conversation_id")));
-    let told = error(&server.get(&format!("{ROUTE}/conv_other")).await);
-    assert_eq!(told, (404, json!("session_not_found"), Value::Null));
-    let told = error(&server.post(&format!("{ROUTE}/conv_s"), json!({})).await);
-    assert_eq!(told, (400, Value::Null, json!("metadata")));
-    let told = error(&server.get(&format!("{ROUTE}/conv_s/items?limit=101")).await);
-    assert_eq!(told.2, "limit");
-    let told = error(&server.get(&format!("{ROUTE}/conv_s/items?after=x")).await);
-    assert_eq!(told.2, "after");
-    let told = error(&server.get(&format!("{ROUTE}/conv_s/items/msg_x")).await);
-    assert_eq!(told.0, 404);
+    let line = error(&server.get(&format!("{ROUTE}/s")).await);
+    assert_eq!(line, (400, Value::Null, json!("conversation_id")));
+    let line = error(&server.get(&format!("{ROUTE}/conv_other")).await);
+    assert_eq!(line, (404, json!("session_not_found"), Value::Null));
+    let line = error(&server.post(&format!("{ROUTE}/conv_s"), json!({})).await);
+    assert_eq!(line, (400, Value::Null, json!("metadata")));
+    let line = error(&server.get(&format!("{ROUTE}/conv_s/items?limit=101")).await);
+    assert_eq!(line.2, "limit");
+    let line = error(&server.get(&format!("{ROUTE}/conv_s/items?after=x")).await);
+    assert_eq!(line.2, "after");
+    let line = error(&server.get(&format!("{ROUTE}/conv_s/items/msg_x")).await);
+    assert_eq!(line.0, 404);
 
     let (_frames, _call) = server.open_turn("s", "hi").await;
     let items = json!({"items": [message("user", "and?")]});
-    let told = error(&server.post(&format!("{ROUTE}/conv_s/items"), items).await);
-    assert_eq!(told, (400, json!("conversation_locked"), json!("conversation")));
+    let line = error(&server.post(&format!("{ROUTE}/conv_s/items"), items).await);
+    assert_eq!(line, (400, json!("conversation_locked"), json!("conversation")));
 }

@@ -1,8 +1,8 @@
 //! Items in the input of `/v1/responses`, from libraries that repeat earlier items.
 
 use crate::support::Server;
-use crate::tools::calling;
-use crate::v1_responses::{ROUTE, asked, error, id, told};
+use crate::tools::call_weather;
+use crate::v1_responses::{ROUTE, create_response, error, post_answered, response_id};
 use echoic::domain::key::Scope;
 use futures::future::join;
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ const REFUSED: &str = "invalid_request_error";
 #[tokio::test]
 async fn item_references_resolve_to_items_of_any_response() {
     let server = Server::start().await;
-    let first = told(&server, json!({"input": "My name is Ada."}), "Hello Ada.").await;
+    let first = create_response(&server, json!({"input": "My name is Ada."}), "Hello Ada.").await;
     let said = first["output"][0]["id"].clone();
     let input = json!([
         {"role": "user", "content": "My name is Ada."},
@@ -21,12 +21,12 @@ async fn item_references_resolve_to_items_of_any_response() {
         {"id": format!("{}_1", said.as_str().unwrap())},
         {"role": "user", "content": "Who am I?"},
     ]);
-    let second = asked(&server, json!({"input": input}), |call| {
+    let second = post_answered(&server, json!({"input": input}), |call| {
         let prompt = ["user: My name is Ada.", "assistant: Hello Ada.", "user: Who am I?"];
         assert_eq!(call.prompt()[1..], prompt);
         call.reply("Ada.");
     });
-    assert_ne!(id(&second.await.body), id(&first));
+    assert_ne!(response_id(&second.await.body), response_id(&first));
 
     let keys = Server::with(&["--auth=keys"]).await;
     let (ann, ben) = (keys.key("ann", Scope::Chat).await, keys.key("ben", Scope::Chat).await);
@@ -54,13 +54,13 @@ async fn question_repeated_with_outputs_is_stored_once() {
         (json!([question, output("Oslo", "3 degrees"), output("Rome", "20 degrees")]), None),
     ];
     for (input, calls) in steps {
-        asked(&server, body(input), |call| match calls {
-            Some(cities) => calling(cities)(call),
+        post_answered(&server, body(input), |call| match calls {
+            Some(cities) => call_weather(cities)(call),
             None => call.reply("In Rome."),
         })
         .await;
     }
-    let said = server.said(&session).await;
+    let said = server.transcript(&session).await;
     assert_eq!(
         said,
         [
@@ -74,15 +74,15 @@ async fn question_repeated_with_outputs_is_stored_once() {
     );
 
     // A new question along with the output of a call.
-    asked(&server, body(json!("And then?")), calling(&["Nice"])).await;
+    post_answered(&server, body(json!("And then?")), call_weather(&["Nice"])).await;
     let more =
         json!([output("Nice", "5 degrees"), {"role": "user", "content": "In Celsius, please."}]);
-    asked(&server, body(more), |call| call.reply("Five.")).await;
+    post_answered(&server, body(more), |call| call.reply("Five.")).await;
     // After an output, a question with the same text as before is a new message.
-    asked(&server, body(json!("Go on.")), calling(&["Rome"])).await;
+    post_answered(&server, body(json!("Go on.")), call_weather(&["Rome"])).await;
     let more = json!([output("Rome", "21 degrees"), {"role": "user", "content": "Go on."}]);
-    asked(&server, body(more), |call| call.reply("That is all.")).await;
-    let said = server.said(&session).await;
+    post_answered(&server, body(more), |call| call.reply("That is all.")).await;
+    let said = server.transcript(&session).await;
     let last = ["tool: 21 degrees", "user: Go on.", "assistant: That is all."];
     assert_eq!(said[said.len() - 3..], last);
     assert_eq!(said[8..11], ["tool: 5 degrees", "user: In Celsius, please.", "assistant: Five."]);
@@ -95,11 +95,11 @@ async fn late_output_hides_no_later_message() {
     let tool = json!({"type": "function", "name": "weather", "parameters": {"type": "object"}});
     let body =
         |input: Value| json!({"conversation": conversation, "tools": [tool], "input": input});
-    asked(&server, body(json!("one")), calling(&["Oslo"])).await;
-    told(&server, body(json!("other")), "z").await;
+    post_answered(&server, body(json!("one")), call_weather(&["Oslo"])).await;
+    create_response(&server, body(json!("other")), "z").await;
     let late = json!([{"type": "function_call_output", "call_id": "call-Oslo", "output": "rain"}]);
     let reply = server.post(ROUTE, body(late)).await;
     assert_eq!(error(&reply), (400, REFUSED, &Value::Null, &json!("input")));
     let session = conversation.as_str().unwrap().trim_start_matches("conv_").to_owned();
-    assert_eq!(server.said(&session).await.last().unwrap(), "assistant: z");
+    assert_eq!(server.transcript(&session).await.last().unwrap(), "assistant: z");
 }

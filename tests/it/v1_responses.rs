@@ -1,8 +1,8 @@
 //! `/v1/responses`: creation, chaining, storage, deletion. For its events see
 //! `v1_responses_stream.rs`.
 
-use crate::support::server::{Reply, read};
-use crate::support::{Call, Server, soon};
+use crate::support::server::{ApiResponse, fetch};
+use crate::support::{ProviderCall, Server, within_deadline};
 use futures::future::join;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -10,7 +10,11 @@ use serde_json::{Value, json};
 pub const ROUTE: &str = "/v1/responses";
 
 /// Sends a request while the script answers.
-pub async fn asked(server: &Server, body: Value, script: impl FnOnce(Call)) -> Reply {
+pub async fn post_answered(
+    server: &Server,
+    body: Value,
+    script: impl FnOnce(ProviderCall),
+) -> ApiResponse {
     let answer = async { script(server.upstream.call().await) };
     let reply = join(server.post(ROUTE, body), answer).await.0;
     assert_eq!(reply.status, 200, "{}", reply.body);
@@ -18,11 +22,11 @@ pub async fn asked(server: &Server, body: Value, script: impl FnOnce(Call)) -> R
 }
 
 /// Sends a request that gets this reply.
-pub async fn told(server: &Server, body: Value, text: &str) -> Value {
-    asked(server, body, |call| call.reply(text)).await.body
+pub async fn create_response(server: &Server, body: Value, text: &str) -> Value {
+    post_answered(server, body, |call| call.reply(text)).await.body
 }
 
-pub fn id(response: &Value) -> &str {
+pub fn response_id(response: &Value) -> &str {
     response["id"].as_str().unwrap()
 }
 
@@ -33,7 +37,7 @@ fn text(response: &Value) -> &str {
 
 /// Status, type, code and parameter of an error in OpenAI's format.
 #[track_caller]
-pub fn error(reply: &Reply) -> (u16, &str, &Value, &Value) {
+pub fn error(reply: &ApiResponse) -> (u16, &str, &Value, &Value) {
     let error = &reply.body["error"];
     assert!(error["message"].as_str().is_some_and(|told| !told.is_empty()), "{}", reply.body);
     (reply.status, error["type"].as_str().unwrap(), &error["code"], &error["param"])
@@ -55,7 +59,7 @@ async fn response_is_a_turn_in_its_own_session_and_readable() {
         "max_output_tokens": 9, "metadata": {"topic": "names"}, "user": "u", "truncation": "auto",
         "reasoning": {"effort": "low"}, "text": {"verbosity": "low"},
     });
-    let reply = asked(&server, body, |call| {
+    let reply = post_answered(&server, body, |call| {
         assert!(call.prompt()[0].contains("Be brief."), "{:?}", call.prompt());
         assert_eq!(call.prompt()[1..], ["user: I am Ada."]);
         let sent = &call.request;
@@ -68,7 +72,7 @@ async fn response_is_a_turn_in_its_own_session_and_readable() {
     .await;
     let session = the_only_session(&server).await;
     assert_eq!(reply.header("x-echoic-session"), session);
-    assert_eq!(server.said(&session).await, ["user: I am Ada.", "assistant: Hello Ada."]);
+    assert_eq!(server.transcript(&session).await, ["user: I am Ada.", "assistant: Hello Ada."]);
     let messages = server.get(&format!("/api/chat-sessions/{session}/messages")).await.data();
     let stored = &messages["messages"][1];
 
@@ -103,16 +107,17 @@ async fn response_is_a_turn_in_its_own_session_and_readable() {
     let left: Vec<_> = rest.as_object().unwrap().keys().cloned().collect();
     assert_eq!(left, ["completed_at", "created_at", "id"]);
     assert!(response["completed_at"].as_i64() >= response["created_at"].as_i64());
-    assert!(id(response).starts_with("resp_"));
-    assert_eq!(&server.get(&format!("{ROUTE}/{}", id(response))).await.body, response);
+    assert!(response_id(response).starts_with("resp_"));
+    assert_eq!(&server.get(&format!("{ROUTE}/{}", response_id(response))).await.body, response);
 }
 
 #[tokio::test]
 async fn chained_response_branches_without_earlier_instructions() {
     let server = Server::start().await;
-    let first = told(&server, json!({"input": "one", "instructions": "Shout."}), "ONE").await;
-    let behind = |input: &str, response: &Value| json!({"input": input, "previous_response_id": id(response)});
-    let second = asked(&server, behind("two", &first), |call| {
+    let first =
+        create_response(&server, json!({"input": "one", "instructions": "Shout."}), "ONE").await;
+    let after = |input: &str, response: &Value| json!({"input": input, "previous_response_id": response_id(response)});
+    let second = post_answered(&server, after("two", &first), |call| {
         assert!(!call.prompt()[0].contains("Shout."), "{:?}", call.prompt());
         assert_eq!(call.prompt()[1..], ["user: one", "assistant: ONE", "user: two"]);
         call.reply("second");
@@ -120,20 +125,20 @@ async fn chained_response_branches_without_earlier_instructions() {
     .await
     .body;
     assert_eq!(second["previous_response_id"], first["id"]);
-    let third = asked(&server, behind("three", &first), |call| {
+    let third = post_answered(&server, after("three", &first), |call| {
         assert_eq!(call.prompt()[1..], ["user: one", "assistant: ONE", "user: three"]);
         call.reply("third");
     })
     .await
     .body;
-    asked(&server, behind("four", &second), |call| {
+    post_answered(&server, after("four", &second), |call| {
         let expected =
             ["user: one", "assistant: ONE", "user: two", "assistant: second", "user: four"];
         assert_eq!(call.prompt()[1..], expected);
         call.reply("fourth");
     })
     .await;
-    assert_eq!(text(&server.get(&format!("{ROUTE}/{}", id(&third))).await.body), "third");
+    assert_eq!(text(&server.get(&format!("{ROUTE}/{}", response_id(&third))).await.body), "third");
     the_only_session(&server).await;
 }
 
@@ -142,7 +147,8 @@ async fn conversation_continues_in_each_dialect_and_is_seen_in_all() {
     let server = Server::start().await;
     let conversation = server.post("/v1/conversations", json!({})).await.body["id"].clone();
     let session = conversation.as_str().unwrap().strip_prefix("conv_").unwrap().to_owned();
-    let one = told(&server, json!({"input": "one", "conversation": conversation}), "1").await;
+    let one =
+        create_response(&server, json!({"input": "one", "conversation": conversation}), "1").await;
     assert_eq!(one["conversation"], json!({"id": conversation}));
     server.turn(&session, "two", "2").await;
     let completion =
@@ -150,7 +156,7 @@ async fn conversation_continues_in_each_dialect_and_is_seen_in_all() {
     let answer = async { server.upstream.call().await.reply("3") };
     join(server.post("/v1/chat/completions", completion), answer).await;
     let by_object = json!({"input": "four", "conversation": {"id": conversation}});
-    let four = asked(&server, by_object, |call| {
+    let four = post_answered(&server, by_object, |call| {
         let before = [
             "user: one",
             "assistant: 1",
@@ -176,7 +182,7 @@ async fn conversation_continues_in_each_dialect_and_is_seen_in_all() {
         "user: four",
         "assistant: 4",
     ];
-    assert_eq!(server.said(&session).await, said);
+    assert_eq!(server.transcript(&session).await, said);
     let items = server
         .get(&format!(
             "/v1/conversations/{session_id}/items?order=asc",
@@ -212,7 +218,7 @@ async fn several_items_are_stored_and_listed_as_response_input() {
         {"type": "message", "id": "msg_x", "status": "completed", "role": "assistant", "content": [{"type": "output_text", "text": "1", "annotations": []}]},
         {"role": "user", "content": [{"type": "input_text", "text": "What is it?"}, picture]},
     ]);
-    let response = asked(&server, json!({"input": input}), |call| {
+    let response = post_answered(&server, json!({"input": input}), |call| {
         let asked = [
             "system: Be brief.",
             "user: one",
@@ -225,10 +231,10 @@ async fn several_items_are_stored_and_listed_as_response_input() {
     .await
     .body;
     let session = the_only_session(&server).await;
-    assert_eq!(server.said(&session).await.len(), 5);
+    assert_eq!(server.transcript(&session).await.len(), 5);
     assert_eq!(server.get(&format!("/api/chat-sessions/{session}")).await.data()["title"], "one");
 
-    let route = format!("{ROUTE}/{}/input_items", id(&response));
+    let route = format!("{ROUTE}/{}/input_items", response_id(&response));
     let list = server.get(&route).await.body;
     let texts = |list: &Value| -> Vec<String> {
         let texts = list["data"].as_array().unwrap().iter();
@@ -268,7 +274,7 @@ async fn schema_reaches_the_provider_in_its_own_order() {
         assert_eq!(call.request["response_format"], format);
         call.reply("{}");
     };
-    let (reply, ()) = join(read(asking), answer).await;
+    let (reply, ()) = join(fetch(asking), answer).await;
     assert_eq!(reply.body["text"]["format"]["name"], "n");
 }
 
@@ -277,50 +283,51 @@ async fn unstored_response_is_stored_nowhere_even_when_chained() {
     let server = Server::start().await;
     let input = json!([{"role": "user", "content": "one"}, {"role": "assistant", "content": "1"}, {"role": "user", "content": "two"}]);
     let body = json!({"store": false, "input": input, "instructions": "Be brief."});
-    let alone = asked(&server, body, |call| {
+    let alone = post_answered(&server, body, |call| {
         assert_eq!(call.prompt(), ["system: Be brief.", "user: one", "assistant: 1", "user: two"]);
         call.reply("2");
     })
     .await;
     assert_eq!((text(&alone.body), &alone.body["store"]), ("2", &json!(false)));
-    assert_eq!(server.get(&format!("{ROUTE}/{}", id(&alone.body))).await.status, 404);
+    assert_eq!(server.get(&format!("{ROUTE}/{}", response_id(&alone.body))).await.status, 404);
     assert_eq!(server.get("/api/chat-sessions").await.data()["sessions"], json!([]));
 
-    let first = told(&server, json!({"input": "I am Ada."}), "Hello.").await;
-    let aside = json!({"store": false, "input": "Who am I?", "previous_response_id": id(&first)});
-    asked(&server, aside, |call| {
+    let first = create_response(&server, json!({"input": "I am Ada."}), "Hello.").await;
+    let aside =
+        json!({"store": false, "input": "Who am I?", "previous_response_id": response_id(&first)});
+    post_answered(&server, aside, |call| {
         assert_eq!(call.prompt()[1..], ["user: I am Ada.", "assistant: Hello.", "user: Who am I?"]);
         call.reply("Ada.");
     })
     .await;
     let session = the_only_session(&server).await;
-    assert_eq!(server.said(&session).await, ["user: I am Ada.", "assistant: Hello."]);
+    assert_eq!(server.transcript(&session).await, ["user: I am Ada.", "assistant: Hello."]);
 
     // In a conversation the messages are stored anyway; only the response is not.
     let conversation = format!("conv_{session}");
     let unkept = json!({"store": false, "input": "bye", "conversation": conversation});
-    let unkept = told(&server, unkept, "Bye.").await;
-    assert_eq!(server.said(&session).await.len(), 4);
-    assert_eq!(server.get(&format!("{ROUTE}/{}", id(&unkept))).await.status, 404);
+    let unkept = create_response(&server, unkept, "Bye.").await;
+    assert_eq!(server.transcript(&session).await.len(), 4);
+    assert_eq!(server.get(&format!("{ROUTE}/{}", response_id(&unkept))).await.status, 404);
 }
 
 #[tokio::test]
 async fn busy_conversation_is_locked_and_not_retried() {
     let server = Server::start().await;
-    let first = told(&server, json!({"input": "one"}), "1").await;
+    let first = create_response(&server, json!({"input": "one"}), "1").await;
     let session = the_only_session(&server).await;
     let (_frames, _call) = server.open_turn(&session, "hi").await;
     for body in [
         json!({"input": "and?", "conversation": format!("conv_{session}")}),
         json!({"input": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}], "conversation": format!("conv_{session}")}),
-        json!({"input": "and?", "previous_response_id": id(&first)}),
+        json!({"input": "and?", "previous_response_id": response_id(&first)}),
     ] {
         let reply = server.post(ROUTE, body).await;
         let locked = (400, REFUSED, &json!("conversation_locked"), &json!("conversation"));
         assert_eq!(error(&reply), locked);
         assert_eq!(reply.header("x-should-retry"), "false");
     }
-    assert_eq!(server.said(&session).await.len(), 3);
+    assert_eq!(server.transcript(&session).await.len(), 3);
 }
 
 #[tokio::test]
@@ -329,10 +336,10 @@ async fn library_retry_gets_the_same_response() {
     let send = |count: u32| {
         let body = json!({"input": [{"role": "user", "content": "one"}, {"role": "user", "content": "yes"}]});
         let request = server.request(Method::POST, ROUTE).json(&body);
-        read(request.header("x-stainless-retry-count", count))
+        fetch(request.header("x-stainless-retry-count", count))
     };
     // A retry while the turn runs,
-    let (first, again) = soon(join(send(0), async {
+    let (first, again) = within_deadline(join(send(0), async {
         let call = server.upstream.call().await;
         join(send(1), async { call.reply("fine") }).await.0
     }))
@@ -342,7 +349,7 @@ async fn library_retry_gets_the_same_response() {
     assert_eq!(send(2).await.body, first.body);
     assert!(server.upstream.is_idle().await);
     let session = the_only_session(&server).await;
-    assert_eq!(server.said(&session).await, ["user: one", "user: yes", "assistant: fine"]);
+    assert_eq!(server.transcript(&session).await, ["user: one", "user: yes", "assistant: fine"]);
     // Without the retry header the same input is a new turn.
     let answer = async { server.upstream.call().await.reply("fine") };
     assert_ne!(join(send(0), answer).await.0.body["id"], first.body["id"]);
@@ -351,23 +358,24 @@ async fn library_retry_gets_the_same_response() {
 #[tokio::test]
 async fn deleted_response_is_gone_with_its_own_session() {
     let server = Server::start().await;
-    let delete =
-        async |response: &Value| server.delete(&format!("{ROUTE}/{}", id(response))).await.body;
-    let alone = told(&server, json!({"input": "one"}), "1").await;
-    let deleted = json!({"id": id(&alone), "object": "response", "deleted": true});
+    let delete = async |response: &Value| {
+        server.delete(&format!("{ROUTE}/{}", response_id(response))).await.body
+    };
+    let alone = create_response(&server, json!({"input": "one"}), "1").await;
+    let deleted = json!({"id": response_id(&alone), "object": "response", "deleted": true});
     assert_eq!(delete(&alone).await, deleted);
-    assert_eq!(server.get(&format!("{ROUTE}/{}", id(&alone))).await.status, 404);
+    assert_eq!(server.get(&format!("{ROUTE}/{}", response_id(&alone))).await.status, 404);
     assert_eq!(server.get("/api/chat-sessions").await.data()["sessions"], json!([]));
 
-    let first = told(&server, json!({"input": "one"}), "1").await;
-    let second = json!({"input": "two", "previous_response_id": id(&first)});
-    let second = told(&server, second, "2").await;
+    let first = create_response(&server, json!({"input": "one"}), "1").await;
+    let second = json!({"input": "two", "previous_response_id": response_id(&first)});
+    let second = create_response(&server, second, "2").await;
     delete(&first).await;
     let session = the_only_session(&server).await;
-    assert_eq!(server.said(&session).await.len(), 4);
-    assert_eq!(text(&server.get(&format!("{ROUTE}/{}", id(&second))).await.body), "2");
+    assert_eq!(server.transcript(&session).await.len(), 4);
+    assert_eq!(text(&server.get(&format!("{ROUTE}/{}", response_id(&second))).await.body), "2");
     server.delete(&format!("/api/chat-sessions/{session}")).await.data();
-    assert_eq!(server.get(&format!("{ROUTE}/{}", id(&second))).await.status, 404);
+    assert_eq!(server.get(&format!("{ROUTE}/{}", response_id(&second))).await.status, 404);
 }
 
 #[tokio::test]
@@ -448,8 +456,8 @@ async fn bad_input_is_rejected_by_its_openai_name() {
     assert!(server.upstream.is_idle().await);
     assert_eq!(server.get("/api/chat-sessions").await.data()["sessions"], json!([]));
 
-    let sync = told(&server, json!({"input": "x"}), "y").await;
-    let route = format!("{ROUTE}/{}", id(&sync));
+    let sync = create_response(&server, json!({"input": "x"}), "y").await;
+    let route = format!("{ROUTE}/{}", response_id(&sync));
     for (path, param) in [
         (format!("{route}?stream=true"), "stream"),
         (format!("{route}?starting_after=1"), "starting_after"),
@@ -484,7 +492,7 @@ async fn failed_reply_is_an_error_and_readable_as_failed_response() {
     if let Some(mut frames) = server.join(queued.header("x-echoic-session"), None).await {
         frames.rest().await;
     }
-    let failed = server.get(&format!("{ROUTE}/{}", id(&queued.body))).await.body;
+    let failed = server.get(&format!("{ROUTE}/{}", response_id(&queued.body))).await.body;
     assert_eq!(
         (&failed["status"], &failed["error"]["code"]),
         (&json!("failed"), &json!("server_error"))

@@ -1,8 +1,8 @@
 //! The events of `/v1/responses`: order, sequence numbers, joining, replay and cancellation.
 
-use crate::support::server::read;
-use crate::support::{Call, Server, soon};
-use crate::v1_responses::{ROUTE, asked, error, id};
+use crate::support::server::fetch;
+use crate::support::{ProviderCall, Server, within_deadline};
+use crate::v1_responses::{ROUTE, error, post_answered, response_id};
 use futures::future::join;
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
@@ -27,24 +27,28 @@ fn kinds(events: &[Value]) -> Vec<&str> {
 }
 
 #[track_caller]
-fn ensure_counted(events: &[Value]) {
+fn assert_numbered(events: &[Value]) {
     let numbers: Vec<_> = events.iter().map(|event| event["sequence_number"].as_u64()).collect();
     let counted: Vec<_> = (0..events.len() as u64).map(Some).collect();
     assert_eq!(numbers, counted);
 }
 
 /// Sends a streaming request while the script answers. Returns all events.
-async fn streamed(server: &Server, mut body: Value, script: impl FnOnce(Call)) -> Vec<Value> {
+async fn stream_events(
+    server: &Server,
+    mut body: Value,
+    script: impl FnOnce(ProviderCall),
+) -> Vec<Value> {
     body["stream"] = true.into();
-    let reply = asked(server, body, script).await;
+    let reply = post_answered(server, body, script).await;
     assert_eq!(reply.header("content-type"), "text/event-stream");
     let events = events(reply.body.as_str().unwrap());
-    ensure_counted(&events);
+    assert_numbered(&events);
     events
 }
 
 /// The events of a stored response's stream after this sequence number.
-async fn again(server: &Server, id: &str, after: Option<u64>) -> Vec<Value> {
+async fn replay_events(server: &Server, id: &str, after: Option<u64>) -> Vec<Value> {
     let after = after.map(|after| format!("&starting_after={after}")).unwrap_or_default();
     let reply = server.get(&format!("{ROUTE}/{id}?stream=true{after}")).await;
     assert_eq!(reply.status, 200, "{}", reply.body);
@@ -52,31 +56,31 @@ async fn again(server: &Server, id: &str, after: Option<u64>) -> Vec<Value> {
 }
 
 /// Reads until the stream contains `mark`. Returns everything read.
-async fn until(response: &mut Response, mark: &str) -> String {
+async fn read_until(response: &mut Response, mark: &str) -> String {
     let mut read = String::new();
     while !read.contains(mark) {
-        let piece = soon(response.chunk()).await.unwrap().expect("the stream goes on");
+        let piece = within_deadline(response.chunk()).await.unwrap().expect("the stream goes on");
         read.push_str(std::str::from_utf8(&piece).unwrap());
     }
     read
 }
 
-async fn open(server: &Server, body: Value) -> Response {
-    soon(server.request(Method::POST, ROUTE).json(&body).send()).await.unwrap()
+async fn open_stream(server: &Server, body: Value) -> Response {
+    within_deadline(server.request(Method::POST, ROUTE).json(&body).send()).await.unwrap()
 }
 
 #[tokio::test]
 async fn reply_events_follow_the_protocol_order() {
     let server = Server::start().await;
-    let events = streamed(&server, json!({"input": "hi", "model": "m"}), |mut call| {
+    let events = stream_events(&server, json!({"input": "hi", "model": "m"}), |mut call| {
         call.reasoning("reasoning_content", "hm");
         call.text("Hel");
         call.text("lo");
         call.finish(json!({"prompt_tokens": 3, "completion_tokens": 2, "completion_tokens_details": {"reasoning_tokens": 1}}));
     })
     .await;
-    let mut told = kinds(&events);
-    told.dedup();
+    let mut actual = kinds(&events);
+    actual.dedup();
     let expected = [
         "response.created",
         "response.in_progress",
@@ -94,13 +98,13 @@ async fn reply_events_follow_the_protocol_order() {
         "response.output_item.done",
         "response.completed",
     ];
-    assert_eq!(told, expected);
+    assert_eq!(actual, expected);
     let the = |kind: &str| events.iter().rfind(|event| event["type"] == kind).unwrap().clone();
 
     let created = the("response.created")["response"].clone();
     assert_eq!((&created["status"], &created["output"]), (&json!("in_progress"), &json!([])));
     let response = the("response.completed")["response"].clone();
-    assert_eq!(server.get(&format!("{ROUTE}/{}", id(&response))).await.body, response);
+    assert_eq!(server.get(&format!("{ROUTE}/{}", response_id(&response))).await.body, response);
     assert_eq!(response["usage"]["output_tokens_details"], json!({"reasoning_tokens": 1}));
     let [thought, message] = response["output"].as_array().unwrap().as_slice() else {
         panic!("{response}")
@@ -133,12 +137,12 @@ async fn reply_events_follow_the_protocol_order() {
 async fn background_response_continues_and_replays_same_numbers() {
     let server = Server::start().await;
     let body = json!({"input": "hi", "background": true, "stream": true});
-    let mut first = open(&server, body).await;
-    let begun = until(&mut first, "response.in_progress\n").await;
+    let mut first = open_stream(&server, body).await;
+    let begun = read_until(&mut first, "response.in_progress\n").await;
     assert!(begun.contains("event: response.queued\n"), "{begun}");
     let mut call = server.upstream.call().await;
     call.text("Hel");
-    let begun = begun + &until(&mut first, "\"Hel\"").await;
+    let begun = begun + &read_until(&mut first, "\"Hel\"").await;
     let begun_id = begun.split("\"id\":\"resp_").nth(1).unwrap().split('"').next().unwrap();
     let route = format!("{ROUTE}/resp_{begun_id}");
     let running = server.get(&route).await.body;
@@ -146,24 +150,30 @@ async fn background_response_continues_and_replays_same_numbers() {
     drop(first);
 
     let mut second =
-        soon(server.request(Method::GET, &format!("{route}?stream=true")).send()).await.unwrap();
-    let seen = until(&mut second, "\"Hel\"").await;
+        within_deadline(server.request(Method::GET, &format!("{route}?stream=true")).send())
+            .await
+            .unwrap();
+    let seen = read_until(&mut second, "\"Hel\"").await;
     assert_eq!(seen, begun);
     call.text("lo");
     call.finish(json!({"prompt_tokens": 3, "completion_tokens": 2}));
-    let all = seen + &soon(second.text()).await.unwrap();
+    let all = seen + &within_deadline(second.text()).await.unwrap();
     let all = events(&all);
-    ensure_counted(&all);
+    assert_numbered(&all);
     assert_eq!(kinds(&all)[..3], ["response.created", "response.queued", "response.in_progress"]);
     assert_eq!(*kinds(&all).last().unwrap(), "response.completed");
     assert_eq!(all[0]["response"]["status"], "queued");
 
     let id = running["id"].as_str().unwrap();
-    assert_eq!(again(&server, id, None).await, all);
+    assert_eq!(replay_events(&server, id, None).await, all);
     for after in [0, 4, all.len() as u64 - 2] {
-        assert_eq!(again(&server, id, Some(after)).await, all[after as usize + 1..], "{after}");
+        assert_eq!(
+            replay_events(&server, id, Some(after)).await,
+            all[after as usize + 1..],
+            "{after}"
+        );
     }
-    assert_eq!(again(&server, id, Some(1000)).await, Vec::<Value>::new());
+    assert_eq!(replay_events(&server, id, Some(1000)).await, Vec::<Value>::new());
     assert_eq!(server.get(&route).await.body, all.last().unwrap()["response"]);
 }
 
@@ -171,7 +181,7 @@ async fn background_response_continues_and_replays_same_numbers() {
 async fn sequence_numbers_survive_restart() {
     let mut server = Server::on_file(&[]).await;
     let body = json!({"input": "hi", "background": true});
-    let all = streamed(&server, body, |mut call| {
+    let all = stream_events(&server, body, |mut call| {
         for piece in ["one ", "two ", "three"] {
             call.text(piece);
         }
@@ -180,8 +190,8 @@ async fn sequence_numbers_survive_restart() {
     .await;
     server.restart().await;
     let id = all[0]["response"]["id"].as_str().unwrap();
-    assert_eq!(again(&server, id, None).await, all);
-    assert_eq!(again(&server, id, Some(5)).await, all[6..]);
+    assert_eq!(replay_events(&server, id, None).await, all);
+    assert_eq!(replay_events(&server, id, Some(5)).await, all[6..]);
 }
 
 #[tokio::test]
@@ -189,7 +199,7 @@ async fn background_response_returns_at_once_and_is_cancelled() {
     let server = Server::start().await;
     let queued = server.post(ROUTE, json!({"input": "hi", "background": true})).await;
     assert_eq!((queued.status, &queued.body["status"]), (200, &json!("queued")));
-    let route = format!("{ROUTE}/{}", id(&queued.body));
+    let route = format!("{ROUTE}/{}", response_id(&queued.body));
     let mut call = server.upstream.call().await;
     call.text("half");
     let session = queued.header("x-echoic-session").to_owned();
@@ -201,11 +211,11 @@ async fn background_response_returns_at_once_and_is_cancelled() {
     assert_eq!(cancelled["output"][0]["status"], "incomplete");
     assert_eq!(server.post(&format!("{route}/cancel"), json!({})).await.body, cancelled);
     assert_eq!(server.get(&route).await.body, cancelled);
-    let told = server.get(&format!("{route}?stream=true")).await;
-    assert_eq!(error(&told).3, "stream");
+    let actual = server.get(&format!("{route}?stream=true")).await;
+    assert_eq!(error(&actual).3, "stream");
     // The next response continues from the partial reply.
-    let next = json!({"input": "go on", "previous_response_id": id(&cancelled)});
-    asked(&server, next, |call| {
+    let next = json!({"input": "go on", "previous_response_id": response_id(&cancelled)});
+    post_answered(&server, next, |call| {
         assert_eq!(call.prompt()[1..], ["user: hi", "assistant: half", "user: go on"]);
         call.reply("done");
     })
@@ -216,7 +226,7 @@ async fn background_response_returns_at_once_and_is_cancelled() {
 async fn reply_at_its_token_limit_is_incomplete() {
     let server = Server::start().await;
     for (reason, why) in [("length", "max_output_tokens"), ("content_filter", "content_filter")] {
-        let events = streamed(&server, json!({"input": "hi"}), |mut call| {
+        let events = stream_events(&server, json!({"input": "hi"}), |mut call| {
             call.text("half");
             call.raw(format!("data: {{\"choices\":[{{\"index\":0,\"delta\":{{}},\"finish_reason\":\"{reason}\"}}]}}\n\ndata: [DONE]\n\n"));
             call.end();
@@ -230,31 +240,31 @@ async fn reply_at_its_token_limit_is_incomplete() {
             (&json!("incomplete"), &json!({"reason": why}))
         );
         assert_eq!(response["output"][0]["status"], "incomplete");
-        assert_eq!(&server.get(&format!("{ROUTE}/{}", id(response))).await.body, response);
+        assert_eq!(&server.get(&format!("{ROUTE}/{}", response_id(response))).await.body, response);
     }
 }
 
 #[tokio::test]
 async fn reply_that_breaks_off_ends_with_its_error() {
     let server = Server::start().await;
-    let asking = async { open(&server, json!({"input": "hi", "stream": true})).await };
+    let asking = async { open_stream(&server, json!({"input": "hi", "stream": true})).await };
     let answering = async {
         let mut call = server.upstream.call().await;
         call.text("half");
         call
     };
     let (mut response, call) = join(asking, answering).await;
-    let begun = until(&mut response, "\"half\"").await;
-    call.cut();
-    let events = events(&(begun + &soon(response.text()).await.unwrap()));
-    ensure_counted(&events);
-    let [.., done, told, failed] = events.as_slice() else { panic!("{events:?}") };
+    let begun = read_until(&mut response, "\"half\"").await;
+    call.break_connection();
+    let events = events(&(begun + &within_deadline(response.text()).await.unwrap()));
+    assert_numbered(&events);
+    let [.., done, actual, failed] = events.as_slice() else { panic!("{events:?}") };
     assert_eq!(
         (&done["type"], &done["item"]["status"]),
         (&json!("response.output_item.done"), &json!("incomplete"))
     );
     assert_eq!(
-        (&told["type"], &told["code"], &told["param"]),
+        (&actual["type"], &actual["code"], &actual["param"]),
         (&json!("error"), &json!("provider_error"), &Value::Null)
     );
     assert_eq!(failed["type"], "response.failed");
@@ -264,7 +274,7 @@ async fn reply_that_breaks_off_ends_with_its_error() {
         (&json!("failed"), &json!("server_error"))
     );
     assert_eq!(response["output"][0]["content"][0]["text"], "half");
-    assert_eq!(&server.get(&format!("{ROUTE}/{}", id(response))).await.body, response);
+    assert_eq!(&server.get(&format!("{ROUTE}/{}", response_id(response))).await.body, response);
 
     // A failure before the first token is an error response, not an event.
     let refuse = async {
@@ -282,18 +292,18 @@ async fn library_retry_reads_the_same_events() {
     let send = |count: u32| {
         let body = json!({"input": "hi", "stream": true});
         let request = server.request(Method::POST, ROUTE).json(&body);
-        read(request.header("x-stainless-retry-count", count))
+        fetch(request.header("x-stainless-retry-count", count))
     };
-    let (first, again) = soon(join(send(0), async {
+    let (first, again) = within_deadline(join(send(0), async {
         let call = server.upstream.call().await;
         join(send(1), async { call.reply("one") }).await.0
     }))
     .await;
     assert_eq!(first.body, again.body);
-    let id = |reply: &crate::support::server::Reply| {
+    let first_id = |reply: &crate::support::server::ApiResponse| {
         events(reply.body.as_str().unwrap())[0]["response"]["id"].clone()
     };
-    assert_eq!(id(&send(2).await), id(&first));
+    assert_eq!(first_id(&send(2).await), first_id(&first));
     assert!(server.upstream.is_idle().await);
 }
 
@@ -303,7 +313,7 @@ fn weather() -> Value {
 }
 
 /// Calls the weather function for two cities at once.
-fn calling(mut call: Call) {
+fn call_weather(mut call: ProviderCall) {
     for (index, city) in [(0, "Oslo"), (1, "Bonn")] {
         call.tool_call(index, &format!("call-{city}"), "weather");
     }
@@ -322,7 +332,7 @@ fn output(city: &str, weather: &str) -> Value {
 async fn functions_are_called_and_outputs_continue_the_response() {
     let server = Server::start().await;
     let body = json!({"input": "Weather?", "tools": weather(), "tool_choice": {"type": "function", "name": "weather"}, "parallel_tool_calls": true});
-    let events = streamed(&server, body, |call| {
+    let events = stream_events(&server, body, |call| {
         let function =
             json!({"name": "weather", "parameters": weather()[0]["parameters"], "strict": true});
         assert_eq!(call.request["tools"], json!([{"type": "function", "function": function}]));
@@ -331,7 +341,7 @@ async fn functions_are_called_and_outputs_continue_the_response() {
             json!({"type": "function", "function": {"name": "weather"}})
         );
         assert_eq!(call.request["parallel_tool_calls"], true);
-        calling(call);
+        call_weather(call);
     })
     .await;
     let added: Vec<_> =
@@ -361,12 +371,14 @@ async fn functions_are_called_and_outputs_continue_the_response() {
         (calls.len(), &calls[0]["name"], &calls[0]["type"]),
         (2, &json!("weather"), &json!("function_call"))
     );
-    assert_eq!(&server.get(&format!("{ROUTE}/{}", id(response))).await.body, response);
+    assert_eq!(&server.get(&format!("{ROUTE}/{}", response_id(response))).await.body, response);
 
     // Outputs after the response,
-    let behind = |input: Value| json!({"input": input, "previous_response_id": id(response), "tools": weather()});
-    let told =
-        asked(&server, behind(json!([output("Oslo", "rain"), output("Bonn", "sun")])), |call| {
+    let chained = |input: Value| json!({"input": input, "previous_response_id": response_id(response), "tools": weather()});
+    let actual = post_answered(
+        &server,
+        chained(json!([output("Oslo", "rain"), output("Bonn", "sun")])),
+        |call| {
             let sent = call.request["messages"].as_array().unwrap();
             let [.., asking, oslo, bonn] = sent.as_slice() else { panic!("{sent:?}") };
             assert_eq!(asking["tool_calls"].as_array().unwrap().len(), 2);
@@ -376,17 +388,21 @@ async fn functions_are_called_and_outputs_continue_the_response() {
             );
             assert_eq!((&bonn["role"], &bonn["content"]), (&json!("tool"), &json!("sun")));
             call.reply("Rain and sun.");
-        })
-        .await;
-    let session = told.header("x-echoic-session").to_owned();
-    assert_eq!(told.body["output"][0]["content"][0]["text"], "Rain and sun.");
-    let items = server.get(&format!("{ROUTE}/{}/input_items?order=asc", id(&told.body))).await.body;
+        },
+    )
+    .await;
+    let session = actual.header("x-echoic-session").to_owned();
+    assert_eq!(actual.body["output"][0]["content"][0]["text"], "Rain and sun.");
+    let items = server
+        .get(&format!("{ROUTE}/{}/input_items?order=asc", response_id(&actual.body)))
+        .await
+        .body;
     let outputs: Vec<_> =
         items["data"].as_array().unwrap().iter().map(|item| &item["output"]).collect();
     assert_eq!(outputs, ["rain", "sun"]);
     // other outputs with a user message, on a branch of their own,
     let more = json!([output("Oslo", "rain"), output("Bonn", "hail"), {"role": "user", "content": "Briefly!"}]);
-    asked(&server, behind(more.clone()), |call| {
+    post_answered(&server, chained(more.clone()), |call| {
         let sent = call.request["messages"].as_array().unwrap();
         let [.., bonn, word] = sent.as_slice() else { panic!("{sent:?}") };
         assert_eq!((&bonn["content"], &word["content"]), (&json!("hail"), &json!("Briefly!")));
@@ -394,9 +410,9 @@ async fn functions_are_called_and_outputs_continue_the_response() {
     })
     .await;
     // and outputs of a response that is not stored.
-    let mut aside = behind(json!([output("Oslo", "fog"), output("Bonn", "fog")]));
+    let mut aside = chained(json!([output("Oslo", "fog"), output("Bonn", "fog")]));
     aside["store"] = false.into();
-    asked(&server, aside, |call| {
+    post_answered(&server, aside, |call| {
         let sent = call.request["messages"].as_array().unwrap();
         let [.., asking, oslo, bonn] = sent.as_slice() else { panic!("{sent:?}") };
         assert_eq!(asking["tool_calls"].as_array().unwrap().len(), 2);
@@ -404,7 +420,7 @@ async fn functions_are_called_and_outputs_continue_the_response() {
         call.reply("Fog.");
     })
     .await;
-    assert_eq!(server.said(&session).await.last().unwrap(), "assistant: Wet.");
+    assert_eq!(server.transcript(&session).await.last().unwrap(), "assistant: Wet.");
 
     for (input, about) in [
         (json!([output("Oslo", "rain")]), "call-Bonn"),
@@ -414,7 +430,7 @@ async fn functions_are_called_and_outputs_continue_the_response() {
             "call-Rome",
         ),
     ] {
-        let reply = server.post(ROUTE, behind(input)).await;
+        let reply = server.post(ROUTE, chained(input)).await;
         assert_eq!((error(&reply).0, error(&reply).3), (400, &json!("input")));
         assert!(reply.body["error"]["message"].as_str().unwrap().contains(about), "{}", reply.body);
     }
@@ -428,9 +444,9 @@ async fn functions_work_in_conversations_and_with_full_history() {
     let conversation = server.post("/v1/conversations", json!({})).await.body["id"].clone();
     let in_it =
         |input: Value| json!({"input": input, "conversation": conversation, "tools": weather()});
-    asked(&server, in_it(json!("Weather?")), calling).await;
+    post_answered(&server, in_it(json!("Weather?")), call_weather).await;
     let returned = json!([output("Oslo", "rain"), output("Bonn", "sun")]);
-    asked(&server, in_it(returned), |call| {
+    post_answered(&server, in_it(returned), |call| {
         assert_eq!(call.request["messages"].as_array().unwrap().last().unwrap()["content"], "sun");
         call.reply("Mixed.");
     })
@@ -439,7 +455,7 @@ async fn functions_work_in_conversations_and_with_full_history() {
     for store in [true, false] {
         let call = |city: &str| json!({"type": "function_call", "id": "fc_x", "call_id": format!("call-{city}"), "name": "weather", "arguments": "{}", "status": "completed"});
         let input = json!([{"role": "user", "content": "Weather?"}, call("Oslo"), call("Bonn"), output("Oslo", "rain"), output("Bonn", "sun")]);
-        let response = asked(&server, json!({"input": input, "store": store}), |call| {
+        let response = post_answered(&server, json!({"input": input, "store": store}), |call| {
             let sent = call.request["messages"].as_array().unwrap();
             let [.., asking, oslo, bonn] = sent.as_slice() else { panic!("{sent:?}") };
             assert_eq!(asking["tool_calls"].as_array().unwrap().len(), 2, "{store}");
@@ -448,7 +464,7 @@ async fn functions_work_in_conversations_and_with_full_history() {
         })
         .await
         .body;
-        let items = server.get(&format!("{ROUTE}/{}/input_items", id(&response))).await;
+        let items = server.get(&format!("{ROUTE}/{}/input_items", response_id(&response))).await;
         assert_eq!(items.status, if store { 200 } else { 404 });
         if store {
             let kinds: Vec<_> =

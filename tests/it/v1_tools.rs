@@ -1,7 +1,9 @@
 //! Function calls of the `/v1` routes, and their form in the other dialects.
 
-use crate::support::{Call, Server, soon};
-use crate::tools::{asks, calling, chatted, sent, tools, ui_history, with_outputs};
+use crate::support::{ProviderCall, Server, within_deadline};
+use crate::tools::{
+    call_weather, chat_body, message_with_outputs, run_chat, tools, ui_history, user_message,
+};
 use futures::future::join;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -9,12 +11,12 @@ use serde_json::{Value, json};
 #[tokio::test]
 async fn chat_completions_calls_are_visible_in_other_dialects() {
     let server = Server::start().await;
-    let ask = async |messages: Value, script: Box<dyn FnOnce(Call)>| {
+    let ask = async |messages: Value, script: Box<dyn FnOnce(ProviderCall)>| {
         let body =
             json!({"session_id": "s", "messages": messages, "tools": tools(), "stream": true});
         let asking = async {
             let request = server.request(Method::POST, "/v1/chat/completions").json(&body);
-            soon(soon(request.send()).await.unwrap().text()).await.unwrap()
+            within_deadline(within_deadline(request.send()).await.unwrap().text()).await.unwrap()
         };
         let answering = async { script(server.upstream.call().await) };
         let (text, ()) = join(asking, answering).await;
@@ -25,7 +27,7 @@ async fn chat_completions_calls_are_visible_in_other_dialects() {
         chunks.iter().map(|chunk| chunk["choices"][0].clone()).collect::<Vec<_>>()
     };
     let question = json!({"role": "user", "content": "Where?"});
-    let both = Box::new(calling(&["Oslo", "Rome"]));
+    let both = Box::new(call_weather(&["Oslo", "Rome"]));
     let choices = ask(json!([question]), both).await;
     let calls: Vec<&Value> =
         choices.iter().flat_map(|it| it["delta"]["tool_calls"].as_array()).flatten().collect();
@@ -52,7 +54,7 @@ async fn chat_completions_calls_are_visible_in_other_dialects() {
     let choices = ask(messages, Box::new(|call| call.reply("Rome."))).await;
     assert_eq!(choices[1]["delta"]["content"], "Rome.");
     let said = ["user: Where?", "assistant: ", "tool: rain\nsun", "assistant: Rome."];
-    assert_eq!(server.said("s").await, said);
+    assert_eq!(server.transcript("s").await, said);
     let history = ui_history(&server, "s").await;
     assert_eq!(history[1]["parts"][1]["output"], "sun");
 }
@@ -93,11 +95,11 @@ async fn images_are_ai_sdk_files_however_they_arrived() {
 #[tokio::test]
 async fn calls_and_outputs_are_conversation_items() {
     let server = Server::start().await;
-    let both = calling(&["Oslo", "Rome"]);
-    let (frames, _) = chatted(&server, sent("s", &asks("q", "Where?")), both).await;
+    let both = call_weather(&["Oslo", "Rome"]);
+    let (frames, _) = run_chat(&server, chat_body("s", &user_message("q", "Where?")), both).await;
     let reply = frames[0].data["messageId"].as_str().unwrap().to_owned();
-    let result = with_outputs(&reply, &[("Oslo", json!("rain")), ("Rome", json!("sun"))]);
-    chatted(&server, sent("s", &result), |call| call.reply("Rome.")).await;
+    let result = message_with_outputs(&reply, &[("Oslo", json!("rain")), ("Rome", json!("sun"))]);
+    run_chat(&server, chat_body("s", &result), |call| call.reply("Rome.")).await;
     let route = "/v1/conversations/conv_s/items";
     let all = server.get(&format!("{route}?order=asc")).await.body["data"].take();
     let all = all.as_array().unwrap();
@@ -138,8 +140,10 @@ async fn calls_and_outputs_are_conversation_items() {
     }).collect::<Vec<_>>()});
     let made = server.post("/v1/conversations", copied).await.body;
     let session = made["id"].as_str().unwrap().strip_prefix("conv_").unwrap().to_owned();
-    let (_, request) =
-        chatted(&server, sent(&session, &asks("r", "So?")), |call| call.reply("Rome.")).await;
+    let (_, request) = run_chat(&server, chat_body(&session, &user_message("r", "So?")), |call| {
+        call.reply("Rome.")
+    })
+    .await;
     let messages = request["messages"].as_array().unwrap();
     let roles: Vec<&str> = messages[1..].iter().map(|it| it["role"].as_str().unwrap()).collect();
     assert_eq!(roles, ["user", "assistant", "tool", "tool", "user"]);

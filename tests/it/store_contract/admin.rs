@@ -1,6 +1,6 @@
 //! Administration: statistics of users, deletion of idle sessions, tickets.
 
-use super::{at, begin, create, id, message, post, running, user};
+use super::{at, begin, begin_running, create, id, message, post, user};
 use echoic::domain::Role;
 use echoic::store::{Parent, Store, StoredTicket};
 use futures::future::join_all;
@@ -13,12 +13,12 @@ pub(super) async fn users_are_listed_with_their_totals(store: &Arc<dyn Store>) {
     }
     post(store, &ada, "a2", message("ada", Role::User, "x", 7), Parent::Head).await;
     let page = store.owners(1, 10).await.unwrap();
-    let told: Vec<_> = page
+    let users: Vec<_> = page
         .owners
         .iter()
         .map(|owner| (owner.user.as_str(), owner.sessions, owner.messages, owner.last_active_at))
         .collect();
-    assert_eq!(told, [("ada", 2, 1, at(7)), ("bob", 1, 0, at(0))]);
+    assert_eq!(users, [("ada", 2, 1, at(7)), ("bob", 1, 0, at(0))]);
     let second = store.owners(2, 1).await.unwrap();
     assert_eq!((second.owners[0].user.as_str(), second.pagination.total), ("bob", 2));
     assert!(store.owners(9, 10).await.unwrap().owners.is_empty());
@@ -29,7 +29,7 @@ pub(super) async fn only_sessions_still_idle_are_deleted(store: &Arc<dyn Store>)
     for session in ["idle", "used", "busy"] {
         create(store, &ada, session).await;
     }
-    running(store, begin(&ada, "busy", "x")).await;
+    begin_running(store, begin(&ada, "busy", "x")).await;
     let mut idle = store.idle_sessions(at(5), 10).await.unwrap();
     idle.sort();
     assert_eq!(idle, ["busy", "idle", "used"].map(id));

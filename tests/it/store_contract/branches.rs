@@ -1,6 +1,9 @@
 //! Placement of turns in the message tree, and sessions that accept no turns.
 
-use super::{at, begin, create, finish, id, life, message, post, running, said, user};
+use super::{
+    at, begin, begin_running, create, finish, id, lease_holder, message, post, stored_messages,
+    user,
+};
 use echoic::domain::page::View;
 use echoic::domain::principal::Access;
 use echoic::domain::session::SessionStatus;
@@ -12,21 +15,26 @@ use echoic::store::{
 use std::collections::HashSet;
 use std::sync::Arc;
 
-fn name(text: &str) -> Option<MessageId> {
+fn message_id(text: &str) -> Option<MessageId> {
     Some(MessageId::trusted(text))
 }
 
 /// A turn whose message has the client message id `client_id`.
-fn saying(who: &Principal, client_id: &str, content: &str, known: OnKnownId) -> BeginTurn {
+fn turn_with_client_id(
+    who: &Principal,
+    client_id: &str,
+    content: &str,
+    known: OnKnownId,
+) -> BeginTurn {
     let mut begin = begin(who, "s", content);
     if let Ask::Say { message, on_known, .. } = &mut begin.turn.ask {
-        message.client_message_id = name(client_id);
+        message.client_message_id = message_id(client_id);
         *on_known = known;
     }
     begin
 }
 
-fn under(who: &Principal, content: &str, place: Parent) -> BeginTurn {
+fn turn_below(who: &Principal, content: &str, place: Parent) -> BeginTurn {
     let mut begin = begin(who, "s", content);
     if let Ask::Say { parent, .. } = &mut begin.turn.ask {
         *parent = place;
@@ -34,21 +42,21 @@ fn under(who: &Principal, content: &str, place: Parent) -> BeginTurn {
     begin
 }
 
-fn again(who: &Principal, reply: Option<&MessageId>) -> BeginTurn {
+fn regenerate(who: &Principal, reply: Option<&MessageId>) -> BeginTurn {
     let mut begin = begin(who, "s", "");
     begin.turn.ask = Ask::Again { reply: reply.cloned() };
     begin
 }
 
 /// Runs a whole turn. Returns the ids of its question and its reply.
-async fn turn(store: &Arc<dyn Store>, begin: BeginTurn, reply: &str) -> (MessageId, MessageId) {
-    let begun = running(store, begin).await;
+async fn run_turn(store: &Arc<dyn Store>, begin: BeginTurn, reply: &str) -> (MessageId, MessageId) {
+    let begun = begin_running(store, begin).await;
     store.finish_turn(finish(&begun, reply, None)).await.unwrap().unwrap();
     (begun.question.id, begun.turn.message_id)
 }
 
 async fn path(store: &Arc<dyn Store>, who: &Principal) -> Vec<String> {
-    let said = said(store, who, "s", View::Path).await;
+    let said = stored_messages(store, who, "s", View::Path).await;
     said.into_iter().map(|message| message.content).collect()
 }
 
@@ -61,36 +69,39 @@ async fn set_status(store: &Arc<dyn Store>, who: &Principal, status: &str) {
 pub async fn edit_is_a_sibling_of_the_message_it_replaces(store: &Arc<dyn Store>) {
     let ada = user("ada");
     create(store, &ada, "s").await;
-    turn(store, begin(&ada, "s", "hello"), "hi").await;
-    let (draft, _) = turn(store, saying(&ada, "u", "draft", OnKnownId::Edit), "first").await;
-    turn(store, begin(&ada, "s", "thanks"), "welcome").await;
-    let (last, _) = turn(store, saying(&ada, "u", "final", OnKnownId::Edit), "second").await;
+    run_turn(store, begin(&ada, "s", "hello"), "hi").await;
+    let (draft, _) =
+        run_turn(store, turn_with_client_id(&ada, "u", "draft", OnKnownId::Edit), "first").await;
+    run_turn(store, begin(&ada, "s", "thanks"), "welcome").await;
+    let (last, _) =
+        run_turn(store, turn_with_client_id(&ada, "u", "final", OnKnownId::Edit), "second").await;
     assert_eq!(path(store, &ada).await, ["hello", "hi", "final", "second"]);
-    let all = said(store, &ada, "s", View::All).await;
+    let all = stored_messages(store, &ada, "s", View::All).await;
     assert_eq!(all.len(), 8);
     assert_eq!(all[6].sibling_ids, [draft.clone(), last.clone()]);
     assert_eq!((&all[6].parent_id, &all[7].parent_id), (&all[2].parent_id, &Some(last.clone())));
 
     // The client message id now refers to the newest message that carries it; editing that one
     // creates a third sibling.
-    assert_eq!(store.message(&ada, &id("s"), &name("u").unwrap()).await.unwrap().id, last);
-    let (third, _) = turn(store, saying(&ada, "u", "third", OnKnownId::Edit), "third").await;
+    assert_eq!(store.message(&ada, &id("s"), &message_id("u").unwrap()).await.unwrap().id, last);
+    let (third, _) =
+        run_turn(store, turn_with_client_id(&ada, "u", "third", OnKnownId::Edit), "third").await;
     let newest = store.message(&ada, &id("s"), &third).await.unwrap();
     assert_eq!(newest.sibling_ids, [draft, last, third]);
 
-    let refused = saying(&ada, "u", "fourth", OnKnownId::Refuse);
+    let refused = turn_with_client_id(&ada, "u", "fourth", OnKnownId::Refuse);
     assert_eq!(store.begin_turn(refused).await.unwrap_err().kind, Kind::IdempotencyKeyReused);
-    assert_eq!(said(store, &ada, "s", View::All).await.len(), 10);
+    assert_eq!(stored_messages(store, &ada, "s", View::All).await.len(), 10);
     assert_eq!(path(store, &ada).await, ["hello", "hi", "third", "third"]);
 }
 
 pub async fn regenerated_reply_is_a_sibling_wherever_the_head_is(store: &Arc<dyn Store>) {
     let ada = user("ada");
     create(store, &ada, "s").await;
-    let (question, one) = turn(store, begin(&ada, "s", "q1"), "r1").await;
-    let (_, later) = turn(store, begin(&ada, "s", "q2"), "r2").await;
+    let (question, one) = run_turn(store, begin(&ada, "s", "q1"), "r1").await;
+    let (_, later) = run_turn(store, begin(&ada, "s", "q2"), "r2").await;
 
-    let begun = running(store, again(&ada, Some(&one))).await;
+    let begun = begin_running(store, regenerate(&ada, Some(&one))).await;
     assert_eq!((&begun.question.id, begun.question.content.as_str()), (&question, "q1"));
     assert_eq!(begun.session.head_id.as_ref(), Some(&question), "the head waits at the question");
     assert_eq!(path(store, &ada).await, ["q1"]);
@@ -101,26 +112,26 @@ pub async fn regenerated_reply_is_a_sibling_wherever_the_head_is(store: &Arc<dyn
     assert_eq!(newest.sibling_ids, [one, two]);
 
     // Without an id the head's reply is regenerated; the id of a question stands for its reply.
-    let (asked, _) = turn(store, again(&ada, None), "r1 once more").await;
+    let (asked, _) = run_turn(store, regenerate(&ada, None), "r1 once more").await;
     assert_eq!(asked, question);
-    let (asked, _) = turn(store, again(&ada, Some(&question)), "r1 at last").await;
+    let (asked, _) = run_turn(store, regenerate(&ada, Some(&question)), "r1 at last").await;
     assert_eq!(asked, question);
-    let (asked, _) = turn(store, again(&ada, Some(&later)), "r2 again").await;
+    let (asked, _) = run_turn(store, regenerate(&ada, Some(&later)), "r2 again").await;
     assert_ne!(asked, question);
     assert_eq!(path(store, &ada).await, ["q1", "r1", "q2", "r2 again"]);
-    assert_eq!(said(store, &ada, "s", View::All).await.len(), 8);
+    assert_eq!(stored_messages(store, &ada, "s", View::All).await.len(), 8);
 }
 
 pub async fn regeneration_requires_a_user_message(store: &Arc<dyn Store>) {
     let ada = user("ada");
     create(store, &ada, "s").await;
     let kind = async |begin| store.begin_turn(begin).await.unwrap_err().kind;
-    assert_eq!(kind(again(&ada, None)).await, Kind::InvalidRequest);
-    assert_eq!(kind(again(&ada, name("nobody").as_ref())).await, Kind::MessageNotFound);
+    assert_eq!(kind(regenerate(&ada, None)).await, Kind::InvalidRequest);
+    assert_eq!(kind(regenerate(&ada, message_id("nobody").as_ref())).await, Kind::MessageNotFound);
     let greeting = message("assistant", Role::Assistant, "welcome", 1);
     let greeting = post(store, &ada, "s", greeting, Parent::Head).await;
-    assert_eq!(kind(again(&ada, Some(&greeting.id))).await, Kind::InvalidRequest);
-    assert_eq!(kind(again(&ada, None)).await, Kind::InvalidRequest);
+    assert_eq!(kind(regenerate(&ada, Some(&greeting.id))).await, Kind::InvalidRequest);
+    assert_eq!(kind(regenerate(&ada, None)).await, Kind::InvalidRequest);
     let session = store.session(&ada, &id("s"), Access::Own).await.unwrap();
     assert_eq!((session.active_turn, session.messages_count), (None, 1));
 }
@@ -128,16 +139,16 @@ pub async fn regeneration_requires_a_user_message(store: &Arc<dyn Store>) {
 pub async fn turn_branches_off_anywhere_or_starts_a_new_root(store: &Arc<dyn Store>) {
     let ada = user("ada");
     create(store, &ada, "s").await;
-    let (_, one) = turn(store, begin(&ada, "s", "q1"), "r1").await;
-    turn(store, begin(&ada, "s", "q2"), "r2").await;
-    turn(store, under(&ada, "q2b", Parent::Message(one.clone())), "r2b").await;
+    let (_, one) = run_turn(store, begin(&ada, "s", "q1"), "r1").await;
+    run_turn(store, begin(&ada, "s", "q2"), "r2").await;
+    run_turn(store, turn_below(&ada, "q2b", Parent::Message(one.clone())), "r2b").await;
     assert_eq!(path(store, &ada).await, ["q1", "r1", "q2b", "r2b"]);
-    turn(store, under(&ada, "root", Parent::Root), "r").await;
+    run_turn(store, turn_below(&ada, "root", Parent::Root), "r").await;
     assert_eq!(path(store, &ada).await, ["root", "r"]);
-    turn(store, under(&ada, "q2c", Parent::Message(one)), "r2c").await;
+    run_turn(store, turn_below(&ada, "q2c", Parent::Message(one)), "r2c").await;
     assert_eq!(path(store, &ada).await, ["q1", "r1", "q2c", "r2c"]);
 
-    let lost = under(&ada, "lost", Parent::Message(name("nobody").unwrap()));
+    let lost = turn_below(&ada, "lost", Parent::Message(message_id("nobody").unwrap()));
     assert_eq!(store.begin_turn(lost).await.unwrap_err().kind, Kind::MessageNotFound);
     let session = store.session(&ada, &id("s"), Access::Own).await.unwrap();
     assert_eq!((session.active_turn, session.messages_count), (None, 10));
@@ -146,7 +157,8 @@ pub async fn turn_branches_off_anywhere_or_starts_a_new_root(store: &Arc<dyn Sto
 pub async fn closed_session_accepts_nothing_until_reopened(store: &Arc<dyn Store>) {
     let ada = user("ada");
     create(store, &ada, "s").await;
-    let (_, reply) = turn(store, saying(&ada, "u", "q", OnKnownId::Refuse), "r").await;
+    let (_, reply) =
+        run_turn(store, turn_with_client_id(&ada, "u", "q", OnKnownId::Refuse), "r").await;
     set_status(store, &ada, "closed").await;
     let before = store.session(&ada, &id("s"), Access::Own).await.unwrap();
     for refused in [
@@ -154,29 +166,31 @@ pub async fn closed_session_accepts_nothing_until_reopened(store: &Arc<dyn Store
         BeginTurn { session: SessionTarget::Ensure(id("s")), ..begin(&ada, "s", "more") },
         BeginTurn { on_busy: OnBusy::Queue, ..begin(&ada, "s", "more") },
         BeginTurn { on_busy: OnBusy::Interrupt, ..begin(&ada, "s", "more") },
-        saying(&ada, "u", "edit", OnKnownId::Edit),
-        under(&ada, "root", Parent::Root),
-        again(&ada, Some(&reply)),
-        again(&ada, None),
+        turn_with_client_id(&ada, "u", "edit", OnKnownId::Edit),
+        turn_below(&ada, "root", Parent::Root),
+        regenerate(&ada, Some(&reply)),
+        regenerate(&ada, None),
     ] {
         assert_eq!(store.begin_turn(refused).await.unwrap_err().kind, Kind::SessionClosed);
     }
-    let repeated = store.begin_turn(saying(&ada, "u", "q", OnKnownId::Refuse)).await.unwrap();
+    let repeated =
+        store.begin_turn(turn_with_client_id(&ada, "u", "q", OnKnownId::Refuse)).await.unwrap();
     assert!(matches!(repeated, Began::Repeated { .. }), "what was answered can still be read");
     let after = store.session(&ada, &id("s"), Access::Own).await.unwrap();
     assert_eq!((after.messages_count, after.head_id), (2, before.head_id));
     assert_eq!((after.active_turn, after.updated_at), (None, before.updated_at));
     set_status(store, &ada, "active").await;
-    turn(store, begin(&ada, "s", "more"), "ok").await;
+    run_turn(store, begin(&ada, "s", "more"), "ok").await;
     assert_eq!(path(store, &ada).await, ["q", "r", "more", "ok"]);
 }
 
 pub async fn queued_turn_is_skipped_once_its_session_is_closed(store: &Arc<dyn Store>) {
     let ada = user("ada");
     create(store, &ada, "s").await;
-    let (_, reply) = turn(store, begin(&ada, "s", "q"), "r").await;
-    let begun = running(store, begin(&ada, "s", "q2")).await;
-    let (mut said_later, mut asked_again) = (begin(&ada, "s", "q3"), again(&ada, Some(&reply)));
+    let (_, reply) = run_turn(store, begin(&ada, "s", "q"), "r").await;
+    let begun = begin_running(store, begin(&ada, "s", "q2")).await;
+    let (mut said_later, mut asked_again) =
+        (begin(&ada, "s", "q3"), regenerate(&ada, Some(&reply)));
     let waiting = [said_later.turn.turn_id.clone(), asked_again.turn.turn_id.clone()];
     for turn in [&mut said_later, &mut asked_again] {
         turn.on_busy = OnBusy::Queue;
@@ -185,24 +199,26 @@ pub async fn queued_turn_is_skipped_once_its_session_is_closed(store: &Arc<dyn S
     store.begin_turn(asked_again).await.unwrap();
     set_status(store, &ada, "closed").await;
 
-    let finished = store.finish_turn(finish(&begun, "r2", Some(life("one")))).await.unwrap();
+    let finished =
+        store.finish_turn(finish(&begun, "r2", Some(lease_holder("one")))).await.unwrap();
     let finished = finished.expect("a running turn may still end");
     assert!(finished.next.is_none(), "{:?}", finished.next);
     assert_eq!(finished.passed_over, waiting);
     assert_eq!(path(store, &ada).await, ["q", "r", "q2", "r2"]);
-    assert!(store.begin_waiting(&life("two"), at(5)).await.unwrap().next.is_none());
+    assert!(store.begin_waiting(&lease_holder("two"), at(5)).await.unwrap().next.is_none());
 }
 
 pub async fn assigned_session_stores_messages_and_begins_no_turn(store: &Arc<dyn Store>) {
     let ada = user("ada");
     create(store, &ada, "s").await;
-    turn(store, begin(&ada, "s", "q"), "r").await;
-    let begun = running(store, begin(&ada, "s", "q2")).await;
+    run_turn(store, begin(&ada, "s", "q"), "r").await;
+    let begun = begin_running(store, begin(&ada, "s", "q2")).await;
     let waiting = BeginTurn { on_busy: OnBusy::Queue, ..begin(&ada, "s", "q3") };
     let waited = waiting.turn.turn_id.clone();
     store.begin_turn(waiting).await.unwrap();
     set_status(store, &ada, "agent_assigned").await;
-    let finished = store.finish_turn(finish(&begun, "r2", Some(life("one")))).await.unwrap();
+    let finished =
+        store.finish_turn(finish(&begun, "r2", Some(lease_holder("one")))).await.unwrap();
     let finished = finished.unwrap();
     assert!(finished.next.is_none(), "{:?}", finished.next);
     assert_eq!(finished.passed_over, [waited]);
@@ -215,15 +231,15 @@ pub async fn assigned_session_stores_messages_and_begins_no_turn(store: &Arc<dyn
     };
     assert_eq!((session.head_id, session.active_turn), (Some(message_id.clone()), None));
     let Ok(Began::HandedOver { message_id: again_id, .. }) =
-        store.begin_turn(again(&ada, None)).await
+        store.begin_turn(regenerate(&ada, None)).await
     else {
         panic!("a person answers");
     };
     assert_eq!(again_id, message_id, "asking again moves nothing");
-    assert_eq!(said(store, &ada, "s", View::All).await.len(), 6);
-    store.beat(&life("two"), at(9)).await.unwrap();
-    assert_eq!(store.orphaned_turns(&life("two"), &HashSet::new()).await.unwrap().len(), 0);
+    assert_eq!(stored_messages(store, &ada, "s", View::All).await.len(), 6);
+    store.beat(&lease_holder("two"), at(9)).await.unwrap();
+    assert_eq!(store.orphaned_turns(&lease_holder("two"), &HashSet::new()).await.unwrap().len(), 0);
     set_status(store, &ada, "active").await;
-    let (asked, _) = turn(store, again(&ada, None), "here is the model").await;
+    let (asked, _) = run_turn(store, regenerate(&ada, None), "here is the model").await;
     assert_eq!(asked, message_id);
 }

@@ -1,6 +1,6 @@
 //! Two stores give the same results for any sequence of operations, errors included.
 
-use super::{at, finish, id, life, message, mongo, sqlite, user};
+use super::{at, finish, id, lease_holder, message, mongo, sqlite, user};
 use echoic::domain::page::{Cursor, Place, SessionQuery, SessionSort, Slice, Sort, View};
 use echoic::domain::session::{JsonObject, SessionStatus, Settings};
 use echoic::domain::text::words;
@@ -45,45 +45,45 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 /// One of the two stores, which both get the same operations.
-struct Told {
+struct StoreUnderTest {
     store: Arc<dyn Store>,
     /// The ids used so far, with their sessions.
-    named: Vec<(SessionId, MessageId)>,
+    known_ids: Vec<(SessionId, MessageId)>,
     begun: Vec<echoic::store::Begun>,
     cursor: Option<Cursor>,
 }
 
-fn shown<T: Debug>(result: Result<T, Error>) -> String {
+fn rendered<T: Debug>(result: Result<T, Error>) -> String {
     match result {
         Ok(value) => format!("{value:?}"),
         Err(error) => format!("{:?}: {error}", error.kind),
     }
 }
 
-impl Told {
+impl StoreUnderTest {
     fn of(store: Arc<dyn Store>) -> Self {
-        Self { store, named: Vec::new(), begun: Vec::new(), cursor: None }
+        Self { store, known_ids: Vec::new(), begun: Vec::new(), cursor: None }
     }
 
     /// The id of a message, usually of this session, sometimes of another.
-    fn one_named(&self, session: &SessionId, number: u8) -> MessageId {
+    fn pick_message(&self, session: &SessionId, number: u8) -> MessageId {
         let own = |(of, _): &&(SessionId, MessageId)| of == session || number.is_multiple_of(16);
-        let named: Vec<_> = self.named.iter().filter(own).collect();
-        let known = named.get(usize::from(number) % named.len().max(1));
+        let known_ids: Vec<_> = self.known_ids.iter().filter(own).collect();
+        let known = known_ids.get(usize::from(number) % known_ids.len().max(1));
         known.map_or(MessageId::trusted("unknown"), |(_, id)| id.clone())
     }
 
     fn parent(&self, session: &SessionId, step: &Step) -> Parent {
         match step.choice % 4 {
             0 | 1 => Parent::Head,
-            2 => Parent::Message(self.one_named(session, step.message)),
+            2 => Parent::Message(self.pick_message(session, step.message)),
             _ if step.message.is_multiple_of(4) => Parent::Root,
             _ => Parent::Head,
         }
     }
 
     /// Runs an operation and renders its result.
-    async fn tell(&mut self, number: usize, step: &Step) -> String {
+    async fn run_step(&mut self, number: usize, step: &Step) -> String {
         let who: Principal =
             user(["ada", "ada", "ada", "bob", "bob", "eve"][usize::from(step.user)]);
         let session: SessionId =
@@ -103,17 +103,17 @@ impl Told {
                     meta: JsonObject::from_stored(r#"{"n":1.50}"#.to_owned()).unwrap(),
                     ..NewSession::default()
                 };
-                shown(store.create_session(&who, creation, now).await)
+                rendered(store.create_session(&who, creation, now).await)
             }
             2..=4 => {
                 let idempotency = self.key(step);
                 let parent = self.parent(&session, step);
-                let named = (session.clone(), new.id.clone());
+                let known_ids = (session.clone(), new.id.clone());
                 let session_id = session;
                 let post = PostMessage { session_id, message: new, parent, idempotency, now };
                 let posted = store.post_message(&who, post).await;
-                self.named.extend(posted.is_ok().then_some(named));
-                shown(posted)
+                self.known_ids.extend(posted.is_ok().then_some(known_ids));
+                rendered(posted)
             }
             5..=7 => self.begin(number, step, who, session, new).await,
             8 | 9 => self.finish(step).await,
@@ -132,38 +132,40 @@ impl Told {
                     ..SessionChange::default()
                 };
                 let if_match = if step.message.is_multiple_of(3) { vec![2] } else { Vec::new() };
-                shown(store.change_session(&who, &session, change, if_match, now).await)
+                rendered(store.change_session(&who, &session, change, if_match, now).await)
             }
             11 if step.choice.is_multiple_of(4) => {
-                shown(store.delete_session(&who, &session).await)
+                rendered(store.delete_session(&who, &session).await)
             }
-            11 => {
-                shown(store.session(&who, &session, echoic::domain::principal::Access::Own).await)
-            }
+            11 => rendered(
+                store.session(&who, &session, echoic::domain::principal::Access::Own).await,
+            ),
             12 | 13 => {
                 let page = store.sessions(&who, self.list(step)).await;
                 self.cursor = page.as_ref().ok().and_then(|page| page.next.clone());
-                shown(page)
+                rendered(page)
             }
             14 | 15 => {
                 let slice = match step.choice % 3 {
                     0 => Slice::Newest,
-                    1 => Slice::Before(self.one_named(&session, step.message)),
-                    _ => Slice::After(self.one_named(&session, step.message)),
+                    1 => Slice::Before(self.pick_message(&session, step.message)),
+                    _ => Slice::After(self.pick_message(&session, step.message)),
                 };
                 let view = if step.choice.is_multiple_of(2) { View::Path } else { View::All };
                 let query = MessageQuery { view, slice, limit: u32::from(step.message % 7) + 1 };
-                shown(store.messages(&who, &session, query).await)
+                rendered(store.messages(&who, &session, query).await)
             }
             16 => {
                 let bounds = TailBounds { messages: 20, tokens: 90, overhead: 2, parts: 100 };
-                shown(store.tail(&session, &self.one_named(&session, step.message), bounds).await)
+                rendered(
+                    store.tail(&session, &self.pick_message(&session, step.message), bounds).await,
+                )
             }
             17 => {
-                let to = self.one_named(&session, step.message);
+                let to = self.pick_message(&session, step.message);
                 match step.choice % 3 {
-                    0 => shown(store.step_back(&who, &session, &to, now).await),
-                    _ => shown(store.move_head(&who, &session, &to, now).await),
+                    0 => rendered(store.step_back(&who, &session, &to, now).await),
+                    _ => rendered(store.move_head(&who, &session, &to, now).await),
                 }
             }
             _ => match step.choice % 3 {
@@ -174,7 +176,7 @@ impl Told {
                     format!("{running:?} {dropped:?}")
                 }
                 1 => {
-                    let seen = self.one_named(&session, step.message);
+                    let seen = self.pick_message(&session, step.message);
                     format!(
                         "{:?}",
                         store
@@ -184,8 +186,8 @@ impl Told {
                             .map_err(|error| error.kind)
                     )
                 }
-                _ => shown(
-                    store.message(&who, &session, &self.one_named(&session, step.message)).await,
+                _ => rendered(
+                    store.message(&who, &session, &self.pick_message(&session, step.message)).await,
                 ),
             },
         }
@@ -211,7 +213,7 @@ impl Told {
         let ask = if step.choice % 6 == 5 {
             Ask::Again {
                 reply: (step.message.is_multiple_of(2))
-                    .then(|| self.one_named(&session, step.message)),
+                    .then(|| self.pick_message(&session, step.message)),
             }
         } else {
             let on_known =
@@ -223,7 +225,7 @@ impl Told {
             }
         };
         let reply_id = MessageId::trusted(format!("r{number}"));
-        let named = [(session.clone(), new.id.clone()), (session.clone(), reply_id.clone())];
+        let known_ids = [(session.clone(), new.id.clone()), (session.clone(), reply_id.clone())];
         let earlier = echoic::store::NewMessage {
             id: MessageId::trusted(format!("e{number}")),
             client_message_id: None,
@@ -252,17 +254,17 @@ impl Told {
             key: None,
             quotas: [].into(),
             admit: Box::new(|_, _| Ok(())),
-            claimant: life("one"),
+            claimant: lease_holder("one"),
             now: at(number as i64 * 1000),
         };
         match self.store.begin_turn(begin).await {
             Ok(Began::Running(begun)) => {
-                let told = format!("{begun:?}");
+                let rendered = format!("{begun:?}");
                 self.begun.push(*begun);
-                self.named.extend(named);
-                told
+                self.known_ids.extend(known_ids);
+                rendered
             }
-            other => shown(other),
+            other => rendered(other),
         }
     }
 
@@ -271,13 +273,13 @@ impl Told {
             return String::new();
         }
         let begun = self.begun.remove(usize::from(step.message) % self.begun.len());
-        let next = (!step.choice.is_multiple_of(4)).then(|| life("one"));
+        let next = (!step.choice.is_multiple_of(4)).then(|| lease_holder("one"));
         match self.store.finish_turn(finish(&begun, &text(step), next)).await.unwrap() {
             None => "the claim is gone".to_owned(),
             Some(Finished { next, passed_over }) => {
-                let told = format!("{next:?} {passed_over:?}");
+                let rendered = format!("{next:?} {passed_over:?}");
                 self.begun.extend(next.map(|next| *next));
-                told
+                rendered
             }
         }
     }
@@ -335,8 +337,9 @@ async fn both_stores_answer_any_sequence_of_steps_the_same() {
     for _ in 0..CASES {
         let steps = steps().new_tree(&mut runner).unwrap().current();
         let (Some(file), Some(shared)) = (sqlite().await, mongo().await) else { return };
-        let mut told = [Told::of(file.store.clone()), Told::of(shared.store.clone())];
-        for Told { store, .. } in &told {
+        let mut rendered =
+            [StoreUnderTest::of(file.store.clone()), StoreUnderTest::of(shared.store.clone())];
+        for StoreUnderTest { store, .. } in &rendered {
             for session in ["s1", "s2"] {
                 let new = NewSession {
                     id: Some(id(session)),
@@ -347,8 +350,8 @@ async fn both_stores_answer_any_sequence_of_steps_the_same() {
             }
         }
         for (number, step) in steps.iter().enumerate() {
-            let [file, shared] = &mut told;
-            let answers = (file.tell(number, step).await, shared.tell(number, step).await);
+            let [file, shared] = &mut rendered;
+            let answers = (file.run_step(number, step).await, shared.run_step(number, step).await);
             assert_eq!(answers.0, answers.1, "step {number} {step:?} of {steps:#?}");
         }
     }

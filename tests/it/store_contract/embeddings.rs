@@ -28,12 +28,12 @@ pub async fn embeddings_belong_to_messages_and_are_deleted_with_them(store: &Arc
     assert_eq!(found("small", &ids[1..]).await, first[1..]);
     assert_eq!(found("large", &ids).await, []);
     // A vector of another model replaces the message's earlier one.
-    let anew = [embedding(1, &[9])];
-    store.put_embeddings(&id("s"), "large", &anew).await.unwrap();
-    assert_eq!(found("large", &ids).await, anew);
+    let replacement = [embedding(1, &[9])];
+    store.put_embeddings(&id("s"), "large", &replacement).await.unwrap();
+    assert_eq!(found("large", &ids).await, replacement);
     assert_eq!(found("small", &ids).await, first[..1]);
     store.delete_session(&user("ada"), &id("s")).await.unwrap();
     assert_eq!(found("large", &ids).await, []);
-    store.put_embeddings(&id("s"), "large", &anew).await.unwrap();
+    store.put_embeddings(&id("s"), "large", &replacement).await.unwrap();
     assert_eq!(found("large", &ids).await, []);
 }

@@ -1,7 +1,7 @@
 //! Export of whole sessions.
 
-use super::import::{file, in_a_row, line, named};
-use super::{at, begin, create, finish, id, message, post, running, said, user};
+use super::import::{file_message, message_chain, message_id, session_file};
+use super::{at, begin, begin_running, create, finish, id, message, post, stored_messages, user};
 use echoic::domain::page::View;
 use echoic::domain::principal::Access;
 use echoic::domain::{MessageId, Principal, Role};
@@ -44,10 +44,13 @@ pub async fn session_chunks_hold_the_messages_in_stored_order(store: &Arc<dyn St
     assert_eq!(pieces, 4, "a piece ends once it holds a mebibyte");
 
     let piece = store.read_piece(&ada, &id("s"), 2).await.unwrap();
-    let told = said(store, &ada, "s", View::All).await;
-    for (read, told) in piece.messages.iter().zip(&told[2..]) {
-        assert_eq!((&read.id, &read.parent_id, read.seq), (&told.id, &told.parent_id, told.seq));
-        assert_eq!((&read.content, read.created_at), (&told.content, told.created_at));
+    let stored = stored_messages(store, &ada, "s", View::All).await;
+    for (read, stored) in piece.messages.iter().zip(&stored[2..]) {
+        assert_eq!(
+            (&read.id, &read.parent_id, read.seq),
+            (&stored.id, &stored.parent_id, stored.seq)
+        );
+        assert_eq!((&read.content, read.created_at), (&stored.content, stored.created_at));
     }
     let session = store.session(&ada, &id("s"), Access::Own).await.unwrap();
     assert_eq!(piece.session.head_id, session.head_id);
@@ -75,9 +78,12 @@ pub async fn session_chunk_is_readable_only_by_owner_or_admin(store: &Arc<dyn St
 
 pub async fn earlier_messages_are_read_while_new_ones_arrive(store: &Arc<dyn Store>) {
     let ada = user("ada");
-    store.import_session(&ada, file("s", in_a_row(&["q1", "r1"])), at(0)).await.unwrap();
+    store
+        .import_session(&ada, session_file("s", message_chain(&["q1", "r1"])), at(0))
+        .await
+        .unwrap();
     let first = store.read_piece(&ada, &id("s"), 0).await.unwrap();
-    let begun = running(store, begin(&ada, "s", "q2")).await;
+    let begun = begin_running(store, begin(&ada, "s", "q2")).await;
     let during = store.read_piece(&ada, &id("s"), 0).await.unwrap();
     assert!(during.session.active_turn.is_some());
     store.finish_turn(finish(&begun, "r2", None)).await.unwrap().unwrap();
@@ -93,7 +99,7 @@ pub async fn earlier_messages_are_read_while_new_ones_arrive(store: &Arc<dyn Sto
 pub async fn read_marks_are_imported_with_a_new_session_and_exported(store: &Arc<dyn Store>) {
     let ada = user("ada");
     let marks = HashMap::from([("bob".to_owned(), 2), ("ada".to_owned(), 3)]);
-    let mut import = file("s", in_a_row(&["q1", "r1", "q2"]));
+    let mut import = session_file("s", message_chain(&["q1", "r1", "q2"]));
     import.read_marks.clone_from(&marks);
     store.import_session(&ada, import, at(0)).await.unwrap();
     let piece = store.read_piece(&ada, &id("s"), 0).await.unwrap();
@@ -101,11 +107,11 @@ pub async fn read_marks_are_imported_with_a_new_session_and_exported(store: &Arc
     // All were sent by Caroline, who is neither of the readers; ada has read the last one.
     let seen: Vec<bool> = piece.messages.iter().map(|message| message.seen).collect();
     assert_eq!(seen, [true, true, true]);
-    let told = said(store, &ada, "s", View::All).await;
-    assert!(told.iter().all(|message| message.seen));
+    let stored = stored_messages(store, &ada, "s", View::All).await;
+    assert!(stored.iter().all(|message| message.seen));
 
     // A session that exists keeps its own read marks.
-    let mut again = file("s", in_a_row(&["q1", "r1", "q2", "r2"]));
+    let mut again = session_file("s", message_chain(&["q1", "r1", "q2", "r2"]));
     again.read_marks = HashMap::from([("bob".to_owned(), 4)]);
     store.import_session(&ada, again, at(1)).await.unwrap();
     assert_eq!(store.read_piece(&ada, &id("s"), 0).await.unwrap().read_marks, marks);
@@ -113,20 +119,20 @@ pub async fn read_marks_are_imported_with_a_new_session_and_exported(store: &Arc
 
 pub async fn imported_file_may_keep_its_title_unset(store: &Arc<dyn Store>) {
     let ada = user("ada");
-    let mut import = file("s", in_a_row(&["q1", "r1"]));
+    let mut import = session_file("s", message_chain(&["q1", "r1"]));
     import.keeps_title = true;
     let report = store.import_session(&ada, import, at(0)).await.unwrap();
     assert_eq!(report.title, "New Chat");
-    let named_by_its_message = file("t", in_a_row(&["q1", "r1"]));
+    let named_by_its_message = session_file("t", message_chain(&["q1", "r1"]));
     let report = store.import_session(&ada, named_by_its_message, at(0)).await.unwrap();
     assert_eq!(report.title, "q1");
 }
 
 pub async fn unplaceable_message_is_reported_by_its_number(store: &Arc<dyn Store>) {
     let ada = user("ada");
-    let mut messages = in_a_row(&["q1", "r1"]);
-    messages.push(line("q2", 3, Parent::Message(named("nobody"))));
-    let error = store.import_session(&ada, file("s", messages), at(0)).await.unwrap_err();
+    let mut messages = message_chain(&["q1", "r1"]);
+    messages.push(file_message("q2", 3, Parent::Message(message_id("nobody"))));
+    let error = store.import_session(&ada, session_file("s", messages), at(0)).await.unwrap_err();
     let sentence = "messages[2].parentId must name a message of the session, nobody does not";
     assert_eq!((error.kind, error.to_string().as_str()), (Kind::InvalidRequest, sentence));
 }
@@ -151,7 +157,7 @@ pub async fn owned_sessions_are_listed_in_any_state(store: &Arc<dyn Store>) {
 pub async fn older_file_never_moves_last_seen_back(store: &Arc<dyn Store>) {
     let ada = user("ada");
     let seen_at = async |names: &[&str], millis: i64| {
-        let mut import = file("s", in_a_row(names));
+        let mut import = session_file("s", message_chain(names));
         import.last_seen = Some(at(millis));
         store.import_session(&ada, import, at(5000)).await.unwrap();
         store.session(&ada, &id("s"), Access::Own).await.unwrap().last_seen

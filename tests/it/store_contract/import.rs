@@ -1,6 +1,8 @@
 //! Import of whole sessions.
 
-use super::{at, begin, create, finish, id, listed, message, running, said, user};
+use super::{
+    at, begin, begin_running, create, finish, id, listed_ids, message, stored_messages, user,
+};
 use echoic::domain::page::View;
 use echoic::domain::principal::Access;
 use echoic::domain::session::SessionStatus;
@@ -14,18 +16,18 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use tokio::runtime::Handle;
 
-pub fn named(text: &str) -> MessageId {
+pub fn message_id(text: &str) -> MessageId {
     MessageId::trusted(text)
 }
 
 /// A message of a file and its parent. The id and the text are `name`.
-pub fn line(name: &str, millis: i64, parent: Parent) -> (NewMessage, Parent) {
+pub fn file_message(name: &str, millis: i64, parent: Parent) -> (NewMessage, Parent) {
     let role = if name.starts_with('r') { Role::Assistant } else { Role::User };
-    (NewMessage { id: named(name), ..message("Caroline", role, name, millis) }, parent)
+    (NewMessage { id: message_id(name), ..message("Caroline", role, name, millis) }, parent)
 }
 
 /// A session of a file, without a title.
-pub fn file(session: &str, messages: Vec<(NewMessage, Parent)>) -> ImportSession {
+pub fn session_file(session: &str, messages: Vec<(NewMessage, Parent)>) -> ImportSession {
     ImportSession {
         id: id(session),
         other_id: id(&format!("{session}-other")),
@@ -42,8 +44,8 @@ pub fn file(session: &str, messages: Vec<(NewMessage, Parent)>) -> ImportSession
     }
 }
 
-pub fn in_a_row(names: &[&str]) -> Vec<(NewMessage, Parent)> {
-    let place = |(index, name): (usize, &&str)| line(name, index as i64, Parent::Head);
+pub fn message_chain(names: &[&str]) -> Vec<(NewMessage, Parent)> {
+    let place = |(index, name): (usize, &&str)| file_message(name, index as i64, Parent::Head);
     names.iter().enumerate().map(place).collect()
 }
 
@@ -52,27 +54,27 @@ async fn read(store: &Arc<dyn Store>, who: &Principal, session: &SessionId) -> S
 }
 
 async fn path(store: &Arc<dyn Store>, who: &Principal, session: &str) -> String {
-    let said = said(store, who, session, View::Path).await;
+    let said = stored_messages(store, who, session, View::Path).await;
     said.into_iter().map(|message| message.content).collect::<Vec<_>>().join(" ")
 }
 
 pub async fn imported_session_matches_its_file(store: &Arc<dyn Store>) {
     let ada = user("ada");
-    let mut import = file(
+    let mut import = session_file(
         "s",
         vec![
-            line("q1", 1, Parent::Head),
-            line("r1", 2, Parent::Head),
-            line("q2", 3, Parent::Head),
-            line("r1b", 4, Parent::Message(named("q1"))),
-            line("q3", 5, Parent::Head),
-            line("root", 6, Parent::Root),
+            file_message("q1", 1, Parent::Head),
+            file_message("r1", 2, Parent::Head),
+            file_message("q2", 3, Parent::Head),
+            file_message("r1b", 4, Parent::Message(message_id("q1"))),
+            file_message("q3", 5, Parent::Head),
+            file_message("root", 6, Parent::Root),
         ],
     );
     import.new.title = Title { text: "Old".to_owned(), source: TitleSource::User };
     import.status = SessionStatus::parse("closed").unwrap();
     (import.archived, import.pinned) = (true, true);
-    (import.last_seen, import.head_id) = (Some(at(99)), Some(named("q3")));
+    (import.last_seen, import.head_id) = (Some(at(99)), Some(message_id("q3")));
     let report = store.import_session(&ada, import, at(1000)).await.unwrap();
     assert_eq!((&report.session_id, report.title.as_str(), report.messages), (&id("s"), "Old", 6));
 
@@ -80,58 +82,66 @@ pub async fn imported_session_matches_its_file(store: &Arc<dyn Store>) {
     assert_eq!((session.title.as_str(), session.title_source), ("Old", TitleSource::User));
     assert_eq!((session.status.as_str(), session.archived, session.pinned), ("closed", true, true));
     assert_eq!((session.created_at, session.last_seen), (at(-1000), Some(at(99))));
-    assert_eq!((session.messages_count, session.head_id), (6, Some(named("q3"))));
+    assert_eq!((session.messages_count, session.head_id), (6, Some(message_id("q3"))));
     assert_eq!((session.owner, session.active_turn), (ada.user.clone(), None));
     assert_eq!(path(store, &ada, "s").await, "q1 r1b q3");
-    let all = said(store, &ada, "s", View::All).await;
+    let all = stored_messages(store, &ada, "s", View::All).await;
     assert_eq!(all.iter().map(|message| message.seq).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);
-    assert_eq!(all[1].sibling_ids, [named("r1"), named("r1b")]);
+    assert_eq!(all[1].sibling_ids, [message_id("r1"), message_id("r1b")]);
     assert_eq!(all[5].parent_id, None);
 }
 
 pub async fn repeated_import_adds_only_new_messages(store: &Arc<dyn Store>) {
     let ada = user("ada");
     let names = ["q1", "r1", "q2"];
-    store.import_session(&ada, file("s", in_a_row(&names)), at(1000)).await.unwrap();
+    store.import_session(&ada, session_file("s", message_chain(&names)), at(1000)).await.unwrap();
     let before = read(store, &ada, &id("s")).await;
     assert_eq!((before.title.as_str(), before.title_source), ("q1", TitleSource::Auto));
-    let again = store.import_session(&ada, file("s", in_a_row(&names)), at(2000)).await.unwrap();
+    let again = store
+        .import_session(&ada, session_file("s", message_chain(&names)), at(2000))
+        .await
+        .unwrap();
     assert_eq!(again.messages, 0);
     let after = read(store, &ada, &id("s")).await;
     assert_eq!((after.version, after.updated_at), (before.version, before.updated_at));
 
-    let longer = file("s", in_a_row(&["q1", "r1", "q2", "r2", "q3"]));
+    let longer = session_file("s", message_chain(&["q1", "r1", "q2", "r2", "q3"]));
     assert_eq!(store.import_session(&ada, longer, at(3000)).await.unwrap().messages, 2);
     assert_eq!(path(store, &ada, "s").await, "q1 r1 q2 r2 q3");
     // Messages missing in the file stay in the session. New ones are attached where the file says.
-    let branch = file("s", vec![line("r1", 0, Parent::Head), line("q2b", 9, Parent::Head)]);
+    let branch = session_file(
+        "s",
+        vec![file_message("r1", 0, Parent::Head), file_message("q2b", 9, Parent::Head)],
+    );
     assert_eq!(store.import_session(&ada, branch, at(4000)).await.unwrap().messages, 1);
     assert_eq!(path(store, &ada, "s").await, "q1 r1 q2b");
-    assert_eq!(said(store, &ada, "s", View::All).await.len(), 6);
+    assert_eq!(stored_messages(store, &ada, "s", View::All).await.len(), 6);
 }
 
 pub async fn session_is_imported_whole_or_not_at_all(store: &Arc<dyn Store>) {
     let ada = user("ada");
-    let lost = |name| line(name, 7, Parent::Message(named("nobody")));
-    let mut messages = in_a_row(&["q1", "r1", "q2"]);
+    let lost = |name| file_message(name, 7, Parent::Message(message_id("nobody")));
+    let mut messages = message_chain(&["q1", "r1", "q2"]);
     messages.push(lost("q3"));
-    let headless =
-        ImportSession { head_id: Some(named("nobody")), ..file("s", in_a_row(&["q1", "r1"])) };
-    for bad in [file("s", messages.clone()), headless.clone()] {
+    let headless = ImportSession {
+        head_id: Some(message_id("nobody")),
+        ..session_file("s", message_chain(&["q1", "r1"]))
+    };
+    for bad in [session_file("s", messages.clone()), headless.clone()] {
         let error = store.import_session(&ada, bad, at(1000)).await.unwrap_err();
         assert_eq!(error.kind, Kind::InvalidRequest);
         let gone = store.session(&ada, &id("s"), Access::Own).await.unwrap_err();
         assert_eq!(gone.kind, Kind::SessionNotFound);
     }
-    assert_eq!(listed(store, &ada, None).await, Vec::<String>::new());
+    assert_eq!(listed_ids(store, &ada, None).await, Vec::<String>::new());
 
-    store.import_session(&ada, file("s", in_a_row(&["q1"])), at(1000)).await.unwrap();
+    store.import_session(&ada, session_file("s", message_chain(&["q1"])), at(1000)).await.unwrap();
     let before = read(store, &ada, &id("s")).await;
-    for bad in [file("s", messages), headless] {
+    for bad in [session_file("s", messages), headless] {
         let error = store.import_session(&ada, bad, at(2000)).await.unwrap_err();
         assert_eq!(error.kind, Kind::InvalidRequest);
         let after = read(store, &ada, &id("s")).await;
-        assert_eq!((after.messages_count, after.head_id), (1, Some(named("q1"))));
+        assert_eq!((after.messages_count, after.head_id), (1, Some(message_id("q1"))));
         assert_eq!(
             (after.version, after.updated_at, after.nodes),
             (before.version, before.updated_at, before.nodes.clone())
@@ -144,31 +154,34 @@ pub async fn session_of_another_user_is_imported_under_a_new_id(store: &Arc<dyn 
     let (ada, bob) = (user("ada"), user("bob"));
     create(store, &ada, "s").await;
     for (count, added) in [(1, 1), (1, 0), (2, 1)] {
-        let messages = in_a_row(&["q1", "r1"][..count]);
-        let report = store.import_session(&bob, file("s", messages), at(1000)).await.unwrap();
+        let messages = message_chain(&["q1", "r1"][..count]);
+        let report =
+            store.import_session(&bob, session_file("s", messages), at(1000)).await.unwrap();
         assert_eq!((report.session_id, report.messages), (id("s-other"), added));
     }
     assert_eq!(read(store, &ada, &id("s")).await.messages_count, 0);
-    assert_eq!(listed(store, &bob, None).await, ["s-other"]);
+    assert_eq!(listed_ids(store, &bob, None).await, ["s-other"]);
     // If the alternative id is taken as well, the import fails.
     let eve = user("eve");
-    let error = store.import_session(&eve, file("s", in_a_row(&["q1"])), at(1000)).await;
+    let error =
+        store.import_session(&eve, session_file("s", message_chain(&["q1"])), at(1000)).await;
     assert_eq!(error.unwrap_err().kind, Kind::IdTaken);
-    assert_eq!(listed(store, &eve, None).await, Vec::<String>::new());
+    assert_eq!(listed_ids(store, &eve, None).await, Vec::<String>::new());
 }
 
 pub async fn busy_or_closed_session_rejects_an_import(store: &Arc<dyn Store>) {
     let ada = user("ada");
     create(store, &ada, "s").await;
-    let begun = running(store, begin(&ada, "s", "hi")).await;
-    let busy = store.import_session(&ada, file("s", in_a_row(&["q1"])), at(1000)).await;
+    let begun = begin_running(store, begin(&ada, "s", "hi")).await;
+    let busy =
+        store.import_session(&ada, session_file("s", message_chain(&["q1"])), at(1000)).await;
     assert_eq!(busy.unwrap_err().kind, Kind::SessionBusy);
     store.finish_turn(finish(&begun, "hello", None)).await.unwrap().unwrap();
     assert_eq!(path(store, &ada, "s").await, "hi hello");
 
     let closed = |names: &[&str]| ImportSession {
         status: SessionStatus::parse("closed").unwrap(),
-        ..file("c", in_a_row(names))
+        ..session_file("c", message_chain(names))
     };
     store.import_session(&ada, closed(&["q1", "r1"]), at(1000)).await.unwrap();
     // The same file adds nothing and is accepted; a longer one is rejected.

@@ -1,7 +1,7 @@
 //! The ledger: each turn is recorded once, by the transaction that ends it, and quotas are checked
 //! against it.
 
-use super::{begin, create, finish, running, user};
+use super::{begin, begin_running, create, finish, user};
 use echoic::domain::key::KeyId;
 use echoic::domain::quota::{Quota, Unit};
 use echoic::domain::{CallKind, Timestamp, TurnId, Usage};
@@ -9,22 +9,22 @@ use echoic::error::Kind;
 use echoic::store::{BeginTurn, FinishTurn, GroupBy, LedgerEntry, Store, UsageQuery};
 use std::sync::Arc;
 
-fn used(finish: FinishTurn, prompt: u64, completion: u64) -> FinishTurn {
+fn with_usage(finish: FinishTurn, prompt: u64, completion: u64) -> FinishTurn {
     let mut finish = finish;
     let usage = Usage { prompt_tokens: prompt, completion_tokens: completion, ..Usage::default() };
     finish.reply.reply.usage = Some(usage);
     FinishTurn { cost: Some(5), ..finish }
 }
 
-fn all() -> UsageQuery {
+fn all_usage() -> UsageQuery {
     let to = Timestamp::from_millis(4_000_000_000_000);
     UsageQuery { user: None, from: Timestamp::from_millis(0), to, group_by: GroupBy::All, most: 9 }
 }
 
 /// Turns and prompt tokens in the ledger, and tokens and cost charged to a quota key. Reading the
 /// session first applies what its last transaction left pending.
-async fn booked(store: &Arc<dyn Store>, purse: &str) -> (u64, u64, i64, i64) {
-    let lines = store.usage(all()).await.unwrap();
+async fn recorded_usage(store: &Arc<dyn Store>, purse: &str) -> (u64, u64, i64, i64) {
+    let lines = store.usage(all_usage()).await.unwrap();
     let (turns, prompt) = lines.first().map_or((0, 0), |line| (line.turns, line.prompt_tokens));
     let spent = store.spent(purse, 0).await.unwrap();
     (turns, prompt, spent.tokens, spent.cost)
@@ -34,8 +34,8 @@ pub(super) async fn finished_turn_is_recorded_once(store: &Arc<dyn Store>) {
     let ada = user("ada");
     create(store, &ada, "s").await;
     let key = Some(KeyId::trusted("0123456789ab"));
-    let begun = running(store, BeginTurn { key, ..begin(&ada, "s", "hi") }).await;
-    let finish = used(finish(&begun, "hello", None), 100, 7);
+    let begun = begin_running(store, BeginTurn { key, ..begin(&ada, "s", "hi") }).await;
+    let finish = with_usage(finish(&begun, "hello", None), 100, 7);
     for _ in 0..3 {
         assert!(store.finish_turn(finish.clone()).await.unwrap().is_some());
         store
@@ -43,33 +43,37 @@ pub(super) async fn finished_turn_is_recorded_once(store: &Arc<dyn Store>) {
             .await
             .unwrap();
         for purse in ["user:ada", "key:0123456789ab"] {
-            assert_eq!(booked(store, purse).await, (1, 100, 107, 5));
+            assert_eq!(recorded_usage(store, purse).await, (1, 100, 107, 5));
         }
     }
     let entry = store.ledger(None, 10).await.unwrap().pop().unwrap();
     store.book(entry.clone()).await.unwrap();
-    assert_eq!(booked(store, "user:ada").await, (1, 100, 107, 5));
+    assert_eq!(recorded_usage(store, "user:ada").await, (1, 100, 107, 5));
     assert_eq!(store.ledger(Some(&entry.turn_id), 10).await.unwrap(), []);
-    let begun = running(store, begin(&ada, "s", "more")).await;
-    let late = used(super::finish(&begun, "late", None), 90, 10);
+    let begun = begin_running(store, begin(&ada, "s", "more")).await;
+    let late = with_usage(super::finish(&begun, "late", None), 90, 10);
     let now_on = TurnId::generate();
     assert_eq!(store.forget_usage(&entry.payer.user, &now_on).await.unwrap(), 1);
-    assert_eq!(booked(store, "user:ada").await, (0, 0, 107, 5), "what is spent stays spent");
+    assert_eq!(
+        recorded_usage(store, "user:ada").await,
+        (0, 0, 107, 5),
+        "what is spent stays spent"
+    );
     let counted = FinishTurn { is_counted: true, ..late };
     store.finish_turn(counted).await.unwrap().unwrap();
     assert_eq!(store.ledger(None, 10).await.unwrap(), [], "what ran then leaves no line");
-    let beside = LedgerEntry { turn_id: TurnId::generate(), ..entry };
-    store.book(beside.clone()).await.unwrap();
-    assert_eq!(store.ledger(None, 10).await.unwrap(), [beside]);
+    let background = LedgerEntry { turn_id: TurnId::generate(), ..entry };
+    store.book(background.clone()).await.unwrap();
+    assert_eq!(store.ledger(None, 10).await.unwrap(), [background]);
 }
 
 pub(super) async fn counted_turn_is_charged_once_its_finish_returns(store: &Arc<dyn Store>) {
     let ada = user("ada");
     create(store, &ada, "s").await;
     for turns in 1..=5 {
-        let begun = running(store, begin(&ada, "s", "hi")).await;
+        let begun = begin_running(store, begin(&ada, "s", "hi")).await;
         let counted =
-            FinishTurn { is_counted: true, ..used(finish(&begun, "hello", None), 90, 10) };
+            FinishTurn { is_counted: true, ..with_usage(finish(&begun, "hello", None), 90, 10) };
         store.finish_turn(counted).await.unwrap().unwrap();
         assert_eq!(store.spent("user:ada", 0).await.unwrap().tokens, turns * 100);
     }
@@ -78,24 +82,25 @@ pub(super) async fn counted_turn_is_charged_once_its_finish_returns(store: &Arc<
 pub(super) async fn background_calls_count_in_totals_but_not_as_turns(store: &Arc<dyn Store>) {
     let ada = user("ada");
     create(store, &ada, "s").await;
-    let begun = running(store, begin(&ada, "s", "hi")).await;
-    let counted = FinishTurn { is_counted: true, ..used(finish(&begun, "hello", None), 100, 7) };
+    let begun = begin_running(store, begin(&ada, "s", "hi")).await;
+    let counted =
+        FinishTurn { is_counted: true, ..with_usage(finish(&begun, "hello", None), 100, 7) };
     store.finish_turn(counted).await.unwrap().unwrap();
     let turn = store.ledger(None, 10).await.unwrap().pop().unwrap();
     assert_eq!(turn.kind, CallKind::Reply);
-    let mut beside = Vec::new();
+    let mut background = Vec::new();
     for kind in [CallKind::Title, CallKind::Summary] {
         let usage = Usage { estimated: true, ..turn.usage };
         let call = LedgerEntry { turn_id: TurnId::generate(), kind, usage, ..turn.clone() };
         store.book(call.clone()).await.unwrap();
         store.book(call.clone()).await.unwrap();
-        beside.push(call);
+        background.push(call);
     }
-    let line = store.usage(all()).await.unwrap().pop().unwrap();
+    let line = store.usage(all_usage()).await.unwrap().pop().unwrap();
     assert_eq!((line.turns, line.side_calls, line.estimated_turns), (1, 2, 0));
     assert_eq!((line.prompt_tokens, line.completion_tokens, line.cost), (300, 21, Some(15)));
     assert_eq!(store.spent("user:ada", 0).await.unwrap().tokens, 321);
-    assert_eq!(store.ledger(Some(&turn.turn_id), 10).await.unwrap(), beside);
+    assert_eq!(store.ledger(Some(&turn.turn_id), 10).await.unwrap(), background);
 }
 
 pub(super) async fn spent_quota_begins_nothing_and_leaves_no_trace(store: &Arc<dyn Store>) {
@@ -105,13 +110,13 @@ pub(super) async fn spent_quota_begins_nothing_and_leaves_no_trace(store: &Arc<d
     }
     let quotas: Arc<[Quota]> = [Quota::parse(Unit::Tokens, "100").unwrap()].into();
     let within = |begin: BeginTurn| BeginTurn { quotas: quotas.clone(), ..begin };
-    let begun = running(store, within(begin(&ada, "s", "hi"))).await;
-    store.finish_turn(used(finish(&begun, "hello", None), 99, 1)).await.unwrap().unwrap();
+    let begun = begin_running(store, within(begin(&ada, "s", "hi"))).await;
+    store.finish_turn(with_usage(finish(&begun, "hello", None), 99, 1)).await.unwrap().unwrap();
     let refused = store.begin_turn(within(begin(&ada, "s", "more"))).await.unwrap_err();
     assert_eq!(refused.kind, Kind::QuotaExceeded);
     let access = echoic::domain::principal::Access::Own;
     let session = store.session(&ada, &begun.session.id, access).await.unwrap();
     assert_eq!((session.messages_count, session.active_turn), (2, None));
-    running(store, within(begin(&bob, "t", "hi"))).await;
-    running(store, begin(&ada, "s", "without a quota")).await;
+    begin_running(store, within(begin(&bob, "t", "hi"))).await;
+    begin_running(store, begin(&ada, "s", "without a quota")).await;
 }

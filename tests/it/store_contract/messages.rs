@@ -1,6 +1,6 @@
 //! Messages: posted once, stored as a tree, read as paths.
 
-use super::{at, create, id, message, post, said, user};
+use super::{at, create, id, message, post, stored_messages, user};
 use echoic::domain::message::Parts;
 use echoic::domain::page::{Slice, View};
 use echoic::domain::principal::Access;
@@ -55,8 +55,8 @@ pub async fn recent_history_includes_parts_while_they_fit(store: &Arc<dyn Store>
     let tail = async |room| {
         let bounds = TailBounds { messages: 100, tokens: u32::MAX, overhead: 2, parts: room };
         let tail = store.tail(&id("s"), last.as_ref().unwrap(), bounds).await.unwrap();
-        let told = |one: &Remembered| format!("{}{}", one.content, one.parts.as_json());
-        tail.iter().map(told).collect::<Vec<_>>()
+        let line = |one: &Remembered| format!("{}{}", one.content, one.parts.as_json());
+        tail.iter().map(line).collect::<Vec<_>>()
     };
     let with = |text: &str, number: usize| format!("{text}{}", parts(number));
     assert_eq!(tail(0).await, ["5[]", "4[]", "3[]", "1[]", "0[]"]);
@@ -96,15 +96,18 @@ pub async fn idempotency_key_expires_after_a_day(store: &Arc<dyn Store>) {
 
 /// A message of a random tree: the index of its parent (`None` for the head), and its size.
 #[derive(Debug, Clone)]
-struct Step {
+struct TreeStep {
     under: Option<usize>,
     size: usize,
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+fn steps() -> impl Strategy<Value = Vec<TreeStep>> {
     let under = prop_oneof![6 => Just(None), 3 => (0usize..40).prop_map(Some)];
     let size = prop_oneof![8 => 0usize..200, 1 => 40_000usize..70_000, 1 => 130_000usize..140_000];
-    proptest::collection::vec((under, size).prop_map(|(under, size)| Step { under, size }), 1..40)
+    proptest::collection::vec(
+        (under, size).prop_map(|(under, size)| TreeStep { under, size }),
+        1..40,
+    )
 }
 
 pub async fn every_message_is_on_one_path_and_in_one_node(store: &Arc<dyn Store>) {
@@ -140,7 +143,7 @@ pub async fn every_message_is_on_one_path_and_in_one_node(store: &Arc<dyn Store>
         }
         path.reverse();
 
-        let all = said(store, &ada, &session, View::All).await;
+        let all = stored_messages(store, &ada, &session, View::All).await;
         assert_eq!(all.iter().map(|message| message.id.clone()).collect::<Vec<_>>(), ids);
         for (number, message) in all.iter().enumerate() {
             let siblings = (0..ids.len()).filter(|other| parents[*other] == parents[number]);
@@ -150,7 +153,7 @@ pub async fn every_message_is_on_one_path_and_in_one_node(store: &Arc<dyn Store>
             );
             assert_eq!(message.parent_id, parents[number].map(|parent| ids[parent].clone()));
         }
-        let on_path = said(store, &ada, &session, View::Path).await;
+        let on_path = stored_messages(store, &ada, &session, View::Path).await;
         assert_eq!(on_path.iter().map(|m| m.seq as usize - 1).collect::<Vec<_>>(), path);
         let middle = path[path.len() / 2];
         for (slice, expected) in [

@@ -44,21 +44,21 @@ use crate::support::mongo::database;
 const LEASE: Duration = Duration::from_secs(15);
 
 /// An empty store, and the folder that must live as long as it.
-pub(crate) struct Fresh {
+pub(crate) struct EmptyStore {
     pub(crate) store: Arc<dyn Store>,
     _folder: TempDir,
 }
 
-pub(crate) async fn sqlite() -> Option<Fresh> {
+pub(crate) async fn sqlite() -> Option<EmptyStore> {
     let folder = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(&folder.path().join("echoic.db"), Sync::Normal).unwrap();
-    Some(Fresh { store: Arc::new(store), _folder: folder })
+    Some(EmptyStore { store: Arc::new(store), _folder: folder })
 }
 
 /// `None` without a MongoDB, unless `REQUIRE_MONGO` is set.
-pub(crate) async fn mongo() -> Option<Fresh> {
+pub(crate) async fn mongo() -> Option<EmptyStore> {
     let store = MongoStore::open(&database()?, LEASE).await.unwrap();
-    Some(Fresh { store: Arc::new(store), _folder: tempfile::tempdir().unwrap() })
+    Some(EmptyStore { store: Arc::new(store), _folder: tempfile::tempdir().unwrap() })
 }
 
 /// Runs each test of the suite against each store.
@@ -196,12 +196,12 @@ fn id(text: &str) -> SessionId {
     SessionId::trusted(text)
 }
 
-fn life(boot: &str) -> Claimant {
+fn lease_holder(boot: &str) -> Claimant {
     Claimant { instance: "tests".to_owned(), boot: boot.to_owned() }
 }
 
 /// Begins a turn in an idle session.
-async fn running(store: &Arc<dyn Store>, begin: BeginTurn) -> Begun {
+async fn begin_running(store: &Arc<dyn Store>, begin: BeginTurn) -> Begun {
     match store.begin_turn(begin).await.unwrap() {
         Began::Running(begun) => *begun,
         other => panic!("the session was free: {other:?}"),
@@ -215,7 +215,7 @@ fn finish(begun: &Begun, reply: &str, take_next: Option<Claimant>) -> FinishTurn
     FinishTurn {
         session_id,
         turn_id,
-        claimant: life("one"),
+        claimant: lease_holder("one"),
         reply,
         cost: None,
         is_counted: false,
@@ -262,7 +262,7 @@ fn begin(who: &Principal, session: &str, content: &str) -> BeginTurn {
         key: None,
         quotas: [].into(),
         admit: Box::new(|_, _| Ok(())),
-        claimant: life("one"),
+        claimant: lease_holder("one"),
         now: at(1),
     }
 }
@@ -272,7 +272,12 @@ async fn create(store: &Arc<dyn Store>, owner: &Principal, session: &str) -> Ses
     store.create_session(owner, new, at(0)).await.unwrap().0
 }
 
-async fn said(store: &Arc<dyn Store>, who: &Principal, session: &str, view: View) -> Vec<Message> {
+async fn stored_messages(
+    store: &Arc<dyn Store>,
+    who: &Principal,
+    session: &str,
+    view: View,
+) -> Vec<Message> {
     let query = MessageQuery { view, slice: Slice::Newest, limit: 100 };
     store.messages(who, &id(session), query).await.unwrap().messages
 }
@@ -294,7 +299,7 @@ async fn post(
     store.post_message(who, post).await.unwrap().0
 }
 
-async fn listed(store: &Arc<dyn Store>, who: &Principal, search: Option<&str>) -> Vec<String> {
+async fn listed_ids(store: &Arc<dyn Store>, who: &Principal, search: Option<&str>) -> Vec<String> {
     let query = SessionQuery {
         place: Place::Page(1),
         limit: 100,

@@ -1,6 +1,6 @@
 //! Sessions of several users: read marks, nodes, the last message.
 
-use super::{at, create, id, listed, message, post, said, user};
+use super::{at, create, id, listed_ids, message, post, stored_messages, user};
 use echoic::domain::message::Parts;
 use echoic::domain::page::View;
 use echoic::domain::principal::Access;
@@ -10,14 +10,20 @@ use echoic::store::{NewSession, Parent, Store};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-fn name(text: &str) -> MessageId {
+fn message_id(text: &str) -> MessageId {
     MessageId::trusted(text)
 }
 
-async fn say(store: &Arc<dyn Store>, who: &Principal, session: &str, called: &str, text: &str) {
+async fn post_text(
+    store: &Arc<dyn Store>,
+    who: &Principal,
+    session: &str,
+    called: &str,
+    text: &str,
+) {
     let seconds: i64 = called.trim_start_matches("msg").parse().unwrap();
     let mut message = message(who.user.as_str(), Role::User, text, 1000 * seconds);
-    message.id = name(called);
+    message.id = message_id(called);
     post(store, who, session, message, Parent::Head).await;
 }
 
@@ -39,18 +45,22 @@ pub async fn two_users_see_what_the_other_has_read(store: &Arc<dyn Store>) {
     assert_eq!(session.participants, [one.user.clone(), two.user.clone()]);
     assert_eq!((session.last_message, session.nodes), (None, Some(Vec::new())));
 
-    say(store, &one, "user1_user2", "msg1", "Hey user2, how\u{2019}s it going?").await;
-    assert_eq!(listed(store, &two, None).await, ["user1_user2"], "it is there for both of them");
-    let unread = said(store, &two, "user1_user2", View::Path).await;
+    post_text(store, &one, "user1_user2", "msg1", "Hey user2, how\u{2019}s it going?").await;
+    assert_eq!(
+        listed_ids(store, &two, None).await,
+        ["user1_user2"],
+        "it is there for both of them"
+    );
+    let unread = stored_messages(store, &two, "user1_user2", View::Path).await;
     assert!(!unread[0].seen, "nobody but its sender has read it");
 
-    store.mark_seen(&two, &id("user1_user2"), &name("msg1")).await.unwrap();
-    say(store, &two, "user1_user2", "msg2", "All good! You?").await;
-    let shown = said(store, &one, "user1_user2", View::Path).await;
+    store.mark_seen(&two, &id("user1_user2"), &message_id("msg1")).await.unwrap();
+    post_text(store, &two, "user1_user2", "msg2", "All good! You?").await;
+    let shown = stored_messages(store, &one, "user1_user2", View::Path).await;
     let shown: Vec<_> =
         shown.iter().map(|message| (message.sender_id.as_str(), message.seen)).collect();
     assert_eq!(shown, [("user1", true), ("user2", false)]);
-    store.mark_seen(&one, &id("user1_user2"), &name("msg2")).await.unwrap();
+    store.mark_seen(&one, &id("user1_user2"), &message_id("msg2")).await.unwrap();
 
     let session = store.session(&two, &id("user1_user2"), Access::Participate).await.unwrap();
     assert_eq!(session.last_message.as_deref(), Some("All good! You?"));
@@ -59,7 +69,7 @@ pub async fn two_users_see_what_the_other_has_read(store: &Arc<dyn Store>) {
     assert_eq!(session.nodes, Some(vec!["chat_user1_user2_1".to_owned()]));
 
     let mut picture = message("user1", Role::User, "Anything new on your end?", 3000);
-    picture.id = name("msg3");
+    picture.id = message_id("msg3");
     picture.body.kind = MessageType::Image;
     let parts = r#"[{"type":"image","url":"https://example.com/cat.png"}]"#;
     picture.body.parts = Parts::from_stored(parts.to_owned()).unwrap();
@@ -79,10 +89,10 @@ pub async fn two_users_see_what_the_other_has_read(store: &Arc<dyn Store>) {
 
     let hidden = [
         store.nodes(&stranger, &id("user1_user2"), 1, 1).await.unwrap_err().kind,
-        store.mark_seen(&stranger, &id("user1_user2"), &name("msg1")).await.unwrap_err().kind,
+        store.mark_seen(&stranger, &id("user1_user2"), &message_id("msg1")).await.unwrap_err().kind,
     ];
     assert_eq!(hidden, [Kind::SessionNotFound, Kind::SessionNotFound]);
-    assert_eq!(listed(store, &stranger, None).await, Vec::<String>::new());
+    assert_eq!(listed_ids(store, &stranger, None).await, Vec::<String>::new());
 }
 
 pub async fn read_mark_only_advances_and_is_per_user(store: &Arc<dyn Store>) {
@@ -94,15 +104,15 @@ pub async fn read_mark_only_advances_and_is_per_user(store: &Arc<dyn Store>) {
     };
     store.create_session(&ada, new, at(0)).await.unwrap();
     for (who, called) in [(&ada, "msg1"), (&bob, "msg2"), (&ada, "msg3"), (&bob, "msg4")] {
-        say(store, who, "s", called, called).await;
+        post_text(store, who, "s", called, called).await;
     }
     let before = store.session(&ada, &id("s"), Access::Own).await.unwrap();
     let seen = async || {
-        let said = said(store, &ada, "s", View::Path).await;
+        let said = stored_messages(store, &ada, "s", View::Path).await;
         said.iter().map(|message| message.seen).collect::<Vec<_>>()
     };
     let mark = async |who: &Principal, message: &str| {
-        store.mark_seen(who, &id("s"), &name(message)).await.map(|seen| seen.has_moved)
+        store.mark_seen(who, &id("s"), &message_id(message)).await.map(|seen| seen.has_moved)
     };
     assert_eq!(seen().await, [false; 4]);
     assert!(mark(&bob, "msg2").await.unwrap());
@@ -121,8 +131,8 @@ pub async fn read_mark_only_advances_and_is_per_user(store: &Arc<dyn Store>) {
         (before.version, before.updated_at, before.last_seen)
     );
     // A fork is a new session, so its messages are unread.
-    let fork = store.fork(&ada, &id("s"), &name("msg3"), at(9000)).await.unwrap();
-    let copied = said(store, &ada, fork.id.as_str(), View::Path).await;
+    let fork = store.fork(&ada, &id("s"), &message_id("msg3"), at(9000)).await.unwrap();
+    let copied = stored_messages(store, &ada, fork.id.as_str(), View::Path).await;
     assert!(copied.iter().all(|message| !message.seen));
 }
 
@@ -134,11 +144,11 @@ pub async fn nodes_hold_every_message_once_for_any_page_size(store: &Arc<dyn Sto
         let text = "x".repeat(if number % 4 == 3 { 140_000 } else { 30_000 });
         let parent = match number {
             5 => Parent::Root,
-            8 => Parent::Message(name("m6")),
+            8 => Parent::Message(message_id("m6")),
             _ => Parent::Head,
         };
         let mut message = message("ada", Role::User, &text, number);
-        message.id = name(&format!("m{number}"));
+        message.id = message_id(&format!("m{number}"));
         post(store, &ada, "s", message, parent).await;
     }
     let all = nodes(store, &ada, "s").await;

@@ -1,7 +1,7 @@
 //! The message tree, as a property: edits, regenerations, switches and forks in any order keep one
 //! path from the root to the head and lose no message, and memory reads that path.
 
-use super::{at, begin, create, finish, id, message, post, running, said, user};
+use super::{at, begin, begin_running, create, finish, id, message, post, stored_messages, user};
 use echoic::domain::memory::{MemoryOptions, Strategy as Way};
 use echoic::domain::message::PROMPT_SHARE;
 use echoic::domain::page::View;
@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// An action of a user. Numbers select one of the messages so far.
 #[derive(Debug, Clone)]
-enum Deed {
+enum Action {
     /// Runs a turn below the head, or below another message.
     Ask(Option<usize>),
     /// Posts a message of this size without a model call.
@@ -35,24 +35,24 @@ enum Deed {
     Fork(usize),
 }
 
-fn deeds() -> impl Strategy<Value = Vec<Deed>> {
+fn actions() -> impl Strategy<Value = Vec<Action>> {
     let any = || 0usize..1000;
     let place = || proptest::option::weighted(0.3, any());
     let size = prop_oneof![8 => 0usize..200, 1 => 40_000usize..140_000];
-    let deed = prop_oneof![
-        4 => place().prop_map(Deed::Ask),
-        3 => (place(), size).prop_map(|(place, size)| Deed::Post(place, size)),
-        2 => any().prop_map(Deed::Edit),
-        2 => any().prop_map(Deed::Regenerate),
-        3 => any().prop_map(Deed::Switch),
-        1 => any().prop_map(Deed::Fork),
-        2 => Just(Deed::Back),
+    let action = prop_oneof![
+        4 => place().prop_map(Action::Ask),
+        3 => (place(), size).prop_map(|(place, size)| Action::Post(place, size)),
+        2 => any().prop_map(Action::Edit),
+        2 => any().prop_map(Action::Regenerate),
+        3 => any().prop_map(Action::Switch),
+        1 => any().prop_map(Action::Fork),
+        2 => Just(Action::Back),
     ];
-    proptest::collection::vec(deed, 1..30)
+    proptest::collection::vec(action, 1..30)
 }
 
 /// The expected state of a session.
-struct Model {
+struct ExpectedTree {
     session: SessionId,
     ids: Vec<MessageId>,
     parents: Vec<Option<usize>>,
@@ -60,7 +60,7 @@ struct Model {
     head: Option<usize>,
 }
 
-impl Model {
+impl ExpectedTree {
     fn of(session: SessionId) -> Self {
         let (ids, parents, replies) = (Vec::new(), Vec::new(), Vec::new());
         Self { session, ids, parents, replies, head: None }
@@ -85,7 +85,7 @@ impl Model {
         (top..self.ids.len()).filter(is_below).max().unwrap()
     }
 
-    fn picked(&self, number: usize) -> Option<usize> {
+    fn pick_message(&self, number: usize) -> Option<usize> {
         number.checked_rem(self.ids.len())
     }
 
@@ -95,7 +95,7 @@ impl Model {
 }
 
 /// The store, its user, and memory on top of it.
-struct World<'a> {
+struct TreeFixture<'a> {
     store: &'a Arc<dyn Store>,
     ada: Principal,
     memory: Memory,
@@ -103,17 +103,17 @@ struct World<'a> {
     recalled: AtomicUsize,
 }
 
-impl World<'_> {
+impl TreeFixture<'_> {
     async fn turn(
         &self,
-        model: &mut Model,
+        model: &mut ExpectedTree,
         ask: impl FnOnce(&mut BeginTurn),
         parent: Option<usize>,
     ) {
         let mut turn = begin(&self.ada, model.session.as_str(), &format!("q{}", model.ids.len()));
         ask(&mut turn);
         let is_again = matches!(turn.turn.ask, Ask::Again { .. });
-        let begun = running(self.store, turn).await;
+        let begun = begin_running(self.store, turn).await;
         let reply = format!("r{}", model.ids.len());
         self.store.finish_turn(finish(&begun, &reply, None)).await.unwrap().unwrap();
         let question = if is_again {
@@ -125,7 +125,7 @@ impl World<'_> {
         model.add(begun.turn.message_id, question, true);
     }
 
-    async fn say(&self, model: &mut Model, parent: Option<usize>) {
+    async fn say(&self, model: &mut ExpectedTree, parent: Option<usize>) {
         let below = model.below(parent);
         let place = |turn: &mut BeginTurn| {
             if let Ask::Say { parent, .. } = &mut turn.turn.ask {
@@ -135,52 +135,52 @@ impl World<'_> {
         self.turn(model, place, parent).await;
     }
 
-    async fn carry_out(&self, model: &mut Model, deed: &Deed) {
+    async fn apply_action(&self, model: &mut ExpectedTree, action: &Action) {
         let head = model.head;
-        match deed {
-            Deed::Ask(place) => {
-                let parent = place.and_then(|place| model.picked(place)).or(head);
+        match action {
+            Action::Ask(place) => {
+                let parent = place.and_then(|place| model.pick_message(place)).or(head);
                 self.say(model, parent).await;
             }
-            Deed::Post(place, size) => {
-                let parent = place.and_then(|place| model.picked(place)).or(head);
+            Action::Post(place, size) => {
+                let parent = place.and_then(|place| model.pick_message(place)).or(head);
                 let text = format!("{}{}", model.ids.len(), "x".repeat(*size));
                 let said = message("ada", Role::User, &text, 1);
                 let below = model.below(parent);
                 let stored = post(self.store, &self.ada, model.session.as_str(), said, below).await;
                 model.add(stored.id, parent, false);
             }
-            Deed::Edit(which) => {
-                let Some(which) = model.picked(*which) else { return };
+            Action::Edit(which) => {
+                let Some(which) = model.pick_message(*which) else { return };
                 let parent = model.parents[which];
                 self.say(model, parent).await;
             }
-            Deed::Regenerate(which) => {
-                let Some(which) = model.picked(*which) else { return };
+            Action::Regenerate(which) => {
+                let Some(which) = model.pick_message(*which) else { return };
                 let question =
                     if model.replies[which] { model.parents[which] } else { Some(which) };
                 let reply = Some(model.ids[which].clone());
                 self.turn(model, |turn| turn.turn.ask = Ask::Again { reply }, question).await;
             }
-            Deed::Switch(which) => {
-                let Some(which) = model.picked(*which) else { return };
+            Action::Switch(which) => {
+                let Some(which) = model.pick_message(*which) else { return };
                 let named = &model.ids[which];
                 self.store.move_head(&self.ada, &model.session, named, at(9)).await.unwrap();
                 model.head = Some(model.newest_below(which));
             }
-            Deed::Back => {
+            Action::Back => {
                 let Some(head) = head else { return };
                 let (name, parent) = (&model.ids[head], model.parents[head]);
                 let back = self.store.step_back(&self.ada, &model.session, name, at(9)).await;
                 assert_eq!(back.unwrap().is_some(), parent.is_some());
                 model.head = parent.or(Some(head));
             }
-            Deed::Fork(which) => {
-                let Some(which) = model.picked(*which) else { return };
+            Action::Fork(which) => {
+                let Some(which) = model.pick_message(*which) else { return };
                 let named = &model.ids[which];
                 let fork = self.store.fork(&self.ada, &model.session, named, at(9)).await.unwrap();
                 self.check(model).await;
-                let mut copy = Model::of(fork.id);
+                let mut copy = ExpectedTree::of(fork.id);
                 for at in model.path(Some(which)) {
                     copy.add(model.ids[at].clone(), copy.head, model.replies[at]);
                 }
@@ -189,9 +189,9 @@ impl World<'_> {
         }
     }
 
-    async fn check(&self, model: &Model) {
+    async fn check(&self, model: &ExpectedTree) {
         let session = model.session.as_str();
-        let stored = said(self.store, &self.ada, session, View::All).await;
+        let stored = stored_messages(self.store, &self.ada, session, View::All).await;
         assert_eq!(stored.iter().map(|m| m.id.clone()).collect::<Vec<_>>(), model.ids);
         let parents: Vec<_> = stored.iter().map(|m| m.parent_id.clone()).collect();
         let expected = model.parents.iter().map(|at| at.map(|at| model.ids[at].clone()));
@@ -202,7 +202,7 @@ impl World<'_> {
 
         let path = model.path(model.head);
         let on_path: Vec<_> = path.iter().map(|at| model.ids[*at].clone()).collect();
-        let shown = said(self.store, &self.ada, session, View::Path).await;
+        let shown = stored_messages(self.store, &self.ada, session, View::Path).await;
         assert_eq!(shown.iter().map(|m| m.id.clone()).collect::<Vec<_>>(), on_path);
         let memory = MemoryOptions { strategy: Some(Way::Buffer), ..MemoryOptions::default() };
         let plan = self.memory.plan(&Settings { memory, ..Settings::default() }, None).unwrap();
@@ -231,9 +231,10 @@ impl World<'_> {
         let new = NewMessage::said(text, at(0));
         let head = read.head_id.as_ref();
         let assembled = self.memory.assemble(read, plan, head, Some(new)).await.unwrap();
-        let told = assembled.pieces.iter().flat_map(|piece| &piece.message_ids);
-        let places: Vec<_> =
-            told.map(|told| on_path.iter().position(|one| one == told).unwrap()).collect();
+        let recalled = assembled.pieces.iter().flat_map(|piece| &piece.message_ids);
+        let places: Vec<_> = recalled
+            .map(|recalled| on_path.iter().position(|one| one == recalled).unwrap())
+            .collect();
         assert!(places.is_sorted_by(|a, b| a < b), "{places:?}");
         self.recalled.fetch_add(places.len(), Ordering::Relaxed);
     }
@@ -260,14 +261,14 @@ pub async fn random_branching_keeps_one_path_and_loses_nothing(store: &Arc<dyn S
     };
     let prompts = Arc::new(Prompts::load(None).unwrap());
     let memory = Memory::new(store.clone(), prompts, defaults).unwrap();
-    let world = World { store, ada: user("ada"), memory, recalled: AtomicUsize::new(0) };
+    let world = TreeFixture { store, ada: user("ada"), memory, recalled: AtomicUsize::new(0) };
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     for case in 0..24 {
         let session = format!("s{case}");
         create(store, &world.ada, &session).await;
-        let mut model = Model::of(id(&session));
-        for deed in deeds().new_tree(&mut runner).unwrap().current() {
-            world.carry_out(&mut model, &deed).await;
+        let mut model = ExpectedTree::of(id(&session));
+        for action in actions().new_tree(&mut runner).unwrap().current() {
+            world.apply_action(&mut model, &action).await;
             world.check(&model).await;
         }
     }

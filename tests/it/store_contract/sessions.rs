@@ -1,6 +1,6 @@
 //! Sessions: visibility, listing, and search.
 
-use super::{at, begin, create, id, listed, message, post, user};
+use super::{at, begin, create, id, listed_ids, message, post, user};
 use echoic::domain::page::{Cursor, Place, SessionQuery, SessionSort, Slice, Sort, View};
 use echoic::domain::principal::Access;
 use echoic::domain::session::SessionStatus;
@@ -53,14 +53,14 @@ pub async fn session_hides_from_strangers_and_owner_rights_from_guests(store: &A
         assert_eq!(kind(hidden), Kind::SessionNotFound);
     }
     assert_eq!(
-        (listed(store, &ada, None).await, listed(store, &bob, None).await),
+        (listed_ids(store, &ada, None).await, listed_ids(store, &bob, None).await),
         (vec!["s".to_owned()], vec!["s".to_owned()])
     );
-    assert_eq!(listed(store, &eve, None).await, Vec::<String>::new());
+    assert_eq!(listed_ids(store, &eve, None).await, Vec::<String>::new());
     let everybody_out =
         SessionChange { participants: Some(Vec::new()), ..SessionChange::default() };
     store.change_session(&ada, &session, everybody_out, Vec::new(), at(3)).await.unwrap();
-    assert_eq!(listed(store, &bob, None).await, Vec::<String>::new());
+    assert_eq!(listed_ids(store, &bob, None).await, Vec::<String>::new());
 }
 
 pub async fn session_id_belongs_to_its_first_user(store: &Arc<dyn Store>) {
@@ -97,17 +97,17 @@ pub async fn titles_are_found_by_word_prefixes(store: &Arc<dyn Store>) {
         ("reme", vec![]),
         ("new", vec![]),
     ] {
-        assert_eq!(listed(store, &ada, Some(search)).await, found, "{search}");
+        assert_eq!(listed_ids(store, &ada, Some(search)).await, found, "{search}");
     }
     let renamed = SessionChange {
         title: Some(Title::given(Some("Soup")).unwrap()),
         ..SessionChange::default()
     };
     store.change_session(&ada, &id("1"), renamed, Vec::new(), at(1)).await.unwrap();
-    assert_eq!(listed(store, &ada, Some("creme")).await, Vec::<String>::new());
-    assert_eq!(listed(store, &ada, Some("sou")).await, ["1"]);
+    assert_eq!(listed_ids(store, &ada, Some("creme")).await, Vec::<String>::new());
+    assert_eq!(listed_ids(store, &ada, Some("sou")).await, ["1"]);
     store.delete_session(&ada, &id("1")).await.unwrap();
-    assert_eq!(listed(store, &ada, Some("sou")).await, Vec::<String>::new());
+    assert_eq!(listed_ids(store, &ada, Some("sou")).await, Vec::<String>::new());
 }
 
 pub async fn bulk_deletion_takes_only_the_callers_own_sessions(store: &Arc<dyn Store>) {

@@ -5,7 +5,7 @@ use echoic::domain::{MessageId, Role};
 use echoic::store::{Parent, Store, Summary};
 use std::sync::Arc;
 
-async fn say(store: &Arc<dyn Store>, text: &str, parent: Parent) -> MessageId {
+async fn post_text(store: &Arc<dyn Store>, text: &str, parent: Parent) -> MessageId {
     post(store, &user("ada"), "s", message("ada", Role::User, text, 1), parent).await.id
 }
 
@@ -20,10 +20,10 @@ pub async fn summary_is_found_on_paths_with_its_last_message(store: &Arc<dyn Sto
     let mut path = Vec::new();
     for number in 0..6 {
         // Large enough for a node of its own.
-        path.push(say(store, &format!("{number}{}", "x".repeat(70_000)), Parent::Head).await);
+        path.push(post_text(store, &format!("{number}{}", "x".repeat(70_000)), Parent::Head).await);
     }
-    let branch = say(store, "branch", Parent::Message(path[2].clone())).await;
-    let twig = say(store, "twig", Parent::Head).await;
+    let branch = post_text(store, "branch", Parent::Message(path[2].clone())).await;
+    let twig = post_text(store, "twig", Parent::Head).await;
     let found = async |up_to: &MessageId| {
         let found = store.summary(&id("s"), up_to).await.unwrap();
         found.map(|found| found.text)

@@ -1,6 +1,9 @@
 //! The support desk: a customer talks to the model, is handed to an agent, and back.
 
-use super::{at, begin, finish, id, life, listed, message, post, running, said, user};
+use super::{
+    at, begin, begin_running, finish, id, lease_holder, listed_ids, message, post, stored_messages,
+    user,
+};
 use echoic::domain::page::View;
 use echoic::domain::principal::Access;
 use echoic::domain::session::{JsonObject, SessionStatus};
@@ -22,7 +25,7 @@ async fn set_status(store: &Arc<dyn Store>, who: &Principal, status: &str, milli
 }
 
 /// A message of the customer, as the chat sends it.
-fn ask(customer: &Principal, text: &str, millis: i64) -> BeginTurn {
+fn customer_turn(customer: &Principal, text: &str, millis: i64) -> BeginTurn {
     let mut begin = begin(customer, "desk", text);
     begin.now = at(millis);
     if let echoic::store::Ask::Say { message, .. } = &mut begin.turn.ask {
@@ -32,12 +35,12 @@ fn ask(customer: &Principal, text: &str, millis: i64) -> BeginTurn {
 }
 
 async fn transcript(store: &Arc<dyn Store>, who: &Principal) -> Vec<String> {
-    let said = said(store, who, "desk", View::Path).await;
-    let told = |message: &echoic::domain::Message| {
+    let said = stored_messages(store, who, "desk", View::Path).await;
+    let line = |message: &echoic::domain::Message| {
         let seen = if message.seen { "seen" } else { "unseen" };
         format!("{}: {} ({seen})", message.sender_id, message.content)
     };
-    said.iter().map(told).collect()
+    said.iter().map(line).collect()
 }
 
 pub async fn customer_is_handed_to_an_agent_and_back(store: &Arc<dyn Store>) {
@@ -54,7 +57,7 @@ pub async fn customer_is_handed_to_an_agent_and_back(store: &Arc<dyn Store>) {
     let opened = store.create_session(&customer, new, at(0)).await.unwrap().0;
     assert_eq!((opened.status.as_str(), opened.last_seen), ("active", None));
     assert_eq!(opened.start_time, at(0));
-    let begun = running(store, ask(&customer, "Where is my invoice?", 1000)).await;
+    let begun = begin_running(store, customer_turn(&customer, "Where is my invoice?", 1000)).await;
     store.finish_turn(finish(&begun, "In your account.", None)).await.unwrap().unwrap();
 
     // No other user sees the session until the desk adds an agent and hands it over.
@@ -63,23 +66,23 @@ pub async fn customer_is_handed_to_an_agent_and_back(store: &Arc<dyn Store>) {
     let let_in =
         SessionChange { participants: Some(vec![agent.user.clone()]), ..SessionChange::default() };
     store.change_session(&desk, &id("desk"), let_in, Vec::new(), at(2000)).await.unwrap();
-    assert_eq!(listed(store, &agent, None).await, ["desk"]);
+    assert_eq!(listed_ids(store, &agent, None).await, ["desk"]);
     let handed = set_status(store, &agent, "agent_assigned", 3000).await;
     assert_eq!((handed.status.as_str(), handed.version), ("agent_assigned", opened.version + 3));
 
     // No turn begins now; the message is stored for the agent, unread.
     let Ok(Began::HandedOver { session, .. }) =
-        store.begin_turn(ask(&customer, "It is not there!", 4000)).await
+        store.begin_turn(customer_turn(&customer, "It is not there!", 4000)).await
     else {
         panic!("a person answers");
     };
     assert_eq!((session.active_turn, session.last_seen), (None, Some(at(4000))));
     let waiting = transcript(store, &agent).await;
     assert_eq!(waiting.last().unwrap(), "customer: It is not there! (unseen)");
-    assert!(store.begin_waiting(&life("two"), at(4500)).await.unwrap().next.is_none());
+    assert!(store.begin_waiting(&lease_holder("two"), at(4500)).await.unwrap().next.is_none());
 
     // The agent reads and answers as a user. Only the desk, an admin, may post as the assistant.
-    let last = said(store, &agent, "desk", View::Path).await.pop().unwrap();
+    let last = stored_messages(store, &agent, "desk", View::Path).await.pop().unwrap();
     store.mark_seen(&agent, &id("desk"), &last.id).await.unwrap();
     let as_model = PostMessage {
         session_id: id("desk"),
@@ -94,7 +97,7 @@ pub async fn customer_is_handed_to_an_agent_and_back(store: &Arc<dyn Store>) {
     post(store, &agent, "desk", answer, Parent::Head).await;
     let note = message("desk", Role::Assistant, "Anything else?", 5500);
     post(store, &desk, "desk", note, Parent::Head).await;
-    let last = said(store, &customer, "desk", View::Path).await.pop().unwrap();
+    let last = stored_messages(store, &customer, "desk", View::Path).await.pop().unwrap();
     store.mark_seen(&customer, &id("desk"), &last.id).await.unwrap();
     assert_eq!(
         transcript(store, &customer).await,
@@ -110,11 +113,11 @@ pub async fn customer_is_handed_to_an_agent_and_back(store: &Arc<dyn Store>) {
     // A closed session rejects every new message.
     let closed = set_status(store, &agent, "closed", 6000).await;
     assert_eq!(closed.last_seen, Some(at(4000)), "what others say does not show the customer");
-    let mut anew = ask(&customer, "Thanks", 7000);
-    anew.session = SessionTarget::Ensure(id("desk"));
+    let mut ensured = customer_turn(&customer, "Thanks", 7000);
+    ensured.session = SessionTarget::Ensure(id("desk"));
     for refused in [
-        store.begin_turn(ask(&customer, "Thanks", 7000)).await.unwrap_err(),
-        store.begin_turn(anew).await.unwrap_err(),
+        store.begin_turn(customer_turn(&customer, "Thanks", 7000)).await.unwrap_err(),
+        store.begin_turn(ensured).await.unwrap_err(),
     ] {
         assert_eq!(refused.kind, Kind::SessionClosed);
     }
@@ -126,7 +129,7 @@ pub async fn customer_is_handed_to_an_agent_and_back(store: &Arc<dyn Store>) {
 
     // Reopened, the model answers again and reads the whole history.
     set_status(store, &customer, "active", 8000).await;
-    let begun = running(store, ask(&customer, "Thanks", 9000)).await;
+    let begun = begin_running(store, customer_turn(&customer, "Thanks", 9000)).await;
     let bounds =
         echoic::store::TailBounds { messages: 100, tokens: u32::MAX, overhead: 4, parts: 0 };
     let parent = begun.question.parent_id.clone().unwrap();

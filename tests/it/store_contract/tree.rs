@@ -1,6 +1,6 @@
 //! The message tree of a session: moving its head, and forking its paths.
 
-use super::{at, begin, create, finish, id, message, post, running, said, user};
+use super::{at, begin, begin_running, create, finish, id, message, post, stored_messages, user};
 use echoic::domain::page::View;
 use echoic::domain::principal::Access;
 use echoic::domain::session::{JsonObject, SessionStatus, Settings};
@@ -12,22 +12,22 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// Posts a message whose text is also its id.
-async fn put(store: &Arc<dyn Store>, who: &Principal, text: &str, parent: Parent) {
+async fn post_text(store: &Arc<dyn Store>, who: &Principal, text: &str, parent: Parent) {
     let mut message = message(who.user.as_str(), Role::User, text, 1);
-    message.id = name(text);
+    message.id = message_id(text);
     post(store, who, "s", message, parent).await;
 }
 
-fn name(text: &str) -> MessageId {
+fn message_id(text: &str) -> MessageId {
     MessageId::trusted(text)
 }
 
 fn under(text: &str) -> Parent {
-    Parent::Message(name(text))
+    Parent::Message(message_id(text))
 }
 
 async fn path(store: &Arc<dyn Store>, who: &Principal) -> Vec<String> {
-    let said = said(store, who, "s", View::Path).await;
+    let said = stored_messages(store, who, "s", View::Path).await;
     said.into_iter().map(|message| message.content).collect()
 }
 
@@ -45,7 +45,7 @@ async fn tree(store: &Arc<dyn Store>, who: &Principal) {
         ("b3", under("a")),
         ("other", Parent::Root),
     ] {
-        put(store, who, text, parent).await;
+        post_text(store, who, text, parent).await;
     }
 }
 
@@ -62,8 +62,8 @@ pub async fn head_moves_to_the_newest_leaf_below_a_message(store: &Arc<dyn Store
         ("other", vec!["other"]),
         ("d2", vec!["a", "b2", "c", "d2"]),
     ] {
-        let moved = store.move_head(&ada, &id("s"), &name(named), at(50)).await.unwrap();
-        assert_eq!(moved.head_id, on_path.last().map(|id| name(id)), "{named}");
+        let moved = store.move_head(&ada, &id("s"), &message_id(named), at(50)).await.unwrap();
+        assert_eq!(moved.head_id, on_path.last().map(|id| message_id(id)), "{named}");
         assert_eq!(path(store, &ada).await, on_path, "{named}");
         assert_eq!(moved.updated_at, at(50));
         let kept = |session: &Session| {
@@ -72,11 +72,11 @@ pub async fn head_moves_to_the_newest_leaf_below_a_message(store: &Arc<dyn Store
         assert_eq!(kept(&moved), kept(&before), "no message came, no field of its own changed");
     }
     // Moving the head to where it is does not touch the session; the next message follows the head.
-    let same = store.move_head(&ada, &id("s"), &name("b2"), at(60)).await.unwrap();
+    let same = store.move_head(&ada, &id("s"), &message_id("b2"), at(60)).await.unwrap();
     assert_eq!(same.updated_at, at(50));
-    put(store, &ada, "e", Parent::Head).await;
+    post_text(store, &ada, "e", Parent::Head).await;
     assert_eq!(path(store, &ada).await, ["a", "b2", "c", "d2", "e"]);
-    assert_eq!(said(store, &ada, "s", View::All).await.len(), 10);
+    assert_eq!(stored_messages(store, &ada, "s", View::All).await.len(), 10);
 }
 
 pub async fn head_stays_during_a_reply_and_for_strangers(store: &Arc<dyn Store>) {
@@ -88,11 +88,11 @@ pub async fn head_stays_during_a_reply_and_for_strangers(store: &Arc<dyn Store>)
     let kind = async |who: &Principal, message: &MessageId| {
         store.move_head(who, &id("s"), message, at(9)).await.unwrap_err().kind
     };
-    assert_eq!(kind(&ada, &name("nobody")).await, Kind::MessageNotFound);
+    assert_eq!(kind(&ada, &message_id("nobody")).await, Kind::MessageNotFound);
     assert_eq!(kind(&ada, &elsewhere).await, Kind::MessageNotFound);
-    assert_eq!(kind(&bob, &name("a")).await, Kind::SessionNotFound);
-    let begun = running(store, begin(&ada, "s", "q")).await;
-    assert_eq!(kind(&ada, &name("a")).await, Kind::SessionBusy);
+    assert_eq!(kind(&bob, &message_id("a")).await, Kind::SessionNotFound);
+    let begun = begin_running(store, begin(&ada, "s", "q")).await;
+    assert_eq!(kind(&ada, &message_id("a")).await, Kind::SessionBusy);
     store.finish_turn(finish(&begun, "r", None)).await.unwrap().unwrap();
     assert_eq!(path(store, &ada).await, ["other", "q", "r"]);
     // Switching branches adds nothing, so a closed session allows it.
@@ -101,17 +101,17 @@ pub async fn head_stays_during_a_reply_and_for_strangers(store: &Arc<dyn Store>)
         ..SessionChange::default()
     };
     store.change_session(&ada, &id("s"), closed, Vec::new(), at(9)).await.unwrap();
-    store.move_head(&ada, &id("s"), &name("b1"), at(9)).await.unwrap();
+    store.move_head(&ada, &id("s"), &message_id("b1"), at(9)).await.unwrap();
     assert_eq!(path(store, &ada).await, ["a", "b1", "b1-later"]);
 }
 
 /// A message without the fields that depend on its session.
-fn told(message: &Message) -> Value {
-    let mut told = serde_json::to_value(message).unwrap();
+fn comparable_fields(message: &Message) -> Value {
+    let mut fields = serde_json::to_value(message).unwrap();
     for place in ["sessionId", "seq", "siblingIds"] {
-        told.as_object_mut().unwrap().remove(place);
+        fields.as_object_mut().unwrap().remove(place);
     }
-    told
+    fields
 }
 
 fn object(text: &str) -> JsonObject {
@@ -134,12 +134,12 @@ pub async fn fork_copies_the_path_and_diverges(store: &Arc<dyn Store>) {
         project_id: Some(Some(ProjectId::trusted("p"))),
     };
     let source = store.change_session(&ada, &id("s"), change, Vec::new(), at(5)).await.unwrap();
-    let fork = store.fork(&ada, &id("s"), &name("c"), at(70)).await.unwrap();
+    let fork = store.fork(&ada, &id("s"), &message_id("c"), at(70)).await.unwrap();
     assert_ne!(fork.id, source.id);
     assert_eq!(fork.participants, std::slice::from_ref(&ada.user));
     assert_eq!((fork.status.as_str(), fork.pinned, fork.archived), ("active", false, false));
     assert_eq!((fork.created_at, fork.updated_at, fork.version), (at(70), at(70), 1));
-    assert_eq!((fork.messages_count, &fork.head_id), (3, &Some(name("c"))));
+    assert_eq!((fork.messages_count, &fork.head_id), (3, &Some(message_id("c"))));
     assert_eq!(fork.last_message.as_deref(), Some("c"));
     let shape = |session: &Session| {
         let Session { title, title_source, project_id, settings, .. } = session.clone();
@@ -149,14 +149,14 @@ pub async fn fork_copies_the_path_and_diverges(store: &Arc<dyn Store>) {
     assert_eq!(shape(&fork), shape(&source));
     assert_eq!(store.session(&ada, &fork.id, Access::Own).await.unwrap().nodes, fork.nodes);
 
-    let copied = said(store, &ada, fork.id.as_str(), View::All).await;
+    let copied = stored_messages(store, &ada, fork.id.as_str(), View::All).await;
     let mut originals = Vec::new();
     for text in ["a", "b2", "c"] {
-        originals.push(store.message(&ada, &id("s"), &name(text)).await.unwrap());
+        originals.push(store.message(&ada, &id("s"), &message_id(text)).await.unwrap());
     }
     assert_eq!(
-        copied.iter().map(told).collect::<Vec<_>>(),
-        originals.iter().map(told).collect::<Vec<_>>()
+        copied.iter().map(comparable_fields).collect::<Vec<_>>(),
+        originals.iter().map(comparable_fields).collect::<Vec<_>>()
     );
     assert_eq!(copied.iter().map(|message| message.seq).collect::<Vec<_>>(), [1, 2, 3]);
     assert!(copied.iter().all(|message| message.sibling_ids == [message.id.clone()]));
@@ -164,7 +164,7 @@ pub async fn fork_copies_the_path_and_diverges(store: &Arc<dyn Store>) {
     let next = message("ada", Role::User, "only here", 80);
     post(store, &ada, fork.id.as_str(), next, Parent::Head).await;
     store.delete_session(&ada, &id("s")).await.unwrap();
-    let rest = said(store, &ada, fork.id.as_str(), View::Path).await;
+    let rest = stored_messages(store, &ada, fork.id.as_str(), View::Path).await;
     let rest: Vec<_> = rest.into_iter().map(|message| message.content).collect();
     assert_eq!(rest, ["a", "b2", "c", "only here"]);
 }
@@ -178,23 +178,27 @@ pub async fn guests_fork_belongs_to_the_guest_alone(store: &Arc<dyn Store>) {
         ..NewSession::default()
     };
     store.create_session(&ada, new, at(0)).await.unwrap();
-    put(store, &bob, "hello", Parent::Head).await;
-    let begun = running(store, begin(&ada, "s", "q")).await;
+    post_text(store, &bob, "hello", Parent::Head).await;
+    let begun = begin_running(store, begin(&ada, "s", "q")).await;
     // A question can be forked while its reply is running.
     let fork = store.fork(&bob, &id("s"), &begun.question.id, at(9)).await.unwrap();
     assert_eq!((&fork.owner, &fork.project_id, fork.active_turn), (&bob.user, &None, None));
-    let copied = said(store, &bob, fork.id.as_str(), View::Path).await;
+    let copied = stored_messages(store, &bob, fork.id.as_str(), View::Path).await;
     let senders: Vec<_> = copied.iter().map(|message| message.sender_id.as_str()).collect();
     assert_eq!(senders, ["bob", "ada"]);
     let hidden = store.session(&ada, &fork.id, Access::Participate).await.unwrap_err();
     assert_eq!(hidden.kind, Kind::SessionNotFound);
 
     let kind = async |who: &Principal, message: &str| {
-        store.fork(who, &id("s"), &name(message), at(9)).await.unwrap_err().kind
+        store.fork(who, &id("s"), &message_id(message), at(9)).await.unwrap_err().kind
     };
     assert_eq!(kind(&eve, "hello").await, Kind::SessionNotFound);
     assert_eq!(kind(&bob, "nobody").await, Kind::MessageNotFound);
-    assert_eq!(super::listed(store, &bob, None).await.len(), 2, "what was refused left nothing");
+    assert_eq!(
+        super::listed_ids(store, &bob, None).await.len(),
+        2,
+        "what was refused left nothing"
+    );
 }
 
 pub async fn fork_of_a_path_over_many_nodes_is_complete(store: &Arc<dyn Store>) {
@@ -204,26 +208,29 @@ pub async fn fork_of_a_path_over_many_nodes_is_complete(store: &Arc<dyn Store>) 
     for number in 0..30_i64 {
         let text = format!("{number}:{}", "x".repeat((number as usize % 5) * 30_000));
         let mut message = message("ada", Role::User, &text, number);
-        message.id = name(&number.to_string());
+        message.id = message_id(&number.to_string());
         // Every third message has a sibling that is not on the path.
         post(store, &ada, "s", message.clone(), Parent::Head).await;
         if number % 3 == 1 {
-            message.id = name(&format!("beside {number}"));
+            message.id = message_id(&format!("beside {number}"));
             post(store, &ada, "s", message, under(&(number - 1).to_string())).await;
-            store.move_head(&ada, &id("s"), &name(&number.to_string()), at(40)).await.unwrap();
+            store
+                .move_head(&ada, &id("s"), &message_id(&number.to_string()), at(40))
+                .await
+                .unwrap();
         }
         texts.push(text);
     }
-    let fork = store.fork(&ada, &id("s"), &name("27"), at(50)).await.unwrap();
-    let copied = said(store, &ada, fork.id.as_str(), View::Path).await;
+    let fork = store.fork(&ada, &id("s"), &message_id("27"), at(50)).await.unwrap();
+    let copied = stored_messages(store, &ada, fork.id.as_str(), View::Path).await;
     let copied: Vec<_> = copied.into_iter().map(|message| message.content).collect();
     assert_eq!(copied, texts[..28]);
     assert!(fork.nodes.unwrap().len() > 10);
     let kept = store.session(&ada, &fork.id, Access::Own).await.unwrap();
-    assert_eq!((kept.messages_count, kept.head_id), (28, Some(name("27"))));
+    assert_eq!((kept.messages_count, kept.head_id), (28, Some(message_id("27"))));
     let bounds =
         echoic::store::TailBounds { messages: 100, tokens: u32::MAX, overhead: 0, parts: 0 };
-    let tail = store.tail(&fork.id, &name("27"), bounds).await.unwrap();
+    let tail = store.tail(&fork.id, &message_id("27"), bounds).await.unwrap();
     assert_eq!(tail.len(), 28);
     assert_eq!(json!(tail[0].tokens), json!(10), "sizes are copied, not counted again");
 }

@@ -1,6 +1,8 @@
 //! Turns: begun, finished, repeated, logged, recovered after a crash.
 
-use super::{at, begin, create, finish, id, life, message, running, said, user};
+use super::{
+    at, begin, begin_running, create, finish, id, lease_holder, message, stored_messages, user,
+};
 use echoic::domain::page::View;
 use echoic::domain::principal::Access;
 use echoic::domain::{Role, TurnId};
@@ -27,13 +29,13 @@ pub async fn one_of_many_concurrent_turns_gets_the_session(store: &Arc<dyn Store
             Err(error) => assert_eq!(error.kind, Kind::SessionBusy),
         }
     }
-    assert_eq!((winners, said(store, &ada, "s", View::All).await.len()), (1, 1));
+    assert_eq!((winners, stored_messages(store, &ada, "s", View::All).await.len()), (1, 1));
 }
 
 pub async fn finish_frees_session_and_lost_claim_stores_nothing(store: &Arc<dyn Store>) {
     let ada = user("ada");
     create(store, &ada, "s").await;
-    let begun = running(store, begin(&ada, "s", "hi")).await;
+    let begun = begin_running(store, begin(&ada, "s", "hi")).await;
     assert_eq!(
         (begun.session.title.as_str(), begun.session.active_turn.as_ref()),
         ("hi", Some(&begun.turn))
@@ -49,7 +51,7 @@ pub async fn finish_frees_session_and_lost_claim_stores_nothing(store: &Arc<dyn 
     // A retry, as after a lost acknowledgement.
     let again = store.finish_turn(finish(&begun, "hello", None)).await.unwrap();
     assert!(again.unwrap().next.is_none());
-    let messages = said(store, &ada, "s", View::All).await;
+    let messages = stored_messages(store, &ada, "s", View::All).await;
     assert_eq!(
         messages.iter().map(|message| message.content.as_str()).collect::<Vec<_>>(),
         ["hi", "hello"]
@@ -100,10 +102,10 @@ pub async fn repeated_turn_returns_its_first_result(store: &Arc<dyn Store>) {
         (reply.content.as_str(), reply.parent_id),
         ("hello", Some(begun.question.id.clone()))
     );
-    assert_eq!(said(store, &ada, "s", View::All).await.len(), 2);
+    assert_eq!(stored_messages(store, &ada, "s", View::All).await.len(), 2);
 
     let waiting = BeginTurn { on_busy: OnBusy::Queue, ..begin(&ada, "s", "other") };
-    let busy = running(store, begin(&ada, "s", "busy")).await;
+    let busy = begin_running(store, begin(&ada, "s", "busy")).await;
     let waiting = BeginTurn {
         idempotency: Some(IdempotencyKey { key: "k2".to_owned(), ..key("f").unwrap() }),
         ..waiting
@@ -156,34 +158,34 @@ pub async fn turns_of_an_earlier_boot_are_orphans_with_their_logs(store: &Arc<dy
     for session in ["a", "b"] {
         create(store, &ada, session).await;
     }
-    let begun = running(store, begin(&ada, "a", "hi")).await;
+    let begun = begin_running(store, begin(&ada, "a", "hi")).await;
     let batch = |number: u32, frames: &'static str| LogEntry {
         session_id: id("a"),
         turn_id: begun.turn.turn_id.clone(),
         batch: Batch { number, frames: frames.into() },
     };
     store.append_log(vec![batch(0, "one "), batch(1, "two ")]).await.unwrap();
-    store.beat(&life("one"), at(3)).await.unwrap();
+    store.beat(&lease_holder("one"), at(3)).await.unwrap();
 
     let here = HashSet::from([begun.turn.turn_id.clone()]);
-    let orphans = store.orphaned_turns(&life("one"), &here).await.unwrap();
+    let orphans = store.orphaned_turns(&lease_holder("one"), &here).await.unwrap();
     assert_eq!(orphans.len(), 0, "this life is not over");
-    store.beat(&life("two"), at(4)).await.unwrap();
-    let orphans = store.orphaned_turns(&life("two"), &HashSet::new()).await.unwrap();
+    store.beat(&lease_holder("two"), at(4)).await.unwrap();
+    let orphans = store.orphaned_turns(&lease_holder("two"), &HashSet::new()).await.unwrap();
     assert_eq!(orphans.len(), 1);
     assert_eq!((&orphans[0].session_id, &orphans[0].turn), (&id("a"), &begun.turn));
     assert_eq!(orphans[0].log.concat(), b"one two ");
     let claimant = orphans[0].claimant.clone();
     let ended = FinishTurn { claimant, ..finish(&begun, "one two", None) };
     assert!(store.finish_turn(ended).await.unwrap().is_some());
-    let left = store.orphaned_turns(&life("two"), &HashSet::new()).await.unwrap();
+    let left = store.orphaned_turns(&lease_holder("two"), &HashSet::new()).await.unwrap();
     assert_eq!(left.len(), 0);
 }
 
 pub async fn log_ends_with_its_reply_and_is_dropped_later(store: &Arc<dyn Store>) {
     let ada = user("ada");
     create(store, &ada, "s").await;
-    let begun = running(store, begin(&ada, "s", "hi")).await;
+    let begun = begin_running(store, begin(&ada, "s", "hi")).await;
     let turn = begun.turn.turn_id.clone();
     let entry = |number: u32, frames: &'static str| LogEntry {
         session_id: id("s"),
@@ -219,7 +221,7 @@ pub async fn preceding_messages_are_stored_with_theirs_or_not_at_all(store: &Arc
         ]
     };
     let texts = async || {
-        let messages = said(store, &ada, "s", View::Path).await;
+        let messages = stored_messages(store, &ada, "s", View::Path).await;
         messages.into_iter().map(|message| message.content).collect::<Vec<_>>()
     };
     let refused = |error: Error, kind| assert_eq!(error.kind, kind);
@@ -231,7 +233,8 @@ pub async fn preceding_messages_are_stored_with_theirs_or_not_at_all(store: &Arc
     refused(store.begin_turn(large).await.unwrap_err(), Kind::ContextTooLong);
     assert_eq!(texts().await, Vec::<String>::new());
 
-    let begun = running(store, BeginTurn { earlier: earlier(), ..begin(&ada, "s", "hi") }).await;
+    let begun =
+        begin_running(store, BeginTurn { earlier: earlier(), ..begin(&ada, "s", "hi") }).await;
     assert_eq!((begun.earlier.len(), begun.session.messages_count), (3, 4));
     assert_eq!(begun.session.title, "I am Ada.");
     assert_eq!(texts().await, ["Be brief.", "I am Ada.", "Hello.", "hi"]);

@@ -1,6 +1,6 @@
 //! The chat core without HTTP, on a given store and with the demo provider.
 
-use crate::store_contract::Fresh;
+use crate::store_contract::EmptyStore;
 use echoic::chat::{Chat, Parts};
 use echoic::domain::{Principal, Session, SessionId, Timestamp, UserId};
 use echoic::memory::{Defaults, Memory};
@@ -12,14 +12,14 @@ use tokio_util::sync::CancellationToken;
 
 /// The chat core with its event feed running. Without authentication HTTP has one user; here a test
 /// can act as several.
-pub struct Core {
+pub struct ChatCore {
     pub chat: Arc<Chat>,
-    pub fresh: Fresh,
+    pub fresh: EmptyStore,
     _feed: tokio_util::sync::DropGuard,
 }
 
-impl Core {
-    pub fn new(fresh: Fresh) -> Self {
+impl ChatCore {
+    pub fn new(fresh: EmptyStore) -> Self {
         let prompts = Arc::new(Prompts::load(None).unwrap());
         let defaults = Defaults {
             strategy: Default::default(),

@@ -1,6 +1,6 @@
 //! A client of the event stream.
 
-use super::{Server, soon};
+use super::{Server, within_deadline};
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -8,18 +8,18 @@ use reqwest::{Method, Response};
 use serde_json::Value;
 
 /// A listener that has received its first `sync`, after which no event is missed.
-pub struct Events {
+pub struct EventListener {
     body: BoxStream<'static, reqwest::Result<Bytes>>,
     buffer: String,
     /// The first event.
     pub sync: Value,
 }
 
-impl Events {
+impl EventListener {
     /// Subscribes at a server; `query` is empty or begins with `?`.
     pub async fn of(server: &Server, query: &str) -> Self {
         let request = server.request(Method::GET, &format!("/api/events{query}"));
-        Self::opened(soon(request.send()).await.unwrap()).await
+        Self::opened(within_deadline(request.send()).await.unwrap()).await
     }
 
     /// Reads a stream that was requested already.
@@ -44,7 +44,7 @@ impl Events {
     }
 
     /// Waits for a comment, which is the heartbeat.
-    pub async fn comment(&mut self) {
+    pub async fn wait_for_comment(&mut self) {
         while !self.block().await.expect("the stream goes on").starts_with(':') {}
     }
 
@@ -54,12 +54,12 @@ impl Events {
     }
 
     /// Type and action, or type and role, of the next `count` events.
-    pub async fn told(&mut self, count: usize) -> Vec<String> {
-        let mut told = Vec::new();
+    pub async fn next_kinds(&mut self, count: usize) -> Vec<String> {
+        let mut kinds = Vec::new();
         for _ in 0..count {
-            told.push(brief(&self.next().await));
+            kinds.push(event_kind(&self.next().await));
         }
-        told
+        kinds
     }
 
     async fn block(&mut self) -> Option<String> {
@@ -69,7 +69,7 @@ impl Events {
                 self.buffer = rest.to_owned();
                 return Some(block);
             }
-            let bytes = soon(self.body.next()).await.transpose().unwrap()?;
+            let bytes = within_deadline(self.body.next()).await.transpose().unwrap()?;
             self.buffer.push_str(std::str::from_utf8(&bytes).unwrap());
         }
     }
@@ -85,7 +85,7 @@ pub fn parse(block: &str) -> Value {
 }
 
 /// Type and action, or type and role, of an event.
-pub fn brief(event: &Value) -> String {
+pub fn event_kind(event: &Value) -> String {
     let of = event["action"].as_str().or(event["message"]["role"].as_str());
     format!("{} {}", event["type"].as_str().unwrap(), of.unwrap_or_default()).trim().to_owned()
 }

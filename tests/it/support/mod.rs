@@ -3,9 +3,9 @@
 //! server reaches.
 //!
 //! Tests order events with gates. `Upstream::call` returns once a request has reached the provider,
-//! which holds it until the test answers; `Frames::until` returns once a frame has been published
-//! to readers. A step that depends on an earlier one waits for its visible effect first: a test
-//! reads a delta before it stops the turn, so that the stored reply must contain it.
+//! which holds it until the test answers; `FrameReader::until` returns once a frame has been
+//! published to readers. A step that depends on an earlier one waits for its visible effect first:
+//! a test reads a delta before it stops the turn, so that the stored reply must contain it.
 
 pub mod anthropic;
 pub mod chat_core;
@@ -18,10 +18,10 @@ pub mod server;
 pub mod sse;
 pub mod upstream;
 
-pub use events::Events;
+pub use events::EventListener;
 pub use server::Server;
-pub use sse::Frames;
-pub use upstream::{Call, Upstream};
+pub use sse::FrameReader;
+pub use upstream::{ProviderCall, Upstream};
 
 use std::future::Future;
 use std::time::Duration;
@@ -31,7 +31,7 @@ pub const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Waits for a future that must complete within [`DEADLINE`], and names the caller if it does not.
 #[track_caller]
-pub fn soon<T>(future: impl Future<Output = T>) -> impl Future<Output = T> {
+pub fn within_deadline<T>(future: impl Future<Output = T>) -> impl Future<Output = T> {
     let caller = std::panic::Location::caller();
     async move {
         match tokio::time::timeout(DEADLINE, future).await {

@@ -5,7 +5,7 @@
 //! `ECHOIC_TEST_MONGOD` to the program. Without them tests of MongoDB are skipped, unless
 //! `REQUIRE_MONGO` is set.
 
-use super::soon;
+use super::within_deadline;
 use mongodb::Client;
 use mongodb::bson::{Document, doc};
 use std::path::PathBuf;
@@ -32,13 +32,13 @@ fn wanted(variable: &str) -> Option<String> {
 }
 
 /// A private server.
-pub struct Mongo {
+pub struct MongoServer {
     pub port: u16,
     folder: TempDir,
     child: Child,
 }
 
-impl Mongo {
+impl MongoServer {
     /// Starts a server with additional arguments; `None` without the program.
     pub async fn start(arguments: &[&str]) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
@@ -59,26 +59,33 @@ impl Mongo {
     /// Runs an admin command.
     pub async fn admin(&self, command: Document) -> Document {
         let client = self.client().await;
-        soon(async { client.database("admin").run_command(command).await }).await.unwrap()
+        within_deadline(async { client.database("admin").run_command(command).await })
+            .await
+            .unwrap()
     }
 
     /// Sets a failpoint for these commands: `when` is its mode, `how` the kind of failure.
-    pub async fn fail(&self, when: Document, commands: &[&str], how: Document) {
+    pub async fn set_failpoint(&self, when: Document, commands: &[&str], how: Document) {
         let mut data = doc! { "failCommands": commands };
         data.extend(how);
         self.admin(doc! { "configureFailPoint": "failCommand", "mode": when, "data": data }).await;
     }
 
     /// Removes the failpoint.
-    pub async fn mend(&self) {
+    pub async fn clear_failpoint(&self) {
         self.admin(doc! { "configureFailPoint": "failCommand", "mode": "off" }).await;
     }
 
     /// Stops the server; its data stays.
     pub async fn stop(&mut self) {
         let pid = self.child.id().unwrap().to_string();
-        assert!(soon(Command::new("kill").args(["-TERM", &pid]).status()).await.unwrap().success());
-        soon(self.child.wait()).await.unwrap();
+        assert!(
+            within_deadline(Command::new("kill").args(["-TERM", &pid]).status())
+                .await
+                .unwrap()
+                .success()
+        );
+        within_deadline(self.child.wait()).await.unwrap();
     }
 
     /// Starts it again with the same port and data.
@@ -103,7 +110,7 @@ async fn spawn(folder: &TempDir, port: u16, arguments: &[&str]) -> Option<Child>
             tokio::task::yield_now().await;
         }
     };
-    soon(listening).await;
+    within_deadline(listening).await;
     Some(child)
 }
 

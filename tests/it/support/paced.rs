@@ -19,12 +19,12 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 /// The time between two words.
 pub const PACE: Duration = Duration::from_millis(10);
 
-pub struct Paced {
+pub struct PacedProvider {
     pub base_url: String,
     calls: Arc<AtomicUsize>,
 }
 
-impl Paced {
+impl PacedProvider {
     pub async fn start() -> Self {
         let calls = Arc::new(AtomicUsize::new(0));
         let router =

@@ -1,7 +1,7 @@
 //! The real program as a separate process, for tests that kill it, set its environment or read its
 //! output.
 
-use super::soon;
+use super::within_deadline;
 use std::collections::HashMap;
 use std::path::Path;
 use std::process::Stdio;
@@ -10,7 +10,7 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 
 /// A running `echoic serve`.
-pub struct Process {
+pub struct ServerProcess {
     pub base: String,
     pub first_line: String,
     child: Child,
@@ -39,12 +39,12 @@ pub async fn run(
     variables: &HashMap<&str, String>,
     arguments: &[&str],
 ) -> (i32, String, String) {
-    let output = soon(command(folder, variables, arguments).output()).await.unwrap();
+    let output = within_deadline(command(folder, variables, arguments).output()).await.unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
 }
 
-impl Process {
+impl ServerProcess {
     /// Starts the program and waits until it logs its address.
     pub async fn start(folder: &Path, variables: &HashMap<&str, String>) -> Self {
         Self::spawn(command(folder, variables, &[])).await
@@ -56,7 +56,7 @@ impl Process {
         let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut seen = Vec::new();
         loop {
-            let Some(line) = soon(log.next_line()).await.unwrap() else {
+            let Some(line) = within_deadline(log.next_line()).await.unwrap() else {
                 panic!("the program ended before it was ready: {seen:#?}");
             };
             if let Some((_, summary)) = line.split_once("Echoic is ready: ") {
@@ -87,14 +87,19 @@ impl Process {
 
     /// Kills the process without a chance to clean up, like a power cut.
     pub async fn kill(&mut self) {
-        soon(self.child.kill()).await.unwrap();
+        within_deadline(self.child.kill()).await.unwrap();
     }
 
     /// Sends SIGTERM and waits. Returns the exit code and the rest of the log.
     pub async fn terminate(mut self) -> (i32, String) {
         let pid = self.child.id().unwrap().to_string();
-        assert!(soon(Command::new("kill").args(["-TERM", &pid]).status()).await.unwrap().success());
-        let code = soon(self.child.wait()).await.unwrap().code().unwrap();
-        (code, soon(self.log).await.unwrap())
+        assert!(
+            within_deadline(Command::new("kill").args(["-TERM", &pid]).status())
+                .await
+                .unwrap()
+                .success()
+        );
+        let code = within_deadline(self.child.wait()).await.unwrap().code().unwrap();
+        (code, within_deadline(self.log).await.unwrap())
     }
 }

@@ -1,8 +1,8 @@
 //! The real application on a free port, in this process.
 
-use super::sse::Frames;
+use super::sse::FrameReader;
 use super::upstream::Upstream;
-use super::{Call, mongo, soon};
+use super::{ProviderCall, mongo, within_deadline};
 use echoic::app::{App, Tuning};
 use echoic::config::Config;
 use reqwest::header::HeaderMap;
@@ -27,13 +27,13 @@ pub struct Server {
 
 /// A response that was read to its end.
 #[derive(Debug)]
-pub struct Reply {
+pub struct ApiResponse {
     pub status: u16,
     pub headers: HeaderMap,
     pub body: Value,
 }
 
-impl Reply {
+impl ApiResponse {
     /// The data of a success.
     #[track_caller]
     pub fn data(self) -> Value {
@@ -111,7 +111,7 @@ impl Server {
     /// Stops the server as SIGTERM does and waits for its end.
     pub async fn stop(&mut self) {
         self.shutdown.cancel();
-        soon(&mut self.task).await.unwrap();
+        within_deadline(&mut self.task).await.unwrap();
     }
 
     /// Begins a shutdown without waiting for its end.
@@ -133,44 +133,45 @@ impl Server {
         self.client.request(method, format!("{}{path}", self.base))
     }
 
-    pub async fn get(&self, path: &str) -> Reply {
-        read(self.request(Method::GET, path)).await
+    pub async fn get(&self, path: &str) -> ApiResponse {
+        fetch(self.request(Method::GET, path)).await
     }
 
-    pub async fn post(&self, path: &str, body: Value) -> Reply {
-        read(self.request(Method::POST, path).json(&body)).await
+    pub async fn post(&self, path: &str, body: Value) -> ApiResponse {
+        fetch(self.request(Method::POST, path).json(&body)).await
     }
 
-    pub async fn put(&self, path: &str, body: Value) -> Reply {
-        read(self.request(Method::PUT, path).json(&body)).await
+    pub async fn put(&self, path: &str, body: Value) -> ApiResponse {
+        fetch(self.request(Method::PUT, path).json(&body)).await
     }
 
-    pub async fn patch(&self, path: &str, body: Value) -> Reply {
-        read(self.request(Method::PATCH, path).json(&body)).await
+    pub async fn patch(&self, path: &str, body: Value) -> ApiResponse {
+        fetch(self.request(Method::PATCH, path).json(&body)).await
     }
 
-    pub async fn delete(&self, path: &str) -> Reply {
-        read(self.request(Method::DELETE, path)).await
+    pub async fn delete(&self, path: &str) -> ApiResponse {
+        fetch(self.request(Method::DELETE, path)).await
     }
 
     /// Begins a turn. Returns once the response headers are there.
-    pub async fn chat(&self, body: Value) -> Frames {
-        let response =
-            soon(self.request(Method::POST, "/api/chat").json(&body).send()).await.unwrap();
+    pub async fn chat(&self, body: Value) -> FrameReader {
+        let response = within_deadline(self.request(Method::POST, "/api/chat").json(&body).send())
+            .await
+            .unwrap();
         assert_eq!(response.status(), 200, "{}", response.text().await.unwrap());
-        Frames::new(response)
+        FrameReader::new(response)
     }
 
     /// Joins the running turn, after the given frame; `None` for a 204.
-    pub async fn join(&self, session: &str, last_event_id: Option<&str>) -> Option<Frames> {
+    pub async fn join(&self, session: &str, last_event_id: Option<&str>) -> Option<FrameReader> {
         let mut request = self.request(Method::GET, &format!("/api/chat/{session}/stream"));
         if let Some(id) = last_event_id {
             request = request.header("last-event-id", id);
         }
-        let response = soon(request.send()).await.unwrap();
+        let response = within_deadline(request.send()).await.unwrap();
         match response.status().as_u16() {
             204 => None,
-            200 => Some(Frames::new(response)),
+            200 => Some(FrameReader::new(response)),
             other => panic!("{other}: {}", response.text().await.unwrap()),
         }
     }
@@ -192,23 +193,23 @@ impl Server {
     }
 
     /// Begins a turn and waits for its provider call, which the test then drives.
-    pub async fn open_turn(&self, session: &str, message: &str) -> (Frames, Call) {
+    pub async fn open_turn(&self, session: &str, message: &str) -> (FrameReader, ProviderCall) {
         let frames = self.chat(json!({"sessionId": session, "message": message})).await;
         (frames, self.upstream.call().await)
     }
 
     /// Role and content of the newest messages, oldest first.
-    pub async fn said(&self, session: &str) -> Vec<String> {
+    pub async fn transcript(&self, session: &str) -> Vec<String> {
         let data = self.get(&format!("/api/chat-sessions/{session}/messages")).await.data();
         let messages = data["messages"].as_array().unwrap().clone();
-        let told = |message: &Value| {
+        let line = |message: &Value| {
             format!(
                 "{}: {}",
                 message["role"].as_str().unwrap(),
                 message["content"].as_str().unwrap()
             )
         };
-        messages.iter().map(told).collect()
+        messages.iter().map(line).collect()
     }
 
     /// The newest message of a session.
@@ -240,12 +241,12 @@ async fn launch(flags: &[String], tuning: Tuning) -> (String, CancellationToken,
 }
 
 /// Sends a request and reads the whole response.
-pub async fn read(request: RequestBuilder) -> Reply {
-    let response = soon(request.send()).await.unwrap();
+pub async fn fetch(request: RequestBuilder) -> ApiResponse {
+    let response = within_deadline(request.send()).await.unwrap();
     let (status, headers) = (response.status().as_u16(), response.headers().clone());
-    let text = soon(response.text()).await.unwrap();
+    let text = within_deadline(response.text()).await.unwrap();
     let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
-    Reply { status, headers, body }
+    ApiResponse { status, headers, body }
 }
 
 /// Internal settings for tests: failed provider calls are retried at once, and turns wait for the

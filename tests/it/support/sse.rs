@@ -1,6 +1,6 @@
 //! Reads a stream of frames, frame by frame.
 
-use super::soon;
+use super::within_deadline;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -20,7 +20,7 @@ impl Frame {
 }
 
 /// A reader of a stream.
-pub struct Frames {
+pub struct FrameReader {
     body: BoxStream<'static, reqwest::Result<Bytes>>,
     buffer: String,
     /// Comment lines read so far.
@@ -29,7 +29,7 @@ pub struct Frames {
     pub bytes: String,
 }
 
-impl Frames {
+impl FrameReader {
     pub fn new(response: reqwest::Response) -> Self {
         Self {
             body: response.bytes_stream().boxed(),
@@ -69,7 +69,9 @@ impl Frames {
 
     /// Reads the next bytes. Returns false at the end of the stream.
     async fn read(&mut self) -> reqwest::Result<bool> {
-        let Some(bytes) = soon(self.body.next()).await.transpose()? else { return Ok(false) };
+        let Some(bytes) = within_deadline(self.body.next()).await.transpose()? else {
+            return Ok(false);
+        };
         let text = std::str::from_utf8(&bytes).expect("frames are cut between characters");
         self.buffer.push_str(text);
         self.bytes.push_str(text);
@@ -91,7 +93,7 @@ impl Frames {
     }
 
     /// Waits for a comment, which is the heartbeat.
-    pub async fn comment(&mut self) {
+    pub async fn wait_for_comment(&mut self) {
         let before = self.comments;
         while self.comments == before {
             assert!(self.read().await.unwrap(), "the stream goes on");

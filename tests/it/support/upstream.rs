@@ -1,7 +1,7 @@
 //! A scripted provider on a real socket: it sends nothing until a test triggers it. It implements
 //! Chat Completions; for Anthropic's API see `anthropic.rs`.
 
-use super::soon;
+use super::within_deadline;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
@@ -17,11 +17,11 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 
 pub struct Upstream {
     pub base_url: String,
-    calls: Mutex<mpsc::UnboundedReceiver<Call>>,
+    calls: Mutex<mpsc::UnboundedReceiver<ProviderCall>>,
 }
 
 /// A request that the provider received and has not answered completely.
-pub struct Call {
+pub struct ProviderCall {
     pub request: Value,
     pub headers: HeaderMap,
     answer: Option<oneshot::Sender<Response>>,
@@ -44,8 +44,8 @@ impl Upstream {
 
     /// Waits for the next request.
     #[track_caller]
-    pub fn call(&self) -> impl Future<Output = Call> {
-        soon(async { self.calls.lock().await.recv().await.unwrap() })
+    pub fn call(&self) -> impl Future<Output = ProviderCall> {
+        within_deadline(async { self.calls.lock().await.recv().await.unwrap() })
     }
 
     /// Whether no request is waiting.
@@ -64,20 +64,20 @@ async fn models(headers: HeaderMap) -> Response {
 }
 
 async fn complete(
-    State(seen): State<mpsc::UnboundedSender<Call>>,
+    State(seen): State<mpsc::UnboundedSender<ProviderCall>>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
     let (answer, answered) = oneshot::channel();
     let request = serde_json::from_slice(&body).unwrap();
-    let _ = seen.send(Call { request, headers, answer: Some(answer), pieces: None });
+    let _ = seen.send(ProviderCall { request, headers, answer: Some(answer), pieces: None });
     match answered.await {
         Ok(response) => response,
         Err(_) => std::future::pending().await,
     }
 }
 
-impl Call {
+impl ProviderCall {
     /// The prompt's messages as `role: text`, with images in angle brackets.
     pub fn prompt(&self) -> Vec<String> {
         let messages = self.request["messages"].as_array().unwrap();
@@ -89,10 +89,10 @@ impl Call {
             Value::Array(parts) => parts.iter().map(piece).collect::<Vec<_>>().join(" "),
             text => text.as_str().unwrap().to_owned(),
         };
-        let told = |message: &Value| {
+        let line = |message: &Value| {
             format!("{}: {}", message["role"].as_str().unwrap(), content(message))
         };
-        messages.iter().map(told).collect()
+        messages.iter().map(line).collect()
     }
 
     /// Answers with a JSON body instead of a stream.
@@ -178,15 +178,15 @@ impl Call {
     }
 
     /// Breaks the connection.
-    pub fn cut(mut self) {
+    pub fn break_connection(mut self) {
         self.open();
         let _ = self.pieces.as_ref().unwrap().send(Err(io::Error::other("cut")));
     }
 
     /// Waits until the server has closed the connection of a stream.
-    pub async fn hung_up(&self) {
+    pub async fn disconnected(&self) {
         match (&self.answer, &self.pieces) {
-            (_, Some(pieces)) => soon(pieces.closed()).await,
+            (_, Some(pieces)) => within_deadline(pieces.closed()).await,
             (Some(_), None) => panic!("the call was not answered yet"),
             (None, None) => {}
         }
@@ -194,7 +194,7 @@ impl Call {
 
     /// Waits until the server has closed the connection of a call without an answer.
     pub async fn abandoned(mut self) {
-        soon(self.answer.take().unwrap().closed()).await;
+        within_deadline(self.answer.take().unwrap().closed()).await;
     }
 }
 
