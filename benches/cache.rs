@@ -9,15 +9,15 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
-use echoic::domain::memory::{MemoryOptions, Strategy};
-use echoic::domain::message::{Body, Parts};
-use echoic::domain::principal::Access;
-use echoic::domain::session::Settings;
+use echoic::domain::memory::{MemoryOptions, MemoryStrategy};
+use echoic::domain::message::{MessageBody, MessageParts};
+use echoic::domain::principal::AccessLevel;
+use echoic::domain::session::SessionSettings;
 use echoic::domain::{
     MessageId, MessageType, Principal, Role, Session, SessionId, Timestamp, UserId,
 };
 use echoic::memory::{Defaults, Incoming, Memory, NewMessage};
-use echoic::prompts::Prompts;
+use echoic::prompts::PromptTemplates;
 use echoic::store::sqlite::{SqliteStore, Sync};
 use echoic::store::{
     self, MessageStore, NewSession, Parent, PostMessage, ReplyFields, SessionStore,
@@ -58,12 +58,12 @@ async fn conversation(budget: u32, recalled: u32) -> (usize, usize) {
     let store = SqliteStore::open(&folder.path().join("echoic.db"), Sync::Normal).unwrap();
     let store = Arc::new(store);
     let defaults = Defaults {
-        strategy: Strategy::Recall,
+        strategy: MemoryStrategy::Recall,
         tokens: None,
         context_window: None,
         model: "gpt-4o".to_owned(),
     };
-    let prompts = Arc::new(Prompts::load(None).unwrap());
+    let prompts = Arc::new(PromptTemplates::load(None).unwrap());
     let memory = Memory::new(store.clone(), prompts, defaults).unwrap();
     let owner = Principal { user: UserId::trusted("bench"), is_admin: false };
     let id = SessionId::trusted("talk");
@@ -74,11 +74,14 @@ async fn conversation(budget: u32, recalled: u32) -> (usize, usize) {
         recall_tokens: Some(recalled),
         ..MemoryOptions::default()
     };
-    let settings =
-        Settings { memory: options, system_prompt: Some(sentence(7, 480)), ..Settings::default() };
+    let settings = SessionSettings {
+        memory: options,
+        system_prompt: Some(sentence(7, 480)),
+        ..SessionSettings::default()
+    };
     let (mut cached, mut all, mut before) = (0, 0, Vec::new());
     for turn in 0..REQUESTS {
-        let session = store.session(&owner, &id, Access::Own).await.unwrap();
+        let session = store.session(&owner, &id, AccessLevel::Owner).await.unwrap();
         let question = sentence(turn * 2, 20);
         let prompt = prompt(&memory, &settings, &session, &question, turn).await;
         let same = prompt.iter().zip(&before).take_while(|(one, other)| one == other).count();
@@ -94,7 +97,7 @@ async fn conversation(budget: u32, recalled: u32) -> (usize, usize) {
 /// The tokens of the prompt as a provider reads them.
 async fn prompt(
     memory: &Memory,
-    settings: &Settings,
+    settings: &SessionSettings,
     session: &Session,
     question: &str,
     turn: usize,
@@ -130,7 +133,7 @@ async fn keep(
             _ => owner.user.clone(),
         },
         tokens: echoic::memory::tokens::count(&content),
-        body: Body { content, parts: Parts::default(), kind: MessageType::Text },
+        body: MessageBody { content, parts: MessageParts::default(), kind: MessageType::Text },
         created_at: at(number / 2),
         reply: ReplyFields::default(),
     };

@@ -6,16 +6,16 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use echoic::domain::memory::{MemoryOptions, Strategy};
-use echoic::domain::message::{Body, Parts};
-use echoic::domain::principal::Access;
-use echoic::domain::session::{SessionStatus, Settings};
+use echoic::domain::memory::{MemoryOptions, MemoryStrategy};
+use echoic::domain::message::{MessageBody, MessageParts};
+use echoic::domain::principal::AccessLevel;
+use echoic::domain::session::{SessionSettings, SessionStatus};
 use echoic::domain::{
     MessageId, MessageType, Principal, Role, Session, SessionId, Timestamp, UserId,
 };
 use echoic::memory::rank::{Index, Said};
 use echoic::memory::{Assembled, Defaults, Incoming, Memory, NewMessage, tokens};
-use echoic::prompts::Prompts;
+use echoic::prompts::PromptTemplates;
 use echoic::store::sqlite::{SqliteStore, Sync};
 use echoic::store::{
     self, ImportSession, NewSession, Parent, ReplyFields, SessionStore, TransferStore,
@@ -81,12 +81,12 @@ impl World {
         let sessions =
             LENGTHS.iter().map(|length| runtime.block_on(keep(&store, *length))).collect();
         let defaults = Defaults {
-            strategy: Strategy::Recall,
+            strategy: MemoryStrategy::Recall,
             tokens: None,
             context_window: None,
             model: "gpt-4o".to_owned(),
         };
-        let prompts = Arc::new(Prompts::load(None).unwrap());
+        let prompts = Arc::new(PromptTemplates::load(None).unwrap());
         let memory = Arc::new(Memory::new(store, prompts, defaults).unwrap());
         Self { runtime, memory, sessions, _folder: folder }
     }
@@ -99,7 +99,7 @@ impl World {
             recall_tokens: Some(3_000),
             ..MemoryOptions::default()
         };
-        let settings = Settings { memory: options, ..Settings::default() };
+        let settings = SessionSettings { memory: options, ..SessionSettings::default() };
         let incoming =
             Incoming { text: &asked, tokens: tokens::count(&asked), images: &[], beside: 0 };
         let mut plan = self.memory.plan(&settings, Some(incoming)).unwrap();
@@ -119,7 +119,7 @@ async fn keep(store: &SqliteStore, length: usize) -> Session {
             role: if number % 2 == 0 { Role::User } else { Role::Assistant },
             sender_id: owner.user.clone(),
             tokens: tokens::count(&content),
-            body: Body { content, parts: Parts::default(), kind: MessageType::Text },
+            body: MessageBody { content, parts: MessageParts::default(), kind: MessageType::Text },
             created_at: at(number),
             reply: ReplyFields::default(),
         };
@@ -141,7 +141,7 @@ async fn keep(store: &SqliteStore, length: usize) -> Session {
         messages: messages.collect(),
     };
     store.import_session(&owner, import, at(length)).await.unwrap();
-    store.session(&owner, &id, Access::Own).await.unwrap()
+    store.session(&owner, &id, AccessLevel::Owner).await.unwrap()
 }
 
 fn warm(criterion: &mut Criterion) {
@@ -173,7 +173,7 @@ fn cold(criterion: &mut Criterion) {
     let build = |texts: &[String]| {
         let mut index = Index::default();
         for (number, text) in texts.iter().enumerate() {
-            let day = at(number).day_in_words();
+            let day = at(number).format_day();
             let at = at(number).as_millis();
             index.push(Said { day: &day, speaker: "", text, at });
         }

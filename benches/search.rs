@@ -8,13 +8,13 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use echoic::chat::{Chat, Parts};
-use echoic::domain::message::Body;
-use echoic::domain::search::{SearchQuery, terms};
+use echoic::domain::message::MessageBody;
+use echoic::domain::search::{SearchQuery, parse_terms};
 use echoic::domain::session::SessionStatus;
-use echoic::domain::title::Title;
+use echoic::domain::title::SessionTitle;
 use echoic::domain::{MessageId, MessageType, Principal, Role, SessionId, Timestamp, UserId};
 use echoic::memory::{Defaults, Memory};
-use echoic::prompts::Prompts;
+use echoic::prompts::PromptTemplates;
 use echoic::provider::demo::Demo;
 use echoic::store::sqlite::{SqliteStore, Sync};
 use echoic::store::{Claimant, ImportSession, NewMessage, NewSession, Parent, ReplyFields, Store};
@@ -58,7 +58,7 @@ fn main() {
 
 async fn measure(chat: &Chat, who: &Principal, name: &str, question: &str) {
     let query = SearchQuery {
-        terms: terms(question).unwrap(),
+        terms: parse_terms(question).unwrap(),
         project_id: None,
         session_id: None,
         role: None,
@@ -96,14 +96,14 @@ fn session(number: usize) -> ImportSession {
             client_message_id: None,
             role: if place % 2 == 0 { Role::User } else { Role::Assistant },
             sender_id: UserId::trusted("bench"),
-            body: Body { content, parts: Default::default(), kind: MessageType::Text },
+            body: MessageBody { content, parts: Default::default(), kind: MessageType::Text },
             tokens: 50,
             created_at: Timestamp::from_millis(start + place as i64 * 1000),
             reply: ReplyFields::default(),
         };
         (message, if place == 0 { Parent::Root } else { Parent::Head })
     });
-    let title = Title::given(Some(&format!("The subject {number}"))).unwrap();
+    let title = SessionTitle::from_user(Some(&format!("The subject {number}"))).unwrap();
     ImportSession {
         id: id.clone(),
         other_id: id,
@@ -121,7 +121,7 @@ fn session(number: usize) -> ImportSession {
 }
 
 fn chat(store: Arc<dyn Store>) -> Chat {
-    let prompts = Arc::new(Prompts::load(None).unwrap());
+    let prompts = Arc::new(PromptTemplates::load(None).unwrap());
     let (strategy, model) = (Default::default(), "demo".to_owned());
     let defaults = Defaults { strategy, tokens: None, context_window: None, model };
     Chat::new(Parts {

@@ -6,7 +6,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
-use echoic::domain::message::{Body, Parts};
+use echoic::domain::message::{MessageBody, MessageParts};
 use echoic::domain::session::SessionStatus;
 use echoic::domain::{MessageId, MessageType, Principal, Role, SessionId, Timestamp, UserId};
 use echoic::store::mongo::MongoStore;
@@ -87,7 +87,11 @@ async fn fill(store: &dyn Store, owner: &Principal, length: usize) -> MessageId 
                 client_message_id: None,
                 role,
                 sender_id: owner.user.clone(),
-                body: Body { content, parts: Parts::default(), kind: MessageType::Text },
+                body: MessageBody {
+                    content,
+                    parts: MessageParts::default(),
+                    kind: MessageType::Text,
+                },
                 tokens: 50,
                 created_at: Timestamp::from_millis(1_700_000_000_000 + number as i64),
                 reply: ReplyFields::default(),

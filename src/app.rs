@@ -10,7 +10,7 @@ use crate::domain::quota::has_price;
 use crate::error::{Error, Kind, Result};
 use crate::http::{self, Api, Hosts, Limits, Patient, Rates, router, serve};
 use crate::memory::{Defaults, Memory, RECALL_PATIENCE, Windows, tokens};
-use crate::prompts::Prompts;
+use crate::prompts::PromptTemplates;
 use crate::provider::Provider;
 use crate::provider::anthropic::{self, Anthropic};
 use crate::provider::demo::{self, Demo};
@@ -97,7 +97,7 @@ impl App {
         // Reading the vocabulary takes a tenth of a second; meanwhile the rest goes on.
         let vocabulary = tokio::task::spawn_blocking(tokens::warm_up);
         let mut notes = Vec::new();
-        let prompts = Arc::new(Prompts::load(config.prompts_dir.as_deref())?);
+        let prompts = Arc::new(PromptTemplates::load(config.prompts_dir.as_deref())?);
         let store = open_store(&config).await?;
         let auth = Arc::new(Auth::new(access(&config, tuning), store.clone())?);
         let Found { provider, model } = find_provider(&config, &mut notes).await?;
@@ -264,7 +264,7 @@ pub(crate) fn memory_to_look(
     command: &MemoryCommand,
     model: String,
 ) -> Result<Arc<Memory>> {
-    let prompts = Arc::new(Prompts::load(command.prompts_dir.as_deref())?);
+    let prompts = Arc::new(PromptTemplates::load(command.prompts_dir.as_deref())?);
     let defaults = Defaults {
         strategy: command.memory,
         tokens: command.memory_tokens,

@@ -18,7 +18,7 @@ pub use memory::MemoryCommand;
 pub use models::CacheKey;
 pub use transfer::{ExportArgs, ExportFormat, ImportArgs, MigrateArgs};
 
-use crate::domain::memory::{STRATEGIES, Strategy};
+use crate::domain::memory::{MemoryStrategy, STRATEGY_NAMES};
 use clap::builder::TypedValueParser;
 use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, ValueEnum};
 use std::collections::BTreeMap;
@@ -183,8 +183,8 @@ pub struct Config {
     #[arg(long, value_name = "WINDOWS", value_delimiter = ',', value_parser = models::model_window)]
     pub context_windows: Vec<(String, u32)>,
     /// Memory strategy unless a request or session asks for another
-    #[arg(long, value_name = "STRATEGY", default_value = "auto", value_parser = words(&STRATEGIES))]
-    pub memory: Strategy,
+    #[arg(long, value_name = "STRATEGY", default_value = "auto", value_parser = words(&STRATEGY_NAMES))]
+    pub memory: MemoryStrategy,
     /// Memory budget in tokens [default: the smaller of a quarter of the window and 16000]
     #[arg(long, value_name = "TOKENS")]
     pub memory_tokens: Option<u32>,

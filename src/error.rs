@@ -3,8 +3,8 @@
 //! What a user may read stands in the message and the details; what only the operator may read
 //! travels as the source and is logged where the error is handled.
 
-use crate::domain::Invalid;
-use crate::domain::message::BodyError;
+use crate::domain::FieldError;
+use crate::domain::message::ContentError;
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;
 use std::fmt;
@@ -149,7 +149,7 @@ impl Error {
     }
 
     /// Somebody who may have no more for now: of so many, again in so many seconds.
-    pub fn spent(
+    pub fn limit_exceeded(
         kind: Kind,
         message: impl Into<Cow<'static, str>>,
         limit: impl Into<Value>,
@@ -160,26 +160,26 @@ impl Error {
     }
 
     /// A request whose `field` wants something else.
-    pub fn invalid(
+    pub fn invalid_field(
         field: impl Into<Cow<'static, str>>,
         wants: impl Into<Cow<'static, str>>,
     ) -> Self {
-        Invalid::new(field, wants).into()
+        FieldError::new(field, wants).into()
     }
 
     /// A request with several fields that want something else.
-    pub fn invalid_fields(fields: Vec<Invalid>) -> Self {
-        let sentence = fields.iter().map(Invalid::to_string).collect::<Vec<_>>().join("; ");
+    pub fn invalid_fields(fields: Vec<FieldError>) -> Self {
+        let sentence = fields.iter().map(FieldError::to_string).collect::<Vec<_>>().join("; ");
         let details: Map<String, Value> = fields
             .into_iter()
-            .map(|invalid| (invalid.field.into_owned(), Value::from(invalid.wants.into_owned())))
+            .map(|invalid| (invalid.field.into_owned(), Value::from(invalid.message.into_owned())))
             .collect();
         Self::new(Kind::InvalidRequest, sentence).with_details(Value::Object(details))
     }
 
     /// The same error about something nested: the place stands before the sentence and each field.
     #[must_use]
-    pub fn at(mut self, place: &str) -> Self {
+    pub fn within(mut self, place: &str) -> Self {
         self.message = format!("{place}.{}", self.message).into();
         if let Some(Value::Object(fields)) = self.details.take() {
             let fields =
@@ -222,7 +222,7 @@ impl Error {
     }
 
     /// The store cannot be used; `source` is for the operator.
-    pub fn store(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+    pub fn store_unavailable(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::new(
             Kind::StoreUnavailable,
             "the conversation store cannot be used at the moment; nothing was changed",
@@ -237,8 +237,8 @@ impl Error {
 
     /// The message with the chain of its causes, for logs.
     pub fn chain(&self) -> impl fmt::Display + '_ {
-        struct Chain<'a>(&'a Error);
-        impl fmt::Display for Chain<'_> {
+        struct ErrorChain<'a>(&'a Error);
+        impl fmt::Display for ErrorChain<'_> {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 write!(f, "{}", self.0)?;
                 let mut cause = std::error::Error::source(self.0);
@@ -249,21 +249,21 @@ impl Error {
                 Ok(())
             }
         }
-        Chain(self)
+        ErrorChain(self)
     }
 }
 
-impl From<Invalid> for Error {
-    fn from(invalid: Invalid) -> Self {
+impl From<FieldError> for Error {
+    fn from(invalid: FieldError) -> Self {
         Self::invalid_fields(vec![invalid])
     }
 }
 
-impl From<BodyError> for Error {
-    fn from(error: BodyError) -> Self {
+impl From<ContentError> for Error {
+    fn from(error: ContentError) -> Self {
         match error {
-            BodyError::Invalid(invalid) => invalid.into(),
-            BodyError::TooLarge { field, limit } => Self::too_large(field, limit),
+            ContentError::InvalidField(invalid) => invalid.into(),
+            ContentError::TooLarge { field, limit } => Self::too_large(field, limit),
         }
     }
 }
@@ -273,7 +273,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_kind_has_a_code_of_its_own() {
+    fn error_kinds_have_distinct_codes() {
         let mut codes: Vec<_> = Kind::ALL.iter().map(|kind| kind.code()).collect();
         codes.sort_unstable();
         codes.dedup();

@@ -7,61 +7,63 @@ use std::fmt;
 use std::marker::PhantomData;
 
 /// How much of serde's own sentence is passed on, in characters.
-const MAX_REASON: usize = 200;
+const MAX_REASON_CHARS: usize = 200;
 
 /// A field that could not be read, and the end of a sentence that says what it wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Misread {
+pub struct JsonError {
     /// The field with dots and indexes for nested ones; `body` where it is none of them.
     pub field: String,
     /// What it wants, to be read after its name.
-    pub wants: String,
+    pub message: String,
 }
 
 /// Reads one JSON object with nothing behind it.
-pub fn read<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, Misread> {
+pub fn parse_object<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, JsonError> {
     let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let Object(value) = serde_path_to_error::deserialize(&mut reader).map_err(misread)?;
-    reader.end().map_err(|_| Misread {
+    let StrictObject(value) =
+        serde_path_to_error::deserialize(&mut reader).map_err(to_json_error)?;
+    reader.end().map_err(|_| JsonError {
         field: "body".to_owned(),
-        wants: "must be one JSON value with nothing behind it".to_owned(),
+        message: "must be one JSON value with nothing behind it".to_owned(),
     })?;
     Ok(value)
 }
 
-fn misread(error: serde_path_to_error::Error<serde_json::Error>) -> Misread {
+fn to_json_error(error: serde_path_to_error::Error<serde_json::Error>) -> JsonError {
     let path = error.path().to_string();
     let inner = error.into_inner();
     let place = format!(" at line {} column {}", inner.line(), inner.column());
     let text = inner.to_string();
-    let reason = short(text.strip_suffix(&place).unwrap_or(&text));
+    let reason = truncate_reason(text.strip_suffix(&place).unwrap_or(&text));
     let is_nested = !matches!(path.as_str(), "." | "?");
     let missing = reason.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`'));
     let (field, wants) = match missing {
         Some(field) if is_nested => (format!("{path}.{field}"), "is missing".to_owned()),
         Some(field) => (field.to_owned(), "is missing".to_owned()),
         None if is_nested => (path, format!("is wrong: {reason}")),
-        None => {
-            ("body".to_owned(), format!("must be JSON of this route's shape: {}", short(&text)))
-        }
+        None => (
+            "body".to_owned(),
+            format!("must be JSON of this route's shape: {}", truncate_reason(&text)),
+        ),
     };
-    Misread { field, wants }
+    JsonError { field, message: wants }
 }
 
-fn short(text: &str) -> String {
-    text.chars().take(MAX_REASON).collect()
+fn truncate_reason(text: &str) -> String {
+    text.chars().take(MAX_REASON_CHARS).collect()
 }
 
 /// A struct that is read from an object only; serde takes a list of its fields' values as well.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 #[serde(transparent)]
-pub struct Object<T>(pub T);
+pub struct StrictObject<T>(pub T);
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for StrictObject<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct FromMap<T>(PhantomData<T>);
+        struct ObjectVisitor<T>(PhantomData<T>);
 
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for FromMap<T> {
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
             type Value = T;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -73,7 +75,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
             }
         }
 
-        deserializer.deserialize_map(FromMap(PhantomData)).map(Self)
+        deserializer.deserialize_map(ObjectVisitor(PhantomData)).map(Self)
     }
 }
 
@@ -83,7 +85,7 @@ where
     T: Deserialize<'de>,
     D: Deserializer<'de>,
 {
-    Object::deserialize(deserializer).map(|Object(value)| value)
+    StrictObject::deserialize(deserializer).map(|StrictObject(value)| value)
 }
 
 /// For a field that may be such a struct, or null.
@@ -92,8 +94,8 @@ where
     T: Deserialize<'de>,
     D: Deserializer<'de>,
 {
-    let read = Option::<Object<T>>::deserialize(deserializer)?;
-    Ok(read.map(|Object(value)| value))
+    let read = Option::<StrictObject<T>>::deserialize(deserializer)?;
+    Ok(read.map(|StrictObject(value)| value))
 }
 
 /// For a field that may be null: tells one that is null from one that is missing.

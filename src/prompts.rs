@@ -10,7 +10,7 @@ use serde::Serialize;
 use std::path::Path;
 
 /// Name and built-in text of each template.
-const BUILT_IN: &[(&str, &str)] = &[
+const BUILT_IN_TEMPLATES: &[(&str, &str)] = &[
     ("assistant.md.j2", include_str!("../prompts/assistant.md.j2")),
     ("project.md.j2", include_str!("../prompts/project.md.j2")),
     ("summarize.md.j2", include_str!("../prompts/summarize.md.j2")),
@@ -19,7 +19,7 @@ const BUILT_IN: &[(&str, &str)] = &[
 
 /// What the template of a project is filled in with.
 #[derive(Debug, Default, Serialize)]
-pub struct ProjectText<'a> {
+pub struct ProjectPrompt<'a> {
     /// What the project is called.
     pub name: &'a str,
     /// What it is about; may be empty.
@@ -27,7 +27,7 @@ pub struct ProjectText<'a> {
     /// What it wants of the model; may be empty.
     pub instructions: &'a str,
     /// The files that are shown, by path.
-    pub files: Vec<ProjectFile<'a>>,
+    pub files: Vec<ProjectPromptFile<'a>>,
     /// The paths of those that are not, if they are to be named.
     pub others: Vec<&'a str>,
     /// How many are not shown.
@@ -36,7 +36,7 @@ pub struct ProjectText<'a> {
 
 /// A file as the template of a project shows it.
 #[derive(Debug, Default, Serialize)]
-pub struct ProjectFile<'a> {
+pub struct ProjectPromptFile<'a> {
     /// Where it lies.
     pub path: &'a str,
     /// Its language; may be empty.
@@ -49,11 +49,11 @@ pub struct ProjectFile<'a> {
 
 /// What the template of a summary is filled in with.
 #[derive(Debug, Default, Serialize)]
-pub struct SummaryText<'a> {
+pub struct SummaryPrompt<'a> {
     /// What stands for everything before the messages; may be empty.
     pub summary: &'a str,
     /// What is to be added, oldest first.
-    pub messages: Vec<SaidText<'a>>,
+    pub messages: Vec<SummaryMessage<'a>>,
     /// The most words of the answer.
     pub words: u32,
     /// Whether the answer takes the summary's place.
@@ -62,7 +62,7 @@ pub struct SummaryText<'a> {
 
 /// A message as the template of a summary shows it.
 #[derive(Debug, Default, Serialize)]
-pub struct SaidText<'a> {
+pub struct SummaryMessage<'a> {
     /// The day on which it was said, in words.
     pub day: String,
     /// Who said it.
@@ -72,11 +72,11 @@ pub struct SaidText<'a> {
 }
 
 /// The templates, ready to be filled in.
-pub struct Prompts {
+pub struct PromptTemplates {
     templates: Environment<'static>,
 }
 
-impl Prompts {
+impl PromptTemplates {
     /// Reads the templates; those in `folder` win over the built-in ones. Errors name the file.
     pub fn load(folder: Option<&Path>) -> Result<Self> {
         if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
@@ -86,60 +86,62 @@ impl Prompts {
         let mut templates = Environment::new();
         templates.set_undefined_behavior(UndefinedBehavior::Strict);
         templates.set_auto_escape_callback(|_| AutoEscape::None);
-        for (name, built_in) in BUILT_IN {
+        for (name, built_in) in BUILT_IN_TEMPLATES {
             let text = match folder.map(|folder| folder.join(name)).filter(|file| file.exists()) {
                 None => (*built_in).to_owned(),
                 Some(file) => {
-                    std::fs::read_to_string(&file).map_err(|error| wrong(&file, &error))?
+                    std::fs::read_to_string(&file).map_err(|error| template_error(&file, &error))?
                 }
             };
             templates.add_template_owned(*name, text).map_err(|error| {
-                wrong(&folder.unwrap_or(Path::new("prompts")).join(name), &error)
+                template_error(&folder.unwrap_or(Path::new("prompts")).join(name), &error)
             })?;
         }
         let prompts = Self { templates };
         // What would fail in the first turn fails at start.
-        prompts.system(None)?;
-        prompts.system(Some("x"))?;
-        prompts.title("x")?;
-        prompts.project(&ProjectText::default())?;
-        prompts
-            .project(&ProjectText { files: vec![ProjectFile::default()], ..Default::default() })?;
+        prompts.render_system(None)?;
+        prompts.render_system(Some("x"))?;
+        prompts.render_title("x")?;
+        prompts.render_project(&ProjectPrompt::default())?;
+        prompts.render_project(&ProjectPrompt {
+            files: vec![ProjectPromptFile::default()],
+            ..Default::default()
+        })?;
         for anew in [false, true] {
-            let messages = vec![SaidText::default()];
-            prompts.summary(&SummaryText { anew, messages, summary: "x", words: 1 })?;
+            let messages = vec![SummaryMessage::default()];
+            prompts.render_summary(&SummaryPrompt { anew, messages, summary: "x", words: 1 })?;
         }
         Ok(prompts)
     }
 
     /// The system prompt; `instructions` are the request's or the session's own.
-    pub fn system(&self, instructions: Option<&str>) -> Result<String> {
-        self.render("assistant.md.j2", context! { instructions })
+    pub fn render_system(&self, instructions: Option<&str>) -> Result<String> {
+        self.render_template("assistant.md.j2", context! { instructions })
     }
 
     /// What asks a model for the title of a conversation that begins with this message.
-    pub fn title(&self, message: &str) -> Result<String> {
-        self.render("title.md.j2", context! { message })
+    pub fn render_title(&self, message: &str) -> Result<String> {
+        self.render_template("title.md.j2", context! { message })
     }
 
     /// What a session's project says.
-    pub fn project(&self, project: &ProjectText<'_>) -> Result<String> {
-        self.render("project.md.j2", Value::from(Serde(project)))
+    pub fn render_project(&self, project: &ProjectPrompt<'_>) -> Result<String> {
+        self.render_template("project.md.j2", Value::from(Serde(project)))
     }
 
     /// What asks a model to go on with the summary of a conversation.
-    pub fn summary(&self, summary: &SummaryText<'_>) -> Result<String> {
-        self.render("summarize.md.j2", Value::from(Serde(summary)))
+    pub fn render_summary(&self, summary: &SummaryPrompt<'_>) -> Result<String> {
+        self.render_template("summarize.md.j2", Value::from(Serde(summary)))
     }
 
-    fn render(&self, name: &str, values: Value) -> Result<String> {
+    fn render_template(&self, name: &str, values: Value) -> Result<String> {
         let rendered =
             self.templates.get_template(name).and_then(|template| template.render(values));
-        rendered.map_err(|error| wrong(Path::new(name), &error))
+        rendered.map_err(|error| template_error(Path::new(name), &error))
     }
 }
 
-fn wrong(file: &Path, error: &dyn std::fmt::Display) -> Error {
+fn template_error(file: &Path, error: &dyn std::fmt::Display) -> Error {
     Error::new(
         Kind::Internal,
         format!("the prompt template {} cannot be used: {error}", file.display()),
@@ -151,27 +153,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sessions_own_instructions_take_the_place_of_the_default() {
-        let prompts = Prompts::load(None).unwrap();
+    fn session_instructions_replace_the_default() {
+        let prompts = PromptTemplates::load(None).unwrap();
         assert_eq!(
-            prompts.system(Some("Speak like a <pirate> & mean it.")).unwrap(),
+            prompts.render_system(Some("Speak like a <pirate> & mean it.")).unwrap(),
             "Speak like a <pirate> & mean it."
         );
-        assert!(prompts.system(None).unwrap().starts_with("You are a helpful assistant."));
+        assert!(prompts.render_system(None).unwrap().starts_with("You are a helpful assistant."));
     }
 
     #[test]
-    fn a_folder_overrides_a_template_and_an_unknown_variable_is_refused_at_start() {
+    fn custom_template_with_unknown_variable_fails_at_start() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("assistant.md.j2");
         std::fs::write(&file, "House rules. {{ instructions or '' }}").unwrap();
         assert_eq!(
-            Prompts::load(Some(folder.path())).unwrap().system(Some("Mine.")).unwrap(),
+            PromptTemplates::load(Some(folder.path()))
+                .unwrap()
+                .render_system(Some("Mine."))
+                .unwrap(),
             "House rules. Mine."
         );
 
         std::fs::write(&file, "It is {{ weather }}.").unwrap();
-        let refusal = Prompts::load(Some(folder.path())).err().unwrap().to_string();
+        let refusal = PromptTemplates::load(Some(folder.path())).err().unwrap().to_string();
         assert!(refusal.contains("assistant.md.j2") && refusal.contains("undefined"), "{refusal}");
     }
 }

@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 
 /// Sends the log to standard error. Fails if the directives cannot be read.
-pub fn start(directives: &str, format: LogFormat) -> Result<(), String> {
+pub fn init_logging(directives: &str, format: LogFormat) -> Result<(), String> {
     let filter = EnvFilter::try_new(directives)
         .map_err(|error| format!("RUST_LOG={directives}: {error}"))?;
     let log = tracing_subscriber::fmt()

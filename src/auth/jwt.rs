@@ -8,7 +8,7 @@
 use super::jwks::Jwks;
 use super::{Identity, refused, user};
 use crate::domain::Timestamp;
-use crate::domain::key::Scope;
+use crate::domain::key::AuthScope;
 use crate::error::{Error, Kind, Result};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use serde::Deserialize;
@@ -101,7 +101,7 @@ impl Jwt {
             _ => None,
         };
         let is_admin = text(claims.role).as_deref() == Some("admin");
-        let scope = if is_admin { Scope::Admin } else { Scope::Chat };
+        let scope = if is_admin { AuthScope::Admin } else { AuthScope::Chat };
         let identity = Identity::of(user(&claims.sub)?, scope);
         // The crate compares whole seconds, so a token is good for all of its last one.
         let last = (claims.exp as i64).saturating_add(LEEWAY as i64);

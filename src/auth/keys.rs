@@ -6,7 +6,7 @@
 
 use super::{Identity, refused, user};
 use crate::clock;
-use crate::domain::key::{ApiKey, KeyId, Scope};
+use crate::domain::key::{ApiKey, AuthScope, KeyId};
 use crate::domain::{Timestamp, UserId};
 use crate::error::{Error, Result};
 use crate::store::{KeyDigest, Store, StoredKey};
@@ -35,7 +35,7 @@ pub struct KeyTerms {
     /// What its owner calls it.
     pub name: Option<String>,
     /// What it allows.
-    pub scope: Scope,
+    pub scope: AuthScope,
     /// From when on it is no longer good.
     pub expires_at: Option<Timestamp>,
 }
@@ -45,13 +45,13 @@ pub struct KeyTerms {
 pub fn new_key(terms: KeyTerms, now: Timestamp) -> Result<(String, StoredKey)> {
     let KeyTerms { user, name, scope, expires_at } = terms;
     let user = super::user(user.as_str())
-        .map_err(|_| Error::invalid("user", "must not be the name of the assistant"))?;
-    let (mut id, mut secret) = ([0; KeyId::LENGTH / 2], [0; SECRET]);
+        .map_err(|_| Error::invalid_field("user", "must not be the name of the assistant"))?;
+    let (mut id, mut secret) = ([0; KeyId::HEX_LENGTH / 2], [0; SECRET]);
     getrandom::fill(&mut id).map_err(Error::internal)?;
     getrandom::fill(&mut secret).map_err(Error::internal)?;
     let id: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
     let text = format!("{PREFIX}{id}_{}", URL_SAFE_NO_PAD.encode(secret));
-    let id = KeyId::trusted(id);
+    let id = KeyId::new_unchecked(id);
     let key = ApiKey { id, name, user, scope, created_at: now, expires_at, last_used_at: None };
     let digest = digest(&text);
     Ok((text, StoredKey { key, digest }))
@@ -89,7 +89,7 @@ impl Keys {
         let expected = found.as_ref().map_or([0; 32], |stored| stored.digest);
         let is_right = bool::from(digest(text).ct_eq(&expected));
         let now = clock::now();
-        let stored = found.filter(|stored| is_right && stored.key.is_good_at(now));
+        let stored = found.filter(|stored| is_right && stored.key.is_valid_at(now));
         let stored = stored.ok_or_else(refused)?;
         self.uses.lock().unwrap_or_else(PoisonError::into_inner).insert(id, now);
         let identity = Identity::of(user(stored.key.user.as_str())?, stored.key.scope);
@@ -126,7 +126,7 @@ mod tests {
         let terms = KeyTerms {
             user: UserId::trusted("alice"),
             name: None,
-            scope: Scope::Chat,
+            scope: AuthScope::Chat,
             expires_at: None,
         };
         let now = Timestamp::from_millis(0);

@@ -15,7 +15,7 @@ pub use keys::{KeyTerms, new_key};
 pub use tickets::{issue_ticket, redeem_ticket};
 
 use crate::clock;
-use crate::domain::key::{KeyId, Scope};
+use crate::domain::key::{AuthScope, KeyId};
 use crate::domain::{Principal, Timestamp, UserId};
 use crate::error::{Error, Kind, Result};
 use crate::store::Store;
@@ -60,7 +60,7 @@ pub struct Identity {
     /// The user.
     pub principal: Principal,
     /// What their credentials allow.
-    pub scope: Scope,
+    pub scope: AuthScope,
     /// The key that they came with.
     pub key: Option<KeyId>,
     /// From when on those credentials are no longer good.
@@ -72,8 +72,8 @@ pub struct Identity {
 }
 
 impl Identity {
-    fn of(user: UserId, scope: Scope) -> Self {
-        let principal = Principal { user, is_admin: scope == Scope::Admin };
+    fn of(user: UserId, scope: AuthScope) -> Self {
+        let principal = Principal { user, is_admin: scope == AuthScope::Admin };
         Self { principal, scope, key: None, expires_at: None, email: None, name: None }
     }
 }
@@ -106,7 +106,7 @@ enum Way {
 impl Auth {
     /// Asks nobody: everyone is the user `local`.
     pub fn open() -> Self {
-        let local = Identity::of(UserId::trusted("local"), Scope::Chat);
+        let local = Identity::of(UserId::trusted("local"), AuthScope::Chat);
         Self { way: Way::None(local), trusted_proxies: Vec::new() }
     }
 
@@ -174,7 +174,7 @@ impl Auth {
             return Err(missing());
         }
         let user = user(credentials.forwarded_user?.ok_or_else(missing)?)?;
-        Ok(Identity::of(user, Scope::Chat))
+        Ok(Identity::of(user, AuthScope::Chat))
     }
 }
 

@@ -3,7 +3,7 @@
 //! take it and nobody who reads the store can.
 
 use super::{Identity, refused};
-use crate::domain::key::{KeyId, Scope};
+use crate::domain::key::{AuthScope, KeyId};
 use crate::domain::{Timestamp, UserId};
 use crate::error::{Error, Result};
 use crate::store::{KeyStore, StoredTicket};
@@ -67,11 +67,11 @@ pub async fn redeem_ticket(
     }
     let ticket = store.take_ticket(&digest(text)).await?;
     let ticket = ticket.filter(|ticket| now < ticket.expires_at).ok_or_else(refused)?;
-    let holder: Holder = serde_json::from_str(&ticket.holder).map_err(Error::store)?;
-    let scope = Scope::from_word(&holder.scope).ok_or_else(refused)?;
+    let holder: Holder = serde_json::from_str(&ticket.holder).map_err(Error::store_unavailable)?;
+    let scope = AuthScope::from_name(&holder.scope).ok_or_else(refused)?;
     let identity = Identity::of(UserId::trusted(holder.user), scope);
     Ok(Identity {
-        key: holder.key.map(KeyId::trusted),
+        key: holder.key.map(KeyId::new_unchecked),
         expires_at: holder.expires_at.map(Timestamp::from_millis),
         email: holder.email,
         name: holder.name,

@@ -6,7 +6,7 @@
 
 use super::Chat;
 use crate::clock;
-use crate::domain::quota::{Payer, cost};
+use crate::domain::quota::{UsagePayer, compute_cost};
 use crate::domain::{CallKind, Session, Status, TurnId, Usage};
 use crate::error::Result;
 use crate::memory::tokens;
@@ -19,7 +19,7 @@ pub(super) struct Beside<'a> {
     chat: &'a Chat,
     kind: CallKind,
     session: &'a Session,
-    payer: &'a Payer,
+    payer: &'a UsagePayer,
 }
 
 impl Chat {
@@ -27,7 +27,7 @@ impl Chat {
         &'a self,
         kind: CallKind,
         session: &'a Session,
-        payer: &'a Payer,
+        payer: &'a UsagePayer,
     ) -> Beside<'a> {
         Beside { chat: self, kind, session, payer }
     }
@@ -67,7 +67,7 @@ impl Beside<'_> {
             model: Some(model.clone()),
             status: if written.failure.is_some() { Status::Failed } else { Status::Complete },
             usage,
-            cost: cost(&self.chat.terms.prices, model, &usage),
+            cost: compute_cost(&self.chat.terms.prices, model, &usage),
             at: clock::now(),
         };
         if let Err(error) = self.chat.store.book(entry).await {

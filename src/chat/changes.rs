@@ -5,7 +5,7 @@
 
 use super::Chat;
 use super::events::What;
-use crate::domain::title::{Title, TitleSource};
+use crate::domain::title::{SessionTitle, TitleSource};
 use crate::domain::{Message, MessageId, Principal, Session, SessionId, Timestamp};
 use crate::error::Result;
 use crate::store::{Imported, NewSession, PostMessage, Seen};
@@ -134,7 +134,8 @@ impl Chat {
     pub(super) fn publish_message(&self, session: &Session, id: &MessageId, content: &str) {
         self.events.publish(&session.id, What::message(id));
         let is_named_after_it = session.title_source == TitleSource::Auto
-            && Title::from_first_message(content).is_some_and(|title| title.text == session.title);
+            && SessionTitle::from_first_message(content)
+                .is_some_and(|title| title.text == session.title);
         if is_named_after_it {
             self.events.publish(&session.id, What::Changed);
         }

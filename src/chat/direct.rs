@@ -4,7 +4,7 @@
 use super::terms::Slot;
 use super::{Chat, Standing};
 use crate::clock;
-use crate::domain::quota::{Payer, cost};
+use crate::domain::quota::{UsagePayer, compute_cost};
 use crate::domain::{CallKind, Principal, SessionId, Status, TurnId, Usage};
 use crate::error::Result;
 use crate::provider::{Prompt, usage_in};
@@ -47,7 +47,7 @@ pub struct Direct {
     chat: Arc<Chat>,
     /// Its name in the ledger.
     call: TurnId,
-    payer: Payer,
+    payer: UsagePayer,
     model: String,
     /// What was asked, in bytes of text.
     asked: usize,
@@ -70,7 +70,7 @@ impl Chat {
         standing.refusal.map_or(Ok(()), Err)?;
         let place = self.slots.take(&who.user);
         place.refusal(self.terms.turns_at_once).map_or(Ok(()), Err)?;
-        let payer = Payer { user: who.user.clone(), key: standing.key };
+        let payer = UsagePayer { user: who.user.clone(), key: standing.key };
         self.ensure_purses(&payer, &who.user, None, clock::now()).await?;
         Ok(Direct {
             chat: self.clone(),
@@ -167,7 +167,7 @@ impl Direct {
             owner: self.payer.user.clone(),
             project_id: None,
             payer: self.payer.clone(),
-            cost: cost(&self.chat.terms.prices, &self.model, &usage),
+            cost: compute_cost(&self.chat.terms.prices, &self.model, &usage),
             model: Some(std::mem::take(&mut self.model)),
             status: Status::Complete,
             usage,

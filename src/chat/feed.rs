@@ -9,7 +9,7 @@
 
 use super::Chat;
 use super::events::{Event, EventReader, Mailbox, Notice, What};
-use crate::domain::principal::{Access, Verdict};
+use crate::domain::principal::{AccessDecision, AccessLevel};
 use crate::domain::{MessageId, Principal, Session, SessionId};
 use crate::error::{Error, Kind, Result};
 use crate::store::{Heard, Told};
@@ -34,7 +34,7 @@ impl Chat {
     /// `session_not_found`.
     pub async fn events(&self, who: &Principal, only: Option<SessionId>) -> Result<EventReader> {
         if let Some(id) = &only {
-            self.store.session(who, id, Access::Participate).await?;
+            self.store.session(who, id, AccessLevel::Participant).await?;
         }
         Ok(self.events.listen(who.clone(), only))
     }
@@ -167,7 +167,7 @@ impl Chat {
     /// The session as it is now, without its nodes, as in lists.
     async fn session_now(&self, id: &str) -> Result<Option<Session>> {
         let id = SessionId::trusted(id);
-        let found = self.store.session(&Principal::server(), &id, Access::Participate).await;
+        let found = self.store.session(&Principal::server(), &id, AccessLevel::Participant).await;
         Ok(found_or_gone(found)?.map(|session| Session { nodes: None, ..session }))
     }
 
@@ -229,7 +229,8 @@ impl Chat {
 fn may_hear(mailbox: &Mailbox, session: &Session) -> bool {
     let mut who = mailbox.who.clone();
     who.is_admin &= mailbox.only.is_some();
-    who.judge(Access::Participate, &session.owner, &session.participants) == Verdict::Allowed
+    who.authorize(AccessLevel::Participant, &session.owner, &session.participants)
+        == AccessDecision::Allowed
 }
 
 /// What was found; `None` if it is gone.

@@ -5,7 +5,7 @@
 //! 6.0.231 and 7.0.32 refuse a whole stream for one unknown field.
 //! Protocol: <https://ai-sdk.dev/docs/ai-sdk-ui/stream-protocol>.
 
-use crate::domain::memory::Strategy;
+use crate::domain::memory::MemoryStrategy;
 use crate::domain::message::FinishReason;
 use crate::domain::{MessageId, SessionId, TurnId, Usage};
 use bytes::Bytes;
@@ -120,7 +120,7 @@ pub(super) struct FinishMetadata<'a> {
 #[serde(rename_all = "camelCase")]
 pub(super) struct MemorySummary {
     /// The strategy.
-    pub(super) strategy: Strategy,
+    pub(super) strategy: MemoryStrategy,
     /// Tokens of the whole prompt, as counted here.
     pub(super) prompt_tokens: u32,
     /// How many earlier messages were in it.

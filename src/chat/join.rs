@@ -5,7 +5,7 @@ use super::frames::{Cursor, Frames};
 use super::hub::Reader;
 use super::journal::lingering_since;
 use super::transcript::{Opening, replay};
-use crate::domain::principal::Access;
+use crate::domain::principal::AccessLevel;
 use crate::domain::{Message, Principal, Session, SessionId, TurnId, tool};
 use crate::error::Result;
 use bytes::Bytes;
@@ -20,7 +20,7 @@ impl Chat {
         session: &SessionId,
         cursor: Option<&Cursor>,
     ) -> Result<Option<Reader>> {
-        let session = self.store.session(who, session, Access::Participate).await?;
+        let session = self.store.session(who, session, AccessLevel::Participant).await?;
         let running = session.active_turn.as_ref().map(|turn| &turn.turn_id);
         let Some(turn) = running.or(cursor.map(|cursor| &cursor.turn)) else { return Ok(None) };
         if let Some(live) = self.hub.get(&session.id, turn) {
@@ -46,7 +46,7 @@ impl Chat {
     ) -> Result<Bytes> {
         let question = reply.parent_id.as_ref().unwrap_or(&reply.id);
         let asked = self.store.message(&Principal::server(), &session.id, question).await?;
-        let continues = tool::continued(asked.role, &asked.parts);
+        let continues = tool::find_continued_reply(asked.role, &asked.parts);
         let opening = Opening {
             message_id: &reply.id,
             continues: continues.as_ref(),

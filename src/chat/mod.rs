@@ -43,7 +43,7 @@ pub use terms::Terms;
 
 use crate::error::{Error, Kind, Result};
 use crate::memory::Memory;
-use crate::prompts::Prompts;
+use crate::prompts::PromptTemplates;
 use crate::provider::Provider;
 use crate::store::{Claimant, Store};
 use events::Events;
@@ -65,7 +65,7 @@ pub struct Chat {
     store: Arc<dyn Store>,
     provider: Arc<dyn Provider>,
     memory: Arc<Memory>,
-    prompts: Arc<Prompts>,
+    prompts: Arc<PromptTemplates>,
     /// The model that writes titles, if one does.
     title_model: Option<String>,
     /// The model that writes summaries, if one does.
@@ -92,7 +92,7 @@ pub struct Parts {
     /// What of a session the model is shown.
     pub memory: Arc<Memory>,
     /// The prompt templates.
-    pub prompts: Arc<Prompts>,
+    pub prompts: Arc<PromptTemplates>,
     /// The model that writes titles, if one does.
     pub title_model: Option<String>,
     /// The model that writes summaries, if one does.

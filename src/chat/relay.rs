@@ -8,7 +8,7 @@ use super::Chat;
 use super::frames::Cursor;
 use super::hub::{LiveTurn, Reader};
 use super::transcript::aborted_behind;
-use crate::domain::principal::Access;
+use crate::domain::principal::AccessLevel;
 use crate::domain::turn::ActiveTurn;
 use crate::domain::{Principal, SessionId};
 use crate::error::{Kind, Result};
@@ -137,7 +137,7 @@ impl Chat {
         };
         let server = Principal::server();
         let message = self.store.message(&server, &live.session, &remote.reply).await;
-        let session = self.store.session(&server, &live.session, Access::Participate).await;
+        let session = self.store.session(&server, &live.session, AccessLevel::Participant).await;
         let (reply, session) = match (message, session) {
             (Ok(reply), Ok(session)) => (reply, session),
             (Err(error), _) | (_, Err(error)) => {

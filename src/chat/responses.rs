@@ -8,7 +8,7 @@ use super::journal::lingering_since;
 use super::start_turn::NewTurn;
 use crate::clock;
 use crate::domain::message::FinishReason;
-use crate::domain::principal::Access;
+use crate::domain::principal::AccessLevel;
 use crate::domain::{Principal, SessionId, Usage};
 use crate::error::{Error, Kind, Result};
 use crate::store::StoredResponse;
@@ -65,7 +65,8 @@ impl Chat {
         response: &StoredResponse,
     ) -> Result<BoxStream<'static, Heard>> {
         if let Some(tape) = &response.tape {
-            let pieces: Vec<Taped> = serde_json::from_str(tape).map_err(Error::store)?;
+            let pieces: Vec<Taped> =
+                serde_json::from_str(tape).map_err(Error::store_unavailable)?;
             return Ok(stream::iter(pieces.into_iter().map(Heard::from)).boxed());
         }
         let reader = self.read_again(who, session, response).await?;
@@ -78,7 +79,7 @@ impl Chat {
         id: &SessionId,
         response: &StoredResponse,
     ) -> Result<Reader> {
-        let session = self.store.session(who, id, Access::Participate).await?;
+        let session = self.store.session(who, id, AccessLevel::Participant).await?;
         let turn = &response.turn_id;
         let live = self.hub.get(id, turn);
         if let Some(live) = live.filter(|live| live.remote().is_none()) {

@@ -1,9 +1,9 @@
 //! Results of function calls: which reply they belong to, and the message that holds them.
 
 use super::{Chat, NewTurn, Wish};
-use crate::domain::message::Body;
-use crate::domain::page::{Slice, View};
-use crate::domain::tool::{self, NewResult, ToolCall};
+use crate::domain::message::MessageBody;
+use crate::domain::page::{MessageSlice, MessageView};
+use crate::domain::tool::{self, NewToolResult, ToolCall};
 use crate::domain::{Message, MessageId, MessageType, Role};
 use crate::error::{Error, Result};
 use crate::store::{MessageQuery, OnKnownId, Parent};
@@ -21,18 +21,18 @@ impl Chat {
         let path = match of {
             Some(reply) => self.reply_and_question(&new, reply).await?,
             None => {
-                let (view, slice, limit) = (View::Path, Slice::Newest, LOOK_BACK);
+                let (view, slice, limit) = (MessageView::Path, MessageSlice::Newest, LOOK_BACK);
                 let query = MessageQuery { view, slice, limit };
                 self.store.messages(&new.who, new.session.id(), query).await?.messages
             }
         };
         let (reply, calls) = answered(&path, results)?;
-        let is_own = |result: &&NewResult| calls.iter().any(|call| call.id == result.call_id);
-        let own: Vec<NewResult> = results.iter().filter(is_own).cloned().collect();
-        let (content, parts) = tool::message_of(&own, &calls, Some(&first(&path, reply)));
+        let is_own = |result: &&NewToolResult| calls.iter().any(|call| call.id == result.call_id);
+        let own: Vec<NewToolResult> = results.iter().filter(is_own).cloned().collect();
+        let (content, parts) = tool::build_result_message(&own, &calls, Some(&first(&path, reply)));
         let wish = Wish::Say {
             role: Role::Tool,
-            body: Body::parse("messages", content, parts, MessageType::Text, *limit)?,
+            body: MessageBody::parse("messages", content, parts, MessageType::Text, *limit)?,
             client_message_id: Some(MessageId::trusted(format!("results:{}", reply.id))),
             parent: Parent::Message(reply.id.clone()),
             on_known: OnKnownId::Edit,
@@ -52,27 +52,32 @@ impl Chat {
 /// not passed over: its client has not finished.
 fn answered<'a>(
     path: &'a [Message],
-    results: &[NewResult],
+    results: &[NewToolResult],
 ) -> Result<(&'a Message, Vec<ToolCall>)> {
     let has_result = |call: &&ToolCall| results.iter().any(|result| result.call_id == call.id);
-    for (at, reply) in path.iter().enumerate().rev().filter(|(_, reply)| reply.is_calling()) {
-        let calls = tool::calls(&reply.parts);
+    for (at, reply) in
+        path.iter().enumerate().rev().filter(|(_, reply)| reply.is_awaiting_tool_results())
+    {
+        let calls = tool::parse_calls(&reply.parts);
         let is_begun = calls.iter().any(|call| has_result(&call));
         match calls.iter().find(|call| !has_result(call)) {
             // Else what was said since would be left aside.
             None if is_begun && path.get(at + 1).is_some_and(|next| next.role != Role::Tool) => {
                 let wants = "hold outputs of a reply that the conversation has gone on from";
-                return Err(Error::invalid("messages", wants));
+                return Err(Error::invalid_field("messages", wants));
             }
             None if is_begun => return Ok((reply, calls)),
             Some(call) if is_begun => {
                 let wants = "must hold an output for each function call of the reply";
-                return Err(Error::invalid("messages", format!("{wants}: {} has none", call.id)));
+                return Err(Error::invalid_field(
+                    "messages",
+                    format!("{wants}: {} has none", call.id),
+                ));
             }
             _ => {}
         }
     }
-    Err(Error::invalid("messages", "hold outputs, but no reply waits for them"))
+    Err(Error::invalid_field("messages", "hold outputs, but no reply waits for them"))
 }
 
 /// The first reply of those that follow one another with nothing but results between them.
@@ -80,6 +85,6 @@ fn first(path: &[Message], reply: &Message) -> MessageId {
     let parent = path.iter().find(|message| Some(&message.id) == reply.parent_id.as_ref());
     let results = parent.filter(|parent| parent.role == Role::Tool);
     results
-        .and_then(|results| tool::continued(results.role, &results.parts))
+        .and_then(|results| tool::find_continued_reply(results.role, &results.parts))
         .unwrap_or_else(|| reply.id.clone())
 }

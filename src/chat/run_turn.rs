@@ -9,7 +9,7 @@ use super::hub::LiveTurn;
 use super::terms::Slot;
 use super::transcript::{Opening, Transcript};
 use crate::clock;
-use crate::domain::attachment::told_and_shown;
+use crate::domain::attachment::render_text_and_images;
 use crate::domain::message::FinishReason;
 use crate::domain::{Session, tool};
 use crate::error::{Error, Kind, Result};
@@ -63,7 +63,7 @@ impl Chat {
         title: TitleToCome,
         slot: Slot,
     ) {
-        let continues = tool::continued(begun.question.role, &begun.question.parts);
+        let continues = tool::find_continued_reply(begun.question.role, &begun.question.parts);
         let mut transcript = Transcript::begin(
             begun.turn.turn_id.clone(),
             &Opening {
@@ -141,7 +141,7 @@ impl Chat {
 
     /// Builds the prompt and sends it. A provider that finds it too long gets a shorter one, once.
     async fn ask(&self, begun: &Begun, sent: &mut Sent) -> Result<Events> {
-        let settings = begun.options.clone().over(begun.session.settings.clone());
+        let settings = begun.options.clone().with_defaults(begun.session.settings.clone());
         if begun.has_waited {
             let Session { owner, project_id, .. } = &begun.session;
             let model = settings.model.as_deref().unwrap_or(self.memory.default_model());
@@ -149,7 +149,7 @@ impl Chat {
             self.ensure_left(&begun.payer, &begun.session, clock::now()).await?;
         }
         let Question { id, parent_id, role, content, parts, tokens } = &begun.question;
-        let (told, images) = told_and_shown(content, parts);
+        let (told, images) = render_text_and_images(content, parts);
         // Results mean nothing without their calls: both are the new message together.
         let calling = self.memory.calling(&begun.session, *role, parent_id.as_ref()).await?;
         let last = calling.as_ref().map_or(parent_id.as_ref(), |reply| reply.parent_id.as_ref());
@@ -163,7 +163,7 @@ impl Chat {
                 role: *role,
                 text: (&*told).into(),
                 images: images.clone(),
-                results: tool::results(parts),
+                results: tool::parse_results(parts),
                 calling: calling.clone(),
                 at: clock::now(),
             };
@@ -178,7 +178,8 @@ impl Chat {
             match self.provider.stream(&prompt).await {
                 Ok(events) => {
                     let waited = millis(started.elapsed());
-                    sent.first_token_ms = Some(millis(clock::now().since(begun.turn.started_at)));
+                    sent.first_token_ms =
+                        Some(millis(clock::now().duration_since(begun.turn.started_at)));
                     tracing::debug!(turn.id = %begun.turn.turn_id, provider.first_token_ms = waited, "first token");
                     return Ok(events);
                 }

@@ -4,8 +4,10 @@
 //! waits for it: what it writes gives way to everything else.
 
 use super::Chat;
-use crate::domain::principal::Access;
-use crate::domain::search::{Found, SearchQuery, Snippet, Spot, kept_words, snippet};
+use crate::domain::principal::AccessLevel;
+use crate::domain::search::{
+    SearchCursor, SearchMatch, SearchQuery, SearchSnippet, build_snippet, extract_index_words,
+};
 use crate::domain::{MessageId, Principal, Role, Session, SessionId, Timestamp};
 use crate::error::{Error, Kind, Result};
 use crate::store::{MessageWords, SessionWords, Unkept};
@@ -39,7 +41,7 @@ pub struct Finding {
     /// The message and who speaks; `None` if the title was found.
     pub message: Option<(MessageId, Role)>,
     /// Where the words stand.
-    pub snippet: Snippet,
+    pub snippet: SearchSnippet,
     /// When the message was written, or the session created.
     pub created_at: Timestamp,
 }
@@ -50,15 +52,15 @@ impl Chat {
         &self,
         who: &Principal,
         query: &SearchQuery,
-    ) -> Result<(Vec<Finding>, Option<Spot>)> {
+    ) -> Result<(Vec<Finding>, Option<SearchCursor>)> {
         let mut found = self.store.find_messages(who, query).await?;
         if query.role.is_none() {
             found.extend(self.store.find_titles(who, query).await?);
         }
-        found.sort_by(|one, other| other.spot.cmp(&one.spot));
+        found.sort_by(|one, other| other.cursor.cmp(&one.cursor));
         let has_more = found.len() > query.limit as usize;
         found.truncate(query.limit as usize);
-        let next = found.last().filter(|_| has_more).map(|last| last.spot.clone());
+        let next = found.last().filter(|_| has_more).map(|last| last.cursor.clone());
         let shown = stream::iter(found.into_iter().map(|found| self.show(who, query, found)));
         let shown: Vec<_> = shown.buffered(AT_ONCE).try_collect().await?;
         Ok((shown.into_iter().flatten().collect(), next))
@@ -69,18 +71,23 @@ impl Chat {
         &self,
         who: &Principal,
         query: &SearchQuery,
-        found: Found,
+        found: SearchMatch,
     ) -> Result<Option<Finding>> {
-        let id = SessionId::trusted(found.spot.session);
+        let id = SessionId::trusted(found.cursor.session);
         let read = async {
-            let session = self.store.session(who, &id, Access::Participate).await?;
+            let session = self.store.session(who, &id, AccessLevel::Participant).await?;
             let Some(message) = found.message else {
-                let snippet = snippet(&session.title, &query.terms);
-                return Ok(Finding::new(session, None, snippet, found.spot.at));
+                let snippet = build_snippet(&session.title, &query.terms);
+                return Ok(Finding::new(session, None, snippet, found.cursor.at_millis));
             };
             let message = self.store.message(who, &id, &message).await?;
-            let snippet = snippet(&message.content, &query.terms);
-            Ok(Finding::new(session, Some((message.id, message.role)), snippet, found.spot.at))
+            let snippet = build_snippet(&message.content, &query.terms);
+            Ok(Finding::new(
+                session,
+                Some((message.id, message.role)),
+                snippet,
+                found.cursor.at_millis,
+            ))
         };
         match read.await {
             Ok(finding) => Ok(Some(finding)),
@@ -175,7 +182,7 @@ impl Chat {
         let piece = self.store.read_piece(&Principal::server(), session_id, after).await?;
         let words = move || {
             let words = piece.messages.into_iter().map(|message| MessageWords {
-                words: kept_words(&message.content),
+                words: extract_index_words(&message.content),
                 seq: message.seq,
                 id: message.id,
                 role: message.role,
@@ -206,7 +213,7 @@ impl Finding {
     fn new(
         session: Session,
         message: Option<(MessageId, Role)>,
-        snippet: Snippet,
+        snippet: SearchSnippet,
         at: i64,
     ) -> Self {
         let created_at = Timestamp::from_millis(at);

@@ -8,8 +8,8 @@ use super::run_turn::{Outcome, Sent};
 use super::terms::Slot;
 use super::transcript::{Ending, Transcript, failed};
 use crate::clock;
-use crate::domain::message::{Body, FinishReason, MessageError};
-use crate::domain::quota::cost;
+use crate::domain::message::{FinishReason, MessageBody, MessageError};
+use crate::domain::quota::compute_cost;
 use crate::domain::turn::ActiveTurn;
 use crate::domain::usage::Cost;
 use crate::domain::{CallKind, Role, SessionId, Status, Usage, UserId};
@@ -44,10 +44,10 @@ impl Chat {
     ) {
         let model = self.answering_model(begun, &transcript);
         let body = transcript.body();
-        let tokens = tokens::count_long(&body.counted()).await;
+        let tokens = tokens::count_long(&body.countable_text()).await;
         self.learn(&transcript, sent);
         let usage = transcript.usage().unwrap_or_else(|| estimate(sent, tokens));
-        let cost = cost(&self.terms.prices, &model, &usage).map(Cost);
+        let cost = compute_cost(&self.terms.prices, &model, &usage).map(Cost);
         let usage = Usage { cost, first_token_ms: sent.first_token_ms, ..usage };
         self.log(begun, &outcome, usage, &model);
 
@@ -94,7 +94,7 @@ impl Chat {
     }
 
     fn log(&self, begun: &Begun, outcome: &Outcome, usage: Usage, model: &str) {
-        let took = clock::now().since(begun.turn.started_at);
+        let took = clock::now().duration_since(begun.turn.started_at);
         if let Outcome::Failed(error) = outcome {
             tracing::warn!(turn.id = %begun.turn.turn_id, error = %error.chain(), "a turn failed");
         }
@@ -218,7 +218,7 @@ const fn status(outcome: &Outcome) -> Status {
 
 fn reply(
     begun: &Begun,
-    body: Body,
+    body: MessageBody,
     outcome: &Outcome,
     usage: Usage,
     tokens: u32,

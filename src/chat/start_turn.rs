@@ -6,13 +6,13 @@ use super::hub::{LiveTurn, Reader};
 use super::terms::Slot;
 use super::transcript::{Opening, handed_over};
 use crate::clock;
-use crate::domain::attachment::told_and_shown;
+use crate::domain::attachment::render_text_and_images;
 use crate::domain::key::KeyId;
-use crate::domain::message::{Body, Parts as MessageParts};
-use crate::domain::principal::Access;
-use crate::domain::quota::Payer;
-use crate::domain::session::Settings;
-use crate::domain::tool::NewResult;
+use crate::domain::message::{MessageBody, MessageParts};
+use crate::domain::principal::AccessLevel;
+use crate::domain::quota::UsagePayer;
+use crate::domain::session::SessionSettings;
+use crate::domain::tool::NewToolResult;
 use crate::domain::{MessageId, Principal, ProjectId, Role, Session, SessionId, TurnId};
 use crate::error::{Error, Kind, Result};
 use crate::memory::{Incoming, tokens};
@@ -44,7 +44,7 @@ pub struct NewTurn {
     /// What to answer.
     pub wish: Wish,
     /// What this turn uses, over the session's settings.
-    pub settings: Settings,
+    pub settings: SessionSettings,
     /// What to do when a reply is running.
     pub on_busy: OnBusy,
     /// How a repetition is known, beside the client's message id.
@@ -59,7 +59,7 @@ pub struct Earlier {
     /// Who speaks.
     pub role: Role,
     /// What they say.
-    pub body: Body,
+    pub body: MessageBody,
     /// What only replies have.
     pub reply: ReplyFields,
 }
@@ -81,7 +81,7 @@ pub enum Wish {
         /// Who speaks: a user, or tools.
         role: Role,
         /// The message.
-        body: Body,
+        body: MessageBody,
         /// The name its client gave it.
         client_message_id: Option<MessageId>,
         /// Where it stands.
@@ -92,7 +92,7 @@ pub enum Wish {
     /// The results of the calls that the session's last reply ended with.
     Return {
         /// The results, and maybe those of earlier calls.
-        results: Vec<NewResult>,
+        results: Vec<NewToolResult>,
         /// The reply that wrote the calls, where it is not to be looked for at the end of the path.
         of: Option<MessageId>,
         /// The most bytes of text in them.
@@ -162,7 +162,8 @@ impl Chat {
 
     /// Whether a reply is running in the session, so that a turn would wait or interrupt, and add none.
     async fn is_busy(&self, new: &NewTurn) -> bool {
-        let session = self.store.session(&new.who, new.session.id(), Access::Participate).await;
+        let session =
+            self.store.session(&new.who, new.session.id(), AccessLevel::Participant).await;
         session.is_ok_and(|session| session.active_turn.is_some())
     }
 
@@ -180,7 +181,7 @@ impl Chat {
                     sender_id: new.who.user.clone(),
                     tokens: match is_refused {
                         true => 0,
-                        false => tokens::count_long(&body.counted()).await,
+                        false => tokens::count_long(&body.countable_text()).await,
                     },
                     body: body.clone(),
                     created_at: clock::now(),
@@ -205,7 +206,7 @@ impl Chat {
         let (chat, options) = (self.clone(), new.settings.clone());
         let earlier = earlier(new).await;
         // Judged inside the step, behind the look for what came before: a repetition begins nothing.
-        let payer = Payer { user: new.who.user.clone(), key: new.standing.key.clone() };
+        let payer = UsagePayer { user: new.who.user.clone(), key: new.standing.key.clone() };
         let (terms, asked) = (self.clone(), new.settings.model.clone());
         let may_begin = move |session: &Session| {
             refusal.clone().map_or(Ok(()), Err)?;
@@ -222,7 +223,7 @@ impl Chat {
         let allowed = may_begin.clone();
         let surely_fits: Admission = Box::new(move |session, size| {
             allowed(session)?;
-            let settings = options.clone().over(session.settings.clone());
+            let settings = options.clone().with_defaults(session.settings.clone());
             if chat.memory.surely_fits(&settings, size) {
                 return Ok(());
             }
@@ -265,7 +266,7 @@ impl Chat {
     /// Errors: `context_too_long`.
     async fn ensure_fits(&self, new: &NewTurn) -> Result<()> {
         let id = new.session.id();
-        let session = match self.store.session(&new.who, id, Access::Participate).await {
+        let session = match self.store.session(&new.who, id, AccessLevel::Participant).await {
             Ok(session) => Some(session),
             Err(error) if error.kind == Kind::SessionNotFound => None,
             Err(error) => return Err(error),
@@ -279,10 +280,10 @@ impl Chat {
             (Wish::Again { .. } | Wish::Return { .. }, None) => return Ok(()),
         };
         let own = session.map(|session| session.settings).unwrap_or_default();
-        let settings = new.settings.clone().over(own);
+        let settings = new.settings.clone().with_defaults(own);
         let memory = self.memory.clone();
         let count = move || {
-            let (told, images) = told_and_shown(&text, &parts);
+            let (told, images) = render_text_and_images(&text, &parts);
             let tokens = tokens::count(&told);
             let incoming = Incoming { text: &told, tokens, images: &images, beside: 0 };
             memory.plan(&settings, Some(incoming)).map(|_| ())
@@ -429,7 +430,7 @@ async fn earlier(new: &NewTurn) -> Vec<NewMessage> {
             client_message_id: None,
             role: *role,
             sender_id: new.who.user.clone(),
-            tokens: tokens::count_long(&body.counted()).await,
+            tokens: tokens::count_long(&body.countable_text()).await,
             body: body.clone(),
             created_at: clock::now(),
             reply: reply.clone(),

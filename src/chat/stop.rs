@@ -2,7 +2,7 @@
 
 use super::Chat;
 use super::events::What;
-use crate::domain::principal::Access;
+use crate::domain::principal::AccessLevel;
 use crate::domain::{Principal, ProjectId, Session, SessionId, Timestamp, TurnId};
 use crate::error::{Error, Kind, Result};
 use crate::store::{DeleteFilter, Deleted, ProjectChange, SessionChange, Silenced};
@@ -25,7 +25,7 @@ impl Chat {
         session: &SessionId,
         turn_id: Option<&TurnId>,
     ) -> Result<bool> {
-        let session = self.store.session(who, session, Access::Participate).await?.id;
+        let session = self.store.session(who, session, AccessLevel::Participant).await?.id;
         let (chat, turn_id) = (self.clone(), turn_id.cloned());
         self.carry_through(async move { chat.silence(&session, turn_id.as_ref()).await }).await
     }
@@ -51,7 +51,7 @@ impl Chat {
                 chat.events.publish(&id, What::Changed);
             }
             if silences && chat.silence(&id, None).await? {
-                return chat.store.session(&who, &id, Access::Participate).await;
+                return chat.store.session(&who, &id, AccessLevel::Participant).await;
             }
             Ok(session)
         })
@@ -158,7 +158,7 @@ impl Chat {
         let server = Principal::server();
         while self.store.is_shared() {
             sleep(LOOK).await;
-            match self.store.session(&server, session, Access::Participate).await {
+            match self.store.session(&server, session, AccessLevel::Participant).await {
                 Ok(session)
                     if session
                         .active_turn

@@ -17,7 +17,7 @@ impl Chat {
     pub(super) fn sum_up(self: &Arc<Self>, begun: &Begun) {
         let Some(model) = self.summary_model.clone() else { return };
         let (session, last) = (begun.session.clone(), begun.turn.message_id.clone());
-        let settings = begun.options.clone().over(session.settings.clone());
+        let settings = begun.options.clone().with_defaults(session.settings.clone());
         let Some(permit) = self.summaries.begin(&session.id) else { return };
         let chat = self.clone();
         let payer = begun.payer.clone();

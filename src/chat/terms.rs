@@ -2,8 +2,8 @@
 //! user at a time in this process.
 
 use super::Chat;
-use crate::domain::principal::Access;
-use crate::domain::quota::{Payer, Price, Quota, Unit, has_price, purse};
+use crate::domain::principal::AccessLevel;
+use crate::domain::quota::{ModelPrice, Quota, QuotaUnit, UsagePayer, has_price, quota_key};
 use crate::domain::{Principal, ProjectId, Session, Timestamp, UserId};
 use crate::error::{Error, Kind, Result};
 use crate::store::{counted, exceeded};
@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 #[derive(Debug, Clone, Default)]
 pub struct Terms {
     /// What models cost: the first that fits counts.
-    pub prices: Vec<Price>,
+    pub prices: Vec<ModelPrice>,
     /// What may be used.
     pub quotas: Arc<[Quota]>,
     /// The most turns of one user that run at the same time.
@@ -50,7 +50,7 @@ impl Slot {
     pub(super) fn refusal(&self, most: Option<u32>) -> Option<Error> {
         let most = most.filter(|most| self.count > *most)?;
         let sentence = format!("{most} replies are being written for you; wait for one to end");
-        Some(Error::spent(Kind::RateLimited, sentence, most, 1))
+        Some(Error::limit_exceeded(Kind::RateLimited, sentence, most, 1))
     }
 }
 
@@ -78,24 +78,24 @@ impl Chat {
     pub(super) fn ensure_priced(
         &self,
         model: &str,
-        payer: &Payer,
+        payer: &UsagePayer,
         owner: &UserId,
         project: Option<&ProjectId>,
     ) -> Result<()> {
-        let is_money = |quota: &&Quota| quota.unit == Unit::Cost;
+        let is_money = |quota: &&Quota| quota.unit == QuotaUnit::Cost;
         let mut money = self.terms.quotas.iter().filter(is_money);
-        let applies = money.any(|quota| purse(quota.of, payer, owner, project).is_some());
+        let applies = money.any(|quota| quota_key(quota.scope, payer, owner, project).is_some());
         if !applies || has_price(&self.terms.prices, model) {
             return Ok(());
         }
         let wants = "must be a model that has a price here, because a quota of money applies";
-        Err(Error::invalid("model", wants))
+        Err(Error::invalid_field("model", wants))
     }
 
     /// Refuses a turn that waited if its quota has been spent meanwhile. Errors: `quota_exceeded`.
     pub(super) async fn ensure_left(
         &self,
-        payer: &Payer,
+        payer: &UsagePayer,
         session: &Session,
         now: Timestamp,
     ) -> Result<()> {
@@ -105,14 +105,14 @@ impl Chat {
         // Whoever reads a session books what its last step left to book: the turn that this one
         // waited for.
         let server = Principal::server();
-        self.store.session(&server, &session.id, Access::Participate).await?;
+        self.store.session(&server, &session.id, AccessLevel::Participant).await?;
         self.ensure_purses(payer, &session.owner, session.project_id.as_ref(), now).await
     }
 
     /// Errors: `quota_exceeded`.
     pub(super) async fn ensure_purses(
         &self,
-        payer: &Payer,
+        payer: &UsagePayer,
         owner: &UserId,
         project: Option<&ProjectId>,
         now: Timestamp,

@@ -3,8 +3,8 @@
 use super::Chat;
 use super::events::What;
 use super::run_turn::TitleToCome;
-use crate::domain::text::first_characters;
-use crate::domain::title::{Title, TitleSource};
+use crate::domain::text::truncate_chars;
+use crate::domain::title::{SessionTitle, TitleSource};
 use crate::domain::{CallKind, Role};
 use crate::error::Result;
 use crate::provider::{Prompt, PromptMessage, Writer};
@@ -62,14 +62,14 @@ impl Chat {
         writer: &dyn Writer,
         model: String,
         message: &str,
-    ) -> Result<Option<Title>> {
-        let text = self.prompts.title(first_characters(message, SHOWN))?;
+    ) -> Result<Option<SessionTitle>> {
+        let text = self.prompts.render_title(truncate_chars(message, SHOWN))?;
         let prompt = Prompt {
             model,
             messages: vec![PromptMessage::text(Role::User, text)],
             max_output_tokens: Some(MAX_TOKENS),
             ..Prompt::default()
         };
-        Ok(Title::by_model(&writer.write(&prompt).await?))
+        Ok(SessionTitle::from_model(&writer.write(&prompt).await?))
     }
 }

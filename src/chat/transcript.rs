@@ -7,7 +7,7 @@ use super::frames::{
     self, Encoder, FinishMetadata, Frame, Frames, MemorySummary, Said, SessionData, StartMetadata,
     TitleData,
 };
-use crate::domain::message::{Body, FinishReason, Part, Parts};
+use crate::domain::message::{FinishReason, MessageBody, MessagePart, MessageParts};
 use crate::domain::tool::{self, ToolCall};
 use crate::domain::{Message, MessageId, MessageType, SessionId, Status, TurnId, Usage};
 use crate::provider::Event;
@@ -196,8 +196,8 @@ impl Transcript {
                     .frame(&Frame::ToolInputDelta { tool_call_id, input_text_delta: nothing });
                 call.input = nothing.to_owned();
             }
-            let input = tool::stored_input(&call.input);
-            self.encoder.frame(&match tool::is_json(&call.input) {
+            let input = tool::encode_input(&call.input);
+            self.encoder.frame(&match tool::is_valid_json(&call.input) {
                 true => Frame::ToolInputAvailable { tool_call_id, tool_name, input: &input },
                 false => {
                     let error_text = "the arguments of the call are not JSON";
@@ -271,20 +271,20 @@ impl Transcript {
     }
 
     /// Thoughts and calls so far, as a message keeps them.
-    fn parts(&self) -> Parts {
+    fn parts(&self) -> MessageParts {
         let thoughts = Some(self.reasoning.clone()).filter(|thoughts| !thoughts.is_empty());
-        let thoughts = thoughts.map(|text| Part::Reasoning { text });
-        let calls = self.calls().into_iter().map(|call| Part::ToolCall {
-            input: tool::stored_input(&call.input),
+        let thoughts = thoughts.map(|text| MessagePart::Reasoning { text });
+        let calls = self.calls().into_iter().map(|call| MessagePart::ToolCall {
+            input: tool::encode_input(&call.input),
             tool_call_id: call.id,
             tool_name: call.name,
         });
-        Parts::of(&thoughts.into_iter().chain(calls).collect::<Vec<_>>())
+        MessageParts::from_parts(&thoughts.into_iter().chain(calls).collect::<Vec<_>>())
     }
 
     /// All of it, as a message keeps it.
-    pub(super) fn body(&self) -> Body {
-        Body { content: self.text.clone(), parts: self.parts(), kind: MessageType::Text }
+    pub(super) fn body(&self) -> MessageBody {
+        MessageBody { content: self.text.clone(), parts: self.parts(), kind: MessageType::Text }
     }
 
     /// The tokens that the provider says it took.
@@ -340,7 +340,7 @@ pub(super) fn replay(turn: TurnId, reply: &Message, opening: &Opening<'_>) -> By
     let reasoning = reply.parts.reasoning().map(Event::Reasoning);
     let text = Some(reply.content.clone()).filter(|text| !text.is_empty()).map(Event::Text);
     transcript.fold(reasoning.into_iter().chain(text).collect());
-    for (index, call) in (0..).zip(tool::calls(&reply.parts)) {
+    for (index, call) in (0..).zip(tool::parse_calls(&reply.parts)) {
         let ToolCall { id, name, input } = call;
         let input = Event::ToolInput { index, delta: input };
         transcript.fold(vec![Event::ToolCall { index, id, name }, input]);

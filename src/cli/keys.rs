@@ -8,7 +8,7 @@ use crate::auth::{KeyTerms, new_key};
 use crate::clock;
 use crate::config::{DatabaseUrl, KeysCommand, KeysTask, NewKeyArgs};
 use crate::domain::Timestamp;
-use crate::domain::key::{ApiKey, KeyId, Scope};
+use crate::domain::key::{ApiKey, AuthScope, KeyId};
 use crate::error::Error;
 use comfy_table::{Table, presets};
 use std::io::{self, Write};
@@ -31,7 +31,7 @@ pub(super) fn run(command: KeysCommand) -> Result<(), String> {
 /// The key stands alone on standard output, so that a script can take it.
 async fn create(url: &DatabaseUrl, args: NewKeyArgs) -> Result<String, String> {
     let now = clock::now();
-    let scope = if args.admin { Scope::Admin } else { args.scope };
+    let scope = if args.admin { AuthScope::Admin } else { args.scope };
     let expires_at = args.expires.map(|life| {
         let life = i64::try_from(life.as_millis()).unwrap_or(i64::MAX);
         Timestamp::from_millis(now.as_millis().saturating_add(life))
@@ -77,7 +77,7 @@ async fn revoke(url: &DatabaseUrl, id: &KeyId) -> Result<String, String> {
 fn row(key: &ApiKey, now: Timestamp) -> [String; 7] {
     let expires = match key.expires_at {
         None => "never".to_owned(),
-        Some(end) if key.is_good_at(now) => minute(end),
+        Some(end) if key.is_valid_at(now) => minute(end),
         Some(end) => format!("{} (expired)", minute(end)),
     };
     [
@@ -87,7 +87,7 @@ fn row(key: &ApiKey, now: Timestamp) -> [String; 7] {
         key.scope.as_str().to_owned(),
         minute(key.created_at),
         expires,
-        key.last_used_at.map_or_else(|| "never".to_owned(), |used| used.ago(now)),
+        key.last_used_at.map_or_else(|| "never".to_owned(), |used| used.format_ago(now)),
     ]
 }
 

@@ -6,9 +6,9 @@ use super::text::{cell, fit, print};
 use crate::app::{memory_to_look, open_to_look};
 use crate::clock;
 use crate::config::MemoryCommand;
-use crate::domain::message::{Body, Parts};
-use crate::domain::page::{Slice, View};
-use crate::domain::principal::Access;
+use crate::domain::message::{MessageBody, MessageParts};
+use crate::domain::page::{MessageSlice, MessageView};
+use crate::domain::principal::AccessLevel;
 use crate::domain::{MessageType, Principal, Session};
 use crate::error::{Error, Kind, Result};
 use crate::store::{MessageQuery, Store};
@@ -71,13 +71,14 @@ async fn look(command: &MemoryCommand) -> Result<(Session, Value)> {
 
 async fn preview(store: &Arc<dyn Store>, command: &MemoryCommand) -> Result<(Session, Value)> {
     // Whoever can read the store may read all of it.
-    let session = store.session(&Principal::server(), &command.session, Access::Own).await?;
+    let session = store.session(&Principal::server(), &command.session, AccessLevel::Owner).await?;
     if command.user.as_ref().is_some_and(|user| *user != session.owner) {
         return Err(Error::new(Kind::SessionNotFound, "this user has no such session"));
     }
     let read = |text: &String| {
-        let (parts, kind) = (Parts::default(), MessageType::Text);
-        Body::parse("message", text.clone(), parts, kind, usize::MAX).map(|body| body.content)
+        let (parts, kind) = (MessageParts::default(), MessageType::Text);
+        MessageBody::parse("message", text.clone(), parts, kind, usize::MAX)
+            .map(|body| body.content)
     };
     let message = command.message.as_ref().map(read).transpose()?;
     let model = match command.model.clone() {
@@ -91,7 +92,8 @@ async fn preview(store: &Arc<dyn Store>, command: &MemoryCommand) -> Result<(Ses
 
 /// The model that answered last.
 async fn last_model(store: &dyn Store, session: &Session) -> Result<Option<String>> {
-    let query = MessageQuery { view: View::Path, slice: Slice::Newest, limit: NEWEST };
+    let query =
+        MessageQuery { view: MessageView::Path, slice: MessageSlice::Newest, limit: NEWEST };
     let newest = store.messages(&Principal::server(), &session.id, query).await?.messages;
     Ok(newest.into_iter().rev().find_map(|message| message.model))
 }

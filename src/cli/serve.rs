@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Serves until SIGTERM or SIGINT; a second signal ends the process at once.
 pub(super) fn run(config: Config, warnings: &[String]) -> Result<(), String> {
-    telemetry::start(&config.log, config.log_format)?;
+    telemetry::init_logging(&config.log, config.log_format)?;
     // Each client holds a connection. Where more is not allowed, it stays as it is.
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         tracing::warn!(%error, "the limit of open files stays as it is");

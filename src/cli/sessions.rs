@@ -5,9 +5,9 @@ use super::text::{cell, fit, print};
 use crate::app::open_to_look;
 use crate::clock;
 use crate::config::SessionsCommand;
-use crate::domain::page::{Place, SessionQuery, Sort};
+use crate::domain::page::{PagePosition, SessionQuery, SortOrder};
 use crate::domain::session::JsonObject;
-use crate::domain::text::{first_characters, words};
+use crate::domain::text::{fold_words, truncate_chars};
 use crate::domain::{Session, Timestamp};
 use comfy_table::{CellAlignment, Table, presets};
 
@@ -32,10 +32,10 @@ pub(super) fn run(command: SessionsCommand) -> Result<(), String> {
 
 async fn find(command: &SessionsCommand) -> Result<Vec<Session>, String> {
     let query = SessionQuery {
-        place: Place::Page(1),
+        position: PagePosition::Page(1),
         limit: command.limit,
-        sort: Sort::default(),
-        search: command.search.as_deref().map(words).filter(|words| !words.is_empty()),
+        sort: SortOrder::default(),
+        search: command.search.as_deref().map(fold_words).filter(|words| !words.is_empty()),
         project_id: command.project.clone(),
         status: command.status.clone(),
         archived: None,
@@ -67,7 +67,7 @@ fn row(session: &Session, now: Timestamp) -> [String; 9] {
         cell(session.owner.as_str(), CELL),
         session.status.as_str().to_owned(),
         minute(session.start_time),
-        session.last_seen.map_or_else(|| "never".to_owned(), |seen| seen.ago(now)),
+        session.last_seen.map_or_else(|| "never".to_owned(), |seen| seen.format_ago(now)),
         session.messages_count.to_string(),
         object(&session.user_meta),
         object(&session.theme),
@@ -76,7 +76,7 @@ fn row(session: &Session, now: Timestamp) -> [String; 9] {
 
 /// 2026-01-31 12:00, in UTC as everywhere.
 pub(super) fn minute(time: Timestamp) -> String {
-    first_characters(&time.to_string(), "2026-01-31T12:00".len()).replace('T', " ")
+    truncate_chars(&time.to_string(), "2026-01-31T12:00".len()).replace('T', " ")
 }
 
 fn object(object: &JsonObject) -> String {

@@ -1,7 +1,7 @@
 //! What the commands that show something have in common: tables for terminals and for pipes, and
 //! texts of users that harm neither.
 
-use crate::domain::text::first_characters;
+use crate::domain::text::truncate_chars;
 use comfy_table::{ContentArrangement, Table};
 use std::io::{self, ErrorKind, IsTerminal, Write};
 
@@ -28,7 +28,7 @@ pub(super) fn cell(text: &str, most: usize) -> String {
     let steers =
         |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     let plain: String = text.chars().map(|c| if steers(c) { ' ' } else { c }).collect();
-    match first_characters(&plain, most) {
+    match truncate_chars(&plain, most) {
         all if all.len() == plain.len() => plain,
         beginning => format!("{beginning}…"),
     }

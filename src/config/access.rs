@@ -1,7 +1,7 @@
 //! Settings of who may use the server.
 
 use crate::auth::{JwtSettings, Mode};
-use crate::domain::quota::{Price, Quota, Rate, Unit};
+use crate::domain::quota::{ModelPrice, Quota, QuotaUnit, RateLimit};
 use clap::Args;
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -38,13 +38,13 @@ pub struct Access {
     pub jwt_audience: Option<String>,
     /// Turns and posts per user, such as 60/m; reads get 20 times that; off: as many as they like; not with ECHOIC_AUTH=none
     #[arg(long, value_name = "RATE", default_value = "60/m", value_parser = rate)]
-    pub rate_limit: Limit<Rate>,
+    pub rate_limit: Limit<RateLimit>,
     /// Replies that are written for a user at the same time, or off; not with ECHOIC_AUTH=none
     #[arg(long, value_name = "NUMBER", default_value = "8", value_parser = at_once)]
     pub max_concurrent_turns: Limit<u32>,
     /// What models cost per million tokens: MODEL=PROMPT/COMPLETION or MODEL=PROMPT/CACHED/COMPLETION, comma-separated; a * ends the beginning of a name, and alone means every model; the first that fits counts
     #[arg(long, value_name = "PRICES", value_delimiter = ',', value_parser = price)]
-    pub prices: Vec<Price>,
+    pub prices: Vec<ModelPrice>,
     /// Tokens that may be used: 2000000 per user and month, or key:50000/day, project:1000000/month; comma-separated
     #[arg(long, value_name = "QUOTAS", value_delimiter = ',', value_parser = tokens)]
     pub quota_tokens: Vec<Quota>,
@@ -62,7 +62,7 @@ pub struct Limit<T>(pub Option<T>);
 
 impl Access {
     /// How often a user may ask.
-    pub fn rate(&self) -> Option<Rate> {
+    pub fn rate(&self) -> Option<RateLimit> {
         self.rate_limit.0.filter(|_| self.auth != Mode::None)
     }
 
@@ -118,12 +118,12 @@ fn network(text: &str) -> Result<IpNet, String> {
     network.map_err(|_| "must be addresses or networks such as 10.0.0.7 or 10.0.0.0/8".to_owned())
 }
 
-fn rate(text: &str) -> Result<Limit<Rate>, String> {
+fn rate(text: &str) -> Result<Limit<RateLimit>, String> {
     let wants = || "must be a rate such as 60/m, 5/s or 1000/h, or off".to_owned();
     if text == "off" {
         return Ok(Limit(None));
     }
-    Rate::parse(text).map(|rate| Limit(Some(rate))).ok_or_else(wants)
+    RateLimit::parse(text).map(|rate| Limit(Some(rate))).ok_or_else(wants)
 }
 
 fn at_once(text: &str) -> Result<Limit<u32>, String> {
@@ -136,18 +136,18 @@ fn at_once(text: &str) -> Result<Limit<u32>, String> {
         .ok_or_else(|| "must be a number from 1, or off".to_owned())
 }
 
-fn price(text: &str) -> Result<Price, String> {
+fn price(text: &str) -> Result<ModelPrice, String> {
     let wants =
         "must be prices per million tokens such as gpt-5-mini=0.25/0.025/2 or llama*=0.1/0.2";
-    Price::parse(text).ok_or_else(|| wants.to_owned())
+    ModelPrice::parse(text).ok_or_else(|| wants.to_owned())
 }
 
 fn tokens(text: &str) -> Result<Quota, String> {
     let wants = "must be numbers of tokens such as 2000000, key:50000/day or project:1000000/month";
-    Quota::parse(Unit::Tokens, text).ok_or_else(|| wants.to_owned())
+    Quota::parse(QuotaUnit::Tokens, text).ok_or_else(|| wants.to_owned())
 }
 
 fn money(text: &str) -> Result<Quota, String> {
     let wants = "must be sums such as 20, key:1.50/day or project:100/month";
-    Quota::parse(Unit::Cost, text).ok_or_else(|| wants.to_owned())
+    Quota::parse(QuotaUnit::Cost, text).ok_or_else(|| wants.to_owned())
 }

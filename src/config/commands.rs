@@ -2,7 +2,7 @@
 
 use super::values::lifetime;
 use super::{DatabaseUrl, words};
-use crate::domain::key::{ApiKey, KeyId, Scope};
+use crate::domain::key::{ApiKey, AuthScope, KeyId};
 use crate::domain::session::SessionStatus;
 use crate::domain::{ProjectId, UserId};
 use clap::{Args, Subcommand};
@@ -74,8 +74,8 @@ pub struct NewKeyArgs {
     #[arg(long, value_parser = key_name)]
     pub name: Option<String>,
     /// What it allows: read (change nothing), chat (all that its user may do), admin
-    #[arg(long, default_value = "chat", value_parser = words(Scope::WORDS))]
-    pub scope: Scope,
+    #[arg(long, default_value = "chat", value_parser = words(AuthScope::NAMES))]
+    pub scope: AuthScope,
     /// The same as --scope admin
     #[arg(long, conflicts_with = "scope")]
     pub admin: bool,
@@ -85,7 +85,7 @@ pub struct NewKeyArgs {
 }
 
 fn key_name(text: &str) -> Result<String, String> {
-    ApiKey::parse_name(text).map_err(|invalid| invalid.wants.into_owned())
+    ApiKey::parse_name(text).map_err(|invalid| invalid.message.into_owned())
 }
 
 fn key_id(text: &str) -> Result<KeyId, String> {
@@ -96,13 +96,13 @@ fn key_id(text: &str) -> Result<KeyId, String> {
 }
 
 pub(super) fn user(text: &str) -> Result<UserId, String> {
-    UserId::parse("user", text).map_err(|invalid| invalid.wants.into_owned())
+    UserId::parse("user", text).map_err(|invalid| invalid.message.into_owned())
 }
 
 fn status(text: &str) -> Result<SessionStatus, String> {
-    SessionStatus::parse(text).map_err(|invalid| invalid.wants.into_owned())
+    SessionStatus::parse(text).map_err(|invalid| invalid.message.into_owned())
 }
 
 fn project(text: &str) -> Result<ProjectId, String> {
-    ProjectId::parse("project", text).map_err(|invalid| invalid.wants.into_owned())
+    ProjectId::parse("project", text).map_err(|invalid| invalid.message.into_owned())
 }

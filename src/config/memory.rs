@@ -3,7 +3,7 @@
 use super::commands::user;
 use super::models::{context_window, model_window};
 use super::{DatabaseUrl, words};
-use crate::domain::memory::{MemoryOptions, STRATEGIES, Strategy};
+use crate::domain::memory::{MemoryOptions, MemoryStrategy, STRATEGY_NAMES};
 use crate::domain::{SessionId, UserId};
 use clap::Args;
 use std::path::PathBuf;
@@ -19,8 +19,8 @@ pub struct MemoryCommand {
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub message: Option<String>,
     /// Memory strategy [default: the session's, else the server's]
-    #[arg(long, value_name = "STRATEGY", value_parser = words(&STRATEGIES))]
-    pub strategy: Option<Strategy>,
+    #[arg(long, value_name = "STRATEGY", value_parser = words(&STRATEGY_NAMES))]
+    pub strategy: Option<MemoryStrategy>,
     /// Most tokens that memory may take
     #[arg(long, value_name = "TOKENS")]
     pub max_tokens: Option<u32>,
@@ -49,8 +49,8 @@ pub struct MemoryCommand {
     #[arg(long, value_name = "WINDOWS", value_delimiter = ',', value_parser = model_window)]
     pub context_windows: Vec<(String, u32)>,
     /// The server's memory strategy
-    #[arg(long, value_name = "STRATEGY", default_value = "auto", value_parser = words(&STRATEGIES))]
-    pub memory: Strategy,
+    #[arg(long, value_name = "STRATEGY", default_value = "auto", value_parser = words(&STRATEGY_NAMES))]
+    pub memory: MemoryStrategy,
     /// The server's memory budget in tokens
     #[arg(long, value_name = "TOKENS")]
     pub memory_tokens: Option<u32>,
@@ -72,5 +72,5 @@ impl MemoryCommand {
 }
 
 fn session(text: &str) -> Result<SessionId, String> {
-    SessionId::parse("session", text).map_err(|invalid| invalid.wants.into_owned())
+    SessionId::parse("session", text).map_err(|invalid| invalid.message.into_owned())
 }

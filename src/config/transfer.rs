@@ -1,7 +1,7 @@
 //! What the commands that take sessions in and out are told.
 
 use super::{DatabaseUrl, size, words};
-use crate::domain::{Invalid, ProjectId, SessionId, UserId};
+use crate::domain::{FieldError, ProjectId, SessionId, UserId};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -85,15 +85,15 @@ const FORMATS: &[(&str, ExportFormat)] = &[
     ("markdown", ExportFormat::Markdown),
 ];
 
-fn user(text: &str) -> Result<UserId, Invalid> {
+fn user(text: &str) -> Result<UserId, FieldError> {
     UserId::parse("user", text)
 }
 
-fn session(text: &str) -> Result<SessionId, Invalid> {
+fn session(text: &str) -> Result<SessionId, FieldError> {
     SessionId::parse("session", text)
 }
 
-fn project(text: &str) -> Result<ProjectId, Invalid> {
+fn project(text: &str) -> Result<ProjectId, FieldError> {
     ProjectId::parse("project", text)
 }
 

@@ -1,9 +1,9 @@
 //! Attachments that are no pictures, in words: models are told texts as they are, and of anything
 //! else that it was there.
 
-use super::image::{Image, image};
-use super::message::Parts;
-use super::text::first_characters;
+use super::image::{MessageImage, parse_image};
+use super::message::MessageParts;
+use super::text::truncate_chars;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use percent_encoding::percent_decode_str;
@@ -11,10 +11,10 @@ use serde_json::Value;
 use std::borrow::Cow;
 
 /// The most characters of an attachment's name that are told.
-const MAX_NAME: usize = 200;
+const MAX_NAME_CHARS: usize = 200;
 
 /// Kinds of parts that attach something, in the spellings of all clients.
-const KINDS: &[&str] = &[
+const ATTACHMENT_TYPES: &[&str] = &[
     "file",
     "input_file",
     "document",
@@ -27,7 +27,7 @@ const KINDS: &[&str] = &[
 ];
 
 /// Media types beside `text/…` that are texts; so is all that ends in `+json`, `+xml` or `+yaml`.
-const TEXTS: &[&str] = &[
+const TEXT_MEDIA_TYPES: &[&str] = &[
     "application/json",
     "application/jsonl",
     "application/ndjson",
@@ -50,20 +50,23 @@ const TEXTS: &[&str] = &[
 ];
 
 /// What browsers call texts that they do not know, and TypeScript.
-const MAYBE_TEXTS: &[&str] = &["", "application/octet-stream", "video/mp2t"];
+const AMBIGUOUS_MEDIA_TYPES: &[&str] = &["", "application/octet-stream", "video/mp2t"];
 
 /// What a model is told of a message, its text and behind that what is attached to it, and the
 /// pictures that it is shown.
-pub fn told_and_shown<'a>(content: &'a str, parts: &Parts) -> (Cow<'a, str>, Vec<Image>) {
+pub fn render_text_and_images<'a>(
+    content: &'a str,
+    parts: &MessageParts,
+) -> (Cow<'a, str>, Vec<MessageImage>) {
     if parts.is_empty() {
         return (content.into(), Vec::new());
     }
     let parts: Vec<Value> = serde_json::from_str(parts.as_json()).unwrap_or_default();
     let (mut told, mut images) = (Cow::from(content), Vec::new());
     for part in &parts {
-        if let Some(image) = image(part) {
+        if let Some(image) = parse_image(part) {
             images.push(image);
-        } else if let Some(attached) = attachment(part) {
+        } else if let Some(attached) = render_attachment(part) {
             let told = told.to_mut();
             if !told.is_empty() {
                 told.push_str("\n\n");
@@ -75,22 +78,22 @@ pub fn told_and_shown<'a>(content: &'a str, parts: &Parts) -> (Cow<'a, str>, Vec
 }
 
 /// What a model is told of a message.
-pub fn told<'a>(content: &'a str, parts: &Parts) -> Cow<'a, str> {
-    told_and_shown(content, parts).0
+pub fn render_text<'a>(content: &'a str, parts: &MessageParts) -> Cow<'a, str> {
+    render_text_and_images(content, parts).0
 }
 
 /// What is told of a part that is no picture; `None` if it attaches nothing.
-fn attachment(part: &Value) -> Option<String> {
-    let kind = part["type"].as_str().filter(|kind| KINDS.contains(kind))?;
-    let data = data_of(part);
+fn render_attachment(part: &Value) -> Option<String> {
+    let kind = part["type"].as_str().filter(|kind| ATTACHMENT_TYPES.contains(kind))?;
+    let data = find_data_url(part);
     let told_type = [&part["mediaType"], &part["mimeType"]].into_iter().find_map(Value::as_str);
     let own_type = data.as_ref().map(|data| data.media_type).filter(|own| !own.is_empty());
     let media_type = told_type.filter(|told| !told.is_empty()).or(own_type).unwrap_or_default();
     let media_type = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let name = [&part["filename"], &part["name"], &part["file"]["filename"]];
-    let name = name.into_iter().find_map(Value::as_str).map(in_quotes);
-    let text = data.and_then(|data| data.text(&media_type));
-    let kind = in_quotes(if media_type.is_empty() { kind } else { &media_type });
+    let name = name.into_iter().find_map(Value::as_str).map(sanitize_label);
+    let text = data.and_then(|data| data.decode_text(&media_type));
+    let kind = sanitize_label(if media_type.is_empty() { kind } else { &media_type });
     Some(match text {
         Some(text) => {
             let name = name.map(|name| format!(" name=\"{name}\"")).unwrap_or_default();
@@ -105,23 +108,23 @@ fn attachment(part: &Value) -> Option<String> {
 }
 
 /// A word of a client's, so that it stays within its quotes.
-fn in_quotes(word: &str) -> String {
+fn sanitize_label(word: &str) -> String {
     let plain = |letter: char| match letter {
         '"' | '<' | '>' => '\'',
         letter if letter.is_control() => ' ',
         letter => letter,
     };
-    first_characters(word, MAX_NAME).chars().map(plain).collect()
+    truncate_chars(word, MAX_NAME_CHARS).chars().map(plain).collect()
 }
 
 /// What a `data:` URL holds.
-struct Data<'a> {
+struct DataUrl<'a> {
     media_type: &'a str,
     is_base64: bool,
     data: &'a str,
 }
 
-fn data_of(part: &Value) -> Option<Data<'_>> {
+fn find_data_url(part: &Value) -> Option<DataUrl<'_>> {
     let places = [&part["url"], &part["data"], &part["image"], &part["file"]["file_data"]];
     let url = places.into_iter().find_map(Value::as_str)?;
     let (head, data) = url.strip_prefix("data:")?.split_once(',')?;
@@ -129,17 +132,17 @@ fn data_of(part: &Value) -> Option<Data<'_>> {
         Some(head) => (head, true),
         None => (head, false),
     };
-    Some(Data { media_type: head.split(';').next().unwrap_or_default(), is_base64, data })
+    Some(DataUrl { media_type: head.split(';').next().unwrap_or_default(), is_base64, data })
 }
 
-impl Data<'_> {
+impl DataUrl<'_> {
     /// As a text; `None` if it is none. What is called one may be in an old encoding, what is only
     /// believed to be one must be UTF-8.
-    fn text(&self, media_type: &str) -> Option<String> {
+    fn decode_text(&self, media_type: &str) -> Option<String> {
         let is_text = media_type.starts_with("text/")
             || ["+json", "+xml", "+yaml"].iter().any(|suffix| media_type.ends_with(suffix))
-            || TEXTS.contains(&media_type);
-        if !is_text && !MAYBE_TEXTS.contains(&media_type) {
+            || TEXT_MEDIA_TYPES.contains(&media_type);
+        if !is_text && !AMBIGUOUS_MEDIA_TYPES.contains(&media_type) {
             return None;
         }
         let bytes: Cow<'_, [u8]> = match self.is_base64 {
@@ -160,12 +163,12 @@ impl Data<'_> {
 mod tests {
     use super::*;
 
-    fn of(part: &str) -> String {
-        told("", &Parts::from_stored(format!("[{part}]")).unwrap()).into_owned()
+    fn render_part(part: &str) -> String {
+        render_text("", &MessageParts::from_stored(format!("[{part}]")).unwrap()).into_owned()
     }
 
     #[test]
-    fn texts_are_told_as_they_are() {
+    fn text_attachment_is_rendered_inline() {
         for (media_type, data) in [
             ("text/plain", "data:text/plain;base64,YSxiCjEsMgo="),
             ("text/csv", "data:text/csv;charset=utf-8;base64,YSxiCjEsMgo="),
@@ -180,14 +183,14 @@ mod tests {
             let shown = if media_type.is_empty() { "file" } else { media_type };
             let wanted =
                 format!("<attachment name=\"a'b\" type=\"{shown}\">\na,b\n1,2\n</attachment>");
-            assert_eq!(of(&part), wanted, "{part}");
+            assert_eq!(render_part(&part), wanted, "{part}");
         }
         let latin = r#"{"type":"file","filename":"x","url":"data:text/plain;base64,6Q=="}"#;
-        assert!(of(latin).contains('\u{fffd}'));
+        assert!(render_part(latin).contains('\u{fffd}'));
     }
 
     #[test]
-    fn what_cannot_be_read_is_named() {
+    fn unreadable_attachment_is_named_only() {
         for (part, wanted) in [
             (
                 r#"{"type":"file","filename":"a.pdf","mediaType":"application/pdf","url":"data:application/pdf;base64,JVBERg=="}"#,
@@ -204,19 +207,23 @@ mod tests {
             (r#"{"type":"image","url":"blob:https://e.com/1"}"#, "image"),
             (r#"{"type":"input_audio","input_audio":{}}"#, "input_audio"),
         ] {
-            assert_eq!(of(part), format!("(Attached: {wanted}, which you cannot read.)"), "{part}");
+            assert_eq!(
+                render_part(part),
+                format!("(Attached: {wanted}, which you cannot read.)"),
+                "{part}"
+            );
         }
     }
 
     #[test]
-    fn pictures_and_what_attaches_nothing_are_not_told() {
+    fn image_and_reasoning_parts_are_not_rendered() {
         for part in [
             r#"{"type":"file","mediaType":"image/png","url":"https://e.com/a.png"}"#,
             r#"{"type":"image","image":"data:image/png;base64,AA=="}"#,
             r#"{"type":"reasoning","text":"x"}"#,
             r#"{"type":"data-weather","data":"data:text/plain,x"}"#,
         ] {
-            assert_eq!(of(part), "", "{part}");
+            assert_eq!(render_part(part), "", "{part}");
         }
     }
 }

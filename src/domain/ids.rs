@@ -2,21 +2,21 @@
 //!
 //! Ids made by the server are UUIDv7, so they sort by the time they were made.
 
-use super::Invalid;
+use super::FieldError;
 use serde::{Serialize, Serializer};
 use std::fmt;
 use std::sync::Arc;
 use uuid::Uuid;
 
 /// The longest id a client may choose, in characters.
-pub const MAX_ID: usize = 128;
+pub const MAX_ID_CHARS: usize = 128;
 /// The longest name of a user, in characters.
-pub const MAX_USER: usize = 256;
+pub const MAX_USER_ID_CHARS: usize = 256;
 
-fn is_id(text: &str) -> bool {
+fn is_valid_id(text: &str) -> bool {
     let allowed =
         |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b':' | b'-');
-    (1..=MAX_ID).contains(&text.len()) && text.bytes().all(allowed)
+    (1..=MAX_ID_CHARS).contains(&text.len()) && text.bytes().all(allowed)
 }
 
 macro_rules! ids {
@@ -32,11 +32,11 @@ macro_rules! ids {
             }
 
             /// An id as a client spells it; `field` is the name used in the complaint.
-            pub fn parse(field: &'static str, text: &str) -> Result<Self, Invalid> {
-                if is_id(text) {
+            pub fn parse(field: &'static str, text: &str) -> Result<Self, FieldError> {
+                if is_valid_id(text) {
                     return Ok(Self(Arc::from(text)));
                 }
-                Err(Invalid::new(field, "must be 1 to 128 characters of A-Z a-z 0-9 . _ : -"))
+                Err(FieldError::new(field, "must be 1 to 128 characters of A-Z a-z 0-9 . _ : -"))
             }
         }
 
@@ -98,14 +98,17 @@ name_impls!(UserId);
 
 impl UserId {
     /// A user's name as a client spells it; `field` is the name used in the complaint.
-    pub fn parse(field: &'static str, text: &str) -> Result<Self, Invalid> {
+    pub fn parse(field: &'static str, text: &str) -> Result<Self, FieldError> {
         let sane = !text.trim().is_empty()
-            && text.chars().count() <= MAX_USER
+            && text.chars().count() <= MAX_USER_ID_CHARS
             && !text.chars().any(char::is_control);
         if sane {
             return Ok(Self(Arc::from(text)));
         }
-        Err(Invalid::new(field, "must be 1 to 256 characters, not blank, none a control character"))
+        Err(FieldError::new(
+            field,
+            "must be 1 to 256 characters, not blank, none a control character",
+        ))
     }
 
     /// The sender of every reply.
@@ -119,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_holds_1_to_128_characters_of_its_alphabet() {
+    fn session_id_accepts_1_to_128_allowed_characters() {
         for good in ["a", "s_1763614351136", "A.b:c-d_9", &"x".repeat(128)] {
             assert_eq!(SessionId::parse("sessionId", good).unwrap().as_str(), good);
         }
@@ -133,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_made_one_after_the_other_sort_in_that_order() {
+    fn generated_ids_sort_by_creation_order() {
         let made: Vec<_> = (0..1000).map(|_| MessageId::generate()).collect();
         assert!(made.is_sorted());
     }

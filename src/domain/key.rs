@@ -1,12 +1,12 @@
 //! Keys of the API: whose they are, what they allow and until when. Their secrets are in `auth`.
 
-use super::{Invalid, Timestamp, UserId};
+use super::{FieldError, Timestamp, UserId};
 use serde::{Serialize, Serializer};
 use std::fmt;
 use std::sync::Arc;
 
 /// The longest name of a key, in characters.
-const MAX_NAME: usize = 100;
+const MAX_NAME_CHARS: usize = 100;
 
 /// Names a key. It stands in the key itself and is no secret.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -14,16 +14,17 @@ pub struct KeyId(Arc<str>);
 
 impl KeyId {
     /// Digits and letters of an id: hexadecimal.
-    pub const LENGTH: usize = 12;
+    pub const HEX_LENGTH: usize = 12;
 
     /// An id as somebody spells it.
     pub fn parse(text: &str) -> Option<Self> {
         let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-        (text.len() == Self::LENGTH && text.bytes().all(is_digit)).then(|| Self(Arc::from(text)))
+        (text.len() == Self::HEX_LENGTH && text.bytes().all(is_digit))
+            .then(|| Self(Arc::from(text)))
     }
 
     /// An id that was checked before it was stored.
-    pub fn trusted(text: impl Into<Arc<str>>) -> Self {
+    pub fn new_unchecked(text: impl Into<Arc<str>>) -> Self {
         Self(text.into())
     }
 
@@ -48,7 +49,7 @@ impl Serialize for KeyId {
 /// What credentials allow. Each scope holds those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Scope {
+pub enum AuthScope {
     /// To read what the user may read, and to change nothing.
     Read,
     /// To do all that the user may do.
@@ -57,14 +58,14 @@ pub enum Scope {
     Admin,
 }
 
-impl Scope {
+impl AuthScope {
     /// The scopes and their words.
-    pub const WORDS: &[(&str, Self)] =
+    pub const NAMES: &[(&str, Self)] =
         &[("read", Self::Read), ("chat", Self::Chat), ("admin", Self::Admin)];
 
     /// The scope that a word names.
-    pub fn from_word(word: &str) -> Option<Self> {
-        Self::WORDS.iter().find(|(own, _)| *own == word).map(|(_, scope)| *scope)
+    pub fn from_name(word: &str) -> Option<Self> {
+        Self::NAMES.iter().find(|(own, _)| *own == word).map(|(_, scope)| *scope)
     }
 
     /// Its word.
@@ -88,7 +89,7 @@ pub struct ApiKey {
     /// Who comes with it.
     pub user: UserId,
     /// What it allows.
-    pub scope: Scope,
+    pub scope: AuthScope,
     /// When it was made.
     pub created_at: Timestamp,
     /// From when on it is no longer good.
@@ -99,19 +100,19 @@ pub struct ApiKey {
 
 impl ApiKey {
     /// Whether it is still good.
-    pub fn is_good_at(&self, now: Timestamp) -> bool {
+    pub fn is_valid_at(&self, now: Timestamp) -> bool {
         self.expires_at.is_none_or(|end| now < end)
     }
 
     /// A name as somebody spells it: trimmed, 1 to 100 characters, none of them a control character.
-    pub fn parse_name(text: &str) -> Result<String, Invalid> {
+    pub fn parse_name(text: &str) -> Result<String, FieldError> {
         let name = text.trim();
-        let is_sane =
-            (1..=MAX_NAME).contains(&name.chars().count()) && !name.chars().any(char::is_control);
+        let is_sane = (1..=MAX_NAME_CHARS).contains(&name.chars().count())
+            && !name.chars().any(char::is_control);
         if is_sane {
             return Ok(name.to_owned());
         }
-        Err(Invalid::new("name", "must be 1 to 100 characters, none a control character"))
+        Err(FieldError::new("name", "must be 1 to 100 characters, none a control character"))
     }
 }
 
@@ -120,11 +121,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_scope_holds_those_before_it_and_has_a_word() {
-        assert!(Scope::Read < Scope::Chat && Scope::Chat < Scope::Admin);
-        for (word, scope) in Scope::WORDS {
-            assert_eq!((Scope::from_word(word), scope.as_str()), (Some(*scope), *word));
+    fn scopes_are_ordered_and_named() {
+        assert!(AuthScope::Read < AuthScope::Chat && AuthScope::Chat < AuthScope::Admin);
+        for (word, scope) in AuthScope::NAMES {
+            assert_eq!((AuthScope::from_name(word), scope.as_str()), (Some(*scope), *word));
         }
-        assert_eq!(Scope::from_word("root"), None);
+        assert_eq!(AuthScope::from_name("root"), None);
     }
 }

@@ -1,13 +1,13 @@
 //! What a client may ask of memory: a strategy and its bounds.
 
-use super::Invalid;
+use super::FieldError;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 /// How the messages that go into a prompt are chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Strategy {
+pub enum MemoryStrategy {
     /// The newest messages verbatim, a summary of those before, and what of them belongs to the new
     /// message, together within `maxTokens`.
     #[default]
@@ -25,13 +25,13 @@ pub enum Strategy {
 }
 
 /// Each strategy by the word that asks for it.
-pub const STRATEGIES: [(&str, Strategy); 6] = [
-    ("auto", Strategy::Auto),
-    ("buffer", Strategy::Buffer),
-    ("window", Strategy::Window),
-    ("token", Strategy::Token),
-    ("summary", Strategy::Summary),
-    ("recall", Strategy::Recall),
+pub const STRATEGY_NAMES: [(&str, MemoryStrategy); 6] = [
+    ("auto", MemoryStrategy::Auto),
+    ("buffer", MemoryStrategy::Buffer),
+    ("window", MemoryStrategy::Window),
+    ("token", MemoryStrategy::Token),
+    ("summary", MemoryStrategy::Summary),
+    ("recall", MemoryStrategy::Recall),
 ];
 
 /// What a request or a session's settings ask of memory.
@@ -40,7 +40,7 @@ pub const STRATEGIES: [(&str, Strategy); 6] = [
 pub struct MemoryOptions {
     /// The strategy; the server's default if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub strategy: Option<Strategy>,
+    pub strategy: Option<MemoryStrategy>,
     /// How many messages `window` takes, at least 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_messages: Option<u32>,
@@ -59,9 +59,9 @@ impl MemoryOptions {
     }
 
     /// Checks the bounds.
-    pub fn checked(self) -> Result<Self, Invalid> {
+    pub fn validate(self) -> Result<Self, FieldError> {
         if self.last_messages == Some(0) {
-            return Err(Invalid::new(
+            return Err(FieldError::new(
                 "memory.lastMessages",
                 "must be a whole number of at least 1",
             ));
@@ -71,7 +71,7 @@ impl MemoryOptions {
 
     /// These options where they say something, else `under`'s.
     #[must_use]
-    pub fn over(self, under: Self) -> Self {
+    pub fn with_defaults(self, under: Self) -> Self {
         Self {
             strategy: self.strategy.or(under.strategy),
             last_messages: self.last_messages.or(under.last_messages),

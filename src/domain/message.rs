@@ -1,10 +1,10 @@
 //! Messages: the immutable entries of a session.
 
 use super::as_word;
-use super::attachment::told;
-use super::text::{first_characters, has_nul, without_nul};
+use super::attachment::render_text;
+use super::text::{has_nul, reject_nul, truncate_chars};
 use super::tool;
-use super::{Invalid, MessageId, SessionId, Timestamp, Usage, UserId};
+use super::{FieldError, MessageId, SessionId, Timestamp, Usage, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -12,15 +12,15 @@ use std::borrow::Cow;
 use utoipa::ToSchema;
 
 /// How much of a message a session shows as its `lastMessage`, in characters.
-pub const MAX_PREVIEW: usize = 200;
+pub const MAX_PREVIEW_CHARS: usize = 200;
 
 /// The most bytes of JSON in a message's parts: a few pictures.
-pub const MAX_PARTS: usize = 8 << 20;
+pub const MAX_PARTS_BYTES: usize = 8 << 20;
 
 /// What each message takes of a prompt beside its text, in tokens: its role and the marks around it,
 /// as OpenAI counts them (3, and 1 for good measure).
 /// Source: <https://cookbook.openai.com/examples/how_to_count_tokens_with_tiktoken>.
-pub const PROMPT_SHARE: u32 = 4;
+pub const MESSAGE_TOKEN_OVERHEAD: u32 = 4;
 
 /// Who speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -134,7 +134,7 @@ pub struct Message {
     /// What is not plain text: attachments, reasoning. Models are shown pictures, are told texts as
     /// they are, and of other attachments that they were there.
     #[schema(value_type = Vec<Object>)]
-    pub parts: Parts,
+    pub parts: MessageParts,
     /// How it ended.
     pub status: Status,
     /// Whether someone other than its sender has read up to it.
@@ -157,7 +157,7 @@ pub struct Message {
 
 impl Message {
     /// Whether it is a reply that waits for the outputs of the functions that it calls.
-    pub fn is_calling(&self) -> bool {
+    pub fn is_awaiting_tool_results(&self) -> bool {
         self.status == Status::Complete && self.finish_reason == Some(FinishReason::ToolCalls)
     }
 }
@@ -165,19 +165,19 @@ impl Message {
 /// A message's parts: a JSON array of objects that each have a `type`, kept as they came.
 #[derive(Debug, Clone, Serialize)]
 #[serde(transparent)]
-pub struct Parts(Box<RawValue>);
+pub struct MessageParts(Box<RawValue>);
 
-impl Parts {
+impl MessageParts {
     /// Takes parts as a client sent them.
-    pub fn parse(field: &'static str, raw: &RawValue) -> Result<Self, Invalid> {
-        let wants = || Invalid::new(field, "must be a list of objects, each with a \"type\"");
+    pub fn parse(field: &'static str, raw: &RawValue) -> Result<Self, FieldError> {
+        let wants = || FieldError::new(field, "must be a list of objects, each with a \"type\"");
         // Reading values, not only scanning, bounds the depth and finds half surrogate pairs.
         let parts: Vec<Value> = serde_json::from_str(raw.get()).map_err(|_| wants())?;
         if !parts.iter().all(|part| part.get("type").is_some_and(Value::is_string)) {
             return Err(wants());
         }
         if parts.iter().any(has_nul) {
-            return Err(Invalid::new(field, "must not contain the character NUL (U+0000)"));
+            return Err(FieldError::new(field, "must not contain the character NUL (U+0000)"));
         }
         Ok(Self(raw.to_owned()))
     }
@@ -188,7 +188,7 @@ impl Parts {
     }
 
     /// Parts made by the server itself.
-    pub fn of(parts: &[Part]) -> Self {
+    pub fn from_parts(parts: &[MessagePart]) -> Self {
         // A list of structs of strings always has a JSON form.
         Self(serde_json::value::to_raw_value(parts).unwrap_or_default())
     }
@@ -214,16 +214,16 @@ impl Parts {
     }
 }
 
-impl Default for Parts {
+impl Default for MessageParts {
     fn default() -> Self {
-        Self::of(&[])
+        Self::from_parts(&[])
     }
 }
 
 /// The parts that the server itself writes.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "type", rename_all = "kebab-case", rename_all_fields = "camelCase")]
-pub enum Part {
+pub enum MessagePart {
     /// What the model thought before it answered.
     Reasoning {
         /// The thoughts.
@@ -257,47 +257,47 @@ pub enum Part {
 
 /// What a message says, checked: not empty, no NUL, not over the limit.
 #[derive(Debug, Clone, Serialize)]
-pub struct Body {
+pub struct MessageBody {
     /// The text; may be empty where there are parts.
     pub content: String,
     /// What is not plain text.
-    pub parts: Parts,
+    pub parts: MessageParts,
     /// What it mainly is.
     pub kind: MessageType,
 }
 
-impl Body {
+impl MessageBody {
     /// Takes what a client sent; `field` is the name of the text in the complaint, `limit` the
     /// most bytes of text.
     pub fn parse(
         field: &'static str,
         content: String,
-        parts: Parts,
+        parts: MessageParts,
         kind: MessageType,
         limit: usize,
-    ) -> Result<Self, BodyError> {
-        without_nul(field, &content)?;
+    ) -> Result<Self, ContentError> {
+        reject_nul(field, &content)?;
         if content.trim().is_empty() && parts.is_empty() {
-            return Err(Invalid::new(field, "must not be empty").into());
+            return Err(FieldError::new(field, "must not be empty").into());
         }
         if content.len() > limit {
-            return Err(BodyError::TooLarge { field, limit });
+            return Err(ContentError::TooLarge { field, limit });
         }
-        if parts.as_json().len() > MAX_PARTS {
-            return Err(BodyError::TooLarge { field: "parts", limit: MAX_PARTS });
+        if parts.as_json().len() > MAX_PARTS_BYTES {
+            return Err(ContentError::TooLarge { field: "parts", limit: MAX_PARTS_BYTES });
         }
-        if told(&content, &parts).len() > limit {
-            return Err(BodyError::TooLarge { field: "parts", limit });
+        if render_text(&content, &parts).len() > limit {
+            return Err(ContentError::TooLarge { field: "parts", limit });
         }
         Ok(Self { content, parts, kind })
     }
 }
 
-impl Body {
+impl MessageBody {
     /// All that is counted of it: its text, what is attached, and the functions that it calls.
-    pub fn counted(&self) -> Cow<'_, str> {
-        let told = told(&self.content, &self.parts);
-        let calls = tool::text_of_calls(&tool::calls(&self.parts));
+    pub fn countable_text(&self) -> Cow<'_, str> {
+        let told = render_text(&self.content, &self.parts);
+        let calls = tool::format_calls(&tool::parse_calls(&self.parts));
         match calls.is_empty() {
             true => told,
             false => Cow::from(format!("{told}\n{calls}")),
@@ -307,9 +307,9 @@ impl Body {
 
 /// Why a message's text was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum BodyError {
+pub enum ContentError {
     /// A field does not hold what it must.
-    Invalid(Invalid),
+    InvalidField(FieldError),
     /// The text is over its limit, in bytes.
     TooLarge {
         /// The field.
@@ -319,13 +319,13 @@ pub enum BodyError {
     },
 }
 
-impl From<Invalid> for BodyError {
-    fn from(invalid: Invalid) -> Self {
-        Self::Invalid(invalid)
+impl From<FieldError> for ContentError {
+    fn from(invalid: FieldError) -> Self {
+        Self::InvalidField(invalid)
     }
 }
 
 /// What a session shows of its last message.
-pub fn preview(content: &str) -> &str {
-    first_characters(content, MAX_PREVIEW)
+pub fn truncate_preview(content: &str) -> &str {
+    truncate_chars(content, MAX_PREVIEW_CHARS)
 }

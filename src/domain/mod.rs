@@ -3,10 +3,10 @@
 //! No I/O, no async, nothing of the rest of the crate. Every other module speaks these words.
 
 pub mod attachment;
-pub mod further;
+pub mod extra_params;
+pub mod field_error;
 pub mod ids;
 pub mod image;
-pub mod invalid;
 pub mod key;
 pub mod memory;
 pub mod message;
@@ -17,20 +17,20 @@ pub mod project;
 pub mod quota;
 pub mod search;
 pub mod session;
+mod string_enum;
 pub mod text;
 pub mod time;
 pub mod title;
 pub mod tool;
 pub mod turn;
 pub mod usage;
-mod words;
 
+pub use field_error::FieldError;
 pub use ids::{MessageId, ProjectId, SessionId, TurnId, UserId};
-pub use invalid::Invalid;
 pub use message::{Message, MessageType, Role, Status};
 pub use principal::Principal;
 pub use project::{FilePath, Project};
 pub use session::Session;
+use string_enum::as_word;
 pub use time::Timestamp;
 pub use usage::{CallKind, Usage};
-use words::as_word;

@@ -10,11 +10,11 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 /// A node is closed once it holds this many messages …
-pub const MAX_MESSAGES: u32 = 10_000;
+pub const MAX_NODE_MESSAGES: u32 = 10_000;
 /// … or once the next message would bring it over this many bytes.
-pub const MAX_BYTES: u64 = 128 * 1024;
+pub const MAX_NODE_BYTES: u64 = 128 * 1024;
 /// What a message takes beside its text and parts: ids, role, times, counts.
-const MESSAGE_OVERHEAD: u64 = 256;
+const MESSAGE_OVERHEAD_BYTES: u64 = 256;
 
 /// Invariant: every stored message is in exactly one node, and a node is a contiguous run of one
 /// path.
@@ -30,45 +30,49 @@ pub struct NodeFill {
 
 /// Where a new message goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Placement {
+pub enum NodePlacement {
     /// Behind its parent, in the parent's node.
-    Join,
+    AppendToParent,
     /// Into the session's next node.
-    Open,
+    OpenNode,
 }
 
 /// Bytes a message counts for in its node.
-pub fn size_of_message(content: &str, parts: &str) -> u64 {
-    (content.len() + parts.len()) as u64 + MESSAGE_OVERHEAD
+pub fn message_size(content: &str, parts: &str) -> u64 {
+    (content.len() + parts.len()) as u64 + MESSAGE_OVERHEAD_BYTES
 }
 
 /// Where a message of `size` bytes goes, given its parent's node; `None` is a root, without parent.
 ///
 /// A message larger than [`MAX_BYTES`] finds no node with room, opens one, and closes it.
-pub fn place(parent: Option<NodeFill>, size: u64) -> Placement {
+pub fn choose_placement(parent: Option<NodeFill>, size: u64) -> NodePlacement {
     let has_room = |node: NodeFill| {
         node.ends_with_parent
-            && node.messages < MAX_MESSAGES
-            && node.bytes.saturating_add(size) <= MAX_BYTES
+            && node.messages < MAX_NODE_MESSAGES
+            && node.bytes.saturating_add(size) <= MAX_NODE_BYTES
     };
-    if parent.is_some_and(has_room) { Placement::Join } else { Placement::Open }
+    if parent.is_some_and(has_room) {
+        NodePlacement::AppendToParent
+    } else {
+        NodePlacement::OpenNode
+    }
 }
 
 /// The public name of a session's `number`th node, counted from 1.
-pub fn chat_id(session: &SessionId, number: u32) -> String {
+pub fn format_chat_id(session: &SessionId, number: u32) -> String {
     format!("chat_{session}_{number}")
 }
 
 /// Which of a session's nodes a public name means; `None` if it is no name of such a node.
-pub fn number_of(session: &SessionId, chat_id: &str) -> Option<u32> {
+pub fn parse_chat_id(session: &SessionId, chat_id: &str) -> Option<u32> {
     let number = chat_id.rsplit_once('_')?.1.parse().ok()?;
-    (self::chat_id(session, number) == chat_id).then_some(number)
+    (self::format_chat_id(session, number) == chat_id).then_some(number)
 }
 
 /// A node as people-to-people chats read it.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Node {
+pub struct ChatNode {
     /// Its name: `chat_<sessionId>_<number>`.
     pub chat_id: String,
     /// When its first message was written, in seconds since 1970.
@@ -106,22 +110,28 @@ mod tests {
     const FILL: NodeFill = NodeFill { messages: 3, bytes: 1000, ends_with_parent: true };
 
     #[test]
-    fn a_message_joins_its_parent_only_at_the_end_of_an_open_node() {
-        assert_eq!(place(Some(FILL), 400), Placement::Join);
-        assert_eq!(place(None, 400), Placement::Open);
-        assert_eq!(place(Some(NodeFill { ends_with_parent: false, ..FILL }), 400), Placement::Open);
-        assert_eq!(place(Some(NodeFill { messages: MAX_MESSAGES, ..FILL }), 400), Placement::Open);
+    fn message_joins_parent_only_at_end_of_open_node() {
+        assert_eq!(choose_placement(Some(FILL), 400), NodePlacement::AppendToParent);
+        assert_eq!(choose_placement(None, 400), NodePlacement::OpenNode);
         assert_eq!(
-            place(Some(NodeFill { messages: MAX_MESSAGES - 1, ..FILL }), 400),
-            Placement::Join
+            choose_placement(Some(NodeFill { ends_with_parent: false, ..FILL }), 400),
+            NodePlacement::OpenNode
+        );
+        assert_eq!(
+            choose_placement(Some(NodeFill { messages: MAX_NODE_MESSAGES, ..FILL }), 400),
+            NodePlacement::OpenNode
+        );
+        assert_eq!(
+            choose_placement(Some(NodeFill { messages: MAX_NODE_MESSAGES - 1, ..FILL }), 400),
+            NodePlacement::AppendToParent
         );
     }
 
     #[test]
-    fn a_node_is_known_by_its_own_name_alone() {
+    fn chat_id_parses_only_in_canonical_form() {
         let session = SessionId::trusted("user1_user2");
-        assert_eq!(chat_id(&session, 3), "chat_user1_user2_3");
-        assert_eq!(number_of(&session, "chat_user1_user2_3"), Some(3));
+        assert_eq!(format_chat_id(&session, 3), "chat_user1_user2_3");
+        assert_eq!(parse_chat_id(&session, "chat_user1_user2_3"), Some(3));
         for other in [
             "chat_user1_user2_03",
             "chat_user1_user2_+3",
@@ -132,17 +142,20 @@ mod tests {
             "3",
             "",
         ] {
-            assert_eq!(number_of(&session, other), None, "{other}");
+            assert_eq!(parse_chat_id(&session, other), None, "{other}");
         }
     }
 
     #[test]
-    fn a_node_never_grows_over_its_bytes_and_a_huge_message_stands_alone() {
-        assert_eq!(place(Some(FILL), MAX_BYTES - 1000), Placement::Join);
-        assert_eq!(place(Some(FILL), MAX_BYTES - 999), Placement::Open);
+    fn node_stays_within_byte_limit() {
         assert_eq!(
-            place(Some(NodeFill { messages: 1, bytes: MAX_BYTES * 2, ..FILL }), 1),
-            Placement::Open
+            choose_placement(Some(FILL), MAX_NODE_BYTES - 1000),
+            NodePlacement::AppendToParent
+        );
+        assert_eq!(choose_placement(Some(FILL), MAX_NODE_BYTES - 999), NodePlacement::OpenNode);
+        assert_eq!(
+            choose_placement(Some(NodeFill { messages: 1, bytes: MAX_NODE_BYTES * 2, ..FILL }), 1),
+            NodePlacement::OpenNode
         );
     }
 }

@@ -1,14 +1,14 @@
 //! Lists: what may be asked of them and how far they have been read.
 
 use super::session::SessionStatus;
-use super::{Invalid, MessageId, ProjectId};
+use super::{FieldError, MessageId, ProjectId};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 /// The most entries of one page.
-pub const MAX_LIMIT: u32 = 100;
+pub const MAX_PAGE_SIZE: u32 = 100;
 
 /// Which page of how many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
@@ -32,7 +32,7 @@ impl Pagination {
 
 /// What a list of sessions is ordered by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SessionSort {
+pub enum SortField {
     /// The newest message, or the creation of a session without one.
     LastMessageAt,
     /// The creation.
@@ -45,45 +45,45 @@ pub enum SessionSort {
 
 /// A sort key and its direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sort {
+pub struct SortOrder {
     /// The key.
-    pub key: SessionSort,
+    pub field: SortField,
     /// Whether the largest comes first.
     pub descending: bool,
 }
 
-impl Default for Sort {
+impl Default for SortOrder {
     fn default() -> Self {
-        Self { key: SessionSort::LastMessageAt, descending: true }
+        Self { field: SortField::LastMessageAt, descending: true }
     }
 }
 
-impl Sort {
+impl SortOrder {
     /// Reads `-lastMessageAt` and the like.
-    pub fn parse(text: &str) -> Result<Self, Invalid> {
+    pub fn parse(text: &str) -> Result<Self, FieldError> {
         let (name, descending) = match text.strip_prefix('-') {
             Some(name) => (name, true),
             None => (text, false),
         };
         let key = match name {
-            "lastMessageAt" | "lastMessageTime" => SessionSort::LastMessageAt,
-            "createdAt" => SessionSort::CreatedAt,
-            "updatedAt" => SessionSort::UpdatedAt,
-            "title" => SessionSort::Title,
+            "lastMessageAt" | "lastMessageTime" => SortField::LastMessageAt,
+            "createdAt" => SortField::CreatedAt,
+            "updatedAt" => SortField::UpdatedAt,
+            "title" => SortField::Title,
             _ => {
-                return Err(Invalid::new(
+                return Err(FieldError::new(
                     "sort",
                     "must be lastMessageAt, createdAt, updatedAt or title, with - in front for descending",
                 ));
             }
         };
-        Ok(Self { key, descending })
+        Ok(Self { field: key, descending })
     }
 }
 
 /// Where a list goes on: behind the entry with this place in the order. Opaque to clients.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Cursor {
+pub struct SessionCursor {
     /// Whether that entry is pinned.
     #[serde(rename = "p")]
     pub pinned: bool,
@@ -105,19 +105,19 @@ pub enum CursorKey {
     Text(String),
 }
 
-impl Cursor {
+impl SessionCursor {
     /// The cursor as clients carry it.
     pub fn encode(&self) -> String {
         URL_SAFE_NO_PAD.encode(serde_json::to_vec(self).unwrap_or_default())
     }
 
     /// Reads a cursor that was given out for a list in this order.
-    pub fn decode(text: &str, sort: Sort) -> Result<Self, Invalid> {
-        let wants = || Invalid::new("cursor", "must be a nextCursor of the same list");
+    pub fn decode(text: &str, sort: SortOrder) -> Result<Self, FieldError> {
+        let wants = || FieldError::new("cursor", "must be a nextCursor of the same list");
         let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| wants())?;
         let cursor: Self = serde_json::from_slice(&bytes).map_err(|_| wants())?;
         let is_text = matches!(cursor.key, CursorKey::Text(_));
-        if is_text != (sort.key == SessionSort::Title) {
+        if is_text != (sort.field == SortField::Title) {
             return Err(wants());
         }
         Ok(cursor)
@@ -126,22 +126,22 @@ impl Cursor {
 
 /// Where in a list to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
+pub enum PagePosition {
     /// A page, counted from 1.
     Page(u32),
     /// Behind a cursor.
-    After(Cursor),
+    After(SessionCursor),
 }
 
 /// Which sessions to list, in which order, from where.
 #[derive(Debug, Clone)]
 pub struct SessionQuery {
     /// Where to read.
-    pub place: Place,
+    pub position: PagePosition,
     /// Most entries.
     pub limit: u32,
     /// The order; pinned sessions always come first.
-    pub sort: Sort,
+    pub sort: SortOrder,
     /// Folded words, each of which must begin a word of the title; a search without words finds
     /// nothing.
     pub search: Option<Vec<String>>,
@@ -156,7 +156,7 @@ pub struct SessionQuery {
 /// Which messages of a session to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum View {
+pub enum MessageView {
     /// Those of the active path.
     #[default]
     Path,
@@ -166,7 +166,7 @@ pub enum View {
 
 /// Which page of a session's messages to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Slice {
+pub enum MessageSlice {
     /// The newest.
     Newest,
     /// Those before a message.

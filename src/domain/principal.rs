@@ -13,16 +13,16 @@ pub struct Principal {
 
 /// What somebody wants to do to a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
+pub enum AccessLevel {
     /// Read, post, chat, stop, set the status: any participant.
-    Participate,
+    Participant,
     /// Rename, delete, change settings or participants, preview memory: the owner.
-    Own,
+    Owner,
 }
 
 /// What came of asking for [`Access`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum AccessDecision {
     /// Go ahead.
     Allowed,
     /// The session may be seen, but this may not be done to it.
@@ -38,14 +38,19 @@ impl Principal {
     }
 
     /// Judges access to a session with this owner and these participants.
-    pub fn judge(&self, access: Access, owner: &UserId, participants: &[UserId]) -> Verdict {
+    pub fn authorize(
+        &self,
+        access: AccessLevel,
+        owner: &UserId,
+        participants: &[UserId],
+    ) -> AccessDecision {
         if self.is_admin || *owner == self.user {
-            return Verdict::Allowed;
+            return AccessDecision::Allowed;
         }
         match (participants.contains(&self.user), access) {
-            (true, Access::Participate) => Verdict::Allowed,
-            (true, Access::Own) => Verdict::Forbidden,
-            (false, _) => Verdict::Hidden,
+            (true, AccessLevel::Participant) => AccessDecision::Allowed,
+            (true, AccessLevel::Owner) => AccessDecision::Forbidden,
+            (false, _) => AccessDecision::Hidden,
         }
     }
 }

@@ -1,29 +1,29 @@
 //! Projects: what sessions have in common. A description, instructions and files; what they are
 //! called, how large they may be, and who may see them.
 
-use super::message::BodyError;
-use super::principal::{Access, Principal, Verdict};
-use super::text::without_nul;
-use super::{Invalid, ProjectId, Timestamp, UserId, as_word};
+use super::message::ContentError;
+use super::principal::{AccessDecision, AccessLevel, Principal};
+use super::text::reject_nul;
+use super::{FieldError, ProjectId, Timestamp, UserId, as_word};
 use serde::{Deserialize, Serialize, Serializer};
 use std::fmt;
 use std::sync::Arc;
 use utoipa::ToSchema;
 
 /// The most bytes of a file.
-pub const MAX_FILE: usize = 1 << 20;
+pub const MAX_FILE_BYTES: usize = 1 << 20;
 /// The most bytes of a project's files together.
-pub const MAX_FILES_SIZE: usize = 16 << 20;
+pub const MAX_PROJECT_BYTES: usize = 16 << 20;
 /// The most files of a project.
 pub const MAX_FILES: usize = 2000;
 /// The most bytes of a description.
-const MAX_DESCRIPTION: usize = 16 * 1024;
+const MAX_DESCRIPTION_BYTES: usize = 16 * 1024;
 /// The most characters of a project's name.
-const MAX_NAME: usize = 200;
+const MAX_NAME_CHARS: usize = 200;
 /// The most bytes of a file's path.
-const MAX_PATH: usize = 512;
+const MAX_PATH_BYTES: usize = 512;
 /// The most characters of a language's name.
-const MAX_LANGUAGE: usize = 32;
+const MAX_LANGUAGE_BYTES: usize = 32;
 
 /// What the application does with a project at present; the server only keeps it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
@@ -91,7 +91,7 @@ pub struct FileEntry {
     /// The language it is written in.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
-    pub language: Option<Language>,
+    pub language: Option<FileLanguage>,
     /// When it last changed.
     #[schema(value_type = String, format = DateTime)]
     pub updated_at: Timestamp,
@@ -102,45 +102,45 @@ pub struct FileEntry {
 
 impl Project {
     /// Whether this user may see and change it; to all others it does not exist.
-    pub fn is_open_to(&self, who: &Principal) -> bool {
-        who.judge(Access::Own, &self.owner, &[]) == Verdict::Allowed
+    pub fn is_accessible_to(&self, who: &Principal) -> bool {
+        who.authorize(AccessLevel::Owner, &self.owner, &[]) == AccessDecision::Allowed
     }
 
     /// The file at a path.
-    pub fn file(&self, path: &FilePath) -> Option<&FileEntry> {
-        self.place(path).ok().map(|place| &self.files[place])
+    pub fn find_file(&self, path: &FilePath) -> Option<&FileEntry> {
+        self.find_index(path).ok().map(|place| &self.files[place])
     }
 
     /// Adds a file, or replaces the one at its path. Whether it is new. Errors: the project would
     /// be too large.
-    pub fn put(&mut self, entry: FileEntry) -> Result<bool, BodyError> {
-        let place = self.place(&entry.path);
+    pub fn upsert_file(&mut self, entry: FileEntry) -> Result<bool, ContentError> {
+        let place = self.find_index(&entry.path);
         match place {
             Ok(place) => self.files[place] = entry,
             Err(place) => self.files.insert(place, entry),
         }
-        ensure_fit(self.files.iter().map(|file| file.size as usize))?;
+        check_file_sizes(self.files.iter().map(|file| file.size as usize))?;
         Ok(place.is_err())
     }
 
     /// Takes the file at a path out. Whether there was one.
-    pub fn remove(&mut self, path: &FilePath) -> bool {
-        self.place(path).map(|place| self.files.remove(place)).is_ok()
+    pub fn remove_file(&mut self, path: &FilePath) -> bool {
+        self.find_index(path).map(|place| self.files.remove(place)).is_ok()
     }
 
     /// Where in the order of paths a file is, or would be.
-    fn place(&self, path: &FilePath) -> Result<usize, usize> {
+    fn find_index(&self, path: &FilePath) -> Result<usize, usize> {
         self.files.binary_search_by(|file| file.path.cmp(path))
     }
 }
 
 /// Whether files of these sizes, in bytes, are few and small enough for one project.
-pub fn ensure_fit(sizes: impl ExactSizeIterator<Item = usize>) -> Result<(), BodyError> {
+pub fn check_file_sizes(sizes: impl ExactSizeIterator<Item = usize>) -> Result<(), ContentError> {
     if sizes.len() > MAX_FILES {
-        return Err(Invalid::new("files", format!("must be at most {MAX_FILES}")).into());
+        return Err(FieldError::new("files", format!("must be at most {MAX_FILES}")).into());
     }
-    if sizes.fold(0, usize::saturating_add) > MAX_FILES_SIZE {
-        return Err(BodyError::TooLarge { field: "files", limit: MAX_FILES_SIZE });
+    if sizes.fold(0, usize::saturating_add) > MAX_PROJECT_BYTES {
+        return Err(ContentError::TooLarge { field: "files", limit: MAX_PROJECT_BYTES });
     }
     Ok(())
 }
@@ -151,9 +151,9 @@ pub struct FilePath(Arc<str>);
 
 impl FilePath {
     /// A path as a client spells it. It cannot lead out of the project, nor anywhere twice.
-    pub fn parse(text: &str) -> Result<Self, Invalid> {
-        let wrong = |wants: &'static str| Err(Invalid::new("path", wants));
-        if text.is_empty() || text.len() > MAX_PATH {
+    pub fn parse(text: &str) -> Result<Self, FieldError> {
+        let wrong = |wants: &'static str| Err(FieldError::new("path", wants));
+        if text.is_empty() || text.len() > MAX_PATH_BYTES {
             return wrong("must be 1 to 512 bytes");
         }
         if text.contains('\\') || text.chars().any(char::is_control) {
@@ -168,7 +168,7 @@ impl FilePath {
     }
 
     /// A path that was checked before it was stored.
-    pub fn trusted(text: impl Into<Arc<str>>) -> Self {
+    pub fn new_unchecked(text: impl Into<Arc<str>>) -> Self {
         Self(text.into())
     }
 
@@ -199,20 +199,20 @@ impl Serialize for FilePath {
 /// The language of a file, as code fences name it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
-pub struct Language(String);
+pub struct FileLanguage(String);
 
-impl Language {
+impl FileLanguage {
     /// A language as a client spells it.
-    pub fn parse(text: &str) -> Result<Self, Invalid> {
+    pub fn parse(text: &str) -> Result<Self, FieldError> {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"+#._-".contains(&byte);
-        if (1..=MAX_LANGUAGE).contains(&text.len()) && text.bytes().all(allowed) {
+        if (1..=MAX_LANGUAGE_BYTES).contains(&text.len()) && text.bytes().all(allowed) {
             return Ok(Self(text.to_owned()));
         }
-        Err(Invalid::new("language", "must be 1 to 32 characters of A-Z a-z 0-9 + # . _ -"))
+        Err(FieldError::new("language", "must be 1 to 32 characters of A-Z a-z 0-9 + # . _ -"))
     }
 
     /// A language that was checked before it was stored.
-    pub fn trusted(text: String) -> Self {
+    pub fn new_unchecked(text: String) -> Self {
         Self(text)
     }
 
@@ -223,39 +223,39 @@ impl Language {
 }
 
 /// A project's name as a client spells it, trimmed.
-pub fn name(text: &str) -> Result<String, Invalid> {
+pub fn parse_name(text: &str) -> Result<String, FieldError> {
     let text = text.trim();
     let sane =
-        (1..=MAX_NAME).contains(&text.chars().count()) && !text.chars().any(char::is_control);
+        (1..=MAX_NAME_CHARS).contains(&text.chars().count()) && !text.chars().any(char::is_control);
     if sane {
         return Ok(text.to_owned());
     }
-    Err(Invalid::new("name", "must be 1 to 200 characters, not blank, none a control character"))
+    Err(FieldError::new("name", "must be 1 to 200 characters, not blank, none a control character"))
 }
 
 /// A project's description.
-pub fn description(text: String) -> Result<String, Invalid> {
-    without_nul("description", &text)?;
-    if text.len() > MAX_DESCRIPTION {
-        return Err(Invalid::new("description", "must be at most 16 KiB"));
+pub fn parse_description(text: String) -> Result<String, FieldError> {
+    reject_nul("description", &text)?;
+    if text.len() > MAX_DESCRIPTION_BYTES {
+        return Err(FieldError::new("description", "must be at most 16 KiB"));
     }
     Ok(text)
 }
 
 /// A project's instructions; blank ones are none. `most` is the most bytes of a system prompt.
-pub fn system_prompt(text: String, most: usize) -> Result<Option<String>, Invalid> {
-    without_nul("systemPrompt", &text)?;
+pub fn parse_system_prompt(text: String, most: usize) -> Result<Option<String>, FieldError> {
+    reject_nul("systemPrompt", &text)?;
     if text.len() > most {
-        return Err(Invalid::new("systemPrompt", format!("must be at most {most} bytes")));
+        return Err(FieldError::new("systemPrompt", format!("must be at most {most} bytes")));
     }
     Ok(Some(text).filter(|text| !text.trim().is_empty()))
 }
 
 /// The content of a file: any text, also none.
-pub fn content(text: String) -> Result<String, BodyError> {
-    without_nul("content", &text)?;
-    if text.len() > MAX_FILE {
-        return Err(BodyError::TooLarge { field: "content", limit: MAX_FILE });
+pub fn parse_file_content(text: String) -> Result<String, ContentError> {
+    reject_nul("content", &text)?;
+    if text.len() > MAX_FILE_BYTES {
+        return Err(ContentError::TooLarge { field: "content", limit: MAX_FILE_BYTES });
     }
     Ok(text)
 }
@@ -264,7 +264,7 @@ pub fn content(text: String) -> Result<String, BodyError> {
 mod tests {
     use super::*;
 
-    fn project() -> Project {
+    fn sample_project() -> Project {
         let at = Timestamp::from_millis(0);
         Project {
             id: ProjectId::trusted("p"),
@@ -280,13 +280,13 @@ mod tests {
         }
     }
 
-    fn entry(path: &str, size: usize) -> FileEntry {
-        let (path, size) = (FilePath::trusted(path), u32::try_from(size).unwrap());
+    fn sample_entry(path: &str, size: usize) -> FileEntry {
+        let (path, size) = (FilePath::new_unchecked(path), u32::try_from(size).unwrap());
         FileEntry { path, size, language: None, updated_at: Timestamp::from_millis(0), tokens: 0 }
     }
 
     #[test]
-    fn a_path_leads_to_one_place_inside_the_project() {
+    fn file_path_stays_inside_project() {
         for good in ["a", "src/main.rs", "app/(shop)/[id]/page.tsx", ".env", "...", "ü/a b.txt"] {
             assert_eq!(FilePath::parse(good).unwrap().as_str(), good);
         }
@@ -314,56 +314,65 @@ mod tests {
     }
 
     #[test]
-    fn files_are_in_the_order_of_their_paths_each_once() {
-        let mut project = project();
+    fn files_are_sorted_by_unique_path() {
+        let mut project = sample_project();
         for (path, is_new) in [("b", true), ("a/z", true), ("b", false), ("a", true)] {
-            assert_eq!(project.put(entry(path, 1)).unwrap(), is_new, "{path}");
+            assert_eq!(project.upsert_file(sample_entry(path, 1)).unwrap(), is_new, "{path}");
         }
         let paths = |project: &Project| {
             project.files.iter().map(|file| file.path.to_string()).collect::<Vec<_>>()
         };
         assert_eq!(paths(&project), ["a", "a/z", "b"]);
-        assert!(project.remove(&FilePath::trusted("a/z")));
-        assert!(!project.remove(&FilePath::trusted("a/z")));
+        assert!(project.remove_file(&FilePath::new_unchecked("a/z")));
+        assert!(!project.remove_file(&FilePath::new_unchecked("a/z")));
         assert_eq!(paths(&project), ["a", "b"]);
     }
 
     #[test]
-    fn a_project_holds_16_mib_in_2000_files() {
-        let mut full = project();
+    fn project_is_limited_to_16_mib_and_2000_files() {
+        let mut full = sample_project();
         for number in 0..16 {
-            full.put(entry(&format!("{number}"), MAX_FILE)).unwrap();
+            full.upsert_file(sample_entry(&format!("{number}"), MAX_FILE_BYTES)).unwrap();
         }
-        full.put(entry("empty", 0)).unwrap();
-        let refused = full.put(entry("one byte", 1)).unwrap_err();
-        assert!(matches!(refused, BodyError::TooLarge { field: "files", limit: MAX_FILES_SIZE }));
+        full.upsert_file(sample_entry("empty", 0)).unwrap();
+        let refused = full.upsert_file(sample_entry("one byte", 1)).unwrap_err();
+        assert!(matches!(
+            refused,
+            ContentError::TooLarge { field: "files", limit: MAX_PROJECT_BYTES }
+        ));
 
-        let mut many = project();
+        let mut many = sample_project();
         for number in 0..MAX_FILES {
-            many.put(entry(&format!("{number}"), 0)).unwrap();
+            many.upsert_file(sample_entry(&format!("{number}"), 0)).unwrap();
         }
-        many.put(entry("7", 1)).unwrap();
-        assert!(matches!(many.put(entry("one more", 0)).unwrap_err(), BodyError::Invalid(_)));
+        many.upsert_file(sample_entry("7", 1)).unwrap();
+        assert!(matches!(
+            many.upsert_file(sample_entry("one more", 0)).unwrap_err(),
+            ContentError::InvalidField(_)
+        ));
     }
 
     #[test]
-    fn names_descriptions_instructions_and_contents_have_their_bounds() {
-        assert_eq!(name(" Shop ").unwrap(), "Shop");
+    fn project_fields_are_length_limited() {
+        assert_eq!(parse_name(" Shop ").unwrap(), "Shop");
         for bad in ["", "  ", "a\nb", &"x".repeat(201)] {
-            assert_eq!(name(bad).unwrap_err().field, "name", "{bad:?}");
+            assert_eq!(parse_name(bad).unwrap_err().field, "name", "{bad:?}");
         }
-        assert_eq!(description("x".repeat(16 * 1024 + 1)).unwrap_err().field, "description");
-        assert_eq!(system_prompt(" \n".to_owned(), 9).unwrap(), None);
-        assert_eq!(system_prompt("x".repeat(10), 9).unwrap_err().field, "systemPrompt");
-        assert_eq!(content("x".repeat(MAX_FILE)).unwrap().len(), MAX_FILE);
+        assert_eq!(parse_description("x".repeat(16 * 1024 + 1)).unwrap_err().field, "description");
+        assert_eq!(parse_system_prompt(" \n".to_owned(), 9).unwrap(), None);
+        assert_eq!(parse_system_prompt("x".repeat(10), 9).unwrap_err().field, "systemPrompt");
+        assert_eq!(parse_file_content("x".repeat(MAX_FILE_BYTES)).unwrap().len(), MAX_FILE_BYTES);
         assert!(matches!(
-            content("x".repeat(MAX_FILE + 1)).unwrap_err(),
-            BodyError::TooLarge { field: "content", limit: MAX_FILE }
+            parse_file_content("x".repeat(MAX_FILE_BYTES + 1)).unwrap_err(),
+            ContentError::TooLarge { field: "content", limit: MAX_FILE_BYTES }
         ));
-        assert!(matches!(content("\0".to_owned()).unwrap_err(), BodyError::Invalid(_)));
-        assert_eq!(Language::parse("objective-c++").unwrap().as_str(), "objective-c++");
+        assert!(matches!(
+            parse_file_content("\0".to_owned()).unwrap_err(),
+            ContentError::InvalidField(_)
+        ));
+        assert_eq!(FileLanguage::parse("objective-c++").unwrap().as_str(), "objective-c++");
         for bad in ["", "a b", "`", &"x".repeat(33)] {
-            assert_eq!(Language::parse(bad).unwrap_err().field, "language", "{bad:?}");
+            assert_eq!(FileLanguage::parse(bad).unwrap_err().field, "language", "{bad:?}");
         }
     }
 }

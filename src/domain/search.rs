@@ -1,8 +1,8 @@
 //! Searching in what was said: what is looked for, which words are kept for that, and how a finding
 //! is shown. Stores keep the words and look them up; everything else about searching is here.
 
-use super::text::words;
-use super::{Invalid, MessageId, ProjectId, Role, SessionId, Timestamp};
+use super::text::fold_words;
+use super::{FieldError, MessageId, ProjectId, Role, SessionId, Timestamp};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
@@ -13,25 +13,25 @@ use unicode_normalization::char::is_combining_mark;
 /// Words of a question beyond these are not looked at.
 const MAX_TERMS: usize = 16;
 /// Of a longer word so many characters count.
-const MAX_WORD: usize = 64;
+const MAX_WORD_CHARS: usize = 64;
 /// A word of the question with so many characters is the beginning of what it finds.
-const MIN_PREFIX: usize = 3;
+const MIN_PREFIX_CHARS: usize = 3;
 /// The most characters of a snippet, marks of omission aside, and how many of them may stand before
 /// the first finding.
-const SNIPPET: usize = 160;
-const LEAD: usize = 40;
+const MAX_SNIPPET_CHARS: usize = 160;
+const MAX_LEAD_CHARS: usize = 40;
 
 /// A folded word that must be found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Term {
+pub struct SearchTerm {
     /// Letters and digits only.
     pub word: String,
     /// Whether words that begin with it count, too.
     pub is_prefix: bool,
 }
 
-impl Term {
-    fn finds(&self, word: &str) -> bool {
+impl SearchTerm {
+    fn is_match(&self, word: &str) -> bool {
         if self.is_prefix { word.starts_with(&self.word) } else { word == self.word }
     }
 }
@@ -40,7 +40,7 @@ impl Term {
 #[derive(Debug, Clone)]
 pub struct SearchQuery {
     /// All of these, in one message or one title; at least one.
-    pub terms: Vec<Term>,
+    pub terms: Vec<SearchTerm>,
     /// Only in sessions of a project.
     pub project_id: Option<ProjectId>,
     /// Only in a session.
@@ -52,41 +52,42 @@ pub struct SearchQuery {
     /// Only what is older than this.
     pub to: Option<Timestamp>,
     /// Only what comes behind this.
-    pub after: Option<Spot>,
+    pub after: Option<SearchCursor>,
     /// Most findings.
     pub limit: u32,
 }
 
 /// The terms of a question. Errors: a question without words.
-pub fn terms(question: &str) -> Result<Vec<Term>, Invalid> {
+pub fn parse_terms(question: &str) -> Result<Vec<SearchTerm>, FieldError> {
     let term = |word: String| {
-        let word = cut(&word).to_owned();
-        Term { is_prefix: word.chars().count() >= MIN_PREFIX, word }
+        let word = truncate_word(&word).to_owned();
+        SearchTerm { is_prefix: word.chars().count() >= MIN_PREFIX_CHARS, word }
     };
-    let terms: Vec<_> = words(question).into_iter().take(MAX_TERMS).map(term).collect();
+    let terms: Vec<_> = fold_words(question).into_iter().take(MAX_TERMS).map(term).collect();
     if terms.is_empty() {
-        return Err(Invalid::new("q", "must hold a word"));
+        return Err(FieldError::new("q", "must hold a word"));
     }
     Ok(terms)
 }
 
-fn cut(word: &str) -> &str {
-    super::text::first_characters(word, MAX_WORD)
+fn truncate_word(word: &str) -> &str {
+    super::text::truncate_chars(word, MAX_WORD_CHARS)
 }
 
 /// The words by which a text is found, each once.
-pub fn kept_words(text: &str) -> Vec<String> {
-    let each: BTreeSet<String> = words(text).iter().map(|word| cut(word).to_owned()).collect();
+pub fn extract_index_words(text: &str) -> Vec<String> {
+    let each: BTreeSet<String> =
+        fold_words(text).iter().map(|word| truncate_word(word).to_owned()).collect();
     each.into_iter().collect()
 }
 
 /// Where a finding stands in the order of findings, the newest first: by time, then by session and
 /// place in it, the last first. Opaque to clients.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Spot {
+pub struct SearchCursor {
     /// When it was written, in milliseconds.
     #[serde(rename = "a")]
-    pub at: i64,
+    pub at_millis: i64,
     /// The session.
     #[serde(rename = "s")]
     pub session: String,
@@ -95,15 +96,15 @@ pub struct Spot {
     pub seq: u32,
 }
 
-impl Spot {
+impl SearchCursor {
     /// The place as clients carry it.
     pub fn encode(&self) -> String {
         URL_SAFE_NO_PAD.encode(serde_json::to_vec(self).unwrap_or_default())
     }
 
     /// Reads a place that was given out.
-    pub fn decode(text: &str) -> Result<Self, Invalid> {
-        let wants = || Invalid::new("cursor", "must be a nextCursor of a search");
+    pub fn decode(text: &str) -> Result<Self, FieldError> {
+        let wants = || FieldError::new("cursor", "must be a nextCursor of a search");
         let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| wants())?;
         serde_json::from_slice(&bytes).map_err(|_| wants())
     }
@@ -111,16 +112,16 @@ impl Spot {
 
 /// A message or a title that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
+pub struct SearchMatch {
     /// Where it stands.
-    pub spot: Spot,
+    pub cursor: SearchCursor,
     /// The message; `None` is the title.
     pub message: Option<MessageId>,
 }
 
 /// A piece of a text around what was found in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Snippet {
+pub struct SearchSnippet {
     /// The piece, on one line.
     pub text: String,
     /// Where the found words stand in it: from and behind, in characters (Unicode scalar values).
@@ -128,14 +129,14 @@ pub struct Snippet {
 }
 
 /// Shows where the terms stand in a text.
-pub fn snippet(text: &str, terms: &[Term]) -> Snippet {
-    let found: Vec<[usize; 2]> = placed_words(text)
+pub fn build_snippet(text: &str, terms: &[SearchTerm]) -> SearchSnippet {
+    let found: Vec<[usize; 2]> = locate_words(text)
         .into_iter()
-        .filter(|(word, _)| terms.iter().any(|term| term.finds(cut(word))))
+        .filter(|(word, _)| terms.iter().any(|term| term.is_match(truncate_word(word))))
         .map(|(_, place)| place)
         .collect();
     let begin = match found.first() {
-        Some([first, _]) if *first > LEAD => first - LEAD,
+        Some([first, _]) if *first > MAX_LEAD_CHARS => first - MAX_LEAD_CHARS,
         _ => 0,
     };
     let (before, after) = ("…", "…");
@@ -145,18 +146,20 @@ pub fn snippet(text: &str, terms: &[Term]) -> Snippet {
     }
     let shift = piece.chars().count();
     let mut rest = text.chars().skip(begin);
-    piece.extend(rest.by_ref().take(SNIPPET).map(|c| if c.is_whitespace() { ' ' } else { c }));
+    piece.extend(
+        rest.by_ref().take(MAX_SNIPPET_CHARS).map(|c| if c.is_whitespace() { ' ' } else { c }),
+    );
     if rest.next().is_some() {
         piece.push_str(after);
     }
-    let end = begin + SNIPPET;
+    let end = begin + MAX_SNIPPET_CHARS;
     let inside = found.into_iter().filter(|[from, to]| *from >= begin && *to <= end);
     let highlights = inside.map(|[from, to]| [from - begin + shift, to - begin + shift]).collect();
-    Snippet { text: piece, highlights }
+    SearchSnippet { text: piece, highlights }
 }
 
 /// The folded words of a text as [`words`] gives them, and where each stands, in characters.
-fn placed_words(text: &str) -> Vec<(String, [usize; 2])> {
+fn locate_words(text: &str) -> Vec<(String, [usize; 2])> {
     let mut placed: Vec<(String, [usize; 2])> = Vec::new();
     let mut is_open = false;
     for (index, original) in text.chars().enumerate() {
@@ -193,47 +196,48 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn shown(text: &str, question: &str) -> (String, Vec<String>) {
-        let Snippet { text, highlights } = snippet(text, &terms(question).unwrap());
+    fn highlight(text: &str, question: &str) -> (String, Vec<String>) {
+        let SearchSnippet { text, highlights } =
+            build_snippet(text, &parse_terms(question).unwrap());
         let piece = |[from, to]: &[usize; 2]| text.chars().skip(*from).take(to - from).collect();
         let pieces = highlights.iter().map(piece).collect();
         (text, pieces)
     }
 
     #[test]
-    fn three_letters_begin_a_word_and_fewer_are_one() {
-        let term = |word: &str, is_prefix| Term { word: word.to_owned(), is_prefix };
+    fn three_letter_terms_match_by_prefix() {
+        let term = |word: &str, is_prefix| SearchTerm { word: word.to_owned(), is_prefix };
         assert_eq!(
-            terms("Crème à 42").unwrap(),
+            parse_terms("Crème à 42").unwrap(),
             [term("creme", true), term("a", false), term("42", false)]
         );
-        assert!(terms(" -- ").is_err());
+        assert!(parse_terms(" -- ").is_err());
     }
 
     #[test]
-    fn found_words_are_shown_as_they_were_written() {
-        let (text, found) = shown("Die Crème\nbrûlée, bitte", "creme brul");
+    fn snippet_keeps_original_spelling() {
+        let (text, found) = highlight("Die Crème\nbrûlée, bitte", "creme brul");
         assert_eq!(text, "Die Crème brûlée, bitte");
         assert_eq!(found, ["Crème", "brûlée"]);
         // The accents stand behind their letters here.
-        let (_, found) = shown("Cre\u{300}me", "creme");
+        let (_, found) = highlight("Cre\u{300}me", "creme");
         assert_eq!(found, ["Cre\u{300}me"]);
     }
 
     #[test]
-    fn a_finding_deep_in_a_text_is_shown_with_what_stands_around_it() {
+    fn snippet_shows_context_around_match() {
         let long = format!("{}needle {}", "hay ".repeat(500), "straw ".repeat(500));
-        let (text, found) = shown(&long, "needle");
+        let (text, found) = highlight(&long, "needle");
         assert_eq!(found, ["needle"]);
         assert!(text.starts_with('…') && text.ends_with('…'), "{text}");
-        assert_eq!(text.chars().count(), SNIPPET + 2);
+        assert_eq!(text.chars().count(), MAX_SNIPPET_CHARS + 2);
     }
 
     proptest! {
         #[test]
         fn the_words_that_are_shown_are_those_that_are_kept(text in ".{0,60}") {
-            let placed: Vec<_> = placed_words(&text).into_iter().map(|(word, _)| word).collect();
-            prop_assert_eq!(placed, words(&text));
+            let placed: Vec<_> = locate_words(&text).into_iter().map(|(word, _)| word).collect();
+            prop_assert_eq!(placed, fold_words(&text));
         }
     }
 }

@@ -1,11 +1,11 @@
 //! Sessions: one conversation's own fields, its settings and its counters.
 
-use super::further::Further;
+use super::extra_params::ExtraParams;
 use super::memory::MemoryOptions;
-use super::text::{has_nul, without_nul};
+use super::text::{has_nul, reject_nul};
 use super::title::TitleSource;
 use super::turn::ActiveTurn;
-use super::{Invalid, MessageId, ProjectId, SessionId, Timestamp, UserId, node};
+use super::{FieldError, MessageId, ProjectId, SessionId, Timestamp, UserId, node};
 use crate::json::object;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
@@ -13,11 +13,11 @@ use std::fmt;
 use utoipa::ToSchema;
 
 /// The most bytes of JSON in `meta`, `userMeta` or `theme`.
-pub const MAX_META: usize = 16 * 1024;
+pub const MAX_META_BYTES: usize = 16 * 1024;
 /// The most participants of a session.
 pub const MAX_PARTICIPANTS: usize = 100;
 /// The most characters of a model's name.
-const MAX_MODEL: usize = 200;
+const MAX_MODEL_CHARS: usize = 200;
 
 /// One conversation.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -58,7 +58,7 @@ pub struct Session {
     #[schema(value_type = Object)]
     pub theme: JsonObject,
     /// What its turns use unless a request says otherwise.
-    pub settings: Settings,
+    pub settings: SessionSettings,
     /// Counts the changes of the session's own fields.
     pub version: u32,
     /// Messages in all branches.
@@ -92,8 +92,8 @@ pub struct Session {
 
 impl Session {
     /// The names of a session's nodes, given how many there are.
-    pub fn node_names(id: &SessionId, count: u32) -> Vec<String> {
-        (1..=count).map(|number| node::chat_id(id, number)).collect()
+    pub fn chat_ids(id: &SessionId, count: u32) -> Vec<String> {
+        (1..=count).map(|number| node::format_chat_id(id, number)).collect()
     }
 }
 
@@ -110,16 +110,16 @@ impl SessionStatus {
     pub const CLOSED: &'static str = "closed";
 
     /// Takes a status as a client spells it.
-    pub fn parse(text: &str) -> Result<Self, Invalid> {
+    pub fn parse(text: &str) -> Result<Self, FieldError> {
         let allowed = |byte: u8| byte.is_ascii_lowercase() || byte == b'_';
         if (1..=32).contains(&text.len()) && text.bytes().all(allowed) {
             return Ok(Self(text.to_owned()));
         }
-        Err(Invalid::new("status", "must be 1 to 32 characters of a-z and _"))
+        Err(FieldError::new("status", "must be 1 to 32 characters of a-z and _"))
     }
 
     /// A status that was checked before it was stored.
-    pub fn trusted(text: String) -> Self {
+    pub fn new_unchecked(text: String) -> Self {
         Self(text)
     }
 
@@ -164,20 +164,20 @@ pub struct JsonObject(Box<RawValue>);
 
 impl JsonObject {
     /// Takes an object, or a string that holds one, as a client sent it.
-    pub fn parse(field: &'static str, raw: &RawValue) -> Result<Self, Invalid> {
-        let wants_object = || Invalid::new(field, "must be a JSON object");
+    pub fn parse(field: &'static str, raw: &RawValue) -> Result<Self, FieldError> {
+        let wants_object = || FieldError::new(field, "must be a JSON object");
         if raw.get().starts_with('"') {
             let text: String = serde_json::from_str(raw.get()).map_err(|_| wants_object())?;
             let inner = RawValue::from_string(text).map_err(|_| wants_object())?;
-            return Self::from_object(field, &inner);
+            return Self::parse_object(field, &inner);
         }
-        Self::from_object(field, raw)
+        Self::parse_object(field, raw)
     }
 
-    fn from_object(field: &'static str, raw: &RawValue) -> Result<Self, Invalid> {
+    fn parse_object(field: &'static str, raw: &RawValue) -> Result<Self, FieldError> {
         let text = raw.get().trim();
-        if text.len() > MAX_META {
-            return Err(Invalid::new(field, "must be at most 16 KiB of JSON"));
+        if text.len() > MAX_META_BYTES {
+            return Err(FieldError::new(field, "must be at most 16 KiB of JSON"));
         }
         // Reading it into values bounds its depth and finds what a mere scan lets pass, such as
         // half a surrogate pair.
@@ -188,13 +188,13 @@ impl JsonObject {
             } else {
                 "must be a JSON object"
             };
-            Invalid::new(field, wants)
+            FieldError::new(field, wants)
         })?;
         let serde_json::Value::Object(_) = value else {
-            return Err(Invalid::new(field, "must be a JSON object"));
+            return Err(FieldError::new(field, "must be a JSON object"));
         };
         if has_nul(&value) {
-            return Err(Invalid::new(field, "must not contain the character NUL (U+0000)"));
+            return Err(FieldError::new(field, "must not contain the character NUL (U+0000)"));
         }
         Ok(Self(raw.to_owned()))
     }
@@ -219,7 +219,7 @@ impl Default for JsonObject {
 /// What a turn uses: of a session for all its turns, of a request for one.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Settings {
+pub struct SessionSettings {
     /// The model that answers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
@@ -241,53 +241,53 @@ pub struct Settings {
     /// What a request hands on to its provider beside that; no session keeps it.
     #[serde(skip)]
     #[schema(ignore)]
-    pub further: Further,
+    pub extra_params: ExtraParams,
 }
 
-impl Settings {
+impl SessionSettings {
     /// Checks the bounds; `max_prompt` is the most bytes of a system prompt.
-    pub fn checked(self, max_prompt: usize) -> Result<Self, Invalid> {
+    pub fn validate(self, max_prompt: usize) -> Result<Self, FieldError> {
         let range = |field, value: Option<f64>, most: f64, wants| match value {
-            Some(value) if !(0.0..=most).contains(&value) => Err(Invalid::new(field, wants)),
+            Some(value) if !(0.0..=most).contains(&value) => Err(FieldError::new(field, wants)),
             _ => Ok(()),
         };
         range("temperature", self.temperature, 2.0, "must be a number from 0 to 2")?;
         range("topP", self.top_p, 1.0, "must be a number from 0 to 1")?;
         if self.max_output_tokens == Some(0) {
-            return Err(Invalid::new("maxOutputTokens", "must be a whole number of at least 1"));
+            return Err(FieldError::new("maxOutputTokens", "must be a whole number of at least 1"));
         }
         if let Some(model) = &self.model {
-            let sane = (1..=MAX_MODEL).contains(&model.chars().count())
+            let sane = (1..=MAX_MODEL_CHARS).contains(&model.chars().count())
                 && !model.chars().any(char::is_control);
             if !sane {
-                return Err(Invalid::new(
+                return Err(FieldError::new(
                     "model",
                     "must be 1 to 200 characters without control characters",
                 ));
             }
         }
         if let Some(prompt) = &self.system_prompt {
-            without_nul("systemPrompt", prompt)?;
+            reject_nul("systemPrompt", prompt)?;
             if prompt.len() > max_prompt {
                 let wants = format!("must be at most {max_prompt} bytes");
-                return Err(Invalid::new("systemPrompt", wants));
+                return Err(FieldError::new("systemPrompt", wants));
             }
         }
-        self.memory.checked()?;
+        self.memory.validate()?;
         Ok(self)
     }
 
     /// These settings where they say something, else `under`'s.
     #[must_use]
-    pub fn over(self, under: Self) -> Self {
+    pub fn with_defaults(self, under: Self) -> Self {
         Self {
             model: self.model.or(under.model),
             system_prompt: self.system_prompt.or(under.system_prompt),
             temperature: self.temperature.or(under.temperature),
             top_p: self.top_p.or(under.top_p),
             max_output_tokens: self.max_output_tokens.or(under.max_output_tokens),
-            memory: self.memory.over(under.memory),
-            further: self.further.or(under.further),
+            memory: self.memory.with_defaults(under.memory),
+            extra_params: self.extra_params.or(under.extra_params),
         }
     }
 }

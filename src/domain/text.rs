@@ -1,14 +1,14 @@
 //! Texts as people wrote them: what is refused, how they are cut, how they are compared.
 
-use super::Invalid;
+use super::FieldError;
 use serde_json::Value;
 use unicode_normalization::UnicodeNormalization;
 use unicode_normalization::char::is_combining_mark;
 
 /// Refuses NUL, which no store keeps faithfully and no reader can see.
-pub fn without_nul(field: &'static str, text: &str) -> Result<(), Invalid> {
+pub fn reject_nul(field: &'static str, text: &str) -> Result<(), FieldError> {
     if text.contains('\0') {
-        return Err(Invalid::new(field, "must not contain the character NUL (U+0000)"));
+        return Err(FieldError::new(field, "must not contain the character NUL (U+0000)"));
     }
     Ok(())
 }
@@ -26,7 +26,7 @@ pub fn has_nul(value: &Value) -> bool {
 }
 
 /// The first `most` characters (Unicode scalar values) of a text.
-pub fn first_characters(text: &str, most: usize) -> &str {
+pub fn truncate_chars(text: &str, most: usize) -> &str {
     match text.char_indices().nth(most) {
         Some((end, _)) => &text[..end],
         None => text,
@@ -35,7 +35,7 @@ pub fn first_characters(text: &str, most: usize) -> &str {
 
 /// The words of a text as searching compares them: lower case, without accents, split at
 /// everything that is neither letter nor digit.
-pub fn words(text: &str) -> Vec<String> {
+pub fn fold_words(text: &str) -> Vec<String> {
     let folded: String =
         text.nfkd().filter(|c| !is_combining_mark(*c)).flat_map(char::to_lowercase).collect();
     folded
@@ -50,15 +50,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_are_compared_without_case_and_accents() {
-        assert_eq!(words("Crème-BRÛLÉE, für 2!"), ["creme", "brulee", "fur", "2"]);
-        assert_eq!(words("Ñandú Ελλάδα 東京"), ["nandu", "ελλαδα", "東京"]);
-        assert!(words(" -- ").is_empty());
+    fn words_ignore_case_and_accents() {
+        assert_eq!(fold_words("Crème-BRÛLÉE, für 2!"), ["creme", "brulee", "fur", "2"]);
+        assert_eq!(fold_words("Ñandú Ελλάδα 東京"), ["nandu", "ελλαδα", "東京"]);
+        assert!(fold_words(" -- ").is_empty());
     }
 
     #[test]
-    fn a_cut_never_splits_a_character() {
-        assert_eq!(first_characters("añb", 2), "añ");
-        assert_eq!(first_characters("añb", 9), "añb");
+    fn truncation_never_splits_a_character() {
+        assert_eq!(truncate_chars("añb", 2), "añ");
+        assert_eq!(truncate_chars("añb", 9), "añb");
     }
 }

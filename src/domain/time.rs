@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::time::Duration;
 
-const MILLIS_OF_DAY: i64 = 86_400_000;
+const MILLIS_PER_DAY: i64 = 86_400_000;
 
 /// A point in time, to the millisecond.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -52,8 +52,8 @@ impl Timestamp {
     }
 
     /// How long this is before `now`, in words: "5 minutes ago". Months have 30 days, years 365.
-    pub fn ago(self, now: Self) -> String {
-        let minutes = i64::try_from(now.since(self).as_secs() / 60).unwrap_or(i64::MAX);
+    pub fn format_ago(self, now: Self) -> String {
+        let minutes = i64::try_from(now.duration_since(self).as_secs() / 60).unwrap_or(i64::MAX);
         let (hours, days) = (minutes / 60, minutes / (60 * 24));
         let span = Span::new();
         let span = match (minutes, hours, days) {
@@ -71,30 +71,30 @@ impl Timestamp {
     }
 
     /// Its day in UTC, in words: "8 May 2023".
-    pub fn day_in_words(self) -> String {
+    pub fn format_day(self) -> String {
         let time = jiff::Timestamp::from_millisecond(self.0).unwrap_or_default();
         time.to_zoned(jiff::tz::TimeZone::UTC).strftime("%-d %B %Y").to_string()
     }
 
     /// The day in UTC, counted from 1970-01-01.
-    pub const fn day(self) -> i64 {
-        self.0.div_euclid(MILLIS_OF_DAY)
+    pub const fn day_number(self) -> i64 {
+        self.0.div_euclid(MILLIS_PER_DAY)
     }
 
     /// The beginning of a day.
-    pub const fn of_day(day: i64) -> Self {
-        Self(day.saturating_mul(MILLIS_OF_DAY))
+    pub const fn from_day_number(day: i64) -> Self {
+        Self(day.saturating_mul(MILLIS_PER_DAY))
     }
 
     /// The first day of its month, counted likewise.
     pub fn first_day_of_month(self) -> i64 {
         let time = jiff::Timestamp::from_millisecond(self.0).unwrap_or_default();
         let day_of_month = time.to_zoned(jiff::tz::TimeZone::UTC).day();
-        self.day() - i64::from(day_of_month) + 1
+        self.day_number() - i64::from(day_of_month) + 1
     }
 
     /// How long this is after `earlier`; zero if it is before.
-    pub fn since(self, earlier: Self) -> Duration {
+    pub fn duration_since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0).try_into().unwrap_or(0))
     }
 }
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_is_spelled_in_utc_with_milliseconds() {
+    fn timestamp_prints_as_utc_with_milliseconds() {
         let time = Timestamp::parse("2025-04-22T16:35:10.5+02:00").unwrap();
         assert_eq!(time.to_string(), "2025-04-22T14:35:10.500Z");
         assert_eq!(
@@ -150,9 +150,10 @@ mod tests {
     }
 
     #[test]
-    fn a_time_that_is_past_is_told_in_its_largest_unit() {
+    fn past_time_is_formatted_in_its_largest_unit() {
         let now = Timestamp::parse("2026-01-31T12:00:00Z").unwrap();
-        let ago = |seconds: i64| Timestamp::from_millis(now.as_millis() - 1000 * seconds).ago(now);
+        let ago =
+            |seconds: i64| Timestamp::from_millis(now.as_millis() - 1000 * seconds).format_ago(now);
         let day = 24 * 60 * 60;
         for (seconds, words) in [
             (-5, "just now"),
@@ -171,6 +172,6 @@ mod tests {
         ] {
             assert_eq!(ago(seconds), words, "{seconds}");
         }
-        assert_eq!(Timestamp::from_millis(i64::MIN).ago(now), "long ago");
+        assert_eq!(Timestamp::from_millis(i64::MIN).format_ago(now), "long ago");
     }
 }

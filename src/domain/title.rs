@@ -1,16 +1,16 @@
 //! The name of a session: what it starts as, and how the first message names it.
 
-use super::text::without_nul;
-use super::{Invalid, as_word};
+use super::text::reject_nul;
+use super::{FieldError, as_word};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 /// What a session is called until something names it.
 pub const DEFAULT_TITLE: &str = "New Chat";
 /// The longest title a user may give, in Unicode scalar values.
-pub const MAX_TITLE: usize = 200;
+pub const MAX_TITLE_CHARS: usize = 200;
 /// Where a title taken from a message is cut, in Unicode scalar values.
-const AUTO_TITLE: usize = 60;
+const AUTO_TITLE_CHARS: usize = 60;
 
 /// Where a session's title came from. A title of the user's is never overwritten.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -30,28 +30,28 @@ as_word!(TitleSource { Default = "default", Auto = "auto", Model = "model", User
 
 /// A title and where it came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Title {
+pub struct SessionTitle {
     /// The title.
     pub text: String,
     /// Where it came from.
     pub source: TitleSource,
 }
 
-impl Default for Title {
+impl Default for SessionTitle {
     fn default() -> Self {
         Self { text: DEFAULT_TITLE.to_owned(), source: TitleSource::Default }
     }
 }
 
-impl Title {
+impl SessionTitle {
     /// A title as a user gives it, trimmed. A blank one, or none, resets to the default.
-    pub fn given(title: Option<&str>) -> Result<Self, Invalid> {
+    pub fn from_user(title: Option<&str>) -> Result<Self, FieldError> {
         let Some(text) = title.map(str::trim).filter(|text| !text.is_empty()) else {
             return Ok(Self::default());
         };
-        without_nul("title", text)?;
-        if text.chars().count() > MAX_TITLE {
-            return Err(Invalid::new("title", "must be at most 200 characters"));
+        reject_nul("title", text)?;
+        if text.chars().count() > MAX_TITLE_CHARS {
+            return Err(FieldError::new("title", "must be at most 200 characters"));
         }
         Ok(Self { text: text.to_owned(), source: TitleSource::User })
     }
@@ -67,18 +67,18 @@ impl Title {
             }
             collapsed.push_str(word);
             // Enough to know that it must be cut, and where; the rest of a huge line is not read.
-            if collapsed.len() > 4 * (AUTO_TITLE + 1) {
+            if collapsed.len() > 4 * (AUTO_TITLE_CHARS + 1) {
                 break;
             }
         }
-        Some(Self { text: shortened(&collapsed), source: TitleSource::Auto })
+        Some(Self { text: truncate_title(&collapsed), source: TitleSource::Auto })
     }
 }
 
-impl Title {
+impl SessionTitle {
     /// The title that a model wrote, without what models put around one: thoughts, quotation
     /// marks, "Title:". `None` if nothing is left.
-    pub fn by_model(written: &str) -> Option<Self> {
+    pub fn from_model(written: &str) -> Option<Self> {
         let answer = written.rsplit_once("</think>").map_or(written, |(_, answer)| answer);
         if answer.contains("<think>") || answer.contains('\0') {
             return None;
@@ -97,8 +97,8 @@ impl Title {
 }
 
 /// At most 60 characters: cut at the last space at or before the 60th, or at the 60th.
-fn shortened(line: &str) -> String {
-    let Some((limit, _)) = line.char_indices().nth(AUTO_TITLE) else {
+fn truncate_title(line: &str) -> String {
+    let Some((limit, _)) = line.char_indices().nth(AUTO_TITLE_CHARS) else {
         return line.to_owned();
     };
     // A space that stands just behind the 60th character counts: nothing of a word is lost there.
@@ -111,35 +111,35 @@ fn shortened(line: &str) -> String {
 mod tests {
     use super::*;
 
-    fn named(content: &str) -> Option<String> {
-        Title::from_first_message(content).map(|title| title.text)
+    fn auto_title(content: &str) -> Option<String> {
+        SessionTitle::from_first_message(content).map(|title| title.text)
     }
 
     #[test]
-    fn the_first_line_with_text_names_the_session() {
+    fn first_nonblank_line_becomes_title() {
         assert_eq!(
-            named("\n \n  Explain\t event   loops \nplease").unwrap(),
+            auto_title("\n \n  Explain\t event   loops \nplease").unwrap(),
             "Explain event loops"
         );
-        assert_eq!(named(" \n\t"), None);
+        assert_eq!(auto_title(" \n\t"), None);
     }
 
     #[test]
-    fn a_long_line_is_cut_at_a_space_at_or_before_60() {
+    fn long_title_is_cut_at_a_space_by_60_characters() {
         let sixty = "a".repeat(60);
-        assert_eq!(named(&sixty).unwrap(), sixty);
-        assert_eq!(named(&format!("{sixty} more")).unwrap(), format!("{sixty}…"));
+        assert_eq!(auto_title(&sixty).unwrap(), sixty);
+        assert_eq!(auto_title(&format!("{sixty} more")).unwrap(), format!("{sixty}…"));
         assert_eq!(
-            named(&format!("{} {}", "a".repeat(30), "b".repeat(40))).unwrap(),
+            auto_title(&format!("{} {}", "a".repeat(30), "b".repeat(40))).unwrap(),
             format!("{}…", "a".repeat(30))
         );
-        assert_eq!(named(&"é".repeat(61)).unwrap(), format!("{}…", "é".repeat(60)));
-        assert_eq!(named(&"x".repeat(100_000)).unwrap(), format!("{}…", "x".repeat(60)));
+        assert_eq!(auto_title(&"é".repeat(61)).unwrap(), format!("{}…", "é".repeat(60)));
+        assert_eq!(auto_title(&"x".repeat(100_000)).unwrap(), format!("{}…", "x".repeat(60)));
     }
 
     #[test]
-    fn what_models_put_around_a_title_is_taken_off() {
-        let title = |written: &str| Title::by_model(written).map(|title| title.text);
+    fn model_title_is_stripped_of_decoration() {
+        let title = |written: &str| SessionTitle::from_model(written).map(|title| title.text);
         for written in [
             "Event loops",
             "\"Event loops.\"",
@@ -152,15 +152,15 @@ mod tests {
         for nothing in ["", " \n", "<think>still thinking", "\"\""] {
             assert_eq!(title(nothing), None, "{nothing:?}");
         }
-        assert_eq!(Title::by_model("x").unwrap().source, TitleSource::Model);
+        assert_eq!(SessionTitle::from_model("x").unwrap().source, TitleSource::Model);
     }
 
     #[test]
-    fn a_blank_title_resets_to_the_default_and_a_long_one_is_refused() {
-        assert_eq!(Title::given(Some("  ")).unwrap(), Title::default());
-        assert_eq!(Title::given(None).unwrap().text, "New Chat");
-        assert_eq!(Title::given(Some(" Mine ")).unwrap().text, "Mine");
-        assert!(Title::given(Some(&"é".repeat(200))).is_ok());
-        assert_eq!(Title::given(Some(&"é".repeat(201))).unwrap_err().field, "title");
+    fn blank_title_resets_and_long_title_is_rejected() {
+        assert_eq!(SessionTitle::from_user(Some("  ")).unwrap(), SessionTitle::default());
+        assert_eq!(SessionTitle::from_user(None).unwrap().text, "New Chat");
+        assert_eq!(SessionTitle::from_user(Some(" Mine ")).unwrap().text, "Mine");
+        assert!(SessionTitle::from_user(Some(&"é".repeat(200))).is_ok());
+        assert_eq!(SessionTitle::from_user(Some(&"é".repeat(201))).unwrap_err().field, "title");
     }
 }

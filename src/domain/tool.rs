@@ -5,13 +5,13 @@
 //! `{"type": "tool-call", "toolCallId", "toolName", "input"}` in the reply, and in the message of the
 //! role `tool` behind it `{"type": "tool-result", "toolCallId", "toolName", "output", "isError"?}`.
 
-use super::message::{Part, Parts};
-use super::{Invalid, MessageId, Role};
+use super::message::{MessagePart, MessageParts};
+use super::{FieldError, MessageId, Role};
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
 /// The most bytes of a call's id, as vendors make them.
-const MAX_ID: usize = 256;
+const MAX_CALL_ID_BYTES: usize = 256;
 
 /// A call that a model wrote.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -42,7 +42,7 @@ pub struct ToolResult {
 
 /// A result as a client sends it.
 #[derive(Debug, Clone)]
-pub struct NewResult {
+pub struct NewToolResult {
     /// The call.
     pub call_id: String,
     /// Any JSON; what is no string reaches the model as JSON.
@@ -51,44 +51,44 @@ pub struct NewResult {
     pub is_error: bool,
 }
 
-impl NewResult {
+impl NewToolResult {
     /// Checks a result; `field` is where it stood.
     pub fn parse(
         field: &'static str,
         call_id: String,
         output: Box<RawValue>,
         is_error: bool,
-    ) -> Result<Self, Invalid> {
-        if call_id.is_empty() || call_id.len() > MAX_ID || call_id.contains('\0') {
-            return Err(Invalid::new(field, "must name its call by 1 to 256 bytes"));
+    ) -> Result<Self, FieldError> {
+        if call_id.is_empty() || call_id.len() > MAX_CALL_ID_BYTES || call_id.contains('\0') {
+            return Err(FieldError::new(field, "must name its call by 1 to 256 bytes"));
         }
         Ok(Self { call_id, output, is_error })
     }
 
     /// As the model is told.
-    pub fn told(&self) -> ToolResult {
-        let (call_id, output) = (self.call_id.clone(), self.text());
+    pub fn to_tool_result(&self) -> ToolResult {
+        let (call_id, output) = (self.call_id.clone(), self.output_text());
         ToolResult { call_id, output, is_error: self.is_error }
     }
 
     /// The output as the model is told.
-    fn text(&self) -> String {
-        text_of(&self.output)
+    fn output_text(&self) -> String {
+        json_to_text(&self.output)
     }
 }
 
 /// Text and parts of the message that holds these results of the reply `of`, whose calls they
 /// answer. `first` is the reply of the same question that the first such results answered: clients
 /// of the AI SDK know all that follows by its name.
-pub fn message_of(
-    results: &[NewResult],
+pub fn build_result_message(
+    results: &[NewToolResult],
     calls: &[ToolCall],
     first: Option<&MessageId>,
-) -> (String, Parts) {
+) -> (String, MessageParts) {
     let name_of = |id: &str| calls.iter().find(|call| call.id == id).map(|call| call.name.clone());
-    let parts: Vec<Part> = results
+    let parts: Vec<MessagePart> = results
         .iter()
-        .map(|result| Part::ToolResult {
+        .map(|result| MessagePart::ToolResult {
             tool_call_id: result.call_id.clone(),
             tool_name: name_of(&result.call_id).unwrap_or_default(),
             output: result.output.clone(),
@@ -96,14 +96,14 @@ pub fn message_of(
             message_id: first.cloned(),
         })
         .collect();
-    let texts: Vec<String> = results.iter().map(NewResult::text).collect();
-    (texts.join("\n"), Parts::of(&parts))
+    let texts: Vec<String> = results.iter().map(NewToolResult::output_text).collect();
+    (texts.join("\n"), MessageParts::from_parts(&parts))
 }
 
 /// A part as it is stored, as far as it is about tools.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Stored<'a> {
+struct StoredToolPart<'a> {
     #[serde(rename = "type")]
     kind: String,
     tool_call_id: Option<String>,
@@ -117,7 +117,7 @@ struct Stored<'a> {
     message_id: Option<String>,
 }
 
-fn stored(parts: &Parts) -> Vec<Stored<'_>> {
+fn parse_stored_parts(parts: &MessageParts) -> Vec<StoredToolPart<'_>> {
     if !parts.as_json().contains("\"tool-") {
         return Vec::new();
     }
@@ -126,54 +126,54 @@ fn stored(parts: &Parts) -> Vec<Stored<'_>> {
 }
 
 /// The calls among parts, in their order.
-pub fn calls(parts: &Parts) -> Vec<ToolCall> {
-    let calls = stored(parts).into_iter().filter(|part| part.kind == "tool-call");
+pub fn parse_calls(parts: &MessageParts) -> Vec<ToolCall> {
+    let calls = parse_stored_parts(parts).into_iter().filter(|part| part.kind == "tool-call");
     calls
         .filter_map(|part| {
-            let input = part.input.map_or_else(|| "{}".to_owned(), text_of);
+            let input = part.input.map_or_else(|| "{}".to_owned(), json_to_text);
             Some(ToolCall { id: part.tool_call_id?, name: part.tool_name?, input })
         })
         .collect()
 }
 
 /// The results among parts, in their order.
-pub fn results(parts: &Parts) -> Vec<ToolResult> {
-    let results = stored(parts).into_iter().filter(|part| part.kind == "tool-result");
+pub fn parse_results(parts: &MessageParts) -> Vec<ToolResult> {
+    let results = parse_stored_parts(parts).into_iter().filter(|part| part.kind == "tool-result");
     results
         .filter_map(|part| {
-            let output = part.output.map(text_of).unwrap_or_default();
+            let output = part.output.map(json_to_text).unwrap_or_default();
             Some(ToolResult { call_id: part.tool_call_id?, output, is_error: part.is_error })
         })
         .collect()
 }
 
 /// The reply that the results in a message of this role continue, as [`message_of`] was told.
-pub fn continued(role: Role, parts: &Parts) -> Option<MessageId> {
+pub fn find_continued_reply(role: Role, parts: &MessageParts) -> Option<MessageId> {
     if role != Role::Tool {
         return None;
     }
-    stored(parts).into_iter().find_map(|part| part.message_id).map(MessageId::trusted)
+    parse_stored_parts(parts).into_iter().find_map(|part| part.message_id).map(MessageId::trusted)
 }
 
 /// Arguments as they are stored: JSON as it is, anything else as a text.
-pub fn stored_input(input: &str) -> Box<RawValue> {
+pub fn encode_input(input: &str) -> Box<RawValue> {
     let input = if input.trim().is_empty() { "{}" } else { input };
     let json: Option<Box<RawValue>> = serde_json::from_str(input).ok();
     json.unwrap_or_else(|| to_raw_value(input).unwrap_or_default())
 }
 
 /// Whether arguments are JSON.
-pub fn is_json(input: &str) -> bool {
+pub fn is_valid_json(input: &str) -> bool {
     input.trim().is_empty() || serde_json::from_str::<&RawValue>(input).is_ok()
 }
 
 /// A JSON string's text; other JSON as it is written.
-fn text_of(value: &RawValue) -> String {
+fn json_to_text(value: &RawValue) -> String {
     serde_json::from_str(value.get()).unwrap_or_else(|_| value.get().to_owned())
 }
 
 /// What calls are counted by.
-pub fn text_of_calls(calls: &[ToolCall]) -> String {
+pub fn format_calls(calls: &[ToolCall]) -> String {
     let texts: Vec<String> =
         calls.iter().map(|call| format!("{} {}", call.name, call.input)).collect();
     texts.join("\n")
@@ -184,29 +184,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn calls_and_results_are_read_back_as_they_were_written() {
+    fn tool_calls_and_results_round_trip() {
         let call = |id: &str, input: &str| ToolCall {
             id: id.to_owned(),
             name: "look".to_owned(),
             input: input.to_owned(),
         };
         let written = [call("a", r#"{"b": 1, "a": 2}"#), call("b", "{\"cut off"), call("c", "{}")];
-        let parts = Parts::of(&written.clone().map(|call| Part::ToolCall {
+        let parts = MessageParts::from_parts(&written.clone().map(|call| MessagePart::ToolCall {
             tool_call_id: call.id,
             tool_name: call.name,
-            input: stored_input(&call.input),
+            input: encode_input(&call.input),
         }));
-        assert_eq!(calls(&parts), written);
+        assert_eq!(parse_calls(&parts), written);
 
         let output = |json: &str| RawValue::from_string(json.to_owned()).unwrap();
-        let new = |id: &str, json, is_error| NewResult {
+        let new = |id: &str, json, is_error| NewToolResult {
             call_id: id.to_owned(),
             output: output(json),
             is_error,
         };
         let sent = [new("a", r#""it rains""#, false), new("b", r#"{"z":1,"a":[]}"#, true)];
         let first = MessageId::trusted("reply");
-        let (text, parts) = message_of(&sent, &written, Some(&first));
+        let (text, parts) = build_result_message(&sent, &written, Some(&first));
         assert_eq!(text, "it rains\n{\"z\":1,\"a\":[]}");
         let read = |id: &str, output: &str, is_error| ToolResult {
             call_id: id.to_owned(),
@@ -214,9 +214,9 @@ mod tests {
             is_error,
         };
         let wanted = [read("a", "it rains", false), read("b", r#"{"z":1,"a":[]}"#, true)];
-        assert_eq!(results(&parts), wanted);
-        assert_eq!(continued(Role::Tool, &parts), Some(first));
-        assert_eq!(continued(Role::User, &parts), None);
-        assert!(calls(&parts).is_empty());
+        assert_eq!(parse_results(&parts), wanted);
+        assert_eq!(find_continued_reply(Role::Tool, &parts), Some(first));
+        assert_eq!(find_continued_reply(Role::User, &parts), None);
+        assert!(parse_calls(&parts).is_empty());
     }
 }

@@ -1,7 +1,7 @@
 //! What a reply cost: tokens, money, and the time until it began; and what else models are called for.
 
 use super::as_word;
-use super::quota::NANO;
+use super::quota::NANOS_PER_UNIT;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use utoipa::ToSchema;
 
@@ -35,13 +35,13 @@ pub struct Cost(pub i64);
 
 impl Serialize for Cost {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_f64(self.0 as f64 / NANO)
+        serializer.serialize_f64(self.0 as f64 / NANOS_PER_UNIT)
     }
 }
 
 impl<'de> Deserialize<'de> for Cost {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        f64::deserialize(deserializer).map(|amount| Self((amount * NANO).round() as i64))
+        f64::deserialize(deserializer).map(|amount| Self((amount * NANOS_PER_UNIT).round() as i64))
     }
 }
 

@@ -6,7 +6,7 @@ use super::Api;
 use super::envelope::{Answer, Envelope, Failure, ok};
 use super::query::Query;
 use super::sessions::session_query;
-use crate::domain::page::{MAX_LIMIT, Pagination, SessionSort};
+use crate::domain::page::{MAX_PAGE_SIZE, Pagination, SortField};
 use crate::domain::session::SessionStatus;
 use crate::domain::{ProjectId, Session, SessionId, Timestamp, UserId};
 use crate::error::Error;
@@ -57,7 +57,7 @@ pub(super) async fn users(
     mut query: Query,
 ) -> Answer<Json<Envelope<UserList>>> {
     let page = query.number("page", 1..=u32::MAX).unwrap_or(1);
-    let limit = query.number("limit", 1..=MAX_LIMIT).unwrap_or(20);
+    let limit = query.number("limit", 1..=MAX_PAGE_SIZE).unwrap_or(20);
     query.finish()?;
     let page = api.store.owners(page, limit).await?;
     let users = page.owners.into_iter().map(UserLine::from).collect();
@@ -152,10 +152,10 @@ pub(super) async fn sessions(
     let with_content =
         query.word("content", &[("true", true), ("false", false)]).unwrap_or_default();
     let query = session_query(query)?;
-    let tells_titles = query.search.is_some() || query.sort.key == SessionSort::Title;
+    let tells_titles = query.search.is_some() || query.sort.field == SortField::Title;
     if tells_titles && !with_content {
         let wants = "must come with content=true to go by titles";
-        return Err(Error::invalid("content", wants));
+        return Err(Error::invalid_field("content", wants));
     }
     let page = api.store.all_sessions(user.as_ref(), query).await?;
     let sessions = page.sessions.into_iter();

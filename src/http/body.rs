@@ -120,7 +120,7 @@ async fn read(request: Request, limit: usize) -> Result<Bytes> {
         Err(error) if hung(&*error) => {
             Err(Error::new(Kind::RequestTimeout, "the body did not arrive in time"))
         }
-        Err(error) => Err(Error::invalid("body", "must arrive whole").with_source(error)),
+        Err(error) => Err(Error::invalid_field("body", "must arrive whole").with_source(error)),
     }
 }
 
@@ -133,5 +133,6 @@ fn hung(error: &(dyn Cause + 'static)) -> bool {
 
 /// Reads a JSON object; the error names the field that is wrong.
 pub(super) fn parse<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T> {
-    json::read(bytes).map_err(|misread| Error::invalid(misread.field, misread.wants))
+    json::parse_object(bytes)
+        .map_err(|misread| Error::invalid_field(misread.field, misread.message))
 }

@@ -6,7 +6,7 @@ use super::envelope::{Answer, Envelope, Failure};
 use super::extract::{Caller, NoQuery, SessionPath};
 use super::sessions::{SessionAnswer, with_etag};
 use crate::clock;
-use crate::domain::{Invalid, MessageId, Session};
+use crate::domain::{FieldError, MessageId, Session};
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Deserialize;
@@ -21,7 +21,7 @@ pub(super) struct NamedMessage {
 }
 
 impl NamedMessage {
-    fn id(&self) -> Result<MessageId, Invalid> {
+    fn id(&self) -> Result<MessageId, FieldError> {
         MessageId::parse("messageId", &self.message_id)
     }
 }

@@ -8,10 +8,10 @@ use super::gate::{Asked, note_session};
 use super::messages::parent;
 use super::{sse, ui};
 use crate::chat::{NewTurn, Wish};
-use crate::domain::further::{Further, ensure_functions};
+use crate::domain::extra_params::{ExtraParams, check_function_tools};
 use crate::domain::memory::MemoryOptions;
-use crate::domain::message::{Body, Parts};
-use crate::domain::session::Settings;
+use crate::domain::message::{MessageBody, MessageParts};
+use crate::domain::session::SessionSettings;
 use crate::domain::{MessageId, MessageType, Principal, ProjectId, Role, SessionId};
 use crate::error::{Error, Result};
 use crate::json::{optional_object, present};
@@ -178,16 +178,16 @@ pub(super) async fn chat(
 
 fn new_turn(api: &Api, who: Principal, body: ChatBody<'_>) -> Result<NewTurn> {
     let on_busy = body.on_busy.into();
-    let settings = Settings {
+    let settings = SessionSettings {
         model: body.model.clone(),
         system_prompt: body.system_prompt.clone(),
         temperature: body.temperature,
         top_p: body.top_p,
         max_output_tokens: body.max_output_tokens,
         memory: body.memory.unwrap_or_default(),
-        further: further(&body)?,
+        extra_params: further(&body)?,
     }
-    .checked(api.limits.message)?;
+    .validate(api.limits.message)?;
     let project_id =
         body.project_id.as_deref().map(|id| ProjectId::parse("projectId", id)).transpose()?;
     let is_ai_sdk = body.messages.is_some()
@@ -209,16 +209,16 @@ fn new_turn(api: &Api, who: Principal, body: ChatBody<'_>) -> Result<NewTurn> {
 }
 
 /// What goes on to the provider in its own words.
-fn further(body: &ChatBody<'_>) -> Result<Further> {
+fn further(body: &ChatBody<'_>) -> Result<ExtraParams> {
     let fields = [
         ("tools", body.tools),
         ("tool_choice", body.tool_choice),
         ("response_format", body.response_format),
     ];
-    ensure_functions("tools", body.tools)?;
+    check_function_tools("tools", body.tools)?;
     let given = fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
     let given = given.filter(|(_, value)| value.get() != "null");
-    Ok(Further::new(given.map(|(name, value)| (name, value.to_owned())).collect()))
+    Ok(ExtraParams::new(given.map(|(name, value)| (name, value.to_owned())).collect()))
 }
 
 /// `{"sessionId"?, "message": "text", "parts"?, …}`
@@ -231,14 +231,18 @@ fn plain(api: &Api, body: ChatBody<'_>) -> Result<(SessionTarget, Wish)> {
     if body.trigger == Trigger::RegenerateMessage {
         return Ok((session, Wish::Again { reply: message_id(body.message_id)? }));
     }
-    let message = body.message.ok_or_else(|| Error::invalid("message", "is missing"))?;
-    let wants_text = |_| Error::invalid("message", "must be a string, or an AI SDK UIMessage");
+    let message = body.message.ok_or_else(|| Error::invalid_field("message", "is missing"))?;
+    let wants_text =
+        |_| Error::invalid_field("message", "must be a string, or an AI SDK UIMessage");
     let text: String = serde_json::from_str(message.get()).map_err(wants_text)?;
-    let parts =
-        body.parts.map(|parts| Parts::parse("parts", parts)).transpose()?.unwrap_or_default();
+    let parts = body
+        .parts
+        .map(|parts| MessageParts::parse("parts", parts))
+        .transpose()?
+        .unwrap_or_default();
     let wish = Wish::Say {
         role: Role::User,
-        body: Body::parse("message", text, parts, MessageType::Text, api.limits.message)?,
+        body: MessageBody::parse("message", text, parts, MessageType::Text, api.limits.message)?,
         client_message_id: body
             .client_message_id
             .map(|id| MessageId::parse("clientMessageId", &id))
@@ -251,7 +255,7 @@ fn plain(api: &Api, body: ChatBody<'_>) -> Result<(SessionTarget, Wish)> {
 
 /// `{"id": session, "messages": [UIMessage…] or "message": UIMessage, "trigger", "messageId"?, …}`
 fn ai_sdk(api: &Api, body: ChatBody<'_>) -> Result<(SessionTarget, Wish)> {
-    let id = body.id.or(body.session_id).ok_or_else(|| Error::invalid("id", "is missing"))?;
+    let id = body.id.or(body.session_id).ok_or_else(|| Error::invalid_field("id", "is missing"))?;
     let session = SessionTarget::Ensure(SessionId::parse("id", &id)?);
     let (field, last) = match (body.message, body.messages) {
         (Some(message), _) => ("message", Some(message)),
@@ -264,7 +268,8 @@ fn ai_sdk(api: &Api, body: ChatBody<'_>) -> Result<(SessionTarget, Wish)> {
         let reply = message_id(body.message_id)?.or(last.map(|last| last.id));
         return Ok((session, Wish::Again { reply }));
     }
-    let last = last.ok_or_else(|| Error::invalid("messages", "must hold at least one message"))?;
+    let last =
+        last.ok_or_else(|| Error::invalid_field("messages", "must hold at least one message"))?;
     if last.role == Role::Assistant && !last.results.is_empty() {
         let (results, limit) = (last.results, api.limits.message);
         return Ok((session, Wish::Return { results, of: None, limit }));
@@ -272,11 +277,17 @@ fn ai_sdk(api: &Api, body: ChatBody<'_>) -> Result<(SessionTarget, Wish)> {
     if last.role != Role::User {
         let wants =
             "must end with a message of the role user, or with a reply whose calls have outputs";
-        return Err(Error::invalid(field, wants));
+        return Err(Error::invalid_field(field, wants));
     }
     let wish = Wish::Say {
         role: Role::User,
-        body: Body::parse(field, last.content, last.parts, MessageType::Text, api.limits.message)?,
+        body: MessageBody::parse(
+            field,
+            last.content,
+            last.parts,
+            MessageType::Text,
+            api.limits.message,
+        )?,
         client_message_id: Some(last.id),
         parent: parent(body.parent_id)?,
         on_known: OnKnownId::Edit,

@@ -4,7 +4,7 @@ pub(super) use super::gate::Caller;
 
 use super::Api;
 use super::query::Query;
-use crate::domain::{FilePath, Invalid, MessageId, ProjectId, SessionId};
+use crate::domain::{FieldError, FilePath, MessageId, ProjectId, SessionId};
 use crate::error::{Error, Kind, Result};
 use crate::store::{IdempotencyKey, Repeats};
 use axum::extract::{FromRequestParts, RawPathParams};
@@ -79,11 +79,11 @@ async fn path_id<T>(
     parts: &mut Parts,
     api: &Api,
     name: &'static str,
-    read: fn(&'static str, &str) -> Result<T, Invalid>,
+    read: fn(&'static str, &str) -> Result<T, FieldError>,
 ) -> Result<T> {
     let params = RawPathParams::from_request_parts(parts, api)
         .await
-        .map_err(|error| Error::invalid(name, "must be UTF-8").with_source(error))?;
+        .map_err(|error| Error::invalid_field(name, "must be UTF-8").with_source(error))?;
     let text = params.iter().find(|(key, _)| *key == name).map_or("", |(_, value)| value);
     Ok(read(name, text)?)
 }
@@ -99,7 +99,7 @@ pub(super) fn if_match(headers: &HeaderMap) -> Result<Vec<u32>> {
     }
     let version = |tag: &str| tag.trim().trim_start_matches("W/").trim_matches('"').parse().ok();
     let versions: Option<_> = text.split(',').map(version).collect();
-    versions.ok_or_else(|| Error::invalid("If-Match", "must be ETags, such as \"3\""))
+    versions.ok_or_else(|| Error::invalid_field("If-Match", "must be ETags, such as \"3\""))
 }
 
 /// How a repetition of this request is known, if the client gives it a key. `body` is what it says.
@@ -114,7 +114,10 @@ pub(super) fn idempotency(
             let (key, fingerprint) = (key.to_owned(), digest(body));
             Ok(Some(IdempotencyKey { route, key, fingerprint, repeats: Repeats::Always }))
         }
-        _ => Err(Error::invalid("Idempotency-Key", "must be 1 to 256 visible ASCII characters")),
+        _ => Err(Error::invalid_field(
+            "Idempotency-Key",
+            "must be 1 to 256 visible ASCII characters",
+        )),
     }
 }
 

@@ -7,7 +7,7 @@ use super::envelope::{Answer, Envelope, Failure, ok};
 use super::extract::{Caller, FileOfProject, NoQuery, if_match};
 use super::projects::{Etag, etag};
 use crate::clock;
-use crate::domain::project::{self, FileEntry, FilePath, Language};
+use crate::domain::project::{self, FileEntry, FileLanguage, FilePath};
 use crate::error::Result;
 use crate::memory::tokens;
 use crate::store::NewFile;
@@ -29,8 +29,8 @@ pub(super) struct NewFileBody {
 /// Checks a file and counts its tokens.
 pub(super) async fn new_file(path: &str, body: NewFileBody) -> Result<NewFile> {
     let path = FilePath::parse(path)?;
-    let language = body.language.as_deref().map(Language::parse).transpose()?;
-    let content = project::content(body.content)?;
+    let language = body.language.as_deref().map(FileLanguage::parse).transpose()?;
+    let content = project::parse_file_content(body.content)?;
     Ok(NewFile { path, language, tokens: tokens::count_long(&content).await, content })
 }
 

@@ -10,7 +10,7 @@ use super::serve::Peer;
 use crate::auth::{Credentials, Identity, missing, redeem_ticket, refused};
 use crate::chat::Standing;
 use crate::clock;
-use crate::domain::key::Scope;
+use crate::domain::key::AuthScope;
 use crate::domain::{Principal, SessionId};
 use crate::error::{Error, Kind, Result};
 use axum::body::Body;
@@ -193,13 +193,13 @@ async fn admit(api: &Api, request: &Parts, ticket: Option<String>) -> Result<Ide
         _ => identify(api, request).await?,
     };
     let is_admins = route(request).is_some_and(|path| path.starts_with(ADMIN));
-    if is_admins && identity.scope < Scope::Admin {
+    if is_admins && identity.scope < AuthScope::Admin {
         return Err(Error::new(Kind::Forbidden, "only an admin may do this"));
     }
-    if !is_harmless(request) && identity.scope < Scope::Chat {
+    if !is_harmless(request) && identity.scope < AuthScope::Chat {
         return Err(Error::new(Kind::Forbidden, "this key may only read"));
     }
-    if identity.scope == Scope::Admin {
+    if identity.scope == AuthScope::Admin {
         note(request, &identity);
     }
     Ok(identity)

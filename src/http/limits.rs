@@ -9,7 +9,7 @@
 //! the store: so that has a rate, too, and beyond it a refusal costs next to nothing.
 
 use crate::domain::UserId;
-use crate::domain::quota::Rate;
+use crate::domain::quota::RateLimit;
 use crate::error::{Error, Kind, Result};
 use axum::http::{HeaderMap, HeaderValue};
 use governor::clock::{Clock, DefaultClock};
@@ -72,7 +72,7 @@ pub(super) struct Left {
 
 impl Rates {
     /// A user's rate of changes; what else counts follows from it.
-    pub fn of(rate: Option<Rate>) -> Self {
+    pub fn of(rate: Option<RateLimit>) -> Self {
         let limits = rate.map(|rate| Limits {
             changes: limiter(rate, 1, None),
             repeats: limiter(rate, REPEATS, Some(REPEATS_AT_ONCE)),
@@ -138,7 +138,12 @@ impl Left {
     }
 
     fn refusal(&self, sentence: &'static str) -> Error {
-        Error::spent(Kind::RateLimited, sentence, self.limit, self.wait.unwrap_or_default())
+        Error::limit_exceeded(
+            Kind::RateLimited,
+            sentence,
+            self.limit,
+            self.wait.unwrap_or_default(),
+        )
     }
 
     /// Says in an answer what is left.
@@ -163,12 +168,12 @@ fn network(address: IpAddr) -> IpAddr {
 
 /// So many times the rate; all of it may come at once unless no more than `at_once` may.
 fn limiter<K: Hash + Eq + Clone>(
-    rate: Rate,
+    rate: RateLimit,
     times: u32,
     at_once: Option<NonZeroU32>,
 ) -> Limiter<K> {
     let requests = rate.requests.saturating_mul(NonZeroU32::new(times).unwrap_or(NonZeroU32::MIN));
-    let each = rate.per / requests.get();
+    let each = rate.period / requests.get();
     // A rate of more than one a nanosecond is none that anybody reaches.
     let quota = Quota::with_period(each).unwrap_or(Quota::per_second(requests));
     let burst = at_once.map_or(requests, |most| most.min(requests));
@@ -200,7 +205,7 @@ mod tests {
 
     #[test]
     fn reads_and_changes_are_counted_apart_and_each_user_for_themselves() {
-        let rates = Rates::of(Rate::parse("2/h"));
+        let rates = Rates::of(RateLimit::parse("2/h"));
         let (ann, ben) = (UserId::trusted("ann"), UserId::trusted("ben"));
         let may = |user, class| rates.take(user, class).unwrap().error().is_none();
         assert_eq!([1, 2, 3].map(|_| may(&ann, Class::Change)), [true, true, false]);
@@ -214,13 +219,13 @@ mod tests {
 
     #[test]
     fn an_address_may_only_try_so_many_credentials() {
-        let rates = Rates::of(Rate::parse("3/h"));
+        let rates = Rates::of(RateLimit::parse("3/h"));
         let address: IpAddr = "10.0.0.1".parse().unwrap();
         let told = || rates.refused(address, crate::auth::refused()).kind;
         assert_eq!([1, 2, 3].map(|_| told()), [Kind::Unauthenticated; 3]);
         assert_eq!(told(), Kind::RateLimited);
         assert!((0..597).all(|_| rates.admit(address).is_ok()));
-        let late = rates.refused(address, Error::store("it is away")).kind;
+        let late = rates.refused(address, Error::store_unavailable("it is away")).kind;
         assert_eq!(late, Kind::StoreUnavailable, "that is no fault of theirs");
     }
 }

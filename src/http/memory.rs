@@ -6,9 +6,9 @@ use super::extract::{Caller, SessionPath};
 use super::query::Query;
 use crate::clock;
 use crate::domain::MessageType;
-use crate::domain::memory::{MemoryOptions, STRATEGIES};
-use crate::domain::message::{Body, Parts};
-use crate::domain::principal::Access;
+use crate::domain::memory::{MemoryOptions, STRATEGY_NAMES};
+use crate::domain::message::{MessageBody, MessageParts};
+use crate::domain::principal::AccessLevel;
 use crate::memory::Assembled;
 use axum::Json;
 use axum::extract::State;
@@ -34,17 +34,23 @@ pub(super) async fn preview(
 ) -> Answer<Json<Envelope<Assembled>>> {
     let message = query.text("message");
     let memory = MemoryOptions {
-        strategy: query.word("strategy", &STRATEGIES),
+        strategy: query.word("strategy", &STRATEGY_NAMES),
         max_tokens: query.number("maxTokens", 0..=u32::MAX),
         last_messages: query.number("lastMessages", 1..=u32::MAX),
         recall_tokens: query.number("recallTokens", 0..=u32::MAX),
     };
     query.finish()?;
     let read = |text| {
-        Body::parse("message", text, Parts::default(), MessageType::Text, api.limits.message)
+        MessageBody::parse(
+            "message",
+            text,
+            MessageParts::default(),
+            MessageType::Text,
+            api.limits.message,
+        )
     };
     let message = message.map(read).transpose()?.map(|body| body.content);
-    let session = api.store.session(&who, &id, Access::Own).await?;
+    let session = api.store.session(&who, &id, AccessLevel::Owner).await?;
     let assembled = api.memory.preview(&session, memory, message, clock::now()).await?;
     Ok(ok("Memory retrieved successfully", assembled))
 }

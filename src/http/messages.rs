@@ -8,8 +8,8 @@ use super::gate::note_session;
 use super::query::Query;
 use super::ui::{UiMessage, ui_messages};
 use crate::clock;
-use crate::domain::message::{Body, Parts};
-use crate::domain::page::{MAX_LIMIT, Slice, View};
+use crate::domain::message::{MessageBody, MessageParts};
+use crate::domain::page::{MAX_PAGE_SIZE, MessageSlice, MessageView};
 use crate::domain::{
     Message, MessageId, MessageType, Principal, Role, Session, SessionId, Timestamp, tool,
 };
@@ -69,20 +69,22 @@ pub(super) async fn list(
     SessionPath(session): SessionPath,
     mut query: Query,
 ) -> Answer<Json<Envelope<AnyMessageList>>> {
-    let limit = query.number("limit", 1..=MAX_LIMIT).unwrap_or(50);
+    let limit = query.number("limit", 1..=MAX_PAGE_SIZE).unwrap_or(50);
     let before = query.parsed("before", |id| MessageId::parse("before", id));
     let after = query.parsed("after", |id| MessageId::parse("after", id));
-    let view = query.word("view", &[("path", View::Path), ("all", View::All)]).unwrap_or_default();
+    let view = query
+        .word("view", &[("path", MessageView::Path), ("all", MessageView::All)])
+        .unwrap_or_default();
     let format = query
         .word("format", &[("plain", Format::Plain), ("ui", Format::Ui)])
         .unwrap_or(Format::Plain);
     let slice = match (before, after) {
-        (None, None) => Slice::Newest,
-        (Some(id), None) => Slice::Before(id),
-        (None, Some(id)) => Slice::After(id),
+        (None, None) => MessageSlice::Newest,
+        (Some(id), None) => MessageSlice::Before(id),
+        (None, Some(id)) => MessageSlice::After(id),
         (Some(_), Some(_)) => {
             query.complain("after", "must not come with before");
-            Slice::Newest
+            MessageSlice::Newest
         }
     };
     query.finish()?;
@@ -120,9 +122,11 @@ async fn from_beginning(
         }
         _ => first,
     };
-    let Some(beginning) = tool::continued(results.role, &results.parts) else { return Ok(page) };
-    let slice = Slice::Before(first.id.clone());
-    let query = MessageQuery { view: View::Path, slice, limit: MAX_LIMIT };
+    let Some(beginning) = tool::find_continued_reply(results.role, &results.parts) else {
+        return Ok(page);
+    };
+    let slice = MessageSlice::Before(first.id.clone());
+    let query = MessageQuery { view: MessageView::Path, slice, limit: MAX_PAGE_SIZE };
     let before = api.store.messages(who, session, query).await?;
     let place = before.messages.iter().position(|message| message.id == beginning);
     let Some(place) = place else { return Ok(page) };
@@ -203,9 +207,13 @@ pub(super) async fn post(
 ) -> Answer<(StatusCode, Json<Envelope<Posted>>)> {
     let body: NewMessageBody = parse(&raw)?;
     let session_id = SessionId::parse("chatSessionId", &body.chat_session_id)?;
-    let parts =
-        body.parts.map(|parts| Parts::parse("parts", &parts)).transpose()?.unwrap_or_default();
-    let content = Body::parse("content", body.content, parts, body.kind, api.limits.message)?;
+    let parts = body
+        .parts
+        .map(|parts| MessageParts::parse("parts", &parts))
+        .transpose()?
+        .unwrap_or_default();
+    let content =
+        MessageBody::parse("content", body.content, parts, body.kind, api.limits.message)?;
     let now = clock::now();
     let post = PostMessage {
         session_id,
@@ -220,7 +228,7 @@ pub(super) async fn post(
                 .transpose()?,
             role: body.role,
             sender_id: who.user.clone(),
-            tokens: tokens::count_long(&content.counted()).await,
+            tokens: tokens::count_long(&content.countable_text()).await,
             body: content,
             created_at: body.created_at.unwrap_or(now),
             reply: ReplyFields::default(),

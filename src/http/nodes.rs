@@ -5,9 +5,9 @@ use super::body::JsonBody;
 use super::envelope::{Answer, Envelope, Failure, ok};
 use super::extract::{Caller, NoQuery, NodePath, SessionPath};
 use super::query::Query;
-use crate::domain::node::{Node, chat_id, number_of};
-use crate::domain::page::MAX_LIMIT;
-use crate::domain::{Invalid, MessageId, SessionId, UserId};
+use crate::domain::node::{ChatNode, format_chat_id, parse_chat_id};
+use crate::domain::page::MAX_PAGE_SIZE;
+use crate::domain::{FieldError, MessageId, SessionId, UserId};
 use crate::error::{Error, Kind};
 use axum::Json;
 use axum::extract::State;
@@ -19,7 +19,7 @@ use utoipa::ToSchema;
 #[serde(rename_all = "camelCase")]
 pub(super) struct NodeList {
     /// By number: `_1`, `_2`, …
-    nodes: Vec<Node>,
+    nodes: Vec<ChatNode>,
     /// Where the list goes on: the name of the next node; `null` at its end.
     next_cursor: Option<String>,
 }
@@ -41,12 +41,12 @@ pub(super) async fn list(
     SessionPath(session): SessionPath,
     mut query: Query,
 ) -> Answer<Json<Envelope<NodeList>>> {
-    let limit = query.number("limit", 1..=MAX_LIMIT).unwrap_or(MAX_LIMIT);
-    let wants = || Invalid::new("cursor", "must be a nextCursor of the same list");
-    let first = query.parsed("cursor", |name| number_of(&session, name).ok_or_else(wants));
+    let limit = query.number("limit", 1..=MAX_PAGE_SIZE).unwrap_or(MAX_PAGE_SIZE);
+    let wants = || FieldError::new("cursor", "must be a nextCursor of the same list");
+    let first = query.parsed("cursor", |name| parse_chat_id(&session, name).ok_or_else(wants));
     query.finish()?;
     let page = api.store.nodes(&who, &session, first.unwrap_or(1), limit).await?;
-    let next_cursor = page.next.map(|number| chat_id(&session, number));
+    let next_cursor = page.next.map(|number| format_chat_id(&session, number));
     Ok(ok("Nodes retrieved successfully", NodeList { nodes: page.nodes, next_cursor }))
 }
 
@@ -54,16 +54,16 @@ pub(super) async fn list(
 #[utoipa::path(
     get, path = "/api/chat-sessions/{sessionId}/nodes/{chatId}", tag = "messages",
     params(("sessionId" = String, Path), ("chatId" = String, Path, description = "`chat_<sessionId>_<number>`")),
-    responses((status = 200, body = Envelope<Node>), (status = "default", body = Failure))
+    responses((status = 200, body = Envelope<ChatNode>), (status = "default", body = Failure))
 )]
 pub(super) async fn get(
     State(api): State<Api>,
     Caller(who): Caller,
     NodePath(session, name): NodePath,
     _query: NoQuery,
-) -> Answer<Json<Envelope<Node>>> {
+) -> Answer<Json<Envelope<ChatNode>>> {
     // Number 0 is no node's: whoever may not see the session learns nothing of its nodes.
-    let number = number_of(&session, &name).unwrap_or(0);
+    let number = parse_chat_id(&session, &name).unwrap_or(0);
     let page = api.store.nodes(&who, &session, number, 1).await?;
     let node = page.nodes.into_iter().find(|node| node.chat_id == name);
     let node =

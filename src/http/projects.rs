@@ -8,11 +8,11 @@ use super::files::{NewFileBody, new_file};
 use super::query::Query;
 use super::sessions::{DeletedSessions, SessionList, session_query};
 use crate::clock;
-use crate::domain::page::{MAX_LIMIT, Pagination};
+use crate::domain::page::{MAX_PAGE_SIZE, Pagination};
 use crate::domain::project::{self, GenerationStatus};
-use crate::domain::{Invalid, Project, ProjectId};
+use crate::domain::{FieldError, Project, ProjectId};
 use crate::error::{Error, Result};
-use crate::json::{Object, present};
+use crate::json::{StrictObject, present};
 use crate::store::{NewFile, NewProject, ProjectChange};
 use axum::Json;
 use axum::extract::State;
@@ -49,7 +49,7 @@ pub(super) struct CreateProject {
     generation_status: Option<GenerationStatus>,
     /// Each path once.
     #[schema(value_type = Option<Vec<ProjectFileBody>>)]
-    files: Option<Vec<Object<ProjectFileBody>>>,
+    files: Option<Vec<StrictObject<ProjectFileBody>>>,
 }
 
 /// A file of a project to create.
@@ -76,8 +76,8 @@ pub(super) async fn create(
 ) -> Answer<(StatusCode, ProjectAnswer)> {
     let new = NewProject {
         id: ProjectId::generate(),
-        name: project::name(&body.name)?,
-        description: project::description(body.description.unwrap_or_default())?,
+        name: project::parse_name(&body.name)?,
+        description: project::parse_description(body.description.unwrap_or_default())?,
         system_prompt: system_prompt(&api, body.system_prompt)?,
         generation_status: body.generation_status.unwrap_or_default(),
         files: new_files(body.files.unwrap_or_default()).await?,
@@ -86,19 +86,19 @@ pub(super) async fn create(
     Ok((StatusCode::CREATED, with_etag("Project created successfully", project)))
 }
 
-async fn new_files(bodies: Vec<Object<ProjectFileBody>>) -> Result<Vec<NewFile>> {
+async fn new_files(bodies: Vec<StrictObject<ProjectFileBody>>) -> Result<Vec<NewFile>> {
     // Before their tokens are counted, which takes a while.
-    project::ensure_fit(bodies.iter().map(|Object(file)| file.content.len()))?;
+    project::check_file_sizes(bodies.iter().map(|StrictObject(file)| file.content.len()))?;
     let mut files = Vec::with_capacity(bodies.len());
     let mut paths = HashSet::new();
-    for (index, Object(file)) in bodies.into_iter().enumerate() {
+    for (index, StrictObject(file)) in bodies.into_iter().enumerate() {
         let place = format!("files[{index}]");
         let ProjectFileBody { path, content, language } = file;
         let file = new_file(&path, NewFileBody { content, language })
             .await
-            .map_err(|error| error.at(&place))?;
+            .map_err(|error| error.within(&place))?;
         if !paths.insert(file.path.clone()) {
-            return Err(Invalid::new("path", "must not be that of another file")
+            return Err(FieldError::new("path", "must not be that of another file")
                 .within(place)
                 .into());
         }
@@ -107,8 +107,8 @@ async fn new_files(bodies: Vec<Object<ProjectFileBody>>) -> Result<Vec<NewFile>>
     Ok(files)
 }
 
-fn system_prompt(api: &Api, text: Option<String>) -> Result<Option<String>, Invalid> {
-    text.map_or(Ok(None), |text| project::system_prompt(text, api.limits.message))
+fn system_prompt(api: &Api, text: Option<String>) -> Result<Option<String>, FieldError> {
+    text.map_or(Ok(None), |text| project::parse_system_prompt(text, api.limits.message))
 }
 
 /// A page of projects.
@@ -134,7 +134,7 @@ pub(super) async fn list(
     mut query: Query,
 ) -> Answer<Json<Envelope<ProjectList>>> {
     let page = query.number("page", 1..=u32::MAX).unwrap_or(1);
-    let limit = query.number("limit", 1..=MAX_LIMIT).unwrap_or(20);
+    let limit = query.number("limit", 1..=MAX_PAGE_SIZE).unwrap_or(20);
     query.finish()?;
     let page = api.store.projects(&who, page, limit).await?;
     let list = ProjectList { projects: page.projects, pagination: page.pagination };
@@ -192,13 +192,13 @@ pub(super) async fn change(
 ) -> Answer<ProjectAnswer> {
     if body.files.is_some() {
         let wants = "must be changed one by one: PUT or DELETE /api/projects/:id/files/PATH";
-        return Err(Error::invalid("files", wants));
+        return Err(Error::invalid_field("files", wants));
     }
     let description = body.description.map(Option::unwrap_or_default);
     let system_prompt = body.system_prompt.map(|text| system_prompt(&api, text)).transpose()?;
     let change = ProjectChange {
-        name: body.name.as_deref().map(project::name).transpose()?,
-        description: description.map(project::description).transpose()?,
+        name: body.name.as_deref().map(project::parse_name).transpose()?,
+        description: description.map(project::parse_description).transpose()?,
         system_prompt,
         generation_status: body.generation_status,
     };
@@ -247,7 +247,7 @@ pub(super) async fn sessions(
 ) -> Answer<Json<Envelope<SessionList>>> {
     let mut query = session_query(query)?;
     if query.project_id.is_some() {
-        return Err(Error::invalid("projectId", "is not a parameter of this route"));
+        return Err(Error::invalid_field("projectId", "is not a parameter of this route"));
     }
     let project = api.store.project(&who, &id).await?;
     query.project_id = Some(project.id);

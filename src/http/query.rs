@@ -1,6 +1,6 @@
 //! Query strings, read strictly: what is unknown or wrong is refused, all of it at once.
 
-use crate::domain::Invalid;
+use crate::domain::FieldError;
 use crate::error::{Error, Result};
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
@@ -11,7 +11,7 @@ use std::ops::RangeInclusive;
 /// The parameters of a request. Take each one that the route knows, then [`Query::finish`].
 pub(super) struct Query {
     given: Vec<(String, String)>,
-    complaints: Vec<Invalid>,
+    complaints: Vec<FieldError>,
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Query {
@@ -48,13 +48,13 @@ impl Query {
     pub(super) fn parsed<T>(
         &mut self,
         name: &'static str,
-        read: impl Fn(&str) -> Result<T, Invalid>,
+        read: impl Fn(&str) -> Result<T, FieldError>,
     ) -> Option<T> {
         let text = self.text(name)?;
         match read(&text) {
             Ok(value) => Some(value),
             Err(invalid) => {
-                self.complain(name, invalid.wants);
+                self.complain(name, invalid.message);
                 None
             }
         }
@@ -68,7 +68,7 @@ impl Query {
         };
         self.parsed(name, |text| match text.parse() {
             Ok(number) if range.contains(&number) => Ok(number),
-            _ => Err(Invalid::new(name, wants.clone())),
+            _ => Err(FieldError::new(name, wants.clone())),
         })
     }
 
@@ -79,20 +79,20 @@ impl Query {
             let found = words.iter().find(|(word, _)| *word == text);
             found
                 .map(|(_, value)| *value)
-                .ok_or_else(|| Invalid::new(name, format!("must be one of {known}")))
+                .ok_or_else(|| FieldError::new(name, format!("must be one of {known}")))
         })
     }
 
     /// Says that a parameter wants something else.
     pub(super) fn complain(&mut self, name: &'static str, wants: impl Into<Cow<'static, str>>) {
-        self.complaints.push(Invalid::new(name, wants));
+        self.complaints.push(FieldError::new(name, wants));
     }
 
     /// Refuses the request if anything was wrong or is left over.
     pub(super) fn finish(mut self) -> Result<()> {
         for (name, _) in self.given {
             let name: String = name.chars().take(64).collect();
-            self.complaints.push(Invalid::new(name, "is not a parameter of this route"));
+            self.complaints.push(FieldError::new(name, "is not a parameter of this route"));
         }
         if self.complaints.is_empty() {
             Ok(())

@@ -5,9 +5,9 @@ use super::envelope::{Answer, Envelope, Failure, ok};
 use super::extract::Caller;
 use super::query::Query;
 use crate::chat::Finding;
-use crate::domain::page::MAX_LIMIT;
-use crate::domain::search::{SearchQuery, Spot, terms};
-use crate::domain::{Invalid, MessageId, ProjectId, Role, SessionId, Timestamp};
+use crate::domain::page::MAX_PAGE_SIZE;
+use crate::domain::search::{SearchCursor, SearchQuery, parse_terms};
+use crate::domain::{FieldError, MessageId, ProjectId, Role, SessionId, Timestamp};
 use crate::error::Result;
 use axum::Json;
 use axum::extract::State;
@@ -97,16 +97,17 @@ pub(super) async fn search(
 fn search_query(mut query: Query) -> Result<SearchQuery> {
     let time = |name: &'static str| {
         move |text: &str| {
-            Timestamp::parse(text).ok_or_else(|| Invalid::new(name, "must be a time in RFC 3339"))
+            Timestamp::parse(text)
+                .ok_or_else(|| FieldError::new(name, "must be a time in RFC 3339"))
         }
     };
     let question = query.text("q").unwrap_or_default();
     let asked = match question.len() {
-        0..=MAX_QUESTION => terms(&question),
-        _ => Err(Invalid::new("q", "must be at most 1000 bytes")),
+        0..=MAX_QUESTION => parse_terms(&question),
+        _ => Err(FieldError::new("q", "must be at most 1000 bytes")),
     };
     if let Err(invalid) = &asked {
-        query.complain("q", invalid.wants.clone());
+        query.complain("q", invalid.message.clone());
     }
     let roles = [Role::User, Role::Assistant, Role::System, Role::Tool];
     let found = SearchQuery {
@@ -116,8 +117,8 @@ fn search_query(mut query: Query) -> Result<SearchQuery> {
         role: query.word("role", &roles.map(|role| (role.as_str(), role))),
         from: query.parsed("from", time("from")),
         to: query.parsed("to", time("to")),
-        after: query.parsed("cursor", Spot::decode),
-        limit: query.number("limit", 1..=MAX_LIMIT).unwrap_or(20),
+        after: query.parsed("cursor", SearchCursor::decode),
+        limit: query.number("limit", 1..=MAX_PAGE_SIZE).unwrap_or(20),
     };
     query.finish()?;
     Ok(found)

@@ -6,12 +6,14 @@ use super::envelope::{Answer, Envelope, Failure, ok};
 use super::extract::{Caller, NoQuery, SessionPath, if_match};
 use super::query::Query;
 use crate::clock;
-use crate::domain::page::{Cursor, MAX_LIMIT, Pagination, Place, SessionQuery, Sort};
-use crate::domain::principal::Access;
-use crate::domain::session::{JsonObject, MAX_PARTICIPANTS, SessionStatus, Settings};
-use crate::domain::text::words;
-use crate::domain::title::Title;
-use crate::domain::{Invalid, ProjectId, Session, SessionId, Timestamp, UserId};
+use crate::domain::page::{
+    MAX_PAGE_SIZE, PagePosition, Pagination, SessionCursor, SessionQuery, SortOrder,
+};
+use crate::domain::principal::AccessLevel;
+use crate::domain::session::{JsonObject, MAX_PARTICIPANTS, SessionSettings, SessionStatus};
+use crate::domain::text::fold_words;
+use crate::domain::title::SessionTitle;
+use crate::domain::{FieldError, ProjectId, Session, SessionId, Timestamp, UserId};
 use crate::error::{Error, Result};
 use crate::json::{nullable, optional_object, present};
 use crate::store::{DeleteFilter, Deleted, NewSession, SessionChange, SessionPage};
@@ -52,7 +54,7 @@ pub(super) struct CreateSession {
     #[schema(value_type = Object)]
     theme: Option<Box<RawValue>>,
     #[serde(deserialize_with = "optional_object")]
-    settings: Option<Settings>,
+    settings: Option<SessionSettings>,
     /// 1 to 128 characters of `A-Za-z0-9._:-`. Repeated by its owner it gives the same session.
     session_id: Option<String>,
 }
@@ -74,7 +76,7 @@ pub(super) async fn create(
 ) -> Answer<(StatusCode, SessionAnswer)> {
     let new = NewSession {
         id: body.session_id.map(|id| SessionId::parse("sessionId", &id)).transpose()?,
-        title: Title::given(body.title.as_deref())?,
+        title: SessionTitle::from_user(body.title.as_deref())?,
         project_id: body.project_id.map(|id| ProjectId::parse("projectId", &id)).transpose()?,
         participants: participants(body.participants.unwrap_or_default())?,
         meta: object("meta", body.meta)?.unwrap_or_default(),
@@ -92,17 +94,23 @@ pub(super) async fn create(
 
 fn participants(users: Vec<String>) -> Result<Vec<UserId>> {
     if users.len() >= MAX_PARTICIPANTS {
-        return Err(Error::invalid("participants", "must be at most 99 users beside the owner"));
+        return Err(Error::invalid_field(
+            "participants",
+            "must be at most 99 users beside the owner",
+        ));
     }
     users.iter().map(|user| Ok(UserId::parse("participants", user)?)).collect()
 }
 
-fn object(field: &'static str, raw: Option<Box<RawValue>>) -> Result<Option<JsonObject>, Invalid> {
+fn object(
+    field: &'static str,
+    raw: Option<Box<RawValue>>,
+) -> Result<Option<JsonObject>, FieldError> {
     raw.map(|raw| JsonObject::parse(field, &raw)).transpose()
 }
 
-fn checked_settings(api: &Api, settings: Settings) -> Result<Settings> {
-    settings.checked(api.limits.message).map_err(|invalid| invalid.within("settings").into())
+fn checked_settings(api: &Api, settings: SessionSettings) -> Result<SessionSettings> {
+    settings.validate(api.limits.message).map_err(|invalid| invalid.within("settings").into())
 }
 
 /// A page of sessions.
@@ -154,18 +162,19 @@ impl From<SessionPage> for SessionList {
 }
 
 pub(super) fn session_query(mut query: Query) -> Result<SessionQuery> {
-    let sort = query.parsed("sort", Sort::parse).unwrap_or_default();
+    let sort = query.parsed("sort", SortOrder::parse).unwrap_or_default();
     let page = query.number("page", 1..=u32::MAX);
-    let cursor = query.parsed("cursor", |text| Cursor::decode(text, sort));
+    let cursor = query.parsed("cursor", |text| SessionCursor::decode(text, sort));
     if page.is_some() && cursor.is_some() {
         query.complain("cursor", "must not come with page");
     }
     let search = query.text("search").filter(|search| !search.trim().is_empty());
     let found = SessionQuery {
-        place: cursor.map_or(Place::Page(page.unwrap_or(1)), Place::After),
-        limit: query.number("limit", 1..=MAX_LIMIT).unwrap_or(20),
+        position: cursor.map_or(PagePosition::Page(page.unwrap_or(1)), PagePosition::After),
+        limit: query.number("limit", 1..=MAX_PAGE_SIZE).unwrap_or(20),
         sort,
-        search: search.map(|search| words(&search).into_iter().take(MAX_SEARCH_WORDS).collect()),
+        search: search
+            .map(|search| fold_words(&search).into_iter().take(MAX_SEARCH_WORDS).collect()),
         project_id: query.parsed("projectId", |id| ProjectId::parse("projectId", id)),
         status: query.parsed("status", SessionStatus::parse),
         archived: query
@@ -188,7 +197,7 @@ pub(super) async fn get(
     SessionPath(id): SessionPath,
     _query: NoQuery,
 ) -> Answer<SessionAnswer> {
-    let session = api.store.session(&who, &id, Access::Participate).await?;
+    let session = api.store.session(&who, &id, AccessLevel::Participant).await?;
     Ok(with_etag("Session retrieved successfully", session))
 }
 
@@ -213,7 +222,7 @@ pub(super) struct ChangeSession {
     #[serde(deserialize_with = "present")]
     theme: Option<Box<RawValue>>,
     #[serde(deserialize_with = "optional_object")]
-    settings: Option<Settings>,
+    settings: Option<SessionSettings>,
     participants: Option<Vec<String>>,
     /// Null takes the session out of its project.
     #[serde(deserialize_with = "present")]
@@ -241,7 +250,7 @@ pub(super) async fn change(
         Some(Some(id)) => Some(Some(ProjectId::parse("projectId", &id)?)),
     };
     let change = SessionChange {
-        title: body.title.map(|title| Title::given(title.as_deref())).transpose()?,
+        title: body.title.map(|title| SessionTitle::from_user(title.as_deref())).transpose()?,
         status: body.status.map(|status| SessionStatus::parse(&status)).transpose()?,
         archived: body.archived,
         pinned: body.pinned,
@@ -281,7 +290,7 @@ pub(super) async fn set_title(
     headers: HeaderMap,
     JsonBody(body): JsonBody<NewTitle>,
 ) -> Answer<SessionAnswer> {
-    let title = Title::given(body.title.as_deref())?;
+    let title = SessionTitle::from_user(body.title.as_deref())?;
     let change = SessionChange { title: Some(title), ..SessionChange::default() };
     let session =
         api.chat.change_session(&who, &id, change, if_match(&headers)?, clock::now()).await?;
@@ -374,14 +383,15 @@ pub(super) async fn delete_many(
 ) -> Answer<Json<Envelope<DeletedSessions>>> {
     let project = query.parsed("projectId", |id| ProjectId::parse("projectId", id));
     let before = query.parsed("before", |time| {
-        Timestamp::parse(time).ok_or_else(|| Invalid::new("before", "must be a time in RFC 3339"))
+        Timestamp::parse(time)
+            .ok_or_else(|| FieldError::new("before", "must be a time in RFC 3339"))
     });
     query.finish()?;
     let filter = match (project, before) {
         (Some(project), None) => DeleteFilter::Project(project),
         (None, Some(time)) => DeleteFilter::Before(time),
         _ => {
-            return Err(Error::invalid(
+            return Err(Error::invalid_field(
                 "projectId",
                 "or before, one of the two, must say what to delete",
             ));

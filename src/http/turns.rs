@@ -11,7 +11,7 @@ use super::sse;
 use crate::chat::{Cursor, NewTurn, Wish};
 use crate::domain::TurnId;
 use crate::domain::memory::MemoryOptions;
-use crate::domain::session::Settings;
+use crate::domain::session::SessionSettings;
 use crate::json::optional_object;
 use crate::store::SessionTarget;
 use axum::Json;
@@ -130,16 +130,16 @@ pub(super) async fn regenerate(
 ) -> Answer<Response> {
     let body: RegenerateBody = bytes.as_deref().map(parse).transpose()?.unwrap_or_default();
     let said = [session.as_str().as_bytes(), bytes.as_deref().unwrap_or_default()].concat();
-    let settings = Settings {
+    let settings = SessionSettings {
         model: body.model,
         system_prompt: body.system_prompt,
         temperature: body.temperature,
         top_p: body.top_p,
         max_output_tokens: body.max_output_tokens,
         memory: body.memory.unwrap_or_default(),
-        ..Settings::default()
+        ..SessionSettings::default()
     }
-    .checked(api.limits.message)?;
+    .validate(api.limits.message)?;
     let turn = NewTurn {
         who,
         session: SessionTarget::Existing(session),

@@ -2,12 +2,12 @@
 //!
 //! Shape: <https://ai-sdk.dev/docs/reference/ai-sdk-core/ui-message>.
 
-use crate::domain::image::{Image, image};
-use crate::domain::message::{Parts, Status};
-use crate::domain::tool::NewResult;
+use crate::domain::image::{MessageImage, parse_image};
+use crate::domain::message::{MessageParts, Status};
+use crate::domain::tool::NewToolResult;
 use crate::domain::{Message, MessageId, Role, Timestamp, Usage};
 use crate::error::{Error, Result};
-use crate::json::Object;
+use crate::json::StrictObject;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
@@ -106,7 +106,7 @@ fn ui_file(part: &Value) -> Option<Value> {
     if part["type"] == "file" {
         return None;
     }
-    let Image { url, .. } = image(part)?;
+    let MessageImage { url, .. } = parse_image(part)?;
     let data = url.strip_prefix("data:").and_then(|data| data.split([';', ',']).next());
     Some(json!({ "type": "file", "mediaType": data.unwrap_or("image/*"), "url": &*url }))
 }
@@ -127,7 +127,7 @@ fn ui_call(call: &Value) -> Value {
 }
 
 impl UiMessage {
-    fn take_results(&mut self, parts: &Parts) {
+    fn take_results(&mut self, parts: &MessageParts) {
         let results: Vec<Value> = serde_json::from_str(parts.as_json()).unwrap_or_default();
         for result in results.iter().filter(|part| part["type"] == "tool-result") {
             let id = &result["toolCallId"];
@@ -160,9 +160,9 @@ pub(super) struct LastMessage {
     pub(super) id: MessageId,
     pub(super) role: Role,
     pub(super) content: String,
-    pub(super) parts: Parts,
+    pub(super) parts: MessageParts,
     /// What came of the calls of a reply.
-    pub(super) results: Vec<NewResult>,
+    pub(super) results: Vec<NewToolResult>,
 }
 
 #[derive(Deserialize)]
@@ -193,7 +193,7 @@ struct Call<'a> {
 
 impl Call<'_> {
     /// `None` while there is no result. What a person would not allow is told as a failure.
-    fn result(self, field: &'static str) -> Result<Option<NewResult>> {
+    fn result(self, field: &'static str) -> Result<Option<NewToolResult>> {
         let (Some(id), Some(state)) = (self.tool_call_id, self.state) else { return Ok(None) };
         let (output, is_error) = match (state.as_str(), self.output) {
             ("output-available", Some(output)) => (output.to_owned(), false),
@@ -207,7 +207,7 @@ impl Call<'_> {
             }
             _ => return Ok(None),
         };
-        Ok(Some(NewResult::parse(field, id, output, is_error)?))
+        Ok(Some(NewToolResult::parse(field, id, output, is_error)?))
     }
 }
 
@@ -215,18 +215,20 @@ impl Call<'_> {
 pub(super) fn read(field: &'static str, raw: &RawValue) -> Result<LastMessage> {
     let wrong = |error: serde_json::Error| {
         let text = error.to_string();
-        Error::invalid(field, format!("must be a UIMessage {{id, role, parts}}: {text}"))
+        Error::invalid_field(field, format!("must be a UIMessage {{id, role, parts}}: {text}"))
     };
-    let Object(incoming): Object<Incoming<'_>> = serde_json::from_str(raw.get()).map_err(wrong)?;
+    let StrictObject(incoming): StrictObject<Incoming<'_>> =
+        serde_json::from_str(raw.get()).map_err(wrong)?;
     let mut texts = Vec::new();
     let mut others = Vec::new();
     let mut results = Vec::new();
     for part in incoming.parts {
-        let Object(kind): Object<Kind> = serde_json::from_str(part.get()).map_err(wrong)?;
+        let StrictObject(kind): StrictObject<Kind> =
+            serde_json::from_str(part.get()).map_err(wrong)?;
         match (kind.kind.as_str(), kind.text) {
             ("text", Some(text)) => texts.push(text),
             ("text", None) => {
-                return Err(Error::invalid(field, "must have a text in each text part"));
+                return Err(Error::invalid_field(field, "must have a text in each text part"));
             }
             // A mark of where a step of the model began: no content.
             ("step-start", _) => {}
@@ -242,7 +244,7 @@ pub(super) fn read(field: &'static str, raw: &RawValue) -> Result<LastMessage> {
         id: MessageId::parse("id", &incoming.id).map_err(|invalid| invalid.within(field))?,
         role: incoming.role,
         content: texts.join("\n"),
-        parts: Parts::parse("parts", &others)?,
+        parts: MessageParts::parse("parts", &others)?,
         results,
     })
 }

@@ -5,8 +5,8 @@ use super::envelope::{Answer, Envelope, Failure, ok};
 use super::extract::Caller;
 use super::query::Query;
 use crate::clock;
-use crate::domain::quota::NANO;
-use crate::domain::{Invalid, Timestamp, UserId};
+use crate::domain::quota::NANOS_PER_UNIT;
+use crate::domain::{FieldError, Timestamp, UserId};
 use crate::error::{Error, Result};
 use crate::store::{GroupBy, UsageLine, UsageQuery};
 use axum::Json;
@@ -65,7 +65,7 @@ impl From<UsageLine> for UsageSum {
             cached_tokens: line.cached_tokens,
             completion_tokens: line.completion_tokens,
             reasoning_tokens: line.reasoning_tokens,
-            cost: line.cost.map(|cost| cost as f64 / NANO),
+            cost: line.cost.map(|cost| cost as f64 / NANOS_PER_UNIT),
         }
     }
 }
@@ -144,16 +144,16 @@ fn usage_query(
     let to = to.unwrap_or_else(|| Timestamp::from_millis(clock::now().as_millis() + 1));
     let usual = Timestamp::from_millis(to.as_millis() - USUAL * DAY);
     let from = from.unwrap_or(usual);
-    if from >= to || to.since(from) > LONGEST {
-        return Err(Error::invalid("from", "must be before to, by at most 366 days"));
+    if from >= to || to.duration_since(from) > LONGEST {
+        return Err(Error::invalid_field("from", "must be before to, by at most 366 days"));
     }
     Ok(UsageQuery { user, from, to, group_by, most: MOST })
 }
 
 /// A time, or a day in UTC: its beginning, and so many milliseconds.
-fn time(field: &'static str, text: &str, behind: i64) -> Result<Timestamp, Invalid> {
+fn time(field: &'static str, text: &str, behind: i64) -> Result<Timestamp, FieldError> {
     let day = || Timestamp::parse(&format!("{text}T00:00:00Z"));
     let of_day = || day().map(|day| Timestamp::from_millis(day.as_millis() + behind));
     let wants = "must be a day such as 2026-01-31, or a time in RFC 3339";
-    Timestamp::parse(text).or_else(of_day).ok_or_else(|| Invalid::new(field, wants))
+    Timestamp::parse(text).or_else(of_day).ok_or_else(|| FieldError::new(field, wants))
 }

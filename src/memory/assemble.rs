@@ -10,10 +10,10 @@ use super::strategies::Shares;
 use super::summary::Shown;
 use super::tokens::Vocabulary;
 use super::tools::{Calling, matched, pair};
-use crate::domain::attachment::told;
-use crate::domain::image::Image;
-use crate::domain::memory::Strategy;
-use crate::domain::session::Settings;
+use crate::domain::attachment::render_text;
+use crate::domain::image::MessageImage;
+use crate::domain::memory::MemoryStrategy;
+use crate::domain::session::SessionSettings;
 use crate::domain::tool::{self, ToolCall, ToolResult};
 use crate::domain::{MessageId, Role, Session, Timestamp};
 use crate::error::Result;
@@ -61,7 +61,7 @@ pub struct Piece {
     /// How many pictures go with it.
     #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "count")]
     #[schema(value_type = u32)]
-    pub images: Vec<Image>,
+    pub images: Vec<MessageImage>,
     /// The functions that it calls.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(value_type = Vec<Object>)]
@@ -80,7 +80,7 @@ pub struct Piece {
 #[serde(rename_all = "camelCase")]
 pub struct Assembled {
     /// The strategy.
-    pub strategy: Strategy,
+    pub strategy: MemoryStrategy,
     /// The model.
     pub model: String,
     /// Its context window, in tokens.
@@ -116,7 +116,7 @@ pub struct NewMessage {
     /// Its text, and what is attached to it.
     pub text: Arc<str>,
     /// The pictures that go with it.
-    pub images: Vec<Image>,
+    pub images: Vec<MessageImage>,
     /// What came of the calls it answers.
     pub results: Vec<ToolResult>,
     /// The reply that wrote these calls. The path ends before it.
@@ -363,8 +363,8 @@ fn verbatim(read: Vec<Remembered>, plan: &Plan, steady: Shares, now: Shares) -> 
             let tokens = match plan.vocabulary {
                 Vocabulary::O200k => message.tokens,
                 vocabulary => {
-                    let calls = tool::text_of_calls(&tool::calls(&message.parts));
-                    let told = told(&message.content, &message.parts);
+                    let calls = tool::format_calls(&tool::parse_calls(&message.parts));
+                    let told = render_text(&message.content, &message.parts);
                     vocabulary.count(&told).saturating_add(vocabulary.count(&calls))
                 }
             };
@@ -420,7 +420,7 @@ fn project_piece((text, tokens): (Arc<str>, u32)) -> Piece {
     Piece { tokens, ..Piece::plain(PieceKind::Project, Role::System, text) }
 }
 
-fn count<S: Serializer>(images: &[Image], serializer: S) -> Result<S::Ok, S::Error> {
+fn count<S: Serializer>(images: &[MessageImage], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_u64(images.len() as u64)
 }
 
@@ -435,7 +435,7 @@ fn framed_tokens(pieces: &[Piece], counts: impl Fn(&Piece) -> bool) -> u32 {
 
 impl Assembled {
     /// What the model is sent.
-    pub fn prompt(&self, settings: &Settings) -> Prompt {
+    pub fn prompt(&self, settings: &SessionSettings) -> Prompt {
         let mut recalled = String::new();
         let mut messages = Vec::with_capacity(self.pieces.len());
         for piece in &self.pieces {
@@ -461,7 +461,7 @@ impl Assembled {
             temperature: settings.temperature,
             top_p: settings.top_p,
             max_output_tokens: settings.max_output_tokens,
-            further: settings.further.clone(),
+            further: settings.extra_params.clone(),
             cache_key: None,
         }
     }

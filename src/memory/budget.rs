@@ -6,14 +6,14 @@ use super::correction::Correction;
 use super::strategies::{self, Room, Shares};
 use super::tokens::Vocabulary;
 use super::vision::{Sight, Taken};
-use crate::domain::memory::{MemoryOptions, Strategy};
+use crate::domain::memory::{MemoryOptions, MemoryStrategy};
 use crate::domain::message;
 use crate::error::{Error, Kind, Result};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// What each message takes beside its text.
-pub(super) const MESSAGE_OVERHEAD: u32 = message::PROMPT_SHARE;
+pub(super) const MESSAGE_OVERHEAD: u32 = message::MESSAGE_TOKEN_OVERHEAD;
 /// What every prompt takes beside its messages: the beginning of the reply.
 pub(super) const PROMPT_OVERHEAD: u32 = 3;
 /// What is kept for the reply unless its limit is given, or a quarter of a small window.
@@ -77,7 +77,7 @@ pub struct Plan {
     /// What is kept for the reply, in tokens.
     pub reply_reserve: u32,
     /// The strategy.
-    pub strategy: Strategy,
+    pub strategy: MemoryStrategy,
     /// The system prompt.
     pub system: Arc<str>,
     /// Its tokens.
@@ -196,7 +196,7 @@ impl Fixed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::memory::STRATEGIES;
+    use crate::domain::memory::STRATEGY_NAMES;
     use proptest::prelude::*;
     use proptest::strategy::Strategy;
 
@@ -211,7 +211,7 @@ mod tests {
     }
 
     fn options() -> impl Strategy<Value = MemoryOptions> {
-        let ways = STRATEGIES.map(|(_, way)| way);
+        let ways = STRATEGY_NAMES.map(|(_, way)| way);
         let strategy = proptest::sample::select(ways.to_vec());
         let some = || proptest::option::of(tokens());
         (proptest::option::of(strategy), some(), some(), some()).prop_map(

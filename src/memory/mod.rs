@@ -30,11 +30,11 @@ pub use vision::Sight;
 pub use windows::Windows;
 
 use crate::domain::SessionId;
-use crate::domain::image::Image;
-use crate::domain::memory::{MemoryOptions, Strategy};
-use crate::domain::session::Settings;
+use crate::domain::image::MessageImage;
+use crate::domain::memory::{MemoryOptions, MemoryStrategy};
+use crate::domain::session::SessionSettings;
 use crate::error::{Error, Result};
-use crate::prompts::Prompts;
+use crate::prompts::PromptTemplates;
 use crate::provider::embeddings::Embedder;
 use crate::store::{Size, Store};
 use correction::Corrections;
@@ -51,7 +51,7 @@ pub const RECALL_PATIENCE: Duration = Duration::from_millis(50);
 #[derive(Debug, Clone)]
 pub struct Defaults {
     /// The strategy unless a session or request has one.
-    pub strategy: Strategy,
+    pub strategy: MemoryStrategy,
     /// The budget of `auto` and `token`; else the smaller of a quarter of the window and 16,000.
     pub tokens: Option<u32>,
     /// The context window of every model; else by model.
@@ -63,7 +63,7 @@ pub struct Defaults {
 /// Builds prompts.
 pub struct Memory {
     store: Arc<dyn Store>,
-    prompts: Arc<Prompts>,
+    prompts: Arc<PromptTemplates>,
     defaults: Defaults,
     /// The system prompt of sessions without one of their own.
     system: SystemPrompt,
@@ -91,7 +91,7 @@ pub struct Incoming<'a> {
     /// Its text's size in tokens of o200k_base.
     pub tokens: u32,
     /// The pictures that go with it.
-    pub images: &'a [Image],
+    pub images: &'a [MessageImage],
     /// Tokens of what must stand in the prompt because of it: calls that it answers, functions that
     /// are offered.
     pub beside: u32,
@@ -99,10 +99,14 @@ pub struct Incoming<'a> {
 
 impl Memory {
     /// Builds prompts from the messages of `store`.
-    pub fn new(store: Arc<dyn Store>, prompts: Arc<Prompts>, defaults: Defaults) -> Result<Self> {
-        let text = prompts.system(None)?;
+    pub fn new(
+        store: Arc<dyn Store>,
+        prompts: Arc<PromptTemplates>,
+        defaults: Defaults,
+    ) -> Result<Self> {
+        let text = prompts.render_system(None)?;
         let system = SystemPrompt { tokens: tokens::count(&text), text: text.into() };
-        let wrapping = size_of(&prompts.system(Some("x"))?);
+        let wrapping = size_of(&prompts.render_system(Some("x"))?);
         let recall = Arc::new(Recall::new(store.clone()));
         let (windows, corrections) = (Windows::default(), Corrections::default());
         let patience = RECALL_PATIENCE;
@@ -168,7 +172,7 @@ impl Memory {
     }
 
     /// Whether a message certainly fits, judged by sizes alone; if not, [`Memory::plan`] knows.
-    pub fn surely_fits(&self, settings: &Settings, new: Size) -> bool {
+    pub fn surely_fits(&self, settings: &SessionSettings, new: Size) -> bool {
         let model = settings.model.as_deref().unwrap_or(&self.defaults.model);
         let in_o200k = Vocabulary::of(model) == Vocabulary::O200k;
         // No vocabulary makes more tokens of a text than it has bytes.
@@ -188,12 +192,12 @@ impl Memory {
 
     /// Decides what room there is for a turn with these settings and this new message. Counts
     /// tokens. Errors: `context_too_long` if there is none.
-    pub fn plan(&self, settings: &Settings, new: Option<Incoming<'_>>) -> Result<Plan> {
+    pub fn plan(&self, settings: &SessionSettings, new: Option<Incoming<'_>>) -> Result<Plan> {
         let model = settings.model.clone().unwrap_or_else(|| self.defaults.model.clone());
         let vocabulary = Vocabulary::of(&model);
         let system = match settings.system_prompt.as_deref() {
             None => self.system.text.clone(),
-            own => self.prompts.system(own)?.into(),
+            own => self.prompts.render_system(own)?.into(),
         };
         let is_default = Arc::ptr_eq(&system, &self.system.text);
         let system_tokens = match vocabulary {
@@ -214,7 +218,7 @@ impl Memory {
         let context_window = self.context_window(&model);
         let fallback =
             MemoryOptions { strategy: Some(self.defaults.strategy), ..MemoryOptions::default() };
-        let options = settings.memory.over(fallback);
+        let options = settings.memory.with_defaults(fallback);
         let default_tokens =
             self.defaults.tokens.unwrap_or_else(|| budget::default_memory_tokens(context_window));
         let prompt = budget::Fixed {
@@ -237,7 +241,7 @@ impl Memory {
     /// The same, without holding up other tasks when there is much to count.
     pub async fn plan_turn(
         self: &Arc<Self>,
-        settings: &Settings,
+        settings: &SessionSettings,
         new: Incoming<'_>,
     ) -> Result<Plan> {
         let own = settings.system_prompt.as_deref().unwrap_or_default();

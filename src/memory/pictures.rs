@@ -2,8 +2,8 @@
 
 use super::budget::MESSAGE_OVERHEAD;
 use super::vision::Sight;
-use crate::domain::attachment::told_and_shown;
-use crate::domain::image::Image;
+use crate::domain::attachment::render_text_and_images;
+use crate::domain::image::MessageImage;
 use crate::domain::tool::{self, ToolCall, ToolResult};
 use crate::domain::{MessageId, Role};
 use crate::store::Remembered;
@@ -26,7 +26,7 @@ pub(super) struct Recent {
     pub(super) tokens_before: u64,
     /// … and up to it.
     pub(super) path_tokens: u64,
-    pub(super) images: Vec<Image>,
+    pub(super) images: Vec<MessageImage>,
     /// The functions that it called.
     pub(super) calls: Vec<ToolCall>,
     /// What came of the calls before it.
@@ -47,7 +47,7 @@ pub(super) fn fit(
         let Some(left) = room.checked_sub(text_tokens.saturating_add(MESSAGE_OVERHEAD)) else {
             return (taken, false);
         };
-        let (told, images) = told_and_shown(&message.content, &message.parts);
+        let (told, images) = render_text_and_images(&message.content, &message.parts);
         let content = told.into_owned();
         let mut images = if sight.is_some() { images } else { Vec::new() };
         let mut image_tokens = sight.map_or(0, |sight| sight.taken_by(&images).most);
@@ -56,8 +56,8 @@ pub(super) fn fit(
         }
         // Anybody may send such parts; only these roles mean them.
         let (calls, results) = match message.role {
-            Role::Assistant => (tool::calls(&message.parts), Vec::new()),
-            Role::Tool => (Vec::new(), tool::results(&message.parts)),
+            Role::Assistant => (tool::parse_calls(&message.parts), Vec::new()),
+            Role::Tool => (Vec::new(), tool::parse_results(&message.parts)),
             Role::User | Role::System => (Vec::new(), Vec::new()),
         };
         if content.is_empty() && images.is_empty() && calls.is_empty() && results.is_empty() {

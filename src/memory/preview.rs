@@ -3,7 +3,7 @@
 
 use super::{Assembled, Incoming, Memory, NewMessage, tokens};
 use crate::domain::memory::MemoryOptions;
-use crate::domain::session::Settings;
+use crate::domain::session::SessionSettings;
 use crate::domain::{Session, Timestamp};
 use crate::error::Result;
 use std::sync::Arc;
@@ -18,8 +18,8 @@ impl Memory {
         message: Option<String>,
         now: Timestamp,
     ) -> Result<Assembled> {
-        let asked = Settings { memory: options, ..Settings::default() };
-        let settings = asked.over(session.settings.clone());
+        let asked = SessionSettings { memory: options, ..SessionSettings::default() };
+        let settings = asked.with_defaults(session.settings.clone());
         let (mut plan, new) = match message {
             None => (self.plan(&settings, None)?, None),
             Some(text) => {

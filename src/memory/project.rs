@@ -12,7 +12,7 @@ use super::tokens::{SHORT, Vocabulary};
 use crate::domain::project::FileEntry;
 use crate::domain::{FilePath, Principal, Project, ProjectId, Session};
 use crate::error::{Error, Kind, Result};
-use crate::prompts::{ProjectFile, ProjectText, Prompts};
+use crate::prompts::{ProjectPrompt, ProjectPromptFile, PromptTemplates};
 use crate::store::StoredFile;
 use serde::Serialize;
 use std::collections::HashSet;
@@ -138,7 +138,7 @@ fn expected_name(file: &FileEntry) -> u32 {
 
 /// Writes the text of a project and sees to it that it fits.
 struct Writer {
-    prompts: Arc<Prompts>,
+    prompts: Arc<PromptTemplates>,
     vocabulary: Vocabulary,
     room: u32,
 }
@@ -208,7 +208,7 @@ impl Writer {
         let are_named = names <= self.room / NAMES_SHARE;
         let mut files: Vec<_> = files.iter().map(file).collect();
         files.sort_by_key(|file| file.path);
-        self.prompts.project(&ProjectText {
+        self.prompts.render_project(&ProjectPrompt {
             name: &project.name,
             description,
             instructions,
@@ -246,12 +246,12 @@ fn part(
     ProjectPart { piece, shown }
 }
 
-fn file(stored: &StoredFile) -> ProjectFile<'_> {
+fn file(stored: &StoredFile) -> ProjectPromptFile<'_> {
     let mut content = stored.content.clone();
     if !content.is_empty() && !content.ends_with('\n') {
         content.push('\n');
     }
-    ProjectFile {
+    ProjectPromptFile {
         path: stored.entry.path.as_str(),
         language: stored.entry.language.as_ref().map_or("", |language| language.as_str()),
         fence: fence(&content),

@@ -2,7 +2,7 @@
 //! then those that changed last.
 
 use crate::domain::project::FileEntry;
-use crate::domain::text::first_characters;
+use crate::domain::text::truncate_chars;
 use std::cmp::Reverse;
 use std::collections::HashSet;
 
@@ -34,7 +34,7 @@ struct Names {
 
 impl Names {
     fn of(message: &str) -> Self {
-        let text = first_characters(message, SEARCHED).to_lowercase();
+        let text = truncate_chars(message, SEARCHED).to_lowercase();
         let is_of_path = |c: char| c.is_alphanumeric() || "/._-+@#$~".contains(c);
         let words = text.split(|c| !is_of_path(c)).map(|word| {
             // "Look at ./src/main.rs." names src/main.rs.
@@ -64,7 +64,7 @@ mod tests {
 
     fn files(paths: &[(&str, i64)]) -> Vec<FileEntry> {
         let file = |(path, changed): &(&str, i64)| FileEntry {
-            path: FilePath::trusted(*path),
+            path: FilePath::new_unchecked(*path),
             size: 1,
             language: None,
             updated_at: Timestamp::from_millis(*changed),

@@ -13,11 +13,11 @@ use super::project::ProjectPart;
 use super::strategies::Shares;
 use super::tokens::Vocabulary;
 use super::{Memory, tokens};
-use crate::domain::session::Settings;
-use crate::domain::text::first_characters;
+use crate::domain::session::SessionSettings;
+use crate::domain::text::truncate_chars;
 use crate::domain::{MessageId, Role, Session};
 use crate::error::Result;
-use crate::prompts::{SaidText, SummaryText};
+use crate::prompts::{SummaryMessage, SummaryPrompt};
 use crate::provider::{Prompt, PromptMessage, Writer};
 use crate::store::{Remembered, Summary, TailBounds};
 
@@ -73,7 +73,7 @@ impl Memory {
         writer: &dyn Writer,
         model: &str,
         session: &Session,
-        settings: &Settings,
+        settings: &SessionSettings,
         last: &MessageId,
     ) -> Result<bool> {
         let plan = self.plan(settings, None)?;
@@ -150,15 +150,15 @@ impl Memory {
         let addition = (room / 4).max(1);
         let anew = !so_far.is_empty() && tokens::count(so_far) + addition > room;
         let most = if anew { room / 2 } else { addition };
-        let said = messages.iter().map(|message| SaidText {
-            day: message.created_at.day_in_words(),
+        let said = messages.iter().map(|message| SummaryMessage {
+            day: message.created_at.format_day(),
             speaker: match message.sender_id == crate::domain::UserId::assistant() {
                 true => message.role.as_str(),
                 false => message.sender_id.as_str(),
             },
-            text: first_characters(&message.content, SHOWN),
+            text: truncate_chars(&message.content, SHOWN),
         });
-        let asked = self.prompts.summary(&SummaryText {
+        let asked = self.prompts.render_summary(&SummaryPrompt {
             summary: so_far,
             messages: said.collect(),
             words: most * 2 / TOKENS_OF_TWO_WORDS,
@@ -236,7 +236,7 @@ fn fitting(text: &str, room: u32, vocabulary: Vocabulary) -> &str {
     }
     while vocabulary.count(rest) > room {
         let half = rest.chars().count() / 2;
-        rest = first_characters(rest, half).trim_end();
+        rest = truncate_chars(rest, half).trim_end();
     }
     rest
 }

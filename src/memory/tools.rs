@@ -6,7 +6,7 @@
 use super::budget::MESSAGE_OVERHEAD;
 use super::pictures::Recent;
 use super::{Memory, tokens};
-use crate::domain::session::Settings;
+use crate::domain::session::SessionSettings;
 use crate::domain::tool::{self, ToolCall, ToolResult};
 use crate::domain::{MessageId, Role, Session};
 use crate::error::Result;
@@ -43,7 +43,7 @@ impl Memory {
         let found = self.store.tail(&session.id, parent, one).await?.pop();
         let found = found.filter(|reply| reply.id == *parent && reply.role == Role::Assistant);
         Ok(found.map(|reply| Calling {
-            calls: tool::calls(&reply.parts),
+            calls: tool::parse_calls(&reply.parts),
             id: reply.id,
             parent_id: reply.parent_id,
             text: reply.content,
@@ -53,9 +53,9 @@ impl Memory {
 
     /// Tokens of what a new message brings along: the reply whose calls it answers, and the functions
     /// that are offered.
-    pub async fn beside(&self, calling: Option<&Calling>, settings: &Settings) -> u32 {
+    pub async fn beside(&self, calling: Option<&Calling>, settings: &SessionSettings) -> u32 {
         let calling = calling.map_or(0, |calling| calling.tokens.saturating_add(MESSAGE_OVERHEAD));
-        let offered = match settings.further.raw("tools") {
+        let offered = match settings.extra_params.get_raw("tools") {
             Some(tools) => tokens::count_long(tools.get()).await,
             None => 0,
         };

@@ -7,7 +7,7 @@
 
 use super::correction::Correction;
 use super::tokens::base_name;
-use crate::domain::image::Image;
+use crate::domain::image::MessageImage;
 use base64::Engine;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
@@ -100,7 +100,7 @@ impl Sight {
     }
 
     /// What these pictures take together.
-    pub(super) fn taken_by(self, images: &[Image]) -> Taken {
+    pub(super) fn taken_by(self, images: &[MessageImage]) -> Taken {
         let counted = |own| self.correction.counted_at_least(own);
         images.iter().fold(Taken::default(), |sum, image| {
             let own = self.vision.taken_by(image);
@@ -135,7 +135,7 @@ impl Vision {
         Some(known.map_or(Self::Unknown, |(_, vision)| *vision))
     }
 
-    fn taken_by(self, image: &Image) -> Taken {
+    fn taken_by(self, image: &MessageImage) -> Taken {
         let is_low = image.detail.as_deref() == Some("low");
         match (self, size(&image.url)) {
             (Self::Tiles { base, .. }, _) if is_low => Taken { least: base, most: base },
@@ -222,18 +222,18 @@ mod tests {
     use super::*;
 
     /// The head of a picture of so many pixels, which is all that is read of it.
-    fn png(width: u32, height: u32) -> Image {
+    fn png(width: u32, height: u32) -> MessageImage {
         let mut head = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR".to_vec();
         head.extend([width.to_be_bytes(), height.to_be_bytes()].concat());
         head.extend(*b"\x08\x06\0\0\0");
         picture(&format!("data:image/png;base64,{}", BASE64.encode(head)), None)
     }
 
-    fn picture(url: &str, detail: Option<&str>) -> Image {
-        Image { url: url.into(), detail: detail.map(str::to_owned) }
+    fn picture(url: &str, detail: Option<&str>) -> MessageImage {
+        MessageImage { url: url.into(), detail: detail.map(str::to_owned) }
     }
 
-    fn taken(model: &str, image: &Image) -> (u32, u32) {
+    fn taken(model: &str, image: &MessageImage) -> (u32, u32) {
         let sight = Sight::of(model, Correction::NONE).unwrap();
         let Taken { least, most } = sight.taken_by(std::slice::from_ref(image));
         assert!(least <= most && most <= sight.most(1), "{model}");
@@ -278,7 +278,7 @@ mod tests {
 
     #[test]
     fn a_look_from_afar_takes_less() {
-        let low = |image: Image| Image { detail: Some("low".to_owned()), ..image };
+        let low = |image: MessageImage| MessageImage { detail: Some("low".to_owned()), ..image };
         assert_eq!(taken("gpt-4o", &low(png(2048, 2048))), (85, 85));
         assert_eq!(taken("gpt-4o-mini", &low(picture("https://e.com/a", None))), (2833, 2833));
         assert_eq!(taken("gpt-4.1-mini", &low(png(2048, 2048))), (415, 415));

@@ -5,7 +5,7 @@
 
 use super::{Event, Events, Model, Prompt, Provider, ProviderError};
 use crate::domain::message::FinishReason;
-use crate::domain::text::first_characters;
+use crate::domain::text::truncate_chars;
 use crate::domain::{Role, Usage};
 use async_trait::async_trait;
 use futures::stream::{self, StreamExt};
@@ -79,14 +79,14 @@ fn answer(prompt: &Prompt) -> String {
         said.split_last().map_or(("", &[][..]), |(newest, earlier)| (*newest, earlier));
     let mut reply = format!(
         "I am Echoic's demo: no model, only an echo. You said: \u{201c}{}\u{201d}.",
-        first_characters(newest, REPEATED)
+        truncate_chars(newest, REPEATED)
     );
     if earlier.is_empty() {
         reply.push_str(" This is the first thing I was shown of our conversation.");
     } else {
         reply.push_str(" From earlier in our conversation I was shown:");
         for (number, text) in earlier.iter().enumerate() {
-            reply.push_str(&format!("\n{}. {}", number + 1, first_characters(text, REPEATED)));
+            reply.push_str(&format!("\n{}. {}", number + 1, truncate_chars(text, REPEATED)));
         }
     }
     reply.push_str(

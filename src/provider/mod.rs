@@ -13,8 +13,8 @@ mod remote;
 
 pub use openai::usage_in;
 
-use crate::domain::further::Further;
-use crate::domain::image::Image;
+use crate::domain::extra_params::ExtraParams;
+use crate::domain::image::MessageImage;
 use crate::domain::message::FinishReason;
 use crate::domain::tool::{ToolCall, ToolResult};
 use crate::domain::{Role, Usage};
@@ -41,7 +41,7 @@ pub struct Prompt {
     /// Most tokens of the reply.
     pub max_output_tokens: Option<u32>,
     /// What a request says beside that.
-    pub further: Further,
+    pub further: ExtraParams,
     /// What prompts have in common that begin the same way, at most 64 characters: a hint to caches.
     pub cache_key: Option<String>,
 }
@@ -54,7 +54,7 @@ pub struct PromptMessage {
     /// The text, exactly as sent.
     pub content: Arc<str>,
     /// The pictures that go with it.
-    pub images: Vec<Image>,
+    pub images: Vec<MessageImage>,
     /// The functions that a reply called. The message behind it holds a result for each.
     pub calls: Vec<ToolCall>,
     /// What came of the calls before it; of the role `tool` these are all that is told.

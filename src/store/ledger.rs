@@ -1,7 +1,7 @@
 //! What is asked of a store about the usage ledger: a line for each turn and for each call of a model
 //! beside one, and what of quotas is spent.
 
-use crate::domain::quota::{Of, Payer, Per, Quota, Unit, purse};
+use crate::domain::quota::{Quota, QuotaPeriod, QuotaScope, QuotaUnit, UsagePayer, quota_key};
 use crate::domain::{CallKind, ProjectId, SessionId, Status, Timestamp, TurnId, Usage, UserId};
 use crate::error::Result;
 use async_trait::async_trait;
@@ -20,7 +20,7 @@ pub struct LedgerEntry {
     /// What the session belongs to.
     pub project_id: Option<ProjectId>,
     /// Who asked.
-    pub payer: Payer,
+    pub payer: UsagePayer,
     /// The model that answered, where that is known.
     pub model: Option<String>,
     /// How it ended.
@@ -36,8 +36,11 @@ pub struct LedgerEntry {
 impl LedgerEntry {
     /// What it is counted in.
     pub(crate) fn purses(&self) -> Vec<String> {
-        let purse = |of| purse(of, &self.payer, &self.owner, self.project_id.as_ref());
-        [Of::User, Of::Key, Of::Project].into_iter().filter_map(purse).collect()
+        let purse = |of| quota_key(of, &self.payer, &self.owner, self.project_id.as_ref());
+        [QuotaScope::User, QuotaScope::Key, QuotaScope::Project]
+            .into_iter()
+            .filter_map(purse)
+            .collect()
     }
 
     /// Tokens of the prompt and of the reply.
@@ -64,8 +67,8 @@ impl Spent {
     /// Whether nothing is left of a quota.
     pub fn exhausts(self, quota: &Quota) -> bool {
         match quota.unit {
-            Unit::Tokens => self.tokens >= quota.limit,
-            Unit::Cost => self.cost >= quota.limit,
+            QuotaUnit::Tokens => self.tokens >= quota.limit,
+            QuotaUnit::Cost => self.cost >= quota.limit,
         }
     }
 }
@@ -149,11 +152,11 @@ pub trait LedgerStore: Send + Sync {
 /// The first day that counts for a quota, and its purse if the turn has one.
 pub(crate) fn counted(
     quota: &Quota,
-    payer: &Payer,
+    payer: &UsagePayer,
     owner: &UserId,
     project: Option<&ProjectId>,
     now: Timestamp,
 ) -> Option<(String, i64)> {
-    let per: Per = quota.per;
-    Some((purse(quota.of, payer, owner, project)?, per.first_day(now)))
+    let per: QuotaPeriod = quota.period;
+    Some((quota_key(quota.scope, payer, owner, project)?, per.first_day(now)))
 }

@@ -1,7 +1,7 @@
 //! What is asked of a store about messages.
 
-use crate::domain::message::{Body, FinishReason, MessageError, Parts};
-use crate::domain::page::{Slice, View};
+use crate::domain::message::{FinishReason, MessageBody, MessageError, MessageParts};
+use crate::domain::page::{MessageSlice, MessageView};
 use crate::domain::{
     Message, MessageId, Principal, Role, Session, SessionId, Status, Timestamp, Usage, UserId,
 };
@@ -21,7 +21,7 @@ pub struct NewMessage {
     /// Who sent it.
     pub sender_id: UserId,
     /// What it says.
-    pub body: Body,
+    pub body: MessageBody,
     /// Its size in tokens of o200k_base.
     pub tokens: u32,
     /// When it was written.
@@ -101,9 +101,9 @@ pub struct PostMessage {
 #[derive(Debug, Clone)]
 pub struct MessageQuery {
     /// Of the active path, or all.
-    pub view: View,
+    pub view: MessageView,
     /// Which page.
-    pub slice: Slice,
+    pub slice: MessageSlice,
     /// Most messages.
     pub limit: u32,
 }
@@ -149,7 +149,7 @@ pub struct Remembered {
     /// so that all of them can cut a path at the same places.
     pub path_tokens: u64,
     /// Its parts, if there was room for them; those of a reply only if it ended with function calls.
-    pub parts: Parts,
+    pub parts: MessageParts,
     /// When it was written.
     pub created_at: Timestamp,
     /// The message before it; the path begins with one that has none.

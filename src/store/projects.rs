@@ -1,7 +1,7 @@
 //! What is asked of a store about projects.
 
 use crate::domain::page::Pagination;
-use crate::domain::project::{FileEntry, FilePath, GenerationStatus, Language};
+use crate::domain::project::{FileEntry, FileLanguage, FilePath, GenerationStatus};
 use crate::domain::{Principal, Project, ProjectId, Timestamp};
 use crate::error::Result;
 use async_trait::async_trait;
@@ -31,7 +31,7 @@ pub struct NewFile {
     /// Its text.
     pub content: String,
     /// The language it is written in.
-    pub language: Option<Language>,
+    pub language: Option<FileLanguage>,
     /// The text's size in tokens of o200k_base.
     pub tokens: u32,
 }

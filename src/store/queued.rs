@@ -1,10 +1,10 @@
 //! A waiting turn as text: the same in every store.
 
 use super::{Ask, NewMessage, OnKnownId, Parent, ReplyFields, TurnSpec};
-use crate::domain::further::Further;
+use crate::domain::extra_params::ExtraParams;
 use crate::domain::key::KeyId;
-use crate::domain::message::{Body, MessageType, Parts};
-use crate::domain::session::Settings;
+use crate::domain::message::{MessageBody, MessageParts, MessageType};
+use crate::domain::session::SessionSettings;
 use crate::domain::{MessageId, Principal, Role, Timestamp, TurnId, UserId};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -27,9 +27,9 @@ struct Record {
     key: Option<String>,
     turn_id: String,
     reply_id: String,
-    options: Settings,
+    options: SessionSettings,
     /// What of the options settings do not keep.
-    further: Further,
+    further: ExtraParams,
     ask: AskRecord,
 }
 
@@ -70,7 +70,7 @@ impl Waiting {
             turn_id: turn.turn_id.to_string(),
             reply_id: turn.reply_id.to_string(),
             options: turn.options.clone(),
-            further: turn.options.further.clone(),
+            further: turn.options.extra_params.clone(),
             ask: match &turn.ask {
                 Ask::Say { message, parent, on_known } => say_record(message, parent, *on_known),
                 Ask::Again { reply } => {
@@ -83,7 +83,7 @@ impl Waiting {
 
     /// Reads it back.
     pub fn from_json(text: &str) -> Result<Self> {
-        let record: Record = serde_json::from_str(text).map_err(Error::store)?;
+        let record: Record = serde_json::from_str(text).map_err(Error::store_unavailable)?;
         let who = Principal { user: UserId::trusted(record.user), is_admin: record.is_admin };
         let ask = match record.ask {
             AskRecord::Again { reply } => Ask::Again { reply: reply.map(MessageId::trusted) },
@@ -99,14 +99,14 @@ impl Waiting {
                 parent,
                 is_edit,
             } => {
-                let parts = Parts::from_stored(parts)
-                    .ok_or_else(|| Error::store("parts cannot be read"))?;
+                let parts = MessageParts::from_stored(parts)
+                    .ok_or_else(|| Error::store_unavailable("parts cannot be read"))?;
                 let message = NewMessage {
                     id: MessageId::trusted(id),
                     client_message_id: client_message_id.map(MessageId::trusted),
                     role,
                     sender_id: who.user.clone(),
-                    body: Body { content, parts, kind },
+                    body: MessageBody { content, parts, kind },
                     tokens,
                     created_at,
                     reply: ReplyFields::default(),
@@ -124,9 +124,9 @@ impl Waiting {
             turn_id: TurnId::trusted(record.turn_id),
             reply_id: MessageId::trusted(record.reply_id),
             ask,
-            options: Settings { further: record.further, ..record.options },
+            options: SessionSettings { extra_params: record.further, ..record.options },
         };
-        Ok(Self { who, turn, key: record.key.map(KeyId::trusted) })
+        Ok(Self { who, turn, key: record.key.map(KeyId::new_unchecked) })
     }
 }
 

@@ -3,7 +3,7 @@
 //! The words of messages are kept beside the turns' path: a message is stored without them, and the
 //! session says durably how far its words are kept. Titles are found at once.
 
-use crate::domain::search::{Found, SearchQuery};
+use crate::domain::search::{SearchMatch, SearchQuery};
 use crate::domain::{MessageId, Principal, Role, Session, SessionId, Timestamp};
 use crate::error::Result;
 use async_trait::async_trait;
@@ -58,8 +58,9 @@ pub trait SearchStore: Send + Sync {
     async fn tidy_words(&self, is_first: bool) -> Result<bool>;
 
     /// The newest messages in sessions of `who` that hold all terms, one more than the limit.
-    async fn find_messages(&self, who: &Principal, query: &SearchQuery) -> Result<Vec<Found>>;
+    async fn find_messages(&self, who: &Principal, query: &SearchQuery)
+    -> Result<Vec<SearchMatch>>;
 
     /// The newest sessions of `who` whose titles do, one more than the limit.
-    async fn find_titles(&self, who: &Principal, query: &SearchQuery) -> Result<Vec<Found>>;
+    async fn find_titles(&self, who: &Principal, query: &SearchQuery) -> Result<Vec<SearchMatch>>;
 }

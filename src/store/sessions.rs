@@ -1,9 +1,9 @@
 //! What is asked of a store about sessions.
 
-use crate::domain::page::{Cursor, Pagination, SessionQuery};
-use crate::domain::principal::Access;
-use crate::domain::session::{JsonObject, SessionStatus, Settings};
-use crate::domain::title::Title;
+use crate::domain::page::{Pagination, SessionCursor, SessionQuery};
+use crate::domain::principal::AccessLevel;
+use crate::domain::session::{JsonObject, SessionSettings, SessionStatus};
+use crate::domain::title::SessionTitle;
 use crate::domain::{Principal, ProjectId, Session, SessionId, Timestamp, TurnId, UserId};
 use crate::error::Result;
 use async_trait::async_trait;
@@ -14,7 +14,7 @@ pub struct NewSession {
     /// The id the client chose, if it chose one.
     pub id: Option<SessionId>,
     /// Its title.
-    pub title: Title,
+    pub title: SessionTitle,
     /// Its project.
     pub project_id: Option<ProjectId>,
     /// Participants beside the owner.
@@ -26,14 +26,14 @@ pub struct NewSession {
     /// How the application shows it.
     pub theme: JsonObject,
     /// What its turns use.
-    pub settings: Settings,
+    pub settings: SessionSettings,
 }
 
 /// A change of a session's own fields: each `Some` replaces that field.
 #[derive(Debug, Clone, Default)]
 pub struct SessionChange {
     /// The title.
-    pub title: Option<Title>,
+    pub title: Option<SessionTitle>,
     /// The status; the only one a participant who is not the owner may set.
     pub status: Option<SessionStatus>,
     /// Put away or taken out again.
@@ -47,7 +47,7 @@ pub struct SessionChange {
     /// How the application shows it.
     pub theme: Option<JsonObject>,
     /// What its turns use.
-    pub settings: Option<Settings>,
+    pub settings: Option<SessionSettings>,
     /// Participants beside the owner.
     pub participants: Option<Vec<UserId>>,
     /// The project; `Some(None)` takes the session out of its project.
@@ -61,8 +61,8 @@ impl SessionChange {
     }
 
     /// What a user must be allowed to make this change.
-    pub fn access(&self) -> Access {
-        if self.names_only_status() { Access::Participate } else { Access::Own }
+    pub fn access(&self) -> AccessLevel {
+        if self.names_only_status() { AccessLevel::Participant } else { AccessLevel::Owner }
     }
 
     fn names_only_status(&self) -> bool {
@@ -86,7 +86,7 @@ pub struct SessionPage {
     /// How many there are in all; only for a numbered page.
     pub pagination: Option<Pagination>,
     /// Where the list goes on, if it does.
-    pub next: Option<Cursor>,
+    pub next: Option<SessionCursor>,
 }
 
 /// What a deletion took away.
@@ -132,7 +132,12 @@ pub trait SessionStore: Send + Sync {
     ) -> Result<(Session, bool)>;
 
     /// One session. Errors: `session_not_found`, `forbidden`.
-    async fn session(&self, who: &Principal, id: &SessionId, access: Access) -> Result<Session>;
+    async fn session(
+        &self,
+        who: &Principal,
+        id: &SessionId,
+        access: AccessLevel,
+    ) -> Result<Session>;
 
     /// The sessions that `who` participates in.
     async fn sessions(&self, who: &Principal, query: SessionQuery) -> Result<SessionPage>;

@@ -1,6 +1,6 @@
 //! What is asked of a store about the tree that a session's messages form.
 
-use crate::domain::node::Node;
+use crate::domain::node::ChatNode;
 use crate::domain::{MessageId, Principal, Session, SessionId, Timestamp};
 use crate::error::Result;
 use async_trait::async_trait;
@@ -18,7 +18,7 @@ pub struct Seen {
 #[derive(Debug, Default)]
 pub struct NodePage {
     /// The nodes.
-    pub nodes: Vec<Node>,
+    pub nodes: Vec<ChatNode>,
     /// The number of the node that comes next, if there are more.
     pub next: Option<u32>,
 }

@@ -1,12 +1,12 @@
 //! What is asked of a store about turns.
 
 use super::{IdempotencyKey, NewMessage, Parent};
-use crate::domain::attachment::told_and_shown;
+use crate::domain::attachment::render_text_and_images;
 use crate::domain::key::KeyId;
-use crate::domain::message::Parts;
-use crate::domain::quota::{Payer, Quota};
-use crate::domain::session::Settings;
-use crate::domain::title::Title;
+use crate::domain::message::MessageParts;
+use crate::domain::quota::{Quota, UsagePayer};
+use crate::domain::session::SessionSettings;
+use crate::domain::title::SessionTitle;
 use crate::domain::turn::ActiveTurn;
 use crate::domain::{
     Message, MessageId, Principal, ProjectId, Role, Session, SessionId, Timestamp, TurnId,
@@ -108,9 +108,9 @@ pub struct Size {
 
 impl Size {
     /// The size of a message whose tokens were counted.
-    pub fn of(text: &str, parts: &Parts, tokens: u32) -> Self {
+    pub fn of(text: &str, parts: &MessageParts, tokens: u32) -> Self {
         let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-        let (told, images) = told_and_shown(text, parts);
+        let (told, images) = render_text_and_images(text, parts);
         Self { tokens, bytes: number(told.len()), images: number(images.len()) }
     }
 }
@@ -154,7 +154,7 @@ pub struct TurnSpec {
     /// What it answers.
     pub ask: Ask,
     /// What it uses, over the session's settings.
-    pub options: Settings,
+    pub options: SessionSettings,
 }
 
 /// The message a turn answers.
@@ -169,7 +169,7 @@ pub struct Question {
     /// Its text.
     pub content: String,
     /// What is not plain text.
-    pub parts: Parts,
+    pub parts: MessageParts,
     /// Its size in tokens of o200k_base.
     pub tokens: u32,
 }
@@ -184,13 +184,13 @@ pub struct Begun {
     /// The turn.
     pub turn: ActiveTurn,
     /// What it uses, over the session's settings.
-    pub options: Settings,
+    pub options: SessionSettings,
     /// Whether the question was stored with it, and not before.
     pub is_question_new: bool,
     /// The messages that were stored with it before the question.
     pub earlier: Vec<NewMessage>,
     /// Who pays for it.
-    pub payer: Payer,
+    pub payer: UsagePayer,
     /// Whether it waited for another one to end.
     pub has_waited: bool,
 }
@@ -304,7 +304,7 @@ pub trait TurnStore: Send + Sync {
     async fn withdraw(&self, session: &SessionId, turn: &TurnId) -> Result<bool>;
 
     /// Gives a session a title that a model wrote, unless its user has named it or it is gone.
-    async fn name_session(&self, session: &SessionId, title: Title) -> Result<bool>;
+    async fn name_session(&self, session: &SessionId, title: SessionTitle) -> Result<bool>;
 }
 
 /// Some frames of a turn, as its log keeps them.

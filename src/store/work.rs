@@ -10,8 +10,8 @@ use super::{
     Question, SessionChange, Spent,
 };
 use crate::domain::node::NodeFill;
-use crate::domain::quota::Payer;
-use crate::domain::title::Title;
+use crate::domain::quota::UsagePayer;
+use crate::domain::title::SessionTitle;
 use crate::domain::{Message, MessageId, Principal, Session, SessionId, Timestamp, TurnId, UserId};
 use crate::error::Result;
 use serde::{Serialize, Serializer};
@@ -34,7 +34,7 @@ pub(crate) struct SessionRow {
     /// Who runs its active turn.
     pub(crate) claimant: Option<Claimant>,
     /// Who pays for it.
-    pub(crate) payer: Option<Payer>,
+    pub(crate) payer: Option<UsagePayer>,
     /// How far each user has read, as a seq.
     #[serde(serialize_with = "in_order")]
     pub(crate) read_marks: HashMap<String, u32>,
@@ -43,7 +43,7 @@ pub(crate) struct SessionRow {
 impl SessionRow {
     /// The session with the names of its nodes, as single reads give it.
     pub(crate) fn with_nodes(mut self) -> Session {
-        self.session.nodes = Some(Session::node_names(&self.session.id, self.node_count));
+        self.session.nodes = Some(Session::chat_ids(&self.session.id, self.node_count));
         self.session
     }
 
@@ -147,7 +147,7 @@ pub(crate) trait Work {
     ) -> Result<()>;
 
     /// Gives a session the title in `row`, and counts its version.
-    async fn name_session(&mut self, row: &SessionRow, title: &Title) -> Result<()>;
+    async fn name_session(&mut self, row: &SessionRow, title: &SessionTitle) -> Result<()>;
 
     /// Gives a session that was just added the fields that only an imported one has: status,
     /// archived, pinned, last seen.

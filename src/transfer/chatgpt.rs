@@ -8,11 +8,11 @@
 
 use super::chatgpt_text::{Said, said};
 use super::record::{MessageRecord, SessionRecord};
-use crate::domain::message::{FinishReason, Part};
-use crate::domain::title::{MAX_TITLE, TitleSource};
+use crate::domain::message::{FinishReason, MessagePart};
+use crate::domain::title::{MAX_TITLE_CHARS, TitleSource};
 use crate::domain::{MessageId, MessageType, Role, Status, Timestamp};
 use crate::error::{Error, Result};
-use crate::json::{self, Object};
+use crate::json::{self, StrictObject};
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::Value;
@@ -44,7 +44,7 @@ struct Mapping(Vec<(String, Node)>);
 
 #[derive(Deserialize)]
 struct Node {
-    message: Option<Object<NodeMessage>>,
+    message: Option<StrictObject<NodeMessage>>,
     parent: Option<String>,
     #[serde(default)]
     children: Vec<String>,
@@ -52,7 +52,7 @@ struct Node {
 
 #[derive(Deserialize)]
 struct NodeMessage {
-    author: Object<Author>,
+    author: StrictObject<Author>,
     create_time: Option<f64>,
     #[serde(default)]
     content: Value,
@@ -80,7 +80,7 @@ impl<'de> Deserialize<'de> for Mapping {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Mapping, A::Error> {
                 let mut nodes = Vec::new();
-                while let Some((id, Object(node))) = map.next_entry()? {
+                while let Some((id, StrictObject(node))) = map.next_entry()? {
                     nodes.push((id, node));
                 }
                 Ok(Mapping(nodes))
@@ -94,8 +94,8 @@ impl<'de> Deserialize<'de> for Mapping {
 /// Reads a conversation as a session of our own format. Errors name the field by its place in the
 /// conversation.
 pub(super) fn record(raw: &RawValue) -> Result<SessionRecord> {
-    let conversation: Conversation = json::read(raw.get().as_bytes())
-        .map_err(|misread| Error::invalid(misread.field, misread.wants))?;
+    let conversation: Conversation = json::parse_object(raw.get().as_bytes())
+        .map_err(|misread| Error::invalid_field(misread.field, misread.message))?;
     let title = conversation.title.as_deref().map(str::trim);
     let title = title.filter(|title| !title.is_empty() && *title != UNNAMED);
     let created_at = time("create_time", conversation.create_time)?;
@@ -107,19 +107,19 @@ pub(super) fn record(raw: &RawValue) -> Result<SessionRecord> {
             Some(index) => kept[*index].clone(),
             None => {
                 let wants = format!("must name a node of the mapping, {id} is none");
-                return Err(Error::invalid("current_node", wants));
+                return Err(Error::invalid_field("current_node", wants));
             }
         },
     };
     Ok(SessionRecord {
         session_id: conversation.conversation_id.or(conversation.id),
-        title: title.map(|title| readable(title).chars().take(MAX_TITLE).collect()),
+        title: title.map(|title| readable(title).chars().take(MAX_TITLE_CHARS).collect()),
         title_source: title.map(|_| TitleSource::User),
         archived: conversation.is_archived.unwrap_or_default(),
         pinned: conversation.is_starred.unwrap_or_default(),
         created_at,
         head_id,
-        messages: messages.into_iter().map(Object).collect(),
+        messages: messages.into_iter().map(StrictObject).collect(),
         ..SessionRecord::default()
     })
 }
@@ -149,7 +149,7 @@ impl<'a> Tree<'a> {
         let mut places = HashMap::with_capacity(nodes.len());
         for (index, (id, _)) in nodes.iter().enumerate() {
             if places.insert(id.as_str(), index).is_some() {
-                return Err(Error::invalid(format!("mapping.{id}"), "must not stand twice"));
+                return Err(Error::invalid_field(format!("mapping.{id}"), "must not stand twice"));
             }
         }
         let mut children = vec![Vec::new(); nodes.len()];
@@ -161,7 +161,7 @@ impl<'a> Tree<'a> {
                     Some(place) => children[*place].push(index),
                     None => {
                         let wants = format!("must name a node of the mapping, {parent} is none");
-                        return Err(Error::invalid(format!("mapping.{id}.parent"), wants));
+                        return Err(Error::invalid_field(format!("mapping.{id}.parent"), wants));
                     }
                 },
             }
@@ -201,7 +201,7 @@ impl<'a> Tree<'a> {
             None => Ok((messages, kept)),
             Some(lost) => {
                 let field = format!("mapping.{}.parent", self.nodes[self.turning(lost)].0);
-                Err(Error::invalid(field, "must lead to a root, not round in a circle"))
+                Err(Error::invalid_field(field, "must lead to a root, not round in a circle"))
             }
         }
     }
@@ -219,9 +219,10 @@ impl<'a> Tree<'a> {
     /// The message of a node, if ChatGPT shows one; `visit` becomes what is left to those below.
     fn message(&self, visit: &mut Visit) -> Result<Option<MessageRecord>> {
         let (id, node) = &self.nodes[visit.node];
-        let Some(Object(message)) = &node.message else { return Ok(None) };
+        let Some(StrictObject(message)) = &node.message else { return Ok(None) };
         let place = format!("mapping.{id}.message");
-        let time = time("create_time", message.create_time).map_err(|error| error.at(&place))?;
+        let time =
+            time("create_time", message.create_time).map_err(|error| error.within(&place))?;
         visit.time = time.or(visit.time);
         let role = message.author.0.role;
         let is_call = role == Role::Assistant
@@ -240,7 +241,7 @@ impl<'a> Tree<'a> {
         let is_reply = role == Role::Assistant;
         let thoughts = if is_reply { std::mem::take(&mut visit.thoughts) } else { String::new() };
         let parts = (!thoughts.is_empty())
-            .then(|| to_raw_value(&[Part::Reasoning { text: thoughts }]))
+            .then(|| to_raw_value(&[MessagePart::Reasoning { text: thoughts }]))
             .transpose()
             .map_err(Error::internal)?;
         let id = message_id(id);
@@ -301,7 +302,10 @@ fn readable(text: &str) -> String {
 fn time(field: &'static str, seconds: Option<f64>) -> Result<Option<Timestamp>> {
     let Some(seconds) = seconds else { return Ok(None) };
     if !(0.0..=MAX_SECONDS).contains(&seconds) {
-        return Err(Error::invalid(field, "must be seconds since 1970, before the year 10000"));
+        return Err(Error::invalid_field(
+            field,
+            "must be seconds since 1970, before the year 10000",
+        ));
     }
     #[allow(clippy::cast_possible_truncation, reason = "the range was checked")]
     Ok(Some(Timestamp::from_millis((seconds * 1000.0).round() as i64)))

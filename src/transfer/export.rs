@@ -4,8 +4,8 @@
 //! Called by `http` and `cli`, which pass the text on at the pace of whoever reads it.
 
 use super::markdown::Markdown;
-use crate::domain::message::{FinishReason, MessageError, Parts};
-use crate::domain::principal::Access;
+use crate::domain::message::{FinishReason, MessageError, MessageParts};
+use crate::domain::principal::AccessLevel;
 use crate::domain::{
     Message, MessageId, MessageType, Principal, ProjectId, Role, SessionId, Status, Timestamp,
     Usage, UserId,
@@ -92,7 +92,7 @@ impl Export {
             Which::Project(project) => {
                 store.owned_sessions(&who, DeleteFilter::Project(project)).await?
             }
-            Which::Session(id) => vec![store.session(&who, &id, Access::Own).await?.id],
+            Which::Session(id) => vec![store.session(&who, &id, AccessLevel::Owner).await?.id],
         };
         ids.sort_unstable();
         Ok(Self { store, who, format, ids: ids.into_iter(), state: State::Head, begun: 0 })
@@ -262,8 +262,8 @@ struct Line<'a> {
     #[serde(rename = "type")]
     kind: MessageType,
     content: &'a str,
-    #[serde(skip_serializing_if = "Parts::is_empty")]
-    parts: &'a Parts,
+    #[serde(skip_serializing_if = "MessageParts::is_empty")]
+    parts: &'a MessageParts,
     status: Status,
     seen: bool,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -3,7 +3,7 @@
 //! Three shapes are told apart as they are read: `{"sessions": […]}`, one session after the other
 //! (`jsonl`), and a list of conversations, as ChatGPT writes it.
 
-use crate::json::Object;
+use crate::json::StrictObject;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::{RawValue, to_raw_value};
@@ -145,8 +145,8 @@ fn is_session(raw: &RawValue) -> bool {
         messages: Option<IgnoredAny>,
         mapping: Option<IgnoredAny>,
     }
-    let signs: Result<Object<Signs>, _> = serde_json::from_str(raw.get());
-    signs.is_ok_and(|Object(signs)| {
+    let signs: Result<StrictObject<Signs>, _> = serde_json::from_str(raw.get());
+    signs.is_ok_and(|StrictObject(signs)| {
         signs.session_id.is_some() || signs.messages.is_some() || signs.mapping.is_some()
     })
 }

@@ -7,7 +7,7 @@ use super::record::{self, SessionRecord};
 use crate::clock;
 use crate::domain::{Principal, SessionId};
 use crate::error::{Error, Kind, Result};
-use crate::json::{self, Object};
+use crate::json::{self, StrictObject};
 use crate::store::{Imported, Store};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
@@ -135,7 +135,7 @@ impl Import {
                 "must be {{\"sessions\": […]}}, a session a line, or a list of conversations: {error}"
             );
             let details = serde_json::json!({ "body": wants, "imported": imported });
-            Error::invalid("body", wants).with_details(details)
+            Error::invalid_field("body", wants).with_details(details)
         })?;
         match self.report.skipped.as_slice() {
             // Nothing went in, and later it can.
@@ -150,7 +150,7 @@ impl Import {
             None => Ok(()),
             Some(index) => {
                 let wants = format!("must not stand twice in a file: sessions[{index}] has it");
-                Err(Error::invalid("sessionId", wants))
+                Err(Error::invalid_field("sessionId", wants))
             }
         }
     }
@@ -159,8 +159,8 @@ impl Import {
         let record: SessionRecord = if signs.is_of_chatgpt() {
             chatgpt::record(raw)?
         } else {
-            json::read(raw.get().as_bytes())
-                .map_err(|misread| Error::invalid(misread.field, misread.wants))?
+            json::parse_object(raw.get().as_bytes())
+                .map_err(|misread| Error::invalid_field(misread.field, misread.message))?
         };
         let now = clock::now();
         let import = record::session(&self.who, record, index, self.terms, now)?;
@@ -180,7 +180,7 @@ struct Signs {
 
 impl Signs {
     fn of(raw: &RawValue) -> Self {
-        serde_json::from_str(raw.get()).map(|Object(signs)| signs).unwrap_or_default()
+        serde_json::from_str(raw.get()).map(|StrictObject(signs)| signs).unwrap_or_default()
     }
 
     fn is_of_chatgpt(&self) -> bool {

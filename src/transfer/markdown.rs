@@ -1,7 +1,7 @@
 //! A session as Markdown, for reading: its active path, page by page. Other branches are left out.
 
-use crate::domain::page::{MAX_LIMIT, Slice, View};
-use crate::domain::principal::Access;
+use crate::domain::page::{MAX_PAGE_SIZE, MessageSlice, MessageView};
+use crate::domain::principal::AccessLevel;
 use crate::domain::{
     Message, MessageId, Principal, Role, Session, SessionId, Status, Timestamp, UserId,
 };
@@ -40,12 +40,12 @@ impl Markdown {
         id: &SessionId,
         is_first: bool,
     ) -> Result<Self> {
-        let session = store.session(who, id, Access::Own).await?;
-        let mut page = read(store, who, id, Slice::Newest).await?;
+        let session = store.session(who, id, AccessLevel::Owner).await?;
+        let mut page = read(store, who, id, MessageSlice::Newest).await?;
         let (mut ends, mut newest) = (Vec::new(), None);
         while let Some(first) = page.messages.first().filter(|_| page.has_more) {
             ends.push(first.id.clone());
-            let before = read(store, who, id, Slice::Before(first.id.clone())).await?;
+            let before = read(store, who, id, MessageSlice::Before(first.id.clone())).await?;
             let passed = std::mem::replace(&mut page, before);
             newest.get_or_insert(passed);
         }
@@ -63,7 +63,7 @@ impl Markdown {
                 Some(page)
             }
             (None, Some(end)) => {
-                Some(read(store, who, &self.session.id, Slice::Before(end)).await?)
+                Some(read(store, who, &self.session.id, MessageSlice::Before(end)).await?)
             }
             (None, None) => self.newest.take(),
         };
@@ -80,9 +80,11 @@ async fn read(
     store: &Arc<dyn Store>,
     who: &Principal,
     id: &SessionId,
-    slice: Slice,
+    slice: MessageSlice,
 ) -> Result<MessagePage> {
-    store.messages(who, id, MessageQuery { view: View::Path, slice, limit: MAX_LIMIT }).await
+    store
+        .messages(who, id, MessageQuery { view: MessageView::Path, slice, limit: MAX_PAGE_SIZE })
+        .await
 }
 
 fn heading(session: &Session, is_first: bool) -> String {

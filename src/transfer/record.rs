@@ -1,15 +1,17 @@
 //! One session of a file: its fields as clients know them, checked and made ready for a store.
 
 use super::import::Terms;
-use crate::domain::message::{Body, FinishReason, MAX_PARTS, MessageError, Parts};
-use crate::domain::session::{JsonObject, MAX_PARTICIPANTS, SessionStatus, Settings};
-use crate::domain::text::without_nul;
-use crate::domain::title::{Title, TitleSource};
+use crate::domain::message::{
+    FinishReason, MAX_PARTS_BYTES, MessageBody, MessageError, MessageParts,
+};
+use crate::domain::session::{JsonObject, MAX_PARTICIPANTS, SessionSettings, SessionStatus};
+use crate::domain::text::reject_nul;
+use crate::domain::title::{SessionTitle, TitleSource};
 use crate::domain::{
     MessageId, MessageType, Principal, ProjectId, Role, SessionId, Status, Timestamp, Usage, UserId,
 };
 use crate::error::{Error, Result};
-use crate::json::{Object, object, optional_object, present};
+use crate::json::{StrictObject, object, optional_object, present};
 use crate::memory::tokens;
 use crate::store::{ImportSession, NewMessage, NewSession, Parent, ReplyFields};
 use serde::Deserialize;
@@ -40,7 +42,7 @@ pub struct SessionRecord {
     #[schema(value_type = Object)]
     pub(super) theme: Option<Box<RawValue>>,
     #[serde(default, deserialize_with = "object")]
-    pub(super) settings: Settings,
+    pub(super) settings: SessionSettings,
     pub(super) participants: Option<Vec<String>>,
     #[schema(value_type = Option<String>, format = DateTime)]
     pub(super) created_at: Option<Timestamp>,
@@ -52,7 +54,7 @@ pub struct SessionRecord {
     pub(super) read_marks: HashMap<String, String>,
     #[serde(default)]
     #[schema(value_type = Vec<MessageRecord>)]
-    pub(super) messages: Vec<Object<MessageRecord>>,
+    pub(super) messages: Vec<StrictObject<MessageRecord>>,
 }
 
 /// One message of a file.
@@ -102,7 +104,7 @@ pub fn session(
         raw.map(|raw| JsonObject::parse(field, &raw)).transpose()
     };
     let keeps_title = record.title_source.is_some();
-    let mut title = Title::given(record.title.as_deref())?;
+    let mut title = SessionTitle::from_user(record.title.as_deref())?;
     if title.source == TitleSource::User {
         title.source = record.title_source.unwrap_or(title.source);
     }
@@ -134,7 +136,7 @@ pub fn session(
             theme: object("theme", record.theme)?.unwrap_or_default(),
             settings: record
                 .settings
-                .checked(terms.max_message)
+                .validate(terms.max_message)
                 .map_err(|invalid| invalid.within("settings"))?,
         },
         status: record
@@ -150,7 +152,7 @@ pub fn session(
 
 fn participants(users: Vec<String>) -> Result<Vec<UserId>> {
     if users.len() > MAX_PARTICIPANTS {
-        return Err(Error::invalid("participants", "must be at most 100 users"));
+        return Err(Error::invalid_field("participants", "must be at most 100 users"));
     }
     users.iter().map(|user| Ok(UserId::parse("participants", user)?)).collect()
 }
@@ -158,17 +160,17 @@ fn participants(users: Vec<String>) -> Result<Vec<UserId>> {
 fn messages(
     who: &Principal,
     session: &SessionId,
-    records: Vec<Object<MessageRecord>>,
+    records: Vec<StrictObject<MessageRecord>>,
     max_message: usize,
     now: Timestamp,
 ) -> Result<Vec<(NewMessage, Parent)>> {
     let named: HashSet<String> =
-        records.iter().filter_map(|Object(record)| record.id.clone()).collect();
+        records.iter().filter_map(|StrictObject(record)| record.id.clone()).collect();
     let mut seen = HashSet::with_capacity(records.len());
     let mut messages = Vec::with_capacity(records.len());
-    for (index, Object(mut record)) in records.into_iter().enumerate() {
+    for (index, StrictObject(mut record)) in records.into_iter().enumerate() {
         let place = record.place.take().unwrap_or_else(|| format!("messages[{index}]"));
-        let place = |error: Error| error.at(&place);
+        let place = |error: Error| error.within(&place);
         let message =
             self::message(who, session, record, index, max_message, now).map_err(place)?;
         if let Parent::Message(parent) = &message.1
@@ -177,10 +179,10 @@ fn messages(
         {
             // So there is no way round in a circle, either.
             let wants = format!("must name a message that stands before it, {parent} does not");
-            return Err(place(Error::invalid("parentId", wants)));
+            return Err(place(Error::invalid_field("parentId", wants)));
         }
         if !seen.insert(message.0.id.clone()) {
-            return Err(place(Error::invalid("id", "must not stand twice in a session")));
+            return Err(place(Error::invalid_field("id", "must not stand twice in a session")));
         }
         messages.push(message);
     }
@@ -193,14 +195,14 @@ fn read_marks(
     messages: &[(NewMessage, Parent)],
 ) -> Result<HashMap<String, u32>> {
     if marks.len() > MAX_PARTICIPANTS {
-        return Err(Error::invalid("readMarks", "must be of at most 100 users"));
+        return Err(Error::invalid_field("readMarks", "must be of at most 100 users"));
     }
     let place = |(user, id): (String, String)| {
         let user = UserId::parse("readMarks", &user)?;
         let index = messages.iter().position(|(message, _)| message.id.as_str() == id);
         let seq = index.and_then(|index| u32::try_from(index + 1).ok()).ok_or_else(|| {
             let wants = format!("must name a message of the session, {id} does not");
-            Error::invalid(format!("readMarks.{user}"), wants)
+            Error::invalid_field(format!("readMarks.{user}"), wants)
         })?;
         Ok((user.to_string(), seq))
     };
@@ -224,20 +226,23 @@ fn message(
         (None, Role::Assistant) => UserId::assistant(),
         (None, _) => who.user.clone(),
     };
-    let parts =
-        record.parts.map(|parts| Parts::parse("parts", &parts)).transpose()?.unwrap_or_default();
+    let parts = record
+        .parts
+        .map(|parts| MessageParts::parse("parts", &parts))
+        .transpose()?
+        .unwrap_or_default();
     let error = record.error.as_ref();
     for (field, text) in [
         ("model", record.model.as_deref()),
         ("error.code", error.map(|error| error.code.as_str())),
         ("error.message", error.map(|error| error.message.as_str())),
     ] {
-        without_nul(field, text.unwrap_or_default())?;
+        reject_nul(field, text.unwrap_or_default())?;
     }
     let body = if record.role == Role::Assistant {
         reply(record.content, parts, record.kind)?
     } else {
-        Body::parse("content", record.content, parts, record.kind, max_message)?
+        MessageBody::parse("content", record.content, parts, record.kind, max_message)?
     };
     let message = NewMessage {
         id,
@@ -247,7 +252,7 @@ fn message(
             .transpose()?,
         role: record.role,
         sender_id,
-        tokens: tokens::count(&body.counted()),
+        tokens: tokens::count(&body.countable_text()),
         body,
         created_at: record.created_at.unwrap_or(now),
         reply: ReplyFields {
@@ -262,21 +267,21 @@ fn message(
 }
 
 /// What a model said: it may be nothing, and was never bound to the limit of what users say.
-fn reply(content: String, parts: Parts, kind: MessageType) -> Result<Body> {
-    without_nul("content", &content)?;
+fn reply(content: String, parts: MessageParts, kind: MessageType) -> Result<MessageBody> {
+    reject_nul("content", &content)?;
     for (field, size) in [("content", content.len()), ("parts", parts.as_json().len())] {
-        if size > MAX_PARTS {
-            return Err(Error::too_large(field, MAX_PARTS));
+        if size > MAX_PARTS_BYTES {
+            return Err(Error::too_large(field, MAX_PARTS_BYTES));
         }
     }
-    Ok(Body { content, parts, kind })
+    Ok(MessageBody { content, parts, kind })
 }
 
 /// A session without an id gets one from what it says, so that importing it twice finds it again.
 fn derived_session_id(who: &Principal, record: &SessionRecord, index: usize) -> SessionId {
     let mut digest = Sha256::new();
     digest.update(format!("{}\0{index}\0{:?}\0{:?}", who.user, record.title, record.created_at));
-    for Object(message) in &record.messages {
+    for StrictObject(message) in &record.messages {
         digest.update(format!("\0{:?}\0{:?}\0{}", message.id, message.role, message.content));
     }
     SessionId::trusted(hex_id(digest))

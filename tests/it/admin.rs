@@ -4,7 +4,7 @@ use crate::support::process::{ServerProcess, run};
 use crate::support::server::{fetch, tuning};
 use crate::support::{EventListener, Server, within_deadline};
 use echoic::app::Tuning;
-use echoic::domain::key::Scope;
+use echoic::domain::key::AuthScope;
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -15,8 +15,8 @@ use std::time::Duration;
 async fn server_with_sessions() -> (Server, String, String) {
     let server = Server::with(&["--auth=keys"]).await;
     let (ann, root) =
-        (server.key("ann", Scope::Chat).await, server.key("root", Scope::Admin).await);
-    let ben = server.key("ben", Scope::Chat).await;
+        (server.key("ann", AuthScope::Chat).await, server.key("root", AuthScope::Admin).await);
+    let ben = server.key("ben", AuthScope::Chat).await;
     for (key, session) in [(&ann, "a1"), (&ann, "a2"), (&ben, "b1")] {
         let who = server.with_key(key);
         who.post("/api/chat-sessions", json!({"sessionId": session})).await.data();
@@ -194,7 +194,7 @@ async fn deleting_my_data_removes_only_the_callers_data() {
 #[tokio::test]
 async fn turns_running_during_deletion_leave_no_usage_rows() {
     let mut server = Server::with(&["--auth=keys"]).await;
-    let ann = server.key("ann", Scope::Chat).await;
+    let ann = server.key("ann", AuthScope::Chat).await;
     let own = server.with_key(&ann);
     let ask = |path: &str, body: Value| own.request(Method::POST, path).json(&body);
     let turn = ask("/api/chat", json!({"message": "hi"}));

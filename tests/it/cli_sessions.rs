@@ -4,10 +4,10 @@ use crate::support::mongo::database;
 use crate::support::process::{ServerProcess, run};
 use crate::support::server::fetch;
 use echoic::clock;
-use echoic::domain::message::{Body, Parts};
+use echoic::domain::message::{MessageBody, MessageParts};
 use echoic::domain::page::SessionQuery;
 use echoic::domain::session::{JsonObject, SessionStatus};
-use echoic::domain::title::Title;
+use echoic::domain::title::SessionTitle;
 use echoic::domain::{
     MessageId, MessageType, Principal, ProjectId, Role, SessionId, Timestamp, UserId,
 };
@@ -33,7 +33,7 @@ async fn store_session(store: &dyn Store, owner: &str, session: &str, title: &st
     let ago = |minutes: i64| Timestamp::from_millis(clock::now().as_millis() - minutes * MINUTE);
     let new = NewSession {
         id: Some(SessionId::trusted(session)),
-        title: Title::given(Some(title)).unwrap(),
+        title: SessionTitle::from_user(Some(title)).unwrap(),
         project_id: Some(ProjectId::trusted(format!("project-of-{owner}"))),
         user_meta: object(r#"{"browser":"Firefox"}"#),
         theme: object(r##"{"colour":"#fff"}"##),
@@ -45,7 +45,11 @@ async fn store_session(store: &dyn Store, owner: &str, session: &str, title: &st
         client_message_id: None,
         role: Role::User,
         sender_id: who.user.clone(),
-        body: Body { content: "help".to_owned(), parts: Parts::default(), kind: MessageType::Text },
+        body: MessageBody {
+            content: "help".to_owned(),
+            parts: MessageParts::default(),
+            kind: MessageType::Text,
+        },
         tokens: 1,
         created_at: ago(minutes),
         reply: ReplyFields::default(),
@@ -251,9 +255,9 @@ async fn read_only_store_rejects_writes() {
     let refused = store.delete_session(&who, &SessionId::trusted("a1")).await.unwrap_err();
     assert_eq!(refused.kind.code(), "store_unavailable");
     let query = SessionQuery {
-        place: echoic::domain::page::Place::Page(1),
+        position: echoic::domain::page::PagePosition::Page(1),
         limit: 10,
-        sort: echoic::domain::page::Sort::default(),
+        sort: echoic::domain::page::SortOrder::default(),
         search: None,
         project_id: None,
         status: None,

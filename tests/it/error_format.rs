@@ -5,11 +5,11 @@ use crate::support::{FrameReader, Server, within_deadline};
 use async_trait::async_trait;
 use echoic::auth::Auth;
 use echoic::chat::{Chat, Parts};
-use echoic::domain::memory::Strategy;
+use echoic::domain::memory::MemoryStrategy;
 use echoic::domain::message::FinishReason;
 use echoic::http::{Api, Hosts, Limits, router};
 use echoic::memory::{Defaults, Memory};
-use echoic::prompts::Prompts;
+use echoic::prompts::PromptTemplates;
 use echoic::provider::{Event, Events, Model, Prompt, Provider, ProviderError};
 use echoic::store::sqlite::{SqliteStore, Sync};
 use echoic::store::{Claimant, Store};
@@ -52,9 +52,9 @@ async fn panicking_server() -> (String, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("echoic.db");
     let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&path, Sync::Normal).unwrap());
-    let prompts = Arc::new(Prompts::load(None).unwrap());
+    let prompts = Arc::new(PromptTemplates::load(None).unwrap());
     let defaults = Defaults {
-        strategy: Strategy::Auto,
+        strategy: MemoryStrategy::Auto,
         tokens: None,
         context_window: None,
         model: "m".to_owned(),

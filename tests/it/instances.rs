@@ -6,8 +6,8 @@ use crate::support::process::ServerProcess;
 use crate::support::server::fetch;
 use crate::support::sse::text_of;
 use crate::support::{EventListener, FrameReader, Server, Upstream, within_deadline};
-use echoic::domain::message::{Body, Parts};
-use echoic::domain::session::Settings;
+use echoic::domain::message::{MessageBody, MessageParts};
+use echoic::domain::session::SessionSettings;
 use echoic::domain::{
     MessageId, MessageType, Principal, Role, SessionId, Timestamp, TurnId, UserId,
 };
@@ -427,9 +427,9 @@ fn begin_turn(life: &Claimant, now: Timestamp) -> BeginTurn {
                     client_message_id: None,
                     role: Role::User,
                     sender_id: who.user.clone(),
-                    body: Body {
+                    body: MessageBody {
                         content: "hi".to_owned(),
-                        parts: Parts::default(),
+                        parts: MessageParts::default(),
                         kind: MessageType::Text,
                     },
                     tokens: 1,
@@ -439,7 +439,7 @@ fn begin_turn(life: &Claimant, now: Timestamp) -> BeginTurn {
                 parent: Parent::Head,
                 on_known: OnKnownId::Refuse,
             },
-            options: Settings::default(),
+            options: SessionSettings::default(),
         },
         key: None,
         quotas: [].into(),

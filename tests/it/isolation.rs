@@ -2,7 +2,7 @@
 //! others. The rows are compared with the served routes, so a new route without a row fails here.
 
 use crate::support::Server;
-use echoic::domain::key::Scope;
+use echoic::domain::key::AuthScope;
 use echoic::http::{openapi_document, public_routes};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -286,10 +286,10 @@ impl Callers {
         let server = Server::with(&["--auth=keys", "--rate-limit=off", "--provider=demo"]).await;
         let mut keys = BTreeMap::new();
         for (user, scope) in [
-            ("other", Scope::Chat),
-            ("pat", Scope::Chat),
-            ("ann", Scope::Chat),
-            ("root", Scope::Admin),
+            ("other", AuthScope::Chat),
+            ("pat", AuthScope::Chat),
+            ("ann", AuthScope::Chat),
+            ("root", AuthScope::Admin),
         ] {
             keys.insert(user, server.key(user, scope).await);
         }
@@ -479,7 +479,8 @@ async fn unknown_route_is_reported_only_after_authentication() {
 #[tokio::test]
 async fn foreign_resource_costs_no_more_reads_than_a_missing_one() {
     let server = Server::on_file(&["--auth=keys"]).await;
-    let (ann, ben) = (server.key("ann", Scope::Chat).await, server.key("ben", Scope::Chat).await);
+    let (ann, ben) =
+        (server.key("ann", AuthScope::Chat).await, server.key("ben", AuthScope::Chat).await);
     let own = server.with_key(&ann);
     own.post("/api/chat-sessions", json!({"sessionId": "s"})).await.data();
     let project = own.post("/api/projects", json!({"name": "p"})).await.data()["projectId"].clone();

@@ -6,7 +6,7 @@ use crate::support::server::{fetch, quick_heartbeat};
 use crate::support::{EventListener, Server, within_deadline};
 use echoic::auth::{KeyTerms, new_key};
 use echoic::clock;
-use echoic::domain::key::Scope;
+use echoic::domain::key::AuthScope;
 use echoic::domain::{Timestamp, UserId};
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
@@ -24,7 +24,7 @@ fn secret_of(key: &str) -> &str {
 async fn key_admits_its_user_and_hides_their_data_from_others() {
     let server = Server::with(KEYS).await;
     let (alice, bob) =
-        (server.key("alice", Scope::Chat).await, server.key("bob", Scope::Chat).await);
+        (server.key("alice", AuthScope::Chat).await, server.key("bob", AuthScope::Chat).await);
     let made = server.with_key(&alice).post("/api/chat-sessions", json!({"sessionId": "a"})).await;
     assert_eq!((made.status, &made.body["data"]["userId"]), (201, &json!("alice")));
     assert_eq!(server.with_key(&alice).get("/api/chat-sessions/a").await.status, 200);
@@ -35,11 +35,11 @@ async fn key_admits_its_user_and_hides_their_data_from_others() {
 #[tokio::test]
 async fn every_invalid_key_gets_the_same_rejection() {
     let server = Server::with(KEYS).await;
-    let (good, stored) = server.create_stored_key("alice", Scope::Chat).await;
+    let (good, stored) = server.create_stored_key("alice", AuthScope::Chat).await;
     let terms = KeyTerms {
         user: UserId::trusted("alice"),
         name: None,
-        scope: Scope::Chat,
+        scope: AuthScope::Chat,
         expires_at: Some(Timestamp::from_millis(clock::now().as_millis() - 1)),
     };
     let (expired, kept) = new_key(terms.clone(), clock::now()).unwrap();
@@ -85,7 +85,7 @@ async fn every_invalid_key_gets_the_same_rejection() {
 #[tokio::test]
 async fn thousands_of_wrong_keys_do_not_lock_out_a_valid_one() {
     let server = Server::with(KEYS).await;
-    let good = server.key("alice", Scope::Chat).await;
+    let good = server.key("alice", AuthScope::Chat).await;
     for wrong in 0..3000 {
         let key = format!("ek_{wrong:012x}_{}", "A".repeat(43));
         let reply = server.with_key(&key).get("/api/chat-sessions").await;
@@ -106,7 +106,7 @@ async fn oversized_head_is_rejected_and_the_server_goes_on() {
 #[tokio::test]
 async fn read_only_key_changes_nothing() {
     let server = Server::with(KEYS).await;
-    let reader = server.key("alice", Scope::Read).await;
+    let reader = server.key("alice", AuthScope::Read).await;
     let reader = server.with_key(&reader);
     assert_eq!(reader.get("/api/chat-sessions").await.status, 200);
     assert_eq!(reader.post("/api/render", json!({"markdown": "*a*"})).await.status, 200);
@@ -124,8 +124,8 @@ async fn read_only_key_changes_nothing() {
 #[tokio::test]
 async fn revoked_key_is_rejected_and_its_streams_are_closed() {
     let server = Server::tuned(KEYS, quick_heartbeat()).await;
-    let (key, stored) = server.create_stored_key("alice", Scope::Chat).await;
-    let other = server.key("alice", Scope::Chat).await;
+    let (key, stored) = server.create_stored_key("alice", AuthScope::Chat).await;
+    let other = server.key("alice", AuthScope::Chat).await;
     let (alice, other) = (server.with_key(&key), server.with_key(&other));
     assert_eq!(alice.get("/api/chat-sessions").await.status, 200);
     let listen =
@@ -160,7 +160,7 @@ async fn revoked_key_is_rejected_and_its_streams_are_closed() {
 #[tokio::test]
 async fn last_use_of_a_key_is_stored_by_shutdown() {
     let mut server = Server::with(KEYS).await;
-    let (key, stored) = server.create_stored_key("alice", Scope::Chat).await;
+    let (key, stored) = server.create_stored_key("alice", AuthScope::Chat).await;
     let before = clock::now();
     assert_eq!(server.with_key(&key).get("/api/chat-sessions").await.status, 200);
     server.stop().await;

@@ -3,7 +3,7 @@
 
 use crate::support::mongo::database;
 use crate::support::{FrameReader, ProviderCall, Server, within_deadline};
-use echoic::domain::key::Scope;
+use echoic::domain::key::AuthScope;
 use futures::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -102,9 +102,9 @@ async fn check_ledger(servers: &[Server]) {
     let users = ["ann", "ben", "cat"];
     let mut keys = Vec::new();
     for user in users {
-        keys.push(servers[0].key(user, Scope::Chat).await);
+        keys.push(servers[0].key(user, AuthScope::Chat).await);
     }
-    let root = servers[0].key("root", Scope::Admin).await;
+    let root = servers[0].key("root", AuthScope::Admin).await;
     let sessions: Vec<String> = (0..users.len() * 4).map(|number| format!("s{number}")).collect();
     let talk = sessions.iter().enumerate().map(|(at, session)| {
         let (user, key) = (users[at % users.len()], &keys[at % users.len()]);
@@ -163,7 +163,7 @@ async fn ledgers_of_four_instances_match_the_providers_counts() {
 
 /// Eight turns of one user run, spread over all servers, when the first to end spends the quota.
 async fn check_quota(servers: &[Server]) {
-    let ann = servers[0].key("ann", Scope::Chat).await;
+    let ann = servers[0].key("ann", AuthScope::Chat).await;
     let mut running = Vec::new();
     for (at, server) in servers.iter().cycle().take(8).enumerate() {
         let body = json!({"id": format!("s{at}"), "message": {"id": "m", "role": "user",

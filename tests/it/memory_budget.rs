@@ -2,10 +2,10 @@
 //! fit the context window, and the newest message is in the prompt.
 
 use crate::images::png;
-use echoic::domain::memory::{MemoryOptions, STRATEGIES, Strategy as Way};
-use echoic::domain::message::{Body, Parts};
+use echoic::domain::memory::{MemoryOptions, MemoryStrategy as Way, STRATEGY_NAMES};
+use echoic::domain::message::{MessageBody, MessageParts};
 use echoic::domain::project::GenerationStatus;
-use echoic::domain::session::{SessionStatus, Settings};
+use echoic::domain::session::{SessionSettings, SessionStatus};
 use echoic::domain::{
     FilePath, MessageId, MessageType, Principal, ProjectId, Role, Session, SessionId, Timestamp,
     UserId,
@@ -13,7 +13,7 @@ use echoic::domain::{
 use echoic::error::Kind;
 use echoic::memory::tokens::{self, Vocabulary};
 use echoic::memory::{Assembled, Defaults, Incoming, Memory, NewMessage, Piece, PieceKind};
-use echoic::prompts::Prompts;
+use echoic::prompts::PromptTemplates;
 use echoic::store::sqlite::{SqliteStore, Sync};
 use echoic::store::{
     self, ImportSession, NewFile, NewProject, NewSession, Parent, ProjectStore, ReplyFields,
@@ -39,7 +39,7 @@ struct BudgetCase {
     said: Vec<TestMessage>,
     next: TestMessage,
     window: u32,
-    settings: Settings,
+    settings: SessionSettings,
     project: Option<ProjectContent>,
 }
 
@@ -73,23 +73,23 @@ fn text() -> impl Strategy<Value = String> {
     proptest::collection::vec(piece, 1..3).prop_map(|pieces| pieces.concat())
 }
 
-fn settings() -> impl Strategy<Value = Settings> {
+fn settings() -> impl Strategy<Value = SessionSettings> {
     let models =
         ["gpt-4o", "gpt-4", "gpt-3.5-turbo", "openai/gpt-4", "gpt-5-mini", "llama3.2", "o"];
     let model = proptest::option::of(proptest::sample::select(models.to_vec()));
-    let ways = STRATEGIES.map(|(_, way)| way);
+    let ways = STRATEGY_NAMES.map(|(_, way)| way);
     let way = proptest::sample::select(ways.to_vec());
     let number = || proptest::option::of(prop_oneof![1u32..60, 1u32..4000]);
     let memory = (proptest::option::of(way), number(), number(), number());
     (model, proptest::option::of(text()), proptest::option::of(1u32..1500), memory).prop_map(
         |(model, system_prompt, max_output_tokens, memory)| {
             let (strategy, last_messages, max_tokens, recall_tokens) = memory;
-            Settings {
+            SessionSettings {
                 model: model.map(str::to_owned),
                 system_prompt,
                 max_output_tokens,
                 memory: MemoryOptions { strategy, last_messages, max_tokens, recall_tokens },
-                ..Settings::default()
+                ..SessionSettings::default()
             }
         },
     )
@@ -123,9 +123,9 @@ fn project_content() -> impl Strategy<Value = ProjectContent> {
     })
 }
 
-fn parts(images: usize) -> Parts {
+fn parts(images: usize) -> MessageParts {
     let image = serde_json::json!({"type": "image", "url": png(1024, 1024)});
-    Parts::from_stored(serde_json::Value::from(vec![image; images]).to_string()).unwrap()
+    MessageParts::from_stored(serde_json::Value::from(vec![image; images]).to_string()).unwrap()
 }
 
 fn ada() -> Principal {
@@ -147,7 +147,11 @@ async fn store_session(
             role: *role,
             sender_id: UserId::trusted("ada"),
             tokens: tokens::count(content),
-            body: Body { content: content.clone(), parts: parts(*images), kind: MessageType::Text },
+            body: MessageBody {
+                content: content.clone(),
+                parts: parts(*images),
+                kind: MessageType::Text,
+            },
             // Timestamps jump between three days, so that order by time is not the order of the
             // path.
             created_at: Timestamp::from_millis((place as i64 * 5 % 3) * 86_400_000),
@@ -170,7 +174,7 @@ async fn store_session(
         messages: said.iter().enumerate().map(message).collect(),
     };
     let stored = store.import_session(&ada(), import, at).await.unwrap();
-    let access = echoic::domain::principal::Access::Own;
+    let access = echoic::domain::principal::AccessLevel::Owner;
     store.session(&ada(), &stored.session_id, access).await.unwrap()
 }
 
@@ -210,13 +214,13 @@ async fn store_project(store: &SqliteStore, project: Option<&ProjectContent>) ->
 }
 
 /// Whether the model has the older tokenizer and takes no images.
-fn has_old_tokenizer(settings: &Settings) -> bool {
+fn has_old_tokenizer(settings: &SessionSettings) -> bool {
     let model = settings.model.as_deref().unwrap_or("gpt-4o");
     matches!(model, "gpt-4" | "openai/gpt-4" | "gpt-3.5-turbo")
 }
 
 /// Lower and upper bound of an image's tokens.
-fn image_token_bounds(settings: &Settings) -> [u32; 2] {
+fn image_token_bounds(settings: &SessionSettings) -> [u32; 2] {
     match settings.model.as_deref().unwrap_or("gpt-4o") {
         _ if has_old_tokenizer(settings) => [0; 2],
         "gpt-4o" => [765; 2],
@@ -228,7 +232,7 @@ fn image_token_bounds(settings: &Settings) -> [u32; 2] {
 /// Counts the tokens of a prompt independently: 4 around each message, 3 before the reply, `image`
 /// for each image.
 fn count_tokens<'a>(
-    settings: &Settings,
+    settings: &SessionSettings,
     image: u32,
     said: impl Iterator<Item = (&'a str, usize)>,
 ) -> u32 {
@@ -348,7 +352,7 @@ fn prompt_and_reply_fit_and_newest_message_is_included() {
     let folder = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(&folder.path().join("echoic.db"), Sync::Normal).unwrap();
     let store = Arc::new(store);
-    let prompts = Arc::new(Prompts::load(None).unwrap());
+    let prompts = Arc::new(PromptTemplates::load(None).unwrap());
     let config = Config { cases: 300, failure_persistence: None, ..Config::default() };
     let mut runner =
         TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
@@ -369,14 +373,14 @@ fn prompt_and_reply_fit_and_newest_message_is_included() {
         let parts = parts(*images);
         let size = Size::of(text, &parts, tokens::count(text));
         let surely_fits = memory.surely_fits(&case.settings, size);
-        let pictures = echoic::domain::image::images(&parts);
+        let pictures = echoic::domain::image::find_images(&parts);
         let incoming = Incoming { text, tokens: size.tokens, images: &pictures, beside: 0 };
         let plan = match memory.plan(&case.settings, Some(incoming)) {
             Ok(plan) => plan,
             Err(error) => {
                 assert_eq!(error.kind, Kind::ContextTooLong);
                 assert!(!surely_fits, "what surely fits can be planned: {error}");
-                let system = prompts.system(case.settings.system_prompt.as_deref()).unwrap();
+                let system = prompts.render_system(case.settings.system_prompt.as_deref()).unwrap();
                 let [least, _] = image_token_bounds(&case.settings);
                 let alone = [(system.as_str(), 0), (text, *images)].into_iter();
                 let alone = count_tokens(&case.settings, least, alone);

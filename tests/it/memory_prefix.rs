@@ -2,15 +2,15 @@
 //! window is full. Then about half of the window is dropped at once.
 
 use crate::store_contract::{EmptyStore, sqlite};
-use echoic::domain::memory::{MemoryOptions, Strategy as Way};
-use echoic::domain::message::{Body, Parts};
-use echoic::domain::principal::Access;
-use echoic::domain::session::Settings;
+use echoic::domain::memory::{MemoryOptions, MemoryStrategy as Way};
+use echoic::domain::message::{MessageBody, MessageParts};
+use echoic::domain::principal::AccessLevel;
+use echoic::domain::session::SessionSettings;
 use echoic::domain::{
     MessageId, MessageType, Principal, Role, Session, SessionId, Timestamp, UserId,
 };
 use echoic::memory::{Assembled, Defaults, Incoming, Memory, NewMessage, PieceKind, tokens};
-use echoic::prompts::Prompts;
+use echoic::prompts::PromptTemplates;
 use echoic::store::{self, NewSession, Parent, PostMessage, ReplyFields, Store};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -50,7 +50,7 @@ struct MemoryFixture {
 
 impl MemoryFixture {
     async fn session(&self, id: &SessionId) -> Session {
-        self.store.session(&self.ada, id, Access::Own).await.unwrap()
+        self.store.session(&self.ada, id, AccessLevel::Owner).await.unwrap()
     }
 
     async fn say(&self, session: &SessionId, role: Role, content: &str, at: Timestamp) {
@@ -60,9 +60,9 @@ impl MemoryFixture {
             role,
             sender_id: if role == Role::User { self.ada.user.clone() } else { UserId::assistant() },
             tokens: tokens::count(content),
-            body: Body {
+            body: MessageBody {
                 content: content.to_owned(),
-                parts: Parts::default(),
+                parts: MessageParts::default(),
                 kind: MessageType::Text,
             },
             created_at: at,
@@ -88,7 +88,7 @@ impl MemoryFixture {
             recall_tokens: case.recalled,
             last_messages: None,
         };
-        let settings = Settings { memory, ..Settings::default() };
+        let settings = SessionSettings { memory, ..SessionSettings::default() };
         let incoming =
             Incoming { text: asked, tokens: tokens::count(asked), images: &[], beside: 0 };
         let mut plan = self.memory.plan(&settings, Some(incoming)).unwrap();
@@ -100,7 +100,7 @@ impl MemoryFixture {
 
 /// The messages of the prompt before the new one, as sent.
 fn history_of(assembled: &Assembled) -> Vec<(Role, String)> {
-    let mut sent = assembled.prompt(&Settings::default()).messages;
+    let mut sent = assembled.prompt(&SessionSettings::default()).messages;
     sent.pop();
     sent.into_iter().map(|message| (message.role, message.content.to_string())).collect()
 }
@@ -119,7 +119,7 @@ async fn prompt_extends_the_previous_one_until_window_is_full() {
         context_window: None,
         model: "gpt-4o".to_owned(),
     };
-    let prompts = Arc::new(Prompts::load(None).unwrap());
+    let prompts = Arc::new(PromptTemplates::load(None).unwrap());
     let memory = Memory::new(store.clone(), prompts, defaults).unwrap();
     let ada = Principal { user: UserId::trusted("ada"), is_admin: false };
     let world = MemoryFixture { store: store.clone(), memory, ada };

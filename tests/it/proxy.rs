@@ -2,7 +2,7 @@
 
 use crate::support::Server;
 use crate::support::server::fetch;
-use echoic::domain::key::Scope;
+use echoic::domain::key::AuthScope;
 use reqwest::Method;
 use serde_json::json;
 
@@ -75,7 +75,7 @@ async fn header_of_another_auth_mode_is_ignored() {
     assert_eq!(fetch(asked.header(basic.0, basic.1)).await.data()["userId"], "alice");
 
     let keys = Server::with(&["--auth=keys"]).await;
-    let key = keys.key("ann", Scope::Chat).await;
+    let key = keys.key("ann", AuthScope::Chat).await;
     let named = keys.with_key(&key).request(Method::GET, "/api/me");
     let named = named.header("x-forwarded-user", "bob").header("x-forwarded-user", &b"\xff"[..]);
     assert_eq!(fetch(named).await.data()["userId"], "ann");

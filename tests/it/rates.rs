@@ -2,14 +2,15 @@
 
 use crate::support::server::fetch;
 use crate::support::{FrameReader, Server, within_deadline};
-use echoic::domain::key::Scope;
+use echoic::domain::key::AuthScope;
 use reqwest::Method;
 use serde_json::{Value, json};
 
 #[tokio::test]
 async fn writes_over_the_rate_are_rejected_and_reads_continue() {
     let server = Server::with(&["--auth=keys", "--rate-limit=3/h"]).await;
-    let (ann, ben) = (server.key("ann", Scope::Chat).await, server.key("ben", Scope::Chat).await);
+    let (ann, ben) =
+        (server.key("ann", AuthScope::Chat).await, server.key("ben", AuthScope::Chat).await);
     let own = server.with_key(&ann);
     for left in ["2", "1", "0"] {
         let made = own.post("/api/chat-sessions", json!({})).await;
@@ -37,7 +38,7 @@ async fn writes_over_the_rate_are_rejected_and_reads_continue() {
 #[tokio::test]
 async fn repeated_turn_is_replayed_despite_the_rate_limit() {
     let server = Server::with(&["--auth=keys", "--rate-limit=1/h"]).await;
-    let ann = server.key("ann", Scope::Chat).await;
+    let ann = server.key("ann", AuthScope::Chat).await;
     let say = |message: &str| {
         let body = json!({"message": message});
         let request = server.with_key(&ann).request(Method::POST, "/api/chat").json(&body);
@@ -57,7 +58,7 @@ async fn repeated_turn_is_replayed_despite_the_rate_limit() {
 #[tokio::test]
 async fn persistent_caller_over_the_rate_is_rejected_unread() {
     let server = Server::with(&["--auth=keys", "--rate-limit=1/h"]).await;
-    let ann = server.key("ann", Scope::Chat).await;
+    let ann = server.key("ann", AuthScope::Chat).await;
     let own = server.with_key(&ann);
     own.post("/api/chat-sessions", json!({})).await.data();
     let broken = || {
@@ -78,7 +79,8 @@ async fn persistent_caller_over_the_rate_is_rejected_unread() {
 #[tokio::test]
 async fn concurrent_replies_per_user_are_capped() {
     let server = Server::with(&["--auth=keys", "--max-concurrent-turns=2"]).await;
-    let (ann, ben) = (server.key("ann", Scope::Chat).await, server.key("ben", Scope::Chat).await);
+    let (ann, ben) =
+        (server.key("ann", AuthScope::Chat).await, server.key("ben", AuthScope::Chat).await);
     let say = |key: &str, body: Value| {
         server.with_key(key).request(Method::POST, "/api/chat").json(&body)
     };
@@ -103,7 +105,7 @@ async fn concurrent_replies_per_user_are_capped() {
 async fn key_guessing_is_limited_per_address_behind_a_proxy() {
     let flags = ["--auth=keys", "--rate-limit=5/h", "--trusted-proxies=127.0.0.1"];
     let server = Server::with(&flags).await;
-    let good = server.key("ann", Scope::Chat).await;
+    let good = server.key("ann", AuthScope::Chat).await;
     let from = |address: &str, key: &str| {
         let request = server.request(Method::GET, "/api/me").bearer_auth(key);
         // The proxy appends the address it sees to the list that the client sent, so only the last
@@ -138,7 +140,7 @@ async fn key_guessing_is_limited_per_address_behind_a_proxy() {
 #[tokio::test]
 async fn turn_adding_no_reply_is_exempt_from_the_concurrency_cap() {
     let server = Server::with(&["--auth=keys", "--max-concurrent-turns=1"]).await;
-    let ann = server.key("ann", Scope::Chat).await;
+    let ann = server.key("ann", AuthScope::Chat).await;
     let say = |message: &str, on_busy: &str| {
         let body = json!({"id": "s", "message": message, "clientMessageId": message,
             "onBusy": on_busy});
@@ -175,7 +177,7 @@ async fn turn_adding_no_reply_is_exempt_from_the_concurrency_cap() {
 #[tokio::test]
 async fn rejected_request_with_large_body_gets_its_answer() {
     let server = Server::with(&["--auth=keys", "--rate-limit=1/h"]).await;
-    let ann = server.key("ann", Scope::Chat).await;
+    let ann = server.key("ann", AuthScope::Chat).await;
     let own = server.with_key(&ann);
     let body = json!({"chatSessionId": "s", "role": "user", "content": "x".repeat(200_000)});
     assert_eq!(own.post("/api/chat-messages", body.clone()).await.failure().0, 404);

@@ -5,13 +5,13 @@ use crate::support::Server;
 use crate::support::server::{fetch, tuning};
 use echoic::app::Tuning;
 use echoic::chat::{Chat, Parts};
-use echoic::domain::memory::Strategy;
-use echoic::domain::message::{Body, Parts as PartsOfMessage};
-use echoic::domain::principal::Access;
-use echoic::domain::session::Settings;
+use echoic::domain::memory::MemoryStrategy;
+use echoic::domain::message::{MessageBody, MessageParts as PartsOfMessage};
+use echoic::domain::principal::AccessLevel;
+use echoic::domain::session::SessionSettings;
 use echoic::domain::{MessageId, MessageType, Principal, Role, SessionId, Timestamp, UserId};
 use echoic::memory::{Defaults, Incoming, Memory, NewMessage, tokens};
-use echoic::prompts::Prompts;
+use echoic::prompts::PromptTemplates;
 use echoic::provider::demo::Demo;
 use echoic::store::{Claimant, NewSession, Parent, PostMessage, ReplyFields};
 use reqwest::Method;
@@ -225,10 +225,14 @@ async fn wordless_questions_and_all_scripts_are_handled() {
 async fn deleted_session_leaves_the_index_at_once() {
     let EmptyStore { store, .. } = &sqlite().await.unwrap();
     let ada = Principal { user: UserId::trusted("ada"), is_admin: false };
-    let prompts = Arc::new(Prompts::load(None).unwrap());
+    let prompts = Arc::new(PromptTemplates::load(None).unwrap());
     let model = "gpt-4o".to_owned();
-    let defaults =
-        Defaults { strategy: Strategy::Recall, tokens: Some(200), context_window: None, model };
+    let defaults = Defaults {
+        strategy: MemoryStrategy::Recall,
+        tokens: Some(200),
+        context_window: None,
+        model,
+    };
     let memory = Arc::new(Memory::new(store.clone(), prompts.clone(), defaults).unwrap());
     let chat = Arc::new(Chat::new(Parts {
         store: store.clone(),
@@ -250,7 +254,11 @@ async fn deleted_session_leaves_the_index_at_once() {
             role: Role::User,
             sender_id: ada.user.clone(),
             tokens: tokens::count(&content),
-            body: Body { content, parts: PartsOfMessage::default(), kind: MessageType::Text },
+            body: MessageBody {
+                content,
+                parts: PartsOfMessage::default(),
+                kind: MessageType::Text,
+            },
             created_at: at,
             reply: ReplyFields::default(),
         };
@@ -263,9 +271,9 @@ async fn deleted_session_leaves_the_index_at_once() {
         };
         chat.post_message(&ada, post).await.unwrap();
     }
-    let session = store.session(&ada, &id, Access::Own).await.unwrap();
+    let session = store.session(&ada, &id, AccessLevel::Owner).await.unwrap();
     let incoming = Incoming { text: ASKED, tokens: 9, images: &[], beside: 0 };
-    let mut plan = memory.plan(&Settings::default(), Some(incoming)).unwrap();
+    let mut plan = memory.plan(&SessionSettings::default(), Some(incoming)).unwrap();
     plan.patience = None;
     let new = NewMessage::said(ASKED, at);
     let assembled = memory.assemble(&session, plan, session.head_id.as_ref(), Some(new)).await;

@@ -4,7 +4,7 @@
 use crate::bad_input::refused;
 use crate::support::Server;
 use crate::support::server::fetch;
-use echoic::domain::key::Scope;
+use echoic::domain::key::AuthScope;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -197,7 +197,7 @@ async fn unknown_query_parameter_is_rejected_by_name() {
     let operations = operations(&server, &session).await;
     assert!(operations.len() >= 18, "only {} operations are documented", operations.len());
     let closed = Server::with(&["--auth=keys"]).await;
-    let root = closed.key("root", Scope::Admin).await;
+    let root = closed.key("root", AuthScope::Admin).await;
     for (method, path, operation) in operations {
         // OpenAI's routes have their own error format.
         if path.starts_with("/v1/") {

@@ -4,8 +4,8 @@ use crate::store_contract::EmptyStore;
 use crate::support::chat_core::{ChatCore, on_both_stores, principal};
 use crate::support::mongo::database;
 use crate::support::{Server, within_deadline};
-use echoic::domain::message::Body;
-use echoic::domain::search::{SearchQuery, terms};
+use echoic::domain::message::MessageBody;
+use echoic::domain::search::{SearchQuery, parse_terms};
 use echoic::domain::{MessageId, MessageType, Role, SessionId, Timestamp, UserId};
 use echoic::store::{NewMessage, Parent, PostMessage, ReplyFields};
 use serde_json::{Value, json};
@@ -244,7 +244,7 @@ async fn invalid_search_query_is_rejected() {
 /// The contents of the messages that a user finds.
 async fn found_messages(core: &ChatCore, user: &str, question: &str) -> Vec<String> {
     let query = SearchQuery {
-        terms: terms(question).unwrap(),
+        terms: parse_terms(question).unwrap(),
         project_id: None,
         session_id: None,
         role: None,
@@ -263,7 +263,11 @@ async fn say(core: &ChatCore, user: &str, session: &SessionId, text: &str) {
         client_message_id: None,
         role: Role::User,
         sender_id: UserId::trusted(user),
-        body: Body { content: text.to_owned(), parts: Default::default(), kind: MessageType::Text },
+        body: MessageBody {
+            content: text.to_owned(),
+            parts: Default::default(),
+            kind: MessageType::Text,
+        },
         tokens: 1,
         created_at: Timestamp::from_millis(5),
         reply: ReplyFields::default(),

@@ -4,7 +4,7 @@ use crate::support::server::fetch;
 use crate::support::{EventListener, Server};
 use echoic::clock;
 use echoic::domain::Timestamp;
-use echoic::domain::key::Scope;
+use echoic::domain::key::AuthScope;
 use reqwest::Method;
 use serde_json::json;
 
@@ -13,7 +13,7 @@ async fn ticket(server: &Server, key: &str) -> String {
     assert_eq!(made.status, 201, "{}", made.body);
     let data = made.data();
     let expires = Timestamp::parse(data["expiresAt"].as_str().unwrap()).unwrap();
-    let left = expires.since(clock::now()).as_secs();
+    let left = expires.duration_since(clock::now()).as_secs();
     assert!((50..=60).contains(&left), "{left}");
     data["ticket"].as_str().unwrap().to_owned()
 }
@@ -22,7 +22,7 @@ async fn ticket(server: &Server, key: &str) -> String {
 async fn ticket_opens_one_stream_and_is_used_up() {
     let server = Server::with(&["--auth=keys"]).await;
     let (alice, reader) =
-        (server.key("alice", Scope::Chat).await, server.key("alice", Scope::Read).await);
+        (server.key("alice", AuthScope::Chat).await, server.key("alice", AuthScope::Read).await);
     for key in [&alice, &reader] {
         let path = format!("/api/events?ticket={}", ticket(&server, key).await);
         EventListener::opened(server.request(Method::GET, &path).send().await.unwrap()).await;
@@ -38,7 +38,7 @@ async fn ticket_opens_one_stream_and_is_used_up() {
 #[tokio::test]
 async fn ticket_opens_only_streams_and_a_forged_one_nothing() {
     let server = Server::with(&["--auth=keys"]).await;
-    let alice = server.key("alice", Scope::Chat).await;
+    let alice = server.key("alice", AuthScope::Chat).await;
     let good = ticket(&server, &alice).await;
     for path in [
         format!("/api/chat-sessions?ticket={good}"),
@@ -62,7 +62,7 @@ async fn ticket_opens_only_streams_and_a_forged_one_nothing() {
 #[tokio::test]
 async fn one_of_many_concurrent_uses_of_a_ticket_succeeds() {
     let server = Server::with(&["--auth=keys"]).await;
-    let alice = server.key("alice", Scope::Chat).await;
+    let alice = server.key("alice", AuthScope::Chat).await;
     let path = format!("/api/events?ticket={}", ticket(&server, &alice).await);
     let ask =
         || async { server.request(Method::GET, &path).send().await.unwrap().status().as_u16() };
@@ -75,7 +75,7 @@ async fn one_of_many_concurrent_uses_of_a_ticket_succeeds() {
 async fn me_route_returns_the_callers_identity() {
     let server = Server::with(&["--auth=keys"]).await;
     let (alice, root) =
-        (server.key("alice", Scope::Chat).await, server.key("root", Scope::Admin).await);
+        (server.key("alice", AuthScope::Chat).await, server.key("root", AuthScope::Admin).await);
     let me = async |key: &str| server.with_key(key).get("/api/me").await.data();
     assert_eq!(me(&alice).await, json!({"userId": "alice", "admin": false}));
     assert_eq!(me(&root).await, json!({"userId": "root", "admin": true}));

@@ -2,7 +2,7 @@
 
 use crate::support::server::{ApiResponse, fetch};
 use crate::support::{FrameReader, ProviderCall, Server, within_deadline};
-use echoic::domain::key::Scope;
+use echoic::domain::key::AuthScope;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -42,7 +42,8 @@ const PRICED: &[&str] = &["--auth=keys", "--prices=gated-*=1/0.5/10"];
 #[tokio::test]
 async fn turn_is_recorded_with_tokens_and_cost_for_its_user() {
     let server = Server::with(PRICED).await;
-    let (ann, pat) = (server.key("ann", Scope::Chat).await, server.key("pat", Scope::Chat).await);
+    let (ann, pat) =
+        (server.key("ann", AuthScope::Chat).await, server.key("pat", AuthScope::Chat).await);
     let body = json!({"sessionId": "s", "participants": ["pat"], "projectId": "p"});
     server.with_key(&ann).post("/api/chat-sessions", body).await.data();
     let used = json!({"prompt_tokens": 1000, "completion_tokens": 50,
@@ -83,7 +84,7 @@ async fn turn_is_recorded_with_tokens_and_cost_for_its_user() {
     let past = usage(&server, &ann, &[], "?from=2020-01-01&to=2020-12-31").await;
     assert_eq!((&past["usage"], &past["total"]["turns"]), (&json!([]), &json!(0)));
 
-    let root = server.key("root", Scope::Admin).await;
+    let root = server.key("root", AuthScope::Admin).await;
     let all = server.with_key(&root).get("/api/admin/usage?groupBy=user").await.data();
     let users: Vec<Value> = all["usage"]
         .as_array()
@@ -101,7 +102,7 @@ async fn turn_is_recorded_with_tokens_and_cost_for_its_user() {
 #[tokio::test]
 async fn stopped_failed_and_deleted_turns_are_recorded_too() {
     let server = Server::with(PRICED).await;
-    let ann = server.key("ann", Scope::Chat).await;
+    let ann = server.key("ann", AuthScope::Chat).await;
     let own = server.with_key(&ann);
     let mut frames = begin_turn(&server, &ann, "stopped", "a").await;
     let mut call = server.upstream.call().await;
@@ -144,7 +145,7 @@ async fn stopped_failed_and_deleted_turns_are_recorded_too() {
 #[tokio::test]
 async fn cost_quota_rejects_models_without_a_price() {
     let server = Server::with(&[PRICED, &["--quota-cost=key:5"]].concat()).await;
-    let ann = server.key("ann", Scope::Chat).await;
+    let ann = server.key("ann", AuthScope::Chat).await;
     let own = server.with_key(&ann);
     let refused = |reply: ApiResponse| {
         assert_eq!(reply.failure(), (400, "invalid_request"));
@@ -179,7 +180,7 @@ async fn spent_quota_blocks_new_turns_but_not_reads() {
     {
         let server = Server::with(&[PRICED, &[quota]].concat()).await;
         let (ann, ben) =
-            (server.key("ann", Scope::Chat).await, server.key("ben", Scope::Chat).await);
+            (server.key("ann", AuthScope::Chat).await, server.key("ben", AuthScope::Chat).await);
         let used = json!({"prompt_tokens": 90, "completion_tokens": 15});
         run_turn(&server, &ann, "s", "one", used.clone()).await;
 
@@ -200,7 +201,8 @@ async fn spent_quota_blocks_new_turns_but_not_reads() {
 #[tokio::test]
 async fn project_quota_is_shared_by_its_users() {
     let server = Server::with(&["--auth=keys", "--quota-tokens=project:100/month"]).await;
-    let (ann, pat) = (server.key("ann", Scope::Chat).await, server.key("pat", Scope::Chat).await);
+    let (ann, pat) =
+        (server.key("ann", AuthScope::Chat).await, server.key("pat", AuthScope::Chat).await);
     let body = json!({"sessionId": "s", "participants": ["pat"], "projectId": "p"});
     server.with_key(&ann).post("/api/chat-sessions", body).await.data();
     let used = json!({"prompt_tokens": 100, "completion_tokens": 1});
@@ -212,7 +214,7 @@ async fn project_quota_is_shared_by_its_users() {
 #[tokio::test]
 async fn queued_turn_fails_once_the_quota_is_spent() {
     let server = Server::with(&["--auth=keys", "--quota-tokens=100"]).await;
-    let ann = server.key("ann", Scope::Chat).await;
+    let ann = server.key("ann", AuthScope::Chat).await;
     let mut first = begin_turn(&server, &ann, "s", "one").await;
     let mut call = server.upstream.call().await;
     let body = json!({"sessionId": "s", "message": "two", "onBusy": "queue"});
@@ -237,7 +239,7 @@ async fn title_usage_is_recorded_apart_and_counts_toward_quotas() {
     let titled = ["--titles=model", "--small-model=tiny", "--prices=gated-*=1/10,tiny=1/1"];
     let server =
         Server::with(&[&["--auth=keys", "--quota-tokens=100"][..], &titled].concat()).await;
-    let ann = server.key("ann", Scope::Chat).await;
+    let ann = server.key("ann", AuthScope::Chat).await;
     let body = json!({"sessionId": "s", "projectId": "p"});
     server.with_key(&ann).post("/api/chat-sessions", body).await.data();
     let mut frames = begin_turn(&server, &ann, "s", "one").await;
@@ -277,7 +279,7 @@ async fn title_usage_is_recorded_apart_and_counts_toward_quotas() {
 #[tokio::test]
 async fn failed_title_is_recorded_with_our_own_count() {
     let server = Server::with(&["--auth=keys", "--titles=model", "--small-model=tiny"]).await;
-    let ann = server.key("ann", Scope::Chat).await;
+    let ann = server.key("ann", AuthScope::Chat).await;
     let mut frames = begin_turn(&server, &ann, "s", "one").await;
     let (reply, title) = reply_and_title_calls(&server).await;
     title.refuse(400, json!({"error": {"message": "no"}}));
@@ -298,7 +300,7 @@ async fn calls_that_reached_no_provider_are_recorded_as_zero() {
     let unreachable = "--openai-base-url=http://127.0.0.1:1/v1";
     let flags = [PRICED, &[unreachable, "--titles=model", "--small-model=tiny"]].concat();
     let server = Server::with(&flags).await;
-    let ann = server.key("ann", Scope::Chat).await;
+    let ann = server.key("ann", AuthScope::Chat).await;
     let mut frames = begin_turn(&server, &ann, "s", "one").await;
     frames.until("error").await;
     frames.until("[DONE]").await;

@@ -3,7 +3,7 @@
 use crate::support::Server;
 use crate::tools::call_weather;
 use crate::v1_responses::{ROUTE, create_response, error, post_answered, response_id};
-use echoic::domain::key::Scope;
+use echoic::domain::key::AuthScope;
 use futures::future::join;
 use serde_json::{Value, json};
 
@@ -29,7 +29,8 @@ async fn item_references_resolve_to_items_of_any_response() {
     assert_ne!(response_id(&second.await.body), response_id(&first));
 
     let keys = Server::with(&["--auth=keys"]).await;
-    let (ann, ben) = (keys.key("ann", Scope::Chat).await, keys.key("ben", Scope::Chat).await);
+    let (ann, ben) =
+        (keys.key("ann", AuthScope::Chat).await, keys.key("ben", AuthScope::Chat).await);
     let answer = async { keys.upstream.call().await.reply("Secret.") };
     let (first, ()) = join(keys.with_key(&ann).post(ROUTE, json!({"input": "x"})), answer).await;
     let stolen = json!({"type": "item_reference", "id": first.body["output"][0]["id"]});

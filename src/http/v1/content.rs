@@ -1,9 +1,9 @@
 //! What a message of OpenAI's says: a text, or a list of texts and pictures.
 
-use crate::domain::image::image;
-use crate::domain::message::Parts;
+use crate::domain::image::parse_image;
+use crate::domain::message::MessageParts;
 use crate::error::{Error, Result};
-use crate::json::Object;
+use crate::json::StrictObject;
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
@@ -15,7 +15,7 @@ const REFUSAL: &str = "refusal";
 #[derive(Default)]
 pub(super) struct Content {
     pub(super) text: String,
-    pub(super) parts: Parts,
+    pub(super) parts: MessageParts,
 }
 
 impl Content {
@@ -35,18 +35,18 @@ impl Content {
             text: Option<String>,
         }
         if let Ok(text) = serde_json::from_str(raw.get()) {
-            return Ok(Some(Self { text, parts: Parts::default() }));
+            return Ok(Some(Self { text, parts: MessageParts::default() }));
         }
         let Ok(all) = serde_json::from_str::<Vec<&RawValue>>(raw.get()) else { return Ok(None) };
         let (mut said, mut pictures) = (Vec::new(), Vec::new());
         for (index, part) in all.into_iter().enumerate() {
             match serde_json::from_str(part.get()) {
-                Ok(Object(Part { kind, text: Some(text) }))
+                Ok(StrictObject(Part { kind, text: Some(text) }))
                     if kind == REFUSAL || texts.contains(&&*kind) =>
                 {
                     said.push(text);
                 }
-                Ok(Object(Part { kind, .. })) if kind == picture => {
+                Ok(StrictObject(Part { kind, .. })) if kind == picture => {
                     ensure_reachable(index, part)?;
                     pictures.push(part);
                 }
@@ -54,15 +54,15 @@ impl Content {
             }
         }
         let parts = to_raw_value(&pictures).map_err(Error::internal)?;
-        Ok(Some(Self { text: said.join("\n"), parts: Parts::parse("content", &parts)? }))
+        Ok(Some(Self { text: said.join("\n"), parts: MessageParts::parse("content", &parts)? }))
     }
 }
 
 fn ensure_reachable(index: usize, part: &RawValue) -> Result<()> {
     let part: Value = serde_json::from_str(part.get()).map_err(Error::internal)?;
-    if image(&part).is_some() {
+    if parse_image(&part).is_some() {
         return Ok(());
     }
     let field = format!("content[{index}].image_url");
-    Err(Error::invalid(field, "must be the URL of a picture: https, http, or data:image/"))
+    Err(Error::invalid_field(field, "must be the URL of a picture: https, http, or data:image/"))
 }

@@ -4,9 +4,9 @@
 
 use super::items::{MAX_ITEMS, post_all, read_all};
 use crate::clock;
-use crate::domain::principal::Access;
+use crate::domain::principal::AccessLevel;
 use crate::domain::session::JsonObject;
-use crate::domain::{Invalid, Principal, Session, SessionId};
+use crate::domain::{FieldError, Principal, Session, SessionId};
 use crate::error::{Error, Result};
 use crate::http::Api;
 use crate::http::body::{ChatBytes, OptionalJson, parse};
@@ -63,13 +63,13 @@ pub(super) fn session_of(conversation: &str) -> Result<SessionId> {
 /// The same, of a conversation that stands in this field.
 pub(super) fn session_named(field: &'static str, conversation: &str) -> Result<SessionId> {
     let wants = "must be an ID that begins with conv_";
-    let id = conversation.strip_prefix(PREFIX).ok_or(Invalid::new(field, wants))?;
+    let id = conversation.strip_prefix(PREFIX).ok_or(FieldError::new(field, wants))?;
     Ok(SessionId::parse(field, id)?)
 }
 
 /// The conversation that is there.
 pub(super) async fn read(api: &Api, who: &Principal, id: &SessionId) -> Result<Conversation> {
-    Ok(api.store.session(who, id, Access::Participate).await?.into())
+    Ok(api.store.session(who, id, AccessLevel::Participant).await?.into())
 }
 
 #[derive(Default, Deserialize)]
@@ -145,10 +145,10 @@ pub(in crate::http) async fn update(
     // Null empties it; it must be said.
     let fields: BTreeMap<String, &RawValue> = parse(&bytes)?;
     if !fields.contains_key("metadata") {
-        return Err(Error::invalid("metadata", "is missing"));
+        return Err(Error::invalid_field("metadata", "is missing"));
     }
     let Changes { metadata } = parse(&bytes)?;
-    let session = api.store.session(&who, &id, Access::Own).await?;
+    let session = api.store.session(&who, &id, AccessLevel::Owner).await?;
     let old: Map<String, Value> = serde_json::from_str(session.meta.as_json()).unwrap_or_default();
     let kept = old.into_iter().filter(|(_, value)| !value.is_string()).collect();
     let meta = to_meta(kept, metadata.unwrap_or_default())?;
@@ -162,14 +162,14 @@ pub(in crate::http) async fn update(
 pub(super) fn ensure_metadata(metadata: &BTreeMap<String, String>) -> Result<()> {
     let (pairs, name_length, value_length) = METADATA;
     if metadata.len() > pairs {
-        return Err(Error::invalid("metadata", "must have at most 16 pairs"));
+        return Err(Error::invalid_field("metadata", "must have at most 16 pairs"));
     }
     let is_long = |(name, value): (&String, &String)| {
         name.chars().count() > name_length || value.chars().count() > value_length
     };
     if metadata.iter().any(is_long) {
         let wants = "must have names of at most 64 and values of at most 512 characters";
-        return Err(Error::invalid("metadata", wants));
+        return Err(Error::invalid_field("metadata", wants));
     }
     Ok(())
 }
@@ -208,7 +208,7 @@ pub(in crate::http) async fn delete(
 /// How many items one request may add.
 pub(super) fn ensure_few(count: usize) -> Result<()> {
     if count > MAX_ITEMS {
-        return Err(Error::invalid("items", "must be at most 20"));
+        return Err(Error::invalid_field("items", "must be at most 20"));
     }
     Ok(())
 }

@@ -20,7 +20,7 @@ pub(in crate::http) async fn in_their_words(request: Request, next: Next) -> Res
     let is_unreadable = is_v1 && percent_decode_str(path).decode_utf8().is_err();
     let mut response = if is_unreadable {
         // The extractor would say so in plain text.
-        Error::invalid("path", "must be UTF-8").into_response()
+        Error::invalid_field("path", "must be UTF-8").into_response()
     } else {
         next.run(request).await
     };
@@ -101,7 +101,7 @@ mod tests {
     fn errors_have_the_type_the_code_and_the_parameter_that_openai_gives_them() {
         let told = |error: Error| body(&error)["error"].clone();
         assert_eq!(
-            told(Error::invalid("messages[0].role", "is missing")),
+            told(Error::invalid_field("messages[0].role", "is missing")),
             json!({"message": "messages[0].role is missing.", "type": "invalid_request_error",
                 "param": "messages[0].role", "code": null})
         );

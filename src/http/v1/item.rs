@@ -5,12 +5,14 @@
 //! the nth output in it.
 
 use super::content::Content;
-use crate::domain::image::images;
-use crate::domain::message::{Body, BodyError, FinishReason, Part, Parts, Status};
-use crate::domain::tool::{self, NewResult, ToolCall};
-use crate::domain::{Invalid, Message, MessageId, MessageType, Role};
+use crate::domain::image::find_images;
+use crate::domain::message::{
+    ContentError, FinishReason, MessageBody, MessagePart, MessageParts, Status,
+};
+use crate::domain::tool::{self, NewToolResult, ToolCall};
+use crate::domain::{FieldError, Message, MessageId, MessageType, Role};
 use crate::error::{Error, Result};
-use crate::json::Object;
+use crate::json::StrictObject;
 use crate::store::ReplyFields;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -61,7 +63,7 @@ pub(super) fn items_of(message: &Message) -> Vec<Item> {
         Status::Complete => "completed",
         Status::Interrupted | Status::Failed => "incomplete",
     };
-    let (calls, results) = (tool::calls(&message.parts), tool::results(&message.parts));
+    let (calls, results) = (tool::parse_calls(&message.parts), tool::parse_results(&message.parts));
     let mut items = Vec::new();
     if calls.is_empty() && results.is_empty() || !message.content.is_empty() && results.is_empty() {
         let (role, content) = (message.role, content(message));
@@ -99,7 +101,7 @@ fn content(message: &Message) -> Vec<Value> {
         }
         _ => json!({"type": "input_text", "text": message.content}),
     };
-    let pictures = images(&message.parts).into_iter().map(|image| {
+    let pictures = find_images(&message.parts).into_iter().map(|image| {
         let detail = image.detail.as_deref().unwrap_or("auto");
         json!({"type": "input_image", "image_url": image.url, "detail": detail, "file_id": null})
     });
@@ -108,12 +110,12 @@ fn content(message: &Message) -> Vec<Value> {
 }
 
 /// The message that an item belongs to.
-pub(super) fn message_of(field: &'static str, item: &str) -> Result<MessageId, Invalid> {
+pub(super) fn message_of(field: &'static str, item: &str) -> Result<MessageId, FieldError> {
     let wants = "must be an ID that begins with msg_, fc_ or fco_";
     let numbered = |prefix| item.strip_prefix(prefix).and_then(|rest: &str| rest.split_once('_'));
     let id = match (item.strip_prefix(MESSAGE), numbered(CALL), numbered(OUTPUT)) {
         (Some(id), ..) | (_, Some((_, id)), _) | (.., Some((_, id))) => id,
-        _ => return Err(Invalid::new(field, wants)),
+        _ => return Err(FieldError::new(field, wants)),
     };
     MessageId::parse(field, id)
 }
@@ -121,7 +123,7 @@ pub(super) fn message_of(field: &'static str, item: &str) -> Result<MessageId, I
 /// A message to store of items that a client adds.
 pub(super) struct NewItem {
     pub(super) role: Role,
-    pub(super) body: Body,
+    pub(super) body: MessageBody,
     /// The reply's fields, where it calls functions.
     pub(super) reply: ReplyFields,
 }
@@ -130,7 +132,7 @@ pub(super) struct NewItem {
 pub(super) enum Sent {
     Message(Role, Content),
     Call(ToolCall),
-    Output(NewResult),
+    Output(NewToolResult),
     /// One that was told before, by its id.
     Reference(String),
     /// What a model thought, which clients send back with what it said: it is shown to no model.
@@ -149,10 +151,11 @@ type Fields<'a> = BTreeMap<String, &'a RawValue>;
 impl Placed {
     /// Reads the item at a place.
     pub(super) fn read(place: String, item: &RawValue) -> Result<Self> {
-        let Ok(Object(fields)) = serde_json::from_str::<Object<Fields<'_>>>(item.get()) else {
-            return Err(Error::invalid(place, "must be an object, such as {role, content}"));
+        let Ok(StrictObject(fields)) = serde_json::from_str::<StrictObject<Fields<'_>>>(item.get())
+        else {
+            return Err(Error::invalid_field(place, "must be an object, such as {role, content}"));
         };
-        let sent = Sent::read(&fields).map_err(|error| error.at(&place))?;
+        let sent = Sent::read(&fields).map_err(|error| error.within(&place))?;
         Ok(Self { place, sent })
     }
 }
@@ -171,7 +174,7 @@ impl Sent {
             Some("function_call_output") => output(fields).map(Self::Output),
             Some("item_reference") => text(fields, "id").map(Self::Reference),
             Some("reasoning") => Ok(Self::Thought),
-            Some(_) => Err(Error::invalid(
+            Some(_) => Err(Error::invalid_field(
                 "type",
                 "must be message, function_call, function_call_output, item_reference or reasoning",
             )),
@@ -187,7 +190,7 @@ impl Sent {
             Said::Message { role, content } => {
                 let texts = content.iter().filter_map(|part| part["text"].as_str());
                 let text = texts.collect::<Vec<_>>().join("\n");
-                Self::Message(role, Content { text, parts: Parts::default() })
+                Self::Message(role, Content { text, parts: MessageParts::default() })
             }
             // It belongs to its call, which clients do not leave out.
             Said::Output { .. } => Self::Thought,
@@ -197,11 +200,11 @@ impl Sent {
 
 fn optional(fields: &Fields<'_>, name: &'static str) -> Result<Option<String>> {
     let Some(value) = fields.get(name) else { return Ok(None) };
-    serde_json::from_str(value.get()).map_err(|_| Error::invalid(name, "must be a string"))
+    serde_json::from_str(value.get()).map_err(|_| Error::invalid_field(name, "must be a string"))
 }
 
 fn text(fields: &Fields<'_>, name: &'static str) -> Result<String> {
-    optional(fields, name)?.ok_or_else(|| Error::invalid(name, "is missing"))
+    optional(fields, name)?.ok_or_else(|| Error::invalid_field(name, "is missing"))
 }
 
 fn message(fields: &Fields<'_>) -> Result<Sent> {
@@ -210,28 +213,33 @@ fn message(fields: &Fields<'_>) -> Result<Sent> {
         Some("assistant") => Role::Assistant,
         Some("system" | "developer") => Role::System,
         _ => {
-            return Err(Error::invalid("role", "must be user, assistant, system or developer"));
+            return Err(Error::invalid_field(
+                "role",
+                "must be user, assistant, system or developer",
+            ));
         }
     };
-    let content = fields.get("content").ok_or_else(|| Error::invalid("content", "is missing"))?;
+    let content =
+        fields.get("content").ok_or_else(|| Error::invalid_field("content", "is missing"))?;
     let content = Content::read(content, &["input_text", "output_text", "text"], "input_image")?;
     let content = content.ok_or_else(|| {
         let wants = "must be a string or a list of input_text, output_text and input_image parts";
-        Error::invalid("content", wants)
+        Error::invalid_field("content", wants)
     })?;
     Ok(Sent::Message(role, content))
 }
 
 /// A `function_call_output`; its output is a text, or a list of texts.
-fn output(fields: &Fields<'_>) -> Result<NewResult> {
+fn output(fields: &Fields<'_>) -> Result<NewToolResult> {
     let call_id = text(fields, "call_id")?;
-    let output = fields.get("output").ok_or_else(|| Error::invalid("output", "is missing"))?;
+    let output =
+        fields.get("output").ok_or_else(|| Error::invalid_field("output", "is missing"))?;
     let content = Content::read(output, &["input_text", "output_text", "text"], "input_image")?;
     let content = content.filter(|content| content.parts.is_empty()).ok_or_else(|| {
-        Error::invalid("output", "must be a string or a list of input_text parts")
+        Error::invalid_field("output", "must be a string or a list of input_text parts")
     })?;
     let output = serde_json::value::to_raw_value(&content.text).map_err(Error::internal)?;
-    Ok(NewResult::parse("call_id", call_id, output, false)?)
+    Ok(NewToolResult::parse("call_id", call_id, output, false)?)
 }
 
 /// Makes messages of items. Calls in a row are of one reply, and outputs in a row one message, as
@@ -249,7 +257,8 @@ pub(super) fn messages(items: Vec<Placed>, limit: usize) -> Result<Vec<NewItem>>
                 while let Some(Placed { sent: Sent::Call(call), .. }) = items.next_if(is_call) {
                     calls.push(call);
                 }
-                let parts = Parts::of(&calls.into_iter().map(part).collect::<Vec<_>>());
+                let parts =
+                    MessageParts::from_parts(&calls.into_iter().map(part).collect::<Vec<_>>());
                 (Role::Assistant, String::new(), parts, Some(FinishReason::ToolCalls))
             }
             Sent::Output(first) => {
@@ -259,17 +268,19 @@ pub(super) fn messages(items: Vec<Placed>, limit: usize) -> Result<Vec<NewItem>>
                 {
                     results.push(result);
                 }
-                let (text, parts) = tool::message_of(&results, &[], None);
+                let (text, parts) = tool::build_result_message(&results, &[], None);
                 (Role::Tool, text, parts, None)
             }
             Sent::Thought => continue,
             Sent::Reference(_) => {
-                return Err(Error::invalid(place, "must not be a reference here"));
+                return Err(Error::invalid_field(place, "must not be a reference here"));
             }
         };
-        let body = Body::parse("content", text, parts, MessageType::Text, limit);
+        let body = MessageBody::parse("content", text, parts, MessageType::Text, limit);
         let body = body.map_err(|error| match error {
-            BodyError::Invalid(invalid) => Error::invalid(content_at(place), invalid.wants),
+            ContentError::InvalidField(invalid) => {
+                Error::invalid_field(content_at(place), invalid.message)
+            }
             too_large => too_large.into(),
         })?;
         let reply = ReplyFields { finish_reason, ..ReplyFields::default() };
@@ -283,9 +294,9 @@ fn content_at(place: String) -> String {
     if place.ends_with(']') { format!("{place}.content") } else { place }
 }
 
-fn part(call: ToolCall) -> Part {
-    Part::ToolCall {
-        input: tool::stored_input(&call.input),
+fn part(call: ToolCall) -> MessagePart {
+    MessagePart::ToolCall {
+        input: tool::encode_input(&call.input),
         tool_call_id: call.id,
         tool_name: call.name,
     }

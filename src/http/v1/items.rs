@@ -6,7 +6,7 @@
 use super::conversations::{Conversation, ensure_few, read, session_of};
 use super::item::{Item, NewItem, Placed, items_of, message_of, messages};
 use crate::clock;
-use crate::domain::page::{MAX_LIMIT, Slice, View};
+use crate::domain::page::{MAX_PAGE_SIZE, MessageSlice, MessageView};
 use crate::domain::{Message, MessageId, Principal, SessionId};
 use crate::error::{Error, Result};
 use crate::http::Api;
@@ -79,7 +79,7 @@ pub(super) async fn post_all(
                 client_message_id: None,
                 role,
                 sender_id: who.user.clone(),
-                tokens: tokens::count_long(&body.counted()).await,
+                tokens: tokens::count_long(&body.countable_text()).await,
                 body,
                 created_at: now,
                 reply,
@@ -137,14 +137,14 @@ pub(in crate::http) async fn items(
     Caller(who): Caller,
     Path(id): Path<String>,
 ) -> Answer<Json<ItemList>> {
-    let limit = query.number("limit", 1..=MAX_LIMIT).unwrap_or(20);
+    let limit = query.number("limit", 1..=MAX_PAGE_SIZE).unwrap_or(20);
     let is_newest_first = query.word("order", &[("desc", true), ("asc", false)]).unwrap_or(true);
     let after = query.parsed("after", |id| Ok((id.to_owned(), message_of("after", id)?)));
     ignore_include(&mut query);
     query.finish()?;
     let session = session_of(&id)?;
     let (mut items, slice) = match (after, is_newest_first) {
-        (None, true) => (Vec::new(), Slice::Newest),
+        (None, true) => (Vec::new(), MessageSlice::Newest),
         (None, false) => return Ok(Json(oldest(&api, &who, &session, limit).await?)),
         (Some((item, message)), is_newest_first) => {
             // A message may be several items: those of the last one that were not listed come first.
@@ -154,8 +154,11 @@ pub(in crate::http) async fn items(
             }
             let place = own.iter().position(|own| own.id == item);
             let rest = own.split_off(place.ok_or_else(Error::message_not_found)? + 1);
-            let slice =
-                if is_newest_first { Slice::Before(message) } else { Slice::After(message) };
+            let slice = if is_newest_first {
+                MessageSlice::Before(message)
+            } else {
+                MessageSlice::After(message)
+            };
             (rest, slice)
         }
     };
@@ -176,10 +179,10 @@ async fn page(
     api: &Api,
     who: &Principal,
     session: &SessionId,
-    slice: Slice,
+    slice: MessageSlice,
     limit: u32,
 ) -> Result<(Vec<Message>, bool)> {
-    let query = MessageQuery { view: View::Path, slice, limit };
+    let query = MessageQuery { view: MessageView::Path, slice, limit };
     let page = api.store.messages(who, session, query).await?;
     Ok((page.messages, page.has_more))
 }
@@ -187,11 +190,11 @@ async fn page(
 /// The beginning of the path. It is known from its end only, so all of it is passed over once.
 async fn oldest(api: &Api, who: &Principal, session: &SessionId, limit: u32) -> Result<ItemList> {
     let most = limit as usize;
-    let (mut first, mut is_behind, mut slice) = (Vec::new(), false, Slice::Newest);
+    let (mut first, mut is_behind, mut slice) = (Vec::new(), false, MessageSlice::Newest);
     loop {
-        let (mut messages, has_more) = page(api, who, session, slice, MAX_LIMIT).await?;
+        let (mut messages, has_more) = page(api, who, session, slice, MAX_PAGE_SIZE).await?;
         let Some(oldest) = messages.first() else { break };
-        slice = Slice::Before(oldest.id.clone());
+        slice = MessageSlice::Before(oldest.id.clone());
         messages.append(&mut first);
         is_behind |= messages.len() > most;
         messages.truncate(most);
@@ -245,7 +248,7 @@ pub(in crate::http) async fn delete_item(
     if !is_last || !api.chat.step_back(&who, &session, &message).await? {
         let wants =
             "must be the last of several items: the others stay, as what follows stands on them";
-        return Err(Error::invalid("item_id", wants));
+        return Err(Error::invalid_field("item_id", wants));
     }
     Ok(Json(read(&api, &who, &session).await?))
 }

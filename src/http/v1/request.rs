@@ -3,16 +3,16 @@
 
 use super::content::Content;
 use crate::chat::{Prompt, PromptMessage, Wish};
-use crate::domain::further::{Further, ensure_functions};
-use crate::domain::image::images;
-use crate::domain::message::Body;
-use crate::domain::session::Settings;
-use crate::domain::tool::{NewResult, ToolCall, ToolResult};
-use crate::domain::{Invalid, MessageType, Role};
+use crate::domain::extra_params::{ExtraParams, check_function_tools};
+use crate::domain::image::find_images;
+use crate::domain::message::MessageBody;
+use crate::domain::session::SessionSettings;
+use crate::domain::tool::{NewToolResult, ToolCall, ToolResult};
+use crate::domain::{FieldError, MessageType, Role};
 use crate::error::{Error, Result};
 use crate::http::Api;
 use crate::http::body::parse;
-use crate::json::Object;
+use crate::json::StrictObject;
 use crate::store::{OnKnownId, Parent};
 use bytes::Bytes;
 use serde::Deserialize;
@@ -59,7 +59,7 @@ impl<'a> Request<'a> {
         wants: &'static str,
     ) -> Result<Option<T>> {
         let Some(value) = self.fields.get(name) else { return Ok(None) };
-        serde_json::from_str(value.get()).map_err(|_| Error::invalid(name, wants))
+        serde_json::from_str(value.get()).map_err(|_| Error::invalid_field(name, wants))
     }
 
     /// The session it is for.
@@ -79,8 +79,8 @@ impl<'a> Request<'a> {
             #[serde(default)]
             include_usage: Option<bool>,
         }
-        let options = self.get::<Object<Options>>("stream_options", "must be an object")?;
-        Ok(options.and_then(|Object(options)| options.include_usage).unwrap_or(false))
+        let options = self.get::<StrictObject<Options>>("stream_options", "must be an object")?;
+        Ok(options.and_then(|StrictObject(options)| options.include_usage).unwrap_or(false))
     }
 
     /// The model it asks for, if it names one.
@@ -105,31 +105,31 @@ impl<'a> Request<'a> {
 
     /// What a turn uses: the body's own settings, and in front of them what its messages say to the
     /// model before everything else.
-    pub(super) fn settings(&self, api: &Api) -> Result<Settings> {
+    pub(super) fn settings(&self, api: &Api) -> Result<SessionSettings> {
         let instructions = self.instructions()?;
-        let settings = Settings {
+        let settings = SessionSettings {
             model: self.model()?,
             system_prompt: (!instructions.is_empty()).then(|| instructions.join("\n\n")),
             ..self.sampling()?
         };
-        let settings = Settings { further: self.further(), ..settings };
-        Ok(settings.checked(api.limits.message).map_err(in_their_names)?)
+        let settings = SessionSettings { extra_params: self.further(), ..settings };
+        Ok(settings.validate(api.limits.message).map_err(in_their_names)?)
     }
 
-    fn sampling(&self) -> Result<Settings> {
+    fn sampling(&self) -> Result<SessionSettings> {
         let tokens = "must be a whole number of at least 1";
         let most = self.get("max_completion_tokens", tokens)?;
-        Ok(Settings {
+        Ok(SessionSettings {
             temperature: self.get("temperature", "must be a number from 0 to 2")?,
             top_p: self.get("top_p", "must be a number from 0 to 1")?,
             max_output_tokens: most.or(self.get("max_tokens", tokens)?),
-            ..Settings::default()
+            ..SessionSettings::default()
         })
     }
 
-    fn further(&self) -> Further {
+    fn further(&self) -> ExtraParams {
         let theirs = self.fields.iter().filter(|(name, _)| !OURS.contains(&name.as_str()));
-        Further::new(theirs.map(|(name, value)| (name.clone(), (*value).to_owned())).collect())
+        ExtraParams::new(theirs.map(|(name, value)| (name.clone(), (*value).to_owned())).collect())
     }
 
     /// The new message of a turn: the last one. Those before it are what the client believes was
@@ -137,7 +137,7 @@ impl<'a> Request<'a> {
     pub(super) fn wish(&self, api: &Api) -> Result<Wish> {
         let messages = self.messages()?;
         let Some(last) = messages.last() else {
-            return Err(Error::invalid("messages", "must hold at least one message"));
+            return Err(Error::invalid_field("messages", "must hold at least one message"));
         };
         if last.role == "tool" {
             let (results, limit) = (results(&messages)?, api.limits.message);
@@ -146,10 +146,11 @@ impl<'a> Request<'a> {
         if last.role != "user" {
             let wants =
                 "must end with a message of the role user, or of tools, where they go to a session";
-            return Err(Error::invalid("messages", wants));
+            return Err(Error::invalid_field("messages", wants));
         }
         let Content { text, parts } = last.content(messages.len() - 1)?;
-        let body = Body::parse("messages", text, parts, MessageType::Text, api.limits.message)?;
+        let body =
+            MessageBody::parse("messages", text, parts, MessageType::Text, api.limits.message)?;
         let (parent, on_known) = (Parent::Head, OnKnownId::Refuse);
         Ok(Wish::Say { role: Role::User, body, client_message_id: None, parent, on_known })
     }
@@ -166,7 +167,7 @@ impl<'a> Request<'a> {
                 _ => return Err(unknown_role(index)),
             };
             let Content { text, parts } = message.content(index)?;
-            let images = images(&parts);
+            let images = find_images(&parts);
             let calls = message.calls(index)?;
             let result = message.tool_call_id.clone().filter(|_| role == Role::Tool);
             let results = result.map(|call_id| {
@@ -177,9 +178,9 @@ impl<'a> Request<'a> {
             messages.push(PromptMessage { role, content: text.into(), images, calls, results });
         }
         if messages.is_empty() {
-            return Err(Error::invalid("messages", "must hold at least one message"));
+            return Err(Error::invalid_field("messages", "must hold at least one message"));
         }
-        let Settings { temperature, top_p, max_output_tokens, .. } = self.sampling()?;
+        let SessionSettings { temperature, top_p, max_output_tokens, .. } = self.sampling()?;
         Ok(Prompt {
             model: self.model()?.unwrap_or_else(|| default_model.to_owned()),
             messages,
@@ -195,18 +196,24 @@ impl<'a> Request<'a> {
     pub(super) fn ensure_plain(&self) -> Result<()> {
         let old: Option<Vec<&RawValue>> = self.get("functions", "must be a list")?;
         if old.is_some_and(|functions| !functions.is_empty()) {
-            return Err(Error::invalid("functions", "must be left out: tools took its place"));
+            return Err(Error::invalid_field(
+                "functions",
+                "must be left out: tools took its place",
+            ));
         }
-        ensure_functions("tools", self.fields.get("tools").copied())?;
+        check_function_tools("tools", self.fields.get("tools").copied())?;
         if self.get::<u64>("n", "must be a whole number")?.is_some_and(|n| n != 1) {
-            return Err(Error::invalid("n", "must be 1: a session has one reply at a time"));
+            return Err(Error::invalid_field("n", "must be 1: a session has one reply at a time"));
         }
         if self.get("logprobs", "must be a boolean")? == Some(true) {
-            return Err(Error::invalid("logprobs", "must be left out where this server answers"));
+            return Err(Error::invalid_field(
+                "logprobs",
+                "must be left out where this server answers",
+            ));
         }
         let kinds: Option<Vec<String>> = self.get("modalities", "must be a list of strings")?;
         if kinds.is_some_and(|kinds| kinds.iter().any(|kind| kind != "text")) {
-            return Err(Error::invalid("modalities", "must be [\"text\"]"));
+            return Err(Error::invalid_field("modalities", "must be [\"text\"]"));
         }
         Ok(())
     }
@@ -228,13 +235,13 @@ impl<'a> Request<'a> {
         #[derive(Deserialize)]
         struct Messages<'a> {
             #[serde(borrow)]
-            messages: Vec<Object<Message<'a>>>,
+            messages: Vec<StrictObject<Message<'a>>>,
         }
         if !self.fields.contains_key("messages") {
-            return Err(Error::invalid("messages", "is missing"));
+            return Err(Error::invalid_field("messages", "is missing"));
         }
         let Messages { messages } = parse(self.bytes)?;
-        Ok(messages.into_iter().map(|Object(message)| message).collect())
+        Ok(messages.into_iter().map(|StrictObject(message)| message).collect())
     }
 }
 
@@ -266,7 +273,7 @@ impl Message<'_> {
         let calls = self.tool_calls.iter().flatten();
         if self.role != "assistant" && self.tool_calls.is_some() {
             let field = format!("messages[{index}].tool_calls");
-            return Err(Error::invalid(field, "must be in a message of the role assistant"));
+            return Err(Error::invalid_field(field, "must be in a message of the role assistant"));
         }
         let call = |call: &Call| ToolCall {
             id: call.id.clone(),
@@ -280,33 +287,33 @@ impl Message<'_> {
     fn content(&self, index: usize) -> Result<Content> {
         let Some(content) = self.content else { return Ok(Content::default()) };
         let content = Content::read(content, &["text"], "image_url")
-            .map_err(|error| error.at(&format!("messages[{index}]")))?;
+            .map_err(|error| error.within(&format!("messages[{index}]")))?;
         content.ok_or_else(|| {
             let wants = "must be a string or a list of text and image_url parts";
-            Error::invalid(format!("messages[{index}].content"), wants)
+            Error::invalid_field(format!("messages[{index}].content"), wants)
         })
     }
 }
 
 /// What the messages of tools at the end of a list say.
-fn results(messages: &[Message<'_>]) -> Result<Vec<NewResult>> {
+fn results(messages: &[Message<'_>]) -> Result<Vec<NewToolResult>> {
     let begin = messages.iter().rposition(|message| message.role != "tool").map_or(0, |at| at + 1);
     let mut results = Vec::new();
     for (index, message) in messages.iter().enumerate().skip(begin) {
         let output = to_raw_value(&message.content(index)?.text).map_err(Error::internal)?;
         let call = message.tool_call_id.clone().unwrap_or_default();
-        results.push(NewResult::parse("messages", call, output, false)?);
+        results.push(NewToolResult::parse("messages", call, output, false)?);
     }
     Ok(results)
 }
 
 fn unknown_role(index: usize) -> Error {
     let wants = "must be one of system, developer, user, assistant, tool";
-    Error::invalid(format!("messages[{index}].role"), wants)
+    Error::invalid_field(format!("messages[{index}].role"), wants)
 }
 
 /// The complaint about a setting, by the name it has in this body.
-fn in_their_names(mut invalid: Invalid) -> Invalid {
+fn in_their_names(mut invalid: FieldError) -> FieldError {
     invalid.field = match &*invalid.field {
         "topP" => "top_p".into(),
         "maxOutputTokens" => "max_completion_tokens".into(),

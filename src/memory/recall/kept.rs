@@ -261,5 +261,5 @@ fn size(messages: &[Remembered]) -> usize {
 
 /// A day counted from 1970, as people write it.
 pub(super) fn day_in_words(day: i64) -> String {
-    Timestamp::from_millis(day * DAY).day_in_words()
+    Timestamp::from_millis(day * DAY).format_day()
 }

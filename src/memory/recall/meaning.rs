@@ -50,7 +50,7 @@ impl Meaning {
 
     /// The vector of a message that is asked; `None` if the endpoint fails or takes too long.
     pub(super) async fn of(&self, text: &str, patience: Duration) -> Option<Vector> {
-        let text = [crate::domain::text::first_characters(text, LONGEST).to_owned()];
+        let text = [crate::domain::text::truncate_chars(text, LONGEST).to_owned()];
         match timeout(patience, self.embedder.embed(&text)).await {
             Ok(Ok(vectors)) => vectors.first().map(|vector| Vector::of(vector)),
             Ok(Err(error)) => {
@@ -158,7 +158,7 @@ impl Kept {
             let passages = self.passages_of(id);
             let of = |at: usize| {
                 let line = self.line(&[u32::try_from(at).unwrap_or(u32::MAX)]);
-                crate::domain::text::first_characters(line.trim_end(), longest).to_owned()
+                crate::domain::text::truncate_chars(line.trim_end(), longest).to_owned()
             };
             let own: Vec<String> = passages.map(of).collect();
             count += own.len();

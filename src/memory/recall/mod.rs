@@ -14,7 +14,7 @@ pub(super) use render::Recalled;
 
 use super::rank::{Vector, blend, scores};
 use super::tokens::Vocabulary;
-use crate::domain::text::first_characters;
+use crate::domain::text::truncate_chars;
 use crate::domain::{MessageId, Session, SessionId, Timestamp};
 use crate::error::{Error, Result};
 use crate::provider::embeddings::Embedder;
@@ -182,7 +182,7 @@ impl Recall {
 /// The passages before a place of the path that belong to a text, the best first.
 fn ranked(kept: &Kept, text: &str, near: &[Option<f32>], before: u64) -> Vec<(u32, f32)> {
     let messages = kept.before(before);
-    let mut scores = scores(&kept.index, first_characters(text, ASKED));
+    let mut scores = scores(&kept.index, truncate_chars(text, ASKED));
     blend(&mut scores, near);
     let passages = kept.index.passages().iter().zip(scores).enumerate();
     let mut ranked: Vec<(u32, f32)> = passages

@@ -89,7 +89,7 @@ pub(super) fn fill(
 /// What stands before everything that is recalled. The day is said here and nowhere else: what
 /// changes by itself must not stand in front of what providers cache.
 fn opening(now: Timestamp) -> String {
-    format!("[It is {}. From earlier in this conversation, oldest first:]\n", now.day_in_words())
+    format!("[It is {}. From earlier in this conversation, oldest first:]\n", now.format_day())
 }
 
 /// No line is shorter than this many tokens.

@@ -8,7 +8,7 @@ mod summary;
 mod token;
 mod window;
 
-use crate::domain::memory::{MemoryOptions, Strategy};
+use crate::domain::memory::{MemoryOptions, MemoryStrategy};
 
 /// What is divided.
 #[derive(Debug, Clone, Copy)]
@@ -73,14 +73,14 @@ pub(super) trait Divide {
 }
 
 /// The strategy of this name.
-pub(super) fn of(strategy: Strategy) -> &'static dyn Divide {
+pub(super) fn of(strategy: MemoryStrategy) -> &'static dyn Divide {
     match strategy {
-        Strategy::Auto => &auto::Auto,
-        Strategy::Buffer => &buffer::Buffer,
-        Strategy::Window => &window::Window,
-        Strategy::Token => &token::Token,
-        Strategy::Summary => &summary::Summary,
-        Strategy::Recall => &recall::Recall,
+        MemoryStrategy::Auto => &auto::Auto,
+        MemoryStrategy::Buffer => &buffer::Buffer,
+        MemoryStrategy::Window => &window::Window,
+        MemoryStrategy::Token => &token::Token,
+        MemoryStrategy::Summary => &summary::Summary,
+        MemoryStrategy::Recall => &recall::Recall,
     }
 }
 

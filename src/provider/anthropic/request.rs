@@ -7,8 +7,8 @@
 use super::models;
 use super::tools::{self, Tool, ToolChoice};
 use crate::domain::Role;
-use crate::domain::further::Further;
-use crate::domain::image::Image;
+use crate::domain::extra_params::ExtraParams;
+use crate::domain::image::MessageImage;
 use crate::provider::{Prompt, PromptMessage};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -163,7 +163,7 @@ pub(super) fn body(prompt: &Prompt) -> Vec<u8> {
 }
 
 /// Chat Completions' `stop`: a text, or a list of them. White space alone is refused here.
-fn stop_sequences(further: &Further) -> Vec<String> {
+fn stop_sequences(further: &ExtraParams) -> Vec<String> {
     let texts = match further.get("stop") {
         Some(Value::String(text)) => vec![text],
         Some(list) => serde_json::from_value(list).unwrap_or_default(),
@@ -174,7 +174,7 @@ fn stop_sequences(further: &Further) -> Vec<String> {
 
 /// Chat Completions' `reasoning_effort`. Source:
 /// <https://platform.claude.com/docs/en/build-with-claude/effort>.
-fn effort(further: &Further) -> Option<&'static str> {
+fn effort(further: &ExtraParams) -> Option<&'static str> {
     match further.get("reasoning_effort")?.as_str()? {
         "minimal" | "low" => Some("low"),
         "medium" => Some("medium"),
@@ -192,7 +192,7 @@ fn may_think(conversation: &[PromptMessage]) -> bool {
 }
 
 /// Chat Completions' `response_format`, where it is a schema.
-fn format(further: &Further) -> Option<Format<'_>> {
+fn format(further: &ExtraParams) -> Option<Format<'_>> {
     /// All that has a counterpart.
     #[derive(Deserialize)]
     struct ResponseFormat<'a> {
@@ -204,7 +204,7 @@ fn format(further: &Further) -> Option<Format<'_>> {
         #[serde(borrow)]
         schema: &'a RawValue,
     }
-    let format = serde_json::from_str(further.raw("response_format")?.get()).ok();
+    let format = serde_json::from_str(further.get_raw("response_format")?.get()).ok();
     let ResponseFormat { json_schema: Named { schema } } = format?;
     Some(Format { kind: "json_schema", schema })
 }
@@ -272,7 +272,7 @@ fn blocks(message: &PromptMessage) -> (Speaker, Vec<Block<'_>>) {
 }
 
 /// `None` for a kind of picture that is refused, which would refuse the whole prompt.
-fn picture(image: &Image) -> Option<Block<'_>> {
+fn picture(image: &MessageImage) -> Option<Block<'_>> {
     let source = match image.url.strip_prefix("data:") {
         None => Source::Url { url: &image.url },
         Some(data) => {
@@ -363,7 +363,7 @@ mod tests {
 
     #[test]
     fn pictures_go_along_as_data_or_by_their_place() {
-        let image = |url: &str| Image { url: url.into(), detail: None };
+        let image = |url: &str| MessageImage { url: url.into(), detail: None };
         let images = vec![
             image("https://e.com/a.png"),
             image("data:image/jpg;base64,AA=="),
@@ -406,7 +406,7 @@ mod tests {
             let prompt = Prompt {
                 model: model.to_owned(),
                 temperature: Some(0.5),
-                further: Further::new([("reasoning_effort".to_owned(), effort)].into()),
+                further: ExtraParams::new([("reasoning_effort".to_owned(), effort)].into()),
                 ..prompt(messages)
             };
             let sent = sent(prompt);

@@ -1,8 +1,8 @@
 //! Chat Completions' `tools` and `tool_choice` as the Messages API wants them.
 //! Source: <https://platform.claude.com/docs/en/agents-and-tools/tool-use/implement-tool-use>.
 
-use crate::domain::further::Further;
-use crate::domain::tool::stored_input;
+use crate::domain::extra_params::ExtraParams;
+use crate::domain::tool::encode_input;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -36,7 +36,7 @@ pub(super) struct ToolChoice {
 }
 
 /// The functions that a request offers; what is none is left out.
-pub(super) fn offered(further: &Further) -> Vec<Tool<'_>> {
+pub(super) fn offered(further: &ExtraParams) -> Vec<Tool<'_>> {
     #[derive(Deserialize)]
     struct Offer<'a> {
         #[serde(borrow)]
@@ -49,7 +49,7 @@ pub(super) fn offered(further: &Further) -> Vec<Tool<'_>> {
         #[serde(borrow)]
         parameters: Option<&'a RawValue>,
     }
-    let Some(tools) = further.raw("tools") else { return Vec::new() };
+    let Some(tools) = further.get_raw("tools") else { return Vec::new() };
     let tools: Vec<&RawValue> = serde_json::from_str(tools.get()).unwrap_or_default();
     let offers = tools.into_iter().filter_map(|tool| serde_json::from_str(tool.get()).ok());
     offers
@@ -63,8 +63,8 @@ pub(super) fn offered(further: &Further) -> Vec<Tool<'_>> {
 }
 
 /// `None` leaves it to the model.
-pub(super) fn choice(further: &Further) -> Option<ToolChoice> {
-    further.raw("tools")?;
+pub(super) fn choice(further: &ExtraParams) -> Option<ToolChoice> {
+    further.get_raw("tools")?;
     let disable_parallel_tool_use = further.get("parallel_tool_calls") == Some(false.into());
     let chosen = further.get("tool_choice").unwrap_or_default();
     let (kind, name) = match (chosen.as_str(), chosen["function"]["name"].as_str()) {
@@ -80,8 +80,8 @@ pub(super) fn choice(further: &Further) -> Option<ToolChoice> {
 
 /// Arguments as they go back: an object, whatever the model wrote.
 pub(super) fn input(arguments: &str) -> Box<RawValue> {
-    let input = stored_input(arguments);
-    if input.get().starts_with('{') { input } else { stored_input("{}") }
+    let input = encode_input(arguments);
+    if input.get().starts_with('{') { input } else { encode_input("{}") }
 }
 
 #[cfg(test)]
@@ -89,10 +89,10 @@ mod tests {
     use super::*;
     use std::collections::BTreeMap;
 
-    fn further(fields: Value) -> Further {
+    fn further(fields: Value) -> ExtraParams {
         let fields: BTreeMap<String, Value> = serde_json::from_value(fields).unwrap();
         let raw = |value: Value| serde_json::value::to_raw_value(&value).unwrap();
-        Further::new(fields.into_iter().map(|(name, value)| (name, raw(value))).collect())
+        ExtraParams::new(fields.into_iter().map(|(name, value)| (name, raw(value))).collect())
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! A prompt as Chat Completions wants it, written as the strictest server does.
 
 use crate::domain::Role;
-use crate::domain::further::Further;
-use crate::domain::image::Image;
+use crate::domain::extra_params::ExtraParams;
+use crate::domain::image::MessageImage;
 use crate::provider::{Prompt, PromptMessage};
 use serde::Serialize;
 
@@ -24,7 +24,7 @@ struct Request<'a> {
     prompt_cache_key: Option<&'a str>,
     /// None of the names above.
     #[serde(flatten)]
-    further: &'a Further,
+    further: &'a ExtraParams,
 }
 
 #[derive(Serialize)]
@@ -50,7 +50,7 @@ enum Content<'a> {
 #[serde(tag = "type", rename_all = "snake_case")]
 enum ContentPart<'a> {
     Text { text: &'a str },
-    ImageUrl { image_url: &'a Image },
+    ImageUrl { image_url: &'a MessageImage },
 }
 
 #[derive(Serialize)]

@@ -11,7 +11,7 @@ pub(super) use passing::own_answer;
 pub(super) use reply::{Dialect, reply};
 
 use super::{Fault, ProviderError};
-use crate::domain::text::first_characters;
+use crate::domain::text::truncate_chars;
 use futures::StreamExt;
 use reqwest::header::HeaderMap;
 use reqwest::redirect::Policy;
@@ -78,7 +78,7 @@ fn safe_sentence(text: &str, key: Option<&str>) -> String {
     let hidden = |word: &str| word.starts_with("sk-") || word.contains("://");
     let words: Vec<&str> =
         text.split_whitespace().map(|word| if hidden(word) { "[…]" } else { word }).collect();
-    first_characters(&words.join(" "), 300).to_owned()
+    truncate_chars(&words.join(" "), 300).to_owned()
 }
 
 #[cfg(test)]

@@ -3,8 +3,8 @@
 //! Times are BSON dates; what is the application's own, or only read whole, is kept as JSON text.
 
 use crate::domain::key::KeyId;
-use crate::domain::message::{Body, FinishReason, Parts};
-use crate::domain::quota::Payer;
+use crate::domain::message::{FinishReason, MessageBody, MessageParts};
+use crate::domain::quota::UsagePayer;
 use crate::domain::session::{JsonObject, SessionStatus};
 use crate::domain::title::TitleSource;
 use crate::domain::turn::ActiveTurn;
@@ -199,7 +199,7 @@ impl SessionDoc {
             title_source: TitleSource::from_word(&self.title_source)
                 .ok_or_else(|| unreadable(&self.title_source))?,
             participants: self.participants.into_iter().map(UserId::trusted).collect(),
-            status: SessionStatus::trusted(self.status),
+            status: SessionStatus::new_unchecked(self.status),
             archived: self.archived,
             pinned: self.pinned,
             meta: object(self.meta)?,
@@ -232,7 +232,7 @@ impl SessionDoc {
 }
 
 impl ClaimDoc {
-    pub(super) fn of(turn: &ActiveTurn, claimant: &Claimant, payer: &Payer) -> Self {
+    pub(super) fn of(turn: &ActiveTurn, claimant: &Claimant, payer: &UsagePayer) -> Self {
         Self {
             turn_id: turn.turn_id.to_string(),
             reply_id: turn.message_id.to_string(),
@@ -245,9 +245,9 @@ impl ClaimDoc {
         }
     }
 
-    fn payer(&self) -> Payer {
-        let key = self.payer_key.as_deref().map(KeyId::trusted);
-        Payer { user: UserId::trusted(self.payer.as_str()), key }
+    fn payer(&self) -> UsagePayer {
+        let key = self.payer_key.as_deref().map(KeyId::new_unchecked);
+        UsagePayer { user: UserId::trusted(self.payer.as_str()), key }
     }
 
     pub(super) fn turn(&self) -> ActiveTurn {
@@ -342,7 +342,11 @@ impl MessageDoc {
             client_message_id: message.client_message_id,
             role: message.role,
             sender_id: message.sender_id,
-            body: Body { content: message.content, parts: message.parts, kind: message.kind },
+            body: MessageBody {
+                content: message.content,
+                parts: message.parts,
+                kind: message.kind,
+            },
             tokens,
             created_at: message.created_at,
             reply: ReplyFields {
@@ -434,14 +438,14 @@ pub(super) fn to_json(value: &impl Serialize) -> Result<String> {
 }
 
 fn json<T: DeserializeOwned>(text: &str) -> Result<T> {
-    serde_json::from_str(text).map_err(Error::store)
+    serde_json::from_str(text).map_err(Error::store_unavailable)
 }
 
 /// Parts as stored; `None` is an empty list.
-fn parts(stored: Option<String>) -> Result<Parts> {
+fn parts(stored: Option<String>) -> Result<MessageParts> {
     match stored {
-        None => Ok(Parts::default()),
-        Some(text) => Parts::from_stored(text).ok_or_else(|| unreadable("parts")),
+        None => Ok(MessageParts::default()),
+        Some(text) => MessageParts::from_stored(text).ok_or_else(|| unreadable("parts")),
     }
 }
 
@@ -454,5 +458,5 @@ fn word<T>(read: impl Fn(&str) -> Option<T>, text: &str) -> Result<T> {
 }
 
 pub(super) fn unreadable(what: &str) -> Error {
-    Error::store(format!("stored value cannot be read: {what}"))
+    Error::store_unavailable(format!("stored value cannot be read: {what}"))
 }

@@ -4,7 +4,7 @@ use super::MongoStore;
 use super::documents::{date, document, time, unreadable};
 use super::failures::is_duplicate;
 use super::log::in_time;
-use crate::domain::key::{ApiKey, KeyId, Scope};
+use crate::domain::key::{ApiKey, AuthScope, KeyId};
 use crate::domain::{Timestamp, UserId};
 use crate::error::{Error, Kind, Result};
 use crate::store::{KeyStore, StoredKey, StoredTicket};
@@ -118,9 +118,9 @@ fn key_doc(stored: StoredKey) -> KeyDoc {
 impl KeyDoc {
     fn into_key(self) -> Result<StoredKey> {
         let digest = self.digest.bytes.try_into().map_err(|_| unreadable("a key's digest"))?;
-        let scope = Scope::from_word(&self.scope).ok_or_else(|| unreadable(&self.scope))?;
+        let scope = AuthScope::from_name(&self.scope).ok_or_else(|| unreadable(&self.scope))?;
         let key = ApiKey {
-            id: KeyId::trusted(self.id),
+            id: KeyId::new_unchecked(self.id),
             name: self.name,
             user: UserId::trusted(self.user_id),
             scope,

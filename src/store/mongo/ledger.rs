@@ -11,7 +11,7 @@ use super::log::in_time;
 use super::step::Step;
 use super::{MongoStore, Tables};
 use crate::domain::key::KeyId;
-use crate::domain::quota::Payer;
+use crate::domain::quota::UsagePayer;
 use crate::domain::{CallKind, ProjectId, SessionId, Status, TurnId, Usage, UserId};
 use crate::error::Result;
 use crate::store::ledger::number;
@@ -142,7 +142,7 @@ pub(super) async fn book(tables: &Tables, entry: &Document) -> mongodb::error::R
         return Ok(());
     };
     for purse in read.purses() {
-        let day = read.at.day();
+        let day = read.at.day_number();
         let name = format!("{day}|{purse}");
         let without = doc! { "_id": name, "turns": { "$ne": &turn } };
         let add = doc! {
@@ -279,9 +279,9 @@ impl EntryDoc {
             session_id: SessionId::trusted(self.session_id),
             owner: UserId::trusted(self.owner),
             project_id: self.project_id.map(ProjectId::trusted),
-            payer: Payer {
+            payer: UsagePayer {
                 user: UserId::trusted(self.user_id),
-                key: self.key_id.map(KeyId::trusted),
+                key: self.key_id.map(KeyId::new_unchecked),
             },
             model: self.model,
             status,

@@ -5,7 +5,9 @@
 
 use super::documents::SessionDoc;
 use super::step::Step;
-use crate::domain::page::{Cursor, CursorKey, Pagination, Place, SessionQuery, SessionSort, Sort};
+use crate::domain::page::{
+    CursorKey, PagePosition, Pagination, SessionCursor, SessionQuery, SortField, SortOrder,
+};
 use crate::domain::{Session, UserId};
 use crate::error::Result;
 use crate::store::{SessionPage, rules};
@@ -31,19 +33,19 @@ pub(super) async fn sessions(
     let mut filter = filter(step, whose, query).await?;
     let table = step.tables.sessions.clone();
     let mut skip = 0;
-    let pagination = match &query.place {
-        Place::After(cursor) => {
+    let pagination = match &query.position {
+        PagePosition::After(cursor) => {
             filter.extend(behind(cursor, query.sort));
             None
         }
-        Place::Page(page) => {
+        PagePosition::Page(page) => {
             skip = i64::from(page - 1) * i64::from(query.limit);
             let counted = table.count_documents(filter.clone()).session(&mut step.session).await;
             Some(Pagination::new(*page, query.limit, step.check(counted)?))
         }
     };
     let direction = if query.sort.descending { -1 } else { 1 };
-    let order = doc! { "pinned": -1, column(query.sort.key): direction, "_id": direction };
+    let order = doc! { "pinned": -1, column(query.sort.field): direction, "_id": direction };
     let pipeline = vec![
         doc! { "$match": filter },
         doc! { "$sort": order },
@@ -105,30 +107,30 @@ async fn filter(step: &mut Step, whose: Whose<'_>, query: &SessionQuery) -> Resu
     Ok(filter)
 }
 
-const fn column(key: SessionSort) -> &'static str {
+const fn column(key: SortField) -> &'static str {
     match key {
-        SessionSort::LastMessageAt => "activityAt",
-        SessionSort::CreatedAt => "createdAt",
-        SessionSort::UpdatedAt => "updatedAt",
-        SessionSort::Title => "titleKey",
+        SortField::LastMessageAt => "activityAt",
+        SortField::CreatedAt => "createdAt",
+        SortField::UpdatedAt => "updatedAt",
+        SortField::Title => "titleKey",
     }
 }
 
-fn cursor_behind(last: &Session, sort: Sort) -> Cursor {
-    let key = match sort.key {
-        SessionSort::LastMessageAt => {
+fn cursor_behind(last: &Session, sort: SortOrder) -> SessionCursor {
+    let key = match sort.field {
+        SortField::LastMessageAt => {
             CursorKey::Number(last.last_message_at.unwrap_or(last.created_at).as_millis())
         }
-        SessionSort::CreatedAt => CursorKey::Number(last.created_at.as_millis()),
-        SessionSort::UpdatedAt => CursorKey::Number(last.updated_at.as_millis()),
-        SessionSort::Title => CursorKey::Text(rules::title_words(&last.title)),
+        SortField::CreatedAt => CursorKey::Number(last.created_at.as_millis()),
+        SortField::UpdatedAt => CursorKey::Number(last.updated_at.as_millis()),
+        SortField::Title => CursorKey::Text(rules::title_words(&last.title)),
     };
-    Cursor { pinned: last.pinned, key, id: last.id.to_string() }
+    SessionCursor { pinned: last.pinned, key, id: last.id.to_string() }
 }
 
 /// What stands behind the entry that the cursor names; pinned ones stand first in both directions.
-fn behind(cursor: &Cursor, sort: Sort) -> Document {
-    let column = column(sort.key);
+fn behind(cursor: &SessionCursor, sort: SortOrder) -> Document {
+    let column = column(sort.field);
     let beyond = if sort.descending { "$lt" } else { "$gt" };
     let key: Bson = match &cursor.key {
         CursorKey::Number(number) => DateTime::from_millis(*number).into(),

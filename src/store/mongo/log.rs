@@ -271,7 +271,7 @@ impl MongoStore {
             .unwrap_or_default();
         // Whoever has not said that it lives knows nothing of the time either.
         let Ok(now) = me.get_datetime("lookedAt") else {
-            return Err(Error::store("this instance is not known to the database"));
+            return Err(Error::store_unavailable("this instance is not known to the database"));
         };
         let all: Vec<InstanceDoc> =
             self.tables.instances.clone_with_type().find(doc! {}).await?.try_collect().await?;
@@ -347,6 +347,6 @@ impl MongoStore {
 pub(super) async fn in_time<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     match timeout(PATIENCE, work).await {
         Ok(result) => result,
-        Err(_) => Err(Error::store("MongoDB did not answer in time")),
+        Err(_) => Err(Error::store_unavailable("MongoDB did not answer in time")),
     }
 }

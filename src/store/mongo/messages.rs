@@ -4,9 +4,9 @@ use super::MongoStore;
 use super::documents::{LocationDoc, RememberedDoc, number};
 use super::pages;
 use super::step::{Manner, Step, step};
-use crate::domain::node::chat_id;
-use crate::domain::page::View;
-use crate::domain::principal::Access;
+use crate::domain::node::format_chat_id;
+use crate::domain::page::MessageView;
+use crate::domain::principal::AccessLevel;
 use crate::domain::{Message, MessageId, Principal, Session, SessionId};
 use crate::error::{Error, Result};
 use crate::store::work::Work;
@@ -31,7 +31,7 @@ impl MessageStore for MongoStore {
         id: &MessageId,
     ) -> Result<Message> {
         step!(self, Manner::LOOK, |step| {
-            let row = rules::get(step, who, session, Access::Participate).await?;
+            let row = rules::get(step, who, session, AccessLevel::Participant).await?;
             let place = step.locate(&row, id).await?.ok_or_else(Error::message_not_found)?;
             step.read_message(&row, place.at).await
         })
@@ -45,10 +45,10 @@ impl MessageStore for MongoStore {
     ) -> Result<MessagePage> {
         let query = &query;
         step!(self, Manner::LOOK, |step| {
-            let row = rules::get(step, who, session, Access::Participate).await?;
+            let row = rules::get(step, who, session, AccessLevel::Participant).await?;
             match query.view {
-                View::Path => pages::path(step, &row, query).await,
-                View::All => pages::whole(step, &row, query).await,
+                MessageView::Path => pages::path(step, &row, query).await,
+                MessageView::All => pages::whole(step, &row, query).await,
             }
         })
     }
@@ -114,7 +114,7 @@ async fn tail(
             step.find_session(session).await?.ok_or_else(Error::session_not_found)?;
             let place = step.find_message(session, last).await?;
             let at = place.ok_or_else(Error::message_not_found)?.at;
-            let holder = doc! { "_id": chat_id(session, at.node) };
+            let holder = doc! { "_id": format_chat_id(session, at.node) };
             tail_of(step, holder, None, bounds).await?.ok_or_else(Error::message_not_found)?
         }
     };
@@ -123,7 +123,7 @@ async fn tail(
         Some(message) => number(message.seq),
         // It lies before what was read of its node.
         None => {
-            let holder = doc! { "_id": chat_id(session, number(node.number)) };
+            let holder = doc! { "_id": format_chat_id(session, number(node.number)) };
             node =
                 tail_of(step, holder, None, bounds).await?.ok_or_else(Error::message_not_found)?;
             let found = node.messages.iter().find(|message| is_last(message));
@@ -159,7 +159,7 @@ async fn tail(
             upto = upto.min(first - 1);
             (number(node.number), None)
         };
-        let next = doc! { "_id": chat_id(session, next) };
+        let next = doc! { "_id": format_chat_id(session, next) };
         node = tail_of(step, next, most, bounds).await?.ok_or_else(Error::message_not_found)?;
     }
 }

@@ -137,12 +137,12 @@ impl Store for MongoStore {
         let hello = self.tables.database.run_command(doc! { "hello": 1 });
         let hello = match timeout(READY_PATIENCE, hello).await {
             Ok(answer) => answer?,
-            Err(_) => return Err(Error::store("MongoDB does not answer")),
+            Err(_) => return Err(Error::store_unavailable("MongoDB does not answer")),
         };
         // What is asked goes to the primary, so this only fails between two of them.
         match hello.get_bool("isWritablePrimary") {
             Ok(true) => Ok(()),
-            _ => Err(Error::store("MongoDB has no primary")),
+            _ => Err(Error::store_unavailable("MongoDB has no primary")),
         }
     }
 
@@ -153,6 +153,6 @@ impl Store for MongoStore {
 
 impl From<mongodb::error::Error> for Error {
     fn from(error: mongodb::error::Error) -> Self {
-        Self::store(error)
+        Self::store_unavailable(error)
     }
 }

@@ -13,8 +13,8 @@ use super::log::document as batch_document;
 use super::responses::{ResponseDoc, document as response_document};
 use super::step::{Manner, first_revision, step};
 use super::{LONG_PATIENCE, MongoStore};
-use crate::domain::node::chat_id;
-use crate::domain::text::words;
+use crate::domain::node::format_chat_id;
+use crate::domain::text::fold_words;
 use crate::domain::{MessageId, Project, SessionId, Timestamp, TurnId, UserId};
 use crate::error::{Error, Kind, Result};
 use crate::store::moving::{
@@ -218,7 +218,7 @@ fn session_doc(row: &SessionRow, queue: Vec<String>) -> Result<SessionDoc> {
         project_id: session.project_id.as_ref().map(ToString::to_string),
         title: session.title.clone(),
         title_key: title_words(&session.title),
-        title_words: words(&session.title),
+        title_words: fold_words(&session.title),
         title_source: session.title_source.as_str().to_owned(),
         status: session.status.as_str().to_owned(),
         archived: session.archived,
@@ -261,7 +261,7 @@ fn node_doc(session: &SessionId, node: &KeptNode) -> Result<NodeDoc> {
     };
     let first_id = messages.first().map(|first| first.message.id.to_string());
     Ok(NodeDoc {
-        id: chat_id(session, *number),
+        id: format_chat_id(session, *number),
         session_id: session.to_string(),
         // Later than any session that had this name, and never later than its own.
         born: first_revision(),
@@ -343,7 +343,7 @@ async fn add(table: &Collection<Document>, documents: Vec<Document>) -> Result<(
                 .with_source(error))
         }
         Ok(Err(error)) => Err(error.into()),
-        Err(_) => Err(Error::store("MongoDB did not answer in time")),
+        Err(_) => Err(Error::store_unavailable("MongoDB did not answer in time")),
     }
 }
 
@@ -359,6 +359,6 @@ where
 async fn in_time<T>(work: impl Future<Output = mongodb::error::Result<T>>) -> Result<T> {
     match timeout(LONG_PATIENCE, work).await {
         Ok(answer) => Ok(answer?),
-        Err(_) => Err(Error::store("MongoDB did not answer in time")),
+        Err(_) => Err(Error::store_unavailable("MongoDB did not answer in time")),
     }
 }

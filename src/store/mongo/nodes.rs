@@ -7,7 +7,7 @@ use super::failures::is_duplicate;
 use super::ledger::book;
 use super::paths::Named;
 use super::step::Step;
-use crate::domain::node::{NodeFill, chat_id};
+use crate::domain::node::{NodeFill, format_chat_id};
 use crate::domain::{MessageId, SessionId};
 use crate::error::{Error, Result};
 use crate::store::work::{Location, Place, Placed};
@@ -64,7 +64,7 @@ impl Step {
             Some(fill) => fill,
             None => {
                 let nodes = self.tables.nodes.clone();
-                let filter = doc! { "_id": chat_id(session, at.node) };
+                let filter = doc! { "_id": format_chat_id(session, at.node) };
                 let only = doc! { "count": 1, "bytes": 1, "lastSeq": 1, "pathTokens": 1 };
                 let found: Option<Fill> = self.one(&nodes, filter, Some(only)).await?;
                 let fill = found.ok_or_else(Error::message_not_found)?;
@@ -118,7 +118,7 @@ impl Step {
         if opens_node {
             let prev = parent.map_or(Location { node: 0, seq: 0 }, |parent| parent.at);
             let node = NodeDoc {
-                id: chat_id(session, at.node),
+                id: format_chat_id(session, at.node),
                 session_id: session.to_string(),
                 born,
                 number: at.node.into(),
@@ -237,7 +237,7 @@ impl Gathered {
                 continue;
             };
             joined.push(doc! {
-                "node": chat_id(session, *node),
+                "node": format_chat_id(session, *node),
                 "behind": first.seq,
                 "messages": messages.iter().map(document).collect::<Result<Vec<_>>>()?,
                 "count": fill.count,

@@ -3,8 +3,8 @@
 use super::documents::{LocationDoc, MessageDoc, number};
 use super::step::Step;
 use crate::domain::MessageId;
-use crate::domain::node::chat_id;
-use crate::domain::page::Slice;
+use crate::domain::node::format_chat_id;
+use crate::domain::page::MessageSlice;
 use crate::error::{Error, Result};
 use crate::store::work::{Location, SessionRow};
 use crate::store::{MessagePage, MessageQuery};
@@ -75,12 +75,12 @@ pub(super) async fn path(
     query: &MessageQuery,
 ) -> Result<MessagePage> {
     let from = match &query.slice {
-        Slice::Newest => row.head,
-        Slice::Before(id) => {
+        MessageSlice::Newest => row.head,
+        MessageSlice::Before(id) => {
             let at = anchor(step, row, id).await?;
             Some(Location { seq: at.seq - 1, ..at })
         }
-        Slice::After(id) => {
+        MessageSlice::After(id) => {
             let at = anchor(step, row, id).await?;
             return forward(step, row, query, at).await;
         }
@@ -110,7 +110,7 @@ async fn forward(
     anchor: Location,
 ) -> Result<MessagePage> {
     let Some(chain) = chain(step, row, anchor).await? else {
-        return Err(Error::invalid(
+        return Err(Error::invalid_field(
             "after",
             "must name a message of the active path, or go with view=all",
         ));
@@ -178,12 +178,12 @@ pub(super) async fn whole(
 ) -> Result<MessagePage> {
     let (limit, count) = (query.limit, row.session.messages_count);
     let (first, last, is_newest_first) = match &query.slice {
-        Slice::Newest => (count.saturating_sub(limit) + 1, count, true),
-        Slice::Before(id) => {
+        MessageSlice::Newest => (count.saturating_sub(limit) + 1, count, true),
+        MessageSlice::Before(id) => {
             let at = anchor(step, row, id).await?;
             (at.seq.saturating_sub(limit + 1).max(1), at.seq - 1, true)
         }
-        Slice::After(id) => {
+        MessageSlice::After(id) => {
             let at = anchor(step, row, id).await?;
             (at.seq + 1, count.min(at.seq.saturating_add(limit + 1)), false)
         }
@@ -236,6 +236,6 @@ async fn anchor(step: &mut Step, row: &SessionRow, id: &MessageId) -> Result<Loc
 
 async fn run(step: &mut Step, row: &SessionRow, number: u32) -> Result<RunDoc> {
     let nodes = step.tables.nodes.clone();
-    let filter = doc! { "_id": chat_id(&row.session.id, number) };
+    let filter = doc! { "_id": format_chat_id(&row.session.id, number) };
     step.one(&nodes, filter, None).await?.ok_or_else(Error::message_not_found)
 }

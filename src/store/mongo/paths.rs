@@ -5,7 +5,7 @@
 
 use super::documents::{LocationDoc, MessageDoc, PlaceDoc, number};
 use super::step::Step;
-use crate::domain::node::chat_id;
+use crate::domain::node::format_chat_id;
 use crate::domain::{Message, MessageId, SessionId};
 use crate::error::{Error, Result};
 use crate::store::work::{Location, Place, SessionRow};
@@ -121,7 +121,7 @@ impl Step {
             return Ok(gathered.clone());
         }
         let nodes = self.tables.nodes.clone();
-        let filter = doc! { "_id": chat_id(session, at.node) };
+        let filter = doc! { "_id": format_chat_id(session, at.node) };
         let only = doc! { "messages": { "$elemMatch": { "seq": i64::from(at.seq) } } };
         let found: Option<SomeOf> = self.one(&nodes, filter, Some(only)).await?;
         found.and_then(|node| node.messages.into_iter().next()).ok_or_else(Error::message_not_found)
@@ -184,7 +184,7 @@ impl Step {
         numbers: &BTreeSet<u32>,
         behind: u32,
     ) -> Result<Vec<Place>> {
-        let ids: Vec<_> = numbers.iter().map(|number| chat_id(session, *number)).collect();
+        let ids: Vec<_> = numbers.iter().map(|number| format_chat_id(session, *number)).collect();
         let pipeline = vec![
             doc! { "$match": { "_id": { "$in": ids } } },
             names_where(doc! { "$gt": ["$$message.seq", i64::from(behind)] }),

@@ -12,7 +12,7 @@ use super::documents::{date, document, number, time, unreadable};
 use super::failures::is_passing;
 use super::step::{Manner, Step, step};
 use crate::domain::page::Pagination;
-use crate::domain::project::{FileEntry, FilePath, GenerationStatus, Language};
+use crate::domain::project::{FileEntry, FileLanguage, FilePath, GenerationStatus};
 use crate::domain::{Principal, Project, ProjectId, Timestamp, UserId};
 use crate::error::{Error, Result};
 use crate::store::project_work::{FileChange, ProjectRow, ProjectWork};
@@ -307,9 +307,9 @@ impl ProjectDoc {
         let (mut files, mut contents) = (Vec::with_capacity(self.files.len()), HashMap::new());
         for file in self.files {
             let entry = FileEntry {
-                path: FilePath::trusted(file.path),
+                path: FilePath::new_unchecked(file.path),
                 size: number(file.size),
-                language: file.language.map(Language::trusted),
+                language: file.language.map(FileLanguage::new_unchecked),
                 updated_at: time(file.updated_at),
                 tokens: number(file.tokens),
             };

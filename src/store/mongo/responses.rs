@@ -8,7 +8,7 @@ use super::documents::{date, time};
 use super::failures::is_duplicate;
 use super::log::in_time;
 use super::step::{Manner, step};
-use crate::domain::principal::Access;
+use crate::domain::principal::AccessLevel;
 use crate::domain::{MessageId, Principal, SessionId, TurnId, UserId};
 use crate::error::{Error, Kind, Result};
 use crate::store::{ResponseStore, StoredResponse, rules};
@@ -69,7 +69,7 @@ impl ResponseStore for MongoStore {
         let session = SessionId::trusted(found.session_id.as_str());
         let id = &session;
         let seen = step!(self, Manner::LOOK, |step| {
-            rules::get(step, who, id, Access::Participate).await
+            rules::get(step, who, id, AccessLevel::Participant).await
         });
         match seen {
             Ok(_) => Ok((session, found.into_stored())),

@@ -5,7 +5,7 @@
 
 use super::MongoStore;
 use super::documents::{IdDoc, date, number};
-use crate::domain::search::{Found, SearchQuery, Spot, Term};
+use crate::domain::search::{SearchCursor, SearchMatch, SearchQuery, SearchTerm};
 use crate::domain::{MessageId, Principal, Session, SessionId};
 use crate::error::Result;
 use crate::store::{MessageWords, SearchStore, SessionWords, Unkept};
@@ -64,7 +64,11 @@ impl SearchStore for MongoStore {
         Ok(false)
     }
 
-    async fn find_messages(&self, who: &Principal, query: &SearchQuery) -> Result<Vec<Found>> {
+    async fn find_messages(
+        &self,
+        who: &Principal,
+        query: &SearchQuery,
+    ) -> Result<Vec<SearchMatch>> {
         let user = who.user.as_str();
         let guest = doc! { "participants": user, "userId": { "$ne": user } };
         let guest = self.session_ids(guest).await?;
@@ -86,8 +90,8 @@ impl SearchStore for MongoStore {
             all.push(doc! { "role": role.as_str() });
         }
         all.extend(within(query, "at"));
-        if let Some(Spot { at, session, seq }) = &query.after {
-            let at = DateTime::from_millis(*at);
+        if let Some(SearchCursor { at_millis, session, seq }) = &query.after {
+            let at = DateTime::from_millis(*at_millis);
             all.push(doc! { "$or": [
                 { "at": { "$lt": at } },
                 { "at": at, "sessionId": { "$lt": session } },
@@ -105,9 +109,9 @@ impl SearchStore for MongoStore {
             .await?
             .try_collect()
             .await?;
-        let message = |found: WordsDoc| Found {
-            spot: Spot {
-                at: found.at.timestamp_millis(),
+        let message = |found: WordsDoc| SearchMatch {
+            cursor: SearchCursor {
+                at_millis: found.at.timestamp_millis(),
                 session: found.session_id,
                 seq: number(found.seq),
             },
@@ -116,7 +120,7 @@ impl SearchStore for MongoStore {
         Ok(found.into_iter().map(message).collect())
     }
 
-    async fn find_titles(&self, who: &Principal, query: &SearchQuery) -> Result<Vec<Found>> {
+    async fn find_titles(&self, who: &Principal, query: &SearchQuery) -> Result<Vec<SearchMatch>> {
         let mut all = vec![doc! { "participants": who.user.as_str() }];
         all.extend(query.terms.iter().map(|term| doc! { "titleWords": pattern(term) }));
         if let Some(project) = &query.project_id {
@@ -126,8 +130,8 @@ impl SearchStore for MongoStore {
             all.push(doc! { "_id": session.as_str() });
         }
         all.extend(within(query, "createdAt"));
-        if let Some(Spot { at, session, seq }) = &query.after {
-            let at = DateTime::from_millis(*at);
+        if let Some(SearchCursor { at_millis, session, seq }) = &query.after {
+            let at = DateTime::from_millis(*at_millis);
             let beyond = if *seq > 0 { "$lte" } else { "$lt" };
             all.push(doc! { "$or": [
                 { "createdAt": { "$lt": at } },
@@ -145,8 +149,12 @@ impl SearchStore for MongoStore {
             .await?
             .try_collect()
             .await?;
-        let title = |found: TitleDoc| Found {
-            spot: Spot { at: found.created_at.timestamp_millis(), session: found.id, seq: 0 },
+        let title = |found: TitleDoc| SearchMatch {
+            cursor: SearchCursor {
+                at_millis: found.created_at.timestamp_millis(),
+                session: found.id,
+                seq: 0,
+            },
             message: None,
         };
         Ok(found.into_iter().map(title).collect())
@@ -215,7 +223,7 @@ impl MongoStore {
 }
 
 /// Folded words hold letters and digits only, so they need no escape in a pattern.
-fn pattern(term: &Term) -> Bson {
+fn pattern(term: &SearchTerm) -> Bson {
     match term.is_prefix {
         true => doc! { "$regex": format!("^{}", term.word) }.into(),
         false => term.word.as_str().into(),

@@ -6,10 +6,10 @@ use super::list::{self, Whose};
 use super::log::in_time;
 use super::step::{Manner, Step, step};
 use crate::domain::page::SessionQuery;
-use crate::domain::principal::Access;
+use crate::domain::principal::AccessLevel;
 use crate::domain::session::SessionStatus;
-use crate::domain::text::words;
-use crate::domain::title::Title;
+use crate::domain::text::fold_words;
+use crate::domain::title::SessionTitle;
 use crate::domain::{Principal, Session, SessionId, Timestamp, TurnId, UserId};
 use crate::error::{Error, Result};
 use crate::store::work::SessionRow;
@@ -36,7 +36,12 @@ impl SessionStore for MongoStore {
         step!(self, |step| rules::create_session(step, who, new, now).await)
     }
 
-    async fn session(&self, who: &Principal, id: &SessionId, access: Access) -> Result<Session> {
+    async fn session(
+        &self,
+        who: &Principal,
+        id: &SessionId,
+        access: AccessLevel,
+    ) -> Result<Session> {
         step!(self, Manner::LOOK, |step| Ok(rules::get(step, who, id, access).await?.with_nodes()))
     }
 
@@ -108,7 +113,7 @@ impl Step {
             project_id: new.project_id.as_ref().map(ToString::to_string),
             title: new.title.text.clone(),
             title_key: rules::title_words(&new.title.text),
-            title_words: words(&new.title.text),
+            title_words: fold_words(&new.title.text),
             title_source: new.title.source.as_str().to_owned(),
             status: SessionStatus::ACTIVE.to_owned(),
             archived: false,
@@ -178,7 +183,7 @@ impl Step {
     }
 
     /// Gives a session a title that its user did not give.
-    pub(super) fn name(&mut self, row: &SessionRow, title: &Title) -> Result<()> {
+    pub(super) fn name(&mut self, row: &SessionRow, title: &SessionTitle) -> Result<()> {
         let mut set = title_fields(title);
         set.insert("version", i64::from(row.session.version) + 1);
         self.set(set);
@@ -253,11 +258,11 @@ impl Step {
     }
 }
 
-fn title_fields(title: &Title) -> Document {
+fn title_fields(title: &SessionTitle) -> Document {
     doc! {
         "title": &title.text,
         "titleKey": rules::title_words(&title.text),
-        "titleWords": words(&title.text),
+        "titleWords": fold_words(&title.text),
         "titleSource": title.source.as_str(),
     }
 }

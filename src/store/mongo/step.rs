@@ -279,7 +279,7 @@ impl MongoStore {
 impl Failure {
     fn into_error(self) -> Error {
         match self {
-            Self::Overtaken => Error::store("others were faster, again and again"),
+            Self::Overtaken => Error::store_unavailable("others were faster, again and again"),
             Self::Database(error) if is_duplicate(&error) => {
                 Error::new(Kind::IdTaken, "the session has something with this id already")
                     .with_source(error)
@@ -302,7 +302,7 @@ impl Step {
     /// Says that the step must be tried again, because another one was faster.
     pub(super) fn overtaken(&mut self) -> Error {
         self.failure.get_or_insert(Failure::Overtaken);
-        Error::store("another step was faster")
+        Error::store_unavailable("another step was faster")
     }
 
     /// The session with this id, as this step has changed it so far.
@@ -315,8 +315,8 @@ impl Step {
             self.current = self.load(id).await?;
         }
         let Some(current) = &self.current else { return Ok(None) };
-        let session: SessionDoc =
-            deserialize_from_document(current.document.clone()).map_err(Error::store)?;
+        let session: SessionDoc = deserialize_from_document(current.document.clone())
+            .map_err(Error::store_unavailable)?;
         session.into_row().map(Some)
     }
 

@@ -3,7 +3,7 @@
 use super::MongoStore;
 use super::pages;
 use super::step::{Manner, Step, step};
-use crate::domain::principal::Access;
+use crate::domain::principal::AccessLevel;
 use crate::domain::{Principal, SessionId, Timestamp};
 use crate::error::Result;
 use crate::store::work::SessionRow;
@@ -32,7 +32,7 @@ impl TransferStore for MongoStore {
         after: u32,
     ) -> Result<SessionPiece> {
         step!(self, Manner::LOOK, |step| {
-            let row = rules::get(step, who, session, Access::Own).await?;
+            let row = rules::get(step, who, session, AccessLevel::Owner).await?;
             piece(step, &row, after).await
         })
     }

@@ -3,7 +3,7 @@
 use super::MongoStore;
 use super::documents::{LocationDoc, MessageDoc, ReadMark, document, number};
 use super::step::{Manner, Step, step};
-use crate::domain::node::chat_id;
+use crate::domain::node::format_chat_id;
 use crate::domain::{MessageId, Principal, Session, SessionId, Timestamp};
 use crate::error::{Error, Result};
 use crate::store::work::{Location, NodeLine, SessionRow};
@@ -106,7 +106,7 @@ impl Step {
         up_to: Location,
     ) -> Result<Vec<(Location, NewMessage)>> {
         let nodes = self.tables.nodes.clone();
-        let filter = doc! { "_id": chat_id(&row.session.id, up_to.node) };
+        let filter = doc! { "_id": format_chat_id(&row.session.id, up_to.node) };
         let found: Option<RunDoc> = self.one(&nodes, filter, Some(doc! { "messages": 1 })).await?;
         // Between two reads somebody may have deleted it all.
         let node = found.ok_or_else(Error::session_not_found)?;

@@ -2,7 +2,7 @@
 
 use super::MongoStore;
 use super::step::step;
-use crate::domain::title::Title;
+use crate::domain::title::SessionTitle;
 use crate::domain::{SessionId, Timestamp, TurnId};
 use crate::error::Result;
 use crate::store::{Began, BeginTurn, Claimant, FinishTurn, Finished, Silenced, TurnStore, rules};
@@ -32,7 +32,7 @@ impl TurnStore for MongoStore {
         step!(self, |step| rules::withdraw(step, session, turn).await)
     }
 
-    async fn name_session(&self, session: &SessionId, title: Title) -> Result<bool> {
+    async fn name_session(&self, session: &SessionId, title: SessionTitle) -> Result<bool> {
         let title = &title;
         step!(self, |step| rules::name_session(step, session, title).await)
     }

@@ -4,7 +4,7 @@ use super::documents::date;
 use super::paths::Named;
 use super::step::Step;
 use crate::domain::node::NodeFill;
-use crate::domain::title::Title;
+use crate::domain::title::SessionTitle;
 use crate::domain::{Message, MessageId, Principal, SessionId, Timestamp, TurnId, UserId};
 use crate::error::Result;
 use crate::store::queued::Waiting;
@@ -46,7 +46,7 @@ impl Work for Step {
         self.change(row, change, now)
     }
 
-    async fn name_session(&mut self, row: &SessionRow, title: &Title) -> Result<()> {
+    async fn name_session(&mut self, row: &SessionRow, title: &SessionTitle) -> Result<()> {
         self.name(row, title)
     }
 

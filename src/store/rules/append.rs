@@ -3,9 +3,9 @@
 //! Every message that a store holds came through [`append`], so the invariants of nodes, head and
 //! counters are kept here and nowhere else.
 
-use crate::domain::message::{PROMPT_SHARE, preview};
-use crate::domain::node::{self, Placement};
-use crate::domain::title::{Title, TitleSource};
+use crate::domain::message::{MESSAGE_TOKEN_OVERHEAD, truncate_preview};
+use crate::domain::node::{self, NodePlacement};
+use crate::domain::title::{SessionTitle, TitleSource};
 use crate::domain::{Role, Timestamp};
 use crate::error::{Error, Result};
 use crate::store::work::{Location, MAX_SEQ, Place, Placed, SessionRow, Work};
@@ -40,18 +40,18 @@ pub(super) async fn append(
 ) -> Result<Location> {
     let seq = row.session.messages_count + 1;
     if seq > MAX_SEQ {
-        return Err(Error::invalid(
+        return Err(Error::invalid_field(
             "sessionId",
             "must name a session with fewer than 16,777,215 messages",
         ));
     }
-    let size = node::size_of_message(&message.body.content, message.body.parts.as_json());
+    let size = node::message_size(&message.body.content, message.body.parts.as_json());
     let (node, opens_node) = match parent {
         Some(parent) => {
             let fill = work.fill(row, parent.at).await?;
-            match node::place(Some(fill), size) {
-                Placement::Join => (parent.at.node, false),
-                Placement::Open => (row.node_count + 1, true),
+            match node::choose_placement(Some(fill), size) {
+                NodePlacement::AppendToParent => (parent.at.node, false),
+                NodePlacement::OpenNode => (row.node_count + 1, true),
             }
         }
         None => (row.node_count + 1, true),
@@ -61,7 +61,7 @@ pub(super) async fn append(
         Some(parent) => work.path_tokens(row, parent.at).await?,
         None => 0,
     };
-    let path_tokens = before + u64::from(message.tokens) + u64::from(PROMPT_SHARE);
+    let path_tokens = before + u64::from(message.tokens) + u64::from(MESSAGE_TOKEN_OVERHEAD);
     work.put(row, Placed { message, at, parent, opens_node, size, path_tokens }).await?;
 
     row.node_count = row.node_count.max(node);
@@ -69,7 +69,7 @@ pub(super) async fn append(
     session.messages_count = seq;
     session.head_id = Some(message.id.clone());
     row.head = Some(at);
-    session.last_message = Some(preview(&message.body.content).to_owned());
+    session.last_message = Some(truncate_preview(&message.body.content).to_owned());
     // A message that was written earlier, and stored now, takes no time back.
     session.last_message_at = session.last_message_at.max(Some(message.created_at));
     if message.role == Role::User && message.sender_id == session.owner {
@@ -87,7 +87,7 @@ pub(super) async fn name_after(
     if message.role != Role::User || row.session.title_source != TitleSource::Default {
         return Ok(());
     }
-    let Some(title) = Title::from_first_message(&message.body.content) else {
+    let Some(title) = SessionTitle::from_first_message(&message.body.content) else {
         return Ok(());
     };
     work.name_session(row, &title).await?;

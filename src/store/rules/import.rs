@@ -89,9 +89,10 @@ async fn session(
 
 fn unknown(field: String, named: &Parent, error: Error) -> Error {
     match (error.kind, named) {
-        (Kind::MessageNotFound, Parent::Message(id)) => {
-            Error::invalid(field, format!("must name a message of the session, {id} does not"))
-        }
+        (Kind::MessageNotFound, Parent::Message(id)) => Error::invalid_field(
+            field,
+            format!("must name a message of the session, {id} does not"),
+        ),
         _ => error,
     }
 }

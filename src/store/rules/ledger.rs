@@ -1,7 +1,7 @@
 //! Quotas and the ledger: nobody begins what is spent already, and what a turn used is booked by the
 //! step that ends it.
 
-use crate::domain::quota::{Payer, Quota, Unit};
+use crate::domain::quota::{Quota, QuotaUnit, UsagePayer};
 use crate::domain::usage::Cost;
 use crate::domain::{CallKind, Session, Timestamp};
 use crate::error::{Error, Kind, Result};
@@ -14,7 +14,7 @@ use serde_json::json;
 pub(super) async fn ensure_left(
     work: &mut impl Work,
     quotas: &[Quota],
-    payer: &Payer,
+    payer: &UsagePayer,
     session: &Session,
     now: Timestamp,
 ) -> Result<()> {
@@ -32,13 +32,13 @@ pub(super) async fn ensure_left(
 
 /// The refusal of a turn whose quota is spent.
 pub(crate) fn exceeded(quota: &Quota, now: Timestamp) -> Error {
-    let ends = quota.per.ends_at(now);
-    let wait = ends.since(now).as_secs() + 1;
+    let ends = quota.period.ends_at(now);
+    let wait = ends.duration_since(now).as_secs() + 1;
     let limit = match quota.unit {
-        Unit::Tokens => json!(quota.limit),
-        Unit::Cost => json!(Cost(quota.limit)),
+        QuotaUnit::Tokens => json!(quota.limit),
+        QuotaUnit::Cost => json!(Cost(quota.limit)),
     };
-    Error::new(Kind::QuotaExceeded, format!("{} is spent", quota.told()))
+    Error::new(Kind::QuotaExceeded, format!("{} is spent", quota.describe()))
         .with_details(json!({ "limit": limit, "resetsAt": ends, "retryAfter": wait }))
 }
 

@@ -3,7 +3,7 @@
 use super::append::{append, name_after, resolve, save};
 use super::requests;
 use super::sessions::{get, judged};
-use crate::domain::principal::Access;
+use crate::domain::principal::AccessLevel;
 use crate::domain::{Message, Principal, Role, Session};
 use crate::error::{Error, Kind, Result};
 use crate::store::PostMessage;
@@ -14,7 +14,7 @@ pub(in crate::store) async fn post_message(
     who: &Principal,
     post: &PostMessage,
 ) -> Result<(Message, Session)> {
-    let mut row = get(work, who, &post.session_id, Access::Participate).await?;
+    let mut row = get(work, who, &post.session_id, AccessLevel::Participant).await?;
     let message = &post.message;
     ensure_role(&row, who, message.role)?;
     if let Some(at) = known_post(work, who, &row, post).await? {
@@ -56,7 +56,7 @@ async fn known_post(
 
 /// Roles other than user are the owner's.
 pub(super) fn ensure_role(row: &SessionRow, who: &Principal, role: Role) -> Result<()> {
-    if role != Role::User && judged(row.clone(), who, Access::Own).is_err() {
+    if role != Role::User && judged(row.clone(), who, AccessLevel::Owner).is_err() {
         return Err(Error::new(
             Kind::Forbidden,
             "only the session's owner may post in another role than user",

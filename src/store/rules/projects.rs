@@ -14,7 +14,7 @@ pub(in crate::store) async fn project(
     id: &ProjectId,
 ) -> Result<ProjectRow> {
     let found = work.find_project(who, id).await?;
-    found.filter(|row| row.project.is_open_to(who)).ok_or_else(Error::project_not_found)
+    found.filter(|row| row.project.is_accessible_to(who)).ok_or_else(Error::project_not_found)
 }
 
 pub(in crate::store) async fn create_project(
@@ -36,7 +36,7 @@ pub(in crate::store) async fn create_project(
         updated_at: now,
     };
     for file in &new.files {
-        project.put(entry(file, now))?;
+        project.upsert_file(entry(file, now))?;
     }
     work.insert_project(&project, &new.files).await?;
     Ok(project)
@@ -102,7 +102,7 @@ async fn read(
     row: &ProjectRow,
     paths: &[FilePath],
 ) -> Result<Vec<StoredFile>> {
-    let entries: Vec<_> = paths.iter().filter_map(|path| row.project.file(path)).collect();
+    let entries: Vec<_> = paths.iter().filter_map(|path| row.project.find_file(path)).collect();
     let found: Vec<_> = entries.iter().map(|entry| entry.path.clone()).collect();
     let contents = work.read_files(row, &found).await?;
     let version = row.project.version;
@@ -128,7 +128,7 @@ pub(in crate::store) async fn put_file(
     }
     let mut project = row.project.clone();
     let entry = entry(file, now);
-    let is_new = project.put(entry.clone())?;
+    let is_new = project.upsert_file(entry.clone())?;
     touch(&mut project, now);
     work.save_project(&row, &project, FileChange::Put(file)).await?;
     Ok(PutFile { entry, version: project.version, is_new })
@@ -144,7 +144,7 @@ pub(in crate::store) async fn delete_file(
 ) -> Result<Project> {
     let row = matching(work, who, id, if_match).await?;
     let mut project = row.project.clone();
-    if !project.remove(path) {
+    if !project.remove_file(path) {
         return Err(Error::file_not_found());
     }
     touch(&mut project, now);
@@ -181,7 +181,7 @@ async fn same_file(
     row: &ProjectRow,
     file: &NewFile,
 ) -> Result<Option<FileEntry>> {
-    let Some(entry) = row.project.file(&file.path) else { return Ok(None) };
+    let Some(entry) = row.project.find_file(&file.path) else { return Ok(None) };
     if entry.size as usize != file.content.len() || entry.language != file.language {
         return Ok(None);
     }

@@ -2,7 +2,7 @@
 
 use super::posts::ensure_open;
 use super::turns::{Claim, begin_again, begin_saying};
-use crate::domain::quota::Payer;
+use crate::domain::quota::UsagePayer;
 use crate::domain::{SessionId, Timestamp, TurnId};
 use crate::error::{Error, Kind, Result};
 use crate::store::queued::Waiting;
@@ -18,7 +18,7 @@ pub(super) async fn push(
 ) -> Result<()> {
     if work.waiting(row).await?.len() >= MAX_QUEUED as usize {
         let message = format!("{MAX_QUEUED} messages wait in this session already");
-        return Err(Error::spent(Kind::QueueFull, message, MAX_QUEUED, 1));
+        return Err(Error::limit_exceeded(Kind::QueueFull, message, MAX_QUEUED, 1));
     }
     work.push_waiting(row, waiting, on_busy == OnBusy::Interrupt).await
 }
@@ -89,7 +89,7 @@ pub(super) async fn begin_next(
     let waiting = work.waiting(&row).await?;
     let mut fresh = Some(row);
     for Waiting { who, turn, key } in waiting {
-        let payer = Payer { user: who.user, key };
+        let payer = UsagePayer { user: who.user, key };
         let row = match fresh.take() {
             Some(row) => row,
             None => work.session(&session).await?.ok_or_else(Error::session_not_found)?,
@@ -114,7 +114,7 @@ async fn begin(
     work: &mut impl Work,
     row: SessionRow,
     turn: TurnSpec,
-    payer: Payer,
+    payer: UsagePayer,
     claimant: &Claimant,
     now: Timestamp,
 ) -> Result<Began> {

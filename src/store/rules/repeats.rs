@@ -2,7 +2,7 @@
 
 use super::requests::reused;
 use super::sessions::get;
-use crate::domain::principal::Access;
+use crate::domain::principal::AccessLevel;
 use crate::domain::{Message, Principal, Role};
 use crate::error::Result;
 use crate::store::queued::Waiting;
@@ -15,7 +15,7 @@ pub(super) async fn repeated_by_key(
     who: &Principal,
     known: &KnownRequest,
 ) -> Result<Option<Began>> {
-    let row = get(work, who, &known.session, Access::Participate).await?;
+    let row = get(work, who, &known.session, AccessLevel::Participant).await?;
     if let Some(turn) = &known.turn_id {
         let runs = row.session.active_turn.as_ref().is_some_and(|active| active.turn_id == *turn);
         if runs || work.waiting(&row).await?.iter().any(|waiting| waiting.turn.turn_id == *turn) {

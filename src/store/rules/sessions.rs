@@ -1,8 +1,8 @@
 //! Sessions: who may do what to them, created, changed, named.
 
-use crate::domain::principal::{Access, Verdict};
-use crate::domain::text::words;
-use crate::domain::title::{Title, TitleSource};
+use crate::domain::principal::{AccessDecision, AccessLevel};
+use crate::domain::text::fold_words;
+use crate::domain::title::{SessionTitle, TitleSource};
 use crate::domain::{Principal, Session, SessionId, Timestamp, UserId};
 use crate::error::{Error, Kind, Result};
 use crate::store::work::{SessionRow, Work};
@@ -13,20 +13,20 @@ pub(in crate::store) async fn get(
     work: &mut impl Work,
     who: &Principal,
     id: &SessionId,
-    access: Access,
+    access: AccessLevel,
 ) -> Result<SessionRow> {
     let found = work.visible_session(who, id).await?;
     judged(found.ok_or_else(Error::session_not_found)?, who, access)
 }
 
 /// The session, if `who` may do to it what they want.
-pub(super) fn judged(row: SessionRow, who: &Principal, access: Access) -> Result<SessionRow> {
-    match who.judge(access, &row.session.owner, &row.session.participants) {
-        Verdict::Allowed => Ok(row),
-        Verdict::Forbidden => {
+pub(super) fn judged(row: SessionRow, who: &Principal, access: AccessLevel) -> Result<SessionRow> {
+    match who.authorize(access, &row.session.owner, &row.session.participants) {
+        AccessDecision::Allowed => Ok(row),
+        AccessDecision::Forbidden => {
             Err(Error::new(Kind::Forbidden, "only the session's owner may do this"))
         }
-        Verdict::Hidden => Err(Error::session_not_found()),
+        AccessDecision::Hidden => Err(Error::session_not_found()),
     }
 }
 
@@ -60,7 +60,7 @@ pub(in crate::store) async fn change_session(
         return Ok(row.with_nodes());
     }
     work.change_session(&row, change.clone(), now).await?;
-    Ok(get(work, who, id, Access::Participate).await?.with_nodes())
+    Ok(get(work, who, id, AccessLevel::Participant).await?.with_nodes())
 }
 
 pub(in crate::store) async fn delete_session(
@@ -68,7 +68,7 @@ pub(in crate::store) async fn delete_session(
     who: &Principal,
     id: &SessionId,
 ) -> Result<Deleted> {
-    let row = get(work, who, id, Access::Own).await?;
+    let row = get(work, who, id, AccessLevel::Owner).await?;
     let deleted = work.delete_session(&row).await?;
     Ok(Deleted { audience: row.session.participants, ..deleted })
 }
@@ -92,7 +92,7 @@ pub(in crate::store) async fn delete_idle(
 pub(in crate::store) async fn name_session(
     work: &mut impl Work,
     id: &SessionId,
-    title: &Title,
+    title: &SessionTitle,
 ) -> Result<bool> {
     match work.session(id).await? {
         Some(row) if row.session.title_source != TitleSource::User => {
@@ -125,5 +125,5 @@ pub(in crate::store) fn with_owner(owner: &UserId, others: &[UserId]) -> Vec<Use
 
 /// A title folded: what lists sort and search by.
 pub(in crate::store) fn title_words(title: &str) -> String {
-    words(title).join(" ")
+    fold_words(title).join(" ")
 }

@@ -4,9 +4,9 @@
 use super::append::{append, save};
 use super::posts::ensure_idle;
 use super::sessions::get;
-use crate::domain::node::{Node, NodeMessage, chat_id};
-use crate::domain::principal::Access;
-use crate::domain::title::Title;
+use crate::domain::node::{ChatNode, NodeMessage, format_chat_id};
+use crate::domain::principal::AccessLevel;
+use crate::domain::title::SessionTitle;
 use crate::domain::{MessageId, Principal, Session, SessionId, Timestamp};
 use crate::error::{Error, Result};
 use crate::store::work::{Location, NodeLine, Place, SessionRow, Work};
@@ -24,7 +24,7 @@ pub(in crate::store) async fn move_head(
     message: &MessageId,
     now: Timestamp,
 ) -> Result<Session> {
-    let mut row = get(work, who, id, Access::Participate).await?;
+    let mut row = get(work, who, id, AccessLevel::Participant).await?;
     let named = work.locate(&row, message).await?.ok_or_else(Error::message_not_found)?;
     ensure_idle(&row)?;
     let leaf = newest_below(&work.nodes(&row).await?, named.at);
@@ -44,7 +44,7 @@ pub(in crate::store) async fn step_back(
     head: &MessageId,
     now: Timestamp,
 ) -> Result<Option<Session>> {
-    let mut row = get(work, who, id, Access::Participate).await?;
+    let mut row = get(work, who, id, AccessLevel::Participant).await?;
     let named = work.locate(&row, head).await?.ok_or_else(Error::message_not_found)?;
     ensure_idle(&row)?;
     let parent = match work.message(&row, named.at).await?.parent_id {
@@ -87,7 +87,7 @@ pub(in crate::store) async fn fork(
     message: &MessageId,
     now: Timestamp,
 ) -> Result<Session> {
-    let source = get(work, who, id, Access::Participate).await?;
+    let source = get(work, who, id, AccessLevel::Participant).await?;
     let last = work.locate(&source, message).await?.ok_or_else(Error::message_not_found)?;
     let path = path_to(&work.nodes(&source).await?, last.at);
     let new = copy_of(&source.session, who);
@@ -116,7 +116,7 @@ fn path_to(nodes: &[NodeLine], last: Location) -> Vec<Location> {
 fn copy_of(source: &Session, who: &Principal) -> NewSession {
     NewSession {
         id: None,
-        title: Title { text: source.title.clone(), source: source.title_source },
+        title: SessionTitle { text: source.title.clone(), source: source.title_source },
         project_id: source.project_id.clone().filter(|_| source.owner == who.user),
         participants: Vec::new(),
         meta: source.meta.clone(),
@@ -133,7 +133,7 @@ pub(in crate::store) async fn mark_seen(
     id: &SessionId,
     up_to: &MessageId,
 ) -> Result<Seen> {
-    let mut row = get(work, who, id, Access::Participate).await?;
+    let mut row = get(work, who, id, AccessLevel::Participant).await?;
     let named = work.locate(&row, up_to).await?.ok_or_else(Error::message_not_found)?;
     let mark = row.read_marks.entry(who.user.to_string()).or_default();
     let has_moved = named.at.seq > *mark;
@@ -152,7 +152,7 @@ pub(in crate::store) async fn nodes(
     first: u32,
     limit: u32,
 ) -> Result<NodePage> {
-    let row = get(work, who, id, Access::Participate).await?;
+    let row = get(work, who, id, AccessLevel::Participant).await?;
     let lines = work.nodes(&row).await?;
     let (mut page, mut bytes) = (NodePage::default(), 0);
     for line in lines.iter().filter(|line| line.number >= first) {
@@ -168,7 +168,7 @@ pub(in crate::store) async fn nodes(
     Ok(page)
 }
 
-fn node(row: &SessionRow, number: u32, run: Vec<(Location, NewMessage)>) -> Node {
+fn node(row: &SessionRow, number: u32, run: Vec<(Location, NewMessage)>) -> ChatNode {
     let message = |(at, message): (Location, NewMessage)| NodeMessage {
         seen: row.is_seen(at.seq, &message.sender_id),
         id: message.id,
@@ -178,8 +178,8 @@ fn node(row: &SessionRow, number: u32, run: Vec<(Location, NewMessage)>) -> Node
         kind: message.body.kind,
     };
     let messages: Vec<_> = run.into_iter().map(message).collect();
-    Node {
-        chat_id: chat_id(&row.session.id, number),
+    ChatNode {
+        chat_id: format_chat_id(&row.session.id, number),
         created_at: messages.first().map_or(0, |first| first.timestamp),
         messages,
     }

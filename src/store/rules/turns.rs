@@ -6,9 +6,9 @@ use super::posts::{ensure_idle, ensure_open, ensure_role};
 use super::repeats::{known_message, repeated, repeated_by_key, says_the_same, waiting_message};
 use super::sessions::{get, id_taken, judged};
 use super::{queue, requests};
-use crate::domain::principal::Access;
-use crate::domain::quota::Payer;
-use crate::domain::session::Settings;
+use crate::domain::principal::AccessLevel;
+use crate::domain::quota::UsagePayer;
+use crate::domain::session::SessionSettings;
 use crate::domain::turn::ActiveTurn;
 use crate::domain::{MessageId, Role, Timestamp, TurnId};
 use crate::error::{Error, Kind, Result};
@@ -54,10 +54,10 @@ async fn target(work: &mut impl Work, begin: &BeginTurn) -> Result<SessionRow> {
     let owner = &begin.who.user;
     match &begin.session {
         SessionTarget::New(id) => work.insert_session(owner, id, &new, begin.now).await,
-        SessionTarget::Existing(id) => get(work, &begin.who, id, Access::Participate).await,
+        SessionTarget::Existing(id) => get(work, &begin.who, id, AccessLevel::Participant).await,
         SessionTarget::Ensure(id) => match work.session(id).await? {
             None => work.insert_session(owner, id, &new, begin.now).await,
-            Some(row) => match judged(row, &begin.who, Access::Participate) {
+            Some(row) => match judged(row, &begin.who, AccessLevel::Participant) {
                 Err(error) if error.kind == Kind::SessionNotFound => Err(id_taken()),
                 found => found,
             },
@@ -114,17 +114,17 @@ async fn ensure_affordable(
     ensure_left(work, &begin.quotas, &payer_of(begin), &row.session, begin.now).await
 }
 
-fn payer_of(begin: &BeginTurn) -> Payer {
-    Payer { user: begin.who.user.clone(), key: begin.key.clone() }
+fn payer_of(begin: &BeginTurn) -> UsagePayer {
+    UsagePayer { user: begin.who.user.clone(), key: begin.key.clone() }
 }
 
 /// What a turn takes along from its asking to its running.
 pub(super) struct Claim<'a> {
     pub(super) turn_id: TurnId,
     pub(super) reply_id: MessageId,
-    pub(super) options: Settings,
+    pub(super) options: SessionSettings,
     pub(super) earlier: Vec<NewMessage>,
-    pub(super) payer: Payer,
+    pub(super) payer: UsagePayer,
     pub(super) has_waited: bool,
     pub(super) claimant: &'a Claimant,
     pub(super) now: Timestamp,
@@ -266,7 +266,8 @@ async fn question_of(
         Some(id) => Some(work.locate(row, &id).await?.ok_or_else(Error::message_not_found)?.at),
         None => row.head,
     };
-    let nothing = || Error::invalid("messageId", "must name a reply, or the session must have one");
+    let nothing =
+        || Error::invalid_field("messageId", "must name a reply, or the session must have one");
     let at = named.ok_or_else(nothing)?;
     let question = work.question(row, at).await?;
     if question.role != Role::Assistant {

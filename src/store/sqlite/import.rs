@@ -3,7 +3,7 @@
 use super::SqliteStore;
 use super::rows::{SELECT_MESSAGE, message_key, message_row};
 use super::sessions::get;
-use crate::domain::principal::Access;
+use crate::domain::principal::AccessLevel;
 use crate::domain::{Principal, SessionId, Timestamp};
 use crate::error::Result;
 use crate::store::work::{MAX_SEQ, SessionRow};
@@ -31,7 +31,7 @@ impl TransferStore for SqliteStore {
     ) -> Result<SessionPiece> {
         let (who, session) = (who.clone(), session.clone());
         self.read(move |db| {
-            let row = get(db, &who, &session, Access::Own)?;
+            let row = get(db, &who, &session, AccessLevel::Owner)?;
             piece(db, &row, after)
         })
         .await

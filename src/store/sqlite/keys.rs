@@ -2,7 +2,7 @@
 
 use super::SqliteStore;
 use super::rows::word;
-use crate::domain::key::{ApiKey, KeyId, Scope};
+use crate::domain::key::{ApiKey, AuthScope, KeyId};
 use crate::domain::{Timestamp, UserId};
 use crate::error::{Error, Kind, Result};
 use crate::store::{KeyStore, StoredKey, StoredTicket};
@@ -115,10 +115,10 @@ fn stored_key(row: &Row<'_>) -> Result<StoredKey> {
     let time =
         |column| Ok::<_, Error>(row.get::<_, Option<i64>>(column)?.map(Timestamp::from_millis));
     let key = ApiKey {
-        id: KeyId::trusted(row.get::<_, String>(0)?),
+        id: KeyId::new_unchecked(row.get::<_, String>(0)?),
         name: row.get(2)?,
         user: UserId::trusted(row.get::<_, String>(3)?),
-        scope: word(Scope::from_word, row, 4)?,
+        scope: word(AuthScope::from_name, row, 4)?,
         created_at: Timestamp::from_millis(row.get(5)?),
         expires_at: time(6)?,
         last_used_at: time(7)?,

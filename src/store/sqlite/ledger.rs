@@ -3,7 +3,7 @@
 use super::SqliteStore;
 use super::rows::word;
 use crate::domain::key::KeyId;
-use crate::domain::quota::Payer;
+use crate::domain::quota::UsagePayer;
 use crate::domain::{CallKind, ProjectId, SessionId, Status, Timestamp, TurnId, Usage, UserId};
 use crate::error::Result;
 use crate::store::ledger::number;
@@ -86,7 +86,7 @@ pub(super) fn book(db: &Connection, entry: &LedgerEntry) -> Result<()> {
     let mut statement = db.prepare_cached(sql)?;
     for purse in entry.purses() {
         let cost = entry.cost.unwrap_or_default();
-        statement.execute(params![purse, entry.at.day(), entry.tokens(), cost])?;
+        statement.execute(params![purse, entry.at.day_number(), entry.tokens(), cost])?;
     }
     let sql = "DELETE FROM usage WHERE turn_id = ?1 \
                AND EXISTS (SELECT 1 FROM forgotten WHERE user_id = ?2 AND now_on > ?1)";
@@ -152,9 +152,9 @@ fn entry(row: &Row<'_>) -> Result<LedgerEntry> {
         session_id: SessionId::trusted(row.get::<_, String>(2)?),
         owner: UserId::trusted(row.get::<_, String>(3)?),
         project_id: row.get::<_, Option<String>>(4)?.map(ProjectId::trusted),
-        payer: Payer {
+        payer: UsagePayer {
             user: UserId::trusted(row.get::<_, String>(5)?),
-            key: row.get::<_, Option<String>>(6)?.map(KeyId::trusted),
+            key: row.get::<_, Option<String>>(6)?.map(KeyId::new_unchecked),
         },
         model: row.get(7)?,
         status: word(Status::from_word, row, 8)?,

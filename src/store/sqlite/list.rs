@@ -1,7 +1,9 @@
 //! Lists of sessions: filtered, searched, ordered, paged.
 
 use super::sessions::by_key;
-use crate::domain::page::{Cursor, CursorKey, Pagination, Place, SessionQuery, SessionSort, Sort};
+use crate::domain::page::{
+    CursorKey, PagePosition, Pagination, SessionCursor, SessionQuery, SortField, SortOrder,
+};
 use crate::domain::{Session, UserId};
 use crate::error::{Error, Result};
 use crate::store::SessionPage;
@@ -27,9 +29,9 @@ pub(super) fn sessions(
     query: &SessionQuery,
 ) -> Result<SessionPage> {
     let mut filter = Filter::of(db, whose, query)?;
-    let pagination = match query.place {
-        Place::After(_) => None,
-        Place::Page(page) => {
+    let pagination = match query.position {
+        PagePosition::After(_) => None,
+        PagePosition::Page(page) => {
             let sql = format!("SELECT count(*) FROM sessions s WHERE {}", filter.conditions());
             let total: i64 = db
                 .prepare_cached(&sql)?
@@ -37,9 +39,9 @@ pub(super) fn sessions(
             Some(Pagination::new(page, query.limit, total.unsigned_abs()))
         }
     };
-    let offset = match &query.place {
-        Place::Page(page) => u64::from(page - 1) * u64::from(query.limit),
-        Place::After(cursor) => {
+    let offset = match &query.position {
+        PagePosition::Page(page) => u64::from(page - 1) * u64::from(query.limit),
+        PagePosition::After(cursor) => {
             filter.start_after(cursor, query.sort);
             0
         }
@@ -67,7 +69,7 @@ fn keys(
         "SELECT s.key FROM sessions s WHERE {} ORDER BY s.pinned DESC, {} {direction}, s.id {direction} \
          LIMIT {} OFFSET {offset}",
         filter.conditions(),
-        column(query.sort.key),
+        column(query.sort.field),
         u64::from(query.limit) + 1,
     );
     let mut statement = db.prepare_cached(&sql)?;
@@ -75,25 +77,25 @@ fn keys(
     keys.collect::<Result<_, _>>().map_err(Error::from)
 }
 
-const fn column(key: SessionSort) -> &'static str {
+const fn column(key: SortField) -> &'static str {
     match key {
-        SessionSort::LastMessageAt => "s.activity_at",
-        SessionSort::CreatedAt => "s.created_at",
-        SessionSort::UpdatedAt => "s.updated_at",
-        SessionSort::Title => "s.title_words",
+        SortField::LastMessageAt => "s.activity_at",
+        SortField::CreatedAt => "s.created_at",
+        SortField::UpdatedAt => "s.updated_at",
+        SortField::Title => "s.title_words",
     }
 }
 
-fn cursor_behind(last: &Session, sort: Sort) -> Cursor {
-    let key = match sort.key {
-        SessionSort::LastMessageAt => {
+fn cursor_behind(last: &Session, sort: SortOrder) -> SessionCursor {
+    let key = match sort.field {
+        SortField::LastMessageAt => {
             CursorKey::Number(last.last_message_at.unwrap_or(last.created_at).as_millis())
         }
-        SessionSort::CreatedAt => CursorKey::Number(last.created_at.as_millis()),
-        SessionSort::UpdatedAt => CursorKey::Number(last.updated_at.as_millis()),
-        SessionSort::Title => CursorKey::Text(crate::domain::text::words(&last.title).join(" ")),
+        SortField::CreatedAt => CursorKey::Number(last.created_at.as_millis()),
+        SortField::UpdatedAt => CursorKey::Number(last.updated_at.as_millis()),
+        SortField::Title => CursorKey::Text(crate::domain::text::fold_words(&last.title).join(" ")),
     };
-    Cursor { pinned: last.pinned, key, id: last.id.to_string() }
+    SessionCursor { pinned: last.pinned, key, id: last.id.to_string() }
 }
 
 /// Conditions on `s` and the values for their question marks.
@@ -158,8 +160,8 @@ impl Filter {
     }
 
     /// Goes on behind the entry that the cursor names; pinned ones stand first in both directions.
-    fn start_after(&mut self, cursor: &Cursor, sort: Sort) {
-        let column = column(sort.key);
+    fn start_after(&mut self, cursor: &SessionCursor, sort: SortOrder) {
+        let column = column(sort.field);
         let key: Value = match &cursor.key {
             CursorKey::Number(number) => (*number).into(),
             CursorKey::Text(text) => text.clone().into(),

@@ -5,8 +5,8 @@ use super::paths::{add_siblings, locate, walk_back, walk_forward};
 use super::rows::{SELECT_MESSAGE, message_key, message_row, parts as stored_parts, word};
 use super::sessions::get;
 use super::work::read_message;
-use crate::domain::page::{Slice, View};
-use crate::domain::principal::Access;
+use crate::domain::page::{MessageSlice, MessageView};
+use crate::domain::principal::AccessLevel;
 use crate::domain::{Message, MessageId, Principal, Role, Session, SessionId, Timestamp, UserId};
 use crate::error::{Error, Result};
 use crate::store::work::{Location, MAX_SEQ, SessionRow};
@@ -35,7 +35,7 @@ impl MessageStore for SqliteStore {
     ) -> Result<Message> {
         let (who, session, id) = (who.clone(), session.clone(), id.clone());
         self.read(move |db| {
-            let row = get(db, &who, &session, Access::Participate)?;
+            let row = get(db, &who, &session, AccessLevel::Participant)?;
             let place = locate(db, row.key, &id)?.ok_or_else(Error::message_not_found)?;
             read_message(db, &row, place.at.seq)
         })
@@ -50,10 +50,10 @@ impl MessageStore for SqliteStore {
     ) -> Result<MessagePage> {
         let (who, session) = (who.clone(), session.clone());
         self.read(move |db| {
-            let row = get(db, &who, &session, Access::Participate)?;
+            let row = get(db, &who, &session, AccessLevel::Participant)?;
             let mut page = match query.view {
-                View::Path => path_page(db, &row, &query)?,
-                View::All => whole_page(db, &row, &query)?,
+                MessageView::Path => path_page(db, &row, &query)?,
+                MessageView::All => whole_page(db, &row, &query)?,
             };
             add_siblings(db, row.key, &mut page.messages)?;
             Ok(page)
@@ -113,22 +113,22 @@ fn path_page(db: &Connection, row: &SessionRow, query: &MessageQuery) -> Result<
         Ok::<_, Error>(locate(db, row.key, id)?.ok_or_else(Error::message_not_found)?.at)
     };
     match &query.slice {
-        Slice::Newest => {
+        MessageSlice::Newest => {
             walk_back(db, row.key, row.head, SELECT_MESSAGE, |found| page.take(found))?;
             Ok(page.newest_first())
         }
-        Slice::Before(id) => {
+        MessageSlice::Before(id) => {
             let at = anchor(id)?;
             let before = Location { seq: at.seq - 1, ..at };
             walk_back(db, row.key, Some(before), SELECT_MESSAGE, |found| page.take(found))?;
             Ok(page.newest_first())
         }
-        Slice::After(id) => {
+        MessageSlice::After(id) => {
             let at = anchor(id)?;
             let is_on_path =
                 walk_forward(db, row.key, row.head, at, SELECT_MESSAGE, |found| page.take(found))?;
             if !is_on_path {
-                return Err(Error::invalid(
+                return Err(Error::invalid_field(
                     "after",
                     "must name a message of the active path, or go with view=all",
                 ));
@@ -145,9 +145,9 @@ fn whole_page(db: &Connection, row: &SessionRow, query: &MessageQuery) -> Result
         Ok::<_, Error>(locate(db, row.key, id)?.ok_or_else(Error::message_not_found)?.at.seq)
     };
     let (first, last, order) = match &query.slice {
-        Slice::Newest => (1, MAX_SEQ, "DESC"),
-        Slice::Before(id) => (1, seq_of(id)? - 1, "DESC"),
-        Slice::After(id) => (seq_of(id)? + 1, MAX_SEQ, "ASC"),
+        MessageSlice::Newest => (1, MAX_SEQ, "DESC"),
+        MessageSlice::Before(id) => (1, seq_of(id)? - 1, "DESC"),
+        MessageSlice::After(id) => (seq_of(id)? + 1, MAX_SEQ, "ASC"),
     };
     let sql = format!("{SELECT_MESSAGE} WHERE key BETWEEN ?1 AND ?2 ORDER BY key {order}");
     let mut statement = db.prepare_cached(&sql)?;
@@ -184,8 +184,8 @@ fn tail(
          path_tokens FROM messages"
     );
     walk_back(db, key, Some(at), &select, |row| {
-        let content = row.get_ref(3)?.as_str().map_err(Error::store)?;
-        let parts = row.get_ref(6)?.as_str_or_null().map_err(Error::store)?;
+        let content = row.get_ref(3)?.as_str().map_err(Error::store_unavailable)?;
+        let parts = row.get_ref(6)?.as_str_or_null().map_err(Error::store_unavailable)?;
         let parts = parts.filter(|parts| parts.len() <= parts_room);
         if content.is_empty() && parts.is_none() {
             return Ok(ControlFlow::Continue(()));

@@ -166,7 +166,10 @@ impl SqliteStore {
         F: FnOnce(&Connection) -> Result<T> + Send + 'static,
     {
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        writer.ok_or_else(|| Error::store("the store is closed"))?.run(work, Urgency::Now).await
+        writer
+            .ok_or_else(|| Error::store_unavailable("the store is closed"))?
+            .run(work, Urgency::Now)
+            .await
     }
 
     /// For what nobody waits for: it gives way to everything else.
@@ -176,7 +179,10 @@ impl SqliteStore {
         F: FnOnce(&Connection) -> Result<T> + Send + 'static,
     {
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        writer.ok_or_else(|| Error::store("the store is closed"))?.run(work, Urgency::Later).await
+        writer
+            .ok_or_else(|| Error::store_unavailable("the store is closed"))?
+            .run(work, Urgency::Later)
+            .await
     }
 }
 
@@ -205,7 +211,7 @@ impl Store for SqliteStore {
 
 impl From<rusqlite::Error> for Error {
     fn from(error: rusqlite::Error) -> Self {
-        Self::store(error)
+        Self::store_unavailable(error)
     }
 }
 

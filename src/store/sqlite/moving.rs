@@ -178,7 +178,9 @@ fn node(db: &Connection, session: &SessionRow, row: &Row<'_>) -> Result<KeptNode
 
 fn contradicts(session: &SessionRow, message: &MessageId) -> Error {
     let id = &session.session.id;
-    Error::store(format!("message {message} of session {id} is not behind the one it follows"))
+    Error::store_unavailable(format!(
+        "message {message} of session {id} is not behind the one it follows"
+    ))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use super::SqliteStore;
 use super::rows::word;
 use super::work::{Step, at_once};
 use crate::domain::page::Pagination;
-use crate::domain::project::{FileEntry, FilePath, GenerationStatus, Language};
+use crate::domain::project::{FileEntry, FileLanguage, FilePath, GenerationStatus};
 use crate::domain::{Principal, Project, ProjectId, Timestamp, UserId};
 use crate::error::{Error, Result};
 use crate::store::project_work::{FileChange, ProjectRow, ProjectWork};
@@ -193,7 +193,7 @@ impl ProjectWork for Step<'_> {
 
 /// Writes the content of a file, and its entry in the project beside it.
 fn put(db: &Connection, key: i64, project: &Project, file: &NewFile) -> Result<()> {
-    let entry = project.file(&file.path).ok_or_else(Error::file_not_found)?;
+    let entry = project.find_file(&file.path).ok_or_else(Error::file_not_found)?;
     db.prepare_cached(
         "INSERT INTO project_files (project, path, language, size, tokens, updated_at, content) \
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (project, path) DO UPDATE SET \
@@ -202,7 +202,7 @@ fn put(db: &Connection, key: i64, project: &Project, file: &NewFile) -> Result<(
     .execute(params![
         key,
         entry.path.as_str(),
-        entry.language.as_ref().map(Language::as_str),
+        entry.language.as_ref().map(FileLanguage::as_str),
         entry.size,
         entry.tokens,
         entry.updated_at.as_millis(),
@@ -251,8 +251,8 @@ fn entries(db: &Connection, project: i64) -> Result<Vec<FileEntry>> {
     let mut statement = db.prepare_cached(sql)?;
     let entries = statement.query_map([project], |row| {
         Ok(FileEntry {
-            path: FilePath::trusted(row.get::<_, String>(0)?),
-            language: row.get::<_, Option<String>>(1)?.map(Language::trusted),
+            path: FilePath::new_unchecked(row.get::<_, String>(0)?),
+            language: row.get::<_, Option<String>>(1)?.map(FileLanguage::new_unchecked),
             size: row.get(2)?,
             tokens: row.get(3)?,
             updated_at: Timestamp::from_millis(row.get(4)?),

@@ -27,7 +27,8 @@ impl Readers {
         T: Send + 'static,
         F: FnOnce(&Transaction<'_>) -> Result<T> + Send + 'static,
     {
-        let permit = self.permits.clone().acquire_owned().await.map_err(Error::store)?;
+        let permit =
+            self.permits.clone().acquire_owned().await.map_err(Error::store_unavailable)?;
         let idle = self.idle.clone();
         let task = tokio::task::spawn_blocking(move || {
             let _permit = permit;
@@ -61,7 +62,7 @@ impl<'a> Lent<'a> {
     }
 
     fn connection(&mut self) -> Result<&mut Connection> {
-        self.connection.as_mut().ok_or_else(|| Error::store("no reader is idle"))
+        self.connection.as_mut().ok_or_else(|| Error::store_unavailable("no reader is idle"))
     }
 }
 

@@ -3,7 +3,7 @@
 use super::SqliteStore;
 use super::sessions::{by_key, get};
 use super::summaries::key_of;
-use crate::domain::principal::Access;
+use crate::domain::principal::AccessLevel;
 use crate::domain::{MessageId, Principal, SessionId, Timestamp, TurnId, UserId};
 use crate::error::{Error, Kind, Result};
 use crate::store::{ResponseStore, StoredResponse};
@@ -56,7 +56,7 @@ impl ResponseStore for SqliteStore {
                 .optional()?;
             let (key, response) = found.ok_or_else(Error::response_not_found)?;
             let session = by_key(db, key)?.session.id;
-            match get(db, &who, &session, Access::Participate) {
+            match get(db, &who, &session, AccessLevel::Participant) {
                 Ok(_) => Ok((session, response)),
                 Err(error) if error.kind == Kind::SessionNotFound => {
                     Err(Error::response_not_found())

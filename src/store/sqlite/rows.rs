@@ -1,8 +1,8 @@
 //! Rows to values and back: the one place that knows the columns' order.
 
 use crate::domain::key::KeyId;
-use crate::domain::message::{Body, FinishReason, Parts};
-use crate::domain::quota::Payer;
+use crate::domain::message::{FinishReason, MessageBody, MessageParts};
+use crate::domain::quota::UsagePayer;
 use crate::domain::session::{JsonObject, SessionStatus};
 use crate::domain::title::TitleSource;
 use crate::domain::turn::ActiveTurn;
@@ -38,7 +38,8 @@ pub(super) const SELECT_SESSION: &str = "SELECT s.key, s.id, s.owner, s.particip
 pub(super) fn session_row(row: &Row<'_>) -> Result<SessionRow> {
     let id = SessionId::trusted(row.get::<_, String>(1)?);
     let owner = UserId::trusted(row.get::<_, String>(2)?);
-    let participants: Vec<String> = json(row.get_ref(3)?.as_str().map_err(Error::store)?)?;
+    let participants: Vec<String> =
+        json(row.get_ref(3)?.as_str().map_err(Error::store_unavailable)?)?;
     let created_at = Timestamp::from_millis(row.get(24)?);
     let location = match (row.get::<_, Option<u32>>(19)?, row.get::<_, Option<u32>>(20)?) {
         (Some(seq), Some(node)) => Some(Location { node, seq }),
@@ -60,13 +61,13 @@ pub(super) fn session_row(row: &Row<'_>) -> Result<SessionRow> {
         project_id: row.get::<_, Option<String>>(4)?.map(ProjectId::trusted),
         title: row.get(5)?,
         title_source: word(TitleSource::from_word, row, 6)?,
-        status: SessionStatus::trusted(row.get(7)?),
+        status: SessionStatus::new_unchecked(row.get(7)?),
         archived: row.get(8)?,
         pinned: row.get(9)?,
         meta: object(row.get(10)?)?,
         user_meta: object(row.get(11)?)?,
         theme: object(row.get(12)?)?,
-        settings: json(row.get_ref(13)?.as_str().map_err(Error::store)?)?,
+        settings: json(row.get_ref(13)?.as_str().map_err(Error::store_unavailable)?)?,
         version: row.get(15)?,
         messages_count: row.get(16)?,
         head_id: row.get::<_, Option<String>>(18)?.map(MessageId::trusted),
@@ -90,12 +91,12 @@ pub(super) fn session_row(row: &Row<'_>) -> Result<SessionRow> {
         },
         payer: match row.get::<_, Option<String>>(32)? {
             None => None,
-            Some(user) => Some(Payer {
+            Some(user) => Some(UsagePayer {
                 user: UserId::trusted(user),
-                key: row.get::<_, Option<String>>(33)?.map(KeyId::trusted),
+                key: row.get::<_, Option<String>>(33)?.map(KeyId::new_unchecked),
             }),
         },
-        read_marks: json(row.get_ref(14)?.as_str().map_err(Error::store)?)?,
+        read_marks: json(row.get_ref(14)?.as_str().map_err(Error::store_unavailable)?)?,
     })
 }
 
@@ -141,7 +142,7 @@ pub(super) fn stored_message(row: &Row<'_>, session: &SessionRow) -> Result<NewM
         client_message_id: message.client_message_id,
         role: message.role,
         sender_id: message.sender_id,
-        body: Body { content: message.content, parts: message.parts, kind: message.kind },
+        body: MessageBody { content: message.content, parts: message.parts, kind: message.kind },
         tokens: row.get(16)?,
         created_at: message.created_at,
         reply: ReplyFields {
@@ -156,15 +157,15 @@ pub(super) fn stored_message(row: &Row<'_>, session: &SessionRow) -> Result<NewM
 
 /// Reads a stored word back into its enum.
 pub(super) fn word<T>(read: impl Fn(&str) -> Option<T>, row: &Row<'_>, column: usize) -> Result<T> {
-    let text = row.get_ref(column)?.as_str().map_err(Error::store)?;
+    let text = row.get_ref(column)?.as_str().map_err(Error::store_unavailable)?;
     read(text).ok_or_else(|| unreadable(text))
 }
 
 /// Parts as stored; `None` is an empty list.
-pub(super) fn parts(stored: Option<String>) -> Result<Parts> {
+pub(super) fn parts(stored: Option<String>) -> Result<MessageParts> {
     match stored {
-        None => Ok(Parts::default()),
-        Some(text) => Parts::from_stored(text).ok_or_else(|| unreadable("parts")),
+        None => Ok(MessageParts::default()),
+        Some(text) => MessageParts::from_stored(text).ok_or_else(|| unreadable("parts")),
     }
 }
 
@@ -178,7 +179,7 @@ fn object(text: String) -> Result<JsonObject> {
 }
 
 fn json<T: DeserializeOwned>(text: &str) -> Result<T> {
-    serde_json::from_str(text).map_err(Error::store)
+    serde_json::from_str(text).map_err(Error::store_unavailable)
 }
 
 fn optional_json<T: DeserializeOwned>(text: Option<String>) -> Result<Option<T>> {
@@ -186,5 +187,5 @@ fn optional_json<T: DeserializeOwned>(text: Option<String>) -> Result<Option<T>>
 }
 
 fn unreadable(what: &str) -> Error {
-    Error::store(format!("stored value cannot be read: {what}"))
+    Error::store_unavailable(format!("stored value cannot be read: {what}"))
 }

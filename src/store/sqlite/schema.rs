@@ -109,7 +109,7 @@ fn copy_beside(connection: &Connection, path: &Path, version: usize) -> Result<P
         )));
     }
     // An empty file is taken as it is.
-    super::private(&copy).map_err(Error::store)?;
+    super::private(&copy).map_err(Error::store_unavailable)?;
     connection.execute("VACUUM INTO ?1", [copy.to_string_lossy()])?;
     Ok(copy)
 }

@@ -5,7 +5,7 @@
 
 use super::SqliteStore;
 use super::rows::{message_key, seq_of_key};
-use crate::domain::search::{Found, SearchQuery, Spot, Term};
+use crate::domain::search::{SearchCursor, SearchMatch, SearchQuery, SearchTerm};
 use crate::domain::{MessageId, Principal, Session, SessionId};
 use crate::error::{Error, Result};
 use crate::store::work::MAX_SEQ;
@@ -49,12 +49,16 @@ impl SearchStore for SqliteStore {
         .await
     }
 
-    async fn find_messages(&self, who: &Principal, query: &SearchQuery) -> Result<Vec<Found>> {
+    async fn find_messages(
+        &self,
+        who: &Principal,
+        query: &SearchQuery,
+    ) -> Result<Vec<SearchMatch>> {
         let (who, query) = (who.clone(), query.clone());
         self.read(move |db| messages(db, &who, &query)).await
     }
 
-    async fn find_titles(&self, who: &Principal, query: &SearchQuery) -> Result<Vec<Found>> {
+    async fn find_titles(&self, who: &Principal, query: &SearchQuery) -> Result<Vec<SearchMatch>> {
         let (who, query) = (who.clone(), query.clone());
         self.read(move |db| titles(db, &who, &query)).await
     }
@@ -137,14 +141,18 @@ fn sign(owner: &str) -> String {
 
 /// Asks the index for all terms behind a sign. Folded words hold letters and digits only, so they
 /// need no escape inside quotes.
-fn expression(sign: &str, terms: &[Term]) -> String {
-    let term = |Term { word, is_prefix }: &Term| {
+fn expression(sign: &str, terms: &[SearchTerm]) -> String {
+    let term = |SearchTerm { word, is_prefix }: &SearchTerm| {
         format!("\"{sign}{word}\"{}", if *is_prefix { "*" } else { "" })
     };
     terms.iter().map(term).collect::<Vec<_>>().join(" AND ")
 }
 
-fn messages(db: &Transaction<'_>, who: &Principal, query: &SearchQuery) -> Result<Vec<Found>> {
+fn messages(
+    db: &Transaction<'_>,
+    who: &Principal,
+    query: &SearchQuery,
+) -> Result<Vec<SearchMatch>> {
     let scope = Scope::of(db, who)?;
     let asked: Vec<_> = scope
         .owners
@@ -157,7 +165,7 @@ fn messages(db: &Transaction<'_>, who: &Principal, query: &SearchQuery) -> Resul
     if let Some(role) = query.role {
         filter.add("k.role = ?", role.as_str().to_owned());
     }
-    if let Some(Spot { at, session, seq }) = &query.after {
+    if let Some(SearchCursor { at_millis: at, session, seq }) = &query.after {
         filter.add("(k.at, s.id, k.key & 16777215) < (?, ?, ?)", *at);
         filter.values.extend([session.clone().into(), Value::from(i64::from(*seq))]);
     }
@@ -176,18 +184,19 @@ fn messages(db: &Transaction<'_>, who: &Principal, query: &SearchQuery) -> Resul
         let id: String = db
             .prepare_cached("SELECT id FROM messages WHERE key = ?1")?
             .query_row([key], |row| row.get(0))?;
-        let spot = Spot { at: row.get(0)?, session: row.get(1)?, seq: seq_of_key(key) };
-        found.push(Found { spot, message: Some(MessageId::trusted(id)) });
+        let spot =
+            SearchCursor { at_millis: row.get(0)?, session: row.get(1)?, seq: seq_of_key(key) };
+        found.push(SearchMatch { cursor: spot, message: Some(MessageId::trusted(id)) });
     }
     Ok(found)
 }
 
-fn titles(db: &Transaction<'_>, who: &Principal, query: &SearchQuery) -> Result<Vec<Found>> {
+fn titles(db: &Transaction<'_>, who: &Principal, query: &SearchQuery) -> Result<Vec<SearchMatch>> {
     let scope = Scope::of(db, who)?;
     let mut filter = Filter::new("session_titles MATCH ?", expression("", &query.terms).into());
     filter.add(scope.visible(), who.user.as_str().to_owned());
     filter.narrow(query, "s.created_at");
-    if let Some(Spot { at, session, seq }) = &query.after {
+    if let Some(SearchCursor { at_millis: at, session, seq }) = &query.after {
         filter.add("(s.created_at, s.id, 0) < (?, ?, ?)", *at);
         filter.values.extend([session.clone().into(), Value::from(i64::from(*seq))]);
     }
@@ -199,8 +208,8 @@ fn titles(db: &Transaction<'_>, who: &Principal, query: &SearchQuery) -> Result<
     );
     let mut statement = db.prepare_cached(&sql)?;
     let found = statement.query_map(params_from_iter(&filter.values), |row| {
-        let spot = Spot { at: row.get(0)?, session: row.get(1)?, seq: 0 };
-        Ok(Found { spot, message: None })
+        let spot = SearchCursor { at_millis: row.get(0)?, session: row.get(1)?, seq: 0 };
+        Ok(SearchMatch { cursor: spot, message: None })
     })?;
     found.collect::<Result<_, _>>().map_err(Error::from)
 }

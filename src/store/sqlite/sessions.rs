@@ -5,9 +5,9 @@ use super::list::{self, Whose};
 use super::rows::{SELECT_SESSION, message_key, session_row, to_json};
 use super::work::{Step, at_once};
 use crate::domain::page::SessionQuery;
-use crate::domain::principal::Access;
+use crate::domain::principal::AccessLevel;
 use crate::domain::session::SessionStatus;
-use crate::domain::title::Title;
+use crate::domain::title::SessionTitle;
 use crate::domain::{Principal, Session, SessionId, Timestamp, TurnId, UserId};
 use crate::error::{Error, Result};
 use crate::store::rules::{self, title_words, with_owner};
@@ -28,7 +28,12 @@ impl SessionStore for SqliteStore {
         self.step(async move |step| rules::create_session(step, &who, &new, now).await).await
     }
 
-    async fn session(&self, who: &Principal, id: &SessionId, access: Access) -> Result<Session> {
+    async fn session(
+        &self,
+        who: &Principal,
+        id: &SessionId,
+        access: AccessLevel,
+    ) -> Result<Session> {
         let (who, id) = (who.clone(), id.clone());
         self.read(move |db| Ok(get(db, &who, &id, access)?.with_nodes())).await
     }
@@ -108,7 +113,7 @@ pub(super) fn get(
     db: &Connection,
     who: &Principal,
     id: &SessionId,
-    access: Access,
+    access: AccessLevel,
 ) -> Result<SessionRow> {
     at_once(rules::get(&mut Step(db), who, id, access))
 }
@@ -156,14 +161,14 @@ pub(super) fn insert(
 }
 
 /// Gives a session a title that its user did not give: a change of its own fields like any other.
-pub(super) fn name(db: &Connection, key: i64, title: &Title) -> Result<()> {
+pub(super) fn name(db: &Connection, key: i64, title: &SessionTitle) -> Result<()> {
     db.prepare_cached("UPDATE sessions SET version = version + 1 WHERE key = ?1")?
         .execute([key])?;
     set_title(db, key, title)
 }
 
 /// Gives a session a title, in its row and in the words that search finds.
-fn set_title(db: &Connection, key: i64, title: &Title) -> Result<()> {
+fn set_title(db: &Connection, key: i64, title: &SessionTitle) -> Result<()> {
     db.prepare_cached(
         "UPDATE sessions SET title = ?2, title_words = ?3, title_source = ?4 WHERE key = ?1",
     )?

@@ -1,7 +1,7 @@
 //! Turns in SQLite: `turns` holds the claims, one row per session.
 
 use super::SqliteStore;
-use crate::domain::title::Title;
+use crate::domain::title::SessionTitle;
 use crate::domain::{SessionId, Timestamp, TurnId};
 use crate::error::{Error, Result};
 use crate::store::work::SessionRow;
@@ -34,7 +34,7 @@ impl TurnStore for SqliteStore {
         self.step(async move |step| rules::withdraw(step, &session, &turn).await).await
     }
 
-    async fn name_session(&self, session: &SessionId, title: Title) -> Result<bool> {
+    async fn name_session(&self, session: &SessionId, title: SessionTitle) -> Result<bool> {
         let session = session.clone();
         self.step(async move |step| rules::name_session(step, &session, &title).await).await
     }

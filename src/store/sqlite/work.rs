@@ -5,7 +5,7 @@ use super::paths::{add_siblings, by_id, children, locate, newest_named};
 use super::rows::{SELECT_MESSAGE, message_key, message_row, parts, word};
 use super::{SqliteStore, append, idempotency, import, ledger, log, queue, sessions, tree, turns};
 use crate::domain::node::NodeFill;
-use crate::domain::title::Title;
+use crate::domain::title::SessionTitle;
 use crate::domain::{Message, MessageId, Principal, Role, SessionId, Timestamp, TurnId, UserId};
 use crate::error::{Error, Result};
 use crate::store::queued::Waiting;
@@ -68,7 +68,7 @@ impl Work for Step<'_> {
         sessions::change(self.0, row, change, now)
     }
 
-    async fn name_session(&mut self, row: &SessionRow, title: &Title) -> Result<()> {
+    async fn name_session(&mut self, row: &SessionRow, title: &SessionTitle) -> Result<()> {
         sessions::name(self.0, row.key, title)
     }
 

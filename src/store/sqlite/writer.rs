@@ -57,10 +57,11 @@ impl Writer {
         let (reply, done) = oneshot::channel();
         let operation = Pending { work: Some(work), result: None, reply };
         self.queue.try_send((urgency, Box::new(operation))).map_err(|refused| match refused {
-            TrySendError::Full(_) => Error::store("the writer's queue is full"),
-            TrySendError::Disconnected(_) => Error::store("the writer has stopped"),
+            TrySendError::Full(_) => Error::store_unavailable("the writer's queue is full"),
+            TrySendError::Disconnected(_) => Error::store_unavailable("the writer has stopped"),
         })?;
-        done.await.unwrap_or_else(|_| Err(Error::store("the writer dropped an operation")))
+        done.await
+            .unwrap_or_else(|_| Err(Error::store_unavailable("the writer dropped an operation")))
     }
 }
 
@@ -99,7 +100,7 @@ where
         let result = match (self.result, commit) {
             (Some(Err(error)), _) | (_, Err(error)) => Err(error),
             (Some(result), Ok(())) => result,
-            (None, Ok(())) => Err(Error::store("the operation was not run")),
+            (None, Ok(())) => Err(Error::store_unavailable("the operation was not run")),
         };
         // Whoever waited may have left.
         let _ = self.reply.send(result);
@@ -190,7 +191,7 @@ fn run_one(connection: &Connection, operation: &mut dyn Operation) -> Result<()>
     if operation.run(connection).is_err() {
         // A full disk rolls the whole transaction back by itself: then the others are lost too.
         if connection.is_autocommit() {
-            return Err(Error::store("the transaction was rolled back"));
+            return Err(Error::store_unavailable("the transaction was rolled back"));
         }
         execute(connection, "ROLLBACK TO operation")?;
     }

@@ -4,8 +4,8 @@ use super::{
     at, begin, begin_running, create, finish, id, lease_holder, message, post, stored_messages,
     user,
 };
-use echoic::domain::page::View;
-use echoic::domain::principal::Access;
+use echoic::domain::page::MessageView;
+use echoic::domain::principal::AccessLevel;
 use echoic::domain::session::SessionStatus;
 use echoic::domain::{MessageId, Principal, Role};
 use echoic::error::Kind;
@@ -56,7 +56,7 @@ async fn run_turn(store: &Arc<dyn Store>, begin: BeginTurn, reply: &str) -> (Mes
 }
 
 async fn path(store: &Arc<dyn Store>, who: &Principal) -> Vec<String> {
-    let said = stored_messages(store, who, "s", View::Path).await;
+    let said = stored_messages(store, who, "s", MessageView::Path).await;
     said.into_iter().map(|message| message.content).collect()
 }
 
@@ -76,7 +76,7 @@ pub async fn edit_is_a_sibling_of_the_message_it_replaces(store: &Arc<dyn Store>
     let (last, _) =
         run_turn(store, turn_with_client_id(&ada, "u", "final", OnKnownId::Edit), "second").await;
     assert_eq!(path(store, &ada).await, ["hello", "hi", "final", "second"]);
-    let all = stored_messages(store, &ada, "s", View::All).await;
+    let all = stored_messages(store, &ada, "s", MessageView::All).await;
     assert_eq!(all.len(), 8);
     assert_eq!(all[6].sibling_ids, [draft.clone(), last.clone()]);
     assert_eq!((&all[6].parent_id, &all[7].parent_id), (&all[2].parent_id, &Some(last.clone())));
@@ -91,7 +91,7 @@ pub async fn edit_is_a_sibling_of_the_message_it_replaces(store: &Arc<dyn Store>
 
     let refused = turn_with_client_id(&ada, "u", "fourth", OnKnownId::Refuse);
     assert_eq!(store.begin_turn(refused).await.unwrap_err().kind, Kind::IdempotencyKeyReused);
-    assert_eq!(stored_messages(store, &ada, "s", View::All).await.len(), 10);
+    assert_eq!(stored_messages(store, &ada, "s", MessageView::All).await.len(), 10);
     assert_eq!(path(store, &ada).await, ["hello", "hi", "third", "third"]);
 }
 
@@ -119,7 +119,7 @@ pub async fn regenerated_reply_is_a_sibling_wherever_the_head_is(store: &Arc<dyn
     let (asked, _) = run_turn(store, regenerate(&ada, Some(&later)), "r2 again").await;
     assert_ne!(asked, question);
     assert_eq!(path(store, &ada).await, ["q1", "r1", "q2", "r2 again"]);
-    assert_eq!(stored_messages(store, &ada, "s", View::All).await.len(), 8);
+    assert_eq!(stored_messages(store, &ada, "s", MessageView::All).await.len(), 8);
 }
 
 pub async fn regeneration_requires_a_user_message(store: &Arc<dyn Store>) {
@@ -132,7 +132,7 @@ pub async fn regeneration_requires_a_user_message(store: &Arc<dyn Store>) {
     let greeting = post(store, &ada, "s", greeting, Parent::Head).await;
     assert_eq!(kind(regenerate(&ada, Some(&greeting.id))).await, Kind::InvalidRequest);
     assert_eq!(kind(regenerate(&ada, None)).await, Kind::InvalidRequest);
-    let session = store.session(&ada, &id("s"), Access::Own).await.unwrap();
+    let session = store.session(&ada, &id("s"), AccessLevel::Owner).await.unwrap();
     assert_eq!((session.active_turn, session.messages_count), (None, 1));
 }
 
@@ -150,7 +150,7 @@ pub async fn turn_branches_off_anywhere_or_starts_a_new_root(store: &Arc<dyn Sto
 
     let lost = turn_below(&ada, "lost", Parent::Message(message_id("nobody").unwrap()));
     assert_eq!(store.begin_turn(lost).await.unwrap_err().kind, Kind::MessageNotFound);
-    let session = store.session(&ada, &id("s"), Access::Own).await.unwrap();
+    let session = store.session(&ada, &id("s"), AccessLevel::Owner).await.unwrap();
     assert_eq!((session.active_turn, session.messages_count), (None, 10));
 }
 
@@ -160,7 +160,7 @@ pub async fn closed_session_accepts_nothing_until_reopened(store: &Arc<dyn Store
     let (_, reply) =
         run_turn(store, turn_with_client_id(&ada, "u", "q", OnKnownId::Refuse), "r").await;
     set_status(store, &ada, "closed").await;
-    let before = store.session(&ada, &id("s"), Access::Own).await.unwrap();
+    let before = store.session(&ada, &id("s"), AccessLevel::Owner).await.unwrap();
     for refused in [
         begin(&ada, "s", "more"),
         BeginTurn { session: SessionTarget::Ensure(id("s")), ..begin(&ada, "s", "more") },
@@ -176,7 +176,7 @@ pub async fn closed_session_accepts_nothing_until_reopened(store: &Arc<dyn Store
     let repeated =
         store.begin_turn(turn_with_client_id(&ada, "u", "q", OnKnownId::Refuse)).await.unwrap();
     assert!(matches!(repeated, Began::Repeated { .. }), "what was answered can still be read");
-    let after = store.session(&ada, &id("s"), Access::Own).await.unwrap();
+    let after = store.session(&ada, &id("s"), AccessLevel::Owner).await.unwrap();
     assert_eq!((after.messages_count, after.head_id), (2, before.head_id));
     assert_eq!((after.active_turn, after.updated_at), (None, before.updated_at));
     set_status(store, &ada, "active").await;
@@ -236,7 +236,7 @@ pub async fn assigned_session_stores_messages_and_begins_no_turn(store: &Arc<dyn
         panic!("a person answers");
     };
     assert_eq!(again_id, message_id, "asking again moves nothing");
-    assert_eq!(stored_messages(store, &ada, "s", View::All).await.len(), 6);
+    assert_eq!(stored_messages(store, &ada, "s", MessageView::All).await.len(), 6);
     store.beat(&lease_holder("two"), at(9)).await.unwrap();
     assert_eq!(store.orphaned_turns(&lease_holder("two"), &HashSet::new()).await.unwrap().len(), 0);
     set_status(store, &ada, "active").await;

@@ -1,10 +1,12 @@
 //! Two stores give the same results for any sequence of operations, errors included.
 
 use super::{at, finish, id, lease_holder, message, mongo, sqlite, user};
-use echoic::domain::page::{Cursor, Place, SessionQuery, SessionSort, Slice, Sort, View};
-use echoic::domain::session::{JsonObject, SessionStatus, Settings};
-use echoic::domain::text::words;
-use echoic::domain::title::Title;
+use echoic::domain::page::{
+    MessageSlice, MessageView, PagePosition, SessionCursor, SessionQuery, SortField, SortOrder,
+};
+use echoic::domain::session::{JsonObject, SessionSettings, SessionStatus};
+use echoic::domain::text::fold_words;
+use echoic::domain::title::SessionTitle;
 use echoic::domain::{MessageId, Principal, ProjectId, Role, SessionId, TurnId};
 use echoic::error::Error;
 use echoic::store::{
@@ -50,7 +52,7 @@ struct StoreUnderTest {
     /// The ids used so far, with their sessions.
     known_ids: Vec<(SessionId, MessageId)>,
     begun: Vec<echoic::store::Begun>,
-    cursor: Option<Cursor>,
+    cursor: Option<SessionCursor>,
 }
 
 fn rendered<T: Debug>(result: Result<T, Error>) -> String {
@@ -120,7 +122,8 @@ impl StoreUnderTest {
             10 => {
                 let change = SessionChange {
                     title: (step.choice.is_multiple_of(2)).then(|| {
-                        Title::given(Some(text(step).get(..12).unwrap_or("one"))).unwrap()
+                        SessionTitle::from_user(Some(text(step).get(..12).unwrap_or("one")))
+                            .unwrap()
                     }),
                     status: status(step.message),
                     archived: (step.choice.is_multiple_of(5))
@@ -138,7 +141,7 @@ impl StoreUnderTest {
                 rendered(store.delete_session(&who, &session).await)
             }
             11 => rendered(
-                store.session(&who, &session, echoic::domain::principal::Access::Own).await,
+                store.session(&who, &session, echoic::domain::principal::AccessLevel::Owner).await,
             ),
             12 | 13 => {
                 let page = store.sessions(&who, self.list(step)).await;
@@ -147,11 +150,15 @@ impl StoreUnderTest {
             }
             14 | 15 => {
                 let slice = match step.choice % 3 {
-                    0 => Slice::Newest,
-                    1 => Slice::Before(self.pick_message(&session, step.message)),
-                    _ => Slice::After(self.pick_message(&session, step.message)),
+                    0 => MessageSlice::Newest,
+                    1 => MessageSlice::Before(self.pick_message(&session, step.message)),
+                    _ => MessageSlice::After(self.pick_message(&session, step.message)),
                 };
-                let view = if step.choice.is_multiple_of(2) { View::Path } else { View::All };
+                let view = if step.choice.is_multiple_of(2) {
+                    MessageView::Path
+                } else {
+                    MessageView::All
+                };
                 let query = MessageQuery { view, slice, limit: u32::from(step.message % 7) + 1 };
                 rendered(store.messages(&who, &session, query).await)
             }
@@ -249,7 +256,7 @@ impl StoreUnderTest {
                 turn_id: TurnId::trusted(format!("t{number}")),
                 reply_id,
                 ask,
-                options: Settings::default(),
+                options: SessionSettings::default(),
             },
             key: None,
             quotas: [].into(),
@@ -285,26 +292,28 @@ impl StoreUnderTest {
     }
 
     fn list(&self, step: &Step) -> SessionQuery {
-        let sort = Sort {
-            key: match step.choice % 4 {
-                0 => SessionSort::Title,
-                1 => SessionSort::CreatedAt,
-                2 => SessionSort::UpdatedAt,
-                _ => SessionSort::LastMessageAt,
+        let sort = SortOrder {
+            field: match step.choice % 4 {
+                0 => SortField::Title,
+                1 => SortField::CreatedAt,
+                2 => SortField::UpdatedAt,
+                _ => SortField::LastMessageAt,
             },
             descending: step.message.is_multiple_of(2),
         };
         let place = match (&self.cursor, step.what) {
             // A cursor is valid only for the sort order that produced it; here, the default one.
-            (Some(cursor), 13) if sort == Sort::default() => Place::After(cursor.clone()),
-            _ => Place::Page(u32::from(step.message % 2) + 1),
+            (Some(cursor), 13) if sort == SortOrder::default() => {
+                PagePosition::After(cursor.clone())
+            }
+            _ => PagePosition::Page(u32::from(step.message % 2) + 1),
         };
         SessionQuery {
-            place,
+            position: place,
             limit: 2,
             sort,
             search: (step.choice.is_multiple_of(3))
-                .then(|| words(text(step).get(..5).unwrap_or("one"))),
+                .then(|| fold_words(text(step).get(..5).unwrap_or("one"))),
             project_id: (step.choice.is_multiple_of(7)).then(|| ProjectId::trusted("p")),
             status: (step.choice.is_multiple_of(5)).then(SessionStatus::default),
             archived: [None, Some(false), Some(true)][usize::from(step.message % 3)],
@@ -328,7 +337,7 @@ fn status(number: u8) -> Option<SessionStatus> {
         3 => "agent_assigned",
         _ => return None,
     };
-    Some(SessionStatus::trusted(word.to_owned()))
+    Some(SessionStatus::new_unchecked(word.to_owned()))
 }
 
 #[tokio::test]

@@ -2,8 +2,8 @@
 
 use super::import::{file_message, message_chain, message_id, session_file};
 use super::{at, begin, begin_running, create, finish, id, message, post, stored_messages, user};
-use echoic::domain::page::View;
-use echoic::domain::principal::Access;
+use echoic::domain::page::MessageView;
+use echoic::domain::principal::AccessLevel;
 use echoic::domain::{MessageId, Principal, Role};
 use echoic::error::Kind;
 use echoic::store::{DeleteFilter, NewMessage, NewSession, Parent, SessionChange, Store};
@@ -44,7 +44,7 @@ pub async fn session_chunks_hold_the_messages_in_stored_order(store: &Arc<dyn St
     assert_eq!(pieces, 4, "a piece ends once it holds a mebibyte");
 
     let piece = store.read_piece(&ada, &id("s"), 2).await.unwrap();
-    let stored = stored_messages(store, &ada, "s", View::All).await;
+    let stored = stored_messages(store, &ada, "s", MessageView::All).await;
     for (read, stored) in piece.messages.iter().zip(&stored[2..]) {
         assert_eq!(
             (&read.id, &read.parent_id, read.seq),
@@ -52,7 +52,7 @@ pub async fn session_chunks_hold_the_messages_in_stored_order(store: &Arc<dyn St
         );
         assert_eq!((&read.content, read.created_at), (&stored.content, stored.created_at));
     }
-    let session = store.session(&ada, &id("s"), Access::Own).await.unwrap();
+    let session = store.session(&ada, &id("s"), AccessLevel::Owner).await.unwrap();
     assert_eq!(piece.session.head_id, session.head_id);
 }
 
@@ -107,7 +107,7 @@ pub async fn read_marks_are_imported_with_a_new_session_and_exported(store: &Arc
     // All were sent by Caroline, who is neither of the readers; ada has read the last one.
     let seen: Vec<bool> = piece.messages.iter().map(|message| message.seen).collect();
     assert_eq!(seen, [true, true, true]);
-    let stored = stored_messages(store, &ada, "s", View::All).await;
+    let stored = stored_messages(store, &ada, "s", MessageView::All).await;
     assert!(stored.iter().all(|message| message.seen));
 
     // A session that exists keeps its own read marks.
@@ -160,7 +160,7 @@ pub async fn older_file_never_moves_last_seen_back(store: &Arc<dyn Store>) {
         let mut import = session_file("s", message_chain(names));
         import.last_seen = Some(at(millis));
         store.import_session(&ada, import, at(5000)).await.unwrap();
-        store.session(&ada, &id("s"), Access::Own).await.unwrap().last_seen
+        store.session(&ada, &id("s"), AccessLevel::Owner).await.unwrap().last_seen
     };
     assert_eq!(seen_at(&["q1"], 1000).await, Some(at(1000)));
     assert_eq!(seen_at(&["q1", "r1"], 500).await, Some(at(1000)));

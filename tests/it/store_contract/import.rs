@@ -3,10 +3,10 @@
 use super::{
     at, begin, begin_running, create, finish, id, listed_ids, message, stored_messages, user,
 };
-use echoic::domain::page::View;
-use echoic::domain::principal::Access;
+use echoic::domain::page::MessageView;
+use echoic::domain::principal::AccessLevel;
 use echoic::domain::session::SessionStatus;
-use echoic::domain::title::{Title, TitleSource};
+use echoic::domain::title::{SessionTitle, TitleSource};
 use echoic::domain::{MessageId, Principal, Role, Session, SessionId};
 use echoic::error::Kind;
 use echoic::store::{ImportSession, NewMessage, NewSession, Parent, Store};
@@ -50,11 +50,11 @@ pub fn message_chain(names: &[&str]) -> Vec<(NewMessage, Parent)> {
 }
 
 async fn read(store: &Arc<dyn Store>, who: &Principal, session: &SessionId) -> Session {
-    store.session(who, session, Access::Own).await.unwrap()
+    store.session(who, session, AccessLevel::Owner).await.unwrap()
 }
 
 async fn path(store: &Arc<dyn Store>, who: &Principal, session: &str) -> String {
-    let said = stored_messages(store, who, session, View::Path).await;
+    let said = stored_messages(store, who, session, MessageView::Path).await;
     said.into_iter().map(|message| message.content).collect::<Vec<_>>().join(" ")
 }
 
@@ -71,7 +71,7 @@ pub async fn imported_session_matches_its_file(store: &Arc<dyn Store>) {
             file_message("root", 6, Parent::Root),
         ],
     );
-    import.new.title = Title { text: "Old".to_owned(), source: TitleSource::User };
+    import.new.title = SessionTitle { text: "Old".to_owned(), source: TitleSource::User };
     import.status = SessionStatus::parse("closed").unwrap();
     (import.archived, import.pinned) = (true, true);
     (import.last_seen, import.head_id) = (Some(at(99)), Some(message_id("q3")));
@@ -85,7 +85,7 @@ pub async fn imported_session_matches_its_file(store: &Arc<dyn Store>) {
     assert_eq!((session.messages_count, session.head_id), (6, Some(message_id("q3"))));
     assert_eq!((session.owner, session.active_turn), (ada.user.clone(), None));
     assert_eq!(path(store, &ada, "s").await, "q1 r1b q3");
-    let all = stored_messages(store, &ada, "s", View::All).await;
+    let all = stored_messages(store, &ada, "s", MessageView::All).await;
     assert_eq!(all.iter().map(|message| message.seq).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);
     assert_eq!(all[1].sibling_ids, [message_id("r1"), message_id("r1b")]);
     assert_eq!(all[5].parent_id, None);
@@ -115,7 +115,7 @@ pub async fn repeated_import_adds_only_new_messages(store: &Arc<dyn Store>) {
     );
     assert_eq!(store.import_session(&ada, branch, at(4000)).await.unwrap().messages, 1);
     assert_eq!(path(store, &ada, "s").await, "q1 r1 q2b");
-    assert_eq!(stored_messages(store, &ada, "s", View::All).await.len(), 6);
+    assert_eq!(stored_messages(store, &ada, "s", MessageView::All).await.len(), 6);
 }
 
 pub async fn session_is_imported_whole_or_not_at_all(store: &Arc<dyn Store>) {
@@ -130,7 +130,7 @@ pub async fn session_is_imported_whole_or_not_at_all(store: &Arc<dyn Store>) {
     for bad in [session_file("s", messages.clone()), headless.clone()] {
         let error = store.import_session(&ada, bad, at(1000)).await.unwrap_err();
         assert_eq!(error.kind, Kind::InvalidRequest);
-        let gone = store.session(&ada, &id("s"), Access::Own).await.unwrap_err();
+        let gone = store.session(&ada, &id("s"), AccessLevel::Owner).await.unwrap_err();
         assert_eq!(gone.kind, Kind::SessionNotFound);
     }
     assert_eq!(listed_ids(store, &ada, None).await, Vec::<String>::new());

@@ -2,17 +2,17 @@
 
 use super::at;
 use echoic::domain::UserId;
-use echoic::domain::key::{ApiKey, KeyId, Scope};
+use echoic::domain::key::{ApiKey, AuthScope, KeyId};
 use echoic::error::Kind;
 use echoic::store::{Store, StoredKey};
 use std::sync::Arc;
 
 fn key(id: &str, user: &str, millis: i64) -> StoredKey {
     let key = ApiKey {
-        id: KeyId::trusted(id),
+        id: KeyId::new_unchecked(id),
         name: Some("a laptop".to_owned()),
         user: UserId::trusted(user),
-        scope: Scope::Read,
+        scope: AuthScope::Read,
         created_at: at(millis),
         expires_at: Some(at(9000)),
         last_used_at: None,
@@ -25,7 +25,7 @@ pub(super) async fn key_is_kept_unchanged_until_revoked(store: &Arc<dyn Store>) 
     let first = StoredKey {
         key: ApiKey {
             name: None,
-            scope: Scope::Admin,
+            scope: AuthScope::Admin,
             expires_at: None,
             ..key("00000000000c", "ada", 1).key
         },
@@ -49,7 +49,7 @@ pub(super) async fn key_is_kept_unchanged_until_revoked(store: &Arc<dyn Store>) 
 
 pub(super) async fn last_use_of_a_key_only_advances(store: &Arc<dyn Store>) {
     let one = key("00000000000a", "ada", 1);
-    let gone = KeyId::trusted("00000000000f");
+    let gone = KeyId::new_unchecked("00000000000f");
     store.add_key(one.clone()).await.unwrap();
     let used = async || store.key(&one.key.id).await.unwrap().unwrap().key.last_used_at;
     for (touched, is) in [(5, 5), (3, 5), (8, 8)] {

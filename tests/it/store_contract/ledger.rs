@@ -3,7 +3,7 @@
 
 use super::{begin, begin_running, create, finish, user};
 use echoic::domain::key::KeyId;
-use echoic::domain::quota::{Quota, Unit};
+use echoic::domain::quota::{Quota, QuotaUnit};
 use echoic::domain::{CallKind, Timestamp, TurnId, Usage};
 use echoic::error::Kind;
 use echoic::store::{BeginTurn, FinishTurn, GroupBy, LedgerEntry, Store, UsageQuery};
@@ -33,13 +33,13 @@ async fn recorded_usage(store: &Arc<dyn Store>, purse: &str) -> (u64, u64, i64, 
 pub(super) async fn finished_turn_is_recorded_once(store: &Arc<dyn Store>) {
     let ada = user("ada");
     create(store, &ada, "s").await;
-    let key = Some(KeyId::trusted("0123456789ab"));
+    let key = Some(KeyId::new_unchecked("0123456789ab"));
     let begun = begin_running(store, BeginTurn { key, ..begin(&ada, "s", "hi") }).await;
     let finish = with_usage(finish(&begun, "hello", None), 100, 7);
     for _ in 0..3 {
         assert!(store.finish_turn(finish.clone()).await.unwrap().is_some());
         store
-            .session(&ada, &begun.session.id, echoic::domain::principal::Access::Own)
+            .session(&ada, &begun.session.id, echoic::domain::principal::AccessLevel::Owner)
             .await
             .unwrap();
         for purse in ["user:ada", "key:0123456789ab"] {
@@ -108,13 +108,13 @@ pub(super) async fn spent_quota_begins_nothing_and_leaves_no_trace(store: &Arc<d
     for (who, session) in [(&ada, "s"), (&bob, "t")] {
         create(store, who, session).await;
     }
-    let quotas: Arc<[Quota]> = [Quota::parse(Unit::Tokens, "100").unwrap()].into();
+    let quotas: Arc<[Quota]> = [Quota::parse(QuotaUnit::Tokens, "100").unwrap()].into();
     let within = |begin: BeginTurn| BeginTurn { quotas: quotas.clone(), ..begin };
     let begun = begin_running(store, within(begin(&ada, "s", "hi"))).await;
     store.finish_turn(with_usage(finish(&begun, "hello", None), 99, 1)).await.unwrap().unwrap();
     let refused = store.begin_turn(within(begin(&ada, "s", "more"))).await.unwrap_err();
     assert_eq!(refused.kind, Kind::QuotaExceeded);
-    let access = echoic::domain::principal::Access::Own;
+    let access = echoic::domain::principal::AccessLevel::Owner;
     let session = store.session(&ada, &begun.session.id, access).await.unwrap();
     assert_eq!((session.messages_count, session.active_turn), (2, None));
     begin_running(store, within(begin(&bob, "t", "hi"))).await;

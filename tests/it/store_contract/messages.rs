@@ -1,9 +1,9 @@
 //! Messages: posted once, stored as a tree, read as paths.
 
 use super::{at, create, id, message, post, stored_messages, user};
-use echoic::domain::message::Parts;
-use echoic::domain::page::{Slice, View};
-use echoic::domain::principal::Access;
+use echoic::domain::message::MessageParts;
+use echoic::domain::page::{MessageSlice, MessageView};
+use echoic::domain::principal::AccessLevel;
 use echoic::domain::{MessageId, Role};
 use echoic::store::{
     IdempotencyKey, MessageQuery, Parent, PostMessage, Remembered, Repeats, Store, TailBounds,
@@ -48,7 +48,7 @@ pub async fn recent_history_includes_parts_while_they_fit(store: &Arc<dyn Store>
         let role = if number == 4 { Role::Assistant } else { Role::User };
         let text = if number == 2 { String::new() } else { number.to_string() };
         let mut message = message("ada", role, &text, number as i64);
-        message.body.parts = Parts::from_stored(parts(number)).unwrap();
+        message.body.parts = MessageParts::from_stored(parts(number)).unwrap();
         last = Some(post(store, &ada, "s", message, Parent::Head).await.id);
     }
     assert_eq!(parts(0).len(), 40);
@@ -143,7 +143,7 @@ pub async fn every_message_is_on_one_path_and_in_one_node(store: &Arc<dyn Store>
         }
         path.reverse();
 
-        let all = stored_messages(store, &ada, &session, View::All).await;
+        let all = stored_messages(store, &ada, &session, MessageView::All).await;
         assert_eq!(all.iter().map(|message| message.id.clone()).collect::<Vec<_>>(), ids);
         for (number, message) in all.iter().enumerate() {
             let siblings = (0..ids.len()).filter(|other| parents[*other] == parents[number]);
@@ -153,14 +153,14 @@ pub async fn every_message_is_on_one_path_and_in_one_node(store: &Arc<dyn Store>
             );
             assert_eq!(message.parent_id, parents[number].map(|parent| ids[parent].clone()));
         }
-        let on_path = stored_messages(store, &ada, &session, View::Path).await;
+        let on_path = stored_messages(store, &ada, &session, MessageView::Path).await;
         assert_eq!(on_path.iter().map(|m| m.seq as usize - 1).collect::<Vec<_>>(), path);
         let middle = path[path.len() / 2];
         for (slice, expected) in [
-            (Slice::Before(ids[middle].clone()), &path[..path.len() / 2]),
-            (Slice::After(ids[middle].clone()), &path[path.len() / 2 + 1..]),
+            (MessageSlice::Before(ids[middle].clone()), &path[..path.len() / 2]),
+            (MessageSlice::After(ids[middle].clone()), &path[path.len() / 2 + 1..]),
         ] {
-            let query = MessageQuery { view: View::Path, slice, limit: 100 };
+            let query = MessageQuery { view: MessageView::Path, slice, limit: 100 };
             let page = store.messages(&ada, &id(&session), query).await.unwrap().messages;
             assert_eq!(page.iter().map(|m| m.seq as usize - 1).collect::<Vec<_>>(), expected);
         }
@@ -170,7 +170,7 @@ pub async fn every_message_is_on_one_path_and_in_one_node(store: &Arc<dyn Store>
             tail.iter().rev().map(|m| m.id.clone()).collect::<Vec<_>>(),
             path.iter().map(|n| ids[*n].clone()).collect::<Vec<_>>()
         );
-        let read = store.session(&ada, &id(&session), Access::Participate).await.unwrap();
+        let read = store.session(&ada, &id(&session), AccessLevel::Participant).await.unwrap();
         assert_eq!((read.messages_count as usize, read.head_id.as_ref()), (ids.len(), ids.last()));
     }
 }

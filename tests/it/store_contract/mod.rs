@@ -21,10 +21,10 @@ mod takeover;
 mod tree;
 mod turns;
 
-use echoic::domain::message::{Body, Parts};
-use echoic::domain::page::{Place, SessionQuery, Slice, Sort, View};
-use echoic::domain::session::Settings;
-use echoic::domain::text::words;
+use echoic::domain::message::{MessageBody, MessageParts};
+use echoic::domain::page::{MessageSlice, MessageView, PagePosition, SessionQuery, SortOrder};
+use echoic::domain::session::SessionSettings;
+use echoic::domain::text::fold_words;
 use echoic::domain::{
     Message, MessageId, MessageType, Principal, Role, Session, SessionId, Timestamp, TurnId, UserId,
 };
@@ -230,9 +230,9 @@ fn message(sender: &str, role: Role, content: &str, millis: i64) -> NewMessage {
         client_message_id: None,
         role,
         sender_id: UserId::trusted(sender),
-        body: Body {
+        body: MessageBody {
             content: content.to_owned(),
-            parts: Parts::default(),
+            parts: MessageParts::default(),
             kind: MessageType::Text,
         },
         tokens: 10,
@@ -257,7 +257,7 @@ fn begin(who: &Principal, session: &str, content: &str) -> BeginTurn {
                 parent: Parent::Head,
                 on_known: OnKnownId::Refuse,
             },
-            options: Settings::default(),
+            options: SessionSettings::default(),
         },
         key: None,
         quotas: [].into(),
@@ -276,9 +276,9 @@ async fn stored_messages(
     store: &Arc<dyn Store>,
     who: &Principal,
     session: &str,
-    view: View,
+    view: MessageView,
 ) -> Vec<Message> {
-    let query = MessageQuery { view, slice: Slice::Newest, limit: 100 };
+    let query = MessageQuery { view, slice: MessageSlice::Newest, limit: 100 };
     store.messages(who, &id(session), query).await.unwrap().messages
 }
 
@@ -301,10 +301,10 @@ async fn post(
 
 async fn listed_ids(store: &Arc<dyn Store>, who: &Principal, search: Option<&str>) -> Vec<String> {
     let query = SessionQuery {
-        place: Place::Page(1),
+        position: PagePosition::Page(1),
         limit: 100,
-        sort: Sort::default(),
-        search: search.map(words),
+        sort: SortOrder::default(),
+        search: search.map(fold_words),
         project_id: None,
         status: None,
         archived: Some(false),

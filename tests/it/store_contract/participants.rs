@@ -1,9 +1,9 @@
 //! Sessions of several users: read marks, nodes, the last message.
 
 use super::{at, create, id, listed_ids, message, post, stored_messages, user};
-use echoic::domain::message::Parts;
-use echoic::domain::page::View;
-use echoic::domain::principal::Access;
+use echoic::domain::message::MessageParts;
+use echoic::domain::page::MessageView;
+use echoic::domain::principal::AccessLevel;
 use echoic::domain::{MessageId, MessageType, Principal, Role};
 use echoic::error::Kind;
 use echoic::store::{NewSession, Parent, Store};
@@ -51,18 +51,18 @@ pub async fn two_users_see_what_the_other_has_read(store: &Arc<dyn Store>) {
         ["user1_user2"],
         "it is there for both of them"
     );
-    let unread = stored_messages(store, &two, "user1_user2", View::Path).await;
+    let unread = stored_messages(store, &two, "user1_user2", MessageView::Path).await;
     assert!(!unread[0].seen, "nobody but its sender has read it");
 
     store.mark_seen(&two, &id("user1_user2"), &message_id("msg1")).await.unwrap();
     post_text(store, &two, "user1_user2", "msg2", "All good! You?").await;
-    let shown = stored_messages(store, &one, "user1_user2", View::Path).await;
+    let shown = stored_messages(store, &one, "user1_user2", MessageView::Path).await;
     let shown: Vec<_> =
         shown.iter().map(|message| (message.sender_id.as_str(), message.seen)).collect();
     assert_eq!(shown, [("user1", true), ("user2", false)]);
     store.mark_seen(&one, &id("user1_user2"), &message_id("msg2")).await.unwrap();
 
-    let session = store.session(&two, &id("user1_user2"), Access::Participate).await.unwrap();
+    let session = store.session(&two, &id("user1_user2"), AccessLevel::Participant).await.unwrap();
     assert_eq!(session.last_message.as_deref(), Some("All good! You?"));
     assert_eq!(session.last_message_at, Some(at(2000)));
     assert_eq!(session.last_seen, Some(at(1000)), "when its owner last said something");
@@ -72,7 +72,7 @@ pub async fn two_users_see_what_the_other_has_read(store: &Arc<dyn Store>) {
     picture.id = message_id("msg3");
     picture.body.kind = MessageType::Image;
     let parts = r#"[{"type":"image","url":"https://example.com/cat.png"}]"#;
-    picture.body.parts = Parts::from_stored(parts.to_owned()).unwrap();
+    picture.body.parts = MessageParts::from_stored(parts.to_owned()).unwrap();
     post(store, &one, "user1_user2", picture, Parent::Head).await;
     let seconds = |seconds: i64| 1_700_000_000 + seconds;
     assert_eq!(
@@ -106,9 +106,9 @@ pub async fn read_mark_only_advances_and_is_per_user(store: &Arc<dyn Store>) {
     for (who, called) in [(&ada, "msg1"), (&bob, "msg2"), (&ada, "msg3"), (&bob, "msg4")] {
         post_text(store, who, "s", called, called).await;
     }
-    let before = store.session(&ada, &id("s"), Access::Own).await.unwrap();
+    let before = store.session(&ada, &id("s"), AccessLevel::Owner).await.unwrap();
     let seen = async || {
-        let said = stored_messages(store, &ada, "s", View::Path).await;
+        let said = stored_messages(store, &ada, "s", MessageView::Path).await;
         said.iter().map(|message| message.seen).collect::<Vec<_>>()
     };
     let mark = async |who: &Principal, message: &str| {
@@ -125,14 +125,14 @@ pub async fn read_mark_only_advances_and_is_per_user(store: &Arc<dyn Store>) {
     assert!(mark(&ada, "msg2").await.unwrap());
     assert_eq!(seen().await, [true, true, true, false]);
     assert_eq!(mark(&ada, "nobody").await.unwrap_err().kind, Kind::MessageNotFound);
-    let after = store.session(&ada, &id("s"), Access::Own).await.unwrap();
+    let after = store.session(&ada, &id("s"), AccessLevel::Owner).await.unwrap();
     assert_eq!(
         (after.version, after.updated_at, after.last_seen),
         (before.version, before.updated_at, before.last_seen)
     );
     // A fork is a new session, so its messages are unread.
     let fork = store.fork(&ada, &id("s"), &message_id("msg3"), at(9000)).await.unwrap();
-    let copied = stored_messages(store, &ada, fork.id.as_str(), View::Path).await;
+    let copied = stored_messages(store, &ada, fork.id.as_str(), MessageView::Path).await;
     assert!(copied.iter().all(|message| !message.seen));
 }
 
@@ -152,7 +152,7 @@ pub async fn nodes_hold_every_message_once_for_any_page_size(store: &Arc<dyn Sto
         post(store, &ada, "s", message, parent).await;
     }
     let all = nodes(store, &ada, "s").await;
-    let session = store.session(&ada, &id("s"), Access::Own).await.unwrap();
+    let session = store.session(&ada, &id("s"), AccessLevel::Owner).await.unwrap();
     let names: Vec<_> = all.as_array().unwrap().iter().map(|node| &node["chatId"]).collect();
     assert_eq!(json!(names), json!(session.nodes));
     let held: Vec<Vec<&str>> = all.as_array().unwrap().iter().map(ids).collect();

@@ -2,14 +2,14 @@
 //! path from the root to the head and lose no message, and memory reads that path.
 
 use super::{at, begin, begin_running, create, finish, id, message, post, stored_messages, user};
-use echoic::domain::memory::{MemoryOptions, Strategy as Way};
-use echoic::domain::message::PROMPT_SHARE;
-use echoic::domain::page::View;
-use echoic::domain::principal::Access;
-use echoic::domain::session::Settings;
+use echoic::domain::memory::{MemoryOptions, MemoryStrategy as Way};
+use echoic::domain::message::MESSAGE_TOKEN_OVERHEAD;
+use echoic::domain::page::MessageView;
+use echoic::domain::principal::AccessLevel;
+use echoic::domain::session::SessionSettings;
 use echoic::domain::{MessageId, Principal, Role, Session, SessionId};
 use echoic::memory::{Defaults, Incoming, Memory, NewMessage, PieceKind};
-use echoic::prompts::Prompts;
+use echoic::prompts::PromptTemplates;
 use echoic::store::{Ask, BeginTurn, Parent, Store, TailBounds};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -191,21 +191,24 @@ impl TreeFixture<'_> {
 
     async fn check(&self, model: &ExpectedTree) {
         let session = model.session.as_str();
-        let stored = stored_messages(self.store, &self.ada, session, View::All).await;
+        let stored = stored_messages(self.store, &self.ada, session, MessageView::All).await;
         assert_eq!(stored.iter().map(|m| m.id.clone()).collect::<Vec<_>>(), model.ids);
         let parents: Vec<_> = stored.iter().map(|m| m.parent_id.clone()).collect();
         let expected = model.parents.iter().map(|at| at.map(|at| model.ids[at].clone()));
         assert_eq!(parents, expected.collect::<Vec<_>>());
-        let read = self.store.session(&self.ada, &id(session), Access::Own).await.unwrap();
+        let read = self.store.session(&self.ada, &id(session), AccessLevel::Owner).await.unwrap();
         assert_eq!(read.head_id, model.head.map(|head| model.ids[head].clone()));
         assert_eq!((read.messages_count as usize, &read.active_turn), (model.ids.len(), &None));
 
         let path = model.path(model.head);
         let on_path: Vec<_> = path.iter().map(|at| model.ids[*at].clone()).collect();
-        let shown = stored_messages(self.store, &self.ada, session, View::Path).await;
+        let shown = stored_messages(self.store, &self.ada, session, MessageView::Path).await;
         assert_eq!(shown.iter().map(|m| m.id.clone()).collect::<Vec<_>>(), on_path);
         let memory = MemoryOptions { strategy: Some(Way::Buffer), ..MemoryOptions::default() };
-        let plan = self.memory.plan(&Settings { memory, ..Settings::default() }, None).unwrap();
+        let plan = self
+            .memory
+            .plan(&SessionSettings { memory, ..SessionSettings::default() }, None)
+            .unwrap();
         let head = read.head_id.as_ref();
         let assembled = self.memory.assemble(&read, plan, head, None).await.unwrap();
         let recent = assembled.pieces.iter().filter(|piece| piece.kind == PieceKind::Recent);
@@ -223,7 +226,7 @@ impl TreeFixture<'_> {
             recall_tokens: Some(120),
             ..MemoryOptions::default()
         };
-        let settings = Settings { memory, ..Settings::default() };
+        let settings = SessionSettings { memory, ..SessionSettings::default() };
         let text = "q0 q2 q4 q6 q8 r1 r3 r5 r7 r9 1 2 3 4 5 6 7 8 9";
         let incoming = Incoming { text, tokens: 40, images: &[], beside: 0 };
         let mut plan = self.memory.plan(&settings, Some(incoming)).unwrap();
@@ -246,7 +249,7 @@ impl TreeFixture<'_> {
         let path = self.store.tail(&read.id, head, bounds).await.unwrap();
         let mut sum = 0;
         for message in path.iter().rev() {
-            sum += u64::from(message.tokens) + u64::from(PROMPT_SHARE);
+            sum += u64::from(message.tokens) + u64::from(MESSAGE_TOKEN_OVERHEAD);
             assert_eq!(message.path_tokens, sum);
         }
     }
@@ -259,7 +262,7 @@ pub async fn random_branching_keeps_one_path_and_loses_nothing(store: &Arc<dyn S
         context_window: Some(1_000_000),
         model: "gpt-4o".to_owned(),
     };
-    let prompts = Arc::new(Prompts::load(None).unwrap());
+    let prompts = Arc::new(PromptTemplates::load(None).unwrap());
     let memory = Memory::new(store.clone(), prompts, defaults).unwrap();
     let world = TreeFixture { store, ada: user("ada"), memory, recalled: AtomicUsize::new(0) };
     let mut runner = proptest::test_runner::TestRunner::deterministic();

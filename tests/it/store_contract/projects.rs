@@ -1,7 +1,7 @@
 //! Projects: visibility, files, versions, and concurrent writers.
 
 use super::{at, user};
-use echoic::domain::project::{FilePath, GenerationStatus, Language, MAX_FILE};
+use echoic::domain::project::{FileLanguage, FilePath, GenerationStatus, MAX_FILE_BYTES};
 use echoic::domain::{Project, ProjectId};
 use echoic::error::Kind;
 use echoic::store::{NewFile, NewProject, ProjectChange, Store};
@@ -99,7 +99,8 @@ pub(super) async fn each_change_raises_the_version_and_stale_ones_fail(store: &A
         assert_eq!(same, changed);
     }
 
-    let rust = NewFile { language: Some(Language::parse("rust").unwrap()), ..file("a.rs", "v1") };
+    let rust =
+        NewFile { language: Some(FileLanguage::parse("rust").unwrap()), ..file("a.rs", "v1") };
     let put = store.put_file(&ada, id, rust.clone(), vec![2], at(4)).await.unwrap();
     assert_eq!((put.version, put.is_new, put.entry.size, put.entry.tokens), (3, true, 2, 7));
     let same = store.put_file(&ada, id, rust, vec![3], at(5)).await.unwrap();
@@ -132,7 +133,7 @@ pub(super) async fn each_change_raises_the_version_and_stale_ones_fail(store: &A
 
 pub(super) async fn project_is_stored_whole_or_not_and_deleted_with_files(store: &Arc<dyn Store>) {
     let ada = user("ada");
-    let large = "x".repeat(MAX_FILE);
+    let large = "x".repeat(MAX_FILE_BYTES);
     let files = |count: usize| (0..count).map(|number| file(&format!("{number:02}"), &large));
     let refused = store.create_project(&ada, shop(files(17).collect()), at(1)).await.unwrap_err();
     assert_eq!(refused.kind, Kind::PayloadTooLarge);

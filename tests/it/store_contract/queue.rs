@@ -1,7 +1,7 @@
 //! Turns that are queued while another one runs in the session.
 
 use super::{at, begin, begin_running, create, finish, id, lease_holder, stored_messages, user};
-use echoic::domain::page::View;
+use echoic::domain::page::MessageView;
 use echoic::error::Kind;
 use echoic::store::{BeginTurn, FinishTurn, OnBusy, Silenced, Store};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ pub async fn queued_turns_run_in_order_and_the_ninth_is_rejected(store: &Arc<dyn
     assert_eq!(wait("9", OnBusy::Queue).await.unwrap_err().kind, Kind::QueueFull);
     assert_eq!(wait("10", OnBusy::Reject).await.unwrap_err().kind, Kind::SessionBusy);
     assert_eq!(
-        stored_messages(store, &ada, "s", View::All).await.len(),
+        stored_messages(store, &ada, "s", MessageView::All).await.len(),
         1,
         "a waiting message is none yet"
     );
@@ -37,7 +37,7 @@ pub async fn queued_turns_run_in_order_and_the_ninth_is_rejected(store: &Arc<dyn
         begun = *next;
     }
     assert_eq!(order, ["first", "1", "2", "3", "4", "5", "6", "7"]);
-    let said: Vec<_> = stored_messages(store, &ada, "s", View::Path)
+    let said: Vec<_> = stored_messages(store, &ada, "s", MessageView::Path)
         .await
         .into_iter()
         .map(|m| m.content)

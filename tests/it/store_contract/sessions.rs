@@ -1,11 +1,13 @@
 //! Sessions: visibility, listing, and search.
 
 use super::{at, begin, create, id, listed_ids, message, post, user};
-use echoic::domain::page::{Cursor, Place, SessionQuery, SessionSort, Slice, Sort, View};
-use echoic::domain::principal::Access;
+use echoic::domain::page::{
+    MessageSlice, MessageView, PagePosition, SessionCursor, SessionQuery, SortField, SortOrder,
+};
+use echoic::domain::principal::AccessLevel;
 use echoic::domain::session::SessionStatus;
-use echoic::domain::text::words;
-use echoic::domain::title::Title;
+use echoic::domain::text::fold_words;
+use echoic::domain::title::SessionTitle;
 use echoic::domain::{Principal, ProjectId, Role};
 use echoic::error::{Error, Kind};
 use echoic::store::{
@@ -25,26 +27,27 @@ pub async fn session_hides_from_strangers_and_owner_rights_from_guests(store: &A
 
     let session = id("s");
     let kind = |error: Error| error.kind;
-    let title = || SessionChange { title: Some(Title::default()), ..SessionChange::default() };
+    let title =
+        || SessionChange { title: Some(SessionTitle::default()), ..SessionChange::default() };
     let status = || SessionChange {
         status: SessionStatus::parse("waiting").ok(),
         ..SessionChange::default()
     };
     assert_eq!(
-        store.session(&bob, &session, Access::Participate).await.unwrap().participants,
+        store.session(&bob, &session, AccessLevel::Participant).await.unwrap().participants,
         [ada.user.clone(), bob.user.clone()]
     );
     assert!(store.change_session(&bob, &session, status(), Vec::new(), at(2)).await.is_ok());
     for refused in [
-        store.session(&bob, &session, Access::Own).await.unwrap_err(),
+        store.session(&bob, &session, AccessLevel::Owner).await.unwrap_err(),
         store.change_session(&bob, &session, title(), Vec::new(), at(2)).await.unwrap_err(),
         store.delete_session(&bob, &session).await.unwrap_err(),
     ] {
         assert_eq!(kind(refused), Kind::Forbidden);
     }
-    let query = MessageQuery { view: View::Path, slice: Slice::Newest, limit: 1 };
+    let query = MessageQuery { view: MessageView::Path, slice: MessageSlice::Newest, limit: 1 };
     for hidden in [
-        store.session(&eve, &session, Access::Participate).await.unwrap_err(),
+        store.session(&eve, &session, AccessLevel::Participant).await.unwrap_err(),
         store.messages(&eve, &session, query).await.unwrap_err(),
         store.change_session(&eve, &session, status(), Vec::new(), at(2)).await.unwrap_err(),
         store.delete_session(&eve, &session).await.unwrap_err(),
@@ -85,7 +88,7 @@ pub async fn titles_are_found_by_word_prefixes(store: &Arc<dyn Store>) {
         (&bob, "3", "Creme"),
         (&ada, "4", "東京 2026"),
     ] {
-        let title = Title::given(Some(title)).unwrap();
+        let title = SessionTitle::from_user(Some(title)).unwrap();
         let new = NewSession { id: Some(id(session)), title, ..NewSession::default() };
         store.create_session(owner, new, at(0)).await.unwrap();
     }
@@ -100,7 +103,7 @@ pub async fn titles_are_found_by_word_prefixes(store: &Arc<dyn Store>) {
         assert_eq!(listed_ids(store, &ada, Some(search)).await, found, "{search}");
     }
     let renamed = SessionChange {
-        title: Some(Title::given(Some("Soup")).unwrap()),
+        title: Some(SessionTitle::from_user(Some("Soup")).unwrap()),
         ..SessionChange::default()
     };
     store.change_session(&ada, &id("1"), renamed, Vec::new(), at(1)).await.unwrap();
@@ -157,17 +160,17 @@ pub async fn operator_finds_all_sessions_by_their_owner(store: &Arc<dyn Store>) 
     {
         let new = NewSession {
             id: Some(id(session)),
-            title: Title::given(Some(title)).unwrap(),
+            title: SessionTitle::from_user(Some(title)).unwrap(),
             participants: vec![guest.user.clone()],
             ..NewSession::default()
         };
         store.create_session(owner, new, at(0)).await.unwrap();
     }
     let query = |search: Option<&str>, limit| SessionQuery {
-        place: Place::Page(1),
+        position: PagePosition::Page(1),
         limit,
-        sort: Sort { key: SessionSort::Title, descending: false },
-        search: search.map(words),
+        sort: SortOrder { field: SortField::Title, descending: false },
+        search: search.map(fold_words),
         project_id: None,
         status: None,
         archived: None,
@@ -188,18 +191,15 @@ pub async fn operator_finds_all_sessions_by_their_owner(store: &Arc<dyn Store>) 
 }
 
 pub async fn cursor_list_shows_each_session_once_while_others_arrive(store: &Arc<dyn Store>) {
-    let sorts = [
-        SessionSort::LastMessageAt,
-        SessionSort::CreatedAt,
-        SessionSort::UpdatedAt,
-        SessionSort::Title,
-    ];
+    let sorts =
+        [SortField::LastMessageAt, SortField::CreatedAt, SortField::UpdatedAt, SortField::Title];
     for (round, key) in sorts.into_iter().enumerate() {
         for descending in [false, true] {
             let who = user(&format!("reader {round} {descending}"));
             // Forty sessions share seven times and titles, so most neighbors have equal sort keys.
             let create = async |number: i64| {
-                let title = Title::given(Some(&format!("title {}", number % 7))).unwrap();
+                let title =
+                    SessionTitle::from_user(Some(&format!("title {}", number % 7))).unwrap();
                 let session = id(&format!("{round}-{descending}-{:02}", (number * 37) % 101));
                 let new = NewSession { id: Some(session), title, ..NewSession::default() };
                 store.create_session(&who, new, at(number % 7)).await.unwrap().0
@@ -220,13 +220,13 @@ pub async fn cursor_list_shows_each_session_once_while_others_arrive(store: &Arc
                 unpinned.cmp(other_unpinned).then(order)
             });
 
-            let (mut seen, mut place) = (Vec::new(), Place::Page(1));
+            let (mut seen, mut place) = (Vec::new(), PagePosition::Page(1));
             let mut arriving = 40;
             loop {
-                let sort = Sort { key, descending };
+                let sort = SortOrder { field: key, descending };
                 let (search, project_id, status) = (None, None, None);
                 let query = SessionQuery {
-                    place,
+                    position: place,
                     limit: 3,
                     sort,
                     search,
@@ -240,7 +240,7 @@ pub async fn cursor_list_shows_each_session_once_while_others_arrive(store: &Arc
                 create(arriving).await;
                 let Some(cursor) = page.next else { break };
                 // Encoded and decoded, as a client passes it back.
-                place = Place::After(Cursor::decode(&cursor.encode(), sort).unwrap());
+                place = PagePosition::After(SessionCursor::decode(&cursor.encode(), sort).unwrap());
             }
             let before: Vec<_> = expected.into_iter().map(|(_, (_, id))| id).collect();
             let known: Vec<_> = seen.iter().filter(|id| before.contains(id)).cloned().collect();

@@ -4,8 +4,8 @@ use super::{
     at, begin, begin_running, finish, id, lease_holder, listed_ids, message, post, stored_messages,
     user,
 };
-use echoic::domain::page::View;
-use echoic::domain::principal::Access;
+use echoic::domain::page::MessageView;
+use echoic::domain::principal::AccessLevel;
 use echoic::domain::session::{JsonObject, SessionStatus};
 use echoic::domain::{Principal, Role, Session, UserId};
 use echoic::error::Kind;
@@ -35,7 +35,7 @@ fn customer_turn(customer: &Principal, text: &str, millis: i64) -> BeginTurn {
 }
 
 async fn transcript(store: &Arc<dyn Store>, who: &Principal) -> Vec<String> {
-    let said = stored_messages(store, who, "desk", View::Path).await;
+    let said = stored_messages(store, who, "desk", MessageView::Path).await;
     let line = |message: &echoic::domain::Message| {
         let seen = if message.seen { "seen" } else { "unseen" };
         format!("{}: {} ({seen})", message.sender_id, message.content)
@@ -61,7 +61,7 @@ pub async fn customer_is_handed_to_an_agent_and_back(store: &Arc<dyn Store>) {
     store.finish_turn(finish(&begun, "In your account.", None)).await.unwrap().unwrap();
 
     // No other user sees the session until the desk adds an agent and hands it over.
-    let hidden = store.session(&agent, &id("desk"), Access::Participate).await.unwrap_err();
+    let hidden = store.session(&agent, &id("desk"), AccessLevel::Participant).await.unwrap_err();
     assert_eq!(hidden.kind, Kind::SessionNotFound);
     let let_in =
         SessionChange { participants: Some(vec![agent.user.clone()]), ..SessionChange::default() };
@@ -82,7 +82,7 @@ pub async fn customer_is_handed_to_an_agent_and_back(store: &Arc<dyn Store>) {
     assert!(store.begin_waiting(&lease_holder("two"), at(4500)).await.unwrap().next.is_none());
 
     // The agent reads and answers as a user. Only the desk, an admin, may post as the assistant.
-    let last = stored_messages(store, &agent, "desk", View::Path).await.pop().unwrap();
+    let last = stored_messages(store, &agent, "desk", MessageView::Path).await.pop().unwrap();
     store.mark_seen(&agent, &id("desk"), &last.id).await.unwrap();
     let as_model = PostMessage {
         session_id: id("desk"),
@@ -97,7 +97,7 @@ pub async fn customer_is_handed_to_an_agent_and_back(store: &Arc<dyn Store>) {
     post(store, &agent, "desk", answer, Parent::Head).await;
     let note = message("desk", Role::Assistant, "Anything else?", 5500);
     post(store, &desk, "desk", note, Parent::Head).await;
-    let last = stored_messages(store, &customer, "desk", View::Path).await.pop().unwrap();
+    let last = stored_messages(store, &customer, "desk", MessageView::Path).await.pop().unwrap();
     store.mark_seen(&customer, &id("desk"), &last.id).await.unwrap();
     assert_eq!(
         transcript(store, &customer).await,
@@ -124,7 +124,7 @@ pub async fn customer_is_handed_to_an_agent_and_back(store: &Arc<dyn Store>) {
     let rename = SessionChange { archived: Some(true), ..SessionChange::default() };
     let refused = store.change_session(&agent, &id("desk"), rename, Vec::new(), at(7000)).await;
     assert_eq!(refused.unwrap_err().kind, Kind::Forbidden, "a guest sets the status, no more");
-    let refused = store.session(&other, &id("desk"), Access::Participate).await.unwrap_err();
+    let refused = store.session(&other, &id("desk"), AccessLevel::Participant).await.unwrap_err();
     assert_eq!(refused.kind, Kind::SessionNotFound);
 
     // Reopened, the model answers again and reads the whole history.
@@ -146,7 +146,7 @@ pub async fn customer_is_handed_to_an_agent_and_back(store: &Arc<dyn Store>) {
         ]
     );
     store.finish_turn(finish(&begun, "You are welcome.", None)).await.unwrap().unwrap();
-    let session = store.session(&customer, &id("desk"), Access::Own).await.unwrap();
+    let session = store.session(&customer, &id("desk"), AccessLevel::Owner).await.unwrap();
     assert_eq!((session.messages_count, session.last_seen), (7, Some(at(9000))));
     assert_eq!(session.last_message.as_deref(), Some("You are welcome."));
 }

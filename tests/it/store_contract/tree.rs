@@ -1,10 +1,10 @@
 //! The message tree of a session: moving its head, and forking its paths.
 
 use super::{at, begin, begin_running, create, finish, id, message, post, stored_messages, user};
-use echoic::domain::page::View;
-use echoic::domain::principal::Access;
-use echoic::domain::session::{JsonObject, SessionStatus, Settings};
-use echoic::domain::title::Title;
+use echoic::domain::page::MessageView;
+use echoic::domain::principal::AccessLevel;
+use echoic::domain::session::{JsonObject, SessionSettings, SessionStatus};
+use echoic::domain::title::SessionTitle;
 use echoic::domain::{Message, MessageId, Principal, ProjectId, Role, Session};
 use echoic::error::Kind;
 use echoic::store::{NewSession, Parent, SessionChange, Store};
@@ -27,7 +27,7 @@ fn under(text: &str) -> Parent {
 }
 
 async fn path(store: &Arc<dyn Store>, who: &Principal) -> Vec<String> {
-    let said = stored_messages(store, who, "s", View::Path).await;
+    let said = stored_messages(store, who, "s", MessageView::Path).await;
     said.into_iter().map(|message| message.content).collect()
 }
 
@@ -52,7 +52,7 @@ async fn tree(store: &Arc<dyn Store>, who: &Principal) {
 pub async fn head_moves_to_the_newest_leaf_below_a_message(store: &Arc<dyn Store>) {
     let ada = user("ada");
     tree(store, &ada).await;
-    let before = store.session(&ada, &id("s"), Access::Own).await.unwrap();
+    let before = store.session(&ada, &id("s"), AccessLevel::Owner).await.unwrap();
     for (named, on_path) in [
         ("b2", vec!["a", "b2", "c", "d2"]),
         ("d1", vec!["a", "b2", "c", "d1"]),
@@ -76,7 +76,7 @@ pub async fn head_moves_to_the_newest_leaf_below_a_message(store: &Arc<dyn Store
     assert_eq!(same.updated_at, at(50));
     post_text(store, &ada, "e", Parent::Head).await;
     assert_eq!(path(store, &ada).await, ["a", "b2", "c", "d2", "e"]);
-    assert_eq!(stored_messages(store, &ada, "s", View::All).await.len(), 10);
+    assert_eq!(stored_messages(store, &ada, "s", MessageView::All).await.len(), 10);
 }
 
 pub async fn head_stays_during_a_reply_and_for_strangers(store: &Arc<dyn Store>) {
@@ -122,14 +122,17 @@ pub async fn fork_copies_the_path_and_diverges(store: &Arc<dyn Store>) {
     let ada = user("ada");
     tree(store, &ada).await;
     let change = SessionChange {
-        title: Some(Title::given(Some("Mine")).unwrap()),
+        title: Some(SessionTitle::from_user(Some("Mine")).unwrap()),
         status: Some(SessionStatus::parse("closed").unwrap()),
         pinned: Some(true),
         archived: Some(true),
         meta: Some(object(r#"{"a":1}"#)),
         user_meta: Some(object(r#"{"b":2}"#)),
         theme: Some(object(r#"{"c":3}"#)),
-        settings: Some(Settings { model: Some("m".to_owned()), ..Settings::default() }),
+        settings: Some(SessionSettings {
+            model: Some("m".to_owned()),
+            ..SessionSettings::default()
+        }),
         participants: Some(vec![user("bob").user]),
         project_id: Some(Some(ProjectId::trusted("p"))),
     };
@@ -147,9 +150,9 @@ pub async fn fork_copies_the_path_and_diverges(store: &Arc<dyn Store>) {
         (title, title_source, project_id, settings, objects.map(|one| one.as_json().to_owned()))
     };
     assert_eq!(shape(&fork), shape(&source));
-    assert_eq!(store.session(&ada, &fork.id, Access::Own).await.unwrap().nodes, fork.nodes);
+    assert_eq!(store.session(&ada, &fork.id, AccessLevel::Owner).await.unwrap().nodes, fork.nodes);
 
-    let copied = stored_messages(store, &ada, fork.id.as_str(), View::All).await;
+    let copied = stored_messages(store, &ada, fork.id.as_str(), MessageView::All).await;
     let mut originals = Vec::new();
     for text in ["a", "b2", "c"] {
         originals.push(store.message(&ada, &id("s"), &message_id(text)).await.unwrap());
@@ -164,7 +167,7 @@ pub async fn fork_copies_the_path_and_diverges(store: &Arc<dyn Store>) {
     let next = message("ada", Role::User, "only here", 80);
     post(store, &ada, fork.id.as_str(), next, Parent::Head).await;
     store.delete_session(&ada, &id("s")).await.unwrap();
-    let rest = stored_messages(store, &ada, fork.id.as_str(), View::Path).await;
+    let rest = stored_messages(store, &ada, fork.id.as_str(), MessageView::Path).await;
     let rest: Vec<_> = rest.into_iter().map(|message| message.content).collect();
     assert_eq!(rest, ["a", "b2", "c", "only here"]);
 }
@@ -183,10 +186,10 @@ pub async fn guests_fork_belongs_to_the_guest_alone(store: &Arc<dyn Store>) {
     // A question can be forked while its reply is running.
     let fork = store.fork(&bob, &id("s"), &begun.question.id, at(9)).await.unwrap();
     assert_eq!((&fork.owner, &fork.project_id, fork.active_turn), (&bob.user, &None, None));
-    let copied = stored_messages(store, &bob, fork.id.as_str(), View::Path).await;
+    let copied = stored_messages(store, &bob, fork.id.as_str(), MessageView::Path).await;
     let senders: Vec<_> = copied.iter().map(|message| message.sender_id.as_str()).collect();
     assert_eq!(senders, ["bob", "ada"]);
-    let hidden = store.session(&ada, &fork.id, Access::Participate).await.unwrap_err();
+    let hidden = store.session(&ada, &fork.id, AccessLevel::Participant).await.unwrap_err();
     assert_eq!(hidden.kind, Kind::SessionNotFound);
 
     let kind = async |who: &Principal, message: &str| {
@@ -222,11 +225,11 @@ pub async fn fork_of_a_path_over_many_nodes_is_complete(store: &Arc<dyn Store>) 
         texts.push(text);
     }
     let fork = store.fork(&ada, &id("s"), &message_id("27"), at(50)).await.unwrap();
-    let copied = stored_messages(store, &ada, fork.id.as_str(), View::Path).await;
+    let copied = stored_messages(store, &ada, fork.id.as_str(), MessageView::Path).await;
     let copied: Vec<_> = copied.into_iter().map(|message| message.content).collect();
     assert_eq!(copied, texts[..28]);
     assert!(fork.nodes.unwrap().len() > 10);
-    let kept = store.session(&ada, &fork.id, Access::Own).await.unwrap();
+    let kept = store.session(&ada, &fork.id, AccessLevel::Owner).await.unwrap();
     assert_eq!((kept.messages_count, kept.head_id), (28, Some(message_id("27"))));
     let bounds =
         echoic::store::TailBounds { messages: 100, tokens: u32::MAX, overhead: 0, parts: 0 };

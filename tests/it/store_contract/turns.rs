@@ -3,8 +3,8 @@
 use super::{
     at, begin, begin_running, create, finish, id, lease_holder, message, stored_messages, user,
 };
-use echoic::domain::page::View;
-use echoic::domain::principal::Access;
+use echoic::domain::page::MessageView;
+use echoic::domain::principal::AccessLevel;
 use echoic::domain::{Role, TurnId};
 use echoic::error::{Error, Kind};
 use echoic::store::{
@@ -29,7 +29,7 @@ pub async fn one_of_many_concurrent_turns_gets_the_session(store: &Arc<dyn Store
             Err(error) => assert_eq!(error.kind, Kind::SessionBusy),
         }
     }
-    assert_eq!((winners, stored_messages(store, &ada, "s", View::All).await.len()), (1, 1));
+    assert_eq!((winners, stored_messages(store, &ada, "s", MessageView::All).await.len()), (1, 1));
 }
 
 pub async fn finish_frees_session_and_lost_claim_stores_nothing(store: &Arc<dyn Store>) {
@@ -44,14 +44,14 @@ pub async fn finish_frees_session_and_lost_claim_stores_nothing(store: &Arc<dyn 
     let stale = FinishTurn { turn_id: TurnId::generate(), ..finish(&begun, "hello", None) };
     assert!(store.finish_turn(stale).await.unwrap().is_none());
     assert!(store.finish_turn(finish(&begun, "hello", None)).await.unwrap().is_some());
-    let session = store.session(&ada, &id("s"), Access::Participate).await.unwrap();
+    let session = store.session(&ada, &id("s"), AccessLevel::Participant).await.unwrap();
     let head = Some(begun.turn.message_id.clone());
     assert_eq!((session.active_turn, session.messages_count, session.head_id), (None, 2, head));
     assert!(store.finish_turn(finish(&begun, "another", None)).await.unwrap().is_none());
     // A retry, as after a lost acknowledgement.
     let again = store.finish_turn(finish(&begun, "hello", None)).await.unwrap();
     assert!(again.unwrap().next.is_none());
-    let messages = stored_messages(store, &ada, "s", View::All).await;
+    let messages = stored_messages(store, &ada, "s", MessageView::All).await;
     assert_eq!(
         messages.iter().map(|message| message.content.as_str()).collect::<Vec<_>>(),
         ["hi", "hello"]
@@ -68,7 +68,7 @@ pub async fn turn_that_is_not_admitted_leaves_no_trace(store: &Arc<dyn Store>) {
     refused.session = SessionTarget::New(id("new"));
     refused.admit = Box::new(|_, _| Err(Error::new(Kind::ContextTooLong, "no")));
     assert_eq!(store.begin_turn(refused).await.unwrap_err().kind, Kind::ContextTooLong);
-    let gone = store.session(&ada, &id("new"), Access::Participate).await.unwrap_err();
+    let gone = store.session(&ada, &id("new"), AccessLevel::Participant).await.unwrap_err();
     assert_eq!(gone.kind, Kind::SessionNotFound);
 }
 
@@ -102,7 +102,7 @@ pub async fn repeated_turn_returns_its_first_result(store: &Arc<dyn Store>) {
         (reply.content.as_str(), reply.parent_id),
         ("hello", Some(begun.question.id.clone()))
     );
-    assert_eq!(stored_messages(store, &ada, "s", View::All).await.len(), 2);
+    assert_eq!(stored_messages(store, &ada, "s", MessageView::All).await.len(), 2);
 
     let waiting = BeginTurn { on_busy: OnBusy::Queue, ..begin(&ada, "s", "other") };
     let busy = begin_running(store, begin(&ada, "s", "busy")).await;
@@ -221,7 +221,7 @@ pub async fn preceding_messages_are_stored_with_theirs_or_not_at_all(store: &Arc
         ]
     };
     let texts = async || {
-        let messages = stored_messages(store, &ada, "s", View::Path).await;
+        let messages = stored_messages(store, &ada, "s", MessageView::Path).await;
         messages.into_iter().map(|message| message.content).collect::<Vec<_>>()
     };
     let refused = |error: Error, kind| assert_eq!(error.kind, kind);

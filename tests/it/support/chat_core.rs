@@ -4,7 +4,7 @@ use crate::store_contract::EmptyStore;
 use echoic::chat::{Chat, Parts};
 use echoic::domain::{Principal, Session, SessionId, Timestamp, UserId};
 use echoic::memory::{Defaults, Memory};
-use echoic::prompts::Prompts;
+use echoic::prompts::PromptTemplates;
 use echoic::provider::demo::Demo;
 use echoic::store::{Claimant, NewSession, SessionChange};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ pub struct ChatCore {
 
 impl ChatCore {
     pub fn new(fresh: EmptyStore) -> Self {
-        let prompts = Arc::new(Prompts::load(None).unwrap());
+        let prompts = Arc::new(PromptTemplates::load(None).unwrap());
         let defaults = Defaults {
             strategy: Default::default(),
             tokens: None,

@@ -6,19 +6,19 @@ use echoic::app::open_beside;
 use echoic::auth::{KeyTerms, new_key};
 use echoic::clock;
 use echoic::domain::UserId;
-use echoic::domain::key::Scope;
+use echoic::domain::key::AuthScope;
 use echoic::store::StoredKey;
 use reqwest::{Method, RequestBuilder};
 use serde_json::Value;
 
 impl Server {
     /// Creates a key for a user.
-    pub async fn key(&self, user: &str, scope: Scope) -> String {
+    pub async fn key(&self, user: &str, scope: AuthScope) -> String {
         self.create_stored_key(user, scope).await.0
     }
 
     /// Creates a key and returns its stored form as well.
-    pub async fn create_stored_key(&self, user: &str, scope: Scope) -> (String, StoredKey) {
+    pub async fn create_stored_key(&self, user: &str, scope: AuthScope) -> (String, StoredKey) {
         let terms = KeyTerms { user: UserId::trusted(user), name: None, scope, expires_at: None };
         let (text, stored) = new_key(terms, clock::now()).unwrap();
         self.store_key(&stored).await;

@@ -1,7 +1,7 @@
 //! What a response repeats of its request.
 
 use super::request::{Fields, Where};
-use crate::domain::session::Settings;
+use crate::domain::session::SessionSettings;
 use crate::error::{Error, Result};
 use crate::http::v1::conversations::ensure_metadata;
 use serde_json::{Map, Value, json};
@@ -14,7 +14,7 @@ impl Fields<'_> {
     /// What the answer repeats; where nothing is said, what OpenAI says then.
     pub(super) fn echo(
         &self,
-        settings: &Settings,
+        settings: &SessionSettings,
         place: &Where,
         default_model: &str,
     ) -> Result<Map<String, Value>> {
@@ -23,7 +23,7 @@ impl Fields<'_> {
         ensure_metadata(&metadata)?;
         let truncation = self.get::<String>("truncation", "must be auto or disabled")?;
         if truncation.as_ref().is_some_and(|word| !matches!(word.as_str(), "auto" | "disabled")) {
-            return Err(Error::invalid("truncation", "must be auto or disabled"));
+            return Err(Error::invalid_field("truncation", "must be auto or disabled"));
         }
         let said = |name: &str| self.get::<Value>(name, "must be JSON");
         let mut text = said("text")?.unwrap_or_else(|| json!({}));

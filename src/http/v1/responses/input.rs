@@ -3,8 +3,8 @@
 //! the response that it goes on from.
 
 use crate::chat::Earlier;
-use crate::domain::message::Body;
-use crate::domain::tool::{self, NewResult, ToolCall};
+use crate::domain::message::MessageBody;
+use crate::domain::tool::{self, NewToolResult, ToolCall};
 use crate::domain::{Message, MessageId, MessageType, Principal, Role, SessionId};
 use crate::error::{Error, Kind, Result};
 use crate::http::Api;
@@ -21,7 +21,7 @@ const MAX_EARLIER: usize = 8 << 20;
 #[derive(Default)]
 pub(super) struct Input {
     /// What came of calls that are not in the list itself.
-    pub(super) returned: Vec<NewResult>,
+    pub(super) returned: Vec<NewToolResult>,
     /// Whether something stood before these.
     pub(super) is_repeating: bool,
     /// The messages behind that and before the last one.
@@ -38,9 +38,9 @@ pub(super) fn read(raw: &RawValue) -> Result<Vec<Placed>> {
         return Ok(vec![Placed { place, sent: Sent::Message(Role::User, content) }]);
     }
     let items: Vec<&RawValue> = serde_json::from_str(raw.get())
-        .map_err(|_| Error::invalid("input", "must be a string or a list of items"))?;
+        .map_err(|_| Error::invalid_field("input", "must be a string or a list of items"))?;
     if items.len() > MAX_ITEMS {
-        return Err(Error::invalid("input", "must be at most 500 items"));
+        return Err(Error::invalid_field("input", "must be at most 500 items"));
     }
     let read = |(index, item)| Placed::read(format!("input[{index}]"), item);
     items.into_iter().enumerate().map(read).collect()
@@ -83,7 +83,7 @@ async fn referred(
         return Ok(Sent::Thought);
     }
     let not_found = |_| Error::new(Kind::MessageNotFound, format!("item with id '{id}' not found"));
-    let reply = item::message_of("id", id).map_err(|error| Error::from(error).at(place))?;
+    let reply = item::message_of("id", id).map_err(|error| Error::from(error).within(place))?;
     // In a stream, text behind a call has an item of its own; stored, it is one with the first.
     let (reply, is_rest) = match reply.as_str().split_once('_') {
         Some((reply, _)) => (MessageId::trusted(reply), true),
@@ -115,7 +115,7 @@ impl Input {
         };
         if !is_answerable {
             let wants = "must end with a message of the role user, or with outputs of functions";
-            return Err(Error::invalid("input", wants));
+            return Err(Error::invalid_field("input", wants));
         }
         let size = |one: &Earlier| one.body.content.len() + one.body.parts.as_json().len();
         if input.earlier.iter().map(size).sum::<usize>() > MAX_EARLIER {
@@ -128,17 +128,19 @@ impl Input {
     pub(super) fn calling(&self, path: &[Message]) -> Option<usize> {
         let is_returned = |call: ToolCall| self.returned.iter().any(|it| it.call_id == call.id);
         path.iter().rposition(|reply| {
-            reply.is_calling() && tool::calls(&reply.parts).into_iter().any(is_returned)
+            reply.is_awaiting_tool_results()
+                && tool::parse_calls(&reply.parts).into_iter().any(is_returned)
         })
     }
 
     /// Leaves out what the conversation holds: a library that knows its conversation says once more
     /// what the calling reply answered, and gives the outputs of earlier calls. `path` is its end.
     pub(super) fn without_known(mut self, path: &[Message]) -> Self {
-        let is_step = |message: &&Message| message.role == Role::Tool || message.is_calling();
+        let is_step =
+            |message: &&Message| message.role == Role::Tool || message.is_awaiting_tool_results();
         let steps: Vec<&Message> = path.iter().rev().take_while(is_step).collect();
         let question = path.iter().rev().nth(steps.len());
-        let known = steps.iter().flat_map(|step| tool::results(&step.parts));
+        let known = steps.iter().flat_map(|step| tool::parse_results(&step.parts));
         let known: Vec<String> = known.map(|result| result.call_id).collect();
         self.returned.retain(|result| !known.contains(&result.call_id));
         let first = self.earlier.first().or(self.last.as_ref());
@@ -159,7 +161,7 @@ impl Input {
 }
 
 /// Takes the outputs out of a list whose calls do not stand before them in it.
-fn returned(items: &mut Vec<Placed>) -> Vec<NewResult> {
+fn returned(items: &mut Vec<Placed>) -> Vec<NewToolResult> {
     let mut called: Vec<String> = Vec::new();
     let mut returned = Vec::new();
     items.retain(|item| match &item.sent {
@@ -184,26 +186,26 @@ impl From<NewItem> for Earlier {
 
 /// The message that holds these results of these calls.
 pub(super) fn message_of(
-    results: &[NewResult],
+    results: &[NewToolResult],
     calls: &[ToolCall],
     limit: usize,
 ) -> Result<Earlier> {
-    let (text, parts) = tool::message_of(results, calls, None);
-    let body = Body::parse("input", text, parts, MessageType::Text, limit)?;
+    let (text, parts) = tool::build_result_message(results, calls, None);
+    let body = MessageBody::parse("input", text, parts, MessageType::Text, limit)?;
     Ok(Earlier { role: Role::Tool, body, reply: ReplyFields::default() })
 }
 
 /// Refuses results that leave one of these calls without. Errors: in OpenAI's words.
-pub(super) fn ensure_all(results: &[NewResult], calls: &[ToolCall]) -> Result<()> {
+pub(super) fn ensure_all(results: &[NewToolResult], calls: &[ToolCall]) -> Result<()> {
     let has_result = |call: &&ToolCall| results.iter().all(|result| result.call_id != call.id);
     if let Some(call) = calls.iter().find(has_result) {
         let wants = format!("holds no tool output for function call {}", call.id);
-        return Err(Error::invalid("input", wants));
+        return Err(Error::invalid_field("input", wants));
     }
-    let is_unknown = |result: &&NewResult| calls.iter().all(|call| call.id != result.call_id);
+    let is_unknown = |result: &&NewToolResult| calls.iter().all(|call| call.id != result.call_id);
     if let Some(result) = results.iter().find(is_unknown) {
         let wants = format!("holds an output of {}, which nobody called", result.call_id);
-        return Err(Error::invalid("input", wants));
+        return Err(Error::invalid_field("input", wants));
     }
     Ok(())
 }

@@ -16,9 +16,9 @@ use super::errors::finally;
 use super::item::{Item, items_of};
 use super::items::{self, ItemList};
 use crate::chat::{Hearing, NewTurn, Standing};
-use crate::domain::page::{MAX_LIMIT, Slice, View};
-use crate::domain::principal::Access;
-use crate::domain::{Invalid, MessageId, Principal, SessionId, TurnId, tool};
+use crate::domain::page::{MAX_PAGE_SIZE, MessageSlice, MessageView};
+use crate::domain::principal::AccessLevel;
+use crate::domain::{FieldError, MessageId, Principal, SessionId, TurnId, tool};
 use crate::error::{Error, Kind, Result};
 use crate::http::Api;
 use crate::http::body::ChatBytes;
@@ -176,9 +176,9 @@ async fn answering(
         return Ok(input);
     }
     let calls = match reply {
-        Some(reply) => tool::calls(&api.store.message(who, session.id(), reply).await?.parts),
+        Some(reply) => tool::parse_calls(&api.store.message(who, session.id(), reply).await?.parts),
         None => {
-            let (view, slice, limit) = (View::Path, Slice::Newest, MAX_LIMIT);
+            let (view, slice, limit) = (MessageView::Path, MessageSlice::Newest, MAX_PAGE_SIZE);
             let query = MessageQuery { view, slice, limit };
             let mut path = api.store.messages(who, session.id(), query).await?.messages;
             if may_be_known {
@@ -186,7 +186,7 @@ async fn answering(
                 path.truncate(input.calling(&path).map_or(0, |at| at + 1));
             }
             input = input.without_known(&path);
-            path.last().map(|head| tool::calls(&head.parts)).unwrap_or_default()
+            path.last().map(|head| tool::parse_calls(&head.parts)).unwrap_or_default()
         }
     };
     ensure_all(&input.returned, &calls)?;
@@ -203,7 +203,7 @@ fn of_input(error: Error) -> Error {
     let complaint = error.details.as_ref().and_then(|details| details.get("messages"));
     match complaint.and_then(Value::as_str) {
         Some(wants) if error.kind == Kind::InvalidRequest => {
-            Error::invalid("input", wants.to_owned())
+            Error::invalid_field("input", wants.to_owned())
         }
         _ => error,
     }
@@ -236,7 +236,7 @@ async fn beside(
         Where::Behind(turn) => {
             let (session, response) = previous(api, who, turn).await?;
             note_session(who, "/v1/responses", &session);
-            let session = api.store.session(who, &session, Access::Participate).await?;
+            let session = api.store.session(who, &session, AccessLevel::Participant).await?;
             request.prompt_behind(api, &session, &response.reply_id).await?
         }
         _ => request.prompt(api.memory.default_model()),
@@ -293,7 +293,7 @@ pub(in crate::http) async fn get(
     let kept = Kept::read(&stored)?;
     if !(kept.is_background && kept.is_stream) {
         let wants = "must be left out: the response was not created with background and stream";
-        return Err(Error::invalid("stream", wants));
+        return Err(Error::invalid_field("stream", wants));
     }
     let heard = api.chat.hear_again(&who, &session, &stored).await?;
     let (head, reply) = (Head::of(&stored)?, stored.reply_id);
@@ -311,7 +311,7 @@ async fn told(
 ) -> Result<Value> {
     let head = Head::of(stored)?;
     // In this order: what is not running any more is stored.
-    let active = api.store.session(who, session, Access::Participate).await?.active_turn;
+    let active = api.store.session(who, session, AccessLevel::Participant).await?.active_turn;
     if active.is_some_and(|active| active.turn_id == stored.turn_id) {
         return Ok(head.told(Told::begun("in_progress")));
     }
@@ -343,7 +343,7 @@ pub(in crate::http) async fn cancel(
     if !Kept::read(&stored)?.is_background {
         let wants =
             "must name a response that was created with background: close the connection of others";
-        return Err(Error::invalid("response_id", wants));
+        return Err(Error::invalid_field("response_id", wants));
     }
     api.chat.stop(&who, &session, Some(&stored.turn_id)).await?;
     Ok(Json(told(&api, &who, &session, &stored).await?))
@@ -372,11 +372,12 @@ pub(in crate::http) async fn delete(
 ) -> Answer<Json<DeletedResponse>> {
     let (session, stored) = api.store.response(&who, &turn_of(&id)?).await?;
     if stored.asker != who.user {
-        api.store.session(&who, &session, Access::Own).await?;
+        api.store.session(&who, &session, AccessLevel::Owner).await?;
     }
     let kept = Kept::read(&stored)?;
     api.chat.stop(&who, &session, Some(&stored.turn_id)).await?;
-    let messages = api.store.session(&who, &session, Access::Participate).await?.messages_count;
+    let messages =
+        api.store.session(&who, &session, AccessLevel::Participant).await?.messages_count;
     let is_all_there_is = kept.is_own_session && messages as usize == kept.inputs + 1;
     if is_all_there_is {
         api.chat.delete_session(&who, &session).await?;
@@ -403,7 +404,7 @@ pub(in crate::http) async fn input_items(
     Caller(who): Caller,
     Path(id): Path<String>,
 ) -> Answer<Json<ItemList>> {
-    let limit = query.number("limit", 1..=MAX_LIMIT).unwrap_or(20);
+    let limit = query.number("limit", 1..=MAX_PAGE_SIZE).unwrap_or(20);
     let is_newest_first = query.word("order", &[("desc", true), ("asc", false)]).unwrap_or(true);
     let after = query.text("after");
     items::ignore_include(&mut query);
@@ -415,7 +416,8 @@ pub(in crate::http) async fn input_items(
     }
     if let Some(after) = after {
         let at = inputs.iter().position(|item| item.id == after);
-        let at = at.ok_or_else(|| Error::invalid("after", "must name an item of this list"))?;
+        let at =
+            at.ok_or_else(|| Error::invalid_field("after", "must name an item of this list"))?;
         inputs.drain(..=at);
     }
     let has_more = inputs.len() > limit as usize;
@@ -446,7 +448,7 @@ fn turn_of(response: &str) -> Result<TurnId> {
     Ok(parsed_turn("response_id", response)?)
 }
 
-fn parsed_turn(field: &'static str, response: &str) -> Result<TurnId, Invalid> {
+fn parsed_turn(field: &'static str, response: &str) -> Result<TurnId, FieldError> {
     let wants = "must be an ID that begins with resp_";
-    TurnId::parse(field, response.strip_prefix(PREFIX).ok_or(Invalid::new(field, wants))?)
+    TurnId::parse(field, response.strip_prefix(PREFIX).ok_or(FieldError::new(field, wants))?)
 }

@@ -27,7 +27,7 @@ pub(super) struct Kept {
 
 impl Kept {
     pub(super) fn read(stored: &StoredResponse) -> Result<Self> {
-        serde_json::from_str(&stored.request).map_err(Error::store)
+        serde_json::from_str(&stored.request).map_err(Error::store_unavailable)
     }
 
     pub(super) fn to_json(&self) -> Result<String> {
@@ -185,7 +185,7 @@ fn failure(reply: &Message) -> Option<Error> {
 /// What a stored reply says, as items; the last of them ended as the reply did.
 fn output(reply: &Message, status: &str) -> Vec<Value> {
     let text = Some(&reply.content).filter(|text| !text.is_empty());
-    let calls = tool::calls(&reply.parts);
+    let calls = tool::parse_calls(&reply.parts);
     let ended = |is_last| if is_last { status } else { "completed" };
     let thought = reply.parts.reasoning().map(|thought| {
         let status = ended(text.is_none() && calls.is_empty());

@@ -5,19 +5,19 @@ use super::object::Kept;
 use super::parsed_turn;
 use crate::chat::{Earlier, Prompt, PromptMessage, Wish};
 use crate::clock;
-use crate::domain::further::Further;
-use crate::domain::image::images;
-use crate::domain::memory::Strategy;
-use crate::domain::message::Body;
-use crate::domain::session::Settings;
-use crate::domain::tool::{self, NewResult, ToolResult};
-use crate::domain::{Invalid, MessageId, Role, Session, SessionId, TurnId};
+use crate::domain::extra_params::ExtraParams;
+use crate::domain::image::find_images;
+use crate::domain::memory::MemoryStrategy;
+use crate::domain::message::MessageBody;
+use crate::domain::session::SessionSettings;
+use crate::domain::tool::{self, NewToolResult, ToolResult};
+use crate::domain::{FieldError, MessageId, Role, Session, SessionId, TurnId};
 use crate::error::{Error, Kind, Result};
 use crate::http::Api;
 use crate::http::body::parse;
 use crate::http::v1::conversations::session_named;
 use crate::http::v1::item::Placed;
-use crate::json::Object;
+use crate::json::StrictObject;
 use crate::memory::{Incoming, NewMessage, tokens};
 use crate::store::{OnKnownId, Parent};
 use serde::Deserialize;
@@ -84,7 +84,7 @@ pub(super) struct Request {
     pub(super) items: Vec<Placed>,
     /// … and as messages, once [`Request::saying`] has told.
     pub(super) input: Input,
-    pub(super) settings: Settings,
+    pub(super) settings: SessionSettings,
     pub(super) kept: Kept,
 }
 
@@ -98,11 +98,11 @@ impl Request {
         let is_background = fields.get("background", BOOLEAN)?.unwrap_or(false);
         let is_stream = fields.get("stream", BOOLEAN)?.unwrap_or(false);
         if is_background && !is_stored {
-            return Err(Error::invalid("background", "must come with store: true"));
+            return Err(Error::invalid_field("background", "must come with store: true"));
         }
         fields.ensure_plain()?;
         let input = fields.0.get("input").filter(|input| input.get() != "null");
-        let input = input.ok_or_else(|| Error::invalid("input", "is missing"))?;
+        let input = input.ok_or_else(|| Error::invalid_field("input", "is missing"))?;
         let items = input::read(input)?;
         let settings = fields.settings(api.limits.message)?;
         let echo = fields.echo(&settings, &place, api.memory.default_model())?;
@@ -115,7 +115,7 @@ impl Request {
     pub(super) fn saying(mut self, input: Input) -> Self {
         if !input.earlier.is_empty() {
             // Whoever sends a list means all of it: memory takes what the context window holds.
-            self.settings.memory.strategy = Some(Strategy::Buffer);
+            self.settings.memory.strategy = Some(MemoryStrategy::Buffer);
         }
         let messages = [!input.returned.is_empty(), input.last.is_some()];
         self.kept.inputs =
@@ -141,8 +141,14 @@ impl Request {
 
     /// All of it, for a provider.
     pub(super) fn prompt(&self, default_model: &str) -> Prompt {
-        let Settings {
-            model, system_prompt, temperature, top_p, max_output_tokens, further, ..
+        let SessionSettings {
+            model,
+            system_prompt,
+            temperature,
+            top_p,
+            max_output_tokens,
+            extra_params: further,
+            ..
         } = self.settings.clone();
         let instructions = system_prompt.map(|text| PromptMessage::text(Role::System, text));
         Prompt {
@@ -164,8 +170,9 @@ impl Request {
         reply: &MessageId,
     ) -> Result<Prompt> {
         let memory = &api.memory;
-        let settings = self.settings.clone().over(session.settings.clone());
-        let returned: Vec<ToolResult> = self.input.returned.iter().map(NewResult::told).collect();
+        let settings = self.settings.clone().with_defaults(session.settings.clone());
+        let returned: Vec<ToolResult> =
+            self.input.returned.iter().map(NewToolResult::to_tool_result).collect();
         // Results mean nothing without their calls: both are the new message together.
         let role = if returned.is_empty() { Role::User } else { Role::Tool };
         let calling = memory.calling(session, role, Some(reply)).await?;
@@ -173,7 +180,7 @@ impl Request {
         let path = path.cloned();
         let last = self.input.last.as_ref().filter(|last| returned.is_empty() && last.role == role);
         let (text, images) = match last {
-            Some(Earlier { body, .. }) => (body.content.clone(), images(&body.parts)),
+            Some(Earlier { body, .. }) => (body.content.clone(), find_images(&body.parts)),
             None => {
                 let outputs: Vec<_> = returned.iter().map(|result| &*result.output).collect();
                 (outputs.join("\n"), Vec::new())
@@ -203,13 +210,13 @@ impl Request {
 }
 
 fn said(Earlier { role, body, .. }: &Earlier) -> PromptMessage {
-    let Body { content, parts, .. } = body;
+    let MessageBody { content, parts, .. } = body;
     PromptMessage {
         role: *role,
         content: content.as_str().into(),
-        images: images(parts),
-        calls: tool::calls(parts),
-        results: tool::results(parts),
+        images: find_images(parts),
+        calls: tool::parse_calls(parts),
+        results: tool::parse_results(parts),
     }
 }
 
@@ -227,7 +234,7 @@ impl Fields<'_> {
         wants: &'static str,
     ) -> Result<Option<T>> {
         let Some(value) = self.0.get(name) else { return Ok(None) };
-        serde_json::from_str(value.get()).map_err(|_| Error::invalid(name.to_owned(), wants))
+        serde_json::from_str(value.get()).map_err(|_| Error::invalid_field(name.to_owned(), wants))
     }
 
     fn ensure_known(&self) -> Result<()> {
@@ -269,11 +276,14 @@ impl Fields<'_> {
     /// Refuses what this server cannot do, rather than doing something else.
     fn ensure_plain(&self) -> Result<()> {
         if self.get::<Value>("prompt", OBJECT)?.is_some() {
-            return Err(Error::invalid("prompt", "must be left out: no prompts are kept here"));
+            return Err(Error::invalid_field(
+                "prompt",
+                "must be left out: no prompts are kept here",
+            ));
         }
         if self.get::<u32>("top_logprobs", "must be a whole number")?.is_some_and(|count| count > 0)
         {
-            return Err(Error::invalid(
+            return Err(Error::invalid_field(
                 "top_logprobs",
                 "must be left out where this server answers",
             ));
@@ -291,23 +301,23 @@ impl Fields<'_> {
         Ok(())
     }
 
-    fn settings(&self, limit: usize) -> Result<Settings> {
+    fn settings(&self, limit: usize) -> Result<SessionSettings> {
         let model: Option<String> = self.get("model", "must be a string")?;
-        let settings = Settings {
+        let settings = SessionSettings {
             model: model.filter(|model| !model.is_empty() && model != "default"),
             system_prompt: self.get("instructions", "must be a string")?,
             temperature: self.get("temperature", "must be a number from 0 to 2")?,
             top_p: self.get("top_p", "must be a number from 0 to 1")?,
             max_output_tokens: self
                 .get("max_output_tokens", "must be a whole number of at least 1")?,
-            further: self.further()?,
-            ..Settings::default()
+            extra_params: self.further()?,
+            ..SessionSettings::default()
         };
-        Ok(settings.checked(limit).map_err(in_their_names)?)
+        Ok(settings.validate(limit).map_err(in_their_names)?)
     }
 
     /// What is said to the provider in the words of Chat Completions.
-    fn further(&self) -> Result<Further> {
+    fn further(&self) -> Result<ExtraParams> {
         #[derive(Deserialize)]
         struct Text {
             #[serde(default)]
@@ -350,33 +360,36 @@ impl Fields<'_> {
             further.extend(value.map(|value| (name.to_owned(), value)));
             Ok::<_, Error>(())
         };
-        let reasoning: Option<Object<Reasoning>> = self.get("reasoning", OBJECT)?;
-        hand_on("reasoning_effort", reasoning.and_then(|Object(reasoning)| reasoning.effort))?;
-        let text: Option<Object<Text>> = self.get("text", OBJECT)?;
-        if let Some(Object(Text { format, verbosity })) = text {
+        let reasoning: Option<StrictObject<Reasoning>> = self.get("reasoning", OBJECT)?;
+        hand_on(
+            "reasoning_effort",
+            reasoning.and_then(|StrictObject(reasoning)| reasoning.effort),
+        )?;
+        let text: Option<StrictObject<Text>> = self.get("text", OBJECT)?;
+        if let Some(StrictObject(Text { format, verbosity })) = text {
             hand_on("verbosity", verbosity)?;
             let format = format.map(|format| response_format(&format)).transpose()?.flatten();
             further.extend(format.map(|format| ("response_format".to_owned(), format)));
         }
-        Ok(Further::new(further))
+        Ok(ExtraParams::new(further))
     }
 }
 
 /// A function as Chat Completions has it. Other tools run at OpenAI.
 fn function(tool: &RawValue) -> Result<Box<RawValue>> {
-    let wants = |_| Error::invalid("tools", "must be a list of tools, each with a type");
-    let Object(mut fields): Object<BTreeMap<String, Box<RawValue>>> =
+    let wants = |_| Error::invalid_field("tools", "must be a list of tools, each with a type");
+    let StrictObject(mut fields): StrictObject<BTreeMap<String, Box<RawValue>>> =
         serde_json::from_str(tool.get()).map_err(wants)?;
     let kind = fields.remove("type").unwrap_or_default();
     let kind: String = serde_json::from_str(kind.get()).map_err(wants)?;
     if kind != "function" {
         let kind: String = kind.chars().take(64).collect();
         let wants = format!("must not have tools of the type {kind}, which do not run here");
-        return Err(Error::invalid("tools", wants));
+        return Err(Error::invalid_field("tools", wants));
     }
     let name = fields.get("name").and_then(|name| serde_json::from_str(name.get()).ok());
     if name.is_none_or(|name: String| name.is_empty()) {
-        return Err(Error::invalid("tools", "must have functions that each have a name"));
+        return Err(Error::invalid_field("tools", "must have functions that each have a name"));
     }
     fields.retain(|_, value| value.get() != "null");
     let kind = to_raw_value("function").map_err(Error::internal)?;
@@ -406,7 +419,7 @@ fn tool_choice(choice: &RawValue) -> Result<Box<RawValue>> {
             to_raw_value(&json!({"type": "function", "function": {"name": name}}))
         }
         Ok(Choice::None(())) => to_raw_value(&Value::Null),
-        _ => return Err(Error::invalid("tool_choice", wants)),
+        _ => return Err(Error::invalid_field("tool_choice", wants)),
     }
     .map_err(Error::internal)
 }
@@ -415,8 +428,8 @@ fn tool_choice(choice: &RawValue) -> Result<Box<RawValue>> {
 /// in that order.
 fn response_format(format: &RawValue) -> Result<Option<Box<RawValue>>> {
     let wants = "must be {type: text}, {type: json_object} or {type: json_schema, name, schema}";
-    let wants = |_| Error::invalid("text.format", wants);
-    let Object(mut fields): Object<BTreeMap<String, Box<RawValue>>> =
+    let wants = |_| Error::invalid_field("text.format", wants);
+    let StrictObject(mut fields): StrictObject<BTreeMap<String, Box<RawValue>>> =
         serde_json::from_str(format.get()).map_err(wants)?;
     let kind = fields.remove("type").unwrap_or_default();
     let kind: String = serde_json::from_str(kind.get()).map_err(wants)?;
@@ -426,7 +439,7 @@ fn response_format(format: &RawValue) -> Result<Option<Box<RawValue>>> {
         "json_schema" => {
             for name in ["name", "schema"] {
                 if !fields.contains_key(name) {
-                    return Err(Error::invalid(format!("text.format.{name}"), "is missing"));
+                    return Err(Error::invalid_field(format!("text.format.{name}"), "is missing"));
                 }
             }
             let schema = to_raw_value(&fields).map_err(Error::internal)?;
@@ -434,7 +447,7 @@ fn response_format(format: &RawValue) -> Result<Option<Box<RawValue>>> {
             to_raw_value(&BTreeMap::from([("type", kind), ("json_schema", schema)]))
         }
         _ => {
-            return Err(Error::invalid(
+            return Err(Error::invalid_field(
                 "text.format.type",
                 "must be text, json_object or json_schema",
             ));
@@ -444,7 +457,7 @@ fn response_format(format: &RawValue) -> Result<Option<Box<RawValue>>> {
 }
 
 /// The complaint about a setting, by the name it has in this body.
-fn in_their_names(mut invalid: Invalid) -> Invalid {
+fn in_their_names(mut invalid: FieldError) -> FieldError {
     invalid.field = match &*invalid.field {
         "topP" => "top_p".into(),
         "maxOutputTokens" => "max_output_tokens".into(),

@@ -1,6 +1,6 @@
 //! What a request asks of a reply beside a session's settings.
 
-use super::Invalid;
+use super::FieldError;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -10,9 +10,9 @@ use std::collections::BTreeMap;
 /// came: `stop`, `seed`, `response_format`, and whatever else a provider may know. The order of
 /// names in them may matter: a model writes JSON in the order of its schema.
 #[derive(Debug, Clone, Default, Deserialize)]
-pub struct Further(BTreeMap<String, Box<RawValue>>);
+pub struct ExtraParams(BTreeMap<String, Box<RawValue>>);
 
-impl Further {
+impl ExtraParams {
     /// Takes fields.
     pub fn new(fields: BTreeMap<String, Box<RawValue>>) -> Self {
         Self(fields)
@@ -25,7 +25,7 @@ impl Further {
     }
 
     /// One of the fields, as it came.
-    pub fn raw(&self, name: &str) -> Option<&RawValue> {
+    pub fn get_raw(&self, name: &str) -> Option<&RawValue> {
         self.0.get(name).map(|value| &**value)
     }
 
@@ -42,30 +42,35 @@ impl Further {
 }
 
 /// Refuses tools that are no functions: others run at their vendor, whose words for them differ.
-pub fn ensure_functions(field: &'static str, tools: Option<&RawValue>) -> Result<(), Invalid> {
+pub fn check_function_tools(
+    field: &'static str,
+    tools: Option<&RawValue>,
+) -> Result<(), FieldError> {
     #[derive(Deserialize)]
-    struct Tool {
+    struct ToolDefinition {
         #[serde(rename = "type")]
         kind: String,
-        function: Function,
+        function: FunctionDefinition,
     }
     #[derive(Deserialize)]
-    struct Function {
+    struct FunctionDefinition {
         name: String,
     }
     let Some(tools) = tools else { return Ok(()) };
     let wants = || {
-        Invalid::new(
+        FieldError::new(
             field,
             "must be a list of {\"type\": \"function\", \"function\": {\"name\", \"description\"?, \"parameters\"?}}",
         )
     };
-    let tools: Option<Vec<Tool>> = serde_json::from_str(tools.get()).map_err(|_| wants())?;
-    let is_function = |tool: &Tool| tool.kind == "function" && !tool.function.name.is_empty();
+    let tools: Option<Vec<ToolDefinition>> =
+        serde_json::from_str(tools.get()).map_err(|_| wants())?;
+    let is_function =
+        |tool: &ToolDefinition| tool.kind == "function" && !tool.function.name.is_empty();
     if tools.unwrap_or_default().iter().all(is_function) { Ok(()) } else { Err(wants()) }
 }
 
-impl PartialEq for Further {
+impl PartialEq for ExtraParams {
     fn eq(&self, other: &Self) -> bool {
         let texts = |fields: &Self| -> Vec<(String, String)> {
             fields.0.iter().map(|(name, value)| (name.clone(), value.get().to_owned())).collect()
@@ -74,7 +79,7 @@ impl PartialEq for Further {
     }
 }
 
-impl Serialize for Further {
+impl Serialize for ExtraParams {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.0.serialize(serializer)
     }
