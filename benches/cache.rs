@@ -18,9 +18,9 @@ use echoic::domain::{
 };
 use echoic::memory::{Defaults, Incoming, Memory, NewMessage};
 use echoic::prompts::PromptTemplates;
-use echoic::store::sqlite::{SqliteStore, Sync};
+use echoic::store::sqlite::{Durability, SqliteStore};
 use echoic::store::{
-    self, MessageStore, NewSession, Parent, PostMessage, ReplyFields, SessionStore,
+    self, MessageParent, MessageStore, NewSession, PostMessage, ReplyFields, SessionStore,
 };
 use std::sync::Arc;
 use tiktoken_rs::o200k_base_singleton;
@@ -55,7 +55,7 @@ fn main() {
 /// The tokens that were cached, and all, of a conversation's prompts.
 async fn conversation(budget: u32, recalled: u32) -> (usize, usize) {
     let folder = tempfile::tempdir().unwrap();
-    let store = SqliteStore::open(&folder.path().join("echoic.db"), Sync::Normal).unwrap();
+    let store = SqliteStore::open(&folder.path().join("echoic.db"), Durability::Normal).unwrap();
     let store = Arc::new(store);
     let defaults = Defaults {
         strategy: MemoryStrategy::Recall,
@@ -81,7 +81,7 @@ async fn conversation(budget: u32, recalled: u32) -> (usize, usize) {
     };
     let (mut cached, mut all, mut before) = (0, 0, Vec::new());
     for turn in 0..REQUESTS {
-        let session = store.session(&owner, &id, AccessLevel::Owner).await.unwrap();
+        let session = store.get_session(&owner, &id, AccessLevel::Owner).await.unwrap();
         let question = sentence(turn * 2, 20);
         let prompt = prompt(&memory, &settings, &session, &question, turn).await;
         let same = prompt.iter().zip(&before).take_while(|(one, other)| one == other).count();
@@ -140,8 +140,8 @@ async fn keep(
     let post = PostMessage {
         session_id: session.clone(),
         message,
-        parent: Parent::Head,
-        idempotency: None,
+        parent: MessageParent::Head,
+        idempotency_key: None,
         now: at(number / 2),
     };
     store.post_message(owner, post).await.unwrap();

@@ -16,9 +16,9 @@ use echoic::domain::{
 use echoic::memory::rank::{Index, Said};
 use echoic::memory::{Assembled, Defaults, Incoming, Memory, NewMessage, tokens};
 use echoic::prompts::PromptTemplates;
-use echoic::store::sqlite::{SqliteStore, Sync};
+use echoic::store::sqlite::{Durability, SqliteStore};
 use echoic::store::{
-    self, ImportSession, NewSession, Parent, ReplyFields, SessionStore, TransferStore,
+    self, ImportSession, MessageParent, NewSession, ReplyFields, SessionStore, TransferStore,
 };
 use std::hint::black_box;
 use std::sync::Arc;
@@ -76,7 +76,8 @@ struct World {
 impl World {
     fn new() -> Self {
         let (runtime, folder) = (Runtime::new().unwrap(), tempfile::tempdir().unwrap());
-        let store = SqliteStore::open(&folder.path().join("echoic.db"), Sync::Normal).unwrap();
+        let store =
+            SqliteStore::open(&folder.path().join("echoic.db"), Durability::Normal).unwrap();
         let store = Arc::new(store);
         let sessions =
             LENGTHS.iter().map(|length| runtime.block_on(keep(&store, *length))).collect();
@@ -123,25 +124,25 @@ async fn keep(store: &SqliteStore, length: usize) -> Session {
             created_at: at(number),
             reply: ReplyFields::default(),
         };
-        (message, Parent::Head)
+        (message, MessageParent::Head)
     });
     let id = SessionId::trusted(format!("length-{length}"));
     let import = ImportSession {
         id: id.clone(),
-        other_id: id.clone(),
-        new: NewSession::default(),
+        fallback_id: id.clone(),
+        fields: NewSession::default(),
         status: SessionStatus::default(),
         archived: false,
         pinned: false,
         created_at: at(0),
         last_seen: None,
         head_id: None,
-        keeps_title: false,
+        keep_title: false,
         read_marks: Default::default(),
         messages: messages.collect(),
     };
     store.import_session(&owner, import, at(length)).await.unwrap();
-    store.session(&owner, &id, AccessLevel::Owner).await.unwrap()
+    store.get_session(&owner, &id, AccessLevel::Owner).await.unwrap()
 }
 
 fn warm(criterion: &mut Criterion) {

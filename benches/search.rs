@@ -16,8 +16,10 @@ use echoic::domain::{MessageId, MessageType, Principal, Role, SessionId, Timesta
 use echoic::memory::{Defaults, Memory};
 use echoic::prompts::PromptTemplates;
 use echoic::provider::demo::Demo;
-use echoic::store::sqlite::{SqliteStore, Sync};
-use echoic::store::{Claimant, ImportSession, NewMessage, NewSession, Parent, ReplyFields, Store};
+use echoic::store::sqlite::{Durability, SqliteStore};
+use echoic::store::{
+    ImportSession, LeaseHolder, MessageParent, NewMessage, NewSession, ReplyFields, Store,
+};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -32,7 +34,7 @@ fn main() {
     runtime.block_on(async {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("echoic.db");
-        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&path, Sync::Normal).unwrap());
+        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&path, Durability::Normal).unwrap());
         let owner = Principal { user: UserId::trusted("bench"), is_admin: false };
         for number in 0..sessions {
             let now = Timestamp::from_millis(1_800_000_000_000);
@@ -101,14 +103,14 @@ fn session(number: usize) -> ImportSession {
             created_at: Timestamp::from_millis(start + place as i64 * 1000),
             reply: ReplyFields::default(),
         };
-        (message, if place == 0 { Parent::Root } else { Parent::Head })
+        (message, if place == 0 { MessageParent::Root } else { MessageParent::Head })
     });
     let title = SessionTitle::from_user(Some(&format!("The subject {number}"))).unwrap();
     ImportSession {
         id: id.clone(),
-        other_id: id,
-        new: NewSession { title, ..NewSession::default() },
-        keeps_title: true,
+        fallback_id: id,
+        fields: NewSession { title, ..NewSession::default() },
+        keep_title: true,
         read_marks: Default::default(),
         status: SessionStatus::default(),
         archived: false,
@@ -129,7 +131,7 @@ fn chat(store: Arc<dyn Store>) -> Chat {
         provider: Arc::new(Demo::default()),
         title_model: None,
         summary_model: None,
-        claimant: Claimant { instance: "bench".to_owned(), boot: "1".to_owned() },
+        claimant: LeaseHolder { instance: "bench".to_owned(), boot: "1".to_owned() },
         prompts,
         store,
     })

@@ -10,9 +10,9 @@ use echoic::domain::message::{MessageBody, MessageParts};
 use echoic::domain::session::SessionStatus;
 use echoic::domain::{MessageId, MessageType, Principal, Role, SessionId, Timestamp, UserId};
 use echoic::store::mongo::MongoStore;
-use echoic::store::sqlite::{SqliteStore, Sync};
+use echoic::store::sqlite::{Durability, SqliteStore};
 use echoic::store::{
-    ImportSession, NewMessage, NewSession, Parent, ReplyFields, Store, TailBounds,
+    HistoryLimits, ImportSession, MessageParent, NewMessage, NewSession, ReplyFields, Store,
 };
 use mongodb::bson::{Document, doc};
 use std::time::{Duration, Instant};
@@ -24,13 +24,14 @@ const STEP: usize = 10_000;
 /// Windows that are loaded of each session, in turns.
 const ROUNDS: usize = 300;
 /// A window of the default budget, with messages of about fifty tokens.
-const BOUNDS: TailBounds = TailBounds { messages: 1_000, tokens: 4_000, overhead: 4, parts: 0 };
+const BOUNDS: HistoryLimits =
+    HistoryLimits { max_messages: 1_000, max_tokens: 4_000, token_overhead: 4, max_part_bytes: 0 };
 
 fn main() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let folder = tempfile::tempdir().unwrap();
-        let file = SqliteStore::open(&folder.path().join("echoic.db"), Sync::Full).unwrap();
+        let file = SqliteStore::open(&folder.path().join("echoic.db"), Durability::Full).unwrap();
         compare("sqlite", &file).await;
         if let Ok(server) = std::env::var("ECHOIC_TEST_MONGODB") {
             let (server, options) = server.split_once("/?").unwrap();
@@ -53,7 +54,7 @@ async fn compare(name: &str, store: &dyn Store) {
     for _ in 0..ROUNDS {
         for ((session, head), times) in heads.iter().zip(&mut times) {
             let begun = Instant::now();
-            let window = store.tail(session, head, BOUNDS).await.unwrap();
+            let window = store.recent_history(session, head, BOUNDS).await.unwrap();
             times.push(begun.elapsed());
             assert!(window.len() > 50);
         }
@@ -96,20 +97,20 @@ async fn fill(store: &dyn Store, owner: &Principal, length: usize) -> MessageId 
                 created_at: Timestamp::from_millis(1_700_000_000_000 + number as i64),
                 reply: ReplyFields::default(),
             };
-            let parent = if number == 0 { Parent::Root } else { Parent::Head };
+            let parent = if number == 0 { MessageParent::Root } else { MessageParent::Head };
             (message, parent)
         });
         let import = ImportSession {
             id: session(length),
-            other_id: session(length),
-            new: NewSession::default(),
+            fallback_id: session(length),
+            fields: NewSession::default(),
             status: SessionStatus::default(),
             archived: false,
             pinned: false,
             created_at: Timestamp::from_millis(1_700_000_000_000),
             last_seen: None,
             head_id: None,
-            keeps_title: false,
+            keep_title: false,
             read_marks: Default::default(),
             messages: messages.collect(),
         };

@@ -17,10 +17,10 @@ use crate::provider::demo::{self, Demo};
 use crate::provider::embeddings::{Embedder, EmbeddingsEndpoint};
 use crate::provider::guarded::{Guarded, Patience};
 use crate::provider::openai::{Endpoint, OFFICIAL, OFFICIAL_MODEL};
+use crate::store::migration::{MigrationSource, MigrationTarget};
 use crate::store::mongo::MongoStore;
-use crate::store::moving::{MoveIn, MoveOut};
-use crate::store::sqlite::{SqliteStore, Sync};
-use crate::store::{Claimant, Store};
+use crate::store::sqlite::{Durability, SqliteStore};
+use crate::store::{LeaseHolder, Store};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -232,8 +232,8 @@ fn access(config: &Config, tuning: Tuning) -> auth::Settings {
 
 async fn open_store(config: &Config) -> Result<Arc<dyn Store>> {
     let sync = match config.sqlite_sync {
-        SqliteSync::Full => Sync::Full,
-        SqliteSync::Normal => Sync::Normal,
+        SqliteSync::Full => Durability::Full,
+        SqliteSync::Normal => Durability::Normal,
     };
     match &config.database_url {
         DatabaseUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open(path, sync)?)),
@@ -244,15 +244,15 @@ async fn open_store(config: &Config) -> Result<Arc<dyn Store>> {
 /// The store to look at beside a server that uses it: nothing in it can be changed.
 pub async fn open_to_look(url: &DatabaseUrl) -> Result<Arc<dyn Store>> {
     match url {
-        DatabaseUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open_to_look(path)?)),
-        DatabaseUrl::Mongodb(url) => Ok(Arc::new(MongoStore::open_to_look(url).await?)),
+        DatabaseUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open_read_only(path)?)),
+        DatabaseUrl::Mongodb(url) => Ok(Arc::new(MongoStore::open_read_only(url).await?)),
     }
 }
 
 /// The store to make and revoke keys in, beside a server that uses it or before there is one.
 pub async fn open_beside(url: &DatabaseUrl) -> Result<Arc<dyn Store>> {
     match url {
-        DatabaseUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open_beside(path)?)),
+        DatabaseUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open_shared(path)?)),
         DatabaseUrl::Mongodb(url) => Ok(Arc::new(MongoStore::open(url, Duration::ZERO).await?)),
     }
 }
@@ -279,7 +279,7 @@ pub(crate) fn memory_to_look(
 /// once it is closed.
 pub async fn open_to_import(url: &DatabaseUrl) -> Result<Arc<dyn Store>> {
     match url {
-        DatabaseUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open(path, Sync::Normal)?)),
+        DatabaseUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open(path, Durability::Normal)?)),
         DatabaseUrl::Mongodb(url) => Ok(Arc::new(MongoStore::open(url, IMPORT_LEASE).await?)),
     }
 }
@@ -289,12 +289,12 @@ pub async fn open_to_import(url: &DatabaseUrl) -> Result<Arc<dyn Store>> {
 pub(crate) async fn open_to_move(
     from: &Path,
     to: &str,
-) -> Result<(Box<dyn MoveOut>, Box<dyn MoveIn>)> {
+) -> Result<(Box<dyn MigrationSource>, Box<dyn MigrationTarget>)> {
     let of = |option: &str, error: Error| {
         let sentence = error.message.replace("DATABASE_URL", option);
         Error { message: sentence.into(), ..error }
     };
-    let from = SqliteStore::open_to_move(from).map_err(|error| of("--from", error))?;
+    let from = SqliteStore::open_for_migration(from).map_err(|error| of("--from", error))?;
     // It claims no turns, so it needs no lease.
     let to = MongoStore::open(to, Duration::ZERO).await.map_err(|error| of("--to", error))?;
     Ok((Box::new(from), Box::new(to)))
@@ -351,10 +351,10 @@ fn title_model(config: &Config, model: &str) -> Option<String> {
 
 /// A host and an address are one instance, for nobody else can listen there; each start is another
 /// life.
-fn claimant(address: SocketAddr) -> Claimant {
+fn claimant(address: SocketAddr) -> LeaseHolder {
     let host = gethostname::gethostname();
     let instance = format!("{}/{address}", host.to_string_lossy());
-    Claimant { instance, boot: Uuid::now_v7().to_string() }
+    LeaseHolder { instance, boot: Uuid::now_v7().to_string() }
 }
 
 /// A provider, and the model that answers unless another is asked for.

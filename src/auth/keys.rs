@@ -84,7 +84,7 @@ impl Keys {
     /// The user who came with a key.
     pub(super) async fn identify(&self, text: &str) -> Result<Identity> {
         let id = id_of(text).ok_or_else(refused)?;
-        let found = self.store.key(&id).await?;
+        let found = self.store.find_key(&id).await?;
         // A key that does not exist is compared, too, so that it takes as long.
         let expected = found.as_ref().map_or([0; 32], |stored| stored.digest);
         let is_right = bool::from(digest(text).ct_eq(&expected));
@@ -98,7 +98,7 @@ impl Keys {
 
     /// Whether a key that was good still is there.
     pub(super) async fn is_there(&self, id: &KeyId) -> Result<bool> {
-        Ok(self.store.key(id).await?.is_some())
+        Ok(self.store.find_key(id).await?.is_some())
     }
 
     /// Writes down when keys were used, now and then and at the end.
@@ -110,7 +110,7 @@ impl Keys {
             if uses.is_empty() {
                 continue;
             }
-            if let Err(error) = self.store.touch_keys(uses.into_iter().collect()).await {
+            if let Err(error) = self.store.record_key_uses(uses.into_iter().collect()).await {
                 tracing::warn!(error = %error.chain(), "when keys were used was not written down");
             }
         }

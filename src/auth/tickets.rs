@@ -52,7 +52,9 @@ pub async fn issue_ticket(
     };
     let holder = serde_json::to_string(&holder).map_err(Error::internal)?;
     let expires_at = Timestamp::from_millis(now.as_millis() + LIFE);
-    store.add_ticket(StoredTicket { digest: digest(&text), holder, expires_at }, now).await?;
+    store
+        .add_ticket(StoredTicket { digest: digest(&text), owner: holder, expires_at }, now)
+        .await?;
     Ok((text, expires_at))
 }
 
@@ -65,9 +67,9 @@ pub async fn redeem_ticket(
     if text.len() > LONGEST || !text.starts_with(PREFIX) {
         return Err(refused());
     }
-    let ticket = store.take_ticket(&digest(text)).await?;
+    let ticket = store.redeem_ticket(&digest(text)).await?;
     let ticket = ticket.filter(|ticket| now < ticket.expires_at).ok_or_else(refused)?;
-    let holder: Holder = serde_json::from_str(&ticket.holder).map_err(Error::store_unavailable)?;
+    let holder: Holder = serde_json::from_str(&ticket.owner).map_err(Error::store_unavailable)?;
     let scope = AuthScope::from_name(&holder.scope).ok_or_else(refused)?;
     let identity = Identity::of(UserId::trusted(holder.user), scope);
     Ok(Identity {

@@ -68,9 +68,9 @@ impl Beside<'_> {
             status: if written.failure.is_some() { Status::Failed } else { Status::Complete },
             usage,
             cost: compute_cost(&self.chat.terms.prices, model, &usage),
-            at: clock::now(),
+            ended_at: clock::now(),
         };
-        if let Err(error) = self.chat.store.book(entry).await {
+        if let Err(error) = self.chat.store.record_usage(entry).await {
             let kind = self.kind.as_str();
             tracing::error!(session.id = %self.session.id, call.kind = kind, error = %error.chain(), "what a call used was not booked");
         }

@@ -8,7 +8,7 @@ use super::events::What;
 use crate::domain::title::{SessionTitle, TitleSource};
 use crate::domain::{Message, MessageId, Principal, Session, SessionId, Timestamp};
 use crate::error::Result;
-use crate::store::{Imported, NewSession, PostMessage, Seen};
+use crate::store::{ImportOutcome, NewSession, PostMessage, ReadMarkUpdate};
 use std::sync::Arc;
 
 impl Chat {
@@ -60,7 +60,7 @@ impl Chat {
     ) -> Result<Session> {
         let (chat, who, id, message) = (self.clone(), who.clone(), id.clone(), message.clone());
         self.carry_through(async move {
-            let session = chat.store.move_head(&who, &id, &message, now).await?;
+            let session = chat.store.set_head(&who, &id, &message, now).await?;
             // The head may have been there already.
             if session.updated_at == now {
                 chat.events.publish(&id, What::Changed);
@@ -80,7 +80,7 @@ impl Chat {
     ) -> Result<bool> {
         let (chat, who, id, head) = (self.clone(), who.clone(), id.clone(), head.clone());
         self.carry_through(async move {
-            let moved = chat.store.step_back(&who, &id, &head, crate::clock::now()).await?;
+            let moved = chat.store.pop_head(&who, &id, &head, crate::clock::now()).await?;
             if moved.is_some() {
                 chat.events.publish(&id, What::Changed);
             }
@@ -99,7 +99,7 @@ impl Chat {
     ) -> Result<Session> {
         let (chat, who, id, message) = (self.clone(), who.clone(), id.clone(), message.clone());
         self.carry_through(async move {
-            let session = chat.store.fork(&who, &id, &message, now).await?;
+            let session = chat.store.fork_session(&who, &id, &message, now).await?;
             chat.events.publish(&session.id, What::Created);
             Ok(session)
         })
@@ -112,12 +112,12 @@ impl Chat {
         who: &Principal,
         id: &SessionId,
         up_to: &MessageId,
-    ) -> Result<Seen> {
+    ) -> Result<ReadMarkUpdate> {
         let (chat, who, id, up_to) = (self.clone(), who.clone(), id.clone(), up_to.clone());
         self.carry_through(async move {
             let seen = chat.store.mark_seen(&who, &id, &up_to).await?;
             if seen.has_moved {
-                chat.events.publish(&id, What::seen(&who.user, &seen.up_to));
+                chat.events.publish(&id, What::seen(&who.user, &seen.message_id));
             }
             Ok(seen)
         })
@@ -125,8 +125,8 @@ impl Chat {
     }
 
     /// Says that a session was imported. Its messages are not told one by one.
-    pub fn publish_imported(&self, imported: &Imported) {
-        let Imported { session_id, messages, .. } = imported;
+    pub fn publish_imported(&self, imported: &ImportOutcome) {
+        let ImportOutcome { session_id, added_messages: messages, .. } = imported;
         self.events.publish(session_id, What::Imported { messages: *messages });
     }
 

@@ -171,11 +171,11 @@ impl Direct {
             model: Some(std::mem::take(&mut self.model)),
             status: Status::Complete,
             usage,
-            at: clock::now(),
+            ended_at: clock::now(),
         };
         let chat = self.chat.clone();
         Some(self.chat.turns.spawn(async move {
-            if let Err(error) = chat.store.book(entry).await {
+            if let Err(error) = chat.store.record_usage(entry).await {
                 tracing::error!(error = %error.chain(), "what a request without a session used was not booked");
             }
         }))

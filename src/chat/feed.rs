@@ -12,7 +12,7 @@ use super::events::{Event, EventReader, Mailbox, Notice, What};
 use crate::domain::principal::{AccessDecision, AccessLevel};
 use crate::domain::{MessageId, Principal, Session, SessionId};
 use crate::error::{Error, Kind, Result};
-use crate::store::{Heard, Told};
+use crate::store::{EventBundle, FeedPosition};
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ impl Chat {
     /// `session_not_found`.
     pub async fn events(&self, who: &Principal, only: Option<SessionId>) -> Result<EventReader> {
         if let Some(id) = &only {
-            self.store.session(who, id, AccessLevel::Participant).await?;
+            self.store.get_session(who, id, AccessLevel::Participant).await?;
         }
         Ok(self.events.listen(who.clone(), only))
     }
@@ -56,7 +56,7 @@ impl Chat {
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // How far the others were heard, while anybody listens here.
-        let mut heard: Option<Heard> = None;
+        let mut heard: Option<FeedPosition> = None;
         loop {
             if !self.events.has_listeners() {
                 heard = None;
@@ -70,7 +70,7 @@ impl Chat {
             if self.store.is_shared() {
                 match &mut heard {
                     Some(heard) => self.hear_others(&work.listeners, heard).await,
-                    None => heard = Some(self.persistently(|| self.store.last_told()).await),
+                    None => heard = Some(self.persistently(|| self.store.feed_position()).await),
                 }
             }
             work.coming.iter().for_each(|mailbox| mailbox.post_sync());
@@ -78,10 +78,10 @@ impl Chat {
     }
 
     /// Hands out what the others told since.
-    async fn hear_others(&self, listeners: &[Arc<Mailbox>], heard: &mut Heard) {
+    async fn hear_others(&self, listeners: &[Arc<Mailbox>], heard: &mut FeedPosition) {
         let own = &self.claimant.boot;
-        for Told { boot, number, news } in
-            self.persistently(|| self.store.told_behind(heard, own)).await
+        for EventBundle { boot, number, events: news } in
+            self.persistently(|| self.store.read_events_after(heard, own)).await
         {
             let before = heard.insert(boot, number);
             let is_whole = before.is_none_or(|before| before + 1 == number);
@@ -167,7 +167,8 @@ impl Chat {
     /// The session as it is now, without its nodes, as in lists.
     async fn session_now(&self, id: &str) -> Result<Option<Session>> {
         let id = SessionId::trusted(id);
-        let found = self.store.session(&Principal::server(), &id, AccessLevel::Participant).await;
+        let found =
+            self.store.get_session(&Principal::server(), &id, AccessLevel::Participant).await;
         Ok(found_or_gone(found)?.map(|session| Session { nodes: None, ..session }))
     }
 
@@ -191,7 +192,7 @@ impl Chat {
             What::Seen { user, up_to } => Event::Seen { session_id, user_id: user, up_to }.encode(),
             What::Message { id } => {
                 let id = MessageId::trusted(id.as_str());
-                let found = self.store.message(&Principal::server(), &session.id, &id).await;
+                let found = self.store.get_message(&Principal::server(), &session.id, &id).await;
                 let Some(message) = found_or_gone(found)? else { return Ok(None) };
                 Event::Message { session_id, message: &message }.encode()
             }
@@ -209,8 +210,8 @@ impl Chat {
             };
             for notices in untold.chunks(BUNDLE) {
                 let news = serde_json::to_string(notices).unwrap_or_default();
-                let told = Told { boot: self.claimant.boot.clone(), number, news };
-                let telling = self.persistently(|| self.store.tell(&told));
+                let told = EventBundle { boot: self.claimant.boot.clone(), number, events: news };
+                let telling = self.persistently(|| self.store.publish_events(&told));
                 tokio::select! {
                     () = telling => {}
                     () = async { stop.cancelled().await; sleep(LAST_WORDS).await } => return,

@@ -154,7 +154,7 @@ impl Chat {
         reply: &MessageId,
         sentence: String,
     ) -> Error {
-        let stored = self.store.message(who, session, reply).await.ok();
+        let stored = self.store.get_message(who, session, reply).await.ok();
         let code = stored.and_then(|message| message.error).map(|error| error.code);
         Error::new(Kind::of_code(code.as_deref().unwrap_or_default()), sentence)
     }

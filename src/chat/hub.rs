@@ -7,7 +7,7 @@
 
 use super::frames::{Cursor, Frames};
 use crate::domain::{MessageId, SessionId, TurnId};
-use crate::store::Batch;
+use crate::store::LogBatch;
 use bytes::{Bytes, BytesMut};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -334,7 +334,7 @@ impl LiveTurn {
 
     /// What was published and is not in the log, if it has been waiting for this long and nothing
     /// is on its way there. [`LiveTurn::logged`] must follow.
-    pub(super) fn unlogged(&self, behind: Duration) -> Option<Batch> {
+    pub(super) fn unlogged(&self, behind: Duration) -> Option<LogBatch> {
         let mut buffer = lock(&self.buffer);
         let is_due = buffer.journal.behind_since.is_some_and(|since| since.elapsed() >= behind);
         if buffer.journal.is_closed || buffer.journal.is_writing || !is_due {
@@ -353,7 +353,7 @@ impl LiveTurn {
 
     /// The last batch of the log: what is not in it, and the frames that end the stream. `None` if
     /// the log is empty: a turn that was over sooner than its first flush writes none.
-    pub(super) async fn last_batch(&self, ending: &Frames) -> Option<Batch> {
+    pub(super) async fn last_batch(&self, ending: &Frames) -> Option<LogBatch> {
         let mut buffer = loop {
             let changed = self.changed.notified();
             {
@@ -369,14 +369,14 @@ impl LiveTurn {
         if buffer.journal.batches == 0 {
             return None;
         }
-        let Batch { number, frames } = buffer.take_unlogged(usize::MAX);
-        Some(Batch { number, frames: [frames, ending.bytes.clone()].concat().into() })
+        let LogBatch { number, frames } = buffer.take_unlogged(usize::MAX);
+        Some(LogBatch { number, frames: [frames, ending.bytes.clone()].concat().into() })
     }
 }
 
 impl Buffer {
     /// What is not in the log, as many pieces as fit into `most` bytes, but one at the least.
-    fn take_unlogged(&mut self, most: usize) -> Batch {
+    fn take_unlogged(&mut self, most: usize) -> LogBatch {
         let unlogged = &self.pieces[self.journal.pieces..];
         let mut size = 0;
         let fitting = unlogged.iter().take_while(|piece| {
@@ -400,7 +400,7 @@ impl Buffer {
         if is_all {
             self.journal.behind_since = None;
         }
-        Batch { number, frames }
+        LogBatch { number, frames }
     }
 
     /// Where the frame behind a cursor is: its piece, and the bytes of that piece before it. `None`

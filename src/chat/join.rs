@@ -20,7 +20,7 @@ impl Chat {
         session: &SessionId,
         cursor: Option<&Cursor>,
     ) -> Result<Option<Reader>> {
-        let session = self.store.session(who, session, AccessLevel::Participant).await?;
+        let session = self.store.get_session(who, session, AccessLevel::Participant).await?;
         let running = session.active_turn.as_ref().map(|turn| &turn.turn_id);
         let Some(turn) = running.or(cursor.map(|cursor| &cursor.turn)) else { return Ok(None) };
         if let Some(live) = self.hub.get(&session.id, turn) {
@@ -45,7 +45,7 @@ impl Chat {
         reply: &Message,
     ) -> Result<Bytes> {
         let question = reply.parent_id.as_ref().unwrap_or(&reply.id);
-        let asked = self.store.message(&Principal::server(), &session.id, question).await?;
+        let asked = self.store.get_message(&Principal::server(), &session.id, question).await?;
         let continues = tool::find_continued_reply(asked.role, &asked.parts);
         let opening = Opening {
             message_id: &reply.id,

@@ -5,7 +5,7 @@ use super::Chat;
 use super::hub::{LINGER, LiveTurn};
 use crate::clock;
 use crate::domain::Timestamp;
-use crate::store::LogEntry;
+use crate::store::TurnLogEntry;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -73,7 +73,7 @@ impl Chat {
         }
     }
 
-    async fn write_step(&self, step: &[(LogEntry, Arc<LiveTurn>)]) {
+    async fn write_step(&self, step: &[(TurnLogEntry, Arc<LiveTurn>)]) {
         let entries: Vec<_> = step.iter().map(|(entry, _)| entry.clone()).collect();
         // The ends of these turns wait for this, and could not be stored either.
         let lost = loop {
@@ -101,7 +101,7 @@ impl Chat {
             let before = lingering_since();
             self.hub.forget_the_oldest();
             loop {
-                match self.store.drop_logs(before).await {
+                match self.store.delete_ended_logs(before).await {
                     Ok(0) => break,
                     Ok(_) => {}
                     Err(error) => {
@@ -120,9 +120,9 @@ pub(super) fn lingering_since() -> Timestamp {
     Timestamp::from_millis(clock::now().as_millis() - linger)
 }
 
-fn entry(live: &LiveTurn, behind: Duration) -> Option<LogEntry> {
+fn entry(live: &LiveTurn, behind: Duration) -> Option<TurnLogEntry> {
     let batch = live.unlogged(behind)?;
-    Some(LogEntry { session_id: live.session.clone(), turn_id: live.turn.clone(), batch })
+    Some(TurnLogEntry { session_id: live.session.clone(), turn_id: live.turn.clone(), batch })
 }
 
 /// How far behind the log may be: the more turns run, the further.

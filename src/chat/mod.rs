@@ -45,7 +45,7 @@ use crate::error::{Error, Kind, Result};
 use crate::memory::Memory;
 use crate::prompts::PromptTemplates;
 use crate::provider::Provider;
-use crate::store::{Claimant, Store};
+use crate::store::{LeaseHolder, Store};
 use events::Events;
 use hub::Hub;
 use journal::Journal;
@@ -71,7 +71,7 @@ pub struct Chat {
     /// The model that writes summaries, if one does.
     summary_model: Option<String>,
     summaries: Summaries,
-    claimant: Claimant,
+    claimant: LeaseHolder,
     hub: Hub,
     journal: Journal,
     events: Events,
@@ -98,7 +98,7 @@ pub struct Parts {
     /// The model that writes summaries, if one does.
     pub summary_model: Option<String>,
     /// Who this instance is.
-    pub claimant: Claimant,
+    pub claimant: LeaseHolder,
 }
 
 impl Chat {

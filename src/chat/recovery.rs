@@ -7,7 +7,7 @@ use crate::clock;
 use crate::domain::{Role, Status, Usage, UserId};
 use crate::error::Result;
 use crate::memory::tokens;
-use crate::store::{Batch, FinishTurn, Finished, NewMessage, Orphan, ReplyFields};
+use crate::store::{FinishOutcome, FinishTurn, LogBatch, NewMessage, OrphanedTurn, ReplyFields};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::sleep;
@@ -24,7 +24,7 @@ impl Chat {
     /// Says that this instance lives, ends the turns of those that do not, then begins those that
     /// wait in idle sessions. How many turns were cut off.
     pub async fn recover(self: &Arc<Self>) -> Result<usize> {
-        self.store.beat(&self.claimant, clock::now()).await?;
+        self.store.record_heartbeat(&self.claimant, clock::now()).await?;
         let count = self.end_orphans().await?;
         self.begin_waiting().await?;
         Ok(count)
@@ -35,7 +35,7 @@ impl Chat {
         let mut count = 0;
         loop {
             let running = self.hub.running_ids();
-            let orphans = self.store.orphaned_turns(&self.claimant, &running).await?;
+            let orphans = self.store.find_orphaned_turns(&self.claimant, &running).await?;
             if orphans.is_empty() {
                 return Ok(count);
             }
@@ -50,8 +50,8 @@ impl Chat {
         // Taken before looking: a drain that begins now waits for the turns that begin here.
         let _token = self.turns.token();
         while !self.is_draining()
-            && let Finished { next, passed_over } =
-                self.store.begin_waiting(&self.claimant, clock::now()).await?
+            && let FinishOutcome { next, skipped: passed_over } =
+                self.store.begin_queued_turn(&self.claimant, clock::now()).await?
         {
             self.abort_waiting(&passed_over);
             let Some(begun) = next else { break };
@@ -68,7 +68,7 @@ impl Chat {
                 () = stop.cancelled() => return,
                 () = sleep(lease / BEATS) => {}
             }
-            if let Err(error) = self.store.beat(&self.claimant, clock::now()).await {
+            if let Err(error) = self.store.record_heartbeat(&self.claimant, clock::now()).await {
                 tracing::warn!(error = %error.chain(), "the store does not hear that this instance lives");
             }
         }
@@ -98,8 +98,8 @@ impl Chat {
     }
 
     /// The reply becomes what the log holds of it.
-    async fn end_orphan(&self, orphan: Orphan) -> Result<()> {
-        let Orphan { session_id, turn, claimant, log, next_batch } = orphan;
+    async fn end_orphan(&self, orphan: OrphanedTurn) -> Result<()> {
+        let OrphanedTurn { session_id, turn, lease_holder: claimant, log, next_batch } = orphan;
         let mut transcript = Transcript::from_log(turn.turn_id.clone(), &log);
         transcript.end(Ending::Abort);
         let body = transcript.body();
@@ -119,7 +119,7 @@ impl Chat {
                 ..ReplyFields::default()
             },
         };
-        let last_batch = Batch { number: next_batch, frames: transcript.take_frames().bytes };
+        let last_batch = LogBatch { number: next_batch, frames: transcript.take_frames().bytes };
         tracing::warn!(
             turn.id = %turn.turn_id,
             session.id = %session_id,
@@ -129,13 +129,13 @@ impl Chat {
         let finish = FinishTurn {
             session_id: session_id.clone(),
             turn_id: turn.turn_id.clone(),
-            claimant,
+            lease_holder: claimant,
             reply,
             // Nobody knows which model it was.
             cost: None,
-            is_counted: !self.terms.quotas.is_empty(),
+            counts_toward_quota: !self.terms.quotas.is_empty(),
             last_batch: (next_batch > 0).then_some(last_batch),
-            take_next: None,
+            next_lease_holder: None,
         };
         if self.store.finish_turn(finish).await?.is_some() {
             self.publish_reply(&session_id, &turn);

@@ -12,7 +12,7 @@ use crate::domain::principal::AccessLevel;
 use crate::domain::turn::ActiveTurn;
 use crate::domain::{Principal, SessionId};
 use crate::error::{Kind, Result};
-use crate::store::{Followed, FollowedState, News};
+use crate::store::{LogUpdate, RemoteTurn, RemoteTurnState};
 use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,7 +62,7 @@ impl Chat {
     }
 
     async fn heed_stops(&self) -> Result<()> {
-        let asked = self.store.asked_stops().await?;
+        let asked = self.store.list_cancellations().await?;
         let ours = |turn: &_| self.hub.find(turn).filter(|live| live.remote().is_none());
         let stopped: Vec<_> = asked.iter().filter_map(ours).collect();
         if stopped.is_empty() {
@@ -70,7 +70,7 @@ impl Chat {
         }
         stopped.iter().for_each(|live| live.stop.cancel());
         let turns: Vec<_> = stopped.iter().map(|live| live.turn.clone()).collect();
-        self.store.forget_stops(&turns).await
+        self.store.delete_cancellations(&turns).await
     }
 
     /// A reader of a turn that another instance runs, behind the frame that `cursor` names.
@@ -97,11 +97,11 @@ impl Chat {
     async fn catch_up(&self, turns: &[Arc<LiveTurn>]) -> Result<()> {
         let followed = turns.iter().filter_map(|live| {
             let (session_id, turn_id) = (live.session.clone(), live.turn.clone());
-            Some(Followed { session_id, turn_id, next_batch: live.remote()?.next_batch })
+            Some(RemoteTurn { session_id, turn_id, next_batch: live.remote()?.next_batch })
         });
         let followed: Vec<_> = followed.collect();
-        for News { turn_id, batches, next_batch, state } in
-            self.store.follow(followed.clone()).await?
+        for LogUpdate { turn_id, batches, next_batch, state } in
+            self.store.poll_remote_turns(followed.clone()).await?
         {
             let Some(live) = turns.iter().find(|live| live.turn == turn_id) else { continue };
             let from = followed.iter().find(|followed| followed.turn_id == turn_id);
@@ -109,7 +109,7 @@ impl Chat {
             if !live.relay(&batches, from, next_batch) {
                 continue;
             }
-            if state == FollowedState::Gone {
+            if state == RemoteTurnState::Gone {
                 let ending = match self.ending_of(live).await {
                     Ok(ending) => ending,
                     Err(error) => {
@@ -121,7 +121,7 @@ impl Chat {
                     continue;
                 }
             }
-            if state != FollowedState::Open {
+            if state != RemoteTurnState::Open {
                 self.hub.close(live);
             }
         }
@@ -136,8 +136,9 @@ impl Chat {
             return aborted();
         };
         let server = Principal::server();
-        let message = self.store.message(&server, &live.session, &remote.reply).await;
-        let session = self.store.session(&server, &live.session, AccessLevel::Participant).await;
+        let message = self.store.get_message(&server, &live.session, &remote.reply).await;
+        let session =
+            self.store.get_session(&server, &live.session, AccessLevel::Participant).await;
         let (reply, session) = match (message, session) {
             (Ok(reply), Ok(session)) => (reply, session),
             (Err(error), _) | (_, Err(error)) => {

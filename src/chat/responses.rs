@@ -39,13 +39,13 @@ impl Chat {
             let response = StoredResponse {
                 turn_id: turn.clone(),
                 reply_id: id.clone(),
-                question_id: question.clone().unwrap_or_else(|| id.clone()),
-                asker: who.user.clone(),
+                user_message_id: question.clone().unwrap_or_else(|| id.clone()),
+                user: who.user.clone(),
                 created_at: clock::now(),
                 request,
-                tape: None,
+                recording: None,
             };
-            let kept = chat.store.put_response(session, &response).await?;
+            let kept = chat.store.save_response(session, &response).await?;
             // Of several equal requests only the first finds its own one kept.
             let is_new = kept == response;
             if is_taped && is_new {
@@ -64,7 +64,7 @@ impl Chat {
         session: &SessionId,
         response: &StoredResponse,
     ) -> Result<BoxStream<'static, Heard>> {
-        if let Some(tape) = &response.tape {
+        if let Some(tape) = &response.recording {
             let pieces: Vec<Taped> =
                 serde_json::from_str(tape).map_err(Error::store_unavailable)?;
             return Ok(stream::iter(pieces.into_iter().map(Heard::from)).boxed());
@@ -79,7 +79,7 @@ impl Chat {
         id: &SessionId,
         response: &StoredResponse,
     ) -> Result<Reader> {
-        let session = self.store.session(who, id, AccessLevel::Participant).await?;
+        let session = self.store.get_session(who, id, AccessLevel::Participant).await?;
         let turn = &response.turn_id;
         let live = self.hub.get(id, turn);
         if let Some(live) = live.filter(|live| live.remote().is_none()) {
@@ -95,7 +95,7 @@ impl Chat {
         if !log.is_empty() && running.is_none() {
             return Ok(Reader::of(log.concat().into()));
         }
-        let reply = self.store.message(who, id, &response.reply_id).await?;
+        let reply = self.store.get_message(who, id, &response.reply_id).await?;
         Ok(Reader::of(self.replayed(&session, turn.clone(), &reply).await?))
     }
 
@@ -112,7 +112,7 @@ impl Chat {
                     return Ok(());
                 };
                 let tape = serde_json::to_string(&pieces).map_err(Error::internal)?;
-                chat.store.put_tape(&response.turn_id, &tape).await
+                chat.store.save_recording(&response.turn_id, &tape).await
             };
             if let Err(error) = taped.await {
                 tracing::warn!(turn.id = %response.turn_id, error = %error.chain(), "no tape is kept of a response");

@@ -6,7 +6,7 @@ use crate::domain::page::{MessageSlice, MessageView};
 use crate::domain::tool::{self, NewToolResult, ToolCall};
 use crate::domain::{Message, MessageId, MessageType, Role};
 use crate::error::{Error, Result};
-use crate::store::{MessageQuery, OnKnownId, Parent};
+use crate::store::{DuplicateIdPolicy, MessageParent, MessageQuery};
 
 /// The calls are in one of so many last messages of the path.
 const LOOK_BACK: u32 = 50;
@@ -23,7 +23,7 @@ impl Chat {
             None => {
                 let (view, slice, limit) = (MessageView::Path, MessageSlice::Newest, LOOK_BACK);
                 let query = MessageQuery { view, slice, limit };
-                self.store.messages(&new.who, new.session.id(), query).await?.messages
+                self.store.list_messages(&new.who, new.session.id(), query).await?.messages
             }
         };
         let (reply, calls) = answered(&path, results)?;
@@ -34,17 +34,17 @@ impl Chat {
             role: Role::Tool,
             body: MessageBody::parse("messages", content, parts, MessageType::Text, *limit)?,
             client_message_id: Some(MessageId::trusted(format!("results:{}", reply.id))),
-            parent: Parent::Message(reply.id.clone()),
-            on_known: OnKnownId::Edit,
+            parent: MessageParent::Message(reply.id.clone()),
+            on_known: DuplicateIdPolicy::Edit,
         };
         Ok(NewTurn { wish, ..new })
     }
 
     /// The end of the path up to a reply.
     async fn reply_and_question(&self, new: &NewTurn, reply: &MessageId) -> Result<Vec<Message>> {
-        let reply = self.store.message(&new.who, new.session.id(), reply).await?;
+        let reply = self.store.get_message(&new.who, new.session.id(), reply).await?;
         let Some(question) = &reply.parent_id else { return Ok(vec![reply]) };
-        Ok(vec![self.store.message(&new.who, new.session.id(), question).await?, reply])
+        Ok(vec![self.store.get_message(&new.who, new.session.id(), question).await?, reply])
     }
 }
 

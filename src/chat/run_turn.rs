@@ -15,7 +15,7 @@ use crate::domain::{Session, tool};
 use crate::error::{Error, Kind, Result};
 use crate::memory::{Assembled, Counted, Incoming, NewMessage};
 use crate::provider::{Events, Prompt};
-use crate::store::{Begun, Question};
+use crate::store::{StartedTurn, UserMessage};
 use futures::{FutureExt, StreamExt};
 use std::mem;
 use std::panic::AssertUnwindSafe;
@@ -58,12 +58,13 @@ impl Chat {
     /// Runs a turn to its end. Whatever happens, the reply is stored before the last frame is out.
     pub(super) async fn run_turn(
         self: Arc<Self>,
-        begun: Begun,
+        begun: StartedTurn,
         live: Arc<LiveTurn>,
         title: TitleToCome,
         slot: Slot,
     ) {
-        let continues = tool::find_continued_reply(begun.question.role, &begun.question.parts);
+        let continues =
+            tool::find_continued_reply(begun.user_message.role, &begun.user_message.parts);
         let mut transcript = Transcript::begin(
             begun.turn.turn_id.clone(),
             &Opening {
@@ -71,7 +72,7 @@ impl Chat {
                 continues: continues.as_ref(),
                 session_id: &begun.session.id,
                 title: &begun.session.title,
-                user_message_id: &begun.question.id,
+                user_message_id: &begun.user_message.id,
             },
         );
         live.publish(transcript.take_frames());
@@ -88,7 +89,7 @@ impl Chat {
     /// Asks the provider and publishes what it sends.
     async fn produce(
         &self,
-        begun: &Begun,
+        begun: &StartedTurn,
         live: &LiveTurn,
         mut title: TitleToCome,
         transcript: &mut Transcript,
@@ -140,15 +141,15 @@ impl Chat {
     }
 
     /// Builds the prompt and sends it. A provider that finds it too long gets a shorter one, once.
-    async fn ask(&self, begun: &Begun, sent: &mut Sent) -> Result<Events> {
+    async fn ask(&self, begun: &StartedTurn, sent: &mut Sent) -> Result<Events> {
         let settings = begun.options.clone().with_defaults(begun.session.settings.clone());
-        if begun.has_waited {
+        if begun.was_queued {
             let Session { owner, project_id, .. } = &begun.session;
             let model = settings.model.as_deref().unwrap_or(self.memory.default_model());
             self.ensure_priced(model, &begun.payer, owner, project_id.as_ref())?;
             self.ensure_left(&begun.payer, &begun.session, clock::now()).await?;
         }
-        let Question { id, parent_id, role, content, parts, tokens } = &begun.question;
+        let UserMessage { id, parent_id, role, content, parts, tokens } = &begun.user_message;
         let (told, images) = render_text_and_images(content, parts);
         // Results mean nothing without their calls: both are the new message together.
         let calling = self.memory.calling(&begun.session, *role, parent_id.as_ref()).await?;

@@ -10,7 +10,7 @@ use crate::domain::search::{
 };
 use crate::domain::{MessageId, Principal, Role, Session, SessionId, Timestamp};
 use crate::error::{Error, Kind, Result};
-use crate::store::{MessageWords, SessionWords, Unkept};
+use crate::store::{IndexBacklog, MessageWords, SessionWords};
 use futures::{StreamExt, TryStreamExt, stream};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -53,9 +53,9 @@ impl Chat {
         who: &Principal,
         query: &SearchQuery,
     ) -> Result<(Vec<Finding>, Option<SearchCursor>)> {
-        let mut found = self.store.find_messages(who, query).await?;
+        let mut found = self.store.search_messages(who, query).await?;
         if query.role.is_none() {
-            found.extend(self.store.find_titles(who, query).await?);
+            found.extend(self.store.search_titles(who, query).await?);
         }
         found.sort_by(|one, other| other.cursor.cmp(&one.cursor));
         let has_more = found.len() > query.limit as usize;
@@ -75,12 +75,12 @@ impl Chat {
     ) -> Result<Option<Finding>> {
         let id = SessionId::trusted(found.cursor.session);
         let read = async {
-            let session = self.store.session(who, &id, AccessLevel::Participant).await?;
+            let session = self.store.get_session(who, &id, AccessLevel::Participant).await?;
             let Some(message) = found.message else {
                 let snippet = build_snippet(&session.title, &query.terms);
                 return Ok(Finding::new(session, None, snippet, found.cursor.at_millis));
             };
-            let message = self.store.message(who, &id, &message).await?;
+            let message = self.store.get_message(who, &id, &message).await?;
             let snippet = build_snippet(&message.content, &query.terms);
             Ok(Finding::new(
                 session,
@@ -138,7 +138,7 @@ impl Chat {
         let begun = Instant::now();
         let mut is_begin = is_begin;
         loop {
-            match self.store.tidy_words(is_begin).await {
+            match self.store.merge_index(is_begin).await {
                 Ok(true) if begun.elapsed() < patience => is_begin = false,
                 Ok(has_more) => return has_more,
                 Err(error) => {
@@ -153,7 +153,7 @@ impl Chat {
     /// Keeps the words of some messages. Whether there were any.
     pub async fn keep_some_words(&self) -> Result<bool> {
         let (mut has_kept, mut step, mut size) = (false, Vec::new(), 0);
-        for unkept in self.store.unkept().await? {
+        for unkept in self.store.list_index_backlog().await? {
             let words = match self.words_behind(&unkept).await {
                 Ok(words) => words,
                 Err(error) if error.kind == Kind::SessionNotFound => continue,
@@ -164,22 +164,22 @@ impl Chat {
                 size += piece.messages.len();
                 step.push(piece);
                 if size >= STEP {
-                    self.store.keep_words(std::mem::take(&mut step)).await?;
+                    self.store.index_words(std::mem::take(&mut step)).await?;
                     size = 0;
                 }
             }
         }
         if !step.is_empty() {
-            self.store.keep_words(step).await?;
+            self.store.index_words(step).await?;
         }
         Ok(has_kept)
     }
 
     /// The words of a session's next messages, as many as are read at once.
-    async fn words_behind(&self, unkept: &Unkept) -> Result<SessionWords> {
-        let Unkept { session_id, after } = unkept;
+    async fn words_behind(&self, unkept: &IndexBacklog) -> Result<SessionWords> {
+        let IndexBacklog { session_id, indexed_seq: after } = unkept;
         let after = *after;
-        let piece = self.store.read_piece(&Principal::server(), session_id, after).await?;
+        let piece = self.store.read_chunk(&Principal::server(), session_id, after).await?;
         let words = move || {
             let words = piece.messages.into_iter().map(|message| MessageWords {
                 words: extract_index_words(&message.content),
@@ -188,7 +188,7 @@ impl Chat {
                 role: message.role,
                 created_at: message.created_at,
             });
-            SessionWords { messages: words.collect(), session: piece.session, after }
+            SessionWords { messages: words.collect(), session: piece.session, after_seq: after }
         };
         tokio::task::spawn_blocking(words).await.map_err(Error::internal)
     }
@@ -196,12 +196,12 @@ impl Chat {
 
 /// Cut so that each is a step at the most; one without messages stays one.
 fn pieces(words: SessionWords) -> Vec<SessionWords> {
-    let SessionWords { session, mut after, mut messages } = words;
+    let SessionWords { session, after_seq: mut after, mut messages } = words;
     let mut pieces = Vec::new();
     loop {
         let rest = messages.split_off(messages.len().min(STEP));
         let last = messages.last().map_or(after, |message| message.seq);
-        pieces.push(SessionWords { session: session.clone(), after, messages });
+        pieces.push(SessionWords { session: session.clone(), after_seq: after, messages });
         if rest.is_empty() {
             return pieces;
         }

@@ -15,7 +15,7 @@ use crate::domain::usage::Cost;
 use crate::domain::{CallKind, Role, SessionId, Status, Usage, UserId};
 use crate::error::{Error, Kind, Result};
 use crate::memory::tokens;
-use crate::store::{Begun, FinishTurn, Finished, LedgerEntry, NewMessage, ReplyFields};
+use crate::store::{FinishOutcome, FinishTurn, LedgerEntry, NewMessage, ReplyFields, StartedTurn};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::sleep;
@@ -35,7 +35,7 @@ impl Chat {
     /// the reply. Then the next waiting turn runs.
     pub(super) async fn settle(
         self: &Arc<Self>,
-        begun: &Begun,
+        begun: &StartedTurn,
         live: &LiveTurn,
         mut transcript: Transcript,
         sent: &Sent,
@@ -93,7 +93,7 @@ impl Chat {
         }
     }
 
-    fn log(&self, begun: &Begun, outcome: &Outcome, usage: Usage, model: &str) {
+    fn log(&self, begun: &StartedTurn, outcome: &Outcome, usage: Usage, model: &str) {
         let took = clock::now().duration_since(begun.turn.started_at);
         if let Outcome::Failed(error) = outcome {
             tracing::warn!(turn.id = %begun.turn.turn_id, error = %error.chain(), "a turn failed");
@@ -111,7 +111,7 @@ impl Chat {
         );
     }
 
-    fn answering_model(&self, begun: &Begun, transcript: &Transcript) -> String {
+    fn answering_model(&self, begun: &StartedTurn, transcript: &Transcript) -> String {
         let asked = begun.options.model.as_ref().or(begun.session.settings.model.as_ref());
         let model = transcript.model().or(asked.map(String::as_str));
         model.unwrap_or(self.memory.default_model()).to_owned()
@@ -121,20 +121,20 @@ impl Chat {
     /// and then the turn's log still has what was said.
     async fn store_reply(
         &self,
-        begun: &Begun,
+        begun: &StartedTurn,
         live: &LiveTurn,
         reply: NewMessage,
         ending: &Frames,
-    ) -> Result<Option<Finished>> {
+    ) -> Result<Option<FinishOutcome>> {
         let finish = FinishTurn {
             session_id: begun.session.id.clone(),
             turn_id: begun.turn.turn_id.clone(),
-            claimant: self.claimant.clone(),
+            lease_holder: self.claimant.clone(),
             cost: reply.reply.usage.and_then(|usage| usage.cost).map(|Cost(cost)| cost),
             reply,
-            is_counted: !self.terms.quotas.is_empty(),
+            counts_toward_quota: !self.terms.quotas.is_empty(),
             last_batch: live.last_batch(ending).await,
-            take_next: (!self.is_draining()).then(|| self.claimant.clone()),
+            next_lease_holder: (!self.is_draining()).then(|| self.claimant.clone()),
         };
         let mut pause = FIRST_PAUSE;
         loop {
@@ -158,7 +158,7 @@ impl Chat {
     }
 
     /// Books a turn whose reply nobody wants any more: it was paid for all the same.
-    async fn book_lost(&self, begun: &Begun, finish: &FinishTurn) {
+    async fn book_lost(&self, begun: &StartedTurn, finish: &FinishTurn) {
         let reply = &finish.reply.reply;
         let entry = LedgerEntry {
             turn_id: finish.turn_id.clone(),
@@ -171,9 +171,9 @@ impl Chat {
             status: reply.status,
             usage: reply.usage.unwrap_or_default(),
             cost: finish.cost,
-            at: finish.reply.created_at,
+            ended_at: finish.reply.created_at,
         };
-        if let Err(error) = self.store.book(entry).await {
+        if let Err(error) = self.store.record_usage(entry).await {
             tracing::error!(turn.id = %finish.turn_id, error = %error.chain(), "what a turn used was not booked");
         }
     }
@@ -185,8 +185,8 @@ impl Chat {
     }
 
     /// The next waiting turn runs.
-    fn go_on(self: &Arc<Self>, finished: Finished) {
-        let Finished { next, passed_over } = finished;
+    fn go_on(self: &Arc<Self>, finished: FinishOutcome) {
+        let FinishOutcome { next, skipped: passed_over } = finished;
         self.abort_waiting(&passed_over);
         if let Some(next) = next {
             let slot = self.slots.take(&next.payer.user);
@@ -217,7 +217,7 @@ const fn status(outcome: &Outcome) -> Status {
 }
 
 fn reply(
-    begun: &Begun,
+    begun: &StartedTurn,
     body: MessageBody,
     outcome: &Outcome,
     usage: Usage,

@@ -17,8 +17,8 @@ use crate::domain::{MessageId, Principal, ProjectId, Role, Session, SessionId, T
 use crate::error::{Error, Kind, Result};
 use crate::memory::{Incoming, tokens};
 use crate::store::{
-    Admission, Ask, Began, BeginTurn, Begun, IdempotencyKey, LedTo, NewMessage, OnBusy, OnKnownId,
-    Parent, ReplyFields, SessionTarget, TurnSpec,
+    AdmissionCheck, BeginOutcome, BeginTurn, DuplicateIdPolicy, IdempotencyKey, MessageParent,
+    NewMessage, OnBusy, PriorResult, ReplyFields, SessionTarget, StartedTurn, TurnInput, TurnSpec,
 };
 use futures::FutureExt;
 use std::panic::AssertUnwindSafe;
@@ -85,9 +85,9 @@ pub enum Wish {
         /// The name its client gave it.
         client_message_id: Option<MessageId>,
         /// Where it stands.
-        parent: Parent,
+        parent: MessageParent,
         /// What a known client id with other content means.
-        on_known: OnKnownId,
+        on_known: DuplicateIdPolicy,
     },
     /// The results of the calls that the session's last reply ended with.
     Return {
@@ -135,20 +135,20 @@ impl Chat {
         let live = self.hub.open(new.session.id(), &turn.turn_id);
         let (turn_id, reply_id) = (turn.turn_id.clone(), turn.reply_id.clone());
         match self.begin_in_store(&new, turn, refusal, full).await {
-            Ok(Began::Running(begun)) => Ok(self.run(begun, slot)),
-            Ok(Began::Queued { session }) => {
+            Ok(BeginOutcome::Running(begun)) => Ok(self.run(begun, slot)),
+            Ok(BeginOutcome::Queued { session }) => {
                 // What waits has no place yet.
                 drop(slot);
                 self.wait(&new, &session, live, &reply_id).await
             }
-            Ok(Began::HandedOver { session, message_id }) => {
+            Ok(BeginOutcome::HumanTakeover { session, message_id }) => {
                 self.hub.discard(&turn_id);
                 if let Wish::Say { body, .. } = &new.wish {
                     self.publish_message(&session, &message_id, &body.content);
                 }
                 Ok(Reader::of(handed_over(turn_id, &opening(&session, &message_id, &message_id))))
             }
-            Ok(Began::Repeated { session, led_to }) => {
+            Ok(BeginOutcome::Repeated { session, prior: led_to }) => {
                 drop(slot);
                 self.hub.discard(&turn_id);
                 self.repeat(new, &session, led_to).await
@@ -163,16 +163,16 @@ impl Chat {
     /// Whether a reply is running in the session, so that a turn would wait or interrupt, and add none.
     async fn is_busy(&self, new: &NewTurn) -> bool {
         let session =
-            self.store.session(&new.who, new.session.id(), AccessLevel::Participant).await;
+            self.store.get_session(&new.who, new.session.id(), AccessLevel::Participant).await;
         session.is_ok_and(|session| session.active_turn.is_some())
     }
 
     /// What is refused begins nothing, so its tokens need not be counted.
     async fn turn_spec(&self, new: &NewTurn, is_refused: bool) -> TurnSpec {
         let ask = match &new.wish {
-            Wish::Again { reply } => Ask::Again { reply: reply.clone() },
+            Wish::Again { reply } => TurnInput::Regenerate { reply_id: reply.clone() },
             // Results became a message before.
-            Wish::Return { .. } => Ask::Again { reply: None },
+            Wish::Return { .. } => TurnInput::Regenerate { reply_id: None },
             Wish::Say { role, body, client_message_id, parent, on_known } => {
                 let message = NewMessage {
                     id: MessageId::generate(),
@@ -187,11 +187,20 @@ impl Chat {
                     created_at: clock::now(),
                     reply: ReplyFields::default(),
                 };
-                Ask::Say { message: Box::new(message), parent: parent.clone(), on_known: *on_known }
+                TurnInput::Send {
+                    message: Box::new(message),
+                    parent: parent.clone(),
+                    on_duplicate_id: *on_known,
+                }
             }
         };
         let options = new.settings.clone();
-        TurnSpec { turn_id: TurnId::generate(), reply_id: MessageId::generate(), ask, options }
+        TurnSpec {
+            turn_id: TurnId::generate(),
+            reply_id: MessageId::generate(),
+            input: ask,
+            options,
+        }
     }
 
     /// Begins the turn if it surely fits the model; if that cannot be told from sizes alone, counts
@@ -202,7 +211,7 @@ impl Chat {
         turn: TurnSpec,
         refusal: Option<Error>,
         full: Option<Error>,
-    ) -> Result<Began> {
+    ) -> Result<BeginOutcome> {
         let (chat, options) = (self.clone(), new.settings.clone());
         let earlier = earlier(new).await;
         // Judged inside the step, behind the look for what came before: a repetition begins nothing.
@@ -221,7 +230,7 @@ impl Chat {
             full.clone().filter(|_| session.active_turn.is_none()).map_or(Ok(()), Err)
         };
         let allowed = may_begin.clone();
-        let surely_fits: Admission = Box::new(move |session, size| {
+        let surely_fits: AdmissionCheck = Box::new(move |session, size| {
             allowed(session)?;
             let settings = options.clone().with_defaults(session.settings.clone());
             if chat.memory.surely_fits(&settings, size) {
@@ -233,7 +242,7 @@ impl Chat {
         match self.store.begin_turn(begin).await {
             Err(error) if error.kind == Kind::ContextTooLong => {
                 self.ensure_fits(new).await?;
-                let counted: Admission = Box::new(move |session, _| may_begin(session));
+                let counted: AdmissionCheck = Box::new(move |session, _| may_begin(session));
                 self.store.begin_turn(self.begin_turn(new, turn, earlier, counted)).await
             }
             began => began,
@@ -245,20 +254,20 @@ impl Chat {
         new: &NewTurn,
         turn: TurnSpec,
         earlier: Vec<NewMessage>,
-        admit: Admission,
+        admit: AdmissionCheck,
     ) -> BeginTurn {
         BeginTurn {
-            who: new.who.clone(),
-            session: new.session.clone(),
+            principal: new.who.clone(),
+            target: new.session.clone(),
             project_id: new.project_id.clone(),
             on_busy: new.on_busy,
-            idempotency: new.idempotency.clone(),
+            idempotency_key: new.idempotency.clone(),
             turn,
-            earlier,
-            key: new.standing.key.clone(),
+            preceding: earlier,
+            key_id: new.standing.key.clone(),
             quotas: self.terms.quotas.clone(),
-            admit,
-            claimant: self.claimant.clone(),
+            admission: admit,
+            lease_holder: self.claimant.clone(),
             now: clock::now(),
         }
     }
@@ -266,7 +275,7 @@ impl Chat {
     /// Errors: `context_too_long`.
     async fn ensure_fits(&self, new: &NewTurn) -> Result<()> {
         let id = new.session.id();
-        let session = match self.store.session(&new.who, id, AccessLevel::Participant).await {
+        let session = match self.store.get_session(&new.who, id, AccessLevel::Participant).await {
             Ok(session) => Some(session),
             Err(error) if error.kind == Kind::SessionNotFound => None,
             Err(error) => return Err(error),
@@ -299,15 +308,15 @@ impl Chat {
         reply: Option<&MessageId>,
     ) -> Result<(String, MessageParts)> {
         let Some(id) = reply.or(session.head_id.as_ref()) else { return Ok(Default::default()) };
-        let mut message = self.store.message(&new.who, &session.id, id).await?;
+        let mut message = self.store.get_message(&new.who, &session.id, id).await?;
         if let (Role::Assistant, Some(id)) = (message.role, &message.parent_id) {
-            message = self.store.message(&new.who, &session.id, id).await?;
+            message = self.store.get_message(&new.who, &session.id, id).await?;
         }
         Ok((message.content, message.parts))
     }
 
     /// Sets the task going that owns the turn from here on.
-    pub(super) fn run(self: &Arc<Self>, begun: Box<Begun>, slot: Slot) -> Reader {
+    pub(super) fn run(self: &Arc<Self>, begun: Box<StartedTurn>, slot: Slot) -> Reader {
         let live = self.hub.open(&begun.session.id, &begun.turn.turn_id);
         live.take_over();
         self.journal.wake();
@@ -325,8 +334,8 @@ impl Chat {
         reader
     }
 
-    fn publish_beginning(&self, begun: &Begun) {
-        let Begun { session, question, turn, earlier, .. } = begun;
+    fn publish_beginning(&self, begun: &StartedTurn) {
+        let StartedTurn { session, user_message: question, turn, preceding: earlier, .. } = begun;
         // A session that came with its first message was created in the same step.
         let new = earlier.len() + 1;
         if session.messages_count as usize == new && session.created_at == turn.started_at {
@@ -335,7 +344,7 @@ impl Chat {
         for message in earlier {
             self.publish_message(session, &message.id, &message.body.content);
         }
-        if begun.is_question_new {
+        if begun.is_user_message_new {
             self.publish_message(session, &question.id, &question.content);
         }
         self.events.publish(&session.id, What::started(&turn.turn_id, &turn.message_id));
@@ -366,7 +375,7 @@ impl Chat {
             self.ask_to_stop(&session.id, &running.turn_id).await?;
         }
         let has_begun = timeout(INTERRUPTION, live.begun()).await.is_ok();
-        if !has_begun && self.store.withdraw(&session.id, &live.turn).await? {
+        if !has_begun && self.store.remove_queued_turn(&session.id, &live.turn).await? {
             // Repeats of the request may be reading it, too.
             self.abort_waiting(std::slice::from_ref(&live.turn));
             return Err(busy(session, "the running reply did not end in time"));
@@ -378,10 +387,10 @@ impl Chat {
         self: &Arc<Self>,
         new: NewTurn,
         session: &Session,
-        led_to: LedTo,
+        led_to: PriorResult,
     ) -> Result<Reader> {
         match led_to {
-            LedTo::Turn { turn_id, reply_id } => {
+            PriorResult::Turn { turn_id, reply_id } => {
                 if let Some(live) = self.hub.get(&session.id, &turn_id) {
                     return Ok(Reader::new(live));
                 }
@@ -398,11 +407,11 @@ impl Chat {
                 live.set_queued();
                 Ok(Reader::new(live))
             }
-            LedTo::Reply(reply) => {
+            PriorResult::Reply(reply) => {
                 Ok(Reader::of(self.replayed(session, TurnId::generate(), &reply).await?))
             }
             // The message was stored, but never answered: now it is.
-            LedTo::Question(id) => {
+            PriorResult::Unanswered(id) => {
                 let wish = Wish::Again { reply: Some(id) };
                 let new = NewTurn { wish, idempotency: None, ..new };
                 Box::pin(self.begin(new)).await

@@ -5,7 +5,7 @@ use super::events::What;
 use crate::domain::principal::AccessLevel;
 use crate::domain::{Principal, ProjectId, Session, SessionId, Timestamp, TurnId};
 use crate::error::{Error, Kind, Result};
-use crate::store::{DeleteFilter, Deleted, ProjectChange, SessionChange, Silenced};
+use crate::store::{CancelledTurns, DeleteFilter, DeletionResult, ProjectUpdate, SessionUpdate};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -25,7 +25,7 @@ impl Chat {
         session: &SessionId,
         turn_id: Option<&TurnId>,
     ) -> Result<bool> {
-        let session = self.store.session(who, session, AccessLevel::Participant).await?.id;
+        let session = self.store.get_session(who, session, AccessLevel::Participant).await?.id;
         let (chat, turn_id) = (self.clone(), turn_id.cloned());
         self.carry_through(async move { chat.silence(&session, turn_id.as_ref()).await }).await
     }
@@ -35,7 +35,7 @@ impl Chat {
         self: &Arc<Self>,
         who: &Principal,
         id: &SessionId,
-        change: SessionChange,
+        change: SessionUpdate,
         if_match: Vec<u32>,
         now: Timestamp,
     ) -> Result<Session> {
@@ -46,12 +46,12 @@ impl Chat {
                 .as_ref()
                 .is_some_and(|status| status.is_closed() || status.is_agent_assigned());
             let is_empty = change.is_empty();
-            let session = chat.store.change_session(&who, &id, change, if_match, now).await?;
+            let session = chat.store.update_session(&who, &id, change, if_match, now).await?;
             if !is_empty {
                 chat.events.publish(&id, What::Changed);
             }
             if silences && chat.silence(&id, None).await? {
-                return chat.store.session(&who, &id, AccessLevel::Participant).await;
+                return chat.store.get_session(&who, &id, AccessLevel::Participant).await;
             }
             Ok(session)
         })
@@ -63,7 +63,7 @@ impl Chat {
         self: &Arc<Self>,
         who: &Principal,
         id: &SessionId,
-    ) -> Result<Deleted> {
+    ) -> Result<DeletionResult> {
         let (chat, who, id) = (self.clone(), who.clone(), id.clone());
         self.carry_through(async move {
             let deleted = chat.store.delete_session(&who, &id).await?;
@@ -78,7 +78,7 @@ impl Chat {
         self: &Arc<Self>,
         who: &Principal,
         filter: DeleteFilter,
-    ) -> Result<Deleted> {
+    ) -> Result<DeletionResult> {
         let (chat, who) = (self.clone(), who.clone());
         self.carry_through(async move { chat.delete_one_by_one(&who, filter).await }).await
     }
@@ -91,20 +91,20 @@ impl Chat {
         id: &ProjectId,
         if_match: Vec<u32>,
         now: Timestamp,
-    ) -> Result<Deleted> {
+    ) -> Result<DeletionResult> {
         let (chat, who, id) = (self.clone(), who.clone(), id.clone());
         self.carry_through(async move {
             // A change of nothing, for what it checks.
-            let nothing = ProjectChange::default();
-            let project = chat.store.change_project(&who, &id, nothing, if_match, now).await?;
+            let nothing = ProjectUpdate::default();
+            let project = chat.store.update_project(&who, &id, nothing, if_match, now).await?;
             let owner = Principal { user: project.owner, is_admin: false };
             // The project goes last: after a crash in between, it can be deleted once more.
-            let mut all = Deleted::default();
+            let mut all = DeletionResult::default();
             let of_project = DeleteFilter::Project(id.clone());
-            all.count(&chat.delete_one_by_one(&owner, of_project.clone()).await?);
+            all.add_counts(&chat.delete_one_by_one(&owner, of_project.clone()).await?);
             chat.store.delete_project(&who, &id).await?;
             // Those that were created meanwhile.
-            all.count(&chat.delete_one_by_one(&owner, of_project).await?);
+            all.add_counts(&chat.delete_one_by_one(&owner, of_project).await?);
             Ok(all)
         })
         .await
@@ -114,13 +114,13 @@ impl Chat {
         &self,
         who: &Principal,
         filter: DeleteFilter,
-    ) -> Result<Deleted> {
-        let mut all = Deleted::default();
-        for id in self.store.owned_sessions(who, filter).await? {
+    ) -> Result<DeletionResult> {
+        let mut all = DeletionResult::default();
+        for id in self.store.list_owned_sessions(who, filter).await? {
             match self.store.delete_session(who, &id).await {
                 Ok(deleted) => {
                     self.bury(&id, &deleted).await;
-                    all.count(&deleted);
+                    all.add_counts(&deleted);
                 }
                 // Somebody else was faster.
                 Err(error) if error.kind == Kind::SessionNotFound => {}
@@ -132,7 +132,8 @@ impl Chat {
 
     /// Stops what runs and drops what waits in a session. Whether anything did.
     async fn silence(&self, session: &SessionId, only: Option<&TurnId>) -> Result<bool> {
-        let Silenced { running, dropped } = self.store.silence(session, only).await?;
+        let CancelledTurns { running, dequeued: dropped } =
+            self.store.cancel_queued_turns(session, only).await?;
         self.abort_waiting(&dropped);
         let Some(turn) = running else { return Ok(!dropped.is_empty()) };
         let is_known = self.ask_to_stop(session, &turn).await?;
@@ -144,7 +145,7 @@ impl Chat {
     pub(super) async fn ask_to_stop(&self, session: &SessionId, turn: &TurnId) -> Result<bool> {
         match self.hub.get(session, turn).filter(|live| live.remote().is_none()) {
             Some(live) => live.stop.cancel(),
-            None if self.store.is_shared() => self.store.ask_stop(turn).await?,
+            None if self.store.is_shared() => self.store.request_cancellation(turn).await?,
             None => return Ok(false),
         }
         Ok(true)
@@ -158,7 +159,7 @@ impl Chat {
         let server = Principal::server();
         while self.store.is_shared() {
             sleep(LOOK).await;
-            match self.store.session(&server, session, AccessLevel::Participant).await {
+            match self.store.get_session(&server, session, AccessLevel::Participant).await {
                 Ok(session)
                     if session
                         .active_turn
@@ -171,10 +172,10 @@ impl Chat {
     }
 
     /// Says that a session is gone and ends its turns, without waiting for their ends.
-    pub(super) async fn bury(&self, session: &SessionId, deleted: &Deleted) {
+    pub(super) async fn bury(&self, session: &SessionId, deleted: &DeletionResult) {
         self.memory.forget(session);
         self.has_deleted.store(true, Ordering::Relaxed);
-        self.events.publish(session, What::deleted(&deleted.audience));
+        self.events.publish(session, What::deleted(&deleted.participants));
         self.abort_waiting(&deleted.turns);
         for turn in &deleted.turns {
             if let Err(error) = self.ask_to_stop(session, turn).await {

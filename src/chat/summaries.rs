@@ -3,7 +3,7 @@
 
 use super::Chat;
 use crate::domain::{CallKind, SessionId};
-use crate::store::Begun;
+use crate::store::StartedTurn;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -14,7 +14,7 @@ pub(super) struct Summaries(Arc<Mutex<HashSet<SessionId>>>);
 impl Chat {
     /// Sums up what the next turns of this turn's session will not be shown any more, if it is time
     /// for that and a model writes summaries.
-    pub(super) fn sum_up(self: &Arc<Self>, begun: &Begun) {
+    pub(super) fn sum_up(self: &Arc<Self>, begun: &StartedTurn) {
         let Some(model) = self.summary_model.clone() else { return };
         let (session, last) = (begun.session.clone(), begun.turn.message_id.clone());
         let settings = begun.options.clone().with_defaults(session.settings.clone());

@@ -4,7 +4,7 @@ use super::Chat;
 use crate::clock;
 use crate::domain::{Principal, Timestamp, TurnId};
 use crate::error::{Error, Kind, Result};
-use crate::store::{DeleteFilter, Deleted};
+use crate::store::{DeleteFilter, DeletionResult};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::sleep;
@@ -19,14 +19,17 @@ const PROJECTS: u32 = 100;
 
 impl Chat {
     /// Deletes the caller's sessions and projects; their turns end. What went, and how many projects.
-    pub async fn delete_everything(self: &Arc<Self>, who: &Principal) -> Result<(Deleted, u64)> {
+    pub async fn delete_everything(
+        self: &Arc<Self>,
+        who: &Principal,
+    ) -> Result<(DeletionResult, u64)> {
         // Nobody else's, whatever the caller may do.
         let owner = Principal { is_admin: false, ..who.clone() };
         let chat = self.clone();
         self.carry_through(async move {
             let mut projects = 0;
             loop {
-                let page = chat.store.projects(&owner, 1, PROJECTS).await?;
+                let page = chat.store.list_projects(&owner, 1, PROJECTS).await?;
                 if page.projects.is_empty() {
                     break;
                 }
@@ -39,10 +42,10 @@ impl Chat {
                     }
                 }
             }
-            let all = DeleteFilter::Before(END_OF_TIME);
+            let all = DeleteFilter::InactiveSince(END_OF_TIME);
             let deleted = chat.delete_one_by_one(&owner, all).await?;
             // Replies that were stopped may still be on their way to the ledger.
-            chat.store.forget_usage(&owner.user, &TurnId::generate()).await?;
+            chat.store.delete_usage(&owner.user, &TurnId::generate()).await?;
             Ok((deleted, projects))
         })
         .await
@@ -59,8 +62,8 @@ impl Chat {
         let Some(age) = age else { return };
         while !stop.is_cancelled() {
             match self.sweep(age, &stop).await {
-                Ok(Deleted { sessions: 0, .. }) => {}
-                Ok(Deleted { sessions, messages, .. }) => {
+                Ok(DeletionResult { sessions: 0, .. }) => {}
+                Ok(DeletionResult { sessions, messages, .. }) => {
                     tracing::info!(sessions, messages, "idle sessions were deleted");
                 }
                 Err(error) => {
@@ -74,20 +77,24 @@ impl Chat {
         }
     }
 
-    async fn sweep(&self, age: Duration, stop: &CancellationToken) -> Result<Deleted, Error> {
+    async fn sweep(
+        &self,
+        age: Duration,
+        stop: &CancellationToken,
+    ) -> Result<DeletionResult, Error> {
         let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
         let since = Timestamp::from_millis(clock::now().as_millis().saturating_sub(age));
-        let mut all = Deleted::default();
+        let mut all = DeletionResult::default();
         loop {
-            let idle = self.store.idle_sessions(since, SWEPT).await?;
+            let idle = self.store.list_inactive_sessions(since, SWEPT).await?;
             let mut gone = 0;
             for id in &idle {
                 if stop.is_cancelled() {
                     return Ok(all);
                 }
-                if let Some(deleted) = self.store.delete_idle(id, since).await? {
+                if let Some(deleted) = self.store.delete_if_inactive(id, since).await? {
                     self.bury(id, &deleted).await;
-                    all.count(&deleted);
+                    all.add_counts(&deleted);
                     gone += 1;
                 }
             }

@@ -6,7 +6,7 @@ use crate::domain::principal::AccessLevel;
 use crate::domain::quota::{ModelPrice, Quota, QuotaUnit, UsagePayer, has_price, quota_key};
 use crate::domain::{Principal, ProjectId, Session, Timestamp, UserId};
 use crate::error::{Error, Kind, Result};
-use crate::store::{counted, exceeded};
+use crate::store::{quota_exceeded, quota_window};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -105,7 +105,7 @@ impl Chat {
         // Whoever reads a session books what its last step left to book: the turn that this one
         // waited for.
         let server = Principal::server();
-        self.store.session(&server, &session.id, AccessLevel::Participant).await?;
+        self.store.get_session(&server, &session.id, AccessLevel::Participant).await?;
         self.ensure_purses(payer, &session.owner, session.project_id.as_ref(), now).await
     }
 
@@ -118,11 +118,11 @@ impl Chat {
         now: Timestamp,
     ) -> Result<()> {
         for quota in self.terms.quotas.iter() {
-            let Some((purse, since)) = counted(quota, payer, owner, project, now) else {
+            let Some((purse, since)) = quota_window(quota, payer, owner, project, now) else {
                 continue;
             };
-            if self.store.spent(&purse, since).await?.exhausts(quota) {
-                return Err(exceeded(quota, now));
+            if self.store.usage_total(&purse, since).await?.is_exhausted(quota) {
+                return Err(quota_exceeded(quota, now));
             }
         }
         Ok(())

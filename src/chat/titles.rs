@@ -8,7 +8,7 @@ use crate::domain::title::{SessionTitle, TitleSource};
 use crate::domain::{CallKind, Role};
 use crate::error::Result;
 use crate::provider::{Prompt, PromptMessage, Writer};
-use crate::store::Begun;
+use crate::store::StartedTurn;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
@@ -20,10 +20,10 @@ const MAX_TOKENS: u32 = 1000;
 impl Chat {
     /// Sets a title going if the turn is a session's first and titles are written by a model. A
     /// failure leaves the title that was cut from the message.
-    pub(super) fn write_title(self: &Arc<Self>, begun: &Begun) -> TitleToCome {
+    pub(super) fn write_title(self: &Arc<Self>, begun: &StartedTurn) -> TitleToCome {
         let model = self.title_model.clone()?;
         let is_first = begun.session.title_source == TitleSource::Auto
-            && begun.question.parent_id.is_none()
+            && begun.user_message.parent_id.is_none()
             && begun.session.messages_count == 1;
         if !is_first {
             return None;
@@ -31,23 +31,25 @@ impl Chat {
         let (arrived, to_come) = oneshot::channel();
         let (chat, session) = (self.clone(), begun.session.clone());
         let payer = begun.payer.clone();
-        let message = begun.question.content.clone();
+        let message = begun.user_message.content.clone();
         tokio::spawn(async move {
             let writer = chat.beside(CallKind::Title, &session, &payer);
             let title = chat.title_of(&writer, model, &message).await;
             let session = &session.id;
             match title {
-                Ok(Some(title)) => match chat.store.name_session(session, title.clone()).await {
-                    // The stream may have ended meanwhile.
-                    Ok(true) => {
-                        chat.events.publish(session, What::Changed);
-                        drop(arrived.send(title.text));
+                Ok(Some(title)) => {
+                    match chat.store.set_generated_title(session, title.clone()).await {
+                        // The stream may have ended meanwhile.
+                        Ok(true) => {
+                            chat.events.publish(session, What::Changed);
+                            drop(arrived.send(title.text));
+                        }
+                        Ok(false) => {}
+                        Err(error) => {
+                            tracing::warn!(error = %error.chain(), "a title could not be stored")
+                        }
                     }
-                    Ok(false) => {}
-                    Err(error) => {
-                        tracing::warn!(error = %error.chain(), "a title could not be stored")
-                    }
-                },
+                }
                 Ok(None) => tracing::warn!(session.id = %session, "the model wrote no title"),
                 Err(error) => {
                     tracing::warn!(error = %error.chain(), "a title could not be written")

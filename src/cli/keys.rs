@@ -50,7 +50,7 @@ async fn create(url: &DatabaseUrl, args: NewKeyArgs) -> Result<String, String> {
 
 async fn list(url: &DatabaseUrl, json: bool) -> Result<String, String> {
     let store = open_to_look(url).await.map_err(told)?;
-    let keys = store.keys().await;
+    let keys = store.list_keys().await;
     store.close().await;
     let keys: Vec<ApiKey> = keys.map_err(told)?.into_iter().map(|stored| stored.key).collect();
     if json {

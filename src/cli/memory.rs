@@ -71,7 +71,8 @@ async fn look(command: &MemoryCommand) -> Result<(Session, Value)> {
 
 async fn preview(store: &Arc<dyn Store>, command: &MemoryCommand) -> Result<(Session, Value)> {
     // Whoever can read the store may read all of it.
-    let session = store.session(&Principal::server(), &command.session, AccessLevel::Owner).await?;
+    let session =
+        store.get_session(&Principal::server(), &command.session, AccessLevel::Owner).await?;
     if command.user.as_ref().is_some_and(|user| *user != session.owner) {
         return Err(Error::new(Kind::SessionNotFound, "this user has no such session"));
     }
@@ -94,7 +95,7 @@ async fn preview(store: &Arc<dyn Store>, command: &MemoryCommand) -> Result<(Ses
 async fn last_model(store: &dyn Store, session: &Session) -> Result<Option<String>> {
     let query =
         MessageQuery { view: MessageView::Path, slice: MessageSlice::Newest, limit: NEWEST };
-    let newest = store.messages(&Principal::server(), &session.id, query).await?.messages;
+    let newest = store.list_messages(&Principal::server(), &session.id, query).await?.messages;
     Ok(newest.into_iter().rev().find_map(|message| message.model))
 }
 

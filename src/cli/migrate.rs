@@ -7,9 +7,9 @@ use crate::config::MigrateArgs;
 use crate::domain::key::KeyId;
 use crate::domain::{ProjectId, SessionId};
 use crate::error::{Error, Result};
-use crate::store::moving::{
-    MoveIn, MoveOut, Outcome, ProjectOutcome, Totals, move_key, move_ledger, move_project,
-    move_session,
+use crate::store::migration::{
+    MigrationSource, MigrationTarget, ProjectMigrationOutcome, SessionMigrationOutcome,
+    StoreTotals, migrate_key, migrate_ledger, migrate_project, migrate_session,
 };
 use futures::stream::{self, StreamExt, TryStreamExt};
 use std::io::{self, Write};
@@ -28,10 +28,10 @@ pub(super) fn run(args: &MigrateArgs) -> Result<(), String> {
 async fn migrate(args: &MigrateArgs) -> Result<(), String> {
     let (from, to) =
         open_to_move(&args.from, &args.to).await.map_err(|error| error.chain().to_string())?;
-    let (started, source) = (Instant::now(), from.place());
+    let (started, source) = (Instant::now(), from.describe_location());
     let moved = move_all(&*from, &*to).await;
-    from.leave().await;
-    to.leave().await;
+    from.disconnect().await;
+    to.disconnect().await;
     let moved = moved.map_err(|error| {
         // What a store's sentence says of "nothing" goes for one step, not for the whole move.
         let why = error.source.as_ref().map_or(error.message.to_string(), ToString::to_string);
@@ -47,9 +47,9 @@ async fn migrate(args: &MigrateArgs) -> Result<(), String> {
 #[derive(Default)]
 struct Moved {
     /// What there was to move, as the source counts it.
-    source: Totals,
+    source: StoreTotals,
     /// What was read back from the target, and is equal.
-    verified: Totals,
+    verified: StoreTotals,
     /// Sessions that were not there before.
     new: u64,
     different: Vec<SessionId>,
@@ -59,24 +59,24 @@ struct Moved {
     too_large: Vec<SessionId>,
 }
 
-async fn move_all(from: &dyn MoveOut, to: &dyn MoveIn) -> Result<Moved> {
-    let source = from.totals().await?;
-    let Totals { sessions, messages, .. } = source;
-    let (out, into) = (from.place(), to.place());
+async fn move_all(from: &dyn MigrationSource, to: &dyn MigrationTarget) -> Result<Moved> {
+    let source = from.count_totals().await?;
+    let StoreTotals { sessions, messages, .. } = source;
+    let (out, into) = (from.describe_location(), to.describe_location());
     let _ = writeln!(
         io::stderr(),
         "moving {sessions} sessions with {messages} messages from {out} to {into}"
     );
     let (now, mut moved, mut behind) = (clock::now(), Moved { source, ..Moved::default() }, None);
-    for stored in from.keys().await? {
-        match move_key(to, &stored).await? {
+    for stored in from.list_keys().await? {
+        match migrate_key(to, &stored).await? {
             true => moved.verified.keys += 1,
             false => moved.different_keys.push(stored.key.id),
         }
     }
     let mut booked = None;
     loop {
-        let page = move_ledger(from, to, booked.as_ref()).await?;
+        let page = migrate_ledger(from, to, booked.as_ref()).await?;
         let Some((last, _)) = page.last() else { break };
         booked = Some(last.turn_id.clone());
         let equal = page.iter().filter(|(_, is_equal)| *is_equal).count() as u64;
@@ -84,20 +84,20 @@ async fn move_all(from: &dyn MoveOut, to: &dyn MoveIn) -> Result<Moved> {
         moved.different_turns += page.len() as u64 - equal;
     }
     // Before their sessions, which read them.
-    for id in from.project_ids().await? {
-        match move_project(from, to, &id).await? {
-            ProjectOutcome::Equal => moved.verified.projects += 1,
-            ProjectOutcome::Differs => moved.different_projects.push(id),
+    for id in from.list_project_ids().await? {
+        match migrate_project(from, to, &id).await? {
+            ProjectMigrationOutcome::Equal => moved.verified.projects += 1,
+            ProjectMigrationOutcome::Differs => moved.different_projects.push(id),
         }
     }
     let progress = Messages::of(messages);
     loop {
-        let ids = from.session_ids(behind.as_ref(), IDS).await?;
+        let ids = from.list_session_ids(behind.as_ref(), IDS).await?;
         let Some(last) = ids.last() else { break };
         behind = Some(last.clone());
         let passed = |messages| progress.advance(messages);
         let moving = ids.into_iter().map(|id| async {
-            let outcome = move_session(from, to, &id, now, &passed).await?;
+            let outcome = migrate_session(from, to, &id, now, &passed).await?;
             Ok::<_, Error>((id, outcome))
         });
         let mut outcomes = stream::iter(moving).buffer_unordered(AT_ONCE);
@@ -110,15 +110,15 @@ async fn move_all(from: &dyn MoveOut, to: &dyn MoveIn) -> Result<Moved> {
 }
 
 impl Moved {
-    fn add(&mut self, id: SessionId, outcome: Outcome) {
+    fn add(&mut self, id: SessionId, outcome: SessionMigrationOutcome) {
         let verified = match outcome {
-            Outcome::Moved(totals) => {
+            SessionMigrationOutcome::Moved(totals) => {
                 self.new += 1;
                 totals
             }
-            Outcome::WasThere(totals) => totals,
-            Outcome::Differs => return self.different.push(id),
-            Outcome::TooLarge => return self.too_large.push(id),
+            SessionMigrationOutcome::AlreadyPresent(totals) => totals,
+            SessionMigrationOutcome::Differs => return self.different.push(id),
+            SessionMigrationOutcome::TooLarge => return self.too_large.push(id),
         };
         self.verified.sessions += verified.sessions;
         self.verified.messages += verified.messages;

@@ -42,7 +42,7 @@ async fn find(command: &SessionsCommand) -> Result<Vec<Session>, String> {
     };
     let store =
         open_to_look(&command.database_url).await.map_err(|error| error.chain().to_string())?;
-    let page = store.all_sessions(command.user.as_ref(), query).await;
+    let page = store.list_all_sessions(command.user.as_ref(), query).await;
     store.close().await;
     page.map(|page| page.sessions).map_err(|error| error.chain().to_string())
 }

@@ -10,7 +10,7 @@ use crate::domain::page::{MAX_PAGE_SIZE, Pagination, SortField};
 use crate::domain::session::SessionStatus;
 use crate::domain::{ProjectId, Session, SessionId, Timestamp, UserId};
 use crate::error::Error;
-use crate::store::Owner;
+use crate::store::UserStats;
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
@@ -28,9 +28,9 @@ pub(super) struct UserLine {
     last_active_at: Timestamp,
 }
 
-impl From<Owner> for UserLine {
-    fn from(owner: Owner) -> Self {
-        let Owner { user, sessions, messages, last_active_at } = owner;
+impl From<UserStats> for UserLine {
+    fn from(owner: UserStats) -> Self {
+        let UserStats { user, sessions, messages, last_active_at } = owner;
         Self { user_id: user, sessions, messages, last_active_at }
     }
 }
@@ -59,8 +59,8 @@ pub(super) async fn users(
     let page = query.number("page", 1..=u32::MAX).unwrap_or(1);
     let limit = query.number("limit", 1..=MAX_PAGE_SIZE).unwrap_or(20);
     query.finish()?;
-    let page = api.store.owners(page, limit).await?;
-    let users = page.owners.into_iter().map(UserLine::from).collect();
+    let page = api.store.list_user_stats(page, limit).await?;
+    let users = page.users.into_iter().map(UserLine::from).collect();
     Ok(ok("Users retrieved successfully", UserList { users, pagination: page.pagination }))
 }
 
@@ -157,12 +157,12 @@ pub(super) async fn sessions(
         let wants = "must come with content=true to go by titles";
         return Err(Error::invalid_field("content", wants));
     }
-    let page = api.store.all_sessions(user.as_ref(), query).await?;
+    let page = api.store.list_all_sessions(user.as_ref(), query).await?;
     let sessions = page.sessions.into_iter();
     let lines = SessionLines {
         sessions: sessions.map(|session| SessionLine::of(session, with_content)).collect(),
         pagination: page.pagination,
-        next_cursor: page.next.map(|cursor| cursor.encode()),
+        next_cursor: page.next_cursor.map(|cursor| cursor.encode()),
     };
     Ok(ok("Sessions retrieved successfully", lines))
 }

@@ -15,7 +15,7 @@ use crate::domain::session::SessionSettings;
 use crate::domain::{MessageId, MessageType, Principal, ProjectId, Role, SessionId};
 use crate::error::{Error, Result};
 use crate::json::{optional_object, present};
-use crate::store::{OnBusy, OnKnownId, SessionTarget};
+use crate::store::{DuplicateIdPolicy, OnBusy, SessionTarget};
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
@@ -248,7 +248,7 @@ fn plain(api: &Api, body: ChatBody<'_>) -> Result<(SessionTarget, Wish)> {
             .map(|id| MessageId::parse("clientMessageId", &id))
             .transpose()?,
         parent: parent(body.parent_id)?,
-        on_known: OnKnownId::Refuse,
+        on_known: DuplicateIdPolicy::Reject,
     };
     Ok((session, wish))
 }
@@ -290,7 +290,7 @@ fn ai_sdk(api: &Api, body: ChatBody<'_>) -> Result<(SessionTarget, Wish)> {
         )?,
         client_message_id: Some(last.id),
         parent: parent(body.parent_id)?,
-        on_known: OnKnownId::Edit,
+        on_known: DuplicateIdPolicy::Edit,
     };
     Ok((session, wish))
 }

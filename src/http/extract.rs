@@ -6,7 +6,7 @@ use super::Api;
 use super::query::Query;
 use crate::domain::{FieldError, FilePath, MessageId, ProjectId, SessionId};
 use crate::error::{Error, Kind, Result};
-use crate::store::{IdempotencyKey, Repeats};
+use crate::store::{IdempotencyKey, RetryWindow};
 use axum::extract::{FromRequestParts, RawPathParams};
 use axum::http::HeaderMap;
 use axum::http::header::IF_MATCH;
@@ -112,7 +112,7 @@ pub(super) fn idempotency(
     match value.to_str() {
         Ok(key) if (1..=MAX_KEY).contains(&key.len()) => {
             let (key, fingerprint) = (key.to_owned(), digest(body));
-            Ok(Some(IdempotencyKey { route, key, fingerprint, repeats: Repeats::Always }))
+            Ok(Some(IdempotencyKey { route, key, fingerprint, retry_window: RetryWindow::Full }))
         }
         _ => Err(Error::invalid_field(
             "Idempotency-Key",
@@ -126,8 +126,8 @@ pub(super) fn idempotency(
 pub(super) fn retry(headers: &HeaderMap, route: &'static str, said: &[u8]) -> IdempotencyKey {
     let count = headers.get("x-stainless-retry-count").and_then(|count| count.to_str().ok());
     let is_again = count.and_then(|count| count.parse().ok()).is_some_and(|count: u32| count > 0);
-    let repeats = if is_again { Repeats::Lately } else { Repeats::Never };
-    IdempotencyKey { route, key: digest(said), fingerprint: String::new(), repeats }
+    let repeats = if is_again { RetryWindow::Short } else { RetryWindow::Disabled };
+    IdempotencyKey { route, key: digest(said), fingerprint: String::new(), retry_window: repeats }
 }
 
 fn digest(bytes: &[u8]) -> String {

@@ -57,7 +57,7 @@ pub(super) async fn get(
     FileOfProject(id, path): FileOfProject,
     _query: NoQuery,
 ) -> Answer<FileAnswer> {
-    let found = api.store.file(&who, &id, &path).await?;
+    let found = api.store.get_file(&who, &id, &path).await?;
     let file = File { entry: found.entry, content: found.content };
     Ok((etag(found.version), ok("File retrieved successfully", file)))
 }

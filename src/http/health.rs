@@ -40,6 +40,6 @@ pub(super) async fn ready(
     _query: NoQuery,
 ) -> Answer<Json<Envelope<Health>>> {
     api.chat.ensure_not_draining()?;
-    api.store.ready().await?;
+    api.store.check_ready().await?;
     Ok(ok("The server is ready", Health::of(&api)))
 }

@@ -50,7 +50,7 @@ pub(super) async fn preview(
         )
     };
     let message = message.map(read).transpose()?.map(|body| body.content);
-    let session = api.store.session(&who, &id, AccessLevel::Owner).await?;
+    let session = api.store.get_session(&who, &id, AccessLevel::Owner).await?;
     let assembled = api.memory.preview(&session, memory, message, clock::now()).await?;
     Ok(ok("Memory retrieved successfully", assembled))
 }

@@ -16,7 +16,9 @@ use crate::domain::{
 use crate::error::Result;
 use crate::json::present;
 use crate::memory::tokens;
-use crate::store::{MessagePage, MessageQuery, NewMessage, Parent, PostMessage, ReplyFields};
+use crate::store::{
+    MessagePage, MessageParent, MessageQuery, NewMessage, PostMessage, ReplyFields,
+};
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
@@ -88,7 +90,7 @@ pub(super) async fn list(
         }
     };
     query.finish()?;
-    let page = api.store.messages(&who, &session, MessageQuery { view, slice, limit }).await?;
+    let page = api.store.list_messages(&who, &session, MessageQuery { view, slice, limit }).await?;
     let list = match format {
         Format::Plain => {
             let MessagePage { messages, has_more } = page;
@@ -117,7 +119,7 @@ async fn from_beginning(
     let parent;
     let results = match (first.role, &first.parent_id) {
         (Role::Assistant, Some(id)) => {
-            parent = api.store.message(who, session, id).await?;
+            parent = api.store.get_message(who, session, id).await?;
             &parent
         }
         _ => first,
@@ -127,7 +129,7 @@ async fn from_beginning(
     };
     let slice = MessageSlice::Before(first.id.clone());
     let query = MessageQuery { view: MessageView::Path, slice, limit: MAX_PAGE_SIZE };
-    let before = api.store.messages(who, session, query).await?;
+    let before = api.store.list_messages(who, session, query).await?;
     let place = before.messages.iter().position(|message| message.id == beginning);
     let Some(place) = place else { return Ok(page) };
     let has_more = before.has_more || place > 0;
@@ -147,7 +149,7 @@ pub(super) async fn get(
     MessagePath(session, id): MessagePath,
     _query: NoQuery,
 ) -> Answer<Json<Envelope<Message>>> {
-    let message = api.store.message(&who, &session, &id).await?;
+    let message = api.store.get_message(&who, &session, &id).await?;
     Ok(ok("Message retrieved successfully", message))
 }
 
@@ -176,11 +178,11 @@ pub(super) struct NewMessageBody {
 }
 
 /// Where a message stands, as clients say it.
-pub(super) fn parent(parent_id: Option<Option<String>>) -> Result<Parent> {
+pub(super) fn parent(parent_id: Option<Option<String>>) -> Result<MessageParent> {
     Ok(match parent_id {
-        None => Parent::Head,
-        Some(None) => Parent::Root,
-        Some(Some(id)) => Parent::Message(MessageId::parse("parentId", &id)?),
+        None => MessageParent::Head,
+        Some(None) => MessageParent::Root,
+        Some(Some(id)) => MessageParent::Message(MessageId::parse("parentId", &id)?),
     })
 }
 
@@ -219,7 +221,7 @@ pub(super) async fn post(
         session_id,
         now,
         parent: parent(body.parent_id)?,
-        idempotency: idempotency(&headers, "POST /api/chat-messages", &raw)?,
+        idempotency_key: idempotency(&headers, "POST /api/chat-messages", &raw)?,
         message: NewMessage {
             id: MessageId::generate(),
             client_message_id: body

@@ -45,8 +45,8 @@ pub(super) async fn list(
     let wants = || FieldError::new("cursor", "must be a nextCursor of the same list");
     let first = query.parsed("cursor", |name| parse_chat_id(&session, name).ok_or_else(wants));
     query.finish()?;
-    let page = api.store.nodes(&who, &session, first.unwrap_or(1), limit).await?;
-    let next_cursor = page.next.map(|number| format_chat_id(&session, number));
+    let page = api.store.list_nodes(&who, &session, first.unwrap_or(1), limit).await?;
+    let next_cursor = page.next_node.map(|number| format_chat_id(&session, number));
     Ok(ok("Nodes retrieved successfully", NodeList { nodes: page.nodes, next_cursor }))
 }
 
@@ -64,7 +64,7 @@ pub(super) async fn get(
 ) -> Answer<Json<Envelope<ChatNode>>> {
     // Number 0 is no node's: whoever may not see the session learns nothing of its nodes.
     let number = parse_chat_id(&session, &name).unwrap_or(0);
-    let page = api.store.nodes(&who, &session, number, 1).await?;
+    let page = api.store.list_nodes(&who, &session, number, 1).await?;
     let node = page.nodes.into_iter().find(|node| node.chat_id == name);
     let node =
         node.ok_or_else(|| Error::new(Kind::NodeNotFound, "there is no such node in the session"))?;
@@ -109,6 +109,6 @@ pub(super) async fn seen(
 ) -> Answer<Json<Envelope<ReadMark>>> {
     let named = MessageId::parse("upTo", &body.up_to)?;
     let seen = api.chat.mark_seen(&who, &session_id, &named).await?;
-    let mark = ReadMark { session_id, user_id: who.user, up_to: seen.up_to };
+    let mark = ReadMark { session_id, user_id: who.user, up_to: seen.message_id };
     Ok(ok("Messages marked as seen successfully", mark))
 }

@@ -13,7 +13,7 @@ use crate::domain::project::{self, GenerationStatus};
 use crate::domain::{FieldError, Project, ProjectId};
 use crate::error::{Error, Result};
 use crate::json::{StrictObject, present};
-use crate::store::{NewFile, NewProject, ProjectChange};
+use crate::store::{NewFile, NewProject, ProjectUpdate};
 use axum::Json;
 use axum::extract::State;
 use axum::http::header::{ETAG, HeaderName};
@@ -136,7 +136,7 @@ pub(super) async fn list(
     let page = query.number("page", 1..=u32::MAX).unwrap_or(1);
     let limit = query.number("limit", 1..=MAX_PAGE_SIZE).unwrap_or(20);
     query.finish()?;
-    let page = api.store.projects(&who, page, limit).await?;
+    let page = api.store.list_projects(&who, page, limit).await?;
     let list = ProjectList { projects: page.projects, pagination: page.pagination };
     Ok(ok("Projects retrieved successfully", list))
 }
@@ -153,7 +153,7 @@ pub(super) async fn get(
     ProjectPath(id): ProjectPath,
     _query: NoQuery,
 ) -> Answer<ProjectAnswer> {
-    let project = api.store.project(&who, &id).await?;
+    let project = api.store.get_project(&who, &id).await?;
     Ok(with_etag("Project retrieved successfully", project))
 }
 
@@ -196,14 +196,14 @@ pub(super) async fn change(
     }
     let description = body.description.map(Option::unwrap_or_default);
     let system_prompt = body.system_prompt.map(|text| system_prompt(&api, text)).transpose()?;
-    let change = ProjectChange {
+    let change = ProjectUpdate {
         name: body.name.as_deref().map(project::parse_name).transpose()?,
         description: description.map(project::parse_description).transpose()?,
         system_prompt,
         generation_status: body.generation_status,
     };
     let versions = if_match(&headers)?;
-    let project = api.store.change_project(&who, &id, change, versions, clock::now()).await?;
+    let project = api.store.update_project(&who, &id, change, versions, clock::now()).await?;
     Ok(with_etag("Project updated successfully", project))
 }
 
@@ -249,8 +249,8 @@ pub(super) async fn sessions(
     if query.project_id.is_some() {
         return Err(Error::invalid_field("projectId", "is not a parameter of this route"));
     }
-    let project = api.store.project(&who, &id).await?;
+    let project = api.store.get_project(&who, &id).await?;
     query.project_id = Some(project.id);
-    let page = api.store.all_sessions(Some(&project.owner), query).await?;
+    let page = api.store.list_all_sessions(Some(&project.owner), query).await?;
     Ok(ok("Sessions retrieved successfully", page.into()))
 }

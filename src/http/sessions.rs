@@ -16,7 +16,7 @@ use crate::domain::title::SessionTitle;
 use crate::domain::{FieldError, ProjectId, Session, SessionId, Timestamp, UserId};
 use crate::error::{Error, Result};
 use crate::json::{nullable, optional_object, present};
-use crate::store::{DeleteFilter, Deleted, NewSession, SessionChange, SessionPage};
+use crate::store::{DeleteFilter, DeletionResult, NewSession, SessionPage, SessionUpdate};
 use axum::Json;
 use axum::extract::State;
 use axum::http::header::{ETAG, HeaderName};
@@ -147,7 +147,7 @@ pub(super) async fn list(
     query: Query,
 ) -> Answer<Json<Envelope<SessionList>>> {
     let query = session_query(query)?;
-    let page = api.store.sessions(&who, query).await?;
+    let page = api.store.list_sessions(&who, query).await?;
     Ok(ok("Sessions retrieved successfully", page.into()))
 }
 
@@ -156,7 +156,7 @@ impl From<SessionPage> for SessionList {
         Self {
             sessions: page.sessions,
             pagination: page.pagination,
-            next_cursor: page.next.map(|cursor| cursor.encode()),
+            next_cursor: page.next_cursor.map(|cursor| cursor.encode()),
         }
     }
 }
@@ -197,7 +197,7 @@ pub(super) async fn get(
     SessionPath(id): SessionPath,
     _query: NoQuery,
 ) -> Answer<SessionAnswer> {
-    let session = api.store.session(&who, &id, AccessLevel::Participant).await?;
+    let session = api.store.get_session(&who, &id, AccessLevel::Participant).await?;
     Ok(with_etag("Session retrieved successfully", session))
 }
 
@@ -249,7 +249,7 @@ pub(super) async fn change(
         Some(None) => Some(None),
         Some(Some(id)) => Some(Some(ProjectId::parse("projectId", &id)?)),
     };
-    let change = SessionChange {
+    let change = SessionUpdate {
         title: body.title.map(|title| SessionTitle::from_user(title.as_deref())).transpose()?,
         status: body.status.map(|status| SessionStatus::parse(&status)).transpose()?,
         archived: body.archived,
@@ -291,7 +291,7 @@ pub(super) async fn set_title(
     JsonBody(body): JsonBody<NewTitle>,
 ) -> Answer<SessionAnswer> {
     let title = SessionTitle::from_user(body.title.as_deref())?;
-    let change = SessionChange { title: Some(title), ..SessionChange::default() };
+    let change = SessionUpdate { title: Some(title), ..SessionUpdate::default() };
     let session =
         api.chat.change_session(&who, &id, change, if_match(&headers)?, clock::now()).await?;
     Ok(with_etag("Session updated successfully", session))
@@ -321,7 +321,7 @@ pub(super) async fn set_meta(
     JsonBody(body): JsonBody<NewMeta>,
 ) -> Answer<SessionAnswer> {
     let meta = JsonObject::parse("meta", &body.meta)?;
-    let change = SessionChange { meta: Some(meta), ..SessionChange::default() };
+    let change = SessionUpdate { meta: Some(meta), ..SessionUpdate::default() };
     let session =
         api.chat.change_session(&who, &id, change, if_match(&headers)?, clock::now()).await?;
     Ok(with_etag("Session updated successfully", session))
@@ -361,8 +361,8 @@ pub(super) struct DeletedSessions {
     deleted_messages: u64,
 }
 
-impl From<Deleted> for DeletedSessions {
-    fn from(deleted: Deleted) -> Self {
+impl From<DeletionResult> for DeletedSessions {
+    fn from(deleted: DeletionResult) -> Self {
         Self { deleted_sessions: deleted.sessions, deleted_messages: deleted.messages }
     }
 }
@@ -389,7 +389,7 @@ pub(super) async fn delete_many(
     query.finish()?;
     let filter = match (project, before) {
         (Some(project), None) => DeleteFilter::Project(project),
-        (None, Some(time)) => DeleteFilter::Before(time),
+        (None, Some(time)) => DeleteFilter::InactiveSince(time),
         _ => {
             return Err(Error::invalid_field(
                 "projectId",

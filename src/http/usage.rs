@@ -8,7 +8,7 @@ use crate::clock;
 use crate::domain::quota::NANOS_PER_UNIT;
 use crate::domain::{FieldError, Timestamp, UserId};
 use crate::error::{Error, Result};
-use crate::store::{GroupBy, UsageLine, UsageQuery};
+use crate::store::{GroupBy, UsageGroup, UsageQuery};
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
@@ -55,12 +55,12 @@ pub(super) struct UsageSum {
     cost: Option<f64>,
 }
 
-impl From<UsageLine> for UsageSum {
-    fn from(line: UsageLine) -> Self {
+impl From<UsageGroup> for UsageSum {
+    fn from(line: UsageGroup) -> Self {
         Self {
             turns: line.turns,
             estimated_turns: line.estimated_turns,
-            side_calls: line.side_calls,
+            side_calls: line.background_calls,
             prompt_tokens: line.prompt_tokens,
             cached_tokens: line.cached_tokens,
             completion_tokens: line.completion_tokens,
@@ -118,9 +118,9 @@ pub(super) async fn everybodys(
 
 async fn report(api: &Api, query: UsageQuery) -> Answer<Json<Envelope<UsageReport>>> {
     let all = UsageQuery { group_by: GroupBy::All, ..query.clone() };
-    let lines = api.store.usage(query).await?;
-    let total = api.store.usage(all).await?.pop().unwrap_or_default();
-    let entry = |line: UsageLine| UsageEntry { key: line.key.clone(), sum: line.into() };
+    let lines = api.store.query_usage(query).await?;
+    let total = api.store.query_usage(all).await?.pop().unwrap_or_default();
+    let entry = |line: UsageGroup| UsageEntry { key: line.key.clone(), sum: line.into() };
     let report = UsageReport { usage: lines.into_iter().map(entry).collect(), total: total.into() };
     Ok(ok("Usage retrieved successfully", report))
 }
@@ -147,7 +147,7 @@ fn usage_query(
     if from >= to || to.duration_since(from) > LONGEST {
         return Err(Error::invalid_field("from", "must be before to, by at most 366 days"));
     }
-    Ok(UsageQuery { user, from, to, group_by, most: MOST })
+    Ok(UsageQuery { user, from, to, group_by, limit: MOST })
 }
 
 /// A time, or a day in UTC: its beginning, and so many milliseconds.

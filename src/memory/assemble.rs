@@ -18,7 +18,7 @@ use crate::domain::tool::{self, ToolCall, ToolResult};
 use crate::domain::{MessageId, Role, Session, Timestamp};
 use crate::error::Result;
 use crate::provider::{Prompt, PromptMessage};
-use crate::store::{Remembered, TailBounds};
+use crate::store::{HistoryLimits, HistoryMessage};
 use serde::{Serialize, Serializer};
 use std::sync::Arc;
 use utoipa::ToSchema;
@@ -263,23 +263,23 @@ impl Memory {
         session: &Session,
         now: Shares,
         last: Option<&MessageId>,
-    ) -> Result<Vec<Remembered>> {
+    ) -> Result<Vec<HistoryMessage>> {
         let Some(last) = last else { return Ok(Vec::new()) };
-        let bounds = TailBounds {
-            messages: now.messages,
-            tokens: now.all,
-            overhead: MESSAGE_OVERHEAD,
-            parts: pictures::MAX_BYTES,
+        let bounds = HistoryLimits {
+            max_messages: now.messages,
+            max_tokens: now.all,
+            token_overhead: MESSAGE_OVERHEAD,
+            max_part_bytes: pictures::MAX_BYTES,
         };
         if now.recent() == 0 {
             // Nothing is verbatim unless all of it is: the last message knows how much that would be.
-            let only = TailBounds { messages: 1, tokens: u32::MAX, ..bounds };
-            let read = self.store.tail(&session.id, last, only).await?;
+            let only = HistoryLimits { max_messages: 1, max_tokens: u32::MAX, ..bounds };
+            let read = self.store.recent_history(&session.id, last, only).await?;
             if read.first().is_none_or(|newest| newest.path_tokens > u64::from(now.all)) {
                 return Ok(read);
             }
         }
-        self.store.tail(&session.id, last, bounds).await
+        self.store.recent_history(&session.id, last, bounds).await
     }
 
     /// The piece that stands for what comes before the verbatim messages, if the strategy wants one
@@ -304,7 +304,7 @@ impl Memory {
         let message_ids = match plan.patience {
             // Only who looks at the prompt wants to know all of them.
             None => self.recall.ids(session, up_to, of.tokens_before..of.path_tokens).await?,
-            Some(_) => vec![of.first, of.last],
+            Some(_) => vec![of.first_message, of.last_message],
         };
         let piece = Piece::plain(PieceKind::Summary, Role::System, text.into());
         Ok(Some(Piece { message_ids, tokens, ..piece }))
@@ -320,7 +320,7 @@ impl Memory {
         now: Shares,
         last: Option<&MessageId>,
         new: Option<&NewMessage>,
-        read: Vec<Remembered>,
+        read: Vec<HistoryMessage>,
         verbatim: &Verbatim,
     ) -> Result<Vec<Recalled>> {
         let (Some(last), Some(new)) = (last, new) else { return Ok(Vec::new()) };
@@ -354,10 +354,10 @@ fn or_none<T: Default>(session: &Session, outcome: &'static str, found: Result<T
 }
 
 /// Of the messages that were read, newest first, those that stand in the prompt.
-fn verbatim(read: Vec<Remembered>, plan: &Plan, steady: Shares, now: Shares) -> Verbatim {
+fn verbatim(read: Vec<HistoryMessage>, plan: &Plan, steady: Shares, now: Shares) -> Verbatim {
     let has_root = read.last().is_some_and(|oldest| oldest.parent_id.is_none());
     let end = read.first().map_or(u64::MAX, |newest| newest.path_tokens + 1);
-    let counted: Vec<(Remembered, u32)> = read
+    let counted: Vec<(HistoryMessage, u32)> = read
         .into_iter()
         .map(|message| {
             let tokens = match plan.vocabulary {
@@ -371,7 +371,7 @@ fn verbatim(read: Vec<Remembered>, plan: &Plan, steady: Shares, now: Shares) -> 
             (message, tokens)
         })
         .collect();
-    let framed = |(_, tokens): &(Remembered, u32)| tokens.saturating_add(MESSAGE_OVERHEAD);
+    let framed = |(_, tokens): &(HistoryMessage, u32)| tokens.saturating_add(MESSAGE_OVERHEAD);
     let all = counted.iter().map(framed).fold(0, u32::saturating_add);
     // A path that fits as a whole is not cut for the sake of parts that would be about nothing.
     let is_whole = has_root && all <= now.all;

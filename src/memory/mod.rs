@@ -36,7 +36,7 @@ use crate::domain::session::SessionSettings;
 use crate::error::{Error, Result};
 use crate::prompts::PromptTemplates;
 use crate::provider::embeddings::Embedder;
-use crate::store::{Size, Store};
+use crate::store::{MessageSize, Store};
 use correction::Corrections;
 use recall::Recall;
 use std::sync::Arc;
@@ -172,7 +172,7 @@ impl Memory {
     }
 
     /// Whether a message certainly fits, judged by sizes alone; if not, [`Memory::plan`] knows.
-    pub fn surely_fits(&self, settings: &SessionSettings, new: Size) -> bool {
+    pub fn surely_fits(&self, settings: &SessionSettings, new: MessageSize) -> bool {
         let model = settings.model.as_deref().unwrap_or(&self.defaults.model);
         let in_o200k = Vocabulary::of(model) == Vocabulary::O200k;
         // No vocabulary makes more tokens of a text than it has bytes.

@@ -6,7 +6,7 @@ use crate::domain::attachment::render_text_and_images;
 use crate::domain::image::MessageImage;
 use crate::domain::tool::{self, ToolCall, ToolResult};
 use crate::domain::{MessageId, Role};
-use crate::store::Remembered;
+use crate::store::HistoryMessage;
 
 /// The most bytes of pictures that go into a prompt from memory; OpenAI takes 50 MB in all.
 pub(super) const MAX_BYTES: usize = 16 << 20;
@@ -38,7 +38,7 @@ pub(super) struct Recent {
 /// message comes with the tokens of its text.
 /// Also whether all of it was taken.
 pub(super) fn fit(
-    messages: Vec<(Remembered, u32)>,
+    messages: Vec<(HistoryMessage, u32)>,
     mut room: u32,
     sight: Option<Sight>,
 ) -> (Vec<Recent>, bool) {
@@ -66,7 +66,7 @@ pub(super) fn fit(
         room = left - image_tokens;
         let own = u64::from(message.tokens) + u64::from(MESSAGE_OVERHEAD);
         let tokens_before = message.path_tokens.saturating_sub(own);
-        let Remembered { id, role, path_tokens, parent_id, .. } = message;
+        let HistoryMessage { id, role, path_tokens, parent_id, .. } = message;
         let tokens = text_tokens + image_tokens;
         taken.push(Recent {
             id,

@@ -85,7 +85,7 @@ impl Memory {
         let room = plan.project_tokens.saturating_sub(MESSAGE_OVERHEAD);
         let message = message.to_owned();
         let choose = Box::new(move |project: &Project| choose(project, &message, room));
-        let (project, files) = match self.store.files(&owner, id, choose).await {
+        let (project, files) = match self.store.select_files(&owner, id, choose).await {
             Ok(found) => found,
             Err(error) if error.kind == Kind::ProjectNotFound => return Ok(None),
             Err(error) => return Err(error),

@@ -19,7 +19,7 @@ use crate::domain::{MessageId, Role, Session};
 use crate::error::Result;
 use crate::prompts::{SummaryMessage, SummaryPrompt};
 use crate::provider::{Prompt, PromptMessage, Writer};
-use crate::store::{Remembered, Summary, TailBounds};
+use crate::store::{HistoryLimits, HistoryMessage, PathSummary};
 
 /// What stands before a summary.
 const HEADING: &str = "What was said in this conversation before the messages below, in short:\n";
@@ -37,7 +37,7 @@ const TOKENS_OF_TWO_WORDS: u32 = 3;
 pub(super) struct Shown {
     pub(super) text: String,
     pub(super) tokens: u32,
-    pub(super) of: Summary,
+    pub(super) of: PathSummary,
 }
 
 impl Memory {
@@ -52,7 +52,7 @@ impl Memory {
         let Some(room) = room.checked_sub(MESSAGE_OVERHEAD + vocabulary.count(HEADING)) else {
             return Ok(None);
         };
-        let Some(of) = self.store.summary(&session.id, up_to).await? else { return Ok(None) };
+        let Some(of) = self.store.find_summary(&session.id, up_to).await? else { return Ok(None) };
         let text = fitting(&of.text, room, vocabulary);
         if text.is_empty() {
             return Ok(None);
@@ -84,7 +84,7 @@ impl Memory {
             return Ok(false);
         }
         let chunk = CHUNK.min(u64::from(self.context_window(model)) / 2);
-        let before = self.store.summary(&session.id, last).await?;
+        let before = self.store.find_summary(&session.id, last).await?;
         let messages = self.to_sum_up(session, &plan, shares, last, before.as_ref(), chunk).await?;
         let step = cut::step(shares.recent(), shares.recent());
         let mut before = before;
@@ -93,7 +93,7 @@ impl Memory {
             let Some(next) = self.go_on(writer, model, shares, before, messages).await? else {
                 break;
             };
-            self.store.put_summary(&session.id, &next).await?;
+            self.store.save_summary(&session.id, &next).await?;
             (before, is_written) = (Some(next), true);
         }
         Ok(is_written)
@@ -106,11 +106,16 @@ impl Memory {
         plan: &Plan,
         shares: Shares,
         last: &MessageId,
-        before: Option<&Summary>,
+        before: Option<&PathSummary>,
         chunk: u64,
-    ) -> Result<Vec<Remembered>> {
-        let one = TailBounds { messages: 1, tokens: u32::MAX, overhead: 0, parts: 0 };
-        let newest = self.store.tail(&session.id, last, one).await?;
+    ) -> Result<Vec<HistoryMessage>> {
+        let one = HistoryLimits {
+            max_messages: 1,
+            max_tokens: u32::MAX,
+            token_overhead: 0,
+            max_part_bytes: 0,
+        };
+        let newest = self.store.recent_history(&session.id, last, one).await?;
         let Some(end) = newest.first().map(|newest| newest.path_tokens) else {
             return Ok(Vec::new());
         };
@@ -124,9 +129,13 @@ impl Memory {
             return Ok(Vec::new());
         }
         let tokens = u32::try_from(end - from).unwrap_or(u32::MAX);
-        let bounds =
-            TailBounds { messages: u32::MAX, tokens, overhead: MESSAGE_OVERHEAD, parts: 0 };
-        let mut read = self.store.tail(&session.id, last, bounds).await?;
+        let bounds = HistoryLimits {
+            max_messages: u32::MAX,
+            max_tokens: tokens,
+            token_overhead: MESSAGE_OVERHEAD,
+            max_part_bytes: 0,
+        };
+        let mut read = self.store.recent_history(&session.id, last, bounds).await?;
         read.retain(|message| message.path_tokens > from && message.path_tokens <= until);
         read.retain(|message| message.role != Role::Tool);
         read.reverse();
@@ -139,9 +148,9 @@ impl Memory {
         writer: &dyn Writer,
         model: &str,
         shares: Shares,
-        before: Option<Summary>,
-        messages: &[Remembered],
-    ) -> Result<Option<Summary>> {
+        before: Option<PathSummary>,
+        messages: &[HistoryMessage],
+    ) -> Result<Option<PathSummary>> {
         let (Some(first), Some(last)) = (messages.first(), messages.last()) else {
             return Ok(None);
         };
@@ -183,12 +192,12 @@ impl Memory {
             so_far => format!("{so_far}\n{written}"),
         };
         let (first, tokens_before) = match before {
-            Some(before) => (before.first, before.tokens_before),
+            Some(before) => (before.first_message, before.tokens_before),
             None => (first.id.clone(), begin(first)),
         };
-        Ok(Some(Summary {
-            first,
-            last: last.id.clone(),
+        Ok(Some(PathSummary {
+            first_message: first,
+            last_message: last.id.clone(),
             tokens_before,
             path_tokens: last.path_tokens,
             text: fitting(&text, room, Vocabulary::O200k).to_owned(),
@@ -199,12 +208,12 @@ impl Memory {
 
 /// Messages in pieces of about so many tokens, each of one message at least. A piece ends at each
 /// place where a path may be cut, so that a window that begins there finds a summary up to there.
-fn in_chunks(messages: &[Remembered], most: u64, step: u64) -> Vec<&[Remembered]> {
+fn in_chunks(messages: &[HistoryMessage], most: u64, step: u64) -> Vec<&[HistoryMessage]> {
     let (mut chunks, mut start, mut size) = (Vec::new(), 0, 0);
     for (at, message) in messages.iter().enumerate() {
         let tokens = u64::from(message.tokens) + u64::from(MESSAGE_OVERHEAD);
         // A cut takes the messages that end before it.
-        let cuts = |message: &Remembered| message.path_tokens.div_ceil(step);
+        let cuts = |message: &HistoryMessage| message.path_tokens.div_ceil(step);
         let is_behind_cut = at > 0 && cuts(&messages[at - 1]) != cuts(message);
         if size > 0 && (size + tokens > most || is_behind_cut) {
             chunks.push(&messages[start..at]);
@@ -219,7 +228,7 @@ fn in_chunks(messages: &[Remembered], most: u64, step: u64) -> Vec<&[Remembered]
 }
 
 /// Tokens of the path before a message.
-fn begin(message: &Remembered) -> u64 {
+fn begin(message: &HistoryMessage) -> u64 {
     let own = u64::from(message.tokens) + u64::from(MESSAGE_OVERHEAD);
     message.path_tokens.saturating_sub(own)
 }

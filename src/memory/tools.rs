@@ -10,7 +10,7 @@ use crate::domain::session::SessionSettings;
 use crate::domain::tool::{self, ToolCall, ToolResult};
 use crate::domain::{MessageId, Role, Session};
 use crate::error::Result;
-use crate::store::TailBounds;
+use crate::store::HistoryLimits;
 
 /// The most bytes of calls beside one reply.
 const MAX_BYTES: usize = 4 << 20;
@@ -39,8 +39,13 @@ impl Memory {
         parent: Option<&MessageId>,
     ) -> Result<Option<Calling>> {
         let Some(parent) = parent.filter(|_| role == Role::Tool) else { return Ok(None) };
-        let one = TailBounds { messages: 1, tokens: u32::MAX, overhead: 0, parts: MAX_BYTES };
-        let found = self.store.tail(&session.id, parent, one).await?.pop();
+        let one = HistoryLimits {
+            max_messages: 1,
+            max_tokens: u32::MAX,
+            token_overhead: 0,
+            max_part_bytes: MAX_BYTES,
+        };
+        let found = self.store.recent_history(&session.id, parent, one).await?.pop();
         let found = found.filter(|reply| reply.id == *parent && reply.role == Role::Assistant);
         Ok(found.map(|reply| Calling {
             calls: tool::parse_calls(&reply.parts),

@@ -6,9 +6,9 @@ use async_trait::async_trait;
 
 /// The vectors of a message's passages, in their order, each as many bytes as the others.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Embedding {
+pub struct MessageEmbedding {
     /// The message.
-    pub message: MessageId,
+    pub message_id: MessageId,
     /// All of them, one behind the other.
     pub vectors: Vec<u8>,
 }
@@ -19,19 +19,19 @@ pub struct Embedding {
 pub trait EmbeddingStore: Send + Sync {
     /// Those of these messages that a model has made, in no order; of a session that does not exist,
     /// none.
-    async fn embeddings(
+    async fn load_embeddings(
         &self,
         session: &SessionId,
         model: &str,
         messages: &[MessageId],
-    ) -> Result<Vec<Embedding>>;
+    ) -> Result<Vec<MessageEmbedding>>;
 
     /// Keeps what a model has made; what is there of these messages makes way. Messages that are
     /// gone are passed over.
-    async fn put_embeddings(
+    async fn save_embeddings(
         &self,
         session: &SessionId,
         model: &str,
-        embeddings: &[Embedding],
+        embeddings: &[MessageEmbedding],
     ) -> Result<()>;
 }

@@ -8,33 +8,37 @@ use std::collections::HashMap;
 
 /// What happened at an instance, a few events at a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Told {
+pub struct EventBundle {
     /// The life of the instance.
     pub boot: String,
     /// Its place among what this life told, from 0 without a gap.
     pub number: u32,
     /// The events, as whoever told them wrote them.
-    pub news: String,
+    pub events: String,
 }
 
 /// Of each life, the number of what was heard last.
-pub type Heard = HashMap<String, u32>;
+pub type FeedPosition = HashMap<String, u32>;
 
 /// The feed between instances. What was told can be heard for some minutes.
 #[async_trait]
 pub trait FeedStore: Send + Sync {
     /// Tells the others. Told twice under one number is told once.
-    async fn tell(&self, _told: &Told) -> Result<()> {
+    async fn publish_events(&self, _told: &EventBundle) -> Result<()> {
         Ok(())
     }
 
     /// Where the feed ends now.
-    async fn last_told(&self) -> Result<Heard> {
-        Ok(Heard::new())
+    async fn feed_position(&self) -> Result<FeedPosition> {
+        Ok(FeedPosition::new())
     }
 
     /// What others than `own` told since, that of each life in its order; not too much at once.
-    async fn told_behind(&self, _heard: &Heard, _own: &str) -> Result<Vec<Told>> {
+    async fn read_events_after(
+        &self,
+        _heard: &FeedPosition,
+        _own: &str,
+    ) -> Result<Vec<EventBundle>> {
         Ok(Vec::new())
     }
 }

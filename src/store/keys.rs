@@ -24,7 +24,7 @@ pub struct StoredTicket {
     /// The SHA-256 of its text, in hexadecimal.
     pub digest: String,
     /// Whom it stands for, as `auth` spells it.
-    pub holder: String,
+    pub owner: String,
     /// Until when it is good.
     pub expires_at: Timestamp,
 }
@@ -36,20 +36,20 @@ pub trait KeyStore: Send + Sync {
     async fn add_key(&self, key: StoredKey) -> Result<()>;
 
     /// The key with this id.
-    async fn key(&self, id: &KeyId) -> Result<Option<StoredKey>>;
+    async fn find_key(&self, id: &KeyId) -> Result<Option<StoredKey>>;
 
     /// All keys, oldest first.
-    async fn keys(&self) -> Result<Vec<StoredKey>>;
+    async fn list_keys(&self) -> Result<Vec<StoredKey>>;
 
     /// Takes a key away. Whether it was there.
     async fn revoke_key(&self, id: &KeyId) -> Result<bool>;
 
     /// Notes when keys were last used; a later time that is there already stays.
-    async fn touch_keys(&self, uses: Vec<(KeyId, Timestamp)>) -> Result<()>;
+    async fn record_key_uses(&self, uses: Vec<(KeyId, Timestamp)>) -> Result<()>;
 
     /// Adds a ticket, and may drop those that are no longer good.
     async fn add_ticket(&self, ticket: StoredTicket, now: Timestamp) -> Result<()>;
 
     /// Takes a ticket away. Of many who want one, one gets it.
-    async fn take_ticket(&self, digest: &str) -> Result<Option<StoredTicket>>;
+    async fn redeem_ticket(&self, digest: &str) -> Result<Option<StoredTicket>>;
 }

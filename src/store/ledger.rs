@@ -30,12 +30,12 @@ pub struct LedgerEntry {
     /// What it cost, in billionths of the unit that prices are in; `None` without a price.
     pub cost: Option<i64>,
     /// When it ended.
-    pub at: Timestamp,
+    pub ended_at: Timestamp,
 }
 
 impl LedgerEntry {
     /// What it is counted in.
-    pub(crate) fn purses(&self) -> Vec<String> {
+    pub(crate) fn quota_keys(&self) -> Vec<String> {
         let purse = |of| quota_key(of, &self.payer, &self.owner, self.project_id.as_ref());
         [QuotaScope::User, QuotaScope::Key, QuotaScope::Project]
             .into_iter()
@@ -44,28 +44,28 @@ impl LedgerEntry {
     }
 
     /// Tokens of the prompt and of the reply.
-    pub(crate) fn tokens(&self) -> i64 {
-        number(self.usage.prompt_tokens.saturating_add(self.usage.completion_tokens))
+    pub(crate) fn total_tokens(&self) -> i64 {
+        to_i64(self.usage.prompt_tokens.saturating_add(self.usage.completion_tokens))
     }
 }
 
 /// A number as databases count.
-pub(crate) fn number(count: u64) -> i64 {
+pub(crate) fn to_i64(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 /// What is spent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Spent {
+pub struct UsageTotal {
     /// Tokens.
     pub tokens: i64,
     /// Money, in billionths.
     pub cost: i64,
 }
 
-impl Spent {
+impl UsageTotal {
     /// Whether nothing is left of a quota.
-    pub fn exhausts(self, quota: &Quota) -> bool {
+    pub fn is_exhausted(self, quota: &Quota) -> bool {
         match quota.unit {
             QuotaUnit::Tokens => self.tokens >= quota.limit,
             QuotaUnit::Cost => self.cost >= quota.limit,
@@ -102,12 +102,12 @@ pub struct UsageQuery {
     /// Put together by what.
     pub group_by: GroupBy,
     /// The most lines: of days the first ones, else those with most tokens.
-    pub most: u32,
+    pub limit: u32,
 }
 
 /// Usage put together.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct UsageLine {
+pub struct UsageGroup {
     /// The day as `2026-01-31`, the model, an id; empty where there is none.
     pub key: String,
     /// Turns.
@@ -115,7 +115,7 @@ pub struct UsageLine {
     /// Those of them whose tokens we have counted, because the provider did not.
     pub estimated_turns: u64,
     /// Calls beside the turns, whose tokens and money are in the sums, too.
-    pub side_calls: u64,
+    pub background_calls: u64,
     /// Tokens of prompts …
     pub prompt_tokens: u64,
     /// … those of them that were cached …
@@ -133,24 +133,28 @@ pub struct UsageLine {
 pub trait LedgerStore: Send + Sync {
     /// Books what ended without such a step: a turn whose session is gone, or a call beside one. What
     /// is booked is not booked again.
-    async fn book(&self, entry: LedgerEntry) -> Result<()>;
+    async fn record_usage(&self, entry: LedgerEntry) -> Result<()>;
 
     /// What has been spent of a purse from a day on, counted from 1970-01-01.
-    async fn spent(&self, purse: &str, since_day: i64) -> Result<Spent>;
+    async fn usage_total(&self, purse: &str, since_day: i64) -> Result<UsageTotal>;
 
     /// Usage put together. What a turn has used may take a moment to show.
-    async fn usage(&self, query: UsageQuery) -> Result<Vec<UsageLine>>;
+    async fn query_usage(&self, query: UsageQuery) -> Result<Vec<UsageGroup>>;
 
     /// Forgets the lines of a user's turns and calls; what is spent stays spent. How many. Those that
     /// began before `now_on`, by their ids, and are booked later leave no lines either.
-    async fn forget_usage(&self, user: &UserId, now_on: &TurnId) -> Result<u64>;
+    async fn delete_usage(&self, user: &UserId, now_on: &TurnId) -> Result<u64>;
 
     /// Lines behind a turn, by the ids of turns: at most so many.
-    async fn ledger(&self, behind: Option<&TurnId>, most: u32) -> Result<Vec<LedgerEntry>>;
+    async fn list_ledger_entries(
+        &self,
+        behind: Option<&TurnId>,
+        most: u32,
+    ) -> Result<Vec<LedgerEntry>>;
 }
 
 /// The first day that counts for a quota, and its purse if the turn has one.
-pub(crate) fn counted(
+pub(crate) fn quota_window(
     quota: &Quota,
     payer: &UsagePayer,
     owner: &UserId,

@@ -47,7 +47,7 @@ pub struct ReplyFields {
 
 /// Under which message a new one stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Parent {
+pub enum MessageParent {
     /// The session's head; a root if the session is empty.
     Head,
     /// None: it begins a path of its own.
@@ -66,20 +66,20 @@ pub struct IdempotencyKey {
     /// What the body said; the same key with another is refused.
     pub fingerprint: String,
     /// When a request with this key is one that came before.
-    pub repeats: Repeats,
+    pub retry_window: RetryWindow,
 }
 
 /// When a request with a known key is a repeat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Repeats {
+pub enum RetryWindow {
     /// Always: the client made the key for one request.
     #[default]
-    Always,
+    Full,
     /// Not this time: the key says no more than what the request says, and it is sent for the first
     /// time. Those that follow may repeat it.
-    Never,
+    Disabled,
     /// If it came within two minutes: its client's library says that it sends it again.
-    Lately,
+    Short,
 }
 
 /// A message to store without a model.
@@ -90,9 +90,9 @@ pub struct PostMessage {
     /// The message.
     pub message: NewMessage,
     /// Where it stands.
-    pub parent: Parent,
+    pub parent: MessageParent,
     /// How a repetition is known, beside the client's message id.
-    pub idempotency: Option<IdempotencyKey>,
+    pub idempotency_key: Option<IdempotencyKey>,
     /// The time.
     pub now: Timestamp,
 }
@@ -119,21 +119,21 @@ pub struct MessagePage {
 
 /// Where the reading of a path's tail ends.
 #[derive(Debug, Clone, Copy)]
-pub struct TailBounds {
+pub struct HistoryLimits {
     /// Most messages.
-    pub messages: u32,
+    pub max_messages: u32,
     /// Most tokens; the message that would exceed them ends the reading.
-    pub tokens: u32,
+    pub max_tokens: u32,
     /// Tokens that each message takes beside its text.
-    pub overhead: u32,
+    pub token_overhead: u32,
     /// Most bytes of parts in all: those of a message that would exceed them are left out. 0 where
     /// nobody looks at parts.
-    pub parts: usize,
+    pub max_part_bytes: usize,
 }
 
 /// A message as memory needs it.
 #[derive(Debug, Clone)]
-pub struct Remembered {
+pub struct HistoryMessage {
     /// Its id.
     pub id: MessageId,
     /// Who speaks.
@@ -166,7 +166,7 @@ pub trait MessageStore: Send + Sync {
     async fn post_message(&self, who: &Principal, post: PostMessage) -> Result<(Message, Session)>;
 
     /// One message. Errors: `session_not_found`, `message_not_found`.
-    async fn message(
+    async fn get_message(
         &self,
         who: &Principal,
         session: &SessionId,
@@ -174,7 +174,7 @@ pub trait MessageStore: Send + Sync {
     ) -> Result<Message>;
 
     /// A page of messages. Errors: `session_not_found`, `message_not_found` (the one it starts at).
-    async fn messages(
+    async fn list_messages(
         &self,
         who: &Principal,
         session: &SessionId,
@@ -184,10 +184,10 @@ pub trait MessageStore: Send + Sync {
     /// The path that ends with the message `last`, newest first, as far as the bounds allow,
     /// without messages that have neither text nor, for this reader, parts. Its cost depends on the
     /// bounds, not on the session.
-    async fn tail(
+    async fn recent_history(
         &self,
         session: &SessionId,
         last: &MessageId,
-        bounds: TailBounds,
-    ) -> Result<Vec<Remembered>>;
+        bounds: HistoryLimits,
+    ) -> Result<Vec<HistoryMessage>>;
 }

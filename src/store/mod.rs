@@ -7,17 +7,17 @@
 //! Cancellation: a caller that stops waiting does not undo the call; it takes effect or not as if
 //! the caller were still there.
 
+mod admin;
 mod embeddings;
 mod feed;
-mod house;
 mod keys;
 mod ledger;
 mod messages;
+pub(crate) mod migration;
 pub mod mongo;
-pub(crate) mod moving;
-mod project_work;
+mod project_transaction;
 mod projects;
-pub mod queued;
+pub mod queued_turn;
 mod relay;
 mod responses;
 mod rules;
@@ -25,21 +25,21 @@ mod search;
 mod sessions;
 pub mod sqlite;
 mod summaries;
+mod transaction;
 mod transfer;
 mod tree;
 mod turns;
-mod work;
 
+pub use admin::*;
 pub use embeddings::*;
 pub use feed::*;
-pub use house::*;
 pub use keys::*;
 pub use ledger::*;
 pub use messages::*;
 pub use projects::*;
 pub use relay::*;
 pub use responses::*;
-pub(crate) use rules::exceeded;
+pub(crate) use rules::quota_exceeded;
 pub use search::*;
 pub use sessions::*;
 pub use summaries::*;
@@ -57,7 +57,7 @@ pub trait Store:
     + MessageStore
     + TreeStore
     + TurnStore
-    + LogStore
+    + TurnLogStore
     + RelayStore
     + FeedStore
     + SearchStore
@@ -67,14 +67,14 @@ pub trait Store:
     + ResponseStore
     + ProjectStore
     + KeyStore
-    + HouseStore
+    + AdminStore
     + LedgerStore
 {
     /// Says in a word or two what it is and where, without secrets, for the first log line.
     fn describe(&self) -> String;
 
     /// Whether it can be read and written now.
-    async fn ready(&self) -> Result<()>;
+    async fn check_ready(&self) -> Result<()>;
 
     /// Writes what is pending and lets go of the database.
     async fn close(&self);

@@ -38,7 +38,7 @@ pub struct NewFile {
 
 /// A change of a project's own fields: each `Some` replaces that field.
 #[derive(Debug, Clone, Default)]
-pub struct ProjectChange {
+pub struct ProjectUpdate {
     /// What it is called.
     pub name: Option<String>,
     /// What it is about.
@@ -71,11 +71,11 @@ pub struct StoredFile {
 
 /// Says which files of a project to read, once the project is known. It runs inside the store's own
 /// step, maybe more than once, so it must be quick.
-pub type Choice = Box<dyn Fn(&Project) -> Vec<FilePath> + Send + Sync>;
+pub type FileSelector = Box<dyn Fn(&Project) -> Vec<FilePath> + Send + Sync>;
 
 /// What came of storing a file.
 #[derive(Debug, Clone, PartialEq)]
-pub struct PutFile {
+pub struct PutFileOutcome {
     /// The file without its content.
     pub entry: FileEntry,
     /// The project's version.
@@ -101,17 +101,17 @@ pub trait ProjectStore: Send + Sync {
     ) -> Result<Project>;
 
     /// One project. Errors: `project_not_found`.
-    async fn project(&self, who: &Principal, id: &ProjectId) -> Result<Project>;
+    async fn get_project(&self, who: &Principal, id: &ProjectId) -> Result<Project>;
 
     /// The caller's own projects, page by page from 1.
-    async fn projects(&self, who: &Principal, page: u32, limit: u32) -> Result<ProjectPage>;
+    async fn list_projects(&self, who: &Principal, page: u32, limit: u32) -> Result<ProjectPage>;
 
     /// Changes a project's own fields. Errors: `project_not_found`.
-    async fn change_project(
+    async fn update_project(
         &self,
         who: &Principal,
         id: &ProjectId,
-        change: ProjectChange,
+        change: ProjectUpdate,
         if_match: Vec<u32>,
         now: Timestamp,
     ) -> Result<Project>;
@@ -121,15 +121,20 @@ pub trait ProjectStore: Send + Sync {
     async fn delete_project(&self, who: &Principal, id: &ProjectId) -> Result<()>;
 
     /// One file. Errors: `project_not_found`, `file_not_found`.
-    async fn file(&self, who: &Principal, id: &ProjectId, path: &FilePath) -> Result<StoredFile>;
-
-    /// A project with those of its files that `choose` wants, as far as they are there, in this
-    /// order: one consistent view. Errors: `project_not_found`.
-    async fn files(
+    async fn get_file(
         &self,
         who: &Principal,
         id: &ProjectId,
-        choose: Choice,
+        path: &FilePath,
+    ) -> Result<StoredFile>;
+
+    /// A project with those of its files that `choose` wants, as far as they are there, in this
+    /// order: one consistent view. Errors: `project_not_found`.
+    async fn select_files(
+        &self,
+        who: &Principal,
+        id: &ProjectId,
+        choose: FileSelector,
     ) -> Result<(Project, Vec<StoredFile>)>;
 
     /// Stores a file, new or in another's place. Errors: `project_not_found`, and what creating
@@ -141,7 +146,7 @@ pub trait ProjectStore: Send + Sync {
         file: NewFile,
         if_match: Vec<u32>,
         now: Timestamp,
-    ) -> Result<PutFile>;
+    ) -> Result<PutFileOutcome>;
 
     /// Deletes a file; the project as it is then. Errors: `project_not_found`, `file_not_found`.
     async fn delete_file(

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 /// A turn that another instance runs, or will run, and how far its log was read.
 #[derive(Debug, Clone)]
-pub struct Followed {
+pub struct RemoteTurn {
     /// Its session.
     pub session_id: SessionId,
     /// The turn.
@@ -20,7 +20,7 @@ pub struct Followed {
 
 /// What there is to tell of a followed turn.
 #[derive(Debug, PartialEq, Eq)]
-pub struct News {
+pub struct LogUpdate {
     /// The turn.
     pub turn_id: TurnId,
     /// The batches that came, in order.
@@ -28,12 +28,12 @@ pub struct News {
     /// The number of the batch that comes next.
     pub next_batch: u32,
     /// Whether anything can still come.
-    pub state: FollowedState,
+    pub state: RemoteTurnState,
 }
 
 /// Where a followed turn stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FollowedState {
+pub enum RemoteTurnState {
     /// It runs, or waits to.
     Open,
     /// It has ended, and the log with it.
@@ -52,22 +52,22 @@ pub trait RelayStore: Send + Sync {
     }
 
     /// Asks whoever runs this turn to stop it.
-    async fn ask_stop(&self, _turn: &TurnId) -> Result<()> {
+    async fn request_cancellation(&self, _turn: &TurnId) -> Result<()> {
         Ok(())
     }
 
     /// The turns that somebody wants stopped and nobody has stopped.
-    async fn asked_stops(&self) -> Result<Vec<TurnId>> {
+    async fn list_cancellations(&self) -> Result<Vec<TurnId>> {
         Ok(Vec::new())
     }
 
     /// Forgets that these were to be stopped.
-    async fn forget_stops(&self, _turns: &[TurnId]) -> Result<()> {
+    async fn delete_cancellations(&self, _turns: &[TurnId]) -> Result<()> {
         Ok(())
     }
 
     /// What came of these turns since they were looked at last.
-    async fn follow(&self, _turns: Vec<Followed>) -> Result<Vec<News>> {
+    async fn poll_remote_turns(&self, _turns: Vec<RemoteTurn>) -> Result<Vec<LogUpdate>> {
         Ok(Vec::new())
     }
 }

@@ -14,16 +14,16 @@ pub struct StoredResponse {
     /// The id that its reply has, or will have.
     pub reply_id: MessageId,
     /// The message that it answers.
-    pub question_id: MessageId,
+    pub user_message_id: MessageId,
     /// Who asked.
-    pub asker: UserId,
+    pub user: UserId,
     /// When.
     pub created_at: Timestamp,
     /// The request as its answer repeats it: JSON that only the dialect reads.
     pub request: String,
     /// What was heard of the reply, piece by piece, where a stream of it may be read again: JSON that
     /// only the turns read. Comes once the reply has ended.
-    pub tape: Option<String>,
+    pub recording: Option<String>,
 }
 
 /// Responses: written when a turn begins, read as long as its session is there.
@@ -31,21 +31,24 @@ pub struct StoredResponse {
 pub trait ResponseStore: Send + Sync {
     /// Keeps a response, unless there is one of the same reply. The one that is kept. Errors:
     /// `session_not_found`.
-    async fn put_response(
+    async fn save_response(
         &self,
         session: &SessionId,
         response: &StoredResponse,
     ) -> Result<StoredResponse>;
 
     /// The response of a turn, and its session, which `who` may read. Errors: `response_not_found`.
-    async fn response(&self, who: &Principal, turn: &TurnId)
-    -> Result<(SessionId, StoredResponse)>;
+    async fn get_response(
+        &self,
+        who: &Principal,
+        turn: &TurnId,
+    ) -> Result<(SessionId, StoredResponse)>;
 
     /// The session of a response, by its reply. Errors: `response_not_found`.
-    async fn session_of_reply(&self, reply: &MessageId) -> Result<SessionId>;
+    async fn find_session_by_reply(&self, reply: &MessageId) -> Result<SessionId>;
 
     /// Adds the tape of a response that is there.
-    async fn put_tape(&self, turn: &TurnId, tape: &str) -> Result<()>;
+    async fn save_recording(&self, turn: &TurnId, tape: &str) -> Result<()>;
 
     /// Forgets a response; its messages stay. Whether it was there.
     async fn delete_response(&self, turn: &TurnId) -> Result<bool>;

@@ -10,11 +10,11 @@ use async_trait::async_trait;
 
 /// A session with messages whose words are not kept yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unkept {
+pub struct IndexBacklog {
     /// The session.
     pub session_id: SessionId,
     /// The seq of the last message whose words are.
-    pub after: u32,
+    pub indexed_seq: u32,
 }
 
 /// The words of one message.
@@ -38,7 +38,7 @@ pub struct SessionWords {
     /// The session as it was read.
     pub session: Session,
     /// The seq behind which these messages follow …
-    pub after: u32,
+    pub after_seq: u32,
     /// … without a gap.
     pub messages: Vec<MessageWords>,
 }
@@ -47,20 +47,24 @@ pub struct SessionWords {
 #[async_trait]
 pub trait SearchStore: Send + Sync {
     /// Sessions with words to keep, not too many.
-    async fn unkept(&self) -> Result<Vec<Unkept>>;
+    async fn list_index_backlog(&self) -> Result<Vec<IndexBacklog>>;
 
     /// Keeps words of messages of some sessions. Changes nothing of a session that is gone, or
     /// where somebody was faster.
-    async fn keep_words(&self, words: Vec<SessionWords>) -> Result<()>;
+    async fn index_words(&self, words: Vec<SessionWords>) -> Result<()>;
 
     /// Takes a small step towards an index in which nothing is left of deleted words. Whether there
     /// are more to take. The first step begins with all that is there now.
-    async fn tidy_words(&self, is_first: bool) -> Result<bool>;
+    async fn merge_index(&self, is_first: bool) -> Result<bool>;
 
     /// The newest messages in sessions of `who` that hold all terms, one more than the limit.
-    async fn find_messages(&self, who: &Principal, query: &SearchQuery)
-    -> Result<Vec<SearchMatch>>;
+    async fn search_messages(
+        &self,
+        who: &Principal,
+        query: &SearchQuery,
+    ) -> Result<Vec<SearchMatch>>;
 
     /// The newest sessions of `who` whose titles do, one more than the limit.
-    async fn find_titles(&self, who: &Principal, query: &SearchQuery) -> Result<Vec<SearchMatch>>;
+    async fn search_titles(&self, who: &Principal, query: &SearchQuery)
+    -> Result<Vec<SearchMatch>>;
 }

@@ -31,7 +31,7 @@ pub struct NewSession {
 
 /// A change of a session's own fields: each `Some` replaces that field.
 #[derive(Debug, Clone, Default)]
-pub struct SessionChange {
+pub struct SessionUpdate {
     /// The title.
     pub title: Option<SessionTitle>,
     /// The status; the only one a participant who is not the owner may set.
@@ -54,18 +54,18 @@ pub struct SessionChange {
     pub project_id: Option<Option<ProjectId>>,
 }
 
-impl SessionChange {
+impl SessionUpdate {
     /// Whether nothing is to change.
     pub fn is_empty(&self) -> bool {
-        self.names_only_status() && self.status.is_none()
+        self.has_only_status() && self.status.is_none()
     }
 
     /// What a user must be allowed to make this change.
-    pub fn access(&self) -> AccessLevel {
-        if self.names_only_status() { AccessLevel::Participant } else { AccessLevel::Owner }
+    pub fn required_access(&self) -> AccessLevel {
+        if self.has_only_status() { AccessLevel::Participant } else { AccessLevel::Owner }
     }
 
-    fn names_only_status(&self) -> bool {
+    fn has_only_status(&self) -> bool {
         self.title.is_none()
             && self.archived.is_none()
             && self.pinned.is_none()
@@ -86,12 +86,12 @@ pub struct SessionPage {
     /// How many there are in all; only for a numbered page.
     pub pagination: Option<Pagination>,
     /// Where the list goes on, if it does.
-    pub next: Option<SessionCursor>,
+    pub next_cursor: Option<SessionCursor>,
 }
 
 /// What a deletion took away.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Deleted {
+pub struct DeletionResult {
     /// Sessions.
     pub sessions: u64,
     /// Messages in them.
@@ -99,12 +99,12 @@ pub struct Deleted {
     /// Turns that ran or waited in them and can no longer finish.
     pub turns: Vec<TurnId>,
     /// The users that the session had, its owner among them.
-    pub audience: Vec<UserId>,
+    pub participants: Vec<UserId>,
 }
 
-impl Deleted {
+impl DeletionResult {
     /// Adds the numbers of another deletion.
-    pub fn count(&mut self, more: &Self) {
+    pub fn add_counts(&mut self, more: &Self) {
         self.sessions += more.sessions;
         self.messages += more.messages;
     }
@@ -116,7 +116,7 @@ pub enum DeleteFilter {
     /// Those of a project.
     Project(ProjectId),
     /// Those without activity since a time.
-    Before(Timestamp),
+    InactiveSince(Timestamp),
 }
 
 /// Sessions: created, listed, changed, deleted.
@@ -132,7 +132,7 @@ pub trait SessionStore: Send + Sync {
     ) -> Result<(Session, bool)>;
 
     /// One session. Errors: `session_not_found`, `forbidden`.
-    async fn session(
+    async fn get_session(
         &self,
         who: &Principal,
         id: &SessionId,
@@ -140,10 +140,10 @@ pub trait SessionStore: Send + Sync {
     ) -> Result<Session>;
 
     /// The sessions that `who` participates in.
-    async fn sessions(&self, who: &Principal, query: SessionQuery) -> Result<SessionPage>;
+    async fn list_sessions(&self, who: &Principal, query: SessionQuery) -> Result<SessionPage>;
 
     /// Everybody's sessions, or those of one owner: what an operator looks at, whoever participates.
-    async fn all_sessions(
+    async fn list_all_sessions(
         &self,
         owner: Option<&UserId>,
         query: SessionQuery,
@@ -152,19 +152,22 @@ pub trait SessionStore: Send + Sync {
     /// Changes a session's own fields; its version must be one of `if_match`, unless that is empty.
     /// A change of nothing leaves even the version. Errors: `session_not_found`, `forbidden`,
     /// `version_conflict`.
-    async fn change_session(
+    async fn update_session(
         &self,
         who: &Principal,
         id: &SessionId,
-        change: SessionChange,
+        change: SessionUpdate,
         if_match: Vec<u32>,
         now: Timestamp,
     ) -> Result<Session>;
 
     /// Deletes a session with all its messages. Errors: `session_not_found`, `forbidden`.
-    async fn delete_session(&self, who: &Principal, id: &SessionId) -> Result<Deleted>;
+    async fn delete_session(&self, who: &Principal, id: &SessionId) -> Result<DeletionResult>;
 
     /// The sessions that `who` owns and the filter names.
-    async fn owned_sessions(&self, who: &Principal, filter: DeleteFilter)
-    -> Result<Vec<SessionId>>;
+    async fn list_owned_sessions(
+        &self,
+        who: &Principal,
+        filter: DeleteFilter,
+    ) -> Result<Vec<SessionId>>;
 }

@@ -9,11 +9,11 @@ use async_trait::async_trait;
 /// A message names the one before it and never changes, so the last message alone says which path it
 /// is: a summary is right on each branch that has that message, and on no other.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Summary {
+pub struct PathSummary {
     /// The first message it stands for.
-    pub first: MessageId,
+    pub first_message: MessageId,
     /// The last one.
-    pub last: MessageId,
+    pub last_message: MessageId,
     /// Tokens of the path before the first one …
     pub tokens_before: u64,
     /// … and up to the last one.
@@ -31,9 +31,13 @@ pub trait SummaryStore: Send + Sync {
     /// The summary that stands for most of the path that ends with `up_to`, this message included,
     /// and for nothing beyond it. `None` if there is none; a session or message that does not exist
     /// has none.
-    async fn summary(&self, session: &SessionId, up_to: &MessageId) -> Result<Option<Summary>>;
+    async fn find_summary(
+        &self,
+        session: &SessionId,
+        up_to: &MessageId,
+    ) -> Result<Option<PathSummary>>;
 
     /// Keeps a summary; one that ends with the same message makes way. Nothing happens if the
     /// session or the message is gone.
-    async fn put_summary(&self, session: &SessionId, summary: &Summary) -> Result<()>;
+    async fn save_summary(&self, session: &SessionId, summary: &PathSummary) -> Result<()>;
 }

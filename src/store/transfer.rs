@@ -1,6 +1,6 @@
 //! What is asked of a store about whole sessions.
 
-use super::{NewMessage, NewSession, Parent};
+use super::{MessageParent, NewMessage, NewSession};
 use crate::domain::session::SessionStatus;
 use crate::domain::{Message, MessageId, Principal, Session, SessionId, Timestamp};
 use crate::error::Result;
@@ -8,9 +8,9 @@ use async_trait::async_trait;
 use std::collections::HashMap;
 
 /// A piece of a session ends before it holds more messages than this …
-const PIECE_MESSAGES: usize = 1000;
+const CHUNK_MESSAGES: usize = 1000;
 /// … or once its texts and parts have this many bytes.
-const PIECE_BYTES: usize = 1 << 20;
+const CHUNK_BYTES: usize = 1 << 20;
 
 /// A session to import.
 #[derive(Debug, Clone)]
@@ -18,12 +18,12 @@ pub struct ImportSession {
     /// Its id.
     pub id: SessionId,
     /// The id it gets if another user has a session of that id.
-    pub other_id: SessionId,
+    pub fallback_id: SessionId,
     /// Its fields.
-    pub new: NewSession,
+    pub fields: NewSession,
     /// Whether it keeps the title it has, even the default one; else its first user message names a
     /// session that nothing has named.
-    pub keeps_title: bool,
+    pub keep_title: bool,
     /// Its status.
     pub status: SessionStatus,
     /// Put away.
@@ -41,23 +41,23 @@ pub struct ImportSession {
     pub head_id: Option<MessageId>,
     /// Its messages, parents before children. `Parent::Head` is the message before it in this
     /// list, for the first one the head that the session has.
-    pub messages: Vec<(NewMessage, Parent)>,
+    pub messages: Vec<(NewMessage, MessageParent)>,
 }
 
 /// What an import did.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Imported {
+pub struct ImportOutcome {
     /// The session's id here.
     pub session_id: SessionId,
     /// Its title.
     pub title: String,
     /// Messages that were not there before.
-    pub messages: u64,
+    pub added_messages: u64,
 }
 
 /// A piece of a session, and the session as it was when the piece was read.
 #[derive(Debug)]
-pub struct SessionPiece {
+pub struct SessionChunk {
     /// The session, without its nodes.
     pub session: Session,
     /// How far each user has read, as a seq.
@@ -67,7 +67,7 @@ pub struct SessionPiece {
     bytes: usize,
 }
 
-impl SessionPiece {
+impl SessionChunk {
     /// A piece without messages.
     pub(super) fn new(session: Session, read_marks: HashMap<String, u32>) -> Self {
         Self { session, read_marks, messages: Vec::new(), bytes: 0 }
@@ -77,7 +77,7 @@ impl SessionPiece {
     pub(super) fn push(&mut self, message: Message) -> bool {
         self.bytes += message.content.len() + message.parts.as_json().len();
         self.messages.push(message);
-        self.messages.len() < PIECE_MESSAGES && self.bytes < PIECE_BYTES
+        self.messages.len() < CHUNK_MESSAGES && self.bytes < CHUNK_BYTES
     }
 }
 
@@ -92,7 +92,7 @@ pub trait TransferStore: Send + Sync {
         who: &Principal,
         import: ImportSession,
         now: Timestamp,
-    ) -> Result<Imported>;
+    ) -> Result<ImportOutcome>;
 
     /// Reads on in a session, behind the message with the seq `after` (0 is the beginning):
     /// messages until `SessionPiece::push` says that there is no more room (a thousand, or a
@@ -100,10 +100,10 @@ pub trait TransferStore: Send + Sync {
     /// never go away one by one, those up to the first piece's `messages_count` are together what
     /// the session held then. Siblings need not be looked up. The access is
     /// [`Own`](crate::domain::principal::Access::Own). Errors: `session_not_found`, `forbidden`.
-    async fn read_piece(
+    async fn read_chunk(
         &self,
         who: &Principal,
         session: &SessionId,
         after: u32,
-    ) -> Result<SessionPiece>;
+    ) -> Result<SessionChunk>;
 }

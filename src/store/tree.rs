@@ -7,9 +7,9 @@ use async_trait::async_trait;
 
 /// Where a user's read mark stands after a message was seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
+pub struct ReadMarkUpdate {
     /// The message that was named, by its own id.
-    pub up_to: MessageId,
+    pub message_id: MessageId,
     /// Whether the mark moved; it stays where it is if it stood there, or further, already.
     pub has_moved: bool,
 }
@@ -20,7 +20,7 @@ pub struct NodePage {
     /// The nodes.
     pub nodes: Vec<ChatNode>,
     /// The number of the node that comes next, if there are more.
-    pub next: Option<u32>,
+    pub next_node: Option<u32>,
 }
 
 /// The tree of a session's messages: its head moved, one of its paths copied, its nodes read, and
@@ -30,7 +30,7 @@ pub trait TreeStore: Send + Sync {
     /// Makes the newest leaf below a message the session's head, the message itself if nothing
     /// stands below it. The session's version stays, as with every message. Errors:
     /// `session_not_found`, `message_not_found`, `session_busy`.
-    async fn move_head(
+    async fn set_head(
         &self,
         who: &Principal,
         session: &SessionId,
@@ -41,7 +41,7 @@ pub trait TreeStore: Send + Sync {
     /// Makes the message that the head stands under the head, if `head` still is it and stands under
     /// one; none if not. What was the head stays, beside the path. Errors: `session_not_found`,
     /// `message_not_found`, `session_busy`.
-    async fn step_back(
+    async fn pop_head(
         &self,
         who: &Principal,
         session: &SessionId,
@@ -51,7 +51,7 @@ pub trait TreeStore: Send + Sync {
 
     /// Copies the path that ends with a message into a new session of the caller's: all of it or
     /// nothing. Errors: `session_not_found`, `message_not_found`.
-    async fn fork(
+    async fn fork_session(
         &self,
         who: &Principal,
         session: &SessionId,
@@ -67,11 +67,11 @@ pub trait TreeStore: Send + Sync {
         who: &Principal,
         session: &SessionId,
         up_to: &MessageId,
-    ) -> Result<Seen>;
+    ) -> Result<ReadMarkUpdate>;
 
     /// The session's nodes from the number `first` on, `limit` at the most; fewer where they are
     /// large. Errors: `session_not_found`.
-    async fn nodes(
+    async fn list_nodes(
         &self,
         who: &Principal,
         session: &SessionId,

@@ -1,6 +1,6 @@
 //! What is asked of a store about turns.
 
-use super::{IdempotencyKey, NewMessage, Parent};
+use super::{IdempotencyKey, MessageParent, NewMessage};
 use crate::domain::attachment::render_text_and_images;
 use crate::domain::key::KeyId;
 use crate::domain::message::MessageParts;
@@ -23,7 +23,7 @@ pub const MAX_QUEUED: u32 = 8;
 
 /// Who runs turns: an instance of the server, and which of its lives.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Claimant {
+pub struct LeaseHolder {
     /// The instance's name, the same after a restart.
     pub instance: String,
     /// One start of it.
@@ -52,9 +52,9 @@ impl SessionTarget {
 
 /// What a known client message id with other content means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OnKnownId {
+pub enum DuplicateIdPolicy {
     /// A mistake of the client's.
-    Refuse,
+    Reject,
     /// An edit: the new message becomes a sibling of the known one.
     Edit,
 }
@@ -73,31 +73,31 @@ pub enum OnBusy {
 
 /// What a turn answers.
 #[derive(Debug, Clone)]
-pub enum Ask {
+pub enum TurnInput {
     /// A new message.
-    Say {
+    Send {
         /// The message.
         message: Box<NewMessage>,
         /// Where it stands.
-        parent: Parent,
+        parent: MessageParent,
         /// What its client's id means if it is known already.
-        on_known: OnKnownId,
+        on_duplicate_id: DuplicateIdPolicy,
     },
     /// The message that a reply (or, if none is named, the last one) answered, once more.
-    Again {
+    Regenerate {
         /// The reply.
-        reply: Option<MessageId>,
+        reply_id: Option<MessageId>,
     },
 }
 
 /// Judges a session, and the size of the message to answer, at the moment a turn would begin; an
 /// error keeps the turn from beginning, with nothing stored. It runs inside the store's own step,
 /// so it must be quick.
-pub type Admission = Box<dyn Fn(&Session, Size) -> Result<()> + Send + Sync>;
+pub type AdmissionCheck = Box<dyn Fn(&Session, MessageSize) -> Result<()> + Send + Sync>;
 
 /// How large a message is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Size {
+pub struct MessageSize {
     /// Its text, and what is attached to it, in tokens of o200k_base.
     pub tokens: u32,
     /// In bytes, which is no less than its tokens in any vocabulary.
@@ -106,9 +106,9 @@ pub struct Size {
     pub images: u32,
 }
 
-impl Size {
+impl MessageSize {
     /// The size of a message whose tokens were counted.
-    pub fn of(text: &str, parts: &MessageParts, tokens: u32) -> Self {
+    pub fn measure(text: &str, parts: &MessageParts, tokens: u32) -> Self {
         let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         let (told, images) = render_text_and_images(text, parts);
         Self { tokens, bytes: number(told.len()), images: number(images.len()) }
@@ -118,28 +118,28 @@ impl Size {
 /// A turn to begin.
 pub struct BeginTurn {
     /// Who asks.
-    pub who: Principal,
+    pub principal: Principal,
     /// For which session.
-    pub session: SessionTarget,
+    pub target: SessionTarget,
     /// The project of a session that is created.
     pub project_id: Option<ProjectId>,
     /// What to do when the session is busy.
     pub on_busy: OnBusy,
     /// How a repetition is known, beside the client's message id.
-    pub idempotency: Option<IdempotencyKey>,
+    pub idempotency_key: Option<IdempotencyKey>,
     /// The turn.
     pub turn: TurnSpec,
     /// Messages that are stored before the one it answers, the first one first. A turn that has some
     /// never waits.
-    pub earlier: Vec<NewMessage>,
+    pub preceding: Vec<NewMessage>,
     /// The key that whoever asks came with.
-    pub key: Option<KeyId>,
+    pub key_id: Option<KeyId>,
     /// What nobody may overrun.
     pub quotas: Arc<[Quota]>,
     /// The last word, once the session is known.
-    pub admit: Admission,
+    pub admission: AdmissionCheck,
     /// Who will run it.
-    pub claimant: Claimant,
+    pub lease_holder: LeaseHolder,
     /// The time.
     pub now: Timestamp,
 }
@@ -152,14 +152,14 @@ pub struct TurnSpec {
     /// The id its reply will have.
     pub reply_id: MessageId,
     /// What it answers.
-    pub ask: Ask,
+    pub input: TurnInput,
     /// What it uses, over the session's settings.
     pub options: SessionSettings,
 }
 
 /// The message a turn answers.
 #[derive(Debug, Clone)]
-pub struct Question {
+pub struct UserMessage {
     /// Its id.
     pub id: MessageId,
     /// What it follows.
@@ -176,37 +176,37 @@ pub struct Question {
 
 /// A turn that has begun: its session is claimed, its question stored.
 #[derive(Debug)]
-pub struct Begun {
+pub struct StartedTurn {
     /// The session as it is now, without nodes.
     pub session: Session,
     /// What the turn answers.
-    pub question: Question,
+    pub user_message: UserMessage,
     /// The turn.
     pub turn: ActiveTurn,
     /// What it uses, over the session's settings.
     pub options: SessionSettings,
     /// Whether the question was stored with it, and not before.
-    pub is_question_new: bool,
+    pub is_user_message_new: bool,
     /// The messages that were stored with it before the question.
-    pub earlier: Vec<NewMessage>,
+    pub preceding: Vec<NewMessage>,
     /// Who pays for it.
     pub payer: UsagePayer,
     /// Whether it waited for another one to end.
-    pub has_waited: bool,
+    pub was_queued: bool,
 }
 
 /// What came of beginning a turn.
 #[derive(Debug)]
-pub enum Began {
+pub enum BeginOutcome {
     /// The reply may be produced.
-    Running(Box<Begun>),
+    Running(Box<StartedTurn>),
     /// The message waits, safely, for the running turn to end.
     Queued {
         /// The session as it is now, without nodes.
         session: Box<Session>,
     },
     /// The message is stored and a person will answer it.
-    HandedOver {
+    HumanTakeover {
         /// The session as it is now, without nodes.
         session: Box<Session>,
         /// The stored message.
@@ -217,13 +217,13 @@ pub enum Began {
         /// The session as it is now, without nodes.
         session: Box<Session>,
         /// What it led to.
-        led_to: LedTo,
+        prior: PriorResult,
     },
 }
 
 /// What a request led to when it came first.
 #[derive(Debug)]
-pub enum LedTo {
+pub enum PriorResult {
     /// A turn that runs, or waits to.
     Turn {
         /// The turn.
@@ -234,7 +234,7 @@ pub enum LedTo {
     /// A reply.
     Reply(Box<Message>),
     /// A message that nobody has answered.
-    Question(MessageId),
+    Unanswered(MessageId),
 }
 
 /// A reply to store.
@@ -245,35 +245,35 @@ pub struct FinishTurn {
     /// The turn; it must still hold the session's claim …
     pub turn_id: TurnId,
     /// … in this life of this instance.
-    pub claimant: Claimant,
+    pub lease_holder: LeaseHolder,
     /// The reply.
     pub reply: NewMessage,
     /// What it cost, in billionths of the unit that prices are in; `None` without a price.
     pub cost: Option<i64>,
     /// Whether quotas go by it: then it is booked when this comes back, and not a moment later.
-    pub is_counted: bool,
+    pub counts_toward_quota: bool,
     /// The last batch of the turn's log, if it has one.
-    pub last_batch: Option<Batch>,
+    pub last_batch: Option<LogBatch>,
     /// Who will run the next waiting turn; `None` leaves it waiting.
-    pub take_next: Option<Claimant>,
+    pub next_lease_holder: Option<LeaseHolder>,
 }
 
 /// What ran in a session and what waited.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Silenced {
+pub struct CancelledTurns {
     /// The turn that runs.
     pub running: Option<TurnId>,
     /// The turns that waited, and do no more.
-    pub dropped: Vec<TurnId>,
+    pub dequeued: Vec<TurnId>,
 }
 
 /// What came of storing a reply, or of looking for turns that wait.
 #[derive(Debug, Default)]
-pub struct Finished {
+pub struct FinishOutcome {
     /// The turn that waited, and has begun.
-    pub next: Option<Box<Begun>>,
+    pub next: Option<Box<StartedTurn>>,
     /// Turns that waited and could not begin any more.
-    pub passed_over: Vec<TurnId>,
+    pub skipped: Vec<TurnId>,
 }
 
 /// Turns: begun, queued, finished.
@@ -284,32 +284,40 @@ pub trait TurnStore: Send + Sync {
     /// may wait. Errors: `session_not_found`, `session_busy`, `session_closed`, `queue_full`,
     /// `id_taken`, `message_not_found`, `idempotency_key_reused`, `forbidden` (an earlier message in
     /// another role than user, by somebody else than the owner), and whatever `admit` says.
-    async fn begin_turn(&self, begin: BeginTurn) -> Result<Began>;
+    async fn begin_turn(&self, begin: BeginTurn) -> Result<BeginOutcome>;
 
     /// In one step, if the turn still holds the claim: stores the reply with the end of its log,
     /// moves counters and head, releases the claim, and begins the next waiting turn. A repeat, when
     /// the first answer was lost on its way, stores nothing twice. `None` if the claim is gone, with
     /// nothing stored.
-    async fn finish_turn(&self, finish: FinishTurn) -> Result<Option<Finished>>;
+    async fn finish_turn(&self, finish: FinishTurn) -> Result<Option<FinishOutcome>>;
 
     /// Begins a waiting turn of any session in which none runs; without one, nothing is left that
     /// waits so.
-    async fn begin_waiting(&self, claimant: &Claimant, now: Timestamp) -> Result<Finished>;
+    async fn begin_queued_turn(
+        &self,
+        claimant: &LeaseHolder,
+        now: Timestamp,
+    ) -> Result<FinishOutcome>;
 
     /// In one step: drops the turns that wait in a session, and says which one runs. If `only` is
     /// named and another one runs, nothing is dropped, and none is said to run.
-    async fn silence(&self, session: &SessionId, only: Option<&TurnId>) -> Result<Silenced>;
+    async fn cancel_queued_turns(
+        &self,
+        session: &SessionId,
+        only: Option<&TurnId>,
+    ) -> Result<CancelledTurns>;
 
     /// Drops one turn that waits. Whether it still did.
-    async fn withdraw(&self, session: &SessionId, turn: &TurnId) -> Result<bool>;
+    async fn remove_queued_turn(&self, session: &SessionId, turn: &TurnId) -> Result<bool>;
 
     /// Gives a session a title that a model wrote, unless its user has named it or it is gone.
-    async fn name_session(&self, session: &SessionId, title: SessionTitle) -> Result<bool>;
+    async fn set_generated_title(&self, session: &SessionId, title: SessionTitle) -> Result<bool>;
 }
 
 /// Some frames of a turn, as its log keeps them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Batch {
+pub struct LogBatch {
     /// Its place in the log, from 0.
     pub number: u32,
     /// Whole frames, as they were published.
@@ -318,24 +326,24 @@ pub struct Batch {
 
 /// A batch and whose it is.
 #[derive(Debug, Clone)]
-pub struct LogEntry {
+pub struct TurnLogEntry {
     /// The session.
     pub session_id: SessionId,
     /// The turn; it must still hold the session's claim.
     pub turn_id: TurnId,
     /// The frames.
-    pub batch: Batch,
+    pub batch: LogBatch,
 }
 
 /// A turn whose server is gone.
 #[derive(Debug)]
-pub struct Orphan {
+pub struct OrphanedTurn {
     /// The session.
     pub session_id: SessionId,
     /// The turn.
     pub turn: ActiveTurn,
     /// Who holds its claim, as the store has it now.
-    pub claimant: Claimant,
+    pub lease_holder: LeaseHolder,
     /// Its log, whole and in order.
     pub log: Vec<Bytes>,
     /// The number of the batch that can follow.
@@ -345,10 +353,10 @@ pub struct Orphan {
 /// The turn log: the frames of running turns, kept so that neither a crash nor a restart loses
 /// them, and so that whoever comes late can still read them.
 #[async_trait]
-pub trait LogStore: Send + Sync {
+pub trait TurnLogStore: Send + Sync {
     /// Adds batches to the logs of turns that still hold their claims. Gives the turns that do not:
     /// they can store nothing any more.
-    async fn append_log(&self, entries: Vec<LogEntry>) -> Result<Vec<TurnId>>;
+    async fn append_log(&self, entries: Vec<TurnLogEntry>) -> Result<Vec<TurnId>>;
 
     /// The log of a turn of this session that runs, or ended at `since` or later, in order; empty if
     /// there is none.
@@ -361,18 +369,18 @@ pub trait LogStore: Send + Sync {
 
     /// Drops logs of turns that ended before a time, not too many in one step. How many batches
     /// that were; none if nothing is left.
-    async fn drop_logs(&self, ended_before: Timestamp) -> Result<u64>;
+    async fn delete_ended_logs(&self, ended_before: Timestamp) -> Result<u64>;
 
     /// Says that an instance lives.
-    async fn beat(&self, claimant: &Claimant, now: Timestamp) -> Result<()>;
+    async fn record_heartbeat(&self, claimant: &LeaseHolder, now: Timestamp) -> Result<()>;
 
     /// Some of the turns that nobody runs, none if there are none: of earlier lives of this instance, of others that have been
     /// silent too long, and of this very life if `running` does not know them. Whoever ran them can
     /// write nothing of them from here on. A store that only one process can open knows them at
     /// once; in another one, this life must have said that it lives.
-    async fn orphaned_turns(
+    async fn find_orphaned_turns(
         &self,
-        claimant: &Claimant,
+        claimant: &LeaseHolder,
         running: &HashSet<TurnId>,
-    ) -> Result<Vec<Orphan>>;
+    ) -> Result<Vec<OrphanedTurn>>;
 }

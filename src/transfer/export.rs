@@ -11,7 +11,7 @@ use crate::domain::{
     Usage, UserId,
 };
 use crate::error::{Error, Kind, Result};
-use crate::store::{DeleteFilter, SessionPiece, Store};
+use crate::store::{DeleteFilter, SessionChunk, Store};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -68,7 +68,7 @@ enum State {
 struct Open {
     id: SessionId,
     /// What is written next.
-    piece: SessionPiece,
+    piece: SessionChunk,
     /// How many messages the session had when it was opened. Later ones are left out, so that its
     /// head and counters are true of what is written.
     count: u32,
@@ -88,11 +88,13 @@ impl Export {
         format: Format,
     ) -> Result<Self> {
         let mut ids = match which {
-            Which::All => store.owned_sessions(&who, DeleteFilter::Before(END_OF_TIME)).await?,
-            Which::Project(project) => {
-                store.owned_sessions(&who, DeleteFilter::Project(project)).await?
+            Which::All => {
+                store.list_owned_sessions(&who, DeleteFilter::InactiveSince(END_OF_TIME)).await?
             }
-            Which::Session(id) => vec![store.session(&who, &id, AccessLevel::Owner).await?.id],
+            Which::Project(project) => {
+                store.list_owned_sessions(&who, DeleteFilter::Project(project)).await?
+            }
+            Which::Session(id) => vec![store.get_session(&who, &id, AccessLevel::Owner).await?.id],
         };
         ids.sort_unstable();
         Ok(Self { store, who, format, ids: ids.into_iter(), state: State::Head, begun: 0 })
@@ -141,7 +143,7 @@ impl Export {
                     self.begun += 1;
                     return self.write_markdown(Box::new(markdown)).await;
                 }
-            } else if let Some(piece) = unless_gone(self.store.read_piece(&self.who, &id, 0).await)?
+            } else if let Some(piece) = unless_gone(self.store.read_chunk(&self.who, &id, 0).await)?
             {
                 let separator = match (self.format, self.begun) {
                     (Format::Json, 0) => "\n",
@@ -162,7 +164,7 @@ impl Export {
         let last = open.write_messages(&mut text)?;
         let rest = match last {
             Some(last) if last < open.count => {
-                unless_gone(self.store.read_piece(&self.who, &open.id, last).await)?
+                unless_gone(self.store.read_chunk(&self.who, &open.id, last).await)?
             }
             _ => None,
         };
@@ -206,7 +208,7 @@ fn unless_gone<T>(read: Result<T>) -> Result<Option<T>> {
 
 impl Open {
     /// Writes the session's own fields.
-    fn begin(id: SessionId, mut piece: SessionPiece, text: &mut Vec<u8>) -> Result<Self> {
+    fn begin(id: SessionId, mut piece: SessionChunk, text: &mut Vec<u8>) -> Result<Self> {
         to_json(text, &piece.session)?;
         // The object stays open for its messages.
         text.pop();

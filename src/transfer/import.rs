@@ -8,7 +8,7 @@ use crate::clock;
 use crate::domain::{Principal, SessionId};
 use crate::error::{Error, Kind, Result};
 use crate::json::{self, StrictObject};
-use crate::store::{Imported, Store};
+use crate::store::{ImportOutcome, Store};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -79,7 +79,7 @@ pub struct Import {
     ids: HashMap<String, usize>,
     /// The store gave out: reading on would only skip what could go in later.
     outage: Option<Error>,
-    tell: Box<dyn Fn(&Imported) + Send>,
+    tell: Box<dyn Fn(&ImportOutcome) + Send>,
 }
 
 impl Import {
@@ -91,7 +91,7 @@ impl Import {
 
     /// The same, telling of each session once it is stored.
     #[must_use]
-    pub fn telling(self, tell: impl Fn(&Imported) + Send + 'static) -> Self {
+    pub fn telling(self, tell: impl Fn(&ImportOutcome) + Send + 'static) -> Self {
         Self { tell: Box::new(tell), ..self }
     }
 
@@ -104,7 +104,7 @@ impl Import {
         match is_first.and_then(|()| self.store(raw, &signs, index)) {
             Ok(imported) => {
                 (self.tell)(&imported);
-                let Imported { session_id, title, messages } = imported;
+                let ImportOutcome { session_id, title, added_messages: messages } = imported;
                 self.ids.extend(source_id.clone().map(|id| (id, index)));
                 let session = ImportedSession { session_id, source_id, title, messages };
                 self.report.sessions.push(session);
@@ -155,7 +155,7 @@ impl Import {
         }
     }
 
-    fn store(&self, raw: &RawValue, signs: &Signs, index: usize) -> Result<Imported> {
+    fn store(&self, raw: &RawValue, signs: &Signs, index: usize) -> Result<ImportOutcome> {
         let record: SessionRecord = if signs.is_of_chatgpt() {
             chatgpt::record(raw)?
         } else {

@@ -40,7 +40,7 @@ impl Markdown {
         id: &SessionId,
         is_first: bool,
     ) -> Result<Self> {
-        let session = store.session(who, id, AccessLevel::Owner).await?;
+        let session = store.get_session(who, id, AccessLevel::Owner).await?;
         let mut page = read(store, who, id, MessageSlice::Newest).await?;
         let (mut ends, mut newest) = (Vec::new(), None);
         while let Some(first) = page.messages.first().filter(|_| page.has_more) {
@@ -83,7 +83,11 @@ async fn read(
     slice: MessageSlice,
 ) -> Result<MessagePage> {
     store
-        .messages(who, id, MessageQuery { view: MessageView::Path, slice, limit: MAX_PAGE_SIZE })
+        .list_messages(
+            who,
+            id,
+            MessageQuery { view: MessageView::Path, slice, limit: MAX_PAGE_SIZE },
+        )
         .await
 }
 

@@ -13,7 +13,7 @@ use crate::domain::{
 use crate::error::{Error, Result};
 use crate::json::{StrictObject, object, optional_object, present};
 use crate::memory::tokens;
-use crate::store::{ImportSession, NewMessage, NewSession, Parent, ReplyFields};
+use crate::store::{ImportSession, MessageParent, NewMessage, NewSession, ReplyFields};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
@@ -121,9 +121,9 @@ pub fn session(
         read_marks: read_marks(record.read_marks, &messages)?,
         messages,
         id,
-        keeps_title,
-        other_id: SessionId::trusted(other_id),
-        new: NewSession {
+        keep_title: keeps_title,
+        fallback_id: SessionId::trusted(other_id),
+        fields: NewSession {
             id: None,
             title,
             project_id: record
@@ -163,7 +163,7 @@ fn messages(
     records: Vec<StrictObject<MessageRecord>>,
     max_message: usize,
     now: Timestamp,
-) -> Result<Vec<(NewMessage, Parent)>> {
+) -> Result<Vec<(NewMessage, MessageParent)>> {
     let named: HashSet<String> =
         records.iter().filter_map(|StrictObject(record)| record.id.clone()).collect();
     let mut seen = HashSet::with_capacity(records.len());
@@ -173,7 +173,7 @@ fn messages(
         let place = |error: Error| error.within(&place);
         let message =
             self::message(who, session, record, index, max_message, now).map_err(place)?;
-        if let Parent::Message(parent) = &message.1
+        if let MessageParent::Message(parent) = &message.1
             && named.contains(parent.as_str())
             && !seen.contains(parent)
         {
@@ -192,7 +192,7 @@ fn messages(
 /// The places of the messages that users have read up to.
 fn read_marks(
     marks: HashMap<String, String>,
-    messages: &[(NewMessage, Parent)],
+    messages: &[(NewMessage, MessageParent)],
 ) -> Result<HashMap<String, u32>> {
     if marks.len() > MAX_PARTICIPANTS {
         return Err(Error::invalid_field("readMarks", "must be of at most 100 users"));
@@ -216,7 +216,7 @@ fn message(
     index: usize,
     max_message: usize,
     now: Timestamp,
-) -> Result<(NewMessage, Parent)> {
+) -> Result<(NewMessage, MessageParent)> {
     let id = match &record.id {
         Some(id) => MessageId::parse("id", id)?,
         None => derived_message_id(session, &record, index),
@@ -298,10 +298,10 @@ fn hex_id(digest: Sha256) -> String {
     digest.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn parent(parent_id: Option<Option<String>>) -> Result<Parent> {
+fn parent(parent_id: Option<Option<String>>) -> Result<MessageParent> {
     Ok(match parent_id {
-        None => Parent::Head,
-        Some(None) => Parent::Root,
-        Some(Some(id)) => Parent::Message(MessageId::parse("parentId", &id)?),
+        None => MessageParent::Head,
+        Some(None) => MessageParent::Root,
+        Some(Some(id)) => MessageParent::Message(MessageId::parse("parentId", &id)?),
     })
 }

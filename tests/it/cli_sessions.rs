@@ -12,9 +12,10 @@ use echoic::domain::{
     MessageId, MessageType, Principal, ProjectId, Role, SessionId, Timestamp, UserId,
 };
 use echoic::store::mongo::MongoStore;
-use echoic::store::sqlite::{SqliteStore, Sync};
+use echoic::store::sqlite::{Durability, SqliteStore};
 use echoic::store::{
-    NewMessage, NewSession, Parent, PostMessage, ReplyFields, SessionChange, SessionStore, Store,
+    MessageParent, NewMessage, NewSession, PostMessage, ReplyFields, SessionStore, SessionUpdate,
+    Store,
 };
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -55,24 +56,30 @@ async fn store_session(store: &dyn Store, owner: &str, session: &str, title: &st
         reply: ReplyFields::default(),
     };
     let (session_id, now) = (SessionId::trusted(session), message.created_at);
-    let post = PostMessage { session_id, message, parent: Parent::Head, idempotency: None, now };
+    let post = PostMessage {
+        session_id,
+        message,
+        parent: MessageParent::Head,
+        idempotency_key: None,
+        now,
+    };
     store.post_message(&who, post).await.unwrap();
 }
 
 /// A database file with sessions of two users.
 async fn fill_database(folder: &Path) -> HashMap<&'static str, String> {
-    let store = SqliteStore::open(&folder.join("desk.db"), Sync::Normal).unwrap();
+    let store = SqliteStore::open(&folder.join("desk.db"), Durability::Normal).unwrap();
     store_session(&store, "alice", "a1", "Printer on fire", 5).await;
     store_session(&store, "alice", "a2", "Invoice \u{1b}[2J\u{202e} missing", 125).await;
     store_session(&store, "bob", "b1", "Printer: ", 60 * 50).await;
     let who = Principal { user: UserId::trusted("alice"), is_admin: false };
-    let handed = SessionChange {
+    let handed = SessionUpdate {
         status: Some(SessionStatus::parse("agent_assigned").unwrap()),
         archived: Some(true),
-        ..SessionChange::default()
+        ..SessionUpdate::default()
     };
     let session = SessionId::trusted("a2");
-    store.change_session(&who, &session, handed, Vec::new(), clock::now()).await.unwrap();
+    store.update_session(&who, &session, handed, Vec::new(), clock::now()).await.unwrap();
     store.close().await;
     HashMap::from([
         ("DATABASE_URL", "sqlite://desk.db".to_owned()),
@@ -250,7 +257,7 @@ async fn unusable_database_is_reported_and_nothing_created() {
 async fn read_only_store_rejects_writes() {
     let folder = tempfile::tempdir().unwrap();
     fill_database(folder.path()).await;
-    let store = SqliteStore::open_to_look(&folder.path().join("desk.db")).unwrap();
+    let store = SqliteStore::open_read_only(&folder.path().join("desk.db")).unwrap();
     let who = Principal { user: UserId::trusted("alice"), is_admin: false };
     let refused = store.delete_session(&who, &SessionId::trusted("a1")).await.unwrap_err();
     assert_eq!(refused.kind.code(), "store_unavailable");
@@ -263,5 +270,5 @@ async fn read_only_store_rejects_writes() {
         status: None,
         archived: None,
     };
-    assert_eq!(store.all_sessions(None, query).await.unwrap().sessions.len(), 3);
+    assert_eq!(store.list_all_sessions(None, query).await.unwrap().sessions.len(), 3);
 }

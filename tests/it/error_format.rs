@@ -11,8 +11,8 @@ use echoic::http::{Api, Hosts, Limits, router};
 use echoic::memory::{Defaults, Memory};
 use echoic::prompts::PromptTemplates;
 use echoic::provider::{Event, Events, Model, Prompt, Provider, ProviderError};
-use echoic::store::sqlite::{SqliteStore, Sync};
-use echoic::store::{Claimant, Store};
+use echoic::store::sqlite::{Durability, SqliteStore};
+use echoic::store::{LeaseHolder, Store};
 use futures::stream::{self, StreamExt};
 use reqwest::Client;
 use serde_json::{Value, json};
@@ -51,7 +51,7 @@ impl Provider for PanickingProvider {
 async fn panicking_server() -> (String, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("echoic.db");
-    let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&path, Sync::Normal).unwrap());
+    let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&path, Durability::Normal).unwrap());
     let prompts = Arc::new(PromptTemplates::load(None).unwrap());
     let defaults = Defaults {
         strategy: MemoryStrategy::Auto,
@@ -67,7 +67,7 @@ async fn panicking_server() -> (String, TempDir) {
         prompts,
         title_model: None,
         summary_model: None,
-        claimant: Claimant { instance: "tests".to_owned(), boot: "one".to_owned() },
+        claimant: LeaseHolder { instance: "tests".to_owned(), boot: "one".to_owned() },
     });
     let api = Api {
         chat: Arc::new(chat),

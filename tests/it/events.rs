@@ -203,7 +203,7 @@ async fn invited_participant_receives_events_and_others_do_not(fresh: EmptyStore
     let first = next_event(&mut bob).await;
     assert_eq!(first["session"]["participants"], json!(["alice", "bob"]));
     let server = Principal::server();
-    let known = core.fresh.store.session(&server, &session, AccessLevel::Owner).await.unwrap();
+    let known = core.fresh.store.get_session(&server, &session, AccessLevel::Owner).await.unwrap();
     assert_eq!(first["session"]["version"], known.version);
     core.chat.delete_session(&principal("alice"), &session).await.unwrap();
     assert_eq!(event_kind(&next_event(&mut bob).await), "session deleted");

@@ -13,8 +13,8 @@ use echoic::domain::{
 };
 use echoic::store::mongo::MongoStore;
 use echoic::store::{
-    Ask, Began, BeginTurn, Claimant, LogStore, NewMessage, OnBusy, OnKnownId, Parent, ReplyFields,
-    SessionTarget, TurnSpec, TurnStore,
+    BeginOutcome, BeginTurn, DuplicateIdPolicy, LeaseHolder, MessageParent, NewMessage, OnBusy,
+    ReplyFields, SessionTarget, TurnInput, TurnLogStore, TurnSpec, TurnStore,
 };
 use futures::future::join_all;
 use reqwest::{Client, Method};
@@ -388,20 +388,23 @@ async fn turn_with_unanswered_claim_is_orphaned_after_a_lease() {
     let Some(url) = database() else { return };
     let lease = Duration::from_millis(200);
     let store = MongoStore::open(&url, lease).await.unwrap();
-    let life = Claimant { instance: "here".to_owned(), boot: "now".to_owned() };
+    let life = LeaseHolder { instance: "here".to_owned(), boot: "now".to_owned() };
     let now = Timestamp::from_millis(1_700_000_000_000);
-    store.beat(&life, now).await.unwrap();
+    store.record_heartbeat(&life, now).await.unwrap();
     let begun = store.begin_turn(begin_turn(&life, now)).await.unwrap();
-    let Began::Running(begun) = begun else { panic!("the session is new: {begun:?}") };
+    let BeginOutcome::Running(begun) = begun else { panic!("the session is new: {begun:?}") };
     // The claim exists in the store, but its instance never saw the response and does not list the
     // turn as running.
     let others = HashSet::from([TurnId::trusted("another")]);
     let known = HashSet::from([begun.turn.turn_id.clone()]);
-    assert!(store.orphaned_turns(&life, &others).await.unwrap().is_empty(), "it may be coming");
-    assert!(store.orphaned_turns(&life, &known).await.unwrap().is_empty());
+    assert!(
+        store.find_orphaned_turns(&life, &others).await.unwrap().is_empty(),
+        "it may be coming"
+    );
+    assert!(store.find_orphaned_turns(&life, &known).await.unwrap().is_empty());
     let orphans = within_deadline(async {
         loop {
-            let orphans = store.orphaned_turns(&life, &others).await.unwrap();
+            let orphans = store.find_orphaned_turns(&life, &others).await.unwrap();
             if !orphans.is_empty() {
                 return orphans;
             }
@@ -410,18 +413,18 @@ async fn turn_with_unanswered_claim_is_orphaned_after_a_lease() {
     assert_eq!(orphans.await[0].turn, begun.turn);
 }
 
-fn begin_turn(life: &Claimant, now: Timestamp) -> BeginTurn {
+fn begin_turn(life: &LeaseHolder, now: Timestamp) -> BeginTurn {
     let who = Principal { user: UserId::trusted("ada"), is_admin: false };
     BeginTurn {
-        earlier: Vec::new(),
-        session: SessionTarget::New(SessionId::trusted("s")),
+        preceding: Vec::new(),
+        target: SessionTarget::New(SessionId::trusted("s")),
         project_id: None,
         on_busy: OnBusy::Reject,
-        idempotency: None,
+        idempotency_key: None,
         turn: TurnSpec {
             turn_id: TurnId::generate(),
             reply_id: MessageId::generate(),
-            ask: Ask::Say {
+            input: TurnInput::Send {
                 message: Box::new(NewMessage {
                     id: MessageId::generate(),
                     client_message_id: None,
@@ -436,16 +439,16 @@ fn begin_turn(life: &Claimant, now: Timestamp) -> BeginTurn {
                     created_at: now,
                     reply: ReplyFields::default(),
                 }),
-                parent: Parent::Head,
-                on_known: OnKnownId::Refuse,
+                parent: MessageParent::Head,
+                on_duplicate_id: DuplicateIdPolicy::Reject,
             },
             options: SessionSettings::default(),
         },
-        key: None,
+        key_id: None,
         quotas: [].into(),
-        admit: Box::new(|_, _| Ok(())),
-        claimant: life.clone(),
-        who,
+        admission: Box::new(|_, _| Ok(())),
+        lease_holder: life.clone(),
+        principal: who,
         now,
     }
 }

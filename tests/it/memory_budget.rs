@@ -14,10 +14,10 @@ use echoic::error::Kind;
 use echoic::memory::tokens::{self, Vocabulary};
 use echoic::memory::{Assembled, Defaults, Incoming, Memory, NewMessage, Piece, PieceKind};
 use echoic::prompts::PromptTemplates;
-use echoic::store::sqlite::{SqliteStore, Sync};
+use echoic::store::sqlite::{Durability, SqliteStore};
 use echoic::store::{
-    self, ImportSession, NewFile, NewProject, NewSession, Parent, ProjectStore, ReplyFields,
-    SessionStore, Size, Store, Summary, SummaryStore, TransferStore,
+    self, ImportSession, MessageParent, MessageSize, NewFile, NewProject, NewSession, PathSummary,
+    ProjectStore, ReplyFields, SessionStore, Store, SummaryStore, TransferStore,
 };
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
@@ -157,39 +157,39 @@ async fn store_session(
             created_at: Timestamp::from_millis((place as i64 * 5 % 3) * 86_400_000),
             reply: ReplyFields::default(),
         };
-        (message, Parent::Head)
+        (message, MessageParent::Head)
     };
     let import = ImportSession {
         id: SessionId::trusted(session),
-        other_id: SessionId::trusted("nobody"),
-        new,
+        fallback_id: SessionId::trusted("nobody"),
+        fields: new,
         status: SessionStatus::default(),
         archived: false,
         pinned: false,
         created_at: at,
         last_seen: None,
         read_marks: HashMap::new(),
-        keeps_title: false,
+        keep_title: false,
         head_id: None,
         messages: said.iter().enumerate().map(message).collect(),
     };
     let stored = store.import_session(&ada(), import, at).await.unwrap();
     let access = echoic::domain::principal::AccessLevel::Owner;
-    store.session(&ada(), &stored.session_id, access).await.unwrap()
+    store.get_session(&ada(), &stored.session_id, access).await.unwrap()
 }
 
 /// Stores a summary of the older half of the history, of any size.
 async fn store_summary(store: &SqliteStore, session: &SessionId, case: &BudgetCase) {
     let Some(middle) = (case.said.len() / 2).checked_sub(1) else { return };
-    let summary = Summary {
-        first: MessageId::trusted("0"),
-        last: MessageId::trusted(middle.to_string()),
+    let summary = PathSummary {
+        first_message: MessageId::trusted("0"),
+        last_message: MessageId::trusted(middle.to_string()),
         tokens_before: 0,
         path_tokens: 1,
         text: format!("- {}\n- {}", case.next.text, case.said[middle].text),
         model: "m".to_owned(),
     };
-    store.put_summary(session, &summary).await.unwrap();
+    store.save_summary(session, &summary).await.unwrap();
 }
 
 /// Stores the project, if there is one.
@@ -350,7 +350,7 @@ fn check_project(project: Option<&ProjectContent>, pieces: &[&Piece], assembled:
 fn prompt_and_reply_fit_and_newest_message_is_included() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let store = SqliteStore::open(&folder.path().join("echoic.db"), Sync::Normal).unwrap();
+    let store = SqliteStore::open(&folder.path().join("echoic.db"), Durability::Normal).unwrap();
     let store = Arc::new(store);
     let prompts = Arc::new(PromptTemplates::load(None).unwrap());
     let config = Config { cases: 300, failure_persistence: None, ..Config::default() };
@@ -371,7 +371,7 @@ fn prompt_and_reply_fit_and_newest_message_is_included() {
         let memory = Memory::new(store.clone(), prompts.clone(), defaults).unwrap();
         let TestMessage { text, images, .. } = &case.next;
         let parts = parts(*images);
-        let size = Size::of(text, &parts, tokens::count(text));
+        let size = MessageSize::measure(text, &parts, tokens::count(text));
         let surely_fits = memory.surely_fits(&case.settings, size);
         let pictures = echoic::domain::image::find_images(&parts);
         let incoming = Incoming { text, tokens: size.tokens, images: &pictures, beside: 0 };

@@ -11,7 +11,7 @@ use echoic::domain::{
 };
 use echoic::memory::{Assembled, Defaults, Incoming, Memory, NewMessage, PieceKind, tokens};
 use echoic::prompts::PromptTemplates;
-use echoic::store::{self, NewSession, Parent, PostMessage, ReplyFields, Store};
+use echoic::store::{self, MessageParent, NewSession, PostMessage, ReplyFields, Store};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use std::sync::Arc;
@@ -50,7 +50,7 @@ struct MemoryFixture {
 
 impl MemoryFixture {
     async fn session(&self, id: &SessionId) -> Session {
-        self.store.session(&self.ada, id, AccessLevel::Owner).await.unwrap()
+        self.store.get_session(&self.ada, id, AccessLevel::Owner).await.unwrap()
     }
 
     async fn say(&self, session: &SessionId, role: Role, content: &str, at: Timestamp) {
@@ -69,8 +69,13 @@ impl MemoryFixture {
             reply: ReplyFields::default(),
         };
         let session_id = session.clone();
-        let post =
-            PostMessage { session_id, message, parent: Parent::Head, idempotency: None, now: at };
+        let post = PostMessage {
+            session_id,
+            message,
+            parent: MessageParent::Head,
+            idempotency_key: None,
+            now: at,
+        };
         self.store.post_message(&self.ada, post).await.unwrap();
     }
 

@@ -13,7 +13,7 @@ use echoic::domain::{MessageId, MessageType, Principal, Role, SessionId, Timesta
 use echoic::memory::{Defaults, Incoming, Memory, NewMessage, tokens};
 use echoic::prompts::PromptTemplates;
 use echoic::provider::demo::Demo;
-use echoic::store::{Claimant, NewSession, Parent, PostMessage, ReplyFields};
+use echoic::store::{LeaseHolder, MessageParent, NewSession, PostMessage, ReplyFields};
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -241,7 +241,7 @@ async fn deleted_session_leaves_the_index_at_once() {
         prompts,
         title_model: None,
         summary_model: None,
-        claimant: Claimant { instance: "tests".to_owned(), boot: "one".to_owned() },
+        claimant: LeaseHolder { instance: "tests".to_owned(), boot: "one".to_owned() },
     }));
     let (at, id) = (Timestamp::from_millis(0), SessionId::trusted("s"));
     let new = NewSession { id: Some(id.clone()), ..NewSession::default() };
@@ -265,13 +265,13 @@ async fn deleted_session_leaves_the_index_at_once() {
         let post = PostMessage {
             session_id: id.clone(),
             message,
-            parent: Parent::Head,
-            idempotency: None,
+            parent: MessageParent::Head,
+            idempotency_key: None,
             now: at,
         };
         chat.post_message(&ada, post).await.unwrap();
     }
-    let session = store.session(&ada, &id, AccessLevel::Owner).await.unwrap();
+    let session = store.get_session(&ada, &id, AccessLevel::Owner).await.unwrap();
     let incoming = Incoming { text: ASKED, tokens: 9, images: &[], beside: 0 };
     let mut plan = memory.plan(&SessionSettings::default(), Some(incoming)).unwrap();
     plan.patience = None;

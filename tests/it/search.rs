@@ -7,7 +7,7 @@ use crate::support::{Server, within_deadline};
 use echoic::domain::message::MessageBody;
 use echoic::domain::search::{SearchQuery, parse_terms};
 use echoic::domain::{MessageId, MessageType, Role, SessionId, Timestamp, UserId};
-use echoic::store::{NewMessage, Parent, PostMessage, ReplyFields};
+use echoic::store::{MessageParent, NewMessage, PostMessage, ReplyFields};
 use serde_json::{Value, json};
 
 async fn search(server: &Server, query: &str) -> Value {
@@ -276,8 +276,8 @@ async fn say(core: &ChatCore, user: &str, session: &SessionId, text: &str) {
     let post = PostMessage {
         session_id: session.clone(),
         message,
-        parent: Parent::Head,
-        idempotency: None,
+        parent: MessageParent::Head,
+        idempotency_key: None,
         now,
     };
     core.chat.post_message(&principal(user), post).await.unwrap();

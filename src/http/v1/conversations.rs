@@ -12,7 +12,7 @@ use crate::http::Api;
 use crate::http::body::{ChatBytes, OptionalJson, parse};
 use crate::http::envelope::Answer;
 use crate::http::extract::{Caller, NoQuery};
-use crate::store::{NewSession, SessionChange};
+use crate::store::{NewSession, SessionUpdate};
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
@@ -69,7 +69,7 @@ pub(super) fn session_named(field: &'static str, conversation: &str) -> Result<S
 
 /// The conversation that is there.
 pub(super) async fn read(api: &Api, who: &Principal, id: &SessionId) -> Result<Conversation> {
-    Ok(api.store.session(who, id, AccessLevel::Participant).await?.into())
+    Ok(api.store.get_session(who, id, AccessLevel::Participant).await?.into())
 }
 
 #[derive(Default, Deserialize)]
@@ -148,11 +148,11 @@ pub(in crate::http) async fn update(
         return Err(Error::invalid_field("metadata", "is missing"));
     }
     let Changes { metadata } = parse(&bytes)?;
-    let session = api.store.session(&who, &id, AccessLevel::Owner).await?;
+    let session = api.store.get_session(&who, &id, AccessLevel::Owner).await?;
     let old: Map<String, Value> = serde_json::from_str(session.meta.as_json()).unwrap_or_default();
     let kept = old.into_iter().filter(|(_, value)| !value.is_string()).collect();
     let meta = to_meta(kept, metadata.unwrap_or_default())?;
-    let change = SessionChange { meta: Some(meta), ..SessionChange::default() };
+    let change = SessionUpdate { meta: Some(meta), ..SessionUpdate::default() };
     // Should the session have changed meanwhile, what was read of it is no longer so.
     let versions = vec![session.version];
     Ok(Json(api.chat.change_session(&who, &id, change, versions, clock::now()).await?.into()))

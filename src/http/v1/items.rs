@@ -15,7 +15,7 @@ use crate::http::envelope::Answer;
 use crate::http::extract::{Caller, NoQuery, retry};
 use crate::http::query::Query;
 use crate::memory::tokens;
-use crate::store::{MessageQuery, NewMessage, Parent, PostMessage};
+use crate::store::{MessageParent, MessageQuery, NewMessage, PostMessage};
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
@@ -72,8 +72,12 @@ pub(super) async fn post_all(
         let post = PostMessage {
             session_id: session.clone(),
             now,
-            parent: Parent::Head,
-            idempotency: Some(retry(headers, "POST /v1/conversations/:id/items", said.as_bytes())),
+            parent: MessageParent::Head,
+            idempotency_key: Some(retry(
+                headers,
+                "POST /v1/conversations/:id/items",
+                said.as_bytes(),
+            )),
             message: NewMessage {
                 id: MessageId::generate(),
                 client_message_id: None,
@@ -148,7 +152,7 @@ pub(in crate::http) async fn items(
         (None, false) => return Ok(Json(oldest(&api, &who, &session, limit).await?)),
         (Some((item, message)), is_newest_first) => {
             // A message may be several items: those of the last one that were not listed come first.
-            let mut own = items_of(&api.store.message(&who, &session, &message).await?);
+            let mut own = items_of(&api.store.get_message(&who, &session, &message).await?);
             if is_newest_first {
                 own.reverse();
             }
@@ -183,7 +187,7 @@ async fn page(
     limit: u32,
 ) -> Result<(Vec<Message>, bool)> {
     let query = MessageQuery { view: MessageView::Path, slice, limit };
-    let page = api.store.messages(who, session, query).await?;
+    let page = api.store.list_messages(who, session, query).await?;
     Ok((page.messages, page.has_more))
 }
 
@@ -224,7 +228,7 @@ pub(in crate::http) async fn item(
     ignore_include(&mut query);
     query.finish()?;
     let (session, message) = (session_of(&id)?, message_of("item_id", &item)?);
-    let items = items_of(&api.store.message(&who, &session, &message).await?);
+    let items = items_of(&api.store.get_message(&who, &session, &message).await?);
     let found = items.into_iter().find(|found| found.id == item);
     Ok(Json(found.ok_or_else(Error::message_not_found)?))
 }
@@ -243,7 +247,7 @@ pub(in crate::http) async fn delete_item(
     Path((id, item)): Path<(String, String)>,
 ) -> Answer<Json<Conversation>> {
     let (session, message) = (session_of(&id)?, message_of("item_id", &item)?);
-    let items = items_of(&api.store.message(&who, &session, &message).await?);
+    let items = items_of(&api.store.get_message(&who, &session, &message).await?);
     let is_last = items.last().is_some_and(|last| last.id == item);
     if !is_last || !api.chat.step_back(&who, &session, &message).await? {
         let wants =

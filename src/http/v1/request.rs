@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::http::Api;
 use crate::http::body::parse;
 use crate::json::StrictObject;
-use crate::store::{OnKnownId, Parent};
+use crate::store::{DuplicateIdPolicy, MessageParent};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::{RawValue, to_raw_value};
@@ -151,7 +151,7 @@ impl<'a> Request<'a> {
         let Content { text, parts } = last.content(messages.len() - 1)?;
         let body =
             MessageBody::parse("messages", text, parts, MessageType::Text, api.limits.message)?;
-        let (parent, on_known) = (Parent::Head, OnKnownId::Refuse);
+        let (parent, on_known) = (MessageParent::Head, DuplicateIdPolicy::Reject);
         Ok(Wish::Say { role: Role::User, body, client_message_id: None, parent, on_known })
     }
 

@@ -8,7 +8,7 @@ use crate::domain::{MessageId, Role, Session, SessionId, Timestamp, UserId};
 use crate::error::{Error, Result};
 use crate::memory::rank::{Index, Said, Vector};
 use crate::memory::tokens::Vocabulary;
-use crate::store::{Remembered, Store, TailBounds};
+use crate::store::{HistoryLimits, HistoryMessage, Store};
 use std::ops::Range;
 
 /// How many messages are read at first, when few will be new, and then.
@@ -59,7 +59,7 @@ impl Kept {
         store: &dyn Store,
         session: &Session,
         last: &MessageId,
-        read: Vec<Remembered>,
+        read: Vec<HistoryMessage>,
     ) -> Result<Self> {
         if self.text_bytes > MOST + MOST / 2 {
             self = Self::default();
@@ -77,7 +77,7 @@ impl Kept {
         store: &dyn Store,
         session: &Session,
         last: &MessageId,
-        read: Vec<Remembered>,
+        read: Vec<HistoryMessage>,
     ) -> Result<Self> {
         if let Some(from) = self.place_of(&read) {
             return self.take_up(session, from, read).await;
@@ -142,7 +142,7 @@ impl Kept {
     }
 
     /// Where messages of a path, newest first, come upon one that is known.
-    fn place_of(&self, newest: &[Remembered]) -> Option<From> {
+    fn place_of(&self, newest: &[HistoryMessage]) -> Option<From> {
         newest.iter().enumerate().find_map(|(new, message)| {
             let at =
                 self.messages.binary_search_by_key(&message.path_tokens, |known| known.path_tokens);
@@ -160,7 +160,7 @@ impl Kept {
         mut self,
         session: &Session,
         from: From,
-        mut newest: Vec<Remembered>,
+        mut newest: Vec<HistoryMessage>,
     ) -> Result<Self> {
         newest.truncate(from.new);
         let owner = session.owner.clone();
@@ -188,7 +188,7 @@ impl Kept {
         self.vectors.truncate(self.index.passages().len());
     }
 
-    fn push(&mut self, owner: &UserId, message: Remembered) {
+    fn push(&mut self, owner: &UserId, message: HistoryMessage) {
         // A tool's result means nothing without its call.
         if message.role == Role::Tool {
             return;
@@ -215,7 +215,7 @@ impl Kept {
 
     /// The number of a sender's label: the role of the model and of the session's owner, the name
     /// of anybody else.
-    fn speaker(&mut self, owner: &UserId, message: &Remembered) -> u16 {
+    fn speaker(&mut self, owner: &UserId, message: &HistoryMessage) -> u16 {
         let label = if is_usual(owner, message) {
             message.role.as_str()
         } else {
@@ -231,7 +231,7 @@ impl Kept {
 }
 
 /// Whether a message's role says who sent it.
-fn is_usual(owner: &UserId, message: &Remembered) -> bool {
+fn is_usual(owner: &UserId, message: &HistoryMessage) -> bool {
     message.sender_id == *owner || message.sender_id == UserId::assistant()
 }
 
@@ -250,12 +250,17 @@ async fn tail(
     session: &SessionId,
     last: &MessageId,
     messages: u32,
-) -> Result<Vec<Remembered>> {
-    let bounds = TailBounds { messages, tokens: u32::MAX, overhead: 0, parts: 0 };
-    store.tail(session, last, bounds).await
+) -> Result<Vec<HistoryMessage>> {
+    let bounds = HistoryLimits {
+        max_messages: messages,
+        max_tokens: u32::MAX,
+        token_overhead: 0,
+        max_part_bytes: 0,
+    };
+    store.recent_history(session, last, bounds).await
 }
 
-fn size(messages: &[Remembered]) -> usize {
+fn size(messages: &[HistoryMessage]) -> usize {
     messages.iter().map(|message| message.content.len() + OVERHEAD).sum()
 }
 

@@ -10,7 +10,7 @@ use crate::domain::{MessageId, SessionId};
 use crate::error::Result;
 use crate::memory::rank::Vector;
 use crate::provider::embeddings::Embedder;
-use crate::store::{Embedding, Store};
+use crate::store::{MessageEmbedding, Store};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -68,7 +68,7 @@ impl Meaning {
     pub(super) async fn load(&self, session: &SessionId, kept: &mut Kept) -> Result<()> {
         let missing = kept.without_vectors(usize::MAX);
         for page in missing.chunks(PAGE) {
-            let found = self.store.embeddings(session, self.embedder.model(), page).await?;
+            let found = self.store.load_embeddings(session, self.embedder.model(), page).await?;
             for embedding in found {
                 kept.learn(&embedding);
             }
@@ -104,7 +104,7 @@ impl Meaning {
                 vectors.extend(self.embedder.embed(texts).await?);
             }
             let embeddings = embeddings(&batch, &vectors);
-            self.store.put_embeddings(session, self.embedder.model(), &embeddings).await?;
+            self.store.save_embeddings(session, self.embedder.model(), &embeddings).await?;
             let mut place = place.lock().await;
             let Some(kept) = place.as_mut() else { return Ok(()) };
             let learned = embeddings.iter().filter(|embedding| kept.learn(embedding)).count();
@@ -117,13 +117,13 @@ impl Meaning {
 }
 
 /// Each message's vectors, out of those of all of them.
-fn embeddings(batch: &[(MessageId, Vec<String>)], vectors: &[Vec<f32>]) -> Vec<Embedding> {
+fn embeddings(batch: &[(MessageId, Vec<String>)], vectors: &[Vec<f32>]) -> Vec<MessageEmbedding> {
     let mut rest = vectors;
     let of_message = |(message, texts): &(MessageId, Vec<String>)| {
         let (own, behind) = rest.split_at(texts.len().min(rest.len()));
         rest = behind;
         let bytes = own.iter().flat_map(|vector| Vector::of(vector).as_bytes().to_vec());
-        Embedding { message: message.clone(), vectors: bytes.collect() }
+        MessageEmbedding { message_id: message.clone(), vectors: bytes.collect() }
     };
     batch.iter().map(of_message).collect()
 }
@@ -171,8 +171,8 @@ impl Kept {
     }
 
     /// Takes in the vectors of a message, if it is on the path and there is one for each passage.
-    pub(super) fn learn(&mut self, embedding: &Embedding) -> bool {
-        let passages = self.passages_of(&embedding.message);
+    pub(super) fn learn(&mut self, embedding: &MessageEmbedding) -> bool {
+        let passages = self.passages_of(&embedding.message_id);
         let bytes = &embedding.vectors;
         if passages.is_empty() || bytes.is_empty() || !bytes.len().is_multiple_of(passages.len()) {
             return false;

@@ -18,7 +18,7 @@ use crate::domain::text::truncate_chars;
 use crate::domain::{MessageId, Session, SessionId, Timestamp};
 use crate::error::{Error, Result};
 use crate::provider::embeddings::Embedder;
-use crate::store::{Remembered, Store};
+use crate::store::{HistoryMessage, Store};
 use kept::Kept;
 use meaning::Meaning;
 use shelf::Shelf;
@@ -43,7 +43,7 @@ pub(super) struct Asked {
     /// The time.
     pub(super) at: Timestamp,
     /// The newest messages of the path, as far as they were read, newest first.
-    pub(super) read: Vec<Remembered>,
+    pub(super) read: Vec<HistoryMessage>,
     /// Where the messages begin that stand verbatim in the prompt, in tokens of the path.
     pub(super) before: u64,
     pub(super) room: u32,

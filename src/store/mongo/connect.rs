@@ -1,7 +1,7 @@
 //! Opening the database: what the connection string says, and what the server must be.
 
 use super::schema;
-use super::{MongoStore, Tables};
+use super::{Collections, MongoStore};
 use crate::error::{Error, Kind, Result};
 use mongodb::bson::{Document, doc};
 use mongodb::error::ErrorKind;
@@ -13,11 +13,11 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 /// The database, where the connection string names none.
-const DATABASE: &str = "echoic";
+const DEFAULT_DATABASE: &str = "echoic";
 /// How long to look for a server that takes writes, unless the connection string says otherwise.
-const SELECTION: Duration = Duration::from_secs(2);
+const SELECTION_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long everything that is done at the start may take.
-const START: Duration = Duration::from_secs(150);
+const START_TIMEOUT: Duration = Duration::from_secs(150);
 
 impl MongoStore {
     /// Connects to the database that `url` names, checks that it can do what is needed, and brings
@@ -25,23 +25,27 @@ impl MongoStore {
     /// Errors say what an operator can do.
     pub async fn open(url: &str, lease: Duration) -> Result<Self> {
         let store = Self::connect(url, lease).await?;
-        in_start(&store.place, schema::prepare(&store.tables, &store.place)).await?;
+        with_start_timeout(
+            &store.address,
+            schema::migrate_schema(&store.collections, &store.address),
+        )
+        .await?;
         Ok(store)
     }
 
     /// The same for those who only look, beside the instances that use it: no index is touched.
-    pub async fn open_to_look(url: &str) -> Result<Self> {
+    pub async fn open_read_only(url: &str) -> Result<Self> {
         Self::connect(url, Duration::ZERO).await
     }
 
     async fn connect(url: &str, lease: Duration) -> Result<Self> {
         let mut options = ClientOptions::parse(url).await.map_err(|error| {
-            let why = without_password(&error.to_string(), url);
-            refused(format!("DATABASE_URL is not a connection string of MongoDB: {why}"))
+            let why = redact_password(&error.to_string(), url);
+            startup_error(format!("DATABASE_URL is not a connection string of MongoDB: {why}"))
         })?;
         options.app_name.get_or_insert_with(|| "echoic".to_owned());
-        options.server_selection_timeout.get_or_insert(SELECTION);
-        options.connect_timeout.get_or_insert(SELECTION);
+        options.server_selection_timeout.get_or_insert(SELECTION_TIMEOUT);
+        options.connect_timeout.get_or_insert(SELECTION_TIMEOUT);
         // What is acknowledged outlives a failover, and nobody reads what may not.
         options.write_concern = Some(WriteConcern::majority());
         options.read_concern = Some(ReadConcern::majority());
@@ -50,52 +54,52 @@ impl MongoStore {
         options.retry_writes = Some(true);
         options.retry_reads = Some(true);
         let hosts = options.hosts.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-        let name = options.default_database.clone().unwrap_or_else(|| DATABASE.to_owned());
+        let name = options.default_database.clone().unwrap_or_else(|| DEFAULT_DATABASE.to_owned());
         let place = format!("{hosts}/{name}");
         let client = Client::with_options(options).map_err(|error| {
-            let why = without_password(&error.to_string(), url);
-            refused(format!("DATABASE_URL cannot be used: {why}"))
+            let why = redact_password(&error.to_string(), url);
+            startup_error(format!("DATABASE_URL cannot be used: {why}"))
         })?;
         let database = client.database(&name);
-        in_start(&place, check_server(&database, &place)).await?;
-        let tables = Tables::of(database);
+        with_start_timeout(&place, check_server(&database, &place)).await?;
+        let tables = Collections::new(database);
         Ok(Self {
             client,
-            tables,
-            place,
+            collections: tables,
+            address: place,
             lease,
-            suspects: Default::default(),
-            order: Default::default(),
-            seen: Default::default(),
+            suspected_orphans: Default::default(),
+            session_locks: Default::default(),
+            causal_timestamp: Default::default(),
         })
     }
 }
 
-async fn in_start<T>(place: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
-    let late = |_| refused(format!("MongoDB at {place} does not answer"));
-    timeout(START, work).await.map_err(late)?
+async fn with_start_timeout<T>(place: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let late = |_| startup_error(format!("MongoDB at {place} does not answer"));
+    timeout(START_TIMEOUT, work).await.map_err(late)?
 }
 
 /// Whether the server is there, lets us in, and knows transactions.
 async fn check_server(database: &Database, place: &str) -> Result<()> {
     let hello = database.run_command(doc! { "hello": 1 }).await;
-    let hello = hello.map_err(|error| explain(&error, place))?;
+    let hello = hello.map_err(|error| explain_error(&error, place))?;
     let is_set =
         hello.contains_key("setName") || hello.get_str("msg").is_ok_and(|msg| msg == "isdbgrid");
     if !is_set {
-        return Err(refused(format!(
+        return Err(startup_error(format!(
             "MongoDB at {place} is a single server; Echoic needs transactions, so start it with --replSet \
              (one member is enough) and run rs.initiate(), or use a sharded cluster"
         )));
     }
     // The first command that needs the rights of the user.
     let allowed = database.collection::<Document>("schema").find_one(doc! {}).await;
-    allowed.map(|_| ()).map_err(|error| explain(&error, place))
+    allowed.map(|_| ()).map_err(|error| explain_error(&error, place))
 }
 
-fn explain(error: &mongodb::error::Error, place: &str) -> Error {
+fn explain_error(error: &mongodb::error::Error, place: &str) -> Error {
     /// "AuthenticationFailed" and "Unauthorized".
-    const NOT_LET_IN: [i32; 2] = [18, 13];
+    const ACCESS_DENIED_CODES: [i32; 2] = [18, 13];
     let mut cause = Some(error.clone());
     let sentence = match error.kind.as_ref() {
         ErrorKind::Authentication { .. } => {
@@ -112,7 +116,7 @@ fn explain(error: &mongodb::error::Error, place: &str) -> Error {
                  one it belongs to?"
             )
         }
-        ErrorKind::Command(command) if NOT_LET_IN.contains(&command.code) => format!(
+        ErrorKind::Command(command) if ACCESS_DENIED_CODES.contains(&command.code) => format!(
             "MongoDB at {place} does not let this user in: DATABASE_URL must name a user with the role readWrite on \
              that database, its password, and authSource if the user was created in another one"
         ),
@@ -126,7 +130,7 @@ fn explain(error: &mongodb::error::Error, place: &str) -> Error {
 }
 
 /// A message that may quote the connection string, without the password in it.
-fn without_password(message: &str, url: &str) -> String {
+fn redact_password(message: &str, url: &str) -> String {
     let credentials = url.split_once("://").and_then(|(_, rest)| rest.rsplit_once('@'));
     let password = credentials.and_then(|(credentials, _)| credentials.split_once(':'));
     match password {
@@ -135,18 +139,18 @@ fn without_password(message: &str, url: &str) -> String {
     }
 }
 
-pub(super) fn refused(sentence: String) -> Error {
+pub(super) fn startup_error(sentence: String) -> Error {
     Error::new(Kind::StoreUnavailable, sentence)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::without_password;
+    use super::redact_password;
 
     #[test]
-    fn a_complaint_about_a_connection_string_does_not_tell_its_password() {
+    fn connection_error_hides_password() {
         let url = "mongodb://ada:s3cret@db.example/echoic";
-        assert_eq!(without_password("bad value s3cret", url), "bad value ***");
-        assert_eq!(without_password("bad value", "mongodb://db.example"), "bad value");
+        assert_eq!(redact_password("bad value s3cret", url), "bad value ***");
+        assert_eq!(redact_password("bad value", "mongodb://db.example"), "bad value");
     }
 }

@@ -13,8 +13,8 @@ use crate::domain::{
     TurnId, UserId,
 };
 use crate::error::{Error, Result};
-use crate::store::work::{Location, Placed, SessionRow};
-use crate::store::{Claimant, NewMessage, Question, Remembered, ReplyFields};
+use crate::store::transaction::{MessageInsert, MessageLocation, SessionRow};
+use crate::store::{HistoryMessage, LeaseHolder, NewMessage, ReplyFields, UserMessage};
 use mongodb::bson::{DateTime, Document, serialize_to_document};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -49,13 +49,13 @@ pub(super) struct SessionDoc {
     pub(super) user_meta: String,
     pub(super) theme: String,
     pub(super) settings: String,
-    pub(super) read_marks: Vec<ReadMark>,
+    pub(super) read_marks: Vec<ReadMarkDoc>,
     pub(super) version: i64,
     /// How many; also the highest seq.
     pub(super) messages: i64,
     /// How many; also the highest number.
     pub(super) nodes: i64,
-    pub(super) head: Option<PlaceDoc>,
+    pub(super) head: Option<LocatedMessageDoc>,
     pub(super) last_message: Option<String>,
     pub(super) last_message_at: Option<DateTime>,
     /// `lastMessageAt`, or `createdAt` without messages.
@@ -74,14 +74,14 @@ pub(super) struct SessionDoc {
 /// How far a user has read.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct ReadMark {
+pub(super) struct ReadMarkDoc {
     pub(super) user_id: String,
     pub(super) seq: i64,
 }
 
 /// A message and where it lies.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct PlaceDoc {
+pub(super) struct LocatedMessageDoc {
     pub(super) id: String,
     pub(super) node: i64,
     pub(super) seq: i64,
@@ -114,7 +114,7 @@ pub(super) struct NodeDoc {
     #[serde(default)]
     pub(super) born: i64,
     /// The message that the first one follows; zeros are none.
-    pub(super) prev: LocationDoc,
+    pub(super) prev: MessageLocationDoc,
     pub(super) first_id: String,
     pub(super) first_seq: i64,
     pub(super) last_seq: i64,
@@ -128,7 +128,7 @@ pub(super) struct NodeDoc {
 
 /// Where a message lies.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub(super) struct LocationDoc {
+pub(super) struct MessageLocationDoc {
     pub(super) node: i64,
     pub(super) seq: i64,
 }
@@ -139,7 +139,7 @@ pub(super) struct LocationDoc {
 pub(super) struct MessageDoc {
     pub(super) id: String,
     pub(super) seq: i64,
-    pub(super) parent: Option<PlaceDoc>,
+    pub(super) parent: Option<LocatedMessageDoc>,
     pub(super) role: String,
     pub(super) sender_id: String,
     #[serde(rename = "type")]
@@ -167,11 +167,11 @@ pub(super) struct MessageDoc {
 /// A message as memory reads it.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct RememberedDoc {
+pub(super) struct HistoryMessageDoc {
     id: String,
     client_message_id: Option<String>,
     pub(super) seq: i64,
-    parent: Option<PlaceDoc>,
+    parent: Option<LocatedMessageDoc>,
     role: String,
     sender_id: String,
     pub(super) content: String,
@@ -185,11 +185,13 @@ pub(super) struct RememberedDoc {
 
 impl SessionDoc {
     pub(super) fn into_row(self) -> Result<SessionRow> {
-        let created_at = time(self.created_at);
-        let at = self.head.as_ref().map(PlaceDoc::location);
+        let created_at = to_timestamp(self.created_at);
+        let at = self.head.as_ref().map(LocatedMessageDoc::location);
         let (active_turn, claimant, payer) = match self.active_turn {
             None => (None, None, None),
-            Some(claim) => (Some(claim.turn()), Some(claim.claimant()), Some(claim.payer())),
+            Some(claim) => {
+                (Some(claim.active_turn()), Some(claim.lease_holder()), Some(claim.payer()))
+            }
         };
         let session = Session {
             id: SessionId::trusted(self.id),
@@ -197,47 +199,47 @@ impl SessionDoc {
             project_id: self.project_id.map(ProjectId::trusted),
             title: self.title,
             title_source: TitleSource::from_word(&self.title_source)
-                .ok_or_else(|| unreadable(&self.title_source))?,
+                .ok_or_else(|| unreadable_value(&self.title_source))?,
             participants: self.participants.into_iter().map(UserId::trusted).collect(),
             status: SessionStatus::new_unchecked(self.status),
             archived: self.archived,
             pinned: self.pinned,
-            meta: object(self.meta)?,
-            user_meta: object(self.user_meta)?,
-            theme: object(self.theme)?,
-            settings: json(&self.settings)?,
-            version: number(self.version),
-            messages_count: number(self.messages),
+            meta: parse_object(self.meta)?,
+            user_meta: parse_object(self.user_meta)?,
+            theme: parse_object(self.theme)?,
+            settings: parse_json(&self.settings)?,
+            version: to_u32(self.version),
+            messages_count: to_u32(self.messages),
             head_id: self.head.map(|head| MessageId::trusted(head.id)),
             active_turn,
             last_message: self.last_message,
-            last_message_at: self.last_message_at.map(time),
-            last_seen: self.last_seen.map(time),
+            last_message_at: self.last_message_at.map(to_timestamp),
+            last_seen: self.last_seen.map(to_timestamp),
             start_time: created_at,
             created_at,
-            updated_at: time(self.updated_at),
+            updated_at: to_timestamp(self.updated_at),
             nodes: None,
         };
         let marks = self.read_marks.into_iter();
         Ok(SessionRow {
             key: 0,
             session,
-            node_count: number(self.nodes),
+            node_count: to_u32(self.nodes),
             head: at,
-            claimant,
+            lease_holder: claimant,
             payer,
-            read_marks: marks.map(|mark| (mark.user_id, number(mark.seq))).collect(),
+            read_marks: marks.map(|mark| (mark.user_id, to_u32(mark.seq))).collect(),
         })
     }
 }
 
 impl ClaimDoc {
-    pub(super) fn of(turn: &ActiveTurn, claimant: &Claimant, payer: &UsagePayer) -> Self {
+    pub(super) fn new(turn: &ActiveTurn, claimant: &LeaseHolder, payer: &UsagePayer) -> Self {
         Self {
             turn_id: turn.turn_id.to_string(),
             reply_id: turn.message_id.to_string(),
             question_id: turn.user_message_id.as_ref().map(ToString::to_string).unwrap_or_default(),
-            started_at: date(turn.started_at),
+            started_at: to_bson_date(turn.started_at),
             instance: claimant.instance.clone(),
             boot: claimant.boot.clone(),
             payer: payer.user.to_string(),
@@ -250,46 +252,46 @@ impl ClaimDoc {
         UsagePayer { user: UserId::trusted(self.payer.as_str()), key }
     }
 
-    pub(super) fn turn(&self) -> ActiveTurn {
+    pub(super) fn active_turn(&self) -> ActiveTurn {
         ActiveTurn {
             turn_id: TurnId::trusted(self.turn_id.as_str()),
             message_id: MessageId::trusted(self.reply_id.as_str()),
             user_message_id: Some(MessageId::trusted(self.question_id.as_str())),
-            started_at: time(self.started_at),
+            started_at: to_timestamp(self.started_at),
         }
     }
 
-    pub(super) fn claimant(&self) -> Claimant {
-        Claimant { instance: self.instance.clone(), boot: self.boot.clone() }
+    pub(super) fn lease_holder(&self) -> LeaseHolder {
+        LeaseHolder { instance: self.instance.clone(), boot: self.boot.clone() }
     }
 }
 
-impl PlaceDoc {
-    pub(super) fn of(id: &MessageId, at: Location) -> Self {
+impl LocatedMessageDoc {
+    pub(super) fn new(id: &MessageId, at: MessageLocation) -> Self {
         Self { id: id.to_string(), node: at.node.into(), seq: at.seq.into() }
     }
 
-    pub(super) fn location(&self) -> Location {
-        Location { node: number(self.node), seq: number(self.seq) }
+    pub(super) fn location(&self) -> MessageLocation {
+        MessageLocation { node: to_u32(self.node), seq: to_u32(self.seq) }
     }
 }
 
-impl LocationDoc {
+impl MessageLocationDoc {
     /// `None` stands before the first message of a path.
-    pub(super) fn location(self) -> Option<Location> {
-        let at = Location { node: number(self.node), seq: number(self.seq) };
+    pub(super) fn location(self) -> Option<MessageLocation> {
+        let at = MessageLocation { node: to_u32(self.node), seq: to_u32(self.seq) };
         (at.seq > 0).then_some(at)
     }
 }
 
 impl MessageDoc {
-    pub(super) fn new(placed: Placed<'_>) -> Result<Self> {
-        let Placed { message, at, parent, path_tokens, .. } = placed;
+    pub(super) fn new(placed: MessageInsert<'_>) -> Result<Self> {
+        let MessageInsert { message, location: at, parent, path_tokens, .. } = placed;
         let (body, reply) = (&message.body, &message.reply);
         Ok(Self {
             id: message.id.to_string(),
             seq: at.seq.into(),
-            parent: parent.map(|parent| PlaceDoc::of(&parent.id, parent.at)),
+            parent: parent.map(|parent| LocatedMessageDoc::new(&parent.id, parent.location)),
             role: message.role.as_str().to_owned(),
             sender_id: message.sender_id.to_string(),
             kind: body.kind.as_str().to_owned(),
@@ -302,14 +304,14 @@ impl MessageDoc {
             error: reply.error.as_ref().map(to_json).transpose()?,
             usage: reply.usage.as_ref().map(to_json).transpose()?,
             tokens: message.tokens.into(),
-            path_tokens: long(path_tokens),
-            created_at: date(message.created_at),
+            path_tokens: to_i64(path_tokens),
+            created_at: to_bson_date(message.created_at),
         })
     }
 
     /// The message; its siblings are still to be found.
     pub(super) fn into_message(self, row: &SessionRow) -> Result<Message> {
-        let seq = number(self.seq);
+        let seq = to_u32(self.seq);
         let sender_id = UserId::trusted(self.sender_id);
         Ok(Message {
             id: MessageId::trusted(self.id),
@@ -317,25 +319,25 @@ impl MessageDoc {
             seq,
             parent_id: self.parent.map(|parent| MessageId::trusted(parent.id)),
             sibling_ids: Vec::new(),
-            role: word(Role::from_word, &self.role)?,
-            kind: word(MessageType::from_word, &self.kind)?,
+            role: parse_word(Role::from_word, &self.role)?,
+            kind: parse_word(MessageType::from_word, &self.kind)?,
             content: self.content,
-            parts: parts(self.parts)?,
-            status: word(Status::from_word, &self.status)?,
+            parts: parse_parts(self.parts)?,
+            status: parse_word(Status::from_word, &self.status)?,
             seen: row.is_seen(seq, &sender_id),
             sender_id,
             model: self.model,
             finish_reason: self.finish_reason.as_deref().and_then(FinishReason::from_word),
             client_message_id: self.client_message_id.map(MessageId::trusted),
-            error: self.error.as_deref().map(json).transpose()?,
-            usage: self.usage.as_deref().map(json).transpose()?,
-            created_at: time(self.created_at),
+            error: self.error.as_deref().map(parse_json).transpose()?,
+            usage: self.usage.as_deref().map(parse_json).transpose()?,
+            created_at: to_timestamp(self.created_at),
         })
     }
 
     /// The message exactly as it was put.
-    pub(super) fn into_stored(self, row: &SessionRow) -> Result<NewMessage> {
-        let tokens = number(self.tokens);
+    pub(super) fn into_new_message(self, row: &SessionRow) -> Result<NewMessage> {
+        let tokens = to_u32(self.tokens);
         let message = self.into_message(row)?;
         Ok(NewMessage {
             id: message.id,
@@ -359,76 +361,76 @@ impl MessageDoc {
         })
     }
 
-    pub(super) fn into_question(self) -> Result<Question> {
-        Ok(Question {
-            parts: parts(self.parts)?,
+    pub(super) fn into_user_message(self) -> Result<UserMessage> {
+        Ok(UserMessage {
+            parts: parse_parts(self.parts)?,
             id: MessageId::trusted(self.id),
             parent_id: self.parent.map(|parent| MessageId::trusted(parent.id)),
-            role: word(Role::from_word, &self.role)?,
+            role: parse_word(Role::from_word, &self.role)?,
             content: self.content,
-            tokens: number(self.tokens),
+            tokens: to_u32(self.tokens),
         })
     }
 
     /// Bytes that it takes on a page.
-    pub(super) fn size(&self) -> usize {
+    pub(super) fn byte_size(&self) -> usize {
         self.content.len() + self.parts.as_ref().map_or(0, String::len)
     }
 }
 
-impl RememberedDoc {
+impl HistoryMessageDoc {
     /// Whether this is the message's id, or the name that its client gave it.
-    pub(super) fn is(&self, id: &MessageId) -> bool {
+    pub(super) fn has_id(&self, id: &MessageId) -> bool {
         self.id == id.as_str() || self.client_message_id.as_deref() == Some(id.as_str())
     }
 
     pub(super) fn tokens(&self) -> u32 {
-        number(self.tokens)
+        to_u32(self.tokens)
     }
 
     /// Takes the parts, if they are at most this large, of replies only calls; else they are left out.
-    pub(super) fn keep_parts(&mut self, most: usize) -> usize {
+    pub(super) fn retain_parts(&mut self, most: usize) -> usize {
         let is_calling = self.finish_reason.as_deref() == Some(FinishReason::ToolCalls.as_str());
         let is_of_use = is_calling || matches!(self.role.as_str(), "user" | "tool");
         self.parts = self.parts.take().filter(|parts| is_of_use && parts.len() <= most);
         self.parts.as_ref().map_or(0, String::len)
     }
 
-    pub(super) fn remembered(self) -> Result<Remembered> {
-        Ok(Remembered {
-            parts: parts(self.parts)?,
-            tokens: number(self.tokens),
+    pub(super) fn into_history_message(self) -> Result<HistoryMessage> {
+        Ok(HistoryMessage {
+            parts: parse_parts(self.parts)?,
+            tokens: to_u32(self.tokens),
             id: MessageId::trusted(self.id),
-            role: word(Role::from_word, &self.role)?,
+            role: parse_word(Role::from_word, &self.role)?,
             sender_id: UserId::trusted(self.sender_id),
             content: self.content,
             path_tokens: self.path_tokens.unsigned_abs(),
-            created_at: time(self.created_at),
+            created_at: to_timestamp(self.created_at),
             parent_id: self.parent.map(|parent| MessageId::trusted(parent.id)),
         })
     }
 }
 
-pub(super) fn date(time: Timestamp) -> DateTime {
+pub(super) fn to_bson_date(time: Timestamp) -> DateTime {
     DateTime::from_millis(time.as_millis())
 }
 
-pub(super) fn time(date: DateTime) -> Timestamp {
+pub(super) fn to_timestamp(date: DateTime) -> Timestamp {
     Timestamp::from_millis(date.timestamp_millis())
 }
 
 /// A number that was a `u32` when it was stored.
-pub(super) fn number(stored: i64) -> u32 {
+pub(super) fn to_u32(stored: i64) -> u32 {
     u32::try_from(stored).unwrap_or_default()
 }
 
 /// A number as it is stored.
-pub(super) fn long(number: u64) -> i64 {
+pub(super) fn to_i64(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 /// A value as the document that stands for it.
-pub(super) fn document(value: &impl Serialize) -> Result<Document> {
+pub(super) fn to_document(value: &impl Serialize) -> Result<Document> {
     serialize_to_document(value).map_err(Error::internal)
 }
 
@@ -437,26 +439,26 @@ pub(super) fn to_json(value: &impl Serialize) -> Result<String> {
     serde_json::to_string(value).map_err(Error::internal)
 }
 
-fn json<T: DeserializeOwned>(text: &str) -> Result<T> {
+fn parse_json<T: DeserializeOwned>(text: &str) -> Result<T> {
     serde_json::from_str(text).map_err(Error::store_unavailable)
 }
 
 /// Parts as stored; `None` is an empty list.
-fn parts(stored: Option<String>) -> Result<MessageParts> {
+fn parse_parts(stored: Option<String>) -> Result<MessageParts> {
     match stored {
         None => Ok(MessageParts::default()),
-        Some(text) => MessageParts::from_stored(text).ok_or_else(|| unreadable("parts")),
+        Some(text) => MessageParts::from_stored(text).ok_or_else(|| unreadable_value("parts")),
     }
 }
 
-fn object(text: String) -> Result<JsonObject> {
-    JsonObject::from_stored(text).ok_or_else(|| unreadable("an object"))
+fn parse_object(text: String) -> Result<JsonObject> {
+    JsonObject::from_stored(text).ok_or_else(|| unreadable_value("an object"))
 }
 
-fn word<T>(read: impl Fn(&str) -> Option<T>, text: &str) -> Result<T> {
-    read(text).ok_or_else(|| unreadable(text))
+fn parse_word<T>(read: impl Fn(&str) -> Option<T>, text: &str) -> Result<T> {
+    read(text).ok_or_else(|| unreadable_value(text))
 }
 
-pub(super) fn unreadable(what: &str) -> Error {
+pub(super) fn unreadable_value(what: &str) -> Error {
     Error::store_unavailable(format!("stored value cannot be read: {what}"))
 }

@@ -1,9 +1,9 @@
 //! Keys of the API in MongoDB.
 
 use super::MongoStore;
-use super::documents::{date, document, time, unreadable};
-use super::failures::is_duplicate;
-use super::log::in_time;
+use super::documents::{to_bson_date, to_document, to_timestamp, unreadable_value};
+use super::errors::is_duplicate_key;
+use super::turn_log::with_timeout;
 use crate::domain::key::{ApiKey, AuthScope, KeyId};
 use crate::domain::{Timestamp, UserId};
 use crate::error::{Error, Kind, Result};
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct KeyDoc {
+struct ApiKeyDoc {
     #[serde(rename = "_id")]
     id: String,
     digest: Binary,
@@ -40,11 +40,11 @@ struct TicketDoc {
 #[async_trait]
 impl KeyStore for MongoStore {
     async fn add_key(&self, key: StoredKey) -> Result<()> {
-        let key = document(&key_doc(key))?;
-        in_time(async {
-            match self.tables.keys.insert_one(key).await {
+        let key = to_document(&to_key_doc(key))?;
+        with_timeout(async {
+            match self.collections.keys.insert_one(key).await {
                 Ok(_) => Ok(()),
-                Err(error) if is_duplicate(&error) => {
+                Err(error) if is_duplicate_key(&error) => {
                     Err(Error::new(Kind::IdTaken, "there is a key with this id"))
                 }
                 Err(error) => Err(error.into()),
@@ -53,80 +53,83 @@ impl KeyStore for MongoStore {
         .await
     }
 
-    async fn key(&self, id: &KeyId) -> Result<Option<StoredKey>> {
-        let keys = self.tables.keys.clone_with_type::<KeyDoc>();
+    async fn find_key(&self, id: &KeyId) -> Result<Option<StoredKey>> {
+        let keys = self.collections.keys.clone_with_type::<ApiKeyDoc>();
         let found =
-            in_time(async { Ok(keys.find_one(doc! { "_id": id.as_str() }).await?) }).await?;
-        found.map(KeyDoc::into_key).transpose()
+            with_timeout(async { Ok(keys.find_one(doc! { "_id": id.as_str() }).await?) }).await?;
+        found.map(ApiKeyDoc::into_stored_key).transpose()
     }
 
-    async fn keys(&self) -> Result<Vec<StoredKey>> {
-        let keys = self.tables.keys.clone_with_type::<KeyDoc>();
-        let found = in_time(async {
+    async fn list_keys(&self) -> Result<Vec<StoredKey>> {
+        let keys = self.collections.keys.clone_with_type::<ApiKeyDoc>();
+        let found = with_timeout(async {
             let order = doc! { "createdAt": 1, "_id": 1 };
             Ok(keys.find(doc! {}).sort(order).await?.try_collect::<Vec<_>>().await?)
         });
-        found.await?.into_iter().map(KeyDoc::into_key).collect()
+        found.await?.into_iter().map(ApiKeyDoc::into_stored_key).collect()
     }
 
     async fn revoke_key(&self, id: &KeyId) -> Result<bool> {
-        let revoked = self.tables.keys.delete_one(doc! { "_id": id.as_str() });
-        in_time(async { Ok(revoked.await?.deleted_count == 1) }).await
+        let revoked = self.collections.keys.delete_one(doc! { "_id": id.as_str() });
+        with_timeout(async { Ok(revoked.await?.deleted_count == 1) }).await
     }
 
-    async fn touch_keys(&self, uses: Vec<(KeyId, Timestamp)>) -> Result<()> {
+    async fn record_key_uses(&self, uses: Vec<(KeyId, Timestamp)>) -> Result<()> {
         for (id, at) in uses {
-            let later = doc! { "$max": { "lastUsedAt": date(at) } };
-            let touched = self.tables.keys.update_one(doc! { "_id": id.as_str() }, later);
-            in_time(async { Ok(touched.await?) }).await?;
+            let later = doc! { "$max": { "lastUsedAt": to_bson_date(at) } };
+            let touched = self.collections.keys.update_one(doc! { "_id": id.as_str() }, later);
+            with_timeout(async { Ok(touched.await?) }).await?;
         }
         Ok(())
     }
 
     async fn add_ticket(&self, ticket: StoredTicket, _: Timestamp) -> Result<()> {
-        let StoredTicket { digest, holder, expires_at } = ticket;
-        let ticket = doc! { "_id": digest, "holder": holder, "expiresAt": date(expires_at) };
-        in_time(async { Ok(self.tables.tickets.insert_one(ticket).await.map(|_| ())?) }).await
+        let StoredTicket { digest, owner, expires_at } = ticket;
+        let ticket = doc! { "_id": digest, "holder": owner, "expiresAt": to_bson_date(expires_at) };
+        with_timeout(async { Ok(self.collections.tickets.insert_one(ticket).await.map(|_| ())?) })
+            .await
     }
 
-    async fn take_ticket(&self, digest: &str) -> Result<Option<StoredTicket>> {
-        let tickets = self.tables.tickets.clone_with_type::<TicketDoc>();
+    async fn redeem_ticket(&self, digest: &str) -> Result<Option<StoredTicket>> {
+        let tickets = self.collections.tickets.clone_with_type::<TicketDoc>();
         let taken = tickets.find_one_and_delete(doc! { "_id": digest });
-        let taken = in_time(async { Ok(taken.await?) }).await?;
+        let taken = with_timeout(async { Ok(taken.await?) }).await?;
         Ok(taken.map(|ticket| StoredTicket {
             digest: ticket.id,
-            holder: ticket.holder,
-            expires_at: time(ticket.expires_at),
+            owner: ticket.holder,
+            expires_at: to_timestamp(ticket.expires_at),
         }))
     }
 }
 
-fn key_doc(stored: StoredKey) -> KeyDoc {
+fn to_key_doc(stored: StoredKey) -> ApiKeyDoc {
     let StoredKey { key, digest } = stored;
-    KeyDoc {
+    ApiKeyDoc {
         id: key.id.to_string(),
         digest: Binary { subtype: BinarySubtype::Generic, bytes: digest.to_vec() },
         name: key.name,
         user_id: key.user.to_string(),
         scope: key.scope.as_str().to_owned(),
-        created_at: date(key.created_at),
-        expires_at: key.expires_at.map(date),
-        last_used_at: key.last_used_at.map(date),
+        created_at: to_bson_date(key.created_at),
+        expires_at: key.expires_at.map(to_bson_date),
+        last_used_at: key.last_used_at.map(to_bson_date),
     }
 }
 
-impl KeyDoc {
-    fn into_key(self) -> Result<StoredKey> {
-        let digest = self.digest.bytes.try_into().map_err(|_| unreadable("a key's digest"))?;
-        let scope = AuthScope::from_name(&self.scope).ok_or_else(|| unreadable(&self.scope))?;
+impl ApiKeyDoc {
+    fn into_stored_key(self) -> Result<StoredKey> {
+        let digest =
+            self.digest.bytes.try_into().map_err(|_| unreadable_value("a key's digest"))?;
+        let scope =
+            AuthScope::from_name(&self.scope).ok_or_else(|| unreadable_value(&self.scope))?;
         let key = ApiKey {
             id: KeyId::new_unchecked(self.id),
             name: self.name,
             user: UserId::trusted(self.user_id),
             scope,
-            created_at: time(self.created_at),
-            expires_at: self.expires_at.map(time),
-            last_used_at: self.last_used_at.map(time),
+            created_at: to_timestamp(self.created_at),
+            expires_at: self.expires_at.map(to_timestamp),
+            last_used_at: self.last_used_at.map(to_timestamp),
         };
         Ok(StoredKey { key, digest })
     }

@@ -5,28 +5,28 @@
 //! first; done again, it changes nothing: a sum names the last turns that are in it, and the turn's
 //! own document, which comes last, says that all sums have it.
 
-use super::documents::{date, document, time, unreadable};
-use super::failures::is_duplicate;
-use super::log::in_time;
+use super::documents::{to_bson_date, to_document, to_timestamp, unreadable_value};
+use super::errors::is_duplicate_key;
 use super::step::Step;
-use super::{MongoStore, Tables};
+use super::turn_log::with_timeout;
+use super::{Collections, MongoStore};
 use crate::domain::key::KeyId;
 use crate::domain::quota::UsagePayer;
 use crate::domain::{CallKind, ProjectId, SessionId, Status, TurnId, Usage, UserId};
 use crate::error::Result;
-use crate::store::ledger::number;
-use crate::store::{GroupBy, LedgerEntry, LedgerStore, Spent, UsageLine, UsageQuery};
+use crate::store::ledger::to_i64;
+use crate::store::{GroupBy, LedgerEntry, LedgerStore, UsageGroup, UsageQuery, UsageTotal};
 use async_trait::async_trait;
 use futures::TryStreamExt;
 use mongodb::bson::{Bson, DateTime, Document, deserialize_from_document, doc};
 use serde::{Deserialize, Serialize};
 
 /// Turns that a sum names: more than can end while one is booked twice.
-const NAMES: i32 = -64;
+const COUNTED_TURNS_SLICE: i32 = -64;
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct EntryDoc {
+struct LedgerEntryDoc {
     #[serde(rename = "_id")]
     turn_id: String,
     kind: String,
@@ -47,14 +47,14 @@ struct EntryDoc {
 }
 
 #[derive(Debug, Deserialize)]
-struct SumDoc {
+struct UsageTotalDoc {
     tokens: i64,
     cost: i64,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct LineDoc {
+struct UsageGroupDoc {
     #[serde(rename = "_id")]
     key: Option<String>,
     turns: i64,
@@ -70,93 +70,106 @@ struct LineDoc {
 
 #[async_trait]
 impl LedgerStore for MongoStore {
-    async fn book(&self, entry: LedgerEntry) -> Result<()> {
-        let entry = entry_document(&entry)?;
-        in_time(async { Ok(book(&self.tables, &entry).await?) }).await
+    async fn record_usage(&self, entry: LedgerEntry) -> Result<()> {
+        let entry = to_entry_document(&entry)?;
+        with_timeout(async { Ok(apply_usage(&self.collections, &entry).await?) }).await
     }
 
-    async fn spent(&self, purse: &str, since_day: i64) -> Result<Spent> {
-        let sums = self.tables.spent.aggregate(sum_of(purse, since_day));
-        let sums: Vec<SumDoc> =
-            in_time(async { Ok(sums.await?.with_type().try_collect().await?) }).await?;
-        Ok(spent_of(&sums))
+    async fn usage_total(&self, purse: &str, since_day: i64) -> Result<UsageTotal> {
+        let sums = self.collections.spent.aggregate(total_pipeline(purse, since_day));
+        let sums: Vec<UsageTotalDoc> =
+            with_timeout(async { Ok(sums.await?.with_type().try_collect().await?) }).await?;
+        Ok(to_usage_total(&sums))
     }
 
-    async fn usage(&self, query: UsageQuery) -> Result<Vec<UsageLine>> {
-        let lines = self.tables.usage.aggregate(lines_of(&query));
-        let lines: Vec<LineDoc> =
-            in_time(async { Ok(lines.await?.with_type().try_collect().await?) }).await?;
-        Ok(lines.into_iter().map(LineDoc::into_line).collect())
+    async fn query_usage(&self, query: UsageQuery) -> Result<Vec<UsageGroup>> {
+        let lines = self.collections.usage.aggregate(report_pipeline(&query));
+        let lines: Vec<UsageGroupDoc> =
+            with_timeout(async { Ok(lines.await?.with_type().try_collect().await?) }).await?;
+        Ok(lines.into_iter().map(UsageGroupDoc::into_usage_group).collect())
     }
 
-    async fn forget_usage(&self, user: &UserId, now_on: &TurnId) -> Result<u64> {
+    async fn delete_usage(&self, user: &UserId, now_on: &TurnId) -> Result<u64> {
         let whose = doc! { "_id": user.as_str() };
         let mark = doc! { "$max": { "nowOn": now_on.as_str() } };
-        let mark = self.tables.forgotten.update_one(whose, mark).upsert(true);
-        let gone = self.tables.usage.delete_many(doc! { "userId": user.as_str() });
+        let mark = self.collections.forgotten.update_one(whose, mark).upsert(true);
+        let gone = self.collections.usage.delete_many(doc! { "userId": user.as_str() });
         // In this order: a line that is not there to be deleted meets the mark.
-        in_time(async {
+        with_timeout(async {
             mark.await?;
             Ok(gone.await?.deleted_count)
         })
         .await
     }
 
-    async fn ledger(&self, behind: Option<&TurnId>, most: u32) -> Result<Vec<LedgerEntry>> {
+    async fn list_ledger_entries(
+        &self,
+        behind: Option<&TurnId>,
+        most: u32,
+    ) -> Result<Vec<LedgerEntry>> {
         let behind = behind.map(ToString::to_string).unwrap_or_default();
-        let entries = self.tables.usage.clone_with_type::<EntryDoc>();
+        let entries = self.collections.usage.clone_with_type::<LedgerEntryDoc>();
         let found = entries
             .find(doc! { "_id": { "$gt": behind } })
             .sort(doc! { "_id": 1 })
             .limit(i64::from(most));
-        let found: Vec<EntryDoc> = in_time(async { Ok(found.await?.try_collect().await?) }).await?;
-        found.into_iter().map(EntryDoc::into_entry).collect()
+        let found: Vec<LedgerEntryDoc> =
+            with_timeout(async { Ok(found.await?.try_collect().await?) }).await?;
+        found.into_iter().map(LedgerEntryDoc::into_ledger_entry).collect()
     }
 }
 
 impl Step {
     /// Books a turn with the commit of this step: before anybody hears of the commit, or beside.
-    pub(super) fn book_turn(&mut self, entry: &LedgerEntry, at_once: bool) -> Result<()> {
-        self.ledger_entry = Some(entry_document(entry)?);
-        self.books_at_once = at_once;
+    pub(super) fn stage_usage(&mut self, entry: &LedgerEntry, at_once: bool) -> Result<()> {
+        self.ledger_entry = Some(to_entry_document(entry)?);
+        self.applies_usage_first = at_once;
         Ok(())
     }
 
-    pub(super) async fn spent_of_purse(&mut self, purse: &str, since_day: i64) -> Result<Spent> {
-        let table = self.tables.spent.clone();
-        let sums: Vec<SumDoc> = self.all(&table, sum_of(purse, since_day)).await?;
-        Ok(spent_of(&sums))
+    pub(super) async fn load_usage_total(
+        &mut self,
+        purse: &str,
+        since_day: i64,
+    ) -> Result<UsageTotal> {
+        let table = self.collections.spent.clone();
+        let sums: Vec<UsageTotalDoc> =
+            self.run_pipeline(&table, total_pipeline(purse, since_day)).await?;
+        Ok(to_usage_total(&sums))
     }
 }
 
 /// Books a turn or a call beside one, once.
-pub(super) async fn book(tables: &Tables, entry: &Document) -> mongodb::error::Result<()> {
+pub(super) async fn apply_usage(
+    tables: &Collections,
+    entry: &Document,
+) -> mongodb::error::Result<()> {
     let Some(turn) = entry.get("_id").cloned() else { return Ok(()) };
     if tables.usage.find_one(doc! { "_id": &turn }).await?.is_some() {
         return Ok(());
     }
     // What was written by us reads back; of anything else there is nothing to book.
-    let Ok(Ok(read)) =
-        deserialize_from_document::<EntryDoc>(entry.clone()).map(EntryDoc::into_entry)
+    let Ok(Ok(read)) = deserialize_from_document::<LedgerEntryDoc>(entry.clone())
+        .map(LedgerEntryDoc::into_ledger_entry)
     else {
         return Ok(());
     };
-    for purse in read.purses() {
-        let day = read.at.day_number();
+    for purse in read.quota_keys() {
+        let day = read.ended_at.day_number();
         let name = format!("{day}|{purse}");
         let without = doc! { "_id": name, "turns": { "$ne": &turn } };
         let add = doc! {
             "$setOnInsert": { "purse": &purse, "day": day },
-            "$inc": { "tokens": read.tokens(), "cost": read.cost.unwrap_or_default() },
-            "$push": { "turns": { "$each": [&turn], "$slice": NAMES } },
+            "$inc": { "tokens": read.total_tokens(), "cost": read.cost.unwrap_or_default() },
+            "$push": { "turns": { "$each": [&turn], "$slice": COUNTED_TURNS_SLICE } },
         };
         match tables.spent.update_one(without, add).upsert(true).await {
             // It is there, and has this turn; or somebody added it at this very moment.
-            Err(error) if is_duplicate(&error) => {
+            Err(error) if is_duplicate_key(&error) => {
                 let again = doc! { "_id": format!("{day}|{purse}"), "turns": { "$ne": &turn } };
                 let add = doc! {
-                    "$inc": { "tokens": read.tokens(), "cost": read.cost.unwrap_or_default() },
-                    "$push": { "turns": { "$each": [&turn], "$slice": NAMES } },
+                    "$inc": { "tokens": read.total_tokens(), "cost": read.cost.unwrap_or_default() },
+                    "$push": { "turns": { "$each": [&turn], "$slice": COUNTED_TURNS_SLICE } },
                 };
                 tables.spent.update_one(again, add).await?;
             }
@@ -164,7 +177,7 @@ pub(super) async fn book(tables: &Tables, entry: &Document) -> mongodb::error::R
         }
     }
     match tables.usage.insert_one(entry).await {
-        Err(error) if is_duplicate(&error) => {}
+        Err(error) if is_duplicate_key(&error) => {}
         added => drop(added?),
     }
     let forgotten = doc! { "_id": read.payer.user.as_str(), "nowOn": { "$gt": &turn } };
@@ -174,7 +187,7 @@ pub(super) async fn book(tables: &Tables, entry: &Document) -> mongodb::error::R
     Ok(())
 }
 
-fn sum_of(purse: &str, since_day: i64) -> Vec<Document> {
+fn total_pipeline(purse: &str, since_day: i64) -> Vec<Document> {
     vec![
         doc! { "$match": { "purse": purse, "day": { "$gte": since_day } } },
         doc! { "$group": {
@@ -183,12 +196,13 @@ fn sum_of(purse: &str, since_day: i64) -> Vec<Document> {
     ]
 }
 
-fn spent_of(sums: &[SumDoc]) -> Spent {
-    sums.first().map(|sum| Spent { tokens: sum.tokens, cost: sum.cost }).unwrap_or_default()
+fn to_usage_total(sums: &[UsageTotalDoc]) -> UsageTotal {
+    sums.first().map(|sum| UsageTotal { tokens: sum.tokens, cost: sum.cost }).unwrap_or_default()
 }
 
-fn lines_of(query: &UsageQuery) -> Vec<Document> {
-    let mut which = doc! { "at": { "$gte": date(query.from), "$lt": date(query.to) } };
+fn report_pipeline(query: &UsageQuery) -> Vec<Document> {
+    let mut which =
+        doc! { "at": { "$gte": to_bson_date(query.from), "$lt": to_bson_date(query.to) } };
     if let Some(user) = &query.user {
         which.insert("userId", user.as_str());
     }
@@ -227,17 +241,17 @@ fn lines_of(query: &UsageQuery) -> Vec<Document> {
             "priced": one_if(doc! { "$gt": ["$cost", null] }),
         } },
         doc! { "$sort": order },
-        doc! { "$limit": i64::from(query.most) },
+        doc! { "$limit": i64::from(query.limit) },
     ]
 }
 
-impl LineDoc {
-    fn into_line(self) -> UsageLine {
-        UsageLine {
+impl UsageGroupDoc {
+    fn into_usage_group(self) -> UsageGroup {
+        UsageGroup {
             key: self.key.unwrap_or_default(),
             turns: self.turns.unsigned_abs(),
             estimated_turns: self.estimated.unsigned_abs(),
-            side_calls: self.beside.unsigned_abs(),
+            background_calls: self.beside.unsigned_abs(),
             prompt_tokens: self.prompt.unsigned_abs(),
             cached_tokens: self.cached.unsigned_abs(),
             completion_tokens: self.completion.unsigned_abs(),
@@ -247,9 +261,9 @@ impl LineDoc {
     }
 }
 
-fn entry_document(entry: &LedgerEntry) -> Result<Document> {
+fn to_entry_document(entry: &LedgerEntry) -> Result<Document> {
     let usage = &entry.usage;
-    document(&EntryDoc {
+    to_document(&LedgerEntryDoc {
         turn_id: entry.turn_id.to_string(),
         kind: entry.kind.as_str().to_owned(),
         session_id: entry.session_id.to_string(),
@@ -259,20 +273,21 @@ fn entry_document(entry: &LedgerEntry) -> Result<Document> {
         key_id: entry.payer.key.as_ref().map(ToString::to_string),
         model: entry.model.clone(),
         status: entry.status.as_str().to_owned(),
-        prompt_tokens: number(usage.prompt_tokens),
-        cached_tokens: number(usage.cached_tokens),
-        completion_tokens: number(usage.completion_tokens),
-        reasoning_tokens: number(usage.reasoning_tokens),
+        prompt_tokens: to_i64(usage.prompt_tokens),
+        cached_tokens: to_i64(usage.cached_tokens),
+        completion_tokens: to_i64(usage.completion_tokens),
+        reasoning_tokens: to_i64(usage.reasoning_tokens),
         estimated: usage.estimated,
         cost: entry.cost,
-        at: date(entry.at),
+        at: to_bson_date(entry.ended_at),
     })
 }
 
-impl EntryDoc {
-    fn into_entry(self) -> Result<LedgerEntry> {
-        let status = Status::from_word(&self.status).ok_or_else(|| unreadable(&self.status))?;
-        let kind = CallKind::from_word(&self.kind).ok_or_else(|| unreadable(&self.kind))?;
+impl LedgerEntryDoc {
+    fn into_ledger_entry(self) -> Result<LedgerEntry> {
+        let status =
+            Status::from_word(&self.status).ok_or_else(|| unreadable_value(&self.status))?;
+        let kind = CallKind::from_word(&self.kind).ok_or_else(|| unreadable_value(&self.kind))?;
         Ok(LedgerEntry {
             turn_id: TurnId::trusted(self.turn_id),
             kind,
@@ -294,7 +309,7 @@ impl EntryDoc {
                 ..Usage::default()
             },
             cost: self.cost,
-            at: time(self.at),
+            ended_at: to_timestamp(self.at),
         })
     }
 }

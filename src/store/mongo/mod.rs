@@ -5,37 +5,37 @@
 //! session's document (`step.rs`, `commit.rs`), for whole sessions a transaction; the turn log and the
 //! marks beside it are single-document writes (`log.rs`, `relay.rs`).
 
+mod admin;
 mod commit;
 mod connect;
 mod documents;
 mod embeddings;
-mod failures;
+mod errors;
 mod feed;
-mod house;
+mod idempotency;
 mod keys;
 mod ledger;
-mod list;
-mod log;
+mod message_pages;
 mod messages;
-mod moving;
+mod migration;
 mod nodes;
-mod order;
-mod pages;
 mod paths;
 mod projects;
 mod queue;
 mod relay;
-mod requests;
 mod responses;
 mod schema;
 mod search;
+mod session_list;
+mod session_locks;
 mod sessions;
 mod step;
+mod store_transaction;
 mod summaries;
 mod transfer;
 mod tree;
+mod turn_log;
 mod turns;
-mod work;
 
 use super::Store;
 use crate::domain::TurnId;
@@ -43,39 +43,39 @@ use crate::error::{Error, Result};
 use async_trait::async_trait;
 use mongodb::bson::{Document, doc};
 use mongodb::{Client, Collection, Database};
-use order::Order;
+use session_locks::SessionLocks;
 use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
-use step::Seen;
+use step::CausalTimestamp;
 use tokio::time::timeout;
 
 /// How long a call to the database may take, repeats included, before it counts as unavailable.
-const PATIENCE: Duration = Duration::from_secs(5);
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a step may take that writes a whole session; MongoDB ends a transaction after a minute.
-const LONG_PATIENCE: Duration = Duration::from_secs(50);
+const LONG_OPERATION_TIMEOUT: Duration = Duration::from_secs(50);
 /// How long the question whether it is there may take.
-const READY_PATIENCE: Duration = Duration::from_secs(2);
+const READY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A store in a MongoDB database.
 pub struct MongoStore {
     client: Client,
-    tables: Tables,
+    collections: Collections,
     /// Where it is, without secrets.
-    place: String,
+    address: String,
     /// Silence after which an instance counts as gone.
     lease: Duration,
     /// Turns that this instance claimed and does not run, and since when that is known.
-    suspects: Mutex<HashMap<TurnId, Instant>>,
+    suspected_orphans: Mutex<HashMap<TurnId, Instant>>,
     /// Who of this instance goes first in a session.
-    order: Order,
+    session_locks: SessionLocks,
     /// How far it has seen the database.
-    seen: Mutex<Option<Seen>>,
+    causal_timestamp: Mutex<Option<CausalTimestamp>>,
 }
 
 /// The collections.
 #[derive(Debug, Clone)]
-pub(super) struct Tables {
+pub(super) struct Collections {
     database: Database,
     sessions: Collection<Document>,
     nodes: Collection<Document>,
@@ -99,8 +99,8 @@ pub(super) struct Tables {
     schema: Collection<Document>,
 }
 
-impl Tables {
-    fn of(database: Database) -> Self {
+impl Collections {
+    fn new(database: Database) -> Self {
         Self {
             sessions: database.collection("sessions"),
             nodes: database.collection("nodes"),
@@ -130,12 +130,12 @@ impl Tables {
 #[async_trait]
 impl Store for MongoStore {
     fn describe(&self) -> String {
-        format!("mongodb {}", self.place)
+        format!("mongodb {}", self.address)
     }
 
-    async fn ready(&self) -> Result<()> {
-        let hello = self.tables.database.run_command(doc! { "hello": 1 });
-        let hello = match timeout(READY_PATIENCE, hello).await {
+    async fn check_ready(&self) -> Result<()> {
+        let hello = self.collections.database.run_command(doc! { "hello": 1 });
+        let hello = match timeout(READY_TIMEOUT, hello).await {
             Ok(answer) => answer?,
             Err(_) => return Err(Error::store_unavailable("MongoDB does not answer")),
         };
@@ -147,7 +147,7 @@ impl Store for MongoStore {
     }
 
     async fn close(&self) {
-        let _ = timeout(READY_PATIENCE, self.client.clone().shutdown()).await;
+        let _ = timeout(READY_TIMEOUT, self.client.clone().shutdown()).await;
     }
 }
 

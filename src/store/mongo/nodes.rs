@@ -1,16 +1,16 @@
 //! Messages into their nodes. A step gathers them: they are part of its commit, and go into their
 //! nodes right behind it, a new node in one piece, an old one's new messages in one update.
 
-use super::Tables;
-use super::documents::{LocationDoc, MessageDoc, NodeDoc, document, long, number};
-use super::failures::is_duplicate;
-use super::ledger::book;
-use super::paths::Named;
+use super::Collections;
+use super::documents::{MessageDoc, MessageLocationDoc, NodeDoc, to_document, to_i64, to_u32};
+use super::errors::is_duplicate_key;
+use super::ledger::apply_usage;
+use super::paths::NameLookup;
 use super::step::Step;
 use crate::domain::node::{NodeFill, format_chat_id};
 use crate::domain::{MessageId, SessionId};
 use crate::error::{Error, Result};
-use crate::store::work::{Location, Place, Placed};
+use crate::store::transaction::{LocatedMessage, MessageInsert, MessageLocation};
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::{ClientSession, Collection};
 use serde::Deserialize;
@@ -18,19 +18,19 @@ use std::collections::{BTreeMap, HashMap};
 
 /// What a step adds to a session's nodes, before it is written.
 #[derive(Default)]
-pub(super) struct Gathered {
-    session: Option<SessionId>,
+pub(super) struct PendingWrites {
+    session_id: Option<SessionId>,
     /// How full the nodes are that were looked at, what is gathered included.
-    fills: HashMap<u32, Fill>,
-    opened: BTreeMap<u32, NodeDoc>,
-    joined: BTreeMap<u32, Vec<MessageDoc>>,
+    node_fills: HashMap<u32, NodeFillDoc>,
+    new_nodes: BTreeMap<u32, NodeDoc>,
+    appended_messages: BTreeMap<u32, Vec<MessageDoc>>,
     /// Every name of the session's messages, if many are looked for.
-    names: Option<HashMap<String, Vec<Place>>>,
+    known_names: Option<HashMap<String, Vec<LocatedMessage>>>,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Fill {
+struct NodeFillDoc {
     count: i64,
     bytes: i64,
     last_seq: i64,
@@ -39,14 +39,14 @@ struct Fill {
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct NamesDoc {
+struct MessageNamesDoc {
     number: i64,
-    messages: Vec<NameDoc>,
+    messages: Vec<MessageNameDoc>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct NameDoc {
+struct MessageNameDoc {
     id: String,
     client_message_id: Option<String>,
     seq: i64,
@@ -54,54 +54,58 @@ struct NameDoc {
 
 impl Step {
     /// How full a message's node is.
-    pub(super) async fn node_fill(
+    pub(super) async fn load_node_fill(
         &mut self,
         session: &SessionId,
-        at: Location,
+        at: MessageLocation,
     ) -> Result<NodeFill> {
-        let known = self.gathered(session).await?.fills.get(&at.node).copied();
+        let known = self.pending_writes_for(session).await?.node_fills.get(&at.node).copied();
         let fill = match known {
             Some(fill) => fill,
             None => {
-                let nodes = self.tables.nodes.clone();
+                let nodes = self.collections.nodes.clone();
                 let filter = doc! { "_id": format_chat_id(session, at.node) };
                 let only = doc! { "count": 1, "bytes": 1, "lastSeq": 1, "pathTokens": 1 };
-                let found: Option<Fill> = self.one(&nodes, filter, Some(only)).await?;
+                let found: Option<NodeFillDoc> = self.find_one(&nodes, filter, Some(only)).await?;
                 let fill = found.ok_or_else(Error::message_not_found)?;
-                self.gathered.fills.insert(at.node, fill);
+                self.pending_writes.node_fills.insert(at.node, fill);
                 fill
             }
         };
         Ok(NodeFill {
-            messages: number(fill.count),
+            messages: to_u32(fill.count),
             bytes: fill.bytes.unsigned_abs(),
-            ends_with_parent: number(fill.last_seq) == at.seq,
+            ends_with_parent: to_u32(fill.last_seq) == at.seq,
         })
     }
 
     /// Tokens of the path up to a message. Of a node's last one its fill says it.
-    pub(super) async fn tokens_up_to(&mut self, session: &SessionId, at: Location) -> Result<u64> {
-        let known = self.gathered(session).await?.fills.get(&at.node).copied();
-        let known = known.filter(|fill| number(fill.last_seq) == at.seq);
+    pub(super) async fn load_path_tokens(
+        &mut self,
+        session: &SessionId,
+        at: MessageLocation,
+    ) -> Result<u64> {
+        let known = self.pending_writes_for(session).await?.node_fills.get(&at.node).copied();
+        let known = known.filter(|fill| to_u32(fill.last_seq) == at.seq);
         let stored = match known {
             Some(fill) => fill.path_tokens,
-            None => self.stored(session, at).await?.path_tokens,
+            None => self.load_message_doc(session, at).await?.path_tokens,
         };
         Ok(stored.unsigned_abs())
     }
 
     /// Gathers a message for its node.
-    pub(super) async fn put_message(
+    pub(super) async fn stage_message(
         &mut self,
         session: &SessionId,
-        placed: Placed<'_>,
+        placed: MessageInsert<'_>,
     ) -> Result<()> {
-        let Placed { message, at, parent, opens_node, size, path_tokens } = placed;
-        let born = self.current.as_ref().map_or(0, |current| current.born);
-        let gathered = self.gathered(session).await?;
+        let MessageInsert { message, location: at, parent, opens_node, size, path_tokens } = placed;
+        let born = self.loaded.as_ref().map_or(0, |current| current.created_revision);
+        let gathered = self.pending_writes_for(session).await?;
         let stored = MessageDoc::new(placed)?;
-        if let Some(names) = &mut gathered.names {
-            let place = Place { id: message.id.clone(), at };
+        if let Some(names) = &mut gathered.known_names {
+            let place = LocatedMessage { id: message.id.clone(), location: at };
             for name in
                 [Some(&message.id), message.client_message_id.as_ref()].into_iter().flatten()
             {
@@ -109,137 +113,138 @@ impl Step {
             }
         }
         let (seq, bytes) = (i64::from(at.seq), i64::try_from(size).unwrap_or(i64::MAX));
-        let empty = Fill { count: 0, bytes: 0, last_seq: 0, path_tokens: 0 };
-        let fill = gathered.fills.entry(at.node).or_insert(empty);
+        let empty = NodeFillDoc { count: 0, bytes: 0, last_seq: 0, path_tokens: 0 };
+        let fill = gathered.node_fills.entry(at.node).or_insert(empty);
         fill.count += 1;
         fill.bytes += bytes;
         fill.last_seq = seq;
-        fill.path_tokens = long(path_tokens);
+        fill.path_tokens = to_i64(path_tokens);
         if opens_node {
-            let prev = parent.map_or(Location { node: 0, seq: 0 }, |parent| parent.at);
+            let prev = parent.map_or(MessageLocation { node: 0, seq: 0 }, |parent| parent.location);
             let node = NodeDoc {
                 id: format_chat_id(session, at.node),
                 session_id: session.to_string(),
                 born,
                 number: at.node.into(),
-                prev: LocationDoc { node: prev.node.into(), seq: prev.seq.into() },
+                prev: MessageLocationDoc { node: prev.node.into(), seq: prev.seq.into() },
                 first_id: message.id.to_string(),
                 first_seq: seq,
                 last_seq: seq,
                 count: 1,
                 bytes,
-                path_tokens: long(path_tokens),
+                path_tokens: to_i64(path_tokens),
                 created_at: stored.created_at,
                 messages: vec![stored],
             };
-            gathered.opened.insert(at.node, node);
-        } else if let Some(node) = gathered.opened.get_mut(&at.node) {
+            gathered.new_nodes.insert(at.node, node);
+        } else if let Some(node) = gathered.new_nodes.get_mut(&at.node) {
             node.count += 1;
             node.bytes += bytes;
             node.last_seq = seq;
-            node.path_tokens = long(path_tokens);
+            node.path_tokens = to_i64(path_tokens);
             node.messages.push(stored);
         } else {
-            gathered.joined.entry(at.node).or_default().push(stored);
+            gathered.appended_messages.entry(at.node).or_default().push(stored);
         }
         Ok(())
     }
 
     /// Reads all names of a session's messages at once, for a step that will ask for many.
-    pub(super) async fn read_names(&mut self, session: &SessionId) -> Result<()> {
-        self.gathered(session).await?;
+    pub(super) async fn load_message_names(&mut self, session: &SessionId) -> Result<()> {
+        self.pending_writes_for(session).await?;
         let pipeline = vec![
             doc! { "$match": { "sessionId": session.as_str() } },
             doc! { "$project": {
                 "number": 1, "messages.id": 1, "messages.clientMessageId": 1, "messages.seq": 1,
             } },
         ];
-        let nodes = self.tables.nodes.clone();
-        let found: Vec<NamesDoc> = self.all(&nodes, pipeline).await?;
-        let mut names: HashMap<String, Vec<Place>> = HashMap::new();
+        let nodes = self.collections.nodes.clone();
+        let found: Vec<MessageNamesDoc> = self.run_pipeline(&nodes, pipeline).await?;
+        let mut names: HashMap<String, Vec<LocatedMessage>> = HashMap::new();
         for node in found {
             for name in node.messages {
-                let at = Location { node: number(node.number), seq: number(name.seq) };
-                let place = Place { id: MessageId::trusted(name.id.as_str()), at };
+                let at = MessageLocation { node: to_u32(node.number), seq: to_u32(name.seq) };
+                let place =
+                    LocatedMessage { id: MessageId::trusted(name.id.as_str()), location: at };
                 for name in [Some(name.id), name.client_message_id].into_iter().flatten() {
                     names.entry(name).or_default().push(place.clone());
                 }
             }
         }
-        self.gathered.names = Some(names);
+        self.pending_writes.known_names = Some(names);
         Ok(())
     }
 
     /// What is known without asking: where the messages with this name lie, in no order.
-    pub(super) fn known_names(
+    pub(super) fn find_known_messages(
         &self,
         session: &SessionId,
         id: &MessageId,
-        names: Named,
-    ) -> Option<Vec<Place>> {
-        let known = self.gathered.names.as_ref()?;
-        if self.gathered.session.as_ref() != Some(session) {
+        names: NameLookup,
+    ) -> Option<Vec<LocatedMessage>> {
+        let known = self.pending_writes.known_names.as_ref()?;
+        if self.pending_writes.session_id.as_ref() != Some(session) {
             return None;
         }
         let mut places = known.get(id.as_str()).cloned().unwrap_or_default();
-        places.retain(|place| names == Named::ByAnyName || place.id == *id);
+        places.retain(|place| names == NameLookup::IdOrClientId || place.id == *id);
         Some(places)
     }
 
     /// What is gathered for this session; what was for another is written.
-    async fn gathered(&mut self, session: &SessionId) -> Result<&mut Gathered> {
-        if !self.is_current(session) {
+    async fn pending_writes_for(&mut self, session: &SessionId) -> Result<&mut PendingWrites> {
+        if !self.is_loaded(session) {
             return Err(Error::internal("a step stores messages in another session than it read"));
         }
-        self.gathered.session.get_or_insert_with(|| session.clone());
-        Ok(&mut self.gathered)
+        self.pending_writes.session_id.get_or_insert_with(|| session.clone());
+        Ok(&mut self.pending_writes)
     }
 }
 
-impl Gathered {
+impl PendingWrites {
     fn messages(&self) -> impl Iterator<Item = (u32, &MessageDoc)> {
-        let opened = self.opened.iter().map(|(node, opened)| (*node, &opened.messages));
-        let joined = self.joined.iter().map(|(node, messages)| (*node, messages));
+        let opened = self.new_nodes.iter().map(|(node, opened)| (*node, &opened.messages));
+        let joined = self.appended_messages.iter().map(|(node, messages)| (*node, messages));
         opened
             .chain(joined)
             .flat_map(|(node, messages)| messages.iter().map(move |one| (node, one)))
     }
 
     /// A message that is not written yet.
-    pub(super) fn message(&self, at: Location) -> Option<&MessageDoc> {
-        self.messages().map(|(_, message)| message).find(|message| number(message.seq) == at.seq)
+    pub(super) fn find_message(&self, at: MessageLocation) -> Option<&MessageDoc> {
+        self.messages().map(|(_, message)| message).find(|message| to_u32(message.seq) == at.seq)
     }
 
     /// Where messages lie that are not written yet and for which this holds.
-    pub(super) fn where_messages(
+    pub(super) fn find_messages(
         &self,
         holds: impl Fn(&MessageDoc) -> bool,
-    ) -> impl Iterator<Item = Place> {
+    ) -> impl Iterator<Item = LocatedMessage> {
         let found = self.messages().filter(move |(_, message)| holds(message));
-        found.map(|(node, message)| Place {
+        found.map(|(node, message)| LocatedMessage {
             id: MessageId::trusted(message.id.as_str()),
-            at: Location { node, seq: number(message.seq) },
+            location: MessageLocation { node, seq: to_u32(message.seq) },
         })
     }
 
     /// What is to be carried out behind the commit.
-    pub(super) fn into_pending(self) -> Result<Document> {
+    pub(super) fn into_document(self) -> Result<Document> {
         let mut pending = Document::new();
-        if !self.opened.is_empty() {
-            let opened = self.opened.values().map(document).collect::<Result<Vec<_>>>()?;
+        if !self.new_nodes.is_empty() {
+            let opened = self.new_nodes.values().map(to_document).collect::<Result<Vec<_>>>()?;
             pending.insert("opened", opened);
         }
         let mut joined = Vec::new();
-        for (node, messages) in &self.joined {
+        for (node, messages) in &self.appended_messages {
             let (Some(first), Some(fill), Some(session)) =
-                (messages.first(), self.fills.get(node), &self.session)
+                (messages.first(), self.node_fills.get(node), &self.session_id)
             else {
                 continue;
             };
             joined.push(doc! {
                 "node": format_chat_id(session, *node),
                 "behind": first.seq,
-                "messages": messages.iter().map(document).collect::<Result<Vec<_>>>()?,
+                "messages": messages.iter().map(to_document).collect::<Result<Vec<_>>>()?,
                 "count": fill.count,
                 "bytes": fill.bytes,
                 "lastSeq": fill.last_seq,
@@ -254,15 +259,15 @@ impl Gathered {
 }
 
 /// Does what a committed step still has to do. Done again, by whomever, it changes nothing.
-pub(super) async fn carry_out(
-    tables: &Tables,
+pub(super) async fn apply_pending(
+    tables: &Collections,
     pending: &Document,
     mut transaction: Option<&mut ClientSession>,
 ) -> mongodb::error::Result<()> {
     let listed =
         |field| pending.get_array(field).into_iter().flatten().filter_map(Bson::as_document);
     for node in listed("opened") {
-        let is_new = add(&tables.nodes, node, &mut transaction).await?;
+        let is_new = insert_if_absent(&tables.nodes, node, &mut transaction).await?;
         if !is_new {
             // Not of this session, but of one that had its name and was deleted: written too late by
             // somebody who was slow.
@@ -292,16 +297,16 @@ pub(super) async fn carry_out(
         };
     }
     if let Ok(end) = pending.get_document("log") {
-        add(&tables.turn_log, end, &mut transaction).await?;
+        insert_if_absent(&tables.turn_log, end, &mut transaction).await?;
     }
     if let Ok(entry) = pending.get_document("usage") {
-        book(tables, entry).await?;
+        apply_usage(tables, entry).await?;
     }
     Ok(())
 }
 
 /// Adds a document that may be there already. Whether it was not.
-async fn add(
+async fn insert_if_absent(
     table: &Collection<Document>,
     document: &Document,
     transaction: &mut Option<&mut ClientSession>,
@@ -313,7 +318,7 @@ async fn add(
     };
     match inserted {
         Ok(_) => Ok(true),
-        Err(error) if is_duplicate(&error) && transaction.is_none() => Ok(false),
+        Err(error) if is_duplicate_key(&error) && transaction.is_none() => Ok(false),
         Err(error) => Err(error),
     }
 }

@@ -8,17 +8,17 @@
 //! projects come and go in transactions.
 
 use super::MongoStore;
-use super::documents::{date, document, number, time, unreadable};
-use super::failures::is_passing;
+use super::documents::{to_bson_date, to_document, to_timestamp, to_u32, unreadable_value};
+use super::errors::is_transient;
 use super::step::{Manner, Step, step};
 use crate::domain::page::Pagination;
 use crate::domain::project::{FileEntry, FileLanguage, FilePath, GenerationStatus};
 use crate::domain::{Principal, Project, ProjectId, Timestamp, UserId};
 use crate::error::{Error, Result};
-use crate::store::project_work::{FileChange, ProjectRow, ProjectWork};
+use crate::store::project_transaction::{FileChange, ProjectRow, ProjectTransaction};
 use crate::store::{
-    Choice, NewFile, NewProject, ProjectChange, ProjectPage, ProjectStore, PutFile, StoredFile,
-    rules,
+    FileSelector, NewFile, NewProject, ProjectPage, ProjectStore, ProjectUpdate, PutFileOutcome,
+    StoredFile, rules,
 };
 use async_trait::async_trait;
 use futures::TryStreamExt;
@@ -30,9 +30,9 @@ use tokio::time::sleep;
 use uuid::Uuid;
 
 /// How long to wait before a write whose answer was lost is tried again.
-const PAUSE: Duration = Duration::from_millis(4);
+const RETRY_PAUSE: Duration = Duration::from_millis(4);
 /// Names of changes that a project's document keeps.
-const NAMES: i32 = -8;
+const CHANGE_IDS_SLICE: i32 = -8;
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -46,7 +46,7 @@ struct ProjectDoc {
     generation_status: String,
     version: i64,
     /// In the order of their paths.
-    files: Vec<FileDoc>,
+    files: Vec<ProjectFileDoc>,
     created_at: DateTime,
     updated_at: DateTime,
 }
@@ -54,7 +54,7 @@ struct ProjectDoc {
 /// A file in its project's document.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct FileDoc {
+struct ProjectFileDoc {
     path: String,
     /// The name of its content's document.
     content: String,
@@ -66,7 +66,7 @@ struct FileDoc {
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct ContentDoc {
+struct FileContentDoc {
     #[serde(rename = "_id")]
     id: String,
     project_id: String,
@@ -82,18 +82,18 @@ impl ProjectStore for MongoStore {
         now: Timestamp,
     ) -> Result<Project> {
         let new = &new;
-        step!(self, Manner::LONG_STEP, |step| rules::create_project(step, who, new, now).await)
+        step!(self, Manner::MULTI_DOCUMENT, |step| rules::create_project(step, who, new, now).await)
     }
 
-    async fn project(&self, who: &Principal, id: &ProjectId) -> Result<Project> {
-        step!(self, |step| Ok(rules::project(step, who, id).await?.project))
+    async fn get_project(&self, who: &Principal, id: &ProjectId) -> Result<Project> {
+        step!(self, |step| Ok(rules::get_project(step, who, id).await?.project))
     }
 
-    async fn projects(&self, who: &Principal, page: u32, limit: u32) -> Result<ProjectPage> {
+    async fn list_projects(&self, who: &Principal, page: u32, limit: u32) -> Result<ProjectPage> {
         let own = doc! { "userId": who.user.as_str() };
-        let total = self.tables.projects.count_documents(own.clone()).await?;
+        let total = self.collections.projects.count_documents(own.clone()).await?;
         let found: Vec<ProjectDoc> = self
-            .tables
+            .collections
             .projects
             .clone_with_type()
             .find(own)
@@ -108,34 +108,39 @@ impl ProjectStore for MongoStore {
         Ok(ProjectPage { projects, pagination: Pagination::new(page, limit, total) })
     }
 
-    async fn change_project(
+    async fn update_project(
         &self,
         who: &Principal,
         id: &ProjectId,
-        change: ProjectChange,
+        change: ProjectUpdate,
         if_match: Vec<u32>,
         now: Timestamp,
     ) -> Result<Project> {
         let (change, if_match) = (&change, if_match.as_slice());
-        step!(self, |step| rules::change_project(step, who, id, change, if_match, now).await)
+        step!(self, |step| rules::update_project(step, who, id, change, if_match, now).await)
     }
 
     async fn delete_project(&self, who: &Principal, id: &ProjectId) -> Result<()> {
-        step!(self, Manner::LONG_STEP, |step| rules::delete_project(step, who, id).await)
+        step!(self, Manner::MULTI_DOCUMENT, |step| rules::delete_project(step, who, id).await)
     }
 
-    async fn file(&self, who: &Principal, id: &ProjectId, path: &FilePath) -> Result<StoredFile> {
-        step!(self, |step| rules::file(step, who, id, path).await)
-    }
-
-    async fn files(
+    async fn get_file(
         &self,
         who: &Principal,
         id: &ProjectId,
-        choose: Choice,
+        path: &FilePath,
+    ) -> Result<StoredFile> {
+        step!(self, |step| rules::get_file(step, who, id, path).await)
+    }
+
+    async fn select_files(
+        &self,
+        who: &Principal,
+        id: &ProjectId,
+        choose: FileSelector,
     ) -> Result<(Project, Vec<StoredFile>)> {
         let choose = &choose;
-        step!(self, |step| rules::files(step, who, id, choose).await)
+        step!(self, |step| rules::select_files(step, who, id, choose).await)
     }
 
     async fn put_file(
@@ -145,7 +150,7 @@ impl ProjectStore for MongoStore {
         file: NewFile,
         if_match: Vec<u32>,
         now: Timestamp,
-    ) -> Result<PutFile> {
+    ) -> Result<PutFileOutcome> {
         let (file, if_match) = (&file, if_match.as_slice());
         step!(self, |step| rules::put_file(step, who, id, file, if_match, now).await)
     }
@@ -163,61 +168,62 @@ impl ProjectStore for MongoStore {
     }
 }
 
-impl ProjectWork for Step {
+impl ProjectTransaction for Step {
     async fn find_project(
         &mut self,
         who: &Principal,
         id: &ProjectId,
     ) -> Result<Option<ProjectRow>> {
-        let projects = self.tables.projects.clone();
+        let projects = self.collections.projects.clone();
         let mut named = doc! { "_id": id.as_str() };
         if !who.is_admin {
             named.insert("userId", who.user.as_str());
         }
-        let found: Option<ProjectDoc> = self.one(&projects, named, None).await?;
+        let found: Option<ProjectDoc> = self.find_one(&projects, named, None).await?;
         found.map(ProjectDoc::into_row).transpose()
     }
 
     async fn insert_project(&mut self, project: &Project, files: &[NewFile]) -> Result<()> {
         let (mut contents, mut documents) = (HashMap::new(), Vec::new());
         for file in files {
-            let content = ContentDoc::new(&project.id, file);
+            let content = FileContentDoc::new(&project.id, file);
             contents.insert(file.path.clone(), content.id.clone());
-            documents.push(document(&content)?);
+            documents.push(to_document(&content)?);
         }
-        let project = document(&ProjectDoc::new(project, &contents)?)?;
-        let tables = self.tables.clone();
+        let project = to_document(&ProjectDoc::new(project, &contents)?)?;
+        let tables = self.collections.clone();
         if !documents.is_empty() {
             let inserted =
-                tables.project_files.insert_many(documents).session(&mut self.session).await;
-            self.check(inserted)?;
+                tables.project_files.insert_many(documents).session(&mut self.client_session).await;
+            self.check_result(inserted)?;
         }
-        let inserted = tables.projects.insert_one(project).session(&mut self.session).await;
-        self.check(inserted).map(|_| ())
+        let inserted = tables.projects.insert_one(project).session(&mut self.client_session).await;
+        self.check_result(inserted).map(|_| ())
     }
 
-    async fn save_project(
+    async fn update_project(
         &mut self,
         row: &ProjectRow,
         project: &Project,
         change: FileChange<'_>,
     ) -> Result<()> {
-        let (contents_before, mut contents) = (&row.contents, row.contents.clone());
+        let (contents_before, mut contents) = (&row.content_ids, row.content_ids.clone());
         let outdated = match change {
             FileChange::None => None,
             FileChange::Remove(path) => contents_before.get(path).cloned(),
             FileChange::Put(file) => {
-                let content = ContentDoc::new(&project.id, file);
-                let inserted = self.tables.project_files.insert_one(document(&content)?).await;
-                self.check(inserted)?;
+                let content = FileContentDoc::new(&project.id, file);
+                let inserted =
+                    self.collections.project_files.insert_one(to_document(&content)?).await;
+                self.check_result(inserted)?;
                 contents.insert(file.path.clone(), content.id)
             }
         };
-        let mut after = document(&ProjectDoc::new(project, &contents)?)?;
+        let mut after = to_document(&ProjectDoc::new(project, &contents)?)?;
         after.remove("_id");
         self.replace_project(&row.project, after).await?;
         if let Some(outdated) = outdated {
-            let dropped = self.tables.project_files.delete_one(doc! { "_id": outdated }).await;
+            let dropped = self.collections.project_files.delete_one(doc! { "_id": outdated }).await;
             if let Err(error) = dropped {
                 tracing::warn!(%error, "a content that no project names is left behind");
             }
@@ -225,26 +231,26 @@ impl ProjectWork for Step {
         Ok(())
     }
 
-    async fn remove_project(&mut self, row: &ProjectRow) -> Result<()> {
-        let (id, tables) = (row.project.id.as_str(), self.tables.clone());
-        self.delete(&tables.projects, doc! { "_id": id }).await?;
-        self.delete(&tables.project_files, doc! { "projectId": id }).await?;
+    async fn delete_project(&mut self, row: &ProjectRow) -> Result<()> {
+        let (id, tables) = (row.project.id.as_str(), self.collections.clone());
+        self.delete_many(&tables.projects, doc! { "_id": id }).await?;
+        self.delete_many(&tables.project_files, doc! { "projectId": id }).await?;
         Ok(())
     }
 
     async fn read_files(&mut self, row: &ProjectRow, paths: &[FilePath]) -> Result<Vec<String>> {
-        let ids: Vec<_> = paths.iter().filter_map(|path| row.contents.get(path)).collect();
+        let ids: Vec<_> = paths.iter().filter_map(|path| row.content_ids.get(path)).collect();
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let table = self.tables.project_files.clone();
+        let table = self.collections.project_files.clone();
         let named = vec![doc! { "$match": { "_id": { "$in": &ids } } }];
-        let found: Vec<ContentDoc> = self.all(&table, named).await?;
+        let found: Vec<FileContentDoc> = self.run_pipeline(&table, named).await?;
         let mut contents: HashMap<_, _> =
             found.into_iter().map(|found| (found.id, found.content)).collect();
         let found: Option<Vec<_>> = ids.into_iter().map(|id| contents.remove(id)).collect();
         // A content goes only when its file has changed: the project is read again.
-        found.ok_or_else(|| self.overtaken())
+        found.ok_or_else(|| self.record_conflict())
     }
 }
 
@@ -252,25 +258,26 @@ impl Step {
     /// Writes a project's document until the answer is known, if the version is still that one. A
     /// repeat does nothing twice: it finds another version, and its own name.
     async fn replace_project(&mut self, before: &Project, after: Document) -> Result<()> {
-        let (projects, name) = (self.tables.projects.clone(), Uuid::now_v7().simple().to_string());
+        let (projects, name) =
+            (self.collections.projects.clone(), Uuid::now_v7().simple().to_string());
         let id = before.id.as_str();
         let same = doc! { "_id": id, "version": i64::from(before.version) };
         let update = doc! {
             "$set": after,
-            "$push": { "changes": { "$each": [&name], "$slice": NAMES } },
+            "$push": { "changes": { "$each": [&name], "$slice": CHANGE_IDS_SLICE } },
         };
         loop {
             match projects.update_one(same.clone(), update.clone()).await {
                 Ok(updated) if updated.matched_count == 1 => return Ok(()),
                 Ok(_) => break,
-                Err(failure) if is_passing(&failure) => sleep(PAUSE).await,
-                Err(failure) => return self.check(Err(failure)),
+                Err(failure) if is_transient(&failure) => sleep(RETRY_PAUSE).await,
+                Err(failure) => return self.check_result(Err(failure)),
             }
         }
         let named = projects.find_one(doc! { "_id": id, "changes": name }).await;
-        match self.check(named)? {
+        match self.check_result(named)? {
             Some(_) => Ok(()),
-            None => Err(self.overtaken()),
+            None => Err(self.record_conflict()),
         }
     }
 }
@@ -280,13 +287,13 @@ impl ProjectDoc {
     fn new(project: &Project, contents: &HashMap<FilePath, String>) -> Result<Self> {
         let file = |entry: &FileEntry| {
             let content = contents.get(&entry.path).cloned();
-            Ok(FileDoc {
+            Ok(ProjectFileDoc {
                 content: content.ok_or_else(|| Error::internal("a file without content"))?,
                 path: entry.path.to_string(),
                 language: entry.language.as_ref().map(|language| language.as_str().to_owned()),
                 size: entry.size.into(),
                 tokens: entry.tokens.into(),
-                updated_at: date(entry.updated_at),
+                updated_at: to_bson_date(entry.updated_at),
             })
         };
         Ok(Self {
@@ -298,8 +305,8 @@ impl ProjectDoc {
             generation_status: project.generation_status.as_str().to_owned(),
             version: project.version.into(),
             files: project.files.iter().map(file).collect::<Result<_>>()?,
-            created_at: date(project.created_at),
-            updated_at: date(project.updated_at),
+            created_at: to_bson_date(project.created_at),
+            updated_at: to_bson_date(project.updated_at),
         })
     }
 
@@ -308,10 +315,10 @@ impl ProjectDoc {
         for file in self.files {
             let entry = FileEntry {
                 path: FilePath::new_unchecked(file.path),
-                size: number(file.size),
+                size: to_u32(file.size),
                 language: file.language.map(FileLanguage::new_unchecked),
-                updated_at: time(file.updated_at),
-                tokens: number(file.tokens),
+                updated_at: to_timestamp(file.updated_at),
+                tokens: to_u32(file.tokens),
             };
             contents.insert(entry.path.clone(), file.content);
             files.push(entry);
@@ -323,17 +330,17 @@ impl ProjectDoc {
             description: self.description,
             system_prompt: self.system_prompt,
             files,
-            version: number(self.version),
+            version: to_u32(self.version),
             generation_status: GenerationStatus::from_word(&self.generation_status)
-                .ok_or_else(|| unreadable(&self.generation_status))?,
-            created_at: time(self.created_at),
-            updated_at: time(self.updated_at),
+                .ok_or_else(|| unreadable_value(&self.generation_status))?,
+            created_at: to_timestamp(self.created_at),
+            updated_at: to_timestamp(self.updated_at),
         };
-        Ok(ProjectRow { key: 0, project, contents })
+        Ok(ProjectRow { key: 0, project, content_ids: contents })
     }
 }
 
-impl ContentDoc {
+impl FileContentDoc {
     fn new(project: &ProjectId, file: &NewFile) -> Self {
         Self {
             id: Uuid::now_v7().to_string(),

@@ -2,11 +2,11 @@
 
 use super::MongoStore;
 use super::documents::IdDoc;
-use super::log::{BatchDoc, in_time};
-use super::nodes::carry_out;
+use super::nodes::apply_pending;
+use super::turn_log::{LogBatchDoc, with_timeout};
 use crate::domain::TurnId;
 use crate::error::Result;
-use crate::store::{Followed, FollowedState, News, RelayStore};
+use crate::store::{LogUpdate, RelayStore, RemoteTurn, RemoteTurnState};
 use async_trait::async_trait;
 use futures::TryStreamExt;
 use mongodb::bson::{Document, doc};
@@ -16,8 +16,8 @@ use std::collections::HashSet;
 /// The turns of a session that are not over, and what its last commit may still have to do.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct OpenDoc {
-    active_turn: Option<RunningDoc>,
+struct OpenTurnsDoc {
+    active_turn: Option<RunningTurnDoc>,
     #[serde(default)]
     queue: Vec<String>,
     pending: Option<Document>,
@@ -25,7 +25,7 @@ struct OpenDoc {
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct RunningDoc {
+struct RunningTurnDoc {
     turn_id: String,
 }
 
@@ -35,35 +35,39 @@ impl RelayStore for MongoStore {
         true
     }
 
-    async fn ask_stop(&self, turn: &TurnId) -> Result<()> {
+    async fn request_cancellation(&self, turn: &TurnId) -> Result<()> {
         let asked = vec![doc! { "$set": { "askedAt": "$$NOW" } }];
-        in_time(async {
-            self.tables.stops.update_one(doc! { "_id": turn.as_str() }, asked).upsert(true).await?;
+        with_timeout(async {
+            self.collections
+                .stops
+                .update_one(doc! { "_id": turn.as_str() }, asked)
+                .upsert(true)
+                .await?;
             Ok(())
         })
         .await
     }
 
-    async fn asked_stops(&self) -> Result<Vec<TurnId>> {
-        let stops = self.tables.stops.clone_with_type::<IdDoc>();
+    async fn list_cancellations(&self) -> Result<Vec<TurnId>> {
+        let stops = self.collections.stops.clone_with_type::<IdDoc>();
         let asked: Vec<_> =
-            in_time(async { Ok(stops.find(doc! {}).await?.try_collect().await?) }).await?;
+            with_timeout(async { Ok(stops.find(doc! {}).await?.try_collect().await?) }).await?;
         Ok(asked.into_iter().map(|stop| TurnId::trusted(stop.id)).collect())
     }
 
-    async fn forget_stops(&self, turns: &[TurnId]) -> Result<()> {
+    async fn delete_cancellations(&self, turns: &[TurnId]) -> Result<()> {
         let turns: Vec<_> = turns.iter().map(TurnId::as_str).collect();
-        in_time(async {
-            self.tables.stops.delete_many(doc! { "_id": { "$in": turns } }).await?;
+        with_timeout(async {
+            self.collections.stops.delete_many(doc! { "_id": { "$in": turns } }).await?;
             Ok(())
         })
         .await
     }
 
-    async fn follow(&self, turns: Vec<Followed>) -> Result<Vec<News>> {
+    async fn poll_remote_turns(&self, turns: Vec<RemoteTurn>) -> Result<Vec<LogUpdate>> {
         // First who runs, then the log: the end of a log comes no later than the end of its turn.
-        let open = in_time(self.still_open(&turns)).await?;
-        let mut batches = in_time(self.batches_behind(&turns)).await?;
+        let open = with_timeout(self.find_open_turns(&turns)).await?;
+        let mut batches = with_timeout(self.read_new_batches(&turns)).await?;
         let news = turns.into_iter().map(|followed| {
             let turn = followed.turn_id.as_str();
             let (own, others): (Vec<_>, Vec<_>) =
@@ -71,13 +75,13 @@ impl RelayStore for MongoStore {
             batches = others;
             let has_ended = own.iter().any(|batch| batch.ended_at.is_some());
             let state = match open.contains(turn) {
-                _ if has_ended => FollowedState::Ended,
-                true => FollowedState::Open,
-                false => FollowedState::Gone,
+                _ if has_ended => RemoteTurnState::Ended,
+                true => RemoteTurnState::Open,
+                false => RemoteTurnState::Gone,
             };
-            let next_batch = own.last().map_or(followed.next_batch, BatchDoc::next);
-            let batches = own.into_iter().map(BatchDoc::frames).collect();
-            News { turn_id: followed.turn_id, batches, next_batch, state }
+            let next_batch = own.last().map_or(followed.next_batch, LogBatchDoc::next_number);
+            let batches = own.into_iter().map(LogBatchDoc::into_frames).collect();
+            LogUpdate { turn_id: followed.turn_id, batches, next_batch, state }
         });
         Ok(news.collect())
     }
@@ -85,10 +89,10 @@ impl RelayStore for MongoStore {
 
 impl MongoStore {
     /// Which of these turns run, or wait to.
-    async fn still_open(&self, turns: &[Followed]) -> Result<HashSet<String>> {
+    async fn find_open_turns(&self, turns: &[RemoteTurn]) -> Result<HashSet<String>> {
         let ids: Vec<_> = turns.iter().map(|followed| followed.session_id.as_str()).collect();
-        let found: Vec<OpenDoc> = self
-            .tables
+        let found: Vec<OpenTurnsDoc> = self
+            .collections
             .sessions
             .clone_with_type()
             .find(doc! { "_id": { "$in": ids } })
@@ -99,7 +103,7 @@ impl MongoStore {
         let mut open = HashSet::new();
         for session in found {
             if let Some(pending) = session.pending {
-                carry_out(&self.tables, &pending, None).await?;
+                apply_pending(&self.collections, &pending, None).await?;
             }
             open.extend(session.queue);
             open.extend(session.active_turn.map(|claim| claim.turn_id));
@@ -108,14 +112,14 @@ impl MongoStore {
     }
 
     /// The batches that were not read, in order.
-    async fn batches_behind(&self, turns: &[Followed]) -> Result<Vec<BatchDoc>> {
+    async fn read_new_batches(&self, turns: &[RemoteTurn]) -> Result<Vec<LogBatchDoc>> {
         let behind = turns.iter().map(|followed| {
             doc! {
                 "turnId": followed.turn_id.as_str(),
                 "batch": { "$gte": i64::from(followed.next_batch) },
             }
         });
-        let log = self.tables.turn_log.clone_with_type();
+        let log = self.collections.turn_log.clone_with_type();
         let found = log.find(doc! { "$or": behind.collect::<Vec<_>>() });
         Ok(found.sort(doc! { "turnId": 1, "batch": 1 }).await?.try_collect().await?)
     }

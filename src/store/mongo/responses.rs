@@ -4,10 +4,10 @@
 //! taken away by whoever wrote it.
 
 use super::MongoStore;
-use super::documents::{date, time};
-use super::failures::is_duplicate;
-use super::log::in_time;
+use super::documents::{to_bson_date, to_timestamp};
+use super::errors::is_duplicate_key;
 use super::step::{Manner, step};
+use super::turn_log::with_timeout;
 use crate::domain::principal::AccessLevel;
 use crate::domain::{MessageId, Principal, SessionId, TurnId, UserId};
 use crate::error::{Error, Kind, Result};
@@ -32,104 +32,112 @@ pub(super) struct ResponseDoc {
 
 #[async_trait]
 impl ResponseStore for MongoStore {
-    async fn put_response(
+    async fn save_response(
         &self,
         session: &SessionId,
         response: &StoredResponse,
     ) -> Result<StoredResponse> {
-        let table = self.tables.responses.clone_with_type::<ResponseDoc>();
+        let table = self.collections.responses.clone_with_type::<ResponseDoc>();
         let of_reply =
             doc! { "sessionId": session.as_str(), "replyId": response.reply_id.as_str() };
-        let new = document(session, response);
-        in_time(async {
-            match self.tables.responses.insert_one(new).await {
-                Err(error) if !is_duplicate(&error) => Err(error.into()),
+        let new = to_response_document(session, response);
+        with_timeout(async {
+            match self.collections.responses.insert_one(new).await {
+                Err(error) if !is_duplicate_key(&error) => Err(error.into()),
                 _ => Ok(()),
             }
         })
         .await?;
         if !self.has_session(session).await? {
-            let gone = self.tables.responses.delete_many(doc! { "sessionId": session.as_str() });
-            in_time(async { Ok(gone.await?) }).await?;
+            let gone =
+                self.collections.responses.delete_many(doc! { "sessionId": session.as_str() });
+            with_timeout(async { Ok(gone.await?) }).await?;
             return Err(Error::session_not_found());
         }
-        let kept = in_time(async { Ok(table.find_one(of_reply).await?) }).await?;
-        kept.map(ResponseDoc::into_stored).ok_or_else(Error::session_not_found)
+        let kept = with_timeout(async { Ok(table.find_one(of_reply).await?) }).await?;
+        kept.map(ResponseDoc::into_stored_response).ok_or_else(Error::session_not_found)
     }
 
-    async fn response(
+    async fn get_response(
         &self,
         who: &Principal,
         turn: &TurnId,
     ) -> Result<(SessionId, StoredResponse)> {
-        let table = self.tables.responses.clone_with_type::<ResponseDoc>();
+        let table = self.collections.responses.clone_with_type::<ResponseDoc>();
         let found = table.find_one(doc! { "_id": turn.as_str() });
-        let found = in_time(async { Ok(found.await?) }).await?;
+        let found = with_timeout(async { Ok(found.await?) }).await?;
         let found = found.ok_or_else(Error::response_not_found)?;
         let session = SessionId::trusted(found.session_id.as_str());
         let id = &session;
-        let seen = step!(self, Manner::LOOK, |step| {
-            rules::get(step, who, id, AccessLevel::Participant).await
+        let seen = step!(self, Manner::READ, |step| {
+            rules::get_session(step, who, id, AccessLevel::Participant).await
         });
         match seen {
-            Ok(_) => Ok((session, found.into_stored())),
+            Ok(_) => Ok((session, found.into_stored_response())),
             Err(error) if error.kind == Kind::SessionNotFound => Err(Error::response_not_found()),
             Err(error) => Err(error),
         }
     }
 
-    async fn session_of_reply(&self, reply: &MessageId) -> Result<SessionId> {
-        let table = self.tables.responses.clone_with_type::<ResponseDoc>();
+    async fn find_session_by_reply(&self, reply: &MessageId) -> Result<SessionId> {
+        let table = self.collections.responses.clone_with_type::<ResponseDoc>();
         let found = table.find_one(doc! { "replyId": reply.as_str() });
-        let found = in_time(async { Ok(found.await?) }).await?;
+        let found = with_timeout(async { Ok(found.await?) }).await?;
         let found = found.ok_or_else(Error::response_not_found)?;
         Ok(SessionId::trusted(found.session_id))
     }
 
-    async fn put_tape(&self, turn: &TurnId, tape: &str) -> Result<()> {
+    async fn save_recording(&self, turn: &TurnId, tape: &str) -> Result<()> {
         let kept = doc! { "$set": { "tape": tape } };
-        let kept = self.tables.responses.update_one(doc! { "_id": turn.as_str() }, kept);
-        in_time(async { Ok(kept.await.map(|_| ())?) }).await
+        let kept = self.collections.responses.update_one(doc! { "_id": turn.as_str() }, kept);
+        with_timeout(async { Ok(kept.await.map(|_| ())?) }).await
     }
 
     async fn delete_response(&self, turn: &TurnId) -> Result<bool> {
-        let deleted = self.tables.responses.delete_one(doc! { "_id": turn.as_str() });
-        in_time(async { Ok(deleted.await?.deleted_count == 1) }).await
+        let deleted = self.collections.responses.delete_one(doc! { "_id": turn.as_str() });
+        with_timeout(async { Ok(deleted.await?.deleted_count == 1) }).await
     }
 }
 
 impl MongoStore {
     async fn has_session(&self, id: &SessionId) -> Result<bool> {
-        step!(self, Manner::LOOK, |step| Ok(step.find_session(id).await?.is_some()))
+        step!(self, Manner::READ, |step| Ok(step.load_session(id).await?.is_some()))
     }
 }
 
 /// A response as a document.
-pub(super) fn document(session: &SessionId, response: &StoredResponse) -> Document {
-    let StoredResponse { turn_id, reply_id, question_id, asker, created_at, request, tape } =
-        response;
+pub(super) fn to_response_document(session: &SessionId, response: &StoredResponse) -> Document {
+    let StoredResponse {
+        turn_id,
+        reply_id,
+        user_message_id: question_id,
+        user: asker,
+        created_at,
+        request,
+        recording: tape,
+    } = response;
     doc! {
         "_id": turn_id.as_str(),
         "sessionId": session.as_str(),
         "replyId": reply_id.as_str(),
         "questionId": question_id.as_str(),
         "asker": asker.as_str(),
-        "createdAt": date(*created_at),
+        "createdAt": to_bson_date(*created_at),
         "request": request,
         "tape": tape.as_deref(),
     }
 }
 
 impl ResponseDoc {
-    pub(super) fn into_stored(self) -> StoredResponse {
+    pub(super) fn into_stored_response(self) -> StoredResponse {
         StoredResponse {
             turn_id: TurnId::trusted(self.id),
             reply_id: MessageId::trusted(self.reply_id),
-            question_id: MessageId::trusted(self.question_id),
-            asker: UserId::trusted(self.asker),
-            created_at: time(self.created_at),
+            user_message_id: MessageId::trusted(self.question_id),
+            user: UserId::trusted(self.asker),
+            created_at: to_timestamp(self.created_at),
             request: self.request,
-            tape: self.tape,
+            recording: self.tape,
         }
     }
 }

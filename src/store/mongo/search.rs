@@ -4,18 +4,18 @@
 //! than every other store does. A word's beginning is a range of this index.
 
 use super::MongoStore;
-use super::documents::{IdDoc, date, number};
+use super::documents::{IdDoc, to_bson_date, to_u32};
 use crate::domain::search::{SearchCursor, SearchMatch, SearchQuery, SearchTerm};
 use crate::domain::{MessageId, Principal, Session, SessionId};
 use crate::error::Result;
-use crate::store::{MessageWords, SearchStore, SessionWords, Unkept};
+use crate::store::{IndexBacklog, MessageWords, SearchStore, SessionWords};
 use async_trait::async_trait;
 use futures::TryStreamExt;
 use mongodb::bson::{Bson, DateTime, Document, doc};
 use serde::Deserialize;
 
 #[derive(Debug, Deserialize)]
-struct UnkeptDoc {
+struct IndexBacklogDoc {
     #[serde(rename = "_id")]
     id: String,
     #[serde(default)]
@@ -24,7 +24,7 @@ struct UnkeptDoc {
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct WordsDoc {
+struct MessageWordsDoc {
     session_id: String,
     seq: i64,
     message_id: String,
@@ -33,7 +33,7 @@ struct WordsDoc {
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct TitleDoc {
+struct TitleHitDoc {
     #[serde(rename = "_id")]
     id: String,
     created_at: DateTime,
@@ -41,45 +41,45 @@ struct TitleDoc {
 
 #[async_trait]
 impl SearchStore for MongoStore {
-    async fn unkept(&self) -> Result<Vec<Unkept>> {
-        let sessions = self.tables.sessions.clone_with_type::<UnkeptDoc>();
+    async fn list_index_backlog(&self) -> Result<Vec<IndexBacklog>> {
+        let sessions = self.collections.sessions.clone_with_type::<IndexBacklogDoc>();
         let found = sessions.find(doc! { "unkept": true }).projection(doc! { "kept": 1 }).limit(64);
-        let found: Vec<UnkeptDoc> = found.await?.try_collect().await?;
-        let unkept = |session: UnkeptDoc| Unkept {
+        let found: Vec<IndexBacklogDoc> = found.await?.try_collect().await?;
+        let unkept = |session: IndexBacklogDoc| IndexBacklog {
             session_id: SessionId::trusted(session.id),
-            after: number(session.kept),
+            indexed_seq: to_u32(session.kept),
         };
         Ok(found.into_iter().map(unkept).collect())
     }
 
-    async fn keep_words(&self, words: Vec<SessionWords>) -> Result<()> {
-        for SessionWords { session, after, messages } in words {
-            self.keep_words_of(&session, after, &messages).await?;
+    async fn index_words(&self, words: Vec<SessionWords>) -> Result<()> {
+        for SessionWords { session, after_seq, messages } in words {
+            self.index_session_words(&session, after_seq, &messages).await?;
         }
         Ok(())
     }
 
-    async fn tidy_words(&self, _: bool) -> Result<bool> {
+    async fn merge_index(&self, _: bool) -> Result<bool> {
         // An index of MongoDB holds nothing that is not in a document.
         Ok(false)
     }
 
-    async fn find_messages(
+    async fn search_messages(
         &self,
         who: &Principal,
         query: &SearchQuery,
     ) -> Result<Vec<SearchMatch>> {
         let user = who.user.as_str();
         let guest = doc! { "participants": user, "userId": { "$ne": user } };
-        let guest = self.session_ids(guest).await?;
+        let guest = self.find_session_ids(guest).await?;
         let mut all = vec![match guest.is_empty() {
             true => doc! { "owner": user },
             false => doc! { "$or": [ { "owner": user }, { "sessionId": { "$in": guest } } ] },
         }];
-        all.extend(query.terms.iter().map(|term| doc! { "words": pattern(term) }));
+        all.extend(query.terms.iter().map(|term| doc! { "words": term_pattern(term) }));
         if let Some(project) = &query.project_id {
             let ids = self
-                .session_ids(doc! { "participants": user, "projectId": project.as_str() })
+                .find_session_ids(doc! { "participants": user, "projectId": project.as_str() })
                 .await?;
             all.push(doc! { "sessionId": { "$in": ids } });
         }
@@ -89,7 +89,7 @@ impl SearchStore for MongoStore {
         if let Some(role) = query.role {
             all.push(doc! { "role": role.as_str() });
         }
-        all.extend(within(query, "at"));
+        all.extend(time_filters(query, "at"));
         if let Some(SearchCursor { at_millis, session, seq }) = &query.after {
             let at = DateTime::from_millis(*at_millis);
             all.push(doc! { "$or": [
@@ -98,8 +98,8 @@ impl SearchStore for MongoStore {
                 { "at": at, "sessionId": session, "seq": { "$lt": i64::from(*seq) } },
             ] });
         }
-        let found: Vec<WordsDoc> = self
-            .tables
+        let found: Vec<MessageWordsDoc> = self
+            .collections
             .words
             .clone_with_type()
             .find(doc! { "$and": all })
@@ -109,27 +109,31 @@ impl SearchStore for MongoStore {
             .await?
             .try_collect()
             .await?;
-        let message = |found: WordsDoc| SearchMatch {
+        let message = |found: MessageWordsDoc| SearchMatch {
             cursor: SearchCursor {
                 at_millis: found.at.timestamp_millis(),
                 session: found.session_id,
-                seq: number(found.seq),
+                seq: to_u32(found.seq),
             },
             message: Some(MessageId::trusted(found.message_id)),
         };
         Ok(found.into_iter().map(message).collect())
     }
 
-    async fn find_titles(&self, who: &Principal, query: &SearchQuery) -> Result<Vec<SearchMatch>> {
+    async fn search_titles(
+        &self,
+        who: &Principal,
+        query: &SearchQuery,
+    ) -> Result<Vec<SearchMatch>> {
         let mut all = vec![doc! { "participants": who.user.as_str() }];
-        all.extend(query.terms.iter().map(|term| doc! { "titleWords": pattern(term) }));
+        all.extend(query.terms.iter().map(|term| doc! { "titleWords": term_pattern(term) }));
         if let Some(project) = &query.project_id {
             all.push(doc! { "projectId": project.as_str() });
         }
         if let Some(session) = &query.session_id {
             all.push(doc! { "_id": session.as_str() });
         }
-        all.extend(within(query, "createdAt"));
+        all.extend(time_filters(query, "createdAt"));
         if let Some(SearchCursor { at_millis, session, seq }) = &query.after {
             let at = DateTime::from_millis(*at_millis);
             let beyond = if *seq > 0 { "$lte" } else { "$lt" };
@@ -138,8 +142,8 @@ impl SearchStore for MongoStore {
                 { "createdAt": at, "_id": { beyond: session } },
             ] });
         }
-        let found: Vec<TitleDoc> = self
-            .tables
+        let found: Vec<TitleHitDoc> = self
+            .collections
             .sessions
             .clone_with_type()
             .find(doc! { "$and": all })
@@ -149,7 +153,7 @@ impl SearchStore for MongoStore {
             .await?
             .try_collect()
             .await?;
-        let title = |found: TitleDoc| SearchMatch {
+        let title = |found: TitleHitDoc| SearchMatch {
             cursor: SearchCursor {
                 at_millis: found.created_at.timestamp_millis(),
                 session: found.id,
@@ -162,14 +166,14 @@ impl SearchStore for MongoStore {
 }
 
 impl MongoStore {
-    async fn keep_words_of(
+    async fn index_session_words(
         &self,
         session: &Session,
         after: u32,
         messages: &[MessageWords],
     ) -> Result<()> {
         let id = session.id.as_str();
-        let words = &self.tables.words;
+        let words = &self.collections.words;
         // Words that somebody else has written are written again: they are the same.
         let last = messages.last().map_or(after, |message| message.seq);
         let range =
@@ -183,24 +187,25 @@ impl MongoStore {
                 "seq": i64::from(message.seq),
                 "messageId": message.id.as_str(),
                 "role": message.role.as_str(),
-                "at": date(message.created_at),
+                "at": to_bson_date(message.created_at),
                 "words": &message.words,
             }
         };
         if !messages.is_empty() {
             let documents: Vec<_> = messages.iter().map(kept).collect();
             match words.insert_many(documents).ordered(false).await {
-                Err(error) if !super::failures::is_duplicate(&error) => return Err(error.into()),
+                Err(error) if !super::errors::is_duplicate_key(&error) => return Err(error.into()),
                 _ => {}
             }
         }
-        self.mark_kept(session, last).await
+        self.record_index_progress(session, last).await
     }
 
     /// Says how far a session's words are kept; takes those of a session that is gone away again.
-    async fn mark_kept(&self, session: &Session, last: u32) -> Result<()> {
-        let sessions = &self.tables.sessions;
-        let same = doc! { "_id": session.id.as_str(), "createdAt": date(session.created_at) };
+    async fn record_index_progress(&self, session: &Session, last: u32) -> Result<()> {
+        let sessions = &self.collections.sessions;
+        let same =
+            doc! { "_id": session.id.as_str(), "createdAt": to_bson_date(session.created_at) };
         let mut all = same.clone();
         all.insert("messages", i64::from(last));
         let done = doc! { "$set": { "kept": i64::from(last) }, "$unset": { "unkept": "" } };
@@ -209,13 +214,13 @@ impl MongoStore {
         }
         let further = doc! { "$max": { "kept": i64::from(last) } };
         if sessions.update_one(same, further).await?.matched_count == 0 {
-            self.tables.words.delete_many(doc! { "sessionId": session.id.as_str() }).await?;
+            self.collections.words.delete_many(doc! { "sessionId": session.id.as_str() }).await?;
         }
         Ok(())
     }
 
-    async fn session_ids(&self, filter: Document) -> Result<Vec<String>> {
-        let sessions = self.tables.sessions.clone_with_type::<IdDoc>();
+    async fn find_session_ids(&self, filter: Document) -> Result<Vec<String>> {
+        let sessions = self.collections.sessions.clone_with_type::<IdDoc>();
         let found = sessions.find(filter).projection(doc! { "_id": 1 });
         let found: Vec<IdDoc> = found.await?.try_collect().await?;
         Ok(found.into_iter().map(|session| session.id).collect())
@@ -223,15 +228,15 @@ impl MongoStore {
 }
 
 /// Folded words hold letters and digits only, so they need no escape in a pattern.
-fn pattern(term: &SearchTerm) -> Bson {
+fn term_pattern(term: &SearchTerm) -> Bson {
     match term.is_prefix {
         true => doc! { "$regex": format!("^{}", term.word) }.into(),
         false => term.word.as_str().into(),
     }
 }
 
-fn within(query: &SearchQuery, at: &str) -> Vec<Document> {
-    let from = query.from.map(|from| doc! { at: { "$gte": date(from) } });
-    let to = query.to.map(|to| doc! { at: { "$lt": date(to) } });
+fn time_filters(query: &SearchQuery, at: &str) -> Vec<Document> {
+    let from = query.from.map(|from| doc! { at: { "$gte": to_bson_date(from) } });
+    let to = query.to.map(|to| doc! { at: { "$lt": to_bson_date(to) } });
     from.into_iter().chain(to).collect()
 }

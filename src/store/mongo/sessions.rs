@@ -1,10 +1,12 @@
 //! Sessions in MongoDB: created, changed, deleted.
 
 use super::MongoStore;
-use super::documents::{ClaimDoc, IdDoc, PlaceDoc, SessionDoc, date, document, to_json};
-use super::list::{self, Whose};
-use super::log::in_time;
+use super::documents::{
+    ClaimDoc, IdDoc, LocatedMessageDoc, SessionDoc, to_bson_date, to_document, to_json,
+};
+use super::session_list::{self, SessionVisibility};
 use super::step::{Manner, Step, step};
+use super::turn_log::with_timeout;
 use crate::domain::page::SessionQuery;
 use crate::domain::principal::AccessLevel;
 use crate::domain::session::SessionStatus;
@@ -12,10 +14,10 @@ use crate::domain::text::fold_words;
 use crate::domain::title::SessionTitle;
 use crate::domain::{Principal, Session, SessionId, Timestamp, TurnId, UserId};
 use crate::error::{Error, Result};
-use crate::store::work::SessionRow;
+use crate::store::transaction::SessionRow;
 use crate::store::{
-    Claimant, DeleteFilter, Deleted, ImportSession, NewSession, SessionChange, SessionPage,
-    SessionStore, rules,
+    DeleteFilter, DeletionResult, ImportSession, LeaseHolder, NewSession, SessionPage,
+    SessionStore, SessionUpdate, rules,
 };
 use async_trait::async_trait;
 use futures::TryStreamExt;
@@ -36,51 +38,54 @@ impl SessionStore for MongoStore {
         step!(self, |step| rules::create_session(step, who, new, now).await)
     }
 
-    async fn session(
+    async fn get_session(
         &self,
         who: &Principal,
         id: &SessionId,
         access: AccessLevel,
     ) -> Result<Session> {
-        step!(self, Manner::LOOK, |step| Ok(rules::get(step, who, id, access).await?.with_nodes()))
+        step!(self, Manner::READ, |step| Ok(rules::get_session(step, who, id, access)
+            .await?
+            .into_session_with_nodes()))
     }
 
-    async fn sessions(&self, who: &Principal, query: SessionQuery) -> Result<SessionPage> {
+    async fn list_sessions(&self, who: &Principal, query: SessionQuery) -> Result<SessionPage> {
         let query = &query;
-        step!(self, Manner::LOOK, |step| list::sessions(
+        step!(self, Manner::READ, |step| session_list::list_sessions(
             step,
-            Whose::Participants(&who.user),
+            SessionVisibility::Participant(&who.user),
             query
         )
         .await)
     }
 
-    async fn all_sessions(
+    async fn list_all_sessions(
         &self,
         owner: Option<&UserId>,
         query: SessionQuery,
     ) -> Result<SessionPage> {
-        let (query, whose) = (&query, owner.map_or(Whose::Anybodys, Whose::Owners));
-        step!(self, Manner::LOOK, |step| list::sessions(step, whose, query).await)
+        let (query, whose) =
+            (&query, owner.map_or(SessionVisibility::Any, SessionVisibility::Owner));
+        step!(self, Manner::READ, |step| session_list::list_sessions(step, whose, query).await)
     }
 
-    async fn change_session(
+    async fn update_session(
         &self,
         who: &Principal,
         id: &SessionId,
-        change: SessionChange,
+        change: SessionUpdate,
         if_match: Vec<u32>,
         now: Timestamp,
     ) -> Result<Session> {
         let (change, if_match) = (&change, if_match.as_slice());
-        step!(self, |step| rules::change_session(step, who, id, change, if_match, now).await)
+        step!(self, |step| rules::update_session(step, who, id, change, if_match, now).await)
     }
 
-    async fn delete_session(&self, who: &Principal, id: &SessionId) -> Result<Deleted> {
-        step!(self, Manner::LONG_STEP, |step| rules::delete_session(step, who, id).await)
+    async fn delete_session(&self, who: &Principal, id: &SessionId) -> Result<DeletionResult> {
+        step!(self, Manner::MULTI_DOCUMENT, |step| rules::delete_session(step, who, id).await)
     }
 
-    async fn owned_sessions(
+    async fn list_owned_sessions(
         &self,
         who: &Principal,
         filter: DeleteFilter,
@@ -88,31 +93,34 @@ impl SessionStore for MongoStore {
         let mut find = doc! { "userId": who.user.as_str() };
         match filter {
             DeleteFilter::Project(project) => find.insert("projectId", project.as_str()),
-            DeleteFilter::Before(time) => find.insert("activityAt", doc! { "$lt": date(time) }),
+            DeleteFilter::InactiveSince(time) => {
+                find.insert("activityAt", doc! { "$lt": to_bson_date(time) })
+            }
         };
-        let table = self.tables.sessions.clone_with_type::<IdDoc>();
+        let table = self.collections.sessions.clone_with_type::<IdDoc>();
         let found = table.find(find).projection(doc! { "_id": 1 });
-        let found: Vec<IdDoc> = in_time(async { Ok(found.await?.try_collect().await?) }).await?;
+        let found: Vec<IdDoc> =
+            with_timeout(async { Ok(found.await?.try_collect().await?) }).await?;
         Ok(found.into_iter().map(|session| SessionId::trusted(session.id)).collect())
     }
 }
 
 impl Step {
-    pub(super) async fn add_session(
+    pub(super) async fn stage_new_session(
         &mut self,
         owner: &UserId,
         id: &SessionId,
         new: &NewSession,
         now: Timestamp,
     ) -> Result<SessionRow> {
-        let at = date(now);
+        let at = to_bson_date(now);
         let session = SessionDoc {
             id: id.to_string(),
             user_id: owner.to_string(),
-            participants: names(&rules::with_owner(owner, &new.participants)),
+            participants: user_names(&rules::participants_with_owner(owner, &new.participants)),
             project_id: new.project_id.as_ref().map(ToString::to_string),
             title: new.title.text.clone(),
-            title_key: rules::title_words(&new.title.text),
+            title_key: rules::fold_title(&new.title.text),
             title_words: fold_words(&new.title.text),
             title_source: new.title.source.as_str().to_owned(),
             status: SessionStatus::ACTIVE.to_owned(),
@@ -136,26 +144,29 @@ impl Step {
             active_turn: None,
             queue: Vec::new(),
         };
-        self.add(id, document(&session)?).await?;
+        self.stage_session_document(id, to_document(&session)?).await?;
         session.into_row()
     }
 
     /// Replaces fields of the session's own.
-    pub(super) fn change(
+    pub(super) fn stage_session_change(
         &mut self,
         row: &SessionRow,
-        change: SessionChange,
+        change: SessionUpdate,
         now: Timestamp,
     ) -> Result<()> {
         let mut set = doc! {
             "version": i64::from(row.session.version) + 1,
-            "updatedAt": date(now),
+            "updatedAt": to_bson_date(now),
         };
         if let Some(title) = &change.title {
             set.extend(title_fields(title));
         }
         if let Some(others) = &change.participants {
-            set.insert("participants", names(&rules::with_owner(&row.session.owner, others)));
+            set.insert(
+                "participants",
+                user_names(&rules::participants_with_owner(&row.session.owner, others)),
+            );
         }
         if let Some(project) = &change.project_id {
             set.insert("projectId", project.as_ref().map(|project| project.as_str()));
@@ -178,66 +189,66 @@ impl Step {
         if let Some(settings) = &change.settings {
             set.insert("settings", to_json(settings)?);
         }
-        self.set(set);
+        self.set_fields(set);
         Ok(())
     }
 
     /// Gives a session a title that its user did not give.
-    pub(super) fn name(&mut self, row: &SessionRow, title: &SessionTitle) -> Result<()> {
+    pub(super) fn stage_title(&mut self, row: &SessionRow, title: &SessionTitle) -> Result<()> {
         let mut set = title_fields(title);
         set.insert("version", i64::from(row.session.version) + 1);
-        self.set(set);
+        self.set_fields(set);
         Ok(())
     }
 
     /// Gives a new session the fields that only an imported one has.
-    pub(super) fn place(&mut self, import: &ImportSession) -> Result<()> {
+    pub(super) fn stage_imported_fields(&mut self, import: &ImportSession) -> Result<()> {
         let set = doc! {
             "status": import.status.as_str(),
             "archived": import.archived,
             "pinned": import.pinned,
-            "lastSeen": import.last_seen.map(date),
+            "lastSeen": import.last_seen.map(to_bson_date),
         };
-        self.set(set);
+        self.set_fields(set);
         Ok(())
     }
 
     /// Writes back what a message moved.
-    pub(super) fn count(&mut self, row: &SessionRow) -> Result<()> {
+    pub(super) fn stage_counters(&mut self, row: &SessionRow) -> Result<()> {
         let session = &row.session;
-        let head = row.head().map(|head| PlaceDoc::of(&head.id, head.at));
+        let head = row.located_head().map(|head| LocatedMessageDoc::new(&head.id, head.location));
         let set = doc! {
             "messages": i64::from(session.messages_count),
             "nodes": i64::from(row.node_count),
-            "head": head.as_ref().map(document).transpose()?,
+            "head": head.as_ref().map(to_document).transpose()?,
             "lastMessage": session.last_message.as_deref(),
-            "lastMessageAt": session.last_message_at.map(date),
-            "activityAt": date(session.last_message_at.unwrap_or(session.created_at)),
-            "lastSeen": session.last_seen.map(date),
-            "updatedAt": date(session.updated_at),
+            "lastMessageAt": session.last_message_at.map(to_bson_date),
+            "activityAt": to_bson_date(session.last_message_at.unwrap_or(session.created_at)),
+            "lastSeen": session.last_seen.map(to_bson_date),
+            "updatedAt": to_bson_date(session.updated_at),
             // Its words are to be looked through, at least to see that all are kept.
             "unkept": true,
         };
-        self.set(set);
+        self.set_fields(set);
         Ok(())
     }
 
     /// Invariant: at most one running turn per session; its document has one place for a claim.
-    pub(super) fn claim(&mut self, row: &SessionRow, claimant: &Claimant) -> Result<()> {
+    pub(super) fn stage_claim(&mut self, row: &SessionRow, claimant: &LeaseHolder) -> Result<()> {
         let turn =
             row.session.active_turn.as_ref().ok_or_else(|| Error::internal("no turn to hold"))?;
         let payer = row.payer.as_ref().ok_or_else(|| Error::internal("nobody pays for a turn"))?;
-        self.set(doc! { "activeTurn": document(&ClaimDoc::of(turn, claimant, payer))? });
+        self.set_fields(doc! { "activeTurn": to_document(&ClaimDoc::new(turn, claimant, payer))? });
         Ok(())
     }
 
     /// Deletes a session and everything that belongs to it.
-    pub(super) async fn remove(&mut self, row: &SessionRow) -> Result<Deleted> {
+    pub(super) async fn remove_session(&mut self, row: &SessionRow) -> Result<DeletionResult> {
         let id = row.session.id.as_str();
-        let waiting = self.queue();
-        self.forget();
-        let tables = self.tables.clone();
-        self.delete(&tables.sessions, doc! { "_id": id }).await?;
+        let waiting = self.queued_turn_ids();
+        self.discard_session();
+        let tables = self.collections.clone();
+        self.delete_many(&tables.sessions, doc! { "_id": id }).await?;
         for table in [
             &tables.nodes,
             &tables.queue,
@@ -248,25 +259,25 @@ impl Step {
             &tables.embeddings,
             &tables.responses,
         ] {
-            self.delete(table, doc! { "sessionId": id }).await?;
+            self.delete_many(table, doc! { "sessionId": id }).await?;
         }
         let running = row.session.active_turn.as_ref().map(|turn| turn.turn_id.clone());
         let waiting = waiting.into_iter().map(TurnId::trusted);
         let turns: Vec<TurnId> = waiting.chain(running).collect();
         let messages = row.session.messages_count.into();
-        Ok(Deleted { sessions: 1, messages, turns, ..Deleted::default() })
+        Ok(DeletionResult { sessions: 1, messages, turns, ..DeletionResult::default() })
     }
 }
 
 fn title_fields(title: &SessionTitle) -> Document {
     doc! {
         "title": &title.text,
-        "titleKey": rules::title_words(&title.text),
+        "titleKey": rules::fold_title(&title.text),
         "titleWords": fold_words(&title.text),
         "titleSource": title.source.as_str(),
     }
 }
 
-fn names(users: &[UserId]) -> Vec<String> {
+fn user_names(users: &[UserId]) -> Vec<String> {
     users.iter().map(ToString::to_string).collect()
 }

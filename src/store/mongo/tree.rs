@@ -1,48 +1,48 @@
 //! The tree of a session's messages in MongoDB, node by node.
 
 use super::MongoStore;
-use super::documents::{LocationDoc, MessageDoc, ReadMark, document, number};
+use super::documents::{MessageDoc, MessageLocationDoc, ReadMarkDoc, to_document, to_u32};
 use super::step::{Manner, Step, step};
 use crate::domain::node::format_chat_id;
 use crate::domain::{MessageId, Principal, Session, SessionId, Timestamp};
 use crate::error::{Error, Result};
-use crate::store::work::{Location, NodeLine, SessionRow};
-use crate::store::{NewMessage, NodePage, Seen, TreeStore, rules};
+use crate::store::transaction::{MessageLocation, NodeHeader, SessionRow};
+use crate::store::{NewMessage, NodePage, ReadMarkUpdate, TreeStore, rules};
 use async_trait::async_trait;
 use mongodb::bson::doc;
 use serde::Deserialize;
 
 #[async_trait]
 impl TreeStore for MongoStore {
-    async fn move_head(
+    async fn set_head(
         &self,
         who: &Principal,
         session: &SessionId,
         message: &MessageId,
         now: Timestamp,
     ) -> Result<Session> {
-        step!(self, |step| rules::move_head(step, who, session, message, now).await)
+        step!(self, |step| rules::set_head(step, who, session, message, now).await)
     }
 
-    async fn step_back(
+    async fn pop_head(
         &self,
         who: &Principal,
         session: &SessionId,
         head: &MessageId,
         now: Timestamp,
     ) -> Result<Option<Session>> {
-        step!(self, |step| rules::step_back(step, who, session, head, now).await)
+        step!(self, |step| rules::pop_head(step, who, session, head, now).await)
     }
 
-    async fn fork(
+    async fn fork_session(
         &self,
         who: &Principal,
         session: &SessionId,
         message: &MessageId,
         now: Timestamp,
     ) -> Result<Session> {
-        step!(self, Manner::LONG_STEP, |step| {
-            rules::fork(step, who, session, message, now).await
+        step!(self, Manner::MULTI_DOCUMENT, |step| {
+            rules::fork_session(step, who, session, message, now).await
         })
     }
 
@@ -51,80 +51,84 @@ impl TreeStore for MongoStore {
         who: &Principal,
         session: &SessionId,
         up_to: &MessageId,
-    ) -> Result<Seen> {
+    ) -> Result<ReadMarkUpdate> {
         step!(self, |step| rules::mark_seen(step, who, session, up_to).await)
     }
 
-    async fn nodes(
+    async fn list_nodes(
         &self,
         who: &Principal,
         session: &SessionId,
         first: u32,
         limit: u32,
     ) -> Result<NodePage> {
-        step!(self, Manner::LOOK, |step| rules::nodes(step, who, session, first, limit).await)
+        step!(self, Manner::READ, |step| rules::list_nodes(step, who, session, first, limit).await)
     }
 }
 
 /// A node without its messages.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct LineDoc {
+struct NodeHeaderDoc {
     number: i64,
-    prev: LocationDoc,
+    prev: MessageLocationDoc,
     last_seq: i64,
 }
 
 /// A node's messages.
 #[derive(Debug, Deserialize)]
-struct RunDoc {
+struct NodeMessagesDoc {
     messages: Vec<MessageDoc>,
 }
 
 impl Step {
     /// The session's nodes without their messages, by number.
-    pub(super) async fn node_lines(&mut self, session: &SessionId) -> Result<Vec<NodeLine>> {
+    pub(super) async fn load_node_headers(
+        &mut self,
+        session: &SessionId,
+    ) -> Result<Vec<NodeHeader>> {
         let pipeline = vec![
             doc! { "$match": { "sessionId": session.as_str() } },
             doc! { "$project": { "number": 1, "prev": 1, "lastSeq": 1 } },
             doc! { "$sort": { "number": 1 } },
         ];
-        let nodes = self.tables.nodes.clone();
-        let found: Vec<LineDoc> = self.all(&nodes, pipeline).await?;
-        let line = |line: LineDoc| NodeLine {
-            number: number(line.number),
+        let nodes = self.collections.nodes.clone();
+        let found: Vec<NodeHeaderDoc> = self.run_pipeline(&nodes, pipeline).await?;
+        let line = |line: NodeHeaderDoc| NodeHeader {
+            number: to_u32(line.number),
             prev: line.prev.location(),
-            last_seq: number(line.last_seq),
+            last_seq: to_u32(line.last_seq),
         };
         Ok(found.into_iter().map(line).collect())
     }
 
     /// The messages of one node up to a place in it, oldest first.
-    pub(super) async fn node_run(
+    pub(super) async fn load_node_messages(
         &mut self,
         row: &SessionRow,
-        up_to: Location,
-    ) -> Result<Vec<(Location, NewMessage)>> {
-        let nodes = self.tables.nodes.clone();
+        up_to: MessageLocation,
+    ) -> Result<Vec<(MessageLocation, NewMessage)>> {
+        let nodes = self.collections.nodes.clone();
         let filter = doc! { "_id": format_chat_id(&row.session.id, up_to.node) };
-        let found: Option<RunDoc> = self.one(&nodes, filter, Some(doc! { "messages": 1 })).await?;
+        let found: Option<NodeMessagesDoc> =
+            self.find_one(&nodes, filter, Some(doc! { "messages": 1 })).await?;
         // Between two reads somebody may have deleted it all.
         let node = found.ok_or_else(Error::session_not_found)?;
         let messages = node.messages.into_iter();
         messages
-            .map(|message| (Location { seq: number(message.seq), ..up_to }, message))
+            .map(|message| (MessageLocation { seq: to_u32(message.seq), ..up_to }, message))
             .take_while(|(at, _)| at.seq <= up_to.seq)
-            .map(|(at, message)| Ok((at, message.into_stored(row)?)))
+            .map(|(at, message)| Ok((at, message.into_new_message(row)?)))
             .collect()
     }
 
     /// Writes back how far each user has read.
-    pub(super) fn mark_read(&mut self, row: &SessionRow) -> Result<()> {
+    pub(super) fn stage_read_marks(&mut self, row: &SessionRow) -> Result<()> {
         let mark = |(user_id, seq): (&String, &u32)| {
-            document(&ReadMark { user_id: user_id.clone(), seq: (*seq).into() })
+            to_document(&ReadMarkDoc { user_id: user_id.clone(), seq: (*seq).into() })
         };
         let marks = row.read_marks.iter().map(mark).collect::<Result<Vec<_>>>()?;
-        self.set(doc! { "readMarks": marks });
+        self.set_fields(doc! { "readMarks": marks });
         Ok(())
     }
 }

@@ -8,21 +8,23 @@ use crate::domain::node::{self, NodePlacement};
 use crate::domain::title::{SessionTitle, TitleSource};
 use crate::domain::{Role, Timestamp};
 use crate::error::{Error, Result};
-use crate::store::work::{Location, MAX_SEQ, Place, Placed, SessionRow, Work};
-use crate::store::{NewMessage, Parent};
+use crate::store::transaction::{
+    LocatedMessage, MAX_SEQ, MessageInsert, MessageLocation, SessionRow, StoreTransaction,
+};
+use crate::store::{MessageParent, NewMessage};
 
 /// Finds the message under which a new one stands; `None` makes it a root. Errors:
 /// `message_not_found`.
-pub(super) async fn resolve(
-    work: &mut impl Work,
+pub(super) async fn resolve_parent(
+    work: &mut impl StoreTransaction,
     row: &SessionRow,
-    parent: &Parent,
-) -> Result<Option<Place>> {
+    parent: &MessageParent,
+) -> Result<Option<LocatedMessage>> {
     match parent {
-        Parent::Root => Ok(None),
-        Parent::Head => Ok(row.head()),
-        Parent::Message(id) => {
-            Ok(Some(work.locate(row, id).await?.ok_or_else(Error::message_not_found)?))
+        MessageParent::Root => Ok(None),
+        MessageParent::Head => Ok(row.located_head()),
+        MessageParent::Message(id) => {
+            Ok(Some(work.find_message(row, id).await?.ok_or_else(Error::message_not_found)?))
         }
     }
 }
@@ -32,12 +34,12 @@ pub(super) async fn resolve(
 ///
 /// Invariant: `messages` is the number of messages and the highest seq; `head` names the newest
 /// message of the active path; each message is in exactly one node.
-pub(super) async fn append(
-    work: &mut impl Work,
+pub(super) async fn append_message(
+    work: &mut impl StoreTransaction,
     row: &mut SessionRow,
     message: &NewMessage,
-    parent: Option<&Place>,
-) -> Result<Location> {
+    parent: Option<&LocatedMessage>,
+) -> Result<MessageLocation> {
     let seq = row.session.messages_count + 1;
     if seq > MAX_SEQ {
         return Err(Error::invalid_field(
@@ -48,21 +50,25 @@ pub(super) async fn append(
     let size = node::message_size(&message.body.content, message.body.parts.as_json());
     let (node, opens_node) = match parent {
         Some(parent) => {
-            let fill = work.fill(row, parent.at).await?;
+            let fill = work.node_fill(row, parent.location).await?;
             match node::choose_placement(Some(fill), size) {
-                NodePlacement::AppendToParent => (parent.at.node, false),
+                NodePlacement::AppendToParent => (parent.location.node, false),
                 NodePlacement::OpenNode => (row.node_count + 1, true),
             }
         }
         None => (row.node_count + 1, true),
     };
-    let at = Location { node, seq };
+    let at = MessageLocation { node, seq };
     let before = match parent {
-        Some(parent) => work.path_tokens(row, parent.at).await?,
+        Some(parent) => work.path_tokens(row, parent.location).await?,
         None => 0,
     };
     let path_tokens = before + u64::from(message.tokens) + u64::from(MESSAGE_TOKEN_OVERHEAD);
-    work.put(row, Placed { message, at, parent, opens_node, size, path_tokens }).await?;
+    work.insert_message(
+        row,
+        MessageInsert { message, location: at, parent, opens_node, size, path_tokens },
+    )
+    .await?;
 
     row.node_count = row.node_count.max(node);
     let session = &mut row.session;
@@ -79,8 +85,8 @@ pub(super) async fn append(
 }
 
 /// Names the session after its first user message, unless something has named it already.
-pub(super) async fn name_after(
-    work: &mut impl Work,
+pub(super) async fn apply_auto_title(
+    work: &mut impl StoreTransaction,
     row: &mut SessionRow,
     message: &NewMessage,
 ) -> Result<()> {
@@ -90,7 +96,7 @@ pub(super) async fn name_after(
     let Some(title) = SessionTitle::from_first_message(&message.body.content) else {
         return Ok(());
     };
-    work.name_session(row, &title).await?;
+    work.set_title(row, &title).await?;
     row.session.version += 1;
     row.session.title = title.text;
     row.session.title_source = title.source;
@@ -98,7 +104,11 @@ pub(super) async fn name_after(
 }
 
 /// Writes back what [`append`] moved.
-pub(super) async fn save(work: &mut impl Work, row: &mut SessionRow, now: Timestamp) -> Result<()> {
+pub(super) async fn save_session(
+    work: &mut impl StoreTransaction,
+    row: &mut SessionRow,
+    now: Timestamp,
+) -> Result<()> {
     row.session.updated_at = now;
     work.save_counters(row).await
 }

@@ -1,59 +1,61 @@
 //! Whole sessions, added or completed.
 
-use super::append::{append, name_after, resolve, save};
+use super::append::{append_message, apply_auto_title, resolve_parent, save_session};
 use super::posts::{ensure_idle, ensure_open};
-use super::sessions::id_taken;
+use super::sessions::id_conflict;
 use crate::domain::{Principal, SessionId, Timestamp};
 use crate::error::{Error, Kind, Result};
-use crate::store::work::{Place, SessionRow, Work};
-use crate::store::{ImportSession, Imported, Parent};
+use crate::store::transaction::{LocatedMessage, SessionRow, StoreTransaction};
+use crate::store::{ImportOutcome, ImportSession, MessageParent};
 
 pub(in crate::store) async fn import_session(
-    work: &mut impl Work,
+    work: &mut impl StoreTransaction,
     who: &Principal,
     import: &ImportSession,
     now: Timestamp,
-) -> Result<Imported> {
-    let (mut row, was_there) = session(work, who, import).await?;
+) -> Result<ImportOutcome> {
+    let (mut row, was_there) = find_or_create_session(work, who, import).await?;
     ensure_idle(&row)?;
     let before = row.session.messages_count;
-    work.expect_many(&row).await?;
-    let mut last = row.head();
+    work.preload_message_ids(&row).await?;
+    let mut last = row.located_head();
     for (index, (message, parent)) in import.messages.iter().enumerate() {
         let under = match parent {
-            Parent::Root => None,
-            Parent::Head => last.take(),
-            Parent::Message(_) => resolve(work, &row, parent)
-                .await
-                .map_err(|error| unknown(format!("messages[{index}].parentId"), parent, error))?,
+            MessageParent::Root => None,
+            MessageParent::Head => last.take(),
+            MessageParent::Message(_) => {
+                resolve_parent(work, &row, parent).await.map_err(|error| {
+                    unknown_reference(format!("messages[{index}].parentId"), parent, error)
+                })?
+            }
         };
-        let at = match work.by_id(&row, &message.id).await? {
-            Some(place) => place.at,
+        let at = match work.find_message_by_id(&row, &message.id).await? {
+            Some(place) => place.location,
             None => {
                 if was_there {
                     ensure_open(&row)?;
                 }
-                let at = append(work, &mut row, message, under.as_ref()).await?;
-                if !import.keeps_title {
-                    name_after(work, &mut row, message).await?;
+                let at = append_message(work, &mut row, message, under.as_ref()).await?;
+                if !import.keep_title {
+                    apply_auto_title(work, &mut row, message).await?;
                 }
                 at
             }
         };
-        last = Some(Place { id: message.id.clone(), at });
+        last = Some(LocatedMessage { id: message.id.clone(), location: at });
     }
     let added = row.session.messages_count - before;
     if added > 0 {
-        let named = import.head_id.clone().map(Parent::Message);
+        let named = import.head_id.clone().map(MessageParent::Message);
         let head = match &named {
-            Some(named) => resolve(work, &row, named)
+            Some(named) => resolve_parent(work, &row, named)
                 .await
-                .map_err(|error| unknown("headId".to_owned(), named, error))?,
+                .map_err(|error| unknown_reference("headId".to_owned(), named, error))?,
             None => last,
         };
         if let Some(head) = head {
             row.session.head_id = Some(head.id);
-            row.head = Some(head.at);
+            row.head = Some(head.location);
         }
         // A new session is as the file says; one that was there is not taken back.
         row.session.last_seen = if was_there {
@@ -61,35 +63,35 @@ pub(in crate::store) async fn import_session(
         } else {
             import.last_seen.or(row.session.last_seen)
         };
-        save(work, &mut row, now).await?;
+        save_session(work, &mut row, now).await?;
     }
-    Ok(Imported {
+    Ok(ImportOutcome {
         session_id: row.session.id,
         title: row.session.title,
-        messages: u64::from(added),
+        added_messages: u64::from(added),
     })
 }
 
 /// The session to add to, and whether it was there before. An id that another user has becomes
 /// another one, the same each time.
-async fn session(
-    work: &mut impl Work,
+async fn find_or_create_session(
+    work: &mut impl StoreTransaction,
     who: &Principal,
     import: &ImportSession,
 ) -> Result<(SessionRow, bool)> {
-    for id in [&import.id, &import.other_id] {
-        match work.session(id).await? {
-            None => return Ok((create(work, who, id, import).await?, false)),
+    for id in [&import.id, &import.fallback_id] {
+        match work.find_session(id).await? {
+            None => return Ok((create_imported_session(work, who, id, import).await?, false)),
             Some(row) if row.session.owner == who.user => return Ok((row, true)),
             Some(_) => {}
         }
     }
-    Err(id_taken())
+    Err(id_conflict())
 }
 
-fn unknown(field: String, named: &Parent, error: Error) -> Error {
+fn unknown_reference(field: String, named: &MessageParent, error: Error) -> Error {
     match (error.kind, named) {
-        (Kind::MessageNotFound, Parent::Message(id)) => Error::invalid_field(
+        (Kind::MessageNotFound, MessageParent::Message(id)) => Error::invalid_field(
             field,
             format!("must name a message of the session, {id} does not"),
         ),
@@ -97,14 +99,14 @@ fn unknown(field: String, named: &Parent, error: Error) -> Error {
     }
 }
 
-async fn create(
-    work: &mut impl Work,
+async fn create_imported_session(
+    work: &mut impl StoreTransaction,
     who: &Principal,
     id: &SessionId,
     import: &ImportSession,
 ) -> Result<SessionRow> {
-    let mut row = work.insert_session(&who.user, id, &import.new, import.created_at).await?;
-    work.place_imported(&row, import).await?;
+    let mut row = work.insert_session(&who.user, id, &import.fields, import.created_at).await?;
+    work.set_imported_fields(&row, import).await?;
     row.session.status = import.status.clone();
     row.session.archived = import.archived;
     row.session.pinned = import.pinned;

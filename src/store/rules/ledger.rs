@@ -5,14 +5,14 @@ use crate::domain::quota::{Quota, QuotaUnit, UsagePayer};
 use crate::domain::usage::Cost;
 use crate::domain::{CallKind, Session, Timestamp};
 use crate::error::{Error, Kind, Result};
-use crate::store::ledger::counted;
-use crate::store::work::{SessionRow, Work};
+use crate::store::ledger::quota_window;
+use crate::store::transaction::{SessionRow, StoreTransaction};
 use crate::store::{FinishTurn, LedgerEntry};
 use serde_json::json;
 
 /// Refuses a turn whose quota is spent. Errors: `quota_exceeded`.
-pub(super) async fn ensure_left(
-    work: &mut impl Work,
+pub(super) async fn check_quotas(
+    work: &mut impl StoreTransaction,
     quotas: &[Quota],
     payer: &UsagePayer,
     session: &Session,
@@ -20,18 +20,18 @@ pub(super) async fn ensure_left(
 ) -> Result<()> {
     for quota in quotas {
         let project = session.project_id.as_ref();
-        let Some((purse, since)) = counted(quota, payer, &session.owner, project, now) else {
+        let Some((purse, since)) = quota_window(quota, payer, &session.owner, project, now) else {
             continue;
         };
-        if work.spent(&purse, since).await?.exhausts(quota) {
-            return Err(exceeded(quota, now));
+        if work.usage_total(&purse, since).await?.is_exhausted(quota) {
+            return Err(quota_exceeded(quota, now));
         }
     }
     Ok(())
 }
 
 /// The refusal of a turn whose quota is spent.
-pub(crate) fn exceeded(quota: &Quota, now: Timestamp) -> Error {
+pub(crate) fn quota_exceeded(quota: &Quota, now: Timestamp) -> Error {
     let ends = quota.period.ends_at(now);
     let wait = ends.duration_since(now).as_secs() + 1;
     let limit = match quota.unit {
@@ -43,7 +43,7 @@ pub(crate) fn exceeded(quota: &Quota, now: Timestamp) -> Error {
 }
 
 /// The line of a turn that ends; none if nothing is known of what it used.
-pub(super) fn entry_of(row: &SessionRow, finish: &FinishTurn) -> Option<LedgerEntry> {
+pub(super) fn build_ledger_entry(row: &SessionRow, finish: &FinishTurn) -> Option<LedgerEntry> {
     let reply = &finish.reply;
     Some(LedgerEntry {
         turn_id: finish.turn_id.clone(),
@@ -56,6 +56,6 @@ pub(super) fn entry_of(row: &SessionRow, finish: &FinishTurn) -> Option<LedgerEn
         status: reply.reply.status,
         usage: reply.reply.usage?,
         cost: finish.cost,
-        at: reply.created_at,
+        ended_at: reply.created_at,
     })
 }

@@ -4,28 +4,29 @@
 //! the start when the database asks for that, so it keeps nothing outside the step.
 
 mod append;
+mod idempotency;
+mod idempotency_keys;
 mod import;
 mod ledger;
 mod posts;
 mod projects;
 mod queue;
-mod repeats;
-mod requests;
 mod sessions;
 mod tree;
 mod turns;
 
+pub(super) use idempotency_keys::oldest_valid_request as oldest_request;
 pub(super) use import::import_session;
-pub(crate) use ledger::exceeded;
+pub(crate) use ledger::quota_exceeded;
 pub(super) use posts::post_message;
 pub(super) use projects::{
-    change_project, create_project, delete_file, delete_project, file, files, project, put_file,
+    create_project, delete_file, delete_project, get_file, get_project, put_file, select_files,
+    update_project,
 };
-pub(super) use queue::{begin_waiting, silence, withdraw};
-pub(super) use requests::oldest as oldest_request;
+pub(super) use queue::{begin_queued_turn, cancel_queued_turns, remove_queued_turn};
 pub(super) use sessions::{
-    change_session, create_session, delete_idle, delete_session, get, name_session, title_words,
-    with_owner,
+    create_session, delete_if_inactive, delete_session, fold_title, get_session,
+    participants_with_owner, set_generated_title, update_session,
 };
-pub(super) use tree::{fork, mark_seen, move_head, nodes, step_back};
+pub(super) use tree::{fork_session, list_nodes, mark_seen, pop_head, set_head};
 pub(super) use turns::{begin_turn, finish_turn};

@@ -1,62 +1,62 @@
 //! Messages posted without a model.
 
-use super::append::{append, name_after, resolve, save};
-use super::requests;
-use super::sessions::{get, judged};
+use super::append::{append_message, apply_auto_title, resolve_parent, save_session};
+use super::idempotency_keys;
+use super::sessions::{authorize_access, get_session};
 use crate::domain::principal::AccessLevel;
 use crate::domain::{Message, Principal, Role, Session};
 use crate::error::{Error, Kind, Result};
 use crate::store::PostMessage;
-use crate::store::work::{Location, SessionRow, Work};
+use crate::store::transaction::{MessageLocation, SessionRow, StoreTransaction};
 
 pub(in crate::store) async fn post_message(
-    work: &mut impl Work,
+    work: &mut impl StoreTransaction,
     who: &Principal,
     post: &PostMessage,
 ) -> Result<(Message, Session)> {
-    let mut row = get(work, who, &post.session_id, AccessLevel::Participant).await?;
+    let mut row = get_session(work, who, &post.session_id, AccessLevel::Participant).await?;
     let message = &post.message;
-    ensure_role(&row, who, message.role)?;
-    if let Some(at) = known_post(work, who, &row, post).await? {
-        let message = work.message(&row, at).await?;
-        return Ok((message, row.with_nodes()));
+    ensure_role_allowed(&row, who, message.role)?;
+    if let Some(at) = find_duplicate_post(work, who, &row, post).await? {
+        let message = work.read_message(&row, at).await?;
+        return Ok((message, row.into_session_with_nodes()));
     }
     ensure_open(&row)?;
     ensure_idle(&row)?;
-    let parent = resolve(work, &row, &post.parent).await?;
-    let at = append(work, &mut row, message, parent.as_ref()).await?;
-    name_after(work, &mut row, message).await?;
-    save(work, &mut row, post.now).await?;
-    if let Some(key) = &post.idempotency {
+    let parent = resolve_parent(work, &row, &post.parent).await?;
+    let at = append_message(work, &mut row, message, parent.as_ref()).await?;
+    apply_auto_title(work, &mut row, message).await?;
+    save_session(work, &mut row, post.now).await?;
+    if let Some(key) = &post.idempotency_key {
         let led_to = (&post.session_id, &message.id, None);
-        requests::remember(work, who, key, led_to, post.now).await?;
+        idempotency_keys::record_request(work, who, key, led_to, post.now).await?;
     }
-    let message = work.message(&row, at).await?;
-    Ok((message, row.with_nodes()))
+    let message = work.read_message(&row, at).await?;
+    Ok((message, row.into_session_with_nodes()))
 }
 
 /// Where the message lies that this request stored when it came before.
-async fn known_post(
-    work: &mut impl Work,
+async fn find_duplicate_post(
+    work: &mut impl StoreTransaction,
     who: &Principal,
     row: &SessionRow,
     post: &PostMessage,
-) -> Result<Option<Location>> {
-    if let Some(key) = &post.idempotency
-        && let Some(known) = requests::find(work, who, key, post.now).await?
-        && known.session == row.session.id
+) -> Result<Option<MessageLocation>> {
+    if let Some(key) = &post.idempotency_key
+        && let Some(known) = idempotency_keys::find_prior_request(work, who, key, post.now).await?
+        && known.session_id == row.session.id
     {
-        return Ok(work.locate(row, &known.message_id).await?.map(|place| place.at));
+        return Ok(work.find_message(row, &known.message_id).await?.map(|place| place.location));
     }
     match &post.message.client_message_id {
-        Some(id) => Ok(work.locate(row, id).await?.map(|place| place.at)),
+        Some(id) => Ok(work.find_message(row, id).await?.map(|place| place.location)),
         None => Ok(None),
     }
 }
 
 /// Roles other than user are the owner's.
-pub(super) fn ensure_role(row: &SessionRow, who: &Principal, role: Role) -> Result<()> {
-    if role != Role::User && judged(row.clone(), who, AccessLevel::Owner).is_err() {
+pub(super) fn ensure_role_allowed(row: &SessionRow, who: &Principal, role: Role) -> Result<()> {
+    if role != Role::User && authorize_access(row.clone(), who, AccessLevel::Owner).is_err() {
         return Err(Error::new(
             Kind::Forbidden,
             "only the session's owner may post in another role than user",

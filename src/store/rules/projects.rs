@@ -3,13 +3,13 @@
 use crate::domain::project::{FileEntry, FilePath};
 use crate::domain::{Principal, Project, ProjectId, Timestamp};
 use crate::error::{Error, Kind, Result};
-use crate::store::project_work::{FileChange, ProjectRow, ProjectWork};
-use crate::store::{Choice, NewFile, NewProject, ProjectChange, PutFile, StoredFile};
+use crate::store::project_transaction::{FileChange, ProjectRow, ProjectTransaction};
+use crate::store::{FileSelector, NewFile, NewProject, ProjectUpdate, PutFileOutcome, StoredFile};
 use serde_json::json;
 
 /// The project with this id, if it is `who`'s to see.
-pub(in crate::store) async fn project(
-    work: &mut impl ProjectWork,
+pub(in crate::store) async fn get_project(
+    work: &mut impl ProjectTransaction,
     who: &Principal,
     id: &ProjectId,
 ) -> Result<ProjectRow> {
@@ -18,7 +18,7 @@ pub(in crate::store) async fn project(
 }
 
 pub(in crate::store) async fn create_project(
-    work: &mut impl ProjectWork,
+    work: &mut impl ProjectTransaction,
     who: &Principal,
     new: &NewProject,
     now: Timestamp,
@@ -36,23 +36,23 @@ pub(in crate::store) async fn create_project(
         updated_at: now,
     };
     for file in &new.files {
-        project.upsert_file(entry(file, now))?;
+        project.upsert_file(build_entry(file, now))?;
     }
     work.insert_project(&project, &new.files).await?;
     Ok(project)
 }
 
-pub(in crate::store) async fn change_project(
-    work: &mut impl ProjectWork,
+pub(in crate::store) async fn update_project(
+    work: &mut impl ProjectTransaction,
     who: &Principal,
     id: &ProjectId,
-    change: &ProjectChange,
+    change: &ProjectUpdate,
     if_match: &[u32],
     now: Timestamp,
 ) -> Result<Project> {
-    let row = matching(work, who, id, if_match).await?;
+    let row = get_matching_project(work, who, id, if_match).await?;
     let mut project = row.project.clone();
-    let ProjectChange { name, description, system_prompt, generation_status } = change.clone();
+    let ProjectUpdate { name, description, system_prompt, generation_status } = change.clone();
     project.name = name.unwrap_or(project.name);
     project.description = description.unwrap_or(project.description);
     project.system_prompt = system_prompt.unwrap_or(project.system_prompt);
@@ -60,45 +60,45 @@ pub(in crate::store) async fn change_project(
     if project == row.project {
         return Ok(project);
     }
-    touch(&mut project, now);
-    work.save_project(&row, &project, FileChange::None).await?;
+    bump_version(&mut project, now);
+    work.update_project(&row, &project, FileChange::None).await?;
     Ok(project)
 }
 
 pub(in crate::store) async fn delete_project(
-    work: &mut impl ProjectWork,
+    work: &mut impl ProjectTransaction,
     who: &Principal,
     id: &ProjectId,
 ) -> Result<()> {
-    let row = project(work, who, id).await?;
-    work.remove_project(&row).await
+    let row = get_project(work, who, id).await?;
+    work.delete_project(&row).await
 }
 
-pub(in crate::store) async fn file(
-    work: &mut impl ProjectWork,
+pub(in crate::store) async fn get_file(
+    work: &mut impl ProjectTransaction,
     who: &Principal,
     id: &ProjectId,
     path: &FilePath,
 ) -> Result<StoredFile> {
-    let row = project(work, who, id).await?;
-    let found = read(work, &row, std::slice::from_ref(path)).await?.pop();
+    let row = get_project(work, who, id).await?;
+    let found = read_selected_files(work, &row, std::slice::from_ref(path)).await?.pop();
     found.ok_or_else(Error::file_not_found)
 }
 
-pub(in crate::store) async fn files(
-    work: &mut impl ProjectWork,
+pub(in crate::store) async fn select_files(
+    work: &mut impl ProjectTransaction,
     who: &Principal,
     id: &ProjectId,
-    choose: &Choice,
+    choose: &FileSelector,
 ) -> Result<(Project, Vec<StoredFile>)> {
-    let row = project(work, who, id).await?;
-    let files = read(work, &row, &choose(&row.project)).await?;
+    let row = get_project(work, who, id).await?;
+    let files = read_selected_files(work, &row, &choose(&row.project)).await?;
     Ok((row.project, files))
 }
 
 /// The files at these paths, as far as they are there.
-async fn read(
-    work: &mut impl ProjectWork,
+async fn read_selected_files(
+    work: &mut impl ProjectTransaction,
     row: &ProjectRow,
     paths: &[FilePath],
 ) -> Result<Vec<StoredFile>> {
@@ -113,59 +113,59 @@ async fn read(
 }
 
 pub(in crate::store) async fn put_file(
-    work: &mut impl ProjectWork,
+    work: &mut impl ProjectTransaction,
     who: &Principal,
     id: &ProjectId,
     file: &NewFile,
     if_match: &[u32],
     now: Timestamp,
-) -> Result<PutFile> {
-    let row = matching(work, who, id, if_match).await?;
-    if let Some(entry) = same_file(work, &row, file).await? {
+) -> Result<PutFileOutcome> {
+    let row = get_matching_project(work, who, id, if_match).await?;
+    if let Some(entry) = find_unchanged_entry(work, &row, file).await? {
         // Whoever writes all files anew changes only those that differ: the others stay where
         // they are in the order of changes.
-        return Ok(PutFile { entry, version: row.project.version, is_new: false });
+        return Ok(PutFileOutcome { entry, version: row.project.version, is_new: false });
     }
     let mut project = row.project.clone();
-    let entry = entry(file, now);
+    let entry = build_entry(file, now);
     let is_new = project.upsert_file(entry.clone())?;
-    touch(&mut project, now);
-    work.save_project(&row, &project, FileChange::Put(file)).await?;
-    Ok(PutFile { entry, version: project.version, is_new })
+    bump_version(&mut project, now);
+    work.update_project(&row, &project, FileChange::Put(file)).await?;
+    Ok(PutFileOutcome { entry, version: project.version, is_new })
 }
 
 pub(in crate::store) async fn delete_file(
-    work: &mut impl ProjectWork,
+    work: &mut impl ProjectTransaction,
     who: &Principal,
     id: &ProjectId,
     path: &FilePath,
     if_match: &[u32],
     now: Timestamp,
 ) -> Result<Project> {
-    let row = matching(work, who, id, if_match).await?;
+    let row = get_matching_project(work, who, id, if_match).await?;
     let mut project = row.project.clone();
     if !project.remove_file(path) {
         return Err(Error::file_not_found());
     }
-    touch(&mut project, now);
-    work.save_project(&row, &project, FileChange::Remove(path)).await?;
+    bump_version(&mut project, now);
+    work.update_project(&row, &project, FileChange::Remove(path)).await?;
     Ok(project)
 }
 
 /// The project, if it is `who`'s to see and of a version that they know.
-async fn matching(
-    work: &mut impl ProjectWork,
+async fn get_matching_project(
+    work: &mut impl ProjectTransaction,
     who: &Principal,
     id: &ProjectId,
     if_match: &[u32],
 ) -> Result<ProjectRow> {
-    let row = project(work, who, id).await?;
-    ensure_matches(&row.project, if_match)?;
+    let row = get_project(work, who, id).await?;
+    ensure_version_matches(&row.project, if_match)?;
     Ok(row)
 }
 
 /// Errors: `version_conflict`.
-fn ensure_matches(project: &Project, if_match: &[u32]) -> Result<()> {
+fn ensure_version_matches(project: &Project, if_match: &[u32]) -> Result<()> {
     if if_match.is_empty() || if_match.contains(&project.version) {
         return Ok(());
     }
@@ -176,8 +176,8 @@ fn ensure_matches(project: &Project, if_match: &[u32]) -> Result<()> {
 }
 
 /// The entry of the file at this path, if it says the same.
-async fn same_file(
-    work: &mut impl ProjectWork,
+async fn find_unchanged_entry(
+    work: &mut impl ProjectTransaction,
     row: &ProjectRow,
     file: &NewFile,
 ) -> Result<Option<FileEntry>> {
@@ -189,7 +189,7 @@ async fn same_file(
     Ok((stored == [file.content.as_str()]).then(|| entry.clone()))
 }
 
-fn entry(file: &NewFile, now: Timestamp) -> FileEntry {
+fn build_entry(file: &NewFile, now: Timestamp) -> FileEntry {
     FileEntry {
         path: file.path.clone(),
         size: u32::try_from(file.content.len()).unwrap_or(u32::MAX),
@@ -199,7 +199,7 @@ fn entry(file: &NewFile, now: Timestamp) -> FileEntry {
     }
 }
 
-fn touch(project: &mut Project, now: Timestamp) {
+fn bump_version(project: &mut Project, now: Timestamp) {
     project.version += 1;
     project.updated_at = now;
 }

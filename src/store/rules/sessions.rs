@@ -5,22 +5,26 @@ use crate::domain::text::fold_words;
 use crate::domain::title::{SessionTitle, TitleSource};
 use crate::domain::{Principal, Session, SessionId, Timestamp, UserId};
 use crate::error::{Error, Kind, Result};
-use crate::store::work::{SessionRow, Work};
-use crate::store::{Deleted, NewSession, SessionChange};
+use crate::store::transaction::{SessionRow, StoreTransaction};
+use crate::store::{DeletionResult, NewSession, SessionUpdate};
 
 /// The session with this id, if `who` may do to it what they want.
-pub(in crate::store) async fn get(
-    work: &mut impl Work,
+pub(in crate::store) async fn get_session(
+    work: &mut impl StoreTransaction,
     who: &Principal,
     id: &SessionId,
     access: AccessLevel,
 ) -> Result<SessionRow> {
-    let found = work.visible_session(who, id).await?;
-    judged(found.ok_or_else(Error::session_not_found)?, who, access)
+    let found = work.find_visible_session(who, id).await?;
+    authorize_access(found.ok_or_else(Error::session_not_found)?, who, access)
 }
 
 /// The session, if `who` may do to it what they want.
-pub(super) fn judged(row: SessionRow, who: &Principal, access: AccessLevel) -> Result<SessionRow> {
+pub(super) fn authorize_access(
+    row: SessionRow,
+    who: &Principal,
+    access: AccessLevel,
+) -> Result<SessionRow> {
     match who.authorize(access, &row.session.owner, &row.session.participants) {
         AccessDecision::Allowed => Ok(row),
         AccessDecision::Forbidden => {
@@ -31,79 +35,82 @@ pub(super) fn judged(row: SessionRow, who: &Principal, access: AccessLevel) -> R
 }
 
 pub(in crate::store) async fn create_session(
-    work: &mut impl Work,
+    work: &mut impl StoreTransaction,
     who: &Principal,
     new: &NewSession,
     now: Timestamp,
 ) -> Result<(Session, bool)> {
     let id = new.id.clone().unwrap_or_else(SessionId::generate);
-    match work.session(&id).await? {
-        None => Ok((work.insert_session(&who.user, &id, new, now).await?.with_nodes(), true)),
-        Some(row) if row.session.owner == who.user => Ok((row.with_nodes(), false)),
-        Some(_) => Err(id_taken()),
+    match work.find_session(&id).await? {
+        None => Ok((
+            work.insert_session(&who.user, &id, new, now).await?.into_session_with_nodes(),
+            true,
+        )),
+        Some(row) if row.session.owner == who.user => Ok((row.into_session_with_nodes(), false)),
+        Some(_) => Err(id_conflict()),
     }
 }
 
-pub(in crate::store) async fn change_session(
-    work: &mut impl Work,
+pub(in crate::store) async fn update_session(
+    work: &mut impl StoreTransaction,
     who: &Principal,
     id: &SessionId,
-    change: &SessionChange,
+    change: &SessionUpdate,
     if_match: &[u32],
     now: Timestamp,
 ) -> Result<Session> {
-    let row = get(work, who, id, change.access()).await?;
+    let row = get_session(work, who, id, change.required_access()).await?;
     if !if_match.is_empty() && !if_match.contains(&row.session.version) {
         return Err(version_conflict(row.session.version));
     }
     if change.is_empty() {
-        return Ok(row.with_nodes());
+        return Ok(row.into_session_with_nodes());
     }
-    work.change_session(&row, change.clone(), now).await?;
-    Ok(get(work, who, id, AccessLevel::Participant).await?.with_nodes())
+    work.update_session(&row, change.clone(), now).await?;
+    Ok(get_session(work, who, id, AccessLevel::Participant).await?.into_session_with_nodes())
 }
 
 pub(in crate::store) async fn delete_session(
-    work: &mut impl Work,
+    work: &mut impl StoreTransaction,
     who: &Principal,
     id: &SessionId,
-) -> Result<Deleted> {
-    let row = get(work, who, id, AccessLevel::Owner).await?;
+) -> Result<DeletionResult> {
+    let row = get_session(work, who, id, AccessLevel::Owner).await?;
     let deleted = work.delete_session(&row).await?;
-    Ok(Deleted { audience: row.session.participants, ..deleted })
+    Ok(DeletionResult { participants: row.session.participants, ..deleted })
 }
 
 /// Deletes a session that nobody has used since a time, unless a reply is running in it.
-pub(in crate::store) async fn delete_idle(
-    work: &mut impl Work,
+pub(in crate::store) async fn delete_if_inactive(
+    work: &mut impl StoreTransaction,
     id: &SessionId,
     since: Timestamp,
-) -> Result<Option<Deleted>> {
-    let Some(row) = work.session(id).await? else { return Ok(None) };
+) -> Result<Option<DeletionResult>> {
+    let Some(row) = work.find_session(id).await? else { return Ok(None) };
     let active_at = row.session.last_message_at.unwrap_or(row.session.created_at);
     if active_at >= since || row.session.active_turn.is_some() {
         return Ok(None);
     }
     let deleted = work.delete_session(&row).await?;
-    Ok(Some(Deleted { audience: row.session.participants, ..deleted }))
+    Ok(Some(DeletionResult { participants: row.session.participants, ..deleted }))
 }
 
 /// Gives a session a title that a model wrote, unless its user has named it.
-pub(in crate::store) async fn name_session(
-    work: &mut impl Work,
+pub(in crate::store) async fn set_generated_title(
+    work: &mut impl StoreTransaction,
     id: &SessionId,
     title: &SessionTitle,
 ) -> Result<bool> {
-    match work.session(id).await? {
+    match work.find_session(id).await? {
         Some(row) if row.session.title_source != TitleSource::User => {
-            work.name_session(&row, title).await?;
+            work.set_title(&row, title).await?;
             Ok(true)
         }
         _ => Ok(false),
     }
 }
 
-pub(super) fn id_taken() -> Error {
+pub(super) fn id_conflict() -> Error {
     Error::new(Kind::IdTaken, "this sessionId belongs to another session; choose another")
 }
 
@@ -113,7 +120,7 @@ fn version_conflict(version: u32) -> Error {
 }
 
 /// The owner first, then the others, each once.
-pub(in crate::store) fn with_owner(owner: &UserId, others: &[UserId]) -> Vec<UserId> {
+pub(in crate::store) fn participants_with_owner(owner: &UserId, others: &[UserId]) -> Vec<UserId> {
     let mut all = vec![owner.clone()];
     for user in others {
         if !all.contains(user) {
@@ -124,6 +131,6 @@ pub(in crate::store) fn with_owner(owner: &UserId, others: &[UserId]) -> Vec<Use
 }
 
 /// A title folded: what lists sort and search by.
-pub(in crate::store) fn title_words(title: &str) -> String {
+pub(in crate::store) fn fold_title(title: &str) -> String {
     fold_words(title).join(" ")
 }

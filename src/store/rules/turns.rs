@@ -1,170 +1,188 @@
 //! Turns: begun and finished, each in one step.
 
-use super::append::{append, name_after, resolve, save};
-use super::ledger::{ensure_left, entry_of};
-use super::posts::{ensure_idle, ensure_open, ensure_role};
-use super::repeats::{known_message, repeated, repeated_by_key, says_the_same, waiting_message};
-use super::sessions::{get, id_taken, judged};
-use super::{queue, requests};
+use super::append::{append_message, apply_auto_title, resolve_parent, save_session};
+use super::idempotency::{
+    build_repeated_outcome, find_duplicate_message, find_queued_duplicate, find_result_by_key,
+    has_same_content,
+};
+use super::ledger::{build_ledger_entry, check_quotas};
+use super::posts::{ensure_idle, ensure_open, ensure_role_allowed};
+use super::sessions::{authorize_access, get_session, id_conflict};
+use super::{idempotency_keys, queue};
 use crate::domain::principal::AccessLevel;
 use crate::domain::quota::UsagePayer;
 use crate::domain::session::SessionSettings;
 use crate::domain::turn::ActiveTurn;
 use crate::domain::{MessageId, Role, Timestamp, TurnId};
 use crate::error::{Error, Kind, Result};
-use crate::store::queued::Waiting;
-use crate::store::work::{Location, SessionRow, Work};
+use crate::store::queued_turn::QueuedTurn;
+use crate::store::transaction::{MessageLocation, SessionRow, StoreTransaction};
 use crate::store::{
-    Ask, Began, BeginTurn, Begun, Claimant, FinishTurn, Finished, NewMessage, NewSession, OnBusy,
-    OnKnownId, Parent, Question, SessionTarget, Size, TurnSpec,
+    BeginOutcome, BeginTurn, DuplicateIdPolicy, FinishOutcome, FinishTurn, LeaseHolder,
+    MessageParent, MessageSize, NewMessage, NewSession, OnBusy, SessionTarget, StartedTurn,
+    TurnInput, TurnSpec, UserMessage,
 };
 
-pub(in crate::store) async fn begin_turn(work: &mut impl Work, begin: &BeginTurn) -> Result<Began> {
-    if let Some(key) = &begin.idempotency
-        && let Some(known) = requests::find(work, &begin.who, key, begin.now).await?
-        && let Some(repeated) = repeated_by_key(work, &begin.who, &known).await?
+pub(in crate::store) async fn begin_turn(
+    work: &mut impl StoreTransaction,
+    begin: &BeginTurn,
+) -> Result<BeginOutcome> {
+    if let Some(key) = &begin.idempotency_key
+        && let Some(known) =
+            idempotency_keys::find_prior_request(work, &begin.principal, key, begin.now).await?
+        && let Some(repeated) = find_result_by_key(work, &begin.principal, &known).await?
     {
         return Ok(repeated);
     }
-    let row = target(work, begin).await?;
+    let row = find_or_create_target(work, begin).await?;
     let session = row.session.id.clone();
-    let began = match begin.turn.ask.clone() {
-        Ask::Say { message, parent, on_known } => {
-            say(work, begin, row, *message, parent, on_known).await?
+    let began = match begin.turn.input.clone() {
+        TurnInput::Send { message, parent, on_duplicate_id: on_known } => {
+            begin_with_message(work, begin, row, *message, parent, on_known).await?
         }
-        Ask::Again { reply } => again(work, begin, row, reply).await?,
+        TurnInput::Regenerate { reply_id: reply } => {
+            regenerate_reply(work, begin, row, reply).await?
+        }
     };
-    if let Some(key) = &begin.idempotency {
+    if let Some(key) = &begin.idempotency_key {
         let (message_id, turn_id) = match &began {
-            Began::Repeated { .. } => return Ok(began),
-            Began::HandedOver { message_id, .. } => (message_id, None),
-            Began::Running(_) | Began::Queued { .. } => {
+            BeginOutcome::Repeated { .. } => return Ok(began),
+            BeginOutcome::HumanTakeover { message_id, .. } => (message_id, None),
+            BeginOutcome::Running(_) | BeginOutcome::Queued { .. } => {
                 (&begin.turn.reply_id, Some(&begin.turn.turn_id))
             }
         };
         let led_to = (&session, message_id, turn_id);
-        requests::remember(work, &begin.who, key, led_to, begin.now).await?;
+        idempotency_keys::record_request(work, &begin.principal, key, led_to, begin.now).await?;
     }
     Ok(began)
 }
 
 /// The session the turn is for, created where that is asked.
-async fn target(work: &mut impl Work, begin: &BeginTurn) -> Result<SessionRow> {
+async fn find_or_create_target(
+    work: &mut impl StoreTransaction,
+    begin: &BeginTurn,
+) -> Result<SessionRow> {
     let new = NewSession { project_id: begin.project_id.clone(), ..NewSession::default() };
-    let owner = &begin.who.user;
-    match &begin.session {
+    let owner = &begin.principal.user;
+    match &begin.target {
         SessionTarget::New(id) => work.insert_session(owner, id, &new, begin.now).await,
-        SessionTarget::Existing(id) => get(work, &begin.who, id, AccessLevel::Participant).await,
-        SessionTarget::Ensure(id) => match work.session(id).await? {
+        SessionTarget::Existing(id) => {
+            get_session(work, &begin.principal, id, AccessLevel::Participant).await
+        }
+        SessionTarget::Ensure(id) => match work.find_session(id).await? {
             None => work.insert_session(owner, id, &new, begin.now).await,
-            Some(row) => match judged(row, &begin.who, AccessLevel::Participant) {
-                Err(error) if error.kind == Kind::SessionNotFound => Err(id_taken()),
+            Some(row) => match authorize_access(row, &begin.principal, AccessLevel::Participant) {
+                Err(error) if error.kind == Kind::SessionNotFound => Err(id_conflict()),
                 found => found,
             },
         },
     }
 }
 
-async fn say(
-    work: &mut impl Work,
+async fn begin_with_message(
+    work: &mut impl StoreTransaction,
     begin: &BeginTurn,
     row: SessionRow,
     message: NewMessage,
-    mut parent: Parent,
-    on_known: OnKnownId,
-) -> Result<Began> {
-    if let Some(led_to) = waiting_message(work, &row, &message).await? {
-        return Ok(Began::Repeated { session: Box::new(row.session), led_to });
+    mut parent: MessageParent,
+    on_known: DuplicateIdPolicy,
+) -> Result<BeginOutcome> {
+    if let Some(led_to) = find_queued_duplicate(work, &row, &message).await? {
+        return Ok(BeginOutcome::Repeated { session: Box::new(row.session), prior: led_to });
     }
-    if let Some(known) = known_message(work, &row, &message).await? {
-        if says_the_same(&known.message, &message) {
-            return repeated(work, row, known).await;
+    if let Some(known) = find_duplicate_message(work, &row, &message).await? {
+        if has_same_content(&known.message, &message) {
+            return build_repeated_outcome(work, row, known).await;
         }
-        if on_known == OnKnownId::Refuse {
-            return Err(requests::reused("clientMessageId"));
+        if on_known == DuplicateIdPolicy::Reject {
+            return Err(idempotency_keys::key_reused("clientMessageId"));
         }
-        parent = known.message.parent_id.map_or(Parent::Root, Parent::Message);
+        parent = known.message.parent_id.map_or(MessageParent::Root, MessageParent::Message);
     }
     ensure_open(&row)?;
-    for earlier in &begin.earlier {
-        ensure_role(&row, &begin.who, earlier.role)?;
+    for earlier in &begin.preceding {
+        ensure_role_allowed(&row, &begin.principal, earlier.role)?;
     }
-    (begin.admit)(
+    (begin.admission)(
         &row.session,
-        Size::of(&message.body.content, &message.body.parts, message.tokens),
+        MessageSize::measure(&message.body.content, &message.body.parts, message.tokens),
     )?;
-    ensure_affordable(work, begin, &row).await?;
+    check_turn_quotas(work, begin, &row).await?;
     if row.session.active_turn.is_some() {
         // What is known now is known then: an edit stays one.
-        let ask = Ask::Say { message: Box::new(message), parent, on_known };
-        return enqueue(work, begin, row, ask).await;
+        let ask = TurnInput::Send { message: Box::new(message), parent, on_duplicate_id: on_known };
+        return enqueue_or_reject(work, begin, row, ask).await;
     }
-    begin_saying(work, row, message, &parent, claim_of(begin)).await
+    store_message_and_claim(work, row, message, &parent, build_claim(begin)).await
 }
 
 /// Refuses what its payer cannot pay for, unless a person answers.
-async fn ensure_affordable(
-    work: &mut impl Work,
+async fn check_turn_quotas(
+    work: &mut impl StoreTransaction,
     begin: &BeginTurn,
     row: &SessionRow,
 ) -> Result<()> {
     if row.session.status.is_agent_assigned() {
         return Ok(());
     }
-    ensure_left(work, &begin.quotas, &payer_of(begin), &row.session, begin.now).await
+    check_quotas(work, &begin.quotas, &build_payer(begin), &row.session, begin.now).await
 }
 
-fn payer_of(begin: &BeginTurn) -> UsagePayer {
-    UsagePayer { user: begin.who.user.clone(), key: begin.key.clone() }
+fn build_payer(begin: &BeginTurn) -> UsagePayer {
+    UsagePayer { user: begin.principal.user.clone(), key: begin.key_id.clone() }
 }
 
 /// What a turn takes along from its asking to its running.
-pub(super) struct Claim<'a> {
+pub(super) struct TurnClaim<'a> {
     pub(super) turn_id: TurnId,
     pub(super) reply_id: MessageId,
     pub(super) options: SessionSettings,
-    pub(super) earlier: Vec<NewMessage>,
+    pub(super) preceding: Vec<NewMessage>,
     pub(super) payer: UsagePayer,
-    pub(super) has_waited: bool,
-    pub(super) claimant: &'a Claimant,
+    pub(super) was_queued: bool,
+    pub(super) lease_holder: &'a LeaseHolder,
     pub(super) now: Timestamp,
 }
 
-fn claim_of(begin: &BeginTurn) -> Claim<'_> {
+fn build_claim(begin: &BeginTurn) -> TurnClaim<'_> {
     let TurnSpec { turn_id, reply_id, options, .. } = begin.turn.clone();
-    Claim {
+    TurnClaim {
         turn_id,
         reply_id,
         options,
-        earlier: begin.earlier.clone(),
-        payer: payer_of(begin),
-        has_waited: false,
-        claimant: &begin.claimant,
+        preceding: begin.preceding.clone(),
+        payer: build_payer(begin),
+        was_queued: false,
+        lease_holder: &begin.lease_holder,
         now: begin.now,
     }
 }
 
 /// Stores the message of a turn and claims the session for its reply.
-pub(super) async fn begin_saying(
-    work: &mut impl Work,
+pub(super) async fn store_message_and_claim(
+    work: &mut impl StoreTransaction,
     mut row: SessionRow,
     message: NewMessage,
-    parent: &Parent,
-    claim: Claim<'_>,
-) -> Result<Began> {
-    let mut under = resolve(work, &row, parent).await?;
-    for earlier in &claim.earlier {
-        append(work, &mut row, earlier, under.as_ref()).await?;
-        name_after(work, &mut row, earlier).await?;
-        under = row.head();
+    parent: &MessageParent,
+    claim: TurnClaim<'_>,
+) -> Result<BeginOutcome> {
+    let mut under = resolve_parent(work, &row, parent).await?;
+    for earlier in &claim.preceding {
+        append_message(work, &mut row, earlier, under.as_ref()).await?;
+        apply_auto_title(work, &mut row, earlier).await?;
+        under = row.located_head();
     }
-    append(work, &mut row, &message, under.as_ref()).await?;
-    name_after(work, &mut row, &message).await?;
-    save(work, &mut row, claim.now).await?;
+    append_message(work, &mut row, &message, under.as_ref()).await?;
+    apply_auto_title(work, &mut row, &message).await?;
+    save_session(work, &mut row, claim.now).await?;
     if row.session.status.is_agent_assigned() {
-        return Ok(Began::HandedOver { session: Box::new(row.session), message_id: message.id });
+        return Ok(BeginOutcome::HumanTakeover {
+            session: Box::new(row.session),
+            message_id: message.id,
+        });
     }
-    let question = Question {
+    let question = UserMessage {
         id: message.id,
         parent_id: under.map(|under| under.id),
         role: message.role,
@@ -172,50 +190,57 @@ pub(super) async fn begin_saying(
         parts: message.body.parts,
         tokens: message.tokens,
     };
-    claim.hold(work, row, question, true).await
+    claim.claim_session(work, row, question, true).await
 }
 
 /// Begins the answer to a question that is stored already, once more.
-async fn again(
-    work: &mut impl Work,
+async fn regenerate_reply(
+    work: &mut impl StoreTransaction,
     begin: &BeginTurn,
     row: SessionRow,
     reply: Option<MessageId>,
-) -> Result<Began> {
+) -> Result<BeginOutcome> {
     ensure_open(&row)?;
     if row.session.active_turn.is_some() {
-        return enqueue(work, begin, row, Ask::Again { reply }).await;
+        return enqueue_or_reject(work, begin, row, TurnInput::Regenerate { reply_id: reply })
+            .await;
     }
-    let (question, _) = question_of(work, &row, reply.clone()).await?;
-    (begin.admit)(&row.session, Size::of(&question.content, &question.parts, question.tokens))?;
-    ensure_affordable(work, begin, &row).await?;
-    begin_again(work, row, reply, claim_of(begin)).await
+    let (question, _) = find_answered_message(work, &row, reply.clone()).await?;
+    (begin.admission)(
+        &row.session,
+        MessageSize::measure(&question.content, &question.parts, question.tokens),
+    )?;
+    check_turn_quotas(work, begin, &row).await?;
+    claim_for_regeneration(work, row, reply, build_claim(begin)).await
 }
 
-pub(super) async fn begin_again(
-    work: &mut impl Work,
+pub(super) async fn claim_for_regeneration(
+    work: &mut impl StoreTransaction,
     mut row: SessionRow,
     reply: Option<MessageId>,
-    claim: Claim<'_>,
-) -> Result<Began> {
-    let (question, at) = question_of(work, &row, reply).await?;
+    claim: TurnClaim<'_>,
+) -> Result<BeginOutcome> {
+    let (question, at) = find_answered_message(work, &row, reply).await?;
     if row.session.status.is_agent_assigned() {
-        return Ok(Began::HandedOver { session: Box::new(row.session), message_id: question.id });
+        return Ok(BeginOutcome::HumanTakeover {
+            session: Box::new(row.session),
+            message_id: question.id,
+        });
     }
     row.session.head_id = Some(question.id.clone());
     row.head = Some(at);
-    save(work, &mut row, claim.now).await?;
-    claim.hold(work, row, question, false).await
+    save_session(work, &mut row, claim.now).await?;
+    claim.claim_session(work, row, question, false).await
 }
 
-impl Claim<'_> {
-    async fn hold(
+impl TurnClaim<'_> {
+    async fn claim_session(
         self,
-        work: &mut impl Work,
+        work: &mut impl StoreTransaction,
         mut row: SessionRow,
-        question: Question,
+        question: UserMessage,
         is_question_new: bool,
-    ) -> Result<Began> {
+    ) -> Result<BeginOutcome> {
         let turn = ActiveTurn {
             turn_id: self.turn_id.clone(),
             message_id: self.reply_id.clone(),
@@ -223,98 +248,117 @@ impl Claim<'_> {
             started_at: self.now,
         };
         row.session.active_turn = Some(turn.clone());
-        row.claimant = Some(self.claimant.clone());
+        row.lease_holder = Some(self.lease_holder.clone());
         row.payer = Some(self.payer.clone());
-        work.hold(&row, self.claimant).await?;
-        let Self { options, earlier, payer, has_waited, .. } = self;
+        work.claim(&row, self.lease_holder).await?;
+        let Self { options, preceding: earlier, payer, was_queued: has_waited, .. } = self;
         let session = row.session;
-        let begun =
-            Begun { session, question, turn, options, is_question_new, earlier, payer, has_waited };
-        Ok(Began::Running(Box::new(begun)))
+        let begun = StartedTurn {
+            session,
+            user_message: question,
+            turn,
+            options,
+            is_user_message_new: is_question_new,
+            preceding: earlier,
+            payer,
+            was_queued: has_waited,
+        };
+        Ok(BeginOutcome::Running(Box::new(begun)))
     }
 }
 
 /// Lets a turn wait for the running one, if it may.
-async fn enqueue(
-    work: &mut impl Work,
+async fn enqueue_or_reject(
+    work: &mut impl StoreTransaction,
     begin: &BeginTurn,
     row: SessionRow,
-    ask: Ask,
-) -> Result<Began> {
+    ask: TurnInput,
+) -> Result<BeginOutcome> {
     // What is said before a message does not wait with it.
-    if begin.on_busy == OnBusy::Reject || !begin.earlier.is_empty() {
+    if begin.on_busy == OnBusy::Reject || !begin.preceding.is_empty() {
         ensure_idle(&row)?;
     }
     // What cannot begin now will not begin later: better to hear it at once.
     match &ask {
-        Ask::Say { parent, .. } => drop(resolve(work, &row, parent).await?),
-        Ask::Again { reply } => drop(question_of(work, &row, reply.clone()).await?),
+        TurnInput::Send { parent, .. } => drop(resolve_parent(work, &row, parent).await?),
+        TurnInput::Regenerate { reply_id: reply } => {
+            drop(find_answered_message(work, &row, reply.clone()).await?)
+        }
     }
-    let turn = TurnSpec { ask, ..begin.turn.clone() };
-    let waiting = Waiting { who: begin.who.clone(), turn, key: begin.key.clone() };
-    queue::push(work, &row, &waiting, begin.on_busy).await?;
-    Ok(Began::Queued { session: Box::new(row.session) })
+    let turn = TurnSpec { input: ask, ..begin.turn.clone() };
+    let waiting =
+        QueuedTurn { principal: begin.principal.clone(), turn, key_id: begin.key_id.clone() };
+    queue::enqueue_turn(work, &row, &waiting, begin.on_busy).await?;
+    Ok(BeginOutcome::Queued { session: Box::new(row.session) })
 }
 
 /// The message that a reply answered; without a reply, the one that the head answered, or the head.
-async fn question_of(
-    work: &mut impl Work,
+async fn find_answered_message(
+    work: &mut impl StoreTransaction,
     row: &SessionRow,
     reply: Option<MessageId>,
-) -> Result<(Question, Location)> {
+) -> Result<(UserMessage, MessageLocation)> {
     let named = match reply {
-        Some(id) => Some(work.locate(row, &id).await?.ok_or_else(Error::message_not_found)?.at),
+        Some(id) => {
+            Some(work.find_message(row, &id).await?.ok_or_else(Error::message_not_found)?.location)
+        }
         None => row.head,
     };
     let nothing =
         || Error::invalid_field("messageId", "must name a reply, or the session must have one");
     let at = named.ok_or_else(nothing)?;
-    let question = work.question(row, at).await?;
+    let question = work.read_user_message(row, at).await?;
     if question.role != Role::Assistant {
         return Ok((question, at));
     }
     let parent = question.parent_id.ok_or_else(nothing)?;
-    let at = work.locate(row, &parent).await?.ok_or_else(Error::message_not_found)?.at;
-    Ok((work.question(row, at).await?, at))
+    let at = work.find_message(row, &parent).await?.ok_or_else(Error::message_not_found)?.location;
+    Ok((work.read_user_message(row, at).await?, at))
 }
 
 pub(in crate::store) async fn finish_turn(
-    work: &mut impl Work,
+    work: &mut impl StoreTransaction,
     finish: &FinishTurn,
-) -> Result<Option<Finished>> {
-    let Some(mut row) = work.session(&finish.session_id).await? else { return Ok(None) };
+) -> Result<Option<FinishOutcome>> {
+    let Some(mut row) = work.find_session(&finish.session_id).await? else { return Ok(None) };
     let holds = row.session.active_turn.as_ref().is_some_and(|turn| turn.turn_id == finish.turn_id)
-        && row.claimant.as_ref() == Some(&finish.claimant);
+        && row.lease_holder.as_ref() == Some(&finish.lease_holder);
     if !holds {
-        let is_stored = is_stored(work, &row, &finish.reply).await?;
-        return Ok(is_stored.then(Finished::default));
+        let is_stored = is_reply_stored(work, &row, &finish.reply).await?;
+        return Ok(is_stored.then(FinishOutcome::default));
     }
     let now = finish.reply.created_at;
     // Since the turn began nothing has moved the head: it is the question.
-    let question = row.head();
-    append(work, &mut row, &finish.reply, question.as_ref()).await?;
-    save(work, &mut row, now).await?;
+    let question = row.located_head();
+    append_message(work, &mut row, &finish.reply, question.as_ref()).await?;
+    save_session(work, &mut row, now).await?;
     if let Some(last) = &finish.last_batch {
-        work.end_log(&row, &finish.turn_id, last, now).await?;
+        work.finish_log(&row, &finish.turn_id, last, now).await?;
     }
-    if let Some(entry) = entry_of(&row, finish) {
-        work.book(&entry, finish.is_counted).await?;
+    if let Some(entry) = build_ledger_entry(&row, finish) {
+        work.record_usage(&entry, finish.counts_toward_quota).await?;
     }
     work.release(&row).await?;
     row.session.active_turn = None;
-    row.claimant = None;
+    row.lease_holder = None;
     row.payer = None;
     let mut passed_over = Vec::new();
-    let next = match &finish.take_next {
-        Some(claimant) => queue::begin_next(work, row, claimant, now, &mut passed_over).await?,
+    let next = match &finish.next_lease_holder {
+        Some(claimant) => {
+            queue::begin_next_queued(work, row, claimant, now, &mut passed_over).await?
+        }
         None => None,
     };
-    Ok(Some(Finished { next, passed_over }))
+    Ok(Some(FinishOutcome { next, skipped: passed_over }))
 }
 
 /// Whether this very reply is stored already: the answer to an earlier try was lost.
-async fn is_stored(work: &mut impl Work, row: &SessionRow, reply: &NewMessage) -> Result<bool> {
-    let Some(place) = work.by_id(row, &reply.id).await? else { return Ok(false) };
-    let stored = work.message(row, place.at).await?;
+async fn is_reply_stored(
+    work: &mut impl StoreTransaction,
+    row: &SessionRow,
+    reply: &NewMessage,
+) -> Result<bool> {
+    let Some(place) = work.find_message_by_id(row, &reply.id).await? else { return Ok(false) };
+    let stored = work.read_message(row, place.location).await?;
     Ok(stored.status == reply.reply.status && stored.content == reply.body.content)
 }

@@ -1,14 +1,14 @@
 //! Messages into SQLite: the row, its node, the session's counters.
 
-use super::rows::{message_key, to_json};
+use super::rows::{encode_json, message_key};
 use crate::domain::Timestamp;
 use crate::domain::node::NodeFill;
 use crate::error::{Error, Kind, Result};
-use crate::store::work::{Location, Placed, SessionRow};
+use crate::store::transaction::{MessageInsert, MessageLocation, SessionRow};
 use rusqlite::{Connection, params};
 
 /// How full a message's node is.
-pub(super) fn fill(db: &Connection, session: i64, at: Location) -> Result<NodeFill> {
+pub(super) fn node_fill(db: &Connection, session: i64, at: MessageLocation) -> Result<NodeFill> {
     let sql = "SELECT messages, bytes, last_seq FROM nodes WHERE session = ?1 AND number = ?2";
     Ok(db.prepare_cached(sql)?.query_row((session, at.node), |row| {
         let bytes: i64 = row.get(1)?;
@@ -18,7 +18,7 @@ pub(super) fn fill(db: &Connection, session: i64, at: Location) -> Result<NodeFi
 }
 
 /// Tokens of the path up to a message.
-pub(super) fn path_tokens(db: &Connection, session: i64, at: Location) -> Result<u64> {
+pub(super) fn path_tokens(db: &Connection, session: i64, at: MessageLocation) -> Result<u64> {
     let sql = "SELECT path_tokens FROM messages WHERE key = ?1";
     let found: i64 =
         db.prepare_cached(sql)?.query_row([message_key(session, at.seq)], |row| row.get(0))?;
@@ -26,11 +26,16 @@ pub(super) fn path_tokens(db: &Connection, session: i64, at: Location) -> Result
 }
 
 /// Stores a message and counts it into its node.
-pub(super) fn put(db: &Connection, session: i64, placed: Placed<'_>) -> Result<()> {
-    let Placed { message, at, parent, opens_node, size, .. } = placed;
+pub(super) fn insert_message(
+    db: &Connection,
+    session: i64,
+    placed: MessageInsert<'_>,
+) -> Result<()> {
+    let MessageInsert { message, location: at, parent, opens_node, size, .. } = placed;
     let size = i64::try_from(size).unwrap_or(i64::MAX);
     if opens_node {
-        let (prev_node, prev_seq) = parent.map_or((0, 0), |parent| (parent.at.node, parent.at.seq));
+        let (prev_node, prev_seq) =
+            parent.map_or((0, 0), |parent| (parent.location.node, parent.location.seq));
         db.prepare_cached("INSERT INTO nodes VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?5, 1, ?7, ?8)")?
             .execute(params![
                 session,
@@ -47,11 +52,11 @@ pub(super) fn put(db: &Connection, session: i64, placed: Placed<'_>) -> Result<(
                    WHERE session = ?1 AND number = ?2";
         db.prepare_cached(sql)?.execute((session, at.node, at.seq, size))?;
     }
-    insert(db, session, placed)
+    insert_message_row(db, session, placed)
 }
 
-fn insert(db: &Connection, session: i64, placed: Placed<'_>) -> Result<()> {
-    let Placed { message, at, parent, path_tokens, .. } = placed;
+fn insert_message_row(db: &Connection, session: i64, placed: MessageInsert<'_>) -> Result<()> {
+    let MessageInsert { message, location: at, parent, path_tokens, .. } = placed;
     let (body, reply) = (&message.body, &message.reply);
     let inserted = db
         .prepare_cached(
@@ -73,8 +78,8 @@ fn insert(db: &Connection, session: i64, placed: Placed<'_>) -> Result<()> {
             reply.model,
             reply.finish_reason.map(|reason| reason.as_str()),
             message.client_message_id.as_ref().map(|id| id.as_str()),
-            reply.error.as_ref().map(to_json).transpose()?,
-            reply.usage.as_ref().map(to_json).transpose()?,
+            reply.error.as_ref().map(encode_json).transpose()?,
+            reply.usage.as_ref().map(encode_json).transpose()?,
             message.tokens,
             message.created_at.as_millis(),
             i64::try_from(path_tokens).unwrap_or(i64::MAX),

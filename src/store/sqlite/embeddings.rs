@@ -1,26 +1,26 @@
 //! Embeddings in SQLite: a row for each message, by the message's own key.
 
 use super::SqliteStore;
-use super::paths::by_id;
+use super::paths::find_message_by_id;
 use super::rows::message_key;
-use super::summaries::key_of;
+use super::summaries::find_session_key;
 use crate::domain::{MessageId, SessionId};
 use crate::error::Result;
-use crate::store::{Embedding, EmbeddingStore};
+use crate::store::{EmbeddingStore, MessageEmbedding};
 use async_trait::async_trait;
 use rusqlite::{OptionalExtension, params};
 
 #[async_trait]
 impl EmbeddingStore for SqliteStore {
-    async fn embeddings(
+    async fn load_embeddings(
         &self,
         session: &SessionId,
         model: &str,
         messages: &[MessageId],
-    ) -> Result<Vec<Embedding>> {
+    ) -> Result<Vec<MessageEmbedding>> {
         let (session, model, messages) = (session.clone(), model.to_owned(), messages.to_vec());
-        self.read(move |db| {
-            let Some(key) = key_of(db, &session)? else { return Ok(Vec::new()) };
+        self.run_read(move |db| {
+            let Some(key) = find_session_key(db, &session)? else { return Ok(Vec::new()) };
             let sql = "SELECT e.vectors FROM messages m JOIN embeddings e ON e.key = m.key \
                        WHERE m.session = ?1 AND m.id = ?2 AND e.model = ?3";
             let mut statement = db.prepare_cached(sql)?;
@@ -28,7 +28,7 @@ impl EmbeddingStore for SqliteStore {
             for message in messages {
                 let key = params![key, message.as_str(), model];
                 if let Some(vectors) = statement.query_row(key, |row| row.get(0)).optional()? {
-                    found.push(Embedding { message, vectors });
+                    found.push(MessageEmbedding { message_id: message, vectors });
                 }
             }
             Ok(found)
@@ -36,20 +36,20 @@ impl EmbeddingStore for SqliteStore {
         .await
     }
 
-    async fn put_embeddings(
+    async fn save_embeddings(
         &self,
         session: &SessionId,
         model: &str,
-        embeddings: &[Embedding],
+        embeddings: &[MessageEmbedding],
     ) -> Result<()> {
         let (session, model, embeddings) = (session.clone(), model.to_owned(), embeddings.to_vec());
-        self.write_later(move |db| {
-            let Some(key) = key_of(db, &session)? else { return Ok(()) };
+        self.run_background_write(move |db| {
+            let Some(key) = find_session_key(db, &session)? else { return Ok(()) };
             let sql = "INSERT OR REPLACE INTO embeddings VALUES (?1, ?2, ?3)";
             let mut statement = db.prepare_cached(sql)?;
-            for Embedding { message, vectors } in embeddings {
-                let Some(place) = by_id(db, key, &message)? else { continue };
-                statement.execute(params![message_key(key, place.at.seq), model, vectors])?;
+            for MessageEmbedding { message_id, vectors } in embeddings {
+                let Some(place) = find_message_by_id(db, key, &message_id)? else { continue };
+                statement.execute(params![message_key(key, place.location.seq), model, vectors])?;
             }
             Ok(())
         })

@@ -3,24 +3,24 @@
 use crate::domain::{MessageId, Principal, SessionId, Timestamp, TurnId};
 use crate::error::Result;
 use crate::store::IdempotencyKey;
-use crate::store::work::KnownRequest;
+use crate::store::transaction::PriorRequest;
 use rusqlite::{Connection, OptionalExtension, params};
 
-pub(super) fn find(
+pub(super) fn find_request(
     db: &Connection,
     who: &Principal,
     key: &IdempotencyKey,
     since: Timestamp,
-) -> Result<Option<KnownRequest>> {
+) -> Result<Option<PriorRequest>> {
     let sql = "SELECT k.fingerprint, s.id, k.message_id, k.turn_id FROM idempotency_keys k \
                JOIN sessions s ON s.key = k.session \
                WHERE k.user_id = ?1 AND k.route = ?2 AND k.key = ?3 AND k.created_at > ?4";
     let found = db.prepare_cached(sql)?.query_row(
         params![who.user.as_str(), key.route, key.key, since.as_millis()],
         |row| {
-            Ok(KnownRequest {
+            Ok(PriorRequest {
                 fingerprint: row.get(0)?,
-                session: SessionId::trusted(row.get::<_, String>(1)?),
+                session_id: SessionId::trusted(row.get::<_, String>(1)?),
                 message_id: MessageId::trusted(row.get::<_, String>(2)?),
                 turn_id: row.get::<_, Option<String>>(3)?.map(TurnId::trusted),
             })
@@ -30,11 +30,11 @@ pub(super) fn find(
 }
 
 /// Remembers a request and forgets those made before `since`.
-pub(super) fn remember(
+pub(super) fn record_request(
     db: &Connection,
     who: &Principal,
     key: &IdempotencyKey,
-    known: &KnownRequest,
+    known: &PriorRequest,
     now: Timestamp,
     since: Timestamp,
 ) -> Result<()> {
@@ -47,7 +47,7 @@ pub(super) fn remember(
         key.route,
         key.key,
         known.fingerprint,
-        known.session.as_str(),
+        known.session_id.as_str(),
         known.message_id.as_str(),
         known.turn_id.as_ref().map(|turn| turn.as_str()),
         now.as_millis()

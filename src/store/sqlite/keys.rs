@@ -1,7 +1,7 @@
 //! Keys of the API in SQLite.
 
 use super::SqliteStore;
-use super::rows::word;
+use super::rows::decode_word;
 use crate::domain::key::{ApiKey, AuthScope, KeyId};
 use crate::domain::{Timestamp, UserId};
 use crate::error::{Error, Kind, Result};
@@ -10,13 +10,13 @@ use async_trait::async_trait;
 use rusqlite::{OptionalExtension, Row, params};
 
 /// Selects what [`stored_key`] reads.
-const SELECT: &str = "SELECT id, digest, name, user_id, scope, created_at, expires_at, last_used_at \
+const SELECT_KEY: &str = "SELECT id, digest, name, user_id, scope, created_at, expires_at, last_used_at \
      FROM keys";
 
 #[async_trait]
 impl KeyStore for SqliteStore {
     async fn add_key(&self, stored: StoredKey) -> Result<()> {
-        self.write(move |db| {
+        self.run_write(move |db| {
             let StoredKey { key, digest } = stored;
             let sql = "INSERT OR IGNORE INTO keys VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
             let added = db.prepare_cached(sql)?.execute(params![
@@ -37,23 +37,24 @@ impl KeyStore for SqliteStore {
         .await
     }
 
-    async fn key(&self, id: &KeyId) -> Result<Option<StoredKey>> {
+    async fn find_key(&self, id: &KeyId) -> Result<Option<StoredKey>> {
         let id = id.clone();
-        self.read(move |db| {
-            let mut statement = db.prepare_cached(&format!("{SELECT} WHERE id = ?1"))?;
+        self.run_read(move |db| {
+            let mut statement = db.prepare_cached(&format!("{SELECT_KEY} WHERE id = ?1"))?;
             let mut rows = statement.query([id.as_str()])?;
-            rows.next()?.map(stored_key).transpose()
+            rows.next()?.map(decode_key).transpose()
         })
         .await
     }
 
-    async fn keys(&self) -> Result<Vec<StoredKey>> {
-        self.read(|db| {
-            let mut statement = db.prepare_cached(&format!("{SELECT} ORDER BY created_at, id"))?;
+    async fn list_keys(&self) -> Result<Vec<StoredKey>> {
+        self.run_read(|db| {
+            let mut statement =
+                db.prepare_cached(&format!("{SELECT_KEY} ORDER BY created_at, id"))?;
             let mut rows = statement.query([])?;
             let mut keys = Vec::new();
             while let Some(row) = rows.next()? {
-                keys.push(stored_key(row)?);
+                keys.push(decode_key(row)?);
             }
             Ok(keys)
         })
@@ -62,15 +63,15 @@ impl KeyStore for SqliteStore {
 
     async fn revoke_key(&self, id: &KeyId) -> Result<bool> {
         let id = id.clone();
-        self.write(move |db| {
+        self.run_write(move |db| {
             let sql = "DELETE FROM keys WHERE id = ?1";
             Ok(db.prepare_cached(sql)?.execute([id.as_str()])? == 1)
         })
         .await
     }
 
-    async fn touch_keys(&self, uses: Vec<(KeyId, Timestamp)>) -> Result<()> {
-        self.write_later(move |db| {
+    async fn record_key_uses(&self, uses: Vec<(KeyId, Timestamp)>) -> Result<()> {
+        self.run_background_write(move |db| {
             let sql = "UPDATE keys SET last_used_at = ?2 \
                        WHERE id = ?1 AND coalesce(last_used_at, 0) < ?2";
             let mut statement = db.prepare_cached(sql)?;
@@ -83,13 +84,13 @@ impl KeyStore for SqliteStore {
     }
 
     async fn add_ticket(&self, ticket: StoredTicket, now: Timestamp) -> Result<()> {
-        self.write(move |db| {
+        self.run_write(move |db| {
             db.prepare_cached("DELETE FROM tickets WHERE expires_at <= ?1")?
                 .execute([now.as_millis()])?;
-            let StoredTicket { digest, holder, expires_at } = ticket;
+            let StoredTicket { digest, owner, expires_at } = ticket;
             db.prepare_cached("INSERT INTO tickets VALUES (?1, ?2, ?3)")?.execute(params![
                 digest,
-                holder,
+                owner,
                 expires_at.as_millis()
             ])?;
             Ok(())
@@ -97,13 +98,13 @@ impl KeyStore for SqliteStore {
         .await
     }
 
-    async fn take_ticket(&self, digest: &str) -> Result<Option<StoredTicket>> {
+    async fn redeem_ticket(&self, digest: &str) -> Result<Option<StoredTicket>> {
         let digest = digest.to_owned();
-        self.write(move |db| {
+        self.run_write(move |db| {
             let sql = "DELETE FROM tickets WHERE digest = ?1 RETURNING holder, expires_at";
             let taken = db.prepare_cached(sql)?.query_row([&digest], |row| {
                 let (holder, expires_at) = (row.get(0)?, Timestamp::from_millis(row.get(1)?));
-                Ok(StoredTicket { digest: digest.clone(), holder, expires_at })
+                Ok(StoredTicket { digest: digest.clone(), owner: holder, expires_at })
             });
             Ok(taken.optional()?)
         })
@@ -111,14 +112,14 @@ impl KeyStore for SqliteStore {
     }
 }
 
-fn stored_key(row: &Row<'_>) -> Result<StoredKey> {
+fn decode_key(row: &Row<'_>) -> Result<StoredKey> {
     let time =
         |column| Ok::<_, Error>(row.get::<_, Option<i64>>(column)?.map(Timestamp::from_millis));
     let key = ApiKey {
         id: KeyId::new_unchecked(row.get::<_, String>(0)?),
         name: row.get(2)?,
         user: UserId::trusted(row.get::<_, String>(3)?),
-        scope: word(AuthScope::from_name, row, 4)?,
+        scope: decode_word(AuthScope::from_name, row, 4)?,
         created_at: Timestamp::from_millis(row.get(5)?),
         expires_at: time(6)?,
         last_used_at: time(7)?,

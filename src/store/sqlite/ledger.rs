@@ -1,34 +1,34 @@
 //! The usage ledger in SQLite: a row for each turn or call beside one, and sums by purse and day.
 
 use super::SqliteStore;
-use super::rows::word;
+use super::rows::decode_word;
 use crate::domain::key::KeyId;
 use crate::domain::quota::UsagePayer;
 use crate::domain::{CallKind, ProjectId, SessionId, Status, Timestamp, TurnId, Usage, UserId};
 use crate::error::Result;
-use crate::store::ledger::number;
-use crate::store::{GroupBy, LedgerEntry, LedgerStore, Spent, UsageLine, UsageQuery};
+use crate::store::ledger::to_i64;
+use crate::store::{GroupBy, LedgerEntry, LedgerStore, UsageGroup, UsageQuery, UsageTotal};
 use async_trait::async_trait;
 use rusqlite::{Connection, Row, params};
 
 #[async_trait]
 impl LedgerStore for SqliteStore {
-    async fn book(&self, entry: LedgerEntry) -> Result<()> {
-        self.write(move |db| book(db, &entry)).await
+    async fn record_usage(&self, entry: LedgerEntry) -> Result<()> {
+        self.run_write(move |db| record_usage(db, &entry)).await
     }
 
-    async fn spent(&self, purse: &str, since_day: i64) -> Result<Spent> {
+    async fn usage_total(&self, purse: &str, since_day: i64) -> Result<UsageTotal> {
         let purse = purse.to_owned();
-        self.read(move |db| spent(db, &purse, since_day)).await
+        self.run_read(move |db| usage_total(db, &purse, since_day)).await
     }
 
-    async fn usage(&self, query: UsageQuery) -> Result<Vec<UsageLine>> {
-        self.read(move |db| usage(db, &query)).await
+    async fn query_usage(&self, query: UsageQuery) -> Result<Vec<UsageGroup>> {
+        self.run_read(move |db| query_usage(db, &query)).await
     }
 
-    async fn forget_usage(&self, user: &UserId, now_on: &TurnId) -> Result<u64> {
+    async fn delete_usage(&self, user: &UserId, now_on: &TurnId) -> Result<u64> {
         let (user, now_on) = (user.clone(), now_on.clone());
-        self.write(move |db| {
+        self.run_write(move |db| {
             let sql = "INSERT OR REPLACE INTO forgotten VALUES (?1, ?2)";
             db.prepare_cached(sql)?.execute([user.as_str(), now_on.as_str()])?;
             let sql = "DELETE FROM usage WHERE user_id = ?1";
@@ -37,9 +37,13 @@ impl LedgerStore for SqliteStore {
         .await
     }
 
-    async fn ledger(&self, behind: Option<&TurnId>, most: u32) -> Result<Vec<LedgerEntry>> {
+    async fn list_ledger_entries(
+        &self,
+        behind: Option<&TurnId>,
+        most: u32,
+    ) -> Result<Vec<LedgerEntry>> {
         let behind = behind.map(ToString::to_string).unwrap_or_default();
-        self.read(move |db| {
+        self.run_read(move |db| {
             let sql = "SELECT turn_id, kind, session_id, owner, project_id, user_id, key_id, model, status, \
                        prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens, estimated, \
                        cost, at FROM usage WHERE turn_id > ?1 ORDER BY turn_id LIMIT ?2";
@@ -47,7 +51,7 @@ impl LedgerStore for SqliteStore {
             let mut rows = statement.query(params![behind, most])?;
             let mut entries = Vec::new();
             while let Some(row) = rows.next()? {
-                entries.push(entry(row)?);
+                entries.push(decode_entry(row)?);
             }
             Ok(entries)
         })
@@ -56,7 +60,7 @@ impl LedgerStore for SqliteStore {
 }
 
 /// Books a turn or a call beside one, once.
-pub(super) fn book(db: &Connection, entry: &LedgerEntry) -> Result<()> {
+pub(super) fn record_usage(db: &Connection, entry: &LedgerEntry) -> Result<()> {
     let sql = "INSERT OR IGNORE INTO usage VALUES \
                (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)";
     let usage = &entry.usage;
@@ -70,13 +74,13 @@ pub(super) fn book(db: &Connection, entry: &LedgerEntry) -> Result<()> {
         entry.payer.key.as_ref().map(KeyId::as_str),
         entry.model,
         entry.status.as_str(),
-        number(usage.prompt_tokens),
-        number(usage.cached_tokens),
-        number(usage.completion_tokens),
-        number(usage.reasoning_tokens),
+        to_i64(usage.prompt_tokens),
+        to_i64(usage.cached_tokens),
+        to_i64(usage.completion_tokens),
+        to_i64(usage.reasoning_tokens),
         usage.estimated,
         entry.cost,
-        entry.at.as_millis(),
+        entry.ended_at.as_millis(),
     ])?;
     if added == 0 {
         return Ok(());
@@ -84,9 +88,14 @@ pub(super) fn book(db: &Connection, entry: &LedgerEntry) -> Result<()> {
     let sql = "INSERT INTO spent VALUES (?1, ?2, ?3, ?4) ON CONFLICT (purse, day) \
                DO UPDATE SET tokens = tokens + excluded.tokens, cost = cost + excluded.cost";
     let mut statement = db.prepare_cached(sql)?;
-    for purse in entry.purses() {
+    for purse in entry.quota_keys() {
         let cost = entry.cost.unwrap_or_default();
-        statement.execute(params![purse, entry.at.day_number(), entry.tokens(), cost])?;
+        statement.execute(params![
+            purse,
+            entry.ended_at.day_number(),
+            entry.total_tokens(),
+            cost
+        ])?;
     }
     let sql = "DELETE FROM usage WHERE turn_id = ?1 \
                AND EXISTS (SELECT 1 FROM forgotten WHERE user_id = ?2 AND now_on > ?1)";
@@ -95,16 +104,16 @@ pub(super) fn book(db: &Connection, entry: &LedgerEntry) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn spent(db: &Connection, purse: &str, since_day: i64) -> Result<Spent> {
+pub(super) fn usage_total(db: &Connection, purse: &str, since_day: i64) -> Result<UsageTotal> {
     let sql = "SELECT coalesce(sum(tokens), 0), coalesce(sum(cost), 0) FROM spent \
                WHERE purse = ?1 AND day >= ?2";
     let sum = db.prepare_cached(sql)?.query_row(params![purse, since_day], |row| {
-        Ok(Spent { tokens: row.get(0)?, cost: row.get(1)? })
+        Ok(UsageTotal { tokens: row.get(0)?, cost: row.get(1)? })
     });
     Ok(sum?)
 }
 
-fn usage(db: &Connection, query: &UsageQuery) -> Result<Vec<UsageLine>> {
+fn query_usage(db: &Connection, query: &UsageQuery) -> Result<Vec<UsageGroup>> {
     let key = match query.group_by {
         GroupBy::Day => "strftime('%Y-%m-%d', at / 1000, 'unixepoch')",
         GroupBy::Model => "coalesce(model, '')",
@@ -127,13 +136,13 @@ fn usage(db: &Connection, query: &UsageQuery) -> Result<Vec<UsageLine>> {
     let (from, to) = (query.from.as_millis(), query.to.as_millis());
     let user = query.user.as_ref().map(UserId::as_str);
     let mut statement = db.prepare_cached(&sql)?;
-    let lines = statement.query_map(params![from, to, query.most, user], |row| {
+    let lines = statement.query_map(params![from, to, query.limit, user], |row| {
         let count = |column| row.get::<_, i64>(column).map(i64::unsigned_abs);
-        Ok(UsageLine {
+        Ok(UsageGroup {
             key: row.get(0)?,
             turns: count(1)?,
             estimated_turns: count(2)?,
-            side_calls: count(3)?,
+            background_calls: count(3)?,
             prompt_tokens: count(4)?,
             cached_tokens: count(5)?,
             completion_tokens: count(6)?,
@@ -144,11 +153,11 @@ fn usage(db: &Connection, query: &UsageQuery) -> Result<Vec<UsageLine>> {
     Ok(lines.collect::<Result<_, _>>()?)
 }
 
-fn entry(row: &Row<'_>) -> Result<LedgerEntry> {
+fn decode_entry(row: &Row<'_>) -> Result<LedgerEntry> {
     let count = |column| row.get::<_, i64>(column).map(i64::unsigned_abs);
     Ok(LedgerEntry {
         turn_id: TurnId::trusted(row.get::<_, String>(0)?),
-        kind: word(CallKind::from_word, row, 1)?,
+        kind: decode_word(CallKind::from_word, row, 1)?,
         session_id: SessionId::trusted(row.get::<_, String>(2)?),
         owner: UserId::trusted(row.get::<_, String>(3)?),
         project_id: row.get::<_, Option<String>>(4)?.map(ProjectId::trusted),
@@ -157,7 +166,7 @@ fn entry(row: &Row<'_>) -> Result<LedgerEntry> {
             key: row.get::<_, Option<String>>(6)?.map(KeyId::new_unchecked),
         },
         model: row.get(7)?,
-        status: word(Status::from_word, row, 8)?,
+        status: decode_word(Status::from_word, row, 8)?,
         usage: Usage {
             prompt_tokens: count(9)?,
             cached_tokens: count(10)?,
@@ -167,6 +176,6 @@ fn entry(row: &Row<'_>) -> Result<LedgerEntry> {
             ..Usage::default()
         },
         cost: row.get(14)?,
-        at: Timestamp::from_millis(row.get(15)?),
+        ended_at: Timestamp::from_millis(row.get(15)?),
     })
 }

@@ -1,59 +1,61 @@
 //! Messages in SQLite: posted without a model, and read.
 
 use super::SqliteStore;
-use super::paths::{add_siblings, locate, walk_back, walk_forward};
-use super::rows::{SELECT_MESSAGE, message_key, message_row, parts as stored_parts, word};
-use super::sessions::get;
-use super::work::read_message;
+use super::paths::{add_siblings, find_message, walk_backward, walk_forward};
+use super::rows::{
+    SELECT_MESSAGE, decode_message, decode_parts as stored_parts, decode_word, message_key,
+};
+use super::sessions::get_session;
+use super::transaction::read_message;
 use crate::domain::page::{MessageSlice, MessageView};
 use crate::domain::principal::AccessLevel;
 use crate::domain::{Message, MessageId, Principal, Role, Session, SessionId, Timestamp, UserId};
 use crate::error::{Error, Result};
-use crate::store::work::{Location, MAX_SEQ, SessionRow};
+use crate::store::transaction::{MAX_SEQ, MessageLocation, SessionRow};
 use crate::store::{
-    MessagePage, MessageQuery, MessageStore, PostMessage, Remembered, TailBounds, rules,
+    HistoryLimits, HistoryMessage, MessagePage, MessageQuery, MessageStore, PostMessage, rules,
 };
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Row};
 use std::ops::ControlFlow;
 
 /// A page ends early once it holds this many bytes: attachments are large.
-const MAX_PAGE: usize = 8 << 20;
+const MAX_PAGE_BYTES: usize = 8 << 20;
 
 #[async_trait]
 impl MessageStore for SqliteStore {
     async fn post_message(&self, who: &Principal, post: PostMessage) -> Result<(Message, Session)> {
         let who = who.clone();
-        self.step(async move |step| rules::post_message(step, &who, &post).await).await
+        self.transact(async move |step| rules::post_message(step, &who, &post).await).await
     }
 
-    async fn message(
+    async fn get_message(
         &self,
         who: &Principal,
         session: &SessionId,
         id: &MessageId,
     ) -> Result<Message> {
         let (who, session, id) = (who.clone(), session.clone(), id.clone());
-        self.read(move |db| {
-            let row = get(db, &who, &session, AccessLevel::Participant)?;
-            let place = locate(db, row.key, &id)?.ok_or_else(Error::message_not_found)?;
-            read_message(db, &row, place.at.seq)
+        self.run_read(move |db| {
+            let row = get_session(db, &who, &session, AccessLevel::Participant)?;
+            let place = find_message(db, row.key, &id)?.ok_or_else(Error::message_not_found)?;
+            read_message(db, &row, place.location.seq)
         })
         .await
     }
 
-    async fn messages(
+    async fn list_messages(
         &self,
         who: &Principal,
         session: &SessionId,
         query: MessageQuery,
     ) -> Result<MessagePage> {
         let (who, session) = (who.clone(), session.clone());
-        self.read(move |db| {
-            let row = get(db, &who, &session, AccessLevel::Participant)?;
+        self.run_read(move |db| {
+            let row = get_session(db, &who, &session, AccessLevel::Participant)?;
             let mut page = match query.view {
-                MessageView::Path => path_page(db, &row, &query)?,
-                MessageView::All => whole_page(db, &row, &query)?,
+                MessageView::Path => read_path_page(db, &row, &query)?,
+                MessageView::All => read_all_page(db, &row, &query)?,
             };
             add_siblings(db, row.key, &mut page.messages)?;
             Ok(page)
@@ -61,19 +63,19 @@ impl MessageStore for SqliteStore {
         .await
     }
 
-    async fn tail(
+    async fn recent_history(
         &self,
         session: &SessionId,
         last: &MessageId,
-        bounds: TailBounds,
-    ) -> Result<Vec<Remembered>> {
+        bounds: HistoryLimits,
+    ) -> Result<Vec<HistoryMessage>> {
         let (session, last) = (session.clone(), last.clone());
-        self.read(move |db| tail(db, &session, &last, bounds)).await
+        self.run_read(move |db| recent_history(db, &session, &last, bounds)).await
     }
 }
 
 /// Takes messages until one more than the limit was seen.
-struct Page<'a> {
+struct MessagePageBuilder<'a> {
     row: &'a SessionRow,
     limit: usize,
     bytes: usize,
@@ -81,68 +83,73 @@ struct Page<'a> {
     has_more: bool,
 }
 
-impl<'a> Page<'a> {
+impl<'a> MessagePageBuilder<'a> {
     fn new(row: &'a SessionRow, query: &MessageQuery) -> Self {
         Self { row, limit: query.limit as usize, bytes: 0, messages: Vec::new(), has_more: false }
     }
 
-    fn take(&mut self, found: &Row<'_>) -> Result<ControlFlow<()>> {
-        if self.messages.len() == self.limit || self.bytes > MAX_PAGE {
+    fn push_row(&mut self, found: &Row<'_>) -> Result<ControlFlow<()>> {
+        if self.messages.len() == self.limit || self.bytes > MAX_PAGE_BYTES {
             self.has_more = true;
             return Ok(ControlFlow::Break(()));
         }
-        let message = message_row(found, self.row)?;
+        let message = decode_message(found, self.row)?;
         self.bytes += message.content.len() + message.parts.as_json().len();
         self.messages.push(message);
         Ok(ControlFlow::Continue(()))
     }
 
-    fn oldest_first(self) -> MessagePage {
+    fn into_page(self) -> MessagePage {
         MessagePage { messages: self.messages, has_more: self.has_more }
     }
 
-    fn newest_first(mut self) -> MessagePage {
+    fn into_reversed_page(mut self) -> MessagePage {
         self.messages.reverse();
-        self.oldest_first()
+        self.into_page()
     }
 }
 
-fn path_page(db: &Connection, row: &SessionRow, query: &MessageQuery) -> Result<MessagePage> {
-    let mut page = Page::new(row, query);
+fn read_path_page(db: &Connection, row: &SessionRow, query: &MessageQuery) -> Result<MessagePage> {
+    let mut page = MessagePageBuilder::new(row, query);
     let anchor = |id: &MessageId| {
-        Ok::<_, Error>(locate(db, row.key, id)?.ok_or_else(Error::message_not_found)?.at)
+        Ok::<_, Error>(
+            find_message(db, row.key, id)?.ok_or_else(Error::message_not_found)?.location,
+        )
     };
     match &query.slice {
         MessageSlice::Newest => {
-            walk_back(db, row.key, row.head, SELECT_MESSAGE, |found| page.take(found))?;
-            Ok(page.newest_first())
+            walk_backward(db, row.key, row.head, SELECT_MESSAGE, |found| page.push_row(found))?;
+            Ok(page.into_reversed_page())
         }
         MessageSlice::Before(id) => {
             let at = anchor(id)?;
-            let before = Location { seq: at.seq - 1, ..at };
-            walk_back(db, row.key, Some(before), SELECT_MESSAGE, |found| page.take(found))?;
-            Ok(page.newest_first())
+            let before = MessageLocation { seq: at.seq - 1, ..at };
+            walk_backward(db, row.key, Some(before), SELECT_MESSAGE, |found| page.push_row(found))?;
+            Ok(page.into_reversed_page())
         }
         MessageSlice::After(id) => {
             let at = anchor(id)?;
-            let is_on_path =
-                walk_forward(db, row.key, row.head, at, SELECT_MESSAGE, |found| page.take(found))?;
+            let is_on_path = walk_forward(db, row.key, row.head, at, SELECT_MESSAGE, |found| {
+                page.push_row(found)
+            })?;
             if !is_on_path {
                 return Err(Error::invalid_field(
                     "after",
                     "must name a message of the active path, or go with view=all",
                 ));
             }
-            Ok(page.oldest_first())
+            Ok(page.into_page())
         }
     }
 }
 
 /// A page of all branches, in the order in which the messages were stored.
-fn whole_page(db: &Connection, row: &SessionRow, query: &MessageQuery) -> Result<MessagePage> {
-    let mut page = Page::new(row, query);
+fn read_all_page(db: &Connection, row: &SessionRow, query: &MessageQuery) -> Result<MessagePage> {
+    let mut page = MessagePageBuilder::new(row, query);
     let seq_of = |id: &MessageId| {
-        Ok::<_, Error>(locate(db, row.key, id)?.ok_or_else(Error::message_not_found)?.at.seq)
+        Ok::<_, Error>(
+            find_message(db, row.key, id)?.ok_or_else(Error::message_not_found)?.location.seq,
+        )
     };
     let (first, last, order) = match &query.slice {
         MessageSlice::Newest => (1, MAX_SEQ, "DESC"),
@@ -153,29 +160,29 @@ fn whole_page(db: &Connection, row: &SessionRow, query: &MessageQuery) -> Result
     let mut statement = db.prepare_cached(&sql)?;
     let mut rows = statement.query([message_key(row.key, first), message_key(row.key, last)])?;
     while let Some(found) = rows.next()? {
-        if page.take(found)?.is_break() {
+        if page.push_row(found)?.is_break() {
             break;
         }
     }
-    Ok(if order == "ASC" { page.oldest_first() } else { page.newest_first() })
+    Ok(if order == "ASC" { page.into_page() } else { page.into_reversed_page() })
 }
 
-fn tail(
+fn recent_history(
     db: &Connection,
     session: &SessionId,
     last: &MessageId,
-    bounds: TailBounds,
-) -> Result<Vec<Remembered>> {
+    bounds: HistoryLimits,
+) -> Result<Vec<HistoryMessage>> {
     let sql = "SELECT key FROM sessions WHERE id = ?1";
     let key: Option<i64> =
         db.prepare_cached(sql)?.query_row([session.as_str()], |row| row.get(0)).optional()?;
     let key = key.ok_or_else(Error::session_not_found)?;
-    let at = locate(db, key, last)?.ok_or_else(Error::message_not_found)?.at;
+    let at = find_message(db, key, last)?.ok_or_else(Error::message_not_found)?.location;
     let mut found = Vec::new();
-    let (mut room, mut parts_room) = (bounds.tokens, bounds.parts);
+    let (mut room, mut parts_room) = (bounds.max_tokens, bounds.max_part_bytes);
     // Parts are large: a reader that has no use for them does not touch them, and of replies only
     // calls are of use.
-    let parts_column = match bounds.parts {
+    let parts_column = match bounds.max_part_bytes {
         0 => "NULL",
         _ => "CASE WHEN role IN ('user', 'tool') OR finish_reason = 'tool-calls' THEN parts END",
     };
@@ -183,7 +190,7 @@ fn tail(
         "SELECT key, id, role, content, tokens, parent_id, {parts_column}, sender_id, created_at, \
          path_tokens FROM messages"
     );
-    walk_back(db, key, Some(at), &select, |row| {
+    walk_backward(db, key, Some(at), &select, |row| {
         let content = row.get_ref(3)?.as_str().map_err(Error::store_unavailable)?;
         let parts = row.get_ref(6)?.as_str_or_null().map_err(Error::store_unavailable)?;
         let parts = parts.filter(|parts| parts.len() <= parts_room);
@@ -191,15 +198,15 @@ fn tail(
             return Ok(ControlFlow::Continue(()));
         }
         let tokens: u32 = row.get(4)?;
-        let size = tokens.saturating_add(bounds.overhead);
-        if found.len() == bounds.messages as usize || size > room {
+        let size = tokens.saturating_add(bounds.token_overhead);
+        if found.len() == bounds.max_messages as usize || size > room {
             return Ok(ControlFlow::Break(()));
         }
         room -= size;
         parts_room -= parts.map_or(0, str::len);
-        found.push(Remembered {
+        found.push(HistoryMessage {
             id: MessageId::trusted(row.get::<_, String>(1)?),
-            role: word(Role::from_word, row, 2)?,
+            role: decode_word(Role::from_word, row, 2)?,
             content: content.to_owned(),
             tokens,
             parts: stored_parts(parts.map(str::to_owned))?,

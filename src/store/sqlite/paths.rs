@@ -5,16 +5,16 @@
 //! session than it gives back: one small row per node, and a few messages of other branches where
 //! those lie between.
 
-use super::rows::{message_key, seq_of_key};
+use super::rows::{message_key, seq_from_key};
 use crate::domain::{Message, MessageId};
 use crate::error::Result;
-use crate::store::work::{Location, Place};
+use crate::store::transaction::{LocatedMessage, MessageLocation};
 use rusqlite::{Connection, OptionalExtension, Row};
 use std::ops::ControlFlow;
 
 /// One node's part of a path: the messages of `node` from `first` up to `last`.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Segment {
+pub(super) struct PathSegment {
     pub(super) node: u32,
     pub(super) first: u32,
     pub(super) last: u32,
@@ -24,36 +24,40 @@ pub(super) struct Segment {
 }
 
 /// The nodes of the path that ends at a location, newest first.
-pub(super) struct Segments<'a> {
+pub(super) struct PathSegments<'a> {
     db: &'a Connection,
     session: i64,
-    next: Option<Location>,
+    next: Option<MessageLocation>,
 }
 
 /// The way back from `from`, itself included.
-pub(super) fn segments(db: &Connection, session: i64, from: Option<Location>) -> Segments<'_> {
-    Segments { db, session, next: from }
+pub(super) fn path_segments(
+    db: &Connection,
+    session: i64,
+    from: Option<MessageLocation>,
+) -> PathSegments<'_> {
+    PathSegments { db, session, next: from }
 }
 
-impl Iterator for Segments<'_> {
-    type Item = Result<Segment>;
+impl Iterator for PathSegments<'_> {
+    type Item = Result<PathSegment>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let at = self.next.take()?;
-        Some(self.read(at))
+        Some(self.read_segment(at))
     }
 }
 
-impl Segments<'_> {
-    fn read(&mut self, at: Location) -> Result<Segment> {
+impl PathSegments<'_> {
+    fn read_segment(&mut self, at: MessageLocation) -> Result<PathSegment> {
         let sql = "SELECT first_seq, last_seq, messages, prev_node, prev_seq FROM nodes \
                    WHERE session = ?1 AND number = ?2";
         let mut statement = self.db.prepare_cached(sql)?;
         let (segment, previous) = statement.query_row((self.session, at.node), |row| {
             let (first, last, messages): (u32, u32, u32) = (row.get(0)?, row.get(1)?, row.get(2)?);
             let is_sparse = last - first >= 4 * messages + 64;
-            let previous = Location { node: row.get(3)?, seq: row.get(4)? };
-            Ok((Segment { node: at.node, first, last: at.seq, is_sparse }, previous))
+            let previous = MessageLocation { node: row.get(3)?, seq: row.get(4)? };
+            Ok((PathSegment { node: at.node, first, last: at.seq, is_sparse }, previous))
         })?;
         self.next = Some(previous).filter(|previous| previous.seq > 0);
         Ok(segment)
@@ -62,15 +66,15 @@ impl Segments<'_> {
 
 /// Visits the messages of the path that ends at `from`, newest first, until `visit` breaks.
 /// `select` is what to read of each, from `messages`, the key first.
-pub(super) fn walk_back(
+pub(super) fn walk_backward(
     db: &Connection,
     session: i64,
-    from: Option<Location>,
+    from: Option<MessageLocation>,
     select: &str,
     mut visit: impl FnMut(&Row<'_>) -> Result<ControlFlow<()>>,
 ) -> Result<()> {
-    for segment in segments(db, session, from) {
-        if segment?.visit(db, session, select, "DESC", &mut visit)?.is_break() {
+    for segment in path_segments(db, session, from) {
+        if segment?.visit_messages(db, session, select, "DESC", &mut visit)?.is_break() {
             break;
         }
     }
@@ -82,14 +86,14 @@ pub(super) fn walk_back(
 pub(super) fn walk_forward(
     db: &Connection,
     session: i64,
-    head: Option<Location>,
-    anchor: Location,
+    head: Option<MessageLocation>,
+    anchor: MessageLocation,
     select: &str,
     mut visit: impl FnMut(&Row<'_>) -> Result<ControlFlow<()>>,
 ) -> Result<bool> {
     let mut chain = Vec::new();
     let mut is_on_path = false;
-    for segment in segments(db, session, head) {
+    for segment in path_segments(db, session, head) {
         let segment = segment?;
         chain.push(segment);
         if segment.node == anchor.node {
@@ -104,7 +108,7 @@ pub(super) fn walk_forward(
         if segment.node == anchor.node {
             segment.first = anchor.seq + 1;
         }
-        if segment.visit(db, session, select, "ASC", &mut visit)?.is_break() {
+        if segment.visit_messages(db, session, select, "ASC", &mut visit)?.is_break() {
             break;
         }
     }
@@ -115,18 +119,18 @@ pub(super) fn walk_forward(
 pub(super) fn walk_node(
     db: &Connection,
     session: i64,
-    up_to: Location,
+    up_to: MessageLocation,
     select: &str,
     mut visit: impl FnMut(&Row<'_>) -> Result<ControlFlow<()>>,
 ) -> Result<()> {
-    if let Some(segment) = segments(db, session, Some(up_to)).next() {
-        let _ = segment?.visit(db, session, select, "ASC", &mut visit)?;
+    if let Some(segment) = path_segments(db, session, Some(up_to)).next() {
+        let _ = segment?.visit_messages(db, session, select, "ASC", &mut visit)?;
     }
     Ok(())
 }
 
-impl Segment {
-    fn visit(
+impl PathSegment {
+    fn visit_messages(
         &self,
         db: &Connection,
         session: i64,
@@ -152,41 +156,66 @@ impl Segment {
 }
 
 /// Where the message with this very id lies.
-pub(super) fn by_id(db: &Connection, session: i64, id: &MessageId) -> Result<Option<Place>> {
+pub(super) fn find_message_by_id(
+    db: &Connection,
+    session: i64,
+    id: &MessageId,
+) -> Result<Option<LocatedMessage>> {
     let sql = "SELECT key, node, id FROM messages WHERE session = ?1 AND id = ?2";
-    Ok(db.prepare_cached(sql)?.query_row((session, id.as_str()), place).optional()?)
+    Ok(db
+        .prepare_cached(sql)?
+        .query_row((session, id.as_str()), decode_located_message)
+        .optional()?)
 }
 
-fn place(row: &Row<'_>) -> rusqlite::Result<Place> {
-    let at = Location { node: row.get(1)?, seq: seq_of_key(row.get(0)?) };
-    Ok(Place { id: MessageId::trusted(row.get::<_, String>(2)?), at })
+fn decode_located_message(row: &Row<'_>) -> rusqlite::Result<LocatedMessage> {
+    let at = MessageLocation { node: row.get(1)?, seq: seq_from_key(row.get(0)?) };
+    Ok(LocatedMessage { id: MessageId::trusted(row.get::<_, String>(2)?), location: at })
 }
 
 /// Where the message with this id lies; failing that, the newest one that a client named so.
-pub(super) fn locate(db: &Connection, session: i64, id: &MessageId) -> Result<Option<Place>> {
-    let found = by_id(db, session, id)?;
+pub(super) fn find_message(
+    db: &Connection,
+    session: i64,
+    id: &MessageId,
+) -> Result<Option<LocatedMessage>> {
+    let found = find_message_by_id(db, session, id)?;
     if found.is_some() {
         return Ok(found);
     }
     let sql = "SELECT key, node, id FROM messages WHERE session = ?1 AND client_message_id = ?2 \
                ORDER BY key DESC LIMIT 1";
-    Ok(db.prepare_cached(sql)?.query_row((session, id.as_str()), place).optional()?)
+    Ok(db
+        .prepare_cached(sql)?
+        .query_row((session, id.as_str()), decode_located_message)
+        .optional()?)
 }
 
 /// Where the newest message lies that has this id, or that a client named so.
-pub(super) fn newest_named(db: &Connection, session: i64, id: &MessageId) -> Result<Option<Place>> {
+pub(super) fn find_newest_message(
+    db: &Connection,
+    session: i64,
+    id: &MessageId,
+) -> Result<Option<LocatedMessage>> {
     let sql = "SELECT key, node, id FROM messages WHERE key = (SELECT max(key) FROM ( \
                SELECT key FROM messages WHERE session = ?1 AND id = ?2 \
                UNION ALL SELECT key FROM messages WHERE session = ?1 AND client_message_id = ?2))";
-    Ok(db.prepare_cached(sql)?.query_row((session, id.as_str()), place).optional()?)
+    Ok(db
+        .prepare_cached(sql)?
+        .query_row((session, id.as_str()), decode_located_message)
+        .optional()?)
 }
 
 /// Fills in the siblings of each message: the messages with the same parent, oldest first.
 pub(super) fn add_siblings(db: &Connection, session: i64, messages: &mut [Message]) -> Result<()> {
     for message in messages {
-        let parent =
-            message.parent_id.as_ref().map(|id| by_id(db, session, id)).transpose()?.flatten();
-        let children = children(db, session, parent.map(|parent| parent.at))?;
+        let parent = message
+            .parent_id
+            .as_ref()
+            .map(|id| find_message_by_id(db, session, id))
+            .transpose()?
+            .flatten();
+        let children = list_children(db, session, parent.map(|parent| parent.location))?;
         message.sibling_ids = children.into_iter().map(|child| child.id).collect();
     }
     Ok(())
@@ -194,33 +223,37 @@ pub(super) fn add_siblings(db: &Connection, session: i64, messages: &mut [Messag
 
 /// The messages under a parent (or, without one, the roots), oldest first: the one behind it in its
 /// own node, and the first of each node that begins behind it.
-pub(super) fn children(
+pub(super) fn list_children(
     db: &Connection,
     session: i64,
-    parent: Option<Location>,
-) -> Result<Vec<Place>> {
+    parent: Option<MessageLocation>,
+) -> Result<Vec<LocatedMessage>> {
     let mut found = Vec::new();
     if let Some(parent) = parent {
-        found.extend(next_in_node(db, session, parent)?);
+        found.extend(find_next_in_node(db, session, parent)?);
     }
     let sql = "SELECT first_seq, number, first_id FROM nodes WHERE session = ?1 AND prev_seq = ?2";
     let mut statement = db.prepare_cached(sql)?;
     let behind = parent.map_or(0, |parent| parent.seq);
     let first = |row: &Row<'_>| {
-        let at = Location { seq: row.get(0)?, node: row.get(1)? };
-        Ok(Place { id: MessageId::trusted(row.get::<_, String>(2)?), at })
+        let at = MessageLocation { seq: row.get(0)?, node: row.get(1)? };
+        Ok(LocatedMessage { id: MessageId::trusted(row.get::<_, String>(2)?), location: at })
     };
     for child in statement.query_map((session, behind), first)? {
         found.push(child?);
     }
-    found.sort_unstable_by_key(|child| child.at.seq);
+    found.sort_unstable_by_key(|child| child.location.seq);
     Ok(found)
 }
 
 /// The message behind this one in its own node.
-fn next_in_node(db: &Connection, session: i64, at: Location) -> Result<Option<Place>> {
+fn find_next_in_node(
+    db: &Connection,
+    session: i64,
+    at: MessageLocation,
+) -> Result<Option<LocatedMessage>> {
     let sql = "SELECT key, node, id FROM messages INDEXED BY messages_of_node \
                WHERE session = ?1 AND node = ?2 AND key > ?3 ORDER BY key LIMIT 1";
     let behind = (session, at.node, message_key(session, at.seq));
-    Ok(db.prepare_cached(sql)?.query_row(behind, place).optional()?)
+    Ok(db.prepare_cached(sql)?.query_row(behind, decode_located_message).optional()?)
 }

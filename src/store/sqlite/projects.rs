@@ -1,23 +1,23 @@
 //! Projects and their files in SQLite.
 
 use super::SqliteStore;
-use super::rows::word;
-use super::work::{Step, at_once};
+use super::rows::decode_word;
+use super::transaction::{SqliteTransaction, run_ready};
 use crate::domain::page::Pagination;
 use crate::domain::project::{FileEntry, FileLanguage, FilePath, GenerationStatus};
 use crate::domain::{Principal, Project, ProjectId, Timestamp, UserId};
 use crate::error::{Error, Result};
-use crate::store::project_work::{FileChange, ProjectRow, ProjectWork};
+use crate::store::project_transaction::{FileChange, ProjectRow, ProjectTransaction};
 use crate::store::{
-    Choice, NewFile, NewProject, ProjectChange, ProjectPage, ProjectStore, PutFile, StoredFile,
-    rules,
+    FileSelector, NewFile, NewProject, ProjectPage, ProjectStore, ProjectUpdate, PutFileOutcome,
+    StoredFile, rules,
 };
 use async_trait::async_trait;
 use rusqlite::{Connection, Row, params};
 use std::collections::HashMap;
 
 /// Selects what [`project_row`] reads.
-const SELECT: &str = "SELECT key, id, owner, name, description, system_prompt, generation_status, \
+const SELECT_PROJECT: &str = "SELECT key, id, owner, name, description, system_prompt, generation_status, \
      version, created_at, updated_at FROM projects";
 
 #[async_trait]
@@ -29,52 +29,66 @@ impl ProjectStore for SqliteStore {
         now: Timestamp,
     ) -> Result<Project> {
         let who = who.clone();
-        self.step(async move |step| rules::create_project(step, &who, &new, now).await).await
+        self.transact(async move |step| rules::create_project(step, &who, &new, now).await).await
     }
 
-    async fn project(&self, who: &Principal, id: &ProjectId) -> Result<Project> {
+    async fn get_project(&self, who: &Principal, id: &ProjectId) -> Result<Project> {
         let (who, id) = (who.clone(), id.clone());
-        self.read(move |db| Ok(at_once(rules::project(&mut Step(db), &who, &id))?.project)).await
+        self.run_read(move |db| {
+            Ok(run_ready(rules::get_project(&mut SqliteTransaction(db), &who, &id))?.project)
+        })
+        .await
     }
 
-    async fn projects(&self, who: &Principal, page: u32, limit: u32) -> Result<ProjectPage> {
+    async fn list_projects(&self, who: &Principal, page: u32, limit: u32) -> Result<ProjectPage> {
         let owner = who.user.clone();
-        self.read(move |db| list(db, &owner, page, limit)).await
+        self.run_read(move |db| list_projects(db, &owner, page, limit)).await
     }
 
-    async fn change_project(
+    async fn update_project(
         &self,
         who: &Principal,
         id: &ProjectId,
-        change: ProjectChange,
+        change: ProjectUpdate,
         if_match: Vec<u32>,
         now: Timestamp,
     ) -> Result<Project> {
         let (who, id) = (who.clone(), id.clone());
-        self.step(async move |step| {
-            rules::change_project(step, &who, &id, &change, &if_match, now).await
+        self.transact(async move |step| {
+            rules::update_project(step, &who, &id, &change, &if_match, now).await
         })
         .await
     }
 
     async fn delete_project(&self, who: &Principal, id: &ProjectId) -> Result<()> {
         let (who, id) = (who.clone(), id.clone());
-        self.step(async move |step| rules::delete_project(step, &who, &id).await).await
+        self.transact(async move |step| rules::delete_project(step, &who, &id).await).await
     }
 
-    async fn file(&self, who: &Principal, id: &ProjectId, path: &FilePath) -> Result<StoredFile> {
-        let (who, id, path) = (who.clone(), id.clone(), path.clone());
-        self.read(move |db| at_once(rules::file(&mut Step(db), &who, &id, &path))).await
-    }
-
-    async fn files(
+    async fn get_file(
         &self,
         who: &Principal,
         id: &ProjectId,
-        choose: Choice,
+        path: &FilePath,
+    ) -> Result<StoredFile> {
+        let (who, id, path) = (who.clone(), id.clone(), path.clone());
+        self.run_read(move |db| {
+            run_ready(rules::get_file(&mut SqliteTransaction(db), &who, &id, &path))
+        })
+        .await
+    }
+
+    async fn select_files(
+        &self,
+        who: &Principal,
+        id: &ProjectId,
+        choose: FileSelector,
     ) -> Result<(Project, Vec<StoredFile>)> {
         let (who, id) = (who.clone(), id.clone());
-        self.read(move |db| at_once(rules::files(&mut Step(db), &who, &id, &choose))).await
+        self.run_read(move |db| {
+            run_ready(rules::select_files(&mut SqliteTransaction(db), &who, &id, &choose))
+        })
+        .await
     }
 
     async fn put_file(
@@ -84,10 +98,12 @@ impl ProjectStore for SqliteStore {
         file: NewFile,
         if_match: Vec<u32>,
         now: Timestamp,
-    ) -> Result<PutFile> {
+    ) -> Result<PutFileOutcome> {
         let (who, id) = (who.clone(), id.clone());
-        self.step(async move |step| rules::put_file(step, &who, &id, &file, &if_match, now).await)
-            .await
+        self.transact(async move |step| {
+            rules::put_file(step, &who, &id, &file, &if_match, now).await
+        })
+        .await
     }
 
     async fn delete_file(
@@ -99,24 +115,24 @@ impl ProjectStore for SqliteStore {
         now: Timestamp,
     ) -> Result<Project> {
         let (who, id, path) = (who.clone(), id.clone(), path.clone());
-        self.step(async move |step| {
+        self.transact(async move |step| {
             rules::delete_file(step, &who, &id, &path, &if_match, now).await
         })
         .await
     }
 }
 
-impl ProjectWork for Step<'_> {
+impl ProjectTransaction for SqliteTransaction<'_> {
     async fn find_project(
         &mut self,
         who: &Principal,
         id: &ProjectId,
     ) -> Result<Option<ProjectRow>> {
-        let sql = format!("{SELECT} WHERE id = ?1 AND (?2 OR owner = ?3)");
+        let sql = format!("{SELECT_PROJECT} WHERE id = ?1 AND (?2 OR owner = ?3)");
         let mut statement = self.0.prepare_cached(&sql)?;
         let mut rows = statement.query(params![id.as_str(), who.is_admin, who.user.as_str()])?;
         let Some(row) = rows.next()? else { return Ok(None) };
-        project_row(self.0, row).map(Some)
+        decode_project(self.0, row).map(Some)
     }
 
     async fn insert_project(&mut self, project: &Project, files: &[NewFile]) -> Result<()> {
@@ -138,10 +154,10 @@ impl ProjectWork for Step<'_> {
                 project.updated_at.as_millis(),
             ])?;
         let key = self.0.last_insert_rowid();
-        files.iter().try_for_each(|file| put(self.0, key, project, file))
+        files.iter().try_for_each(|file| upsert_file(self.0, key, project, file))
     }
 
-    async fn save_project(
+    async fn update_project(
         &mut self,
         row: &ProjectRow,
         project: &Project,
@@ -163,7 +179,7 @@ impl ProjectWork for Step<'_> {
             ])?;
         match change {
             FileChange::None => Ok(()),
-            FileChange::Put(file) => put(self.0, row.key, project, file),
+            FileChange::Put(file) => upsert_file(self.0, row.key, project, file),
             FileChange::Remove(path) => {
                 let sql = "DELETE FROM project_files WHERE project = ?1 AND path = ?2";
                 self.0.prepare_cached(sql)?.execute(params![row.key, path.as_str()])?;
@@ -172,7 +188,7 @@ impl ProjectWork for Step<'_> {
         }
     }
 
-    async fn remove_project(&mut self, row: &ProjectRow) -> Result<()> {
+    async fn delete_project(&mut self, row: &ProjectRow) -> Result<()> {
         for rows in
             ["DELETE FROM project_files WHERE project = ?1", "DELETE FROM projects WHERE key = ?1"]
         {
@@ -192,7 +208,7 @@ impl ProjectWork for Step<'_> {
 }
 
 /// Writes the content of a file, and its entry in the project beside it.
-fn put(db: &Connection, key: i64, project: &Project, file: &NewFile) -> Result<()> {
+fn upsert_file(db: &Connection, key: i64, project: &Project, file: &NewFile) -> Result<()> {
     let entry = project.find_file(&file.path).ok_or_else(Error::file_not_found)?;
     db.prepare_cached(
         "INSERT INTO project_files (project, path, language, size, tokens, updated_at, content) \
@@ -211,23 +227,24 @@ fn put(db: &Connection, key: i64, project: &Project, file: &NewFile) -> Result<(
     Ok(())
 }
 
-fn list(db: &Connection, owner: &UserId, page: u32, limit: u32) -> Result<ProjectPage> {
+fn list_projects(db: &Connection, owner: &UserId, page: u32, limit: u32) -> Result<ProjectPage> {
     let total: u32 = db
         .prepare_cached("SELECT count(*) FROM projects WHERE owner = ?1")?
         .query_row([owner.as_str()], |row| row.get(0))?;
-    let sql =
-        format!("{SELECT} WHERE owner = ?1 ORDER BY updated_at DESC, id DESC LIMIT ?2 OFFSET ?3");
+    let sql = format!(
+        "{SELECT_PROJECT} WHERE owner = ?1 ORDER BY updated_at DESC, id DESC LIMIT ?2 OFFSET ?3"
+    );
     let offset = i64::from(page - 1) * i64::from(limit);
     let mut statement = db.prepare_cached(&sql)?;
     let mut rows = statement.query(params![owner.as_str(), limit, offset])?;
     let mut projects = Vec::new();
     while let Some(row) = rows.next()? {
-        projects.push(project_row(db, row)?.project);
+        projects.push(decode_project(db, row)?.project);
     }
     Ok(ProjectPage { projects, pagination: Pagination::new(page, limit, total.into()) })
 }
 
-fn project_row(db: &Connection, row: &Row<'_>) -> Result<ProjectRow> {
+fn decode_project(db: &Connection, row: &Row<'_>) -> Result<ProjectRow> {
     let key = row.get(0)?;
     let project = Project {
         id: ProjectId::trusted(row.get::<_, String>(1)?),
@@ -235,17 +252,17 @@ fn project_row(db: &Connection, row: &Row<'_>) -> Result<ProjectRow> {
         name: row.get(3)?,
         description: row.get(4)?,
         system_prompt: row.get(5)?,
-        files: entries(db, key)?,
-        generation_status: word(GenerationStatus::from_word, row, 6)?,
+        files: list_file_entries(db, key)?,
+        generation_status: decode_word(GenerationStatus::from_word, row, 6)?,
         version: row.get(7)?,
         created_at: Timestamp::from_millis(row.get(8)?),
         updated_at: Timestamp::from_millis(row.get(9)?),
     };
-    Ok(ProjectRow { key, project, contents: HashMap::new() })
+    Ok(ProjectRow { key, project, content_ids: HashMap::new() })
 }
 
 /// The entries of a project's files, by path.
-fn entries(db: &Connection, project: i64) -> Result<Vec<FileEntry>> {
+fn list_file_entries(db: &Connection, project: i64) -> Result<Vec<FileEntry>> {
     let sql = "SELECT path, language, size, tokens, updated_at FROM project_files \
          WHERE project = ?1 ORDER BY path";
     let mut statement = db.prepare_cached(sql)?;

@@ -11,8 +11,8 @@ use crate::domain::{
     TurnId, UserId,
 };
 use crate::error::{Error, Result};
-use crate::store::Claimant;
-use crate::store::work::{Location, MAX_SEQ, SessionRow};
+use crate::store::LeaseHolder;
+use crate::store::transaction::{MAX_SEQ, MessageLocation, SessionRow};
 use crate::store::{NewMessage, ReplyFields};
 use rusqlite::Row;
 use serde::de::DeserializeOwned;
@@ -23,7 +23,7 @@ pub(super) fn message_key(session: i64, seq: u32) -> i64 {
 }
 
 /// The seq in a message's key.
-pub(super) fn seq_of_key(key: i64) -> u32 {
+pub(super) fn seq_from_key(key: i64) -> u32 {
     u32::try_from(key & i64::from(MAX_SEQ)).unwrap_or(MAX_SEQ)
 }
 
@@ -35,14 +35,14 @@ pub(super) const SELECT_SESSION: &str = "SELECT s.key, s.id, s.owner, s.particip
      t.instance, t.boot, t.payer, t.payer_key \
      FROM sessions s LEFT JOIN turns t ON t.session = s.key";
 
-pub(super) fn session_row(row: &Row<'_>) -> Result<SessionRow> {
+pub(super) fn decode_session(row: &Row<'_>) -> Result<SessionRow> {
     let id = SessionId::trusted(row.get::<_, String>(1)?);
     let owner = UserId::trusted(row.get::<_, String>(2)?);
     let participants: Vec<String> =
-        json(row.get_ref(3)?.as_str().map_err(Error::store_unavailable)?)?;
+        decode_json(row.get_ref(3)?.as_str().map_err(Error::store_unavailable)?)?;
     let created_at = Timestamp::from_millis(row.get(24)?);
     let location = match (row.get::<_, Option<u32>>(19)?, row.get::<_, Option<u32>>(20)?) {
-        (Some(seq), Some(node)) => Some(Location { node, seq }),
+        (Some(seq), Some(node)) => Some(MessageLocation { node, seq }),
         _ => None,
     };
     let active_turn = match row.get::<_, Option<String>>(26)? {
@@ -60,14 +60,14 @@ pub(super) fn session_row(row: &Row<'_>) -> Result<SessionRow> {
         owner,
         project_id: row.get::<_, Option<String>>(4)?.map(ProjectId::trusted),
         title: row.get(5)?,
-        title_source: word(TitleSource::from_word, row, 6)?,
+        title_source: decode_word(TitleSource::from_word, row, 6)?,
         status: SessionStatus::new_unchecked(row.get(7)?),
         archived: row.get(8)?,
         pinned: row.get(9)?,
-        meta: object(row.get(10)?)?,
-        user_meta: object(row.get(11)?)?,
-        theme: object(row.get(12)?)?,
-        settings: json(row.get_ref(13)?.as_str().map_err(Error::store_unavailable)?)?,
+        meta: decode_object(row.get(10)?)?,
+        user_meta: decode_object(row.get(11)?)?,
+        theme: decode_object(row.get(12)?)?,
+        settings: decode_json(row.get_ref(13)?.as_str().map_err(Error::store_unavailable)?)?,
         version: row.get(15)?,
         messages_count: row.get(16)?,
         head_id: row.get::<_, Option<String>>(18)?.map(MessageId::trusted),
@@ -85,9 +85,9 @@ pub(super) fn session_row(row: &Row<'_>) -> Result<SessionRow> {
         session,
         node_count: row.get(17)?,
         head: location,
-        claimant: match row.get::<_, Option<String>>(30)? {
+        lease_holder: match row.get::<_, Option<String>>(30)? {
             None => None,
-            Some(instance) => Some(Claimant { instance, boot: row.get(31)? }),
+            Some(instance) => Some(LeaseHolder { instance, boot: row.get(31)? }),
         },
         payer: match row.get::<_, Option<String>>(32)? {
             None => None,
@@ -96,7 +96,7 @@ pub(super) fn session_row(row: &Row<'_>) -> Result<SessionRow> {
                 key: row.get::<_, Option<String>>(33)?.map(KeyId::new_unchecked),
             }),
         },
-        read_marks: json(row.get_ref(14)?.as_str().map_err(Error::store_unavailable)?)?,
+        read_marks: decode_json(row.get_ref(14)?.as_str().map_err(Error::store_unavailable)?)?,
     })
 }
 
@@ -106,8 +106,8 @@ pub(super) const SELECT_MESSAGE: &str = "SELECT key, node, id, parent_id, role, 
      path_tokens FROM messages";
 
 /// A message as stored; its siblings are still to be found.
-pub(super) fn message_row(row: &Row<'_>, session: &SessionRow) -> Result<Message> {
-    let seq = seq_of_key(row.get(0)?);
+pub(super) fn decode_message(row: &Row<'_>, session: &SessionRow) -> Result<Message> {
+    let seq = seq_from_key(row.get(0)?);
     let sender_id = UserId::trusted(row.get::<_, String>(5)?);
     Ok(Message {
         id: MessageId::trusted(row.get::<_, String>(2)?),
@@ -115,11 +115,11 @@ pub(super) fn message_row(row: &Row<'_>, session: &SessionRow) -> Result<Message
         seq,
         parent_id: row.get::<_, Option<String>>(3)?.map(MessageId::trusted),
         sibling_ids: Vec::new(),
-        role: word(Role::from_word, row, 4)?,
-        kind: word(MessageType::from_word, row, 6)?,
+        role: decode_word(Role::from_word, row, 4)?,
+        kind: decode_word(MessageType::from_word, row, 6)?,
         content: row.get(7)?,
-        parts: parts(row.get(8)?)?,
-        status: word(Status::from_word, row, 9)?,
+        parts: decode_parts(row.get(8)?)?,
+        status: decode_word(Status::from_word, row, 9)?,
         seen: session.is_seen(seq, &sender_id),
         model: row.get(10)?,
         finish_reason: row
@@ -127,16 +127,16 @@ pub(super) fn message_row(row: &Row<'_>, session: &SessionRow) -> Result<Message
             .as_deref()
             .and_then(FinishReason::from_word),
         client_message_id: row.get::<_, Option<String>>(12)?.map(MessageId::trusted),
-        error: optional_json(row.get(13)?)?,
-        usage: optional_json(row.get(14)?)?,
+        error: decode_optional_json(row.get(13)?)?,
+        usage: decode_optional_json(row.get(14)?)?,
         created_at: Timestamp::from_millis(row.get(15)?),
         sender_id,
     })
 }
 
 /// A message exactly as it was put.
-pub(super) fn stored_message(row: &Row<'_>, session: &SessionRow) -> Result<NewMessage> {
-    let message = message_row(row, session)?;
+pub(super) fn decode_new_message(row: &Row<'_>, session: &SessionRow) -> Result<NewMessage> {
+    let message = decode_message(row, session)?;
     Ok(NewMessage {
         id: message.id,
         client_message_id: message.client_message_id,
@@ -156,36 +156,40 @@ pub(super) fn stored_message(row: &Row<'_>, session: &SessionRow) -> Result<NewM
 }
 
 /// Reads a stored word back into its enum.
-pub(super) fn word<T>(read: impl Fn(&str) -> Option<T>, row: &Row<'_>, column: usize) -> Result<T> {
+pub(super) fn decode_word<T>(
+    read: impl Fn(&str) -> Option<T>,
+    row: &Row<'_>,
+    column: usize,
+) -> Result<T> {
     let text = row.get_ref(column)?.as_str().map_err(Error::store_unavailable)?;
-    read(text).ok_or_else(|| unreadable(text))
+    read(text).ok_or_else(|| unreadable_value(text))
 }
 
 /// Parts as stored; `None` is an empty list.
-pub(super) fn parts(stored: Option<String>) -> Result<MessageParts> {
+pub(super) fn decode_parts(stored: Option<String>) -> Result<MessageParts> {
     match stored {
         None => Ok(MessageParts::default()),
-        Some(text) => MessageParts::from_stored(text).ok_or_else(|| unreadable("parts")),
+        Some(text) => MessageParts::from_stored(text).ok_or_else(|| unreadable_value("parts")),
     }
 }
 
 /// A value's JSON text, as it is stored.
-pub(super) fn to_json(value: &impl serde::Serialize) -> Result<String> {
+pub(super) fn encode_json(value: &impl serde::Serialize) -> Result<String> {
     serde_json::to_string(value).map_err(Error::internal)
 }
 
-fn object(text: String) -> Result<JsonObject> {
-    JsonObject::from_stored(text).ok_or_else(|| unreadable("an object"))
+fn decode_object(text: String) -> Result<JsonObject> {
+    JsonObject::from_stored(text).ok_or_else(|| unreadable_value("an object"))
 }
 
-fn json<T: DeserializeOwned>(text: &str) -> Result<T> {
+fn decode_json<T: DeserializeOwned>(text: &str) -> Result<T> {
     serde_json::from_str(text).map_err(Error::store_unavailable)
 }
 
-fn optional_json<T: DeserializeOwned>(text: Option<String>) -> Result<Option<T>> {
-    text.as_deref().map(json).transpose()
+fn decode_optional_json<T: DeserializeOwned>(text: Option<String>) -> Result<Option<T>> {
+    text.as_deref().map(decode_json).transpose()
 }
 
-fn unreadable(what: &str) -> Error {
+fn unreadable_value(what: &str) -> Error {
     Error::store_unavailable(format!("stored value cannot be read: {what}"))
 }

@@ -16,51 +16,55 @@ const MIGRATIONS: &[&str] = &[include_str!("schema/v1.sql")];
 
 /// Opens nothing and closes nothing: brings the file behind `connection` to the present version,
 /// or says why it cannot. Tells of an upgrade.
-pub(super) fn prepare(connection: &mut Connection, path: &Path) -> Result<Option<String>> {
-    apply(connection, path, MIGRATIONS)
+pub(super) fn migrate_schema(connection: &mut Connection, path: &Path) -> Result<Option<String>> {
+    apply_migrations(connection, path, MIGRATIONS)
 }
 
 /// For those who only look: the file must be of the present version, for nothing is done to it.
-pub(super) fn ensure_present(connection: &Connection, path: &Path) -> Result<()> {
+pub(super) fn ensure_current(connection: &Connection, path: &Path) -> Result<()> {
     let latest = MIGRATIONS.len();
-    match identify(connection)? {
-        Found::Ours(version) if version == latest => Ok(()),
-        Found::Ours(version) => Err(refused(format!(
+    match detect_schema(connection)? {
+        SchemaState::Versioned(version) if version == latest => Ok(()),
+        SchemaState::Versioned(version) => Err(schema_error(format!(
             "{} has schema version {version}, this Echoic reads version {latest}: use the Echoic that serves it, \
              or serve it once with this one",
             path.display()
         ))),
-        Found::Empty | Found::Foreign => {
-            Err(refused(format!("{} is not an Echoic database", path.display())))
+        SchemaState::Empty | SchemaState::Foreign => {
+            Err(schema_error(format!("{} is not an Echoic database", path.display())))
         }
     }
 }
 
-fn apply(connection: &mut Connection, path: &Path, migrations: &[&str]) -> Result<Option<String>> {
+fn apply_migrations(
+    connection: &mut Connection,
+    path: &Path,
+    migrations: &[&str],
+) -> Result<Option<String>> {
     let latest = migrations.len();
-    let version = match identify(connection)? {
-        Found::Empty => 0,
-        Found::Ours(version) if (1..=latest).contains(&version) => version,
-        Found::Ours(version) if version > latest => {
-            return Err(refused(format!(
+    let version = match detect_schema(connection)? {
+        SchemaState::Empty => 0,
+        SchemaState::Versioned(version) if (1..=latest).contains(&version) => version,
+        SchemaState::Versioned(version) if version > latest => {
+            return Err(schema_error(format!(
                 "{} was written by a newer Echoic: its schema is version {version}, this one knows up to {latest}; \
                  start the newer version, or use a copy made before the upgrade",
                 path.display()
             )));
         }
-        Found::Ours(version) => {
-            return Err(refused(format!(
+        SchemaState::Versioned(version) => {
+            return Err(schema_error(format!(
                 "{} has schema version {version}, which is older than any this Echoic can upgrade",
                 path.display()
             )));
         }
-        Found::Foreign => {
-            return Err(refused(format!("{} is not an Echoic database", path.display())));
+        SchemaState::Foreign => {
+            return Err(schema_error(format!("{} is not an Echoic database", path.display())));
         }
     };
     let mut upgrade = None;
     if (1..latest).contains(&version) {
-        let copy = copy_beside(connection, path, version)?;
+        let copy = backup_file(connection, path, version)?;
         upgrade = Some(format!(
             " (upgraded from schema {version} to {latest}, copy in {})",
             copy.display()
@@ -76,45 +80,47 @@ fn apply(connection: &mut Connection, path: &Path, migrations: &[&str]) -> Resul
     Ok(upgrade)
 }
 
-enum Found {
+enum SchemaState {
     Empty,
-    Ours(usize),
+    Versioned(usize),
     Foreign,
 }
 
-fn identify(connection: &Connection) -> Result<Found> {
+fn detect_schema(connection: &Connection) -> Result<SchemaState> {
     let read = |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
     // The first read of a file that is no database fails here.
     let application = read("application_id").map_err(|error| match error.sqlite_error_code() {
-        Some(rusqlite::ErrorCode::NotADatabase) => refused("the file is not an Echoic database"),
+        Some(rusqlite::ErrorCode::NotADatabase) => {
+            schema_error("the file is not an Echoic database")
+        }
         _ => error.into(),
     })?;
     let tables: i64 =
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     Ok(match (application == i64::from(APPLICATION_ID), tables) {
-        (true, _) => Found::Ours(read("user_version")?.try_into().unwrap_or(0)),
-        (false, 0) => Found::Empty,
-        (false, _) => Found::Foreign,
+        (true, _) => SchemaState::Versioned(read("user_version")?.try_into().unwrap_or(0)),
+        (false, 0) => SchemaState::Empty,
+        (false, _) => SchemaState::Foreign,
     })
 }
 
 /// `VACUUM INTO` writes a consistent copy, whatever is still in the write-ahead log.
-fn copy_beside(connection: &Connection, path: &Path, version: usize) -> Result<PathBuf> {
+fn backup_file(connection: &Connection, path: &Path, version: usize) -> Result<PathBuf> {
     let copy = path.with_extension(format!("v{version}.backup.db"));
     if copy.exists() {
-        return Err(refused(format!(
+        return Err(schema_error(format!(
             "{} must be copied before its upgrade, but {} exists already; move that copy away",
             path.display(),
             copy.display()
         )));
     }
     // An empty file is taken as it is.
-    super::private(&copy).map_err(Error::store_unavailable)?;
+    super::open_private_file(&copy).map_err(Error::store_unavailable)?;
     connection.execute("VACUUM INTO ?1", [copy.to_string_lossy()])?;
     Ok(copy)
 }
 
-fn refused(sentence: impl Into<std::borrow::Cow<'static, str>>) -> Error {
+fn schema_error(sentence: impl Into<std::borrow::Cow<'static, str>>) -> Error {
     Error::new(Kind::StoreUnavailable, sentence)
 }
 
@@ -127,13 +133,13 @@ mod tests {
     }
 
     #[test]
-    fn an_upgrade_copies_the_file_first_and_keeps_its_rows() {
+    fn upgrade_backs_up_file_and_keeps_rows() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("echoic.db");
         let first = "CREATE TABLE t (x); INSERT INTO t VALUES (7);";
-        apply(&mut open(&path), &path, &[first]).unwrap();
+        apply_migrations(&mut open(&path), &path, &[first]).unwrap();
 
-        apply(&mut open(&path), &path, &[first, "ALTER TABLE t ADD COLUMN y;"]).unwrap();
+        apply_migrations(&mut open(&path), &path, &[first, "ALTER TABLE t ADD COLUMN y;"]).unwrap();
 
         let columns = |file: &Path| {
             let count = "SELECT count(*) FROM pragma_table_info('t')";
@@ -145,13 +151,13 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_upgrade_leaves_the_file_as_it_was() {
+    fn failed_upgrade_leaves_file_unchanged() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("echoic.db");
-        apply(&mut open(&path), &path, &["CREATE TABLE t (x);"]).unwrap();
+        apply_migrations(&mut open(&path), &path, &["CREATE TABLE t (x);"]).unwrap();
 
         let broken = "CREATE TABLE u (x); CREATE TABLE nonsense";
-        apply(&mut open(&path), &path, &["CREATE TABLE t (x);", broken]).unwrap_err();
+        apply_migrations(&mut open(&path), &path, &["CREATE TABLE t (x);", broken]).unwrap_err();
 
         let tables = "SELECT group_concat(name) FROM sqlite_schema";
         let tables: String = open(&path).query_row(tables, [], |row| row.get(0)).unwrap();
@@ -159,13 +165,13 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_an_older_and_a_foreign_file_are_refused_with_a_sentence() {
+    fn newer_older_and_foreign_files_are_rejected() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("echoic.db");
-        prepare(&mut open(&path), &path).unwrap();
+        migrate_schema(&mut open(&path), &path).unwrap();
         let refusal = |version: usize| {
             open(&path).pragma_update(None, "user_version", version as i64).unwrap();
-            prepare(&mut open(&path), &path).unwrap_err().to_string()
+            migrate_schema(&mut open(&path), &path).unwrap_err().to_string()
         };
         assert!(refusal(MIGRATIONS.len() + 1).contains("written by a newer Echoic"));
         assert!(refusal(0).contains("older than any"));
@@ -173,7 +179,7 @@ mod tests {
         let foreign = folder.path().join("foreign.db");
         open(&foreign).execute_batch("CREATE TABLE t (x)").unwrap();
         assert!(
-            prepare(&mut open(&foreign), &foreign)
+            migrate_schema(&mut open(&foreign), &foreign)
                 .unwrap_err()
                 .to_string()
                 .contains("not an Echoic")
@@ -185,7 +191,10 @@ mod tests {
         )
         .unwrap();
         assert!(
-            prepare(&mut open(&text), &text).unwrap_err().to_string().contains("not an Echoic")
+            migrate_schema(&mut open(&text), &text)
+                .unwrap_err()
+                .to_string()
+                .contains("not an Echoic")
         );
     }
 }

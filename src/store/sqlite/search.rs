@@ -4,87 +4,92 @@
 //! other people's; that what is found may be seen is asked of the sessions themselves.
 
 use super::SqliteStore;
-use super::rows::{message_key, seq_of_key};
+use super::rows::{message_key, seq_from_key};
 use crate::domain::search::{SearchCursor, SearchMatch, SearchQuery, SearchTerm};
 use crate::domain::{MessageId, Principal, Session, SessionId};
 use crate::error::{Error, Result};
-use crate::store::work::MAX_SEQ;
-use crate::store::{MessageWords, SearchStore, SessionWords, Unkept};
+use crate::store::transaction::MAX_SEQ;
+use crate::store::{IndexBacklog, MessageWords, SearchStore, SessionWords};
 use async_trait::async_trait;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Transaction, params, params_from_iter};
 use sha2::{Digest, Sha256};
 
 /// Pages of an index that are merged in one step.
-const MERGED: i64 = 64;
+const MERGE_PAGES: i64 = 64;
 
 #[async_trait]
 impl SearchStore for SqliteStore {
-    async fn unkept(&self) -> Result<Vec<Unkept>> {
-        self.read(|db| {
+    async fn list_index_backlog(&self) -> Result<Vec<IndexBacklog>> {
+        self.run_read(|db| {
             let sql = "SELECT id, kept FROM sessions WHERE messages > kept LIMIT 64";
             let mut statement = db.prepare_cached(sql)?;
             let unkept = statement.query_map([], |row| {
                 let session_id = SessionId::trusted(row.get::<_, String>(0)?);
-                Ok(Unkept { session_id, after: row.get(1)? })
+                Ok(IndexBacklog { session_id, indexed_seq: row.get(1)? })
             })?;
             unkept.collect::<Result<_, _>>().map_err(Error::from)
         })
         .await
     }
 
-    async fn keep_words(&self, words: Vec<SessionWords>) -> Result<()> {
-        let rows: Vec<_> = words.into_iter().map(Rows::of).collect();
-        self.write_later(move |db| rows.iter().try_for_each(|rows| rows.keep(db))).await
+    async fn index_words(&self, words: Vec<SessionWords>) -> Result<()> {
+        let rows: Vec<_> = words.into_iter().map(IndexRows::from_words).collect();
+        self.run_background_write(move |db| rows.iter().try_for_each(|rows| rows.write_rows(db)))
+            .await
     }
 
-    async fn tidy_words(&self, is_first: bool) -> Result<bool> {
-        self.write_later(move |db| {
+    async fn merge_index(&self, is_first: bool) -> Result<bool> {
+        self.run_background_write(move |db| {
             let mut has_more = false;
             for table in ["message_words", "session_titles"] {
-                has_more |= merge(db, table, is_first)?;
+                has_more |= merge_index_pages(db, table, is_first)?;
             }
             Ok(has_more)
         })
         .await
     }
 
-    async fn find_messages(
+    async fn search_messages(
         &self,
         who: &Principal,
         query: &SearchQuery,
     ) -> Result<Vec<SearchMatch>> {
         let (who, query) = (who.clone(), query.clone());
-        self.read(move |db| messages(db, &who, &query)).await
+        self.run_read(move |db| search_messages(db, &who, &query)).await
     }
 
-    async fn find_titles(&self, who: &Principal, query: &SearchQuery) -> Result<Vec<SearchMatch>> {
+    async fn search_titles(
+        &self,
+        who: &Principal,
+        query: &SearchQuery,
+    ) -> Result<Vec<SearchMatch>> {
         let (who, query) = (who.clone(), query.clone());
-        self.read(move |db| titles(db, &who, &query)).await
+        self.run_read(move |db| search_titles(db, &who, &query)).await
     }
 }
 
 /// The words of some messages of a session, as they are written: joined before the writer has them.
-struct Rows {
+struct IndexRows {
     session: Session,
-    after: u32,
+    after_seq: u32,
     messages: Vec<(MessageWords, String)>,
 }
 
-impl Rows {
-    fn of(words: SessionWords) -> Self {
-        let SessionWords { session, after, messages } = words;
-        let sign = sign(session.owner.as_str());
+impl IndexRows {
+    fn from_words(words: SessionWords) -> Self {
+        let SessionWords { session, after_seq: after, messages } = words;
+        let sign = owner_prefix(session.owner.as_str());
         let signed = |message: MessageWords| {
             let words = message.words.iter().flat_map(|word| [sign.as_str(), word.as_str(), " "]);
             let words = words.collect();
             (message, words)
         };
-        Self { messages: messages.into_iter().map(signed).collect(), session, after }
+        Self { messages: messages.into_iter().map(signed).collect(), session, after_seq: after }
     }
 
-    fn keep(&self, db: &Connection) -> Result<()> {
-        let Self { session, after, messages } = self;
+    fn write_rows(&self, db: &Connection) -> Result<()> {
+        let Self { session, after_seq: after, messages } = self;
         let sql = "SELECT key FROM sessions WHERE id = ?1 AND created_at = ?2 AND kept = ?3";
         let same = params![session.id.as_str(), session.created_at.as_millis(), after];
         let key: Option<i64> =
@@ -109,7 +114,7 @@ impl Rows {
 }
 
 /// Forgets the words of a session that is being deleted.
-pub(super) fn forget_words(db: &Connection, session: i64) -> Result<()> {
+pub(super) fn delete_words(db: &Connection, session: i64) -> Result<()> {
     let range = [message_key(session, 0), message_key(session, MAX_SEQ)];
     for rows in [
         "DELETE FROM message_words WHERE rowid IN (SELECT key FROM kept_words WHERE key BETWEEN ?1 AND ?2)",
@@ -123,17 +128,17 @@ pub(super) fn forget_words(db: &Connection, session: i64) -> Result<()> {
 /// Merges some pages of an index, for what is deleted stays in it until then. Whether there are more.
 /// A negative number takes in all of it; with one at each step, what is added meanwhile would begin
 /// the merge anew: <https://www.sqlite.org/fts5.html#the_merge_command>.
-fn merge(db: &Connection, table: &str, is_first: bool) -> Result<bool> {
+fn merge_index_pages(db: &Connection, table: &str, is_first: bool) -> Result<bool> {
     let changes = || db.query_row("SELECT total_changes()", [], |row| row.get::<_, i64>(0));
     let before = changes()?;
     let sql = format!("INSERT INTO {table} ({table}, rank) VALUES ('merge', ?1)");
-    db.prepare_cached(&sql)?.execute([if is_first { -MERGED } else { MERGED }])?;
+    db.prepare_cached(&sql)?.execute([if is_first { -MERGE_PAGES } else { MERGE_PAGES }])?;
     Ok(changes()? - before >= 2)
 }
 
 /// What stands before each word of an owner's sessions. The dot is in no folded word, and to the
 /// index it is part of one.
-fn sign(owner: &str) -> String {
+fn owner_prefix(owner: &str) -> String {
     let digest = Sha256::digest(owner);
     let sign: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
     format!("{sign}·")
@@ -141,32 +146,32 @@ fn sign(owner: &str) -> String {
 
 /// Asks the index for all terms behind a sign. Folded words hold letters and digits only, so they
 /// need no escape inside quotes.
-fn expression(sign: &str, terms: &[SearchTerm]) -> String {
+fn match_expression(sign: &str, terms: &[SearchTerm]) -> String {
     let term = |SearchTerm { word, is_prefix }: &SearchTerm| {
         format!("\"{sign}{word}\"{}", if *is_prefix { "*" } else { "" })
     };
     terms.iter().map(term).collect::<Vec<_>>().join(" AND ")
 }
 
-fn messages(
+fn search_messages(
     db: &Transaction<'_>,
     who: &Principal,
     query: &SearchQuery,
 ) -> Result<Vec<SearchMatch>> {
-    let scope = Scope::of(db, who)?;
+    let scope = SearchScope::load(db, who)?;
     let asked: Vec<_> = scope
         .owners
         .iter()
-        .map(|owner| format!("({})", expression(&sign(owner), &query.terms)))
+        .map(|owner| format!("({})", match_expression(&owner_prefix(owner), &query.terms)))
         .collect();
-    let mut filter = Filter::new("message_words MATCH ?", asked.join(" OR ").into());
-    filter.add(scope.visible(), who.user.as_str().to_owned());
-    filter.narrow(query, "k.at");
+    let mut filter = SearchFilter::new("message_words MATCH ?", asked.join(" OR ").into());
+    filter.add_condition(scope.visibility_condition(), who.user.as_str().to_owned());
+    filter.add_query_conditions(query, "k.at");
     if let Some(role) = query.role {
-        filter.add("k.role = ?", role.as_str().to_owned());
+        filter.add_condition("k.role = ?", role.as_str().to_owned());
     }
     if let Some(SearchCursor { at_millis: at, session, seq }) = &query.after {
-        filter.add("(k.at, s.id, k.key & 16777215) < (?, ?, ?)", *at);
+        filter.add_condition("(k.at, s.id, k.key & 16777215) < (?, ?, ?)", *at);
         filter.values.extend([session.clone().into(), Value::from(i64::from(*seq))]);
     }
     let sql = format!(
@@ -185,19 +190,24 @@ fn messages(
             .prepare_cached("SELECT id FROM messages WHERE key = ?1")?
             .query_row([key], |row| row.get(0))?;
         let spot =
-            SearchCursor { at_millis: row.get(0)?, session: row.get(1)?, seq: seq_of_key(key) };
+            SearchCursor { at_millis: row.get(0)?, session: row.get(1)?, seq: seq_from_key(key) };
         found.push(SearchMatch { cursor: spot, message: Some(MessageId::trusted(id)) });
     }
     Ok(found)
 }
 
-fn titles(db: &Transaction<'_>, who: &Principal, query: &SearchQuery) -> Result<Vec<SearchMatch>> {
-    let scope = Scope::of(db, who)?;
-    let mut filter = Filter::new("session_titles MATCH ?", expression("", &query.terms).into());
-    filter.add(scope.visible(), who.user.as_str().to_owned());
-    filter.narrow(query, "s.created_at");
+fn search_titles(
+    db: &Transaction<'_>,
+    who: &Principal,
+    query: &SearchQuery,
+) -> Result<Vec<SearchMatch>> {
+    let scope = SearchScope::load(db, who)?;
+    let mut filter =
+        SearchFilter::new("session_titles MATCH ?", match_expression("", &query.terms).into());
+    filter.add_condition(scope.visibility_condition(), who.user.as_str().to_owned());
+    filter.add_query_conditions(query, "s.created_at");
     if let Some(SearchCursor { at_millis: at, session, seq }) = &query.after {
-        filter.add("(s.created_at, s.id, 0) < (?, ?, ?)", *at);
+        filter.add_condition("(s.created_at, s.id, 0) < (?, ?, ?)", *at);
         filter.values.extend([session.clone().into(), Value::from(i64::from(*seq))]);
     }
     let sql = format!(
@@ -215,13 +225,13 @@ fn titles(db: &Transaction<'_>, who: &Principal, query: &SearchQuery) -> Result<
 }
 
 /// Whose sessions a user may read.
-struct Scope {
+struct SearchScope {
     /// The user, and the owners of sessions to which the user was invited.
     owners: Vec<String>,
 }
 
-impl Scope {
-    fn of(db: &Transaction<'_>, who: &Principal) -> Result<Self> {
+impl SearchScope {
+    fn load(db: &Transaction<'_>, who: &Principal) -> Result<Self> {
         let mut owners = vec![who.user.to_string()];
         let sql = "SELECT DISTINCT s.owner FROM participants p JOIN sessions s ON s.key = p.session \
                    WHERE p.user_id = ?1 AND s.owner <> ?1";
@@ -232,7 +242,7 @@ impl Scope {
         Ok(Self { owners })
     }
 
-    fn visible(&self) -> &'static str {
+    fn visibility_condition(&self) -> &'static str {
         if self.owners.len() == 1 {
             return "s.owner = ?";
         }
@@ -241,33 +251,33 @@ impl Scope {
 }
 
 /// Conditions and the values for their question marks.
-struct Filter {
+struct SearchFilter {
     conditions: Vec<String>,
     values: Vec<Value>,
 }
 
-impl Filter {
+impl SearchFilter {
     fn new(condition: &str, value: Value) -> Self {
         Self { conditions: vec![condition.to_owned()], values: vec![value] }
     }
 
-    fn add(&mut self, condition: &str, value: impl Into<Value>) {
+    fn add_condition(&mut self, condition: &str, value: impl Into<Value>) {
         self.conditions.push(condition.to_owned());
         self.values.push(value.into());
     }
 
-    fn narrow(&mut self, query: &SearchQuery, at: &str) {
+    fn add_query_conditions(&mut self, query: &SearchQuery, at: &str) {
         if let Some(session) = &query.session_id {
-            self.add("s.id = ?", session.as_str().to_owned());
+            self.add_condition("s.id = ?", session.as_str().to_owned());
         }
         if let Some(project) = &query.project_id {
-            self.add("s.project_id = ?", project.as_str().to_owned());
+            self.add_condition("s.project_id = ?", project.as_str().to_owned());
         }
         if let Some(from) = query.from {
-            self.add(&format!("{at} >= ?"), from.as_millis());
+            self.add_condition(&format!("{at} >= ?"), from.as_millis());
         }
         if let Some(to) = query.to {
-            self.add(&format!("{at} < ?"), to.as_millis());
+            self.add_condition(&format!("{at} < ?"), to.as_millis());
         }
     }
 }

@@ -1,18 +1,20 @@
 //! Sessions in SQLite: created, read, changed, deleted.
 
 use super::SqliteStore;
-use super::list::{self, Whose};
-use super::rows::{SELECT_SESSION, message_key, session_row, to_json};
-use super::work::{Step, at_once};
+use super::rows::{SELECT_SESSION, decode_session, encode_json, message_key};
+use super::session_list::{self, SessionVisibility};
+use super::transaction::{SqliteTransaction, run_ready};
 use crate::domain::page::SessionQuery;
 use crate::domain::principal::AccessLevel;
 use crate::domain::session::SessionStatus;
 use crate::domain::title::SessionTitle;
 use crate::domain::{Principal, Session, SessionId, Timestamp, TurnId, UserId};
 use crate::error::{Error, Result};
-use crate::store::rules::{self, title_words, with_owner};
-use crate::store::work::SessionRow;
-use crate::store::{DeleteFilter, Deleted, NewSession, SessionChange, SessionPage, SessionStore};
+use crate::store::rules::{self, fold_title, participants_with_owner};
+use crate::store::transaction::SessionRow;
+use crate::store::{
+    DeleteFilter, DeletionResult, NewSession, SessionPage, SessionStore, SessionUpdate,
+};
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
@@ -25,77 +27,81 @@ impl SessionStore for SqliteStore {
         now: Timestamp,
     ) -> Result<(Session, bool)> {
         let who = who.clone();
-        self.step(async move |step| rules::create_session(step, &who, &new, now).await).await
+        self.transact(async move |step| rules::create_session(step, &who, &new, now).await).await
     }
 
-    async fn session(
+    async fn get_session(
         &self,
         who: &Principal,
         id: &SessionId,
         access: AccessLevel,
     ) -> Result<Session> {
         let (who, id) = (who.clone(), id.clone());
-        self.read(move |db| Ok(get(db, &who, &id, access)?.with_nodes())).await
+        self.run_read(move |db| Ok(get_session(db, &who, &id, access)?.into_session_with_nodes()))
+            .await
     }
 
-    async fn sessions(&self, who: &Principal, query: SessionQuery) -> Result<SessionPage> {
+    async fn list_sessions(&self, who: &Principal, query: SessionQuery) -> Result<SessionPage> {
         let user = who.user.clone();
-        self.read(move |db| list::sessions(db, Whose::Participants(&user), &query)).await
+        self.run_read(move |db| {
+            session_list::list_sessions(db, SessionVisibility::Participant(&user), &query)
+        })
+        .await
     }
 
-    async fn all_sessions(
+    async fn list_all_sessions(
         &self,
         owner: Option<&UserId>,
         query: SessionQuery,
     ) -> Result<SessionPage> {
         let owner = owner.cloned();
         let read = move |db: &Transaction<'_>| {
-            let whose = owner.as_ref().map_or(Whose::Anybodys, Whose::Owners);
-            list::sessions(db, whose, &query)
+            let whose = owner.as_ref().map_or(SessionVisibility::Any, SessionVisibility::Owner);
+            session_list::list_sessions(db, whose, &query)
         };
-        self.read(read).await
+        self.run_read(read).await
     }
 
-    async fn change_session(
+    async fn update_session(
         &self,
         who: &Principal,
         id: &SessionId,
-        change: SessionChange,
+        change: SessionUpdate,
         if_match: Vec<u32>,
         now: Timestamp,
     ) -> Result<Session> {
         let (who, id) = (who.clone(), id.clone());
-        self.step(async move |step| {
-            rules::change_session(step, &who, &id, &change, &if_match, now).await
+        self.transact(async move |step| {
+            rules::update_session(step, &who, &id, &change, &if_match, now).await
         })
         .await
     }
 
-    async fn delete_session(&self, who: &Principal, id: &SessionId) -> Result<Deleted> {
+    async fn delete_session(&self, who: &Principal, id: &SessionId) -> Result<DeletionResult> {
         let (who, id) = (who.clone(), id.clone());
-        self.step(async move |step| rules::delete_session(step, &who, &id).await).await
+        self.transact(async move |step| rules::delete_session(step, &who, &id).await).await
     }
 
-    async fn owned_sessions(
+    async fn list_owned_sessions(
         &self,
         who: &Principal,
         filter: DeleteFilter,
     ) -> Result<Vec<SessionId>> {
         let owner = who.user.clone();
-        self.read(move |db| owned_sessions(db, &owner, &filter)).await
+        self.run_read(move |db| list_owned_sessions(db, &owner, &filter)).await
     }
 }
 
 /// The session with this id, whoever asks.
-pub(super) fn find(db: &Connection, id: &SessionId) -> Result<Option<SessionRow>> {
+pub(super) fn find_session(db: &Connection, id: &SessionId) -> Result<Option<SessionRow>> {
     let mut statement = db.prepare_cached(&format!("{SELECT_SESSION} WHERE s.id = ?1"))?;
     let mut rows = statement.query([id.as_str()])?;
-    rows.next()?.map(session_row).transpose()
+    rows.next()?.map(decode_session).transpose()
 }
 
 /// The session with this id, unless it is hidden from `who`: of such a row nothing is read but its
 /// owner.
-pub(super) fn find_visible(
+pub(super) fn find_visible_session(
     db: &Connection,
     who: &Principal,
     id: &SessionId,
@@ -105,35 +111,35 @@ pub(super) fn find_visible(
          (SELECT 1 FROM participants p WHERE p.user_id = ?3 AND p.session = s.key))"
     ))?;
     let mut rows = statement.query(params![id.as_str(), who.is_admin, who.user.as_str()])?;
-    rows.next()?.map(session_row).transpose()
+    rows.next()?.map(decode_session).transpose()
 }
 
 /// The session with this id, if `who` may do to it what they want.
-pub(super) fn get(
+pub(super) fn get_session(
     db: &Connection,
     who: &Principal,
     id: &SessionId,
     access: AccessLevel,
 ) -> Result<SessionRow> {
-    at_once(rules::get(&mut Step(db), who, id, access))
+    run_ready(rules::get_session(&mut SqliteTransaction(db), who, id, access))
 }
 
 /// The session with this key.
-pub(super) fn by_key(db: &Connection, key: i64) -> Result<SessionRow> {
+pub(super) fn get_session_by_key(db: &Connection, key: i64) -> Result<SessionRow> {
     let mut statement = db.prepare_cached(&format!("{SELECT_SESSION} WHERE s.key = ?1"))?;
     let mut rows = statement.query([key])?;
-    rows.next()?.map(session_row).transpose()?.ok_or_else(Error::session_not_found)
+    rows.next()?.map(decode_session).transpose()?.ok_or_else(Error::session_not_found)
 }
 
 /// Adds a session and gives it back as stored.
-pub(super) fn insert(
+pub(super) fn insert_session(
     db: &Connection,
     owner: &UserId,
     id: &SessionId,
     new: &NewSession,
     now: Timestamp,
 ) -> Result<SessionRow> {
-    let participants = with_owner(owner, &new.participants);
+    let participants = participants_with_owner(owner, &new.participants);
     db.prepare_cached(
         "INSERT INTO sessions (id, owner, participants, project_id, title, title_words, title_source, status, \
          archived, pinned, meta, user_meta, theme, settings, version, messages, nodes, activity_at, created_at, \
@@ -142,47 +148,52 @@ pub(super) fn insert(
     .execute(params![
         id.as_str(),
         owner.as_str(),
-        to_json(&participants)?,
+        encode_json(&participants)?,
         new.project_id.as_ref().map(|project| project.as_str()),
         new.title.text,
-        title_words(&new.title.text),
+        fold_title(&new.title.text),
         new.title.source.as_str(),
         SessionStatus::ACTIVE,
         new.meta.as_json(),
         new.user_meta.as_json(),
         new.theme.as_json(),
-        to_json(&new.settings)?,
+        encode_json(&new.settings)?,
         now.as_millis(),
     ])?;
     let key = db.last_insert_rowid();
     index_title(db, key, &new.title.text)?;
-    set_guests(db, key, owner, &participants)?;
-    by_key(db, key)
+    insert_participants(db, key, owner, &participants)?;
+    get_session_by_key(db, key)
 }
 
 /// Gives a session a title that its user did not give: a change of its own fields like any other.
-pub(super) fn name(db: &Connection, key: i64, title: &SessionTitle) -> Result<()> {
+pub(super) fn set_title(db: &Connection, key: i64, title: &SessionTitle) -> Result<()> {
     db.prepare_cached("UPDATE sessions SET version = version + 1 WHERE key = ?1")?
         .execute([key])?;
-    set_title(db, key, title)
+    write_title(db, key, title)
 }
 
 /// Gives a session a title, in its row and in the words that search finds.
-fn set_title(db: &Connection, key: i64, title: &SessionTitle) -> Result<()> {
+fn write_title(db: &Connection, key: i64, title: &SessionTitle) -> Result<()> {
     db.prepare_cached(
         "UPDATE sessions SET title = ?2, title_words = ?3, title_source = ?4 WHERE key = ?1",
     )?
-    .execute(params![key, title.text, title_words(&title.text), title.source.as_str()])?;
+    .execute(params![key, title.text, fold_title(&title.text), title.source.as_str()])?;
     index_title(db, key, &title.text)
 }
 
 fn index_title(db: &Connection, key: i64, title: &str) -> Result<()> {
     db.prepare_cached("INSERT OR REPLACE INTO session_titles (rowid, words) VALUES (?1, ?2)")?
-        .execute(params![key, title_words(title)])?;
+        .execute(params![key, fold_title(title)])?;
     Ok(())
 }
 
-fn set_guests(db: &Connection, key: i64, owner: &UserId, participants: &[UserId]) -> Result<()> {
+fn insert_participants(
+    db: &Connection,
+    key: i64,
+    owner: &UserId,
+    participants: &[UserId],
+) -> Result<()> {
     let mut insert =
         db.prepare_cached("INSERT OR IGNORE INTO participants (user_id, session) VALUES (?1, ?2)")?;
     for user in participants.iter().filter(|user| *user != owner) {
@@ -192,22 +203,22 @@ fn set_guests(db: &Connection, key: i64, owner: &UserId, participants: &[UserId]
 }
 
 /// Replaces fields of the session's own.
-pub(super) fn change(
+pub(super) fn update_session(
     db: &Connection,
     row: &SessionRow,
-    change: SessionChange,
+    change: SessionUpdate,
     now: Timestamp,
 ) -> Result<()> {
     let (key, old) = (row.key, row.session.clone());
     if let Some(title) = &change.title {
-        set_title(db, key, title)?;
+        write_title(db, key, title)?;
     }
     let participants = match &change.participants {
         None => old.participants,
         Some(others) => {
             db.prepare_cached("DELETE FROM participants WHERE session = ?1")?.execute([key])?;
-            let all = with_owner(&old.owner, others);
-            set_guests(db, key, &old.owner, &all)?;
+            let all = participants_with_owner(&old.owner, others);
+            insert_participants(db, key, &old.owner, &all)?;
             all
         }
     };
@@ -217,7 +228,7 @@ pub(super) fn change(
     )?
     .execute(params![
         key,
-        to_json(&participants)?,
+        encode_json(&participants)?,
         change.project_id.unwrap_or(old.project_id).as_ref().map(|project| project.as_str()),
         change.status.unwrap_or(old.status).as_str(),
         change.archived.unwrap_or(old.archived),
@@ -225,13 +236,13 @@ pub(super) fn change(
         change.meta.unwrap_or(old.meta).as_json(),
         change.user_meta.unwrap_or(old.user_meta).as_json(),
         change.theme.unwrap_or(old.theme).as_json(),
-        to_json(&change.settings.unwrap_or(old.settings))?,
+        encode_json(&change.settings.unwrap_or(old.settings))?,
         now.as_millis(),
     ])?;
     Ok(())
 }
 
-fn owned_sessions(
+fn list_owned_sessions(
     db: &Connection,
     owner: &UserId,
     filter: &DeleteFilter,
@@ -242,7 +253,7 @@ fn owned_sessions(
             .prepare_cached("SELECT id FROM sessions WHERE project_id = ?2 AND owner = ?1")?
             .query_map([owner.as_str(), project.as_str()], id)?
             .collect::<Result<_, _>>()?,
-        DeleteFilter::Before(time) => db
+        DeleteFilter::InactiveSince(time) => db
             .prepare_cached("SELECT id FROM sessions WHERE owner = ?1 AND activity_at < ?2")?
             .query_map(params![owner.as_str(), time.as_millis()], id)?
             .collect::<Result<_, _>>()?,
@@ -251,7 +262,7 @@ fn owned_sessions(
 }
 
 /// Deletes a session and everything that belongs to it.
-pub(super) fn delete(db: &Connection, row: &SessionRow) -> Result<Deleted> {
+pub(super) fn delete_session(db: &Connection, row: &SessionRow) -> Result<DeletionResult> {
     let key = row.key;
     let running: Option<String> = db
         .prepare_cached("DELETE FROM turns WHERE session = ?1 RETURNING turn_id")?
@@ -266,7 +277,7 @@ pub(super) fn delete(db: &Connection, row: &SessionRow) -> Result<Deleted> {
         .prepare_cached("DELETE FROM queue WHERE session = ?1 RETURNING turn_id")?
         .query_map([key], |row| row.get(0))?
         .collect::<Result<_, _>>()?;
-    super::search::forget_words(db, key)?;
+    super::search::delete_words(db, key)?;
     for rows in [
         "DELETE FROM nodes WHERE session = ?1",
         "DELETE FROM summaries WHERE session = ?1",
@@ -280,5 +291,10 @@ pub(super) fn delete(db: &Connection, row: &SessionRow) -> Result<Deleted> {
         db.prepare_cached(rows)?.execute([key])?;
     }
     let turns = waiting.into_iter().chain(running).map(TurnId::trusted).collect();
-    Ok(Deleted { sessions: 1, messages: messages as u64, turns, ..Deleted::default() })
+    Ok(DeletionResult {
+        sessions: 1,
+        messages: messages as u64,
+        turns,
+        ..DeletionResult::default()
+    })
 }

@@ -1,41 +1,45 @@
 //! Summaries in SQLite: a row for each, by the place of its last message.
 
 use super::SqliteStore;
-use super::paths::{locate, segments};
+use super::paths::{find_message, path_segments};
 use crate::domain::{MessageId, SessionId};
 use crate::error::Result;
-use crate::store::{Summary, SummaryStore};
+use crate::store::{PathSummary, SummaryStore};
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 #[async_trait]
 impl SummaryStore for SqliteStore {
-    async fn summary(&self, session: &SessionId, up_to: &MessageId) -> Result<Option<Summary>> {
+    async fn find_summary(
+        &self,
+        session: &SessionId,
+        up_to: &MessageId,
+    ) -> Result<Option<PathSummary>> {
         let (session, up_to) = (session.clone(), up_to.clone());
-        self.read(move |db| {
-            let Some(key) = key_of(db, &session)? else { return Ok(None) };
+        self.run_read(move |db| {
+            let Some(key) = find_session_key(db, &session)? else { return Ok(None) };
             let sql = "SELECT min(last_seq) FROM summaries WHERE session = ?1";
             let first: Option<u32> = db.prepare_cached(sql)?.query_row([key], |row| row.get(0))?;
             let Some(first) = first else { return Ok(None) };
-            let Some(place) = locate(db, key, &up_to)? else { return Ok(None) };
-            newest(db, key, first, place.at)
+            let Some(place) = find_message(db, key, &up_to)? else { return Ok(None) };
+            find_newest_summary(db, key, first, place.location)
         })
         .await
     }
 
-    async fn put_summary(&self, session: &SessionId, summary: &Summary) -> Result<()> {
+    async fn save_summary(&self, session: &SessionId, summary: &PathSummary) -> Result<()> {
         let (session, summary) = (session.clone(), summary.clone());
-        self.write_later(move |db| {
-            let Some(key) = key_of(db, &session)? else { return Ok(()) };
-            let Some(place) = locate(db, key, &summary.last)? else { return Ok(()) };
+        self.run_background_write(move |db| {
+            let Some(key) = find_session_key(db, &session)? else { return Ok(()) };
+            let Some(place) = find_message(db, key, &summary.last_message)? else { return Ok(()) };
             let sql =
                 "INSERT OR REPLACE INTO summaries VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
             db.prepare_cached(sql)?.execute(params![
                 key,
-                place.at.seq,
-                place.at.node,
-                summary.first.as_str(),
-                summary.last.as_str(),
+                place.location.seq,
+                place.location.node,
+                summary.first_message.as_str(),
+                summary.last_message.as_str(),
                 i64::try_from(summary.tokens_before).unwrap_or(i64::MAX),
                 i64::try_from(summary.path_tokens).unwrap_or(i64::MAX),
                 summary.text,
@@ -48,26 +52,26 @@ impl SummaryStore for SqliteStore {
 }
 
 /// The database's own number for a session.
-pub(super) fn key_of(db: &Connection, session: &SessionId) -> Result<Option<i64>> {
+pub(super) fn find_session_key(db: &Connection, session: &SessionId) -> Result<Option<i64>> {
     let sql = "SELECT key FROM sessions WHERE id = ?1";
     Ok(db.prepare_cached(sql)?.query_row([session.as_str()], |row| row.get(0)).optional()?)
 }
 
 /// The last summary on the way back from a place. No summary lies before `first`.
-fn newest(
+fn find_newest_summary(
     db: &Connection,
     session: i64,
     first: u32,
-    from: crate::store::work::Location,
-) -> Result<Option<Summary>> {
+    from: crate::store::transaction::MessageLocation,
+) -> Result<Option<PathSummary>> {
     let sql = "SELECT first_id, last_id, tokens_before, path_tokens, text, model FROM summaries \
                WHERE session = ?1 AND last_node = ?2 AND last_seq BETWEEN ?3 AND ?4 \
                ORDER BY last_seq DESC LIMIT 1";
     let mut statement = db.prepare_cached(sql)?;
-    for segment in segments(db, session, Some(from)) {
+    for segment in path_segments(db, session, Some(from)) {
         let segment = segment?;
         let range = (session, segment.node, segment.first, segment.last);
-        let found = statement.query_row(range, summary).optional()?;
+        let found = statement.query_row(range, decode_summary).optional()?;
         if found.is_some() || segment.last < first {
             return Ok(found);
         }
@@ -75,10 +79,10 @@ fn newest(
     Ok(None)
 }
 
-fn summary(row: &Row<'_>) -> rusqlite::Result<Summary> {
-    Ok(Summary {
-        first: MessageId::trusted(row.get::<_, String>(0)?),
-        last: MessageId::trusted(row.get::<_, String>(1)?),
+fn decode_summary(row: &Row<'_>) -> rusqlite::Result<PathSummary> {
+    Ok(PathSummary {
+        first_message: MessageId::trusted(row.get::<_, String>(0)?),
+        last_message: MessageId::trusted(row.get::<_, String>(1)?),
         tokens_before: row.get::<_, i64>(2)?.unsigned_abs(),
         path_tokens: row.get::<_, i64>(3)?.unsigned_abs(),
         text: row.get(4)?,

@@ -2,19 +2,19 @@
 
 use super::SqliteStore;
 use super::paths::walk_node;
-use super::rows::{SELECT_MESSAGE, seq_of_key, stored_message, to_json};
-use super::work::{Step, at_once};
+use super::rows::{SELECT_MESSAGE, decode_new_message, encode_json, seq_from_key};
+use super::transaction::{SqliteTransaction, run_ready};
 use crate::domain::{MessageId, Principal, Session, SessionId, Timestamp};
 use crate::error::Result;
-use crate::store::work::{Location, NodeLine, SessionRow};
-use crate::store::{NewMessage, NodePage, Seen, TreeStore, rules};
+use crate::store::transaction::{MessageLocation, NodeHeader, SessionRow};
+use crate::store::{NewMessage, NodePage, ReadMarkUpdate, TreeStore, rules};
 use async_trait::async_trait;
 use rusqlite::Connection;
 use std::ops::ControlFlow;
 
 #[async_trait]
 impl TreeStore for SqliteStore {
-    async fn move_head(
+    async fn set_head(
         &self,
         who: &Principal,
         session: &SessionId,
@@ -22,11 +22,11 @@ impl TreeStore for SqliteStore {
         now: Timestamp,
     ) -> Result<Session> {
         let (who, session, message) = (who.clone(), session.clone(), message.clone());
-        self.step(async move |step| rules::move_head(step, &who, &session, &message, now).await)
+        self.transact(async move |step| rules::set_head(step, &who, &session, &message, now).await)
             .await
     }
 
-    async fn step_back(
+    async fn pop_head(
         &self,
         who: &Principal,
         session: &SessionId,
@@ -34,10 +34,11 @@ impl TreeStore for SqliteStore {
         now: Timestamp,
     ) -> Result<Option<Session>> {
         let (who, session, head) = (who.clone(), session.clone(), head.clone());
-        self.step(async move |step| rules::step_back(step, &who, &session, &head, now).await).await
+        self.transact(async move |step| rules::pop_head(step, &who, &session, &head, now).await)
+            .await
     }
 
-    async fn fork(
+    async fn fork_session(
         &self,
         who: &Principal,
         session: &SessionId,
@@ -45,7 +46,10 @@ impl TreeStore for SqliteStore {
         now: Timestamp,
     ) -> Result<Session> {
         let (who, session, message) = (who.clone(), session.clone(), message.clone());
-        self.step(async move |step| rules::fork(step, &who, &session, &message, now).await).await
+        self.transact(async move |step| {
+            rules::fork_session(step, &who, &session, &message, now).await
+        })
+        .await
     }
 
     async fn mark_seen(
@@ -53,12 +57,12 @@ impl TreeStore for SqliteStore {
         who: &Principal,
         session: &SessionId,
         up_to: &MessageId,
-    ) -> Result<Seen> {
+    ) -> Result<ReadMarkUpdate> {
         let (who, session, up_to) = (who.clone(), session.clone(), up_to.clone());
-        self.step(async move |step| rules::mark_seen(step, &who, &session, &up_to).await).await
+        self.transact(async move |step| rules::mark_seen(step, &who, &session, &up_to).await).await
     }
 
-    async fn nodes(
+    async fn list_nodes(
         &self,
         who: &Principal,
         session: &SessionId,
@@ -66,26 +70,28 @@ impl TreeStore for SqliteStore {
         limit: u32,
     ) -> Result<NodePage> {
         let (who, session) = (who.clone(), session.clone());
-        self.read(move |db| at_once(rules::nodes(&mut Step(db), &who, &session, first, limit)))
-            .await
+        self.run_read(move |db| {
+            run_ready(rules::list_nodes(&mut SqliteTransaction(db), &who, &session, first, limit))
+        })
+        .await
     }
 }
 
 /// Writes back how far each user has read.
 pub(super) fn save_read_marks(db: &Connection, row: &SessionRow) -> Result<()> {
     db.prepare_cached("UPDATE sessions SET read_marks = ?2 WHERE key = ?1")?
-        .execute((row.key, to_json(&row.read_marks)?))?;
+        .execute((row.key, encode_json(&row.read_marks)?))?;
     Ok(())
 }
 
 /// The session's nodes without their messages, by number.
-pub(super) fn nodes(db: &Connection, session: i64) -> Result<Vec<NodeLine>> {
+pub(super) fn list_nodes(db: &Connection, session: i64) -> Result<Vec<NodeHeader>> {
     let sql = "SELECT number, prev_node, prev_seq, last_seq FROM nodes WHERE session = ?1 \
                ORDER BY number";
     let mut statement = db.prepare_cached(sql)?;
     let lines = statement.query_map([session], |row| {
-        let prev = Location { node: row.get(1)?, seq: row.get(2)? };
-        Ok(NodeLine {
+        let prev = MessageLocation { node: row.get(1)?, seq: row.get(2)? };
+        Ok(NodeHeader {
             number: row.get(0)?,
             prev: Some(prev).filter(|prev| prev.seq > 0),
             last_seq: row.get(3)?,
@@ -95,15 +101,15 @@ pub(super) fn nodes(db: &Connection, session: i64) -> Result<Vec<NodeLine>> {
 }
 
 /// The messages of one node up to a place in it, oldest first.
-pub(super) fn run(
+pub(super) fn node_messages(
     db: &Connection,
     row: &SessionRow,
-    up_to: Location,
-) -> Result<Vec<(Location, NewMessage)>> {
+    up_to: MessageLocation,
+) -> Result<Vec<(MessageLocation, NewMessage)>> {
     let mut found = Vec::new();
     walk_node(db, row.key, up_to, SELECT_MESSAGE, |message| {
-        let at = Location { seq: seq_of_key(message.get(0)?), ..up_to };
-        found.push((at, stored_message(message, row)?));
+        let at = MessageLocation { seq: seq_from_key(message.get(0)?), ..up_to };
+        found.push((at, decode_new_message(message, row)?));
         Ok(ControlFlow::Continue(()))
     })?;
     Ok(found)

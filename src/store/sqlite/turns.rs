@@ -4,44 +4,60 @@ use super::SqliteStore;
 use crate::domain::title::SessionTitle;
 use crate::domain::{SessionId, Timestamp, TurnId};
 use crate::error::{Error, Result};
-use crate::store::work::SessionRow;
-use crate::store::{Began, BeginTurn, Claimant, FinishTurn, Finished, Silenced, TurnStore, rules};
+use crate::store::transaction::SessionRow;
+use crate::store::{
+    BeginOutcome, BeginTurn, CancelledTurns, FinishOutcome, FinishTurn, LeaseHolder, TurnStore,
+    rules,
+};
 use async_trait::async_trait;
 use rusqlite::{Connection, params};
 
 #[async_trait]
 impl TurnStore for SqliteStore {
-    async fn begin_turn(&self, begin: BeginTurn) -> Result<Began> {
-        self.step(async move |step| rules::begin_turn(step, &begin).await).await
+    async fn begin_turn(&self, begin: BeginTurn) -> Result<BeginOutcome> {
+        self.transact(async move |step| rules::begin_turn(step, &begin).await).await
     }
 
-    async fn finish_turn(&self, finish: FinishTurn) -> Result<Option<Finished>> {
-        self.step(async move |step| rules::finish_turn(step, &finish).await).await
+    async fn finish_turn(&self, finish: FinishTurn) -> Result<Option<FinishOutcome>> {
+        self.transact(async move |step| rules::finish_turn(step, &finish).await).await
     }
 
-    async fn begin_waiting(&self, claimant: &Claimant, now: Timestamp) -> Result<Finished> {
+    async fn begin_queued_turn(
+        &self,
+        claimant: &LeaseHolder,
+        now: Timestamp,
+    ) -> Result<FinishOutcome> {
         let claimant = claimant.clone();
-        self.step(async move |step| rules::begin_waiting(step, &claimant, now).await).await
+        self.transact(async move |step| rules::begin_queued_turn(step, &claimant, now).await).await
     }
 
-    async fn silence(&self, session: &SessionId, only: Option<&TurnId>) -> Result<Silenced> {
+    async fn cancel_queued_turns(
+        &self,
+        session: &SessionId,
+        only: Option<&TurnId>,
+    ) -> Result<CancelledTurns> {
         let (session, only) = (session.clone(), only.cloned());
-        self.step(async move |step| rules::silence(step, &session, only.as_ref()).await).await
+        self.transact(async move |step| {
+            rules::cancel_queued_turns(step, &session, only.as_ref()).await
+        })
+        .await
     }
 
-    async fn withdraw(&self, session: &SessionId, turn: &TurnId) -> Result<bool> {
+    async fn remove_queued_turn(&self, session: &SessionId, turn: &TurnId) -> Result<bool> {
         let (session, turn) = (session.clone(), turn.clone());
-        self.step(async move |step| rules::withdraw(step, &session, &turn).await).await
+        self.transact(async move |step| rules::remove_queued_turn(step, &session, &turn).await)
+            .await
     }
 
-    async fn name_session(&self, session: &SessionId, title: SessionTitle) -> Result<bool> {
+    async fn set_generated_title(&self, session: &SessionId, title: SessionTitle) -> Result<bool> {
         let session = session.clone();
-        self.step(async move |step| rules::name_session(step, &session, &title).await).await
+        self.transact(async move |step| rules::set_generated_title(step, &session, &title).await)
+            .await
     }
 }
 
 /// Invariant: at most one running turn per session; `turns` has one row per session.
-pub(super) fn hold(db: &Connection, row: &SessionRow, claimant: &Claimant) -> Result<()> {
+pub(super) fn claim(db: &Connection, row: &SessionRow, claimant: &LeaseHolder) -> Result<()> {
     let turn =
         row.session.active_turn.as_ref().ok_or_else(|| Error::internal("no turn to hold"))?;
     let payer = row.payer.as_ref().ok_or_else(|| Error::internal("nobody pays for a turn"))?;

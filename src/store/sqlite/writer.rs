@@ -15,47 +15,47 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// Operations that may wait; more is a store that cannot keep up.
-const QUEUE: usize = 4096;
+const QUEUE_CAPACITY: usize = 4096;
 /// Most operations of one commit.
-const BATCH: usize = 256;
+const MAX_BATCH_SIZE: usize = 256;
 /// A commit takes no further operation after this long. In this crate's own tests it takes all that
 /// waits, however slow the machine.
-const BATCH_TIME: Duration = if cfg!(test) { Duration::MAX } else { Duration::from_millis(4) };
+const MAX_BATCH_TIME: Duration = if cfg!(test) { Duration::MAX } else { Duration::from_millis(4) };
 
 /// Whether somebody waits for an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Urgency {
+pub(super) enum WritePriority {
     /// Somebody does.
-    Now,
+    Interactive,
     /// Nobody does: it gives way to the others.
-    Later,
+    Background,
 }
 
 /// Hands operations to the writer's thread. The thread ends when this is dropped.
-pub(super) struct Writer {
-    queue: SyncSender<Queued>,
+pub(super) struct WriterHandle {
+    queue: SyncSender<QueuedWrite>,
 }
 
-impl Writer {
+impl WriterHandle {
     /// Starts the thread; joining it waits until everything queued is committed.
     pub(super) fn start(connection: Connection) -> Result<(Self, JoinHandle<()>)> {
-        let (queue, waiting) = sync_channel(QUEUE);
+        let (queue, waiting) = sync_channel(QUEUE_CAPACITY);
         let thread = std::thread::Builder::new()
             .name("store-writer".to_owned())
-            .spawn(move || serve(&connection, &waiting))
+            .spawn(move || run_writer(&connection, &waiting))
             .map_err(Error::internal)?;
         Ok((Self { queue }, thread))
     }
 
     /// Runs `work` in a transaction; its result counts once that is on disk as configured. An error
     /// of `work` undoes what it did.
-    pub(super) async fn run<T, F>(&self, work: F, urgency: Urgency) -> Result<T>
+    pub(super) async fn run_write<T, F>(&self, work: F, urgency: WritePriority) -> Result<T>
     where
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T> + Send + 'static,
     {
         let (reply, done) = oneshot::channel();
-        let operation = Pending { work: Some(work), result: None, reply };
+        let operation = PendingWrite { operation: Some(work), result: None, reply };
         self.queue.try_send((urgency, Box::new(operation))).map_err(|refused| match refused {
             TrySendError::Full(_) => Error::store_unavailable("the writer's queue is full"),
             TrySendError::Disconnected(_) => Error::store_unavailable("the writer has stopped"),
@@ -65,29 +65,29 @@ impl Writer {
     }
 }
 
-type Queued = (Urgency, Box<dyn Operation>);
+type QueuedWrite = (WritePriority, Box<dyn WriteOperation>);
 
 /// One unit of work and whoever waits for it.
-trait Operation: Send {
+trait WriteOperation: Send {
     /// Does the work; the error is kept for whoever waits.
-    fn run(&mut self, connection: &Connection) -> Result<(), ()>;
+    fn execute(&mut self, connection: &Connection) -> Result<(), ()>;
     /// Tells whoever waits, once the commit has held or failed.
     fn complete(self: Box<Self>, commit: Result<()>);
 }
 
-struct Pending<T, F> {
-    work: Option<F>,
+struct PendingWrite<T, F> {
+    operation: Option<F>,
     result: Option<Result<T>>,
     reply: oneshot::Sender<Result<T>>,
 }
 
-impl<T, F> Operation for Pending<T, F>
+impl<T, F> WriteOperation for PendingWrite<T, F>
 where
     T: Send,
     F: FnOnce(&Connection) -> Result<T> + Send,
 {
-    fn run(&mut self, connection: &Connection) -> Result<(), ()> {
-        let Some(work) = self.work.take() else { return Err(()) };
+    fn execute(&mut self, connection: &Connection) -> Result<(), ()> {
+        let Some(work) = self.operation.take() else { return Err(()) };
         // A mistake in one operation must not take the writer down with it.
         let result = catch_unwind(AssertUnwindSafe(|| work(connection)))
             .unwrap_or_else(|_| Err(Error::internal("a store operation panicked")));
@@ -107,14 +107,14 @@ where
     }
 }
 
-fn serve(connection: &Connection, queue: &Receiver<Queued>) {
-    let mut waiting = Waiting { queue, later: VecDeque::new() };
-    while let Some(first) = waiting.wait() {
+fn run_writer(connection: &Connection, queue: &Receiver<QueuedWrite>) {
+    let mut waiting = WriteQueue { receiver: queue, background: VecDeque::new() };
+    while let Some(first) = waiting.wait_next() {
         let mut batch = Vec::with_capacity(16);
-        let outcome = commit_together(connection, first, &mut waiting, &mut batch);
+        let outcome = commit_batch(connection, first, &mut waiting, &mut batch);
         if outcome.is_err() {
             // Those that queued up behind a store that cannot be written would each wait as long.
-            batch.extend(waiting.all());
+            batch.extend(waiting.drain_all());
             let _ = connection.execute_batch("ROLLBACK");
         }
         for operation in batch {
@@ -125,80 +125,80 @@ fn serve(connection: &Connection, queue: &Receiver<Queued>) {
 }
 
 /// What has been handed over and not been run.
-struct Waiting<'a> {
-    queue: &'a Receiver<Queued>,
-    later: VecDeque<Box<dyn Operation>>,
+struct WriteQueue<'a> {
+    receiver: &'a Receiver<QueuedWrite>,
+    background: VecDeque<Box<dyn WriteOperation>>,
 }
 
-impl Waiting<'_> {
+impl WriteQueue<'_> {
     /// The next operation, whatever it is; waits for it. `None` once nothing more can come.
-    fn wait(&mut self) -> Option<Box<dyn Operation>> {
-        match self.urgent().or_else(|| self.later.pop_front()) {
+    fn wait_next(&mut self) -> Option<Box<dyn WriteOperation>> {
+        match self.try_next_interactive().or_else(|| self.background.pop_front()) {
             Some(operation) => Some(operation),
-            None => self.queue.recv().ok().map(|(_, operation)| operation),
+            None => self.receiver.recv().ok().map(|(_, operation)| operation),
         }
     }
 
     /// The next operation that somebody waits for, if there is one now.
-    fn urgent(&mut self) -> Option<Box<dyn Operation>> {
+    fn try_next_interactive(&mut self) -> Option<Box<dyn WriteOperation>> {
         loop {
-            match self.queue.try_recv().ok()? {
-                (Urgency::Now, operation) => return Some(operation),
-                (Urgency::Later, operation) => self.later.push_back(operation),
+            match self.receiver.try_recv().ok()? {
+                (WritePriority::Interactive, operation) => return Some(operation),
+                (WritePriority::Background, operation) => self.background.push_back(operation),
             }
         }
     }
 
     /// All there is.
-    fn all(&mut self) -> impl Iterator<Item = Box<dyn Operation>> {
-        let urgent = self.queue.try_iter().take(QUEUE).map(|(_, operation)| operation);
-        self.later.drain(..).chain(urgent)
+    fn drain_all(&mut self) -> impl Iterator<Item = Box<dyn WriteOperation>> {
+        let urgent = self.receiver.try_iter().take(QUEUE_CAPACITY).map(|(_, operation)| operation);
+        self.background.drain(..).chain(urgent)
     }
 }
 
 /// Runs `first` and what else is waiting in one transaction. All that was run is in `batch`,
 /// whatever happens.
-fn commit_together(
+fn commit_batch(
     connection: &Connection,
-    first: Box<dyn Operation>,
-    waiting: &mut Waiting<'_>,
-    batch: &mut Vec<Box<dyn Operation>>,
+    first: Box<dyn WriteOperation>,
+    waiting: &mut WriteQueue<'_>,
+    batch: &mut Vec<Box<dyn WriteOperation>>,
 ) -> Result<()> {
     let started = Instant::now();
     let mut next = Some(first);
-    let begun = execute(connection, "BEGIN IMMEDIATE");
+    let begun = execute_sql(connection, "BEGIN IMMEDIATE");
     while let Some(mut operation) = next.take() {
         let run = begun
             .as_ref()
             .map_err(Error::clone)
-            .and_then(|()| run_one(connection, &mut *operation));
+            .and_then(|()| run_in_savepoint(connection, &mut *operation));
         batch.push(operation);
         run?;
-        if batch.len() < BATCH && started.elapsed() < BATCH_TIME {
-            next = waiting.urgent();
+        if batch.len() < MAX_BATCH_SIZE && started.elapsed() < MAX_BATCH_TIME {
+            next = waiting.try_next_interactive();
         }
     }
-    if let Some(mut operation) = waiting.later.pop_front() {
-        let run = run_one(connection, &mut *operation);
+    if let Some(mut operation) = waiting.background.pop_front() {
+        let run = run_in_savepoint(connection, &mut *operation);
         batch.push(operation);
         run?;
     }
-    execute(connection, "COMMIT")
+    execute_sql(connection, "COMMIT")
 }
 
-fn run_one(connection: &Connection, operation: &mut dyn Operation) -> Result<()> {
-    execute(connection, "SAVEPOINT operation")?;
-    if operation.run(connection).is_err() {
+fn run_in_savepoint(connection: &Connection, operation: &mut dyn WriteOperation) -> Result<()> {
+    execute_sql(connection, "SAVEPOINT operation")?;
+    if operation.execute(connection).is_err() {
         // A full disk rolls the whole transaction back by itself: then the others are lost too.
         if connection.is_autocommit() {
             return Err(Error::store_unavailable("the transaction was rolled back"));
         }
-        execute(connection, "ROLLBACK TO operation")?;
+        execute_sql(connection, "ROLLBACK TO operation")?;
     }
-    execute(connection, "RELEASE operation")
+    execute_sql(connection, "RELEASE operation")
 }
 
-fn execute(connection: &Connection, sql: &str) -> Result<()> {
+fn execute_sql(connection: &Connection, sql: &str) -> Result<()> {
     connection.prepare_cached(sql)?.execute([])?;
     Ok(())
 }
@@ -211,19 +211,19 @@ mod tests {
     use tempfile::TempDir;
 
     /// A writer whose thread does not run yet, so that what is handed over shares a commit.
-    struct Bench {
+    struct WriterHarness {
         folder: TempDir,
-        writer: Writer,
-        waiting: Receiver<Queued>,
+        writer: WriterHandle,
+        receiver: Receiver<QueuedWrite>,
     }
 
-    type Done = BoxFuture<'static, Result<()>>;
+    type WriteResult = BoxFuture<'static, Result<()>>;
 
-    impl Bench {
+    impl WriterHarness {
         fn new() -> Self {
-            let (queue, waiting) = sync_channel(QUEUE);
-            let (folder, writer) = (tempfile::tempdir().unwrap(), Writer { queue });
-            let bench = Self { folder, writer, waiting };
+            let (queue, waiting) = sync_channel(QUEUE_CAPACITY);
+            let (folder, writer) = (tempfile::tempdir().unwrap(), WriterHandle { queue });
+            let bench = Self { folder, writer, receiver: waiting };
             // A line may follow one that is not there until the commit, which then fails.
             let schema = "PRAGMA journal_mode = WAL; \
                           CREATE TABLE lines (text TEXT PRIMARY KEY, \
@@ -239,29 +239,34 @@ mod tests {
             connection
         }
 
-        fn queue<F>(&self, urgency: Urgency, work: F) -> Done
+        fn submit<F>(&self, urgency: WritePriority, work: F) -> WriteResult
         where
             F: FnOnce(&Connection) -> Result<()> + Send + 'static,
         {
             let (reply, done) = oneshot::channel();
-            let operation = Pending { work: Some(work), result: None, reply };
+            let operation = PendingWrite { operation: Some(work), result: None, reply };
             self.writer.queue.try_send((urgency, Box::new(operation))).unwrap();
             Box::pin(async move { done.await.unwrap() })
         }
 
         /// Lets the thread run; what it answered, and the lines that are in the file at its end.
-        async fn run(self, queued: Vec<Done>, answered: impl FnOnce()) -> (Told, Vec<String>) {
+        async fn run_to_end(
+            self,
+            queued: Vec<WriteResult>,
+            answered: impl FnOnce(),
+        ) -> (ErrorKinds, Vec<String>) {
             let (connection, reader) = (self.connect(), self.connect());
-            let Self { writer, waiting, folder } = self;
-            let thread = std::thread::spawn(move || serve(&connection, &waiting));
+            let Self { writer, receiver: waiting, folder } = self;
+            let thread = std::thread::spawn(move || run_writer(&connection, &waiting));
             let told = join_all(queued).await;
             answered();
             // Whatever happened, the writer goes on.
-            let write = writer.run(|db| insert(db, "afterwards", None), Urgency::Now);
+            let write = writer
+                .run_write(|db| insert_line(db, "afterwards", None), WritePriority::Interactive);
             write.await.unwrap();
             drop(writer);
             thread.join().unwrap();
-            let kept = lines(&reader);
+            let kept = read_lines(&reader);
             drop((reader, folder));
             let kind = |told: Result<()>| told.err().map(|error| error.kind);
             (told.into_iter().map(kind).collect(), kept)
@@ -269,46 +274,46 @@ mod tests {
     }
 
     /// What kind of error each operation met, if any.
-    type Told = Vec<Option<Kind>>;
+    type ErrorKinds = Vec<Option<Kind>>;
 
-    fn insert(db: &Connection, text: &str, follows: Option<&str>) -> Result<()> {
+    fn insert_line(db: &Connection, text: &str, follows: Option<&str>) -> Result<()> {
         db.execute("INSERT INTO lines VALUES (?1, ?2)", (text, follows))?;
         Ok(())
     }
 
-    fn lines(db: &Connection) -> Vec<String> {
+    fn read_lines(db: &Connection) -> Vec<String> {
         let mut statement = db.prepare("SELECT text FROM lines ORDER BY rowid").unwrap();
         let lines = statement.query_map([], |row| row.get(0)).unwrap();
         lines.collect::<rusqlite::Result<_>>().unwrap()
     }
 
     #[tokio::test]
-    async fn an_operation_that_fails_takes_nothing_of_the_others_with_it() {
-        let bench = Bench::new();
+    async fn failed_operation_leaves_others_committed() {
+        let bench = WriterHarness::new();
         let beside = bench.connect();
         let queued = vec![
-            bench.queue(Urgency::Now, |db| insert(db, "one", None)),
-            bench.queue(Urgency::Now, |db| {
-                insert(db, "half", None)?;
+            bench.submit(WritePriority::Interactive, |db| insert_line(db, "one", None)),
+            bench.submit(WritePriority::Interactive, |db| {
+                insert_line(db, "half", None)?;
                 Err(Error::new(Kind::SessionBusy, "no"))
             }),
-            bench.queue(Urgency::Now, |db| insert(db, "two", Some("one"))),
+            bench.submit(WritePriority::Interactive, |db| insert_line(db, "two", Some("one"))),
             // What SQLite refuses, as what we do.
-            bench.queue(Urgency::Now, |db| {
-                insert(db, "half", None)?;
-                insert(db, "one", None)
+            bench.submit(WritePriority::Interactive, |db| {
+                insert_line(db, "half", None)?;
+                insert_line(db, "one", None)
             }),
-            bench.queue(Urgency::Later, |db| {
-                insert(db, "half", None)?;
+            bench.submit(WritePriority::Background, |db| {
+                insert_line(db, "half", None)?;
                 Err(Error::new(Kind::SessionClosed, "no"))
             }),
-            bench.queue(Urgency::Now, move |db| {
-                assert_eq!(lines(db), ["one", "two"]);
-                assert_eq!(lines(&beside), Vec::<String>::new(), "they share one commit");
-                insert(db, "three", None)
+            bench.submit(WritePriority::Interactive, move |db| {
+                assert_eq!(read_lines(db), ["one", "two"]);
+                assert_eq!(read_lines(&beside), Vec::<String>::new(), "they share one commit");
+                insert_line(db, "three", None)
             }),
         ];
-        let (told, kept) = bench.run(queued, || {}).await;
+        let (told, kept) = bench.run_to_end(queued, || {}).await;
         let busy = Some(Kind::SessionBusy);
         let (refused, closed) = (Some(Kind::StoreUnavailable), Some(Kind::SessionClosed));
         assert_eq!(told, [None, busy, None, refused, closed, None]);
@@ -316,33 +321,35 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_operation_that_panics_fails_alone() {
-        let bench = Bench::new();
+    async fn panicking_operation_fails_alone() {
+        let bench = WriterHarness::new();
         let queued = vec![
-            bench.queue(Urgency::Now, |db| insert(db, "one", None)),
-            bench.queue(Urgency::Now, |db| {
-                insert(db, "half", None)?;
+            bench.submit(WritePriority::Interactive, |db| insert_line(db, "one", None)),
+            bench.submit(WritePriority::Interactive, |db| {
+                insert_line(db, "half", None)?;
                 panic!("an invented mistake");
             }),
-            bench.queue(Urgency::Now, |db| insert(db, "two", None)),
+            bench.submit(WritePriority::Interactive, |db| insert_line(db, "two", None)),
         ];
-        let (told, kept) = bench.run(queued, || {}).await;
+        let (told, kept) = bench.run_to_end(queued, || {}).await;
         assert_eq!(told, [None, Some(Kind::Internal), None]);
         assert_eq!(kept, ["one", "two", "afterwards"]);
     }
 
     #[tokio::test]
-    async fn a_commit_that_fails_fails_all_that_shared_it_and_keeps_nothing() {
-        let bench = Bench::new();
+    async fn failed_commit_fails_every_operation_in_batch() {
+        let bench = WriterHarness::new();
         let queued = vec![
-            bench.queue(Urgency::Now, |db| insert(db, "one", None)),
-            bench.queue(Urgency::Now, |db| insert(db, "two", Some("nothing that is there"))),
-            bench.queue(Urgency::Now, |_| Err(Error::new(Kind::SessionBusy, "no"))),
-            bench.queue(Urgency::Later, |db| insert(db, "later", None)),
-            bench.queue(Urgency::Later, |db| insert(db, "much later", None)),
-            bench.queue(Urgency::Now, |db| insert(db, "three", None)),
+            bench.submit(WritePriority::Interactive, |db| insert_line(db, "one", None)),
+            bench.submit(WritePriority::Interactive, |db| {
+                insert_line(db, "two", Some("nothing that is there"))
+            }),
+            bench.submit(WritePriority::Interactive, |_| Err(Error::new(Kind::SessionBusy, "no"))),
+            bench.submit(WritePriority::Background, |db| insert_line(db, "later", None)),
+            bench.submit(WritePriority::Background, |db| insert_line(db, "much later", None)),
+            bench.submit(WritePriority::Interactive, |db| insert_line(db, "three", None)),
         ];
-        let (told, kept) = bench.run(queued, || {}).await;
+        let (told, kept) = bench.run_to_end(queued, || {}).await;
         // All may be tried again, those too that queued up behind it; what was refused stays so.
         let lost = Some(Kind::StoreUnavailable);
         assert_eq!(told, [lost, lost, Some(Kind::SessionBusy), lost, lost, lost]);
@@ -350,16 +357,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_transaction_that_cannot_begin_fails_all_that_wait_and_is_tried_anew() {
-        let bench = Bench::new();
+    async fn failed_begin_fails_batch_and_next_batch_runs() {
+        let bench = WriterHarness::new();
         let beside = bench.connect();
         beside.execute_batch("BEGIN IMMEDIATE").unwrap();
         let queued = vec![
-            bench.queue(Urgency::Now, |db| insert(db, "one", None)),
-            bench.queue(Urgency::Now, |db| insert(db, "two", None)),
+            bench.submit(WritePriority::Interactive, |db| insert_line(db, "one", None)),
+            bench.submit(WritePriority::Interactive, |db| insert_line(db, "two", None)),
         ];
         let freed = || beside.execute_batch("ROLLBACK").unwrap();
-        let (told, kept) = bench.run(queued, freed).await;
+        let (told, kept) = bench.run_to_end(queued, freed).await;
         assert_eq!(told, [Some(Kind::StoreUnavailable); 2]);
         assert_eq!(kept, ["afterwards"]);
     }

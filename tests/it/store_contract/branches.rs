@@ -10,7 +10,8 @@ use echoic::domain::session::SessionStatus;
 use echoic::domain::{MessageId, Principal, Role};
 use echoic::error::Kind;
 use echoic::store::{
-    Ask, Began, BeginTurn, OnBusy, OnKnownId, Parent, SessionChange, SessionTarget, Store,
+    BeginOutcome, BeginTurn, DuplicateIdPolicy, MessageParent, OnBusy, SessionTarget,
+    SessionUpdate, Store, TurnInput,
 };
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -24,19 +25,19 @@ fn turn_with_client_id(
     who: &Principal,
     client_id: &str,
     content: &str,
-    known: OnKnownId,
+    known: DuplicateIdPolicy,
 ) -> BeginTurn {
     let mut begin = begin(who, "s", content);
-    if let Ask::Say { message, on_known, .. } = &mut begin.turn.ask {
+    if let TurnInput::Send { message, on_duplicate_id: on_known, .. } = &mut begin.turn.input {
         message.client_message_id = message_id(client_id);
         *on_known = known;
     }
     begin
 }
 
-fn turn_below(who: &Principal, content: &str, place: Parent) -> BeginTurn {
+fn turn_below(who: &Principal, content: &str, place: MessageParent) -> BeginTurn {
     let mut begin = begin(who, "s", content);
-    if let Ask::Say { parent, .. } = &mut begin.turn.ask {
+    if let TurnInput::Send { parent, .. } = &mut begin.turn.input {
         *parent = place;
     }
     begin
@@ -44,7 +45,7 @@ fn turn_below(who: &Principal, content: &str, place: Parent) -> BeginTurn {
 
 fn regenerate(who: &Principal, reply: Option<&MessageId>) -> BeginTurn {
     let mut begin = begin(who, "s", "");
-    begin.turn.ask = Ask::Again { reply: reply.cloned() };
+    begin.turn.input = TurnInput::Regenerate { reply_id: reply.cloned() };
     begin
 }
 
@@ -52,7 +53,7 @@ fn regenerate(who: &Principal, reply: Option<&MessageId>) -> BeginTurn {
 async fn run_turn(store: &Arc<dyn Store>, begin: BeginTurn, reply: &str) -> (MessageId, MessageId) {
     let begun = begin_running(store, begin).await;
     store.finish_turn(finish(&begun, reply, None)).await.unwrap().unwrap();
-    (begun.question.id, begun.turn.message_id)
+    (begun.user_message.id, begun.turn.message_id)
 }
 
 async fn path(store: &Arc<dyn Store>, who: &Principal) -> Vec<String> {
@@ -62,8 +63,8 @@ async fn path(store: &Arc<dyn Store>, who: &Principal) -> Vec<String> {
 
 async fn set_status(store: &Arc<dyn Store>, who: &Principal, status: &str) {
     let status = Some(SessionStatus::parse(status).unwrap());
-    let change = SessionChange { status, ..SessionChange::default() };
-    store.change_session(who, &id("s"), change, Vec::new(), at(9)).await.unwrap();
+    let change = SessionUpdate { status, ..SessionUpdate::default() };
+    store.update_session(who, &id("s"), change, Vec::new(), at(9)).await.unwrap();
 }
 
 pub async fn edit_is_a_sibling_of_the_message_it_replaces(store: &Arc<dyn Store>) {
@@ -71,10 +72,12 @@ pub async fn edit_is_a_sibling_of_the_message_it_replaces(store: &Arc<dyn Store>
     create(store, &ada, "s").await;
     run_turn(store, begin(&ada, "s", "hello"), "hi").await;
     let (draft, _) =
-        run_turn(store, turn_with_client_id(&ada, "u", "draft", OnKnownId::Edit), "first").await;
+        run_turn(store, turn_with_client_id(&ada, "u", "draft", DuplicateIdPolicy::Edit), "first")
+            .await;
     run_turn(store, begin(&ada, "s", "thanks"), "welcome").await;
     let (last, _) =
-        run_turn(store, turn_with_client_id(&ada, "u", "final", OnKnownId::Edit), "second").await;
+        run_turn(store, turn_with_client_id(&ada, "u", "final", DuplicateIdPolicy::Edit), "second")
+            .await;
     assert_eq!(path(store, &ada).await, ["hello", "hi", "final", "second"]);
     let all = stored_messages(store, &ada, "s", MessageView::All).await;
     assert_eq!(all.len(), 8);
@@ -83,13 +86,17 @@ pub async fn edit_is_a_sibling_of_the_message_it_replaces(store: &Arc<dyn Store>
 
     // The client message id now refers to the newest message that carries it; editing that one
     // creates a third sibling.
-    assert_eq!(store.message(&ada, &id("s"), &message_id("u").unwrap()).await.unwrap().id, last);
+    assert_eq!(
+        store.get_message(&ada, &id("s"), &message_id("u").unwrap()).await.unwrap().id,
+        last
+    );
     let (third, _) =
-        run_turn(store, turn_with_client_id(&ada, "u", "third", OnKnownId::Edit), "third").await;
-    let newest = store.message(&ada, &id("s"), &third).await.unwrap();
+        run_turn(store, turn_with_client_id(&ada, "u", "third", DuplicateIdPolicy::Edit), "third")
+            .await;
+    let newest = store.get_message(&ada, &id("s"), &third).await.unwrap();
     assert_eq!(newest.sibling_ids, [draft, last, third]);
 
-    let refused = turn_with_client_id(&ada, "u", "fourth", OnKnownId::Refuse);
+    let refused = turn_with_client_id(&ada, "u", "fourth", DuplicateIdPolicy::Reject);
     assert_eq!(store.begin_turn(refused).await.unwrap_err().kind, Kind::IdempotencyKeyReused);
     assert_eq!(stored_messages(store, &ada, "s", MessageView::All).await.len(), 10);
     assert_eq!(path(store, &ada).await, ["hello", "hi", "third", "third"]);
@@ -102,13 +109,13 @@ pub async fn regenerated_reply_is_a_sibling_wherever_the_head_is(store: &Arc<dyn
     let (_, later) = run_turn(store, begin(&ada, "s", "q2"), "r2").await;
 
     let begun = begin_running(store, regenerate(&ada, Some(&one))).await;
-    assert_eq!((&begun.question.id, begun.question.content.as_str()), (&question, "q1"));
+    assert_eq!((&begun.user_message.id, begun.user_message.content.as_str()), (&question, "q1"));
     assert_eq!(begun.session.head_id.as_ref(), Some(&question), "the head waits at the question");
     assert_eq!(path(store, &ada).await, ["q1"]);
     store.finish_turn(finish(&begun, "r1 again", None)).await.unwrap().unwrap();
     let two = begun.turn.message_id;
     assert_eq!(path(store, &ada).await, ["q1", "r1 again"]);
-    let newest = store.message(&ada, &id("s"), &two).await.unwrap();
+    let newest = store.get_message(&ada, &id("s"), &two).await.unwrap();
     assert_eq!(newest.sibling_ids, [one, two]);
 
     // Without an id the head's reply is regenerated; the id of a question stands for its reply.
@@ -129,10 +136,10 @@ pub async fn regeneration_requires_a_user_message(store: &Arc<dyn Store>) {
     assert_eq!(kind(regenerate(&ada, None)).await, Kind::InvalidRequest);
     assert_eq!(kind(regenerate(&ada, message_id("nobody").as_ref())).await, Kind::MessageNotFound);
     let greeting = message("assistant", Role::Assistant, "welcome", 1);
-    let greeting = post(store, &ada, "s", greeting, Parent::Head).await;
+    let greeting = post(store, &ada, "s", greeting, MessageParent::Head).await;
     assert_eq!(kind(regenerate(&ada, Some(&greeting.id))).await, Kind::InvalidRequest);
     assert_eq!(kind(regenerate(&ada, None)).await, Kind::InvalidRequest);
-    let session = store.session(&ada, &id("s"), AccessLevel::Owner).await.unwrap();
+    let session = store.get_session(&ada, &id("s"), AccessLevel::Owner).await.unwrap();
     assert_eq!((session.active_turn, session.messages_count), (None, 1));
 }
 
@@ -141,16 +148,16 @@ pub async fn turn_branches_off_anywhere_or_starts_a_new_root(store: &Arc<dyn Sto
     create(store, &ada, "s").await;
     let (_, one) = run_turn(store, begin(&ada, "s", "q1"), "r1").await;
     run_turn(store, begin(&ada, "s", "q2"), "r2").await;
-    run_turn(store, turn_below(&ada, "q2b", Parent::Message(one.clone())), "r2b").await;
+    run_turn(store, turn_below(&ada, "q2b", MessageParent::Message(one.clone())), "r2b").await;
     assert_eq!(path(store, &ada).await, ["q1", "r1", "q2b", "r2b"]);
-    run_turn(store, turn_below(&ada, "root", Parent::Root), "r").await;
+    run_turn(store, turn_below(&ada, "root", MessageParent::Root), "r").await;
     assert_eq!(path(store, &ada).await, ["root", "r"]);
-    run_turn(store, turn_below(&ada, "q2c", Parent::Message(one)), "r2c").await;
+    run_turn(store, turn_below(&ada, "q2c", MessageParent::Message(one)), "r2c").await;
     assert_eq!(path(store, &ada).await, ["q1", "r1", "q2c", "r2c"]);
 
-    let lost = turn_below(&ada, "lost", Parent::Message(message_id("nobody").unwrap()));
+    let lost = turn_below(&ada, "lost", MessageParent::Message(message_id("nobody").unwrap()));
     assert_eq!(store.begin_turn(lost).await.unwrap_err().kind, Kind::MessageNotFound);
-    let session = store.session(&ada, &id("s"), AccessLevel::Owner).await.unwrap();
+    let session = store.get_session(&ada, &id("s"), AccessLevel::Owner).await.unwrap();
     assert_eq!((session.active_turn, session.messages_count), (None, 10));
 }
 
@@ -158,25 +165,30 @@ pub async fn closed_session_accepts_nothing_until_reopened(store: &Arc<dyn Store
     let ada = user("ada");
     create(store, &ada, "s").await;
     let (_, reply) =
-        run_turn(store, turn_with_client_id(&ada, "u", "q", OnKnownId::Refuse), "r").await;
+        run_turn(store, turn_with_client_id(&ada, "u", "q", DuplicateIdPolicy::Reject), "r").await;
     set_status(store, &ada, "closed").await;
-    let before = store.session(&ada, &id("s"), AccessLevel::Owner).await.unwrap();
+    let before = store.get_session(&ada, &id("s"), AccessLevel::Owner).await.unwrap();
     for refused in [
         begin(&ada, "s", "more"),
-        BeginTurn { session: SessionTarget::Ensure(id("s")), ..begin(&ada, "s", "more") },
+        BeginTurn { target: SessionTarget::Ensure(id("s")), ..begin(&ada, "s", "more") },
         BeginTurn { on_busy: OnBusy::Queue, ..begin(&ada, "s", "more") },
         BeginTurn { on_busy: OnBusy::Interrupt, ..begin(&ada, "s", "more") },
-        turn_with_client_id(&ada, "u", "edit", OnKnownId::Edit),
-        turn_below(&ada, "root", Parent::Root),
+        turn_with_client_id(&ada, "u", "edit", DuplicateIdPolicy::Edit),
+        turn_below(&ada, "root", MessageParent::Root),
         regenerate(&ada, Some(&reply)),
         regenerate(&ada, None),
     ] {
         assert_eq!(store.begin_turn(refused).await.unwrap_err().kind, Kind::SessionClosed);
     }
-    let repeated =
-        store.begin_turn(turn_with_client_id(&ada, "u", "q", OnKnownId::Refuse)).await.unwrap();
-    assert!(matches!(repeated, Began::Repeated { .. }), "what was answered can still be read");
-    let after = store.session(&ada, &id("s"), AccessLevel::Owner).await.unwrap();
+    let repeated = store
+        .begin_turn(turn_with_client_id(&ada, "u", "q", DuplicateIdPolicy::Reject))
+        .await
+        .unwrap();
+    assert!(
+        matches!(repeated, BeginOutcome::Repeated { .. }),
+        "what was answered can still be read"
+    );
+    let after = store.get_session(&ada, &id("s"), AccessLevel::Owner).await.unwrap();
     assert_eq!((after.messages_count, after.head_id), (2, before.head_id));
     assert_eq!((after.active_turn, after.updated_at), (None, before.updated_at));
     set_status(store, &ada, "active").await;
@@ -203,9 +215,9 @@ pub async fn queued_turn_is_skipped_once_its_session_is_closed(store: &Arc<dyn S
         store.finish_turn(finish(&begun, "r2", Some(lease_holder("one")))).await.unwrap();
     let finished = finished.expect("a running turn may still end");
     assert!(finished.next.is_none(), "{:?}", finished.next);
-    assert_eq!(finished.passed_over, waiting);
+    assert_eq!(finished.skipped, waiting);
     assert_eq!(path(store, &ada).await, ["q", "r", "q2", "r2"]);
-    assert!(store.begin_waiting(&lease_holder("two"), at(5)).await.unwrap().next.is_none());
+    assert!(store.begin_queued_turn(&lease_holder("two"), at(5)).await.unwrap().next.is_none());
 }
 
 pub async fn assigned_session_stores_messages_and_begins_no_turn(store: &Arc<dyn Store>) {
@@ -221,24 +233,27 @@ pub async fn assigned_session_stores_messages_and_begins_no_turn(store: &Arc<dyn
         store.finish_turn(finish(&begun, "r2", Some(lease_holder("one")))).await.unwrap();
     let finished = finished.unwrap();
     assert!(finished.next.is_none(), "{:?}", finished.next);
-    assert_eq!(finished.passed_over, [waited]);
+    assert_eq!(finished.skipped, [waited]);
     assert_eq!(path(store, &ada).await, ["q", "r", "q2", "r2", "q3"]);
 
-    let Ok(Began::HandedOver { message_id, session }) =
+    let Ok(BeginOutcome::HumanTakeover { message_id, session }) =
         store.begin_turn(begin(&ada, "s", "a person, please")).await
     else {
         panic!("a person answers");
     };
     assert_eq!((session.head_id, session.active_turn), (Some(message_id.clone()), None));
-    let Ok(Began::HandedOver { message_id: again_id, .. }) =
+    let Ok(BeginOutcome::HumanTakeover { message_id: again_id, .. }) =
         store.begin_turn(regenerate(&ada, None)).await
     else {
         panic!("a person answers");
     };
     assert_eq!(again_id, message_id, "asking again moves nothing");
     assert_eq!(stored_messages(store, &ada, "s", MessageView::All).await.len(), 6);
-    store.beat(&lease_holder("two"), at(9)).await.unwrap();
-    assert_eq!(store.orphaned_turns(&lease_holder("two"), &HashSet::new()).await.unwrap().len(), 0);
+    store.record_heartbeat(&lease_holder("two"), at(9)).await.unwrap();
+    assert_eq!(
+        store.find_orphaned_turns(&lease_holder("two"), &HashSet::new()).await.unwrap().len(),
+        0
+    );
     set_status(store, &ada, "active").await;
     let (asked, _) = run_turn(store, regenerate(&ada, None), "here is the model").await;
     assert_eq!(asked, message_id);

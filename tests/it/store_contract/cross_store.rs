@@ -10,9 +10,9 @@ use echoic::domain::title::SessionTitle;
 use echoic::domain::{MessageId, Principal, ProjectId, Role, SessionId, TurnId};
 use echoic::error::Error;
 use echoic::store::{
-    Ask, Began, BeginTurn, Finished, IdempotencyKey, MessageQuery, NewSession, OnBusy, OnKnownId,
-    Parent, PostMessage, Repeats, SessionChange, SessionTarget, Silenced, Store, TailBounds,
-    TurnSpec,
+    BeginOutcome, BeginTurn, CancelledTurns, DuplicateIdPolicy, FinishOutcome, HistoryLimits,
+    IdempotencyKey, MessageParent, MessageQuery, NewSession, OnBusy, PostMessage, RetryWindow,
+    SessionTarget, SessionUpdate, Store, TurnInput, TurnSpec,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -51,7 +51,7 @@ struct StoreUnderTest {
     store: Arc<dyn Store>,
     /// The ids used so far, with their sessions.
     known_ids: Vec<(SessionId, MessageId)>,
-    begun: Vec<echoic::store::Begun>,
+    begun: Vec<echoic::store::StartedTurn>,
     cursor: Option<SessionCursor>,
 }
 
@@ -75,12 +75,12 @@ impl StoreUnderTest {
         known.map_or(MessageId::trusted("unknown"), |(_, id)| id.clone())
     }
 
-    fn parent(&self, session: &SessionId, step: &Step) -> Parent {
+    fn parent(&self, session: &SessionId, step: &Step) -> MessageParent {
         match step.choice % 4 {
-            0 | 1 => Parent::Head,
-            2 => Parent::Message(self.pick_message(session, step.message)),
-            _ if step.message.is_multiple_of(4) => Parent::Root,
-            _ => Parent::Head,
+            0 | 1 => MessageParent::Head,
+            2 => MessageParent::Message(self.pick_message(session, step.message)),
+            _ if step.message.is_multiple_of(4) => MessageParent::Root,
+            _ => MessageParent::Head,
         }
     }
 
@@ -112,7 +112,13 @@ impl StoreUnderTest {
                 let parent = self.parent(&session, step);
                 let known_ids = (session.clone(), new.id.clone());
                 let session_id = session;
-                let post = PostMessage { session_id, message: new, parent, idempotency, now };
+                let post = PostMessage {
+                    session_id,
+                    message: new,
+                    parent,
+                    idempotency_key: idempotency,
+                    now,
+                };
                 let posted = store.post_message(&who, post).await;
                 self.known_ids.extend(posted.is_ok().then_some(known_ids));
                 rendered(posted)
@@ -120,7 +126,7 @@ impl StoreUnderTest {
             5..=7 => self.begin(number, step, who, session, new).await,
             8 | 9 => self.finish(step).await,
             10 => {
-                let change = SessionChange {
+                let change = SessionUpdate {
                     title: (step.choice.is_multiple_of(2)).then(|| {
                         SessionTitle::from_user(Some(text(step).get(..12).unwrap_or("one")))
                             .unwrap()
@@ -132,20 +138,22 @@ impl StoreUnderTest {
                         .then_some(step.message.is_multiple_of(2)),
                     project_id: (step.choice.is_multiple_of(7)).then_some(None),
                     participants: (step.choice.is_multiple_of(11)).then(|| vec![user("eve").user]),
-                    ..SessionChange::default()
+                    ..SessionUpdate::default()
                 };
                 let if_match = if step.message.is_multiple_of(3) { vec![2] } else { Vec::new() };
-                rendered(store.change_session(&who, &session, change, if_match, now).await)
+                rendered(store.update_session(&who, &session, change, if_match, now).await)
             }
             11 if step.choice.is_multiple_of(4) => {
                 rendered(store.delete_session(&who, &session).await)
             }
             11 => rendered(
-                store.session(&who, &session, echoic::domain::principal::AccessLevel::Owner).await,
+                store
+                    .get_session(&who, &session, echoic::domain::principal::AccessLevel::Owner)
+                    .await,
             ),
             12 | 13 => {
-                let page = store.sessions(&who, self.list(step)).await;
-                self.cursor = page.as_ref().ok().and_then(|page| page.next.clone());
+                let page = store.list_sessions(&who, self.list(step)).await;
+                self.cursor = page.as_ref().ok().and_then(|page| page.next_cursor.clone());
                 rendered(page)
             }
             14 | 15 => {
@@ -160,25 +168,36 @@ impl StoreUnderTest {
                     MessageView::All
                 };
                 let query = MessageQuery { view, slice, limit: u32::from(step.message % 7) + 1 };
-                rendered(store.messages(&who, &session, query).await)
+                rendered(store.list_messages(&who, &session, query).await)
             }
             16 => {
-                let bounds = TailBounds { messages: 20, tokens: 90, overhead: 2, parts: 100 };
+                let bounds = HistoryLimits {
+                    max_messages: 20,
+                    max_tokens: 90,
+                    token_overhead: 2,
+                    max_part_bytes: 100,
+                };
                 rendered(
-                    store.tail(&session, &self.pick_message(&session, step.message), bounds).await,
+                    store
+                        .recent_history(
+                            &session,
+                            &self.pick_message(&session, step.message),
+                            bounds,
+                        )
+                        .await,
                 )
             }
             17 => {
                 let to = self.pick_message(&session, step.message);
                 match step.choice % 3 {
-                    0 => rendered(store.step_back(&who, &session, &to, now).await),
-                    _ => rendered(store.move_head(&who, &session, &to, now).await),
+                    0 => rendered(store.pop_head(&who, &session, &to, now).await),
+                    _ => rendered(store.set_head(&who, &session, &to, now).await),
                 }
             }
             _ => match step.choice % 3 {
                 0 => {
-                    let Silenced { running, mut dropped } =
-                        store.silence(&session, None).await.unwrap();
+                    let CancelledTurns { running, dequeued: mut dropped } =
+                        store.cancel_queued_turns(&session, None).await.unwrap();
                     dropped.sort();
                     format!("{running:?} {dropped:?}")
                 }
@@ -189,12 +208,14 @@ impl StoreUnderTest {
                         store
                             .mark_seen(&who, &session, &seen)
                             .await
-                            .map(|seen| seen.up_to)
+                            .map(|seen| seen.message_id)
                             .map_err(|error| error.kind)
                     )
                 }
                 _ => rendered(
-                    store.message(&who, &session, &self.pick_message(&session, step.message)).await,
+                    store
+                        .get_message(&who, &session, &self.pick_message(&session, step.message))
+                        .await,
                 ),
             },
         }
@@ -205,7 +226,7 @@ impl StoreUnderTest {
             route: "tests",
             key: format!("k{}", step.message % 3),
             fingerprint: "f".to_owned(),
-            repeats: Repeats::Always,
+            retry_window: RetryWindow::Full,
         })
     }
 
@@ -218,17 +239,20 @@ impl StoreUnderTest {
         new: echoic::store::NewMessage,
     ) -> String {
         let ask = if step.choice % 6 == 5 {
-            Ask::Again {
-                reply: (step.message.is_multiple_of(2))
+            TurnInput::Regenerate {
+                reply_id: (step.message.is_multiple_of(2))
                     .then(|| self.pick_message(&session, step.message)),
             }
         } else {
-            let on_known =
-                if step.message.is_multiple_of(2) { OnKnownId::Edit } else { OnKnownId::Refuse };
-            Ask::Say {
+            let on_known = if step.message.is_multiple_of(2) {
+                DuplicateIdPolicy::Edit
+            } else {
+                DuplicateIdPolicy::Reject
+            };
+            TurnInput::Send {
                 message: Box::new(new.clone()),
                 parent: self.parent(&session, step),
-                on_known,
+                on_duplicate_id: on_known,
             }
         };
         let reply_id = MessageId::trusted(format!("r{number}"));
@@ -239,9 +263,9 @@ impl StoreUnderTest {
             ..new.clone()
         };
         let begin = BeginTurn {
-            earlier: if step.choice % 4 == 3 { vec![earlier] } else { Vec::new() },
-            who,
-            session: match step.choice % 5 {
+            preceding: if step.choice % 4 == 3 { vec![earlier] } else { Vec::new() },
+            principal: who,
+            target: match step.choice % 5 {
                 0 => SessionTarget::Ensure(session),
                 _ => SessionTarget::Existing(session),
             },
@@ -251,21 +275,21 @@ impl StoreUnderTest {
                 1 => OnBusy::Queue,
                 _ => OnBusy::Interrupt,
             },
-            idempotency: self.key(step),
+            idempotency_key: self.key(step),
             turn: TurnSpec {
                 turn_id: TurnId::trusted(format!("t{number}")),
                 reply_id,
-                ask,
+                input: ask,
                 options: SessionSettings::default(),
             },
-            key: None,
+            key_id: None,
             quotas: [].into(),
-            admit: Box::new(|_, _| Ok(())),
-            claimant: lease_holder("one"),
+            admission: Box::new(|_, _| Ok(())),
+            lease_holder: lease_holder("one"),
             now: at(number as i64 * 1000),
         };
         match self.store.begin_turn(begin).await {
-            Ok(Began::Running(begun)) => {
+            Ok(BeginOutcome::Running(begun)) => {
                 let rendered = format!("{begun:?}");
                 self.begun.push(*begun);
                 self.known_ids.extend(known_ids);
@@ -283,7 +307,7 @@ impl StoreUnderTest {
         let next = (!step.choice.is_multiple_of(4)).then(|| lease_holder("one"));
         match self.store.finish_turn(finish(&begun, &text(step), next)).await.unwrap() {
             None => "the claim is gone".to_owned(),
-            Some(Finished { next, passed_over }) => {
+            Some(FinishOutcome { next, skipped: passed_over }) => {
                 let rendered = format!("{next:?} {passed_over:?}");
                 self.begun.extend(next.map(|next| *next));
                 rendered

@@ -6,7 +6,7 @@ use echoic::domain::page::MessageView;
 use echoic::domain::principal::AccessLevel;
 use echoic::domain::{MessageId, Principal, Role};
 use echoic::error::Kind;
-use echoic::store::{DeleteFilter, NewMessage, NewSession, Parent, SessionChange, Store};
+use echoic::store::{DeleteFilter, MessageParent, NewMessage, NewSession, SessionUpdate, Store};
 use echoic::transfer::export::{Export, Format, Which};
 use serde_json::Value;
 use std::collections::HashMap;
@@ -16,7 +16,7 @@ use std::sync::Arc;
 async fn read(store: &Arc<dyn Store>, who: &Principal, session: &str) -> (Vec<MessageId>, usize) {
     let (mut ids, mut pieces, mut last) = (Vec::new(), 0, 0);
     loop {
-        let piece = store.read_piece(who, &id(session), last).await.unwrap();
+        let piece = store.read_chunk(who, &id(session), last).await.unwrap();
         let Some(newest) = piece.messages.last() else { return (ids, pieces) };
         assert_eq!(piece.session.messages_count, 7);
         last = newest.seq;
@@ -28,14 +28,18 @@ async fn read(store: &Arc<dyn Store>, who: &Principal, session: &str) -> (Vec<Me
 pub async fn session_chunks_hold_the_messages_in_stored_order(store: &Arc<dyn Store>) {
     let ada = user("ada");
     create(store, &ada, "s").await;
-    let none = store.read_piece(&ada, &id("s"), 0).await.unwrap();
+    let none = store.read_chunk(&ada, &id("s"), 0).await.unwrap();
     assert_eq!((none.messages.len(), none.session.messages_count), (0, 0));
     // Three messages that fill a chunk alone, among small ones on two branches.
     let large = "x".repeat(2 << 20);
     let texts = ["a", large.as_str(), "b", "c", large.as_str(), large.as_str(), "d"];
     let mut posted: Vec<MessageId> = Vec::new();
     for (number, text) in texts.into_iter().enumerate() {
-        let parent = if number == 3 { Parent::Message(posted[0].clone()) } else { Parent::Head };
+        let parent = if number == 3 {
+            MessageParent::Message(posted[0].clone())
+        } else {
+            MessageParent::Head
+        };
         let message = message("ada", Role::User, text, number as i64);
         posted.push(post(store, &ada, "s", message, parent).await.id);
     }
@@ -43,7 +47,7 @@ pub async fn session_chunks_hold_the_messages_in_stored_order(store: &Arc<dyn St
     assert_eq!(ids, posted);
     assert_eq!(pieces, 4, "a piece ends once it holds a mebibyte");
 
-    let piece = store.read_piece(&ada, &id("s"), 2).await.unwrap();
+    let piece = store.read_chunk(&ada, &id("s"), 2).await.unwrap();
     let stored = stored_messages(store, &ada, "s", MessageView::All).await;
     for (read, stored) in piece.messages.iter().zip(&stored[2..]) {
         assert_eq!(
@@ -52,7 +56,7 @@ pub async fn session_chunks_hold_the_messages_in_stored_order(store: &Arc<dyn St
         );
         assert_eq!((&read.content, read.created_at), (&stored.content, stored.created_at));
     }
-    let session = store.session(&ada, &id("s"), AccessLevel::Owner).await.unwrap();
+    let session = store.get_session(&ada, &id("s"), AccessLevel::Owner).await.unwrap();
     assert_eq!(piece.session.head_id, session.head_id);
 }
 
@@ -66,12 +70,12 @@ pub async fn session_chunk_is_readable_only_by_owner_or_admin(store: &Arc<dyn St
     store.create_session(&ada, new, at(0)).await.unwrap();
     let refused = |who: Principal| {
         let store = store.clone();
-        async move { store.read_piece(&who, &id("s"), 0).await.unwrap_err().kind }
+        async move { store.read_chunk(&who, &id("s"), 0).await.unwrap_err().kind }
     };
     assert_eq!(refused(bob).await, Kind::Forbidden);
     assert_eq!(refused(eve).await, Kind::SessionNotFound);
     let admin = Principal { is_admin: true, ..user("root") };
-    assert_eq!(store.read_piece(&admin, &id("s"), 0).await.unwrap().session.owner, ada.user);
+    assert_eq!(store.read_chunk(&admin, &id("s"), 0).await.unwrap().session.owner, ada.user);
     store.delete_session(&ada, &id("s")).await.unwrap();
     assert_eq!(refused(ada).await, Kind::SessionNotFound);
 }
@@ -82,12 +86,12 @@ pub async fn earlier_messages_are_read_while_new_ones_arrive(store: &Arc<dyn Sto
         .import_session(&ada, session_file("s", message_chain(&["q1", "r1"])), at(0))
         .await
         .unwrap();
-    let first = store.read_piece(&ada, &id("s"), 0).await.unwrap();
+    let first = store.read_chunk(&ada, &id("s"), 0).await.unwrap();
     let begun = begin_running(store, begin(&ada, "s", "q2")).await;
-    let during = store.read_piece(&ada, &id("s"), 0).await.unwrap();
+    let during = store.read_chunk(&ada, &id("s"), 0).await.unwrap();
     assert!(during.session.active_turn.is_some());
     store.finish_turn(finish(&begun, "r2", None)).await.unwrap().unwrap();
-    let after = store.read_piece(&ada, &id("s"), 0).await.unwrap();
+    let after = store.read_chunk(&ada, &id("s"), 0).await.unwrap();
     let count = first.session.messages_count as usize;
     let ids = |messages: &[echoic::domain::Message]| {
         messages.iter().map(|message| message.id.clone()).collect::<Vec<_>>()
@@ -102,7 +106,7 @@ pub async fn read_marks_are_imported_with_a_new_session_and_exported(store: &Arc
     let mut import = session_file("s", message_chain(&["q1", "r1", "q2"]));
     import.read_marks.clone_from(&marks);
     store.import_session(&ada, import, at(0)).await.unwrap();
-    let piece = store.read_piece(&ada, &id("s"), 0).await.unwrap();
+    let piece = store.read_chunk(&ada, &id("s"), 0).await.unwrap();
     assert_eq!(piece.read_marks, marks);
     // All were sent by Caroline, who is neither of the readers; ada has read the last one.
     let seen: Vec<bool> = piece.messages.iter().map(|message| message.seen).collect();
@@ -114,13 +118,13 @@ pub async fn read_marks_are_imported_with_a_new_session_and_exported(store: &Arc
     let mut again = session_file("s", message_chain(&["q1", "r1", "q2", "r2"]));
     again.read_marks = HashMap::from([("bob".to_owned(), 4)]);
     store.import_session(&ada, again, at(1)).await.unwrap();
-    assert_eq!(store.read_piece(&ada, &id("s"), 0).await.unwrap().read_marks, marks);
+    assert_eq!(store.read_chunk(&ada, &id("s"), 0).await.unwrap().read_marks, marks);
 }
 
 pub async fn imported_file_may_keep_its_title_unset(store: &Arc<dyn Store>) {
     let ada = user("ada");
     let mut import = session_file("s", message_chain(&["q1", "r1"]));
-    import.keeps_title = true;
+    import.keep_title = true;
     let report = store.import_session(&ada, import, at(0)).await.unwrap();
     assert_eq!(report.title, "New Chat");
     let named_by_its_message = session_file("t", message_chain(&["q1", "r1"]));
@@ -131,7 +135,7 @@ pub async fn imported_file_may_keep_its_title_unset(store: &Arc<dyn Store>) {
 pub async fn unplaceable_message_is_reported_by_its_number(store: &Arc<dyn Store>) {
     let ada = user("ada");
     let mut messages = message_chain(&["q1", "r1"]);
-    messages.push(file_message("q2", 3, Parent::Message(message_id("nobody"))));
+    messages.push(file_message("q2", 3, MessageParent::Message(message_id("nobody"))));
     let error = store.import_session(&ada, session_file("s", messages), at(0)).await.unwrap_err();
     let sentence = "messages[2].parentId must name a message of the session, nobody does not";
     assert_eq!((error.kind, error.to_string().as_str()), (Kind::InvalidRequest, sentence));
@@ -143,13 +147,13 @@ pub async fn owned_sessions_are_listed_in_any_state(store: &Arc<dyn Store>) {
         create(store, &ada, name).await;
     }
     create(store, &bob, "of-bob").await;
-    let archive = SessionChange { archived: Some(true), ..SessionChange::default() };
-    store.change_session(&ada, &id("a"), archive, Vec::new(), at(1)).await.unwrap();
+    let archive = SessionUpdate { archived: Some(true), ..SessionUpdate::default() };
+    store.update_session(&ada, &id("a"), archive, Vec::new(), at(1)).await.unwrap();
     let late =
         NewMessage { created_at: at(250_000_000_000_000), ..message("ada", Role::User, "x", 0) };
-    post(store, &ada, "b", late, Parent::Head).await;
+    post(store, &ada, "b", late, MessageParent::Head).await;
     let end = echoic::domain::Timestamp::from_millis(253_402_300_799_999);
-    let mut all = store.owned_sessions(&ada, DeleteFilter::Before(end)).await.unwrap();
+    let mut all = store.list_owned_sessions(&ada, DeleteFilter::InactiveSince(end)).await.unwrap();
     all.sort_unstable();
     assert_eq!(all, [id("a"), id("b"), id("c")]);
 }
@@ -160,7 +164,7 @@ pub async fn older_file_never_moves_last_seen_back(store: &Arc<dyn Store>) {
         let mut import = session_file("s", message_chain(names));
         import.last_seen = Some(at(millis));
         store.import_session(&ada, import, at(5000)).await.unwrap();
-        store.session(&ada, &id("s"), AccessLevel::Owner).await.unwrap().last_seen
+        store.get_session(&ada, &id("s"), AccessLevel::Owner).await.unwrap().last_seen
     };
     assert_eq!(seen_at(&["q1"], 1000).await, Some(at(1000)));
     assert_eq!(seen_at(&["q1", "r1"], 500).await, Some(at(1000)));
@@ -181,7 +185,8 @@ pub async fn export_continues_while_sessions_are_deleted_or_grow(store: &Arc<dyn
     for session in ["a", "b", "c", "d"] {
         create(store, &ada, session).await;
         for text in [large.as_str(), large.as_str(), "end"] {
-            post(store, &ada, session, message("ada", Role::User, text, 1), Parent::Head).await;
+            post(store, &ada, session, message("ada", Role::User, text, 1), MessageParent::Head)
+                .await;
         }
     }
     let mut export =
@@ -189,7 +194,7 @@ pub async fn export_continues_while_sessions_are_deleted_or_grow(store: &Arc<dyn
     let mut text = export.next().await.unwrap().unwrap();
     // The export has written the first chunk of "a".
     text.extend(export.next().await.unwrap().unwrap());
-    post(store, &ada, "a", message("ada", Role::User, "too late", 2), Parent::Head).await;
+    post(store, &ada, "a", message("ada", Role::User, "too late", 2), MessageParent::Head).await;
     store.delete_session(&ada, &id("b")).await.unwrap();
     while export.begun() < 2 {
         text.extend(export.next().await.unwrap().unwrap());

@@ -9,7 +9,7 @@ use echoic::domain::session::SessionStatus;
 use echoic::domain::title::{SessionTitle, TitleSource};
 use echoic::domain::{MessageId, Principal, Role, Session, SessionId};
 use echoic::error::Kind;
-use echoic::store::{ImportSession, NewMessage, NewSession, Parent, Store};
+use echoic::store::{ImportSession, MessageParent, NewMessage, NewSession, Store};
 use echoic::transfer::import::{Import, Report, Terms};
 use serde_json::value::RawValue;
 use std::collections::HashMap;
@@ -21,36 +21,37 @@ pub fn message_id(text: &str) -> MessageId {
 }
 
 /// A message of a file and its parent. The id and the text are `name`.
-pub fn file_message(name: &str, millis: i64, parent: Parent) -> (NewMessage, Parent) {
+pub fn file_message(name: &str, millis: i64, parent: MessageParent) -> (NewMessage, MessageParent) {
     let role = if name.starts_with('r') { Role::Assistant } else { Role::User };
     (NewMessage { id: message_id(name), ..message("Caroline", role, name, millis) }, parent)
 }
 
 /// A session of a file, without a title.
-pub fn session_file(session: &str, messages: Vec<(NewMessage, Parent)>) -> ImportSession {
+pub fn session_file(session: &str, messages: Vec<(NewMessage, MessageParent)>) -> ImportSession {
     ImportSession {
         id: id(session),
-        other_id: id(&format!("{session}-other")),
-        new: NewSession::default(),
+        fallback_id: id(&format!("{session}-other")),
+        fields: NewSession::default(),
         status: SessionStatus::default(),
         archived: false,
         pinned: false,
         created_at: at(-1000),
         last_seen: None,
         read_marks: HashMap::new(),
-        keeps_title: false,
+        keep_title: false,
         head_id: None,
         messages,
     }
 }
 
-pub fn message_chain(names: &[&str]) -> Vec<(NewMessage, Parent)> {
-    let place = |(index, name): (usize, &&str)| file_message(name, index as i64, Parent::Head);
+pub fn message_chain(names: &[&str]) -> Vec<(NewMessage, MessageParent)> {
+    let place =
+        |(index, name): (usize, &&str)| file_message(name, index as i64, MessageParent::Head);
     names.iter().enumerate().map(place).collect()
 }
 
 async fn read(store: &Arc<dyn Store>, who: &Principal, session: &SessionId) -> Session {
-    store.session(who, session, AccessLevel::Owner).await.unwrap()
+    store.get_session(who, session, AccessLevel::Owner).await.unwrap()
 }
 
 async fn path(store: &Arc<dyn Store>, who: &Principal, session: &str) -> String {
@@ -63,20 +64,23 @@ pub async fn imported_session_matches_its_file(store: &Arc<dyn Store>) {
     let mut import = session_file(
         "s",
         vec![
-            file_message("q1", 1, Parent::Head),
-            file_message("r1", 2, Parent::Head),
-            file_message("q2", 3, Parent::Head),
-            file_message("r1b", 4, Parent::Message(message_id("q1"))),
-            file_message("q3", 5, Parent::Head),
-            file_message("root", 6, Parent::Root),
+            file_message("q1", 1, MessageParent::Head),
+            file_message("r1", 2, MessageParent::Head),
+            file_message("q2", 3, MessageParent::Head),
+            file_message("r1b", 4, MessageParent::Message(message_id("q1"))),
+            file_message("q3", 5, MessageParent::Head),
+            file_message("root", 6, MessageParent::Root),
         ],
     );
-    import.new.title = SessionTitle { text: "Old".to_owned(), source: TitleSource::User };
+    import.fields.title = SessionTitle { text: "Old".to_owned(), source: TitleSource::User };
     import.status = SessionStatus::parse("closed").unwrap();
     (import.archived, import.pinned) = (true, true);
     (import.last_seen, import.head_id) = (Some(at(99)), Some(message_id("q3")));
     let report = store.import_session(&ada, import, at(1000)).await.unwrap();
-    assert_eq!((&report.session_id, report.title.as_str(), report.messages), (&id("s"), "Old", 6));
+    assert_eq!(
+        (&report.session_id, report.title.as_str(), report.added_messages),
+        (&id("s"), "Old", 6)
+    );
 
     let session = read(store, &ada, &id("s")).await;
     assert_eq!((session.title.as_str(), session.title_source), ("Old", TitleSource::User));
@@ -101,26 +105,29 @@ pub async fn repeated_import_adds_only_new_messages(store: &Arc<dyn Store>) {
         .import_session(&ada, session_file("s", message_chain(&names)), at(2000))
         .await
         .unwrap();
-    assert_eq!(again.messages, 0);
+    assert_eq!(again.added_messages, 0);
     let after = read(store, &ada, &id("s")).await;
     assert_eq!((after.version, after.updated_at), (before.version, before.updated_at));
 
     let longer = session_file("s", message_chain(&["q1", "r1", "q2", "r2", "q3"]));
-    assert_eq!(store.import_session(&ada, longer, at(3000)).await.unwrap().messages, 2);
+    assert_eq!(store.import_session(&ada, longer, at(3000)).await.unwrap().added_messages, 2);
     assert_eq!(path(store, &ada, "s").await, "q1 r1 q2 r2 q3");
     // Messages missing in the file stay in the session. New ones are attached where the file says.
     let branch = session_file(
         "s",
-        vec![file_message("r1", 0, Parent::Head), file_message("q2b", 9, Parent::Head)],
+        vec![
+            file_message("r1", 0, MessageParent::Head),
+            file_message("q2b", 9, MessageParent::Head),
+        ],
     );
-    assert_eq!(store.import_session(&ada, branch, at(4000)).await.unwrap().messages, 1);
+    assert_eq!(store.import_session(&ada, branch, at(4000)).await.unwrap().added_messages, 1);
     assert_eq!(path(store, &ada, "s").await, "q1 r1 q2b");
     assert_eq!(stored_messages(store, &ada, "s", MessageView::All).await.len(), 6);
 }
 
 pub async fn session_is_imported_whole_or_not_at_all(store: &Arc<dyn Store>) {
     let ada = user("ada");
-    let lost = |name| file_message(name, 7, Parent::Message(message_id("nobody")));
+    let lost = |name| file_message(name, 7, MessageParent::Message(message_id("nobody")));
     let mut messages = message_chain(&["q1", "r1", "q2"]);
     messages.push(lost("q3"));
     let headless = ImportSession {
@@ -130,7 +137,7 @@ pub async fn session_is_imported_whole_or_not_at_all(store: &Arc<dyn Store>) {
     for bad in [session_file("s", messages.clone()), headless.clone()] {
         let error = store.import_session(&ada, bad, at(1000)).await.unwrap_err();
         assert_eq!(error.kind, Kind::InvalidRequest);
-        let gone = store.session(&ada, &id("s"), AccessLevel::Owner).await.unwrap_err();
+        let gone = store.get_session(&ada, &id("s"), AccessLevel::Owner).await.unwrap_err();
         assert_eq!(gone.kind, Kind::SessionNotFound);
     }
     assert_eq!(listed_ids(store, &ada, None).await, Vec::<String>::new());
@@ -157,7 +164,7 @@ pub async fn session_of_another_user_is_imported_under_a_new_id(store: &Arc<dyn 
         let messages = message_chain(&["q1", "r1"][..count]);
         let report =
             store.import_session(&bob, session_file("s", messages), at(1000)).await.unwrap();
-        assert_eq!((report.session_id, report.messages), (id("s-other"), added));
+        assert_eq!((report.session_id, report.added_messages), (id("s-other"), added));
     }
     assert_eq!(read(store, &ada, &id("s")).await.messages_count, 0);
     assert_eq!(listed_ids(store, &bob, None).await, ["s-other"]);
@@ -186,7 +193,7 @@ pub async fn busy_or_closed_session_rejects_an_import(store: &Arc<dyn Store>) {
     store.import_session(&ada, closed(&["q1", "r1"]), at(1000)).await.unwrap();
     // The same file adds nothing and is accepted; a longer one is rejected.
     let same = store.import_session(&ada, closed(&["q1", "r1"]), at(1000)).await.unwrap();
-    assert_eq!(same.messages, 0);
+    assert_eq!(same.added_messages, 0);
     let longer = store.import_session(&ada, closed(&["q1", "r1", "q2"]), at(1000)).await;
     assert_eq!(longer.unwrap_err().kind, Kind::SessionClosed);
     assert_eq!(path(store, &ada, "c").await, "q1 r1");

@@ -34,28 +34,28 @@ pub(super) async fn key_is_kept_unchanged_until_revoked(store: &Arc<dyn Store>) 
     for one in [&second, &first] {
         store.add_key(one.clone()).await.unwrap();
     }
-    assert_eq!(store.keys().await.unwrap(), [first.clone(), second.clone()]);
-    assert_eq!(store.key(&first.key.id).await.unwrap(), Some(first.clone()));
+    assert_eq!(store.list_keys().await.unwrap(), [first.clone(), second.clone()]);
+    assert_eq!(store.find_key(&first.key.id).await.unwrap(), Some(first.clone()));
 
     let taken = store.add_key(StoredKey { digest: [7; 32], ..first.clone() }).await.unwrap_err();
     assert_eq!(taken.kind, Kind::IdTaken);
-    assert_eq!(store.key(&first.key.id).await.unwrap(), Some(first.clone()));
+    assert_eq!(store.find_key(&first.key.id).await.unwrap(), Some(first.clone()));
 
     assert!(store.revoke_key(&first.key.id).await.unwrap());
     assert!(!store.revoke_key(&first.key.id).await.unwrap());
-    assert_eq!(store.key(&first.key.id).await.unwrap(), None);
-    assert_eq!(store.keys().await.unwrap(), [second]);
+    assert_eq!(store.find_key(&first.key.id).await.unwrap(), None);
+    assert_eq!(store.list_keys().await.unwrap(), [second]);
 }
 
 pub(super) async fn last_use_of_a_key_only_advances(store: &Arc<dyn Store>) {
     let one = key("00000000000a", "ada", 1);
     let gone = KeyId::new_unchecked("00000000000f");
     store.add_key(one.clone()).await.unwrap();
-    let used = async || store.key(&one.key.id).await.unwrap().unwrap().key.last_used_at;
+    let used = async || store.find_key(&one.key.id).await.unwrap().unwrap().key.last_used_at;
     for (touched, is) in [(5, 5), (3, 5), (8, 8)] {
         let uses = vec![(one.key.id.clone(), at(touched)), (gone.clone(), at(touched))];
-        store.touch_keys(uses).await.unwrap();
+        store.record_key_uses(uses).await.unwrap();
         assert_eq!(used().await, Some(at(is)));
     }
-    assert_eq!(store.key(&gone).await.unwrap(), None, "a use makes no key");
+    assert_eq!(store.find_key(&gone).await.unwrap(), None, "a use makes no key");
 }

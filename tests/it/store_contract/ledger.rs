@@ -18,15 +18,15 @@ fn with_usage(finish: FinishTurn, prompt: u64, completion: u64) -> FinishTurn {
 
 fn all_usage() -> UsageQuery {
     let to = Timestamp::from_millis(4_000_000_000_000);
-    UsageQuery { user: None, from: Timestamp::from_millis(0), to, group_by: GroupBy::All, most: 9 }
+    UsageQuery { user: None, from: Timestamp::from_millis(0), to, group_by: GroupBy::All, limit: 9 }
 }
 
 /// Turns and prompt tokens in the ledger, and tokens and cost charged to a quota key. Reading the
 /// session first applies what its last transaction left pending.
 async fn recorded_usage(store: &Arc<dyn Store>, purse: &str) -> (u64, u64, i64, i64) {
-    let lines = store.usage(all_usage()).await.unwrap();
+    let lines = store.query_usage(all_usage()).await.unwrap();
     let (turns, prompt) = lines.first().map_or((0, 0), |line| (line.turns, line.prompt_tokens));
-    let spent = store.spent(purse, 0).await.unwrap();
+    let spent = store.usage_total(purse, 0).await.unwrap();
     (turns, prompt, spent.tokens, spent.cost)
 }
 
@@ -34,37 +34,41 @@ pub(super) async fn finished_turn_is_recorded_once(store: &Arc<dyn Store>) {
     let ada = user("ada");
     create(store, &ada, "s").await;
     let key = Some(KeyId::new_unchecked("0123456789ab"));
-    let begun = begin_running(store, BeginTurn { key, ..begin(&ada, "s", "hi") }).await;
+    let begun = begin_running(store, BeginTurn { key_id: key, ..begin(&ada, "s", "hi") }).await;
     let finish = with_usage(finish(&begun, "hello", None), 100, 7);
     for _ in 0..3 {
         assert!(store.finish_turn(finish.clone()).await.unwrap().is_some());
         store
-            .session(&ada, &begun.session.id, echoic::domain::principal::AccessLevel::Owner)
+            .get_session(&ada, &begun.session.id, echoic::domain::principal::AccessLevel::Owner)
             .await
             .unwrap();
         for purse in ["user:ada", "key:0123456789ab"] {
             assert_eq!(recorded_usage(store, purse).await, (1, 100, 107, 5));
         }
     }
-    let entry = store.ledger(None, 10).await.unwrap().pop().unwrap();
-    store.book(entry.clone()).await.unwrap();
+    let entry = store.list_ledger_entries(None, 10).await.unwrap().pop().unwrap();
+    store.record_usage(entry.clone()).await.unwrap();
     assert_eq!(recorded_usage(store, "user:ada").await, (1, 100, 107, 5));
-    assert_eq!(store.ledger(Some(&entry.turn_id), 10).await.unwrap(), []);
+    assert_eq!(store.list_ledger_entries(Some(&entry.turn_id), 10).await.unwrap(), []);
     let begun = begin_running(store, begin(&ada, "s", "more")).await;
     let late = with_usage(super::finish(&begun, "late", None), 90, 10);
     let now_on = TurnId::generate();
-    assert_eq!(store.forget_usage(&entry.payer.user, &now_on).await.unwrap(), 1);
+    assert_eq!(store.delete_usage(&entry.payer.user, &now_on).await.unwrap(), 1);
     assert_eq!(
         recorded_usage(store, "user:ada").await,
         (0, 0, 107, 5),
         "what is spent stays spent"
     );
-    let counted = FinishTurn { is_counted: true, ..late };
+    let counted = FinishTurn { counts_toward_quota: true, ..late };
     store.finish_turn(counted).await.unwrap().unwrap();
-    assert_eq!(store.ledger(None, 10).await.unwrap(), [], "what ran then leaves no line");
+    assert_eq!(
+        store.list_ledger_entries(None, 10).await.unwrap(),
+        [],
+        "what ran then leaves no line"
+    );
     let background = LedgerEntry { turn_id: TurnId::generate(), ..entry };
-    store.book(background.clone()).await.unwrap();
-    assert_eq!(store.ledger(None, 10).await.unwrap(), [background]);
+    store.record_usage(background.clone()).await.unwrap();
+    assert_eq!(store.list_ledger_entries(None, 10).await.unwrap(), [background]);
 }
 
 pub(super) async fn counted_turn_is_charged_once_its_finish_returns(store: &Arc<dyn Store>) {
@@ -72,10 +76,12 @@ pub(super) async fn counted_turn_is_charged_once_its_finish_returns(store: &Arc<
     create(store, &ada, "s").await;
     for turns in 1..=5 {
         let begun = begin_running(store, begin(&ada, "s", "hi")).await;
-        let counted =
-            FinishTurn { is_counted: true, ..with_usage(finish(&begun, "hello", None), 90, 10) };
+        let counted = FinishTurn {
+            counts_toward_quota: true,
+            ..with_usage(finish(&begun, "hello", None), 90, 10)
+        };
         store.finish_turn(counted).await.unwrap().unwrap();
-        assert_eq!(store.spent("user:ada", 0).await.unwrap().tokens, turns * 100);
+        assert_eq!(store.usage_total("user:ada", 0).await.unwrap().tokens, turns * 100);
     }
 }
 
@@ -83,24 +89,26 @@ pub(super) async fn background_calls_count_in_totals_but_not_as_turns(store: &Ar
     let ada = user("ada");
     create(store, &ada, "s").await;
     let begun = begin_running(store, begin(&ada, "s", "hi")).await;
-    let counted =
-        FinishTurn { is_counted: true, ..with_usage(finish(&begun, "hello", None), 100, 7) };
+    let counted = FinishTurn {
+        counts_toward_quota: true,
+        ..with_usage(finish(&begun, "hello", None), 100, 7)
+    };
     store.finish_turn(counted).await.unwrap().unwrap();
-    let turn = store.ledger(None, 10).await.unwrap().pop().unwrap();
+    let turn = store.list_ledger_entries(None, 10).await.unwrap().pop().unwrap();
     assert_eq!(turn.kind, CallKind::Reply);
     let mut background = Vec::new();
     for kind in [CallKind::Title, CallKind::Summary] {
         let usage = Usage { estimated: true, ..turn.usage };
         let call = LedgerEntry { turn_id: TurnId::generate(), kind, usage, ..turn.clone() };
-        store.book(call.clone()).await.unwrap();
-        store.book(call.clone()).await.unwrap();
+        store.record_usage(call.clone()).await.unwrap();
+        store.record_usage(call.clone()).await.unwrap();
         background.push(call);
     }
-    let line = store.usage(all_usage()).await.unwrap().pop().unwrap();
-    assert_eq!((line.turns, line.side_calls, line.estimated_turns), (1, 2, 0));
+    let line = store.query_usage(all_usage()).await.unwrap().pop().unwrap();
+    assert_eq!((line.turns, line.background_calls, line.estimated_turns), (1, 2, 0));
     assert_eq!((line.prompt_tokens, line.completion_tokens, line.cost), (300, 21, Some(15)));
-    assert_eq!(store.spent("user:ada", 0).await.unwrap().tokens, 321);
-    assert_eq!(store.ledger(Some(&turn.turn_id), 10).await.unwrap(), background);
+    assert_eq!(store.usage_total("user:ada", 0).await.unwrap().tokens, 321);
+    assert_eq!(store.list_ledger_entries(Some(&turn.turn_id), 10).await.unwrap(), background);
 }
 
 pub(super) async fn spent_quota_begins_nothing_and_leaves_no_trace(store: &Arc<dyn Store>) {
@@ -115,7 +123,7 @@ pub(super) async fn spent_quota_begins_nothing_and_leaves_no_trace(store: &Arc<d
     let refused = store.begin_turn(within(begin(&ada, "s", "more"))).await.unwrap_err();
     assert_eq!(refused.kind, Kind::QuotaExceeded);
     let access = echoic::domain::principal::AccessLevel::Owner;
-    let session = store.session(&ada, &begun.session.id, access).await.unwrap();
+    let session = store.get_session(&ada, &begun.session.id, access).await.unwrap();
     assert_eq!((session.messages_count, session.active_turn), (2, None));
     begin_running(store, within(begin(&bob, "t", "hi"))).await;
     begin_running(store, begin(&ada, "s", "without a quota")).await;

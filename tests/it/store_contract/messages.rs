@@ -6,7 +6,8 @@ use echoic::domain::page::{MessageSlice, MessageView};
 use echoic::domain::principal::AccessLevel;
 use echoic::domain::{MessageId, Role};
 use echoic::store::{
-    IdempotencyKey, MessageQuery, Parent, PostMessage, Remembered, Repeats, Store, TailBounds,
+    HistoryLimits, HistoryMessage, IdempotencyKey, MessageParent, MessageQuery, PostMessage,
+    RetryWindow, Store,
 };
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -18,14 +19,24 @@ pub async fn recent_history_ends_at_its_limits(store: &Arc<dyn Store>) {
     let mut last = None;
     for number in 0..10 {
         let content = if number == 7 { String::new() } else { number.to_string() };
-        let stored =
-            post(store, &ada, "s", message("ada", Role::User, &content, number), Parent::Head)
-                .await;
+        let stored = post(
+            store,
+            &ada,
+            "s",
+            message("ada", Role::User, &content, number),
+            MessageParent::Head,
+        )
+        .await;
         last = Some(stored.id);
     }
     let tail = async |messages, tokens| {
-        let bounds = TailBounds { messages, tokens, overhead: 2, parts: 0 };
-        let tail = store.tail(&id("s"), last.as_ref().unwrap(), bounds).await.unwrap();
+        let bounds = HistoryLimits {
+            max_messages: messages,
+            max_tokens: tokens,
+            token_overhead: 2,
+            max_part_bytes: 0,
+        };
+        let tail = store.recent_history(&id("s"), last.as_ref().unwrap(), bounds).await.unwrap();
         let texts: String = tail.iter().map(|message| message.content.as_str()).collect();
         (texts, tail.last().is_some_and(|oldest| oldest.parent_id.is_none()))
     };
@@ -49,13 +60,18 @@ pub async fn recent_history_includes_parts_while_they_fit(store: &Arc<dyn Store>
         let text = if number == 2 { String::new() } else { number.to_string() };
         let mut message = message("ada", role, &text, number as i64);
         message.body.parts = MessageParts::from_stored(parts(number)).unwrap();
-        last = Some(post(store, &ada, "s", message, Parent::Head).await.id);
+        last = Some(post(store, &ada, "s", message, MessageParent::Head).await.id);
     }
     assert_eq!(parts(0).len(), 40);
     let tail = async |room| {
-        let bounds = TailBounds { messages: 100, tokens: u32::MAX, overhead: 2, parts: room };
-        let tail = store.tail(&id("s"), last.as_ref().unwrap(), bounds).await.unwrap();
-        let line = |one: &Remembered| format!("{}{}", one.content, one.parts.as_json());
+        let bounds = HistoryLimits {
+            max_messages: 100,
+            max_tokens: u32::MAX,
+            token_overhead: 2,
+            max_part_bytes: room,
+        };
+        let tail = store.recent_history(&id("s"), last.as_ref().unwrap(), bounds).await.unwrap();
+        let line = |one: &HistoryMessage| format!("{}{}", one.content, one.parts.as_json());
         tail.iter().map(line).collect::<Vec<_>>()
     };
     let with = |text: &str, number: usize| format!("{text}{}", parts(number));
@@ -77,13 +93,13 @@ pub async fn idempotency_key_expires_after_a_day(store: &Arc<dyn Store>) {
             route: "r",
             key: "k".to_owned(),
             fingerprint: "f".to_owned(),
-            repeats: Repeats::Always,
+            retry_window: RetryWindow::Full,
         };
         let post = PostMessage {
             session_id: id("s"),
             message: message("ada", Role::User, "hi", millis),
-            parent: Parent::Head,
-            idempotency: Some(key),
+            parent: MessageParent::Head,
+            idempotency_key: Some(key),
             now: at(millis),
         };
         store.post_message(&ada, post).await.unwrap().0.seq
@@ -122,8 +138,8 @@ pub async fn every_message_is_on_one_path_and_in_one_node(store: &Arc<dyn Store>
         for (number, step) in steps.iter().enumerate() {
             let under = step.under.filter(|under| *under < number).or(number.checked_sub(1));
             let parent = match (step.under.filter(|under| *under < number), under) {
-                (Some(under), _) => Parent::Message(ids[under].clone()),
-                (None, _) => Parent::Head,
+                (Some(under), _) => MessageParent::Message(ids[under].clone()),
+                (None, _) => MessageParent::Head,
             };
             let content = format!("{number}:{}", "x".repeat(step.size));
             let stored = post(
@@ -161,16 +177,21 @@ pub async fn every_message_is_on_one_path_and_in_one_node(store: &Arc<dyn Store>
             (MessageSlice::After(ids[middle].clone()), &path[path.len() / 2 + 1..]),
         ] {
             let query = MessageQuery { view: MessageView::Path, slice, limit: 100 };
-            let page = store.messages(&ada, &id(&session), query).await.unwrap().messages;
+            let page = store.list_messages(&ada, &id(&session), query).await.unwrap().messages;
             assert_eq!(page.iter().map(|m| m.seq as usize - 1).collect::<Vec<_>>(), expected);
         }
-        let bounds = TailBounds { messages: 1000, tokens: u32::MAX, overhead: 0, parts: 0 };
-        let tail = store.tail(&id(&session), ids.last().unwrap(), bounds).await.unwrap();
+        let bounds = HistoryLimits {
+            max_messages: 1000,
+            max_tokens: u32::MAX,
+            token_overhead: 0,
+            max_part_bytes: 0,
+        };
+        let tail = store.recent_history(&id(&session), ids.last().unwrap(), bounds).await.unwrap();
         assert_eq!(
             tail.iter().rev().map(|m| m.id.clone()).collect::<Vec<_>>(),
             path.iter().map(|n| ids[*n].clone()).collect::<Vec<_>>()
         );
-        let read = store.session(&ada, &id(&session), AccessLevel::Participant).await.unwrap();
+        let read = store.get_session(&ada, &id(&session), AccessLevel::Participant).await.unwrap();
         assert_eq!((read.messages_count as usize, read.head_id.as_ref()), (ids.len(), ids.last()));
     }
 }

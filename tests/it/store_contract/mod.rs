@@ -29,10 +29,11 @@ use echoic::domain::{
     Message, MessageId, MessageType, Principal, Role, Session, SessionId, Timestamp, TurnId, UserId,
 };
 use echoic::store::mongo::MongoStore;
-use echoic::store::sqlite::{SqliteStore, Sync};
+use echoic::store::sqlite::{Durability, SqliteStore};
 use echoic::store::{
-    Ask, Began, BeginTurn, Begun, Claimant, FinishTurn, MessageQuery, NewMessage, NewSession,
-    OnBusy, OnKnownId, Parent, PostMessage, ReplyFields, SessionTarget, Store, TurnSpec,
+    BeginOutcome, BeginTurn, DuplicateIdPolicy, FinishTurn, LeaseHolder, MessageParent,
+    MessageQuery, NewMessage, NewSession, OnBusy, PostMessage, ReplyFields, SessionTarget,
+    StartedTurn, Store, TurnInput, TurnSpec,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,7 +52,7 @@ pub(crate) struct EmptyStore {
 
 pub(crate) async fn sqlite() -> Option<EmptyStore> {
     let folder = tempfile::tempdir().unwrap();
-    let store = SqliteStore::open(&folder.path().join("echoic.db"), Sync::Normal).unwrap();
+    let store = SqliteStore::open(&folder.path().join("echoic.db"), Durability::Normal).unwrap();
     Some(EmptyStore { store: Arc::new(store), _folder: folder })
 }
 
@@ -196,31 +197,31 @@ fn id(text: &str) -> SessionId {
     SessionId::trusted(text)
 }
 
-fn lease_holder(boot: &str) -> Claimant {
-    Claimant { instance: "tests".to_owned(), boot: boot.to_owned() }
+fn lease_holder(boot: &str) -> LeaseHolder {
+    LeaseHolder { instance: "tests".to_owned(), boot: boot.to_owned() }
 }
 
 /// Begins a turn in an idle session.
-async fn begin_running(store: &Arc<dyn Store>, begin: BeginTurn) -> Begun {
+async fn begin_running(store: &Arc<dyn Store>, begin: BeginTurn) -> StartedTurn {
     match store.begin_turn(begin).await.unwrap() {
-        Began::Running(begun) => *begun,
+        BeginOutcome::Running(begun) => *begun,
         other => panic!("the session was free: {other:?}"),
     }
 }
 
-fn finish(begun: &Begun, reply: &str, take_next: Option<Claimant>) -> FinishTurn {
+fn finish(begun: &StartedTurn, reply: &str, take_next: Option<LeaseHolder>) -> FinishTurn {
     let mut reply = message("assistant", Role::Assistant, reply, 2);
     reply.id = begun.turn.message_id.clone();
     let (session_id, turn_id) = (begun.session.id.clone(), begun.turn.turn_id.clone());
     FinishTurn {
         session_id,
         turn_id,
-        claimant: lease_holder("one"),
+        lease_holder: lease_holder("one"),
         reply,
         cost: None,
-        is_counted: false,
+        counts_toward_quota: false,
         last_batch: None,
-        take_next,
+        next_lease_holder: take_next,
     }
 }
 
@@ -243,26 +244,26 @@ fn message(sender: &str, role: Role, content: &str, millis: i64) -> NewMessage {
 
 fn begin(who: &Principal, session: &str, content: &str) -> BeginTurn {
     BeginTurn {
-        earlier: Vec::new(),
-        who: who.clone(),
-        session: SessionTarget::Existing(id(session)),
+        preceding: Vec::new(),
+        principal: who.clone(),
+        target: SessionTarget::Existing(id(session)),
         project_id: None,
         on_busy: OnBusy::Reject,
-        idempotency: None,
+        idempotency_key: None,
         turn: TurnSpec {
             turn_id: TurnId::generate(),
             reply_id: MessageId::generate(),
-            ask: Ask::Say {
+            input: TurnInput::Send {
                 message: Box::new(message(who.user.as_str(), Role::User, content, 1)),
-                parent: Parent::Head,
-                on_known: OnKnownId::Refuse,
+                parent: MessageParent::Head,
+                on_duplicate_id: DuplicateIdPolicy::Reject,
             },
             options: SessionSettings::default(),
         },
-        key: None,
+        key_id: None,
         quotas: [].into(),
-        admit: Box::new(|_, _| Ok(())),
-        claimant: lease_holder("one"),
+        admission: Box::new(|_, _| Ok(())),
+        lease_holder: lease_holder("one"),
         now: at(1),
     }
 }
@@ -279,7 +280,7 @@ async fn stored_messages(
     view: MessageView,
 ) -> Vec<Message> {
     let query = MessageQuery { view, slice: MessageSlice::Newest, limit: 100 };
-    store.messages(who, &id(session), query).await.unwrap().messages
+    store.list_messages(who, &id(session), query).await.unwrap().messages
 }
 
 async fn post(
@@ -287,14 +288,14 @@ async fn post(
     who: &Principal,
     session: &str,
     message: NewMessage,
-    parent: Parent,
+    parent: MessageParent,
 ) -> Message {
     let post = PostMessage {
         session_id: id(session),
         now: message.created_at,
         message,
         parent,
-        idempotency: None,
+        idempotency_key: None,
     };
     store.post_message(who, post).await.unwrap().0
 }
@@ -309,6 +310,6 @@ async fn listed_ids(store: &Arc<dyn Store>, who: &Principal, search: Option<&str
         status: None,
         archived: Some(false),
     };
-    let page = store.sessions(who, query).await.unwrap();
+    let page = store.list_sessions(who, query).await.unwrap();
     page.sessions.iter().map(|session| session.id.to_string()).collect()
 }

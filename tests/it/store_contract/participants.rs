@@ -6,7 +6,7 @@ use echoic::domain::page::MessageView;
 use echoic::domain::principal::AccessLevel;
 use echoic::domain::{MessageId, MessageType, Principal, Role};
 use echoic::error::Kind;
-use echoic::store::{NewSession, Parent, Store};
+use echoic::store::{MessageParent, NewSession, Store};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -24,12 +24,12 @@ async fn post_text(
     let seconds: i64 = called.trim_start_matches("msg").parse().unwrap();
     let mut message = message(who.user.as_str(), Role::User, text, 1000 * seconds);
     message.id = message_id(called);
-    post(store, who, session, message, Parent::Head).await;
+    post(store, who, session, message, MessageParent::Head).await;
 }
 
 async fn nodes(store: &Arc<dyn Store>, who: &Principal, session: &str) -> Value {
-    let page = store.nodes(who, &id(session), 1, 100).await.unwrap();
-    assert_eq!(page.next, None);
+    let page = store.list_nodes(who, &id(session), 1, 100).await.unwrap();
+    assert_eq!(page.next_node, None);
     serde_json::to_value(page.nodes).unwrap()
 }
 
@@ -62,7 +62,8 @@ pub async fn two_users_see_what_the_other_has_read(store: &Arc<dyn Store>) {
     assert_eq!(shown, [("user1", true), ("user2", false)]);
     store.mark_seen(&one, &id("user1_user2"), &message_id("msg2")).await.unwrap();
 
-    let session = store.session(&two, &id("user1_user2"), AccessLevel::Participant).await.unwrap();
+    let session =
+        store.get_session(&two, &id("user1_user2"), AccessLevel::Participant).await.unwrap();
     assert_eq!(session.last_message.as_deref(), Some("All good! You?"));
     assert_eq!(session.last_message_at, Some(at(2000)));
     assert_eq!(session.last_seen, Some(at(1000)), "when its owner last said something");
@@ -73,7 +74,7 @@ pub async fn two_users_see_what_the_other_has_read(store: &Arc<dyn Store>) {
     picture.body.kind = MessageType::Image;
     let parts = r#"[{"type":"image","url":"https://example.com/cat.png"}]"#;
     picture.body.parts = MessageParts::from_stored(parts.to_owned()).unwrap();
-    post(store, &one, "user1_user2", picture, Parent::Head).await;
+    post(store, &one, "user1_user2", picture, MessageParent::Head).await;
     let seconds = |seconds: i64| 1_700_000_000 + seconds;
     assert_eq!(
         nodes(store, &two, "user1_user2").await,
@@ -88,7 +89,7 @@ pub async fn two_users_see_what_the_other_has_read(store: &Arc<dyn Store>) {
     );
 
     let hidden = [
-        store.nodes(&stranger, &id("user1_user2"), 1, 1).await.unwrap_err().kind,
+        store.list_nodes(&stranger, &id("user1_user2"), 1, 1).await.unwrap_err().kind,
         store.mark_seen(&stranger, &id("user1_user2"), &message_id("msg1")).await.unwrap_err().kind,
     ];
     assert_eq!(hidden, [Kind::SessionNotFound, Kind::SessionNotFound]);
@@ -106,7 +107,7 @@ pub async fn read_mark_only_advances_and_is_per_user(store: &Arc<dyn Store>) {
     for (who, called) in [(&ada, "msg1"), (&bob, "msg2"), (&ada, "msg3"), (&bob, "msg4")] {
         post_text(store, who, "s", called, called).await;
     }
-    let before = store.session(&ada, &id("s"), AccessLevel::Owner).await.unwrap();
+    let before = store.get_session(&ada, &id("s"), AccessLevel::Owner).await.unwrap();
     let seen = async || {
         let said = stored_messages(store, &ada, "s", MessageView::Path).await;
         said.iter().map(|message| message.seen).collect::<Vec<_>>()
@@ -125,13 +126,13 @@ pub async fn read_mark_only_advances_and_is_per_user(store: &Arc<dyn Store>) {
     assert!(mark(&ada, "msg2").await.unwrap());
     assert_eq!(seen().await, [true, true, true, false]);
     assert_eq!(mark(&ada, "nobody").await.unwrap_err().kind, Kind::MessageNotFound);
-    let after = store.session(&ada, &id("s"), AccessLevel::Owner).await.unwrap();
+    let after = store.get_session(&ada, &id("s"), AccessLevel::Owner).await.unwrap();
     assert_eq!(
         (after.version, after.updated_at, after.last_seen),
         (before.version, before.updated_at, before.last_seen)
     );
     // A fork is a new session, so its messages are unread.
-    let fork = store.fork(&ada, &id("s"), &message_id("msg3"), at(9000)).await.unwrap();
+    let fork = store.fork_session(&ada, &id("s"), &message_id("msg3"), at(9000)).await.unwrap();
     let copied = stored_messages(store, &ada, fork.id.as_str(), MessageView::Path).await;
     assert!(copied.iter().all(|message| !message.seen));
 }
@@ -143,16 +144,16 @@ pub async fn nodes_hold_every_message_once_for_any_page_size(store: &Arc<dyn Sto
     for number in 0..12_i64 {
         let text = "x".repeat(if number % 4 == 3 { 140_000 } else { 30_000 });
         let parent = match number {
-            5 => Parent::Root,
-            8 => Parent::Message(message_id("m6")),
-            _ => Parent::Head,
+            5 => MessageParent::Root,
+            8 => MessageParent::Message(message_id("m6")),
+            _ => MessageParent::Head,
         };
         let mut message = message("ada", Role::User, &text, number);
         message.id = message_id(&format!("m{number}"));
         post(store, &ada, "s", message, parent).await;
     }
     let all = nodes(store, &ada, "s").await;
-    let session = store.session(&ada, &id("s"), AccessLevel::Owner).await.unwrap();
+    let session = store.get_session(&ada, &id("s"), AccessLevel::Owner).await.unwrap();
     let names: Vec<_> = all.as_array().unwrap().iter().map(|node| &node["chatId"]).collect();
     assert_eq!(json!(names), json!(session.nodes));
     let held: Vec<Vec<&str>> = all.as_array().unwrap().iter().map(ids).collect();
@@ -170,15 +171,15 @@ pub async fn nodes_hold_every_message_once_for_any_page_size(store: &Arc<dyn Sto
     for limit in 1..=8 {
         let (mut read, mut first) = (Vec::new(), Some(1));
         while let Some(number) = first {
-            let page = store.nodes(&ada, &id("s"), number, limit).await.unwrap();
+            let page = store.list_nodes(&ada, &id("s"), number, limit).await.unwrap();
             assert!(page.nodes.len() <= limit as usize);
             read.extend(page.nodes);
-            first = page.next;
+            first = page.next_node;
         }
         assert_eq!(serde_json::to_value(read).unwrap(), all, "{limit} at a time");
     }
-    let past = store.nodes(&ada, &id("s"), 8, 10).await.unwrap();
-    assert!(past.nodes.is_empty() && past.next.is_none());
+    let past = store.list_nodes(&ada, &id("s"), 8, 10).await.unwrap();
+    assert!(past.nodes.is_empty() && past.next_node.is_none());
 }
 
 fn ids(node: &Value) -> Vec<&str> {

@@ -10,7 +10,7 @@ use echoic::domain::session::SessionSettings;
 use echoic::domain::{MessageId, Principal, Role, Session, SessionId};
 use echoic::memory::{Defaults, Incoming, Memory, NewMessage, PieceKind};
 use echoic::prompts::PromptTemplates;
-use echoic::store::{Ask, BeginTurn, Parent, Store, TailBounds};
+use echoic::store::{BeginTurn, HistoryLimits, MessageParent, Store, TurnInput};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use std::sync::Arc;
@@ -89,8 +89,9 @@ impl ExpectedTree {
         number.checked_rem(self.ids.len())
     }
 
-    fn below(&self, parent: Option<usize>) -> Parent {
-        parent.map_or(Parent::Root, |parent| Parent::Message(self.ids[parent].clone()))
+    fn below(&self, parent: Option<usize>) -> MessageParent {
+        parent
+            .map_or(MessageParent::Root, |parent| MessageParent::Message(self.ids[parent].clone()))
     }
 }
 
@@ -112,14 +113,14 @@ impl TreeFixture<'_> {
     ) {
         let mut turn = begin(&self.ada, model.session.as_str(), &format!("q{}", model.ids.len()));
         ask(&mut turn);
-        let is_again = matches!(turn.turn.ask, Ask::Again { .. });
+        let is_again = matches!(turn.turn.input, TurnInput::Regenerate { .. });
         let begun = begin_running(self.store, turn).await;
         let reply = format!("r{}", model.ids.len());
         self.store.finish_turn(finish(&begun, &reply, None)).await.unwrap().unwrap();
         let question = if is_again {
             parent
         } else {
-            model.add(begun.question.id.clone(), parent, false);
+            model.add(begun.user_message.id.clone(), parent, false);
             model.head
         };
         model.add(begun.turn.message_id, question, true);
@@ -128,7 +129,7 @@ impl TreeFixture<'_> {
     async fn say(&self, model: &mut ExpectedTree, parent: Option<usize>) {
         let below = model.below(parent);
         let place = |turn: &mut BeginTurn| {
-            if let Ask::Say { parent, .. } = &mut turn.turn.ask {
+            if let TurnInput::Send { parent, .. } = &mut turn.turn.input {
                 *parent = below;
             }
         };
@@ -160,25 +161,31 @@ impl TreeFixture<'_> {
                 let question =
                     if model.replies[which] { model.parents[which] } else { Some(which) };
                 let reply = Some(model.ids[which].clone());
-                self.turn(model, |turn| turn.turn.ask = Ask::Again { reply }, question).await;
+                self.turn(
+                    model,
+                    |turn| turn.turn.input = TurnInput::Regenerate { reply_id: reply },
+                    question,
+                )
+                .await;
             }
             Action::Switch(which) => {
                 let Some(which) = model.pick_message(*which) else { return };
                 let named = &model.ids[which];
-                self.store.move_head(&self.ada, &model.session, named, at(9)).await.unwrap();
+                self.store.set_head(&self.ada, &model.session, named, at(9)).await.unwrap();
                 model.head = Some(model.newest_below(which));
             }
             Action::Back => {
                 let Some(head) = head else { return };
                 let (name, parent) = (&model.ids[head], model.parents[head]);
-                let back = self.store.step_back(&self.ada, &model.session, name, at(9)).await;
+                let back = self.store.pop_head(&self.ada, &model.session, name, at(9)).await;
                 assert_eq!(back.unwrap().is_some(), parent.is_some());
                 model.head = parent.or(Some(head));
             }
             Action::Fork(which) => {
                 let Some(which) = model.pick_message(*which) else { return };
                 let named = &model.ids[which];
-                let fork = self.store.fork(&self.ada, &model.session, named, at(9)).await.unwrap();
+                let fork =
+                    self.store.fork_session(&self.ada, &model.session, named, at(9)).await.unwrap();
                 self.check(model).await;
                 let mut copy = ExpectedTree::of(fork.id);
                 for at in model.path(Some(which)) {
@@ -196,7 +203,8 @@ impl TreeFixture<'_> {
         let parents: Vec<_> = stored.iter().map(|m| m.parent_id.clone()).collect();
         let expected = model.parents.iter().map(|at| at.map(|at| model.ids[at].clone()));
         assert_eq!(parents, expected.collect::<Vec<_>>());
-        let read = self.store.session(&self.ada, &id(session), AccessLevel::Owner).await.unwrap();
+        let read =
+            self.store.get_session(&self.ada, &id(session), AccessLevel::Owner).await.unwrap();
         assert_eq!(read.head_id, model.head.map(|head| model.ids[head].clone()));
         assert_eq!((read.messages_count as usize, &read.active_turn), (model.ids.len(), &None));
 
@@ -245,8 +253,13 @@ impl TreeFixture<'_> {
     /// `path_tokens` of each message is the sum over its own path.
     async fn check_tokens(&self, read: &Session) {
         let Some(head) = &read.head_id else { return };
-        let bounds = TailBounds { messages: u32::MAX, tokens: u32::MAX, overhead: 0, parts: 0 };
-        let path = self.store.tail(&read.id, head, bounds).await.unwrap();
+        let bounds = HistoryLimits {
+            max_messages: u32::MAX,
+            max_tokens: u32::MAX,
+            token_overhead: 0,
+            max_part_bytes: 0,
+        };
+        let path = self.store.recent_history(&read.id, head, bounds).await.unwrap();
         let mut sum = 0;
         for message in path.iter().rev() {
             sum += u64::from(message.tokens) + u64::from(MESSAGE_TOKEN_OVERHEAD);

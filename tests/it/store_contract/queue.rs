@@ -3,7 +3,7 @@
 use super::{at, begin, begin_running, create, finish, id, lease_holder, stored_messages, user};
 use echoic::domain::page::MessageView;
 use echoic::error::Kind;
-use echoic::store::{BeginTurn, FinishTurn, OnBusy, Silenced, Store};
+use echoic::store::{BeginTurn, CancelledTurns, FinishTurn, OnBusy, Store};
 use std::sync::Arc;
 
 pub async fn queued_turns_run_in_order_and_the_ninth_is_rejected(store: &Arc<dyn Store>) {
@@ -33,7 +33,7 @@ pub async fn queued_turns_run_in_order_and_the_ninth_is_rejected(store: &Arc<dyn
         .unwrap()
         .next
     {
-        order.push(next.question.content.clone());
+        order.push(next.user_message.content.clone());
         begun = *next;
     }
     assert_eq!(order, ["first", "1", "2", "3", "4", "5", "6", "7"]);
@@ -56,23 +56,26 @@ pub async fn queued_turns_are_dropped_withdrawn_and_found_after_crash(store: &Ar
         ids.push(waiting.turn.turn_id.clone());
         store.begin_turn(waiting).await.unwrap();
     }
-    assert!(store.withdraw(&id("s"), &ids[0]).await.unwrap());
-    assert!(!store.withdraw(&id("s"), &ids[0]).await.unwrap());
+    assert!(store.remove_queued_turn(&id("s"), &ids[0]).await.unwrap());
+    assert!(!store.remove_queued_turn(&id("s"), &ids[0]).await.unwrap());
     assert!(
-        store.begin_waiting(&lease_holder("two"), at(4)).await.unwrap().next.is_none(),
+        store.begin_queued_turn(&lease_holder("two"), at(4)).await.unwrap().next.is_none(),
         "a turn is running"
     );
     store.finish_turn(finish(&begun, "ok", None)).await.unwrap().unwrap();
-    let next = store.begin_waiting(&lease_holder("two"), at(4)).await.unwrap().next.unwrap();
-    assert_eq!((next.question.content.as_str(), &next.turn.turn_id), ("2", &ids[1]));
-    let stale = store.silence(&id("s"), Some(&begun.turn.turn_id)).await.unwrap();
-    assert_eq!(stale, Silenced::default(), "another turn runs by now");
-    let silenced = store.silence(&id("s"), Some(&ids[1])).await.unwrap();
-    assert_eq!(silenced, Silenced { running: Some(ids[1].clone()), dropped: ids[2..].to_vec() });
+    let next = store.begin_queued_turn(&lease_holder("two"), at(4)).await.unwrap().next.unwrap();
+    assert_eq!((next.user_message.content.as_str(), &next.turn.turn_id), ("2", &ids[1]));
+    let stale = store.cancel_queued_turns(&id("s"), Some(&begun.turn.turn_id)).await.unwrap();
+    assert_eq!(stale, CancelledTurns::default(), "another turn runs by now");
+    let silenced = store.cancel_queued_turns(&id("s"), Some(&ids[1])).await.unwrap();
+    assert_eq!(
+        silenced,
+        CancelledTurns { running: Some(ids[1].clone()), dequeued: ids[2..].to_vec() }
+    );
     let ended = FinishTurn {
-        claimant: lease_holder("two"),
+        lease_holder: lease_holder("two"),
         ..finish(&next, "ok", Some(lease_holder("two")))
     };
     store.finish_turn(ended).await.unwrap().unwrap();
-    assert!(store.begin_waiting(&lease_holder("two"), at(4)).await.unwrap().next.is_none());
+    assert!(store.begin_queued_turn(&lease_holder("two"), at(4)).await.unwrap().next.is_none());
 }

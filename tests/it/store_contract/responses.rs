@@ -10,11 +10,11 @@ fn response(turn: &str, reply: &str) -> StoredResponse {
     StoredResponse {
         turn_id: TurnId::trusted(turn),
         reply_id: MessageId::trusted(reply),
-        question_id: MessageId::trusted("question"),
-        asker: UserId::trusted("ada"),
+        user_message_id: MessageId::trusted("question"),
+        user: UserId::trusted("ada"),
         created_at: at(7),
         request: "{\"a\": 1}".to_owned(),
-        tape: None,
+        recording: None,
     }
 }
 
@@ -27,50 +27,53 @@ pub async fn response_is_stored_once_per_reply_for_its_participants(store: &Arc<
     };
     store.create_session(&ada, new, at(0)).await.unwrap();
     let first = response("t1", "r1");
-    assert_eq!(store.put_response(&id("s"), &first).await.unwrap(), first);
+    assert_eq!(store.save_response(&id("s"), &first).await.unwrap(), first);
     // The same reply under another turn id.
     let again = StoredResponse { request: "{}".to_owned(), ..response("t2", "r1") };
-    assert_eq!(store.put_response(&id("s"), &again).await.unwrap(), first);
-    assert_eq!(store.put_response(&id("s"), &first).await.unwrap(), first);
+    assert_eq!(store.save_response(&id("s"), &again).await.unwrap(), first);
+    assert_eq!(store.save_response(&id("s"), &first).await.unwrap(), first);
 
     for who in [&ada, &bob] {
-        assert_eq!(store.response(who, &first.turn_id).await.unwrap(), (id("s"), first.clone()));
+        assert_eq!(
+            store.get_response(who, &first.turn_id).await.unwrap(),
+            (id("s"), first.clone())
+        );
     }
     for (who, turn) in [(&eve, "t1"), (&ada, "t2"), (&ada, "none")] {
-        let error = store.response(who, &TurnId::trusted(turn)).await.unwrap_err();
+        let error = store.get_response(who, &TurnId::trusted(turn)).await.unwrap_err();
         assert_eq!(error.kind, Kind::ResponseNotFound, "{turn}");
     }
 
     let reply = MessageId::trusted("r1");
-    assert_eq!(store.session_of_reply(&reply).await.unwrap(), id("s"));
-    let error = store.session_of_reply(&MessageId::trusted("r2")).await.unwrap_err();
+    assert_eq!(store.find_session_by_reply(&reply).await.unwrap(), id("s"));
+    let error = store.find_session_by_reply(&MessageId::trusted("r2")).await.unwrap_err();
     assert_eq!(error.kind, Kind::ResponseNotFound);
 
-    store.put_tape(&first.turn_id, "[1]").await.unwrap();
-    let taped = StoredResponse { tape: Some("[1]".to_owned()), ..first.clone() };
-    assert_eq!(store.response(&ada, &first.turn_id).await.unwrap().1, taped);
+    store.save_recording(&first.turn_id, "[1]").await.unwrap();
+    let taped = StoredResponse { recording: Some("[1]".to_owned()), ..first.clone() };
+    assert_eq!(store.get_response(&ada, &first.turn_id).await.unwrap().1, taped);
     assert!(store.delete_response(&first.turn_id).await.unwrap());
     assert!(!store.delete_response(&first.turn_id).await.unwrap());
-    store.put_tape(&first.turn_id, "[1]").await.unwrap();
-    let error = store.response(&ada, &first.turn_id).await.unwrap_err();
+    store.save_recording(&first.turn_id, "[1]").await.unwrap();
+    let error = store.get_response(&ada, &first.turn_id).await.unwrap_err();
     assert_eq!(error.kind, Kind::ResponseNotFound);
-    let error = store.session_of_reply(&reply).await.unwrap_err();
+    let error = store.find_session_by_reply(&reply).await.unwrap_err();
     assert_eq!(error.kind, Kind::ResponseNotFound);
 }
 
 pub async fn response_is_deleted_with_its_session(store: &Arc<dyn Store>) {
     let ada = user("ada");
     create(store, &ada, "s").await;
-    store.put_response(&id("s"), &response("t1", "r1")).await.unwrap();
+    store.save_response(&id("s"), &response("t1", "r1")).await.unwrap();
     store.delete_session(&ada, &id("s")).await.unwrap();
-    let error = store.response(&ada, &TurnId::trusted("t1")).await.unwrap_err();
+    let error = store.get_response(&ada, &TurnId::trusted("t1")).await.unwrap_err();
     assert_eq!(error.kind, Kind::ResponseNotFound);
-    let late = store.put_response(&id("s"), &response("t2", "r2")).await.unwrap_err();
+    let late = store.save_response(&id("s"), &response("t2", "r2")).await.unwrap_err();
     assert_eq!(late.kind, Kind::SessionNotFound);
     // A later session with the same id has none of them.
     create(store, &ada, "s").await;
     for turn in ["t1", "t2"] {
-        let error = store.response(&ada, &TurnId::trusted(turn)).await.unwrap_err();
+        let error = store.get_response(&ada, &TurnId::trusted(turn)).await.unwrap_err();
         assert_eq!(error.kind, Kind::ResponseNotFound);
     }
 }

@@ -11,7 +11,7 @@ use echoic::domain::title::SessionTitle;
 use echoic::domain::{Principal, ProjectId, Role};
 use echoic::error::{Error, Kind};
 use echoic::store::{
-    DeleteFilter, MessageQuery, NewSession, Parent, SessionChange, SessionTarget, Store,
+    DeleteFilter, MessageParent, MessageQuery, NewSession, SessionTarget, SessionUpdate, Store,
 };
 use std::sync::Arc;
 
@@ -23,33 +23,33 @@ pub async fn session_hides_from_strangers_and_owner_rights_from_guests(store: &A
         ..NewSession::default()
     };
     store.create_session(&ada, new, at(0)).await.unwrap();
-    post(store, &bob, "s", message("bob", Role::User, "hello", 1), Parent::Head).await;
+    post(store, &bob, "s", message("bob", Role::User, "hello", 1), MessageParent::Head).await;
 
     let session = id("s");
     let kind = |error: Error| error.kind;
     let title =
-        || SessionChange { title: Some(SessionTitle::default()), ..SessionChange::default() };
-    let status = || SessionChange {
+        || SessionUpdate { title: Some(SessionTitle::default()), ..SessionUpdate::default() };
+    let status = || SessionUpdate {
         status: SessionStatus::parse("waiting").ok(),
-        ..SessionChange::default()
+        ..SessionUpdate::default()
     };
     assert_eq!(
-        store.session(&bob, &session, AccessLevel::Participant).await.unwrap().participants,
+        store.get_session(&bob, &session, AccessLevel::Participant).await.unwrap().participants,
         [ada.user.clone(), bob.user.clone()]
     );
-    assert!(store.change_session(&bob, &session, status(), Vec::new(), at(2)).await.is_ok());
+    assert!(store.update_session(&bob, &session, status(), Vec::new(), at(2)).await.is_ok());
     for refused in [
-        store.session(&bob, &session, AccessLevel::Owner).await.unwrap_err(),
-        store.change_session(&bob, &session, title(), Vec::new(), at(2)).await.unwrap_err(),
+        store.get_session(&bob, &session, AccessLevel::Owner).await.unwrap_err(),
+        store.update_session(&bob, &session, title(), Vec::new(), at(2)).await.unwrap_err(),
         store.delete_session(&bob, &session).await.unwrap_err(),
     ] {
         assert_eq!(kind(refused), Kind::Forbidden);
     }
     let query = MessageQuery { view: MessageView::Path, slice: MessageSlice::Newest, limit: 1 };
     for hidden in [
-        store.session(&eve, &session, AccessLevel::Participant).await.unwrap_err(),
-        store.messages(&eve, &session, query).await.unwrap_err(),
-        store.change_session(&eve, &session, status(), Vec::new(), at(2)).await.unwrap_err(),
+        store.get_session(&eve, &session, AccessLevel::Participant).await.unwrap_err(),
+        store.list_messages(&eve, &session, query).await.unwrap_err(),
+        store.update_session(&eve, &session, status(), Vec::new(), at(2)).await.unwrap_err(),
         store.delete_session(&eve, &session).await.unwrap_err(),
         store.begin_turn(begin(&eve, "s", "let me in")).await.unwrap_err(),
     ] {
@@ -61,8 +61,8 @@ pub async fn session_hides_from_strangers_and_owner_rights_from_guests(store: &A
     );
     assert_eq!(listed_ids(store, &eve, None).await, Vec::<String>::new());
     let everybody_out =
-        SessionChange { participants: Some(Vec::new()), ..SessionChange::default() };
-    store.change_session(&ada, &session, everybody_out, Vec::new(), at(3)).await.unwrap();
+        SessionUpdate { participants: Some(Vec::new()), ..SessionUpdate::default() };
+    store.update_session(&ada, &session, everybody_out, Vec::new(), at(3)).await.unwrap();
     assert_eq!(listed_ids(store, &bob, None).await, Vec::<String>::new());
 }
 
@@ -76,7 +76,7 @@ pub async fn session_id_belongs_to_its_first_user(store: &Arc<dyn Store>) {
     );
     assert!(!store.create_session(&ada, again, at(1)).await.unwrap().1);
     let mut turn = begin(&bob, "s", "mine");
-    turn.session = SessionTarget::Ensure(id("s"));
+    turn.target = SessionTarget::Ensure(id("s"));
     assert_eq!(store.begin_turn(turn).await.unwrap_err().kind, Kind::IdTaken);
 }
 
@@ -102,11 +102,11 @@ pub async fn titles_are_found_by_word_prefixes(store: &Arc<dyn Store>) {
     ] {
         assert_eq!(listed_ids(store, &ada, Some(search)).await, found, "{search}");
     }
-    let renamed = SessionChange {
+    let renamed = SessionUpdate {
         title: Some(SessionTitle::from_user(Some("Soup")).unwrap()),
-        ..SessionChange::default()
+        ..SessionUpdate::default()
     };
-    store.change_session(&ada, &id("1"), renamed, Vec::new(), at(1)).await.unwrap();
+    store.update_session(&ada, &id("1"), renamed, Vec::new(), at(1)).await.unwrap();
     assert_eq!(listed_ids(store, &ada, Some("creme")).await, Vec::<String>::new());
     assert_eq!(listed_ids(store, &ada, Some("sou")).await, ["1"]);
     store.delete_session(&ada, &id("1")).await.unwrap();
@@ -129,13 +129,13 @@ pub async fn bulk_deletion_takes_only_the_callers_own_sessions(store: &Arc<dyn S
         let new = NewSession { id, project_id, participants, ..NewSession::default() };
         store.create_session(owner, new, at(0)).await.unwrap();
         let said = message(owner.user.as_str(), Role::User, "hi", day);
-        post(store, owner, session, said, Parent::Head).await;
+        post(store, owner, session, said, MessageParent::Head).await;
     }
     // Without a message the creation time counts.
     let (silent, created) = (NewSession { id: Some(id("6")), ..NewSession::default() }, at(2));
     store.create_session(&ada, silent, created).await.unwrap();
     let owned = async |who: &Principal, filter: DeleteFilter| {
-        let mut ids = store.owned_sessions(who, filter).await.unwrap();
+        let mut ids = store.list_owned_sessions(who, filter).await.unwrap();
         ids.sort();
         ids.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
@@ -143,11 +143,11 @@ pub async fn bulk_deletion_takes_only_the_callers_own_sessions(store: &Arc<dyn S
     assert_eq!(owned(&ada, of("p")).await, ["1", "2"]);
     assert_eq!(owned(&bob, of("p")).await, ["5"]);
     assert_eq!(owned(&bob, of("q")).await, Vec::<String>::new());
-    assert_eq!(owned(&ada, DeleteFilter::Before(at(1))).await, Vec::<String>::new());
-    assert_eq!(owned(&ada, DeleteFilter::Before(at(2))).await, ["1", "3"]);
-    assert_eq!(owned(&ada, DeleteFilter::Before(at(3))).await, ["1", "3", "6"]);
-    assert_eq!(owned(&bob, DeleteFilter::Before(at(9))).await, ["5"]);
-    assert_eq!(owned(&user("eve"), DeleteFilter::Before(at(9))).await, Vec::<String>::new());
+    assert_eq!(owned(&ada, DeleteFilter::InactiveSince(at(1))).await, Vec::<String>::new());
+    assert_eq!(owned(&ada, DeleteFilter::InactiveSince(at(2))).await, ["1", "3"]);
+    assert_eq!(owned(&ada, DeleteFilter::InactiveSince(at(3))).await, ["1", "3", "6"]);
+    assert_eq!(owned(&bob, DeleteFilter::InactiveSince(at(9))).await, ["5"]);
+    assert_eq!(owned(&user("eve"), DeleteFilter::InactiveSince(at(9))).await, Vec::<String>::new());
     let deleted = store.delete_session(&ada, &id("1")).await.unwrap();
     assert_eq!((deleted.sessions, deleted.messages, deleted.turns), (1, 1, Vec::new()));
     assert_eq!(owned(&ada, of("p")).await, ["2"]);
@@ -177,7 +177,7 @@ pub async fn operator_finds_all_sessions_by_their_owner(store: &Arc<dyn Store>) 
     };
     let found = async |owner: Option<&Principal>, search, limit| {
         let owner = owner.map(|owner| &owner.user);
-        let page = store.all_sessions(owner, query(search, limit)).await.unwrap();
+        let page = store.list_all_sessions(owner, query(search, limit)).await.unwrap();
         let total = page.pagination.unwrap().total;
         (page.sessions.iter().map(|session| session.id.to_string()).collect::<String>(), total)
     };
@@ -208,9 +208,9 @@ pub async fn cursor_list_shows_each_session_once_while_others_arrive(store: &Arc
             for number in 0..40 {
                 let session = create(number).await;
                 if number % 11 == 0 {
-                    let pin = SessionChange { pinned: Some(true), ..SessionChange::default() };
+                    let pin = SessionUpdate { pinned: Some(true), ..SessionUpdate::default() };
                     let now = session.updated_at;
-                    store.change_session(&who, &session.id, pin, Vec::new(), now).await.unwrap();
+                    store.update_session(&who, &session.id, pin, Vec::new(), now).await.unwrap();
                 }
                 let order = (number % 7, session.id.to_string());
                 expected.push((number % 11 != 0, order));
@@ -234,11 +234,11 @@ pub async fn cursor_list_shows_each_session_once_while_others_arrive(store: &Arc
                     status,
                     archived: None,
                 };
-                let page = store.sessions(&who, query).await.unwrap();
+                let page = store.list_sessions(&who, query).await.unwrap();
                 seen.extend(page.sessions.iter().map(|session| session.id.to_string()));
                 arriving += 1;
                 create(arriving).await;
-                let Some(cursor) = page.next else { break };
+                let Some(cursor) = page.next_cursor else { break };
                 // Encoded and decoded, as a client passes it back.
                 place = PagePosition::After(SessionCursor::decode(&cursor.encode(), sort).unwrap());
             }

@@ -10,7 +10,8 @@ use echoic::domain::session::{JsonObject, SessionStatus};
 use echoic::domain::{Principal, Role, Session, UserId};
 use echoic::error::Kind;
 use echoic::store::{
-    Began, BeginTurn, NewSession, Parent, PostMessage, SessionChange, SessionTarget, Store,
+    BeginOutcome, BeginTurn, MessageParent, NewSession, PostMessage, SessionTarget, SessionUpdate,
+    Store,
 };
 use std::sync::Arc;
 
@@ -20,15 +21,15 @@ fn object(text: &str) -> JsonObject {
 
 async fn set_status(store: &Arc<dyn Store>, who: &Principal, status: &str, millis: i64) -> Session {
     let status = Some(SessionStatus::parse(status).unwrap());
-    let change = SessionChange { status, ..SessionChange::default() };
-    store.change_session(who, &id("desk"), change, Vec::new(), at(millis)).await.unwrap()
+    let change = SessionUpdate { status, ..SessionUpdate::default() };
+    store.update_session(who, &id("desk"), change, Vec::new(), at(millis)).await.unwrap()
 }
 
 /// A message of the customer, as the chat sends it.
 fn customer_turn(customer: &Principal, text: &str, millis: i64) -> BeginTurn {
     let mut begin = begin(customer, "desk", text);
     begin.now = at(millis);
-    if let echoic::store::Ask::Say { message, .. } = &mut begin.turn.ask {
+    if let echoic::store::TurnInput::Send { message, .. } = &mut begin.turn.input {
         message.created_at = at(millis);
     }
     begin
@@ -61,17 +62,18 @@ pub async fn customer_is_handed_to_an_agent_and_back(store: &Arc<dyn Store>) {
     store.finish_turn(finish(&begun, "In your account.", None)).await.unwrap().unwrap();
 
     // No other user sees the session until the desk adds an agent and hands it over.
-    let hidden = store.session(&agent, &id("desk"), AccessLevel::Participant).await.unwrap_err();
+    let hidden =
+        store.get_session(&agent, &id("desk"), AccessLevel::Participant).await.unwrap_err();
     assert_eq!(hidden.kind, Kind::SessionNotFound);
     let let_in =
-        SessionChange { participants: Some(vec![agent.user.clone()]), ..SessionChange::default() };
-    store.change_session(&desk, &id("desk"), let_in, Vec::new(), at(2000)).await.unwrap();
+        SessionUpdate { participants: Some(vec![agent.user.clone()]), ..SessionUpdate::default() };
+    store.update_session(&desk, &id("desk"), let_in, Vec::new(), at(2000)).await.unwrap();
     assert_eq!(listed_ids(store, &agent, None).await, ["desk"]);
     let handed = set_status(store, &agent, "agent_assigned", 3000).await;
     assert_eq!((handed.status.as_str(), handed.version), ("agent_assigned", opened.version + 3));
 
     // No turn begins now; the message is stored for the agent, unread.
-    let Ok(Began::HandedOver { session, .. }) =
+    let Ok(BeginOutcome::HumanTakeover { session, .. }) =
         store.begin_turn(customer_turn(&customer, "It is not there!", 4000)).await
     else {
         panic!("a person answers");
@@ -79,7 +81,7 @@ pub async fn customer_is_handed_to_an_agent_and_back(store: &Arc<dyn Store>) {
     assert_eq!((session.active_turn, session.last_seen), (None, Some(at(4000))));
     let waiting = transcript(store, &agent).await;
     assert_eq!(waiting.last().unwrap(), "customer: It is not there! (unseen)");
-    assert!(store.begin_waiting(&lease_holder("two"), at(4500)).await.unwrap().next.is_none());
+    assert!(store.begin_queued_turn(&lease_holder("two"), at(4500)).await.unwrap().next.is_none());
 
     // The agent reads and answers as a user. Only the desk, an admin, may post as the assistant.
     let last = stored_messages(store, &agent, "desk", MessageView::Path).await.pop().unwrap();
@@ -87,16 +89,16 @@ pub async fn customer_is_handed_to_an_agent_and_back(store: &Arc<dyn Store>) {
     let as_model = PostMessage {
         session_id: id("desk"),
         message: message("agent", Role::Assistant, "I am the model", 5000),
-        parent: Parent::Head,
-        idempotency: None,
+        parent: MessageParent::Head,
+        idempotency_key: None,
         now: at(5000),
     };
     let refused = store.post_message(&agent, as_model).await.unwrap_err();
     assert_eq!(refused.kind, Kind::Forbidden);
     let answer = message("agent", Role::User, "I have sent it again.", 5000);
-    post(store, &agent, "desk", answer, Parent::Head).await;
+    post(store, &agent, "desk", answer, MessageParent::Head).await;
     let note = message("desk", Role::Assistant, "Anything else?", 5500);
-    post(store, &desk, "desk", note, Parent::Head).await;
+    post(store, &desk, "desk", note, MessageParent::Head).await;
     let last = stored_messages(store, &customer, "desk", MessageView::Path).await.pop().unwrap();
     store.mark_seen(&customer, &id("desk"), &last.id).await.unwrap();
     assert_eq!(
@@ -114,26 +116,31 @@ pub async fn customer_is_handed_to_an_agent_and_back(store: &Arc<dyn Store>) {
     let closed = set_status(store, &agent, "closed", 6000).await;
     assert_eq!(closed.last_seen, Some(at(4000)), "what others say does not show the customer");
     let mut ensured = customer_turn(&customer, "Thanks", 7000);
-    ensured.session = SessionTarget::Ensure(id("desk"));
+    ensured.target = SessionTarget::Ensure(id("desk"));
     for refused in [
         store.begin_turn(customer_turn(&customer, "Thanks", 7000)).await.unwrap_err(),
         store.begin_turn(ensured).await.unwrap_err(),
     ] {
         assert_eq!(refused.kind, Kind::SessionClosed);
     }
-    let rename = SessionChange { archived: Some(true), ..SessionChange::default() };
-    let refused = store.change_session(&agent, &id("desk"), rename, Vec::new(), at(7000)).await;
+    let rename = SessionUpdate { archived: Some(true), ..SessionUpdate::default() };
+    let refused = store.update_session(&agent, &id("desk"), rename, Vec::new(), at(7000)).await;
     assert_eq!(refused.unwrap_err().kind, Kind::Forbidden, "a guest sets the status, no more");
-    let refused = store.session(&other, &id("desk"), AccessLevel::Participant).await.unwrap_err();
+    let refused =
+        store.get_session(&other, &id("desk"), AccessLevel::Participant).await.unwrap_err();
     assert_eq!(refused.kind, Kind::SessionNotFound);
 
     // Reopened, the model answers again and reads the whole history.
     set_status(store, &customer, "active", 8000).await;
     let begun = begin_running(store, customer_turn(&customer, "Thanks", 9000)).await;
-    let bounds =
-        echoic::store::TailBounds { messages: 100, tokens: u32::MAX, overhead: 4, parts: 0 };
-    let parent = begun.question.parent_id.clone().unwrap();
-    let remembered = store.tail(&id("desk"), &parent, bounds).await.unwrap();
+    let bounds = echoic::store::HistoryLimits {
+        max_messages: 100,
+        max_tokens: u32::MAX,
+        token_overhead: 4,
+        max_part_bytes: 0,
+    };
+    let parent = begun.user_message.parent_id.clone().unwrap();
+    let remembered = store.recent_history(&id("desk"), &parent, bounds).await.unwrap();
     let remembered: Vec<_> = remembered.iter().rev().map(|one| one.content.as_str()).collect();
     assert_eq!(
         remembered,
@@ -146,7 +153,7 @@ pub async fn customer_is_handed_to_an_agent_and_back(store: &Arc<dyn Store>) {
         ]
     );
     store.finish_turn(finish(&begun, "You are welcome.", None)).await.unwrap().unwrap();
-    let session = store.session(&customer, &id("desk"), AccessLevel::Owner).await.unwrap();
+    let session = store.get_session(&customer, &id("desk"), AccessLevel::Owner).await.unwrap();
     assert_eq!((session.messages_count, session.last_seen), (7, Some(at(9000))));
     assert_eq!(session.last_message.as_deref(), Some("You are welcome."));
 }

@@ -7,12 +7,12 @@ use echoic::domain::session::{JsonObject, SessionSettings, SessionStatus};
 use echoic::domain::title::SessionTitle;
 use echoic::domain::{Message, MessageId, Principal, ProjectId, Role, Session};
 use echoic::error::Kind;
-use echoic::store::{NewSession, Parent, SessionChange, Store};
+use echoic::store::{MessageParent, NewSession, SessionUpdate, Store};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// Posts a message whose text is also its id.
-async fn post_text(store: &Arc<dyn Store>, who: &Principal, text: &str, parent: Parent) {
+async fn post_text(store: &Arc<dyn Store>, who: &Principal, text: &str, parent: MessageParent) {
     let mut message = message(who.user.as_str(), Role::User, text, 1);
     message.id = message_id(text);
     post(store, who, "s", message, parent).await;
@@ -22,8 +22,8 @@ fn message_id(text: &str) -> MessageId {
     MessageId::trusted(text)
 }
 
-fn under(text: &str) -> Parent {
-    Parent::Message(message_id(text))
+fn under(text: &str) -> MessageParent {
+    MessageParent::Message(message_id(text))
 }
 
 async fn path(store: &Arc<dyn Store>, who: &Principal) -> Vec<String> {
@@ -35,7 +35,7 @@ async fn path(store: &Arc<dyn Store>, who: &Principal) -> Vec<String> {
 async fn tree(store: &Arc<dyn Store>, who: &Principal) {
     create(store, who, "s").await;
     for (text, parent) in [
-        ("a", Parent::Root),
+        ("a", MessageParent::Root),
         ("b1", under("a")),
         ("b2", under("a")),
         ("c", under("b2")),
@@ -43,7 +43,7 @@ async fn tree(store: &Arc<dyn Store>, who: &Principal) {
         ("d2", under("c")),
         ("b1-later", under("b1")),
         ("b3", under("a")),
-        ("other", Parent::Root),
+        ("other", MessageParent::Root),
     ] {
         post_text(store, who, text, parent).await;
     }
@@ -52,7 +52,7 @@ async fn tree(store: &Arc<dyn Store>, who: &Principal) {
 pub async fn head_moves_to_the_newest_leaf_below_a_message(store: &Arc<dyn Store>) {
     let ada = user("ada");
     tree(store, &ada).await;
-    let before = store.session(&ada, &id("s"), AccessLevel::Owner).await.unwrap();
+    let before = store.get_session(&ada, &id("s"), AccessLevel::Owner).await.unwrap();
     for (named, on_path) in [
         ("b2", vec!["a", "b2", "c", "d2"]),
         ("d1", vec!["a", "b2", "c", "d1"]),
@@ -62,7 +62,7 @@ pub async fn head_moves_to_the_newest_leaf_below_a_message(store: &Arc<dyn Store
         ("other", vec!["other"]),
         ("d2", vec!["a", "b2", "c", "d2"]),
     ] {
-        let moved = store.move_head(&ada, &id("s"), &message_id(named), at(50)).await.unwrap();
+        let moved = store.set_head(&ada, &id("s"), &message_id(named), at(50)).await.unwrap();
         assert_eq!(moved.head_id, on_path.last().map(|id| message_id(id)), "{named}");
         assert_eq!(path(store, &ada).await, on_path, "{named}");
         assert_eq!(moved.updated_at, at(50));
@@ -72,9 +72,9 @@ pub async fn head_moves_to_the_newest_leaf_below_a_message(store: &Arc<dyn Store
         assert_eq!(kept(&moved), kept(&before), "no message came, no field of its own changed");
     }
     // Moving the head to where it is does not touch the session; the next message follows the head.
-    let same = store.move_head(&ada, &id("s"), &message_id("b2"), at(60)).await.unwrap();
+    let same = store.set_head(&ada, &id("s"), &message_id("b2"), at(60)).await.unwrap();
     assert_eq!(same.updated_at, at(50));
-    post_text(store, &ada, "e", Parent::Head).await;
+    post_text(store, &ada, "e", MessageParent::Head).await;
     assert_eq!(path(store, &ada).await, ["a", "b2", "c", "d2", "e"]);
     assert_eq!(stored_messages(store, &ada, "s", MessageView::All).await.len(), 10);
 }
@@ -84,9 +84,9 @@ pub async fn head_stays_during_a_reply_and_for_strangers(store: &Arc<dyn Store>)
     tree(store, &ada).await;
     create(store, &ada, "t").await;
     let elsewhere = message("ada", Role::User, "elsewhere", 1);
-    let elsewhere = post(store, &ada, "t", elsewhere, Parent::Head).await.id;
+    let elsewhere = post(store, &ada, "t", elsewhere, MessageParent::Head).await.id;
     let kind = async |who: &Principal, message: &MessageId| {
-        store.move_head(who, &id("s"), message, at(9)).await.unwrap_err().kind
+        store.set_head(who, &id("s"), message, at(9)).await.unwrap_err().kind
     };
     assert_eq!(kind(&ada, &message_id("nobody")).await, Kind::MessageNotFound);
     assert_eq!(kind(&ada, &elsewhere).await, Kind::MessageNotFound);
@@ -96,12 +96,12 @@ pub async fn head_stays_during_a_reply_and_for_strangers(store: &Arc<dyn Store>)
     store.finish_turn(finish(&begun, "r", None)).await.unwrap().unwrap();
     assert_eq!(path(store, &ada).await, ["other", "q", "r"]);
     // Switching branches adds nothing, so a closed session allows it.
-    let closed = SessionChange {
+    let closed = SessionUpdate {
         status: Some(SessionStatus::parse("closed").unwrap()),
-        ..SessionChange::default()
+        ..SessionUpdate::default()
     };
-    store.change_session(&ada, &id("s"), closed, Vec::new(), at(9)).await.unwrap();
-    store.move_head(&ada, &id("s"), &message_id("b1"), at(9)).await.unwrap();
+    store.update_session(&ada, &id("s"), closed, Vec::new(), at(9)).await.unwrap();
+    store.set_head(&ada, &id("s"), &message_id("b1"), at(9)).await.unwrap();
     assert_eq!(path(store, &ada).await, ["a", "b1", "b1-later"]);
 }
 
@@ -121,7 +121,7 @@ fn object(text: &str) -> JsonObject {
 pub async fn fork_copies_the_path_and_diverges(store: &Arc<dyn Store>) {
     let ada = user("ada");
     tree(store, &ada).await;
-    let change = SessionChange {
+    let change = SessionUpdate {
         title: Some(SessionTitle::from_user(Some("Mine")).unwrap()),
         status: Some(SessionStatus::parse("closed").unwrap()),
         pinned: Some(true),
@@ -136,8 +136,8 @@ pub async fn fork_copies_the_path_and_diverges(store: &Arc<dyn Store>) {
         participants: Some(vec![user("bob").user]),
         project_id: Some(Some(ProjectId::trusted("p"))),
     };
-    let source = store.change_session(&ada, &id("s"), change, Vec::new(), at(5)).await.unwrap();
-    let fork = store.fork(&ada, &id("s"), &message_id("c"), at(70)).await.unwrap();
+    let source = store.update_session(&ada, &id("s"), change, Vec::new(), at(5)).await.unwrap();
+    let fork = store.fork_session(&ada, &id("s"), &message_id("c"), at(70)).await.unwrap();
     assert_ne!(fork.id, source.id);
     assert_eq!(fork.participants, std::slice::from_ref(&ada.user));
     assert_eq!((fork.status.as_str(), fork.pinned, fork.archived), ("active", false, false));
@@ -150,12 +150,15 @@ pub async fn fork_copies_the_path_and_diverges(store: &Arc<dyn Store>) {
         (title, title_source, project_id, settings, objects.map(|one| one.as_json().to_owned()))
     };
     assert_eq!(shape(&fork), shape(&source));
-    assert_eq!(store.session(&ada, &fork.id, AccessLevel::Owner).await.unwrap().nodes, fork.nodes);
+    assert_eq!(
+        store.get_session(&ada, &fork.id, AccessLevel::Owner).await.unwrap().nodes,
+        fork.nodes
+    );
 
     let copied = stored_messages(store, &ada, fork.id.as_str(), MessageView::All).await;
     let mut originals = Vec::new();
     for text in ["a", "b2", "c"] {
-        originals.push(store.message(&ada, &id("s"), &message_id(text)).await.unwrap());
+        originals.push(store.get_message(&ada, &id("s"), &message_id(text)).await.unwrap());
     }
     assert_eq!(
         copied.iter().map(comparable_fields).collect::<Vec<_>>(),
@@ -165,7 +168,7 @@ pub async fn fork_copies_the_path_and_diverges(store: &Arc<dyn Store>) {
     assert!(copied.iter().all(|message| message.sibling_ids == [message.id.clone()]));
 
     let next = message("ada", Role::User, "only here", 80);
-    post(store, &ada, fork.id.as_str(), next, Parent::Head).await;
+    post(store, &ada, fork.id.as_str(), next, MessageParent::Head).await;
     store.delete_session(&ada, &id("s")).await.unwrap();
     let rest = stored_messages(store, &ada, fork.id.as_str(), MessageView::Path).await;
     let rest: Vec<_> = rest.into_iter().map(|message| message.content).collect();
@@ -181,19 +184,19 @@ pub async fn guests_fork_belongs_to_the_guest_alone(store: &Arc<dyn Store>) {
         ..NewSession::default()
     };
     store.create_session(&ada, new, at(0)).await.unwrap();
-    post_text(store, &bob, "hello", Parent::Head).await;
+    post_text(store, &bob, "hello", MessageParent::Head).await;
     let begun = begin_running(store, begin(&ada, "s", "q")).await;
     // A question can be forked while its reply is running.
-    let fork = store.fork(&bob, &id("s"), &begun.question.id, at(9)).await.unwrap();
+    let fork = store.fork_session(&bob, &id("s"), &begun.user_message.id, at(9)).await.unwrap();
     assert_eq!((&fork.owner, &fork.project_id, fork.active_turn), (&bob.user, &None, None));
     let copied = stored_messages(store, &bob, fork.id.as_str(), MessageView::Path).await;
     let senders: Vec<_> = copied.iter().map(|message| message.sender_id.as_str()).collect();
     assert_eq!(senders, ["bob", "ada"]);
-    let hidden = store.session(&ada, &fork.id, AccessLevel::Participant).await.unwrap_err();
+    let hidden = store.get_session(&ada, &fork.id, AccessLevel::Participant).await.unwrap_err();
     assert_eq!(hidden.kind, Kind::SessionNotFound);
 
     let kind = async |who: &Principal, message: &str| {
-        store.fork(who, &id("s"), &message_id(message), at(9)).await.unwrap_err().kind
+        store.fork_session(who, &id("s"), &message_id(message), at(9)).await.unwrap_err().kind
     };
     assert_eq!(kind(&eve, "hello").await, Kind::SessionNotFound);
     assert_eq!(kind(&bob, "nobody").await, Kind::MessageNotFound);
@@ -213,27 +216,28 @@ pub async fn fork_of_a_path_over_many_nodes_is_complete(store: &Arc<dyn Store>) 
         let mut message = message("ada", Role::User, &text, number);
         message.id = message_id(&number.to_string());
         // Every third message has a sibling that is not on the path.
-        post(store, &ada, "s", message.clone(), Parent::Head).await;
+        post(store, &ada, "s", message.clone(), MessageParent::Head).await;
         if number % 3 == 1 {
             message.id = message_id(&format!("beside {number}"));
             post(store, &ada, "s", message, under(&(number - 1).to_string())).await;
-            store
-                .move_head(&ada, &id("s"), &message_id(&number.to_string()), at(40))
-                .await
-                .unwrap();
+            store.set_head(&ada, &id("s"), &message_id(&number.to_string()), at(40)).await.unwrap();
         }
         texts.push(text);
     }
-    let fork = store.fork(&ada, &id("s"), &message_id("27"), at(50)).await.unwrap();
+    let fork = store.fork_session(&ada, &id("s"), &message_id("27"), at(50)).await.unwrap();
     let copied = stored_messages(store, &ada, fork.id.as_str(), MessageView::Path).await;
     let copied: Vec<_> = copied.into_iter().map(|message| message.content).collect();
     assert_eq!(copied, texts[..28]);
     assert!(fork.nodes.unwrap().len() > 10);
-    let kept = store.session(&ada, &fork.id, AccessLevel::Owner).await.unwrap();
+    let kept = store.get_session(&ada, &fork.id, AccessLevel::Owner).await.unwrap();
     assert_eq!((kept.messages_count, kept.head_id), (28, Some(message_id("27"))));
-    let bounds =
-        echoic::store::TailBounds { messages: 100, tokens: u32::MAX, overhead: 0, parts: 0 };
-    let tail = store.tail(&fork.id, &message_id("27"), bounds).await.unwrap();
+    let bounds = echoic::store::HistoryLimits {
+        max_messages: 100,
+        max_tokens: u32::MAX,
+        token_overhead: 0,
+        max_part_bytes: 0,
+    };
+    let tail = store.recent_history(&fork.id, &message_id("27"), bounds).await.unwrap();
     assert_eq!(tail.len(), 28);
     assert_eq!(json!(tail[0].tokens), json!(10), "sizes are copied, not counted again");
 }

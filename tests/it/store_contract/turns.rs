@@ -8,8 +8,8 @@ use echoic::domain::principal::AccessLevel;
 use echoic::domain::{Role, TurnId};
 use echoic::error::{Error, Kind};
 use echoic::store::{
-    Admission, Batch, Began, BeginTurn, FinishTurn, IdempotencyKey, LedTo, LogEntry, NewSession,
-    OnBusy, Repeats, SessionTarget, Store,
+    AdmissionCheck, BeginOutcome, BeginTurn, FinishTurn, IdempotencyKey, LogBatch, NewSession,
+    OnBusy, PriorResult, RetryWindow, SessionTarget, Store, TurnLogEntry,
 };
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ pub async fn one_of_many_concurrent_turns_gets_the_session(store: &Arc<dyn Store
     let mut winners = 0;
     for racer in racers.collect::<Vec<_>>() {
         match racer.await.unwrap() {
-            Ok(Began::Running(_)) => winners += 1,
+            Ok(BeginOutcome::Running(_)) => winners += 1,
             Ok(other) => panic!("{other:?}"),
             Err(error) => assert_eq!(error.kind, Kind::SessionBusy),
         }
@@ -44,7 +44,7 @@ pub async fn finish_frees_session_and_lost_claim_stores_nothing(store: &Arc<dyn 
     let stale = FinishTurn { turn_id: TurnId::generate(), ..finish(&begun, "hello", None) };
     assert!(store.finish_turn(stale).await.unwrap().is_none());
     assert!(store.finish_turn(finish(&begun, "hello", None)).await.unwrap().is_some());
-    let session = store.session(&ada, &id("s"), AccessLevel::Participant).await.unwrap();
+    let session = store.get_session(&ada, &id("s"), AccessLevel::Participant).await.unwrap();
     let head = Some(begun.turn.message_id.clone());
     assert_eq!((session.active_turn, session.messages_count, session.head_id), (None, 2, head));
     assert!(store.finish_turn(finish(&begun, "another", None)).await.unwrap().is_none());
@@ -56,7 +56,7 @@ pub async fn finish_frees_session_and_lost_claim_stores_nothing(store: &Arc<dyn 
         messages.iter().map(|message| message.content.as_str()).collect::<Vec<_>>(),
         ["hi", "hello"]
     );
-    assert_eq!(messages[1].parent_id.as_ref(), Some(&begun.question.id));
+    assert_eq!(messages[1].parent_id.as_ref(), Some(&begun.user_message.id));
 
     store.delete_session(&ada, &id("s")).await.unwrap();
     assert!(store.finish_turn(finish(&begun, "hello", None)).await.unwrap().is_none());
@@ -65,10 +65,10 @@ pub async fn finish_frees_session_and_lost_claim_stores_nothing(store: &Arc<dyn 
 pub async fn turn_that_is_not_admitted_leaves_no_trace(store: &Arc<dyn Store>) {
     let ada = user("ada");
     let mut refused = begin(&ada, "new", "hi");
-    refused.session = SessionTarget::New(id("new"));
-    refused.admit = Box::new(|_, _| Err(Error::new(Kind::ContextTooLong, "no")));
+    refused.target = SessionTarget::New(id("new"));
+    refused.admission = Box::new(|_, _| Err(Error::new(Kind::ContextTooLong, "no")));
     assert_eq!(store.begin_turn(refused).await.unwrap_err().kind, Kind::ContextTooLong);
-    let gone = store.session(&ada, &id("new"), AccessLevel::Participant).await.unwrap_err();
+    let gone = store.get_session(&ada, &id("new"), AccessLevel::Participant).await.unwrap_err();
     assert_eq!(gone.kind, Kind::SessionNotFound);
 }
 
@@ -80,43 +80,45 @@ pub async fn repeated_turn_returns_its_first_result(store: &Arc<dyn Store>) {
             route: "r",
             key: "k".to_owned(),
             fingerprint: fingerprint.to_owned(),
-            repeats: Repeats::Always,
+            retry_window: RetryWindow::Full,
         })
     };
     let send = async |fingerprint| {
-        let begin = BeginTurn { idempotency: key(fingerprint), ..begin(&ada, "s", "hi") };
+        let begin = BeginTurn { idempotency_key: key(fingerprint), ..begin(&ada, "s", "hi") };
         store.begin_turn(begin).await
     };
-    let Ok(Began::Running(begun)) = send("f").await else { panic!("the session was free") };
-    let Ok(Began::Repeated { led_to: LedTo::Turn { turn_id: turn, .. }, .. }) = send("f").await
+    let Ok(BeginOutcome::Running(begun)) = send("f").await else { panic!("the session was free") };
+    let Ok(BeginOutcome::Repeated { prior: PriorResult::Turn { turn_id: turn, .. }, .. }) =
+        send("f").await
     else {
         panic!("it runs")
     };
     assert_eq!(turn, begun.turn.turn_id);
     assert_eq!(send("other").await.unwrap_err().kind, Kind::IdempotencyKeyReused);
     store.finish_turn(finish(&begun, "hello", None)).await.unwrap().unwrap();
-    let Ok(Began::Repeated { led_to: LedTo::Reply(reply), .. }) = send("f").await else {
+    let Ok(BeginOutcome::Repeated { prior: PriorResult::Reply(reply), .. }) = send("f").await
+    else {
         panic!("it was answered");
     };
     assert_eq!(
         (reply.content.as_str(), reply.parent_id),
-        ("hello", Some(begun.question.id.clone()))
+        ("hello", Some(begun.user_message.id.clone()))
     );
     assert_eq!(stored_messages(store, &ada, "s", MessageView::All).await.len(), 2);
 
     let waiting = BeginTurn { on_busy: OnBusy::Queue, ..begin(&ada, "s", "other") };
     let busy = begin_running(store, begin(&ada, "s", "busy")).await;
     let waiting = BeginTurn {
-        idempotency: Some(IdempotencyKey { key: "k2".to_owned(), ..key("f").unwrap() }),
+        idempotency_key: Some(IdempotencyKey { key: "k2".to_owned(), ..key("f").unwrap() }),
         ..waiting
     };
     let turn_id = waiting.turn.turn_id.clone();
     store.begin_turn(waiting).await.unwrap();
     let again = BeginTurn {
-        idempotency: Some(IdempotencyKey { key: "k2".to_owned(), ..key("f").unwrap() }),
+        idempotency_key: Some(IdempotencyKey { key: "k2".to_owned(), ..key("f").unwrap() }),
         ..begin(&ada, "s", "other")
     };
-    let Ok(Began::Repeated { led_to: LedTo::Turn { turn_id: turn, .. }, .. }) =
+    let Ok(BeginOutcome::Repeated { prior: PriorResult::Turn { turn_id: turn, .. }, .. }) =
         store.begin_turn(again).await
     else {
         panic!("it waits");
@@ -130,25 +132,25 @@ pub async fn content_key_repeats_the_newest_turn_for_two_minutes(store: &Arc<dyn
     create(store, &ada, "s").await;
     let send = async |repeats, millis| {
         let (key, fingerprint) = ("yes".to_owned(), String::new());
-        let key = IdempotencyKey { route: "r", key, fingerprint, repeats };
+        let key = IdempotencyKey { route: "r", key, fingerprint, retry_window: repeats };
         let begin = begin(&ada, "s", "yes");
-        store.begin_turn(BeginTurn { idempotency: Some(key), now: at(millis), ..begin }).await
+        store.begin_turn(BeginTurn { idempotency_key: Some(key), now: at(millis), ..begin }).await
     };
     let mut replies = Vec::new();
     for millis in [0, 60_000] {
-        let Ok(Began::Running(begun)) = send(Repeats::Never, millis).await else {
+        let Ok(BeginOutcome::Running(begun)) = send(RetryWindow::Disabled, millis).await else {
             panic!("it is said anew")
         };
         store.finish_turn(finish(&begun, "well", None)).await.unwrap().unwrap();
         replies.push(begun.turn.message_id.clone());
     }
-    let Ok(Began::Repeated { led_to: LedTo::Reply(reply), .. }) =
-        send(Repeats::Lately, 179_999).await
+    let Ok(BeginOutcome::Repeated { prior: PriorResult::Reply(reply), .. }) =
+        send(RetryWindow::Short, 179_999).await
     else {
         panic!("it is repeated")
     };
     assert_eq!(reply.id, replies[1]);
-    let Ok(Began::Running(_)) = send(Repeats::Lately, 180_000).await else {
+    let Ok(BeginOutcome::Running(_)) = send(RetryWindow::Short, 180_000).await else {
         panic!("that was too long ago")
     };
 }
@@ -159,26 +161,26 @@ pub async fn turns_of_an_earlier_boot_are_orphans_with_their_logs(store: &Arc<dy
         create(store, &ada, session).await;
     }
     let begun = begin_running(store, begin(&ada, "a", "hi")).await;
-    let batch = |number: u32, frames: &'static str| LogEntry {
+    let batch = |number: u32, frames: &'static str| TurnLogEntry {
         session_id: id("a"),
         turn_id: begun.turn.turn_id.clone(),
-        batch: Batch { number, frames: frames.into() },
+        batch: LogBatch { number, frames: frames.into() },
     };
     store.append_log(vec![batch(0, "one "), batch(1, "two ")]).await.unwrap();
-    store.beat(&lease_holder("one"), at(3)).await.unwrap();
+    store.record_heartbeat(&lease_holder("one"), at(3)).await.unwrap();
 
     let here = HashSet::from([begun.turn.turn_id.clone()]);
-    let orphans = store.orphaned_turns(&lease_holder("one"), &here).await.unwrap();
+    let orphans = store.find_orphaned_turns(&lease_holder("one"), &here).await.unwrap();
     assert_eq!(orphans.len(), 0, "this life is not over");
-    store.beat(&lease_holder("two"), at(4)).await.unwrap();
-    let orphans = store.orphaned_turns(&lease_holder("two"), &HashSet::new()).await.unwrap();
+    store.record_heartbeat(&lease_holder("two"), at(4)).await.unwrap();
+    let orphans = store.find_orphaned_turns(&lease_holder("two"), &HashSet::new()).await.unwrap();
     assert_eq!(orphans.len(), 1);
     assert_eq!((&orphans[0].session_id, &orphans[0].turn), (&id("a"), &begun.turn));
     assert_eq!(orphans[0].log.concat(), b"one two ");
-    let claimant = orphans[0].claimant.clone();
-    let ended = FinishTurn { claimant, ..finish(&begun, "one two", None) };
+    let claimant = orphans[0].lease_holder.clone();
+    let ended = FinishTurn { lease_holder: claimant, ..finish(&begun, "one two", None) };
     assert!(store.finish_turn(ended).await.unwrap().is_some());
-    let left = store.orphaned_turns(&lease_holder("two"), &HashSet::new()).await.unwrap();
+    let left = store.find_orphaned_turns(&lease_holder("two"), &HashSet::new()).await.unwrap();
     assert_eq!(left.len(), 0);
 }
 
@@ -187,13 +189,13 @@ pub async fn log_ends_with_its_reply_and_is_dropped_later(store: &Arc<dyn Store>
     create(store, &ada, "s").await;
     let begun = begin_running(store, begin(&ada, "s", "hi")).await;
     let turn = begun.turn.turn_id.clone();
-    let entry = |number: u32, frames: &'static str| LogEntry {
+    let entry = |number: u32, frames: &'static str| TurnLogEntry {
         session_id: id("s"),
         turn_id: turn.clone(),
-        batch: Batch { number, frames: frames.into() },
+        batch: LogBatch { number, frames: frames.into() },
     };
     store.append_log(vec![entry(0, "a"), entry(1, "b")]).await.unwrap();
-    let last_batch = Some(Batch { number: 2, frames: "c".into() });
+    let last_batch = Some(LogBatch { number: 2, frames: "c".into() });
     let finish = FinishTurn { last_batch, ..finish(&begun, "hello", None) };
     store.finish_turn(finish).await.unwrap().unwrap();
 
@@ -203,8 +205,8 @@ pub async fn log_ends_with_its_reply_and_is_dropped_later(store: &Arc<dyn Store>
     assert!(store.read_log(&id("another"), &turn, at(2)).await.unwrap().is_empty());
     let past = store.read_log(&id("s"), &turn, at(3)).await.unwrap();
     assert!(past.is_empty(), "it ended before");
-    assert_eq!(store.drop_logs(at(2)).await.unwrap(), 0);
-    assert_eq!(store.drop_logs(at(3)).await.unwrap(), 3);
+    assert_eq!(store.delete_ended_logs(at(2)).await.unwrap(), 0);
+    assert_eq!(store.delete_ended_logs(at(3)).await.unwrap(), 3);
     assert!(store.read_log(&id("s"), &turn, at(2)).await.unwrap().is_empty());
 }
 
@@ -226,20 +228,20 @@ pub async fn preceding_messages_are_stored_with_theirs_or_not_at_all(store: &Arc
     };
     let refused = |error: Error, kind| assert_eq!(error.kind, kind);
 
-    let guest = BeginTurn { earlier: earlier(), ..begin(&bob, "s", "hi") };
+    let guest = BeginTurn { preceding: earlier(), ..begin(&bob, "s", "hi") };
     refused(store.begin_turn(guest).await.unwrap_err(), Kind::Forbidden);
-    let full: Admission = Box::new(|_, _| Err(Error::new(Kind::ContextTooLong, "too long")));
-    let large = BeginTurn { earlier: earlier(), admit: full, ..begin(&ada, "s", "hi") };
+    let full: AdmissionCheck = Box::new(|_, _| Err(Error::new(Kind::ContextTooLong, "too long")));
+    let large = BeginTurn { preceding: earlier(), admission: full, ..begin(&ada, "s", "hi") };
     refused(store.begin_turn(large).await.unwrap_err(), Kind::ContextTooLong);
     assert_eq!(texts().await, Vec::<String>::new());
 
     let begun =
-        begin_running(store, BeginTurn { earlier: earlier(), ..begin(&ada, "s", "hi") }).await;
-    assert_eq!((begun.earlier.len(), begun.session.messages_count), (3, 4));
+        begin_running(store, BeginTurn { preceding: earlier(), ..begin(&ada, "s", "hi") }).await;
+    assert_eq!((begun.preceding.len(), begun.session.messages_count), (3, 4));
     assert_eq!(begun.session.title, "I am Ada.");
     assert_eq!(texts().await, ["Be brief.", "I am Ada.", "Hello.", "hi"]);
     let on_busy = OnBusy::Queue;
-    let waiting = BeginTurn { earlier: earlier(), on_busy, ..begin(&ada, "s", "and?") };
+    let waiting = BeginTurn { preceding: earlier(), on_busy, ..begin(&ada, "s", "and?") };
     refused(store.begin_turn(waiting).await.unwrap_err(), Kind::SessionBusy);
     store.finish_turn(finish(&begun, "bye", None)).await.unwrap().unwrap();
     assert_eq!(texts().await, ["Be brief.", "I am Ada.", "Hello.", "hi", "bye"]);

@@ -6,7 +6,7 @@ use echoic::domain::{Principal, Session, SessionId, Timestamp, UserId};
 use echoic::memory::{Defaults, Memory};
 use echoic::prompts::PromptTemplates;
 use echoic::provider::demo::Demo;
-use echoic::store::{Claimant, NewSession, SessionChange};
+use echoic::store::{LeaseHolder, NewSession, SessionUpdate};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
@@ -35,7 +35,7 @@ impl ChatCore {
             prompts,
             title_model: None,
             summary_model: None,
-            claimant: Claimant { instance: "test".to_owned(), boot: "1".to_owned() },
+            claimant: LeaseHolder { instance: "test".to_owned(), boot: "1".to_owned() },
         }));
         let stop = CancellationToken::new();
         tokio::spawn(chat.clone().keep_events(stop.clone()));
@@ -44,13 +44,13 @@ impl ChatCore {
 
     pub async fn invite(&self, session: &SessionId, users: &[&str]) -> Session {
         let participants = Some(users.iter().copied().map(UserId::trusted).collect());
-        let change = SessionChange { participants, ..SessionChange::default() };
+        let change = SessionUpdate { participants, ..SessionUpdate::default() };
         let now = Timestamp::from_millis(2);
         self.chat.change_session(&principal("alice"), session, change, vec![], now).await.unwrap()
     }
 
     pub async fn pin(&self, session: &SessionId, pinned: bool) {
-        let change = SessionChange { pinned: Some(pinned), ..SessionChange::default() };
+        let change = SessionUpdate { pinned: Some(pinned), ..SessionUpdate::default() };
         let now = Timestamp::from_millis(3);
         self.chat.change_session(&principal("alice"), session, change, vec![], now).await.unwrap();
     }

@@ -179,7 +179,7 @@ impl Telling {
         self.close_all(if told.status == COMPLETED { COMPLETED } else { INCOMPLETE });
         let told = match &self.stored {
             Some(Stored { api, who, session }) => {
-                let reply = api.store.message(who, session, &self.reply).await;
+                let reply = api.store.get_message(who, session, &self.reply).await;
                 // Whatever has become of it, how it ended was heard.
                 reply.map_or(told, |reply| Told::of(&reply))
             }

@@ -90,8 +90,8 @@ async fn referred(
         None => (reply, false),
     };
     if last.as_ref().is_none_or(|last| last.id != reply) {
-        let session = api.store.session_of_reply(&reply).await.map_err(not_found)?;
-        *last = Some(api.store.message(who, &session, &reply).await.map_err(not_found)?);
+        let session = api.store.find_session_by_reply(&reply).await.map_err(not_found)?;
+        *last = Some(api.store.get_message(who, &session, &reply).await.map_err(not_found)?);
     }
     if is_rest {
         return Ok(Sent::Thought);

@@ -27,7 +27,7 @@ use crate::http::extract::{Caller, NoQuery, idempotency, retry};
 use crate::http::gate::{Asked, note_session};
 use crate::http::query::Query;
 use crate::http::sse;
-use crate::store::{MessageQuery, OnBusy, Repeats, SessionTarget, StoredResponse};
+use crate::store::{MessageQuery, OnBusy, RetryWindow, SessionTarget, StoredResponse};
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue};
@@ -96,7 +96,7 @@ pub(in crate::http) async fn create(
     }
     let (session, reply) = target(&api, &who, &request.place).await?;
     note_session(&who, "/v1/responses", session.id());
-    let may_be_known = key.repeats != Repeats::Never;
+    let may_be_known = key.retry_window != RetryWindow::Disabled;
     let input = answering(&api, &who, input, &session, reply.as_ref(), may_be_known).await?;
     let request = request.saying(input);
     let Kept { is_background, is_stream, .. } = request.kept;
@@ -134,7 +134,7 @@ pub(in crate::http) async fn create(
         }
         Some((_, true)) if is_background => Ok(Json(telling.queued()).into_response()),
         Some((stored, false)) if is_background => {
-            let (session, _) = api.store.response(&who, &stored.turn_id).await?;
+            let (session, _) = api.store.get_response(&who, &stored.turn_id).await?;
             Ok(Json(told(&api, &who, &session, &stored).await?).into_response())
         }
         _ => answer(&api, telling, is_stream).await,
@@ -176,11 +176,13 @@ async fn answering(
         return Ok(input);
     }
     let calls = match reply {
-        Some(reply) => tool::parse_calls(&api.store.message(who, session.id(), reply).await?.parts),
+        Some(reply) => {
+            tool::parse_calls(&api.store.get_message(who, session.id(), reply).await?.parts)
+        }
         None => {
             let (view, slice, limit) = (MessageView::Path, MessageSlice::Newest, MAX_PAGE_SIZE);
             let query = MessageQuery { view, slice, limit };
-            let mut path = api.store.messages(who, session.id(), query).await?.messages;
+            let mut path = api.store.list_messages(who, session.id(), query).await?.messages;
             if may_be_known {
                 // The first such request may have been answered.
                 path.truncate(input.calling(&path).map_or(0, |at| at + 1));
@@ -215,7 +217,7 @@ async fn previous(
     who: &Principal,
     turn: &TurnId,
 ) -> Result<(SessionId, StoredResponse)> {
-    api.store.response(who, turn).await.map_err(|error| match error.kind {
+    api.store.get_response(who, turn).await.map_err(|error| match error.kind {
         Kind::ResponseNotFound => Error::new(
             Kind::PreviousResponseNotFound,
             format!("previous response with id '{PREFIX}{turn}' not found"),
@@ -236,7 +238,7 @@ async fn beside(
         Where::Behind(turn) => {
             let (session, response) = previous(api, who, turn).await?;
             note_session(who, "/v1/responses", &session);
-            let session = api.store.session(who, &session, AccessLevel::Participant).await?;
+            let session = api.store.get_session(who, &session, AccessLevel::Participant).await?;
             request.prompt_behind(api, &session, &response.reply_id).await?
         }
         _ => request.prompt(api.memory.default_model()),
@@ -286,7 +288,7 @@ pub(in crate::http) async fn get(
         query.complain("starting_after", "must come with stream=true");
     }
     query.finish()?;
-    let (session, stored) = api.store.response(&who, &turn_of(&id)?).await?;
+    let (session, stored) = api.store.get_response(&who, &turn_of(&id)?).await?;
     if !is_stream {
         return Ok(Json(told(&api, &who, &session, &stored).await?).into_response());
     }
@@ -311,11 +313,11 @@ async fn told(
 ) -> Result<Value> {
     let head = Head::of(stored)?;
     // In this order: what is not running any more is stored.
-    let active = api.store.session(who, session, AccessLevel::Participant).await?.active_turn;
+    let active = api.store.get_session(who, session, AccessLevel::Participant).await?.active_turn;
     if active.is_some_and(|active| active.turn_id == stored.turn_id) {
         return Ok(head.told(Told::begun("in_progress")));
     }
-    Ok(match api.store.message(who, session, &stored.reply_id).await {
+    Ok(match api.store.get_message(who, session, &stored.reply_id).await {
         Ok(reply) => head.told(Told::of(&reply)),
         // Its reply could not be stored.
         Err(error) if error.kind == Kind::MessageNotFound => head.told(Told::lost()),
@@ -339,7 +341,7 @@ pub(in crate::http) async fn cancel(
     Caller(who): Caller,
     Path(id): Path<String>,
 ) -> Answer<Json<Value>> {
-    let (session, stored) = api.store.response(&who, &turn_of(&id)?).await?;
+    let (session, stored) = api.store.get_response(&who, &turn_of(&id)?).await?;
     if !Kept::read(&stored)?.is_background {
         let wants =
             "must name a response that was created with background: close the connection of others";
@@ -370,14 +372,14 @@ pub(in crate::http) async fn delete(
     Caller(who): Caller,
     Path(id): Path<String>,
 ) -> Answer<Json<DeletedResponse>> {
-    let (session, stored) = api.store.response(&who, &turn_of(&id)?).await?;
-    if stored.asker != who.user {
-        api.store.session(&who, &session, AccessLevel::Owner).await?;
+    let (session, stored) = api.store.get_response(&who, &turn_of(&id)?).await?;
+    if stored.user != who.user {
+        api.store.get_session(&who, &session, AccessLevel::Owner).await?;
     }
     let kept = Kept::read(&stored)?;
     api.chat.stop(&who, &session, Some(&stored.turn_id)).await?;
     let messages =
-        api.store.session(&who, &session, AccessLevel::Participant).await?.messages_count;
+        api.store.get_session(&who, &session, AccessLevel::Participant).await?.messages_count;
     let is_all_there_is = kept.is_own_session && messages as usize == kept.inputs + 1;
     if is_all_there_is {
         api.chat.delete_session(&who, &session).await?;
@@ -409,7 +411,7 @@ pub(in crate::http) async fn input_items(
     let after = query.text("after");
     items::ignore_include(&mut query);
     query.finish()?;
-    let (session, stored) = api.store.response(&who, &turn_of(&id)?).await?;
+    let (session, stored) = api.store.get_response(&who, &turn_of(&id)?).await?;
     let mut inputs = inputs(&api, &who, &session, &stored).await?;
     if is_newest_first {
         inputs.reverse();
@@ -434,10 +436,10 @@ async fn inputs(
     stored: &StoredResponse,
 ) -> Result<Vec<Item>> {
     let mut messages = Vec::new();
-    let mut next = Some(stored.question_id.clone());
+    let mut next = Some(stored.user_message_id.clone());
     for _ in 0..Kept::read(stored)?.inputs {
         let Some(id) = next else { break };
-        let message = api.store.message(who, session, &id).await?;
+        let message = api.store.get_message(who, session, &id).await?;
         next = message.parent_id.clone();
         messages.push(message);
     }

@@ -19,7 +19,7 @@ use crate::http::v1::conversations::session_named;
 use crate::http::v1::item::Placed;
 use crate::json::StrictObject;
 use crate::memory::{Incoming, NewMessage, tokens};
-use crate::store::{OnKnownId, Parent};
+use crate::store::{DuplicateIdPolicy, MessageParent};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::{RawValue, to_raw_value};
@@ -134,8 +134,8 @@ impl Request {
         let Some(Earlier { role, body, .. }) = last else {
             return (earlier, Wish::Return { results, of: reply, limit });
         };
-        let parent = reply.map_or(Parent::Head, Parent::Message);
-        let on_known = OnKnownId::Refuse;
+        let parent = reply.map_or(MessageParent::Head, MessageParent::Message);
+        let on_known = DuplicateIdPolicy::Reject;
         (earlier, Wish::Say { role, body, client_message_id: None, parent, on_known })
     }
 

@@ -14,7 +14,7 @@ pub(crate) struct ProjectRow {
     pub(crate) key: i64,
     pub(crate) project: Project,
     /// The database's own names for the contents of its files, where it has some.
-    pub(crate) contents: HashMap<FilePath, String>,
+    pub(crate) content_ids: HashMap<FilePath, String>,
 }
 
 /// What a change does to the files of a project.
@@ -29,7 +29,7 @@ pub(crate) enum FileChange<'a> {
 }
 
 /// One atomic step on a project.
-pub(crate) trait ProjectWork {
+pub(crate) trait ProjectTransaction {
     /// A project that is `who`'s to see: of another's no more is read than of none.
     async fn find_project(&mut self, who: &Principal, id: &ProjectId)
     -> Result<Option<ProjectRow>>;
@@ -39,7 +39,7 @@ pub(crate) trait ProjectWork {
 
     /// Replaces a project that is still as in `row` by `project`, in which the entry of the file
     /// that changes is up to date already.
-    async fn save_project(
+    async fn update_project(
         &mut self,
         row: &ProjectRow,
         project: &Project,
@@ -47,7 +47,7 @@ pub(crate) trait ProjectWork {
     ) -> Result<()>;
 
     /// Deletes a project and its files.
-    async fn remove_project(&mut self, row: &ProjectRow) -> Result<()>;
+    async fn delete_project(&mut self, row: &ProjectRow) -> Result<()>;
 
     /// The contents of files that the project has, in this order.
     async fn read_files(&mut self, row: &ProjectRow, paths: &[FilePath]) -> Result<Vec<String>>;

@@ -7,22 +7,22 @@ use tokio::sync::Semaphore;
 
 /// Lends read-only connections; each call sees one consistent state of the database.
 #[derive(Clone)]
-pub(super) struct Readers {
+pub(super) struct ReaderPool {
     idle: Arc<Mutex<Vec<Connection>>>,
     permits: Arc<Semaphore>,
-    all: u32,
+    size: u32,
 }
 
-impl Readers {
+impl ReaderPool {
     /// Takes the connections to lend.
     pub(super) fn new(connections: Vec<Connection>) -> Self {
         let permits = Arc::new(Semaphore::new(connections.len()));
         let all = u32::try_from(connections.len()).unwrap_or(u32::MAX);
-        Self { idle: Arc::new(Mutex::new(connections)), permits, all }
+        Self { idle: Arc::new(Mutex::new(connections)), permits, size: all }
     }
 
     /// Runs `work` on a thread that may block, in a read transaction.
-    pub(super) async fn run<T, F>(&self, work: F) -> Result<T>
+    pub(super) async fn run_read<T, F>(&self, work: F) -> Result<T>
     where
         T: Send + 'static,
         F: FnOnce(&Transaction<'_>) -> Result<T> + Send + 'static,
@@ -32,7 +32,7 @@ impl Readers {
         let idle = self.idle.clone();
         let task = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            let mut lent = Lent::take(&idle);
+            let mut lent = PooledConnection::check_out(&idle);
             work(&lent.connection()?.transaction()?)
         });
         task.await.map_err(Error::internal)?
@@ -40,7 +40,7 @@ impl Readers {
 
     /// Lets go of the connections, once those who use them are done.
     pub(super) async fn close(&self) {
-        if let Ok(permits) = self.permits.acquire_many(self.all).await {
+        if let Ok(permits) = self.permits.acquire_many(self.size).await {
             permits.forget();
         }
         self.permits.close();
@@ -49,13 +49,13 @@ impl Readers {
 }
 
 /// A connection that goes back to the idle ones, whatever happens to the work.
-struct Lent<'a> {
+struct PooledConnection<'a> {
     connection: Option<Connection>,
     idle: &'a Mutex<Vec<Connection>>,
 }
 
-impl<'a> Lent<'a> {
-    fn take(idle: &'a Mutex<Vec<Connection>>) -> Self {
+impl<'a> PooledConnection<'a> {
+    fn check_out(idle: &'a Mutex<Vec<Connection>>) -> Self {
         // Invariant: there are as many permits as connections.
         let connection = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         Self { connection, idle }
@@ -66,7 +66,7 @@ impl<'a> Lent<'a> {
     }
 }
 
-impl Drop for Lent<'_> {
+impl Drop for PooledConnection<'_> {
     fn drop(&mut self) {
         let idle = self.connection.take();
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).extend(idle);

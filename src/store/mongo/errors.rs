@@ -5,7 +5,7 @@ use mongodb::error::{
 };
 
 /// Whether a failure may pass by itself: another try can succeed.
-pub(super) fn is_passing(failure: &Error) -> bool {
+pub(super) fn is_transient(failure: &Error) -> bool {
     failure.contains_label(TRANSIENT_TRANSACTION_ERROR)
         || failure.contains_label(RETRYABLE_WRITE_ERROR)
         || matches!(
@@ -15,20 +15,20 @@ pub(super) fn is_passing(failure: &Error) -> bool {
                 | ErrorKind::ServerSelection { .. }
                 | ErrorKind::Write(WriteFailure::WriteConcernError(_))
         )
-        || code(failure).is_some_and(|code| PASSING.contains(&code))
+        || error_code(failure).is_some_and(|code| TRANSIENT_CODES.contains(&code))
 }
 
 /// Codes of a primary that goes, comes or is busy, beside those that the driver labels: the list of
 /// the retryable reads specification, `WriteConflict`, and a majority that did not answer in time.
-const PASSING: [i32; 16] =
+const TRANSIENT_CODES: [i32; 16] =
     [6, 7, 64, 79, 89, 91, 112, 134, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436];
 
 /// Whether something that was to be added is there already.
-pub(super) fn is_duplicate(failure: &Error) -> bool {
-    code(failure) == Some(11_000)
+pub(super) fn is_duplicate_key(failure: &Error) -> bool {
+    error_code(failure) == Some(11_000)
 }
 
-fn code(failure: &Error) -> Option<i32> {
+fn error_code(failure: &Error) -> Option<i32> {
     match failure.kind.as_ref() {
         ErrorKind::Command(error) => Some(error.code),
         ErrorKind::Write(WriteFailure::WriteError(error)) => Some(error.code),

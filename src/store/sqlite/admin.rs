@@ -4,14 +4,14 @@ use super::SqliteStore;
 use crate::domain::page::Pagination;
 use crate::domain::{SessionId, Timestamp, UserId};
 use crate::error::Result;
-use crate::store::{Deleted, HouseStore, Owner, OwnerPage, rules};
+use crate::store::{AdminStore, DeletionResult, UserStats, UserStatsPage, rules};
 use async_trait::async_trait;
 use rusqlite::params;
 
 #[async_trait]
-impl HouseStore for SqliteStore {
-    async fn owners(&self, page: u32, limit: u32) -> Result<OwnerPage> {
-        self.read(move |db| {
+impl AdminStore for SqliteStore {
+    async fn list_user_stats(&self, page: u32, limit: u32) -> Result<UserStatsPage> {
+        self.run_read(move |db| {
             let sql = "SELECT count(DISTINCT owner) FROM sessions";
             let total: i64 = db.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
             let sql = "SELECT owner, count(*), sum(messages), max(activity_at) FROM sessions \
@@ -20,7 +20,7 @@ impl HouseStore for SqliteStore {
             let skip = u64::from(page - 1) * u64::from(limit);
             let skip = i64::try_from(skip).unwrap_or(i64::MAX);
             let owners = statement.query_map(params![limit, skip], |row| {
-                Ok(Owner {
+                Ok(UserStats {
                     user: UserId::trusted(row.get::<_, String>(0)?),
                     sessions: row.get::<_, i64>(1)?.unsigned_abs(),
                     messages: row.get::<_, i64>(2)?.unsigned_abs(),
@@ -29,13 +29,13 @@ impl HouseStore for SqliteStore {
             })?;
             let owners = owners.collect::<Result<_, _>>()?;
             let pagination = Pagination::new(page, limit, total.unsigned_abs());
-            Ok(OwnerPage { owners, pagination })
+            Ok(UserStatsPage { users: owners, pagination })
         })
         .await
     }
 
-    async fn idle_sessions(&self, since: Timestamp, most: u32) -> Result<Vec<SessionId>> {
-        self.read(move |db| {
+    async fn list_inactive_sessions(&self, since: Timestamp, most: u32) -> Result<Vec<SessionId>> {
+        self.run_read(move |db| {
             let sql = "SELECT id FROM sessions WHERE activity_at < ?1 LIMIT ?2";
             let mut statement = db.prepare_cached(sql)?;
             let ids = statement
@@ -45,8 +45,12 @@ impl HouseStore for SqliteStore {
         .await
     }
 
-    async fn delete_idle(&self, id: &SessionId, since: Timestamp) -> Result<Option<Deleted>> {
+    async fn delete_if_inactive(
+        &self,
+        id: &SessionId,
+        since: Timestamp,
+    ) -> Result<Option<DeletionResult>> {
         let id = id.clone();
-        self.step(async move |step| rules::delete_idle(step, &id, since).await).await
+        self.transact(async move |step| rules::delete_if_inactive(step, &id, since).await).await
     }
 }

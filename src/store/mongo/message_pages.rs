@@ -1,37 +1,37 @@
 //! Pages of messages: along the active path, or of all branches.
 
-use super::documents::{LocationDoc, MessageDoc, number};
+use super::documents::{MessageDoc, MessageLocationDoc, to_u32};
 use super::step::Step;
 use crate::domain::MessageId;
 use crate::domain::node::format_chat_id;
 use crate::domain::page::MessageSlice;
 use crate::error::{Error, Result};
-use crate::store::work::{Location, SessionRow};
+use crate::store::transaction::{MessageLocation, SessionRow};
 use crate::store::{MessagePage, MessageQuery};
 use futures::StreamExt;
 use mongodb::bson::doc;
 use serde::Deserialize;
 
 /// A page ends early once it holds this many bytes: attachments are large.
-const MAX_PAGE: usize = 8 << 20;
+const MAX_PAGE_BYTES: usize = 8 << 20;
 
 /// A node with its messages.
 #[derive(Debug, Deserialize)]
-struct RunDoc {
+struct NodeWithMessagesDoc {
     number: i64,
-    prev: LocationDoc,
+    prev: MessageLocationDoc,
     messages: Vec<MessageDoc>,
 }
 
 /// Where a node lies on a path.
 #[derive(Debug, Deserialize)]
-struct LinkDoc {
+struct NodeLinkDoc {
     number: i64,
-    prev: LocationDoc,
+    prev: MessageLocationDoc,
 }
 
 /// Takes messages until one more than the limit was seen.
-struct Page {
+struct MessagePageBuilder {
     limit: usize,
     bytes: usize,
     /// Each with the number of its node.
@@ -39,25 +39,25 @@ struct Page {
     has_more: bool,
 }
 
-impl Page {
+impl MessagePageBuilder {
     fn new(query: &MessageQuery) -> Self {
         Self { limit: query.limit as usize, bytes: 0, messages: Vec::new(), has_more: false }
     }
 
     /// Whether there is room for more.
-    fn take(&mut self, node: u32, message: MessageDoc) -> bool {
-        if self.messages.len() == self.limit || self.bytes > MAX_PAGE {
+    fn push(&mut self, node: u32, message: MessageDoc) -> bool {
+        if self.messages.len() == self.limit || self.bytes > MAX_PAGE_BYTES {
             self.has_more = true;
             return false;
         }
-        self.bytes += message.size();
+        self.bytes += message.byte_size();
         self.messages.push((node, message));
         true
     }
 
     /// The page, its messages being in the order of a reader: the oldest first.
-    async fn finish(self, step: &mut Step, row: &SessionRow) -> Result<MessagePage> {
-        let siblings = step.siblings(&row.session.id, &self.messages).await?;
+    async fn build(self, step: &mut Step, row: &SessionRow) -> Result<MessagePage> {
+        let siblings = step.find_siblings(&row.session.id, &self.messages).await?;
         let messages = self.messages.into_iter().zip(siblings).map(|((_, stored), siblings)| {
             let mut message = stored.into_message(row)?;
             message.sibling_ids = siblings;
@@ -69,7 +69,7 @@ impl Page {
 }
 
 /// A page of the active path.
-pub(super) async fn path(
+pub(super) async fn read_path_page(
     step: &mut Step,
     row: &SessionRow,
     query: &MessageQuery,
@@ -77,78 +77,78 @@ pub(super) async fn path(
     let from = match &query.slice {
         MessageSlice::Newest => row.head,
         MessageSlice::Before(id) => {
-            let at = anchor(step, row, id).await?;
-            Some(Location { seq: at.seq - 1, ..at })
+            let at = find_anchor(step, row, id).await?;
+            Some(MessageLocation { seq: at.seq - 1, ..at })
         }
         MessageSlice::After(id) => {
-            let at = anchor(step, row, id).await?;
-            return forward(step, row, query, at).await;
+            let at = find_anchor(step, row, id).await?;
+            return read_path_page_after(step, row, query, at).await;
         }
     };
-    let mut page = Page::new(query);
+    let mut page = MessagePageBuilder::new(query);
     let mut next = from;
     'path: while let Some(at) = next {
-        let node = run(step, row, at.node).await?;
+        let node = read_node(step, row, at.node).await?;
         for message in
-            node.messages.into_iter().rev().filter(|message| number(message.seq) <= at.seq)
+            node.messages.into_iter().rev().filter(|message| to_u32(message.seq) <= at.seq)
         {
-            if !page.take(at.node, message) {
+            if !page.push(at.node, message) {
                 break 'path;
             }
         }
         next = node.prev.location();
     }
     page.messages.reverse();
-    page.finish(step, row).await
+    page.build(step, row).await
 }
 
 /// The messages of the active path behind an anchor.
-async fn forward(
+async fn read_path_page_after(
     step: &mut Step,
     row: &SessionRow,
     query: &MessageQuery,
-    anchor: Location,
+    anchor: MessageLocation,
 ) -> Result<MessagePage> {
-    let Some(chain) = chain(step, row, anchor).await? else {
+    let Some(chain) = find_path_nodes(step, row, anchor).await? else {
         return Err(Error::invalid_field(
             "after",
             "must name a message of the active path, or go with view=all",
         ));
     };
-    let mut page = Page::new(query);
+    let mut page = MessagePageBuilder::new(query);
     'path: for last in chain.into_iter().rev() {
-        let node = run(step, row, last.node).await?;
+        let node = read_node(step, row, last.node).await?;
         let on_path = |seq: u32| seq > anchor.seq && seq <= last.seq;
-        for message in node.messages.into_iter().filter(|message| on_path(number(message.seq))) {
-            if !page.take(last.node, message) {
+        for message in node.messages.into_iter().filter(|message| on_path(to_u32(message.seq))) {
+            if !page.push(last.node, message) {
                 break 'path;
             }
         }
     }
-    page.finish(step, row).await
+    page.build(step, row).await
 }
 
 /// The nodes of the active path from the head back to the anchor's, each with its last message on
 /// the path; `None` if the anchor is not on it. One question: a node's number is larger than that
 /// of the node before it on any path.
-async fn chain(
+async fn find_path_nodes(
     step: &mut Step,
     row: &SessionRow,
-    anchor: Location,
-) -> Result<Option<Vec<Location>>> {
+    anchor: MessageLocation,
+) -> Result<Option<Vec<MessageLocation>>> {
     let Some(head) = row.head else { return Ok(None) };
-    let nodes = step.tables.nodes.clone_with_type::<LinkDoc>();
+    let nodes = step.collections.nodes.clone_with_type::<NodeLinkDoc>();
     let range = doc! { "$gte": i64::from(anchor.node), "$lte": i64::from(head.node) };
     let asked = nodes
         .find(doc! { "sessionId": row.session.id.as_str(), "number": range })
         .projection(doc! { "number": 1, "prev": 1 })
         .sort(doc! { "sessionId": -1, "number": -1 })
-        .session(&mut step.session)
+        .session(&mut step.client_session)
         .await;
-    let mut cursor = step.check(asked)?;
+    let mut cursor = step.check_result(asked)?;
     let mut links = Vec::new();
     {
-        let mut found = cursor.stream(&mut step.session);
+        let mut found = cursor.stream(&mut step.client_session);
         while let Some(link) = found.next().await {
             links.push(link);
         }
@@ -156,8 +156,8 @@ async fn chain(
     let mut chain = vec![head];
     let mut next = head;
     for link in links {
-        let link = step.check(link)?;
-        if number(link.number) != next.node {
+        let link = step.check_result(link)?;
+        if to_u32(link.number) != next.node {
             continue;
         }
         if next.node == anchor.node {
@@ -171,7 +171,7 @@ async fn chain(
 }
 
 /// A page of all branches, in the order in which the messages were stored: their seqs have no gaps.
-pub(super) async fn whole(
+pub(super) async fn read_all_page(
     step: &mut Step,
     row: &SessionRow,
     query: &MessageQuery,
@@ -180,33 +180,33 @@ pub(super) async fn whole(
     let (first, last, is_newest_first) = match &query.slice {
         MessageSlice::Newest => (count.saturating_sub(limit) + 1, count, true),
         MessageSlice::Before(id) => {
-            let at = anchor(step, row, id).await?;
+            let at = find_anchor(step, row, id).await?;
             (at.seq.saturating_sub(limit + 1).max(1), at.seq - 1, true)
         }
         MessageSlice::After(id) => {
-            let at = anchor(step, row, id).await?;
+            let at = find_anchor(step, row, id).await?;
             (at.seq + 1, count.min(at.seq.saturating_add(limit + 1)), false)
         }
     };
     let first = if is_newest_first { first.saturating_sub(1).max(1) } else { first };
-    let mut found = between(step, row, first, last).await?;
+    let mut found = read_seq_range(step, row, first, last).await?;
     if is_newest_first {
         found.reverse();
     }
-    let mut page = Page::new(query);
+    let mut page = MessagePageBuilder::new(query);
     for (node, message) in found {
-        if !page.take(node, message) {
+        if !page.push(node, message) {
             break;
         }
     }
     if is_newest_first {
         page.messages.reverse();
     }
-    page.finish(step, row).await
+    page.build(step, row).await
 }
 
 /// The messages of all branches from one seq to another, by seq, each with its node's number.
-pub(super) async fn between(
+pub(super) async fn read_seq_range(
     step: &mut Step,
     row: &SessionRow,
     first: u32,
@@ -217,25 +217,26 @@ pub(super) async fn between(
         "lastSeq": { "$gte": i64::from(first) },
         "firstSeq": { "$lte": i64::from(last) },
     };
-    let nodes = step.tables.nodes.clone();
-    let runs: Vec<RunDoc> = step.all(&nodes, vec![doc! { "$match": filter }]).await?;
+    let nodes = step.collections.nodes.clone();
+    let runs: Vec<NodeWithMessagesDoc> =
+        step.run_pipeline(&nodes, vec![doc! { "$match": filter }]).await?;
     let mut found: Vec<(u32, MessageDoc)> = Vec::new();
     for run in runs {
-        let node = number(run.number);
-        let wanted = |message: &MessageDoc| (first..=last).contains(&number(message.seq));
+        let node = to_u32(run.number);
+        let wanted = |message: &MessageDoc| (first..=last).contains(&to_u32(message.seq));
         found.extend(run.messages.into_iter().filter(wanted).map(|message| (node, message)));
     }
     found.sort_unstable_by_key(|(_, message)| message.seq);
     Ok(found)
 }
 
-async fn anchor(step: &mut Step, row: &SessionRow, id: &MessageId) -> Result<Location> {
-    let found = step.find_message(&row.session.id, id).await?;
-    Ok(found.ok_or_else(Error::message_not_found)?.at)
+async fn find_anchor(step: &mut Step, row: &SessionRow, id: &MessageId) -> Result<MessageLocation> {
+    let found = step.locate_message(&row.session.id, id).await?;
+    Ok(found.ok_or_else(Error::message_not_found)?.location)
 }
 
-async fn run(step: &mut Step, row: &SessionRow, number: u32) -> Result<RunDoc> {
-    let nodes = step.tables.nodes.clone();
+async fn read_node(step: &mut Step, row: &SessionRow, number: u32) -> Result<NodeWithMessagesDoc> {
+    let nodes = step.collections.nodes.clone();
     let filter = doc! { "_id": format_chat_id(&row.session.id, number) };
-    step.one(&nodes, filter, None).await?.ok_or_else(Error::message_not_found)
+    step.find_one(&nodes, filter, None).await?.ok_or_else(Error::message_not_found)
 }

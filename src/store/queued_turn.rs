@@ -1,6 +1,6 @@
 //! A waiting turn as text: the same in every store.
 
-use super::{Ask, NewMessage, OnKnownId, Parent, ReplyFields, TurnSpec};
+use super::{DuplicateIdPolicy, MessageParent, NewMessage, ReplyFields, TurnInput, TurnSpec};
 use crate::domain::extra_params::ExtraParams;
 use crate::domain::key::KeyId;
 use crate::domain::message::{MessageBody, MessageParts, MessageType};
@@ -11,17 +11,17 @@ use serde::{Deserialize, Serialize};
 
 /// Who asked for a turn, and what it is.
 #[derive(Debug, Clone)]
-pub struct Waiting {
+pub struct QueuedTurn {
     /// Who asked.
-    pub who: Principal,
+    pub principal: Principal,
     /// The turn.
     pub turn: TurnSpec,
     /// The key that they came with.
-    pub key: Option<KeyId>,
+    pub key_id: Option<KeyId>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Record {
+struct QueuedTurnRecord {
     user: String,
     is_admin: bool,
     key: Option<String>,
@@ -29,13 +29,16 @@ struct Record {
     reply_id: String,
     options: SessionSettings,
     /// What of the options settings do not keep.
-    further: ExtraParams,
-    ask: AskRecord,
+    #[serde(rename = "further")]
+    extra_params: ExtraParams,
+    #[serde(rename = "ask")]
+    input: TurnInputRecord,
 }
 
 #[derive(Serialize, Deserialize)]
-enum AskRecord {
-    Say {
+enum TurnInputRecord {
+    #[serde(rename = "Say")]
+    Send {
         id: String,
         client_message_id: Option<String>,
         role: Role,
@@ -47,9 +50,8 @@ enum AskRecord {
         parent: ParentRecord,
         is_edit: bool,
     },
-    Again {
-        reply: Option<String>,
-    },
+    #[serde(rename = "Again")]
+    Regenerate { reply: Option<String> },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -59,22 +61,24 @@ enum ParentRecord {
     Message(String),
 }
 
-impl Waiting {
+impl QueuedTurn {
     /// The text.
     pub fn to_json(&self) -> Result<String> {
-        let Self { who, turn, key } = self;
-        let record = Record {
+        let Self { principal: who, turn, key_id: key } = self;
+        let record = QueuedTurnRecord {
             user: who.user.to_string(),
             is_admin: who.is_admin,
             key: key.as_ref().map(ToString::to_string),
             turn_id: turn.turn_id.to_string(),
             reply_id: turn.reply_id.to_string(),
             options: turn.options.clone(),
-            further: turn.options.extra_params.clone(),
-            ask: match &turn.ask {
-                Ask::Say { message, parent, on_known } => say_record(message, parent, *on_known),
-                Ask::Again { reply } => {
-                    AskRecord::Again { reply: reply.as_ref().map(ToString::to_string) }
+            extra_params: turn.options.extra_params.clone(),
+            input: match &turn.input {
+                TurnInput::Send { message, parent, on_duplicate_id: on_known } => {
+                    build_send_record(message, parent, *on_known)
+                }
+                TurnInput::Regenerate { reply_id: reply } => {
+                    TurnInputRecord::Regenerate { reply: reply.as_ref().map(ToString::to_string) }
                 }
             },
         };
@@ -83,11 +87,14 @@ impl Waiting {
 
     /// Reads it back.
     pub fn from_json(text: &str) -> Result<Self> {
-        let record: Record = serde_json::from_str(text).map_err(Error::store_unavailable)?;
+        let record: QueuedTurnRecord =
+            serde_json::from_str(text).map_err(Error::store_unavailable)?;
         let who = Principal { user: UserId::trusted(record.user), is_admin: record.is_admin };
-        let ask = match record.ask {
-            AskRecord::Again { reply } => Ask::Again { reply: reply.map(MessageId::trusted) },
-            AskRecord::Say {
+        let ask = match record.input {
+            TurnInputRecord::Regenerate { reply } => {
+                TurnInput::Regenerate { reply_id: reply.map(MessageId::trusted) }
+            }
+            TurnInputRecord::Send {
                 id,
                 client_message_id,
                 role,
@@ -112,26 +119,31 @@ impl Waiting {
                     reply: ReplyFields::default(),
                 };
                 let parent = match parent {
-                    ParentRecord::Head => Parent::Head,
-                    ParentRecord::Root => Parent::Root,
-                    ParentRecord::Message(id) => Parent::Message(MessageId::trusted(id)),
+                    ParentRecord::Head => MessageParent::Head,
+                    ParentRecord::Root => MessageParent::Root,
+                    ParentRecord::Message(id) => MessageParent::Message(MessageId::trusted(id)),
                 };
-                let on_known = if is_edit { OnKnownId::Edit } else { OnKnownId::Refuse };
-                Ask::Say { message: Box::new(message), parent, on_known }
+                let on_known =
+                    if is_edit { DuplicateIdPolicy::Edit } else { DuplicateIdPolicy::Reject };
+                TurnInput::Send { message: Box::new(message), parent, on_duplicate_id: on_known }
             }
         };
         let turn = TurnSpec {
             turn_id: TurnId::trusted(record.turn_id),
             reply_id: MessageId::trusted(record.reply_id),
-            ask,
-            options: SessionSettings { extra_params: record.further, ..record.options },
+            input: ask,
+            options: SessionSettings { extra_params: record.extra_params, ..record.options },
         };
-        Ok(Self { who, turn, key: record.key.map(KeyId::new_unchecked) })
+        Ok(Self { principal: who, turn, key_id: record.key.map(KeyId::new_unchecked) })
     }
 }
 
-fn say_record(message: &NewMessage, parent: &Parent, on_known: OnKnownId) -> AskRecord {
-    AskRecord::Say {
+fn build_send_record(
+    message: &NewMessage,
+    parent: &MessageParent,
+    on_known: DuplicateIdPolicy,
+) -> TurnInputRecord {
+    TurnInputRecord::Send {
         id: message.id.to_string(),
         client_message_id: message.client_message_id.as_ref().map(ToString::to_string),
         role: message.role,
@@ -141,10 +153,10 @@ fn say_record(message: &NewMessage, parent: &Parent, on_known: OnKnownId) -> Ask
         tokens: message.tokens,
         created_at: message.created_at,
         parent: match parent {
-            Parent::Head => ParentRecord::Head,
-            Parent::Root => ParentRecord::Root,
-            Parent::Message(id) => ParentRecord::Message(id.to_string()),
+            MessageParent::Head => ParentRecord::Head,
+            MessageParent::Root => ParentRecord::Root,
+            MessageParent::Message(id) => ParentRecord::Message(id.to_string()),
         },
-        is_edit: on_known == OnKnownId::Edit,
+        is_edit: on_known == DuplicateIdPolicy::Edit,
     }
 }

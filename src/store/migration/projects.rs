@@ -1,14 +1,14 @@
 //! Projects moved as they are kept: their ids, versions and times stay what they are, and what was
 //! written is read back and compared.
 
-use super::{MoveIn, MoveOut, patiently};
+use super::{MigrationSource, MigrationTarget, with_retry};
 use crate::domain::{Principal, Project, ProjectId};
 use crate::error::{Error, Kind, Result};
 use crate::store::{NewFile, ProjectStore, StoredFile};
 
 /// What became of a project.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ProjectOutcome {
+pub(crate) enum ProjectMigrationOutcome {
     /// It is there, and reads back as it was.
     Equal,
     /// What is there is not equal: it was used since. It is left alone.
@@ -16,38 +16,38 @@ pub(crate) enum ProjectOutcome {
 }
 
 /// Moves a project, unless it is there already; begins anew when a store fails for a moment.
-pub(crate) async fn move_project(
-    from: &dyn MoveOut,
-    to: &dyn MoveIn,
+pub(crate) async fn migrate_project(
+    from: &dyn MigrationSource,
+    to: &dyn MigrationTarget,
     id: &ProjectId,
-) -> Result<ProjectOutcome> {
-    patiently(|| async move {
-        let original = kept(from, id).await?.ok_or_else(Error::project_not_found)?;
-        if kept(to, id).await?.is_none() {
+) -> Result<ProjectMigrationOutcome> {
+    with_retry(|| async move {
+        let original = load_project(from, id).await?.ok_or_else(Error::project_not_found)?;
+        if load_project(to, id).await?.is_none() {
             let (project, files) = &original;
-            let files: Vec<_> = files.iter().map(new_file).collect();
-            to.put_project(project, &files).await?;
+            let files: Vec<_> = files.iter().map(to_new_file).collect();
+            to.insert_project(project, &files).await?;
         }
-        let is_equal = kept(to, id).await?.is_some_and(|there| there == original);
-        Ok(if is_equal { ProjectOutcome::Equal } else { ProjectOutcome::Differs })
+        let is_equal = load_project(to, id).await?.is_some_and(|there| there == original);
+        Ok(if is_equal { ProjectMigrationOutcome::Equal } else { ProjectMigrationOutcome::Differs })
     })
     .await
 }
 
 /// A project with all of its files.
-async fn kept(
+async fn load_project(
     store: &(impl ProjectStore + ?Sized),
     id: &ProjectId,
 ) -> Result<Option<(Project, Vec<StoredFile>)>> {
     let all = |project: &Project| project.files.iter().map(|file| file.path.clone()).collect();
-    match store.files(&Principal::server(), id, Box::new(all)).await {
+    match store.select_files(&Principal::server(), id, Box::new(all)).await {
         Ok(found) => Ok(Some(found)),
         Err(error) if error.kind == Kind::ProjectNotFound => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-fn new_file(stored: &StoredFile) -> NewFile {
+fn to_new_file(stored: &StoredFile) -> NewFile {
     NewFile {
         path: stored.entry.path.clone(),
         content: stored.content.clone(),

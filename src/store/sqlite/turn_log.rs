@@ -4,22 +4,24 @@ use super::SqliteStore;
 use crate::domain::turn::ActiveTurn;
 use crate::domain::{MessageId, SessionId, Timestamp, TurnId};
 use crate::error::Result;
-use crate::store::{Batch, Claimant, FeedStore, LogEntry, LogStore, Orphan, RelayStore};
+use crate::store::{
+    FeedStore, LeaseHolder, LogBatch, OrphanedTurn, RelayStore, TurnLogEntry, TurnLogStore,
+};
 use async_trait::async_trait;
 use bytes::Bytes;
 use rusqlite::{Connection, params};
 use std::collections::HashSet;
 
 #[async_trait]
-impl LogStore for SqliteStore {
-    async fn append_log(&self, entries: Vec<LogEntry>) -> Result<Vec<TurnId>> {
-        self.write_later(move |db| {
+impl TurnLogStore for SqliteStore {
+    async fn append_log(&self, entries: Vec<TurnLogEntry>) -> Result<Vec<TurnId>> {
+        self.run_background_write(move |db| {
             // A turn whose session was deleted meanwhile has no claim any more, and no log.
             let sql = "INSERT INTO turn_log SELECT ?1, ?2, s.key, ?3, NULL FROM sessions s \
                        JOIN turns t ON t.session = s.key WHERE s.id = ?4 AND t.turn_id = ?1";
             let mut insert = db.prepare_cached(sql)?;
             let mut lost = Vec::new();
-            for LogEntry { session_id, turn_id, batch } in entries {
+            for TurnLogEntry { session_id, turn_id, batch } in entries {
                 let inserted = insert.execute(params![
                     turn_id.as_str(),
                     batch.number,
@@ -42,7 +44,7 @@ impl LogStore for SqliteStore {
         since: Timestamp,
     ) -> Result<Vec<Bytes>> {
         let (session, turn) = (session.clone(), turn.clone());
-        self.read(move |db| {
+        self.run_read(move |db| {
             let sql = "SELECT l.frames FROM turn_log l JOIN sessions s ON s.key = l.session \
                        WHERE l.turn_id = ?1 AND s.id = ?2 AND NOT EXISTS \
                        (SELECT 1 FROM turn_log WHERE turn_id = ?1 AND ended_at < ?3) ORDER BY l.batch";
@@ -56,8 +58,8 @@ impl LogStore for SqliteStore {
         .await
     }
 
-    async fn drop_logs(&self, ended_before: Timestamp) -> Result<u64> {
-        self.write_later(move |db| {
+    async fn delete_ended_logs(&self, ended_before: Timestamp) -> Result<u64> {
+        self.run_background_write(move |db| {
             let sql = "DELETE FROM turn_log WHERE turn_id IN \
                        (SELECT turn_id FROM turn_log WHERE ended_at IS NOT NULL AND ended_at < ?1 LIMIT 64)";
             Ok(db.prepare_cached(sql)?.execute([ended_before.as_millis()])? as u64)
@@ -65,9 +67,9 @@ impl LogStore for SqliteStore {
         .await
     }
 
-    async fn beat(&self, claimant: &Claimant, now: Timestamp) -> Result<()> {
+    async fn record_heartbeat(&self, claimant: &LeaseHolder, now: Timestamp) -> Result<()> {
         let claimant = claimant.clone();
-        self.write_later(move |db| {
+        self.run_background_write(move |db| {
             let sql = "INSERT OR REPLACE INTO instances VALUES (?1, ?2, ?3)";
             db.prepare_cached(sql)?.execute(params![
                 claimant.instance,
@@ -79,14 +81,14 @@ impl LogStore for SqliteStore {
         .await
     }
 
-    async fn orphaned_turns(
+    async fn find_orphaned_turns(
         &self,
-        claimant: &Claimant,
+        claimant: &LeaseHolder,
         _running: &HashSet<TurnId>,
-    ) -> Result<Vec<Orphan>> {
+    ) -> Result<Vec<OrphanedTurn>> {
         let boot = claimant.boot.clone();
         // The file is locked by this process, so whoever else holds a claim is gone.
-        self.read(move |db| {
+        self.run_read(move |db| {
             let sql = "SELECT s.id, t.turn_id, t.reply_id, t.question_id, t.started_at, t.instance, t.boot FROM turns t \
                        JOIN sessions s ON s.key = t.session WHERE t.boot <> ?1";
             let mut statement = db.prepare(sql)?;
@@ -97,15 +99,15 @@ impl LogStore for SqliteStore {
                     user_message_id: Some(MessageId::trusted(row.get::<_, String>(3)?)),
                     started_at: Timestamp::from_millis(row.get(4)?),
                 };
-                let claimant = Claimant { instance: row.get(5)?, boot: row.get(6)? };
+                let claimant = LeaseHolder { instance: row.get(5)?, boot: row.get(6)? };
                 Ok((SessionId::trusted(row.get::<_, String>(0)?), turn, claimant))
             })?;
             orphans
                 .map(|orphan| {
                     let (session_id, turn, claimant) = orphan?;
-                    let log = log_of(db, &turn.turn_id)?;
+                    let log = read_whole_log(db, &turn.turn_id)?;
                     let next_batch = u32::try_from(log.len()).unwrap_or(u32::MAX);
-                    Ok(Orphan { session_id, turn, claimant, log, next_batch })
+                    Ok(OrphanedTurn { session_id, turn, lease_holder: claimant, log, next_batch })
                 })
                 .collect()
         })
@@ -118,7 +120,7 @@ impl RelayStore for SqliteStore {}
 
 impl FeedStore for SqliteStore {}
 
-pub(super) fn log_of(db: &Connection, turn: &TurnId) -> Result<Vec<Bytes>> {
+pub(super) fn read_whole_log(db: &Connection, turn: &TurnId) -> Result<Vec<Bytes>> {
     let sql = "SELECT frames FROM turn_log WHERE turn_id = ?1 ORDER BY batch";
     let mut statement = db.prepare_cached(sql)?;
     let rows = statement.query_map([turn.as_str()], |row| row.get::<_, Vec<u8>>(0))?;
@@ -126,11 +128,11 @@ pub(super) fn log_of(db: &Connection, turn: &TurnId) -> Result<Vec<Bytes>> {
 }
 
 /// Writes the end of a turn's log, in the transaction that stores its reply.
-pub(super) fn end_log(
+pub(super) fn finish_log(
     db: &Connection,
     session: i64,
     turn: &TurnId,
-    last: &Batch,
+    last: &LogBatch,
     now: Timestamp,
 ) -> Result<()> {
     let sql = "INSERT INTO turn_log VALUES (?1, ?2, ?3, ?4, ?5)";

@@ -15,61 +15,63 @@ use mongodb::bson::{Bson, DateTime, Document, doc};
 
 /// Whose sessions a list holds.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Whose<'a> {
+pub(super) enum SessionVisibility<'a> {
     /// Those that a user participates in.
-    Participants(&'a UserId),
+    Participant(&'a UserId),
     /// Those that a user owns.
-    Owners(&'a UserId),
+    Owner(&'a UserId),
     /// All there are.
-    Anybodys,
+    Any,
 }
 
 /// A page of sessions.
-pub(super) async fn sessions(
+pub(super) async fn list_sessions(
     step: &mut Step,
-    whose: Whose<'_>,
+    whose: SessionVisibility<'_>,
     query: &SessionQuery,
 ) -> Result<SessionPage> {
-    let mut filter = filter(step, whose, query).await?;
-    let table = step.tables.sessions.clone();
+    let mut filter = build_filter(step, whose, query).await?;
+    let table = step.collections.sessions.clone();
     let mut skip = 0;
     let pagination = match &query.position {
         PagePosition::After(cursor) => {
-            filter.extend(behind(cursor, query.sort));
+            filter.extend(after_cursor_filter(cursor, query.sort));
             None
         }
         PagePosition::Page(page) => {
             skip = i64::from(page - 1) * i64::from(query.limit);
-            let counted = table.count_documents(filter.clone()).session(&mut step.session).await;
-            Some(Pagination::new(*page, query.limit, step.check(counted)?))
+            let counted =
+                table.count_documents(filter.clone()).session(&mut step.client_session).await;
+            Some(Pagination::new(*page, query.limit, step.check_result(counted)?))
         }
     };
     let direction = if query.sort.descending { -1 } else { 1 };
-    let order = doc! { "pinned": -1, column(query.sort.field): direction, "_id": direction };
+    let order = doc! { "pinned": -1, sort_field(query.sort.field): direction, "_id": direction };
     let pipeline = vec![
         doc! { "$match": filter },
         doc! { "$sort": order },
         doc! { "$skip": skip },
         doc! { "$limit": i64::from(query.limit) + 1 },
     ];
-    let mut found: Vec<SessionDoc> = step.all(&table, pipeline).await?;
+    let mut found: Vec<SessionDoc> = step.run_pipeline(&table, pipeline).await?;
     let has_more = found.len() > query.limit as usize;
     found.truncate(query.limit as usize);
     let sessions = found
         .into_iter()
         .map(|session| Ok(session.into_row()?.session))
         .collect::<Result<Vec<Session>>>()?;
-    let next = sessions.last().filter(|_| has_more).map(|last| cursor_behind(last, query.sort));
-    Ok(SessionPage { sessions, pagination, next })
+    let next = sessions.last().filter(|_| has_more).map(|last| cursor_after(last, query.sort));
+    Ok(SessionPage { sessions, pagination, next_cursor: next })
 }
 
 /// The sessions that a user participates in.
-async fn participants(step: &mut Step, user: &UserId) -> Result<Document> {
+async fn participant_filter(step: &mut Step, user: &UserId) -> Result<Document> {
     let user = user.as_str();
     // Most users take part in nobody else's sessions, and then the owner's indexes answer.
-    let table = step.tables.sessions.clone();
+    let table = step.collections.sessions.clone();
     let as_guest = doc! { "participants": user, "userId": { "$ne": user } };
-    let is_guest: Option<Document> = step.one(&table, as_guest, Some(doc! { "_id": 1 })).await?;
+    let is_guest: Option<Document> =
+        step.find_one(&table, as_guest, Some(doc! { "_id": 1 })).await?;
     Ok(if is_guest.is_some() {
         doc! { "participants": user }
     } else {
@@ -77,11 +79,15 @@ async fn participants(step: &mut Step, user: &UserId) -> Result<Document> {
     })
 }
 
-async fn filter(step: &mut Step, whose: Whose<'_>, query: &SessionQuery) -> Result<Document> {
+async fn build_filter(
+    step: &mut Step,
+    whose: SessionVisibility<'_>,
+    query: &SessionQuery,
+) -> Result<Document> {
     let mut filter = match whose {
-        Whose::Participants(user) => participants(step, user).await?,
-        Whose::Owners(user) => doc! { "userId": user.as_str() },
-        Whose::Anybodys => doc! {},
+        SessionVisibility::Participant(user) => participant_filter(step, user).await?,
+        SessionVisibility::Owner(user) => doc! { "userId": user.as_str() },
+        SessionVisibility::Any => doc! {},
     };
     if let Some(archived) = query.archived {
         filter.insert("archived", archived);
@@ -107,7 +113,7 @@ async fn filter(step: &mut Step, whose: Whose<'_>, query: &SessionQuery) -> Resu
     Ok(filter)
 }
 
-const fn column(key: SortField) -> &'static str {
+const fn sort_field(key: SortField) -> &'static str {
     match key {
         SortField::LastMessageAt => "activityAt",
         SortField::CreatedAt => "createdAt",
@@ -116,21 +122,21 @@ const fn column(key: SortField) -> &'static str {
     }
 }
 
-fn cursor_behind(last: &Session, sort: SortOrder) -> SessionCursor {
+fn cursor_after(last: &Session, sort: SortOrder) -> SessionCursor {
     let key = match sort.field {
         SortField::LastMessageAt => {
             CursorKey::Number(last.last_message_at.unwrap_or(last.created_at).as_millis())
         }
         SortField::CreatedAt => CursorKey::Number(last.created_at.as_millis()),
         SortField::UpdatedAt => CursorKey::Number(last.updated_at.as_millis()),
-        SortField::Title => CursorKey::Text(rules::title_words(&last.title)),
+        SortField::Title => CursorKey::Text(rules::fold_title(&last.title)),
     };
     SessionCursor { pinned: last.pinned, key, id: last.id.to_string() }
 }
 
 /// What stands behind the entry that the cursor names; pinned ones stand first in both directions.
-fn behind(cursor: &SessionCursor, sort: SortOrder) -> Document {
-    let column = column(sort.field);
+fn after_cursor_filter(cursor: &SessionCursor, sort: SortOrder) -> Document {
+    let column = sort_field(sort.field);
     let beyond = if sort.descending { "$lt" } else { "$gt" };
     let key: Bson = match &cursor.key {
         CursorKey::Number(number) => DateTime::from_millis(*number).into(),

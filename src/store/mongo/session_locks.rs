@@ -9,42 +9,42 @@ use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
 /// The sessions that steps are at work on or wait for.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Order(Arc<Mutex<Lines>>);
+pub(super) struct SessionLocks(Arc<Mutex<SessionLockMap>>);
 
-type Lines = HashMap<SessionId, Arc<AsyncMutex<()>>>;
+type SessionLockMap = HashMap<SessionId, Arc<AsyncMutex<()>>>;
 
 /// The turn of a step, until it is dropped.
-pub(super) struct Turn {
+pub(super) struct SessionGuard {
     _guard: OwnedMutexGuard<()>,
-    _place: Place,
+    _ticket: LockTicket,
 }
 
 /// A place in the line before a session.
-struct Place {
-    order: Order,
+struct LockTicket {
+    locks: SessionLocks,
     session: SessionId,
-    line: Arc<AsyncMutex<()>>,
+    lock: Arc<AsyncMutex<()>>,
 }
 
-impl Order {
+impl SessionLocks {
     /// Waits until those that came before are done.
-    pub(super) async fn turn(&self, session: &SessionId) -> Turn {
-        let line = self.lines().entry(session.clone()).or_default().clone();
-        let place = Place { order: self.clone(), session: session.clone(), line };
-        let guard = place.line.clone().lock_owned().await;
-        Turn { _guard: guard, _place: place }
+    pub(super) async fn acquire(&self, session: &SessionId) -> SessionGuard {
+        let line = self.lock_map().entry(session.clone()).or_default().clone();
+        let place = LockTicket { locks: self.clone(), session: session.clone(), lock: line };
+        let guard = place.lock.clone().lock_owned().await;
+        SessionGuard { _guard: guard, _ticket: place }
     }
 
-    fn lines(&self) -> MutexGuard<'_, Lines> {
+    fn lock_map(&self) -> MutexGuard<'_, SessionLockMap> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Place {
+impl Drop for LockTicket {
     fn drop(&mut self) {
-        let mut lines = self.order.lines();
+        let mut lines = self.locks.lock_map();
         // The table's and this one.
-        if Arc::strong_count(&self.line) <= 2 {
+        if Arc::strong_count(&self.lock) <= 2 {
             lines.remove(&self.session);
         }
     }
@@ -58,22 +58,22 @@ mod tests {
     use std::task::Poll;
 
     #[tokio::test]
-    async fn steps_in_one_session_go_in_their_order_and_leave_nothing_behind() {
-        let order = Order::default();
+    async fn session_locks_are_fair_and_leave_no_entries() {
+        let order = SessionLocks::default();
         let (ada, bob) = (SessionId::trusted("ada"), SessionId::trusted("bob"));
-        let first = order.turn(&ada).await;
-        let mut third = Box::pin(order.turn(&ada));
+        let first = order.acquire(&ada).await;
+        let mut third = Box::pin(order.acquire(&ada));
         {
-            let mut second = pin!(order.turn(&ada));
+            let mut second = pin!(order.acquire(&ada));
             assert!(poll!(&mut second).is_pending());
             assert!(poll!(&mut third).is_pending());
-            drop(order.turn(&bob).await);
+            drop(order.acquire(&bob).await);
             drop(first);
             assert!(poll!(&mut third).is_pending());
             // The second one has its turn and never takes it.
         }
         assert!(matches!(poll!(&mut third), Poll::Ready(_)));
         drop(third);
-        assert!(order.lines().is_empty());
+        assert!(order.lock_map().is_empty());
     }
 }

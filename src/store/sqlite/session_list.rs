@@ -1,38 +1,38 @@
 //! Lists of sessions: filtered, searched, ordered, paged.
 
-use super::sessions::by_key;
+use super::sessions::get_session_by_key;
 use crate::domain::page::{
     CursorKey, PagePosition, Pagination, SessionCursor, SessionQuery, SortField, SortOrder,
 };
 use crate::domain::{Session, UserId};
 use crate::error::{Error, Result};
 use crate::store::SessionPage;
-use crate::store::work::SessionRow;
+use crate::store::transaction::SessionRow;
 use rusqlite::types::Value;
 use rusqlite::{Transaction, params_from_iter};
 
 /// Whose sessions a list holds.
-pub(super) enum Whose<'a> {
+pub(super) enum SessionVisibility<'a> {
     /// Those that a user participates in.
-    Participants(&'a UserId),
+    Participant(&'a UserId),
     /// Those that a user owns.
-    Owners(&'a UserId),
+    Owner(&'a UserId),
     /// All there are.
-    Anybodys,
+    Any,
 }
 
 /// A page of sessions. First the keys, which come straight from an
 /// index in the usual order, then the few rows.
-pub(super) fn sessions(
+pub(super) fn list_sessions(
     db: &Transaction<'_>,
-    whose: Whose<'_>,
+    whose: SessionVisibility<'_>,
     query: &SessionQuery,
 ) -> Result<SessionPage> {
-    let mut filter = Filter::of(db, whose, query)?;
+    let mut filter = SessionFilter::build(db, whose, query)?;
     let pagination = match query.position {
         PagePosition::After(_) => None,
         PagePosition::Page(page) => {
-            let sql = format!("SELECT count(*) FROM sessions s WHERE {}", filter.conditions());
+            let sql = format!("SELECT count(*) FROM sessions s WHERE {}", filter.where_clause());
             let total: i64 = db
                 .prepare_cached(&sql)?
                 .query_row(params_from_iter(&filter.values), |row| row.get(0))?;
@@ -46,21 +46,21 @@ pub(super) fn sessions(
             0
         }
     };
-    let mut rows = keys(db, &filter, query, offset)?
+    let mut rows = select_keys(db, &filter, query, offset)?
         .into_iter()
-        .map(|key| by_key(db, key))
+        .map(|key| get_session_by_key(db, key))
         .collect::<Result<Vec<SessionRow>>>()?;
     let has_more = rows.len() > query.limit as usize;
     rows.truncate(query.limit as usize);
     let sessions: Vec<Session> = rows.into_iter().map(|row| row.session).collect();
-    let next = sessions.last().filter(|_| has_more).map(|last| cursor_behind(last, query.sort));
-    Ok(SessionPage { sessions, pagination, next })
+    let next = sessions.last().filter(|_| has_more).map(|last| cursor_after(last, query.sort));
+    Ok(SessionPage { sessions, pagination, next_cursor: next })
 }
 
 /// The keys of the page's sessions, and of one more if there is one.
-fn keys(
+fn select_keys(
     db: &Transaction<'_>,
-    filter: &Filter,
+    filter: &SessionFilter,
     query: &SessionQuery,
     offset: u64,
 ) -> Result<Vec<i64>> {
@@ -68,8 +68,8 @@ fn keys(
     let sql = format!(
         "SELECT s.key FROM sessions s WHERE {} ORDER BY s.pinned DESC, {} {direction}, s.id {direction} \
          LIMIT {} OFFSET {offset}",
-        filter.conditions(),
-        column(query.sort.field),
+        filter.where_clause(),
+        sort_column(query.sort.field),
         u64::from(query.limit) + 1,
     );
     let mut statement = db.prepare_cached(&sql)?;
@@ -77,7 +77,7 @@ fn keys(
     keys.collect::<Result<_, _>>().map_err(Error::from)
 }
 
-const fn column(key: SortField) -> &'static str {
+const fn sort_column(key: SortField) -> &'static str {
     match key {
         SortField::LastMessageAt => "s.activity_at",
         SortField::CreatedAt => "s.created_at",
@@ -86,7 +86,7 @@ const fn column(key: SortField) -> &'static str {
     }
 }
 
-fn cursor_behind(last: &Session, sort: SortOrder) -> SessionCursor {
+fn cursor_after(last: &Session, sort: SortOrder) -> SessionCursor {
     let key = match sort.field {
         SortField::LastMessageAt => {
             CursorKey::Number(last.last_message_at.unwrap_or(last.created_at).as_millis())
@@ -99,35 +99,41 @@ fn cursor_behind(last: &Session, sort: SortOrder) -> SessionCursor {
 }
 
 /// Conditions on `s` and the values for their question marks.
-struct Filter {
+struct SessionFilter {
     conditions: Vec<String>,
     values: Vec<Value>,
 }
 
-impl Filter {
-    fn of(db: &Transaction<'_>, whose: Whose<'_>, query: &SessionQuery) -> Result<Self> {
+impl SessionFilter {
+    fn build(
+        db: &Transaction<'_>,
+        whose: SessionVisibility<'_>,
+        query: &SessionQuery,
+    ) -> Result<Self> {
         let mut filter = Self { conditions: Vec::new(), values: Vec::new() };
         match whose {
-            Whose::Participants(user) => filter.participant(db, user)?,
-            Whose::Owners(user) => filter.add("s.owner = ?", [user.as_str().to_owned().into()]),
-            Whose::Anybodys => filter.add("TRUE", []),
+            SessionVisibility::Participant(user) => filter.add_participant(db, user)?,
+            SessionVisibility::Owner(user) => {
+                filter.add_condition("s.owner = ?", [user.as_str().to_owned().into()])
+            }
+            SessionVisibility::Any => filter.add_condition("TRUE", []),
         }
         if let Some(archived) = query.archived {
-            filter.add(if archived { "s.archived = 1" } else { "s.archived = 0" }, []);
+            filter.add_condition(if archived { "s.archived = 1" } else { "s.archived = 0" }, []);
         }
         if let Some(project) = &query.project_id {
-            filter.add("s.project_id = ?", [project.as_str().to_owned().into()]);
+            filter.add_condition("s.project_id = ?", [project.as_str().to_owned().into()]);
         }
         if let Some(status) = &query.status {
-            filter.add("s.status = ?", [status.as_str().to_owned().into()]);
+            filter.add_condition("s.status = ?", [status.as_str().to_owned().into()]);
         }
         if let Some(words) = &query.search {
-            filter.search(words);
+            filter.add_search(words);
         }
         Ok(filter)
     }
 
-    fn participant(&mut self, db: &Transaction<'_>, user: &UserId) -> Result<()> {
+    fn add_participant(&mut self, db: &Transaction<'_>, user: &UserId) -> Result<()> {
         // Most users take part in nobody else's sessions, and then an index gives the order.
         let is_guest: bool = db
             .prepare_cached("SELECT EXISTS (SELECT 1 FROM participants WHERE user_id = ?1)")?
@@ -138,30 +144,30 @@ impl Filter {
         } else {
             "s.owner = ?1"
         };
-        self.add(visible, [user.as_str().to_owned().into()]);
+        self.add_condition(visible, [user.as_str().to_owned().into()]);
         Ok(())
     }
 
-    fn search(&mut self, words: &[String]) {
+    fn add_search(&mut self, words: &[String]) {
         if words.is_empty() {
-            return self.add("FALSE", []);
+            return self.add_condition("FALSE", []);
         }
         // Folded words hold letters and digits only, so they need no escape inside quotes.
         let prefixes: Vec<_> = words.iter().map(|word| format!("\"{word}\"*")).collect();
-        self.add(
+        self.add_condition(
             "s.key IN (SELECT rowid FROM session_titles WHERE session_titles MATCH ?)",
             [prefixes.join(" AND ").into()],
         );
     }
 
-    fn add<const N: usize>(&mut self, condition: &str, values: [Value; N]) {
+    fn add_condition<const N: usize>(&mut self, condition: &str, values: [Value; N]) {
         self.conditions.push(condition.to_owned());
         self.values.extend(values);
     }
 
     /// Goes on behind the entry that the cursor names; pinned ones stand first in both directions.
     fn start_after(&mut self, cursor: &SessionCursor, sort: SortOrder) {
-        let column = column(sort.field);
+        let column = sort_column(sort.field);
         let key: Value = match &cursor.key {
             CursorKey::Number(number) => (*number).into(),
             CursorKey::Text(text) => text.clone().into(),
@@ -169,16 +175,19 @@ impl Filter {
         let (pinned, id) = (Value::from(i64::from(cursor.pinned)), cursor.id.clone().into());
         if sort.descending {
             // One comparison, so that the index is entered at the cursor.
-            self.add(&format!("(s.pinned, {column}, s.id) < (?, ?, ?)"), [pinned, key, id]);
+            self.add_condition(
+                &format!("(s.pinned, {column}, s.id) < (?, ?, ?)"),
+                [pinned, key, id],
+            );
         } else {
-            self.add(
+            self.add_condition(
                 &format!("(s.pinned < ? OR (s.pinned = ? AND ({column}, s.id) > (?, ?)))"),
                 [pinned.clone(), pinned, key, id],
             );
         }
     }
 
-    fn conditions(&self) -> String {
+    fn where_clause(&self) -> String {
         self.conditions.join(" AND ")
     }
 }

@@ -1,20 +1,20 @@
 //! House-keeping in MongoDB.
 
 use super::MongoStore;
-use super::documents::{date, time};
-use super::log::in_time;
+use super::documents::{to_bson_date, to_timestamp};
 use super::step::{Manner, step};
+use super::turn_log::with_timeout;
 use crate::domain::page::Pagination;
 use crate::domain::{SessionId, Timestamp, UserId};
 use crate::error::Result;
-use crate::store::{Deleted, HouseStore, Owner, OwnerPage, rules};
+use crate::store::{AdminStore, DeletionResult, UserStats, UserStatsPage, rules};
 use async_trait::async_trait;
 use futures::TryStreamExt;
 use mongodb::bson::{DateTime, doc};
 use serde::Deserialize;
 
 #[derive(Debug, Deserialize)]
-struct OwnerDoc {
+struct UserStatsDoc {
     #[serde(rename = "_id")]
     user: String,
     sessions: i64,
@@ -23,19 +23,19 @@ struct OwnerDoc {
 }
 
 #[derive(Debug, Deserialize)]
-struct CountDoc {
+struct UserCountDoc {
     total: i64,
 }
 
 #[derive(Debug, Deserialize)]
-struct IdDoc {
+struct IdleSessionDoc {
     #[serde(rename = "_id")]
     id: String,
 }
 
 #[async_trait]
-impl HouseStore for MongoStore {
-    async fn owners(&self, page: u32, limit: u32) -> Result<OwnerPage> {
+impl AdminStore for MongoStore {
+    async fn list_user_stats(&self, page: u32, limit: u32) -> Result<UserStatsPage> {
         let one = || doc! { "$toLong": 1 };
         let group = doc! { "$group": {
             "_id": "$userId",
@@ -54,36 +54,42 @@ impl HouseStore for MongoStore {
             doc! { "$skip": skip },
             doc! { "$limit": i64::from(limit) },
         ];
-        let sessions = &self.tables.sessions;
-        let counted: Vec<CountDoc> = in_time(async {
+        let sessions = &self.collections.sessions;
+        let counted: Vec<UserCountDoc> = with_timeout(async {
             Ok(sessions.aggregate(count).await?.with_type().try_collect().await?)
         })
         .await?;
-        let found: Vec<OwnerDoc> =
-            in_time(async { Ok(sessions.aggregate(find).await?.with_type().try_collect().await?) })
-                .await?;
-        let owner = |owner: OwnerDoc| Owner {
+        let found: Vec<UserStatsDoc> = with_timeout(async {
+            Ok(sessions.aggregate(find).await?.with_type().try_collect().await?)
+        })
+        .await?;
+        let owner = |owner: UserStatsDoc| UserStats {
             user: UserId::trusted(owner.user),
             sessions: owner.sessions.unsigned_abs(),
             messages: owner.messages.unsigned_abs(),
-            last_active_at: time(owner.active),
+            last_active_at: to_timestamp(owner.active),
         };
         let total = counted.first().map_or(0, |count| count.total.unsigned_abs());
         let owners = found.into_iter().map(owner).collect();
-        Ok(OwnerPage { owners, pagination: Pagination::new(page, limit, total) })
+        Ok(UserStatsPage { users: owners, pagination: Pagination::new(page, limit, total) })
     }
 
-    async fn idle_sessions(&self, since: Timestamp, most: u32) -> Result<Vec<SessionId>> {
-        let table = self.tables.sessions.clone_with_type::<IdDoc>();
+    async fn list_inactive_sessions(&self, since: Timestamp, most: u32) -> Result<Vec<SessionId>> {
+        let table = self.collections.sessions.clone_with_type::<IdleSessionDoc>();
         let idle = table
-            .find(doc! { "activityAt": { "$lt": date(since) } })
+            .find(doc! { "activityAt": { "$lt": to_bson_date(since) } })
             .projection(doc! { "_id": 1 })
             .limit(i64::from(most));
-        let found: Vec<IdDoc> = in_time(async { Ok(idle.await?.try_collect().await?) }).await?;
+        let found: Vec<IdleSessionDoc> =
+            with_timeout(async { Ok(idle.await?.try_collect().await?) }).await?;
         Ok(found.into_iter().map(|session| SessionId::trusted(session.id)).collect())
     }
 
-    async fn delete_idle(&self, id: &SessionId, since: Timestamp) -> Result<Option<Deleted>> {
-        step!(self, Manner::LONG_STEP, |step| rules::delete_idle(step, id, since).await)
+    async fn delete_if_inactive(
+        &self,
+        id: &SessionId,
+        since: Timestamp,
+    ) -> Result<Option<DeletionResult>> {
+        step!(self, Manner::MULTI_DOCUMENT, |step| rules::delete_if_inactive(step, id, since).await)
     }
 }

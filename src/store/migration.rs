@@ -9,10 +9,10 @@
 
 mod projects;
 
-pub(crate) use projects::{ProjectOutcome, move_project};
+pub(crate) use projects::{ProjectMigrationOutcome, migrate_project};
 
 use super::rules;
-use super::work::{Location, Place, SessionRow};
+use super::transaction::{LocatedMessage, MessageLocation, SessionRow};
 use super::{
     KeyStore, LedgerEntry, LedgerStore, NewFile, NewMessage, ProjectStore, StoredKey,
     StoredResponse,
@@ -27,40 +27,40 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 /// A page of nodes ends once it holds this many bytes.
-pub(super) const MAX_PAGE: u64 = 1 << 20;
+pub(super) const MAX_PAGE_BYTES: u64 = 1 << 20;
 /// Lines of the ledger that are moved at once.
-const LEDGER_PAGE: u32 = 200;
+const LEDGER_PAGE_SIZE: u32 = 200;
 /// A session is tried again after this long, then after twice as long, up to …
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const INITIAL_BACKOFF: Duration = Duration::from_millis(250);
 /// … this long: longer than another primary takes to come.
-const LONGEST_PAUSE: Duration = Duration::from_secs(8);
+const MAX_BACKOFF: Duration = Duration::from_secs(8);
 
 /// A session without its messages.
 #[derive(Debug, Serialize)]
-pub(crate) struct KeptSession {
+pub(crate) struct SessionDump {
     /// Its fields, counters, head, read marks and claim.
     pub(crate) row: SessionRow,
     /// The turns that wait, the next one first.
-    pub(crate) waiting: Vec<KeptTurn>,
+    pub(crate) queued_turns: Vec<QueuedTurnDump>,
     /// The log of the turn that holds the claim: whole batches, counted from 0.
     pub(crate) log: Vec<Vec<u8>>,
     /// The requests that led to something in it, by user, route and key.
-    pub(crate) requests: Vec<KeptRequest>,
+    pub(crate) requests: Vec<RequestDump>,
     /// Its responses, by their turns.
     pub(crate) responses: Vec<StoredResponse>,
 }
 
 /// A turn that waits.
 #[derive(Debug, Serialize)]
-pub(crate) struct KeptTurn {
+pub(crate) struct QueuedTurnDump {
     pub(crate) id: TurnId,
     /// As [`super::queued`] writes it.
-    pub(crate) text: String,
+    pub(crate) json: String,
 }
 
 /// A request that may be repeated.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub(crate) struct KeptRequest {
+pub(crate) struct RequestDump {
     pub(crate) user: UserId,
     pub(crate) route: String,
     pub(crate) key: String,
@@ -72,11 +72,11 @@ pub(crate) struct KeptRequest {
 
 /// A node with its messages.
 #[derive(Debug, Serialize)]
-pub(crate) struct KeptNode {
+pub(crate) struct NodeDump {
     /// From 1, without a gap.
     pub(crate) number: u32,
     /// What its first message follows.
-    pub(crate) prev: Option<Location>,
+    pub(crate) prev: Option<MessageLocation>,
     pub(crate) first_seq: u32,
     pub(crate) last_seq: u32,
     /// How many messages it counts, and how many bytes, by [`crate::domain::node`].
@@ -84,14 +84,14 @@ pub(crate) struct KeptNode {
     pub(crate) bytes: u64,
     pub(crate) created_at: Timestamp,
     /// Oldest first.
-    pub(crate) messages: Vec<KeptMessage>,
+    pub(crate) messages: Vec<MessageDump>,
 }
 
 /// A message in its node.
 #[derive(Debug, Serialize)]
-pub(crate) struct KeptMessage {
+pub(crate) struct MessageDump {
     pub(crate) seq: u32,
-    pub(crate) parent: Option<Place>,
+    pub(crate) parent: Option<LocatedMessage>,
     pub(crate) message: NewMessage,
     /// Tokens of the path up to it.
     pub(crate) path_tokens: u64,
@@ -99,7 +99,7 @@ pub(crate) struct KeptMessage {
 
 /// How much a store holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Totals {
+pub(crate) struct StoreTotals {
     pub(crate) keys: u64,
     pub(crate) usage: u64,
     pub(crate) projects: u64,
@@ -113,62 +113,66 @@ pub(crate) struct Totals {
 /// Two stores that keep the same session give equal values, whatever their databases make of it:
 /// that is how a move is verified.
 #[async_trait]
-pub(crate) trait Keeps: ProjectStore + KeyStore + LedgerStore {
+pub(crate) trait MigrationStore: ProjectStore + KeyStore + LedgerStore {
     /// A session without its messages; of its requests those made after `since`.
-    async fn kept_session(&self, id: &SessionId, since: Timestamp) -> Result<Option<KeptSession>>;
+    async fn dump_session(&self, id: &SessionId, since: Timestamp) -> Result<Option<SessionDump>>;
 
     /// A page of its nodes by number, beginning with the number `first`: at least one node if there
     /// is one, and no further one once the page holds [`MAX_PAGE`] bytes. Errors if what is stored
     /// contradicts itself.
-    async fn kept_nodes(&self, session: &SessionRow, first: u32) -> Result<Vec<KeptNode>>;
+    async fn dump_nodes(&self, session: &SessionRow, first: u32) -> Result<Vec<NodeDump>>;
 
     /// Where it is, without secrets.
-    fn place(&self) -> String;
+    fn describe_location(&self) -> String;
 
     /// Lets go of it.
-    async fn leave(&self);
+    async fn disconnect(&self);
 }
 
 /// A store that is left. Nobody else writes into it as long as it is open.
 #[async_trait]
-pub(crate) trait MoveOut: Keeps {
+pub(crate) trait MigrationSource: MigrationStore {
     /// What it holds, counted where it lies.
-    async fn totals(&self) -> Result<Totals>;
+    async fn count_totals(&self) -> Result<StoreTotals>;
 
     /// The ids behind this one in their order, at most so many.
-    async fn session_ids(&self, behind: Option<&SessionId>, most: u32) -> Result<Vec<SessionId>>;
+    async fn list_session_ids(
+        &self,
+        behind: Option<&SessionId>,
+        most: u32,
+    ) -> Result<Vec<SessionId>>;
 
     /// The ids of all projects.
-    async fn project_ids(&self) -> Result<Vec<ProjectId>>;
+    async fn list_project_ids(&self) -> Result<Vec<ProjectId>>;
 }
 
 /// A store that is moved into.
 #[async_trait]
-pub(crate) trait MoveIn: Keeps {
+pub(crate) trait MigrationTarget: MigrationStore {
     /// Throws away what an earlier move has left of a session that is not there.
-    async fn clear(&self, id: &SessionId) -> Result<()>;
+    async fn clear_partial_session(&self, id: &SessionId) -> Result<()>;
 
     /// Adds nodes of a session that is not there yet; nobody sees them. Errors: `payload_too_large`
     /// if this database cannot hold one of them.
-    async fn put_nodes(&self, id: &SessionId, nodes: &[KeptNode]) -> Result<()>;
+    async fn insert_nodes(&self, id: &SessionId, nodes: &[NodeDump]) -> Result<()>;
 
     /// Adds the session, whose nodes are all there. It is visible from here on, whole. Errors:
     /// `id_taken` if it is there by now.
-    async fn put_session(&self, session: &KeptSession) -> Result<()>;
+    async fn insert_session(&self, session: &SessionDump) -> Result<()>;
 
     /// Adds a project that is not there, with the contents of its files: all of it or nothing.
-    async fn put_project(&self, project: &Project, files: &[NewFile]) -> Result<()>;
+    async fn insert_project(&self, project: &Project, files: &[NewFile]) -> Result<()>;
 }
 
 /// Moves a key of the API, unless one of its id is there. Whether the same one is there now: when it
 /// was last used does not count.
-pub(crate) async fn move_key(to: &dyn MoveIn, stored: &StoredKey) -> Result<bool> {
+pub(crate) async fn migrate_key(to: &dyn MigrationTarget, stored: &StoredKey) -> Result<bool> {
     let id = &stored.key.id;
-    patiently(|| async {
-        if to.key(id).await?.is_none() {
+    with_retry(|| async {
+        if to.find_key(id).await?.is_none() {
             to.add_key(stored.clone()).await?;
         }
-        let there = to.key(id).await?;
+        let there = to.find_key(id).await?;
         Ok(there.is_some_and(|there| {
             let (mut there, mut stored) = (there, stored.clone());
             (there.key.last_used_at, stored.key.last_used_at) = (None, None);
@@ -180,21 +184,21 @@ pub(crate) async fn move_key(to: &dyn MoveIn, stored: &StoredKey) -> Result<bool
 
 /// Moves the lines of turns in the ledger, those that follow `behind` at the source: some of them, none
 /// if all are moved. What of them is there now as it was.
-pub(crate) async fn move_ledger(
-    from: &dyn MoveOut,
-    to: &dyn MoveIn,
+pub(crate) async fn migrate_ledger(
+    from: &dyn MigrationSource,
+    to: &dyn MigrationTarget,
     behind: Option<&TurnId>,
 ) -> Result<Vec<(LedgerEntry, bool)>> {
-    patiently(|| async move {
-        let page = from.ledger(behind, LEDGER_PAGE).await?;
+    with_retry(|| async move {
+        let page = from.list_ledger_entries(behind, LEDGER_PAGE_SIZE).await?;
         for entry in &page {
-            to.book(entry.clone()).await?;
+            to.record_usage(entry.clone()).await?;
         }
         let mut there = Vec::new();
         let mut at = behind.cloned();
         // The other one may have lines in between.
         while page.last().is_some_and(|last| at.as_ref() < Some(&last.turn_id)) {
-            let more = to.ledger(at.as_ref(), LEDGER_PAGE).await?;
+            let more = to.list_ledger_entries(at.as_ref(), LEDGER_PAGE_SIZE).await?;
             let Some(last) = more.last() else { break };
             at = Some(last.turn_id.clone());
             there.extend(more);
@@ -206,11 +210,11 @@ pub(crate) async fn move_ledger(
 
 /// What became of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub(crate) enum SessionMigrationOutcome {
     /// It is there now, and reads back as it was.
-    Moved(Totals),
+    Moved(StoreTotals),
     /// It was there, and equal.
-    WasThere(Totals),
+    AlreadyPresent(StoreTotals),
     /// What is there is not equal: it was used since, or came from elsewhere. It is left alone.
     Differs,
     /// It holds a message that the other database cannot hold. Nothing of it is there.
@@ -219,31 +223,31 @@ pub(crate) enum Outcome {
 
 /// Moves a session, unless it is there already; begins anew when a store fails for a moment.
 /// `passed` hears of messages as they are read, of each once.
-pub(crate) async fn move_session(
-    from: &dyn MoveOut,
-    to: &dyn MoveIn,
+pub(crate) async fn migrate_session(
+    from: &dyn MigrationSource,
+    to: &dyn MigrationTarget,
     id: &SessionId,
     now: Timestamp,
     passed: &(dyn Fn(u64) + Sync),
-) -> Result<Outcome> {
+) -> Result<SessionMigrationOutcome> {
     let furthest = AtomicU64::new(0);
-    patiently(|| async {
+    with_retry(|| async {
         let at = AtomicU64::new(0);
         let passed_again = |messages| {
             let at = at.fetch_add(messages, Ordering::Relaxed) + messages;
             passed(at.saturating_sub(furthest.fetch_max(at, Ordering::Relaxed)));
         };
-        try_to_move(from, to, id, now, &passed_again).await
+        try_migrate_session(from, to, id, now, &passed_again).await
     })
     .await
 }
 
 /// Does a piece of a move, and begins it anew when a store fails for a moment.
-async fn patiently<T, F: Future<Output = Result<T>>>(attempt: impl Fn() -> F) -> Result<T> {
-    let mut pause = FIRST_PAUSE;
+async fn with_retry<T, F: Future<Output = Result<T>>>(attempt: impl Fn() -> F) -> Result<T> {
+    let mut pause = INITIAL_BACKOFF;
     loop {
         match attempt().await {
-            Err(error) if error.kind == Kind::StoreUnavailable && pause <= LONGEST_PAUSE => {
+            Err(error) if error.kind == Kind::StoreUnavailable && pause <= MAX_BACKOFF => {
                 sleep(pause).await;
                 pause *= 2;
             }
@@ -252,102 +256,116 @@ async fn patiently<T, F: Future<Output = Result<T>>>(attempt: impl Fn() -> F) ->
     }
 }
 
-async fn try_to_move(
-    from: &dyn MoveOut,
-    to: &dyn MoveIn,
+async fn try_migrate_session(
+    from: &dyn MigrationSource,
+    to: &dyn MigrationTarget,
     id: &SessionId,
     now: Timestamp,
     passed: &(dyn Fn(u64) + Sync),
-) -> Result<Outcome> {
+) -> Result<SessionMigrationOutcome> {
     let since = rules::oldest_request(now);
-    let session = from.kept_session(id, since).await?.ok_or_else(Error::session_not_found)?;
-    if let Some(there) = to.kept_session(id, since).await? {
-        let original = sum(from, &session, passed).await?;
-        let is_equal = original == sum(to, &there, &|_| ()).await?;
-        return Ok(if is_equal { Outcome::WasThere(original.totals) } else { Outcome::Differs });
+    let session = from.dump_session(id, since).await?.ok_or_else(Error::session_not_found)?;
+    if let Some(there) = to.dump_session(id, since).await? {
+        let original = checksum_session(from, &session, passed).await?;
+        let is_equal = original == checksum_session(to, &there, &|_| ()).await?;
+        return Ok(if is_equal {
+            SessionMigrationOutcome::AlreadyPresent(original.totals)
+        } else {
+            SessionMigrationOutcome::Differs
+        });
     }
-    let original = match copy(from, to, &session, passed).await {
+    let original = match copy_session(from, to, &session, passed).await {
         Ok(original) => original,
         Err(error) if error.kind == Kind::PayloadTooLarge => {
-            to.clear(id).await?;
-            return Ok(Outcome::TooLarge);
+            to.clear_partial_session(id).await?;
+            return Ok(SessionMigrationOutcome::TooLarge);
         }
-        Err(error) if error.kind == Kind::IdTaken => return Ok(Outcome::Differs),
+        Err(error) if error.kind == Kind::IdTaken => return Ok(SessionMigrationOutcome::Differs),
         Err(error) => return Err(error),
     };
-    let Some(there) = to.kept_session(id, since).await? else { return Ok(Outcome::Differs) };
-    let is_equal = original == sum(to, &there, &|_| ()).await?;
-    Ok(if is_equal { Outcome::Moved(original.totals) } else { Outcome::Differs })
+    let Some(there) = to.dump_session(id, since).await? else {
+        return Ok(SessionMigrationOutcome::Differs);
+    };
+    let is_equal = original == checksum_session(to, &there, &|_| ()).await?;
+    Ok(if is_equal {
+        SessionMigrationOutcome::Moved(original.totals)
+    } else {
+        SessionMigrationOutcome::Differs
+    })
 }
 
 /// Copies a session that is not there. What it came to at its origin.
-async fn copy(
-    from: &dyn MoveOut,
-    to: &dyn MoveIn,
-    session: &KeptSession,
+async fn copy_session(
+    from: &dyn MigrationSource,
+    to: &dyn MigrationTarget,
+    session: &SessionDump,
     passed: &(dyn Fn(u64) + Sync),
-) -> Result<Sum> {
+) -> Result<SessionChecksum> {
     let id = &session.row.session.id;
-    to.clear(id).await?;
-    let mut summing = Summing::of(session)?;
+    to.clear_partial_session(id).await?;
+    let mut summing = ChecksumBuilder::new(session)?;
     loop {
-        let page = from.kept_nodes(&session.row, summing.next()).await?;
+        let page = from.dump_nodes(&session.row, summing.next_node()).await?;
         if page.is_empty() {
             break;
         }
-        passed(summing.add(&page)?);
-        to.put_nodes(id, &page).await?;
+        passed(summing.add_page(&page)?);
+        to.insert_nodes(id, &page).await?;
     }
     // Invariant: a session is visible only with all its nodes; its own record comes last.
-    to.put_session(session).await?;
+    to.insert_session(session).await?;
     Ok(summing.finish())
 }
 
 /// What a session comes to where it is kept.
-async fn sum(
-    store: &(impl Keeps + ?Sized),
-    session: &KeptSession,
+async fn checksum_session(
+    store: &(impl MigrationStore + ?Sized),
+    session: &SessionDump,
     passed: &(dyn Fn(u64) + Sync),
-) -> Result<Sum> {
-    let mut summing = Summing::of(session)?;
+) -> Result<SessionChecksum> {
+    let mut summing = ChecksumBuilder::new(session)?;
     loop {
-        let page = store.kept_nodes(&session.row, summing.next()).await?;
+        let page = store.dump_nodes(&session.row, summing.next_node()).await?;
         if page.is_empty() {
             return Ok(summing.finish());
         }
-        passed(summing.add(&page)?);
+        passed(summing.add_page(&page)?);
     }
 }
 
 /// A whole session in short: equal sums are equal sessions.
 #[derive(PartialEq, Eq)]
-struct Sum {
+struct SessionChecksum {
     digest: [u8; 32],
-    totals: Totals,
+    totals: StoreTotals,
 }
 
 /// A sum in the making. The canonical form of a session is the JSON of what is kept of it, so a
 /// field that is added there is compared, too.
-struct Summing {
+struct ChecksumBuilder {
     digest: Sha256,
-    totals: Totals,
+    totals: StoreTotals,
     last_node: u32,
 }
 
-impl Summing {
-    fn of(session: &KeptSession) -> Result<Self> {
+impl ChecksumBuilder {
+    fn new(session: &SessionDump) -> Result<Self> {
         let mut digest = Sha256::new();
         serde_json::to_writer(&mut digest, session).map_err(Error::internal)?;
-        Ok(Self { digest, totals: Totals { sessions: 1, ..Totals::default() }, last_node: 0 })
+        Ok(Self {
+            digest,
+            totals: StoreTotals { sessions: 1, ..StoreTotals::default() },
+            last_node: 0,
+        })
     }
 
     /// The number of the node that comes next.
-    fn next(&self) -> u32 {
+    fn next_node(&self) -> u32 {
         self.last_node + 1
     }
 
     /// Adds the next page. How many messages it holds.
-    fn add(&mut self, page: &[KeptNode]) -> Result<u64> {
+    fn add_page(&mut self, page: &[NodeDump]) -> Result<u64> {
         serde_json::to_writer(&mut self.digest, &page).map_err(Error::internal)?;
         let messages = page.iter().map(|node| node.messages.len() as u64).sum();
         self.totals.nodes += page.len() as u64;
@@ -356,7 +374,7 @@ impl Summing {
         Ok(messages)
     }
 
-    fn finish(self) -> Sum {
-        Sum { digest: self.digest.finalize().into(), totals: self.totals }
+    fn finish(self) -> SessionChecksum {
+        SessionChecksum { digest: self.digest.finalize().into(), totals: self.totals }
     }
 }

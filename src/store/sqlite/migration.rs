@@ -6,36 +6,37 @@
 //! that have ended, which are kept for a minute.
 
 use super::SqliteStore;
-use super::log::log_of;
 use super::paths::walk_node;
-use super::responses::of_session;
-use super::rows::{SELECT_MESSAGE, seq_of_key, stored_message};
-use super::sessions::find;
+use super::responses::list_session_responses;
+use super::rows::{SELECT_MESSAGE, decode_new_message, seq_from_key};
+use super::sessions::find_session;
+use super::turn_log::read_whole_log;
 use crate::domain::{MessageId, ProjectId, SessionId, Timestamp, TurnId, UserId};
 use crate::error::{Error, Result};
 use crate::store::Store;
-use crate::store::moving::{
-    Keeps, KeptMessage, KeptNode, KeptRequest, KeptSession, KeptTurn, MAX_PAGE, MoveOut, Totals,
+use crate::store::migration::{
+    MAX_PAGE_BYTES, MessageDump, MigrationSource, MigrationStore, NodeDump, QueuedTurnDump,
+    RequestDump, SessionDump, StoreTotals,
 };
-use crate::store::work::{Location, MAX_SEQ, Place, SessionRow};
+use crate::store::transaction::{LocatedMessage, MAX_SEQ, MessageLocation, SessionRow};
 use async_trait::async_trait;
 use rusqlite::{Connection, Row, params};
 use std::ops::ControlFlow;
 
 #[async_trait]
-impl Keeps for SqliteStore {
-    async fn kept_session(&self, id: &SessionId, since: Timestamp) -> Result<Option<KeptSession>> {
+impl MigrationStore for SqliteStore {
+    async fn dump_session(&self, id: &SessionId, since: Timestamp) -> Result<Option<SessionDump>> {
         let id = id.clone();
-        self.read(move |db| {
-            let Some(row) = find(db, &id)? else { return Ok(None) };
+        self.run_read(move |db| {
+            let Some(row) = find_session(db, &id)? else { return Ok(None) };
             let log = match &row.session.active_turn {
-                Some(turn) => log_of(db, &turn.turn_id)?,
+                Some(turn) => read_whole_log(db, &turn.turn_id)?,
                 None => Vec::new(),
             };
-            Ok(Some(KeptSession {
-                waiting: waiting(db, row.key)?,
-                requests: requests(db, row.key, since)?,
-                responses: of_session(db, row.key)?,
+            Ok(Some(SessionDump {
+                queued_turns: dump_queued_turns(db, row.key)?,
+                requests: dump_requests(db, row.key, since)?,
+                responses: list_session_responses(db, row.key)?,
                 log: log.into_iter().map(Into::into).collect(),
                 row,
             }))
@@ -43,38 +44,42 @@ impl Keeps for SqliteStore {
         .await
     }
 
-    async fn kept_nodes(&self, session: &SessionRow, first: u32) -> Result<Vec<KeptNode>> {
+    async fn dump_nodes(&self, session: &SessionRow, first: u32) -> Result<Vec<NodeDump>> {
         let session = session.clone();
-        self.read(move |db| nodes(db, &session, first)).await
+        self.run_read(move |db| dump_nodes(db, &session, first)).await
     }
 
-    fn place(&self) -> String {
+    fn describe_location(&self) -> String {
         self.describe()
     }
 
-    async fn leave(&self) {
+    async fn disconnect(&self) {
         self.close().await;
     }
 }
 
 #[async_trait]
-impl MoveOut for SqliteStore {
-    async fn totals(&self) -> Result<Totals> {
-        self.read(|db| {
+impl MigrationSource for SqliteStore {
+    async fn count_totals(&self) -> Result<StoreTotals> {
+        self.run_read(|db| {
             let count = |table: &str| {
                 let sql = format!("SELECT count(*) FROM {table}");
                 db.query_row(&sql, [], |row| row.get::<_, i64>(0)).map(i64::unsigned_abs)
             };
             let (sessions, messages) = (count("sessions")?, count("messages")?);
             let (nodes, projects, keys) = (count("nodes")?, count("projects")?, count("keys")?);
-            Ok(Totals { keys, usage: count("usage")?, projects, sessions, messages, nodes })
+            Ok(StoreTotals { keys, usage: count("usage")?, projects, sessions, messages, nodes })
         })
         .await
     }
 
-    async fn session_ids(&self, behind: Option<&SessionId>, most: u32) -> Result<Vec<SessionId>> {
+    async fn list_session_ids(
+        &self,
+        behind: Option<&SessionId>,
+        most: u32,
+    ) -> Result<Vec<SessionId>> {
         let behind = behind.map(ToString::to_string).unwrap_or_default();
-        self.read(move |db| {
+        self.run_read(move |db| {
             let sql = "SELECT id FROM sessions WHERE id > ?1 ORDER BY id LIMIT ?2";
             let mut statement = db.prepare_cached(sql)?;
             let ids = statement.query_map(params![behind, most], |row| row.get::<_, String>(0))?;
@@ -83,8 +88,8 @@ impl MoveOut for SqliteStore {
         .await
     }
 
-    async fn project_ids(&self) -> Result<Vec<ProjectId>> {
-        self.read(|db| {
+    async fn list_project_ids(&self) -> Result<Vec<ProjectId>> {
+        self.run_read(|db| {
             let mut statement = db.prepare_cached("SELECT id FROM projects ORDER BY id")?;
             let ids = statement.query_map([], |row| row.get::<_, String>(0))?;
             ids.map(|id| Ok(ProjectId::trusted(id?))).collect()
@@ -93,22 +98,22 @@ impl MoveOut for SqliteStore {
     }
 }
 
-fn waiting(db: &Connection, session: i64) -> Result<Vec<KeptTurn>> {
+fn dump_queued_turns(db: &Connection, session: i64) -> Result<Vec<QueuedTurnDump>> {
     let sql = "SELECT turn_id, turn FROM queue WHERE session = ?1 ORDER BY position";
     let mut statement = db.prepare_cached(sql)?;
     let turns = statement.query_map([session], |row| {
-        Ok(KeptTurn { id: TurnId::trusted(row.get::<_, String>(0)?), text: row.get(1)? })
+        Ok(QueuedTurnDump { id: TurnId::trusted(row.get::<_, String>(0)?), json: row.get(1)? })
     })?;
     Ok(turns.collect::<Result<_, _>>()?)
 }
 
-fn requests(db: &Connection, session: i64, since: Timestamp) -> Result<Vec<KeptRequest>> {
+fn dump_requests(db: &Connection, session: i64, since: Timestamp) -> Result<Vec<RequestDump>> {
     let sql = "SELECT user_id, route, key, fingerprint, message_id, turn_id, created_at \
                FROM idempotency_keys WHERE session = ?1 AND created_at > ?2 \
                ORDER BY user_id, route, key";
     let mut statement = db.prepare_cached(sql)?;
     let requests = statement.query_map((session, since.as_millis()), |row| {
-        Ok(KeptRequest {
+        Ok(RequestDump {
             user: UserId::trusted(row.get::<_, String>(0)?),
             route: row.get(1)?,
             key: row.get(2)?,
@@ -121,7 +126,7 @@ fn requests(db: &Connection, session: i64, since: Timestamp) -> Result<Vec<KeptR
     Ok(requests.collect::<Result<_, _>>()?)
 }
 
-fn nodes(db: &Connection, session: &SessionRow, first: u32) -> Result<Vec<KeptNode>> {
+fn dump_nodes(db: &Connection, session: &SessionRow, first: u32) -> Result<Vec<NodeDump>> {
     let sql = format!(
         "SELECT n.number, n.prev_node, n.prev_seq, n.first_seq, n.last_seq, n.messages, n.bytes, \
          n.created_at, m.id FROM nodes n LEFT JOIN messages m \
@@ -132,10 +137,10 @@ fn nodes(db: &Connection, session: &SessionRow, first: u32) -> Result<Vec<KeptNo
     let mut statement = db.prepare_cached(&sql)?;
     let mut rows = statement.query((session.key, first))?;
     let (mut page, mut bytes) = (Vec::new(), 0);
-    while bytes < MAX_PAGE
+    while bytes < MAX_PAGE_BYTES
         && let Some(row) = rows.next()?
     {
-        let node = node(db, session, row)?;
+        let node = dump_node(db, session, row)?;
         bytes += node.bytes;
         page.push(node);
     }
@@ -143,28 +148,32 @@ fn nodes(db: &Connection, session: &SessionRow, first: u32) -> Result<Vec<KeptNo
 }
 
 /// A node with its messages, each behind the one that it says it follows.
-fn node(db: &Connection, session: &SessionRow, row: &Row<'_>) -> Result<KeptNode> {
+fn dump_node(db: &Connection, session: &SessionRow, row: &Row<'_>) -> Result<NodeDump> {
     let number = row.get(0)?;
-    let prev = Location { node: row.get(1)?, seq: row.get(2)? };
+    let prev = MessageLocation { node: row.get(1)?, seq: row.get(2)? };
     let prev_id: Option<String> = row.get(8)?;
     let (last_seq, bytes): (u32, i64) = (row.get(4)?, row.get(6)?);
-    let mut before = prev_id.map(|id| Place { id: MessageId::trusted(id), at: prev });
+    let mut before =
+        prev_id.map(|id| LocatedMessage { id: MessageId::trusted(id), location: prev });
     let mut messages = Vec::new();
-    let end = Location { node: number, seq: last_seq };
+    let end = MessageLocation { node: number, seq: last_seq };
     walk_node(db, session.key, end, SELECT_MESSAGE, |found| {
-        let message = stored_message(found, session)?;
+        let message = decode_new_message(found, session)?;
         let parent_id: Option<String> = found.get(3)?;
         if parent_id.as_deref() != before.as_ref().map(|before| before.id.as_str()) {
-            return Err(contradicts(session, &message.id));
+            return Err(inconsistent_node(session, &message.id));
         }
-        let seq = seq_of_key(found.get(0)?);
-        let place = Place { id: message.id.clone(), at: Location { node: number, seq } };
+        let seq = seq_from_key(found.get(0)?);
+        let place = LocatedMessage {
+            id: message.id.clone(),
+            location: MessageLocation { node: number, seq },
+        };
         let path_tokens: i64 = found.get(17)?;
         let path_tokens = path_tokens.unsigned_abs();
-        messages.push(KeptMessage { seq, parent: before.replace(place), message, path_tokens });
+        messages.push(MessageDump { seq, parent: before.replace(place), message, path_tokens });
         Ok(ControlFlow::Continue(()))
     })?;
-    Ok(KeptNode {
+    Ok(NodeDump {
         number,
         prev: Some(prev).filter(|prev| prev.seq > 0),
         first_seq: row.get(3)?,
@@ -176,7 +185,7 @@ fn node(db: &Connection, session: &SessionRow, row: &Row<'_>) -> Result<KeptNode
     })
 }
 
-fn contradicts(session: &SessionRow, message: &MessageId) -> Error {
+fn inconsistent_node(session: &SessionRow, message: &MessageId) -> Error {
     let id = &session.session.id;
     Error::store_unavailable(format!(
         "message {message} of session {id} is not behind the one it follows"
@@ -189,7 +198,7 @@ mod tests {
     use rusqlite::Connection;
 
     /// Every table and column, and with it the promise that somebody has thought of its move.
-    const KNOWN: &[(&str, &str)] = &[
+    const KNOWN_COLUMNS: &[(&str, &str)] = &[
         ("embeddings", "key model vectors"),
         ("forgotten", "user_id now_on"),
         ("idempotency_keys", "user_id route key fingerprint session message_id turn_id created_at"),
@@ -237,19 +246,21 @@ mod tests {
     ];
 
     #[test]
-    fn every_table_and_column_has_been_thought_of() {
+    fn migration_covers_every_table_and_column() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("echoic.db");
         let mut db = Connection::open(&path).unwrap();
-        schema::prepare(&mut db, &path).unwrap();
+        schema::migrate_schema(&mut db, &path).unwrap();
         let sql = "SELECT t.name, group_concat(c.name, ' ' ORDER BY c.cid) FROM sqlite_schema t \
                    JOIN pragma_table_info(t.name) c WHERE t.type = 'table' \
                    AND t.name NOT LIKE 'session_titles%' AND t.name NOT LIKE 'message_words%' GROUP BY t.name ORDER BY t.name";
         let mut statement = db.prepare(sql).unwrap();
         let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
         let found: Vec<(String, String)> = rows.map(Result::unwrap).collect();
-        let known: Vec<(String, String)> =
-            KNOWN.iter().map(|(table, columns)| (table.to_string(), columns.to_string())).collect();
+        let known: Vec<(String, String)> = KNOWN_COLUMNS
+            .iter()
+            .map(|(table, columns)| (table.to_string(), columns.to_string()))
+            .collect();
         assert_eq!(found, known, "`echoic migrate` must move what is new, or not need to");
     }
 }

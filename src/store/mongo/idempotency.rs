@@ -2,24 +2,24 @@
 //! belongs to and confirmed right behind it. An unconfirmed note of which nothing can be found means
 //! nothing; while it is fresh, its commit may still come.
 
-use super::documents::{SessionDoc, date};
-use super::paths::Named;
+use super::documents::{SessionDoc, to_bson_date};
+use super::paths::NameLookup;
 use super::step::Step;
 use crate::domain::{MessageId, Principal, SessionId, Timestamp, TurnId};
 use crate::error::Result;
 use crate::store::IdempotencyKey;
-use crate::store::work::KnownRequest;
+use crate::store::transaction::PriorRequest;
 use mongodb::bson::{DateTime, Document, doc};
 use serde::Deserialize;
 use std::time::Duration;
 
 /// How long a commit may come behind its note.
-const ON_ITS_WAY: Duration = Duration::from_secs(10);
+const COMMIT_GRACE: Duration = Duration::from_secs(10);
 
 /// A request and what it led to.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct RequestDoc {
+struct IdempotencyDoc {
     fingerprint: String,
     session_id: String,
     message_id: String,
@@ -32,50 +32,52 @@ struct RequestDoc {
 }
 
 /// The name of a request: no user, route or key can look like two others.
-fn name(who: &Principal, key: &IdempotencyKey) -> Document {
+fn request_key(who: &Principal, key: &IdempotencyKey) -> Document {
     doc! { "user": who.user.as_str(), "route": key.route, "key": &key.key }
 }
 
 impl Step {
-    pub(super) async fn find_request(
+    pub(super) async fn load_request(
         &mut self,
         who: &Principal,
         key: &IdempotencyKey,
         since: Timestamp,
-    ) -> Result<Option<KnownRequest>> {
-        let keys = self.tables.idempotency_keys.clone();
-        let found: Option<RequestDoc> =
-            self.one(&keys, doc! { "_id": name(who, key) }, None).await?;
+    ) -> Result<Option<PriorRequest>> {
+        let keys = self.collections.idempotency_keys.clone();
+        let found: Option<IdempotencyDoc> =
+            self.find_one(&keys, doc! { "_id": request_key(who, key) }, None).await?;
         let Some(request) = found else { return Ok(None) };
         // The same look at time as in every store, however lazily old notes go; and what an earlier
         // try of this very step has noted says nothing new.
-        if request.created_at <= date(since) || self.noted.contains_key(&request.message_id) {
-            self.past_note = Some(request.message_id);
+        if request.created_at <= to_bson_date(since)
+            || self.written_requests.contains_key(&request.message_id)
+        {
+            self.stale_request = Some(request.message_id);
             return Ok(None);
         }
-        if !request.is_confirmed && !self.took_effect(&request).await? {
+        if !request.is_confirmed && !self.has_taken_effect(&request).await? {
             let age = DateTime::now().timestamp_millis() - request.noted_at.timestamp_millis();
-            if age > ON_ITS_WAY.as_millis() as i64 {
-                self.past_note = Some(request.message_id);
+            if age > COMMIT_GRACE.as_millis() as i64 {
+                self.stale_request = Some(request.message_id);
                 return Ok(None);
             }
-            return Err(self.overtaken());
+            return Err(self.record_conflict());
         }
         // Should nothing be left of what it led to, a new note takes its place.
-        self.past_note = Some(request.message_id.clone());
-        Ok(Some(KnownRequest {
+        self.stale_request = Some(request.message_id.clone());
+        Ok(Some(PriorRequest {
             fingerprint: request.fingerprint,
-            session: SessionId::trusted(request.session_id),
+            session_id: SessionId::trusted(request.session_id),
             message_id: MessageId::trusted(request.message_id),
             turn_id: request.turn_id.map(TurnId::trusted),
         }))
     }
 
     /// Whether anything of what the request led to is there.
-    async fn took_effect(&mut self, request: &RequestDoc) -> Result<bool> {
-        let sessions = self.tables.sessions.clone();
+    async fn has_taken_effect(&mut self, request: &IdempotencyDoc) -> Result<bool> {
+        let sessions = self.collections.sessions.clone();
         let filter = doc! { "_id": &request.session_id };
-        let session: Option<SessionDoc> = self.one(&sessions, filter, None).await?;
+        let session: Option<SessionDoc> = self.find_one(&sessions, filter, None).await?;
         let Some(session) = session else { return Ok(false) };
         let running = session.active_turn.as_ref().map(|claim| &claim.turn_id);
         let turn = request.turn_id.as_ref();
@@ -86,48 +88,48 @@ impl Step {
         }
         let session = SessionId::trusted(request.session_id.as_str());
         let message = MessageId::trusted(request.message_id.as_str());
-        self.find_session(&session).await?;
-        Ok(!self.named(&session, &message, Named::ById).await?.is_empty())
+        self.load_session(&session).await?;
+        Ok(!self.find_messages_by_name(&session, &message, NameLookup::IdOnly).await?.is_empty())
     }
 
     /// Notes a request. Two that come at once meet here: the note of the first stays, and the other
     /// one looks again.
-    pub(super) async fn note_request(
+    pub(super) async fn write_request(
         &mut self,
         who: &Principal,
         key: &IdempotencyKey,
-        known: &KnownRequest,
+        known: &PriorRequest,
         now: Timestamp,
     ) -> Result<()> {
-        let keys = self.tables.idempotency_keys.clone();
+        let keys = self.collections.idempotency_keys.clone();
         let mut request = doc! {
             "fingerprint": &known.fingerprint,
-            "sessionId": known.session.as_str(),
+            "sessionId": known.session_id.as_str(),
             "messageId": known.message_id.as_str(),
             "turnId": known.turn_id.as_ref().map(|turn| turn.as_str()),
-            "createdAt": date(now),
+            "createdAt": to_bson_date(now),
             "notedAt": DateTime::now(),
         };
-        let note = doc! { "_id": name(who, key), "messageId": known.message_id.as_str() };
-        self.noted.insert(known.message_id.to_string(), note.clone());
-        self.unconfirmed = Some(note);
-        if let Some(message) = self.past_note.take() {
-            let past = doc! { "_id": name(who, key), "messageId": message };
-            let replaced = keys.replace_one(past, request).session(&mut self.session).await;
-            return match self.check(replaced)?.matched_count {
+        let note = doc! { "_id": request_key(who, key), "messageId": known.message_id.as_str() };
+        self.written_requests.insert(known.message_id.to_string(), note.clone());
+        self.unconfirmed_request = Some(note);
+        if let Some(message) = self.stale_request.take() {
+            let past = doc! { "_id": request_key(who, key), "messageId": message };
+            let replaced = keys.replace_one(past, request).session(&mut self.client_session).await;
+            return match self.check_result(replaced)?.matched_count {
                 1 => Ok(()),
-                _ => Err(self.overtaken()),
+                _ => Err(self.record_conflict()),
             };
         }
-        request.insert("_id", name(who, key));
-        let inserted = keys.insert_one(request).session(&mut self.session).await;
-        self.check(inserted).map(|_| ())
+        request.insert("_id", request_key(who, key));
+        let inserted = keys.insert_one(request).session(&mut self.client_session).await;
+        self.check_result(inserted).map(|_| ())
     }
 
     /// Takes back what earlier tries of this step have noted: it was refused.
-    pub(super) async fn withdraw_notes(&mut self) {
-        let keys = self.tables.idempotency_keys.clone();
-        for (_, mut own) in self.noted.drain() {
+    pub(super) async fn delete_written_requests(&mut self) {
+        let keys = self.collections.idempotency_keys.clone();
+        for (_, mut own) in self.written_requests.drain() {
             own.insert("isConfirmed", doc! { "$ne": true });
             // One that stays means nothing after a while.
             let _ = keys.delete_one(own).await;

@@ -1,13 +1,13 @@
 //! Whole sessions into SQLite, and out of it.
 
 use super::SqliteStore;
-use super::rows::{SELECT_MESSAGE, message_key, message_row};
-use super::sessions::get;
+use super::rows::{SELECT_MESSAGE, decode_message, message_key};
+use super::sessions::get_session;
 use crate::domain::principal::AccessLevel;
 use crate::domain::{Principal, SessionId, Timestamp};
 use crate::error::Result;
-use crate::store::work::{MAX_SEQ, SessionRow};
-use crate::store::{ImportSession, Imported, SessionPiece, TransferStore, rules};
+use crate::store::transaction::{MAX_SEQ, SessionRow};
+use crate::store::{ImportOutcome, ImportSession, SessionChunk, TransferStore, rules};
 use async_trait::async_trait;
 use rusqlite::{Connection, params};
 
@@ -18,34 +18,34 @@ impl TransferStore for SqliteStore {
         who: &Principal,
         import: ImportSession,
         now: Timestamp,
-    ) -> Result<Imported> {
+    ) -> Result<ImportOutcome> {
         let who = who.clone();
-        self.step(async move |step| rules::import_session(step, &who, &import, now).await).await
+        self.transact(async move |step| rules::import_session(step, &who, &import, now).await).await
     }
 
-    async fn read_piece(
+    async fn read_chunk(
         &self,
         who: &Principal,
         session: &SessionId,
         after: u32,
-    ) -> Result<SessionPiece> {
+    ) -> Result<SessionChunk> {
         let (who, session) = (who.clone(), session.clone());
-        self.read(move |db| {
-            let row = get(db, &who, &session, AccessLevel::Owner)?;
-            piece(db, &row, after)
+        self.run_read(move |db| {
+            let row = get_session(db, &who, &session, AccessLevel::Owner)?;
+            read_chunk(db, &row, after)
         })
         .await
     }
 }
 
-fn piece(db: &Connection, row: &SessionRow, after: u32) -> Result<SessionPiece> {
-    let mut piece = SessionPiece::new(row.session.clone(), row.read_marks.clone());
+fn read_chunk(db: &Connection, row: &SessionRow, after: u32) -> Result<SessionChunk> {
+    let mut piece = SessionChunk::new(row.session.clone(), row.read_marks.clone());
     let sql = format!("{SELECT_MESSAGE} WHERE key BETWEEN ?1 AND ?2 ORDER BY key");
     let mut statement = db.prepare_cached(&sql)?;
     let range = [message_key(row.key, after + 1), message_key(row.key, MAX_SEQ)];
     let mut rows = statement.query(range)?;
     while let Some(found) = rows.next()? {
-        if !piece.push(message_row(found, row)?) {
+        if !piece.push(decode_message(found, row)?) {
             break;
         }
     }
@@ -53,7 +53,11 @@ fn piece(db: &Connection, row: &SessionRow, after: u32) -> Result<SessionPiece> 
 }
 
 /// Gives a new session the fields that only an imported one has.
-pub(super) fn place(db: &Connection, row: &SessionRow, import: &ImportSession) -> Result<()> {
+pub(super) fn set_imported_fields(
+    db: &Connection,
+    row: &SessionRow,
+    import: &ImportSession,
+) -> Result<()> {
     db.prepare_cached(
         "UPDATE sessions SET status = ?2, archived = ?3, pinned = ?4, last_seen = ?5 WHERE key = ?1",
     )?

@@ -1,0 +1,219 @@
+//! One atomic step on MongoDB, as the rules of a store see it.
+
+use super::documents::to_bson_date;
+use super::paths::NameLookup;
+use super::step::Step;
+use crate::domain::node::NodeFill;
+use crate::domain::title::SessionTitle;
+use crate::domain::{Message, MessageId, Principal, SessionId, Timestamp, TurnId, UserId};
+use crate::error::Result;
+use crate::store::queued_turn::QueuedTurn;
+use crate::store::transaction::{
+    LocatedMessage, MessageInsert, MessageLocation, NodeHeader, PriorRequest, SessionRow,
+    StoreTransaction,
+};
+use crate::store::{
+    DeletionResult, IdempotencyKey, ImportSession, LeaseHolder, LedgerEntry, LogBatch, NewMessage,
+    NewSession, SessionUpdate, UsageTotal, UserMessage,
+};
+
+impl StoreTransaction for Step {
+    async fn find_session(&mut self, id: &SessionId) -> Result<Option<SessionRow>> {
+        self.load_session(id).await
+    }
+
+    async fn find_visible_session(
+        &mut self,
+        _who: &Principal,
+        id: &SessionId,
+    ) -> Result<Option<SessionRow>> {
+        self.load_session(id).await
+    }
+
+    async fn insert_session(
+        &mut self,
+        owner: &UserId,
+        id: &SessionId,
+        new: &NewSession,
+        now: Timestamp,
+    ) -> Result<SessionRow> {
+        self.stage_new_session(owner, id, new, now).await
+    }
+
+    async fn update_session(
+        &mut self,
+        row: &SessionRow,
+        change: SessionUpdate,
+        now: Timestamp,
+    ) -> Result<()> {
+        self.stage_session_change(row, change, now)
+    }
+
+    async fn set_title(&mut self, row: &SessionRow, title: &SessionTitle) -> Result<()> {
+        self.stage_title(row, title)
+    }
+
+    async fn set_imported_fields(
+        &mut self,
+        _row: &SessionRow,
+        import: &ImportSession,
+    ) -> Result<()> {
+        self.stage_imported_fields(import)
+    }
+
+    async fn save_counters(&mut self, row: &SessionRow) -> Result<()> {
+        self.stage_counters(row)
+    }
+
+    async fn save_read_marks(&mut self, row: &SessionRow) -> Result<()> {
+        self.stage_read_marks(row)
+    }
+
+    async fn delete_session(&mut self, row: &SessionRow) -> Result<DeletionResult> {
+        self.remove_session(row).await
+    }
+
+    async fn preload_message_ids(&mut self, row: &SessionRow) -> Result<()> {
+        self.load_message_names(&row.session.id).await
+    }
+
+    async fn find_message(
+        &mut self,
+        row: &SessionRow,
+        id: &MessageId,
+    ) -> Result<Option<LocatedMessage>> {
+        self.locate_message(&row.session.id, id).await
+    }
+
+    async fn find_message_by_id(
+        &mut self,
+        row: &SessionRow,
+        id: &MessageId,
+    ) -> Result<Option<LocatedMessage>> {
+        Ok(self.find_messages_by_name(&row.session.id, id, NameLookup::IdOnly).await?.pop())
+    }
+
+    async fn find_newest_message(
+        &mut self,
+        row: &SessionRow,
+        id: &MessageId,
+    ) -> Result<Option<LocatedMessage>> {
+        Ok(self.find_messages_by_name(&row.session.id, id, NameLookup::IdOrClientId).await?.pop())
+    }
+
+    async fn read_message(&mut self, row: &SessionRow, at: MessageLocation) -> Result<Message> {
+        self.load_message(row, at).await
+    }
+
+    async fn read_user_message(
+        &mut self,
+        row: &SessionRow,
+        at: MessageLocation,
+    ) -> Result<UserMessage> {
+        self.load_message_doc(&row.session.id, at).await?.into_user_message()
+    }
+
+    async fn list_children(
+        &mut self,
+        row: &SessionRow,
+        under: MessageLocation,
+    ) -> Result<Vec<MessageLocation>> {
+        let found = self.find_children(&row.session.id, Some(under)).await?;
+        Ok(found.into_iter().map(|child| child.location).collect())
+    }
+
+    async fn node_fill(&mut self, row: &SessionRow, at: MessageLocation) -> Result<NodeFill> {
+        self.load_node_fill(&row.session.id, at).await
+    }
+
+    async fn path_tokens(&mut self, row: &SessionRow, at: MessageLocation) -> Result<u64> {
+        self.load_path_tokens(&row.session.id, at).await
+    }
+
+    async fn list_nodes(&mut self, row: &SessionRow) -> Result<Vec<NodeHeader>> {
+        self.load_node_headers(&row.session.id).await
+    }
+
+    async fn node_messages(
+        &mut self,
+        row: &SessionRow,
+        up_to: MessageLocation,
+    ) -> Result<Vec<(MessageLocation, NewMessage)>> {
+        self.load_node_messages(row, up_to).await
+    }
+
+    async fn insert_message(&mut self, row: &SessionRow, placed: MessageInsert<'_>) -> Result<()> {
+        self.stage_message(&row.session.id, placed).await
+    }
+
+    async fn claim(&mut self, row: &SessionRow, claimant: &LeaseHolder) -> Result<()> {
+        self.stage_claim(row, claimant)
+    }
+
+    async fn record_usage(&mut self, entry: &LedgerEntry, at_once: bool) -> Result<()> {
+        self.stage_usage(entry, at_once)
+    }
+
+    async fn usage_total(&mut self, purse: &str, since_day: i64) -> Result<UsageTotal> {
+        self.load_usage_total(purse, since_day).await
+    }
+
+    async fn release(&mut self, _row: &SessionRow) -> Result<()> {
+        self.unset_field("activeTurn");
+        Ok(())
+    }
+
+    async fn queued_turns(&mut self, _row: &SessionRow) -> Result<Vec<QueuedTurn>> {
+        self.load_queued_turns().await
+    }
+
+    async fn enqueue(
+        &mut self,
+        row: &SessionRow,
+        waiting: &QueuedTurn,
+        before_all: bool,
+    ) -> Result<()> {
+        self.stage_queued_turn(&row.session.id, waiting, before_all).await
+    }
+
+    async fn dequeue(&mut self, _row: &SessionRow, turn: &TurnId) -> Result<bool> {
+        Ok(self.unstage_queued_turn(turn))
+    }
+
+    async fn find_startable_session(&mut self) -> Result<Option<SessionId>> {
+        self.find_idle_session().await
+    }
+
+    async fn find_request(
+        &mut self,
+        who: &Principal,
+        key: &IdempotencyKey,
+        since: Timestamp,
+    ) -> Result<Option<PriorRequest>> {
+        self.load_request(who, key, since).await
+    }
+
+    async fn record_request(
+        &mut self,
+        who: &Principal,
+        key: &IdempotencyKey,
+        known: &PriorRequest,
+        now: Timestamp,
+        _since: Timestamp,
+    ) -> Result<()> {
+        self.write_request(who, key, known, now).await
+    }
+
+    async fn finish_log(
+        &mut self,
+        row: &SessionRow,
+        turn: &TurnId,
+        last: &LogBatch,
+        now: Timestamp,
+    ) -> Result<()> {
+        let mut end = super::turn_log::to_batch_document(&row.session.id, turn, last);
+        end.insert("endedAt", to_bson_date(now));
+        self.last_log_batch = Some(end);
+        Ok(())
+    }
+}
