@@ -16,7 +16,7 @@ use echoic::domain::session::SessionSettings;
 use echoic::domain::{
     MessageId, MessageType, Principal, Role, Session, SessionId, Timestamp, UserId,
 };
-use echoic::memory::{Defaults, Incoming, Memory, NewMessage};
+use echoic::memory::{Memory, MemoryDefaults, PlanInput, PromptInput};
 use echoic::prompts::PromptTemplates;
 use echoic::store::sqlite::{Durability, SqliteStore};
 use echoic::store::{
@@ -28,8 +28,8 @@ use tokio::runtime::Runtime;
 
 const REQUESTS: usize = 200;
 /// What a cached beginning must have at least, and what it is a multiple of, in tokens.
-const LEAST: usize = 1024;
-const STEP: usize = 128;
+const MIN_CACHED_TOKENS: usize = 1024;
+const CACHE_STEP: usize = 128;
 const WORDS: [&str; 24] = [
     "river", "ticket", "garden", "lamp", "music", "letter", "winter", "bread", "window", "station",
     "paper", "colour", "market", "island", "doctor", "summer", "bridge", "coffee", "mountain",
@@ -42,7 +42,7 @@ fn main() {
         for (budget, recalled) in
             [(4_000, 0), (4_000, 500), (4_000, 1_000), (8_000, 0), (8_000, 500), (8_000, 1_000)]
         {
-            let (cached, all) = conversation(budget, recalled).await;
+            let (cached, all) = run_conversation(budget, recalled).await;
             println!(
                 "budget {budget}, recall {recalled}: {:.1} % of {} prompt tokens cached",
                 100.0 * cached as f64 / all as f64,
@@ -53,13 +53,13 @@ fn main() {
 }
 
 /// The tokens that were cached, and all, of a conversation's prompts.
-async fn conversation(budget: u32, recalled: u32) -> (usize, usize) {
+async fn run_conversation(budget: u32, recalled: u32) -> (usize, usize) {
     let folder = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(&folder.path().join("echoic.db"), Durability::Normal).unwrap();
     let store = Arc::new(store);
-    let defaults = Defaults {
+    let defaults = MemoryDefaults {
         strategy: MemoryStrategy::Recall,
-        tokens: None,
+        max_tokens: None,
         context_window: None,
         model: "gpt-4o".to_owned(),
     };
@@ -68,7 +68,7 @@ async fn conversation(budget: u32, recalled: u32) -> (usize, usize) {
     let owner = Principal { user: UserId::trusted("bench"), is_admin: false };
     let id = SessionId::trusted("talk");
     let new = NewSession { id: Some(id.clone()), ..NewSession::default() };
-    store.create_session(&owner, new, at(0)).await.unwrap();
+    store.create_session(&owner, new, turn_time(0)).await.unwrap();
     let options = MemoryOptions {
         max_tokens: Some(budget),
         recall_tokens: Some(recalled),
@@ -76,47 +76,56 @@ async fn conversation(budget: u32, recalled: u32) -> (usize, usize) {
     };
     let settings = SessionSettings {
         memory: options,
-        system_prompt: Some(sentence(7, 480)),
+        system_prompt: Some(make_sentence(7, 480)),
         ..SessionSettings::default()
     };
     let (mut cached, mut all, mut before) = (0, 0, Vec::new());
     for turn in 0..REQUESTS {
         let session = store.get_session(&owner, &id, AccessLevel::Owner).await.unwrap();
-        let question = sentence(turn * 2, 20);
-        let prompt = prompt(&memory, &settings, &session, &question, turn).await;
+        let question = make_sentence(turn * 2, 20);
+        let prompt = tokenize_prompt(&memory, &settings, &session, &question, turn).await;
         let same = prompt.iter().zip(&before).take_while(|(one, other)| one == other).count();
-        cached += if same >= LEAST { same - same % STEP } else { 0 };
+        cached += if same >= MIN_CACHED_TOKENS { same - same % CACHE_STEP } else { 0 };
         all += prompt.len();
         before = prompt;
-        keep(&store, &owner, &id, Role::User, turn * 2, question).await;
-        keep(&store, &owner, &id, Role::Assistant, turn * 2 + 1, sentence(turn * 2 + 1, 37)).await;
+        post_message(&store, &owner, &id, Role::User, turn * 2, question).await;
+        post_message(
+            &store,
+            &owner,
+            &id,
+            Role::Assistant,
+            turn * 2 + 1,
+            make_sentence(turn * 2 + 1, 37),
+        )
+        .await;
     }
     (cached, all)
 }
 
 /// The tokens of the prompt as a provider reads them.
-async fn prompt(
+async fn tokenize_prompt(
     memory: &Memory,
     settings: &SessionSettings,
     session: &Session,
     question: &str,
     turn: usize,
 ) -> Vec<u32> {
-    let tokens = echoic::memory::tokens::count(question);
-    let incoming = Incoming { text: question, tokens, images: &[], beside: 0 };
-    let mut plan = memory.plan(settings, Some(incoming)).unwrap();
+    let tokens = echoic::memory::tokens::count_tokens(question);
+    let incoming = PlanInput { text: question, tokens, images: &[], extra_tokens: 0 };
+    let mut plan = memory.plan_prompt(settings, Some(incoming)).unwrap();
     // The index must be there, whatever else the machine does.
-    plan.patience = None;
-    let new = NewMessage::said(question, at(turn));
-    let assembled = memory.assemble(session, plan, session.head_id.as_ref(), Some(new)).await;
-    let messages = assembled.unwrap().prompt(settings).messages;
+    plan.recall_timeout = None;
+    let new = PromptInput::from_user(question, turn_time(turn));
+    let assembled =
+        memory.assemble_prompt(session, plan, session.head_id.as_ref(), Some(new)).await;
+    let messages = assembled.unwrap().to_prompt(settings).messages;
     let written = messages
         .iter()
         .map(|message| format!("<|{}|>{}<|end|>", message.role.as_str(), message.content));
     o200k_base_singleton().encode_ordinary(&written.collect::<String>())
 }
 
-async fn keep(
+async fn post_message(
     store: &SqliteStore,
     owner: &Principal,
     session: &SessionId,
@@ -132,9 +141,9 @@ async fn keep(
             Role::Assistant => UserId::assistant(),
             _ => owner.user.clone(),
         },
-        tokens: echoic::memory::tokens::count(&content),
+        tokens: echoic::memory::tokens::count_tokens(&content),
         body: MessageBody { content, parts: MessageParts::default(), kind: MessageType::Text },
-        created_at: at(number / 2),
+        created_at: turn_time(number / 2),
         reply: ReplyFields::default(),
     };
     let post = PostMessage {
@@ -142,18 +151,18 @@ async fn keep(
         message,
         parent: MessageParent::Head,
         idempotency_key: None,
-        now: at(number / 2),
+        now: turn_time(number / 2),
     };
     store.post_message(owner, post).await.unwrap();
 }
 
 /// About so many tokens, always the same for a number.
-fn sentence(number: usize, words: usize) -> String {
+fn make_sentence(number: usize, words: usize) -> String {
     let word = |at: usize| WORDS[(number * 31 + at * 17 + (number * at) % 13) % WORDS.len()];
     (0..words).map(word).collect::<Vec<_>>().join(" ")
 }
 
 /// A turn a minute.
-fn at(turn: usize) -> Timestamp {
+fn turn_time(turn: usize) -> Timestamp {
     Timestamp::from_millis(1_700_000_000_000 + turn as i64 * 60_000)
 }

@@ -13,8 +13,8 @@ use echoic::domain::session::{SessionSettings, SessionStatus};
 use echoic::domain::{
     MessageId, MessageType, Principal, Role, Session, SessionId, Timestamp, UserId,
 };
-use echoic::memory::rank::{Index, Said};
-use echoic::memory::{Assembled, Defaults, Incoming, Memory, NewMessage, tokens};
+use echoic::memory::rank::{PassageIndex, Utterance};
+use echoic::memory::{AssembledPrompt, Memory, MemoryDefaults, PlanInput, PromptInput, tokens};
 use echoic::prompts::PromptTemplates;
 use echoic::store::sqlite::{Durability, SqliteStore};
 use echoic::store::{
@@ -25,9 +25,9 @@ use std::sync::Arc;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-const LENGTHS: [usize; 2] = [700, 6_000];
+const SESSION_LENGTHS: [usize; 2] = [700, 6_000];
 /// The messages of the index that is made from nothing.
-const COLD: usize = 10_000;
+const COLD_MESSAGES: usize = 10_000;
 const SYLLABLES: [&str; 16] = [
     "ka", "lo", "mi", "ter", "san", "vo", "rel", "qui", "dan", "pes", "ur", "tob", "lin", "gra",
     "sho", "ne",
@@ -35,7 +35,7 @@ const SYLLABLES: [&str; 16] = [
 const GRAMMAR: [&str; 8] = ["the", "a", "we", "and", "of", "to", "was", "in"];
 
 /// A number that looks like chance and is always the same.
-fn mixed(number: usize) -> usize {
+fn mix_bits(number: usize) -> usize {
     let mut x = number as u64 ^ 0x9e37_79b9_7f4a_7c15;
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -43,22 +43,22 @@ fn mixed(number: usize) -> usize {
 }
 
 /// A word, the common ones more often than the rare ones.
-fn word(number: usize) -> String {
-    let chance = mixed(number);
+fn make_word(number: usize) -> String {
+    let chance = mix_bits(number);
     if chance.is_multiple_of(3) {
-        return GRAMMAR[mixed(chance) % GRAMMAR.len()].to_owned();
+        return GRAMMAR[mix_bits(chance) % GRAMMAR.len()].to_owned();
     }
-    let rank = (chance % 1_000) * (mixed(chance) % 1_000) / 100;
+    let rank = (chance % 1_000) * (mix_bits(chance) % 1_000) / 100;
     let syllable = |at: u32| SYLLABLES[rank / 16_usize.pow(at) % 16];
     (0..3).map(syllable).collect()
 }
 
 /// A message of about 35 tokens.
-fn text(number: usize) -> String {
-    (0..14).map(|at| word(number * 14 + at)).collect::<Vec<_>>().join(" ")
+fn make_text(number: usize) -> String {
+    (0..14).map(|at| make_word(number * 14 + at)).collect::<Vec<_>>().join(" ")
 }
 
-fn at(number: usize) -> Timestamp {
+fn message_time(number: usize) -> Timestamp {
     // Sittings of twenty messages, two days apart.
     let sitting = number / 20;
     Timestamp::from_millis(
@@ -66,24 +66,26 @@ fn at(number: usize) -> Timestamp {
     )
 }
 
-struct World {
+struct RecallFixture {
     runtime: Runtime,
     memory: Arc<Memory>,
     sessions: Vec<Session>,
     _folder: TempDir,
 }
 
-impl World {
+impl RecallFixture {
     fn new() -> Self {
         let (runtime, folder) = (Runtime::new().unwrap(), tempfile::tempdir().unwrap());
         let store =
             SqliteStore::open(&folder.path().join("echoic.db"), Durability::Normal).unwrap();
         let store = Arc::new(store);
-        let sessions =
-            LENGTHS.iter().map(|length| runtime.block_on(keep(&store, *length))).collect();
-        let defaults = Defaults {
+        let sessions = SESSION_LENGTHS
+            .iter()
+            .map(|length| runtime.block_on(import_session(&store, *length)))
+            .collect();
+        let defaults = MemoryDefaults {
             strategy: MemoryStrategy::Recall,
-            tokens: None,
+            max_tokens: None,
             context_window: None,
             model: "gpt-4o".to_owned(),
         };
@@ -93,35 +95,47 @@ impl World {
     }
 
     /// A prompt of 4,000 tokens of memory, a quarter of them for recent messages.
-    async fn assemble(&self, session: &Session, number: usize) -> Assembled {
-        let asked = format!("Which {} {} {}?", word(number), word(number + 1), word(number + 2));
+    async fn assemble_prompt(&self, session: &Session, number: usize) -> AssembledPrompt {
+        let asked = format!(
+            "Which {} {} {}?",
+            make_word(number),
+            make_word(number + 1),
+            make_word(number + 2)
+        );
         let options = MemoryOptions {
             max_tokens: Some(4_000),
             recall_tokens: Some(3_000),
             ..MemoryOptions::default()
         };
         let settings = SessionSettings { memory: options, ..SessionSettings::default() };
-        let incoming =
-            Incoming { text: &asked, tokens: tokens::count(&asked), images: &[], beside: 0 };
-        let mut plan = self.memory.plan(&settings, Some(incoming)).unwrap();
-        plan.patience = None;
-        let new = NewMessage::said(asked.as_str(), at(9_999));
-        self.memory.assemble(session, plan, session.head_id.as_ref(), Some(new)).await.unwrap()
+        let incoming = PlanInput {
+            text: &asked,
+            tokens: tokens::count_tokens(&asked),
+            images: &[],
+            extra_tokens: 0,
+        };
+        let mut plan = self.memory.plan_prompt(&settings, Some(incoming)).unwrap();
+        plan.recall_timeout = None;
+        let new = PromptInput::from_user(asked.as_str(), message_time(9_999));
+        self.memory
+            .assemble_prompt(session, plan, session.head_id.as_ref(), Some(new))
+            .await
+            .unwrap()
     }
 }
 
-async fn keep(store: &SqliteStore, length: usize) -> Session {
+async fn import_session(store: &SqliteStore, length: usize) -> Session {
     let owner = Principal { user: UserId::trusted("bench"), is_admin: false };
     let messages = (0..length).map(|number| {
-        let content = text(number);
+        let content = make_text(number);
         let message = store::NewMessage {
             id: MessageId::trusted(format!("m{number}")),
             client_message_id: None,
             role: if number % 2 == 0 { Role::User } else { Role::Assistant },
             sender_id: owner.user.clone(),
-            tokens: tokens::count(&content),
+            tokens: tokens::count_tokens(&content),
             body: MessageBody { content, parts: MessageParts::default(), kind: MessageType::Text },
-            created_at: at(number),
+            created_at: message_time(number),
             reply: ReplyFields::default(),
         };
         (message, MessageParent::Head)
@@ -134,24 +148,24 @@ async fn keep(store: &SqliteStore, length: usize) -> Session {
         status: SessionStatus::default(),
         archived: false,
         pinned: false,
-        created_at: at(0),
+        created_at: message_time(0),
         last_seen: None,
         head_id: None,
         keep_title: false,
         read_marks: Default::default(),
         messages: messages.collect(),
     };
-    store.import_session(&owner, import, at(length)).await.unwrap();
+    store.import_session(&owner, import, message_time(length)).await.unwrap();
     store.get_session(&owner, &id, AccessLevel::Owner).await.unwrap()
 }
 
-fn warm(criterion: &mut Criterion) {
-    let world = World::new();
+fn bench_warm_index(criterion: &mut Criterion) {
+    let world = RecallFixture::new();
     let mut held = 0;
-    for (session, length) in world.sessions.iter().zip(LENGTHS) {
-        let found = world.runtime.block_on(world.assemble(session, 0));
+    for (session, length) in world.sessions.iter().zip(SESSION_LENGTHS) {
+        let found = world.runtime.block_on(world.assemble_prompt(session, 0));
         let recalled = found.pieces.iter().filter(|piece| piece.score.is_some()).count();
-        let (_, bytes) = world.memory.held();
+        let (_, bytes) = world.memory.cache_stats();
         println!(
             "{length} messages: {} kB of index and text per 1,000, {recalled} messages recalled",
             (bytes - held) / length
@@ -161,26 +175,26 @@ fn warm(criterion: &mut Criterion) {
         criterion.bench_function(&format!("assemble, {length} messages"), |bencher| {
             bencher.iter(|| {
                 number += 3;
-                black_box(world.runtime.block_on(world.assemble(session, number)))
+                black_box(world.runtime.block_on(world.assemble_prompt(session, number)))
             });
         });
     }
 }
 
-fn cold(criterion: &mut Criterion) {
-    let texts: Vec<_> = (0..COLD).map(text).collect();
-    let tokens: u32 = texts.iter().map(|text| tokens::count(text)).sum();
-    println!("{COLD} messages of {} tokens", tokens as usize / COLD);
+fn bench_cold_index(criterion: &mut Criterion) {
+    let texts: Vec<_> = (0..COLD_MESSAGES).map(make_text).collect();
+    let tokens: u32 = texts.iter().map(|text| tokens::count_tokens(text)).sum();
+    println!("{COLD_MESSAGES} messages of {} tokens", tokens as usize / COLD_MESSAGES);
     let build = |texts: &[String]| {
-        let mut index = Index::default();
+        let mut index = PassageIndex::default();
         for (number, text) in texts.iter().enumerate() {
-            let day = at(number).format_day();
-            let at = at(number).as_millis();
-            index.push(Said { day: &day, speaker: "", text, at });
+            let day = message_time(number).format_day();
+            let at = message_time(number).as_millis();
+            index.push(Utterance { day: &day, speaker: "", text, at_millis: at });
         }
         index
     };
-    println!("the index alone: {} bytes per message", build(&texts).bytes() / COLD);
+    println!("the index alone: {} bytes per message", build(&texts).memory_bytes() / COLD_MESSAGES);
     let mut group = criterion.benchmark_group("index");
     group.sample_size(20);
     group.bench_function("10,000 messages from nothing", |bencher| {
@@ -188,5 +202,5 @@ fn cold(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, warm, cold);
+criterion_group!(benches, bench_warm_index, bench_cold_index);
 criterion_main!(benches);

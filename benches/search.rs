@@ -13,7 +13,7 @@ use echoic::domain::search::{SearchQuery, parse_terms};
 use echoic::domain::session::SessionStatus;
 use echoic::domain::title::SessionTitle;
 use echoic::domain::{MessageId, MessageType, Principal, Role, SessionId, Timestamp, UserId};
-use echoic::memory::{Defaults, Memory};
+use echoic::memory::{Memory, MemoryDefaults};
 use echoic::prompts::PromptTemplates;
 use echoic::provider::demo::Demo;
 use echoic::store::sqlite::{Durability, SqliteStore};
@@ -24,7 +24,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-const MESSAGES: usize = 50;
+const MESSAGES_PER_SESSION: usize = 50;
 const ROUNDS: usize = 100;
 
 fn main() {
@@ -38,27 +38,30 @@ fn main() {
         let owner = Principal { user: UserId::trusted("bench"), is_admin: false };
         for number in 0..sessions {
             let now = Timestamp::from_millis(1_800_000_000_000);
-            store.import_session(&owner, session(number), now).await.unwrap();
+            store.import_session(&owner, make_session(number), now).await.unwrap();
         }
-        println!("{sessions} sessions of {MESSAGES} messages: {} MB", megabytes(&path));
-        let chat = chat(store.clone());
+        println!(
+            "{sessions} sessions of {MESSAGES_PER_SESSION} messages: {} MB",
+            file_megabytes(&path)
+        );
+        let chat = build_chat(store.clone());
         let begun = Instant::now();
         while chat.keep_some_words().await.unwrap() {}
-        let rate = (sessions * MESSAGES) as f64 / begun.elapsed().as_secs_f64();
-        println!("with their words: {} MB, kept at {rate:.0} messages/s", megabytes(&path));
+        let rate = (sessions * MESSAGES_PER_SESSION) as f64 / begun.elapsed().as_secs_f64();
+        println!("with their words: {} MB, kept at {rate:.0} messages/s", file_megabytes(&path));
         for (name, question) in [
             ("a title", "subject 4321"),
             ("a word of a few messages", "needle77"),
             ("two words", "common needle7"),
             ("the beginning of a word in a tenth of all messages", "tenth"),
         ] {
-            measure(&chat, &owner, name, question).await;
+            measure_query(&chat, &owner, name, question).await;
         }
         store.close().await;
     });
 }
 
-async fn measure(chat: &Chat, who: &Principal, name: &str, question: &str) {
+async fn measure_query(chat: &Chat, who: &Principal, name: &str, question: &str) {
     let query = SearchQuery {
         terms: parse_terms(question).unwrap(),
         project_id: None,
@@ -82,11 +85,11 @@ async fn measure(chat: &Chat, who: &Principal, name: &str, question: &str) {
     println!("{name} ({count} shown): median {median:.1} ms, p95 {p95:.1} ms");
 }
 
-fn session(number: usize) -> ImportSession {
+fn make_session(number: usize) -> ImportSession {
     let id = SessionId::trusted(format!("session-{number:05}"));
     let start = 1_700_000_000_000 + (number as i64) * 60_000;
-    let messages = (0..MESSAGES).map(|place| {
-        let at = number * MESSAGES + place;
+    let messages = (0..MESSAGES_PER_SESSION).map(|place| {
+        let at = number * MESSAGES_PER_SESSION + place;
         let tenth = if at % 10 == 3 { format!("tenth{}", at % 1000) } else { String::new() };
         let content = format!(
             "common words of message {place} {tenth} needle{} and {}",
@@ -122,10 +125,10 @@ fn session(number: usize) -> ImportSession {
     }
 }
 
-fn chat(store: Arc<dyn Store>) -> Chat {
+fn build_chat(store: Arc<dyn Store>) -> Chat {
     let prompts = Arc::new(PromptTemplates::load(None).unwrap());
     let (strategy, model) = (Default::default(), "demo".to_owned());
-    let defaults = Defaults { strategy, tokens: None, context_window: None, model };
+    let defaults = MemoryDefaults { strategy, max_tokens: None, context_window: None, model };
     Chat::new(Parts {
         memory: Arc::new(Memory::new(store.clone(), prompts.clone(), defaults).unwrap()),
         provider: Arc::new(Demo::default()),
@@ -137,7 +140,7 @@ fn chat(store: Arc<dyn Store>) -> Chat {
     })
 }
 
-fn megabytes(path: &Path) -> u64 {
+fn file_megabytes(path: &Path) -> u64 {
     let size = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
     (size(path) + size(&path.with_extension("db-wal"))) >> 20
 }

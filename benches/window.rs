@@ -18,13 +18,13 @@ use mongodb::bson::{Document, doc};
 use std::time::{Duration, Instant};
 
 /// The lengths that are compared, the first with each of the others.
-const LENGTHS: [usize; 3] = [100, 10_000, 100_000];
+const SESSION_LENGTHS: [usize; 3] = [100, 10_000, 100_000];
 /// Messages that are stored in one step.
-const STEP: usize = 10_000;
+const IMPORT_BATCH: usize = 10_000;
 /// Windows that are loaded of each session, in turns.
 const ROUNDS: usize = 300;
 /// A window of the default budget, with messages of about fifty tokens.
-const BOUNDS: HistoryLimits =
+const WINDOW_LIMITS: HistoryLimits =
     HistoryLimits { max_messages: 1_000, max_tokens: 4_000, token_overhead: 4, max_part_bytes: 0 };
 
 fn main() {
@@ -32,29 +32,29 @@ fn main() {
     runtime.block_on(async {
         let folder = tempfile::tempdir().unwrap();
         let file = SqliteStore::open(&folder.path().join("echoic.db"), Durability::Full).unwrap();
-        compare("sqlite", &file).await;
+        compare_lengths("sqlite", &file).await;
         if let Ok(server) = std::env::var("ECHOIC_TEST_MONGODB") {
             let (server, options) = server.split_once("/?").unwrap();
             let name = format!("bench_{}", MessageId::generate().as_str().replace('-', ""));
             let url = format!("{server}/{name}?{options}");
             let shared = MongoStore::open(&url, Duration::from_secs(15)).await.unwrap();
-            compare("mongodb", &shared).await;
-            largest_documents(&url).await;
+            compare_lengths("mongodb", &shared).await;
+            print_largest_documents(&url).await;
         }
     });
 }
 
-async fn compare(name: &str, store: &dyn Store) {
+async fn compare_lengths(name: &str, store: &dyn Store) {
     let owner = Principal { user: UserId::trusted("bench"), is_admin: false };
     let mut heads = Vec::new();
-    for length in LENGTHS {
-        heads.push((session(length), fill(store, &owner, length).await));
+    for length in SESSION_LENGTHS {
+        heads.push((session_id(length), import_session(store, &owner, length).await));
     }
-    let mut times = vec![Vec::new(); LENGTHS.len()];
+    let mut times = vec![Vec::new(); SESSION_LENGTHS.len()];
     for _ in 0..ROUNDS {
         for ((session, head), times) in heads.iter().zip(&mut times) {
             let begun = Instant::now();
-            let window = store.recent_history(session, head, BOUNDS).await.unwrap();
+            let window = store.recent_history(session, head, WINDOW_LIMITS).await.unwrap();
             times.push(begun.elapsed());
             assert!(window.len() > 50);
         }
@@ -66,21 +66,21 @@ async fn compare(name: &str, store: &dyn Store) {
             times[times.len() / 2].as_secs_f64() * 1000.0
         })
         .collect();
-    for (length, median) in LENGTHS.iter().zip(&medians) {
+    for (length, median) in SESSION_LENGTHS.iter().zip(&medians) {
         let ratio = median / medians[0];
         println!("{name}: {length:>6} messages: {median:.3} ms, {ratio:.2} times the shortest");
     }
 }
 
-fn session(length: usize) -> SessionId {
+fn session_id(length: usize) -> SessionId {
     SessionId::trusted(format!("length-{length}"))
 }
 
 /// A session of so many messages; its last one.
-async fn fill(store: &dyn Store, owner: &Principal, length: usize) -> MessageId {
+async fn import_session(store: &dyn Store, owner: &Principal, length: usize) -> MessageId {
     let id = |number: usize| MessageId::trusted(format!("m{number}"));
-    for start in (0..length).step_by(STEP) {
-        let messages = (start..length.min(start + STEP)).map(|number| {
+    for start in (0..length).step_by(IMPORT_BATCH) {
+        let messages = (start..length.min(start + IMPORT_BATCH)).map(|number| {
             let role = if number % 2 == 0 { Role::User } else { Role::Assistant };
             let content = format!("message {number} {}", "of some forty words ".repeat(10));
             let message = NewMessage {
@@ -101,8 +101,8 @@ async fn fill(store: &dyn Store, owner: &Principal, length: usize) -> MessageId 
             (message, parent)
         });
         let import = ImportSession {
-            id: session(length),
-            fallback_id: session(length),
+            id: session_id(length),
+            fallback_id: session_id(length),
             fields: NewSession::default(),
             status: SessionStatus::default(),
             archived: false,
@@ -122,10 +122,10 @@ async fn fill(store: &dyn Store, owner: &Principal, length: usize) -> MessageId 
     id(length - 1)
 }
 
-async fn largest_documents(url: &str) {
+async fn print_largest_documents(url: &str) {
     let client = mongodb::Client::with_uri_str(url).await.unwrap();
     let nodes = client.default_database().unwrap().collection::<Document>("nodes");
-    let of_longest = doc! { "sessionId": session(LENGTHS[2]).as_str() };
+    let of_longest = doc! { "sessionId": session_id(SESSION_LENGTHS[2]).as_str() };
     let mut cursor = nodes.find(of_longest).await.unwrap();
     let (mut count, mut messages, mut largest) = (0, 0, 0);
     while cursor.advance().await.unwrap() {

@@ -9,7 +9,7 @@ use crate::config::{
 use crate::domain::quota::has_price;
 use crate::error::{Error, Kind, Result};
 use crate::http::{self, Api, Hosts, Limits, Patient, Rates, router, serve};
-use crate::memory::{Defaults, Memory, RECALL_PATIENCE, Windows, tokens};
+use crate::memory::{ContextWindows, Memory, MemoryDefaults, RECALL_TIMEOUT, tokens};
 use crate::prompts::PromptTemplates;
 use crate::provider::Provider;
 use crate::provider::anthropic::{self, Anthropic};
@@ -81,7 +81,7 @@ impl Default for Tuning {
             heartbeat: Duration::from_secs(15),
             reader_patience: Duration::from_secs(60),
             provider_pause: Duration::from_millis(500),
-            recall_patience: RECALL_PATIENCE,
+            recall_patience: RECALL_TIMEOUT,
             head_patience: Duration::from_secs(30),
             body_patience: Duration::from_secs(30),
             sweep_pause: Duration::from_secs(60 * 60),
@@ -95,7 +95,7 @@ impl App {
     /// behind. Errors say what an operator can do.
     pub async fn start(config: Config, tuning: Tuning) -> Result<Self> {
         // Reading the vocabulary takes a tenth of a second; meanwhile the rest goes on.
-        let vocabulary = tokio::task::spawn_blocking(tokens::warm_up);
+        let vocabulary = tokio::task::spawn_blocking(tokens::load_vocabulary);
         let mut notes = Vec::new();
         let prompts = Arc::new(PromptTemplates::load(config.prompts_dir.as_deref())?);
         let store = open_store(&config).await?;
@@ -107,13 +107,14 @@ impl App {
             (title_model(&config, &model), summary_model(&config, name, &model));
         let beside = titles.iter().chain(&summaries);
         ensure_priced(&config, [&model].into_iter().chain(&config.fallback_models).chain(beside))?;
-        let windows = Windows::new(config.context_windows.iter().cloned());
+        let windows = ContextWindows::new(config.context_windows.iter().cloned());
         let memory = Memory::new(store.clone(), prompts.clone(), defaults(&config, &model))?;
         let memory = match embedder(&config)? {
             Some(embedder) => memory.with_embedder(embedder),
             None => memory,
         };
-        let memory = memory.with_windows(windows).waiting(tuning.recall_patience);
+        let memory =
+            memory.with_context_windows(windows).with_recall_timeout(tuning.recall_patience);
         let memory = Arc::new(memory);
         let listener = listen(config.address()).await?;
         let address = listener.local_addr().map_err(Error::internal)?;
@@ -265,14 +266,14 @@ pub(crate) fn memory_to_look(
     model: String,
 ) -> Result<Arc<Memory>> {
     let prompts = Arc::new(PromptTemplates::load(command.prompts_dir.as_deref())?);
-    let defaults = Defaults {
+    let defaults = MemoryDefaults {
         strategy: command.memory,
-        tokens: command.memory_tokens,
+        max_tokens: command.memory_tokens,
         context_window: command.context_window,
         model,
     };
-    let windows = Windows::new(command.context_windows.iter().cloned());
-    Ok(Arc::new(Memory::new(store, prompts, defaults)?.with_windows(windows)))
+    let windows = ContextWindows::new(command.context_windows.iter().cloned());
+    Ok(Arc::new(Memory::new(store, prompts, defaults)?.with_context_windows(windows)))
 }
 
 /// The store to import into: a file that no server has, or a database. What is imported is on disk
@@ -305,10 +306,10 @@ async fn listen(address: SocketAddr) -> Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|error| Error::new(Kind::Internal, refused(error)))
 }
 
-fn defaults(config: &Config, model: &str) -> Defaults {
-    Defaults {
+fn defaults(config: &Config, model: &str) -> MemoryDefaults {
+    MemoryDefaults {
         strategy: config.memory,
-        tokens: config.memory_tokens,
+        max_tokens: config.memory_tokens,
         context_window: config.context_window,
         model: model.to_owned(),
     }

@@ -81,8 +81,8 @@ impl Beside<'_> {
 async fn estimate(prompt: &Prompt, text: &str) -> Usage {
     let mut prompt_tokens = 0;
     for message in &prompt.messages {
-        prompt_tokens += u64::from(tokens::count_long(&message.content).await);
+        prompt_tokens += u64::from(tokens::count_tokens_async(&message.content).await);
     }
-    let completion_tokens = u64::from(tokens::count_long(text).await);
+    let completion_tokens = u64::from(tokens::count_tokens_async(text).await);
     Usage { prompt_tokens, completion_tokens, estimated: true, ..Usage::default() }
 }

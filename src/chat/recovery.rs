@@ -103,7 +103,7 @@ impl Chat {
         let mut transcript = Transcript::from_log(turn.turn_id.clone(), &log);
         transcript.end(Ending::Abort);
         let body = transcript.body();
-        let tokens = tokens::count_long(&body.countable_text()).await;
+        let tokens = tokens::count_tokens_async(&body.countable_text()).await;
         let usage = Usage { completion_tokens: tokens.into(), estimated: true, ..Usage::default() };
         let reply = NewMessage {
             id: turn.message_id.clone(),

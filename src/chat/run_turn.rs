@@ -13,7 +13,7 @@ use crate::domain::attachment::render_text_and_images;
 use crate::domain::message::FinishReason;
 use crate::domain::{Session, tool};
 use crate::error::{Error, Kind, Result};
-use crate::memory::{Assembled, Counted, Incoming, NewMessage};
+use crate::memory::{AssembledPrompt, PlanInput, PromptCount, PromptInput};
 use crate::provider::{Events, Prompt};
 use crate::store::{StartedTurn, UserMessage};
 use futures::{FutureExt, StreamExt};
@@ -46,7 +46,7 @@ pub(super) struct Sent {
     pub(super) is_out: bool,
     pub(super) memory: Option<MemorySummary>,
     /// How the prompt was counted, if its size as the provider reports it can be compared with that.
-    pub(super) counted: Option<Counted>,
+    pub(super) counted: Option<PromptCount>,
     /// Milliseconds until the provider sent something.
     pub(super) first_token_ms: Option<u64>,
 }
@@ -152,28 +152,30 @@ impl Chat {
         let UserMessage { id, parent_id, role, content, parts, tokens } = &begun.user_message;
         let (told, images) = render_text_and_images(content, parts);
         // Results mean nothing without their calls: both are the new message together.
-        let calling = self.memory.calling(&begun.session, *role, parent_id.as_ref()).await?;
+        let calling =
+            self.memory.find_calling_reply(&begun.session, *role, parent_id.as_ref()).await?;
         let last = calling.as_ref().map_or(parent_id.as_ref(), |reply| reply.parent_id.as_ref());
-        let beside = self.memory.beside(calling.as_ref(), &settings).await;
-        let incoming = Incoming { text: &told, tokens: *tokens, images: &images, beside };
+        let beside = self.memory.count_extra_tokens(calling.as_ref(), &settings).await;
+        let incoming =
+            PlanInput { text: &told, tokens: *tokens, images: &images, extra_tokens: beside };
         let mut plan = self.memory.plan_turn(&settings, incoming).await?;
         let mut is_shortened = false;
         loop {
-            let new = NewMessage {
+            let new = PromptInput {
                 id: Some(id.clone()),
                 role: *role,
                 text: (&*told).into(),
                 images: images.clone(),
                 results: tool::parse_results(parts),
-                calling: calling.clone(),
-                at: clock::now(),
+                calling_reply: calling.clone(),
+                sent_at: clock::now(),
             };
             let assembled =
-                self.memory.assemble(&begun.session, plan.clone(), last, Some(new)).await?;
+                self.memory.assemble_prompt(&begun.session, plan.clone(), last, Some(new)).await?;
             sent.memory = Some(summary(&assembled));
-            sent.counted = assembled.counted();
+            sent.counted = assembled.prompt_count();
             let cache_key = Some(cache_key(&begun.session.id));
-            let prompt = Prompt { cache_key, ..assembled.prompt(&settings) };
+            let prompt = Prompt { cache_key, ..assembled.to_prompt(&settings) };
             let started = Instant::now();
             let was_out = mem::replace(&mut sent.is_out, true);
             match self.provider.stream(&prompt).await {
@@ -187,7 +189,7 @@ impl Chat {
                 Err(error) if error.kind() == Kind::ContextTooLong && !is_shortened => {
                     tracing::warn!(turn.id = %begun.turn.turn_id, %error, "halving the memory");
                     is_shortened = true;
-                    plan.halve(assembled.memory_tokens());
+                    plan.halve_memory(assembled.memory_tokens());
                 }
                 Err(error) => {
                     sent.is_out = was_out || !error.is_unsent;
@@ -202,11 +204,11 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn summary(assembled: &Assembled) -> MemorySummary {
+fn summary(assembled: &AssembledPrompt) -> MemorySummary {
     MemorySummary {
         strategy: assembled.strategy,
         prompt_tokens: assembled.prompt_tokens,
-        messages: assembled.earlier_messages(),
+        messages: assembled.earlier_message_count(),
     }
 }
 

@@ -44,7 +44,7 @@ impl Chat {
     ) {
         let model = self.answering_model(begun, &transcript);
         let body = transcript.body();
-        let tokens = tokens::count_long(&body.countable_text()).await;
+        let tokens = tokens::count_tokens_async(&body.countable_text()).await;
         self.learn(&transcript, sent);
         let usage = transcript.usage().unwrap_or_else(|| estimate(sent, tokens));
         let cost = compute_cost(&self.terms.prices, &model, &usage).map(Cost);
@@ -89,7 +89,7 @@ impl Chat {
         if let (Some(counted), Some(usage), None) =
             (&sent.counted, transcript.usage(), transcript.model())
         {
-            self.memory.learn(counted, usage);
+            self.memory.record_prompt_count(counted, usage);
         }
     }
 

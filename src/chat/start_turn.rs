@@ -15,7 +15,7 @@ use crate::domain::session::SessionSettings;
 use crate::domain::tool::NewToolResult;
 use crate::domain::{MessageId, Principal, ProjectId, Role, Session, SessionId, TurnId};
 use crate::error::{Error, Kind, Result};
-use crate::memory::{Incoming, tokens};
+use crate::memory::{PlanInput, tokens};
 use crate::store::{
     AdmissionCheck, BeginOutcome, BeginTurn, DuplicateIdPolicy, IdempotencyKey, MessageParent,
     NewMessage, OnBusy, PriorResult, ReplyFields, SessionTarget, StartedTurn, TurnInput, TurnSpec,
@@ -181,7 +181,7 @@ impl Chat {
                     sender_id: new.who.user.clone(),
                     tokens: match is_refused {
                         true => 0,
-                        false => tokens::count_long(&body.countable_text()).await,
+                        false => tokens::count_tokens_async(&body.countable_text()).await,
                     },
                     body: body.clone(),
                     created_at: clock::now(),
@@ -233,7 +233,7 @@ impl Chat {
         let surely_fits: AdmissionCheck = Box::new(move |session, size| {
             allowed(session)?;
             let settings = options.clone().with_defaults(session.settings.clone());
-            if chat.memory.surely_fits(&settings, size) {
+            if chat.memory.definitely_fits(&settings, size) {
                 return Ok(());
             }
             Err(Error::new(Kind::ContextTooLong, "the message may not fit the model"))
@@ -293,9 +293,9 @@ impl Chat {
         let memory = self.memory.clone();
         let count = move || {
             let (told, images) = render_text_and_images(&text, &parts);
-            let tokens = tokens::count(&told);
-            let incoming = Incoming { text: &told, tokens, images: &images, beside: 0 };
-            memory.plan(&settings, Some(incoming)).map(|_| ())
+            let tokens = tokens::count_tokens(&told);
+            let incoming = PlanInput { text: &told, tokens, images: &images, extra_tokens: 0 };
+            memory.plan_prompt(&settings, Some(incoming)).map(|_| ())
         };
         tokio::task::spawn_blocking(count).await.map_err(Error::internal)?
     }
@@ -439,7 +439,7 @@ async fn earlier(new: &NewTurn) -> Vec<NewMessage> {
             client_message_id: None,
             role: *role,
             sender_id: new.who.user.clone(),
-            tokens: tokens::count_long(&body.countable_text()).await,
+            tokens: tokens::count_tokens_async(&body.countable_text()).await,
             body: body.clone(),
             created_at: clock::now(),
             reply: reply.clone(),

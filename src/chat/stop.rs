@@ -173,7 +173,7 @@ impl Chat {
 
     /// Says that a session is gone and ends its turns, without waiting for their ends.
     pub(super) async fn bury(&self, session: &SessionId, deleted: &DeletionResult) {
-        self.memory.forget(session);
+        self.memory.forget_session(session);
         self.has_deleted.store(true, Ordering::Relaxed);
         self.events.publish(session, What::deleted(&deleted.participants));
         self.abort_waiting(&deleted.turns);

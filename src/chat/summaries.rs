@@ -24,7 +24,8 @@ impl Chat {
         tokio::spawn(async move {
             let _permit = permit;
             let writer = chat.beside(CallKind::Summary, &session, &payer);
-            let summed = chat.memory.summarize(&writer, &model, &session, &settings, &last).await;
+            let summed =
+                chat.memory.summarize_history(&writer, &model, &session, &settings, &last).await;
             if let Err(error) = summed {
                 tracing::warn!(session.id = %session.id, error = %error.chain(), "a summary could not be written");
             }

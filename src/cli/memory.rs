@@ -87,7 +87,7 @@ async fn preview(store: &Arc<dyn Store>, command: &MemoryCommand) -> Result<(Ses
         None => last_model(&**store, &session).await?.unwrap_or_else(|| NO_MODEL.to_owned()),
     };
     let memory = memory_to_look(store.clone(), command, model)?;
-    let preview = memory.preview(&session, command.options(), message, clock::now()).await?;
+    let preview = memory.preview_prompt(&session, command.options(), message, clock::now()).await?;
     Ok((session, serde_json::to_value(preview).map_err(Error::internal)?))
 }
 

@@ -31,7 +31,7 @@ pub(super) async fn new_file(path: &str, body: NewFileBody) -> Result<NewFile> {
     let path = FilePath::parse(path)?;
     let language = body.language.as_deref().map(FileLanguage::parse).transpose()?;
     let content = project::parse_file_content(body.content)?;
-    Ok(NewFile { path, language, tokens: tokens::count_long(&content).await, content })
+    Ok(NewFile { path, language, tokens: tokens::count_tokens_async(&content).await, content })
 }
 
 /// A file with its content.

@@ -9,7 +9,7 @@ use crate::domain::MessageType;
 use crate::domain::memory::{MemoryOptions, STRATEGY_NAMES};
 use crate::domain::message::{MessageBody, MessageParts};
 use crate::domain::principal::AccessLevel;
-use crate::memory::Assembled;
+use crate::memory::AssembledPrompt;
 use axum::Json;
 use axum::extract::State;
 
@@ -24,14 +24,14 @@ use axum::extract::State;
         ("recallTokens" = Option<u32>, Query, description = "The part of them that recalled messages may take"),
         ("lastMessages" = Option<u32>, Query, description = "How many messages window takes, at least 1"),
     ),
-    responses((status = 200, body = Envelope<Assembled>), (status = "default", body = Failure))
+    responses((status = 200, body = Envelope<AssembledPrompt>), (status = "default", body = Failure))
 )]
 pub(super) async fn preview(
     State(api): State<Api>,
     Caller(who): Caller,
     SessionPath(id): SessionPath,
     mut query: Query,
-) -> Answer<Json<Envelope<Assembled>>> {
+) -> Answer<Json<Envelope<AssembledPrompt>>> {
     let message = query.text("message");
     let memory = MemoryOptions {
         strategy: query.word("strategy", &STRATEGY_NAMES),
@@ -51,6 +51,6 @@ pub(super) async fn preview(
     };
     let message = message.map(read).transpose()?.map(|body| body.content);
     let session = api.store.get_session(&who, &id, AccessLevel::Owner).await?;
-    let assembled = api.memory.preview(&session, memory, message, clock::now()).await?;
+    let assembled = api.memory.preview_prompt(&session, memory, message, clock::now()).await?;
     Ok(ok("Memory retrieved successfully", assembled))
 }

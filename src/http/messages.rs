@@ -230,7 +230,7 @@ pub(super) async fn post(
                 .transpose()?,
             role: body.role,
             sender_id: who.user.clone(),
-            tokens: tokens::count_long(&content.countable_text()).await,
+            tokens: tokens::count_tokens_async(&content.countable_text()).await,
             body: content,
             created_at: body.created_at.unwrap_or(now),
             reply: ReplyFields::default(),

@@ -6,9 +6,9 @@
 //! are shown; they stand in the order of their paths all the same. Called by `assemble`.
 
 use super::Memory;
-use super::budget::{MESSAGE_OVERHEAD, Plan};
-use super::relevance::by_relevance;
-use super::tokens::{SHORT, Vocabulary};
+use super::budget::{MESSAGE_TOKEN_OVERHEAD, PromptBudget};
+use super::file_relevance::rank_files;
+use super::tokens::{MAX_INLINE_BYTES, TokenVocabulary};
 use crate::domain::project::FileEntry;
 use crate::domain::{FilePath, Principal, Project, ProjectId, Session};
 use crate::error::{Error, Kind, Result};
@@ -21,16 +21,16 @@ use utoipa::ToSchema;
 
 /// What a file is believed to take beside its content and its path: its heading and its fence. What
 /// it really takes is counted once the text is written.
-const FILE_OVERHEAD: u32 = 16;
+const FILE_TOKEN_OVERHEAD: u32 = 16;
 /// The part of the project's share that the names of files which are not shown may take.
-const NAMES_SHARE: u32 = 8;
+const OMITTED_PATHS_DIVISOR: u32 = 8;
 /// What it takes to say how many they are.
-const COUNT: u32 = 16;
+const OMITTED_COUNT_TOKENS: u32 = 16;
 
 /// What of the session's project is in a prompt.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct ProjectShown {
+pub struct ProjectInclusion {
     /// The project.
     #[schema(value_type = String)]
     pub project_id: ProjectId,
@@ -44,81 +44,89 @@ pub struct ProjectShown {
     pub omitted_fields: Vec<&'static str>,
 }
 
-impl ProjectShown {
+impl ProjectInclusion {
     /// Whether all of the project is in the prompt, whatever the message says.
-    pub(super) fn is_whole(&self) -> bool {
+    pub(super) fn is_complete(&self) -> bool {
         self.omitted_files.is_empty() && self.omitted_fields.is_empty()
     }
 }
 
 /// A project's part of a prompt.
-pub(super) struct ProjectPart {
+pub(super) struct ProjectSection {
     /// Its text and what it counts for; `None` if there is nothing to say, or no room for it.
-    pub(super) piece: Option<(Arc<str>, u32)>,
-    pub(super) shown: ProjectShown,
+    pub(super) text_tokens: Option<(Arc<str>, u32)>,
+    pub(super) inclusion: ProjectInclusion,
 }
 
-impl ProjectPart {
+impl ProjectSection {
     /// What it takes of this prompt.
-    pub(super) fn taken(&self) -> u32 {
-        self.piece.as_ref().map_or(0, |(_, tokens)| tokens + MESSAGE_OVERHEAD)
+    pub(super) fn token_cost(&self) -> u32 {
+        self.text_tokens.as_ref().map_or(0, |(_, tokens)| tokens + MESSAGE_TOKEN_OVERHEAD)
     }
 
     /// What is kept for it from turn to turn: where the message has a say in what is shown, all that
     /// it may take, so that the conversation's part stays the same.
-    pub(super) fn steady(&self, plan: &Plan) -> u32 {
-        if self.shown.is_whole() { self.taken() } else { plan.project_tokens }
+    pub(super) fn stable_token_cost(&self, plan: &PromptBudget) -> u32 {
+        if self.inclusion.is_complete() { self.token_cost() } else { plan.max_project_tokens }
     }
 }
 
 impl Memory {
     /// The part of the session's project. `None` if the session has no project, or one that is not
     /// its owner's: then the id is but a label.
-    pub(super) async fn project_part(
+    pub(super) async fn build_project_section(
         &self,
         session: &Session,
-        plan: &Plan,
+        plan: &PromptBudget,
         message: &str,
-    ) -> Result<Option<ProjectPart>> {
+    ) -> Result<Option<ProjectSection>> {
         let Some(id) = &session.project_id else { return Ok(None) };
         let owner = Principal { user: session.owner.clone(), is_admin: false };
-        let room = plan.project_tokens.saturating_sub(MESSAGE_OVERHEAD);
+        let room = plan.max_project_tokens.saturating_sub(MESSAGE_TOKEN_OVERHEAD);
         let message = message.to_owned();
-        let choose = Box::new(move |project: &Project| choose(project, &message, room));
+        let choose = Box::new(move |project: &Project| choose_files(project, &message, room));
         let (project, files) = match self.store.select_files(&owner, id, choose).await {
             Ok(found) => found,
             Err(error) if error.kind == Kind::ProjectNotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        let writer = Writer { prompts: self.prompts.clone(), vocabulary: plan.vocabulary, room };
+        let writer = ProjectRenderer {
+            prompts: self.prompts.clone(),
+            vocabulary: plan.vocabulary,
+            available_tokens: room,
+        };
         let size: usize = files.iter().map(|file| file.content.len()).sum();
-        if size + own_size(&project) <= SHORT {
-            return writer.write(&project, files).map(Some);
+        if size + count_own_bytes(&project) <= MAX_INLINE_BYTES {
+            return writer.render_section(&project, files).map(Some);
         }
-        let write = move || writer.write(&project, files).map(Some);
+        let write = move || writer.render_section(&project, files).map(Some);
         tokio::task::spawn_blocking(write).await.map_err(Error::internal)?
     }
 }
 
 /// Bytes of what a project says beside its files.
-fn own_size(project: &Project) -> usize {
+fn count_own_bytes(project: &Project) -> usize {
     project.description.len() + project.system_prompt.as_ref().map_or(0, String::len)
 }
 
 /// The files that seem to fit, most relevant first. A file that is too large makes way for those
 /// behind it.
-fn choose(project: &Project, message: &str, room: u32) -> Vec<FilePath> {
-    let own = u32::try_from(own_size(project) / 4).unwrap_or(u32::MAX);
-    let all: u32 = project.files.iter().map(expected).fold(0, u32::saturating_add);
+fn choose_files(project: &Project, message: &str, room: u32) -> Vec<FilePath> {
+    let own = u32::try_from(count_own_bytes(project) / 4).unwrap_or(u32::MAX);
+    let all: u32 = project.files.iter().map(estimate_file_tokens).fold(0, u32::saturating_add);
     let mut left = room.saturating_sub(own);
     if all > left {
         // The others are named where that takes little, else counted.
-        let names = project.files.iter().map(expected_name).fold(0, u32::saturating_add);
-        left -= if names <= left / NAMES_SHARE { names } else { COUNT.min(left) };
+        let names = project.files.iter().map(estimate_path_tokens).fold(0, u32::saturating_add);
+        left -= if names <= left / OMITTED_PATHS_DIVISOR {
+            names
+        } else {
+            OMITTED_COUNT_TOKENS.min(left)
+        };
     }
     let mut chosen = Vec::new();
-    for file in by_relevance(&project.files, message) {
-        if let Some(rest) = left.checked_sub(expected(file)) {
+    for file in rank_files(&project.files, message) {
+        if let Some(rest) = left.checked_sub(estimate_file_tokens(file)) {
             left = rest;
             chosen.push(file.path.clone());
         }
@@ -127,35 +135,39 @@ fn choose(project: &Project, message: &str, room: u32) -> Vec<FilePath> {
 }
 
 /// What a file is believed to take.
-fn expected(file: &FileEntry) -> u32 {
-    file.tokens.saturating_add(expected_name(file)).saturating_add(FILE_OVERHEAD)
+fn estimate_file_tokens(file: &FileEntry) -> u32 {
+    file.tokens.saturating_add(estimate_path_tokens(file)).saturating_add(FILE_TOKEN_OVERHEAD)
 }
 
 /// What its path is believed to take in a list.
-fn expected_name(file: &FileEntry) -> u32 {
+fn estimate_path_tokens(file: &FileEntry) -> u32 {
     u32::try_from(file.path.as_str().len() / 3 + 2).unwrap_or(u32::MAX)
 }
 
 /// Writes the text of a project and sees to it that it fits.
-struct Writer {
+struct ProjectRenderer {
     prompts: Arc<PromptTemplates>,
-    vocabulary: Vocabulary,
-    room: u32,
+    vocabulary: TokenVocabulary,
+    available_tokens: u32,
 }
 
 /// What of the project is tried.
 #[derive(Clone, Copy)]
-enum Fields {
+enum ProjectFields {
     All,
-    Instructions,
+    InstructionsOnly,
     Nothing,
 }
 
-impl Writer {
+impl ProjectRenderer {
     /// The project with as many of these files, most relevant first, as fit.
-    fn write(&self, project: &Project, mut files: Vec<StoredFile>) -> Result<ProjectPart> {
+    fn render_section(
+        &self,
+        project: &Project,
+        mut files: Vec<StoredFile>,
+    ) -> Result<ProjectSection> {
         loop {
-            let excess = match self.attempt(project, &files, Fields::All)? {
+            let excess = match self.try_render_section(project, &files, ProjectFields::All)? {
                 Ok(part) => return Ok(part),
                 Err(excess) => excess,
             };
@@ -167,35 +179,40 @@ impl Writer {
             while freed < excess
                 && let Some(file) = files.pop()
             {
-                freed += expected(&file.entry);
+                freed += estimate_file_tokens(&file.entry);
             }
         }
-        if let Ok(part) = self.attempt(project, &[], Fields::Instructions)? {
+        if let Ok(part) = self.try_render_section(project, &[], ProjectFields::InstructionsOnly)? {
             return Ok(part);
         }
-        Ok(part(project, &[], Fields::Nothing, None))
+        Ok(build_section(project, &[], ProjectFields::Nothing, None))
     }
 
     /// The text with these files, or by how many tokens it is too long.
-    fn attempt(
+    fn try_render_section(
         &self,
         project: &Project,
         files: &[StoredFile],
-        fields: Fields,
-    ) -> Result<Result<ProjectPart, u32>> {
-        let text = self.text(project, files, fields)?;
-        let tokens = self.vocabulary.count(&text);
+        fields: ProjectFields,
+    ) -> Result<Result<ProjectSection, u32>> {
+        let text = self.render_text(project, files, fields)?;
+        let tokens = self.vocabulary.count_tokens(&text);
         let piece = (!text.is_empty()).then(|| (text.into(), tokens));
-        Ok(match tokens.checked_sub(self.room) {
-            None | Some(0) => Ok(part(project, files, fields, piece)),
+        Ok(match tokens.checked_sub(self.available_tokens) {
+            None | Some(0) => Ok(build_section(project, files, fields, piece)),
             Some(excess) => Err(excess),
         })
     }
 
-    fn text(&self, project: &Project, files: &[StoredFile], fields: Fields) -> Result<String> {
+    fn render_text(
+        &self,
+        project: &Project,
+        files: &[StoredFile],
+        fields: ProjectFields,
+    ) -> Result<String> {
         let description = match fields {
-            Fields::All => project.description.as_str(),
-            Fields::Instructions | Fields::Nothing => "",
+            ProjectFields::All => project.description.as_str(),
+            ProjectFields::InstructionsOnly | ProjectFields::Nothing => "",
         };
         let instructions = project.system_prompt.as_deref().unwrap_or_default();
         if description.is_empty() && instructions.is_empty() && project.files.is_empty() {
@@ -204,9 +221,9 @@ impl Writer {
         let shown: HashSet<_> = files.iter().map(|file| &file.entry.path).collect();
         let others = project.files.iter().filter(|file| !shown.contains(&file.path));
         let others: Vec<_> = others.collect();
-        let names = others.iter().copied().map(expected_name).fold(0, u32::saturating_add);
-        let are_named = names <= self.room / NAMES_SHARE;
-        let mut files: Vec<_> = files.iter().map(file).collect();
+        let names = others.iter().copied().map(estimate_path_tokens).fold(0, u32::saturating_add);
+        let are_named = names <= self.available_tokens / OMITTED_PATHS_DIVISOR;
+        let mut files: Vec<_> = files.iter().map(build_project_file).collect();
         files.sort_by_key(|file| file.path);
         self.prompts.render_project(&ProjectPrompt {
             name: &project.name,
@@ -219,34 +236,34 @@ impl Writer {
     }
 }
 
-fn part(
+fn build_section(
     project: &Project,
     files: &[StoredFile],
-    fields: Fields,
+    fields: ProjectFields,
     piece: Option<(Arc<str>, u32)>,
-) -> ProjectPart {
+) -> ProjectSection {
     let shown: HashSet<_> = files.iter().map(|file| &file.entry.path).collect();
     let (files, omitted_files) =
         project.files.iter().map(|file| file.path.clone()).partition(|path| shown.contains(path));
     let has_description = !project.description.is_empty();
     let has_instructions = project.system_prompt.is_some();
     let (no_description, no_instructions) = match fields {
-        Fields::All => (false, false),
-        Fields::Instructions => (has_description, false),
-        Fields::Nothing => (has_description, has_instructions),
+        ProjectFields::All => (false, false),
+        ProjectFields::InstructionsOnly => (has_description, false),
+        ProjectFields::Nothing => (has_description, has_instructions),
     };
     let omitted = [(no_description, "description"), (no_instructions, "systemPrompt")];
     let omitted_fields = omitted.into_iter().filter(|(is_omitted, _)| *is_omitted);
-    let shown = ProjectShown {
+    let shown = ProjectInclusion {
         project_id: project.id.clone(),
         files,
         omitted_files,
         omitted_fields: omitted_fields.map(|(_, field)| field).collect(),
     };
-    ProjectPart { piece, shown }
+    ProjectSection { text_tokens: piece, inclusion: shown }
 }
 
-fn file(stored: &StoredFile) -> ProjectPromptFile<'_> {
+fn build_project_file(stored: &StoredFile) -> ProjectPromptFile<'_> {
     let mut content = stored.content.clone();
     if !content.is_empty() && !content.ends_with('\n') {
         content.push('\n');
@@ -254,13 +271,13 @@ fn file(stored: &StoredFile) -> ProjectPromptFile<'_> {
     ProjectPromptFile {
         path: stored.entry.path.as_str(),
         language: stored.entry.language.as_ref().map_or("", |language| language.as_str()),
-        fence: fence(&content),
+        fence: code_fence(&content),
         content,
     }
 }
 
 /// Longer than any run of backticks in the content, so that nothing in it ends the block.
-fn fence(content: &str) -> String {
+fn code_fence(content: &str) -> String {
     let (mut longest, mut run) = (0, 0);
     for byte in content.bytes() {
         run = if byte == b'`' { run + 1 } else { 0 };
@@ -271,12 +288,12 @@ fn fence(content: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::fence;
+    use super::code_fence;
 
     #[test]
-    fn a_fence_is_longer_than_what_it_encloses() {
-        assert_eq!(fence("plain `code`"), "```");
-        assert_eq!(fence("```rust\n```"), "````");
-        assert_eq!(fence("`````"), "``````");
+    fn code_fence_outlasts_backtick_runs() {
+        assert_eq!(code_fence("plain `code`"), "```");
+        assert_eq!(code_fence("```rust\n```"), "````");
+        assert_eq!(code_fence("`````"), "``````");
     }
 }

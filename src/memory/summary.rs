@@ -7,11 +7,11 @@
 //! stands for and thereby its path ([`crate::store::Summary`]); what another branch says is never
 //! in it. The messages themselves stay as they are. Without a summary a prompt is just without it.
 
-use super::budget::{MESSAGE_OVERHEAD, Plan};
-use super::cut;
-use super::project::ProjectPart;
-use super::strategies::Shares;
-use super::tokens::Vocabulary;
+use super::budget::{MESSAGE_TOKEN_OVERHEAD, PromptBudget};
+use super::project::ProjectSection;
+use super::strategies::BudgetShares;
+use super::tokens::TokenVocabulary;
+use super::window_cut;
 use super::{Memory, tokens};
 use crate::domain::session::SessionSettings;
 use crate::domain::text::truncate_chars;
@@ -22,53 +22,56 @@ use crate::provider::{Prompt, PromptMessage, Writer};
 use crate::store::{HistoryLimits, HistoryMessage, PathSummary};
 
 /// What stands before a summary.
-const HEADING: &str = "What was said in this conversation before the messages below, in short:\n";
+const SUMMARY_HEADING: &str =
+    "What was said in this conversation before the messages below, in short:\n";
 /// The messages of this many tokens are summed up at once, if the model has room for them …
-const CHUNK: u64 = 12_000;
+const MAX_CHUNK_TOKENS: u64 = 12_000;
 /// … and so many times before the next turn has its chance. Of a conversation that nobody has summed
 /// up before, no more than that is looked at.
-const CHUNKS: usize = 4;
+const MAX_CHUNKS: usize = 4;
 /// Of a long message, the beginning is summed up, in characters.
-const SHOWN: usize = 6_000;
+const MAX_MESSAGE_CHARS: usize = 6_000;
 /// A text of so many words has about three tokens for two words.
-const TOKENS_OF_TWO_WORDS: u32 = 3;
+const TOKENS_PER_TWO_WORDS: u32 = 3;
 
 /// A summary as it stands in a prompt.
-pub(super) struct Shown {
+pub(super) struct RenderedSummary {
     pub(super) text: String,
     pub(super) tokens: u32,
-    pub(super) of: PathSummary,
+    pub(super) source: PathSummary,
 }
 
 impl Memory {
     /// What stands for the path up to this message, within the room.
-    pub(super) async fn summarized(
+    pub(super) async fn render_summary(
         &self,
         session: &Session,
         up_to: &MessageId,
         room: u32,
-        vocabulary: Vocabulary,
-    ) -> Result<Option<Shown>> {
-        let Some(room) = room.checked_sub(MESSAGE_OVERHEAD + vocabulary.count(HEADING)) else {
+        vocabulary: TokenVocabulary,
+    ) -> Result<Option<RenderedSummary>> {
+        let Some(room) =
+            room.checked_sub(MESSAGE_TOKEN_OVERHEAD + vocabulary.count_tokens(SUMMARY_HEADING))
+        else {
             return Ok(None);
         };
         let Some(of) = self.store.find_summary(&session.id, up_to).await? else { return Ok(None) };
-        let text = fitting(&of.text, room, vocabulary);
+        let text = truncate_to_tokens(&of.text, room, vocabulary);
         if text.is_empty() {
             return Ok(None);
         }
-        let text = format!("{HEADING}{text}");
-        let tokens = vocabulary.count(&text);
+        let text = format!("{SUMMARY_HEADING}{text}");
+        let tokens = vocabulary.count_tokens(&text);
         // Where the two meet, a vocabulary might make one token more.
-        if tokens > room + vocabulary.count(HEADING) {
+        if tokens > room + vocabulary.count_tokens(SUMMARY_HEADING) {
             return Ok(None);
         }
-        Ok(Some(Shown { text, tokens, of }))
+        Ok(Some(RenderedSummary { text, tokens, source: of }))
     }
 
     /// Sums up what the next cut takes out of the prompts of the path that ends with `last`, if that
     /// is near and nobody has done so. Whether a summary was written.
-    pub async fn summarize(
+    pub async fn summarize_history(
         &self,
         writer: &dyn Writer,
         model: &str,
@@ -76,21 +79,24 @@ impl Memory {
         settings: &SessionSettings,
         last: &MessageId,
     ) -> Result<bool> {
-        let plan = self.plan(settings, None)?;
-        let project = self.project_part(session, &plan, "").await?;
-        let shares =
-            plan.shares(project.as_ref().map_or(0, |part| ProjectPart::steady(part, &plan)));
+        let plan = self.plan_prompt(settings, None)?;
+        let project = self.build_project_section(session, &plan, "").await?;
+        let shares = plan.compute_shares(
+            project.as_ref().map_or(0, |part| ProjectSection::stable_token_cost(part, &plan)),
+        );
         if shares.summary == 0 {
             return Ok(false);
         }
-        let chunk = CHUNK.min(u64::from(self.context_window(model)) / 2);
+        let chunk = MAX_CHUNK_TOKENS.min(u64::from(self.context_window(model)) / 2);
         let before = self.store.find_summary(&session.id, last).await?;
-        let messages = self.to_sum_up(session, &plan, shares, last, before.as_ref(), chunk).await?;
-        let step = cut::step(shares.recent(), shares.recent());
+        let messages =
+            self.read_unsummarized(session, &plan, shares, last, before.as_ref(), chunk).await?;
+        let step = window_cut::cut_distance(shares.recent_tokens(), shares.recent_tokens());
         let mut before = before;
         let mut is_written = false;
-        for messages in in_chunks(&messages, chunk, step).into_iter().take(CHUNKS) {
-            let Some(next) = self.go_on(writer, model, shares, before, messages).await? else {
+        for messages in split_into_chunks(&messages, chunk, step).into_iter().take(MAX_CHUNKS) {
+            let Some(next) = self.extend_summary(writer, model, shares, before, messages).await?
+            else {
                 break;
             };
             self.store.save_summary(&session.id, &next).await?;
@@ -100,11 +106,11 @@ impl Memory {
     }
 
     /// The messages behind the last summary that the next cut takes away, oldest first.
-    async fn to_sum_up(
+    async fn read_unsummarized(
         &self,
         session: &Session,
-        plan: &Plan,
-        shares: Shares,
+        plan: &PromptBudget,
+        shares: BudgetShares,
         last: &MessageId,
         before: Option<&PathSummary>,
         chunk: u64,
@@ -119,20 +125,20 @@ impl Memory {
         let Some(end) = newest.first().map(|newest| newest.path_tokens) else {
             return Ok(Vec::new());
         };
-        let until = cut::next(end, shares.recent());
+        let until = window_cut::next_cut(end, shares.recent_tokens());
         let from = match before {
             Some(before) => before.path_tokens,
-            None => until.saturating_sub(chunk * CHUNKS as u64),
+            None => until.saturating_sub(chunk * MAX_CHUNKS as u64),
         };
         // A path that is shown as a whole needs none for now.
-        if from >= until || end <= u64::from(shares.all.min(plan.room)) / 4 * 3 {
+        if from >= until || end <= u64::from(shares.total.min(plan.available_tokens)) / 4 * 3 {
             return Ok(Vec::new());
         }
         let tokens = u32::try_from(end - from).unwrap_or(u32::MAX);
         let bounds = HistoryLimits {
             max_messages: u32::MAX,
             max_tokens: tokens,
-            token_overhead: MESSAGE_OVERHEAD,
+            token_overhead: MESSAGE_TOKEN_OVERHEAD,
             max_part_bytes: 0,
         };
         let mut read = self.store.recent_history(&session.id, last, bounds).await?;
@@ -143,21 +149,23 @@ impl Memory {
     }
 
     /// The summary that also stands for these messages; `None` if the model has nothing to say.
-    async fn go_on(
+    async fn extend_summary(
         &self,
         writer: &dyn Writer,
         model: &str,
-        shares: Shares,
+        shares: BudgetShares,
         before: Option<PathSummary>,
         messages: &[HistoryMessage],
     ) -> Result<Option<PathSummary>> {
         let (Some(first), Some(last)) = (messages.first(), messages.last()) else {
             return Ok(None);
         };
-        let room = shares.summary.saturating_sub(MESSAGE_OVERHEAD + tokens::count(HEADING));
+        let room = shares
+            .summary
+            .saturating_sub(MESSAGE_TOKEN_OVERHEAD + tokens::count_tokens(SUMMARY_HEADING));
         let so_far = before.as_ref().map_or("", |before| before.text.as_str());
         let addition = (room / 4).max(1);
-        let anew = !so_far.is_empty() && tokens::count(so_far) + addition > room;
+        let anew = !so_far.is_empty() && tokens::count_tokens(so_far) + addition > room;
         let most = if anew { room / 2 } else { addition };
         let said = messages.iter().map(|message| SummaryMessage {
             day: message.created_at.format_day(),
@@ -165,12 +173,12 @@ impl Memory {
                 true => message.role.as_str(),
                 false => message.sender_id.as_str(),
             },
-            text: truncate_chars(&message.content, SHOWN),
+            text: truncate_chars(&message.content, MAX_MESSAGE_CHARS),
         });
         let asked = self.prompts.render_summary(&SummaryPrompt {
             summary: so_far,
             messages: said.collect(),
-            words: most * 2 / TOKENS_OF_TWO_WORDS,
+            words: most * 2 / TOKENS_PER_TWO_WORDS,
             anew,
         })?;
         let prompt = Prompt {
@@ -193,14 +201,14 @@ impl Memory {
         };
         let (first, tokens_before) = match before {
             Some(before) => (before.first_message, before.tokens_before),
-            None => (first.id.clone(), begin(first)),
+            None => (first.id.clone(), tokens_before(first)),
         };
         Ok(Some(PathSummary {
             first_message: first,
             last_message: last.id.clone(),
             tokens_before,
             path_tokens: last.path_tokens,
-            text: fitting(&text, room, Vocabulary::O200k).to_owned(),
+            text: truncate_to_tokens(&text, room, TokenVocabulary::O200k).to_owned(),
             model: model.to_owned(),
         }))
     }
@@ -208,10 +216,10 @@ impl Memory {
 
 /// Messages in pieces of about so many tokens, each of one message at least. A piece ends at each
 /// place where a path may be cut, so that a window that begins there finds a summary up to there.
-fn in_chunks(messages: &[HistoryMessage], most: u64, step: u64) -> Vec<&[HistoryMessage]> {
+fn split_into_chunks(messages: &[HistoryMessage], most: u64, step: u64) -> Vec<&[HistoryMessage]> {
     let (mut chunks, mut start, mut size) = (Vec::new(), 0, 0);
     for (at, message) in messages.iter().enumerate() {
-        let tokens = u64::from(message.tokens) + u64::from(MESSAGE_OVERHEAD);
+        let tokens = u64::from(message.tokens) + u64::from(MESSAGE_TOKEN_OVERHEAD);
         // A cut takes the messages that end before it.
         let cuts = |message: &HistoryMessage| message.path_tokens.div_ceil(step);
         let is_behind_cut = at > 0 && cuts(&messages[at - 1]) != cuts(message);
@@ -228,22 +236,22 @@ fn in_chunks(messages: &[HistoryMessage], most: u64, step: u64) -> Vec<&[History
 }
 
 /// Tokens of the path before a message.
-fn begin(message: &HistoryMessage) -> u64 {
-    let own = u64::from(message.tokens) + u64::from(MESSAGE_OVERHEAD);
+fn tokens_before(message: &HistoryMessage) -> u64 {
+    let own = u64::from(message.tokens) + u64::from(MESSAGE_TOKEN_OVERHEAD);
     message.path_tokens.saturating_sub(own)
 }
 
 /// The end of a text, by whole lines, that has at most so many tokens: what was said last tells most.
 /// Of a single line that is too long, the beginning.
-fn fitting(text: &str, room: u32, vocabulary: Vocabulary) -> &str {
+fn truncate_to_tokens(text: &str, room: u32, vocabulary: TokenVocabulary) -> &str {
     let mut rest = text.trim();
-    while vocabulary.count(rest) > room {
+    while vocabulary.count_tokens(rest) > room {
         match rest.split_once('\n') {
             Some((_, behind)) if !behind.trim().is_empty() => rest = behind.trim_start(),
             _ => break,
         }
     }
-    while vocabulary.count(rest) > room {
+    while vocabulary.count_tokens(rest) > room {
         let half = rest.chars().count() / 2;
         rest = truncate_chars(rest, half).trim_end();
     }
@@ -255,13 +263,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_too_long_loses_its_oldest_lines_first() {
-        let o200k = Vocabulary::O200k;
+    fn long_summary_loses_oldest_lines_first() {
+        let o200k = TokenVocabulary::O200k;
         let text = "- one two three\n- four five six\n- seven eight nine";
-        assert_eq!(fitting(text, 100, o200k), text);
-        assert_eq!(fitting(text, 9, o200k), "- four five six\n- seven eight nine");
-        assert_eq!(fitting(text, 4, o200k), "- seven eight nine");
-        assert!(o200k.count(fitting(text, 2, o200k)) <= 2);
-        assert_eq!(fitting(text, 0, o200k), "");
+        assert_eq!(truncate_to_tokens(text, 100, o200k), text);
+        assert_eq!(truncate_to_tokens(text, 9, o200k), "- four five six\n- seven eight nine");
+        assert_eq!(truncate_to_tokens(text, 4, o200k), "- seven eight nine");
+        assert!(o200k.count_tokens(truncate_to_tokens(text, 2, o200k)) <= 2);
+        assert_eq!(truncate_to_tokens(text, 0, o200k), "");
     }
 }

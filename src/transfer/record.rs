@@ -252,7 +252,7 @@ fn message(
             .transpose()?,
         role: record.role,
         sender_id,
-        tokens: tokens::count(&body.countable_text()),
+        tokens: tokens::count_tokens(&body.countable_text()),
         body,
         created_at: record.created_at.unwrap_or(now),
         reply: ReplyFields {

@@ -39,7 +39,7 @@ async fn attached_text_is_sent_counted_previewed_and_remembered() {
     let piece = &shown["pieces"][1];
     assert_eq!(
         (&piece["text"], &piece["tokens"]),
-        (&json!(expanded), &json!(tokens::count(&expanded)))
+        (&json!(expanded), &json!(tokens::count_tokens(&expanded)))
     );
     let mut frames = server.chat(json!({"sessionId": "chat-1", "message": "Sure?"})).await;
     let call = server.upstream.call().await;

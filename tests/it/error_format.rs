@@ -8,7 +8,7 @@ use echoic::chat::{Chat, Parts};
 use echoic::domain::memory::MemoryStrategy;
 use echoic::domain::message::FinishReason;
 use echoic::http::{Api, Hosts, Limits, router};
-use echoic::memory::{Defaults, Memory};
+use echoic::memory::{Memory, MemoryDefaults};
 use echoic::prompts::PromptTemplates;
 use echoic::provider::{Event, Events, Model, Prompt, Provider, ProviderError};
 use echoic::store::sqlite::{Durability, SqliteStore};
@@ -53,9 +53,9 @@ async fn panicking_server() -> (String, TempDir) {
     let path = folder.path().join("echoic.db");
     let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&path, Durability::Normal).unwrap());
     let prompts = Arc::new(PromptTemplates::load(None).unwrap());
-    let defaults = Defaults {
+    let defaults = MemoryDefaults {
         strategy: MemoryStrategy::Auto,
-        tokens: None,
+        max_tokens: None,
         context_window: None,
         model: "m".to_owned(),
     };

@@ -11,8 +11,10 @@ use echoic::domain::{
     UserId,
 };
 use echoic::error::Kind;
-use echoic::memory::tokens::{self, Vocabulary};
-use echoic::memory::{Assembled, Defaults, Incoming, Memory, NewMessage, Piece, PieceKind};
+use echoic::memory::tokens::{self, TokenVocabulary};
+use echoic::memory::{
+    AssembledPrompt, Memory, MemoryDefaults, PlanInput, PromptInput, PromptSection, SectionKind,
+};
 use echoic::prompts::PromptTemplates;
 use echoic::store::sqlite::{Durability, SqliteStore};
 use echoic::store::{
@@ -146,7 +148,7 @@ async fn store_session(
             client_message_id: None,
             role: *role,
             sender_id: UserId::trusted("ada"),
-            tokens: tokens::count(content),
+            tokens: tokens::count_tokens(content),
             body: MessageBody {
                 content: content.clone(),
                 parts: parts(*images),
@@ -199,7 +201,7 @@ async fn store_project(store: &SqliteStore, project: Option<&ProjectContent>) ->
         path: FilePath::parse(&format!("src/{place}.txt")).unwrap(),
         content: content.clone(),
         language: None,
-        tokens: tokens::count(content),
+        tokens: tokens::count_tokens(content),
     };
     let new = NewProject {
         id: ProjectId::generate(),
@@ -237,22 +239,24 @@ fn count_tokens<'a>(
     said: impl Iterator<Item = (&'a str, usize)>,
 ) -> u32 {
     let vocabulary =
-        if has_old_tokenizer(settings) { Vocabulary::Cl100k } else { Vocabulary::O200k };
-    3 + said.map(|(text, images)| vocabulary.count(text) + 4 + image * images as u32).sum::<u32>()
+        if has_old_tokenizer(settings) { TokenVocabulary::Cl100k } else { TokenVocabulary::O200k };
+    3 + said
+        .map(|(text, images)| vocabulary.count_tokens(text) + 4 + image * images as u32)
+        .sum::<u32>()
 }
 
 fn reserve(case: &BudgetCase) -> u32 {
     case.settings.max_output_tokens.unwrap_or(u32::min(4096, case.window / 4))
 }
 
-fn check_prompt(case: &BudgetCase, assembled: &Assembled) {
+fn check_prompt(case: &BudgetCase, assembled: &AssembledPrompt) {
     let BudgetCase { said, next, window, settings, project } = case;
-    let sent = assembled.prompt(settings).messages;
+    let sent = assembled.to_prompt(settings).messages;
     let said_of = || sent.iter().map(|one| (&*one.content, one.images.len()));
     let [least, counted] =
         image_token_bounds(settings).map(|image| count_tokens(settings, image, said_of()));
     let recalled: Vec<_> =
-        assembled.pieces.iter().filter(|piece| piece.kind == PieceKind::Recalled).collect();
+        assembled.pieces.iter().filter(|piece| piece.kind == SectionKind::Recalled).collect();
     if recalled.is_empty() {
         assert_eq!(assembled.prompt_tokens, counted);
     }
@@ -269,19 +273,19 @@ fn check_prompt(case: &BudgetCase, assembled: &Assembled) {
     let (newest, before) = assembled.pieces.split_last().unwrap();
     assert_eq!(
         (newest.kind, newest.role, &*newest.text),
-        (PieceKind::New, Role::User, &*next.text)
+        (SectionKind::New, Role::User, &*next.text)
     );
     assert_eq!(newest.images.len(), if has_old_tokenizer(settings) { 0 } else { next.images });
-    let system = before.iter().filter(|piece| piece.kind == PieceKind::System).count();
-    assert!(system <= 1 && before[..system].iter().all(|piece| piece.kind == PieceKind::System));
+    let system = before.iter().filter(|piece| piece.kind == SectionKind::System).count();
+    assert!(system <= 1 && before[..system].iter().all(|piece| piece.kind == SectionKind::System));
     let rest = &before[system..];
-    let common = rest.iter().take_while(|piece| piece.kind == PieceKind::Project);
+    let common = rest.iter().take_while(|piece| piece.kind == SectionKind::Project);
     let common: Vec<_> = common.collect();
     check_project(project.as_ref(), &common, assembled);
     // The recent part is a gapless end of the history, without the messages that are never sent to
     // a model. The images of a message are included all or none, and only those of users.
     let rest = &rest[common.len()..rest.len() - recalled.len()];
-    let summed = rest.iter().take_while(|piece| piece.kind == PieceKind::Summary).count();
+    let summed = rest.iter().take_while(|piece| piece.kind == SectionKind::Summary).count();
     assert!(summed <= 1);
     let (summary, recent) = rest.split_at(summed);
     check_recalled(case, &recalled, recent);
@@ -313,8 +317,8 @@ fn check_prompt(case: &BudgetCase, assembled: &Assembled) {
 
 /// Recalled messages are in the order of the path and older than the recent part, quote only text
 /// of their message, and appear once each.
-fn check_recalled(case: &BudgetCase, recalled: &[&Piece], recent: &[Piece]) {
-    let place = |piece: &Piece| piece.message_ids[0].as_str().parse::<usize>().unwrap();
+fn check_recalled(case: &BudgetCase, recalled: &[&PromptSection], recent: &[PromptSection]) {
+    let place = |piece: &PromptSection| piece.message_ids[0].as_str().parse::<usize>().unwrap();
     let mut places: Vec<_> = recalled.iter().map(|piece| place(piece)).collect();
     places.extend(recent.first().map(place));
     assert!(places.is_sorted_by(|a, b| a < b), "{places:?}");
@@ -327,7 +331,11 @@ fn check_recalled(case: &BudgetCase, recalled: &[&Piece], recent: &[Piece]) {
 }
 
 /// Each file is either in the prompt as a whole or listed as omitted.
-fn check_project(project: Option<&ProjectContent>, pieces: &[&Piece], assembled: &Assembled) {
+fn check_project(
+    project: Option<&ProjectContent>,
+    pieces: &[&PromptSection],
+    assembled: &AssembledPrompt,
+) {
     let Some(ProjectContent { description, instructions, files }) = project else {
         return assert!(pieces.is_empty() && assembled.project.is_none());
     };
@@ -362,20 +370,20 @@ fn prompt_and_reply_fit_and_newest_message_is_included() {
     let outcome = runner.run(&budget_case(), |case| {
         number.set(number.get() + 1);
         let name = format!("s{}", number.get());
-        let defaults = Defaults {
+        let defaults = MemoryDefaults {
             strategy: Way::Auto,
-            tokens: None,
+            max_tokens: None,
             context_window: Some(case.window),
             model: "gpt-4o".to_owned(),
         };
         let memory = Memory::new(store.clone(), prompts.clone(), defaults).unwrap();
         let TestMessage { text, images, .. } = &case.next;
         let parts = parts(*images);
-        let size = MessageSize::measure(text, &parts, tokens::count(text));
-        let surely_fits = memory.surely_fits(&case.settings, size);
+        let size = MessageSize::measure(text, &parts, tokens::count_tokens(text));
+        let surely_fits = memory.definitely_fits(&case.settings, size);
         let pictures = echoic::domain::image::find_images(&parts);
-        let incoming = Incoming { text, tokens: size.tokens, images: &pictures, beside: 0 };
-        let plan = match memory.plan(&case.settings, Some(incoming)) {
+        let incoming = PlanInput { text, tokens: size.tokens, images: &pictures, extra_tokens: 0 };
+        let plan = match memory.plan_prompt(&case.settings, Some(incoming)) {
             Ok(plan) => plan,
             Err(error) => {
                 assert_eq!(error.kind, Kind::ContextTooLong);
@@ -396,20 +404,22 @@ fn prompt_and_reply_fit_and_newest_message_is_included() {
             let last = session.head_id.clone();
             store_summary(&store, &session.id, &case).await;
             let at = Timestamp::from_millis(0);
-            let new =
-                NewMessage { images: pictures.clone(), ..NewMessage::said(text.as_str(), at) };
+            let new = PromptInput {
+                images: pictures.clone(),
+                ..PromptInput::from_user(text.as_str(), at)
+            };
             let mut plan = plan;
-            plan.patience = None;
-            memory.assemble(&session, plan, last.as_ref(), Some(new)).await.unwrap()
+            plan.recall_timeout = None;
+            memory.assemble_prompt(&session, plan, last.as_ref(), Some(new)).await.unwrap()
         });
-        let is_recalled = |piece: &Piece| piece.kind == PieceKind::Recalled;
-        if assembled.pieces.iter().any(|piece| piece.kind == PieceKind::Summary) {
+        let is_recalled = |piece: &PromptSection| piece.kind == SectionKind::Recalled;
+        if assembled.pieces.iter().any(|piece| piece.kind == SectionKind::Summary) {
             summed.set(summed.get() + 1);
         }
         if assembled.pieces.iter().any(is_recalled) {
             recalled.set(recalled.get() + 1);
         }
-        if assembled.earlier_messages() < case.said.len() {
+        if assembled.earlier_message_count() < case.said.len() {
             cut.set(cut.get() + 1);
         }
         if assembled.pieces.iter().any(|piece| !piece.images.is_empty()) {

@@ -9,7 +9,9 @@ use echoic::domain::session::SessionSettings;
 use echoic::domain::{
     MessageId, MessageType, Principal, Role, Session, SessionId, Timestamp, UserId,
 };
-use echoic::memory::{Assembled, Defaults, Incoming, Memory, NewMessage, PieceKind, tokens};
+use echoic::memory::{
+    AssembledPrompt, Memory, MemoryDefaults, PlanInput, PromptInput, SectionKind, tokens,
+};
 use echoic::prompts::PromptTemplates;
 use echoic::store::{self, MessageParent, NewSession, PostMessage, ReplyFields, Store};
 use proptest::prelude::*;
@@ -59,7 +61,7 @@ impl MemoryFixture {
             client_message_id: None,
             role,
             sender_id: if role == Role::User { self.ada.user.clone() } else { UserId::assistant() },
-            tokens: tokens::count(content),
+            tokens: tokens::count_tokens(content),
             body: MessageBody {
                 content: content.to_owned(),
                 parts: MessageParts::default(),
@@ -85,7 +87,7 @@ impl MemoryFixture {
         case: &PrefixCase,
         asked: &str,
         at: Timestamp,
-    ) -> Assembled {
+    ) -> AssembledPrompt {
         let session = self.session(id).await;
         let memory = MemoryOptions {
             strategy: Some(case.strategy),
@@ -94,33 +96,40 @@ impl MemoryFixture {
             last_messages: None,
         };
         let settings = SessionSettings { memory, ..SessionSettings::default() };
-        let incoming =
-            Incoming { text: asked, tokens: tokens::count(asked), images: &[], beside: 0 };
-        let mut plan = self.memory.plan(&settings, Some(incoming)).unwrap();
-        plan.patience = None;
-        let new = NewMessage::said(asked, at);
-        self.memory.assemble(&session, plan, session.head_id.as_ref(), Some(new)).await.unwrap()
+        let incoming = PlanInput {
+            text: asked,
+            tokens: tokens::count_tokens(asked),
+            images: &[],
+            extra_tokens: 0,
+        };
+        let mut plan = self.memory.plan_prompt(&settings, Some(incoming)).unwrap();
+        plan.recall_timeout = None;
+        let new = PromptInput::from_user(asked, at);
+        self.memory
+            .assemble_prompt(&session, plan, session.head_id.as_ref(), Some(new))
+            .await
+            .unwrap()
     }
 }
 
 /// The messages of the prompt before the new one, as sent.
-fn history_of(assembled: &Assembled) -> Vec<(Role, String)> {
-    let mut sent = assembled.prompt(&SessionSettings::default()).messages;
+fn history_of(assembled: &AssembledPrompt) -> Vec<(Role, String)> {
+    let mut sent = assembled.to_prompt(&SessionSettings::default()).messages;
     sent.pop();
     sent.into_iter().map(|message| (message.role, message.content.to_string())).collect()
 }
 
-fn window(assembled: &Assembled) -> u32 {
-    let recent = assembled.pieces.iter().filter(|piece| piece.kind == PieceKind::Recent);
+fn window(assembled: &AssembledPrompt) -> u32 {
+    let recent = assembled.pieces.iter().filter(|piece| piece.kind == SectionKind::Recent);
     recent.map(|piece| piece.tokens + 4).sum()
 }
 
 #[tokio::test]
 async fn prompt_extends_the_previous_one_until_window_is_full() {
     let EmptyStore { store, .. } = &sqlite().await.unwrap();
-    let defaults = Defaults {
+    let defaults = MemoryDefaults {
         strategy: Way::Auto,
-        tokens: None,
+        max_tokens: None,
         context_window: None,
         model: "gpt-4o".to_owned(),
     };
@@ -136,7 +145,7 @@ async fn prompt_extends_the_previous_one_until_window_is_full() {
         let id = SessionId::trusted(format!("s{number}"));
         let new = NewSession { id: Some(id.clone()), ..NewSession::default() };
         store.create_session(&world.ada, new, Timestamp::from_millis(0)).await.unwrap();
-        let mut last: Option<Assembled> = None;
+        let mut last: Option<AssembledPrompt> = None;
         for (turn, (question, reply)) in case.turns.iter().enumerate() {
             let at = Timestamp::from_millis(turn as i64 * 1_000_000);
             let (asked, said) = (text(turn, *question), text(turn + 1, *reply));

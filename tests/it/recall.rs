@@ -10,7 +10,7 @@ use echoic::domain::message::{MessageBody, MessageParts as PartsOfMessage};
 use echoic::domain::principal::AccessLevel;
 use echoic::domain::session::SessionSettings;
 use echoic::domain::{MessageId, MessageType, Principal, Role, SessionId, Timestamp, UserId};
-use echoic::memory::{Defaults, Incoming, Memory, NewMessage, tokens};
+use echoic::memory::{Memory, MemoryDefaults, PlanInput, PromptInput, tokens};
 use echoic::prompts::PromptTemplates;
 use echoic::provider::demo::Demo;
 use echoic::store::{LeaseHolder, MessageParent, NewSession, PostMessage, ReplyFields};
@@ -227,9 +227,9 @@ async fn deleted_session_leaves_the_index_at_once() {
     let ada = Principal { user: UserId::trusted("ada"), is_admin: false };
     let prompts = Arc::new(PromptTemplates::load(None).unwrap());
     let model = "gpt-4o".to_owned();
-    let defaults = Defaults {
+    let defaults = MemoryDefaults {
         strategy: MemoryStrategy::Recall,
-        tokens: Some(200),
+        max_tokens: Some(200),
         context_window: None,
         model,
     };
@@ -253,7 +253,7 @@ async fn deleted_session_leaves_the_index_at_once() {
             client_message_id: None,
             role: Role::User,
             sender_id: ada.user.clone(),
-            tokens: tokens::count(&content),
+            tokens: tokens::count_tokens(&content),
             body: MessageBody {
                 content,
                 parts: PartsOfMessage::default(),
@@ -272,14 +272,15 @@ async fn deleted_session_leaves_the_index_at_once() {
         chat.post_message(&ada, post).await.unwrap();
     }
     let session = store.get_session(&ada, &id, AccessLevel::Owner).await.unwrap();
-    let incoming = Incoming { text: ASKED, tokens: 9, images: &[], beside: 0 };
-    let mut plan = memory.plan(&SessionSettings::default(), Some(incoming)).unwrap();
-    plan.patience = None;
-    let new = NewMessage::said(ASKED, at);
-    let assembled = memory.assemble(&session, plan, session.head_id.as_ref(), Some(new)).await;
+    let incoming = PlanInput { text: ASKED, tokens: 9, images: &[], extra_tokens: 0 };
+    let mut plan = memory.plan_prompt(&SessionSettings::default(), Some(incoming)).unwrap();
+    plan.recall_timeout = None;
+    let new = PromptInput::from_user(ASKED, at);
+    let assembled =
+        memory.assemble_prompt(&session, plan, session.head_id.as_ref(), Some(new)).await;
     assert!(assembled.unwrap().pieces.iter().any(|piece| piece.score.is_some()));
-    let (sessions, bytes) = memory.held();
+    let (sessions, bytes) = memory.cache_stats();
     assert!(sessions == 1 && bytes > 20 * 27, "{bytes}");
     chat.delete_session(&ada, &id).await.unwrap();
-    assert_eq!(memory.held(), (0, 0));
+    assert_eq!(memory.cache_stats(), (0, 0));
 }

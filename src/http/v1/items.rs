@@ -83,7 +83,7 @@ pub(super) async fn post_all(
                 client_message_id: None,
                 role,
                 sender_id: who.user.clone(),
-                tokens: tokens::count_long(&body.countable_text()).await,
+                tokens: tokens::count_tokens_async(&body.countable_text()).await,
                 body,
                 created_at: now,
                 reply,

@@ -3,14 +3,14 @@
 //! Nothing here knows a store, a session or a clock. [`Index`] takes messages in and gives their
 //! passages, [`scores`] says how well each of them answers. Called by `recall`.
 
-mod cues;
 mod index;
 mod passages;
 mod search;
-mod stop;
+mod stopwords;
+mod time_cues;
+mod tokenizer;
 mod vectors;
-mod words;
 
-pub use index::{Index, Passage, Said};
-pub use search::scores;
-pub use vectors::{Vector, blend};
+pub use index::{IndexedPassage, PassageIndex, Utterance};
+pub use search::score_passages;
+pub use vectors::{QuantizedVector, blend_scores};

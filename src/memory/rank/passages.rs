@@ -3,23 +3,23 @@
 use std::ops::Range;
 
 /// A message of at most this many bytes is one passage …
-const WHOLE: usize = 1_000;
+const MAX_SINGLE_PASSAGE_BYTES: usize = 1_000;
 /// … and a longer one is cut into passages of at most this many, …
-const LONGEST: usize = 800;
+const MAX_PASSAGE_BYTES: usize = 800;
 /// … which are filled at least so far, where there is a place to cut behind it.
-const SHORTEST: usize = 320;
+const MIN_PASSAGE_BYTES: usize = 320;
 
 /// Where the passages of a text lie. Together they are the text but for white space around cuts; a
 /// cut is at the end of a paragraph, else of a line, else of a sentence, else of a word, else
 /// between two characters.
-pub(super) fn passages(text: &str) -> Vec<Range<usize>> {
-    if text.len() <= WHOLE {
+pub(super) fn split_passages(text: &str) -> Vec<Range<usize>> {
+    if text.len() <= MAX_SINGLE_PASSAGE_BYTES {
         let whole = Some(0..text.len()).filter(|_| !text.trim().is_empty());
         return whole.into_iter().collect();
     }
     let (mut found, mut start) = (Vec::new(), 0);
-    while text.len() - start > LONGEST {
-        let end = start + cut(&text[start..]);
+    while text.len() - start > MAX_PASSAGE_BYTES {
+        let end = start + find_split(&text[start..]);
         found.push(start..end);
         start = end;
     }
@@ -33,8 +33,8 @@ pub(super) fn passages(text: &str) -> Vec<Range<usize>> {
 }
 
 /// How much of a text that is longer than a passage goes into its first one.
-fn cut(text: &str) -> usize {
-    let end = (0..=LONGEST).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+fn find_split(text: &str) -> usize {
+    let end = (0..=MAX_PASSAGE_BYTES).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
     let first = &text[..end];
     let behind = |mark: &str| first.rfind(mark).map(|at| at + mark.len());
     let sentence = first
@@ -50,7 +50,7 @@ fn cut(text: &str) -> usize {
         .rfind(char::is_whitespace)
         .map(|at| at + first[at..].chars().next().map_or(1, char::len_utf8));
     let cuts = [behind("\n\n"), behind("\n"), sentence, word];
-    cuts.into_iter().flatten().find(|at| *at >= SHORTEST).unwrap_or(end)
+    cuts.into_iter().flatten().find(|at| *at >= MIN_PASSAGE_BYTES).unwrap_or(end)
 }
 
 #[cfg(test)]
@@ -59,26 +59,26 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_cut_is_where_a_reader_would_pause() {
+    fn passages_split_at_natural_boundaries() {
         let paragraph = "A sentence of some forty characters here. ".repeat(12);
         let text = format!("{paragraph}\n\n{paragraph}\n\n{paragraph}");
-        let found = passages(&text);
+        let found = split_passages(&text);
         assert_eq!(found.len(), 3);
         assert!(found.iter().all(|range| &text[range.clone()] == paragraph.trim()));
-        assert_eq!(passages("short\n\nas it is ").first(), Some(&(0..16)));
-        assert_eq!(passages(" \n "), Vec::<Range<usize>>::new());
+        assert_eq!(split_passages("short\n\nas it is ").first(), Some(&(0..16)));
+        assert_eq!(split_passages(" \n "), Vec::<Range<usize>>::new());
         let run = "x".repeat(5_000);
-        assert!(passages(&run).iter().all(|range| range.len() <= LONGEST));
+        assert!(split_passages(&run).iter().all(|range| range.len() <= MAX_PASSAGE_BYTES));
     }
 
     proptest! {
         #[test]
         fn passages_are_the_text_in_bounds(text in "(?s)(.{0,400}|[a-z .\n]{0,900}|[東京。\n]{0,700}){0,4}") {
-            let found = passages(&text);
+            let found = split_passages(&text);
             let mut at = 0;
             for range in &found {
                 prop_assert!(text[at..range.start].trim().is_empty());
-                let most = if text.len() > WHOLE { LONGEST } else { WHOLE };
+                let most = if text.len() > MAX_SINGLE_PASSAGE_BYTES { MAX_PASSAGE_BYTES } else { MAX_SINGLE_PASSAGE_BYTES };
                 prop_assert!(range.len() <= most);
                 at = range.end;
             }

@@ -5,11 +5,11 @@
 
 /// A vector in bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Vector(Box<[u8]>);
+pub struct QuantizedVector(Box<[u8]>);
 
-impl Vector {
+impl QuantizedVector {
     /// Makes bytes of a vector.
-    pub fn of(numbers: &[f32]) -> Self {
+    pub fn quantize(numbers: &[f32]) -> Self {
         let largest = numbers.iter().fold(0.0_f32, |most, number| most.max(number.abs()));
         let stretch = if largest > 0.0 { 127.0 / largest } else { 0.0 };
         // Invariant: between -127 and 127.
@@ -28,7 +28,7 @@ impl Vector {
     }
 
     /// How near another one is, from -1 to 1. `None` if they are of different lengths.
-    pub fn cosine(&self, other: &Self) -> Option<f32> {
+    pub fn cosine_similarity(&self, other: &Self) -> Option<f32> {
         if self.0.len() != other.0.len() {
             return None;
         }
@@ -47,7 +47,7 @@ impl Vector {
 /// Puts words and meaning together: each score over the highest, plus how near the meaning is, where
 /// the nearest counts 1 and the farthest 0. A passage without a vector counts like the mean of the
 /// others. As it is if no passage has a vector.
-pub fn blend(scores: &mut Vec<f32>, near: &[Option<f32>]) {
+pub fn blend_scores(scores: &mut Vec<f32>, near: &[Option<f32>]) {
     let known = || near.iter().flatten().copied();
     let (least, most) = (known().fold(f32::MAX, f32::min), known().fold(f32::MIN, f32::max));
     if most <= least {
@@ -67,30 +67,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn directions_stay_what_they_were() {
+    fn quantization_keeps_direction() {
         let angle = |degrees: f32| {
             let (sin, cos) = degrees.to_radians().sin_cos();
-            Vector::of(&[0.03 * cos, 0.03 * sin])
+            QuantizedVector::quantize(&[0.03 * cos, 0.03 * sin])
         };
-        let near = |degrees: f32| angle(10.0).cosine(&angle(10.0 + degrees)).unwrap();
+        let near = |degrees: f32| angle(10.0).cosine_similarity(&angle(10.0 + degrees)).unwrap();
         for degrees in [0.0_f32, 30.0, 90.0, 180.0] {
             assert!((near(degrees) - degrees.to_radians().cos()).abs() < 0.01, "{degrees}");
         }
-        assert_eq!(angle(1.0).cosine(&Vector::of(&[1.0, 2.0, 3.0])), None);
-        assert_eq!(Vector::from_bytes(angle(5.0).as_bytes()), angle(5.0));
+        assert_eq!(
+            angle(1.0).cosine_similarity(&QuantizedVector::quantize(&[1.0, 2.0, 3.0])),
+            None
+        );
+        assert_eq!(QuantizedVector::from_bytes(angle(5.0).as_bytes()), angle(5.0));
     }
 
     #[test]
-    fn meaning_counts_as_much_as_words() {
+    fn similarity_weighs_as_much_as_words() {
         let mut scores = vec![8.0, 4.0, 0.0, 0.0];
-        blend(&mut scores, &[Some(0.1), Some(0.3), Some(0.5), None]);
+        blend_scores(&mut scores, &[Some(0.1), Some(0.3), Some(0.5), None]);
         let expected = [1.0_f32, 1.0, 1.0, 0.5];
         assert!(scores.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-5), "{scores:?}");
         let mut only_words = vec![8.0, 4.0];
-        blend(&mut only_words, &[None, None]);
+        blend_scores(&mut only_words, &[None, None]);
         assert_eq!(only_words, [8.0, 4.0]);
         let mut only_meaning = Vec::new();
-        blend(&mut only_meaning, &[Some(-0.5), Some(0.5)]);
+        blend_scores(&mut only_meaning, &[Some(-0.5), Some(0.5)]);
         assert_eq!(only_meaning, [0.0, 1.0]);
     }
 }

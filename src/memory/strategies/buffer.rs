@@ -1,12 +1,12 @@
 //! `buffer`: all of the path that the model's context window holds.
 
-use super::{Divide, Room, Shares};
+use super::{AvailableTokens, BudgetShares, BudgetStrategy};
 use crate::domain::memory::MemoryOptions;
 
-pub(super) struct Buffer;
+pub(super) struct BufferStrategy;
 
-impl Divide for Buffer {
-    fn divide(&self, room: Room, options: MemoryOptions) -> Shares {
-        Shares::verbatim(options.max_tokens.unwrap_or(u32::MAX).min(room.left))
+impl BudgetStrategy for BufferStrategy {
+    fn divide_budget(&self, room: AvailableTokens, options: MemoryOptions) -> BudgetShares {
+        BudgetShares::recent_only(options.max_tokens.unwrap_or(u32::MAX).min(room.window_tokens))
     }
 }

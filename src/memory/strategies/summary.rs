@@ -1,16 +1,16 @@
 //! `summary`: the newest messages within a budget, behind a summary of what came before.
 
-use super::{Divide, Room, Shares, budget};
+use super::{AvailableTokens, BudgetShares, BudgetStrategy, total_budget};
 use crate::domain::memory::MemoryOptions;
 
 /// The part of the budget for the summary.
-const PART: u32 = 4;
+const SUMMARY_DIVISOR: u32 = 4;
 
-pub(super) struct Summary;
+pub(super) struct SummaryStrategy;
 
-impl Divide for Summary {
-    fn divide(&self, room: Room, options: MemoryOptions) -> Shares {
-        let all = budget(room, options);
-        Shares { summary: all / PART, ..Shares::verbatim(all) }
+impl BudgetStrategy for SummaryStrategy {
+    fn divide_budget(&self, room: AvailableTokens, options: MemoryOptions) -> BudgetShares {
+        let all = total_budget(room, options);
+        BudgetShares { summary: all / SUMMARY_DIVISOR, ..BudgetShares::recent_only(all) }
     }
 }

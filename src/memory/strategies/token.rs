@@ -1,12 +1,12 @@
 //! `token`: the newest messages within a budget.
 
-use super::{Divide, Room, Shares, budget};
+use super::{AvailableTokens, BudgetShares, BudgetStrategy, total_budget};
 use crate::domain::memory::MemoryOptions;
 
-pub(super) struct Token;
+pub(super) struct TokenStrategy;
 
-impl Divide for Token {
-    fn divide(&self, room: Room, options: MemoryOptions) -> Shares {
-        Shares::verbatim(budget(room, options))
+impl BudgetStrategy for TokenStrategy {
+    fn divide_budget(&self, room: AvailableTokens, options: MemoryOptions) -> BudgetShares {
+        BudgetShares::recent_only(total_budget(room, options))
     }
 }

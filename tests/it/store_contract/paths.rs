@@ -8,7 +8,7 @@ use echoic::domain::page::MessageView;
 use echoic::domain::principal::AccessLevel;
 use echoic::domain::session::SessionSettings;
 use echoic::domain::{MessageId, Principal, Role, Session, SessionId};
-use echoic::memory::{Defaults, Incoming, Memory, NewMessage, PieceKind};
+use echoic::memory::{Memory, MemoryDefaults, PlanInput, PromptInput, SectionKind};
 use echoic::prompts::PromptTemplates;
 use echoic::store::{BeginTurn, HistoryLimits, MessageParent, Store, TurnInput};
 use proptest::prelude::*;
@@ -215,11 +215,11 @@ impl TreeFixture<'_> {
         let memory = MemoryOptions { strategy: Some(Way::Buffer), ..MemoryOptions::default() };
         let plan = self
             .memory
-            .plan(&SessionSettings { memory, ..SessionSettings::default() }, None)
+            .plan_prompt(&SessionSettings { memory, ..SessionSettings::default() }, None)
             .unwrap();
         let head = read.head_id.as_ref();
-        let assembled = self.memory.assemble(&read, plan, head, None).await.unwrap();
-        let recent = assembled.pieces.iter().filter(|piece| piece.kind == PieceKind::Recent);
+        let assembled = self.memory.assemble_prompt(&read, plan, head, None).await.unwrap();
+        let recent = assembled.pieces.iter().filter(|piece| piece.kind == SectionKind::Recent);
         let remembered: Vec<_> = recent.map(|piece| piece.message_ids[0].clone()).collect();
         assert_eq!(remembered, on_path);
         self.check_recall(&read, &on_path).await;
@@ -236,12 +236,12 @@ impl TreeFixture<'_> {
         };
         let settings = SessionSettings { memory, ..SessionSettings::default() };
         let text = "q0 q2 q4 q6 q8 r1 r3 r5 r7 r9 1 2 3 4 5 6 7 8 9";
-        let incoming = Incoming { text, tokens: 40, images: &[], beside: 0 };
-        let mut plan = self.memory.plan(&settings, Some(incoming)).unwrap();
-        plan.patience = None;
-        let new = NewMessage::said(text, at(0));
+        let incoming = PlanInput { text, tokens: 40, images: &[], extra_tokens: 0 };
+        let mut plan = self.memory.plan_prompt(&settings, Some(incoming)).unwrap();
+        plan.recall_timeout = None;
+        let new = PromptInput::from_user(text, at(0));
         let head = read.head_id.as_ref();
-        let assembled = self.memory.assemble(read, plan, head, Some(new)).await.unwrap();
+        let assembled = self.memory.assemble_prompt(read, plan, head, Some(new)).await.unwrap();
         let recalled = assembled.pieces.iter().flat_map(|piece| &piece.message_ids);
         let places: Vec<_> = recalled
             .map(|recalled| on_path.iter().position(|one| one == recalled).unwrap())
@@ -269,9 +269,9 @@ impl TreeFixture<'_> {
 }
 
 pub async fn random_branching_keeps_one_path_and_loses_nothing(store: &Arc<dyn Store>) {
-    let defaults = Defaults {
+    let defaults = MemoryDefaults {
         strategy: Way::Buffer,
-        tokens: None,
+        max_tokens: None,
         context_window: Some(1_000_000),
         model: "gpt-4o".to_owned(),
     };

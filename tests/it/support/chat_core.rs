@@ -3,7 +3,7 @@
 use crate::store_contract::EmptyStore;
 use echoic::chat::{Chat, Parts};
 use echoic::domain::{Principal, Session, SessionId, Timestamp, UserId};
-use echoic::memory::{Defaults, Memory};
+use echoic::memory::{Memory, MemoryDefaults};
 use echoic::prompts::PromptTemplates;
 use echoic::provider::demo::Demo;
 use echoic::store::{LeaseHolder, NewSession, SessionUpdate};
@@ -21,9 +21,9 @@ pub struct ChatCore {
 impl ChatCore {
     pub fn new(fresh: EmptyStore) -> Self {
         let prompts = Arc::new(PromptTemplates::load(None).unwrap());
-        let defaults = Defaults {
+        let defaults = MemoryDefaults {
             strategy: Default::default(),
-            tokens: None,
+            max_tokens: None,
             context_window: None,
             model: "demo".to_owned(),
         };

@@ -18,7 +18,7 @@ use crate::http::body::parse;
 use crate::http::v1::conversations::session_named;
 use crate::http::v1::item::Placed;
 use crate::json::StrictObject;
-use crate::memory::{Incoming, NewMessage, tokens};
+use crate::memory::{PlanInput, PromptInput, tokens};
 use crate::store::{DuplicateIdPolicy, MessageParent};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -175,7 +175,7 @@ impl Request {
             self.input.returned.iter().map(NewToolResult::to_tool_result).collect();
         // Results mean nothing without their calls: both are the new message together.
         let role = if returned.is_empty() { Role::User } else { Role::Tool };
-        let calling = memory.calling(session, role, Some(reply)).await?;
+        let calling = memory.find_calling_reply(session, role, Some(reply)).await?;
         let path = calling.as_ref().map_or(Some(reply), |calling| calling.parent_id.as_ref());
         let path = path.cloned();
         let last = self.input.last.as_ref().filter(|last| returned.is_empty() && last.role == role);
@@ -186,14 +186,22 @@ impl Request {
                 (outputs.join("\n"), Vec::new())
             }
         };
-        let beside = memory.beside(calling.as_ref(), &settings).await;
-        let tokens = tokens::count_long(&text).await;
-        let incoming = Incoming { text: &text, tokens, images: &images, beside };
+        let beside = memory.count_extra_tokens(calling.as_ref(), &settings).await;
+        let tokens = tokens::count_tokens_async(&text).await;
+        let incoming = PlanInput { text: &text, tokens, images: &images, extra_tokens: beside };
         let plan = memory.plan_turn(&settings, incoming).await?;
         let (id, text, at) = (None, text.as_str().into(), clock::now());
-        let new = NewMessage { id, role, text, images, results: returned, calling, at };
-        let assembled = memory.assemble(session, plan, path.as_ref(), Some(new)).await?;
-        let mut prompt = assembled.prompt(&settings);
+        let new = PromptInput {
+            id,
+            role,
+            text,
+            images,
+            results: returned,
+            calling_reply: calling,
+            sent_at: at,
+        };
+        let assembled = memory.assemble_prompt(session, plan, path.as_ref(), Some(new)).await?;
+        let mut prompt = assembled.to_prompt(&settings);
         // What is recalled stands in the new message, which is the user's last one.
         let asked = if role == Role::User { prompt.messages.pop() } else { None };
         if last.is_some() {

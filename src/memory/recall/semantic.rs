@@ -5,10 +5,10 @@
 //! A turn waits a moment for the vector of its own message and for no other; where it does not come,
 //! words decide alone.
 
-use super::kept::Kept;
+use super::path_index::PathIndex;
 use crate::domain::{MessageId, SessionId};
 use crate::error::Result;
-use crate::memory::rank::Vector;
+use crate::memory::rank::QuantizedVector;
 use crate::provider::embeddings::Embedder;
 use crate::store::{MessageEmbedding, Store};
 use std::collections::HashSet;
@@ -18,41 +18,45 @@ use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::timeout;
 
 /// How long a turn waits for the vector of its message.
-pub(super) const PATIENCE: Duration = Duration::from_millis(250);
+pub(super) const QUERY_TIMEOUT: Duration = Duration::from_millis(250);
 /// As many passages are sent to the endpoint at once.
-const BATCH: usize = 64;
+const BATCH_PASSAGES: usize = 64;
 /// As many messages are looked up in the store at once.
-const PAGE: usize = 1000;
+const LOOKUP_PAGE_SIZE: usize = 1000;
 /// Endpoints take no more of a text than about this many characters.
-const LONGEST: usize = 2000;
+const MAX_TEXT_CHARS: usize = 2000;
 
 /// Makes vectors and finds them again.
-pub(super) struct Meaning {
+pub(super) struct SemanticIndex {
     embedder: Arc<dyn Embedder>,
     store: Arc<dyn Store>,
     /// The sessions whose messages are being sent to the endpoint.
-    busy: Mutex<HashSet<SessionId>>,
+    in_progress: Mutex<HashSet<SessionId>>,
 }
 
 /// The right to send a session's messages, until it is dropped.
-struct Permit<'a>(&'a Meaning, SessionId);
+struct EmbeddingGuard<'a>(&'a SemanticIndex, SessionId);
 
-impl Drop for Permit<'_> {
+impl Drop for EmbeddingGuard<'_> {
     fn drop(&mut self) {
-        self.0.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.1);
+        self.0.in_progress.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.1);
     }
 }
 
-impl Meaning {
+impl SemanticIndex {
     pub(super) fn new(embedder: Arc<dyn Embedder>, store: Arc<dyn Store>) -> Self {
-        Self { embedder, store, busy: Mutex::default() }
+        Self { embedder, store, in_progress: Mutex::default() }
     }
 
     /// The vector of a message that is asked; `None` if the endpoint fails or takes too long.
-    pub(super) async fn of(&self, text: &str, patience: Duration) -> Option<Vector> {
-        let text = [crate::domain::text::truncate_chars(text, LONGEST).to_owned()];
+    pub(super) async fn embed_query(
+        &self,
+        text: &str,
+        patience: Duration,
+    ) -> Option<QuantizedVector> {
+        let text = [crate::domain::text::truncate_chars(text, MAX_TEXT_CHARS).to_owned()];
         match timeout(patience, self.embedder.embed(&text)).await {
-            Ok(Ok(vectors)) => vectors.first().map(|vector| Vector::of(vector)),
+            Ok(Ok(vectors)) => vectors.first().map(|vector| QuantizedVector::quantize(vector)),
             Ok(Err(error)) => {
                 tracing::warn!(%error, "words alone decide what is recalled");
                 None
@@ -65,12 +69,16 @@ impl Meaning {
     }
 
     /// Reads the vectors that the store has and memory has not.
-    pub(super) async fn load(&self, session: &SessionId, kept: &mut Kept) -> Result<()> {
-        let missing = kept.without_vectors(usize::MAX);
-        for page in missing.chunks(PAGE) {
+    pub(super) async fn load_vectors(
+        &self,
+        session: &SessionId,
+        kept: &mut PathIndex,
+    ) -> Result<()> {
+        let missing = kept.missing_vectors(usize::MAX);
+        for page in missing.chunks(LOOKUP_PAGE_SIZE) {
             let found = self.store.load_embeddings(session, self.embedder.model(), page).await?;
             for embedding in found {
-                kept.learn(&embedding);
+                kept.add_vectors(&embedding);
             }
         }
         Ok(())
@@ -78,20 +86,24 @@ impl Meaning {
 
     /// Has the endpoint make the vectors that are missing, unless somebody is at it. Works with the
     /// session's place only between batches.
-    pub(super) async fn make(
+    pub(super) async fn embed_missing(
         &self,
         session: &SessionId,
-        place: &AsyncMutex<Option<Kept>>,
+        place: &AsyncMutex<Option<PathIndex>>,
     ) -> Result<()> {
         let is_first =
-            self.busy.lock().unwrap_or_else(PoisonError::into_inner).insert(session.clone());
+            self.in_progress.lock().unwrap_or_else(PoisonError::into_inner).insert(session.clone());
         if !is_first {
             return Ok(());
         }
-        let _permit = Permit(self, session.clone());
+        let _permit = EmbeddingGuard(self, session.clone());
         loop {
             let batch = match place.lock().await.as_ref() {
-                Some(kept) => kept.texts(&kept.without_vectors(BATCH), BATCH, LONGEST),
+                Some(kept) => kept.passage_texts(
+                    &kept.missing_vectors(BATCH_PASSAGES),
+                    BATCH_PASSAGES,
+                    MAX_TEXT_CHARS,
+                ),
                 None => return Ok(()),
             };
             if batch.is_empty() {
@@ -100,14 +112,14 @@ impl Meaning {
             let texts: Vec<String> = batch.iter().flat_map(|(_, texts)| texts.clone()).collect();
             let mut vectors = Vec::with_capacity(texts.len());
             // A very long message has more passages than a batch.
-            for texts in texts.chunks(BATCH) {
+            for texts in texts.chunks(BATCH_PASSAGES) {
                 vectors.extend(self.embedder.embed(texts).await?);
             }
-            let embeddings = embeddings(&batch, &vectors);
+            let embeddings = build_embeddings(&batch, &vectors);
             self.store.save_embeddings(session, self.embedder.model(), &embeddings).await?;
             let mut place = place.lock().await;
             let Some(kept) = place.as_mut() else { return Ok(()) };
-            let learned = embeddings.iter().filter(|embedding| kept.learn(embedding)).count();
+            let learned = embeddings.iter().filter(|embedding| kept.add_vectors(embedding)).count();
             if learned == 0 {
                 // The path was switched meanwhile; its new messages come with the next turn.
                 return Ok(());
@@ -117,37 +129,41 @@ impl Meaning {
 }
 
 /// Each message's vectors, out of those of all of them.
-fn embeddings(batch: &[(MessageId, Vec<String>)], vectors: &[Vec<f32>]) -> Vec<MessageEmbedding> {
+fn build_embeddings(
+    batch: &[(MessageId, Vec<String>)],
+    vectors: &[Vec<f32>],
+) -> Vec<MessageEmbedding> {
     let mut rest = vectors;
     let of_message = |(message, texts): &(MessageId, Vec<String>)| {
         let (own, behind) = rest.split_at(texts.len().min(rest.len()));
         rest = behind;
-        let bytes = own.iter().flat_map(|vector| Vector::of(vector).as_bytes().to_vec());
+        let bytes =
+            own.iter().flat_map(|vector| QuantizedVector::quantize(vector).as_bytes().to_vec());
         MessageEmbedding { message_id: message.clone(), vectors: bytes.collect() }
     };
     batch.iter().map(of_message).collect()
 }
 
-impl Kept {
+impl PathIndex {
     /// The messages of which a passage has no vector, the newest first, at most so many.
-    pub(super) fn without_vectors(&self, most: usize) -> Vec<MessageId> {
+    pub(super) fn missing_vectors(&self, most: usize) -> Vec<MessageId> {
         let (mut missing, mut last) = (Vec::new(), None);
         for (at, passage) in self.index.passages().iter().enumerate().rev() {
             let has_vector = self.vectors.get(at).is_some_and(Option::is_some);
-            if has_vector || last == Some(passage.message) {
+            if has_vector || last == Some(passage.message_index) {
                 continue;
             }
             if missing.len() == most {
                 break;
             }
-            last = Some(passage.message);
-            missing.push(self.messages[passage.message as usize].id.clone());
+            last = Some(passage.message_index);
+            missing.push(self.messages[passage.message_index as usize].id.clone());
         }
         missing
     }
 
     /// The texts of messages, passage by passage, of as many messages as make about so many passages.
-    fn texts(
+    fn passage_texts(
         &self,
         messages: &[MessageId],
         most: usize,
@@ -155,9 +171,9 @@ impl Kept {
     ) -> Vec<(MessageId, Vec<String>)> {
         let (mut texts, mut count) = (Vec::new(), 0);
         for id in messages {
-            let passages = self.passages_of(id);
+            let passages = self.message_passages(id);
             let of = |at: usize| {
-                let line = self.line(&[u32::try_from(at).unwrap_or(u32::MAX)]);
+                let line = self.render_line(&[u32::try_from(at).unwrap_or(u32::MAX)]);
                 crate::domain::text::truncate_chars(line.trim_end(), longest).to_owned()
             };
             let own: Vec<String> = passages.map(of).collect();
@@ -171,8 +187,8 @@ impl Kept {
     }
 
     /// Takes in the vectors of a message, if it is on the path and there is one for each passage.
-    pub(super) fn learn(&mut self, embedding: &MessageEmbedding) -> bool {
-        let passages = self.passages_of(&embedding.message_id);
+    pub(super) fn add_vectors(&mut self, embedding: &MessageEmbedding) -> bool {
+        let passages = self.message_passages(&embedding.message_id);
         let bytes = &embedding.vectors;
         if passages.is_empty() || bytes.is_empty() || !bytes.len().is_multiple_of(passages.len()) {
             return false;
@@ -183,25 +199,25 @@ impl Kept {
         }
         self.vectors.resize(self.index.passages().len(), None);
         for (at, vector) in passages.zip(bytes.chunks(length)) {
-            self.vectors[at] = Some(Vector::from_bytes(vector));
+            self.vectors[at] = Some(QuantizedVector::from_bytes(vector));
         }
         true
     }
 
     /// How near each passage is to a vector; empty if most of them have none. Vectors of another
     /// length are forgotten, and no more of them are taken in.
-    pub(super) fn near(&mut self, asked: &Vector) -> Vec<Option<f32>> {
+    pub(super) fn similarities(&mut self, asked: &QuantizedVector) -> Vec<Option<f32>> {
         self.vectors.resize(self.index.passages().len(), None);
         self.vector_length = Some(asked.as_bytes().len());
         for vector in &mut self.vectors {
-            if vector.as_ref().is_some_and(|vector| asked.cosine(vector).is_none()) {
+            if vector.as_ref().is_some_and(|vector| asked.cosine_similarity(vector).is_none()) {
                 *vector = None;
             }
         }
         let near: Vec<_> = self
             .vectors
             .iter()
-            .map(|vector| vector.as_ref().and_then(|vector| asked.cosine(vector)))
+            .map(|vector| vector.as_ref().and_then(|vector| asked.cosine_similarity(vector)))
             .collect();
         let known = near.iter().flatten().count();
         if known * 2 > near.len() { near } else { Vec::new() }

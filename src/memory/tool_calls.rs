@@ -3,8 +3,8 @@
 //! Invariant: a call goes to the model with its result or not at all, and so does a result: providers
 //! refuse prompts in which one stands without the other.
 
-use super::budget::MESSAGE_OVERHEAD;
-use super::pictures::Recent;
+use super::budget::MESSAGE_TOKEN_OVERHEAD;
+use super::window::WindowMessage;
 use super::{Memory, tokens};
 use crate::domain::session::SessionSettings;
 use crate::domain::tool::{self, ToolCall, ToolResult};
@@ -13,11 +13,11 @@ use crate::error::Result;
 use crate::store::HistoryLimits;
 
 /// The most bytes of calls beside one reply.
-const MAX_BYTES: usize = 4 << 20;
+const MAX_CALL_BYTES: usize = 4 << 20;
 
 /// A reply whose calls the new message answers.
 #[derive(Debug, Clone)]
-pub struct Calling {
+pub struct CallingReply {
     /// Its id.
     pub id: MessageId,
     /// The message before it.
@@ -32,22 +32,22 @@ pub struct Calling {
 
 impl Memory {
     /// The reply that a message of the role `tool` answers; none for others.
-    pub async fn calling(
+    pub async fn find_calling_reply(
         &self,
         session: &Session,
         role: Role,
         parent: Option<&MessageId>,
-    ) -> Result<Option<Calling>> {
+    ) -> Result<Option<CallingReply>> {
         let Some(parent) = parent.filter(|_| role == Role::Tool) else { return Ok(None) };
         let one = HistoryLimits {
             max_messages: 1,
             max_tokens: u32::MAX,
             token_overhead: 0,
-            max_part_bytes: MAX_BYTES,
+            max_part_bytes: MAX_CALL_BYTES,
         };
         let found = self.store.recent_history(&session.id, parent, one).await?.pop();
         let found = found.filter(|reply| reply.id == *parent && reply.role == Role::Assistant);
-        Ok(found.map(|reply| Calling {
+        Ok(found.map(|reply| CallingReply {
             calls: tool::parse_calls(&reply.parts),
             id: reply.id,
             parent_id: reply.parent_id,
@@ -58,10 +58,15 @@ impl Memory {
 
     /// Tokens of what a new message brings along: the reply whose calls it answers, and the functions
     /// that are offered.
-    pub async fn beside(&self, calling: Option<&Calling>, settings: &SessionSettings) -> u32 {
-        let calling = calling.map_or(0, |calling| calling.tokens.saturating_add(MESSAGE_OVERHEAD));
+    pub async fn count_extra_tokens(
+        &self,
+        calling: Option<&CallingReply>,
+        settings: &SessionSettings,
+    ) -> u32 {
+        let calling =
+            calling.map_or(0, |calling| calling.tokens.saturating_add(MESSAGE_TOKEN_OVERHEAD));
         let offered = match settings.extra_params.get_raw("tools") {
-            Some(tools) => tokens::count_long(tools.get()).await,
+            Some(tools) => tokens::count_tokens_async(tools.get()).await,
             None => 0,
         };
         calling.saturating_add(offered)
@@ -70,17 +75,17 @@ impl Memory {
 
 /// Leaves of these messages, newest first, the calls that have their results right behind them, and
 /// these results. What then says nothing is dropped.
-pub(super) fn pair(recent: &mut Vec<Recent>) {
+pub(super) fn pair_calls(recent: &mut Vec<WindowMessage>) {
     // What comes behind a message has a lower place.
     let mut end = recent.len();
     while end > 0 {
-        let is_tool = |message: &Recent| message.role == Role::Tool;
+        let is_tool = |message: &WindowMessage| message.role == Role::Tool;
         let begin =
             recent[..end - 1].iter().rposition(|it| !is_tool(it)).map_or(0, |next| next + 1);
         let (behind, [speaker]) = recent[begin..end].split_at_mut(end - begin - 1) else { return };
         let results = behind.iter().flat_map(|message| message.results.clone()).collect();
         let calls = if is_tool(speaker) { Vec::new() } else { std::mem::take(&mut speaker.calls) };
-        let (calls, results) = matched(calls, results);
+        let (calls, results) = match_results(calls, results);
         speaker.calls = calls;
         if is_tool(speaker) {
             speaker.results.clear();
@@ -101,7 +106,7 @@ pub(super) fn pair(recent: &mut Vec<Recent>) {
 }
 
 /// Of calls and results those that belong together, each result once.
-pub(super) fn matched(
+pub(super) fn match_results(
     calls: Vec<ToolCall>,
     results: Vec<ToolResult>,
 ) -> (Vec<ToolCall>, Vec<ToolResult>) {
@@ -121,16 +126,16 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn call(id: u8) -> ToolCall {
+    fn tool_call(id: u8) -> ToolCall {
         ToolCall { id: id.to_string(), name: "look".to_owned(), input: "{}".to_owned() }
     }
 
-    fn result(id: u8) -> ToolResult {
+    fn tool_result(id: u8) -> ToolResult {
         ToolResult { call_id: id.to_string(), output: "seen".to_owned(), is_error: false }
     }
 
-    fn message(role: Role, content: &str, calls: &[u8], results: &[u8]) -> Recent {
-        Recent {
+    fn window_message(role: Role, content: &str, calls: &[u8], results: &[u8]) -> WindowMessage {
+        WindowMessage {
             id: MessageId::trusted("m"),
             role,
             content: content.to_owned(),
@@ -139,48 +144,54 @@ mod tests {
             tokens_before: 0,
             path_tokens: 1,
             images: Vec::new(),
-            calls: calls.iter().copied().map(call).collect(),
-            results: results.iter().copied().map(result).collect(),
+            calls: calls.iter().copied().map(tool_call).collect(),
+            results: results.iter().copied().map(tool_result).collect(),
         }
     }
 
     /// Roles, calls and results of these messages, given oldest first, once they are paired.
-    fn paired(mut messages: Vec<Recent>) -> Vec<(Role, usize, usize)> {
+    fn pair_and_summarize(mut messages: Vec<WindowMessage>) -> Vec<(Role, usize, usize)> {
         messages.reverse();
-        pair(&mut messages);
-        let told = |it: &Recent| (it.role, it.calls.len(), it.results.len());
+        pair_calls(&mut messages);
+        let told = |it: &WindowMessage| (it.role, it.calls.len(), it.results.len());
         messages.iter().rev().map(told).collect()
     }
 
     #[test]
-    fn calls_and_results_go_together_or_not_at_all() {
+    fn calls_and_results_stay_paired() {
         use Role::{Assistant, Tool, User};
-        let user = || message(User, "hi", &[], &[]);
+        let user = || window_message(User, "hi", &[], &[]);
         let whole = vec![
             user(),
-            message(Assistant, "", &[1, 2], &[]),
-            message(Tool, "", &[], &[2, 1]),
-            message(Assistant, "so", &[3], &[]),
-            message(Tool, "", &[], &[3]),
+            window_message(Assistant, "", &[1, 2], &[]),
+            window_message(Tool, "", &[], &[2, 1]),
+            window_message(Assistant, "so", &[3], &[]),
+            window_message(Tool, "", &[], &[3]),
         ];
         let wanted =
             [(User, 0, 0), (Assistant, 2, 0), (Tool, 0, 2), (Assistant, 1, 0), (Tool, 0, 1)];
-        assert_eq!(paired(whole), wanted);
+        assert_eq!(pair_and_summarize(whole), wanted);
         // Each result in a message of its own, one of them missing.
         let apart = vec![
-            message(Assistant, "", &[1, 2, 3], &[]),
-            message(Tool, "", &[], &[1]),
-            message(Tool, "", &[], &[2]),
+            window_message(Assistant, "", &[1, 2, 3], &[]),
+            window_message(Tool, "", &[], &[1]),
+            window_message(Tool, "", &[], &[2]),
         ];
-        assert_eq!(paired(apart), [(Assistant, 2, 0), (Tool, 0, 1), (Tool, 0, 1)]);
+        assert_eq!(pair_and_summarize(apart), [(Assistant, 2, 0), (Tool, 0, 1), (Tool, 0, 1)]);
         // The window begins behind the calls.
-        let begun =
-            vec![message(Tool, "seen", &[], &[1]), message(Assistant, "so", &[], &[]), user()];
-        assert_eq!(paired(begun), [(Assistant, 0, 0), (User, 0, 0)]);
+        let begun = vec![
+            window_message(Tool, "seen", &[], &[1]),
+            window_message(Assistant, "so", &[], &[]),
+            user(),
+        ];
+        assert_eq!(pair_and_summarize(begun), [(Assistant, 0, 0), (User, 0, 0)]);
         // Nobody carried them out.
-        let left =
-            vec![message(Assistant, "", &[1], &[]), message(Assistant, "x", &[2], &[]), user()];
-        assert_eq!(paired(left), [(Assistant, 0, 0), (User, 0, 0)]);
+        let left = vec![
+            window_message(Assistant, "", &[1], &[]),
+            window_message(Assistant, "x", &[2], &[]),
+            user(),
+        ];
+        assert_eq!(pair_and_summarize(left), [(Assistant, 0, 0), (User, 0, 0)]);
     }
 
     proptest! {
@@ -189,13 +200,13 @@ mod tests {
             kinds in proptest::collection::vec((0u8..3, proptest::collection::vec(0u8..4, 0..3)), 0..12),
         ) {
             let of = |(kind, ids): (u8, Vec<u8>)| match kind {
-                0 => message(Role::User, "hi", &[], &[]),
-                1 => message(Role::Assistant, "", &ids, &[]),
-                _ => message(Role::Tool, "", &[], &ids),
+                0 => window_message(Role::User, "hi", &[], &[]),
+                1 => window_message(Role::Assistant, "", &ids, &[]),
+                _ => window_message(Role::Tool, "", &[], &ids),
             };
-            let mut messages: Vec<Recent> = kinds.into_iter().map(of).collect();
+            let mut messages: Vec<WindowMessage> = kinds.into_iter().map(of).collect();
             messages.reverse();
-            pair(&mut messages);
+            pair_calls(&mut messages);
             messages.reverse();
             let mut open: Vec<String> = Vec::new();
             for message in &messages {

@@ -1,7 +1,7 @@
 //! The messages of a path that stand in a prompt verbatim, with the pictures that go along.
 
-use super::budget::MESSAGE_OVERHEAD;
-use super::vision::Sight;
+use super::budget::MESSAGE_TOKEN_OVERHEAD;
+use super::image_tokens::ImageTokenCounter;
 use crate::domain::attachment::render_text_and_images;
 use crate::domain::image::MessageImage;
 use crate::domain::tool::{self, ToolCall, ToolResult};
@@ -9,11 +9,11 @@ use crate::domain::{MessageId, Role};
 use crate::store::HistoryMessage;
 
 /// The most bytes of pictures that go into a prompt from memory; OpenAI takes 50 MB in all.
-pub(super) const MAX_BYTES: usize = 16 << 20;
+pub(super) const MAX_IMAGE_BYTES: usize = 16 << 20;
 
 /// A message of the path, with the pictures that go along.
 #[derive(Debug)]
-pub(super) struct Recent {
+pub(super) struct WindowMessage {
     pub(super) id: MessageId,
     pub(super) role: Role,
     /// Its text, and what is attached to it.
@@ -37,20 +37,21 @@ pub(super) struct Recent {
 /// fit, too; else its text goes alone, so that a large picture does not end what is remembered. Each
 /// message comes with the tokens of its text.
 /// Also whether all of it was taken.
-pub(super) fn fit(
+pub(super) fn fit_messages(
     messages: Vec<(HistoryMessage, u32)>,
     mut room: u32,
-    sight: Option<Sight>,
-) -> (Vec<Recent>, bool) {
+    sight: Option<ImageTokenCounter>,
+) -> (Vec<WindowMessage>, bool) {
     let (mut taken, mut is_all) = (Vec::with_capacity(messages.len()), true);
     for (message, text_tokens) in messages {
-        let Some(left) = room.checked_sub(text_tokens.saturating_add(MESSAGE_OVERHEAD)) else {
+        let Some(left) = room.checked_sub(text_tokens.saturating_add(MESSAGE_TOKEN_OVERHEAD))
+        else {
             return (taken, false);
         };
         let (told, images) = render_text_and_images(&message.content, &message.parts);
         let content = told.into_owned();
         let mut images = if sight.is_some() { images } else { Vec::new() };
-        let mut image_tokens = sight.map_or(0, |sight| sight.taken_by(&images).most);
+        let mut image_tokens = sight.map_or(0, |sight| sight.count_images(&images).max);
         if image_tokens > left {
             (images, image_tokens, is_all) = (Vec::new(), 0, false);
         }
@@ -64,11 +65,11 @@ pub(super) fn fit(
             continue;
         }
         room = left - image_tokens;
-        let own = u64::from(message.tokens) + u64::from(MESSAGE_OVERHEAD);
+        let own = u64::from(message.tokens) + u64::from(MESSAGE_TOKEN_OVERHEAD);
         let tokens_before = message.path_tokens.saturating_sub(own);
         let HistoryMessage { id, role, path_tokens, parent_id, .. } = message;
         let tokens = text_tokens + image_tokens;
-        taken.push(Recent {
+        taken.push(WindowMessage {
             id,
             parent_id,
             role,

@@ -7,34 +7,34 @@ use std::cmp::Reverse;
 use std::collections::HashSet;
 
 /// How much of a message is searched for names of files, in characters.
-const SEARCHED: usize = 32 * 1024;
+const MAX_SEARCHED_CHARS: usize = 32 * 1024;
 
 /// The files, most relevant first; of equals the one whose path comes first.
-pub(super) fn by_relevance<'a>(files: &'a [FileEntry], message: &str) -> Vec<&'a FileEntry> {
-    let names = Names::of(message);
+pub(super) fn rank_files<'a>(files: &'a [FileEntry], message: &str) -> Vec<&'a FileEntry> {
+    let names = MentionedNames::from_message(message);
     let mut ranked: Vec<_> =
-        files.iter().map(|file| (names.rank(file.path.as_str()), file)).collect();
+        files.iter().map(|file| (names.match_path(file.path.as_str()), file)).collect();
     ranked.sort_by_key(|(rank, file)| (*rank, Reverse(file.updated_at), file.path.clone()));
     ranked.into_iter().map(|(_, file)| file).collect()
 }
 
 /// How clearly a message names a file; the clearest comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Rank {
-    Path,
-    Name,
-    Unnamed,
+enum NameMatch {
+    FullPath,
+    PathSuffix,
+    NoMatch,
 }
 
 /// What in a message may be the name of a file.
-struct Names {
+struct MentionedNames {
     text: String,
     words: HashSet<String>,
 }
 
-impl Names {
-    fn of(message: &str) -> Self {
-        let text = truncate_chars(message, SEARCHED).to_lowercase();
+impl MentionedNames {
+    fn from_message(message: &str) -> Self {
+        let text = truncate_chars(message, MAX_SEARCHED_CHARS).to_lowercase();
         let is_of_path = |c: char| c.is_alphanumeric() || "/._-+@#$~".contains(c);
         let words = text.split(|c| !is_of_path(c)).map(|word| {
             // "Look at ./src/main.rs." names src/main.rs.
@@ -45,15 +45,19 @@ impl Names {
         Self { text, words }
     }
 
-    fn rank(&self, path: &str) -> Rank {
+    fn match_path(&self, path: &str) -> NameMatch {
         let path = path.to_lowercase();
         // A path with blanks or brackets is no single word.
         let is_odd = path.contains(|c: char| c.is_whitespace() || "()[]{},;'\"".contains(c));
         if self.words.contains(&path) || (is_odd && self.text.contains(&path)) {
-            return Rank::Path;
+            return NameMatch::FullPath;
         }
         let mut ends = path.match_indices('/').map(|(at, _)| &path[at + 1..]);
-        if ends.any(|end| self.words.contains(end)) { Rank::Name } else { Rank::Unnamed }
+        if ends.any(|end| self.words.contains(end)) {
+            NameMatch::PathSuffix
+        } else {
+            NameMatch::NoMatch
+        }
     }
 }
 
@@ -62,7 +66,7 @@ mod tests {
     use super::*;
     use crate::domain::{FilePath, Timestamp};
 
-    fn files(paths: &[(&str, i64)]) -> Vec<FileEntry> {
+    fn file_entries(paths: &[(&str, i64)]) -> Vec<FileEntry> {
         let file = |(path, changed): &(&str, i64)| FileEntry {
             path: FilePath::new_unchecked(*path),
             size: 1,
@@ -73,28 +77,30 @@ mod tests {
         paths.iter().map(file).collect()
     }
 
-    fn order(files: &[FileEntry], message: &str) -> Vec<String> {
-        by_relevance(files, message).iter().map(|file| file.path.to_string()).collect()
+    fn ranked_paths(files: &[FileEntry], message: &str) -> Vec<String> {
+        rank_files(files, message).iter().map(|file| file.path.to_string()).collect()
     }
 
     #[test]
-    fn files_that_are_named_come_first_then_those_that_changed_last() {
+    fn named_files_rank_first_then_recently_changed() {
         let files =
-            files(&[("a.rs", 1), ("b/main.rs", 2), ("c.rs", 9), ("d/main.rs", 3), ("e", 9)]);
-        assert_eq!(order(&files, ""), ["c.rs", "e", "d/main.rs", "b/main.rs", "a.rs"]);
+            file_entries(&[("a.rs", 1), ("b/main.rs", 2), ("c.rs", 9), ("d/main.rs", 3), ("e", 9)]);
+        assert_eq!(ranked_paths(&files, ""), ["c.rs", "e", "d/main.rs", "b/main.rs", "a.rs"]);
         assert_eq!(
-            order(&files, "Look at main.rs, please"),
+            ranked_paths(&files, "Look at main.rs, please"),
             ["d/main.rs", "b/main.rs", "c.rs", "e", "a.rs"]
         );
         assert_eq!(
-            order(&files, "Is B/Main.rs like main.rs?"),
+            ranked_paths(&files, "Is B/Main.rs like main.rs?"),
             ["b/main.rs", "d/main.rs", "c.rs", "e", "a.rs"]
         );
     }
 
     #[test]
-    fn a_name_is_found_as_people_write_it_and_not_inside_of_others() {
-        let named = |path: &str, message: &str| Names::of(message).rank(path) != Rank::Unnamed;
+    fn file_names_match_whole_words_only() {
+        let named = |path: &str, message: &str| {
+            MentionedNames::from_message(message).match_path(path) != NameMatch::NoMatch
+        };
         for (path, message) in [
             ("src/main.rs", "`src/main.rs` is broken"),
             ("src/main.rs", "fix ./src/main.rs."),

@@ -7,17 +7,17 @@
 //! one behind which all fits. So every instance begins at the same message, as long as the window's
 //! size stays the same.
 
-use super::pictures::Recent;
+use super::window::WindowMessage;
 
 /// Cuts are this many tokens apart, or a multiple, so that halves of halves are cuts, too.
-const GRAIN: u32 = 64;
+const CUT_GRANULARITY: u32 = 64;
 
 /// Drops the oldest of the messages that fit, until all are gone that end before the first cut behind
 /// the message that does not fit any more. `recent` is newest
 /// first; `steady` is the window's size from turn to turn, `room` what there is this time.
-pub(super) fn cut(recent: &mut Vec<Recent>, steady: u32, room: u32) {
+pub(super) fn trim_to_cut(recent: &mut Vec<WindowMessage>, steady: u32, room: u32) {
     let Some(oldest) = recent.last() else { return };
-    let step = step(steady, room);
+    let step = cut_distance(steady, room);
     let cut = oldest.tokens_before.div_ceil(step) * step;
     while cut > 0 && recent.last().is_some_and(|oldest| oldest.path_tokens <= cut) {
         recent.pop();
@@ -25,17 +25,17 @@ pub(super) fn cut(recent: &mut Vec<Recent>, steady: u32, room: u32) {
 }
 
 /// Where a window of this size begins once it is a quarter fuller, on a path of so many tokens.
-pub(super) fn next(end: u64, size: u32) -> u64 {
-    let step = step(size, size);
+pub(super) fn next_cut(end: u64, size: u32) -> u64 {
+    let step = cut_distance(size, size);
     let size = u64::from(size);
     (end + size / 4).saturating_sub(size).div_ceil(step) * step
 }
 
 /// The distance of cuts: half of the window; with less room than usual, half of that as often as it
 /// takes.
-pub(super) fn step(steady: u32, room: u32) -> u64 {
+pub(super) fn cut_distance(steady: u32, room: u32) -> u64 {
     let half = steady / 2;
-    let mut step = if half > GRAIN { half - half % GRAIN } else { half };
+    let mut step = if half > CUT_GRANULARITY { half - half % CUT_GRANULARITY } else { half };
     while step > (room / 2).max(1) {
         step /= 2;
     }
@@ -49,7 +49,7 @@ mod tests {
     use proptest::prelude::*;
 
     /// The window over the first so many of these messages, as the places of its messages.
-    fn window(sizes: &[u32], size: u32, room: u32) -> std::ops::Range<usize> {
+    fn window_range(sizes: &[u32], size: u32, room: u32) -> std::ops::Range<usize> {
         let (mut left, mut recent, mut before) = (room, Vec::new(), 0);
         let starts: Vec<u64> = sizes
             .iter()
@@ -61,7 +61,7 @@ mod tests {
         for (size, tokens_before) in sizes.iter().zip(starts).rev() {
             let Some(rest) = left.checked_sub(*size) else { break };
             left = rest;
-            recent.push(Recent {
+            recent.push(WindowMessage {
                 id: MessageId::trusted("m"),
                 parent_id: None,
                 role: Role::User,
@@ -74,7 +74,7 @@ mod tests {
                 results: Vec::new(),
             });
         }
-        cut(&mut recent, size, room);
+        trim_to_cut(&mut recent, size, room);
         sizes.len() - recent.len()..sizes.len()
     }
 
@@ -86,14 +86,14 @@ mod tests {
         ) {
             let mut begun = 0;
             for end in 1..=sizes.len() {
-                let window = window(&sizes[..end], size, size);
+                let window = window_range(&sizes[..end], size, size);
                 if window.start != begun {
                     let kept: u32 = sizes[begun..end].iter().sum();
                     prop_assert!(kept > size, "it was not full: {kept} of {size}");
                     let rest: u32 = sizes[window.start..end].iter().sum();
                     // Messages lie across cuts, and the last one came whole.
                     let half = size / 2;
-                    let bounds = half.saturating_sub(GRAIN + 200)..=half + 2 * (GRAIN + 200);
+                    let bounds = half.saturating_sub(CUT_GRANULARITY + 200)..=half + 2 * (CUT_GRANULARITY + 200);
                     prop_assert!(bounds.contains(&rest), "{rest} of {size}");
                     begun = window.start;
                 }
@@ -107,7 +107,7 @@ mod tests {
             part in 10u32..100,
         ) {
             let room = size * part / 100;
-            let less = window(&sizes, size, room);
+            let less = window_range(&sizes, size, room);
             prop_assert!(sizes[less.clone()].iter().sum::<u32>() <= room);
             prop_assert!(sizes[less].iter().sum::<u32>() + 200 + room / 2 + room / 4 >= room.min(sizes.iter().sum()));
         }

@@ -11,17 +11,17 @@ use unicode_normalization::UnicodeNormalization;
 use unicode_normalization::char::is_combining_mark;
 
 /// Longer words are cut: nobody asks for them by their ends.
-const LONGEST: usize = 64;
+const MAX_WORD_BYTES: usize = 64;
 
 /// Makes terms of texts.
-pub(super) struct Words {
+pub(super) struct TermTokenizer {
     english: Stemmer,
     russian: Stemmer,
     greek: Stemmer,
     arabic: Stemmer,
 }
 
-impl Default for Words {
+impl Default for TermTokenizer {
     fn default() -> Self {
         Self {
             english: Stemmer::create(Algorithm::English),
@@ -34,38 +34,40 @@ impl Default for Words {
 
 /// How a character takes part in terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Class {
+enum CharClass {
     /// Of a word that ends where the letters end.
     Letter,
     /// Of a script without blanks between words.
     Unspaced,
     /// A term of its own.
-    Sign,
+    Symbol,
     /// None of these.
-    Gap,
+    Separator,
 }
 
-fn class(c: char) -> Class {
+fn classify_char(c: char) -> CharClass {
     match u32::from(c) {
-        0..0x80 if c.is_ascii_alphanumeric() => Class::Letter,
-        0..0x80 => Class::Gap,
+        0..0x80 if c.is_ascii_alphanumeric() => CharClass::Letter,
+        0..0x80 => CharClass::Separator,
         // Thai, Lao, Myanmar, Khmer; kana, Han and its extensions.
-        0x0e00..=0x0eff | 0x1000..=0x109f | 0x1780..=0x17ff => Class::Unspaced,
-        0x3040..=0x30ff | 0x31f0..=0x31ff | 0x3400..=0x4dbf | 0x4e00..=0x9fff => Class::Unspaced,
-        0xf900..=0xfaff | 0xff66..=0xff9f | 0x20000..=0x3ffff => Class::Unspaced,
+        0x0e00..=0x0eff | 0x1000..=0x109f | 0x1780..=0x17ff => CharClass::Unspaced,
+        0x3040..=0x30ff | 0x31f0..=0x31ff | 0x3400..=0x4dbf | 0x4e00..=0x9fff => {
+            CharClass::Unspaced
+        }
+        0xf900..=0xfaff | 0xff66..=0xff9f | 0x20000..=0x3ffff => CharClass::Unspaced,
         // Pictographs, but not what only changes the one before: skin tones, flags' halves stay.
-        0x1f3fb..=0x1f3ff => Class::Gap,
-        0x2600..=0x27bf | 0x1f000..=0x1faff => Class::Sign,
-        _ if c.is_alphanumeric() || is_combining_mark(c) => Class::Letter,
-        _ => Class::Gap,
+        0x1f3fb..=0x1f3ff => CharClass::Separator,
+        0x2600..=0x27bf | 0x1f000..=0x1faff => CharClass::Symbol,
+        _ if c.is_alphanumeric() || is_combining_mark(c) => CharClass::Letter,
+        _ => CharClass::Separator,
     }
 }
 
-impl Words {
+impl TermTokenizer {
     /// Gives the terms of a text in their order, to `take`.
-    pub(super) fn terms(&self, text: &str, mut take: impl FnMut(&str)) {
-        self.words(text, |word| {
-            let stem = self.stem(word);
+    pub(super) fn for_each_term(&self, text: &str, mut take: impl FnMut(&str)) {
+        self.for_each_word(text, |word| {
+            let stem = self.stem_word(word);
             if !stem.is_empty() {
                 take(&stem);
             }
@@ -73,34 +75,34 @@ impl Words {
     }
 
     /// Gives the words of a text before they are reduced to stems.
-    pub(super) fn words(&self, text: &str, mut take: impl FnMut(&str)) {
+    pub(super) fn for_each_word(&self, text: &str, mut take: impl FnMut(&str)) {
         let folded: Cow<'_, str> = match text.is_ascii() {
             true => Cow::Owned(text.to_ascii_lowercase()),
-            false => Cow::Owned(folded(text)),
+            false => Cow::Owned(fold_text(text)),
         };
         let mut rest = &*folded;
         while let Some(first) = rest.chars().next() {
-            let kind = class(first);
-            let same = |c: char| class(c) == kind;
+            let kind = classify_char(first);
+            let same = |c: char| classify_char(c) == kind;
             let end = match kind {
-                Class::Sign => first.len_utf8(),
+                CharClass::Symbol => first.len_utf8(),
                 _ => rest.find(|c| !same(c)).unwrap_or(rest.len()),
             };
             let (run, behind) = rest.split_at(end);
             rest = behind;
             match kind {
-                Class::Gap => {}
-                Class::Letter => take(first_bytes(run, LONGEST)),
-                Class::Sign => take(run),
-                Class::Unspaced => pairs(run, &mut take),
+                CharClass::Separator => {}
+                CharClass::Letter => take(truncate_bytes(run, MAX_WORD_BYTES)),
+                CharClass::Symbol => take(run),
+                CharClass::Unspaced => for_each_pair(run, &mut take),
             }
         }
     }
 
-    fn stem<'a>(&self, word: &'a str) -> Cow<'a, str> {
+    fn stem_word<'a>(&self, word: &'a str) -> Cow<'a, str> {
         let stemmer = match word.chars().next().map_or(0, u32::from) {
             0x61..=0x7a => {
-                if let Some(base) = irregular(word) {
+                if let Some(base) = find_irregular_stem(word) {
                     return Cow::Borrowed(base);
                 }
                 &self.english
@@ -116,12 +118,12 @@ impl Words {
 }
 
 /// Lower case without accents, the way titles are compared.
-fn folded(text: &str) -> String {
+fn fold_text(text: &str) -> String {
     text.nfkd().filter(|c| !is_combining_mark(*c)).flat_map(char::to_lowercase).collect()
 }
 
 /// Every two neighbours; one character alone is a term, too.
-fn pairs(run: &str, take: &mut impl FnMut(&str)) {
+fn for_each_pair(run: &str, take: &mut impl FnMut(&str)) {
     let ends: Vec<usize> =
         run.char_indices().map(|(at, _)| at).chain(std::iter::once(run.len())).collect();
     if let [_, only] = ends[..] {
@@ -132,7 +134,7 @@ fn pairs(run: &str, take: &mut impl FnMut(&str)) {
     }
 }
 
-fn first_bytes(word: &str, most: usize) -> &str {
+fn truncate_bytes(word: &str, most: usize) -> &str {
     if word.len() <= most {
         return word;
     }
@@ -141,14 +143,14 @@ fn first_bytes(word: &str, most: usize) -> &str {
 }
 
 /// The base of an English form that no stemmer reduces, as a stem.
-fn irregular(word: &str) -> Option<&'static str> {
-    let at = IRREGULAR.binary_search_by_key(&word, |(form, _)| form).ok()?;
-    Some(IRREGULAR[at].1)
+fn find_irregular_stem(word: &str) -> Option<&'static str> {
+    let at = IRREGULAR_FORMS.binary_search_by_key(&word, |(form, _)| form).ok()?;
+    Some(IRREGULAR_FORMS[at].1)
 }
 
 /// Forms that differ from their base by more than an ending, and the stem of that base.
 /// Source: the common ones of <https://en.wiktionary.org/wiki/Appendix:English_irregular_verbs>.
-const IRREGULAR: &[(&str, &str)] = &[
+const IRREGULAR_FORMS: &[(&str, &str)] = &[
     ("ate", "eat"),
     ("beaten", "beat"),
     ("became", "becom"),
@@ -280,35 +282,38 @@ const IRREGULAR: &[(&str, &str)] = &[
 mod tests {
     use super::*;
 
-    fn terms(text: &str) -> Vec<String> {
+    fn collect_terms(text: &str) -> Vec<String> {
         let mut found = Vec::new();
-        Words::default().terms(text, |term| found.push(term.to_owned()));
+        TermTokenizer::default().for_each_term(text, |term| found.push(term.to_owned()));
         found
     }
 
     #[test]
-    fn a_word_is_found_in_its_other_forms() {
-        assert_eq!(terms("Running RUNS ran"), ["run", "run", "run"]);
-        assert_eq!(terms("She bought what they buy"), ["she", "buy", "what", "they", "buy"]);
-        assert_eq!(terms("Crème-brûlée, 3 cafés"), ["creme", "brule", "3", "cafe"]);
-        assert_eq!(terms("книги книга"), ["книг", "книг"]);
-        assert!(IRREGULAR.is_sorted(), "it is searched by halves");
-        let words = Words::default();
-        for (_, base) in IRREGULAR {
+    fn inflected_forms_share_a_term() {
+        assert_eq!(collect_terms("Running RUNS ran"), ["run", "run", "run"]);
+        assert_eq!(
+            collect_terms("She bought what they buy"),
+            ["she", "buy", "what", "they", "buy"]
+        );
+        assert_eq!(collect_terms("Crème-brûlée, 3 cafés"), ["creme", "brule", "3", "cafe"]);
+        assert_eq!(collect_terms("книги книга"), ["книг", "книг"]);
+        assert!(IRREGULAR_FORMS.is_sorted(), "it is searched by halves");
+        let words = TermTokenizer::default();
+        for (_, base) in IRREGULAR_FORMS {
             let again = words.english.stem(base);
             assert!(
-                *base == again || irregular(base).is_some() || again.len() < base.len(),
+                *base == again || find_irregular_stem(base).is_some() || again.len() < base.len(),
                 "{base}: {again}"
             );
         }
     }
 
     #[test]
-    fn scripts_without_blanks_are_found_by_pairs_and_emoji_by_themselves() {
-        assert_eq!(terms("東京の天気"), ["東京", "京の", "の天", "天気"]);
-        assert_eq!(terms("猫"), ["猫"]);
-        assert_eq!(terms("Go 東京!"), ["go", "東京"]);
-        assert_eq!(terms("🎉🎉 👍🏿"), ["🎉", "🎉", "👍"]);
-        assert_eq!(terms(" \u{200b}--…!\n"), Vec::<String>::new());
+    fn unspaced_scripts_become_pairs_and_emoji_terms() {
+        assert_eq!(collect_terms("東京の天気"), ["東京", "京の", "の天", "天気"]);
+        assert_eq!(collect_terms("猫"), ["猫"]);
+        assert_eq!(collect_terms("Go 東京!"), ["go", "東京"]);
+        assert_eq!(collect_terms("🎉🎉 👍🏿"), ["🎉", "🎉", "👍"]);
+        assert_eq!(collect_terms(" \u{200b}--…!\n"), Vec::<String>::new());
     }
 }

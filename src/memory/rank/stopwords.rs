@@ -2,7 +2,7 @@
 
 /// Words of questions and of grammar, as [`super::words`] gives them before stemming. English only:
 /// what other languages have of them is in too many messages to count ([`super::search`]).
-const STOP: &[&str] = &[
+const STOPWORDS: &[&str] = &[
     "a",
     "about",
     "after",
@@ -138,8 +138,8 @@ const STOP: &[&str] = &[
 ];
 
 /// Whether a word is one of them.
-pub(super) fn is_stop(word: &str) -> bool {
-    STOP.binary_search(&word).is_ok()
+pub(super) fn is_stopword(word: &str) -> bool {
+    STOPWORDS.binary_search(&word).is_ok()
 }
 
 #[cfg(test)]
@@ -147,8 +147,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_of_grammar_are_known() {
-        assert!(STOP.is_sorted(), "it is searched by halves");
-        assert!(is_stop("what") && is_stop("the") && !is_stop("research"));
+    fn stopwords_are_recognized() {
+        assert!(STOPWORDS.is_sorted(), "it is searched by halves");
+        assert!(is_stopword("what") && is_stopword("the") && !is_stopword("research"));
     }
 }

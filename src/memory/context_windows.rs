@@ -5,11 +5,11 @@ use super::tokens::{base_name, openai_context_window};
 use std::collections::HashMap;
 
 /// The context window of models nobody knows, in tokens.
-const UNKNOWN: u32 = 128_000;
+const DEFAULT_CONTEXT_WINDOW: u32 = 128_000;
 
 /// Beginnings of models' names, each before those that it begins with. OpenAI's other models are
 /// known by tiktoken-rs. Sources: the vendors' lists of models and the models' cards.
-const KNOWN: &[(&str, u32)] = &[
+const KNOWN_CONTEXT_WINDOWS: &[(&str, u32)] = &[
     ("gpt-4-turbo", 128_000),
     ("claude-", 200_000),
     ("gemini-", 1_048_576),
@@ -25,22 +25,22 @@ const KNOWN: &[(&str, u32)] = &[
 
 /// The context windows that the operator knows better.
 #[derive(Debug, Clone, Default)]
-pub struct Windows {
-    told: HashMap<String, u32>,
+pub struct ContextWindows {
+    configured: HashMap<String, u32>,
 }
 
-impl Windows {
+impl ContextWindows {
     /// Windows by model; of a model that is named twice, the last.
     pub fn new(told: impl IntoIterator<Item = (String, u32)>) -> Self {
-        Self { told: told.into_iter().collect() }
+        Self { configured: told.into_iter().collect() }
     }
 
     /// What the operator says of a model: by its whole name, else without `provider/` in front,
     /// else without `:tag` behind.
-    pub(super) fn told(&self, model: &str) -> Option<u32> {
+    pub(super) fn configured(&self, model: &str) -> Option<u32> {
         let base = base_name(model);
         let untagged = |name: &'_ str| name.split(':').next().unwrap_or_default().to_owned();
-        let told = |name: &str| self.told.get(name).copied();
+        let told = |name: &str| self.configured.get(name).copied();
         told(model)
             .or_else(|| told(base))
             .or_else(|| told(&untagged(model)))
@@ -49,16 +49,16 @@ impl Windows {
 }
 
 /// What is known of a model without being told.
-pub(super) fn known(model: &str) -> Option<u32> {
+pub(super) fn known_context_window(model: &str) -> Option<u32> {
     let name = base_name(model).to_ascii_lowercase();
     let name = name.strip_prefix("meta-").unwrap_or(&name);
-    let known = KNOWN.iter().find(|(beginning, _)| name.starts_with(beginning));
+    let known = KNOWN_CONTEXT_WINDOWS.iter().find(|(beginning, _)| name.starts_with(beginning));
     known.map(|(_, tokens)| *tokens).or_else(|| openai_context_window(name))
 }
 
 /// The same, or what is assumed.
-pub(super) fn known_or_usual(model: &str) -> u32 {
-    known(model).unwrap_or(UNKNOWN)
+pub(super) fn known_or_default(model: &str) -> u32 {
+    known_context_window(model).unwrap_or(DEFAULT_CONTEXT_WINDOW)
 }
 
 #[cfg(test)]
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn models_are_known_by_the_beginnings_of_their_names() {
+    fn models_are_matched_by_name_prefix() {
         for (model, window) in [
             ("gpt-4", 8_192),
             ("gpt-4-turbo", 128_000),
@@ -78,19 +78,23 @@ mod tests {
             ("meta-llama/Llama-3.3-70B-Instruct", 131_072),
             ("mixtral-8x7b-32768", 32_768),
         ] {
-            assert_eq!(known(model), Some(window), "{model}");
+            assert_eq!(known_context_window(model), Some(window), "{model}");
         }
-        assert_eq!((known("my-model"), known_or_usual("my-model")), (None, 128_000));
-        for (place, (name, _)) in KNOWN.iter().enumerate() {
-            let hidden = KNOWN[..place].iter().find(|(before, _)| name.starts_with(before));
+        assert_eq!(
+            (known_context_window("my-model"), known_or_default("my-model")),
+            (None, 128_000)
+        );
+        for (place, (name, _)) in KNOWN_CONTEXT_WINDOWS.iter().enumerate() {
+            let hidden =
+                KNOWN_CONTEXT_WINDOWS[..place].iter().find(|(before, _)| name.starts_with(before));
             assert_eq!(hidden, None, "{name} is never reached");
         }
     }
 
     #[test]
-    fn the_operator_may_name_a_model_with_or_without_provider_and_tag() {
+    fn configured_names_may_omit_provider_and_tag() {
         let told = [("llama3.2", 1), ("llama3.2:1b", 2), ("groq/llama3.2", 3), ("big", 4)];
-        let windows = Windows::new(told.map(|(name, tokens)| (name.to_owned(), tokens)));
+        let windows = ContextWindows::new(told.map(|(name, tokens)| (name.to_owned(), tokens)));
         for (model, tokens) in [
             ("llama3.2", Some(1)),
             ("llama3.2:3b", Some(1)),
@@ -101,7 +105,7 @@ mod tests {
             ("openrouter/x/big", Some(4)),
             ("bigger", None),
         ] {
-            assert_eq!(windows.told(model), tokens, "{model}");
+            assert_eq!(windows.configured(model), tokens, "{model}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What a text says about time.
 
 /// Words that place something in time, as [`super::words`] gives them before stemming.
-const TIMES: &[&str] = &[
+const TIME_WORDS: &[&str] = &[
     "ago",
     "april",
     "august",
@@ -58,17 +58,17 @@ const TIMES: &[&str] = &[
 ];
 
 /// Whether a word places something in time; a year does.
-pub(super) fn is_time(word: &str) -> bool {
+pub(super) fn is_time_word(word: &str) -> bool {
     let is_year = || {
         word.len() == 4
             && word.bytes().all(|byte| byte.is_ascii_digit())
             && ("1900".."2100").contains(&word)
     };
-    TIMES.binary_search(&word).is_ok() || is_year()
+    TIME_WORDS.binary_search(&word).is_ok() || is_year()
 }
 
 /// Whether a question asks when something is, was or will be.
-pub(super) fn asks_when(question: &str) -> bool {
+pub(super) fn is_when_question(question: &str) -> bool {
     let question = question.to_lowercase();
     let words: Vec<&str> =
         question.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
@@ -90,10 +90,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_known_by_their_words() {
-        assert!(TIMES.is_sorted(), "it is searched by halves");
-        assert!(is_time("yesterday") && is_time("2023") && !is_time("3500") && !is_time("home"));
-        assert!(asks_when("When did she go?") && asks_when("In which year was it?"));
-        assert!(!asks_when("What did she do?"));
+    fn time_words_are_recognized() {
+        assert!(TIME_WORDS.is_sorted(), "it is searched by halves");
+        assert!(
+            is_time_word("yesterday")
+                && is_time_word("2023")
+                && !is_time_word("3500")
+                && !is_time_word("home")
+        );
+        assert!(is_when_question("When did she go?") && is_when_question("In which year was it?"));
+        assert!(!is_when_question("What did she do?"));
     }
 }
