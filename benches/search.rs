@@ -15,7 +15,7 @@ use echoic::domain::title::SessionTitle;
 use echoic::domain::{MessageId, MessageType, Principal, Role, SessionId, Timestamp, UserId};
 use echoic::memory::{Memory, MemoryDefaults};
 use echoic::prompts::PromptTemplates;
-use echoic::provider::demo::Demo;
+use echoic::provider::demo::DemoProvider;
 use echoic::store::sqlite::{Durability, SqliteStore};
 use echoic::store::{
     ImportSession, LeaseHolder, MessageParent, NewMessage, NewSession, ReplyFields, Store,
@@ -131,7 +131,7 @@ fn build_chat(store: Arc<dyn Store>) -> Chat {
     let defaults = MemoryDefaults { strategy, max_tokens: None, context_window: None, model };
     Chat::new(Parts {
         memory: Arc::new(Memory::new(store.clone(), prompts.clone(), defaults).unwrap()),
-        provider: Arc::new(Demo::default()),
+        provider: Arc::new(DemoProvider::default()),
         title_model: None,
         summary_model: None,
         claimant: LeaseHolder { instance: "bench".to_owned(), boot: "1".to_owned() },

@@ -12,11 +12,11 @@ use crate::http::{self, Api, Hosts, Limits, Patient, Rates, router, serve};
 use crate::memory::{ContextWindows, Memory, MemoryDefaults, RECALL_TIMEOUT, tokens};
 use crate::prompts::PromptTemplates;
 use crate::provider::Provider;
-use crate::provider::anthropic::{self, Anthropic};
-use crate::provider::demo::{self, Demo};
-use crate::provider::embeddings::{Embedder, EmbeddingsEndpoint};
-use crate::provider::guarded::{Guarded, Patience};
-use crate::provider::openai::{Endpoint, OFFICIAL, OFFICIAL_MODEL};
+use crate::provider::anthropic::{self, AnthropicProvider};
+use crate::provider::demo::{self, DemoProvider};
+use crate::provider::embeddings::{Embedder, OpenAiEmbedder};
+use crate::provider::openai::{DEFAULT_MODEL, OFFICIAL_BASE_URL, OpenAiProvider};
+use crate::provider::resilient::{ResiliencePolicy, ResilientProvider};
 use crate::store::migration::{MigrationSource, MigrationTarget};
 use crate::store::mongo::MongoStore;
 use crate::store::sqlite::{Durability, SqliteStore};
@@ -120,7 +120,7 @@ impl App {
         let address = listener.local_addr().map_err(Error::internal)?;
         let chat = Chat::new(Parts {
             store: store.clone(),
-            provider: Arc::new(Guarded::new(provider, patience(&config, tuning))),
+            provider: Arc::new(ResilientProvider::new(provider, patience(&config, tuning))),
             memory: memory.clone(),
             prompts,
             title_model: titles,
@@ -315,13 +315,17 @@ fn defaults(config: &Config, model: &str) -> MemoryDefaults {
     }
 }
 
-fn patience(config: &Config, tuning: Tuning) -> Patience {
-    Patience {
-        first_token: config.first_token_timeout,
-        idle: config.idle_timeout,
-        turn: config.turn_timeout,
-        pause: tuning.provider_pause,
-        fallbacks: config.fallback_models.iter().map(|model| model.trim().to_owned()).collect(),
+fn patience(config: &Config, tuning: Tuning) -> ResiliencePolicy {
+    ResiliencePolicy {
+        first_token_timeout: config.first_token_timeout,
+        idle_timeout: config.idle_timeout,
+        turn_timeout: config.turn_timeout,
+        retry_delay: tuning.provider_pause,
+        fallback_models: config
+            .fallback_models
+            .iter()
+            .map(|model| model.trim().to_owned())
+            .collect(),
     }
 }
 
@@ -335,14 +339,14 @@ fn embedder(config: &Config) -> Result<Option<Arc<dyn Embedder>>> {
         ));
     };
     let key = config.embeddings.key.as_deref();
-    let endpoint = EmbeddingsEndpoint::new(url, model, key).map_err(refused)?;
+    let endpoint = OpenAiEmbedder::new(url, model, key).map_err(refused)?;
     Ok(Some(Arc::new(endpoint)))
 }
 
 /// The demo is no model that could sum anything up.
 fn summary_model(config: &Config, provider: &str, model: &str) -> Option<String> {
     let small = config.small_model.clone().unwrap_or_else(|| model.to_owned());
-    (provider != demo::NAME).then_some(small)
+    (provider != demo::PROVIDER_NAME).then_some(small)
 }
 
 fn title_model(config: &Config, model: &str) -> Option<String> {
@@ -385,37 +389,37 @@ async fn find_provider(config: &Config, notes: &mut Vec<String>) -> Result<Found
 }
 
 fn demo_provider(config: &Config) -> Found {
-    let model = config.model.clone().unwrap_or_else(|| demo::MODEL.to_owned());
-    Found { provider: Arc::new(Demo::default()), model }
+    let model = config.model.clone().unwrap_or_else(|| demo::MODEL_NAME.to_owned());
+    Found { provider: Arc::new(DemoProvider::default()), model }
 }
 
 async fn openai_provider(config: &Config, notes: &mut Vec<String>) -> Result<Found> {
-    let base_url = config.openai_base_url.as_deref().unwrap_or(OFFICIAL);
-    let endpoint = Endpoint::new(base_url, config.openai_api_key.as_deref())
+    let base_url = config.openai_base_url.as_deref().unwrap_or(OFFICIAL_BASE_URL);
+    let endpoint = OpenAiProvider::new(base_url, config.openai_api_key.as_deref())
         .map_err(|refusal| Error::new(Kind::Internal, refusal))?;
     let endpoint = match config.prompt_cache_key {
         CacheKey::Auto => endpoint,
-        CacheKey::Always => endpoint.sending_cache_key(true),
-        CacheKey::Never => endpoint.sending_cache_key(false),
+        CacheKey::Always => endpoint.with_cache_key(true),
+        CacheKey::Never => endpoint.with_cache_key(false),
     };
-    let is_official = base_url.trim_end_matches('/') == OFFICIAL;
+    let is_official = base_url.trim_end_matches('/') == OFFICIAL_BASE_URL;
     if is_official && config.openai_api_key.is_none() {
         notes.push("OPENAI_API_KEY is not set: OpenAI will refuse to answer".to_owned());
     }
-    let usual = is_official.then_some(OFFICIAL_MODEL);
+    let usual = is_official.then_some(DEFAULT_MODEL);
     let model = model_of(config, &endpoint, usual, notes).await;
     Ok(Found { provider: Arc::new(endpoint), model })
 }
 
 async fn anthropic_provider(config: &Config, notes: &mut Vec<String>) -> Result<Found> {
-    let base_url = config.anthropic_base_url.as_deref().unwrap_or(anthropic::OFFICIAL);
-    let endpoint = Anthropic::new(base_url, config.anthropic_api_key.as_deref())
+    let base_url = config.anthropic_base_url.as_deref().unwrap_or(anthropic::OFFICIAL_BASE_URL);
+    let endpoint = AnthropicProvider::new(base_url, config.anthropic_api_key.as_deref())
         .map_err(|refusal| Error::new(Kind::Internal, refusal))?;
-    let is_official = base_url.trim_end_matches('/') == anthropic::OFFICIAL;
+    let is_official = base_url.trim_end_matches('/') == anthropic::OFFICIAL_BASE_URL;
     if is_official && config.anthropic_api_key.is_none() {
         notes.push("ANTHROPIC_API_KEY is not set: Anthropic will refuse to answer".to_owned());
     }
-    let usual = is_official.then_some(anthropic::OFFICIAL_MODEL);
+    let usual = is_official.then_some(anthropic::DEFAULT_MODEL);
     let model = model_of(config, &endpoint, usual, notes).await;
     Ok(Found { provider: Arc::new(endpoint), model })
 }
@@ -438,12 +442,12 @@ async fn model_of(
 }
 
 async fn local_ollama(config: &Config) -> Option<Found> {
-    let endpoint = Endpoint::new(OLLAMA, None).ok()?;
+    let endpoint = OpenAiProvider::new(OLLAMA, None).ok()?;
     let first = first_model(&endpoint, OLLAMA_PATIENCE).await?;
     Some(Found { provider: Arc::new(endpoint), model: config.model.clone().unwrap_or(first) })
 }
 
 async fn first_model(endpoint: &dyn Provider, patience: Duration) -> Option<String> {
-    let models = timeout(patience, endpoint.models()).await.ok()?.ok()?;
+    let models = timeout(patience, endpoint.list_models()).await.ok()?.ok()?;
     models.into_iter().next().map(|model| model.id)
 }

@@ -10,7 +10,7 @@ use crate::domain::quota::{UsagePayer, compute_cost};
 use crate::domain::{CallKind, Session, Status, TurnId, Usage};
 use crate::error::Result;
 use crate::memory::tokens;
-use crate::provider::{Prompt, Writer, Written, written};
+use crate::provider::{Prompt, TextCompletion, TextGenerator, complete_text};
 use crate::store::LedgerEntry;
 use async_trait::async_trait;
 
@@ -34,14 +34,14 @@ impl Chat {
 }
 
 #[async_trait]
-impl Writer for Beside<'_> {
+impl TextGenerator for Beside<'_> {
     /// Errors: `quota_exceeded` before anything is sent, and the provider's.
-    async fn write(&self, prompt: &Prompt) -> Result<String> {
+    async fn generate_text(&self, prompt: &Prompt) -> Result<String> {
         self.chat.ensure_left(self.payer, self.session, clock::now()).await?;
         let call = TurnId::generate();
-        let written = written(&*self.chat.provider, prompt).await;
+        let written = complete_text(&*self.chat.provider, prompt).await;
         self.book(call, prompt, &written).await;
-        match written.failure {
+        match written.error {
             Some(failure) => Err(failure.into()),
             None => Ok(written.text),
         }
@@ -49,8 +49,8 @@ impl Writer for Beside<'_> {
 }
 
 impl Beside<'_> {
-    async fn book(&self, call: TurnId, prompt: &Prompt, written: &Written) {
-        let is_unsent = written.failure.as_ref().is_some_and(|failure| failure.is_unsent);
+    async fn book(&self, call: TurnId, prompt: &Prompt, written: &TextCompletion) {
+        let is_unsent = written.error.as_ref().is_some_and(|failure| failure.is_unsent);
         let usage = match written.usage {
             Some(usage) => usage,
             None if is_unsent => Usage::default(),
@@ -65,7 +65,7 @@ impl Beside<'_> {
             project_id: self.session.project_id.clone(),
             payer: self.payer.clone(),
             model: Some(model.clone()),
-            status: if written.failure.is_some() { Status::Failed } else { Status::Complete },
+            status: if written.error.is_some() { Status::Failed } else { Status::Complete },
             usage,
             cost: compute_cost(&self.chat.terms.prices, model, &usage),
             ended_at: clock::now(),

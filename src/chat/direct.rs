@@ -7,7 +7,7 @@ use crate::clock;
 use crate::domain::quota::{UsagePayer, compute_cost};
 use crate::domain::{CallKind, Principal, SessionId, Status, TurnId, Usage};
 use crate::error::Result;
-use crate::provider::{Prompt, usage_in};
+use crate::provider::{Prompt, find_usage};
 use crate::store::LedgerEntry;
 use std::sync::Arc;
 use tokio::task::JoinHandle;
@@ -130,7 +130,7 @@ impl Direct {
     /// Where the provider says nothing, what its bytes may have taken.
     fn usage(&self) -> Usage {
         let tokens = |bytes: usize| (bytes / BYTES_PER_TOKEN) as u64;
-        self.usage.or_else(|| usage_in(&self.tail)).unwrap_or_else(|| Usage {
+        self.usage.or_else(|| find_usage(&self.tail)).unwrap_or_else(|| Usage {
             prompt_tokens: tokens(self.asked),
             completion_tokens: tokens(self.told) + self.events as u64,
             estimated: true,

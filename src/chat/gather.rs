@@ -1,6 +1,6 @@
 //! Events that are ready together, taken together.
 
-use crate::provider::{Event, Events, ProviderError};
+use crate::provider::{ProviderError, ProviderEvent, ProviderEvents};
 use futures::{FutureExt, StreamExt};
 use std::time::{Duration, Instant};
 
@@ -9,17 +9,17 @@ const PATIENCE: Duration = Duration::from_millis(1);
 
 /// Events that were ready together, and the end if it was among them.
 pub(super) struct Batch {
-    pub(super) events: Vec<Event>,
+    pub(super) events: Vec<ProviderEvent>,
     pub(super) end: Option<Result<(), ProviderError>>,
 }
 
 /// What the provider sent, or its end.
-pub(super) type Arrived = Option<Result<Vec<Event>, ProviderError>>;
+pub(super) type Arrived = Option<Result<Vec<ProviderEvent>, ProviderError>>;
 
 /// Takes along what arrives right behind the first events, so that a burst becomes one frame and
 /// one write to each reader. The very first delta goes out by itself: somebody waits. Events that
 /// were taken are gone if this is not awaited to its end, which is near.
-pub(super) async fn gather(first: Arrived, events: &mut Events, is_first: bool) -> Batch {
+pub(super) async fn gather(first: Arrived, events: &mut ProviderEvents, is_first: bool) -> Batch {
     let mut batch = Batch { events: Vec::new(), end: None };
     let mut next = first;
     let started = Instant::now();
@@ -48,14 +48,16 @@ pub(super) async fn gather(first: Arrived, events: &mut Events, is_first: bool) 
 }
 
 /// Adjacent deltas become one.
-fn extend(events: &mut Vec<Event>, more: Vec<Event>) {
+fn extend(events: &mut Vec<ProviderEvent>, more: Vec<ProviderEvent>) {
     for event in more {
         match (events.last_mut(), event) {
-            (Some(Event::Text(so_far)), Event::Text(delta))
-            | (Some(Event::Reasoning(so_far)), Event::Reasoning(delta)) => so_far.push_str(&delta),
+            (Some(ProviderEvent::Text(so_far)), ProviderEvent::Text(delta))
+            | (Some(ProviderEvent::Reasoning(so_far)), ProviderEvent::Reasoning(delta)) => {
+                so_far.push_str(&delta)
+            }
             (
-                Some(Event::ToolInput { index: call, delta: so_far }),
-                Event::ToolInput { index, delta },
+                Some(ProviderEvent::ToolInput { index: call, delta: so_far }),
+                ProviderEvent::ToolInput { index, delta },
             ) if *call == index => so_far.push_str(&delta),
             (_, event) => events.push(event),
         }

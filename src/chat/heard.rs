@@ -7,7 +7,7 @@ use super::{Chat, Direct, NewTurn, Reader};
 use crate::domain::message::FinishReason;
 use crate::domain::{MessageId, Principal, SessionId, TurnId, Usage};
 use crate::error::{Error, Kind, Result};
-use crate::provider::{Event, Events, OwnAnswer, Prompt, ProviderError};
+use crate::provider::{Prompt, ProviderError, ProviderEvent, ProviderEvents, RawResponse};
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, Fuse, StreamExt};
 use serde::Deserialize;
@@ -67,7 +67,7 @@ pub struct Hearing {
 /// What became of a request that was to be handed on.
 pub enum Passed {
     /// The provider's answer to it.
-    Answer(OwnAnswer),
+    Answer(RawResponse),
     /// The provider speaks otherwise, and was not asked.
     Untold(Direct),
 }
@@ -114,7 +114,7 @@ impl Chat {
     pub async fn hear(&self, prompt: &Prompt, mut direct: Direct) -> Result<Hearing> {
         self.ensure_not_draining()?;
         direct.ensure_priced(&prompt.model)?;
-        let events = self.provider.stream(prompt).await?;
+        let events = self.provider.open_stream(prompt).await?;
         direct.sent_prompt(prompt);
         let (waiting, ended) = (VecDeque::new(), Ended::default());
         let asked = Asked { events, waiting, calls: Vec::new(), silent: Vec::new(), ended, direct };
@@ -134,7 +134,7 @@ impl Chat {
         self.ensure_not_draining()?;
         direct.ensure_priced(model)?;
         let bytes = text_size(&body);
-        let Some(answer) = self.provider.pass(body, is_stream).await? else {
+        let Some(answer) = self.provider.forward_request(body, is_stream).await? else {
             return Ok(Passed::Untold(direct));
         };
         if answer.status < 300 {
@@ -143,7 +143,7 @@ impl Chat {
         let is_stream = answer.content_type.starts_with("text/event-stream");
         let passing = Passing { body: answer.body.fuse(), direct, is_stream, last: None };
         let body = stream::unfold(passing, Passing::next).boxed();
-        Ok(Passed::Answer(OwnAnswer { body, ..answer }))
+        Ok(Passed::Answer(RawResponse { body, ..answer }))
     }
 
     /// Why a reply failed: its frames hold the sentence, the stored message the code as well.
@@ -349,7 +349,7 @@ impl Passing {
 
 /// A provider's events on their way to being heard.
 struct Asked {
-    events: Events,
+    events: ProviderEvents,
     waiting: VecDeque<Heard>,
     /// The calls so far, as they are told apart and by their names.
     calls: Vec<(u32, String)>,
@@ -395,34 +395,34 @@ impl Asked {
         }
     }
 
-    fn take(&mut self, event: Event) {
+    fn take(&mut self, event: ProviderEvent) {
         match event {
-            Event::Text(text) => {
+            ProviderEvent::Text(text) => {
                 self.direct.told(&text);
                 self.waiting.push_back(Heard::Text(text));
             }
-            Event::Reasoning(text) => {
+            ProviderEvent::Reasoning(text) => {
                 self.direct.told(&text);
                 self.waiting.push_back(Heard::Reasoning(text));
             }
-            Event::ToolCall { index, id, name } => {
+            ProviderEvent::ToolCall { index, id, name } => {
                 self.calls.push((index, id.clone()));
                 self.silent.push(id.clone());
                 self.waiting.push_back(Heard::ToolCall { id, name });
             }
-            Event::ToolInput { index, delta } => {
+            ProviderEvent::ToolInput { index, delta } => {
                 let known = self.calls.iter().rfind(|(known, _)| *known == index);
                 self.direct.told(&delta);
                 self.silent.retain(|id| known.is_none_or(|(_, known)| known != id));
                 let told = known.map(|(_, id)| Heard::ToolInput { id: id.clone(), delta });
                 self.waiting.extend(told);
             }
-            Event::Usage(usage) => {
+            ProviderEvent::Usage(usage) => {
                 self.direct.used(usage);
                 self.ended.usage = Some(usage);
             }
-            Event::Model(model) => self.ended.model = Some(model),
-            Event::Finish(reason) => {
+            ProviderEvent::Model(model) => self.ended.model = Some(model),
+            ProviderEvent::Finish(reason) => {
                 self.ended.reason = Some(reason);
                 // A call without arguments has none to tell of, and JSON is wanted.
                 for id in std::mem::take(&mut self.silent) {

@@ -31,7 +31,7 @@ mod terms;
 mod titles;
 mod transcript;
 
-pub use crate::provider::{Model, OwnAnswer, Prompt, PromptMessage};
+pub use crate::provider::{ModelInfo, Prompt, PromptMessage, RawResponse};
 pub use direct::Direct;
 pub use events::EventReader;
 pub use frames::Cursor;
@@ -128,8 +128,8 @@ impl Chat {
     }
 
     /// The provider's models, with their context windows where those are known.
-    pub async fn models(&self) -> Result<Vec<Model>> {
-        let mut models = self.provider.models().await?;
+    pub async fn models(&self) -> Result<Vec<ModelInfo>> {
+        let mut models = self.provider.list_models().await?;
         for model in &mut models {
             model.context_window =
                 self.memory.known_context_window(&model.id).or(model.context_window);

@@ -14,7 +14,7 @@ use crate::domain::message::FinishReason;
 use crate::domain::{Session, tool};
 use crate::error::{Error, Kind, Result};
 use crate::memory::{AssembledPrompt, PlanInput, PromptCount, PromptInput};
-use crate::provider::{Events, Prompt};
+use crate::provider::{Prompt, ProviderEvents};
 use crate::store::{StartedTurn, UserMessage};
 use futures::{FutureExt, StreamExt};
 use std::mem;
@@ -141,7 +141,7 @@ impl Chat {
     }
 
     /// Builds the prompt and sends it. A provider that finds it too long gets a shorter one, once.
-    async fn ask(&self, begun: &StartedTurn, sent: &mut Sent) -> Result<Events> {
+    async fn ask(&self, begun: &StartedTurn, sent: &mut Sent) -> Result<ProviderEvents> {
         let settings = begun.options.clone().with_defaults(begun.session.settings.clone());
         if begun.was_queued {
             let Session { owner, project_id, .. } = &begun.session;
@@ -178,7 +178,7 @@ impl Chat {
             let prompt = Prompt { cache_key, ..assembled.to_prompt(&settings) };
             let started = Instant::now();
             let was_out = mem::replace(&mut sent.is_out, true);
-            match self.provider.stream(&prompt).await {
+            match self.provider.open_stream(&prompt).await {
                 Ok(events) => {
                     let waited = millis(started.elapsed());
                     sent.first_token_ms =
@@ -186,7 +186,7 @@ impl Chat {
                     tracing::debug!(turn.id = %begun.turn.turn_id, provider.first_token_ms = waited, "first token");
                     return Ok(events);
                 }
-                Err(error) if error.kind() == Kind::ContextTooLong && !is_shortened => {
+                Err(error) if error.error_kind() == Kind::ContextTooLong && !is_shortened => {
                     tracing::warn!(turn.id = %begun.turn.turn_id, %error, "halving the memory");
                     is_shortened = true;
                     plan.halve_memory(assembled.memory_tokens());
@@ -213,7 +213,7 @@ fn summary(assembled: &AssembledPrompt) -> MemorySummary {
 }
 
 /// What the provider sends next. A reply that has its reason to finish does not wait long.
-async fn next(events: &mut Events, transcript: &Transcript) -> Arrived {
+async fn next(events: &mut ProviderEvents, transcript: &Transcript) -> Arrived {
     if transcript.finish().is_none() {
         return events.next().await;
     }

@@ -7,7 +7,7 @@ use crate::domain::text::truncate_chars;
 use crate::domain::title::{SessionTitle, TitleSource};
 use crate::domain::{CallKind, Role};
 use crate::error::Result;
-use crate::provider::{Prompt, PromptMessage, Writer};
+use crate::provider::{Prompt, PromptMessage, TextGenerator};
 use crate::store::StartedTurn;
 use std::sync::Arc;
 use tokio::sync::oneshot;
@@ -61,17 +61,17 @@ impl Chat {
 
     async fn title_of(
         &self,
-        writer: &dyn Writer,
+        writer: &dyn TextGenerator,
         model: String,
         message: &str,
     ) -> Result<Option<SessionTitle>> {
         let text = self.prompts.render_title(truncate_chars(message, SHOWN))?;
         let prompt = Prompt {
             model,
-            messages: vec![PromptMessage::text(Role::User, text)],
+            messages: vec![PromptMessage::from_text(Role::User, text)],
             max_output_tokens: Some(MAX_TOKENS),
             ..Prompt::default()
         };
-        Ok(SessionTitle::from_model(&writer.write(&prompt).await?))
+        Ok(SessionTitle::from_model(&writer.generate_text(&prompt).await?))
     }
 }

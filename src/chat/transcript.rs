@@ -10,7 +10,7 @@ use super::frames::{
 use crate::domain::message::{FinishReason, MessageBody, MessagePart, MessageParts};
 use crate::domain::tool::{self, ToolCall};
 use crate::domain::{Message, MessageId, MessageType, SessionId, Status, TurnId, Usage};
-use crate::provider::Event;
+use crate::provider::ProviderEvent;
 use bytes::Bytes;
 
 /// The part that deltas are going into.
@@ -140,29 +140,29 @@ impl Transcript {
     }
 
     /// Takes in what the provider sent.
-    pub(super) fn fold(&mut self, events: Vec<Event>) {
+    pub(super) fn fold(&mut self, events: Vec<ProviderEvent>) {
         for event in events {
             match event {
-                Event::Text(delta) => {
+                ProviderEvent::Text(delta) => {
                     self.turn_to(Open::Text);
                     self.encoder.frame(&Frame::TextDelta { id: &self.part_id, delta: &delta });
                     append(&mut self.text, delta);
                 }
-                Event::Reasoning(delta) => {
+                ProviderEvent::Reasoning(delta) => {
                     self.turn_to(Open::Reasoning);
                     self.encoder.frame(&Frame::ReasoningDelta { id: &self.part_id, delta: &delta });
                     append(&mut self.reasoning, delta);
                 }
-                Event::ToolCall { index, id, name } => self.begin_call(index, id, name),
-                Event::ToolInput { index, delta } => self.add_to_call(index, &delta),
-                Event::Usage(usage) => self.usage = Some(usage),
-                Event::Finish(reason) => {
+                ProviderEvent::ToolCall { index, id, name } => self.begin_call(index, id, name),
+                ProviderEvent::ToolInput { index, delta } => self.add_to_call(index, &delta),
+                ProviderEvent::Usage(usage) => self.usage = Some(usage),
+                ProviderEvent::Finish(reason) => {
                     if reason == FinishReason::ToolCalls {
                         self.end_calls();
                     }
                     self.finish = Some(reason);
                 }
-                Event::Model(model) => self.model = Some(model),
+                ProviderEvent::Model(model) => self.model = Some(model),
             }
         }
     }
@@ -337,13 +337,13 @@ pub(super) fn failed(turn_id: TurnId, first: u64, error_text: &str) -> Frames {
 /// The stream of a reply that is stored: the same message, framed anew.
 pub(super) fn replay(turn: TurnId, reply: &Message, opening: &Opening<'_>) -> Bytes {
     let mut transcript = Transcript::begin(turn, opening);
-    let reasoning = reply.parts.reasoning().map(Event::Reasoning);
-    let text = Some(reply.content.clone()).filter(|text| !text.is_empty()).map(Event::Text);
+    let reasoning = reply.parts.reasoning().map(ProviderEvent::Reasoning);
+    let text = Some(reply.content.clone()).filter(|text| !text.is_empty()).map(ProviderEvent::Text);
     transcript.fold(reasoning.into_iter().chain(text).collect());
     for (index, call) in (0..).zip(tool::parse_calls(&reply.parts)) {
         let ToolCall { id, name, input } = call;
-        let input = Event::ToolInput { index, delta: input };
-        transcript.fold(vec![Event::ToolCall { index, id, name }, input]);
+        let input = ProviderEvent::ToolInput { index, delta: input };
+        transcript.fold(vec![ProviderEvent::ToolCall { index, id, name }, input]);
     }
     transcript.end_calls();
     let cause = reply.error.as_ref().map(|error| error.message.as_str());
@@ -375,7 +375,7 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::Value;
 
-    fn transcript(batches: Vec<Vec<Event>>) -> (Transcript, Vec<Value>) {
+    fn transcript(batches: Vec<Vec<ProviderEvent>>) -> (Transcript, Vec<Value>) {
         let session_id = SessionId::trusted("s");
         let message_id = MessageId::trusted("reply");
         let user_message_id = MessageId::trusted("question");
@@ -407,22 +407,22 @@ mod tests {
         (transcript, frames)
     }
 
-    fn text(text: &str) -> Event {
-        Event::Text(text.to_owned())
+    fn text(text: &str) -> ProviderEvent {
+        ProviderEvent::Text(text.to_owned())
     }
 
     #[test]
     fn a_plain_reply_has_the_order_of_the_protocol() {
         let (_, frames) = transcript(vec![
             vec![text("Hel"), text("lo")],
-            vec![Event::Finish(FinishReason::Stop)],
+            vec![ProviderEvent::Finish(FinishReason::Stop)],
         ]);
         insta::assert_json_snapshot!(frames);
     }
 
     #[test]
     fn reasoning_is_kept_apart_from_the_answer() {
-        let thought = |text: &str| Event::Reasoning(text.to_owned());
+        let thought = |text: &str| ProviderEvent::Reasoning(text.to_owned());
         let (told, frames) = transcript(vec![vec![thought("hm "), thought("yes"), text("Yes.")]]);
         let kinds: Vec<_> =
             frames.iter().map(|frame| frame["type"].as_str().unwrap_or("[DONE]")).collect();
@@ -447,11 +447,16 @@ mod tests {
 
     #[test]
     fn calls_are_told_while_they_are_written_and_whole_at_the_end() {
-        let call = |index, id: &str| Event::ToolCall { index, id: id.into(), name: "look".into() };
-        let input = |index, delta: &str| Event::ToolInput { index, delta: delta.into() };
+        let call =
+            |index, id: &str| ProviderEvent::ToolCall { index, id: id.into(), name: "look".into() };
+        let input = |index, delta: &str| ProviderEvent::ToolInput { index, delta: delta.into() };
         let (told, frames) = transcript(vec![
             vec![text("Let me see."), call(0, "a"), input(0, "{\"x\":"), call(1, "b")],
-            vec![input(0, " 1}"), input(1, "{\"cut"), Event::Finish(FinishReason::ToolCalls)],
+            vec![
+                input(0, " 1}"),
+                input(1, "{\"cut"),
+                ProviderEvent::Finish(FinishReason::ToolCalls),
+            ],
         ]);
         insta::assert_json_snapshot!(frames[4..]);
         let parts = r#"[{"type":"tool-call","toolCallId":"a","toolName":"look","input":{"x": 1}},{"type":"tool-call","toolCallId":"b","toolName":"look","input":"{\"cut"}]"#;
@@ -461,8 +466,8 @@ mod tests {
     #[test]
     fn a_call_that_the_model_was_not_done_with_is_none() {
         let (told, _) = transcript(vec![vec![
-            Event::ToolCall { index: 0, id: "a".into(), name: "look".into() },
-            Event::ToolInput { index: 0, delta: "{\"x\":".into() },
+            ProviderEvent::ToolCall { index: 0, id: "a".into(), name: "look".into() },
+            ProviderEvent::ToolInput { index: 0, delta: "{\"x\":".into() },
         ]]);
         assert!(told.calls().is_empty() && told.parts().is_empty());
     }
@@ -473,9 +478,9 @@ mod tests {
             pieces in proptest::collection::vec((any::<bool>(), "\\PC{0,6}"), 0..30),
             cuts in proptest::collection::vec(0usize..30, 0..8),
         ) {
-            let events: Vec<Event> = pieces
+            let events: Vec<ProviderEvent> = pieces
                 .into_iter()
-                .map(|(thinks, text)| if thinks { Event::Reasoning(text) } else { Event::Text(text) })
+                .map(|(thinks, text)| if thinks { ProviderEvent::Reasoning(text) } else { ProviderEvent::Text(text) })
                 .collect();
             let mut batches = vec![Vec::new()];
             for (index, event) in events.iter().enumerate() {

@@ -3,7 +3,7 @@
 use super::Api;
 use super::envelope::{Answer, Envelope, Failure, ok};
 use super::extract::{Caller, NoQuery};
-use crate::chat::Model;
+use crate::chat::ModelInfo;
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 /// The models there are.
 #[derive(Serialize, ToSchema)]
 pub(super) struct ModelList {
-    models: Vec<Model>,
+    models: Vec<ModelInfo>,
     /// The one that answers unless another is asked for.
     default: String,
 }

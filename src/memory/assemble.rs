@@ -483,7 +483,7 @@ impl AssembledPrompt {
             temperature: settings.temperature,
             top_p: settings.top_p,
             max_output_tokens: settings.max_output_tokens,
-            further: settings.extra_params.clone(),
+            extra_params: settings.extra_params.clone(),
             cache_key: None,
         }
     }

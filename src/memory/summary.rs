@@ -18,7 +18,7 @@ use crate::domain::text::truncate_chars;
 use crate::domain::{MessageId, Role, Session};
 use crate::error::Result;
 use crate::prompts::{SummaryMessage, SummaryPrompt};
-use crate::provider::{Prompt, PromptMessage, Writer};
+use crate::provider::{Prompt, PromptMessage, TextGenerator};
 use crate::store::{HistoryLimits, HistoryMessage, PathSummary};
 
 /// What stands before a summary.
@@ -73,7 +73,7 @@ impl Memory {
     /// is near and nobody has done so. Whether a summary was written.
     pub async fn summarize_history(
         &self,
-        writer: &dyn Writer,
+        writer: &dyn TextGenerator,
         model: &str,
         session: &Session,
         settings: &SessionSettings,
@@ -151,7 +151,7 @@ impl Memory {
     /// The summary that also stands for these messages; `None` if the model has nothing to say.
     async fn extend_summary(
         &self,
-        writer: &dyn Writer,
+        writer: &dyn TextGenerator,
         model: &str,
         shares: BudgetShares,
         before: Option<PathSummary>,
@@ -183,12 +183,12 @@ impl Memory {
         })?;
         let prompt = Prompt {
             model: model.to_owned(),
-            messages: vec![PromptMessage::text(Role::User, asked)],
+            messages: vec![PromptMessage::from_text(Role::User, asked)],
             // Models that think first need some.
             max_output_tokens: Some(most.saturating_mul(2) + 1000),
             ..Prompt::default()
         };
-        let written = writer.write(&prompt).await?;
+        let written = writer.generate_text(&prompt).await?;
         let written = written.trim();
         if written.is_empty() {
             tracing::warn!("the model wrote no summary");

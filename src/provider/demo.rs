@@ -3,7 +3,7 @@
 //! It streams at the pace of a model, repeats what it was shown of the session, and says plainly
 //! what it is.
 
-use super::{Event, Events, Model, Prompt, Provider, ProviderError};
+use super::{ModelInfo, Prompt, Provider, ProviderError, ProviderEvent, ProviderEvents};
 use crate::domain::message::FinishReason;
 use crate::domain::text::truncate_chars;
 use crate::domain::{Role, Usage};
@@ -12,63 +12,67 @@ use futures::stream::{self, StreamExt};
 use std::time::Duration;
 
 /// What it is called.
-pub const NAME: &str = "demo";
+pub const PROVIDER_NAME: &str = "demo";
 /// The name of its only model.
-pub const MODEL: &str = "demo";
+pub const MODEL_NAME: &str = "demo";
 /// From one word to the next: the pace of a quick model.
-const PACE: Duration = Duration::from_millis(40);
+const WORD_INTERVAL: Duration = Duration::from_millis(40);
 /// How much of each earlier message it repeats, in characters.
-const REPEATED: usize = 80;
+const MAX_QUOTED_CHARS: usize = 80;
 
 /// Answers without any model.
-pub struct Demo {
-    pace: Duration,
+pub struct DemoProvider {
+    word_interval: Duration,
 }
 
-impl Default for Demo {
+impl Default for DemoProvider {
     fn default() -> Self {
-        Self { pace: PACE }
+        Self { word_interval: WORD_INTERVAL }
     }
 }
 
 #[async_trait]
-impl Provider for Demo {
+impl Provider for DemoProvider {
     fn name(&self) -> &'static str {
-        NAME
+        PROVIDER_NAME
     }
 
-    async fn models(&self) -> Result<Vec<Model>, ProviderError> {
-        Ok(vec![Model {
-            id: MODEL.to_owned(),
+    async fn list_models(&self) -> Result<Vec<ModelInfo>, ProviderError> {
+        Ok(vec![ModelInfo {
+            id: MODEL_NAME.to_owned(),
             provider: self.name().to_owned(),
             context_window: None,
         }])
     }
 
-    async fn stream(&self, prompt: &Prompt) -> Result<Events, ProviderError> {
-        let reply = answer(prompt);
+    async fn open_stream(&self, prompt: &Prompt) -> Result<ProviderEvents, ProviderError> {
+        let reply = build_reply(prompt);
         let words: Vec<String> = reply.split_inclusive(' ').map(str::to_owned).collect();
         let usage = Usage {
-            prompt_tokens: prompt.messages.iter().map(|message| words_in(&message.content)).sum(),
+            prompt_tokens: prompt
+                .messages
+                .iter()
+                .map(|message| count_words(&message.content))
+                .sum(),
             completion_tokens: words.len() as u64,
             estimated: true,
             ..Usage::default()
         };
-        let pace = self.pace;
+        let pace = self.word_interval;
         let paced = stream::iter(words).then(move |word| async move {
             tokio::time::sleep(pace).await;
-            Ok(vec![Event::Text(word)])
+            Ok(vec![ProviderEvent::Text(word)])
         });
-        let end = Ok(vec![Event::Usage(usage), Event::Finish(FinishReason::Stop)]);
+        let end = Ok(vec![ProviderEvent::Usage(usage), ProviderEvent::Finish(FinishReason::Stop)]);
         Ok(paced.chain(stream::iter([end])).boxed())
     }
 }
 
-fn words_in(text: &str) -> u64 {
+fn count_words(text: &str) -> u64 {
     text.split_whitespace().count() as u64
 }
 
-fn answer(prompt: &Prompt) -> String {
+fn build_reply(prompt: &Prompt) -> String {
     let said: Vec<&str> = prompt
         .messages
         .iter()
@@ -79,14 +83,18 @@ fn answer(prompt: &Prompt) -> String {
         said.split_last().map_or(("", &[][..]), |(newest, earlier)| (*newest, earlier));
     let mut reply = format!(
         "I am Echoic's demo: no model, only an echo. You said: \u{201c}{}\u{201d}.",
-        truncate_chars(newest, REPEATED)
+        truncate_chars(newest, MAX_QUOTED_CHARS)
     );
     if earlier.is_empty() {
         reply.push_str(" This is the first thing I was shown of our conversation.");
     } else {
         reply.push_str(" From earlier in our conversation I was shown:");
         for (number, text) in earlier.iter().enumerate() {
-            reply.push_str(&format!("\n{}. {}", number + 1, truncate_chars(text, REPEATED)));
+            reply.push_str(&format!(
+                "\n{}. {}",
+                number + 1,
+                truncate_chars(text, MAX_QUOTED_CHARS)
+            ));
         }
     }
     reply.push_str(
@@ -101,10 +109,10 @@ mod tests {
     use crate::provider::PromptMessage;
 
     #[test]
-    fn it_says_what_it_is_and_repeats_what_it_was_shown() {
-        let message = PromptMessage::text;
+    fn demo_names_itself_and_quotes_user_messages() {
+        let message = PromptMessage::from_text;
         let prompt = Prompt {
-            model: MODEL.to_owned(),
+            model: MODEL_NAME.to_owned(),
             messages: vec![
                 message(Role::System, "be kind"),
                 message(Role::User, "my name is Ada"),
@@ -113,7 +121,7 @@ mod tests {
             ],
             ..Prompt::default()
         };
-        let reply = answer(&prompt);
+        let reply = build_reply(&prompt);
         assert!(
             reply.contains("no model")
                 && reply.contains("who am I?")

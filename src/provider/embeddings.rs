@@ -3,14 +3,14 @@
 //!
 //! Protocol: <https://platform.openai.com/docs/api-reference/embeddings/create>.
 
-use super::{Fault, ProviderError};
+use super::{ProviderError, ProviderErrorKind};
 use async_trait::async_trait;
 use reqwest::header::{AUTHORIZATION, HeaderValue};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// How long an endpoint may take for a batch.
-const PATIENCE: Duration = Duration::from_secs(60);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Makes vectors of texts.
 #[async_trait]
@@ -23,7 +23,7 @@ pub trait Embedder: Send + Sync {
 }
 
 /// An OpenAI-compatible endpoint.
-pub struct EmbeddingsEndpoint {
+pub struct OpenAiEmbedder {
     http: reqwest::Client,
     url: String,
     model: String,
@@ -31,24 +31,24 @@ pub struct EmbeddingsEndpoint {
 }
 
 #[derive(Serialize)]
-struct Request<'a> {
+struct EmbeddingsRequest<'a> {
     model: &'a str,
     input: &'a [String],
     encoding_format: &'static str,
 }
 
 #[derive(Deserialize)]
-struct Response {
-    data: Vec<Entry>,
+struct EmbeddingsResponse {
+    data: Vec<EmbeddingEntry>,
 }
 
 #[derive(Deserialize)]
-struct Entry {
+struct EmbeddingEntry {
     index: usize,
     embedding: Vec<f32>,
 }
 
-impl EmbeddingsEndpoint {
+impl OpenAiEmbedder {
     /// An endpoint at a base URL (`…/v1`), with a key if it wants one. Fails with a sentence if the
     /// key cannot stand in a header, or the URL is none.
     pub fn new(base_url: &str, model: &str, key: Option<&str>) -> Result<Self, String> {
@@ -66,7 +66,7 @@ impl EmbeddingsEndpoint {
         let http = reqwest::Client::builder()
             .user_agent(concat!("echoic/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(Duration::from_secs(10))
-            .timeout(PATIENCE)
+            .timeout(REQUEST_TIMEOUT)
             .build()
             .map_err(|error| error.to_string())?;
         let url = match base_url.ends_with("/embeddings") {
@@ -78,45 +78,46 @@ impl EmbeddingsEndpoint {
 }
 
 #[async_trait]
-impl Embedder for EmbeddingsEndpoint {
+impl Embedder for OpenAiEmbedder {
     fn model(&self) -> &str {
         &self.model
     }
 
     async fn embed(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, ProviderError> {
-        let body = Request { model: &self.model, input: texts, encoding_format: "float" };
+        let body = EmbeddingsRequest { model: &self.model, input: texts, encoding_format: "float" };
         let mut request = self.http.post(&self.url).json(&body);
         if let Some(authorization) = &self.authorization {
             request = request.header(AUTHORIZATION, authorization.clone());
         }
-        let response = request.send().await.map_err(|error| broken(&error))?;
+        let response = request.send().await.map_err(|error| map_request_error(&error))?;
         let status = response.status();
         if !status.is_success() {
             let message = format!("the embeddings endpoint answered {}", status.as_u16());
-            return Err(ProviderError::new(Fault::Refused, message));
+            return Err(ProviderError::new(ProviderErrorKind::BadResponse, message));
         }
-        let Response { data } = response.json().await.map_err(|error| broken(&error))?;
-        in_order(data, texts.len()).ok_or_else(|| {
+        let EmbeddingsResponse { data } =
+            response.json().await.map_err(|error| map_request_error(&error))?;
+        order_embeddings(data, texts.len()).ok_or_else(|| {
             let message = "the embeddings endpoint did not give one vector for each text";
-            ProviderError::new(Fault::Refused, message)
+            ProviderError::new(ProviderErrorKind::BadResponse, message)
         })
     }
 }
 
-fn broken(error: &reqwest::Error) -> ProviderError {
+fn map_request_error(error: &reqwest::Error) -> ProviderError {
     let (fault, what) = match () {
-        () if error.is_timeout() => (Fault::Timeout, "took too long"),
-        () if error.is_decode() => (Fault::Refused, "gave something unreadable"),
-        () => (Fault::Broken, "could not be reached"),
+        () if error.is_timeout() => (ProviderErrorKind::Timeout, "took too long"),
+        () if error.is_decode() => (ProviderErrorKind::BadResponse, "gave something unreadable"),
+        () => (ProviderErrorKind::ConnectionFailed, "could not be reached"),
     };
-    ProviderError::passing(fault, format!("the embeddings endpoint {what}"))
+    ProviderError::retryable(fault, format!("the embeddings endpoint {what}"))
 }
 
 /// The vectors in the order of their texts, if there is a sound one for each.
-fn in_order(mut data: Vec<Entry>, count: usize) -> Option<Vec<Vec<f32>>> {
+fn order_embeddings(mut data: Vec<EmbeddingEntry>, count: usize) -> Option<Vec<Vec<f32>>> {
     data.sort_by_key(|entry| entry.index);
     let length = data.first().map_or(0, |first| first.embedding.len());
-    let is_sound = |(at, entry): (usize, &Entry)| {
+    let is_sound = |(at, entry): (usize, &EmbeddingEntry)| {
         entry.index == at
             && entry.embedding.len() == length
             && entry.embedding.iter().all(|number| number.is_finite())

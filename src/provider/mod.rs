@@ -7,11 +7,11 @@
 pub mod anthropic;
 pub mod demo;
 pub mod embeddings;
-pub mod guarded;
+mod http;
 pub mod openai;
-mod remote;
+pub mod resilient;
 
-pub use openai::usage_in;
+pub use openai::find_usage;
 
 use crate::domain::extra_params::ExtraParams;
 use crate::domain::image::MessageImage;
@@ -41,7 +41,7 @@ pub struct Prompt {
     /// Most tokens of the reply.
     pub max_output_tokens: Option<u32>,
     /// What a request says beside that.
-    pub further: ExtraParams,
+    pub extra_params: ExtraParams,
     /// What prompts have in common that begin the same way, at most 64 characters: a hint to caches.
     pub cache_key: Option<String>,
 }
@@ -63,7 +63,7 @@ pub struct PromptMessage {
 
 impl PromptMessage {
     /// A message of nothing but text.
-    pub fn text(role: Role, content: impl Into<Arc<str>>) -> Self {
+    pub fn from_text(role: Role, content: impl Into<Arc<str>>) -> Self {
         let (images, calls, results) = Default::default();
         Self { role, content: content.into(), images, calls, results }
     }
@@ -71,7 +71,7 @@ impl PromptMessage {
 
 /// What comes back, piece by piece.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
+pub enum ProviderEvent {
     /// More of the answer.
     Text(String),
     /// More of what the model thinks before it answers.
@@ -102,10 +102,10 @@ pub enum Event {
 
 /// Batches of events: each holds what had arrived when it was asked for. After an error, and after
 /// the end, nothing more comes. Dropping it ends the call.
-pub type Events = BoxStream<'static, Result<Vec<Event>, ProviderError>>;
+pub type ProviderEvents = BoxStream<'static, Result<Vec<ProviderEvent>, ProviderError>>;
 
 /// What an endpoint answered in its own words.
-pub struct OwnAnswer {
+pub struct RawResponse {
     /// The HTTP status.
     pub status: u16,
     /// The type of its body.
@@ -119,7 +119,7 @@ pub struct OwnAnswer {
 /// A model that can be asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Model {
+pub struct ModelInfo {
     /// Its name.
     pub id: String,
     /// The provider that has it.
@@ -134,11 +134,11 @@ pub struct Model {
 #[error("{message}")]
 pub struct ProviderError {
     /// What happened.
-    pub fault: Fault,
+    pub kind: ProviderErrorKind,
     /// A sentence that is safe to show to users.
     pub message: String,
     /// Whether the same call may succeed a moment later.
-    pub is_passing: bool,
+    pub is_retryable: bool,
     /// How long the endpoint wants to be left alone.
     pub retry_after: Option<Duration>,
     /// Whether nothing of the prompt was sent: such a call has cost nothing.
@@ -147,42 +147,44 @@ pub struct ProviderError {
 
 /// What can happen to a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub enum ProviderErrorKind {
     /// It answered with an error, or with something unreadable.
-    Refused,
+    BadResponse,
     /// The prompt is too long for the model.
     ContextTooLong,
     /// It could not be reached, or the connection broke.
-    Broken,
+    ConnectionFailed,
     /// It took longer than a deadline.
     Timeout,
 }
 
 impl ProviderError {
     /// An error with a sentence that is safe to show.
-    pub fn new(fault: Fault, message: impl Into<String>) -> Self {
+    pub fn new(fault: ProviderErrorKind, message: impl Into<String>) -> Self {
         let message = message.into();
-        Self { fault, message, is_passing: false, retry_after: None, is_unsent: false }
+        Self { kind: fault, message, is_retryable: false, retry_after: None, is_unsent: false }
     }
 
     /// The same, of something that may have passed a moment later.
-    pub fn passing(fault: Fault, message: impl Into<String>) -> Self {
-        Self { is_passing: true, ..Self::new(fault, message) }
+    pub fn retryable(fault: ProviderErrorKind, message: impl Into<String>) -> Self {
+        Self { is_retryable: true, ..Self::new(fault, message) }
     }
 
     /// The kind of error this is to a client.
-    pub const fn kind(&self) -> Kind {
-        match self.fault {
-            Fault::Refused | Fault::Broken => Kind::ProviderError,
-            Fault::ContextTooLong => Kind::ContextTooLong,
-            Fault::Timeout => Kind::ProviderTimeout,
+    pub const fn error_kind(&self) -> Kind {
+        match self.kind {
+            ProviderErrorKind::BadResponse | ProviderErrorKind::ConnectionFailed => {
+                Kind::ProviderError
+            }
+            ProviderErrorKind::ContextTooLong => Kind::ContextTooLong,
+            ProviderErrorKind::Timeout => Kind::ProviderTimeout,
         }
     }
 }
 
 impl From<ProviderError> for Error {
     fn from(error: ProviderError) -> Self {
-        Self::new(error.kind(), error.message)
+        Self::new(error.error_kind(), error.message)
     }
 }
 
@@ -193,30 +195,34 @@ pub trait Provider: Send + Sync {
     fn name(&self) -> &'static str;
 
     /// The models it has.
-    async fn models(&self) -> Result<Vec<Model>, ProviderError>;
+    async fn list_models(&self) -> Result<Vec<ModelInfo>, ProviderError>;
 
     /// Hands on a request in the words of Chat Completions as it is, and gives the endpoint's own
     /// answer. `None` from one that speaks otherwise. An answer that is the operator's matter (its
     /// credentials, its being down) is an error; what the caller got wrong is an answer.
-    async fn pass(&self, _: Bytes, _is_stream: bool) -> Result<Option<OwnAnswer>, ProviderError> {
+    async fn forward_request(
+        &self,
+        _: Bytes,
+        _is_stream: bool,
+    ) -> Result<Option<RawResponse>, ProviderError> {
         Ok(None)
     }
 
     /// Asks for a reply. Gives the stream as soon as the endpoint has accepted the prompt; dropping
     /// the future or the stream ends the call.
-    async fn stream(&self, prompt: &Prompt) -> Result<Events, ProviderError>;
+    async fn open_stream(&self, prompt: &Prompt) -> Result<ProviderEvents, ProviderError>;
 }
 
 /// Whoever has a model write a whole text, beside the turns.
 #[async_trait]
-pub trait Writer: Send + Sync {
+pub trait TextGenerator: Send + Sync {
     /// All that the model writes to this prompt.
-    async fn write(&self, prompt: &Prompt) -> crate::error::Result<String>;
+    async fn generate_text(&self, prompt: &Prompt) -> crate::error::Result<String>;
 }
 
 /// What a model wrote to a prompt, as far as it came, and what is known of its cost.
 #[derive(Debug)]
-pub struct Written {
+pub struct TextCompletion {
     /// The text.
     pub text: String,
     /// Its tokens, if the endpoint told them.
@@ -224,32 +230,32 @@ pub struct Written {
     /// The model that answered, if it is another than the one that was asked.
     pub model: Option<String>,
     /// Why there is no more of it, if it broke off.
-    pub failure: Option<ProviderError>,
+    pub error: Option<ProviderError>,
 }
 
 /// Asks a model for a whole text, for who has no use for the pieces.
-pub async fn written(provider: &dyn Provider, prompt: &Prompt) -> Written {
-    let mut written = Written { text: String::new(), usage: None, model: None, failure: None };
-    written.failure = gather(provider, prompt, &mut written).await.err();
+pub async fn complete_text(provider: &dyn Provider, prompt: &Prompt) -> TextCompletion {
+    let mut written = TextCompletion { text: String::new(), usage: None, model: None, error: None };
+    written.error = collect_completion(provider, prompt, &mut written).await.err();
     written
 }
 
-async fn gather(
+async fn collect_completion(
     provider: &dyn Provider,
     prompt: &Prompt,
-    written: &mut Written,
+    written: &mut TextCompletion,
 ) -> Result<(), ProviderError> {
-    let mut events = provider.stream(prompt).await?;
+    let mut events = provider.open_stream(prompt).await?;
     while let Some(batch) = events.next().await {
         for event in batch? {
             match event {
-                Event::Text(text) => written.text.push_str(&text),
-                Event::Usage(usage) => written.usage = Some(usage),
-                Event::Model(model) => written.model = Some(model),
-                Event::Reasoning(_)
-                | Event::ToolCall { .. }
-                | Event::ToolInput { .. }
-                | Event::Finish(_) => {}
+                ProviderEvent::Text(text) => written.text.push_str(&text),
+                ProviderEvent::Usage(usage) => written.usage = Some(usage),
+                ProviderEvent::Model(model) => written.model = Some(model),
+                ProviderEvent::Reasoning(_)
+                | ProviderEvent::ToolCall { .. }
+                | ProviderEvent::ToolInput { .. }
+                | ProviderEvent::Finish(_) => {}
             }
         }
     }

@@ -3,8 +3,10 @@
 use crate::support::{ProviderCall, Server, Upstream, anthropic as claude, within_deadline};
 use echoic::domain::message::FinishReason;
 use echoic::domain::{Role, Usage};
-use echoic::provider::anthropic::Anthropic;
-use echoic::provider::{Event, Fault, Prompt, PromptMessage, Provider, ProviderError};
+use echoic::provider::anthropic::AnthropicProvider;
+use echoic::provider::{
+    Prompt, PromptMessage, Provider, ProviderError, ProviderErrorKind, ProviderEvent,
+};
 use futures::StreamExt;
 use serde_json::{Value, json};
 
@@ -12,7 +14,7 @@ use serde_json::{Value, json};
 /// began.
 async fn outcome(
     script: impl FnOnce(&mut ProviderCall) + Send,
-) -> Result<Vec<Result<Event, ProviderError>>, ProviderError> {
+) -> Result<Vec<Result<ProviderEvent, ProviderError>>, ProviderError> {
     outcome_of(|mut call| {
         script(&mut call);
         call.end();
@@ -22,17 +24,17 @@ async fn outcome(
 
 async fn outcome_of(
     script: impl FnOnce(ProviderCall),
-) -> Result<Vec<Result<Event, ProviderError>>, ProviderError> {
+) -> Result<Vec<Result<ProviderEvent, ProviderError>>, ProviderError> {
     let upstream = Upstream::start().await;
-    let endpoint = Anthropic::new(&upstream.base_url, Some("sk-ant-secret")).unwrap();
+    let endpoint = AnthropicProvider::new(&upstream.base_url, Some("sk-ant-secret")).unwrap();
     let prompt = Prompt {
         model: "claude-sonnet-5-5".to_owned(),
-        messages: vec![PromptMessage::text(Role::User, "u")],
+        messages: vec![PromptMessage::from_text(Role::User, "u")],
         ..Prompt::default()
     };
     let answer = async { script(upstream.call().await) };
     let (events, ()) =
-        within_deadline(futures::future::join(endpoint.stream(&prompt), answer)).await;
+        within_deadline(futures::future::join(endpoint.open_stream(&prompt), answer)).await;
     let batches: Vec<_> = within_deadline(events?.collect()).await;
     let flat = batches.into_iter().flat_map(|batch| match batch {
         Ok(events) => events.into_iter().map(Ok).collect(),
@@ -42,12 +44,14 @@ async fn outcome_of(
 }
 
 /// The events, with adjacent deltas merged.
-fn merge_deltas(actual: Vec<Result<Event, ProviderError>>) -> Vec<Event> {
-    let mut events: Vec<Event> = Vec::new();
+fn merge_deltas(actual: Vec<Result<ProviderEvent, ProviderError>>) -> Vec<ProviderEvent> {
+    let mut events: Vec<ProviderEvent> = Vec::new();
     for event in actual {
         match (events.last_mut(), event.unwrap()) {
-            (Some(Event::Text(so_far)), Event::Text(more))
-            | (Some(Event::Reasoning(so_far)), Event::Reasoning(more)) => so_far.push_str(&more),
+            (Some(ProviderEvent::Text(so_far)), ProviderEvent::Text(more))
+            | (Some(ProviderEvent::Reasoning(so_far)), ProviderEvent::Reasoning(more)) => {
+                so_far.push_str(&more)
+            }
             (_, event) => events.push(event),
         }
     }
@@ -81,10 +85,10 @@ async fn stream_separates_reasoning_text_and_usage() {
     assert_eq!(
         merge_deltas(actual),
         [
-            Event::Reasoning("hm yes".to_owned()),
-            Event::Text("Hello".to_owned()),
-            Event::Usage(usage),
-            Event::Finish(FinishReason::Stop),
+            ProviderEvent::Reasoning("hm yes".to_owned()),
+            ProviderEvent::Text("Hello".to_owned()),
+            ProviderEvent::Usage(usage),
+            ProviderEvent::Finish(FinishReason::Stop),
         ]
     );
 }
@@ -101,7 +105,11 @@ async fn stop_reasons_map_to_finish_reasons() {
         ("pause_turn", FinishReason::Other),
     ] {
         let actual = outcome(|call| claude::finish(call, word, json!({"output_tokens": 1}))).await;
-        assert_eq!(actual.unwrap().pop().unwrap().unwrap(), Event::Finish(reason), "{word}");
+        assert_eq!(
+            actual.unwrap().pop().unwrap().unwrap(),
+            ProviderEvent::Finish(reason),
+            "{word}"
+        );
     }
 }
 
@@ -120,22 +128,22 @@ async fn unknown_events_are_ignored() {
     })
     .await
     .unwrap();
-    assert_eq!(merge_deltas(actual)[0], Event::Text("hi".to_owned()));
+    assert_eq!(merge_deltas(actual)[0], ProviderEvent::Text("hi".to_owned()));
 }
 
 #[tokio::test]
 async fn cut_stream_errors_and_bare_end_has_no_finish_reason() {
     let actual = outcome(|call| claude::text(call, "half")).await.unwrap();
-    assert_eq!(actual, [Ok(Event::Text("half".to_owned()))]);
+    assert_eq!(actual, [Ok(ProviderEvent::Text("half".to_owned()))]);
     // The connection may break before the response headers arrive, so the error may come from
     // either place.
     let cut = match outcome_of(ProviderCall::break_connection).await {
         Ok(actual) => actual.into_iter().next_back().unwrap().unwrap_err(),
         Err(error) => error,
     };
-    assert_eq!(cut.fault, Fault::Broken);
+    assert_eq!(cut.kind, ProviderErrorKind::ConnectionFailed);
     let nonsense = outcome(|call| call.raw("data: {\"type\":\"content_bl\n\n")).await.unwrap();
-    assert_eq!(nonsense[0].as_ref().unwrap_err().fault, Fault::Refused);
+    assert_eq!(nonsense[0].as_ref().unwrap_err().kind, ProviderErrorKind::BadResponse);
 }
 
 #[tokio::test]
@@ -158,7 +166,10 @@ async fn error_is_recognized_in_every_wrapping() {
             Ok(actual) => actual.into_iter().next_back().unwrap().unwrap_err(),
         };
         assert!(error.message.ends_with("Overloaded"), "{what}: {error}");
-        assert!(error.is_passing && error.fault == Fault::Refused, "{what}: {error:?}");
+        assert!(
+            error.is_retryable && error.kind == ProviderErrorKind::BadResponse,
+            "{what}: {error:?}"
+        );
     }
 }
 
@@ -177,10 +188,10 @@ async fn errors_hide_credentials_and_detect_long_prompts() {
         "input length and `max_tokens` exceed context limit: 188240 + 21333 > 200000",
     ] {
         let error = refused(400, "invalid_request_error", message).await;
-        assert_eq!(error.fault, Fault::ContextTooLong, "{message}");
+        assert_eq!(error.kind, ProviderErrorKind::ContextTooLong, "{message}");
     }
     let error = refused(413, "request_too_large", "Request exceeds the maximum size").await;
-    assert_eq!(error.fault, Fault::ContextTooLong);
+    assert_eq!(error.kind, ProviderErrorKind::ContextTooLong);
 }
 
 pub async fn server() -> Server {

@@ -10,7 +10,7 @@ use echoic::domain::message::FinishReason;
 use echoic::http::{Api, Hosts, Limits, router};
 use echoic::memory::{Memory, MemoryDefaults};
 use echoic::prompts::PromptTemplates;
-use echoic::provider::{Event, Events, Model, Prompt, Provider, ProviderError};
+use echoic::provider::{ModelInfo, Prompt, Provider, ProviderError, ProviderEvent, ProviderEvents};
 use echoic::store::sqlite::{Durability, SqliteStore};
 use echoic::store::{LeaseHolder, Store};
 use futures::stream::{self, StreamExt};
@@ -30,18 +30,19 @@ impl Provider for PanickingProvider {
         "mistaken"
     }
 
-    async fn models(&self) -> Result<Vec<Model>, ProviderError> {
+    async fn list_models(&self) -> Result<Vec<ModelInfo>, ProviderError> {
         panic!("hunter2 in /etc/models at line 7")
     }
 
-    async fn stream(&self, prompt: &Prompt) -> Result<Events, ProviderError> {
-        let says = |text: &str| Ok(vec![Event::Text(text.to_owned())]);
+    async fn open_stream(&self, prompt: &Prompt) -> Result<ProviderEvents, ProviderError> {
+        let says = |text: &str| Ok(vec![ProviderEvent::Text(text.to_owned())]);
         let events = match &*prompt.messages.last().unwrap().content {
             "panic at once" => panic!("hunter2 in /etc/stream at line 7"),
             "panic later" => stream::iter([says("half")])
                 .chain(stream::poll_fn(|_| panic!("hunter2 in the middle")))
                 .boxed(),
-            _ => stream::iter([says("whole"), Ok(vec![Event::Finish(FinishReason::Stop)])]).boxed(),
+            _ => stream::iter([says("whole"), Ok(vec![ProviderEvent::Finish(FinishReason::Stop)])])
+                .boxed(),
         };
         Ok(events)
     }

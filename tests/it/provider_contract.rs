@@ -4,10 +4,13 @@
 use crate::support::{ProviderCall, Upstream, anthropic as claude, within_deadline};
 use echoic::domain::message::FinishReason;
 use echoic::domain::{Role, Usage};
-use echoic::provider::anthropic::Anthropic;
-use echoic::provider::demo::Demo;
-use echoic::provider::openai::Endpoint;
-use echoic::provider::{Event, Events, Fault, Prompt, PromptMessage, Provider, ProviderError};
+use echoic::provider::anthropic::AnthropicProvider;
+use echoic::provider::demo::DemoProvider;
+use echoic::provider::openai::OpenAiProvider;
+use echoic::provider::{
+    Prompt, PromptMessage, Provider, ProviderError, ProviderErrorKind, ProviderEvent,
+    ProviderEvents,
+};
 use futures::StreamExt;
 use serde_json::{Value, json};
 
@@ -19,8 +22,8 @@ fn prompt_with(text: &str) -> Prompt {
     Prompt {
         model: "m".to_owned(),
         messages: vec![
-            PromptMessage::text(Role::System, "s"),
-            PromptMessage::text(Role::User, text),
+            PromptMessage::from_text(Role::System, "s"),
+            PromptMessage::from_text(Role::User, text),
         ],
         ..Prompt::default()
     }
@@ -29,7 +32,7 @@ fn prompt_with(text: &str) -> Prompt {
 /// An OpenAI endpoint that echoes the message in small deltas.
 async fn openai() -> Box<dyn Provider> {
     let upstream = Upstream::start().await;
-    let endpoint = Endpoint::new(&upstream.base_url, None).unwrap();
+    let endpoint = OpenAiProvider::new(&upstream.base_url, None).unwrap();
     tokio::spawn(async move {
         loop {
             let mut call = upstream.call().await;
@@ -46,7 +49,7 @@ async fn openai() -> Box<dyn Provider> {
 /// The same with Anthropic's API.
 async fn anthropic() -> Box<dyn Provider> {
     let upstream = Upstream::start().await;
-    let endpoint = Anthropic::new(&upstream.base_url, None).unwrap();
+    let endpoint = AnthropicProvider::new(&upstream.base_url, None).unwrap();
     tokio::spawn(async move {
         loop {
             let mut call = upstream.call().await;
@@ -66,7 +69,7 @@ async fn anthropic() -> Box<dyn Provider> {
 /// Its words are timed. The paused clock jumps to the next one when all tasks are idle.
 async fn demo() -> Box<dyn Provider> {
     tokio::time::pause();
-    Box::new(Demo::default())
+    Box::new(DemoProvider::default())
 }
 
 /// Runs each test of the suite against each provider, all of which echo the message.
@@ -90,17 +93,17 @@ contract!(openai, anthropic, demo => [
 ]);
 
 /// The rest of a reply: its text, finish reasons, and usage.
-async fn read_rest(events: &mut Events) -> (String, Vec<FinishReason>, Option<Usage>) {
+async fn read_rest(events: &mut ProviderEvents) -> (String, Vec<FinishReason>, Option<Usage>) {
     let (mut said, mut ends, mut cost) = (String::new(), Vec::new(), None);
     while let Some(batch) = within_deadline(events.next()).await {
         for event in batch.unwrap() {
             match event {
-                Event::Text(text) => {
+                ProviderEvent::Text(text) => {
                     assert!(ends.is_empty(), "text behind the end: {text}");
                     said.push_str(&text);
                 }
-                Event::Finish(reason) => ends.push(reason),
-                Event::Usage(usage) => cost = Some(usage),
+                ProviderEvent::Finish(reason) => ends.push(reason),
+                ProviderEvent::Usage(usage) => cost = Some(usage),
                 other => panic!("{other:?}"),
             }
         }
@@ -110,7 +113,7 @@ async fn read_rest(events: &mut Events) -> (String, Vec<FinishReason>, Option<Us
 
 async fn reply_ends_with_finish_reason_and_usage(provider: &dyn Provider) {
     for text in ["Καλημέρα 👋🏽", "a\n\nb \"c\" \\d", "data: [DONE]"] {
-        let mut events = within_deadline(provider.stream(&prompt_with(text))).await.unwrap();
+        let mut events = within_deadline(provider.open_stream(&prompt_with(text))).await.unwrap();
         let (said, ends, cost) = read_rest(&mut events).await;
         assert!(said.contains(text), "{said}");
         assert_eq!(ends, [FinishReason::Stop]);
@@ -122,7 +125,9 @@ async fn reply_ends_with_finish_reason_and_usage(provider: &dyn Provider) {
 async fn concurrent_replies_do_not_mix(provider: &dyn Provider) {
     let told = (0..8).map(async |number| {
         let mut events =
-            within_deadline(provider.stream(&prompt_with(&format!("<{number}>")))).await.unwrap();
+            within_deadline(provider.open_stream(&prompt_with(&format!("<{number}>"))))
+                .await
+                .unwrap();
         read_rest(&mut events).await.0
     });
     for (number, said) in futures::future::join_all(told).await.into_iter().enumerate() {
@@ -132,19 +137,19 @@ async fn concurrent_replies_do_not_mix(provider: &dyn Provider) {
 }
 
 async fn dropping_a_reply_ends_only_that_reply(provider: &dyn Provider) {
-    let mut one = within_deadline(provider.stream(&prompt_with("one"))).await.unwrap();
-    let mut two = within_deadline(provider.stream(&prompt_with("two"))).await.unwrap();
+    let mut one = within_deadline(provider.open_stream(&prompt_with("one"))).await.unwrap();
+    let mut two = within_deadline(provider.open_stream(&prompt_with("two"))).await.unwrap();
     within_deadline(one.next()).await.unwrap().unwrap();
     drop(one);
     // A call dropped before its response arrives does not end the other reply, either.
-    drop(provider.stream(&prompt_with("three")));
+    drop(provider.open_stream(&prompt_with("three")));
     let (said, ends, _) = read_rest(&mut two).await;
     assert!(said.contains("two"), "{said}");
     assert_eq!(ends, [FinishReason::Stop]);
 }
 
 async fn models_have_unique_ids_and_name_their_provider(provider: &dyn Provider) {
-    let models = within_deadline(provider.models()).await.unwrap();
+    let models = within_deadline(provider.list_models()).await.unwrap();
     assert!(!models.is_empty());
     for model in &models {
         assert_eq!(model.provider, provider.name());
@@ -157,11 +162,11 @@ async fn models_have_unique_ids_and_name_their_provider(provider: &dyn Provider)
 /// began.
 async fn outcome(
     script: impl FnOnce(ProviderCall),
-) -> Result<Vec<Result<Event, ProviderError>>, ProviderError> {
+) -> Result<Vec<Result<ProviderEvent, ProviderError>>, ProviderError> {
     let upstream = Upstream::start().await;
-    let endpoint = Endpoint::new(&upstream.base_url, Some("sk-secret")).unwrap();
+    let endpoint = OpenAiProvider::new(&upstream.base_url, Some("sk-secret")).unwrap();
     let prompt = prompt();
-    let ask = endpoint.stream(&prompt);
+    let ask = endpoint.open_stream(&prompt);
     let answer = async { script(upstream.call().await) };
     let (events, ()) = within_deadline(futures::future::join(ask, answer)).await;
     let batches: Vec<_> = within_deadline(events?.collect()).await;
@@ -173,9 +178,9 @@ async fn outcome(
 }
 
 /// A stream that has begun; the returned call drives it.
-async fn open_stream() -> (Events, ProviderCall, Upstream) {
+async fn open_stream() -> (ProviderEvents, ProviderCall, Upstream) {
     let upstream = Upstream::start().await;
-    let endpoint = Endpoint::new(&upstream.base_url, None).unwrap();
+    let endpoint = OpenAiProvider::new(&upstream.base_url, None).unwrap();
     let prompt = prompt();
     let begun = async {
         let mut call = upstream.call().await;
@@ -183,14 +188,14 @@ async fn open_stream() -> (Events, ProviderCall, Upstream) {
         call
     };
     let (events, call) =
-        within_deadline(futures::future::join(endpoint.stream(&prompt), begun)).await;
+        within_deadline(futures::future::join(endpoint.open_stream(&prompt), begun)).await;
     let mut events = events.unwrap();
     assert_eq!(within_deadline(events.next()).await.unwrap().unwrap(), []);
     (events, call, upstream)
 }
 
-fn text(text: &str) -> Result<Event, ProviderError> {
-    Ok(Event::Text(text.to_owned()))
+fn text(text: &str) -> Result<ProviderEvent, ProviderError> {
+    Ok(ProviderEvent::Text(text.to_owned()))
 }
 
 #[tokio::test]
@@ -208,15 +213,15 @@ async fn reply_is_text_then_finish_reason_then_usage() {
     .unwrap();
     let said: String = told
         .iter()
-        .filter_map(
-            |event| if let Ok(Event::Text(text)) = event { Some(text.as_str()) } else { None },
-        )
+        .filter_map(|event| {
+            if let Ok(ProviderEvent::Text(text)) = event { Some(text.as_str()) } else { None }
+        })
         .collect();
     assert_eq!(said, "Hello");
     let usage = Usage { prompt_tokens: 5, completion_tokens: 2, ..Usage::default() };
     assert_eq!(
         told[told.len() - 2..],
-        [Ok(Event::Finish(FinishReason::Stop)), Ok(Event::Usage(usage))]
+        [Ok(ProviderEvent::Finish(FinishReason::Stop)), Ok(ProviderEvent::Usage(usage))]
     );
 }
 
@@ -226,10 +231,13 @@ async fn cut_connection_errors_after_the_partial_text() {
     call.text("half");
     assert_eq!(
         within_deadline(events.next()).await.unwrap().unwrap(),
-        [Event::Text("half".to_owned())]
+        [ProviderEvent::Text("half".to_owned())]
     );
     call.break_connection();
-    assert_eq!(within_deadline(events.next()).await.unwrap().unwrap_err().fault, Fault::Broken);
+    assert_eq!(
+        within_deadline(events.next()).await.unwrap().unwrap_err().kind,
+        ProviderErrorKind::ConnectionFailed
+    );
     assert!(within_deadline(events.next()).await.is_none());
 }
 
@@ -253,7 +261,7 @@ async fn unreadable_event_errors_after_the_partial_text() {
     .await
     .unwrap();
     assert_eq!(told[0], text("half"));
-    assert_eq!(told[1].as_ref().unwrap_err().fault, Fault::Refused);
+    assert_eq!(told[1].as_ref().unwrap_err().kind, ProviderErrorKind::BadResponse);
     assert_eq!(told.len(), 2);
 }
 
@@ -279,7 +287,7 @@ async fn error_is_recognized_in_every_wrapping() {
             Ok(told) => told.into_iter().last().unwrap().unwrap_err(),
         };
         assert!(error.message.ends_with("overloaded"), "{what}: {error}");
-        assert_eq!(error.fault, Fault::Refused, "{what}");
+        assert_eq!(error.kind, ProviderErrorKind::BadResponse, "{what}");
     }
 }
 
@@ -309,7 +317,7 @@ async fn html_error_page_is_not_repeated() {
     for status in [400, 404, 429, 500, 502, 503] {
         let error = outcome(|call| call.answer(status, html, page)).await.unwrap_err();
         assert_eq!(error.message, format!("the provider answered {status}"));
-        assert_eq!(error.fault, Fault::Refused);
+        assert_eq!(error.kind, ProviderErrorKind::BadResponse);
     }
     let error = outcome(|call| call.answer(401, html, page)).await.unwrap_err();
     assert_eq!(error.message, "the provider refused the server's credentials");
@@ -318,7 +326,7 @@ async fn html_error_page_is_not_repeated() {
         let told = outcome(|call| call.answer(200, kind, page)).await.unwrap();
         let [Err(error)] = told.as_slice() else { panic!("{kind}: {told:?}") };
         assert_eq!(error.message, "the provider sent something that cannot be read", "{kind}");
-        assert_eq!(error.fault, Fault::Refused, "{kind}");
+        assert_eq!(error.kind, ProviderErrorKind::BadResponse, "{kind}");
     }
 }
 
@@ -326,7 +334,7 @@ async fn html_error_page_is_not_repeated() {
 async fn too_long_prompt_is_recognized() {
     let body = json!({"error": {"code": "context_length_exceeded", "message": "This model's maximum context length is 8192"}});
     let error = outcome(move |call| call.refuse(400, body)).await.unwrap_err();
-    assert_eq!(error.fault, Fault::ContextTooLong);
+    assert_eq!(error.kind, ProviderErrorKind::ContextTooLong);
 }
 
 #[tokio::test]
@@ -343,7 +351,7 @@ async fn large_event_in_small_chunks_is_read() {
     })
     .await
     .unwrap();
-    assert_eq!(told, [text(&"x".repeat(4 << 20)), Ok(Event::Finish(FinishReason::Stop))]);
+    assert_eq!(told, [text(&"x".repeat(4 << 20)), Ok(ProviderEvent::Finish(FinishReason::Stop))]);
 }
 
 #[tokio::test]
@@ -352,7 +360,7 @@ async fn dropping_the_stream_closes_the_connection() {
     call.text("a");
     assert_eq!(
         within_deadline(events.next()).await.unwrap().unwrap(),
-        [Event::Text("a".to_owned())]
+        [ProviderEvent::Text("a".to_owned())]
     );
     drop(events);
     call.text("b");
@@ -361,14 +369,14 @@ async fn dropping_the_stream_closes_the_connection() {
 
 #[tokio::test]
 async fn unreachable_endpoint_is_an_error_without_its_address() {
-    let endpoint = Endpoint::new("http://127.0.0.1:9/v1", None).unwrap();
-    let error = within_deadline(endpoint.stream(&prompt())).await.err().unwrap();
+    let endpoint = OpenAiProvider::new("http://127.0.0.1:9/v1", None).unwrap();
+    let error = within_deadline(endpoint.open_stream(&prompt())).await.err().unwrap();
     assert_eq!(
-        (error.fault, error.message.as_str()),
-        (Fault::Broken, "the provider cannot be reached")
+        (error.kind, error.message.as_str()),
+        (ProviderErrorKind::ConnectionFailed, "the provider cannot be reached")
     );
     assert_eq!(
-        within_deadline(endpoint.models()).await.unwrap_err().message,
+        within_deadline(endpoint.list_models()).await.unwrap_err().message,
         "the provider cannot be reached"
     );
 }

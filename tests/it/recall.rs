@@ -12,7 +12,7 @@ use echoic::domain::session::SessionSettings;
 use echoic::domain::{MessageId, MessageType, Principal, Role, SessionId, Timestamp, UserId};
 use echoic::memory::{Memory, MemoryDefaults, PlanInput, PromptInput, tokens};
 use echoic::prompts::PromptTemplates;
-use echoic::provider::demo::Demo;
+use echoic::provider::demo::DemoProvider;
 use echoic::store::{LeaseHolder, MessageParent, NewSession, PostMessage, ReplyFields};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -236,7 +236,7 @@ async fn deleted_session_leaves_the_index_at_once() {
     let memory = Arc::new(Memory::new(store.clone(), prompts.clone(), defaults).unwrap());
     let chat = Arc::new(Chat::new(Parts {
         store: store.clone(),
-        provider: Arc::new(Demo::default()),
+        provider: Arc::new(DemoProvider::default()),
         memory: memory.clone(),
         prompts,
         title_model: None,

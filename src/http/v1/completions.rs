@@ -3,7 +3,7 @@
 use super::completion::{Chunks, whole};
 use super::request::Request;
 use super::{SESSION, errors};
-use crate::chat::{Hearing, NewTurn, OwnAnswer, Passed, Prompt, Standing};
+use crate::chat::{Hearing, NewTurn, Passed, Prompt, RawResponse, Standing};
 use crate::domain::{Principal, SessionId};
 use crate::error::{Error, Result};
 use crate::http::Api;
@@ -154,8 +154,8 @@ async fn answer(api: &Api, hearing: Hearing, manner: Manner) -> Answer<Response>
 }
 
 /// The provider's answer as it comes; should it break off, the end of a stream says so.
-fn passed(answer: OwnAnswer) -> Response {
-    let OwnAnswer { status, content_type, retry_after, body } = answer;
+fn passed(answer: RawResponse) -> Response {
+    let RawResponse { status, content_type, retry_after, body } = answer;
     let is_stream = content_type.starts_with("text/event-stream");
     let body = body.scan(false, move |is_over, piece| {
         let piece = match piece {

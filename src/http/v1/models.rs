@@ -1,6 +1,6 @@
 //! `/v1/models`: the provider's models as OpenAI lists them.
 
-use crate::chat::Model;
+use crate::chat::ModelInfo;
 use crate::error::{Error, Kind};
 use crate::http::Api;
 use crate::http::envelope::Answer;
@@ -27,8 +27,8 @@ pub(in crate::http) struct OpenAiModel {
     owned_by: String,
 }
 
-impl From<Model> for OpenAiModel {
-    fn from(model: Model) -> Self {
+impl From<ModelInfo> for OpenAiModel {
+    fn from(model: ModelInfo) -> Self {
         Self { id: model.id, object: "model", created: 0, owned_by: model.provider }
     }
 }

@@ -187,7 +187,7 @@ impl<'a> Request<'a> {
             temperature,
             top_p,
             max_output_tokens,
-            further: self.further(),
+            extra_params: self.further(),
             cache_key: None,
         })
     }

@@ -3,46 +3,46 @@
 
 use crate::domain::Usage;
 use crate::domain::message::FinishReason;
-use crate::provider::remote::{Dialect, failure};
-use crate::provider::{Event, Fault, ProviderError};
+use crate::provider::http::{StreamParser, errors};
+use crate::provider::{ProviderError, ProviderErrorKind, ProviderEvent};
 use serde::Deserialize;
 use serde_json::Value;
 
 /// The dialect, what a reply has cost so far, and which of its blocks are calls.
 #[derive(Default)]
-pub(super) struct Messages {
-    cost: Cost,
+pub(super) struct AnthropicStreamParser {
+    usage: AnthropicUsage,
     calls: Vec<u32>,
 }
 
 #[derive(Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-enum Told {
+enum AnthropicStreamEvent {
     MessageStart {
-        message: Begun,
+        message: AnthropicMessageStart,
     },
     ContentBlockStart {
         #[serde(default)]
         index: u32,
-        content_block: Block,
+        content_block: AnthropicContentBlock,
     },
     ContentBlockDelta {
         #[serde(default)]
         index: u32,
-        delta: Block,
+        delta: AnthropicContentBlock,
     },
     MessageDelta {
-        delta: Ended,
+        delta: AnthropicMessageDelta,
         #[serde(default)]
-        usage: Cost,
+        usage: AnthropicUsage,
     },
     MessageStop,
     /// A whole reply, where no stream came.
     Message {
-        content: Vec<Block>,
+        content: Vec<AnthropicContentBlock>,
         stop_reason: Option<String>,
         #[serde(default)]
-        usage: Cost,
+        usage: AnthropicUsage,
     },
     Error {
         error: Value,
@@ -52,20 +52,20 @@ enum Told {
 }
 
 #[derive(Deserialize)]
-struct Begun {
+struct AnthropicMessageStart {
     #[serde(default)]
-    usage: Cost,
+    usage: AnthropicUsage,
 }
 
 #[derive(Deserialize)]
-struct Ended {
+struct AnthropicMessageDelta {
     stop_reason: Option<String>,
 }
 
 /// A block, or more of it.
 #[derive(Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-enum Block {
+enum AnthropicContentBlock {
     #[serde(alias = "text_delta")]
     Text {
         #[serde(default)]
@@ -94,22 +94,22 @@ enum Block {
 /// Counts so far; the last one told of each counts.
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct Cost {
+struct AnthropicUsage {
     input_tokens: Option<u64>,
     cache_read_input_tokens: Option<u64>,
     cache_creation_input_tokens: Option<u64>,
     output_tokens: Option<u64>,
-    output_tokens_details: Option<OutputDetails>,
+    output_tokens_details: Option<AnthropicOutputDetails>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct OutputDetails {
+struct AnthropicOutputDetails {
     thinking_tokens: Option<u64>,
 }
 
-impl Cost {
-    fn update(&mut self, newer: Self) {
+impl AnthropicUsage {
+    fn merge(&mut self, newer: Self) {
         let Self { input_tokens, cache_read_input_tokens, .. } = newer;
         self.input_tokens = input_tokens.or(self.input_tokens);
         self.cache_read_input_tokens = cache_read_input_tokens.or(self.cache_read_input_tokens);
@@ -121,7 +121,7 @@ impl Cost {
     }
 
     /// Their `input_tokens` leave out what the cache gave or took; ours are of the whole prompt.
-    fn usage(&self) -> Usage {
+    fn to_usage(&self) -> Usage {
         let read = self.cache_read_input_tokens.unwrap_or(0);
         let written = self.cache_creation_input_tokens.unwrap_or(0);
         let thinking = self.output_tokens_details.as_ref().and_then(|told| told.thinking_tokens);
@@ -135,68 +135,93 @@ impl Cost {
     }
 }
 
-impl Dialect for Messages {
-    fn read(
+impl StreamParser for AnthropicStreamParser {
+    fn parse_event(
         &mut self,
         _: &[u8],
         data: &[u8],
         key: Option<&str>,
-        events: &mut Vec<Event>,
+        events: &mut Vec<ProviderEvent>,
     ) -> Result<bool, ProviderError> {
-        match told(data, key)? {
-            Told::MessageStart { message } => self.cost.update(message.usage),
-            Told::ContentBlockStart { index, content_block: block }
-            | Told::ContentBlockDelta { index, delta: block } => self.push(events, index, block),
-            Told::MessageDelta { delta, usage } => {
-                self.cost.update(usage);
+        match parse_stream_event(data, key)? {
+            AnthropicStreamEvent::MessageStart { message } => self.usage.merge(message.usage),
+            AnthropicStreamEvent::ContentBlockStart { index, content_block: block }
+            | AnthropicStreamEvent::ContentBlockDelta { index, delta: block } => {
+                self.push_block(events, index, block)
+            }
+            AnthropicStreamEvent::MessageDelta { delta, usage } => {
+                self.usage.merge(usage);
                 if let Some(reason) = delta.stop_reason {
-                    events.push(Event::Usage(self.cost.usage()));
-                    events.push(Event::Finish(finish_reason(&reason)));
+                    events.push(ProviderEvent::Usage(self.usage.to_usage()));
+                    events.push(ProviderEvent::Finish(parse_finish_reason(&reason)));
                 }
             }
-            Told::MessageStop => return Ok(true),
-            Told::Error { error } => return Err(failure::of_error_object(&error, key)),
-            Told::Message { .. } | Told::Other => {}
+            AnthropicStreamEvent::MessageStop => return Ok(true),
+            AnthropicStreamEvent::Error { error } => return Err(errors::object_error(&error, key)),
+            AnthropicStreamEvent::Message { .. } | AnthropicStreamEvent::Other => {}
         }
         Ok(false)
     }
 
-    fn read_whole(&mut self, body: &[u8], key: Option<&str>) -> Result<Vec<Event>, ProviderError> {
-        let (content, stop_reason, usage) = match told(body, key)? {
-            Told::Message { content, stop_reason, usage } => (content, stop_reason, usage),
-            Told::Error { error } => return Err(failure::of_error_object(&error, key)),
-            _ => return Err(unreadable()),
+    fn parse_body(
+        &mut self,
+        body: &[u8],
+        key: Option<&str>,
+    ) -> Result<Vec<ProviderEvent>, ProviderError> {
+        let (content, stop_reason, usage) = match parse_stream_event(body, key)? {
+            AnthropicStreamEvent::Message { content, stop_reason, usage } => {
+                (content, stop_reason, usage)
+            }
+            AnthropicStreamEvent::Error { error } => return Err(errors::object_error(&error, key)),
+            _ => return Err(unreadable_error()),
         };
         let mut events = Vec::new();
-        (0..).zip(content).for_each(|(index, block)| self.push(&mut events, index, block));
-        events.push(Event::Usage(usage.usage()));
-        events.extend(stop_reason.map(|reason| Event::Finish(finish_reason(&reason))));
+        (0..).zip(content).for_each(|(index, block)| self.push_block(&mut events, index, block));
+        events.push(ProviderEvent::Usage(usage.to_usage()));
+        events
+            .extend(stop_reason.map(|reason| ProviderEvent::Finish(parse_finish_reason(&reason))));
         Ok(events)
     }
 }
 
-impl Messages {
+impl AnthropicStreamParser {
     /// Deltas that arrive together are one.
-    fn push(&mut self, events: &mut Vec<Event>, index: u32, block: Block) {
+    fn push_block(
+        &mut self,
+        events: &mut Vec<ProviderEvent>,
+        index: u32,
+        block: AnthropicContentBlock,
+    ) {
         match (events.last_mut(), block) {
-            (_, Block::Other) => {}
-            (_, Block::Text { text } | Block::Thinking { thinking: text }) if text.is_empty() => {}
-            (Some(Event::Text(so_far)), Block::Text { text }) => so_far.push_str(&text),
-            (Some(Event::Reasoning(so_far)), Block::Thinking { thinking }) => {
+            (_, AnthropicContentBlock::Other) => {}
+            (
+                _,
+                AnthropicContentBlock::Text { text }
+                | AnthropicContentBlock::Thinking { thinking: text },
+            ) if text.is_empty() => {}
+            (Some(ProviderEvent::Text(so_far)), AnthropicContentBlock::Text { text }) => {
+                so_far.push_str(&text)
+            }
+            (
+                Some(ProviderEvent::Reasoning(so_far)),
+                AnthropicContentBlock::Thinking { thinking },
+            ) => {
                 so_far.push_str(&thinking);
             }
-            (_, Block::Text { text }) => events.push(Event::Text(text)),
-            (_, Block::Thinking { thinking }) => events.push(Event::Reasoning(thinking)),
-            (_, Block::ToolUse { id, name, input }) => {
+            (_, AnthropicContentBlock::Text { text }) => events.push(ProviderEvent::Text(text)),
+            (_, AnthropicContentBlock::Thinking { thinking }) => {
+                events.push(ProviderEvent::Reasoning(thinking))
+            }
+            (_, AnthropicContentBlock::ToolUse { id, name, input }) => {
                 self.calls.push(index);
-                events.push(Event::ToolCall { index, id, name });
+                events.push(ProviderEvent::ToolCall { index, id, name });
                 if input.as_object().is_some_and(|input| !input.is_empty()) {
-                    events.push(Event::ToolInput { index, delta: input.to_string() });
+                    events.push(ProviderEvent::ToolInput { index, delta: input.to_string() });
                 }
             }
-            (_, Block::InputJsonDelta { partial_json: delta }) => {
+            (_, AnthropicContentBlock::InputJsonDelta { partial_json: delta }) => {
                 if !delta.is_empty() && self.calls.contains(&index) {
-                    events.push(Event::ToolInput { index, delta });
+                    events.push(ProviderEvent::ToolInput { index, delta });
                 }
             }
         }
@@ -204,17 +229,20 @@ impl Messages {
 }
 
 /// Gateways send errors without their own `type`.
-fn told(data: &[u8], key: Option<&str>) -> Result<Told, ProviderError> {
+fn parse_stream_event(
+    data: &[u8],
+    key: Option<&str>,
+) -> Result<AnthropicStreamEvent, ProviderError> {
     serde_json::from_slice(data).map_err(|_| {
         let object: Value = serde_json::from_slice(data).unwrap_or_default();
         match object.get("error") {
-            Some(error) => failure::of_error_object(error, key),
-            None => unreadable(),
+            Some(error) => errors::object_error(error, key),
+            None => unreadable_error(),
         }
     })
 }
 
-fn finish_reason(word: &str) -> FinishReason {
+fn parse_finish_reason(word: &str) -> FinishReason {
     match word {
         "end_turn" | "stop_sequence" => FinishReason::Stop,
         "max_tokens" | "model_context_window_exceeded" => FinishReason::Length,
@@ -224,6 +252,9 @@ fn finish_reason(word: &str) -> FinishReason {
     }
 }
 
-fn unreadable() -> ProviderError {
-    ProviderError::new(Fault::Refused, "the provider sent something that cannot be read")
+fn unreadable_error() -> ProviderError {
+    ProviderError::new(
+        ProviderErrorKind::BadResponse,
+        "the provider sent something that cannot be read",
+    )
 }

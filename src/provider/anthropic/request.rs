@@ -4,8 +4,8 @@
 //! tokens in any case, a user's message first, no empty text, and marks at which it keeps the
 //! prompt's beginning in its cache.
 
-use super::models;
-use super::tools::{self, Tool, ToolChoice};
+use super::model_limits;
+use super::tools::{self, AnthropicTool, AnthropicToolChoice};
 use crate::domain::Role;
 use crate::domain::extra_params::ExtraParams;
 use crate::domain::image::MessageImage;
@@ -16,17 +16,17 @@ use serde_json::value::RawValue;
 use std::borrow::Cow;
 
 /// What stands first where memory begins with a reply: a conversation begins with its user.
-const EARLIER: &str = "(The conversation began before this.)";
+const EARLIER_PLACEHOLDER: &str = "(The conversation began before this.)";
 /// The kinds of pictures that are taken.
-const PICTURES: &[&str] = &["image/jpeg", "image/png", "image/gif", "image/webp"];
+const IMAGE_MEDIA_TYPES: &[&str] = &["image/jpeg", "image/png", "image/gif", "image/webp"];
 
 #[derive(Serialize)]
-struct Request<'a> {
+struct AnthropicRequest<'a> {
     model: &'a str,
     max_tokens: u32,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    system: Vec<Block<'a>>,
-    messages: Vec<Message<'a>>,
+    system: Vec<AnthropicBlockParam<'a>>,
+    messages: Vec<AnthropicMessageParam<'a>>,
     stream: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     temperature: Option<f64>,
@@ -35,19 +35,19 @@ struct Request<'a> {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     stop_sequences: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    thinking: Option<Thinking>,
+    thinking: Option<ThinkingConfig>,
     #[serde(skip_serializing_if = "OutputConfig::is_empty")]
     output_config: OutputConfig<'a>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    tools: Vec<Tool<'a>>,
+    tools: Vec<AnthropicTool<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    tool_choice: Option<ToolChoice>,
+    tool_choice: Option<AnthropicToolChoice>,
 }
 
 /// The model decides how long it thinks, and says in short what it thought.
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-enum Thinking {
+enum ThinkingConfig {
     Adaptive { display: &'static str },
 }
 
@@ -56,7 +56,7 @@ struct OutputConfig<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     effort: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    format: Option<Format<'a>>,
+    format: Option<OutputFormat<'a>>,
 }
 
 impl OutputConfig<'_> {
@@ -66,41 +66,41 @@ impl OutputConfig<'_> {
 }
 
 #[derive(Serialize)]
-struct Format<'a> {
+struct OutputFormat<'a> {
     #[serde(rename = "type")]
     kind: &'static str,
     schema: &'a RawValue,
 }
 
 #[derive(Serialize)]
-struct Message<'a> {
-    role: Speaker,
-    content: Vec<Block<'a>>,
+struct AnthropicMessageParam<'a> {
+    role: AnthropicRole,
+    content: Vec<AnthropicBlockParam<'a>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum Speaker {
+enum AnthropicRole {
     User,
     Assistant,
 }
 
 #[derive(Serialize)]
-struct Block<'a> {
+struct AnthropicBlockParam<'a> {
     #[serde(flatten)]
-    content: Content<'a>,
+    content: AnthropicContentParam<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cache_control: Option<CacheControl>,
 }
 
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-enum Content<'a> {
+enum AnthropicContentParam<'a> {
     Text {
         text: Cow<'a, str>,
     },
     Image {
-        source: Source<'a>,
+        source: AnthropicImageSource<'a>,
     },
     ToolUse {
         id: &'a str,
@@ -117,7 +117,7 @@ enum Content<'a> {
 
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-enum Source<'a> {
+enum AnthropicImageSource<'a> {
     Base64 { media_type: &'a str, data: &'a str },
     Url { url: &'a str },
 }
@@ -129,41 +129,44 @@ enum CacheControl {
     Ephemeral,
 }
 
-impl<'a> Block<'a> {
-    fn text(text: impl Into<Cow<'a, str>>) -> Self {
-        Self { content: Content::Text { text: text.into() }, cache_control: None }
+impl<'a> AnthropicBlockParam<'a> {
+    fn from_text(text: impl Into<Cow<'a, str>>) -> Self {
+        Self { content: AnthropicContentParam::Text { text: text.into() }, cache_control: None }
     }
 }
 
 /// The body that asks for a streamed reply.
-pub(super) fn body(prompt: &Prompt) -> Vec<u8> {
+pub(super) fn encode_request(prompt: &Prompt) -> Vec<u8> {
     let is_system = |message: &&PromptMessage| message.role == Role::System;
     let system = prompt.messages.iter().take_while(is_system).count();
     let (system, conversation) = prompt.messages.split_at(system);
-    let effort = effort(&prompt.further).filter(|_| models::thinks_as_asked(&prompt.model));
-    let thinking = effort.filter(|_| may_think(conversation));
+    let effort = parse_effort(&prompt.extra_params)
+        .filter(|_| model_limits::supports_adaptive_thinking(&prompt.model));
+    let thinking = effort.filter(|_| can_think(conversation));
     let is_free = thinking.is_none();
-    let request = Request {
+    let request = AnthropicRequest {
         model: &prompt.model,
-        max_tokens: prompt.max_output_tokens.unwrap_or_else(|| models::most_output(&prompt.model)),
-        system: system_blocks(system),
-        messages: messages(conversation),
+        max_tokens: prompt
+            .max_output_tokens
+            .unwrap_or_else(|| model_limits::max_output_tokens(&prompt.model)),
+        system: build_system_blocks(system),
+        messages: build_messages(conversation),
         stream: true,
         // It goes from 0 to 1 here, newer models take it or `top_p`, not both, and who thinks neither.
         temperature: prompt.temperature.filter(|_| is_free).map(|temperature| temperature.min(1.0)),
         top_p: prompt.top_p.filter(|_| is_free && prompt.temperature.is_none()),
-        stop_sequences: stop_sequences(&prompt.further),
-        thinking: thinking.map(|_| Thinking::Adaptive { display: "summarized" }),
-        output_config: OutputConfig { effort, format: format(&prompt.further) },
-        tools: tools::offered(&prompt.further),
-        tool_choice: tools::choice(&prompt.further),
+        stop_sequences: parse_stop_sequences(&prompt.extra_params),
+        thinking: thinking.map(|_| ThinkingConfig::Adaptive { display: "summarized" }),
+        output_config: OutputConfig { effort, format: parse_output_format(&prompt.extra_params) },
+        tools: tools::build_tools(&prompt.extra_params),
+        tool_choice: tools::build_tool_choice(&prompt.extra_params),
     };
     // Strings and finite numbers always have a JSON form.
     serde_json::to_vec(&request).unwrap_or_default()
 }
 
 /// Chat Completions' `stop`: a text, or a list of them. White space alone is refused here.
-fn stop_sequences(further: &ExtraParams) -> Vec<String> {
+fn parse_stop_sequences(further: &ExtraParams) -> Vec<String> {
     let texts = match further.get("stop") {
         Some(Value::String(text)) => vec![text],
         Some(list) => serde_json::from_value(list).unwrap_or_default(),
@@ -174,7 +177,7 @@ fn stop_sequences(further: &ExtraParams) -> Vec<String> {
 
 /// Chat Completions' `reasoning_effort`. Source:
 /// <https://platform.claude.com/docs/en/build-with-claude/effort>.
-fn effort(further: &ExtraParams) -> Option<&'static str> {
+fn parse_effort(further: &ExtraParams) -> Option<&'static str> {
     match further.get("reasoning_effort")?.as_str()? {
         "minimal" | "low" => Some("low"),
         "medium" => Some("medium"),
@@ -187,33 +190,34 @@ fn effort(further: &ExtraParams) -> Option<&'static str> {
 
 /// Between a call and what came of it a model goes on with thoughts of which it wants its own words
 /// back, signed. They are not kept, so from there on it answers without.
-fn may_think(conversation: &[PromptMessage]) -> bool {
+fn can_think(conversation: &[PromptMessage]) -> bool {
     conversation.last().is_none_or(|last| last.results.is_empty())
 }
 
 /// Chat Completions' `response_format`, where it is a schema.
-fn format(further: &ExtraParams) -> Option<Format<'_>> {
+fn parse_output_format(further: &ExtraParams) -> Option<OutputFormat<'_>> {
     /// All that has a counterpart.
     #[derive(Deserialize)]
-    struct ResponseFormat<'a> {
+    struct ResponseFormatParam<'a> {
         #[serde(borrow)]
-        json_schema: Named<'a>,
+        json_schema: NamedSchema<'a>,
     }
     #[derive(Deserialize)]
-    struct Named<'a> {
+    struct NamedSchema<'a> {
         #[serde(borrow)]
         schema: &'a RawValue,
     }
     let format = serde_json::from_str(further.get_raw("response_format")?.get()).ok();
-    let ResponseFormat { json_schema: Named { schema } } = format?;
-    Some(Format { kind: "json_schema", schema })
+    let ResponseFormatParam { json_schema: NamedSchema { schema } } = format?;
+    Some(OutputFormat { kind: "json_schema", schema })
 }
 
 /// Two marks at the most, of the four there may be: the first block stays when what stands behind
 /// it (a project) changes, and the last is where the conversation begins.
-fn system_blocks(messages: &[PromptMessage]) -> Vec<Block<'_>> {
+fn build_system_blocks(messages: &[PromptMessage]) -> Vec<AnthropicBlockParam<'_>> {
     let said = messages.iter().filter(|message| !message.content.trim().is_empty());
-    let mut blocks: Vec<_> = said.map(|message| Block::text(&*message.content)).collect();
+    let mut blocks: Vec<_> =
+        said.map(|message| AnthropicBlockParam::from_text(&*message.content)).collect();
     if let Some(first) = blocks.first_mut() {
         first.cache_control = Some(CacheControl::Ephemeral);
     }
@@ -225,65 +229,76 @@ fn system_blocks(messages: &[PromptMessage]) -> Vec<Block<'_>> {
 
 /// Messages of one speaker in a row become one; the last one before the new one is marked, for the
 /// next prompt begins with all that stands up to there.
-fn messages(conversation: &[PromptMessage]) -> Vec<Message<'_>> {
+fn build_messages(conversation: &[PromptMessage]) -> Vec<AnthropicMessageParam<'_>> {
     let before_new = conversation.len().checked_sub(2);
-    let mut messages: Vec<Message<'_>> = Vec::new();
+    let mut messages: Vec<AnthropicMessageParam<'_>> = Vec::new();
     for (index, message) in conversation.iter().enumerate() {
-        let (role, mut content) = blocks(message);
+        let (role, mut content) = build_blocks(message);
         if let Some(last) = content.last_mut().filter(|_| Some(index) == before_new) {
             last.cache_control = Some(CacheControl::Ephemeral);
         }
         match messages.last_mut() {
             _ if content.is_empty() => {}
             Some(last) if last.role == role => last.content.extend(content),
-            _ => messages.push(Message { role, content }),
+            _ => messages.push(AnthropicMessageParam { role, content }),
         }
     }
-    if messages.first().is_some_and(|first| first.role == Speaker::Assistant) {
-        messages.insert(0, Message { role: Speaker::User, content: vec![Block::text(EARLIER)] });
+    if messages.first().is_some_and(|first| first.role == AnthropicRole::Assistant) {
+        messages.insert(
+            0,
+            AnthropicMessageParam {
+                role: AnthropicRole::User,
+                content: vec![AnthropicBlockParam::from_text(EARLIER_PLACEHOLDER)],
+            },
+        );
     }
     messages
 }
 
-fn blocks(message: &PromptMessage) -> (Speaker, Vec<Block<'_>>) {
+fn build_blocks(message: &PromptMessage) -> (AnthropicRole, Vec<AnthropicBlockParam<'_>>) {
     let text = &*message.content;
     let (role, text) = match message.role {
         // Ends in white space are refused where the message is the last one.
-        Role::Assistant => (Speaker::Assistant, Cow::from(text.trim_end())),
+        Role::Assistant => (AnthropicRole::Assistant, Cow::from(text.trim_end())),
         // Not every model knows this role in the middle.
-        Role::System => (Speaker::User, format!("<system>\n{text}\n</system>").into()),
-        Role::User | Role::Tool => (Speaker::User, Cow::from(text)),
+        Role::System => (AnthropicRole::User, format!("<system>\n{text}\n</system>").into()),
+        Role::User | Role::Tool => (AnthropicRole::User, Cow::from(text)),
     };
     let is_told = !text.trim().is_empty() && message.role != Role::Tool;
-    let text = is_told.then(|| Block::text(text));
-    let pictures = message.images.iter().filter_map(picture);
-    let calls = message.calls.iter().map(|call| Content::ToolUse {
+    let text = is_told.then(|| AnthropicBlockParam::from_text(text));
+    let pictures = message.images.iter().filter_map(build_image_block);
+    let calls = message.calls.iter().map(|call| AnthropicContentParam::ToolUse {
         id: &call.id,
         name: &call.name,
-        input: tools::input(&call.input),
+        input: tools::normalize_input(&call.input),
     });
-    let results = message.results.iter().map(|result| Content::ToolResult {
+    let results = message.results.iter().map(|result| AnthropicContentParam::ToolResult {
         tool_use_id: &result.call_id,
         content: &result.output,
         is_error: result.is_error,
     });
-    let tools = calls.chain(results).map(|content| Block { content, cache_control: None });
+    let tools =
+        calls.chain(results).map(|content| AnthropicBlockParam { content, cache_control: None });
     (role, text.into_iter().chain(pictures).chain(tools).collect())
 }
 
 /// `None` for a kind of picture that is refused, which would refuse the whole prompt.
-fn picture(image: &MessageImage) -> Option<Block<'_>> {
+fn build_image_block(image: &MessageImage) -> Option<AnthropicBlockParam<'_>> {
     let source = match image.url.strip_prefix("data:") {
-        None => Source::Url { url: &image.url },
+        None => AnthropicImageSource::Url { url: &image.url },
         Some(data) => {
             let (kind, data) = data.split_once(";base64,")?;
             let kind = kind.split(';').next().unwrap_or_default();
             let kind = if kind == "image/jpg" { "image/jpeg" } else { kind };
-            let media_type = *PICTURES.iter().find(|known| kind.eq_ignore_ascii_case(known))?;
-            Source::Base64 { media_type, data }
+            let media_type =
+                *IMAGE_MEDIA_TYPES.iter().find(|known| kind.eq_ignore_ascii_case(known))?;
+            AnthropicImageSource::Base64 { media_type, data }
         }
     };
-    Some(Block { content: Content::Image { source }, cache_control: None })
+    Some(AnthropicBlockParam {
+        content: AnthropicContentParam::Image { source },
+        cache_control: None,
+    })
 }
 
 #[cfg(test)]
@@ -291,22 +306,22 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn sent(prompt: Prompt) -> Value {
-        serde_json::from_slice(&body(&prompt)).unwrap()
+    fn encode_to_json(prompt: Prompt) -> Value {
+        serde_json::from_slice(&encode_request(&prompt)).unwrap()
     }
 
-    fn prompt(messages: Vec<PromptMessage>) -> Prompt {
+    fn prompt_of(messages: Vec<PromptMessage>) -> Prompt {
         let model = "claude-sonnet-5-5".to_owned();
         Prompt { model, messages, ..Prompt::default() }
     }
 
-    fn said(messages: &[(Role, &str)]) -> Vec<PromptMessage> {
-        messages.iter().map(|(role, text)| PromptMessage::text(*role, *text)).collect()
+    fn text_messages(messages: &[(Role, &str)]) -> Vec<PromptMessage> {
+        messages.iter().map(|(role, text)| PromptMessage::from_text(*role, *text)).collect()
     }
 
     #[test]
-    fn the_stable_beginning_of_a_prompt_is_marked_for_the_cache() {
-        let sent = sent(prompt(said(&[
+    fn stable_prompt_prefix_is_marked_for_cache() {
+        let sent = encode_to_json(prompt_of(text_messages(&[
             (Role::System, "Be kind."),
             (Role::System, "The project."),
             (Role::User, "one"),
@@ -332,8 +347,8 @@ mod tests {
     }
 
     #[test]
-    fn speakers_take_turns_a_user_begins_and_nothing_is_empty() {
-        let sent = sent(prompt(said(&[
+    fn roles_alternate_from_user_without_empty_text() {
+        let sent = encode_to_json(prompt_of(text_messages(&[
             (Role::Assistant, "Where were we? "),
             (Role::User, "  "),
             (Role::User, "Here."),
@@ -353,7 +368,7 @@ mod tests {
         assert_eq!(
             told,
             [
-                ("user", vec![EARLIER]),
+                ("user", vec![EARLIER_PLACEHOLDER]),
                 ("assistant", vec!["Where were we?"]),
                 ("user", vec!["Here.", "<system>\nBe brief.\n</system>", "Now."]),
             ]
@@ -362,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_go_along_as_data_or_by_their_place() {
+    fn images_are_sent_as_data_or_url() {
         let image = |url: &str| MessageImage { url: url.into(), detail: None };
         let images = vec![
             image("https://e.com/a.png"),
@@ -370,9 +385,9 @@ mod tests {
             image("data:image/svg+xml;base64,AA=="),
             image("data:image/png,AA"),
         ];
-        let message = PromptMessage { images, ..PromptMessage::text(Role::User, "") };
+        let message = PromptMessage { images, ..PromptMessage::from_text(Role::User, "") };
         assert_eq!(
-            sent(prompt(vec![message]))["messages"][0]["content"],
+            encode_to_json(prompt_of(vec![message]))["messages"][0]["content"],
             json!([
                 {"type": "image", "source": {"type": "url", "url": "https://e.com/a.png"}},
                 {"type": "image", "source": {"type": "base64", "media_type": "image/jpeg", "data": "AA=="}},
@@ -381,10 +396,11 @@ mod tests {
     }
 
     #[test]
-    fn limits_are_what_the_model_takes() {
+    fn parameters_stay_within_model_limits() {
         let of = |model: &str, temperature, top_p| {
-            let prompt = Prompt { model: model.to_owned(), temperature, top_p, ..prompt(vec![]) };
-            let sent = sent(prompt);
+            let prompt =
+                Prompt { model: model.to_owned(), temperature, top_p, ..prompt_of(vec![]) };
+            let sent = encode_to_json(prompt);
             let number = |name: &str| sent[name].as_f64();
             (number("max_tokens"), number("temperature"), number("top_p"))
         };
@@ -400,19 +416,19 @@ mod tests {
     }
 
     #[test]
-    fn who_asks_for_effort_gets_thoughts_where_the_model_has_them_and_nothing_stands_against_it() {
+    fn reasoning_effort_enables_thinking_where_supported() {
         let of = |model: &str, effort: &str, messages: Vec<PromptMessage>| {
             let effort = serde_json::value::to_raw_value(effort).unwrap();
             let prompt = Prompt {
                 model: model.to_owned(),
                 temperature: Some(0.5),
-                further: ExtraParams::new([("reasoning_effort".to_owned(), effort)].into()),
-                ..prompt(messages)
+                extra_params: ExtraParams::new([("reasoning_effort".to_owned(), effort)].into()),
+                ..prompt_of(messages)
             };
-            let sent = sent(prompt);
+            let sent = encode_to_json(prompt);
             ["thinking", "output_config", "temperature"].map(|name| sent[name].clone())
         };
-        let asked = || said(&[(Role::User, "Why?")]);
+        let asked = || text_messages(&[(Role::User, "Why?")]);
         let thinking = json!({"type": "adaptive", "display": "summarized"});
         assert_eq!(
             of("claude-sonnet-5-5", "high", asked()),
@@ -434,7 +450,7 @@ mod tests {
             is_error: false,
         };
         let returned =
-            PromptMessage { results: vec![result], ..PromptMessage::text(Role::Tool, "") };
+            PromptMessage { results: vec![result], ..PromptMessage::from_text(Role::Tool, "") };
         assert_eq!(
             of("claude-opus-5", "minimal", vec![returned]),
             [Value::Null, json!({"effort": "low"}), json!(0.5)]

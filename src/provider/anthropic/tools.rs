@@ -9,24 +9,24 @@ use serde_json::{Value, json};
 
 /// A function that may be called.
 #[derive(Serialize)]
-pub(super) struct Tool<'a> {
+pub(super) struct AnthropicTool<'a> {
     name: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     description: Option<String>,
-    input_schema: Schema<'a>,
+    input_schema: InputSchema<'a>,
 }
 
 /// What arguments look like; a function without parameters takes any object.
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Schema<'a> {
-    Theirs(&'a RawValue),
-    Any(Value),
+enum InputSchema<'a> {
+    Provided(&'a RawValue),
+    AnyObject(Value),
 }
 
 /// Which of them are called.
 #[derive(Debug, PartialEq, Serialize)]
-pub(super) struct ToolChoice {
+pub(super) struct AnthropicToolChoice {
     #[serde(rename = "type")]
     kind: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -36,14 +36,14 @@ pub(super) struct ToolChoice {
 }
 
 /// The functions that a request offers; what is none is left out.
-pub(super) fn offered(further: &ExtraParams) -> Vec<Tool<'_>> {
+pub(super) fn build_tools(further: &ExtraParams) -> Vec<AnthropicTool<'_>> {
     #[derive(Deserialize)]
-    struct Offer<'a> {
+    struct OfferedTool<'a> {
         #[serde(borrow)]
-        function: Function<'a>,
+        function: OfferedFunction<'a>,
     }
     #[derive(Deserialize)]
-    struct Function<'a> {
+    struct OfferedFunction<'a> {
         name: String,
         description: Option<String>,
         #[serde(borrow)]
@@ -53,17 +53,21 @@ pub(super) fn offered(further: &ExtraParams) -> Vec<Tool<'_>> {
     let tools: Vec<&RawValue> = serde_json::from_str(tools.get()).unwrap_or_default();
     let offers = tools.into_iter().filter_map(|tool| serde_json::from_str(tool.get()).ok());
     offers
-        .map(|Offer { function: Function { name, description, parameters } }| Tool {
-            name,
-            description,
-            input_schema: parameters
-                .map_or_else(|| Schema::Any(json!({"type": "object"})), Schema::Theirs),
+        .map(|OfferedTool { function: OfferedFunction { name, description, parameters } }| {
+            AnthropicTool {
+                name,
+                description,
+                input_schema: parameters.map_or_else(
+                    || InputSchema::AnyObject(json!({"type": "object"})),
+                    InputSchema::Provided,
+                ),
+            }
         })
         .collect()
 }
 
 /// `None` leaves it to the model.
-pub(super) fn choice(further: &ExtraParams) -> Option<ToolChoice> {
+pub(super) fn build_tool_choice(further: &ExtraParams) -> Option<AnthropicToolChoice> {
     further.get_raw("tools")?;
     let disable_parallel_tool_use = further.get("parallel_tool_calls") == Some(false.into());
     let chosen = further.get("tool_choice").unwrap_or_default();
@@ -75,11 +79,11 @@ pub(super) fn choice(further: &ExtraParams) -> Option<ToolChoice> {
         _ => return None,
     };
     let disable_parallel_tool_use = disable_parallel_tool_use && kind != "none";
-    Some(ToolChoice { kind, name, disable_parallel_tool_use })
+    Some(AnthropicToolChoice { kind, name, disable_parallel_tool_use })
 }
 
 /// Arguments as they go back: an object, whatever the model wrote.
-pub(super) fn input(arguments: &str) -> Box<RawValue> {
+pub(super) fn normalize_input(arguments: &str) -> Box<RawValue> {
     let input = encode_input(arguments);
     if input.get().starts_with('{') { input } else { encode_input("{}") }
 }
@@ -89,21 +93,21 @@ mod tests {
     use super::*;
     use std::collections::BTreeMap;
 
-    fn further(fields: Value) -> ExtraParams {
+    fn extra_params(fields: Value) -> ExtraParams {
         let fields: BTreeMap<String, Value> = serde_json::from_value(fields).unwrap();
         let raw = |value: Value| serde_json::value::to_raw_value(&value).unwrap();
         ExtraParams::new(fields.into_iter().map(|(name, value)| (name, raw(value))).collect())
     }
 
     #[test]
-    fn functions_are_offered_in_their_words() {
+    fn functions_become_anthropic_tools() {
         let parameters = json!({"type": "object", "properties": {"city": {"type": "string"}}});
-        let further = further(json!({"tools": [
+        let further = extra_params(json!({"tools": [
             {"type": "function", "function": {"name": "weather", "description": "Says it.", "parameters": parameters}},
             {"type": "function", "function": {"name": "time"}},
             {"type": "moon"},
         ]}));
-        let offered = serde_json::to_value(offered(&further)).unwrap();
+        let offered = serde_json::to_value(build_tools(&further)).unwrap();
         let wanted = json!([
             {"name": "weather", "description": "Says it.", "input_schema": parameters},
             {"name": "time", "input_schema": {"type": "object"}},
@@ -112,11 +116,11 @@ mod tests {
     }
 
     #[test]
-    fn the_choice_is_told_in_their_words() {
+    fn tool_choice_is_translated() {
         let told = |choice: Value, parallel: Value| {
             let fields =
                 json!({"tools": [], "tool_choice": choice, "parallel_tool_calls": parallel});
-            serde_json::to_value(super::choice(&further(fields))).unwrap()
+            serde_json::to_value(super::build_tool_choice(&extra_params(fields))).unwrap()
         };
         let one = json!({"type": "function", "function": {"name": "time"}});
         assert_eq!(told(Value::Null, Value::Null), Value::Null);
@@ -129,11 +133,11 @@ mod tests {
     }
 
     #[test]
-    fn arguments_that_are_no_object_go_back_as_an_empty_one() {
+    fn non_object_arguments_become_empty_object() {
         for (written, sent) in
             [("{\"a\": 1}", "{\"a\": 1}"), ("", "{}"), ("{\"cut", "{}"), ("[1]", "{}")]
         {
-            assert_eq!(input(written).get(), sent);
+            assert_eq!(normalize_input(written).get(), sent);
         }
     }
 }

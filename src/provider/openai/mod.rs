@@ -9,29 +9,31 @@
 mod reply;
 mod request;
 
-use super::remote::{self, failure};
-use super::{Events, Fault, Model, OwnAnswer, Prompt, Provider, ProviderError};
+use super::http::{self, errors};
+use super::{
+    ModelInfo, Prompt, Provider, ProviderError, ProviderErrorKind, ProviderEvents, RawResponse,
+};
 use async_openai::Client as OpenAi;
 use async_openai::config::OpenAIConfig;
 use async_openai::error::OpenAIError;
 use async_trait::async_trait;
 use bytes::Bytes;
-use reply::ChatCompletions;
-pub use reply::usage_in;
+use reply::OpenAiStreamParser;
+pub use reply::find_usage;
 use reqwest::RequestBuilder;
 use reqwest::header::{AUTHORIZATION, HeaderValue};
 use serde::Deserialize;
 
 /// Where OpenAI itself answers.
-pub const OFFICIAL: &str = "https://api.openai.com/v1";
+pub const OFFICIAL_BASE_URL: &str = "https://api.openai.com/v1";
 const OFFICIAL_HOST: &str = "api.openai.com";
 /// The model that is used there unless another is asked for.
-pub const OFFICIAL_MODEL: &str = "gpt-5-mini";
+pub const DEFAULT_MODEL: &str = "gpt-5-mini";
 
 /// An OpenAI-compatible endpoint.
-pub struct Endpoint {
+pub struct OpenAiProvider {
     http: reqwest::Client,
-    plain: OpenAi<OpenAIConfig>,
+    api_client: OpenAi<OpenAIConfig>,
     chat_url: String,
     authorization: Option<HeaderValue>,
     key: Option<String>,
@@ -39,18 +41,18 @@ pub struct Endpoint {
     sends_cache_key: bool,
 }
 
-impl Endpoint {
+impl OpenAiProvider {
     /// An endpoint at a base URL (`…/v1`), with a key if it wants one. Fails with a sentence if the
     /// key cannot stand in a header, or the URL is none.
     pub fn new(base_url: &str, key: Option<&str>) -> Result<Self, String> {
         let base_url = base_url.trim_end_matches('/');
-        let parsed = remote::url("OPENAI_BASE_URL", base_url)?;
+        let parsed = http::parse_base_url("OPENAI_BASE_URL", base_url)?;
         let bearer = |key: &str| HeaderValue::from_str(&format!("Bearer {key}"));
         let authorization = key
             .map(bearer)
             .transpose()
             .map_err(|_| "OPENAI_API_KEY must be visible ASCII characters")?;
-        let http = remote::client()?;
+        let http = http::build_client()?;
         let config =
             OpenAIConfig::new().with_api_base(base_url).with_api_key(key.unwrap_or_default());
         // Some regions have hosts of their own below this one.
@@ -58,7 +60,7 @@ impl Endpoint {
             .host_str()
             .is_some_and(|host| host == OFFICIAL_HOST || host.ends_with(".api.openai.com"));
         Ok(Self {
-            plain: OpenAi::build(http.clone(), config),
+            api_client: OpenAi::build(http.clone(), config),
             http,
             chat_url: format!("{base_url}/chat/completions"),
             authorization,
@@ -71,13 +73,13 @@ impl Endpoint {
 
     /// Sends `prompt_cache_key`, or does not; without this only OpenAI gets it.
     #[must_use]
-    pub fn sending_cache_key(self, sends_cache_key: bool) -> Self {
+    pub fn with_cache_key(self, sends_cache_key: bool) -> Self {
         Self { sends_cache_key, ..self }
     }
 }
 
-impl Endpoint {
-    fn ask(&self, body: impl Into<reqwest::Body>) -> RequestBuilder {
+impl OpenAiProvider {
+    fn build_request(&self, body: impl Into<reqwest::Body>) -> RequestBuilder {
         let request = self.http.post(&self.chat_url).body(body);
         match &self.authorization {
             Some(authorization) => request.header(AUTHORIZATION, authorization.clone()),
@@ -87,24 +89,24 @@ impl Endpoint {
 }
 
 #[async_trait]
-impl Provider for Endpoint {
+impl Provider for OpenAiProvider {
     fn name(&self) -> &'static str {
         "openai"
     }
 
-    async fn models(&self) -> Result<Vec<Model>, ProviderError> {
+    async fn list_models(&self) -> Result<Vec<ModelInfo>, ProviderError> {
         /// All that is read; other fields differ from server to server.
         #[derive(Deserialize)]
-        struct Listed {
-            data: Vec<Entry>,
+        struct OpenAiModelList {
+            data: Vec<OpenAiModelEntry>,
         }
         #[derive(Deserialize)]
-        struct Entry {
+        struct OpenAiModelEntry {
             id: String,
         }
-        let listed: Listed =
-            self.plain.models().list_byot().await.map_err(|error| of_plain_call(&error))?;
-        let model = |entry: Entry| Model {
+        let listed: OpenAiModelList =
+            self.api_client.models().list_byot().await.map_err(|error| map_client_error(&error))?;
+        let model = |entry: OpenAiModelEntry| ModelInfo {
             id: entry.id,
             provider: self.name().to_owned(),
             context_window: None,
@@ -112,23 +114,35 @@ impl Provider for Endpoint {
         Ok(listed.data.into_iter().map(model).collect())
     }
 
-    async fn pass(&self, body: Bytes, _: bool) -> Result<Option<OwnAnswer>, ProviderError> {
-        remote::own_answer(self.ask(body), self.key.as_deref()).await.map(Some)
+    async fn forward_request(
+        &self,
+        body: Bytes,
+        _: bool,
+    ) -> Result<Option<RawResponse>, ProviderError> {
+        http::forward_request(self.build_request(body), self.key.as_deref()).await.map(Some)
     }
 
-    async fn stream(&self, prompt: &Prompt) -> Result<Events, ProviderError> {
-        let body = request::body(prompt, self.is_official, self.sends_cache_key);
-        remote::reply(self.ask(body), ChatCompletions::default(), self.key.clone()).await
+    async fn open_stream(&self, prompt: &Prompt) -> Result<ProviderEvents, ProviderError> {
+        let body = request::encode_request(prompt, self.is_official, self.sends_cache_key);
+        http::open_reply_stream(
+            self.build_request(body),
+            OpenAiStreamParser::default(),
+            self.key.clone(),
+        )
+        .await
     }
 }
 
 /// A plain call that failed.
-fn of_plain_call(error: &OpenAIError) -> ProviderError {
+fn map_client_error(error: &OpenAIError) -> ProviderError {
     match error {
-        OpenAIError::Reqwest(error) => failure::of_connection(error),
+        OpenAIError::Reqwest(error) => errors::connection_error(error),
         other => {
             tracing::debug!(error = %other, "provider call failed");
-            ProviderError::new(Fault::Refused, "the provider did not list its models")
+            ProviderError::new(
+                ProviderErrorKind::BadResponse,
+                "the provider did not list its models",
+            )
         }
     }
 }
@@ -138,18 +152,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_cache_key_goes_to_openai_alone_unless_told_otherwise() {
-        let endpoint = |url| Endpoint::new(url, None).unwrap();
+    fn cache_key_is_sent_to_openai_only_by_default() {
+        let endpoint = |url| OpenAiProvider::new(url, None).unwrap();
         for (url, sends) in [
-            (OFFICIAL, true),
+            (OFFICIAL_BASE_URL, true),
             ("https://eu.api.openai.com/v1", true),
             ("https://api.openai.com.example.com/v1", false),
             ("https://notapi.openai.com/v1", false),
             ("http://127.0.0.1:11434/v1", false),
         ] {
             assert_eq!(endpoint(url).sends_cache_key, sends, "{url}");
-            assert!(endpoint(url).sending_cache_key(true).sends_cache_key);
+            assert!(endpoint(url).with_cache_key(true).sends_cache_key);
         }
-        assert!(!endpoint(OFFICIAL).sending_cache_key(false).sends_cache_key);
+        assert!(!endpoint(OFFICIAL_BASE_URL).with_cache_key(false).sends_cache_key);
     }
 }

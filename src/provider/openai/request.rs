@@ -7,11 +7,11 @@ use crate::provider::{Prompt, PromptMessage};
 use serde::Serialize;
 
 #[derive(Serialize)]
-struct Request<'a> {
+struct OpenAiChatRequest<'a> {
     model: &'a str,
-    messages: Vec<Message<'a>>,
+    messages: Vec<OpenAiMessage<'a>>,
     stream: bool,
-    stream_options: StreamOptions,
+    stream_options: OpenAiStreamOptions,
     #[serde(skip_serializing_if = "Option::is_none")]
     temperature: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -24,16 +24,16 @@ struct Request<'a> {
     prompt_cache_key: Option<&'a str>,
     /// None of the names above.
     #[serde(flatten)]
-    further: &'a ExtraParams,
+    extra_params: &'a ExtraParams,
 }
 
 #[derive(Serialize)]
-struct Message<'a> {
+struct OpenAiMessage<'a> {
     role: Role,
     /// Null beside calls alone.
-    content: Option<Content<'a>>,
+    content: Option<OpenAiContent<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    tool_calls: Vec<Call<'a>>,
+    tool_calls: Vec<OpenAiToolCall<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tool_call_id: Option<&'a str>,
 }
@@ -41,80 +41,84 @@ struct Message<'a> {
 /// Text alone stays a string: many servers know no list of parts.
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Content<'a> {
+enum OpenAiContent<'a> {
     Text(&'a str),
-    Parts(Vec<ContentPart<'a>>),
+    Parts(Vec<OpenAiContentPart<'a>>),
 }
 
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-enum ContentPart<'a> {
+enum OpenAiContentPart<'a> {
     Text { text: &'a str },
     ImageUrl { image_url: &'a MessageImage },
 }
 
 #[derive(Serialize)]
-struct Call<'a> {
+struct OpenAiToolCall<'a> {
     id: &'a str,
     #[serde(rename = "type")]
     kind: &'static str,
-    function: Function<'a>,
+    function: OpenAiFunctionCall<'a>,
 }
 
 #[derive(Serialize)]
-struct Function<'a> {
+struct OpenAiFunctionCall<'a> {
     name: &'a str,
     arguments: &'a str,
 }
 
 /// One message of ours; of several results, each is a message of theirs.
-fn messages(message: &PromptMessage) -> Vec<Message<'_>> {
+fn build_messages(message: &PromptMessage) -> Vec<OpenAiMessage<'_>> {
     let PromptMessage { role, content, images, calls, results } = message;
-    let said =
-        |content| Message { role: *role, content, tool_calls: Vec::new(), tool_call_id: None };
+    let said = |content| OpenAiMessage {
+        role: *role,
+        content,
+        tool_calls: Vec::new(),
+        tool_call_id: None,
+    };
     if *role == Role::Tool {
-        let told = results.iter().map(|result| Message {
+        let told = results.iter().map(|result| OpenAiMessage {
             tool_call_id: Some(&result.call_id),
-            ..said(Some(Content::Text(&result.output)))
+            ..said(Some(OpenAiContent::Text(&result.output)))
         });
         return told.collect();
     }
-    let tool_calls = calls.iter().map(|call| Call {
+    let tool_calls = calls.iter().map(|call| OpenAiToolCall {
         id: &call.id,
         kind: "function",
-        function: Function { name: &call.name, arguments: &call.input },
+        function: OpenAiFunctionCall { name: &call.name, arguments: &call.input },
     });
     let tool_calls: Vec<_> = tool_calls.collect();
     let content = if images.is_empty() {
         let is_silent = content.is_empty() && !tool_calls.is_empty();
-        (!is_silent).then_some(Content::Text(content))
+        (!is_silent).then_some(OpenAiContent::Text(content))
     } else {
-        let text = (!content.is_empty()).then_some(ContentPart::Text { text: content });
-        let images = images.iter().map(|image_url| ContentPart::ImageUrl { image_url });
-        Some(Content::Parts(text.into_iter().chain(images).collect()))
+        let text = (!content.is_empty()).then_some(OpenAiContentPart::Text { text: content });
+        let images = images.iter().map(|image_url| OpenAiContentPart::ImageUrl { image_url });
+        Some(OpenAiContent::Parts(text.into_iter().chain(images).collect()))
     };
-    vec![Message { tool_calls, ..said(content) }]
+    vec![OpenAiMessage { tool_calls, ..said(content) }]
 }
 
 #[derive(Serialize)]
-struct StreamOptions {
+struct OpenAiStreamOptions {
     include_usage: bool,
 }
 
 /// The body that asks for a streamed reply. OpenAI's newer models know only
 /// `max_completion_tokens`, most other servers only `max_tokens`, and few `prompt_cache_key`.
-pub(super) fn body(prompt: &Prompt, is_official: bool, sends_cache_key: bool) -> Vec<u8> {
-    let request = Request {
+pub(super) fn encode_request(prompt: &Prompt, is_official: bool, sends_cache_key: bool) -> Vec<u8> {
+    let request = OpenAiChatRequest {
         model: &prompt.model,
-        messages: prompt.messages.iter().flat_map(messages).collect(),
+        messages: prompt.messages.iter().flat_map(build_messages).collect(),
         stream: true,
-        stream_options: StreamOptions { include_usage: true },
+        stream_options: OpenAiStreamOptions { include_usage: true },
         temperature: prompt.temperature,
         top_p: prompt.top_p,
         max_completion_tokens: prompt.max_output_tokens.filter(|_| is_official),
         max_tokens: prompt.max_output_tokens.filter(|_| !is_official),
         prompt_cache_key: prompt.cache_key.as_deref().filter(|_| sends_cache_key),
-        further: &prompt.further,
+        extra_params: &prompt.extra_params,
     };
     // Strings and finite numbers always have a JSON form.
     serde_json::to_vec(&request).unwrap_or_default()
@@ -127,7 +131,7 @@ mod tests {
     use serde_json::{Value, json};
 
     #[test]
-    fn calls_and_their_results_are_told_each_in_a_message_of_its_own() {
+    fn tool_results_become_separate_messages() {
         let call = |id: &str| ToolCall {
             id: id.to_owned(),
             name: "look".to_owned(),
@@ -140,19 +144,19 @@ mod tests {
         };
         let prompt = Prompt {
             messages: vec![
-                PromptMessage::text(Role::User, "look"),
+                PromptMessage::from_text(Role::User, "look"),
                 PromptMessage {
                     calls: vec![call("a"), call("b")],
-                    ..PromptMessage::text(Role::Assistant, "")
+                    ..PromptMessage::from_text(Role::Assistant, "")
                 },
                 PromptMessage {
                     results: vec![result("a"), result("b")],
-                    ..PromptMessage::text(Role::Tool, "seen\nseen")
+                    ..PromptMessage::from_text(Role::Tool, "seen\nseen")
                 },
             ],
             ..Prompt::default()
         };
-        let sent: Value = serde_json::from_slice(&body(&prompt, false, false)).unwrap();
+        let sent: Value = serde_json::from_slice(&encode_request(&prompt, false, false)).unwrap();
         let function = json!({"name": "look", "arguments": "{\"x\": 1}"});
         let calls = json!([
             {"id": "a", "type": "function", "function": function},

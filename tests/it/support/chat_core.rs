@@ -5,7 +5,7 @@ use echoic::chat::{Chat, Parts};
 use echoic::domain::{Principal, Session, SessionId, Timestamp, UserId};
 use echoic::memory::{Memory, MemoryDefaults};
 use echoic::prompts::PromptTemplates;
-use echoic::provider::demo::Demo;
+use echoic::provider::demo::DemoProvider;
 use echoic::store::{LeaseHolder, NewSession, SessionUpdate};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -30,7 +30,7 @@ impl ChatCore {
         let memory = Memory::new(fresh.store.clone(), prompts.clone(), defaults).unwrap();
         let chat = Arc::new(Chat::new(Parts {
             store: fresh.store.clone(),
-            provider: Arc::new(Demo::default()),
+            provider: Arc::new(DemoProvider::default()),
             memory: Arc::new(memory),
             prompts,
             title_model: None,

@@ -150,14 +150,14 @@ impl Request {
             extra_params: further,
             ..
         } = self.settings.clone();
-        let instructions = system_prompt.map(|text| PromptMessage::text(Role::System, text));
+        let instructions = system_prompt.map(|text| PromptMessage::from_text(Role::System, text));
         Prompt {
             model: model.unwrap_or_else(|| default_model.to_owned()),
             messages: instructions.into_iter().chain(self.said()).collect(),
             temperature,
             top_p,
             max_output_tokens,
-            further,
+            extra_params: further,
             cache_key: None,
         }
     }

@@ -7,11 +7,11 @@
 use memchr::memchr2;
 
 /// The most bytes of one event.
-const MAX_EVENT: usize = 16 << 20;
+const MAX_EVENT_BYTES: usize = 16 << 20;
 
 /// Reads events from bytes in any pieces.
 #[derive(Debug, Default)]
-pub(super) struct Decoder {
+pub(super) struct SseDecoder {
     /// The beginning of a line whose end has not come.
     line: Vec<u8>,
     name: Vec<u8>,
@@ -19,10 +19,10 @@ pub(super) struct Decoder {
     has_data: bool,
     /// The last byte was CR: an LF that follows belongs to it.
     after_cr: bool,
-    has_begun: bool,
+    has_started: bool,
 }
 
-impl Decoder {
+impl SseDecoder {
     /// Takes more bytes and calls `dispatch(name, data)` for each event they complete. `false` if
     /// an event is over its limit; nothing can be read after that.
     pub(super) fn push(
@@ -41,26 +41,26 @@ impl Decoder {
             };
             self.after_cr = bytes[end] == b'\r';
             if self.line.is_empty() {
-                self.take_line(&bytes[..end], &mut dispatch);
+                self.process_line(&bytes[..end], &mut dispatch);
             } else {
                 let mut line = std::mem::take(&mut self.line);
                 line.extend_from_slice(&bytes[..end]);
-                self.take_line(&line, &mut dispatch);
+                self.process_line(&line, &mut dispatch);
                 // Its room serves the next cut line.
                 line.clear();
                 self.line = line;
             }
             bytes = &bytes[end + 1..];
         }
-        self.line.len() + self.data.len() <= MAX_EVENT
+        self.line.len() + self.data.len() <= MAX_EVENT_BYTES
     }
 
-    fn take_line(&mut self, line: &[u8], dispatch: &mut impl FnMut(&[u8], &[u8])) {
+    fn process_line(&mut self, line: &[u8], dispatch: &mut impl FnMut(&[u8], &[u8])) {
         let line = match line.strip_prefix("\u{feff}".as_bytes()) {
-            Some(rest) if !self.has_begun => rest,
+            Some(rest) if !self.has_started => rest,
             _ => line,
         };
-        self.has_begun = true;
+        self.has_started = true;
         if line.is_empty() {
             if self.has_data {
                 dispatch(&self.name, &self.data);
@@ -68,13 +68,13 @@ impl Decoder {
             self.name.clear();
             self.data.clear();
             self.has_data = false;
-        } else if let Some(value) = field(line, b"data") {
+        } else if let Some(value) = field_value(line, b"data") {
             if self.has_data {
                 self.data.push(b'\n');
             }
             self.data.extend_from_slice(value);
             self.has_data = true;
-        } else if let Some(value) = field(line, b"event") {
+        } else if let Some(value) = field_value(line, b"event") {
             self.name.clear();
             self.name.extend_from_slice(value);
         }
@@ -82,7 +82,7 @@ impl Decoder {
 }
 
 /// The value of a line `name: value`, `name:value` or `name`.
-fn field<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+fn field_value<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     match line.strip_prefix(name)? {
         [] => Some(&[]),
         [b':', b' ', value @ ..] | [b':', value @ ..] => Some(value),
@@ -95,8 +95,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn events(pieces: &[&[u8]]) -> Vec<String> {
-        let mut decoder = Decoder::default();
+    fn decode_events(pieces: &[&[u8]]) -> Vec<String> {
+        let mut decoder = SseDecoder::default();
         let mut seen = Vec::new();
         for piece in pieces {
             let fits = decoder.push(piece, |name, data| {
@@ -112,9 +112,9 @@ mod tests {
     }
 
     #[test]
-    fn every_way_to_end_a_line_and_to_spell_a_field_is_read() {
+    fn all_line_endings_and_field_forms_are_read() {
         let wire = "\u{feff}: hello\r\n\r\nevent: a\rdata: 1\rdata:2\r\rdata\n\nid: 7\ndatum: no\n\ndata:  x\n\ndata: cut";
-        assert_eq!(events(&[wire.as_bytes()]), ["a|1\n2", "|", "| x"]);
+        assert_eq!(decode_events(&[wire.as_bytes()]), ["a|1\n2", "|", "| x"]);
     }
 
     proptest! {
@@ -128,7 +128,7 @@ mod tests {
             cuts.extend([0, wire.len()]);
             cuts.sort_unstable();
             let pieces: Vec<&[u8]> = cuts.windows(2).map(|pair| &wire[pair[0]..pair[1]]).collect();
-            prop_assert_eq!(events(&pieces), events(&[&wire]));
+            prop_assert_eq!(decode_events(&pieces), decode_events(&[&wire]));
         }
     }
 }

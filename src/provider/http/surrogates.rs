@@ -6,26 +6,26 @@
 use std::borrow::Cow;
 
 /// `\ud83d`: six bytes.
-const ESCAPE: usize = 6;
+const ESCAPE_LEN: usize = 6;
 
 /// The first half of a character whose second half has not come.
 #[derive(Debug, Default)]
-pub(super) struct Halves {
-    waiting: Option<[u8; ESCAPE]>,
+pub(super) struct SurrogateJoiner {
+    pending: Option<[u8; ESCAPE_LEN]>,
 }
 
-impl Halves {
+impl SurrogateJoiner {
     /// The event with its cut characters mended: a first half at the end of a string is kept back,
     /// and put in front of a second half at the beginning of a later one. A second half without a
     /// first becomes U+FFFD; a first half whose second never comes was no character.
-    pub(super) fn mend<'a>(&mut self, data: &'a [u8]) -> Cow<'a, [u8]> {
-        if self.waiting.is_none() && !has_surrogate(data) {
+    pub(super) fn join_halves<'a>(&mut self, data: &'a [u8]) -> Cow<'a, [u8]> {
+        if self.pending.is_none() && !has_surrogate(data) {
             return Cow::Borrowed(data);
         }
-        let mut mended = Vec::with_capacity(data.len() + ESCAPE);
+        let mut mended = Vec::with_capacity(data.len() + ESCAPE_LEN);
         let mut at = 0;
         while at < data.len() {
-            let Some(unit) = unit_at(data, at) else {
+            let Some(unit) = parse_unit(data, at) else {
                 mended.push(data[at]);
                 // What stands behind a backslash is no beginning of an escape.
                 if data[at] == b'\\' && at + 1 < data.len() {
@@ -35,17 +35,17 @@ impl Halves {
                 at += 1;
                 continue;
             };
-            let escape = &data[at..at + ESCAPE];
-            let next = at + ESCAPE;
-            if is_first(unit) && unit_at(data, next).is_some_and(is_second) {
-                mended.extend_from_slice(&data[at..next + ESCAPE]);
-                at = next + ESCAPE;
+            let escape = &data[at..at + ESCAPE_LEN];
+            let next = at + ESCAPE_LEN;
+            if is_high_surrogate(unit) && parse_unit(data, next).is_some_and(is_low_surrogate) {
+                mended.extend_from_slice(&data[at..next + ESCAPE_LEN]);
+                at = next + ESCAPE_LEN;
                 continue;
             }
-            match (is_first(unit), is_second(unit)) {
-                (true, _) if data.get(next) == Some(&b'"') => self.waiting = escape.try_into().ok(),
-                (_, true) if data[..at].ends_with(b"\"") && self.waiting.is_some() => {
-                    mended.extend(self.waiting.take().into_iter().flatten());
+            match (is_high_surrogate(unit), is_low_surrogate(unit)) {
+                (true, _) if data.get(next) == Some(&b'"') => self.pending = escape.try_into().ok(),
+                (_, true) if data[..at].ends_with(b"\"") && self.pending.is_some() => {
+                    mended.extend(self.pending.take().into_iter().flatten());
                     mended.extend_from_slice(escape);
                 }
                 (true, _) | (_, true) => mended.extend_from_slice("\u{fffd}".as_bytes()),
@@ -62,16 +62,16 @@ fn has_surrogate(data: &[u8]) -> bool {
 }
 
 /// The UTF-16 unit that is escaped at a place.
-fn unit_at(data: &[u8], at: usize) -> Option<u16> {
-    let digits = data.get(at..at + ESCAPE)?.strip_prefix(b"\\u")?;
+fn parse_unit(data: &[u8], at: usize) -> Option<u16> {
+    let digits = data.get(at..at + ESCAPE_LEN)?.strip_prefix(b"\\u")?;
     u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
 
-const fn is_first(unit: u16) -> bool {
+const fn is_high_surrogate(unit: u16) -> bool {
     matches!(unit, 0xd800..=0xdbff)
 }
 
-const fn is_second(unit: u16) -> bool {
+const fn is_low_surrogate(unit: u16) -> bool {
     matches!(unit, 0xdc00..=0xdfff)
 }
 
@@ -79,25 +79,26 @@ const fn is_second(unit: u16) -> bool {
 mod tests {
     use super::*;
 
-    fn mended(events: &[&str]) -> Vec<String> {
-        let mut halves = Halves::default();
-        let text =
-            |event: &&str| String::from_utf8(halves.mend(event.as_bytes()).into_owned()).unwrap();
+    fn join_all(events: &[&str]) -> Vec<String> {
+        let mut halves = SurrogateJoiner::default();
+        let text = |event: &&str| {
+            String::from_utf8(halves.join_halves(event.as_bytes()).into_owned()).unwrap()
+        };
         events.iter().map(text).map(|json| serde_json::from_str::<String>(&json).unwrap()).collect()
     }
 
     #[test]
-    fn an_emoji_cut_between_two_deltas_comes_whole() {
-        assert_eq!(mended(&[r#""a\ud83d""#, r#""\ude00b""#]), ["a", "😀b"]);
-        assert_eq!(mended(&[r#""a\ud83d""#, r#""""#, r#""\uDE00""#]), ["a", "", "😀"]);
+    fn split_emoji_is_joined() {
+        assert_eq!(join_all(&[r#""a\ud83d""#, r#""\ude00b""#]), ["a", "😀b"]);
+        assert_eq!(join_all(&[r#""a\ud83d""#, r#""""#, r#""\uDE00""#]), ["a", "", "😀"]);
         assert_eq!(
-            mended(&[r#""\ud83d\ude00""#, r#""plain""#, r#""\u00e9\\ud83d""#]),
+            join_all(&[r#""\ud83d\ude00""#, r#""plain""#, r#""\u00e9\\ud83d""#]),
             ["😀", "plain", "é\\ud83d"]
         );
     }
 
     #[test]
-    fn a_half_without_another_becomes_a_replacement_character() {
-        assert_eq!(mended(&[r#""\ude00b""#, r#""\ud83dx""#]), ["\u{fffd}b", "\u{fffd}x"]);
+    fn lone_surrogate_becomes_replacement_character() {
+        assert_eq!(join_all(&[r#""\ude00b""#, r#""\ud83dx""#]), ["\u{fffd}b", "\u{fffd}x"]);
     }
 }

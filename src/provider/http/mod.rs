@@ -1,16 +1,16 @@
 //! What endpoints over HTTP have in common: a client, a reply read as it arrives, pauses, and
 //! sentences that are safe to show. What a vendor's words mean is its own folder's matter.
 
-pub(super) mod failure;
-mod passing;
+pub(super) mod errors;
+mod forward;
 mod reply;
 mod sse;
 mod surrogates;
 
-pub(super) use passing::own_answer;
-pub(super) use reply::{Dialect, reply};
+pub(super) use forward::forward_request;
+pub(super) use reply::{StreamParser, open_reply_stream};
 
-use super::{Fault, ProviderError};
+use super::{ProviderError, ProviderErrorKind};
 use crate::domain::text::truncate_chars;
 use futures::StreamExt;
 use reqwest::header::HeaderMap;
@@ -19,10 +19,10 @@ use reqwest::{Client, Url};
 use std::time::Duration;
 
 /// The most bytes of a body that is not a stream.
-const MAX_BODY: usize = 4 << 20;
+const MAX_BODY_BYTES: usize = 4 << 20;
 
 /// A client for an endpoint; one connection pool each.
-pub(super) fn client() -> Result<Client, String> {
+pub(super) fn build_client() -> Result<Client, String> {
     Client::builder()
         .user_agent(concat!("echoic/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(Duration::from_secs(10))
@@ -34,7 +34,7 @@ pub(super) fn client() -> Result<Client, String> {
 }
 
 /// Reads a base URL; the complaint names the variable, and not the value, which may hold a password.
-pub(super) fn url(variable: &str, text: &str) -> Result<Url, String> {
+pub(super) fn parse_base_url(variable: &str, text: &str) -> Result<Url, String> {
     let parsed = Url::parse(text).map_err(|error| format!("{variable} is no URL: {error}"))?;
     if matches!(parsed.scheme(), "http" | "https") {
         return Ok(parsed);
@@ -44,7 +44,7 @@ pub(super) fn url(variable: &str, text: &str) -> Result<Url, String> {
 
 /// How long the endpoint wants to be left alone: `retry-after-ms`, or `retry-after` in seconds or as
 /// a date, counted from the answer's own date.
-pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub(super) fn parse_retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = |name: &str| Some(headers.get(name)?.to_str().ok()?.trim());
     let number = |name: &str| text(name)?.parse::<f64>().ok();
     let date = |name: &str| httpdate::parse_http_date(text(name)?).ok();
@@ -57,20 +57,23 @@ pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// Reads a body that is not a stream.
-pub(super) async fn whole_body(response: reqwest::Response) -> Result<Vec<u8>, ProviderError> {
+pub(super) async fn read_body(response: reqwest::Response) -> Result<Vec<u8>, ProviderError> {
     let mut body = Vec::new();
     let mut pieces = response.bytes_stream();
     while let Some(piece) = pieces.next().await {
-        body.extend_from_slice(&piece.map_err(|error| failure::of_connection(&error))?);
-        if body.len() > MAX_BODY {
-            return Err(ProviderError::new(Fault::Refused, "the provider's answer is too large"));
+        body.extend_from_slice(&piece.map_err(|error| errors::connection_error(&error))?);
+        if body.len() > MAX_BODY_BYTES {
+            return Err(ProviderError::new(
+                ProviderErrorKind::BadResponse,
+                "the provider's answer is too large",
+            ));
         }
     }
     Ok(body)
 }
 
 /// At most 300 characters of a provider's sentence, without control characters and secrets.
-fn safe_sentence(text: &str, key: Option<&str>) -> String {
+fn sanitize_message(text: &str, key: Option<&str>) -> String {
     let mut text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     if let Some(key) = key.filter(|key| !key.is_empty()) {
         text = text.replace(key, "[key]");
@@ -86,22 +89,28 @@ mod tests {
     use super::*;
     use reqwest::header::{HeaderName, HeaderValue};
 
-    fn asked(headers: &[(&'static str, &str)]) -> Option<u128> {
+    fn delay_millis(headers: &[(&'static str, &str)]) -> Option<u128> {
         let headers = headers.iter().map(|(name, value)| {
             (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())
         });
-        retry_after(&headers.collect()).map(|pause| pause.as_millis())
+        parse_retry_after(&headers.collect()).map(|pause| pause.as_millis())
     }
 
     #[test]
-    fn the_pause_is_read_in_all_its_forms() {
+    fn retry_after_is_parsed_in_all_forms() {
         let date = ("date", "Sat, 21 Nov 2026 12:00:00 GMT");
-        assert_eq!(asked(&[("retry-after-ms", "1500")]), Some(1500));
-        assert_eq!(asked(&[("retry-after", "2")]), Some(2000));
-        assert_eq!(asked(&[("retry-after", "Sat, 21 Nov 2026 12:00:30 GMT"), date]), Some(30_000));
-        assert_eq!(asked(&[("retry-after", "Sat, 21 Nov 2026 11:00:00 GMT"), date]), Some(0));
-        assert_eq!(asked(&[("retry-after", "soon"), date]), None);
-        assert_eq!(asked(&[("retry-after", "-1")]), None);
-        assert_eq!(asked(&[]), None);
+        assert_eq!(delay_millis(&[("retry-after-ms", "1500")]), Some(1500));
+        assert_eq!(delay_millis(&[("retry-after", "2")]), Some(2000));
+        assert_eq!(
+            delay_millis(&[("retry-after", "Sat, 21 Nov 2026 12:00:30 GMT"), date]),
+            Some(30_000)
+        );
+        assert_eq!(
+            delay_millis(&[("retry-after", "Sat, 21 Nov 2026 11:00:00 GMT"), date]),
+            Some(0)
+        );
+        assert_eq!(delay_millis(&[("retry-after", "soon"), date]), None);
+        assert_eq!(delay_millis(&[("retry-after", "-1")]), None);
+        assert_eq!(delay_millis(&[]), None);
     }
 }

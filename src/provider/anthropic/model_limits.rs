@@ -2,31 +2,33 @@
 //! write them: `anthropic/claude-opus-4.7`, `us.anthropic.claude-sonnet-5`.
 
 /// Most output tokens unless the request says: what Claude 4 and later all take …
-const REPLY: u32 = 32_000;
+const MAX_OUTPUT_TOKENS: u32 = 32_000;
 /// … what Claude 3.5 and most other vendors' models take …
-const REPLY_OF_OTHERS: u32 = 8_192;
+const OTHER_MAX_OUTPUT_TOKENS: u32 = 8_192;
 /// … and what the first ones take.
-const REPLY_OF_FIRST: u32 = 4_096;
+const EARLY_MAX_OUTPUT_TOKENS: u32 = 4_096;
 /// The first version whose models decide themselves how long they think.
-const THINKING: (u32, u32) = (4, 6);
+const FIRST_ADAPTIVE_THINKING: (u32, u32) = (4, 6);
 
 /// The most output tokens that a model surely takes.
 /// Source: <https://platform.claude.com/docs/en/about-claude/models/overview>.
-pub(super) fn most_output(model: &str) -> u32 {
-    match claude(model) {
-        Some(name) if name.starts_with("3-7") => REPLY,
-        Some(name) if name.starts_with("3-5") => REPLY_OF_OTHERS,
-        Some(name) if name.starts_with(['2', '3']) || name.starts_with("instant") => REPLY_OF_FIRST,
-        Some(_) => REPLY,
-        None => REPLY_OF_OTHERS,
+pub(super) fn max_output_tokens(model: &str) -> u32 {
+    match claude_name(model) {
+        Some(name) if name.starts_with("3-7") => MAX_OUTPUT_TOKENS,
+        Some(name) if name.starts_with("3-5") => OTHER_MAX_OUTPUT_TOKENS,
+        Some(name) if name.starts_with(['2', '3']) || name.starts_with("instant") => {
+            EARLY_MAX_OUTPUT_TOKENS
+        }
+        Some(_) => MAX_OUTPUT_TOKENS,
+        None => OTHER_MAX_OUTPUT_TOKENS,
     }
 }
 
 /// Whether a model can be asked to think as hard as it finds right. Those before can only be told how
 /// many tokens to think, and want their thoughts back.
 /// Source: <https://platform.claude.com/docs/en/build-with-claude/adaptive-thinking>.
-pub(super) fn thinks_as_asked(model: &str) -> bool {
-    let Some(name) = claude(model) else { return false };
+pub(super) fn supports_adaptive_thinking(model: &str) -> bool {
+    let Some(name) = claude_name(model) else { return false };
     let mut pieces = name.split(['-', '.']);
     // The first ones' names begin with their version.
     let family = pieces.next().unwrap_or_default();
@@ -35,11 +37,11 @@ pub(super) fn thinks_as_asked(model: &str) -> bool {
     }
     // A date stands where a minor version would.
     let mut number = || pieces.next()?.parse::<u32>().ok().filter(|number| *number < 100);
-    number().is_none_or(|major| (major, number().unwrap_or(0)) >= THINKING)
+    number().is_none_or(|major| (major, number().unwrap_or(0)) >= FIRST_ADAPTIVE_THINKING)
 }
 
 /// A Claude's name, without what stands before it.
-fn claude(model: &str) -> Option<&str> {
+fn claude_name(model: &str) -> Option<&str> {
     model.split_once("claude-").map(|(_, name)| name)
 }
 
@@ -48,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_tell_the_most_output_however_a_gateway_writes_them() {
+    fn output_limit_is_found_in_gateway_names() {
         for (model, most) in [
             ("claude-2.1", 4096),
             ("claude-3-haiku-20240307", 4096),
@@ -58,12 +60,12 @@ mod tests {
             ("us.anthropic.claude-sonnet-4-6-v1:0", 32_000),
             ("glm-5", 8192),
         ] {
-            assert_eq!(most_output(model), most, "{model}");
+            assert_eq!(max_output_tokens(model), most, "{model}");
         }
     }
 
     #[test]
-    fn models_from_4_6_on_can_be_asked_to_think() {
+    fn adaptive_thinking_starts_with_4_6() {
         for (model, thinks) in [
             ("claude-opus-4-6", true),
             ("anthropic/claude-sonnet-4.6", true),
@@ -78,7 +80,7 @@ mod tests {
             ("claude-instant-1.2", false),
             ("kimi-k2", false),
         ] {
-            assert_eq!(thinks_as_asked(model), thinks, "{model}");
+            assert_eq!(supports_adaptive_thinking(model), thinks, "{model}");
         }
     }
 }

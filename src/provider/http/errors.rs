@@ -1,23 +1,25 @@
 //! What went wrong at an endpoint, told in sentences that are safe to show to users.
 
-use super::safe_sentence;
-use crate::provider::{Fault, ProviderError};
+use super::sanitize_message;
+use crate::provider::{ProviderError, ProviderErrorKind};
 use serde_json::Value;
 use std::time::Duration;
 
 /// A connection that could not be made, or that broke.
-pub(in crate::provider) fn of_connection(error: &reqwest::Error) -> ProviderError {
+pub(in crate::provider) fn connection_error(error: &reqwest::Error) -> ProviderError {
     tracing::debug!(error = %error.chain_text(), "provider connection failed");
     let (fault, message) = match (error.is_timeout(), error.is_connect()) {
-        (true, _) => (Fault::Timeout, "the provider could not be reached in time"),
-        (false, true) => (Fault::Broken, "the provider cannot be reached"),
-        (false, false) => (Fault::Broken, "the connection to the provider broke"),
+        (true, _) => (ProviderErrorKind::Timeout, "the provider could not be reached in time"),
+        (false, true) => (ProviderErrorKind::ConnectionFailed, "the provider cannot be reached"),
+        (false, false) => {
+            (ProviderErrorKind::ConnectionFailed, "the connection to the provider broke")
+        }
     };
-    ProviderError { is_unsent: error.is_connect(), ..ProviderError::passing(fault, message) }
+    ProviderError { is_unsent: error.is_connect(), ..ProviderError::retryable(fault, message) }
 }
 
 /// An answer whose status says no.
-pub(in crate::provider) fn of_status(
+pub(in crate::provider) fn status_error(
     status: u16,
     retry_after: Option<Duration>,
     body: &[u8],
@@ -26,45 +28,55 @@ pub(in crate::provider) fn of_status(
     if matches!(status, 401 | 403) {
         // Their sentence is about the operator's account, not for the user's eyes.
         let object: Value = serde_json::from_slice(body).unwrap_or_default();
-        let sentence = sentence_of(object.get("error").unwrap_or(&object), key);
+        let sentence = extract_message(object.get("error").unwrap_or(&object), key);
         tracing::warn!(
             status,
             error = sentence.unwrap_or_default(),
             "the provider refused our credentials"
         );
-        return ProviderError::new(Fault::Refused, "the provider refused the server's credentials");
+        return ProviderError::new(
+            ProviderErrorKind::BadResponse,
+            "the provider refused the server's credentials",
+        );
     }
     let object: Value = serde_json::from_slice(body).unwrap_or_default();
     let error = object.get("error").unwrap_or(&object);
-    let sentence = match sentence_of(error, key) {
+    let sentence = match extract_message(error, key) {
         Some(sentence) => format!("the provider answered {status}: {sentence}"),
         None => format!("the provider answered {status}"),
     };
     // 529 is Anthropic's word for too many callers.
     let is_passing = matches!(status, 408 | 409 | 425 | 429 | 500..=599);
-    ProviderError { is_passing, retry_after, ..ProviderError::new(fault_of(error), sentence) }
+    ProviderError {
+        is_retryable: is_passing,
+        retry_after,
+        ..ProviderError::new(classify_error(error), sentence)
+    }
 }
 
 /// An `error` object inside an answer that began well.
-pub(in crate::provider) fn of_error_object(error: &Value, key: Option<&str>) -> ProviderError {
-    let sentence = match sentence_of(error, key) {
+pub(in crate::provider) fn object_error(error: &Value, key: Option<&str>) -> ProviderError {
+    let sentence = match extract_message(error, key) {
         Some(sentence) => format!("the provider answered: {sentence}"),
         None => "the provider reported an error".to_owned(),
     };
-    let fault = fault_of(error);
-    ProviderError { is_passing: fault == Fault::Refused, ..ProviderError::new(fault, sentence) }
+    let fault = classify_error(error);
+    ProviderError {
+        is_retryable: fault == ProviderErrorKind::BadResponse,
+        ..ProviderError::new(fault, sentence)
+    }
 }
 
 /// `{"message": "…"}` or `{"error": "…"}`.
-fn sentence_of(error: &Value, key: Option<&str>) -> Option<String> {
+fn extract_message(error: &Value, key: Option<&str>) -> Option<String> {
     let text = error.get("message").unwrap_or(error).as_str()?;
-    let sentence = safe_sentence(text, key);
+    let sentence = sanitize_message(text, key);
     (!sentence.is_empty()).then_some(sentence)
 }
 
 /// OpenAI has a code for it; others only say so, Anthropic in several ways:
 /// <https://platform.claude.com/docs/en/build-with-claude/context-windows>.
-fn fault_of(error: &Value) -> Fault {
+fn classify_error(error: &Value) -> ProviderErrorKind {
     let says = |field: &str, what: &str| {
         error
             .get(field)
@@ -78,7 +90,7 @@ fn fault_of(error: &Value) -> Fault {
         || says("message", "prompt is too long")
         || says("message", "exceed context limit")
         || says("type", "request_too_large");
-    if is_too_long { Fault::ContextTooLong } else { Fault::Refused }
+    if is_too_long { ProviderErrorKind::ContextTooLong } else { ProviderErrorKind::BadResponse }
 }
 
 trait ChainText {
