@@ -7,7 +7,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
-use echoic::chat::{Chat, Parts};
+use echoic::chat::{ChatDependencies, ChatService};
 use echoic::domain::message::MessageBody;
 use echoic::domain::search::{SearchQuery, parse_terms};
 use echoic::domain::session::SessionStatus;
@@ -46,7 +46,7 @@ fn main() {
         );
         let chat = build_chat(store.clone());
         let begun = Instant::now();
-        while chat.keep_some_words().await.unwrap() {}
+        while chat.index_next_batch().await.unwrap() {}
         let rate = (sessions * MESSAGES_PER_SESSION) as f64 / begun.elapsed().as_secs_f64();
         println!("with their words: {} MB, kept at {rate:.0} messages/s", file_megabytes(&path));
         for (name, question) in [
@@ -61,7 +61,7 @@ fn main() {
     });
 }
 
-async fn measure_query(chat: &Chat, who: &Principal, name: &str, question: &str) {
+async fn measure_query(chat: &ChatService, who: &Principal, name: &str, question: &str) {
     let query = SearchQuery {
         terms: parse_terms(question).unwrap(),
         project_id: None,
@@ -76,7 +76,7 @@ async fn measure_query(chat: &Chat, who: &Principal, name: &str, question: &str)
     let mut count = 0;
     for _ in 0..ROUNDS {
         let begun = Instant::now();
-        let (found, _) = chat.search(who, &query).await.unwrap();
+        let (found, _) = chat.search_messages(who, &query).await.unwrap();
         times.push(begun.elapsed().as_secs_f64() * 1000.0);
         count = found.len();
     }
@@ -125,16 +125,16 @@ fn make_session(number: usize) -> ImportSession {
     }
 }
 
-fn build_chat(store: Arc<dyn Store>) -> Chat {
+fn build_chat(store: Arc<dyn Store>) -> ChatService {
     let prompts = Arc::new(PromptTemplates::load(None).unwrap());
     let (strategy, model) = (Default::default(), "demo".to_owned());
     let defaults = MemoryDefaults { strategy, max_tokens: None, context_window: None, model };
-    Chat::new(Parts {
+    ChatService::new(ChatDependencies {
         memory: Arc::new(Memory::new(store.clone(), prompts.clone(), defaults).unwrap()),
         provider: Arc::new(DemoProvider::default()),
         title_model: None,
         summary_model: None,
-        claimant: LeaseHolder { instance: "bench".to_owned(), boot: "1".to_owned() },
+        lease_holder: LeaseHolder { instance: "bench".to_owned(), boot: "1".to_owned() },
         prompts,
         store,
     })

@@ -2,7 +2,7 @@
 //! the tests build the same application here.
 
 use crate::auth::{self, Auth};
-use crate::chat::{Chat, Parts, Terms};
+use crate::chat::{ChatDependencies, ChatService, UsagePolicy};
 use crate::config::{
     Access, CacheKey, Config, DatabaseUrl, MemoryCommand, ProviderChoice, SqliteSync, Titles,
 };
@@ -31,24 +31,24 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 /// Where a local Ollama answers.
-const OLLAMA: &str = "http://127.0.0.1:11434/v1";
+const OLLAMA_URL: &str = "http://127.0.0.1:11434/v1";
 /// How long it may take to say that it is there.
-const OLLAMA_PATIENCE: Duration = Duration::from_millis(500);
+const OLLAMA_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long an endpoint may take to name its models, when no model is configured.
-const MODELS_PATIENCE: Duration = Duration::from_secs(5);
+const LIST_MODELS_TIMEOUT: Duration = Duration::from_secs(5);
 /// An import runs no turns; a store wants to know all the same how long one may be silent.
 const IMPORT_LEASE: Duration = Duration::from_secs(15);
 /// How long connections may linger once their turns have ended.
-const LINGER: Duration = Duration::from_secs(2);
+const CONNECTION_GRACE: Duration = Duration::from_secs(2);
 
 /// The application, listening.
 pub struct App {
     listener: TcpListener,
     address: SocketAddr,
     api: Api,
-    tuning: Tuning,
+    timing: TimingOptions,
     lease: Duration,
-    grace: Duration,
+    shutdown_grace: Duration,
     retention: Option<Duration>,
     summary: String,
     notes: Vec<String>,
@@ -56,36 +56,36 @@ pub struct App {
 
 /// What tests set otherwise than an operator can.
 #[derive(Debug, Clone, Copy)]
-pub struct Tuning {
+pub struct TimingOptions {
     /// Silence after which a comment goes out on a stream.
-    pub heartbeat: Duration,
+    pub heartbeat_interval: Duration,
     /// How long a reader may take nothing.
-    pub reader_patience: Duration,
+    pub write_timeout: Duration,
     /// How long to wait before a provider is asked again.
-    pub provider_pause: Duration,
+    pub provider_retry_delay: Duration,
     /// How long a turn waits for what it recalls.
-    pub recall_patience: Duration,
+    pub recall_timeout: Duration,
     /// How long a client may take to send a request's head.
-    pub head_patience: Duration,
+    pub header_timeout: Duration,
     /// How long a client may take to send the next piece of a request's body.
-    pub body_patience: Duration,
+    pub body_timeout: Duration,
     /// How often idle sessions are looked for.
-    pub sweep_pause: Duration,
+    pub retention_interval: Duration,
     /// How long to wait before the keys that sign tokens are fetched again.
-    pub jwks_pause: Duration,
+    pub jwks_retry_delay: Duration,
 }
 
-impl Default for Tuning {
+impl Default for TimingOptions {
     fn default() -> Self {
         Self {
-            heartbeat: Duration::from_secs(15),
-            reader_patience: Duration::from_secs(60),
-            provider_pause: Duration::from_millis(500),
-            recall_patience: RECALL_TIMEOUT,
-            head_patience: Duration::from_secs(30),
-            body_patience: Duration::from_secs(30),
-            sweep_pause: Duration::from_secs(60 * 60),
-            jwks_pause: Duration::from_secs(10),
+            heartbeat_interval: Duration::from_secs(15),
+            write_timeout: Duration::from_secs(60),
+            provider_retry_delay: Duration::from_millis(500),
+            recall_timeout: RECALL_TIMEOUT,
+            header_timeout: Duration::from_secs(30),
+            body_timeout: Duration::from_secs(30),
+            retention_interval: Duration::from_secs(60 * 60),
+            jwks_retry_delay: Duration::from_secs(10),
         }
     }
 }
@@ -93,49 +93,53 @@ impl Default for Tuning {
 impl App {
     /// Opens the store, finds the provider, begins to listen, and puts in order what a crash left
     /// behind. Errors say what an operator can do.
-    pub async fn start(config: Config, tuning: Tuning) -> Result<Self> {
+    pub async fn start(config: Config, tuning: TimingOptions) -> Result<Self> {
         // Reading the vocabulary takes a tenth of a second; meanwhile the rest goes on.
         let vocabulary = tokio::task::spawn_blocking(tokens::load_vocabulary);
         let mut notes = Vec::new();
         let prompts = Arc::new(PromptTemplates::load(config.prompts_dir.as_deref())?);
         let store = open_store(&config).await?;
-        let auth = Arc::new(Auth::new(access(&config, tuning), store.clone())?);
-        let Found { provider, model } = find_provider(&config, &mut notes).await?;
+        let auth = Arc::new(Auth::new(build_auth_settings(&config, tuning), store.clone())?);
+        let SelectedProvider { provider, model } = select_provider(&config, &mut notes).await?;
         let name = provider.name();
         vocabulary.await.map_err(Error::internal)?;
         let (titles, summaries) =
-            (title_model(&config, &model), summary_model(&config, name, &model));
+            (select_title_model(&config, &model), select_summary_model(&config, name, &model));
         let beside = titles.iter().chain(&summaries);
-        ensure_priced(&config, [&model].into_iter().chain(&config.fallback_models).chain(beside))?;
+        check_prices(&config, [&model].into_iter().chain(&config.fallback_models).chain(beside))?;
         let windows = ContextWindows::new(config.context_windows.iter().cloned());
-        let memory = Memory::new(store.clone(), prompts.clone(), defaults(&config, &model))?;
-        let memory = match embedder(&config)? {
+        let memory =
+            Memory::new(store.clone(), prompts.clone(), build_memory_defaults(&config, &model))?;
+        let memory = match build_embedder(&config)? {
             Some(embedder) => memory.with_embedder(embedder),
             None => memory,
         };
         let memory =
-            memory.with_context_windows(windows).with_recall_timeout(tuning.recall_patience);
+            memory.with_context_windows(windows).with_recall_timeout(tuning.recall_timeout);
         let memory = Arc::new(memory);
-        let listener = listen(config.address()).await?;
+        let listener = bind_listener(config.address()).await?;
         let address = listener.local_addr().map_err(Error::internal)?;
-        let chat = Chat::new(Parts {
+        let chat = ChatService::new(ChatDependencies {
             store: store.clone(),
-            provider: Arc::new(ResilientProvider::new(provider, patience(&config, tuning))),
+            provider: Arc::new(ResilientProvider::new(
+                provider,
+                build_retry_policy(&config, tuning),
+            )),
             memory: memory.clone(),
             prompts,
             title_model: titles,
             summary_model: summaries,
-            claimant: claimant(address),
+            lease_holder: build_lease_holder(address),
         });
-        let chat = Arc::new(chat.on(terms(&config)));
-        let cut_off = chat.recover().await?;
+        let chat = Arc::new(chat.with_policy(build_usage_policy(&config)));
+        let cut_off = chat.recover_turns().await?;
         if cut_off > 0 {
             notes.push(format!("the last run ended in the middle of {cut_off} replies; they are kept as interrupted"));
         }
         let summary = format!(
             "http://{address}, store {}, provider {name}, model {model}, instance {}",
             store.describe(),
-            chat.instance()
+            chat.instance_name()
         );
         let api = Api {
             chat,
@@ -146,11 +150,21 @@ impl App {
             limits: Limits { body: config.max_body, message: config.max_message },
             hosts: Arc::new(Hosts::new(config.access.allowed_hosts)),
             cors_origins: config.access.cors_origins.into(),
-            heartbeat: tuning.heartbeat,
+            heartbeat: tuning.heartbeat_interval,
         };
         let (lease, grace) = (config.turn_lease, config.shutdown_grace);
         let retention = config.retention;
-        Ok(Self { listener, address, api, tuning, lease, grace, retention, summary, notes })
+        Ok(Self {
+            listener,
+            address,
+            api,
+            timing: tuning,
+            lease,
+            shutdown_grace: grace,
+            retention,
+            summary,
+            notes,
+        })
     }
 
     /// Where it listens.
@@ -173,25 +187,25 @@ impl App {
     pub async fn serve(self, shutdown: CancellationToken) -> Result<()> {
         let chat = self.api.chat.clone();
         let drained = CancellationToken::new();
-        let journal = tokio::spawn(chat.clone().keep_journal(drained.clone()));
-        let relay = tokio::spawn(chat.clone().keep_relay(drained.clone()));
-        let alive = tokio::spawn(chat.clone().keep_alive(self.lease, drained.clone()));
-        let events = tokio::spawn(chat.clone().keep_events(drained.clone()));
-        let words = tokio::spawn(chat.clone().keep_words(drained.clone()));
-        let watch = tokio::spawn(chat.clone().keep_watch(self.lease, drained.clone()));
-        let listener = Patient::new(self.listener, self.tuning.reader_patience);
+        let journal = tokio::spawn(chat.clone().run_journal(drained.clone()));
+        let relay = tokio::spawn(chat.clone().run_relay(drained.clone()));
+        let alive = tokio::spawn(chat.clone().run_heartbeat(self.lease, drained.clone()));
+        let events = tokio::spawn(chat.clone().run_event_feed(drained.clone()));
+        let words = tokio::spawn(chat.clone().run_indexer(drained.clone()));
+        let watch = tokio::spawn(chat.clone().run_recovery(self.lease, drained.clone()));
+        let listener = Patient::new(self.listener, self.timing.write_timeout);
         let uses = tokio::spawn(self.api.auth.clone().keep_uses(drained.clone()));
-        let (age, pause) = (self.retention, self.tuning.sweep_pause);
-        let sweep = tokio::spawn(chat.clone().keep_sweeping(age, pause, drained.clone()));
+        let (age, pause) = (self.retention, self.timing.retention_interval);
+        let sweep = tokio::spawn(chat.clone().run_retention(age, pause, drained.clone()));
         let router = router(self.api.clone());
-        let (head, body) = (self.tuning.head_patience, self.tuning.body_patience);
+        let (head, body) = (self.timing.header_timeout, self.timing.body_timeout);
         let server = serve(listener, router, http::Patience { head, body }, drained.clone());
         let server = tokio::spawn(server);
         shutdown.cancelled().await;
-        tracing::info!(grace = ?self.grace, "going down: no new turns");
-        chat.drain(self.grace).await;
+        tracing::info!(grace = ?self.shutdown_grace, "going down: no new turns");
+        chat.drain(self.shutdown_grace).await;
         drained.cancel();
-        let _ = timeout(LINGER, server).await;
+        let _ = timeout(CONNECTION_GRACE, server).await;
         let beside = [journal, relay, events, words, alive, watch, uses, sweep];
         let _ = futures::future::join_all(beside).await;
         self.api.store.close().await;
@@ -199,16 +213,16 @@ impl App {
     }
 }
 
-fn terms(config: &Config) -> Terms {
-    Terms {
+fn build_usage_policy(config: &Config) -> UsagePolicy {
+    UsagePolicy {
         prices: config.access.prices.clone(),
         quotas: config.access.quotas().into(),
-        turns_at_once: config.access.turns_at_once(),
+        max_concurrent_turns: config.access.turns_at_once(),
     }
 }
 
 /// What costs nothing would never spend a quota of money.
-fn ensure_priced<'a>(config: &Config, models: impl Iterator<Item = &'a String>) -> Result<()> {
+fn check_prices<'a>(config: &Config, models: impl Iterator<Item = &'a String>) -> Result<()> {
     let Access { prices, quota_cost, .. } = &config.access;
     let mut models = models.map(|model| model.trim());
     let Some(model) = models.find(|model| !quota_cost.is_empty() && !has_price(prices, model))
@@ -222,12 +236,12 @@ fn ensure_priced<'a>(config: &Config, models: impl Iterator<Item = &'a String>) 
     Err(Error::new(Kind::Internal, sentence))
 }
 
-fn access(config: &Config, tuning: Tuning) -> auth::Settings {
+fn build_auth_settings(config: &Config, tuning: TimingOptions) -> auth::Settings {
     auth::Settings {
         mode: config.access.auth,
         trusted_proxies: config.access.trusted_proxies.clone(),
         jwt: config.access.jwt(),
-        jwks_pause: tuning.jwks_pause,
+        jwks_pause: tuning.jwks_retry_delay,
     }
 }
 
@@ -243,7 +257,7 @@ async fn open_store(config: &Config) -> Result<Arc<dyn Store>> {
 }
 
 /// The store to look at beside a server that uses it: nothing in it can be changed.
-pub async fn open_to_look(url: &DatabaseUrl) -> Result<Arc<dyn Store>> {
+pub async fn open_read_only(url: &DatabaseUrl) -> Result<Arc<dyn Store>> {
     match url {
         DatabaseUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open_read_only(path)?)),
         DatabaseUrl::Mongodb(url) => Ok(Arc::new(MongoStore::open_read_only(url).await?)),
@@ -251,7 +265,7 @@ pub async fn open_to_look(url: &DatabaseUrl) -> Result<Arc<dyn Store>> {
 }
 
 /// The store to make and revoke keys in, beside a server that uses it or before there is one.
-pub async fn open_beside(url: &DatabaseUrl) -> Result<Arc<dyn Store>> {
+pub async fn open_shared(url: &DatabaseUrl) -> Result<Arc<dyn Store>> {
     match url {
         DatabaseUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open_shared(path)?)),
         DatabaseUrl::Mongodb(url) => Ok(Arc::new(MongoStore::open(url, Duration::ZERO).await?)),
@@ -260,7 +274,7 @@ pub async fn open_beside(url: &DatabaseUrl) -> Result<Arc<dyn Store>> {
 
 /// What would build the prompts of a server with these settings over this store, for looking. Recall
 /// goes by words alone: no endpoint is asked.
-pub(crate) fn memory_to_look(
+pub(crate) fn build_read_only_memory(
     store: Arc<dyn Store>,
     command: &MemoryCommand,
     model: String,
@@ -278,7 +292,7 @@ pub(crate) fn memory_to_look(
 
 /// The store to import into: a file that no server has, or a database. What is imported is on disk
 /// once it is closed.
-pub async fn open_to_import(url: &DatabaseUrl) -> Result<Arc<dyn Store>> {
+pub async fn open_for_import(url: &DatabaseUrl) -> Result<Arc<dyn Store>> {
     match url {
         DatabaseUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open(path, Durability::Normal)?)),
         DatabaseUrl::Mongodb(url) => Ok(Arc::new(MongoStore::open(url, IMPORT_LEASE).await?)),
@@ -287,7 +301,7 @@ pub async fn open_to_import(url: &DatabaseUrl) -> Result<Arc<dyn Store>> {
 
 /// A file to move out of, which no server can serve meanwhile, and a database to move into. Errors
 /// say what an operator can do.
-pub(crate) async fn open_to_move(
+pub(crate) async fn open_for_migration(
     from: &Path,
     to: &str,
 ) -> Result<(Box<dyn MigrationSource>, Box<dyn MigrationTarget>)> {
@@ -301,12 +315,12 @@ pub(crate) async fn open_to_move(
     Ok((Box::new(from), Box::new(to)))
 }
 
-async fn listen(address: SocketAddr) -> Result<TcpListener> {
+async fn bind_listener(address: SocketAddr) -> Result<TcpListener> {
     let refused = |error| format!("cannot listen on {address}: {error}; set HOST or PORT");
     TcpListener::bind(address).await.map_err(|error| Error::new(Kind::Internal, refused(error)))
 }
 
-fn defaults(config: &Config, model: &str) -> MemoryDefaults {
+fn build_memory_defaults(config: &Config, model: &str) -> MemoryDefaults {
     MemoryDefaults {
         strategy: config.memory,
         max_tokens: config.memory_tokens,
@@ -315,12 +329,12 @@ fn defaults(config: &Config, model: &str) -> MemoryDefaults {
     }
 }
 
-fn patience(config: &Config, tuning: Tuning) -> ResiliencePolicy {
+fn build_retry_policy(config: &Config, tuning: TimingOptions) -> ResiliencePolicy {
     ResiliencePolicy {
         first_token_timeout: config.first_token_timeout,
         idle_timeout: config.idle_timeout,
         turn_timeout: config.turn_timeout,
-        retry_delay: tuning.provider_pause,
+        retry_delay: tuning.provider_retry_delay,
         fallback_models: config
             .fallback_models
             .iter()
@@ -330,7 +344,7 @@ fn patience(config: &Config, tuning: Tuning) -> ResiliencePolicy {
 }
 
 /// Who makes vectors of messages, if the operator names somebody.
-fn embedder(config: &Config) -> Result<Option<Arc<dyn Embedder>>> {
+fn build_embedder(config: &Config) -> Result<Option<Arc<dyn Embedder>>> {
     let refused = |sentence: String| Error::new(Kind::Internal, sentence);
     let Some(url) = config.embeddings.url.as_deref() else { return Ok(None) };
     let Some(model) = config.embeddings.model.as_deref() else {
@@ -344,56 +358,59 @@ fn embedder(config: &Config) -> Result<Option<Arc<dyn Embedder>>> {
 }
 
 /// The demo is no model that could sum anything up.
-fn summary_model(config: &Config, provider: &str, model: &str) -> Option<String> {
+fn select_summary_model(config: &Config, provider: &str, model: &str) -> Option<String> {
     let small = config.small_model.clone().unwrap_or_else(|| model.to_owned());
     (provider != demo::PROVIDER_NAME).then_some(small)
 }
 
-fn title_model(config: &Config, model: &str) -> Option<String> {
+fn select_title_model(config: &Config, model: &str) -> Option<String> {
     let small = || config.small_model.clone().unwrap_or_else(|| model.to_owned());
     (config.titles == Titles::Model).then(small)
 }
 
 /// A host and an address are one instance, for nobody else can listen there; each start is another
 /// life.
-fn claimant(address: SocketAddr) -> LeaseHolder {
+fn build_lease_holder(address: SocketAddr) -> LeaseHolder {
     let host = gethostname::gethostname();
     let instance = format!("{}/{address}", host.to_string_lossy());
     LeaseHolder { instance, boot: Uuid::now_v7().to_string() }
 }
 
 /// A provider, and the model that answers unless another is asked for.
-struct Found {
+struct SelectedProvider {
     provider: Arc<dyn Provider>,
     model: String,
 }
 
-async fn find_provider(config: &Config, notes: &mut Vec<String>) -> Result<Found> {
+async fn select_provider(config: &Config, notes: &mut Vec<String>) -> Result<SelectedProvider> {
     let has_openai = config.openai_api_key.is_some() || config.openai_base_url.is_some();
     match config.provider {
-        ProviderChoice::Demo => Ok(demo_provider(config)),
-        ProviderChoice::Openai => openai_provider(config, notes).await,
-        ProviderChoice::Anthropic => anthropic_provider(config, notes).await,
-        ProviderChoice::Auto if has_openai => openai_provider(config, notes).await,
+        ProviderChoice::Demo => Ok(build_demo_provider(config)),
+        ProviderChoice::Openai => build_openai_provider(config, notes).await,
+        ProviderChoice::Anthropic => build_anthropic_provider(config, notes).await,
+        ProviderChoice::Auto if has_openai => build_openai_provider(config, notes).await,
         ProviderChoice::Auto if config.anthropic_api_key.is_some() => {
-            anthropic_provider(config, notes).await
+            build_anthropic_provider(config, notes).await
         }
-        ProviderChoice::Auto => match local_ollama(config).await {
+        ProviderChoice::Auto => match detect_ollama(config).await {
             Some(found) => Ok(found),
             None => {
                 notes.push("no provider found: the demo answers; set OPENAI_API_KEY, OPENAI_BASE_URL or ANTHROPIC_API_KEY".to_owned());
-                Ok(demo_provider(config))
+                Ok(build_demo_provider(config))
             }
         },
     }
 }
 
-fn demo_provider(config: &Config) -> Found {
+fn build_demo_provider(config: &Config) -> SelectedProvider {
     let model = config.model.clone().unwrap_or_else(|| demo::MODEL_NAME.to_owned());
-    Found { provider: Arc::new(DemoProvider::default()), model }
+    SelectedProvider { provider: Arc::new(DemoProvider::default()), model }
 }
 
-async fn openai_provider(config: &Config, notes: &mut Vec<String>) -> Result<Found> {
+async fn build_openai_provider(
+    config: &Config,
+    notes: &mut Vec<String>,
+) -> Result<SelectedProvider> {
     let base_url = config.openai_base_url.as_deref().unwrap_or(OFFICIAL_BASE_URL);
     let endpoint = OpenAiProvider::new(base_url, config.openai_api_key.as_deref())
         .map_err(|refusal| Error::new(Kind::Internal, refusal))?;
@@ -407,11 +424,14 @@ async fn openai_provider(config: &Config, notes: &mut Vec<String>) -> Result<Fou
         notes.push("OPENAI_API_KEY is not set: OpenAI will refuse to answer".to_owned());
     }
     let usual = is_official.then_some(DEFAULT_MODEL);
-    let model = model_of(config, &endpoint, usual, notes).await;
-    Ok(Found { provider: Arc::new(endpoint), model })
+    let model = select_model(config, &endpoint, usual, notes).await;
+    Ok(SelectedProvider { provider: Arc::new(endpoint), model })
 }
 
-async fn anthropic_provider(config: &Config, notes: &mut Vec<String>) -> Result<Found> {
+async fn build_anthropic_provider(
+    config: &Config,
+    notes: &mut Vec<String>,
+) -> Result<SelectedProvider> {
     let base_url = config.anthropic_base_url.as_deref().unwrap_or(anthropic::OFFICIAL_BASE_URL);
     let endpoint = AnthropicProvider::new(base_url, config.anthropic_api_key.as_deref())
         .map_err(|refusal| Error::new(Kind::Internal, refusal))?;
@@ -420,12 +440,12 @@ async fn anthropic_provider(config: &Config, notes: &mut Vec<String>) -> Result<
         notes.push("ANTHROPIC_API_KEY is not set: Anthropic will refuse to answer".to_owned());
     }
     let usual = is_official.then_some(anthropic::DEFAULT_MODEL);
-    let model = model_of(config, &endpoint, usual, notes).await;
-    Ok(Found { provider: Arc::new(endpoint), model })
+    let model = select_model(config, &endpoint, usual, notes).await;
+    Ok(SelectedProvider { provider: Arc::new(endpoint), model })
 }
 
 /// The configured model, or the provider's usual one, or the first that it lists.
-async fn model_of(
+async fn select_model(
     config: &Config,
     endpoint: &dyn Provider,
     usual: Option<&str>,
@@ -434,20 +454,23 @@ async fn model_of(
     if let Some(model) = config.model.as_deref().or(usual) {
         return model.to_owned();
     }
-    if let Some(model) = first_model(endpoint, MODELS_PATIENCE).await {
+    if let Some(model) = first_listed_model(endpoint, LIST_MODELS_TIMEOUT).await {
         return model;
     }
     notes.push("the provider does not list its models: set ECHOIC_MODEL".to_owned());
     "default".to_owned()
 }
 
-async fn local_ollama(config: &Config) -> Option<Found> {
-    let endpoint = OpenAiProvider::new(OLLAMA, None).ok()?;
-    let first = first_model(&endpoint, OLLAMA_PATIENCE).await?;
-    Some(Found { provider: Arc::new(endpoint), model: config.model.clone().unwrap_or(first) })
+async fn detect_ollama(config: &Config) -> Option<SelectedProvider> {
+    let endpoint = OpenAiProvider::new(OLLAMA_URL, None).ok()?;
+    let first = first_listed_model(&endpoint, OLLAMA_TIMEOUT).await?;
+    Some(SelectedProvider {
+        provider: Arc::new(endpoint),
+        model: config.model.clone().unwrap_or(first),
+    })
 }
 
-async fn first_model(endpoint: &dyn Provider, patience: Duration) -> Option<String> {
+async fn first_listed_model(endpoint: &dyn Provider, patience: Duration) -> Option<String> {
     let models = timeout(patience, endpoint.list_models()).await.ok()?.ok()?;
     models.into_iter().next().map(|model| model.id)
 }

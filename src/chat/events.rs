@@ -14,24 +14,29 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 /// The most bytes and events that wait for a listener …
-const MAILBOX_BYTES: usize = 1 << 20;
+const MAX_QUEUED_BYTES: usize = 1 << 20;
 /// … to read them.
-const MAILBOX_EVENTS: usize = 1024;
+const MAX_QUEUED_EVENTS: usize = 1024;
 /// The most notices that wait to be handed on.
-const MAX_NOTICES: usize = 10_000;
+const MAX_PENDING_NOTIFICATIONS: usize = 10_000;
 
 /// Something that happened, as one instance tells another: what it is about, not how it looks now.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) enum Notice {
+pub(super) enum SessionNotification {
     /// In a session.
-    In { session: String, what: What },
+    #[serde(rename = "In")]
+    Event {
+        session: String,
+        #[serde(rename = "what")]
+        kind: SessionEventKind,
+    },
     /// More than could be told.
     Lost,
 }
 
 /// What happened in a session.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) enum What {
+pub(super) enum SessionEventKind {
     Created,
     Changed,
     /// So many messages came with it.
@@ -59,24 +64,24 @@ pub(super) enum What {
     },
 }
 
-impl What {
-    pub(super) fn deleted(audience: &[UserId]) -> Self {
+impl SessionEventKind {
+    pub(super) fn session_deleted(audience: &[UserId]) -> Self {
         Self::Deleted { audience: audience.iter().map(ToString::to_string).collect() }
     }
 
-    pub(super) fn message(id: &MessageId) -> Self {
+    pub(super) fn message_added(id: &MessageId) -> Self {
         Self::Message { id: id.to_string() }
     }
 
-    pub(super) fn started(turn: &TurnId, message: &MessageId) -> Self {
+    pub(super) fn turn_started(turn: &TurnId, message: &MessageId) -> Self {
         Self::Started { turn: turn.to_string(), message: message.to_string() }
     }
 
-    pub(super) fn ended(turn: &TurnId, message: &MessageId) -> Self {
+    pub(super) fn turn_ended(turn: &TurnId, message: &MessageId) -> Self {
         Self::Ended { turn: turn.to_string(), message: message.to_string() }
     }
 
-    pub(super) fn seen(user: &UserId, up_to: &MessageId) -> Self {
+    pub(super) fn seen_up_to(user: &UserId, up_to: &MessageId) -> Self {
         Self::Seen { user: user.to_string(), up_to: up_to.to_string() }
     }
 }
@@ -84,7 +89,7 @@ impl What {
 /// An event as a listener reads it.
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
-pub(super) enum Event<'a> {
+pub(super) enum ClientEvent<'a> {
     Sync {
         at: Timestamp,
     },
@@ -111,8 +116,8 @@ pub(super) enum Event<'a> {
     },
 }
 
-impl Event<'_> {
-    const fn kind(&self) -> &'static str {
+impl ClientEvent<'_> {
+    const fn event_name(&self) -> &'static str {
         match self {
             Self::Sync { .. } => "sync",
             Self::Session { .. } => "session",
@@ -123,195 +128,200 @@ impl Event<'_> {
     }
 
     /// The event on the wire.
-    pub(super) fn encode(&self) -> Bytes {
+    pub(super) fn encode_sse(&self) -> Bytes {
         let json = serde_json::to_string(self).unwrap_or_default();
-        format!("event: {}\ndata: {json}\n\n", self.kind()).into()
+        format!("event: {}\ndata: {json}\n\n", self.event_name()).into()
     }
 }
 
-fn sync() -> Bytes {
-    Event::Sync { at: clock::now() }.encode()
+fn encode_sync_event() -> Bytes {
+    ClientEvent::Sync { at: clock::now() }.encode_sse()
 }
 
 /// What happened and who listens.
-pub(super) struct Events {
+pub(super) struct EventBroker {
     /// Whether other instances want to hear it, too.
     is_shared: bool,
-    state: Mutex<State>,
+    state: Mutex<BrokerState>,
     /// Something was published, or somebody came to listen.
-    stirred: Notify,
+    changed: Notify,
     /// Something is to be told to other instances.
-    to_tell: Notify,
+    outbox_changed: Notify,
 }
 
 #[derive(Default)]
-struct State {
+struct BrokerState {
     /// For the listeners here.
-    notices: Vec<Notice>,
+    notifications: Vec<SessionNotification>,
     /// For other instances.
-    untold: Vec<Notice>,
-    listeners: Vec<Arc<Mailbox>>,
+    outbox: Vec<SessionNotification>,
+    subscribers: Vec<Arc<SubscriberQueue>>,
     /// Those who wait for their first `sync`.
-    coming: Vec<Arc<Mailbox>>,
+    new_subscribers: Vec<Arc<SubscriberQueue>>,
     is_closed: bool,
 }
 
 /// What there is to do for the listeners of this process.
-pub(super) struct Work {
+pub(super) struct DeliveryBatch {
     /// What happened.
-    pub(super) notices: Vec<Notice>,
+    pub(super) notifications: Vec<SessionNotification>,
     /// Who hears of it.
-    pub(super) listeners: Vec<Arc<Mailbox>>,
+    pub(super) subscribers: Vec<Arc<SubscriberQueue>>,
     /// Who came meanwhile, and hears what happens from their `sync` on.
-    pub(super) coming: Vec<Arc<Mailbox>>,
+    pub(super) new_subscribers: Vec<Arc<SubscriberQueue>>,
 }
 
-impl Events {
+impl EventBroker {
     pub(super) fn new(is_shared: bool) -> Self {
         let (state, stirred, to_tell) = Default::default();
-        Self { is_shared, state, stirred, to_tell }
+        Self { is_shared, state, changed: stirred, outbox_changed: to_tell }
     }
 
     /// Says that something has happened in a session: after the commit that holds it.
-    pub(super) fn publish(&self, session: &SessionId, what: What) {
+    pub(super) fn publish(&self, session: &SessionId, what: SessionEventKind) {
         let mut state = lock(&self.state);
-        let is_heard = !state.listeners.is_empty() || !state.coming.is_empty();
+        let is_heard = !state.subscribers.is_empty() || !state.new_subscribers.is_empty();
         if !is_heard && !self.is_shared {
             return;
         }
-        let notice = Notice::In { session: session.to_string(), what };
+        let notice = SessionNotification::Event { session: session.to_string(), kind: what };
         if self.is_shared {
-            push(&mut state.untold, notice.clone());
-            self.to_tell.notify_one();
+            push_bounded(&mut state.outbox, notice.clone());
+            self.outbox_changed.notify_one();
         }
         if is_heard {
-            push(&mut state.notices, notice);
-            self.stirred.notify_one();
+            push_bounded(&mut state.notifications, notice);
+            self.changed.notify_one();
         }
     }
 
     /// Somebody listens, to one session or to all that they participate in.
-    pub(super) fn listen(&self, who: Principal, only: Option<SessionId>) -> EventReader {
+    pub(super) fn subscribe(&self, who: Principal, only: Option<SessionId>) -> EventReader {
         let (letters, changed) = Default::default();
-        let mailbox = Arc::new(Mailbox { who, only, letters, changed });
+        let mailbox = Arc::new(SubscriberQueue {
+            principal: who,
+            session_filter: only,
+            queue: letters,
+            changed,
+        });
         let mut state = lock(&self.state);
         if state.is_closed {
             mailbox.close();
         } else {
-            state.coming.push(mailbox.clone());
-            self.stirred.notify_one();
+            state.new_subscribers.push(mailbox.clone());
+            self.changed.notify_one();
         }
-        EventReader { mailbox }
+        EventReader { queue: mailbox }
     }
 
     /// Waits until there is something to do for listeners.
-    pub(super) async fn stirred(&self) {
-        self.stirred.notified().await;
+    pub(super) async fn wait_for_change(&self) {
+        self.changed.notified().await;
     }
 
     /// Whether anybody listens; forgets those who have left.
-    pub(super) fn has_listeners(&self) -> bool {
+    pub(super) fn has_subscribers(&self) -> bool {
         let mut state = lock(&self.state);
-        state.listeners.retain(|mailbox| !mailbox.is_closed());
-        state.coming.retain(|mailbox| !mailbox.is_closed());
-        !state.listeners.is_empty() || !state.coming.is_empty()
+        state.subscribers.retain(|mailbox| !mailbox.is_closed());
+        state.new_subscribers.retain(|mailbox| !mailbox.is_closed());
+        !state.subscribers.is_empty() || !state.new_subscribers.is_empty()
     }
 
     /// Takes what there is to do for listeners.
-    pub(super) fn take_work(&self) -> Work {
+    pub(super) fn take_delivery(&self) -> DeliveryBatch {
         let mut state = lock(&self.state);
-        let notices = std::mem::take(&mut state.notices);
+        let notices = std::mem::take(&mut state.notifications);
         // Taken together: what is published from here on, those who come hear as well.
-        let coming = std::mem::take(&mut state.coming);
-        let listeners = state.listeners.clone();
-        state.listeners.extend(coming.iter().cloned());
-        Work { notices, listeners, coming }
+        let coming = std::mem::take(&mut state.new_subscribers);
+        let listeners = state.subscribers.clone();
+        state.subscribers.extend(coming.iter().cloned());
+        DeliveryBatch { notifications: notices, subscribers: listeners, new_subscribers: coming }
     }
 
     /// Waits for what other instances should hear, and takes it.
-    pub(super) async fn untold(&self) -> Vec<Notice> {
+    pub(super) async fn wait_for_outbox(&self) -> Vec<SessionNotification> {
         loop {
-            let untold = self.take_untold();
+            let untold = self.take_outbox();
             if !untold.is_empty() {
                 return untold;
             }
-            self.to_tell.notified().await;
+            self.outbox_changed.notified().await;
         }
     }
 
-    pub(super) fn take_untold(&self) -> Vec<Notice> {
-        std::mem::take(&mut lock(&self.state).untold)
+    pub(super) fn take_outbox(&self) -> Vec<SessionNotification> {
+        std::mem::take(&mut lock(&self.state).outbox)
     }
 
     /// Ends the streams of all who listen, and of each who comes later.
-    pub(super) fn close(&self) {
+    pub(super) fn close_all(&self) {
         let mut state = lock(&self.state);
         state.is_closed = true;
-        state.listeners.iter().chain(&state.coming).for_each(|mailbox| mailbox.close());
+        state.subscribers.iter().chain(&state.new_subscribers).for_each(|mailbox| mailbox.close());
     }
 }
 
 /// Adds a notice; what is too much becomes the notice that much was lost.
-fn push(notices: &mut Vec<Notice>, notice: Notice) {
-    if notices.len() >= MAX_NOTICES {
+fn push_bounded(notices: &mut Vec<SessionNotification>, notice: SessionNotification) {
+    if notices.len() >= MAX_PENDING_NOTIFICATIONS {
         notices.clear();
-        notices.push(Notice::Lost);
+        notices.push(SessionNotification::Lost);
     }
     notices.push(notice);
 }
 
 /// The events that wait for one listener.
-pub(super) struct Mailbox {
-    pub(super) who: Principal,
+pub(super) struct SubscriberQueue {
+    pub(super) principal: Principal,
     /// The session to which they listen; all of theirs if none is named.
-    pub(super) only: Option<SessionId>,
-    letters: Mutex<Letters>,
+    pub(super) session_filter: Option<SessionId>,
+    queue: Mutex<QueuedEvents>,
     changed: Notify,
 }
 
 #[derive(Default)]
-struct Letters {
-    waiting: VecDeque<Bytes>,
-    bytes: usize,
+struct QueuedEvents {
+    events: VecDeque<Bytes>,
+    byte_count: usize,
     is_closed: bool,
 }
 
-impl Mailbox {
+impl SubscriberQueue {
     /// Adds an event. A listener who is too slow for them gets a new `sync` in place of all that
     /// wait, and reads anew what they missed.
-    pub(super) fn post(&self, event: Bytes) {
-        let mut letters = lock(&self.letters);
-        let is_full = letters.waiting.len() >= MAILBOX_EVENTS
-            || letters.bytes + event.len() > MAILBOX_BYTES && !letters.waiting.is_empty();
+    pub(super) fn push_event(&self, event: Bytes) {
+        let mut letters = lock(&self.queue);
+        let is_full = letters.events.len() >= MAX_QUEUED_EVENTS
+            || letters.byte_count + event.len() > MAX_QUEUED_BYTES && !letters.events.is_empty();
         if is_full {
-            letters.waiting.clear();
-            letters.bytes = 0;
+            letters.events.clear();
+            letters.byte_count = 0;
         }
-        let letter = if is_full { sync() } else { event };
-        letters.bytes += letter.len();
-        letters.waiting.push_back(letter);
+        let letter = if is_full { encode_sync_event() } else { event };
+        letters.byte_count += letter.len();
+        letters.events.push_back(letter);
         drop(letters);
         self.changed.notify_one();
     }
 
     /// Says that from here on everything is heard, and that what was before may have changed.
-    pub(super) fn post_sync(&self) {
-        self.post(sync());
+    pub(super) fn push_sync(&self) {
+        self.push_event(encode_sync_event());
     }
 
     fn close(&self) {
-        lock(&self.letters).is_closed = true;
+        lock(&self.queue).is_closed = true;
         self.changed.notify_one();
     }
 
     fn is_closed(&self) -> bool {
-        lock(&self.letters).is_closed
+        lock(&self.queue).is_closed
     }
 }
 
 /// Reads the events of one listener.
 pub struct EventReader {
-    mailbox: Arc<Mailbox>,
+    queue: Arc<SubscriberQueue>,
 }
 
 impl EventReader {
@@ -319,23 +329,23 @@ impl EventReader {
     pub async fn next(&mut self) -> Option<Bytes> {
         loop {
             {
-                let mut letters = lock(&self.mailbox.letters);
-                if let Some(letter) = letters.waiting.pop_front() {
-                    letters.bytes -= letter.len();
+                let mut letters = lock(&self.queue.queue);
+                if let Some(letter) = letters.events.pop_front() {
+                    letters.byte_count -= letter.len();
                     return Some(letter);
                 }
                 if letters.is_closed {
                     return None;
                 }
             }
-            self.mailbox.changed.notified().await;
+            self.queue.changed.notified().await;
         }
     }
 }
 
 impl Drop for EventReader {
     fn drop(&mut self) {
-        self.mailbox.close();
+        self.queue.close();
     }
 }
 
@@ -348,36 +358,36 @@ mod tests {
     use super::*;
     use futures::FutureExt;
 
-    fn listener() -> EventReader {
+    fn subscribe_alice() -> EventReader {
         let who = Principal { user: UserId::trusted("alice"), is_admin: false };
-        Events::new(false).listen(who, None)
+        EventBroker::new(false).subscribe(who, None)
     }
 
     #[test]
-    fn a_listener_who_reads_nothing_holds_bounded_memory_and_is_told_to_read_anew() {
-        let mut reader = listener();
+    fn stalled_subscriber_is_bounded_and_gets_sync() {
+        let mut reader = subscribe_alice();
         let event = Bytes::from(vec![b'x'; 10_000]);
         for _ in 0..1_000 {
-            reader.mailbox.post(event.clone());
-            assert!(lock(&reader.mailbox.letters).bytes <= MAILBOX_BYTES);
+            reader.queue.push_event(event.clone());
+            assert!(lock(&reader.queue.queue).byte_count <= MAX_QUEUED_BYTES);
         }
         let first = reader.next().now_or_never().flatten().unwrap();
         assert!(first.starts_with(b"event: sync\n"), "{first:?}");
     }
 
     #[test]
-    fn an_event_larger_than_the_mailbox_is_heard_by_who_keeps_up() {
-        let mut reader = listener();
-        let event = Bytes::from(vec![b'x'; 2 * MAILBOX_BYTES]);
-        reader.mailbox.post(event.clone());
+    fn oversized_event_reaches_reader_that_keeps_up() {
+        let mut reader = subscribe_alice();
+        let event = Bytes::from(vec![b'x'; 2 * MAX_QUEUED_BYTES]);
+        reader.queue.push_event(event.clone());
         assert_eq!(reader.next().now_or_never().flatten(), Some(event));
         assert_eq!(reader.next().now_or_never(), None);
     }
 
     #[test]
-    fn while_nobody_listens_nothing_is_kept() {
-        let events = Events::new(false);
-        events.publish(&SessionId::trusted("s"), What::Created);
-        assert!(events.take_work().notices.is_empty());
+    fn event_without_subscribers_is_dropped() {
+        let events = EventBroker::new(false);
+        events.publish(&SessionId::trusted("s"), SessionEventKind::Created);
+        assert!(events.take_delivery().notifications.is_empty());
     }
 }

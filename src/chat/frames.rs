@@ -18,7 +18,7 @@ use std::io::Write;
 /// One frame's content.
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename_all = "kebab-case", rename_all_fields = "camelCase")]
-pub(super) enum Frame<'a> {
+pub(super) enum StreamFrame<'a> {
     Start {
         message_id: &'a MessageId,
         message_metadata: StartMetadata<'a>,
@@ -129,52 +129,56 @@ pub(super) struct MemorySummary {
 
 /// Writes one turn's frames, numbered from 1.
 #[derive(Debug, Clone)]
-pub(super) struct Encoder {
+pub(super) struct FrameEncoder {
     turn_id: TurnId,
     /// The number of the next frame.
-    next: u64,
+    next_frame: u64,
     /// The number of the first frame that was not taken.
-    taken: u64,
-    out: Vec<u8>,
+    first_untaken: u64,
+    buffer: Vec<u8>,
 }
 
-impl Encoder {
+impl FrameEncoder {
     pub(super) fn new(turn_id: TurnId) -> Self {
-        Self::after(turn_id, 0)
+        Self::resume_after(turn_id, 0)
     }
 
     /// Goes on behind frames that were written before.
-    pub(super) fn after(turn_id: TurnId, last: u64) -> Self {
-        Self { turn_id, next: last + 1, taken: last + 1, out: Vec::new() }
+    pub(super) fn resume_after(turn_id: TurnId, last: u64) -> Self {
+        Self { turn_id, next_frame: last + 1, first_untaken: last + 1, buffer: Vec::new() }
     }
 
-    pub(super) fn frame(&mut self, frame: &Frame<'_>) {
-        self.open();
+    pub(super) fn write_frame(&mut self, frame: &StreamFrame<'_>) {
+        self.begin_frame();
         // Strings and numbers always have a JSON form, and a vector takes every byte.
-        let _ = serde_json::to_writer(&mut self.out, frame);
-        self.out.extend_from_slice(b"\n\n");
+        let _ = serde_json::to_writer(&mut self.buffer, frame);
+        self.buffer.extend_from_slice(b"\n\n");
     }
 
-    pub(super) fn done(&mut self) {
-        self.open();
-        self.out.extend_from_slice(b"[DONE]\n\n");
+    pub(super) fn write_done(&mut self) {
+        self.begin_frame();
+        self.buffer.extend_from_slice(b"[DONE]\n\n");
     }
 
-    fn open(&mut self) {
-        let _ = write!(self.out, "id: {}:{}\ndata: ", self.turn_id, self.next);
-        self.next += 1;
+    fn begin_frame(&mut self) {
+        let _ = write!(self.buffer, "id: {}:{}\ndata: ", self.turn_id, self.next_frame);
+        self.next_frame += 1;
     }
 
     /// The frames written since the last call.
-    pub(super) fn take(&mut self) -> Frames {
-        let first = std::mem::replace(&mut self.taken, self.next);
-        Frames { first, last: self.next - 1, bytes: std::mem::take(&mut self.out).into() }
+    pub(super) fn take_frames(&mut self) -> FrameBatch {
+        let first = std::mem::replace(&mut self.first_untaken, self.next_frame);
+        FrameBatch {
+            first,
+            last: self.next_frame - 1,
+            bytes: std::mem::take(&mut self.buffer).into(),
+        }
     }
 }
 
 /// Some whole frames of a turn, one behind the other.
 #[derive(Debug, Clone)]
-pub(super) struct Frames {
+pub(super) struct FrameBatch {
     /// The number of the first one.
     pub(super) first: u64,
     /// The number of the last one.
@@ -183,14 +187,14 @@ pub(super) struct Frames {
     pub(super) bytes: Bytes,
 }
 
-impl Frames {
+impl FrameBatch {
     /// All the frames of a turn, from the first one.
-    pub(super) fn counted(bytes: Bytes) -> Self {
-        Self::behind(0, bytes)
+    pub(super) fn from_bytes(bytes: Bytes) -> Self {
+        Self::from_bytes_after(0, bytes)
     }
 
     /// The frames that follow the one with the number `last`.
-    pub(super) fn behind(last: u64, bytes: Bytes) -> Self {
+    pub(super) fn from_bytes_after(last: u64, bytes: Bytes) -> Self {
         let count = memchr::memmem::find_iter(&bytes, b"\n\n").count() as u64;
         Self { first: last + 1, last: last + count, bytes }
     }
@@ -205,26 +209,26 @@ impl Frames {
 
 /// Where a reader stands: behind a frame of a turn. Clients carry it as `Last-Event-ID`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cursor {
+pub struct StreamCursor {
     /// The turn.
-    pub turn: TurnId,
+    pub turn_id: TurnId,
     /// The number of the frame.
     pub frame: u64,
 }
 
-impl Cursor {
+impl StreamCursor {
     /// Reads `<turnId>:<n>`; `None` is a cursor of nothing known.
     pub fn parse(text: &str) -> Option<Self> {
         let (turn, frame) = text.rsplit_once(':')?;
         let frame = frame.parse().ok().filter(|frame| (1..u64::MAX).contains(frame))?;
-        Some(Self { turn: TurnId::parse("lastEventId", turn).ok()?, frame })
+        Some(Self { turn_id: TurnId::parse("lastEventId", turn).ok()?, frame })
     }
 }
 
 /// A frame read back, as far as it matters to what was said.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case", rename_all_fields = "camelCase")]
-pub(super) enum Said {
+pub(super) enum DecodedFrame {
     TextStart {
         id: String,
     },
@@ -250,7 +254,7 @@ pub(super) enum Said {
 }
 
 /// Reads frames back, as far as the reader knows them.
-pub(super) fn read<T: DeserializeOwned>(bytes: &[u8]) -> impl Iterator<Item = T> {
+pub(super) fn decode_frames<T: DeserializeOwned>(bytes: &[u8]) -> impl Iterator<Item = T> {
     let lines = bytes.split(|byte| *byte == b'\n');
     let data = lines.filter_map(|line| line.strip_prefix(b"data: "));
     data.filter_map(|data| serde_json::from_slice(data).ok())

@@ -5,7 +5,7 @@
 //! An ended turn stays for a minute, so that a reader whose connection broke near the end can come
 //! back for the rest.
 
-use super::frames::{Cursor, Frames};
+use super::frames::{FrameBatch, StreamCursor};
 use crate::domain::{MessageId, SessionId, TurnId};
 use crate::store::LogBatch;
 use bytes::{Bytes, BytesMut};
@@ -16,253 +16,258 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 /// How long an ended turn can still be read.
-pub(super) const LINGER: Duration = Duration::from_secs(60);
+pub(super) const ENDED_TTL: Duration = Duration::from_secs(60);
 /// The most bytes of ended turns that are kept; the oldest go first.
-const MAX_LINGERING: usize = 64 << 20;
+const MAX_ENDED_BYTES: usize = 64 << 20;
 /// The most bytes of a batch of the log, if it has more than one piece.
-const MAX_BATCH: usize = 4 << 20;
+const MAX_BATCH_BYTES: usize = 4 << 20;
 
 /// The turns of this process: running, waiting to run, and lately ended.
 #[derive(Default)]
 pub(super) struct Hub {
-    turns: Mutex<Turns>,
+    turns: Mutex<BufferTable>,
     /// Cancelled once: stops every turn there is, and each that is opened later.
-    cut: CancellationToken,
+    abort: CancellationToken,
 }
 
 #[derive(Default)]
-struct Turns {
-    by_id: HashMap<TurnId, Arc<LiveTurn>>,
+struct BufferTable {
+    by_id: HashMap<TurnId, Arc<TurnBuffer>>,
     /// Ended turns and their sizes, the oldest first.
-    ended: VecDeque<(Instant, usize, Arc<LiveTurn>)>,
+    ended: VecDeque<(Instant, usize, Arc<TurnBuffer>)>,
     /// Bytes that they hold.
-    lingering: usize,
+    ended_bytes: usize,
 }
 
 impl Hub {
     /// Opens a turn's buffer, or gives the one that is open already. One that was closed while the
     /// turn waited has lost its readers, but the turn that begins after all needs one.
-    pub(super) fn open(&self, session: &SessionId, turn: &TurnId) -> Arc<LiveTurn> {
+    pub(super) fn open_buffer(&self, session: &SessionId, turn: &TurnId) -> Arc<TurnBuffer> {
         let mut turns = lock(&self.turns);
         if let Some(live) = turns.by_id.get(turn).filter(|live| !live.is_ended()) {
             return live.clone();
         }
-        let stop = self.cut.child_token();
-        let live = Arc::new(LiveTurn::new(session.clone(), turn.clone(), stop));
+        let stop = self.abort.child_token();
+        let live = Arc::new(TurnBuffer::new(session.clone(), turn.clone(), stop));
         turns.by_id.insert(turn.clone(), live.clone());
         live
     }
 
     /// The buffer of a turn of this session.
-    pub(super) fn get(&self, session: &SessionId, turn: &TurnId) -> Option<Arc<LiveTurn>> {
-        let live = self.find(turn)?;
-        (live.session == *session).then_some(live)
+    pub(super) fn find_session_buffer(
+        &self,
+        session: &SessionId,
+        turn: &TurnId,
+    ) -> Option<Arc<TurnBuffer>> {
+        let live = self.find_buffer(turn)?;
+        (live.session_id == *session).then_some(live)
     }
 
     /// The buffer of a turn, whosever it is.
-    pub(super) fn find(&self, turn: &TurnId) -> Option<Arc<LiveTurn>> {
+    pub(super) fn find_buffer(&self, turn: &TurnId) -> Option<Arc<TurnBuffer>> {
         let mut turns = lock(&self.turns);
-        turns.forget_the_oldest();
+        turns.evict_expired();
         turns.by_id.get(turn).cloned()
     }
 
     /// Lets go of turns that ended too long ago.
-    pub(super) fn forget_the_oldest(&self) {
-        lock(&self.turns).forget_the_oldest();
+    pub(super) fn evict_expired(&self) {
+        lock(&self.turns).evict_expired();
     }
 
     /// Forgets a turn that did not come to be.
-    pub(super) fn discard(&self, turn: &TurnId) {
+    pub(super) fn discard_buffer(&self, turn: &TurnId) {
         lock(&self.turns).by_id.remove(turn);
     }
 
     /// Ends a turn's buffer: nothing more comes. It lingers for those who come late.
-    pub(super) fn close(&self, live: &Arc<LiveTurn>) {
-        let Some(size) = live.end() else { return };
+    pub(super) fn close_buffer(&self, live: &Arc<TurnBuffer>) {
+        let Some(size) = live.mark_ended() else { return };
         let mut turns = lock(&self.turns);
         turns.ended.push_back((Instant::now(), size, live.clone()));
-        turns.lingering += size;
-        turns.forget_the_oldest();
+        turns.ended_bytes += size;
+        turns.evict_expired();
     }
 
     /// The buffer of a turn that another instance runs; this one's journal leaves it alone.
-    pub(super) fn open_remote(
+    pub(super) fn open_remote_buffer(
         &self,
         session: &SessionId,
         turn: &TurnId,
         reply: &MessageId,
-    ) -> Arc<LiveTurn> {
-        let live = self.open(session, turn);
-        live.follow(reply);
+    ) -> Arc<TurnBuffer> {
+        let live = self.open_buffer(session, turn);
+        live.mark_remote(reply);
         live
     }
 
     /// The turns of other instances that somebody reads here; lets go of those that nobody does.
-    pub(super) fn followed(&self) -> Vec<Arc<LiveTurn>> {
+    pub(super) fn followed_buffers(&self) -> Vec<Arc<TurnBuffer>> {
         let mut turns = lock(&self.turns);
         // Whoever reads a turn holds it, and gets hold of it only under this lock.
         turns.by_id.retain(|_, live| !live.is_remote() || Arc::strong_count(live) > 1);
-        let remote = |live: &&Arc<LiveTurn>| live.is_remote() && !live.is_ended();
+        let remote = |live: &&Arc<TurnBuffer>| live.is_remote() && !live.is_ended();
         turns.by_id.values().filter(remote).cloned().collect()
     }
 
     /// Whether any turn runs here, or waits to.
-    pub(super) fn runs_any(&self) -> bool {
+    pub(super) fn has_local_turns(&self) -> bool {
         lock(&self.turns).by_id.values().any(|live| !live.is_ended() && !live.is_remote())
     }
 
     /// The turns that run, or wait to.
-    pub(super) fn running(&self) -> Vec<Arc<LiveTurn>> {
+    pub(super) fn active_buffers(&self) -> Vec<Arc<TurnBuffer>> {
         let mut turns = lock(&self.turns);
-        turns.forget_the_oldest();
+        turns.evict_expired();
         turns.by_id.values().filter(|live| !live.is_ended()).cloned().collect()
     }
 
     /// The names of the turns that this process runs, or will.
-    pub(super) fn running_ids(&self) -> HashSet<TurnId> {
-        let running = self.running();
+    pub(super) fn local_turn_ids(&self) -> HashSet<TurnId> {
+        let running = self.active_buffers();
         let own = running.iter().filter(|live| !live.is_remote());
-        own.map(|live| live.turn.clone()).collect()
+        own.map(|live| live.turn_id.clone()).collect()
     }
 
     /// Ends the buffers of turns that wait in their sessions' queues, or that others run.
-    pub(super) fn close_waiting(&self) {
-        for live in self.running().iter().filter(|live| live.is_queued() || live.is_remote()) {
-            self.close(live);
+    pub(super) fn close_queued_and_remote(&self) {
+        for live in self.active_buffers().iter().filter(|live| live.is_queued() || live.is_remote())
+        {
+            self.close_buffer(live);
         }
     }
 
     /// Stops every turn, and each that begins from now on.
-    pub(super) fn cut(&self) {
-        self.cut.cancel();
+    pub(super) fn abort_all(&self) {
+        self.abort.cancel();
     }
 }
 
-impl Turns {
-    fn forget_the_oldest(&mut self) {
+impl BufferTable {
+    fn evict_expired(&mut self) {
         while let Some((ended, size, live)) = self.ended.front() {
-            if ended.elapsed() < LINGER && self.lingering <= MAX_LINGERING {
+            if ended.elapsed() < ENDED_TTL && self.ended_bytes <= MAX_ENDED_BYTES {
                 return;
             }
             // A turn that began after all, behind readers that were sent away, has a new buffer.
-            if self.by_id.get(&live.turn).is_some_and(|current| Arc::ptr_eq(current, live)) {
-                self.by_id.remove(&live.turn);
+            if self.by_id.get(&live.turn_id).is_some_and(|current| Arc::ptr_eq(current, live)) {
+                self.by_id.remove(&live.turn_id);
             }
-            self.lingering -= size;
+            self.ended_bytes -= size;
             self.ended.pop_front();
         }
     }
 }
 
 /// One turn of this process.
-pub(super) struct LiveTurn {
+pub(super) struct TurnBuffer {
     /// The session it is in.
-    pub(super) session: SessionId,
+    pub(super) session_id: SessionId,
     /// Its id.
-    pub(super) turn: TurnId,
-    buffer: Mutex<Buffer>,
+    pub(super) turn_id: TurnId,
+    state: Mutex<BufferState>,
     changed: Notify,
     /// Cancelled when somebody stops the turn.
-    pub(super) stop: CancellationToken,
+    pub(super) cancel: CancellationToken,
 }
 
 #[derive(Default)]
-struct Buffer {
+struct BufferState {
     /// Frames as they were published.
-    pieces: Vec<Frames>,
+    chunks: Vec<FrameBatch>,
     /// The number of the last frame.
-    last: u64,
-    bytes: usize,
+    last_frame: u64,
+    byte_count: usize,
     /// Whether the store has the turn in its session's queue, or had it there.
     is_queued: bool,
     is_ended: bool,
-    journal: Journal,
+    log: LogProgress,
     /// How far the log was read, if another instance runs the turn.
-    remote: Option<Remote>,
+    remote: Option<RemoteProgress>,
     /// Whether this process runs the turn.
-    is_ours: bool,
+    is_local: bool,
 }
 
 /// A turn that another instance runs, as far as its log was read.
 #[derive(Debug, Clone)]
-pub(super) struct Remote {
+pub(super) struct RemoteProgress {
     /// The id its reply will have.
-    pub(super) reply: MessageId,
+    pub(super) reply_id: MessageId,
     /// The number of the first batch that was not read.
     pub(super) next_batch: u32,
 }
 
 /// How far the turn's log has come.
 #[derive(Default)]
-struct Journal {
+struct LogProgress {
     /// Pieces that are in the log, or on their way there.
-    pieces: usize,
+    chunks: usize,
     /// Batches that are.
-    batches: u32,
+    batch_count: u32,
     /// When the first piece was published that is not.
-    behind_since: Option<Instant>,
+    unlogged_since: Option<Instant>,
     /// Whether a batch is on its way.
     is_writing: bool,
     /// Whether the last batch was taken: nothing may follow it.
     is_closed: bool,
 }
 
-impl LiveTurn {
+impl TurnBuffer {
     fn new(session: SessionId, turn: TurnId, stop: CancellationToken) -> Self {
         let (buffer, changed) = Default::default();
-        Self { session, turn, buffer, changed, stop }
+        Self { session_id: session, turn_id: turn, state: buffer, changed, cancel: stop }
     }
 
     /// Adds frames for all readers.
-    pub(super) fn publish(&self, frames: Frames) {
+    pub(super) fn publish_frames(&self, frames: FrameBatch) {
         if frames.bytes.is_empty() {
             return;
         }
-        let mut buffer = lock(&self.buffer);
-        buffer.last = frames.last;
-        buffer.bytes += frames.bytes.len();
-        buffer.pieces.push(frames);
-        buffer.journal.behind_since.get_or_insert_with(Instant::now);
+        let mut buffer = lock(&self.state);
+        buffer.last_frame = frames.last;
+        buffer.byte_count += frames.bytes.len();
+        buffer.chunks.push(frames);
+        buffer.log.unlogged_since.get_or_insert_with(Instant::now);
         drop(buffer);
         self.changed.notify_waiters();
     }
 
     /// Says that another instance runs the turn, or will.
-    pub(super) fn follow(&self, reply: &MessageId) {
-        let mut buffer = lock(&self.buffer);
-        if buffer.pieces.is_empty() && buffer.remote.is_none() && !buffer.is_ours {
-            buffer.remote = Some(Remote { reply: reply.clone(), next_batch: 0 });
+    pub(super) fn mark_remote(&self, reply: &MessageId) {
+        let mut buffer = lock(&self.state);
+        if buffer.chunks.is_empty() && buffer.remote.is_none() && !buffer.is_local {
+            buffer.remote = Some(RemoteProgress { reply_id: reply.clone(), next_batch: 0 });
         }
     }
 
     /// Says that this instance runs the turn after all.
-    pub(super) fn take_over(&self) {
-        let mut buffer = lock(&self.buffer);
-        (buffer.remote, buffer.is_ours) = (None, true);
+    pub(super) fn mark_local(&self) {
+        let mut buffer = lock(&self.state);
+        (buffer.remote, buffer.is_local) = (None, true);
     }
 
     /// How far the log was read, while another instance runs the turn.
-    pub(super) fn remote(&self) -> Option<Remote> {
-        lock(&self.buffer).remote.clone()
+    pub(super) fn remote_progress(&self) -> Option<RemoteProgress> {
+        lock(&self.state).remote.clone()
     }
 
     fn is_remote(&self) -> bool {
-        lock(&self.buffer).remote.is_some()
+        lock(&self.state).remote.is_some()
     }
 
     /// Adds what another instance wrote into the log, from the batch `from` up to `next`. Whether
     /// the turn is still another instance's, and nobody else was faster.
-    pub(super) fn relay(&self, batches: &[Bytes], from: u32, next: u32) -> bool {
-        let mut buffer = lock(&self.buffer);
+    pub(super) fn append_remote(&self, batches: &[Bytes], from: u32, next: u32) -> bool {
+        let mut buffer = lock(&self.state);
         match &mut buffer.remote {
             Some(remote) if remote.next_batch == from => remote.next_batch = next,
             _ => return false,
         }
         for bytes in batches {
-            let frames = Frames::behind(buffer.last, bytes.clone());
-            buffer.last = frames.last;
-            buffer.bytes += frames.bytes.len();
-            buffer.pieces.push(frames);
+            let frames = FrameBatch::from_bytes_after(buffer.last_frame, bytes.clone());
+            buffer.last_frame = frames.last;
+            buffer.byte_count += frames.bytes.len();
+            buffer.chunks.push(frames);
         }
         drop(buffer);
         self.changed.notify_waiters();
@@ -271,61 +276,61 @@ impl LiveTurn {
 
     /// The number of the last frame.
     pub(super) fn last_frame(&self) -> u64 {
-        lock(&self.buffer).last
+        lock(&self.state).last_frame
     }
 
     /// Waits until a frame was published, or nothing more comes.
-    pub(super) async fn reached(&self, frame: u64) {
-        self.until(|buffer| buffer.last >= frame || buffer.is_ended).await;
+    pub(super) async fn wait_for_frame(&self, frame: u64) {
+        self.wait_until(|buffer| buffer.last_frame >= frame || buffer.is_ended).await;
     }
 
     /// How large it has become; `None` if it had ended before.
-    fn end(&self) -> Option<usize> {
-        let mut buffer = lock(&self.buffer);
+    fn mark_ended(&self) -> Option<usize> {
+        let mut buffer = lock(&self.state);
         if std::mem::replace(&mut buffer.is_ended, true) {
             return None;
         }
-        let size = buffer.bytes;
+        let size = buffer.byte_count;
         drop(buffer);
         self.changed.notify_waiters();
         Some(size)
     }
 
     fn is_ended(&self) -> bool {
-        lock(&self.buffer).is_ended
+        lock(&self.state).is_ended
     }
 
     /// Says that the turn is in its session's queue.
-    pub(super) fn set_queued(&self) {
-        lock(&self.buffer).is_queued = true;
+    pub(super) fn mark_queued(&self) {
+        lock(&self.state).is_queued = true;
     }
 
     /// Whether the turn waits in its session's queue. One that is just being begun does not.
     fn is_queued(&self) -> bool {
-        let buffer = lock(&self.buffer);
-        buffer.is_queued && buffer.pieces.is_empty()
+        let buffer = lock(&self.state);
+        buffer.is_queued && buffer.chunks.is_empty()
     }
 
     /// Whether nothing was published yet: the turn waits to run.
-    pub(super) fn is_waiting(&self) -> bool {
-        lock(&self.buffer).pieces.is_empty()
+    pub(super) fn is_pending(&self) -> bool {
+        lock(&self.state).chunks.is_empty()
     }
 
     /// Waits until something was published, or nothing more comes.
-    pub(super) async fn begun(&self) {
-        self.until(|buffer| !buffer.pieces.is_empty() || buffer.is_ended).await;
+    pub(super) async fn wait_until_started(&self) {
+        self.wait_until(|buffer| !buffer.chunks.is_empty() || buffer.is_ended).await;
     }
 
     /// Waits until nothing more comes.
-    pub(super) async fn ended(&self) {
-        self.until(|buffer| buffer.is_ended).await;
+    pub(super) async fn wait_until_ended(&self) {
+        self.wait_until(|buffer| buffer.is_ended).await;
     }
 
-    async fn until(&self, holds: impl Fn(&Buffer) -> bool) {
+    async fn wait_until(&self, holds: impl Fn(&BufferState) -> bool) {
         loop {
             // Registered before looking, so that what happens in between wakes it.
             let changed = self.changed.notified();
-            if holds(&lock(&self.buffer)) {
+            if holds(&lock(&self.state)) {
                 return;
             }
             changed.await;
@@ -334,39 +339,39 @@ impl LiveTurn {
 
     /// What was published and is not in the log, if it has been waiting for this long and nothing
     /// is on its way there. [`LiveTurn::logged`] must follow.
-    pub(super) fn unlogged(&self, behind: Duration) -> Option<LogBatch> {
-        let mut buffer = lock(&self.buffer);
-        let is_due = buffer.journal.behind_since.is_some_and(|since| since.elapsed() >= behind);
-        if buffer.journal.is_closed || buffer.journal.is_writing || !is_due {
+    pub(super) fn take_due_batch(&self, behind: Duration) -> Option<LogBatch> {
+        let mut buffer = lock(&self.state);
+        let is_due = buffer.log.unlogged_since.is_some_and(|since| since.elapsed() >= behind);
+        if buffer.log.is_closed || buffer.log.is_writing || !is_due {
             return None;
         }
-        let batch = buffer.take_unlogged(MAX_BATCH);
-        buffer.journal.is_writing = true;
+        let batch = buffer.take_unlogged(MAX_BATCH_BYTES);
+        buffer.log.is_writing = true;
         Some(batch)
     }
 
     /// Says that the batch which was on its way to the log has arrived.
-    pub(super) fn logged(&self) {
-        lock(&self.buffer).journal.is_writing = false;
+    pub(super) fn finish_log_write(&self) {
+        lock(&self.state).log.is_writing = false;
         self.changed.notify_waiters();
     }
 
     /// The last batch of the log: what is not in it, and the frames that end the stream. `None` if
     /// the log is empty: a turn that was over sooner than its first flush writes none.
-    pub(super) async fn last_batch(&self, ending: &Frames) -> Option<LogBatch> {
+    pub(super) async fn close_log(&self, ending: &FrameBatch) -> Option<LogBatch> {
         let mut buffer = loop {
             let changed = self.changed.notified();
             {
-                let mut buffer = lock(&self.buffer);
+                let mut buffer = lock(&self.state);
                 // From here on nothing more is taken for the log.
-                buffer.journal.is_closed = true;
-                if !buffer.journal.is_writing {
+                buffer.log.is_closed = true;
+                if !buffer.log.is_writing {
                     break buffer;
                 }
             }
             changed.await;
         };
-        if buffer.journal.batches == 0 {
+        if buffer.log.batch_count == 0 {
             return None;
         }
         let LogBatch { number, frames } = buffer.take_unlogged(usize::MAX);
@@ -374,10 +379,10 @@ impl LiveTurn {
     }
 }
 
-impl Buffer {
+impl BufferState {
     /// What is not in the log, as many pieces as fit into `most` bytes, but one at the least.
     fn take_unlogged(&mut self, most: usize) -> LogBatch {
-        let unlogged = &self.pieces[self.journal.pieces..];
+        let unlogged = &self.chunks[self.log.chunks..];
         let mut size = 0;
         let fitting = unlogged.iter().take_while(|piece| {
             size += piece.bytes.len();
@@ -394,85 +399,88 @@ impl Buffer {
                 all.freeze()
             }
         };
-        let number = self.journal.batches;
-        self.journal.pieces += pieces.len();
-        self.journal.batches += 1;
+        let number = self.log.batch_count;
+        self.log.chunks += pieces.len();
+        self.log.batch_count += 1;
         if is_all {
-            self.journal.behind_since = None;
+            self.log.unlogged_since = None;
         }
         LogBatch { number, frames }
     }
 
     /// Where the frame behind a cursor is: its piece, and the bytes of that piece before it. `None`
     /// if the cursor names no frame that was published.
-    fn behind(&self, cursor: &Cursor) -> Option<(usize, usize)> {
-        if cursor.frame > self.last {
+    fn position_after(&self, cursor: &StreamCursor) -> Option<(usize, usize)> {
+        if cursor.frame > self.last_frame {
             return None;
         }
         let wanted = cursor.frame + 1;
-        let piece = self.pieces.partition_point(|piece| piece.last < wanted);
-        let skipped = self.pieces.get(piece).map_or(0, |frames| frames.offset_of(wanted));
+        let piece = self.chunks.partition_point(|piece| piece.last < wanted);
+        let skipped = self.chunks.get(piece).map_or(0, |frames| frames.offset_of(wanted));
         Some((piece, skipped))
     }
 }
 
 /// Reads a turn's frames at its own pace.
-pub struct Reader {
-    live: Arc<LiveTurn>,
-    next: usize,
+pub struct TurnReader {
+    buffer: Arc<TurnBuffer>,
+    next_chunk: usize,
     /// Bytes of the next piece that this reader has had.
-    skipped: usize,
+    skip_bytes: usize,
 }
 
-impl Reader {
+impl TurnReader {
     /// A reader that stands before the first frame.
-    pub(super) fn new(live: Arc<LiveTurn>) -> Self {
-        Self { live, next: 0, skipped: 0 }
+    pub(super) fn new(live: Arc<TurnBuffer>) -> Self {
+        Self { buffer: live, next_chunk: 0, skip_bytes: 0 }
     }
 
     /// A reader that stands behind the frame which a cursor names; before the first one if it
     /// names none of this turn. `None` if nothing is left to read, and nothing will come.
-    pub(super) fn behind(live: Arc<LiveTurn>, cursor: Option<&Cursor>) -> Option<Self> {
+    pub(super) fn after_cursor(
+        live: Arc<TurnBuffer>,
+        cursor: Option<&StreamCursor>,
+    ) -> Option<Self> {
         let place = {
-            let buffer = lock(&live.buffer);
-            let cursor = cursor.filter(|cursor| cursor.turn == live.turn);
-            let place = cursor.and_then(|cursor| Some((cursor, buffer.behind(cursor)?)));
+            let buffer = lock(&live.state);
+            let cursor = cursor.filter(|cursor| cursor.turn_id == live.turn_id);
+            let place = cursor.and_then(|cursor| Some((cursor, buffer.position_after(cursor)?)));
             // The terminal frame is the one before `[DONE]`. Of a turn that is over only the rest
             // is to be had.
-            let is_inside = place.is_some_and(|(cursor, _)| cursor.frame + 1 < buffer.last);
+            let is_inside = place.is_some_and(|(cursor, _)| cursor.frame + 1 < buffer.last_frame);
             if buffer.is_ended && !is_inside {
                 return None;
             }
             place.map(|(_, place)| place)
         };
         let (next, skipped) = place.unwrap_or_default();
-        Some(Self { live, next, skipped })
+        Some(Self { buffer: live, next_chunk: next, skip_bytes: skipped })
     }
 
     /// A reader that stands behind all frames there are.
-    pub(super) fn at_end(live: Arc<LiveTurn>) -> Self {
-        let next = lock(&live.buffer).pieces.len();
-        Self { live, next, skipped: 0 }
+    pub(super) fn at_end(live: Arc<TurnBuffer>) -> Self {
+        let next = lock(&live.state).chunks.len();
+        Self { buffer: live, next_chunk: next, skip_bytes: 0 }
     }
 
     /// A reader of frames that are all there already.
-    pub(super) fn of(frames: Bytes) -> Self {
+    pub(super) fn from_frames(frames: Bytes) -> Self {
         let live =
-            LiveTurn::new(SessionId::trusted(""), TurnId::trusted(""), CancellationToken::new());
-        live.publish(Frames { first: 1, last: 1, bytes: frames });
-        live.end();
+            TurnBuffer::new(SessionId::trusted(""), TurnId::trusted(""), CancellationToken::new());
+        live.publish_frames(FrameBatch { first: 1, last: 1, bytes: frames });
+        live.mark_ended();
         Self::new(Arc::new(live))
     }
 
     /// The next frames, as many as are there; waits for them. `None` behind the last.
     pub async fn next(&mut self) -> Option<Bytes> {
         loop {
-            let changed = self.live.changed.notified();
+            let changed = self.buffer.changed.notified();
             {
-                let buffer = lock(&self.live.buffer);
-                if let Some(frames) = buffer.pieces.get(self.next) {
-                    self.next += 1;
-                    return Some(frames.bytes.slice(std::mem::take(&mut self.skipped)..));
+                let buffer = lock(&self.buffer.state);
+                if let Some(frames) = buffer.chunks.get(self.next_chunk) {
+                    self.next_chunk += 1;
+                    return Some(frames.bytes.slice(std::mem::take(&mut self.skip_bytes)..));
                 }
                 if buffer.is_ended {
                     return None;

@@ -1,8 +1,8 @@
 //! The journal: writes the frames of running turns to the store's turn log, all turns together,
 //! about every 150 ms. What a crash can take of a running reply is what came after the last flush.
 
-use super::Chat;
-use super::hub::{LINGER, LiveTurn};
+use super::ChatService;
+use super::hub::{ENDED_TTL, TurnBuffer};
 use crate::clock;
 use crate::domain::Timestamp;
 use crate::store::TurnLogEntry;
@@ -13,67 +13,67 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 /// How often the journal looks.
-const LOOK: Duration = Duration::from_millis(25);
+const POLL_INTERVAL: Duration = Duration::from_millis(25);
 /// How far the log of a turn may be behind, with few turns running …
-const BEHIND: Duration = Duration::from_millis(150);
+const MIN_FLUSH_DELAY: Duration = Duration::from_millis(150);
 /// … and with a thousand and more.
-const FAR_BEHIND: Duration = Duration::from_secs(1);
+const MAX_FLUSH_DELAY: Duration = Duration::from_secs(1);
 /// Batches that are written in one step, so that no step is long.
-const STEP: usize = 64;
+const MAX_BATCHES_PER_WRITE: usize = 64;
 /// A store that stumbles is tried again after this long.
-const PAUSE: Duration = Duration::from_millis(200);
+const RETRY_DELAY: Duration = Duration::from_millis(200);
 /// How often old logs are dropped.
-const SWEEP: Duration = Duration::from_secs(10);
+const CLEANUP_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Wakes the journal when there is something to write.
 #[derive(Default)]
 pub(super) struct Journal {
-    turns: Notify,
+    wakeup: Notify,
 }
 
 impl Journal {
     /// Says that a turn runs.
     pub(super) fn wake(&self) {
-        self.turns.notify_one();
+        self.wakeup.notify_one();
     }
 }
 
-impl Chat {
+impl ChatService {
     /// Keeps the turn log until told to stop.
-    pub async fn keep_journal(self: Arc<Self>, stop: CancellationToken) {
+    pub async fn run_journal(self: Arc<Self>, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => {}
-            () = self.write_journal() => {}
-            () = self.sweep_logs() => {}
+            () = self.run_log_writer() => {}
+            () = self.run_log_cleanup() => {}
         }
     }
 
-    async fn write_journal(&self) {
-        let mut look = interval(LOOK);
+    async fn run_log_writer(&self) {
+        let mut look = interval(POLL_INTERVAL);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let turns = self.hub.running();
+            let turns = self.hub.active_buffers();
             if turns.is_empty() {
-                self.journal.turns.notified().await;
+                self.journal.wakeup.notified().await;
             }
             look.tick().await;
-            let behind = patience(turns.len());
-            let mut step = Vec::with_capacity(STEP);
+            let behind = flush_delay(turns.len());
+            let mut step = Vec::with_capacity(MAX_BATCHES_PER_WRITE);
             // A turn is taken just before it is written: its end waits for what is on its way.
             for live in turns {
-                step.extend(entry(&live, behind).map(|entry| (entry, live)));
-                if step.len() == STEP {
-                    self.write_step(&step).await;
+                step.extend(take_log_entry(&live, behind).map(|entry| (entry, live)));
+                if step.len() == MAX_BATCHES_PER_WRITE {
+                    self.write_batches(&step).await;
                     step.clear();
                 }
             }
             if !step.is_empty() {
-                self.write_step(&step).await;
+                self.write_batches(&step).await;
             }
         }
     }
 
-    async fn write_step(&self, step: &[(TurnLogEntry, Arc<LiveTurn>)]) {
+    async fn write_batches(&self, step: &[(TurnLogEntry, Arc<TurnBuffer>)]) {
         let entries: Vec<_> = step.iter().map(|(entry, _)| entry.clone()).collect();
         // The ends of these turns wait for this, and could not be stored either.
         let lost = loop {
@@ -81,25 +81,25 @@ impl Chat {
                 Ok(lost) => break lost,
                 Err(error) => {
                     tracing::warn!(error = %error.chain(), "writing the turn log again");
-                    sleep(PAUSE).await;
+                    sleep(RETRY_DELAY).await;
                 }
             }
         };
         for (_, live) in step {
-            if lost.contains(&live.turn) {
+            if lost.contains(&live.turn_id) {
                 // Its session was deleted, or this instance was silent too long and another one
                 // has ended the turn.
-                live.stop.cancel();
+                live.cancel.cancel();
             }
-            live.logged();
+            live.finish_log_write();
         }
     }
 
-    async fn sweep_logs(&self) {
+    async fn run_log_cleanup(&self) {
         loop {
-            sleep(SWEEP).await;
-            let before = lingering_since();
-            self.hub.forget_the_oldest();
+            sleep(CLEANUP_INTERVAL).await;
+            let before = ended_cutoff();
+            self.hub.evict_expired();
             loop {
                 match self.store.delete_ended_logs(before).await {
                     Ok(0) => break,
@@ -115,18 +115,18 @@ impl Chat {
 }
 
 /// Turns that ended before this are past.
-pub(super) fn lingering_since() -> Timestamp {
-    let linger = i64::try_from(LINGER.as_millis()).unwrap_or(i64::MAX);
+pub(super) fn ended_cutoff() -> Timestamp {
+    let linger = i64::try_from(ENDED_TTL.as_millis()).unwrap_or(i64::MAX);
     Timestamp::from_millis(clock::now().as_millis() - linger)
 }
 
-fn entry(live: &LiveTurn, behind: Duration) -> Option<TurnLogEntry> {
-    let batch = live.unlogged(behind)?;
-    Some(TurnLogEntry { session_id: live.session.clone(), turn_id: live.turn.clone(), batch })
+fn take_log_entry(live: &TurnBuffer, behind: Duration) -> Option<TurnLogEntry> {
+    let batch = live.take_due_batch(behind)?;
+    Some(TurnLogEntry { session_id: live.session_id.clone(), turn_id: live.turn_id.clone(), batch })
 }
 
 /// How far behind the log may be: the more turns run, the further.
-fn patience(turns: usize) -> Duration {
+fn flush_delay(turns: usize) -> Duration {
     let stretched = Duration::from_millis(turns as u64);
-    stretched.clamp(BEHIND, FAR_BEHIND)
+    stretched.clamp(MIN_FLUSH_DELAY, MAX_FLUSH_DELAY)
 }

@@ -4,64 +4,64 @@
 //! until its reply is stored; whoever asked gets a [`Reader`]. A reader that leaves changes
 //! nothing. Called by `http`; knows no route and no database.
 
-mod beside;
+mod background_call;
 mod cache_key;
-mod changes;
-mod direct;
+mod cancel_turns;
+mod coalesce;
+mod event_feed;
 mod events;
-mod feed;
+mod finish_turn;
 mod frames;
-mod gather;
-mod heard;
 mod hub;
-mod join;
+mod join_turn;
 mod journal;
 mod recovery;
 mod relay;
+mod reply_stream;
 mod responses;
-mod results;
+mod retention;
 mod run_turn;
 mod search;
-mod settle;
+mod sessions;
 mod start_turn;
-mod stop;
+mod stateless;
 mod summaries;
-mod sweep;
-mod terms;
 mod titles;
+mod tool_results;
 mod transcript;
+mod usage_policy;
 
 pub use crate::provider::{ModelInfo, Prompt, PromptMessage, RawResponse};
-pub use direct::Direct;
 pub use events::EventReader;
-pub use frames::Cursor;
-pub use heard::{Heard, Hearing, Passed, stopped};
-pub use hub::Reader;
-pub use search::Finding;
-pub use start_turn::{Earlier, NewTurn, Standing, Wish};
-pub use terms::Terms;
+pub use frames::StreamCursor;
+pub use hub::TurnReader;
+pub use reply_stream::{Passthrough, ReplyEvent, ReplyStream, stopped_error};
+pub use search::ResolvedSearchHit;
+pub use start_turn::{CallerStatus, PrecedingMessage, TurnIntent, TurnRequest};
+pub use stateless::MeteredCall;
+pub use usage_policy::UsagePolicy;
 
 use crate::error::{Error, Kind, Result};
 use crate::memory::Memory;
 use crate::prompts::PromptTemplates;
 use crate::provider::Provider;
 use crate::store::{LeaseHolder, Store};
-use events::Events;
+use events::EventBroker;
 use hub::Hub;
 use journal::Journal;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
-use summaries::Summaries;
-use terms::Slots;
+use summaries::SummaryLocks;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
+use usage_policy::ConcurrencyLimiter;
 
 /// How long a turn that was cut may take to store what it has.
-const CUT_GRACE: Duration = Duration::from_secs(5);
+const ABORT_GRACE: Duration = Duration::from_secs(5);
 
 /// Everything a turn needs.
-pub struct Chat {
+pub struct ChatService {
     store: Arc<dyn Store>,
     provider: Arc<dyn Provider>,
     memory: Arc<Memory>,
@@ -70,21 +70,21 @@ pub struct Chat {
     title_model: Option<String>,
     /// The model that writes summaries, if one does.
     summary_model: Option<String>,
-    summaries: Summaries,
-    claimant: LeaseHolder,
+    summary_locks: SummaryLocks,
+    lease_holder: LeaseHolder,
     hub: Hub,
     journal: Journal,
-    events: Events,
+    events: EventBroker,
     /// Every running turn is a task of this tracker.
-    turns: TaskTracker,
-    terms: Terms,
-    slots: Slots,
+    turn_tasks: TaskTracker,
+    usage_policy: UsagePolicy,
+    concurrency: ConcurrencyLimiter,
     /// Whether sessions were deleted whose words an index may still hold.
-    has_deleted: AtomicBool,
+    needs_index_merge: AtomicBool,
 }
 
 /// What [`Chat`] is made of.
-pub struct Parts {
+pub struct ChatDependencies {
     /// Where conversations are kept.
     pub store: Arc<dyn Store>,
     /// Who answers.
@@ -98,16 +98,23 @@ pub struct Parts {
     /// The model that writes summaries, if one does.
     pub summary_model: Option<String>,
     /// Who this instance is.
-    pub claimant: LeaseHolder,
+    pub lease_holder: LeaseHolder,
 }
 
-impl Chat {
+impl ChatService {
     /// Puts the parts together.
-    pub fn new(parts: Parts) -> Self {
-        let Parts { store, provider, memory, prompts, title_model, summary_model, claimant } =
-            parts;
+    pub fn new(parts: ChatDependencies) -> Self {
+        let ChatDependencies {
+            store,
+            provider,
+            memory,
+            prompts,
+            title_model,
+            summary_model,
+            lease_holder: claimant,
+        } = parts;
         let (hub, journal, turns) = (Hub::default(), Journal::default(), TaskTracker::new());
-        let events = Events::new(store.is_shared());
+        let events = EventBroker::new(store.is_shared());
         Self {
             store,
             provider,
@@ -115,20 +122,20 @@ impl Chat {
             prompts,
             title_model,
             summary_model,
-            summaries: Summaries::default(),
-            claimant,
+            summary_locks: SummaryLocks::default(),
+            lease_holder: claimant,
             hub,
             journal,
             events,
-            turns,
-            terms: Terms::default(),
-            slots: Slots::default(),
-            has_deleted: AtomicBool::default(),
+            turn_tasks: turns,
+            usage_policy: UsagePolicy::default(),
+            concurrency: ConcurrencyLimiter::default(),
+            needs_index_merge: AtomicBool::default(),
         }
     }
 
     /// The provider's models, with their context windows where those are known.
-    pub async fn models(&self) -> Result<Vec<ModelInfo>> {
+    pub async fn list_models(&self) -> Result<Vec<ModelInfo>> {
         let mut models = self.provider.list_models().await?;
         for model in &mut models {
             model.context_window =
@@ -140,25 +147,28 @@ impl Chat {
     /// Takes no new turns, lets the running ones finish within `grace`, then cuts the rest: they
     /// are stored as interrupted. Turns that wait stay in the store and run at the next start.
     pub async fn drain(&self, grace: Duration) {
-        self.turns.close();
-        self.hub.close_waiting();
-        if timeout(grace, self.turns.wait()).await.is_ok() {
+        self.turn_tasks.close();
+        self.hub.close_queued_and_remote();
+        if timeout(grace, self.turn_tasks.wait()).await.is_ok() {
             return;
         }
-        tracing::warn!(turns = self.turns.len(), "cutting the turns that are still running");
-        self.hub.cut();
-        if timeout(CUT_GRACE, self.turns.wait()).await.is_err() {
-            tracing::error!(turns = self.turns.len(), "turns could not be stored before the end");
+        tracing::warn!(turns = self.turn_tasks.len(), "cutting the turns that are still running");
+        self.hub.abort_all();
+        if timeout(ABORT_GRACE, self.turn_tasks.wait()).await.is_err() {
+            tracing::error!(
+                turns = self.turn_tasks.len(),
+                "turns could not be stored before the end"
+            );
         }
     }
 
     /// The name of this instance of the server.
-    pub fn instance(&self) -> &str {
-        &self.claimant.instance
+    pub fn instance_name(&self) -> &str {
+        &self.lease_holder.instance
     }
 
     fn is_draining(&self) -> bool {
-        self.turns.is_closed()
+        self.turn_tasks.is_closed()
     }
 
     /// Refuses what would begin something once the server is going down.

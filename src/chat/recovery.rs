@@ -1,8 +1,8 @@
 //! What a crash leaves behind, put in order: turns whose server is gone become interrupted replies,
 //! and turns that waited for them begin.
 
-use super::Chat;
-use super::transcript::{Ending, Transcript};
+use super::ChatService;
+use super::transcript::{StreamEnd, Transcript};
 use crate::clock;
 use crate::domain::{Role, Status, Usage, UserId};
 use crate::error::Result;
@@ -14,75 +14,78 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 /// How often, within a lease, an instance looks for those that are gone.
-const LOOKS: u32 = 10;
+const CHECKS_PER_LEASE: u32 = 10;
 /// Every which of these looks it looks for turns that wait, too.
-const WAITING: u64 = 2;
+const QUEUE_CHECK_EVERY: u64 = 2;
 /// How often, within a lease, an instance says that it lives.
-const BEATS: u32 = 5;
+const HEARTBEATS_PER_LEASE: u32 = 5;
 
-impl Chat {
+impl ChatService {
     /// Says that this instance lives, ends the turns of those that do not, then begins those that
     /// wait in idle sessions. How many turns were cut off.
-    pub async fn recover(self: &Arc<Self>) -> Result<usize> {
-        self.store.record_heartbeat(&self.claimant, clock::now()).await?;
-        let count = self.end_orphans().await?;
-        self.begin_waiting().await?;
+    pub async fn recover_turns(self: &Arc<Self>) -> Result<usize> {
+        self.store.record_heartbeat(&self.lease_holder, clock::now()).await?;
+        let count = self.finish_orphaned_turns().await?;
+        self.start_queued_turns().await?;
         Ok(count)
     }
 
     /// However many there are, a store gives some of them at a time.
-    async fn end_orphans(&self) -> Result<usize> {
+    async fn finish_orphaned_turns(&self) -> Result<usize> {
         let mut count = 0;
         loop {
-            let running = self.hub.running_ids();
-            let orphans = self.store.find_orphaned_turns(&self.claimant, &running).await?;
+            let running = self.hub.local_turn_ids();
+            let orphans = self.store.find_orphaned_turns(&self.lease_holder, &running).await?;
             if orphans.is_empty() {
                 return Ok(count);
             }
             for orphan in orphans {
-                self.end_orphan(orphan).await?;
+                self.finish_orphaned_turn(orphan).await?;
                 count += 1;
             }
         }
     }
 
-    async fn begin_waiting(self: &Arc<Self>) -> Result<()> {
+    async fn start_queued_turns(self: &Arc<Self>) -> Result<()> {
         // Taken before looking: a drain that begins now waits for the turns that begin here.
-        let _token = self.turns.token();
+        let _token = self.turn_tasks.token();
         while !self.is_draining()
             && let FinishOutcome { next, skipped: passed_over } =
-                self.store.begin_queued_turn(&self.claimant, clock::now()).await?
+                self.store.begin_queued_turn(&self.lease_holder, clock::now()).await?
         {
-            self.abort_waiting(&passed_over);
+            self.abort_queued(&passed_over);
             let Some(begun) = next else { break };
-            let slot = self.slots.take(&begun.payer.user);
-            self.run(begun, slot);
+            let slot = self.concurrency.acquire(&begun.payer.user);
+            self.spawn_turn(begun, slot);
         }
         Ok(())
     }
 
     /// Says that this instance lives, until told to stop, whatever else it is busy with.
-    pub async fn keep_alive(self: Arc<Self>, lease: Duration, stop: CancellationToken) {
+    pub async fn run_heartbeat(self: Arc<Self>, lease: Duration, stop: CancellationToken) {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = sleep(lease / BEATS) => {}
+                () = sleep(lease / HEARTBEATS_PER_LEASE) => {}
             }
-            if let Err(error) = self.store.record_heartbeat(&self.claimant, clock::now()).await {
+            if let Err(error) = self.store.record_heartbeat(&self.lease_holder, clock::now()).await
+            {
                 tracing::warn!(error = %error.chain(), "the store does not hear that this instance lives");
             }
         }
     }
 
     /// Looks after instances that do not live, and after turns that wait, until told to stop.
-    pub async fn keep_watch(self: Arc<Self>, lease: Duration, stop: CancellationToken) {
+    pub async fn run_recovery(self: Arc<Self>, lease: Duration, stop: CancellationToken) {
         for look in 1_u64.. {
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = sleep(lease / LOOKS) => {}
+                () = sleep(lease / CHECKS_PER_LEASE) => {}
             }
-            let looked = match self.end_orphans().await {
-                Ok(_) if look % WAITING == 0 => self.begin_waiting().await.map(|()| 0),
+            let looked = match self.finish_orphaned_turns().await {
+                Ok(_) if look % QUEUE_CHECK_EVERY == 0 => {
+                    self.start_queued_turns().await.map(|()| 0)
+                }
                 looked => looked,
             };
             match looked {
@@ -98,11 +101,11 @@ impl Chat {
     }
 
     /// The reply becomes what the log holds of it.
-    async fn end_orphan(&self, orphan: OrphanedTurn) -> Result<()> {
+    async fn finish_orphaned_turn(&self, orphan: OrphanedTurn) -> Result<()> {
         let OrphanedTurn { session_id, turn, lease_holder: claimant, log, next_batch } = orphan;
         let mut transcript = Transcript::from_log(turn.turn_id.clone(), &log);
-        transcript.end(Ending::Abort);
-        let body = transcript.body();
+        transcript.end_stream(StreamEnd::Abort);
+        let body = transcript.message_body();
         let tokens = tokens::count_tokens_async(&body.countable_text()).await;
         let usage = Usage { completion_tokens: tokens.into(), estimated: true, ..Usage::default() };
         let reply = NewMessage {
@@ -133,12 +136,12 @@ impl Chat {
             reply,
             // Nobody knows which model it was.
             cost: None,
-            counts_toward_quota: !self.terms.quotas.is_empty(),
+            counts_toward_quota: !self.usage_policy.quotas.is_empty(),
             last_batch: (next_batch > 0).then_some(last_batch),
             next_lease_holder: None,
         };
         if self.store.finish_turn(finish).await?.is_some() {
-            self.publish_reply(&session_id, &turn);
+            self.publish_turn_end(&session_id, &turn);
         }
         Ok(())
     }

@@ -4,10 +4,10 @@
 //! A reader elsewhere is a flush and a poll behind the instance that runs the turn. Nothing here
 //! costs anything while nobody reads from afar and no turn runs.
 
-use super::Chat;
-use super::frames::Cursor;
-use super::hub::{LiveTurn, Reader};
-use super::transcript::aborted_behind;
+use super::ChatService;
+use super::frames::StreamCursor;
+use super::hub::{TurnBuffer, TurnReader};
+use super::transcript::abort_frames_after;
 use crate::domain::principal::AccessLevel;
 use crate::domain::turn::ActiveTurn;
 use crate::domain::{Principal, SessionId};
@@ -20,17 +20,17 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// How often it looks.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// How long a reader who has read further than the log waits for the log.
-const CATCH_UP: Duration = Duration::from_secs(5);
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(5);
 
-impl Chat {
+impl ChatService {
     /// Follows the turns of others, and stops what others want stopped, until told to stop.
-    pub async fn keep_relay(self: Arc<Self>, stop: CancellationToken) {
+    pub async fn run_relay(self: Arc<Self>, stop: CancellationToken) {
         if !self.store.is_shared() {
             return;
         }
-        let mut look = interval(LOOK);
+        let mut look = interval(POLL_INTERVAL);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut fails = false;
         loop {
@@ -40,7 +40,7 @@ impl Chat {
             }
             let looked = tokio::select! {
                 () = stop.cancelled() => return,
-                looked = self.look() => looked,
+                looked = self.poll_remote_turns() => looked,
             };
             match looked {
                 Ok(()) => fails = false,
@@ -53,76 +53,77 @@ impl Chat {
         }
     }
 
-    async fn look(&self) -> Result<()> {
-        if self.hub.runs_any() {
-            self.heed_stops().await?;
+    async fn poll_remote_turns(&self) -> Result<()> {
+        if self.hub.has_local_turns() {
+            self.poll_cancellations().await?;
         }
-        let followed = self.hub.followed();
-        if followed.is_empty() { Ok(()) } else { self.catch_up(&followed).await }
+        let followed = self.hub.followed_buffers();
+        if followed.is_empty() { Ok(()) } else { self.apply_log_updates(&followed).await }
     }
 
-    async fn heed_stops(&self) -> Result<()> {
+    async fn poll_cancellations(&self) -> Result<()> {
         let asked = self.store.list_cancellations().await?;
-        let ours = |turn: &_| self.hub.find(turn).filter(|live| live.remote().is_none());
+        let ours =
+            |turn: &_| self.hub.find_buffer(turn).filter(|live| live.remote_progress().is_none());
         let stopped: Vec<_> = asked.iter().filter_map(ours).collect();
         if stopped.is_empty() {
             return Ok(());
         }
-        stopped.iter().for_each(|live| live.stop.cancel());
-        let turns: Vec<_> = stopped.iter().map(|live| live.turn.clone()).collect();
+        stopped.iter().for_each(|live| live.cancel.cancel());
+        let turns: Vec<_> = stopped.iter().map(|live| live.turn_id.clone()).collect();
         self.store.delete_cancellations(&turns).await
     }
 
     /// A reader of a turn that another instance runs, behind the frame that `cursor` names.
-    pub(super) async fn read_remote(
+    pub(super) async fn read_remote_turn(
         &self,
         session: &SessionId,
         turn: &ActiveTurn,
-        cursor: Option<&Cursor>,
-    ) -> Result<Option<Reader>> {
-        let live = self.hub.open_remote(session, &turn.turn_id, &turn.message_id);
-        self.catch_up(std::slice::from_ref(&live)).await?;
-        if let Some(cursor) = cursor.filter(|cursor| cursor.turn == live.turn) {
+        cursor: Option<&StreamCursor>,
+    ) -> Result<Option<TurnReader>> {
+        let live = self.hub.open_remote_buffer(session, &turn.turn_id, &turn.message_id);
+        self.apply_log_updates(std::slice::from_ref(&live)).await?;
+        if let Some(cursor) = cursor.filter(|cursor| cursor.turn_id == live.turn_id) {
             // Who read at the instance that runs the turn may know more than the log.
-            let _ = timeout(CATCH_UP, live.reached(cursor.frame)).await;
+            let _ = timeout(CATCH_UP_TIMEOUT, live.wait_for_frame(cursor.frame)).await;
             if live.last_frame() < cursor.frame {
                 // What it has read was lost with its server: it hears how that ends, nothing twice.
-                return Ok(Some(Reader::at_end(live)));
+                return Ok(Some(TurnReader::at_end(live)));
             }
         }
-        Ok(Reader::behind(live, cursor))
+        Ok(TurnReader::after_cursor(live, cursor))
     }
 
     /// Publishes what came of these turns.
-    async fn catch_up(&self, turns: &[Arc<LiveTurn>]) -> Result<()> {
+    async fn apply_log_updates(&self, turns: &[Arc<TurnBuffer>]) -> Result<()> {
         let followed = turns.iter().filter_map(|live| {
-            let (session_id, turn_id) = (live.session.clone(), live.turn.clone());
-            Some(RemoteTurn { session_id, turn_id, next_batch: live.remote()?.next_batch })
+            let (session_id, turn_id) = (live.session_id.clone(), live.turn_id.clone());
+            Some(RemoteTurn { session_id, turn_id, next_batch: live.remote_progress()?.next_batch })
         });
         let followed: Vec<_> = followed.collect();
         for LogUpdate { turn_id, batches, next_batch, state } in
             self.store.poll_remote_turns(followed.clone()).await?
         {
-            let Some(live) = turns.iter().find(|live| live.turn == turn_id) else { continue };
+            let Some(live) = turns.iter().find(|live| live.turn_id == turn_id) else { continue };
             let from = followed.iter().find(|followed| followed.turn_id == turn_id);
             let Some(from) = from.map(|followed| followed.next_batch) else { continue };
-            if !live.relay(&batches, from, next_batch) {
+            if !live.append_remote(&batches, from, next_batch) {
                 continue;
             }
             if state == RemoteTurnState::Gone {
-                let ending = match self.ending_of(live).await {
+                let ending = match self.build_ending(live).await {
                     Ok(ending) => ending,
                     Err(error) => {
-                        tracing::debug!(turn.id = %live.turn, error = %error.chain(), "its end comes later");
+                        tracing::debug!(turn.id = %live.turn_id, error = %error.chain(), "its end comes later");
                         continue;
                     }
                 };
-                if !live.relay(&[ending], next_batch, next_batch + 1) {
+                if !live.append_remote(&[ending], next_batch, next_batch + 1) {
                     continue;
                 }
             }
             if state != RemoteTurnState::Open {
-                self.hub.close(live);
+                self.hub.close_buffer(live);
             }
         }
         Ok(())
@@ -130,15 +131,15 @@ impl Chat {
 
     /// The end of a turn whose log does not tell of it: its reply, if it has one and nothing of it
     /// was told yet.
-    async fn ending_of(&self, live: &LiveTurn) -> Result<Bytes> {
-        let aborted = || Ok(aborted_behind(live.turn.clone(), live.last_frame()).bytes);
-        let Some(remote) = live.remote().filter(|_| live.last_frame() == 0) else {
+    async fn build_ending(&self, live: &TurnBuffer) -> Result<Bytes> {
+        let aborted = || Ok(abort_frames_after(live.turn_id.clone(), live.last_frame()).bytes);
+        let Some(remote) = live.remote_progress().filter(|_| live.last_frame() == 0) else {
             return aborted();
         };
         let server = Principal::server();
-        let message = self.store.get_message(&server, &live.session, &remote.reply).await;
+        let message = self.store.get_message(&server, &live.session_id, &remote.reply_id).await;
         let session =
-            self.store.get_session(&server, &live.session, AccessLevel::Participant).await;
+            self.store.get_session(&server, &live.session_id, AccessLevel::Participant).await;
         let (reply, session) = match (message, session) {
             (Ok(reply), Ok(session)) => (reply, session),
             (Err(error), _) | (_, Err(error)) => {
@@ -148,6 +149,6 @@ impl Chat {
                 };
             }
         };
-        self.replayed(&session, live.turn.clone(), &reply).await
+        self.replay_stored_reply(&session, live.turn_id.clone(), &reply).await
     }
 }

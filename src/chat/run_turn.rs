@@ -1,13 +1,13 @@
 //! A turn from its first frame to the end of what the provider has to say: one task, which nobody
 //! but the turn's own end, a stop or the server's end can end. `settle` does the rest.
 
-use super::Chat;
-use super::cache_key::cache_key;
+use super::ChatService;
+use super::cache_key::derive_cache_key;
+use super::coalesce::{EventBatch, PolledEvents, coalesce_events};
 use super::frames::MemorySummary;
-use super::gather::{Arrived, Batch, gather};
-use super::hub::LiveTurn;
-use super::terms::Slot;
-use super::transcript::{Opening, Transcript};
+use super::hub::TurnBuffer;
+use super::transcript::{StreamHeader, Transcript};
+use super::usage_policy::ConcurrencyPermit;
 use crate::clock;
 use crate::domain::attachment::render_text_and_images;
 use crate::domain::message::FinishReason;
@@ -25,49 +25,49 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 /// How long a provider that has said why it stopped may take to say what the reply cost.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+const USAGE_GRACE: Duration = Duration::from_secs(2);
 
 /// How producing a reply ended.
-pub(super) enum Outcome {
+pub(super) enum ReplyOutcome {
     /// The model stopped by itself.
     Finished(FinishReason),
     /// Somebody stopped it, or the server is going down.
     Stopped,
     /// The stream ended without saying why: what came is kept, but it is not all.
-    CutOff,
+    Truncated,
     /// Something failed.
     Failed(Error),
 }
 
 /// What was sent to the provider, as far as it came to that.
 #[derive(Default)]
-pub(super) struct Sent {
+pub(super) struct PromptRecord {
     /// Whether a provider may have seen a prompt: a turn that ended before has cost nothing.
-    pub(super) is_out: bool,
+    pub(super) is_sent: bool,
     pub(super) memory: Option<MemorySummary>,
     /// How the prompt was counted, if its size as the provider reports it can be compared with that.
-    pub(super) counted: Option<PromptCount>,
+    pub(super) prompt_count: Option<PromptCount>,
     /// Milliseconds until the provider sent something.
     pub(super) first_token_ms: Option<u64>,
 }
 
 /// A title that may still be written while the reply is.
-pub(super) type TitleToCome = Option<oneshot::Receiver<String>>;
+pub(super) type PendingTitle = Option<oneshot::Receiver<String>>;
 
-impl Chat {
+impl ChatService {
     /// Runs a turn to its end. Whatever happens, the reply is stored before the last frame is out.
     pub(super) async fn run_turn(
         self: Arc<Self>,
         begun: StartedTurn,
-        live: Arc<LiveTurn>,
-        title: TitleToCome,
-        slot: Slot,
+        live: Arc<TurnBuffer>,
+        title: PendingTitle,
+        slot: ConcurrencyPermit,
     ) {
         let continues =
             tool::find_continued_reply(begun.user_message.role, &begun.user_message.parts);
-        let mut transcript = Transcript::begin(
+        let mut transcript = Transcript::begin_stream(
             begun.turn.turn_id.clone(),
-            &Opening {
+            &StreamHeader {
                 message_id: &begun.turn.message_id,
                 continues: continues.as_ref(),
                 session_id: &begun.session.id,
@@ -75,79 +75,84 @@ impl Chat {
                 user_message_id: &begun.user_message.id,
             },
         );
-        live.publish(transcript.take_frames());
-        let mut sent = Sent::default();
-        let produced = self.produce(&begun, &live, title, &mut transcript, &mut sent);
+        live.publish_frames(transcript.take_frames());
+        let mut sent = PromptRecord::default();
+        let produced = self.stream_reply(&begun, &live, title, &mut transcript, &mut sent);
         // A mistake of ours must not leave the session claimed for ever.
         let outcome = AssertUnwindSafe(produced).catch_unwind().await;
         let outcome =
-            outcome.unwrap_or_else(|_| Outcome::Failed(Error::internal("a turn panicked")));
-        self.settle(&begun, &live, transcript, &sent, outcome, slot).await;
-        self.hub.close(&live);
+            outcome.unwrap_or_else(|_| ReplyOutcome::Failed(Error::internal("a turn panicked")));
+        self.finish_turn(&begun, &live, transcript, &sent, outcome, slot).await;
+        self.hub.close_buffer(&live);
     }
 
     /// Asks the provider and publishes what it sends.
-    async fn produce(
+    async fn stream_reply(
         &self,
         begun: &StartedTurn,
-        live: &LiveTurn,
-        mut title: TitleToCome,
+        live: &TurnBuffer,
+        mut title: PendingTitle,
         transcript: &mut Transcript,
-        sent: &mut Sent,
-    ) -> Outcome {
+        sent: &mut PromptRecord,
+    ) -> ReplyOutcome {
         let asked = tokio::select! {
             biased;
-            () = live.stop.cancelled() => return Outcome::Stopped,
-            asked = self.ask(begun, sent) => asked,
+            () = live.cancel.cancelled() => return ReplyOutcome::Stopped,
+            asked = self.request_reply(begun, sent) => asked,
         };
         let mut events = match asked {
             Ok(events) => events,
-            Err(error) => return Outcome::Failed(error),
+            Err(error) => return ReplyOutcome::Failed(error),
         };
         let mut is_first = true;
         loop {
             let first = tokio::select! {
                 biased;
-                () = live.stop.cancelled() => return Outcome::Stopped,
-                first = next(&mut events, transcript) => first,
-                title = arrival(&mut title) => {
-                    transcript.title(&title);
-                    live.publish(transcript.take_frames());
+                () = live.cancel.cancelled() => return ReplyOutcome::Stopped,
+                first = next_events(&mut events, transcript) => first,
+                title = wait_for_title(&mut title) => {
+                    transcript.write_title_frame(&title);
+                    live.publish_frames(transcript.take_frames());
                     continue;
                 }
             };
-            let Batch { events: arrived, end } = gather(first, &mut events, is_first).await;
+            let EventBatch { events: arrived, end } =
+                coalesce_events(first, &mut events, is_first).await;
             is_first &= arrived.is_empty();
-            transcript.fold(arrived);
-            live.publish(transcript.take_frames());
+            transcript.apply_events(arrived);
+            live.publish_frames(transcript.take_frames());
             match end {
                 None => {}
                 // What comes after the reason to finish takes nothing away from the reply.
-                Some(_) if transcript.finish().is_some() => break,
-                Some(Ok(())) => return Outcome::CutOff,
-                Some(Err(error)) => return Outcome::Failed(error.into()),
+                Some(_) if transcript.finish_reason().is_some() => break,
+                Some(Ok(())) => return ReplyOutcome::Truncated,
+                Some(Err(error)) => return ReplyOutcome::Failed(error.into()),
             }
         }
         if let Some(title) = title.and_then(|mut title| title.try_recv().ok()) {
-            transcript.title(&title);
+            transcript.write_title_frame(&title);
         }
-        match transcript.finish() {
-            Some(FinishReason::Error) | None => Outcome::Failed(Error::new(
+        match transcript.finish_reason() {
+            Some(FinishReason::Error) | None => ReplyOutcome::Failed(Error::new(
                 Kind::ProviderError,
                 "the provider says that the reply failed",
             )),
-            Some(reason) => Outcome::Finished(reason),
+            Some(reason) => ReplyOutcome::Finished(reason),
         }
     }
 
     /// Builds the prompt and sends it. A provider that finds it too long gets a shorter one, once.
-    async fn ask(&self, begun: &StartedTurn, sent: &mut Sent) -> Result<ProviderEvents> {
+    async fn request_reply(
+        &self,
+        begun: &StartedTurn,
+        sent: &mut PromptRecord,
+    ) -> Result<ProviderEvents> {
         let settings = begun.options.clone().with_defaults(begun.session.settings.clone());
         if begun.was_queued {
             let Session { owner, project_id, .. } = &begun.session;
             let model = settings.model.as_deref().unwrap_or(self.memory.default_model());
-            self.ensure_priced(model, &begun.payer, owner, project_id.as_ref())?;
-            self.ensure_left(&begun.payer, &begun.session, clock::now()).await?;
+            self.require_price(model, &begun.payer, owner, project_id.as_ref())?;
+            self.check_session_quotas(&begun.payer, &begun.session, clock::now()).await?;
         }
         let UserMessage { id, parent_id, role, content, parts, tokens } = &begun.user_message;
         let (told, images) = render_text_and_images(content, parts);
@@ -172,17 +177,17 @@ impl Chat {
             };
             let assembled =
                 self.memory.assemble_prompt(&begun.session, plan.clone(), last, Some(new)).await?;
-            sent.memory = Some(summary(&assembled));
-            sent.counted = assembled.prompt_count();
-            let cache_key = Some(cache_key(&begun.session.id));
+            sent.memory = Some(memory_summary(&assembled));
+            sent.prompt_count = assembled.prompt_count();
+            let cache_key = Some(derive_cache_key(&begun.session.id));
             let prompt = Prompt { cache_key, ..assembled.to_prompt(&settings) };
             let started = Instant::now();
-            let was_out = mem::replace(&mut sent.is_out, true);
+            let was_out = mem::replace(&mut sent.is_sent, true);
             match self.provider.open_stream(&prompt).await {
                 Ok(events) => {
-                    let waited = millis(started.elapsed());
+                    let waited = to_millis(started.elapsed());
                     sent.first_token_ms =
-                        Some(millis(clock::now().duration_since(begun.turn.started_at)));
+                        Some(to_millis(clock::now().duration_since(begun.turn.started_at)));
                     tracing::debug!(turn.id = %begun.turn.turn_id, provider.first_token_ms = waited, "first token");
                     return Ok(events);
                 }
@@ -192,7 +197,7 @@ impl Chat {
                     plan.halve_memory(assembled.memory_tokens());
                 }
                 Err(error) => {
-                    sent.is_out = was_out || !error.is_unsent;
+                    sent.is_sent = was_out || !error.is_unsent;
                     return Err(error.into());
                 }
             }
@@ -200,11 +205,11 @@ impl Chat {
     }
 }
 
-fn millis(time: Duration) -> u64 {
+fn to_millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn summary(assembled: &AssembledPrompt) -> MemorySummary {
+fn memory_summary(assembled: &AssembledPrompt) -> MemorySummary {
     MemorySummary {
         strategy: assembled.strategy,
         prompt_tokens: assembled.prompt_tokens,
@@ -213,15 +218,15 @@ fn summary(assembled: &AssembledPrompt) -> MemorySummary {
 }
 
 /// What the provider sends next. A reply that has its reason to finish does not wait long.
-async fn next(events: &mut ProviderEvents, transcript: &Transcript) -> Arrived {
-    if transcript.finish().is_none() {
+async fn next_events(events: &mut ProviderEvents, transcript: &Transcript) -> PolledEvents {
+    if transcript.finish_reason().is_none() {
         return events.next().await;
     }
-    timeout(LAST_WORDS, events.next()).await.unwrap_or_default()
+    timeout(USAGE_GRACE, events.next()).await.unwrap_or_default()
 }
 
 /// Waits for the title; for ever if none will come.
-async fn arrival(title: &mut TitleToCome) -> String {
+async fn wait_for_title(title: &mut PendingTitle) -> String {
     if let Some(pending) = title {
         let arrived = pending.await;
         *title = None;

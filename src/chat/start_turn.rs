@@ -1,10 +1,10 @@
 //! From a request to a running turn: what is decided before the first byte goes out.
 
-use super::Chat;
-use super::events::What;
-use super::hub::{LiveTurn, Reader};
-use super::terms::Slot;
-use super::transcript::{Opening, handed_over};
+use super::ChatService;
+use super::events::SessionEventKind;
+use super::hub::{TurnBuffer, TurnReader};
+use super::transcript::{StreamHeader, human_takeover_stream};
+use super::usage_policy::ConcurrencyPermit;
 use crate::clock;
 use crate::domain::attachment::render_text_and_images;
 use crate::domain::key::KeyId;
@@ -27,35 +27,35 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 /// How long an interrupting message waits for the running turn to end.
-const INTERRUPTION: Duration = Duration::from_secs(5);
+const INTERRUPT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A turn as a client asks for it; both request bodies become this.
 #[derive(Debug, Clone)]
-pub struct NewTurn {
+pub struct TurnRequest {
     /// Who asks.
-    pub who: Principal,
+    pub principal: Principal,
     /// For which session.
     pub session: SessionTarget,
     /// The project of a session that is created.
     pub project_id: Option<ProjectId>,
     /// What is said before that in the same breath, the first message first. A turn that has some
     /// never waits.
-    pub earlier: Vec<Earlier>,
+    pub preceding: Vec<PrecedingMessage>,
     /// What to answer.
-    pub wish: Wish,
+    pub intent: TurnIntent,
     /// What this turn uses, over the session's settings.
     pub settings: SessionSettings,
     /// What to do when a reply is running.
     pub on_busy: OnBusy,
     /// How a repetition is known, beside the client's message id.
-    pub idempotency: Option<IdempotencyKey>,
+    pub idempotency_key: Option<IdempotencyKey>,
     /// How whoever asks stands.
-    pub standing: Standing,
+    pub caller_status: CallerStatus,
 }
 
 /// A message that is stored before the one a turn answers.
 #[derive(Debug, Clone)]
-pub struct Earlier {
+pub struct PrecedingMessage {
     /// Who speaks.
     pub role: Role,
     /// What they say.
@@ -66,18 +66,18 @@ pub struct Earlier {
 
 /// How whoever asks for a turn stands with the server.
 #[derive(Debug, Clone, Default)]
-pub struct Standing {
+pub struct CallerStatus {
     /// The key that they came with.
-    pub key: Option<KeyId>,
+    pub key_id: Option<KeyId>,
     /// Why nothing new of theirs may begin. What came before may still be repeated.
-    pub refusal: Option<Error>,
+    pub rejection: Option<Error>,
 }
 
 /// What a client wants answered.
 #[derive(Debug, Clone)]
-pub enum Wish {
+pub enum TurnIntent {
     /// A new message.
-    Say {
+    Send {
         /// Who speaks: a user, or tools.
         role: Role,
         /// The message.
@@ -87,98 +87,111 @@ pub enum Wish {
         /// Where it stands.
         parent: MessageParent,
         /// What a known client id with other content means.
-        on_known: DuplicateIdPolicy,
+        on_duplicate_id: DuplicateIdPolicy,
     },
     /// The results of the calls that the session's last reply ended with.
-    Return {
+    SubmitToolResults {
         /// The results, and maybe those of earlier calls.
         results: Vec<NewToolResult>,
         /// The reply that wrote the calls, where it is not to be looked for at the end of the path.
-        of: Option<MessageId>,
+        reply_id: Option<MessageId>,
         /// The most bytes of text in them.
-        limit: usize,
+        max_bytes: usize,
     },
     /// An earlier message, once more.
-    Again {
+    Regenerate {
         /// The reply to make again; the last one if none is named.
-        reply: Option<MessageId>,
+        reply_id: Option<MessageId>,
     },
 }
 
-impl Chat {
+impl ChatService {
     /// Makes the user's message durable, sets the reply going and gives a reader of it. A request
     /// that came before joins its running turn, or reads its stored reply.
     ///
     /// A caller that stops waiting changes nothing: what was begun goes on.
-    pub async fn start_turn(self: &Arc<Self>, new: NewTurn) -> Result<Reader> {
+    pub async fn start_turn(self: &Arc<Self>, new: TurnRequest) -> Result<TurnReader> {
         // Taken before looking: a drain that begins now waits for this turn.
-        let token = self.turns.token();
+        let token = self.turn_tasks.token();
         self.ensure_not_draining()?;
         let chat = self.clone();
         let started = tokio::spawn(async move {
             let _token = token;
-            let new = chat.with_results_as_message(new).await?;
-            chat.begin(new).await
+            let new = chat.resolve_tool_results(new).await?;
+            chat.begin_turn(new).await
         });
         started.await.map_err(Error::internal)?
     }
 
-    async fn begin(self: &Arc<Self>, new: NewTurn) -> Result<Reader> {
-        let slot = self.slots.take(&new.who.user);
-        let mut refusal = new.standing.refusal.clone();
-        let mut full = slot.refusal(self.terms.turns_at_once);
-        if refusal.is_none() && full.is_some() && !self.is_busy(&new).await {
+    async fn begin_turn(self: &Arc<Self>, new: TurnRequest) -> Result<TurnReader> {
+        let slot = self.concurrency.acquire(&new.principal.user);
+        let mut refusal = new.caller_status.rejection.clone();
+        let mut full = slot.check_limit(self.usage_policy.max_concurrent_turns);
+        if refusal.is_none() && full.is_some() && !self.has_running_turn(&new).await {
             refusal = full.take();
         }
-        let turn = self.turn_spec(&new, refusal.is_some()).await;
+        let turn = self.build_turn_spec(&new, refusal.is_some()).await;
         // Open before anybody can learn of the turn, so that whoever does finds its buffer.
-        let live = self.hub.open(new.session.id(), &turn.turn_id);
+        let live = self.hub.open_buffer(new.session.id(), &turn.turn_id);
         let (turn_id, reply_id) = (turn.turn_id.clone(), turn.reply_id.clone());
         match self.begin_in_store(&new, turn, refusal, full).await {
-            Ok(BeginOutcome::Running(begun)) => Ok(self.run(begun, slot)),
+            Ok(BeginOutcome::Running(begun)) => Ok(self.spawn_turn(begun, slot)),
             Ok(BeginOutcome::Queued { session }) => {
                 // What waits has no place yet.
                 drop(slot);
-                self.wait(&new, &session, live, &reply_id).await
+                self.handle_queued_turn(&new, &session, live, &reply_id).await
             }
             Ok(BeginOutcome::HumanTakeover { session, message_id }) => {
-                self.hub.discard(&turn_id);
-                if let Wish::Say { body, .. } = &new.wish {
+                self.hub.discard_buffer(&turn_id);
+                if let TurnIntent::Send { body, .. } = &new.intent {
                     self.publish_message(&session, &message_id, &body.content);
                 }
-                Ok(Reader::of(handed_over(turn_id, &opening(&session, &message_id, &message_id))))
+                Ok(TurnReader::from_frames(human_takeover_stream(
+                    turn_id,
+                    &stream_header(&session, &message_id, &message_id),
+                )))
             }
             Ok(BeginOutcome::Repeated { session, prior: led_to }) => {
                 drop(slot);
-                self.hub.discard(&turn_id);
-                self.repeat(new, &session, led_to).await
+                self.hub.discard_buffer(&turn_id);
+                self.handle_repeated_request(new, &session, led_to).await
             }
             Err(error) => {
-                self.hub.discard(&turn_id);
+                self.hub.discard_buffer(&turn_id);
                 Err(error)
             }
         }
     }
 
     /// Whether a reply is running in the session, so that a turn would wait or interrupt, and add none.
-    async fn is_busy(&self, new: &NewTurn) -> bool {
-        let session =
-            self.store.get_session(&new.who, new.session.id(), AccessLevel::Participant).await;
+    async fn has_running_turn(&self, new: &TurnRequest) -> bool {
+        let session = self
+            .store
+            .get_session(&new.principal, new.session.id(), AccessLevel::Participant)
+            .await;
         session.is_ok_and(|session| session.active_turn.is_some())
     }
 
     /// What is refused begins nothing, so its tokens need not be counted.
-    async fn turn_spec(&self, new: &NewTurn, is_refused: bool) -> TurnSpec {
-        let ask = match &new.wish {
-            Wish::Again { reply } => TurnInput::Regenerate { reply_id: reply.clone() },
+    async fn build_turn_spec(&self, new: &TurnRequest, is_refused: bool) -> TurnSpec {
+        let ask = match &new.intent {
+            TurnIntent::Regenerate { reply_id: reply } => {
+                TurnInput::Regenerate { reply_id: reply.clone() }
+            }
             // Results became a message before.
-            Wish::Return { .. } => TurnInput::Regenerate { reply_id: None },
-            Wish::Say { role, body, client_message_id, parent, on_known } => {
+            TurnIntent::SubmitToolResults { .. } => TurnInput::Regenerate { reply_id: None },
+            TurnIntent::Send {
+                role,
+                body,
+                client_message_id,
+                parent,
+                on_duplicate_id: on_known,
+            } => {
                 let message = NewMessage {
                     id: MessageId::generate(),
                     client_message_id: client_message_id.clone(),
                     role: *role,
-                    sender_id: new.who.user.clone(),
+                    sender_id: new.principal.user.clone(),
                     tokens: match is_refused {
                         true => 0,
                         false => tokens::count_tokens_async(&body.countable_text()).await,
@@ -207,15 +220,16 @@ impl Chat {
     /// first.
     async fn begin_in_store(
         self: &Arc<Self>,
-        new: &NewTurn,
+        new: &TurnRequest,
         turn: TurnSpec,
         refusal: Option<Error>,
         full: Option<Error>,
     ) -> Result<BeginOutcome> {
         let (chat, options) = (self.clone(), new.settings.clone());
-        let earlier = earlier(new).await;
+        let earlier = build_preceding_messages(new).await;
         // Judged inside the step, behind the look for what came before: a repetition begins nothing.
-        let payer = UsagePayer { user: new.who.user.clone(), key: new.standing.key.clone() };
+        let payer =
+            UsagePayer { user: new.principal.user.clone(), key: new.caller_status.key_id.clone() };
         let (terms, asked) = (self.clone(), new.settings.model.clone());
         let may_begin = move |session: &Session| {
             refusal.clone().map_or(Ok(()), Err)?;
@@ -225,7 +239,7 @@ impl Chat {
             }
             let model = asked.as_ref().or(session.settings.model.as_ref());
             let model = model.map_or(terms.memory.default_model(), String::as_str);
-            terms.ensure_priced(model, &payer, &session.owner, session.project_id.as_ref())?;
+            terms.require_price(model, &payer, &session.owner, session.project_id.as_ref())?;
             // A turn that has to wait adds no reply to those that run.
             full.clone().filter(|_| session.active_turn.is_none()).map_or(Ok(()), Err)
         };
@@ -238,55 +252,58 @@ impl Chat {
             }
             Err(Error::new(Kind::ContextTooLong, "the message may not fit the model"))
         });
-        let begin = self.begin_turn(new, turn.clone(), earlier.clone(), surely_fits);
+        let begin = self.build_begin_turn(new, turn.clone(), earlier.clone(), surely_fits);
         match self.store.begin_turn(begin).await {
             Err(error) if error.kind == Kind::ContextTooLong => {
-                self.ensure_fits(new).await?;
+                self.check_fits_context(new).await?;
                 let counted: AdmissionCheck = Box::new(move |session, _| may_begin(session));
-                self.store.begin_turn(self.begin_turn(new, turn, earlier, counted)).await
+                self.store.begin_turn(self.build_begin_turn(new, turn, earlier, counted)).await
             }
             began => began,
         }
     }
 
-    fn begin_turn(
+    fn build_begin_turn(
         &self,
-        new: &NewTurn,
+        new: &TurnRequest,
         turn: TurnSpec,
         earlier: Vec<NewMessage>,
         admit: AdmissionCheck,
     ) -> BeginTurn {
         BeginTurn {
-            principal: new.who.clone(),
+            principal: new.principal.clone(),
             target: new.session.clone(),
             project_id: new.project_id.clone(),
             on_busy: new.on_busy,
-            idempotency_key: new.idempotency.clone(),
+            idempotency_key: new.idempotency_key.clone(),
             turn,
             preceding: earlier,
-            key_id: new.standing.key.clone(),
-            quotas: self.terms.quotas.clone(),
+            key_id: new.caller_status.key_id.clone(),
+            quotas: self.usage_policy.quotas.clone(),
             admission: admit,
-            lease_holder: self.claimant.clone(),
+            lease_holder: self.lease_holder.clone(),
             now: clock::now(),
         }
     }
 
     /// Errors: `context_too_long`.
-    async fn ensure_fits(&self, new: &NewTurn) -> Result<()> {
+    async fn check_fits_context(&self, new: &TurnRequest) -> Result<()> {
         let id = new.session.id();
-        let session = match self.store.get_session(&new.who, id, AccessLevel::Participant).await {
-            Ok(session) => Some(session),
-            Err(error) if error.kind == Kind::SessionNotFound => None,
-            Err(error) => return Err(error),
-        };
-        let (text, parts) = match (&new.wish, &session) {
-            (Wish::Say { body, .. }, _) => (body.content.clone(), body.parts.clone()),
-            (Wish::Again { reply }, Some(session)) => {
-                self.question(new, session, reply.as_ref()).await?
+        let session =
+            match self.store.get_session(&new.principal, id, AccessLevel::Participant).await {
+                Ok(session) => Some(session),
+                Err(error) if error.kind == Kind::SessionNotFound => None,
+                Err(error) => return Err(error),
+            };
+        let (text, parts) = match (&new.intent, &session) {
+            (TurnIntent::Send { body, .. }, _) => (body.content.clone(), body.parts.clone()),
+            (TurnIntent::Regenerate { reply_id: reply }, Some(session)) => {
+                self.load_user_message(new, session, reply.as_ref()).await?
             }
-            (Wish::Return { .. }, Some(_)) => return Ok(()),
-            (Wish::Again { .. } | Wish::Return { .. }, None) => return Ok(()),
+            (TurnIntent::SubmitToolResults { .. }, Some(_)) => return Ok(()),
+            (TurnIntent::Regenerate { .. } | TurnIntent::SubmitToolResults { .. }, None) => {
+                return Ok(());
+            }
         };
         let own = session.map(|session| session.settings).unwrap_or_default();
         let settings = new.settings.clone().with_defaults(own);
@@ -301,45 +318,49 @@ impl Chat {
     }
 
     /// Text and parts of the message that a reply, or the last one, answered.
-    async fn question(
+    async fn load_user_message(
         &self,
-        new: &NewTurn,
+        new: &TurnRequest,
         session: &Session,
         reply: Option<&MessageId>,
     ) -> Result<(String, MessageParts)> {
         let Some(id) = reply.or(session.head_id.as_ref()) else { return Ok(Default::default()) };
-        let mut message = self.store.get_message(&new.who, &session.id, id).await?;
+        let mut message = self.store.get_message(&new.principal, &session.id, id).await?;
         if let (Role::Assistant, Some(id)) = (message.role, &message.parent_id) {
-            message = self.store.get_message(&new.who, &session.id, id).await?;
+            message = self.store.get_message(&new.principal, &session.id, id).await?;
         }
         Ok((message.content, message.parts))
     }
 
     /// Sets the task going that owns the turn from here on.
-    pub(super) fn run(self: &Arc<Self>, begun: Box<StartedTurn>, slot: Slot) -> Reader {
-        let live = self.hub.open(&begun.session.id, &begun.turn.turn_id);
-        live.take_over();
+    pub(super) fn spawn_turn(
+        self: &Arc<Self>,
+        begun: Box<StartedTurn>,
+        slot: ConcurrencyPermit,
+    ) -> TurnReader {
+        let live = self.hub.open_buffer(&begun.session.id, &begun.turn.turn_id);
+        live.mark_local();
         self.journal.wake();
-        self.publish_beginning(&begun);
-        let title = self.write_title(&begun);
-        let (chat, reader) = (self.clone(), Reader::new(live.clone()));
-        self.turns.spawn(async move {
+        self.publish_turn_start(&begun);
+        let title = self.spawn_title(&begun);
+        let (chat, reader) = (self.clone(), TurnReader::new(live.clone()));
+        self.turn_tasks.spawn(async move {
             let turn = chat.clone().run_turn(*begun, live.clone(), title, slot);
             if AssertUnwindSafe(turn).catch_unwind().await.is_err() {
                 // A mistake of ours: the claim stays until the next start, the readers need not.
-                tracing::error!(turn.id = %live.turn, "a turn panicked while it was being settled");
-                chat.hub.close(&live);
+                tracing::error!(turn.id = %live.turn_id, "a turn panicked while it was being settled");
+                chat.hub.close_buffer(&live);
             }
         });
         reader
     }
 
-    fn publish_beginning(&self, begun: &StartedTurn) {
+    fn publish_turn_start(&self, begun: &StartedTurn) {
         let StartedTurn { session, user_message: question, turn, preceding: earlier, .. } = begun;
         // A session that came with its first message was created in the same step.
         let new = earlier.len() + 1;
         if session.messages_count as usize == new && session.created_at == turn.started_at {
-            self.events.publish(&session.id, What::Created);
+            self.events.publish(&session.id, SessionEventKind::Created);
         }
         for message in earlier {
             self.publish_message(session, &message.id, &message.body.content);
@@ -347,98 +368,103 @@ impl Chat {
         if begun.is_user_message_new {
             self.publish_message(session, &question.id, &question.content);
         }
-        self.events.publish(&session.id, What::started(&turn.turn_id, &turn.message_id));
+        self.events
+            .publish(&session.id, SessionEventKind::turn_started(&turn.turn_id, &turn.message_id));
     }
 
     /// The turn waits in the session's queue; an interrupting one sees to it that it is not long.
-    async fn wait(
+    async fn handle_queued_turn(
         &self,
-        new: &NewTurn,
+        new: &TurnRequest,
         session: &Session,
-        live: Arc<LiveTurn>,
+        live: Arc<TurnBuffer>,
         reply: &MessageId,
-    ) -> Result<Reader> {
-        live.set_queued();
+    ) -> Result<TurnReader> {
+        live.mark_queued();
         if self.store.is_shared() {
             // Whoever ends the running turn begins this one.
-            live.follow(reply);
+            live.mark_remote(reply);
         }
         if self.is_draining() {
             // The drain may have looked for waiting turns before this one was known to be one.
-            self.hub.close(&live);
-            return Ok(Reader::new(live));
+            self.hub.close_buffer(&live);
+            return Ok(TurnReader::new(live));
         }
         if new.on_busy != OnBusy::Interrupt {
-            return Ok(Reader::new(live));
+            return Ok(TurnReader::new(live));
         }
         if let Some(running) = &session.active_turn {
-            self.ask_to_stop(&session.id, &running.turn_id).await?;
+            self.request_cancel(&session.id, &running.turn_id).await?;
         }
-        let has_begun = timeout(INTERRUPTION, live.begun()).await.is_ok();
-        if !has_begun && self.store.remove_queued_turn(&session.id, &live.turn).await? {
+        let has_begun = timeout(INTERRUPT_TIMEOUT, live.wait_until_started()).await.is_ok();
+        if !has_begun && self.store.remove_queued_turn(&session.id, &live.turn_id).await? {
             // Repeats of the request may be reading it, too.
-            self.abort_waiting(std::slice::from_ref(&live.turn));
-            return Err(busy(session, "the running reply did not end in time"));
+            self.abort_queued(std::slice::from_ref(&live.turn_id));
+            return Err(session_busy_error(session, "the running reply did not end in time"));
         }
-        Ok(Reader::new(live))
+        Ok(TurnReader::new(live))
     }
 
-    async fn repeat(
+    async fn handle_repeated_request(
         self: &Arc<Self>,
-        new: NewTurn,
+        new: TurnRequest,
         session: &Session,
         led_to: PriorResult,
-    ) -> Result<Reader> {
+    ) -> Result<TurnReader> {
         match led_to {
             PriorResult::Turn { turn_id, reply_id } => {
-                if let Some(live) = self.hub.get(&session.id, &turn_id) {
-                    return Ok(Reader::new(live));
+                if let Some(live) = self.hub.find_session_buffer(&session.id, &turn_id) {
+                    return Ok(TurnReader::new(live));
                 }
                 let runs =
                     session.active_turn.as_ref().is_some_and(|active| active.turn_id == turn_id);
                 if self.store.is_shared() {
-                    return Ok(Reader::new(self.hub.open_remote(&session.id, &turn_id, &reply_id)));
+                    return Ok(TurnReader::new(self.hub.open_remote_buffer(
+                        &session.id,
+                        &turn_id,
+                        &reply_id,
+                    )));
                 }
                 if runs {
-                    return Err(busy(session, "the message is being answered"));
+                    return Err(session_busy_error(session, "the message is being answered"));
                 }
                 // It waits since before this server's start.
-                let live = self.hub.open(&session.id, &turn_id);
-                live.set_queued();
-                Ok(Reader::new(live))
+                let live = self.hub.open_buffer(&session.id, &turn_id);
+                live.mark_queued();
+                Ok(TurnReader::new(live))
             }
-            PriorResult::Reply(reply) => {
-                Ok(Reader::of(self.replayed(session, TurnId::generate(), &reply).await?))
-            }
+            PriorResult::Reply(reply) => Ok(TurnReader::from_frames(
+                self.replay_stored_reply(session, TurnId::generate(), &reply).await?,
+            )),
             // The message was stored, but never answered: now it is.
             PriorResult::Unanswered(id) => {
-                let wish = Wish::Again { reply: Some(id) };
-                let new = NewTurn { wish, idempotency: None, ..new };
-                Box::pin(self.begin(new)).await
+                let wish = TurnIntent::Regenerate { reply_id: Some(id) };
+                let new = TurnRequest { intent: wish, idempotency_key: None, ..new };
+                Box::pin(self.begin_turn(new)).await
             }
         }
     }
 
     /// Ends the streams of turns that waited and will not run.
-    pub(super) fn abort_waiting(&self, turns: &[TurnId]) {
-        for live in turns.iter().filter_map(|turn| self.hub.find(turn)) {
-            if live.is_waiting() {
-                live.publish(super::transcript::aborted(live.turn.clone()));
-                self.hub.close(&live);
+    pub(super) fn abort_queued(&self, turns: &[TurnId]) {
+        for live in turns.iter().filter_map(|turn| self.hub.find_buffer(turn)) {
+            if live.is_pending() {
+                live.publish_frames(super::transcript::aborted_stream(live.turn_id.clone()));
+                self.hub.close_buffer(&live);
             }
         }
     }
 }
 
 /// The messages that go before a turn's own, as they are stored.
-async fn earlier(new: &NewTurn) -> Vec<NewMessage> {
-    let mut messages = Vec::with_capacity(new.earlier.len());
-    for Earlier { role, body, reply } in &new.earlier {
+async fn build_preceding_messages(new: &TurnRequest) -> Vec<NewMessage> {
+    let mut messages = Vec::with_capacity(new.preceding.len());
+    for PrecedingMessage { role, body, reply } in &new.preceding {
         messages.push(NewMessage {
             id: MessageId::generate(),
             client_message_id: None,
             role: *role,
-            sender_id: new.who.user.clone(),
+            sender_id: new.principal.user.clone(),
             tokens: tokens::count_tokens_async(&body.countable_text()).await,
             body: body.clone(),
             created_at: clock::now(),
@@ -448,7 +474,7 @@ async fn earlier(new: &NewTurn) -> Vec<NewMessage> {
     messages
 }
 
-fn busy(session: &Session, message: &'static str) -> Error {
+fn session_busy_error(session: &Session, message: &'static str) -> Error {
     let running = session.active_turn.as_ref();
     Error::new(Kind::SessionBusy, message).with_details(serde_json::json!({
         "turnId": running.map(|turn| &turn.turn_id),
@@ -456,11 +482,11 @@ fn busy(session: &Session, message: &'static str) -> Error {
     }))
 }
 
-fn opening<'a>(
+fn stream_header<'a>(
     session: &'a Session,
     message_id: &'a MessageId,
     user_message_id: &'a MessageId,
-) -> Opening<'a> {
+) -> StreamHeader<'a> {
     let session_id: &SessionId = &session.id;
-    Opening { message_id, continues: None, session_id, title: &session.title, user_message_id }
+    StreamHeader { message_id, continues: None, session_id, title: &session.title, user_message_id }
 }

@@ -1,7 +1,7 @@
 //! Summaries are written beside the turns, one at a time for each session. A failure is logged, and
 //! the next turn tries again.
 
-use super::Chat;
+use super::ChatService;
 use crate::domain::{CallKind, SessionId};
 use crate::store::StartedTurn;
 use std::collections::HashSet;
@@ -9,21 +9,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The sessions that are being summed up.
 #[derive(Clone, Default)]
-pub(super) struct Summaries(Arc<Mutex<HashSet<SessionId>>>);
+pub(super) struct SummaryLocks(Arc<Mutex<HashSet<SessionId>>>);
 
-impl Chat {
+impl ChatService {
     /// Sums up what the next turns of this turn's session will not be shown any more, if it is time
     /// for that and a model writes summaries.
-    pub(super) fn sum_up(self: &Arc<Self>, begun: &StartedTurn) {
+    pub(super) fn maybe_summarize(self: &Arc<Self>, begun: &StartedTurn) {
         let Some(model) = self.summary_model.clone() else { return };
         let (session, last) = (begun.session.clone(), begun.turn.message_id.clone());
         let settings = begun.options.clone().with_defaults(session.settings.clone());
-        let Some(permit) = self.summaries.begin(&session.id) else { return };
+        let Some(permit) = self.summary_locks.try_lock(&session.id) else { return };
         let chat = self.clone();
         let payer = begun.payer.clone();
         tokio::spawn(async move {
             let _permit = permit;
-            let writer = chat.beside(CallKind::Summary, &session, &payer);
+            let writer = chat.background_call(CallKind::Summary, &session, &payer);
             let summed =
                 chat.memory.summarize_history(&writer, &model, &session, &settings, &last).await;
             if let Err(error) = summed {
@@ -33,23 +33,23 @@ impl Chat {
     }
 }
 
-impl Summaries {
+impl SummaryLocks {
     /// The right to sum a session up, unless somebody has it.
-    fn begin(&self, session: &SessionId) -> Option<Permit> {
-        let is_first = self.busy().insert(session.clone());
-        is_first.then(|| Permit(self.clone(), session.clone()))
+    fn try_lock(&self, session: &SessionId) -> Option<SummaryGuard> {
+        let is_first = self.locked_sessions().insert(session.clone());
+        is_first.then(|| SummaryGuard(self.clone(), session.clone()))
     }
 
-    fn busy(&self) -> MutexGuard<'_, HashSet<SessionId>> {
+    fn locked_sessions(&self) -> MutexGuard<'_, HashSet<SessionId>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The right to sum a session up, until it is dropped.
-struct Permit(Summaries, SessionId);
+struct SummaryGuard(SummaryLocks, SessionId);
 
-impl Drop for Permit {
+impl Drop for SummaryGuard {
     fn drop(&mut self) {
-        self.0.busy().remove(&self.1);
+        self.0.locked_sessions().remove(&self.1);
     }
 }

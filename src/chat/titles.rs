@@ -1,8 +1,8 @@
 //! Titles that a model writes: once per session, beside its first turn, never over a user's own.
 
-use super::Chat;
-use super::events::What;
-use super::run_turn::TitleToCome;
+use super::ChatService;
+use super::events::SessionEventKind;
+use super::run_turn::PendingTitle;
 use crate::domain::text::truncate_chars;
 use crate::domain::title::{SessionTitle, TitleSource};
 use crate::domain::{CallKind, Role};
@@ -13,14 +13,14 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 /// How much of the first message the model is shown, in characters.
-const SHOWN: usize = 2000;
+const MAX_MESSAGE_CHARS: usize = 2000;
 /// The most tokens it may spend; models that think first need some.
-const MAX_TOKENS: u32 = 1000;
+const MAX_TITLE_TOKENS: u32 = 1000;
 
-impl Chat {
+impl ChatService {
     /// Sets a title going if the turn is a session's first and titles are written by a model. A
     /// failure leaves the title that was cut from the message.
-    pub(super) fn write_title(self: &Arc<Self>, begun: &StartedTurn) -> TitleToCome {
+    pub(super) fn spawn_title(self: &Arc<Self>, begun: &StartedTurn) -> PendingTitle {
         let model = self.title_model.clone()?;
         let is_first = begun.session.title_source == TitleSource::Auto
             && begun.user_message.parent_id.is_none()
@@ -33,15 +33,15 @@ impl Chat {
         let payer = begun.payer.clone();
         let message = begun.user_message.content.clone();
         tokio::spawn(async move {
-            let writer = chat.beside(CallKind::Title, &session, &payer);
-            let title = chat.title_of(&writer, model, &message).await;
+            let writer = chat.background_call(CallKind::Title, &session, &payer);
+            let title = chat.generate_title(&writer, model, &message).await;
             let session = &session.id;
             match title {
                 Ok(Some(title)) => {
                     match chat.store.set_generated_title(session, title.clone()).await {
                         // The stream may have ended meanwhile.
                         Ok(true) => {
-                            chat.events.publish(session, What::Changed);
+                            chat.events.publish(session, SessionEventKind::Changed);
                             drop(arrived.send(title.text));
                         }
                         Ok(false) => {}
@@ -59,17 +59,17 @@ impl Chat {
         Some(to_come)
     }
 
-    async fn title_of(
+    async fn generate_title(
         &self,
         writer: &dyn TextGenerator,
         model: String,
         message: &str,
     ) -> Result<Option<SessionTitle>> {
-        let text = self.prompts.render_title(truncate_chars(message, SHOWN))?;
+        let text = self.prompts.render_title(truncate_chars(message, MAX_MESSAGE_CHARS))?;
         let prompt = Prompt {
             model,
             messages: vec![PromptMessage::from_text(Role::User, text)],
-            max_output_tokens: Some(MAX_TOKENS),
+            max_output_tokens: Some(MAX_TITLE_TOKENS),
             ..Prompt::default()
         };
         Ok(SessionTitle::from_model(&writer.generate_text(&prompt).await?))

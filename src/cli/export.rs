@@ -36,7 +36,7 @@ enum Stop {
 /// How many sessions were written.
 async fn write(args: &ExportArgs, target: &mut Target) -> Result<usize, Stop> {
     let failed = |error: crate::error::Error| Stop::Failed(error.chain().to_string());
-    let store = app::open_to_look(&args.database_url).await.map_err(failed)?;
+    let store = app::open_read_only(&args.database_url).await.map_err(failed)?;
     // Whoever can read the store's file may read all of it.
     let who = Principal { user: args.user.clone(), is_admin: true };
     let which = match (&args.session, &args.project) {

@@ -19,7 +19,7 @@ pub(super) fn run(args: &ImportArgs) -> Result<(), String> {
     let runtime = super::runtime()?;
     // Closing the store brings all of it to the disk; until then nobody is told of success.
     let store = runtime
-        .block_on(app::open_to_import(&args.database_url))
+        .block_on(app::open_for_import(&args.database_url))
         .map_err(|error| cannot_import(args, &error))?;
     // Whoever can write the store's file may say who takes part.
     let who = Principal { user: args.user.clone(), is_admin: true };

@@ -3,7 +3,7 @@
 
 use super::sessions::{CELL, minute};
 use super::text::cell;
-use crate::app::{open_beside, open_to_look};
+use crate::app::{open_read_only, open_shared};
 use crate::auth::{KeyTerms, new_key};
 use crate::clock;
 use crate::config::{DatabaseUrl, KeysCommand, KeysTask, NewKeyArgs};
@@ -39,7 +39,7 @@ async fn create(url: &DatabaseUrl, args: NewKeyArgs) -> Result<String, String> {
     let terms = KeyTerms { user: args.user, name: args.name, scope, expires_at };
     let (text, stored) = new_key(terms, now).map_err(told)?;
     let (id, user) = (stored.key.id.clone(), stored.key.user.clone());
-    let store = open_beside(url).await.map_err(told)?;
+    let store = open_shared(url).await.map_err(told)?;
     let added = store.add_key(stored).await;
     store.close().await;
     added.map_err(told)?;
@@ -49,7 +49,7 @@ async fn create(url: &DatabaseUrl, args: NewKeyArgs) -> Result<String, String> {
 }
 
 async fn list(url: &DatabaseUrl, json: bool) -> Result<String, String> {
-    let store = open_to_look(url).await.map_err(told)?;
+    let store = open_read_only(url).await.map_err(told)?;
     let keys = store.list_keys().await;
     store.close().await;
     let keys: Vec<ApiKey> = keys.map_err(told)?.into_iter().map(|stored| stored.key).collect();
@@ -65,7 +65,7 @@ async fn list(url: &DatabaseUrl, json: bool) -> Result<String, String> {
 }
 
 async fn revoke(url: &DatabaseUrl, id: &KeyId) -> Result<String, String> {
-    let store = open_beside(url).await.map_err(told)?;
+    let store = open_shared(url).await.map_err(told)?;
     let revoked = store.revoke_key(id).await;
     store.close().await;
     match revoked.map_err(told)? {

@@ -3,7 +3,7 @@
 //! provider. What the running server has learned of its models' token counts it does not know.
 
 use super::text::{cell, fit, print};
-use crate::app::{memory_to_look, open_to_look};
+use crate::app::{build_read_only_memory, open_read_only};
 use crate::clock;
 use crate::config::MemoryCommand;
 use crate::domain::message::{MessageBody, MessageParts};
@@ -63,7 +63,7 @@ pub(super) fn run(command: &MemoryCommand) -> Result<(), String> {
 
 /// The session, and its preview as the API gives it.
 async fn look(command: &MemoryCommand) -> Result<(Session, Value)> {
-    let store = open_to_look(&command.database_url).await?;
+    let store = open_read_only(&command.database_url).await?;
     let found = preview(&store, command).await;
     store.close().await;
     found
@@ -86,7 +86,7 @@ async fn preview(store: &Arc<dyn Store>, command: &MemoryCommand) -> Result<(Ses
         Some(model) => model,
         None => last_model(&**store, &session).await?.unwrap_or_else(|| NO_MODEL.to_owned()),
     };
-    let memory = memory_to_look(store.clone(), command, model)?;
+    let memory = build_read_only_memory(store.clone(), command, model)?;
     let preview = memory.preview_prompt(&session, command.options(), message, clock::now()).await?;
     Ok((session, serde_json::to_value(preview).map_err(Error::internal)?))
 }

@@ -1,7 +1,7 @@
 //! `echoic migrate`: everything from one store into another, compared there, and told.
 
 use super::progress::Messages;
-use crate::app::open_to_move;
+use crate::app::open_for_migration;
 use crate::clock;
 use crate::config::MigrateArgs;
 use crate::domain::key::KeyId;
@@ -26,8 +26,9 @@ pub(super) fn run(args: &MigrateArgs) -> Result<(), String> {
 }
 
 async fn migrate(args: &MigrateArgs) -> Result<(), String> {
-    let (from, to) =
-        open_to_move(&args.from, &args.to).await.map_err(|error| error.chain().to_string())?;
+    let (from, to) = open_for_migration(&args.from, &args.to)
+        .await
+        .map_err(|error| error.chain().to_string())?;
     let (started, source) = (Instant::now(), from.describe_location());
     let moved = move_all(&*from, &*to).await;
     from.disconnect().await;

@@ -1,6 +1,6 @@
 //! `echoic serve`: the server, from its first log line to its last.
 
-use crate::app::{App, Tuning};
+use crate::app::{App, TimingOptions};
 use crate::config::Config;
 use crate::telemetry;
 use tokio::signal::unix::{SignalKind, signal};
@@ -19,7 +19,7 @@ pub(super) fn run(config: Config, warnings: &[String]) -> Result<(), String> {
         // Before anybody can know that the server is there, so that no signal finds it unprepared.
         let shutdown = CancellationToken::new();
         let signals = watch_signals(shutdown.clone()).map_err(|error| error.to_string())?;
-        let app = App::start(config, Tuning::default())
+        let app = App::start(config, TimingOptions::default())
             .await
             .map_err(|error| error.chain().to_string())?;
         // The first line says where everything is: scripts wait for it.

@@ -2,7 +2,7 @@
 //! only looks, so it works beside a running server and never touches its turns.
 
 use super::text::{cell, fit, print};
-use crate::app::open_to_look;
+use crate::app::open_read_only;
 use crate::clock;
 use crate::config::SessionsCommand;
 use crate::domain::page::{PagePosition, SessionQuery, SortOrder};
@@ -41,7 +41,7 @@ async fn find(command: &SessionsCommand) -> Result<Vec<Session>, String> {
         archived: None,
     };
     let store =
-        open_to_look(&command.database_url).await.map_err(|error| error.chain().to_string())?;
+        open_read_only(&command.database_url).await.map_err(|error| error.chain().to_string())?;
     let page = store.list_all_sessions(command.user.as_ref(), query).await;
     store.close().await;
     page.map(|page| page.sessions).map_err(|error| error.chain().to_string())

@@ -40,7 +40,7 @@ pub(super) async fn set_head(
     SessionPath(id): SessionPath,
     JsonBody(body): JsonBody<NamedMessage>,
 ) -> Answer<SessionAnswer> {
-    let session = api.chat.move_head(&who, &id, &body.id()?, clock::now()).await?;
+    let session = api.chat.set_head(&who, &id, &body.id()?, clock::now()).await?;
     Ok(with_etag("Session updated successfully", session))
 }
 
@@ -58,6 +58,6 @@ pub(super) async fn fork(
     SessionPath(id): SessionPath,
     JsonBody(body): JsonBody<NamedMessage>,
 ) -> Answer<(StatusCode, SessionAnswer)> {
-    let session = api.chat.fork(&who, &id, &body.id()?, clock::now()).await?;
+    let session = api.chat.fork_session(&who, &id, &body.id()?, clock::now()).await?;
     Ok((StatusCode::CREATED, with_etag("Session created successfully", session)))
 }

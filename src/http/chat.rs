@@ -7,7 +7,7 @@ use super::extract::{Caller, NoQuery, idempotency};
 use super::gate::{Asked, note_session};
 use super::messages::parent;
 use super::{sse, ui};
-use crate::chat::{NewTurn, Wish};
+use crate::chat::{TurnIntent, TurnRequest};
 use crate::domain::extra_params::{ExtraParams, check_function_tools};
 use crate::domain::memory::MemoryOptions;
 use crate::domain::message::{MessageBody, MessageParts};
@@ -171,12 +171,12 @@ pub(super) async fn chat(
         let read = tokio::task::spawn_blocking(move || new_turn(&api, who, parse(&bytes)?));
         read.await.map_err(Error::internal)??
     };
-    note_session(&turn.who, "/api/chat", turn.session.id());
-    let turn = NewTurn { idempotency: key, standing, ..turn };
+    note_session(&turn.principal, "/api/chat", turn.session.id());
+    let turn = TurnRequest { idempotency_key: key, caller_status: standing, ..turn };
     Ok(sse::stream(api.chat.start_turn(turn).await?, api.heartbeat))
 }
 
-fn new_turn(api: &Api, who: Principal, body: ChatBody<'_>) -> Result<NewTurn> {
+fn new_turn(api: &Api, who: Principal, body: ChatBody<'_>) -> Result<TurnRequest> {
     let on_busy = body.on_busy.into();
     let settings = SessionSettings {
         model: body.model.clone(),
@@ -195,16 +195,16 @@ fn new_turn(api: &Api, who: Principal, body: ChatBody<'_>) -> Result<NewTurn> {
     let (session, wish) = if is_ai_sdk { ai_sdk(api, body)? } else { plain(api, body)? };
     let (idempotency, standing) = Default::default();
     let earlier = Vec::new();
-    Ok(NewTurn {
-        who,
+    Ok(TurnRequest {
+        principal: who,
         session,
         project_id,
-        earlier,
-        wish,
+        preceding: earlier,
+        intent: wish,
         settings,
         on_busy,
-        idempotency,
-        standing,
+        idempotency_key: idempotency,
+        caller_status: standing,
     })
 }
 
@@ -222,14 +222,14 @@ fn further(body: &ChatBody<'_>) -> Result<ExtraParams> {
 }
 
 /// `{"sessionId"?, "message": "text", "parts"?, …}`
-fn plain(api: &Api, body: ChatBody<'_>) -> Result<(SessionTarget, Wish)> {
+fn plain(api: &Api, body: ChatBody<'_>) -> Result<(SessionTarget, TurnIntent)> {
     let session = match (body.session_id, body.id) {
         (Some(id), _) => SessionTarget::Existing(SessionId::parse("sessionId", &id)?),
         (None, Some(id)) => SessionTarget::Ensure(SessionId::parse("id", &id)?),
         (None, None) => SessionTarget::New(SessionId::generate()),
     };
     if body.trigger == Trigger::RegenerateMessage {
-        return Ok((session, Wish::Again { reply: message_id(body.message_id)? }));
+        return Ok((session, TurnIntent::Regenerate { reply_id: message_id(body.message_id)? }));
     }
     let message = body.message.ok_or_else(|| Error::invalid_field("message", "is missing"))?;
     let wants_text =
@@ -240,7 +240,7 @@ fn plain(api: &Api, body: ChatBody<'_>) -> Result<(SessionTarget, Wish)> {
         .map(|parts| MessageParts::parse("parts", parts))
         .transpose()?
         .unwrap_or_default();
-    let wish = Wish::Say {
+    let wish = TurnIntent::Send {
         role: Role::User,
         body: MessageBody::parse("message", text, parts, MessageType::Text, api.limits.message)?,
         client_message_id: body
@@ -248,13 +248,13 @@ fn plain(api: &Api, body: ChatBody<'_>) -> Result<(SessionTarget, Wish)> {
             .map(|id| MessageId::parse("clientMessageId", &id))
             .transpose()?,
         parent: parent(body.parent_id)?,
-        on_known: DuplicateIdPolicy::Reject,
+        on_duplicate_id: DuplicateIdPolicy::Reject,
     };
     Ok((session, wish))
 }
 
 /// `{"id": session, "messages": [UIMessage…] or "message": UIMessage, "trigger", "messageId"?, …}`
-fn ai_sdk(api: &Api, body: ChatBody<'_>) -> Result<(SessionTarget, Wish)> {
+fn ai_sdk(api: &Api, body: ChatBody<'_>) -> Result<(SessionTarget, TurnIntent)> {
     let id = body.id.or(body.session_id).ok_or_else(|| Error::invalid_field("id", "is missing"))?;
     let session = SessionTarget::Ensure(SessionId::parse("id", &id)?);
     let (field, last) = match (body.message, body.messages) {
@@ -266,20 +266,23 @@ fn ai_sdk(api: &Api, body: ChatBody<'_>) -> Result<(SessionTarget, Wish)> {
     if body.trigger == Trigger::RegenerateMessage {
         // Without an id it is the reply to the last message of the array.
         let reply = message_id(body.message_id)?.or(last.map(|last| last.id));
-        return Ok((session, Wish::Again { reply }));
+        return Ok((session, TurnIntent::Regenerate { reply_id: reply }));
     }
     let last =
         last.ok_or_else(|| Error::invalid_field("messages", "must hold at least one message"))?;
     if last.role == Role::Assistant && !last.results.is_empty() {
         let (results, limit) = (last.results, api.limits.message);
-        return Ok((session, Wish::Return { results, of: None, limit }));
+        return Ok((
+            session,
+            TurnIntent::SubmitToolResults { results, reply_id: None, max_bytes: limit },
+        ));
     }
     if last.role != Role::User {
         let wants =
             "must end with a message of the role user, or with a reply whose calls have outputs";
         return Err(Error::invalid_field(field, wants));
     }
-    let wish = Wish::Say {
+    let wish = TurnIntent::Send {
         role: Role::User,
         body: MessageBody::parse(
             field,
@@ -290,7 +293,7 @@ fn ai_sdk(api: &Api, body: ChatBody<'_>) -> Result<(SessionTarget, Wish)> {
         )?,
         client_message_id: Some(last.id),
         parent: parent(body.parent_id)?,
-        on_known: DuplicateIdPolicy::Edit,
+        on_duplicate_id: DuplicateIdPolicy::Edit,
     };
     Ok((session, wish))
 }

@@ -36,7 +36,7 @@ pub(super) async fn listen(
 ) -> Answer<Response> {
     let session = query.parsed("sessionId", |id| SessionId::parse("sessionId", id));
     query.finish()?;
-    let events = api.chat.events(&identity.principal, session).await?;
+    let events = api.chat.subscribe_events(&identity.principal, session).await?;
     let (pause, look_at) = (api.heartbeat, Instant::now() + api.heartbeat);
     let listener = Listener { events, auth: api.auth, identity, pause, look_at };
     Ok(sse::warm(listener, api.heartbeat))

@@ -8,7 +8,7 @@ use super::Api;
 use super::limits::Class;
 use super::serve::Peer;
 use crate::auth::{Credentials, Identity, missing, redeem_ticket, refused};
-use crate::chat::Standing;
+use crate::chat::CallerStatus;
 use crate::clock;
 use crate::domain::key::AuthScope;
 use crate::domain::{Principal, SessionId};
@@ -90,7 +90,9 @@ pub(super) async fn guarded(State(api): State<Api>, request: Request, next: Next
             refuse(refusal, body).await
         }
         refusal => {
-            parts.extensions.insert(Standing { key: identity.key.clone(), refusal });
+            parts
+                .extensions
+                .insert(CallerStatus { key_id: identity.key.clone(), rejection: refusal });
             parts.extensions.insert(identity);
             next.run(Request::from_parts(parts, body)).await
         }
@@ -309,12 +311,12 @@ impl<S: Send + Sync> FromRequestParts<S> for Whoever {
 }
 
 /// How whoever asks for a turn stands with the server.
-pub(super) struct Asked(pub(super) Standing);
+pub(super) struct Asked(pub(super) CallerStatus);
 
 impl<S: Send + Sync> FromRequestParts<S> for Asked {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
-        parts.extensions.get::<Standing>().cloned().map(Self).ok_or_else(missing)
+        parts.extensions.get::<CallerStatus>().cloned().map(Self).ok_or_else(missing)
     }
 }

@@ -19,7 +19,7 @@ pub(super) struct Health {
 
 impl Health {
     fn of(api: &Api) -> Self {
-        let instance = api.chat.instance().to_owned();
+        let instance = api.chat.instance_name().to_owned();
         Self { status: "ok", version: env!("CARGO_PKG_VERSION"), instance }
     }
 }

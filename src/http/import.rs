@@ -42,7 +42,7 @@ pub(super) async fn import(
     };
     let chat = api.chat;
     let mut import = Import::new(api.store, who, terms, Handle::current())
-        .telling(move |imported| chat.publish_imported(imported));
+        .telling(move |imported| chat.publish_import(imported));
     let task = tokio::task::spawn_blocking(move || {
         let read = read_sessions(SyncIoBridge::new(Box::pin(bytes)), |raw| import.take(raw));
         import.conclude(read)

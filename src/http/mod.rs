@@ -47,7 +47,7 @@ pub use router::{openapi_document, router};
 pub use serve::{Patience, serve};
 
 use crate::auth::Auth;
-use crate::chat::Chat;
+use crate::chat::ChatService;
 use crate::memory::Memory;
 use crate::store::Store;
 use std::sync::Arc;
@@ -57,7 +57,7 @@ use std::time::Duration;
 #[derive(Clone)]
 pub struct Api {
     /// Turns.
-    pub chat: Arc<Chat>,
+    pub chat: Arc<ChatService>,
     /// Sessions and messages.
     pub store: Arc<dyn Store>,
     /// Prompts, for their preview.

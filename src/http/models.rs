@@ -27,7 +27,7 @@ pub(super) async fn list(
     Caller(_who): Caller,
     _query: NoQuery,
 ) -> Answer<Json<Envelope<ModelList>>> {
-    let models = api.chat.models().await?;
+    let models = api.chat.list_models().await?;
     let default = api.memory.default_model().to_owned();
     Ok(ok("Models retrieved successfully", ModelList { models, default }))
 }

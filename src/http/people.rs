@@ -88,7 +88,7 @@ pub(super) async fn delete_data(
     Caller(who): Caller,
     _query: NoQuery,
 ) -> Answer<Json<Envelope<DeletedData>>> {
-    let (deleted, deleted_projects) = api.chat.delete_everything(&who).await?;
+    let (deleted, deleted_projects) = api.chat.delete_user_data(&who).await?;
     let data = DeletedData {
         deleted_sessions: deleted.sessions,
         deleted_messages: deleted.messages,

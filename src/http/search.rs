@@ -4,7 +4,7 @@ use super::Api;
 use super::envelope::{Answer, Envelope, Failure, ok};
 use super::extract::Caller;
 use super::query::Query;
-use crate::chat::Finding;
+use crate::chat::ResolvedSearchHit;
 use crate::domain::page::MAX_PAGE_SIZE;
 use crate::domain::search::{SearchCursor, SearchQuery, parse_terms};
 use crate::domain::{FieldError, MessageId, ProjectId, Role, SessionId, Timestamp};
@@ -49,8 +49,8 @@ pub(super) struct SearchResult {
     created_at: Timestamp,
 }
 
-impl From<Finding> for SearchResult {
-    fn from(finding: Finding) -> Self {
+impl From<ResolvedSearchHit> for SearchResult {
+    fn from(finding: ResolvedSearchHit) -> Self {
         let (message_id, role) = finding.message.unzip();
         Self {
             session_id: finding.session_id,
@@ -88,7 +88,7 @@ pub(super) async fn search(
     query: Query,
 ) -> Answer<Json<Envelope<Results>>> {
     let query = search_query(query)?;
-    let (findings, next) = api.chat.search(&who, &query).await?;
+    let (findings, next) = api.chat.search_messages(&who, &query).await?;
     let results = findings.into_iter().map(SearchResult::from).collect();
     let next_cursor = next.map(|spot| spot.encode());
     Ok(ok("Search completed successfully", Results { results, next_cursor }))

@@ -1,6 +1,6 @@
 //! Streamed responses: a turn's frames, and events.
 
-use crate::chat::Reader;
+use crate::chat::TurnReader;
 use axum::body::Body;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderValue};
@@ -15,7 +15,7 @@ use tokio::time::timeout;
 const COMMENT: Bytes = Bytes::from_static(b": still here\n\n");
 
 /// Streams what `reader` reads of a turn, as the AI SDK expects it.
-pub(super) fn stream(reader: Reader, heartbeat: Duration) -> Response {
+pub(super) fn stream(reader: TurnReader, heartbeat: Duration) -> Response {
     let mut response = warm(reader, heartbeat);
     let protocol = HeaderValue::from_static("v1");
     response.headers_mut().insert("x-vercel-ai-ui-message-stream", protocol);
@@ -28,7 +28,7 @@ pub(super) trait Pieces: Send + 'static {
     fn next(&mut self) -> impl Future<Output = Option<Bytes>> + Send;
 }
 
-impl Pieces for Reader {
+impl Pieces for TurnReader {
     async fn next(&mut self) -> Option<Bytes> {
         Self::next(self).await
     }

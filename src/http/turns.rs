@@ -8,7 +8,7 @@ use super::extract::{Caller, NoQuery, SessionPath, idempotency};
 use super::gate::Asked;
 use super::query::Query;
 use super::sse;
-use crate::chat::{Cursor, NewTurn, Wish};
+use crate::chat::{StreamCursor, TurnIntent, TurnRequest};
 use crate::domain::TurnId;
 use crate::domain::memory::MemoryOptions;
 use crate::domain::session::SessionSettings;
@@ -47,8 +47,8 @@ pub(super) async fn join(
     let given = query.text("lastEventId");
     query.finish()?;
     let header = headers.get("last-event-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
-    let cursor = header.or(given).and_then(|id| Cursor::parse(&id));
-    Ok(match api.chat.join(&who, &session, cursor.as_ref()).await? {
+    let cursor = header.or(given).and_then(|id| StreamCursor::parse(&id));
+    Ok(match api.chat.join_turn(&who, &session, cursor.as_ref()).await? {
         Some(reader) => sse::stream(reader, api.heartbeat),
         None => StatusCode::NO_CONTENT.into_response(),
     })
@@ -85,7 +85,7 @@ pub(super) async fn stop(
 ) -> Answer<Json<Envelope<Stopped>>> {
     let body: StopBody = bytes.as_deref().map(parse).transpose()?.unwrap_or_default();
     let turn = body.turn_id.map(|id| TurnId::parse("turnId", &id)).transpose()?;
-    let stopped = api.chat.stop(&who, &session, turn.as_ref()).await?;
+    let stopped = api.chat.cancel_turns(&who, &session, turn.as_ref()).await?;
     let message = if stopped { "Reply stopped successfully" } else { "There was nothing to stop" };
     Ok(ok(message, Stopped { stopped }))
 }
@@ -140,16 +140,16 @@ pub(super) async fn regenerate(
         ..SessionSettings::default()
     }
     .validate(api.limits.message)?;
-    let turn = NewTurn {
-        who,
+    let turn = TurnRequest {
+        principal: who,
         session: SessionTarget::Existing(session),
         project_id: None,
-        earlier: Vec::new(),
-        wish: Wish::Again { reply: message_id(body.message_id)? },
+        preceding: Vec::new(),
+        intent: TurnIntent::Regenerate { reply_id: message_id(body.message_id)? },
         settings,
         on_busy: body.on_busy.into(),
-        idempotency: idempotency(&headers, "POST /api/chat/:id/regenerate", &said)?,
-        standing,
+        idempotency_key: idempotency(&headers, "POST /api/chat/:id/regenerate", &said)?,
+        caller_status: standing,
     };
     Ok(sse::stream(api.chat.start_turn(turn).await?, api.heartbeat))
 }

@@ -3,7 +3,7 @@
 use crate::support::process::{ServerProcess, run};
 use crate::support::server::{fetch, tuning};
 use crate::support::{EventListener, Server, within_deadline};
-use echoic::app::Tuning;
+use echoic::app::TimingOptions;
 use echoic::domain::key::AuthScope;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -254,7 +254,7 @@ async fn deleted_text_is_gone_from_database_files_after_stop() {
 
 #[tokio::test]
 async fn sessions_idle_past_the_retention_are_deleted() {
-    let quick = Tuning { sweep_pause: Duration::from_millis(20), ..tuning() };
+    let quick = TimingOptions { retention_interval: Duration::from_millis(20), ..tuning() };
     let server = Server::tuned(&["--retention=1h"], quick).await;
     let old = json!({"sessions": [
         {"sessionId": "old", "createdAt": "2020-01-01T00:00:00Z", "messages": [

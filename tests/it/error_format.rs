@@ -4,7 +4,7 @@ use crate::support::server::fetch;
 use crate::support::{FrameReader, Server, within_deadline};
 use async_trait::async_trait;
 use echoic::auth::Auth;
-use echoic::chat::{Chat, Parts};
+use echoic::chat::{ChatDependencies, ChatService};
 use echoic::domain::memory::MemoryStrategy;
 use echoic::domain::message::FinishReason;
 use echoic::http::{Api, Hosts, Limits, router};
@@ -61,14 +61,14 @@ async fn panicking_server() -> (String, TempDir) {
         model: "m".to_owned(),
     };
     let memory = Arc::new(Memory::new(store.clone(), prompts.clone(), defaults).unwrap());
-    let chat = Chat::new(Parts {
+    let chat = ChatService::new(ChatDependencies {
         store: store.clone(),
         provider: Arc::new(PanickingProvider),
         memory: memory.clone(),
         prompts,
         title_model: None,
         summary_model: None,
-        claimant: LeaseHolder { instance: "tests".to_owned(), boot: "one".to_owned() },
+        lease_holder: LeaseHolder { instance: "tests".to_owned(), boot: "one".to_owned() },
     });
     let api = Api {
         chat: Arc::new(chat),

@@ -160,7 +160,7 @@ async fn idle_stream_sends_heartbeats_and_ends_at_shutdown() {
 }
 
 async fn listen(core: &ChatCore, user: &str, only: Option<&SessionId>) -> EventReader {
-    let mut reader = core.chat.events(&principal(user), only.cloned()).await.unwrap();
+    let mut reader = core.chat.subscribe_events(&principal(user), only.cloned()).await.unwrap();
     assert_eq!(event_kind(&next_event(&mut reader).await), "sync");
     reader
 }
@@ -185,7 +185,7 @@ async fn removed_participant_receives_no_more_events(fresh: EmptyStore) {
     // were not sent to him.
     let other = core.create(&["bob"]).await;
     assert_eq!(next_event(&mut all).await["sessionId"], other.as_str());
-    let refused = core.chat.events(&principal("bob"), Some(session)).await;
+    let refused = core.chat.subscribe_events(&principal("bob"), Some(session)).await;
     assert_eq!(refused.err().unwrap().kind.code(), "session_not_found");
 }
 

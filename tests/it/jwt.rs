@@ -8,7 +8,7 @@ use aws_lc_rs::rsa::{KeyPair, KeySize};
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use echoic::app::Tuning;
+use echoic::app::TimingOptions;
 use echoic::clock;
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
@@ -224,7 +224,11 @@ impl Issuer {
 
     async fn server(&self, jwks_pause: Duration) -> Server {
         let url = format!("--jwt-jwks-url={}", self.url);
-        Server::tuned(&["--auth=jwt", &url], Tuning { jwks_pause, ..tuning() }).await
+        Server::tuned(
+            &["--auth=jwt", &url],
+            TimingOptions { jwks_retry_delay: jwks_pause, ..tuning() },
+        )
+        .await
     }
 }
 

@@ -164,7 +164,7 @@ async fn last_use_of_a_key_is_stored_by_shutdown() {
     let before = clock::now();
     assert_eq!(server.with_key(&key).get("/api/chat-sessions").await.status, 200);
     server.stop().await;
-    let store = echoic::app::open_to_look(&server.database_url().parse().unwrap()).await.unwrap();
+    let store = echoic::app::open_read_only(&server.database_url().parse().unwrap()).await.unwrap();
     let kept = store.find_key(&stored.key.id).await.unwrap().unwrap();
     assert!(kept.key.last_used_at.unwrap() >= before, "{kept:?}");
 }

@@ -3,8 +3,8 @@
 use crate::store_contract::{EmptyStore, sqlite};
 use crate::support::Server;
 use crate::support::server::{fetch, tuning};
-use echoic::app::Tuning;
-use echoic::chat::{Chat, Parts};
+use echoic::app::TimingOptions;
+use echoic::chat::{ChatDependencies, ChatService};
 use echoic::domain::memory::MemoryStrategy;
 use echoic::domain::message::{MessageBody, MessageParts as PartsOfMessage};
 use echoic::domain::principal::AccessLevel;
@@ -101,7 +101,7 @@ async fn relevant_old_message_precedes_the_new_one() {
 
 #[tokio::test]
 async fn turn_continues_without_an_index_that_is_late() {
-    let impatient = Tuning { recall_patience: Duration::ZERO, ..tuning() };
+    let impatient = TimingOptions { recall_timeout: Duration::ZERO, ..tuning() };
     let server = Server::tuned(&["--memory=recall", "--memory-tokens=1000"], impatient).await;
     let session = long_session(&server).await;
     let sent = server.turn(&session, ASKED, "I forgot.").await;
@@ -234,14 +234,14 @@ async fn deleted_session_leaves_the_index_at_once() {
         model,
     };
     let memory = Arc::new(Memory::new(store.clone(), prompts.clone(), defaults).unwrap());
-    let chat = Arc::new(Chat::new(Parts {
+    let chat = Arc::new(ChatService::new(ChatDependencies {
         store: store.clone(),
         provider: Arc::new(DemoProvider::default()),
         memory: memory.clone(),
         prompts,
         title_model: None,
         summary_model: None,
-        claimant: LeaseHolder { instance: "tests".to_owned(), boot: "one".to_owned() },
+        lease_holder: LeaseHolder { instance: "tests".to_owned(), boot: "one".to_owned() },
     }));
     let (at, id) = (Timestamp::from_millis(0), SessionId::trusted("s"));
     let new = NewSession { id: Some(id.clone()), ..NewSession::default() };

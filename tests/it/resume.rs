@@ -3,7 +3,7 @@
 use crate::support::server::tuning;
 use crate::support::sse::text_of;
 use crate::support::{FrameReader, Server, within_deadline};
-use echoic::app::Tuning;
+use echoic::app::TimingOptions;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
@@ -200,7 +200,7 @@ async fn hundred_reconnecting_readers_get_identical_bytes() {
 
 #[tokio::test]
 async fn stalled_reader_is_disconnected_and_can_resume() {
-    let tuning = Tuning { reader_patience: Duration::from_millis(50), ..tuning() };
+    let tuning = TimingOptions { write_timeout: Duration::from_millis(50), ..tuning() };
     let server = Server::tuned(&[], tuning).await;
     let session = server.session().await;
     let (mut first, mut call) = server.open_turn(&session, "pour").await;

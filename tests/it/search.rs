@@ -253,7 +253,7 @@ async fn found_messages(core: &ChatCore, user: &str, question: &str) -> Vec<Stri
         after: None,
         limit: 20,
     };
-    let (findings, _) = core.chat.search(&principal(user), &query).await.unwrap();
+    let (findings, _) = core.chat.search_messages(&principal(user), &query).await.unwrap();
     findings.into_iter().map(|finding| finding.snippet.text).collect()
 }
 
@@ -281,7 +281,7 @@ async fn say(core: &ChatCore, user: &str, session: &SessionId, text: &str) {
         now,
     };
     core.chat.post_message(&principal(user), post).await.unwrap();
-    while core.chat.keep_some_words().await.unwrap() {}
+    while core.chat.index_next_batch().await.unwrap() {}
 }
 
 async fn users_find_only_what_they_may_read_now(fresh: EmptyStore) {

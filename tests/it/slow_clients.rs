@@ -2,7 +2,7 @@
 
 use crate::support::server::tuning;
 use crate::support::{Server, within_deadline};
-use echoic::app::Tuning;
+use echoic::app::TimingOptions;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -22,7 +22,7 @@ async fn send(server: &Server, text: &str) -> String {
 
 #[tokio::test]
 async fn incomplete_head_closes_the_connection() {
-    let server = Server::tuned(&[], Tuning { head_patience: SHORT, ..tuning() }).await;
+    let server = Server::tuned(&[], TimingOptions { header_timeout: SHORT, ..tuning() }).await;
     for begun in ["", "G", "GET / HTTP/1.1\r\nhost: localhost\r\nx-slow: "] {
         let answer = send(&server, begun).await;
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408"), "{answer}");
@@ -33,7 +33,7 @@ async fn incomplete_head_closes_the_connection() {
 
 #[tokio::test]
 async fn stalled_body_gets_a_timeout_response() {
-    let server = Server::tuned(&[], Tuning { body_patience: SHORT, ..tuning() }).await;
+    let server = Server::tuned(&[], TimingOptions { body_timeout: SHORT, ..tuning() }).await;
     let post = |path: &str, body: &str| {
         format!(
             "POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\

@@ -3,7 +3,7 @@
 //! <https://platform.openai.com/docs/api-reference/chat-streaming>.
 
 use super::errors;
-use crate::chat::{Heard, Hearing, stopped};
+use crate::chat::{ReplyEvent, ReplyStream, stopped_error};
 use crate::clock;
 use crate::domain::message::FinishReason;
 use crate::domain::{MessageId, Usage};
@@ -29,32 +29,32 @@ impl Head {
 }
 
 /// Waits for the whole reply.
-pub(super) async fn whole(mut hearing: Hearing, model: String) -> Result<Value> {
-    let mut head = Head::new(&hearing.id, model);
+pub(super) async fn whole(mut hearing: ReplyStream, model: String) -> Result<Value> {
+    let mut head = Head::new(&hearing.reply_id, model);
     let (mut content, mut reasoning) = (String::new(), String::new());
     let mut calls: Vec<(String, String, String)> = Vec::new();
-    while let Some(heard) = hearing.heard.next().await {
+    while let Some(heard) = hearing.events.next().await {
         let (reason, usage) = match heard {
-            Heard::Text(text) => {
+            ReplyEvent::Text(text) => {
                 content.push_str(&text);
                 continue;
             }
-            Heard::Reasoning(text) => {
+            ReplyEvent::Reasoning(text) => {
                 reasoning.push_str(&text);
                 continue;
             }
-            Heard::ToolCall { id, name } => {
+            ReplyEvent::ToolCall { id, name } => {
                 calls.push((id, name, String::new()));
                 continue;
             }
-            Heard::ToolInput { id, delta } => {
+            ReplyEvent::ToolInput { id, delta } => {
                 let call = calls.iter_mut().rfind(|(known, ..)| *known == id);
                 call.into_iter().for_each(|(.., arguments)| arguments.push_str(&delta));
                 continue;
             }
-            Heard::Stopped => return Err(stopped()),
-            Heard::Failed(error) => return Err(error),
-            Heard::Finished { reason, model, usage } => {
+            ReplyEvent::Stopped => return Err(stopped_error()),
+            ReplyEvent::Failed(error) => return Err(error),
+            ReplyEvent::Finished { reason, model, usage } => {
                 head.model = model.unwrap_or(head.model);
                 (reason, usage)
             }
@@ -83,7 +83,7 @@ pub(super) async fn whole(mut hearing: Hearing, model: String) -> Result<Value> 
 
 /// A reply in chunks.
 pub(super) struct Chunks {
-    heard: BoxStream<'static, Heard>,
+    heard: BoxStream<'static, ReplyEvent>,
     waiting: VecDeque<Bytes>,
     head: Head,
     /// The names of the calls so far.
@@ -95,22 +95,22 @@ pub(super) struct Chunks {
 impl Chunks {
     /// Waits for the first word: until then a failure is an answer of its own.
     pub(super) async fn begin(
-        mut hearing: Hearing,
+        mut hearing: ReplyStream,
         model: String,
         includes_usage: bool,
     ) -> Result<Self> {
-        let first = hearing.heard.next().await;
+        let first = hearing.events.next().await;
         let mut chunks = Self {
-            head: Head::new(&hearing.id, model),
-            heard: hearing.heard,
+            head: Head::new(&hearing.reply_id, model),
+            heard: hearing.events,
             waiting: VecDeque::new(),
             calls: Vec::new(),
             includes_usage,
             is_over: false,
         };
         match first {
-            Some(Heard::Stopped) => return Err(stopped()),
-            Some(Heard::Failed(error)) => return Err(error),
+            Some(ReplyEvent::Stopped) => return Err(stopped_error()),
+            Some(ReplyEvent::Failed(error)) => return Err(error),
             None => return Err(Error::internal("a reply ended without its end")),
             Some(first) => {
                 chunks.delta(json!({"role": "assistant", "content": "", "refusal": null}));
@@ -120,22 +120,22 @@ impl Chunks {
         Ok(chunks)
     }
 
-    fn take(&mut self, heard: Heard) {
+    fn take(&mut self, heard: ReplyEvent) {
         match heard {
-            Heard::Text(text) => self.delta(json!({"content": text})),
-            Heard::Reasoning(text) => self.delta(json!({"reasoning_content": text})),
-            Heard::ToolCall { id, name } => {
+            ReplyEvent::Text(text) => self.delta(json!({"content": text})),
+            ReplyEvent::Reasoning(text) => self.delta(json!({"reasoning_content": text})),
+            ReplyEvent::ToolCall { id, name } => {
                 let mut call = call(&id, &name, "");
                 call["index"] = self.calls.len().into();
                 self.calls.push(id);
                 self.delta(json!({"tool_calls": [call]}));
             }
-            Heard::ToolInput { id, delta } => {
+            ReplyEvent::ToolInput { id, delta } => {
                 let index = self.calls.iter().rposition(|known| *known == id);
                 let more = json!({"index": index, "function": {"arguments": delta}});
                 self.delta(json!({"tool_calls": [more]}));
             }
-            Heard::Finished { reason, model, usage } => {
+            ReplyEvent::Finished { reason, model, usage } => {
                 if let Some(model) = model {
                     self.head.model = model;
                 }
@@ -147,8 +147,8 @@ impl Chunks {
                 self.waiting.push_back(Bytes::from_static(b"data: [DONE]\n\n"));
                 self.is_over = true;
             }
-            Heard::Stopped => self.break_off(&stopped()),
-            Heard::Failed(error) => self.break_off(&error),
+            ReplyEvent::Stopped => self.break_off(&stopped_error()),
+            ReplyEvent::Failed(error) => self.break_off(&error),
         }
     }
 

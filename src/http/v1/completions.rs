@@ -3,7 +3,7 @@
 use super::completion::{Chunks, whole};
 use super::request::Request;
 use super::{SESSION, errors};
-use crate::chat::{Hearing, NewTurn, Passed, Prompt, RawResponse, Standing};
+use crate::chat::{CallerStatus, Passthrough, Prompt, RawResponse, ReplyStream, TurnRequest};
 use crate::domain::{Principal, SessionId};
 use crate::error::{Error, Result};
 use crate::http::Api;
@@ -32,7 +32,7 @@ enum Wanted {
     /// For the provider; as a prompt for one that does not speak Chat Completions.
     Alone { body: Bytes, prompt: Result<Box<Prompt>> },
     /// A turn of a session.
-    Turn(Box<NewTurn>),
+    Turn(Box<TurnRequest>),
 }
 
 /// How the answer is wanted.
@@ -77,8 +77,9 @@ pub(in crate::http) async fn create(
     match wanted {
         Wanted::Turn(turn) => {
             note_session(&who, "/v1/chat/completions", turn.session.id());
-            let hearing = api.chat.hear_turn(NewTurn { standing, ..*turn }).await?;
-            let session = hearing.session.as_ref().map(|id| HeaderValue::from_str(id.as_str()));
+            let hearing =
+                api.chat.stream_turn(TurnRequest { caller_status: standing, ..*turn }).await?;
+            let session = hearing.session_id.as_ref().map(|id| HeaderValue::from_str(id.as_str()));
             let answered = answer(&api, hearing, manner).await;
             let mut response = answered.unwrap_or_else(errors::finally);
             if let Some(Ok(session)) = session {
@@ -87,12 +88,12 @@ pub(in crate::http) async fn create(
             Ok(response)
         }
         Wanted::Alone { body, prompt } => {
-            let direct = api.chat.admit(&who, standing).await?;
-            match api.chat.pass(body, &manner.model, manner.is_stream, direct).await? {
-                Passed::Answer(answer) => Ok(passed(answer)),
-                Passed::Untold(direct) => {
+            let direct = api.chat.begin_metered_call(&who, standing).await?;
+            match api.chat.forward_request(body, &manner.model, manner.is_stream, direct).await? {
+                Passthrough::Response(answer) => Ok(passed(answer)),
+                Passthrough::Unsupported(direct) => {
                     let prompt = prompt?;
-                    answer(&api, api.chat.hear(&prompt, direct).await?, manner).await
+                    answer(&api, api.chat.stream_completion(&prompt, direct).await?, manner).await
                 }
             }
         }
@@ -121,16 +122,16 @@ fn read(
         Some(key) => key,
         None => retry(headers, ROUTE, &[session.as_str().as_bytes(), b"\n", bytes].concat()),
     };
-    let turn = NewTurn {
-        who: who.clone(),
+    let turn = TurnRequest {
+        principal: who.clone(),
         session: SessionTarget::Ensure(session),
         project_id: None,
-        earlier: Vec::new(),
-        wish: request.wish(api)?,
+        preceding: Vec::new(),
+        intent: request.wish(api)?,
         settings: request.settings(api)?,
         on_busy: OnBusy::Reject,
-        idempotency: Some(idempotency),
-        standing: Standing::default(),
+        idempotency_key: Some(idempotency),
+        caller_status: CallerStatus::default(),
     };
     Ok((Wanted::Turn(Box::new(turn)), manner))
 }
@@ -144,7 +145,7 @@ fn session(request: &Request<'_>, headers: &HeaderMap) -> Result<Option<SessionI
     Ok(Some(SessionId::parse(SESSION, header.to_str().unwrap_or_default())?))
 }
 
-async fn answer(api: &Api, hearing: Hearing, manner: Manner) -> Answer<Response> {
+async fn answer(api: &Api, hearing: ReplyStream, manner: Manner) -> Answer<Response> {
     let Manner { model, is_stream, includes_usage } = manner;
     if !is_stream {
         return Ok(Json(whole(hearing, model).await?).into_response());

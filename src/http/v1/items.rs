@@ -249,7 +249,7 @@ pub(in crate::http) async fn delete_item(
     let (session, message) = (session_of(&id)?, message_of("item_id", &item)?);
     let items = items_of(&api.store.get_message(&who, &session, &message).await?);
     let is_last = items.last().is_some_and(|last| last.id == item);
-    if !is_last || !api.chat.step_back(&who, &session, &message).await? {
+    if !is_last || !api.chat.pop_head(&who, &session, &message).await? {
         let wants =
             "must be the last of several items: the others stay, as what follows stands on them";
         return Err(Error::invalid_field("item_id", wants));

@@ -43,7 +43,7 @@ pub(in crate::http) async fn list(
     Caller(_who): Caller,
     _query: NoQuery,
 ) -> Answer<Json<OpenAiModels>> {
-    let models = api.chat.models().await?;
+    let models = api.chat.list_models().await?;
     let data = models.into_iter().map(OpenAiModel::from).collect();
     Ok(Json(OpenAiModels { object: "list", data }))
 }
@@ -60,7 +60,7 @@ pub(in crate::http) async fn get(
     _query: NoQuery,
     Path(name): Path<String>,
 ) -> Answer<Json<OpenAiModel>> {
-    let models = api.chat.models().await?;
+    let models = api.chat.list_models().await?;
     let found = models.into_iter().find(|model| model.id == name);
     let absent = || Error::new(Kind::ModelNotFound, "there is no such model");
     Ok(Json(found.ok_or_else(absent)?.into()))

@@ -2,7 +2,7 @@
 //! as it came for the provider.
 
 use super::content::Content;
-use crate::chat::{Prompt, PromptMessage, Wish};
+use crate::chat::{Prompt, PromptMessage, TurnIntent};
 use crate::domain::extra_params::{ExtraParams, check_function_tools};
 use crate::domain::image::find_images;
 use crate::domain::message::MessageBody;
@@ -134,14 +134,14 @@ impl<'a> Request<'a> {
 
     /// The new message of a turn: the last one. Those before it are what the client believes was
     /// said; the session knows.
-    pub(super) fn wish(&self, api: &Api) -> Result<Wish> {
+    pub(super) fn wish(&self, api: &Api) -> Result<TurnIntent> {
         let messages = self.messages()?;
         let Some(last) = messages.last() else {
             return Err(Error::invalid_field("messages", "must hold at least one message"));
         };
         if last.role == "tool" {
             let (results, limit) = (results(&messages)?, api.limits.message);
-            return Ok(Wish::Return { results, of: None, limit });
+            return Ok(TurnIntent::SubmitToolResults { results, reply_id: None, max_bytes: limit });
         }
         if last.role != "user" {
             let wants =
@@ -152,7 +152,13 @@ impl<'a> Request<'a> {
         let body =
             MessageBody::parse("messages", text, parts, MessageType::Text, api.limits.message)?;
         let (parent, on_known) = (MessageParent::Head, DuplicateIdPolicy::Reject);
-        Ok(Wish::Say { role: Role::User, body, client_message_id: None, parent, on_known })
+        Ok(TurnIntent::Send {
+            role: Role::User,
+            body,
+            client_message_id: None,
+            parent,
+            on_duplicate_id: on_known,
+        })
     }
 
     /// All of it, for a provider that does not speak Chat Completions.

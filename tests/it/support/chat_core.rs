@@ -1,7 +1,7 @@
 //! The chat core without HTTP, on a given store and with the demo provider.
 
 use crate::store_contract::EmptyStore;
-use echoic::chat::{Chat, Parts};
+use echoic::chat::{ChatDependencies, ChatService};
 use echoic::domain::{Principal, Session, SessionId, Timestamp, UserId};
 use echoic::memory::{Memory, MemoryDefaults};
 use echoic::prompts::PromptTemplates;
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 /// The chat core with its event feed running. Without authentication HTTP has one user; here a test
 /// can act as several.
 pub struct ChatCore {
-    pub chat: Arc<Chat>,
+    pub chat: Arc<ChatService>,
     pub fresh: EmptyStore,
     _feed: tokio_util::sync::DropGuard,
 }
@@ -28,17 +28,17 @@ impl ChatCore {
             model: "demo".to_owned(),
         };
         let memory = Memory::new(fresh.store.clone(), prompts.clone(), defaults).unwrap();
-        let chat = Arc::new(Chat::new(Parts {
+        let chat = Arc::new(ChatService::new(ChatDependencies {
             store: fresh.store.clone(),
             provider: Arc::new(DemoProvider::default()),
             memory: Arc::new(memory),
             prompts,
             title_model: None,
             summary_model: None,
-            claimant: LeaseHolder { instance: "test".to_owned(), boot: "1".to_owned() },
+            lease_holder: LeaseHolder { instance: "test".to_owned(), boot: "1".to_owned() },
         }));
         let stop = CancellationToken::new();
-        tokio::spawn(chat.clone().keep_events(stop.clone()));
+        tokio::spawn(chat.clone().run_event_feed(stop.clone()));
         Self { chat, fresh, _feed: stop.drop_guard() }
     }
 

@@ -2,7 +2,7 @@
 
 use super::Server;
 use super::server::{ApiResponse, fetch};
-use echoic::app::open_beside;
+use echoic::app::open_shared;
 use echoic::auth::{KeyTerms, new_key};
 use echoic::clock;
 use echoic::domain::UserId;
@@ -27,7 +27,7 @@ impl Server {
 
     /// Stores a key, as `echoic keys create` does alongside a running server.
     pub async fn store_key(&self, stored: &StoredKey) {
-        let store = open_beside(&self.database_url().parse().unwrap()).await.unwrap();
+        let store = open_shared(&self.database_url().parse().unwrap()).await.unwrap();
         store.add_key(stored.clone()).await.unwrap();
         store.close().await;
     }

@@ -3,7 +3,7 @@
 use super::sse::FrameReader;
 use super::upstream::Upstream;
 use super::{ProviderCall, mongo, within_deadline};
-use echoic::app::{App, Tuning};
+use echoic::app::{App, TimingOptions};
 use echoic::config::Config;
 use reqwest::header::HeaderMap;
 use reqwest::{Client, Method, RequestBuilder};
@@ -20,7 +20,7 @@ pub struct Server {
     pub upstream: Upstream,
     pub folder: TempDir,
     flags: Vec<String>,
-    tuning: Tuning,
+    tuning: TimingOptions,
     shutdown: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -65,13 +65,13 @@ impl Server {
     }
 
     /// Starts a server with additional flags and internal settings that have no flag.
-    pub async fn tuned(flags: &[&str], tuning: Tuning) -> Self {
+    pub async fn tuned(flags: &[&str], tuning: TimingOptions) -> Self {
         let mut server = Self::prepare(flags, tuning).await;
         server.start_again().await;
         server
     }
 
-    async fn prepare(flags: &[&str], tuning: Tuning) -> Self {
+    async fn prepare(flags: &[&str], tuning: TimingOptions) -> Self {
         let (folder, upstream) = (tempfile::tempdir().unwrap(), Upstream::start().await);
         let mut all = vec![
             format!("--database-url={}", database_url(&folder)),
@@ -231,7 +231,10 @@ fn file(folder: &TempDir) -> String {
     format!("sqlite://{}", folder.path().join("echoic.db").display())
 }
 
-async fn launch(flags: &[String], tuning: Tuning) -> (String, CancellationToken, JoinHandle<()>) {
+async fn launch(
+    flags: &[String],
+    tuning: TimingOptions,
+) -> (String, CancellationToken, JoinHandle<()>) {
     let config = Config::from_flags(flags).unwrap();
     let app = App::start(config, tuning).await.unwrap();
     let (base, shutdown) = (format!("http://{}", app.address()), CancellationToken::new());
@@ -251,15 +254,15 @@ pub async fn fetch(request: RequestBuilder) -> ApiResponse {
 
 /// Internal settings for tests: failed provider calls are retried at once, and turns wait for the
 /// recall index however busy the machine is.
-pub fn tuning() -> Tuning {
-    Tuning {
-        provider_pause: Duration::from_millis(1),
-        recall_patience: Duration::from_secs(60),
-        ..Tuning::default()
+pub fn tuning() -> TimingOptions {
+    TimingOptions {
+        provider_retry_delay: Duration::from_millis(1),
+        recall_timeout: Duration::from_secs(60),
+        ..TimingOptions::default()
     }
 }
 
 /// Settings with heartbeats in quick succession.
-pub fn quick_heartbeat() -> Tuning {
-    Tuning { heartbeat: Duration::from_millis(20), ..tuning() }
+pub fn quick_heartbeat() -> TimingOptions {
+    TimingOptions { heartbeat_interval: Duration::from_millis(20), ..tuning() }
 }

@@ -5,7 +5,7 @@
 //! whoever hears the same pieces reads the same events.
 
 use super::object::{Head, Told, call, item_id, message, reasoning};
-use crate::chat::{Heard, stopped};
+use crate::chat::{ReplyEvent, stopped_error};
 use crate::domain::{MessageId, Principal, SessionId};
 use crate::error::{Error, Kind, Result};
 use crate::http::Api;
@@ -49,7 +49,7 @@ pub(super) struct Telling {
     head: Head,
     reply: MessageId,
     stored: Option<Stored>,
-    heard: BoxStream<'static, Heard>,
+    heard: BoxStream<'static, ReplyEvent>,
     is_background: bool,
     waiting: VecDeque<Bytes>,
     /// The number of the next event.
@@ -65,7 +65,7 @@ impl Telling {
         head: Head,
         reply: MessageId,
         stored: Option<Stored>,
-        heard: BoxStream<'static, Heard>,
+        heard: BoxStream<'static, ReplyEvent>,
     ) -> Self {
         Self {
             head,
@@ -84,8 +84,8 @@ impl Telling {
     /// Waits for the first word: until then a failure is an answer of its own.
     pub(super) async fn begin(&mut self) -> Result<()> {
         let first = match self.heard.next().await.unwrap_or_else(unended) {
-            Heard::Failed(error) => return Err(error),
-            Heard::Stopped => return Err(stopped()),
+            ReplyEvent::Failed(error) => return Err(error),
+            ReplyEvent::Stopped => return Err(stopped_error()),
             first => first,
         };
         self.lifecycle("response.created", IN_PROGRESS);
@@ -114,8 +114,8 @@ impl Telling {
     pub(super) async fn whole(mut self) -> Result<Value> {
         loop {
             match self.heard.next().await.unwrap_or_else(unended) {
-                Heard::Failed(error) => return Err(error),
-                last @ (Heard::Finished { .. } | Heard::Stopped) => {
+                ReplyEvent::Failed(error) => return Err(error),
+                last @ (ReplyEvent::Finished { .. } | ReplyEvent::Stopped) => {
                     return Ok(self.end(last).await);
                 }
                 more => self.take(more).await,
@@ -124,37 +124,37 @@ impl Telling {
         }
     }
 
-    async fn take(&mut self, heard: Heard) {
+    async fn take(&mut self, heard: ReplyEvent) {
         match heard {
-            Heard::Text(delta) => {
+            ReplyEvent::Text(delta) => {
                 let index = self.turn_to(Kin::Message);
                 self.delta(index, delta);
             }
-            Heard::Reasoning(delta) => {
+            ReplyEvent::Reasoning(delta) => {
                 let index = self.turn_to(Kin::Reasoning);
                 self.delta(index, delta);
             }
-            Heard::ToolCall { id: call_id, name } => {
+            ReplyEvent::ToolCall { id: call_id, name } => {
                 self.turn_to(Kin::Call { call_id, name });
             }
             // Those of calls that are made at once may come in any order.
-            Heard::ToolInput { id, delta } => {
+            ReplyEvent::ToolInput { id, delta } => {
                 if let Some(index) = self.items.iter().rposition(|item| item.kin.is_call(&id)) {
                     self.delta(index, delta);
                 }
             }
             // The turn goes on without this instance, and its reader finds the rest there.
-            Heard::Failed(error) if self.is_background && error.kind == Kind::ShuttingDown => {
+            ReplyEvent::Failed(error) if self.is_background && error.kind == Kind::ShuttingDown => {
                 self.is_over = true;
             }
-            Heard::Failed(error) => {
+            ReplyEvent::Failed(error) => {
                 let (code, message) = (error.kind.code(), error.message.clone());
                 self.close_all(INCOMPLETE);
                 self.event("error", json!({"code": code, "message": message, "param": null}));
-                let response = self.end(Heard::Failed(error)).await;
+                let response = self.end(ReplyEvent::Failed(error)).await;
                 self.last("response.failed", response);
             }
-            last @ (Heard::Finished { .. } | Heard::Stopped) => {
+            last @ (ReplyEvent::Finished { .. } | ReplyEvent::Stopped) => {
                 let response = self.end(last).await;
                 // There is no word for one that was stopped but that it is not all.
                 let kind = match response["status"].as_str() {
@@ -168,12 +168,12 @@ impl Telling {
 
     /// Closes what is open. How the response stands now that it is over: as its stored reply says,
     /// where there is one.
-    async fn end(&mut self, last: Heard) -> Value {
+    async fn end(&mut self, last: ReplyEvent) -> Value {
         let told = match last {
-            Heard::Finished { reason, model, usage } => {
+            ReplyEvent::Finished { reason, model, usage } => {
                 Told::finished(reason, Vec::new(), model, usage)
             }
-            Heard::Failed(error) => Told::failed(&error, Vec::new()),
+            ReplyEvent::Failed(error) => Told::failed(&error, Vec::new()),
             _ => Told::stopped(Vec::new()),
         };
         self.close_all(if told.status == COMPLETED { COMPLETED } else { INCOMPLETE });
@@ -334,8 +334,8 @@ fn whole(kin: &Kin, id: &str, text: &str, status: &str) -> Value {
 }
 
 /// What stands for an end that never came.
-fn unended() -> Heard {
-    Heard::Failed(Error::internal("a reply ended without its end"))
+fn unended() -> ReplyEvent {
+    ReplyEvent::Failed(Error::internal("a reply ended without its end"))
 }
 
 impl Pieces for Telling {

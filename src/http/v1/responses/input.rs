@@ -2,7 +2,7 @@
 //! are what was said before it. What functions returned stands behind their calls, in the list or in
 //! the response that it goes on from.
 
-use crate::chat::Earlier;
+use crate::chat::PrecedingMessage;
 use crate::domain::message::MessageBody;
 use crate::domain::tool::{self, NewToolResult, ToolCall};
 use crate::domain::{Message, MessageId, MessageType, Principal, Role, SessionId};
@@ -25,9 +25,9 @@ pub(super) struct Input {
     /// Whether something stood before these.
     pub(super) is_repeating: bool,
     /// The messages behind that and before the last one.
-    pub(super) earlier: Vec<Earlier>,
+    pub(super) earlier: Vec<PrecedingMessage>,
     /// The last message, of a user or of tools, unless there is nothing but what was returned.
-    pub(super) last: Option<Earlier>,
+    pub(super) last: Option<PrecedingMessage>,
 }
 
 /// Reads a text or a list of items.
@@ -107,7 +107,7 @@ impl Input {
         let is_repeating = items.first().is_some_and(|it| matches!(it.sent, Sent::Message(..)));
         let returned = returned(&mut items);
         let mut input = Self { returned, is_repeating, ..Self::default() };
-        input.earlier = messages(items, limit)?.into_iter().map(Earlier::from).collect();
+        input.earlier = messages(items, limit)?.into_iter().map(PrecedingMessage::from).collect();
         input.last = input.earlier.pop();
         let is_answerable = match &input.last {
             Some(last) => matches!(last.role, Role::User | Role::Tool),
@@ -117,7 +117,7 @@ impl Input {
             let wants = "must end with a message of the role user, or with outputs of functions";
             return Err(Error::invalid_field("input", wants));
         }
-        let size = |one: &Earlier| one.body.content.len() + one.body.parts.as_json().len();
+        let size = |one: &PrecedingMessage| one.body.content.len() + one.body.parts.as_json().len();
         if input.earlier.iter().map(size).sum::<usize>() > MAX_EARLIER {
             return Err(Error::too_large("input", MAX_EARLIER));
         }
@@ -178,7 +178,7 @@ fn returned(items: &mut Vec<Placed>) -> Vec<NewToolResult> {
     returned
 }
 
-impl From<NewItem> for Earlier {
+impl From<NewItem> for PrecedingMessage {
     fn from(NewItem { role, body, reply }: NewItem) -> Self {
         Self { role, body, reply }
     }
@@ -189,10 +189,10 @@ pub(super) fn message_of(
     results: &[NewToolResult],
     calls: &[ToolCall],
     limit: usize,
-) -> Result<Earlier> {
+) -> Result<PrecedingMessage> {
     let (text, parts) = tool::build_result_message(results, calls, None);
     let body = MessageBody::parse("input", text, parts, MessageType::Text, limit)?;
-    Ok(Earlier { role: Role::Tool, body, reply: ReplyFields::default() })
+    Ok(PrecedingMessage { role: Role::Tool, body, reply: ReplyFields::default() })
 }
 
 /// Refuses results that leave one of these calls without. Errors: in OpenAI's words.

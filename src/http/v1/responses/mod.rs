@@ -15,7 +15,7 @@ use super::SESSION;
 use super::errors::finally;
 use super::item::{Item, items_of};
 use super::items::{self, ItemList};
-use crate::chat::{Hearing, NewTurn, Standing};
+use crate::chat::{CallerStatus, ReplyStream, TurnRequest};
 use crate::domain::page::{MAX_PAGE_SIZE, MessageSlice, MessageView};
 use crate::domain::principal::AccessLevel;
 use crate::domain::{FieldError, MessageId, Principal, SessionId, TurnId, tool};
@@ -101,33 +101,33 @@ pub(in crate::http) async fn create(
     let request = request.saying(input);
     let Kept { is_background, is_stream, .. } = request.kept;
     let (earlier, wish) = Request::wish(request.input, reply, api.limits.message);
-    let turn = NewTurn {
-        who: who.clone(),
+    let turn = TurnRequest {
+        principal: who.clone(),
         session,
         project_id: None,
-        earlier,
-        wish,
+        preceding: earlier,
+        intent: wish,
         settings: request.settings,
         on_busy: OnBusy::Reject,
-        idempotency: Some(key),
-        standing,
+        idempotency_key: Some(key),
+        caller_status: standing,
     };
     let (hearing, stored) = if request.is_stored {
         let kept = request.kept.to_json()?;
         let is_taped = is_background && is_stream;
-        api.chat.hear_response(turn, kept, is_taped).await.map_err(of_input)?
+        api.chat.start_response(turn, kept, is_taped).await.map_err(of_input)?
     } else {
-        (api.chat.hear_turn(turn).await.map_err(of_input)?, None)
+        (api.chat.stream_turn(turn).await.map_err(of_input)?, None)
     };
     let head = match &stored {
         // Of a request that came before, as it was told then.
         Some((stored, _)) => Head::of(stored)?,
         None => Head::new(&hearing, &request.kept),
     };
-    let Hearing { id: reply, session, heard, .. } = hearing;
+    let ReplyStream { reply_id: reply, session_id: session, events, .. } = hearing;
     let name = session.as_ref().map(|id| HeaderValue::from_str(id.as_str()));
     let place = session.map(|session| Stored { api: api.clone(), who: who.clone(), session });
-    let telling = Telling::new(head, reply, place, heard);
+    let telling = Telling::new(head, reply, place, events);
     let answered = match stored {
         Some(_) if is_background && is_stream => {
             Ok(sse::warm(telling.in_background(None), api.heartbeat))
@@ -230,10 +230,10 @@ async fn previous(
 async fn beside(
     api: &Api,
     who: &Principal,
-    standing: Standing,
+    standing: CallerStatus,
     request: Request,
 ) -> Answer<Response> {
-    let place = api.chat.admit(who, standing).await?;
+    let place = api.chat.begin_metered_call(who, standing).await?;
     let prompt = match &request.place {
         Where::Behind(turn) => {
             let (session, response) = previous(api, who, turn).await?;
@@ -243,9 +243,9 @@ async fn beside(
         }
         _ => request.prompt(api.memory.default_model()),
     };
-    let hearing = api.chat.hear(&prompt, place).await?;
+    let hearing = api.chat.stream_completion(&prompt, place).await?;
     let head = Head::new(&hearing, &request.kept);
-    let telling = Telling::new(head, hearing.id, None, hearing.heard);
+    let telling = Telling::new(head, hearing.reply_id, None, hearing.events);
     answer(api, telling, request.kept.is_stream).await
 }
 
@@ -297,7 +297,7 @@ pub(in crate::http) async fn get(
         let wants = "must be left out: the response was not created with background and stream";
         return Err(Error::invalid_field("stream", wants));
     }
-    let heard = api.chat.hear_again(&who, &session, &stored).await?;
+    let heard = api.chat.replay_response(&who, &session, &stored).await?;
     let (head, reply) = (Head::of(&stored)?, stored.reply_id);
     let place = Some(Stored { api: api.clone(), who, session });
     let telling = Telling::new(head, reply, place, heard).in_background(starting_after);
@@ -347,7 +347,7 @@ pub(in crate::http) async fn cancel(
             "must name a response that was created with background: close the connection of others";
         return Err(Error::invalid_field("response_id", wants));
     }
-    api.chat.stop(&who, &session, Some(&stored.turn_id)).await?;
+    api.chat.cancel_turns(&who, &session, Some(&stored.turn_id)).await?;
     Ok(Json(told(&api, &who, &session, &stored).await?))
 }
 
@@ -377,7 +377,7 @@ pub(in crate::http) async fn delete(
         api.store.get_session(&who, &session, AccessLevel::Owner).await?;
     }
     let kept = Kept::read(&stored)?;
-    api.chat.stop(&who, &session, Some(&stored.turn_id)).await?;
+    api.chat.cancel_turns(&who, &session, Some(&stored.turn_id)).await?;
     let messages =
         api.store.get_session(&who, &session, AccessLevel::Participant).await?.messages_count;
     let is_all_there_is = kept.is_own_session && messages as usize == kept.inputs + 1;

@@ -2,7 +2,7 @@
 //! Shape: <https://platform.openai.com/docs/api-reference/responses/object>.
 
 use super::PREFIX;
-use crate::chat::Hearing;
+use crate::chat::ReplyStream;
 use crate::clock;
 use crate::domain::message::{FinishReason, Status};
 use crate::domain::tool::{self, ToolCall};
@@ -54,8 +54,8 @@ impl Head {
     }
 
     /// Of a response that is not.
-    pub(super) fn new(hearing: &Hearing, kept: &Kept) -> Self {
-        let name = hearing.turn.as_ref().map_or(hearing.id.as_str(), |turn| turn.as_str());
+    pub(super) fn new(hearing: &ReplyStream, kept: &Kept) -> Self {
+        let name = hearing.turn_id.as_ref().map_or(hearing.reply_id.as_str(), |turn| turn.as_str());
         let (id, created_at) = (format!("{PREFIX}{name}"), clock::now().as_millis() / 1000);
         Self { id, created_at, echo: kept.echo.clone() }
     }

@@ -3,7 +3,7 @@
 use super::input::{self, Input};
 use super::object::Kept;
 use super::parsed_turn;
-use crate::chat::{Earlier, Prompt, PromptMessage, Wish};
+use crate::chat::{PrecedingMessage, Prompt, PromptMessage, TurnIntent};
 use crate::clock;
 use crate::domain::extra_params::ExtraParams;
 use crate::domain::image::find_images;
@@ -129,14 +129,26 @@ impl Request {
         input: Input,
         reply: Option<MessageId>,
         limit: usize,
-    ) -> (Vec<Earlier>, Wish) {
+    ) -> (Vec<PrecedingMessage>, TurnIntent) {
         let Input { returned: results, earlier, last, .. } = input;
-        let Some(Earlier { role, body, .. }) = last else {
-            return (earlier, Wish::Return { results, of: reply, limit });
+        let Some(PrecedingMessage { role, body, .. }) = last else {
+            return (
+                earlier,
+                TurnIntent::SubmitToolResults { results, reply_id: reply, max_bytes: limit },
+            );
         };
         let parent = reply.map_or(MessageParent::Head, MessageParent::Message);
         let on_known = DuplicateIdPolicy::Reject;
-        (earlier, Wish::Say { role, body, client_message_id: None, parent, on_known })
+        (
+            earlier,
+            TurnIntent::Send {
+                role,
+                body,
+                client_message_id: None,
+                parent,
+                on_duplicate_id: on_known,
+            },
+        )
     }
 
     /// All of it, for a provider.
@@ -180,7 +192,7 @@ impl Request {
         let path = path.cloned();
         let last = self.input.last.as_ref().filter(|last| returned.is_empty() && last.role == role);
         let (text, images) = match last {
-            Some(Earlier { body, .. }) => (body.content.clone(), find_images(&body.parts)),
+            Some(PrecedingMessage { body, .. }) => (body.content.clone(), find_images(&body.parts)),
             None => {
                 let outputs: Vec<_> = returned.iter().map(|result| &*result.output).collect();
                 (outputs.join("\n"), Vec::new())
@@ -217,7 +229,7 @@ impl Request {
     }
 }
 
-fn said(Earlier { role, body, .. }: &Earlier) -> PromptMessage {
+fn said(PrecedingMessage { role, body, .. }: &PrecedingMessage) -> PromptMessage {
     let MessageBody { content, parts, .. } = body;
     PromptMessage {
         role: *role,

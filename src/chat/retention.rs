@@ -1,6 +1,6 @@
 //! What is deleted as a whole: all of a user's, and what has lain idle for too long.
 
-use super::Chat;
+use super::ChatService;
 use crate::clock;
 use crate::domain::{Principal, Timestamp, TurnId};
 use crate::error::{Error, Kind, Result};
@@ -11,25 +11,25 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 /// The last moment that can be told.
-const END_OF_TIME: Timestamp = Timestamp::from_millis(253_402_300_799_999);
+const MAX_TIMESTAMP: Timestamp = Timestamp::from_millis(253_402_300_799_999);
 /// Sessions that a sweep looks for at once.
-const SWEPT: u32 = 200;
+const SESSIONS_PER_BATCH: u32 = 200;
 /// Projects that are listed at once.
-const PROJECTS: u32 = 100;
+const PROJECTS_PER_PAGE: u32 = 100;
 
-impl Chat {
+impl ChatService {
     /// Deletes the caller's sessions and projects; their turns end. What went, and how many projects.
-    pub async fn delete_everything(
+    pub async fn delete_user_data(
         self: &Arc<Self>,
         who: &Principal,
     ) -> Result<(DeletionResult, u64)> {
         // Nobody else's, whatever the caller may do.
         let owner = Principal { is_admin: false, ..who.clone() };
         let chat = self.clone();
-        self.carry_through(async move {
+        self.run_to_completion(async move {
             let mut projects = 0;
             loop {
-                let page = chat.store.list_projects(&owner, 1, PROJECTS).await?;
+                let page = chat.store.list_projects(&owner, 1, PROJECTS_PER_PAGE).await?;
                 if page.projects.is_empty() {
                     break;
                 }
@@ -42,8 +42,8 @@ impl Chat {
                     }
                 }
             }
-            let all = DeleteFilter::InactiveSince(END_OF_TIME);
-            let deleted = chat.delete_one_by_one(&owner, all).await?;
+            let all = DeleteFilter::InactiveSince(MAX_TIMESTAMP);
+            let deleted = chat.delete_matching_sessions(&owner, all).await?;
             // Replies that were stopped may still be on their way to the ledger.
             chat.store.delete_usage(&owner.user, &TurnId::generate()).await?;
             Ok((deleted, projects))
@@ -53,7 +53,7 @@ impl Chat {
 
     /// Deletes sessions that have been idle for longer than `age`, now and every `pause`, until told
     /// to stop.
-    pub async fn keep_sweeping(
+    pub async fn run_retention(
         self: Arc<Self>,
         age: Option<Duration>,
         pause: Duration,
@@ -61,7 +61,7 @@ impl Chat {
     ) {
         let Some(age) = age else { return };
         while !stop.is_cancelled() {
-            match self.sweep(age, &stop).await {
+            match self.delete_idle_sessions(age, &stop).await {
                 Ok(DeletionResult { sessions: 0, .. }) => {}
                 Ok(DeletionResult { sessions, messages, .. }) => {
                     tracing::info!(sessions, messages, "idle sessions were deleted");
@@ -77,7 +77,7 @@ impl Chat {
         }
     }
 
-    async fn sweep(
+    async fn delete_idle_sessions(
         &self,
         age: Duration,
         stop: &CancellationToken,
@@ -86,14 +86,14 @@ impl Chat {
         let since = Timestamp::from_millis(clock::now().as_millis().saturating_sub(age));
         let mut all = DeletionResult::default();
         loop {
-            let idle = self.store.list_inactive_sessions(since, SWEPT).await?;
+            let idle = self.store.list_inactive_sessions(since, SESSIONS_PER_BATCH).await?;
             let mut gone = 0;
             for id in &idle {
                 if stop.is_cancelled() {
                     return Ok(all);
                 }
                 if let Some(deleted) = self.store.delete_if_inactive(id, since).await? {
-                    self.bury(id, &deleted).await;
+                    self.on_session_deleted(id, &deleted).await;
                     all.add_counts(&deleted);
                     gone += 1;
                 }

@@ -3,15 +3,15 @@
 //! Each is carried through though whoever asked should leave in the middle, so that nothing is
 //! stored of which nobody hears.
 
-use super::Chat;
-use super::events::What;
+use super::ChatService;
+use super::events::SessionEventKind;
 use crate::domain::title::{SessionTitle, TitleSource};
 use crate::domain::{Message, MessageId, Principal, Session, SessionId, Timestamp};
 use crate::error::Result;
 use crate::store::{ImportOutcome, NewSession, PostMessage, ReadMarkUpdate};
 use std::sync::Arc;
 
-impl Chat {
+impl ChatService {
     /// Creates a session, or gives the one that its owner created under this id before. Whether it
     /// is new. Errors: `id_taken`.
     pub async fn create_session(
@@ -21,10 +21,10 @@ impl Chat {
         now: Timestamp,
     ) -> Result<(Session, bool)> {
         let (chat, who) = (self.clone(), who.clone());
-        self.carry_through(async move {
+        self.run_to_completion(async move {
             let (session, is_new) = chat.store.create_session(&who, new, now).await?;
             if is_new {
-                chat.events.publish(&session.id, What::Created);
+                chat.events.publish(&session.id, SessionEventKind::Created);
             }
             Ok((session, is_new))
         })
@@ -38,7 +38,7 @@ impl Chat {
         post: PostMessage,
     ) -> Result<(Message, Session)> {
         let (chat, who) = (self.clone(), who.clone());
-        self.carry_through(async move {
+        self.run_to_completion(async move {
             let id = post.message.id.clone();
             let (message, session) = chat.store.post_message(&who, post).await?;
             // A repetition is answered with the message that is there already.
@@ -51,7 +51,7 @@ impl Chat {
     }
 
     /// Switches to the branch of a message. Errors: as of the store.
-    pub async fn move_head(
+    pub async fn set_head(
         self: &Arc<Self>,
         who: &Principal,
         id: &SessionId,
@@ -59,11 +59,11 @@ impl Chat {
         now: Timestamp,
     ) -> Result<Session> {
         let (chat, who, id, message) = (self.clone(), who.clone(), id.clone(), message.clone());
-        self.carry_through(async move {
+        self.run_to_completion(async move {
             let session = chat.store.set_head(&who, &id, &message, now).await?;
             // The head may have been there already.
             if session.updated_at == now {
-                chat.events.publish(&id, What::Changed);
+                chat.events.publish(&id, SessionEventKind::Changed);
             }
             Ok(session)
         })
@@ -72,17 +72,17 @@ impl Chat {
 
     /// Takes the head back to the message it stands under, if it is still `head` and no root. Whether
     /// it was. Errors: as of the store.
-    pub async fn step_back(
+    pub async fn pop_head(
         self: &Arc<Self>,
         who: &Principal,
         id: &SessionId,
         head: &MessageId,
     ) -> Result<bool> {
         let (chat, who, id, head) = (self.clone(), who.clone(), id.clone(), head.clone());
-        self.carry_through(async move {
+        self.run_to_completion(async move {
             let moved = chat.store.pop_head(&who, &id, &head, crate::clock::now()).await?;
             if moved.is_some() {
-                chat.events.publish(&id, What::Changed);
+                chat.events.publish(&id, SessionEventKind::Changed);
             }
             Ok(moved.is_some())
         })
@@ -90,7 +90,7 @@ impl Chat {
     }
 
     /// Copies the path up to a message into a new session. Errors: as of the store.
-    pub async fn fork(
+    pub async fn fork_session(
         self: &Arc<Self>,
         who: &Principal,
         id: &SessionId,
@@ -98,9 +98,9 @@ impl Chat {
         now: Timestamp,
     ) -> Result<Session> {
         let (chat, who, id, message) = (self.clone(), who.clone(), id.clone(), message.clone());
-        self.carry_through(async move {
+        self.run_to_completion(async move {
             let session = chat.store.fork_session(&who, &id, &message, now).await?;
-            chat.events.publish(&session.id, What::Created);
+            chat.events.publish(&session.id, SessionEventKind::Created);
             Ok(session)
         })
         .await
@@ -114,10 +114,10 @@ impl Chat {
         up_to: &MessageId,
     ) -> Result<ReadMarkUpdate> {
         let (chat, who, id, up_to) = (self.clone(), who.clone(), id.clone(), up_to.clone());
-        self.carry_through(async move {
+        self.run_to_completion(async move {
             let seen = chat.store.mark_seen(&who, &id, &up_to).await?;
             if seen.has_moved {
-                chat.events.publish(&id, What::seen(&who.user, &seen.message_id));
+                chat.events.publish(&id, SessionEventKind::seen_up_to(&who.user, &seen.message_id));
             }
             Ok(seen)
         })
@@ -125,19 +125,19 @@ impl Chat {
     }
 
     /// Says that a session was imported. Its messages are not told one by one.
-    pub fn publish_imported(&self, imported: &ImportOutcome) {
+    pub fn publish_import(&self, imported: &ImportOutcome) {
         let ImportOutcome { session_id, added_messages: messages, .. } = imported;
-        self.events.publish(session_id, What::Imported { messages: *messages });
+        self.events.publish(session_id, SessionEventKind::Imported { messages: *messages });
     }
 
     /// Says that a message was stored, and that it named its session if it did.
     pub(super) fn publish_message(&self, session: &Session, id: &MessageId, content: &str) {
-        self.events.publish(&session.id, What::message(id));
+        self.events.publish(&session.id, SessionEventKind::message_added(id));
         let is_named_after_it = session.title_source == TitleSource::Auto
             && SessionTitle::from_first_message(content)
                 .is_some_and(|title| title.text == session.title);
         if is_named_after_it {
-            self.events.publish(&session.id, What::Changed);
+            self.events.publish(&session.id, SessionEventKind::Changed);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Ending turns before their model does.
 
-use super::Chat;
-use super::events::What;
+use super::ChatService;
+use super::events::SessionEventKind;
 use crate::domain::principal::AccessLevel;
 use crate::domain::{Principal, ProjectId, Session, SessionId, Timestamp, TurnId};
 use crate::error::{Error, Kind, Result};
@@ -12,14 +12,14 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 /// How long a stop waits until what the turn has said is stored.
-const PATIENCE: Duration = Duration::from_secs(5);
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often it looks whether a turn of another instance has ended.
-const LOOK: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-impl Chat {
+impl ChatService {
     /// Stops the session's running turn and drops those that wait behind it; nothing if `turn_id`
     /// names another one. Comes back once what was said is stored. Whether anything was stopped.
-    pub async fn stop(
+    pub async fn cancel_turns(
         self: &Arc<Self>,
         who: &Principal,
         session: &SessionId,
@@ -27,7 +27,10 @@ impl Chat {
     ) -> Result<bool> {
         let session = self.store.get_session(who, session, AccessLevel::Participant).await?.id;
         let (chat, turn_id) = (self.clone(), turn_id.cloned());
-        self.carry_through(async move { chat.silence(&session, turn_id.as_ref()).await }).await
+        self.run_to_completion(async move {
+            chat.cancel_session_turns(&session, turn_id.as_ref()).await
+        })
+        .await
     }
 
     /// Changes a session; a status that wants no replies stops the one that runs.
@@ -40,7 +43,7 @@ impl Chat {
         now: Timestamp,
     ) -> Result<Session> {
         let (chat, who, id) = (self.clone(), who.clone(), id.clone());
-        self.carry_through(async move {
+        self.run_to_completion(async move {
             let silences = change
                 .status
                 .as_ref()
@@ -48,9 +51,9 @@ impl Chat {
             let is_empty = change.is_empty();
             let session = chat.store.update_session(&who, &id, change, if_match, now).await?;
             if !is_empty {
-                chat.events.publish(&id, What::Changed);
+                chat.events.publish(&id, SessionEventKind::Changed);
             }
-            if silences && chat.silence(&id, None).await? {
+            if silences && chat.cancel_session_turns(&id, None).await? {
                 return chat.store.get_session(&who, &id, AccessLevel::Participant).await;
             }
             Ok(session)
@@ -65,9 +68,9 @@ impl Chat {
         id: &SessionId,
     ) -> Result<DeletionResult> {
         let (chat, who, id) = (self.clone(), who.clone(), id.clone());
-        self.carry_through(async move {
+        self.run_to_completion(async move {
             let deleted = chat.store.delete_session(&who, &id).await?;
-            chat.bury(&id, &deleted).await;
+            chat.on_session_deleted(&id, &deleted).await;
             Ok(deleted)
         })
         .await
@@ -80,7 +83,8 @@ impl Chat {
         filter: DeleteFilter,
     ) -> Result<DeletionResult> {
         let (chat, who) = (self.clone(), who.clone());
-        self.carry_through(async move { chat.delete_one_by_one(&who, filter).await }).await
+        self.run_to_completion(async move { chat.delete_matching_sessions(&who, filter).await })
+            .await
     }
 
     /// Deletes a project with its sessions; their turns end. Its version must be one of
@@ -93,7 +97,7 @@ impl Chat {
         now: Timestamp,
     ) -> Result<DeletionResult> {
         let (chat, who, id) = (self.clone(), who.clone(), id.clone());
-        self.carry_through(async move {
+        self.run_to_completion(async move {
             // A change of nothing, for what it checks.
             let nothing = ProjectUpdate::default();
             let project = chat.store.update_project(&who, &id, nothing, if_match, now).await?;
@@ -101,16 +105,16 @@ impl Chat {
             // The project goes last: after a crash in between, it can be deleted once more.
             let mut all = DeletionResult::default();
             let of_project = DeleteFilter::Project(id.clone());
-            all.add_counts(&chat.delete_one_by_one(&owner, of_project.clone()).await?);
+            all.add_counts(&chat.delete_matching_sessions(&owner, of_project.clone()).await?);
             chat.store.delete_project(&who, &id).await?;
             // Those that were created meanwhile.
-            all.add_counts(&chat.delete_one_by_one(&owner, of_project).await?);
+            all.add_counts(&chat.delete_matching_sessions(&owner, of_project).await?);
             Ok(all)
         })
         .await
     }
 
-    pub(super) async fn delete_one_by_one(
+    pub(super) async fn delete_matching_sessions(
         &self,
         who: &Principal,
         filter: DeleteFilter,
@@ -119,7 +123,7 @@ impl Chat {
         for id in self.store.list_owned_sessions(who, filter).await? {
             match self.store.delete_session(who, &id).await {
                 Ok(deleted) => {
-                    self.bury(&id, &deleted).await;
+                    self.on_session_deleted(&id, &deleted).await;
                     all.add_counts(&deleted);
                 }
                 // Somebody else was faster.
@@ -131,20 +135,28 @@ impl Chat {
     }
 
     /// Stops what runs and drops what waits in a session. Whether anything did.
-    async fn silence(&self, session: &SessionId, only: Option<&TurnId>) -> Result<bool> {
+    async fn cancel_session_turns(
+        &self,
+        session: &SessionId,
+        only: Option<&TurnId>,
+    ) -> Result<bool> {
         let CancelledTurns { running, dequeued: dropped } =
             self.store.cancel_queued_turns(session, only).await?;
-        self.abort_waiting(&dropped);
+        self.abort_queued(&dropped);
         let Some(turn) = running else { return Ok(!dropped.is_empty()) };
-        let is_known = self.ask_to_stop(session, &turn).await?;
-        let _ = timeout(PATIENCE, self.ended(session, &turn)).await;
+        let is_known = self.request_cancel(session, &turn).await?;
+        let _ = timeout(CANCEL_TIMEOUT, self.wait_until_turn_ended(session, &turn)).await;
         Ok(is_known || !dropped.is_empty())
     }
 
     /// Stops a running turn, or asks the instance that runs it. Whether anybody can be asked.
-    pub(super) async fn ask_to_stop(&self, session: &SessionId, turn: &TurnId) -> Result<bool> {
-        match self.hub.get(session, turn).filter(|live| live.remote().is_none()) {
-            Some(live) => live.stop.cancel(),
+    pub(super) async fn request_cancel(&self, session: &SessionId, turn: &TurnId) -> Result<bool> {
+        match self
+            .hub
+            .find_session_buffer(session, turn)
+            .filter(|live| live.remote_progress().is_none())
+        {
+            Some(live) => live.cancel.cancel(),
             None if self.store.is_shared() => self.store.request_cancellation(turn).await?,
             None => return Ok(false),
         }
@@ -152,13 +164,17 @@ impl Chat {
     }
 
     /// Waits until a turn has ended and what it said is stored.
-    async fn ended(&self, session: &SessionId, turn: &TurnId) {
-        if let Some(live) = self.hub.get(session, turn).filter(|live| live.remote().is_none()) {
-            return live.ended().await;
+    async fn wait_until_turn_ended(&self, session: &SessionId, turn: &TurnId) {
+        if let Some(live) = self
+            .hub
+            .find_session_buffer(session, turn)
+            .filter(|live| live.remote_progress().is_none())
+        {
+            return live.wait_until_ended().await;
         }
         let server = Principal::server();
         while self.store.is_shared() {
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
             match self.store.get_session(&server, session, AccessLevel::Participant).await {
                 Ok(session)
                     if session
@@ -172,13 +188,13 @@ impl Chat {
     }
 
     /// Says that a session is gone and ends its turns, without waiting for their ends.
-    pub(super) async fn bury(&self, session: &SessionId, deleted: &DeletionResult) {
+    pub(super) async fn on_session_deleted(&self, session: &SessionId, deleted: &DeletionResult) {
         self.memory.forget_session(session);
-        self.has_deleted.store(true, Ordering::Relaxed);
-        self.events.publish(session, What::deleted(&deleted.participants));
-        self.abort_waiting(&deleted.turns);
+        self.needs_index_merge.store(true, Ordering::Relaxed);
+        self.events.publish(session, SessionEventKind::session_deleted(&deleted.participants));
+        self.abort_queued(&deleted.turns);
         for turn in &deleted.turns {
-            if let Err(error) = self.ask_to_stop(session, turn).await {
+            if let Err(error) = self.request_cancel(session, turn).await {
                 // It cannot store anything any more; it only goes on for nothing.
                 tracing::warn!(turn.id = %turn, error = %error.chain(), "a turn could not be stopped");
             }
@@ -186,7 +202,7 @@ impl Chat {
     }
 
     /// Does all of a piece of work, though whoever asked for it should leave in the middle.
-    pub(super) async fn carry_through<T, F>(&self, work: F) -> Result<T>
+    pub(super) async fn run_to_completion<T, F>(&self, work: F) -> Result<T>
     where
         T: Send + 'static,
         F: Future<Output = Result<T>> + Send + 'static,

@@ -1,6 +1,6 @@
 //! Results of function calls: which reply they belong to, and the message that holds them.
 
-use super::{Chat, NewTurn, Wish};
+use super::{ChatService, TurnIntent, TurnRequest};
 use crate::domain::message::MessageBody;
 use crate::domain::page::{MessageSlice, MessageView};
 use crate::domain::tool::{self, NewToolResult, ToolCall};
@@ -9,48 +9,57 @@ use crate::error::{Error, Result};
 use crate::store::{DuplicateIdPolicy, MessageParent, MessageQuery};
 
 /// The calls are in one of so many last messages of the path.
-const LOOK_BACK: u32 = 50;
+const MAX_LOOKBACK_MESSAGES: u32 = 50;
 
-impl Chat {
+impl ChatService {
     /// Makes a message of results that a turn begins with. Other turns stay as they are.
     ///
     /// They belong to the newest reply whose calls they all answer, so that a request that comes
     /// twice means the same both times. Errors: `invalid_request` if there is none.
-    pub(super) async fn with_results_as_message(&self, new: NewTurn) -> Result<NewTurn> {
-        let Wish::Return { results, of, limit } = &new.wish else { return Ok(new) };
+    pub(super) async fn resolve_tool_results(&self, new: TurnRequest) -> Result<TurnRequest> {
+        let TurnIntent::SubmitToolResults { results, reply_id: of, max_bytes: limit } = &new.intent
+        else {
+            return Ok(new);
+        };
         let path = match of {
-            Some(reply) => self.reply_and_question(&new, reply).await?,
+            Some(reply) => self.load_reply_with_parent(&new, reply).await?,
             None => {
-                let (view, slice, limit) = (MessageView::Path, MessageSlice::Newest, LOOK_BACK);
+                let (view, slice, limit) =
+                    (MessageView::Path, MessageSlice::Newest, MAX_LOOKBACK_MESSAGES);
                 let query = MessageQuery { view, slice, limit };
-                self.store.list_messages(&new.who, new.session.id(), query).await?.messages
+                self.store.list_messages(&new.principal, new.session.id(), query).await?.messages
             }
         };
-        let (reply, calls) = answered(&path, results)?;
+        let (reply, calls) = find_answered_reply(&path, results)?;
         let is_own = |result: &&NewToolResult| calls.iter().any(|call| call.id == result.call_id);
         let own: Vec<NewToolResult> = results.iter().filter(is_own).cloned().collect();
-        let (content, parts) = tool::build_result_message(&own, &calls, Some(&first(&path, reply)));
-        let wish = Wish::Say {
+        let (content, parts) =
+            tool::build_result_message(&own, &calls, Some(&first_reply_id(&path, reply)));
+        let wish = TurnIntent::Send {
             role: Role::Tool,
             body: MessageBody::parse("messages", content, parts, MessageType::Text, *limit)?,
             client_message_id: Some(MessageId::trusted(format!("results:{}", reply.id))),
             parent: MessageParent::Message(reply.id.clone()),
-            on_known: DuplicateIdPolicy::Edit,
+            on_duplicate_id: DuplicateIdPolicy::Edit,
         };
-        Ok(NewTurn { wish, ..new })
+        Ok(TurnRequest { intent: wish, ..new })
     }
 
     /// The end of the path up to a reply.
-    async fn reply_and_question(&self, new: &NewTurn, reply: &MessageId) -> Result<Vec<Message>> {
-        let reply = self.store.get_message(&new.who, new.session.id(), reply).await?;
+    async fn load_reply_with_parent(
+        &self,
+        new: &TurnRequest,
+        reply: &MessageId,
+    ) -> Result<Vec<Message>> {
+        let reply = self.store.get_message(&new.principal, new.session.id(), reply).await?;
         let Some(question) = &reply.parent_id else { return Ok(vec![reply]) };
-        Ok(vec![self.store.get_message(&new.who, new.session.id(), question).await?, reply])
+        Ok(vec![self.store.get_message(&new.principal, new.session.id(), question).await?, reply])
     }
 }
 
 /// The newest reply all of whose calls have a result, and the calls. One of which only some have is
 /// not passed over: its client has not finished.
-fn answered<'a>(
+fn find_answered_reply<'a>(
     path: &'a [Message],
     results: &[NewToolResult],
 ) -> Result<(&'a Message, Vec<ToolCall>)> {
@@ -81,7 +90,7 @@ fn answered<'a>(
 }
 
 /// The first reply of those that follow one another with nothing but results between them.
-fn first(path: &[Message], reply: &Message) -> MessageId {
+fn first_reply_id(path: &[Message], reply: &Message) -> MessageId {
     let parent = path.iter().find(|message| Some(&message.id) == reply.parent_id.as_ref());
     let results = parent.filter(|parent| parent.role == Role::Tool);
     results

@@ -4,7 +4,7 @@
 //! What such a call used is not part of its turn's own figures. A call that the server's end cuts off
 //! is not booked.
 
-use super::Chat;
+use super::ChatService;
 use crate::clock;
 use crate::domain::quota::{UsagePayer, compute_cost};
 use crate::domain::{CallKind, Session, Status, TurnId, Usage};
@@ -15,32 +15,32 @@ use crate::store::LedgerEntry;
 use async_trait::async_trait;
 
 /// Asks models beside a turn, at the cost of its payer.
-pub(super) struct Beside<'a> {
-    chat: &'a Chat,
+pub(super) struct BackgroundCall<'a> {
+    chat: &'a ChatService,
     kind: CallKind,
     session: &'a Session,
     payer: &'a UsagePayer,
 }
 
-impl Chat {
-    pub(super) fn beside<'a>(
+impl ChatService {
+    pub(super) fn background_call<'a>(
         &'a self,
         kind: CallKind,
         session: &'a Session,
         payer: &'a UsagePayer,
-    ) -> Beside<'a> {
-        Beside { chat: self, kind, session, payer }
+    ) -> BackgroundCall<'a> {
+        BackgroundCall { chat: self, kind, session, payer }
     }
 }
 
 #[async_trait]
-impl TextGenerator for Beside<'_> {
+impl TextGenerator for BackgroundCall<'_> {
     /// Errors: `quota_exceeded` before anything is sent, and the provider's.
     async fn generate_text(&self, prompt: &Prompt) -> Result<String> {
-        self.chat.ensure_left(self.payer, self.session, clock::now()).await?;
+        self.chat.check_session_quotas(self.payer, self.session, clock::now()).await?;
         let call = TurnId::generate();
         let written = complete_text(&*self.chat.provider, prompt).await;
-        self.book(call, prompt, &written).await;
+        self.record_usage(call, prompt, &written).await;
         match written.error {
             Some(failure) => Err(failure.into()),
             None => Ok(written.text),
@@ -48,13 +48,13 @@ impl TextGenerator for Beside<'_> {
     }
 }
 
-impl Beside<'_> {
-    async fn book(&self, call: TurnId, prompt: &Prompt, written: &TextCompletion) {
+impl BackgroundCall<'_> {
+    async fn record_usage(&self, call: TurnId, prompt: &Prompt, written: &TextCompletion) {
         let is_unsent = written.error.as_ref().is_some_and(|failure| failure.is_unsent);
         let usage = match written.usage {
             Some(usage) => usage,
             None if is_unsent => Usage::default(),
-            None => estimate(prompt, &written.text).await,
+            None => estimate_usage(prompt, &written.text).await,
         };
         let model = written.model.as_ref().unwrap_or(&prompt.model);
         let entry = LedgerEntry {
@@ -67,7 +67,7 @@ impl Beside<'_> {
             model: Some(model.clone()),
             status: if written.error.is_some() { Status::Failed } else { Status::Complete },
             usage,
-            cost: compute_cost(&self.chat.terms.prices, model, &usage),
+            cost: compute_cost(&self.chat.usage_policy.prices, model, &usage),
             ended_at: clock::now(),
         };
         if let Err(error) = self.chat.store.record_usage(entry).await {
@@ -78,7 +78,7 @@ impl Beside<'_> {
 }
 
 /// What we count where the provider says nothing.
-async fn estimate(prompt: &Prompt, text: &str) -> Usage {
+async fn estimate_usage(prompt: &Prompt, text: &str) -> Usage {
     let mut prompt_tokens = 0;
     for message in &prompt.messages {
         prompt_tokens += u64::from(tokens::count_tokens_async(&message.content).await);

@@ -1,12 +1,12 @@
 //! The end of a turn: the reply is stored, then the stream ends, then the next turn begins.
 
-use super::Chat;
-use super::events::What;
-use super::frames::Frames;
-use super::hub::LiveTurn;
-use super::run_turn::{Outcome, Sent};
-use super::terms::Slot;
-use super::transcript::{Ending, Transcript, failed};
+use super::ChatService;
+use super::events::SessionEventKind;
+use super::frames::FrameBatch;
+use super::hub::TurnBuffer;
+use super::run_turn::{PromptRecord, ReplyOutcome};
+use super::transcript::{StreamEnd, Transcript, error_frames};
+use super::usage_policy::ConcurrencyPermit;
 use crate::clock;
 use crate::domain::message::{FinishReason, MessageBody, MessageError};
 use crate::domain::quota::compute_cost;
@@ -21,51 +21,51 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 /// A store that stumbles is tried again after this long, then twice as long, up to …
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const MIN_RETRY_DELAY: Duration = Duration::from_millis(50);
 /// … this long.
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(2);
 
 /// What is said of a reply that cannot be stored any more.
-const CLAIM_LOST: &str = "the session was deleted, or this server was silent for too long";
+const LEASE_LOST: &str = "the session was deleted, or this server was silent for too long";
 /// What is said of a reply that ended without a reason.
-const CUT_OFF: &str = "the provider's reply broke off";
+const REPLY_TRUNCATED: &str = "the provider's reply broke off";
 
-impl Chat {
+impl ChatService {
     /// Stores the reply, then publishes the frames that end the stream: who has read them can read
     /// the reply. Then the next waiting turn runs.
-    pub(super) async fn settle(
+    pub(super) async fn finish_turn(
         self: &Arc<Self>,
         begun: &StartedTurn,
-        live: &LiveTurn,
+        live: &TurnBuffer,
         mut transcript: Transcript,
-        sent: &Sent,
-        outcome: Outcome,
-        slot: Slot,
+        sent: &PromptRecord,
+        outcome: ReplyOutcome,
+        slot: ConcurrencyPermit,
     ) {
         let model = self.answering_model(begun, &transcript);
-        let body = transcript.body();
+        let body = transcript.message_body();
         let tokens = tokens::count_tokens_async(&body.countable_text()).await;
-        self.learn(&transcript, sent);
-        let usage = transcript.usage().unwrap_or_else(|| estimate(sent, tokens));
-        let cost = compute_cost(&self.terms.prices, &model, &usage).map(Cost);
+        self.record_prompt_count(&transcript, sent);
+        let usage = transcript.usage().unwrap_or_else(|| estimate_usage(sent, tokens));
+        let cost = compute_cost(&self.usage_policy.prices, &model, &usage).map(Cost);
         let usage = Usage { cost, first_token_ms: sent.first_token_ms, ..usage };
-        self.log(begun, &outcome, usage, &model);
+        self.log_turn_end(begun, &outcome, usage, &model);
 
-        let reply = reply(begun, body, &outcome, usage, tokens, &model);
+        let reply = build_reply(begun, body, &outcome, usage, tokens, &model);
         let failure = match &outcome {
-            Outcome::Failed(error) => error.to_string(),
+            ReplyOutcome::Failed(error) => error.to_string(),
             _ => String::new(),
         };
-        transcript.end(match &outcome {
-            Outcome::Finished(reason) => Ending::Finish {
+        transcript.end_stream(match &outcome {
+            ReplyOutcome::Finished(reason) => StreamEnd::Finish {
                 reason: *reason,
                 model: Some(&model),
                 usage: Some(usage),
                 memory: sent.memory.as_ref(),
             },
-            Outcome::Stopped => Ending::Abort,
-            Outcome::CutOff => Ending::Error(CUT_OFF),
-            Outcome::Failed(_) => Ending::Error(&failure),
+            ReplyOutcome::Stopped => StreamEnd::Abort,
+            ReplyOutcome::Truncated => StreamEnd::Error(REPLY_TRUNCATED),
+            ReplyOutcome::Failed(_) => StreamEnd::Error(&failure),
         });
         let ending = transcript.take_frames();
         let stored = self.store_reply(begun, live, reply, &ending).await;
@@ -73,40 +73,46 @@ impl Chat {
         drop(slot);
         match stored {
             Ok(Some(finished)) => {
-                self.publish_reply(&begun.session.id, &begun.turn);
-                live.publish(ending);
-                self.sum_up(begun);
-                self.go_on(finished);
+                self.publish_turn_end(&begun.session.id, &begun.turn);
+                live.publish_frames(ending);
+                self.maybe_summarize(begun);
+                self.start_next_queued(finished);
             }
-            Ok(None) if matches!(outcome, Outcome::Stopped) => live.publish(ending),
-            Ok(None) => live.publish(failed(live.turn.clone(), ending.first, CLAIM_LOST)),
-            Err(error) => live.publish(failed(live.turn.clone(), ending.first, &error.to_string())),
+            Ok(None) if matches!(outcome, ReplyOutcome::Stopped) => live.publish_frames(ending),
+            Ok(None) => {
+                live.publish_frames(error_frames(live.turn_id.clone(), ending.first, LEASE_LOST))
+            }
+            Err(error) => live.publish_frames(error_frames(
+                live.turn_id.clone(),
+                ending.first,
+                &error.to_string(),
+            )),
         }
     }
 
     /// Learns how well the prompt was counted, if the model that was asked is the one that says so.
-    fn learn(&self, transcript: &Transcript, sent: &Sent) {
+    fn record_prompt_count(&self, transcript: &Transcript, sent: &PromptRecord) {
         if let (Some(counted), Some(usage), None) =
-            (&sent.counted, transcript.usage(), transcript.model())
+            (&sent.prompt_count, transcript.usage(), transcript.model())
         {
             self.memory.record_prompt_count(counted, usage);
         }
     }
 
-    fn log(&self, begun: &StartedTurn, outcome: &Outcome, usage: Usage, model: &str) {
+    fn log_turn_end(&self, begun: &StartedTurn, outcome: &ReplyOutcome, usage: Usage, model: &str) {
         let took = clock::now().duration_since(begun.turn.started_at);
-        if let Outcome::Failed(error) = outcome {
+        if let ReplyOutcome::Failed(error) = outcome {
             tracing::warn!(turn.id = %begun.turn.turn_id, error = %error.chain(), "a turn failed");
         }
         tracing::info!(
             turn.id = %begun.turn.turn_id,
             session.id = %begun.session.id,
-            turn.status = status(outcome).as_str(),
+            turn.status = reply_status(outcome).as_str(),
             turn.ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             usage.prompt_tokens = usage.prompt_tokens,
             usage.completion_tokens = usage.completion_tokens,
             model,
-            instance = self.claimant.instance,
+            instance = self.lease_holder.instance,
             "turn ended"
         );
     }
@@ -122,43 +128,43 @@ impl Chat {
     async fn store_reply(
         &self,
         begun: &StartedTurn,
-        live: &LiveTurn,
+        live: &TurnBuffer,
         reply: NewMessage,
-        ending: &Frames,
+        ending: &FrameBatch,
     ) -> Result<Option<FinishOutcome>> {
         let finish = FinishTurn {
             session_id: begun.session.id.clone(),
             turn_id: begun.turn.turn_id.clone(),
-            lease_holder: self.claimant.clone(),
+            lease_holder: self.lease_holder.clone(),
             cost: reply.reply.usage.and_then(|usage| usage.cost).map(|Cost(cost)| cost),
             reply,
-            counts_toward_quota: !self.terms.quotas.is_empty(),
-            last_batch: live.last_batch(ending).await,
-            next_lease_holder: (!self.is_draining()).then(|| self.claimant.clone()),
+            counts_toward_quota: !self.usage_policy.quotas.is_empty(),
+            last_batch: live.close_log(ending).await,
+            next_lease_holder: (!self.is_draining()).then(|| self.lease_holder.clone()),
         };
-        let mut pause = FIRST_PAUSE;
+        let mut pause = MIN_RETRY_DELAY;
         loop {
             let error = match self.store.finish_turn(finish.clone()).await {
                 Ok(Some(finished)) => return Ok(Some(finished)),
                 Ok(None) => {
-                    self.book_lost(begun, &finish).await;
+                    self.record_unstored_turn(begun, &finish).await;
                     return Ok(None);
                 }
                 Err(error) => error,
             };
-            let is_cut = self.is_draining() && live.stop.is_cancelled();
+            let is_cut = self.is_draining() && live.cancel.is_cancelled();
             if is_cut || error.kind != Kind::StoreUnavailable {
-                tracing::error!(turn.id = %live.turn, error = %error.chain(), "a reply could not be stored");
+                tracing::error!(turn.id = %live.turn_id, error = %error.chain(), "a reply could not be stored");
                 return Err(error);
             }
-            tracing::warn!(turn.id = %live.turn, error = %error.chain(), "storing a reply again");
+            tracing::warn!(turn.id = %live.turn_id, error = %error.chain(), "storing a reply again");
             sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            pause = (pause * 2).min(MAX_RETRY_DELAY);
         }
     }
 
     /// Books a turn whose reply nobody wants any more: it was paid for all the same.
-    async fn book_lost(&self, begun: &StartedTurn, finish: &FinishTurn) {
+    async fn record_unstored_turn(&self, begun: &StartedTurn, finish: &FinishTurn) {
         let reply = &finish.reply.reply;
         let entry = LedgerEntry {
             turn_id: finish.turn_id.clone(),
@@ -179,25 +185,25 @@ impl Chat {
     }
 
     /// Says that a turn has ended and its reply is stored.
-    pub(super) fn publish_reply(&self, session: &SessionId, turn: &ActiveTurn) {
-        self.events.publish(session, What::message(&turn.message_id));
-        self.events.publish(session, What::ended(&turn.turn_id, &turn.message_id));
+    pub(super) fn publish_turn_end(&self, session: &SessionId, turn: &ActiveTurn) {
+        self.events.publish(session, SessionEventKind::message_added(&turn.message_id));
+        self.events.publish(session, SessionEventKind::turn_ended(&turn.turn_id, &turn.message_id));
     }
 
     /// The next waiting turn runs.
-    fn go_on(self: &Arc<Self>, finished: FinishOutcome) {
+    fn start_next_queued(self: &Arc<Self>, finished: FinishOutcome) {
         let FinishOutcome { next, skipped: passed_over } = finished;
-        self.abort_waiting(&passed_over);
+        self.abort_queued(&passed_over);
         if let Some(next) = next {
-            let slot = self.slots.take(&next.payer.user);
-            self.run(next, slot);
+            let slot = self.concurrency.acquire(&next.payer.user);
+            self.spawn_turn(next, slot);
         }
     }
 }
 
 /// What we count where the provider says nothing: nothing at all where it was not asked.
-fn estimate(sent: &Sent, tokens: u32) -> Usage {
-    if !sent.is_out {
+fn estimate_usage(sent: &PromptRecord, tokens: u32) -> Usage {
+    if !sent.is_sent {
         return Usage::default();
     }
     Usage {
@@ -208,18 +214,18 @@ fn estimate(sent: &Sent, tokens: u32) -> Usage {
     }
 }
 
-const fn status(outcome: &Outcome) -> Status {
+const fn reply_status(outcome: &ReplyOutcome) -> Status {
     match outcome {
-        Outcome::Finished(_) => Status::Complete,
-        Outcome::Stopped | Outcome::CutOff => Status::Interrupted,
-        Outcome::Failed(_) => Status::Failed,
+        ReplyOutcome::Finished(_) => Status::Complete,
+        ReplyOutcome::Stopped | ReplyOutcome::Truncated => Status::Interrupted,
+        ReplyOutcome::Failed(_) => Status::Failed,
     }
 }
 
-fn reply(
+fn build_reply(
     begun: &StartedTurn,
     body: MessageBody,
-    outcome: &Outcome,
+    outcome: &ReplyOutcome,
     usage: Usage,
     tokens: u32,
     model: &str,
@@ -229,10 +235,12 @@ fn reply(
         message: error.to_string(),
     };
     let (finish_reason, error) = match outcome {
-        Outcome::Finished(reason) => (Some(*reason), None),
-        Outcome::Stopped => (None, None),
-        Outcome::CutOff => (None, Some(told(&Error::new(Kind::ProviderError, CUT_OFF)))),
-        Outcome::Failed(error) => (Some(FinishReason::Error), Some(told(error))),
+        ReplyOutcome::Finished(reason) => (Some(*reason), None),
+        ReplyOutcome::Stopped => (None, None),
+        ReplyOutcome::Truncated => {
+            (None, Some(told(&Error::new(Kind::ProviderError, REPLY_TRUNCATED))))
+        }
+        ReplyOutcome::Failed(error) => (Some(FinishReason::Error), Some(told(error))),
     };
     NewMessage {
         id: begun.turn.message_id.clone(),
@@ -243,7 +251,7 @@ fn reply(
         tokens,
         created_at: clock::now(),
         reply: ReplyFields {
-            status: status(outcome),
+            status: reply_status(outcome),
             model: Some(model.to_owned()),
             finish_reason,
             error,

@@ -1,7 +1,7 @@
 //! The terms on which turns run: what they cost, what of it anybody may use, and how many run for one
 //! user at a time in this process.
 
-use super::Chat;
+use super::ChatService;
 use crate::domain::principal::AccessLevel;
 use crate::domain::quota::{ModelPrice, Quota, QuotaUnit, UsagePayer, has_price, quota_key};
 use crate::domain::{Principal, ProjectId, Session, Timestamp, UserId};
@@ -12,49 +12,49 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// What an operator says of it; by default nothing costs and nothing is limited.
 #[derive(Debug, Clone, Default)]
-pub struct Terms {
+pub struct UsagePolicy {
     /// What models cost: the first that fits counts.
     pub prices: Vec<ModelPrice>,
     /// What may be used.
     pub quotas: Arc<[Quota]>,
     /// The most turns of one user that run at the same time.
-    pub turns_at_once: Option<u32>,
+    pub max_concurrent_turns: Option<u32>,
 }
 
 /// How many turns run for each user.
 #[derive(Debug, Default)]
-pub(super) struct Slots {
+pub(super) struct ConcurrencyLimiter {
     running: Arc<Mutex<HashMap<UserId, u32>>>,
 }
 
 /// The place of one turn, or of a request without a session, given back when this is dropped.
-pub(super) struct Slot {
+pub(super) struct ConcurrencyPermit {
     user: UserId,
     /// How many of the user's turns ran once this one had its place, itself included.
     count: u32,
     running: Arc<Mutex<HashMap<UserId, u32>>>,
 }
 
-impl Slots {
+impl ConcurrencyLimiter {
     /// A place for a turn of this user, however many run.
-    pub(super) fn take(&self, user: &UserId) -> Slot {
+    pub(super) fn acquire(&self, user: &UserId) -> ConcurrencyPermit {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let count = running.entry(user.clone()).or_default();
         *count += 1;
-        Slot { user: user.clone(), count: *count, running: self.running.clone() }
+        ConcurrencyPermit { user: user.clone(), count: *count, running: self.running.clone() }
     }
 }
 
-impl Slot {
+impl ConcurrencyPermit {
     /// Why a turn may not begin in this place. Errors: `rate_limited`.
-    pub(super) fn refusal(&self, most: Option<u32>) -> Option<Error> {
+    pub(super) fn check_limit(&self, most: Option<u32>) -> Option<Error> {
         let most = most.filter(|most| self.count > *most)?;
         let sentence = format!("{most} replies are being written for you; wait for one to end");
         Some(Error::limit_exceeded(Kind::RateLimited, sentence, most, 1))
     }
 }
 
-impl Drop for Slot {
+impl Drop for ConcurrencyPermit {
     fn drop(&mut self) {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = running.get_mut(&self.user) {
@@ -66,16 +66,16 @@ impl Drop for Slot {
     }
 }
 
-impl Chat {
+impl ChatService {
     /// The same with terms.
     #[must_use]
-    pub fn on(self, terms: Terms) -> Self {
-        Self { terms, ..self }
+    pub fn with_policy(self, terms: UsagePolicy) -> Self {
+        Self { usage_policy: terms, ..self }
     }
 
     /// Refuses a model whose use would cost nothing by the quota of money that applies. Errors:
     /// `invalid_request`.
-    pub(super) fn ensure_priced(
+    pub(super) fn require_price(
         &self,
         model: &str,
         payer: &UsagePayer,
@@ -83,9 +83,9 @@ impl Chat {
         project: Option<&ProjectId>,
     ) -> Result<()> {
         let is_money = |quota: &&Quota| quota.unit == QuotaUnit::Cost;
-        let mut money = self.terms.quotas.iter().filter(is_money);
+        let mut money = self.usage_policy.quotas.iter().filter(is_money);
         let applies = money.any(|quota| quota_key(quota.scope, payer, owner, project).is_some());
-        if !applies || has_price(&self.terms.prices, model) {
+        if !applies || has_price(&self.usage_policy.prices, model) {
             return Ok(());
         }
         let wants = "must be a model that has a price here, because a quota of money applies";
@@ -93,31 +93,31 @@ impl Chat {
     }
 
     /// Refuses a turn that waited if its quota has been spent meanwhile. Errors: `quota_exceeded`.
-    pub(super) async fn ensure_left(
+    pub(super) async fn check_session_quotas(
         &self,
         payer: &UsagePayer,
         session: &Session,
         now: Timestamp,
     ) -> Result<()> {
-        if self.terms.quotas.is_empty() {
+        if self.usage_policy.quotas.is_empty() {
             return Ok(());
         }
         // Whoever reads a session books what its last step left to book: the turn that this one
         // waited for.
         let server = Principal::server();
         self.store.get_session(&server, &session.id, AccessLevel::Participant).await?;
-        self.ensure_purses(payer, &session.owner, session.project_id.as_ref(), now).await
+        self.check_quotas(payer, &session.owner, session.project_id.as_ref(), now).await
     }
 
     /// Errors: `quota_exceeded`.
-    pub(super) async fn ensure_purses(
+    pub(super) async fn check_quotas(
         &self,
         payer: &UsagePayer,
         owner: &UserId,
         project: Option<&ProjectId>,
         now: Timestamp,
     ) -> Result<()> {
-        for quota in self.terms.quotas.iter() {
+        for quota in self.usage_policy.quotas.iter() {
             let Some((purse, since)) = quota_window(quota, payer, owner, project, now) else {
                 continue;
             };
@@ -134,14 +134,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_is_given_back_and_each_user_has_their_own() {
-        let slots = Slots::default();
+    fn concurrency_permit_is_per_user_and_freed_on_drop() {
+        let slots = ConcurrencyLimiter::default();
         let (ann, ben) = (UserId::trusted("ann"), UserId::trusted("ben"));
-        let (first, second) = (slots.take(&ann), slots.take(&ann));
-        assert!(first.refusal(Some(1)).is_none() && second.refusal(Some(1)).is_some());
-        assert!(second.refusal(None).is_none() && slots.take(&ben).refusal(Some(1)).is_none());
+        let (first, second) = (slots.acquire(&ann), slots.acquire(&ann));
+        assert!(first.check_limit(Some(1)).is_none() && second.check_limit(Some(1)).is_some());
+        assert!(
+            second.check_limit(None).is_none()
+                && slots.acquire(&ben).check_limit(Some(1)).is_none()
+        );
         drop((first, second));
-        assert!(slots.take(&ann).refusal(Some(1)).is_none());
+        assert!(slots.acquire(&ann).check_limit(Some(1)).is_none());
         assert!(slots.running.lock().unwrap().is_empty());
     }
 }

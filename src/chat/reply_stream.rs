@@ -1,9 +1,9 @@
 //! Replies for dialects other than the AI SDK's: what a turn's frames say, or a provider by itself,
 //! as one kind of thing. Called by `http::v1`.
 
-use super::direct::text_size;
 use super::frames;
-use super::{Chat, Direct, NewTurn, Reader};
+use super::stateless::estimate_text_bytes;
+use super::{ChatService, MeteredCall, TurnReader, TurnRequest};
 use crate::domain::message::FinishReason;
 use crate::domain::{MessageId, Principal, SessionId, TurnId, Usage};
 use crate::error::{Error, Kind, Result};
@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 /// What is heard of a reply, in order. Behind `Finished`, `Stopped` and `Failed` nothing more comes.
 #[derive(Debug)]
-pub enum Heard {
+pub enum ReplyEvent {
     /// More of the answer.
     Text(String),
     /// More of what the model thinks before it answers.
@@ -51,51 +51,51 @@ pub enum Heard {
 }
 
 /// A reply that is being heard.
-pub struct Hearing {
+pub struct ReplyStream {
     /// Its name: of the message that it is stored as, the same in every repetition; else its own.
-    pub id: MessageId,
+    pub reply_id: MessageId,
     /// The session it is stored in.
-    pub session: Option<SessionId>,
+    pub session_id: Option<SessionId>,
     /// Its turn, where one runs, ran, or is repeated.
-    pub turn: Option<TurnId>,
+    pub turn_id: Option<TurnId>,
     /// The message it answers, in its session.
-    pub question: Option<MessageId>,
+    pub user_message_id: Option<MessageId>,
     /// What is heard.
-    pub heard: BoxStream<'static, Heard>,
+    pub events: BoxStream<'static, ReplyEvent>,
 }
 
 /// What became of a request that was to be handed on.
-pub enum Passed {
+pub enum Passthrough {
     /// The provider's answer to it.
-    Answer(RawResponse),
+    Response(RawResponse),
     /// The provider speaks otherwise, and was not asked.
-    Untold(Direct),
+    Unsupported(MeteredCall),
 }
 
-impl Chat {
+impl ChatService {
     /// Begins a turn, as [`Chat::start_turn`] does, and listens to its reply. Whoever stops
     /// listening changes nothing.
-    pub async fn hear_turn(self: &Arc<Self>, new: NewTurn) -> Result<Hearing> {
-        let who = new.who.clone();
+    pub async fn stream_turn(self: &Arc<Self>, new: TurnRequest) -> Result<ReplyStream> {
+        let who = new.principal.clone();
         let mut reader = self.start_turn(new).await?;
-        let mut frames: VecDeque<Frame> = VecDeque::new();
+        let mut frames: VecDeque<ReplyFrame> = VecDeque::new();
         let (mut reply, mut turn) = (None::<String>, None);
         let (session, question) = loop {
-            let Some(bytes) = reader.next().await else { return Err(going_down()) };
-            frames.extend(frames::read(&bytes));
+            let Some(bytes) = reader.next().await else { return Err(shutting_down_error()) };
+            frames.extend(frames::decode_frames(&bytes));
             let mut session = None;
             for frame in &frames {
                 match frame {
-                    Frame::Start { message_id, message_metadata } => {
+                    ReplyFrame::Start { message_id, message_metadata } => {
                         let own = message_metadata.message_id.as_ref();
                         reply = Some(own.unwrap_or(message_id).clone());
                         turn = Some(TurnId::trusted(message_metadata.turn_id.as_str()));
                     }
-                    Frame::DataSession { data } => session = Some(data),
+                    ReplyFrame::DataSession { data } => session = Some(data),
                     _ => {}
                 }
             }
-            if let Some(SessionData { session_id, user_message_id }) = session {
+            if let Some(ReplySessionData { session_id, user_message_id }) = session {
                 // Where a person will answer there is neither a turn nor a reply yet.
                 reply.get_or_insert_with(|| user_message_id.clone());
                 let question = MessageId::trusted(user_message_id.as_str());
@@ -104,50 +104,74 @@ impl Chat {
         };
         let reply = MessageId::trusted(reply.unwrap_or_default());
         let id = reply.clone();
-        let mut heard = Listening::new(self, &who, &session, &reply, reader);
+        let mut heard = TurnEventStream::new(self, &who, &session, &reply, reader);
         heard.frames = frames;
-        let heard = heard.stream();
-        Ok(Hearing { id, session: Some(session), turn, question, heard })
+        let heard = heard.into_stream();
+        Ok(ReplyStream {
+            reply_id: id,
+            session_id: Some(session),
+            turn_id: turn,
+            user_message_id: question,
+            events: heard,
+        })
     }
 
     /// Asks the provider, and stores nothing.
-    pub async fn hear(&self, prompt: &Prompt, mut direct: Direct) -> Result<Hearing> {
+    pub async fn stream_completion(
+        &self,
+        prompt: &Prompt,
+        mut direct: MeteredCall,
+    ) -> Result<ReplyStream> {
         self.ensure_not_draining()?;
-        direct.ensure_priced(&prompt.model)?;
+        direct.require_price(&prompt.model)?;
         let events = self.provider.open_stream(prompt).await?;
-        direct.sent_prompt(prompt);
-        let (waiting, ended) = (VecDeque::new(), Ended::default());
-        let asked = Asked { events, waiting, calls: Vec::new(), silent: Vec::new(), ended, direct };
-        let heard = stream::unfold(asked, Asked::next).boxed();
+        direct.record_sent_prompt(prompt);
+        let (waiting, ended) = (VecDeque::new(), FinishState::default());
+        let asked = ProviderEventStream {
+            events,
+            pending: waiting,
+            call_ids: Vec::new(),
+            calls_without_input: Vec::new(),
+            finish: ended,
+            call: direct,
+        };
+        let heard = stream::unfold(asked, ProviderEventStream::next_event).boxed();
         let id = MessageId::generate();
-        Ok(Hearing { id, session: None, turn: None, question: None, heard })
+        Ok(ReplyStream {
+            reply_id: id,
+            session_id: None,
+            turn_id: None,
+            user_message_id: None,
+            events: heard,
+        })
     }
 
     /// Hands a request in the words of Chat Completions on to the provider, as it is.
-    pub async fn pass(
+    pub async fn forward_request(
         &self,
         body: Bytes,
         model: &str,
         is_stream: bool,
-        mut direct: Direct,
-    ) -> Result<Passed> {
+        mut direct: MeteredCall,
+    ) -> Result<Passthrough> {
         self.ensure_not_draining()?;
-        direct.ensure_priced(model)?;
-        let bytes = text_size(&body);
+        direct.require_price(model)?;
+        let bytes = estimate_text_bytes(&body);
         let Some(answer) = self.provider.forward_request(body, is_stream).await? else {
-            return Ok(Passed::Untold(direct));
+            return Ok(Passthrough::Unsupported(direct));
         };
         if answer.status < 300 {
-            direct.sent(model, bytes);
+            direct.record_sent(model, bytes);
         }
         let is_stream = answer.content_type.starts_with("text/event-stream");
-        let passing = Passing { body: answer.body.fuse(), direct, is_stream, last: None };
-        let body = stream::unfold(passing, Passing::next).boxed();
-        Ok(Passed::Answer(RawResponse { body, ..answer }))
+        let passing =
+            PassthroughBody { body: answer.body.fuse(), call: direct, is_stream, held_back: None };
+        let body = stream::unfold(passing, PassthroughBody::next_chunk).boxed();
+        Ok(Passthrough::Response(RawResponse { body, ..answer }))
     }
 
     /// Why a reply failed: its frames hold the sentence, the stored message the code as well.
-    async fn failure(
+    async fn load_failure(
         &self,
         who: &Principal,
         session: &SessionId,
@@ -161,24 +185,24 @@ impl Chat {
 }
 
 /// What is said of a reply that somebody stopped, where there is no other word for that.
-pub fn stopped() -> Error {
+pub fn stopped_error() -> Error {
     Error::new(Kind::ProviderError, "the reply was stopped")
 }
 
-pub(super) fn going_down() -> Error {
+pub(super) fn shutting_down_error() -> Error {
     Error::new(Kind::ShuttingDown, "the server is going down; try again in a moment")
 }
 
 /// The frames of a turn, as far as a listener cares.
 #[derive(Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case", rename_all_fields = "camelCase")]
-enum Frame {
+enum ReplyFrame {
     Start {
         message_id: String,
-        message_metadata: StartMetadata,
+        message_metadata: ReplyStartMetadata,
     },
     DataSession {
-        data: SessionData,
+        data: ReplySessionData,
     },
     TextDelta {
         delta: String,
@@ -197,7 +221,7 @@ enum Frame {
     Finish {
         finish_reason: FinishReason,
         #[serde(default)]
-        message_metadata: FinishMetadata,
+        message_metadata: ReplyFinishMetadata,
     },
     Abort,
     Error {
@@ -209,14 +233,14 @@ enum Frame {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct SessionData {
+struct ReplySessionData {
     session_id: String,
     user_message_id: String,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct StartMetadata {
+struct ReplyStartMetadata {
     turn_id: String,
     /// The reply's own name, where it continues another.
     #[serde(default)]
@@ -224,123 +248,128 @@ struct StartMetadata {
 }
 
 #[derive(Deserialize, Default)]
-struct FinishMetadata {
+struct ReplyFinishMetadata {
     model: Option<String>,
     usage: Option<Usage>,
 }
 
 /// A turn's frames on their way to being heard.
-pub(super) struct Listening {
-    chat: Arc<Chat>,
-    who: Principal,
-    session: SessionId,
-    reply: MessageId,
-    reader: Reader,
-    frames: VecDeque<Frame>,
+pub(super) struct TurnEventStream {
+    chat: Arc<ChatService>,
+    principal: Principal,
+    session_id: SessionId,
+    reply_id: MessageId,
+    reader: TurnReader,
+    frames: VecDeque<ReplyFrame>,
     is_over: bool,
 }
 
-impl Listening {
+impl TurnEventStream {
     /// Listens to what `reader` reads of a turn.
     pub(super) fn new(
-        chat: &Arc<Chat>,
+        chat: &Arc<ChatService>,
         who: &Principal,
         session: &SessionId,
         reply: &MessageId,
-        reader: Reader,
+        reader: TurnReader,
     ) -> Self {
         Self {
             chat: chat.clone(),
-            who: who.clone(),
-            session: session.clone(),
-            reply: reply.clone(),
+            principal: who.clone(),
+            session_id: session.clone(),
+            reply_id: reply.clone(),
             reader,
             frames: VecDeque::new(),
             is_over: false,
         }
     }
 
-    pub(super) fn stream(self) -> BoxStream<'static, Heard> {
-        stream::unfold(self, Self::next).boxed()
+    pub(super) fn into_stream(self) -> BoxStream<'static, ReplyEvent> {
+        stream::unfold(self, Self::next_event).boxed()
     }
 
-    async fn next(mut self) -> Option<(Heard, Self)> {
+    async fn next_event(mut self) -> Option<(ReplyEvent, Self)> {
         loop {
             if self.is_over {
                 return None;
             }
             let Some(frame) = self.frames.pop_front() else {
                 match self.reader.next().await {
-                    Some(bytes) => self.frames.extend(frames::read(&bytes)),
+                    Some(bytes) => self.frames.extend(frames::decode_frames(&bytes)),
                     // The stream ended without its end: this instance does not run the turn on.
-                    None => return Some(self.last(Heard::Failed(going_down()))),
+                    None => {
+                        return Some(self.finish_with(ReplyEvent::Failed(shutting_down_error())));
+                    }
                 }
                 continue;
             };
             match frame {
-                Frame::TextDelta { delta } => return Some((Heard::Text(delta), self)),
-                Frame::ReasoningDelta { delta } => return Some((Heard::Reasoning(delta), self)),
-                Frame::ToolInputStart { tool_call_id: id, tool_name: name } => {
-                    return Some((Heard::ToolCall { id, name }, self));
+                ReplyFrame::TextDelta { delta } => return Some((ReplyEvent::Text(delta), self)),
+                ReplyFrame::ReasoningDelta { delta } => {
+                    return Some((ReplyEvent::Reasoning(delta), self));
                 }
-                Frame::ToolInputDelta { tool_call_id: id, input_text_delta: delta } => {
-                    return Some((Heard::ToolInput { id, delta }, self));
+                ReplyFrame::ToolInputStart { tool_call_id: id, tool_name: name } => {
+                    return Some((ReplyEvent::ToolCall { id, name }, self));
                 }
-                Frame::Finish { finish_reason: reason, message_metadata } => {
-                    let FinishMetadata { model, usage } = message_metadata;
-                    return Some(self.last(Heard::Finished { reason, model, usage }));
+                ReplyFrame::ToolInputDelta { tool_call_id: id, input_text_delta: delta } => {
+                    return Some((ReplyEvent::ToolInput { id, delta }, self));
                 }
-                Frame::Abort => return Some(self.last(Heard::Stopped)),
-                Frame::Error { error_text } => {
-                    let Self { chat, who, session, reply, .. } = &self;
-                    let error = chat.failure(who, session, reply, error_text).await;
-                    return Some(self.last(Heard::Failed(error)));
+                ReplyFrame::Finish { finish_reason: reason, message_metadata } => {
+                    let ReplyFinishMetadata { model, usage } = message_metadata;
+                    return Some(self.finish_with(ReplyEvent::Finished { reason, model, usage }));
                 }
-                Frame::Start { .. } | Frame::DataSession { .. } | Frame::Other => {}
+                ReplyFrame::Abort => return Some(self.finish_with(ReplyEvent::Stopped)),
+                ReplyFrame::Error { error_text } => {
+                    let Self { chat, principal: who, session_id: session, reply_id: reply, .. } =
+                        &self;
+                    let error = chat.load_failure(who, session, reply, error_text).await;
+                    return Some(self.finish_with(ReplyEvent::Failed(error)));
+                }
+                ReplyFrame::Start { .. } | ReplyFrame::DataSession { .. } | ReplyFrame::Other => {}
             }
         }
     }
 
-    fn last(mut self, heard: Heard) -> (Heard, Self) {
+    fn finish_with(mut self, heard: ReplyEvent) -> (ReplyEvent, Self) {
         self.is_over = true;
         (heard, self)
     }
 }
 
-type Piece = Result<Bytes, ProviderError>;
+type BodyChunk = Result<Bytes, ProviderError>;
 
 /// A provider's own answer on its way. Invariant: it is booked before its last piece is told.
-struct Passing {
-    body: Fuse<BoxStream<'static, Piece>>,
-    direct: Direct,
+struct PassthroughBody {
+    body: Fuse<BoxStream<'static, BodyChunk>>,
+    call: MeteredCall,
     is_stream: bool,
     /// What may be the last piece: of a stream it is known, of anything else only behind it.
-    last: Option<Bytes>,
+    held_back: Option<Bytes>,
 }
 
-impl Passing {
-    async fn next(mut self) -> Option<(Piece, Self)> {
+impl PassthroughBody {
+    async fn next_chunk(mut self) -> Option<(BodyChunk, Self)> {
         loop {
             match self.body.next().await {
                 Some(Ok(bytes)) => {
-                    self.direct.passed(&bytes);
+                    self.call.record_forwarded(&bytes);
                     if self.is_stream {
-                        if self.direct.is_done() {
-                            self.direct.booked().await;
+                        if self.call.is_stream_done() {
+                            self.call.finish_call().await;
                         }
                         return Some((Ok(bytes), self));
                     }
-                    if let Some(before) = self.last.replace(bytes) {
+                    if let Some(before) = self.held_back.replace(bytes) {
                         return Some((Ok(before), self));
                     }
                 }
                 Some(Err(error)) => {
-                    self.direct.booked().await;
+                    self.call.finish_call().await;
                     return Some((Err(error), self));
                 }
                 None => {
-                    self.direct.booked().await;
-                    return Some((Ok(self.last.take()?), self));
+                    self.call.finish_call().await;
+                    return Some((Ok(self.held_back.take()?), self));
                 }
             }
         }
@@ -348,98 +377,100 @@ impl Passing {
 }
 
 /// A provider's events on their way to being heard.
-struct Asked {
+struct ProviderEventStream {
     events: ProviderEvents,
-    waiting: VecDeque<Heard>,
+    pending: VecDeque<ReplyEvent>,
     /// The calls so far, as they are told apart and by their names.
-    calls: Vec<(u32, String)>,
+    call_ids: Vec<(u32, String)>,
     /// Those of them whose arguments are still to come.
-    silent: Vec<String>,
-    ended: Ended,
-    direct: Direct,
+    calls_without_input: Vec<String>,
+    finish: FinishState,
+    call: MeteredCall,
 }
 
 /// What is known of a reply's end.
 #[derive(Default)]
-struct Ended {
+struct FinishState {
     reason: Option<FinishReason>,
     model: Option<String>,
     usage: Option<Usage>,
     is_over: bool,
 }
 
-impl Asked {
-    async fn next(mut self) -> Option<(Heard, Self)> {
+impl ProviderEventStream {
+    async fn next_event(mut self) -> Option<(ReplyEvent, Self)> {
         loop {
-            if let Some(heard) = self.waiting.pop_front() {
+            if let Some(heard) = self.pending.pop_front() {
                 return Some((heard, self));
             }
-            if self.ended.is_over {
+            if self.finish.is_over {
                 return None;
             }
             match self.events.next().await {
-                Some(Ok(events)) => events.into_iter().for_each(|event| self.take(event)),
+                Some(Ok(events)) => events.into_iter().for_each(|event| self.apply_event(event)),
                 // What comes after the reason to finish takes nothing away from the reply.
-                Some(Err(error)) if self.ended.reason.is_none() => {
-                    self.ended.is_over = true;
-                    self.direct.booked().await;
-                    self.waiting.push_back(Heard::Failed(error.into()));
+                Some(Err(error)) if self.finish.reason.is_none() => {
+                    self.finish.is_over = true;
+                    self.call.finish_call().await;
+                    self.pending.push_back(ReplyEvent::Failed(error.into()));
                 }
                 Some(Err(_)) | None => {
-                    self.ended.is_over = true;
-                    self.direct.booked().await;
-                    let last = self.ended.heard();
-                    self.waiting.push_back(last);
+                    self.finish.is_over = true;
+                    self.call.finish_call().await;
+                    let last = self.finish.final_event();
+                    self.pending.push_back(last);
                 }
             }
         }
     }
 
-    fn take(&mut self, event: ProviderEvent) {
+    fn apply_event(&mut self, event: ProviderEvent) {
         match event {
             ProviderEvent::Text(text) => {
-                self.direct.told(&text);
-                self.waiting.push_back(Heard::Text(text));
+                self.call.record_output(&text);
+                self.pending.push_back(ReplyEvent::Text(text));
             }
             ProviderEvent::Reasoning(text) => {
-                self.direct.told(&text);
-                self.waiting.push_back(Heard::Reasoning(text));
+                self.call.record_output(&text);
+                self.pending.push_back(ReplyEvent::Reasoning(text));
             }
             ProviderEvent::ToolCall { index, id, name } => {
-                self.calls.push((index, id.clone()));
-                self.silent.push(id.clone());
-                self.waiting.push_back(Heard::ToolCall { id, name });
+                self.call_ids.push((index, id.clone()));
+                self.calls_without_input.push(id.clone());
+                self.pending.push_back(ReplyEvent::ToolCall { id, name });
             }
             ProviderEvent::ToolInput { index, delta } => {
-                let known = self.calls.iter().rfind(|(known, _)| *known == index);
-                self.direct.told(&delta);
-                self.silent.retain(|id| known.is_none_or(|(_, known)| known != id));
-                let told = known.map(|(_, id)| Heard::ToolInput { id: id.clone(), delta });
-                self.waiting.extend(told);
+                let known = self.call_ids.iter().rfind(|(known, _)| *known == index);
+                self.call.record_output(&delta);
+                self.calls_without_input.retain(|id| known.is_none_or(|(_, known)| known != id));
+                let told = known.map(|(_, id)| ReplyEvent::ToolInput { id: id.clone(), delta });
+                self.pending.extend(told);
             }
             ProviderEvent::Usage(usage) => {
-                self.direct.used(usage);
-                self.ended.usage = Some(usage);
+                self.call.record_usage(usage);
+                self.finish.usage = Some(usage);
             }
-            ProviderEvent::Model(model) => self.ended.model = Some(model),
+            ProviderEvent::Model(model) => self.finish.model = Some(model),
             ProviderEvent::Finish(reason) => {
-                self.ended.reason = Some(reason);
+                self.finish.reason = Some(reason);
                 // A call without arguments has none to tell of, and JSON is wanted.
-                for id in std::mem::take(&mut self.silent) {
-                    self.waiting.push_back(Heard::ToolInput { id, delta: "{}".to_owned() });
+                for id in std::mem::take(&mut self.calls_without_input) {
+                    self.pending.push_back(ReplyEvent::ToolInput { id, delta: "{}".to_owned() });
                 }
             }
         }
     }
 }
 
-impl Ended {
-    fn heard(&mut self) -> Heard {
-        let failed = |why| Heard::Failed(Error::new(Kind::ProviderError, why));
+impl FinishState {
+    fn final_event(&mut self) -> ReplyEvent {
+        let failed = |why| ReplyEvent::Failed(Error::new(Kind::ProviderError, why));
         match self.reason {
             None => failed("the provider's reply broke off"),
             Some(FinishReason::Error) => failed("the provider says that the reply failed"),
-            Some(reason) => Heard::Finished { reason, model: self.model.take(), usage: self.usage },
+            Some(reason) => {
+                ReplyEvent::Finished { reason, model: self.model.take(), usage: self.usage }
+            }
         }
     }
 }
