@@ -8,7 +8,10 @@ use crate::config::{
 };
 use crate::domain::quota::has_price;
 use crate::error::{Error, Kind, Result};
-use crate::http::{self, Api, Hosts, Limits, Patient, Rates, router, serve};
+use crate::http::{
+    self, AllowedHosts, ApiState, RequestRateLimiter, SizeLimits, TimeoutListener, build_router,
+    serve,
+};
 use crate::memory::{ContextWindows, Memory, MemoryDefaults, RECALL_TIMEOUT, tokens};
 use crate::prompts::PromptTemplates;
 use crate::provider::Provider;
@@ -45,7 +48,7 @@ const CONNECTION_GRACE: Duration = Duration::from_secs(2);
 pub struct App {
     listener: TcpListener,
     address: SocketAddr,
-    api: Api,
+    api: ApiState,
     timing: TimingOptions,
     lease: Duration,
     shutdown_grace: Duration,
@@ -141,14 +144,14 @@ impl App {
             store.describe(),
             chat.instance_name()
         );
-        let api = Api {
+        let api = ApiState {
             chat,
             store,
             memory,
             auth,
-            rates: Arc::new(Rates::of(config.access.rate())),
-            limits: Limits { body: config.max_body, message: config.max_message },
-            hosts: Arc::new(Hosts::new(config.access.allowed_hosts)),
+            rate_limiter: Arc::new(RequestRateLimiter::new(config.access.rate())),
+            size_limits: SizeLimits { body: config.max_body, message: config.max_message },
+            allowed_hosts: Arc::new(AllowedHosts::new(config.access.allowed_hosts)),
             cors_origins: config.access.cors_origins.into(),
             heartbeat: tuning.heartbeat_interval,
         };
@@ -193,13 +196,13 @@ impl App {
         let events = tokio::spawn(chat.clone().run_event_feed(drained.clone()));
         let words = tokio::spawn(chat.clone().run_indexer(drained.clone()));
         let watch = tokio::spawn(chat.clone().run_recovery(self.lease, drained.clone()));
-        let listener = Patient::new(self.listener, self.timing.write_timeout);
+        let listener = TimeoutListener::new(self.listener, self.timing.write_timeout);
         let uses = tokio::spawn(self.api.auth.clone().keep_uses(drained.clone()));
         let (age, pause) = (self.retention, self.timing.retention_interval);
         let sweep = tokio::spawn(chat.clone().run_retention(age, pause, drained.clone()));
-        let router = router(self.api.clone());
+        let router = build_router(self.api.clone());
         let (head, body) = (self.timing.header_timeout, self.timing.body_timeout);
-        let server = serve(listener, router, http::Patience { head, body }, drained.clone());
+        let server = serve(listener, router, http::ReadTimeouts { head, body }, drained.clone());
         let server = tokio::spawn(server);
         shutdown.cancelled().await;
         tracing::info!(grace = ?self.shutdown_grace, "going down: no new turns");

@@ -2,10 +2,10 @@
 //! requests leaves a line in the log. What anybody wrote is not shown, nor searched, unless it is
 //! asked for in so many words.
 
-use super::Api;
-use super::envelope::{Answer, Envelope, Failure, ok};
-use super::query::Query;
-use super::sessions::session_query;
+use super::ApiState;
+use super::envelope::{ApiResult, Envelope, ErrorResponse, ok_response};
+use super::query::QueryParams;
+use super::sessions::parse_session_query;
 use crate::domain::page::{MAX_PAGE_SIZE, Pagination, SortField};
 use crate::domain::session::SessionStatus;
 use crate::domain::{ProjectId, Session, SessionId, Timestamp, UserId};
@@ -19,7 +19,7 @@ use utoipa::ToSchema;
 /// A user who owns sessions.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct UserLine {
+pub(super) struct AdminUser {
     #[schema(value_type = String)]
     user_id: UserId,
     sessions: u64,
@@ -28,7 +28,7 @@ pub(super) struct UserLine {
     last_active_at: Timestamp,
 }
 
-impl From<UserStats> for UserLine {
+impl From<UserStats> for AdminUser {
     fn from(owner: UserStats) -> Self {
         let UserStats { user, sessions, messages, last_active_at } = owner;
         Self { user_id: user, sessions, messages, last_active_at }
@@ -37,9 +37,9 @@ impl From<UserStats> for UserLine {
 
 /// A page of users.
 #[derive(Serialize, ToSchema)]
-pub(super) struct UserList {
+pub(super) struct UserListResponse {
     /// In the order of their names.
-    users: Vec<UserLine>,
+    users: Vec<AdminUser>,
     pagination: Pagination,
 }
 
@@ -50,24 +50,27 @@ pub(super) struct UserList {
         ("page" = Option<u32>, Query, description = "From 1; a page past the end is empty"),
         ("limit" = Option<u32>, Query, description = "From 1 to 100, 20 by default"),
     ),
-    responses((status = 200, body = Envelope<UserList>), (status = "default", body = Failure))
+    responses((status = 200, body = Envelope<UserListResponse>), (status = "default", body = ErrorResponse))
 )]
-pub(super) async fn users(
-    State(api): State<Api>,
-    mut query: Query,
-) -> Answer<Json<Envelope<UserList>>> {
-    let page = query.number("page", 1..=u32::MAX).unwrap_or(1);
-    let limit = query.number("limit", 1..=MAX_PAGE_SIZE).unwrap_or(20);
+pub(super) async fn list_users(
+    State(api): State<ApiState>,
+    mut query: QueryParams,
+) -> ApiResult<Json<Envelope<UserListResponse>>> {
+    let page = query.take_number("page", 1..=u32::MAX).unwrap_or(1);
+    let limit = query.take_number("limit", 1..=MAX_PAGE_SIZE).unwrap_or(20);
     query.finish()?;
     let page = api.store.list_user_stats(page, limit).await?;
-    let users = page.users.into_iter().map(UserLine::from).collect();
-    Ok(ok("Users retrieved successfully", UserList { users, pagination: page.pagination }))
+    let users = page.users.into_iter().map(AdminUser::from).collect();
+    Ok(ok_response(
+        "Users retrieved successfully",
+        UserListResponse { users, pagination: page.pagination },
+    ))
 }
 
 /// A session, without what anybody wrote.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct SessionLine {
+pub(super) struct AdminSession {
     #[schema(value_type = String)]
     session_id: SessionId,
     #[schema(value_type = String)]
@@ -95,8 +98,8 @@ pub(super) struct SessionLine {
     last_message: Option<String>,
 }
 
-impl SessionLine {
-    fn of(session: Session, with_content: bool) -> Self {
+impl AdminSession {
+    fn from_session(session: Session, with_content: bool) -> Self {
         Self {
             session_id: session.id,
             user_id: session.owner,
@@ -118,8 +121,8 @@ impl SessionLine {
 /// A page of sessions.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct SessionLines {
-    sessions: Vec<SessionLine>,
+pub(super) struct AdminSessionListResponse {
+    sessions: Vec<AdminSession>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pagination: Option<Pagination>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -142,16 +145,16 @@ pub(super) struct SessionLines {
         ("archived" = Option<String>, Query, description = "true, false (default) or all"),
         ("sort" = Option<String>, Query, description = "lastMessageAt, createdAt or updatedAt; - in front for descending"),
     ),
-    responses((status = 200, body = Envelope<SessionLines>), (status = "default", body = Failure))
+    responses((status = 200, body = Envelope<AdminSessionListResponse>), (status = "default", body = ErrorResponse))
 )]
-pub(super) async fn sessions(
-    State(api): State<Api>,
-    mut query: Query,
-) -> Answer<Json<Envelope<SessionLines>>> {
-    let user = query.parsed("user", |user| UserId::parse("user", user));
+pub(super) async fn list_all_sessions(
+    State(api): State<ApiState>,
+    mut query: QueryParams,
+) -> ApiResult<Json<Envelope<AdminSessionListResponse>>> {
+    let user = query.take_parsed("user", |user| UserId::parse("user", user));
     let with_content =
-        query.word("content", &[("true", true), ("false", false)]).unwrap_or_default();
-    let query = session_query(query)?;
+        query.take_choice("content", &[("true", true), ("false", false)]).unwrap_or_default();
+    let query = parse_session_query(query)?;
     let tells_titles = query.search.is_some() || query.sort.field == SortField::Title;
     if tells_titles && !with_content {
         let wants = "must come with content=true to go by titles";
@@ -159,10 +162,12 @@ pub(super) async fn sessions(
     }
     let page = api.store.list_all_sessions(user.as_ref(), query).await?;
     let sessions = page.sessions.into_iter();
-    let lines = SessionLines {
-        sessions: sessions.map(|session| SessionLine::of(session, with_content)).collect(),
+    let lines = AdminSessionListResponse {
+        sessions: sessions
+            .map(|session| AdminSession::from_session(session, with_content))
+            .collect(),
         pagination: page.pagination,
         next_cursor: page.next_cursor.map(|cursor| cursor.encode()),
     };
-    Ok(ok("Sessions retrieved successfully", lines))
+    Ok(ok_response("Sessions retrieved successfully", lines))
 }

@@ -1,6 +1,6 @@
 //! Request bodies: JSON within a limit, with errors that name the field.
 
-use super::Api;
+use super::ApiState;
 use crate::error::{Error, Kind, Result};
 use crate::json;
 use axum::body::Body;
@@ -20,38 +20,38 @@ const MAX_CHAT_BODY: usize = 32 << 20;
 /// A JSON body of a known shape.
 pub(super) struct JsonBody<T>(pub(super) T);
 
-impl<T: DeserializeOwned> FromRequest<Api> for JsonBody<T> {
+impl<T: DeserializeOwned> FromRequest<ApiState> for JsonBody<T> {
     type Rejection = Error;
 
-    async fn from_request(request: Request, api: &Api) -> Result<Self> {
-        ensure_json(request.headers())?;
-        let bytes = read(request, api.limits.body).await?;
-        Ok(Self(parse(&bytes)?))
+    async fn from_request(request: Request, api: &ApiState) -> Result<Self> {
+        require_json(request.headers())?;
+        let bytes = read_body(request, api.size_limits.body).await?;
+        Ok(Self(parse_json(&bytes)?))
     }
 }
 
 /// A JSON body of a known shape with a limit of its own, in MiB.
-pub(super) struct JsonUpTo<const MIB: usize, T>(pub(super) T);
+pub(super) struct LimitedJsonBody<const MIB: usize, T>(pub(super) T);
 
-impl<const MIB: usize, T: DeserializeOwned> FromRequest<Api> for JsonUpTo<MIB, T> {
+impl<const MIB: usize, T: DeserializeOwned> FromRequest<ApiState> for LimitedJsonBody<MIB, T> {
     type Rejection = Error;
 
-    async fn from_request(request: Request, _: &Api) -> Result<Self> {
-        ensure_json(request.headers())?;
-        let bytes = read(request, MIB << 20).await?;
-        Ok(Self(parse(&bytes)?))
+    async fn from_request(request: Request, _: &ApiState) -> Result<Self> {
+        require_json(request.headers())?;
+        let bytes = read_body(request, MIB << 20).await?;
+        Ok(Self(parse_json(&bytes)?))
     }
 }
 
 /// The bytes of a JSON body that may be left out, or null.
-pub(super) struct OptionalJson(pub(super) Option<Bytes>);
+pub(super) struct OptionalJsonBody(pub(super) Option<Bytes>);
 
-impl FromRequest<Api> for OptionalJson {
+impl FromRequest<ApiState> for OptionalJsonBody {
     type Rejection = Error;
 
-    async fn from_request(request: Request, api: &Api) -> Result<Self> {
-        let content_type = ensure_json(request.headers());
-        let bytes = read(request, api.limits.body).await?;
+    async fn from_request(request: Request, api: &ApiState) -> Result<Self> {
+        let content_type = require_json(request.headers());
+        let bytes = read_body(request, api.size_limits.body).await?;
         if bytes.is_empty() {
             return Ok(Self(None));
         }
@@ -63,41 +63,41 @@ impl FromRequest<Api> for OptionalJson {
 /// The bytes of a JSON body, for routes that must know what exactly was sent.
 pub(super) struct RawJsonBody(pub(super) Bytes);
 
-impl FromRequest<Api> for RawJsonBody {
+impl FromRequest<ApiState> for RawJsonBody {
     type Rejection = Error;
 
-    async fn from_request(request: Request, api: &Api) -> Result<Self> {
-        ensure_json(request.headers())?;
-        Ok(Self(read(request, api.limits.body).await?))
+    async fn from_request(request: Request, api: &ApiState) -> Result<Self> {
+        require_json(request.headers())?;
+        Ok(Self(read_body(request, api.size_limits.body).await?))
     }
 }
 
 /// The bytes of a chat body; both shapes are read from them.
-pub(super) struct ChatBytes(pub(super) Bytes);
+pub(super) struct RawChatBody(pub(super) Bytes);
 
-impl FromRequest<Api> for ChatBytes {
+impl FromRequest<ApiState> for RawChatBody {
     type Rejection = Error;
 
-    async fn from_request(request: Request, _: &Api) -> Result<Self> {
-        ensure_json(request.headers())?;
-        Ok(Self(read(request, MAX_CHAT_BODY).await?))
+    async fn from_request(request: Request, _: &ApiState) -> Result<Self> {
+        require_json(request.headers())?;
+        Ok(Self(read_body(request, MAX_CHAT_BODY).await?))
     }
 }
 
 /// A JSON body that is read as it arrives.
-pub(super) struct StreamedJson(pub(super) Body);
+pub(super) struct StreamedJsonBody(pub(super) Body);
 
-impl FromRequest<Api> for StreamedJson {
+impl FromRequest<ApiState> for StreamedJsonBody {
     type Rejection = Error;
 
-    async fn from_request(request: Request, _: &Api) -> Result<Self> {
-        ensure_json(request.headers())?;
+    async fn from_request(request: Request, _: &ApiState) -> Result<Self> {
+        require_json(request.headers())?;
         Ok(Self(request.into_body()))
     }
 }
 
 /// Other types could be sent by a foreign page's form without asking first.
-fn ensure_json(headers: &HeaderMap) -> Result<()> {
+fn require_json(headers: &HeaderMap) -> Result<()> {
     let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let essence = kind.split(';').next().unwrap_or_default().trim();
     if essence.eq_ignore_ascii_case("application/json") {
@@ -106,7 +106,7 @@ fn ensure_json(headers: &HeaderMap) -> Result<()> {
     Err(Error::new(Kind::UnsupportedMediaType, "the body must be sent as application/json"))
 }
 
-async fn read(request: Request, limit: usize) -> Result<Bytes> {
+async fn read_body(request: Request, limit: usize) -> Result<Bytes> {
     let declared =
         request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     if declared.is_some_and(|length: usize| length > limit) {
@@ -117,7 +117,7 @@ async fn read(request: Request, limit: usize) -> Result<Bytes> {
         Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => {
             Err(Error::too_large("body", limit))
         }
-        Err(error) if hung(&*error) => {
+        Err(error) if is_timeout(&*error) => {
             Err(Error::new(Kind::RequestTimeout, "the body did not arrive in time"))
         }
         Err(error) => Err(Error::invalid_field("body", "must arrive whole").with_source(error)),
@@ -125,14 +125,14 @@ async fn read(request: Request, limit: usize) -> Result<Bytes> {
 }
 
 /// Whether a body ended because nothing more of it came for too long.
-fn hung(error: &(dyn Cause + 'static)) -> bool {
+fn is_timeout(error: &(dyn Cause + 'static)) -> bool {
     let mut causes =
         std::iter::successors(Some(error), |error: &&(dyn Cause + 'static)| (*error).source());
     causes.any(|cause| cause.is::<TimeoutError>())
 }
 
 /// Reads a JSON object; the error names the field that is wrong.
-pub(super) fn parse<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T> {
+pub(super) fn parse_json<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T> {
     json::parse_object(bytes)
         .map_err(|misread| Error::invalid_field(misread.field, misread.message))
 }

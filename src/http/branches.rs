@@ -1,10 +1,10 @@
 //! `…/head` and `…/fork`: from one branch of a session to another, and out of it.
 
-use super::Api;
+use super::ApiState;
 use super::body::JsonBody;
-use super::envelope::{Answer, Envelope, Failure};
-use super::extract::{Caller, NoQuery, SessionPath};
-use super::sessions::{SessionAnswer, with_etag};
+use super::envelope::{ApiResult, Envelope, ErrorResponse};
+use super::extract::{CurrentUser, NoQueryParams, SessionPath};
+use super::sessions::{SessionWithEtag, respond_with_session};
 use crate::clock;
 use crate::domain::{FieldError, MessageId, Session};
 use axum::extract::State;
@@ -15,13 +15,13 @@ use utoipa::ToSchema;
 /// A message of the session.
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct NamedMessage {
+pub(super) struct BranchRequest {
     /// Its id, or the one its client gave it.
     message_id: String,
 }
 
-impl NamedMessage {
-    fn id(&self) -> Result<MessageId, FieldError> {
+impl BranchRequest {
+    fn parse_message_id(&self) -> Result<MessageId, FieldError> {
         MessageId::parse("messageId", &self.message_id)
     }
 }
@@ -30,34 +30,34 @@ impl NamedMessage {
 #[utoipa::path(
     put, path = "/api/chat-sessions/{sessionId}/head", tag = "sessions",
     params(("sessionId" = String, Path)),
-    request_body = NamedMessage,
-    responses((status = 200, body = Envelope<Session>), (status = "default", body = Failure))
+    request_body = BranchRequest,
+    responses((status = 200, body = Envelope<Session>), (status = "default", body = ErrorResponse))
 )]
-pub(super) async fn set_head(
-    State(api): State<Api>,
-    _query: NoQuery,
-    Caller(who): Caller,
+pub(super) async fn set_session_head(
+    State(api): State<ApiState>,
+    _query: NoQueryParams,
+    CurrentUser(who): CurrentUser,
     SessionPath(id): SessionPath,
-    JsonBody(body): JsonBody<NamedMessage>,
-) -> Answer<SessionAnswer> {
-    let session = api.chat.set_head(&who, &id, &body.id()?, clock::now()).await?;
-    Ok(with_etag("Session updated successfully", session))
+    JsonBody(body): JsonBody<BranchRequest>,
+) -> ApiResult<SessionWithEtag> {
+    let session = api.chat.set_head(&who, &id, &body.parse_message_id()?, clock::now()).await?;
+    Ok(respond_with_session("Session updated successfully", session))
 }
 
 /// Copy the path up to a message into a new session of the caller's.
 #[utoipa::path(
     post, path = "/api/chat-sessions/{sessionId}/fork", tag = "sessions",
     params(("sessionId" = String, Path)),
-    request_body = NamedMessage,
-    responses((status = 201, body = Envelope<Session>), (status = "default", body = Failure))
+    request_body = BranchRequest,
+    responses((status = 201, body = Envelope<Session>), (status = "default", body = ErrorResponse))
 )]
-pub(super) async fn fork(
-    State(api): State<Api>,
-    _query: NoQuery,
-    Caller(who): Caller,
+pub(super) async fn fork_session(
+    State(api): State<ApiState>,
+    _query: NoQueryParams,
+    CurrentUser(who): CurrentUser,
     SessionPath(id): SessionPath,
-    JsonBody(body): JsonBody<NamedMessage>,
-) -> Answer<(StatusCode, SessionAnswer)> {
-    let session = api.chat.fork_session(&who, &id, &body.id()?, clock::now()).await?;
-    Ok((StatusCode::CREATED, with_etag("Session created successfully", session)))
+    JsonBody(body): JsonBody<BranchRequest>,
+) -> ApiResult<(StatusCode, SessionWithEtag)> {
+    let session = api.chat.fork_session(&who, &id, &body.parse_message_id()?, clock::now()).await?;
+    Ok((StatusCode::CREATED, respond_with_session("Session created successfully", session)))
 }

@@ -1,12 +1,12 @@
 //! `POST /api/chat`: a message in, the streamed reply out.
 
-use super::Api;
-use super::body::{ChatBytes, parse};
-use super::envelope::{Answer, Failure};
-use super::extract::{Caller, NoQuery, idempotency};
-use super::gate::{Asked, note_session};
-use super::messages::parent;
-use super::{sse, ui};
+use super::ApiState;
+use super::auth_middleware::{TurnAdmission, audit_session};
+use super::body::{RawChatBody, parse_json};
+use super::envelope::{ApiResult, ErrorResponse};
+use super::extract::{CurrentUser, NoQueryParams, read_idempotency_key};
+use super::messages::parse_parent;
+use super::{sse, ui_message};
 use crate::chat::{TurnIntent, TurnRequest};
 use crate::domain::extra_params::{ExtraParams, check_function_tools};
 use crate::domain::memory::MemoryOptions;
@@ -26,13 +26,13 @@ use std::fmt;
 use utoipa::ToSchema;
 
 /// Longer bodies are read on a thread that may block: useChat sends its whole history.
-const SHORT_BODY: usize = 256 << 10;
+const INLINE_PARSE_LIMIT: usize = 256 << 10;
 
 /// A turn, in either of two shapes: plain (`sessionId`, `message` as text) or as the AI SDK's
 /// `useChat` sends it (`id`, `messages` or `message` as UIMessages).
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct ChatBody<'a> {
+pub(super) struct ChatRequest<'a> {
     /// Plain: the session; without it one is created.
     session_id: Option<String>,
     /// Plain: the text. AI SDK: the last UIMessage alone.
@@ -48,9 +48,9 @@ pub(super) struct ChatBody<'a> {
     /// AI SDK: the history, of which only the last message is looked at.
     #[serde(borrow, default)]
     #[schema(value_type = Option<Vec<Object>>)]
-    messages: Option<LastOf<'a>>,
+    messages: Option<LastElement<'a>>,
     #[serde(default)]
-    trigger: Trigger,
+    trigger: ChatTrigger,
     /// AI SDK: the message to edit or the reply to make again.
     message_id: Option<String>,
     /// Plain: the message's name, by which a repetition is known.
@@ -61,7 +61,7 @@ pub(super) struct ChatBody<'a> {
     parent_id: Option<Option<String>>,
     /// What to do while a reply is running.
     #[serde(default)]
-    on_busy: WhenBusy,
+    on_busy: BusyAction,
     /// The project of a session that is created.
     project_id: Option<String>,
     model: Option<String>,
@@ -88,7 +88,7 @@ pub(super) struct ChatBody<'a> {
 /// What a turn is for.
 #[derive(Clone, Copy, Default, PartialEq, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
-enum Trigger {
+enum ChatTrigger {
     /// A new message.
     #[default]
     SubmitMessage,
@@ -99,7 +99,7 @@ enum Trigger {
 /// What to do while a reply is running.
 #[derive(Clone, Copy, Default, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
-pub(super) enum WhenBusy {
+pub(super) enum BusyAction {
     /// Refuse with 409.
     #[default]
     Reject,
@@ -109,24 +109,24 @@ pub(super) enum WhenBusy {
     Interrupt,
 }
 
-impl From<WhenBusy> for OnBusy {
-    fn from(when: WhenBusy) -> Self {
+impl From<BusyAction> for OnBusy {
+    fn from(when: BusyAction) -> Self {
         match when {
-            WhenBusy::Reject => Self::Reject,
-            WhenBusy::Queue => Self::Queue,
-            WhenBusy::Interrupt => Self::Interrupt,
+            BusyAction::Reject => Self::Reject,
+            BusyAction::Queue => Self::Queue,
+            BusyAction::Interrupt => Self::Interrupt,
         }
     }
 }
 
 /// The last element of a list; the others are passed over without being kept.
-struct LastOf<'a>(Option<&'a RawValue>);
+struct LastElement<'a>(Option<&'a RawValue>);
 
-impl<'de: 'a, 'a> Deserialize<'de> for LastOf<'a> {
+impl<'de: 'a, 'a> Deserialize<'de> for LastElement<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Last;
-        impl<'de> Visitor<'de> for Last {
-            type Value = LastOf<'de>;
+        struct LastElementVisitor;
+        impl<'de> Visitor<'de> for LastElementVisitor {
+            type Value = LastElement<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a list of UIMessages")
@@ -137,46 +137,51 @@ impl<'de: 'a, 'a> Deserialize<'de> for LastOf<'a> {
                 while let Some(element) = list.next_element()? {
                     last = Some(element);
                 }
-                Ok(LastOf(last))
+                Ok(LastElement(last))
             }
         }
-        deserializer.deserialize_seq(Last)
+        deserializer.deserialize_seq(LastElementVisitor)
     }
 }
 
 /// Send a message and stream the reply, in the AI SDK's UI message stream protocol. The stream
 /// opens once the message is durable; whatever the provider does afterwards is an `error` frame.
 #[utoipa::path(
-    post, path = "/api/chat", tag = "chat", request_body = ChatBody,
+    post, path = "/api/chat", tag = "chat", request_body = ChatRequest,
     params(("Idempotency-Key" = Option<String>, Header, description = "A repetition joins the turn or gives its reply, for 24 hours; so does a repeated clientMessageId")),
     responses(
         (status = 200, description = "Frames `id: <turnId>:<n>`, `data: <json>`, the last `data: [DONE]`", content_type = "text/event-stream", body = String),
-        (status = 409, description = "A reply is running: `details {turnId, messageId}`, header `x-should-retry: false`", body = Failure),
-        (status = "default", body = Failure),
+        (status = 409, description = "A reply is running: `details {turnId, messageId}`, header `x-should-retry: false`", body = ErrorResponse),
+        (status = "default", body = ErrorResponse),
     )
 )]
-pub(super) async fn chat(
-    State(api): State<Api>,
-    _query: NoQuery,
-    Caller(who): Caller,
-    Asked(standing): Asked,
+pub(super) async fn send_message(
+    State(api): State<ApiState>,
+    _query: NoQueryParams,
+    CurrentUser(who): CurrentUser,
+    TurnAdmission(standing): TurnAdmission,
     headers: HeaderMap,
-    ChatBytes(bytes): ChatBytes,
-) -> Answer<Response> {
-    let key = idempotency(&headers, "POST /api/chat", &bytes)?;
-    let turn = if bytes.len() <= SHORT_BODY {
-        new_turn(&api, who, parse(&bytes)?)?
+    RawChatBody(bytes): RawChatBody,
+) -> ApiResult<Response> {
+    let key = read_idempotency_key(&headers, "POST /api/chat", &bytes)?;
+    let turn = if bytes.len() <= INLINE_PARSE_LIMIT {
+        build_turn_request(&api, who, parse_json(&bytes)?)?
     } else {
         let api = api.clone();
-        let read = tokio::task::spawn_blocking(move || new_turn(&api, who, parse(&bytes)?));
+        let read =
+            tokio::task::spawn_blocking(move || build_turn_request(&api, who, parse_json(&bytes)?));
         read.await.map_err(Error::internal)??
     };
-    note_session(&turn.principal, "/api/chat", turn.session.id());
+    audit_session(&turn.principal, "/api/chat", turn.session.id());
     let turn = TurnRequest { idempotency_key: key, caller_status: standing, ..turn };
-    Ok(sse::stream(api.chat.start_turn(turn).await?, api.heartbeat))
+    Ok(sse::stream_turn_reply(api.chat.start_turn(turn).await?, api.heartbeat))
 }
 
-fn new_turn(api: &Api, who: Principal, body: ChatBody<'_>) -> Result<TurnRequest> {
+fn build_turn_request(
+    api: &ApiState,
+    who: Principal,
+    body: ChatRequest<'_>,
+) -> Result<TurnRequest> {
     let on_busy = body.on_busy.into();
     let settings = SessionSettings {
         model: body.model.clone(),
@@ -185,14 +190,15 @@ fn new_turn(api: &Api, who: Principal, body: ChatBody<'_>) -> Result<TurnRequest
         top_p: body.top_p,
         max_output_tokens: body.max_output_tokens,
         memory: body.memory.unwrap_or_default(),
-        extra_params: further(&body)?,
+        extra_params: collect_extra_params(&body)?,
     }
-    .validate(api.limits.message)?;
+    .validate(api.size_limits.message)?;
     let project_id =
         body.project_id.as_deref().map(|id| ProjectId::parse("projectId", id)).transpose()?;
     let is_ai_sdk = body.messages.is_some()
         || body.message.is_some_and(|message| message.get().starts_with('{'));
-    let (session, wish) = if is_ai_sdk { ai_sdk(api, body)? } else { plain(api, body)? };
+    let (session, wish) =
+        if is_ai_sdk { parse_ai_sdk_request(api, body)? } else { parse_plain_request(api, body)? };
     let (idempotency, standing) = Default::default();
     let earlier = Vec::new();
     Ok(TurnRequest {
@@ -209,7 +215,7 @@ fn new_turn(api: &Api, who: Principal, body: ChatBody<'_>) -> Result<TurnRequest
 }
 
 /// What goes on to the provider in its own words.
-fn further(body: &ChatBody<'_>) -> Result<ExtraParams> {
+fn collect_extra_params(body: &ChatRequest<'_>) -> Result<ExtraParams> {
     let fields = [
         ("tools", body.tools),
         ("tool_choice", body.tool_choice),
@@ -222,14 +228,20 @@ fn further(body: &ChatBody<'_>) -> Result<ExtraParams> {
 }
 
 /// `{"sessionId"?, "message": "text", "parts"?, …}`
-fn plain(api: &Api, body: ChatBody<'_>) -> Result<(SessionTarget, TurnIntent)> {
+fn parse_plain_request(
+    api: &ApiState,
+    body: ChatRequest<'_>,
+) -> Result<(SessionTarget, TurnIntent)> {
     let session = match (body.session_id, body.id) {
         (Some(id), _) => SessionTarget::Existing(SessionId::parse("sessionId", &id)?),
         (None, Some(id)) => SessionTarget::Ensure(SessionId::parse("id", &id)?),
         (None, None) => SessionTarget::New(SessionId::generate()),
     };
-    if body.trigger == Trigger::RegenerateMessage {
-        return Ok((session, TurnIntent::Regenerate { reply_id: message_id(body.message_id)? }));
+    if body.trigger == ChatTrigger::RegenerateMessage {
+        return Ok((
+            session,
+            TurnIntent::Regenerate { reply_id: parse_message_id(body.message_id)? },
+        ));
     }
     let message = body.message.ok_or_else(|| Error::invalid_field("message", "is missing"))?;
     let wants_text =
@@ -242,36 +254,45 @@ fn plain(api: &Api, body: ChatBody<'_>) -> Result<(SessionTarget, TurnIntent)> {
         .unwrap_or_default();
     let wish = TurnIntent::Send {
         role: Role::User,
-        body: MessageBody::parse("message", text, parts, MessageType::Text, api.limits.message)?,
+        body: MessageBody::parse(
+            "message",
+            text,
+            parts,
+            MessageType::Text,
+            api.size_limits.message,
+        )?,
         client_message_id: body
             .client_message_id
             .map(|id| MessageId::parse("clientMessageId", &id))
             .transpose()?,
-        parent: parent(body.parent_id)?,
+        parent: parse_parent(body.parent_id)?,
         on_duplicate_id: DuplicateIdPolicy::Reject,
     };
     Ok((session, wish))
 }
 
 /// `{"id": session, "messages": [UIMessage…] or "message": UIMessage, "trigger", "messageId"?, …}`
-fn ai_sdk(api: &Api, body: ChatBody<'_>) -> Result<(SessionTarget, TurnIntent)> {
+fn parse_ai_sdk_request(
+    api: &ApiState,
+    body: ChatRequest<'_>,
+) -> Result<(SessionTarget, TurnIntent)> {
     let id = body.id.or(body.session_id).ok_or_else(|| Error::invalid_field("id", "is missing"))?;
     let session = SessionTarget::Ensure(SessionId::parse("id", &id)?);
     let (field, last) = match (body.message, body.messages) {
         (Some(message), _) => ("message", Some(message)),
-        (None, Some(LastOf(last))) => ("messages", last),
+        (None, Some(LastElement(last))) => ("messages", last),
         (None, None) => ("messages", None),
     };
-    let last = last.map(|last| ui::read(field, last)).transpose()?;
-    if body.trigger == Trigger::RegenerateMessage {
+    let last = last.map(|last| ui_message::parse_ui_message(field, last)).transpose()?;
+    if body.trigger == ChatTrigger::RegenerateMessage {
         // Without an id it is the reply to the last message of the array.
-        let reply = message_id(body.message_id)?.or(last.map(|last| last.id));
+        let reply = parse_message_id(body.message_id)?.or(last.map(|last| last.id));
         return Ok((session, TurnIntent::Regenerate { reply_id: reply }));
     }
     let last =
         last.ok_or_else(|| Error::invalid_field("messages", "must hold at least one message"))?;
     if last.role == Role::Assistant && !last.results.is_empty() {
-        let (results, limit) = (last.results, api.limits.message);
+        let (results, limit) = (last.results, api.size_limits.message);
         return Ok((
             session,
             TurnIntent::SubmitToolResults { results, reply_id: None, max_bytes: limit },
@@ -289,15 +310,15 @@ fn ai_sdk(api: &Api, body: ChatBody<'_>) -> Result<(SessionTarget, TurnIntent)> 
             last.content,
             last.parts,
             MessageType::Text,
-            api.limits.message,
+            api.size_limits.message,
         )?,
         client_message_id: Some(last.id),
-        parent: parent(body.parent_id)?,
+        parent: parse_parent(body.parent_id)?,
         on_duplicate_id: DuplicateIdPolicy::Edit,
     };
     Ok((session, wish))
 }
 
-pub(super) fn message_id(id: Option<String>) -> Result<Option<MessageId>> {
+pub(super) fn parse_message_id(id: Option<String>) -> Result<Option<MessageId>> {
     Ok(id.map(|id| MessageId::parse("messageId", &id)).transpose()?)
 }

@@ -13,74 +13,79 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Sleep, sleep};
 
 /// After an error that is not a single connection's: too many open files, say.
-const PAUSE: Duration = Duration::from_millis(100);
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// A listener whose connections give up on readers that hang.
-pub struct Patient {
+pub struct TimeoutListener {
     listener: TcpListener,
-    patience: Duration,
+    write_timeout: Duration,
 }
 
-impl Patient {
+impl TimeoutListener {
     /// Accepts from `listener`; a write that hangs for `patience` ends its connection.
     pub fn new(listener: TcpListener, patience: Duration) -> Self {
-        Self { listener, patience }
+        Self { listener, write_timeout: patience }
     }
 }
 
-impl Patient {
+impl TimeoutListener {
     /// The next connection, and whom it comes from.
-    pub(super) async fn accept(&mut self) -> (Connection, SocketAddr) {
+    pub(super) async fn accept(&mut self) -> (TimeoutConnection, SocketAddr) {
         loop {
             match self.listener.accept().await {
                 Ok((stream, address)) => {
                     // A token that waits for an acknowledgement is a token late.
                     let _ = stream.set_nodelay(true);
                     return (
-                        Connection { stream, patience: self.patience, hanging: None },
+                        TimeoutConnection {
+                            stream,
+                            write_timeout: self.write_timeout,
+                            write_deadline: None,
+                        },
                         address,
                     );
                 }
-                Err(error) if is_one_connections(&error) => {}
+                Err(error) if is_connection_error(&error) => {}
                 Err(error) => {
                     tracing::error!(%error, "no connection can be accepted");
-                    sleep(PAUSE).await;
+                    sleep(ACCEPT_RETRY_DELAY).await;
                 }
             }
         }
     }
 }
 
-fn is_one_connections(error: &io::Error) -> bool {
+fn is_connection_error(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
 /// A connection that ends when a write hangs for too long.
-pub(super) struct Connection {
+pub(super) struct TimeoutConnection {
     stream: TcpStream,
-    patience: Duration,
+    write_timeout: Duration,
     /// Until when the write that hangs may go on hanging.
-    hanging: Option<Pin<Box<Sleep>>>,
+    write_deadline: Option<Pin<Box<Sleep>>>,
 }
 
-impl Connection {
-    fn watch<T>(
+impl TimeoutConnection {
+    fn check_write_timeout<T>(
         &mut self,
         context: &mut Context<'_>,
         write: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         if write.is_ready() {
-            self.hanging = None;
+            self.write_deadline = None;
             return write;
         }
-        let hanging = self.hanging.get_or_insert_with(|| Box::pin(sleep(self.patience)));
+        let hanging =
+            self.write_deadline.get_or_insert_with(|| Box::pin(sleep(self.write_timeout)));
         ready!(hanging.as_mut().poll(context));
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the reader takes nothing")))
     }
 }
 
-impl AsyncWrite for Connection {
+impl AsyncWrite for TimeoutConnection {
     fn poll_write(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -88,7 +93,7 @@ impl AsyncWrite for Connection {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let write = Pin::new(&mut this.stream).poll_write(context, bytes);
-        this.watch(context, write)
+        this.check_write_timeout(context, write)
     }
 
     fn poll_write_vectored(
@@ -98,7 +103,7 @@ impl AsyncWrite for Connection {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let write = Pin::new(&mut this.stream).poll_write_vectored(context, pieces);
-        this.watch(context, write)
+        this.check_write_timeout(context, write)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -114,7 +119,7 @@ impl AsyncWrite for Connection {
     }
 }
 
-impl AsyncRead for Connection {
+impl AsyncRead for TimeoutConnection {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,

@@ -10,7 +10,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 /// What a handler gives back.
-pub(super) type Answer<T> = Result<T, Error>;
+pub(super) type ApiResult<T> = Result<T, Error>;
 
 /// A success: the sentence says what happened, the data is the thing itself.
 #[derive(Debug, Serialize, ToSchema)]
@@ -21,21 +21,21 @@ pub(super) struct Envelope<T> {
 }
 
 /// A success with status 200.
-pub(super) fn ok<T: Serialize>(message: &'static str, data: T) -> Json<Envelope<T>> {
+pub(super) fn ok_response<T: Serialize>(message: &'static str, data: T) -> Json<Envelope<T>> {
     Json(Envelope { success: true, message, data })
 }
 
 /// A failure: the sentence is for people, the code for programs.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Failure {
+pub(super) struct ErrorResponse {
     success: bool,
     message: String,
-    error: FailureCode,
+    error: ErrorObject,
 }
 
 /// What a program can act on.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct FailureCode {
+pub(super) struct ErrorObject {
     /// A stable word.
     code: &'static str,
     /// Each field and what it wants, the running turn, and the like.
@@ -45,17 +45,17 @@ pub(super) struct FailureCode {
 
 /// The error of a response, kept beside it for the request log.
 #[derive(Debug, Clone)]
-pub(super) struct Logged(pub(super) Error);
+pub(super) struct LoggedError(pub(super) Error);
 
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
-        let failure = Failure {
+        let failure = ErrorResponse {
             success: false,
-            message: sentence(self.kind, &self.message),
-            error: FailureCode { code: self.kind.code(), details: self.details.clone() },
+            message: format_message(self.kind, &self.message),
+            error: ErrorObject { code: self.kind.code(), details: self.details.clone() },
         };
-        let mut response = (status(self.kind), Json(failure)).into_response();
-        if is_final(self.kind) {
+        let mut response = (status_code(self.kind), Json(failure)).into_response();
+        if is_non_retryable(self.kind) {
             // Client libraries repeat a 409 by themselves unless they are told not to.
             response.headers_mut().insert("x-should-retry", HeaderValue::from_static("false"));
         }
@@ -63,8 +63,8 @@ impl IntoResponse for Error {
             let scheme = HeaderValue::from_static("Bearer realm=\"echoic\"");
             response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
         }
-        self.tell_limit(response.headers_mut());
-        response.extensions_mut().insert(Logged(self));
+        self.add_retry_headers(response.headers_mut());
+        response.extensions_mut().insert(LoggedError(self));
         response
     }
 }
@@ -72,7 +72,7 @@ impl IntoResponse for Error {
 impl Error {
     /// Says in how many seconds the same request may have another answer, where that is known; and of
     /// what is spent, how much there is of it.
-    fn tell_limit(&self, headers: &mut HeaderMap) {
+    fn add_retry_headers(&self, headers: &mut HeaderMap) {
         let Some(details) = &self.details else { return };
         let Some(wait) = details["retryAfter"].as_u64() else { return };
         headers.insert(RETRY_AFTER, HeaderValue::from(wait));
@@ -87,7 +87,7 @@ impl Error {
 
 /// Errors are written without capital and full stop, answers with them; a field's name at the
 /// beginning stays as the client spells it.
-pub(super) fn sentence(kind: Kind, message: &str) -> String {
+pub(super) fn format_message(kind: Kind, message: &str) -> String {
     let mut letters = message.chars();
     match letters.next() {
         Some(first) if kind != Kind::InvalidRequest => {
@@ -98,7 +98,7 @@ pub(super) fn sentence(kind: Kind, message: &str) -> String {
 }
 
 /// The status of each kind of error.
-pub(super) const fn status(kind: Kind) -> StatusCode {
+pub(super) const fn status_code(kind: Kind) -> StatusCode {
     match kind {
         Kind::InvalidRequest
         | Kind::UnknownParameter
@@ -132,7 +132,7 @@ pub(super) const fn status(kind: Kind) -> StatusCode {
 }
 
 /// Whether the same request would meet the same error a moment later.
-const fn is_final(kind: Kind) -> bool {
+const fn is_non_retryable(kind: Kind) -> bool {
     matches!(
         kind,
         Kind::SessionBusy

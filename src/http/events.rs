@@ -1,10 +1,10 @@
 //! `/api/events`: what happens to the caller's sessions, as it happens.
 
-use super::Api;
-use super::envelope::{Answer, Failure};
-use super::gate::Whoever;
-use super::query::Query;
-use super::sse::{self, Pieces};
+use super::ApiState;
+use super::auth_middleware::CurrentIdentity;
+use super::envelope::{ApiResult, ErrorResponse};
+use super::query::QueryParams;
+use super::sse::{self, SseSource};
 use crate::auth::{Auth, Identity};
 use crate::chat::EventReader;
 use crate::domain::SessionId;
@@ -26,45 +26,51 @@ use tokio::time::{Instant, sleep_until};
     params(("sessionId" = Option<String>, Query, description = "Only this session")),
     responses(
         (status = 200, description = "Events, and a comment every 15 s", content_type = "text/event-stream", body = String),
-        (status = "default", body = Failure),
+        (status = "default", body = ErrorResponse),
     )
 )]
-pub(super) async fn listen(
-    State(api): State<Api>,
-    Whoever(identity): Whoever,
-    mut query: Query,
-) -> Answer<Response> {
-    let session = query.parsed("sessionId", |id| SessionId::parse("sessionId", id));
+pub(super) async fn stream_events(
+    State(api): State<ApiState>,
+    CurrentIdentity(identity): CurrentIdentity,
+    mut query: QueryParams,
+) -> ApiResult<Response> {
+    let session = query.take_parsed("sessionId", |id| SessionId::parse("sessionId", id));
     query.finish()?;
     let events = api.chat.subscribe_events(&identity.principal, session).await?;
     let (pause, look_at) = (api.heartbeat, Instant::now() + api.heartbeat);
-    let listener = Listener { events, auth: api.auth, identity, pause, look_at };
-    Ok(sse::warm(listener, api.heartbeat))
+    let listener = AuthorizedEventStream {
+        events,
+        auth: api.auth,
+        identity,
+        check_interval: pause,
+        next_check: look_at,
+    };
+    Ok(sse::stream_with_heartbeat(listener, api.heartbeat))
 }
 
 /// Somebody who listens for as long as they may: such a stream has no end of its own.
-struct Listener {
+struct AuthorizedEventStream {
     events: EventReader,
     auth: Arc<Auth>,
     identity: Identity,
     /// How often to look whether their credentials are good still …
-    pause: Duration,
+    check_interval: Duration,
     /// … and when the next time.
-    look_at: Instant,
+    next_check: Instant,
 }
 
-impl Pieces for Listener {
+impl SseSource for AuthorizedEventStream {
     async fn next(&mut self) -> Option<Bytes> {
         loop {
             tokio::select! {
                 event = self.events.next() => return event,
-                () = sleep_until(self.look_at) => {}
+                () = sleep_until(self.next_check) => {}
             }
             // A store that cannot be reached now changes nothing: the next look tells.
             if !self.auth.still_knows(&self.identity).await.unwrap_or(true) {
                 return None;
             }
-            self.look_at = Instant::now() + self.pause;
+            self.next_check = Instant::now() + self.check_interval;
         }
     }
 }

@@ -1,9 +1,9 @@
 //! `/api/export`: sessions as a file, written while it is read.
 
-use super::Api;
-use super::envelope::{Answer, Failure};
-use super::extract::Caller;
-use super::query::Query;
+use super::ApiState;
+use super::envelope::{ApiResult, ErrorResponse};
+use super::extract::CurrentUser;
+use super::query::QueryParams;
 use crate::clock;
 use crate::domain::{Message, ProjectId, Session, SessionId};
 use crate::transfer::export::{Export, Format, Which};
@@ -57,21 +57,21 @@ pub(super) struct ExportedSession {
             (String = "application/x-ndjson"),
             (String = "text/markdown"),
         )),
-        (status = "default", body = Failure),
+        (status = "default", body = ErrorResponse),
     )
 )]
-pub(super) async fn export(
-    State(api): State<Api>,
-    Caller(who): Caller,
-    mut query: Query,
-) -> Answer<Response> {
-    let session = query.parsed("sessionId", |id| SessionId::parse("sessionId", id));
-    let project = query.parsed("projectId", |id| ProjectId::parse("projectId", id));
+pub(super) async fn export_sessions(
+    State(api): State<ApiState>,
+    CurrentUser(who): CurrentUser,
+    mut query: QueryParams,
+) -> ApiResult<Response> {
+    let session = query.take_parsed("sessionId", |id| SessionId::parse("sessionId", id));
+    let project = query.take_parsed("projectId", |id| ProjectId::parse("projectId", id));
     let formats =
         [("json", Format::Json), ("jsonl", Format::Jsonl), ("markdown", Format::Markdown)];
-    let format = query.word("format", &formats).unwrap_or(Format::Json);
+    let format = query.take_choice("format", &formats).unwrap_or(Format::Json);
     if session.is_some() && project.is_some() {
-        query.complain("projectId", "must not come with sessionId");
+        query.add_error("projectId", "must not come with sessionId");
     }
     query.finish()?;
     let which = match (session, project) {
@@ -86,10 +86,10 @@ pub(super) async fn export(
     // The status is out: a file that breaks off is told by the connection that breaks off.
     let pieces =
         pieces.inspect_err(|error| tracing::warn!(error = %error.chain(), "an export was cut off"));
-    Ok(file(Body::from_stream(pieces), format))
+    Ok(build_file_response(Body::from_stream(pieces), format))
 }
 
-fn file(body: Body, format: Format) -> Response {
+fn build_file_response(body: Body, format: Format) -> Response {
     let (kind, extension) = match format {
         Format::Json => ("application/json", "json"),
         Format::Jsonl => ("application/x-ndjson", "jsonl"),

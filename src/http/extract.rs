@@ -1,9 +1,9 @@
 //! What handlers take out of a request beside its body: who asks, the ids in the path, headers.
 
-pub(super) use super::gate::Caller;
+pub(super) use super::auth_middleware::CurrentUser;
 
-use super::Api;
-use super::query::Query;
+use super::ApiState;
+use super::query::QueryParams;
 use crate::domain::{FieldError, FilePath, MessageId, ProjectId, SessionId};
 use crate::error::{Error, Kind, Result};
 use crate::store::{IdempotencyKey, RetryWindow};
@@ -14,70 +14,76 @@ use axum::http::request::Parts;
 use sha2::{Digest, Sha256};
 
 /// The longest `Idempotency-Key`, in characters.
-const MAX_KEY: usize = 256;
+const MAX_IDEMPOTENCY_KEY_LEN: usize = 256;
 
 /// The session that the path names.
 pub(super) struct SessionPath(pub(super) SessionId);
 
-impl FromRequestParts<Api> for SessionPath {
+impl FromRequestParts<ApiState> for SessionPath {
     type Rejection = Error;
 
-    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self> {
-        Ok(Self(path_id(parts, api, "sessionId", SessionId::parse).await?))
+    async fn from_request_parts(parts: &mut Parts, api: &ApiState) -> Result<Self> {
+        Ok(Self(parse_path_param(parts, api, "sessionId", SessionId::parse).await?))
     }
 }
 
 /// The session and the message that the path names.
 pub(super) struct MessagePath(pub(super) SessionId, pub(super) MessageId);
 
-impl FromRequestParts<Api> for MessagePath {
+impl FromRequestParts<ApiState> for MessagePath {
     type Rejection = Error;
 
-    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self> {
-        let session = path_id(parts, api, "sessionId", SessionId::parse).await?;
-        Ok(Self(session, path_id(parts, api, "messageId", MessageId::parse).await?))
+    async fn from_request_parts(parts: &mut Parts, api: &ApiState) -> Result<Self> {
+        let session = parse_path_param(parts, api, "sessionId", SessionId::parse).await?;
+        Ok(Self(session, parse_path_param(parts, api, "messageId", MessageId::parse).await?))
     }
 }
 
 /// The session and the name of a node that the path names.
 pub(super) struct NodePath(pub(super) SessionId, pub(super) String);
 
-impl FromRequestParts<Api> for NodePath {
+impl FromRequestParts<ApiState> for NodePath {
     type Rejection = Error;
 
-    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self> {
-        let session = path_id(parts, api, "sessionId", SessionId::parse).await?;
+    async fn from_request_parts(parts: &mut Parts, api: &ApiState) -> Result<Self> {
+        let session = parse_path_param(parts, api, "sessionId", SessionId::parse).await?;
         // Any text may name a node; most name none.
-        Ok(Self(session, path_id(parts, api, "chatId", |_, text| Ok(text.to_owned())).await?))
+        Ok(Self(
+            session,
+            parse_path_param(parts, api, "chatId", |_, text| Ok(text.to_owned())).await?,
+        ))
     }
 }
 
 /// The project that the path names.
 pub(super) struct ProjectPath(pub(super) ProjectId);
 
-impl FromRequestParts<Api> for ProjectPath {
+impl FromRequestParts<ApiState> for ProjectPath {
     type Rejection = Error;
 
-    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self> {
-        Ok(Self(path_id(parts, api, "projectId", ProjectId::parse).await?))
+    async fn from_request_parts(parts: &mut Parts, api: &ApiState) -> Result<Self> {
+        Ok(Self(parse_path_param(parts, api, "projectId", ProjectId::parse).await?))
     }
 }
 
 /// The project and the file in it that the path names.
-pub(super) struct FileOfProject(pub(super) ProjectId, pub(super) FilePath);
+pub(super) struct ProjectFilePath(pub(super) ProjectId, pub(super) FilePath);
 
-impl FromRequestParts<Api> for FileOfProject {
+impl FromRequestParts<ApiState> for ProjectFilePath {
     type Rejection = Error;
 
-    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self> {
-        let project = path_id(parts, api, "projectId", ProjectId::parse).await?;
-        Ok(Self(project, path_id(parts, api, "path", |_, text| FilePath::parse(text)).await?))
+    async fn from_request_parts(parts: &mut Parts, api: &ApiState) -> Result<Self> {
+        let project = parse_path_param(parts, api, "projectId", ProjectId::parse).await?;
+        Ok(Self(
+            project,
+            parse_path_param(parts, api, "path", |_, text| FilePath::parse(text)).await?,
+        ))
     }
 }
 
-async fn path_id<T>(
+async fn parse_path_param<T>(
     parts: &mut Parts,
-    api: &Api,
+    api: &ApiState,
     name: &'static str,
     read: fn(&'static str, &str) -> Result<T, FieldError>,
 ) -> Result<T> {
@@ -89,7 +95,7 @@ async fn path_id<T>(
 }
 
 /// The versions that `If-Match` allows: `"3"`, `3`, a list of them, or `*`, which is any.
-pub(super) fn if_match(headers: &HeaderMap) -> Result<Vec<u32>> {
+pub(super) fn parse_if_match(headers: &HeaderMap) -> Result<Vec<u32>> {
     // A list may come in several lines.
     let lines = headers.get_all(IF_MATCH).iter().map(|line| line.to_str().unwrap_or_default());
     let lines: Vec<&str> = lines.collect();
@@ -103,15 +109,15 @@ pub(super) fn if_match(headers: &HeaderMap) -> Result<Vec<u32>> {
 }
 
 /// How a repetition of this request is known, if the client gives it a key. `body` is what it says.
-pub(super) fn idempotency(
+pub(super) fn read_idempotency_key(
     headers: &HeaderMap,
     route: &'static str,
     body: &[u8],
 ) -> Result<Option<IdempotencyKey>> {
     let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
     match value.to_str() {
-        Ok(key) if (1..=MAX_KEY).contains(&key.len()) => {
-            let (key, fingerprint) = (key.to_owned(), digest(body));
+        Ok(key) if (1..=MAX_IDEMPOTENCY_KEY_LEN).contains(&key.len()) => {
+            let (key, fingerprint) = (key.to_owned(), hex_digest(body));
             Ok(Some(IdempotencyKey { route, key, fingerprint, retry_window: RetryWindow::Full }))
         }
         _ => Err(Error::invalid_field(
@@ -123,31 +129,40 @@ pub(super) fn idempotency(
 
 /// How a repetition is known that an OpenAI library makes by itself: it says the same, and that it is
 /// not the first.
-pub(super) fn retry(headers: &HeaderMap, route: &'static str, said: &[u8]) -> IdempotencyKey {
+pub(super) fn derive_retry_key(
+    headers: &HeaderMap,
+    route: &'static str,
+    said: &[u8],
+) -> IdempotencyKey {
     let count = headers.get("x-stainless-retry-count").and_then(|count| count.to_str().ok());
     let is_again = count.and_then(|count| count.parse().ok()).is_some_and(|count: u32| count > 0);
     let repeats = if is_again { RetryWindow::Short } else { RetryWindow::Disabled };
-    IdempotencyKey { route, key: digest(said), fingerprint: String::new(), retry_window: repeats }
+    IdempotencyKey {
+        route,
+        key: hex_digest(said),
+        fingerprint: String::new(),
+        retry_window: repeats,
+    }
 }
 
-fn digest(bytes: &[u8]) -> String {
+fn hex_digest(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A route without parameters.
-pub(super) struct NoQuery;
+pub(super) struct NoQueryParams;
 
-impl<S: Send + Sync> FromRequestParts<S> for NoQuery {
+impl<S: Send + Sync> FromRequestParts<S> for NoQueryParams {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
-        let Ok(query) = Query::from_request_parts(parts, state).await;
+        let Ok(query) = QueryParams::from_request_parts(parts, state).await;
         query.finish().map(|()| Self)
     }
 }
 
 /// No such route.
-pub(super) async fn not_found() -> Error {
+pub(super) async fn route_not_found() -> Error {
     Error::new(Kind::RouteNotFound, "there is no such route; GET /api/openapi.json lists them all")
 }
 

@@ -1,8 +1,8 @@
 //! `/health`: for whoever keeps the server running. Public.
 
-use super::Api;
-use super::envelope::{Answer, Envelope, Failure, ok};
-use super::extract::NoQuery;
+use super::ApiState;
+use super::envelope::{ApiResult, Envelope, ErrorResponse, ok_response};
+use super::extract::NoQueryParams;
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
@@ -10,36 +10,39 @@ use utoipa::ToSchema;
 
 /// How the server is.
 #[derive(Serialize, ToSchema)]
-pub(super) struct Health {
+pub(super) struct HealthResponse {
     status: &'static str,
     version: &'static str,
     /// The name of this instance: `<host>/<address>`.
     instance: String,
 }
 
-impl Health {
-    fn of(api: &Api) -> Self {
+impl HealthResponse {
+    fn new(api: &ApiState) -> Self {
         let instance = api.chat.instance_name().to_owned();
         Self { status: "ok", version: env!("CARGO_PKG_VERSION"), instance }
     }
 }
 
 /// Whether the process answers.
-#[utoipa::path(get, path = "/health/live", tag = "health", responses((status = 200, body = Envelope<Health>)))]
-pub(super) async fn live(State(api): State<Api>, _query: NoQuery) -> Json<Envelope<Health>> {
-    ok("The server is running", Health::of(&api))
+#[utoipa::path(get, path = "/health/live", tag = "health", responses((status = 200, body = Envelope<HealthResponse>)))]
+pub(super) async fn check_liveness(
+    State(api): State<ApiState>,
+    _query: NoQueryParams,
+) -> Json<Envelope<HealthResponse>> {
+    ok_response("The server is running", HealthResponse::new(&api))
 }
 
 /// Whether turns can begin: the store can be read and written, and the server is not going down.
 #[utoipa::path(
     get, path = "/health/ready", tag = "health",
-    responses((status = 200, body = Envelope<Health>), (status = 503, body = Failure))
+    responses((status = 200, body = Envelope<HealthResponse>), (status = 503, body = ErrorResponse))
 )]
-pub(super) async fn ready(
-    State(api): State<Api>,
-    _query: NoQuery,
-) -> Answer<Json<Envelope<Health>>> {
+pub(super) async fn check_readiness(
+    State(api): State<ApiState>,
+    _query: NoQueryParams,
+) -> ApiResult<Json<Envelope<HealthResponse>>> {
     api.chat.ensure_not_draining()?;
     api.store.check_ready().await?;
-    Ok(ok("The server is ready", Health::of(&api)))
+    Ok(ok_response("The server is ready", HealthResponse::new(&api)))
 }

@@ -1,9 +1,9 @@
 //! `/api/import`: whole sessions, read as they arrive, each stored or refused by itself.
 
-use super::Api;
-use super::body::StreamedJson;
-use super::envelope::{Answer, Envelope, Failure, ok};
-use super::extract::{Caller, NoQuery};
+use super::ApiState;
+use super::body::StreamedJsonBody;
+use super::envelope::{ApiResult, Envelope, ErrorResponse, ok_response};
+use super::extract::{CurrentUser, NoQueryParams};
 use crate::error::Error;
 use crate::transfer::file::read_sessions;
 use crate::transfer::import::{Import, Report, Terms};
@@ -20,24 +20,24 @@ use utoipa::ToSchema;
 /// one after the other, and ChatGPT's `conversations.json`, are taken as well.
 #[derive(ToSchema)]
 #[allow(dead_code, reason = "describes the body, which is read piece by piece")]
-pub(super) struct ImportBody {
+pub(super) struct ImportRequest {
     sessions: Vec<SessionRecord>,
 }
 
 /// Import sessions: all of each or none of it. Importing the same file twice changes nothing.
 #[utoipa::path(
-    post, path = "/api/import", tag = "import", request_body = ImportBody,
-    responses((status = 200, body = Envelope<Report>), (status = "default", body = Failure))
+    post, path = "/api/import", tag = "import", request_body = ImportRequest,
+    responses((status = 200, body = Envelope<Report>), (status = "default", body = ErrorResponse))
 )]
-pub(super) async fn import(
-    State(api): State<Api>,
-    Caller(who): Caller,
-    _query: NoQuery,
-    StreamedJson(body): StreamedJson,
-) -> Answer<Json<Envelope<Report>>> {
+pub(super) async fn import_sessions(
+    State(api): State<ApiState>,
+    CurrentUser(who): CurrentUser,
+    _query: NoQueryParams,
+    StreamedJsonBody(body): StreamedJsonBody,
+) -> ApiResult<Json<Envelope<Report>>> {
     let bytes = StreamReader::new(body.into_data_stream().map_err(io::Error::other));
     let terms = Terms {
-        max_message: api.limits.message,
+        max_message: api.size_limits.message,
         trusts_participants: who.is_admin || api.auth.is_open(),
     };
     let chat = api.chat;
@@ -48,5 +48,5 @@ pub(super) async fn import(
         import.conclude(read)
     });
     let report = task.await.map_err(Error::internal)??;
-    Ok(ok("Sessions imported successfully", report))
+    Ok(ok_response("Sessions imported successfully", report))
 }

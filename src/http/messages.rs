@@ -1,12 +1,12 @@
 //! `…/messages` and `/api/chat-messages`: messages read, and stored without a model.
 
-use super::Api;
-use super::body::{RawJsonBody, parse};
-use super::envelope::{Answer, Envelope, Failure, ok};
-use super::extract::{Caller, MessagePath, NoQuery, SessionPath, idempotency};
-use super::gate::note_session;
-use super::query::Query;
-use super::ui::{UiMessage, ui_messages};
+use super::ApiState;
+use super::auth_middleware::audit_session;
+use super::body::{RawJsonBody, parse_json};
+use super::envelope::{ApiResult, Envelope, ErrorResponse, ok_response};
+use super::extract::{CurrentUser, MessagePath, NoQueryParams, SessionPath, read_idempotency_key};
+use super::query::QueryParams;
+use super::ui_message::{UiMessage, to_ui_messages};
 use crate::clock;
 use crate::domain::message::{MessageBody, MessageParts};
 use crate::domain::page::{MAX_PAGE_SIZE, MessageSlice, MessageView};
@@ -39,7 +39,7 @@ pub(super) struct MessageList<T> {
 /// Messages in either form.
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
-pub(super) enum AnyMessageList {
+pub(super) enum MessageListResponse {
     /// As stored.
     Plain(MessageList<Message>),
     /// As `useChat` keeps them.
@@ -47,7 +47,7 @@ pub(super) enum AnyMessageList {
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum Format {
+enum MessageFormat {
     Plain,
     Ui,
 }
@@ -63,51 +63,51 @@ enum Format {
         ("view" = Option<String>, Query, description = "path (default): the active path; all: every branch, in the order stored"),
         ("format" = Option<String>, Query, description = "plain (default), or ui for AI SDK UIMessages"),
     ),
-    responses((status = 200, body = Envelope<AnyMessageList>), (status = "default", body = Failure))
+    responses((status = 200, body = Envelope<MessageListResponse>), (status = "default", body = ErrorResponse))
 )]
-pub(super) async fn list(
-    State(api): State<Api>,
-    Caller(who): Caller,
+pub(super) async fn list_messages(
+    State(api): State<ApiState>,
+    CurrentUser(who): CurrentUser,
     SessionPath(session): SessionPath,
-    mut query: Query,
-) -> Answer<Json<Envelope<AnyMessageList>>> {
-    let limit = query.number("limit", 1..=MAX_PAGE_SIZE).unwrap_or(50);
-    let before = query.parsed("before", |id| MessageId::parse("before", id));
-    let after = query.parsed("after", |id| MessageId::parse("after", id));
+    mut query: QueryParams,
+) -> ApiResult<Json<Envelope<MessageListResponse>>> {
+    let limit = query.take_number("limit", 1..=MAX_PAGE_SIZE).unwrap_or(50);
+    let before = query.take_parsed("before", |id| MessageId::parse("before", id));
+    let after = query.take_parsed("after", |id| MessageId::parse("after", id));
     let view = query
-        .word("view", &[("path", MessageView::Path), ("all", MessageView::All)])
+        .take_choice("view", &[("path", MessageView::Path), ("all", MessageView::All)])
         .unwrap_or_default();
     let format = query
-        .word("format", &[("plain", Format::Plain), ("ui", Format::Ui)])
-        .unwrap_or(Format::Plain);
+        .take_choice("format", &[("plain", MessageFormat::Plain), ("ui", MessageFormat::Ui)])
+        .unwrap_or(MessageFormat::Plain);
     let slice = match (before, after) {
         (None, None) => MessageSlice::Newest,
         (Some(id), None) => MessageSlice::Before(id),
         (None, Some(id)) => MessageSlice::After(id),
         (Some(_), Some(_)) => {
-            query.complain("after", "must not come with before");
+            query.add_error("after", "must not come with before");
             MessageSlice::Newest
         }
     };
     query.finish()?;
     let page = api.store.list_messages(&who, &session, MessageQuery { view, slice, limit }).await?;
     let list = match format {
-        Format::Plain => {
+        MessageFormat::Plain => {
             let MessagePage { messages, has_more } = page;
-            AnyMessageList::Plain(MessageList { messages, has_more })
+            MessageListResponse::Plain(MessageList { messages, has_more })
         }
-        Format::Ui => {
-            let page = from_beginning(&api, &who, &session, page).await?;
-            let (messages, has_more) = (ui_messages(page.messages), page.has_more);
-            AnyMessageList::Ui(MessageList { messages, has_more })
+        MessageFormat::Ui => {
+            let page = extend_to_first_reply(&api, &who, &session, page).await?;
+            let (messages, has_more) = (to_ui_messages(page.messages), page.has_more);
+            MessageListResponse::Ui(MessageList { messages, has_more })
         }
     };
-    Ok(ok("Messages retrieved successfully", list))
+    Ok(ok_response("Messages retrieved successfully", list))
 }
 
 /// A page that begins amid what `useChat` shows as one message, from that message's first reply on.
-async fn from_beginning(
-    api: &Api,
+async fn extend_to_first_reply(
+    api: &ApiState,
     who: &Principal,
     session: &SessionId,
     page: MessagePage,
@@ -141,22 +141,22 @@ async fn from_beginning(
 #[utoipa::path(
     get, path = "/api/chat-sessions/{sessionId}/messages/{messageId}", tag = "messages",
     params(("sessionId" = String, Path), ("messageId" = String, Path, description = "Its id, or the one its client gave it")),
-    responses((status = 200, body = Envelope<Message>), (status = "default", body = Failure))
+    responses((status = 200, body = Envelope<Message>), (status = "default", body = ErrorResponse))
 )]
-pub(super) async fn get(
-    State(api): State<Api>,
-    Caller(who): Caller,
+pub(super) async fn get_message(
+    State(api): State<ApiState>,
+    CurrentUser(who): CurrentUser,
     MessagePath(session, id): MessagePath,
-    _query: NoQuery,
-) -> Answer<Json<Envelope<Message>>> {
+    _query: NoQueryParams,
+) -> ApiResult<Json<Envelope<Message>>> {
     let message = api.store.get_message(&who, &session, &id).await?;
-    Ok(ok("Message retrieved successfully", message))
+    Ok(ok_response("Message retrieved successfully", message))
 }
 
 /// A message to store without a model.
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct NewMessageBody {
+pub(super) struct CreateMessageRequest {
     chat_session_id: String,
     role: Role,
     /// Its text; may be empty where there are parts.
@@ -178,7 +178,7 @@ pub(super) struct NewMessageBody {
 }
 
 /// Where a message stands, as clients say it.
-pub(super) fn parent(parent_id: Option<Option<String>>) -> Result<MessageParent> {
+pub(super) fn parse_parent(parent_id: Option<Option<String>>) -> Result<MessageParent> {
     Ok(match parent_id {
         None => MessageParent::Head,
         Some(None) => MessageParent::Root,
@@ -188,7 +188,7 @@ pub(super) fn parent(parent_id: Option<Option<String>>) -> Result<MessageParent>
 
 /// What was stored.
 #[derive(Serialize, ToSchema)]
-pub(super) struct Posted {
+pub(super) struct CreateMessageResponse {
     message: Message,
     session: Session,
 }
@@ -197,17 +197,17 @@ pub(super) struct Posted {
 #[utoipa::path(
     post, path = "/api/chat-messages", tag = "messages",
     params(("Idempotency-Key" = Option<String>, Header, description = "A repeated one gives the first result, for 24 hours")),
-    request_body = NewMessageBody,
-    responses((status = 201, body = Envelope<Posted>), (status = "default", body = Failure))
+    request_body = CreateMessageRequest,
+    responses((status = 201, body = Envelope<CreateMessageResponse>), (status = "default", body = ErrorResponse))
 )]
-pub(super) async fn post(
-    State(api): State<Api>,
-    _query: NoQuery,
-    Caller(who): Caller,
+pub(super) async fn create_message(
+    State(api): State<ApiState>,
+    _query: NoQueryParams,
+    CurrentUser(who): CurrentUser,
     headers: HeaderMap,
     RawJsonBody(raw): RawJsonBody,
-) -> Answer<(StatusCode, Json<Envelope<Posted>>)> {
-    let body: NewMessageBody = parse(&raw)?;
+) -> ApiResult<(StatusCode, Json<Envelope<CreateMessageResponse>>)> {
+    let body: CreateMessageRequest = parse_json(&raw)?;
     let session_id = SessionId::parse("chatSessionId", &body.chat_session_id)?;
     let parts = body
         .parts
@@ -215,13 +215,13 @@ pub(super) async fn post(
         .transpose()?
         .unwrap_or_default();
     let content =
-        MessageBody::parse("content", body.content, parts, body.kind, api.limits.message)?;
+        MessageBody::parse("content", body.content, parts, body.kind, api.size_limits.message)?;
     let now = clock::now();
     let post = PostMessage {
         session_id,
         now,
-        parent: parent(body.parent_id)?,
-        idempotency_key: idempotency(&headers, "POST /api/chat-messages", &raw)?,
+        parent: parse_parent(body.parent_id)?,
+        idempotency_key: read_idempotency_key(&headers, "POST /api/chat-messages", &raw)?,
         message: NewMessage {
             id: MessageId::generate(),
             client_message_id: body
@@ -236,7 +236,10 @@ pub(super) async fn post(
             reply: ReplyFields::default(),
         },
     };
-    note_session(&who, "/api/chat-messages", &post.session_id);
+    audit_session(&who, "/api/chat-messages", &post.session_id);
     let (message, session) = api.chat.post_message(&who, post).await?;
-    Ok((StatusCode::CREATED, ok("Message created successfully", Posted { message, session })))
+    Ok((
+        StatusCode::CREATED,
+        ok_response("Message created successfully", CreateMessageResponse { message, session }),
+    ))
 }

@@ -4,47 +4,47 @@
 //! folder. One file per resource; every route stands in `router.rs`.
 
 mod admin;
+mod auth_middleware;
 mod body;
 mod branches;
 mod chat;
 mod connection;
+mod console;
 mod envelope;
 mod events;
 mod export;
 mod extract;
-mod files;
-mod gate;
-mod guard;
 mod health;
 mod import;
-mod limits;
-mod memory;
+mod me;
+mod memory_preview;
 mod messages;
 mod models;
 mod nodes;
 mod openapi;
-mod pages;
-mod people;
+mod origin;
+mod project_files;
 mod projects;
 mod query;
+mod rate_limit;
 mod render;
 mod router;
-mod safety;
 mod search;
+mod security_headers;
 mod serve;
 mod sessions;
 mod sse;
 mod turns;
-mod ui;
+mod ui_message;
 mod usage;
 mod v1;
 
-pub use connection::Patient;
-pub use gate::public_routes;
-pub use guard::Hosts;
-pub use limits::Rates;
-pub use router::{openapi_document, router};
-pub use serve::{Patience, serve};
+pub use auth_middleware::public_routes;
+pub use connection::TimeoutListener;
+pub use origin::AllowedHosts;
+pub use rate_limit::RequestRateLimiter;
+pub use router::{build_router, openapi_document};
+pub use serve::{ReadTimeouts, serve};
 
 use crate::auth::Auth;
 use crate::chat::ChatService;
@@ -55,7 +55,7 @@ use std::time::Duration;
 
 /// What handlers work with.
 #[derive(Clone)]
-pub struct Api {
+pub struct ApiState {
     /// Turns.
     pub chat: Arc<ChatService>,
     /// Sessions and messages.
@@ -65,11 +65,11 @@ pub struct Api {
     /// Who is asking.
     pub auth: Arc<Auth>,
     /// How often somebody may ask.
-    pub rates: Arc<Rates>,
+    pub rate_limiter: Arc<RequestRateLimiter>,
     /// What is too large.
-    pub limits: Limits,
+    pub size_limits: SizeLimits,
     /// The names the server answers to.
-    pub hosts: Arc<Hosts>,
+    pub allowed_hosts: Arc<AllowedHosts>,
     /// The origins whose pages may use the server.
     pub cors_origins: Arc<[String]>,
     /// How long a stream may be silent before a comment keeps it warm.
@@ -78,7 +78,7 @@ pub struct Api {
 
 /// What is too large, in bytes.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct SizeLimits {
     /// A request's body.
     pub body: usize,
     /// A message's text.

@@ -1,8 +1,8 @@
 //! `/api/models`: what can be asked for.
 
-use super::Api;
-use super::envelope::{Answer, Envelope, Failure, ok};
-use super::extract::{Caller, NoQuery};
+use super::ApiState;
+use super::envelope::{ApiResult, Envelope, ErrorResponse, ok_response};
+use super::extract::{CurrentUser, NoQueryParams};
 use crate::chat::ModelInfo;
 use axum::Json;
 use axum::extract::State;
@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 
 /// The models there are.
 #[derive(Serialize, ToSchema)]
-pub(super) struct ModelList {
+pub(super) struct ModelListResponse {
     models: Vec<ModelInfo>,
     /// The one that answers unless another is asked for.
     default: String,
@@ -20,14 +20,14 @@ pub(super) struct ModelList {
 /// List the provider's models.
 #[utoipa::path(
     get, path = "/api/models", tag = "models",
-    responses((status = 200, body = Envelope<ModelList>), (status = "default", body = Failure))
+    responses((status = 200, body = Envelope<ModelListResponse>), (status = "default", body = ErrorResponse))
 )]
-pub(super) async fn list(
-    State(api): State<Api>,
-    Caller(_who): Caller,
-    _query: NoQuery,
-) -> Answer<Json<Envelope<ModelList>>> {
+pub(super) async fn list_models(
+    State(api): State<ApiState>,
+    CurrentUser(_who): CurrentUser,
+    _query: NoQueryParams,
+) -> ApiResult<Json<Envelope<ModelListResponse>>> {
     let models = api.chat.list_models().await?;
     let default = api.memory.default_model().to_owned();
-    Ok(ok("Models retrieved successfully", ModelList { models, default }))
+    Ok(ok_response("Models retrieved successfully", ModelListResponse { models, default }))
 }

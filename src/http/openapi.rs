@@ -30,20 +30,22 @@ use utoipa::openapi::{RefOr, Schema};
         (name = "health", description = "For whoever keeps the server running"),
     )
 )]
-pub(super) struct Document;
+pub(super) struct ApiDocument;
 
 /// Lists the codes of errors, which are stable, in the schema of a failure, and spells paths as
 /// OpenAPI does.
-pub(super) fn complete(mut document: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi {
+pub(super) fn complete_document(
+    mut document: utoipa::openapi::OpenApi,
+) -> utoipa::openapi::OpenApi {
     let mut schemas = document.components.as_mut().map(|components| &mut components.schemas);
-    let failure = schemas.as_mut().and_then(|schemas| schemas.get_mut("FailureCode"));
+    let failure = schemas.as_mut().and_then(|schemas| schemas.get_mut("ErrorObject"));
     if let Some(RefOr::T(Schema::Object(object))) = failure
         && let Some(RefOr::T(Schema::Object(code))) = object.properties.get_mut("code")
     {
         code.enum_values = Some(Kind::ALL.iter().map(|kind| json!(kind.code())).collect());
     }
     // An empty list is one of either kind.
-    let lists = schemas.and_then(|schemas| schemas.get_mut("Envelope_AnyMessageList"));
+    let lists = schemas.and_then(|schemas| schemas.get_mut("Envelope_MessageListResponse"));
     if let Some(RefOr::T(Schema::Object(object))) = lists
         && let Some(data) = object.properties.get_mut("data")
         && let RefOr::T(Schema::OneOf(one)) = data
@@ -60,6 +62,6 @@ pub(super) fn complete(mut document: utoipa::openapi::OpenApi) -> utoipa::openap
 }
 
 /// This document.
-pub(super) async fn document() -> Json<utoipa::openapi::OpenApi> {
+pub(super) async fn get_openapi_document() -> Json<utoipa::openapi::OpenApi> {
     Json(super::openapi_document())
 }

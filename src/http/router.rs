@@ -1,10 +1,10 @@
 //! Every route in one list, and what happens around all of them.
 
-use super::openapi::{Document, complete};
+use super::openapi::{ApiDocument, complete_document};
 use super::{
-    Api, admin, branches, chat, events, export, extract, files, gate, guard, health, import,
-    memory, messages, models, nodes, openapi, pages, people, projects, render, safety, search,
-    sessions, turns, usage, v1,
+    ApiState, admin, auth_middleware, branches, chat, console, events, export, extract, health,
+    import, me, memory_preview, messages, models, nodes, openapi, origin, project_files, projects,
+    render, search, security_headers, sessions, turns, usage, v1,
 };
 use crate::error::Error;
 use axum::Router;
@@ -22,92 +22,106 @@ use utoipa_axum::routes;
 
 /// The routes that the OpenAPI document describes. Which of them need no credentials stands in
 /// `gate.rs`.
-fn routes() -> OpenApiRouter<Api> {
-    OpenApiRouter::with_openapi(Document::openapi())
-        .routes(routes!(chat::chat))
-        .routes(routes!(turns::join))
-        .routes(routes!(turns::stop))
-        .routes(routes!(turns::regenerate))
-        .routes(routes!(events::listen))
-        .routes(routes!(search::search))
-        .routes(routes!(sessions::create, sessions::list, sessions::delete_many))
-        .routes(routes!(sessions::get, sessions::change, sessions::delete))
-        .routes(routes!(sessions::set_title))
-        .routes(routes!(sessions::set_meta))
-        .routes(routes!(branches::set_head))
-        .routes(routes!(branches::fork))
-        .routes(routes!(nodes::seen))
-        .routes(routes!(nodes::list))
-        .routes(routes!(nodes::get))
-        .routes(routes!(memory::preview))
-        .routes(routes!(messages::list))
-        .routes(routes!(messages::get))
-        .routes(routes!(messages::post))
-        .routes(routes!(projects::create, projects::list))
-        .routes(routes!(projects::get, projects::change, projects::delete))
-        .routes(routes!(projects::sessions))
-        .routes(routes!(files::get, files::put, files::delete))
-        .routes(routes!(export::export))
-        .routes(routes!(import::import))
-        .routes(routes!(render::render))
-        .routes(routes!(models::list))
-        .routes(routes!(people::me))
-        .routes(routes!(people::delete_data))
-        .routes(routes!(people::ticket))
-        .routes(routes!(usage::usage))
-        .routes(routes!(admin::users))
-        .routes(routes!(usage::everybodys))
-        .routes(routes!(admin::sessions))
-        .routes(routes!(v1::completions::create))
-        .routes(routes!(v1::models::list))
-        .routes(routes!(v1::models::get))
-        .routes(routes!(v1::conversations::create))
+fn build_routes() -> OpenApiRouter<ApiState> {
+    OpenApiRouter::with_openapi(ApiDocument::openapi())
+        .routes(routes!(chat::send_message))
+        .routes(routes!(turns::resume_reply))
+        .routes(routes!(turns::stop_reply))
+        .routes(routes!(turns::regenerate_reply))
+        .routes(routes!(events::stream_events))
+        .routes(routes!(search::search_messages))
         .routes(routes!(
-            v1::conversations::get,
-            v1::conversations::update,
-            v1::conversations::delete
+            sessions::create_session,
+            sessions::list_sessions,
+            sessions::delete_sessions
         ))
-        .routes(routes!(v1::items::items, v1::items::add_items))
-        .routes(routes!(v1::items::item, v1::items::delete_item))
-        .routes(routes!(v1::responses::create))
-        .routes(routes!(v1::responses::get, v1::responses::delete))
-        .routes(routes!(v1::responses::cancel))
-        .routes(routes!(v1::responses::input_items))
-        .routes(routes!(health::live))
-        .routes(routes!(health::ready))
+        .routes(routes!(sessions::get_session, sessions::update_session, sessions::delete_session))
+        .routes(routes!(sessions::set_session_title))
+        .routes(routes!(sessions::set_session_meta))
+        .routes(routes!(branches::set_session_head))
+        .routes(routes!(branches::fork_session))
+        .routes(routes!(nodes::mark_messages_seen))
+        .routes(routes!(nodes::list_nodes))
+        .routes(routes!(nodes::get_node))
+        .routes(routes!(memory_preview::preview_memory))
+        .routes(routes!(messages::list_messages))
+        .routes(routes!(messages::get_message))
+        .routes(routes!(messages::create_message))
+        .routes(routes!(projects::create_project, projects::list_projects))
+        .routes(routes!(projects::get_project, projects::update_project, projects::delete_project))
+        .routes(routes!(projects::list_project_sessions))
+        .routes(routes!(
+            project_files::get_project_file,
+            project_files::put_project_file,
+            project_files::delete_project_file
+        ))
+        .routes(routes!(export::export_sessions))
+        .routes(routes!(import::import_sessions))
+        .routes(routes!(render::render_markdown))
+        .routes(routes!(models::list_models))
+        .routes(routes!(me::get_current_user))
+        .routes(routes!(me::delete_user_data))
+        .routes(routes!(me::create_ticket))
+        .routes(routes!(usage::get_usage))
+        .routes(routes!(admin::list_users))
+        .routes(routes!(usage::get_all_usage))
+        .routes(routes!(admin::list_all_sessions))
+        .routes(routes!(v1::chat_completions::create_chat_completion))
+        .routes(routes!(v1::models::list_openai_models))
+        .routes(routes!(v1::models::get_openai_model))
+        .routes(routes!(v1::conversations::create_conversation))
+        .routes(routes!(
+            v1::conversations::get_conversation,
+            v1::conversations::update_conversation,
+            v1::conversations::delete_conversation
+        ))
+        .routes(routes!(
+            v1::conversation_items::list_conversation_items,
+            v1::conversation_items::create_conversation_items
+        ))
+        .routes(routes!(
+            v1::conversation_items::get_conversation_item,
+            v1::conversation_items::delete_conversation_item
+        ))
+        .routes(routes!(v1::responses::create_response))
+        .routes(routes!(v1::responses::get_response, v1::responses::delete_response))
+        .routes(routes!(v1::responses::cancel_response))
+        .routes(routes!(v1::responses::list_response_input_items))
+        .routes(routes!(health::check_liveness))
+        .routes(routes!(health::check_readiness))
 }
 
 /// The whole service.
-pub fn router(api: Api) -> Router {
-    let (routes, _) = routes().split_for_parts();
-    let cors = cors(&api.cors_origins);
+pub fn build_router(api: ApiState) -> Router {
+    let (routes, _) = build_routes().split_for_parts();
+    let cors = build_cors_layer(&api.cors_origins);
     let router = routes
-        .route("/api/openapi.json", get(openapi::document))
-        .route("/", get(pages::start))
-        .route("/assets/{*path}", get(pages::asset))
-        .fallback(extract::not_found)
+        .route("/api/openapi.json", get(openapi::get_openapi_document))
+        .route("/", get(console::serve_index))
+        .route("/assets/{*path}", get(console::serve_asset))
+        .fallback(extract::route_not_found)
         .method_not_allowed_fallback(extract::method_not_allowed)
-        .layer(from_fn_with_state(api.clone(), gate::guarded))
-        .layer(from_fn_with_state(api.clone(), guard::same_site))
+        .layer(from_fn_with_state(api.clone(), auth_middleware::authenticate))
+        .layer(from_fn_with_state(api.clone(), origin::check_origin))
         .with_state(api);
     let router = match cors {
         Some(cors) => router.layer(cors),
         None => router,
     };
     router
-        .layer(CatchPanicLayer::custom(panicked))
-        .layer(from_fn(v1::in_their_words))
-        .layer(from_fn(safety::with_safe_headers))
-        .layer(from_fn(guard::with_request_id))
+        .layer(CatchPanicLayer::custom(handle_panic))
+        .layer(from_fn(v1::encode_openai_errors))
+        .layer(from_fn(security_headers::add_security_headers))
+        .layer(from_fn(origin::assign_request_id))
 }
 
 /// The OpenAPI document.
 pub fn openapi_document() -> utoipa::openapi::OpenApi {
-    complete(routes().into_openapi())
+    complete_document(build_routes().into_openapi())
 }
 
 /// Closed unless the operator lists origins.
-fn cors(origins: &[String]) -> Option<CorsLayer> {
+fn build_cors_layer(origins: &[String]) -> Option<CorsLayer> {
     if origins.is_empty() {
         return None;
     }
@@ -136,7 +150,7 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
 }
 
 /// A mistake of ours is told as one, without its details.
-fn panicked(cause: Box<dyn Any + Send>) -> Response {
+fn handle_panic(cause: Box<dyn Any + Send>) -> Response {
     let text = cause.downcast_ref::<&str>().map(|text| (*text).to_owned());
     let text = text.or_else(|| cause.downcast_ref::<String>().cloned()).unwrap_or_default();
     Error::internal(format!("a handler panicked: {text}")).into_response()

@@ -1,9 +1,9 @@
 //! `/api/search`: what was said, found by its words.
 
-use super::Api;
-use super::envelope::{Answer, Envelope, Failure, ok};
-use super::extract::Caller;
-use super::query::Query;
+use super::ApiState;
+use super::envelope::{ApiResult, Envelope, ErrorResponse, ok_response};
+use super::extract::CurrentUser;
+use super::query::QueryParams;
 use crate::chat::ResolvedSearchHit;
 use crate::domain::page::MAX_PAGE_SIZE;
 use crate::domain::search::{SearchCursor, SearchQuery, parse_terms};
@@ -15,12 +15,12 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 /// The longest question, in bytes.
-const MAX_QUESTION: usize = 1000;
+const MAX_QUERY_BYTES: usize = 1000;
 
 /// What was found.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Results {
+pub(super) struct SearchResponse {
     /// Newest first.
     results: Vec<SearchResult>,
     /// Where the list goes on; `null` at its end.
@@ -80,45 +80,45 @@ impl From<ResolvedSearchHit> for SearchResult {
         ("limit" = Option<u32>, Query, description = "From 1 to 100, 20 by default"),
         ("cursor" = Option<String>, Query, description = "A nextCursor"),
     ),
-    responses((status = 200, body = Envelope<Results>), (status = "default", body = Failure))
+    responses((status = 200, body = Envelope<SearchResponse>), (status = "default", body = ErrorResponse))
 )]
-pub(super) async fn search(
-    State(api): State<Api>,
-    Caller(who): Caller,
-    query: Query,
-) -> Answer<Json<Envelope<Results>>> {
-    let query = search_query(query)?;
+pub(super) async fn search_messages(
+    State(api): State<ApiState>,
+    CurrentUser(who): CurrentUser,
+    query: QueryParams,
+) -> ApiResult<Json<Envelope<SearchResponse>>> {
+    let query = parse_search_query(query)?;
     let (findings, next) = api.chat.search_messages(&who, &query).await?;
     let results = findings.into_iter().map(SearchResult::from).collect();
     let next_cursor = next.map(|spot| spot.encode());
-    Ok(ok("Search completed successfully", Results { results, next_cursor }))
+    Ok(ok_response("Search completed successfully", SearchResponse { results, next_cursor }))
 }
 
-fn search_query(mut query: Query) -> Result<SearchQuery> {
+fn parse_search_query(mut query: QueryParams) -> Result<SearchQuery> {
     let time = |name: &'static str| {
         move |text: &str| {
             Timestamp::parse(text)
                 .ok_or_else(|| FieldError::new(name, "must be a time in RFC 3339"))
         }
     };
-    let question = query.text("q").unwrap_or_default();
+    let question = query.take_text("q").unwrap_or_default();
     let asked = match question.len() {
-        0..=MAX_QUESTION => parse_terms(&question),
+        0..=MAX_QUERY_BYTES => parse_terms(&question),
         _ => Err(FieldError::new("q", "must be at most 1000 bytes")),
     };
     if let Err(invalid) = &asked {
-        query.complain("q", invalid.message.clone());
+        query.add_error("q", invalid.message.clone());
     }
     let roles = [Role::User, Role::Assistant, Role::System, Role::Tool];
     let found = SearchQuery {
         terms: asked.unwrap_or_default(),
-        project_id: query.parsed("projectId", |id| ProjectId::parse("projectId", id)),
-        session_id: query.parsed("sessionId", |id| SessionId::parse("sessionId", id)),
-        role: query.word("role", &roles.map(|role| (role.as_str(), role))),
-        from: query.parsed("from", time("from")),
-        to: query.parsed("to", time("to")),
-        after: query.parsed("cursor", SearchCursor::decode),
-        limit: query.number("limit", 1..=MAX_PAGE_SIZE).unwrap_or(20),
+        project_id: query.take_parsed("projectId", |id| ProjectId::parse("projectId", id)),
+        session_id: query.take_parsed("sessionId", |id| SessionId::parse("sessionId", id)),
+        role: query.take_choice("role", &roles.map(|role| (role.as_str(), role))),
+        from: query.take_parsed("from", time("from")),
+        to: query.take_parsed("to", time("to")),
+        after: query.take_parsed("cursor", SearchCursor::decode),
+        limit: query.take_number("limit", 1..=MAX_PAGE_SIZE).unwrap_or(20),
     };
     query.finish()?;
     Ok(found)

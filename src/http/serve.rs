@@ -3,7 +3,7 @@
 //! hyper is used directly, because what the framework offers has no deadline for a request's head:
 //! a client that sends a byte a minute would keep its connection for ever.
 
-use super::connection::Patient;
+use super::connection::TimeoutListener;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
@@ -21,17 +21,17 @@ use tower::ServiceExt;
 use tower_http::timeout::TimeoutBody;
 
 /// Connections that are open at the same time; more wait to be accepted.
-const CONNECTIONS: usize = 16 << 10;
+const MAX_CONNECTIONS: usize = 16 << 10;
 /// The most bytes of a request's head; hyper takes at most 100 headers.
-const MAX_HEAD: usize = 32 << 10;
+const MAX_HEAD_BYTES: usize = 32 << 10;
 
 /// Whom a connection comes from: a client, or a proxy before it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Peer(pub(super) IpAddr);
+pub(super) struct PeerAddress(pub(super) IpAddr);
 
 /// How long clients may take to send.
 #[derive(Debug, Clone, Copy)]
-pub struct Patience {
+pub struct ReadTimeouts {
     /// For a request's head, also the first one; also how long a connection may lie idle.
     pub head: Duration,
     /// For each next piece of a request's body.
@@ -40,12 +40,12 @@ pub struct Patience {
 
 /// Serves until `stop`, then lets requests that are under way end.
 pub async fn serve(
-    mut listener: Patient,
+    mut listener: TimeoutListener,
     router: Router,
-    patience: Patience,
+    patience: ReadTimeouts,
     stop: CancellationToken,
 ) {
-    let (room, connections) = (Arc::new(Semaphore::new(CONNECTIONS)), GracefulShutdown::new());
+    let (room, connections) = (Arc::new(Semaphore::new(MAX_CONNECTIONS)), GracefulShutdown::new());
     loop {
         let accepted = async {
             let place = room.clone().acquire_owned().await;
@@ -55,11 +55,12 @@ pub async fn serve(
             () = stop.cancelled() => break,
             accepted = accepted => accepted,
         };
-        let service = TowerToHyperService::new(from(router.clone(), peer, patience.body));
+        let service =
+            TowerToHyperService::new(build_connection_service(router.clone(), peer, patience.body));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(patience.head)
-            .max_buf_size(MAX_HEAD)
+            .max_buf_size(MAX_HEAD_BYTES)
             .serve_connection(TokioIo::new(stream), service);
         let connection = connections.watch(connection);
         tokio::spawn(async move {
@@ -72,7 +73,7 @@ pub async fn serve(
 }
 
 /// The service of one connection: each of its requests says whom it comes from.
-fn from(
+fn build_connection_service(
     router: Router,
     peer: SocketAddr,
     patience: Duration,
@@ -84,7 +85,7 @@ fn from(
 > + Clone {
     router.map_request(move |request: hyper::Request<Incoming>| {
         let mut request: Request = request.map(|body| Body::new(TimeoutBody::new(patience, body)));
-        request.extensions_mut().insert(Peer(peer.ip()));
+        request.extensions_mut().insert(PeerAddress(peer.ip()));
         request
     })
 }

@@ -1,10 +1,10 @@
 //! `/api/chat-sessions`: sessions created, listed, read, changed, deleted.
 
-use super::Api;
+use super::ApiState;
 use super::body::JsonBody;
-use super::envelope::{Answer, Envelope, Failure, ok};
-use super::extract::{Caller, NoQuery, SessionPath, if_match};
-use super::query::Query;
+use super::envelope::{ApiResult, Envelope, ErrorResponse, ok_response};
+use super::extract::{CurrentUser, NoQueryParams, SessionPath, parse_if_match};
+use super::query::QueryParams;
 use crate::clock;
 use crate::domain::page::{
     MAX_PAGE_SIZE, PagePosition, Pagination, SessionCursor, SessionQuery, SortOrder,
@@ -28,16 +28,16 @@ use utoipa::ToSchema;
 /// Words of a search beyond these are not looked at.
 const MAX_SEARCH_WORDS: usize = 16;
 
-pub(super) type SessionAnswer = ([(HeaderName, String); 1], Json<Envelope<Session>>);
+pub(super) type SessionWithEtag = ([(HeaderName, String); 1], Json<Envelope<Session>>);
 
-pub(super) fn with_etag(message: &'static str, session: Session) -> SessionAnswer {
-    ([(ETAG, format!("\"{}\"", session.version))], ok(message, session))
+pub(super) fn respond_with_session(message: &'static str, session: Session) -> SessionWithEtag {
+    ([(ETAG, format!("\"{}\"", session.version))], ok_response(message, session))
 }
 
 /// A session to create.
 #[derive(Default, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct CreateSession {
+pub(super) struct CreateSessionRequest {
     /// Trimmed, at most 200 characters; "New Chat" until the first message names the session.
     #[serde(alias = "name")]
     title: Option<String>,
@@ -61,38 +61,38 @@ pub(super) struct CreateSession {
 
 /// Create a session.
 #[utoipa::path(
-    post, path = "/api/chat-sessions", tag = "sessions", request_body = CreateSession,
+    post, path = "/api/chat-sessions", tag = "sessions", request_body = CreateSessionRequest,
     responses(
         (status = 201, description = "Created", body = Envelope<Session>),
         (status = 200, description = "The sessionId was used before by the same user: that session", body = Envelope<Session>),
-        (status = "default", body = Failure),
+        (status = "default", body = ErrorResponse),
     )
 )]
-pub(super) async fn create(
-    State(api): State<Api>,
-    _query: NoQuery,
-    Caller(who): Caller,
-    JsonBody(body): JsonBody<CreateSession>,
-) -> Answer<(StatusCode, SessionAnswer)> {
+pub(super) async fn create_session(
+    State(api): State<ApiState>,
+    _query: NoQueryParams,
+    CurrentUser(who): CurrentUser,
+    JsonBody(body): JsonBody<CreateSessionRequest>,
+) -> ApiResult<(StatusCode, SessionWithEtag)> {
     let new = NewSession {
         id: body.session_id.map(|id| SessionId::parse("sessionId", &id)).transpose()?,
         title: SessionTitle::from_user(body.title.as_deref())?,
         project_id: body.project_id.map(|id| ProjectId::parse("projectId", &id)).transpose()?,
-        participants: participants(body.participants.unwrap_or_default())?,
-        meta: object("meta", body.meta)?.unwrap_or_default(),
-        user_meta: object("userMeta", body.user_meta)?.unwrap_or_default(),
-        theme: object("theme", body.theme)?.unwrap_or_default(),
-        settings: checked_settings(&api, body.settings.unwrap_or_default())?,
+        participants: parse_participants(body.participants.unwrap_or_default())?,
+        meta: parse_json_object("meta", body.meta)?.unwrap_or_default(),
+        user_meta: parse_json_object("userMeta", body.user_meta)?.unwrap_or_default(),
+        theme: parse_json_object("theme", body.theme)?.unwrap_or_default(),
+        settings: check_settings(&api, body.settings.unwrap_or_default())?,
     };
     let (session, is_new) = api.chat.create_session(&who, new, clock::now()).await?;
     Ok(if is_new {
-        (StatusCode::CREATED, with_etag("Session created successfully", session))
+        (StatusCode::CREATED, respond_with_session("Session created successfully", session))
     } else {
-        (StatusCode::OK, with_etag("Session retrieved successfully", session))
+        (StatusCode::OK, respond_with_session("Session retrieved successfully", session))
     })
 }
 
-fn participants(users: Vec<String>) -> Result<Vec<UserId>> {
+fn parse_participants(users: Vec<String>) -> Result<Vec<UserId>> {
     if users.len() >= MAX_PARTICIPANTS {
         return Err(Error::invalid_field(
             "participants",
@@ -102,21 +102,21 @@ fn participants(users: Vec<String>) -> Result<Vec<UserId>> {
     users.iter().map(|user| Ok(UserId::parse("participants", user)?)).collect()
 }
 
-fn object(
+fn parse_json_object(
     field: &'static str,
     raw: Option<Box<RawValue>>,
 ) -> Result<Option<JsonObject>, FieldError> {
     raw.map(|raw| JsonObject::parse(field, &raw)).transpose()
 }
 
-fn checked_settings(api: &Api, settings: SessionSettings) -> Result<SessionSettings> {
-    settings.validate(api.limits.message).map_err(|invalid| invalid.within("settings").into())
+fn check_settings(api: &ApiState, settings: SessionSettings) -> Result<SessionSettings> {
+    settings.validate(api.size_limits.message).map_err(|invalid| invalid.within("settings").into())
 }
 
 /// A page of sessions.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct SessionList {
+pub(super) struct SessionListResponse {
     /// Pinned ones first, then in the order asked for; without `nodes`.
     sessions: Vec<Session>,
     /// For a numbered page.
@@ -139,19 +139,19 @@ pub(super) struct SessionList {
         ("archived" = Option<String>, Query, description = "true, false (default) or all"),
         ("sort" = Option<String>, Query, description = "lastMessageAt, createdAt, updatedAt or title; - in front for descending"),
     ),
-    responses((status = 200, body = Envelope<SessionList>), (status = "default", body = Failure))
+    responses((status = 200, body = Envelope<SessionListResponse>), (status = "default", body = ErrorResponse))
 )]
-pub(super) async fn list(
-    State(api): State<Api>,
-    Caller(who): Caller,
-    query: Query,
-) -> Answer<Json<Envelope<SessionList>>> {
-    let query = session_query(query)?;
+pub(super) async fn list_sessions(
+    State(api): State<ApiState>,
+    CurrentUser(who): CurrentUser,
+    query: QueryParams,
+) -> ApiResult<Json<Envelope<SessionListResponse>>> {
+    let query = parse_session_query(query)?;
     let page = api.store.list_sessions(&who, query).await?;
-    Ok(ok("Sessions retrieved successfully", page.into()))
+    Ok(ok_response("Sessions retrieved successfully", page.into()))
 }
 
-impl From<SessionPage> for SessionList {
+impl From<SessionPage> for SessionListResponse {
     fn from(page: SessionPage) -> Self {
         Self {
             sessions: page.sessions,
@@ -161,24 +161,24 @@ impl From<SessionPage> for SessionList {
     }
 }
 
-pub(super) fn session_query(mut query: Query) -> Result<SessionQuery> {
-    let sort = query.parsed("sort", SortOrder::parse).unwrap_or_default();
-    let page = query.number("page", 1..=u32::MAX);
-    let cursor = query.parsed("cursor", |text| SessionCursor::decode(text, sort));
+pub(super) fn parse_session_query(mut query: QueryParams) -> Result<SessionQuery> {
+    let sort = query.take_parsed("sort", SortOrder::parse).unwrap_or_default();
+    let page = query.take_number("page", 1..=u32::MAX);
+    let cursor = query.take_parsed("cursor", |text| SessionCursor::decode(text, sort));
     if page.is_some() && cursor.is_some() {
-        query.complain("cursor", "must not come with page");
+        query.add_error("cursor", "must not come with page");
     }
-    let search = query.text("search").filter(|search| !search.trim().is_empty());
+    let search = query.take_text("search").filter(|search| !search.trim().is_empty());
     let found = SessionQuery {
         position: cursor.map_or(PagePosition::Page(page.unwrap_or(1)), PagePosition::After),
-        limit: query.number("limit", 1..=MAX_PAGE_SIZE).unwrap_or(20),
+        limit: query.take_number("limit", 1..=MAX_PAGE_SIZE).unwrap_or(20),
         sort,
         search: search
             .map(|search| fold_words(&search).into_iter().take(MAX_SEARCH_WORDS).collect()),
-        project_id: query.parsed("projectId", |id| ProjectId::parse("projectId", id)),
-        status: query.parsed("status", SessionStatus::parse),
+        project_id: query.take_parsed("projectId", |id| ProjectId::parse("projectId", id)),
+        status: query.take_parsed("status", SessionStatus::parse),
         archived: query
-            .word("archived", &[("true", Some(true)), ("false", Some(false)), ("all", None)])
+            .take_choice("archived", &[("true", Some(true)), ("false", Some(false)), ("all", None)])
             .unwrap_or(Some(false)),
     };
     query.finish()?;
@@ -189,22 +189,22 @@ pub(super) fn session_query(mut query: Query) -> Result<SessionQuery> {
 #[utoipa::path(
     get, path = "/api/chat-sessions/{sessionId}", tag = "sessions",
     params(("sessionId" = String, Path)),
-    responses((status = 200, body = Envelope<Session>), (status = "default", body = Failure))
+    responses((status = 200, body = Envelope<Session>), (status = "default", body = ErrorResponse))
 )]
-pub(super) async fn get(
-    State(api): State<Api>,
-    Caller(who): Caller,
+pub(super) async fn get_session(
+    State(api): State<ApiState>,
+    CurrentUser(who): CurrentUser,
     SessionPath(id): SessionPath,
-    _query: NoQuery,
-) -> Answer<SessionAnswer> {
+    _query: NoQueryParams,
+) -> ApiResult<SessionWithEtag> {
     let session = api.store.get_session(&who, &id, AccessLevel::Participant).await?;
-    Ok(with_etag("Session retrieved successfully", session))
+    Ok(respond_with_session("Session retrieved successfully", session))
 }
 
 /// Fields to replace; those left out stay as they are.
 #[derive(Default, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct ChangeSession {
+pub(super) struct UpdateSessionRequest {
     /// At most 200 characters; null or blank resets to the default.
     #[serde(alias = "name", deserialize_with = "present")]
     title: Option<Option<String>>,
@@ -233,17 +233,17 @@ pub(super) struct ChangeSession {
 #[utoipa::path(
     patch, path = "/api/chat-sessions/{sessionId}", tag = "sessions",
     params(("sessionId" = String, Path), ("If-Match" = Option<String>, Header)),
-    request_body = ChangeSession,
-    responses((status = 200, body = Envelope<Session>), (status = "default", body = Failure))
+    request_body = UpdateSessionRequest,
+    responses((status = 200, body = Envelope<Session>), (status = "default", body = ErrorResponse))
 )]
-pub(super) async fn change(
-    State(api): State<Api>,
-    _query: NoQuery,
-    Caller(who): Caller,
+pub(super) async fn update_session(
+    State(api): State<ApiState>,
+    _query: NoQueryParams,
+    CurrentUser(who): CurrentUser,
     SessionPath(id): SessionPath,
     headers: HeaderMap,
-    JsonBody(body): JsonBody<ChangeSession>,
-) -> Answer<SessionAnswer> {
+    JsonBody(body): JsonBody<UpdateSessionRequest>,
+) -> ApiResult<SessionWithEtag> {
     let project_id = match body.project_id {
         None => None,
         Some(None) => Some(None),
@@ -254,21 +254,21 @@ pub(super) async fn change(
         status: body.status.map(|status| SessionStatus::parse(&status)).transpose()?,
         archived: body.archived,
         pinned: body.pinned,
-        meta: object("meta", body.meta)?,
-        user_meta: object("userMeta", body.user_meta)?,
-        theme: object("theme", body.theme)?,
-        settings: body.settings.map(|settings| checked_settings(&api, settings)).transpose()?,
-        participants: body.participants.map(participants).transpose()?,
+        meta: parse_json_object("meta", body.meta)?,
+        user_meta: parse_json_object("userMeta", body.user_meta)?,
+        theme: parse_json_object("theme", body.theme)?,
+        settings: body.settings.map(|settings| check_settings(&api, settings)).transpose()?,
+        participants: body.participants.map(parse_participants).transpose()?,
         project_id,
     };
     let session =
-        api.chat.change_session(&who, &id, change, if_match(&headers)?, clock::now()).await?;
-    Ok(with_etag("Session updated successfully", session))
+        api.chat.change_session(&who, &id, change, parse_if_match(&headers)?, clock::now()).await?;
+    Ok(respond_with_session("Session updated successfully", session))
 }
 
 /// A new title.
 #[derive(Deserialize, ToSchema)]
-pub(super) struct NewTitle {
+pub(super) struct SetTitleRequest {
     /// At most 200 characters after trimming; null or blank resets to the default.
     #[serde(alias = "name", deserialize_with = "nullable")]
     #[schema(required)]
@@ -279,27 +279,27 @@ pub(super) struct NewTitle {
 #[utoipa::path(
     put, path = "/api/chat-sessions/{sessionId}/title", tag = "sessions",
     params(("sessionId" = String, Path), ("If-Match" = Option<String>, Header)),
-    request_body = NewTitle,
-    responses((status = 200, body = Envelope<Session>), (status = "default", body = Failure))
+    request_body = SetTitleRequest,
+    responses((status = 200, body = Envelope<Session>), (status = "default", body = ErrorResponse))
 )]
-pub(super) async fn set_title(
-    State(api): State<Api>,
-    _query: NoQuery,
-    Caller(who): Caller,
+pub(super) async fn set_session_title(
+    State(api): State<ApiState>,
+    _query: NoQueryParams,
+    CurrentUser(who): CurrentUser,
     SessionPath(id): SessionPath,
     headers: HeaderMap,
-    JsonBody(body): JsonBody<NewTitle>,
-) -> Answer<SessionAnswer> {
+    JsonBody(body): JsonBody<SetTitleRequest>,
+) -> ApiResult<SessionWithEtag> {
     let title = SessionTitle::from_user(body.title.as_deref())?;
     let change = SessionUpdate { title: Some(title), ..SessionUpdate::default() };
     let session =
-        api.chat.change_session(&who, &id, change, if_match(&headers)?, clock::now()).await?;
-    Ok(with_etag("Session updated successfully", session))
+        api.chat.change_session(&who, &id, change, parse_if_match(&headers)?, clock::now()).await?;
+    Ok(respond_with_session("Session updated successfully", session))
 }
 
 /// New data of the application's own.
 #[derive(Deserialize, ToSchema)]
-pub(super) struct NewMeta {
+pub(super) struct SetMetaRequest {
     /// An object up to 16 KiB.
     #[schema(value_type = Object)]
     meta: Box<RawValue>,
@@ -309,28 +309,28 @@ pub(super) struct NewMeta {
 #[utoipa::path(
     put, path = "/api/chat-sessions/{sessionId}/meta", tag = "sessions",
     params(("sessionId" = String, Path), ("If-Match" = Option<String>, Header)),
-    request_body = NewMeta,
-    responses((status = 200, body = Envelope<Session>), (status = "default", body = Failure))
+    request_body = SetMetaRequest,
+    responses((status = 200, body = Envelope<Session>), (status = "default", body = ErrorResponse))
 )]
-pub(super) async fn set_meta(
-    State(api): State<Api>,
-    _query: NoQuery,
-    Caller(who): Caller,
+pub(super) async fn set_session_meta(
+    State(api): State<ApiState>,
+    _query: NoQueryParams,
+    CurrentUser(who): CurrentUser,
     SessionPath(id): SessionPath,
     headers: HeaderMap,
-    JsonBody(body): JsonBody<NewMeta>,
-) -> Answer<SessionAnswer> {
+    JsonBody(body): JsonBody<SetMetaRequest>,
+) -> ApiResult<SessionWithEtag> {
     let meta = JsonObject::parse("meta", &body.meta)?;
     let change = SessionUpdate { meta: Some(meta), ..SessionUpdate::default() };
     let session =
-        api.chat.change_session(&who, &id, change, if_match(&headers)?, clock::now()).await?;
-    Ok(with_etag("Session updated successfully", session))
+        api.chat.change_session(&who, &id, change, parse_if_match(&headers)?, clock::now()).await?;
+    Ok(respond_with_session("Session updated successfully", session))
 }
 
 /// What was deleted.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct DeletedSession {
+pub(super) struct DeleteSessionResponse {
     #[schema(value_type = String)]
     session_id: SessionId,
     deleted_messages: u64,
@@ -340,28 +340,28 @@ pub(super) struct DeletedSession {
 #[utoipa::path(
     delete, path = "/api/chat-sessions/{sessionId}", tag = "sessions",
     params(("sessionId" = String, Path)),
-    responses((status = 200, body = Envelope<DeletedSession>), (status = "default", body = Failure))
+    responses((status = 200, body = Envelope<DeleteSessionResponse>), (status = "default", body = ErrorResponse))
 )]
-pub(super) async fn delete(
-    State(api): State<Api>,
-    Caller(who): Caller,
+pub(super) async fn delete_session(
+    State(api): State<ApiState>,
+    CurrentUser(who): CurrentUser,
     SessionPath(id): SessionPath,
-    _query: NoQuery,
-) -> Answer<Json<Envelope<DeletedSession>>> {
+    _query: NoQueryParams,
+) -> ApiResult<Json<Envelope<DeleteSessionResponse>>> {
     let deleted = api.chat.delete_session(&who, &id).await?;
-    let deleted = DeletedSession { session_id: id, deleted_messages: deleted.messages };
-    Ok(ok("Session deleted successfully", deleted))
+    let deleted = DeleteSessionResponse { session_id: id, deleted_messages: deleted.messages };
+    Ok(ok_response("Session deleted successfully", deleted))
 }
 
 /// How much was deleted.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct DeletedSessions {
+pub(super) struct DeleteSessionsResponse {
     deleted_sessions: u64,
     deleted_messages: u64,
 }
 
-impl From<DeletionResult> for DeletedSessions {
+impl From<DeletionResult> for DeleteSessionsResponse {
     fn from(deleted: DeletionResult) -> Self {
         Self { deleted_sessions: deleted.sessions, deleted_messages: deleted.messages }
     }
@@ -374,15 +374,15 @@ impl From<DeletionResult> for DeletedSessions {
         ("projectId" = Option<String>, Query),
         ("before" = Option<String>, Query, description = "RFC 3339"),
     ),
-    responses((status = 200, body = Envelope<DeletedSessions>), (status = "default", body = Failure))
+    responses((status = 200, body = Envelope<DeleteSessionsResponse>), (status = "default", body = ErrorResponse))
 )]
-pub(super) async fn delete_many(
-    State(api): State<Api>,
-    Caller(who): Caller,
-    mut query: Query,
-) -> Answer<Json<Envelope<DeletedSessions>>> {
-    let project = query.parsed("projectId", |id| ProjectId::parse("projectId", id));
-    let before = query.parsed("before", |time| {
+pub(super) async fn delete_sessions(
+    State(api): State<ApiState>,
+    CurrentUser(who): CurrentUser,
+    mut query: QueryParams,
+) -> ApiResult<Json<Envelope<DeleteSessionsResponse>>> {
+    let project = query.take_parsed("projectId", |id| ProjectId::parse("projectId", id));
+    let before = query.take_parsed("before", |time| {
         Timestamp::parse(time)
             .ok_or_else(|| FieldError::new("before", "must be a time in RFC 3339"))
     });
@@ -398,5 +398,5 @@ pub(super) async fn delete_many(
         }
     };
     let deleted = api.chat.delete_sessions(&who, filter).await?;
-    Ok(ok("Sessions deleted successfully", deleted.into()))
+    Ok(ok_response("Sessions deleted successfully", deleted.into()))
 }

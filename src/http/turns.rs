@@ -1,12 +1,12 @@
 //! `/api/chat/:sessionId/…`: a reply joined, stopped, made again.
 
-use super::Api;
-use super::body::{OptionalJson, parse};
-use super::chat::{WhenBusy, message_id};
-use super::envelope::{Answer, Envelope, Failure, ok};
-use super::extract::{Caller, NoQuery, SessionPath, idempotency};
-use super::gate::Asked;
-use super::query::Query;
+use super::ApiState;
+use super::auth_middleware::TurnAdmission;
+use super::body::{OptionalJsonBody, parse_json};
+use super::chat::{BusyAction, parse_message_id};
+use super::envelope::{ApiResult, Envelope, ErrorResponse, ok_response};
+use super::extract::{CurrentUser, NoQueryParams, SessionPath, read_idempotency_key};
+use super::query::QueryParams;
 use super::sse;
 use crate::chat::{StreamCursor, TurnIntent, TurnRequest};
 use crate::domain::TurnId;
@@ -34,22 +34,22 @@ use utoipa::ToSchema;
     responses(
         (status = 200, description = "As of `POST /api/chat`", content_type = "text/event-stream", body = String),
         (status = 204, description = "Nothing is running, and nothing is left to read"),
-        (status = "default", body = Failure),
+        (status = "default", body = ErrorResponse),
     )
 )]
-pub(super) async fn join(
-    State(api): State<Api>,
-    Caller(who): Caller,
+pub(super) async fn resume_reply(
+    State(api): State<ApiState>,
+    CurrentUser(who): CurrentUser,
     SessionPath(session): SessionPath,
     headers: HeaderMap,
-    mut query: Query,
-) -> Answer<Response> {
-    let given = query.text("lastEventId");
+    mut query: QueryParams,
+) -> ApiResult<Response> {
+    let given = query.take_text("lastEventId");
     query.finish()?;
     let header = headers.get("last-event-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
     let cursor = header.or(given).and_then(|id| StreamCursor::parse(&id));
     Ok(match api.chat.join_turn(&who, &session, cursor.as_ref()).await? {
-        Some(reader) => sse::stream(reader, api.heartbeat),
+        Some(reader) => sse::stream_turn_reply(reader, api.heartbeat),
         None => StatusCode::NO_CONTENT.into_response(),
     })
 }
@@ -57,14 +57,14 @@ pub(super) async fn join(
 /// Which turn to stop.
 #[derive(Default, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct StopBody {
+pub(super) struct StopReplyRequest {
     /// Only this turn; a stale one stops nothing.
     turn_id: Option<String>,
 }
 
 /// Whether a turn was stopped.
 #[derive(Serialize, ToSchema)]
-pub(super) struct Stopped {
+pub(super) struct StopReplyResponse {
     stopped: bool,
 }
 
@@ -73,27 +73,27 @@ pub(super) struct Stopped {
 #[utoipa::path(
     post, path = "/api/chat/{sessionId}/stop", tag = "chat",
     params(("sessionId" = String, Path)),
-    request_body(content = Option<StopBody>),
-    responses((status = 200, body = Envelope<Stopped>), (status = "default", body = Failure))
+    request_body(content = Option<StopReplyRequest>),
+    responses((status = 200, body = Envelope<StopReplyResponse>), (status = "default", body = ErrorResponse))
 )]
-pub(super) async fn stop(
-    State(api): State<Api>,
-    _query: NoQuery,
-    Caller(who): Caller,
+pub(super) async fn stop_reply(
+    State(api): State<ApiState>,
+    _query: NoQueryParams,
+    CurrentUser(who): CurrentUser,
     SessionPath(session): SessionPath,
-    OptionalJson(bytes): OptionalJson,
-) -> Answer<Json<Envelope<Stopped>>> {
-    let body: StopBody = bytes.as_deref().map(parse).transpose()?.unwrap_or_default();
+    OptionalJsonBody(bytes): OptionalJsonBody,
+) -> ApiResult<Json<Envelope<StopReplyResponse>>> {
+    let body: StopReplyRequest = bytes.as_deref().map(parse_json).transpose()?.unwrap_or_default();
     let turn = body.turn_id.map(|id| TurnId::parse("turnId", &id)).transpose()?;
     let stopped = api.chat.cancel_turns(&who, &session, turn.as_ref()).await?;
     let message = if stopped { "Reply stopped successfully" } else { "There was nothing to stop" };
-    Ok(ok(message, Stopped { stopped }))
+    Ok(ok_response(message, StopReplyResponse { stopped }))
 }
 
 /// Which reply to make again.
 #[derive(Default, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct RegenerateBody {
+pub(super) struct RegenerateReplyRequest {
     /// The reply; the last one if left out.
     message_id: Option<String>,
     model: Option<String>,
@@ -103,7 +103,7 @@ pub(super) struct RegenerateBody {
     max_output_tokens: Option<u32>,
     #[serde(deserialize_with = "optional_object")]
     memory: Option<MemoryOptions>,
-    on_busy: WhenBusy,
+    on_busy: BusyAction,
 }
 
 /// Make a reply again: the new one becomes a sibling of the old one.
@@ -113,22 +113,23 @@ pub(super) struct RegenerateBody {
         ("sessionId" = String, Path),
         ("Idempotency-Key" = Option<String>, Header, description = "A repetition joins the turn or gives its reply, for 24 hours"),
     ),
-    request_body(content = Option<RegenerateBody>),
+    request_body(content = Option<RegenerateReplyRequest>),
     responses(
         (status = 200, description = "As of `POST /api/chat`", content_type = "text/event-stream", body = String),
-        (status = "default", body = Failure),
+        (status = "default", body = ErrorResponse),
     )
 )]
-pub(super) async fn regenerate(
-    State(api): State<Api>,
-    _query: NoQuery,
-    Caller(who): Caller,
-    Asked(standing): Asked,
+pub(super) async fn regenerate_reply(
+    State(api): State<ApiState>,
+    _query: NoQueryParams,
+    CurrentUser(who): CurrentUser,
+    TurnAdmission(standing): TurnAdmission,
     SessionPath(session): SessionPath,
     headers: HeaderMap,
-    OptionalJson(bytes): OptionalJson,
-) -> Answer<Response> {
-    let body: RegenerateBody = bytes.as_deref().map(parse).transpose()?.unwrap_or_default();
+    OptionalJsonBody(bytes): OptionalJsonBody,
+) -> ApiResult<Response> {
+    let body: RegenerateReplyRequest =
+        bytes.as_deref().map(parse_json).transpose()?.unwrap_or_default();
     let said = [session.as_str().as_bytes(), bytes.as_deref().unwrap_or_default()].concat();
     let settings = SessionSettings {
         model: body.model,
@@ -139,17 +140,17 @@ pub(super) async fn regenerate(
         memory: body.memory.unwrap_or_default(),
         ..SessionSettings::default()
     }
-    .validate(api.limits.message)?;
+    .validate(api.size_limits.message)?;
     let turn = TurnRequest {
         principal: who,
         session: SessionTarget::Existing(session),
         project_id: None,
         preceding: Vec::new(),
-        intent: TurnIntent::Regenerate { reply_id: message_id(body.message_id)? },
+        intent: TurnIntent::Regenerate { reply_id: parse_message_id(body.message_id)? },
         settings,
         on_busy: body.on_busy.into(),
-        idempotency_key: idempotency(&headers, "POST /api/chat/:id/regenerate", &said)?,
+        idempotency_key: read_idempotency_key(&headers, "POST /api/chat/:id/regenerate", &said)?,
         caller_status: standing,
     };
-    Ok(sse::stream(api.chat.start_turn(turn).await?, api.heartbeat))
+    Ok(sse::stream_turn_reply(api.chat.start_turn(turn).await?, api.heartbeat))
 }

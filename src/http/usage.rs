@@ -1,9 +1,9 @@
 //! `/api/usage`: what turns and the calls of models beside them have used, and what they cost.
 
-use super::Api;
-use super::envelope::{Answer, Envelope, Failure, ok};
-use super::extract::Caller;
-use super::query::Query;
+use super::ApiState;
+use super::envelope::{ApiResult, Envelope, ErrorResponse, ok_response};
+use super::extract::CurrentUser;
+use super::query::QueryParams;
 use crate::clock;
 use crate::domain::quota::NANOS_PER_UNIT;
 use crate::domain::{FieldError, Timestamp, UserId};
@@ -15,13 +15,13 @@ use serde::Serialize;
 use std::time::Duration;
 use utoipa::ToSchema;
 
-const DAY: i64 = 86_400_000;
+const DAY_MILLIS: i64 = 86_400_000;
 /// What is shown unless a time is named, in days.
-const USUAL: i64 = 30;
+const DEFAULT_DAYS: i64 = 30;
 /// The most that is shown at once.
-const LONGEST: Duration = Duration::from_secs(366 * 86_400);
+const MAX_RANGE: Duration = Duration::from_secs(366 * 86_400);
 /// The most lines.
-const MOST: u32 = 1000;
+const MAX_ENTRIES: u32 = 1000;
 
 /// Usage put together.
 #[derive(Serialize, ToSchema)]
@@ -72,7 +72,7 @@ impl From<UsageGroup> for UsageSum {
 
 /// Usage by what was asked for, and all of it.
 #[derive(Serialize, ToSchema)]
-pub(super) struct UsageReport {
+pub(super) struct UsageResponse {
     usage: Vec<UsageEntry>,
     total: UsageSum,
 }
@@ -85,15 +85,15 @@ pub(super) struct UsageReport {
         ("to" = Option<String>, Query, description = "A day, which counts, or a time; at most 366 days behind from"),
         ("groupBy" = Option<String>, Query, description = "day (default), model, project or session; at most 1000 lines, those with most tokens"),
     ),
-    responses((status = 200, body = Envelope<UsageReport>), (status = "default", body = Failure))
+    responses((status = 200, body = Envelope<UsageResponse>), (status = "default", body = ErrorResponse))
 )]
-pub(super) async fn usage(
-    State(api): State<Api>,
-    Caller(who): Caller,
-    query: Query,
-) -> Answer<Json<Envelope<UsageReport>>> {
-    let query = usage_query(query, Some(who.user), &[])?;
-    report(&api, query).await
+pub(super) async fn get_usage(
+    State(api): State<ApiState>,
+    CurrentUser(who): CurrentUser,
+    query: QueryParams,
+) -> ApiResult<Json<Envelope<UsageResponse>>> {
+    let query = parse_usage_query(query, Some(who.user), &[])?;
+    build_usage_response(&api, query).await
 }
 
 /// What everybody's turns have used, or one user's. For admins.
@@ -105,28 +105,32 @@ pub(super) async fn usage(
         ("to" = Option<String>, Query, description = "A day, which counts, or a time; at most 366 days behind from"),
         ("groupBy" = Option<String>, Query, description = "day (default), model, project, session or user"),
     ),
-    responses((status = 200, body = Envelope<UsageReport>), (status = "default", body = Failure))
+    responses((status = 200, body = Envelope<UsageResponse>), (status = "default", body = ErrorResponse))
 )]
-pub(super) async fn everybodys(
-    State(api): State<Api>,
-    mut query: Query,
-) -> Answer<Json<Envelope<UsageReport>>> {
-    let user = query.parsed("user", |user| UserId::parse("user", user));
-    let query = usage_query(query, user, &[("user", GroupBy::User)])?;
-    report(&api, query).await
+pub(super) async fn get_all_usage(
+    State(api): State<ApiState>,
+    mut query: QueryParams,
+) -> ApiResult<Json<Envelope<UsageResponse>>> {
+    let user = query.take_parsed("user", |user| UserId::parse("user", user));
+    let query = parse_usage_query(query, user, &[("user", GroupBy::User)])?;
+    build_usage_response(&api, query).await
 }
 
-async fn report(api: &Api, query: UsageQuery) -> Answer<Json<Envelope<UsageReport>>> {
+async fn build_usage_response(
+    api: &ApiState,
+    query: UsageQuery,
+) -> ApiResult<Json<Envelope<UsageResponse>>> {
     let all = UsageQuery { group_by: GroupBy::All, ..query.clone() };
     let lines = api.store.query_usage(query).await?;
     let total = api.store.query_usage(all).await?.pop().unwrap_or_default();
     let entry = |line: UsageGroup| UsageEntry { key: line.key.clone(), sum: line.into() };
-    let report = UsageReport { usage: lines.into_iter().map(entry).collect(), total: total.into() };
-    Ok(ok("Usage retrieved successfully", report))
+    let report =
+        UsageResponse { usage: lines.into_iter().map(entry).collect(), total: total.into() };
+    Ok(ok_response("Usage retrieved successfully", report))
 }
 
-fn usage_query(
-    mut query: Query,
+fn parse_usage_query(
+    mut query: QueryParams,
     user: Option<UserId>,
     more: &[(&str, GroupBy)],
 ) -> Result<UsageQuery> {
@@ -137,21 +141,21 @@ fn usage_query(
         ("session", GroupBy::Session),
     ];
     let words: Vec<_> = words.iter().chain(more).copied().collect();
-    let group_by = query.word("groupBy", &words).unwrap_or(GroupBy::Day);
-    let from = query.parsed("from", |text| time("from", text, 0));
-    let to = query.parsed("to", |text| time("to", text, DAY));
+    let group_by = query.take_choice("groupBy", &words).unwrap_or(GroupBy::Day);
+    let from = query.take_parsed("from", |text| parse_time("from", text, 0));
+    let to = query.take_parsed("to", |text| parse_time("to", text, DAY_MILLIS));
     query.finish()?;
     let to = to.unwrap_or_else(|| Timestamp::from_millis(clock::now().as_millis() + 1));
-    let usual = Timestamp::from_millis(to.as_millis() - USUAL * DAY);
+    let usual = Timestamp::from_millis(to.as_millis() - DEFAULT_DAYS * DAY_MILLIS);
     let from = from.unwrap_or(usual);
-    if from >= to || to.duration_since(from) > LONGEST {
+    if from >= to || to.duration_since(from) > MAX_RANGE {
         return Err(Error::invalid_field("from", "must be before to, by at most 366 days"));
     }
-    Ok(UsageQuery { user, from, to, group_by, limit: MOST })
+    Ok(UsageQuery { user, from, to, group_by, limit: MAX_ENTRIES })
 }
 
 /// A time, or a day in UTC: its beginning, and so many milliseconds.
-fn time(field: &'static str, text: &str, behind: i64) -> Result<Timestamp, FieldError> {
+fn parse_time(field: &'static str, text: &str, behind: i64) -> Result<Timestamp, FieldError> {
     let day = || Timestamp::parse(&format!("{text}T00:00:00Z"));
     let of_day = || day().map(|day| Timestamp::from_millis(day.as_millis() + behind));
     let wants = "must be a day such as 2026-01-31, or a time in RFC 3339";

@@ -7,7 +7,7 @@ use echoic::auth::Auth;
 use echoic::chat::{ChatDependencies, ChatService};
 use echoic::domain::memory::MemoryStrategy;
 use echoic::domain::message::FinishReason;
-use echoic::http::{Api, Hosts, Limits, router};
+use echoic::http::{AllowedHosts, ApiState, SizeLimits, build_router};
 use echoic::memory::{Memory, MemoryDefaults};
 use echoic::prompts::PromptTemplates;
 use echoic::provider::{ModelInfo, Prompt, Provider, ProviderError, ProviderEvent, ProviderEvents};
@@ -70,20 +70,20 @@ async fn panicking_server() -> (String, TempDir) {
         summary_model: None,
         lease_holder: LeaseHolder { instance: "tests".to_owned(), boot: "one".to_owned() },
     });
-    let api = Api {
+    let api = ApiState {
         chat: Arc::new(chat),
         store,
         memory,
         auth: Arc::new(Auth::open()),
-        rates: Arc::default(),
-        limits: Limits { body: 1 << 20, message: 1 << 20 },
-        hosts: Arc::new(Hosts::default()),
+        rate_limiter: Arc::default(),
+        size_limits: SizeLimits { body: 1 << 20, message: 1 << 20 },
+        allowed_hosts: Arc::new(AllowedHosts::default()),
         cors_origins: Arc::new([]),
         heartbeat: Duration::from_secs(15),
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
-    tokio::spawn(async move { axum::serve(listener, router(api)).await });
+    tokio::spawn(async move { axum::serve(listener, build_router(api)).await });
     (base, folder)
 }
 

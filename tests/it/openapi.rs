@@ -36,7 +36,7 @@ async fn every_documented_route_is_served() {
 async fn every_error_code_is_documented() {
     let server = Server::start().await;
     let document = server.get("/api/openapi.json").await.body;
-    let listed = document["components"]["schemas"]["FailureCode"]["properties"]["code"]["enum"]
+    let listed = document["components"]["schemas"]["ErrorObject"]["properties"]["code"]["enum"]
         .as_array()
         .unwrap();
     let codes: Vec<Value> =

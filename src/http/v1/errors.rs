@@ -2,7 +2,7 @@
 //! Shape: <https://platform.openai.com/docs/guides/error-codes/api-errors>.
 
 use crate::error::{Error, Kind};
-use crate::http::envelope::{Logged, sentence, status};
+use crate::http::envelope::{LoggedError, format_message, status_code};
 use axum::Json;
 use axum::extract::Request;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 /// Says the errors of `/v1` as OpenAI would: its own handlers', and those of whatever stands around
 /// them.
-pub(in crate::http) async fn in_their_words(request: Request, next: Next) -> Response {
+pub(in crate::http) async fn encode_openai_errors(request: Request, next: Next) -> Response {
     let path = request.uri().path();
     let (is_v1, is_turn) = (path.starts_with("/v1/"), path.starts_with("/v1/chat/"));
     let is_unreadable = is_v1 && percent_decode_str(path).decode_utf8().is_err();
@@ -24,13 +24,16 @@ pub(in crate::http) async fn in_their_words(request: Request, next: Next) -> Res
     } else {
         next.run(request).await
     };
-    let Some(Logged(error)) = response.extensions().get::<Logged>().filter(|_| is_v1) else {
+    let Some(LoggedError(error)) = response.extensions().get::<LoggedError>().filter(|_| is_v1)
+    else {
         return response;
     };
     let told = match error.kind {
         // There a conversation whose reply is running is told of so.
-        Kind::SessionBusy if !is_turn => (StatusCode::BAD_REQUEST, Json(locked(error))),
-        _ => (their_status(error.kind), Json(body(error))),
+        Kind::SessionBusy if !is_turn => {
+            (StatusCode::BAD_REQUEST, Json(encode_conversation_locked(error)))
+        }
+        _ => (openai_status(error.kind), Json(encode_error(error))),
     };
     let told = told.into_response();
     let (parts, body) = told.into_parts();
@@ -42,24 +45,24 @@ pub(in crate::http) async fn in_their_words(request: Request, next: Next) -> Res
     response
 }
 
-fn locked(error: &Error) -> Value {
-    let mut told = body(error);
+fn encode_conversation_locked(error: &Error) -> Value {
+    let mut told = encode_error(error);
     told["error"]["code"] = "conversation_locked".into();
     told["error"]["param"] = "conversation".into();
     told
 }
 
 /// A prompt that is too long is a bad request there.
-const fn their_status(kind: Kind) -> StatusCode {
+const fn openai_status(kind: Kind) -> StatusCode {
     match kind {
         Kind::ContextTooLong => StatusCode::BAD_REQUEST,
-        kind => status(kind),
+        kind => status_code(kind),
     }
 }
 
 /// The error as OpenAI's libraries read it.
-pub(super) fn body(error: &Error) -> Value {
-    let status = their_status(error.kind);
+pub(super) fn encode_error(error: &Error) -> Value {
+    let status = openai_status(error.kind);
     let (kind, code) = match (status.as_u16(), error.kind.code()) {
         (400, "invalid_request") => ("invalid_request_error", None),
         (400, "context_too_long") => ("invalid_request_error", Some("context_length_exceeded")),
@@ -77,12 +80,12 @@ pub(super) fn body(error: &Error) -> Value {
         Kind::ContextTooLong => Some("messages".to_owned()),
         _ => None,
     };
-    let message = sentence(error.kind, &error.message);
+    let message = format_message(error.kind, &error.message);
     json!({"error": {"message": message, "type": kind, "param": param, "code": code}})
 }
 
 /// A reply that failed is repeated as such: asking for the same once more is no use.
-pub(super) fn finally(error: Error) -> Response {
+pub(super) fn non_retryable_response(error: Error) -> Response {
     let is_going_down = error.kind == Kind::ShuttingDown;
     let mut response = error.into_response();
     if is_going_down {
@@ -98,8 +101,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_have_the_type_the_code_and_the_parameter_that_openai_gives_them() {
-        let told = |error: Error| body(&error)["error"].clone();
+    fn errors_have_openai_type_code_and_param() {
+        let told = |error: Error| encode_error(&error)["error"].clone();
         assert_eq!(
             told(Error::invalid_field("messages[0].role", "is missing")),
             json!({"message": "messages[0].role is missing.", "type": "invalid_request_error",

@@ -5,18 +5,18 @@
 //! `/api/chat/:sessionId/stream`. A chat completion without one is handed on to the provider; a
 //! response has a session of its own, unless it is not to be stored.
 
-mod completion;
-pub(super) mod completions;
-mod content;
+mod chat_completion_request;
+mod chat_completion_response;
+pub(super) mod chat_completions;
+pub(super) mod conversation_items;
 pub(super) mod conversations;
 mod errors;
-mod item;
-pub(super) mod items;
+mod item_mapping;
+mod message_content;
 pub(super) mod models;
-mod request;
 pub(super) mod responses;
 
-pub(super) use errors::in_their_words;
+pub(super) use errors::encode_openai_errors;
 
 /// The header that names a session.
-const SESSION: &str = "x-echoic-session";
+const SESSION_HEADER: &str = "x-echoic-session";

@@ -2,9 +2,9 @@
 
 use crate::chat::ModelInfo;
 use crate::error::{Error, Kind};
-use crate::http::Api;
-use crate::http::envelope::Answer;
-use crate::http::extract::{Caller, NoQuery};
+use crate::http::ApiState;
+use crate::http::envelope::ApiResult;
+use crate::http::extract::{CurrentUser, NoQueryParams};
 use axum::Json;
 use axum::extract::{Path, State};
 use serde::Serialize;
@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 
 /// The models there are.
 #[derive(Serialize, ToSchema)]
-pub(in crate::http) struct OpenAiModels {
+pub(in crate::http) struct OpenAiModelListResponse {
     object: &'static str,
     data: Vec<OpenAiModel>,
 }
@@ -36,16 +36,16 @@ impl From<ModelInfo> for OpenAiModel {
 /// List the provider's models, in OpenAI's shape.
 #[utoipa::path(
     get, path = "/v1/models", tag = "openai",
-    responses((status = 200, body = OpenAiModels), (status = "default", description = "An error in OpenAI's shape"))
+    responses((status = 200, body = OpenAiModelListResponse), (status = "default", description = "An error in OpenAI's shape"))
 )]
-pub(in crate::http) async fn list(
-    State(api): State<Api>,
-    Caller(_who): Caller,
-    _query: NoQuery,
-) -> Answer<Json<OpenAiModels>> {
+pub(in crate::http) async fn list_openai_models(
+    State(api): State<ApiState>,
+    CurrentUser(_who): CurrentUser,
+    _query: NoQueryParams,
+) -> ApiResult<Json<OpenAiModelListResponse>> {
     let models = api.chat.list_models().await?;
     let data = models.into_iter().map(OpenAiModel::from).collect();
-    Ok(Json(OpenAiModels { object: "list", data }))
+    Ok(Json(OpenAiModelListResponse { object: "list", data }))
 }
 
 /// Get one model, in OpenAI's shape.
@@ -54,12 +54,12 @@ pub(in crate::http) async fn list(
     params(("model" = String, Path, description = "Its name; may hold slashes")),
     responses((status = 200, body = OpenAiModel), (status = "default", description = "An error in OpenAI's shape"))
 )]
-pub(in crate::http) async fn get(
-    State(api): State<Api>,
-    Caller(_who): Caller,
-    _query: NoQuery,
+pub(in crate::http) async fn get_openai_model(
+    State(api): State<ApiState>,
+    CurrentUser(_who): CurrentUser,
+    _query: NoQueryParams,
     Path(name): Path<String>,
-) -> Answer<Json<OpenAiModel>> {
+) -> ApiResult<Json<OpenAiModel>> {
     let models = api.chat.list_models().await?;
     let found = models.into_iter().find(|model| model.id == name);
     let absent = || Error::new(Kind::ModelNotFound, "there is no such model");

@@ -5,47 +5,47 @@
 //! itself. Only with `store: false`, and without a conversation, nothing is stored.
 //! Shapes: <https://platform.openai.com/docs/api-reference/responses>.
 
-mod echo;
-mod events;
+mod event_stream;
 mod input;
-mod object;
 mod request;
+mod request_echo;
+mod response_object;
 
-use super::SESSION;
-use super::errors::finally;
-use super::item::{Item, items_of};
-use super::items::{self, ItemList};
+use super::SESSION_HEADER;
+use super::conversation_items::{self, ItemList};
+use super::errors::non_retryable_response;
+use super::item_mapping::{ConversationItem, to_items};
 use crate::chat::{CallerStatus, ReplyStream, TurnRequest};
 use crate::domain::page::{MAX_PAGE_SIZE, MessageSlice, MessageView};
 use crate::domain::principal::AccessLevel;
 use crate::domain::{FieldError, MessageId, Principal, SessionId, TurnId, tool};
 use crate::error::{Error, Kind, Result};
-use crate::http::Api;
-use crate::http::body::ChatBytes;
-use crate::http::envelope::Answer;
-use crate::http::extract::{Caller, NoQuery, idempotency, retry};
-use crate::http::gate::{Asked, note_session};
-use crate::http::query::Query;
+use crate::http::ApiState;
+use crate::http::auth_middleware::{TurnAdmission, audit_session};
+use crate::http::body::RawChatBody;
+use crate::http::envelope::ApiResult;
+use crate::http::extract::{CurrentUser, NoQueryParams, derive_retry_key, read_idempotency_key};
+use crate::http::query::QueryParams;
 use crate::http::sse;
 use crate::store::{MessageQuery, OnBusy, RetryWindow, SessionTarget, StoredResponse};
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
-use events::{Stored, Telling};
-use input::{Input, ensure_all, message_of, resolve};
-use object::{Head, Kept, Told};
-use request::{Request, Where};
+use event_stream::{ReplyLookup, ResponseEventStream};
+use input::{ResponseInput, build_results_message, check_tool_results, resolve_references};
+use request::{CreateResponseRequest, ResponseParent};
+use response_object::{ResponseHeader, ResponseState, StoredRequest};
 use serde::Serialize;
 use serde_json::Value;
 use tokio::task::spawn_blocking;
 use utoipa::ToSchema;
 
 /// What stands before a turn's id.
-const PREFIX: &str = "resp_";
+const RESPONSE_PREFIX: &str = "resp_";
 const ROUTE: &str = "POST /v1/responses";
 /// Longer bodies are read on a thread that may block.
-const SHORT_BODY: usize = 256 << 10;
+const INLINE_PARSE_LIMIT: usize = 256 << 10;
 
 /// Ask for a response. In a `conversation`, or behind a `previous_response_id`, it is a turn of that
 /// session; else of a new session of its own. With `store: false`, and without either, nothing is
@@ -62,45 +62,48 @@ const SHORT_BODY: usize = 256 << 10;
         (status = "default", description = "An error in OpenAI's shape"),
     )
 )]
-pub(in crate::http) async fn create(
-    State(api): State<Api>,
-    _query: NoQuery,
-    Caller(who): Caller,
-    Asked(standing): Asked,
+pub(in crate::http) async fn create_response(
+    State(api): State<ApiState>,
+    _query: NoQueryParams,
+    CurrentUser(who): CurrentUser,
+    TurnAdmission(standing): TurnAdmission,
     headers: HeaderMap,
-    ChatBytes(bytes): ChatBytes,
-) -> Answer<Response> {
-    let key = match idempotency(&headers, ROUTE, &bytes)? {
+    RawChatBody(bytes): RawChatBody,
+) -> ApiResult<Response> {
+    let key = match read_idempotency_key(&headers, ROUTE, &bytes)? {
         Some(key) => key,
-        None => retry(&headers, ROUTE, &bytes),
+        None => derive_retry_key(&headers, ROUTE, &bytes),
     };
-    let mut request = if bytes.len() <= SHORT_BODY {
-        Request::read(&api, &bytes)?
+    let mut request = if bytes.len() <= INLINE_PARSE_LIMIT {
+        CreateResponseRequest::parse(&api, &bytes)?
     } else {
         let api = api.clone();
-        spawn_blocking(move || Request::read(&api, &bytes)).await.map_err(Error::internal)??
+        spawn_blocking(move || CreateResponseRequest::parse(&api, &bytes))
+            .await
+            .map_err(Error::internal)??
     };
-    let conversation = match &request.place {
-        Where::Conversation(session) => Some(session),
-        Where::Nowhere | Where::Behind(_) => None,
+    let conversation = match &request.parent {
+        ResponseParent::Conversation(session) => Some(session),
+        ResponseParent::None | ResponseParent::PreviousResponse(_) => None,
     };
     let items = std::mem::take(&mut request.items);
-    let items = resolve(&api, &who, conversation, items).await?;
-    let input = Input::of(items, api.limits.message)?;
-    if matches!(request.place, Where::Nowhere) {
+    let items = resolve_references(&api, &who, conversation, items).await?;
+    let input = ResponseInput::from_items(items, api.size_limits.message)?;
+    if matches!(request.parent, ResponseParent::None) {
         // What is returned without a call before it goes on from something.
-        ensure_all(&input.returned, &[])?;
+        check_tool_results(&input.tool_results, &[])?;
     }
-    if !request.is_stored && !matches!(request.place, Where::Conversation(_)) {
-        return beside(&api, &who, standing, request.saying(input)).await;
+    if !request.is_stored && !matches!(request.parent, ResponseParent::Conversation(_)) {
+        return create_unstored(&api, &who, standing, request.with_input(input)).await;
     }
-    let (session, reply) = target(&api, &who, &request.place).await?;
-    note_session(&who, "/v1/responses", session.id());
+    let (session, reply) = resolve_target(&api, &who, &request.parent).await?;
+    audit_session(&who, "/v1/responses", session.id());
     let may_be_known = key.retry_window != RetryWindow::Disabled;
-    let input = answering(&api, &who, input, &session, reply.as_ref(), may_be_known).await?;
-    let request = request.saying(input);
-    let Kept { is_background, is_stream, .. } = request.kept;
-    let (earlier, wish) = Request::wish(request.input, reply, api.limits.message);
+    let input = resolve_outputs(&api, &who, input, &session, reply.as_ref(), may_be_known).await?;
+    let request = request.with_input(input);
+    let StoredRequest { is_background, is_stream, .. } = request.stored_request;
+    let (earlier, wish) =
+        CreateResponseRequest::build_intent(request.input, reply, api.size_limits.message);
     let turn = TurnRequest {
         principal: who.clone(),
         session,
@@ -113,50 +116,51 @@ pub(in crate::http) async fn create(
         caller_status: standing,
     };
     let (hearing, stored) = if request.is_stored {
-        let kept = request.kept.to_json()?;
+        let kept = request.stored_request.to_json()?;
         let is_taped = is_background && is_stream;
-        api.chat.start_response(turn, kept, is_taped).await.map_err(of_input)?
+        api.chat.start_response(turn, kept, is_taped).await.map_err(rename_results_error)?
     } else {
-        (api.chat.stream_turn(turn).await.map_err(of_input)?, None)
+        (api.chat.stream_turn(turn).await.map_err(rename_results_error)?, None)
     };
     let head = match &stored {
         // Of a request that came before, as it was told then.
-        Some((stored, _)) => Head::of(stored)?,
-        None => Head::new(&hearing, &request.kept),
+        Some((stored, _)) => ResponseHeader::from_stored(stored)?,
+        None => ResponseHeader::new(&hearing, &request.stored_request),
     };
     let ReplyStream { reply_id: reply, session_id: session, events, .. } = hearing;
     let name = session.as_ref().map(|id| HeaderValue::from_str(id.as_str()));
-    let place = session.map(|session| Stored { api: api.clone(), who: who.clone(), session });
-    let telling = Telling::new(head, reply, place, events);
+    let place =
+        session.map(|session| ReplyLookup { api: api.clone(), principal: who.clone(), session });
+    let telling = ResponseEventStream::new(head, reply, place, events);
     let answered = match stored {
         Some(_) if is_background && is_stream => {
-            Ok(sse::warm(telling.in_background(None), api.heartbeat))
+            Ok(sse::stream_with_heartbeat(telling.into_background(None), api.heartbeat))
         }
-        Some((_, true)) if is_background => Ok(Json(telling.queued()).into_response()),
+        Some((_, true)) if is_background => Ok(Json(telling.queued_response()).into_response()),
         Some((stored, false)) if is_background => {
             let (session, _) = api.store.get_response(&who, &stored.turn_id).await?;
-            Ok(Json(told(&api, &who, &session, &stored).await?).into_response())
+            Ok(Json(load_response_object(&api, &who, &session, &stored).await?).into_response())
         }
-        _ => answer(&api, telling, is_stream).await,
+        _ => respond_with_response(&api, telling, is_stream).await,
     };
-    let mut response = answered.unwrap_or_else(finally);
+    let mut response = answered.unwrap_or_else(non_retryable_response);
     if let Some(Ok(name)) = name {
-        response.headers_mut().insert(SESSION, name);
+        response.headers_mut().insert(SESSION_HEADER, name);
     }
     Ok(response)
 }
 
 /// The session of a turn, and the reply that it stands under if it does not stand at the end.
-async fn target(
-    api: &Api,
+async fn resolve_target(
+    api: &ApiState,
     who: &Principal,
-    place: &Where,
+    place: &ResponseParent,
 ) -> Result<(SessionTarget, Option<MessageId>)> {
     Ok(match place {
-        Where::Nowhere => (SessionTarget::New(SessionId::generate()), None),
-        Where::Conversation(session) => (SessionTarget::Existing(session.clone()), None),
-        Where::Behind(turn) => {
-            let (session, response) = previous(api, who, turn).await?;
+        ResponseParent::None => (SessionTarget::New(SessionId::generate()), None),
+        ResponseParent::Conversation(session) => (SessionTarget::Existing(session.clone()), None),
+        ResponseParent::PreviousResponse(turn) => {
+            let (session, response) = find_previous_response(api, who, turn).await?;
             (SessionTarget::Existing(session), Some(response.reply_id))
         }
     })
@@ -164,15 +168,15 @@ async fn target(
 
 /// Makes a message of what was returned, where more is said behind it: what answers the calls of the
 /// reply that it goes on from.
-async fn answering(
-    api: &Api,
+async fn resolve_outputs(
+    api: &ApiState,
     who: &Principal,
-    mut input: Input,
+    mut input: ResponseInput,
     session: &SessionTarget,
     reply: Option<&MessageId>,
     may_be_known: bool,
-) -> Result<Input> {
-    if input.returned.is_empty() || input.last.is_none() {
+) -> Result<ResponseInput> {
+    if input.tool_results.is_empty() || input.last.is_none() {
         return Ok(input);
     }
     let calls = match reply {
@@ -185,23 +189,23 @@ async fn answering(
             let mut path = api.store.list_messages(who, session.id(), query).await?.messages;
             if may_be_known {
                 // The first such request may have been answered.
-                path.truncate(input.calling(&path).map_or(0, |at| at + 1));
+                path.truncate(input.find_calling_reply(&path).map_or(0, |at| at + 1));
             }
-            input = input.without_known(&path);
+            input = input.remove_known(&path);
             path.last().map(|head| tool::parse_calls(&head.parts)).unwrap_or_default()
         }
     };
-    ensure_all(&input.returned, &calls)?;
+    check_tool_results(&input.tool_results, &calls)?;
     if input.last.is_none() {
         return Ok(input);
     }
-    let results = std::mem::take(&mut input.returned);
-    input.earlier.insert(0, message_of(&results, &calls, api.limits.message)?);
+    let results = std::mem::take(&mut input.tool_results);
+    input.preceding.insert(0, build_results_message(&results, &calls, api.size_limits.message)?);
     Ok(input)
 }
 
 /// The complaint about results, by the name that they have in this body.
-fn of_input(error: Error) -> Error {
+fn rename_results_error(error: Error) -> Error {
     let complaint = error.details.as_ref().and_then(|details| details.get("messages"));
     match complaint.and_then(Value::as_str) {
         Some(wants) if error.kind == Kind::InvalidRequest => {
@@ -212,51 +216,55 @@ fn of_input(error: Error) -> Error {
 }
 
 /// The response that another one goes on from. Errors: `previous_response_not_found`.
-async fn previous(
-    api: &Api,
+async fn find_previous_response(
+    api: &ApiState,
     who: &Principal,
     turn: &TurnId,
 ) -> Result<(SessionId, StoredResponse)> {
     api.store.get_response(who, turn).await.map_err(|error| match error.kind {
         Kind::ResponseNotFound => Error::new(
             Kind::PreviousResponseNotFound,
-            format!("previous response with id '{PREFIX}{turn}' not found"),
+            format!("previous response with id '{RESPONSE_PREFIX}{turn}' not found"),
         ),
         _ => error,
     })
 }
 
 /// A response that is stored nowhere, though it may go on from one that is.
-async fn beside(
-    api: &Api,
+async fn create_unstored(
+    api: &ApiState,
     who: &Principal,
     standing: CallerStatus,
-    request: Request,
-) -> Answer<Response> {
+    request: CreateResponseRequest,
+) -> ApiResult<Response> {
     let place = api.chat.begin_metered_call(who, standing).await?;
-    let prompt = match &request.place {
-        Where::Behind(turn) => {
-            let (session, response) = previous(api, who, turn).await?;
-            note_session(who, "/v1/responses", &session);
+    let prompt = match &request.parent {
+        ResponseParent::PreviousResponse(turn) => {
+            let (session, response) = find_previous_response(api, who, turn).await?;
+            audit_session(who, "/v1/responses", &session);
             let session = api.store.get_session(who, &session, AccessLevel::Participant).await?;
-            request.prompt_behind(api, &session, &response.reply_id).await?
+            request.build_prompt_after(api, &session, &response.reply_id).await?
         }
-        _ => request.prompt(api.memory.default_model()),
+        _ => request.build_prompt(api.memory.default_model()),
     };
     let hearing = api.chat.stream_completion(&prompt, place).await?;
-    let head = Head::new(&hearing, &request.kept);
-    let telling = Telling::new(head, hearing.reply_id, None, hearing.events);
-    answer(api, telling, request.kept.is_stream).await
+    let head = ResponseHeader::new(&hearing, &request.stored_request);
+    let telling = ResponseEventStream::new(head, hearing.reply_id, None, hearing.events);
+    respond_with_response(api, telling, request.stored_request.is_stream).await
 }
 
 /// The whole response, or its events once its first word has come: until then a failure is an answer
 /// of its own.
-async fn answer(api: &Api, mut telling: Telling, is_stream: bool) -> Answer<Response> {
+async fn respond_with_response(
+    api: &ApiState,
+    mut telling: ResponseEventStream,
+    is_stream: bool,
+) -> ApiResult<Response> {
     if !is_stream {
-        return Ok(Json(telling.whole().await?).into_response());
+        return Ok(Json(telling.collect().await?).into_response());
     }
-    telling.begin().await?;
-    Ok(sse::warm(telling, api.heartbeat))
+    telling.start().await?;
+    Ok(sse::stream_with_heartbeat(telling, api.heartbeat))
 }
 
 /// Get a response; with `stream=true`, which is for those made with `background` and `stream`, its
@@ -273,54 +281,58 @@ async fn answer(api: &Api, mut telling: Telling, is_stream: bool) -> Answer<Resp
         (status = "default", description = "An error in OpenAI's shape"),
     )
 )]
-pub(in crate::http) async fn get(
-    State(api): State<Api>,
-    mut query: Query,
-    Caller(who): Caller,
+pub(in crate::http) async fn get_response(
+    State(api): State<ApiState>,
+    mut query: QueryParams,
+    CurrentUser(who): CurrentUser,
     Path(id): Path<String>,
-) -> Answer<Response> {
-    let is_stream = query.word("stream", &[("true", true), ("false", false)]).unwrap_or(false);
-    let starting_after = query.number("starting_after", 0..=u32::MAX);
+) -> ApiResult<Response> {
+    let is_stream =
+        query.take_choice("stream", &[("true", true), ("false", false)]).unwrap_or(false);
+    let starting_after = query.take_number("starting_after", 0..=u32::MAX);
     for unknown_here in ["include", "include[]", "include_obfuscation"] {
         query.ignore(unknown_here);
     }
     if starting_after.is_some() && !is_stream {
-        query.complain("starting_after", "must come with stream=true");
+        query.add_error("starting_after", "must come with stream=true");
     }
     query.finish()?;
-    let (session, stored) = api.store.get_response(&who, &turn_of(&id)?).await?;
+    let (session, stored) = api.store.get_response(&who, &parse_response_id(&id)?).await?;
     if !is_stream {
-        return Ok(Json(told(&api, &who, &session, &stored).await?).into_response());
+        return Ok(Json(load_response_object(&api, &who, &session, &stored).await?).into_response());
     }
-    let kept = Kept::read(&stored)?;
+    let kept = StoredRequest::from_stored(&stored)?;
     if !(kept.is_background && kept.is_stream) {
         let wants = "must be left out: the response was not created with background and stream";
         return Err(Error::invalid_field("stream", wants));
     }
     let heard = api.chat.replay_response(&who, &session, &stored).await?;
-    let (head, reply) = (Head::of(&stored)?, stored.reply_id);
-    let place = Some(Stored { api: api.clone(), who, session });
-    let telling = Telling::new(head, reply, place, heard).in_background(starting_after);
-    Ok(sse::warm(telling, api.heartbeat))
+    let (head, reply) = (ResponseHeader::from_stored(&stored)?, stored.reply_id);
+    let place = Some(ReplyLookup { api: api.clone(), principal: who, session });
+    let telling =
+        ResponseEventStream::new(head, reply, place, heard).into_background(starting_after);
+    Ok(sse::stream_with_heartbeat(telling, api.heartbeat))
 }
 
 /// The response as it stands now.
-async fn told(
-    api: &Api,
+async fn load_response_object(
+    api: &ApiState,
     who: &Principal,
     session: &SessionId,
     stored: &StoredResponse,
 ) -> Result<Value> {
-    let head = Head::of(stored)?;
+    let head = ResponseHeader::from_stored(stored)?;
     // In this order: what is not running any more is stored.
     let active = api.store.get_session(who, session, AccessLevel::Participant).await?.active_turn;
     if active.is_some_and(|active| active.turn_id == stored.turn_id) {
-        return Ok(head.told(Told::begun("in_progress")));
+        return Ok(head.to_response_json(ResponseState::started("in_progress")));
     }
     Ok(match api.store.get_message(who, session, &stored.reply_id).await {
-        Ok(reply) => head.told(Told::of(&reply)),
+        Ok(reply) => head.to_response_json(ResponseState::from_reply(&reply)),
         // Its reply could not be stored.
-        Err(error) if error.kind == Kind::MessageNotFound => head.told(Told::lost()),
+        Err(error) if error.kind == Kind::MessageNotFound => {
+            head.to_response_json(ResponseState::missing_reply())
+        }
         Err(error) => return Err(error),
     })
 }
@@ -335,20 +347,20 @@ async fn told(
         (status = "default", description = "An error in OpenAI's shape"),
     )
 )]
-pub(in crate::http) async fn cancel(
-    State(api): State<Api>,
-    _query: NoQuery,
-    Caller(who): Caller,
+pub(in crate::http) async fn cancel_response(
+    State(api): State<ApiState>,
+    _query: NoQueryParams,
+    CurrentUser(who): CurrentUser,
     Path(id): Path<String>,
-) -> Answer<Json<Value>> {
-    let (session, stored) = api.store.get_response(&who, &turn_of(&id)?).await?;
-    if !Kept::read(&stored)?.is_background {
+) -> ApiResult<Json<Value>> {
+    let (session, stored) = api.store.get_response(&who, &parse_response_id(&id)?).await?;
+    if !StoredRequest::from_stored(&stored)?.is_background {
         let wants =
             "must name a response that was created with background: close the connection of others";
         return Err(Error::invalid_field("response_id", wants));
     }
     api.chat.cancel_turns(&who, &session, Some(&stored.turn_id)).await?;
-    Ok(Json(told(&api, &who, &session, &stored).await?))
+    Ok(Json(load_response_object(&api, &who, &session, &stored).await?))
 }
 
 /// What was deleted.
@@ -366,17 +378,17 @@ pub(in crate::http) struct DeletedResponse {
     params(("response" = String, Path)),
     responses((status = 200, body = DeletedResponse), (status = "default", description = "An error in OpenAI's shape"))
 )]
-pub(in crate::http) async fn delete(
-    State(api): State<Api>,
-    _query: NoQuery,
-    Caller(who): Caller,
+pub(in crate::http) async fn delete_response(
+    State(api): State<ApiState>,
+    _query: NoQueryParams,
+    CurrentUser(who): CurrentUser,
     Path(id): Path<String>,
-) -> Answer<Json<DeletedResponse>> {
-    let (session, stored) = api.store.get_response(&who, &turn_of(&id)?).await?;
+) -> ApiResult<Json<DeletedResponse>> {
+    let (session, stored) = api.store.get_response(&who, &parse_response_id(&id)?).await?;
     if stored.user != who.user {
         api.store.get_session(&who, &session, AccessLevel::Owner).await?;
     }
-    let kept = Kept::read(&stored)?;
+    let kept = StoredRequest::from_stored(&stored)?;
     api.chat.cancel_turns(&who, &session, Some(&stored.turn_id)).await?;
     let messages =
         api.store.get_session(&who, &session, AccessLevel::Participant).await?.messages_count;
@@ -400,19 +412,20 @@ pub(in crate::http) async fn delete(
     ),
     responses((status = 200, body = ItemList), (status = "default", description = "An error in OpenAI's shape"))
 )]
-pub(in crate::http) async fn input_items(
-    State(api): State<Api>,
-    mut query: Query,
-    Caller(who): Caller,
+pub(in crate::http) async fn list_response_input_items(
+    State(api): State<ApiState>,
+    mut query: QueryParams,
+    CurrentUser(who): CurrentUser,
     Path(id): Path<String>,
-) -> Answer<Json<ItemList>> {
-    let limit = query.number("limit", 1..=MAX_PAGE_SIZE).unwrap_or(20);
-    let is_newest_first = query.word("order", &[("desc", true), ("asc", false)]).unwrap_or(true);
-    let after = query.text("after");
-    items::ignore_include(&mut query);
+) -> ApiResult<Json<ItemList>> {
+    let limit = query.take_number("limit", 1..=MAX_PAGE_SIZE).unwrap_or(20);
+    let is_newest_first =
+        query.take_choice("order", &[("desc", true), ("asc", false)]).unwrap_or(true);
+    let after = query.take_text("after");
+    conversation_items::ignore_include(&mut query);
     query.finish()?;
-    let (session, stored) = api.store.get_response(&who, &turn_of(&id)?).await?;
-    let mut inputs = inputs(&api, &who, &session, &stored).await?;
+    let (session, stored) = api.store.get_response(&who, &parse_response_id(&id)?).await?;
+    let mut inputs = load_input_items(&api, &who, &session, &stored).await?;
     if is_newest_first {
         inputs.reverse();
     }
@@ -429,28 +442,31 @@ pub(in crate::http) async fn input_items(
 
 /// The items that a response was asked with, the oldest first: those of the message that it answers,
 /// and of the messages that were stored before it.
-async fn inputs(
-    api: &Api,
+async fn load_input_items(
+    api: &ApiState,
     who: &Principal,
     session: &SessionId,
     stored: &StoredResponse,
-) -> Result<Vec<Item>> {
+) -> Result<Vec<ConversationItem>> {
     let mut messages = Vec::new();
     let mut next = Some(stored.user_message_id.clone());
-    for _ in 0..Kept::read(stored)?.inputs {
+    for _ in 0..StoredRequest::from_stored(stored)?.inputs {
         let Some(id) = next else { break };
         let message = api.store.get_message(who, session, &id).await?;
         next = message.parent_id.clone();
         messages.push(message);
     }
-    Ok(messages.iter().rev().flat_map(items_of).collect())
+    Ok(messages.iter().rev().flat_map(to_items).collect())
 }
 
-fn turn_of(response: &str) -> Result<TurnId> {
-    Ok(parsed_turn("response_id", response)?)
+fn parse_response_id(response: &str) -> Result<TurnId> {
+    Ok(parse_response_field("response_id", response)?)
 }
 
-fn parsed_turn(field: &'static str, response: &str) -> Result<TurnId, FieldError> {
+fn parse_response_field(field: &'static str, response: &str) -> Result<TurnId, FieldError> {
     let wants = "must be an ID that begins with resp_";
-    TurnId::parse(field, response.strip_prefix(PREFIX).ok_or(FieldError::new(field, wants))?)
+    TurnId::parse(
+        field,
+        response.strip_prefix(RESPONSE_PREFIX).ok_or(FieldError::new(field, wants))?,
+    )
 }

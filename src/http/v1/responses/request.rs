@@ -1,8 +1,8 @@
 //! The body of `POST /v1/responses`.
 
-use super::input::{self, Input};
-use super::object::Kept;
-use super::parsed_turn;
+use super::input::{self, ResponseInput};
+use super::parse_response_field;
+use super::response_object::StoredRequest;
 use crate::chat::{PrecedingMessage, Prompt, PromptMessage, TurnIntent};
 use crate::clock;
 use crate::domain::extra_params::ExtraParams;
@@ -13,10 +13,10 @@ use crate::domain::session::SessionSettings;
 use crate::domain::tool::{self, NewToolResult, ToolResult};
 use crate::domain::{FieldError, MessageId, Role, Session, SessionId, TurnId};
 use crate::error::{Error, Kind, Result};
-use crate::http::Api;
-use crate::http::body::parse;
-use crate::http::v1::conversations::session_named;
-use crate::http::v1::item::Placed;
+use crate::http::ApiState;
+use crate::http::body::parse_json;
+use crate::http::v1::conversations::parse_conversation_field;
+use crate::http::v1::item_mapping::PositionedItem;
 use crate::json::StrictObject;
 use crate::memory::{PlanInput, PromptInput, tokens};
 use crate::store::{DuplicateIdPolicy, MessageParent};
@@ -27,7 +27,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 /// The fields there are. Any other is refused, as OpenAI does.
-const KNOWN: &[&str] = &[
+const KNOWN_FIELDS: &[&str] = &[
     "background",
     "context_management",
     "conversation",
@@ -63,74 +63,81 @@ const KNOWN: &[&str] = &[
     "user",
 ];
 /// Those that a provider of Chat Completions knows by the same names.
-const HANDED_ON: &[&str] =
+const FORWARDED_FIELDS: &[&str] =
     &["frequency_penalty", "presence_penalty", "safety_identifier", "service_tier", "user"];
 
 /// Where a response stands.
-pub(super) enum Where {
+pub(super) enum ResponseParent {
     /// In no conversation yet.
-    Nowhere,
+    None,
     /// At the end of one.
     Conversation(SessionId),
     /// Behind another response.
-    Behind(TurnId),
+    PreviousResponse(TurnId),
 }
 
 /// A response as it is asked for.
-pub(super) struct Request {
-    pub(super) place: Where,
+pub(super) struct CreateResponseRequest {
+    pub(super) parent: ResponseParent,
     pub(super) is_stored: bool,
     /// What is said, as it was sent …
-    pub(super) items: Vec<Placed>,
+    pub(super) items: Vec<PositionedItem>,
     /// … and as messages, once [`Request::saying`] has told.
-    pub(super) input: Input,
+    pub(super) input: ResponseInput,
     pub(super) settings: SessionSettings,
-    pub(super) kept: Kept,
+    pub(super) stored_request: StoredRequest,
 }
 
-impl Request {
+impl CreateResponseRequest {
     /// Reads a body, strictly.
-    pub(super) fn read(api: &Api, bytes: &[u8]) -> Result<Self> {
-        let fields = Fields(parse(bytes)?);
-        fields.ensure_known()?;
-        let place = fields.place()?;
-        let is_stored = fields.get("store", BOOLEAN)?.unwrap_or(true);
-        let is_background = fields.get("background", BOOLEAN)?.unwrap_or(false);
-        let is_stream = fields.get("stream", BOOLEAN)?.unwrap_or(false);
+    pub(super) fn parse(api: &ApiState, bytes: &[u8]) -> Result<Self> {
+        let fields = RawCreateResponseRequest(parse_json(bytes)?);
+        fields.check_known_fields()?;
+        let place = fields.parse_response_parent()?;
+        let is_stored = fields.get("store", MUST_BE_BOOLEAN)?.unwrap_or(true);
+        let is_background = fields.get("background", MUST_BE_BOOLEAN)?.unwrap_or(false);
+        let is_stream = fields.get("stream", MUST_BE_BOOLEAN)?.unwrap_or(false);
         if is_background && !is_stored {
             return Err(Error::invalid_field("background", "must come with store: true"));
         }
-        fields.ensure_plain()?;
+        fields.check_supported()?;
         let input = fields.0.get("input").filter(|input| input.get() != "null");
         let input = input.ok_or_else(|| Error::invalid_field("input", "is missing"))?;
-        let items = input::read(input)?;
-        let settings = fields.settings(api.limits.message)?;
-        let echo = fields.echo(&settings, &place, api.memory.default_model())?;
-        let is_own_session = matches!(place, Where::Nowhere);
-        let kept = Kept { echo, inputs: 0, is_own_session, is_background, is_stream };
-        Ok(Self { place, is_stored, items, input: Input::default(), settings, kept })
+        let items = input::parse_input(input)?;
+        let settings = fields.parse_settings(api.size_limits.message)?;
+        let echo = fields.build_echo(&settings, &place, api.memory.default_model())?;
+        let is_own_session = matches!(place, ResponseParent::None);
+        let kept = StoredRequest { echo, inputs: 0, is_own_session, is_background, is_stream };
+        Ok(Self {
+            parent: place,
+            is_stored,
+            items,
+            input: ResponseInput::default(),
+            settings,
+            stored_request: kept,
+        })
     }
 
     /// The same, with what it says.
-    pub(super) fn saying(mut self, input: Input) -> Self {
-        if !input.earlier.is_empty() {
+    pub(super) fn with_input(mut self, input: ResponseInput) -> Self {
+        if !input.preceding.is_empty() {
             // Whoever sends a list means all of it: memory takes what the context window holds.
             self.settings.memory.strategy = Some(MemoryStrategy::Buffer);
         }
-        let messages = [!input.returned.is_empty(), input.last.is_some()];
-        self.kept.inputs =
-            input.earlier.len() + messages.into_iter().filter(|there| *there).count();
+        let messages = [!input.tool_results.is_empty(), input.last.is_some()];
+        self.stored_request.inputs =
+            input.preceding.len() + messages.into_iter().filter(|there| *there).count();
         Self { input, ..self }
     }
 
     /// What comes before a turn's message, and what it is, behind a reply if one is named, else at
     /// the end of the session.
-    pub(super) fn wish(
-        input: Input,
+    pub(super) fn build_intent(
+        input: ResponseInput,
         reply: Option<MessageId>,
         limit: usize,
     ) -> (Vec<PrecedingMessage>, TurnIntent) {
-        let Input { returned: results, earlier, last, .. } = input;
+        let ResponseInput { tool_results: results, preceding: earlier, last, .. } = input;
         let Some(PrecedingMessage { role, body, .. }) = last else {
             return (
                 earlier,
@@ -152,7 +159,7 @@ impl Request {
     }
 
     /// All of it, for a provider.
-    pub(super) fn prompt(&self, default_model: &str) -> Prompt {
+    pub(super) fn build_prompt(&self, default_model: &str) -> Prompt {
         let SessionSettings {
             model,
             system_prompt,
@@ -165,7 +172,7 @@ impl Request {
         let instructions = system_prompt.map(|text| PromptMessage::from_text(Role::System, text));
         Prompt {
             model: model.unwrap_or_else(|| default_model.to_owned()),
-            messages: instructions.into_iter().chain(self.said()).collect(),
+            messages: instructions.into_iter().chain(self.prompt_messages()).collect(),
             temperature,
             top_p,
             max_output_tokens,
@@ -175,16 +182,16 @@ impl Request {
     }
 
     /// The same behind a reply of a session, with what memory keeps of it.
-    pub(super) async fn prompt_behind(
+    pub(super) async fn build_prompt_after(
         &self,
-        api: &Api,
+        api: &ApiState,
         session: &Session,
         reply: &MessageId,
     ) -> Result<Prompt> {
         let memory = &api.memory;
         let settings = self.settings.clone().with_defaults(session.settings.clone());
         let returned: Vec<ToolResult> =
-            self.input.returned.iter().map(NewToolResult::to_tool_result).collect();
+            self.input.tool_results.iter().map(NewToolResult::to_tool_result).collect();
         // Results mean nothing without their calls: both are the new message together.
         let role = if returned.is_empty() { Role::User } else { Role::Tool };
         let calling = memory.find_calling_reply(session, role, Some(reply)).await?;
@@ -217,19 +224,19 @@ impl Request {
         // What is recalled stands in the new message, which is the user's last one.
         let asked = if role == Role::User { prompt.messages.pop() } else { None };
         if last.is_some() {
-            prompt.messages.extend(self.input.earlier.iter().map(said).chain(asked));
+            prompt.messages.extend(self.input.preceding.iter().map(to_prompt_message).chain(asked));
         } else {
-            prompt.messages.extend(self.said());
+            prompt.messages.extend(self.prompt_messages());
         }
         Ok(prompt)
     }
 
-    fn said(&self) -> impl Iterator<Item = PromptMessage> {
-        self.input.earlier.iter().chain(&self.input.last).map(said)
+    fn prompt_messages(&self) -> impl Iterator<Item = PromptMessage> {
+        self.input.preceding.iter().chain(&self.input.last).map(to_prompt_message)
     }
 }
 
-fn said(PrecedingMessage { role, body, .. }: &PrecedingMessage) -> PromptMessage {
+fn to_prompt_message(PrecedingMessage { role, body, .. }: &PrecedingMessage) -> PromptMessage {
     let MessageBody { content, parts, .. } = body;
     PromptMessage {
         role: *role,
@@ -240,13 +247,13 @@ fn said(PrecedingMessage { role, body, .. }: &PrecedingMessage) -> PromptMessage
     }
 }
 
-const BOOLEAN: &str = "must be a boolean";
-const OBJECT: &str = "must be an object";
+const MUST_BE_BOOLEAN: &str = "must be a boolean";
+const MUST_BE_OBJECT: &str = "must be an object";
 
 /// A body whose fields were told apart, and no more.
-pub(super) struct Fields<'a>(BTreeMap<String, &'a RawValue>);
+pub(super) struct RawCreateResponseRequest<'a>(BTreeMap<String, &'a RawValue>);
 
-impl Fields<'_> {
+impl RawCreateResponseRequest<'_> {
     /// One of the fields; `None` if it is missing or null.
     pub(super) fn get<T: DeserializeOwned>(
         &self,
@@ -257,8 +264,8 @@ impl Fields<'_> {
         serde_json::from_str(value.get()).map_err(|_| Error::invalid_field(name.to_owned(), wants))
     }
 
-    fn ensure_known(&self) -> Result<()> {
-        match self.0.keys().find(|name| !KNOWN.contains(&name.as_str())) {
+    fn check_known_fields(&self) -> Result<()> {
+        match self.0.keys().find(|name| !KNOWN_FIELDS.contains(&name.as_str())) {
             None => Ok(()),
             Some(name) => {
                 let name: String = name.chars().take(64).collect();
@@ -269,14 +276,14 @@ impl Fields<'_> {
         }
     }
 
-    fn place(&self) -> Result<Where> {
+    fn parse_response_parent(&self) -> Result<ResponseParent> {
         #[derive(Deserialize)]
         #[serde(untagged)]
-        enum Named {
+        enum ConversationRef {
             Id(String),
             Object { id: String },
         }
-        let named: Option<Named> =
+        let named: Option<ConversationRef> =
             self.get("conversation", "must be the ID of a conversation, or {id}")?;
         let previous: Option<String> =
             self.get("previous_response_id", "must be the ID of a response")?;
@@ -285,17 +292,20 @@ impl Fields<'_> {
                 Kind::MutuallyExclusive,
                 "mutually exclusive parameters: provide only one of 'previous_response_id' and 'conversation'",
             )),
-            (Some(Named::Id(id) | Named::Object { id }), None) => {
-                Ok(Where::Conversation(session_named("conversation", &id)?))
+            (Some(ConversationRef::Id(id) | ConversationRef::Object { id }), None) => {
+                Ok(ResponseParent::Conversation(parse_conversation_field("conversation", &id)?))
             }
-            (None, Some(id)) => Ok(Where::Behind(parsed_turn("previous_response_id", &id)?)),
-            (None, None) => Ok(Where::Nowhere),
+            (None, Some(id)) => Ok(ResponseParent::PreviousResponse(parse_response_field(
+                "previous_response_id",
+                &id,
+            )?)),
+            (None, None) => Ok(ResponseParent::None),
         }
     }
 
     /// Refuses what this server cannot do, rather than doing something else.
-    fn ensure_plain(&self) -> Result<()> {
-        if self.get::<Value>("prompt", OBJECT)?.is_some() {
+    fn check_supported(&self) -> Result<()> {
+        if self.get::<Value>("prompt", MUST_BE_OBJECT)?.is_some() {
             return Err(Error::invalid_field(
                 "prompt",
                 "must be left out: no prompts are kept here",
@@ -310,7 +320,7 @@ impl Fields<'_> {
         }
         let _: Option<Vec<String>> = self.get("include", "must be a list of strings")?;
         // What is only repeated in the answer, where libraries read it by its type.
-        let _: Option<bool> = self.get("parallel_tool_calls", BOOLEAN)?;
+        let _: Option<bool> = self.get("parallel_tool_calls", MUST_BE_BOOLEAN)?;
         let _: Option<u32> = self.get("max_tool_calls", "must be a whole number")?;
         for name in ["frequency_penalty", "presence_penalty"] {
             let _: Option<f64> = self.get(name, "must be a number")?;
@@ -321,7 +331,7 @@ impl Fields<'_> {
         Ok(())
     }
 
-    fn settings(&self, limit: usize) -> Result<SessionSettings> {
+    fn parse_settings(&self, limit: usize) -> Result<SessionSettings> {
         let model: Option<String> = self.get("model", "must be a string")?;
         let settings = SessionSettings {
             model: model.filter(|model| !model.is_empty() && model != "default"),
@@ -330,28 +340,28 @@ impl Fields<'_> {
             top_p: self.get("top_p", "must be a number from 0 to 1")?,
             max_output_tokens: self
                 .get("max_output_tokens", "must be a whole number of at least 1")?,
-            extra_params: self.further()?,
+            extra_params: self.collect_extra_params()?,
             ..SessionSettings::default()
         };
-        Ok(settings.validate(limit).map_err(in_their_names)?)
+        Ok(settings.validate(limit).map_err(rename_error_field)?)
     }
 
     /// What is said to the provider in the words of Chat Completions.
-    fn further(&self) -> Result<ExtraParams> {
+    fn collect_extra_params(&self) -> Result<ExtraParams> {
         #[derive(Deserialize)]
-        struct Text {
+        struct TextFieldInput {
             #[serde(default)]
             format: Option<Box<RawValue>>,
             #[serde(default)]
             verbosity: Option<String>,
         }
         #[derive(Deserialize)]
-        struct Reasoning {
+        struct ReasoningInput {
             #[serde(default)]
             effort: Option<String>,
         }
         let mut further = BTreeMap::new();
-        for name in HANDED_ON {
+        for name in FORWARDED_FIELDS {
             if let Some(value) = self.0.get(*name).filter(|value| value.get() != "null") {
                 further.insert((*name).to_owned(), (*value).to_owned());
             }
@@ -359,9 +369,10 @@ impl Fields<'_> {
         let mut tools = Vec::new();
         let wants = "must be a list of tools, each with a type";
         for tool in self.get::<Vec<Box<RawValue>>>("tools", wants)?.unwrap_or_default() {
-            tools.push(function(&tool)?);
+            tools.push(convert_function_tool(&tool)?);
         }
-        let choice = self.0.get("tool_choice").map(|choice| tool_choice(choice)).transpose()?;
+        let choice =
+            self.0.get("tool_choice").map(|choice| convert_tool_choice(choice)).transpose()?;
         if !tools.is_empty() {
             let parallel = self.0.get("parallel_tool_calls").map(|said| (*said).to_owned());
             let tools = to_raw_value(&tools).map_err(Error::internal)?;
@@ -380,15 +391,16 @@ impl Fields<'_> {
             further.extend(value.map(|value| (name.to_owned(), value)));
             Ok::<_, Error>(())
         };
-        let reasoning: Option<StrictObject<Reasoning>> = self.get("reasoning", OBJECT)?;
+        let reasoning: Option<StrictObject<ReasoningInput>> =
+            self.get("reasoning", MUST_BE_OBJECT)?;
         hand_on(
             "reasoning_effort",
             reasoning.and_then(|StrictObject(reasoning)| reasoning.effort),
         )?;
-        let text: Option<StrictObject<Text>> = self.get("text", OBJECT)?;
-        if let Some(StrictObject(Text { format, verbosity })) = text {
+        let text: Option<StrictObject<TextFieldInput>> = self.get("text", MUST_BE_OBJECT)?;
+        if let Some(StrictObject(TextFieldInput { format, verbosity })) = text {
             hand_on("verbosity", verbosity)?;
-            let format = format.map(|format| response_format(&format)).transpose()?.flatten();
+            let format = format.map(|format| convert_text_format(&format)).transpose()?.flatten();
             further.extend(format.map(|format| ("response_format".to_owned(), format)));
         }
         Ok(ExtraParams::new(further))
@@ -396,7 +408,7 @@ impl Fields<'_> {
 }
 
 /// A function as Chat Completions has it. Other tools run at OpenAI.
-fn function(tool: &RawValue) -> Result<Box<RawValue>> {
+fn convert_function_tool(tool: &RawValue) -> Result<Box<RawValue>> {
     let wants = |_| Error::invalid_field("tools", "must be a list of tools, each with a type");
     let StrictObject(mut fields): StrictObject<BTreeMap<String, Box<RawValue>>> =
         serde_json::from_str(tool.get()).map_err(wants)?;
@@ -418,10 +430,10 @@ fn function(tool: &RawValue) -> Result<Box<RawValue>> {
 }
 
 /// Which function is to be called, as Chat Completions has it.
-fn tool_choice(choice: &RawValue) -> Result<Box<RawValue>> {
+fn convert_tool_choice(choice: &RawValue) -> Result<Box<RawValue>> {
     #[derive(Deserialize)]
     #[serde(untagged)]
-    enum Choice {
+    enum ToolChoiceInput {
         Word(String),
         Function {
             #[serde(rename = "type")]
@@ -432,13 +444,15 @@ fn tool_choice(choice: &RawValue) -> Result<Box<RawValue>> {
     }
     let wants = "must be auto, none, required or {type: function, name}";
     match serde_json::from_str(choice.get()) {
-        Ok(Choice::Word(word)) if matches!(word.as_str(), "auto" | "none" | "required") => {
+        Ok(ToolChoiceInput::Word(word))
+            if matches!(word.as_str(), "auto" | "none" | "required") =>
+        {
             to_raw_value(&word)
         }
-        Ok(Choice::Function { kind, name }) if kind == "function" => {
+        Ok(ToolChoiceInput::Function { kind, name }) if kind == "function" => {
             to_raw_value(&json!({"type": "function", "function": {"name": name}}))
         }
-        Ok(Choice::None(())) => to_raw_value(&Value::Null),
+        Ok(ToolChoiceInput::None(())) => to_raw_value(&Value::Null),
         _ => return Err(Error::invalid_field("tool_choice", wants)),
     }
     .map_err(Error::internal)
@@ -446,7 +460,7 @@ fn tool_choice(choice: &RawValue) -> Result<Box<RawValue>> {
 
 /// `text.format` as Chat Completions calls it. The order of names in a schema stays: a model writes
 /// in that order.
-fn response_format(format: &RawValue) -> Result<Option<Box<RawValue>>> {
+fn convert_text_format(format: &RawValue) -> Result<Option<Box<RawValue>>> {
     let wants = "must be {type: text}, {type: json_object} or {type: json_schema, name, schema}";
     let wants = |_| Error::invalid_field("text.format", wants);
     let StrictObject(mut fields): StrictObject<BTreeMap<String, Box<RawValue>>> =
@@ -477,7 +491,7 @@ fn response_format(format: &RawValue) -> Result<Option<Box<RawValue>>> {
 }
 
 /// The complaint about a setting, by the name it has in this body.
-fn in_their_names(mut invalid: FieldError) -> FieldError {
+fn rename_error_field(mut invalid: FieldError) -> FieldError {
     invalid.field = match &*invalid.field {
         "topP" => "top_p".into(),
         "maxOutputTokens" => "max_output_tokens".into(),

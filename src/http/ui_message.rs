@@ -20,7 +20,7 @@ pub(super) struct UiMessage {
     #[schema(value_type = String)]
     id: MessageId,
     role: Role,
-    metadata: Metadata,
+    metadata: UiMessageMetadata,
     #[schema(value_type = Vec<Object>)]
     parts: Vec<Value>,
 }
@@ -28,7 +28,7 @@ pub(super) struct UiMessage {
 /// What `useChat` shows beside a message.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Metadata {
+struct UiMessageMetadata {
     status: Status,
     #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
@@ -40,7 +40,7 @@ struct Metadata {
 
 /// Messages of one path, oldest first. What the tools returned is shown with their calls, and a reply
 /// that goes on behind that belongs to the one it continues: `useChat` streams it into that message.
-pub(super) fn ui_messages(messages: Vec<Message>) -> Vec<UiMessage> {
+pub(super) fn to_ui_messages(messages: Vec<Message>) -> Vec<UiMessage> {
     let mut shown: Vec<UiMessage> = Vec::new();
     // Where messages are shown, and which of them are results.
     let mut places: HashMap<MessageId, (usize, Role)> = HashMap::new();
@@ -48,18 +48,18 @@ pub(super) fn ui_messages(messages: Vec<Message>) -> Vec<UiMessage> {
         let parent = message.parent_id.as_ref().and_then(|parent| places.get(parent)).copied();
         let place = match (message.role, parent) {
             (Role::Tool, Some((place, _))) => {
-                shown[place].take_results(&message.parts);
+                shown[place].apply_tool_results(&message.parts);
                 place
             }
             (Role::Tool, None) => continue,
             (Role::Assistant, Some((place, Role::Tool))) => {
                 places.insert(message.id.clone(), (place, Role::Assistant));
-                shown[place].go_on(message);
+                shown[place].append_reply(message);
                 continue;
             }
             _ => {
                 places.insert(message.id.clone(), (shown.len(), message.role));
-                shown.push(ui_message(message));
+                shown.push(to_ui_message(message));
                 continue;
             }
         };
@@ -68,8 +68,8 @@ pub(super) fn ui_messages(messages: Vec<Message>) -> Vec<UiMessage> {
     shown
 }
 
-fn ui_message(message: Message) -> UiMessage {
-    let mut parts = ui_parts(&message);
+fn to_ui_message(message: Message) -> UiMessage {
+    let mut parts = to_ui_parts(&message);
     if parts.is_empty() {
         // Clients before ai 6.0.226 refuse a history with a message of no parts.
         parts.push(json!({ "type": "step-start" }));
@@ -77,7 +77,7 @@ fn ui_message(message: Message) -> UiMessage {
     UiMessage {
         id: message.id,
         role: message.role,
-        metadata: Metadata {
+        metadata: UiMessageMetadata {
             status: message.status,
             created_at: message.created_at,
             model: message.model,
@@ -88,21 +88,22 @@ fn ui_message(message: Message) -> UiMessage {
 }
 
 /// Thoughts stand before the answer, calls and attachments behind the text.
-fn ui_parts(message: &Message) -> Vec<Value> {
+fn to_ui_parts(message: &Message) -> Vec<Value> {
     let stored: Vec<Value> = serde_json::from_str(message.parts.as_json()).unwrap_or_default();
     let is_call = |part: &Value| part["type"] == "tool-call";
     let others = stored.iter().filter(|part| !is_call(part));
-    let mut parts: Vec<Value> = others.map(|part| ui_file(part).unwrap_or(part.clone())).collect();
+    let mut parts: Vec<Value> =
+        others.map(|part| to_ui_file(part).unwrap_or(part.clone())).collect();
     if !message.content.is_empty() {
         let at = parts.iter().take_while(|part| part["type"] == "reasoning").count();
         parts.insert(at, json!({ "type": "text", "text": message.content }));
     }
-    parts.extend(stored.iter().filter(|part| is_call(part)).map(ui_call));
+    parts.extend(stored.iter().filter(|part| is_call(part)).map(to_ui_tool_call));
     parts
 }
 
 /// A picture in another spelling, as the AI SDK knows it.
-fn ui_file(part: &Value) -> Option<Value> {
+fn to_ui_file(part: &Value) -> Option<Value> {
     if part["type"] == "file" {
         return None;
     }
@@ -112,7 +113,7 @@ fn ui_file(part: &Value) -> Option<Value> {
 }
 
 /// A call as `useChat` shows it, waiting for its result.
-fn ui_call(call: &Value) -> Value {
+fn to_ui_tool_call(call: &Value) -> Value {
     let kind = format!("tool-{}", call["toolName"].as_str().unwrap_or_default());
     let id = &call["toolCallId"];
     match &call["input"] {
@@ -127,14 +128,14 @@ fn ui_call(call: &Value) -> Value {
 }
 
 impl UiMessage {
-    fn take_results(&mut self, parts: &MessageParts) {
+    fn apply_tool_results(&mut self, parts: &MessageParts) {
         let results: Vec<Value> = serde_json::from_str(parts.as_json()).unwrap_or_default();
         for result in results.iter().filter(|part| part["type"] == "tool-result") {
             let id = &result["toolCallId"];
             let call = self.parts.iter_mut().rfind(|part| part["toolCallId"] == *id);
             let Some(Value::Object(call)) = call else { continue };
             let (state, field, output) = match result["isError"].as_bool() {
-                Some(true) => ("output-error", "errorText", in_words(&result["output"])),
+                Some(true) => ("output-error", "errorText", to_error_text(&result["output"])),
                 _ => ("output-available", "output", result["output"].clone()),
             };
             call.insert("state".to_owned(), state.into());
@@ -142,21 +143,22 @@ impl UiMessage {
         }
     }
 
-    fn go_on(&mut self, message: Message) {
+    fn append_reply(&mut self, message: Message) {
         // `useChat` looks for calls to carry out behind the last of these.
         self.parts.push(json!({ "type": "step-start" }));
-        self.parts.extend(ui_parts(&message));
+        self.parts.extend(to_ui_parts(&message));
         let Message { status, model, usage, .. } = message;
-        self.metadata = Metadata { status, model, usage, created_at: self.metadata.created_at };
+        self.metadata =
+            UiMessageMetadata { status, model, usage, created_at: self.metadata.created_at };
     }
 }
 
-fn in_words(output: &Value) -> Value {
+fn to_error_text(output: &Value) -> Value {
     if output.is_string() { output.clone() } else { output.to_string().into() }
 }
 
 /// The last message of a `useChat` request.
-pub(super) struct LastMessage {
+pub(super) struct ParsedUiMessage {
     pub(super) id: MessageId,
     pub(super) role: Role,
     pub(super) content: String,
@@ -166,7 +168,7 @@ pub(super) struct LastMessage {
 }
 
 #[derive(Deserialize)]
-struct Incoming<'a> {
+struct UiMessageInput<'a> {
     id: String,
     role: Role,
     #[serde(borrow, default)]
@@ -174,7 +176,7 @@ struct Incoming<'a> {
 }
 
 #[derive(Deserialize)]
-struct Kind {
+struct UiPartInput {
     #[serde(rename = "type")]
     kind: String,
     text: Option<String>,
@@ -183,7 +185,7 @@ struct Kind {
 /// A call, as far as its result matters.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Call<'a> {
+struct UiToolCallInput<'a> {
     tool_call_id: Option<String>,
     state: Option<String>,
     #[serde(borrow)]
@@ -191,9 +193,9 @@ struct Call<'a> {
     error_text: Option<String>,
 }
 
-impl Call<'_> {
+impl UiToolCallInput<'_> {
     /// `None` while there is no result. What a person would not allow is told as a failure.
-    fn result(self, field: &'static str) -> Result<Option<NewToolResult>> {
+    fn parse_result(self, field: &'static str) -> Result<Option<NewToolResult>> {
         let (Some(id), Some(state)) = (self.tool_call_id, self.state) else { return Ok(None) };
         let (output, is_error) = match (state.as_str(), self.output) {
             ("output-available", Some(output)) => (output.to_owned(), false),
@@ -212,18 +214,18 @@ impl Call<'_> {
 }
 
 /// Reads one UIMessage; `field` is where it stood in the body. Its text parts become the content.
-pub(super) fn read(field: &'static str, raw: &RawValue) -> Result<LastMessage> {
+pub(super) fn parse_ui_message(field: &'static str, raw: &RawValue) -> Result<ParsedUiMessage> {
     let wrong = |error: serde_json::Error| {
         let text = error.to_string();
         Error::invalid_field(field, format!("must be a UIMessage {{id, role, parts}}: {text}"))
     };
-    let StrictObject(incoming): StrictObject<Incoming<'_>> =
+    let StrictObject(incoming): StrictObject<UiMessageInput<'_>> =
         serde_json::from_str(raw.get()).map_err(wrong)?;
     let mut texts = Vec::new();
     let mut others = Vec::new();
     let mut results = Vec::new();
     for part in incoming.parts {
-        let StrictObject(kind): StrictObject<Kind> =
+        let StrictObject(kind): StrictObject<UiPartInput> =
             serde_json::from_str(part.get()).map_err(wrong)?;
         match (kind.kind.as_str(), kind.text) {
             ("text", Some(text)) => texts.push(text),
@@ -233,14 +235,14 @@ pub(super) fn read(field: &'static str, raw: &RawValue) -> Result<LastMessage> {
             // A mark of where a step of the model began: no content.
             ("step-start", _) => {}
             (kind, _) if kind == "dynamic-tool" || kind.starts_with("tool-") => {
-                let call: Call<'_> = serde_json::from_str(part.get()).map_err(wrong)?;
-                results.extend(call.result(field)?);
+                let call: UiToolCallInput<'_> = serde_json::from_str(part.get()).map_err(wrong)?;
+                results.extend(call.parse_result(field)?);
             }
             _ => others.push(part),
         }
     }
     let others = to_raw_value(&others).map_err(Error::internal)?;
-    Ok(LastMessage {
+    Ok(ParsedUiMessage {
         id: MessageId::parse("id", &incoming.id).map_err(|invalid| invalid.within(field))?,
         role: incoming.role,
         content: texts.join("\n"),

@@ -23,34 +23,34 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 
 #[derive(Embed)]
 #[folder = "web/"]
-struct Web;
+struct ConsoleAssets;
 
 /// Scripts and styles only from here and never inline, pictures only of messages themselves, and
 /// HTML only where the console's one policy makes it.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; \
+const CONSOLE_CSP: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; \
      connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
      require-trusted-types-for 'script'; trusted-types echoic";
 
 /// The console's page.
-pub(super) async fn start(headers: HeaderMap) -> Response {
-    file("index.html", &headers)
+pub(super) async fn serve_index(headers: HeaderMap) -> Response {
+    respond_with_file("index.html", &headers)
 }
 
 /// What the page consists of.
-pub(super) async fn asset(Path(path): Path<String>, headers: HeaderMap) -> Response {
-    file(&path, &headers)
+pub(super) async fn serve_asset(Path(path): Path<String>, headers: HeaderMap) -> Response {
+    respond_with_file(&path, &headers)
 }
 
-fn file(path: &str, headers: &HeaderMap) -> Response {
-    let Some((file, content_type)) = Web::get(path).zip(content_type(path)) else {
+fn respond_with_file(path: &str, headers: &HeaderMap) -> Response {
+    let Some((file, content_type)) = ConsoleAssets::get(path).zip(content_type(path)) else {
         return Error::new(Kind::RouteNotFound, "the console has no such file").into_response();
     };
     // Weak: packed and unpacked it is the same file.
     let etag = format!("W/\"{}\"", URL_SAFE_NO_PAD.encode(&file.metadata.sha256_hash()[..12]));
-    let mut response = if names(headers, &etag) {
+    let mut response = if is_not_modified(headers, &etag) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
-        body(file, headers)
+        encode_body(file, headers)
     };
     let of = response.headers_mut();
     if let Ok(etag) = HeaderValue::from_str(&etag) {
@@ -61,7 +61,7 @@ fn file(path: &str, headers: &HeaderMap) -> Response {
     of.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     // What is not opened as a page has no policy of its own.
     if content_type.starts_with("text/html") || content_type.starts_with("image/svg") {
-        of.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+        of.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(CONSOLE_CSP));
         of.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     }
     of.insert(VARY, HeaderValue::from_static("accept-encoding"));
@@ -80,26 +80,26 @@ fn content_type(path: &str) -> Option<&'static str> {
     })
 }
 
-fn names(headers: &HeaderMap, etag: &str) -> bool {
+fn is_not_modified(headers: &HeaderMap, etag: &str) -> bool {
     let given = headers.get(IF_NONE_MATCH).and_then(|given| given.to_str().ok());
     given.is_some_and(|given| given.split(',').any(|one| one.trim() == etag))
 }
 
-fn body(file: EmbeddedFile, headers: &HeaderMap) -> Response {
+fn encode_body(file: EmbeddedFile, headers: &HeaderMap) -> Response {
     let accepted = headers.get(ACCEPT_ENCODING).and_then(|given| given.to_str().ok());
     let takes_gzip = accepted.is_some_and(|given| {
         given.split(',').any(|one| one.trim() == "gzip" || one.trim().starts_with("gzip;q=1"))
     });
-    match takes_gzip.then(|| packed(&file)).flatten() {
+    match takes_gzip.then(|| gzip_file(&file)).flatten() {
         Some(packed) => ([(CONTENT_ENCODING, "gzip")], packed).into_response(),
         None => file.data.into_owned().into_response(),
     }
 }
 
 /// The file packed; each of them once.
-fn packed(file: &EmbeddedFile) -> Option<Bytes> {
-    static PACKED: LazyLock<Mutex<HashMap<[u8; 32], Bytes>>> = LazyLock::new(Mutex::default);
-    let mut kept = PACKED.lock().unwrap_or_else(PoisonError::into_inner);
+fn gzip_file(file: &EmbeddedFile) -> Option<Bytes> {
+    static GZIP_CACHE: LazyLock<Mutex<HashMap<[u8; 32], Bytes>>> = LazyLock::new(Mutex::default);
+    let mut kept = GZIP_CACHE.lock().unwrap_or_else(PoisonError::into_inner);
     let hash = file.metadata.sha256_hash();
     if let Some(packed) = kept.get(&hash) {
         return Some(packed.clone());

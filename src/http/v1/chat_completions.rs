@@ -1,16 +1,16 @@
 //! `POST /v1/chat/completions`.
 
-use super::completion::{Chunks, whole};
-use super::request::Request;
-use super::{SESSION, errors};
+use super::chat_completion_request::RawCompletionRequest;
+use super::chat_completion_response::{CompletionChunkStream, collect_completion};
+use super::{SESSION_HEADER, errors};
 use crate::chat::{CallerStatus, Passthrough, Prompt, RawResponse, ReplyStream, TurnRequest};
 use crate::domain::{Principal, SessionId};
 use crate::error::{Error, Result};
-use crate::http::Api;
-use crate::http::body::ChatBytes;
-use crate::http::envelope::Answer;
-use crate::http::extract::{NoQuery, idempotency, retry};
-use crate::http::gate::{Asked, Caller, note_session};
+use crate::http::ApiState;
+use crate::http::auth_middleware::{CurrentUser, TurnAdmission, audit_session};
+use crate::http::body::RawChatBody;
+use crate::http::envelope::ApiResult;
+use crate::http::extract::{NoQueryParams, derive_retry_key, read_idempotency_key};
 use crate::http::sse;
 use crate::store::{OnBusy, SessionTarget};
 use axum::Json;
@@ -25,18 +25,18 @@ use tokio::task::spawn_blocking;
 
 const ROUTE: &str = "POST /v1/chat/completions";
 /// Longer bodies are read on a thread that may block.
-const SHORT_BODY: usize = 256 << 10;
+const INLINE_PARSE_LIMIT: usize = 256 << 10;
 
 /// What a request turned out to be.
-enum Wanted {
+enum CompletionTarget {
     /// For the provider; as a prompt for one that does not speak Chat Completions.
-    Alone { body: Bytes, prompt: Result<Box<Prompt>> },
+    Stateless { body: Bytes, prompt: Result<Box<Prompt>> },
     /// A turn of a session.
     Turn(Box<TurnRequest>),
 }
 
 /// How the answer is wanted.
-struct Manner {
+struct CompletionOptions {
     model: String,
     is_stream: bool,
     includes_usage: bool,
@@ -59,103 +59,122 @@ struct Manner {
         (status = "default", description = "An error in OpenAI's shape"),
     )
 )]
-pub(in crate::http) async fn create(
-    State(api): State<Api>,
-    _query: NoQuery,
-    Caller(who): Caller,
-    Asked(standing): Asked,
+pub(in crate::http) async fn create_chat_completion(
+    State(api): State<ApiState>,
+    _query: NoQueryParams,
+    CurrentUser(who): CurrentUser,
+    TurnAdmission(standing): TurnAdmission,
     headers: HeaderMap,
-    ChatBytes(bytes): ChatBytes,
-) -> Answer<Response> {
-    let (wanted, manner) = if bytes.len() <= SHORT_BODY {
-        read(&api, &who, &headers, &bytes)?
+    RawChatBody(bytes): RawChatBody,
+) -> ApiResult<Response> {
+    let (wanted, manner) = if bytes.len() <= INLINE_PARSE_LIMIT {
+        parse_completion_request(&api, &who, &headers, &bytes)?
     } else {
         let (api, who) = (api.clone(), who.clone());
-        let reading = spawn_blocking(move || read(&api, &who, &headers, &bytes));
+        let reading =
+            spawn_blocking(move || parse_completion_request(&api, &who, &headers, &bytes));
         reading.await.map_err(Error::internal)??
     };
     match wanted {
-        Wanted::Turn(turn) => {
-            note_session(&who, "/v1/chat/completions", turn.session.id());
+        CompletionTarget::Turn(turn) => {
+            audit_session(&who, "/v1/chat/completions", turn.session.id());
             let hearing =
                 api.chat.stream_turn(TurnRequest { caller_status: standing, ..*turn }).await?;
             let session = hearing.session_id.as_ref().map(|id| HeaderValue::from_str(id.as_str()));
-            let answered = answer(&api, hearing, manner).await;
-            let mut response = answered.unwrap_or_else(errors::finally);
+            let answered = respond_with_completion(&api, hearing, manner).await;
+            let mut response = answered.unwrap_or_else(errors::non_retryable_response);
             if let Some(Ok(session)) = session {
-                response.headers_mut().insert(SESSION, session);
+                response.headers_mut().insert(SESSION_HEADER, session);
             }
             Ok(response)
         }
-        Wanted::Alone { body, prompt } => {
+        CompletionTarget::Stateless { body, prompt } => {
             let direct = api.chat.begin_metered_call(&who, standing).await?;
             match api.chat.forward_request(body, &manner.model, manner.is_stream, direct).await? {
-                Passthrough::Response(answer) => Ok(passed(answer)),
+                Passthrough::Response(answer) => Ok(respond_with_raw(answer)),
                 Passthrough::Unsupported(direct) => {
                     let prompt = prompt?;
-                    answer(&api, api.chat.stream_completion(&prompt, direct).await?, manner).await
+                    respond_with_completion(
+                        &api,
+                        api.chat.stream_completion(&prompt, direct).await?,
+                        manner,
+                    )
+                    .await
                 }
             }
         }
     }
 }
 
-fn read(
-    api: &Api,
+fn parse_completion_request(
+    api: &ApiState,
     who: &Principal,
     headers: &HeaderMap,
     bytes: &Bytes,
-) -> Result<(Wanted, Manner)> {
-    let request = Request::read(bytes)?;
+) -> Result<(CompletionTarget, CompletionOptions)> {
+    let request = RawCompletionRequest::parse(bytes)?;
     let default = api.memory.default_model();
-    let manner = Manner {
+    let manner = CompletionOptions {
         model: request.model()?.unwrap_or_else(|| default.to_owned()),
         is_stream: request.is_stream()?,
         includes_usage: request.includes_usage()?,
     };
-    let Some(session) = session(&request, headers)? else {
-        let prompt = request.ensure_plain().and_then(|()| request.prompt(default)).map(Box::new);
-        return Ok((Wanted::Alone { body: request.body(default)?, prompt }, manner));
+    let Some(session) = requested_session(&request, headers)? else {
+        let prompt =
+            request.check_supported().and_then(|()| request.build_prompt(default)).map(Box::new);
+        return Ok((
+            CompletionTarget::Stateless { body: request.build_provider_body(default)?, prompt },
+            manner,
+        ));
     };
-    request.ensure_plain()?;
-    let idempotency = match idempotency(headers, ROUTE, bytes)? {
+    request.check_supported()?;
+    let idempotency = match read_idempotency_key(headers, ROUTE, bytes)? {
         Some(key) => key,
-        None => retry(headers, ROUTE, &[session.as_str().as_bytes(), b"\n", bytes].concat()),
+        None => {
+            derive_retry_key(headers, ROUTE, &[session.as_str().as_bytes(), b"\n", bytes].concat())
+        }
     };
     let turn = TurnRequest {
         principal: who.clone(),
         session: SessionTarget::Ensure(session),
         project_id: None,
         preceding: Vec::new(),
-        intent: request.wish(api)?,
-        settings: request.settings(api)?,
+        intent: request.parse_intent(api)?,
+        settings: request.parse_settings(api)?,
         on_busy: OnBusy::Reject,
         idempotency_key: Some(idempotency),
         caller_status: CallerStatus::default(),
     };
-    Ok((Wanted::Turn(Box::new(turn)), manner))
+    Ok((CompletionTarget::Turn(Box::new(turn)), manner))
 }
 
 /// The session that the body names, else the header.
-fn session(request: &Request<'_>, headers: &HeaderMap) -> Result<Option<SessionId>> {
+fn requested_session(
+    request: &RawCompletionRequest<'_>,
+    headers: &HeaderMap,
+) -> Result<Option<SessionId>> {
     if let Some(id) = request.session_id()? {
         return Ok(Some(SessionId::parse("session_id", &id)?));
     }
-    let Some(header) = headers.get(SESSION) else { return Ok(None) };
-    Ok(Some(SessionId::parse(SESSION, header.to_str().unwrap_or_default())?))
+    let Some(header) = headers.get(SESSION_HEADER) else { return Ok(None) };
+    Ok(Some(SessionId::parse(SESSION_HEADER, header.to_str().unwrap_or_default())?))
 }
 
-async fn answer(api: &Api, hearing: ReplyStream, manner: Manner) -> Answer<Response> {
-    let Manner { model, is_stream, includes_usage } = manner;
+async fn respond_with_completion(
+    api: &ApiState,
+    hearing: ReplyStream,
+    manner: CompletionOptions,
+) -> ApiResult<Response> {
+    let CompletionOptions { model, is_stream, includes_usage } = manner;
     if !is_stream {
-        return Ok(Json(whole(hearing, model).await?).into_response());
+        return Ok(Json(collect_completion(hearing, model).await?).into_response());
     }
-    let chunks = Chunks::begin(hearing, model, includes_usage).await?;
-    Ok(sse::warm(chunks, api.heartbeat))
+    let chunks = CompletionChunkStream::start(hearing, model, includes_usage).await?;
+    Ok(sse::stream_with_heartbeat(chunks, api.heartbeat))
 }
 
 /// The provider's answer as it comes; should it break off, the end of a stream says so.
-fn passed(answer: RawResponse) -> Response {
+fn respond_with_raw(answer: RawResponse) -> Response {
     let RawResponse { status, content_type, retry_after, body } = answer;
     let is_stream = content_type.starts_with("text/event-stream");
     let body = body.scan(false, move |is_over, piece| {
@@ -164,7 +183,7 @@ fn passed(answer: RawResponse) -> Response {
             Ok(piece) => Some(Ok(piece)),
             Err(error) if is_stream => {
                 *is_over = true;
-                let told = errors::body(&error.into());
+                let told = errors::encode_error(&error.into());
                 Some(Ok(Bytes::from(format!("\n\ndata: {told}\n\n"))))
             }
             Err(error) => Some(Err(error)),
@@ -181,7 +200,7 @@ fn passed(answer: RawResponse) -> Response {
         headers.insert(RETRY_AFTER, HeaderValue::from(pause.as_secs_f64().ceil() as u64));
     }
     if is_stream {
-        sse::never_kept(headers);
+        sse::disable_buffering(headers);
     }
     response
 }

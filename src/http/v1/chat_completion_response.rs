@@ -8,7 +8,7 @@ use crate::clock;
 use crate::domain::message::FinishReason;
 use crate::domain::{MessageId, Usage};
 use crate::error::{Error, Result};
-use crate::http::sse::Pieces;
+use crate::http::sse::SseSource;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -16,21 +16,21 @@ use serde_json::{Value, json};
 use std::collections::VecDeque;
 
 /// What every object of one reply says.
-struct Head {
+struct CompletionHeader {
     id: String,
     created: i64,
     model: String,
 }
 
-impl Head {
+impl CompletionHeader {
     fn new(id: &MessageId, model: String) -> Self {
         Self { id: format!("chatcmpl-{id}"), created: clock::now().as_millis() / 1000, model }
     }
 }
 
 /// Waits for the whole reply.
-pub(super) async fn whole(mut hearing: ReplyStream, model: String) -> Result<Value> {
-    let mut head = Head::new(&hearing.reply_id, model);
+pub(super) async fn collect_completion(mut hearing: ReplyStream, model: String) -> Result<Value> {
+    let mut head = CompletionHeader::new(&hearing.reply_id, model);
     let (mut content, mut reasoning) = (String::new(), String::new());
     let mut calls: Vec<(String, String, String)> = Vec::new();
     while let Some(heard) = hearing.events.next().await {
@@ -64,106 +64,107 @@ pub(super) async fn whole(mut hearing: ReplyStream, model: String) -> Result<Val
             message["reasoning_content"] = reasoning.into();
         }
         if !calls.is_empty() {
-            let calls = calls.iter().map(|(id, name, arguments)| call(id, name, arguments));
+            let calls =
+                calls.iter().map(|(id, name, arguments)| encode_tool_call(id, name, arguments));
             message["tool_calls"] = calls.collect();
             if content.is_empty() {
                 message["content"] = Value::Null;
             }
         }
         let choice = json!({
-            "index": 0, "message": message, "logprobs": null, "finish_reason": finish_reason(reason),
+            "index": 0, "message": message, "logprobs": null, "finish_reason": encode_finish_reason(reason),
         });
         return Ok(json!({
             "id": head.id, "object": "chat.completion", "created": head.created, "model": head.model,
-            "choices": [choice], "usage": usage.map(costs),
+            "choices": [choice], "usage": usage.map(encode_usage),
         }));
     }
     Err(Error::internal("a reply ended without its end"))
 }
 
 /// A reply in chunks.
-pub(super) struct Chunks {
-    heard: BoxStream<'static, ReplyEvent>,
-    waiting: VecDeque<Bytes>,
-    head: Head,
+pub(super) struct CompletionChunkStream {
+    events: BoxStream<'static, ReplyEvent>,
+    pending: VecDeque<Bytes>,
+    header: CompletionHeader,
     /// The names of the calls so far.
-    calls: Vec<String>,
+    call_ids: Vec<String>,
     includes_usage: bool,
-    is_over: bool,
+    is_done: bool,
 }
 
-impl Chunks {
+impl CompletionChunkStream {
     /// Waits for the first word: until then a failure is an answer of its own.
-    pub(super) async fn begin(
+    pub(super) async fn start(
         mut hearing: ReplyStream,
         model: String,
         includes_usage: bool,
     ) -> Result<Self> {
         let first = hearing.events.next().await;
         let mut chunks = Self {
-            head: Head::new(&hearing.reply_id, model),
-            heard: hearing.events,
-            waiting: VecDeque::new(),
-            calls: Vec::new(),
+            header: CompletionHeader::new(&hearing.reply_id, model),
+            events: hearing.events,
+            pending: VecDeque::new(),
+            call_ids: Vec::new(),
             includes_usage,
-            is_over: false,
+            is_done: false,
         };
         match first {
             Some(ReplyEvent::Stopped) => return Err(stopped_error()),
             Some(ReplyEvent::Failed(error)) => return Err(error),
             None => return Err(Error::internal("a reply ended without its end")),
             Some(first) => {
-                chunks.delta(json!({"role": "assistant", "content": "", "refusal": null}));
-                chunks.take(first);
+                chunks.push_delta(json!({"role": "assistant", "content": "", "refusal": null}));
+                chunks.push_event(first);
             }
         }
         Ok(chunks)
     }
 
-    fn take(&mut self, heard: ReplyEvent) {
+    fn push_event(&mut self, heard: ReplyEvent) {
         match heard {
-            ReplyEvent::Text(text) => self.delta(json!({"content": text})),
-            ReplyEvent::Reasoning(text) => self.delta(json!({"reasoning_content": text})),
+            ReplyEvent::Text(text) => self.push_delta(json!({"content": text})),
+            ReplyEvent::Reasoning(text) => self.push_delta(json!({"reasoning_content": text})),
             ReplyEvent::ToolCall { id, name } => {
-                let mut call = call(&id, &name, "");
-                call["index"] = self.calls.len().into();
-                self.calls.push(id);
-                self.delta(json!({"tool_calls": [call]}));
+                let mut call = encode_tool_call(&id, &name, "");
+                call["index"] = self.call_ids.len().into();
+                self.call_ids.push(id);
+                self.push_delta(json!({"tool_calls": [call]}));
             }
             ReplyEvent::ToolInput { id, delta } => {
-                let index = self.calls.iter().rposition(|known| *known == id);
+                let index = self.call_ids.iter().rposition(|known| *known == id);
                 let more = json!({"index": index, "function": {"arguments": delta}});
-                self.delta(json!({"tool_calls": [more]}));
+                self.push_delta(json!({"tool_calls": [more]}));
             }
             ReplyEvent::Finished { reason, model, usage } => {
                 if let Some(model) = model {
-                    self.head.model = model;
+                    self.header.model = model;
                 }
-                let choice = choice(json!({}), finish_reason(reason).into());
-                self.chunk(json!([choice]), Value::Null);
+                let choice = encode_choice(json!({}), encode_finish_reason(reason).into());
+                self.push_chunk(json!([choice]), Value::Null);
                 if let (true, Some(usage)) = (self.includes_usage, usage) {
-                    self.chunk(json!([]), costs(usage));
+                    self.push_chunk(json!([]), encode_usage(usage));
                 }
-                self.waiting.push_back(Bytes::from_static(b"data: [DONE]\n\n"));
-                self.is_over = true;
+                self.pending.push_back(Bytes::from_static(b"data: [DONE]\n\n"));
+                self.is_done = true;
             }
-            ReplyEvent::Stopped => self.break_off(&stopped_error()),
-            ReplyEvent::Failed(error) => self.break_off(&error),
+            ReplyEvent::Stopped => self.push_error(&stopped_error()),
+            ReplyEvent::Failed(error) => self.push_error(&error),
         }
     }
 
     /// Their libraries raise an error for this, and for a stream that is merely cut off none.
-    fn break_off(&mut self, error: &Error) {
-        self.data(&errors::body(error));
-        self.is_over = true;
+    fn push_error(&mut self, error: &Error) {
+        self.push_data(&errors::encode_error(error));
+        self.is_done = true;
     }
 
-    fn delta(&mut self, delta: Value) {
-        self.chunk(json!([choice(delta, Value::Null)]), Value::Null);
+    fn push_delta(&mut self, delta: Value) {
+        self.push_chunk(json!([encode_choice(delta, Value::Null)]), Value::Null);
     }
 
-    fn chunk(&mut self, choices: Value, usage: Value) {
-        let Head { id, created, model } = &self.head;
+    fn push_chunk(&mut self, choices: Value, usage: Value) {
+        let CompletionHeader { id, created, model } = &self.header;
         let mut chunk = json!({
             "id": id, "object": "chat.completion.chunk", "created": created, "model": model,
             "choices": choices,
@@ -171,34 +172,34 @@ impl Chunks {
         if self.includes_usage {
             chunk["usage"] = usage;
         }
-        self.data(&chunk);
+        self.push_data(&chunk);
     }
 
-    fn data(&mut self, data: &Value) {
-        self.waiting.push_back(format!("data: {data}\n\n").into());
+    fn push_data(&mut self, data: &Value) {
+        self.pending.push_back(format!("data: {data}\n\n").into());
     }
 }
 
-impl Pieces for Chunks {
+impl SseSource for CompletionChunkStream {
     async fn next(&mut self) -> Option<Bytes> {
-        while self.waiting.is_empty() && !self.is_over {
-            let heard = self.heard.next().await?;
-            self.take(heard);
+        while self.pending.is_empty() && !self.is_done {
+            let heard = self.events.next().await?;
+            self.push_event(heard);
         }
-        self.waiting.pop_front()
+        self.pending.pop_front()
     }
 }
 
-fn call(id: &str, name: &str, arguments: &str) -> Value {
+fn encode_tool_call(id: &str, name: &str, arguments: &str) -> Value {
     json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}})
 }
 
-fn choice(delta: Value, finish_reason: Value) -> Value {
+fn encode_choice(delta: Value, finish_reason: Value) -> Value {
     json!({"index": 0, "delta": delta, "logprobs": null, "finish_reason": finish_reason})
 }
 
 /// OpenAI has no word for other reasons than these.
-const fn finish_reason(reason: FinishReason) -> &'static str {
+const fn encode_finish_reason(reason: FinishReason) -> &'static str {
     match reason {
         FinishReason::Length => "length",
         FinishReason::ContentFilter => "content_filter",
@@ -207,7 +208,7 @@ const fn finish_reason(reason: FinishReason) -> &'static str {
     }
 }
 
-fn costs(usage: Usage) -> Value {
+fn encode_usage(usage: Usage) -> Value {
     json!({
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,

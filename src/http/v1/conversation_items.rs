@@ -3,17 +3,21 @@
 //! Messages never change and never go one by one: only the last item can be deleted, which takes the
 //! conversation back to what stood before it.
 
-use super::conversations::{Conversation, ensure_few, read, session_of};
-use super::item::{Item, NewItem, Placed, items_of, message_of, messages};
+use super::conversations::{
+    ConversationResource, check_item_count, load_conversation, parse_conversation_id,
+};
+use super::item_mapping::{
+    ConversationItem, NewItemMessage, PositionedItem, build_messages, parse_item_id, to_items,
+};
 use crate::clock;
 use crate::domain::page::{MAX_PAGE_SIZE, MessageSlice, MessageView};
 use crate::domain::{Message, MessageId, Principal, SessionId};
 use crate::error::{Error, Result};
-use crate::http::Api;
-use crate::http::body::{ChatBytes, parse};
-use crate::http::envelope::Answer;
-use crate::http::extract::{Caller, NoQuery, retry};
-use crate::http::query::Query;
+use crate::http::ApiState;
+use crate::http::body::{RawChatBody, parse_json};
+use crate::http::envelope::ApiResult;
+use crate::http::extract::{CurrentUser, NoQueryParams, derive_retry_key};
+use crate::http::query::QueryParams;
 use crate::memory::tokens;
 use crate::store::{MessageParent, MessageQuery, NewMessage, PostMessage};
 use axum::Json;
@@ -24,44 +28,44 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 /// The most items that are added at once.
-pub(super) const MAX_ITEMS: usize = 20;
+pub(super) const MAX_NEW_ITEMS: usize = 20;
 
 /// Some items.
 #[derive(Serialize, ToSchema)]
 pub(in crate::http) struct ItemList {
     object: &'static str,
-    data: Vec<Item>,
+    data: Vec<ConversationItem>,
     first_id: Option<String>,
     last_id: Option<String>,
     has_more: bool,
 }
 
 impl ItemList {
-    pub(super) fn new(data: Vec<Item>, has_more: bool) -> Self {
-        let id = |item: Option<&Item>| item.map(|item| item.id.clone());
+    pub(super) fn new(data: Vec<ConversationItem>, has_more: bool) -> Self {
+        let id = |item: Option<&ConversationItem>| item.map(|item| item.id.clone());
         let (first_id, last_id) = (id(data.first()), id(data.last()));
         Self { object: "list", data, first_id, last_id, has_more }
     }
 }
 
 /// Reads all of them, so that a bad one keeps the good ones from being stored.
-pub(super) fn read_all(items: Vec<&RawValue>, limit: usize) -> Result<Vec<NewItem>> {
-    ensure_few(items.len())?;
-    let read = |(index, item)| Placed::read(format!("items[{index}]"), item);
-    let items: Result<Vec<Placed>> = items.into_iter().enumerate().map(read).collect();
-    messages(items?, limit)
+pub(super) fn parse_items(items: Vec<&RawValue>, limit: usize) -> Result<Vec<NewItemMessage>> {
+    check_item_count(items.len())?;
+    let read = |(index, item)| PositionedItem::parse(format!("items[{index}]"), item);
+    let items: Result<Vec<PositionedItem>> = items.into_iter().enumerate().map(read).collect();
+    build_messages(items?, limit)
 }
 
 /// Stores items behind one another, at the session's head.
-pub(super) async fn post_all(
-    api: &Api,
+pub(super) async fn store_items(
+    api: &ApiState,
     who: &Principal,
     session: &SessionId,
-    items: Vec<NewItem>,
+    items: Vec<NewItemMessage>,
     headers: &HeaderMap,
-) -> Result<Vec<Item>> {
+) -> Result<Vec<ConversationItem>> {
     let mut stored = Vec::with_capacity(items.len());
-    for (index, NewItem { role, body, reply }) in items.into_iter().enumerate() {
+    for (index, NewItemMessage { role, body, reply }) in items.into_iter().enumerate() {
         let said = format!(
             "{session}\n{index}\n{}\n{}\n{}",
             role.as_str(),
@@ -73,7 +77,7 @@ pub(super) async fn post_all(
             session_id: session.clone(),
             now,
             parent: MessageParent::Head,
-            idempotency_key: Some(retry(
+            idempotency_key: Some(derive_retry_key(
                 headers,
                 "POST /v1/conversations/:id/items",
                 said.as_bytes(),
@@ -90,7 +94,7 @@ pub(super) async fn post_all(
             },
         };
         let (message, _) = api.chat.post_message(who, post).await?;
-        stored.extend(items_of(&message));
+        stored.extend(to_items(&message));
     }
     Ok(stored)
 }
@@ -102,25 +106,25 @@ pub(super) async fn post_all(
     request_body(content = Object, description = "`items`"),
     responses((status = 200, body = ItemList), (status = "default", description = "An error in OpenAI's shape"))
 )]
-pub(in crate::http) async fn add_items(
-    State(api): State<Api>,
-    mut query: Query,
-    Caller(who): Caller,
+pub(in crate::http) async fn create_conversation_items(
+    State(api): State<ApiState>,
+    mut query: QueryParams,
+    CurrentUser(who): CurrentUser,
     Path(id): Path<String>,
     headers: HeaderMap,
-    ChatBytes(bytes): ChatBytes,
-) -> Answer<Json<ItemList>> {
+    RawChatBody(bytes): RawChatBody,
+) -> ApiResult<Json<ItemList>> {
     #[derive(Deserialize)]
-    struct Items<'a> {
+    struct CreateItemsRequest<'a> {
         #[serde(borrow)]
         items: Vec<&'a RawValue>,
     }
     ignore_include(&mut query);
     query.finish()?;
-    let session = session_of(&id)?;
-    let Items { items } = parse(&bytes)?;
-    let items = read_all(items, api.limits.message)?;
-    let stored = post_all(&api, &who, &session, items, &headers).await?;
+    let session = parse_conversation_id(&id)?;
+    let CreateItemsRequest { items } = parse_json(&bytes)?;
+    let items = parse_items(items, api.size_limits.message)?;
+    let stored = store_items(&api, &who, &session, items, &headers).await?;
     Ok(Json(ItemList::new(stored, false)))
 }
 
@@ -135,24 +139,25 @@ pub(in crate::http) async fn add_items(
     ),
     responses((status = 200, body = ItemList), (status = "default", description = "An error in OpenAI's shape"))
 )]
-pub(in crate::http) async fn items(
-    State(api): State<Api>,
-    mut query: Query,
-    Caller(who): Caller,
+pub(in crate::http) async fn list_conversation_items(
+    State(api): State<ApiState>,
+    mut query: QueryParams,
+    CurrentUser(who): CurrentUser,
     Path(id): Path<String>,
-) -> Answer<Json<ItemList>> {
-    let limit = query.number("limit", 1..=MAX_PAGE_SIZE).unwrap_or(20);
-    let is_newest_first = query.word("order", &[("desc", true), ("asc", false)]).unwrap_or(true);
-    let after = query.parsed("after", |id| Ok((id.to_owned(), message_of("after", id)?)));
+) -> ApiResult<Json<ItemList>> {
+    let limit = query.take_number("limit", 1..=MAX_PAGE_SIZE).unwrap_or(20);
+    let is_newest_first =
+        query.take_choice("order", &[("desc", true), ("asc", false)]).unwrap_or(true);
+    let after = query.take_parsed("after", |id| Ok((id.to_owned(), parse_item_id("after", id)?)));
     ignore_include(&mut query);
     query.finish()?;
-    let session = session_of(&id)?;
+    let session = parse_conversation_id(&id)?;
     let (mut items, slice) = match (after, is_newest_first) {
         (None, true) => (Vec::new(), MessageSlice::Newest),
-        (None, false) => return Ok(Json(oldest(&api, &who, &session, limit).await?)),
+        (None, false) => return Ok(Json(load_oldest_items(&api, &who, &session, limit).await?)),
         (Some((item, message)), is_newest_first) => {
             // A message may be several items: those of the last one that were not listed come first.
-            let mut own = items_of(&api.store.get_message(&who, &session, &message).await?);
+            let mut own = to_items(&api.store.get_message(&who, &session, &message).await?);
             if is_newest_first {
                 own.reverse();
             }
@@ -166,12 +171,13 @@ pub(in crate::http) async fn items(
             (rest, slice)
         }
     };
-    let (mut messages, mut has_more) = page(&api, &who, &session, slice, limit).await?;
+    let (mut messages, mut has_more) =
+        load_message_page(&api, &who, &session, slice, limit).await?;
     if is_newest_first {
         messages.reverse();
     }
     for message in &messages {
-        let own = items_of(message).into_iter();
+        let own = to_items(message).into_iter();
         if is_newest_first { items.extend(own.rev()) } else { items.extend(own) }
     }
     has_more |= items.len() > limit as usize;
@@ -179,8 +185,8 @@ pub(in crate::http) async fn items(
     Ok(Json(ItemList::new(items, has_more)))
 }
 
-async fn page(
-    api: &Api,
+async fn load_message_page(
+    api: &ApiState,
     who: &Principal,
     session: &SessionId,
     slice: MessageSlice,
@@ -192,11 +198,17 @@ async fn page(
 }
 
 /// The beginning of the path. It is known from its end only, so all of it is passed over once.
-async fn oldest(api: &Api, who: &Principal, session: &SessionId, limit: u32) -> Result<ItemList> {
+async fn load_oldest_items(
+    api: &ApiState,
+    who: &Principal,
+    session: &SessionId,
+    limit: u32,
+) -> Result<ItemList> {
     let most = limit as usize;
     let (mut first, mut is_behind, mut slice) = (Vec::new(), false, MessageSlice::Newest);
     loop {
-        let (mut messages, has_more) = page(api, who, session, slice, MAX_PAGE_SIZE).await?;
+        let (mut messages, has_more) =
+            load_message_page(api, who, session, slice, MAX_PAGE_SIZE).await?;
         let Some(oldest) = messages.first() else { break };
         slice = MessageSlice::Before(oldest.id.clone());
         messages.append(&mut first);
@@ -207,7 +219,7 @@ async fn oldest(api: &Api, who: &Principal, session: &SessionId, limit: u32) -> 
             break;
         }
     }
-    let mut items: Vec<Item> = first.iter().flat_map(items_of).collect();
+    let mut items: Vec<ConversationItem> = first.iter().flat_map(to_items).collect();
     is_behind |= items.len() > most;
     items.truncate(most);
     Ok(ItemList::new(items, is_behind))
@@ -217,18 +229,18 @@ async fn oldest(api: &Api, who: &Principal, session: &SessionId, limit: u32) -> 
 #[utoipa::path(
     get, path = "/v1/conversations/{conversation}/items/{item}", tag = "openai",
     params(("conversation" = String, Path), ("item" = String, Path, description = "`msg_<messageId>`, `fc_<n>_<messageId>` or `fco_<n>_<messageId>`")),
-    responses((status = 200, body = Item), (status = "default", description = "An error in OpenAI's shape"))
+    responses((status = 200, body = ConversationItem), (status = "default", description = "An error in OpenAI's shape"))
 )]
-pub(in crate::http) async fn item(
-    State(api): State<Api>,
-    mut query: Query,
-    Caller(who): Caller,
+pub(in crate::http) async fn get_conversation_item(
+    State(api): State<ApiState>,
+    mut query: QueryParams,
+    CurrentUser(who): CurrentUser,
     Path((id, item)): Path<(String, String)>,
-) -> Answer<Json<Item>> {
+) -> ApiResult<Json<ConversationItem>> {
     ignore_include(&mut query);
     query.finish()?;
-    let (session, message) = (session_of(&id)?, message_of("item_id", &item)?);
-    let items = items_of(&api.store.get_message(&who, &session, &message).await?);
+    let (session, message) = (parse_conversation_id(&id)?, parse_item_id("item_id", &item)?);
+    let items = to_items(&api.store.get_message(&who, &session, &message).await?);
     let found = items.into_iter().find(|found| found.id == item);
     Ok(Json(found.ok_or_else(Error::message_not_found)?))
 }
@@ -238,27 +250,27 @@ pub(in crate::http) async fn item(
 #[utoipa::path(
     delete, path = "/v1/conversations/{conversation}/items/{item}", tag = "openai",
     params(("conversation" = String, Path), ("item" = String, Path)),
-    responses((status = 200, body = Conversation), (status = "default", description = "An error in OpenAI's shape"))
+    responses((status = 200, body = ConversationResource), (status = "default", description = "An error in OpenAI's shape"))
 )]
-pub(in crate::http) async fn delete_item(
-    State(api): State<Api>,
-    _query: NoQuery,
-    Caller(who): Caller,
+pub(in crate::http) async fn delete_conversation_item(
+    State(api): State<ApiState>,
+    _query: NoQueryParams,
+    CurrentUser(who): CurrentUser,
     Path((id, item)): Path<(String, String)>,
-) -> Answer<Json<Conversation>> {
-    let (session, message) = (session_of(&id)?, message_of("item_id", &item)?);
-    let items = items_of(&api.store.get_message(&who, &session, &message).await?);
+) -> ApiResult<Json<ConversationResource>> {
+    let (session, message) = (parse_conversation_id(&id)?, parse_item_id("item_id", &item)?);
+    let items = to_items(&api.store.get_message(&who, &session, &message).await?);
     let is_last = items.last().is_some_and(|last| last.id == item);
     if !is_last || !api.chat.pop_head(&who, &session, &message).await? {
         let wants =
             "must be the last of several items: the others stay, as what follows stands on them";
         return Err(Error::invalid_field("item_id", wants));
     }
-    Ok(Json(read(&api, &who, &session).await?))
+    Ok(Json(load_conversation(&api, &who, &session).await?))
 }
 
 /// There is nothing that an item could include.
-pub(super) fn ignore_include(query: &mut Query) {
+pub(super) fn ignore_include(query: &mut QueryParams) {
     query.ignore("include");
     query.ignore("include[]");
 }

@@ -1,7 +1,7 @@
 //! The response object: what is kept of its request, and how it stands.
 //! Shape: <https://platform.openai.com/docs/api-reference/responses/object>.
 
-use super::PREFIX;
+use super::RESPONSE_PREFIX;
 use crate::chat::ReplyStream;
 use crate::clock;
 use crate::domain::message::{FinishReason, Status};
@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 
 /// What is kept of a request.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Kept {
+pub(super) struct StoredRequest {
     /// The fields that each answer repeats, under their own names.
     pub(super) echo: Map<String, Value>,
     /// How many messages it was asked with.
@@ -25,8 +25,8 @@ pub(super) struct Kept {
     pub(super) is_stream: bool,
 }
 
-impl Kept {
-    pub(super) fn read(stored: &StoredResponse) -> Result<Self> {
+impl StoredRequest {
+    pub(super) fn from_stored(stored: &StoredResponse) -> Result<Self> {
         serde_json::from_str(&stored.request).map_err(Error::store_unavailable)
     }
 
@@ -36,33 +36,42 @@ impl Kept {
 }
 
 /// What every telling of one response says.
-pub(super) struct Head {
+pub(super) struct ResponseHeader {
     id: String,
     /// Unix seconds.
     created_at: i64,
     echo: Map<String, Value>,
 }
 
-impl Head {
+impl ResponseHeader {
     /// Of a response that is stored.
-    pub(super) fn of(stored: &StoredResponse) -> Result<Self> {
+    pub(super) fn from_stored(stored: &StoredResponse) -> Result<Self> {
         Ok(Self {
-            id: format!("{PREFIX}{}", stored.turn_id),
+            id: format!("{RESPONSE_PREFIX}{}", stored.turn_id),
             created_at: stored.created_at.as_millis() / 1000,
-            echo: Kept::read(stored)?.echo,
+            echo: StoredRequest::from_stored(stored)?.echo,
         })
     }
 
     /// Of a response that is not.
-    pub(super) fn new(hearing: &ReplyStream, kept: &Kept) -> Self {
+    pub(super) fn new(hearing: &ReplyStream, kept: &StoredRequest) -> Self {
         let name = hearing.turn_id.as_ref().map_or(hearing.reply_id.as_str(), |turn| turn.as_str());
-        let (id, created_at) = (format!("{PREFIX}{name}"), clock::now().as_millis() / 1000);
+        let (id, created_at) =
+            (format!("{RESPONSE_PREFIX}{name}"), clock::now().as_millis() / 1000);
         Self { id, created_at, echo: kept.echo.clone() }
     }
 
     /// The response as it stands.
-    pub(super) fn told(&self, told: Told) -> Value {
-        let Told { status, output, usage, error, incomplete, completed_at, model } = told;
+    pub(super) fn to_response_json(&self, told: ResponseState) -> Value {
+        let ResponseState {
+            status,
+            output,
+            usage,
+            error,
+            incomplete_reason: incomplete,
+            completed_at,
+            model,
+        } = told;
         let mut response = self.echo.clone();
         response.extend([
             ("id".to_owned(), json!(self.id)),
@@ -73,7 +82,7 @@ impl Head {
             ("error".to_owned(), json!(error)),
             ("incomplete_details".to_owned(), json!(incomplete.map(|why| json!({"reason": why})))),
             ("output".to_owned(), json!(output)),
-            ("usage".to_owned(), json!(usage.map(costs))),
+            ("usage".to_owned(), json!(usage.map(encode_usage))),
         ]);
         if let Some(model) = model {
             response.insert("model".to_owned(), model.into());
@@ -83,26 +92,26 @@ impl Head {
 }
 
 /// How a response stands.
-pub(super) struct Told {
+pub(super) struct ResponseState {
     pub(super) status: &'static str,
     pub(super) output: Vec<Value>,
     pub(super) usage: Option<Usage>,
     pub(super) error: Option<Value>,
-    pub(super) incomplete: Option<&'static str>,
+    pub(super) incomplete_reason: Option<&'static str>,
     /// Unix seconds.
     pub(super) completed_at: Option<i64>,
     pub(super) model: Option<String>,
 }
 
-impl Told {
+impl ResponseState {
     /// Nothing of it is there yet.
-    pub(super) fn begun(status: &'static str) -> Self {
+    pub(super) fn started(status: &'static str) -> Self {
         Self {
             status,
             output: Vec::new(),
             usage: None,
             error: None,
-            incomplete: None,
+            incomplete_reason: None,
             completed_at: None,
             model: None,
         }
@@ -121,12 +130,12 @@ impl Told {
             _ => None,
         };
         let status = if incomplete.is_some() { "incomplete" } else { "completed" };
-        Self { output, usage, incomplete, model, ..Self::begun(status) }
+        Self { output, usage, incomplete_reason: incomplete, model, ..Self::started(status) }
     }
 
     /// Somebody stopped it, or its server went.
     pub(super) fn stopped(output: Vec<Value>) -> Self {
-        Self { output, ..Self::begun("cancelled") }
+        Self { output, ..Self::started("cancelled") }
     }
 
     pub(super) fn failed(error: &Error, output: Vec<Value>) -> Self {
@@ -136,18 +145,18 @@ impl Told {
             _ => "server_error",
         };
         let error = json!({"code": code, "message": error.message});
-        Self { output, error: Some(error), ..Self::begun("failed") }
+        Self { output, error: Some(error), ..Self::started("failed") }
     }
 
     /// Nothing of it is left.
-    pub(super) fn lost() -> Self {
+    pub(super) fn missing_reply() -> Self {
         let error = Error::new(Kind::ProviderError, "the reply could not be stored");
         Self::failed(&error, Vec::new())
     }
 
     /// As its stored reply says.
-    pub(super) fn of(reply: &Message) -> Self {
-        let told = match (failure(reply), reply.status) {
+    pub(super) fn from_reply(reply: &Message) -> Self {
+        let told = match (reply_error(reply), reply.status) {
             (Some(error), _) => Self::failed(&error, Vec::new()),
             (None, Status::Interrupted) => Self::stopped(Vec::new()),
             (None, _) => {
@@ -157,7 +166,7 @@ impl Told {
         };
         let is_completed = told.status == "completed";
         Self {
-            output: output(reply, if is_completed { "completed" } else { "incomplete" }),
+            output: encode_output(reply, if is_completed { "completed" } else { "incomplete" }),
             completed_at: is_completed.then(|| reply.created_at.as_millis() / 1000),
             usage: reply.usage,
             model: reply.model.clone(),
@@ -166,7 +175,7 @@ impl Told {
     }
 
     /// The same, of a reply that nobody stores and that has just ended.
-    pub(super) fn at_once(self) -> Self {
+    pub(super) fn completed_now(self) -> Self {
         let is_completed = self.status == "completed";
         let completed_at = is_completed.then(|| clock::now().as_millis() / 1000);
         Self { completed_at, ..self }
@@ -174,7 +183,7 @@ impl Told {
 }
 
 /// How a stored reply ended, as far as that is an error.
-fn failure(reply: &Message) -> Option<Error> {
+fn reply_error(reply: &Message) -> Option<Error> {
     match (reply.status, &reply.error) {
         (Status::Complete, _) | (Status::Interrupted, None) => None,
         (_, Some(error)) => Some(Error::new(Kind::of_code(&error.code), error.message.clone())),
@@ -183,19 +192,19 @@ fn failure(reply: &Message) -> Option<Error> {
 }
 
 /// What a stored reply says, as items; the last of them ended as the reply did.
-fn output(reply: &Message, status: &str) -> Vec<Value> {
+fn encode_output(reply: &Message, status: &str) -> Vec<Value> {
     let text = Some(&reply.content).filter(|text| !text.is_empty());
     let calls = tool::parse_calls(&reply.parts);
     let ended = |is_last| if is_last { status } else { "completed" };
     let thought = reply.parts.reasoning().map(|thought| {
         let status = ended(text.is_none() && calls.is_empty());
-        reasoning(&item_id("rs", &reply.id, 0), &thought, status)
+        encode_reasoning(&item_id("rs", &reply.id, 0), &thought, status)
     });
-    let text =
-        text.map(|text| message(&item_id("msg", &reply.id, 0), text, ended(calls.is_empty())));
+    let text = text
+        .map(|text| encode_message(&item_id("msg", &reply.id, 0), text, ended(calls.is_empty())));
     // Only whole ones are stored.
     let calls = calls.iter().enumerate().map(|(nth, ToolCall { id, name, input })| {
-        call(&item_id("fc", &reply.id, nth), id, name, input, "completed")
+        encode_call(&item_id("fc", &reply.id, nth), id, name, input, "completed")
     });
     thought.into_iter().chain(text).chain(calls).collect()
 }
@@ -210,24 +219,30 @@ pub(super) fn item_id(kind: &str, reply: &MessageId, nth: usize) -> String {
     }
 }
 
-pub(super) fn message(id: &str, text: &str, status: &str) -> Value {
+pub(super) fn encode_message(id: &str, text: &str, status: &str) -> Value {
     json!({
         "type": "message", "id": id, "role": "assistant", "status": status,
-        "content": [output_text(text)],
+        "content": [encode_output_text(text)],
     })
 }
 
-fn output_text(text: &str) -> Value {
+fn encode_output_text(text: &str) -> Value {
     json!({"type": "output_text", "text": text, "annotations": [], "logprobs": []})
 }
 
-pub(super) fn reasoning(id: &str, text: &str, status: &str) -> Value {
+pub(super) fn encode_reasoning(id: &str, text: &str, status: &str) -> Value {
     let summary = json!([{"type": "summary_text", "text": text}]);
     json!({"type": "reasoning", "id": id, "status": status, "summary": summary})
 }
 
 /// A call that is whole has arguments.
-pub(super) fn call(id: &str, call_id: &str, name: &str, arguments: &str, status: &str) -> Value {
+pub(super) fn encode_call(
+    id: &str,
+    call_id: &str,
+    name: &str,
+    arguments: &str,
+    status: &str,
+) -> Value {
     let is_bare = status == "completed" && arguments.trim().is_empty();
     json!({
         "type": "function_call", "id": id, "call_id": call_id, "name": name, "status": status,
@@ -235,7 +250,7 @@ pub(super) fn call(id: &str, call_id: &str, name: &str, arguments: &str, status:
     })
 }
 
-fn costs(usage: Usage) -> Value {
+fn encode_usage(usage: Usage) -> Value {
     json!({
         "input_tokens": usage.prompt_tokens,
         "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},

@@ -1,8 +1,8 @@
 //! What happens around every request: its id, its log line, and the refusal of those that come
 //! from where they should not.
 
-use super::Api;
-use super::envelope::Logged;
+use super::ApiState;
+use super::envelope::LoggedError;
 use crate::error::{Error, Kind};
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{HOST, ORIGIN};
@@ -14,44 +14,51 @@ use std::net::IpAddr;
 use std::time::Instant;
 use uuid::Uuid;
 
-const REQUEST_ID: &str = "x-request-id";
+const REQUEST_ID_HEADER: &str = "x-request-id";
 /// The longest id a caller may give a request.
-const MAX_REQUEST_ID: usize = 128;
+const MAX_REQUEST_ID_LEN: usize = 128;
 
 /// Gives the request an id and writes its line into the log: method, route, status, time. Never
 /// what anybody wrote.
-pub(super) async fn with_request_id(request: Request, next: Next) -> Response {
+pub(super) async fn assign_request_id(request: Request, next: Next) -> Response {
     let started = Instant::now();
     let id = request_id(request.headers());
     let method = request.method().clone();
     // The route, not the path: ids of users' sessions need not stand in logs.
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let mut response = next.run(request).await;
-    response.headers_mut().insert(REQUEST_ID, id.clone());
-    log(&id, &method, route.as_deref().unwrap_or("-"), &mut response, started);
+    response.headers_mut().insert(REQUEST_ID_HEADER, id.clone());
+    log_response(&id, &method, route.as_deref().unwrap_or("-"), &mut response, started);
     response
 }
 
 fn request_id(headers: &HeaderMap) -> HeaderValue {
     let is_sane = |id: &&HeaderValue| {
-        (1..=MAX_REQUEST_ID).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
+        (1..=MAX_REQUEST_ID_LEN).contains(&id.len())
+            && id.as_bytes().iter().all(u8::is_ascii_graphic)
     };
     let own = || {
         HeaderValue::from_str(&Uuid::now_v7().to_string()).unwrap_or(HeaderValue::from_static("-"))
     };
-    headers.get(REQUEST_ID).filter(is_sane).cloned().unwrap_or_else(own)
+    headers.get(REQUEST_ID_HEADER).filter(is_sane).cloned().unwrap_or_else(own)
 }
 
-fn log(id: &HeaderValue, method: &Method, route: &str, response: &mut Response, started: Instant) {
+fn log_response(
+    id: &HeaderValue,
+    method: &Method,
+    route: &str,
+    response: &mut Response,
+    started: Instant,
+) {
     let status = response.status().as_u16();
     let took = started.elapsed().as_micros() as f64 / 1000.0;
     let id = id.to_str().unwrap_or("-");
-    match response.extensions_mut().remove::<Logged>() {
-        Some(Logged(error)) if status >= 500 => tracing::error!(
+    match response.extensions_mut().remove::<LoggedError>() {
+        Some(LoggedError(error)) if status >= 500 => tracing::error!(
             request.id = id, http.method = %method, http.route = route, http.status = status, http.ms = took,
             error = %error.chain(), "request failed"
         ),
-        Some(Logged(error)) => tracing::info!(
+        Some(LoggedError(error)) => tracing::info!(
             request.id = id, http.method = %method, http.route = route, http.status = status, http.ms = took,
             error.code = error.kind.code(), "request refused"
         ),
@@ -66,20 +73,30 @@ fn log(id: &HeaderValue, method: &Method, route: &str, response: &mut Response, 
 ///
 /// Without this a page that points its own name at this machine's loopback address could read
 /// everything, and any page could post.
-pub(super) async fn same_site(State(api): State<Api>, request: Request, next: Next) -> Response {
-    match check(&api, request.method(), request.uri(), request.headers()) {
+pub(super) async fn check_origin(
+    State(api): State<ApiState>,
+    request: Request,
+    next: Next,
+) -> Response {
+    match check_host_and_origin(&api, request.method(), request.uri(), request.headers()) {
         Ok(()) => next.run(request).await,
         Err(error) => error.into_response(),
     }
 }
 
-fn check(api: &Api, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(), Error> {
+fn check_host_and_origin(
+    api: &ApiState,
+    method: &Method,
+    uri: &Uri,
+    headers: &HeaderMap,
+) -> Result<(), Error> {
     let host = headers.get(HOST).and_then(|host| host.to_str().ok()?.parse::<Authority>().ok());
     let named = [host.as_ref(), uri.authority()];
     // Where credentials are asked for, a page under another name has none.
-    let is_name_free = !api.auth.goes_by_network() && api.hosts.is_empty();
+    let is_name_free = !api.auth.goes_by_network() && api.allowed_hosts.is_empty();
     let is_ours = is_name_free
-        || (host.is_some() && named.iter().flatten().all(|authority| api.hosts.answers(authority)));
+        || (host.is_some()
+            && named.iter().flatten().all(|authority| api.allowed_hosts.is_allowed(authority)));
     if !is_ours {
         return Err(Error::new(
             Kind::ForbiddenHost,
@@ -103,11 +120,11 @@ fn check(api: &Api, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(
 
 /// The names this server answers to, beside those of loopback.
 #[derive(Debug, Clone, Default)]
-pub struct Hosts {
+pub struct AllowedHosts {
     allowed: Vec<String>,
 }
 
-impl Hosts {
+impl AllowedHosts {
     /// Takes the operator's list.
     pub fn new(allowed: Vec<String>) -> Self {
         Self { allowed: allowed.into_iter().map(|host| host.to_ascii_lowercase()).collect() }
@@ -118,9 +135,9 @@ impl Hosts {
         self.allowed.is_empty()
     }
 
-    fn answers(&self, authority: &Authority) -> bool {
+    fn is_allowed(&self, authority: &Authority) -> bool {
         let host = authority.host().to_ascii_lowercase();
-        is_loopback(&host)
+        is_loopback_host(&host)
             || self.allowed.iter().any(|allowed| {
                 *allowed == host || *allowed == authority.as_str().to_ascii_lowercase()
             })
@@ -128,7 +145,7 @@ impl Hosts {
 }
 
 /// Whether a host name can only mean this machine.
-fn is_loopback(host: &str) -> bool {
+fn is_loopback_host(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     host == "localhost"
         || host.ends_with(".localhost")
@@ -140,9 +157,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn loopback_names_and_listed_ones_are_answered_and_no_others() {
-        let hosts =
-            Hosts::new(vec!["Chat.example.com".to_owned(), "other.example.com:8443".to_owned()]);
+    fn only_loopback_and_listed_hosts_are_allowed() {
+        let hosts = AllowedHosts::new(vec![
+            "Chat.example.com".to_owned(),
+            "other.example.com:8443".to_owned(),
+        ]);
         for ours in [
             "localhost:8080",
             "127.0.0.1",
@@ -152,7 +171,7 @@ mod tests {
             "chat.example.com:9",
             "other.example.com:8443",
         ] {
-            assert!(hosts.answers(&ours.parse().unwrap()), "{ours}");
+            assert!(hosts.is_allowed(&ours.parse().unwrap()), "{ours}");
         }
         for foreign in [
             "evil.com",
@@ -161,7 +180,7 @@ mod tests {
             "10.0.0.1",
             "other.example.com",
         ] {
-            assert!(!hosts.answers(&foreign.parse().unwrap()), "{foreign}");
+            assert!(!hosts.is_allowed(&foreign.parse().unwrap()), "{foreign}");
         }
     }
 }

@@ -1,9 +1,9 @@
 //! `…/memory`: the exact prompt that the next turn would send.
 
-use super::Api;
-use super::envelope::{Answer, Envelope, Failure, ok};
-use super::extract::{Caller, SessionPath};
-use super::query::Query;
+use super::ApiState;
+use super::envelope::{ApiResult, Envelope, ErrorResponse, ok_response};
+use super::extract::{CurrentUser, SessionPath};
+use super::query::QueryParams;
 use crate::clock;
 use crate::domain::MessageType;
 use crate::domain::memory::{MemoryOptions, STRATEGY_NAMES};
@@ -24,20 +24,20 @@ use axum::extract::State;
         ("recallTokens" = Option<u32>, Query, description = "The part of them that recalled messages may take"),
         ("lastMessages" = Option<u32>, Query, description = "How many messages window takes, at least 1"),
     ),
-    responses((status = 200, body = Envelope<AssembledPrompt>), (status = "default", body = Failure))
+    responses((status = 200, body = Envelope<AssembledPrompt>), (status = "default", body = ErrorResponse))
 )]
-pub(super) async fn preview(
-    State(api): State<Api>,
-    Caller(who): Caller,
+pub(super) async fn preview_memory(
+    State(api): State<ApiState>,
+    CurrentUser(who): CurrentUser,
     SessionPath(id): SessionPath,
-    mut query: Query,
-) -> Answer<Json<Envelope<AssembledPrompt>>> {
-    let message = query.text("message");
+    mut query: QueryParams,
+) -> ApiResult<Json<Envelope<AssembledPrompt>>> {
+    let message = query.take_text("message");
     let memory = MemoryOptions {
-        strategy: query.word("strategy", &STRATEGY_NAMES),
-        max_tokens: query.number("maxTokens", 0..=u32::MAX),
-        last_messages: query.number("lastMessages", 1..=u32::MAX),
-        recall_tokens: query.number("recallTokens", 0..=u32::MAX),
+        strategy: query.take_choice("strategy", &STRATEGY_NAMES),
+        max_tokens: query.take_number("maxTokens", 0..=u32::MAX),
+        last_messages: query.take_number("lastMessages", 1..=u32::MAX),
+        recall_tokens: query.take_number("recallTokens", 0..=u32::MAX),
     };
     query.finish()?;
     let read = |text| {
@@ -46,11 +46,11 @@ pub(super) async fn preview(
             text,
             MessageParts::default(),
             MessageType::Text,
-            api.limits.message,
+            api.size_limits.message,
         )
     };
     let message = message.map(read).transpose()?.map(|body| body.content);
     let session = api.store.get_session(&who, &id, AccessLevel::Owner).await?;
     let assembled = api.memory.preview_prompt(&session, memory, message, clock::now()).await?;
-    Ok(ok("Memory retrieved successfully", assembled))
+    Ok(ok_response("Memory retrieved successfully", assembled))
 }

@@ -1,7 +1,7 @@
 //! The body of `POST /v1/chat/completions`: what is this server's matter is read, the rest is kept
 //! as it came for the provider.
 
-use super::content::Content;
+use super::message_content::MessageContent;
 use crate::chat::{Prompt, PromptMessage, TurnIntent};
 use crate::domain::extra_params::{ExtraParams, check_function_tools};
 use crate::domain::image::find_images;
@@ -10,8 +10,8 @@ use crate::domain::session::SessionSettings;
 use crate::domain::tool::{NewToolResult, ToolCall, ToolResult};
 use crate::domain::{FieldError, MessageType, Role};
 use crate::error::{Error, Result};
-use crate::http::Api;
-use crate::http::body::parse;
+use crate::http::ApiState;
+use crate::http::body::parse_json;
 use crate::json::StrictObject;
 use crate::store::{DuplicateIdPolicy, MessageParent};
 use bytes::Bytes;
@@ -20,7 +20,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use std::collections::BTreeMap;
 
 /// The fields that a session's turn takes over itself. The others go to the provider as they are.
-const OURS: &[&str] = &[
+const HANDLED_FIELDS: &[&str] = &[
     "session_id",
     "model",
     "messages",
@@ -41,15 +41,15 @@ const OURS: &[&str] = &[
 ];
 
 /// A body whose fields were told apart, and no more.
-pub(super) struct Request<'a> {
+pub(super) struct RawCompletionRequest<'a> {
     fields: BTreeMap<String, &'a RawValue>,
     bytes: &'a Bytes,
 }
 
-impl<'a> Request<'a> {
+impl<'a> RawCompletionRequest<'a> {
     /// Reads the fields of a JSON object.
-    pub(super) fn read(bytes: &'a Bytes) -> Result<Self> {
-        Ok(Self { fields: parse(bytes)?, bytes })
+    pub(super) fn parse(bytes: &'a Bytes) -> Result<Self> {
+        Ok(Self { fields: parse_json(bytes)?, bytes })
     }
 
     /// One of the fields; `None` if it is missing or null.
@@ -75,11 +75,12 @@ impl<'a> Request<'a> {
     /// Whether a stream is to end with what it cost.
     pub(super) fn includes_usage(&self) -> Result<bool> {
         #[derive(Deserialize)]
-        struct Options {
+        struct StreamOptionsInput {
             #[serde(default)]
             include_usage: Option<bool>,
         }
-        let options = self.get::<StrictObject<Options>>("stream_options", "must be an object")?;
+        let options =
+            self.get::<StrictObject<StreamOptionsInput>>("stream_options", "must be an object")?;
         Ok(options.and_then(|StrictObject(options)| options.include_usage).unwrap_or(false))
     }
 
@@ -90,7 +91,7 @@ impl<'a> Request<'a> {
     }
 
     /// The body for a provider: as it came, but for a model where none is named.
-    pub(super) fn body(&self, default_model: &str) -> Result<Bytes> {
+    pub(super) fn build_provider_body(&self, default_model: &str) -> Result<Bytes> {
         if self.model()?.is_some() && !self.fields.contains_key("session_id") {
             return Ok(self.bytes.clone());
         }
@@ -105,18 +106,18 @@ impl<'a> Request<'a> {
 
     /// What a turn uses: the body's own settings, and in front of them what its messages say to the
     /// model before everything else.
-    pub(super) fn settings(&self, api: &Api) -> Result<SessionSettings> {
-        let instructions = self.instructions()?;
+    pub(super) fn parse_settings(&self, api: &ApiState) -> Result<SessionSettings> {
+        let instructions = self.leading_instructions()?;
         let settings = SessionSettings {
             model: self.model()?,
             system_prompt: (!instructions.is_empty()).then(|| instructions.join("\n\n")),
-            ..self.sampling()?
+            ..self.parse_sampling()?
         };
-        let settings = SessionSettings { extra_params: self.further(), ..settings };
-        Ok(settings.validate(api.limits.message).map_err(in_their_names)?)
+        let settings = SessionSettings { extra_params: self.collect_extra_params(), ..settings };
+        Ok(settings.validate(api.size_limits.message).map_err(rename_error_field)?)
     }
 
-    fn sampling(&self) -> Result<SessionSettings> {
+    fn parse_sampling(&self) -> Result<SessionSettings> {
         let tokens = "must be a whole number of at least 1";
         let most = self.get("max_completion_tokens", tokens)?;
         Ok(SessionSettings {
@@ -127,20 +128,21 @@ impl<'a> Request<'a> {
         })
     }
 
-    fn further(&self) -> ExtraParams {
-        let theirs = self.fields.iter().filter(|(name, _)| !OURS.contains(&name.as_str()));
+    fn collect_extra_params(&self) -> ExtraParams {
+        let theirs =
+            self.fields.iter().filter(|(name, _)| !HANDLED_FIELDS.contains(&name.as_str()));
         ExtraParams::new(theirs.map(|(name, value)| (name.clone(), (*value).to_owned())).collect())
     }
 
     /// The new message of a turn: the last one. Those before it are what the client believes was
     /// said; the session knows.
-    pub(super) fn wish(&self, api: &Api) -> Result<TurnIntent> {
-        let messages = self.messages()?;
+    pub(super) fn parse_intent(&self, api: &ApiState) -> Result<TurnIntent> {
+        let messages = self.parse_messages()?;
         let Some(last) = messages.last() else {
             return Err(Error::invalid_field("messages", "must hold at least one message"));
         };
         if last.role == "tool" {
-            let (results, limit) = (results(&messages)?, api.limits.message);
+            let (results, limit) = (parse_tool_results(&messages)?, api.size_limits.message);
             return Ok(TurnIntent::SubmitToolResults { results, reply_id: None, max_bytes: limit });
         }
         if last.role != "user" {
@@ -148,9 +150,14 @@ impl<'a> Request<'a> {
                 "must end with a message of the role user, or of tools, where they go to a session";
             return Err(Error::invalid_field("messages", wants));
         }
-        let Content { text, parts } = last.content(messages.len() - 1)?;
-        let body =
-            MessageBody::parse("messages", text, parts, MessageType::Text, api.limits.message)?;
+        let MessageContent { text, parts } = last.parse_content(messages.len() - 1)?;
+        let body = MessageBody::parse(
+            "messages",
+            text,
+            parts,
+            MessageType::Text,
+            api.size_limits.message,
+        )?;
         let (parent, on_known) = (MessageParent::Head, DuplicateIdPolicy::Reject);
         Ok(TurnIntent::Send {
             role: Role::User,
@@ -162,19 +169,19 @@ impl<'a> Request<'a> {
     }
 
     /// All of it, for a provider that does not speak Chat Completions.
-    pub(super) fn prompt(&self, default_model: &str) -> Result<Prompt> {
+    pub(super) fn build_prompt(&self, default_model: &str) -> Result<Prompt> {
         let mut messages = Vec::new();
-        for (index, message) in self.messages()?.into_iter().enumerate() {
+        for (index, message) in self.parse_messages()?.into_iter().enumerate() {
             let role = match message.role.as_str() {
                 "system" | "developer" => Role::System,
                 "user" => Role::User,
                 "assistant" => Role::Assistant,
                 "tool" => Role::Tool,
-                _ => return Err(unknown_role(index)),
+                _ => return Err(unknown_role_error(index)),
             };
-            let Content { text, parts } = message.content(index)?;
+            let MessageContent { text, parts } = message.parse_content(index)?;
             let images = find_images(&parts);
-            let calls = message.calls(index)?;
+            let calls = message.parse_tool_calls(index)?;
             let result = message.tool_call_id.clone().filter(|_| role == Role::Tool);
             let results = result.map(|call_id| {
                 let (output, is_error) = (text.clone(), false);
@@ -186,20 +193,21 @@ impl<'a> Request<'a> {
         if messages.is_empty() {
             return Err(Error::invalid_field("messages", "must hold at least one message"));
         }
-        let SessionSettings { temperature, top_p, max_output_tokens, .. } = self.sampling()?;
+        let SessionSettings { temperature, top_p, max_output_tokens, .. } =
+            self.parse_sampling()?;
         Ok(Prompt {
             model: self.model()?.unwrap_or_else(|| default_model.to_owned()),
             messages,
             temperature,
             top_p,
             max_output_tokens,
-            extra_params: self.further(),
+            extra_params: self.collect_extra_params(),
             cache_key: None,
         })
     }
 
     /// Refuses what a reply that passes through this server cannot hold.
-    pub(super) fn ensure_plain(&self) -> Result<()> {
+    pub(super) fn check_supported(&self) -> Result<()> {
         let old: Option<Vec<&RawValue>> = self.get("functions", "must be a list")?;
         if old.is_some_and(|functions| !functions.is_empty()) {
             return Err(Error::invalid_field(
@@ -225,63 +233,63 @@ impl<'a> Request<'a> {
     }
 
     /// System messages in front of everything else.
-    fn instructions(&self) -> Result<Vec<String>> {
+    fn leading_instructions(&self) -> Result<Vec<String>> {
         let mut texts = Vec::new();
-        for (index, message) in self.messages()?.iter().enumerate() {
+        for (index, message) in self.parse_messages()?.iter().enumerate() {
             if !matches!(message.role.as_str(), "system" | "developer") {
                 break;
             }
-            texts.push(message.content(index)?.text);
+            texts.push(message.parse_content(index)?.text);
         }
         Ok(texts)
     }
 
-    fn messages(&self) -> Result<Vec<Message<'a>>> {
+    fn parse_messages(&self) -> Result<Vec<CompletionMessage<'a>>> {
         /// The one field; what it says is named in the complaint.
         #[derive(Deserialize)]
-        struct Messages<'a> {
+        struct MessagesField<'a> {
             #[serde(borrow)]
-            messages: Vec<StrictObject<Message<'a>>>,
+            messages: Vec<StrictObject<CompletionMessage<'a>>>,
         }
         if !self.fields.contains_key("messages") {
             return Err(Error::invalid_field("messages", "is missing"));
         }
-        let Messages { messages } = parse(self.bytes)?;
+        let MessagesField { messages } = parse_json(self.bytes)?;
         Ok(messages.into_iter().map(|StrictObject(message)| message).collect())
     }
 }
 
 #[derive(Deserialize)]
-struct Message<'a> {
+struct CompletionMessage<'a> {
     role: String,
     #[serde(borrow, default)]
     content: Option<&'a RawValue>,
     #[serde(default)]
-    tool_calls: Option<Vec<Call>>,
+    tool_calls: Option<Vec<CompletionToolCall>>,
     tool_call_id: Option<String>,
 }
 
 #[derive(Deserialize)]
-struct Call {
+struct CompletionToolCall {
     id: String,
-    function: Function,
+    function: CompletionFunctionCall,
 }
 
 #[derive(Deserialize)]
-struct Function {
+struct CompletionFunctionCall {
     name: String,
     arguments: String,
 }
 
-impl Message<'_> {
+impl CompletionMessage<'_> {
     /// The functions that it called.
-    fn calls(&self, index: usize) -> Result<Vec<ToolCall>> {
+    fn parse_tool_calls(&self, index: usize) -> Result<Vec<ToolCall>> {
         let calls = self.tool_calls.iter().flatten();
         if self.role != "assistant" && self.tool_calls.is_some() {
             let field = format!("messages[{index}].tool_calls");
             return Err(Error::invalid_field(field, "must be in a message of the role assistant"));
         }
-        let call = |call: &Call| ToolCall {
+        let call = |call: &CompletionToolCall| ToolCall {
             id: call.id.clone(),
             name: call.function.name.clone(),
             input: call.function.arguments.clone(),
@@ -290,9 +298,9 @@ impl Message<'_> {
     }
 
     /// What it says; `index` is where the message stands.
-    fn content(&self, index: usize) -> Result<Content> {
-        let Some(content) = self.content else { return Ok(Content::default()) };
-        let content = Content::read(content, &["text"], "image_url")
+    fn parse_content(&self, index: usize) -> Result<MessageContent> {
+        let Some(content) = self.content else { return Ok(MessageContent::default()) };
+        let content = MessageContent::parse(content, &["text"], "image_url")
             .map_err(|error| error.within(&format!("messages[{index}]")))?;
         content.ok_or_else(|| {
             let wants = "must be a string or a list of text and image_url parts";
@@ -302,24 +310,24 @@ impl Message<'_> {
 }
 
 /// What the messages of tools at the end of a list say.
-fn results(messages: &[Message<'_>]) -> Result<Vec<NewToolResult>> {
+fn parse_tool_results(messages: &[CompletionMessage<'_>]) -> Result<Vec<NewToolResult>> {
     let begin = messages.iter().rposition(|message| message.role != "tool").map_or(0, |at| at + 1);
     let mut results = Vec::new();
     for (index, message) in messages.iter().enumerate().skip(begin) {
-        let output = to_raw_value(&message.content(index)?.text).map_err(Error::internal)?;
+        let output = to_raw_value(&message.parse_content(index)?.text).map_err(Error::internal)?;
         let call = message.tool_call_id.clone().unwrap_or_default();
         results.push(NewToolResult::parse("messages", call, output, false)?);
     }
     Ok(results)
 }
 
-fn unknown_role(index: usize) -> Error {
+fn unknown_role_error(index: usize) -> Error {
     let wants = "must be one of system, developer, user, assistant, tool";
     Error::invalid_field(format!("messages[{index}].role"), wants)
 }
 
 /// The complaint about a setting, by the name it has in this body.
-fn in_their_names(mut invalid: FieldError) -> FieldError {
+fn rename_error_field(mut invalid: FieldError) -> FieldError {
     invalid.field = match &*invalid.field {
         "topP" => "top_p".into(),
         "maxOutputTokens" => "max_completion_tokens".into(),

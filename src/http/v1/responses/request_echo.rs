@@ -1,26 +1,26 @@
 //! What a response repeats of its request.
 
-use super::request::{Fields, Where};
+use super::request::{RawCreateResponseRequest, ResponseParent};
 use crate::domain::session::SessionSettings;
 use crate::error::{Error, Result};
-use crate::http::v1::conversations::ensure_metadata;
+use crate::http::v1::conversations::check_metadata;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
 /// The most bytes of it as JSON, for it is kept, and told three times in a stream.
-const MAX_ECHO: usize = 1 << 20;
+const MAX_ECHO_BYTES: usize = 1 << 20;
 
-impl Fields<'_> {
+impl RawCreateResponseRequest<'_> {
     /// What the answer repeats; where nothing is said, what OpenAI says then.
-    pub(super) fn echo(
+    pub(super) fn build_echo(
         &self,
         settings: &SessionSettings,
-        place: &Where,
+        place: &ResponseParent,
         default_model: &str,
     ) -> Result<Map<String, Value>> {
         let metadata: BTreeMap<String, String> =
             self.get("metadata", "must be an object of strings")?.unwrap_or_default();
-        ensure_metadata(&metadata)?;
+        check_metadata(&metadata)?;
         let truncation = self.get::<String>("truncation", "must be auto or disabled")?;
         if truncation.as_ref().is_some_and(|word| !matches!(word.as_str(), "auto" | "disabled")) {
             return Err(Error::invalid_field("truncation", "must be auto or disabled"));
@@ -31,7 +31,7 @@ impl Fields<'_> {
             text["format"] = json!({"type": "text"});
         }
         let conversation = match place {
-            Where::Conversation(session) => json!({"id": format!("conv_{session}")}),
+            ResponseParent::Conversation(session) => json!({"id": format!("conv_{session}")}),
             _ => Value::Null,
         };
         let model = settings.model.as_deref().unwrap_or(default_model);
@@ -65,8 +65,8 @@ impl Fields<'_> {
         ] {
             echo.insert(name.to_owned(), said(name)?.unwrap_or(otherwise));
         }
-        if serde_json::to_string(&echo).map_err(Error::internal)?.len() > MAX_ECHO {
-            return Err(Error::too_large("what a response repeats of its request", MAX_ECHO));
+        if serde_json::to_string(&echo).map_err(Error::internal)?.len() > MAX_ECHO_BYTES {
+            return Err(Error::too_large("what a response repeats of its request", MAX_ECHO_BYTES));
         }
         Ok(echo)
     }

@@ -9,16 +9,16 @@ use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
 
 /// What a model said instead of an answer: a text by another name, in every dialect.
-const REFUSAL: &str = "refusal";
+const REFUSAL_PART: &str = "refusal";
 
 /// A text, and what is none.
 #[derive(Default)]
-pub(super) struct Content {
+pub(super) struct MessageContent {
     pub(super) text: String,
     pub(super) parts: MessageParts,
 }
 
-impl Content {
+impl MessageContent {
     /// Whether it says nothing.
     pub(super) fn is_empty(&self) -> bool {
         self.text.trim().is_empty() && self.parts.is_empty()
@@ -26,9 +26,9 @@ impl Content {
 
     /// Reads content whose texts and pictures go by these names. `None` if it is something else.
     /// Errors: a picture that lies where no model can reach it; files of OpenAI's are not here.
-    pub(super) fn read(raw: &RawValue, texts: &[&str], picture: &str) -> Result<Option<Self>> {
+    pub(super) fn parse(raw: &RawValue, texts: &[&str], picture: &str) -> Result<Option<Self>> {
         #[derive(Deserialize)]
-        struct Part {
+        struct ContentPartInput {
             #[serde(rename = "type")]
             kind: String,
             #[serde(default, alias = "refusal")]
@@ -41,13 +41,13 @@ impl Content {
         let (mut said, mut pictures) = (Vec::new(), Vec::new());
         for (index, part) in all.into_iter().enumerate() {
             match serde_json::from_str(part.get()) {
-                Ok(StrictObject(Part { kind, text: Some(text) }))
-                    if kind == REFUSAL || texts.contains(&&*kind) =>
+                Ok(StrictObject(ContentPartInput { kind, text: Some(text) }))
+                    if kind == REFUSAL_PART || texts.contains(&&*kind) =>
                 {
                     said.push(text);
                 }
-                Ok(StrictObject(Part { kind, .. })) if kind == picture => {
-                    ensure_reachable(index, part)?;
+                Ok(StrictObject(ContentPartInput { kind, .. })) if kind == picture => {
+                    check_image_url(index, part)?;
                     pictures.push(part);
                 }
                 _ => return Ok(None),
@@ -58,7 +58,7 @@ impl Content {
     }
 }
 
-fn ensure_reachable(index: usize, part: &RawValue) -> Result<()> {
+fn check_image_url(index: usize, part: &RawValue) -> Result<()> {
     let part: Value = serde_json::from_str(part.get()).map_err(Error::internal)?;
     if parse_image(&part).is_some() {
         return Ok(());

@@ -1,11 +1,11 @@
 //! `/api/projects/:id/files/*path`: the files of a project, one at a time. The version they count
 //! in is the project's.
 
-use super::Api;
-use super::body::JsonUpTo;
-use super::envelope::{Answer, Envelope, Failure, ok};
-use super::extract::{Caller, FileOfProject, NoQuery, if_match};
-use super::projects::{Etag, etag};
+use super::ApiState;
+use super::body::LimitedJsonBody;
+use super::envelope::{ApiResult, Envelope, ErrorResponse, ok_response};
+use super::extract::{CurrentUser, NoQueryParams, ProjectFilePath, parse_if_match};
+use super::projects::{EtagHeader, etag_header};
 use crate::clock;
 use crate::domain::project::{self, FileEntry, FileLanguage, FilePath};
 use crate::error::Result;
@@ -19,7 +19,7 @@ use utoipa::ToSchema;
 
 /// A file to store.
 #[derive(Deserialize, ToSchema)]
-pub(super) struct NewFileBody {
+pub(super) struct PutFileRequest {
     /// Its text, at most 1 MiB.
     pub(super) content: String,
     /// The language it is written in, as code fences name it.
@@ -27,7 +27,7 @@ pub(super) struct NewFileBody {
 }
 
 /// Checks a file and counts its tokens.
-pub(super) async fn new_file(path: &str, body: NewFileBody) -> Result<NewFile> {
+pub(super) async fn build_new_file(path: &str, body: PutFileRequest) -> Result<NewFile> {
     let path = FilePath::parse(path)?;
     let language = body.language.as_deref().map(FileLanguage::parse).transpose()?;
     let content = project::parse_file_content(body.content)?;
@@ -36,30 +36,30 @@ pub(super) async fn new_file(path: &str, body: NewFileBody) -> Result<NewFile> {
 
 /// A file with its content.
 #[derive(Serialize, ToSchema)]
-pub(super) struct File {
+pub(super) struct ProjectFileResponse {
     #[serde(flatten)]
     entry: FileEntry,
     /// Its text.
     content: String,
 }
 
-type FileAnswer = (Etag, Json<Envelope<File>>);
+type FileWithEtag = (EtagHeader, Json<Envelope<ProjectFileResponse>>);
 
 /// Read one file.
 #[utoipa::path(
     get, path = "/api/projects/{projectId}/files/{*path}", tag = "projects",
     params(("projectId" = String, Path), ("path" = String, Path, description = "Names with slashes between them")),
-    responses((status = 200, body = Envelope<File>), (status = "default", body = Failure))
+    responses((status = 200, body = Envelope<ProjectFileResponse>), (status = "default", body = ErrorResponse))
 )]
-pub(super) async fn get(
-    State(api): State<Api>,
-    Caller(who): Caller,
-    FileOfProject(id, path): FileOfProject,
-    _query: NoQuery,
-) -> Answer<FileAnswer> {
+pub(super) async fn get_project_file(
+    State(api): State<ApiState>,
+    CurrentUser(who): CurrentUser,
+    ProjectFilePath(id, path): ProjectFilePath,
+    _query: NoQueryParams,
+) -> ApiResult<FileWithEtag> {
     let found = api.store.get_file(&who, &id, &path).await?;
-    let file = File { entry: found.entry, content: found.content };
-    Ok((etag(found.version), ok("File retrieved successfully", file)))
+    let file = ProjectFileResponse { entry: found.entry, content: found.content };
+    Ok((etag_header(found.version), ok_response("File retrieved successfully", file)))
 }
 
 /// Store a file, new or in another's place. `If-Match` with the project's `ETag` guards against
@@ -71,34 +71,40 @@ pub(super) async fn get(
         ("path" = String, Path, description = "Relative, names with slashes between them, without .., at most 512 bytes"),
         ("If-Match" = Option<String>, Header),
     ),
-    request_body = NewFileBody,
+    request_body = PutFileRequest,
     responses(
-        (status = 201, description = "It is new", body = Envelope<File>),
-        (status = 200, description = "It was there before", body = Envelope<File>),
-        (status = "default", body = Failure),
+        (status = 201, description = "It is new", body = Envelope<ProjectFileResponse>),
+        (status = 200, description = "It was there before", body = Envelope<ProjectFileResponse>),
+        (status = "default", body = ErrorResponse),
     )
 )]
-pub(super) async fn put(
-    State(api): State<Api>,
-    _query: NoQuery,
-    Caller(who): Caller,
-    FileOfProject(id, path): FileOfProject,
+pub(super) async fn put_project_file(
+    State(api): State<ApiState>,
+    _query: NoQueryParams,
+    CurrentUser(who): CurrentUser,
+    ProjectFilePath(id, path): ProjectFilePath,
     headers: HeaderMap,
-    JsonUpTo(body): JsonUpTo<8, NewFileBody>,
-) -> Answer<(StatusCode, FileAnswer)> {
-    let file = new_file(path.as_str(), body).await?;
+    LimitedJsonBody(body): LimitedJsonBody<8, PutFileRequest>,
+) -> ApiResult<(StatusCode, FileWithEtag)> {
+    let file = build_new_file(path.as_str(), body).await?;
     let content = file.content.clone();
-    let put = api.store.put_file(&who, &id, file, if_match(&headers)?, clock::now()).await?;
+    let put = api.store.put_file(&who, &id, file, parse_if_match(&headers)?, clock::now()).await?;
     let (status, message) = match put.is_new {
         true => (StatusCode::CREATED, "File created successfully"),
         false => (StatusCode::OK, "File updated successfully"),
     };
-    Ok((status, (etag(put.version), ok(message, File { entry: put.entry, content }))))
+    Ok((
+        status,
+        (
+            etag_header(put.version),
+            ok_response(message, ProjectFileResponse { entry: put.entry, content }),
+        ),
+    ))
 }
 
 /// What was deleted.
 #[derive(Serialize, ToSchema)]
-pub(super) struct DeletedFile {
+pub(super) struct DeleteFileResponse {
     #[schema(value_type = String)]
     path: FilePath,
 }
@@ -111,16 +117,19 @@ pub(super) struct DeletedFile {
         ("path" = String, Path),
         ("If-Match" = Option<String>, Header),
     ),
-    responses((status = 200, body = Envelope<DeletedFile>), (status = "default", body = Failure))
+    responses((status = 200, body = Envelope<DeleteFileResponse>), (status = "default", body = ErrorResponse))
 )]
-pub(super) async fn delete(
-    State(api): State<Api>,
-    Caller(who): Caller,
-    FileOfProject(id, path): FileOfProject,
+pub(super) async fn delete_project_file(
+    State(api): State<ApiState>,
+    CurrentUser(who): CurrentUser,
+    ProjectFilePath(id, path): ProjectFilePath,
     headers: HeaderMap,
-    _query: NoQuery,
-) -> Answer<(Etag, Json<Envelope<DeletedFile>>)> {
-    let versions = if_match(&headers)?;
+    _query: NoQueryParams,
+) -> ApiResult<(EtagHeader, Json<Envelope<DeleteFileResponse>>)> {
+    let versions = parse_if_match(&headers)?;
     let left = api.store.delete_file(&who, &id, &path, versions, clock::now()).await?;
-    Ok((etag(left.version), ok("File deleted successfully", DeletedFile { path })))
+    Ok((
+        etag_header(left.version),
+        ok_response("File deleted successfully", DeleteFileResponse { path }),
+    ))
 }
