@@ -1,10 +1,11 @@
 //! The composition root: the one place that names concrete stores and providers. The binary and
 //! the tests build the same application here.
 
-use crate::auth::{self, Auth};
+use crate::auth::{self, Authenticator};
 use crate::chat::{ChatDependencies, ChatService, UsagePolicy};
 use crate::config::{
-    Access, CacheKey, Config, DatabaseUrl, MemoryCommand, ProviderChoice, SqliteSync, Titles,
+    AccessConfig, Config, DatabaseUrl, MemoryCommand, PromptCacheKeyMode, ProviderChoice,
+    SqliteSync, TitleMode,
 };
 use crate::domain::quota::has_price;
 use crate::error::{Error, Kind, Result};
@@ -102,7 +103,8 @@ impl App {
         let mut notes = Vec::new();
         let prompts = Arc::new(PromptTemplates::load(config.prompts_dir.as_deref())?);
         let store = open_store(&config).await?;
-        let auth = Arc::new(Auth::new(build_auth_settings(&config, tuning), store.clone())?);
+        let auth =
+            Arc::new(Authenticator::new(build_auth_settings(&config, tuning), store.clone())?);
         let SelectedProvider { provider, model } = select_provider(&config, &mut notes).await?;
         let name = provider.name();
         vocabulary.await.map_err(Error::internal)?;
@@ -120,7 +122,7 @@ impl App {
         let memory =
             memory.with_context_windows(windows).with_recall_timeout(tuning.recall_timeout);
         let memory = Arc::new(memory);
-        let listener = bind_listener(config.address()).await?;
+        let listener = bind_listener(config.listen_address()).await?;
         let address = listener.local_addr().map_err(Error::internal)?;
         let chat = ChatService::new(ChatDependencies {
             store: store.clone(),
@@ -149,7 +151,7 @@ impl App {
             store,
             memory,
             auth,
-            rate_limiter: Arc::new(RequestRateLimiter::new(config.access.rate())),
+            rate_limiter: Arc::new(RequestRateLimiter::new(config.access.request_rate())),
             size_limits: SizeLimits { body: config.max_body, message: config.max_message },
             allowed_hosts: Arc::new(AllowedHosts::new(config.access.allowed_hosts)),
             cors_origins: config.access.cors_origins.into(),
@@ -197,7 +199,7 @@ impl App {
         let words = tokio::spawn(chat.clone().run_indexer(drained.clone()));
         let watch = tokio::spawn(chat.clone().run_recovery(self.lease, drained.clone()));
         let listener = TimeoutListener::new(self.listener, self.timing.write_timeout);
-        let uses = tokio::spawn(self.api.auth.clone().keep_uses(drained.clone()));
+        let uses = tokio::spawn(self.api.auth.clone().run_use_recorder(drained.clone()));
         let (age, pause) = (self.retention, self.timing.retention_interval);
         let sweep = tokio::spawn(chat.clone().run_retention(age, pause, drained.clone()));
         let router = build_router(self.api.clone());
@@ -220,13 +222,13 @@ fn build_usage_policy(config: &Config) -> UsagePolicy {
     UsagePolicy {
         prices: config.access.prices.clone(),
         quotas: config.access.quotas().into(),
-        max_concurrent_turns: config.access.turns_at_once(),
+        max_concurrent_turns: config.access.concurrency_limit(),
     }
 }
 
 /// What costs nothing would never spend a quota of money.
 fn check_prices<'a>(config: &Config, models: impl Iterator<Item = &'a String>) -> Result<()> {
-    let Access { prices, quota_cost, .. } = &config.access;
+    let AccessConfig { prices, quota_cost, .. } = &config.access;
     let mut models = models.map(|model| model.trim());
     let Some(model) = models.find(|model| !quota_cost.is_empty() && !has_price(prices, model))
     else {
@@ -239,12 +241,12 @@ fn check_prices<'a>(config: &Config, models: impl Iterator<Item = &'a String>) -
     Err(Error::new(Kind::Internal, sentence))
 }
 
-fn build_auth_settings(config: &Config, tuning: TimingOptions) -> auth::Settings {
-    auth::Settings {
+fn build_auth_settings(config: &Config, tuning: TimingOptions) -> auth::AuthSettings {
+    auth::AuthSettings {
         mode: config.access.auth,
         trusted_proxies: config.access.trusted_proxies.clone(),
-        jwt: config.access.jwt(),
-        jwks_pause: tuning.jwks_retry_delay,
+        jwt: config.access.jwt_settings(),
+        jwks_refetch_interval: tuning.jwks_retry_delay,
     }
 }
 
@@ -368,7 +370,7 @@ fn select_summary_model(config: &Config, provider: &str, model: &str) -> Option<
 
 fn select_title_model(config: &Config, model: &str) -> Option<String> {
     let small = || config.small_model.clone().unwrap_or_else(|| model.to_owned());
-    (config.titles == Titles::Model).then(small)
+    (config.titles == TitleMode::Model).then(small)
 }
 
 /// A host and an address are one instance, for nobody else can listen there; each start is another
@@ -418,9 +420,9 @@ async fn build_openai_provider(
     let endpoint = OpenAiProvider::new(base_url, config.openai_api_key.as_deref())
         .map_err(|refusal| Error::new(Kind::Internal, refusal))?;
     let endpoint = match config.prompt_cache_key {
-        CacheKey::Auto => endpoint,
-        CacheKey::Always => endpoint.with_cache_key(true),
-        CacheKey::Never => endpoint.with_cache_key(false),
+        PromptCacheKeyMode::Auto => endpoint,
+        PromptCacheKeyMode::Always => endpoint.with_cache_key(true),
+        PromptCacheKeyMode::Never => endpoint.with_cache_key(false),
     };
     let is_official = base_url.trim_end_matches('/') == OFFICIAL_BASE_URL;
     if is_official && config.openai_api_key.is_none() {

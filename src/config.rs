@@ -12,11 +12,11 @@ mod models;
 mod transfer;
 mod values;
 
-pub use access::Access;
+pub use access::AccessConfig;
 pub use commands::{KeysCommand, KeysTask, NewKeyArgs, SessionsCommand};
 pub use memory::MemoryCommand;
-pub use models::CacheKey;
-pub use transfer::{ExportArgs, ExportFormat, ImportArgs, MigrateArgs};
+pub use models::PromptCacheKeyMode;
+pub use transfer::{ExportArgs, ExportFormatArg, ImportArgs, MigrateArgs};
 
 use crate::domain::memory::{MemoryStrategy, STRATEGY_NAMES};
 use clap::builder::TypedValueParser;
@@ -27,12 +27,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
-use values::{duration, lifetime, size};
+use values::{parse_duration, parse_lifetime, parse_size};
 
-pub use embeddings::Embeddings;
+pub use embeddings::EmbeddingsConfig;
 
 /// The variables and the flags of `echoic serve` that they set.
-const VARIABLES: &[(&str, &str)] = &[
+const ENV_VARIABLES: &[(&str, &str)] = &[
     ("HOST", "host"),
     ("PORT", "port"),
     ("DATABASE_URL", "database-url"),
@@ -82,7 +82,7 @@ const VARIABLES: &[(&str, &str)] = &[
 ];
 
 /// The flags whose values nobody may read in a log: they are secrets, or may hold a password.
-const SECRET: &[&str] = &[
+const SECRET_FLAGS: &[&str] = &[
     "database-url",
     "openai-api-key",
     "openai-base-url",
@@ -132,7 +132,7 @@ pub enum CliCommand {
 #[derive(Debug, Clone, Args)]
 pub struct Config {
     /// Address to listen on
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1", value_parser = values::address)]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1", value_parser = values::parse_address)]
     pub host: IpAddr,
     /// Port to listen on; 0 picks a free one and prints it
     #[arg(long, default_value_t = 8080)]
@@ -141,7 +141,7 @@ pub struct Config {
     #[arg(long, value_name = "URL", default_value = "sqlite://data/echoic.db")]
     pub database_url: DatabaseUrl,
     /// full: acknowledged is on disk; normal: may lose the last moment at power loss, never corrupts
-    #[arg(long, value_name = "MODE", default_value = "full", value_parser = words(SYNC))]
+    #[arg(long, value_name = "MODE", default_value = "full", value_parser = named_value_parser(SQLITE_SYNC_MODES))]
     pub sqlite_sync: SqliteSync,
     /// Who answers; auto: OpenAI if a key or base URL is set, else Anthropic if a key is, else a local Ollama if it answers, else the demo
     #[arg(long, value_enum, default_value_t = ProviderChoice::Auto)]
@@ -159,8 +159,8 @@ pub struct Config {
     #[arg(long, value_name = "URL")]
     pub anthropic_base_url: Option<String>,
     /// Name each session to the provider's prompt cache, as a hash; auto: only at OpenAI, others may refuse it
-    #[arg(long, value_name = "WHEN", default_value = "auto", value_parser = words(models::CACHE_KEY))]
-    pub prompt_cache_key: CacheKey,
+    #[arg(long, value_name = "WHEN", default_value = "auto", value_parser = named_value_parser(models::CACHE_KEY_MODES))]
+    pub prompt_cache_key: PromptCacheKeyMode,
     /// Model that answers unless a request or session asks for another [default: the provider's usual one]
     #[arg(long)]
     pub model: Option<String>,
@@ -168,32 +168,32 @@ pub struct Config {
     #[arg(long, value_name = "MODELS", value_delimiter = ',', value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub fallback_models: Vec<String>,
     /// How long a provider may take to the first token
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
     pub first_token_timeout: Duration,
     /// How long a provider may be silent between tokens
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
     pub idle_timeout: Duration,
     /// How long a whole reply may take
-    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = parse_duration)]
     pub turn_timeout: Duration,
     /// Context window in tokens [default: by model, else 128000]
-    #[arg(long, value_name = "TOKENS", value_parser = models::context_window)]
+    #[arg(long, value_name = "TOKENS", value_parser = models::parse_context_window)]
     pub context_window: Option<u32>,
     /// Context windows of single models, which win over that of all: MODEL=TOKENS,…; 32k is 32000
-    #[arg(long, value_name = "WINDOWS", value_delimiter = ',', value_parser = models::model_window)]
+    #[arg(long, value_name = "WINDOWS", value_delimiter = ',', value_parser = models::parse_model_window)]
     pub context_windows: Vec<(String, u32)>,
     /// Memory strategy unless a request or session asks for another
-    #[arg(long, value_name = "STRATEGY", default_value = "auto", value_parser = words(&STRATEGY_NAMES))]
+    #[arg(long, value_name = "STRATEGY", default_value = "auto", value_parser = named_value_parser(&STRATEGY_NAMES))]
     pub memory: MemoryStrategy,
     /// Memory budget in tokens [default: the smaller of a quarter of the window and 16000]
     #[arg(long, value_name = "TOKENS")]
     pub memory_tokens: Option<u32>,
     /// Who makes vectors of messages
     #[command(flatten)]
-    pub embeddings: Embeddings,
+    pub embeddings: EmbeddingsConfig,
     /// Who names sessions: first-message (its first line), or model
-    #[arg(long, value_name = "WAY", default_value = "first-message", value_parser = words(TITLES))]
-    pub titles: Titles,
+    #[arg(long, value_name = "WAY", default_value = "first-message", value_parser = named_value_parser(TITLE_MODES))]
+    pub titles: TitleMode,
     /// Model that writes titles and summaries [default: the default model]
     #[arg(long, value_name = "MODEL")]
     pub small_model: Option<String>,
@@ -201,34 +201,35 @@ pub struct Config {
     #[arg(long, value_name = "FOLDER")]
     pub prompts_dir: Option<PathBuf>,
     /// Largest request body (chat bodies: 32MiB)
-    #[arg(long, value_name = "SIZE", default_value = "2MiB", value_parser = size)]
+    #[arg(long, value_name = "SIZE", default_value = "2MiB", value_parser = parse_size)]
     pub max_body: usize,
     /// Largest text of a message
-    #[arg(long, value_name = "SIZE", default_value = "256KiB", value_parser = size)]
+    #[arg(long, value_name = "SIZE", default_value = "256KiB", value_parser = parse_size)]
     pub max_message: usize,
     /// Who may use the server
     #[command(flatten)]
-    pub access: Access,
+    pub access: AccessConfig,
     /// Delete sessions that have been idle for longer, such as 90d [default: keep them]
-    #[arg(long, value_name = "DURATION", value_parser = lifetime)]
+    #[arg(long, value_name = "DURATION", value_parser = parse_lifetime)]
     pub retention: Option<Duration>,
     /// Silence after which an instance counts as gone
-    #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = parse_duration)]
     pub turn_lease: Duration,
     /// How long running turns may finish at SIGTERM
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
     pub shutdown_grace: Duration,
     /// What to log: a level, or directives as of tracing's EnvFilter
     #[arg(long, value_name = "DIRECTIVES", default_value = "info")]
     pub log: String,
     /// How to log
-    #[arg(long, value_name = "FORMAT", default_value = "text", value_parser = words(LOG_FORMATS))]
+    #[arg(long, value_name = "FORMAT", default_value = "text", value_parser = named_value_parser(LOG_FORMATS))]
     pub log_format: LogFormat,
 }
 
-const SYNC: &[(&str, SqliteSync)] = &[("full", SqliteSync::Full), ("normal", SqliteSync::Normal)];
-const TITLES: &[(&str, Titles)] =
-    &[("first-message", Titles::FirstMessage), ("model", Titles::Model)];
+const SQLITE_SYNC_MODES: &[(&str, SqliteSync)] =
+    &[("full", SqliteSync::Full), ("normal", SqliteSync::Normal)];
+const TITLE_MODES: &[(&str, TitleMode)] =
+    &[("first-message", TitleMode::FirstMessage), ("model", TitleMode::Model)];
 const LOG_FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
 
 /// Who answers.
@@ -255,7 +256,7 @@ pub enum SqliteSync {
 
 /// Who names sessions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Titles {
+pub enum TitleMode {
     /// The first line of the first message.
     FirstMessage,
     /// A model.
@@ -297,19 +298,23 @@ impl FromStr for DatabaseUrl {
 
 /// Why the program does not start.
 #[derive(Debug)]
-pub enum Refusal {
+pub enum ConfigError {
     /// Help or version was asked for, or the command line is wrong: clap says it best.
     Usage(clap::Error),
     /// A sentence about a setting.
-    Setting(String),
+    InvalidSetting(String),
 }
 
 impl Cli {
     /// Reads `.env` from the working folder and the process's environment and arguments. Gives the
     /// command and warnings for the log.
-    pub fn from_process() -> Result<(Self, Vec<String>), Refusal> {
-        let unreadable =
-            |error| Refusal::Setting(format!(".env cannot be read: {}", why_unreadable(&error)));
+    pub fn from_env() -> Result<(Self, Vec<String>), ConfigError> {
+        let unreadable = |error| {
+            ConfigError::InvalidSetting(format!(
+                ".env cannot be read: {}",
+                describe_dotenv_error(&error)
+            ))
+        };
         let mut environment: BTreeMap<String, String> = match dotenvy::from_path_iter(".env") {
             Ok(file) => file.collect::<Result<_, _>>().map_err(unreadable)?,
             Err(error) if error.not_found() => BTreeMap::new(),
@@ -319,8 +324,8 @@ impl Cli {
             let Some(name) = name.to_str() else { continue };
             match value.into_string() {
                 Ok(value) => drop(environment.insert(name.to_owned(), value)),
-                Err(_) if VARIABLES.iter().any(|(known, _)| *known == name) => {
-                    return Err(Refusal::Setting(format!("{name} must be UTF-8")));
+                Err(_) if ENV_VARIABLES.iter().any(|(known, _)| *known == name) => {
+                    return Err(ConfigError::InvalidSetting(format!("{name} must be UTF-8")));
                 }
                 Err(_) => {}
             }
@@ -332,7 +337,7 @@ impl Cli {
     pub fn from_parts(
         mut arguments: Vec<OsString>,
         environment: &BTreeMap<String, String>,
-    ) -> Result<(Self, Vec<String>), Refusal> {
+    ) -> Result<(Self, Vec<String>), ConfigError> {
         let names_command = |argument: &OsString| !argument.to_string_lossy().starts_with('-');
         let asks = |argument: &OsString| {
             matches!(argument.to_str(), Some("-h" | "--help" | "-V" | "--version"))
@@ -346,28 +351,28 @@ impl Cli {
         let mut layered = arguments.clone();
         let known = Cli::command();
         if let Some(command) = arguments.get(1).and_then(|name| known.find_subcommand(name)) {
-            let set = variables_of(command).filter_map(|(name, flag)| {
+            let set = command_variables(command).filter_map(|(name, flag)| {
                 let value = environment.get(*name).filter(|value| !value.is_empty())?;
                 Some(OsString::from(format!("--{flag}={value}")))
             });
             // What comes later wins: the command line's own flags.
             layered.splice(2..2, set);
         }
-        let parsed = command()
+        let parsed = build_command()
             .try_get_matches_from(layered)
             .and_then(|matches| Self::from_arg_matches(&matches));
-        let cli = parsed.map_err(|error| refusal(error, &arguments))?;
+        let cli = parsed.map_err(|error| to_config_error(error, &arguments))?;
         if let CliCommand::Serve(config) = &cli.command {
-            config.check()?;
+            config.validate()?;
         }
-        Ok((cli, warnings(environment)))
+        Ok((cli, unknown_variable_warnings(environment)))
     }
 }
 
 /// The command line, with the variable of each option in its help.
-pub fn command() -> Command {
+pub fn build_command() -> Command {
     Cli::command().mut_subcommands(|command| {
-        let variables: Vec<_> = variables_of(&command).collect();
+        let variables: Vec<_> = command_variables(&command).collect();
         variables.into_iter().fold(command, |command, (name, flag)| {
             command.mut_arg(flag.replace('-', "_"), |arg| {
                 let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
@@ -378,13 +383,15 @@ pub fn command() -> Command {
 }
 
 /// The variables that a command has an option for.
-fn variables_of(command: &Command) -> impl Iterator<Item = &'static (&'static str, &'static str)> {
+fn command_variables(
+    command: &Command,
+) -> impl Iterator<Item = &'static (&'static str, &'static str)> {
     let has = |flag: &str| command.get_arguments().any(|arg| arg.get_long() == Some(flag));
-    VARIABLES.iter().filter(move |(_, flag)| has(flag))
+    ENV_VARIABLES.iter().filter(move |(_, flag)| has(flag))
 }
 
 /// Every variable, its default as the documentation shows it, and its help.
-pub fn variables() -> Vec<(&'static str, String, String)> {
+pub fn list_variables() -> Vec<(&'static str, String, String)> {
     let cli = Cli::command();
     let serve = cli.find_subcommand("serve");
     let describe = |(name, flag): &(&'static str, &str)| {
@@ -400,11 +407,11 @@ pub fn variables() -> Vec<(&'static str, String, String)> {
             arg.get_help().map(ToString::to_string).unwrap_or_default(),
         ))
     };
-    VARIABLES.iter().filter_map(describe).collect()
+    ENV_VARIABLES.iter().filter_map(describe).collect()
 }
 
 /// The line may hold a key, so nothing of it is told but where it stands.
-fn why_unreadable(error: &dotenvy::Error) -> String {
+fn describe_dotenv_error(error: &dotenvy::Error) -> String {
     let dotenvy::Error::LineParse(rest, _) = error else { return error.to_string() };
     let rest = rest.lines().next().unwrap_or_default().trim();
     let file = std::fs::read_to_string(".env").unwrap_or_default();
@@ -418,7 +425,7 @@ fn why_unreadable(error: &dotenvy::Error) -> String {
 
 /// A wrong value that came from a variable is told with the variable's name; one that may hold a
 /// secret is not told.
-fn refusal(error: clap::Error, arguments: &[OsString]) -> Refusal {
+fn to_config_error(error: clap::Error, arguments: &[OsString]) -> ConfigError {
     use clap::error::{ContextKind, ContextValue, ErrorKind};
     let text = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.clone()),
@@ -427,11 +434,11 @@ fn refusal(error: clap::Error, arguments: &[OsString]) -> Refusal {
     let argument = text(ContextKind::InvalidArg).unwrap_or_default();
     let flag = argument.split([' ', '=']).next().unwrap_or_default();
     let given = arguments.iter().any(|given| given.to_string_lossy().starts_with(flag));
-    let variable = VARIABLES.iter().find(|(_, own)| flag.strip_prefix("--") == Some(own));
+    let variable = ENV_VARIABLES.iter().find(|(_, own)| flag.strip_prefix("--") == Some(own));
     let variable = variable.map(|(name, _)| *name).filter(|_| !given);
-    let is_secret = SECRET.iter().any(|own| flag.strip_prefix("--") == Some(own));
+    let is_secret = SECRET_FLAGS.iter().any(|own| flag.strip_prefix("--") == Some(own));
     if variable.is_none() && !is_secret {
-        return Refusal::Usage(error);
+        return ConfigError::Usage(error);
     }
     let name = variable.unwrap_or(flag);
     let value = text(ContextKind::InvalidValue).unwrap_or_default();
@@ -444,14 +451,14 @@ fn refusal(error: clap::Error, arguments: &[OsString]) -> Refusal {
             }
             _ => "cannot be used".to_owned(),
         };
-    Refusal::Setting(match is_secret {
+    ConfigError::InvalidSetting(match is_secret {
         true => format!("{name} {wants}"),
         false => format!("{name}={value}: {wants}"),
     })
 }
 
-fn warnings(environment: &BTreeMap<String, String>) -> Vec<String> {
-    let is_known = |name: &str| VARIABLES.iter().any(|(known, _)| *known == name);
+fn unknown_variable_warnings(environment: &BTreeMap<String, String>) -> Vec<String> {
+    let is_known = |name: &str| ENV_VARIABLES.iter().any(|(known, _)| *known == name);
     let unknown = environment.keys().filter(|name| name.starts_with("ECHOIC_") && !is_known(name));
     unknown
         .map(|name| format!("{name} is set, but this version does not know it: it has no effect"))
@@ -462,29 +469,29 @@ impl Config {
     /// The configuration of `echoic serve` with these flags and an empty environment.
     pub fn from_flags<S: Into<OsString>>(
         flags: impl IntoIterator<Item = S>,
-    ) -> Result<Self, Refusal> {
+    ) -> Result<Self, ConfigError> {
         let arguments =
             ["echoic".into(), "serve".into()].into_iter().chain(flags.into_iter().map(Into::into));
         let (cli, _) = Cli::from_parts(arguments.collect(), &BTreeMap::new())?;
         match cli.command {
             CliCommand::Serve(config) => Ok(*config),
-            _ => Err(Refusal::Setting("only serve has a configuration".into())),
+            _ => Err(ConfigError::InvalidSetting("only serve has a configuration".into())),
         }
     }
 
     /// Where to listen.
-    pub fn address(&self) -> SocketAddr {
+    pub fn listen_address(&self) -> SocketAddr {
         SocketAddr::new(self.host, self.port)
     }
 
     /// What only shows when settings are seen together.
-    fn check(&self) -> Result<(), Refusal> {
-        self.access.check(self.host).map_err(Refusal::Setting)
+    fn validate(&self) -> Result<(), ConfigError> {
+        self.access.validate(self.host).map_err(ConfigError::InvalidSetting)
     }
 }
 
 /// A parser for one of a few words.
-fn words<T: Clone + Send + std::marker::Sync + 'static>(
+fn named_value_parser<T: Clone + Send + std::marker::Sync + 'static>(
     known: &'static [(&'static str, T)],
 ) -> impl TypedValueParser<Value = T> {
     let names = known.iter().map(|(word, _)| *word).collect::<Vec<_>>();

@@ -3,8 +3,8 @@
 //!
 //! The address is the operator's; nothing that a token says is ever fetched.
 
-use super::jwt::wrong;
-use super::refused;
+use super::invalid_credentials;
+use super::jwt::config_error;
 use crate::error::{Error, Kind, Result};
 use jsonwebtoken::jwk::{
     AlgorithmParameters, CommonParameters, EllipticCurve, Jwk, KeyAlgorithm, PublicKeyUse,
@@ -17,15 +17,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long keys are believed: one that is withdrawn is refused after this long.
-const LIFE: Duration = Duration::from_secs(10 * 60);
+const KEY_TTL: Duration = Duration::from_secs(10 * 60);
 /// How long they are believed when they cannot be fetched again.
-const LONGEST_LIFE: Duration = Duration::from_secs(60 * 60);
+const STALE_KEY_TTL: Duration = Duration::from_secs(60 * 60);
 /// How long fetching them may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 /// The most bytes of a set of keys.
-const MAX_SET: usize = 1 << 20;
+const MAX_KEY_SET_BYTES: usize = 1 << 20;
 
-const RSA: &[Algorithm] = &[
+const RSA_ALGORITHMS: &[Algorithm] = &[
     Algorithm::RS256,
     Algorithm::RS384,
     Algorithm::RS512,
@@ -35,26 +35,26 @@ const RSA: &[Algorithm] = &[
 ];
 
 /// The keys of one issuer.
-pub(super) struct Jwks {
+pub(super) struct JwksClient {
     url: Url,
     client: Client,
-    pause: Duration,
-    known: Mutex<Known>,
+    refetch_interval: Duration,
+    cache: Mutex<CachedKeys>,
     /// Held by whoever fetches them: one does for all.
-    fetching: tokio::sync::Mutex<()>,
+    fetch_lock: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
-struct Known {
-    keys: Arc<Vec<Signing>>,
+struct CachedKeys {
+    keys: Arc<Vec<SigningKey>>,
     /// When they were fetched.
-    since: Option<Instant>,
+    fetched_at: Option<Instant>,
     /// When somebody last tried to fetch them.
-    tried: Option<Instant>,
+    attempted_at: Option<Instant>,
 }
 
 /// A key and what it is good for.
-struct Signing {
+struct SigningKey {
     id: Option<String>,
     algorithms: Vec<Algorithm>,
     key: DecodingKey,
@@ -62,37 +62,42 @@ struct Signing {
 
 /// A set whose keys are read one by one: one of a kind that we do not know spoils no other.
 #[derive(Deserialize)]
-struct LenientSet {
+struct LenientKeySet {
     keys: Vec<Value>,
 }
 
-impl Jwks {
+impl JwksClient {
     pub(super) fn new(url: String, pause: Duration) -> Result<Self> {
         let wants = "JWT_JWKS_URL must be an address that begins with https:// or http://";
         let url = Url::parse(&url).ok().filter(|url| matches!(url.scheme(), "https" | "http"));
-        let client = Client::builder().timeout(PATIENCE).redirect(redirect::Policy::none()).build();
+        let client =
+            Client::builder().timeout(FETCH_TIMEOUT).redirect(redirect::Policy::none()).build();
         Ok(Self {
-            url: url.ok_or_else(|| wrong(wants))?,
+            url: url.ok_or_else(|| config_error(wants))?,
             client: client.map_err(Error::internal)?,
-            pause,
-            known: Mutex::default(),
-            fetching: tokio::sync::Mutex::default(),
+            refetch_interval: pause,
+            cache: Mutex::default(),
+            fetch_lock: tokio::sync::Mutex::default(),
         })
     }
 
     /// The key that a token names, if it is good for its algorithm. A token that names none gets the
     /// only one that is.
-    pub(super) async fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Result<DecodingKey> {
-        if let Some(key) = self.look(id, algorithm, LIFE) {
+    pub(super) async fn find_key(
+        &self,
+        id: Option<&str>,
+        algorithm: Algorithm,
+    ) -> Result<DecodingKey> {
+        if let Some(key) = self.find_cached_key(id, algorithm, KEY_TTL) {
             return Ok(key);
         }
-        self.fetch_unless_just_tried().await;
-        if let Some(key) = self.look(id, algorithm, LONGEST_LIFE) {
+        self.fetch_if_due().await;
+        if let Some(key) = self.find_cached_key(id, algorithm, STALE_KEY_TTL) {
             return Ok(key);
         }
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        match known.since {
-            Some(since) if since.elapsed() < LONGEST_LIFE => Err(refused()),
+        let known = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        match known.fetched_at {
+            Some(since) if since.elapsed() < STALE_KEY_TTL => Err(invalid_credentials()),
             _ => Err(Error::new(
                 Kind::AuthUnavailable,
                 "who is asking cannot be checked at the moment",
@@ -100,32 +105,40 @@ impl Jwks {
         }
     }
 
-    fn look(&self, id: Option<&str>, algorithm: Algorithm, life: Duration) -> Option<DecodingKey> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.since.filter(|since| since.elapsed() < life)?;
-        let is_meant = |key: &&Signing| {
+    fn find_cached_key(
+        &self,
+        id: Option<&str>,
+        algorithm: Algorithm,
+        life: Duration,
+    ) -> Option<DecodingKey> {
+        let known = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        known.fetched_at.filter(|since| since.elapsed() < life)?;
+        let is_meant = |key: &&SigningKey| {
             key.algorithms.contains(&algorithm) && (id.is_none() || key.id.as_deref() == id)
         };
         let mut meant = known.keys.iter().filter(is_meant);
         meant.next().filter(|_| meant.next().is_none()).map(|found| found.key.clone())
     }
 
-    async fn fetch_unless_just_tried(&self) {
+    async fn fetch_if_due(&self) {
         let asked = Instant::now();
-        let _one = self.fetching.lock().await;
+        let _one = self.fetch_lock.lock().await;
         {
-            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut known = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
             // Whoever was before us may have fetched them while we waited; and tokens with invented
             // names must not make us ask again and again.
-            if known.tried.is_some_and(|tried| tried > asked || tried.elapsed() < self.pause) {
+            if known
+                .attempted_at
+                .is_some_and(|tried| tried > asked || tried.elapsed() < self.refetch_interval)
+            {
                 return;
             }
-            known.tried = Some(Instant::now());
+            known.attempted_at = Some(Instant::now());
         }
-        match self.fetch().await {
+        match self.fetch_keys().await {
             Ok(keys) => {
-                let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-                (known.keys, known.since) = (Arc::new(keys), Some(Instant::now()));
+                let mut known = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+                (known.keys, known.fetched_at) = (Arc::new(keys), Some(Instant::now()));
             }
             Err(error) => {
                 tracing::warn!(error = %error.chain(), "the signing keys were not fetched")
@@ -133,31 +146,36 @@ impl Jwks {
         }
     }
 
-    async fn fetch(&self) -> Result<Vec<Signing>> {
+    async fn fetch_keys(&self) -> Result<Vec<SigningKey>> {
         let unreadable = |error: reqwest::Error| Error::internal(error.without_url());
         let answer = self.client.get(self.url.clone()).send().await.map_err(unreadable)?;
         let mut answer = answer.error_for_status().map_err(unreadable)?;
         let mut bytes = Vec::new();
         while let Some(more) = answer.chunk().await.map_err(unreadable)? {
             bytes.extend_from_slice(&more);
-            if bytes.len() > MAX_SET {
+            if bytes.len() > MAX_KEY_SET_BYTES {
                 return Err(Error::internal("the set of signing keys is too large"));
             }
         }
-        let set: LenientSet = serde_json::from_slice(&bytes).map_err(Error::internal)?;
+        let set: LenientKeySet = serde_json::from_slice(&bytes).map_err(Error::internal)?;
         let known = |key| serde_json::from_value::<Jwk>(key).ok();
-        Ok(set.keys.into_iter().filter_map(known).filter_map(|key| signing(&key)).collect())
+        Ok(set
+            .keys
+            .into_iter()
+            .filter_map(known)
+            .filter_map(|key| parse_signing_key(&key))
+            .collect())
     }
 }
 
 /// What a published key is good for; nothing if it is a secret, or for another use.
-fn signing(jwk: &Jwk) -> Option<Signing> {
+fn parse_signing_key(jwk: &Jwk) -> Option<SigningKey> {
     let CommonParameters { public_key_use, key_algorithm, key_id, .. } = &jwk.common;
     if public_key_use.as_ref().is_some_and(|its_use| *its_use != PublicKeyUse::Signature) {
         return None;
     }
     let mut algorithms = match &jwk.algorithm {
-        AlgorithmParameters::RSA(_) => RSA.to_vec(),
+        AlgorithmParameters::RSA(_) => RSA_ALGORITHMS.to_vec(),
         AlgorithmParameters::EllipticCurve(key) => match key.curve {
             EllipticCurve::P256 => vec![Algorithm::ES256],
             EllipticCurve::P384 => vec![Algorithm::ES384],
@@ -170,5 +188,5 @@ fn signing(jwk: &Jwk) -> Option<Signing> {
         algorithms.retain(|algorithm| KeyAlgorithm::from(*algorithm) == *only);
     }
     let key = DecodingKey::from_jwk(jwk).ok()?;
-    Some(Signing { id: key_id.clone(), algorithms, key })
+    Some(SigningKey { id: key_id.clone(), algorithms, key })
 }

@@ -5,8 +5,8 @@
 //! published key only for its own kind of signature. So `alg: none` is no algorithm, and a public
 //! key is never taken for a secret.
 
-use super::jwks::Jwks;
-use super::{Identity, refused, user};
+use super::jwks::JwksClient;
+use super::{Identity, invalid_credentials, parse_user};
 use crate::domain::Timestamp;
 use crate::domain::key::AuthScope;
 use crate::error::{Error, Kind, Result};
@@ -16,12 +16,12 @@ use serde_json::Value;
 use std::time::Duration;
 
 /// How far clocks may be apart, in seconds.
-const LEEWAY: u64 = 30;
+const LEEWAY_SECONDS: u64 = 30;
 /// The longest token.
-const MAX_TOKEN: usize = 16 << 10;
+const MAX_TOKEN_BYTES: usize = 16 << 10;
 /// The shortest secret, in bytes: as long as what HS256 makes of it. A shorter one can be guessed
 /// from any token, offline.
-const MIN_SECRET: usize = 32;
+const MIN_SECRET_BYTES: usize = 32;
 
 /// Whose tokens are good.
 #[derive(Clone, Default)]
@@ -42,20 +42,20 @@ impl std::fmt::Debug for JwtSettings {
     }
 }
 
-pub(super) struct Jwt {
-    keys: Keys,
+pub(super) struct JwtVerifier {
+    keys: JwtKeySource,
     issuer: Option<String>,
     audience: Option<String>,
 }
 
-enum Keys {
+enum JwtKeySource {
     Secret(DecodingKey),
-    Published(Jwks),
+    Published(JwksClient),
 }
 
 /// What a token says of its user. What is of another type than it should be is not believed.
 #[derive(Deserialize)]
-struct Claims {
+struct JwtClaims {
     sub: String,
     /// Seconds since 1970.
     exp: f64,
@@ -64,36 +64,40 @@ struct Claims {
     role: Option<Value>,
 }
 
-impl Jwt {
+impl JwtVerifier {
     /// Errors say what an operator can do.
     pub(super) fn new(settings: JwtSettings, jwks_pause: Duration) -> Result<Self> {
         let JwtSettings { secret, jwks_url, issuer, audience } = settings;
         let keys = match (secret, jwks_url) {
-            (Some(secret), None) if secret.len() < MIN_SECRET => {
-                return Err(wrong(
+            (Some(secret), None) if secret.len() < MIN_SECRET_BYTES => {
+                return Err(config_error(
                     "JWT_SECRET must have at least 32 bytes, for else it can be guessed",
                 ));
             }
-            (Some(secret), None) => Keys::Secret(DecodingKey::from_secret(secret.as_bytes())),
-            (None, Some(url)) => Keys::Published(Jwks::new(url, jwks_pause)?),
+            (Some(secret), None) => {
+                JwtKeySource::Secret(DecodingKey::from_secret(secret.as_bytes()))
+            }
+            (None, Some(url)) => JwtKeySource::Published(JwksClient::new(url, jwks_pause)?),
             _ => {
-                return Err(wrong("ECHOIC_AUTH=jwt needs JWT_SECRET or JWT_JWKS_URL, one of them"));
+                return Err(config_error(
+                    "ECHOIC_AUTH=jwt needs JWT_SECRET or JWT_JWKS_URL, one of them",
+                ));
             }
         };
         Ok(Self { keys, issuer, audience })
     }
 
     /// The user whom a token names.
-    pub(super) async fn identify(&self, token: &str) -> Result<Identity> {
-        if token.len() > MAX_TOKEN {
-            return Err(refused());
+    pub(super) async fn identify_token(&self, token: &str) -> Result<Identity> {
+        if token.len() > MAX_TOKEN_BYTES {
+            return Err(invalid_credentials());
         }
-        let header = decode_header(token).map_err(|_| refused())?;
+        let header = decode_header(token).map_err(|_| invalid_credentials())?;
         let claims = match &self.keys {
-            Keys::Secret(key) => self.claims(token, key, Algorithm::HS256)?,
-            Keys::Published(keys) => {
-                let key = keys.find(header.kid.as_deref(), header.alg).await?;
-                self.claims(token, &key, header.alg)?
+            JwtKeySource::Secret(key) => self.decode_claims(token, key, Algorithm::HS256)?,
+            JwtKeySource::Published(keys) => {
+                let key = keys.find_key(header.kid.as_deref(), header.alg).await?;
+                self.decode_claims(token, &key, header.alg)?
             }
         };
         let text = |value: Option<Value>| match value {
@@ -102,9 +106,9 @@ impl Jwt {
         };
         let is_admin = text(claims.role).as_deref() == Some("admin");
         let scope = if is_admin { AuthScope::Admin } else { AuthScope::Chat };
-        let identity = Identity::of(user(&claims.sub)?, scope);
+        let identity = Identity::new(parse_user(&claims.sub)?, scope);
         // The crate compares whole seconds, so a token is good for all of its last one.
-        let last = (claims.exp as i64).saturating_add(LEEWAY as i64);
+        let last = (claims.exp as i64).saturating_add(LEEWAY_SECONDS as i64);
         let expires_at = Timestamp::from_millis(last.saturating_add(1).saturating_mul(1000));
         Ok(Identity {
             expires_at: Some(expires_at),
@@ -114,11 +118,16 @@ impl Jwt {
         })
     }
 
-    fn claims(&self, token: &str, key: &DecodingKey, algorithm: Algorithm) -> Result<Claims> {
+    fn decode_claims(
+        &self,
+        token: &str,
+        key: &DecodingKey,
+        algorithm: Algorithm,
+    ) -> Result<JwtClaims> {
         // The crate asks for the token's algorithm to be this one, and for the key to be of its kind.
         let mut validation = Validation::new(algorithm);
         let mut required = vec!["exp", "sub"];
-        validation.leeway = LEEWAY;
+        validation.leeway = LEEWAY_SECONDS;
         validation.validate_nbf = true;
         validation.validate_aud = self.audience.is_some();
         if let Some(issuer) = &self.issuer {
@@ -130,11 +139,12 @@ impl Jwt {
             required.push("aud");
         }
         validation.set_required_spec_claims(&required);
-        let decoded = decode::<Claims>(token, key, &validation).map_err(|_| refused())?;
+        let decoded =
+            decode::<JwtClaims>(token, key, &validation).map_err(|_| invalid_credentials())?;
         Ok(decoded.claims)
     }
 }
 
-pub(super) fn wrong(sentence: impl Into<std::borrow::Cow<'static, str>>) -> Error {
+pub(super) fn config_error(sentence: impl Into<std::borrow::Cow<'static, str>>) -> Error {
     Error::new(Kind::Internal, sentence)
 }

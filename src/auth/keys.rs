@@ -4,7 +4,7 @@
 //! time. Nothing is remembered: a key that was revoked, by whomever and on whichever instance, is
 //! refused from the next request on.
 
-use super::{Identity, refused, user};
+use super::{Identity, invalid_credentials, parse_user};
 use crate::clock;
 use crate::domain::key::{ApiKey, AuthScope, KeyId};
 use crate::domain::{Timestamp, UserId};
@@ -19,17 +19,17 @@ use std::time::Duration;
 use subtle::ConstantTimeEq;
 use tokio_util::sync::CancellationToken;
 
-const PREFIX: &str = "ek_";
+const KEY_PREFIX: &str = "ek_";
 /// Random bytes of a secret.
-const SECRET: usize = 32;
+const SECRET_BYTES: usize = 32;
 /// Their letters.
-const SECRET_LETTERS: usize = 43;
+const SECRET_CHARS: usize = 43;
 /// How often it is written down when keys were used.
-const USES: Duration = Duration::from_secs(30);
+const USE_FLUSH_INTERVAL: Duration = Duration::from_secs(30);
 
 /// What a new key is to be.
 #[derive(Debug, Clone)]
-pub struct KeyTerms {
+pub struct NewApiKey {
     /// Who comes with it.
     pub user: UserId,
     /// What its owner calls it.
@@ -42,71 +42,72 @@ pub struct KeyTerms {
 
 /// Makes a key: its text, which nobody can tell again, and what is kept of it. Errors:
 /// `invalid_request` for a name that no user may have.
-pub fn new_key(terms: KeyTerms, now: Timestamp) -> Result<(String, StoredKey)> {
-    let KeyTerms { user, name, scope, expires_at } = terms;
-    let user = super::user(user.as_str())
+pub fn generate_key(terms: NewApiKey, now: Timestamp) -> Result<(String, StoredKey)> {
+    let NewApiKey { user, name, scope, expires_at } = terms;
+    let user = super::parse_user(user.as_str())
         .map_err(|_| Error::invalid_field("user", "must not be the name of the assistant"))?;
-    let (mut id, mut secret) = ([0; KeyId::HEX_LENGTH / 2], [0; SECRET]);
+    let (mut id, mut secret) = ([0; KeyId::HEX_LENGTH / 2], [0; SECRET_BYTES]);
     getrandom::fill(&mut id).map_err(Error::internal)?;
     getrandom::fill(&mut secret).map_err(Error::internal)?;
     let id: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
-    let text = format!("{PREFIX}{id}_{}", URL_SAFE_NO_PAD.encode(secret));
+    let text = format!("{KEY_PREFIX}{id}_{}", URL_SAFE_NO_PAD.encode(secret));
     let id = KeyId::new_unchecked(id);
     let key = ApiKey { id, name, user, scope, created_at: now, expires_at, last_used_at: None };
-    let digest = digest(&text);
+    let digest = digest_key(&text);
     Ok((text, StoredKey { key, digest }))
 }
 
-fn digest(text: &str) -> KeyDigest {
+fn digest_key(text: &str) -> KeyDigest {
     Sha256::digest(text.as_bytes()).into()
 }
 
 /// The id in a key's text, if it has the shape of one: what has not costs no look at the store.
-fn id_of(text: &str) -> Option<KeyId> {
-    let (id, secret) = text.strip_prefix(PREFIX)?.split_once('_')?;
+fn parse_key_id(text: &str) -> Option<KeyId> {
+    let (id, secret) = text.strip_prefix(KEY_PREFIX)?.split_once('_')?;
     let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-    let is_secret = secret.len() == SECRET_LETTERS && secret.bytes().all(is_letter);
+    let is_secret = secret.len() == SECRET_CHARS && secret.bytes().all(is_letter);
     KeyId::parse(id).filter(|_| is_secret)
 }
 
 /// The keys of the store.
-pub(super) struct Keys {
+pub(super) struct KeyVerifier {
     store: Arc<dyn Store>,
     /// When keys were used, as far as that is not written down yet.
-    uses: Mutex<HashMap<KeyId, Timestamp>>,
+    pending_uses: Mutex<HashMap<KeyId, Timestamp>>,
 }
 
-impl Keys {
+impl KeyVerifier {
     pub(super) fn new(store: Arc<dyn Store>) -> Self {
-        Self { store, uses: Mutex::default() }
+        Self { store, pending_uses: Mutex::default() }
     }
 
     /// The user who came with a key.
-    pub(super) async fn identify(&self, text: &str) -> Result<Identity> {
-        let id = id_of(text).ok_or_else(refused)?;
+    pub(super) async fn identify_key(&self, text: &str) -> Result<Identity> {
+        let id = parse_key_id(text).ok_or_else(invalid_credentials)?;
         let found = self.store.find_key(&id).await?;
         // A key that does not exist is compared, too, so that it takes as long.
         let expected = found.as_ref().map_or([0; 32], |stored| stored.digest);
-        let is_right = bool::from(digest(text).ct_eq(&expected));
+        let is_right = bool::from(digest_key(text).ct_eq(&expected));
         let now = clock::now();
         let stored = found.filter(|stored| is_right && stored.key.is_valid_at(now));
-        let stored = stored.ok_or_else(refused)?;
-        self.uses.lock().unwrap_or_else(PoisonError::into_inner).insert(id, now);
-        let identity = Identity::of(user(stored.key.user.as_str())?, stored.key.scope);
+        let stored = stored.ok_or_else(invalid_credentials)?;
+        self.pending_uses.lock().unwrap_or_else(PoisonError::into_inner).insert(id, now);
+        let identity = Identity::new(parse_user(stored.key.user.as_str())?, stored.key.scope);
         Ok(Identity { key: Some(stored.key.id), expires_at: stored.key.expires_at, ..identity })
     }
 
     /// Whether a key that was good still is there.
-    pub(super) async fn is_there(&self, id: &KeyId) -> Result<bool> {
+    pub(super) async fn has_key(&self, id: &KeyId) -> Result<bool> {
         Ok(self.store.find_key(id).await?.is_some())
     }
 
     /// Writes down when keys were used, now and then and at the end.
-    pub(super) async fn keep_uses(&self, stop: CancellationToken) {
+    pub(super) async fn run_use_recorder(&self, stop: CancellationToken) {
         while !stop.is_cancelled() {
-            let _ = tokio::time::timeout(USES, stop.cancelled()).await;
-            let uses =
-                std::mem::take(&mut *self.uses.lock().unwrap_or_else(PoisonError::into_inner));
+            let _ = tokio::time::timeout(USE_FLUSH_INTERVAL, stop.cancelled()).await;
+            let uses = std::mem::take(
+                &mut *self.pending_uses.lock().unwrap_or_else(PoisonError::into_inner),
+            );
             if uses.is_empty() {
                 continue;
             }
@@ -122,30 +123,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_has_256_random_bits_and_only_their_digest_is_kept() {
-        let terms = KeyTerms {
+    fn generated_key_stores_only_its_digest() {
+        let terms = NewApiKey {
             user: UserId::trusted("alice"),
             name: None,
             scope: AuthScope::Chat,
             expires_at: None,
         };
         let now = Timestamp::from_millis(0);
-        let (text, stored) = new_key(terms.clone(), now).unwrap();
-        let (other, _) = new_key(terms.clone(), now).unwrap();
+        let (text, stored) = generate_key(terms.clone(), now).unwrap();
+        let (other, _) = generate_key(terms.clone(), now).unwrap();
         assert_ne!(text, other);
         let secret = text.splitn(3, '_').nth(2).unwrap();
         assert!(text.starts_with("ek_") && !format!("{stored:?}").contains(secret));
-        assert_eq!(id_of(&text), Some(stored.key.id.clone()));
-        assert_eq!(digest(&text), stored.digest);
+        assert_eq!(parse_key_id(&text), Some(stored.key.id.clone()));
+        assert_eq!(digest_key(&text), stored.digest);
 
-        let assistant = KeyTerms { user: UserId::assistant(), ..terms };
-        assert!(new_key(assistant, now).is_err());
+        let assistant = NewApiKey { user: UserId::assistant(), ..terms };
+        assert!(generate_key(assistant, now).is_err());
     }
 
     #[test]
-    fn what_has_not_the_shape_of_a_key_is_none() {
-        let secret = "s".repeat(SECRET_LETTERS);
-        assert!(id_of(&format!("ek_0123456789ab_{secret}")).is_some());
+    fn malformed_key_has_no_id() {
+        let secret = "s".repeat(SECRET_CHARS);
+        assert!(parse_key_id(&format!("ek_0123456789ab_{secret}")).is_some());
         for odd in [
             "",
             "ek_",
@@ -157,7 +158,7 @@ mod tests {
             &format!("ek_0123456789ab_{}", "ä".repeat(22)),
             &format!("EK_0123456789ab_{secret}"),
         ] {
-            assert_eq!(id_of(odd), None, "{odd}");
+            assert_eq!(parse_key_id(odd), None, "{odd}");
         }
     }
 }

@@ -11,7 +11,7 @@ mod keys;
 mod tickets;
 
 pub use jwt::JwtSettings;
-pub use keys::{KeyTerms, new_key};
+pub use keys::{NewApiKey, generate_key};
 pub use tickets::{issue_ticket, redeem_ticket};
 
 use crate::clock;
@@ -20,8 +20,8 @@ use crate::domain::{Principal, Timestamp, UserId};
 use crate::error::{Error, Kind, Result};
 use crate::store::Store;
 use ipnet::IpNet;
-use jwt::Jwt;
-use keys::Keys;
+use jwt::JwtVerifier;
+use keys::KeyVerifier;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,9 +29,9 @@ use tokio_util::sync::CancellationToken;
 
 /// How users are told apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
+pub enum AuthMode {
     /// They are not: everyone is `local`.
-    None,
+    Disabled,
     /// By the header `X-Forwarded-User` of a trusted proxy.
     Proxy,
     /// By keys that `echoic keys` makes.
@@ -42,16 +42,16 @@ pub enum Mode {
 
 /// Everything there is to set.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct AuthSettings {
     /// How users are told apart.
-    pub mode: Mode,
+    pub mode: AuthMode,
     /// Who may say for whom it asks.
     pub trusted_proxies: Vec<IpNet>,
     /// Whose tokens are good.
     pub jwt: JwtSettings,
     /// How long to wait before signing keys are fetched again because of a token that none of them
     /// has signed.
-    pub jwks_pause: Duration,
+    pub jwks_refetch_interval: Duration,
 }
 
 /// A known user, and what they came with.
@@ -72,7 +72,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    fn of(user: UserId, scope: AuthScope) -> Self {
+    fn new(user: UserId, scope: AuthScope) -> Self {
         let principal = Principal { user, is_admin: scope == AuthScope::Admin };
         Self { principal, scope, key: None, expires_at: None, email: None, name: None }
     }
@@ -81,7 +81,7 @@ impl Identity {
 /// What of a request says who sent it. What cannot be read is refused where it is asked for: the
 /// header of another mode may hold anything.
 #[derive(Debug)]
-pub struct Credentials<'a> {
+pub struct RequestCredentials<'a> {
     /// What `Authorization: Bearer` holds.
     pub bearer: Result<Option<&'a str>>,
     /// What `X-Forwarded-User` holds.
@@ -91,45 +91,48 @@ pub struct Credentials<'a> {
 }
 
 /// Tells who is asking.
-pub struct Auth {
-    way: Way,
+pub struct Authenticator {
+    backend: AuthBackend,
     trusted_proxies: Vec<IpNet>,
 }
 
-enum Way {
-    None(Identity),
+enum AuthBackend {
+    Disabled(Identity),
     Proxy,
-    Keys(Keys),
-    Jwt(Box<Jwt>),
+    Keys(KeyVerifier),
+    Jwt(Box<JwtVerifier>),
 }
 
-impl Auth {
+impl Authenticator {
     /// Asks nobody: everyone is the user `local`.
-    pub fn open() -> Self {
-        let local = Identity::of(UserId::trusted("local"), AuthScope::Chat);
-        Self { way: Way::None(local), trusted_proxies: Vec::new() }
+    pub fn disabled() -> Self {
+        let local = Identity::new(UserId::trusted("local"), AuthScope::Chat);
+        Self { backend: AuthBackend::Disabled(local), trusted_proxies: Vec::new() }
     }
 
     /// Errors say what an operator can do.
-    pub fn new(settings: Settings, store: Arc<dyn Store>) -> Result<Self> {
+    pub fn new(settings: AuthSettings, store: Arc<dyn Store>) -> Result<Self> {
         let way = match settings.mode {
-            Mode::None => return Ok(Self::open()),
-            Mode::Proxy => Way::Proxy,
-            Mode::Keys => Way::Keys(Keys::new(store)),
-            Mode::Jwt => Way::Jwt(Box::new(Jwt::new(settings.jwt, settings.jwks_pause)?)),
+            AuthMode::Disabled => return Ok(Self::disabled()),
+            AuthMode::Proxy => AuthBackend::Proxy,
+            AuthMode::Keys => AuthBackend::Keys(KeyVerifier::new(store)),
+            AuthMode::Jwt => AuthBackend::Jwt(Box::new(JwtVerifier::new(
+                settings.jwt,
+                settings.jwks_refetch_interval,
+            )?)),
         };
-        Ok(Self { way, trusted_proxies: settings.trusted_proxies })
+        Ok(Self { backend: way, trusted_proxies: settings.trusted_proxies })
     }
 
     /// Whether nobody is asked who they are.
-    pub fn is_open(&self) -> bool {
-        matches!(self.way, Way::None(_))
+    pub fn is_disabled(&self) -> bool {
+        matches!(self.backend, AuthBackend::Disabled(_))
     }
 
     /// Whether a page that lets its own name point at this server could speak in its reader's name:
     /// where the network is what lets somebody in, and nothing that the page would have to know.
-    pub fn goes_by_network(&self) -> bool {
-        matches!(self.way, Way::None(_) | Way::Proxy)
+    pub fn is_network_based(&self) -> bool {
+        matches!(self.backend, AuthBackend::Disabled(_) | AuthBackend::Proxy)
     }
 
     /// Whether an address is that of a trusted proxy.
@@ -140,56 +143,60 @@ impl Auth {
 
     /// The user who sent a request. Errors: `unauthenticated`, `auth_unavailable`,
     /// `store_unavailable`.
-    pub async fn identify(&self, credentials: Credentials<'_>) -> Result<Identity> {
-        match &self.way {
-            Way::None(local) => Ok(local.clone()),
-            Way::Proxy => self.forwarded(credentials),
-            Way::Keys(keys) => keys.identify(credentials.bearer?.ok_or_else(missing)?).await,
-            Way::Jwt(jwt) => jwt.identify(credentials.bearer?.ok_or_else(missing)?).await,
+    pub async fn identify(&self, credentials: RequestCredentials<'_>) -> Result<Identity> {
+        match &self.backend {
+            AuthBackend::Disabled(local) => Ok(local.clone()),
+            AuthBackend::Proxy => self.identify_forwarded(credentials),
+            AuthBackend::Keys(keys) => {
+                keys.identify_key(credentials.bearer?.ok_or_else(missing_credentials)?).await
+            }
+            AuthBackend::Jwt(jwt) => {
+                jwt.identify_token(credentials.bearer?.ok_or_else(missing_credentials)?).await
+            }
         }
     }
 
     /// Whether the credentials of somebody who was let in are good still: not expired, not revoked.
     /// Errors: `store_unavailable`.
-    pub async fn still_knows(&self, identity: &Identity) -> Result<bool> {
+    pub async fn is_still_valid(&self, identity: &Identity) -> Result<bool> {
         if identity.expires_at.is_some_and(|end| end <= clock::now()) {
             return Ok(false);
         }
-        match (&self.way, &identity.key) {
-            (Way::Keys(keys), Some(key)) => keys.is_there(key).await,
+        match (&self.backend, &identity.key) {
+            (AuthBackend::Keys(keys), Some(key)) => keys.has_key(key).await,
             _ => Ok(true),
         }
     }
 
     /// Writes down when keys were used, now and then, until told to stop.
-    pub async fn keep_uses(self: Arc<Self>, stop: CancellationToken) {
-        if let Way::Keys(keys) = &self.way {
-            keys.keep_uses(stop).await;
+    pub async fn run_use_recorder(self: Arc<Self>, stop: CancellationToken) {
+        if let AuthBackend::Keys(keys) = &self.backend {
+            keys.run_use_recorder(stop).await;
         }
     }
 
-    fn forwarded(&self, credentials: Credentials<'_>) -> Result<Identity> {
+    fn identify_forwarded(&self, credentials: RequestCredentials<'_>) -> Result<Identity> {
         // Anybody can write a header: it only counts from those who are trusted to check it.
         if !self.is_trusted_proxy(credentials.peer) {
-            return Err(missing());
+            return Err(missing_credentials());
         }
-        let user = user(credentials.forwarded_user?.ok_or_else(missing)?)?;
-        Ok(Identity::of(user, AuthScope::Chat))
+        let user = parse_user(credentials.forwarded_user?.ok_or_else(missing_credentials)?)?;
+        Ok(Identity::new(user, AuthScope::Chat))
     }
 }
 
 /// A user's name as credentials spell it. The sender of all replies is no user.
-fn user(text: &str) -> Result<UserId> {
-    let user = UserId::parse("user", text).map_err(|_| refused())?;
-    if user == UserId::assistant() { Err(refused()) } else { Ok(user) }
+fn parse_user(text: &str) -> Result<UserId> {
+    let user = UserId::parse("user", text).map_err(|_| invalid_credentials())?;
+    if user == UserId::assistant() { Err(invalid_credentials()) } else { Ok(user) }
 }
 
 /// The refusal of a request that says nothing of who sent it.
-pub fn missing() -> Error {
+pub fn missing_credentials() -> Error {
     Error::new(Kind::Unauthenticated, "this needs credentials")
 }
 
 /// The refusal of credentials, which does not tell what is wrong with them.
-pub fn refused() -> Error {
+pub fn invalid_credentials() -> Error {
     Error::new(Kind::Unauthenticated, "these credentials are not valid")
 }

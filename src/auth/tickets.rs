@@ -2,7 +2,7 @@
 //! stands for them once, within a minute. The store has its SHA-256 only, so that any instance can
 //! take it and nobody who reads the store can.
 
-use super::{Identity, refused};
+use super::{Identity, invalid_credentials};
 use crate::domain::key::{AuthScope, KeyId};
 use crate::domain::{Timestamp, UserId};
 use crate::error::{Error, Result};
@@ -12,17 +12,17 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-const PREFIX: &str = "tk_";
+const TICKET_PREFIX: &str = "tk_";
 /// Random bytes of a ticket.
-const SECRET: usize = 32;
+const SECRET_BYTES: usize = 32;
 /// How long it is good, in milliseconds.
-const LIFE: i64 = 60_000;
+const TICKET_TTL_MILLIS: i64 = 60_000;
 /// Longer ones are none.
-const LONGEST: usize = 64;
+const MAX_TICKET_BYTES: usize = 64;
 
 /// Whom a ticket stands for.
 #[derive(Serialize, Deserialize)]
-struct Holder {
+struct TicketIdentity {
     user: String,
     scope: String,
     /// The id of the key that it was got with.
@@ -39,10 +39,10 @@ pub async fn issue_ticket(
     identity: &Identity,
     now: Timestamp,
 ) -> Result<(String, Timestamp)> {
-    let mut secret = [0; SECRET];
+    let mut secret = [0; SECRET_BYTES];
     getrandom::fill(&mut secret).map_err(Error::internal)?;
-    let text = format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(secret));
-    let holder = Holder {
+    let text = format!("{TICKET_PREFIX}{}", URL_SAFE_NO_PAD.encode(secret));
+    let holder = TicketIdentity {
         user: identity.principal.user.to_string(),
         scope: identity.scope.as_str().to_owned(),
         key: identity.key.as_ref().map(KeyId::to_string),
@@ -51,9 +51,9 @@ pub async fn issue_ticket(
         name: identity.name.clone(),
     };
     let holder = serde_json::to_string(&holder).map_err(Error::internal)?;
-    let expires_at = Timestamp::from_millis(now.as_millis() + LIFE);
+    let expires_at = Timestamp::from_millis(now.as_millis() + TICKET_TTL_MILLIS);
     store
-        .add_ticket(StoredTicket { digest: digest(&text), owner: holder, expires_at }, now)
+        .add_ticket(StoredTicket { digest: digest_ticket(&text), owner: holder, expires_at }, now)
         .await?;
     Ok((text, expires_at))
 }
@@ -64,14 +64,15 @@ pub async fn redeem_ticket(
     text: &str,
     now: Timestamp,
 ) -> Result<Identity> {
-    if text.len() > LONGEST || !text.starts_with(PREFIX) {
-        return Err(refused());
+    if text.len() > MAX_TICKET_BYTES || !text.starts_with(TICKET_PREFIX) {
+        return Err(invalid_credentials());
     }
-    let ticket = store.redeem_ticket(&digest(text)).await?;
-    let ticket = ticket.filter(|ticket| now < ticket.expires_at).ok_or_else(refused)?;
-    let holder: Holder = serde_json::from_str(&ticket.owner).map_err(Error::store_unavailable)?;
-    let scope = AuthScope::from_name(&holder.scope).ok_or_else(refused)?;
-    let identity = Identity::of(UserId::trusted(holder.user), scope);
+    let ticket = store.redeem_ticket(&digest_ticket(text)).await?;
+    let ticket = ticket.filter(|ticket| now < ticket.expires_at).ok_or_else(invalid_credentials)?;
+    let holder: TicketIdentity =
+        serde_json::from_str(&ticket.owner).map_err(Error::store_unavailable)?;
+    let scope = AuthScope::from_name(&holder.scope).ok_or_else(invalid_credentials)?;
+    let identity = Identity::new(UserId::trusted(holder.user), scope);
     Ok(Identity {
         key: holder.key.map(KeyId::new_unchecked),
         expires_at: holder.expires_at.map(Timestamp::from_millis),
@@ -81,6 +82,6 @@ pub async fn redeem_ticket(
     })
 }
 
-fn digest(text: &str) -> String {
+fn digest_ticket(text: &str) -> String {
     Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -5,36 +5,36 @@ use crate::app;
 use crate::config::ImportArgs;
 use crate::domain::Principal;
 use crate::error::Error;
-use crate::transfer::file::read_sessions;
-use crate::transfer::import::{Import, Report, Terms};
+use crate::transfer::import::{ImportOptions, ImportReport, SessionImporter};
+use crate::transfer::session_reader::read_sessions;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 
 /// The first bytes of a ZIP archive.
-const ZIP: &[u8] = b"PK\x03\x04";
+const ZIP_MAGIC: &[u8] = b"PK\x03\x04";
 
 /// Imports as told. It has failed if anything was skipped.
-pub(super) fn run(args: &ImportArgs) -> Result<(), String> {
-    let (file, size) = open(args)?;
-    let runtime = super::runtime()?;
+pub(super) fn run_import(args: &ImportArgs) -> Result<(), String> {
+    let (file, size) = open_file(args)?;
+    let runtime = super::build_runtime()?;
     // Closing the store brings all of it to the disk; until then nobody is told of success.
     let store = runtime
         .block_on(app::open_for_import(&args.database_url))
-        .map_err(|error| cannot_import(args, &error))?;
+        .map_err(|error| import_error(args, &error))?;
     // Whoever can write the store's file may say who takes part.
     let who = Principal { user: args.user.clone(), is_admin: true };
-    let terms = Terms { max_message: args.max_message, trusts_participants: true };
-    let mut import = Import::new(store.clone(), who, terms, runtime.handle().clone());
-    let bar = progress::of_bytes(size);
-    let read = read_sessions(bar.wrap_read(file), |session| import.take(session));
-    let outcome = import.conclude(read);
+    let terms = ImportOptions { max_message: args.max_message, trusts_participants: true };
+    let mut import = SessionImporter::new(store.clone(), who, terms, runtime.handle().clone());
+    let bar = progress::build_byte_bar(size);
+    let read = read_sessions(bar.wrap_read(file), |session| import.import_session(session));
+    let outcome = import.finish(read);
     bar.finish_and_clear();
     runtime.block_on(store.close());
-    report(&outcome.map_err(|error| cut_short(args, &error))?)
+    print_report(&outcome.map_err(|error| interrupted_error(args, &error))?)
 }
 
 /// The file, and its size where it has one.
-fn open(args: &ImportArgs) -> Result<(Box<dyn Read>, Option<u64>), String> {
+fn open_file(args: &ImportArgs) -> Result<(Box<dyn Read>, Option<u64>), String> {
     let name = args.file.display();
     let cannot_read = |error: io::Error| format!("cannot read {name}: {error}");
     let (file, size): (Box<dyn Read>, _) = if args.file.as_os_str() == "-" {
@@ -45,7 +45,7 @@ fn open(args: &ImportArgs) -> Result<(Box<dyn Read>, Option<u64>), String> {
         (Box::new(file), Some(size))
     };
     let mut file = BufReader::new(file);
-    if file.fill_buf().map_err(cannot_read)?.starts_with(ZIP) {
+    if file.fill_buf().map_err(cannot_read)?.starts_with(ZIP_MAGIC) {
         return Err(format!(
             "{name} is a ZIP archive: unpack it, and import its conversations.json"
         ));
@@ -53,7 +53,7 @@ fn open(args: &ImportArgs) -> Result<(Box<dyn Read>, Option<u64>), String> {
     Ok((Box::new(file), size))
 }
 
-fn cannot_import(args: &ImportArgs, error: &Error) -> String {
+fn import_error(args: &ImportArgs, error: &Error) -> String {
     let file = args.file.display();
     format!(
         "{}. A running server imports by itself: curl --data-binary @{file} \
@@ -63,7 +63,7 @@ fn cannot_import(args: &ImportArgs, error: &Error) -> String {
 }
 
 /// The reading broke off; what stood before that went in.
-fn cut_short(args: &ImportArgs, error: &Error) -> String {
+fn interrupted_error(args: &ImportArgs, error: &Error) -> String {
     let sentence = error.chain().to_string();
     let told = match sentence.strip_prefix("body ") {
         Some(wants) => format!("{} {wants}", args.file.display()),
@@ -76,7 +76,7 @@ fn cut_short(args: &ImportArgs, error: &Error) -> String {
     }
 }
 
-fn report(report: &Report) -> Result<(), String> {
+fn print_report(report: &ImportReport) -> Result<(), String> {
     let messages: u64 = report.sessions.iter().map(|session| session.messages).sum();
     let (sessions, skipped) = (report.sessions.len(), report.skipped.len());
     let _ = writeln!(io::stdout(), "{sessions} sessions imported, {messages} new messages");

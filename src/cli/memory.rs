@@ -2,7 +2,7 @@
 //! fills its context window. It only looks, so it works beside a running server and asks no
 //! provider. What the running server has learned of its models' token counts it does not know.
 
-use super::text::{cell, fit, print};
+use super::output::{fit_to_terminal, print_line, sanitize_cell};
 use crate::app::{build_read_only_memory, open_read_only};
 use crate::clock;
 use crate::config::MemoryCommand;
@@ -18,29 +18,29 @@ use serde_json::Value;
 use std::sync::Arc;
 
 /// How much of a text is shown, in characters.
-const SHOWN: usize = 72;
+const MAX_TEXT_CHARS: usize = 72;
 /// How long the bar is, in characters.
-const BAR: usize = 64;
+const BAR_WIDTH: usize = 64;
 /// How many of the newest messages are looked at for a reply.
-const NEWEST: u32 = 10;
+const RECENT_MESSAGES: u32 = 10;
 /// The model where nobody names one and none has answered yet.
-const NO_MODEL: &str = "default";
+const FALLBACK_MODEL: &str = "default";
 
 /// What is shown of a preview, as the API spells it.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Preview {
+struct PreviewResponse {
     strategy: String,
     model: String,
     context_window: u32,
     reply_reserve: u32,
     prompt_tokens: u32,
     cacheable_prefix_tokens: u32,
-    pieces: Vec<Piece>,
+    pieces: Vec<PreviewSection>,
 }
 
 #[derive(Deserialize)]
-struct Piece {
+struct PreviewSection {
     kind: String,
     role: String,
     tokens: u32,
@@ -51,25 +51,28 @@ struct Piece {
 }
 
 /// Prints the memory that the command asks for.
-pub(super) fn run(command: &MemoryCommand) -> Result<(), String> {
-    let found = super::runtime()?.block_on(look(command));
+pub(super) fn run_memory(command: &MemoryCommand) -> Result<(), String> {
+    let found = super::build_runtime()?.block_on(load_preview(command));
     let (session, preview) = found.map_err(|error| error.chain().to_string())?;
     if command.json {
-        return print(&preview.to_string());
+        return print_line(&preview.to_string());
     }
-    let preview = Preview::deserialize(preview).map_err(|error| error.to_string())?;
-    print(&report(&session, &preview))
+    let preview = PreviewResponse::deserialize(preview).map_err(|error| error.to_string())?;
+    print_line(&format_report(&session, &preview))
 }
 
 /// The session, and its preview as the API gives it.
-async fn look(command: &MemoryCommand) -> Result<(Session, Value)> {
+async fn load_preview(command: &MemoryCommand) -> Result<(Session, Value)> {
     let store = open_read_only(&command.database_url).await?;
-    let found = preview(&store, command).await;
+    let found = build_preview(&store, command).await;
     store.close().await;
     found
 }
 
-async fn preview(store: &Arc<dyn Store>, command: &MemoryCommand) -> Result<(Session, Value)> {
+async fn build_preview(
+    store: &Arc<dyn Store>,
+    command: &MemoryCommand,
+) -> Result<(Session, Value)> {
     // Whoever can read the store may read all of it.
     let session =
         store.get_session(&Principal::server(), &command.session, AccessLevel::Owner).await?;
@@ -84,36 +87,42 @@ async fn preview(store: &Arc<dyn Store>, command: &MemoryCommand) -> Result<(Ses
     let message = command.message.as_ref().map(read).transpose()?;
     let model = match command.model.clone() {
         Some(model) => model,
-        None => last_model(&**store, &session).await?.unwrap_or_else(|| NO_MODEL.to_owned()),
+        None => {
+            find_last_model(&**store, &session).await?.unwrap_or_else(|| FALLBACK_MODEL.to_owned())
+        }
     };
     let memory = build_read_only_memory(store.clone(), command, model)?;
-    let preview = memory.preview_prompt(&session, command.options(), message, clock::now()).await?;
+    let preview =
+        memory.preview_prompt(&session, command.memory_options(), message, clock::now()).await?;
     Ok((session, serde_json::to_value(preview).map_err(Error::internal)?))
 }
 
 /// The model that answered last.
-async fn last_model(store: &dyn Store, session: &Session) -> Result<Option<String>> {
-    let query =
-        MessageQuery { view: MessageView::Path, slice: MessageSlice::Newest, limit: NEWEST };
+async fn find_last_model(store: &dyn Store, session: &Session) -> Result<Option<String>> {
+    let query = MessageQuery {
+        view: MessageView::Path,
+        slice: MessageSlice::Newest,
+        limit: RECENT_MESSAGES,
+    };
     let newest = store.list_messages(&Principal::server(), &session.id, query).await?.messages;
     Ok(newest.into_iter().rev().find_map(|message| message.model))
 }
 
-fn report(session: &Session, preview: &Preview) -> String {
-    let title = cell(&session.title, SHOWN);
-    let owner = cell(session.owner.as_str(), SHOWN);
-    let Preview { strategy, model, prompt_tokens, cacheable_prefix_tokens, .. } = preview;
-    let model = cell(model, SHOWN);
+fn format_report(session: &Session, preview: &PreviewResponse) -> String {
+    let title = sanitize_cell(&session.title, MAX_TEXT_CHARS);
+    let owner = sanitize_cell(session.owner.as_str(), MAX_TEXT_CHARS);
+    let PreviewResponse { strategy, model, prompt_tokens, cacheable_prefix_tokens, .. } = preview;
+    let model = sanitize_cell(model, MAX_TEXT_CHARS);
     format!(
         "{title} ({owner}): strategy {strategy}, model {model}\n\n{}\n\n\
          {prompt_tokens} tokens; the next turn will begin with the first {cacheable_prefix_tokens} of them\n{}",
-        table(&preview.pieces).trim_fmt(),
-        budget(preview),
+        build_table(&preview.pieces).trim_fmt(),
+        format_budget(preview),
     )
 }
 
 /// The pieces in the order in which they are sent.
-fn table(pieces: &[Piece]) -> Table {
+fn build_table(pieces: &[PreviewSection]) -> Table {
     let has_scores = pieces.iter().any(|piece| piece.score.is_some());
     let columns = ["KIND", "ROLE", "TOKENS", "SCORE", "TEXT"];
     let is_shown = |column: &usize| has_scores || columns[*column] != "SCORE";
@@ -121,7 +130,7 @@ fn table(pieces: &[Piece]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(shown.iter().map(|column| columns[*column]));
     for piece in pieces {
-        let row = row(piece);
+        let row = format_row(piece);
         table.add_row(shown.iter().map(|column| row[*column].as_str()));
     }
     for (place, column) in shown.iter().enumerate() {
@@ -131,13 +140,14 @@ fn table(pieces: &[Piece]) -> Table {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    fit(&mut table);
+    fit_to_terminal(&mut table);
     table
 }
 
-fn row(piece: &Piece) -> [String; 5] {
-    let plain = cell(&piece.text, usize::MAX);
-    let text = cell(&plain.split_whitespace().collect::<Vec<_>>().join(" "), SHOWN);
+fn format_row(piece: &PreviewSection) -> [String; 5] {
+    let plain = sanitize_cell(&piece.text, usize::MAX);
+    let text =
+        sanitize_cell(&plain.split_whitespace().collect::<Vec<_>>().join(" "), MAX_TEXT_CHARS);
     let text = match piece.images {
         0 => text,
         1 => format!("[1 picture] {text}"),
@@ -148,19 +158,19 @@ fn row(piece: &Piece) -> [String; 5] {
 }
 
 /// A part of the context window.
-struct Share {
-    mark: char,
+struct WindowShare {
+    symbol: char,
     name: String,
     tokens: u32,
 }
 
 /// A bar of the context window, and what each part of it takes.
-fn budget(preview: &Preview) -> String {
-    let shares = shares(preview);
+fn format_budget(preview: &PreviewResponse) -> String {
+    let shares = compute_shares(preview);
     let width = shares.iter().map(|share| share.tokens.to_string().len()).max().unwrap_or(0);
     let mut text =
-        format!("[{}] of {}", bar(&shares, preview.context_window), preview.context_window);
-    for Share { mark, name, tokens } in &shares {
+        format!("[{}] of {}", render_bar(&shares, preview.context_window), preview.context_window);
+    for WindowShare { symbol: mark, name, tokens } in &shares {
         let percent = f64::from(*tokens) * 100.0 / f64::from(preview.context_window.max(1));
         text.push_str(&format!("\n  {mark} {name:<9} {tokens:>width$} {percent:>5.1} %"));
     }
@@ -168,20 +178,25 @@ fn budget(preview: &Preview) -> String {
 }
 
 /// Each kind of pieces, what lies around them, what is kept for the reply, and what is left.
-fn shares(preview: &Preview) -> Vec<Share> {
-    let mut shares: Vec<Share> = Vec::new();
+fn compute_shares(preview: &PreviewResponse) -> Vec<WindowShare> {
+    let mut shares: Vec<WindowShare> = Vec::new();
     for piece in &preview.pieces {
         match shares.iter_mut().find(|share| share.name == piece.kind) {
             Some(share) => share.tokens += piece.tokens,
             None => {
-                let mark = mark(&piece.kind, &shares);
-                shares.push(Share { mark, name: piece.kind.clone(), tokens: piece.tokens });
+                let mark = choose_symbol(&piece.kind, &shares);
+                shares.push(WindowShare {
+                    symbol: mark,
+                    name: piece.kind.clone(),
+                    tokens: piece.tokens,
+                });
             }
         }
     }
     let told: u32 = shares.iter().map(|share| share.tokens).sum();
     let taken = preview.prompt_tokens.saturating_add(preview.reply_reserve);
-    let share = |mark, name: &str, tokens| Share { mark, name: name.to_owned(), tokens };
+    let share =
+        |mark, name: &str, tokens| WindowShare { symbol: mark, name: name.to_owned(), tokens };
     shares.push(share('+', "marks", preview.prompt_tokens.saturating_sub(told)));
     shares.push(share('=', "reply", preview.reply_reserve));
     shares.push(share('.', "free", preview.context_window.saturating_sub(taken)));
@@ -189,25 +204,25 @@ fn shares(preview: &Preview) -> Vec<Share> {
 }
 
 /// The first letter of a kind that no other one has.
-fn mark(kind: &str, taken: &[Share]) -> char {
-    let is_free = |letter: &char| taken.iter().all(|share| share.mark != *letter);
+fn choose_symbol(kind: &str, taken: &[WindowShare]) -> char {
+    let is_free = |letter: &char| taken.iter().all(|share| share.symbol != *letter);
     kind.chars().map(|letter| letter.to_ascii_uppercase()).find(is_free).unwrap_or('?')
 }
 
 /// So many characters in all, at least one for each share that is not empty.
-fn bar(shares: &[Share], window: u32) -> String {
+fn render_bar(shares: &[WindowShare], window: u32) -> String {
     let cells = |tokens: u32| {
-        let exact = u64::from(tokens) * BAR as u64 / u64::from(window.max(1));
+        let exact = u64::from(tokens) * BAR_WIDTH as u64 / u64::from(window.max(1));
         (exact as usize).max(usize::from(tokens > 0))
     };
     let mut widths: Vec<usize> = shares.iter().map(|share| cells(share.tokens)).collect();
     // Rounding is made up for where it is seen least.
-    while widths.iter().sum::<usize>() != BAR {
-        let is_short = widths.iter().sum::<usize>() < BAR;
+    while widths.iter().sum::<usize>() != BAR_WIDTH {
+        let is_short = widths.iter().sum::<usize>() < BAR_WIDTH;
         let Some(widest) = widths.iter_mut().max() else { break };
         *widest = if is_short { *widest + 1 } else { widest.saturating_sub(1) };
     }
-    let part = |(share, width): (&Share, &usize)| share.mark.to_string().repeat(*width);
+    let part = |(share, width): (&WindowShare, &usize)| share.symbol.to_string().repeat(*width);
     shares.iter().zip(&widths).map(part).collect()
 }
 
@@ -215,23 +230,23 @@ fn bar(shares: &[Share], window: u32) -> String {
 mod tests {
     use super::*;
 
-    fn bar_of(tokens: &[u32]) -> String {
+    fn sample_bar(tokens: &[u32]) -> String {
         let share = |(place, tokens): (usize, &u32)| {
             let mark = char::from(b'a' + place as u8);
-            Share { mark, name: String::new(), tokens: *tokens }
+            WindowShare { symbol: mark, name: String::new(), tokens: *tokens }
         };
-        let shares: Vec<Share> = tokens.iter().enumerate().map(share).collect();
-        bar(&shares, tokens.iter().sum())
+        let shares: Vec<WindowShare> = tokens.iter().enumerate().map(share).collect();
+        render_bar(&shares, tokens.iter().sum())
     }
 
     #[test]
-    fn a_bar_is_always_as_long_and_shows_each_share() {
-        assert_eq!(bar_of(&[1, 1]), "a".repeat(32) + &"b".repeat(32));
-        assert_eq!(bar_of(&[1, 1_000_000, 0]), "a".to_owned() + &"b".repeat(63));
+    fn bar_has_fixed_width_and_shows_each_share() {
+        assert_eq!(sample_bar(&[1, 1]), "a".repeat(32) + &"b".repeat(32));
+        assert_eq!(sample_bar(&[1, 1_000_000, 0]), "a".to_owned() + &"b".repeat(63));
         for tokens in [&[5, 7, 11][..], &[1; 9], &[1, 1, 1, 400_000], &[99, 1, 33, 33, 33], &[0, 3]]
         {
-            let bar = bar_of(tokens);
-            assert_eq!(bar.len(), BAR, "{tokens:?}");
+            let bar = sample_bar(tokens);
+            assert_eq!(bar.len(), BAR_WIDTH, "{tokens:?}");
             for (place, tokens) in tokens.iter().enumerate() {
                 assert_eq!(bar.contains(char::from(b'a' + place as u8)), *tokens > 0, "{bar}");
             }
@@ -239,14 +254,14 @@ mod tests {
     }
 
     #[test]
-    fn kinds_that_begin_the_same_get_marks_of_their_own() {
+    fn kinds_with_the_same_initial_get_distinct_symbols() {
         let mut shares = Vec::new();
         for (kind, expected) in
             [("system", 'S'), ("summary", 'U'), ("recent", 'R'), ("recalled", 'E')]
         {
-            let mark = mark(kind, &shares);
+            let mark = choose_symbol(kind, &shares);
             assert_eq!(mark, expected);
-            shares.push(Share { mark, name: kind.to_owned(), tokens: 1 });
+            shares.push(WindowShare { symbol: mark, name: kind.to_owned(), tokens: 1 });
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `echoic migrate`: everything from one store into another, compared there, and told.
 
-use super::progress::Messages;
+use super::progress::MessageProgress;
 use crate::app::open_for_migration;
 use crate::clock;
 use crate::config::MigrateArgs;
@@ -16,21 +16,21 @@ use std::io::{self, Write};
 use std::time::Instant;
 
 /// Sessions that move at the same time: while one waits for a majority, others go on.
-const AT_ONCE: usize = 8;
+const CONCURRENT_SESSIONS: usize = 8;
 /// Ids that are read at once.
-const IDS: u32 = 256;
+const ID_PAGE_SIZE: u32 = 256;
 
 /// Moves what the command names. Errors say what is not moved, and what to do.
-pub(super) fn run(args: &MigrateArgs) -> Result<(), String> {
-    super::runtime()?.block_on(migrate(args))
+pub(super) fn run_migrate(args: &MigrateArgs) -> Result<(), String> {
+    super::build_runtime()?.block_on(migrate_database(args))
 }
 
-async fn migrate(args: &MigrateArgs) -> Result<(), String> {
+async fn migrate_database(args: &MigrateArgs) -> Result<(), String> {
     let (from, to) = open_for_migration(&args.from, &args.to)
         .await
         .map_err(|error| error.chain().to_string())?;
     let (started, source) = (Instant::now(), from.describe_location());
-    let moved = move_all(&*from, &*to).await;
+    let moved = migrate_all(&*from, &*to).await;
     from.disconnect().await;
     to.disconnect().await;
     let moved = moved.map_err(|error| {
@@ -38,29 +38,32 @@ async fn migrate(args: &MigrateArgs) -> Result<(), String> {
         let why = error.source.as_ref().map_or(error.message.to_string(), ToString::to_string);
         format!("the move stopped: {why}; the same command goes on from there")
     })?;
-    let told = tell(&moved, started);
+    let told = format_report(&moved, started);
     // A pipe that nobody reads any more does not change what was done.
     let _ = write!(io::stdout(), "{told}");
-    moved.judge(&source)
+    moved.check_complete(&source)
 }
 
 /// What was moved.
 #[derive(Default)]
-struct Moved {
+struct MigrationReport {
     /// What there was to move, as the source counts it.
     source: StoreTotals,
     /// What was read back from the target, and is equal.
     verified: StoreTotals,
     /// Sessions that were not there before.
-    new: u64,
-    different: Vec<SessionId>,
+    new_sessions: u64,
+    different_sessions: Vec<SessionId>,
     different_projects: Vec<ProjectId>,
     different_keys: Vec<KeyId>,
     different_turns: u64,
-    too_large: Vec<SessionId>,
+    too_large_sessions: Vec<SessionId>,
 }
 
-async fn move_all(from: &dyn MigrationSource, to: &dyn MigrationTarget) -> Result<Moved> {
+async fn migrate_all(
+    from: &dyn MigrationSource,
+    to: &dyn MigrationTarget,
+) -> Result<MigrationReport> {
     let source = from.count_totals().await?;
     let StoreTotals { sessions, messages, .. } = source;
     let (out, into) = (from.describe_location(), to.describe_location());
@@ -68,7 +71,8 @@ async fn move_all(from: &dyn MigrationSource, to: &dyn MigrationTarget) -> Resul
         io::stderr(),
         "moving {sessions} sessions with {messages} messages from {out} to {into}"
     );
-    let (now, mut moved, mut behind) = (clock::now(), Moved { source, ..Moved::default() }, None);
+    let (now, mut moved, mut behind) =
+        (clock::now(), MigrationReport { source, ..MigrationReport::default() }, None);
     for stored in from.list_keys().await? {
         match migrate_key(to, &stored).await? {
             true => moved.verified.keys += 1,
@@ -91,9 +95,9 @@ async fn move_all(from: &dyn MigrationSource, to: &dyn MigrationTarget) -> Resul
             ProjectMigrationOutcome::Differs => moved.different_projects.push(id),
         }
     }
-    let progress = Messages::of(messages);
+    let progress = MessageProgress::new(messages);
     loop {
-        let ids = from.list_session_ids(behind.as_ref(), IDS).await?;
+        let ids = from.list_session_ids(behind.as_ref(), ID_PAGE_SIZE).await?;
         let Some(last) = ids.last() else { break };
         behind = Some(last.clone());
         let passed = |messages| progress.advance(messages);
@@ -101,33 +105,33 @@ async fn move_all(from: &dyn MigrationSource, to: &dyn MigrationTarget) -> Resul
             let outcome = migrate_session(from, to, &id, now, &passed).await?;
             Ok::<_, Error>((id, outcome))
         });
-        let mut outcomes = stream::iter(moving).buffer_unordered(AT_ONCE);
+        let mut outcomes = stream::iter(moving).buffer_unordered(CONCURRENT_SESSIONS);
         while let Some((id, outcome)) = outcomes.try_next().await? {
-            moved.add(id, outcome);
+            moved.add_outcome(id, outcome);
         }
     }
-    progress.end();
+    progress.finish();
     Ok(moved)
 }
 
-impl Moved {
-    fn add(&mut self, id: SessionId, outcome: SessionMigrationOutcome) {
+impl MigrationReport {
+    fn add_outcome(&mut self, id: SessionId, outcome: SessionMigrationOutcome) {
         let verified = match outcome {
             SessionMigrationOutcome::Moved(totals) => {
-                self.new += 1;
+                self.new_sessions += 1;
                 totals
             }
             SessionMigrationOutcome::AlreadyPresent(totals) => totals,
-            SessionMigrationOutcome::Differs => return self.different.push(id),
-            SessionMigrationOutcome::TooLarge => return self.too_large.push(id),
+            SessionMigrationOutcome::Differs => return self.different_sessions.push(id),
+            SessionMigrationOutcome::TooLarge => return self.too_large_sessions.push(id),
         };
         self.verified.sessions += verified.sessions;
         self.verified.messages += verified.messages;
         self.verified.nodes += verified.nodes;
     }
 
-    fn judge(&self, source: &str) -> Result<(), String> {
-        let left = self.different.len() + self.too_large.len();
+    fn check_complete(&self, source: &str) -> Result<(), String> {
+        let left = self.different_sessions.len() + self.too_large_sessions.len();
         if left > 0 {
             return Err(format!("{left} of {} sessions were not moved", self.source.sessions));
         }
@@ -153,17 +157,17 @@ impl Moved {
 }
 
 /// The table at the end, and what is not in it.
-fn tell(moved: &Moved, started: Instant) -> String {
+fn format_report(moved: &MigrationReport, started: Instant) -> String {
     let line =
         |name: &str, source: u64, verified: u64| format!("{name:<10}{source:>14}{verified:>14}\n");
-    let Moved {
+    let MigrationReport {
         source,
         verified,
-        new,
-        different,
+        new_sessions: new,
+        different_sessions: different,
         different_projects,
         different_keys,
-        too_large,
+        too_large_sessions: too_large,
         ..
     } = moved;
     let mut told = format!("{:<10}{:>14}{:>14}\n", "", "source", "verified");

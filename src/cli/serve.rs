@@ -7,14 +7,16 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// Serves until SIGTERM or SIGINT; a second signal ends the process at once.
-pub(super) fn run(config: Config, warnings: &[String]) -> Result<(), String> {
+pub(super) fn run_server(config: Config, warnings: &[String]) -> Result<(), String> {
     telemetry::init_logging(&config.log, config.log_format)?;
     // Each client holds a connection. Where more is not allowed, it stays as it is.
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(workers()).enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(worker_count())
+        .enable_all()
+        .build();
     runtime.map_err(|error| error.to_string())?.block_on(async {
         // Before anybody can know that the server is there, so that no signal finds it unprepared.
         let shutdown = CancellationToken::new();
@@ -35,7 +37,7 @@ pub(super) fn run(config: Config, warnings: &[String]) -> Result<(), String> {
 
 /// All cores but one, which the store's writer uses: handing a turn from worker to worker costs
 /// more than a second worker brings on two cores.
-fn workers() -> usize {
+fn worker_count() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| cores.get().saturating_sub(1).max(1))
 }
 

@@ -1,28 +1,32 @@
 //! Settings of who may use the server.
 
-use crate::auth::{JwtSettings, Mode};
+use crate::auth::{AuthMode, JwtSettings};
 use crate::domain::quota::{ModelPrice, Quota, QuotaUnit, RateLimit};
 use clap::Args;
 use ipnet::IpNet;
 use std::net::IpAddr;
 
-const MODES: &[(&str, Mode)] =
-    &[("none", Mode::None), ("proxy", Mode::Proxy), ("keys", Mode::Keys), ("jwt", Mode::Jwt)];
+const AUTH_MODES: &[(&str, AuthMode)] = &[
+    ("none", AuthMode::Disabled),
+    ("proxy", AuthMode::Proxy),
+    ("keys", AuthMode::Keys),
+    ("jwt", AuthMode::Jwt),
+];
 
 /// Who may use the server.
 #[derive(Debug, Clone, Args)]
-pub struct Access {
+pub struct AccessConfig {
     /// Who is asking: none (everyone is the user "local"), proxy, keys or jwt
-    #[arg(long, value_name = "MODE", default_value = "none", value_parser = super::words(MODES))]
-    pub auth: Mode,
+    #[arg(long, value_name = "MODE", default_value = "none", value_parser = super::named_value_parser(AUTH_MODES))]
+    pub auth: AuthMode,
     /// Listen beyond loopback although nobody is asked who they are
     #[arg(long, value_name = "BOOL", default_value = "false", num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub allow_open: bool,
     /// Host names to answer to beside those of loopback, comma-separated; with keys and jwt all, if none is listed
-    #[arg(long, value_name = "HOSTS", value_delimiter = ',', value_parser = super::values::host)]
+    #[arg(long, value_name = "HOSTS", value_delimiter = ',', value_parser = super::values::parse_host)]
     pub allowed_hosts: Vec<String>,
     /// Addresses or networks of the proxies whose X-Forwarded-User and X-Forwarded-For are believed, comma-separated
-    #[arg(long, value_name = "NETWORKS", value_delimiter = ',', value_parser = network)]
+    #[arg(long, value_name = "NETWORKS", value_delimiter = ',', value_parser = parse_network)]
     pub trusted_proxies: Vec<IpNet>,
     /// Secret that signs tokens (HS256), at least 32 bytes
     #[arg(long, value_name = "SECRET")]
@@ -37,33 +41,33 @@ pub struct Access {
     #[arg(long, value_name = "AUDIENCE")]
     pub jwt_audience: Option<String>,
     /// Turns and posts per user, such as 60/m; reads get 20 times that; off: as many as they like; not with ECHOIC_AUTH=none
-    #[arg(long, value_name = "RATE", default_value = "60/m", value_parser = rate)]
-    pub rate_limit: Limit<RateLimit>,
+    #[arg(long, value_name = "RATE", default_value = "60/m", value_parser = parse_rate_limit)]
+    pub rate_limit: OptionalLimit<RateLimit>,
     /// Replies that are written for a user at the same time, or off; not with ECHOIC_AUTH=none
-    #[arg(long, value_name = "NUMBER", default_value = "8", value_parser = at_once)]
-    pub max_concurrent_turns: Limit<u32>,
+    #[arg(long, value_name = "NUMBER", default_value = "8", value_parser = parse_concurrency_limit)]
+    pub max_concurrent_turns: OptionalLimit<u32>,
     /// What models cost per million tokens: MODEL=PROMPT/COMPLETION or MODEL=PROMPT/CACHED/COMPLETION, comma-separated; a * ends the beginning of a name, and alone means every model; the first that fits counts
-    #[arg(long, value_name = "PRICES", value_delimiter = ',', value_parser = price)]
+    #[arg(long, value_name = "PRICES", value_delimiter = ',', value_parser = parse_price)]
     pub prices: Vec<ModelPrice>,
     /// Tokens that may be used: 2000000 per user and month, or key:50000/day, project:1000000/month; comma-separated
-    #[arg(long, value_name = "QUOTAS", value_delimiter = ',', value_parser = tokens)]
+    #[arg(long, value_name = "QUOTAS", value_delimiter = ',', value_parser = parse_token_quota)]
     pub quota_tokens: Vec<Quota>,
     /// Money that may be spent, by ECHOIC_PRICES, likewise: 20 or user:1.50/day; models without a price are refused then
-    #[arg(long, value_name = "QUOTAS", value_delimiter = ',', value_parser = money)]
+    #[arg(long, value_name = "QUOTAS", value_delimiter = ',', value_parser = parse_cost_quota)]
     pub quota_cost: Vec<Quota>,
     /// Origins whose pages may use the API, comma-separated
-    #[arg(long, value_name = "ORIGINS", value_delimiter = ',', value_parser = super::values::origin)]
+    #[arg(long, value_name = "ORIGINS", value_delimiter = ',', value_parser = super::values::parse_origin)]
     pub cors_origins: Vec<String>,
 }
 
 /// Something that can be switched off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limit<T>(pub Option<T>);
+pub struct OptionalLimit<T>(pub Option<T>);
 
-impl Access {
+impl AccessConfig {
     /// How often a user may ask.
-    pub fn rate(&self) -> Option<RateLimit> {
-        self.rate_limit.0.filter(|_| self.auth != Mode::None)
+    pub fn request_rate(&self) -> Option<RateLimit> {
+        self.rate_limit.0.filter(|_| self.auth != AuthMode::Disabled)
     }
 
     /// The terms on which turns run.
@@ -72,12 +76,12 @@ impl Access {
     }
 
     /// How many replies are written for a user at the same time.
-    pub fn turns_at_once(&self) -> Option<u32> {
-        self.max_concurrent_turns.0.filter(|_| self.auth != Mode::None)
+    pub fn concurrency_limit(&self) -> Option<u32> {
+        self.max_concurrent_turns.0.filter(|_| self.auth != AuthMode::Disabled)
     }
 
     /// Whose tokens are good.
-    pub fn jwt(&self) -> JwtSettings {
+    pub fn jwt_settings(&self) -> JwtSettings {
         JwtSettings {
             secret: self.jwt_secret.clone(),
             jwks_url: self.jwt_jwks_url.clone(),
@@ -87,18 +91,18 @@ impl Access {
     }
 
     /// What only shows when settings are seen together.
-    pub(super) fn check(&self, host: IpAddr) -> Result<(), String> {
+    pub(super) fn validate(&self, host: IpAddr) -> Result<(), String> {
         match self.auth {
-            Mode::None if !host.is_loopback() && !self.allow_open => Err(format!(
+            AuthMode::Disabled if !host.is_loopback() && !self.allow_open => Err(format!(
                 "HOST={host}: without authentication the server listens on loopback only; set ECHOIC_ALLOW_OPEN=true \
                  if everyone who can reach it may read and write every conversation"
             )),
-            Mode::Proxy if self.trusted_proxies.is_empty() => Err(
+            AuthMode::Proxy if self.trusted_proxies.is_empty() => Err(
                 "ECHOIC_AUTH=proxy: set ECHOIC_TRUSTED_PROXIES to the addresses of the proxies whose \
                  X-Forwarded-User is to be believed"
                     .to_owned(),
             ),
-            Mode::Jwt if self.jwt_secret.is_some() == self.jwt_jwks_url.is_some() => Err(
+            AuthMode::Jwt if self.jwt_secret.is_some() == self.jwt_jwks_url.is_some() => Err(
                 "ECHOIC_AUTH=jwt: set JWT_SECRET or JWT_JWKS_URL, one of them".to_owned(),
             ),
             _ if self.prices.is_empty() && !self.quota_cost.is_empty() => Err(
@@ -112,42 +116,42 @@ impl Access {
     }
 }
 
-fn network(text: &str) -> Result<IpNet, String> {
+fn parse_network(text: &str) -> Result<IpNet, String> {
     let text = text.trim();
     let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
     network.map_err(|_| "must be addresses or networks such as 10.0.0.7 or 10.0.0.0/8".to_owned())
 }
 
-fn rate(text: &str) -> Result<Limit<RateLimit>, String> {
+fn parse_rate_limit(text: &str) -> Result<OptionalLimit<RateLimit>, String> {
     let wants = || "must be a rate such as 60/m, 5/s or 1000/h, or off".to_owned();
     if text == "off" {
-        return Ok(Limit(None));
+        return Ok(OptionalLimit(None));
     }
-    RateLimit::parse(text).map(|rate| Limit(Some(rate))).ok_or_else(wants)
+    RateLimit::parse(text).map(|rate| OptionalLimit(Some(rate))).ok_or_else(wants)
 }
 
-fn at_once(text: &str) -> Result<Limit<u32>, String> {
+fn parse_concurrency_limit(text: &str) -> Result<OptionalLimit<u32>, String> {
     if text == "off" {
-        return Ok(Limit(None));
+        return Ok(OptionalLimit(None));
     }
     let number = text.parse().ok().filter(|number| *number > 0);
     number
-        .map(|number| Limit(Some(number)))
+        .map(|number| OptionalLimit(Some(number)))
         .ok_or_else(|| "must be a number from 1, or off".to_owned())
 }
 
-fn price(text: &str) -> Result<ModelPrice, String> {
+fn parse_price(text: &str) -> Result<ModelPrice, String> {
     let wants =
         "must be prices per million tokens such as gpt-5-mini=0.25/0.025/2 or llama*=0.1/0.2";
     ModelPrice::parse(text).ok_or_else(|| wants.to_owned())
 }
 
-fn tokens(text: &str) -> Result<Quota, String> {
+fn parse_token_quota(text: &str) -> Result<Quota, String> {
     let wants = "must be numbers of tokens such as 2000000, key:50000/day or project:1000000/month";
     Quota::parse(QuotaUnit::Tokens, text).ok_or_else(|| wants.to_owned())
 }
 
-fn money(text: &str) -> Result<Quota, String> {
+fn parse_cost_quota(text: &str) -> Result<Quota, String> {
     let wants = "must be sums such as 20, key:1.50/day or project:100/month";
     Quota::parse(QuotaUnit::Cost, text).ok_or_else(|| wants.to_owned())
 }

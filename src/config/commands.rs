@@ -1,7 +1,7 @@
 //! What the commands beside `serve` take.
 
-use super::values::lifetime;
-use super::{DatabaseUrl, words};
+use super::values::parse_lifetime;
+use super::{DatabaseUrl, named_value_parser};
 use crate::domain::key::{ApiKey, AuthScope, KeyId};
 use crate::domain::session::SessionStatus;
 use crate::domain::{ProjectId, UserId};
@@ -15,13 +15,13 @@ pub struct SessionsCommand {
     #[arg(long, value_name = "URL", default_value = "sqlite://data/echoic.db")]
     pub database_url: DatabaseUrl,
     /// Only sessions of this user
-    #[arg(long, value_parser = user)]
+    #[arg(long, value_parser = parse_user)]
     pub user: Option<UserId>,
     /// Only sessions with this status: active, agent_assigned, closed, …
-    #[arg(long, value_parser = status)]
+    #[arg(long, value_parser = parse_status)]
     pub status: Option<SessionStatus>,
     /// Only sessions of this project
-    #[arg(long, value_parser = project)]
+    #[arg(long, value_parser = parse_project)]
     pub project: Option<ProjectId>,
     /// Only sessions with a word in their title for each of these that begins with it
     #[arg(long, value_name = "WORDS")]
@@ -59,7 +59,7 @@ pub enum KeysTask {
     /// Take a key away; servers refuse it within seconds
     Revoke {
         /// The key's id, as the list shows it
-        #[arg(value_parser = key_id)]
+        #[arg(value_parser = parse_key_id)]
         id: KeyId,
     },
 }
@@ -68,41 +68,41 @@ pub enum KeysTask {
 #[derive(Debug, Clone, Args)]
 pub struct NewKeyArgs {
     /// The user who comes with it
-    #[arg(long, value_parser = user)]
+    #[arg(long, value_parser = parse_user)]
     pub user: UserId,
     /// What to call it
-    #[arg(long, value_parser = key_name)]
+    #[arg(long, value_parser = parse_key_name)]
     pub name: Option<String>,
     /// What it allows: read (change nothing), chat (all that its user may do), admin
-    #[arg(long, default_value = "chat", value_parser = words(AuthScope::NAMES))]
+    #[arg(long, default_value = "chat", value_parser = named_value_parser(AuthScope::NAMES))]
     pub scope: AuthScope,
     /// The same as --scope admin
     #[arg(long, conflicts_with = "scope")]
     pub admin: bool,
     /// How long it is good, such as 12h or 90d [default: until it is revoked]
-    #[arg(long, value_name = "DURATION", value_parser = lifetime)]
+    #[arg(long, value_name = "DURATION", value_parser = parse_lifetime)]
     pub expires: Option<Duration>,
 }
 
-fn key_name(text: &str) -> Result<String, String> {
+fn parse_key_name(text: &str) -> Result<String, String> {
     ApiKey::parse_name(text).map_err(|invalid| invalid.message.into_owned())
 }
 
-fn key_id(text: &str) -> Result<KeyId, String> {
+fn parse_key_id(text: &str) -> Result<KeyId, String> {
     // The whole key is at hand more often than its id.
     let id =
         text.strip_prefix("ek_").and_then(|rest| rest.split_once('_')).map_or(text, |(id, _)| id);
     KeyId::parse(id).ok_or_else(|| "must be the id of a key: 12 digits and letters a-f".to_owned())
 }
 
-pub(super) fn user(text: &str) -> Result<UserId, String> {
+pub(super) fn parse_user(text: &str) -> Result<UserId, String> {
     UserId::parse("user", text).map_err(|invalid| invalid.message.into_owned())
 }
 
-fn status(text: &str) -> Result<SessionStatus, String> {
+fn parse_status(text: &str) -> Result<SessionStatus, String> {
     SessionStatus::parse(text).map_err(|invalid| invalid.message.into_owned())
 }
 
-fn project(text: &str) -> Result<ProjectId, String> {
+fn parse_project(text: &str) -> Result<ProjectId, String> {
     ProjectId::parse("project", text).map_err(|invalid| invalid.message.into_owned())
 }

@@ -4,7 +4,7 @@ use clap::Args;
 
 /// An OpenAI-compatible embeddings endpoint.
 #[derive(Debug, Clone, Default, Args)]
-pub struct Embeddings {
+pub struct EmbeddingsConfig {
     /// Base URL of an OpenAI-compatible embeddings endpoint, …/v1; recall then goes by meaning, too
     #[arg(long = "embeddings-url", id = "embeddings_url", value_name = "URL")]
     pub url: Option<String>,

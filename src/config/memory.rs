@@ -1,8 +1,8 @@
 //! What `echoic memory` takes.
 
-use super::commands::user;
-use super::models::{context_window, model_window};
-use super::{DatabaseUrl, words};
+use super::commands::parse_user;
+use super::models::{parse_context_window, parse_model_window};
+use super::{DatabaseUrl, named_value_parser};
 use crate::domain::memory::{MemoryOptions, MemoryStrategy, STRATEGY_NAMES};
 use crate::domain::{SessionId, UserId};
 use clap::Args;
@@ -13,13 +13,13 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, Args)]
 pub struct MemoryCommand {
     /// The session
-    #[arg(value_name = "SESSION", value_parser = session)]
+    #[arg(value_name = "SESSION", value_parser = parse_session)]
     pub session: SessionId,
     /// The new message; without it the prompt ends with what was said last
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub message: Option<String>,
     /// Memory strategy [default: the session's, else the server's]
-    #[arg(long, value_name = "STRATEGY", value_parser = words(&STRATEGY_NAMES))]
+    #[arg(long, value_name = "STRATEGY", value_parser = named_value_parser(&STRATEGY_NAMES))]
     pub strategy: Option<MemoryStrategy>,
     /// Most tokens that memory may take
     #[arg(long, value_name = "TOKENS")]
@@ -31,7 +31,7 @@ pub struct MemoryCommand {
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
     pub last_messages: Option<u32>,
     /// Only if the session is this user's
-    #[arg(long, value_parser = user)]
+    #[arg(long, value_parser = parse_user)]
     pub user: Option<UserId>,
     /// Print the preview as the API gives it
     #[arg(long)]
@@ -43,13 +43,13 @@ pub struct MemoryCommand {
     #[arg(long)]
     pub model: Option<String>,
     /// The server's context window in tokens [default: by model, else 128000]
-    #[arg(long, value_name = "TOKENS", value_parser = context_window)]
+    #[arg(long, value_name = "TOKENS", value_parser = parse_context_window)]
     pub context_window: Option<u32>,
     /// The server's context windows of single models: MODEL=TOKENS,…
-    #[arg(long, value_name = "WINDOWS", value_delimiter = ',', value_parser = model_window)]
+    #[arg(long, value_name = "WINDOWS", value_delimiter = ',', value_parser = parse_model_window)]
     pub context_windows: Vec<(String, u32)>,
     /// The server's memory strategy
-    #[arg(long, value_name = "STRATEGY", default_value = "auto", value_parser = words(&STRATEGY_NAMES))]
+    #[arg(long, value_name = "STRATEGY", default_value = "auto", value_parser = named_value_parser(&STRATEGY_NAMES))]
     pub memory: MemoryStrategy,
     /// The server's memory budget in tokens
     #[arg(long, value_name = "TOKENS")]
@@ -61,7 +61,7 @@ pub struct MemoryCommand {
 
 impl MemoryCommand {
     /// What is asked of memory.
-    pub fn options(&self) -> MemoryOptions {
+    pub fn memory_options(&self) -> MemoryOptions {
         MemoryOptions {
             strategy: self.strategy,
             last_messages: self.last_messages,
@@ -71,6 +71,6 @@ impl MemoryCommand {
     }
 }
 
-fn session(text: &str) -> Result<SessionId, String> {
+fn parse_session(text: &str) -> Result<SessionId, String> {
     SessionId::parse("session", text).map_err(|invalid| invalid.message.into_owned())
 }

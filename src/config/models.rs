@@ -2,7 +2,7 @@
 
 /// Whether the provider is told by a hash which prompts are of one session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CacheKey {
+pub enum PromptCacheKeyMode {
     /// If it is OpenAI.
     Auto,
     /// In any case.
@@ -11,20 +11,23 @@ pub enum CacheKey {
     Never,
 }
 
-pub(super) const CACHE_KEY: &[(&str, CacheKey)] =
-    &[("auto", CacheKey::Auto), ("always", CacheKey::Always), ("never", CacheKey::Never)];
+pub(super) const CACHE_KEY_MODES: &[(&str, PromptCacheKeyMode)] = &[
+    ("auto", PromptCacheKeyMode::Auto),
+    ("always", PromptCacheKeyMode::Always),
+    ("never", PromptCacheKeyMode::Never),
+];
 
 /// The smallest window: system prompt, a message and a reply must have room.
-const LEAST: u32 = 256;
+const MIN_CONTEXT_WINDOW: u32 = 256;
 
 /// A context window that is not absurd.
-pub(super) fn context_window(text: &str) -> Result<u32, String> {
-    let tokens = text.parse().ok().filter(|tokens| *tokens >= LEAST);
+pub(super) fn parse_context_window(text: &str) -> Result<u32, String> {
+    let tokens = text.parse().ok().filter(|tokens| *tokens >= MIN_CONTEXT_WINDOW);
     tokens.ok_or_else(|| "must be a whole number of tokens, at least 256".to_owned())
 }
 
 /// `MODEL=TOKENS`; `k` are thousands, `m` are millions.
-pub(super) fn model_window(text: &str) -> Result<(String, u32), String> {
+pub(super) fn parse_model_window(text: &str) -> Result<(String, u32), String> {
     let wants = || {
         "must be MODEL=TOKENS, comma-separated, such as llama3.2=131072,my-model=32k, each at least 256".to_owned()
     };
@@ -36,7 +39,7 @@ pub(super) fn model_window(text: &str) -> Result<(String, u32), String> {
         None => (digits.as_str(), 1),
     };
     let tokens = digits.parse().ok().and_then(|number: u32| number.checked_mul(unit));
-    match (model.trim(), tokens.filter(|tokens| *tokens >= LEAST)) {
+    match (model.trim(), tokens.filter(|tokens| *tokens >= MIN_CONTEXT_WINDOW)) {
         (model, Some(tokens)) if !model.is_empty() => Ok((model.to_owned(), tokens)),
         _ => Err(wants()),
     }
@@ -47,8 +50,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn windows_of_models_are_read_in_tokens_and_thousands() {
-        let read = |text| model_window(text).ok();
+    fn model_windows_parse_with_k_and_m_suffixes() {
+        let read = |text| parse_model_window(text).ok();
         let window = |model: &str, tokens| Some((model.to_owned(), tokens));
         assert_eq!(read("llama3.2=131072"), window("llama3.2", 131_072));
         assert_eq!(read(" my-model = 32k"), window("my-model", 32_000));

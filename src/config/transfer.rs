@@ -1,6 +1,6 @@
 //! What the commands that take sessions in and out are told.
 
-use super::{DatabaseUrl, size, words};
+use super::{DatabaseUrl, named_value_parser, parse_size};
 use crate::domain::{FieldError, ProjectId, SessionId, UserId};
 use clap::Args;
 use std::path::PathBuf;
@@ -15,16 +15,16 @@ pub struct ExportArgs {
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// json; jsonl: a session a line; markdown: active paths, for reading
-    #[arg(long, default_value = "json", value_parser = words(FORMATS))]
-    pub format: ExportFormat,
+    #[arg(long, default_value = "json", value_parser = named_value_parser(EXPORT_FORMATS))]
+    pub format: ExportFormatArg,
     /// Whose sessions
-    #[arg(long, default_value = "local", value_parser = user)]
+    #[arg(long, default_value = "local", value_parser = parse_user)]
     pub user: UserId,
     /// Only this session, whoever owns it
-    #[arg(long, value_name = "ID", value_parser = session, conflicts_with = "project")]
+    #[arg(long, value_name = "ID", value_parser = parse_session, conflicts_with = "project")]
     pub session: Option<SessionId>,
     /// Only the user's sessions of this project
-    #[arg(long, value_name = "ID", value_parser = project)]
+    #[arg(long, value_name = "ID", value_parser = parse_project)]
     pub project: Option<ProjectId>,
 }
 
@@ -38,26 +38,26 @@ pub struct ImportArgs {
     #[arg(long, value_name = "URL", default_value = "sqlite://data/echoic.db")]
     pub database_url: DatabaseUrl,
     /// Who shall own the sessions
-    #[arg(long, default_value = "local", value_parser = user)]
+    #[arg(long, default_value = "local", value_parser = parse_user)]
     pub user: UserId,
     /// Largest text of a message
-    #[arg(long, value_name = "SIZE", default_value = "256KiB", value_parser = size)]
+    #[arg(long, value_name = "SIZE", default_value = "256KiB", value_parser = parse_size)]
     pub max_message: usize,
 }
 
 /// What `echoic migrate` is told.
 #[derive(Debug, Clone, Args)]
-#[command(after_help = MIGRATING)]
+#[command(after_help = MIGRATE_HELP)]
 pub struct MigrateArgs {
     /// The SQLite file, as the server's DATABASE_URL names it: sqlite://PATH
-    #[arg(long, value_name = "URL", value_parser = sqlite)]
+    #[arg(long, value_name = "URL", value_parser = parse_sqlite_url)]
     pub from: PathBuf,
     /// The database, as the server's DATABASE_URL will name it: mongodb://HOSTS/DATABASE
-    #[arg(long, value_name = "URL", value_parser = mongodb)]
+    #[arg(long, value_name = "URL", value_parser = parse_mongodb_url)]
     pub to: String,
 }
 
-const MIGRATING: &str = "\
+const MIGRATE_HELP: &str = "\
 Moves every session with its messages, branches, read marks, waiting messages and remembered requests, reads \
 each one back from the new database and compares it. The file stays as it is. Stop the server first, and start \
 it on the new database afterwards.
@@ -70,7 +70,7 @@ Example: echoic migrate --from sqlite://data/echoic.db --to mongodb://db1,db2,db
 
 /// How an export is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ExportFormat {
+pub enum ExportFormatArg {
     /// One JSON object.
     Json,
     /// A JSON object per session and line.
@@ -79,25 +79,25 @@ pub enum ExportFormat {
     Markdown,
 }
 
-const FORMATS: &[(&str, ExportFormat)] = &[
-    ("json", ExportFormat::Json),
-    ("jsonl", ExportFormat::Jsonl),
-    ("markdown", ExportFormat::Markdown),
+const EXPORT_FORMATS: &[(&str, ExportFormatArg)] = &[
+    ("json", ExportFormatArg::Json),
+    ("jsonl", ExportFormatArg::Jsonl),
+    ("markdown", ExportFormatArg::Markdown),
 ];
 
-fn user(text: &str) -> Result<UserId, FieldError> {
+fn parse_user(text: &str) -> Result<UserId, FieldError> {
     UserId::parse("user", text)
 }
 
-fn session(text: &str) -> Result<SessionId, FieldError> {
+fn parse_session(text: &str) -> Result<SessionId, FieldError> {
     SessionId::parse("session", text)
 }
 
-fn project(text: &str) -> Result<ProjectId, FieldError> {
+fn parse_project(text: &str) -> Result<ProjectId, FieldError> {
     ProjectId::parse("project", text)
 }
 
-fn sqlite(text: &str) -> Result<PathBuf, String> {
+fn parse_sqlite_url(text: &str) -> Result<PathBuf, String> {
     match text.parse()? {
         DatabaseUrl::Sqlite(path) => Ok(path),
         DatabaseUrl::Mongodb(_) => {
@@ -108,7 +108,7 @@ fn sqlite(text: &str) -> Result<PathBuf, String> {
     }
 }
 
-fn mongodb(text: &str) -> Result<String, String> {
+fn parse_mongodb_url(text: &str) -> Result<String, String> {
     match text.parse()? {
         DatabaseUrl::Mongodb(url) => Ok(url),
         DatabaseUrl::Sqlite(_) => Err("it moves from sqlite:// to mongodb:// only; VACUUM INTO \

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-pub(super) fn address(text: &str) -> Result<IpAddr, String> {
+pub(super) fn parse_address(text: &str) -> Result<IpAddr, String> {
     if text == "localhost" {
         return Ok(Ipv4Addr::LOCALHOST.into());
     }
@@ -12,7 +12,7 @@ pub(super) fn address(text: &str) -> Result<IpAddr, String> {
 }
 
 /// A name as browsers write it in `Host`, maybe with a port.
-pub(super) fn host(text: &str) -> Result<String, String> {
+pub(super) fn parse_host(text: &str) -> Result<String, String> {
     let text = text.trim();
     let (name, port) = match text.rsplit_once(':') {
         // Of an IPv6 address without a port, only the end of it.
@@ -33,16 +33,16 @@ pub(super) fn host(text: &str) -> Result<String, String> {
         .to_owned())
 }
 
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    up_to(text, 365, "250ms, 30s or 10m")
+pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
+    parse_duration_up_to(text, 365, "250ms, 30s or 10m")
 }
 
 /// A duration that may be longer than waiting for anything.
-pub(super) fn lifetime(text: &str) -> Result<Duration, String> {
-    up_to(text, 36_500, "90d, 12h or 30m")
+pub(super) fn parse_lifetime(text: &str) -> Result<Duration, String> {
+    parse_duration_up_to(text, 36_500, "90d, 12h or 30m")
 }
 
-fn up_to(text: &str, days: u64, such_as: &str) -> Result<Duration, String> {
+fn parse_duration_up_to(text: &str, days: u64, such_as: &str) -> Result<Duration, String> {
     let wants = || format!("must be a duration such as {such_as}");
     let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wants)?;
     let number: u64 = text[..digits].parse().map_err(|_| wants())?;
@@ -58,7 +58,7 @@ fn up_to(text: &str, days: u64, such_as: &str) -> Result<Duration, String> {
     millis.map(Duration::from_millis).ok_or_else(|| format!("must be from 1ms to {days}d"))
 }
 
-pub(super) fn size(text: &str) -> Result<usize, String> {
+pub(super) fn parse_size(text: &str) -> Result<usize, String> {
     let wants = || "must be a size such as 500KiB or 2MiB, from 1KiB to 1GiB".to_owned();
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let number: usize = text[..digits].parse().map_err(|_| wants())?;
@@ -72,7 +72,7 @@ pub(super) fn size(text: &str) -> Result<usize, String> {
     number.checked_mul(unit).filter(|bytes| (1 << 10..=1 << 30).contains(bytes)).ok_or_else(wants)
 }
 
-pub(super) fn origin(text: &str) -> Result<String, String> {
+pub(super) fn parse_origin(text: &str) -> Result<String, String> {
     let origin = text.trim().trim_end_matches('/');
     let authority = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
     let is_bare =

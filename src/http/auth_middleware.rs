@@ -7,7 +7,9 @@
 use super::ApiState;
 use super::rate_limit::RequestClass;
 use super::serve::PeerAddress;
-use crate::auth::{Credentials, Identity, missing, redeem_ticket, refused};
+use crate::auth::{
+    Identity, RequestCredentials, invalid_credentials, missing_credentials, redeem_ticket,
+};
 use crate::chat::CallerStatus;
 use crate::clock;
 use crate::domain::key::AuthScope;
@@ -201,10 +203,10 @@ async fn authorize_request(
     ticket: Option<String>,
 ) -> Result<Identity> {
     let identity = match ticket {
-        Some(ticket) if !api.auth.is_open() => {
+        Some(ticket) if !api.auth.is_disabled() => {
             let identity = redeem_ticket(&*api.store, &ticket, clock::now()).await?;
-            if !api.auth.still_knows(&identity).await? {
-                return Err(refused());
+            if !api.auth.is_still_valid(&identity).await? {
+                return Err(invalid_credentials());
             }
             identity
         }
@@ -269,7 +271,7 @@ pub(super) fn audit_session(who: &Principal, path: &'static str, session: &Sessi
 
 async fn identify_caller(api: &ApiState, request: &Parts) -> Result<Identity> {
     let headers = &request.headers;
-    let credentials = Credentials {
+    let credentials = RequestCredentials {
         bearer: bearer_token(headers),
         forwarded_user: single_header(headers, &HeaderName::from_static(FORWARDED_USER_HEADER)),
         peer: peer_address(request),
@@ -289,17 +291,17 @@ fn single_header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option
     let mut values = headers.get_all(name).iter();
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
-        return Err(refused());
+        return Err(invalid_credentials());
     }
     // Names in UTF-8 are names, too.
-    std::str::from_utf8(value.as_bytes()).map(Some).map_err(|_| refused())
+    std::str::from_utf8(value.as_bytes()).map(Some).map_err(|_| invalid_credentials())
 }
 
 fn bearer_token(headers: &HeaderMap) -> Result<Option<&str>> {
     let Some(value) = single_header(headers, &AUTHORIZATION)? else { return Ok(None) };
     let token = match value.split_once(' ') {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim(),
-        _ => return Err(refused()),
+        _ => return Err(invalid_credentials()),
     };
     Ok(Some(token))
 }
@@ -311,7 +313,7 @@ impl<S: Send + Sync> FromRequestParts<S> for CurrentUser {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
-        let identity = parts.extensions.get::<Identity>().ok_or_else(missing)?;
+        let identity = parts.extensions.get::<Identity>().ok_or_else(missing_credentials)?;
         Ok(Self(identity.principal.clone()))
     }
 }
@@ -323,7 +325,7 @@ impl<S: Send + Sync> FromRequestParts<S> for CurrentIdentity {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
-        parts.extensions.get::<Identity>().cloned().map(Self).ok_or_else(missing)
+        parts.extensions.get::<Identity>().cloned().map(Self).ok_or_else(missing_credentials)
     }
 }
 
@@ -334,6 +336,6 @@ impl<S: Send + Sync> FromRequestParts<S> for TurnAdmission {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
-        parts.extensions.get::<CallerStatus>().cloned().map(Self).ok_or_else(missing)
+        parts.extensions.get::<CallerStatus>().cloned().map(Self).ok_or_else(missing_credentials)
     }
 }

@@ -5,7 +5,7 @@ use super::auth_middleware::CurrentIdentity;
 use super::envelope::{ApiResult, ErrorResponse};
 use super::query::QueryParams;
 use super::sse::{self, SseSource};
-use crate::auth::{Auth, Identity};
+use crate::auth::{Authenticator, Identity};
 use crate::chat::EventReader;
 use crate::domain::SessionId;
 use axum::extract::State;
@@ -51,7 +51,7 @@ pub(super) async fn stream_events(
 /// Somebody who listens for as long as they may: such a stream has no end of its own.
 struct AuthorizedEventStream {
     events: EventReader,
-    auth: Arc<Auth>,
+    auth: Arc<Authenticator>,
     identity: Identity,
     /// How often to look whether their credentials are good still …
     check_interval: Duration,
@@ -67,7 +67,7 @@ impl SseSource for AuthorizedEventStream {
                 () = sleep_until(self.next_check) => {}
             }
             // A store that cannot be reached now changes nothing: the next look tells.
-            if !self.auth.still_knows(&self.identity).await.unwrap_or(true) {
+            if !self.auth.is_still_valid(&self.identity).await.unwrap_or(true) {
                 return None;
             }
             self.next_check = Instant::now() + self.check_interval;

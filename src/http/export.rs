@@ -6,7 +6,7 @@ use super::extract::CurrentUser;
 use super::query::QueryParams;
 use crate::clock;
 use crate::domain::{Message, ProjectId, Session, SessionId};
-use crate::transfer::export::{Export, Format, Which};
+use crate::transfer::export::{ExportFormat, ExportScope, SessionExporter};
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderValue;
@@ -67,21 +67,26 @@ pub(super) async fn export_sessions(
 ) -> ApiResult<Response> {
     let session = query.take_parsed("sessionId", |id| SessionId::parse("sessionId", id));
     let project = query.take_parsed("projectId", |id| ProjectId::parse("projectId", id));
-    let formats =
-        [("json", Format::Json), ("jsonl", Format::Jsonl), ("markdown", Format::Markdown)];
-    let format = query.take_choice("format", &formats).unwrap_or(Format::Json);
+    let formats = [
+        ("json", ExportFormat::Json),
+        ("jsonl", ExportFormat::Jsonl),
+        ("markdown", ExportFormat::Markdown),
+    ];
+    let format = query.take_choice("format", &formats).unwrap_or(ExportFormat::Json);
     if session.is_some() && project.is_some() {
         query.add_error("projectId", "must not come with sessionId");
     }
     query.finish()?;
     let which = match (session, project) {
-        (Some(id), _) => Which::Session(id),
-        (None, Some(id)) => Which::Project(id),
-        (None, None) => Which::All,
+        (Some(id), _) => ExportScope::Session(id),
+        (None, Some(id)) => ExportScope::Project(id),
+        (None, None) => ExportScope::All,
     };
-    let export = Export::open(api.store, who, which, format).await?;
+    let export = SessionExporter::open(api.store, who, which, format).await?;
     let pieces = stream::try_unfold(export, |mut export| async move {
-        Ok::<_, crate::error::Error>(export.next().await?.map(|piece| (Bytes::from(piece), export)))
+        Ok::<_, crate::error::Error>(
+            export.next_chunk().await?.map(|piece| (Bytes::from(piece), export)),
+        )
     });
     // The status is out: a file that breaks off is told by the connection that breaks off.
     let pieces =
@@ -89,11 +94,11 @@ pub(super) async fn export_sessions(
     Ok(build_file_response(Body::from_stream(pieces), format))
 }
 
-fn build_file_response(body: Body, format: Format) -> Response {
+fn build_file_response(body: Body, format: ExportFormat) -> Response {
     let (kind, extension) = match format {
-        Format::Json => ("application/json", "json"),
-        Format::Jsonl => ("application/x-ndjson", "jsonl"),
-        Format::Markdown => ("text/markdown; charset=utf-8", "md"),
+        ExportFormat::Json => ("application/json", "json"),
+        ExportFormat::Jsonl => ("application/x-ndjson", "jsonl"),
+        ExportFormat::Markdown => ("text/markdown; charset=utf-8", "md"),
     };
     let mut response = Response::new(body);
     let headers = response.headers_mut();

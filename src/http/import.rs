@@ -5,9 +5,9 @@ use super::body::StreamedJsonBody;
 use super::envelope::{ApiResult, Envelope, ErrorResponse, ok_response};
 use super::extract::{CurrentUser, NoQueryParams};
 use crate::error::Error;
-use crate::transfer::file::read_sessions;
-use crate::transfer::import::{Import, Report, Terms};
-use crate::transfer::record::SessionRecord;
+use crate::transfer::import::{ImportOptions, ImportReport, SessionImporter};
+use crate::transfer::session_reader::read_sessions;
+use crate::transfer::session_record::SessionRecord;
 use axum::Json;
 use axum::extract::State;
 use futures::TryStreamExt;
@@ -27,25 +27,26 @@ pub(super) struct ImportRequest {
 /// Import sessions: all of each or none of it. Importing the same file twice changes nothing.
 #[utoipa::path(
     post, path = "/api/import", tag = "import", request_body = ImportRequest,
-    responses((status = 200, body = Envelope<Report>), (status = "default", body = ErrorResponse))
+    responses((status = 200, body = Envelope<ImportReport>), (status = "default", body = ErrorResponse))
 )]
 pub(super) async fn import_sessions(
     State(api): State<ApiState>,
     CurrentUser(who): CurrentUser,
     _query: NoQueryParams,
     StreamedJsonBody(body): StreamedJsonBody,
-) -> ApiResult<Json<Envelope<Report>>> {
+) -> ApiResult<Json<Envelope<ImportReport>>> {
     let bytes = StreamReader::new(body.into_data_stream().map_err(io::Error::other));
-    let terms = Terms {
+    let terms = ImportOptions {
         max_message: api.size_limits.message,
-        trusts_participants: who.is_admin || api.auth.is_open(),
+        trusts_participants: who.is_admin || api.auth.is_disabled(),
     };
     let chat = api.chat;
-    let mut import = Import::new(api.store, who, terms, Handle::current())
-        .telling(move |imported| chat.publish_import(imported));
+    let mut import = SessionImporter::new(api.store, who, terms, Handle::current())
+        .with_progress(move |imported| chat.publish_import(imported));
     let task = tokio::task::spawn_blocking(move || {
-        let read = read_sessions(SyncIoBridge::new(Box::pin(bytes)), |raw| import.take(raw));
-        import.conclude(read)
+        let read =
+            read_sessions(SyncIoBridge::new(Box::pin(bytes)), |raw| import.import_session(raw));
+        import.finish(read)
     });
     let report = task.await.map_err(Error::internal)??;
     Ok(ok_response("Sessions imported successfully", report))

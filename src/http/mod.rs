@@ -46,7 +46,7 @@ pub use rate_limit::RequestRateLimiter;
 pub use router::{build_router, openapi_document};
 pub use serve::{ReadTimeouts, serve};
 
-use crate::auth::Auth;
+use crate::auth::Authenticator;
 use crate::chat::ChatService;
 use crate::memory::Memory;
 use crate::store::Store;
@@ -63,7 +63,7 @@ pub struct ApiState {
     /// Prompts, for their preview.
     pub memory: Arc<Memory>,
     /// Who is asking.
-    pub auth: Arc<Auth>,
+    pub auth: Arc<Authenticator>,
     /// How often somebody may ask.
     pub rate_limiter: Arc<RequestRateLimiter>,
     /// What is too large.

@@ -93,7 +93,7 @@ fn check_host_and_origin(
     let host = headers.get(HOST).and_then(|host| host.to_str().ok()?.parse::<Authority>().ok());
     let named = [host.as_ref(), uri.authority()];
     // Where credentials are asked for, a page under another name has none.
-    let is_name_free = !api.auth.goes_by_network() && api.allowed_hosts.is_empty();
+    let is_name_free = !api.auth.is_network_based() && api.allowed_hosts.is_empty();
     let is_ours = is_name_free
         || (host.is_some()
             && named.iter().flatten().all(|authority| api.allowed_hosts.is_allowed(authority)));

@@ -224,7 +224,7 @@ mod tests {
     fn failed_credentials_are_limited_per_address() {
         let rates = RequestRateLimiter::new(RateLimit::parse("3/h"));
         let address: IpAddr = "10.0.0.1".parse().unwrap();
-        let told = || rates.record_auth_failure(address, crate::auth::refused()).kind;
+        let told = || rates.record_auth_failure(address, crate::auth::invalid_credentials()).kind;
         assert_eq!([1, 2, 3].map(|_| told()), [Kind::Unauthenticated; 3]);
         assert_eq!(told(), Kind::RateLimited);
         assert!((0..597).all(|_| rates.check_address(address).is_ok()));

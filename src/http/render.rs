@@ -50,10 +50,10 @@ pub(super) async fn render_markdown(
     }
     let has_code = markdown.contains("```") || markdown.contains("~~~");
     let html = if markdown.len() <= INLINE_RENDER_LIMIT && !has_code {
-        markup::html(&markdown)
+        markup::render_html(&markdown)
     } else {
         let _permit = BLOCKING_RENDERS.acquire().await.map_err(Error::internal)?;
-        spawn_blocking(move || markup::html(&markdown)).await.map_err(Error::internal)?
+        spawn_blocking(move || markup::render_html(&markdown)).await.map_err(Error::internal)?
     };
     Ok(ok_response("Markdown rendered successfully", RenderResponse { html }))
 }

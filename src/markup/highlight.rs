@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use syntect::parsing::{ParseState, Scope, ScopeStack, SyntaxReference, SyntaxSet};
 
 /// The classes of the spans that [`block`] writes.
-pub(super) const CLASSES: [&str; 9] =
+pub(super) const SPAN_CLASSES: [&str; 9] =
     ["c-key", "c-str", "c-num", "c-com", "c-fun", "c-typ", "c-var", "c-add", "c-del"];
 
 /// Which class a scope gets: the innermost scope that stands here decides.
-const SCOPES: [(&str, &str); 24] = [
+const SCOPE_CLASSES: [(&str, &str); 24] = [
     ("comment", "c-com"),
     ("string", "c-str"),
     ("punctuation.definition.string", "c-str"),
@@ -40,54 +40,58 @@ const SCOPES: [(&str, &str); 24] = [
 ];
 
 /// The most bytes of code that are coloured in one text, and the longest line.
-const MAX_CODE: usize = 64 << 10;
-const MAX_LINE: usize = 2000;
+const MAX_CODE_BYTES: usize = 64 << 10;
+const MAX_LINE_BYTES: usize = 2000;
 /// How long colouring may take in one text.
-const MAX_TIME: Duration = Duration::from_millis(250);
+const MAX_DURATION: Duration = Duration::from_millis(250);
 
 /// What may still be spent on one text.
-pub(super) struct Allowance {
-    bytes: usize,
-    until: Option<Instant>,
+pub(super) struct HighlightBudget {
+    bytes_left: usize,
+    deadline: Option<Instant>,
 }
 
-impl Default for Allowance {
+impl Default for HighlightBudget {
     fn default() -> Self {
-        Self { bytes: MAX_CODE, until: None }
+        Self { bytes_left: MAX_CODE_BYTES, deadline: None }
     }
 }
 
-impl Allowance {
-    fn spend(&mut self, line: &str) -> bool {
-        let until = *self.until.get_or_insert_with(|| Instant::now() + MAX_TIME);
-        if line.len() > self.bytes.min(MAX_LINE) || Instant::now() > until {
+impl HighlightBudget {
+    fn try_spend(&mut self, line: &str) -> bool {
+        let until = *self.deadline.get_or_insert_with(|| Instant::now() + MAX_DURATION);
+        if line.len() > self.bytes_left.min(MAX_LINE_BYTES) || Instant::now() > until {
             return false;
         }
-        self.bytes -= line.len();
+        self.bytes_left -= line.len();
         true
     }
 }
 
 /// A code block with its language and its spans.
-pub(super) fn block(language: &str, code: &str, allowance: &mut Allowance) -> String {
+pub(super) fn render_code_block(
+    language: &str,
+    code: &str,
+    allowance: &mut HighlightBudget,
+) -> String {
     let mut html = String::with_capacity(code.len() * 2);
     html.push_str("<pre");
     if !language.is_empty() {
         html.push_str(" data-language=\"");
-        escape(&mut html, language);
+        escape_html(&mut html, language);
         html.push('"');
     }
     html.push_str("><code>");
     let mut rest = code;
-    if let Some(syntax) = find(language) {
-        rest = coloured(&mut html, syntax, code, allowance);
+    if let Some(syntax) = find_syntax(language) {
+        rest = highlight_lines(&mut html, syntax, code, allowance);
     }
-    escape(&mut html, rest);
+    escape_html(&mut html, rest);
     html.push_str("</code></pre>\n");
     html
 }
 
-fn find(language: &str) -> Option<&'static SyntaxReference> {
+fn find_syntax(language: &str) -> Option<&'static SyntaxReference> {
     let name = match language {
         "" | "text" | "txt" | "plain" | "plaintext" => return None,
         "console" | "shell" | "zsh" | "shell-session" => "bash",
@@ -100,75 +104,75 @@ fn find(language: &str) -> Option<&'static SyntaxReference> {
 }
 
 /// Writes what the allowance reaches for; gives back what stays plain.
-fn coloured<'a>(
+fn highlight_lines<'a>(
     html: &mut String,
     syntax: &SyntaxReference,
     code: &'a str,
-    allowance: &mut Allowance,
+    allowance: &mut HighlightBudget,
 ) -> &'a str {
     let mut state = ParseState::new(syntax);
     let mut stack = ScopeStack::new();
-    let mut spans = Spans { html, open: "" };
+    let mut spans = SpanWriter { html, open_class: "" };
     let mut rest = code;
     for line in code.split_inclusive('\n') {
-        if !allowance.spend(line) {
+        if !allowance.try_spend(line) {
             break;
         }
         let Ok(changes) = state.parse_line(line, &GRAMMARS) else { break };
         let mut at = 0;
         for (index, change) in changes {
             let index = index.clamp(at, line.len());
-            spans.text(class(&stack), &line[at..index]);
+            spans.write_text(find_class(&stack), &line[at..index]);
             at = index;
             if stack.apply(&change).is_err() {
-                spans.text("", &line[at..]);
-                spans.end();
+                spans.write_text("", &line[at..]);
+                spans.close_span();
                 return &rest[line.len()..];
             }
         }
-        spans.text(class(&stack), &line[at..]);
+        spans.write_text(find_class(&stack), &line[at..]);
         rest = &rest[line.len()..];
     }
-    spans.end();
+    spans.close_span();
     rest
 }
 
 /// Writes text of one class after the other; neighbours of the same class share a span.
-struct Spans<'a> {
+struct SpanWriter<'a> {
     html: &'a mut String,
-    open: &'static str,
+    open_class: &'static str,
 }
 
-impl Spans<'_> {
-    fn text(&mut self, class: &'static str, text: &str) {
+impl SpanWriter<'_> {
+    fn write_text(&mut self, class: &'static str, text: &str) {
         // White space has no colour.
-        if class != self.open && !text.trim().is_empty() {
-            self.end();
+        if class != self.open_class && !text.trim().is_empty() {
+            self.close_span();
             if !class.is_empty() {
                 self.html.push_str("<span class=\"");
                 self.html.push_str(class);
                 self.html.push_str("\">");
-                self.open = class;
+                self.open_class = class;
             }
         }
-        escape(self.html, text);
+        escape_html(self.html, text);
     }
 
-    fn end(&mut self) {
-        if !std::mem::take(&mut self.open).is_empty() {
+    fn close_span(&mut self) {
+        if !std::mem::take(&mut self.open_class).is_empty() {
             self.html.push_str("</span>");
         }
     }
 }
 
-fn class(stack: &ScopeStack) -> &'static str {
+fn find_class(stack: &ScopeStack) -> &'static str {
     let of = |scope: &Scope| {
         SELECTORS.iter().find(|(prefix, _)| prefix.is_prefix_of(*scope)).map(|(_, class)| *class)
     };
     stack.as_slice().iter().rev().find_map(of).unwrap_or_default()
 }
 
-fn escape(html: &mut String, text: &str) {
+fn escape_html(html: &mut String, text: &str) {
     for character in text.chars() {
         match character {
             '<' => html.push_str("&lt;"),
@@ -183,7 +187,8 @@ fn escape(html: &mut String, text: &str) {
 static GRAMMARS: LazyLock<SyntaxSet> = LazyLock::new(two_face::syntax::extra_newlines);
 
 static SELECTORS: LazyLock<Vec<(Scope, &'static str)>> = LazyLock::new(|| {
-    let parsed = SCOPES.iter().filter_map(|(name, class)| Some((Scope::new(name).ok()?, *class)));
+    let parsed =
+        SCOPE_CLASSES.iter().filter_map(|(name, class)| Some((Scope::new(name).ok()?, *class)));
     parsed.collect()
 });
 
@@ -192,9 +197,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn code_is_coloured_by_its_language_and_nothing_of_it_is_lost() {
+    fn highlighting_keeps_all_code() {
         let code = "fn main() { let s = \"<b>\"; } // done\n";
-        let html = block("rust", code, &mut Allowance::default());
+        let html = render_code_block("rust", code, &mut HighlightBudget::default());
         assert!(
             html.starts_with("<pre data-language=\"rust\"><code><span class=\"c-key\">fn </span>"),
             "{html}"
@@ -203,14 +208,14 @@ mod tests {
         for language in
             ["ts", "typescript", "python", "sh", "toml", "json", "dockerfile", "sql", "tsx"]
         {
-            assert!(find(language).is_some(), "{language}");
+            assert!(find_syntax(language).is_some(), "{language}");
         }
     }
 
     #[test]
-    fn beyond_the_allowance_code_stands_there_plain() {
-        let code = format!("let a = 1;\nlet b = \"{}\";\nlet c = 3;\n", "x".repeat(MAX_LINE));
-        let html = block("rust", &code, &mut Allowance::default());
+    fn code_beyond_budget_stays_plain() {
+        let code = format!("let a = 1;\nlet b = \"{}\";\nlet c = 3;\n", "x".repeat(MAX_LINE_BYTES));
+        let html = render_code_block("rust", &code, &mut HighlightBudget::default());
         assert!(html.contains("let c = 3;") && html.matches("c-num").count() == 1, "{html}");
     }
 }

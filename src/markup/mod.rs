@@ -15,68 +15,68 @@ use std::sync::LazyLock;
 
 /// Elements inside of one another beyond these lose their own look, not their text. Nobody writes
 /// so, and a browser, like the sanitizer, takes longer for each level.
-const MAX_DEPTH: usize = 32;
+const MAX_NESTING: usize = 32;
 
 /// Renders GitHub's dialect without HTML: tables, tasks, strikethrough, footnotes, bare addresses; a
 /// line break is a line break, as people write chats.
-pub fn html(markdown: &str) -> String {
+pub fn render_html(markdown: &str) -> String {
     let options = Options::ENABLE_TABLES
         | Options::ENABLE_STRIKETHROUGH
         | Options::ENABLE_TASKLISTS
         | Options::ENABLE_FOOTNOTES;
     let events = TextMergeStream::new(Parser::new_ext(markdown, options));
-    let mut writer = Writer::default();
-    events.for_each(|event| writer.take(event));
+    let mut writer = EventRewriter::default();
+    events.for_each(|event| writer.rewrite_event(event));
     let mut html = String::with_capacity(markdown.len() * 3 / 2);
     pulldown_cmark::html::push_html(&mut html, writer.events.into_iter());
-    CLEANER.clean(&aligned(html)).to_string()
+    SANITIZER.clean(&replace_align_styles(html)).to_string()
 }
 
 /// Changes the parser's events on their way to the HTML.
 #[derive(Default)]
-struct Writer<'a> {
+struct EventRewriter<'a> {
     events: Vec<Event<'a>>,
     depth: usize,
     is_in_link: bool,
     /// The code block that is open: its language and its text so far.
     code: Option<(String, String)>,
-    image: Option<Image<'a>>,
+    image: Option<OpenImage<'a>>,
     /// The label of a footnote that begins with the next event.
-    note: Option<CowStr<'a>>,
-    colours: highlight::Allowance,
+    footnote_label: Option<CowStr<'a>>,
+    highlight_budget: highlight::HighlightBudget,
 }
 
 /// An image that is open.
-struct Image<'a> {
-    address: CowStr<'a>,
+struct OpenImage<'a> {
+    url: CowStr<'a>,
     alt: String,
     /// Images in its description that are open.
-    inner: usize,
+    nested: usize,
 }
 
-impl<'a> Writer<'a> {
-    fn take(&mut self, event: Event<'a>) {
-        if self.goes_into_code(&event) || self.goes_into_image(&event) {
+impl<'a> EventRewriter<'a> {
+    fn rewrite_event(&mut self, event: Event<'a>) {
+        if self.append_to_code(&event) || self.append_to_image(&event) {
             return;
         }
-        if let Some(label) = self.note.take() {
-            return self.begin_note(label, event);
+        if let Some(label) = self.footnote_label.take() {
+            return self.begin_footnote(label, event);
         }
         match event {
-            Event::FootnoteReference(label) => self.raised(label),
+            Event::FootnoteReference(label) => self.push_superscript(label),
             Event::Start(Tag::CodeBlock(kind)) => {
-                self.code = Some((language(&kind), String::new()))
+                self.code = Some((fence_language(&kind), String::new()))
             }
             Event::Start(Tag::Image { dest_url, .. }) => {
-                self.image = Some(Image { address: dest_url, alt: String::new(), inner: 0 });
+                self.image = Some(OpenImage { url: dest_url, alt: String::new(), nested: 0 });
             }
-            Event::Start(tag) => self.open(tag),
-            Event::End(tag) => self.close(tag),
+            Event::Start(tag) => self.open_tag(tag),
+            Event::End(tag) => self.close_tag(tag),
             Event::Text(text) if self.is_in_link => self.events.push(Event::Text(text)),
-            Event::Text(text) => self.text(text),
+            Event::Text(text) => self.push_text(text),
             Event::SoftBreak => self.events.push(Event::HardBreak),
             Event::InlineHtml(html) if is_line_break(&html) => self.events.push(Event::HardBreak),
-            Event::Html(html) | Event::InlineHtml(html) => self.lines(&html),
+            Event::Html(html) | Event::InlineHtml(html) => self.push_raw_html(&html),
             Event::TaskListMarker(is_done) => {
                 let mark = if is_done { "\u{2611} " } else { "\u{2610} " };
                 self.events.push(Event::Text(mark.into()));
@@ -85,13 +85,13 @@ impl<'a> Writer<'a> {
         }
     }
 
-    fn open(&mut self, tag: Tag<'a>) {
+    fn open_tag(&mut self, tag: Tag<'a>) {
         self.depth += 1;
         if let Tag::FootnoteDefinition(label) = tag {
-            self.note = Some(label);
+            self.footnote_label = Some(label);
             return;
         }
-        if self.depth > MAX_DEPTH {
+        if self.depth > MAX_NESTING {
             return;
         }
         self.is_in_link |= matches!(tag, Tag::Link { .. });
@@ -105,8 +105,8 @@ impl<'a> Writer<'a> {
         }));
     }
 
-    fn close(&mut self, tag: TagEnd) {
-        let was_dropped = self.depth > MAX_DEPTH;
+    fn close_tag(&mut self, tag: TagEnd) {
+        let was_dropped = self.depth > MAX_NESTING;
         self.depth -= 1;
         if was_dropped || tag == TagEnd::FootnoteDefinition {
             return;
@@ -118,32 +118,32 @@ impl<'a> Writer<'a> {
 
     /// A footnote stands where it was written, behind its label; nothing leads there, since names for
     /// anchors are not allowed.
-    fn begin_note(&mut self, label: CowStr<'a>, first: Event<'a>) {
+    fn begin_footnote(&mut self, label: CowStr<'a>, first: Event<'a>) {
         if first == Event::Start(Tag::Paragraph) {
-            self.take(first);
-            self.raised(label);
+            self.rewrite_event(first);
+            self.push_superscript(label);
             self.events.push(Event::Text(" ".into()));
             return;
         }
         self.events.push(Event::Start(Tag::Paragraph));
-        self.raised(label);
+        self.push_superscript(label);
         self.events.push(Event::End(TagEnd::Paragraph));
-        self.take(first);
+        self.rewrite_event(first);
     }
 
-    fn raised(&mut self, label: CowStr<'a>) {
+    fn push_superscript(&mut self, label: CowStr<'a>) {
         let sup =
             [Event::Start(Tag::Superscript), Event::Text(label), Event::End(TagEnd::Superscript)];
         self.events.extend(sup);
     }
 
     /// Code is coloured once all of it is there.
-    fn goes_into_code(&mut self, event: &Event<'a>) -> bool {
+    fn append_to_code(&mut self, event: &Event<'a>) -> bool {
         let Some((language, code)) = &mut self.code else { return false };
         match event {
             Event::Text(text) => code.push_str(text),
             Event::End(TagEnd::CodeBlock) => {
-                let html = highlight::block(language, code, &mut self.colours);
+                let html = highlight::render_code_block(language, code, &mut self.highlight_budget);
                 self.code = None;
                 self.events.push(Event::Html(html.into()));
             }
@@ -153,16 +153,16 @@ impl<'a> Writer<'a> {
     }
 
     /// An image becomes a link with its description; inside of a link, the description alone.
-    fn goes_into_image(&mut self, event: &Event<'a>) -> bool {
+    fn append_to_image(&mut self, event: &Event<'a>) -> bool {
         let Some(image) = &mut self.image else { return false };
         match event {
             Event::Text(text) | Event::Code(text) => image.alt.push_str(text),
             Event::SoftBreak | Event::HardBreak => image.alt.push(' '),
-            Event::Start(Tag::Image { .. }) => image.inner += 1,
-            Event::End(TagEnd::Image) if image.inner > 0 => image.inner -= 1,
+            Event::Start(Tag::Image { .. }) => image.nested += 1,
+            Event::End(TagEnd::Image) if image.nested > 0 => image.nested -= 1,
             Event::End(TagEnd::Image) => {
                 if let Some(image) = self.image.take() {
-                    self.image_as_link(image);
+                    self.push_image_link(image);
                 }
             }
             _ => {}
@@ -170,35 +170,35 @@ impl<'a> Writer<'a> {
         true
     }
 
-    fn image_as_link(&mut self, image: Image<'a>) {
-        let Image { address, alt, .. } = image;
+    fn push_image_link(&mut self, image: OpenImage<'a>) {
+        let OpenImage { url: address, alt, .. } = image;
         let words = if alt.trim().is_empty() { address.as_ref() } else { alt.as_str() };
         let text = Event::Text(format!("\u{1f5bc} {words}").into());
         if self.is_in_link {
             self.events.push(text);
         } else {
-            self.link(address, text);
+            self.push_link(address, text);
         }
     }
 
     /// Text, in which bare addresses become links.
-    fn text(&mut self, text: CowStr<'a>) {
+    fn push_text(&mut self, text: CowStr<'a>) {
         if !text.contains("://") && !text.contains('@') {
             return self.events.push(Event::Text(text));
         }
-        for span in FINDER.spans(&text) {
+        for span in LINK_FINDER.spans(&text) {
             let words = Event::Text(span.as_str().to_owned().into());
             match span.kind() {
                 Some(LinkKind::Email) => {
-                    self.link(format!("mailto:{}", span.as_str()).into(), words);
+                    self.push_link(format!("mailto:{}", span.as_str()).into(), words);
                 }
-                Some(_) => self.link(span.as_str().to_owned().into(), words),
+                Some(_) => self.push_link(span.as_str().to_owned().into(), words),
                 None => self.events.push(words),
             }
         }
     }
 
-    fn link(&mut self, address: CowStr<'a>, text: Event<'a>) {
+    fn push_link(&mut self, address: CowStr<'a>, text: Event<'a>) {
         let link = Tag::Link {
             link_type: pulldown_cmark::LinkType::Inline,
             dest_url: address,
@@ -209,7 +209,7 @@ impl<'a> Writer<'a> {
     }
 
     /// HTML, shown as it was written.
-    fn lines(&mut self, html: &str) {
+    fn push_raw_html(&mut self, html: &str) {
         for (index, line) in html.trim_end_matches('\n').split('\n').enumerate() {
             if index > 0 {
                 self.events.push(Event::HardBreak);
@@ -223,7 +223,7 @@ impl<'a> Writer<'a> {
 }
 
 /// The first word behind the fence.
-fn language(kind: &CodeBlockKind<'_>) -> String {
+fn fence_language(kind: &CodeBlockKind<'_>) -> String {
     match kind {
         CodeBlockKind::Fenced(info) => {
             info.split([' ', ',', '{']).next().unwrap_or_default().to_ascii_lowercase()
@@ -239,7 +239,7 @@ fn is_line_break(html: &str) -> bool {
 
 /// Cells say how they are aligned without a style, which the page's policy forbids. In text, `<`
 /// is escaped, so these are tags.
-fn aligned(html: String) -> String {
+fn replace_align_styles(html: String) -> String {
     let mut html = html;
     for cell in ["td", "th"] {
         for side in ["left", "center", "right"] {
@@ -252,13 +252,13 @@ fn aligned(html: String) -> String {
     html
 }
 
-static FINDER: LazyLock<LinkFinder> = LazyLock::new(|| {
+static LINK_FINDER: LazyLock<LinkFinder> = LazyLock::new(|| {
     let mut finder = LinkFinder::new();
     finder.kinds(&[LinkKind::Url, LinkKind::Email]);
     finder
 });
 
-static CLEANER: LazyLock<Builder<'static>> = LazyLock::new(|| {
+static SANITIZER: LazyLock<Builder<'static>> = LazyLock::new(|| {
     let tags = HashSet::from([
         "a",
         "blockquote",
@@ -300,7 +300,7 @@ static CLEANER: LazyLock<Builder<'static>> = LazyLock::new(|| {
         .tags(tags)
         .tag_attributes(attributes)
         .generic_attributes(HashSet::new())
-        .allowed_classes(HashMap::from([("span", HashSet::from(highlight::CLASSES))]))
+        .allowed_classes(HashMap::from([("span", HashSet::from(highlight::SPAN_CLASSES))]))
         .url_schemes(HashSet::from(["http", "https", "mailto", "tel"]))
         .url_relative(UrlRelative::Deny)
         .link_rel(Some("noopener noreferrer nofollow"))
@@ -310,11 +310,11 @@ static CLEANER: LazyLock<Builder<'static>> = LazyLock::new(|| {
 
 #[cfg(test)]
 mod tests {
-    use super::html;
+    use super::render_html;
     use proptest::prelude::*;
 
     #[test]
-    fn what_people_and_models_write_looks_as_they_mean_it() {
+    fn common_markdown_renders_as_expected() {
         for (markdown, expected) in [
             ("two\nlines", "<p>two<br>\nlines</p>\n"),
             (
@@ -334,35 +334,35 @@ mod tests {
             ),
             ("so[^1]", "<p>so[^1]</p>\n"),
         ] {
-            assert_eq!(html(markdown), expected, "{markdown}");
+            assert_eq!(render_html(markdown), expected, "{markdown}");
         }
-        let table = html("|a|b|\n|-|-:|\n|1|2|");
+        let table = render_html("|a|b|\n|-|-:|\n|1|2|");
         assert!(table.contains("<th align=\"right\">b</th>"), "{table}");
     }
 
     #[test]
-    fn addresses_become_links_that_tell_nobody_where_one_comes_from() {
+    fn bare_urls_become_links_without_referrer() {
         let expected = "<p>see <a href=\"https://a.example/x_y_z\" target=\"_blank\" \
                         rel=\"noopener noreferrer nofollow\">https://a.example/x_y_z</a>.</p>\n";
-        assert_eq!(html("see https://a.example/x_y_z."), expected);
-        assert_eq!(html("[a](https://a.example/) b").matches("<a ").count(), 1);
-        assert_eq!(html("[https://a.example](https://b.example)").matches("<a ").count(), 1);
+        assert_eq!(render_html("see https://a.example/x_y_z."), expected);
+        assert_eq!(render_html("[a](https://a.example/) b").matches("<a ").count(), 1);
+        assert_eq!(render_html("[https://a.example](https://b.example)").matches("<a ").count(), 1);
     }
 
     #[test]
-    fn an_image_is_a_link_until_somebody_asks_for_it() {
-        let image = html("![a cat](https://a.example/cat.png)");
+    fn image_is_rendered_as_link() {
+        let image = render_html("![a cat](https://a.example/cat.png)");
         assert!(!image.contains("<img") && image.contains("a cat</a>"), "{image}");
-        let badge = html("[![build](https://a.example/b.svg)](https://a.example)");
+        let badge = render_html("[![build](https://a.example/b.svg)](https://a.example)");
         assert_eq!(badge.matches("<a ").count(), 1, "{badge}");
-        let nested = html("![a ![b *c*](https://a.example/b)](https://a.example/a) end");
+        let nested = render_html("![a ![b *c*](https://a.example/b)](https://a.example/a) end");
         assert!(nested.contains("a b c</a> end"), "{nested}");
     }
 
     proptest! {
         #[test]
         fn whatever_is_written_can_be_rendered(pieces in prop::collection::vec(prop::sample::select(PIECES), 0..40)) {
-            let html = html(&pieces.concat());
+            let html = render_html(&pieces.concat());
             prop_assert!(!html.contains("<img") && !html.contains("<i>"), "{html}");
         }
     }
@@ -407,7 +407,7 @@ mod tests {
     ];
 
     #[test]
-    fn nesting_without_end_costs_no_more_than_its_text() {
+    fn deep_nesting_renders_in_linear_time() {
         for deep in [
             ">".repeat(100_000),
             "- ".repeat(50_000),
@@ -415,7 +415,7 @@ mod tests {
             "[".repeat(100_000),
             "![".repeat(50_000),
         ] {
-            let html = html(&(deep + "x"));
+            let html = render_html(&(deep + "x"));
             assert!(html.contains('x'));
         }
     }

@@ -3,7 +3,7 @@
 //!
 //! Called by `http` and `cli`, which pass the text on at the pace of whoever reads it.
 
-use super::markdown::Markdown;
+use super::markdown::MarkdownWriter;
 use crate::domain::message::{FinishReason, MessageError, MessageParts};
 use crate::domain::principal::AccessLevel;
 use crate::domain::{
@@ -17,15 +17,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 /// The format of our own files.
-const FORMAT: &str = "echoic";
+const FORMAT_NAME: &str = "echoic";
 /// The version of that format.
-const VERSION: u32 = 1;
+const FORMAT_VERSION: u32 = 1;
 /// Later than the activity of any session: the last millisecond of the year 9999.
-const END_OF_TIME: Timestamp = Timestamp::from_millis(253_402_300_799_999);
+const MAX_TIMESTAMP: Timestamp = Timestamp::from_millis(253_402_300_799_999);
 
 /// How an export is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
+pub enum ExportFormat {
     /// One JSON object with a list of sessions.
     Json,
     /// One JSON object per session, each on a line of its own.
@@ -36,7 +36,7 @@ pub enum Format {
 
 /// What to export.
 #[derive(Debug, Clone)]
-pub enum Which {
+pub enum ExportScope {
     /// The caller's own sessions.
     All,
     /// Those of them that belong to a project.
@@ -46,157 +46,175 @@ pub enum Which {
 }
 
 /// An export under way.
-pub struct Export {
+pub struct SessionExporter {
     store: Arc<dyn Store>,
-    who: Principal,
-    format: Format,
+    principal: Principal,
+    format: ExportFormat,
     ids: std::vec::IntoIter<SessionId>,
-    state: State,
+    state: ExportState,
     /// Sessions begun so far.
-    begun: usize,
+    sessions_started: usize,
 }
 
-enum State {
-    Head,
-    Between,
-    Within(Box<Open>),
-    Reading(Box<Markdown>),
+enum ExportState {
+    Header,
+    BetweenSessions,
+    InSession(Box<OpenSession>),
+    InMarkdown(Box<MarkdownWriter>),
     Done,
 }
 
 /// A session that has been written in part.
-struct Open {
+struct OpenSession {
     id: SessionId,
     /// What is written next.
-    piece: SessionChunk,
+    chunk: SessionChunk,
     /// How many messages the session had when it was opened. Later ones are left out, so that its
     /// head and counters are true of what is written.
-    count: u32,
+    message_count: u32,
     has_messages: bool,
     /// How far users had read then: a seq and who.
-    unread: HashMap<u32, Vec<String>>,
+    pending_marks: HashMap<u32, Vec<String>>,
     /// The same, by the ids of messages that were written.
-    read: BTreeMap<String, MessageId>,
+    read_marks: BTreeMap<String, MessageId>,
 }
 
-impl Export {
+impl SessionExporter {
     /// Finds out what there is to export. Errors: `session_not_found`, `forbidden`.
     pub async fn open(
         store: Arc<dyn Store>,
         who: Principal,
-        which: Which,
-        format: Format,
+        which: ExportScope,
+        format: ExportFormat,
     ) -> Result<Self> {
         let mut ids = match which {
-            Which::All => {
-                store.list_owned_sessions(&who, DeleteFilter::InactiveSince(END_OF_TIME)).await?
+            ExportScope::All => {
+                store.list_owned_sessions(&who, DeleteFilter::InactiveSince(MAX_TIMESTAMP)).await?
             }
-            Which::Project(project) => {
+            ExportScope::Project(project) => {
                 store.list_owned_sessions(&who, DeleteFilter::Project(project)).await?
             }
-            Which::Session(id) => vec![store.get_session(&who, &id, AccessLevel::Owner).await?.id],
+            ExportScope::Session(id) => {
+                vec![store.get_session(&who, &id, AccessLevel::Owner).await?.id]
+            }
         };
         ids.sort_unstable();
-        Ok(Self { store, who, format, ids: ids.into_iter(), state: State::Head, begun: 0 })
+        Ok(Self {
+            store,
+            principal: who,
+            format,
+            ids: ids.into_iter(),
+            state: ExportState::Header,
+            sessions_started: 0,
+        })
     }
 
     /// How many sessions are still to be begun.
-    pub fn remaining(&self) -> usize {
+    pub fn sessions_remaining(&self) -> usize {
         self.ids.len()
     }
 
     /// How many sessions have been begun.
-    pub fn begun(&self) -> usize {
-        self.begun
+    pub fn sessions_started(&self) -> usize {
+        self.sessions_started
     }
 
     /// The next piece of text; `None` at the end. After an error there is no more to come, and what
     /// there was is not whole.
-    pub async fn next(&mut self) -> Result<Option<Vec<u8>>> {
-        match std::mem::replace(&mut self.state, State::Done) {
-            State::Done => Ok(None),
-            State::Head => {
-                self.state = State::Between;
+    pub async fn next_chunk(&mut self) -> Result<Option<Vec<u8>>> {
+        match std::mem::replace(&mut self.state, ExportState::Done) {
+            ExportState::Done => Ok(None),
+            ExportState::Header => {
+                self.state = ExportState::BetweenSessions;
                 match self.format {
-                    Format::Json => {
+                    ExportFormat::Json => {
                         let head = format!(
-                            "{{\"format\":\"{FORMAT}\",\"version\":{VERSION},\"sessions\":["
+                            "{{\"format\":\"{FORMAT_NAME}\",\"version\":{FORMAT_VERSION},\"sessions\":["
                         );
                         Ok(Some(head.into_bytes()))
                     }
-                    Format::Jsonl | Format::Markdown => self.next_session().await,
+                    ExportFormat::Jsonl | ExportFormat::Markdown => self.next_session().await,
                 }
             }
-            State::Between => self.next_session().await,
-            State::Within(open) => self.write(*open, Vec::new()).await,
-            State::Reading(markdown) => self.write_markdown(markdown).await,
+            ExportState::BetweenSessions => self.next_session().await,
+            ExportState::InSession(open) => self.write_chunk(*open, Vec::new()).await,
+            ExportState::InMarkdown(markdown) => self.write_markdown(markdown).await,
         }
     }
 
     async fn next_session(&mut self) -> Result<Option<Vec<u8>>> {
         // One that was deleted meanwhile is passed over.
         while let Some(id) = self.ids.next() {
-            if self.format == Format::Markdown {
-                let is_first = self.begun == 0;
-                let opened = Markdown::open(&self.store, &self.who, &id, is_first).await;
-                if let Some(markdown) = unless_gone(opened)? {
-                    self.begun += 1;
+            if self.format == ExportFormat::Markdown {
+                let is_first = self.sessions_started == 0;
+                let opened =
+                    MarkdownWriter::open_session(&self.store, &self.principal, &id, is_first).await;
+                if let Some(markdown) = skip_if_deleted(opened)? {
+                    self.sessions_started += 1;
                     return self.write_markdown(Box::new(markdown)).await;
                 }
-            } else if let Some(piece) = unless_gone(self.store.read_chunk(&self.who, &id, 0).await)?
+            } else if let Some(piece) =
+                skip_if_deleted(self.store.read_chunk(&self.principal, &id, 0).await)?
             {
-                let separator = match (self.format, self.begun) {
-                    (Format::Json, 0) => "\n",
-                    (Format::Json, _) => ",\n",
+                let separator = match (self.format, self.sessions_started) {
+                    (ExportFormat::Json, 0) => "\n",
+                    (ExportFormat::Json, _) => ",\n",
                     _ => "",
                 };
-                self.begun += 1;
+                self.sessions_started += 1;
                 let mut text = separator.as_bytes().to_vec();
-                let open = Open::begin(id, piece, &mut text)?;
-                return self.write(open, text).await;
+                let open = OpenSession::begin_session(id, piece, &mut text)?;
+                return self.write_chunk(open, text).await;
             }
         }
-        Ok((self.format == Format::Json).then(|| b"\n]}\n".to_vec()))
+        Ok((self.format == ExportFormat::Json).then(|| b"\n]}\n".to_vec()))
     }
 
     /// Writes the piece of the session behind `text`, and reads the next one.
-    async fn write(&mut self, mut open: Open, mut text: Vec<u8>) -> Result<Option<Vec<u8>>> {
+    async fn write_chunk(
+        &mut self,
+        mut open: OpenSession,
+        mut text: Vec<u8>,
+    ) -> Result<Option<Vec<u8>>> {
         let last = open.write_messages(&mut text)?;
         let rest = match last {
-            Some(last) if last < open.count => {
-                unless_gone(self.store.read_chunk(&self.who, &open.id, last).await)?
+            Some(last) if last < open.message_count => {
+                skip_if_deleted(self.store.read_chunk(&self.principal, &open.id, last).await)?
             }
             _ => None,
         };
         match rest {
             Some(piece) => {
-                open.piece = piece;
-                self.state = State::Within(Box::new(open));
+                open.chunk = piece;
+                self.state = ExportState::InSession(Box::new(open));
             }
             None => {
-                open.end(&mut text)?;
-                if self.format == Format::Jsonl {
+                open.end_session(&mut text)?;
+                if self.format == ExportFormat::Jsonl {
                     text.push(b'\n');
                 }
-                self.state = State::Between;
+                self.state = ExportState::BetweenSessions;
             }
         }
         Ok(Some(text))
     }
 
-    async fn write_markdown(&mut self, mut markdown: Box<Markdown>) -> Result<Option<Vec<u8>>> {
-        let page = unless_gone(markdown.next(&self.store, &self.who).await)?;
+    async fn write_markdown(
+        &mut self,
+        mut markdown: Box<MarkdownWriter>,
+    ) -> Result<Option<Vec<u8>>> {
+        let page = skip_if_deleted(markdown.next_page(&self.store, &self.principal).await)?;
         self.state = match &page {
-            Some(page) if page.is_last => State::Between,
-            Some(_) => State::Reading(markdown),
-            None => State::Between,
+            Some(page) if page.is_last => ExportState::BetweenSessions,
+            Some(_) => ExportState::InMarkdown(markdown),
+            None => ExportState::BetweenSessions,
         };
         Ok(Some(page.map(|page| page.text.into_bytes()).unwrap_or_default()))
     }
 }
 
 /// A session that is deleted while it is exported ends where it was cut.
-fn unless_gone<T>(read: Result<T>) -> Result<Option<T>> {
+fn skip_if_deleted<T>(read: Result<T>) -> Result<Option<T>> {
     match read {
         Ok(read) => Ok(Some(read)),
         Err(error) if matches!(error.kind, Kind::SessionNotFound | Kind::MessageNotFound) => {
@@ -206,10 +224,10 @@ fn unless_gone<T>(read: Result<T>) -> Result<Option<T>> {
     }
 }
 
-impl Open {
+impl OpenSession {
     /// Writes the session's own fields.
-    fn begin(id: SessionId, mut piece: SessionChunk, text: &mut Vec<u8>) -> Result<Self> {
-        to_json(text, &piece.session)?;
+    fn begin_session(id: SessionId, mut piece: SessionChunk, text: &mut Vec<u8>) -> Result<Self> {
+        write_json(text, &piece.session)?;
         // The object stays open for its messages.
         text.pop();
         text.extend_from_slice(b",\"messages\":[");
@@ -218,45 +236,54 @@ impl Open {
             unread.entry(seq).or_default().push(user);
         }
         let count = piece.session.messages_count;
-        Ok(Self { id, piece, count, has_messages: false, unread, read: BTreeMap::new() })
+        Ok(Self {
+            id,
+            chunk: piece,
+            message_count: count,
+            has_messages: false,
+            pending_marks: unread,
+            read_marks: BTreeMap::new(),
+        })
     }
 
     /// The seq of the last message that was written, if there was one.
     fn write_messages(&mut self, text: &mut Vec<u8>) -> Result<Option<u32>> {
         let mut last = None;
-        for message in self.piece.messages.drain(..).filter(|message| message.seq <= self.count) {
+        for message in
+            self.chunk.messages.drain(..).filter(|message| message.seq <= self.message_count)
+        {
             if self.has_messages {
                 text.push(b',');
             }
             self.has_messages = true;
-            to_json(text, &Line::of(&message))?;
-            for user in self.unread.remove(&message.seq).unwrap_or_default() {
-                self.read.insert(user, message.id.clone());
+            write_json(text, &MessageLine::from_message(&message))?;
+            for user in self.pending_marks.remove(&message.seq).unwrap_or_default() {
+                self.read_marks.insert(user, message.id.clone());
             }
             last = Some(message.seq);
         }
         Ok(last)
     }
 
-    fn end(self, text: &mut Vec<u8>) -> Result<()> {
+    fn end_session(self, text: &mut Vec<u8>) -> Result<()> {
         text.push(b']');
-        if !self.read.is_empty() {
+        if !self.read_marks.is_empty() {
             text.extend_from_slice(b",\"readMarks\":");
-            to_json(text, &self.read)?;
+            write_json(text, &self.read_marks)?;
         }
         text.push(b'}');
         Ok(())
     }
 }
 
-fn to_json(text: &mut Vec<u8>, value: &impl Serialize) -> Result<()> {
+fn write_json(text: &mut Vec<u8>, value: &impl Serialize) -> Result<()> {
     serde_json::to_writer(text, value).map_err(Error::internal)
 }
 
 /// A message as a file has it: what does not follow from its place, or from its absence.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Line<'a> {
+struct MessageLine<'a> {
     id: &'a MessageId,
     parent_id: &'a Option<MessageId>,
     role: Role,
@@ -281,8 +308,8 @@ struct Line<'a> {
     created_at: Timestamp,
 }
 
-impl<'a> Line<'a> {
-    fn of(message: &'a Message) -> Self {
+impl<'a> MessageLine<'a> {
+    fn from_message(message: &'a Message) -> Self {
         Self {
             id: &message.id,
             parent_id: &message.parent_id,

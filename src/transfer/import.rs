@@ -3,7 +3,7 @@
 //! Called by `http` and `cli`, which read the file; runs on a thread that may block.
 
 use super::chatgpt;
-use super::record::{self, SessionRecord};
+use super::session_record::{self, SessionRecord};
 use crate::clock;
 use crate::domain::{Principal, SessionId};
 use crate::error::{Error, Kind, Result};
@@ -21,7 +21,7 @@ use utoipa::ToSchema;
 
 /// What an importer may do.
 #[derive(Debug, Clone, Copy)]
-pub struct Terms {
+pub struct ImportOptions {
     /// The most bytes of a message's text.
     pub max_message: usize,
     /// Whether the participants that a file names become those of its sessions.
@@ -30,11 +30,11 @@ pub struct Terms {
 
 /// What came of an import.
 #[derive(Debug, Default, Serialize, ToSchema)]
-pub struct Report {
+pub struct ImportReport {
     /// Those that went in.
     pub sessions: Vec<ImportedSession>,
     /// Those that did not.
-    pub skipped: Vec<Skipped>,
+    pub skipped: Vec<SkippedSession>,
 }
 
 /// A session that went in.
@@ -55,7 +55,7 @@ pub struct ImportedSession {
 /// A session that did not.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Skipped {
+pub struct SkippedSession {
     /// Its place in the file, from 0.
     pub index: usize,
     /// Its id in the file.
@@ -65,59 +65,73 @@ pub struct Skipped {
     pub reason: String,
     /// The error, if it will pass.
     #[serde(skip)]
-    busy: Option<Error>,
+    retryable_error: Option<Error>,
 }
 
 /// An import under way.
-pub struct Import {
+pub struct SessionImporter {
     store: Arc<dyn Store>,
-    who: Principal,
-    terms: Terms,
+    principal: Principal,
+    options: ImportOptions,
     runtime: Handle,
-    report: Report,
+    report: ImportReport,
     /// Those of the file's ids that went in, and where they stood.
-    ids: HashMap<String, usize>,
+    seen_ids: HashMap<String, usize>,
     /// The store gave out: reading on would only skip what could go in later.
-    outage: Option<Error>,
-    tell: Box<dyn Fn(&ImportOutcome) + Send>,
+    store_error: Option<Error>,
+    on_imported: Box<dyn Fn(&ImportOutcome) + Send>,
 }
 
-impl Import {
+impl SessionImporter {
     /// An import for `who`. The runtime is the store's.
-    pub fn new(store: Arc<dyn Store>, who: Principal, terms: Terms, runtime: Handle) -> Self {
-        let (report, ids) = (Report::default(), HashMap::new());
-        Self { store, who, terms, runtime, report, ids, outage: None, tell: Box::new(|_| {}) }
+    pub fn new(
+        store: Arc<dyn Store>,
+        who: Principal,
+        terms: ImportOptions,
+        runtime: Handle,
+    ) -> Self {
+        let (report, ids) = (ImportReport::default(), HashMap::new());
+        Self {
+            store,
+            principal: who,
+            options: terms,
+            runtime,
+            report,
+            seen_ids: ids,
+            store_error: None,
+            on_imported: Box::new(|_| {}),
+        }
     }
 
     /// The same, telling of each session once it is stored.
     #[must_use]
-    pub fn telling(self, tell: impl Fn(&ImportOutcome) + Send + 'static) -> Self {
-        Self { tell: Box::new(tell), ..self }
+    pub fn with_progress(self, tell: impl Fn(&ImportOutcome) + Send + 'static) -> Self {
+        Self { on_imported: Box::new(tell), ..self }
     }
 
     /// Stores or skips the next session. Breaks when the store gives out. Blocks.
-    pub fn take(&mut self, raw: &RawValue) -> ControlFlow<()> {
+    pub fn import_session(&mut self, raw: &RawValue) -> ControlFlow<()> {
         let index = self.report.sessions.len() + self.report.skipped.len();
-        let signs = Signs::of(raw);
-        let source_id = signs.id();
-        let is_first = self.ensure_first(source_id.as_deref());
-        match is_first.and_then(|()| self.store(raw, &signs, index)) {
+        let signs = SessionMarkers::from_json(raw);
+        let source_id = signs.source_id();
+        let is_first = self.check_duplicate(source_id.as_deref());
+        match is_first.and_then(|()| self.import_record(raw, &signs, index)) {
             Ok(imported) => {
-                (self.tell)(&imported);
+                (self.on_imported)(&imported);
                 let ImportOutcome { session_id, title, added_messages: messages } = imported;
-                self.ids.extend(source_id.clone().map(|id| (id, index)));
+                self.seen_ids.extend(source_id.clone().map(|id| (id, index)));
                 let session = ImportedSession { session_id, source_id, title, messages };
                 self.report.sessions.push(session);
             }
             Err(error) if error.kind == Kind::StoreUnavailable => {
-                self.outage = Some(error);
+                self.store_error = Some(error);
                 return ControlFlow::Break(());
             }
-            Err(error) => self.report.skipped.push(Skipped {
+            Err(error) => self.report.skipped.push(SkippedSession {
                 index,
                 session_id: source_id,
                 reason: error.to_string(),
-                busy: Some(error).filter(|error| error.kind == Kind::SessionBusy),
+                retryable_error: Some(error).filter(|error| error.kind == Kind::SessionBusy),
             }),
         }
         ControlFlow::Continue(())
@@ -125,9 +139,9 @@ impl Import {
 
     /// What came of it, given how the reading of the file ended. Errors tell how many sessions went
     /// in before: `details.imported`.
-    pub fn conclude(self, read: Result<(), serde_json::Error>) -> Result<Report> {
+    pub fn finish(self, read: Result<(), serde_json::Error>) -> Result<ImportReport> {
         let imported = self.report.sessions.len();
-        if let Some(outage) = self.outage {
+        if let Some(outage) = self.store_error {
             return Err(outage.with_details(serde_json::json!({ "imported": imported })));
         }
         read.map_err(|error| {
@@ -139,14 +153,16 @@ impl Import {
         })?;
         match self.report.skipped.as_slice() {
             // Nothing went in, and later it can.
-            [Skipped { busy: Some(error), .. }] if imported == 0 => Err(error.clone()),
+            [SkippedSession { retryable_error: Some(error), .. }] if imported == 0 => {
+                Err(error.clone())
+            }
             _ => Ok(self.report),
         }
     }
 
     /// Two sessions of one id would become one conversation that nobody had.
-    fn ensure_first(&self, source_id: Option<&str>) -> Result<()> {
-        match source_id.and_then(|id| self.ids.get(id)) {
+    fn check_duplicate(&self, source_id: Option<&str>) -> Result<()> {
+        match source_id.and_then(|id| self.seen_ids.get(id)) {
             None => Ok(()),
             Some(index) => {
                 let wants = format!("must not stand twice in a file: sessions[{index}] has it");
@@ -155,22 +171,28 @@ impl Import {
         }
     }
 
-    fn store(&self, raw: &RawValue, signs: &Signs, index: usize) -> Result<ImportOutcome> {
-        let record: SessionRecord = if signs.is_of_chatgpt() {
-            chatgpt::record(raw)?
+    fn import_record(
+        &self,
+        raw: &RawValue,
+        signs: &SessionMarkers,
+        index: usize,
+    ) -> Result<ImportOutcome> {
+        let record: SessionRecord = if signs.is_chatgpt() {
+            chatgpt::parse_conversation(raw)?
         } else {
             json::parse_object(raw.get().as_bytes())
                 .map_err(|misread| Error::invalid_field(misread.field, misread.message))?
         };
         let now = clock::now();
-        let import = record::session(&self.who, record, index, self.terms, now)?;
-        self.runtime.block_on(self.store.import_session(&self.who, import, now))
+        let import =
+            session_record::to_import_session(&self.principal, record, index, self.options, now)?;
+        self.runtime.block_on(self.store.import_session(&self.principal, import, now))
     }
 }
 
 /// What can be told of a session even if it cannot be read.
 #[derive(Default, Deserialize)]
-struct Signs {
+struct SessionMarkers {
     #[serde(rename = "sessionId")]
     session_id: Option<Value>,
     conversation_id: Option<Value>,
@@ -178,18 +200,18 @@ struct Signs {
     mapping: Option<IgnoredAny>,
 }
 
-impl Signs {
-    fn of(raw: &RawValue) -> Self {
+impl SessionMarkers {
+    fn from_json(raw: &RawValue) -> Self {
         serde_json::from_str(raw.get()).map(|StrictObject(signs)| signs).unwrap_or_default()
     }
 
-    fn is_of_chatgpt(&self) -> bool {
+    fn is_chatgpt(&self) -> bool {
         self.mapping.is_some()
     }
 
     /// The file's id of the session.
-    fn id(&self) -> Option<String> {
-        let id = match self.is_of_chatgpt() {
+    fn source_id(&self) -> Option<String> {
+        let id = match self.is_chatgpt() {
             true => self.conversation_id.as_ref().or(self.id.as_ref()),
             false => self.session_id.as_ref(),
         };

@@ -14,69 +14,73 @@ use std::sync::Arc;
 /// A session that has been written in part. A path is known from its end, and read from there: on
 /// the way back only the first id of each page is kept, and the pages are read again on the way
 /// forth. What was said never changes, so they are the same ones.
-pub(super) struct Markdown {
+pub(super) struct MarkdownWriter {
     session: Session,
     /// What stands before the next page.
     heading: String,
     /// The next page, if it has been read already.
-    next: Option<MessagePage>,
+    prefetched: Option<MessagePage>,
     /// The messages that the pages after it end before, the newest page's first.
-    ends: Vec<MessageId>,
+    page_ends: Vec<MessageId>,
     /// The last page: the head may have moved when it is reached.
-    newest: Option<MessagePage>,
+    last_page: Option<MessagePage>,
 }
 
 /// A page of text.
-pub(super) struct Page {
+pub(super) struct MarkdownPage {
     pub(super) text: String,
     pub(super) is_last: bool,
 }
 
-impl Markdown {
+impl MarkdownWriter {
     /// Finds the beginning of the session's active path.
-    pub(super) async fn open(
+    pub(super) async fn open_session(
         store: &Arc<dyn Store>,
         who: &Principal,
         id: &SessionId,
         is_first: bool,
     ) -> Result<Self> {
         let session = store.get_session(who, id, AccessLevel::Owner).await?;
-        let mut page = read(store, who, id, MessageSlice::Newest).await?;
+        let mut page = read_page(store, who, id, MessageSlice::Newest).await?;
         let (mut ends, mut newest) = (Vec::new(), None);
         while let Some(first) = page.messages.first().filter(|_| page.has_more) {
             ends.push(first.id.clone());
-            let before = read(store, who, id, MessageSlice::Before(first.id.clone())).await?;
+            let before = read_page(store, who, id, MessageSlice::Before(first.id.clone())).await?;
             let passed = std::mem::replace(&mut page, before);
             newest.get_or_insert(passed);
         }
         // The oldest page is at hand.
         ends.pop();
-        let heading = heading(&session, is_first);
-        Ok(Self { session, heading, next: Some(page), ends, newest })
+        let heading = format_heading(&session, is_first);
+        Ok(Self { session, heading, prefetched: Some(page), page_ends: ends, last_page: newest })
     }
 
     /// The next page of text.
-    pub(super) async fn next(&mut self, store: &Arc<dyn Store>, who: &Principal) -> Result<Page> {
-        let page = match (self.next.take(), self.ends.pop()) {
+    pub(super) async fn next_page(
+        &mut self,
+        store: &Arc<dyn Store>,
+        who: &Principal,
+    ) -> Result<MarkdownPage> {
+        let page = match (self.prefetched.take(), self.page_ends.pop()) {
             (Some(page), end) => {
-                self.ends.extend(end);
+                self.page_ends.extend(end);
                 Some(page)
             }
             (None, Some(end)) => {
-                Some(read(store, who, &self.session.id, MessageSlice::Before(end)).await?)
+                Some(read_page(store, who, &self.session.id, MessageSlice::Before(end)).await?)
             }
-            (None, None) => self.newest.take(),
+            (None, None) => self.last_page.take(),
         };
         let mut text = std::mem::take(&mut self.heading);
         for message in page.into_iter().flat_map(|page| page.messages) {
             // Writing to a string cannot fail.
             let _ = write_message(&mut text, &self.session.owner, &message);
         }
-        Ok(Page { text, is_last: self.ends.is_empty() && self.newest.is_none() })
+        Ok(MarkdownPage { text, is_last: self.page_ends.is_empty() && self.last_page.is_none() })
     }
 }
 
-async fn read(
+async fn read_page(
     store: &Arc<dyn Store>,
     who: &Principal,
     id: &SessionId,
@@ -91,14 +95,18 @@ async fn read(
         .await
 }
 
-fn heading(session: &Session, is_first: bool) -> String {
+fn format_heading(session: &Session, is_first: bool) -> String {
     let title = session.title.split_whitespace().collect::<Vec<_>>().join(" ");
     let rule = if is_first { "" } else { "---\n\n" };
-    format!("{rule}# {title}\n\n*Session `{}`, begun {}*\n\n", session.id, day(session.created_at))
+    format!(
+        "{rule}# {title}\n\n*Session `{}`, begun {}*\n\n",
+        session.id,
+        format_minute(session.created_at)
+    )
 }
 
 /// A time to the minute.
-fn day(time: Timestamp) -> String {
+fn format_minute(time: Timestamp) -> String {
     let text = time.to_string();
     match (text.get(..10), text.get(11..16)) {
         (Some(date), Some(minute)) => format!("{date} {minute} UTC"),
@@ -107,7 +115,7 @@ fn day(time: Timestamp) -> String {
 }
 
 fn write_message(text: &mut String, owner: &UserId, message: &Message) -> fmt::Result {
-    write!(text, "## {} · {}", speaker(owner, message), day(message.created_at))?;
+    write!(text, "## {} · {}", format_speaker(owner, message), format_minute(message.created_at))?;
     let all = message.sibling_ids.len();
     if let Some(place) = message.sibling_ids.iter().position(|id| *id == message.id)
         && all > 1
@@ -117,10 +125,10 @@ fn write_message(text: &mut String, owner: &UserId, message: &Message) -> fmt::R
     text.push_str("\n\n");
     let parts: Vec<Value> = serde_json::from_str(message.parts.as_json()).unwrap_or_default();
     if let Some(thoughts) = message.parts.reasoning() {
-        let thoughts = closed(thoughts.trim());
+        let thoughts = close_code_block(thoughts.trim());
         write!(text, "<details><summary>Reasoning</summary>\n\n{thoughts}\n\n</details>\n\n")?;
     }
-    let content = closed(message.content.trim());
+    let content = close_code_block(message.content.trim());
     if !content.is_empty() {
         write!(text, "{content}\n\n")?;
     }
@@ -136,7 +144,7 @@ fn write_message(text: &mut String, owner: &UserId, message: &Message) -> fmt::R
     }
 }
 
-fn speaker(owner: &UserId, message: &Message) -> String {
+fn format_speaker(owner: &UserId, message: &Message) -> String {
     match message.role {
         Role::User if message.sender_id == *owner => "User".to_owned(),
         Role::Assistant if message.sender_id == UserId::assistant() => match &message.model {
@@ -167,7 +175,7 @@ fn write_attachment(text: &mut String, part: &Value) -> fmt::Result {
 
 /// A text whose last code block is closed: a reply that was cut off leaves it open, and it would
 /// swallow what follows.
-fn closed(text: &str) -> String {
+fn close_code_block(text: &str) -> String {
     let mut open: Option<&str> = None;
     for line in text.lines().map(str::trim_start) {
         let mark = line.chars().next().filter(|mark| matches!(mark, '`' | '~'));
@@ -192,13 +200,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_code_block_that_was_cut_off_is_closed() {
+    fn truncated_code_block_is_closed() {
         for whole in ["", "a", "```\nx\n```", "~~~~\n~~~\n```\n~~~~", "a ``` b", "````\n```\n````"]
         {
-            assert_eq!(closed(whole), whole);
+            assert_eq!(close_code_block(whole), whole);
         }
-        assert_eq!(closed("```rust\nfn"), "```rust\nfn\n```");
-        assert_eq!(closed("```\na\n```\n~~~\nb"), "```\na\n```\n~~~\nb\n~~~");
-        assert_eq!(closed("````\n```"), "````\n```\n````");
+        assert_eq!(close_code_block("```rust\nfn"), "```rust\nfn\n```");
+        assert_eq!(close_code_block("```\na\n```\n~~~\nb"), "```\na\n```\n~~~\nb\n~~~");
+        assert_eq!(close_code_block("````\n```"), "````\n```\n````");
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::support::process::{ServerProcess, run};
 use crate::support::server::fetch;
-use echoic::config::{Config, Refusal, variables};
+use echoic::config::{Config, ConfigError, list_variables};
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -22,7 +22,7 @@ fn rows() -> Vec<(&'static str, String, String)> {
         None if default.is_empty() => (name, String::new(), help),
         None => (name, format!("`{default}`"), help),
     };
-    variables().into_iter().map(row).collect()
+    list_variables().into_iter().map(row).collect()
 }
 
 #[test]
@@ -64,7 +64,7 @@ async fn help_lists_every_variable() {
     let (code, help, _) = run(folder.path(), &HashMap::new(), &["serve", "--help"]).await;
     let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
     assert_eq!(code, 0);
-    for (name, _, _) in variables() {
+    for (name, _, _) in list_variables() {
         assert!(help.contains(&format!("[env: {name}]")), "{name} is missing in:\n{help}");
     }
     let (code, help, _) = run(folder.path(), &HashMap::new(), &["--help"]).await;
@@ -230,7 +230,7 @@ async fn non_loopback_without_auth_requires_explicit_consent() {
 
 #[test]
 fn bad_flag_is_reported_by_its_flag_name() {
-    let Err(Refusal::Usage(error)) = Config::from_flags(["--idle-timeout=soon"]) else {
+    let Err(ConfigError::Usage(error)) = Config::from_flags(["--idle-timeout=soon"]) else {
         panic!("it should be refused");
     };
     assert!(error.to_string().contains("--idle-timeout"), "{error}");

@@ -3,7 +3,7 @@
 use crate::support::server::fetch;
 use crate::support::{FrameReader, Server, within_deadline};
 use async_trait::async_trait;
-use echoic::auth::Auth;
+use echoic::auth::Authenticator;
 use echoic::chat::{ChatDependencies, ChatService};
 use echoic::domain::memory::MemoryStrategy;
 use echoic::domain::message::FinishReason;
@@ -74,7 +74,7 @@ async fn panicking_server() -> (String, TempDir) {
         chat: Arc::new(chat),
         store,
         memory,
-        auth: Arc::new(Auth::open()),
+        auth: Arc::new(Authenticator::disabled()),
         rate_limiter: Arc::default(),
         size_limits: SizeLimits { body: 1 << 20, message: 1 << 20 },
         allowed_hosts: Arc::new(AllowedHosts::default()),

@@ -4,7 +4,7 @@ use crate::support::mongo::database;
 use crate::support::process::{ServerProcess, run};
 use crate::support::server::{fetch, quick_heartbeat};
 use crate::support::{EventListener, Server, within_deadline};
-use echoic::auth::{KeyTerms, new_key};
+use echoic::auth::{NewApiKey, generate_key};
 use echoic::clock;
 use echoic::domain::key::AuthScope;
 use echoic::domain::{Timestamp, UserId};
@@ -36,15 +36,15 @@ async fn key_admits_its_user_and_hides_their_data_from_others() {
 async fn every_invalid_key_gets_the_same_rejection() {
     let server = Server::with(KEYS).await;
     let (good, stored) = server.create_stored_key("alice", AuthScope::Chat).await;
-    let terms = KeyTerms {
+    let terms = NewApiKey {
         user: UserId::trusted("alice"),
         name: None,
         scope: AuthScope::Chat,
         expires_at: Some(Timestamp::from_millis(clock::now().as_millis() - 1)),
     };
-    let (expired, kept) = new_key(terms.clone(), clock::now()).unwrap();
+    let (expired, kept) = generate_key(terms.clone(), clock::now()).unwrap();
     server.store_key(&kept).await;
-    let (never_stored, _) = new_key(terms, clock::now()).unwrap();
+    let (never_stored, _) = generate_key(terms, clock::now()).unwrap();
     let secret_of_another = format!("ek_{}_{}", stored.key.id, secret_of(&never_stored));
     let mut said = Vec::new();
     for bad in [

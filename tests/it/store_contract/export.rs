@@ -7,7 +7,7 @@ use echoic::domain::principal::AccessLevel;
 use echoic::domain::{MessageId, Principal, Role};
 use echoic::error::Kind;
 use echoic::store::{DeleteFilter, MessageParent, NewMessage, NewSession, SessionUpdate, Store};
-use echoic::transfer::export::{Export, Format, Which};
+use echoic::transfer::export::{ExportFormat, ExportScope, SessionExporter};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -172,8 +172,8 @@ pub async fn older_file_never_moves_last_seen_back(store: &Arc<dyn Store>) {
 }
 
 /// The rest of an export, parsed as JSON.
-async fn rest(mut export: Export, mut text: Vec<u8>) -> Value {
-    while let Some(piece) = export.next().await.unwrap() {
+async fn rest(mut export: SessionExporter, mut text: Vec<u8>) -> Value {
+    while let Some(piece) = export.next_chunk().await.unwrap() {
         text.extend(piece);
     }
     serde_json::from_slice(&text).unwrap()
@@ -190,14 +190,16 @@ pub async fn export_continues_while_sessions_are_deleted_or_grow(store: &Arc<dyn
         }
     }
     let mut export =
-        Export::open(store.clone(), ada.clone(), Which::All, Format::Json).await.unwrap();
-    let mut text = export.next().await.unwrap().unwrap();
+        SessionExporter::open(store.clone(), ada.clone(), ExportScope::All, ExportFormat::Json)
+            .await
+            .unwrap();
+    let mut text = export.next_chunk().await.unwrap().unwrap();
     // The export has written the first chunk of "a".
-    text.extend(export.next().await.unwrap().unwrap());
+    text.extend(export.next_chunk().await.unwrap().unwrap());
     post(store, &ada, "a", message("ada", Role::User, "too late", 2), MessageParent::Head).await;
     store.delete_session(&ada, &id("b")).await.unwrap();
-    while export.begun() < 2 {
-        text.extend(export.next().await.unwrap().unwrap());
+    while export.sessions_started() < 2 {
+        text.extend(export.next_chunk().await.unwrap().unwrap());
     }
     // The export has written the first chunk of "c", so it cannot leave the session out any more.
     store.delete_session(&ada, &id("c")).await.unwrap();

@@ -10,7 +10,7 @@ use echoic::domain::title::{SessionTitle, TitleSource};
 use echoic::domain::{MessageId, Principal, Role, Session, SessionId};
 use echoic::error::Kind;
 use echoic::store::{ImportSession, MessageParent, NewMessage, NewSession, Store};
-use echoic::transfer::import::{Import, Report, Terms};
+use echoic::transfer::import::{ImportOptions, ImportReport, SessionImporter};
 use serde_json::value::RawValue;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -205,13 +205,13 @@ async fn import_file(
     who: &Principal,
     trusts_participants: bool,
     session: &str,
-) -> Report {
-    let terms = Terms { max_message: 1000, trusts_participants };
-    let mut import = Import::new(store.clone(), who.clone(), terms, Handle::current());
+) -> ImportReport {
+    let terms = ImportOptions { max_message: 1000, trusts_participants };
+    let mut import = SessionImporter::new(store.clone(), who.clone(), terms, Handle::current());
     let session = RawValue::from_string(session.to_owned()).unwrap();
     let task = tokio::task::spawn_blocking(move || {
-        assert!(import.take(&session).is_continue());
-        import.conclude(Ok(())).unwrap()
+        assert!(import.import_session(&session).is_continue());
+        import.finish(Ok(())).unwrap()
     });
     task.await.unwrap()
 }

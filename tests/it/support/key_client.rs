@@ -3,7 +3,7 @@
 use super::Server;
 use super::server::{ApiResponse, fetch};
 use echoic::app::open_shared;
-use echoic::auth::{KeyTerms, new_key};
+use echoic::auth::{NewApiKey, generate_key};
 use echoic::clock;
 use echoic::domain::UserId;
 use echoic::domain::key::AuthScope;
@@ -19,8 +19,8 @@ impl Server {
 
     /// Creates a key and returns its stored form as well.
     pub async fn create_stored_key(&self, user: &str, scope: AuthScope) -> (String, StoredKey) {
-        let terms = KeyTerms { user: UserId::trusted(user), name: None, scope, expires_at: None };
-        let (text, stored) = new_key(terms, clock::now()).unwrap();
+        let terms = NewApiKey { user: UserId::trusted(user), name: None, scope, expires_at: None };
+        let (text, stored) = generate_key(terms, clock::now()).unwrap();
         self.store_key(&stored).await;
         (text, stored)
     }

@@ -5,61 +5,66 @@ use serde_json::Value;
 
 /// What a message says.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Said {
+pub(super) enum ChatGptContent {
     /// Nothing that ChatGPT shows.
-    Nothing,
+    Hidden,
     /// What the model thought before its reply.
-    Thought(String),
+    Reasoning(String),
     /// This.
     Text(String),
 }
 
 /// Reads a message's content; `is_call` if it is meant for a tool.
-pub(super) fn said(role: Role, is_call: bool, content: &Value, metadata: &Value) -> Said {
+pub(super) fn convert_content(
+    role: Role,
+    is_call: bool,
+    content: &Value,
+    metadata: &Value,
+) -> ChatGptContent {
     let is = |flag: &str| metadata.get(flag).and_then(Value::as_bool) == Some(true);
     if is("is_visually_hidden_from_conversation") || is("is_user_system_message") {
-        return Said::Nothing;
+        return ChatGptContent::Hidden;
     }
-    let text = match string(content, "content_type") {
-        "thoughts" => return thoughts(content),
+    let text = match string_field(content, "content_type") {
+        "thoughts" => return convert_thoughts(content),
         "reasoning_recap" | "user_editable_context" | "model_editable_context" => String::new(),
-        "code" => fenced(language(content), string(content, "text")),
-        "execution_output" => fenced("", string(content, "text")),
-        "tether_quote" => quote(content),
-        "tether_browsing_display" => string(content, "result").to_owned(),
-        _ if is_call => fenced("", &parts(content, false)),
-        _ => parts(content, true),
+        "code" => fence_code(code_language(content), string_field(content, "text")),
+        "execution_output" => fence_code("", string_field(content, "text")),
+        "tether_quote" => format_quote(content),
+        "tether_browsing_display" => string_field(content, "result").to_owned(),
+        _ if is_call => fence_code("", &convert_parts(content, false)),
+        _ => convert_parts(content, true),
     };
-    let text = without_citations(&text);
-    let names = if role == Role::User { attached(metadata) } else { Vec::new() };
+    let text = strip_citations(&text);
+    let names = if role == Role::User { list_attachments(metadata) } else { Vec::new() };
     let pieces = [text.trim()].into_iter().chain(names.iter().map(String::as_str));
     let text = pieces.filter(|piece| !piece.is_empty()).collect::<Vec<_>>().join("\n\n");
-    if text.is_empty() { Said::Nothing } else { Said::Text(text) }
+    if text.is_empty() { ChatGptContent::Hidden } else { ChatGptContent::Text(text) }
 }
 
-fn string<'a>(value: &'a Value, field: &str) -> &'a str {
+fn string_field<'a>(value: &'a Value, field: &str) -> &'a str {
     value.get(field).and_then(Value::as_str).unwrap_or_default()
 }
 
-fn thoughts(content: &Value) -> Said {
+fn convert_thoughts(content: &Value) -> ChatGptContent {
     let list = content.get("thoughts").and_then(Value::as_array);
     let thought = |thought: &Value| {
-        let whole = [string(thought, "summary"), string(thought, "content")];
+        let whole = [string_field(thought, "summary"), string_field(thought, "content")];
         whole.into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join("\n\n")
     };
     let text = list.into_iter().flatten().map(thought).collect::<Vec<_>>().join("\n\n");
-    if text.trim().is_empty() { Said::Nothing } else { Said::Thought(text) }
+    if text.trim().is_empty() { ChatGptContent::Hidden } else { ChatGptContent::Reasoning(text) }
 }
 
 /// The pieces of a text, pictures and recordings as their names in brackets.
-fn parts(content: &Value, names_media: bool) -> String {
+fn convert_parts(content: &Value, names_media: bool) -> String {
     let list = content.get("parts").and_then(Value::as_array);
-    let pieces = list.into_iter().flatten().map(|part| piece(part, names_media));
+    let pieces = list.into_iter().flatten().map(|part| convert_part(part, names_media));
     let text = pieces.filter(|piece| !piece.trim().is_empty()).collect::<Vec<_>>().join("\n\n");
-    if text.is_empty() { string(content, "text").to_owned() } else { text }
+    if text.is_empty() { string_field(content, "text").to_owned() } else { text }
 }
 
-fn piece(part: &Value, names_media: bool) -> String {
+fn convert_part(part: &Value, names_media: bool) -> String {
     if let Some(text) = part.as_str() {
         return text.to_owned();
     }
@@ -67,40 +72,40 @@ fn piece(part: &Value, names_media: bool) -> String {
         let name = pointer.rsplit('/').next().unwrap_or_default();
         if names_media { format!("[{kind}: {name}]") } else { String::new() }
     };
-    match string(part, "content_type") {
-        "image_asset_pointer" => media("image", string(part, "asset_pointer")),
-        "video_container_asset_pointer" => media("video", string(part, "asset_pointer")),
+    match string_field(part, "content_type") {
+        "image_asset_pointer" => media("image", string_field(part, "asset_pointer")),
+        "video_container_asset_pointer" => media("video", string_field(part, "asset_pointer")),
         // What was said stands beside it.
         "audio_asset_pointer" | "real_time_user_audio_video_asset_pointer" => String::new(),
-        _ => string(part, "text").to_owned(),
+        _ => string_field(part, "text").to_owned(),
     }
 }
 
-fn quote(content: &Value) -> String {
-    let (url, title) = (string(content, "url"), string(content, "title"));
+fn format_quote(content: &Value) -> String {
+    let (url, title) = (string_field(content, "url"), string_field(content, "title"));
     let title = if title.is_empty() { url } else { title };
     let source = if url.is_empty() { title.to_owned() } else { format!("[{title}](<{url}>)") };
-    [source.as_str(), string(content, "text")].join("\n\n")
+    [source.as_str(), string_field(content, "text")].join("\n\n")
 }
 
 /// The names of files that came with a message and are not shown by its parts.
-fn attached(metadata: &Value) -> Vec<String> {
+fn list_attachments(metadata: &Value) -> Vec<String> {
     let list = metadata.get("attachments").and_then(Value::as_array);
-    let is_picture = |file: &&Value| string(file, "mime_type").starts_with("image/");
+    let is_picture = |file: &&Value| string_field(file, "mime_type").starts_with("image/");
     let files = list.into_iter().flatten().filter(|file| !is_picture(file));
-    let names = files.map(|file| string(file, "name")).filter(|name| !name.is_empty());
+    let names = files.map(|file| string_field(file, "name")).filter(|name| !name.is_empty());
     names.map(|name| format!("[file: {name}]")).collect()
 }
 
-fn language(content: &Value) -> &str {
-    match string(content, "language") {
+fn code_language(content: &Value) -> &str {
+    match string_field(content, "language") {
         "unknown" => "",
         language => language,
     }
 }
 
 /// A code block whose fence is longer than any inside it.
-fn fenced(language: &str, code: &str) -> String {
+fn fence_code(language: &str, code: &str) -> String {
     if code.trim().is_empty() {
         return String::new();
     }
@@ -114,7 +119,7 @@ fn fenced(language: &str, code: &str) -> String {
 }
 
 /// Citations stand between two characters of private use, and mean something to ChatGPT alone.
-fn without_citations(text: &str) -> String {
+fn strip_citations(text: &str) -> String {
     let mut left = String::with_capacity(text.len());
     let mut rest = text;
     while let Some((before, citation)) = rest.split_once('\u{e200}') {
@@ -133,14 +138,14 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn text(role: Role, content: Value) -> Said {
-        said(role, false, &content, &Value::Null)
+    fn convert(role: Role, content: Value) -> ChatGptContent {
+        convert_content(role, false, &content, &Value::Null)
     }
 
     #[test]
-    fn each_kind_of_content_becomes_markdown() {
+    fn content_kinds_convert_to_markdown() {
         let is = |content: Value, wanted: &str| {
-            assert_eq!(text(Role::Tool, content), Said::Text(wanted.to_owned()));
+            assert_eq!(convert(Role::Tool, content), ChatGptContent::Text(wanted.to_owned()));
         };
         is(json!({"content_type": "text", "parts": ["a", "", "b"]}), "a\n\nb");
         is(
@@ -168,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_chatgpt_does_not_show_is_nothing() {
+    fn hidden_content_is_dropped() {
         for content in [
             json!(null),
             json!({"content_type": "text", "parts": [""]}),
@@ -177,18 +182,18 @@ mod tests {
             json!({"content_type": "user_editable_context", "user_profile": "I am Ada"}),
             json!({"content_type": "thoughts", "thoughts": []}),
         ] {
-            assert_eq!(text(Role::User, content.clone()), Said::Nothing, "{content}");
+            assert_eq!(convert(Role::User, content.clone()), ChatGptContent::Hidden, "{content}");
         }
         let shown = json!({"content_type": "text", "parts": ["x"]});
         let hidden = json!({"is_visually_hidden_from_conversation": true});
-        assert_eq!(said(Role::User, false, &shown, &hidden), Said::Nothing);
+        assert_eq!(convert_content(Role::User, false, &shown, &hidden), ChatGptContent::Hidden);
     }
 
     #[test]
-    fn citations_are_taken_out_and_nothing_else() {
+    fn citations_are_stripped() {
         let cited = "It is so.\u{e200}cite\u{e202}turn0search1\u{e201} And so.\u{e200}cite\u{e201}";
-        assert_eq!(without_citations(cited), "It is so. And so.");
-        assert_eq!(without_citations("cut \u{e200}cite"), "cut ");
-        assert_eq!(without_citations("\u{e201}"), "\u{e201}");
+        assert_eq!(strip_citations(cited), "It is so. And so.");
+        assert_eq!(strip_citations("cut \u{e200}cite"), "cut ");
+        assert_eq!(strip_citations("\u{e201}"), "\u{e201}");
     }
 }

@@ -13,7 +13,7 @@ use std::io::{self, BufReader, Read};
 use std::ops::ControlFlow;
 
 /// The most bytes of one session's JSON, which is read whole before it is handed over.
-const MAX_SESSION: u64 = if cfg!(test) { 1 << 20 } else { 1 << 30 };
+const MAX_SESSION_BYTES: u64 = if cfg!(test) { 1 << 20 } else { 1 << 30 };
 
 /// Reads a file and hands over the JSON of each session as it comes, until `take` breaks, which is
 /// an error too. What stands beside `sessions` is passed over.
@@ -21,15 +21,15 @@ pub fn read_sessions(
     file: impl Read,
     take: impl FnMut(&RawValue) -> ControlFlow<()>,
 ) -> Result<(), serde_json::Error> {
-    let left = Cell::new(MAX_SESSION);
-    let file = BufReader::new(Metered { file, left: &left });
+    let left = Cell::new(MAX_SESSION_BYTES);
+    let file = BufReader::new(MeteredReader { file, bytes_left: &left });
     let mut json = serde_json::Deserializer::from_reader(file);
-    let mut sink = Sink { take, left: &left };
+    let mut sink = SessionSink { on_session: take, bytes_left: &left };
     let mut shape = ValueSeed(&mut sink).deserialize(&mut json)?;
     loop {
         match (json.end(), shape) {
             (Ok(()), _) => return Ok(()),
-            (Err(error), Shape::Line) if !error.is_io() => {
+            (Err(error), FileShape::SessionLine) if !error.is_io() => {
                 shape = ValueSeed(&mut sink).deserialize(&mut json)?;
             }
             (Err(error), _) => return Err(error),
@@ -38,32 +38,32 @@ pub fn read_sessions(
 }
 
 /// Gives up on a file that goes on and on without ending a session.
-struct Metered<'a, R> {
+struct MeteredReader<'a, R> {
     file: R,
-    left: &'a Cell<u64>,
+    bytes_left: &'a Cell<u64>,
 }
 
-impl<R: Read> Read for Metered<'_, R> {
+impl<R: Read> Read for MeteredReader<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.file.read(buffer)?;
-        let left = self.left.get().checked_sub(read as u64);
+        let left = self.bytes_left.get().checked_sub(read as u64);
         let too_large =
-            || io::Error::other(format!("a session must be at most {MAX_SESSION} bytes"));
-        self.left.set(left.ok_or_else(too_large)?);
+            || io::Error::other(format!("a session must be at most {MAX_SESSION_BYTES} bytes"));
+        self.bytes_left.set(left.ok_or_else(too_large)?);
         Ok(read)
     }
 }
 
 /// Where sessions go.
-struct Sink<'a, F> {
-    take: F,
-    left: &'a Cell<u64>,
+struct SessionSink<'a, F> {
+    on_session: F,
+    bytes_left: &'a Cell<u64>,
 }
 
-impl<F: FnMut(&RawValue) -> ControlFlow<()>> Sink<'_, F> {
-    fn take<E: Error>(&mut self, session: &RawValue) -> Result<(), E> {
-        self.left.set(MAX_SESSION);
-        match (self.take)(session) {
+impl<F: FnMut(&RawValue) -> ControlFlow<()>> SessionSink<'_, F> {
+    fn push_session<E: Error>(&mut self, session: &RawValue) -> Result<(), E> {
+        self.bytes_left.set(MAX_SESSION_BYTES);
+        match (self.on_session)(session) {
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(()) => Err(E::custom("the store gave out")),
         }
@@ -72,32 +72,32 @@ impl<F: FnMut(&RawValue) -> ControlFlow<()>> Sink<'_, F> {
 
 /// What a value of the file turned out to be.
 #[derive(Clone, Copy)]
-enum Shape {
+enum FileShape {
     /// The whole of it.
-    File,
+    WholeFile,
     /// One session; others may follow.
-    Line,
+    SessionLine,
 }
 
-struct ValueSeed<'a, 'b, F>(&'a mut Sink<'b, F>);
+struct ValueSeed<'a, 'b, F>(&'a mut SessionSink<'b, F>);
 
 impl<'de, F: FnMut(&RawValue) -> ControlFlow<()>> DeserializeSeed<'de> for ValueSeed<'_, '_, F> {
-    type Value = Shape;
+    type Value = FileShape;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Shape, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<FileShape, D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
 impl<'de, F: FnMut(&RawValue) -> ControlFlow<()>> Visitor<'de> for ValueSeed<'_, '_, F> {
-    type Value = Shape;
+    type Value = FileShape;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object with a list \"sessions\", a session, or a list of conversations")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Shape, A::Error> {
-        let mut others = Fields(Vec::new());
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<FileShape, A::Error> {
+        let mut others = RawFields(Vec::new());
         let mut has_sessions = false;
         while let Some(key) = map.next_key::<String>()? {
             if key == "sessions" {
@@ -111,26 +111,26 @@ impl<'de, F: FnMut(&RawValue) -> ControlFlow<()>> Visitor<'de> for ValueSeed<'_,
             }
         }
         if has_sessions {
-            return Ok(Shape::File);
+            return Ok(FileShape::WholeFile);
         }
         let raw = to_raw_value(&others).map_err(A::Error::custom)?;
         if !is_session(&raw) {
             return Err(A::Error::missing_field("sessions"));
         }
-        self.0.take(&raw)?;
-        Ok(Shape::Line)
+        self.0.push_session(&raw)?;
+        Ok(FileShape::SessionLine)
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Shape, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<FileShape, A::Error> {
         ListSeed { sink: self.0, is_bare: true }.visit_seq(list)?;
-        Ok(Shape::File)
+        Ok(FileShape::WholeFile)
     }
 }
 
 /// The fields of an object that may be a session.
-struct Fields(Vec<(String, Box<RawValue>)>);
+struct RawFields(Vec<(String, Box<RawValue>)>);
 
-impl Serialize for Fields {
+impl Serialize for RawFields {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
     }
@@ -140,19 +140,19 @@ impl Serialize for Fields {
 fn is_session(raw: &RawValue) -> bool {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
-    struct Signs {
+    struct ShapeMarkers {
         session_id: Option<IgnoredAny>,
         messages: Option<IgnoredAny>,
         mapping: Option<IgnoredAny>,
     }
-    let signs: Result<StrictObject<Signs>, _> = serde_json::from_str(raw.get());
+    let signs: Result<StrictObject<ShapeMarkers>, _> = serde_json::from_str(raw.get());
     signs.is_ok_and(|StrictObject(signs)| {
         signs.session_id.is_some() || signs.messages.is_some() || signs.mapping.is_some()
     })
 }
 
 struct ListSeed<'a, 'b, F> {
-    sink: &'a mut Sink<'b, F>,
+    sink: &'a mut SessionSink<'b, F>,
     /// The file itself is the list, so nothing else has said yet what it holds.
     is_bare: bool,
 }
@@ -179,7 +179,7 @@ impl<'de, F: FnMut(&RawValue) -> ControlFlow<()>> Visitor<'de> for ListSeed<'_, 
                 return Err(A::Error::custom("an entry of the list is no conversation"));
             }
             is_empty = false;
-            self.sink.take(&raw)?;
+            self.sink.push_session(&raw)?;
         }
         if self.is_bare && is_empty {
             return Err(A::Error::custom("the list holds no conversation"));
@@ -192,7 +192,7 @@ impl<'de, F: FnMut(&RawValue) -> ControlFlow<()>> Visitor<'de> for ListSeed<'_, 
 mod tests {
     use super::*;
 
-    fn read(file: impl Read) -> (Vec<String>, Result<(), String>) {
+    fn read_all(file: impl Read) -> (Vec<String>, Result<(), String>) {
         let mut taken = Vec::new();
         let outcome = read_sessions(file, |raw| {
             taken.push(raw.get().to_owned());
@@ -202,19 +202,19 @@ mod tests {
     }
 
     #[test]
-    fn a_session_is_found_in_a_file_in_a_line_and_in_a_list() {
+    fn sessions_are_found_in_file_lines_and_list() {
         let (one, two) = (r#"{"sessionId":"a","messages":[]}"#, r#"{"mapping":{},"id":"b"}"#);
         for file in [
             format!(r#"{{"format":"echoic","sessions":[{one}, {two}],"messages":7}}"#),
             format!("{one}\n\n{two}\n"),
             format!(" [{one},\n{two}]"),
         ] {
-            assert_eq!(read(file.as_bytes()), (vec![one.to_owned(), two.to_owned()], Ok(())));
+            assert_eq!(read_all(file.as_bytes()), (vec![one.to_owned(), two.to_owned()], Ok(())));
         }
     }
 
     #[test]
-    fn what_is_no_file_of_sessions_is_refused_after_what_came_before_it() {
+    fn malformed_file_is_rejected_after_its_valid_sessions() {
         let one = r#"{"sessionId":"a"}"#;
         for (rest, taken) in [
             ("", 0),
@@ -229,16 +229,16 @@ mod tests {
             (&format!(r#"{{"sessions":[{one}]}} {one}"#), 1),
             (&format!(r#"{{"sessions":[{one},"#), 1),
         ] {
-            let (seen, outcome) = read(rest.as_bytes());
+            let (seen, outcome) = read_all(rest.as_bytes());
             assert!(outcome.is_err() && seen.len() == taken, "{rest}: {seen:?} {outcome:?}");
         }
     }
 
     #[test]
-    fn a_session_that_does_not_end_is_given_up_and_many_that_do_are_read() {
+    fn endless_session_is_rejected_and_long_file_is_read() {
         let endless = br#"{"sessionId":""#.chain(io::repeat(b'x'));
-        assert!(read(endless).1.unwrap_err().contains("at most 1048576 bytes"));
+        assert!(read_all(endless).1.unwrap_err().contains("at most 1048576 bytes"));
         let long = format!("{{\"sessionId\":\"{}\"}}\n", "x".repeat(1 << 19));
-        assert_eq!(read(long.repeat(9).as_bytes()).0.len(), 9);
+        assert_eq!(read_all(long.repeat(9).as_bytes()).0.len(), 9);
     }
 }

@@ -1,6 +1,6 @@
 //! One session of a file: its fields as clients know them, checked and made ready for a store.
 
-use super::import::Terms;
+use super::import::ImportOptions;
 use crate::domain::message::{
     FinishReason, MAX_PARTS_BYTES, MessageBody, MessageError, MessageParts,
 };
@@ -88,16 +88,16 @@ pub struct MessageRecord {
     pub(super) usage: Option<Usage>,
     /// Where a complaint says that it stands, if not in `messages`.
     #[serde(skip)]
-    pub(super) place: Option<String>,
+    pub(super) error_path: Option<String>,
 }
 
 /// Checks a session and makes of it what a store takes; `index` is its place in the file. Errors name
 /// the field. Counts tokens, so call it where blocking is allowed.
-pub fn session(
+pub fn to_import_session(
     who: &Principal,
     record: SessionRecord,
     index: usize,
-    terms: Terms,
+    terms: ImportOptions,
     now: Timestamp,
 ) -> Result<ImportSession> {
     let object = |field, raw: Option<Box<RawValue>>| {
@@ -110,15 +110,15 @@ pub fn session(
     }
     let id = match &record.session_id {
         Some(id) => SessionId::parse("sessionId", id)?,
-        None => derived_session_id(who, &record, index),
+        None => derive_session_id(who, &record, index),
     };
-    let other_id = hex_id(Sha256::new_with_prefix(format!("{}\0{id}", who.user)));
-    let participants = participants(record.participants.unwrap_or_default())?;
+    let other_id = to_hex_id(Sha256::new_with_prefix(format!("{}\0{id}", who.user)));
+    let participants = parse_participants(record.participants.unwrap_or_default())?;
     let created_at =
         record.created_at.or_else(|| record.messages.first()?.0.created_at).unwrap_or(now);
-    let messages = messages(who, &id, record.messages, terms.max_message, now)?;
+    let messages = parse_messages(who, &id, record.messages, terms.max_message, now)?;
     Ok(ImportSession {
-        read_marks: read_marks(record.read_marks, &messages)?,
+        read_marks: parse_read_marks(record.read_marks, &messages)?,
         messages,
         id,
         keep_title: keeps_title,
@@ -150,14 +150,14 @@ pub fn session(
     })
 }
 
-fn participants(users: Vec<String>) -> Result<Vec<UserId>> {
+fn parse_participants(users: Vec<String>) -> Result<Vec<UserId>> {
     if users.len() > MAX_PARTICIPANTS {
         return Err(Error::invalid_field("participants", "must be at most 100 users"));
     }
     users.iter().map(|user| Ok(UserId::parse("participants", user)?)).collect()
 }
 
-fn messages(
+fn parse_messages(
     who: &Principal,
     session: &SessionId,
     records: Vec<StrictObject<MessageRecord>>,
@@ -169,10 +169,10 @@ fn messages(
     let mut seen = HashSet::with_capacity(records.len());
     let mut messages = Vec::with_capacity(records.len());
     for (index, StrictObject(mut record)) in records.into_iter().enumerate() {
-        let place = record.place.take().unwrap_or_else(|| format!("messages[{index}]"));
+        let place = record.error_path.take().unwrap_or_else(|| format!("messages[{index}]"));
         let place = |error: Error| error.within(&place);
         let message =
-            self::message(who, session, record, index, max_message, now).map_err(place)?;
+            self::parse_message(who, session, record, index, max_message, now).map_err(place)?;
         if let MessageParent::Message(parent) = &message.1
             && named.contains(parent.as_str())
             && !seen.contains(parent)
@@ -190,7 +190,7 @@ fn messages(
 }
 
 /// The places of the messages that users have read up to.
-fn read_marks(
+fn parse_read_marks(
     marks: HashMap<String, String>,
     messages: &[(NewMessage, MessageParent)],
 ) -> Result<HashMap<String, u32>> {
@@ -209,7 +209,7 @@ fn read_marks(
     marks.into_iter().map(place).collect()
 }
 
-fn message(
+fn parse_message(
     who: &Principal,
     session: &SessionId,
     record: MessageRecord,
@@ -219,7 +219,7 @@ fn message(
 ) -> Result<(NewMessage, MessageParent)> {
     let id = match &record.id {
         Some(id) => MessageId::parse("id", id)?,
-        None => derived_message_id(session, &record, index),
+        None => derive_message_id(session, &record, index),
     };
     let sender_id = match (&record.sender_id, record.role) {
         (Some(sender), _) => UserId::parse("senderId", sender)?,
@@ -240,7 +240,7 @@ fn message(
         reject_nul(field, text.unwrap_or_default())?;
     }
     let body = if record.role == Role::Assistant {
-        reply(record.content, parts, record.kind)?
+        parse_reply_body(record.content, parts, record.kind)?
     } else {
         MessageBody::parse("content", record.content, parts, record.kind, max_message)?
     };
@@ -263,11 +263,15 @@ fn message(
             usage: record.usage,
         },
     };
-    Ok((message, parent(record.parent_id)?))
+    Ok((message, parse_parent(record.parent_id)?))
 }
 
 /// What a model said: it may be nothing, and was never bound to the limit of what users say.
-fn reply(content: String, parts: MessageParts, kind: MessageType) -> Result<MessageBody> {
+fn parse_reply_body(
+    content: String,
+    parts: MessageParts,
+    kind: MessageType,
+) -> Result<MessageBody> {
     reject_nul("content", &content)?;
     for (field, size) in [("content", content.len()), ("parts", parts.as_json().len())] {
         if size > MAX_PARTS_BYTES {
@@ -278,27 +282,27 @@ fn reply(content: String, parts: MessageParts, kind: MessageType) -> Result<Mess
 }
 
 /// A session without an id gets one from what it says, so that importing it twice finds it again.
-fn derived_session_id(who: &Principal, record: &SessionRecord, index: usize) -> SessionId {
+fn derive_session_id(who: &Principal, record: &SessionRecord, index: usize) -> SessionId {
     let mut digest = Sha256::new();
     digest.update(format!("{}\0{index}\0{:?}\0{:?}", who.user, record.title, record.created_at));
     for StrictObject(message) in &record.messages {
         digest.update(format!("\0{:?}\0{:?}\0{}", message.id, message.role, message.content));
     }
-    SessionId::trusted(hex_id(digest))
+    SessionId::trusted(to_hex_id(digest))
 }
 
-fn derived_message_id(session: &SessionId, record: &MessageRecord, index: usize) -> MessageId {
+fn derive_message_id(session: &SessionId, record: &MessageRecord, index: usize) -> MessageId {
     let mut digest = Sha256::new();
     let MessageRecord { role, content, created_at, .. } = record;
     digest.update(format!("{session}\0{index}\0{role:?}\0{created_at:?}\0{content}"));
-    MessageId::trusted(hex_id(digest))
+    MessageId::trusted(to_hex_id(digest))
 }
 
-fn hex_id(digest: Sha256) -> String {
+fn to_hex_id(digest: Sha256) -> String {
     digest.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn parent(parent_id: Option<Option<String>>) -> Result<MessageParent> {
+fn parse_parent(parent_id: Option<Option<String>>) -> Result<MessageParent> {
     Ok(match parent_id {
         None => MessageParent::Head,
         Some(None) => MessageParent::Root,
