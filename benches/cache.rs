@@ -65,8 +65,8 @@ async fn run_conversation(budget: u32, recalled: u32) -> (usize, usize) {
     };
     let prompts = Arc::new(PromptTemplates::load(None).unwrap());
     let memory = Memory::new(store.clone(), prompts, defaults).unwrap();
-    let owner = Principal { user: UserId::trusted("bench"), is_admin: false };
-    let id = SessionId::trusted("talk");
+    let owner = Principal { user: UserId::new_unchecked("bench"), is_admin: false };
+    let id = SessionId::new_unchecked("talk");
     let new = NewSession { id: Some(id.clone()), ..NewSession::default() };
     store.create_session(&owner, new, turn_time(0)).await.unwrap();
     let options = MemoryOptions {
@@ -134,7 +134,7 @@ async fn post_message(
     content: String,
 ) {
     let message = store::NewMessage {
-        id: MessageId::trusted(format!("m{number}")),
+        id: MessageId::new_unchecked(format!("m{number}")),
         client_message_id: None,
         role,
         sender_id: match role {

@@ -125,11 +125,11 @@ impl RecallFixture {
 }
 
 async fn import_session(store: &SqliteStore, length: usize) -> Session {
-    let owner = Principal { user: UserId::trusted("bench"), is_admin: false };
+    let owner = Principal { user: UserId::new_unchecked("bench"), is_admin: false };
     let messages = (0..length).map(|number| {
         let content = make_text(number);
         let message = store::NewMessage {
-            id: MessageId::trusted(format!("m{number}")),
+            id: MessageId::new_unchecked(format!("m{number}")),
             client_message_id: None,
             role: if number % 2 == 0 { Role::User } else { Role::Assistant },
             sender_id: owner.user.clone(),
@@ -140,7 +140,7 @@ async fn import_session(store: &SqliteStore, length: usize) -> Session {
         };
         (message, MessageParent::Head)
     });
-    let id = SessionId::trusted(format!("length-{length}"));
+    let id = SessionId::new_unchecked(format!("length-{length}"));
     let import = ImportSession {
         id: id.clone(),
         fallback_id: id.clone(),

@@ -35,7 +35,7 @@ fn main() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("echoic.db");
         let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&path, Durability::Normal).unwrap());
-        let owner = Principal { user: UserId::trusted("bench"), is_admin: false };
+        let owner = Principal { user: UserId::new_unchecked("bench"), is_admin: false };
         for number in 0..sessions {
             let now = Timestamp::from_millis(1_800_000_000_000);
             store.import_session(&owner, make_session(number), now).await.unwrap();
@@ -86,7 +86,7 @@ async fn measure_query(chat: &ChatService, who: &Principal, name: &str, question
 }
 
 fn make_session(number: usize) -> ImportSession {
-    let id = SessionId::trusted(format!("session-{number:05}"));
+    let id = SessionId::new_unchecked(format!("session-{number:05}"));
     let start = 1_700_000_000_000 + (number as i64) * 60_000;
     let messages = (0..MESSAGES_PER_SESSION).map(|place| {
         let at = number * MESSAGES_PER_SESSION + place;
@@ -97,10 +97,10 @@ fn make_session(number: usize) -> ImportSession {
             "some more of what people write every day ".repeat(4)
         );
         let message = NewMessage {
-            id: MessageId::trusted(format!("m{place}")),
+            id: MessageId::new_unchecked(format!("m{place}")),
             client_message_id: None,
             role: if place % 2 == 0 { Role::User } else { Role::Assistant },
-            sender_id: UserId::trusted("bench"),
+            sender_id: UserId::new_unchecked("bench"),
             body: MessageBody { content, parts: Default::default(), kind: MessageType::Text },
             tokens: 50,
             created_at: Timestamp::from_millis(start + place as i64 * 1000),

@@ -45,7 +45,7 @@ fn main() {
 }
 
 async fn compare_lengths(name: &str, store: &dyn Store) {
-    let owner = Principal { user: UserId::trusted("bench"), is_admin: false };
+    let owner = Principal { user: UserId::new_unchecked("bench"), is_admin: false };
     let mut heads = Vec::new();
     for length in SESSION_LENGTHS {
         heads.push((session_id(length), import_session(store, &owner, length).await));
@@ -73,12 +73,12 @@ async fn compare_lengths(name: &str, store: &dyn Store) {
 }
 
 fn session_id(length: usize) -> SessionId {
-    SessionId::trusted(format!("length-{length}"))
+    SessionId::new_unchecked(format!("length-{length}"))
 }
 
 /// A session of so many messages; its last one.
 async fn import_session(store: &dyn Store, owner: &Principal, length: usize) -> MessageId {
-    let id = |number: usize| MessageId::trusted(format!("m{number}"));
+    let id = |number: usize| MessageId::new_unchecked(format!("m{number}"));
     for start in (0..length).step_by(IMPORT_BATCH) {
         let messages = (start..length.min(start + IMPORT_BATCH)).map(|number| {
             let role = if number % 2 == 0 { Role::User } else { Role::Assistant };

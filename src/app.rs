@@ -8,7 +8,7 @@ use crate::config::{
     SqliteSync, TitleMode,
 };
 use crate::domain::quota::has_price;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::http::{
     self, AllowedHosts, ApiState, RequestRateLimiter, SizeLimits, TimeoutListener, build_router,
     serve,
@@ -238,7 +238,7 @@ fn check_prices<'a>(config: &Config, models: impl Iterator<Item = &'a String>) -
         "ECHOIC_QUOTA_COST: the model {model} has no price; add {model}=PROMPT/COMPLETION to \
          ECHOIC_PRICES, or *=PROMPT/COMPLETION at its end for every other model"
     );
-    Err(Error::new(Kind::Internal, sentence))
+    Err(Error::new(ErrorKind::Internal, sentence))
 }
 
 fn build_auth_settings(config: &Config, tuning: TimingOptions) -> auth::AuthSettings {
@@ -322,7 +322,9 @@ pub(crate) async fn open_for_migration(
 
 async fn bind_listener(address: SocketAddr) -> Result<TcpListener> {
     let refused = |error| format!("cannot listen on {address}: {error}; set HOST or PORT");
-    TcpListener::bind(address).await.map_err(|error| Error::new(Kind::Internal, refused(error)))
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| Error::new(ErrorKind::Internal, refused(error)))
 }
 
 fn build_memory_defaults(config: &Config, model: &str) -> MemoryDefaults {
@@ -350,7 +352,7 @@ fn build_retry_policy(config: &Config, tuning: TimingOptions) -> ResiliencePolic
 
 /// Who makes vectors of messages, if the operator names somebody.
 fn build_embedder(config: &Config) -> Result<Option<Arc<dyn Embedder>>> {
-    let refused = |sentence: String| Error::new(Kind::Internal, sentence);
+    let refused = |sentence: String| Error::new(ErrorKind::Internal, sentence);
     let Some(url) = config.embeddings.url.as_deref() else { return Ok(None) };
     let Some(model) = config.embeddings.model.as_deref() else {
         return Err(refused(
@@ -418,7 +420,7 @@ async fn build_openai_provider(
 ) -> Result<SelectedProvider> {
     let base_url = config.openai_base_url.as_deref().unwrap_or(OFFICIAL_BASE_URL);
     let endpoint = OpenAiProvider::new(base_url, config.openai_api_key.as_deref())
-        .map_err(|refusal| Error::new(Kind::Internal, refusal))?;
+        .map_err(|refusal| Error::new(ErrorKind::Internal, refusal))?;
     let endpoint = match config.prompt_cache_key {
         PromptCacheKeyMode::Auto => endpoint,
         PromptCacheKeyMode::Always => endpoint.with_cache_key(true),
@@ -439,7 +441,7 @@ async fn build_anthropic_provider(
 ) -> Result<SelectedProvider> {
     let base_url = config.anthropic_base_url.as_deref().unwrap_or(anthropic::OFFICIAL_BASE_URL);
     let endpoint = AnthropicProvider::new(base_url, config.anthropic_api_key.as_deref())
-        .map_err(|refusal| Error::new(Kind::Internal, refusal))?;
+        .map_err(|refusal| Error::new(ErrorKind::Internal, refusal))?;
     let is_official = base_url.trim_end_matches('/') == anthropic::OFFICIAL_BASE_URL;
     if is_official && config.anthropic_api_key.is_none() {
         notes.push("ANTHROPIC_API_KEY is not set: Anthropic will refuse to answer".to_owned());

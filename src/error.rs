@@ -11,13 +11,13 @@ use std::fmt;
 use std::sync::Arc;
 
 /// What went wrong, as a closed list. `code` is what clients see.
-macro_rules! kinds {
+macro_rules! define_error_kinds {
     ($($(#[$doc:meta])* $name:ident = $code:literal),* $(,)?) => {
         /// What went wrong.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        pub enum Kind { $($(#[$doc])* $name),* }
+        pub enum ErrorKind { $($(#[$doc])* $name),* }
 
-        impl Kind {
+        impl ErrorKind {
             /// Every kind there is.
             pub const ALL: &'static [Self] = &[$(Self::$name),*];
 
@@ -28,7 +28,7 @@ macro_rules! kinds {
 
             /// The kind of a reply's failure, by the code that is stored; the provider's if it is
             /// none that we know.
-            pub fn of_code(code: &str) -> Self {
+            pub fn from_code(code: &str) -> Self {
                 let is_it = |kind: &&Self| kind.code() == code;
                 Self::ALL.iter().find(is_it).copied().unwrap_or(Self::ProviderError)
             }
@@ -36,7 +36,7 @@ macro_rules! kinds {
     };
 }
 
-kinds! {
+define_error_kinds! {
     /// A request that does not hold what it must.
     InvalidRequest = "invalid_request",
     /// A parameter that OpenAI's routes do not know.
@@ -112,7 +112,7 @@ kinds! {
 #[error("{message}")]
 pub struct Error {
     /// Which kind.
-    pub kind: Kind,
+    pub kind: ErrorKind,
     /// A sentence without capital and full stop.
     pub message: Cow<'static, str>,
     /// More for programs: each field and what it wants, the turn that is running.
@@ -127,7 +127,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
     /// An error with a sentence.
-    pub fn new(kind: Kind, message: impl Into<Cow<'static, str>>) -> Self {
+    pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
         Self { kind, message: message.into(), details: None, source: None }
     }
 
@@ -150,7 +150,7 @@ impl Error {
 
     /// Somebody who may have no more for now: of so many, again in so many seconds.
     pub fn limit_exceeded(
-        kind: Kind,
+        kind: ErrorKind,
         message: impl Into<Cow<'static, str>>,
         limit: impl Into<Value>,
         retry_after: u64,
@@ -174,7 +174,7 @@ impl Error {
             .into_iter()
             .map(|invalid| (invalid.field.into_owned(), Value::from(invalid.message.into_owned())))
             .collect();
-        Self::new(Kind::InvalidRequest, sentence).with_details(Value::Object(details))
+        Self::new(ErrorKind::InvalidRequest, sentence).with_details(Value::Object(details))
     }
 
     /// The same error about something nested: the place stands before the sentence and each field.
@@ -191,40 +191,40 @@ impl Error {
 
     /// No such session.
     pub fn session_not_found() -> Self {
-        Self::new(Kind::SessionNotFound, "there is no such session")
+        Self::new(ErrorKind::SessionNotFound, "there is no such session")
     }
 
     /// No such message.
     pub fn message_not_found() -> Self {
-        Self::new(Kind::MessageNotFound, "there is no such message in the session")
+        Self::new(ErrorKind::MessageNotFound, "there is no such message in the session")
     }
 
     /// No such response.
     pub fn response_not_found() -> Self {
-        Self::new(Kind::ResponseNotFound, "there is no such response")
+        Self::new(ErrorKind::ResponseNotFound, "there is no such response")
     }
 
     /// No such project.
     pub fn project_not_found() -> Self {
-        Self::new(Kind::ProjectNotFound, "there is no such project")
+        Self::new(ErrorKind::ProjectNotFound, "there is no such project")
     }
 
     /// No such file.
     pub fn file_not_found() -> Self {
-        Self::new(Kind::FileNotFound, "there is no such file in the project")
+        Self::new(ErrorKind::FileNotFound, "there is no such file in the project")
     }
 
     /// A body or text over its limit, in bytes.
     pub fn too_large(what: &'static str, limit: usize) -> Self {
         let message = format!("{what} must be at most {limit} bytes");
-        Self::new(Kind::PayloadTooLarge, message)
+        Self::new(ErrorKind::PayloadTooLarge, message)
             .with_details(json!({ what: format!("must be at most {limit} bytes") }))
     }
 
     /// The store cannot be used; `source` is for the operator.
     pub fn store_unavailable(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::new(
-            Kind::StoreUnavailable,
+            ErrorKind::StoreUnavailable,
             "the conversation store cannot be used at the moment; nothing was changed",
         )
         .with_source(source)
@@ -232,7 +232,7 @@ impl Error {
 
     /// A mistake of ours; `source` is for the operator.
     pub fn internal(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self::new(Kind::Internal, "something went wrong inside the server").with_source(source)
+        Self::new(ErrorKind::Internal, "something went wrong inside the server").with_source(source)
     }
 
     /// The message with the chain of its causes, for logs.
@@ -274,9 +274,9 @@ mod tests {
 
     #[test]
     fn error_kinds_have_distinct_codes() {
-        let mut codes: Vec<_> = Kind::ALL.iter().map(|kind| kind.code()).collect();
+        let mut codes: Vec<_> = ErrorKind::ALL.iter().map(|kind| kind.code()).collect();
         codes.sort_unstable();
         codes.dedup();
-        assert_eq!(codes.len(), Kind::ALL.len());
+        assert_eq!(codes.len(), ErrorKind::ALL.len());
     }
 }

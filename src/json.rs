@@ -80,7 +80,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for StrictObject<T> {
 }
 
 /// For a field that is such a struct.
-pub fn object<'de, T, D>(deserializer: D) -> Result<T, D::Error>
+pub fn deserialize_object<'de, T, D>(deserializer: D) -> Result<T, D::Error>
 where
     T: Deserialize<'de>,
     D: Deserializer<'de>,
@@ -89,7 +89,7 @@ where
 }
 
 /// For a field that may be such a struct, or null.
-pub fn optional_object<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
+pub fn deserialize_optional_object<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     T: Deserialize<'de>,
     D: Deserializer<'de>,
@@ -99,7 +99,7 @@ where
 }
 
 /// For a field that may be null: tells one that is null from one that is missing.
-pub fn present<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
+pub fn deserialize_present<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     T: Deserialize<'de>,
     D: Deserializer<'de>,
@@ -108,7 +108,7 @@ where
 }
 
 /// For a field that may be null but not missing.
-pub fn nullable<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
+pub fn deserialize_nullable<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     T: Deserialize<'de>,
     D: Deserializer<'de>,

@@ -3,7 +3,7 @@
 //! They are read and checked once, at start. A variable that a template uses and nobody gives is
 //! an error, not an empty string.
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value, context};
 use serde::Serialize;
@@ -81,7 +81,7 @@ impl PromptTemplates {
     pub fn load(folder: Option<&Path>) -> Result<Self> {
         if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
             let message = format!("ECHOIC_PROMPTS_DIR={}: must be a folder", folder.display());
-            return Err(Error::new(Kind::Internal, message));
+            return Err(Error::new(ErrorKind::Internal, message));
         }
         let mut templates = Environment::new();
         templates.set_undefined_behavior(UndefinedBehavior::Strict);
@@ -143,7 +143,7 @@ impl PromptTemplates {
 
 fn template_error(file: &Path, error: &dyn std::fmt::Display) -> Error {
     Error::new(
-        Kind::Internal,
+        ErrorKind::Internal,
         format!("the prompt template {} cannot be used: {error}", file.display()),
     )
 }

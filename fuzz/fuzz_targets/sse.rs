@@ -1,13 +1,13 @@
 //! The reader of server-sent events: any split of any bytes gives the same events.
 #![no_main]
 
-#[path = "../../src/provider/remote/sse.rs"]
+#[path = "../../src/provider/http/sse.rs"]
 mod sse;
 
 use libfuzzer_sys::fuzz_target;
 
 fn events(pieces: &[&[u8]]) -> Vec<(Vec<u8>, Vec<u8>)> {
-    let (mut decoder, mut seen) = (sse::Decoder::default(), Vec::new());
+    let (mut decoder, mut seen) = (sse::SseDecoder::default(), Vec::new());
     for piece in pieces {
         assert!(decoder.push(piece, |name, data| seen.push((name.to_vec(), data.to_vec()))));
     }

@@ -5,7 +5,7 @@
 
 use super::invalid_credentials;
 use super::jwt::config_error;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use jsonwebtoken::jwk::{
     AlgorithmParameters, CommonParameters, EllipticCurve, Jwk, KeyAlgorithm, PublicKeyUse,
 };
@@ -99,7 +99,7 @@ impl JwksClient {
         match known.fetched_at {
             Some(since) if since.elapsed() < STALE_KEY_TTL => Err(invalid_credentials()),
             _ => Err(Error::new(
-                Kind::AuthUnavailable,
+                ErrorKind::AuthUnavailable,
                 "who is asking cannot be checked at the moment",
             )),
         }

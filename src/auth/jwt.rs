@@ -9,7 +9,7 @@ use super::jwks::JwksClient;
 use super::{Identity, invalid_credentials, parse_user};
 use crate::domain::Timestamp;
 use crate::domain::key::AuthScope;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use serde::Deserialize;
 use serde_json::Value;
@@ -146,5 +146,5 @@ impl JwtVerifier {
 }
 
 pub(super) fn config_error(sentence: impl Into<std::borrow::Cow<'static, str>>) -> Error {
-    Error::new(Kind::Internal, sentence)
+    Error::new(ErrorKind::Internal, sentence)
 }

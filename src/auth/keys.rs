@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn generated_key_stores_only_its_digest() {
         let terms = NewApiKey {
-            user: UserId::trusted("alice"),
+            user: UserId::new_unchecked("alice"),
             name: None,
             scope: AuthScope::Chat,
             expires_at: None,

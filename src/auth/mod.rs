@@ -17,7 +17,7 @@ pub use tickets::{issue_ticket, redeem_ticket};
 use crate::clock;
 use crate::domain::key::{AuthScope, KeyId};
 use crate::domain::{Principal, Timestamp, UserId};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::store::Store;
 use ipnet::IpNet;
 use jwt::JwtVerifier;
@@ -106,7 +106,7 @@ enum AuthBackend {
 impl Authenticator {
     /// Asks nobody: everyone is the user `local`.
     pub fn disabled() -> Self {
-        let local = Identity::new(UserId::trusted("local"), AuthScope::Chat);
+        let local = Identity::new(UserId::new_unchecked("local"), AuthScope::Chat);
         Self { backend: AuthBackend::Disabled(local), trusted_proxies: Vec::new() }
     }
 
@@ -193,10 +193,10 @@ fn parse_user(text: &str) -> Result<UserId> {
 
 /// The refusal of a request that says nothing of who sent it.
 pub fn missing_credentials() -> Error {
-    Error::new(Kind::Unauthenticated, "this needs credentials")
+    Error::new(ErrorKind::Unauthenticated, "this needs credentials")
 }
 
 /// The refusal of credentials, which does not tell what is wrong with them.
 pub fn invalid_credentials() -> Error {
-    Error::new(Kind::Unauthenticated, "these credentials are not valid")
+    Error::new(ErrorKind::Unauthenticated, "these credentials are not valid")
 }

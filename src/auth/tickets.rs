@@ -72,7 +72,7 @@ pub async fn redeem_ticket(
     let holder: TicketIdentity =
         serde_json::from_str(&ticket.owner).map_err(Error::store_unavailable)?;
     let scope = AuthScope::from_name(&holder.scope).ok_or_else(invalid_credentials)?;
-    let identity = Identity::new(UserId::trusted(holder.user), scope);
+    let identity = Identity::new(UserId::new_unchecked(holder.user), scope);
     Ok(Identity {
         key: holder.key.map(KeyId::new_unchecked),
         expires_at: holder.expires_at.map(Timestamp::from_millis),

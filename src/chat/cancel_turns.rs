@@ -4,7 +4,7 @@ use super::ChatService;
 use super::events::SessionEventKind;
 use crate::domain::principal::AccessLevel;
 use crate::domain::{Principal, ProjectId, Session, SessionId, Timestamp, TurnId};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::store::{CancelledTurns, DeleteFilter, DeletionResult, ProjectUpdate, SessionUpdate};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -127,7 +127,7 @@ impl ChatService {
                     all.add_counts(&deleted);
                 }
                 // Somebody else was faster.
-                Err(error) if error.kind == Kind::SessionNotFound => {}
+                Err(error) if error.kind == ErrorKind::SessionNotFound => {}
                 Err(error) => return Err(error),
             }
         }
@@ -181,7 +181,7 @@ impl ChatService {
                         .active_turn
                         .as_ref()
                         .is_some_and(|active| active.turn_id == *turn) => {}
-                Err(error) if error.kind == Kind::StoreUnavailable => {}
+                Err(error) if error.kind == ErrorKind::StoreUnavailable => {}
                 Ok(_) | Err(_) => return,
             }
         }

@@ -13,7 +13,7 @@ use super::events::{
 };
 use crate::domain::principal::{AccessDecision, AccessLevel};
 use crate::domain::{MessageId, Principal, Session, SessionId};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::store::{EventBundle, FeedPosition};
 use bytes::Bytes;
 use std::collections::HashMap;
@@ -116,7 +116,7 @@ impl ChatService {
         loop {
             match ask().await {
                 Ok(answer) => return answer,
-                Err(error) if error.kind != Kind::StoreUnavailable => {
+                Err(error) if error.kind != ErrorKind::StoreUnavailable => {
                     tracing::error!(error = %error.chain(), "an event could not be told");
                     return T::default();
                 }
@@ -190,7 +190,7 @@ impl ChatService {
 
     /// The session as it is now, without its nodes, as in lists.
     async fn load_session(&self, id: &str) -> Result<Option<Session>> {
-        let id = SessionId::trusted(id);
+        let id = SessionId::new_unchecked(id);
         let found =
             self.store.get_session(&Principal::server(), &id, AccessLevel::Participant).await;
         Ok(none_if_not_found(found)?.map(|session| Session { nodes: None, ..session }))
@@ -224,7 +224,7 @@ impl ChatService {
                 ClientEvent::Seen { session_id, user_id: user, up_to }.encode_sse()
             }
             SessionEventKind::Message { id } => {
-                let id = MessageId::trusted(id.as_str());
+                let id = MessageId::new_unchecked(id.as_str());
                 let found = self.store.get_message(&Principal::server(), &session.id, &id).await;
                 let Some(message) = none_if_not_found(found)? else { return Ok(None) };
                 ClientEvent::Message { session_id, message: &message }.encode_sse()
@@ -272,7 +272,9 @@ fn can_receive(mailbox: &SubscriberQueue, session: &Session) -> bool {
 fn none_if_not_found<T>(found: Result<T>) -> Result<Option<T>> {
     match found {
         Ok(found) => Ok(Some(found)),
-        Err(Error { kind: Kind::SessionNotFound | Kind::MessageNotFound, .. }) => Ok(None),
+        Err(Error { kind: ErrorKind::SessionNotFound | ErrorKind::MessageNotFound, .. }) => {
+            Ok(None)
+        }
         Err(error) => Err(error),
     }
 }

@@ -359,7 +359,7 @@ mod tests {
     use futures::FutureExt;
 
     fn subscribe_alice() -> EventReader {
-        let who = Principal { user: UserId::trusted("alice"), is_admin: false };
+        let who = Principal { user: UserId::new_unchecked("alice"), is_admin: false };
         EventBroker::new(false).subscribe(who, None)
     }
 
@@ -387,7 +387,7 @@ mod tests {
     #[test]
     fn event_without_subscribers_is_dropped() {
         let events = EventBroker::new(false);
-        events.publish(&SessionId::trusted("s"), SessionEventKind::Created);
+        events.publish(&SessionId::new_unchecked("s"), SessionEventKind::Created);
         assert!(events.take_delivery().notifications.is_empty());
     }
 }

@@ -13,7 +13,7 @@ use crate::domain::quota::compute_cost;
 use crate::domain::turn::ActiveTurn;
 use crate::domain::usage::Cost;
 use crate::domain::{CallKind, Role, SessionId, Status, Usage, UserId};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::memory::tokens;
 use crate::store::{FinishOutcome, FinishTurn, LedgerEntry, NewMessage, ReplyFields, StartedTurn};
 use std::sync::Arc;
@@ -153,7 +153,7 @@ impl ChatService {
                 Err(error) => error,
             };
             let is_cut = self.is_draining() && live.cancel.is_cancelled();
-            if is_cut || error.kind != Kind::StoreUnavailable {
+            if is_cut || error.kind != ErrorKind::StoreUnavailable {
                 tracing::error!(turn.id = %live.turn_id, error = %error.chain(), "a reply could not be stored");
                 return Err(error);
             }
@@ -238,7 +238,7 @@ fn build_reply(
         ReplyOutcome::Finished(reason) => (Some(*reason), None),
         ReplyOutcome::Stopped => (None, None),
         ReplyOutcome::Truncated => {
-            (None, Some(told(&Error::new(Kind::ProviderError, REPLY_TRUNCATED))))
+            (None, Some(told(&Error::new(ErrorKind::ProviderError, REPLY_TRUNCATED))))
         }
         ReplyOutcome::Failed(error) => (Some(FinishReason::Error), Some(told(error))),
     };

@@ -41,7 +41,7 @@ pub use start_turn::{CallerStatus, PrecedingMessage, TurnIntent, TurnRequest};
 pub use stateless::MeteredCall;
 pub use usage_policy::UsagePolicy;
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::memory::Memory;
 use crate::prompts::PromptTemplates;
 use crate::provider::Provider;
@@ -175,7 +175,7 @@ impl ChatService {
     pub fn ensure_not_draining(&self) -> Result<()> {
         if self.is_draining() {
             return Err(Error::new(
-                Kind::ShuttingDown,
+                ErrorKind::ShuttingDown,
                 "the server is going down; try again in a moment",
             ));
         }

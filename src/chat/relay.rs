@@ -11,7 +11,7 @@ use super::transcript::abort_frames_after;
 use crate::domain::principal::AccessLevel;
 use crate::domain::turn::ActiveTurn;
 use crate::domain::{Principal, SessionId};
-use crate::error::{Kind, Result};
+use crate::error::{ErrorKind, Result};
 use crate::store::{LogUpdate, RemoteTurn, RemoteTurnState};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -144,7 +144,7 @@ impl ChatService {
             (Ok(reply), Ok(session)) => (reply, session),
             (Err(error), _) | (_, Err(error)) => {
                 return match error.kind {
-                    Kind::MessageNotFound | Kind::SessionNotFound => aborted(),
+                    ErrorKind::MessageNotFound | ErrorKind::SessionNotFound => aborted(),
                     _ => Err(error),
                 };
             }

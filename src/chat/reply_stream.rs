@@ -6,7 +6,7 @@ use super::stateless::estimate_text_bytes;
 use super::{ChatService, MeteredCall, TurnReader, TurnRequest};
 use crate::domain::message::FinishReason;
 use crate::domain::{MessageId, Principal, SessionId, TurnId, Usage};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::provider::{Prompt, ProviderError, ProviderEvent, ProviderEvents, RawResponse};
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, Fuse, StreamExt};
@@ -89,7 +89,7 @@ impl ChatService {
                     ReplyFrame::Start { message_id, message_metadata } => {
                         let own = message_metadata.message_id.as_ref();
                         reply = Some(own.unwrap_or(message_id).clone());
-                        turn = Some(TurnId::trusted(message_metadata.turn_id.as_str()));
+                        turn = Some(TurnId::new_unchecked(message_metadata.turn_id.as_str()));
                     }
                     ReplyFrame::DataSession { data } => session = Some(data),
                     _ => {}
@@ -98,11 +98,11 @@ impl ChatService {
             if let Some(ReplySessionData { session_id, user_message_id }) = session {
                 // Where a person will answer there is neither a turn nor a reply yet.
                 reply.get_or_insert_with(|| user_message_id.clone());
-                let question = MessageId::trusted(user_message_id.as_str());
-                break (SessionId::trusted(session_id.as_str()), Some(question));
+                let question = MessageId::new_unchecked(user_message_id.as_str());
+                break (SessionId::new_unchecked(session_id.as_str()), Some(question));
             }
         };
-        let reply = MessageId::trusted(reply.unwrap_or_default());
+        let reply = MessageId::new_unchecked(reply.unwrap_or_default());
         let id = reply.clone();
         let mut heard = TurnEventStream::new(self, &who, &session, &reply, reader);
         heard.frames = frames;
@@ -180,17 +180,17 @@ impl ChatService {
     ) -> Error {
         let stored = self.store.get_message(who, session, reply).await.ok();
         let code = stored.and_then(|message| message.error).map(|error| error.code);
-        Error::new(Kind::of_code(code.as_deref().unwrap_or_default()), sentence)
+        Error::new(ErrorKind::from_code(code.as_deref().unwrap_or_default()), sentence)
     }
 }
 
 /// What is said of a reply that somebody stopped, where there is no other word for that.
 pub fn stopped_error() -> Error {
-    Error::new(Kind::ProviderError, "the reply was stopped")
+    Error::new(ErrorKind::ProviderError, "the reply was stopped")
 }
 
 pub(super) fn shutting_down_error() -> Error {
-    Error::new(Kind::ShuttingDown, "the server is going down; try again in a moment")
+    Error::new(ErrorKind::ShuttingDown, "the server is going down; try again in a moment")
 }
 
 /// The frames of a turn, as far as a listener cares.
@@ -464,7 +464,7 @@ impl ProviderEventStream {
 
 impl FinishState {
     fn final_event(&mut self) -> ReplyEvent {
-        let failed = |why| ReplyEvent::Failed(Error::new(Kind::ProviderError, why));
+        let failed = |why| ReplyEvent::Failed(Error::new(ErrorKind::ProviderError, why));
         match self.reason {
             None => failed("the provider's reply broke off"),
             Some(FinishReason::Error) => failed("the provider says that the reply failed"),

@@ -10,7 +10,7 @@ use crate::clock;
 use crate::domain::message::FinishReason;
 use crate::domain::principal::AccessLevel;
 use crate::domain::{Principal, SessionId, Usage};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::store::StoredResponse;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
@@ -162,7 +162,7 @@ fn record_event(heard: ReplyEvent) -> Option<RecordedEvent> {
             RecordedEvent::Finished { reason, model, usage }
         }
         ReplyEvent::Stopped => RecordedEvent::Stopped,
-        ReplyEvent::Failed(error) if error.kind == Kind::ShuttingDown => return None,
+        ReplyEvent::Failed(error) if error.kind == ErrorKind::ShuttingDown => return None,
         ReplyEvent::Failed(error) => RecordedEvent::Failed {
             code: error.kind.code().to_owned(),
             message: error.message.into_owned(),
@@ -182,7 +182,7 @@ impl From<RecordedEvent> for ReplyEvent {
             }
             RecordedEvent::Stopped => Self::Stopped,
             RecordedEvent::Failed { code, message } => {
-                Self::Failed(Error::new(Kind::of_code(&code), message))
+                Self::Failed(Error::new(ErrorKind::from_code(&code), message))
             }
         }
     }

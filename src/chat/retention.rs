@@ -3,7 +3,7 @@
 use super::ChatService;
 use crate::clock;
 use crate::domain::{Principal, Timestamp, TurnId};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::store::{DeleteFilter, DeletionResult};
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,7 +37,7 @@ impl ChatService {
                     match chat.store.delete_project(&owner, &project.id).await {
                         Ok(()) => projects += 1,
                         // Somebody else was faster.
-                        Err(error) if error.kind == Kind::ProjectNotFound => {}
+                        Err(error) if error.kind == ErrorKind::ProjectNotFound => {}
                         Err(error) => return Err(error),
                     }
                 }

@@ -12,7 +12,7 @@ use crate::clock;
 use crate::domain::attachment::render_text_and_images;
 use crate::domain::message::FinishReason;
 use crate::domain::{Session, tool};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::memory::{AssembledPrompt, PlanInput, PromptCount, PromptInput};
 use crate::provider::{Prompt, ProviderEvents};
 use crate::store::{StartedTurn, UserMessage};
@@ -134,7 +134,7 @@ impl ChatService {
         }
         match transcript.finish_reason() {
             Some(FinishReason::Error) | None => ReplyOutcome::Failed(Error::new(
-                Kind::ProviderError,
+                ErrorKind::ProviderError,
                 "the provider says that the reply failed",
             )),
             Some(reason) => ReplyOutcome::Finished(reason),
@@ -191,7 +191,7 @@ impl ChatService {
                     tracing::debug!(turn.id = %begun.turn.turn_id, provider.first_token_ms = waited, "first token");
                     return Ok(events);
                 }
-                Err(error) if error.error_kind() == Kind::ContextTooLong && !is_shortened => {
+                Err(error) if error.error_kind() == ErrorKind::ContextTooLong && !is_shortened => {
                     tracing::warn!(turn.id = %begun.turn.turn_id, %error, "halving the memory");
                     is_shortened = true;
                     plan.halve_memory(assembled.memory_tokens());

@@ -9,7 +9,7 @@ use crate::domain::search::{
     SearchCursor, SearchMatch, SearchQuery, SearchSnippet, build_snippet, extract_index_words,
 };
 use crate::domain::{MessageId, Principal, Role, Session, SessionId, Timestamp};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::store::{IndexBacklog, MessageWords, SessionWords};
 use futures::{StreamExt, TryStreamExt, stream};
 use std::sync::Arc;
@@ -74,7 +74,7 @@ impl ChatService {
         query: &SearchQuery,
         found: SearchMatch,
     ) -> Result<Option<ResolvedSearchHit>> {
-        let id = SessionId::trusted(found.cursor.session);
+        let id = SessionId::new_unchecked(found.cursor.session);
         let read = async {
             let session = self.store.get_session(who, &id, AccessLevel::Participant).await?;
             let Some(message) = found.message else {
@@ -92,7 +92,9 @@ impl ChatService {
         };
         match read.await {
             Ok(finding) => Ok(Some(finding)),
-            Err(Error { kind: Kind::SessionNotFound | Kind::MessageNotFound, .. }) => Ok(None),
+            Err(Error {
+                kind: ErrorKind::SessionNotFound | ErrorKind::MessageNotFound, ..
+            }) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -157,7 +159,7 @@ impl ChatService {
         for unkept in self.store.list_index_backlog().await? {
             let words = match self.read_unindexed_words(&unkept).await {
                 Ok(words) => words,
-                Err(error) if error.kind == Kind::SessionNotFound => continue,
+                Err(error) if error.kind == ErrorKind::SessionNotFound => continue,
                 Err(error) => return Err(error),
             };
             has_kept |= !words.messages.is_empty();

@@ -14,7 +14,7 @@ use crate::domain::quota::UsagePayer;
 use crate::domain::session::SessionSettings;
 use crate::domain::tool::NewToolResult;
 use crate::domain::{MessageId, Principal, ProjectId, Role, Session, SessionId, TurnId};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::memory::{PlanInput, tokens};
 use crate::store::{
     AdmissionCheck, BeginOutcome, BeginTurn, DuplicateIdPolicy, IdempotencyKey, MessageParent,
@@ -250,11 +250,11 @@ impl ChatService {
             if chat.memory.definitely_fits(&settings, size) {
                 return Ok(());
             }
-            Err(Error::new(Kind::ContextTooLong, "the message may not fit the model"))
+            Err(Error::new(ErrorKind::ContextTooLong, "the message may not fit the model"))
         });
         let begin = self.build_begin_turn(new, turn.clone(), earlier.clone(), surely_fits);
         match self.store.begin_turn(begin).await {
-            Err(error) if error.kind == Kind::ContextTooLong => {
+            Err(error) if error.kind == ErrorKind::ContextTooLong => {
                 self.check_fits_context(new).await?;
                 let counted: AdmissionCheck = Box::new(move |session, _| may_begin(session));
                 self.store.begin_turn(self.build_begin_turn(new, turn, earlier, counted)).await
@@ -292,7 +292,7 @@ impl ChatService {
         let session =
             match self.store.get_session(&new.principal, id, AccessLevel::Participant).await {
                 Ok(session) => Some(session),
-                Err(error) if error.kind == Kind::SessionNotFound => None,
+                Err(error) if error.kind == ErrorKind::SessionNotFound => None,
                 Err(error) => return Err(error),
             };
         let (text, parts) = match (&new.intent, &session) {
@@ -476,7 +476,7 @@ async fn build_preceding_messages(new: &TurnRequest) -> Vec<NewMessage> {
 
 fn session_busy_error(session: &Session, message: &'static str) -> Error {
     let running = session.active_turn.as_ref();
-    Error::new(Kind::SessionBusy, message).with_details(serde_json::json!({
+    Error::new(ErrorKind::SessionBusy, message).with_details(serde_json::json!({
         "turnId": running.map(|turn| &turn.turn_id),
         "messageId": running.map(|turn| &turn.message_id),
     }))

@@ -167,7 +167,7 @@ impl MeteredCall {
             turn_id: self.call_id.clone(),
             kind: CallKind::Direct,
             // There is none; no session has this name.
-            session_id: SessionId::trusted(""),
+            session_id: SessionId::new_unchecked(""),
             owner: self.payer.user.clone(),
             project_id: None,
             payer: self.payer.clone(),

@@ -38,7 +38,7 @@ impl ChatService {
         let wish = TurnIntent::Send {
             role: Role::Tool,
             body: MessageBody::parse("messages", content, parts, MessageType::Text, *limit)?,
-            client_message_id: Some(MessageId::trusted(format!("results:{}", reply.id))),
+            client_message_id: Some(MessageId::new_unchecked(format!("results:{}", reply.id))),
             parent: MessageParent::Message(reply.id.clone()),
             on_duplicate_id: DuplicateIdPolicy::Edit,
         };

@@ -410,9 +410,9 @@ mod tests {
     use serde_json::Value;
 
     fn run_transcript(batches: Vec<Vec<ProviderEvent>>) -> (Transcript, Vec<Value>) {
-        let session_id = SessionId::trusted("s");
-        let message_id = MessageId::trusted("reply");
-        let user_message_id = MessageId::trusted("question");
+        let session_id = SessionId::new_unchecked("s");
+        let message_id = MessageId::new_unchecked("reply");
+        let user_message_id = MessageId::new_unchecked("question");
         let opening = StreamHeader {
             message_id: &message_id,
             continues: None,
@@ -420,7 +420,7 @@ mod tests {
             title: "Title",
             user_message_id: &user_message_id,
         };
-        let mut transcript = Transcript::begin_stream(TurnId::trusted("t"), &opening);
+        let mut transcript = Transcript::begin_stream(TurnId::new_unchecked("t"), &opening);
         for batch in batches {
             transcript.apply_events(batch);
         }

@@ -5,7 +5,7 @@ use super::ChatService;
 use crate::domain::principal::AccessLevel;
 use crate::domain::quota::{ModelPrice, Quota, QuotaUnit, UsagePayer, has_price, quota_key};
 use crate::domain::{Principal, ProjectId, Session, Timestamp, UserId};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::store::{quota_exceeded, quota_window};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -50,7 +50,7 @@ impl ConcurrencyPermit {
     pub(super) fn check_limit(&self, most: Option<u32>) -> Option<Error> {
         let most = most.filter(|most| self.count > *most)?;
         let sentence = format!("{most} replies are being written for you; wait for one to end");
-        Some(Error::limit_exceeded(Kind::RateLimited, sentence, most, 1))
+        Some(Error::limit_exceeded(ErrorKind::RateLimited, sentence, most, 1))
     }
 }
 
@@ -136,7 +136,7 @@ mod tests {
     #[test]
     fn concurrency_permit_is_per_user_and_freed_on_drop() {
         let slots = ConcurrencyLimiter::default();
-        let (ann, ben) = (UserId::trusted("ann"), UserId::trusted("ben"));
+        let (ann, ben) = (UserId::new_unchecked("ann"), UserId::new_unchecked("ben"));
         let (first, second) = (slots.acquire(&ann), slots.acquire(&ann));
         assert!(first.check_limit(Some(1)).is_none() && second.check_limit(Some(1)).is_some());
         assert!(

@@ -10,7 +10,7 @@ use crate::domain::message::{MessageBody, MessageParts};
 use crate::domain::page::{MessageSlice, MessageView};
 use crate::domain::principal::AccessLevel;
 use crate::domain::{MessageType, Principal, Session};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::store::{MessageQuery, Store};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Deserialize;
@@ -77,7 +77,7 @@ async fn build_preview(
     let session =
         store.get_session(&Principal::server(), &command.session, AccessLevel::Owner).await?;
     if command.user.as_ref().is_some_and(|user| *user != session.owner) {
-        return Err(Error::new(Kind::SessionNotFound, "this user has no such session"));
+        return Err(Error::new(ErrorKind::SessionNotFound, "this user has no such session"));
     }
     let read = |text: &String| {
         let (parts, kind) = (MessageParts::default(), MessageType::Text);

@@ -19,7 +19,7 @@ fn is_valid_id(text: &str) -> bool {
     (1..=MAX_ID_CHARS).contains(&text.len()) && text.bytes().all(allowed)
 }
 
-macro_rules! ids {
+macro_rules! define_ids {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {$(
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -40,15 +40,15 @@ macro_rules! ids {
             }
         }
 
-        name_impls!($name);
+        impl_id!($name);
     )*};
 }
 
-macro_rules! name_impls {
+macro_rules! impl_id {
     ($name:ident) => {
         impl $name {
             /// A name that was checked before it was stored.
-            pub fn trusted(text: impl Into<Arc<str>>) -> Self {
+            pub fn new_unchecked(text: impl Into<Arc<str>>) -> Self {
                 Self(text.into())
             }
 
@@ -78,7 +78,7 @@ macro_rules! name_impls {
     };
 }
 
-ids! {
+define_ids! {
     /// Names a session.
     SessionId,
     /// Names a message within its session.
@@ -94,7 +94,7 @@ ids! {
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UserId(Arc<str>);
 
-name_impls!(UserId);
+impl_id!(UserId);
 
 impl UserId {
     /// A user's name as a client spells it; `field` is the name used in the complaint.

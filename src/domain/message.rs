@@ -1,7 +1,7 @@
 //! Messages: the immutable entries of a session.
 
-use super::as_word;
 use super::attachment::render_text;
+use super::string_enum;
 use super::text::{has_nul, reject_nul, truncate_chars};
 use super::tool;
 use super::{FieldError, MessageId, SessionId, Timestamp, Usage, UserId};
@@ -62,9 +62,9 @@ pub enum Status {
     Failed,
 }
 
-as_word!(Role { User = "user", Assistant = "assistant", System = "system", Tool = "tool" });
-as_word!(MessageType { Text = "text", Image = "image", Video = "video" });
-as_word!(Status { Complete = "complete", Interrupted = "interrupted", Failed = "failed" });
+string_enum!(Role { User = "user", Assistant = "assistant", System = "system", Tool = "tool" });
+string_enum!(MessageType { Text = "text", Image = "image", Video = "video" });
+string_enum!(Status { Complete = "complete", Interrupted = "interrupted", Failed = "failed" });
 
 /// Why a model stopped, in the AI SDK's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -84,7 +84,7 @@ pub enum FinishReason {
     Other,
 }
 
-as_word!(FinishReason {
+string_enum!(FinishReason {
     Stop = "stop",
     Length = "length",
     ContentFilter = "content-filter",

@@ -31,6 +31,6 @@ pub use message::{Message, MessageType, Role, Status};
 pub use principal::Principal;
 pub use project::{FilePath, Project};
 pub use session::Session;
-use string_enum::as_word;
+use string_enum::string_enum;
 pub use time::Timestamp;
 pub use usage::{CallKind, Usage};

@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn chat_id_parses_only_in_canonical_form() {
-        let session = SessionId::trusted("user1_user2");
+        let session = SessionId::new_unchecked("user1_user2");
         assert_eq!(format_chat_id(&session, 3), "chat_user1_user2_3");
         assert_eq!(parse_chat_id(&session, "chat_user1_user2_3"), Some(3));
         for other in [

@@ -4,7 +4,7 @@
 use super::message::ContentError;
 use super::principal::{AccessDecision, AccessLevel, Principal};
 use super::text::reject_nul;
-use super::{FieldError, ProjectId, Timestamp, UserId, as_word};
+use super::{FieldError, ProjectId, Timestamp, UserId, string_enum};
 use serde::{Deserialize, Serialize, Serializer};
 use std::fmt;
 use std::sync::Arc;
@@ -40,7 +40,7 @@ pub enum GenerationStatus {
     Failed,
 }
 
-as_word!(GenerationStatus {
+string_enum!(GenerationStatus {
     Idle = "idle",
     Generating = "generating",
     Completed = "completed",
@@ -267,8 +267,8 @@ mod tests {
     fn sample_project() -> Project {
         let at = Timestamp::from_millis(0);
         Project {
-            id: ProjectId::trusted("p"),
-            owner: UserId::trusted("ada"),
+            id: ProjectId::new_unchecked("p"),
+            owner: UserId::new_unchecked("ada"),
             name: "Shop".to_owned(),
             description: String::new(),
             system_prompt: None,

@@ -6,7 +6,7 @@ use super::text::{has_nul, reject_nul};
 use super::title::TitleSource;
 use super::turn::ActiveTurn;
 use super::{FieldError, MessageId, ProjectId, SessionId, Timestamp, UserId, node};
-use crate::json::object;
+use crate::json::deserialize_object;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 use std::fmt;
@@ -236,7 +236,10 @@ pub struct SessionSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_output_tokens: Option<u32>,
     /// What of the session goes into the prompt.
-    #[serde(skip_serializing_if = "MemoryOptions::is_empty", deserialize_with = "object")]
+    #[serde(
+        skip_serializing_if = "MemoryOptions::is_empty",
+        deserialize_with = "deserialize_object"
+    )]
     pub memory: MemoryOptions,
     /// What a request hands on to its provider beside that; no session keeps it.
     #[serde(skip)]

@@ -1,7 +1,7 @@
 //! The name of a session: what it starts as, and how the first message names it.
 
 use super::text::reject_nul;
-use super::{FieldError, as_word};
+use super::{FieldError, string_enum};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -26,7 +26,7 @@ pub enum TitleSource {
     User,
 }
 
-as_word!(TitleSource { Default = "default", Auto = "auto", Model = "model", User = "user" });
+string_enum!(TitleSource { Default = "default", Auto = "auto", Model = "model", User = "user" });
 
 /// A title and where it came from.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -152,7 +152,10 @@ pub fn find_continued_reply(role: Role, parts: &MessageParts) -> Option<MessageI
     if role != Role::Tool {
         return None;
     }
-    parse_stored_parts(parts).into_iter().find_map(|part| part.message_id).map(MessageId::trusted)
+    parse_stored_parts(parts)
+        .into_iter()
+        .find_map(|part| part.message_id)
+        .map(MessageId::new_unchecked)
 }
 
 /// Arguments as they are stored: JSON as it is, anything else as a text.
@@ -205,7 +208,7 @@ mod tests {
             is_error,
         };
         let sent = [new("a", r#""it rains""#, false), new("b", r#"{"z":1,"a":[]}"#, true)];
-        let first = MessageId::trusted("reply");
+        let first = MessageId::new_unchecked("reply");
         let (text, parts) = build_result_message(&sent, &written, Some(&first));
         assert_eq!(text, "it rains\n{\"z\":1,\"a\":[]}");
         let read = |id: &str, output: &str, is_error| ToolResult {

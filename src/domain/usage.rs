@@ -1,7 +1,7 @@
 //! What a reply cost: tokens, money, and the time until it began; and what else models are called for.
 
-use super::as_word;
 use super::quota::NANOS_PER_UNIT;
+use super::string_enum;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use utoipa::ToSchema;
 
@@ -58,4 +58,4 @@ pub enum CallKind {
     Direct,
 }
 
-as_word!(CallKind { Reply = "reply", Title = "title", Summary = "summary", Direct = "direct" });
+string_enum!(CallKind { Reply = "reply", Title = "title", Summary = "summary", Direct = "direct" });

@@ -14,7 +14,7 @@ use crate::chat::CallerStatus;
 use crate::clock;
 use crate::domain::key::AuthScope;
 use crate::domain::{Principal, SessionId};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use axum::body::Body;
 use axum::extract::{FromRequestParts, MatchedPath, Query, Request, State};
 use axum::http::header::AUTHORIZATION;
@@ -214,10 +214,10 @@ async fn authorize_request(
     };
     let is_admins = matched_route(request).is_some_and(|path| path.starts_with(ADMIN_PREFIX));
     if is_admins && identity.scope < AuthScope::Admin {
-        return Err(Error::new(Kind::Forbidden, "only an admin may do this"));
+        return Err(Error::new(ErrorKind::Forbidden, "only an admin may do this"));
     }
     if !is_read_only(request) && identity.scope < AuthScope::Chat {
-        return Err(Error::new(Kind::Forbidden, "this key may only read"));
+        return Err(Error::new(ErrorKind::Forbidden, "this key may only read"));
     }
     if identity.scope == AuthScope::Admin {
         audit_request(request, &identity);

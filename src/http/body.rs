@@ -1,7 +1,7 @@
 //! Request bodies: JSON within a limit, with errors that name the field.
 
 use super::ApiState;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::json;
 use axum::body::Body;
 use axum::extract::{FromRequest, Request};
@@ -103,7 +103,7 @@ fn require_json(headers: &HeaderMap) -> Result<()> {
     if essence.eq_ignore_ascii_case("application/json") {
         return Ok(());
     }
-    Err(Error::new(Kind::UnsupportedMediaType, "the body must be sent as application/json"))
+    Err(Error::new(ErrorKind::UnsupportedMediaType, "the body must be sent as application/json"))
 }
 
 async fn read_body(request: Request, limit: usize) -> Result<Bytes> {
@@ -118,7 +118,7 @@ async fn read_body(request: Request, limit: usize) -> Result<Bytes> {
             Err(Error::too_large("body", limit))
         }
         Err(error) if is_timeout(&*error) => {
-            Err(Error::new(Kind::RequestTimeout, "the body did not arrive in time"))
+            Err(Error::new(ErrorKind::RequestTimeout, "the body did not arrive in time"))
         }
         Err(error) => Err(Error::invalid_field("body", "must arrive whole").with_source(error)),
     }

@@ -14,7 +14,7 @@ use crate::domain::message::{MessageBody, MessageParts};
 use crate::domain::session::SessionSettings;
 use crate::domain::{MessageId, MessageType, Principal, ProjectId, Role, SessionId};
 use crate::error::{Error, Result};
-use crate::json::{optional_object, present};
+use crate::json::{deserialize_optional_object, deserialize_present};
 use crate::store::{DuplicateIdPolicy, OnBusy, SessionTarget};
 use axum::extract::State;
 use axum::http::HeaderMap;
@@ -56,7 +56,7 @@ pub(super) struct ChatRequest<'a> {
     /// Plain: the message's name, by which a repetition is known.
     client_message_id: Option<String>,
     /// The message that this one follows; null makes it a root, left out it follows the newest.
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "deserialize_present")]
     #[schema(value_type = Option<String>)]
     parent_id: Option<Option<String>>,
     /// What to do while a reply is running.
@@ -69,7 +69,7 @@ pub(super) struct ChatRequest<'a> {
     temperature: Option<f64>,
     top_p: Option<f64>,
     max_output_tokens: Option<u32>,
-    #[serde(default, deserialize_with = "optional_object")]
+    #[serde(default, deserialize_with = "deserialize_optional_object")]
     memory: Option<MemoryOptions>,
     /// Functions that the model may call, as Chat Completions has them. The client carries them out.
     #[serde(borrow, default)]

@@ -3,7 +3,7 @@
 //!
 //! They hold nothing secret, so they need no credentials; what they show comes from the API.
 
-use crate::error::{Error, Kind};
+use crate::error::{Error, ErrorKind};
 use axum::extract::Path;
 use axum::http::header::{
     ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG,
@@ -43,7 +43,8 @@ pub(super) async fn serve_asset(Path(path): Path<String>, headers: HeaderMap) ->
 
 fn respond_with_file(path: &str, headers: &HeaderMap) -> Response {
     let Some((file, content_type)) = ConsoleAssets::get(path).zip(content_type(path)) else {
-        return Error::new(Kind::RouteNotFound, "the console has no such file").into_response();
+        return Error::new(ErrorKind::RouteNotFound, "the console has no such file")
+            .into_response();
     };
     // Weak: packed and unpacked it is the same file.
     let etag = format!("W/\"{}\"", URL_SAFE_NO_PAD.encode(&file.metadata.sha256_hash()[..12]));

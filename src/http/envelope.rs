@@ -1,6 +1,6 @@
 //! The shape of every answer, and the table from kinds of errors to statuses.
 
-use crate::error::{Error, Kind};
+use crate::error::{Error, ErrorKind};
 use axum::Json;
 use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
@@ -59,7 +59,7 @@ impl IntoResponse for Error {
             // Client libraries repeat a 409 by themselves unless they are told not to.
             response.headers_mut().insert("x-should-retry", HeaderValue::from_static("false"));
         }
-        if self.kind == Kind::Unauthenticated {
+        if self.kind == ErrorKind::Unauthenticated {
             let scheme = HeaderValue::from_static("Bearer realm=\"echoic\"");
             response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
         }
@@ -87,10 +87,10 @@ impl Error {
 
 /// Errors are written without capital and full stop, answers with them; a field's name at the
 /// beginning stays as the client spells it.
-pub(super) fn format_message(kind: Kind, message: &str) -> String {
+pub(super) fn format_message(kind: ErrorKind, message: &str) -> String {
     let mut letters = message.chars();
     match letters.next() {
-        Some(first) if kind != Kind::InvalidRequest => {
+        Some(first) if kind != ErrorKind::InvalidRequest => {
             first.to_uppercase().chain(letters).chain(['.']).collect()
         }
         _ => format!("{message}."),
@@ -98,47 +98,53 @@ pub(super) fn format_message(kind: Kind, message: &str) -> String {
 }
 
 /// The status of each kind of error.
-pub(super) const fn status_code(kind: Kind) -> StatusCode {
+pub(super) const fn status_code(kind: ErrorKind) -> StatusCode {
     match kind {
-        Kind::InvalidRequest
-        | Kind::UnknownParameter
-        | Kind::MutuallyExclusive
-        | Kind::PreviousResponseNotFound => StatusCode::BAD_REQUEST,
-        Kind::Unauthenticated => StatusCode::UNAUTHORIZED,
-        Kind::Forbidden | Kind::ForbiddenHost => StatusCode::FORBIDDEN,
-        Kind::RouteNotFound
-        | Kind::SessionNotFound
-        | Kind::MessageNotFound
-        | Kind::ResponseNotFound
-        | Kind::NodeNotFound
-        | Kind::ProjectNotFound
-        | Kind::FileNotFound
-        | Kind::ModelNotFound => StatusCode::NOT_FOUND,
-        Kind::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
-        Kind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-        Kind::SessionBusy | Kind::SessionClosed | Kind::IdTaken => StatusCode::CONFLICT,
-        Kind::VersionConflict => StatusCode::PRECONDITION_FAILED,
-        Kind::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-        Kind::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        Kind::ContextTooLong | Kind::IdempotencyKeyReused => StatusCode::UNPROCESSABLE_ENTITY,
-        Kind::QueueFull | Kind::RateLimited | Kind::QuotaExceeded => StatusCode::TOO_MANY_REQUESTS,
-        Kind::ProviderError => StatusCode::BAD_GATEWAY,
-        Kind::ProviderTimeout => StatusCode::GATEWAY_TIMEOUT,
-        Kind::StoreUnavailable | Kind::AuthUnavailable | Kind::ShuttingDown => {
+        ErrorKind::InvalidRequest
+        | ErrorKind::UnknownParameter
+        | ErrorKind::MutuallyExclusive
+        | ErrorKind::PreviousResponseNotFound => StatusCode::BAD_REQUEST,
+        ErrorKind::Unauthenticated => StatusCode::UNAUTHORIZED,
+        ErrorKind::Forbidden | ErrorKind::ForbiddenHost => StatusCode::FORBIDDEN,
+        ErrorKind::RouteNotFound
+        | ErrorKind::SessionNotFound
+        | ErrorKind::MessageNotFound
+        | ErrorKind::ResponseNotFound
+        | ErrorKind::NodeNotFound
+        | ErrorKind::ProjectNotFound
+        | ErrorKind::FileNotFound
+        | ErrorKind::ModelNotFound => StatusCode::NOT_FOUND,
+        ErrorKind::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
+        ErrorKind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+        ErrorKind::SessionBusy | ErrorKind::SessionClosed | ErrorKind::IdTaken => {
+            StatusCode::CONFLICT
+        }
+        ErrorKind::VersionConflict => StatusCode::PRECONDITION_FAILED,
+        ErrorKind::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        ErrorKind::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        ErrorKind::ContextTooLong | ErrorKind::IdempotencyKeyReused => {
+            StatusCode::UNPROCESSABLE_ENTITY
+        }
+        ErrorKind::QueueFull | ErrorKind::RateLimited | ErrorKind::QuotaExceeded => {
+            StatusCode::TOO_MANY_REQUESTS
+        }
+        ErrorKind::ProviderError => StatusCode::BAD_GATEWAY,
+        ErrorKind::ProviderTimeout => StatusCode::GATEWAY_TIMEOUT,
+        ErrorKind::StoreUnavailable | ErrorKind::AuthUnavailable | ErrorKind::ShuttingDown => {
             StatusCode::SERVICE_UNAVAILABLE
         }
-        Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 
 /// Whether the same request would meet the same error a moment later.
-const fn is_non_retryable(kind: Kind) -> bool {
+const fn is_non_retryable(kind: ErrorKind) -> bool {
     matches!(
         kind,
-        Kind::SessionBusy
-            | Kind::SessionClosed
-            | Kind::IdTaken
-            | Kind::QueueFull
-            | Kind::QuotaExceeded
+        ErrorKind::SessionBusy
+            | ErrorKind::SessionClosed
+            | ErrorKind::IdTaken
+            | ErrorKind::QueueFull
+            | ErrorKind::QuotaExceeded
     )
 }

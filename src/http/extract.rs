@@ -5,7 +5,7 @@ pub(super) use super::auth_middleware::CurrentUser;
 use super::ApiState;
 use super::query::QueryParams;
 use crate::domain::{FieldError, FilePath, MessageId, ProjectId, SessionId};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::store::{IdempotencyKey, RetryWindow};
 use axum::extract::{FromRequestParts, RawPathParams};
 use axum::http::HeaderMap;
@@ -163,13 +163,16 @@ impl<S: Send + Sync> FromRequestParts<S> for NoQueryParams {
 
 /// No such route.
 pub(super) async fn route_not_found() -> Error {
-    Error::new(Kind::RouteNotFound, "there is no such route; GET /api/openapi.json lists them all")
+    Error::new(
+        ErrorKind::RouteNotFound,
+        "there is no such route; GET /api/openapi.json lists them all",
+    )
 }
 
 /// The route exists, with other methods.
 pub(super) async fn method_not_allowed() -> Error {
     Error::new(
-        Kind::MethodNotAllowed,
+        ErrorKind::MethodNotAllowed,
         "this route does not take that method; the Allow header names those it takes",
     )
 }

@@ -14,7 +14,7 @@ use crate::domain::{
     Message, MessageId, MessageType, Principal, Role, Session, SessionId, Timestamp, tool,
 };
 use crate::error::Result;
-use crate::json::present;
+use crate::json::deserialize_present;
 use crate::memory::tokens;
 use crate::store::{
     MessagePage, MessageParent, MessageQuery, NewMessage, PostMessage, ReplyFields,
@@ -169,7 +169,7 @@ pub(super) struct CreateMessageRequest {
     /// A repeated one gives the first result.
     client_message_id: Option<String>,
     /// The message it follows; null makes it a root, left out it follows the newest.
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "deserialize_present")]
     #[schema(value_type = Option<String>)]
     parent_id: Option<Option<String>>,
     /// When it was written; now, if left out.

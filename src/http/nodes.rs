@@ -8,7 +8,7 @@ use super::query::QueryParams;
 use crate::domain::node::{ChatNode, format_chat_id, parse_chat_id};
 use crate::domain::page::MAX_PAGE_SIZE;
 use crate::domain::{FieldError, MessageId, SessionId, UserId};
-use crate::error::{Error, Kind};
+use crate::error::{Error, ErrorKind};
 use axum::Json;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
@@ -69,8 +69,9 @@ pub(super) async fn get_node(
     let number = parse_chat_id(&session, &name).unwrap_or(0);
     let page = api.store.list_nodes(&who, &session, number, 1).await?;
     let node = page.nodes.into_iter().find(|node| node.chat_id == name);
-    let node =
-        node.ok_or_else(|| Error::new(Kind::NodeNotFound, "there is no such node in the session"))?;
+    let node = node.ok_or_else(|| {
+        Error::new(ErrorKind::NodeNotFound, "there is no such node in the session")
+    })?;
     Ok(ok_response("Node retrieved successfully", node))
 }
 

@@ -1,6 +1,6 @@
 //! The OpenAPI document: generated from the handlers, completed with what they cannot say.
 
-use crate::error::Kind;
+use crate::error::ErrorKind;
 use axum::Json;
 use serde_json::json;
 use utoipa::OpenApi;
@@ -42,7 +42,7 @@ pub(super) fn complete_document(
     if let Some(RefOr::T(Schema::Object(object))) = failure
         && let Some(RefOr::T(Schema::Object(code))) = object.properties.get_mut("code")
     {
-        code.enum_values = Some(Kind::ALL.iter().map(|kind| json!(kind.code())).collect());
+        code.enum_values = Some(ErrorKind::ALL.iter().map(|kind| json!(kind.code())).collect());
     }
     // An empty list is one of either kind.
     let lists = schemas.and_then(|schemas| schemas.get_mut("Envelope_MessageListResponse"));

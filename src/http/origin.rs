@@ -3,7 +3,7 @@
 
 use super::ApiState;
 use super::envelope::LoggedError;
-use crate::error::{Error, Kind};
+use crate::error::{Error, ErrorKind};
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{HOST, ORIGIN};
 use axum::http::uri::Authority;
@@ -99,7 +99,7 @@ fn check_host_and_origin(
             && named.iter().flatten().all(|authority| api.allowed_hosts.is_allowed(authority)));
     if !is_ours {
         return Err(Error::new(
-            Kind::ForbiddenHost,
+            ErrorKind::ForbiddenHost,
             "this server does not answer to that host name; list it in ECHOIC_ALLOWED_HOSTS",
         ));
     }
@@ -113,7 +113,7 @@ fn check_host_and_origin(
         return Ok(());
     }
     Err(Error::new(
-        Kind::Forbidden,
+        ErrorKind::Forbidden,
         "requests from pages of another origin are refused; list it in ECHOIC_CORS_ORIGINS",
     ))
 }

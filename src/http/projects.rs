@@ -12,7 +12,7 @@ use crate::domain::page::{MAX_PAGE_SIZE, Pagination};
 use crate::domain::project::{self, GenerationStatus};
 use crate::domain::{FieldError, Project, ProjectId};
 use crate::error::{Error, Result};
-use crate::json::{StrictObject, present};
+use crate::json::{StrictObject, deserialize_present};
 use crate::store::{NewFile, NewProject, ProjectUpdate};
 use axum::Json;
 use axum::extract::State;
@@ -164,10 +164,10 @@ pub(super) struct UpdateProjectRequest {
     /// Trimmed, 1 to 200 characters.
     name: Option<String>,
     /// Null empties it.
-    #[serde(deserialize_with = "present")]
+    #[serde(deserialize_with = "deserialize_present")]
     description: Option<Option<String>>,
     /// Null takes it away.
-    #[serde(deserialize_with = "present")]
+    #[serde(deserialize_with = "deserialize_present")]
     system_prompt: Option<Option<String>>,
     generation_status: Option<GenerationStatus>,
     /// Not here: it would be unclear which files go.

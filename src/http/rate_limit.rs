@@ -10,7 +10,7 @@
 
 use crate::domain::UserId;
 use crate::domain::quota::RateLimit;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use axum::http::{HeaderMap, HeaderValue};
 use governor::clock::{Clock, DefaultClock};
 use governor::middleware::StateInformationMiddleware;
@@ -98,7 +98,7 @@ impl RequestRateLimiter {
     /// Counts credentials that were refused; from too many on, that is what is told.
     pub(super) fn record_auth_failure(&self, address: IpAddr, refusal: Error) -> Error {
         let Some(limits) = &self.limiters else { return refusal };
-        if refusal.kind != Kind::Unauthenticated {
+        if refusal.kind != ErrorKind::Unauthenticated {
             return refusal;
         }
         let left = check_limiter(&limits.auth_failures, &network_prefix(address));
@@ -142,7 +142,7 @@ impl RateLimitStatus {
 
     fn build_error(&self, sentence: &'static str) -> Error {
         Error::limit_exceeded(
-            Kind::RateLimited,
+            ErrorKind::RateLimited,
             sentence,
             self.limit,
             self.retry_after.unwrap_or_default(),
@@ -209,7 +209,7 @@ mod tests {
     #[test]
     fn reads_and_writes_are_limited_apart_per_user() {
         let rates = RequestRateLimiter::new(RateLimit::parse("2/h"));
-        let (ann, ben) = (UserId::trusted("ann"), UserId::trusted("ben"));
+        let (ann, ben) = (UserId::new_unchecked("ann"), UserId::new_unchecked("ben"));
         let may = |user, class| rates.check_user(user, class).unwrap().to_error().is_none();
         assert_eq!([1, 2, 3].map(|_| may(&ann, RequestClass::Write)), [true, true, false]);
         assert!((0..40).all(|_| may(&ann, RequestClass::Read)) && !may(&ann, RequestClass::Read));
@@ -225,10 +225,10 @@ mod tests {
         let rates = RequestRateLimiter::new(RateLimit::parse("3/h"));
         let address: IpAddr = "10.0.0.1".parse().unwrap();
         let told = || rates.record_auth_failure(address, crate::auth::invalid_credentials()).kind;
-        assert_eq!([1, 2, 3].map(|_| told()), [Kind::Unauthenticated; 3]);
-        assert_eq!(told(), Kind::RateLimited);
+        assert_eq!([1, 2, 3].map(|_| told()), [ErrorKind::Unauthenticated; 3]);
+        assert_eq!(told(), ErrorKind::RateLimited);
         assert!((0..597).all(|_| rates.check_address(address).is_ok()));
         let late = rates.record_auth_failure(address, Error::store_unavailable("it is away")).kind;
-        assert_eq!(late, Kind::StoreUnavailable, "that is no fault of theirs");
+        assert_eq!(late, ErrorKind::StoreUnavailable, "that is no fault of theirs");
     }
 }

@@ -15,7 +15,7 @@ use crate::domain::text::fold_words;
 use crate::domain::title::SessionTitle;
 use crate::domain::{FieldError, ProjectId, Session, SessionId, Timestamp, UserId};
 use crate::error::{Error, Result};
-use crate::json::{nullable, optional_object, present};
+use crate::json::{deserialize_nullable, deserialize_optional_object, deserialize_present};
 use crate::store::{DeleteFilter, DeletionResult, NewSession, SessionPage, SessionUpdate};
 use axum::Json;
 use axum::extract::State;
@@ -53,7 +53,7 @@ pub(super) struct CreateSessionRequest {
     /// An object up to 16 KiB, or a string that holds one.
     #[schema(value_type = Object)]
     theme: Option<Box<RawValue>>,
-    #[serde(deserialize_with = "optional_object")]
+    #[serde(deserialize_with = "deserialize_optional_object")]
     settings: Option<SessionSettings>,
     /// 1 to 128 characters of `A-Za-z0-9._:-`. Repeated by its owner it gives the same session.
     session_id: Option<String>,
@@ -206,26 +206,26 @@ pub(super) async fn get_session(
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct UpdateSessionRequest {
     /// At most 200 characters; null or blank resets to the default.
-    #[serde(alias = "name", deserialize_with = "present")]
+    #[serde(alias = "name", deserialize_with = "deserialize_present")]
     title: Option<Option<String>>,
     /// `active`, `agent_assigned`, `closed` or another word of `a-z_`.
     status: Option<String>,
     archived: Option<bool>,
     pinned: Option<bool>,
     #[schema(value_type = Object)]
-    #[serde(deserialize_with = "present")]
+    #[serde(deserialize_with = "deserialize_present")]
     meta: Option<Box<RawValue>>,
     #[schema(value_type = Object)]
-    #[serde(deserialize_with = "present")]
+    #[serde(deserialize_with = "deserialize_present")]
     user_meta: Option<Box<RawValue>>,
     #[schema(value_type = Object)]
-    #[serde(deserialize_with = "present")]
+    #[serde(deserialize_with = "deserialize_present")]
     theme: Option<Box<RawValue>>,
-    #[serde(deserialize_with = "optional_object")]
+    #[serde(deserialize_with = "deserialize_optional_object")]
     settings: Option<SessionSettings>,
     participants: Option<Vec<String>>,
     /// Null takes the session out of its project.
-    #[serde(deserialize_with = "present")]
+    #[serde(deserialize_with = "deserialize_present")]
     project_id: Option<Option<String>>,
 }
 
@@ -270,7 +270,7 @@ pub(super) async fn update_session(
 #[derive(Deserialize, ToSchema)]
 pub(super) struct SetTitleRequest {
     /// At most 200 characters after trimming; null or blank resets to the default.
-    #[serde(alias = "name", deserialize_with = "nullable")]
+    #[serde(alias = "name", deserialize_with = "deserialize_nullable")]
     #[schema(required)]
     title: Option<String>,
 }

@@ -12,7 +12,7 @@ use crate::chat::{StreamCursor, TurnIntent, TurnRequest};
 use crate::domain::TurnId;
 use crate::domain::memory::MemoryOptions;
 use crate::domain::session::SessionSettings;
-use crate::json::optional_object;
+use crate::json::deserialize_optional_object;
 use crate::store::SessionTarget;
 use axum::Json;
 use axum::extract::State;
@@ -101,7 +101,7 @@ pub(super) struct RegenerateReplyRequest {
     temperature: Option<f64>,
     top_p: Option<f64>,
     max_output_tokens: Option<u32>,
-    #[serde(deserialize_with = "optional_object")]
+    #[serde(deserialize_with = "deserialize_optional_object")]
     memory: Option<MemoryOptions>,
     on_busy: BusyAction,
 }

@@ -8,7 +8,7 @@ use super::token_ratio::TokenRatio;
 use super::tokens::TokenVocabulary;
 use crate::domain::memory::{MemoryOptions, MemoryStrategy};
 use crate::domain::message;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -181,7 +181,7 @@ impl PromptCosts {
         let new_tokens = self.token_ratio.to_model_tokens(self.new_message.min);
         let system_tokens = self.token_ratio.to_model_tokens(self.system_tokens);
         Error::new(
-            Kind::ContextTooLong,
+            ErrorKind::ContextTooLong,
             format!(
                 "the message does not fit the model: {new_tokens} tokens, with {system_tokens} of system prompt \
                  and {reply_reserve} kept for the reply, in a context window of {context_window}"
@@ -271,7 +271,7 @@ mod tests {
                     prop_assert_eq!(plan.reply_reserve, reply_reserve(context_window, max_output_tokens));
                 }
                 Err(error) => {
-                    prop_assert_eq!(error.kind, Kind::ContextTooLong);
+                    prop_assert_eq!(error.kind, ErrorKind::ContextTooLong);
                     let reserve = u64::from(reply_reserve(context_window, max_output_tokens));
                     let all = own(before_memory(new.min)) + reserve;
                     prop_assert!(all > u64::from(context_window), "it would have fitted");

@@ -11,7 +11,7 @@ use super::file_relevance::rank_files;
 use super::tokens::{MAX_INLINE_BYTES, TokenVocabulary};
 use crate::domain::project::FileEntry;
 use crate::domain::{FilePath, Principal, Project, ProjectId, Session};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::prompts::{ProjectPrompt, ProjectPromptFile, PromptTemplates};
 use crate::store::StoredFile;
 use serde::Serialize;
@@ -87,7 +87,7 @@ impl Memory {
         let choose = Box::new(move |project: &Project| choose_files(project, &message, room));
         let (project, files) = match self.store.select_files(&owner, id, choose).await {
             Ok(found) => found,
-            Err(error) if error.kind == Kind::ProjectNotFound => return Ok(None),
+            Err(error) if error.kind == ErrorKind::ProjectNotFound => return Ok(None),
             Err(error) => return Err(error),
         };
         let writer = ProjectRenderer {

@@ -136,7 +136,7 @@ mod tests {
 
     fn window_message(role: Role, content: &str, calls: &[u8], results: &[u8]) -> WindowMessage {
         WindowMessage {
-            id: MessageId::trusted("m"),
+            id: MessageId::new_unchecked("m"),
             role,
             content: content.to_owned(),
             tokens: 1,

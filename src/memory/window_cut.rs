@@ -62,7 +62,7 @@ mod tests {
             let Some(rest) = left.checked_sub(*size) else { break };
             left = rest;
             recent.push(WindowMessage {
-                id: MessageId::trusted("m"),
+                id: MessageId::new_unchecked("m"),
                 parent_id: None,
                 role: Role::User,
                 content: String::new(),

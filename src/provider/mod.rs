@@ -18,7 +18,7 @@ use crate::domain::image::MessageImage;
 use crate::domain::message::FinishReason;
 use crate::domain::tool::{ToolCall, ToolResult};
 use crate::domain::{Role, Usage};
-use crate::error::{Error, Kind};
+use crate::error::{Error, ErrorKind};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt};
@@ -171,13 +171,13 @@ impl ProviderError {
     }
 
     /// The kind of error this is to a client.
-    pub const fn error_kind(&self) -> Kind {
+    pub const fn error_kind(&self) -> ErrorKind {
         match self.kind {
             ProviderErrorKind::BadResponse | ProviderErrorKind::ConnectionFailed => {
-                Kind::ProviderError
+                ErrorKind::ProviderError
             }
-            ProviderErrorKind::ContextTooLong => Kind::ContextTooLong,
-            ProviderErrorKind::Timeout => Kind::ProviderTimeout,
+            ProviderErrorKind::ContextTooLong => ErrorKind::ContextTooLong,
+            ProviderErrorKind::Timeout => ErrorKind::ProviderTimeout,
         }
     }
 }

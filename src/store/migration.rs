@@ -18,7 +18,7 @@ use super::{
     StoredResponse,
 };
 use crate::domain::{MessageId, Project, ProjectId, SessionId, Timestamp, TurnId, UserId};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use async_trait::async_trait;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -247,7 +247,7 @@ async fn with_retry<T, F: Future<Output = Result<T>>>(attempt: impl Fn() -> F) -
     let mut pause = INITIAL_BACKOFF;
     loop {
         match attempt().await {
-            Err(error) if error.kind == Kind::StoreUnavailable && pause <= MAX_BACKOFF => {
+            Err(error) if error.kind == ErrorKind::StoreUnavailable && pause <= MAX_BACKOFF => {
                 sleep(pause).await;
                 pause *= 2;
             }
@@ -276,11 +276,13 @@ async fn try_migrate_session(
     }
     let original = match copy_session(from, to, &session, passed).await {
         Ok(original) => original,
-        Err(error) if error.kind == Kind::PayloadTooLarge => {
+        Err(error) if error.kind == ErrorKind::PayloadTooLarge => {
             to.clear_partial_session(id).await?;
             return Ok(SessionMigrationOutcome::TooLarge);
         }
-        Err(error) if error.kind == Kind::IdTaken => return Ok(SessionMigrationOutcome::Differs),
+        Err(error) if error.kind == ErrorKind::IdTaken => {
+            return Ok(SessionMigrationOutcome::Differs);
+        }
         Err(error) => return Err(error),
     };
     let Some(there) = to.dump_session(id, since).await? else {

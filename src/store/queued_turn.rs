@@ -89,10 +89,10 @@ impl QueuedTurn {
     pub fn from_json(text: &str) -> Result<Self> {
         let record: QueuedTurnRecord =
             serde_json::from_str(text).map_err(Error::store_unavailable)?;
-        let who = Principal { user: UserId::trusted(record.user), is_admin: record.is_admin };
+        let who = Principal { user: UserId::new_unchecked(record.user), is_admin: record.is_admin };
         let ask = match record.input {
             TurnInputRecord::Regenerate { reply } => {
-                TurnInput::Regenerate { reply_id: reply.map(MessageId::trusted) }
+                TurnInput::Regenerate { reply_id: reply.map(MessageId::new_unchecked) }
             }
             TurnInputRecord::Send {
                 id,
@@ -109,8 +109,8 @@ impl QueuedTurn {
                 let parts = MessageParts::from_stored(parts)
                     .ok_or_else(|| Error::store_unavailable("parts cannot be read"))?;
                 let message = NewMessage {
-                    id: MessageId::trusted(id),
-                    client_message_id: client_message_id.map(MessageId::trusted),
+                    id: MessageId::new_unchecked(id),
+                    client_message_id: client_message_id.map(MessageId::new_unchecked),
                     role,
                     sender_id: who.user.clone(),
                     body: MessageBody { content, parts, kind },
@@ -121,7 +121,9 @@ impl QueuedTurn {
                 let parent = match parent {
                     ParentRecord::Head => MessageParent::Head,
                     ParentRecord::Root => MessageParent::Root,
-                    ParentRecord::Message(id) => MessageParent::Message(MessageId::trusted(id)),
+                    ParentRecord::Message(id) => {
+                        MessageParent::Message(MessageId::new_unchecked(id))
+                    }
                 };
                 let on_known =
                     if is_edit { DuplicateIdPolicy::Edit } else { DuplicateIdPolicy::Reject };
@@ -129,8 +131,8 @@ impl QueuedTurn {
             }
         };
         let turn = TurnSpec {
-            turn_id: TurnId::trusted(record.turn_id),
-            reply_id: MessageId::trusted(record.reply_id),
+            turn_id: TurnId::new_unchecked(record.turn_id),
+            reply_id: MessageId::new_unchecked(record.reply_id),
             input: ask,
             options: SessionSettings { extra_params: record.extra_params, ..record.options },
         };

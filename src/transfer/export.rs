@@ -10,7 +10,7 @@ use crate::domain::{
     Message, MessageId, MessageType, Principal, ProjectId, Role, SessionId, Status, Timestamp,
     Usage, UserId,
 };
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::store::{DeleteFilter, SessionChunk, Store};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
@@ -217,7 +217,9 @@ impl SessionExporter {
 fn skip_if_deleted<T>(read: Result<T>) -> Result<Option<T>> {
     match read {
         Ok(read) => Ok(Some(read)),
-        Err(error) if matches!(error.kind, Kind::SessionNotFound | Kind::MessageNotFound) => {
+        Err(error)
+            if matches!(error.kind, ErrorKind::SessionNotFound | ErrorKind::MessageNotFound) =>
+        {
             Ok(None)
         }
         Err(error) => Err(error),

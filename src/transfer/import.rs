@@ -6,7 +6,7 @@ use super::chatgpt;
 use super::session_record::{self, SessionRecord};
 use crate::clock;
 use crate::domain::{Principal, SessionId};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::json::{self, StrictObject};
 use crate::store::{ImportOutcome, Store};
 use serde::de::IgnoredAny;
@@ -123,7 +123,7 @@ impl SessionImporter {
                 let session = ImportedSession { session_id, source_id, title, messages };
                 self.report.sessions.push(session);
             }
-            Err(error) if error.kind == Kind::StoreUnavailable => {
+            Err(error) if error.kind == ErrorKind::StoreUnavailable => {
                 self.store_error = Some(error);
                 return ControlFlow::Break(());
             }
@@ -131,7 +131,7 @@ impl SessionImporter {
                 index,
                 session_id: source_id,
                 reason: error.to_string(),
-                retryable_error: Some(error).filter(|error| error.kind == Kind::SessionBusy),
+                retryable_error: Some(error).filter(|error| error.kind == ErrorKind::SessionBusy),
             }),
         }
         ControlFlow::Continue(())

@@ -11,7 +11,9 @@ use crate::domain::{
     MessageId, MessageType, Principal, ProjectId, Role, SessionId, Status, Timestamp, Usage, UserId,
 };
 use crate::error::{Error, Result};
-use crate::json::{StrictObject, object, optional_object, present};
+use crate::json::{
+    StrictObject, deserialize_object, deserialize_optional_object, deserialize_present,
+};
 use crate::memory::tokens;
 use crate::store::{ImportSession, MessageParent, NewMessage, NewSession, ReplyFields};
 use serde::Deserialize;
@@ -41,7 +43,7 @@ pub struct SessionRecord {
     pub(super) user_meta: Option<Box<RawValue>>,
     #[schema(value_type = Object)]
     pub(super) theme: Option<Box<RawValue>>,
-    #[serde(default, deserialize_with = "object")]
+    #[serde(default, deserialize_with = "deserialize_object")]
     pub(super) settings: SessionSettings,
     pub(super) participants: Option<Vec<String>>,
     #[schema(value_type = Option<String>, format = DateTime)]
@@ -72,7 +74,7 @@ pub struct MessageRecord {
     #[schema(value_type = Option<Vec<Object>>)]
     pub(super) parts: Option<Box<RawValue>>,
     /// An earlier message of the file or the session; left out, the message before it.
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "deserialize_present")]
     #[schema(value_type = Option<String>)]
     pub(super) parent_id: Option<Option<String>>,
     #[schema(value_type = Option<String>, format = DateTime)]
@@ -82,9 +84,9 @@ pub struct MessageRecord {
     pub(super) status: Status,
     pub(super) model: Option<String>,
     pub(super) finish_reason: Option<FinishReason>,
-    #[serde(default, deserialize_with = "optional_object")]
+    #[serde(default, deserialize_with = "deserialize_optional_object")]
     pub(super) error: Option<MessageError>,
-    #[serde(default, deserialize_with = "optional_object")]
+    #[serde(default, deserialize_with = "deserialize_optional_object")]
     pub(super) usage: Option<Usage>,
     /// Where a complaint says that it stands, if not in `messages`.
     #[serde(skip)]
@@ -122,7 +124,7 @@ pub fn to_import_session(
         messages,
         id,
         keep_title: keeps_title,
-        fallback_id: SessionId::trusted(other_id),
+        fallback_id: SessionId::new_unchecked(other_id),
         fields: NewSession {
             id: None,
             title,
@@ -288,14 +290,14 @@ fn derive_session_id(who: &Principal, record: &SessionRecord, index: usize) -> S
     for StrictObject(message) in &record.messages {
         digest.update(format!("\0{:?}\0{:?}\0{}", message.id, message.role, message.content));
     }
-    SessionId::trusted(to_hex_id(digest))
+    SessionId::new_unchecked(to_hex_id(digest))
 }
 
 fn derive_message_id(session: &SessionId, record: &MessageRecord, index: usize) -> MessageId {
     let mut digest = Sha256::new();
     let MessageRecord { role, content, created_at, .. } = record;
     digest.update(format!("{session}\0{index}\0{role:?}\0{created_at:?}\0{content}"));
-    MessageId::trusted(to_hex_id(digest))
+    MessageId::new_unchecked(to_hex_id(digest))
 }
 
 fn to_hex_id(digest: Sha256) -> String {

@@ -30,12 +30,12 @@ fn object(text: &str) -> JsonObject {
 
 /// Stores a session of `owner` that was created an hour ago and got its message `minutes` ago.
 async fn store_session(store: &dyn Store, owner: &str, session: &str, title: &str, minutes: i64) {
-    let who = Principal { user: UserId::trusted(owner), is_admin: false };
+    let who = Principal { user: UserId::new_unchecked(owner), is_admin: false };
     let ago = |minutes: i64| Timestamp::from_millis(clock::now().as_millis() - minutes * MINUTE);
     let new = NewSession {
-        id: Some(SessionId::trusted(session)),
+        id: Some(SessionId::new_unchecked(session)),
         title: SessionTitle::from_user(Some(title)).unwrap(),
-        project_id: Some(ProjectId::trusted(format!("project-of-{owner}"))),
+        project_id: Some(ProjectId::new_unchecked(format!("project-of-{owner}"))),
         user_meta: object(r#"{"browser":"Firefox"}"#),
         theme: object(r##"{"colour":"#fff"}"##),
         ..NewSession::default()
@@ -55,7 +55,7 @@ async fn store_session(store: &dyn Store, owner: &str, session: &str, title: &st
         created_at: ago(minutes),
         reply: ReplyFields::default(),
     };
-    let (session_id, now) = (SessionId::trusted(session), message.created_at);
+    let (session_id, now) = (SessionId::new_unchecked(session), message.created_at);
     let post = PostMessage {
         session_id,
         message,
@@ -72,13 +72,13 @@ async fn fill_database(folder: &Path) -> HashMap<&'static str, String> {
     store_session(&store, "alice", "a1", "Printer on fire", 5).await;
     store_session(&store, "alice", "a2", "Invoice \u{1b}[2J\u{202e} missing", 125).await;
     store_session(&store, "bob", "b1", "Printer: ", 60 * 50).await;
-    let who = Principal { user: UserId::trusted("alice"), is_admin: false };
+    let who = Principal { user: UserId::new_unchecked("alice"), is_admin: false };
     let handed = SessionUpdate {
         status: Some(SessionStatus::parse("agent_assigned").unwrap()),
         archived: Some(true),
         ..SessionUpdate::default()
     };
-    let session = SessionId::trusted("a2");
+    let session = SessionId::new_unchecked("a2");
     store.update_session(&who, &session, handed, Vec::new(), clock::now()).await.unwrap();
     store.close().await;
     HashMap::from([
@@ -258,8 +258,8 @@ async fn read_only_store_rejects_writes() {
     let folder = tempfile::tempdir().unwrap();
     fill_database(folder.path()).await;
     let store = SqliteStore::open_read_only(&folder.path().join("desk.db")).unwrap();
-    let who = Principal { user: UserId::trusted("alice"), is_admin: false };
-    let refused = store.delete_session(&who, &SessionId::trusted("a1")).await.unwrap_err();
+    let who = Principal { user: UserId::new_unchecked("alice"), is_admin: false };
+    let refused = store.delete_session(&who, &SessionId::new_unchecked("a1")).await.unwrap_err();
     assert_eq!(refused.kind.code(), "store_unavailable");
     let query = SessionQuery {
         position: echoic::domain::page::PagePosition::Page(1),

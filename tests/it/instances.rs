@@ -395,7 +395,7 @@ async fn turn_with_unanswered_claim_is_orphaned_after_a_lease() {
     let BeginOutcome::Running(begun) = begun else { panic!("the session is new: {begun:?}") };
     // The claim exists in the store, but its instance never saw the response and does not list the
     // turn as running.
-    let others = HashSet::from([TurnId::trusted("another")]);
+    let others = HashSet::from([TurnId::new_unchecked("another")]);
     let known = HashSet::from([begun.turn.turn_id.clone()]);
     assert!(
         store.find_orphaned_turns(&life, &others).await.unwrap().is_empty(),
@@ -414,10 +414,10 @@ async fn turn_with_unanswered_claim_is_orphaned_after_a_lease() {
 }
 
 fn begin_turn(life: &LeaseHolder, now: Timestamp) -> BeginTurn {
-    let who = Principal { user: UserId::trusted("ada"), is_admin: false };
+    let who = Principal { user: UserId::new_unchecked("ada"), is_admin: false };
     BeginTurn {
         preceding: Vec::new(),
-        target: SessionTarget::New(SessionId::trusted("s")),
+        target: SessionTarget::New(SessionId::new_unchecked("s")),
         project_id: None,
         on_busy: OnBusy::Reject,
         idempotency_key: None,

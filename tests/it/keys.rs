@@ -37,7 +37,7 @@ async fn every_invalid_key_gets_the_same_rejection() {
     let server = Server::with(KEYS).await;
     let (good, stored) = server.create_stored_key("alice", AuthScope::Chat).await;
     let terms = NewApiKey {
-        user: UserId::trusted("alice"),
+        user: UserId::new_unchecked("alice"),
         name: None,
         scope: AuthScope::Chat,
         expires_at: Some(Timestamp::from_millis(clock::now().as_millis() - 1)),

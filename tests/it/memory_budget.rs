@@ -10,7 +10,7 @@ use echoic::domain::{
     FilePath, MessageId, MessageType, Principal, ProjectId, Role, Session, SessionId, Timestamp,
     UserId,
 };
-use echoic::error::Kind;
+use echoic::error::ErrorKind;
 use echoic::memory::tokens::{self, TokenVocabulary};
 use echoic::memory::{
     AssembledPrompt, Memory, MemoryDefaults, PlanInput, PromptInput, PromptSection, SectionKind,
@@ -131,7 +131,7 @@ fn parts(images: usize) -> MessageParts {
 }
 
 fn ada() -> Principal {
-    Principal { user: UserId::trusted("ada"), is_admin: false }
+    Principal { user: UserId::new_unchecked("ada"), is_admin: false }
 }
 
 /// Stores the history as a session. Each message's id is its index.
@@ -144,10 +144,10 @@ async fn store_session(
     let at = Timestamp::from_millis(0);
     let message = |(place, TestMessage { role, text: content, images }): (usize, &TestMessage)| {
         let message = store::NewMessage {
-            id: MessageId::trusted(place.to_string()),
+            id: MessageId::new_unchecked(place.to_string()),
             client_message_id: None,
             role: *role,
-            sender_id: UserId::trusted("ada"),
+            sender_id: UserId::new_unchecked("ada"),
             tokens: tokens::count_tokens(content),
             body: MessageBody {
                 content: content.clone(),
@@ -162,8 +162,8 @@ async fn store_session(
         (message, MessageParent::Head)
     };
     let import = ImportSession {
-        id: SessionId::trusted(session),
-        fallback_id: SessionId::trusted("nobody"),
+        id: SessionId::new_unchecked(session),
+        fallback_id: SessionId::new_unchecked("nobody"),
         fields: new,
         status: SessionStatus::default(),
         archived: false,
@@ -184,8 +184,8 @@ async fn store_session(
 async fn store_summary(store: &SqliteStore, session: &SessionId, case: &BudgetCase) {
     let Some(middle) = (case.said.len() / 2).checked_sub(1) else { return };
     let summary = PathSummary {
-        first_message: MessageId::trusted("0"),
-        last_message: MessageId::trusted(middle.to_string()),
+        first_message: MessageId::new_unchecked("0"),
+        last_message: MessageId::new_unchecked(middle.to_string()),
         tokens_before: 0,
         path_tokens: 1,
         text: format!("- {}\n- {}", case.next.text, case.said[middle].text),
@@ -386,7 +386,7 @@ fn prompt_and_reply_fit_and_newest_message_is_included() {
         let plan = match memory.plan_prompt(&case.settings, Some(incoming)) {
             Ok(plan) => plan,
             Err(error) => {
-                assert_eq!(error.kind, Kind::ContextTooLong);
+                assert_eq!(error.kind, ErrorKind::ContextTooLong);
                 assert!(!surely_fits, "what surely fits can be planned: {error}");
                 let system = prompts.render_system(case.settings.system_prompt.as_deref()).unwrap();
                 let [least, _] = image_token_bounds(&case.settings);

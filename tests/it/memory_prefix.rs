@@ -135,14 +135,14 @@ async fn prompt_extends_the_previous_one_until_window_is_full() {
     };
     let prompts = Arc::new(PromptTemplates::load(None).unwrap());
     let memory = Memory::new(store.clone(), prompts, defaults).unwrap();
-    let ada = Principal { user: UserId::trusted("ada"), is_admin: false };
+    let ada = Principal { user: UserId::new_unchecked("ada"), is_admin: false };
     let world = MemoryFixture { store: store.clone(), memory, ada };
     let (mut cuts, mut recalled) = (0, 0);
     let mut runner = TestRunner::deterministic();
     for number in 0..16 {
         let case =
             proptest::strategy::ValueTree::current(&prefix_case().new_tree(&mut runner).unwrap());
-        let id = SessionId::trusted(format!("s{number}"));
+        let id = SessionId::new_unchecked(format!("s{number}"));
         let new = NewSession { id: Some(id.clone()), ..NewSession::default() };
         store.create_session(&world.ada, new, Timestamp::from_millis(0)).await.unwrap();
         let mut last: Option<AssembledPrompt> = None;

@@ -40,6 +40,6 @@ async fn every_error_code_is_documented() {
         .as_array()
         .unwrap();
     let codes: Vec<Value> =
-        echoic::error::Kind::ALL.iter().map(|kind| Value::from(kind.code())).collect();
+        echoic::error::ErrorKind::ALL.iter().map(|kind| Value::from(kind.code())).collect();
     assert_eq!(*listed, codes);
 }

@@ -224,7 +224,7 @@ async fn wordless_questions_and_all_scripts_are_handled() {
 #[tokio::test]
 async fn deleted_session_leaves_the_index_at_once() {
     let EmptyStore { store, .. } = &sqlite().await.unwrap();
-    let ada = Principal { user: UserId::trusted("ada"), is_admin: false };
+    let ada = Principal { user: UserId::new_unchecked("ada"), is_admin: false };
     let prompts = Arc::new(PromptTemplates::load(None).unwrap());
     let model = "gpt-4o".to_owned();
     let defaults = MemoryDefaults {
@@ -243,7 +243,7 @@ async fn deleted_session_leaves_the_index_at_once() {
         summary_model: None,
         lease_holder: LeaseHolder { instance: "tests".to_owned(), boot: "one".to_owned() },
     }));
-    let (at, id) = (Timestamp::from_millis(0), SessionId::trusted("s"));
+    let (at, id) = (Timestamp::from_millis(0), SessionId::new_unchecked("s"));
     let new = NewSession { id: Some(id.clone()), ..NewSession::default() };
     chat.create_session(&ada, new, at).await.unwrap();
     for _ in 0..40 {

@@ -262,7 +262,7 @@ async fn say(core: &ChatCore, user: &str, session: &SessionId, text: &str) {
         id: MessageId::generate(),
         client_message_id: None,
         role: Role::User,
-        sender_id: UserId::trusted(user),
+        sender_id: UserId::new_unchecked(user),
         body: MessageBody {
             content: text.to_owned(),
             parts: Default::default(),

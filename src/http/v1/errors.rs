@@ -1,7 +1,7 @@
 //! Errors of `/v1` in OpenAI's words.
 //! Shape: <https://platform.openai.com/docs/guides/error-codes/api-errors>.
 
-use crate::error::{Error, Kind};
+use crate::error::{Error, ErrorKind};
 use crate::http::envelope::{LoggedError, format_message, status_code};
 use axum::Json;
 use axum::extract::Request;
@@ -30,7 +30,7 @@ pub(in crate::http) async fn encode_openai_errors(request: Request, next: Next) 
     };
     let told = match error.kind {
         // There a conversation whose reply is running is told of so.
-        Kind::SessionBusy if !is_turn => {
+        ErrorKind::SessionBusy if !is_turn => {
             (StatusCode::BAD_REQUEST, Json(encode_conversation_locked(error)))
         }
         _ => (openai_status(error.kind), Json(encode_error(error))),
@@ -53,9 +53,9 @@ fn encode_conversation_locked(error: &Error) -> Value {
 }
 
 /// A prompt that is too long is a bad request there.
-const fn openai_status(kind: Kind) -> StatusCode {
+const fn openai_status(kind: ErrorKind) -> StatusCode {
     match kind {
-        Kind::ContextTooLong => StatusCode::BAD_REQUEST,
+        ErrorKind::ContextTooLong => StatusCode::BAD_REQUEST,
         kind => status_code(kind),
     }
 }
@@ -75,9 +75,11 @@ pub(super) fn encode_error(error: &Error) -> Value {
     };
     let first = || Some(error.details.as_ref()?.as_object()?.keys().next()?.clone());
     let param = match error.kind {
-        Kind::InvalidRequest | Kind::UnknownParameter => first().filter(|field| field != "body"),
-        Kind::PreviousResponseNotFound => Some("previous_response_id".to_owned()),
-        Kind::ContextTooLong => Some("messages".to_owned()),
+        ErrorKind::InvalidRequest | ErrorKind::UnknownParameter => {
+            first().filter(|field| field != "body")
+        }
+        ErrorKind::PreviousResponseNotFound => Some("previous_response_id".to_owned()),
+        ErrorKind::ContextTooLong => Some("messages".to_owned()),
         _ => None,
     };
     let message = format_message(error.kind, &error.message);
@@ -86,7 +88,7 @@ pub(super) fn encode_error(error: &Error) -> Value {
 
 /// A reply that failed is repeated as such: asking for the same once more is no use.
 pub(super) fn non_retryable_response(error: Error) -> Response {
-    let is_going_down = error.kind == Kind::ShuttingDown;
+    let is_going_down = error.kind == ErrorKind::ShuttingDown;
     let mut response = error.into_response();
     if is_going_down {
         // Asked once more, another server joins the reply or repeats it.
@@ -109,11 +111,14 @@ mod tests {
                 "param": "messages[0].role", "code": null})
         );
         assert_eq!(
-            told(Error::new(Kind::ContextTooLong, "the message does not fit")),
+            told(Error::new(ErrorKind::ContextTooLong, "the message does not fit")),
             json!({"message": "The message does not fit.", "type": "invalid_request_error",
                 "param": "messages", "code": "context_length_exceeded"})
         );
-        assert_eq!(told(Error::new(Kind::ProviderTimeout, "too slow"))["type"], "server_error");
+        assert_eq!(
+            told(Error::new(ErrorKind::ProviderTimeout, "too slow"))["type"],
+            "server_error"
+        );
         assert_eq!(told(Error::session_not_found())["code"], "session_not_found");
     }
 }

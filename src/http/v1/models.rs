@@ -1,7 +1,7 @@
 //! `/v1/models`: the provider's models as OpenAI lists them.
 
 use crate::chat::ModelInfo;
-use crate::error::{Error, Kind};
+use crate::error::{Error, ErrorKind};
 use crate::http::ApiState;
 use crate::http::envelope::ApiResult;
 use crate::http::extract::{CurrentUser, NoQueryParams};
@@ -62,6 +62,6 @@ pub(in crate::http) async fn get_openai_model(
 ) -> ApiResult<Json<OpenAiModel>> {
     let models = api.chat.list_models().await?;
     let found = models.into_iter().find(|model| model.id == name);
-    let absent = || Error::new(Kind::ModelNotFound, "there is no such model");
+    let absent = || Error::new(ErrorKind::ModelNotFound, "there is no such model");
     Ok(Json(found.ok_or_else(absent)?.into()))
 }

@@ -4,7 +4,7 @@
 //!    Framework: BM25 and Beyond", 2009, with the idf of Lucene, which is never negative).
 //! 2. **Flow**: a passage takes part in what its neighbours score, the more behind a question:
 //!    answers follow questions, and seldom repeat their words.
-//! 3. **Kind**: questions are less worth than answers; who asks when, wants passages that say it.
+//! 3. **ErrorKind**: questions are less worth than answers; who asks when, wants passages that say it.
 //! 4. **Block**: the sitting as a whole is scored like a passage, and lifts what was said in it.
 //! 5. **Speaker**: who names somebody asks for what they said more often than for what they were
 //!    told.

@@ -94,7 +94,7 @@ mod tests {
     #[test]
     fn least_recently_used_path_is_evicted_first() {
         let shelf = IndexCache::new(100);
-        let [ada, bob, eve] = ["ada", "bob", "eve"].map(SessionId::trusted);
+        let [ada, bob, eve] = ["ada", "bob", "eve"].map(SessionId::new_unchecked);
         for session in [&ada, &bob] {
             shelf.entry(session);
             shelf.record_size(session, 40);

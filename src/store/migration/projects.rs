@@ -3,7 +3,7 @@
 
 use super::{MigrationSource, MigrationTarget, with_retry};
 use crate::domain::{Principal, Project, ProjectId};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::store::{NewFile, ProjectStore, StoredFile};
 
 /// What became of a project.
@@ -42,7 +42,7 @@ async fn load_project(
     let all = |project: &Project| project.files.iter().map(|file| file.path.clone()).collect();
     match store.select_files(&Principal::server(), id, Box::new(all)).await {
         Ok(found) => Ok(Some(found)),
-        Err(error) if error.kind == Kind::ProjectNotFound => Ok(None),
+        Err(error) if error.kind == ErrorKind::ProjectNotFound => Ok(None),
         Err(error) => Err(error),
     }
 }

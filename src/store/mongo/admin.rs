@@ -2,7 +2,7 @@
 
 use super::MongoStore;
 use super::documents::{to_bson_date, to_timestamp};
-use super::step::{Manner, step};
+use super::transaction::{TransactionMode, transact};
 use super::turn_log::with_timeout;
 use crate::domain::page::Pagination;
 use crate::domain::{SessionId, Timestamp, UserId};
@@ -64,7 +64,7 @@ impl AdminStore for MongoStore {
         })
         .await?;
         let owner = |owner: UserStatsDoc| UserStats {
-            user: UserId::trusted(owner.user),
+            user: UserId::new_unchecked(owner.user),
             sessions: owner.sessions.unsigned_abs(),
             messages: owner.messages.unsigned_abs(),
             last_active_at: to_timestamp(owner.active),
@@ -82,7 +82,7 @@ impl AdminStore for MongoStore {
             .limit(i64::from(most));
         let found: Vec<IdleSessionDoc> =
             with_timeout(async { Ok(idle.await?.try_collect().await?) }).await?;
-        Ok(found.into_iter().map(|session| SessionId::trusted(session.id)).collect())
+        Ok(found.into_iter().map(|session| SessionId::new_unchecked(session.id)).collect())
     }
 
     async fn delete_if_inactive(
@@ -90,6 +90,9 @@ impl AdminStore for MongoStore {
         id: &SessionId,
         since: Timestamp,
     ) -> Result<Option<DeletionResult>> {
-        step!(self, Manner::MULTI_DOCUMENT, |step| rules::delete_if_inactive(step, id, since).await)
+        transact!(self, TransactionMode::MULTI_DOCUMENT, |step| rules::delete_if_inactive(
+            step, id, since
+        )
+        .await)
     }
 }

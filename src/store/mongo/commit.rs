@@ -3,7 +3,7 @@
 use super::errors::{is_duplicate_key, is_transient};
 use super::ledger::apply_usage;
 use super::nodes::apply_pending;
-use super::step::{LoadedSession, Step};
+use super::transaction::{LoadedSession, MongoTransaction};
 use crate::error::Result;
 use mongodb::bson::{Document, doc};
 use mongodb::error::UNKNOWN_TRANSACTION_COMMIT_RESULT;
@@ -20,7 +20,7 @@ const CLEANUP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Names of commits that a session's document keeps.
 const COMMIT_IDS_SLICE: i32 = -8;
 
-impl Step {
+impl MongoTransaction {
     /// Makes what this step has changed of the session take effect.
     pub(super) async fn commit_session(&mut self) -> Result<()> {
         let gathered = std::mem::take(&mut self.pending_writes);

@@ -2,9 +2,9 @@
 
 use super::schema;
 use super::{Collections, MongoStore};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use mongodb::bson::{Document, doc};
-use mongodb::error::ErrorKind;
+use mongodb::error::ErrorKind as DriverErrorKind;
 use mongodb::options::{
     ClientOptions, ReadConcern, ReadPreference, SelectionCriteria, WriteConcern,
 };
@@ -102,11 +102,11 @@ fn explain_error(error: &mongodb::error::Error, place: &str) -> Error {
     const ACCESS_DENIED_CODES: [i32; 2] = [18, 13];
     let mut cause = Some(error.clone());
     let sentence = match error.kind.as_ref() {
-        ErrorKind::Authentication { .. } => {
+        DriverErrorKind::Authentication { .. } => {
             format!("MongoDB at {place} refused the user name or the password of DATABASE_URL")
         }
         // What the driver says of each server is long; the first complaint tells it.
-        ErrorKind::ServerSelection { message, .. } => {
+        DriverErrorKind::ServerSelection { message, .. } => {
             cause = None;
             let why =
                 message.split_once("Error: Kind: ").map(|(_, rest)| rest.split(", labels:").next());
@@ -116,13 +116,15 @@ fn explain_error(error: &mongodb::error::Error, place: &str) -> Error {
                  one it belongs to?"
             )
         }
-        ErrorKind::Command(command) if ACCESS_DENIED_CODES.contains(&command.code) => format!(
-            "MongoDB at {place} does not let this user in: DATABASE_URL must name a user with the role readWrite on \
+        DriverErrorKind::Command(command) if ACCESS_DENIED_CODES.contains(&command.code) => {
+            format!(
+                "MongoDB at {place} does not let this user in: DATABASE_URL must name a user with the role readWrite on \
              that database, its password, and authSource if the user was created in another one"
-        ),
+            )
+        }
         _ => format!("MongoDB at {place} cannot be used"),
     };
-    let explained = Error::new(Kind::StoreUnavailable, sentence);
+    let explained = Error::new(ErrorKind::StoreUnavailable, sentence);
     match cause {
         Some(cause) => explained.with_source(cause),
         None => explained,
@@ -140,7 +142,7 @@ fn redact_password(message: &str, url: &str) -> String {
 }
 
 pub(super) fn startup_error(sentence: String) -> Error {
-    Error::new(Kind::StoreUnavailable, sentence)
+    Error::new(ErrorKind::StoreUnavailable, sentence)
 }
 
 #[cfg(test)]

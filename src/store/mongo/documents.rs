@@ -194,13 +194,13 @@ impl SessionDoc {
             }
         };
         let session = Session {
-            id: SessionId::trusted(self.id),
-            owner: UserId::trusted(self.user_id),
-            project_id: self.project_id.map(ProjectId::trusted),
+            id: SessionId::new_unchecked(self.id),
+            owner: UserId::new_unchecked(self.user_id),
+            project_id: self.project_id.map(ProjectId::new_unchecked),
             title: self.title,
-            title_source: TitleSource::from_word(&self.title_source)
+            title_source: TitleSource::from_name(&self.title_source)
                 .ok_or_else(|| unreadable_value(&self.title_source))?,
-            participants: self.participants.into_iter().map(UserId::trusted).collect(),
+            participants: self.participants.into_iter().map(UserId::new_unchecked).collect(),
             status: SessionStatus::new_unchecked(self.status),
             archived: self.archived,
             pinned: self.pinned,
@@ -210,7 +210,7 @@ impl SessionDoc {
             settings: parse_json(&self.settings)?,
             version: to_u32(self.version),
             messages_count: to_u32(self.messages),
-            head_id: self.head.map(|head| MessageId::trusted(head.id)),
+            head_id: self.head.map(|head| MessageId::new_unchecked(head.id)),
             active_turn,
             last_message: self.last_message,
             last_message_at: self.last_message_at.map(to_timestamp),
@@ -249,14 +249,14 @@ impl ClaimDoc {
 
     fn payer(&self) -> UsagePayer {
         let key = self.payer_key.as_deref().map(KeyId::new_unchecked);
-        UsagePayer { user: UserId::trusted(self.payer.as_str()), key }
+        UsagePayer { user: UserId::new_unchecked(self.payer.as_str()), key }
     }
 
     pub(super) fn active_turn(&self) -> ActiveTurn {
         ActiveTurn {
-            turn_id: TurnId::trusted(self.turn_id.as_str()),
-            message_id: MessageId::trusted(self.reply_id.as_str()),
-            user_message_id: Some(MessageId::trusted(self.question_id.as_str())),
+            turn_id: TurnId::new_unchecked(self.turn_id.as_str()),
+            message_id: MessageId::new_unchecked(self.reply_id.as_str()),
+            user_message_id: Some(MessageId::new_unchecked(self.question_id.as_str())),
             started_at: to_timestamp(self.started_at),
         }
     }
@@ -312,23 +312,23 @@ impl MessageDoc {
     /// The message; its siblings are still to be found.
     pub(super) fn into_message(self, row: &SessionRow) -> Result<Message> {
         let seq = to_u32(self.seq);
-        let sender_id = UserId::trusted(self.sender_id);
+        let sender_id = UserId::new_unchecked(self.sender_id);
         Ok(Message {
-            id: MessageId::trusted(self.id),
+            id: MessageId::new_unchecked(self.id),
             session_id: row.session.id.clone(),
             seq,
-            parent_id: self.parent.map(|parent| MessageId::trusted(parent.id)),
+            parent_id: self.parent.map(|parent| MessageId::new_unchecked(parent.id)),
             sibling_ids: Vec::new(),
-            role: parse_word(Role::from_word, &self.role)?,
-            kind: parse_word(MessageType::from_word, &self.kind)?,
+            role: parse_word(Role::from_name, &self.role)?,
+            kind: parse_word(MessageType::from_name, &self.kind)?,
             content: self.content,
             parts: parse_parts(self.parts)?,
-            status: parse_word(Status::from_word, &self.status)?,
+            status: parse_word(Status::from_name, &self.status)?,
             seen: row.is_seen(seq, &sender_id),
             sender_id,
             model: self.model,
-            finish_reason: self.finish_reason.as_deref().and_then(FinishReason::from_word),
-            client_message_id: self.client_message_id.map(MessageId::trusted),
+            finish_reason: self.finish_reason.as_deref().and_then(FinishReason::from_name),
+            client_message_id: self.client_message_id.map(MessageId::new_unchecked),
             error: self.error.as_deref().map(parse_json).transpose()?,
             usage: self.usage.as_deref().map(parse_json).transpose()?,
             created_at: to_timestamp(self.created_at),
@@ -364,9 +364,9 @@ impl MessageDoc {
     pub(super) fn into_user_message(self) -> Result<UserMessage> {
         Ok(UserMessage {
             parts: parse_parts(self.parts)?,
-            id: MessageId::trusted(self.id),
-            parent_id: self.parent.map(|parent| MessageId::trusted(parent.id)),
-            role: parse_word(Role::from_word, &self.role)?,
+            id: MessageId::new_unchecked(self.id),
+            parent_id: self.parent.map(|parent| MessageId::new_unchecked(parent.id)),
+            role: parse_word(Role::from_name, &self.role)?,
             content: self.content,
             tokens: to_u32(self.tokens),
         })
@@ -400,13 +400,13 @@ impl HistoryMessageDoc {
         Ok(HistoryMessage {
             parts: parse_parts(self.parts)?,
             tokens: to_u32(self.tokens),
-            id: MessageId::trusted(self.id),
-            role: parse_word(Role::from_word, &self.role)?,
-            sender_id: UserId::trusted(self.sender_id),
+            id: MessageId::new_unchecked(self.id),
+            role: parse_word(Role::from_name, &self.role)?,
+            sender_id: UserId::new_unchecked(self.sender_id),
             content: self.content,
             path_tokens: self.path_tokens.unsigned_abs(),
             created_at: to_timestamp(self.created_at),
-            parent_id: self.parent.map(|parent| MessageId::trusted(parent.id)),
+            parent_id: self.parent.map(|parent| MessageId::new_unchecked(parent.id)),
         })
     }
 }

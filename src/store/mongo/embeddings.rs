@@ -1,7 +1,7 @@
 //! Embeddings in MongoDB: a document for each message, written beside the session's steps.
 
 use super::MongoStore;
-use super::step::{Manner, step};
+use super::transaction::{TransactionMode, transact};
 use super::turn_log::with_timeout;
 use crate::domain::{MessageId, SessionId};
 use crate::error::Result;
@@ -36,12 +36,12 @@ impl EmbeddingStore for MongoStore {
             doc! { "$project": { "message": 1, "vectors": 1 } },
         ];
         let pipeline = &pipeline;
-        let found: Vec<EmbeddingDoc> = step!(self, Manner::READ, |step| {
+        let found: Vec<EmbeddingDoc> = transact!(self, TransactionMode::READ, |step| {
             let table = step.collections.embeddings.clone();
             step.run_pipeline(&table, pipeline.clone()).await
         })?;
         let embedding = |found: EmbeddingDoc| MessageEmbedding {
-            message_id: MessageId::trusted(found.message),
+            message_id: MessageId::new_unchecked(found.message),
             vectors: found.vectors.bytes,
         };
         Ok(found.into_iter().map(embedding).collect())
@@ -75,8 +75,10 @@ impl EmbeddingStore for MongoStore {
             .await?;
         with_timeout(async { Ok(table.insert_many(documents).await?) }).await?;
         // Nobody would delete what is written for a session that was deleted meanwhile.
-        let is_there =
-            step!(self, Manner::READ, |step| Ok(step.load_session(session).await?.is_some()))?;
+        let is_there = transact!(self, TransactionMode::READ, |step| Ok(step
+            .load_session(session)
+            .await?
+            .is_some()))?;
         if !is_there {
             let gone = doc! { "sessionId": session.as_str() };
             with_timeout(async { Ok(table.delete_many(gone).await?) }).await?;

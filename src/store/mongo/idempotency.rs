@@ -4,7 +4,7 @@
 
 use super::documents::{SessionDoc, to_bson_date};
 use super::paths::NameLookup;
-use super::step::Step;
+use super::transaction::MongoTransaction;
 use crate::domain::{MessageId, Principal, SessionId, Timestamp, TurnId};
 use crate::error::Result;
 use crate::store::IdempotencyKey;
@@ -36,7 +36,7 @@ fn request_key(who: &Principal, key: &IdempotencyKey) -> Document {
     doc! { "user": who.user.as_str(), "route": key.route, "key": &key.key }
 }
 
-impl Step {
+impl MongoTransaction {
     pub(super) async fn load_request(
         &mut self,
         who: &Principal,
@@ -67,9 +67,9 @@ impl Step {
         self.stale_request = Some(request.message_id.clone());
         Ok(Some(PriorRequest {
             fingerprint: request.fingerprint,
-            session_id: SessionId::trusted(request.session_id),
-            message_id: MessageId::trusted(request.message_id),
-            turn_id: request.turn_id.map(TurnId::trusted),
+            session_id: SessionId::new_unchecked(request.session_id),
+            message_id: MessageId::new_unchecked(request.message_id),
+            turn_id: request.turn_id.map(TurnId::new_unchecked),
         }))
     }
 
@@ -86,8 +86,8 @@ impl Step {
         {
             return Ok(true);
         }
-        let session = SessionId::trusted(request.session_id.as_str());
-        let message = MessageId::trusted(request.message_id.as_str());
+        let session = SessionId::new_unchecked(request.session_id.as_str());
+        let message = MessageId::new_unchecked(request.message_id.as_str());
         self.load_session(&session).await?;
         Ok(!self.find_messages_by_name(&session, &message, NameLookup::IdOnly).await?.is_empty())
     }

@@ -6,7 +6,7 @@ use super::errors::is_duplicate_key;
 use super::turn_log::with_timeout;
 use crate::domain::key::{ApiKey, AuthScope, KeyId};
 use crate::domain::{Timestamp, UserId};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::store::{KeyStore, StoredKey, StoredTicket};
 use async_trait::async_trait;
 use futures::TryStreamExt;
@@ -45,7 +45,7 @@ impl KeyStore for MongoStore {
             match self.collections.keys.insert_one(key).await {
                 Ok(_) => Ok(()),
                 Err(error) if is_duplicate_key(&error) => {
-                    Err(Error::new(Kind::IdTaken, "there is a key with this id"))
+                    Err(Error::new(ErrorKind::IdTaken, "there is a key with this id"))
                 }
                 Err(error) => Err(error.into()),
             }
@@ -125,7 +125,7 @@ impl ApiKeyDoc {
         let key = ApiKey {
             id: KeyId::new_unchecked(self.id),
             name: self.name,
-            user: UserId::trusted(self.user_id),
+            user: UserId::new_unchecked(self.user_id),
             scope,
             created_at: to_timestamp(self.created_at),
             expires_at: self.expires_at.map(to_timestamp),

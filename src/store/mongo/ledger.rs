@@ -7,7 +7,7 @@
 
 use super::documents::{to_bson_date, to_document, to_timestamp, unreadable_value};
 use super::errors::is_duplicate_key;
-use super::step::Step;
+use super::transaction::MongoTransaction;
 use super::turn_log::with_timeout;
 use super::{Collections, MongoStore};
 use crate::domain::key::KeyId;
@@ -119,7 +119,7 @@ impl LedgerStore for MongoStore {
     }
 }
 
-impl Step {
+impl MongoTransaction {
     /// Books a turn with the commit of this step: before anybody hears of the commit, or beside.
     pub(super) fn stage_usage(&mut self, entry: &LedgerEntry, at_once: bool) -> Result<()> {
         self.ledger_entry = Some(to_entry_document(entry)?);
@@ -286,16 +286,16 @@ fn to_entry_document(entry: &LedgerEntry) -> Result<Document> {
 impl LedgerEntryDoc {
     fn into_ledger_entry(self) -> Result<LedgerEntry> {
         let status =
-            Status::from_word(&self.status).ok_or_else(|| unreadable_value(&self.status))?;
-        let kind = CallKind::from_word(&self.kind).ok_or_else(|| unreadable_value(&self.kind))?;
+            Status::from_name(&self.status).ok_or_else(|| unreadable_value(&self.status))?;
+        let kind = CallKind::from_name(&self.kind).ok_or_else(|| unreadable_value(&self.kind))?;
         Ok(LedgerEntry {
-            turn_id: TurnId::trusted(self.turn_id),
+            turn_id: TurnId::new_unchecked(self.turn_id),
             kind,
-            session_id: SessionId::trusted(self.session_id),
-            owner: UserId::trusted(self.owner),
-            project_id: self.project_id.map(ProjectId::trusted),
+            session_id: SessionId::new_unchecked(self.session_id),
+            owner: UserId::new_unchecked(self.owner),
+            project_id: self.project_id.map(ProjectId::new_unchecked),
             payer: UsagePayer {
-                user: UserId::trusted(self.user_id),
+                user: UserId::new_unchecked(self.user_id),
                 key: self.key_id.map(KeyId::new_unchecked),
             },
             model: self.model,

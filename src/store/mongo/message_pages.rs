@@ -1,7 +1,7 @@
 //! Pages of messages: along the active path, or of all branches.
 
 use super::documents::{MessageDoc, MessageLocationDoc, to_u32};
-use super::step::Step;
+use super::transaction::MongoTransaction;
 use crate::domain::MessageId;
 use crate::domain::node::format_chat_id;
 use crate::domain::page::MessageSlice;
@@ -56,7 +56,7 @@ impl MessagePageBuilder {
     }
 
     /// The page, its messages being in the order of a reader: the oldest first.
-    async fn build(self, step: &mut Step, row: &SessionRow) -> Result<MessagePage> {
+    async fn build(self, step: &mut MongoTransaction, row: &SessionRow) -> Result<MessagePage> {
         let siblings = step.find_siblings(&row.session.id, &self.messages).await?;
         let messages = self.messages.into_iter().zip(siblings).map(|((_, stored), siblings)| {
             let mut message = stored.into_message(row)?;
@@ -70,7 +70,7 @@ impl MessagePageBuilder {
 
 /// A page of the active path.
 pub(super) async fn read_path_page(
-    step: &mut Step,
+    step: &mut MongoTransaction,
     row: &SessionRow,
     query: &MessageQuery,
 ) -> Result<MessagePage> {
@@ -104,7 +104,7 @@ pub(super) async fn read_path_page(
 
 /// The messages of the active path behind an anchor.
 async fn read_path_page_after(
-    step: &mut Step,
+    step: &mut MongoTransaction,
     row: &SessionRow,
     query: &MessageQuery,
     anchor: MessageLocation,
@@ -132,7 +132,7 @@ async fn read_path_page_after(
 /// the path; `None` if the anchor is not on it. One question: a node's number is larger than that
 /// of the node before it on any path.
 async fn find_path_nodes(
-    step: &mut Step,
+    step: &mut MongoTransaction,
     row: &SessionRow,
     anchor: MessageLocation,
 ) -> Result<Option<Vec<MessageLocation>>> {
@@ -172,7 +172,7 @@ async fn find_path_nodes(
 
 /// A page of all branches, in the order in which the messages were stored: their seqs have no gaps.
 pub(super) async fn read_all_page(
-    step: &mut Step,
+    step: &mut MongoTransaction,
     row: &SessionRow,
     query: &MessageQuery,
 ) -> Result<MessagePage> {
@@ -207,7 +207,7 @@ pub(super) async fn read_all_page(
 
 /// The messages of all branches from one seq to another, by seq, each with its node's number.
 pub(super) async fn read_seq_range(
-    step: &mut Step,
+    step: &mut MongoTransaction,
     row: &SessionRow,
     first: u32,
     last: u32,
@@ -230,12 +230,20 @@ pub(super) async fn read_seq_range(
     Ok(found)
 }
 
-async fn find_anchor(step: &mut Step, row: &SessionRow, id: &MessageId) -> Result<MessageLocation> {
+async fn find_anchor(
+    step: &mut MongoTransaction,
+    row: &SessionRow,
+    id: &MessageId,
+) -> Result<MessageLocation> {
     let found = step.locate_message(&row.session.id, id).await?;
     Ok(found.ok_or_else(Error::message_not_found)?.location)
 }
 
-async fn read_node(step: &mut Step, row: &SessionRow, number: u32) -> Result<NodeWithMessagesDoc> {
+async fn read_node(
+    step: &mut MongoTransaction,
+    row: &SessionRow,
+    number: u32,
+) -> Result<NodeWithMessagesDoc> {
     let nodes = step.collections.nodes.clone();
     let filter = doc! { "_id": format_chat_id(&row.session.id, number) };
     step.find_one(&nodes, filter, None).await?.ok_or_else(Error::message_not_found)

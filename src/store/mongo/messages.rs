@@ -3,7 +3,7 @@
 use super::MongoStore;
 use super::documents::{HistoryMessageDoc, MessageLocationDoc, to_u32};
 use super::message_pages;
-use super::step::{Manner, Step, step};
+use super::transaction::{MongoTransaction, TransactionMode, transact};
 use crate::domain::node::format_chat_id;
 use crate::domain::page::MessageView;
 use crate::domain::principal::AccessLevel;
@@ -21,7 +21,7 @@ use serde::Deserialize;
 impl MessageStore for MongoStore {
     async fn post_message(&self, who: &Principal, post: PostMessage) -> Result<(Message, Session)> {
         let post = &post;
-        step!(self, |step| rules::post_message(step, who, post).await)
+        transact!(self, |step| rules::post_message(step, who, post).await)
     }
 
     async fn get_message(
@@ -30,7 +30,7 @@ impl MessageStore for MongoStore {
         session: &SessionId,
         id: &MessageId,
     ) -> Result<Message> {
-        step!(self, Manner::READ, |step| {
+        transact!(self, TransactionMode::READ, |step| {
             let row = rules::get_session(step, who, session, AccessLevel::Participant).await?;
             let place = step.find_message(&row, id).await?.ok_or_else(Error::message_not_found)?;
             step.load_message(&row, place.location).await
@@ -44,7 +44,7 @@ impl MessageStore for MongoStore {
         query: MessageQuery,
     ) -> Result<MessagePage> {
         let query = &query;
-        step!(self, Manner::READ, |step| {
+        transact!(self, TransactionMode::READ, |step| {
             let row = rules::get_session(step, who, session, AccessLevel::Participant).await?;
             match query.view {
                 MessageView::Path => message_pages::read_path_page(step, &row, query).await,
@@ -59,7 +59,8 @@ impl MessageStore for MongoStore {
         last: &MessageId,
         bounds: HistoryLimits,
     ) -> Result<Vec<HistoryMessage>> {
-        step!(self, Manner::READ, |step| read_history(step, session, last, bounds).await)
+        transact!(self, TransactionMode::READ, |step| read_history(step, session, last, bounds)
+            .await)
     }
 }
 
@@ -78,7 +79,7 @@ struct NodeTailDoc {
 /// The node that the filter finds: its last messages, or all. Parts are large, so they come only
 /// where somebody looks at them.
 async fn read_node_tail(
-    step: &mut Step,
+    step: &mut MongoTransaction,
     filter: Document,
     most: Option<i64>,
     bounds: HistoryLimits,
@@ -101,7 +102,7 @@ async fn read_node_tail(
 
 /// Reads node by node, the last one first: what is read does not depend on what lies before.
 async fn read_history(
-    step: &mut Step,
+    step: &mut MongoTransaction,
     session: &SessionId,
     last: &MessageId,
     bounds: HistoryLimits,

@@ -10,13 +10,13 @@ use super::documents::{
 };
 use super::errors::is_duplicate_key;
 use super::responses::{ResponseDoc, to_response_document as response_document};
-use super::step::{Manner, initial_revision, step};
+use super::transaction::{TransactionMode, initial_revision, transact};
 use super::turn_log::to_batch_document as batch_document;
 use super::{LONG_OPERATION_TIMEOUT, MongoStore};
 use crate::domain::node::format_chat_id;
 use crate::domain::text::fold_words;
 use crate::domain::{MessageId, Project, SessionId, Timestamp, TurnId, UserId};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::store::migration::{
     MAX_PAGE_BYTES, MessageDump, MigrationStore, MigrationTarget, NodeDump, QueuedTurnDump,
     RequestDump, SessionDump,
@@ -167,7 +167,9 @@ impl MigrationTarget for MongoStore {
     }
 
     async fn insert_project(&self, project: &Project, files: &[NewFile]) -> Result<()> {
-        step!(self, Manner::MULTI_DOCUMENT, |step| step.insert_project(project, files).await)
+        transact!(self, TransactionMode::MULTI_DOCUMENT, |step| step
+            .insert_project(project, files)
+            .await)
     }
 }
 
@@ -184,7 +186,7 @@ impl MongoStore {
             found.into_iter().map(|waiting| (waiting.id, waiting.turn)).collect();
         let turn = |id: String| {
             let text = texts.remove(&id)?;
-            Some(QueuedTurnDump { id: TurnId::trusted(id), json: text })
+            Some(QueuedTurnDump { id: TurnId::new_unchecked(id), json: text })
         };
         Ok(queue.into_iter().filter_map(turn).collect())
     }
@@ -302,12 +304,12 @@ fn to_request_document(session: &SessionId, request: &RequestDump) -> Document {
 fn to_request_dump(request: MigratedRequestDoc) -> RequestDump {
     let RequestIdDoc { user, route, key } = request.id;
     RequestDump {
-        user: UserId::trusted(user),
+        user: UserId::new_unchecked(user),
         route,
         key,
         fingerprint: request.fingerprint,
-        message_id: MessageId::trusted(request.message_id),
-        turn_id: request.turn_id.map(TurnId::trusted),
+        message_id: MessageId::new_unchecked(request.message_id),
+        turn_id: request.turn_id.map(TurnId::new_unchecked),
         created_at: to_timestamp(request.created_at),
     }
 }
@@ -315,7 +317,7 @@ fn to_request_dump(request: MigratedRequestDoc) -> RequestDump {
 fn to_node_dump(node: NodeDoc, session: &SessionRow) -> Result<NodeDump> {
     let message = |stored: MessageDoc| {
         let place = |parent: &LocatedMessageDoc| LocatedMessage {
-            id: MessageId::trusted(parent.id.as_str()),
+            id: MessageId::new_unchecked(parent.id.as_str()),
             location: parent.location(),
         };
         Ok(MessageDump {
@@ -346,7 +348,7 @@ async fn insert_documents(table: &Collection<Document>, documents: Vec<Document>
     match timeout(LONG_OPERATION_TIMEOUT, insert).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) if is_duplicate_key(&error) => {
-            Err(Error::new(Kind::IdTaken, "something of the session is there already")
+            Err(Error::new(ErrorKind::IdTaken, "something of the session is there already")
                 .with_source(error))
         }
         Ok(Err(error)) => Err(error.into()),

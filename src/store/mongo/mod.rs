@@ -2,7 +2,7 @@
 //! likes.
 //!
 //! The mongodb crate stays inside this folder. A step of the rules is one majority write of its
-//! session's document (`step.rs`, `commit.rs`), for whole sessions a transaction; the turn log and the
+//! session's document (`transaction.rs`, `commit.rs`), for whole sessions a transaction; the turn log and the
 //! marks beside it are single-document writes (`log.rs`, `relay.rs`).
 
 mod admin;
@@ -29,9 +29,9 @@ mod search;
 mod session_list;
 mod session_locks;
 mod sessions;
-mod step;
 mod store_transaction;
 mod summaries;
+mod transaction;
 mod transfer;
 mod tree;
 mod turn_log;
@@ -47,8 +47,8 @@ use session_locks::SessionLocks;
 use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
-use step::CausalTimestamp;
 use tokio::time::timeout;
+use transaction::CausalTimestamp;
 
 /// How long a call to the database may take, repeats included, before it counts as unavailable.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(5);

@@ -6,7 +6,7 @@ use super::documents::{MessageDoc, MessageLocationDoc, NodeDoc, to_document, to_
 use super::errors::is_duplicate_key;
 use super::ledger::apply_usage;
 use super::paths::NameLookup;
-use super::step::Step;
+use super::transaction::MongoTransaction;
 use crate::domain::node::{NodeFill, format_chat_id};
 use crate::domain::{MessageId, SessionId};
 use crate::error::{Error, Result};
@@ -52,7 +52,7 @@ struct MessageNameDoc {
     seq: i64,
 }
 
-impl Step {
+impl MongoTransaction {
     /// How full a message's node is.
     pub(super) async fn load_node_fill(
         &mut self,
@@ -165,7 +165,7 @@ impl Step {
             for name in node.messages {
                 let at = MessageLocation { node: to_u32(node.number), seq: to_u32(name.seq) };
                 let place =
-                    LocatedMessage { id: MessageId::trusted(name.id.as_str()), location: at };
+                    LocatedMessage { id: MessageId::new_unchecked(name.id.as_str()), location: at };
                 for name in [Some(name.id), name.client_message_id].into_iter().flatten() {
                     names.entry(name).or_default().push(place.clone());
                 }
@@ -222,7 +222,7 @@ impl PendingWrites {
     ) -> impl Iterator<Item = LocatedMessage> {
         let found = self.messages().filter(move |(_, message)| holds(message));
         found.map(|(node, message)| LocatedMessage {
-            id: MessageId::trusted(message.id.as_str()),
+            id: MessageId::new_unchecked(message.id.as_str()),
             location: MessageLocation { node, seq: to_u32(message.seq) },
         })
     }

@@ -4,7 +4,7 @@
 //! is a chain of nodes, each read by its key. What lies beside a path is found by an index.
 
 use super::documents::{LocatedMessageDoc, MessageDoc, MessageLocationDoc, to_u32};
-use super::step::Step;
+use super::transaction::MongoTransaction;
 use crate::domain::node::format_chat_id;
 use crate::domain::{Message, MessageId, SessionId};
 use crate::error::{Error, Result};
@@ -54,7 +54,7 @@ struct NodeStartDoc {
 impl NodeStartDoc {
     fn into_located_message(self) -> LocatedMessage {
         let at = MessageLocation { node: to_u32(self.number), seq: to_u32(self.first_seq) };
-        LocatedMessage { id: MessageId::trusted(self.first_id), location: at }
+        LocatedMessage { id: MessageId::new_unchecked(self.first_id), location: at }
     }
 }
 
@@ -68,7 +68,7 @@ fn message_ids_stage(holds: Document) -> Document {
     } } } }
 }
 
-impl Step {
+impl MongoTransaction {
     /// Where the message with this id lies; failing that, the newest one that a client named so.
     pub(super) async fn locate_message(
         &mut self,
@@ -233,7 +233,7 @@ impl Step {
             let Some(at) = parent(message) else { continue };
             if at.node == *node {
                 let place = LocatedMessage {
-                    id: MessageId::trusted(message.id.as_str()),
+                    id: MessageId::new_unchecked(message.id.as_str()),
                     location: MessageLocation { node: *node, seq: to_u32(message.seq) },
                 };
                 children.entry(at.seq).or_default().push(place);
@@ -271,7 +271,7 @@ impl NodeMessageIdsDoc {
     fn into_located_messages(self) -> impl Iterator<Item = LocatedMessage> {
         let node = to_u32(self.number);
         self.messages.into_iter().map(move |name| LocatedMessage {
-            id: MessageId::trusted(name.id),
+            id: MessageId::new_unchecked(name.id),
             location: MessageLocation { node, seq: to_u32(name.seq) },
         })
     }

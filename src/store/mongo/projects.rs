@@ -10,7 +10,7 @@
 use super::MongoStore;
 use super::documents::{to_bson_date, to_document, to_timestamp, to_u32, unreadable_value};
 use super::errors::is_transient;
-use super::step::{Manner, Step, step};
+use super::transaction::{MongoTransaction, TransactionMode, transact};
 use crate::domain::page::Pagination;
 use crate::domain::project::{FileEntry, FileLanguage, FilePath, GenerationStatus};
 use crate::domain::{Principal, Project, ProjectId, Timestamp, UserId};
@@ -82,11 +82,14 @@ impl ProjectStore for MongoStore {
         now: Timestamp,
     ) -> Result<Project> {
         let new = &new;
-        step!(self, Manner::MULTI_DOCUMENT, |step| rules::create_project(step, who, new, now).await)
+        transact!(self, TransactionMode::MULTI_DOCUMENT, |step| rules::create_project(
+            step, who, new, now
+        )
+        .await)
     }
 
     async fn get_project(&self, who: &Principal, id: &ProjectId) -> Result<Project> {
-        step!(self, |step| Ok(rules::get_project(step, who, id).await?.project))
+        transact!(self, |step| Ok(rules::get_project(step, who, id).await?.project))
     }
 
     async fn list_projects(&self, who: &Principal, page: u32, limit: u32) -> Result<ProjectPage> {
@@ -117,11 +120,14 @@ impl ProjectStore for MongoStore {
         now: Timestamp,
     ) -> Result<Project> {
         let (change, if_match) = (&change, if_match.as_slice());
-        step!(self, |step| rules::update_project(step, who, id, change, if_match, now).await)
+        transact!(self, |step| rules::update_project(step, who, id, change, if_match, now).await)
     }
 
     async fn delete_project(&self, who: &Principal, id: &ProjectId) -> Result<()> {
-        step!(self, Manner::MULTI_DOCUMENT, |step| rules::delete_project(step, who, id).await)
+        transact!(self, TransactionMode::MULTI_DOCUMENT, |step| rules::delete_project(
+            step, who, id
+        )
+        .await)
     }
 
     async fn get_file(
@@ -130,7 +136,7 @@ impl ProjectStore for MongoStore {
         id: &ProjectId,
         path: &FilePath,
     ) -> Result<StoredFile> {
-        step!(self, |step| rules::get_file(step, who, id, path).await)
+        transact!(self, |step| rules::get_file(step, who, id, path).await)
     }
 
     async fn select_files(
@@ -140,7 +146,7 @@ impl ProjectStore for MongoStore {
         choose: FileSelector,
     ) -> Result<(Project, Vec<StoredFile>)> {
         let choose = &choose;
-        step!(self, |step| rules::select_files(step, who, id, choose).await)
+        transact!(self, |step| rules::select_files(step, who, id, choose).await)
     }
 
     async fn put_file(
@@ -152,7 +158,7 @@ impl ProjectStore for MongoStore {
         now: Timestamp,
     ) -> Result<PutFileOutcome> {
         let (file, if_match) = (&file, if_match.as_slice());
-        step!(self, |step| rules::put_file(step, who, id, file, if_match, now).await)
+        transact!(self, |step| rules::put_file(step, who, id, file, if_match, now).await)
     }
 
     async fn delete_file(
@@ -164,11 +170,11 @@ impl ProjectStore for MongoStore {
         now: Timestamp,
     ) -> Result<Project> {
         let if_match = if_match.as_slice();
-        step!(self, |step| rules::delete_file(step, who, id, path, if_match, now).await)
+        transact!(self, |step| rules::delete_file(step, who, id, path, if_match, now).await)
     }
 }
 
-impl ProjectTransaction for Step {
+impl ProjectTransaction for MongoTransaction {
     async fn find_project(
         &mut self,
         who: &Principal,
@@ -254,7 +260,7 @@ impl ProjectTransaction for Step {
     }
 }
 
-impl Step {
+impl MongoTransaction {
     /// Writes a project's document until the answer is known, if the version is still that one. A
     /// repeat does nothing twice: it finds another version, and its own name.
     async fn replace_project(&mut self, before: &Project, after: Document) -> Result<()> {
@@ -324,14 +330,14 @@ impl ProjectDoc {
             files.push(entry);
         }
         let project = Project {
-            id: ProjectId::trusted(self.id),
-            owner: UserId::trusted(self.user_id),
+            id: ProjectId::new_unchecked(self.id),
+            owner: UserId::new_unchecked(self.user_id),
             name: self.name,
             description: self.description,
             system_prompt: self.system_prompt,
             files,
             version: to_u32(self.version),
-            generation_status: GenerationStatus::from_word(&self.generation_status)
+            generation_status: GenerationStatus::from_name(&self.generation_status)
                 .ok_or_else(|| unreadable_value(&self.generation_status))?,
             created_at: to_timestamp(self.created_at),
             updated_at: to_timestamp(self.updated_at),

@@ -3,7 +3,7 @@
 //! nothing, so it may come before a commit and go behind it.
 
 use super::documents::IdDoc;
-use super::step::Step;
+use super::transaction::MongoTransaction;
 use crate::domain::{SessionId, TurnId};
 use crate::error::Result;
 use crate::store::queued_turn::QueuedTurn;
@@ -18,7 +18,7 @@ struct QueuedTurnDoc {
     turn: String,
 }
 
-impl Step {
+impl MongoTransaction {
     /// Those of the session, the next one first.
     pub(super) async fn load_queued_turns(&mut self) -> Result<Vec<QueuedTurn>> {
         let turns = self.queued_turn_ids();
@@ -81,6 +81,6 @@ impl Step {
         let filter = doc! { "queue": { "$exists": true }, "activeTurn": null };
         let found: Option<IdDoc> =
             self.find_one(&sessions, filter, Some(doc! { "_id": 1 })).await?;
-        Ok(found.map(|session| SessionId::trusted(session.id)))
+        Ok(found.map(|session| SessionId::new_unchecked(session.id)))
     }
 }

@@ -6,11 +6,11 @@
 use super::MongoStore;
 use super::documents::{to_bson_date, to_timestamp};
 use super::errors::is_duplicate_key;
-use super::step::{Manner, step};
+use super::transaction::{TransactionMode, transact};
 use super::turn_log::with_timeout;
 use crate::domain::principal::AccessLevel;
 use crate::domain::{MessageId, Principal, SessionId, TurnId, UserId};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::store::{ResponseStore, StoredResponse, rules};
 use async_trait::async_trait;
 use mongodb::bson::{DateTime, Document, doc};
@@ -67,14 +67,16 @@ impl ResponseStore for MongoStore {
         let found = table.find_one(doc! { "_id": turn.as_str() });
         let found = with_timeout(async { Ok(found.await?) }).await?;
         let found = found.ok_or_else(Error::response_not_found)?;
-        let session = SessionId::trusted(found.session_id.as_str());
+        let session = SessionId::new_unchecked(found.session_id.as_str());
         let id = &session;
-        let seen = step!(self, Manner::READ, |step| {
+        let seen = transact!(self, TransactionMode::READ, |step| {
             rules::get_session(step, who, id, AccessLevel::Participant).await
         });
         match seen {
             Ok(_) => Ok((session, found.into_stored_response())),
-            Err(error) if error.kind == Kind::SessionNotFound => Err(Error::response_not_found()),
+            Err(error) if error.kind == ErrorKind::SessionNotFound => {
+                Err(Error::response_not_found())
+            }
             Err(error) => Err(error),
         }
     }
@@ -84,7 +86,7 @@ impl ResponseStore for MongoStore {
         let found = table.find_one(doc! { "replyId": reply.as_str() });
         let found = with_timeout(async { Ok(found.await?) }).await?;
         let found = found.ok_or_else(Error::response_not_found)?;
-        Ok(SessionId::trusted(found.session_id))
+        Ok(SessionId::new_unchecked(found.session_id))
     }
 
     async fn save_recording(&self, turn: &TurnId, tape: &str) -> Result<()> {
@@ -101,7 +103,7 @@ impl ResponseStore for MongoStore {
 
 impl MongoStore {
     async fn has_session(&self, id: &SessionId) -> Result<bool> {
-        step!(self, Manner::READ, |step| Ok(step.load_session(id).await?.is_some()))
+        transact!(self, TransactionMode::READ, |step| Ok(step.load_session(id).await?.is_some()))
     }
 }
 
@@ -131,10 +133,10 @@ pub(super) fn to_response_document(session: &SessionId, response: &StoredRespons
 impl ResponseDoc {
     pub(super) fn into_stored_response(self) -> StoredResponse {
         StoredResponse {
-            turn_id: TurnId::trusted(self.id),
-            reply_id: MessageId::trusted(self.reply_id),
-            user_message_id: MessageId::trusted(self.question_id),
-            user: UserId::trusted(self.asker),
+            turn_id: TurnId::new_unchecked(self.id),
+            reply_id: MessageId::new_unchecked(self.reply_id),
+            user_message_id: MessageId::new_unchecked(self.question_id),
+            user: UserId::new_unchecked(self.asker),
             created_at: to_timestamp(self.created_at),
             request: self.request,
             recording: self.tape,

@@ -46,7 +46,7 @@ impl SearchStore for MongoStore {
         let found = sessions.find(doc! { "unkept": true }).projection(doc! { "kept": 1 }).limit(64);
         let found: Vec<IndexBacklogDoc> = found.await?.try_collect().await?;
         let unkept = |session: IndexBacklogDoc| IndexBacklog {
-            session_id: SessionId::trusted(session.id),
+            session_id: SessionId::new_unchecked(session.id),
             indexed_seq: to_u32(session.kept),
         };
         Ok(found.into_iter().map(unkept).collect())
@@ -115,7 +115,7 @@ impl SearchStore for MongoStore {
                 session: found.session_id,
                 seq: to_u32(found.seq),
             },
-            message: Some(MessageId::trusted(found.message_id)),
+            message: Some(MessageId::new_unchecked(found.message_id)),
         };
         Ok(found.into_iter().map(message).collect())
     }

@@ -4,7 +4,7 @@
 //! text index knows whole stemmed words only: it would find less than every other store does.
 
 use super::documents::SessionDoc;
-use super::step::Step;
+use super::transaction::MongoTransaction;
 use crate::domain::page::{
     CursorKey, PagePosition, Pagination, SessionCursor, SessionQuery, SortField, SortOrder,
 };
@@ -26,7 +26,7 @@ pub(super) enum SessionVisibility<'a> {
 
 /// A page of sessions.
 pub(super) async fn list_sessions(
-    step: &mut Step,
+    step: &mut MongoTransaction,
     whose: SessionVisibility<'_>,
     query: &SessionQuery,
 ) -> Result<SessionPage> {
@@ -65,7 +65,7 @@ pub(super) async fn list_sessions(
 }
 
 /// The sessions that a user participates in.
-async fn participant_filter(step: &mut Step, user: &UserId) -> Result<Document> {
+async fn participant_filter(step: &mut MongoTransaction, user: &UserId) -> Result<Document> {
     let user = user.as_str();
     // Most users take part in nobody else's sessions, and then the owner's indexes answer.
     let table = step.collections.sessions.clone();
@@ -80,7 +80,7 @@ async fn participant_filter(step: &mut Step, user: &UserId) -> Result<Document> 
 }
 
 async fn build_filter(
-    step: &mut Step,
+    step: &mut MongoTransaction,
     whose: SessionVisibility<'_>,
     query: &SessionQuery,
 ) -> Result<Document> {

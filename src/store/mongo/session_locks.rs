@@ -60,7 +60,7 @@ mod tests {
     #[tokio::test]
     async fn session_locks_are_fair_and_leave_no_entries() {
         let order = SessionLocks::default();
-        let (ada, bob) = (SessionId::trusted("ada"), SessionId::trusted("bob"));
+        let (ada, bob) = (SessionId::new_unchecked("ada"), SessionId::new_unchecked("bob"));
         let first = order.acquire(&ada).await;
         let mut third = Box::pin(order.acquire(&ada));
         {

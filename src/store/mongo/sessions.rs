@@ -5,7 +5,7 @@ use super::documents::{
     ClaimDoc, IdDoc, LocatedMessageDoc, SessionDoc, to_bson_date, to_document, to_json,
 };
 use super::session_list::{self, SessionVisibility};
-use super::step::{Manner, Step, step};
+use super::transaction::{MongoTransaction, TransactionMode, transact};
 use super::turn_log::with_timeout;
 use crate::domain::page::SessionQuery;
 use crate::domain::principal::AccessLevel;
@@ -35,7 +35,7 @@ impl SessionStore for MongoStore {
         let id = new.id.clone().unwrap_or_else(SessionId::generate);
         let new = NewSession { id: Some(id), ..new };
         let new = &new;
-        step!(self, |step| rules::create_session(step, who, new, now).await)
+        transact!(self, |step| rules::create_session(step, who, new, now).await)
     }
 
     async fn get_session(
@@ -44,14 +44,14 @@ impl SessionStore for MongoStore {
         id: &SessionId,
         access: AccessLevel,
     ) -> Result<Session> {
-        step!(self, Manner::READ, |step| Ok(rules::get_session(step, who, id, access)
+        transact!(self, TransactionMode::READ, |step| Ok(rules::get_session(step, who, id, access)
             .await?
             .into_session_with_nodes()))
     }
 
     async fn list_sessions(&self, who: &Principal, query: SessionQuery) -> Result<SessionPage> {
         let query = &query;
-        step!(self, Manner::READ, |step| session_list::list_sessions(
+        transact!(self, TransactionMode::READ, |step| session_list::list_sessions(
             step,
             SessionVisibility::Participant(&who.user),
             query
@@ -66,7 +66,10 @@ impl SessionStore for MongoStore {
     ) -> Result<SessionPage> {
         let (query, whose) =
             (&query, owner.map_or(SessionVisibility::Any, SessionVisibility::Owner));
-        step!(self, Manner::READ, |step| session_list::list_sessions(step, whose, query).await)
+        transact!(self, TransactionMode::READ, |step| session_list::list_sessions(
+            step, whose, query
+        )
+        .await)
     }
 
     async fn update_session(
@@ -78,11 +81,14 @@ impl SessionStore for MongoStore {
         now: Timestamp,
     ) -> Result<Session> {
         let (change, if_match) = (&change, if_match.as_slice());
-        step!(self, |step| rules::update_session(step, who, id, change, if_match, now).await)
+        transact!(self, |step| rules::update_session(step, who, id, change, if_match, now).await)
     }
 
     async fn delete_session(&self, who: &Principal, id: &SessionId) -> Result<DeletionResult> {
-        step!(self, Manner::MULTI_DOCUMENT, |step| rules::delete_session(step, who, id).await)
+        transact!(self, TransactionMode::MULTI_DOCUMENT, |step| rules::delete_session(
+            step, who, id
+        )
+        .await)
     }
 
     async fn list_owned_sessions(
@@ -101,11 +107,11 @@ impl SessionStore for MongoStore {
         let found = table.find(find).projection(doc! { "_id": 1 });
         let found: Vec<IdDoc> =
             with_timeout(async { Ok(found.await?.try_collect().await?) }).await?;
-        Ok(found.into_iter().map(|session| SessionId::trusted(session.id)).collect())
+        Ok(found.into_iter().map(|session| SessionId::new_unchecked(session.id)).collect())
     }
 }
 
-impl Step {
+impl MongoTransaction {
     pub(super) async fn stage_new_session(
         &mut self,
         owner: &UserId,
@@ -262,7 +268,7 @@ impl Step {
             self.delete_many(table, doc! { "sessionId": id }).await?;
         }
         let running = row.session.active_turn.as_ref().map(|turn| turn.turn_id.clone());
-        let waiting = waiting.into_iter().map(TurnId::trusted);
+        let waiting = waiting.into_iter().map(TurnId::new_unchecked);
         let turns: Vec<TurnId> = waiting.chain(running).collect();
         let messages = row.session.messages_count.into();
         Ok(DeletionResult { sessions: 1, messages, turns, ..DeletionResult::default() })

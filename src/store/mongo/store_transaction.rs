@@ -2,7 +2,7 @@
 
 use super::documents::to_bson_date;
 use super::paths::NameLookup;
-use super::step::Step;
+use super::transaction::MongoTransaction;
 use crate::domain::node::NodeFill;
 use crate::domain::title::SessionTitle;
 use crate::domain::{Message, MessageId, Principal, SessionId, Timestamp, TurnId, UserId};
@@ -17,7 +17,7 @@ use crate::store::{
     NewSession, SessionUpdate, UsageTotal, UserMessage,
 };
 
-impl StoreTransaction for Step {
+impl StoreTransaction for MongoTransaction {
     async fn find_session(&mut self, id: &SessionId) -> Result<Option<SessionRow>> {
         self.load_session(id).await
     }

@@ -5,7 +5,7 @@
 
 use super::MongoStore;
 use super::documents::{MessageLocationDoc, to_i64, to_u32};
-use super::step::{Manner, Step, step};
+use super::transaction::{MongoTransaction, TransactionMode, transact};
 use super::turn_log::with_timeout;
 use crate::domain::{MessageId, SessionId};
 use crate::error::Result;
@@ -35,11 +35,12 @@ impl SummaryStore for MongoStore {
         session: &SessionId,
         up_to: &MessageId,
     ) -> Result<Option<PathSummary>> {
-        step!(self, Manner::READ, |step| find_newest_summary(step, session, up_to).await)
+        transact!(self, TransactionMode::READ, |step| find_newest_summary(step, session, up_to)
+            .await)
     }
 
     async fn save_summary(&self, session: &SessionId, summary: &PathSummary) -> Result<()> {
-        let place = step!(self, Manner::READ, |step| {
+        let place = transact!(self, TransactionMode::READ, |step| {
             step.load_session(session).await?;
             step.locate_message(session, &summary.last_message).await
         })?;
@@ -59,8 +60,10 @@ impl SummaryStore for MongoStore {
         let table = &self.collections.summaries;
         with_timeout(async { Ok(table.update_one(name.clone(), text).upsert(true).await?) })
             .await?;
-        let is_there =
-            step!(self, Manner::READ, |step| Ok(step.load_session(session).await?.is_some()))?;
+        let is_there = transact!(self, TransactionMode::READ, |step| Ok(step
+            .load_session(session)
+            .await?
+            .is_some()))?;
         if !is_there {
             with_timeout(async { Ok(table.delete_one(name).await?) }).await?;
         }
@@ -70,7 +73,7 @@ impl SummaryStore for MongoStore {
 
 /// The last summary on the way back from a message.
 async fn find_newest_summary(
-    step: &mut Step,
+    step: &mut MongoTransaction,
     session: &SessionId,
     up_to: &MessageId,
 ) -> Result<Option<PathSummary>> {
@@ -110,8 +113,8 @@ async fn find_newest_summary(
 impl SummaryDoc {
     fn into_summary(self) -> PathSummary {
         PathSummary {
-            first_message: MessageId::trusted(self.first_id),
-            last_message: MessageId::trusted(self.last_id),
+            first_message: MessageId::new_unchecked(self.first_id),
+            last_message: MessageId::new_unchecked(self.last_id),
             tokens_before: self.tokens_before.unsigned_abs(),
             path_tokens: self.path_tokens.unsigned_abs(),
             text: self.text,

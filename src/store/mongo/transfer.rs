@@ -2,7 +2,7 @@
 
 use super::MongoStore;
 use super::message_pages;
-use super::step::{Manner, Step, step};
+use super::transaction::{MongoTransaction, TransactionMode, transact};
 use crate::domain::principal::AccessLevel;
 use crate::domain::{Principal, SessionId, Timestamp};
 use crate::error::Result;
@@ -22,8 +22,10 @@ impl TransferStore for MongoStore {
         now: Timestamp,
     ) -> Result<ImportOutcome> {
         let import = &import;
-        step!(self, Manner::MULTI_DOCUMENT, |step| rules::import_session(step, who, import, now)
-            .await)
+        transact!(self, TransactionMode::MULTI_DOCUMENT, |step| rules::import_session(
+            step, who, import, now
+        )
+        .await)
     }
 
     async fn read_chunk(
@@ -32,7 +34,7 @@ impl TransferStore for MongoStore {
         session: &SessionId,
         after: u32,
     ) -> Result<SessionChunk> {
-        step!(self, Manner::READ, |step| {
+        transact!(self, TransactionMode::READ, |step| {
             let row = rules::get_session(step, who, session, AccessLevel::Owner).await?;
             read_session_chunk(step, &row, after).await
         })
@@ -40,7 +42,11 @@ impl TransferStore for MongoStore {
 }
 
 /// Seqs have no gaps, so a piece is read in windows of them.
-async fn read_session_chunk(step: &mut Step, row: &SessionRow, after: u32) -> Result<SessionChunk> {
+async fn read_session_chunk(
+    step: &mut MongoTransaction,
+    row: &SessionRow,
+    after: u32,
+) -> Result<SessionChunk> {
     let mut piece = SessionChunk::new(row.session.clone(), row.read_marks.clone());
     let mut before = after;
     while before < row.session.messages_count {

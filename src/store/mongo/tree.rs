@@ -2,7 +2,7 @@
 
 use super::MongoStore;
 use super::documents::{MessageDoc, MessageLocationDoc, ReadMarkDoc, to_document, to_u32};
-use super::step::{Manner, Step, step};
+use super::transaction::{MongoTransaction, TransactionMode, transact};
 use crate::domain::node::format_chat_id;
 use crate::domain::{MessageId, Principal, Session, SessionId, Timestamp};
 use crate::error::{Error, Result};
@@ -21,7 +21,7 @@ impl TreeStore for MongoStore {
         message: &MessageId,
         now: Timestamp,
     ) -> Result<Session> {
-        step!(self, |step| rules::set_head(step, who, session, message, now).await)
+        transact!(self, |step| rules::set_head(step, who, session, message, now).await)
     }
 
     async fn pop_head(
@@ -31,7 +31,7 @@ impl TreeStore for MongoStore {
         head: &MessageId,
         now: Timestamp,
     ) -> Result<Option<Session>> {
-        step!(self, |step| rules::pop_head(step, who, session, head, now).await)
+        transact!(self, |step| rules::pop_head(step, who, session, head, now).await)
     }
 
     async fn fork_session(
@@ -41,7 +41,7 @@ impl TreeStore for MongoStore {
         message: &MessageId,
         now: Timestamp,
     ) -> Result<Session> {
-        step!(self, Manner::MULTI_DOCUMENT, |step| {
+        transact!(self, TransactionMode::MULTI_DOCUMENT, |step| {
             rules::fork_session(step, who, session, message, now).await
         })
     }
@@ -52,7 +52,7 @@ impl TreeStore for MongoStore {
         session: &SessionId,
         up_to: &MessageId,
     ) -> Result<ReadMarkUpdate> {
-        step!(self, |step| rules::mark_seen(step, who, session, up_to).await)
+        transact!(self, |step| rules::mark_seen(step, who, session, up_to).await)
     }
 
     async fn list_nodes(
@@ -62,7 +62,10 @@ impl TreeStore for MongoStore {
         first: u32,
         limit: u32,
     ) -> Result<NodePage> {
-        step!(self, Manner::READ, |step| rules::list_nodes(step, who, session, first, limit).await)
+        transact!(self, TransactionMode::READ, |step| rules::list_nodes(
+            step, who, session, first, limit
+        )
+        .await)
     }
 }
 
@@ -81,7 +84,7 @@ struct NodeMessagesDoc {
     messages: Vec<MessageDoc>,
 }
 
-impl Step {
+impl MongoTransaction {
     /// The session's nodes without their messages, by number.
     pub(super) async fn load_node_headers(
         &mut self,

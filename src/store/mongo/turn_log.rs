@@ -236,7 +236,7 @@ impl MongoStore {
 
     /// Ends a turn for whoever runs it; `None` if it has ended meanwhile.
     async fn seal_orphan(&self, session: &str, claim: &ClaimDoc) -> Result<Option<OrphanedTurn>> {
-        let (session_id, turn) = (SessionId::trusted(session), claim.active_turn());
+        let (session_id, turn) = (SessionId::new_unchecked(session), claim.active_turn());
         let held_by = claim.lease_holder();
         let sealed = self.seal_turn(&session_id, &turn.turn_id, &held_by).await?;
         Ok(sealed.map(|(log, next_batch)| {

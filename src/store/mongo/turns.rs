@@ -1,7 +1,7 @@
 //! Turns in MongoDB: each call one step of the rules.
 
 use super::MongoStore;
-use super::step::step;
+use super::transaction::transact;
 use crate::domain::title::SessionTitle;
 use crate::domain::{SessionId, Timestamp, TurnId};
 use crate::error::Result;
@@ -15,12 +15,12 @@ use async_trait::async_trait;
 impl TurnStore for MongoStore {
     async fn begin_turn(&self, begin: BeginTurn) -> Result<BeginOutcome> {
         let begin = &begin;
-        step!(self, |step| rules::begin_turn(step, begin).await)
+        transact!(self, |step| rules::begin_turn(step, begin).await)
     }
 
     async fn finish_turn(&self, finish: FinishTurn) -> Result<Option<FinishOutcome>> {
         let finish = &finish;
-        step!(self, |step| rules::finish_turn(step, finish).await)
+        transact!(self, |step| rules::finish_turn(step, finish).await)
     }
 
     async fn begin_queued_turn(
@@ -28,7 +28,7 @@ impl TurnStore for MongoStore {
         claimant: &LeaseHolder,
         now: Timestamp,
     ) -> Result<FinishOutcome> {
-        step!(self, |step| rules::begin_queued_turn(step, claimant, now).await)
+        transact!(self, |step| rules::begin_queued_turn(step, claimant, now).await)
     }
 
     async fn cancel_queued_turns(
@@ -36,15 +36,15 @@ impl TurnStore for MongoStore {
         session: &SessionId,
         only: Option<&TurnId>,
     ) -> Result<CancelledTurns> {
-        step!(self, |step| rules::cancel_queued_turns(step, session, only).await)
+        transact!(self, |step| rules::cancel_queued_turns(step, session, only).await)
     }
 
     async fn remove_queued_turn(&self, session: &SessionId, turn: &TurnId) -> Result<bool> {
-        step!(self, |step| rules::remove_queued_turn(step, session, turn).await)
+        transact!(self, |step| rules::remove_queued_turn(step, session, turn).await)
     }
 
     async fn set_generated_title(&self, session: &SessionId, title: SessionTitle) -> Result<bool> {
         let title = &title;
-        step!(self, |step| rules::set_generated_title(step, session, title).await)
+        transact!(self, |step| rules::set_generated_title(step, session, title).await)
     }
 }

@@ -1,7 +1,7 @@
 //! Requests that may be repeated: known by their key for a day.
 
 use crate::domain::{MessageId, Principal, SessionId, Timestamp, TurnId};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::store::transaction::{PriorRequest, StoreTransaction};
 use crate::store::{IdempotencyKey, RetryWindow};
 
@@ -53,5 +53,5 @@ pub(in crate::store) fn oldest_valid_request(now: Timestamp) -> Timestamp {
 
 pub(super) fn key_reused(what: &'static str) -> Error {
     let message = format!("this {what} was used before, with other content");
-    Error::new(Kind::IdempotencyKeyReused, message)
+    Error::new(ErrorKind::IdempotencyKeyReused, message)
 }

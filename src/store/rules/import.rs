@@ -4,7 +4,7 @@ use super::append::{append_message, apply_auto_title, resolve_parent, save_sessi
 use super::posts::{ensure_idle, ensure_open};
 use super::sessions::id_conflict;
 use crate::domain::{Principal, SessionId, Timestamp};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::store::transaction::{LocatedMessage, SessionRow, StoreTransaction};
 use crate::store::{ImportOutcome, ImportSession, MessageParent};
 
@@ -91,7 +91,7 @@ async fn find_or_create_session(
 
 fn unknown_reference(field: String, named: &MessageParent, error: Error) -> Error {
     match (error.kind, named) {
-        (Kind::MessageNotFound, MessageParent::Message(id)) => Error::invalid_field(
+        (ErrorKind::MessageNotFound, MessageParent::Message(id)) => Error::invalid_field(
             field,
             format!("must name a message of the session, {id} does not"),
         ),

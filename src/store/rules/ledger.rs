@@ -4,7 +4,7 @@
 use crate::domain::quota::{Quota, QuotaUnit, UsagePayer};
 use crate::domain::usage::Cost;
 use crate::domain::{CallKind, Session, Timestamp};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::store::ledger::quota_window;
 use crate::store::transaction::{SessionRow, StoreTransaction};
 use crate::store::{FinishTurn, LedgerEntry};
@@ -38,7 +38,7 @@ pub(crate) fn quota_exceeded(quota: &Quota, now: Timestamp) -> Error {
         QuotaUnit::Tokens => json!(quota.limit),
         QuotaUnit::Cost => json!(Cost(quota.limit)),
     };
-    Error::new(Kind::QuotaExceeded, format!("{} is spent", quota.describe()))
+    Error::new(ErrorKind::QuotaExceeded, format!("{} is spent", quota.describe()))
         .with_details(json!({ "limit": limit, "resetsAt": ends, "retryAfter": wait }))
 }
 

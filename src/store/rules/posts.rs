@@ -5,7 +5,7 @@ use super::idempotency_keys;
 use super::sessions::{authorize_access, get_session};
 use crate::domain::principal::AccessLevel;
 use crate::domain::{Message, Principal, Role, Session};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::store::PostMessage;
 use crate::store::transaction::{MessageLocation, SessionRow, StoreTransaction};
 
@@ -58,7 +58,7 @@ async fn find_duplicate_post(
 pub(super) fn ensure_role_allowed(row: &SessionRow, who: &Principal, role: Role) -> Result<()> {
     if role != Role::User && authorize_access(row.clone(), who, AccessLevel::Owner).is_err() {
         return Err(Error::new(
-            Kind::Forbidden,
+            ErrorKind::Forbidden,
             "only the session's owner may post in another role than user",
         ));
     }
@@ -69,7 +69,7 @@ pub(super) fn ensure_role_allowed(row: &SessionRow, who: &Principal, role: Role)
 pub(super) fn ensure_open(row: &SessionRow) -> Result<()> {
     if row.session.status.is_closed() {
         return Err(Error::new(
-            Kind::SessionClosed,
+            ErrorKind::SessionClosed,
             "the session is closed; set its status to go on",
         ));
     }
@@ -80,7 +80,7 @@ pub(super) fn ensure_open(row: &SessionRow) -> Result<()> {
 pub(super) fn ensure_idle(row: &SessionRow) -> Result<()> {
     match &row.session.active_turn {
         None => Ok(()),
-        Some(turn) => Err(Error::new(Kind::SessionBusy, "a reply is running in this session")
+        Some(turn) => Err(Error::new(ErrorKind::SessionBusy, "a reply is running in this session")
             .with_details(
                 serde_json::json!({ "turnId": turn.turn_id, "messageId": turn.message_id }),
             )),

@@ -2,7 +2,7 @@
 
 use crate::domain::project::{FileEntry, FilePath};
 use crate::domain::{Principal, Project, ProjectId, Timestamp};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::store::project_transaction::{FileChange, ProjectRow, ProjectTransaction};
 use crate::store::{FileSelector, NewFile, NewProject, ProjectUpdate, PutFileOutcome, StoredFile};
 use serde_json::json;
@@ -171,7 +171,7 @@ fn ensure_version_matches(project: &Project, if_match: &[u32]) -> Result<()> {
     }
     let message = "the project was changed meanwhile; read it again";
     let wants = format!("must name the project's version, \"{}\"", project.version);
-    Err(Error::new(Kind::VersionConflict, message)
+    Err(Error::new(ErrorKind::VersionConflict, message)
         .with_details(json!({ "version": project.version, "If-Match": wants })))
 }
 

@@ -4,7 +4,7 @@ use super::posts::ensure_open;
 use super::turns::{TurnClaim, claim_for_regeneration, store_message_and_claim};
 use crate::domain::quota::UsagePayer;
 use crate::domain::{SessionId, Timestamp, TurnId};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::store::queued_turn::QueuedTurn;
 use crate::store::transaction::{SessionRow, StoreTransaction};
 use crate::store::{
@@ -21,7 +21,7 @@ pub(super) async fn enqueue_turn(
 ) -> Result<()> {
     if work.queued_turns(row).await?.len() >= MAX_QUEUED as usize {
         let message = format!("{MAX_QUEUED} messages wait in this session already");
-        return Err(Error::limit_exceeded(Kind::QueueFull, message, MAX_QUEUED, 1));
+        return Err(Error::limit_exceeded(ErrorKind::QueueFull, message, MAX_QUEUED, 1));
     }
     work.enqueue(row, waiting, on_busy == OnBusy::Interrupt).await
 }
@@ -103,7 +103,7 @@ pub(super) async fn begin_next_queued(
             Ok(BeginOutcome::Running(begun)) => return Ok(Some(begun)),
             // Stored, and a person will answer it.
             Ok(_) => {}
-            Err(error) if error.kind == Kind::StoreUnavailable => return Err(error),
+            Err(error) if error.kind == ErrorKind::StoreUnavailable => return Err(error),
             Err(error) => {
                 tracing::warn!(turn.id = %waited, error = %error, "a waiting turn could not begin");
             }
@@ -138,7 +138,7 @@ async fn try_begin_queued(
         TurnInput::Send { mut message, parent, .. } => {
             message.created_at = now;
             if work.find_message_by_id(&row, &message.id).await?.is_some() {
-                return Err(Error::new(Kind::IdTaken, "the message is stored already"));
+                return Err(Error::new(ErrorKind::IdTaken, "the message is stored already"));
             }
             store_message_and_claim(work, row, *message, &parent, claim).await
         }

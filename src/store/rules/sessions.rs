@@ -4,7 +4,7 @@ use crate::domain::principal::{AccessDecision, AccessLevel};
 use crate::domain::text::fold_words;
 use crate::domain::title::{SessionTitle, TitleSource};
 use crate::domain::{Principal, Session, SessionId, Timestamp, UserId};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::store::transaction::{SessionRow, StoreTransaction};
 use crate::store::{DeletionResult, NewSession, SessionUpdate};
 
@@ -28,7 +28,7 @@ pub(super) fn authorize_access(
     match who.authorize(access, &row.session.owner, &row.session.participants) {
         AccessDecision::Allowed => Ok(row),
         AccessDecision::Forbidden => {
-            Err(Error::new(Kind::Forbidden, "only the session's owner may do this"))
+            Err(Error::new(ErrorKind::Forbidden, "only the session's owner may do this"))
         }
         AccessDecision::Hidden => Err(Error::session_not_found()),
     }
@@ -111,11 +111,11 @@ pub(in crate::store) async fn set_generated_title(
 }
 
 pub(super) fn id_conflict() -> Error {
-    Error::new(Kind::IdTaken, "this sessionId belongs to another session; choose another")
+    Error::new(ErrorKind::IdTaken, "this sessionId belongs to another session; choose another")
 }
 
 fn version_conflict(version: u32) -> Error {
-    Error::new(Kind::VersionConflict, "the session was changed meanwhile; read it again")
+    Error::new(ErrorKind::VersionConflict, "the session was changed meanwhile; read it again")
         .with_details(serde_json::json!({ "version": version }))
 }
 

@@ -14,7 +14,7 @@ use crate::domain::quota::UsagePayer;
 use crate::domain::session::SessionSettings;
 use crate::domain::turn::ActiveTurn;
 use crate::domain::{MessageId, Role, Timestamp, TurnId};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::store::queued_turn::QueuedTurn;
 use crate::store::transaction::{MessageLocation, SessionRow, StoreTransaction};
 use crate::store::{
@@ -73,7 +73,7 @@ async fn find_or_create_target(
         SessionTarget::Ensure(id) => match work.find_session(id).await? {
             None => work.insert_session(owner, id, &new, begin.now).await,
             Some(row) => match authorize_access(row, &begin.principal, AccessLevel::Participant) {
-                Err(error) if error.kind == Kind::SessionNotFound => Err(id_conflict()),
+                Err(error) if error.kind == ErrorKind::SessionNotFound => Err(id_conflict()),
                 found => found,
             },
         },

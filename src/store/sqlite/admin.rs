@@ -21,7 +21,7 @@ impl AdminStore for SqliteStore {
             let skip = i64::try_from(skip).unwrap_or(i64::MAX);
             let owners = statement.query_map(params![limit, skip], |row| {
                 Ok(UserStats {
-                    user: UserId::trusted(row.get::<_, String>(0)?),
+                    user: UserId::new_unchecked(row.get::<_, String>(0)?),
                     sessions: row.get::<_, i64>(1)?.unsigned_abs(),
                     messages: row.get::<_, i64>(2)?.unsigned_abs(),
                     last_active_at: Timestamp::from_millis(row.get(3)?),
@@ -40,7 +40,7 @@ impl AdminStore for SqliteStore {
             let mut statement = db.prepare_cached(sql)?;
             let ids = statement
                 .query_map(params![since.as_millis(), most], |row| row.get::<_, String>(0))?;
-            ids.map(|id| Ok(SessionId::trusted(id?))).collect()
+            ids.map(|id| Ok(SessionId::new_unchecked(id?))).collect()
         })
         .await
     }

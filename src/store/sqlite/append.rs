@@ -3,7 +3,7 @@
 use super::rows::{encode_json, message_key};
 use crate::domain::Timestamp;
 use crate::domain::node::NodeFill;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::store::transaction::{MessageInsert, MessageLocation, SessionRow};
 use rusqlite::{Connection, params};
 
@@ -89,7 +89,7 @@ fn insert_message_row(db: &Connection, session: i64, placed: MessageInsert<'_>) 
             if error.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation) =>
         {
             Err(Error::new(
-                Kind::IdTaken,
+                ErrorKind::IdTaken,
                 format!("the session has a message with the id {} already", message.id),
             ))
         }

@@ -20,9 +20,9 @@ pub(super) fn find_request(
         |row| {
             Ok(PriorRequest {
                 fingerprint: row.get(0)?,
-                session_id: SessionId::trusted(row.get::<_, String>(1)?),
-                message_id: MessageId::trusted(row.get::<_, String>(2)?),
-                turn_id: row.get::<_, Option<String>>(3)?.map(TurnId::trusted),
+                session_id: SessionId::new_unchecked(row.get::<_, String>(1)?),
+                message_id: MessageId::new_unchecked(row.get::<_, String>(2)?),
+                turn_id: row.get::<_, Option<String>>(3)?.map(TurnId::new_unchecked),
             })
         },
     );

@@ -4,7 +4,7 @@ use super::SqliteStore;
 use super::rows::decode_word;
 use crate::domain::key::{ApiKey, AuthScope, KeyId};
 use crate::domain::{Timestamp, UserId};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::store::{KeyStore, StoredKey, StoredTicket};
 use async_trait::async_trait;
 use rusqlite::{OptionalExtension, Row, params};
@@ -30,7 +30,7 @@ impl KeyStore for SqliteStore {
                 key.last_used_at.map(Timestamp::as_millis),
             ])?;
             match added {
-                0 => Err(Error::new(Kind::IdTaken, "there is a key with this id")),
+                0 => Err(Error::new(ErrorKind::IdTaken, "there is a key with this id")),
                 _ => Ok(()),
             }
         })
@@ -118,7 +118,7 @@ fn decode_key(row: &Row<'_>) -> Result<StoredKey> {
     let key = ApiKey {
         id: KeyId::new_unchecked(row.get::<_, String>(0)?),
         name: row.get(2)?,
-        user: UserId::trusted(row.get::<_, String>(3)?),
+        user: UserId::new_unchecked(row.get::<_, String>(3)?),
         scope: decode_word(AuthScope::from_name, row, 4)?,
         created_at: Timestamp::from_millis(row.get(5)?),
         expires_at: time(6)?,

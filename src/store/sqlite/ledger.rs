@@ -156,17 +156,17 @@ fn query_usage(db: &Connection, query: &UsageQuery) -> Result<Vec<UsageGroup>> {
 fn decode_entry(row: &Row<'_>) -> Result<LedgerEntry> {
     let count = |column| row.get::<_, i64>(column).map(i64::unsigned_abs);
     Ok(LedgerEntry {
-        turn_id: TurnId::trusted(row.get::<_, String>(0)?),
-        kind: decode_word(CallKind::from_word, row, 1)?,
-        session_id: SessionId::trusted(row.get::<_, String>(2)?),
-        owner: UserId::trusted(row.get::<_, String>(3)?),
-        project_id: row.get::<_, Option<String>>(4)?.map(ProjectId::trusted),
+        turn_id: TurnId::new_unchecked(row.get::<_, String>(0)?),
+        kind: decode_word(CallKind::from_name, row, 1)?,
+        session_id: SessionId::new_unchecked(row.get::<_, String>(2)?),
+        owner: UserId::new_unchecked(row.get::<_, String>(3)?),
+        project_id: row.get::<_, Option<String>>(4)?.map(ProjectId::new_unchecked),
         payer: UsagePayer {
-            user: UserId::trusted(row.get::<_, String>(5)?),
+            user: UserId::new_unchecked(row.get::<_, String>(5)?),
             key: row.get::<_, Option<String>>(6)?.map(KeyId::new_unchecked),
         },
         model: row.get(7)?,
-        status: decode_word(Status::from_word, row, 8)?,
+        status: decode_word(Status::from_name, row, 8)?,
         usage: Usage {
             prompt_tokens: count(9)?,
             cached_tokens: count(10)?,

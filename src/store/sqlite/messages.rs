@@ -205,13 +205,13 @@ fn recent_history(
         room -= size;
         parts_room -= parts.map_or(0, str::len);
         found.push(HistoryMessage {
-            id: MessageId::trusted(row.get::<_, String>(1)?),
-            role: decode_word(Role::from_word, row, 2)?,
+            id: MessageId::new_unchecked(row.get::<_, String>(1)?),
+            role: decode_word(Role::from_name, row, 2)?,
             content: content.to_owned(),
             tokens,
             parts: stored_parts(parts.map(str::to_owned))?,
-            parent_id: row.get::<_, Option<String>>(5)?.map(MessageId::trusted),
-            sender_id: UserId::trusted(row.get::<_, String>(7)?),
+            parent_id: row.get::<_, Option<String>>(5)?.map(MessageId::new_unchecked),
+            sender_id: UserId::new_unchecked(row.get::<_, String>(7)?),
             created_at: Timestamp::from_millis(row.get(8)?),
             path_tokens: row.get::<_, i64>(9)?.unsigned_abs(),
         });

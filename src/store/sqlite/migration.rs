@@ -83,7 +83,7 @@ impl MigrationSource for SqliteStore {
             let sql = "SELECT id FROM sessions WHERE id > ?1 ORDER BY id LIMIT ?2";
             let mut statement = db.prepare_cached(sql)?;
             let ids = statement.query_map(params![behind, most], |row| row.get::<_, String>(0))?;
-            ids.map(|id| Ok(SessionId::trusted(id?))).collect()
+            ids.map(|id| Ok(SessionId::new_unchecked(id?))).collect()
         })
         .await
     }
@@ -92,7 +92,7 @@ impl MigrationSource for SqliteStore {
         self.run_read(|db| {
             let mut statement = db.prepare_cached("SELECT id FROM projects ORDER BY id")?;
             let ids = statement.query_map([], |row| row.get::<_, String>(0))?;
-            ids.map(|id| Ok(ProjectId::trusted(id?))).collect()
+            ids.map(|id| Ok(ProjectId::new_unchecked(id?))).collect()
         })
         .await
     }
@@ -102,7 +102,10 @@ fn dump_queued_turns(db: &Connection, session: i64) -> Result<Vec<QueuedTurnDump
     let sql = "SELECT turn_id, turn FROM queue WHERE session = ?1 ORDER BY position";
     let mut statement = db.prepare_cached(sql)?;
     let turns = statement.query_map([session], |row| {
-        Ok(QueuedTurnDump { id: TurnId::trusted(row.get::<_, String>(0)?), json: row.get(1)? })
+        Ok(QueuedTurnDump {
+            id: TurnId::new_unchecked(row.get::<_, String>(0)?),
+            json: row.get(1)?,
+        })
     })?;
     Ok(turns.collect::<Result<_, _>>()?)
 }
@@ -114,12 +117,12 @@ fn dump_requests(db: &Connection, session: i64, since: Timestamp) -> Result<Vec<
     let mut statement = db.prepare_cached(sql)?;
     let requests = statement.query_map((session, since.as_millis()), |row| {
         Ok(RequestDump {
-            user: UserId::trusted(row.get::<_, String>(0)?),
+            user: UserId::new_unchecked(row.get::<_, String>(0)?),
             route: row.get(1)?,
             key: row.get(2)?,
             fingerprint: row.get(3)?,
-            message_id: MessageId::trusted(row.get::<_, String>(4)?),
-            turn_id: row.get::<_, Option<String>>(5)?.map(TurnId::trusted),
+            message_id: MessageId::new_unchecked(row.get::<_, String>(4)?),
+            turn_id: row.get::<_, Option<String>>(5)?.map(TurnId::new_unchecked),
             created_at: Timestamp::from_millis(row.get(6)?),
         })
     })?;
@@ -154,7 +157,7 @@ fn dump_node(db: &Connection, session: &SessionRow, row: &Row<'_>) -> Result<Nod
     let prev_id: Option<String> = row.get(8)?;
     let (last_seq, bytes): (u32, i64) = (row.get(4)?, row.get(6)?);
     let mut before =
-        prev_id.map(|id| LocatedMessage { id: MessageId::trusted(id), location: prev });
+        prev_id.map(|id| LocatedMessage { id: MessageId::new_unchecked(id), location: prev });
     let mut messages = Vec::new();
     let end = MessageLocation { node: number, seq: last_seq };
     walk_node(db, session.key, end, SELECT_MESSAGE, |found| {

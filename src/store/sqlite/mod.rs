@@ -29,7 +29,7 @@ mod turns;
 mod writer;
 
 use super::Store;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use async_trait::async_trait;
 use reader_pool::ReaderPool;
 use rusqlite::config::DbConfig;
@@ -113,7 +113,7 @@ impl SqliteStore {
     pub fn open_read_only(path: &Path) -> Result<Self> {
         if !path.exists() {
             return Err(Error::new(
-                Kind::StoreUnavailable,
+                ErrorKind::StoreUnavailable,
                 format!("there is no {}; set DATABASE_URL as for the server", path.display()),
             ));
         }
@@ -243,7 +243,7 @@ fn acquire_file_lock(path: &Path) -> Result<File> {
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(Error::new(
-            Kind::StoreUnavailable,
+            ErrorKind::StoreUnavailable,
             format!(
                 "{} is served by another Echoic; stop it, or set DATABASE_URL to another file",
                 path.display()
@@ -259,5 +259,5 @@ fn open_private_file(path: &Path) -> std::io::Result<File> {
 }
 
 fn open_error(path: &Path, error: &dyn std::fmt::Display) -> Error {
-    Error::new(Kind::StoreUnavailable, format!("cannot open {}: {error}", path.display()))
+    Error::new(ErrorKind::StoreUnavailable, format!("cannot open {}: {error}", path.display()))
 }

@@ -170,7 +170,7 @@ pub(super) fn find_message_by_id(
 
 fn decode_located_message(row: &Row<'_>) -> rusqlite::Result<LocatedMessage> {
     let at = MessageLocation { node: row.get(1)?, seq: seq_from_key(row.get(0)?) };
-    Ok(LocatedMessage { id: MessageId::trusted(row.get::<_, String>(2)?), location: at })
+    Ok(LocatedMessage { id: MessageId::new_unchecked(row.get::<_, String>(2)?), location: at })
 }
 
 /// Where the message with this id lies; failing that, the newest one that a client named so.
@@ -237,7 +237,7 @@ pub(super) fn list_children(
     let behind = parent.map_or(0, |parent| parent.seq);
     let first = |row: &Row<'_>| {
         let at = MessageLocation { seq: row.get(0)?, node: row.get(1)? };
-        Ok(LocatedMessage { id: MessageId::trusted(row.get::<_, String>(2)?), location: at })
+        Ok(LocatedMessage { id: MessageId::new_unchecked(row.get::<_, String>(2)?), location: at })
     };
     for child in statement.query_map((session, behind), first)? {
         found.push(child?);

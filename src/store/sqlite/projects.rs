@@ -247,13 +247,13 @@ fn list_projects(db: &Connection, owner: &UserId, page: u32, limit: u32) -> Resu
 fn decode_project(db: &Connection, row: &Row<'_>) -> Result<ProjectRow> {
     let key = row.get(0)?;
     let project = Project {
-        id: ProjectId::trusted(row.get::<_, String>(1)?),
-        owner: UserId::trusted(row.get::<_, String>(2)?),
+        id: ProjectId::new_unchecked(row.get::<_, String>(1)?),
+        owner: UserId::new_unchecked(row.get::<_, String>(2)?),
         name: row.get(3)?,
         description: row.get(4)?,
         system_prompt: row.get(5)?,
         files: list_file_entries(db, key)?,
-        generation_status: decode_word(GenerationStatus::from_word, row, 6)?,
+        generation_status: decode_word(GenerationStatus::from_name, row, 6)?,
         version: row.get(7)?,
         created_at: Timestamp::from_millis(row.get(8)?),
         updated_at: Timestamp::from_millis(row.get(9)?),

@@ -58,5 +58,5 @@ pub(super) fn find_startable_session(db: &Connection) -> Result<Option<SessionId
     let sql = "SELECT s.id FROM queue q JOIN sessions s ON s.key = q.session \
                WHERE q.session NOT IN (SELECT session FROM turns) LIMIT 1";
     let id: Option<String> = db.prepare_cached(sql)?.query_row([], |row| row.get(0)).optional()?;
-    Ok(id.map(SessionId::trusted))
+    Ok(id.map(SessionId::new_unchecked))
 }

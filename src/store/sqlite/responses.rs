@@ -5,7 +5,7 @@ use super::sessions::{get_session, get_session_by_key};
 use super::summaries::find_session_key;
 use crate::domain::principal::AccessLevel;
 use crate::domain::{MessageId, Principal, SessionId, Timestamp, TurnId, UserId};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::store::{ResponseStore, StoredResponse};
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -58,7 +58,7 @@ impl ResponseStore for SqliteStore {
             let session = get_session_by_key(db, key)?.session.id;
             match get_session(db, &who, &session, AccessLevel::Participant) {
                 Ok(_) => Ok((session, response)),
-                Err(error) if error.kind == Kind::SessionNotFound => {
+                Err(error) if error.kind == ErrorKind::SessionNotFound => {
                     Err(Error::response_not_found())
                 }
                 Err(error) => Err(error),
@@ -108,10 +108,10 @@ pub(super) fn list_session_responses(db: &Connection, session: i64) -> Result<Ve
 
 fn decode_response(row: &Row<'_>) -> rusqlite::Result<StoredResponse> {
     Ok(StoredResponse {
-        turn_id: TurnId::trusted(row.get::<_, String>(0)?),
-        reply_id: MessageId::trusted(row.get::<_, String>(1)?),
-        user_message_id: MessageId::trusted(row.get::<_, String>(2)?),
-        user: UserId::trusted(row.get::<_, String>(3)?),
+        turn_id: TurnId::new_unchecked(row.get::<_, String>(0)?),
+        reply_id: MessageId::new_unchecked(row.get::<_, String>(1)?),
+        user_message_id: MessageId::new_unchecked(row.get::<_, String>(2)?),
+        user: UserId::new_unchecked(row.get::<_, String>(3)?),
         created_at: Timestamp::from_millis(row.get(4)?),
         request: row.get(5)?,
         recording: row.get(6)?,

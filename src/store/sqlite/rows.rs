@@ -36,8 +36,8 @@ pub(super) const SELECT_SESSION: &str = "SELECT s.key, s.id, s.owner, s.particip
      FROM sessions s LEFT JOIN turns t ON t.session = s.key";
 
 pub(super) fn decode_session(row: &Row<'_>) -> Result<SessionRow> {
-    let id = SessionId::trusted(row.get::<_, String>(1)?);
-    let owner = UserId::trusted(row.get::<_, String>(2)?);
+    let id = SessionId::new_unchecked(row.get::<_, String>(1)?);
+    let owner = UserId::new_unchecked(row.get::<_, String>(2)?);
     let participants: Vec<String> =
         decode_json(row.get_ref(3)?.as_str().map_err(Error::store_unavailable)?)?;
     let created_at = Timestamp::from_millis(row.get(24)?);
@@ -48,19 +48,19 @@ pub(super) fn decode_session(row: &Row<'_>) -> Result<SessionRow> {
     let active_turn = match row.get::<_, Option<String>>(26)? {
         None => None,
         Some(turn) => Some(ActiveTurn {
-            turn_id: TurnId::trusted(turn),
-            message_id: MessageId::trusted(row.get::<_, String>(27)?),
-            user_message_id: Some(MessageId::trusted(row.get::<_, String>(28)?)),
+            turn_id: TurnId::new_unchecked(turn),
+            message_id: MessageId::new_unchecked(row.get::<_, String>(27)?),
+            user_message_id: Some(MessageId::new_unchecked(row.get::<_, String>(28)?)),
             started_at: Timestamp::from_millis(row.get(29)?),
         }),
     };
     let session = Session {
         id,
-        participants: participants.into_iter().map(UserId::trusted).collect(),
+        participants: participants.into_iter().map(UserId::new_unchecked).collect(),
         owner,
-        project_id: row.get::<_, Option<String>>(4)?.map(ProjectId::trusted),
+        project_id: row.get::<_, Option<String>>(4)?.map(ProjectId::new_unchecked),
         title: row.get(5)?,
-        title_source: decode_word(TitleSource::from_word, row, 6)?,
+        title_source: decode_word(TitleSource::from_name, row, 6)?,
         status: SessionStatus::new_unchecked(row.get(7)?),
         archived: row.get(8)?,
         pinned: row.get(9)?,
@@ -70,7 +70,7 @@ pub(super) fn decode_session(row: &Row<'_>) -> Result<SessionRow> {
         settings: decode_json(row.get_ref(13)?.as_str().map_err(Error::store_unavailable)?)?,
         version: row.get(15)?,
         messages_count: row.get(16)?,
-        head_id: row.get::<_, Option<String>>(18)?.map(MessageId::trusted),
+        head_id: row.get::<_, Option<String>>(18)?.map(MessageId::new_unchecked),
         active_turn,
         last_message: row.get(21)?,
         last_message_at: row.get::<_, Option<i64>>(22)?.map(Timestamp::from_millis),
@@ -92,7 +92,7 @@ pub(super) fn decode_session(row: &Row<'_>) -> Result<SessionRow> {
         payer: match row.get::<_, Option<String>>(32)? {
             None => None,
             Some(user) => Some(UsagePayer {
-                user: UserId::trusted(user),
+                user: UserId::new_unchecked(user),
                 key: row.get::<_, Option<String>>(33)?.map(KeyId::new_unchecked),
             }),
         },
@@ -108,25 +108,25 @@ pub(super) const SELECT_MESSAGE: &str = "SELECT key, node, id, parent_id, role, 
 /// A message as stored; its siblings are still to be found.
 pub(super) fn decode_message(row: &Row<'_>, session: &SessionRow) -> Result<Message> {
     let seq = seq_from_key(row.get(0)?);
-    let sender_id = UserId::trusted(row.get::<_, String>(5)?);
+    let sender_id = UserId::new_unchecked(row.get::<_, String>(5)?);
     Ok(Message {
-        id: MessageId::trusted(row.get::<_, String>(2)?),
+        id: MessageId::new_unchecked(row.get::<_, String>(2)?),
         session_id: session.session.id.clone(),
         seq,
-        parent_id: row.get::<_, Option<String>>(3)?.map(MessageId::trusted),
+        parent_id: row.get::<_, Option<String>>(3)?.map(MessageId::new_unchecked),
         sibling_ids: Vec::new(),
-        role: decode_word(Role::from_word, row, 4)?,
-        kind: decode_word(MessageType::from_word, row, 6)?,
+        role: decode_word(Role::from_name, row, 4)?,
+        kind: decode_word(MessageType::from_name, row, 6)?,
         content: row.get(7)?,
         parts: decode_parts(row.get(8)?)?,
-        status: decode_word(Status::from_word, row, 9)?,
+        status: decode_word(Status::from_name, row, 9)?,
         seen: session.is_seen(seq, &sender_id),
         model: row.get(10)?,
         finish_reason: row
             .get::<_, Option<String>>(11)?
             .as_deref()
-            .and_then(FinishReason::from_word),
-        client_message_id: row.get::<_, Option<String>>(12)?.map(MessageId::trusted),
+            .and_then(FinishReason::from_name),
+        client_message_id: row.get::<_, Option<String>>(12)?.map(MessageId::new_unchecked),
         error: decode_optional_json(row.get(13)?)?,
         usage: decode_optional_json(row.get(14)?)?,
         created_at: Timestamp::from_millis(row.get(15)?),

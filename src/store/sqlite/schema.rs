@@ -4,7 +4,7 @@
 //! file that holds data is copied beside itself first, so a failed or unwanted upgrade can be
 //! undone by renaming the copy.
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};
 
@@ -121,7 +121,7 @@ fn backup_file(connection: &Connection, path: &Path, version: usize) -> Result<P
 }
 
 fn schema_error(sentence: impl Into<std::borrow::Cow<'static, str>>) -> Error {
-    Error::new(Kind::StoreUnavailable, sentence)
+    Error::new(ErrorKind::StoreUnavailable, sentence)
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ impl SearchStore for SqliteStore {
             let sql = "SELECT id, kept FROM sessions WHERE messages > kept LIMIT 64";
             let mut statement = db.prepare_cached(sql)?;
             let unkept = statement.query_map([], |row| {
-                let session_id = SessionId::trusted(row.get::<_, String>(0)?);
+                let session_id = SessionId::new_unchecked(row.get::<_, String>(0)?);
                 Ok(IndexBacklog { session_id, indexed_seq: row.get(1)? })
             })?;
             unkept.collect::<Result<_, _>>().map_err(Error::from)
@@ -191,7 +191,7 @@ fn search_messages(
             .query_row([key], |row| row.get(0))?;
         let spot =
             SearchCursor { at_millis: row.get(0)?, session: row.get(1)?, seq: seq_from_key(key) };
-        found.push(SearchMatch { cursor: spot, message: Some(MessageId::trusted(id)) });
+        found.push(SearchMatch { cursor: spot, message: Some(MessageId::new_unchecked(id)) });
     }
     Ok(found)
 }

@@ -247,7 +247,7 @@ fn list_owned_sessions(
     owner: &UserId,
     filter: &DeleteFilter,
 ) -> Result<Vec<SessionId>> {
-    let id = |row: &Row<'_>| Ok(SessionId::trusted(row.get::<_, String>(0)?));
+    let id = |row: &Row<'_>| Ok(SessionId::new_unchecked(row.get::<_, String>(0)?));
     let ids = match filter {
         DeleteFilter::Project(project) => db
             .prepare_cached("SELECT id FROM sessions WHERE project_id = ?2 AND owner = ?1")?
@@ -290,7 +290,7 @@ pub(super) fn delete_session(db: &Connection, row: &SessionRow) -> Result<Deleti
     ] {
         db.prepare_cached(rows)?.execute([key])?;
     }
-    let turns = waiting.into_iter().chain(running).map(TurnId::trusted).collect();
+    let turns = waiting.into_iter().chain(running).map(TurnId::new_unchecked).collect();
     Ok(DeletionResult {
         sessions: 1,
         messages: messages as u64,

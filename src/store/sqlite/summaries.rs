@@ -81,8 +81,8 @@ fn find_newest_summary(
 
 fn decode_summary(row: &Row<'_>) -> rusqlite::Result<PathSummary> {
     Ok(PathSummary {
-        first_message: MessageId::trusted(row.get::<_, String>(0)?),
-        last_message: MessageId::trusted(row.get::<_, String>(1)?),
+        first_message: MessageId::new_unchecked(row.get::<_, String>(0)?),
+        last_message: MessageId::new_unchecked(row.get::<_, String>(1)?),
         tokens_before: row.get::<_, i64>(2)?.unsigned_abs(),
         path_tokens: row.get::<_, i64>(3)?.unsigned_abs(),
         text: row.get(4)?,

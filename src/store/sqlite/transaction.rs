@@ -137,9 +137,9 @@ impl StoreTransaction for SqliteTransaction<'_> {
         let mut rows = statement.query([message_key(row.key, at.seq)])?;
         let row = rows.next()?.ok_or_else(Error::message_not_found)?;
         Ok(UserMessage {
-            id: MessageId::trusted(row.get::<_, String>(0)?),
-            parent_id: row.get::<_, Option<String>>(1)?.map(MessageId::trusted),
-            role: decode_word(Role::from_word, row, 2)?,
+            id: MessageId::new_unchecked(row.get::<_, String>(0)?),
+            parent_id: row.get::<_, Option<String>>(1)?.map(MessageId::new_unchecked),
+            role: decode_word(Role::from_name, row, 2)?,
             content: row.get(3)?,
             tokens: row.get(4)?,
             parts: decode_parts(row.get(5)?)?,

@@ -94,13 +94,13 @@ impl TurnLogStore for SqliteStore {
             let mut statement = db.prepare(sql)?;
             let orphans = statement.query_map([boot], |row| {
                 let turn = ActiveTurn {
-                    turn_id: TurnId::trusted(row.get::<_, String>(1)?),
-                    message_id: MessageId::trusted(row.get::<_, String>(2)?),
-                    user_message_id: Some(MessageId::trusted(row.get::<_, String>(3)?)),
+                    turn_id: TurnId::new_unchecked(row.get::<_, String>(1)?),
+                    message_id: MessageId::new_unchecked(row.get::<_, String>(2)?),
+                    user_message_id: Some(MessageId::new_unchecked(row.get::<_, String>(3)?)),
                     started_at: Timestamp::from_millis(row.get(4)?),
                 };
                 let claimant = LeaseHolder { instance: row.get(5)?, boot: row.get(6)? };
-                Ok((SessionId::trusted(row.get::<_, String>(0)?), turn, claimant))
+                Ok((SessionId::new_unchecked(row.get::<_, String>(0)?), turn, claimant))
             })?;
             orphans
                 .map(|orphan| {

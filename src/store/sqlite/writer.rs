@@ -206,7 +206,7 @@ fn execute_sql(connection: &Connection, sql: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Kind;
+    use crate::error::ErrorKind;
     use futures::future::{BoxFuture, join_all};
     use tempfile::TempDir;
 
@@ -274,7 +274,7 @@ mod tests {
     }
 
     /// What kind of error each operation met, if any.
-    type ErrorKinds = Vec<Option<Kind>>;
+    type ErrorKinds = Vec<Option<ErrorKind>>;
 
     fn insert_line(db: &Connection, text: &str, follows: Option<&str>) -> Result<()> {
         db.execute("INSERT INTO lines VALUES (?1, ?2)", (text, follows))?;
@@ -295,7 +295,7 @@ mod tests {
             bench.submit(WritePriority::Interactive, |db| insert_line(db, "one", None)),
             bench.submit(WritePriority::Interactive, |db| {
                 insert_line(db, "half", None)?;
-                Err(Error::new(Kind::SessionBusy, "no"))
+                Err(Error::new(ErrorKind::SessionBusy, "no"))
             }),
             bench.submit(WritePriority::Interactive, |db| insert_line(db, "two", Some("one"))),
             // What SQLite refuses, as what we do.
@@ -305,7 +305,7 @@ mod tests {
             }),
             bench.submit(WritePriority::Background, |db| {
                 insert_line(db, "half", None)?;
-                Err(Error::new(Kind::SessionClosed, "no"))
+                Err(Error::new(ErrorKind::SessionClosed, "no"))
             }),
             bench.submit(WritePriority::Interactive, move |db| {
                 assert_eq!(read_lines(db), ["one", "two"]);
@@ -314,8 +314,8 @@ mod tests {
             }),
         ];
         let (told, kept) = bench.run_to_end(queued, || {}).await;
-        let busy = Some(Kind::SessionBusy);
-        let (refused, closed) = (Some(Kind::StoreUnavailable), Some(Kind::SessionClosed));
+        let busy = Some(ErrorKind::SessionBusy);
+        let (refused, closed) = (Some(ErrorKind::StoreUnavailable), Some(ErrorKind::SessionClosed));
         assert_eq!(told, [None, busy, None, refused, closed, None]);
         assert_eq!(kept, ["one", "two", "three", "afterwards"]);
     }
@@ -332,7 +332,7 @@ mod tests {
             bench.submit(WritePriority::Interactive, |db| insert_line(db, "two", None)),
         ];
         let (told, kept) = bench.run_to_end(queued, || {}).await;
-        assert_eq!(told, [None, Some(Kind::Internal), None]);
+        assert_eq!(told, [None, Some(ErrorKind::Internal), None]);
         assert_eq!(kept, ["one", "two", "afterwards"]);
     }
 
@@ -344,15 +344,17 @@ mod tests {
             bench.submit(WritePriority::Interactive, |db| {
                 insert_line(db, "two", Some("nothing that is there"))
             }),
-            bench.submit(WritePriority::Interactive, |_| Err(Error::new(Kind::SessionBusy, "no"))),
+            bench.submit(WritePriority::Interactive, |_| {
+                Err(Error::new(ErrorKind::SessionBusy, "no"))
+            }),
             bench.submit(WritePriority::Background, |db| insert_line(db, "later", None)),
             bench.submit(WritePriority::Background, |db| insert_line(db, "much later", None)),
             bench.submit(WritePriority::Interactive, |db| insert_line(db, "three", None)),
         ];
         let (told, kept) = bench.run_to_end(queued, || {}).await;
         // All may be tried again, those too that queued up behind it; what was refused stays so.
-        let lost = Some(Kind::StoreUnavailable);
-        assert_eq!(told, [lost, lost, Some(Kind::SessionBusy), lost, lost, lost]);
+        let lost = Some(ErrorKind::StoreUnavailable);
+        assert_eq!(told, [lost, lost, Some(ErrorKind::SessionBusy), lost, lost, lost]);
         assert_eq!(kept, ["afterwards"]);
     }
 
@@ -367,7 +369,7 @@ mod tests {
         ];
         let freed = || beside.execute_batch("ROLLBACK").unwrap();
         let (told, kept) = bench.run_to_end(queued, freed).await;
-        assert_eq!(told, [Some(Kind::StoreUnavailable); 2]);
+        assert_eq!(told, [Some(ErrorKind::StoreUnavailable); 2]);
         assert_eq!(kept, ["afterwards"]);
     }
 }

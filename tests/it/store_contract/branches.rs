@@ -8,7 +8,7 @@ use echoic::domain::page::MessageView;
 use echoic::domain::principal::AccessLevel;
 use echoic::domain::session::SessionStatus;
 use echoic::domain::{MessageId, Principal, Role};
-use echoic::error::Kind;
+use echoic::error::ErrorKind;
 use echoic::store::{
     BeginOutcome, BeginTurn, DuplicateIdPolicy, MessageParent, OnBusy, SessionTarget,
     SessionUpdate, Store, TurnInput,
@@ -17,7 +17,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 fn message_id(text: &str) -> Option<MessageId> {
-    Some(MessageId::trusted(text))
+    Some(MessageId::new_unchecked(text))
 }
 
 /// A turn whose message has the client message id `client_id`.
@@ -97,7 +97,7 @@ pub async fn edit_is_a_sibling_of_the_message_it_replaces(store: &Arc<dyn Store>
     assert_eq!(newest.sibling_ids, [draft, last, third]);
 
     let refused = turn_with_client_id(&ada, "u", "fourth", DuplicateIdPolicy::Reject);
-    assert_eq!(store.begin_turn(refused).await.unwrap_err().kind, Kind::IdempotencyKeyReused);
+    assert_eq!(store.begin_turn(refused).await.unwrap_err().kind, ErrorKind::IdempotencyKeyReused);
     assert_eq!(stored_messages(store, &ada, "s", MessageView::All).await.len(), 10);
     assert_eq!(path(store, &ada).await, ["hello", "hi", "third", "third"]);
 }
@@ -133,12 +133,15 @@ pub async fn regeneration_requires_a_user_message(store: &Arc<dyn Store>) {
     let ada = user("ada");
     create(store, &ada, "s").await;
     let kind = async |begin| store.begin_turn(begin).await.unwrap_err().kind;
-    assert_eq!(kind(regenerate(&ada, None)).await, Kind::InvalidRequest);
-    assert_eq!(kind(regenerate(&ada, message_id("nobody").as_ref())).await, Kind::MessageNotFound);
+    assert_eq!(kind(regenerate(&ada, None)).await, ErrorKind::InvalidRequest);
+    assert_eq!(
+        kind(regenerate(&ada, message_id("nobody").as_ref())).await,
+        ErrorKind::MessageNotFound
+    );
     let greeting = message("assistant", Role::Assistant, "welcome", 1);
     let greeting = post(store, &ada, "s", greeting, MessageParent::Head).await;
-    assert_eq!(kind(regenerate(&ada, Some(&greeting.id))).await, Kind::InvalidRequest);
-    assert_eq!(kind(regenerate(&ada, None)).await, Kind::InvalidRequest);
+    assert_eq!(kind(regenerate(&ada, Some(&greeting.id))).await, ErrorKind::InvalidRequest);
+    assert_eq!(kind(regenerate(&ada, None)).await, ErrorKind::InvalidRequest);
     let session = store.get_session(&ada, &id("s"), AccessLevel::Owner).await.unwrap();
     assert_eq!((session.active_turn, session.messages_count), (None, 1));
 }
@@ -156,7 +159,7 @@ pub async fn turn_branches_off_anywhere_or_starts_a_new_root(store: &Arc<dyn Sto
     assert_eq!(path(store, &ada).await, ["q1", "r1", "q2c", "r2c"]);
 
     let lost = turn_below(&ada, "lost", MessageParent::Message(message_id("nobody").unwrap()));
-    assert_eq!(store.begin_turn(lost).await.unwrap_err().kind, Kind::MessageNotFound);
+    assert_eq!(store.begin_turn(lost).await.unwrap_err().kind, ErrorKind::MessageNotFound);
     let session = store.get_session(&ada, &id("s"), AccessLevel::Owner).await.unwrap();
     assert_eq!((session.active_turn, session.messages_count), (None, 10));
 }
@@ -178,7 +181,7 @@ pub async fn closed_session_accepts_nothing_until_reopened(store: &Arc<dyn Store
         regenerate(&ada, Some(&reply)),
         regenerate(&ada, None),
     ] {
-        assert_eq!(store.begin_turn(refused).await.unwrap_err().kind, Kind::SessionClosed);
+        assert_eq!(store.begin_turn(refused).await.unwrap_err().kind, ErrorKind::SessionClosed);
     }
     let repeated = store
         .begin_turn(turn_with_client_id(&ada, "u", "q", DuplicateIdPolicy::Reject))

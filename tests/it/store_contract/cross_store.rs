@@ -72,7 +72,7 @@ impl StoreUnderTest {
         let own = |(of, _): &&(SessionId, MessageId)| of == session || number.is_multiple_of(16);
         let known_ids: Vec<_> = self.known_ids.iter().filter(own).collect();
         let known = known_ids.get(usize::from(number) % known_ids.len().max(1));
-        known.map_or(MessageId::trusted("unknown"), |(_, id)| id.clone())
+        known.map_or(MessageId::new_unchecked("unknown"), |(_, id)| id.clone())
     }
 
     fn parent(&self, session: &SessionId, step: &Step) -> MessageParent {
@@ -93,14 +93,15 @@ impl StoreUnderTest {
         let now = at(number as i64 * 1000);
         let store = self.store.clone();
         let mut new = message(who.user.as_str(), Role::User, &text(step), number as i64 * 1000);
-        new.id = MessageId::trusted(format!("m{number}"));
+        new.id = MessageId::new_unchecked(format!("m{number}"));
         new.client_message_id = (step.choice.is_multiple_of(3))
-            .then(|| MessageId::trusted(format!("c{}", step.message % 6)));
+            .then(|| MessageId::new_unchecked(format!("c{}", step.message % 6)));
         match step.what {
             0 | 1 => {
                 let creation = NewSession {
                     id: Some(session),
-                    project_id: (step.choice.is_multiple_of(2)).then(|| ProjectId::trusted("p")),
+                    project_id: (step.choice.is_multiple_of(2))
+                        .then(|| ProjectId::new_unchecked("p")),
                     participants: vec![user("bob").user],
                     meta: JsonObject::from_stored(r#"{"n":1.50}"#.to_owned()).unwrap(),
                     ..NewSession::default()
@@ -255,10 +256,10 @@ impl StoreUnderTest {
                 on_duplicate_id: on_known,
             }
         };
-        let reply_id = MessageId::trusted(format!("r{number}"));
+        let reply_id = MessageId::new_unchecked(format!("r{number}"));
         let known_ids = [(session.clone(), new.id.clone()), (session.clone(), reply_id.clone())];
         let earlier = echoic::store::NewMessage {
-            id: MessageId::trusted(format!("e{number}")),
+            id: MessageId::new_unchecked(format!("e{number}")),
             client_message_id: None,
             ..new.clone()
         };
@@ -277,7 +278,7 @@ impl StoreUnderTest {
             },
             idempotency_key: self.key(step),
             turn: TurnSpec {
-                turn_id: TurnId::trusted(format!("t{number}")),
+                turn_id: TurnId::new_unchecked(format!("t{number}")),
                 reply_id,
                 input: ask,
                 options: SessionSettings::default(),
@@ -338,7 +339,7 @@ impl StoreUnderTest {
             sort,
             search: (step.choice.is_multiple_of(3))
                 .then(|| fold_words(text(step).get(..5).unwrap_or("one"))),
-            project_id: (step.choice.is_multiple_of(7)).then(|| ProjectId::trusted("p")),
+            project_id: (step.choice.is_multiple_of(7)).then(|| ProjectId::new_unchecked("p")),
             status: (step.choice.is_multiple_of(5)).then(SessionStatus::default),
             archived: [None, Some(false), Some(true)][usize::from(step.message % 3)],
         }

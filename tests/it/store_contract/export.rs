@@ -5,7 +5,7 @@ use super::{at, begin, begin_running, create, finish, id, message, post, stored_
 use echoic::domain::page::MessageView;
 use echoic::domain::principal::AccessLevel;
 use echoic::domain::{MessageId, Principal, Role};
-use echoic::error::Kind;
+use echoic::error::ErrorKind;
 use echoic::store::{DeleteFilter, MessageParent, NewMessage, NewSession, SessionUpdate, Store};
 use echoic::transfer::export::{ExportFormat, ExportScope, SessionExporter};
 use serde_json::Value;
@@ -72,12 +72,12 @@ pub async fn session_chunk_is_readable_only_by_owner_or_admin(store: &Arc<dyn St
         let store = store.clone();
         async move { store.read_chunk(&who, &id("s"), 0).await.unwrap_err().kind }
     };
-    assert_eq!(refused(bob).await, Kind::Forbidden);
-    assert_eq!(refused(eve).await, Kind::SessionNotFound);
+    assert_eq!(refused(bob).await, ErrorKind::Forbidden);
+    assert_eq!(refused(eve).await, ErrorKind::SessionNotFound);
     let admin = Principal { is_admin: true, ..user("root") };
     assert_eq!(store.read_chunk(&admin, &id("s"), 0).await.unwrap().session.owner, ada.user);
     store.delete_session(&ada, &id("s")).await.unwrap();
-    assert_eq!(refused(ada).await, Kind::SessionNotFound);
+    assert_eq!(refused(ada).await, ErrorKind::SessionNotFound);
 }
 
 pub async fn earlier_messages_are_read_while_new_ones_arrive(store: &Arc<dyn Store>) {
@@ -138,7 +138,7 @@ pub async fn unplaceable_message_is_reported_by_its_number(store: &Arc<dyn Store
     messages.push(file_message("q2", 3, MessageParent::Message(message_id("nobody"))));
     let error = store.import_session(&ada, session_file("s", messages), at(0)).await.unwrap_err();
     let sentence = "messages[2].parentId must name a message of the session, nobody does not";
-    assert_eq!((error.kind, error.to_string().as_str()), (Kind::InvalidRequest, sentence));
+    assert_eq!((error.kind, error.to_string().as_str()), (ErrorKind::InvalidRequest, sentence));
 }
 
 pub async fn owned_sessions_are_listed_in_any_state(store: &Arc<dyn Store>) {

@@ -8,7 +8,7 @@ use echoic::domain::principal::AccessLevel;
 use echoic::domain::session::SessionStatus;
 use echoic::domain::title::{SessionTitle, TitleSource};
 use echoic::domain::{MessageId, Principal, Role, Session, SessionId};
-use echoic::error::Kind;
+use echoic::error::ErrorKind;
 use echoic::store::{ImportSession, MessageParent, NewMessage, NewSession, Store};
 use echoic::transfer::import::{ImportOptions, ImportReport, SessionImporter};
 use serde_json::value::RawValue;
@@ -17,7 +17,7 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 
 pub fn message_id(text: &str) -> MessageId {
-    MessageId::trusted(text)
+    MessageId::new_unchecked(text)
 }
 
 /// A message of a file and its parent. The id and the text are `name`.
@@ -136,9 +136,9 @@ pub async fn session_is_imported_whole_or_not_at_all(store: &Arc<dyn Store>) {
     };
     for bad in [session_file("s", messages.clone()), headless.clone()] {
         let error = store.import_session(&ada, bad, at(1000)).await.unwrap_err();
-        assert_eq!(error.kind, Kind::InvalidRequest);
+        assert_eq!(error.kind, ErrorKind::InvalidRequest);
         let gone = store.get_session(&ada, &id("s"), AccessLevel::Owner).await.unwrap_err();
-        assert_eq!(gone.kind, Kind::SessionNotFound);
+        assert_eq!(gone.kind, ErrorKind::SessionNotFound);
     }
     assert_eq!(listed_ids(store, &ada, None).await, Vec::<String>::new());
 
@@ -146,7 +146,7 @@ pub async fn session_is_imported_whole_or_not_at_all(store: &Arc<dyn Store>) {
     let before = read(store, &ada, &id("s")).await;
     for bad in [session_file("s", messages), headless] {
         let error = store.import_session(&ada, bad, at(2000)).await.unwrap_err();
-        assert_eq!(error.kind, Kind::InvalidRequest);
+        assert_eq!(error.kind, ErrorKind::InvalidRequest);
         let after = read(store, &ada, &id("s")).await;
         assert_eq!((after.messages_count, after.head_id), (1, Some(message_id("q1"))));
         assert_eq!(
@@ -172,7 +172,7 @@ pub async fn session_of_another_user_is_imported_under_a_new_id(store: &Arc<dyn 
     let eve = user("eve");
     let error =
         store.import_session(&eve, session_file("s", message_chain(&["q1"])), at(1000)).await;
-    assert_eq!(error.unwrap_err().kind, Kind::IdTaken);
+    assert_eq!(error.unwrap_err().kind, ErrorKind::IdTaken);
     assert_eq!(listed_ids(store, &eve, None).await, Vec::<String>::new());
 }
 
@@ -182,7 +182,7 @@ pub async fn busy_or_closed_session_rejects_an_import(store: &Arc<dyn Store>) {
     let begun = begin_running(store, begin(&ada, "s", "hi")).await;
     let busy =
         store.import_session(&ada, session_file("s", message_chain(&["q1"])), at(1000)).await;
-    assert_eq!(busy.unwrap_err().kind, Kind::SessionBusy);
+    assert_eq!(busy.unwrap_err().kind, ErrorKind::SessionBusy);
     store.finish_turn(finish(&begun, "hello", None)).await.unwrap().unwrap();
     assert_eq!(path(store, &ada, "s").await, "hi hello");
 
@@ -195,7 +195,7 @@ pub async fn busy_or_closed_session_rejects_an_import(store: &Arc<dyn Store>) {
     let same = store.import_session(&ada, closed(&["q1", "r1"]), at(1000)).await.unwrap();
     assert_eq!(same.added_messages, 0);
     let longer = store.import_session(&ada, closed(&["q1", "r1", "q2"]), at(1000)).await;
-    assert_eq!(longer.unwrap_err().kind, Kind::SessionClosed);
+    assert_eq!(longer.unwrap_err().kind, ErrorKind::SessionClosed);
     assert_eq!(path(store, &ada, "c").await, "q1 r1");
 }
 

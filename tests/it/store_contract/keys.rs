@@ -3,7 +3,7 @@
 use super::at;
 use echoic::domain::UserId;
 use echoic::domain::key::{ApiKey, AuthScope, KeyId};
-use echoic::error::Kind;
+use echoic::error::ErrorKind;
 use echoic::store::{Store, StoredKey};
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ fn key(id: &str, user: &str, millis: i64) -> StoredKey {
     let key = ApiKey {
         id: KeyId::new_unchecked(id),
         name: Some("a laptop".to_owned()),
-        user: UserId::trusted(user),
+        user: UserId::new_unchecked(user),
         scope: AuthScope::Read,
         created_at: at(millis),
         expires_at: Some(at(9000)),
@@ -38,7 +38,7 @@ pub(super) async fn key_is_kept_unchanged_until_revoked(store: &Arc<dyn Store>) 
     assert_eq!(store.find_key(&first.key.id).await.unwrap(), Some(first.clone()));
 
     let taken = store.add_key(StoredKey { digest: [7; 32], ..first.clone() }).await.unwrap_err();
-    assert_eq!(taken.kind, Kind::IdTaken);
+    assert_eq!(taken.kind, ErrorKind::IdTaken);
     assert_eq!(store.find_key(&first.key.id).await.unwrap(), Some(first.clone()));
 
     assert!(store.revoke_key(&first.key.id).await.unwrap());

@@ -5,7 +5,7 @@ use super::{begin, begin_running, create, finish, user};
 use echoic::domain::key::KeyId;
 use echoic::domain::quota::{Quota, QuotaUnit};
 use echoic::domain::{CallKind, Timestamp, TurnId, Usage};
-use echoic::error::Kind;
+use echoic::error::ErrorKind;
 use echoic::store::{BeginTurn, FinishTurn, GroupBy, LedgerEntry, Store, UsageQuery};
 use std::sync::Arc;
 
@@ -121,7 +121,7 @@ pub(super) async fn spent_quota_begins_nothing_and_leaves_no_trace(store: &Arc<d
     let begun = begin_running(store, within(begin(&ada, "s", "hi"))).await;
     store.finish_turn(with_usage(finish(&begun, "hello", None), 99, 1)).await.unwrap().unwrap();
     let refused = store.begin_turn(within(begin(&ada, "s", "more"))).await.unwrap_err();
-    assert_eq!(refused.kind, Kind::QuotaExceeded);
+    assert_eq!(refused.kind, ErrorKind::QuotaExceeded);
     let access = echoic::domain::principal::AccessLevel::Owner;
     let session = store.get_session(&ada, &begun.session.id, access).await.unwrap();
     assert_eq!((session.messages_count, session.active_turn), (2, None));

@@ -186,7 +186,7 @@ contract!(sqlite, mongo => {
 });
 
 fn user(name: &str) -> Principal {
-    Principal { user: UserId::trusted(name), is_admin: false }
+    Principal { user: UserId::new_unchecked(name), is_admin: false }
 }
 
 fn at(millis: i64) -> Timestamp {
@@ -194,7 +194,7 @@ fn at(millis: i64) -> Timestamp {
 }
 
 fn id(text: &str) -> SessionId {
-    SessionId::trusted(text)
+    SessionId::new_unchecked(text)
 }
 
 fn lease_holder(boot: &str) -> LeaseHolder {
@@ -230,7 +230,7 @@ fn message(sender: &str, role: Role, content: &str, millis: i64) -> NewMessage {
         id: MessageId::generate(),
         client_message_id: None,
         role,
-        sender_id: UserId::trusted(sender),
+        sender_id: UserId::new_unchecked(sender),
         body: MessageBody {
             content: content.to_owned(),
             parts: MessageParts::default(),

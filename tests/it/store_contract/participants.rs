@@ -5,13 +5,13 @@ use echoic::domain::message::MessageParts;
 use echoic::domain::page::MessageView;
 use echoic::domain::principal::AccessLevel;
 use echoic::domain::{MessageId, MessageType, Principal, Role};
-use echoic::error::Kind;
+use echoic::error::ErrorKind;
 use echoic::store::{MessageParent, NewSession, Store};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
 fn message_id(text: &str) -> MessageId {
-    MessageId::trusted(text)
+    MessageId::new_unchecked(text)
 }
 
 async fn post_text(
@@ -92,7 +92,7 @@ pub async fn two_users_see_what_the_other_has_read(store: &Arc<dyn Store>) {
         store.list_nodes(&stranger, &id("user1_user2"), 1, 1).await.unwrap_err().kind,
         store.mark_seen(&stranger, &id("user1_user2"), &message_id("msg1")).await.unwrap_err().kind,
     ];
-    assert_eq!(hidden, [Kind::SessionNotFound, Kind::SessionNotFound]);
+    assert_eq!(hidden, [ErrorKind::SessionNotFound, ErrorKind::SessionNotFound]);
     assert_eq!(listed_ids(store, &stranger, None).await, Vec::<String>::new());
 }
 
@@ -125,7 +125,7 @@ pub async fn read_mark_only_advances_and_is_per_user(store: &Arc<dyn Store>) {
     assert_eq!(seen().await, [true, false, true, false]);
     assert!(mark(&ada, "msg2").await.unwrap());
     assert_eq!(seen().await, [true, true, true, false]);
-    assert_eq!(mark(&ada, "nobody").await.unwrap_err().kind, Kind::MessageNotFound);
+    assert_eq!(mark(&ada, "nobody").await.unwrap_err().kind, ErrorKind::MessageNotFound);
     let after = store.get_session(&ada, &id("s"), AccessLevel::Owner).await.unwrap();
     assert_eq!(
         (after.version, after.updated_at, after.last_seen),

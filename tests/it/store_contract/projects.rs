@@ -3,7 +3,7 @@
 use super::{at, user};
 use echoic::domain::project::{FileLanguage, FilePath, GenerationStatus, MAX_FILE_BYTES};
 use echoic::domain::{Project, ProjectId};
-use echoic::error::Kind;
+use echoic::error::ErrorKind;
 use echoic::store::{NewFile, NewProject, ProjectUpdate, Store};
 use futures::future::join_all;
 use std::sync::Arc;
@@ -50,7 +50,7 @@ pub(super) async fn project_is_visible_only_to_its_owner(store: &Arc<dyn Store>)
         store.delete_file(&bob, id, &path("a"), vec![9], at(2)).await.map(drop),
         store.get_project(&ada, &ProjectId::generate()).await.map(drop),
     ] {
-        assert_eq!(refused.unwrap_err().kind, Kind::ProjectNotFound);
+        assert_eq!(refused.unwrap_err().kind, ErrorKind::ProjectNotFound);
     }
     assert_eq!(store.get_project(&ada, id).await.unwrap(), made);
     assert!(store.list_projects(&bob, 1, 10).await.unwrap().projects.is_empty());
@@ -118,17 +118,17 @@ pub(super) async fn each_change_raises_the_version_and_stale_ones_fail(store: &A
         store.delete_file(&ada, id, &path("a.rs"), vec![3], at(7)).await.map(drop),
     ] {
         let refused = refused.unwrap_err();
-        assert_eq!(refused.kind, Kind::VersionConflict);
+        assert_eq!(refused.kind, ErrorKind::VersionConflict);
         assert_eq!(refused.details.unwrap()["version"], 4);
     }
     let absent = store.delete_file(&ada, id, &path("b.rs"), any(), at(7)).await.unwrap_err();
-    assert_eq!(absent.kind, Kind::FileNotFound);
+    assert_eq!(absent.kind, ErrorKind::FileNotFound);
     assert_eq!(store.get_project(&ada, id).await.unwrap(), before);
 
     let left = store.delete_file(&ada, id, &path("a.rs"), vec![4], at(8)).await.unwrap();
     assert_eq!((left.version, left.files.len(), left.updated_at), (5, 0, at(8)));
     let gone = store.get_file(&ada, id, &path("a.rs")).await.unwrap_err();
-    assert_eq!(gone.kind, Kind::FileNotFound);
+    assert_eq!(gone.kind, ErrorKind::FileNotFound);
 }
 
 pub(super) async fn project_is_stored_whole_or_not_and_deleted_with_files(store: &Arc<dyn Store>) {
@@ -136,12 +136,12 @@ pub(super) async fn project_is_stored_whole_or_not_and_deleted_with_files(store:
     let large = "x".repeat(MAX_FILE_BYTES);
     let files = |count: usize| (0..count).map(|number| file(&format!("{number:02}"), &large));
     let refused = store.create_project(&ada, shop(files(17).collect()), at(1)).await.unwrap_err();
-    assert_eq!(refused.kind, Kind::PayloadTooLarge);
+    assert_eq!(refused.kind, ErrorKind::PayloadTooLarge);
     assert!(store.list_projects(&ada, 1, 10).await.unwrap().projects.is_empty());
 
     let made = store.create_project(&ada, shop(files(16).collect()), at(1)).await.unwrap();
     let one_more = store.put_file(&ada, &made.id, file("more", "x"), Vec::new(), at(2)).await;
-    assert_eq!(one_more.unwrap_err().kind, Kind::PayloadTooLarge);
+    assert_eq!(one_more.unwrap_err().kind, ErrorKind::PayloadTooLarge);
     store.put_file(&ada, &made.id, file("07", "small"), Vec::new(), at(3)).await.unwrap();
     store.put_file(&ada, &made.id, file("more", "x"), Vec::new(), at(4)).await.unwrap();
     let choose = |project: &Project| {
@@ -159,7 +159,7 @@ pub(super) async fn project_is_stored_whole_or_not_and_deleted_with_files(store:
         store.delete_project(&ada, &made.id).await,
         store.get_file(&ada, &made.id, &path("07")).await.map(drop),
     ] {
-        assert_eq!(gone.unwrap_err().kind, Kind::ProjectNotFound);
+        assert_eq!(gone.unwrap_err().kind, ErrorKind::ProjectNotFound);
     }
 }
 
@@ -192,5 +192,5 @@ pub(super) async fn concurrent_writers_lose_nothing_and_one_version_wins_once(
     });
     let (won, lost): (Vec<_>, Vec<_>) = join_all(rivals).await.into_iter().partition(Result::is_ok);
     assert_eq!((won.len(), lost.len()), (1, 11));
-    assert!(lost.into_iter().all(|lost| lost.unwrap_err().kind == Kind::VersionConflict));
+    assert!(lost.into_iter().all(|lost| lost.unwrap_err().kind == ErrorKind::VersionConflict));
 }

@@ -2,7 +2,7 @@
 
 use super::{at, begin, begin_running, create, finish, id, lease_holder, stored_messages, user};
 use echoic::domain::page::MessageView;
-use echoic::error::Kind;
+use echoic::error::ErrorKind;
 use echoic::store::{BeginTurn, CancelledTurns, FinishTurn, OnBusy, Store};
 use std::sync::Arc;
 
@@ -17,8 +17,8 @@ pub async fn queued_turns_run_in_order_and_the_ninth_is_rejected(store: &Arc<dyn
         wait(&number.to_string(), OnBusy::Queue).await.unwrap();
     }
     wait("first", OnBusy::Interrupt).await.unwrap();
-    assert_eq!(wait("9", OnBusy::Queue).await.unwrap_err().kind, Kind::QueueFull);
-    assert_eq!(wait("10", OnBusy::Reject).await.unwrap_err().kind, Kind::SessionBusy);
+    assert_eq!(wait("9", OnBusy::Queue).await.unwrap_err().kind, ErrorKind::QueueFull);
+    assert_eq!(wait("10", OnBusy::Reject).await.unwrap_err().kind, ErrorKind::SessionBusy);
     assert_eq!(
         stored_messages(store, &ada, "s", MessageView::All).await.len(),
         1,

@@ -9,7 +9,7 @@ use echoic::domain::session::SessionStatus;
 use echoic::domain::text::fold_words;
 use echoic::domain::title::SessionTitle;
 use echoic::domain::{Principal, ProjectId, Role};
-use echoic::error::{Error, Kind};
+use echoic::error::{Error, ErrorKind};
 use echoic::store::{
     DeleteFilter, MessageParent, MessageQuery, NewSession, SessionTarget, SessionUpdate, Store,
 };
@@ -43,7 +43,7 @@ pub async fn session_hides_from_strangers_and_owner_rights_from_guests(store: &A
         store.update_session(&bob, &session, title(), Vec::new(), at(2)).await.unwrap_err(),
         store.delete_session(&bob, &session).await.unwrap_err(),
     ] {
-        assert_eq!(kind(refused), Kind::Forbidden);
+        assert_eq!(kind(refused), ErrorKind::Forbidden);
     }
     let query = MessageQuery { view: MessageView::Path, slice: MessageSlice::Newest, limit: 1 };
     for hidden in [
@@ -53,7 +53,7 @@ pub async fn session_hides_from_strangers_and_owner_rights_from_guests(store: &A
         store.delete_session(&eve, &session).await.unwrap_err(),
         store.begin_turn(begin(&eve, "s", "let me in")).await.unwrap_err(),
     ] {
-        assert_eq!(kind(hidden), Kind::SessionNotFound);
+        assert_eq!(kind(hidden), ErrorKind::SessionNotFound);
     }
     assert_eq!(
         (listed_ids(store, &ada, None).await, listed_ids(store, &bob, None).await),
@@ -72,12 +72,12 @@ pub async fn session_id_belongs_to_its_first_user(store: &Arc<dyn Store>) {
     let again = NewSession { id: Some(id("s")), ..NewSession::default() };
     assert_eq!(
         store.create_session(&bob, again.clone(), at(1)).await.unwrap_err().kind,
-        Kind::IdTaken
+        ErrorKind::IdTaken
     );
     assert!(!store.create_session(&ada, again, at(1)).await.unwrap().1);
     let mut turn = begin(&bob, "s", "mine");
     turn.target = SessionTarget::Ensure(id("s"));
-    assert_eq!(store.begin_turn(turn).await.unwrap_err().kind, Kind::IdTaken);
+    assert_eq!(store.begin_turn(turn).await.unwrap_err().kind, ErrorKind::IdTaken);
 }
 
 pub async fn titles_are_found_by_word_prefixes(store: &Arc<dyn Store>) {
@@ -115,7 +115,7 @@ pub async fn titles_are_found_by_word_prefixes(store: &Arc<dyn Store>) {
 
 pub async fn bulk_deletion_takes_only_the_callers_own_sessions(store: &Arc<dyn Store>) {
     let (ada, bob) = (user("ada"), user("bob"));
-    let project = |name: &str| Some(ProjectId::trusted(name));
+    let project = |name: &str| Some(ProjectId::new_unchecked(name));
     for (owner, session, project_id, day) in [
         (&ada, "1", project("p"), 1),
         (&ada, "2", project("p"), 5),
@@ -139,7 +139,7 @@ pub async fn bulk_deletion_takes_only_the_callers_own_sessions(store: &Arc<dyn S
         ids.sort();
         ids.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
-    let of = |name: &str| DeleteFilter::Project(ProjectId::trusted(name));
+    let of = |name: &str| DeleteFilter::Project(ProjectId::new_unchecked(name));
     assert_eq!(owned(&ada, of("p")).await, ["1", "2"]);
     assert_eq!(owned(&bob, of("p")).await, ["5"]);
     assert_eq!(owned(&bob, of("q")).await, Vec::<String>::new());

@@ -8,7 +8,7 @@ use echoic::domain::page::MessageView;
 use echoic::domain::principal::AccessLevel;
 use echoic::domain::session::{JsonObject, SessionStatus};
 use echoic::domain::{Principal, Role, Session, UserId};
-use echoic::error::Kind;
+use echoic::error::ErrorKind;
 use echoic::store::{
     BeginOutcome, BeginTurn, MessageParent, NewSession, PostMessage, SessionTarget, SessionUpdate,
     Store,
@@ -46,7 +46,7 @@ async fn transcript(store: &Arc<dyn Store>, who: &Principal) -> Vec<String> {
 
 pub async fn customer_is_handed_to_an_agent_and_back(store: &Arc<dyn Store>) {
     let (customer, agent, other) = (user("customer"), user("agent"), user("other"));
-    let desk = Principal { user: UserId::trusted("desk"), is_admin: true };
+    let desk = Principal { user: UserId::new_unchecked("desk"), is_admin: true };
 
     // The customer opens the page and asks; the model answers.
     let new = NewSession {
@@ -64,7 +64,7 @@ pub async fn customer_is_handed_to_an_agent_and_back(store: &Arc<dyn Store>) {
     // No other user sees the session until the desk adds an agent and hands it over.
     let hidden =
         store.get_session(&agent, &id("desk"), AccessLevel::Participant).await.unwrap_err();
-    assert_eq!(hidden.kind, Kind::SessionNotFound);
+    assert_eq!(hidden.kind, ErrorKind::SessionNotFound);
     let let_in =
         SessionUpdate { participants: Some(vec![agent.user.clone()]), ..SessionUpdate::default() };
     store.update_session(&desk, &id("desk"), let_in, Vec::new(), at(2000)).await.unwrap();
@@ -94,7 +94,7 @@ pub async fn customer_is_handed_to_an_agent_and_back(store: &Arc<dyn Store>) {
         now: at(5000),
     };
     let refused = store.post_message(&agent, as_model).await.unwrap_err();
-    assert_eq!(refused.kind, Kind::Forbidden);
+    assert_eq!(refused.kind, ErrorKind::Forbidden);
     let answer = message("agent", Role::User, "I have sent it again.", 5000);
     post(store, &agent, "desk", answer, MessageParent::Head).await;
     let note = message("desk", Role::Assistant, "Anything else?", 5500);
@@ -121,14 +121,14 @@ pub async fn customer_is_handed_to_an_agent_and_back(store: &Arc<dyn Store>) {
         store.begin_turn(customer_turn(&customer, "Thanks", 7000)).await.unwrap_err(),
         store.begin_turn(ensured).await.unwrap_err(),
     ] {
-        assert_eq!(refused.kind, Kind::SessionClosed);
+        assert_eq!(refused.kind, ErrorKind::SessionClosed);
     }
     let rename = SessionUpdate { archived: Some(true), ..SessionUpdate::default() };
     let refused = store.update_session(&agent, &id("desk"), rename, Vec::new(), at(7000)).await;
-    assert_eq!(refused.unwrap_err().kind, Kind::Forbidden, "a guest sets the status, no more");
+    assert_eq!(refused.unwrap_err().kind, ErrorKind::Forbidden, "a guest sets the status, no more");
     let refused =
         store.get_session(&other, &id("desk"), AccessLevel::Participant).await.unwrap_err();
-    assert_eq!(refused.kind, Kind::SessionNotFound);
+    assert_eq!(refused.kind, ErrorKind::SessionNotFound);
 
     // Reopened, the model answers again and reads the whole history.
     set_status(store, &customer, "active", 8000).await;

@@ -6,7 +6,7 @@ use echoic::domain::principal::AccessLevel;
 use echoic::domain::session::{JsonObject, SessionSettings, SessionStatus};
 use echoic::domain::title::SessionTitle;
 use echoic::domain::{Message, MessageId, Principal, ProjectId, Role, Session};
-use echoic::error::Kind;
+use echoic::error::ErrorKind;
 use echoic::store::{MessageParent, NewSession, SessionUpdate, Store};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ async fn post_text(store: &Arc<dyn Store>, who: &Principal, text: &str, parent: 
 }
 
 fn message_id(text: &str) -> MessageId {
-    MessageId::trusted(text)
+    MessageId::new_unchecked(text)
 }
 
 fn under(text: &str) -> MessageParent {
@@ -88,11 +88,11 @@ pub async fn head_stays_during_a_reply_and_for_strangers(store: &Arc<dyn Store>)
     let kind = async |who: &Principal, message: &MessageId| {
         store.set_head(who, &id("s"), message, at(9)).await.unwrap_err().kind
     };
-    assert_eq!(kind(&ada, &message_id("nobody")).await, Kind::MessageNotFound);
-    assert_eq!(kind(&ada, &elsewhere).await, Kind::MessageNotFound);
-    assert_eq!(kind(&bob, &message_id("a")).await, Kind::SessionNotFound);
+    assert_eq!(kind(&ada, &message_id("nobody")).await, ErrorKind::MessageNotFound);
+    assert_eq!(kind(&ada, &elsewhere).await, ErrorKind::MessageNotFound);
+    assert_eq!(kind(&bob, &message_id("a")).await, ErrorKind::SessionNotFound);
     let begun = begin_running(store, begin(&ada, "s", "q")).await;
-    assert_eq!(kind(&ada, &message_id("a")).await, Kind::SessionBusy);
+    assert_eq!(kind(&ada, &message_id("a")).await, ErrorKind::SessionBusy);
     store.finish_turn(finish(&begun, "r", None)).await.unwrap().unwrap();
     assert_eq!(path(store, &ada).await, ["other", "q", "r"]);
     // Switching branches adds nothing, so a closed session allows it.
@@ -134,7 +134,7 @@ pub async fn fork_copies_the_path_and_diverges(store: &Arc<dyn Store>) {
             ..SessionSettings::default()
         }),
         participants: Some(vec![user("bob").user]),
-        project_id: Some(Some(ProjectId::trusted("p"))),
+        project_id: Some(Some(ProjectId::new_unchecked("p"))),
     };
     let source = store.update_session(&ada, &id("s"), change, Vec::new(), at(5)).await.unwrap();
     let fork = store.fork_session(&ada, &id("s"), &message_id("c"), at(70)).await.unwrap();
@@ -180,7 +180,7 @@ pub async fn guests_fork_belongs_to_the_guest_alone(store: &Arc<dyn Store>) {
     let new = NewSession {
         id: Some(id("s")),
         participants: vec![bob.user.clone()],
-        project_id: Some(ProjectId::trusted("adas")),
+        project_id: Some(ProjectId::new_unchecked("adas")),
         ..NewSession::default()
     };
     store.create_session(&ada, new, at(0)).await.unwrap();
@@ -193,13 +193,13 @@ pub async fn guests_fork_belongs_to_the_guest_alone(store: &Arc<dyn Store>) {
     let senders: Vec<_> = copied.iter().map(|message| message.sender_id.as_str()).collect();
     assert_eq!(senders, ["bob", "ada"]);
     let hidden = store.get_session(&ada, &fork.id, AccessLevel::Participant).await.unwrap_err();
-    assert_eq!(hidden.kind, Kind::SessionNotFound);
+    assert_eq!(hidden.kind, ErrorKind::SessionNotFound);
 
     let kind = async |who: &Principal, message: &str| {
         store.fork_session(who, &id("s"), &message_id(message), at(9)).await.unwrap_err().kind
     };
-    assert_eq!(kind(&eve, "hello").await, Kind::SessionNotFound);
-    assert_eq!(kind(&bob, "nobody").await, Kind::MessageNotFound);
+    assert_eq!(kind(&eve, "hello").await, ErrorKind::SessionNotFound);
+    assert_eq!(kind(&bob, "nobody").await, ErrorKind::MessageNotFound);
     assert_eq!(
         super::listed_ids(store, &bob, None).await.len(),
         2,

@@ -6,7 +6,7 @@ use super::{
 use echoic::domain::page::MessageView;
 use echoic::domain::principal::AccessLevel;
 use echoic::domain::{Role, TurnId};
-use echoic::error::{Error, Kind};
+use echoic::error::{Error, ErrorKind};
 use echoic::store::{
     AdmissionCheck, BeginOutcome, BeginTurn, FinishTurn, IdempotencyKey, LogBatch, NewSession,
     OnBusy, PriorResult, RetryWindow, SessionTarget, Store, TurnLogEntry,
@@ -26,7 +26,7 @@ pub async fn one_of_many_concurrent_turns_gets_the_session(store: &Arc<dyn Store
         match racer.await.unwrap() {
             Ok(BeginOutcome::Running(_)) => winners += 1,
             Ok(other) => panic!("{other:?}"),
-            Err(error) => assert_eq!(error.kind, Kind::SessionBusy),
+            Err(error) => assert_eq!(error.kind, ErrorKind::SessionBusy),
         }
     }
     assert_eq!((winners, stored_messages(store, &ada, "s", MessageView::All).await.len()), (1, 1));
@@ -66,10 +66,10 @@ pub async fn turn_that_is_not_admitted_leaves_no_trace(store: &Arc<dyn Store>) {
     let ada = user("ada");
     let mut refused = begin(&ada, "new", "hi");
     refused.target = SessionTarget::New(id("new"));
-    refused.admission = Box::new(|_, _| Err(Error::new(Kind::ContextTooLong, "no")));
-    assert_eq!(store.begin_turn(refused).await.unwrap_err().kind, Kind::ContextTooLong);
+    refused.admission = Box::new(|_, _| Err(Error::new(ErrorKind::ContextTooLong, "no")));
+    assert_eq!(store.begin_turn(refused).await.unwrap_err().kind, ErrorKind::ContextTooLong);
     let gone = store.get_session(&ada, &id("new"), AccessLevel::Participant).await.unwrap_err();
-    assert_eq!(gone.kind, Kind::SessionNotFound);
+    assert_eq!(gone.kind, ErrorKind::SessionNotFound);
 }
 
 pub async fn repeated_turn_returns_its_first_result(store: &Arc<dyn Store>) {
@@ -94,7 +94,7 @@ pub async fn repeated_turn_returns_its_first_result(store: &Arc<dyn Store>) {
         panic!("it runs")
     };
     assert_eq!(turn, begun.turn.turn_id);
-    assert_eq!(send("other").await.unwrap_err().kind, Kind::IdempotencyKeyReused);
+    assert_eq!(send("other").await.unwrap_err().kind, ErrorKind::IdempotencyKeyReused);
     store.finish_turn(finish(&begun, "hello", None)).await.unwrap().unwrap();
     let Ok(BeginOutcome::Repeated { prior: PriorResult::Reply(reply), .. }) = send("f").await
     else {
@@ -229,10 +229,11 @@ pub async fn preceding_messages_are_stored_with_theirs_or_not_at_all(store: &Arc
     let refused = |error: Error, kind| assert_eq!(error.kind, kind);
 
     let guest = BeginTurn { preceding: earlier(), ..begin(&bob, "s", "hi") };
-    refused(store.begin_turn(guest).await.unwrap_err(), Kind::Forbidden);
-    let full: AdmissionCheck = Box::new(|_, _| Err(Error::new(Kind::ContextTooLong, "too long")));
+    refused(store.begin_turn(guest).await.unwrap_err(), ErrorKind::Forbidden);
+    let full: AdmissionCheck =
+        Box::new(|_, _| Err(Error::new(ErrorKind::ContextTooLong, "too long")));
     let large = BeginTurn { preceding: earlier(), admission: full, ..begin(&ada, "s", "hi") };
-    refused(store.begin_turn(large).await.unwrap_err(), Kind::ContextTooLong);
+    refused(store.begin_turn(large).await.unwrap_err(), ErrorKind::ContextTooLong);
     assert_eq!(texts().await, Vec::<String>::new());
 
     let begun =
@@ -242,7 +243,7 @@ pub async fn preceding_messages_are_stored_with_theirs_or_not_at_all(store: &Arc
     assert_eq!(texts().await, ["Be brief.", "I am Ada.", "Hello.", "hi"]);
     let on_busy = OnBusy::Queue;
     let waiting = BeginTurn { preceding: earlier(), on_busy, ..begin(&ada, "s", "and?") };
-    refused(store.begin_turn(waiting).await.unwrap_err(), Kind::SessionBusy);
+    refused(store.begin_turn(waiting).await.unwrap_err(), ErrorKind::SessionBusy);
     store.finish_turn(finish(&begun, "bye", None)).await.unwrap().unwrap();
     assert_eq!(texts().await, ["Be brief.", "I am Ada.", "Hello.", "hi", "bye"]);
 }

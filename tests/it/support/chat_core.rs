@@ -43,7 +43,7 @@ impl ChatCore {
     }
 
     pub async fn invite(&self, session: &SessionId, users: &[&str]) -> Session {
-        let participants = Some(users.iter().copied().map(UserId::trusted).collect());
+        let participants = Some(users.iter().copied().map(UserId::new_unchecked).collect());
         let change = SessionUpdate { participants, ..SessionUpdate::default() };
         let now = Timestamp::from_millis(2);
         self.chat.change_session(&principal("alice"), session, change, vec![], now).await.unwrap()
@@ -56,7 +56,7 @@ impl ChatCore {
     }
 
     pub async fn create(&self, participants: &[&str]) -> SessionId {
-        let participants = participants.iter().copied().map(UserId::trusted).collect();
+        let participants = participants.iter().copied().map(UserId::new_unchecked).collect();
         let new = NewSession { participants, ..NewSession::default() };
         let now = Timestamp::from_millis(1);
         self.chat.create_session(&principal("alice"), new, now).await.unwrap().0.id
@@ -64,7 +64,7 @@ impl ChatCore {
 }
 
 pub fn principal(user: &str) -> Principal {
-    Principal { user: UserId::trusted(user), is_admin: false }
+    Principal { user: UserId::new_unchecked(user), is_admin: false }
 }
 
 /// Runs tests that take an empty store against each store.

@@ -19,7 +19,8 @@ impl Server {
 
     /// Creates a key and returns its stored form as well.
     pub async fn create_stored_key(&self, user: &str, scope: AuthScope) -> (String, StoredKey) {
-        let terms = NewApiKey { user: UserId::trusted(user), name: None, scope, expires_at: None };
+        let terms =
+            NewApiKey { user: UserId::new_unchecked(user), name: None, scope, expires_at: None };
         let (text, stored) = generate_key(terms, clock::now()).unwrap();
         self.store_key(&stored).await;
         (text, stored)

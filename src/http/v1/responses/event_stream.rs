@@ -9,7 +9,7 @@ use super::response_object::{
 };
 use crate::chat::{ReplyEvent, stopped_error};
 use crate::domain::{MessageId, Principal, SessionId};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::http::ApiState;
 use crate::http::sse::SseSource;
 use bytes::Bytes;
@@ -146,7 +146,9 @@ impl ResponseEventStream {
                 }
             }
             // The turn goes on without this instance, and its reader finds the rest there.
-            ReplyEvent::Failed(error) if self.is_background && error.kind == Kind::ShuttingDown => {
+            ReplyEvent::Failed(error)
+                if self.is_background && error.kind == ErrorKind::ShuttingDown =>
+            {
                 self.is_done = true;
             }
             ReplyEvent::Failed(error) => {

@@ -6,7 +6,7 @@ use crate::chat::PrecedingMessage;
 use crate::domain::message::MessageBody;
 use crate::domain::tool::{self, NewToolResult, ToolCall};
 use crate::domain::{Message, MessageId, MessageType, Principal, Role, SessionId};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::http::ApiState;
 use crate::http::v1::item_mapping::{
     self, InputItem, NewItemMessage, PositionedItem, build_messages, to_items,
@@ -91,12 +91,13 @@ async fn load_referenced_item(
     if id.starts_with("rs_") {
         return Ok(InputItem::Reasoning);
     }
-    let not_found = |_| Error::new(Kind::MessageNotFound, format!("item with id '{id}' not found"));
+    let not_found =
+        |_| Error::new(ErrorKind::MessageNotFound, format!("item with id '{id}' not found"));
     let reply =
         item_mapping::parse_item_id("id", id).map_err(|error| Error::from(error).within(place))?;
     // In a stream, text behind a call has an item of its own; stored, it is one with the first.
     let (reply, is_rest) = match reply.as_str().split_once('_') {
-        Some((reply, _)) => (MessageId::trusted(reply), true),
+        Some((reply, _)) => (MessageId::new_unchecked(reply), true),
         None => (reply, false),
     };
     if last.as_ref().is_none_or(|last| last.id != reply) {

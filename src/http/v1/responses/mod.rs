@@ -19,7 +19,7 @@ use crate::chat::{CallerStatus, ReplyStream, TurnRequest};
 use crate::domain::page::{MAX_PAGE_SIZE, MessageSlice, MessageView};
 use crate::domain::principal::AccessLevel;
 use crate::domain::{FieldError, MessageId, Principal, SessionId, TurnId, tool};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::http::ApiState;
 use crate::http::auth_middleware::{TurnAdmission, audit_session};
 use crate::http::body::RawChatBody;
@@ -208,7 +208,7 @@ async fn resolve_outputs(
 fn rename_results_error(error: Error) -> Error {
     let complaint = error.details.as_ref().and_then(|details| details.get("messages"));
     match complaint.and_then(Value::as_str) {
-        Some(wants) if error.kind == Kind::InvalidRequest => {
+        Some(wants) if error.kind == ErrorKind::InvalidRequest => {
             Error::invalid_field("input", wants.to_owned())
         }
         _ => error,
@@ -222,8 +222,8 @@ async fn find_previous_response(
     turn: &TurnId,
 ) -> Result<(SessionId, StoredResponse)> {
     api.store.get_response(who, turn).await.map_err(|error| match error.kind {
-        Kind::ResponseNotFound => Error::new(
-            Kind::PreviousResponseNotFound,
+        ErrorKind::ResponseNotFound => Error::new(
+            ErrorKind::PreviousResponseNotFound,
             format!("previous response with id '{RESPONSE_PREFIX}{turn}' not found"),
         ),
         _ => error,
@@ -330,7 +330,7 @@ async fn load_response_object(
     Ok(match api.store.get_message(who, session, &stored.reply_id).await {
         Ok(reply) => head.to_response_json(ResponseState::from_reply(&reply)),
         // Its reply could not be stored.
-        Err(error) if error.kind == Kind::MessageNotFound => {
+        Err(error) if error.kind == ErrorKind::MessageNotFound => {
             head.to_response_json(ResponseState::missing_reply())
         }
         Err(error) => return Err(error),

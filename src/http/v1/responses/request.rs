@@ -12,7 +12,7 @@ use crate::domain::message::MessageBody;
 use crate::domain::session::SessionSettings;
 use crate::domain::tool::{self, NewToolResult, ToolResult};
 use crate::domain::{FieldError, MessageId, Role, Session, SessionId, TurnId};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::http::ApiState;
 use crate::http::body::parse_json;
 use crate::http::v1::conversations::parse_conversation_field;
@@ -270,7 +270,7 @@ impl RawCreateResponseRequest<'_> {
             Some(name) => {
                 let name: String = name.chars().take(64).collect();
                 let unknown =
-                    Error::new(Kind::UnknownParameter, format!("unknown parameter: '{name}'"));
+                    Error::new(ErrorKind::UnknownParameter, format!("unknown parameter: '{name}'"));
                 Err(unknown.with_details(json!({ name: "is not a parameter of this route" })))
             }
         }
@@ -289,7 +289,7 @@ impl RawCreateResponseRequest<'_> {
             self.get("previous_response_id", "must be the ID of a response")?;
         match (named, previous) {
             (Some(_), Some(_)) => Err(Error::new(
-                Kind::MutuallyExclusive,
+                ErrorKind::MutuallyExclusive,
                 "mutually exclusive parameters: provide only one of 'previous_response_id' and 'conversation'",
             )),
             (Some(ConversationRef::Id(id) | ConversationRef::Object { id }), None) => {

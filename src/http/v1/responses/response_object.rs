@@ -7,7 +7,7 @@ use crate::clock;
 use crate::domain::message::{FinishReason, Status};
 use crate::domain::tool::{self, ToolCall};
 use crate::domain::{Message, MessageId, Usage};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::store::StoredResponse;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -140,8 +140,8 @@ impl ResponseState {
 
     pub(super) fn failed(error: &Error, output: Vec<Value>) -> Self {
         let code = match error.kind {
-            Kind::ContextTooLong => "invalid_prompt",
-            Kind::RateLimited | Kind::QuotaExceeded => "rate_limit_exceeded",
+            ErrorKind::ContextTooLong => "invalid_prompt",
+            ErrorKind::RateLimited | ErrorKind::QuotaExceeded => "rate_limit_exceeded",
             _ => "server_error",
         };
         let error = json!({"code": code, "message": error.message});
@@ -150,7 +150,7 @@ impl ResponseState {
 
     /// Nothing of it is left.
     pub(super) fn missing_reply() -> Self {
-        let error = Error::new(Kind::ProviderError, "the reply could not be stored");
+        let error = Error::new(ErrorKind::ProviderError, "the reply could not be stored");
         Self::failed(&error, Vec::new())
     }
 
@@ -186,8 +186,10 @@ impl ResponseState {
 fn reply_error(reply: &Message) -> Option<Error> {
     match (reply.status, &reply.error) {
         (Status::Complete, _) | (Status::Interrupted, None) => None,
-        (_, Some(error)) => Some(Error::new(Kind::of_code(&error.code), error.message.clone())),
-        (Status::Failed, None) => Some(Error::new(Kind::ProviderError, "the reply failed")),
+        (_, Some(error)) => {
+            Some(Error::new(ErrorKind::from_code(&error.code), error.message.clone()))
+        }
+        (Status::Failed, None) => Some(Error::new(ErrorKind::ProviderError, "the reply failed")),
     }
 }
 

@@ -19,7 +19,7 @@ use super::nodes::{PendingWrites, apply_pending};
 use super::session_locks::{SessionGuard, SessionLocks};
 use super::{Collections, LONG_OPERATION_TIMEOUT, MongoStore, OPERATION_TIMEOUT};
 use crate::domain::SessionId;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::store::transaction::SessionRow;
 use futures::TryStreamExt;
 use mongodb::ClusterTime;
@@ -47,10 +47,10 @@ const REVISION_COUNTER_BITS: u32 = 10;
 const MAX_DUPLICATE_RETRIES: usize = 3;
 
 /// One step.
-pub(super) struct Step {
+pub(super) struct MongoTransaction {
     pub(super) collections: Collections,
     pub(super) client_session: ClientSession,
-    pub(super) mode: Manner,
+    pub(super) mode: TransactionMode,
     /// Its name in the documents that it commits.
     pub(super) commit_id: String,
     /// The session it works on.
@@ -109,7 +109,7 @@ pub(super) enum TransactionFailure {
 
 /// How a step is done.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Manner {
+pub(super) struct TransactionMode {
     /// Whether it is a transaction.
     pub(super) is_multi_document: bool,
     /// Whether it waits until others of this instance are done with the session.
@@ -118,37 +118,40 @@ pub(super) struct Manner {
     timeout: Duration,
 }
 
-impl Manner {
-    pub(super) const STEP: Self =
+impl TransactionMode {
+    pub(super) const WRITE: Self =
         Self { is_multi_document: false, locks_session: true, timeout: OPERATION_TIMEOUT };
     /// Changes nothing.
-    pub(super) const READ: Self = Self { locks_session: false, ..Self::STEP };
+    pub(super) const READ: Self = Self { locks_session: false, ..Self::WRITE };
     /// For a whole session.
     pub(super) const MULTI_DOCUMENT: Self =
         Self { is_multi_document: true, locks_session: false, timeout: LONG_OPERATION_TIMEOUT };
 }
 
-/// `step!(store, |step| …)` does a step of the rules: all of it or nothing. What it uses of its
+/// `transact!(store, |step| …)` does a step of the rules: all of it or nothing. What it uses of its
 /// surroundings must be references, for it may run several times.
 ///
 /// A macro, because a closure that borrows the step for as long as its future lives cannot be said
 /// to be `Send` for every such borrow; one that is given the step and gives it back can.
-macro_rules! step {
+macro_rules! transact {
     ($store:expr, |$step:ident| $rules:expr) => {
-        step!($store, $crate::store::mongo::step::Manner::STEP, |$step| $rules)
+        transact!($store, $crate::store::mongo::transaction::TransactionMode::WRITE, |$step| $rules)
     };
     ($store:expr, $manner:expr, |$step:ident| $rules:expr) => {
         $store
-            .attempts($manner, |mut own: crate::store::mongo::step::Step| async move {
-                let $step = &mut own;
-                let done = async { $rules }.await;
-                (own, done)
-            })
+            .run_with_retries(
+                $manner,
+                |mut own: crate::store::mongo::transaction::MongoTransaction| async move {
+                    let $step = &mut own;
+                    let done = async { $rules }.await;
+                    (own, done)
+                },
+            )
             .await
     };
 }
 
-pub(super) use step;
+pub(super) use transact;
 
 /// What a try came to.
 enum AttemptOutcome<T> {
@@ -182,10 +185,14 @@ impl MongoStore {
     }
 
     /// Does a step, all of it or nothing.
-    pub(super) async fn attempts<T, F, R>(&self, manner: Manner, rules: F) -> Result<T>
+    pub(super) async fn run_with_retries<T, F, R>(
+        &self,
+        manner: TransactionMode,
+        rules: F,
+    ) -> Result<T>
     where
-        F: Fn(Step) -> R,
-        R: Future<Output = (Step, Result<T>)>,
+        F: Fn(MongoTransaction) -> R,
+        R: Future<Output = (MongoTransaction, Result<T>)>,
     {
         let give_up = Instant::now() + manner.timeout;
         let (mut pause, mut duplicates) = (MIN_BACKOFF, 0);
@@ -195,7 +202,7 @@ impl MongoStore {
             let failure = match timeout_at(give_up, tried).await {
                 Ok(AttemptOutcome::Done(result)) => return result,
                 Ok(AttemptOutcome::Failed(failure)) => failure,
-                Err(_) => return Err(Error::new(Kind::StoreUnavailable, OUTCOME_UNKNOWN)),
+                Err(_) => return Err(Error::new(ErrorKind::StoreUnavailable, OUTCOME_UNKNOWN)),
             };
             let is_worth_it = match &failure {
                 TransactionFailure::Conflict => true,
@@ -216,14 +223,14 @@ impl MongoStore {
 
     async fn run_attempt<T, F, R>(
         &self,
-        manner: Manner,
+        manner: TransactionMode,
         rules: &F,
         noted: &mut HashMap<String, Document>,
         turn: &mut Option<SessionGuard>,
     ) -> AttemptOutcome<T>
     where
-        F: Fn(Step) -> R,
-        R: Future<Output = (Step, Result<T>)>,
+        F: Fn(MongoTransaction) -> R,
+        R: Future<Output = (MongoTransaction, Result<T>)>,
     {
         let mut session = match self.start_client_session().await {
             Ok(session) => session,
@@ -239,7 +246,7 @@ impl MongoStore {
                 return AttemptOutcome::Failed(TransactionFailure::Database(failure));
             }
         }
-        let step = Step {
+        let step = MongoTransaction {
             collections: self.collections.clone(),
             client_session: session,
             mode: manner,
@@ -282,7 +289,7 @@ impl TransactionFailure {
         match self {
             Self::Conflict => Error::store_unavailable("others were faster, again and again"),
             Self::Database(error) if is_duplicate_key(&error) => {
-                Error::new(Kind::IdTaken, "the session has something with this id already")
+                Error::new(ErrorKind::IdTaken, "the session has something with this id already")
                     .with_source(error)
             }
             Self::Database(error) => error.into(),
@@ -290,7 +297,7 @@ impl TransactionFailure {
     }
 }
 
-impl Step {
+impl MongoTransaction {
     /// Remembers what the database refused, so that the step is tried again however the rules take
     /// it.
     pub(super) fn check_result<T>(&mut self, answer: mongodb::error::Result<T>) -> Result<T> {
