@@ -29,9 +29,9 @@ pub struct ProjectPrompt<'a> {
     /// The files that are shown, by path.
     pub files: Vec<ProjectPromptFile<'a>>,
     /// The paths of those that are not, if they are to be named.
-    pub others: Vec<&'a str>,
+    pub omitted_paths: Vec<&'a str>,
     /// How many are not shown.
-    pub hidden: usize,
+    pub omitted_count: usize,
 }
 
 /// A file as the template of a project shows it.
@@ -57,7 +57,7 @@ pub struct SummaryPrompt<'a> {
     /// The most words of the answer.
     pub words: u32,
     /// Whether the answer takes the summary's place.
-    pub anew: bool,
+    pub rewrite: bool,
 }
 
 /// A message as the template of a summary shows it.
@@ -107,9 +107,9 @@ impl PromptTemplates {
             files: vec![ProjectPromptFile::default()],
             ..Default::default()
         })?;
-        for anew in [false, true] {
+        for rewrite in [false, true] {
             let messages = vec![SummaryMessage::default()];
-            prompts.render_summary(&SummaryPrompt { anew, messages, summary: "x", words: 1 })?;
+            prompts.render_summary(&SummaryPrompt { rewrite, messages, summary: "x", words: 1 })?;
         }
         Ok(prompts)
     }

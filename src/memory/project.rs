@@ -230,8 +230,8 @@ impl ProjectRenderer {
             description,
             instructions,
             files,
-            hidden: others.len(),
-            others: others.iter().filter(|_| are_named).map(|file| file.path.as_str()).collect(),
+            omitted_count: others.len(),
+            omitted_paths: others.iter().filter(|_| are_named).map(|file| file.path.as_str()).collect(),
         })
     }
 }

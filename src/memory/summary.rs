@@ -165,8 +165,8 @@ impl Memory {
             .saturating_sub(MESSAGE_TOKEN_OVERHEAD + tokens::count_tokens(SUMMARY_HEADING));
         let so_far = before.as_ref().map_or("", |before| before.text.as_str());
         let addition = (room / 4).max(1);
-        let anew = !so_far.is_empty() && tokens::count_tokens(so_far) + addition > room;
-        let most = if anew { room / 2 } else { addition };
+        let rewrite = !so_far.is_empty() && tokens::count_tokens(so_far) + addition > room;
+        let most = if rewrite { room / 2 } else { addition };
         let said = messages.iter().map(|message| SummaryMessage {
             day: message.created_at.format_day(),
             speaker: match message.sender_id == crate::domain::UserId::assistant() {
@@ -179,7 +179,7 @@ impl Memory {
             summary: so_far,
             messages: said.collect(),
             words: most * 2 / TOKENS_PER_TWO_WORDS,
-            anew,
+            rewrite,
         })?;
         let prompt = Prompt {
             model: model.to_owned(),
@@ -196,7 +196,7 @@ impl Memory {
         }
         let text = match so_far {
             "" => written.to_owned(),
-            _ if anew => written.to_owned(),
+            _ if rewrite => written.to_owned(),
             so_far => format!("{so_far}\n{written}"),
         };
         let (first, tokens_before) = match before {
