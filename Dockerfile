@@ -1,10 +1,10 @@
 # Echoic in a container: conversations in the volume /data, or wherever DATABASE_URL says.
 #
 # The server refuses to listen beyond its container while nobody is asked who they are. Whoever runs
-# it says with ECHOIC_ALLOW_OPEN=true that only the right people reach the published port:
+# it says with ECHOIC_ALLOW_UNAUTHENTICATED=true that only the right people reach the published port:
 #
 #   docker build --tag echoic .
-#   docker run --env ECHOIC_ALLOW_OPEN=true --publish 127.0.0.1:8080:8080 --volume echoic:/data echoic
+#   docker run --env ECHOIC_ALLOW_UNAUTHENTICATED=true --publish 127.0.0.1:8080:8080 --volume echoic:/data echoic
 
 FROM rust:1.95-trixie AS build
 WORKDIR /build

@@ -157,7 +157,7 @@ impl App {
             cors_origins: config.access.cors_origins.into(),
             heartbeat: tuning.heartbeat_interval,
         };
-        let (lease, grace) = (config.turn_lease, config.shutdown_grace);
+        let (lease, grace) = (config.instance_lease, config.shutdown_grace);
         let retention = config.retention;
         Ok(Self {
             listener,
@@ -257,7 +257,9 @@ async fn open_store(config: &Config) -> Result<Arc<dyn Store>> {
     };
     match &config.database_url {
         DatabaseUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open(path, sync)?)),
-        DatabaseUrl::Mongodb(url) => Ok(Arc::new(MongoStore::open(url, config.turn_lease).await?)),
+        DatabaseUrl::Mongodb(url) => {
+            Ok(Arc::new(MongoStore::open(url, config.instance_lease).await?))
+        }
     }
 }
 
@@ -286,7 +288,7 @@ pub(crate) fn build_read_only_memory(
 ) -> Result<Arc<Memory>> {
     let prompts = Arc::new(PromptTemplates::load(command.prompts_dir.as_deref())?);
     let defaults = MemoryDefaults {
-        strategy: command.memory,
+        strategy: command.memory_strategy,
         max_tokens: command.memory_tokens,
         context_window: command.context_window,
         model,
@@ -329,7 +331,7 @@ async fn bind_listener(address: SocketAddr) -> Result<TcpListener> {
 
 fn build_memory_defaults(config: &Config, model: &str) -> MemoryDefaults {
     MemoryDefaults {
-        strategy: config.memory,
+        strategy: config.memory_strategy,
         max_tokens: config.memory_tokens,
         context_window: config.context_window,
         model: model.to_owned(),

@@ -50,7 +50,7 @@ const ENV_VARIABLES: &[(&str, &str)] = &[
     ("ECHOIC_TURN_TIMEOUT", "turn-timeout"),
     ("ECHOIC_CONTEXT_WINDOW", "context-window"),
     ("ECHOIC_CONTEXT_WINDOWS", "context-windows"),
-    ("ECHOIC_MEMORY", "memory"),
+    ("ECHOIC_MEMORY_STRATEGY", "memory-strategy"),
     ("ECHOIC_MEMORY_TOKENS", "memory-tokens"),
     ("ECHOIC_EMBEDDINGS_URL", "embeddings-url"),
     ("ECHOIC_EMBEDDINGS_MODEL", "embeddings-model"),
@@ -61,7 +61,7 @@ const ENV_VARIABLES: &[(&str, &str)] = &[
     ("ECHOIC_MAX_BODY", "max-body"),
     ("ECHOIC_MAX_MESSAGE", "max-message"),
     ("ECHOIC_AUTH", "auth"),
-    ("ECHOIC_ALLOW_OPEN", "allow-open"),
+    ("ECHOIC_ALLOW_UNAUTHENTICATED", "allow-unauthenticated"),
     ("ECHOIC_ALLOWED_HOSTS", "allowed-hosts"),
     ("ECHOIC_TRUSTED_PROXIES", "trusted-proxies"),
     ("JWT_SECRET", "jwt-secret"),
@@ -75,7 +75,7 @@ const ENV_VARIABLES: &[(&str, &str)] = &[
     ("ECHOIC_QUOTA_COST", "quota-cost"),
     ("ECHOIC_RETENTION", "retention"),
     ("ECHOIC_CORS_ORIGINS", "cors-origins"),
-    ("ECHOIC_TURN_LEASE", "turn-lease"),
+    ("ECHOIC_INSTANCE_LEASE", "instance-lease"),
     ("ECHOIC_SHUTDOWN_GRACE", "shutdown-grace"),
     ("RUST_LOG", "log"),
     ("ECHOIC_LOG_FORMAT", "log-format"),
@@ -184,7 +184,7 @@ pub struct Config {
     pub context_windows: Vec<(String, u32)>,
     /// Memory strategy unless a request or session asks for another
     #[arg(long, value_name = "STRATEGY", default_value = "auto", value_parser = named_value_parser(&STRATEGY_NAMES))]
-    pub memory: MemoryStrategy,
+    pub memory_strategy: MemoryStrategy,
     /// Memory budget in tokens [default: the smaller of a quarter of the window and 16000]
     #[arg(long, value_name = "TOKENS")]
     pub memory_tokens: Option<u32>,
@@ -214,7 +214,7 @@ pub struct Config {
     pub retention: Option<Duration>,
     /// Silence after which an instance counts as gone
     #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = parse_duration)]
-    pub turn_lease: Duration,
+    pub instance_lease: Duration,
     /// How long running turns may finish at SIGTERM
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
     pub shutdown_grace: Duration,

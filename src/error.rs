@@ -78,7 +78,7 @@ define_error_kinds! {
     /// Nothing can be added to a closed session.
     SessionClosed = "session_closed",
     /// The chosen id belongs to another user's session.
-    IdTaken = "id_taken",
+    IdConflict = "id_conflict",
     /// `If-Match` names another version.
     VersionConflict = "version_conflict",
     /// A body or a message over its limit.

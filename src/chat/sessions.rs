@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 impl ChatService {
     /// Creates a session, or gives the one that its owner created under this id before. Whether it
-    /// is new. Errors: `id_taken`.
+    /// is new. Errors: `id_conflict`.
     pub async fn create_session(
         self: &Arc<Self>,
         who: &Principal,

@@ -21,7 +21,7 @@ pub struct AccessConfig {
     pub auth: AuthMode,
     /// Listen beyond loopback although nobody is asked who they are
     #[arg(long, value_name = "BOOL", default_value = "false", num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
-    pub allow_open: bool,
+    pub allow_unauthenticated: bool,
     /// Host names to answer to beside those of loopback, comma-separated; with keys and jwt all, if none is listed
     #[arg(long, value_name = "HOSTS", value_delimiter = ',', value_parser = super::values::parse_host)]
     pub allowed_hosts: Vec<String>,
@@ -93,8 +93,8 @@ impl AccessConfig {
     /// What only shows when settings are seen together.
     pub(super) fn validate(&self, host: IpAddr) -> Result<(), String> {
         match self.auth {
-            AuthMode::Disabled if !host.is_loopback() && !self.allow_open => Err(format!(
-                "HOST={host}: without authentication the server listens on loopback only; set ECHOIC_ALLOW_OPEN=true \
+            AuthMode::Disabled if !host.is_loopback() && !self.allow_unauthenticated => Err(format!(
+                "HOST={host}: without authentication the server listens on loopback only; set ECHOIC_ALLOW_UNAUTHENTICATED=true \
                  if everyone who can reach it may read and write every conversation"
             )),
             AuthMode::Proxy if self.trusted_proxies.is_empty() => Err(

@@ -50,7 +50,7 @@ pub struct MemoryCommand {
     pub context_windows: Vec<(String, u32)>,
     /// The server's memory strategy
     #[arg(long, value_name = "STRATEGY", default_value = "auto", value_parser = named_value_parser(&STRATEGY_NAMES))]
-    pub memory: MemoryStrategy,
+    pub memory_strategy: MemoryStrategy,
     /// The server's memory budget in tokens
     #[arg(long, value_name = "TOKENS")]
     pub memory_tokens: Option<u32>,

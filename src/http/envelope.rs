@@ -116,7 +116,7 @@ pub(super) const fn status_code(kind: ErrorKind) -> StatusCode {
         | ErrorKind::ModelNotFound => StatusCode::NOT_FOUND,
         ErrorKind::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
         ErrorKind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-        ErrorKind::SessionBusy | ErrorKind::SessionClosed | ErrorKind::IdTaken => {
+        ErrorKind::SessionBusy | ErrorKind::SessionClosed | ErrorKind::IdConflict => {
             StatusCode::CONFLICT
         }
         ErrorKind::VersionConflict => StatusCode::PRECONDITION_FAILED,
@@ -143,7 +143,7 @@ const fn is_non_retryable(kind: ErrorKind) -> bool {
         kind,
         ErrorKind::SessionBusy
             | ErrorKind::SessionClosed
-            | ErrorKind::IdTaken
+            | ErrorKind::IdConflict
             | ErrorKind::QueueFull
             | ErrorKind::QuotaExceeded
     )

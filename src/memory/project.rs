@@ -231,7 +231,11 @@ impl ProjectRenderer {
             instructions,
             files,
             omitted_count: others.len(),
-            omitted_paths: others.iter().filter(|_| are_named).map(|file| file.path.as_str()).collect(),
+            omitted_paths: others
+                .iter()
+                .filter(|_| are_named)
+                .map(|file| file.path.as_str())
+                .collect(),
         })
     }
 }

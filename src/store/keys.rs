@@ -32,7 +32,7 @@ pub struct StoredTicket {
 /// Keys: made, looked up, listed, revoked; and tickets.
 #[async_trait]
 pub trait KeyStore: Send + Sync {
-    /// Adds a key. Errors: `id_taken`.
+    /// Adds a key. Errors: `id_conflict`.
     async fn add_key(&self, key: StoredKey) -> Result<()>;
 
     /// The key with this id.

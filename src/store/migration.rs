@@ -157,7 +157,7 @@ pub(crate) trait MigrationTarget: MigrationStore {
     async fn insert_nodes(&self, id: &SessionId, nodes: &[NodeDump]) -> Result<()>;
 
     /// Adds the session, whose nodes are all there. It is visible from here on, whole. Errors:
-    /// `id_taken` if it is there by now.
+    /// `id_conflict` if it is there by now.
     async fn insert_session(&self, session: &SessionDump) -> Result<()>;
 
     /// Adds a project that is not there, with the contents of its files: all of it or nothing.
@@ -280,7 +280,7 @@ async fn try_migrate_session(
             to.clear_partial_session(id).await?;
             return Ok(SessionMigrationOutcome::TooLarge);
         }
-        Err(error) if error.kind == ErrorKind::IdTaken => {
+        Err(error) if error.kind == ErrorKind::IdConflict => {
             return Ok(SessionMigrationOutcome::Differs);
         }
         Err(error) => return Err(error),

@@ -123,7 +123,7 @@ pub enum DeleteFilter {
 #[async_trait]
 pub trait SessionStore: Send + Sync {
     /// Creates a session. With an id that the same owner has already used, gives that session
-    /// unchanged and `false`. Errors: `id_taken`.
+    /// unchanged and `false`. Errors: `id_conflict`.
     async fn create_session(
         &self,
         who: &Principal,

@@ -228,7 +228,7 @@ pub(crate) trait StoreTransaction {
         up_to: MessageLocation,
     ) -> Result<Vec<(MessageLocation, NewMessage)>>;
 
-    /// Stores a message. Errors: `id_taken`.
+    /// Stores a message. Errors: `id_conflict`.
     async fn insert_message(&mut self, row: &SessionRow, placed: MessageInsert<'_>) -> Result<()>;
 
     /// Claims the session for its active turn, at the cost of its payer. Invariant: at most one running turn per session.

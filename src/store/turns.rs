@@ -282,7 +282,7 @@ pub trait TurnStore: Send + Sync {
     /// In one step: checks access and status, claims the session, stores the user's message, names
     /// the session and moves its counters and head; or, in a busy session, queues the turn if it
     /// may wait. Errors: `session_not_found`, `session_busy`, `session_closed`, `queue_full`,
-    /// `id_taken`, `message_not_found`, `idempotency_key_reused`, `forbidden` (an earlier message in
+    /// `id_conflict`, `message_not_found`, `idempotency_key_reused`, `forbidden` (an earlier message in
     /// another role than user, by somebody else than the owner), and whatever `admit` says.
     async fn begin_turn(&self, begin: BeginTurn) -> Result<BeginOutcome>;
 

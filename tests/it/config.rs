@@ -82,7 +82,7 @@ async fn bad_value_stops_startup_naming_the_variable() {
         ("ECHOIC_RETENTION", "90", "such as 90d"),
         ("ECHOIC_QUOTA_COST", "20", "ECHOIC_PRICES"),
         ("HOST", "everywhere", "IP address"),
-        ("HOST", "0.0.0.0", "ECHOIC_ALLOW_OPEN=true"),
+        ("HOST", "0.0.0.0", "ECHOIC_ALLOW_UNAUTHENTICATED=true"),
         ("DATABASE_URL", "postgres://x", "sqlite://PATH"),
         ("DATABASE_URL", "mongodb://", "mongodb://HOST:PORT/DATABASE"),
         ("ECHOIC_SQLITE_SYNC", "off", "full, normal"),
@@ -93,7 +93,7 @@ async fn bad_value_stops_startup_naming_the_variable() {
         ("ECHOIC_TURN_TIMEOUT", "0s", "from 1ms"),
         ("ECHOIC_CONTEXT_WINDOW", "12", "12"),
         ("ECHOIC_CONTEXT_WINDOWS", "llama3.2", "MODEL=TOKENS"),
-        ("ECHOIC_MEMORY", "everything", "auto, buffer, window, token, summary, recall"),
+        ("ECHOIC_MEMORY_STRATEGY", "everything", "auto, buffer, window, token, summary, recall"),
         ("ECHOIC_MAX_BODY", "2MB", "2MiB"),
         ("ECHOIC_AUTH", "ldap", "none, proxy, keys, jwt"),
         ("ECHOIC_AUTH", "proxy", "ECHOIC_TRUSTED_PROXIES"),
@@ -191,14 +191,14 @@ async fn non_loopback_without_auth_requires_explicit_consent() {
             ("HOST", "0.0.0.0".to_owned()),
             ("PORT", "0".to_owned()),
             ("ECHOIC_PROVIDER", "demo".to_owned()),
-            ("ECHOIC_ALLOW_OPEN", allow.to_owned()),
+            ("ECHOIC_ALLOW_UNAUTHENTICATED", allow.to_owned()),
             ("ECHOIC_ALLOWED_HOSTS", "other.example.com:8443, chat.example.com".to_owned()),
         ])
     };
     for no in ["", "false"] {
         let (code, out, stderr) = run(folder.path(), &open(no), &[]).await;
         let sentence = "echoic: HOST=0.0.0.0: without authentication the server listens on loopback only; set \
-                        ECHOIC_ALLOW_OPEN=true if everyone who can reach it may read and write every conversation\n";
+                        ECHOIC_ALLOW_UNAUTHENTICATED=true if everyone who can reach it may read and write every conversation\n";
         assert_eq!((code, out.as_str(), stderr.as_str()), (2, "", sentence), "{no:?}");
     }
     assert!(!folder.path().join("data").exists(), "a refused start touches nothing");
@@ -217,7 +217,7 @@ async fn non_loopback_without_auth_requires_explicit_consent() {
     }
     assert_eq!(server.terminate().await.0, 0);
 
-    let flag = ["serve", "--host=0.0.0.0", "--allow-open"];
+    let flag = ["serve", "--host=0.0.0.0", "--allow-unauthenticated"];
     let server = ServerProcess::spawn(crate::support::process::command(
         folder.path(),
         &open("false"),

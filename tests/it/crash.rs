@@ -238,7 +238,7 @@ async fn killed_server_keeps_everything_acknowledged() {
 async fn surviving_instance_has_everything_a_killed_one_had() {
     let Some(url) = database() else { return };
     let (folder, upstream) = (tempfile::tempdir().unwrap(), PacedProvider::start().await);
-    let shared = [("DATABASE_URL", url), ("ECHOIC_TURN_LEASE", "1s".to_owned())];
+    let shared = [("DATABASE_URL", url), ("ECHOIC_INSTANCE_LEASE", "1s".to_owned())];
     run_kill_rounds::<2>(&folder, &upstream, &shared, round_count(10)).await;
 }
 

@@ -215,7 +215,7 @@ async fn queued_turn_stays_queued_or_finishes_during_shutdown() {
 async fn queued_turn_starts_only_after_the_next_start() {
     // With this lease the watcher that starts queued turns of idle sessions runs all the time, so a
     // turn started during shutdown would show.
-    let mut server = Server::on_file(&["--turn-lease=1ms"]).await;
+    let mut server = Server::on_file(&["--instance-lease=1ms"]).await;
     let session = server.session().await;
     let (mut first, call) = server.open_turn(&session, "first").await;
     let waiting = json!({"sessionId": session, "message": "second", "onBusy": "queue"});

@@ -221,7 +221,7 @@ async fn events_reach_listeners_on_other_instances() {
 #[tokio::test]
 async fn listeners_elsewhere_see_a_killed_instances_turn_end() {
     let Some(url) = database() else { return };
-    let flags = [format!("--database-url={url}"), "--turn-lease=1s".to_owned()];
+    let flags = [format!("--database-url={url}"), "--instance-lease=1s".to_owned()];
     let flags = flags.each_ref().map(String::as_str);
     let (b, c) = (Server::with(&flags).await, Server::with(&flags).await);
     let upstream = Upstream::start().await;
@@ -284,7 +284,7 @@ async fn start_process(url: &str, upstream: &Upstream) -> (TempDir, ServerProces
         ("DATABASE_URL", url.to_owned()),
         ("OPENAI_BASE_URL", upstream.base_url.clone()),
         ("ECHOIC_MODEL", "gated-1".to_owned()),
-        ("ECHOIC_TURN_LEASE", "1s".to_owned()),
+        ("ECHOIC_INSTANCE_LEASE", "1s".to_owned()),
     ]);
     let process = ServerProcess::start(folder.path(), &variables).await;
     (folder, process)
@@ -312,7 +312,7 @@ async fn wait_until_idle(server: &Server, session: &str) {
 #[tokio::test]
 async fn killed_instances_partial_reply_is_kept_by_the_others() {
     let Some(url) = database() else { return };
-    let b = Server::with(&[&format!("--database-url={url}"), "--turn-lease=1s"]).await;
+    let b = Server::with(&[&format!("--database-url={url}"), "--instance-lease=1s"]).await;
     let upstream = Upstream::start().await;
     let (_folder, mut a) = start_process(&url, &upstream).await;
     let session = b.session().await;
@@ -343,7 +343,7 @@ async fn killed_instances_partial_reply_is_kept_by_the_others() {
 #[tokio::test]
 async fn paused_instance_past_its_lease_stops_writing_its_turn() {
     let Some(url) = database() else { return };
-    let b = Server::with(&[&format!("--database-url={url}"), "--turn-lease=1s"]).await;
+    let b = Server::with(&[&format!("--database-url={url}"), "--instance-lease=1s"]).await;
     let upstream = Upstream::start().await;
     let (_folder, a) = start_process(&url, &upstream).await;
     let session = b.session().await;

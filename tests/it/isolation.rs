@@ -455,9 +455,9 @@ async fn foreign_ids_in_bodies_and_queries_act_like_missing_ones() {
     // Session ids are unique over all users, so creating one that exists reveals that it does. This
     // is the only such leak.
     let chosen = own.post("/api/chat-sessions", json!({"sessionId": world.session})).await;
-    assert_eq!(chosen.failure(), (409, "id_taken"));
+    assert_eq!(chosen.failure(), (409, "id_conflict"));
     let sent = json!({"id": world.session, "messages": [{"id": "m", "role": "user", "parts": [{"type": "text", "text": "x"}]}]});
-    assert_eq!(own.post("/api/chat", sent).await.failure(), (409, "id_taken"));
+    assert_eq!(own.post("/api/chat", sent).await.failure(), (409, "id_conflict"));
     // A session may carry any project id as a label; it gives no access to that project's content.
     let body = json!({"projectId": world.project, "sessionId": "claims"});
     assert_eq!(own.post("/api/chat-sessions", body).await.status, 201);

@@ -45,7 +45,7 @@ impl KeyStore for MongoStore {
             match self.collections.keys.insert_one(key).await {
                 Ok(_) => Ok(()),
                 Err(error) if is_duplicate_key(&error) => {
-                    Err(Error::new(ErrorKind::IdTaken, "there is a key with this id"))
+                    Err(Error::new(ErrorKind::IdConflict, "there is a key with this id"))
                 }
                 Err(error) => Err(error.into()),
             }

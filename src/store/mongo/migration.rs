@@ -339,7 +339,7 @@ fn to_node_dump(node: NodeDoc, session: &SessionRow) -> Result<NodeDump> {
     })
 }
 
-/// Adds documents. Errors: `id_taken` if one of them is there.
+/// Adds documents. Errors: `id_conflict` if one of them is there.
 async fn insert_documents(table: &Collection<Document>, documents: Vec<Document>) -> Result<()> {
     if documents.is_empty() {
         return Ok(());
@@ -348,7 +348,7 @@ async fn insert_documents(table: &Collection<Document>, documents: Vec<Document>
     match timeout(LONG_OPERATION_TIMEOUT, insert).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) if is_duplicate_key(&error) => {
-            Err(Error::new(ErrorKind::IdTaken, "something of the session is there already")
+            Err(Error::new(ErrorKind::IdConflict, "something of the session is there already")
                 .with_source(error))
         }
         Ok(Err(error)) => Err(error.into()),

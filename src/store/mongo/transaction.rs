@@ -289,7 +289,7 @@ impl TransactionFailure {
         match self {
             Self::Conflict => Error::store_unavailable("others were faster, again and again"),
             Self::Database(error) if is_duplicate_key(&error) => {
-                Error::new(ErrorKind::IdTaken, "the session has something with this id already")
+                Error::new(ErrorKind::IdConflict, "the session has something with this id already")
                     .with_source(error)
             }
             Self::Database(error) => error.into(),

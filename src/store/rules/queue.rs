@@ -138,7 +138,7 @@ async fn try_begin_queued(
         TurnInput::Send { mut message, parent, .. } => {
             message.created_at = now;
             if work.find_message_by_id(&row, &message.id).await?.is_some() {
-                return Err(Error::new(ErrorKind::IdTaken, "the message is stored already"));
+                return Err(Error::new(ErrorKind::IdConflict, "the message is stored already"));
             }
             store_message_and_claim(work, row, *message, &parent, claim).await
         }

@@ -111,7 +111,7 @@ pub(in crate::store) async fn set_generated_title(
 }
 
 pub(super) fn id_conflict() -> Error {
-    Error::new(ErrorKind::IdTaken, "this sessionId belongs to another session; choose another")
+    Error::new(ErrorKind::IdConflict, "this sessionId belongs to another session; choose another")
 }
 
 fn version_conflict(version: u32) -> Error {

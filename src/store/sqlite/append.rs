@@ -89,7 +89,7 @@ fn insert_message_row(db: &Connection, session: i64, placed: MessageInsert<'_>) 
             if error.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation) =>
         {
             Err(Error::new(
-                ErrorKind::IdTaken,
+                ErrorKind::IdConflict,
                 format!("the session has a message with the id {} already", message.id),
             ))
         }

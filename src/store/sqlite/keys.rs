@@ -30,7 +30,7 @@ impl KeyStore for SqliteStore {
                 key.last_used_at.map(Timestamp::as_millis),
             ])?;
             match added {
-                0 => Err(Error::new(ErrorKind::IdTaken, "there is a key with this id")),
+                0 => Err(Error::new(ErrorKind::IdConflict, "there is a key with this id")),
                 _ => Ok(()),
             }
         })

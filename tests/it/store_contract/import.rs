@@ -172,7 +172,7 @@ pub async fn session_of_another_user_is_imported_under_a_new_id(store: &Arc<dyn 
     let eve = user("eve");
     let error =
         store.import_session(&eve, session_file("s", message_chain(&["q1"])), at(1000)).await;
-    assert_eq!(error.unwrap_err().kind, ErrorKind::IdTaken);
+    assert_eq!(error.unwrap_err().kind, ErrorKind::IdConflict);
     assert_eq!(listed_ids(store, &eve, None).await, Vec::<String>::new());
 }
 

@@ -38,7 +38,7 @@ pub(super) async fn key_is_kept_unchanged_until_revoked(store: &Arc<dyn Store>) 
     assert_eq!(store.find_key(&first.key.id).await.unwrap(), Some(first.clone()));
 
     let taken = store.add_key(StoredKey { digest: [7; 32], ..first.clone() }).await.unwrap_err();
-    assert_eq!(taken.kind, ErrorKind::IdTaken);
+    assert_eq!(taken.kind, ErrorKind::IdConflict);
     assert_eq!(store.find_key(&first.key.id).await.unwrap(), Some(first.clone()));
 
     assert!(store.revoke_key(&first.key.id).await.unwrap());

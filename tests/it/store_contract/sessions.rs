@@ -72,12 +72,12 @@ pub async fn session_id_belongs_to_its_first_user(store: &Arc<dyn Store>) {
     let again = NewSession { id: Some(id("s")), ..NewSession::default() };
     assert_eq!(
         store.create_session(&bob, again.clone(), at(1)).await.unwrap_err().kind,
-        ErrorKind::IdTaken
+        ErrorKind::IdConflict
     );
     assert!(!store.create_session(&ada, again, at(1)).await.unwrap().1);
     let mut turn = begin(&bob, "s", "mine");
     turn.target = SessionTarget::Ensure(id("s"));
-    assert_eq!(store.begin_turn(turn).await.unwrap_err().kind, ErrorKind::IdTaken);
+    assert_eq!(store.begin_turn(turn).await.unwrap_err().kind, ErrorKind::IdConflict);
 }
 
 pub async fn titles_are_found_by_word_prefixes(store: &Arc<dyn Store>) {
