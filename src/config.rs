@@ -2,7 +2,7 @@
 //!
 //! This is the only place that reads the process's environment. A flag wins over a variable, the
 //! environment over `.env`, and an empty variable counts as unset. The table in README.md and
-//! `.env.example` are compared with [`variables`] by a test.
+//! `.env.example` are compared with [`list_variables`] by a test.
 
 mod access;
 mod commands;

@@ -1,6 +1,6 @@
 //! Events: what happens to sessions, handed to whoever listens in this process.
 //!
-//! Whoever commits something says so with [`Events::publish`], which waits for nobody and costs a
+//! Whoever commits something says so with [`EventBroker::publish`], which waits for nobody and costs a
 //! look at a lock while nobody listens. `feed.rs` takes what was published, reads the session and
 //! the message it is about, and puts the event into the mailbox of each listener who may see them.
 //! A mailbox is bounded: one that overflows is emptied and holds a new `sync` instead.

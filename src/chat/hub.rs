@@ -338,7 +338,7 @@ impl TurnBuffer {
     }
 
     /// What was published and is not in the log, if it has been waiting for this long and nothing
-    /// is on its way there. [`LiveTurn::logged`] must follow.
+    /// is on its way there. [`TurnBuffer::finish_log_write`] must follow.
     pub(super) fn take_due_batch(&self, behind: Duration) -> Option<LogBatch> {
         let mut buffer = lock(&self.state);
         let is_due = buffer.log.unlogged_since.is_some_and(|since| since.elapsed() >= behind);

@@ -1,7 +1,7 @@
 //! Turns: begun, run, read, stopped, recovered, drained. The heart of the server.
 //!
-//! [`Chat::start_turn`] makes the user's message durable and sets a task going that owns the turn
-//! until its reply is stored; whoever asked gets a [`Reader`]. A reader that leaves changes
+//! [`ChatService::start_turn`] makes the user's message durable and sets a task going that owns the turn
+//! until its reply is stored; whoever asked gets a [`TurnReader`]. A reader that leaves changes
 //! nothing. Called by `http`; knows no route and no database.
 
 mod background_call;
@@ -83,7 +83,7 @@ pub struct ChatService {
     needs_index_merge: AtomicBool,
 }
 
-/// What [`Chat`] is made of.
+/// What [`ChatService`] is made of.
 pub struct ChatDependencies {
     /// Where conversations are kept.
     pub store: Arc<dyn Store>,

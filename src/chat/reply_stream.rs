@@ -73,7 +73,7 @@ pub enum Passthrough {
 }
 
 impl ChatService {
-    /// Begins a turn, as [`Chat::start_turn`] does, and listens to its reply. Whoever stops
+    /// Begins a turn, as [`ChatService::start_turn`] does, and listens to its reply. Whoever stops
     /// listening changes nothing.
     pub async fn stream_turn(self: &Arc<Self>, new: TurnRequest) -> Result<ReplyStream> {
         let who = new.principal.clone();

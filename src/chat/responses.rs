@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 impl ChatService {
-    /// Begins a turn, as [`Chat::hear_turn`] does, and keeps its request beside it before anybody
+    /// Begins a turn, as [`ChatService::stream_turn`] does, and keeps its request beside it before anybody
     /// hears of it. The response, and whether it is new: a request that came before has the one that
     /// it had then, and where a person will answer there is none. With `is_taped` its stream can be
     /// heard again for ever.

@@ -22,7 +22,7 @@ const MESSAGE_OVERHEAD_BYTES: u64 = 256;
 pub struct NodeFill {
     /// Messages in the node.
     pub messages: u32,
-    /// Their size, as [`size_of_message`] counts it.
+    /// Their size, as [`message_size`] counts it.
     pub bytes: u64,
     /// Whether the new message's parent is the node's last message.
     pub ends_with_parent: bool,
@@ -44,7 +44,7 @@ pub fn message_size(content: &str, parts: &str) -> u64 {
 
 /// Where a message of `size` bytes goes, given its parent's node; `None` is a root, without parent.
 ///
-/// A message larger than [`MAX_BYTES`] finds no node with room, opens one, and closes it.
+/// A message larger than [`MAX_NODE_BYTES`] finds no node with room, opens one, and closes it.
 pub fn choose_placement(parent: Option<NodeFill>, size: u64) -> NodePlacement {
     let has_room = |node: NodeFill| {
         node.ends_with_parent

@@ -20,7 +20,7 @@ pub enum AccessLevel {
     Owner,
 }
 
-/// What came of asking for [`Access`].
+/// What came of asking for [`AccessLevel`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AccessDecision {
     /// Go ahead.

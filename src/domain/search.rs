@@ -158,7 +158,7 @@ pub fn build_snippet(text: &str, terms: &[SearchTerm]) -> SearchSnippet {
     SearchSnippet { text: piece, highlights }
 }
 
-/// The folded words of a text as [`words`] gives them, and where each stands, in characters.
+/// The folded words of a text as [`fold_words`] gives them, and where each stands, in characters.
 fn locate_words(text: &str) -> Vec<(String, [usize; 2])> {
     let mut placed: Vec<(String, [usize; 2])> = Vec::new();
     let mut is_open = false;

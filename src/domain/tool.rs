@@ -147,7 +147,7 @@ pub fn parse_results(parts: &MessageParts) -> Vec<ToolResult> {
         .collect()
 }
 
-/// The reply that the results in a message of this role continue, as [`message_of`] was told.
+/// The reply that the results in a message of this role continue, as [`build_result_message`] was told.
 pub fn find_continued_reply(role: Role, parts: &MessageParts) -> Option<MessageId> {
     if role != Role::Tool {
         return None;

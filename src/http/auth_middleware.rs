@@ -1,6 +1,6 @@
 //! The gate before every route: who is asking, and whether such a request is theirs to make.
 //!
-//! Invariant: what is not in [`PUBLIC`] is never reached without an identity. The gate is a layer of
+//! Invariant: what is not in [`PUBLIC_ROUTES`] is never reached without an identity. The gate is a layer of
 //! the whole router, so a new route stands behind it, whoever forgets to say so; and a handler that
 //! asks for its caller gets an error, not a stranger, should it ever be reached another way.
 

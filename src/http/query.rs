@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::convert::Infallible;
 use std::ops::RangeInclusive;
 
-/// The parameters of a request. Take each one that the route knows, then [`Query::finish`].
+/// The parameters of a request. Take each one that the route knows, then [`QueryParams::finish`].
 pub(super) struct QueryParams {
     params: Vec<(String, String)>,
     errors: Vec<FieldError>,

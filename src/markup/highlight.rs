@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 use syntect::parsing::{ParseState, Scope, ScopeStack, SyntaxReference, SyntaxSet};
 
-/// The classes of the spans that [`block`] writes.
+/// The classes of the spans that [`render_code_block`] writes.
 pub(super) const SPAN_CLASSES: [&str; 9] =
     ["c-key", "c-str", "c-num", "c-com", "c-fun", "c-typ", "c-var", "c-add", "c-del"];
 

@@ -1,6 +1,6 @@
 //! Memory: what of a session goes into the prompt, inside a budget that is never exceeded.
 //!
-//! [`Memory::plan`] decides without I/O what room there is, [`assemble`](Memory::assemble) reads
+//! [`Memory::plan_prompt`] decides without I/O what room there is, [`assemble`](Memory::assemble_prompt) reads
 //! the path's tail and builds the prompt. A turn and the preview of a turn take the same way, so
 //! the preview shows exactly what would be sent.
 
@@ -173,7 +173,7 @@ impl Memory {
         self.context_windows.configured(model).or(self.defaults.context_window)
     }
 
-    /// Whether a message certainly fits, judged by sizes alone; if not, [`Memory::plan`] knows.
+    /// Whether a message certainly fits, judged by sizes alone; if not, [`Memory::plan_prompt`] knows.
     pub fn definitely_fits(&self, settings: &SessionSettings, new: MessageSize) -> bool {
         let model = settings.model.as_deref().unwrap_or(&self.defaults.model);
         let in_o200k = TokenVocabulary::for_model(model) == TokenVocabulary::O200k;

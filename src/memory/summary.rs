@@ -4,7 +4,7 @@
 //! is cut. It is only ever continued: what it says stays, and a few lines are put behind it for the
 //! messages that the next cut takes away. When it has no room left it is written anew, shorter. So a
 //! prompt's beginning changes at cuts and at no other time. A summary names the last message it
-//! stands for and thereby its path ([`crate::store::Summary`]); what another branch says is never
+//! stands for and thereby its path ([`crate::store::PathSummary`]); what another branch says is never
 //! in it. The messages themselves stay as they are. Without a summary a prompt is just without it.
 
 use super::budget::{MESSAGE_TOKEN_OVERHEAD, PromptBudget};

@@ -1,7 +1,7 @@
 //! LLM endpoints: what a turn asks of one, and what comes back.
 //!
 //! Implementations: [`openai`] for everything that speaks Chat Completions, [`anthropic`] for the
-//! Messages API, [`demo`] for when there is nothing else. [`guarded`] puts patience around any of
+//! Messages API, [`demo`] for when there is nothing else. [`resilient`] puts patience around any of
 //! them. What every implementation must do is written down in `tests/it/provider_contract.rs`.
 
 pub mod anthropic;

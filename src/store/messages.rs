@@ -145,7 +145,7 @@ pub struct HistoryMessage {
     /// Its size in tokens of o200k_base.
     pub tokens: u32,
     /// Tokens of the path up to it, itself and what each message takes beside its text
-    /// ([`PROMPT_SHARE`](crate::domain::message::PROMPT_SHARE)) included. The same for every reader,
+    /// ([`MESSAGE_TOKEN_OVERHEAD`](crate::domain::message::MESSAGE_TOKEN_OVERHEAD)) included. The same for every reader,
     /// so that all of them can cut a path at the same places.
     pub path_tokens: u64,
     /// Its parts, if there was room for them; those of a reply only if it ended with function calls.

@@ -54,7 +54,7 @@ pub(crate) struct SessionDump {
 #[derive(Debug, Serialize)]
 pub(crate) struct QueuedTurnDump {
     pub(crate) id: TurnId,
-    /// As [`super::queued`] writes it.
+    /// As [`super::queued_turn`] writes it.
     pub(crate) json: String,
 }
 
@@ -118,7 +118,7 @@ pub(crate) trait MigrationStore: ProjectStore + KeyStore + LedgerStore {
     async fn dump_session(&self, id: &SessionId, since: Timestamp) -> Result<Option<SessionDump>>;
 
     /// A page of its nodes by number, beginning with the number `first`: at least one node if there
-    /// is one, and no further one once the page holds [`MAX_PAGE`] bytes. Errors if what is stored
+    /// is one, and no further one once the page holds [`MAX_PAGE_BYTES`] bytes. Errors if what is stored
     /// contradicts itself.
     async fn dump_nodes(&self, session: &SessionRow, first: u32) -> Result<Vec<NodeDump>>;
 

@@ -1,4 +1,4 @@
-//! What the rules of projects ask of a database inside one atomic step, as [`super::work`] does for
+//! What the rules of projects ask of a database inside one atomic step, as [`super::transaction`] does for
 //! sessions.
 
 use super::NewFile;

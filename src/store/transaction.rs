@@ -1,6 +1,6 @@
 //! What the rules of a store ask of a database inside one atomic step.
 //!
-//! A database implements [`Work`] over one of its transactions; what may happen to a session, and
+//! A database implements [`StoreTransaction`] over one of its transactions; what may happen to a session, and
 //! in which order, is written once in [`super::rules`], so no two databases can differ in it. A
 //! step that ends in an error leaves nothing behind.
 
@@ -220,8 +220,8 @@ pub(crate) trait StoreTransaction {
     async fn list_nodes(&mut self, row: &SessionRow) -> Result<Vec<NodeHeader>>;
 
     /// The messages of one node from its first up to the one at `up_to`, itself included, oldest
-    /// first, each with its place and exactly as [`put`](Work::put) stored it. Asked like
-    /// [`nodes`](Work::nodes).
+    /// first, each with its place and exactly as [`put`](StoreTransaction::insert_message) stored it. Asked like
+    /// [`nodes`](StoreTransaction::list_nodes).
     async fn node_messages(
         &mut self,
         row: &SessionRow,

@@ -99,7 +99,7 @@ pub trait TransferStore: Send + Sync {
     /// mebibyte), so at least one if there is one. Session and messages are one consistent view; as messages never change and
     /// never go away one by one, those up to the first piece's `messages_count` are together what
     /// the session held then. Siblings need not be looked up. The access is
-    /// [`Own`](crate::domain::principal::Access::Own). Errors: `session_not_found`, `forbidden`.
+    /// [`Own`](crate::domain::principal::AccessLevel::Owner). Errors: `session_not_found`, `forbidden`.
     async fn read_chunk(
         &self,
         who: &Principal,

@@ -1,7 +1,7 @@
 //! Which of the earlier messages belong to a question: pure functions over the words of a path.
 //!
-//! Nothing here knows a store, a session or a clock. [`Index`] takes messages in and gives their
-//! passages, [`scores`] says how well each of them answers. Called by `recall`.
+//! Nothing here knows a store, a session or a clock. [`PassageIndex`] takes messages in and gives their
+//! passages, [`score_passages`] says how well each of them answers. Called by `recall`.
 
 mod index;
 mod passages;

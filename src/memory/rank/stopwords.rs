@@ -1,6 +1,6 @@
 //! Words that say nothing of what is asked for.
 
-/// Words of questions and of grammar, as [`super::words`] gives them before stemming. English only:
+/// Words of questions and of grammar, as [`super::tokenizer`] gives them before stemming. English only:
 /// what other languages have of them is in too many messages to count ([`super::search`]).
 const STOPWORDS: &[&str] = &[
     "a",

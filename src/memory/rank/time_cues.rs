@@ -1,6 +1,6 @@
 //! What a text says about time.
 
-/// Words that place something in time, as [`super::words`] gives them before stemming.
+/// Words that place something in time, as [`super::tokenizer`] gives them before stemming.
 const TIME_WORDS: &[&str] = &[
     "ago",
     "april",

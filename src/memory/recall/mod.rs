@@ -1,7 +1,7 @@
 //! Recall: which earlier messages of the path belong to the new one.
 //!
 //! The ranking is in [`super::rank`], above the store, so that stores cannot differ. Each session's
-//! path is kept in memory between turns ([`kept`]), bounded ([`shelf`]). Where it is not, it is read
+//! path is kept in memory between turns ([`path_index`]), bounded ([`index_cache`]). Where it is not, it is read
 //! anew by a task of its own: a turn waits a moment for it and then goes on without, a preview waits
 //! until it is there.
 

@@ -1,5 +1,5 @@
 //! The strategies: each divides what memory may take of the prompt, and reads nothing. One file
-//! each, behind one trait; [`of`] is the list.
+//! each, behind one trait; [`find_strategy`] is the list.
 
 mod auto;
 mod buffer;

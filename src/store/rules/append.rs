@@ -1,6 +1,6 @@
 //! Adding one message to a session: its place, its node, the session's head and counters.
 //!
-//! Every message that a store holds came through [`append`], so the invariants of nodes, head and
+//! Every message that a store holds came through [`append_message`], so the invariants of nodes, head and
 //! counters are kept here and nowhere else.
 
 use crate::domain::message::{MESSAGE_TOKEN_OVERHEAD, truncate_preview};
@@ -30,7 +30,7 @@ pub(super) async fn resolve_parent(
 }
 
 /// Stores a message behind its parent and makes it the head. `row` is brought up to date, so that
-/// further messages can follow; [`save`] writes it back.
+/// further messages can follow; [`save_session`] writes it back.
 ///
 /// Invariant: `messages` is the number of messages and the highest seq; `head` names the newest
 /// message of the active path; each message is in exactly one node.
@@ -103,7 +103,7 @@ pub(super) async fn apply_auto_title(
     Ok(())
 }
 
-/// Writes back what [`append`] moved.
+/// Writes back what [`append_message`] moved.
 pub(super) async fn save_session(
     work: &mut impl StoreTransaction,
     row: &mut SessionRow,

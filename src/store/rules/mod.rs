@@ -1,6 +1,6 @@
 //! What may happen to a session, and in which order: the same in every database.
 //!
-//! Each function is one atomic step over a [`Work`](super::work::Work). It may be run again from
+//! Each function is one atomic step over a [`Work`](super::transaction::StoreTransaction). It may be run again from
 //! the start when the database asks for that, so it keeps nothing outside the step.
 
 mod append;

@@ -9,7 +9,7 @@ use crate::store::{KeyStore, StoredKey, StoredTicket};
 use async_trait::async_trait;
 use rusqlite::{OptionalExtension, Row, params};
 
-/// Selects what [`stored_key`] reads.
+/// Selects what [`decode_key`] reads.
 const SELECT_KEY: &str = "SELECT id, digest, name, user_id, scope, created_at, expires_at, last_used_at \
      FROM keys";
 

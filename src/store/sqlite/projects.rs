@@ -16,7 +16,7 @@ use async_trait::async_trait;
 use rusqlite::{Connection, Row, params};
 use std::collections::HashMap;
 
-/// Selects what [`project_row`] reads.
+/// Selects what [`decode_project`] reads.
 const SELECT_PROJECT: &str = "SELECT key, id, owner, name, description, system_prompt, generation_status, \
      version, created_at, updated_at FROM projects";
 

@@ -10,7 +10,7 @@ use crate::store::{ResponseStore, StoredResponse};
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-/// Selects what [`stored_response`] reads.
+/// Selects what [`decode_response`] reads.
 const SELECT_RESPONSE: &str = "SELECT turn_id, reply_id, question_id, asker, created_at, request, tape, session \
      FROM responses";
 

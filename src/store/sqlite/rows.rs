@@ -27,7 +27,7 @@ pub(super) fn seq_from_key(key: i64) -> u32 {
     u32::try_from(key & i64::from(MAX_SEQ)).unwrap_or(MAX_SEQ)
 }
 
-/// Selects what [`session_row`] reads.
+/// Selects what [`decode_session`] reads.
 pub(super) const SELECT_SESSION: &str = "SELECT s.key, s.id, s.owner, s.participants, s.project_id, s.title, \
      s.title_source, s.status, s.archived, s.pinned, s.meta, s.user_meta, s.theme, s.settings, s.read_marks, \
      s.version, s.messages, s.nodes, s.head_id, s.head_seq, s.head_node, s.last_message, s.last_message_at, \
@@ -100,7 +100,7 @@ pub(super) fn decode_session(row: &Row<'_>) -> Result<SessionRow> {
     })
 }
 
-/// Selects what [`message_row`] and [`stored_message`] read.
+/// Selects what [`decode_message`] and [`decode_new_message`] read.
 pub(super) const SELECT_MESSAGE: &str = "SELECT key, node, id, parent_id, role, sender_id, type, content, parts, \
      status, model, finish_reason, client_message_id, error, usage, created_at, tokens, \
      path_tokens FROM messages";

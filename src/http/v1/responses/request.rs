@@ -82,7 +82,7 @@ pub(super) struct CreateResponseRequest {
     pub(super) is_stored: bool,
     /// What is said, as it was sent …
     pub(super) items: Vec<PositionedItem>,
-    /// … and as messages, once [`Request::saying`] has told.
+    /// … and as messages, once [`CreateResponseRequest::with_input`] has told.
     pub(super) input: ResponseInput,
     pub(super) settings: SessionSettings,
     pub(super) stored_request: StoredRequest,
