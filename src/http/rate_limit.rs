@@ -135,7 +135,7 @@ impl LimiterSet {
 
 impl RateLimitStatus {
     /// Why the request is refused, if it is.
-    pub(super) fn to_error(&self) -> Option<Error> {
+    pub(super) fn to_error(self) -> Option<Error> {
         self.retry_after
             .map(|_| self.build_error("you have sent too many requests in a short time"))
     }

@@ -72,7 +72,7 @@ const ASKED: &str = "How many hens does my sister keep?";
 
 #[tokio::test]
 async fn relevant_old_message_precedes_the_new_one() {
-    let server = Server::with(&["--memory=recall", "--memory-tokens=1000"]).await;
+    let server = Server::with(&["--memory-strategy=recall", "--memory-tokens=1000"]).await;
     let session = long_session(&server).await;
     let pieces = preview(&server, &session, &[("message", ASKED)]).await;
     let kinds: Vec<_> = pieces.iter().map(|piece| piece["kind"].as_str().unwrap()).collect();
@@ -102,7 +102,7 @@ async fn relevant_old_message_precedes_the_new_one() {
 #[tokio::test]
 async fn turn_continues_without_an_index_that_is_late() {
     let impatient = TimingOptions { recall_timeout: Duration::ZERO, ..tuning() };
-    let server = Server::tuned(&["--memory=recall", "--memory-tokens=1000"], impatient).await;
+    let server = Server::tuned(&["--memory-strategy=recall", "--memory-tokens=1000"], impatient).await;
     let session = long_session(&server).await;
     let sent = server.turn(&session, ASKED, "I forgot.").await;
     assert_eq!(sent.last().unwrap(), &format!("user: {ASKED}"));
@@ -137,7 +137,7 @@ async fn messages_already_in_the_prompt_are_not_recalled() {
 
 #[tokio::test]
 async fn other_branches_and_sessions_are_not_recalled() {
-    let server = Server::with(&["--memory=recall", "--memory-tokens=700"]).await;
+    let server = Server::with(&["--memory-strategy=recall", "--memory-tokens=700"]).await;
     let session = long_session(&server).await;
     let other = server.session().await;
     let mut messages: Vec<_> = (0..80).map(small_talk).collect();
@@ -173,7 +173,7 @@ async fn other_branches_and_sessions_are_not_recalled() {
 
 #[tokio::test]
 async fn only_the_relevant_passage_of_a_long_message_is_recalled() {
-    let server = Server::with(&["--memory=recall", "--memory-tokens=800"]).await;
+    let server = Server::with(&["--memory-strategy=recall", "--memory-tokens=800"]).await;
     let session = server.session().await;
     let filler = |number: usize| {
         format!("Paragraph {number} speaks of the weather at length and says little. ").repeat(9)
@@ -200,7 +200,7 @@ async fn only_the_relevant_passage_of_a_long_message_is_recalled() {
 
 #[tokio::test]
 async fn wordless_questions_and_all_scripts_are_handled() {
-    let server = Server::with(&["--memory=recall", "--memory-tokens=700"]).await;
+    let server = Server::with(&["--memory-strategy=recall", "--memory-tokens=700"]).await;
     let session = server.session().await;
     let mut messages = vec![
         message("jp", 1, "user", "私の猫は三毛猫で、名前はタマです。"),

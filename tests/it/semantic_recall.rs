@@ -104,7 +104,7 @@ async fn import_story(server: &Server) {
 }
 
 fn flags<'a>(endpoint: &'a str, model: &'a str) -> [&'a str; 4] {
-    ["--memory=recall", "--memory-tokens=600", endpoint, model]
+    ["--memory-strategy=recall", "--memory-tokens=600", endpoint, model]
 }
 
 #[tokio::test]
@@ -120,7 +120,7 @@ async fn paraphrased_message_is_recalled_by_meaning() {
         recalled_ids(&server, "Did anybody do some sailing?").await.contains(&"boat".to_owned())
     );
     assert_eq!(endpoint.take_count(), 1);
-    let words_alone = Server::with(&["--memory=recall", "--memory-tokens=600"]).await;
+    let words_alone = Server::with(&["--memory-strategy=recall", "--memory-tokens=600"]).await;
     import_story(&words_alone).await;
     assert!(!recalled_ids(&words_alone, "Who has poultry?").await.contains(&"hens".to_owned()));
 }

@@ -31,7 +31,7 @@ fn message(number: usize) -> Value {
 
 /// A server whose prompts hold about 20 such messages, and a session of 40.
 async fn start() -> (Server, String) {
-    let server = Server::with(&["--memory=summary", "--memory-tokens=1200"]).await;
+    let server = Server::with(&["--memory-strategy=summary", "--memory-tokens=1200"]).await;
     let session = server.session().await;
     let messages: Vec<_> = (0..40).map(message).collect();
     let file = json!({"sessions": [{"sessionId": session, "messages": messages}]});
