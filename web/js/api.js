@@ -29,13 +29,16 @@ export function setKey(value, isToStay) {
   if (value) (isToStay ? localStorage : sessionStorage).setItem(KEY, value);
 }
 
-/** The answer to a request, whatever its body is. Throws an `ApiError` for all but 2xx. */
-export async function request(method, path, { body, headers = {}, signal, keepalive } = {}) {
+/**
+ * Returns the response to a request. Throws an `ApiError` for every status but 2xx. `options.key`
+ * replaces the stored key; the user is then not asked for another one.
+ */
+export async function request(method, path, { body, headers = {}, signal, keepalive, key: given } = {}) {
   const isJson = body !== undefined && !(body instanceof Blob);
   const sent = { ...headers };
   if (body !== undefined) sent["content-type"] = "application/json";
   for (;;) {
-    const used = key();
+    const used = given ?? key();
     if (used) sent.authorization = `Bearer ${used}`;
     let response;
     try {
@@ -46,7 +49,8 @@ export async function request(method, path, { body, headers = {}, signal, keepal
       throw new ApiError(0, "unreachable", "The server cannot be reached.");
     }
     if (response.ok) return response;
-    if (response.status === 401 && (key() !== used || (await askForKey()))) continue;
+    const mayRetry = response.status === 401 && given === undefined;
+    if (mayRetry && (key() !== used || (await askForKey()))) continue;
     throw await refusal(response);
   }
 }
@@ -64,6 +68,9 @@ export async function call(method, path, body, options = {}) {
 }
 
 export const get = (path, options) => call("GET", path, undefined, options);
+
+/** Returns the user that a key belongs to, without storing the key. */
+export const getKeyOwner = (key) => get("/api/me", { key });
 
 /** `?a=1&b=2` of what is set. */
 export function query(values) {

@@ -1,6 +1,6 @@
 // The field for an API key, shown when the server wants one.
 
-import { key, onUnauthenticated, setKey } from "./api.js";
+import { getKeyOwner, key, onUnauthenticated, setKey } from "./api.js";
 import { ask, field } from "./dialog.js";
 import { el } from "./dom.js";
 
@@ -43,16 +43,14 @@ async function show(isByHand) {
   return true;
 }
 
-/** Whose key it is, or what is `wrong` with it. */
+/** Returns the owner of a key, or what is `wrong` with the key. */
 async function whose(given) {
   try {
-    const response = await fetch("/api/me", { headers: { authorization: `Bearer ${given}` }, cache: "no-store" });
-    const { data, message } = await response.json();
-    if (response.ok) return data;
-    return { wrong: response.status === 401 ? "The server does not know this key, or it is not valid any more." : message };
-  } catch {
-    // Some letters cannot be sent at all, so no key has them.
-    return { wrong: isSendable(given) ? "The server cannot be reached." : "No key looks like this." };
+    return await getKeyOwner(given);
+  } catch ({ status, message }) {
+    if (status === 401) return { wrong: "The server does not know this key, or it is not valid any more." };
+    // A header cannot carry every character, and then the request fails before it is sent.
+    return { wrong: status === 0 && !isSendable(given) ? "No key looks like this." : message };
   }
 }
 
