@@ -1,12 +1,12 @@
 // The page: builds its parts, knows who is there, and shows what the address names.
 
 import { get } from "./api.js";
-import { ChatView } from "./chat/view.js";
+import { ChatView } from "./chat/chat-view.js";
 import { el, fill, iconButton } from "./dom.js";
-import { askForKey } from "./key.js";
-import { live } from "./live.js";
+import { askForKey } from "./key-dialog.js";
+import { live } from "./event-stream.js";
 import { Panel } from "./panel/panel.js";
-import { Projects } from "./projects/store.js";
+import { Projects } from "./projects/list.js";
 import { go, route, startAnew, toNew } from "./route.js";
 import { SessionList } from "./sessions/list.js";
 import { Sidebar } from "./sessions/sidebar.js";

@@ -2,7 +2,7 @@
 // text, to which is only ever added.
 
 import { el, fill, oncePerFrame } from "../dom.js";
-import { Blocks } from "./blocks.js";
+import { Blocks } from "./block-splitter.js";
 import { rendered, shownAtOnce } from "./markdown.js";
 import { reasoning, toolCall, toolPart } from "./parts.js";
 

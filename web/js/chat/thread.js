@@ -4,7 +4,7 @@ import { get, query, session } from "../api.js";
 import { el } from "../dom.js";
 import { attempt } from "../toast.js";
 import { prepare } from "./markdown.js";
-import { MessageView } from "./message.js";
+import { MessageView } from "./message-view.js";
 
 const PAGE = 30;
 /** More messages are not kept in the page. */

@@ -4,7 +4,7 @@ import { call, get, query, request, session as sessionPath } from "../api.js";
 import { ask, field } from "../dialog.js";
 import { arrange, el, fill, oncePerFrame } from "../dom.js";
 import { span } from "../format.js";
-import { live } from "../live.js";
+import { live } from "../event-stream.js";
 import { go, route, toChat, toNew } from "../route.js";
 import { attempt, toast } from "../toast.js";
 import { Row } from "./row.js";

@@ -1,9 +1,9 @@
 // The sidebar: search, projects, the chats, and what concerns all of them.
 
 import { key, setKey } from "../api.js";
-import { askForKey } from "../key.js";
+import { askForKey } from "../key-dialog.js";
 import { el, fill, icon, iconButton } from "../dom.js";
-import { live } from "../live.js";
+import { live } from "../event-stream.js";
 import { openMenu } from "../menu.js";
 import { go, startAnew, toNew, toProject, toProjects } from "../route.js";
 import { nextTheme, theme } from "../theme.js";

@@ -1,11 +1,11 @@
 // The replies of the chat that is open: the one that is being written, and those that wait for it.
 
 import { call, chat, get, message as messagePath, newId } from "../api.js";
-import { live } from "../live.js";
+import { live } from "../event-stream.js";
 import { toast } from "../toast.js";
 import { LiveReply } from "./live-reply.js";
-import { MessageView } from "./message.js";
-import { Turn } from "./turn.js";
+import { MessageView } from "./message-view.js";
+import { Turn } from "./turn-reader.js";
 
 /** How long a turn may belong to a message that waits, before somebody else must have begun it. */
 const CLAIM = 400;

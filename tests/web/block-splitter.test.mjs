@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Blocks } from "../../web/js/chat/blocks.js";
+import { Blocks } from "../../web/js/chat/block-splitter.js";
 
 /** The blocks of a text that arrives in pieces of a size, and the open one. */
 function cut(text, size) {

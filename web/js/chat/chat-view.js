@@ -2,15 +2,15 @@
 
 import { ApiError, call, get, message as messagePath, session as sessionPath } from "../api.js";
 import { el, fill, icon, iconButton } from "../dom.js";
-import { live } from "../live.js";
+import { live } from "../event-stream.js";
 import { openMenu } from "../menu.js";
 import { go, toChat, toNew } from "../route.js";
 import { chatActions } from "../sessions/actions.js";
 import { attempt, toast } from "../toast.js";
 import { Composer } from "./composer.js";
-import { Replies } from "./replies.js";
+import { Replies } from "./reply-queue.js";
 import { Scroller } from "./scroller.js";
-import { Seen } from "./seen.js";
+import { Seen } from "./read-marker.js";
 import { Thread } from "./thread.js";
 import { welcome } from "./welcome.js";
 
