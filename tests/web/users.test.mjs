@@ -1,204 +1,217 @@
-// A server that asks who somebody is, and several people at it, each with a key of their own.
+// A server with API keys and several users.
 
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
-import { api, replied, say, shown, start, until } from "./support.mjs";
+import { createApi, getTexts, sendMessage, start, waitForReply, waitUntil } from "./support.mjs";
 
 const echoic = await start({ ECHOIC_AUTH: "keys", ECHOIC_RATE_LIMIT: "off", ECHOIC_PRICES: "gated-*=1/0.5/10" }, /40[134]/);
 after(echoic.stop);
 const { server, upstream } = echoic;
 
-const newKey = (user, ...more) => server.run("keys", "create", "--user", user, ...more);
-const field = (page) => page.getByLabel("API key", { exact: true });
-const proceed = (page) => page.getByRole("button", { name: "Continue" }).click();
+const createKey = (/** @type {string} */ user, /** @type {string[]} */ ...options) => server.run("keys", "create", "--user", user, ...options);
+const field = (/** @type {Page} */ page) => page.getByLabel("API key", { exact: true });
+const submitKey = (/** @type {Page} */ page) => page.getByRole("button", { name: "Continue" }).click();
 
-async function enter(page, key) {
+/**
+ * @param {Page} page
+ * @param {string} key
+ */
+async function enterKey(page, key) {
   await field(page).fill(key);
-  await proceed(page);
+  await submitKey(page);
 }
 
-/** A page in a browser of its own that somebody has opened with their key. */
-async function pageOf(key, path = "") {
-  const page = await echoic.page(path);
-  await enter(page, key);
+/**
+ * Opens a page and signs in.
+ *
+ * @param {string} key
+ */
+async function openPageAs(key, path = "") {
+  const page = await echoic.openPage(path);
+  await enterKey(page, key);
   await page.getByText("Connected").waitFor();
   return page;
 }
 
+/**
+ * @param {Page} page
+ * @param {string} name
+ */
 async function openTab(page, name) {
   if (await page.locator("#panel").isHidden()) await page.getByRole("button", { name: "Memory, settings, people" }).click();
   await page.getByRole("tab", { name }).click();
 }
 
-const row = (page, title) => page.locator(".chat-row").filter({ hasText: title });
+const row = (/** @type {Page} */ page, /** @type {string} */ title) => page.locator(".chat-row").filter({ hasText: title });
 
-test("the page asks for a key, tells a wrong one, and works with a good one", async () => {
-  const key = await newKey("alice");
-  const page = await echoic.page();
-  const wrong = page.locator("dialog .wrong");
-  await enter(page, "ek_wrong");
-  await wrong.filter({ hasText: "does not know this key" }).waitFor();
-  await enter(page, "ключ");
-  await wrong.filter({ hasText: "No key looks like this" }).waitFor();
-  await enter(page, ` ${key} `);
+test("page rejects a wrong key and accepts a valid one", async () => {
+  const key = await createKey("alice");
+  const page = await echoic.openPage();
+  const error = page.locator("dialog .error");
+  await enterKey(page, "ek_wrong");
+  await error.filter({ hasText: "That key is invalid or has expired." }).waitFor();
+  await enterKey(page, "ключ");
+  await error.filter({ hasText: "That doesn’t look like a key." }).waitFor();
+  await enterKey(page, ` ${key} `);
   await page.getByText("Connected").waitFor();
   await page.locator("dialog").waitFor({ state: "detached" });
-  await page.locator(".who", { hasText: "alice" }).waitFor();
+  await page.locator(".connection .user", { hasText: "alice" }).waitFor();
 
-  await say(page, "Hello, it is me");
-  (await upstream.call()).reply("Hello **Alice**.");
-  await replied(page);
+  await sendMessage(page, "Hello, it is me");
+  (await upstream.nextCall()).reply("Hello **Alice**.");
+  await waitForReply(page);
   await page.locator(".prose strong", { hasText: "Alice" }).waitFor();
   await row(page, "Hello, it is me").waitFor();
   await page.reload();
   await page.getByText("Connected").waitFor();
-  assert.deepEqual(await shown(page), ["Hello, it is me", "Hello Alice."]);
+  assert.deepEqual(await getTexts(page), ["Hello, it is me", "Hello Alice."]);
 });
 
-test("a key that is to be remembered opens the next tab, and is forgotten on demand", async () => {
-  const page = await echoic.page();
-  await field(page).fill(await newKey("alice"));
+test("remembered key signs in other tabs until sign-out", async () => {
+  const page = await echoic.openPage();
+  await field(page).fill(await createKey("alice"));
   await page.getByLabel("Remember it in this browser").check();
-  await proceed(page);
+  await submitKey(page);
   await page.getByText("Connected").waitFor();
-  const other = await echoic.tab(page.context(), "", /40[13]/);
+  const other = await echoic.openTab(page.context(), "", /40[13]/);
   await other.getByText("Connected").waitFor();
-  await other.getByRole("button", { name: "More for all chats" }).click();
-  await other.getByRole("menuitem", { name: "Forget the API key" }).click();
+  await other.getByRole("button", { name: "More options", exact: true }).click();
+  await other.getByRole("menuitem", { name: "Sign out" }).click();
   await field(other).waitFor();
   assert.equal(await other.evaluate(() => JSON.stringify([localStorage, sessionStorage]).includes("ek_")), false);
 });
 
-test("who closes the field is told what is missing, and can still enter a key", async () => {
-  const page = await echoic.page();
+test("closing the key dialog leaves a notice to sign in", async () => {
+  const page = await echoic.openPage();
   await field(page).waitFor();
   await page.getByRole("button", { name: "Cancel" }).click();
-  await page.locator(".notice", { hasText: "asks who you are" }).waitFor();
-  await say(page, "Anybody there?");
+  await page.locator(".notice", { hasText: "This server needs an API key." }).waitFor();
+  await sendMessage(page, "Anybody there?");
   await page.locator(".toast").waitFor();
-  await page.getByRole("heading", { name: "What is on your mind?" }).waitFor();
+  await page.getByRole("heading", { name: "What can I help with?" }).waitFor();
   assert.equal(await page.getByLabel("Message", { exact: true }).inputValue(), "Anybody there?");
   await page.getByRole("button", { name: "Enter a key" }).click();
-  await enter(page, await newKey("alice"));
+  await enterKey(page, await createKey("alice"));
   await page.getByText("Connected").waitFor();
   assert.equal(await page.locator(".notice").isVisible(), false);
 });
 
-test("a key that is revoked is told, and what was being sent is sent with the next one", async () => {
-  const key = await newKey("carol");
-  const { sessionId } = await api(echoic.url, key).session({ title: "Carol's" });
-  const page = await pageOf(key, `#/c/${sessionId}`);
+test("revoked key is replaced and the message is sent", async () => {
+  const key = await createKey("carol");
+  const { sessionId } = await createApi(echoic.url, key).createSession({ title: "Carol's" });
+  const page = await openPageAs(key, `#/c/${sessionId}`);
   await page.locator("h1", { hasText: "Carol's" }).waitFor();
-  const [{ id }] = JSON.parse(await server.run("keys", "list", "--json")).filter(({ user }) => user === "carol");
+  const [{ id }] = JSON.parse(await server.run("keys", "list", "--json")).filter((/** @type {{ user: string }} */ { user }) => user === "carol");
   await server.run("keys", "revoke", id);
   const isRefused = () => fetch(`${echoic.url}/api/me`, { headers: { authorization: `Bearer ${key}` } }).then(({ status }) => status === 401);
-  await until(isRefused, "the key to be refused");
-  await say(page, "Am I still known?");
-  await page.locator("dialog", { hasText: "not valid, or not any more" }).waitFor();
-  await enter(page, await newKey("carol"));
-  (await upstream.call()).reply("You are.");
-  await replied(page);
-  await until(async () => (await shown(page)).join() === "Am I still known?,You are.", "the conversation");
+  await waitUntil(isRefused, "the key to be refused");
+  await sendMessage(page, "Am I still known?");
+  await page.locator("dialog", { hasText: "Your key is invalid or has expired." }).waitFor();
+  await enterKey(page, await createKey("carol"));
+  (await upstream.nextCall()).reply("You are.");
+  await waitForReply(page);
+  await waitUntil(async () => (await getTexts(page)).join() === "Am I still known?,You are.", "the conversation");
 
-  // Somebody else at the same browser gets a page of their own.
-  await page.getByRole("button", { name: "More for all chats" }).click();
-  await page.getByRole("menuitem", { name: "Forget the API key" }).click();
-  await enter(page, await newKey("dave"));
-  await page.locator(".who", { hasText: "dave" }).waitFor();
+  // Another user in the same browser starts with an empty page.
+  await page.getByRole("button", { name: "More options", exact: true }).click();
+  await page.getByRole("menuitem", { name: "Sign out" }).click();
+  await enterKey(page, await createKey("dave"));
+  await page.locator(".connection .user", { hasText: "dave" }).waitFor();
   await page.getByText("No chats yet").waitFor();
-  assert.deepEqual(await shown(page), []);
+  assert.deepEqual(await getTexts(page), []);
 });
 
-test("two people do not see each other's chats, whatever address they open", async () => {
-  const [eve, frank] = await Promise.all([newKey("eve"), newKey("frank")]);
-  const [hers, his] = [await pageOf(eve), await pageOf(frank)];
-  await say(hers, "A secret of Eve");
-  (await upstream.call()).reply("Kept.");
-  await replied(hers);
-  await say(his, "Something of Frank");
-  (await upstream.call()).reply("Noted.");
-  await replied(his);
-  await until(async () => (await api(echoic.url, eve).call("GET", "/api/search?q=secret")).results.length > 0, "the words to be kept");
-  assert.deepEqual(await his.locator(".chat-row .title").allInnerTexts(), ["Something of Frank"]);
-  await his.getByLabel("Search chats").fill("secret");
-  await his.getByText("No message holds these words.").waitFor();
-  await his.goto(hers.url());
-  await his.getByText("there is no such session").or(his.locator(".toast")).first().waitFor();
-  await his.getByRole("heading", { name: "What is on your mind?" }).waitFor();
-  assert.equal(await his.getByText("A secret of Eve").count(), 0);
+test("users cannot see each other's chats", async () => {
+  const [eve, frank] = await Promise.all([createKey("eve"), createKey("frank")]);
+  const evePage = await openPageAs(eve);
+  const frankPage = await openPageAs(frank);
+  await sendMessage(evePage, "A secret of Eve");
+  (await upstream.nextCall()).reply("Kept.");
+  await waitForReply(evePage);
+  await sendMessage(frankPage, "Something of Frank");
+  (await upstream.nextCall()).reply("Noted.");
+  await waitForReply(frankPage);
+  await waitUntil(async () => (await createApi(echoic.url, eve).call("GET", "/api/search?q=secret")).results.length > 0, "the search index");
+  assert.deepEqual(await frankPage.locator(".chat-row .title").allInnerTexts(), ["Something of Frank"]);
+  await frankPage.getByLabel("Search chats").fill("secret");
+  await frankPage.getByText("No matching messages").waitFor();
+  await frankPage.goto(evePage.url());
+  await frankPage.locator(".toast").first().waitFor();
+  await frankPage.getByRole("heading", { name: "What can I help with?" }).waitFor();
+  assert.equal(await frankPage.getByText("A secret of Eve").count(), 0);
 });
 
-test("a person helps another one: takes over, answers, is read, and hands back", async () => {
-  const [guest, helper] = await Promise.all([newKey("guest"), newKey("helper")]);
-  const hers = await pageOf(guest);
-  const his = await pageOf(helper);
-  await his.getByText("No chats yet").waitFor();
-  await say(hers, "My parcel is lost");
-  (await upstream.call()).reply("I am only a model.");
-  await replied(hers);
+test("helper takes over, replies, is read and returns", async () => {
+  const [guest, helper] = await Promise.all([createKey("guest"), createKey("helper")]);
+  const guestPage = await openPageAs(guest);
+  const helperPage = await openPageAs(helper);
+  await helperPage.getByText("No chats yet").waitFor();
+  await sendMessage(guestPage, "My parcel is lost");
+  (await upstream.nextCall()).reply("I am only a model.");
+  await waitForReply(guestPage);
 
-  await openTab(hers, "People");
-  await hers.getByLabel("User to add").fill("helper");
-  await hers.getByRole("button", { name: "Add", exact: true }).click();
-  await row(his, "My parcel is lost").locator("a").click();
-  await until(async () => (await shown(his)).join() === "My parcel is lost,I am only a model.", "what was said before");
-  await his.locator(".speaker", { hasText: "guest" }).waitFor();
-  await hers.locator(".message.user").getByText("Seen").waitFor();
+  await openTab(guestPage, "People");
+  await guestPage.getByLabel("User to add").fill("helper");
+  await guestPage.getByRole("button", { name: "Add", exact: true }).click();
+  await row(helperPage, "My parcel is lost").locator("a").click();
+  await waitUntil(async () => (await getTexts(helperPage)).join() === "My parcel is lost,I am only a model.", "the earlier messages");
+  await helperPage.locator(".sender", { hasText: "guest" }).waitFor();
+  await guestPage.locator(".message.user").getByText("Seen").waitFor();
 
-  await openTab(his, "People");
-  await his.getByRole("button", { name: "Take over" }).click();
-  await hers.getByText("A person answers; the model is silent.").waitFor();
-  await say(hers, "Is anybody there?");
-  await his.locator(".message", { hasText: "Is anybody there?" }).waitFor();
-  await say(his, "Yes. I have found it.");
-  await hers.locator(".message.others", { hasText: "I have found it." }).waitFor();
-  await hers.locator(".speaker", { hasText: "helper" }).waitFor();
-  await his.locator(".message.user", { hasText: "I have found it." }).getByText("Seen").waitFor();
+  await openTab(helperPage, "People");
+  await helperPage.getByRole("button", { name: "Take over" }).click();
+  await guestPage.getByText("A person is replying; the model is paused.").waitFor();
+  await sendMessage(guestPage, "Is anybody there?");
+  await helperPage.locator(".message", { hasText: "Is anybody there?" }).waitFor();
+  await sendMessage(helperPage, "Yes. I have found it.");
+  await guestPage.locator(".message.from-other", { hasText: "I have found it." }).waitFor();
+  await guestPage.locator(".sender", { hasText: "helper" }).waitFor();
+  await helperPage.locator(".message.user", { hasText: "I have found it." }).getByText("Seen").waitFor();
 
-  await his.getByRole("button", { name: "Hand back to the model" }).click();
-  await hers.getByText("A person answers; the model is silent.").waitFor({ state: "hidden" });
-  await say(hers, "Thank you both");
-  const call = await upstream.call();
+  await helperPage.getByRole("button", { name: "Return to model" }).click();
+  await guestPage.getByText("A person is replying; the model is paused.").waitFor({ state: "hidden" });
+  await sendMessage(guestPage, "Thank you both");
+  const call = await upstream.nextCall();
   call.text("With ");
-  await his.getByText("With").waitFor();
+  await helperPage.getByText("With").waitFor();
   call.reply("pleasure.");
-  for (const page of [hers, his]) {
-    await replied(page);
-    await until(async () => (await shown(page)).at(-1) === "With pleasure.", "the reply");
+  for (const page of [guestPage, helperPage]) {
+    await waitForReply(page);
+    await waitUntil(async () => (await getTexts(page)).at(-1) === "With pleasure.", "the reply");
   }
 
-  // What is the owner's alone is not offered.
-  await openTab(his, "Settings");
-  assert.equal(await his.locator("form.settings").getByLabel("System prompt").isDisabled(), true);
-  await openTab(his, "Memory");
-  await his.getByText("shown to the chat’s owner only").waitFor();
-  await his.getByRole("button", { name: "More", exact: true }).click();
-  assert.deepEqual(await his.getByRole("menuitem").allInnerTexts(), ["Take over from the model", "Close"]);
-  await his.keyboard.press("Escape");
+  // Only the owner may do the rest.
+  await openTab(helperPage, "Settings");
+  assert.equal(await helperPage.locator("form.settings").getByLabel("System prompt").isDisabled(), true);
+  await openTab(helperPage, "Memory");
+  await helperPage.getByText("Only the owner of this chat can see this.").waitFor();
+  await helperPage.getByRole("button", { name: "More", exact: true }).click();
+  assert.deepEqual(await helperPage.getByRole("menuitem").allInnerTexts(), ["Take over from the model", "Close chat"]);
+  await helperPage.keyboard.press("Escape");
 });
 
-test("each reply tells what it took: tokens, money, and the time until it began", async () => {
-  const page = await pageOf(await newKey("grace"));
-  await say(page, "How dear are you?");
-  (await upstream.call()).reply("Cheap.");
-  await replied(page);
-  const told = page.locator(".message.assistant .figures").first();
-  await told.filter({ hasText: "95 tokens" }).waitFor();
-  // (812 - 640) at 1, 640 at 0.5 and 95 at 10 for a million.
-  assert.match(await told.innerText(), /cost 0\.00144 · first after \d/);
+test("reply shows its tokens, cost and time to first token", async () => {
+  const page = await openPageAs(await createKey("grace"));
+  await sendMessage(page, "How expensive are you?");
+  (await upstream.nextCall()).reply("Cheap.");
+  await waitForReply(page);
+  const usage = page.locator(".message.assistant .usage").first();
+  await usage.filter({ hasText: "95 tokens" }).waitFor();
+  // 172 uncached tokens at 1, 640 cached at 0.5 and 95 completion tokens at 10 per million.
+  assert.match(await usage.innerText(), /cost 0\.00144 · first token after \d/);
   await openTab(page, "Memory");
-  const cells = page.locator(".replies tbody tr").first().locator("td");
-  await until(async () => (await cells.count()) === 5, "the table of replies");
+  const cells = page.locator(".usage-table tbody tr").first().locator("td");
+  await waitUntil(async () => (await cells.count()) === 5, "the usage table");
   const [prompt, cached, reply, cost] = await cells.allInnerTexts();
   assert.deepEqual([prompt, cached, reply, cost], ["812", "640", "95", "0.00144"]);
 });
 
-test("a key that may only read shows everything and changes nothing", async () => {
-  const { sessionId } = await api(echoic.url, await newKey("heidi")).session({ title: "Heidi's" });
-  await api(echoic.url, await newKey("heidi")).say(sessionId, "user", "some **bold** words");
-  const page = await pageOf(await newKey("heidi", "--scope", "read"), `#/c/${sessionId}`);
+test("read-only key shows everything and changes nothing", async () => {
+  const { sessionId } = await createApi(echoic.url, await createKey("heidi")).createSession({ title: "Heidi's" });
+  await createApi(echoic.url, await createKey("heidi")).addMessage(sessionId, "user", "some **bold** words");
+  const page = await openPageAs(await createKey("heidi", "--scope", "read"), `#/c/${sessionId}`);
   await page.locator(".prose strong", { hasText: "bold" }).waitFor();
-  await say(page, "May I?");
+  await sendMessage(page, "May I?");
   await page.locator(".toast", { hasText: "This key may only read" }).waitFor();
   assert.equal(await page.getByLabel("Message", { exact: true }).inputValue(), "May I?");
 });

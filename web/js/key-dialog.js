@@ -1,59 +1,66 @@
-// The field for an API key, shown when the server wants one.
+// The dialog that asks for an API key.
 
-import { getKeyOwner, key, onUnauthenticated, setKey } from "./api.js";
-import { ask, field } from "./dialog.js";
+import { ApiError, getKey, getKeyOwner, onUnauthenticated, setKey } from "./api.js";
+import { createField, getText, openForm } from "./dialog.js";
 import { el } from "./dom.js";
 
-let asking = null;
+/** @type {Promise<boolean> | null} */
+let pendingDialog = null;
 let wasDeclined = false;
 
 /**
- * Resolves to whether a good key was entered. However many requests wait, one field is shown; who
- * closed it is asked again only by hand.
+ * Resolves to whether the user entered a valid key. Concurrent requests share one dialog. Once the
+ * user has closed it, it opens again only if `isRequested`.
  */
-export function askForKey(isByHand = false) {
-  if (wasDeclined && !isByHand) return Promise.resolve(false);
-  asking ??= show(isByHand).finally(() => (asking = null));
-  return asking;
+export function askForKey(isRequested = false) {
+  if (wasDeclined && !isRequested) return Promise.resolve(false);
+  pendingDialog ??= showKeyDialog(isRequested).finally(() => (pendingDialog = null));
+  return pendingDialog;
 }
 
-async function show(isByHand) {
-  const had = key();
-  const wanted = had ? "The key that this page has used is not valid, or not any more." : "This server asks who you are.";
-  const why = isByHand ? "A key tells the server who you are." : wanted;
+/** @param {boolean} isRequested */
+async function showKeyDialog(isRequested) {
+  const problem = getKey() ? "Your key is invalid or has expired." : "This server needs an API key.";
+  const reason = isRequested ? "A key identifies you to the server." : problem;
   const input = el("input", { name: "key", type: "password", autocomplete: "off", required: true, placeholder: "ek_…" });
-  const stay = el("input", { type: "checkbox", name: "stay" });
+  const remember = el("input", { type: "checkbox", name: "remember" });
   const fields = [
-    el("p.quiet-text", {}, `${why} Whoever runs the server makes keys with “echoic keys create”.`),
-    field("API key", input),
-    el("label.check", {}, stay, "Remember it in this browser"),
+    el("p.muted", {}, `${reason} Ask your administrator for a key (echoic keys create).`),
+    createField("API key", input),
+    el("label.checkbox", {}, remember, "Remember it in this browser"),
   ];
+  /** @type {string | null} */
   let owner = null;
-  const check = async (answer) => {
-    const found = await whose(answer.get("key").trim());
-    owner = found.userId;
-    return found.wrong;
+  const check = async (/** @type {FormData} */ data) => {
+    const result = await checkKey(getText(data, "key").trim());
+    owner = result.owner ?? null;
+    return result.error;
   };
-  const answer = await ask("Your key, please", fields, { submit: "Continue", check });
+  const answer = await openForm("Sign in", fields, { submit: "Continue", check });
   wasDeclined = !answer;
-  if (!answer && !isByHand) dispatchEvent(new Event("locked"));
+  if (!answer && !isRequested) dispatchEvent(new Event("unauthenticated"));
   if (!answer) return false;
-  setKey(answer.get("key").trim(), answer.get("stay") !== null);
-  dispatchEvent(new CustomEvent("identified", { detail: owner }));
+  setKey(getText(answer, "key").trim(), answer.get("remember") !== null);
+  dispatchEvent(new CustomEvent("authenticated", { detail: owner }));
   return true;
 }
 
-/** Returns the owner of a key, or what is `wrong` with the key. */
-async function whose(given) {
+/**
+ * @param {string} key
+ * @returns {Promise<{ owner?: string, error?: string }>}
+ */
+async function checkKey(key) {
   try {
-    return await getKeyOwner(given);
-  } catch ({ status, message }) {
-    if (status === 401) return { wrong: "The server does not know this key, or it is not valid any more." };
+    return { owner: (await getKeyOwner(key)).userId };
+  } catch (error) {
+    if (!(error instanceof ApiError)) throw error;
+    if (error.status === 401) return { error: "That key is invalid or has expired." };
     // A header cannot carry every character, and then the request fails before it is sent.
-    return { wrong: status === 0 && !isSendable(given) ? "No key looks like this." : message };
+    const isMalformed = error.status === 0 && !isSendable(key);
+    return { error: isMalformed ? "That doesn’t look like a key." : error.message };
   }
 }
 
-const isSendable = (text) => /^[\x21-\x7e]+$/.test(text);
+const isSendable = (/** @type {string} */ text) => /^[\x21-\x7e]+$/.test(text);
 
 onUnauthenticated(() => askForKey());

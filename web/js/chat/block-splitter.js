@@ -1,74 +1,94 @@
-// Cuts Markdown that is still being written into blocks that will not change any more, and the open
-// one behind them. Each character is looked at once.
+// Splits Markdown that is still being written into finished blocks, which no further text can
+// change, and one open block. Each character is scanned once.
 
 const FENCE = /^ {0,3}(`{3,}|~{3,})/;
-const ITEM = /^ {0,3}([-*+]|\d{1,9}[.)])(\s|$)/;
+const LIST_ITEM = /^ {0,3}([-*+]|\d{1,9}[.)])(\s|$)/;
 const HEADING = /^ {0,3}#{1,6}\s/;
-/** The beginning of a line that may yet turn out to go on with a list. */
+/** Matches the start of a line that may still continue a list. */
 const MAYBE_LIST = /^(\s|[-*+]\s?$|[-*+]\s|\d{1,9}[.)]?\s?)/;
 
-export class Blocks {
-  /** The block that is being written. */
-  open = "";
-  /** Where the first line begins that was not looked at. */
-  #at = 0;
+export class BlockSplitter {
+  /** The text of the block that is being written. */
+  openBlock = "";
+  /** The start of the first line in `openBlock` that was not scanned yet. */
+  #offset = 0;
+  /** @type {string | null} */
   #fence = null;
-  #isBlank = false;
+  #isAfterBlankLine = false;
   #isList = false;
 
-  /** Takes in more text; gives back the blocks that it finishes. */
+  /**
+   * Adds text and returns the blocks that it finishes.
+   *
+   * @param {string} text
+   */
   push(text) {
-    this.open += text;
+    this.openBlock += text;
+    /** @type {string[]} */
     const finished = [];
     for (;;) {
-      const end = this.open.indexOf("\n", this.#at);
+      const end = this.openBlock.indexOf("\n", this.#offset);
       if (end < 0) break;
-      this.#line(this.open.slice(this.#at, end), end + 1, finished);
+      this.#scanLine(this.openBlock.slice(this.#offset, end), end + 1, finished);
     }
     this.#lookAhead(finished);
     return finished;
   }
 
-  /** Looks at one whole line, which ends before `next`. */
-  #line(line, next, finished) {
+  /**
+   * Scans a complete line. The next line starts at `next`.
+   *
+   * @param {string} line
+   * @param {number} next
+   * @param {string[]} finished
+   */
+  #scanLine(line, next, finished) {
     const fence = FENCE.exec(line)?.[1];
     if (this.#fence) {
       if (fence && fence[0] === this.#fence[0] && fence.length >= this.#fence.length && line.trim() === fence) {
         this.#fence = null;
-        if (!this.#isList) return this.#cut(next, finished);
+        if (!this.#isList) return this.#endBlock(next, finished);
       }
     } else if (line.trim() === "") {
-      this.#isBlank = true;
+      this.#isAfterBlankLine = true;
     } else {
-      const continues = this.#isList && (ITEM.test(line) || /^(\s{2,}|\t)/.test(line));
-      const begins = (this.#isBlank || ((fence || HEADING.test(line)) && !this.#isList)) && !continues;
-      if (begins && this.#at > 0) {
-        const start = this.#at;
-        this.#cut(start, finished);
+      const isContinuation = this.#isList && (LIST_ITEM.test(line) || /^(\s{2,}|\t)/.test(line));
+      const isStart = (this.#isAfterBlankLine || ((fence || HEADING.test(line)) && !this.#isList)) && !isContinuation;
+      if (isStart && this.#offset > 0) {
+        const start = this.#offset;
+        this.#endBlock(start, finished);
         next -= start;
       }
-      if (this.#at === 0) this.#isList = ITEM.test(line);
-      this.#isBlank = false;
+      if (this.#offset === 0) this.#isList = LIST_ITEM.test(line);
+      this.#isAfterBlankLine = false;
       if (fence) this.#fence = fence;
-      else if (HEADING.test(line) && !this.#isList) return this.#cut(next, finished);
+      else if (HEADING.test(line) && !this.#isList) return this.#endBlock(next, finished);
     }
-    this.#at = next;
+    this.#offset = next;
   }
 
-  /** Behind a blank line the first letters tell that a new block begins. */
+  /**
+   * Ends the block after a blank line as soon as the next line cannot continue it.
+   *
+   * @param {string[]} finished
+   */
   #lookAhead(finished) {
-    const begun = this.open.slice(this.#at, this.#at + 12);
-    if (this.#fence || !this.#isBlank || this.#at === 0 || begun.trim() === "") return;
-    if (this.#isList && MAYBE_LIST.test(begun)) return;
-    this.#cut(this.#at, finished);
+    const start = this.openBlock.slice(this.#offset, this.#offset + 12);
+    if (this.#fence || !this.#isAfterBlankLine || this.#offset === 0 || start.trim() === "") return;
+    if (this.#isList && MAYBE_LIST.test(start)) return;
+    this.#endBlock(this.#offset, finished);
   }
 
-  #cut(at, finished) {
-    const block = this.open.slice(0, at);
+  /**
+   * @param {number} end
+   * @param {string[]} finished
+   */
+  #endBlock(end, finished) {
+    const block = this.openBlock.slice(0, end);
     if (block.trim() !== "") finished.push(block);
-    this.open = this.open.slice(at);
-    this.#at = 0;
-    this.#isBlank = false;
+    this.openBlock = this.openBlock.slice(end);
+    this.#offset = 0;
+    this.#isAfterBlankLine = false;
     this.#isList = false;
   }
 }

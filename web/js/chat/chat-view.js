@@ -1,70 +1,80 @@
-// The conversation that is open: its header, its messages, the field to write in.
+// The open chat: header, thread, queue and composer.
 
-import { ApiError, call, get, message as messagePath, session as sessionPath } from "../api.js";
-import { el, fill, icon, iconButton } from "../dom.js";
-import { live } from "../event-stream.js";
+import { ApiError, call, get, messagePath, sessionPath } from "../api.js";
+import { createIcon, createIconButton, el, setChildren } from "../dom.js";
+import { eventStream } from "../event-stream.js";
 import { openMenu } from "../menu.js";
-import { go, toChat, toNew } from "../route.js";
-import { chatActions } from "../sessions/actions.js";
-import { attempt, toast } from "../toast.js";
+import { chatHref, navigate, newChatHref } from "../route.js";
+import { getChatActions } from "../sessions/actions.js";
+import { attempt, showToast } from "../toast.js";
 import { Composer } from "./composer.js";
-import { Replies } from "./reply-queue.js";
+import { ReadMarker } from "./read-marker.js";
+import { ReplyQueue } from "./reply-queue.js";
 import { Scroller } from "./scroller.js";
-import { Seen } from "./read-marker.js";
 import { Thread } from "./thread.js";
-import { welcome } from "./welcome.js";
+import { renderWelcome } from "./welcome.js";
 
-/** What is said of a reply to who cannot see how it ended. */
-const ENDINGS = { complete: "The reply is complete.", interrupted: "The reply ended early.", failed: "The reply has failed." };
+/**
+ * Announcements for screen readers by the status of the reply.
+ *
+ * @type {Record<string, string>}
+ */
+const ANNOUNCEMENTS = { complete: "Reply complete", interrupted: "Reply interrupted", failed: "Reply failed" };
 
 export class ChatView {
+  /** @type {Session | null} */
   session = null;
+  /** @type {string | null} `null` for a new chat. */
   sessionId = null;
+  /** @type {string | null} The project of a new chat. */
   #projectId = null;
+  /** @type {Settings} The settings of a new chat. */
   #settings = {};
-  #answersAs = "user";
-  #isByHand = false;
+  /** The role that the user writes as while a person is replying. */
+  #writeAs = "user";
+  #isTakenOver = false;
   #title = el("h1");
-  #subtitle = el("span.quiet-text");
-  #more = iconButton("more", "More", () => this.#menu(), { "aria-haspopup": "menu", "aria-expanded": "false" });
-  #queue = el("ul.queue", { "aria-label": "Waiting messages", hidden: true });
-  #closed = el("div.closed-note", { hidden: true });
-  #announce = el("div.sr", { role: "status" });
-  #empty = el("div.welcome");
+  #subtitle = el("span.muted");
+  #menuButton = createIconButton("more", "More", () => this.#openMenu(), { "aria-haspopup": "menu", "aria-expanded": "false" });
+  #queue = el("ul.queue", { "aria-label": "Queued messages", hidden: true });
+  #closedNote = el("div.closed-note", { hidden: true });
+  #announcement = el("div.sr-only", { role: "status" });
+  #welcome = el("div.welcome");
+  /** @type {Promise<void> | null} */
   #refreshing = null;
   #isStale = false;
 
+  /** @param {App} app */
   constructor(app) {
     this.app = app;
     this.thread = new Thread(this);
     this.composer = new Composer({
       send: (message) => this.#send(message),
       stop: () => this.replies.stop(),
-      model: (model) => attempt(() => this.change({ settings: { ...this.settings, model } })),
+      chooseModel: (model) => attempt(() => this.change({ settings: { ...this.settings, model } })),
     });
-    const scrolled = el("div.scroller", { tabIndex: 0, role: "region", "aria-label": "Messages" }, this.thread.frame);
-    this.scroller = new Scroller(scrolled, this.thread.frame);
-    this.scroller.onlatest = () => this.thread.isAtEnd || attempt(() => this.thread.refresh());
-    this.replies = new Replies(this);
-    this.seen = new Seen(this);
-    this.thread.watch(scrolled);
-    const dock = el("div.dock", {}, el("div.dock-inner", {}, this.scroller.button, this.#queue, this.#closed, this.composer.element));
-    const head = el("header.bar", {}, app.menuButton(), el("div.bar-title", {}, this.#title, this.#subtitle), app.panel.button, this.#more);
-    this.elements = [head, app.notice, this.#empty, scrolled, dock, this.#announce];
-    this.scrolled = scrolled;
+    this.scrollElement = el("div.scroller", { tabIndex: 0, role: "region", "aria-label": "Messages" }, this.thread.frame);
+    this.scroller = new Scroller(this.scrollElement, this.thread.frame);
+    this.scroller.onjump = () => this.thread.isAtEnd || attempt(() => this.thread.refresh());
+    this.replies = new ReplyQueue(this);
+    this.readMarker = new ReadMarker(this);
+    this.thread.observe(this.scrollElement);
+    const dock = el("div.dock", {}, el("div.dock-inner", {}, this.scroller.button, this.#queue, this.#closedNote, this.composer.element));
+    const header = el("header.bar", {}, app.createMenuButton(), el("div.bar-title", {}, this.#title, this.#subtitle), app.panel.button, this.#menuButton);
+    this.elements = [header, app.notice, this.#welcome, this.scrollElement, dock, this.#announcement];
     this.#listen();
   }
 
-  get me() {
-    return this.app.me.userId;
+  get userId() {
+    return this.app.user.userId;
   }
 
   get isFollowing() {
     return this.scroller.isFollowing;
   }
 
-  /** Whether messages may be edited, answered anew, taken elsewhere. */
-  get canChange() {
+  /** Whether messages can be edited, regenerated and branched. */
+  get canEdit() {
     return this.session?.status !== "closed";
   }
 
@@ -72,11 +82,16 @@ export class ChatView {
     return this.session?.settings ?? this.#settings;
   }
 
-  keep(change) {
-    this.scroller.keep(change);
+  /** @param {() => void} change */
+  keepPosition(change) {
+    this.scroller.keepPosition(change);
   }
 
-  /** A chat that does not exist before something is said in it. */
+  /**
+   * Opens a new chat. The server creates it with its first message.
+   *
+   * @param {string | null} projectId
+   */
   openNew(projectId) {
     this.#leave();
     this.session = null;
@@ -84,35 +99,40 @@ export class ChatView {
     this.#projectId = projectId;
     this.#settings = {};
     this.composer.open(`new.${projectId ?? ""}`);
-    this.#show();
+    this.#render();
     this.composer.focus();
   }
 
-  /** Shows a chat, at a message if one is named. */
+  /**
+   * Opens a chat, optionally at a message.
+   *
+   * @param {string} sessionId
+   * @param {string | null} messageId
+   */
   async open(sessionId, messageId) {
     if (sessionId === this.sessionId) {
-      if (messageId) await this.#goTo(messageId);
+      if (messageId) await this.#showMessage(sessionId, messageId);
       return;
     }
     this.#leave();
     this.sessionId = sessionId;
-    this.session = this.app.sessions.known(sessionId);
+    this.session = this.app.sessions.find(sessionId);
     this.composer.open(sessionId);
-    this.#show();
+    this.#render();
     const [session] = await Promise.all([get(sessionPath(sessionId)), messageId ? null : this.thread.refresh()]);
     if (sessionId !== this.sessionId) return;
-    this.#update(session);
-    if (messageId) await this.#goTo(messageId);
-    else this.scroller.toLatest();
+    this.#setSession(session);
+    if (messageId) await this.#showMessage(sessionId, messageId);
+    else this.scroller.jumpToLatest();
     this.#joinRunning();
-    this.#show();
-    this.seen.look();
+    this.#render();
+    this.readMarker.markNewest();
     if (!messageId && !this.app.sessions.isRenaming) this.composer.focus();
   }
 
-  /** Names and models are known by now. */
-  reshow() {
-    this.#show();
+
+  rerender() {
+    this.#render();
   }
 
   close() {
@@ -121,154 +141,199 @@ export class ChatView {
     this.session = null;
   }
 
-  // What messages ask for.
+  // Actions on messages
 
+  /** @param {Message} message */
   edit(message) {
     this.composer.edit(message);
   }
 
+  /** @param {string} messageId */
   regenerate(messageId) {
-    const reply = this.thread.view(messageId)?.message;
+    const reply = this.thread.findView(messageId)?.message;
     if (!reply || this.replies.isRunning) return;
     this.replies.regenerate(reply);
   }
 
+  /**
+   * Switches to the branch of another version of a message.
+   *
+   * @param {string} messageId
+   */
   async switchTo(messageId) {
     const { sessionId } = this;
-    const at = this.thread.messages.find(({ siblingIds }) => siblingIds?.includes(messageId));
-    const old = this.thread.view(at.id).element.getBoundingClientRect().top;
+    const sibling = this.thread.messages.find(({ siblingIds }) => siblingIds?.includes(messageId));
+    const oldTop = (sibling && this.thread.findView(sibling.id))?.element.getBoundingClientRect().top;
+    if (!sessionId || oldTop === undefined) return;
     await attempt(async () => {
-      this.#update(await call("PUT", sessionPath(sessionId, "/head"), { messageId }));
+      this.#setSession(await call("PUT", sessionPath(sessionId, "/head"), { messageId }));
       const message = await get(messagePath(sessionId, messageId));
       if (sessionId !== this.sessionId) return;
-      await this.thread.around(message);
-      // The versions stand in the same place, so the reader stays there.
-      const now = this.thread.view(messageId).element;
-      this.scroller.show(now);
-      this.scrolled.scrollTop += now.getBoundingClientRect().top - old;
-      this.thread.look();
+      await this.thread.showAround(message);
+      // Both versions appear at the same place, so the reader keeps it.
+      const element = this.thread.findView(messageId)?.element;
+      if (!element) return;
+      this.scroller.show(element);
+      this.scrollElement.scrollTop += element.getBoundingClientRect().top - oldTop;
+      this.thread.loadNearEnds();
     });
   }
 
+  /** @param {string} messageId */
   async fork(messageId) {
-    const forked = await attempt(() => call("POST", sessionPath(this.sessionId, "/fork"), { messageId }));
+    const { sessionId } = this;
+    if (!sessionId) return;
+    /** @type {Session | undefined} */
+    const forked = await attempt(() => call("POST", sessionPath(sessionId, "/fork"), { messageId }));
     if (!forked) return;
-    this.app.sessions.put(forked);
-    go(toChat(forked.sessionId));
-    toast("A new chat goes on from there");
+    this.app.sessions.upsert(forked);
+    navigate(chatHref(forked.sessionId));
+    showToast("New chat created from this point");
   }
 
-  // What replies tell.
+  // Events of replies
 
-  /** What a chat is made with. */
-  firstSettings() {
+
+  getNewChatSettings() {
     return { ...(this.#projectId ? { projectId: this.#projectId } : {}), ...this.#settings };
   }
 
-  began(sessionId, title) {
-    if (this.sessionId === sessionId) return this.titled(sessionId, title);
+  /**
+   * A turn has started. A new chat gets its id and title.
+   *
+   * @param {string} sessionId
+   * @param {string} title
+   */
+  handleSessionStart(sessionId, title) {
+    if (this.sessionId === sessionId) return this.setTitle(sessionId, title);
     this.sessionId = sessionId;
     this.composer.draft.moveTo(sessionId);
     this.#title.textContent = title;
-    go(toChat(sessionId), true);
-    attempt(async () => this.#update(await get(sessionPath(sessionId))));
+    navigate(chatHref(sessionId), true);
+    attempt(async () => this.#setSession(await get(sessionPath(sessionId))));
   }
 
-  titled(sessionId, title) {
+  /**
+   * @param {string} sessionId
+   * @param {string} title
+   */
+  setTitle(sessionId, title) {
     if (sessionId !== this.sessionId) return;
     this.#title.textContent = title;
     document.title = `${title} · Echoic`;
-    this.app.sessions.titled(sessionId, title);
+    this.app.sessions.updateTitle(sessionId, title);
   }
 
-  /** A reply has ended, as its `status` says; `undefined` if nobody knows. */
-  async ended(status) {
-    this.#announce.textContent = "";
+  /**
+   * A reply has ended.
+   *
+   * @param {MessageStatus | undefined} status unset if it could not be fetched
+   */
+  async handleReplyEnd(status) {
+    this.#announcement.textContent = "";
     await this.refresh();
-    this.#announce.textContent = ENDINGS[status] ?? "";
+    this.#announcement.textContent = (status && ANNOUNCEMENTS[status]) ?? "";
   }
 
-  showWaiting() {
-    const waiting = this.replies.waiting;
-    this.#queue.hidden = waiting.length === 0;
-    fill(this.#queue, waiting.map(({ message }) => el("li", {}, el("span.spinner"), el("span", {}, `Waiting: ${message.text || "pictures"}`))));
+  showQueue() {
+    const messages = this.replies.queuedMessages;
+    this.#queue.hidden = messages.length === 0;
+    setChildren(this.#queue, messages.map(({ text }) => el("li", {}, el("span.spinner"), el("span", {}, `Queued: ${text || "images"}`))));
   }
 
-  /** Reads anew what may have changed; what changes meanwhile is read once more. */
+  /** Loads the chat again. Calls during a refresh lead to one more. */
   refresh() {
     this.#isStale = true;
-    this.#refreshing ??= this.#readAll().finally(() => (this.#refreshing = null));
+    this.#refreshing ??= this.#loadUntilFresh().finally(() => (this.#refreshing = null));
     return this.#refreshing;
   }
 
-  async #readAll() {
+  async #loadUntilFresh() {
     while (this.#isStale) {
       this.#isStale = false;
-      await attempt(() => this.#read());
+      await attempt(() => this.#load());
     }
   }
 
-  async #read() {
+  async #load() {
     const { sessionId } = this;
-    if (!sessionId) return this.#show();
+    if (!sessionId) return this.#render();
     const session = await get(sessionPath(sessionId));
     if (this.thread.isAtEnd || this.thread.isEmpty) await this.thread.refresh();
     if (sessionId !== this.sessionId) return;
-    this.#update(session);
+    this.#setSession(session);
     this.#joinRunning();
-    this.seen.look();
+    this.readMarker.markNewest();
     this.app.panel.refresh();
   }
 
-  /** Reads the reply that runs; one that waited here comes over its own connection. */
+  /** Joins the running reply. A queued message of this tab has its own connection. */
   #joinRunning() {
-    const { activeTurn } = this.session;
-    if (activeTurn && this.replies.waiting.length === 0) this.replies.join(activeTurn.turnId);
+    const activeTurn = this.session?.activeTurn;
+    if (activeTurn && !this.replies.hasQueued) this.replies.join(activeTurn.turnId);
   }
 
-  /** Changes fields of the chat; of one that does not exist yet, its settings. */
+  /**
+   * Changes fields of the chat, or the settings of a new chat.
+   *
+   * @param {SessionChange} fields
+   */
   async change(fields) {
-    if (this.sessionId) return this.#update(await call("PATCH", sessionPath(this.sessionId), fields));
+    if (this.sessionId) {
+      this.#setSession(await call("PATCH", sessionPath(this.sessionId), fields));
+      return;
+    }
     this.#settings = fields.settings ?? this.#settings;
-    this.#show();
+    this.#render();
   }
 
+  /** @param {UnsentMessage} message */
   #send(message) {
-    if (this.#answersAs === "assistant") return this.#answer(message);
-    this.#empty.hidden = true;
-    this.scrolled.hidden = false;
+    if (this.#writeAs === "assistant") {
+      this.#postAsAssistant(message);
+      return;
+    }
+    this.#welcome.hidden = true;
+    this.scrollElement.hidden = false;
     this.replies.send(message);
-    // An edit keeps what it stands beside in the window until it is sent.
-    if (!message.edit || this.thread.isAtEnd) this.scroller.toLatest();
+    // An edit far up stays next to its context until the server accepts it.
+    if (!message.edit || this.thread.isAtEnd) this.scroller.jumpToLatest();
   }
 
-  /** A person's answer in place of the model's. */
-  async #answer(message) {
+  /** @param {UnsentMessage} message */
+  async #postAsAssistant(message) {
     const { draft } = this.composer;
-    const body = { chatSessionId: this.sessionId, role: "assistant", content: message.text, parts: message.pictures };
-    draft.sending(message);
+    const body = { chatSessionId: this.sessionId, role: "assistant", content: message.text, parts: message.images };
+    draft.markSending(message);
     const posted = await attempt(() => call("POST", "/api/chat-messages", body));
-    if (!posted) return this.composer.takeBack(draft, [message]);
-    draft.sent(message);
+    if (!posted) {
+      this.composer.restoreUnsent(draft, [message]);
+      return;
+    }
+    draft.markSent(message);
     await this.refresh();
-    this.scroller.toLatest();
+    this.scroller.jumpToLatest();
   }
 
-  async #goTo(messageId) {
+  /**
+   * @param {string} sessionId
+   * @param {string} messageId
+   */
+  async #showMessage(sessionId, messageId) {
     await attempt(async () => {
-      const { sessionId } = this;
       const message = await get(messagePath(sessionId, messageId));
-      await this.thread.around(message).catch(async (failure) => {
-        if (!(failure instanceof ApiError) || failure.status >= 500) throw failure;
-        // It stands on another branch, which is chosen to show it.
-        this.#update(await call("PUT", sessionPath(sessionId, "/head"), { messageId }));
-        await this.thread.around(await get(messagePath(sessionId, messageId)));
-        toast("Switched to the branch that holds this message");
+      await this.thread.showAround(message).catch(async (error) => {
+        if (!(error instanceof ApiError) || error.status >= 500) throw error;
+        // The message is on another branch.
+        this.#setSession(await call("PUT", sessionPath(sessionId, "/head"), { messageId }));
+        await this.thread.showAround(await get(messagePath(sessionId, messageId)));
+        showToast("Switched to the branch with this message");
       });
-      const view = this.thread.view(message.id);
+      const view = this.thread.findView(message.id);
+      if (!view) return;
       this.scroller.show(view.element);
       view.flash();
-      this.thread.look();
+      this.thread.loadNearEnds();
     });
   }
 
@@ -276,77 +341,81 @@ export class ChatView {
     this.scroller.reset();
     this.replies.leave();
     this.thread.clear();
-    this.showWaiting();
+    this.showQueue();
   }
 
-  #update(session) {
+  /** @param {Session} session */
+  #setSession(session) {
     if (session.sessionId !== this.sessionId) return;
     this.session = session;
-    this.app.sessions.put(session);
-    this.#show();
+    this.app.sessions.upsert(session);
+    this.#render();
   }
 
-  #show() {
+  #render() {
     const { session } = this;
     const isNew = !this.sessionId;
     const title = isNew ? "New chat" : (session?.title ?? "");
     this.#title.textContent = title;
     document.title = title ? `${title} · Echoic` : "Echoic";
-    const project = this.app.projects.name(session?.projectId ?? this.#projectId);
+    const project = this.app.projects.getName(session?.projectId ?? this.#projectId);
     this.#subtitle.textContent = project ?? "";
-    const isBare = isNew && this.thread.isEmpty;
-    this.#empty.hidden = !isBare;
-    this.scrolled.hidden = isBare;
-    fill(this.#empty, isBare && welcome(project, (text) => this.composer.suggest(text)));
-    this.#more.hidden = isNew;
-    this.composer.setModels(this.app.models.list, this.settings.model, this.app.models.standard, this.app.owns(this.session));
-    this.#showStatus();
+    const isEmpty = isNew && this.thread.isEmpty;
+    this.#welcome.hidden = !isEmpty;
+    this.scrollElement.hidden = isEmpty;
+    setChildren(this.#welcome, isEmpty && renderWelcome(project, (text) => this.composer.suggest(text)));
+    this.#menuButton.hidden = isNew;
+    this.composer.setModels(this.app.models.list, this.settings.model, this.app.models.defaultId, this.app.canManage(session));
+    this.#renderStatus();
     this.app.panel.show(this);
   }
 
-  #showStatus() {
+  #renderStatus() {
     const status = this.session?.status ?? "active";
     const isClosed = status === "closed";
     this.composer.element.hidden = isClosed;
-    this.#closed.hidden = !isClosed;
+    this.#closedNote.hidden = !isClosed;
     const reopen = () => attempt(() => this.change({ status: "active" }));
-    fill(this.#closed, "This chat is closed.", el("button.button.small", { type: "button", onclick: reopen }, "Reopen"));
+    setChildren(this.#closedNote, "This chat is closed.", el("button.button.small", { type: "button", onclick: reopen }, "Reopen"));
     if (status !== "agent_assigned") {
-      this.#answersAs = "user";
-      if (this.#isByHand) this.composer.showBanner();
-      this.#isByHand = false;
-    } else if (!this.#isByHand) {
-      this.#isByHand = true;
-      this.#handBanner();
+      this.#writeAs = "user";
+      if (this.#isTakenOver) this.composer.showBanner();
+      this.#isTakenOver = false;
+    } else if (!this.#isTakenOver) {
+      this.#isTakenOver = true;
+      this.#showTakeoverBanner();
     }
   }
 
-  #handBanner() {
+  #showTakeoverBanner() {
     const options = [el("option", { value: "user" }, "as user"), el("option", { value: "assistant" }, "as assistant")];
-    const choice = el("select.input", { "aria-label": "Write as", onchange: () => (this.#answersAs = choice.value) }, options);
-    this.composer.showBanner(icon("people"), el("span", {}, "A person answers; the model is silent."), this.app.owns(this.session) && choice);
+    /** @type {HTMLSelectElement} */
+    const select = el("select.input", { "aria-label": "Write as", onchange: () => (this.#writeAs = select.value) }, options);
+    this.composer.showBanner(createIcon("people"), el("span", {}, "A person is replying; the model is paused."), this.app.canManage(this.session) && select);
   }
 
-  #menu() {
-    openMenu(this.#more, chatActions(this.app, this.session, { rename: () => this.app.sessions.rename(this.session) }));
+  #openMenu() {
+    const { session } = this;
+    if (session) openMenu(this.#menuButton, getChatActions(this.app, session, { rename: () => this.app.sessions.rename(session) }));
   }
 
   #listen() {
-    const ours = (run) => ({ detail }) => detail.sessionId === this.sessionId && this.sessionId && run(detail);
-    live.addEventListener("message", ours(() => this.replies.isRunning || this.refresh()));
-    live.addEventListener("turn", ours(({ action }) => action === "ended" && !this.replies.isRunning && this.refresh()));
-    live.addEventListener("seen", ours(() => this.refresh()));
-    live.addEventListener("session", ours(({ action, session }) => this.#heard(action, session)));
-    live.addEventListener("sync", () => this.sessionId && this.refresh());
+    const isOpen = (/** @type {string} */ sessionId) => this.sessionId !== null && sessionId === this.sessionId;
+    eventStream.on("message", ({ sessionId }) => isOpen(sessionId) && !this.replies.isRunning && this.refresh());
+    eventStream.on("turn", ({ sessionId, action }) => isOpen(sessionId) && action === "ended" && !this.replies.isRunning && this.refresh());
+    eventStream.on("seen", ({ sessionId }) => isOpen(sessionId) && this.refresh());
+    eventStream.on("session", (event) => isOpen(event.sessionId) && this.#handleSessionEvent(event));
+    eventStream.on("sync", () => this.sessionId && this.refresh());
   }
 
-  #heard(action, session) {
+  /** @param {ServerEvents["session"]} event */
+  #handleSessionEvent({ action, session }) {
     if (action === "deleted") {
-      toast("This chat was deleted");
-      return go(toNew());
+      showToast("This chat was deleted");
+      return navigate(newChatHref());
     }
-    const headMoved = session && session.headId !== this.thread.messages.at(-1)?.id;
-    if (session) this.#update({ ...this.session, ...session });
-    if (headMoved && !this.replies.isRunning) this.refresh();
+    const hasNewHead = session && session.headId !== this.thread.messages.at(-1)?.id;
+    if (session) this.#setSession({ ...this.session, ...session });
+    if (hasNewHead && !this.replies.isRunning) this.refresh();
   }
 }

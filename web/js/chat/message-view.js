@@ -1,163 +1,192 @@
-// One message as it is shown: text, attachments, how it ended, and what can be done with it.
+// A message in the thread: sender, text, attachments, status, and the actions on it.
 
-import { el, fill, iconButton } from "../dom.js";
-import { duration, exactly, money, number, sentence, when } from "../format.js";
-import { toast } from "../toast.js";
-import { copyText, rendered, shownAtOnce } from "./markdown.js";
-import { attachments, isToolCall, reasoning, toolCall } from "./parts.js";
+import { createIconButton, el, setChildren } from "../dom.js";
+import { capitalize, formatCost, formatDuration, formatFullTime, formatNumber, formatTime } from "../format.js";
+import { showToast } from "../toast.js";
+import { copyText, render, renderNow } from "./markdown.js";
+import { createReasoning, isToolCall, renderAttachments, renderToolCall } from "./parts.js";
 
-const ENDED = {
-  interrupted: "The reply was cut short. What was said is kept.",
+/** @type {Record<string, string>} */
+const STATUS_TEXTS = {
+  interrupted: "The reply was interrupted. The text so far is kept.",
   failed: "The reply failed.",
 };
 
-const OPENED = [".reasoning", ".tool-call"];
+/** Selectors of the parts that the reader can expand. */
+const EXPANDABLE = [".reasoning", ".tool-call"];
 
 export class MessageView {
   element = el("li.message");
   body = el("div.body.prose");
-  #before;
-  #state = el("div");
+  /** Reasoning, tool calls and attachments, which precede the text. */
+  #preamble;
+  #status = el("div");
   #tools = el("div.tools");
-  #speaker = el("div.speaker");
-  #shown = null;
+  #sender = el("div.sender");
+  /** @type {string | null} */
+  #shownText = null;
 
-  /** `chat` does what the buttons ask for; `written` is a reply as it was shown till now. */
-  constructor(message, chat, written) {
+  /**
+   * @param {Message} message
+   * @param {ChatView} chat
+   * @param {FinishedReply} [reply] the message as it was shown while it was being written
+   */
+  constructor(message, chat, reply) {
     this.chat = chat;
-    this.#before = written?.before ?? el("div");
-    if (written?.text === message.content) {
-      this.#shown = written.text;
-      this.body.append(...written.body.childNodes);
+    this.message = message;
+    this.#preamble = reply?.preamble ?? el("div");
+    if (reply?.text === message.content) {
+      this.#shownText = reply.text;
+      this.body.append(...reply.body.childNodes);
     }
-    this.element.append(this.#speaker, this.#before, this.body, this.#state, this.#tools);
-    this.update(message);
+    this.element.append(this.#sender, this.#preamble, this.body, this.#status, this.#tools);
+    this.#render();
   }
 
   get id() {
     return this.message.id;
   }
 
+  /** @param {Message} message */
   update(message) {
-    const old = this.message;
+    const isUnchanged = JSON.stringify(this.message) === JSON.stringify(message);
     this.message = message;
-    if (old && JSON.stringify(old) === JSON.stringify(message)) return;
-    const isOthers = message.role === "user" && message.senderId && message.senderId !== this.chat.me;
-    this.element.className = `message ${message.role}${message.isPending ? " pending" : ""}${isOthers ? " others" : ""}`;
-    this.element.dataset.id = message.id;
-    this.#showSpeaker();
-    this.#showText();
-    this.#showParts();
-    this.#showState();
-    this.#showTools();
+    if (!isUnchanged) this.#render();
   }
 
-  /** The message that was searched for. */
+
   flash() {
     this.element.classList.add("flash");
     setTimeout(() => this.element.classList.remove("flash"), 2000);
   }
 
-  #showSpeaker() {
-    const { role, senderId } = this.message;
-    const isMe = role === "user" && (!senderId || senderId === this.chat.me);
-    const isModel = role === "assistant" && (!senderId || senderId === "assistant");
-    const name = role === "user" || (role === "assistant" && !isModel) ? senderId : { system: "System", tool: "Tool" }[role];
-    const isInItsPlace = role === "assistant" && senderId === this.chat.me;
-    const label = isMe ? "You" : isModel ? "Assistant" : isInItsPlace ? "You, in the model’s place" : name;
-    fill(this.#speaker, isMe || isModel ? el("span.sr", {}, `${label}:`) : label);
-    this.#speaker.classList.toggle("sr", isMe || isModel);
+  /**
+   * @param {string} text
+   * @param {() => void} retry
+   * @param {() => void} edit
+   */
+  showUnsent(text, retry, edit) {
+    this.#status.hidden = false;
+    this.#status.className = "status-box failed";
+    const retryButton = el("button.button.small", { type: "button", onclick: retry }, "Send again");
+    const editButton = el("button.button.small", { type: "button", onclick: edit }, "Edit");
+    setChildren(this.#status, el("span", {}, text), retryButton, editButton);
   }
 
-  #showText() {
+  #render() {
+    const { message } = this;
+    const isFromOther = message.role === "user" && message.senderId && message.senderId !== this.chat.userId;
+    this.element.className = `message ${message.role}${message.isPending ? " pending" : ""}${isFromOther ? " from-other" : ""}`;
+    this.element.dataset.id = message.id;
+    this.#renderSender();
+    this.#renderText();
+    this.#renderPreamble();
+    this.#renderStatus();
+    this.#renderTools();
+  }
+
+  #renderSender() {
+    const { role, senderId } = this.message;
+    const isMine = role === "user" && (!senderId || senderId === this.chat.userId);
+    const isModel = role === "assistant" && (!senderId || senderId === "assistant");
+    const label = isMine ? "You" : isModel ? "Assistant" : this.#getSenderName();
+    setChildren(this.#sender, isMine || isModel ? el("span.sr-only", {}, `${label}:`) : label);
+    this.#sender.classList.toggle("sr-only", isMine || isModel);
+  }
+
+
+  #getSenderName() {
+    const { role, senderId } = this.message;
+    if (role === "assistant" && senderId === this.chat.userId) return "You, as the assistant";
+    return { user: senderId, assistant: senderId, system: "System", tool: "Tool" }[role];
+  }
+
+  #renderText() {
     const text = this.message.content;
-    if (text === this.#shown) return;
-    this.#shown = text;
+    if (text === this.#shownText) return;
+    this.#shownText = text;
     this.body.hidden = text === "";
-    const known = shownAtOnce(text);
-    if (known) return void fill(this.body, known);
-    fill(this.body, el("p.plain", {}, text));
-    rendered(text).then((elements) => {
-      if (elements && this.#shown === text) this.chat.keep(() => fill(this.body, elements));
+    const elements = renderNow(text);
+    if (elements) {
+      setChildren(this.body, elements);
+      return;
+    }
+    setChildren(this.body, el("p.plain", {}, text));
+    render(text).then((rendered) => {
+      if (rendered && this.#shownText === text) this.chat.keepPosition(() => setChildren(this.body, rendered));
     });
   }
 
-  #showParts() {
+  #renderPreamble() {
     const { parts = [], role } = this.message;
-    const thoughts = parts.filter(({ type }) => type === "reasoning").map(({ text }) => reasoning(text).element);
-    const opened = OPENED.map((kind) => [...this.#before.querySelectorAll(kind)].map(({ open }) => open));
-    fill(this.#before, role === "assistant" ? thoughts : [], parts.filter(isToolCall).map(toolCall), attachments(parts));
-    // What the reader has opened stays open.
-    OPENED.forEach((kind, i) => this.#before.querySelectorAll(kind).forEach((each, j) => (each.open = Boolean(opened[i][j]))));
-    this.#before.hidden = !this.#before.firstChild;
+    const reasoning = parts.filter(({ type }) => type === "reasoning").map(({ text = "" }) => createReasoning(text).element);
+    const find = (/** @type {string} */ selector) => [.../** @type {NodeListOf<HTMLDetailsElement>} */ (this.#preamble.querySelectorAll(selector))];
+    const wasOpen = EXPANDABLE.map((selector) => find(selector).map(({ open }) => open));
+    setChildren(this.#preamble, role === "assistant" ? reasoning : [], parts.filter(isToolCall).map(renderToolCall), renderAttachments(parts));
+    // What the reader has expanded stays expanded.
+    EXPANDABLE.forEach((selector, kind) => find(selector).forEach((details, index) => (details.open = Boolean(wasOpen[kind][index]))));
+    this.#preamble.hidden = !this.#preamble.firstChild;
   }
 
-  #showState() {
+  #renderStatus() {
     const { status, error, role } = this.message;
-    const ended = role === "assistant" && status && status !== "complete";
-    this.#state.hidden = !ended;
-    if (!ended) return;
-    this.#state.className = status === "failed" ? "state failed" : "state";
-    const again = el("button.button.small", { type: "button", onclick: () => this.chat.regenerate(this.id) }, "Try again");
-    fill(this.#state, el("span", {}, sentence(error?.message ?? ENDED[status] ?? status)), again);
+    const isComplete = role !== "assistant" || !status || status === "complete";
+    this.#status.hidden = isComplete;
+    if (isComplete) return;
+    this.#status.className = status === "failed" ? "status-box failed" : "status-box";
+    const retry = el("button.button.small", { type: "button", onclick: () => this.chat.regenerate(this.id) }, "Try again");
+    setChildren(this.#status, el("span", {}, capitalize(error?.message ?? STATUS_TEXTS[status] ?? status)), retry);
   }
 
-  /** Says that it could not be sent: `retry` sends it again, `edit` gives it back. */
-  showUnsent(text, retry, edit) {
-    this.#state.hidden = false;
-    this.#state.className = "state failed";
-    fill(this.#state, el("span", {}, text), el("button.button.small", { type: "button", onclick: retry }, "Send again"), el("button.button.small", { type: "button", onclick: edit }, "Edit"));
-  }
-
-  #showTools() {
-    const { role, isPending, content } = this.message;
+  #renderTools() {
+    const { role, isPending, content, createdAt } = this.message;
     this.#tools.hidden = Boolean(isPending);
     if (isPending) return;
     const small = { small: true };
-    const canChange = this.chat.canChange;
-    fill(
+    const { canEdit } = this.chat;
+    setChildren(
       this.#tools,
-      this.#branches(),
-      content && iconButton("copy", "Copy", () => this.#copy(), small),
-      canChange && role === "user" && iconButton("pencil", "Edit", () => this.chat.edit(this.message), small),
-      canChange && role === "assistant" && iconButton("redo", "Another reply", () => this.chat.regenerate(this.id), small),
-      canChange && iconButton("fork", "Go on from here in a new chat", () => this.chat.fork(this.id), small),
-      el("time.when", { dateTime: this.message.createdAt, title: exactly(this.message.createdAt) }, when(this.message.createdAt)),
-      this.#figures(),
-      this.#seen(),
+      this.#renderVersions(),
+      content && createIconButton("copy", "Copy", () => this.#copy(), small),
+      canEdit && role === "user" && createIconButton("pencil", "Edit", () => this.chat.edit(this.message), small),
+      canEdit && role === "assistant" && createIconButton("redo", "Regenerate", () => this.chat.regenerate(this.id), small),
+      canEdit && createIconButton("fork", "Branch into a new chat", () => this.chat.fork(this.id), small),
+      el("time.time", { dateTime: createdAt, title: formatFullTime(createdAt) }, formatTime(createdAt)),
+      this.#renderUsage(),
+      this.#renderSeen(),
     );
   }
 
-  /** ‹ 2/3 › where there are other versions. */
-  #branches() {
+
+  #renderVersions() {
     const { siblingIds = [], id } = this.message;
     if (siblingIds.length < 2) return null;
-    const at = siblingIds.indexOf(id);
-    const step = (name, label, to) =>
-      iconButton(name, label, () => this.chat.switchTo(siblingIds[to]), { small: true, disabled: to < 0 || to >= siblingIds.length });
-    const place = el("span", { "aria-label": `Version ${at + 1} of ${siblingIds.length}` , role: "img" }, `${at + 1}/${siblingIds.length}`);
-    return el("span.branches", {}, step("left", "Earlier version", at - 1), place, step("right", "Later version", at + 1));
+    const current = siblingIds.indexOf(id);
+    const createStep = (/** @type {string} */ icon, /** @type {string} */ label, /** @type {number} */ target) =>
+      createIconButton(icon, label, () => this.chat.switchTo(siblingIds[target]), { small: true, disabled: target < 0 || target >= siblingIds.length });
+    const position = el("span", { "aria-label": `Version ${current + 1} of ${siblingIds.length}`, role: "img" }, `${current + 1}/${siblingIds.length}`);
+    return el("span.branches", {}, createStep("left", "Earlier version", current - 1), position, createStep("right", "Later version", current + 1));
   }
 
-  #figures() {
+  #renderUsage() {
     const { usage, model } = this.message;
-    const told = [];
-    if (model) told.push(model);
-    if (usage?.completionTokens) told.push(`${usage.estimated ? "≈ " : ""}${number(usage.completionTokens)} tokens`);
-    if (usage?.cost !== undefined) told.push(`cost ${money(usage.cost)}`);
-    if (usage?.firstTokenMs !== undefined) told.push(`first after ${duration(usage.firstTokenMs)}`);
-    if (told.length === 0) return null;
-    const prompt = usage ? `Prompt: ${number(usage.promptTokens)} tokens, ${number(usage.cachedTokens)} of them cached` : "";
-    return el("span.figures", { title: prompt }, told.join(" · "));
+    const facts = [];
+    if (model) facts.push(model);
+    if (usage?.completionTokens) facts.push(`${usage.estimated ? "≈ " : ""}${formatNumber(usage.completionTokens)} tokens`);
+    if (usage?.cost !== undefined) facts.push(`cost ${formatCost(usage.cost)}`);
+    if (usage?.firstTokenMs !== undefined) facts.push(`first token after ${formatDuration(usage.firstTokenMs)}`);
+    if (facts.length === 0) return null;
+    const title = usage ? `Prompt: ${formatNumber(usage.promptTokens)} tokens, ${formatNumber(usage.cachedTokens)} of them cached` : "";
+    return el("span.usage", { title }, facts.join(" · "));
   }
 
-  #seen() {
+  #renderSeen() {
     const { seen, role, senderId } = this.message;
-    const isMine = role === "user" && senderId === this.chat.me;
-    return seen && isMine && el("span.figures", { title: "Read by somebody else" }, "Seen");
+    const isMine = role === "user" && senderId === this.chat.userId;
+    return seen && isMine && el("span.usage", { title: "Read by another participant" }, "Seen");
   }
 
   async #copy() {
-    toast((await copyText(this.message.content)) ? "Copied" : "This page may not use the clipboard", null, 1500);
+    showToast((await copyText(this.message.content)) ? "Copied" : "Couldn’t copy", null, 1500);
   }
 }

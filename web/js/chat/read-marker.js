@@ -1,22 +1,24 @@
-// Says what was read: of chats that several people share, while the page is looked at.
+// Marks messages as read in shared chats, while the page is visible.
 
-import { call, session } from "../api.js";
+import { call, sessionPath } from "../api.js";
 
-export class Seen {
-  #last = null;
+export class ReadMarker {
+  /** @type {string | null} */
+  #lastMarkedId = null;
 
-  constructor(view) {
-    this.view = view;
-    document.addEventListener("visibilitychange", () => this.look());
+  /** @param {ChatView} chat */
+  constructor(chat) {
+    this.chat = chat;
+    document.addEventListener("visibilitychange", () => this.markNewest());
   }
 
-  /** Marks the newest message, if somebody else could want to know. */
-  look() {
-    const { view } = this;
-    const newest = view.thread.messages.at(-1);
-    const isShared = (view.session?.participants?.length ?? 0) > 1;
-    if (document.hidden || !isShared || !newest || newest.id === this.#last || !view.thread.isAtEnd) return;
-    this.#last = newest.id;
-    call("POST", session(view.sessionId, "/seen"), { upTo: newest.id }).catch(() => (this.#last = null));
+  /** Marks the newest message as read if the chat has other participants. */
+  markNewest() {
+    const { thread, session } = this.chat;
+    const newest = thread.messages.at(-1);
+    const isShared = (session?.participants?.length ?? 0) > 1;
+    if (document.hidden || !session || !isShared || !newest || newest.id === this.#lastMarkedId || !thread.isAtEnd) return;
+    this.#lastMarkedId = newest.id;
+    call("POST", sessionPath(session.sessionId, "/seen"), { upTo: newest.id }).catch(() => (this.#lastMarkedId = null));
   }
 }

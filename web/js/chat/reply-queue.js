@@ -1,273 +1,365 @@
-// The replies of the chat that is open: the one that is being written, and those that wait for it.
+// The replies of the open chat: the one that is being written, and the messages that wait for it.
 
-import { call, chat, get, message as messagePath, newId } from "../api.js";
-import { live } from "../event-stream.js";
-import { toast } from "../toast.js";
+import { call, chatPath, createId, get, getErrorMessage, messagePath } from "../api.js";
+import { eventStream } from "../event-stream.js";
+import { showToast } from "../toast.js";
 import { LiveReply } from "./live-reply.js";
 import { MessageView } from "./message-view.js";
-import { Turn } from "./turn-reader.js";
+import { TurnReader } from "./turn-reader.js";
 
-/** How long a turn may belong to a message that waits, before somebody else must have begun it. */
-const CLAIM = 400;
+/**
+ * How long a queued message of this tab has to claim a turn that started. Later the turn must
+ * belong to another tab.
+ */
+const CLAIM_MS = 400;
 
-export class Replies {
-  /** What is being read: `{turn, reply, sessionId}`. */
+export class ReplyQueue {
+  /** @type {ReplyEntry | null} The reply that is being read. */
   #current = null;
-  /** Messages of this tab that wait for the reply before them. */
-  #waiting = new Set();
+  /** @type {Set<ReplyEntry>} Messages of this tab that wait for the reply before them. */
+  #queued = new Set();
 
-  /** `view` is the conversation: it holds the thread and the composer. */
-  constructor(view) {
-    this.view = view;
-    live.addEventListener("turn", ({ detail }) => this.#heard(detail));
+  /** @param {ChatView} chat */
+  constructor(chat) {
+    this.chat = chat;
+    eventStream.on("turn", (event) => this.#handleTurnEvent(event));
   }
 
   get isRunning() {
     return this.#current !== null;
   }
 
-  get waiting() {
-    return [...this.#waiting];
+  get hasQueued() {
+    return this.#queued.size > 0;
   }
 
-  /** Messages that wait for a new chat to have its id. */
+
+  get queuedMessages() {
+    return [...this.#queued].flatMap(({ outgoing }) => outgoing?.message ?? []);
+  }
+
   get #held() {
-    return this.waiting.filter(({ isHeld }) => isHeld);
+    return [...this.#queued].filter(({ isHeld }) => isHeld);
   }
 
-  /** Reads nothing any more; the replies go on at the server. */
+  /** Stops reading. The replies continue on the server. */
   leave() {
-    for (const entry of [this.#current, this.#current?.interrupted, ...this.#waiting]) {
+    for (const entry of [this.#current, this.#current?.interrupted, ...this.#queued]) {
       if (!entry) continue;
-      entry.isLeft = true;
+      entry.hasLeft = true;
       entry.turn.leave();
-      if (entry.isHeld) entry.message.isSending = false;
+      if (entry.isHeld && entry.outgoing) entry.outgoing.message.isSending = false;
     }
     this.#current = null;
-    this.#waiting.clear();
-    this.view.composer.isRunning = false;
-  }
-
-  /** Sends `{key, text, pictures, edit}`, anew if it was tried before; an edit interrupts what runs. */
-  send(message) {
-    const { key, text, pictures, edit } = message;
-    const body = { message: text, clientMessageId: key };
-    if (pictures.length > 0) body.parts = pictures;
-    if (edit) body.parentId = edit.parentId ?? null;
-    if (this.#current) body.onBusy = edit ? "interrupt" : "queue";
-    const written = { id: key, clientMessageId: key, role: "user", content: text, parts: pictures, isPending: true, createdAt: new Date().toISOString(), siblingIds: [] };
-    const { draft } = this.view.composer;
-    const entry = this.#entry({ message, body, draft, user: new MessageView(written, this.view), branch: body.parentId });
-    entry.retry = () => {
-      this.view.thread.drop(entry.user);
-      this.send(message);
-    };
-    draft.sending(message);
-    if (body.onBusy === "queue") return this.#queue(entry);
-    entry.interrupted = this.#current;
-    this.view.thread.push(entry.user);
-    this.#make(entry);
-    this.#post(entry);
-  }
-
-  /** Asks for another reply beside one. */
-  regenerate(reply) {
-    const entry = this.#entry({ branch: reply.parentId });
-    entry.retry = () => this.regenerate(reply);
-    this.#make(entry);
-    entry.turn.send(chat(this.view.sessionId, "regenerate"), { messageId: reply.id }, { "idempotency-key": newId() });
-  }
-
-  /** Reads the reply that runs, unless it is read already. */
-  join(turnId) {
-    const isKnown = this.#current && (!this.#current.reply.turnId || !turnId || this.#current.reply.turnId === turnId);
-    if (isKnown) return;
-    this.#current?.turn.leave();
-    if (this.#current) this.view.thread.drop(this.#current.reply);
-    const entry = this.#entry({});
-    entry.reply.turnId = turnId;
-    this.#make(entry);
-    entry.turn.join();
-  }
-
-  /** Stops the reply that is written, or as soon as it is one; a message that waits for it is given back. */
-  async stop() {
-    const entry = this.#current;
-    if (!entry) return;
-    this.#giveBack(this.#held);
-    const { turnId } = entry.reply;
-    entry.isToStop = !turnId;
-    if (turnId) await call("POST", chat(entry.sessionId, "stop"), { turnId }).catch(({ message }) => toast(message));
+    this.#queued.clear();
+    this.chat.composer.isRunning = false;
   }
 
   /**
-   * A reply and what it answers: `{message, body, draft, user}` if that is sent from here, and behind
-   * which message it makes a `branch`.
+   * Sends a message, or sends it again. An edit interrupts the running reply, any other message is
+   * queued after it.
+   *
+   * @param {UnsentMessage} message
    */
-  #entry(sent) {
-    const entry = { ...sent, reply: new LiveReply(this.view), sessionId: this.view.sessionId };
-    entry.turn = new Turn(this.view.sessionId, {
-      taken: () => this.#taken(entry),
-      frame: (frame) => this.#frame(entry, frame),
-      link: (isUp) => entry.reply.link(isUp),
-      ended: (how, error) => this.#ended(entry, how, error),
+  send(message) {
+    const { clientMessageId, text, images, edit } = message;
+    const branchParentId = edit ? (edit.parentId ?? null) : undefined;
+    /** @type {TurnBody} */
+    const body = { message: text, clientMessageId };
+    if (images.length > 0) body.parts = images;
+    if (edit) body.parentId = branchParentId;
+    if (this.#current) body.onBusy = edit ? "interrupt" : "queue";
+    /** @type {Message} */
+    const pending = { id: clientMessageId, clientMessageId, role: "user", content: text, parts: images, isPending: true, createdAt: new Date().toISOString(), siblingIds: [] };
+    const { draft } = this.chat.composer;
+    const view = new MessageView(pending, this.chat);
+    const entry = this.#createEntry({ outgoing: { message, body, draft, view }, branchParentId });
+    entry.retry = () => {
+      this.chat.thread.removePending(view);
+      this.send(message);
+    };
+    draft.markSending(message);
+    if (body.onBusy === "queue") {
+      this.#enqueue(entry);
+      return;
+    }
+    entry.interrupted = this.#current;
+    this.chat.thread.addPending(view);
+    this.#setCurrent(entry);
+    this.#post(entry);
+  }
+
+  /** @param {Message} reply */
+  regenerate(reply) {
+    const { sessionId } = this.chat;
+    if (!sessionId) return;
+    const entry = this.#createEntry({ branchParentId: reply.parentId });
+    entry.retry = () => this.regenerate(reply);
+    this.#setCurrent(entry);
+    entry.turn.send(chatPath(sessionId, "regenerate"), { messageId: reply.id }, { "idempotency-key": createId() });
+  }
+
+  /**
+   * Reads the running reply, unless this tab reads it already.
+   *
+   * @param {string} turnId
+   */
+  join(turnId) {
+    const current = this.#current;
+    const isKnown = current && (!current.reply.turnId || !turnId || current.reply.turnId === turnId);
+    if (isKnown) return;
+    if (current) {
+      current.turn.leave();
+      this.chat.thread.removePending(current.reply);
+    }
+    const entry = this.#createEntry({});
+    entry.reply.turnId = turnId;
+    this.#setCurrent(entry);
+    entry.turn.join();
+  }
+
+  /** Stops the running reply, or does so once it has started. Restores held messages. */
+  async stop() {
+    const entry = this.#current;
+    if (!entry) return;
+    this.#restore(this.#held);
+    const { turnId } = entry.reply;
+    entry.isStopRequested = !turnId;
+    if (!turnId || !entry.sessionId) return;
+    await call("POST", chatPath(entry.sessionId, "stop"), { turnId }).catch((error) => showToast(getErrorMessage(error)));
+  }
+
+  /** @param {Pick<ReplyEntry, "outgoing" | "branchParentId">} fields */
+  #createEntry(fields) {
+    const { sessionId } = this.chat;
+    const turn = new TurnReader(sessionId, {
+      onAccepted: () => this.#handleAccepted(entry),
+      onFrame: (frame) => this.#handleFrame(entry, frame),
+      onConnectionChange: (isConnected) => entry.reply.setConnected(isConnected),
+      onEnd: (reason, error) => (error ? this.#handleRefusal(entry, error) : this.#handleEnd(entry)),
     });
+    /** @type {ReplyEntry} */
+    const entry = {
+      ...fields,
+      sessionId,
+      turn,
+      reply: new LiveReply(this.chat),
+      isAccepted: false,
+      isHeld: false,
+      isStopRequested: false,
+      isClosed: false,
+      hasLeft: false,
+    };
     return entry;
   }
 
-  #make(entry) {
+  /** @param {ReplyEntry} entry */
+  #setCurrent(entry) {
     this.#current = entry;
-    this.view.keep(() => this.view.thread.push(entry.reply));
-    this.view.composer.isRunning = true;
+    this.chat.keepPosition(() => this.chat.thread.addPending(entry.reply));
+    this.chat.composer.isRunning = true;
   }
 
+  /** @param {ReplyEntry} entry */
   #post(entry) {
-    const { sessionId } = this.view;
+    if (!entry.outgoing) return;
+    const { body, message } = entry.outgoing;
+    const { sessionId } = this.chat;
     entry.sessionId = sessionId;
-    entry.turn.settle(sessionId);
-    const body = { ...entry.body, ...(sessionId ? { sessionId } : this.view.firstSettings()) };
-    entry.turn.send("/api/chat", body, { "idempotency-key": entry.message.key });
+    entry.turn.setSession(sessionId);
+    const session = sessionId ? { sessionId } : this.chat.getNewChatSettings();
+    entry.turn.send("/api/chat", { ...body, ...session }, { "idempotency-key": message.clientMessageId });
   }
 
-  /** A message that becomes one when its turn comes; in a chat that is new it waits for that first. */
-  #queue(entry) {
-    this.#waiting.add(entry);
-    this.view.showWaiting();
-    entry.isHeld = !this.view.sessionId;
+  /**
+   * Queues a message on the server. In a new chat it is held until the chat has its id.
+   *
+   * @param {ReplyEntry} entry
+   */
+  #enqueue(entry) {
+    this.#queued.add(entry);
+    this.chat.showQueue();
+    entry.isHeld = !this.chat.sessionId;
     if (!entry.isHeld) this.#post(entry);
   }
 
-  #isNext(entry) {
-    this.#waiting.delete(entry);
-    this.view.showWaiting();
-    this.view.thread.push(entry.user);
-    this.#make(entry);
+  /**
+   * Makes a queued message current when its turn starts.
+   *
+   * @param {ReplyEntry} entry
+   */
+  #dequeue(entry) {
+    this.#queued.delete(entry);
+    this.chat.showQueue();
+    if (entry.outgoing) this.chat.thread.addPending(entry.outgoing.view);
+    this.#setCurrent(entry);
   }
 
-  /** Puts messages that will not have their turn into the field again. */
-  #giveBack(entries) {
-    if (entries.length === 0) return;
+  /**
+   * Puts queued messages that will not get a turn back into the field.
+   *
+   * @param {ReplyEntry[]} entries
+   */
+  #restore(entries) {
     for (const entry of entries) {
-      this.#waiting.delete(entry);
+      this.#queued.delete(entry);
       entry.turn.leave();
     }
-    this.view.showWaiting();
-    this.view.composer.takeBack(entries[0].draft, entries.map(({ message }) => message));
+    const outgoing = entries.flatMap((entry) => entry.outgoing ?? []);
+    if (outgoing.length === 0) return;
+    this.chat.showQueue();
+    this.chat.composer.restoreUnsent(outgoing[0].draft, outgoing.map(({ message }) => message));
   }
 
-  /** The server has the message: what stood in the place of its branch goes now, and no sooner. */
-  #taken(entry) {
-    entry.isTaken = true;
-    entry.draft?.sent(entry.message);
-    const { interrupted, branch } = entry;
-    if (this.#current !== entry || branch === undefined) return;
+  /**
+   * The server has the message. Only now is the old branch removed: until here the request could
+   * have failed, and the branch would still be the current one.
+   *
+   * @param {ReplyEntry} entry
+   */
+  #handleAccepted(entry) {
+    entry.isAccepted = true;
+    entry.outgoing?.draft.markSent(entry.outgoing.message);
+    const { interrupted, branchParentId } = entry;
+    if (this.#current !== entry || branchParentId === undefined) return;
     entry.interrupted = null;
     if (interrupted) {
-      interrupted.isLeft = true;
+      interrupted.hasLeft = true;
       interrupted.turn.leave();
     }
-    this.view.keep(() => {
-      if (interrupted) this.view.thread.drop(interrupted.reply);
-      this.view.thread.cutBehind(branch);
+    this.chat.keepPosition(() => {
+      if (interrupted) this.chat.thread.removePending(interrupted.reply);
+      this.chat.thread.truncateAfter(branchParentId);
     });
-    this.view.scroller.toLatest();
+    this.chat.scroller.jumpToLatest();
   }
 
-  #frame(entry, frame) {
-    if (this.#waiting.has(entry)) {
-      // A stop drops all that wait.
-      if (frame.type === "abort") return this.#giveBack(this.waiting.filter(({ isTaken }) => isTaken));
-      this.#isNext(entry);
+  /**
+   * @param {ReplyEntry} entry
+   * @param {TurnFrame} frame
+   */
+  #handleFrame(entry, frame) {
+    if (this.#queued.has(entry)) {
+      // A stop drops every queued message on the server.
+      if (frame.type === "abort") return this.#restore([...this.#queued].filter(({ isAccepted }) => isAccepted));
+      this.#dequeue(entry);
     }
-    entry.reply.frame(frame);
+    entry.reply.handleFrame(frame);
     if (frame.type === "start") {
-      const { sessionId } = frame.messageMetadata ?? {};
-      entry.sessionId = sessionId ?? entry.sessionId;
-      entry.turn.settle(entry.sessionId);
-      if (entry.isToStop) this.stop();
+      entry.sessionId = frame.messageMetadata?.sessionId ?? entry.sessionId;
+      entry.turn.setSession(entry.sessionId);
+      if (entry.isStopRequested) this.stop();
     }
-    if (frame.type === "data-session") entry.begun = this.#begun(entry, frame.data);
-    if (frame.type === "data-title") this.view.titled(entry.sessionId, frame.data.title);
+    if (frame.type === "data-session") entry.starting = this.#handleStart(entry, frame.data);
+    if (frame.type === "data-title" && entry.sessionId) this.chat.setTitle(entry.sessionId, frame.data.title);
   }
 
-  async #begun(entry, { sessionId, title, userMessageId }) {
+  /**
+   * The turn has started: its chat has an id, and the user message is stored.
+   *
+   * @param {ReplyEntry} entry
+   * @param {{ sessionId: string, title: string, userMessageId: string }} data
+   */
+  async #handleStart(entry, { sessionId, title, userMessageId }) {
     entry.sessionId = sessionId;
-    this.view.began(sessionId, title);
+    this.chat.handleSessionStart(sessionId, title);
     for (const held of this.#held) {
       held.isHeld = false;
       this.#post(held);
     }
-    if (!entry.user) return;
-    const stored = await get(messagePath(sessionId, userMessageId)).catch(() => ({ ...entry.user.message, id: userMessageId }));
-    if (this.view.sessionId === sessionId && !entry.isLeft) this.view.keep(() => this.view.thread.settle(entry.user, stored));
+    const view = entry.outgoing?.view;
+    if (!view) return;
+    const stored = await get(messagePath(sessionId, userMessageId)).catch(() => ({ ...view.message, id: userMessageId }));
+    if (this.chat.sessionId === sessionId && !entry.hasLeft) this.chat.keepPosition(() => this.chat.thread.settle(view, stored));
   }
 
-  async #ended(entry, how, error) {
-    if (how === "refused") return this.#refused(entry, error);
-    if (this.#waiting.delete(entry)) return this.view.showWaiting();
-    const written = await entry.reply.finish();
-    // The message stands before its answer.
-    await entry.begun;
-    const stored = entry.reply.id && (await get(messagePath(entry.sessionId, entry.reply.id)).catch(() => null));
-    if (entry.isLeft || this.view.sessionId !== entry.sessionId) return;
-    // What was read stays in sight, though the server cannot say what became of it.
+  /**
+   * The turn is over: replaces the live reply with the stored message.
+   *
+   * @param {ReplyEntry} entry
+   */
+  async #handleEnd(entry) {
+    if (this.#queued.delete(entry)) {
+      this.chat.showQueue();
+      return;
+    }
+    const finished = await entry.reply.finish();
+    // The user message must be in place before its reply.
+    await entry.starting;
+    const { sessionId } = entry;
+    const stored = sessionId && entry.reply.id ? await get(messagePath(sessionId, entry.reply.id)).catch(() => null) : null;
+    if (entry.hasLeft || this.chat.sessionId !== sessionId) return;
+    // If the stored message cannot be fetched, the text received so far stays.
+    /** @type {Message | null} */
     const message = stored ?? entry.reply.message;
-    this.view.keep(() => {
-      this.view.thread.drop(entry.reply);
-      if (!message) return;
-      const view = new MessageView(message, this.view, written);
-      this.view.thread.settle(view, message);
+    this.chat.keepPosition(() => {
+      this.chat.thread.removePending(entry.reply);
+      if (message) this.chat.thread.settle(new MessageView(message, this.chat, finished), message);
     });
     this.#close(entry);
-    await this.view.ended(message?.status);
+    await this.chat.handleReplyEnd(message?.status);
   }
 
-  /** Nothing began: the message is given back, or can be sent again. */
-  #refused(entry, error) {
-    const { message, draft, user } = entry;
-    if (message) {
-      draft.sending(message);
-      message.isSending = false;
+  /**
+   * The request failed and no turn started: offers to send the message again.
+   *
+   * @param {ReplyEntry} entry
+   * @param {ApiError} error
+   */
+  #handleRefusal(entry, error) {
+    const { outgoing } = entry;
+    if (outgoing) {
+      outgoing.draft.markSending(outgoing.message);
+      outgoing.message.isSending = false;
     }
-    if (entry.isLeft) {
-      if (!message) return;
-      this.view.composer.takeBack(draft, [message]);
-      return toast(`${error.message} Your message is in its chat’s field again.`);
+    if (entry.hasLeft) {
+      if (!outgoing) return;
+      this.chat.composer.restoreUnsent(outgoing.draft, [outgoing.message]);
+      showToast(`${error.message} Your message is back in the field of its chat.`);
+      return;
     }
-    const isWaiting = this.#waiting.delete(entry);
-    this.view.showWaiting();
+    const wasQueued = this.#queued.delete(entry);
+    this.chat.showQueue();
     this.#close(entry);
-    this.#giveBack(this.#held);
-    if (isWaiting) this.view.thread.push(user);
-    const drop = () => {
-      this.view.thread.drop(user);
-      this.view.composer.takeBack(draft, [message]);
-    };
-    if (error.status === 0 && message) {
-      user.showUnsent("It could not be sent.", entry.retry, drop);
-      return this.view.thread.isAtEnd || this.view.scroller.toLatest();
+    this.#restore(this.#held);
+    if (outgoing && wasQueued) this.chat.thread.addPending(outgoing.view);
+    if (outgoing && error.status === 0) {
+      outgoing.view.showUnsent("Not sent.", () => entry.retry?.(), () => this.#restoreMessage(outgoing));
+      if (!this.chat.thread.isAtEnd) this.chat.scroller.jumpToLatest();
+      return;
     }
-    if (message) drop();
-    toast(error.message, error.status === 0 ? { label: "Try again", run: entry.retry } : undefined);
-    this.view.refresh();
+    if (outgoing) this.#restoreMessage(outgoing);
+    showToast(error.message, error.status === 0 ? { label: "Try again", run: () => entry.retry?.() } : undefined);
+    this.chat.refresh();
   }
 
+  /** @param {OutgoingMessage} outgoing */
+  #restoreMessage({ view, draft, message }) {
+    this.chat.thread.removePending(view);
+    this.chat.composer.restoreUnsent(draft, [message]);
+  }
+
+  /** @param {ReplyEntry} entry */
   #close(entry) {
     entry.isClosed = true;
-    this.view.thread.drop(entry.reply);
+    this.chat.thread.removePending(entry.reply);
     if (this.#current !== entry) return;
     const { interrupted } = entry;
     this.#current = interrupted && !interrupted.isClosed ? interrupted : null;
-    this.view.composer.isRunning = this.isRunning;
+    this.chat.composer.isRunning = this.isRunning;
   }
 
-  /** A turn that another tab began, or one that was queued. */
-  async #heard({ action, sessionId, turnId }) {
-    if (sessionId !== this.view.sessionId || action !== "started") return;
+  /**
+   * Joins a turn that started in another tab or from the queue.
+   *
+   * @param {ServerEvents["turn"]} event
+   */
+  async #handleTurnEvent({ action, sessionId, turnId }) {
+    if (sessionId !== this.chat.sessionId || action !== "started") return;
     if (this.#current && !this.#current.reply.turnId) return;
-    if (this.#waiting.size > 0) await new Promise((resolve) => setTimeout(resolve, CLAIM));
-    if (sessionId !== this.view.sessionId || this.#current?.reply.turnId === turnId) return;
-    await this.view.refresh();
-    if (sessionId === this.view.sessionId && this.#current?.reply.turnId !== turnId) this.join(turnId);
+    if (this.#queued.size > 0) await new Promise((resolve) => setTimeout(resolve, CLAIM_MS));
+    if (sessionId !== this.chat.sessionId || this.#current?.reply.turnId === turnId) return;
+    await this.chat.refresh();
+    if (sessionId === this.chat.sessionId && this.#current?.reply.turnId !== turnId) this.join(turnId);
   }
 }

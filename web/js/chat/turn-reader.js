@@ -1,151 +1,177 @@
-// Reads one reply as it is written, and comes back to it when the connection breaks.
+// Reads the stream of one turn, and reconnects when the connection breaks.
 
-import { ApiError, chat, request } from "../api.js";
-import { events } from "../sse.js";
+import { ApiError, chatPath, getErrorMessage, request } from "../api.js";
+import { readEvents } from "../event-stream.js";
 
-const FIRST_PAUSE = 300;
-const LONGEST_PAUSE = 8000;
+const FIRST_DELAY_MS = 300;
+const MAX_DELAY_MS = 8000;
 
-/**
- * `sink` hears of a reply: `taken()` when the server has what was sent, `frame(frame)` of each frame
- * once and in order, `link(isUp)` when the connection is lost or there again, and at last `ended(how)`: "done", "gone" (it is over, read what
- * was stored), "refused" (with an `ApiError`).
- */
-export class Turn {
+export class TurnReader {
+  /** @type {string | null} Unknown for a new chat until its first frame. */
   #sessionId;
-  #sink;
-  #end = new AbortController();
-  #isTaken = false;
-  #isLeft = false;
-  #lastId = null;
+  #handlers;
+  #abort = new AbortController();
+  #isAccepted = false;
+  #hasLeft = false;
   #isDone = false;
-  #wake = () => {};
+  /** @type {string | null} */
+  #lastEventId = null;
+  #endWait = () => {};
 
-  constructor(sessionId, sink) {
+  /**
+   * @param {string | null} sessionId
+   * @param {TurnHandlers} handlers
+   */
+  constructor(sessionId, handlers) {
     this.#sessionId = sessionId;
-    this.#sink = sink;
+    this.#handlers = handlers;
   }
 
-  /** Sends a message (or asks for another reply) and reads what comes of it. */
+  /**
+   * @param {string} path
+   * @param {TurnBody} body
+   * @param {Record<string, string>} headers
+   */
   async send(path, body, headers) {
-    const response = await request("POST", path, { body, headers, signal: this.#end.signal }).catch((failure) => {
-      this.#sink.ended("refused", asError(failure));
+    const response = await request("POST", path, { body, headers, signal: this.#abort.signal }).catch((error) => {
+      this.#handlers.onEnd("refused", toApiError(error));
     });
     if (!response) return;
-    this.#isTaken = true;
-    this.#sink.taken();
-    if (this.#isLeft) return this.leave();
-    await this.#read(response);
-    if (this.#end.signal.aborted) return;
-    // What still waits for its turn has no reply to come back to; events will tell of it.
-    if (body.onBusy === "queue" && this.#lastId === null) return this.#sink.ended("gone");
+    this.#isAccepted = true;
+    this.#handlers.onAccepted();
+    if (this.#hasLeft) return this.leave();
+    await this.#readFrames(response);
+    if (this.#abort.signal.aborted) return;
+    // A queued message has no stream to resume; an event reports when its turn starts.
+    if (body.onBusy === "queue" && this.#lastEventId === null) {
+      this.#handlers.onEnd("gone");
+      return;
+    }
     await this.#follow();
   }
 
-  /** Reads the reply that is running, from its first frame. */
+  /** Reads the running reply of the session from its first frame. */
   async join() {
-    this.#isTaken = true;
+    this.#isAccepted = true;
     await this.#follow();
   }
 
-  /** Stops reading; the reply goes on. What is being sent is sent to its end before that. */
+  /** Stops reading, but not before the server has the message. The reply itself continues. */
   leave() {
-    this.#isLeft = true;
-    if (!this.#isTaken) return;
-    this.#end.abort();
-    this.#wake();
+    this.#hasLeft = true;
+    if (!this.#isAccepted) return;
+    this.#abort.abort();
+    this.#endWait();
   }
 
-  /** Which session it is in; a new one has its id with the first frame. */
-  settle(sessionId) {
+  /** @param {string | null} sessionId */
+  setSession(sessionId) {
     this.#sessionId = sessionId;
   }
 
+
   async #follow() {
-    let pause = FIRST_PAUSE;
-    const wake = () => this.#wake();
-    addEventListener("online", wake);
-    while (!this.#isDone && !this.#end.signal.aborted) {
+    let delay = FIRST_DELAY_MS;
+    const endWait = () => this.#endWait();
+    addEventListener("online", endWait);
+    while (!this.#isDone && !this.#abort.signal.aborted) {
       if (!this.#sessionId) {
-        // Nothing was heard of it: whether it exists is for the list of chats to tell.
-        this.#sink.ended("refused", new ApiError(0, "unreachable", "The connection was lost."));
+        // Without a frame it is unknown whether the chat exists. The sidebar will show it if it does.
+        this.#handlers.onEnd("refused", new ApiError(0, "unreachable", "The connection was lost."));
         break;
       }
-      const outcome = await this.#rejoin();
+      const outcome = await this.#rejoin(this.#sessionId);
       if (outcome === "over") {
-        this.#sink.ended("gone");
+        this.#handlers.onEnd("gone");
         break;
       }
-      if (outcome === "read") pause = FIRST_PAUSE;
-      if (this.#isDone || this.#end.signal.aborted) break;
-      this.#sink.link(false);
-      await new Promise((resolve) => {
-        this.#wake = resolve;
-        setTimeout(resolve, pause);
+      if (outcome === "read") delay = FIRST_DELAY_MS;
+      if (this.#isDone || this.#abort.signal.aborted) break;
+      this.#handlers.onConnectionChange(false);
+      await new Promise((/** @type {(value?: unknown) => void} */ resolve) => {
+        this.#endWait = resolve;
+        setTimeout(resolve, delay);
       });
-      pause = Math.min(pause * 2, LONGEST_PAUSE);
+      delay = Math.min(delay * 2, MAX_DELAY_MS);
     }
-    removeEventListener("online", wake);
+    removeEventListener("online", endWait);
   }
 
-  async #rejoin() {
-    const headers = this.#lastId ? { "last-event-id": this.#lastId } : {};
+  /**
+   * Reads on after the last frame.
+   *
+   * @param {string} sessionId
+   */
+  async #rejoin(sessionId) {
+    const headers = this.#lastEventId ? { "last-event-id": this.#lastEventId } : undefined;
     try {
-      const response = await request("GET", chat(this.#sessionId, "stream"), { headers, signal: this.#end.signal });
+      const response = await request("GET", chatPath(sessionId, "stream"), { headers, signal: this.#abort.signal });
       if (response.status === 204) return "over";
-      this.#sink.link(true);
-      return (await this.#read(response)) ? "read" : "nothing";
-    } catch (failure) {
-      return failure.status >= 400 && failure.status < 500 && failure.status !== 429 ? "over" : "lost";
+      this.#handlers.onConnectionChange(true);
+      return (await this.#readFrames(response)) ? "read" : "nothing";
+    } catch (error) {
+      const status = error instanceof ApiError ? error.status : 0;
+      return status >= 400 && status < 500 && status !== 429 ? "over" : "lost";
     }
   }
 
-  /** Whether there was something new. A broken body is no error: the rest is asked for. */
-  async #read(response) {
+  /**
+   * Reads frames until the body ends or breaks. Returns whether any was new.
+   *
+   * @param {Response} response
+   */
+  async #readFrames(response) {
     let isNew = false;
     try {
-      for await (const { id, data } of events(response)) {
-        if (this.#end.signal.aborted) return isNew;
-        if (!this.#isNext(id)) continue;
+      for await (const { id, data } of readEvents(response)) {
+        if (this.#abort.signal.aborted) return isNew;
+        if (!this.#advanceTo(id)) continue;
         isNew = true;
         if (data === "[DONE]") {
           this.#isDone = true;
-          this.#sink.ended("done");
+          this.#handlers.onEnd("done");
           return true;
         }
-        this.#tell(JSON.parse(data));
+        this.#handleFrame(JSON.parse(data));
       }
     } catch {
-      // Cut off in the middle.
+      // The connection broke. `#follow` asks for the rest.
     }
     return isNew;
   }
 
-  /** A mistake in showing a frame is no reason to read it again. */
-  #tell(frame) {
+  /** @param {TurnFrame} frame */
+  #handleFrame(frame) {
     try {
-      this.#sink.frame(frame);
-    } catch (failure) {
-      reportError(failure);
+      this.#handlers.onFrame(frame);
+    } catch (error) {
+      // A bug in showing a frame must not look like a broken connection.
+      reportError(error);
     }
   }
 
-  /** Frames are numbered; what was read before is passed over. */
-  #isNext(id) {
+  /**
+   * Returns whether a frame is new. Frame ids are `TURN:NUMBER`; a resumed stream may repeat some.
+   *
+   * @param {string | null} id
+   */
+  #advanceTo(id) {
     if (!id) return true;
-    const [turn, count] = split(id);
-    const [lastTurn, lastCount] = split(this.#lastId ?? ":0");
-    if (turn === lastTurn && count <= lastCount) return false;
-    this.#lastId = id;
+    const frame = parseFrameId(id);
+    const last = parseFrameId(this.#lastEventId ?? ":0");
+    if (frame.turn === last.turn && frame.number <= last.number) return false;
+    this.#lastEventId = id;
     return true;
   }
 }
 
-function split(id) {
+/** @param {string} id */
+function parseFrameId(id) {
   const colon = id.lastIndexOf(":");
-  return [id.slice(0, colon), Number(id.slice(colon + 1))];
+  return { turn: id.slice(0, colon), number: Number(id.slice(colon + 1)) };
 }
 
-function asError(failure) {
-  return failure instanceof ApiError ? failure : new ApiError(0, "unreachable", failure.message);
+/** @param {unknown} error */
+function toApiError(error) {
+  return error instanceof ApiError ? error : new ApiError(0, "unreachable", getErrorMessage(error));
 }

@@ -1,16 +1,19 @@
-// The projects there are, for whoever shows a name or a choice of them.
+// The list of projects.
 
-import { get } from "../api.js";
+import { buildQuery, get } from "../api.js";
 
-const PAGE = 100;
+const PAGE_SIZE = 100;
 
-export class Projects {
+export class ProjectList {
+  /** @type {Project[]} */
   list = [];
 
+  /** Loads all projects and dispatches `projects` on the window. */
   async load() {
+    /** @type {Project[]} */
     const list = [];
     for (let page = 1, pages = 1; page <= pages; page += 1) {
-      const { projects, pagination } = await get(`/api/projects?limit=${PAGE}&page=${page}`);
+      const { projects, pagination } = await get(`/api/projects${buildQuery({ limit: PAGE_SIZE, page })}`);
       list.push(...projects);
       ({ pages } = pagination);
     }
@@ -18,7 +21,8 @@ export class Projects {
     dispatchEvent(new Event("projects"));
   }
 
-  name(projectId) {
+  /** @param {string | null | undefined} projectId */
+  getName(projectId) {
     return this.list.find((project) => project.projectId === projectId)?.name;
   }
 }
