@@ -1,58 +1,58 @@
 #!/usr/bin/env bash
-# A tour of the API with curl. Start the server with `cargo run --release`, and in another terminal:
+# A tour of the API with curl. Start the server with `cargo run --release`, then run in another terminal:
 #
 #   examples/tour.sh
 #
-# It shows each command and the answer. ECHOIC_URL says where the server is, if not on this machine.
+# It prints each command and its response. Set ECHOIC_URL if the server is on another machine.
 set -euo pipefail
 
 url=${ECHOIC_URL:-http://127.0.0.1:8080}
-session=tour-$(date +%s)-$$   # your own; or leave it out, and the server makes one
+session=tour-$(date +%s)-$$   # your own id; without one the server generates it
 
 step() { printf '\n\n# %s\n' "$*"; }
 
-# Shows a request and sends it. `-N`: print what arrives at once; `--json`: POST it, with the header for it.
+# Prints a request and sends it. `-N` disables buffering, `--json` sends a POST with a JSON body.
 ask() {
     printf '$ curl -sN %s\n' "$*"
     curl -sN --fail-with-body --max-time 60 "$@"
 }
 
-step "Say something. The first message makes the session; the reply streams, a frame at a time."
+step "Send a message. The first one creates the session; the reply streams frame by frame."
 ask "$url/api/chat" --json '{"id": "'"$session"'", "message": {"id": "hello", "role": "user", "parts": [{"type": "text", "text": "My name is Ada."}]}}'
 
-step "The session remembers. From now on, two fields are enough."
+step "Send another. The session remembers the first, so two fields are enough."
 ask "$url/api/chat" --json '{"sessionId": "'"$session"'", "message": "Who am I?"}'
 
-step "Hang up after the first frame: the reply goes on without us."
+step "Disconnect after the first frame: the reply continues on the server."
 first=$(curl -sN "$url/api/chat" --json '{"sessionId": "'"$session"'", "message": "What is my name good for?"}' | sed -n '/^id: /{s///p;q}' || true)
 echo "the first frame was $first"
 
-step "Come back for what we missed, as an EventSource would: with the id of the last frame we saw."
+step "Resume the stream like an EventSource, with the id of the last frame."
 ask "$url/api/chat/$session/stream" -H "Last-Event-ID: $first"
 
-step "Stop a reply. What was said by then is kept."
+step "Stop a reply. The text so far is kept."
 curl -sN "$url/api/chat" --json '{"sessionId": "'"$session"'", "message": "Tell me a long story."}' | head -n 1 >/dev/null || true
 ask -X POST "$url/api/chat/$session/stop"
 
-step "Ask for that reply once more. It becomes a sibling: nothing is overwritten."
+step "Regenerate the reply. The new one becomes a sibling; nothing is overwritten."
 ask -X POST "$url/api/chat/$session/regenerate"
 
-step "Edit the first message: a branch, with a reply of its own."
+step "Edit the first message. That starts a branch with its own reply."
 ask "$url/api/chat" --json '{"id": "'"$session"'", "message": {"id": "hello", "role": "user", "parts": [{"type": "text", "text": "My name is Eve."}]}}'
 
-step "Read the conversation as it is shown now (\`view=all\`: every branch)."
+step "Read the current branch of the conversation (\`view=all\` returns every branch)."
 ask "$url/api/chat-sessions/$session/messages"
 
-step "What would the model be told next? No model is asked for that."
+step "Preview the next prompt. This does not call the model."
 ask -G "$url/api/chat-sessions/$session/memory" --data-urlencode 'message=And who am I now?'
 
-step "The same session in OpenAI's words: any of its libraries will do."
+step "Use the same session through OpenAI's API, with any OpenAI library."
 ask "$url/v1/chat/completions" --json '{"session_id": "'"$session"'", "model": "default", "messages": [{"role": "user", "content": "And who am I now?"}]}'
 
-step "… and as one of OpenAI's conversations."
+step "Read it as one of OpenAI's conversations."
 ask "$url/v1/conversations/conv_$session/items?order=asc&limit=2"
 
-step "Take it away, to read it or to keep it."
+step "Export it as Markdown."
 ask "$url/api/export?sessionId=$session&format=markdown"
 
 step "Find it, and delete it."

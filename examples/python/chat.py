@@ -1,4 +1,4 @@
-"""A chat with memory, by OpenAI's own library. Echoic is behind another base URL; that is all.
+"""A chat with memory, with OpenAI's own library. Only the base URL differs.
 
     pip install -r requirements.txt
     python chat.py "My name is Ada." "Who am I?"
@@ -11,33 +11,33 @@ from openai import OpenAI, OpenAIError
 
 client = OpenAI(
     base_url=os.environ.get("ECHOIC_URL", "http://127.0.0.1:8080") + "/v1",
-    # Whatever you like, unless the server runs with ECHOIC_AUTH; then a key of `echoic keys create`.
+    # Any value, unless the server requires keys (ECHOIC_AUTH): then one from `echoic keys create`.
     api_key=os.environ.get("ECHOIC_KEY", "any"),
 )
 
 
 def main(messages):
-    # A conversation is a session. You may as well choose an id of your own; the first message makes it.
+    # A conversation is a session. You can also choose an id yourself; the first message creates it.
     conversation = client.conversations.create(metadata={"topic": "a first chat"})
     session = conversation.id.removeprefix("conv_")
 
     for message in messages:
-        say(session, message)
+        send(session, message)
 
-    # The conversation is kept by the server: this could be another program, next week.
-    print(f"\nWhat {conversation.id} holds:")
+    # The server stores the conversation, so another program can read it at any time.
+    print(f"\nMessages in {conversation.id}:")
     for item in client.conversations.items.list(conversation.id, order="asc"):
         print(f"- {item.role}: {item.content[0].text.splitlines()[0]}")
 
 
-def say(session, message):
+def send(session, message):
     print(f"\nYou: {message}\nModel: ", end="")
     stream = client.chat.completions.create(
-        model="default",  # the server's; or name one of client.models.list()
-        # Only what is new. What was said before, the session remembers.
+        model="default",  # the server's default, or one of client.models.list()
+        # Only the new message. The session remembers the earlier ones.
         messages=[{"role": "user", "content": message}],
         stream=True,
-        # Without this the request goes to the provider as it is, and nothing is kept.
+        # Without a session the request is forwarded to the provider and nothing is stored.
         extra_body={"session_id": session},
     )
     for chunk in stream:

@@ -1,52 +1,52 @@
-// A session, live in any number of tabs, without a library: one EventSource tells what happens,
-// another reads the reply that is being written. Open the page's address twice to see it.
+// A session, live in any number of tabs, without a library: one EventSource receives events, another
+// reads the running reply. Open the address in two tabs to see it.
 
-// The session's id is yours to choose, and stands in the address.
+// You choose the id of the session. It is in the address.
 const sessionId = (location.hash ||= `#${crypto.randomUUID()}`).slice(1)
 
-/** Shows a message, or what is known of it by now. */
+/** Shows a message, or the part of it received so far. */
 function show({ id, role, content }) {
-  let shown = document.getElementById(id)
-  if (!shown) {
-    shown = Object.assign(document.createElement('p'), { id, className: role })
-    document.getElementById('messages').append(shown)
+  let element = document.getElementById(id)
+  if (!element) {
+    element = Object.assign(document.createElement('p'), { id, className: role })
+    document.getElementById('messages').append(element)
   }
-  shown.textContent = content
+  element.textContent = content
 }
 
 /**
- * Tells what happens in all of the user's sessions; this page shows one. (`?sessionId=…` would tell
- * of one.) Events are not repeated: after every break, read what is stored.
+ * Listens to events of all of the user's sessions (`?sessionId=…` would limit them to one). Missed
+ * events are not repeated: after every reconnect, read the stored messages.
  */
 function listen() {
   const events = new EventSource('/api/events')
-  const on = (name, react) => events.addEventListener(name, ({ data }) => {
+  const on = (name, handle) => events.addEventListener(name, ({ data }) => {
     const log = document.getElementById('events')
     log.append(Object.assign(document.createElement('li'), { textContent: data }))
     const event = JSON.parse(data)
-    if (!event.sessionId || event.sessionId === sessionId) react(event)
+    if (!event.sessionId || event.sessionId === sessionId) handle(event)
   })
   on('sync', catchUp) // the first event of every connection
   on('turn', ({ action }) => action === 'started' && follow())
-  on('message', ({ message }) => show(message)) // a reply is one message, when it is done
-  // A lost network is the browser's matter. It gives up on an answer that is an error, such as a
+  on('message', ({ message }) => show(message)) // sent for a reply once it is complete
+  // The browser reconnects after a network error, but gives up after an error response, such as a
   // gateway's while the server restarts.
   events.onerror = () => events.readyState === EventSource.CLOSED && setTimeout(listen, 3000)
 }
 
 async function catchUp() {
-  const answer = await fetch(`/api/chat-sessions/${sessionId}/messages`)
-  if (!answer.ok) return // the session begins with its first message
-  for (const message of (await answer.json()).data.messages) show(message)
+  const response = await fetch(`/api/chat-sessions/${sessionId}/messages`)
+  if (!response.ok) return // the first message creates the session
+  for (const message of (await response.json()).data.messages) show(message)
   follow()
 }
 
 let stream
 
 /**
- * Reads the running reply from its first word. Should the network break, the browser comes back by
- * itself, with the id of the last frame it got, and misses nothing. Where nothing runs the answer is
- * 204, at which an EventSource closes.
+ * Reads the running reply from its start. After a network error the browser reconnects with the id
+ * of the last frame, and misses nothing. If no reply is running, the server responds with 204, which
+ * closes an EventSource.
  */
 function follow() {
   if (stream && stream.readyState !== EventSource.CLOSED) return
@@ -66,14 +66,14 @@ document.querySelector('form').addEventListener('submit', async (event) => {
   const text = event.target.elements.text.value
   event.target.reset()
   const message = { id: crypto.randomUUID(), role: 'user', parts: [{ type: 'text', text }] }
-  const answer = await fetch('/api/chat', {
+  const response = await fetch('/api/chat', {
     method: 'POST',
     headers: { 'content-type': 'application/json' },
-    body: JSON.stringify({ id: sessionId, message }), // makes the session, if there is none
+    body: JSON.stringify({ id: sessionId, message }), // creates the session if it does not exist
   })
-  // The reply is in this answer, too, but EventSource reads it here, as in every other tab.
-  if (answer.ok) answer.body.cancel()
-  else alert((await answer.json()).message)
+  // This response contains the reply too, but the EventSource reads it, as in every other tab.
+  if (response.ok) response.body.cancel()
+  else alert((await response.json()).message)
 })
 
 listen()

@@ -1,8 +1,8 @@
 import react from '@vitejs/plugin-react'
 import { defineConfig } from 'vite'
 
-// The pages ask their own origin for `/api`, and Vite hands that on to Echoic, where ECHOIC_URL says.
-// So the browser sees one site, as it would behind your reverse proxy, and nothing needs CORS.
+// The pages request `/api` from their own origin, and Vite forwards that to Echoic at ECHOIC_URL. The
+// browser sees one origin, as it would behind a reverse proxy, so no CORS is needed.
 const proxy = { '/api': { target: process.env.ECHOIC_URL ?? 'http://127.0.0.1:8080' } }
 
 export default defineConfig({

@@ -1,5 +1,4 @@
-// The stored history in the AI SDK's format, judged by the AI SDK's own validator: a page that
-// opens a session hands it to `useChat({ messages })`, a server to `validateUIMessages`.
+// The stored history in the AI SDK's format, checked by the AI SDK's own validator.
 
 import { validateUIMessages } from "ai";
 import assert from "node:assert/strict";
@@ -21,15 +20,15 @@ const echoic = await start((provider) => {
 });
 after(echoic.stop);
 
-test("two turns of text are valid UI messages", async () => {
-  const history = await historyOf(["answer plainly", "answer plainly once more"]);
+test("text turns are valid UI messages", async () => {
+  const history = await createHistory(["answer plainly", "answer plainly once more"]);
 
   assert.deepEqual(await validateUIMessages({ messages: history }), history);
-  assert.deepEqual(rolesOf(history), ["user", "assistant", "user", "assistant"]);
+  assert.deepEqual(getRoles(history), ["user", "assistant", "user", "assistant"]);
 });
 
-test("a reply with its reasoning is a valid UI message", async () => {
-  const history = await historyOf(["ponder this"]);
+test("reply with reasoning is a valid UI message", async () => {
+  const history = await createHistory(["ponder this"]);
 
   assert.deepEqual(await validateUIMessages({ messages: history }), history);
   assert.deepEqual(history[1].parts, [
@@ -38,23 +37,23 @@ test("a reply with its reasoning is a valid UI message", async () => {
   ]);
 });
 
-test("a message with an attachment is a valid UI message", async () => {
-  const history = await historyOf([{ message: "look at this", parts: [PIXEL] }]);
+test("message with an attachment is a valid UI message", async () => {
+  const history = await createHistory([{ message: "look at this", parts: [PIXEL] }]);
 
   assert.deepEqual(await validateUIMessages({ messages: history }), history);
   assert.deepEqual(history[0].parts.find(({ type }) => type === "file"), PIXEL);
 });
 
-test("a failed reply leaves a history of valid UI messages", async () => {
-  const history = await historyOf(["fail at this", "answer plainly"]);
+test("history with a failed reply is valid UI messages", async () => {
+  const history = await createHistory(["fail at this", "answer plainly"]);
 
   assert.deepEqual(await validateUIMessages({ messages: history }), history);
-  assert.deepEqual(rolesOf(history), ["user", "assistant", "user", "assistant"]);
+  assert.deepEqual(getRoles(history), ["user", "assistant", "user", "assistant"]);
   assert.equal(history[1].metadata.status, "failed");
 });
 
-/** The history of a new session in which these messages were said, each a text or a plain body. */
-async function historyOf(messages) {
+/** Returns the history of a new session with these messages, each a text or a request body. */
+async function createHistory(messages) {
   let sessionId;
   for (const message of messages) {
     const body = typeof message === "string" ? { message } : message;
@@ -62,9 +61,9 @@ async function historyOf(messages) {
     assert.equal(response.status, 200);
     sessionId = (await response.text()).match(/"sessionId":"([^"]+)"/)[1];
   }
-  return echoic.api.messages(sessionId, "format=ui");
+  return echoic.api.listMessages(sessionId, "format=ui");
 }
 
-function rolesOf(messages) {
+function getRoles(messages) {
   return messages.map(({ role }) => role);
 }

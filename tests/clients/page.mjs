@@ -1,25 +1,30 @@
-// A chat page without a browser: the class behind `useChat()`, and what a user interface framework
-// keeps for it.
+// A chat page without a browser: the class behind `useChat()`, with its state in plain fields.
 
 import * as ai from "ai";
-import { fetchInTime } from "./support.mjs";
+import { fetchWithTimeout } from "./support.mjs";
 
 /**
- * A chat page on a session, with the messages it was opened with, on a version of the AI SDK. `more`
- * are further options of the chat; its `body` goes along with each request.
+ * Opens a session as a chat page.
+ *
+ * @param {string} url
+ * @param {string} id
+ * @param {any[]} [messages] the stored messages
+ * @param {typeof globalThis.fetch} [fetch]
+ * @param {{ sdk?: any, body?: object, [option: string]: any }} [options] `sdk` is the version of
+ *   the AI SDK, `body` is added to every request, and the rest are options of the chat
  */
-export function openPage(url, id, messages = [], fetch = fetchInTime, { sdk = ai, body, ...more } = {}) {
+export function openPage(url, id, messages = [], fetch = fetchWithTimeout, { sdk = ai, body, ...options } = {}) {
   const transport = new sdk.DefaultChatTransport({ api: `${url}/api/chat`, fetch, body });
-  return new sdk.AbstractChat({ id, transport, state: new PageState(messages), ...more });
+  return new sdk.AbstractChat({ id, transport, state: new PageState(messages), ...options });
 }
 
-/** The texts on the page. */
-export function shown(page) {
-  const texts = ({ parts }) => parts.map((part) => (part.type === "text" ? part.text : ""));
-  return page.messages.map((message) => texts(message).join(""));
+/** Returns the texts of the messages on a page. */
+export function getTexts(page) {
+  const getPartTexts = ({ parts }) => parts.map((part) => (part.type === "text" ? part.text : ""));
+  return page.messages.map((message) => getPartTexts(message).join(""));
 }
 
-/** What is on the page, in plain fields. */
+/** The state that a user interface framework would hold. */
 class PageState {
   status = "ready";
   error = undefined;

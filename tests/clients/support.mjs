@@ -1,5 +1,5 @@
-// What the client tests stand on: the real server, with aimock as its provider.
-// It knows nothing of what is tested. Every wait has a deadline; `stop` ends whatever was started.
+// The environment of the client tests: the real server with aimock as its provider. Every wait has
+// a time limit.
 
 import { LLMock } from "@copilotkit/aimock";
 import assert from "node:assert/strict";
@@ -17,80 +17,99 @@ const ANSWER_MS = 10_000;
 const EXIT_MS = 10_000;
 
 /**
- * Starts a server of its own for a test file. `script` writes the provider's answers into the
- * LLMock it is given, which streams them a few characters at a time, in the words of the vendor
- * that `speaks` names.
+ * Starts a server and a provider for one test file. The provider streams its replies in chunks of a
+ * few characters.
+ *
+ * @param {(provider: LLMock) => void} script defines the replies
+ * @param {{ vendor?: string }} [options] the vendor whose API the provider has
  */
-export async function start(script, { speaks = "openai" } = {}) {
-  const ends = [];
-  const stop = () => endAll(ends);
+export async function start(script, { vendor = "openai" } = {}) {
+  const cleanups = [];
+  const stop = () => runCleanups(cleanups);
   try {
     const provider = new LLMock({ host: "127.0.0.1", port: 0, chunkSize: 8, latency: 2 });
     script(provider);
     await provider.start();
-    ends.push(() => provider.stop());
+    cleanups.push(() => provider.stop());
 
     const folder = await mkdtemp(join(tmpdir(), "echoic-clients-"));
-    ends.push(() => rm(folder, { recursive: true, force: true }));
+    cleanups.push(() => rm(folder, { recursive: true, force: true }));
 
-    const server = spawnServer(folder, PROVIDERS[speaks](provider.url));
-    ends.push(() => endServer(server));
-    const url = await readyUrl(server);
+    const server = spawnServer(folder, PROVIDERS[vendor](provider.url));
+    cleanups.push(() => stopServer(server));
+    const url = await waitUntilReady(server);
 
-    return { url, provider, api: api(url), prompts: () => prompts(provider), stop };
-  } catch (failure) {
+    return { url, provider, api: createApi(url), getPrompts: () => getPrompts(provider), stop };
+  } catch (error) {
     await stop();
-    throw failure;
+    throw error;
   }
 }
 
-/** `fetch` with a deadline for the whole answer, its body included. */
-export function fetchInTime(input, init) {
-  // Not `AbortSignal.any`: Node 20 forgets the deadline in it at the next garbage collection.
-  const end = new AbortController();
+/** `fetch` with a time limit for the whole response, including its body. */
+export function fetchWithTimeout(input, init) {
+  // Not `AbortSignal.any`: Node 20 loses its timeout at the next garbage collection.
+  const controller = new AbortController();
   for (const signal of [AbortSignal.timeout(ANSWER_MS), init?.signal]) {
-    signal?.addEventListener("abort", () => end.abort(signal.reason));
+    signal?.addEventListener("abort", () => controller.abort(signal.reason));
   }
-  return fetch(input, { ...init, signal: end.signal });
+  return fetch(input, { ...init, signal: controller.signal });
 }
 
 export function postJson(url, body) {
   const headers = { "content-type": "application/json" };
-  return fetchInTime(url, { method: "POST", headers, body: JSON.stringify(body) });
+  return fetchWithTimeout(url, { method: "POST", headers, body: JSON.stringify(body) });
 }
 
-/** The frames of a stream that must have ended with `[DONE]`, which is left out. */
-export async function framesOf(response) {
+/** Returns the frames of a stream. It must end with `[DONE]`, which is left out. */
+export async function readFrames(response) {
   const lines = (await response.text()).split("\n");
   const data = lines.filter((line) => line.startsWith("data: ")).map((line) => line.slice(6));
   assert.equal(data.pop(), "[DONE]");
   return data.map((json) => JSON.parse(json));
 }
 
-/** The routes the tests read and poke besides the chat itself; each gives the envelope's `data`. */
-function api(url) {
-  const data = async (response) => {
+/** Returns a client of the API, to check what a test did. */
+function createApi(url) {
+  const readData = async (response) => {
     const envelope = await response.json();
     assert.ok(envelope.success, `${response.status}: ${JSON.stringify(envelope)}`);
     return envelope.data;
   };
   return {
-    session: async (session) => data(await fetchInTime(`${url}/api/chat-sessions/${session}`)),
-    messages: async (session, query = "") => {
+    getSession: async (session) => readData(await fetchWithTimeout(`${url}/api/chat-sessions/${session}`)),
+    listMessages: async (session, query = "") => {
       const path = `/api/chat-sessions/${session}/messages?${query}`;
-      return (await data(await fetchInTime(url + path))).messages;
+      return (await readData(await fetchWithTimeout(url + path))).messages;
     },
-    stop: async (session) => data(await postJson(`${url}/api/chat/${session}/stop`, {})),
+    stopTurn: async (session) => readData(await postJson(`${url}/api/chat/${session}/stop`, {})),
   };
 }
 
-/** What the provider was asked, a list of messages for each request, without the system prompt. */
-function prompts(provider) {
-  const asked = provider.getRequests().map(({ body }) => body.messages);
-  return asked.map((messages) => messages.filter(({ role }) => role !== "system"));
+/**
+ * Returns the text of a message item of OpenAI's library.
+ *
+ * @param {any} item
+ * @returns {string}
+ */
+export const getItemText = (item) => item.content[0].text;
+
+/**
+ * Returns a stream of values. TypeScript's DOM library lacks `ReadableStream.from`.
+ *
+ * @template T
+ * @param {Iterable<T> | AsyncIterable<T>} values
+ * @returns {ReadableStream<T>}
+ */
+export const toStream = (values) => /** @type {any} */ (ReadableStream).from(values);
+
+/** Returns the messages of each request to the provider, without the system prompt. */
+function getPrompts(provider) {
+  const prompts = provider.getRequests().map(({ body }) => body.messages);
+  return prompts.map((messages) => messages.filter(({ role }) => role !== "system"));
 }
 
-/** What tells the server where its provider is, by the words it speaks. */
+/** The settings that point the server to its provider, by vendor. */
 const PROVIDERS = {
   openai: (url) => ({
     ECHOIC_PROVIDER: "openai",
@@ -98,7 +117,7 @@ const PROVIDERS = {
     OPENAI_API_KEY: "mock",
     ECHOIC_MODEL: MODEL,
   }),
-  // Found by its key alone.
+  // The server selects this provider by its key.
   anthropic: (url) => ({
     ANTHROPIC_BASE_URL: url,
     ANTHROPIC_API_KEY: "mock",
@@ -108,41 +127,40 @@ const PROVIDERS = {
 
 function spawnServer(folder, provider) {
   const binary = process.env.ECHOIC_BIN;
-  if (!binary) throw new Error("set ECHOIC_BIN to the echoic binary to be tested");
+  if (!binary) throw new Error("ECHOIC_BIN must name the echoic binary to test");
 
-  // Nothing is inherited: neither the environment nor a `.env` file decides what is tested.
+  // Neither the environment nor a `.env` file may change what is tested.
   const env = {
     HOST: "127.0.0.1",
     PORT: "0",
     DATABASE_URL: `sqlite://${join(folder, "echoic.db")}`,
     ...provider,
   };
-  const stdio = ["ignore", "ignore", "pipe"];
-  const server = spawn(resolve(binary), ["serve"], { cwd: folder, env, stdio });
+  const server = spawn(resolve(binary), ["serve"], { cwd: folder, env, stdio: ["ignore", "ignore", "pipe"] });
   process.once("exit", () => server.kill("SIGKILL"));
   return server;
 }
 
-/** The URL in the line by which the server says that it is ready. */
-function readyUrl(server) {
-  let deadline;
+/** Resolves to the URL in the server's log line that says it is ready. */
+function waitUntilReady(server) {
+  let timer;
   const ready = new Promise((resolve, reject) => {
     let log = "";
-    const fail = (why) => reject(new Error(`the server ${why}; its log:\n${log}`));
-    deadline = setTimeout(fail, READY_MS, `was not ready within ${READY_MS} ms`);
+    const fail = (reason) => reject(new Error(`the server ${reason}; its log:\n${log}`));
+    timer = setTimeout(fail, READY_MS, `was not ready within ${READY_MS} ms`);
     server.once("error", (error) => fail(`could not be started: ${error.message}`));
-    server.once("exit", (code, signal) => fail(`ended with ${code ?? signal}`));
-    // The listener stays for good, so that the pipe never fills up.
+    server.once("exit", (code, signal) => fail(`exited with ${code ?? signal}`));
+    // The listener stays, so that the pipe never fills up.
     server.stderr.setEncoding("utf8").on("data", (text) => {
       log += text;
       const url = /Echoic is ready: (http:[^\s,]+)/.exec(log)?.[1];
       if (url) resolve(url);
     });
   });
-  return ready.finally(() => clearTimeout(deadline));
+  return ready.finally(() => clearTimeout(timer));
 }
 
-async function endServer(server) {
+async function stopServer(server) {
   const wasStarted = server.pid !== undefined;
   const hasEnded = server.exitCode !== null || server.signalCode !== null;
   if (!wasStarted || hasEnded) return;
@@ -151,17 +169,17 @@ async function endServer(server) {
   server.kill("SIGTERM");
   try {
     const [code] = await exit;
-    assert.equal(code, 0, "the server ends cleanly");
+    assert.equal(code, 0, "the server exits cleanly");
   } finally {
     server.kill("SIGKILL");
   }
 }
 
-/** Ends the last started first, and all of them even if one fails. */
-async function endAll(ends) {
-  const failures = [];
-  for (const end of ends.splice(0).reverse()) {
-    await end().catch((failure) => failures.push(failure));
+/** Runs the last one first, and all of them even if one fails. */
+async function runCleanups(cleanups) {
+  const errors = [];
+  for (const cleanup of cleanups.splice(0).reverse()) {
+    await cleanup().catch((error) => errors.push(error));
   }
-  if (failures.length > 0) throw failures[0];
+  if (errors.length > 0) throw errors[0];
 }

@@ -1,18 +1,18 @@
-// Function calls through the libraries that carry them out: the class behind `useChat()`, which goes
-// on by itself once it has all outputs, and the tool runner of OpenAI's library.
+// Function calls that the client libraries run themselves: the class behind `useChat()`, and the
+// tool runner of OpenAI's library.
 
 import { lastAssistantMessageIsCompleteWithToolCalls } from "ai";
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
 import OpenAI from "openai";
-import { openPage, shown } from "./page.mjs";
-import { fetchInTime, MODEL, start } from "./support.mjs";
+import { getTexts, openPage } from "./page.mjs";
+import { fetchWithTimeout, MODEL, start } from "./support.mjs";
 
-const parameters = { type: "object", properties: { city: { type: "string" } }, required: ["city"] };
-const WEATHER = { type: "function", function: { name: "weather", parameters } };
+const parameters = { type: /** @type {const} */ ("object"), properties: { city: { type: "string" } }, required: ["city"] };
+const WEATHER = { type: /** @type {const} */ ("function"), function: { name: "weather", parameters } };
 const SKY = { Oslo: "rain", Rome: "sun", Nice: "wind" };
 
-/** Asks for two cities at once, then for a third, then answers. */
+/** Calls the tool for two cities at once, then for a third, then replies. */
 const script = (provider) => {
   const call = (city) => ({ name: "weather", id: `call_${city}`, arguments: JSON.stringify({ city }) });
   provider.onToolResult("call_Nice", { content: "Rome it is." });
@@ -21,70 +21,73 @@ const script = (provider) => {
 };
 
 const servers = [];
-for (const speaks of ["openai", "anthropic"]) {
-  const echoic = await start(script, { speaks });
+for (const vendor of ["openai", "anthropic"]) {
+  const echoic = await start(script, { vendor });
   after(echoic.stop);
-  servers.push([speaks, echoic]);
+  servers.push([vendor, echoic]);
 }
 
-// Nothing is awaited between tests: Node would take those it knows by then for all, and stop the servers.
-for (const [speaks, echoic] of servers) {
-  test(`useChat carries calls out one after another, and the page is one message: ${speaks}`, async () => {
-    const page = openCalling(echoic.url, "trip");
+// No `await` between tests: Node would end the run, and stop the servers, after those known by then.
+for (const [vendor, echoic] of servers) {
+  test(`useChat runs calls in order as one message: ${vendor}`, async () => {
+    const page = openToolPage(echoic.url, "trip");
     await page.sendMessage({ text: "where to?" });
     await page.settled();
 
-    assert.deepEqual(page.carriedOut, ["Oslo", "Rome", "Nice"]);
+    assert.deepEqual(page.executed, ["Oslo", "Rome", "Nice"]);
     assert.equal(page.messages.length, 2);
-    assert.equal(shown(page)[1], "Let me see.Rome it is.");
-    const stored = await echoic.api.messages("trip");
+    assert.equal(getTexts(page)[1], "Let me see.Rome it is.");
+    const stored = await echoic.api.listMessages("trip");
     const roles = stored.map(({ role }) => role);
     assert.deepEqual(roles, ["user", "assistant", "tool", "assistant", "tool", "assistant"]);
 
-    // Reopened, it is the same page.
-    const told = ({ parts }) => parts.filter(({ type }) => type !== "step-start")
+    // A reopened page shows the same messages.
+    const getContents = ({ parts }) => parts.filter(({ type }) => type !== "step-start")
       .map(({ text, toolCallId, output }) => text ?? [toolCallId, output]);
-    const reopened = await echoic.api.messages("trip", "format=ui");
-    assert.deepEqual(reopened.map(told), page.messages.map(told));
+    const reopened = await echoic.api.listMessages("trip", "format=ui");
+    assert.deepEqual(reopened.map(getContents), page.messages.map(getContents));
     assert.equal(reopened[1].id, page.messages[1].id);
-    const again = openCalling(echoic.url, "trip", reopened);
-    assert.equal(lastAssistantMessageIsCompleteWithToolCalls({ messages: again.messages }), false);
+    const reopenedPage = openToolPage(echoic.url, "trip", reopened);
+    assert.equal(lastAssistantMessageIsCompleteWithToolCalls({ messages: reopenedPage.messages }), false);
   });
 
-  test(`the tool runner of OpenAI's library calls within a session: ${speaks}`, async () => {
-    const client = new OpenAI({ apiKey: "any", baseURL: `${echoic.url}/v1`, fetch: fetchInTime, maxRetries: 0 });
-    const carriedOut = [];
-    const weather = ({ city }) => (carriedOut.push(city), SKY[city]);
+  test(`OpenAI's tool runner runs within a session: ${vendor}`, async () => {
+    const client = new OpenAI({ apiKey: "any", baseURL: `${echoic.url}/v1`, fetch: fetchWithTimeout, maxRetries: 0 });
+    const executed = [];
+    const getWeather = ({ city }) => {
+      executed.push(city);
+      return SKY[city];
+    };
     const runner = client.chat.completions.runTools({
       model: MODEL,
       stream: true,
       messages: [{ role: "user", content: "where to?" }],
-      tools: [{ type: "function", function: { ...WEATHER.function, parse: JSON.parse, function: weather } }],
+      tools: [{ type: "function", function: { ...WEATHER.function, description: "The weather in a city", parse: (text) => JSON.parse(text), function: getWeather } }],
     }, { headers: { "x-echoic-session": "run" } });
 
     assert.equal(await runner.finalContent(), "Rome it is.");
-    assert.deepEqual(carriedOut, ["Oslo", "Rome", "Nice"]);
-    const [user, reply] = await echoic.api.messages("run", "format=ui");
+    assert.deepEqual(executed, ["Oslo", "Rome", "Nice"]);
+    const [user, reply] = await echoic.api.listMessages("run", "format=ui");
     assert.equal(user.parts[0].text, "where to?");
     const outputs = reply.parts.filter(({ state }) => state === "output-available");
     assert.deepEqual(outputs.map(({ output }) => output), ["rain", "sun", "wind"]);
   });
 }
 
-/** A page that carries out calls as they come, and sends what came of them. */
-function openCalling(url, id, messages) {
-  const carriedOut = [];
+/** Opens a page that runs calls as they arrive and sends their outputs. */
+function openToolPage(url, id, messages = undefined) {
+  const executed = [];
   let settle;
   const settled = new Promise((resolve) => (settle = resolve));
-  const page = openPage(url, id, messages, fetchInTime, {
+  const page = openPage(url, id, messages, fetchWithTimeout, {
     body: { tools: [WEATHER] },
     sendAutomaticallyWhen: lastAssistantMessageIsCompleteWithToolCalls,
     onToolCall: ({ toolCall: { toolName: tool, toolCallId, input } }) => {
-      carriedOut.push(input.city);
+      executed.push(input.city);
       page.addToolOutput({ tool, toolCallId, output: SKY[input.city] });
     },
     onFinish: ({ finishReason }) => finishReason === "stop" && settle(),
     onError: (error) => { throw error; },
   });
-  return Object.assign(page, { carriedOut, settled: () => settled });
+  return Object.assign(page, { executed, settled: () => settled });
 }

@@ -1,9 +1,8 @@
-// The class behind `useChat()`, without a browser: conversations as a chat page has them, whose
-// state lives in the page and whose memory lives in the server.
+// Conversations through the class behind `useChat()`, without a browser.
 
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
-import { openPage, shown } from "./page.mjs";
+import { getTexts, openPage } from "./page.mjs";
 import { start } from "./support.mjs";
 
 const echoic = await start((provider) => {
@@ -18,39 +17,39 @@ const echoic = await start((provider) => {
 });
 after(echoic.stop);
 
-test("a conversation streams through useChat's own parser and is remembered", async () => {
-  const page = chat("remembered");
+test("conversation streams through useChat and is remembered", async () => {
+  const page = open("remembered");
   await page.sendMessage({ text: "plant a tree" });
   await page.sendMessage({ text: "which tree was it?" });
-  assert.deepEqual(shown(page), [
+  assert.deepEqual(getTexts(page), [
     "plant a tree",
     "An oak, in the garden.",
     "which tree was it?",
     "It was an oak.",
   ]);
 
-  const reopened = chat("remembered", await echoic.api.messages("remembered", "format=ui"));
-  assert.deepEqual(shown(reopened), shown(page));
+  const reopened = open("remembered", await echoic.api.listMessages("remembered", "format=ui"));
+  assert.deepEqual(getTexts(reopened), getTexts(page));
   await reopened.sendMessage({ text: "how tall does it get?" });
 
-  assert.equal(shown(reopened).at(-1), "Some thirty metres.");
-  const remembered = echoic.prompts().at(-1).map(({ content }) => content);
-  assert.deepEqual(remembered, [...shown(page), "how tall does it get?"]);
+  assert.equal(getTexts(reopened).at(-1), "Some thirty metres.");
+  const prompt = echoic.getPrompts().at(-1).map(({ content }) => content);
+  assert.deepEqual(prompt, [...getTexts(page), "how tall does it get?"]);
 });
 
-test("regenerate() shows the new reply in place of the old one", async () => {
-  const page = chat("tossed");
+test("regenerate() replaces the reply", async () => {
+  const page = open("tossed");
   await page.sendMessage({ text: "toss a coin" });
   await page.regenerate();
 
-  assert.deepEqual(shown(page), ["toss a coin", "Tails."]);
-  const history = await echoic.api.messages("tossed");
+  assert.deepEqual(getTexts(page), ["toss a coin", "Tails."]);
+  const history = await echoic.api.listMessages("tossed");
   assert.equal(page.lastMessage.id, history.at(-1).id);
   assert.equal(history.at(-1).siblingIds.length, 2);
 });
 
-test("a failed reply puts the page into its error state, and regenerate() out of it", async () => {
-  const page = chat("stumbled");
+test("regenerate() recovers from a failed reply", async () => {
+  const page = open("stumbled");
   await page.sendMessage({ text: "stumble" });
   assert.equal(page.status, "error");
   assert.match(page.error.message, /out of order/);
@@ -58,9 +57,9 @@ test("a failed reply puts the page into its error state, and regenerate() out of
   await page.regenerate();
 
   assert.equal(page.status, "ready");
-  assert.deepEqual(shown(page), ["stumble", "Up again."]);
+  assert.deepEqual(getTexts(page), ["stumble", "Up again."]);
 });
 
-function chat(id, messages) {
+function open(id, messages = undefined) {
   return openPage(echoic.url, id, messages);
 }

@@ -1,9 +1,9 @@
-// A provider that others wrote: its replies come in small pieces, and sometimes not to their end.
+// Replies of aimock, an independent provider, in small chunks and sometimes broken off.
 
 import { LLMock } from "@copilotkit/aimock";
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
-import { replied, say, shown, start, until } from "./support.mjs";
+import { getSessionId, getTexts, sendMessage, start, waitForReply, waitUntil } from "./support.mjs";
 
 const ANSWER = "# Tides\n\nThe **moon** pulls:\n\n- twice a day up\n- twice a day down\n\n```js\nconst hours = 12.4;\n```\n\nThat is all.";
 
@@ -17,10 +17,10 @@ after(async () => {
   await provider.stop();
 });
 
-test("a reply in small pieces becomes the text it is, with its thoughts folded", async () => {
-  const page = await echoic.page();
-  await say(page, "Explain the tides");
-  await replied(page);
+test("reply in small chunks renders Markdown and folds reasoning", async () => {
+  const page = await echoic.openPage();
+  await sendMessage(page, "Explain the tides");
+  await waitForReply(page);
   const body = page.locator(".message.assistant .body");
   await body.locator(".code .c-key", { hasText: "const" }).waitFor();
   assert.equal(await body.locator("h1").innerText(), "Tides");
@@ -29,14 +29,15 @@ test("a reply in small pieces becomes the text it is, with its thoughts folded",
   assert.equal(await page.locator(".reasoning p").innerText(), "Moon first, then the sun.");
   await page.reload();
   await body.locator(".code .c-key").waitFor();
-  assert.equal((await echoic.api.messages(new URL(page.url()).hash.split("/")[2])).at(-1).content, ANSWER);
+  assert.equal((await echoic.api.listMessages(getSessionId(page))).at(-1)?.content, ANSWER);
 });
 
-test("a reply that breaks off is kept, marked, and can be asked for again", async () => {
-  const page = await echoic.page();
-  await say(page, "Please break off");
+test("broken-off reply is kept, marked and can be retried", async () => {
+  const page = await echoic.openPage();
+  await sendMessage(page, "Please break off");
   await page.getByRole("button", { name: "Try again" }).waitFor();
-  assert.ok(ANSWER.replaceAll(/[#*]/g, "").trim().startsWith((await shown(page)).at(-1).split("\n")[0]));
+  const [, partial] = await getTexts(page);
+  assert.ok(ANSWER.replaceAll(/[#*]/g, "").trim().startsWith(partial.split("\n")[0]));
   await page.getByRole("button", { name: "Try again" }).click();
-  await until(() => page.getByText("2/2", { exact: true }).count(), "another try");
+  await waitUntil(() => page.getByText("2/2", { exact: true }).count(), "the second version");
 });

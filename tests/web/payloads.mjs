@@ -1,5 +1,5 @@
-// Texts that try to run a script, to load something from elsewhere, or to take the page apart. Each
-// script would set `hacked`; each address is at evil.example.
+// Texts that try to run a script, to load a remote resource, or to break the page. Each script sets
+// `hacked`; each remote URL is at evil.example.
 
 const JS = "top.hacked=1";
 const B64 = Buffer.from(`<script>${JS}</script>`).toString("base64");
@@ -91,7 +91,7 @@ export const PAYLOADS = [
   `\\<script\\>${JS}\\</script\\>`,
 ];
 
-/** Texts that are odd, not hostile. */
+/** Texts that are unusual, but harmless. */
 export const ODD = [
   "x".repeat(200_000),
   "שלום עולם, **מודגש** ו-`code`",

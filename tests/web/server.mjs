@@ -1,4 +1,4 @@
-// The real server with a store of its own, for one test file.
+// The server under test, with a database of its own.
 
 import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
@@ -10,8 +10,15 @@ import { promisify } from "node:util";
 const READY_MS = 30_000;
 const EXIT_MS = 15_000;
 
-/** Starts a server on a port, or a free one; `end()` stops it, and `again()` starts it once more there. */
-export async function startServer(upstreamUrl, more = {}) {
+/** @typedef {import("node:child_process").ChildProcessByStdio<null, null, import("node:stream").Readable>} ServerProcess */
+
+/**
+ * Starts a server on a free port.
+ *
+ * @param {string} upstreamUrl
+ * @param {Record<string, string>} [settings] more environment variables
+ */
+export async function startServer(upstreamUrl, settings = {}) {
   const folder = await mkdtemp(join(tmpdir(), "echoic-web-"));
   const env = {
     HOST: "127.0.0.1",
@@ -22,49 +29,63 @@ export async function startServer(upstreamUrl, more = {}) {
     OPENAI_API_KEY: "mock",
     ECHOIC_MODEL: "gated-1",
     ECHOIC_SHUTDOWN_GRACE: "1s",
-    ...more,
+    ...settings,
   };
-  let running = await launch(folder, env);
-  const server = { url: running.url };
-  server.end = () => endProcess(running.process);
-  server.again = async () => {
-    running = await launch(folder, { ...env, PORT: new URL(server.url).port });
+  const { child: first, url } = await launch(folder, env);
+  let child = first;
+  const shutDown = () => endProcess(child);
+  return {
+    url,
+    shutDown,
+    /** Starts the server again on the same port. */
+    async restart() {
+      ({ child } = await launch(folder, { ...env, PORT: new URL(url).port }));
+    },
+    /**
+     * Runs a command of the binary on the same database and returns its output.
+     *
+     * @param {...string} args
+     */
+    async run(...args) {
+      const { stdout } = await promisify(execFile)(getBinary(), args, { cwd: folder, env: { DATABASE_URL: env.DATABASE_URL } });
+      return stdout.trim();
+    },
+    async stop() {
+      await shutDown();
+      await rm(folder, { recursive: true, force: true });
+    },
   };
-  /** What a command of the program prints, told beside the running server. */
-  server.run = async (...args) => {
-    const { stdout } = await promisify(execFile)(binary(), args, { cwd: folder, env: { DATABASE_URL: env.DATABASE_URL } });
-    return stdout.trim();
-  };
-  server.stop = async () => {
-    await server.end();
-    await rm(folder, { recursive: true, force: true });
-  };
-  return server;
 }
 
-function binary() {
-  if (!process.env.ECHOIC_BIN) throw new Error("set ECHOIC_BIN to the echoic binary to be tested");
+function getBinary() {
+  if (!process.env.ECHOIC_BIN) throw new Error("ECHOIC_BIN must name the echoic binary to test");
   return resolve(process.env.ECHOIC_BIN);
 }
 
+/**
+ * @param {string} folder
+ * @param {Record<string, string>} env
+ */
 async function launch(folder, env) {
-  const child = spawn(binary(), ["serve"], { cwd: folder, env, stdio: ["ignore", "ignore", "pipe"] });
+  const child = spawn(getBinary(), ["serve"], { cwd: folder, env, stdio: ["ignore", "ignore", "pipe"] });
   process.once("exit", () => child.kill("SIGKILL"));
-  const url = await new Promise((ready, fail) => {
+  /** @type {string} */
+  const url = await new Promise((resolve, reject) => {
     let log = "";
-    const late = setTimeout(() => fail(new Error(`the server was not ready:\n${log}`)), READY_MS);
-    child.once("exit", (code) => fail(new Error(`the server ended with ${code}:\n${log}`)));
+    const timer = setTimeout(() => reject(new Error(`the server did not start in time:\n${log}`)), READY_MS);
+    child.once("exit", (code) => reject(new Error(`the server exited with ${code}:\n${log}`)));
     child.stderr.setEncoding("utf8").on("data", (text) => {
       log = (log + text).slice(-20_000);
       const found = /Echoic is ready: (http:[^\s,]+)/.exec(log)?.[1];
       if (!found) return;
-      clearTimeout(late);
-      ready(found);
+      clearTimeout(timer);
+      resolve(found);
     });
   });
-  return { process: child, url };
+  return { child, url };
 }
 
+/** @param {ServerProcess} child */
 async function endProcess(child) {
   if (child.exitCode !== null || child.signalCode !== null) return;
   const exit = once(child, "exit", { signal: AbortSignal.timeout(EXIT_MS) });

@@ -1,113 +1,136 @@
-// A provider over real sockets that speaks Chat Completions and moves only when a test tells it.
+// A provider with the Chat Completions API whose replies are controlled by the test.
 
 import { once } from "node:events";
 import { createServer } from "node:http";
+import { TIMEOUT_MS } from "./browser.mjs";
 
-const PATIENCE_MS = 15_000;
+/** @typedef {{ role: string, content: string | { type: string, text?: string, image_url?: { url: string } }[] }} ProviderMessage */
+/** @typedef {{ model: string, temperature?: number, messages: ProviderMessage[] }} ProviderRequest */
 
-/** One request that waits for its answer. */
+/** A request that the test has to answer. */
 class Call {
   #response;
 
+  /**
+   * @param {ProviderRequest} request
+   * @param {import("node:http").ServerResponse} response
+   */
   constructor(request, response) {
     this.request = request;
     this.#response = response;
   }
 
-  /** What was said in the newest message of the prompt. */
-  get asked() {
-    const content = this.request.messages.at(-1).content;
+  /** The text of the last message of the prompt. */
+  get lastText() {
+    const content = this.request.messages.at(-1)?.content ?? "";
     return typeof content === "string" ? content : content.map(({ text }) => text ?? "").join("");
   }
 
+  /** @param {string} content */
   text(content) {
-    this.#chunk({ choices: [{ index: 0, delta: { content }, finish_reason: null }] });
+    this.#sendDelta({ content });
     return this;
   }
 
+  /** @param {string} text */
   reasoning(text) {
-    this.#chunk({ choices: [{ index: 0, delta: { reasoning_content: text }, finish_reason: null }] });
+    this.#sendDelta({ reasoning_content: text });
     return this;
   }
 
-  /** Begins a function call; `arguments` are what follows of it. */
+  /**
+   * Starts a tool call. Its arguments follow with `toolArguments`.
+   *
+   * @param {string} id
+   * @param {string} name
+   */
   toolCall(id, name) {
-    return this.#toolCalls({ index: 0, id, type: "function", function: { name, arguments: "" } });
+    this.#sendDelta({ tool_calls: [{ index: 0, id, type: "function", function: { name, arguments: "" } }] });
+    return this;
   }
 
-  arguments(more) {
-    return this.#toolCalls({ index: 0, function: { arguments: more } });
-  }
-
-  #toolCalls(call) {
-    this.#chunk({ choices: [{ index: 0, delta: { tool_calls: [call] }, finish_reason: null }] });
+  /** @param {string} json a part of the arguments */
+  toolArguments(json) {
+    this.#sendDelta({ tool_calls: [{ index: 0, function: { arguments: json } }] });
     return this;
   }
 
   finish(usage = { prompt_tokens: 812, completion_tokens: 95, prompt_tokens_details: { cached_tokens: 640 } }) {
-    this.#chunk({ choices: [{ index: 0, delta: {}, finish_reason: "stop" }] });
-    this.#chunk({ choices: [], usage });
+    this.#sendChunk({ choices: [{ index: 0, delta: {}, finish_reason: "stop" }] });
+    this.#sendChunk({ choices: [], usage });
     this.#response.end("data: [DONE]\n\n");
   }
 
+  /** @param {string} content */
   reply(content) {
     this.text(content).finish();
   }
 
+  /**
+   * @param {number} status
+   * @param {string} message
+   */
   refuse(status, message) {
     this.#response.writeHead(status, { "content-type": "application/json" });
     this.#response.end(JSON.stringify({ error: { message } }));
   }
 
-  /** Breaks the connection. */
-  cut() {
-    this.#response.destroy();
+  /** @param {object} delta */
+  #sendDelta(delta) {
+    this.#sendChunk({ choices: [{ index: 0, delta, finish_reason: null }] });
   }
 
-  #chunk(chunk) {
+  /** @param {object} chunk */
+  #sendChunk(chunk) {
     if (!this.#response.headersSent) this.#response.writeHead(200, { "content-type": "text/event-stream" });
     this.#response.write(`data: ${JSON.stringify({ object: "chat.completion.chunk", ...chunk })}\n\n`);
   }
 }
 
-/** Starts the provider. Without `script`, tests take the calls by `call()` and answer them. */
 export async function startUpstream() {
+  /** @type {Call[]} */
   const calls = [];
+  /** @type {((call: Call) => void)[]} */
   const waiting = [];
-  const upstream = { script: null };
   const server = createServer(async (request, response) => {
-    if (request.url.endsWith("/models")) {
+    if (request.url?.endsWith("/models")) {
       response.setHeader("content-type", "application/json");
-      return response.end(JSON.stringify({ object: "list", data: ["gated-1", "gpt-4o-mini"].map((id) => ({ id, object: "model", owned_by: "tests" })) }));
+      response.end(JSON.stringify({ object: "list", data: ["gated-1", "gpt-4o-mini"].map((id) => ({ id, object: "model", owned_by: "tests" })) }));
+      return;
     }
     let body = "";
-    for await (const piece of request.setEncoding("utf8")) body += piece;
+    for await (const chunk of request.setEncoding("utf8")) body += chunk;
     const call = new Call(JSON.parse(body), response);
-    if (upstream.script) return upstream.script(call);
-    const taker = waiting.shift();
-    if (taker) taker(call);
+    const resolve = waiting.shift();
+    if (resolve) resolve(call);
     else calls.push(call);
   });
-  // Node closes what was idle for five seconds, just when it may be used again.
+  // By default Node closes idle connections after five seconds, perhaps while a request is on its way.
   server.keepAliveTimeout = 0;
   server.listen(0, "127.0.0.1");
   await once(server, "listening");
-
-  upstream.url = `http://127.0.0.1:${server.address().port}/v1`;
-  /** The next request; waits for it. */
-  upstream.call = () => {
-    if (calls.length > 0) return Promise.resolve(calls.shift());
-    return new Promise((resolve, reject) => {
-      const late = setTimeout(() => reject(new Error("the provider was not asked")), PATIENCE_MS);
-      waiting.push((call) => {
-        clearTimeout(late);
-        resolve(call);
+  const { port } = /** @type {import("node:net").AddressInfo} */ (server.address());
+  return {
+    url: `http://127.0.0.1:${port}/v1`,
+    /**
+     * Resolves to the next request.
+     *
+     * @returns {Promise<Call>}
+     */
+    nextCall() {
+      const call = calls.shift();
+      if (call) return Promise.resolve(call);
+      return new Promise((resolve, reject) => {
+        const timer = setTimeout(() => reject(new Error("the provider received no request")), TIMEOUT_MS);
+        waiting.push((next) => {
+          clearTimeout(timer);
+          resolve(next);
+        });
       });
-    });
+    },
+    stop() {
+      server.closeAllConnections();
+      server.close();
+    },
   };
-  upstream.stop = () => {
-    server.closeAllConnections();
-    server.close();
-  };
-  return upstream;
 }

@@ -1,82 +1,151 @@
-// Every call to the server. It knows the envelope, the errors and the key, and nothing of the page.
+// The HTTP client. Every request goes through this module. It does not touch the page.
 
-import { sentence } from "./format.js";
+import { capitalize } from "./format.js";
 
-const KEY = "echoic.key";
+const KEY_STORAGE = "echoic.key";
 
-/** What the server, or the way to it, refused. `status` 0: it was not reached. */
+/** A failed request. `status` is 0 if the server could not be reached. */
 export class ApiError extends Error {
+  /**
+   * @param {number} status
+   * @param {string} code
+   * @param {string} message
+   * @param {any} [details]
+   */
   constructor(status, code, message, details) {
     super(message);
-    Object.assign(this, { status, code, details });
+    this.status = status;
+    this.code = code;
+    this.details = details;
   }
 }
 
+/** @param {unknown} error */
+export const getErrorMessage = (error) => (error instanceof Error ? error.message : String(error));
+
+/** @type {() => Promise<boolean>} */
 let askForKey = async () => false;
 
-/** `ask` shows the field for a key, and gives whether one was entered. */
+/** @param {() => Promise<boolean>} ask resolves to whether the user entered a key */
 export function onUnauthenticated(ask) {
   askForKey = ask;
 }
 
-export function key() {
-  return sessionStorage.getItem(KEY) ?? localStorage.getItem(KEY);
+export function getKey() {
+  return sessionStorage.getItem(KEY_STORAGE) ?? localStorage.getItem(KEY_STORAGE);
 }
 
-export function setKey(value, isToStay) {
-  localStorage.removeItem(KEY);
-  sessionStorage.removeItem(KEY);
-  if (value) (isToStay ? localStorage : sessionStorage).setItem(KEY, value);
+/**
+ * @param {string} key empty to sign out
+ * @param {boolean} isPersistent keeps the key when the tab is closed
+ */
+export function setKey(key, isPersistent) {
+  localStorage.removeItem(KEY_STORAGE);
+  sessionStorage.removeItem(KEY_STORAGE);
+  if (key) (isPersistent ? localStorage : sessionStorage).setItem(KEY_STORAGE, key);
 }
 
-/** The answer to a request, whatever its body is. Throws an `ApiError` for all but 2xx. */
-export async function request(method, path, { body, headers = {}, signal, keepalive } = {}) {
-  const isJson = body !== undefined && !(body instanceof Blob);
-  const sent = { ...headers };
-  if (body !== undefined) sent["content-type"] = "application/json";
+/**
+ * Sends a request. Throws an `ApiError` unless the status is 2xx.
+ *
+ * @param {string} method
+ * @param {string} path
+ * @param {RequestOptions} [options]
+ */
+export async function request(method, path, { body, headers = {}, signal, keepalive, key } = {}) {
+  /** @type {Record<string, string>} */
+  const requestHeaders = { ...headers };
+  if (body !== undefined) requestHeaders["content-type"] = "application/json";
   for (;;) {
-    const used = key();
-    if (used) sent.authorization = `Bearer ${used}`;
+    const sentKey = key ?? getKey();
+    if (sentKey) requestHeaders.authorization = `Bearer ${sentKey}`;
     let response;
     try {
-      const content = isJson ? JSON.stringify(body) : body;
-      response = await fetch(path, { method, headers: sent, body: content, signal, keepalive, cache: "no-store" });
-    } catch (failure) {
-      if (signal?.aborted) throw failure;
-      throw new ApiError(0, "unreachable", "The server cannot be reached.");
+      const content = body === undefined || body instanceof Blob ? body : JSON.stringify(body);
+      response = await fetch(path, { method, headers: requestHeaders, body: content, signal, keepalive, cache: "no-store" });
+    } catch (error) {
+      if (signal?.aborted) throw error;
+      throw new ApiError(0, "unreachable", "Can’t reach the server.");
     }
     if (response.ok) return response;
-    if (response.status === 401 && (key() !== used || (await askForKey()))) continue;
-    throw await refusal(response);
+    const mayRetry = response.status === 401 && key === undefined;
+    // Another request may have led to a new key while this one was in flight.
+    if (mayRetry && (getKey() !== sentKey || (await askForKey()))) continue;
+    throw await readError(response);
   }
 }
 
-async function refusal(response) {
+/** @param {Response} response */
+async function readError(response) {
   const envelope = await response.json().catch(() => null);
-  const message = sentence(envelope?.message ?? `the server answered ${response.status}`);
+  const message = capitalize(envelope?.message ?? `the server responded with status ${response.status}`);
   return new ApiError(response.status, envelope?.error?.code ?? "unknown", message, envelope?.error?.details);
 }
 
-/** The data of the envelope. */
+/**
+ * Returns the `data` of the response envelope.
+ *
+ * @param {string} method
+ * @param {string} path
+ * @param {unknown} [body]
+ * @param {RequestOptions} [options]
+ * @returns {Promise<any>}
+ */
 export async function call(method, path, body, options = {}) {
   const response = await request(method, path, { body, ...options });
   return (await response.json()).data;
 }
 
+/**
+ * @param {string} path
+ * @param {RequestOptions} [options]
+ */
 export const get = (path, options) => call("GET", path, undefined, options);
 
-/** `?a=1&b=2` of what is set. */
-export function query(values) {
-  const set = Object.entries(values).filter(([, value]) => value !== undefined && value !== null && value !== "");
-  const text = new URLSearchParams(set).toString();
+/**
+ * @param {string} key
+ * @returns {Promise<User>}
+ */
+export const getKeyOwner = (key) => get("/api/me", { key });
+
+/** @param {Record<string, string | number | null | undefined>} values empty ones are left out */
+export function buildQuery(values) {
+  const query = new URLSearchParams();
+  for (const [name, value] of Object.entries(values)) {
+    if (value !== undefined && value !== null && value !== "") query.set(name, String(value));
+  }
+  const text = query.toString();
   return text && `?${text}`;
 }
 
-const id = encodeURIComponent;
-export const session = (sessionId, rest = "") => `/api/chat-sessions/${id(sessionId)}${rest}`;
-export const message = (sessionId, messageId) => session(sessionId, `/messages/${id(messageId)}`);
-export const chat = (sessionId, rest) => `/api/chat/${id(sessionId)}/${rest}`;
-export const project = (projectId, rest = "") => `/api/projects/${id(projectId)}${rest}`;
-export const file = (projectId, path) => project(projectId, `/files/${path.split("/").map(id).join("/")}`);
+const encode = encodeURIComponent;
 
-export const newId = () => crypto.randomUUID?.() ?? Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+/** @param {string} sessionId */
+export const sessionPath = (sessionId, rest = "") => `/api/chat-sessions/${encode(sessionId)}${rest}`;
+
+/**
+ * @param {string} sessionId
+ * @param {string} messageId
+ */
+export const messagePath = (sessionId, messageId) => sessionPath(sessionId, `/messages/${encode(messageId)}`);
+
+/**
+ * @param {string} sessionId
+ * @param {string} action
+ */
+export const chatPath = (sessionId, action) => `/api/chat/${encode(sessionId)}/${action}`;
+
+/** @param {string} projectId */
+export const projectPath = (projectId, rest = "") => `/api/projects/${encode(projectId)}${rest}`;
+
+/**
+ * @param {string} projectId
+ * @param {string} path
+ */
+export const filePath = (projectId, path) => projectPath(projectId, `/files/${path.split("/").map(encode).join("/")}`);
+
+/** Returns a random id. `randomUUID` is missing on pages that are served without TLS. */
+export function createId() {
+  const toHex = (/** @type {number} */ byte) => byte.toString(16).padStart(2, "0");
+  return crypto.randomUUID?.() ?? Array.from(crypto.getRandomValues(new Uint8Array(16)), toHex).join("");
+}

@@ -1,45 +1,71 @@
-// Questions that must be answered before anything else.
+// Modal dialogs with a form.
 
 import { el } from "./dom.js";
 
 /**
- * Shows a form; `fields` are elements. Resolves to its `FormData` when it is sent, else to `null`.
- * `check` gives what is wrong with an answer: then the form stays, and says so.
+ * Shows a form. Resolves to its data, or to `null` if it is closed.
+ *
+ * @param {string} title
+ * @param {Child[]} fields
+ * @param {FormOptions} [options]
+ * @returns {Promise<FormData | null>}
  */
-export function ask(title, fields, { submit = "Save", danger = false, cancel = "Cancel", check = async () => null } = {}) {
+export function openForm(title, fields, { submit = "Save", danger = false, cancel = "Cancel", check = async () => null } = {}) {
   return new Promise((resolve) => {
+    /** @type {FormData | null} */
     let answer = null;
-    const wrong = el("p.wrong", { role: "alert", hidden: true });
-    const onsubmit = async (event) => {
+    const errorText = el("p.error", { role: "alert", hidden: true });
+    const onsubmit = async (/** @type {SubmitEvent} */ event) => {
       event.preventDefault();
-      const given = new FormData(form);
-      yes.disabled = true;
-      const told = await check(given);
-      yes.disabled = false;
-      wrong.textContent = told ?? "";
-      wrong.hidden = !told;
-      if (told || !dialog.open) return;
-      answer = given;
+      const data = new FormData(form);
+      submitButton.disabled = true;
+      const error = await check(data);
+      submitButton.disabled = false;
+      errorText.textContent = error ?? "";
+      errorText.hidden = !error;
+      if (error || !dialog.open) return;
+      answer = data;
       dialog.close();
     };
-    const no = el("button.button", { type: "button", onclick: () => dialog.close() }, cancel);
-    const yes = el(danger ? "button.button.danger" : "button.button.primary", { type: "submit" }, submit);
-    const name = el("h2", { id: "dialog-title" }, title);
-    const form = el("form", { onsubmit }, name, fields, wrong, el("div.dialog-actions", {}, no, yes));
+    const cancelButton = el("button.button", { type: "button", onclick: () => dialog.close() }, cancel);
+    const submitButton = el(danger ? "button.button.danger" : "button.button.primary", { type: "submit" }, submit);
+    const heading = el("h2", { id: "dialog-title" }, title);
+    /** @type {HTMLFormElement} */
+    const form = el("form", { onsubmit }, heading, fields, errorText, el("div.dialog-actions", {}, cancelButton, submitButton));
     const onclose = () => {
       dialog.remove();
       resolve(answer);
     };
+    /** @type {HTMLDialogElement} */
     const dialog = el("dialog", { "aria-labelledby": "dialog-title", onclose }, form);
     document.body.append(dialog);
     dialog.showModal();
   });
 }
 
-export const confirm = async (title, text, submit) =>
-  (await ask(title, [el("p", {}, text)], { submit, danger: true })) !== null;
+/**
+ * @param {string} title
+ * @param {string} text
+ * @param {string} submit
+ */
+export const confirmAction = async (title, text, submit) =>
+  (await openForm(title, [el("p", {}, text)], { submit, danger: true })) !== null;
 
-export function field(label, control, hint) {
+/**
+ * @param {string} label
+ * @param {HTMLElement} control
+ * @param {string} [hint]
+ */
+export function createField(label, control, hint) {
   control.classList.add("input");
   return el("label.field", {}, el("span", {}, label), control, hint && el("small", {}, hint));
+}
+
+/**
+ * @param {FormData} data
+ * @param {string} name
+ */
+export function getText(data, name) {
+  const value = data.get(name);
+  return typeof value === "string" ? value : "";
 }

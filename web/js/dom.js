@@ -1,11 +1,19 @@
-// Elements made in one call. Text is always text: nothing here reads HTML.
+// DOM helpers. Strings always become text nodes, never HTML.
 
 /**
- * `el("button.primary", {type: "button", onclick}, "Save")`. Properties that the element has are
- * set, others become attributes; `null` and `false` leave an attribute out.
+ * Creates an element: `el("button.primary", { type: "button", onclick }, "Save")`. Names starting
+ * with `on` add listeners, names of properties set them, all others become attributes unless their
+ * value is `null`, `undefined` or `false`.
+ *
+ * @template {string} Selector
+ * @param {Selector} selector a tag name and classes
+ * @param {ElementProperties} [properties]
+ * @param {...Child} children
+ * @returns {ElementOf<Selector>}
  */
-export function el(what, properties = {}, ...children) {
-  const [tag, ...classes] = what.split(".");
+export function el(selector, properties = {}, ...children) {
+  const [tag, ...classes] = selector.split(".");
+  /** @type {any} */
   const element = document.createElement(tag);
   if (classes.length > 0) element.className = classes.join(" ");
   for (const [name, value] of Object.entries(properties)) {
@@ -13,31 +21,51 @@ export function el(what, properties = {}, ...children) {
     else if (name in element && !name.startsWith("aria")) element[name] = value;
     else if (value !== null && value !== undefined && value !== false) element.setAttribute(name, value);
   }
-  append(element, children);
+  appendChildren(element, children);
   return element;
 }
 
-export function append(element, children) {
-  for (const child of children.flat(Infinity)) {
-    if (child !== null && child !== undefined && child !== false) element.append(child);
+/**
+ * @param {Element} element
+ * @param {Child[]} children
+ */
+export function appendChildren(element, children) {
+  for (const child of children) {
+    if (Array.isArray(child)) appendChildren(element, child);
+    else if (child !== null && child !== undefined && child !== false) element.append(child instanceof Node ? child : String(child));
   }
 }
 
-export function fill(element, ...children) {
+/**
+ * @param {Element} element
+ * @param {...Child} children
+ */
+export function setChildren(element, ...children) {
   element.replaceChildren();
-  append(element, children);
-  return element;
+  appendChildren(element, children);
 }
 
-/** Makes these the children, and moves only what stands elsewhere: who is moved loses the focus. */
-export function arrange(element, children) {
-  const kept = new Set(children);
-  for (const child of [...element.children]) if (!kept.has(child)) child.remove();
-  children.forEach((child, index) => child === element.children[index] || element.insertBefore(child, element.children[index] ?? null));
+/**
+ * Sets the children and moves only those out of place: a moved element loses the focus.
+ *
+ * @param {Element} element
+ * @param {Element[]} children
+ */
+export function syncChildren(element, children) {
+  const wanted = new Set(children);
+  for (const child of [...element.children]) if (!wanted.has(child)) child.remove();
+  children.forEach((child, index) => {
+    const current = element.children[index] ?? null;
+    if (child !== current) element.insertBefore(child, current);
+  });
 }
 
-// Drawn on a grid of 24.
-const PATHS = {
+/**
+ * Drawn on a grid of 24 by 24.
+ *
+ * @type {Record<string, string>}
+ */
+const ICON_PATHS = {
   plus: "M12 5v14M5 12h14",
   search: "M11 4a7 7 0 1 0 0 14a7 7 0 0 0 0-14M16 16l4.5 4.5",
   more: "M5 12h.01M12 12h.01M19 12h.01",
@@ -47,8 +75,6 @@ const PATHS = {
   trash: "M5 7h14M10 4h4M7 7l1 13h8l1-13M10 11v5M14 11v5",
   pencil: "M4 20l1-4L16 5l3 3L8 19zM14 7l3 3",
   copy: "M9 9h11v11H9zM15 9V4H4v11h5",
-  check: "M5 13l4 4L19 7",
-  checks: "M2 13l4 4L14 8M11 15l2 2 9-9",
   redo: "M19 12a7 7 0 1 1-2-5l2 2M19 4v5h-5",
   left: "M14 6l-6 6 6 6",
   right: "M10 6l6 6-6 6",
@@ -69,36 +95,42 @@ const PATHS = {
   people: "M9 5a3 3 0 1 0 0 6a3 3 0 0 0 0-6M3 20c0-8 12-8 12 0M16 6a3 3 0 0 1 0 5M18 14c2 1 3 3 3 6",
 };
 
-export function icon(name) {
+/** @param {string} name */
+export function createIcon(name) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   svg.setAttribute("viewBox", "0 0 24 24");
   svg.setAttribute("class", "icon");
   svg.setAttribute("aria-hidden", "true");
   const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
-  path.setAttribute("d", PATHS[name]);
+  path.setAttribute("d", ICON_PATHS[name]);
   if (name === "more") path.setAttribute("stroke-width", "2.6");
   if (name === "stop") path.setAttribute("fill", "currentColor");
   svg.append(path);
   return svg;
 }
 
-/** A button that shows only an icon and says its label to who cannot see it. */
-export function iconButton(name, label, onclick, more = {}) {
-  const { small, ...properties } = more;
-  const what = small ? "button.icon-button.small" : "button.icon-button";
-  return el(what, { type: "button", title: label, "aria-label": label, onclick, ...properties }, icon(name));
+/**
+ * @param {string} name
+ * @param {string} label the tooltip and the accessible name
+ * @param {() => unknown} onclick
+ * @param {ElementProperties & { small?: boolean }} [options]
+ */
+export function createIconButton(name, label, onclick, { small, ...properties } = {}) {
+  const selector = small ? "button.icon-button.small" : "button.icon-button";
+  return el(selector, { type: "button", title: label, "aria-label": label, onclick, ...properties }, createIcon(name));
 }
 
-/** Runs once for all calls until the next picture is drawn; in a hidden tab a little later. */
-export function oncePerFrame(work) {
-  let isPlanned = false;
+/** @param {() => void} callback */
+export function throttleToFrame(callback) {
+  let isScheduled = false;
   return () => {
-    if (isPlanned) return;
-    isPlanned = true;
+    if (isScheduled) return;
+    isScheduled = true;
     const run = () => {
-      isPlanned = false;
-      work();
+      isScheduled = false;
+      callback();
     };
+    // Hidden tabs draw no frames.
     if (document.hidden) setTimeout(run, 200);
     else requestAnimationFrame(run);
   };

@@ -1,53 +1,63 @@
-// Times and numbers as people read them.
+// Dates, numbers and sizes in the format of the user's locale.
 
-const DAY = 86_400_000;
-const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
-const day = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short" });
-const full = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "medium" });
-const year = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short", year: "numeric" });
-const small = new Intl.NumberFormat(undefined, { maximumSignificantDigits: 3 });
-const plain = new Intl.NumberFormat();
+const DAY_MS = 86_400_000;
+const timeFormat = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
+const dayFormat = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short" });
+const dateFormat = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short", year: "numeric" });
+const fullFormat = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "medium" });
+const costFormat = new Intl.NumberFormat(undefined, { maximumSignificantDigits: 3 });
+const numberFormat = new Intl.NumberFormat();
 
-export const number = (value) => plain.format(value);
+/** @param {number} value */
+export const formatNumber = (value) => numberFormat.format(value);
 
-/** The time of today, the day of before. */
-export function when(text) {
-  const date = new Date(text);
-  if (date.toDateString() === new Date().toDateString()) return clock.format(date);
+/** @param {string} timestamp */
+export function formatTime(timestamp) {
+  const date = new Date(timestamp);
+  if (date.toDateString() === new Date().toDateString()) return timeFormat.format(date);
   const isThisYear = date.getFullYear() === new Date().getFullYear();
-  return `${(isThisYear ? day : year).format(date)}, ${clock.format(date)}`;
+  return `${(isThisYear ? dayFormat : dateFormat).format(date)}, ${timeFormat.format(date)}`;
 }
 
-export const exactly = (text) => full.format(new Date(text));
+/** @param {string} timestamp */
+export const formatFullTime = (timestamp) => fullFormat.format(new Date(timestamp));
 
-/** The heading under which a chat stands. */
-export function span(text) {
+/** @param {string} timestamp */
+export function getDateGroup(timestamp) {
   const today = new Date().setHours(0, 0, 0, 0);
-  const then = new Date(text).getTime();
-  if (then >= today) return "Today";
-  if (then >= today - DAY) return "Yesterday";
-  if (then >= today - 7 * DAY) return "Previous 7 days";
-  if (then >= today - 30 * DAY) return "Previous 30 days";
+  const time = new Date(timestamp).getTime();
+  if (time >= today) return "Today";
+  if (time >= today - DAY_MS) return "Yesterday";
+  if (time >= today - 7 * DAY_MS) return "Previous 7 days";
+  if (time >= today - 30 * DAY_MS) return "Previous 30 days";
   return "Older";
 }
 
-export function bytes(count) {
+/** @param {number} count */
+export function formatBytes(count) {
   if (count < 1024) return `${count} B`;
   if (count < 1 << 20) return `${(count / 1024).toFixed(1)} KiB`;
   return `${(count / (1 << 20)).toFixed(1)} MiB`;
 }
 
-export function tokens(count) {
-  return count < 10_000 ? number(count) : `${(count / 1000).toFixed(count < 100_000 ? 1 : 0)} k`;
+/** @param {number} count */
+export function formatTokens(count) {
+  return count < 10_000 ? formatNumber(count) : `${(count / 1000).toFixed(count < 100_000 ? 1 : 0)} k`;
 }
 
-export function duration(milliseconds) {
+/** @param {number} milliseconds */
+export function formatDuration(milliseconds) {
   return milliseconds < 1000 ? `${Math.round(milliseconds)} ms` : `${(milliseconds / 1000).toFixed(1)} s`;
 }
 
-/** In the money of the server's price table, which does not say its name. */
-export const money = (amount) => small.format(amount);
+/** @param {number} amount in the currency of the price table, which is unknown */
+export const formatCost = (amount) => costFormat.format(amount);
 
-export const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+/** @param {string} text */
+export const capitalize = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
-export const many = (count, one, more = `${one}s`) => `${number(count)} ${count === 1 ? one : more}`;
+/**
+ * @param {number} count
+ * @param {string} singular
+ */
+export const formatCount = (count, singular, plural = `${singular}s`) => `${formatNumber(count)} ${count === 1 ? singular : plural}`;

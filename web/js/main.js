@@ -1,188 +1,215 @@
-// The page: builds its parts, knows who is there, and shows what the address names.
+// The application: builds the page and shows the view that the address names.
 
-import { get } from "./api.js";
-import { ChatView } from "./chat/view.js";
-import { el, fill, iconButton } from "./dom.js";
-import { askForKey } from "./key.js";
-import { live } from "./live.js";
-import { Panel } from "./panel/panel.js";
-import { Projects } from "./projects/store.js";
-import { go, route, startAnew, toNew } from "./route.js";
+import { ApiError, get, getErrorMessage } from "./api.js";
+import { ChatView } from "./chat/chat-view.js";
+import { createIconButton, el, setChildren } from "./dom.js";
+import { eventStream } from "./event-stream.js";
+import { askForKey } from "./key-dialog.js";
+import { SidePanel } from "./panel/panel.js";
+import { ProjectList } from "./projects/list.js";
+import { getRoute, navigate, newChatHref, resetPage } from "./route.js";
 import { SessionList } from "./sessions/list.js";
 import { Sidebar } from "./sessions/sidebar.js";
 import { applyTheme } from "./theme.js";
-import { attempt, toast } from "./toast.js";
+import { attempt, showToast } from "./toast.js";
 import { acceptDrops, importFiles } from "./transfer.js";
 
-/** Where the list of chats, and where the panel lie over the page; as in layout.css. */
+// Widths below which the sidebar and the panel overlay the page, as in layout.css.
 const NARROW = matchMedia("(max-width: 760px)");
 const MEDIUM = matchMedia("(max-width: 1100px)");
 
+/** @type {Partial<Record<ConnectionState, string>>} */
 const NOTICES = {
   connecting: "Connecting…",
-  locked: "This server asks who you are.",
-  offline: "The server cannot be reached. Nothing is lost; the page goes on by itself.",
+  unauthenticated: "This server needs an API key.",
+  offline: "Can’t reach the server. Nothing is lost; reconnecting…",
 };
 
-class App {
-  me = { userId: "local" };
-  models = { list: [], standard: undefined };
+export class App {
+  /** @type {User} */
+  user = { userId: "local" };
+  /** @type {{ list: Model[], defaultId: string | undefined }} */
+  models = { list: [], defaultId: undefined };
   notice = el("div.notice", { role: "status", hidden: true });
-  projects = new Projects();
-  #main = document.getElementById("main");
-  #sidebar = document.getElementById("sidebar");
+  projects = new ProjectList();
+  sessions = new SessionList(this);
+  #main = getElement("main");
+  #sidebar = getElement("sidebar");
+  #scrim = getElement("scrim");
+  sidebar = new Sidebar(this, this.#sidebar);
+  panel = new SidePanel(this, getElement("panel"));
+  /** @type {HTMLElement[]} */
   #menuButtons = [];
-  #scrim = document.getElementById("scrim");
-  #wasLive = false;
-  #isKnown = false;
-  #shown = null;
+  chat = new ChatView(this);
+  /** @type {ProjectsPage | undefined} */
+  projectsPage;
+  /** @type {ChatView | ProjectsPage | null} */
+  #currentView = null;
+  #wasConnected = false;
+  #hasLoadedUser = false;
 
   start() {
     applyTheme();
-    this.sessions = new SessionList(this);
-    this.sidebar = new Sidebar(this, this.#sidebar);
-    this.panel = new Panel(this, document.getElementById("panel"));
-    this.chat = new ChatView(this);
-    this.#scrim.addEventListener("click", () => this.#closeOver());
-    for (const width of [NARROW, MEDIUM]) width.addEventListener("change", () => this.cover());
-    addEventListener("popstate", () => dispatchEvent(new Event("route")));
-    addEventListener("route", () => this.#show());
-    addEventListener("keydown", (event) => this.#key(event));
-    live.addEventListener("state", () => this.#showState());
-    live.addEventListener("sync", () => this.#know());
-    addEventListener("identified", ({ detail }) => this.#isKnown && detail !== this.me.userId && startAnew());
-    document.addEventListener("click", (event) => this.#follow(event));
+    this.#scrim.addEventListener("click", () => this.#closeOverlays());
+    for (const width of [NARROW, MEDIUM]) width.addEventListener("change", () => this.updateOverlays());
+    addEventListener("popstate", () => dispatchEvent(new Event("routechange")));
+    addEventListener("routechange", () => this.#showRoute());
+    addEventListener("keydown", (event) => this.#handleKey(event));
+    addEventListener("authenticated", ({ detail }) => this.#hasLoadedUser && detail !== this.user.userId && resetPage());
+    document.addEventListener("click", (event) => this.#handleLink(event));
+    eventStream.on("state", () => this.#updateNotice());
+    eventStream.on("sync", () => this.#loadUser());
     acceptDrops(this);
-    this.#show();
-    live.start();
+    this.#showRoute();
+    eventStream.start();
     this.sessions.load();
   }
 
-  /** Whether everything may be done with a chat; a new one is its writer's. */
-  owns(session) {
-    return !session || this.me.admin || session.userId === this.me.userId;
+  /** @param {Session | null} session `null` for a new chat */
+  canManage(session) {
+    return !session || this.user.admin || session.userId === this.user.userId;
   }
 
-  menuButton() {
-    const button = iconButton("menu", "Show the chats", () => this.openSidebar(), { "aria-expanded": "false", "aria-controls": "sidebar" });
+  createMenuButton() {
+    const button = createIconButton("menu", "Show chats", () => this.openSidebar(), { "aria-expanded": "false", "aria-controls": "sidebar" });
     button.classList.add("only-narrow");
     this.#menuButtons.push(button);
     return button;
   }
 
-  /** Shows the list of chats where it is not shown anyway. */
+
   openSidebar() {
-    this.#closePanelOver();
+    this.#closePanelOverlay();
     this.#sidebar.classList.add("open");
-    this.cover();
+    this.updateOverlays();
     if (NARROW.matches) this.sidebar.focus();
   }
 
   closeSidebar() {
     const hadFocus = NARROW.matches && this.#sidebar.contains(document.activeElement);
     this.#sidebar.classList.remove("open");
-    this.cover();
+    this.updateOverlays();
     if (hadFocus) this.#menuButtons.forEach((button) => button.focus());
   }
 
-  get isListOver() {
+  get isSidebarOverlay() {
     return NARROW.matches && this.#sidebar.classList.contains("open");
   }
 
-  get isPanelOver() {
+  get isPanelOverlay() {
     return MEDIUM.matches && !this.panel.element.hidden;
   }
 
-  /** What something lies over is dimmed, and cannot be reached. */
-  cover() {
-    const { isListOver, isPanelOver } = this;
-    this.#scrim.hidden = !(isListOver || isPanelOver);
-    this.#main.inert = isListOver || isPanelOver;
-    this.#sidebar.inert = isPanelOver;
-    for (const button of this.#menuButtons) button.setAttribute("aria-expanded", String(isListOver));
+  /** Dims what an overlay covers and takes it out of the tab order. */
+  updateOverlays() {
+    const { isSidebarOverlay, isPanelOverlay } = this;
+    this.#scrim.hidden = !(isSidebarOverlay || isPanelOverlay);
+    this.#main.inert = isSidebarOverlay || isPanelOverlay;
+    this.#sidebar.inert = isPanelOverlay;
+    for (const button of this.#menuButtons) button.setAttribute("aria-expanded", String(isSidebarOverlay));
   }
 
-  retitled(session) {
-    this.chat.titled(session.sessionId, session.title);
+  /** @param {Session} session */
+  handleRename(session) {
+    this.chat.setTitle(session.sessionId, session.title);
   }
 
-  dropHint() {
-    if (this.#shown === this.page && this.page.isOne) return "Drop files to add them to the project";
-    return "Drop chats to import them, or pictures to attach them";
+
+  get #openProject() {
+    return this.#currentView === this.projectsPage && this.projectsPage?.isProjectOpen ? this.projectsPage : undefined;
   }
 
-  dropped(files) {
-    if (this.#shown === this.page && this.page.isOne) return this.page.add(files);
-    const pictures = files.filter(({ type }) => type.startsWith("image/"));
-    const others = files.filter((file) => !pictures.includes(file));
-    if (pictures.length > 0 && this.#shown === this.chat) this.chat.composer.addFiles(pictures);
+  getDropHint() {
+    return this.#openProject ? "Drop files to add them to the project" : "Drop images to attach, or a chat export to import";
+  }
+
+  /** @param {File[]} files */
+  handleDrop(files) {
+    if (this.#openProject) return this.#openProject.addFiles(files);
+    const images = files.filter(({ type }) => type.startsWith("image/"));
+    const others = files.filter((file) => !images.includes(file));
+    if (images.length > 0 && this.#currentView === this.chat) this.chat.composer.addFiles(images);
     if (others.length > 0) importFiles(this, others);
   }
 
-  /** Who is asking, and what can answer; read anew with each connection. */
-  async #know() {
-    const [me, models] = await Promise.allSettled([get("/api/me"), get("/api/models"), this.projects.load()]);
-    if (me.value) this.me = me.value;
-    this.#isKnown ||= Boolean(me.value);
-    this.sidebar.showState();
-    if (models.value) this.models = { list: models.value.models, standard: models.value.default };
-    if (this.#shown === this.chat) this.chat.reshow();
+
+  async #loadUser() {
+    const [user, models] = await Promise.allSettled([get("/api/me"), get("/api/models"), this.projects.load()]);
+    if (user.status === "fulfilled") {
+      this.user = user.value;
+      this.#hasLoadedUser = true;
+    }
+    this.sidebar.showConnection();
+    if (models.status === "fulfilled") this.models = { list: models.value.models, defaultId: models.value.default };
+    if (this.#currentView === this.chat) this.chat.rerender();
   }
 
-  async #show() {
-    const { view, sessionId, messageId, projectId } = route();
+  async #showRoute() {
+    const route = getRoute();
     const address = location.hash;
-    const shown = view === "project" || view === "projects" ? await this.#projectsPage() : this.chat;
-    if (!shown || location.hash !== address) return;
-    if (this.#shown !== shown) fill(this.#main, shown.elements);
-    this.#shown = shown;
-    if (shown === this.page) this.chat.close();
-    if (shown === this.page) this.panel.element.hidden || this.panel.toggle(false);
+    const isProjects = route.view === "project" || route.view === "projects";
+    const view = isProjects ? await this.#loadProjectsPage() : this.chat;
+    // The address may have changed while the module was loading.
+    if (!view || location.hash !== address) return;
+    if (this.#currentView !== view) setChildren(this.#main, view.elements);
+    this.#currentView = view;
+    if (isProjects) {
+      this.chat.close();
+      if (!this.panel.element.hidden) this.panel.toggle(false);
+    }
     this.closeSidebar();
     try {
-      if (view === "chat") await this.chat.open(sessionId, messageId);
-      else if (view === "new") this.chat.openNew(projectId);
-      else if (view === "projects") await this.page.openAll();
-      else await this.page.open(projectId);
-    } catch (failure) {
-      if (failure.name === "AbortError") return;
-      if (failure.status === 401) return;
-      toast(failure.message);
-      if (failure.status === 404) go(toNew(), true);
+      await this.#openRoute(route);
+    } catch (error) {
+      if (error instanceof DOMException && error.name === "AbortError") return;
+      const status = error instanceof ApiError ? error.status : undefined;
+      if (status === 401) return;
+      showToast(getErrorMessage(error));
+      if (status === 404) navigate(newChatHref(), true);
     }
   }
 
-  /** Loaded when it is first looked at. */
-  async #projectsPage() {
+  /** @param {Route} route */
+  async #openRoute(route) {
+    if (route.view === "chat") await this.chat.open(route.sessionId, route.messageId);
+    else if (route.view === "new") this.chat.openNew(route.projectId);
+    else if (route.view === "projects") await this.projectsPage?.openList();
+    else await this.projectsPage?.open(route.projectId);
+  }
+
+
+  async #loadProjectsPage() {
     const module = await attempt(() => import("./projects/page.js"));
-    if (module) this.page ??= new module.ProjectsPage(this);
-    return this.page;
+    if (module) this.projectsPage ??= new module.ProjectsPage(this);
+    return this.projectsPage;
   }
 
-  #showState() {
-    const { state } = live;
-    this.#wasLive ||= state === "live";
-    // The first connection is no news.
-    this.notice.hidden = state === "live" || (!this.#wasLive && state === "connecting");
-    const isLocked = state === "locked";
-    const enter = () => askForKey(true).then((isGiven) => isGiven && location.reload());
-    const button = el("button", { type: "button", onclick: isLocked ? enter : () => live.retry() }, isLocked ? "Enter a key" : "Try now");
-    fill(this.notice, !isLocked && el("span.spinner"), NOTICES[state] ?? "", button);
+  #updateNotice() {
+    const { state } = eventStream;
+    this.#wasConnected ||= state === "live";
+    // The first connection attempt needs no notice.
+    this.notice.hidden = state === "live" || (!this.#wasConnected && state === "connecting");
+    const needsKey = state === "unauthenticated";
+    const enterKey = () => askForKey(true).then((isEntered) => isEntered && location.reload());
+    const onclick = needsKey ? enterKey : () => eventStream.retry();
+    const button = el("button", { type: "button", onclick }, needsKey ? "Enter a key" : "Try now");
+    setChildren(this.notice, !needsKey && el("span.spinner"), NOTICES[state] ?? "", button);
   }
 
-  #closeOver() {
+  #closeOverlays() {
     this.closeSidebar();
-    this.#closePanelOver();
+    this.#closePanelOverlay();
   }
 
-  #closePanelOver() {
-    if (this.isPanelOver) this.panel.toggle(false);
+  #closePanelOverlay() {
+    if (this.isPanelOverlay) this.panel.toggle(false);
   }
 
-  #key(event) {
-    // Escape is for what is nearest: a field, a menu, a dialog.
-    const isTaken = event.defaultPrevented || document.querySelector("dialog[open], :popover-open");
-    if (event.key === "Escape" && !isTaken) return this.#closeOver();
+  /** @param {KeyboardEvent} event */
+  #handleKey(event) {
+    // Escape belongs to the innermost element: a field, a menu or a dialog comes first.
+    const isHandled = event.defaultPrevented || document.querySelector("dialog[open], :popover-open");
+    if (event.key === "Escape" && !isHandled) return this.#closeOverlays();
     if (!(event.ctrlKey || event.metaKey)) return;
     if (event.key.toLowerCase() === "k") {
       event.preventDefault();
@@ -191,24 +218,31 @@ class App {
     }
     if (event.shiftKey && event.key.toLowerCase() === "o") {
       event.preventDefault();
-      go(toNew());
+      navigate(newChatHref());
     }
   }
 
-  /** Links within the page change its address without loading it. */
-  #follow(event) {
-    const link = event.target.closest?.('a[href^="#"]');
+  /** @param {MouseEvent} event */
+  #handleLink(event) {
+    const link = event.target instanceof Element ? event.target.closest('a[href^="#"]') : null;
     if (!link || event.ctrlKey || event.metaKey || event.shiftKey || event.button !== 0) return;
     event.preventDefault();
-    if (link.matches(".skip")) return this.#skip();
-    go(link.getAttribute("href"));
+    if (link.matches(".skip-link")) return this.#skipToContent();
+    navigate(link.getAttribute("href") ?? "");
   }
 
-  /** To the field to write in, or where there is none, to the page. */
-  #skip() {
-    const field = document.getElementById("composer-text");
-    (field?.checkVisibility() ? field : this.#main).focus();
+  /** Focuses the composer or, where there is none, the page. */
+  #skipToContent() {
+    const composer = document.getElementById("composer-text");
+    (composer?.checkVisibility() ? composer : this.#main).focus();
   }
+}
+
+/** @param {string} id */
+function getElement(id) {
+  const element = document.getElementById(id);
+  if (!element) throw new Error(`index.html has no element #${id}`);
+  return element;
 }
 
 new App().start();

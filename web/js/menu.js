@@ -1,11 +1,15 @@
-// Menus at a button, moved through with the arrow keys.
+// Popup menus with keyboard navigation.
 
-import { el, icon } from "./dom.js";
+import { createIcon, el } from "./dom.js";
 
-/** Opens a menu of `{label, icon, run, danger}`; `null` is a line between. */
+/**
+ * @param {HTMLElement} button
+ * @param {(MenuItem | null)[]} items `null` draws a line
+ */
 export function openMenu(button, items) {
-  const entries = items.map((item) => (item ? entry(item, () => menu.hidePopover()) : el("hr")));
-  const menu = el("div.menu", { role: "menu", popover: "auto", onkeydown: (event) => move(menu, event) }, entries);
+  const entries = items.map((item) => (item ? createItem(item, () => menu.hidePopover()) : el("hr")));
+  /** @type {HTMLElement} */
+  const menu = el("div.menu", { role: "menu", popover: "auto", onkeydown: (event) => handleKey(menu, event) }, entries);
   menu.addEventListener("toggle", ({ newState }) => {
     if (newState === "open") return;
     button.setAttribute("aria-expanded", "false");
@@ -15,31 +19,45 @@ export function openMenu(button, items) {
   document.body.append(menu);
   button.setAttribute("aria-expanded", "true");
   menu.showPopover();
-  place(menu, button.getBoundingClientRect());
-  menu.querySelector("button").focus();
+  positionMenu(menu, button.getBoundingClientRect());
+  menu.querySelector("button")?.focus();
 }
 
-function entry({ label, icon: name, run, danger }, close) {
+/**
+ * @param {MenuItem} item
+ * @param {() => void} close
+ */
+function createItem({ label, icon, run, danger }, close) {
   const onclick = () => {
     close();
     run();
   };
-  return el(danger ? "button.danger" : "button", { type: "button", role: "menuitem", tabIndex: -1, onclick }, icon(name), label);
+  return el(danger ? "button.danger" : "button", { type: "button", role: "menuitem", tabIndex: -1, onclick }, createIcon(icon), label);
 }
 
-function place(menu, at) {
+/**
+ * @param {HTMLElement} menu
+ * @param {DOMRect} button
+ */
+function positionMenu(menu, button) {
   const { width, height } = menu.getBoundingClientRect();
-  const below = at.bottom + 4 + height < innerHeight;
-  menu.style.left = `${Math.max(8, Math.min(at.left, innerWidth - width - 8))}px`;
-  menu.style.top = `${below ? at.bottom + 4 : Math.max(8, at.top - height - 4)}px`;
+  const fitsBelow = button.bottom + 4 + height < innerHeight;
+  menu.style.left = `${Math.max(8, Math.min(button.left, innerWidth - width - 8))}px`;
+  menu.style.top = `${fitsBelow ? button.bottom + 4 : Math.max(8, button.top - height - 4)}px`;
 }
 
-function move(menu, event) {
+/**
+ * @param {HTMLElement} menu
+ * @param {KeyboardEvent} event
+ */
+function handleKey(menu, event) {
   const entries = [...menu.querySelectorAll("button")];
-  const at = entries.indexOf(document.activeElement);
-  const to = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: -1 }[event.key];
+  const current = entries.findIndex((entry) => entry === document.activeElement);
+  /** @type {Record<string, number>} */
+  const targets = { ArrowDown: current + 1, ArrowUp: current - 1, Home: 0, End: -1 };
+  const target = targets[event.key];
   if (event.key === "Tab") menu.hidePopover();
-  if (to === undefined) return;
+  if (target === undefined) return;
   event.preventDefault();
-  entries.at(to % entries.length).focus();
+  entries.at(target % entries.length)?.focus();
 }

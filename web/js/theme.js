@@ -1,15 +1,17 @@
-// Light, dark, or as the system has it.
+// The color theme.
 
-const NEXT = { system: "light", light: "dark", dark: "system" };
+/** @type {Record<string, string>} */
+const NEXT_THEME = { system: "light", light: "dark", dark: "system" };
 
-export const theme = () => localStorage.getItem("echoic.theme") ?? "system";
+export const getTheme = () => localStorage.getItem("echoic.theme") ?? "system";
 
 export function applyTheme() {
-  document.documentElement.dataset.theme = theme();
+  document.documentElement.dataset.theme = getTheme();
 }
 
-export function nextTheme() {
-  localStorage.setItem("echoic.theme", NEXT[theme()]);
+
+export function cycleTheme() {
+  localStorage.setItem("echoic.theme", NEXT_THEME[getTheme()]);
   applyTheme();
-  return theme();
+  return getTheme();
 }

@@ -1,43 +1,64 @@
-// Short words at the edge of the page: what was done, what failed, what can be undone.
+// Toasts: short notes that disappear by themselves.
 
+import { ApiError, getErrorMessage } from "./api.js";
 import { el } from "./dom.js";
 
-const SHOWN = 5000;
+const DURATION_MS = 5000;
 
 /**
- * Shows a text; `action` is `{label, run, otherwise, takesFocus}`: what its button does, what is done
- * when it was not pressed in time, and whether it is what the keyboard goes on with. The time is
- * longer for who points at it or stands on it with the keyboard. Gives back what takes it away.
+ * Shows a toast, longer while it has the pointer or the focus. Returns a function that removes it.
+ *
+ * @param {string} text
+ * @param {ToastAction | null} [action]
  */
-export function toast(text, action, shown = SHOWN) {
-  const away = () => {
+export function showToast(text, action, durationMs = DURATION_MS) {
+  const dismiss = () => {
     clearTimeout(timer);
     element.remove();
   };
-  const run = () => {
-    away();
-    action.run();
+  const expire = () => {
+    if (element.matches(":hover") || element.querySelector(":focus-visible")) {
+      timer = setTimeout(expire, durationMs);
+      return;
+    }
+    dismiss();
+    action?.onExpire?.();
   };
-  const end = () => {
-    if (element.matches(":hover") || element.querySelector(":focus-visible")) return void (timer = setTimeout(end, shown));
-    away();
-    action?.otherwise?.();
-  };
-  const button = action && el("button", { type: "button", onclick: run }, action.label);
+  const button = action && createButton(action, dismiss);
   const element = el("div.toast", {}, el("span", {}, text), button);
-  let timer = setTimeout(end, shown);
-  document.getElementById("toasts").append(element);
-  if (action?.takesFocus) button.focus();
-  return away;
+  let timer = setTimeout(expire, durationMs);
+  document.getElementById("toasts")?.append(element);
+  if (action?.takesFocus) button?.focus();
+  return dismiss;
 }
 
-/** Runs something, and says what went wrong with it. Gives `undefined` then. */
-export async function attempt(work) {
+/**
+ * @param {ToastAction} action
+ * @param {() => void} dismiss
+ */
+function createButton({ label, run }, dismiss) {
+  const onclick = () => {
+    dismiss();
+    run();
+  };
+  return el("button", { type: "button", onclick }, label);
+}
+
+/**
+ * Runs `action` and shows a toast if it fails. Resolves to `undefined` then.
+ *
+ * @template T
+ * @param {() => T | Promise<T>} action
+ * @returns {Promise<T | undefined>}
+ */
+export async function attempt(action) {
   try {
-    return await work();
-  } catch (failure) {
-    // The page says by itself that it wants a key.
-    if (failure.name !== "AbortError" && failure.status !== 401) toast(failure.message ?? String(failure));
+    return await action();
+  } catch (error) {
+    const isAbort = error instanceof DOMException && error.name === "AbortError";
+    // The notice below the header already asks for a key.
+    const needsKey = error instanceof ApiError && error.status === 401;
+    if (!isAbort && !needsKey) showToast(getErrorMessage(error));
     return undefined;
   }
 }

@@ -1,91 +1,123 @@
-// Whole chats in and out, as files.
+// Export, import and dropped files.
 
-import { key, query, request } from "./api.js";
+import { ApiError, buildQuery, getErrorMessage, getKey, request } from "./api.js";
 import { el } from "./dom.js";
-import { many } from "./format.js";
-import { toast } from "./toast.js";
+import { formatCount } from "./format.js";
+import { showToast } from "./toast.js";
 
-const FORMATS = "What can be imported is a JSON export of Echoic, or ChatGPT’s conversations.json.";
+const FORMATS = "You can import a JSON export of Echoic, or ChatGPT’s conversations.json.";
 
-/** Saves an export. Without a key the browser reads the stream into the file by itself. */
-export async function exportChats(what, name) {
-  const address = `/api/export${query(what)}`;
-  if (!key()) return save(address, name);
+/**
+ * @param {ExportFilter} filter
+ * @param {string} name
+ */
+export async function exportChats(filter, name) {
+  const address = `/api/export${buildQuery(filter)}`;
+  // Without a key the browser can stream the download to the disk.
+  if (!getKey()) return saveAs(address, name);
   try {
     const response = await request("GET", address);
     const url = URL.createObjectURL(await response.blob());
-    save(url, name);
+    saveAs(url, name);
     setTimeout(() => URL.revokeObjectURL(url), 60_000);
-  } catch ({ message }) {
-    toast(message);
+  } catch (error) {
+    showToast(getErrorMessage(error));
   }
 }
 
 /**
- * Lets what is dragged out of the page become a file, where the browser can do that. It would ask
- * without a key, so there is nothing to drag with one.
+ * Lets a drag out of the page create a file. The browser downloads it, but without the key.
+ *
+ * @param {DragEvent} event
+ * @param {ExportFilter} filter
+ * @param {string} name
  */
-export function dragOut(event, what, name) {
-  if (key()) return;
-  const address = new URL(`/api/export${query(what)}`, location.href);
-  event.dataTransfer.setData("DownloadURL", `application/json:${fileName(name)}:${address}`);
+export function setDragData(event, filter, name) {
+  if (getKey()) return;
+  const address = new URL(`/api/export${buildQuery(filter)}`, location.href);
+  event.dataTransfer?.setData("DownloadURL", `application/json:${toFileName(name)}:${address}`);
 }
 
-const fileName = (name) => name.replace(/[\\/:*?"<>|\u0000-\u001f]+/g, " ").trim() || "chat";
+/** Characters that Windows does not allow in file names. */
+const RESERVED = /[\\/:*?"<>|\p{Cc}]+/gu;
 
-function save(href, name) {
-  const link = el("a", { href, download: fileName(name) });
+const toFileName = (/** @type {string} */ name) => name.replace(RESERVED, " ").trim() || "chat";
+
+/**
+ * @param {string} href
+ * @param {string} name
+ */
+function saveAs(href, name) {
+  const link = el("a", { href, download: toFileName(name) });
   document.body.append(link);
   link.click();
   link.remove();
 }
 
-export function pickImport(app) {
-  const input = el("input", { type: "file", accept: ".json,application/json", hidden: true, onchange: () => importFiles(app, [...input.files]) });
+/** @param {App} app */
+export function pickImportFiles(app) {
+  const onchange = () => importFiles(app, [...(input.files ?? [])]);
+  /** @type {HTMLInputElement} */
+  const input = el("input", { type: "file", accept: ".json,application/json", hidden: true, onchange });
   document.body.append(input);
   input.click();
   input.remove();
 }
 
-/** Imports exports of Echoic and of ChatGPT; the server reads them as they arrive. */
+/**
+ * @param {App} app
+ * @param {File[]} files
+ */
 export async function importFiles(app, files) {
   for (const file of files) {
-    const away = toast(`Importing ${file.name}…`, null, 600_000);
+    const dismiss = showToast(`Importing ${file.name}…`, null, 600_000);
     try {
       const response = await request("POST", "/api/import", { body: file });
       const { sessions, skipped } = (await response.json()).data;
-      const added = many(sessions.length, "chat");
-      const reason = skipped[0] ? `; ${many(skipped.length, "other")} left out: ${skipped[0].reason}` : "";
-      toast(`${file.name}: ${added} imported${reason}`);
-    } catch ({ status, message, details }) {
-      toast(status === 400 && !details?.imported ? `${file.name} is no export of chats. ${FORMATS}` : `${file.name}: ${message}`);
+      const imported = formatCount(sessions.length, "chat");
+      const rest = skipped[0] ? `; ${formatCount(skipped.length, "other")} skipped: ${skipped[0].reason}` : "";
+      showToast(`${file.name}: ${imported} imported${rest}`);
+    } catch (error) {
+      showToast(describeImportError(file, error));
     }
-    away();
+    dismiss();
   }
   app.sessions.load();
 }
 
-/** Files dropped anywhere: pictures go to the message, files to the project that is shown, others are imported. */
+/**
+ * @param {File} file
+ * @param {unknown} error
+ */
+function describeImportError(file, error) {
+  const isOtherFile = error instanceof ApiError && error.status === 400 && !error.details?.imported;
+  return isOtherFile ? `${file.name} isn’t a chat export. ${FORMATS}` : `${file.name}: ${getErrorMessage(error)}`;
+}
+
+/** @param {App} app */
 export function acceptDrops(app) {
   const root = document.documentElement;
   let depth = 0;
-  const isFiles = (event) => event.dataTransfer?.types.includes("Files");
-  const leave = () => {
+  const hasFiles = (/** @type {DragEvent} */ event) => event.dataTransfer?.types.includes("Files");
+  const resetDrag = () => {
     depth = 0;
-    root.classList.remove("dropping");
+    root.classList.remove("drag-over");
   };
   addEventListener("dragenter", (event) => {
-    if (!isFiles(event)) return;
+    if (!hasFiles(event)) return;
     depth += 1;
-    root.dataset.drop = app.dropHint();
-    root.classList.add("dropping");
+    root.dataset.dropHint = app.getDropHint();
+    root.classList.add("drag-over");
   });
-  addEventListener("dragleave", () => (depth -= 1) <= 0 && leave());
-  addEventListener("dragover", (event) => isFiles(event) && event.preventDefault());
+  addEventListener("dragleave", () => {
+    depth -= 1;
+    if (depth <= 0) resetDrag();
+  });
+  addEventListener("dragover", (event) => hasFiles(event) && event.preventDefault());
   addEventListener("drop", (event) => {
-    if (!isFiles(event)) return;
+    if (!hasFiles(event)) return;
     event.preventDefault();
-    leave();
-    app.dropped([...event.dataTransfer.files]);
+    resetDrag();
+    app.handleDrop([...(event.dataTransfer?.files ?? [])]);
   });
 }

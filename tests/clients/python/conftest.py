@@ -1,13 +1,12 @@
-"""What the tests of OpenAI's Python library stand on: the real server, with a provider that answers
-as they say. What they have in common stands here; each file has its own part of `/v1`."""
+"""Fixtures for the tests of OpenAI's Python library: the real server and a scripted provider."""
 
 import re
 
 import httpx2
 import pytest
-from network import Network
+from lossy_proxy import LossyProxy
 from openai import OpenAI
-from server import Server, speaking_to
+from server import Server, provider_settings
 from upstream import Upstream
 
 
@@ -20,52 +19,52 @@ def provider():
 
 @pytest.fixture(scope="session")
 def server(provider):
-    server = Server(speaking_to(provider))
+    server = Server(provider_settings(provider))
     yield server
     server.stop()
 
 
 @pytest.fixture
 def upstream(provider):
-    """The provider; it must be asked for all that it was told to answer, and for nothing else."""
-    provider.begin()
+    """The provider. It must receive exactly the requests that the test has scripted."""
+    provider.reset()
     yield provider
-    provider.check()
+    provider.check_done()
 
 
 @pytest.fixture
 def client(server):
-    """The library, without its own repeats."""
+    """The library without retries."""
     with OpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=0, timeout=15) as client:
         yield client
 
 
 @pytest.fixture
-def network(server):
-    network = Network(server.url)
-    yield network
-    network.stop()
+def proxy(server):
+    proxy = LossyProxy(server.url)
+    yield proxy
+    proxy.stop()
 
 
 @pytest.fixture
 def session(request):
-    """The id of a session of the test's own."""
+    """A session id that no other test uses."""
     return re.sub(r"\W", "-", request.node.name)[:100]
 
 
 @pytest.fixture
 def stored(server):
-    """Reads what the server's own routes show of a session: pairs of role and text."""
+    """Reads the messages of a session, as pairs of role and text, from the server's own routes."""
 
     def read(session):
-        answer = httpx2.get(f"{server.url}/api/chat-sessions/{session}/messages", timeout=15)
-        assert answer.status_code == 200, answer.text
-        return [(message["role"], message["content"]) for message in answer.json()["data"]["messages"]]
+        response = httpx2.get(f"{server.url}/api/chat-sessions/{session}/messages", timeout=15)
+        assert response.status_code == 200, response.text
+        return [(message["role"], message["content"]) for message in response.json()["data"]["messages"]]
 
     return read
 
 
-def saying(text, session=None, **more):
-    """What a request says, of a session if one is named."""
+def create_request(text, session=None, **more):
+    """Returns the arguments of a request with one message, optionally for a session."""
     extra = {"extra_body": {"session_id": session}} if session else {}
     return {"model": "m", "messages": [{"role": "user", "content": text}], **extra, **more}

@@ -1,4 +1,4 @@
-"""The examples that run in a terminal, as a newcomer runs them."""
+"""The examples for the terminal."""
 
 import json
 import os
@@ -15,7 +15,7 @@ EXAMPLES = Path(__file__).parents[3] / "examples"
 
 @pytest.fixture(scope="module")
 def demo():
-    """A server as `cargo run` starts it where there is no model."""
+    """A server with the demo provider, as `cargo run` starts it without a model."""
     server = Server()
     yield server
     server.stop()
@@ -26,43 +26,43 @@ def run(url, *command):
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
 
 
-def test_the_python_example_has_a_conversation_that_is_remembered(demo):
+def test_python_example_remembers_the_conversation(demo):
     done = run(demo.url, sys.executable, EXAMPLES / "python/chat.py")
     assert done.returncode == 0, done.stderr
-    talk, kept = done.stdout.split("\nWhat conv_")
+    talk, stored = done.stdout.split("\nMessages in conv_")
     first, second = talk.split("\nYou: ")[1:]
     assert first.startswith("My name is Ada.\nModel: I am Echoic's demo")
     assert "\n1. My name is Ada." in second
-    assert [line.split(":")[0] for line in kept.splitlines()[1:]] == ["- user", "- assistant"] * 2
+    assert [line.split(":")[0] for line in stored.splitlines()[1:]] == ["- user", "- assistant"] * 2
 
 
-def test_the_python_example_says_so_where_there_is_no_server():
+def test_python_example_reports_a_missing_server():
     done = run("http://127.0.0.1:9", sys.executable, EXAMPLES / "python/chat.py")
     assert done.returncode == 1
     assert "cargo run --release" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_the_tour_ends_well_with_the_demo(demo):
+def test_tour_succeeds_with_demo_provider(demo):
     done = run(demo.url, EXAMPLES / "tour.sh")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_tour_shows_what_it_says(server, upstream):
-    def goes_on_and_on(call):
-        # Until the connection is broken; a provider has a pace.
+def test_tour_steps_show_what_they_announce(server, upstream):
+    def reply_endlessly(call):
+        # Until the server closes the connection. The pauses make it a stream.
         pace = threading.Event()
         for _ in range(300):
             call.text("on ")
             pace.wait(0.05)
 
-    upstream.will("Hello, Ada.", "You are Ada.", "For a language.", goes_on_and_on, "Once upon a time.", "Hello, Eve.", "You are Eve.")
+    upstream.script("Hello, Ada.", "You are Ada.", "For a language.", reply_endlessly, "Once upon a time.", "Hello, Eve.", "You are Eve.")
     done = run(server.url, EXAMPLES / "tour.sh")
     assert done.returncode == 0, done.stdout + done.stderr
     steps = [Step(text) for text in done.stdout.split("\n\n# ")[1:]]
-    say, again, _, rest, stop, regenerate, edit, read, memory, openai, items, export, find = steps
+    send, second, _, rest, stop, regenerate, edit, read, memory, openai, items, export, find = steps
 
-    assert (say.reply, say.types[0], say.types[-1]) == ("Hello, Ada.", "start", "finish")
-    assert again.reply == "You are Ada."
+    assert (send.reply, send.types[0], send.types[-1]) == ("Hello, Ada.", "start", "finish")
+    assert second.reply == "You are Ada."
     assert (rest.reply, rest.types[0]) == ("For a language.", "data-session")
     assert stop.json["data"] == {"stopped": True}
     assert regenerate.reply == "Once upon a time."
@@ -85,7 +85,7 @@ def test_the_tour_shows_what_it_says(server, upstream):
 
 
 class Step:
-    """One step of the tour: what its requests answered."""
+    """A step of the tour and the responses to its requests."""
 
     def __init__(self, text):
         self.text = text

@@ -1,5 +1,5 @@
-"""Responses by OpenAI's own library: chains, conversations, streams with its accumulators, the
-background, functions, schemas, and the classes of its errors."""
+"""Responses with OpenAI's own library: chains, conversations, streams, background responses,
+functions, schemas and errors."""
 
 import json
 
@@ -20,8 +20,8 @@ class Place(BaseModel):
     city: str
 
 
-def test_a_chain_of_responses_is_remembered_read_again_and_deleted(client, upstream):
-    upstream.will("Hello Ada.", "Ada.")
+def test_chained_responses_are_stored_and_deleted(client, upstream):
+    upstream.script("Hello Ada.", "Ada.")
     first = client.responses.create(model="m", input="I am Ada", instructions="Be kind.", metadata={"a": "b"})
     assert (first.status, first.output_text, first.metadata) == ("completed", "Hello Ada.", {"a": "b"})
     assert (first.usage.input_tokens, first.usage.input_tokens_details.cached_tokens) == (21, 8)
@@ -35,19 +35,19 @@ def test_a_chain_of_responses_is_remembered_read_again_and_deleted(client, upstr
         client.responses.retrieve(second.id)
 
 
-def test_a_conversation_goes_on_and_is_the_session_of_the_other_routes(client, upstream, stored):
-    upstream.will("Hello.", "Again.")
+def test_conversation_continues_and_is_a_session(client, upstream, stored):
+    upstream.script("Hello.", "Again.")
     conversation = client.conversations.create(items=[{"role": "user", "content": "before"}])
     for text in ["one", "two"]:
         answer = client.responses.create(model="m", input=text, conversation=conversation.id)
         assert answer.conversation.id == conversation.id
-    said = ["before", "one", "Hello.", "two", "Again."]
-    assert [text for _, text in stored(conversation.id.removeprefix("conv_"))] == said
+    texts = ["before", "one", "Hello.", "two", "Again."]
+    assert [text for _, text in stored(conversation.id.removeprefix("conv_"))] == texts
     items = client.conversations.items.list(conversation.id, order="asc")
-    assert [item.content[0].text for item in items] == said
+    assert [item.content[0].text for item in items] == texts
 
 
-def test_a_stream_is_put_together_by_the_librarys_own_accumulator(client, upstream):
+def test_stream_is_accumulated_by_library(client, upstream):
     gate = Gate()
 
     def script(call):
@@ -55,7 +55,7 @@ def test_a_stream_is_put_together_by_the_librarys_own_accumulator(client, upstre
         gate.wait()
         call.reply("two")
 
-    upstream.will(script)
+    upstream.script(script)
     with client.responses.stream(model="m", input="count") as stream:
         events = []
         for event in stream:
@@ -78,7 +78,7 @@ def test_a_stream_is_put_together_by_the_librarys_own_accumulator(client, upstre
     ]
 
 
-def test_a_response_in_the_background_is_resumed_behind_any_event(client, upstream):
+def test_background_response_resumes_after_any_event(client, upstream):
     gate = Gate()
 
     def script(call):
@@ -86,7 +86,7 @@ def test_a_response_in_the_background_is_resumed_behind_any_event(client, upstre
         gate.wait()
         call.reply("two")
 
-    upstream.will(script)
+    upstream.script(script)
     seen = []
     with client.responses.create(model="m", input="count", background=True, stream=True) as stream:
         for event in stream:
@@ -104,45 +104,45 @@ def test_a_response_in_the_background_is_resumed_behind_any_event(client, upstre
     assert [event.sequence_number for event in everything] == numbers
 
 
-def test_what_runs_in_the_background_is_cancelled(client, upstream):
+def test_background_response_is_cancelled(client, upstream):
     gate = Gate()
 
     def script(call):
         call.text("one, ")
         gate.wait()
 
-    upstream.will(script)
+    upstream.script(script)
     with client.responses.create(model="m", input="count", background=True, stream=True) as stream:
         response = next(stream).response
         next(event for event in stream if event.type == "response.output_text.delta")
         client.responses.cancel(response.id)
         list(stream)
     gate.open()
-    kept = client.responses.retrieve(response.id)
-    assert (kept.status, kept.output_text) == ("cancelled", "one, ")
+    stored = client.responses.retrieve(response.id)
+    assert (stored.status, stored.output_text) == ("cancelled", "one, ")
 
 
-def test_functions_are_called_and_their_outputs_continue_the_chain(client, upstream):
+def test_function_outputs_continue_the_chain(client, upstream):
     calls = [("a", "weather", {"city": "Oslo"}), ("b", "weather", {"city": "Rome"})]
-    upstream.will(lambda call: call.tool_calls(*calls), "Rome.")
+    upstream.script(lambda call: call.tool_calls(*calls), "Rome.")
     first = client.responses.create(model="m", input="Where to?", tools=[WEATHER])
-    asked = [(item.call_id, json.loads(item.arguments)["city"]) for item in first.output if item.type == "function_call"]
-    assert asked == [("a", "Oslo"), ("b", "Rome")]
-    outputs = [{"type": "function_call_output", "call_id": id, "output": f"rain in {city}"} for id, city in asked]
+    calls_made = [(item.call_id, json.loads(item.arguments)["city"]) for item in first.output if item.type == "function_call"]
+    assert calls_made == [("a", "Oslo"), ("b", "Rome")]
+    outputs = [{"type": "function_call_output", "call_id": id, "output": f"rain in {city}"} for id, city in calls_made]
     second = client.responses.create(model="m", input=outputs, previous_response_id=first.id, tools=[WEATHER])
     assert second.output_text == "Rome."
-    told = [message for message in upstream.calls[-1].request["messages"] if message["role"] == "tool"]
-    assert [(message["tool_call_id"], message["content"]) for message in told] == [("a", "rain in Oslo"), ("b", "rain in Rome")]
+    results = [message for message in upstream.calls[-1].request["messages"] if message["role"] == "tool"]
+    assert [(message["tool_call_id"], message["content"]) for message in results] == [("a", "rain in Oslo"), ("b", "rain in Rome")]
 
 
-def test_a_schema_reaches_the_provider_and_comes_back_as_an_object(client, upstream):
-    upstream.will('{"city": "Bonn"}')
+def test_schema_reaches_provider_and_output_is_parsed(client, upstream):
+    upstream.script('{"city": "Bonn"}')
     answer = client.responses.parse(model="m", input="Where?", text_format=Place)
     assert answer.output_parsed == Place(city="Bonn")
     assert upstream.calls[-1].request["response_format"]["json_schema"]["schema"]["required"] == ["city"]
 
 
-def test_errors_are_of_the_classes_that_the_library_documents(client, upstream):
+def test_errors_have_documented_classes(client, upstream):
     with pytest.raises(openai.NotFoundError):
         client.responses.retrieve("resp_none")
     with pytest.raises(openai.BadRequestError) as both:
@@ -158,7 +158,7 @@ def test_errors_are_of_the_classes_that_the_library_documents(client, upstream):
         gate.wait()
         call.reply("two")
 
-    upstream.will(script)
+    upstream.script(script)
     conversation = client.conversations.create()
     with client.responses.create(model="m", input="x", conversation=conversation.id, stream=True) as stream:
         next(event for event in stream if event.type == "response.output_text.delta")

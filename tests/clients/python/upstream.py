@@ -1,42 +1,42 @@
-"""A provider over real sockets that speaks Chat Completions and answers as the tests say."""
+"""A provider with the Chat Completions API whose replies are scripted by the tests."""
 
 import json
 import threading
 from collections import deque
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-PATIENCE = 15
+TIMEOUT = 15
 USAGE = {"prompt_tokens": 21, "completion_tokens": 13, "total_tokens": 34, "prompt_tokens_details": {"cached_tokens": 8}}
 
 
 class Call:
-    """One request that waits for its answer."""
+    """A request that a script has to answer."""
 
     def __init__(self, request, handler):
         self.request = request
         self._handler = handler
-        self._is_begun = False
+        self._has_started = False
 
     @property
     def texts(self):
-        """What the prompt says, without the system prompt."""
+        """The texts of the prompt, without the system prompt."""
         return [message["content"] for message in self.request["messages"] if message["role"] != "system"]
 
     def text(self, content):
-        self._chunk({"choices": [{"index": 0, "delta": {"content": content}, "finish_reason": None}]})
+        self._send_chunk({"choices": [{"index": 0, "delta": {"content": content}, "finish_reason": None}]})
 
     def tool_calls(self, *calls):
-        """Asks for calls of functions: pairs of an id, a name and arguments."""
-        told = [
+        """Replies with function calls, each a tuple of id, name and arguments."""
+        tool_calls = [
             {"index": index, "id": id, "type": "function", "function": {"name": name, "arguments": json.dumps(arguments)}}
             for index, (id, name, arguments) in enumerate(calls)
         ]
-        self._chunk({"choices": [{"index": 0, "delta": {"tool_calls": told}, "finish_reason": None}]})
+        self._send_chunk({"choices": [{"index": 0, "delta": {"tool_calls": tool_calls}, "finish_reason": None}]})
         self.finish("tool_calls")
 
     def finish(self, reason="stop"):
-        self._chunk({"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]})
-        self._chunk({"choices": [], "usage": USAGE})
+        self._send_chunk({"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]})
+        self._send_chunk({"choices": [], "usage": USAGE})
         self._send(b"data: [DONE]\n\n")
         self._handler.wfile.write(b"0\r\n\r\n")
 
@@ -53,29 +53,29 @@ class Call:
 
     def answer(self, status, body):
         body = json.dumps(body).encode()
-        self._begin(status, "application/json", {"content-length": str(len(body))})
+        self._start(status, "application/json", {"content-length": str(len(body))})
         self._handler.wfile.write(body)
 
-    def _chunk(self, chunk):
-        if not self._is_begun:
-            self._begin(200, "text/event-stream", {"transfer-encoding": "chunked"})
+    def _send_chunk(self, chunk):
+        if not self._has_started:
+            self._start(200, "text/event-stream", {"transfer-encoding": "chunked"})
         head = {"id": "own", "object": "chat.completion.chunk", "created": 1, "model": "m"}
         self._send(f"data: {json.dumps({**head, **chunk})}\n\n".encode())
 
-    def _begin(self, status, content_type, more):
-        self._is_begun = True
+    def _start(self, status, content_type, more):
+        self._has_started = True
         self._handler.send_response(status)
         for name, value in {"content-type": content_type, "connection": "close", **more}.items():
             self._handler.send_header(name, value)
         self._handler.end_headers()
 
     def _send(self, data):
-        # A stream that ends without a last piece of no length has broken off.
+        # A chunked body without a final empty chunk is broken.
         self._handler.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
 
 
 class Upstream:
-    """Answers each request by the next of the scripts it was given."""
+    """Answers each request with the next script."""
 
     def __init__(self):
         self.calls = []
@@ -87,20 +87,20 @@ class Upstream:
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
-    def will(self, *scripts):
-        """The next requests are answered so: by a text, or by a function that is given the call."""
+    def script(self, *scripts):
+        """Adds scripts for the next requests: a text, or a function that takes the call."""
         with self._lock:
             self._scripts.extend(scripts)
 
-    def begin(self):
-        """Forgets what was asked before."""
+    def reset(self):
+        """Forgets earlier requests and scripts."""
         with self._lock:
             self._scripts.clear()
             self.calls.clear()
             self.unexpected = 0
 
-    def check(self):
-        """The provider was asked as often as was expected."""
+    def check_done(self):
+        """Checks that each script was used and no other request arrived."""
         assert (len(self._scripts), self.unexpected) == (0, 0)
 
     def stop(self):
@@ -113,7 +113,7 @@ class Upstream:
             if self._scripts:
                 return self._scripts.popleft()
             self.unexpected += 1
-            return lambda call: call.refuse(400, "no answer was agreed on")
+            return lambda call: call.refuse(400, "the test has no script for this request")
 
     def _handler(upstream):
         class Handler(BaseHTTPRequestHandler):
@@ -134,7 +134,7 @@ class Upstream:
                     else:
                         call.reply(script)
                 except (BrokenPipeError, ConnectionResetError):
-                    pass  # whoever asked has gone
+                    pass  # The client has disconnected.
 
             def log_message(self, *_):
                 pass
@@ -143,7 +143,7 @@ class Upstream:
 
 
 class Gate:
-    """Holds somebody back until it is opened."""
+    """Blocks a script until the test opens it."""
 
     def __init__(self):
         self._event = threading.Event()
@@ -152,4 +152,4 @@ class Gate:
         self._event.set()
 
     def wait(self):
-        assert self._event.wait(PATIENCE), "the gate was not opened"
+        assert self._event.wait(TIMEOUT), "the gate was not opened"

@@ -1,76 +1,86 @@
-// What was written and is not yet with the server, of each chat. The page holds all of it; the tab
-// keeps the words, for a page that is loaded anew.
+// Drafts: text, images and edits that the server does not have yet, per chat. The page holds all of
+// a draft; the tab's storage keeps its text across a reload.
 
-const held = new Map();
-const NOT_KEPT = ["pictures", "isSending"];
+/** @type {Map<string, Draft>} */
+const drafts = new Map();
+/** Images are too large for the tab's storage, and no request survives a reload. */
+const TRANSIENT_FIELDS = ["images", "isSending"];
 
 export class Draft {
   text = "";
-  pictures = [];
-  /** A message that is written anew, `{id, parentId, text, pictures}`; the text beside it stays. */
+  /** @type {ImagePart[]} */
+  images = [];
+  /** @type {Edit | null} The message being edited. `text` stays as it is meanwhile. */
   edit = null;
-  /** Messages on their way, and those that did not arrive: `{key, text, pictures, edit?, isSending?}`. */
+  /** @type {UnsentMessage[]} Messages in flight, and those that failed to send. */
   unsent = [];
-  #place;
+  #storageKey;
 
-  /** The draft of a chat. */
-  static of(chat) {
-    if (!held.has(chat)) held.set(chat, new Draft(chat));
-    return held.get(chat);
+  /** @param {string} chat */
+  static forChat(chat) {
+    const draft = drafts.get(chat) ?? new Draft(chat);
+    drafts.set(chat, draft);
+    return draft;
   }
 
+  /** @param {string} chat */
   constructor(chat) {
-    this.#place = `echoic.written.${chat}`;
-    const { edit, unsent, text } = JSON.parse(sessionStorage.getItem(this.#place) ?? "{}");
-    const whole = (kept) => ({ ...kept, pictures: [] });
+    this.#storageKey = `echoic.draft.${chat}`;
+    const { edit, unsent, text } = JSON.parse(sessionStorage.getItem(this.#storageKey) ?? "{}");
     if (text) this.text = text;
-    if (edit) this.edit = whole(edit);
-    if (unsent) this.unsent = unsent.map(whole);
+    if (edit) this.edit = { ...edit, images: [] };
+    if (unsent) this.unsent = unsent.map((/** @type {UnsentMessage} */ message) => ({ ...message, images: [] }));
   }
 
-  /** Keeps what was changed. */
-  keep() {
+
+  save() {
     const isEmpty = this.text === "" && !this.edit && this.unsent.length === 0;
-    sessionStorage.removeItem(this.#place);
+    sessionStorage.removeItem(this.#storageKey);
     if (isEmpty) return;
     try {
-      sessionStorage.setItem(this.#place, JSON.stringify(this, (name, value) => (NOT_KEPT.includes(name) ? undefined : value)));
+      const { text, edit, unsent } = this;
+      const json = JSON.stringify({ text, edit, unsent }, (name, value) => (TRANSIENT_FIELDS.includes(name) ? undefined : value));
+      sessionStorage.setItem(this.#storageKey, json);
     } catch {
-      // Longer than a tab may keep: the page still holds it.
+      // Over the quota of the tab's storage. The page still holds the draft.
     }
   }
 
-  /** The chat that was new has its id now. */
+  /**
+   * Moves the draft of a new chat to the id that the chat was given.
+   *
+   * @param {string} chat
+   */
   moveTo(chat) {
-    held.forEach((draft, of) => draft === this && held.delete(of));
-    held.set(chat, this);
-    sessionStorage.removeItem(this.#place);
-    this.#place = `echoic.written.${chat}`;
-    this.keep();
+    for (const [name, draft] of drafts) if (draft === this) drafts.delete(name);
+    drafts.set(chat, this);
+    sessionStorage.removeItem(this.#storageKey);
+    this.#storageKey = `echoic.draft.${chat}`;
+    this.save();
   }
 
-  /** A message is on its way. */
-  sending(message) {
+  /** @param {UnsentMessage} message */
+  markSending(message) {
     message.isSending = true;
     if (!this.unsent.includes(message)) this.unsent.push(message);
-    this.keep();
+    this.save();
   }
 
-  /** The server has it. */
-  sent(message) {
+  /** @param {UnsentMessage} message */
+  markSent(message) {
     this.unsent = this.unsent.filter((each) => each !== message);
-    this.keep();
+    this.save();
   }
 
-  /** Puts messages that did not arrive before what was written since. */
-  takeBack(messages = this.unsent.filter(({ isSending }) => !isSending)) {
-    for (const { text, pictures, edit } of messages.toReversed()) {
-      if (edit) this.edit ??= { ...edit, text: "", pictures: [] };
-      const into = edit && this.edit.id === edit.id ? this.edit : this;
-      into.text = [text, into.text].filter(Boolean).join("\n\n");
-      into.pictures = [...pictures, ...into.pictures];
+  /** Puts messages that failed to send back into the draft, before what was written since. */
+  restoreUnsent(messages = this.unsent.filter(({ isSending }) => !isSending)) {
+    for (const { text, images, edit } of messages.toReversed()) {
+      if (edit) this.edit ??= { ...edit, text: "", images: [] };
+      const target = edit && this.edit?.id === edit.id ? this.edit : this;
+      target.text = [text, target.text].filter(Boolean).join("\n\n");
+      target.images = [...images, ...target.images];
     }
     this.unsent = this.unsent.filter((each) => !messages.includes(each));
-    this.keep();
+    this.save();
   }
 }

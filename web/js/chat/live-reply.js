@@ -1,43 +1,54 @@
-// A reply while it is being written. Blocks that are finished are rendered once each; the open one is
-// text, to which is only ever added.
+// A reply while it is being written. Finished blocks are rendered once; the open block is plain
+// text that only grows.
 
-import { el, fill, oncePerFrame } from "../dom.js";
-import { Blocks } from "./blocks.js";
-import { rendered, shownAtOnce } from "./markdown.js";
-import { reasoning, toolCall, toolPart } from "./parts.js";
+import { el, setChildren, throttleToFrame } from "../dom.js";
+import { BlockSplitter } from "./block-splitter.js";
+import { render, renderNow } from "./markdown.js";
+import { applyToolFrame, createReasoning, renderToolCall } from "./parts.js";
 
-const REFERENCES = /^ {0,3}\[[^\]]+\]:/m;
+/** Matches a link reference definition. */
+const REFERENCE = /^ {0,3}\[[^\]]+\]:/m;
 
-/** Silence after which it is shown that more will come. */
-const SILENCE = 2000;
+/** Silence after which the waiting dots appear again. */
+const SILENCE_MS = 2000;
 
 export class LiveReply {
   element = el("li.message.assistant", { "aria-busy": "true" });
-  /** The reply's id, once it is known. */
+  /** @type {string | null} Unknown until the first frame. */
   id = null;
+  /** @type {string | null | undefined} Unknown until the first frame. */
   turnId = null;
   text = "";
-  #blocks = new Blocks();
+  #splitter = new BlockSplitter();
   #body = el("div.body.prose");
-  #thoughts = el("div");
-  #dots = el("div.waiting-dots", { role: "img", "aria-label": "Waiting for the reply" }, el("i"), el("i"), el("i"));
-  #note = el("div.state", { hidden: true });
-  #open = null;
+  /** Reasoning and tool calls, which precede the text. */
+  #preamble = el("div");
+  #waitingDots = el("div.waiting-dots", { role: "img", "aria-label": "Waiting for the reply" }, el("i"), el("i"), el("i"));
+  #connectionNote = el("div.status-box", { hidden: true });
+  /** @type {{ element: HTMLElement, text: Text, isCode: boolean } | null} */
+  #openBlock = null;
+  /** @type {ReturnType<typeof createReasoning> | null} */
   #reasoning = null;
-  #arrived = "";
-  #tools = new Map();
+  /** Text that arrived since the last frame was drawn. */
+  #pendingText = "";
+  /** @type {Map<string, { part: ToolPart, element: HTMLDetailsElement }>} */
+  #toolCalls = new Map();
+  /** @type {Promise<unknown>[]} */
   #rendering = [];
-  #isWritten = false;
-  #silence;
-  #show;
+  #isFinished = false;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  #silenceTimer;
+  #scheduleFlush;
 
+  /** @param {ChatView} chat */
   constructor(chat) {
     this.chat = chat;
-    this.element.append(el("span.sr", {}, "Assistant:"), this.#thoughts, this.#body, this.#dots, this.#note);
-    this.#show = oncePerFrame(() => chat.keep(() => this.#flush()));
+    this.element.append(el("span.sr-only", {}, "Assistant:"), this.#preamble, this.#body, this.#waitingDots, this.#connectionNote);
+    this.#scheduleFlush = throttleToFrame(() => chat.keepPosition(() => this.#flush()));
   }
 
-  frame(frame) {
+  /** @param {TurnFrame} frame */
+  handleFrame(frame) {
     switch (frame.type) {
       case "start":
         this.id = frame.messageId;
@@ -45,17 +56,17 @@ export class LiveReply {
         this.element.dataset.id = this.id;
         break;
       case "text-delta":
-        this.#heard();
+        this.#resetSilenceTimer();
         this.text += frame.delta;
-        this.#arrived += frame.delta;
-        this.#show();
+        this.#pendingText += frame.delta;
+        this.#scheduleFlush();
         break;
       case "reasoning-start":
-        this.#reasoning = reasoning("", true);
-        this.#thoughts.append(this.#reasoning.element);
+        this.#reasoning = createReasoning("", true);
+        this.#preamble.append(this.#reasoning.element);
         break;
       case "reasoning-delta":
-        this.#reasoning?.words.append(frame.delta);
+        this.#reasoning?.text.append(frame.delta);
         break;
       case "reasoning-end":
         this.#reasoning?.finish();
@@ -67,106 +78,126 @@ export class LiveReply {
       case "tool-output-available":
       case "tool-output-error":
       case "tool-output-denied":
-        this.#tool(frame);
+        this.#showToolCall(frame);
         break;
     }
   }
 
-  /** Whether it goes on being heard. */
-  link(isUp) {
-    this.#note.hidden = isUp;
-    if (!isUp) fill(this.#note, el("span.spinner"), "Connection lost. The reply goes on at the server; reconnecting…");
+  /** @param {boolean} isConnected */
+  setConnected(isConnected) {
+    this.#connectionNote.hidden = isConnected;
+    if (!isConnected) setChildren(this.#connectionNote, el("span.spinner"), "Connection lost. Reconnecting…");
   }
 
-  /** What was read of it, as a message; `null` if that is nothing. */
+  /**
+   * Returns the text received so far as a message, or `null` if there is none.
+   *
+   * @returns {Message | null}
+   */
   get message() {
     if (!this.text) return null;
-    return { id: this.id, role: "assistant", content: this.text, createdAt: new Date().toISOString(), isPending: true };
+    return { id: this.id ?? "", role: "assistant", content: this.text, createdAt: new Date().toISOString(), isPending: true };
   }
 
-  /** Writes the rest, and gives back what the message that it became goes on with. */
+  /** @returns {Promise<FinishedReply>} */
   async finish() {
-    this.chat.keep(() => {
+    this.chat.keepPosition(() => {
       this.#flush();
-      this.#isWritten = true;
-      clearTimeout(this.#silence);
-      this.#dots.remove();
-      this.#note.hidden = true;
-      if (this.#blocks.open.trim() !== "") this.#close(this.#blocks.open);
-      this.#open?.remove();
+      this.#isFinished = true;
+      clearTimeout(this.#silenceTimer);
+      this.#waitingDots.remove();
+      this.#connectionNote.hidden = true;
+      if (this.#splitter.openBlock.trim() !== "") this.#finishBlock(this.#splitter.openBlock);
+      this.#openBlock?.element.remove();
     });
     await Promise.all(this.#rendering);
-    // A definition at the end changes links before it.
-    const whole = REFERENCES.test(this.text) ? await rendered(this.text) : null;
-    if (whole) this.chat.keep(() => fill(this.#body, whole));
+    // A reference at the end may define links of earlier blocks, which were rendered without it.
+    const elements = REFERENCE.test(this.text) ? await render(this.text) : null;
+    if (elements) this.chat.keepPosition(() => setChildren(this.#body, elements));
     this.element.removeAttribute("aria-busy");
-    return { text: this.text, body: this.#body, before: this.#thoughts };
+    return { text: this.text, body: this.#body, preamble: this.#preamble };
   }
 
-  /** The dots go, until it is silent again. */
-  #heard() {
-    this.#dots.hidden = true;
-    clearTimeout(this.#silence);
-    this.#silence = setTimeout(() => this.chat.keep(() => (this.#dots.hidden = false)), SILENCE);
+  /** Hides the waiting dots until the reply has been silent for a while. */
+  #resetSilenceTimer() {
+    this.#waitingDots.hidden = true;
+    clearTimeout(this.#silenceTimer);
+    this.#silenceTimer = setTimeout(() => this.chat.keepPosition(() => (this.#waitingDots.hidden = false)), SILENCE_MS);
   }
 
   #flush() {
-    if (this.#isWritten) return;
-    const arrived = this.#arrived;
-    this.#arrived = "";
-    const finished = this.#blocks.push(arrived);
-    finished.forEach((block) => this.#close(block));
-    this.#write(finished.length > 0 ? null : arrived);
+    if (this.#isFinished) return;
+    const text = this.#pendingText;
+    this.#pendingText = "";
+    const finished = this.#splitter.push(text);
+    finished.forEach((block) => this.#finishBlock(block));
+    this.#showOpenBlock(finished.length > 0 ? null : text);
   }
 
-  /** A block that is finished stands as text until it is rendered. */
-  #close(block) {
-    const place = this.#open ?? this.#newOpen(block);
-    this.#open = null;
-    const show = (elements) => place.replaceWith(el("div.block", {}, elements));
-    const known = shownAtOnce(block);
-    if (known) return show(known);
-    setText(place, block);
-    this.#rendering.push(rendered(block).then((elements) => elements && this.chat.keep(() => show(elements))));
+  /**
+   * Replaces the open block with the rendered block. It stays plain text until the server has
+   * rendered it.
+   *
+   * @param {string} block
+   */
+  #finishBlock(block) {
+    const openBlock = this.#openBlock ?? this.#createOpenBlock(block);
+    this.#openBlock = null;
+    const show = (/** @type {Node[]} */ elements) => openBlock.element.replaceWith(el("div.block", {}, elements));
+    const elements = renderNow(block);
+    if (elements) return show(elements);
+    showText(openBlock, block);
+    this.#rendering.push(render(block).then((rendered) => rendered && this.chat.keepPosition(() => show(rendered))));
   }
 
-  /** Shows the open block: `added` is what is new of it, `null` all. */
-  #write(added) {
-    const text = this.#blocks.open;
-    const visible = text.replace(/^\n+/, "");
-    if (visible === "") return;
-    if (!this.#open || this.#open.isCode !== isCode(visible)) {
-      this.#open?.remove();
-      this.#newOpen(visible);
-      added = null;
+  /**
+   * Shows the open block. `added` is its new text, or `null` to show all of it.
+   *
+   * @param {string | null} added
+   */
+  #showOpenBlock(added) {
+    const text = this.#splitter.openBlock.replace(/^\n+/, "");
+    if (text === "") return;
+    const current = this.#openBlock;
+    if (current && current.isCode === isCode(text)) {
+      if (added === null || current.isCode) showText(current, text);
+      else current.text.appendData(added);
+      return;
     }
-    if (added === null || this.#open.isCode) setText(this.#open, visible);
-    else this.#open.lastChild.appendData(added);
+    current?.element.remove();
+    showText(this.#createOpenBlock(text), text);
   }
 
-  #newOpen(text) {
-    this.#open = el(isCode(text) ? "pre.open" : "p.plain.open", {}, document.createTextNode(""));
-    this.#open.isCode = isCode(text);
-    this.#body.append(this.#open);
-    return this.#open;
+  /** @param {string} text */
+  #createOpenBlock(text) {
+    const node = document.createTextNode("");
+    const openBlock = { element: el(isCode(text) ? "pre.open" : "p.plain.open", {}, node), text: node, isCode: isCode(text) };
+    this.#body.append(openBlock.element);
+    this.#openBlock = openBlock;
+    return openBlock;
   }
 
-  #tool(frame) {
-    const before = this.#tools.get(frame.toolCallId);
-    const part = toolPart(before?.part, frame);
-    const element = toolCall(part);
-    element.open = before?.element.open ?? false;
-    if (before) before.element.replaceWith(element);
-    else this.#thoughts.append(element);
-    this.#tools.set(frame.toolCallId, { part, element });
+  /** @param {ToolFrame} frame */
+  #showToolCall(frame) {
+    const previous = this.#toolCalls.get(frame.toolCallId);
+    const part = applyToolFrame(previous?.part, frame);
+    const element = renderToolCall(part);
+    element.open = previous?.element.open ?? false;
+    if (previous) previous.element.replaceWith(element);
+    else this.#preamble.append(element);
+    this.#toolCalls.set(frame.toolCallId, { part, element });
   }
 }
 
-const isCode = (text) => /^\s*(```|~~~)/.test(text);
+const isCode = (/** @type {string} */ text) => /^\s*(```|~~~)/.test(text);
 
-/** The fence and the language are no code. */
-function setText(element, text) {
-  const shown = element.isCode ? text.replace(/^\s*(`{3,}|~{3,})[^\n]*\n?/, "").replace(/\n(`{3,}|~{3,})\s*$/, "\n") : text.replace(/^\n+/, "");
-  if (element.firstChild) element.firstChild.data = shown;
-  else element.append(shown);
+/**
+ * Shows the text of an open block, for code without the fences and the language.
+ *
+ * @param {{ text: Text, isCode: boolean }} openBlock
+ * @param {string} text
+ */
+function showText(openBlock, text) {
+  const code = () => text.replace(/^\s*(`{3,}|~{3,})[^\n]*\n?/, "").replace(/\n(`{3,}|~{3,})\s*$/, "\n");
+  openBlock.text.data = openBlock.isCode ? code() : text.replace(/^\n+/, "");
 }

@@ -1,45 +1,65 @@
-// What a message holds beside its text: pictures, files, thoughts, tool calls, sources.
+// The parts of a message besides its text: images, files, reasoning, tool calls and sources.
 
-import { el, icon } from "../dom.js";
+import { createIcon, el } from "../dom.js";
 
-/** Pictures and files. Pictures from elsewhere are links: showing them would tell who reads. */
-export function attachments(parts) {
+/**
+ * Remote images become links: loading them would tell their server who reads the message.
+ *
+ * @param {MessagePart[]} parts
+ */
+export function renderAttachments(parts) {
   const files = parts.filter(({ type }) => type === "file" || type === "image_url");
-  const shown = files.map((part) => attachment(part.url ?? part.image_url?.url ?? "", part.mediaType ?? "", part.filename));
-  const sources = parts.filter(({ type }) => type === "source-url").map((part) => link(part.url, part.title ?? part.url));
-  const all = [...shown, ...sources].filter(Boolean);
+  const attachments = files.map((part) => renderAttachment(part.url ?? part.image_url?.url ?? "", part.mediaType ?? "", part.filename));
+  const sources = parts.filter(({ type }) => type === "source-url").map(({ url = "", title }) => renderLink(url, title ?? url));
+  const all = [...attachments, ...sources];
   return all.length > 0 ? el("div.attachments", {}, all) : null;
 }
 
-function attachment(url, mediaType, name) {
-  if (/^data:image\/(png|jpeg|gif|webp|avif);/i.test(url)) return el("img", { src: url, alt: name ?? "Attached picture" });
-  if (/^data:/i.test(url)) return el("span.file", {}, icon("file"), name ?? (mediaType || "File"));
-  return link(url, name ?? url);
+/**
+ * @param {string} url
+ * @param {string} mediaType
+ * @param {string} [name]
+ */
+function renderAttachment(url, mediaType, name) {
+  if (/^data:image\/(png|jpeg|gif|webp|avif);/i.test(url)) return el("img", { src: url, alt: name ?? "Attached image" });
+  if (/^data:/i.test(url)) return el("span.file", {}, createIcon("file"), name ?? (mediaType || "File"));
+  return renderLink(url, name ?? url);
 }
 
-function link(url, text) {
-  if (!/^https?:\/\//i.test(url)) return el("span.file", {}, icon("file"), text);
-  return el("a.file", { href: url, target: "_blank", rel: "noopener noreferrer nofollow" }, icon("file"), text);
+/**
+ * @param {string} url
+ * @param {string} text
+ */
+function renderLink(url, text) {
+  if (!/^https?:\/\//i.test(url)) return el("span.file", {}, createIcon("file"), text);
+  return el("a.file", { href: url, target: "_blank", rel: "noopener noreferrer nofollow" }, createIcon("file"), text);
 }
 
-/** What the model thought, folded; `text` goes on while it thinks. */
-export function reasoning(text, isOpen = false) {
-  const label = el("span", {}, isOpen ? "Thinking…" : "Thoughts");
-  const words = el("p", {}, text);
-  const element = el("details.reasoning", {}, el("summary", {}, icon("right"), label), words);
-  return { element, words, finish: () => (label.textContent = "Thoughts") };
+/**
+ * Returns a collapsed view of the model's reasoning. Append to `text` while the model is thinking,
+ * then call `finish`.
+ *
+ * @param {string} reasoning
+ */
+export function createReasoning(reasoning, isThinking = false) {
+  const label = el("span", {}, isThinking ? "Thinking…" : "Thought process");
+  const text = el("p", {}, reasoning);
+  const element = el("details.reasoning", {}, el("summary", {}, createIcon("right"), label), text);
+  return { element, text, finish: () => (label.textContent = "Thought process") };
 }
 
+/** @type {Record<string, string>} */
 const TOOL_STATES = {
-  "input-streaming": "being asked…",
+  "input-streaming": "preparing…",
   "input-available": "running…",
   called: "called",
-  "approval-requested": "waits for a yes",
+  "approval-requested": "needs approval",
   "output-available": "done",
   "output-error": "failed",
-  "output-denied": "not allowed",
+  "output-denied": "denied",
 };
 
+/** @type {Record<ToolFrame["type"], string>} */
 const FRAME_STATES = {
   "tool-input-start": "input-streaming",
   "tool-input-delta": "input-streaming",
@@ -50,39 +70,52 @@ const FRAME_STATES = {
   "tool-output-denied": "output-denied",
 };
 
-/** What a frame makes of a tool's call: the part that will be stored of it. */
-export function toolPart(before = { type: "dynamic-tool", input: "" }, { type, inputTextDelta = "", ...told }) {
-  const part = { ...before, ...told, state: FRAME_STATES[type] };
-  if (type === "tool-input-delta") part.input = `${before.input}${inputTextDelta}`;
-  return part;
+/**
+ * Returns a tool part with a frame applied. The result equals the part that the server will store.
+ *
+ * @param {ToolPart | undefined} part
+ * @param {ToolFrame} frame
+ * @returns {ToolPart}
+ */
+export function applyToolFrame(part = { type: "dynamic-tool", input: "" }, { type, inputTextDelta = "", ...fields }) {
+  const next = { ...part, ...fields, state: FRAME_STATES[type] };
+  if (type === "tool-input-delta") next.input = `${part.input}${inputTextDelta}`;
+  return next;
 }
 
-/** A stored call, or a stored result, as a part of the AI SDK; those of others as they are. */
-function asShown(part) {
+/**
+ * Converts a stored tool call or tool result to an AI SDK tool part.
+ *
+ * @param {ToolPart} part
+ * @returns {ToolPart}
+ */
+function toToolPart(part) {
   if (part.type === "tool-call") return { state: "called", ...part };
   if (part.type !== "tool-result") return part;
   const { output, isError, ...rest } = part;
-  const told = isError ? { state: "output-error", errorText: json(output) } : { state: "output-available", output };
-  return { ...rest, ...told };
+  const result = isError ? { state: "output-error", errorText: formatJson(output) } : { state: "output-available", output };
+  return { ...rest, ...result };
 }
 
-/** A tool's call and what it gave back. */
-export function toolCall(part) {
-  const { toolName, type, state, input, output, errorText } = asShown(part);
+/** @param {ToolPart} part */
+export function renderToolCall(part) {
+  const { toolName, type, state = "", input, output, errorText } = toToolPart(part);
   const name = toolName || type?.replace(/^tool-/, "") || "tool";
-  const told = (label, value) => [el("h4", {}, label), el("pre", { tabIndex: 0 }, json(value))];
-  const summary = el("summary", {}, icon("tool"), el("b", {}, name), el("span", {}, TOOL_STATES[state] ?? ""));
+  const section = (/** @type {string} */ label, /** @type {unknown} */ value) => [el("h4", {}, label), el("pre", { tabIndex: 0 }, formatJson(value))];
+  const summary = el("summary", {}, createIcon("tool"), el("b", {}, name), el("span", {}, TOOL_STATES[state] ?? ""));
   return el(
     errorText ? "details.tool-call.failed" : "details.tool-call",
     {},
     summary,
-    input !== undefined && input !== "" && told("Asked", input),
-    errorText ? told("Error", errorText) : output !== undefined && told("Answer", output),
+    input !== undefined && input !== "" && section("Input", input),
+    errorText ? section("Error", errorText) : output !== undefined && section("Output", output),
   );
 }
 
-function json(value) {
+/** @param {unknown} value */
+function formatJson(value) {
   return typeof value === "string" ? value : JSON.stringify(value, null, 2);
 }
 
+/** @param {MessagePart} part */
 export const isToolCall = ({ type }) => type === "dynamic-tool" || type?.startsWith("tool-");

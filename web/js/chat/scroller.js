@@ -1,100 +1,116 @@
-// Scrolling that follows the newest words, until the reader goes elsewhere.
+// A scroll area that follows the newest text until the reader scrolls away from it.
 
-import { el, icon } from "../dom.js";
+import { createIcon, el } from "../dom.js";
 
-const NEAR = 48;
+/** Distance from the end, in pixels, within which scrolling down follows again. */
+const NEAR_END = 48;
 
 export class Scroller {
-  /** Whether the newest words are kept in sight. */
+  /** Whether the newest text is kept in view. */
   isFollowing = true;
-  button = el("button.button.small.latest", { type: "button", hidden: true, onclick: () => this.toLatest() }, icon("down"), "Jump to latest");
-  onlatest = () => {};
-  /** Where it stood when it was last looked at, or put there. */
-  #last = 0;
-  /** A finger lies on it: nothing is pulled from under it. */
-  #isHeld = false;
+  button = el("button.button.small.jump-to-latest", { type: "button", hidden: true, onclick: () => this.jumpToLatest() }, createIcon("down"), "Jump to latest");
+  /** @type {() => unknown} Called before the jump to the newest text. */
+  onjump = () => {};
+  /** The last known scroll position. */
+  #lastTop = 0;
+  /** Whether a finger is on the area. It must not scroll under the finger. */
+  #isTouched = false;
 
+  /**
+   * @param {HTMLElement} element
+   * @param {HTMLElement} content
+   */
   constructor(element, content) {
     this.element = element;
     this.content = content;
-    element.addEventListener("scroll", () => this.#look(), { passive: true });
-    // The wheel tells sooner than the position what the reader wants.
-    element.addEventListener("wheel", ({ deltaY }) => deltaY < 0 && this.#isLong() && this.#follow(false), { passive: true });
-    element.addEventListener("touchstart", () => (this.#isHeld = true), { passive: true });
-    for (const end of ["touchend", "touchcancel"]) element.addEventListener(end, () => this.#release(), { passive: true });
-    const resized = new ResizeObserver(() => this.#isPulling && this.#toEnd());
-    resized.observe(content);
-    resized.observe(element);
+    element.addEventListener("scroll", () => this.#updateFollowing(), { passive: true });
+    // The wheel reports the direction before the position changes.
+    element.addEventListener("wheel", ({ deltaY }) => deltaY < 0 && this.#isScrollable() && this.#setFollowing(false), { passive: true });
+    element.addEventListener("touchstart", () => (this.#isTouched = true), { passive: true });
+    element.addEventListener("touchend", () => this.#endTouch(), { passive: true });
+    element.addEventListener("touchcancel", () => this.#endTouch(), { passive: true });
+    const observer = new ResizeObserver(() => this.#canScroll && this.#scrollToEnd());
+    observer.observe(content);
+    observer.observe(element);
   }
 
-  /** Changes the content so that what is being read stays where it is. */
-  keep(change) {
-    // Who has just begun to scroll up is not pulled back by what is added now.
-    this.#look();
-    const anchor = this.#isPulling ? null : this.#anchor();
-    const before = anchor?.getBoundingClientRect().top;
+  /**
+   * Changes the content without moving what is being read.
+   *
+   * @param {() => void} change
+   */
+  keepPosition(change) {
+    // A reader who has just started to scroll up must not be pulled back.
+    this.#updateFollowing();
+    const anchor = this.#canScroll ? undefined : this.#findAnchor();
+    const top = anchor?.getBoundingClientRect().top ?? 0;
     change();
-    if (this.#isPulling) this.#toEnd();
-    else if (anchor?.isConnected) this.element.scrollTop += anchor.getBoundingClientRect().top - before;
-    this.#last = this.element.scrollTop;
+    if (this.#canScroll) this.#scrollToEnd();
+    else if (anchor?.isConnected) this.element.scrollTop += anchor.getBoundingClientRect().top - top;
+    this.#lastTop = this.element.scrollTop;
   }
 
-  /** Another conversation begins at its end. */
+  /** Follows the newest text again, for another conversation. */
   reset() {
-    this.#follow(true);
+    this.#setFollowing(true);
   }
 
-  toLatest() {
-    this.onlatest();
-    this.#follow(true);
-    this.#toEnd();
+  jumpToLatest() {
+    this.onjump();
+    this.#setFollowing(true);
+    this.#scrollToEnd();
   }
 
-  /** Brings something into the middle, and stays there. */
+  /**
+   * Scrolls an element into the middle and stays there.
+   *
+   * @param {Element} target
+   */
   show(target) {
-    this.#follow(false);
+    this.#setFollowing(false);
     target.scrollIntoView({ block: "center" });
-    this.#last = this.element.scrollTop;
+    this.#lastTop = this.element.scrollTop;
   }
 
-  #toEnd() {
+  #scrollToEnd() {
     this.element.scrollTop = this.element.scrollHeight;
-    this.#last = this.element.scrollTop;
+    this.#lastTop = this.element.scrollTop;
   }
 
-  get #isPulling() {
-    return this.isFollowing && !this.#isHeld;
+  get #canScroll() {
+    return this.isFollowing && !this.#isTouched;
   }
 
-  /** Upwards the reader leaves the newest words, however slowly; only downwards they are met again. */
-  #look() {
+  /** Scrolling up by any amount stops following; only scrolling down to the end starts it again. */
+  #updateFollowing() {
     const { scrollTop } = this.element;
-    const rest = this.element.scrollHeight - scrollTop - this.element.clientHeight;
-    const isUp = scrollTop < this.#last - 1;
-    if (scrollTop > this.#last && rest < NEAR) this.#follow(true);
-    // At the very end it was what is shown that became shorter.
-    else if (isUp && rest > 1) this.#follow(false);
-    if (isUp || scrollTop > this.#last) this.#last = scrollTop;
+    const distance = this.element.scrollHeight - scrollTop - this.element.clientHeight;
+    const isUp = scrollTop < this.#lastTop - 1;
+    if (scrollTop > this.#lastTop && distance < NEAR_END) this.#setFollowing(true);
+    // At the very end the content has shrunk, and the reader did not scroll.
+    else if (isUp && distance > 1) this.#setFollowing(false);
+    if (isUp || scrollTop > this.#lastTop) this.#lastTop = scrollTop;
   }
 
-  #release() {
-    this.#isHeld = false;
-    this.#look();
-    if (this.isFollowing) this.#toEnd();
+  #endTouch() {
+    this.#isTouched = false;
+    this.#updateFollowing();
+    if (this.isFollowing) this.#scrollToEnd();
   }
 
-  #isLong() {
-    return this.element.scrollHeight > this.element.clientHeight + NEAR;
+  #isScrollable() {
+    return this.element.scrollHeight > this.element.clientHeight + NEAR_END;
   }
 
-  #follow(isFollowing) {
+  /** @param {boolean} isFollowing */
+  #setFollowing(isFollowing) {
     this.isFollowing = isFollowing;
     this.button.hidden = isFollowing;
   }
 
-  /** The first message that can be seen. */
-  #anchor() {
-    const top = this.element.getBoundingClientRect().top;
+
+  #findAnchor() {
+    const { top } = this.element.getBoundingClientRect();
     return [...this.content.querySelectorAll(".message")].find((message) => message.getBoundingClientRect().bottom > top);
   }
 }

@@ -1,4 +1,4 @@
-// What stands where no conversation is yet.
+// The start page of a new chat.
 
 import { el } from "../dom.js";
 
@@ -9,11 +9,14 @@ const STARTERS = [
   "What should a good bug report say?",
 ];
 
-/** `start` puts a suggestion into the field. */
-export function welcome(project, start) {
-  const text = project
-    ? `What you say here knows the instructions and files of “${project}”.`
-    : "The reply streams in and is kept, even if you close this tab. Nothing is stored before you send.";
-  const buttons = STARTERS.map((text) => el("button.button.small", { type: "button", onclick: () => start(text) }, text));
-  return [el("img", { src: "/assets/icon.svg", alt: "" }), el("h1", {}, "What is on your mind?"), el("p", {}, text), el("div.starters", {}, buttons)];
+/**
+ * @param {string | undefined} project the name of the project of the chat
+ * @param {(text: string) => void} suggest puts a starter into the message field
+ */
+export function renderWelcome(project, suggest) {
+  const hint = project
+    ? `Chats here use the instructions and files of “${project}”.`
+    : "You can close this tab while a reply is being written; it will be here when you come back.";
+  const starters = STARTERS.map((text) => el("button.button.small", { type: "button", onclick: () => suggest(text) }, text));
+  return [el("img", { src: "/assets/icon.svg", alt: "" }), el("h1", {}, "What can I help with?"), el("p", {}, hint), el("div.starters", {}, starters)];
 }

@@ -1,152 +1,210 @@
-// What the next prompt would hold, piece by piece: how much of the window each takes, and why it is
-// there.
+// The "Memory" tab: the parts of the next prompt, their size, and why they are in it.
 
-import { get, query, session as sessionPath } from "../api.js";
-import { el, fill } from "../dom.js";
-import { duration, many, money, number, tokens, when } from "../format.js";
+import { ApiError, buildQuery, get, getErrorMessage, sessionPath } from "../api.js";
+import { el, setChildren } from "../dom.js";
+import { formatCost, formatCount, formatDuration, formatNumber, formatTime, formatTokens } from "../format.js";
 
-const MOST_REPLIES = 12;
+const MAX_REPLIES = 12;
 
+/** @type {Record<string, { label: string, reason?: string }>} */
 const KINDS = {
-  system: ["System prompt", "Told to the model in every turn."],
-  project: ["Project", "Instructions and files of the chat's project, as they are now."],
-  summary: ["Summary", "What was said earlier and no longer fits word for word."],
-  recent: ["Recent messages", "Word for word, in their order: the newest part of this branch that fits."],
-  recalled: ["Recalled", "Earlier messages that have to do with the new one."],
-  new: ["New message", "What is about to be sent."],
-  framing: ["Framing"],
+  system: { label: "System prompt", reason: "Sent with every message." },
+  project: { label: "Project", reason: "The current instructions and files of the chat’s project." },
+  summary: { label: "Summary", reason: "Earlier messages that no longer fit word for word." },
+  recent: { label: "Recent messages", reason: "Word for word and in order: the newest part of this branch that fits." },
+  recalled: { label: "Recalled", reason: "Earlier messages relevant to the new one." },
+  new: { label: "New message", reason: "The message about to be sent." },
+  framing: { label: "Message overhead" },
 };
 
 export class MemoryTab {
-  #view = null;
+  /** @type {ChatView | null} */
+  #chat = null;
+  /** @type {string | null} */
   #sessionId = null;
-  #call = 0;
-  #field = el("textarea.input", { rows: 2, placeholder: "What would be sent with …?", "aria-label": "A message to try", onkeydown: (event) => this.#key(event) });
-  #told = el("div.panel-part");
-  // Made once: whoever writes into it is not disturbed by what happens in the chat.
+  /** Number of the latest request. Responses to older ones are dropped. */
+  #requestNumber = 0;
+  #field = el("textarea.input", { rows: 2, placeholder: "Try a message…", "aria-label": "Message to try", onkeydown: (event) => this.#handleKey(event) });
+  #result = el("div.panel-section");
+  // Created once: new messages in the chat must not disturb what the user is typing.
   #form = el("form.stack", { onsubmit: (event) => this.#preview(event) }, this.#field, el("button.button.small", { type: "submit" }, "Preview the prompt"));
 
-  show(body, view) {
-    this.#view = view;
-    if (view.sessionId !== this.#sessionId) {
-      this.#sessionId = view.sessionId;
+  /**
+   * @param {HTMLElement} body
+   * @param {ChatView} chat
+   */
+  show(body, chat) {
+    this.#chat = chat;
+    if (chat.sessionId !== this.#sessionId) {
+      this.#sessionId = chat.sessionId;
       this.#field.value = "";
-      fill(this.#told);
+      setChildren(this.#result);
     }
-    if (!view.sessionId) {
-      return fill(body, el("p.quiet-text", {}, "Once something was said, this shows exactly what the model gets to read with the next message: which pieces, how large, and why."));
+    if (!chat.sessionId) {
+      setChildren(body, el("p.muted", {}, "After the first message, this shows exactly what the model will see next: which parts, how large, and why."));
+      return;
     }
-    if (!body.contains(this.#form)) fill(body, this.#form, this.#told);
-    return this.#load();
+    if (!body.contains(this.#form)) setChildren(body, this.#form, this.#result);
+    this.#load();
   }
 
   async #load() {
-    const call = ++this.#call;
-    const { sessionId } = this.#view;
-    let parts;
+    const chat = this.#chat;
+    if (!chat?.sessionId) return;
+    this.#requestNumber += 1;
+    const requestNumber = this.#requestNumber;
+    /** @type {Child} */
+    let content;
     try {
-      parts = told(await get(sessionPath(sessionId, `/memory${query({ message: this.#field.value.trim() })}`)));
-    } catch ({ message, status }) {
-      parts = el("p", { role: "alert" }, status === 403 ? "What the model gets to read is shown to the chat’s owner only." : message);
+      content = renderPreview(await get(sessionPath(chat.sessionId, `/memory${buildQuery({ message: this.#field.value.trim() })}`)));
+    } catch (error) {
+      const isForbidden = error instanceof ApiError && error.status === 403;
+      content = el("p", { role: "alert" }, isForbidden ? "Only the owner of this chat can see this." : getErrorMessage(error));
     }
-    if (call === this.#call) fill(this.#told, parts, replies(this.#view.thread.messages));
+    if (requestNumber === this.#requestNumber) setChildren(this.#result, content, renderUsage(chat.thread.messages));
   }
 
+  /** @param {SubmitEvent} event */
   #preview(event) {
     event.preventDefault();
     this.#load();
   }
 
-  #key(event) {
+  /** @param {KeyboardEvent} event */
+  #handleKey(event) {
     if (event.key !== "Enter" || event.shiftKey) return;
     event.preventDefault();
     this.#form.requestSubmit();
   }
 }
 
-function told(preview) {
-  const { contextWindow, promptTokens, replyReserve, cacheablePrefixTokens, pieces, model, strategy, tokenCorrection, project } = preview;
+/** @param {PromptPreview} preview */
+function renderPreview({ contextWindow, promptTokens, replyReserve, cacheablePrefixTokens, pieces, model, strategy, tokenCorrection, project }) {
   const counted = pieces.reduce((sum, { tokens }) => sum + tokens, 0);
   const parts = promptTokens > counted ? [...pieces, { kind: "framing", tokens: promptTokens - counted }] : pieces;
-  const sums = new Map();
-  for (const { kind, tokens } of parts) sums.set(kind, (sums.get(kind) ?? 0) + tokens);
   const share = promptTokens > 0 ? Math.round((100 * Math.min(cacheablePrefixTokens, promptTokens)) / promptTokens) : 0;
-  const facts = [
+  const details = [
     ["Model", model],
     ["Strategy", strategy],
-    ["Prompt", many(promptTokens, "token")],
-    ["Cacheable", `${number(cacheablePrefixTokens)} tokens, ${share} %`],
-    ["Window", `${number(contextWindow)} tokens`],
-    ["Kept for the reply", number(replyReserve)],
-    ...(tokenCorrection ? [["Counted × learned", tokenCorrection.toFixed(2)]] : []),
+    ["Prompt", formatCount(promptTokens, "token")],
+    ["Cacheable", `${formatNumber(cacheablePrefixTokens)} tokens, ${share}%`],
+    ["Window", `${formatNumber(contextWindow)} tokens`],
+    ["Reserved for the reply", formatNumber(replyReserve)],
+    ...(tokenCorrection ? [["Token-count correction", tokenCorrection.toFixed(2)]] : []),
   ];
-  const missing = [...(project?.omittedFields ?? []), ...(project?.omittedFiles ?? [])];
+  const rows = details.map(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]);
+  const omitted = [...(project?.omittedFields ?? []), ...(project?.omittedFiles ?? [])];
+  const omittedNote = omitted.length > 0 && el("p.muted", {}, `Not included from the project: ${omitted.join(", ")}.`);
+  const heading = el("h3", {}, formatCount(pieces.length, "part of the prompt", "parts of the prompt"), el("span.sr-only", {}, " in the order sent"));
   return [
-    el("section.stack", {}, el("h3", {}, "The next prompt"), bar(parts, promptTokens), cached(share), legend(sums), missing.length > 0 && el("p.quiet-text", {}, `Of the project, this did not fit: ${missing.join(", ")}.`)),
-    el("section.stack", {}, el("h3", {}, "Of the context window"), windowBar(promptTokens, replyReserve, contextWindow), el("dl.facts", {}, facts.map(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]))),
-    el("section.stack", {}, el("h3", {}, many(pieces.length, "piece"), el("span.sr", {}, " in the order sent")), el("ol.pieces", {}, pieces.map(piece))),
+    el("section.stack", {}, el("h3", {}, "Next prompt"), renderBudget(parts, promptTokens), renderCacheShare(share), renderLegend(parts), omittedNote),
+    el("section.stack", {}, el("h3", {}, "Context window"), renderWindow(promptTokens, replyReserve, contextWindow), el("dl.details", {}, rows)),
+    el("section.stack", {}, heading, el("ol.pieces", {}, pieces.map(renderPiece))),
   ];
 }
 
-function bar(pieces, all) {
-  const label = `Prompt of ${number(all)} tokens: ${pieces.map(({ kind, tokens }) => `${kind} ${tokens}`).slice(0, 12).join(", ")}`;
-  return el("div.budget", { role: "img", "aria-label": label }, pieces.map(({ kind, tokens }) => slice(`k-${kind}`, tokens, `${KINDS[kind]?.[0] ?? kind}: ${many(tokens, "token")}`)));
+/** @param {string} kind */
+const getLabel = (kind) => KINDS[kind]?.label ?? kind;
+
+/**
+ * @param {BudgetPart[]} parts
+ * @param {number} total
+ */
+function renderBudget(parts, total) {
+  const label = `Prompt of ${formatNumber(total)} tokens: ${parts.map(({ kind, tokens }) => `${kind} ${tokens}`).slice(0, 12).join(", ")}`;
+  const slices = parts.map(({ kind, tokens }) => createSlice(`kind-${kind}`, tokens, `${getLabel(kind)}: ${formatCount(tokens, "token")}`));
+  return el("div.budget", { role: "img", "aria-label": label }, slices);
 }
 
-function slice(kind, weight, title) {
-  const element = el(`span.${kind}`, { title });
-  element.style.flex = `${weight} 1 0`;
-  return element;
+/**
+ * @param {string} className
+ * @param {number} weight
+ * @param {string} title
+ */
+function createSlice(className, weight, title) {
+  const slice = el(`span.${className}`, { title });
+  slice.style.flex = `${weight} 1 0`;
+  return slice;
 }
 
-/** How far the provider's cache can know the prompt from the turn before. */
-function cached(share) {
+/**
+ * Shows how much of the prompt the provider can read from its cache.
+ *
+ * @param {number} share in percent
+ */
+function renderCacheShare(share) {
   const span = el("span");
   span.style.width = `${share}%`;
-  return el("div", {}, el("div.cached", {}, span), el("p.quiet-text", {}, `${share} % of it begins as before: a provider’s prompt cache need not read that again.`));
+  const text = `${share}% is unchanged since the last message and can be read from the provider’s prompt cache.`;
+  return el("div", {}, el("div.cache-share", {}, span), el("p.muted", {}, text));
 }
 
-function legend(sums) {
-  const rows = [...sums].map(([kind, sum]) => [el(`i.k-${kind}`), el("span", {}, KINDS[kind]?.[0] ?? kind), el("b", {}, tokens(sum))]);
+/** @param {BudgetPart[]} parts */
+function renderLegend(parts) {
+  /** @type {Map<string, number>} */
+  const sums = new Map();
+  for (const { kind, tokens } of parts) sums.set(kind, (sums.get(kind) ?? 0) + tokens);
+  const rows = [...sums].map(([kind, sum]) => [el(`i.kind-${kind}`), el("span", {}, getLabel(kind)), el("b", {}, formatTokens(sum))]);
   return el("div.legend", {}, rows);
 }
 
-function windowBar(prompt, reserve, contextWindow) {
+/**
+ * @param {number} prompt
+ * @param {number} reserve
+ * @param {number} contextWindow
+ */
+function renderWindow(prompt, reserve, contextWindow) {
   const free = Math.max(0, contextWindow - prompt - reserve);
-  const title = `${number(prompt)} tokens of prompt, ${number(reserve)} kept for the reply, ${number(free)} free`;
-  const spans = [slice("k-recent", prompt, "Prompt"), slice("k-reserve", reserve, "Kept for the reply"), slice("free", free, "Free")];
-  return el("div.budget", { role: "img", "aria-label": title, title }, spans);
+  const title = `Prompt ${formatNumber(prompt)} tokens, reserved for the reply ${formatNumber(reserve)}, free ${formatNumber(free)}`;
+  const slices = [createSlice("kind-recent", prompt, "Prompt"), createSlice("kind-reserve", reserve, "Reserved for the reply"), createSlice("free", free, "Free")];
+  return el("div.budget", { role: "img", "aria-label": title, title }, slices);
 }
 
-function piece({ kind, role, tokens, score, text, images, messageIds = [] }) {
-  const [name, why] = KINDS[kind] ?? [kind, ""];
-  const reasons = [why, score !== undefined && `Score ${score.toFixed(2)}.`, messageIds.length > 1 && many(messageIds.length, "message"), images && many(images, "picture")];
-  return el(
-    "li",
+/** @param {PromptPiece} piece */
+function renderPiece({ kind, role, tokens, score, text, images, messageIds = [] }) {
+  const isMessage = kind === "recent" || kind === "recalled";
+  const notes = [
+    KINDS[kind]?.reason,
+    score !== undefined && `Relevance ${score.toFixed(2)}.`,
+    messageIds.length > 1 && formatCount(messageIds.length, "message"),
+    images && formatCount(images, "image"),
+  ];
+  const summary = el(
+    "summary",
     {},
-    el(
-      "details.piece",
-      {},
-      el("summary", {}, el(`i.k-${kind}`), el("span.what", {}, el("b", {}, kind === "recent" || kind === "recalled" ? role : name), ` ${text.slice(0, 80)}`), score !== undefined && el("span.score", { title: "How well it answers the new message" }, score.toFixed(1)), el("span.tokens", {}, number(tokens))),
-      el("p.why", {}, reasons.filter(Boolean).join(" ")),
-      el("pre", { tabIndex: 0 }, text),
-    ),
+    el(`i.kind-${kind}`),
+    el("span.excerpt", {}, el("b", {}, isMessage ? role : getLabel(kind)), ` ${text.slice(0, 80)}`),
+    score !== undefined && el("span.score", { title: "Relevance to the new message" }, score.toFixed(1)),
+    el("span.tokens", {}, formatNumber(tokens)),
   );
+  return el("li", {}, el("details.piece", {}, summary, el("p.notes", {}, notes.filter(Boolean).join(" ")), el("pre", { tabIndex: 0 }, text)));
 }
 
-/** What the newest replies took, the latest first. */
-function replies(messages) {
-  const known = messages.filter(({ usage }) => usage).slice(-MOST_REPLIES).reverse();
-  if (known.length === 0) return null;
-  const hasCost = known.some(({ usage }) => usage.cost !== undefined);
-  const names = ["Prompt", "Cached", "Reply", hasCost && "Cost", "First token"].filter(Boolean);
-  const row = ({ usage, model, createdAt }) => {
-    const { promptTokens, cachedTokens, completionTokens, estimated, cost, firstTokenMs } = usage;
-    const about = estimated ? "≈ " : "";
-    const values = [`${about}${number(promptTokens)}`, number(cachedTokens), `${about}${number(completionTokens)}`, hasCost && (cost === undefined ? "–" : money(cost)), firstTokenMs === undefined ? "–" : duration(firstTokenMs)];
-    return el("tr", { title: [model, when(createdAt)].filter(Boolean).join(", ") }, values.filter((value) => value !== false).map((value) => el("td", {}, value)));
-  };
+/**
+ * Shows the token usage of the latest replies, newest first.
+ *
+ * @param {Message[]} messages
+ */
+function renderUsage(messages) {
+  const replies = messages.filter(({ usage }) => usage).slice(-MAX_REPLIES).reverse();
+  if (replies.length === 0) return null;
+  const hasCost = replies.some(({ usage }) => usage?.cost !== undefined);
+  const names = ["Prompt", "Cached", "Reply", ...(hasCost ? ["Cost"] : []), "First token"];
   const head = el("thead", {}, el("tr", {}, names.map((name) => el("th", { scope: "col" }, name))));
-  const table = el("table.replies", {}, head, el("tbody", {}, known.map(row)));
-  return el("section.stack", {}, el("h3", {}, "What replies took"), table);
+  const rows = replies.map((reply) => renderUsageRow(reply, hasCost));
+  return el("section.stack", {}, el("h3", {}, "Token usage"), el("table.usage-table", {}, head, el("tbody", {}, rows)));
+}
+
+/**
+ * @param {Message} reply
+ * @param {boolean} hasCost
+ */
+function renderUsageRow({ usage, model, createdAt }, hasCost) {
+  if (!usage) return null;
+  const { promptTokens, cachedTokens, completionTokens, estimated, cost, firstTokenMs } = usage;
+  const mark = estimated ? "≈ " : "";
+  const costs = hasCost ? [cost === undefined ? "–" : formatCost(cost)] : [];
+  const firstToken = firstTokenMs === undefined ? "–" : formatDuration(firstTokenMs);
+  const values = [`${mark}${formatNumber(promptTokens)}`, formatNumber(cachedTokens), `${mark}${formatNumber(completionTokens)}`, ...costs, firstToken];
+  return el("tr", { title: [model, formatTime(createdAt)].filter(Boolean).join(", ") }, values.map((value) => el("td", {}, value)));
 }

@@ -1,61 +1,85 @@
-// Who takes part, who answers, and what was read: chats that people answer, too.
+// The "People" tab: who replies, and who takes part in the chat.
 
-import { el, fill, iconButton } from "../dom.js";
-import { number, when } from "../format.js";
-import { attempt, toast } from "../toast.js";
+import { createIconButton, el, setChildren } from "../dom.js";
+import { formatNumber, formatTime } from "../format.js";
+import { attempt, showToast } from "../toast.js";
 
-const STATUS = {
-  active: ["The model answers.", [["Take over", "agent_assigned"], ["Close", "closed"]]],
-  agent_assigned: ["A person answers. The model is silent; what is written is delivered at once.", [["Hand back to the model", "active"], ["Close", "closed"]]],
-  closed: ["Nothing can be added.", [["Reopen", "active"]]],
+const CLOSE = { label: "Close chat", status: "closed" };
+
+/** @type {Record<string, { text: string, actions: { label: string, status: SessionStatus }[] }>} */
+const STATUSES = {
+  active: { text: "The model is replying.", actions: [{ label: "Take over", status: "agent_assigned" }, CLOSE] },
+  agent_assigned: {
+    text: "A person is replying. The model is paused; messages are delivered at once.",
+    actions: [{ label: "Return to model", status: "active" }, CLOSE],
+  },
+  closed: { text: "No messages can be added.", actions: [{ label: "Reopen", status: "active" }] },
 };
 
 export class PeopleTab {
-  show(body, view) {
-    const { session } = view;
-    if (body.contains(document.activeElement) && document.activeElement.matches("input")) return;
-    if (!session) return fill(body, el("p.quiet-text", {}, "Once the chat exists, others can be asked in, and a person can take over from the model."));
-    fill(body, status(view), participants(view), facts(session));
+  /**
+   * @param {HTMLElement} body
+   * @param {ChatView} chat
+   */
+  show(body, chat) {
+    const { session } = chat;
+    // Rendering would take away what the user is typing.
+    if (body.contains(document.activeElement) && document.activeElement?.matches("input")) return;
+    if (session) setChildren(body, renderStatus(chat, session), renderParticipants(chat, session), renderDetails(session));
+    else setChildren(body, el("p.muted", {}, "After you start the chat, you can invite people, and a person can take over from the model."));
   }
 }
 
-function status(view) {
-  const { status } = view.session;
-  const [told, steps] = STATUS[status] ?? [`Status “${status}”: the model answers.`, STATUS.active[1]];
-  const to = (next) => () => attempt(() => view.change({ status: next }));
-  const buttons = steps.map(([label, next], index) => el(index === 0 ? "button.button.primary.small" : "button.button.small", { type: "button", onclick: to(next) }, label));
-  return el("section.stack", {}, el("h3", {}, "Who answers"), el("p.quiet-text", {}, told), el("div.inline-form", {}, buttons));
+/**
+ * @param {ChatView} chat
+ * @param {Session} session
+ */
+function renderStatus(chat, { status }) {
+  const { text, actions } = STATUSES[status] ?? { text: `Status “${status}”: the model is replying.`, actions: STATUSES.active.actions };
+  const buttons = actions.map((action, index) => {
+    const onclick = () => attempt(() => chat.change({ status: action.status }));
+    return el(index === 0 ? "button.button.primary.small" : "button.button.small", { type: "button", onclick }, action.label);
+  });
+  return el("section.stack", {}, el("h3", {}, "Responder"), el("p.muted", {}, text), el("div.inline-form", {}, buttons));
 }
 
-function participants(view) {
-  const { session } = view;
-  const isOwner = view.app.owns(session);
-  const change = (participants) => attempt(() => view.change({ participants }));
+/**
+ * @param {ChatView} chat
+ * @param {Session} session
+ */
+function renderParticipants(chat, session) {
+  const canManage = chat.app.canManage(session);
+  const change = (/** @type {string[]} */ participants) => attempt(() => chat.change({ participants }));
   const rows = session.participants.map((user) => {
-    const isItsOwner = user === session.userId;
-    const away = isOwner && !isItsOwner && iconButton("close", `Remove ${user}`, () => change(session.participants.filter((each) => each !== user)), { small: true });
-    const note = [user === view.me && "you", isItsOwner && "owner"].filter(Boolean).join(", ");
-    return el("li", {}, el("span.avatar", { "aria-hidden": "true" }, [...user][0].toUpperCase()), el("span.name", {}, user), el("span.quiet-text", {}, note), away);
+    const isOwner = user === session.userId;
+    const remove = () => change(session.participants.filter((each) => each !== user));
+    const removeButton = canManage && !isOwner && createIconButton("close", `Remove ${user}`, remove, { small: true });
+    const note = [user === chat.userId && "you", isOwner && "owner"].filter(Boolean).join(", ");
+    return el("li", {}, el("span.avatar", { "aria-hidden": "true" }, [...user][0].toUpperCase()), el("span.name", {}, user), el("span.muted", {}, note), removeButton);
   });
-  const input = el("input.input", { placeholder: "User id", "aria-label": "User to add", required: true, autocomplete: "off" });
-  const onsubmit = async (event) => {
+  const input = el("input.input", { placeholder: "User ID", "aria-label": "User to add", required: true, autocomplete: "off" });
+  const onsubmit = async (/** @type {SubmitEvent} */ event) => {
     event.preventDefault();
     const user = input.value.trim();
-    if (session.participants.includes(user)) return toast(`${user} takes part already`);
+    if (session.participants.includes(user)) {
+      showToast(`${user} is already a participant`);
+      return;
+    }
     input.blur();
     await change([...session.participants, user]);
   };
-  const form = isOwner && el("form.inline-form", { onsubmit }, input, el("button.button", { type: "submit" }, "Add"));
+  const form = canManage && el("form.inline-form", { onsubmit }, input, el("button.button", { type: "submit" }, "Add"));
   return el("section.stack", {}, el("h3", {}, "Participants"), el("ul.people", {}, rows), form);
 }
 
-function facts(session) {
-  const { lastSeen, messagesCount, createdAt, sessionId } = session;
-  const told = [
-    ["Messages", number(messagesCount)],
-    ["Owner last wrote", lastSeen ? when(lastSeen) : "–"],
-    ["Begun", when(createdAt)],
-    ["Id", sessionId],
+/** @param {Session} session */
+function renderDetails({ lastSeen, messagesCount, createdAt, sessionId }) {
+  const details = [
+    ["Messages", formatNumber(messagesCount)],
+    ["Last message from owner", lastSeen ? formatTime(lastSeen) : "–"],
+    ["Created", formatTime(createdAt)],
+    ["ID", sessionId],
   ];
-  return el("section.stack", {}, el("h3", {}, "Facts"), el("dl.facts", {}, told.map(([name, value]) => [el("dt", {}, name), el("dd", {}, value)])));
+  const rows = details.map(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]);
+  return el("section.stack", {}, el("h3", {}, "Details"), el("dl.details", {}, rows));
 }

@@ -1,45 +1,65 @@
-// What can be done with a chat, as the entries of a menu.
+// The menu of a chat.
 
-import { call, session as sessionPath } from "../api.js";
-import { ask, field } from "../dialog.js";
+import { call, sessionPath } from "../api.js";
+import { createField, getText, openForm } from "../dialog.js";
 import { el } from "../dom.js";
-import { attempt, toast } from "../toast.js";
+import { attempt, showToast } from "../toast.js";
 import { exportChats } from "../transfer.js";
 
-export function chatActions(app, session, { rename }) {
+/**
+ * @param {App} app
+ * @param {Session} session
+ * @param {{ rename: () => unknown }} handlers
+ * @returns {(MenuItem | null)[]}
+ */
+export function getChatActions(app, session, { rename }) {
   const { sessionId, title, pinned, archived } = session;
-  const change = (fields) => () => attempt(async () => {
-    app.sessions.put(await call("PATCH", sessionPath(sessionId), fields));
+  const change = (/** @type {SessionChange} */ fields) => () => attempt(async () => {
+    app.sessions.upsert(await call("PATCH", sessionPath(sessionId), fields));
     return true;
   });
+  if (!app.canManage(session)) return getParticipantActions(session, change);
   const archive = change({ archived: true });
-  const restore = change({ archived: false });
-  const putAway = async () => (await archive()) && toast("The chat is in the archive", { label: "Undo", run: restore });
-  const own = [
+  const unarchive = change({ archived: false });
+  const archiveWithUndo = async () => (await archive()) && showToast("Archived", { label: "Undo", run: unarchive });
+  const hasProjects = app.projects.list.length > 0;
+  return [
     { label: "Rename", icon: "pencil", run: rename },
     { label: pinned ? "Unpin" : "Pin", icon: "pin", run: change({ pinned: !pinned }) },
-    archived ? { label: "Take out of the archive", icon: "archive", run: restore } : { label: "Archive", icon: "archive", run: putAway },
-    app.projects.list.length > 0 && { label: "Move to a project…", icon: "folder", run: () => move(app, session) },
+    archived ? { label: "Unarchive", icon: "archive", run: unarchive } : { label: "Archive", icon: "archive", run: archiveWithUndo },
+    ...(hasProjects ? [{ label: "Move to project…", icon: "folder", run: () => moveToProject(app, session) }] : []),
     null,
     { label: "Export as Markdown", icon: "download", run: () => exportChats({ sessionId, format: "markdown" }, `${title}.md`) },
     { label: "Export as JSON", icon: "download", run: () => exportChats({ sessionId, format: "json" }, `${title}.json`) },
     null,
     { label: "Delete", icon: "trash", danger: true, run: () => app.sessions.remove(session) },
   ];
-  if (app.owns(session)) return own.filter((item) => item !== false);
-  // Who takes part in another's chat may say who answers in it.
-  const to = (label, status) => ({ label, icon: "people", run: change({ status }) });
-  if (session.status === "closed") return [to("Reopen", "active")];
-  const answering = session.status === "agent_assigned" ? to("Hand back to the model", "active") : to("Take over from the model", "agent_assigned");
-  return [answering, to("Close", "closed")];
 }
 
-async function move(app, session) {
+/**
+ * A participant in another user's chat may only choose who replies.
+ *
+ * @param {Session} session
+ * @param {(fields: SessionChange) => () => unknown} change
+ * @returns {MenuItem[]}
+ */
+function getParticipantActions({ status }, change) {
+  const createItem = (/** @type {string} */ label, /** @type {SessionStatus} */ next) => ({ label, icon: "people", run: change({ status: next }) });
+  if (status === "closed") return [createItem("Reopen", "active")];
+  const takeover = status === "agent_assigned" ? createItem("Return to model", "active") : createItem("Take over from the model", "agent_assigned");
+  return [takeover, createItem("Close chat", "closed")];
+}
+
+/**
+ * @param {App} app
+ * @param {Session} session
+ */
+async function moveToProject(app, session) {
   const options = app.projects.list.map(({ projectId, name }) => el("option", { value: projectId }, name));
   const select = el("select", { name: "project" }, el("option", { value: "" }, "None"), options);
   select.value = session.projectId ?? "";
-  const answer = await ask("Move to a project", [field("Project", select)], { submit: "Move" });
+  const answer = await openForm("Move to project", [createField("Project", select)], { submit: "Move" });
   if (!answer) return;
-  const projectId = answer.get("project") || null;
-  await attempt(async () => app.sessions.put(await call("PATCH", sessionPath(session.sessionId), { projectId })));
+  const projectId = getText(answer, "project") || null;
+  await attempt(async () => app.sessions.upsert(await call("PATCH", sessionPath(session.sessionId), { projectId })));
 }

@@ -1,111 +1,148 @@
-// The chats in the sidebar: pinned ones, then the newest; more of them on demand; live.
+// The list of chats: pinned ones first, then by date.
 
-import { call, get, query, request, session as sessionPath } from "../api.js";
-import { ask, field } from "../dialog.js";
-import { arrange, el, fill, oncePerFrame } from "../dom.js";
-import { span } from "../format.js";
-import { live } from "../live.js";
-import { go, route, toChat, toNew } from "../route.js";
-import { attempt, toast } from "../toast.js";
-import { Row } from "./row.js";
+import { buildQuery, call, get, request, sessionPath } from "../api.js";
+import { createField, getText, openForm } from "../dialog.js";
+import { el, setChildren, syncChildren, throttleToFrame } from "../dom.js";
+import { eventStream } from "../event-stream.js";
+import { getDateGroup } from "../format.js";
+import { chatHref, getOpenSessionId, getRoute, navigate, newChatHref } from "../route.js";
+import { attempt, showToast } from "../toast.js";
+import { SessionRow } from "./row.js";
 
-const PAGE = 30;
-/** How long a deleted chat can be had back. */
-const UNDO = 6000;
+const PAGE_SIZE = 30;
+/** How long a deletion can be undone. Only then is the chat deleted. */
+const UNDO_MS = 6000;
 
 export class SessionList {
   element = el("nav.chats", { "aria-label": "Chats" });
-  #lists = el("div");
-  #end = el("div.edge");
+  #groupsElement = el("div");
+  #end = el("div.list-end");
+  /** @type {Map<string, Session>} */
   #sessions = new Map();
+  /** @type {Map<string, SessionRow>} */
   #rows = new Map();
+  /** @type {Map<string, SessionGroup>} */
   #groups = new Map();
+  /** @type {Set<string>} Chats that the user has deleted but can still restore. */
   #deleting = new Set();
+  /** @type {string | null} */
   #cursor = null;
+  /** @type {SessionFilter} */
   #filter = { search: "", projectId: "", archived: "false" };
-  #loading = 0;
-  #show = oncePerFrame(() => this.#place());
-  #watch = new IntersectionObserver(([{ isIntersecting }]) => isIntersecting && this.#cursor && this.#more(), { root: this.element, rootMargin: "400px" });
+  /** Number of the latest load. Responses to older ones are dropped. */
+  #loadNumber = 0;
+  #scheduleRender = throttleToFrame(() => this.#render());
+  #endObserver = new IntersectionObserver(([{ isIntersecting }]) => isIntersecting && this.#loadMore(), { root: this.element, rootMargin: "400px" });
 
+  /** @param {App} app */
   constructor(app) {
     this.app = app;
-    this.element.append(this.#lists, this.#end);
-    live.addEventListener("session", ({ detail }) => this.#heard(detail));
-    live.addEventListener("turn", ({ detail }) => this.#turned(detail));
-    live.addEventListener("sync", () => this.load());
-    addEventListener("pagehide", () => this.#deleteAll());
-    addEventListener("route", () => this.#show());
+    this.element.append(this.#groupsElement, this.#end);
+    eventStream.on("session", (event) => this.#handleSessionEvent(event));
+    eventStream.on("turn", (event) => this.#handleTurnEvent(event));
+    eventStream.on("sync", () => this.load());
+    addEventListener("pagehide", () => this.#deletePending());
+    addEventListener("routechange", () => this.#scheduleRender());
   }
 
-  known(sessionId) {
+  /** @param {string} sessionId */
+  find(sessionId) {
     return this.#sessions.get(sessionId) ?? null;
   }
 
   get isRenaming() {
-    return this.element.contains(document.activeElement) && document.activeElement.matches(".rename");
+    return this.element.contains(document.activeElement) && document.activeElement?.matches(".rename") === true;
   }
 
-  /** Shows only what a search, a project, the archive hold. */
-  filter(filter) {
+  /** @param {Partial<SessionFilter>} filter */
+  setFilter(filter) {
     this.#filter = { ...this.#filter, ...filter };
     return this.load();
   }
 
-  /** Reads the beginning of the list anew. */
+
   async load() {
-    this.#loading += 1;
-    const call = this.#loading;
-    const page = await attempt(() => this.#page(null));
-    if (!page || call !== this.#loading) return;
+    this.#loadNumber += 1;
+    const loadNumber = this.#loadNumber;
+    const page = await attempt(() => this.#fetchPage(null));
+    if (!page || loadNumber !== this.#loadNumber) return;
     this.#sessions = new Map();
-    this.#take(page);
+    this.#addPage(page);
   }
 
-  put(session) {
-    if (!this.#fits(session)) this.#sessions.delete(session.sessionId);
+  /**
+   * Adds or updates a chat, or removes it if the filter no longer matches.
+   *
+   * @param {Session} session
+   */
+  upsert(session) {
+    if (!this.#matchesFilter(session)) this.#sessions.delete(session.sessionId);
     else this.#sessions.set(session.sessionId, { ...this.#sessions.get(session.sessionId), ...session });
-    this.#show();
+    this.#scheduleRender();
   }
 
-  titled(sessionId, title) {
+  /**
+   * @param {string} sessionId
+   * @param {string} title
+   */
+  updateTitle(sessionId, title) {
     const session = this.#sessions.get(sessionId);
-    if (session) this.put({ ...session, title });
+    if (session) this.upsert({ ...session, title });
   }
 
-  /** Renames a chat in its row; one that is not listed, in a dialog. */
+  /**
+   * Renames a chat in its row or, if it is not listed, in a dialog.
+   *
+   * @param {Session} session
+   */
   async rename({ sessionId, title }) {
     const row = this.#rows.get(sessionId);
     if (row) {
       this.app.openSidebar();
-      return row.rename();
+      row.rename();
+      return;
     }
     const input = el("input", { name: "title", value: title, required: true, maxLength: 200 });
-    const answer = await ask("Rename the chat", [field("Title", input)]);
-    if (answer) await this.setTitle(sessionId, answer.get("title"));
+    const answer = await openForm("Rename chat", [createField("Title", input)]);
+    if (answer) await this.saveTitle(sessionId, getText(answer, "title"));
   }
 
-  async setTitle(sessionId, title) {
+  /**
+   * @param {string} sessionId
+   * @param {string} title
+   */
+  async saveTitle(sessionId, title) {
+    /** @type {Session | undefined} */
     const session = await attempt(() => call("PUT", sessionPath(sessionId, "/title"), { title }));
-    if (session) this.put(session);
-    if (session) this.app.retitled(session);
+    if (!session) return;
+    this.upsert(session);
+    this.app.handleRename(session);
   }
 
-  /** Takes a chat away, and deletes it a few seconds later. */
+  /**
+   * Removes a chat from the list, and deletes it if the user does not undo that.
+   *
+   * @param {Session} session
+   */
   remove({ sessionId, title }) {
-    const wasOpen = route().sessionId === sessionId;
+    const wasOpen = getOpenSessionId() === sessionId;
     this.#deleting.add(sessionId);
-    if (wasOpen) go(toNew());
-    this.#place();
-    const run = () => {
+    if (wasOpen) navigate(newChatHref());
+    this.#render();
+    const undo = () => {
       this.#deleting.delete(sessionId);
-      if (wasOpen && route().view === "new") go(toChat(sessionId));
-      this.#place();
+      if (wasOpen && getRoute().view === "new") navigate(chatHref(sessionId));
+      this.#render();
       this.#rows.get(sessionId)?.focus();
     };
-    const otherwise = () => attempt(() => this.#delete(sessionId));
-    toast(`“${shortened(title)}” is deleted`, { label: "Undo", run, otherwise, takesFocus: true }, UNDO);
+    const onExpire = () => attempt(() => this.#delete(sessionId));
+    showToast(`Deleted “${truncate(title)}”`, { label: "Undo", run: undo, onExpire, takesFocus: true }, UNDO_MS);
   }
 
+  /**
+   * @param {string} sessionId
+   * @param {{ keepalive?: boolean }} [options]
+   */
   async #delete(sessionId, options) {
     if (!this.#deleting.has(sessionId)) return;
     try {
@@ -113,112 +150,157 @@ export class SessionList {
       this.#sessions.delete(sessionId);
     } finally {
       this.#deleting.delete(sessionId);
-      this.#show();
+      this.#scheduleRender();
     }
   }
 
-  /** Who leaves the page has made up their mind. */
-  #deleteAll() {
+  /** Deletes at once what could still be undone: the page is going away. */
+  #deletePending() {
     for (const sessionId of this.#deleting) this.#delete(sessionId, { keepalive: true }).catch(() => {});
   }
 
-  async #more() {
-    const call = this.#loading;
+  async #loadMore() {
     const cursor = this.#cursor;
+    if (!cursor) return;
+    const loadNumber = this.#loadNumber;
     this.#cursor = null;
-    const page = await attempt(() => this.#page(cursor));
-    if (call !== this.#loading) return;
-    if (page) this.#take(page);
+    const page = await attempt(() => this.#fetchPage(cursor));
+    if (loadNumber !== this.#loadNumber) return;
+    if (page) this.#addPage(page);
     else this.#cursor = cursor;
   }
 
-  /** Behind a page the end may still be near, so it is looked at anew. */
-  #take({ sessions, nextCursor }) {
+  /** @param {SessionPage} page */
+  #addPage({ sessions, nextCursor }) {
     sessions.forEach((session) => this.#sessions.set(session.sessionId, session));
     this.#cursor = nextCursor;
-    this.#place();
-    this.#watch.unobserve(this.#end);
-    this.#watch.observe(this.#end);
+    this.#render();
+    // The end may still be in view. Observing it again reports that.
+    this.#endObserver.unobserve(this.#end);
+    this.#endObserver.observe(this.#end);
   }
 
-  #page(cursor) {
-    return get(`/api/chat-sessions${query({ limit: PAGE, cursor, ...this.#filter })}`);
+  /**
+   * @param {string | null} cursor
+   * @returns {Promise<SessionPage>}
+   */
+  #fetchPage(cursor) {
+    return get(`/api/chat-sessions${buildQuery({ limit: PAGE_SIZE, cursor, ...this.#filter })}`);
   }
 
-  #heard({ action, sessionId, session }) {
+  /** @param {ServerEvents["session"]} event */
+  #handleSessionEvent({ action, sessionId, session }) {
     if (action === "deleted") this.#sessions.delete(sessionId);
-    else if (session && this.#belongs(session)) return this.put(session);
-    this.#show();
+    else if (session && this.#isInLoadedRange(session)) return this.upsert(session);
+    this.#scheduleRender();
   }
 
-  /** What is older than the part of the list that was read comes with its page. */
-  #belongs(session) {
-    return this.#sessions.has(session.sessionId) || !this.#cursor || this.#isWithin(session);
+  /**
+   * Chats outside the loaded range come with their page.
+   *
+   * @param {Session} session
+   */
+  #isInLoadedRange(session) {
+    if (this.#sessions.has(session.sessionId) || !this.#cursor || session.pinned) return true;
+    const [oldest] = [...this.#sessions.values()].map(getLastActivity).sort();
+    return !oldest || getLastActivity(session) >= oldest;
   }
 
-  #isWithin(session) {
-    const last = [...this.#sessions.values()].map(newest).sort()[0];
-    return session.pinned || !last || newest(session) >= last;
-  }
-
-  #fits(session) {
+  /** @param {Session} session */
+  #matchesFilter(session) {
     const { search, projectId, archived } = this.#filter;
+    // Only the server can search. Chats that it did not return do not match.
     if (search && !this.#sessions.has(session.sessionId)) return false;
     if (projectId && session.projectId !== projectId) return false;
     return archived === "all" || String(session.archived ?? false) === archived;
   }
 
-  #turned({ action, sessionId, turnId, messageId }) {
+  /** @param {ServerEvents["turn"]} event */
+  #handleTurnEvent({ action, sessionId, turnId, messageId }) {
     const session = this.#sessions.get(sessionId);
     if (!session) return;
-    this.put({ ...session, activeTurn: action === "started" ? { turnId, messageId } : null });
+    this.upsert({ ...session, activeTurn: action === "started" ? { turnId, messageId } : null });
   }
 
-  #place() {
+  #render() {
     const focused = document.activeElement;
-    if (this.isRenaming) return void focused.addEventListener("blur", () => this.#show(), { once: true });
-    const isFocused = this.element.contains(focused);
+    if (this.isRenaming) {
+      // Moving the row would end the renaming.
+      focused?.addEventListener("blur", () => this.#scheduleRender(), { once: true });
+      return;
+    }
+    const hadFocus = this.element.contains(focused);
     const shown = [...this.#sessions.values()].filter(({ sessionId }) => !this.#deleting.has(sessionId));
-    shown.sort((a, b) => Number(b.pinned) - Number(a.pinned) || (newest(a) < newest(b) ? 1 : -1));
-    const groups = Map.groupBy?.(shown, heading) ?? grouped(shown);
-    const current = route().sessionId;
-    const parts = [...groups].map(([name, sessions]) => this.#group(name, sessions, current));
-    const known = new Set(shown.map(({ sessionId }) => sessionId));
-    for (const id of this.#rows.keys()) if (!known.has(id)) this.#rows.delete(id);
-    arrange(this.#lists, parts.length > 0 ? parts : [this.#nothing()]);
-    if (isFocused && focused !== document.activeElement) focused.focus({ preventScroll: true });
-    fill(this.#end, this.#cursor ? el("span.spinner") : null);
+    shown.sort((a, b) => Number(b.pinned) - Number(a.pinned) || (getLastActivity(a) < getLastActivity(b) ? 1 : -1));
+    const openSessionId = getOpenSessionId();
+    const groups = [...groupSessions(shown)].map(([name, sessions]) => this.#renderGroup(name, sessions, openSessionId));
+    const ids = new Set(shown.map(({ sessionId }) => sessionId));
+    for (const id of this.#rows.keys()) if (!ids.has(id)) this.#rows.delete(id);
+    syncChildren(this.#groupsElement, groups.length > 0 ? groups : [this.#renderEmpty()]);
+    if (hadFocus && focused instanceof HTMLElement && focused !== document.activeElement) focused.focus({ preventScroll: true });
+    setChildren(this.#end, this.#cursor ? el("span.spinner") : null);
   }
 
-  #group(name, sessions, current) {
+  /**
+   * @param {string} name
+   * @param {Session[]} sessions
+   * @param {string | null} openSessionId
+   */
+  #renderGroup(name, sessions, openSessionId) {
     const rows = sessions.map((session) => {
-      const row = this.#rows.get(session.sessionId);
-      if (row) row.update(session);
-      else this.#rows.set(session.sessionId, new Row(this.app, session));
-      const shown = this.#rows.get(session.sessionId);
-      shown.isCurrent = session.sessionId === current;
-      return shown.element;
+      const row = this.#getRow(session);
+      row.isCurrent = session.sessionId === openSessionId;
+      return row.element;
     });
-    const group = this.#groups.get(name) ?? el("section", { "aria-label": name }, el("h2", {}, name), el("ul"));
+    const group = this.#groups.get(name) ?? createGroup(name);
     this.#groups.set(name, group);
-    arrange(group.lastChild, rows);
-    return group;
+    syncChildren(group.list, rows);
+    return group.element;
   }
 
-  #nothing() {
+  /** @param {Session} session */
+  #getRow(session) {
+    const row = this.#rows.get(session.sessionId);
+    if (row) {
+      row.update(session);
+      return row;
+    }
+    const created = new SessionRow(this.app, session);
+    this.#rows.set(session.sessionId, created);
+    return created;
+  }
+
+  #renderEmpty() {
+    return el("p.empty", {}, this.#getEmptyText());
+  }
+
+  #getEmptyText() {
     const { search, projectId, archived } = this.#filter;
-    const text = search ? "No chat has such a title." : archived === "true" ? "The archive is empty." : projectId ? "No chats in this project yet." : "No chats yet. Say something, and it begins.";
-    return el("p.nothing", {}, text);
+    if (search) return "No matching chats";
+    if (archived === "true") return "No archived chats";
+    return projectId ? "No chats in this project yet" : "No chats yet. Send a message to start one.";
   }
 }
 
-const newest = ({ lastMessageAt, createdAt }) => lastMessageAt ?? createdAt;
-const heading = (session) => (session.pinned ? "Pinned" : span(newest(session)));
+/** @param {string} name */
+function createGroup(name) {
+  const list = el("ul");
+  return { element: el("section", { "aria-label": name }, el("h2", {}, name), list), list };
+}
 
-function grouped(sessions) {
+/** @param {Session} session */
+const getLastActivity = ({ lastMessageAt, createdAt }) => lastMessageAt ?? createdAt;
+
+/** @param {Session[]} sessions */
+function groupSessions(sessions) {
+  /** @type {Map<string, Session[]>} */
   const groups = new Map();
-  for (const session of sessions) groups.set(heading(session), [...(groups.get(heading(session)) ?? []), session]);
+  for (const session of sessions) {
+    const name = session.pinned ? "Pinned" : getDateGroup(getLastActivity(session));
+    groups.set(name, [...(groups.get(name) ?? []), session]);
+  }
   return groups;
 }
 
-const shortened = (title) => (title.length > 40 ? `${title.slice(0, 40)}…` : title);
+/** @param {string} title */
+const truncate = (title) => (title.length > 40 ? `${title.slice(0, 40)}…` : title);

@@ -1,47 +1,55 @@
-// One chat in the list.
+// A chat in the sidebar.
 
-import { el, fill, icon, iconButton } from "../dom.js";
+import { createIcon, createIconButton, el, setChildren } from "../dom.js";
 import { openMenu } from "../menu.js";
-import { toChat } from "../route.js";
-import { dragOut } from "../transfer.js";
-import { chatActions } from "./actions.js";
+import { chatHref } from "../route.js";
+import { setDragData } from "../transfer.js";
+import { getChatActions } from "./actions.js";
 
-export class Row {
+export class SessionRow {
   element = el("li.chat-row");
   #title = el("span.title");
   #marks = el("span");
   #link;
-  #more;
+  #menuButton;
 
+  /**
+   * @param {App} app
+   * @param {Session} session
+   */
   constructor(app, session) {
     this.app = app;
-    this.#link = el("a", { href: toChat(session.sessionId), ondblclick: () => this.rename(), ondragstart: (event) => this.#drag(event) }, this.#title, this.#marks);
-    this.#more = iconButton("more", "More", () => this.#menu(), { small: true, "aria-haspopup": "menu", "aria-expanded": "false" });
-    this.#more.classList.add("more");
-    this.element.append(this.#link, this.#more);
+    this.session = session;
+    const href = chatHref(session.sessionId);
+    this.#link = el("a", { href, ondblclick: () => this.rename(), ondragstart: (event) => this.#setDragData(event) }, this.#title, this.#marks);
+    this.#menuButton = createIconButton("more", "More", () => this.#openMenu(), { small: true, "aria-haspopup": "menu", "aria-expanded": "false" });
+    this.#menuButton.classList.add("more");
+    this.element.append(this.#link, this.#menuButton);
     this.update(session);
   }
 
+  /** @param {Session} session */
   update(session) {
     this.session = session;
     const { title, pinned, activeTurn, status } = session;
     this.#title.textContent = title;
     this.#link.title = title;
-    this.#more.setAttribute("aria-label", `More about ${title}`);
-    fill(
+    this.#menuButton.setAttribute("aria-label", `More options for ${title}`);
+    setChildren(
       this.#marks,
-      status === "agent_assigned" && el("span.status", {}, "by hand"),
-      status === "closed" && el("span.status", {}, "closed"),
+      status === "agent_assigned" && el("span.status", {}, "Human"),
+      status === "closed" && el("span.status", {}, "Closed"),
     );
     this.#link.querySelectorAll(".spinner, .pin").forEach((mark) => mark.remove());
     if (activeTurn) this.#link.append(el("span.spinner", { role: "img", "aria-label": "A reply is running" }));
     else if (pinned) {
-      const pin = icon("pin");
+      const pin = createIcon("pin");
       pin.classList.add("pin");
       this.#link.append(pin);
     }
   }
 
+  /** @param {boolean} isCurrent */
   set isCurrent(isCurrent) {
     this.element.classList.toggle("current", isCurrent);
     if (isCurrent) this.#link.setAttribute("aria-current", "page");
@@ -52,20 +60,21 @@ export class Row {
     this.#link.focus();
   }
 
-  /** Writes the title in its place. */
+
   rename() {
-    if (!this.app.owns(this.session)) return;
+    if (!this.app.canManage(this.session)) return;
     const input = el("input.input.rename", { value: this.session.title, maxLength: 200, "aria-label": "Title" });
     let isDone = false;
-    const end = (isKept) => {
+    const end = (/** @type {boolean} */ isConfirmed) => {
+      // Removing the input blurs it, which ends the renaming again.
       if (isDone) return;
       isDone = true;
       input.replaceWith(this.#link);
-      this.#more.hidden = false;
-      if (isKept && input.value.trim() !== this.session.title) this.app.sessions.setTitle(this.session.sessionId, input.value);
+      this.#menuButton.hidden = false;
+      if (isConfirmed && input.value.trim() !== this.session.title) this.app.sessions.saveTitle(this.session.sessionId, input.value);
     };
     input.addEventListener("keydown", (event) => {
-      // Enter may also choose a word of Chinese or Japanese.
+      // While composing, Enter confirms a word of an input method.
       if (event.isComposing || (event.key !== "Enter" && event.key !== "Escape")) return;
       event.preventDefault();
       end(event.key === "Enter");
@@ -73,17 +82,18 @@ export class Row {
     });
     input.addEventListener("blur", () => end(true));
     this.#link.replaceWith(input);
-    this.#more.hidden = true;
+    this.#menuButton.hidden = true;
     input.focus();
     input.select();
   }
 
-  #drag(event) {
+  /** @param {DragEvent} event */
+  #setDragData(event) {
     const { sessionId, title } = this.session;
-    dragOut(event, { sessionId, format: "json" }, `${title}.json`);
+    setDragData(event, { sessionId, format: "json" }, `${title}.json`);
   }
 
-  #menu() {
-    openMenu(this.#more, chatActions(this.app, this.session, { rename: () => this.rename() }));
+  #openMenu() {
+    openMenu(this.#menuButton, getChatActions(this.app, this.session, { rename: () => this.rename() }));
   }
 }

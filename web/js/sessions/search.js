@@ -1,30 +1,33 @@
-// Finds chats by their titles and messages by their words.
+// Search for chats by title and for messages by their text.
 
-import { get, query } from "../api.js";
-import { el, fill, icon } from "../dom.js";
-import { when } from "../format.js";
-import { toChat } from "../route.js";
+import { buildQuery, get } from "../api.js";
+import { createIcon, el, setChildren } from "../dom.js";
+import { formatTime } from "../format.js";
+import { chatHref } from "../route.js";
 import { attempt } from "../toast.js";
 
-const PAUSE = 180;
-const PAGE = 20;
+const DEBOUNCE_MS = 180;
+const PAGE_SIZE = 20;
 
-export class Search {
+export class SearchBox {
   #input = el("input.input", { type: "search", placeholder: "Search", "aria-label": "Search chats and messages", autocomplete: "off" });
-  element = el("div.search-box", { role: "search" }, icon("search"), this.#input);
-  /** Messages that were found, to stand below the chats. */
+  element = el("div.search-box", { role: "search" }, createIcon("search"), this.#input);
+  /** The messages found, shown below the chats. */
   results = el("section", { "aria-label": "Messages found", hidden: true });
-  #end = el("div.edge");
-  #watch = null;
-  #timer = null;
-  #last = "";
+  #end = el("div.list-end");
+  /** @type {IntersectionObserver | null} */
+  #endObserver = null;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  #timer;
+  #text = "";
   #projectId = "";
 
+  /** @param {SessionList} list */
   constructor(list) {
     this.list = list;
     this.#input.addEventListener("input", () => {
       clearTimeout(this.#timer);
-      this.#timer = setTimeout(() => this.#search(), PAUSE);
+      this.#timer = setTimeout(() => this.#search(), DEBOUNCE_MS);
     });
     this.#input.addEventListener("keydown", (event) => {
       if (event.key !== "Escape" || this.#input.value === "") return;
@@ -43,71 +46,90 @@ export class Search {
     this.#search();
   }
 
-  /** Looks only into one project's messages, or with none into all. */
-  within(projectId) {
+  /** @param {string} projectId empty for all projects */
+  setProject(projectId) {
     this.#projectId = projectId;
-    this.#find();
+    this.#searchMessages();
   }
 
   #search() {
     const text = this.#input.value.trim();
-    if (text === this.#last) return;
-    this.#last = text;
-    this.list.filter({ search: text });
-    this.#find();
+    if (text === this.#text) return;
+    this.#text = text;
+    this.list.setFilter({ search: text });
+    this.#searchMessages();
   }
 
-  async #find() {
-    const sought = this.#sought;
-    if (this.#last === "") return void (this.results.hidden = true);
-    const found = await get(`/api/search${sought}`).catch(() => ({ results: [], nextCursor: null }));
-    if (sought === this.#sought) this.#show(found);
+  async #searchMessages() {
+    if (this.#text === "") {
+      this.results.hidden = true;
+      return;
+    }
+    const query = this.#query;
+    /** @type {SearchPage} */
+    const page = await get(`/api/search${query}`).catch(() => ({ results: [], nextCursor: null }));
+    if (query === this.#query) this.#showResults(page);
   }
 
-  get #sought() {
-    return query({ q: this.#last, projectId: this.#projectId, limit: PAGE });
+  get #query() {
+    return buildQuery({ q: this.#text, projectId: this.#projectId, limit: PAGE_SIZE });
   }
 
-  #show({ results, nextCursor }) {
+  /** @param {SearchPage} page */
+  #showResults({ results, nextCursor }) {
     this.results.hidden = false;
-    const hits = of(results);
-    fill(this.results, el("h2", {}, "In messages"), hits, hits.length === 0 && el("p.nothing", {}, "No message holds these words."), this.#end);
-    this.#goOnAt(nextCursor);
+    const hits = renderHits(results);
+    setChildren(this.results, el("h2", {}, "Messages"), hits, hits.length === 0 && el("p.empty", {}, "No matching messages"), this.#end);
+    this.#loadMoreAtEnd(nextCursor);
   }
 
-  /** More is read when the end of what was found comes near. */
-  #goOnAt(cursor) {
-    this.#watch?.disconnect();
-    fill(this.#end, cursor && el("span.spinner"));
+  /** @param {string | null} cursor */
+  #loadMoreAtEnd(cursor) {
+    this.#endObserver?.disconnect();
+    setChildren(this.#end, cursor && el("span.spinner"));
     if (!cursor) return;
-    this.#watch = new IntersectionObserver(([{ isIntersecting }]) => isIntersecting && this.#more(cursor), { root: this.list.element, rootMargin: "400px" });
-    this.#watch.observe(this.#end);
+    const onIntersect = (/** @type {IntersectionObserverEntry[]} */ [{ isIntersecting }]) => isIntersecting && this.#loadMore(cursor);
+    this.#endObserver = new IntersectionObserver(onIntersect, { root: this.list.element, rootMargin: "400px" });
+    this.#endObserver.observe(this.#end);
   }
 
-  async #more(cursor) {
-    this.#watch.disconnect();
-    const sought = this.#sought;
-    const page = await attempt(() => get(`/api/search${sought}&cursor=${encodeURIComponent(cursor)}`));
-    if (sought !== this.#sought) return;
-    this.#end.before(...of(page?.results ?? []));
-    this.#goOnAt(page?.nextCursor);
+  /** @param {string} cursor */
+  async #loadMore(cursor) {
+    this.#endObserver?.disconnect();
+    const query = this.#query;
+    /** @type {SearchPage | undefined} */
+    const page = await attempt(() => get(`/api/search${query}&cursor=${encodeURIComponent(cursor)}`));
+    if (query !== this.#query) return;
+    this.#end.before(...renderHits(page?.results ?? []));
+    this.#loadMoreAtEnd(page?.nextCursor ?? null);
   }
 }
 
-const of = (results) => results.filter(({ messageId }) => messageId).map(hit);
+/**
+ * Renders results that are messages. Results that are chats are in the list already.
+ *
+ * @param {SearchResult[]} results
+ */
+const renderHits = (results) => results.filter(({ messageId }) => messageId).map(renderHit);
 
-function hit({ sessionId, title, messageId, snippet, highlights, createdAt }) {
-  return el("a.hit", { href: toChat(sessionId, messageId) }, el("b", {}, title), el("span", {}, ...marked(snippet, highlights)), el("small.quiet-text", {}, when(createdAt)));
+/** @param {SearchResult} result */
+function renderHit({ sessionId, title, messageId, snippet, highlights, createdAt }) {
+  const text = el("span", {}, ...renderSnippet(snippet, highlights));
+  return el("a.hit", { href: chatHref(sessionId, messageId) }, el("b", {}, title), text, el("small.muted", {}, formatTime(createdAt)));
 }
 
-/** The snippet with what was found marked; places are counted in whole characters. */
-function marked(snippet, highlights) {
-  const letters = [...snippet];
+/**
+ * @param {string} snippet
+ * @param {[number, number][]} highlights positions in code points
+ */
+function renderSnippet(snippet, highlights) {
+  const characters = [...snippet];
+  /** @type {Child[]} */
   const parts = [];
-  let at = 0;
-  for (const [from, to] of highlights) {
-    parts.push(letters.slice(at, from).join(""), el("mark", {}, letters.slice(from, to).join("")));
-    at = to;
+  let position = 0;
+  for (const [start, end] of highlights) {
+    parts.push(characters.slice(position, start).join(""), el("mark", {}, characters.slice(start, end).join("")));
+    position = end;
   }
-  return [...parts, letters.slice(at).join("")];
+  return [...parts, characters.slice(position).join("")];
 }

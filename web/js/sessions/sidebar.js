@@ -1,104 +1,122 @@
-// The sidebar: search, projects, the chats, and what concerns all of them.
+// The sidebar: search, filter, chats, connection and main menu.
 
-import { key, setKey } from "../api.js";
-import { askForKey } from "../key.js";
-import { el, fill, icon, iconButton } from "../dom.js";
-import { live } from "../live.js";
+import { getKey, setKey } from "../api.js";
+import { createIcon, createIconButton, el, setChildren } from "../dom.js";
+import { eventStream } from "../event-stream.js";
+import { capitalize } from "../format.js";
+import { askForKey } from "../key-dialog.js";
 import { openMenu } from "../menu.js";
-import { go, startAnew, toNew, toProject, toProjects } from "../route.js";
-import { nextTheme, theme } from "../theme.js";
-import { toast } from "../toast.js";
-import { exportChats, pickImport } from "../transfer.js";
-import { Search } from "./search.js";
+import { navigate, newChatHref, projectHref, PROJECTS_HREF, resetPage } from "../route.js";
+import { cycleTheme, getTheme } from "../theme.js";
+import { showToast } from "../toast.js";
+import { exportChats, pickImportFiles } from "../transfer.js";
+import { SearchBox } from "./search.js";
 
-const STATES = { live: "Connected", connecting: "Connecting…", offline: "Offline, retrying", locked: "No key" };
+/** @type {Record<ConnectionState, string>} */
+const CONNECTION_TEXTS = { live: "Connected", connecting: "Connecting…", offline: "Offline, retrying", unauthenticated: "Signed out" };
+
+// Values of the project filter that are not project ids.
+const ARCHIVE = "archive";
+const MANAGE = "projects";
 
 export class Sidebar {
   #connection = el("div.connection", { role: "status" });
-  #projects = el("select.input", { "aria-label": "Project", onchange: () => this.#choose() });
-  #close;
-  #isArchive = false;
-  #chosen = "";
+  #filter = el("select.input", { "aria-label": "Project", onchange: () => this.#applyFilter() });
+  #closeButton;
+  /** The selected filter: a project id, `ARCHIVE`, or an empty string. */
+  #selected = "";
 
+  /**
+   * @param {App} app
+   * @param {HTMLElement} element
+   */
   constructor(app, element) {
     this.app = app;
-    this.search = new Search(app.sessions);
-    const brand = el("a", { href: "#/new" }, el("img", { src: "/assets/icon.svg", alt: "" }), "Echoic");
-    this.#close = iconButton("close", "Close the list of chats", () => app.closeSidebar());
-    this.#close.classList.add("only-narrow");
-    const fresh = el("button.button.primary.new-chat", { type: "button", onclick: () => this.#new() }, icon("plus"), "New chat");
-    const more = iconButton("more", "More for all chats", () => this.#menu(more), { "aria-haspopup": "menu", "aria-expanded": "false" });
-    fill(
+    this.search = new SearchBox(app.sessions);
+    const brand = el("a", { href: newChatHref() }, el("img", { src: "/assets/icon.svg", alt: "" }), "Echoic");
+    this.#closeButton = createIconButton("close", "Close chat list", () => app.closeSidebar());
+    this.#closeButton.classList.add("only-narrow");
+    const newChat = el("button.button.primary.new-chat", { type: "button", onclick: () => this.#openNewChat() }, createIcon("plus"), "New chat");
+    const menuButton = createIconButton("more", "More options", () => this.#openMenu(menuButton), { "aria-haspopup": "menu", "aria-expanded": "false" });
+    setChildren(
       element,
-      el("div.brand", {}, brand, this.#close),
-      el("div.side-tools", {}, fresh, this.search.element, this.#projects),
+      el("div.brand", {}, brand, this.#closeButton),
+      el("div.sidebar-tools", {}, newChat, this.search.element, this.#filter),
       app.sessions.element,
-      el("div.side-foot", {}, this.#connection, more),
+      el("div.sidebar-footer", {}, this.#connection, menuButton),
     );
     app.sessions.element.append(this.search.results);
-    live.addEventListener("state", () => this.showState());
-    this.showState();
+    eventStream.on("state", () => this.showConnection());
+    this.showConnection();
     addEventListener("projects", () => this.showProjects());
     this.showProjects();
   }
 
   focus() {
-    this.#close.focus();
+    this.#closeButton.focus();
   }
 
   showProjects() {
     const options = this.app.projects.list.map(({ projectId, name }) => el("option", { value: projectId }, name));
-    fill(
-      this.#projects,
+    setChildren(
+      this.#filter,
       el("option", { value: "" }, "All chats"),
-      el("option", { value: "archive" }, "Archive"),
+      el("option", { value: ARCHIVE }, "Archive"),
       options.length > 0 && el("optgroup", { label: "Projects" }, options),
-      el("option", { value: "projects" }, "Projects and their files…"),
+      el("option", { value: MANAGE }, "Manage projects…"),
     );
-    this.#projects.value = this.#chosen;
-    if (this.#projects.selectedIndex < 0) this.#projects.value = "";
+    this.#filter.value = this.#selected;
+    // The selected project was deleted.
+    if (this.#filter.selectedIndex < 0) this.#filter.value = "";
   }
 
-  #choose() {
-    const { value } = this.#projects;
-    if (value === "projects") {
-      this.#projects.value = this.#chosen;
-      return go(toProjects);
+  get #isArchive() {
+    return this.#selected === ARCHIVE;
+  }
+
+  #applyFilter() {
+    const { value } = this.#filter;
+    if (value === MANAGE) {
+      this.#filter.value = this.#selected;
+      navigate(PROJECTS_HREF);
+      return;
     }
-    this.#chosen = value;
-    this.#isArchive = value === "archive";
+    this.#selected = value;
     const projectId = this.#isArchive ? "" : value;
-    this.app.sessions.filter({ archived: String(this.#isArchive), projectId });
-    this.search.within(projectId);
-    if (projectId) go(toProject(projectId));
+    this.app.sessions.setFilter({ archived: String(this.#isArchive), projectId });
+    this.search.setProject(projectId);
+    if (projectId) navigate(projectHref(projectId));
   }
 
-  #new() {
-    go(toNew(this.#isArchive ? null : this.#chosen));
+  #openNewChat() {
+    navigate(newChatHref(this.#isArchive ? null : this.#selected));
     this.app.closeSidebar();
   }
 
-  #menu(button) {
+  /** @param {HTMLElement} button */
+  #openMenu(button) {
+    const signIn = () => askForKey(true).then((isEntered) => isEntered && location.reload());
     openMenu(button, [
-      { label: "Import chats…", icon: "upload", run: () => pickImport(this.app) },
+      { label: "Import chats…", icon: "upload", run: () => pickImportFiles(this.app) },
       { label: "Export all chats", icon: "download", run: () => exportChats({ format: "json" }, "echoic.json") },
-      { label: "Projects", icon: "folder", run: () => go(toProjects) },
+      { label: "Projects", icon: "folder", run: () => navigate(PROJECTS_HREF) },
       null,
-      { label: `Colours: ${theme()}`, icon: "theme", run: () => toast(`Colours: ${nextTheme()}`, null, 1500) },
-      key() ? { label: "Forget the API key", icon: "key", run: () => this.#forget() } : { label: "API key…", icon: "key", run: () => askForKey(true).then((given) => given && location.reload()) },
+      { label: `Theme: ${capitalize(getTheme())}`, icon: "theme", run: () => showToast(`Theme: ${capitalize(cycleTheme())}`, null, 1500) },
+      getKey() ? { label: "Sign out", icon: "key", run: () => this.#signOut() } : { label: "Sign in with a key…", icon: "key", run: signIn },
     ]);
   }
 
-  #forget() {
+  #signOut() {
     setKey("", false);
     sessionStorage.clear();
-    startAnew();
+    resetPage();
   }
 
-  /** How the connection is, and whose it is where somebody asks. */
-  showState() {
-    const { name, email, userId } = this.app.me;
-    this.#connection.dataset.state = live.state;
-    fill(this.#connection, el("span", {}, STATES[live.state]), key() && el("span.who", { title: userId }, name ?? email ?? userId));
+
+  showConnection() {
+    const { name, email, userId } = this.app.user;
+    this.#connection.dataset.state = eventStream.state;
+    const user = getKey() && el("span.user", { title: userId }, name ?? email ?? userId);
+    setChildren(this.#connection, el("span", {}, CONNECTION_TEXTS[eventStream.state]), user);
   }
 }

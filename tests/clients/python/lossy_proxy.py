@@ -1,12 +1,12 @@
-"""A network between a client and the server that loses answers."""
+"""A TCP proxy between client and server that loses responses."""
 
 import socket
 import threading
 from urllib.parse import urlsplit
 
 
-class Network:
-    """Hands connections on. `lose(n)`: of the next `n`, nothing of the answers arrives."""
+class LossyProxy:
+    """Forwards connections. After `lose(n)`, the responses of the next `n` are dropped."""
 
     def __init__(self, target):
         target = urlsplit(target)
@@ -23,15 +23,15 @@ class Network:
         self._to_lose = count
 
     def cut(self):
-        """Breaks the connections that there are."""
+        """Closes all connections."""
         with self._change:
-            for near in self._open:
-                near.shutdown(socket.SHUT_RDWR)
+            for client in self._open:
+                client.shutdown(socket.SHUT_RDWR)
             self._open.clear()
 
     def wait_for(self, connections):
         with self._change:
-            assert self._change.wait_for(lambda: self.connections >= connections, 15), "nobody came back"
+            assert self._change.wait_for(lambda: self.connections >= connections, 15), "the client did not reconnect"
 
     def stop(self):
         self._listener.close()
@@ -39,19 +39,20 @@ class Network:
     def _accept(self):
         while True:
             try:
-                near, _ = self._listener.accept()
+                client, _ = self._listener.accept()
             except OSError:
                 return
-            far = socket.create_connection(self._target)
+            upstream = socket.create_connection(self._target)
             with self._change:
                 self.connections += 1
-                self._open.append(near)
+                self._open.append(client)
                 self._change.notify_all()
-            is_lost, self._to_lose = self._to_lose > 0, max(0, self._to_lose - 1)
-            threading.Thread(target=self._hand_on, args=(near, far, False), daemon=True).start()
-            threading.Thread(target=self._hand_on, args=(far, near, is_lost), daemon=True).start()
+            is_lost = self._to_lose > 0
+            self._to_lose = max(0, self._to_lose - 1)
+            threading.Thread(target=self._forward, args=(client, upstream, False), daemon=True).start()
+            threading.Thread(target=self._forward, args=(upstream, client, is_lost), daemon=True).start()
 
-    def _hand_on(self, source, sink, is_lost):
+    def _forward(self, source, sink, is_lost):
         try:
             while data := source.recv(65536):
                 if is_lost:
@@ -61,7 +62,7 @@ class Network:
             pass
         finally:
             with self._change:
-                self._open = [near for near in self._open if near not in (source, sink)]
+                self._open = [client for client in self._open if client not in (source, sink)]
             for end in (source, sink):
                 try:
                     end.shutdown(socket.SHUT_RDWR)

@@ -1,17 +1,24 @@
-// How a reply that is still being written is cut into blocks, however its text arrives.
+// The splitting of streamed Markdown into blocks.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Blocks } from "../../web/js/chat/blocks.js";
+import { BlockSplitter } from "../../web/js/chat/block-splitter.js";
 
-/** The blocks of a text that arrives in pieces of a size, and the open one. */
-function cut(text, size) {
-  const blocks = new Blocks();
+/**
+ * Returns the blocks of a text that arrives in chunks, the open one last.
+ *
+ * @param {string} text
+ * @param {number} size of a chunk
+ */
+function split(text, size) {
+  const blocks = new BlockSplitter();
+  /** @type {string[]} */
   const finished = [];
   for (let at = 0; at < text.length; at += size) finished.push(...blocks.push(text.slice(at, at + size)));
-  return [...finished, blocks.open];
+  return [...finished, blocks.openBlock];
 }
 
+/** @type {[string, string[]][]} */
 const CASES = [
   ["one paragraph", ["one paragraph"]],
   ["one\n\ntwo\n\nthree", ["one\n\n", "two\n\n", "three"]],
@@ -26,18 +33,18 @@ const CASES = [
 ];
 
 for (const [text, expected] of CASES) {
-  test(`${JSON.stringify(text)} has the same blocks in pieces of any size`, () => {
-    for (let size = 1; size <= text.length; size += 1) assert.deepEqual(cut(text, size), expected, `pieces of ${size}`);
+  test(`chunk size does not change blocks of ${JSON.stringify(text)}`, () => {
+    for (let size = 1; size <= text.length; size += 1) assert.deepEqual(split(text, size), expected, `chunks of ${size}`);
   });
 }
 
-test("nothing is lost of any text", () => {
+test("splitting loses no text", () => {
   const letters = ["a", " ", "\n", "\n\n", "- ", "1. ", "```", "```\n", "~~~", "# ", "  ", "> ", "\t"];
   let seed = 7;
-  const random = (below) => (seed = (seed * 1103515245 + 12345) % 2147483648) % below;
+  const random = (/** @type {number} */ below) => (seed = (seed * 1103515245 + 12345) % 2147483648) % below;
   for (let round = 0; round < 2000; round += 1) {
     const text = Array.from({ length: 30 }, () => letters[random(letters.length)]).join("");
-    const blocks = cut(text, 1 + random(6)).join("");
+    const blocks = split(text, 1 + random(6)).join("");
     assert.equal(blocks.replace(/\s/g, ""), text.replace(/\s/g, ""));
   }
 });

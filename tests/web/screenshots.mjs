@@ -1,43 +1,46 @@
-// Pictures of the console in its main states: `node gallery.mjs FOLDER` writes all of them,
-// `node gallery.mjs FOLDER readme` only the one that the README shows.
+// Takes screenshots of the console in its main states: `node screenshots.mjs FOLDER` takes all,
+// `node screenshots.mjs FOLDER readme` only the one in the README.
 
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
-import { replied, say, start } from "./support.mjs";
+import { sendMessage, start, waitForReply } from "./support.mjs";
 
-const [folder = "pictures", only] = process.argv.slice(2);
+const [folder = "screenshots", only] = process.argv.slice(2);
 await mkdir(folder, { recursive: true });
 const echoic = await start();
 const { api, upstream } = echoic;
 
-const REPLY = `A lease is a lock with an end. Whoever holds it has to renew it in time; if they vanish, it runs out by itself and **nobody has to clean up**.
+const REPLY = `A lease is a lock that expires. Its holder renews it in time; if the holder crashes, the lease ends by itself and **no cleanup is needed**.
 
 \`\`\`rust
-/// Whether the lease still holds at \`now\`.
+/// Returns whether the lease is still valid at \`now\`.
 fn is_alive(seen_at: Instant, now: Instant, lease: Duration) -> bool {
-    now.duration_since(seen_at) < lease // a missed beat is no death
+    now.duration_since(seen_at) < lease // one late heartbeat is fine
 }
 \`\`\`
 
 Three things to get right:
 
-1. **One clock.** Use the database's, not each server's own.
+1. **One clock.** Use the database's clock, not the server's.
 2. **Renew early.** Five times per lease leaves room for a slow network.
-3. **Fence the past.** A holder that only slept must find out before it writes.
+3. **Fencing.** A holder that was only paused must notice before it writes.
 
-| Lease | Renewed every | A crash is noticed after |
-|------:|--------------:|-------------------------:|
-| 5 s   | 1 s           | 5 s                      |
-| 15 s  | 3 s           | 15 s                     |`;
+| Lease | Renewed every | A crash is detected after |
+|------:|--------------:|--------------------------:|
+| 5 s   | 1 s           | 5 s                       |
+| 15 s  | 3 s           | 15 s                      |`;
+
+/** The streaming screenshot is taken here, while the code block is open. */
+const CODE_END = REPLY.indexOf("\n}");
 
 const TITLES = ["Leases and fencing tokens", "Names for a small boat", "Postgres index for a text search", "Sourdough that does not rise", "Letter to the landlord", "What to see in Porto in two days", "Rust lifetimes, once more", "Birthday poem for Ilse"];
 for (const title of TITLES.slice(1).reverse()) {
-  const { sessionId } = await api.session({ title });
-  await api.say(sessionId, "user", title);
+  const { sessionId } = await api.createSession({ title });
+  await api.addMessage(sessionId, "user", title);
 }
 const project = await api.call("POST", "/api/projects", { name: "Lighthouse", description: "A museum in an old lighthouse.", systemPrompt: "Answer like a patient keeper.", files: [{ path: "opening-hours.md", content: "Daily from ten to six." }, { path: "history/lamp.md", content: "Lit in 1831.\n".repeat(40) }, { path: "tickets.json", content: "{}" }] });
-await api.session({ title: "Guided tours in winter", projectId: project.projectId });
-const pinned = await api.session({ title: "Weekly review" });
+await api.createSession({ title: "Guided tours in winter", projectId: project.projectId });
+const pinned = await api.createSession({ title: "Weekly review" });
 await api.call("PATCH", `/api/chat-sessions/${pinned.sessionId}`, { pinned: true });
 
 await api.call("POST", "/api/import", {
@@ -58,7 +61,7 @@ await api.call("POST", "/api/import", {
   ],
 });
 
-// A chat that a person has taken over, with tools and an answer that failed before.
+// A chat that a person has taken over, with a tool call and a failed reply.
 const tool = { type: "tool-track", toolCallId: "t", state: "output-available", input: { parcel: "EC-1831" }, output: { at: "Porto", since: "Tuesday" } };
 await api.call("POST", "/api/import", {
   sessions: [
@@ -77,74 +80,75 @@ await api.call("POST", "/api/import", {
 });
 await api.call("PATCH", "/api/chat-sessions/helped", { status: "agent_assigned", participants: ["maria"] });
 
+/** @type {Record<string, import("./support.mjs").PageOptions>} */
 const SIZES = { wide: { width: 1280, height: 800 }, narrow: { width: 390, height: 844, hasTouch: true, isMobile: true } };
-const variants = only === "readme" ? [["wide", "light"]] : Object.keys(SIZES).flatMap((size) => ["light", "dark"].map((scheme) => [size, scheme]));
-let isFirst = true;
-for (const [size, scheme] of variants) {
-  const options = { ...SIZES[size], colorScheme: scheme, deviceScaleFactor: 1 };
-  const page = await echoic.page("#/c/shown", options);
-  const shot = (name) => page.screenshot({ path: join(folder, only === "readme" ? "console.png" : `${size}-${scheme}-${name}.png`) });
+const SCHEMES = /** @type {const} */ (["light", "dark"]);
+const all = Object.keys(SIZES).flatMap((size) => SCHEMES.map((scheme) => ({ size, scheme })));
+let isStreamed = false;
+for (const { size, scheme } of only === "readme" ? all.slice(0, 1) : all) {
+  const page = await echoic.openPage("#/c/shown", { ...SIZES[size], colorScheme: scheme, deviceScaleFactor: 1 });
+  const takeScreenshot = (/** @type {string} */ name) => page.screenshot({ path: join(folder, only === "readme" ? "console.png" : `${size}-${scheme}-${name}.png`) });
   await page.locator(".message.assistant").first().waitFor();
-  if (isFirst) {
-    await say(page, "And what exactly is a lease?");
-    const call = await upstream.call();
+  if (!isStreamed) {
+    await sendMessage(page, "And what exactly is a lease?");
+    const call = await upstream.nextCall();
     call.reasoning("A lock that expires. Mention clocks and fencing.");
-    call.text(REPLY.slice(0, 420));
+    call.text(REPLY.slice(0, CODE_END));
     await page.locator("pre.open").waitFor();
-    if (only !== "readme") await shot("streaming");
-    call.text(REPLY.slice(420)).finish();
-    isFirst = false;
+    if (only !== "readme") await takeScreenshot("streaming");
+    call.text(REPLY.slice(CODE_END)).finish();
+    isStreamed = true;
   }
-  await replied(page);
+  await waitForReply(page);
   await page.locator(".prose table").waitFor();
   await page.locator(".code .c-key").first().waitFor();
   if (size === "wide") await page.getByRole("button", { name: "Memory, settings, people" }).click();
   if (size === "wide") await page.locator(".piece").first().waitFor();
   if (only === "readme") {
-    await shot("readme");
+    await takeScreenshot("readme");
     break;
   }
-  await shot("conversation");
+  await takeScreenshot("conversation");
   if (size === "narrow") await page.getByRole("button", { name: "Memory, settings, people" }).click();
   await page.locator(".piece").first().waitFor();
-  if (size === "narrow") await shot("memory");
+  if (size === "narrow") await takeScreenshot("memory");
   for (const tab of ["Settings", "People"]) {
     await page.getByRole("tab", { name: tab }).click();
-    await shot(tab.toLowerCase());
+    await takeScreenshot(tab.toLowerCase());
   }
-  await page.getByRole("button", { name: "Close the panel" }).click();
+  await page.getByRole("button", { name: "Close panel" }).click();
   await page.locator(".scroller").evaluate((element) => element.scrollTo(0, 0));
-  await shot("top");
-  if (size === "narrow") await page.getByRole("button", { name: "Show the chats" }).click();
+  await takeScreenshot("top");
+  if (size === "narrow") await page.getByRole("button", { name: "Show chats" }).click();
   await page.getByLabel("Search chats").fill("lease");
   await page.locator(".hit").first().waitFor();
-  await shot("search");
+  await takeScreenshot("search");
   await page.getByLabel("Search chats").fill("");
   await page.locator(".chat-row", { hasText: "Porto" }).hover();
   await page.locator(".chat-row", { hasText: "Porto" }).getByRole("button").click();
-  await shot("menu");
+  await takeScreenshot("menu");
   await page.keyboard.press("Escape");
   await page.goto(`${echoic.url}/#/c/helped`);
   await page.locator(".tool-call summary").click();
   await page.locator(".composer-banner").waitFor();
-  await shot("helped");
+  await takeScreenshot("helped");
   await page.goto(`${echoic.url}/#/new`);
-  await page.getByRole("heading", { name: "What is on your mind?" }).waitFor();
-  await shot("empty");
+  await page.getByRole("heading", { name: "What can I help with?" }).waitFor();
+  await takeScreenshot("empty");
   await page.goto(`${echoic.url}/#/p/${project.projectId}`);
-  await page.locator(".row-open").first().waitFor();
-  await shot("project");
+  await page.locator(".row-button").first().waitFor();
+  await takeScreenshot("project");
   await page.goto(`${echoic.url}/#/p`);
   await page.locator(".rows a").first().waitFor();
-  await shot("projects");
+  await takeScreenshot("projects");
   await page.getByRole("button", { name: "New project" }).click();
-  await shot("dialog");
+  await takeScreenshot("dialog");
   await page.getByRole("button", { name: "Cancel" }).click();
-  if (size === "narrow") await page.getByRole("button", { name: "Show the chats" }).click();
-  await page.getByRole("button", { name: "More for all chats" }).click();
-  await page.getByRole("menuitem", { name: "API key…" }).click();
+  if (size === "narrow") await page.getByRole("button", { name: "Show chats" }).click();
+  await page.getByRole("button", { name: "More options", exact: true }).click();
+  await page.getByRole("menuitem", { name: "Sign in with a key…" }).click();
   await page.getByLabel("API key", { exact: true }).waitFor();
-  await shot("key");
+  await takeScreenshot("key");
   await page.context().close();
 }
 await echoic.stop();
