@@ -1,4 +1,8 @@
-//! The commit of a step: one write of the session's document, and what goes along with it.
+//! The commit of a transaction: one conditional write of the session's document, then the writes
+//! that it lists in `pending`.
+//!
+//! Invariant: the operation has taken effect exactly when the session's document is written with a
+//! majority. Everything after that write can be finished by any instance.
 
 use super::errors::{is_duplicate_key, is_transient};
 use super::ledger::apply_usage;
@@ -11,177 +15,205 @@ use mongodb::options::ReadConcern;
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
-/// How long to wait before the database is asked again.
+/// Delay before a request is repeated after a transient error.
 const RETRY_PAUSE: Duration = Duration::from_millis(4);
-/// How long a step waits for what is done behind its commit.
+/// Limit for applying `pending` within the operation. After it the next reader applies it.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long what nobody needs any more may take to go.
+/// Limit for the cleanup in the background.
 const CLEANUP_TIMEOUT: Duration = Duration::from_secs(5);
-/// Names of commits that a session's document keeps.
+/// A session's document keeps the ids of its last eight commits.
 const COMMIT_IDS_SLICE: i32 = -8;
 
 impl MongoTransaction {
-    /// Makes what this step has changed of the session take effect.
+    /// Writes the changes of the loaded session; does nothing if there are none.
     pub(super) async fn commit_session(&mut self) -> Result<()> {
-        let gathered = std::mem::take(&mut self.pending_writes);
-        let Some(mut current) = self.loaded.take() else { return Ok(()) };
-        let mut pending = gathered.into_document()?;
-        if let Some(end) = self.last_log_batch.take() {
-            pending.insert("log", end);
+        let writes = std::mem::take(&mut self.pending_writes);
+        let Some(mut loaded) = self.loaded.take() else { return Ok(()) };
+        let mut pending = writes.into_document()?;
+        if let Some(batch) = self.last_log_batch.take() {
+            pending.insert("log", batch);
         }
         if let Some(entry) = self.ledger_entry.take() {
             pending.insert("usage", entry);
         }
-        let is_unchanged = current.revision.is_some()
-            && current.fields_to_set.is_empty()
-            && current.fields_to_unset.is_empty()
+        let is_unchanged = loaded.revision.is_some()
+            && loaded.fields_to_set.is_empty()
+            && loaded.fields_to_unset.is_empty()
             && pending.is_empty();
         if is_unchanged {
             return Ok(());
         }
         if self.mode.is_multi_document {
-            let tables = self.collections.clone();
-            let carried_out =
-                apply_pending(&tables, &pending, Some(&mut self.client_session)).await;
-            self.check_result(carried_out)?;
-            let replaced = self.try_write_session(&current).await;
-            return match self.check_result(replaced)? {
+            let collections = self.collections.clone();
+            // Inside a MongoDB transaction all writes become visible together, so nothing is left
+            // pending.
+            let applied =
+                apply_pending(&collections, &pending, Some(&mut self.client_session)).await;
+            self.check_result(applied)?;
+            let written = self.try_write_session(&loaded).await;
+            return match self.check_result(written)? {
                 true => Ok(()),
                 false => Err(self.record_conflict()),
             };
         }
+        // `pending` of the previous commit was applied when this session was loaded, so it may be
+        // overwritten here.
         if pending.is_empty() {
-            current.fields_to_unset.insert("pending", "");
+            loaded.fields_to_unset.insert("pending", "");
         } else {
-            current.fields_to_set.insert("pending", &pending);
+            loaded.fields_to_set.insert("pending", &pending);
         }
-        self.write_session(&current).await?;
-        // It has happened; whoever reads the session next does what fails here.
-        // The use of a turn is booked beside the path, where nobody waits for it. Where quotas go by
-        // it, it is booked first: who has heard of the turn's end finds it counted.
-        let beside =
+        self.write_session(&loaded).await?;
+        // The commit has taken effect. A failure from here on is not reported to the caller: the
+        // next reader of the session finds `pending` and applies it.
+        //
+        // Usage is normally recorded in the background, off the critical path of a reply. With
+        // quotas it is recorded first: a client that has seen the end of its turn must find it
+        // counted.
+        let deferred_usage =
             pending.get_document("usage").ok().filter(|_| !self.applies_usage_first).cloned();
         let has_pending = !pending.is_empty();
-        if beside.is_some() {
+        if deferred_usage.is_some() {
             pending.remove("usage");
         }
         match timeout(APPLY_TIMEOUT, apply_pending(&self.collections, &pending, None)).await {
-            Ok(Ok(())) => self.spawn_cleanup(&current, has_pending, beside),
-            Ok(Err(error)) => tracing::warn!(%error, "a step is committed and not yet carried out"),
-            Err(_) => tracing::warn!("a step is committed and takes long to be carried out"),
+            Ok(Ok(())) => self.spawn_cleanup(&loaded, has_pending, deferred_usage),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "applying pending writes failed; the next reader will retry")
+            }
+            Err(_) => {
+                tracing::warn!("applying pending writes timed out; the next reader will retry")
+            }
         }
         Ok(())
     }
 
-    /// Writes the session's document until the answer is known. A repeat does nothing twice: it
-    /// finds another revision, and its own name.
-    async fn write_session(&mut self, current: &LoadedSession) -> Result<()> {
+    /// Writes the session's document and retries until the outcome is known. A repeated write has
+    /// no effect: it finds another revision, and its own commit id.
+    async fn write_session(&mut self, loaded: &LoadedSession) -> Result<()> {
         loop {
-            match self.try_write_session(current).await {
+            match self.try_write_session(loaded).await {
                 Ok(true) => return Ok(()),
-                Err(failure) if is_duplicate_key(&failure) => {
-                    return match self.was_committed(current).await? {
+                // A new session whose id exists: either the first try of this insert succeeded and
+                // its answer was lost, or the id is taken.
+                Err(error) if is_duplicate_key(&error) => {
+                    return match self.was_committed(loaded).await? {
                         true => Ok(()),
-                        false => self.check_result(Err(failure)),
+                        false => self.check_result(Err(error)),
                     };
                 }
+                // The revision has changed: likewise by a lost first try, or by another writer.
                 Ok(false) => {
-                    return match self.was_committed(current).await? {
+                    return match self.was_committed(loaded).await? {
                         true => Ok(()),
                         false => Err(self.record_conflict()),
                     };
                 }
-                Err(failure) if is_transient(&failure) => sleep(RETRY_PAUSE).await,
-                Err(failure) => return self.check_result(Err(failure)),
+                // Whether it was written is unknown. Repeating it is the way to find out.
+                Err(error) if is_transient(&error) => sleep(RETRY_PAUSE).await,
+                Err(error) => return self.check_result(Err(error)),
             }
         }
     }
 
-    /// Writes the session's document once. Whether it was as it had been read.
-    async fn try_write_session(&mut self, current: &LoadedSession) -> mongodb::error::Result<bool> {
+    /// Writes the session's document once. Returns whether its revision was still the one read.
+    async fn try_write_session(&mut self, loaded: &LoadedSession) -> mongodb::error::Result<bool> {
         let sessions = self.collections.sessions.clone();
-        let Some(revision) = current.revision else {
-            let mut document = current.document.clone();
-            document.extend(current.fields_to_set.clone());
-            document.extend(
-                doc! { "revision": current.created_revision, "commits": [&self.commit_id] },
-            );
+        let Some(revision) = loaded.revision else {
+            let mut document = loaded.document.clone();
+            document.extend(loaded.fields_to_set.clone());
+            document
+                .extend(doc! { "revision": loaded.created_revision, "commits": [&self.commit_id] });
             sessions.insert_one(document).session(&mut self.client_session).await?;
             return Ok(true);
         };
-        let mut set = current.fields_to_set.clone();
+        let mut set = loaded.fields_to_set.clone();
         set.insert("revision", revision + 1);
         let mut update = doc! {
             "$set": set,
             "$push": { "commits": { "$each": [&self.commit_id], "$slice": COMMIT_IDS_SLICE } },
         };
-        if !current.fields_to_unset.is_empty() {
-            update.insert("$unset", current.fields_to_unset.clone());
+        if !loaded.fields_to_unset.is_empty() {
+            update.insert("$unset", loaded.fields_to_unset.clone());
         }
-        let same = doc! { "_id": current.id.as_str(), "revision": revision };
-        let updated = sessions.update_one(same, update).session(&mut self.client_session).await?;
+        let unchanged = doc! { "_id": loaded.id.as_str(), "revision": revision };
+        let updated =
+            sessions.update_one(unchanged, update).session(&mut self.client_session).await?;
         Ok(updated.matched_count == 1)
     }
 
-    /// Whether the document knows this step's name, and a majority knows it, too.
-    async fn was_committed(&mut self, current: &LoadedSession) -> Result<bool> {
-        let named = doc! { "_id": current.id.as_str(), "commits": &self.commit_id };
+    /// Whether the session's document contains this commit id on a majority of the replica set.
+    async fn was_committed(&mut self, loaded: &LoadedSession) -> Result<bool> {
+        let committed = doc! { "_id": loaded.id.as_str(), "commits": &self.commit_id };
         let sessions = self.collections.sessions.clone();
         loop {
-            let near = sessions.find_one(named.clone()).read_concern(ReadConcern::local()).await;
-            let far = sessions.find_one(named.clone()).read_concern(ReadConcern::majority()).await;
-            match (near, far) {
+            // A write that is missing on the primary did not happen. One that only the primary has
+            // can still be rolled back by a failover; it counts once a majority has it.
+            let local =
+                sessions.find_one(committed.clone()).read_concern(ReadConcern::local()).await;
+            let majority =
+                sessions.find_one(committed.clone()).read_concern(ReadConcern::majority()).await;
+            match (local, majority) {
                 (Ok(None), Ok(_)) => return Ok(false),
                 (Ok(Some(_)), Ok(Some(_))) => return Ok(true),
                 (Ok(Some(_)), Ok(None)) => sleep(RETRY_PAUSE).await,
-                (Err(failure), _) | (_, Err(failure)) if is_transient(&failure) => {
+                (Err(error), _) | (_, Err(error)) if is_transient(&error) => {
                     sleep(RETRY_PAUSE).await;
                 }
-                (Err(failure), _) | (_, Err(failure)) => return self.check_result(Err(failure)),
+                (Err(error), _) | (_, Err(error)) => return self.check_result(Err(error)),
             }
         }
     }
 
-    /// Takes away, beside the step's path, what nobody needs any more.
+    /// Starts the work that follows a commit in the background: confirms the idempotency record,
+    /// records deferred usage, clears `pending`, and deletes the content of dequeued turns.
     fn spawn_cleanup(
         &mut self,
-        current: &LoadedSession,
+        loaded: &LoadedSession,
         has_pending: bool,
-        entry: Option<Document>,
+        deferred_usage: Option<Document>,
     ) {
-        let tables = self.collections.clone();
+        let collections = self.collections.clone();
         let dequeued = std::mem::take(&mut self.dequeued_turns);
-        let revision = current.revision.map_or(current.created_revision, |read| read + 1);
-        let same = doc! { "_id": current.id.as_str(), "revision": revision };
-        let noted = self.unconfirmed_request.take();
-        if !has_pending && dequeued.is_empty() && noted.is_none() {
+        let revision = loaded.revision.map_or(loaded.created_revision, |read| read + 1);
+        // A later commit has its own `pending`, which must stay; hence the revision in the filter.
+        let this_commit = doc! { "_id": loaded.id.as_str(), "revision": revision };
+        let request = self.unconfirmed_request.take();
+        if !has_pending && dequeued.is_empty() && request.is_none() {
             return;
         }
-        // Nobody waits for it, and nothing depends on it.
+        // Not tracked and without retries: if it is lost, `pending` is applied again, an
+        // unconfirmed record is checked against the session, and a leftover queue entry is never
+        // read.
         tokio::spawn(timeout(CLEANUP_TIMEOUT, async move {
-            if let Some(noted) = noted {
+            if let Some(request) = request {
                 let confirm = doc! { "$set": { "isConfirmed": true } };
-                let _ = tables.idempotency_keys.update_one(noted, confirm).await;
+                let _ = collections.idempotency_keys.update_one(request, confirm).await;
             }
-            // What is not booked stays pending, for whoever reads the session next.
-            if let Some(entry) = entry {
-                apply_usage(&tables, &entry).await?;
+            // Before `pending` is cleared, and an error returns early: usage that is not recorded
+            // stays pending for the next reader.
+            if let Some(entry) = deferred_usage {
+                apply_usage(&collections, &entry).await?;
             }
             if has_pending {
-                let _ =
-                    tables.sessions.update_one(same, doc! { "$unset": { "pending": "" } }).await;
+                let _ = collections
+                    .sessions
+                    .update_one(this_commit, doc! { "$unset": { "pending": "" } })
+                    .await;
             }
             if !dequeued.is_empty() {
-                let _ = tables.queue.delete_many(doc! { "_id": { "$in": dequeued } }).await;
+                let _ = collections.queue.delete_many(doc! { "_id": { "$in": dequeued } }).await;
             }
             Ok::<_, mongodb::error::Error>(())
         }));
     }
 
+    /// Commits the MongoDB transaction of this attempt.
     pub(super) async fn commit_multi_document(&mut self) -> Result<()> {
-        while let Err(failure) = self.client_session.commit_transaction().await {
-            if !failure.contains_label(UNKNOWN_TRANSACTION_COMMIT_RESULT) {
-                return self.check_result(Err(failure));
+        while let Err(error) = self.client_session.commit_transaction().await {
+            // With this label the commit may have succeeded; repeating it is safe and finds out.
+            if !error.contains_label(UNKNOWN_TRANSACTION_COMMIT_RESULT) {
+                return self.check_result(Err(error));
             }
             sleep(RETRY_PAUSE).await;
         }

@@ -1,6 +1,8 @@
-//! The documents and what they mean: the one place that knows their fields.
+//! The central document types and their conversion from and to the store's types.
 //!
-//! Times are BSON dates; what is the application's own, or only read whole, is kept as JSON text.
+//! Times are BSON dates and counters 64-bit integers. Objects that clients define, and values that
+//! are only read as a whole (`meta`, `settings`, `parts`, `usage`, …), are stored as JSON text: no
+//! query looks into them, and text comes back byte for byte.
 
 use crate::domain::key::KeyId;
 use crate::domain::message::{FinishReason, MessageBody, MessageParts};
@@ -19,27 +21,28 @@ use mongodb::bson::{DateTime, Document, serialize_to_document};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// A document by its name alone.
+/// A projection on the id.
 #[derive(Debug, Deserialize)]
 pub(super) struct IdDoc {
     #[serde(rename = "_id")]
     pub(super) id: String,
 }
 
-/// A session: its own fields, its counters, and the claim of its running turn.
+/// A session. Apart from these fields the document holds `revision`, `born`, `commits`, `pending`
+/// (see `transaction.rs`) and `kept`, `unkept` (see `search.rs`).
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct SessionDoc {
     #[serde(rename = "_id")]
     pub(super) id: String,
     pub(super) user_id: String,
-    /// The owner first.
+    /// Includes the owner, who is the first.
     pub(super) participants: Vec<String>,
     pub(super) project_id: Option<String>,
     pub(super) title: String,
-    /// The title folded: what lists sort by …
+    /// The folded title, by which lists are sorted.
     pub(super) title_key: String,
-    /// … and what search finds.
+    /// The folded words of the title, by which it is found.
     pub(super) title_words: Vec<String>,
     pub(super) title_source: String,
     pub(super) status: String,
@@ -51,27 +54,26 @@ pub(super) struct SessionDoc {
     pub(super) settings: String,
     pub(super) read_marks: Vec<ReadMarkDoc>,
     pub(super) version: i64,
-    /// How many; also the highest seq.
+    /// Number of messages, which is also the highest seq.
     pub(super) messages: i64,
-    /// How many; also the highest number.
+    /// Number of nodes, which is also the highest node number.
     pub(super) nodes: i64,
     pub(super) head: Option<LocatedMessageDoc>,
     pub(super) last_message: Option<String>,
     pub(super) last_message_at: Option<DateTime>,
-    /// `lastMessageAt`, or `createdAt` without messages.
+    /// `lastMessageAt`, or `createdAt` while there are no messages.
     pub(super) activity_at: DateTime,
     pub(super) last_seen: Option<DateTime>,
     pub(super) created_at: DateTime,
     pub(super) updated_at: DateTime,
-    /// The claim of the running turn.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) active_turn: Option<ClaimDoc>,
-    /// The turns that wait, in their order; not there if none does.
+    /// Ids of the queued turns, next one first. Absent if empty: the index on it is sparse.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) queue: Vec<String>,
 }
 
-/// How far a user has read.
+/// The highest seq that a user has read.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct ReadMarkDoc {
@@ -79,7 +81,6 @@ pub(super) struct ReadMarkDoc {
     pub(super) seq: i64,
 }
 
-/// A message and where it lies.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct LocatedMessageDoc {
     pub(super) id: String,
@@ -87,7 +88,7 @@ pub(super) struct LocatedMessageDoc {
     pub(super) seq: i64,
 }
 
-/// Who runs which turn.
+/// The claim of a session's running turn.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct ClaimDoc {
@@ -101,32 +102,32 @@ pub(super) struct ClaimDoc {
     payer_key: Option<String>,
 }
 
-/// A bounded run of one path, with its messages.
+/// A bounded run of consecutive messages of one path.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct NodeDoc {
-    /// The node's public name, `chat_<session>_<number>`.
+    /// Public id, `chat_<session>_<number>`.
     #[serde(rename = "_id")]
     pub(super) id: String,
     pub(super) session_id: String,
     pub(super) number: i64,
-    /// The revision that its session began with.
+    /// First revision of its session; distinguishes it from nodes of a deleted session with the
+    /// same id.
     #[serde(default)]
     pub(super) born: i64,
-    /// The message that the first one follows; zeros are none.
+    /// Parent of the first message; all zero means no parent.
     pub(super) prev: MessageLocationDoc,
     pub(super) first_id: String,
     pub(super) first_seq: i64,
     pub(super) last_seq: i64,
     pub(super) count: i64,
     pub(super) bytes: i64,
-    /// Tokens of the path up to its last message.
+    /// Tokens of the path up to and including the last message.
     pub(super) path_tokens: i64,
     pub(super) created_at: DateTime,
     pub(super) messages: Vec<MessageDoc>,
 }
 
-/// Where a message lies.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(super) struct MessageLocationDoc {
     pub(super) node: i64,
@@ -159,12 +160,12 @@ pub(super) struct MessageDoc {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) usage: Option<String>,
     pub(super) tokens: i64,
-    /// Of the path up to it, what each message takes beside its text included.
+    /// Tokens of the path up to and including this message, with the overhead of each message.
     pub(super) path_tokens: i64,
     pub(super) created_at: DateTime,
 }
 
-/// A message as memory reads it.
+/// The fields of a message that a prompt is assembled from.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct HistoryMessageDoc {
@@ -175,7 +176,7 @@ pub(super) struct HistoryMessageDoc {
     role: String,
     sender_id: String,
     pub(super) content: String,
-    /// Not there for readers without a use for them.
+    /// Left out by the projection if the reader has no use for them.
     parts: Option<String>,
     finish_reason: Option<String>,
     tokens: i64,
@@ -187,7 +188,7 @@ impl SessionDoc {
     pub(super) fn into_row(self) -> Result<SessionRow> {
         let created_at = to_timestamp(self.created_at);
         let at = self.head.as_ref().map(LocatedMessageDoc::location);
-        let (active_turn, claimant, payer) = match self.active_turn {
+        let (active_turn, lease_holder, payer) = match self.active_turn {
             None => (None, None, None),
             Some(claim) => {
                 (Some(claim.active_turn()), Some(claim.lease_holder()), Some(claim.payer()))
@@ -226,7 +227,7 @@ impl SessionDoc {
             session,
             node_count: to_u32(self.nodes),
             head: at,
-            lease_holder: claimant,
+            lease_holder,
             payer,
             read_marks: marks.map(|mark| (mark.user_id, to_u32(mark.seq))).collect(),
         })
@@ -234,14 +235,14 @@ impl SessionDoc {
 }
 
 impl ClaimDoc {
-    pub(super) fn new(turn: &ActiveTurn, claimant: &LeaseHolder, payer: &UsagePayer) -> Self {
+    pub(super) fn new(turn: &ActiveTurn, lease_holder: &LeaseHolder, payer: &UsagePayer) -> Self {
         Self {
             turn_id: turn.turn_id.to_string(),
             reply_id: turn.message_id.to_string(),
             question_id: turn.user_message_id.as_ref().map(ToString::to_string).unwrap_or_default(),
             started_at: to_bson_date(turn.started_at),
-            instance: claimant.instance.clone(),
-            boot: claimant.boot.clone(),
+            instance: lease_holder.instance.clone(),
+            boot: lease_holder.boot.clone(),
             payer: payer.user.to_string(),
             payer_key: payer.key.as_ref().map(ToString::to_string),
         }
@@ -277,7 +278,7 @@ impl LocatedMessageDoc {
 }
 
 impl MessageLocationDoc {
-    /// `None` stands before the first message of a path.
+    /// `None` for the all-zero location.
     pub(super) fn location(self) -> Option<MessageLocation> {
         let at = MessageLocation { node: to_u32(self.node), seq: to_u32(self.seq) };
         (at.seq > 0).then_some(at)
@@ -285,8 +286,8 @@ impl MessageLocationDoc {
 }
 
 impl MessageDoc {
-    pub(super) fn new(placed: MessageInsert<'_>) -> Result<Self> {
-        let MessageInsert { message, location: at, parent, path_tokens, .. } = placed;
+    pub(super) fn new(insert: MessageInsert<'_>) -> Result<Self> {
+        let MessageInsert { message, location: at, parent, path_tokens, .. } = insert;
         let (body, reply) = (&message.body, &message.reply);
         Ok(Self {
             id: message.id.to_string(),
@@ -309,7 +310,7 @@ impl MessageDoc {
         })
     }
 
-    /// The message; its siblings are still to be found.
+    /// Converts to a message with an empty list of siblings; the caller adds them.
     pub(super) fn into_message(self, row: &SessionRow) -> Result<Message> {
         let seq = to_u32(self.seq);
         let sender_id = UserId::new_unchecked(self.sender_id);
@@ -335,7 +336,7 @@ impl MessageDoc {
         })
     }
 
-    /// The message exactly as it was put.
+    /// Converts back to the value that was stored.
     pub(super) fn into_new_message(self, row: &SessionRow) -> Result<NewMessage> {
         let tokens = to_u32(self.tokens);
         let message = self.into_message(row)?;
@@ -372,14 +373,14 @@ impl MessageDoc {
         })
     }
 
-    /// Bytes that it takes on a page.
+    /// Bytes of text and parts, for the size limit of a page.
     pub(super) fn byte_size(&self) -> usize {
         self.content.len() + self.parts.as_ref().map_or(0, String::len)
     }
 }
 
 impl HistoryMessageDoc {
-    /// Whether this is the message's id, or the name that its client gave it.
+    /// Matches the message's id as well as its client id.
     pub(super) fn has_id(&self, id: &MessageId) -> bool {
         self.id == id.as_str() || self.client_message_id.as_deref() == Some(id.as_str())
     }
@@ -388,11 +389,13 @@ impl HistoryMessageDoc {
         to_u32(self.tokens)
     }
 
-    /// Takes the parts, if they are at most this large, of replies only calls; else they are left out.
-    pub(super) fn retain_parts(&mut self, most: usize) -> usize {
+    /// Drops the parts if they are larger than `max_bytes` or of no use for a prompt, which needs
+    /// those of user messages and tool results, and of replies only function calls. Returns the
+    /// bytes kept.
+    pub(super) fn retain_parts(&mut self, max_bytes: usize) -> usize {
         let is_calling = self.finish_reason.as_deref() == Some(FinishReason::ToolCalls.as_str());
         let is_of_use = is_calling || matches!(self.role.as_str(), "user" | "tool");
-        self.parts = self.parts.take().filter(|parts| is_of_use && parts.len() <= most);
+        self.parts = self.parts.take().filter(|parts| is_of_use && parts.len() <= max_bytes);
         self.parts.as_ref().map_or(0, String::len)
     }
 
@@ -419,22 +422,19 @@ pub(super) fn to_timestamp(date: DateTime) -> Timestamp {
     Timestamp::from_millis(date.timestamp_millis())
 }
 
-/// A number that was a `u32` when it was stored.
+/// Converts a number that was a `u32` when it was stored.
 pub(super) fn to_u32(stored: i64) -> u32 {
     u32::try_from(stored).unwrap_or_default()
 }
 
-/// A number as it is stored.
 pub(super) fn to_i64(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-/// A value as the document that stands for it.
 pub(super) fn to_document(value: &impl Serialize) -> Result<Document> {
     serialize_to_document(value).map_err(Error::internal)
 }
 
-/// A value's JSON text, as it is stored.
 pub(super) fn to_json(value: &impl Serialize) -> Result<String> {
     serde_json::to_string(value).map_err(Error::internal)
 }
@@ -443,7 +443,7 @@ fn parse_json<T: DeserializeOwned>(text: &str) -> Result<T> {
     serde_json::from_str(text).map_err(Error::store_unavailable)
 }
 
-/// Parts as stored; `None` is an empty list.
+/// An empty list of parts is stored as an absent field.
 fn parse_parts(stored: Option<String>) -> Result<MessageParts> {
     match stored {
         None => Ok(MessageParts::default()),

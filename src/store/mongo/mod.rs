@@ -1,9 +1,31 @@
-//! The shared store: MongoDB, a replica set or a sharded cluster, for as many instances as one
-//! likes.
+//! The MongoDB store: one database, on a replica set or a sharded cluster, shared by any number of
+//! instances.
 //!
-//! The mongodb crate stays inside this folder. A step of the rules is one majority write of its
-//! session's document (`transaction.rs`, `commit.rs`), for whole sessions a transaction; the turn log and the
-//! marks beside it are single-document writes (`log.rs`, `relay.rs`).
+//! The rules in [`super::rules`] run inside a [`MongoTransaction`](transaction::MongoTransaction).
+//! Its commit is **one conditional write** of the session's document and not a MongoDB transaction:
+//!
+//! - A server that is killed inside a MongoDB transaction leaves it open. Until MongoDB aborts it,
+//!   after a minute by default, no other client can write the documents that it wrote. That is
+//!   longer than the lease of an instance, so a crash would lock a session for longer than the
+//!   recovery of its turn takes.
+//! - One write costs one round trip where a transaction costs three.
+//!
+//! The transaction reads the session's document with its `revision`, collects its changes in
+//! memory, and writes the document on the condition that the revision is unchanged. If another
+//! transaction was faster, the condition fails and the rules run again from the start. Changes to
+//! other documents (messages in their nodes, the last batch of a turn log, the usage of a turn) are
+//! part of the same write, in the field `pending`, and are applied right after it. Each of them is
+//! idempotent, so any instance that reads a session with a `pending` left by a crashed writer
+//! applies it first, and no reader sees a half-written state.
+//!
+//! Operations on a whole session (import, fork, deletion) do not fit into one document. They are
+//! MongoDB transactions and accept the price.
+//!
+//! Outside of this scheme are single-document writes that need no condition: the turn log
+//! (`turn_log.rs`), cancellations (`relay.rs`), the event feed (`feed.rs`), and data that can be
+//! computed again (`summaries.rs`, `embeddings.rs`, `search.rs`).
+//!
+//! The `mongodb` crate is used in this folder only.
 
 mod admin;
 mod commit;
@@ -50,30 +72,32 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout;
 use transaction::CausalTimestamp;
 
-/// How long a call to the database may take, repeats included, before it counts as unavailable.
+/// Limit for one operation, retries included. After it the store counts as unavailable.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a step may take that writes a whole session; MongoDB ends a transaction after a minute.
+/// Limit for an operation on a whole session. Below the minute after which MongoDB aborts a
+/// transaction by itself (`transactionLifetimeLimitSeconds`).
 const LONG_OPERATION_TIMEOUT: Duration = Duration::from_secs(50);
-/// How long the question whether it is there may take.
+/// Limit for a readiness probe, and for closing the client.
 const READY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A store in a MongoDB database.
+/// A [`Store`] in a MongoDB database.
 pub struct MongoStore {
     client: Client,
     collections: Collections,
-    /// Where it is, without secrets.
+    /// Hosts and database name, without credentials.
     address: String,
-    /// Silence after which an instance counts as gone.
+    /// Time without a heartbeat after which this instance counts as dead.
     lease: Duration,
-    /// Turns that this instance claimed and does not run, and since when that is known.
+    /// Turns that this instance has claimed but does not run, with the time they were first
+    /// noticed.
     suspected_orphans: Mutex<HashMap<TurnId, Instant>>,
-    /// Who of this instance goes first in a session.
+    /// Serializes this instance's writes to one session.
     session_locks: SessionLocks,
-    /// How far it has seen the database.
+    /// Latest operation that this instance has seen, for causal consistency across its sessions.
     causal_timestamp: Mutex<Option<CausalTimestamp>>,
 }
 
-/// The collections.
+/// Typed handles are made from these with `clone_with_type`, one per document type.
 #[derive(Debug, Clone)]
 pub(super) struct Collections {
     database: Database,
@@ -137,9 +161,9 @@ impl Store for MongoStore {
         let hello = self.collections.database.run_command(doc! { "hello": 1 });
         let hello = match timeout(READY_TIMEOUT, hello).await {
             Ok(answer) => answer?,
-            Err(_) => return Err(Error::store_unavailable("MongoDB does not answer")),
+            Err(_) => return Err(Error::store_unavailable("MongoDB timed out")),
         };
-        // What is asked goes to the primary, so this only fails between two of them.
+        // Commands go to the primary, so this fails only while no primary is elected.
         match hello.get_bool("isWritablePrimary") {
             Ok(true) => Ok(()),
             _ => Err(Error::store_unavailable("MongoDB has no primary")),
@@ -147,6 +171,7 @@ impl Store for MongoStore {
     }
 
     async fn close(&self) {
+        // A shutdown must not hang on a database that is gone.
         let _ = timeout(READY_TIMEOUT, self.client.clone().shutdown()).await;
     }
 }

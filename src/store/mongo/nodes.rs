@@ -1,5 +1,8 @@
-//! Messages into their nodes. A step gathers them: they are part of its commit, and go into their
-//! nodes right behind it, a new node in one piece, an old one's new messages in one update.
+//! Writes messages into their nodes.
+//!
+//! A transaction stages new messages in memory. They are committed as part of the session's
+//! document (`pending`) and then applied: a new node is inserted as one document, and messages for
+//! an existing node are appended to it in one update.
 
 use super::Collections;
 use super::documents::{MessageDoc, MessageLocationDoc, NodeDoc, to_document, to_i64, to_u32};
@@ -16,15 +19,15 @@ use mongodb::{ClientSession, Collection};
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap};
 
-/// What a step adds to a session's nodes, before it is written.
+/// Messages that a transaction adds to the nodes of one session.
 #[derive(Default)]
 pub(super) struct PendingWrites {
     session_id: Option<SessionId>,
-    /// How full the nodes are that were looked at, what is gathered included.
+    /// Size of each node used so far, staged messages included.
     node_fills: HashMap<u32, NodeFillDoc>,
     new_nodes: BTreeMap<u32, NodeDoc>,
     appended_messages: BTreeMap<u32, Vec<MessageDoc>>,
-    /// Every name of the session's messages, if many are looked for.
+    /// All ids and client ids of the session's messages, if the rules asked to preload them.
     known_names: Option<HashMap<String, Vec<LocatedMessage>>>,
 }
 
@@ -53,7 +56,6 @@ struct MessageNameDoc {
 }
 
 impl MongoTransaction {
-    /// How full a message's node is.
     pub(super) async fn load_node_fill(
         &mut self,
         session: &SessionId,
@@ -65,8 +67,9 @@ impl MongoTransaction {
             None => {
                 let nodes = self.collections.nodes.clone();
                 let filter = doc! { "_id": format_chat_id(session, at.node) };
-                let only = doc! { "count": 1, "bytes": 1, "lastSeq": 1, "pathTokens": 1 };
-                let found: Option<NodeFillDoc> = self.find_one(&nodes, filter, Some(only)).await?;
+                let projection = doc! { "count": 1, "bytes": 1, "lastSeq": 1, "pathTokens": 1 };
+                let found: Option<NodeFillDoc> =
+                    self.find_one(&nodes, filter, Some(projection)).await?;
                 let fill = found.ok_or_else(Error::message_not_found)?;
                 self.pending_writes.node_fills.insert(at.node, fill);
                 fill
@@ -79,13 +82,14 @@ impl MongoTransaction {
         })
     }
 
-    /// Tokens of the path up to a message. Of a node's last one its fill says it.
+    /// Tokens of the path up to and including a message.
     pub(super) async fn load_path_tokens(
         &mut self,
         session: &SessionId,
         at: MessageLocation,
     ) -> Result<u64> {
         let known = self.pending_writes_for(session).await?.node_fills.get(&at.node).copied();
+        // For the last message of a node its fill has the number; that saves reading the message.
         let known = known.filter(|fill| to_u32(fill.last_seq) == at.seq);
         let stored = match known {
             Some(fill) => fill.path_tokens,
@@ -94,27 +98,29 @@ impl MongoTransaction {
         Ok(stored.unsigned_abs())
     }
 
-    /// Gathers a message for its node.
+    /// Adds a message to the pending writes. Nothing is sent before the commit.
     pub(super) async fn stage_message(
         &mut self,
         session: &SessionId,
-        placed: MessageInsert<'_>,
+        insert: MessageInsert<'_>,
     ) -> Result<()> {
-        let MessageInsert { message, location: at, parent, opens_node, size, path_tokens } = placed;
-        let born = self.loaded.as_ref().map_or(0, |current| current.created_revision);
-        let gathered = self.pending_writes_for(session).await?;
-        let stored = MessageDoc::new(placed)?;
-        if let Some(names) = &mut gathered.known_names {
-            let place = LocatedMessage { id: message.id.clone(), location: at };
+        let MessageInsert { message, location: at, parent, opens_node, size, path_tokens } = insert;
+        let created_revision = self.loaded.as_ref().map_or(0, |loaded| loaded.created_revision);
+        let writes = self.pending_writes_for(session).await?;
+        let stored = MessageDoc::new(insert)?;
+        // Preloaded names must include messages of this transaction: an import refers to its own.
+        if let Some(names) = &mut writes.known_names {
+            let located = LocatedMessage { id: message.id.clone(), location: at };
             for name in
                 [Some(&message.id), message.client_message_id.as_ref()].into_iter().flatten()
             {
-                names.entry(name.to_string()).or_default().push(place.clone());
+                names.entry(name.to_string()).or_default().push(located.clone());
             }
         }
-        let (seq, bytes) = (i64::from(at.seq), i64::try_from(size).unwrap_or(i64::MAX));
+        let seq = i64::from(at.seq);
+        let bytes = i64::try_from(size).unwrap_or(i64::MAX);
         let empty = NodeFillDoc { count: 0, bytes: 0, last_seq: 0, path_tokens: 0 };
-        let fill = gathered.node_fills.entry(at.node).or_insert(empty);
+        let fill = writes.node_fills.entry(at.node).or_insert(empty);
         fill.count += 1;
         fill.bytes += bytes;
         fill.last_seq = seq;
@@ -124,7 +130,7 @@ impl MongoTransaction {
             let node = NodeDoc {
                 id: format_chat_id(session, at.node),
                 session_id: session.to_string(),
-                born,
+                born: created_revision,
                 number: at.node.into(),
                 prev: MessageLocationDoc { node: prev.node.into(), seq: prev.seq.into() },
                 first_id: message.id.to_string(),
@@ -136,20 +142,23 @@ impl MongoTransaction {
                 created_at: stored.created_at,
                 messages: vec![stored],
             };
-            gathered.new_nodes.insert(at.node, node);
-        } else if let Some(node) = gathered.new_nodes.get_mut(&at.node) {
+            writes.new_nodes.insert(at.node, node);
+        // The node is new in this transaction: extend the document that will be inserted.
+        } else if let Some(node) = writes.new_nodes.get_mut(&at.node) {
             node.count += 1;
             node.bytes += bytes;
             node.last_seq = seq;
             node.path_tokens = to_i64(path_tokens);
             node.messages.push(stored);
+        // The node exists in the database: append to it after the commit.
         } else {
-            gathered.appended_messages.entry(at.node).or_default().push(stored);
+            writes.appended_messages.entry(at.node).or_default().push(stored);
         }
         Ok(())
     }
 
-    /// Reads all names of a session's messages at once, for a step that will ask for many.
+    /// Loads the ids and client ids of all messages of a session, for a transaction that looks up
+    /// many of them. One query in place of one per message.
     pub(super) async fn load_message_names(&mut self, session: &SessionId) -> Result<()> {
         self.pending_writes_for(session).await?;
         let pipeline = vec![
@@ -164,10 +173,10 @@ impl MongoTransaction {
         for node in found {
             for name in node.messages {
                 let at = MessageLocation { node: to_u32(node.number), seq: to_u32(name.seq) };
-                let place =
+                let located =
                     LocatedMessage { id: MessageId::new_unchecked(name.id.as_str()), location: at };
                 for name in [Some(name.id), name.client_message_id].into_iter().flatten() {
-                    names.entry(name).or_default().push(place.clone());
+                    names.entry(name).or_default().push(located.clone());
                 }
             }
         }
@@ -175,7 +184,7 @@ impl MongoTransaction {
         Ok(())
     }
 
-    /// What is known without asking: where the messages with this name lie, in no order.
+    /// Looks a message up in the preloaded names, in no order; `None` if they were not loaded.
     pub(super) fn find_known_messages(
         &self,
         session: &SessionId,
@@ -186,15 +195,16 @@ impl MongoTransaction {
         if self.pending_writes.session_id.as_ref() != Some(session) {
             return None;
         }
-        let mut places = known.get(id.as_str()).cloned().unwrap_or_default();
-        places.retain(|place| names == NameLookup::IdOrClientId || place.id == *id);
-        Some(places)
+        let mut all_located = known.get(id.as_str()).cloned().unwrap_or_default();
+        all_located.retain(|located| names == NameLookup::IdOrClientId || located.id == *id);
+        Some(all_located)
     }
 
-    /// What is gathered for this session; what was for another is written.
+    /// The pending writes of the loaded session.
     async fn pending_writes_for(&mut self, session: &SessionId) -> Result<&mut PendingWrites> {
+        // Writes are committed with the loaded session's document, so they must belong to it.
         if !self.is_loaded(session) {
-            return Err(Error::internal("a step stores messages in another session than it read"));
+            return Err(Error::internal("messages staged for a session that is not loaded"));
         }
         self.pending_writes.session_id.get_or_insert_with(|| session.clone());
         Ok(&mut self.pending_writes)
@@ -203,31 +213,30 @@ impl MongoTransaction {
 
 impl PendingWrites {
     fn messages(&self) -> impl Iterator<Item = (u32, &MessageDoc)> {
-        let opened = self.new_nodes.iter().map(|(node, opened)| (*node, &opened.messages));
-        let joined = self.appended_messages.iter().map(|(node, messages)| (*node, messages));
-        opened
-            .chain(joined)
-            .flat_map(|(node, messages)| messages.iter().map(move |one| (node, one)))
+        let new = self.new_nodes.iter().map(|(number, node)| (*number, &node.messages));
+        let appended = self.appended_messages.iter().map(|(node, messages)| (*node, messages));
+        new.chain(appended).flat_map(|(node, messages)| messages.iter().map(move |one| (node, one)))
     }
 
-    /// A message that is not written yet.
+    /// Finds a staged message.
     pub(super) fn find_message(&self, at: MessageLocation) -> Option<&MessageDoc> {
         self.messages().map(|(_, message)| message).find(|message| to_u32(message.seq) == at.seq)
     }
 
-    /// Where messages lie that are not written yet and for which this holds.
+    /// Finds the staged messages that match.
     pub(super) fn find_messages(
         &self,
-        holds: impl Fn(&MessageDoc) -> bool,
+        matches: impl Fn(&MessageDoc) -> bool,
     ) -> impl Iterator<Item = LocatedMessage> {
-        let found = self.messages().filter(move |(_, message)| holds(message));
+        let found = self.messages().filter(move |(_, message)| matches(message));
         found.map(|(node, message)| LocatedMessage {
             id: MessageId::new_unchecked(message.id.as_str()),
             location: MessageLocation { node, seq: to_u32(message.seq) },
         })
     }
 
-    /// What is to be carried out behind the commit.
+    /// Builds the `pending` document that [`apply_pending`] reads; empty if there is nothing to
+    /// write.
     pub(super) fn into_document(self) -> Result<Document> {
         let mut pending = Document::new();
         if !self.new_nodes.is_empty() {
@@ -258,29 +267,34 @@ impl PendingWrites {
     }
 }
 
-/// Does what a committed step still has to do. Done again, by whomever, it changes nothing.
+/// Applies the `pending` writes of a committed transaction.
+///
+/// Invariant: idempotent. Any instance may apply the same document any number of times, also at the
+/// same time as another.
 pub(super) async fn apply_pending(
-    tables: &Collections,
+    collections: &Collections,
     pending: &Document,
     mut transaction: Option<&mut ClientSession>,
 ) -> mongodb::error::Result<()> {
     let listed =
         |field| pending.get_array(field).into_iter().flatten().filter_map(Bson::as_document);
     for node in listed("opened") {
-        let is_new = insert_if_absent(&tables.nodes, node, &mut transaction).await?;
+        let is_new = insert_if_absent(&collections.nodes, node, &mut transaction).await?;
         if !is_new {
-            // Not of this session, but of one that had its name and was deleted: written too late by
-            // somebody who was slow.
-            let ghost = doc! { "_id": node.get("_id"), "born": { "$lt": node.get("born") } };
-            tables.nodes.replace_one(ghost, node).await?;
+            // Usually the same node, inserted earlier. But it may belong to a deleted session that
+            // had the same id, if a slow instance applied its `pending` after the deletion. Such a
+            // node has an older revision and is replaced.
+            let leftover = doc! { "_id": node.get("_id"), "born": { "$lt": node.get("born") } };
+            collections.nodes.replace_one(leftover, node).await?;
         }
     }
     for joined in listed("joined") {
-        let (Ok(node), Some(behind)) = (joined.get_str("node"), joined.get("behind")) else {
+        let (Ok(node), Some(first_seq)) = (joined.get_str("node"), joined.get("behind")) else {
             continue;
         };
-        // A node that ends behind these messages has them.
-        let before = doc! { "_id": node, "lastSeq": { "$lt": behind } };
+        // Sequence numbers grow, so a node that ends at or after the first of these messages
+        // already contains them, and the filter makes this update a no-op.
+        let not_applied = doc! { "_id": node, "lastSeq": { "$lt": first_seq } };
         let update = doc! {
             "$push": { "messages": { "$each": joined.get("messages") } },
             "$set": {
@@ -290,34 +304,36 @@ pub(super) async fn apply_pending(
                 "pathTokens": joined.get("pathTokens"),
             },
         };
-        let update = tables.nodes.update_one(before, update);
+        let update = collections.nodes.update_one(not_applied, update);
         match &mut transaction {
             Some(session) => update.session(&mut **session).await?,
             None => update.await?,
         };
     }
-    if let Ok(end) = pending.get_document("log") {
-        insert_if_absent(&tables.turn_log, end, &mut transaction).await?;
+    // Turn and batch number are unique in the log, and the ledger counts a turn id once.
+    if let Ok(batch) = pending.get_document("log") {
+        insert_if_absent(&collections.turn_log, batch, &mut transaction).await?;
     }
     if let Ok(entry) = pending.get_document("usage") {
-        apply_usage(tables, entry).await?;
+        apply_usage(collections, entry).await?;
     }
     Ok(())
 }
 
-/// Adds a document that may be there already. Whether it was not.
+/// Inserts a document unless its key exists. Returns whether it was inserted.
 async fn insert_if_absent(
-    table: &Collection<Document>,
+    collection: &Collection<Document>,
     document: &Document,
     transaction: &mut Option<&mut ClientSession>,
 ) -> mongodb::error::Result<bool> {
-    let insert = table.insert_one(document);
+    let insert = collection.insert_one(document);
     let inserted = match transaction {
         Some(session) => insert.session(&mut **session).await,
         None => insert.await,
     };
     match inserted {
         Ok(_) => Ok(true),
+        // Any error aborts a MongoDB transaction, so inside of one a duplicate cannot be ignored.
         Err(error) if is_duplicate_key(&error) && transaction.is_none() => Ok(false),
         Err(error) => Err(error),
     }

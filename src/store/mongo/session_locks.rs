@@ -1,25 +1,28 @@
-//! The steps of this instance that want the same session go one by one, in the order in which they
-//! came. They could not go at once anyway: all but one of them would find that another one was
-//! faster, and some again and again.
+//! A fair lock per session, within this instance.
+//!
+//! Concurrent writes to one session conflict: all but one of them would fail at their commit and
+//! run again, some of them many times. Waiting in order of arrival costs less and starves none.
+//! Writers in other instances are still detected by the session's revision.
 
 use crate::domain::SessionId;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
-/// The sessions that steps are at work on or wait for.
+/// The locks of the sessions that are being written; an entry exists only while it is used.
 #[derive(Debug, Clone, Default)]
 pub(super) struct SessionLocks(Arc<Mutex<SessionLockMap>>);
 
 type SessionLockMap = HashMap<SessionId, Arc<AsyncMutex<()>>>;
 
-/// The turn of a step, until it is dropped.
+/// Holds the lock of a session until it is dropped. Fields drop in order: first the lock is
+/// released, then the ticket removes an unused entry.
 pub(super) struct SessionGuard {
     _guard: OwnedMutexGuard<()>,
     _ticket: LockTicket,
 }
 
-/// A place in the line before a session.
+/// A user of a lock, waiting or holding.
 struct LockTicket {
     locks: SessionLocks,
     session: SessionId,
@@ -27,12 +30,13 @@ struct LockTicket {
 }
 
 impl SessionLocks {
-    /// Waits until those that came before are done.
+    /// Waits for all earlier callers to release the session's lock.
     pub(super) async fn acquire(&self, session: &SessionId) -> SessionGuard {
-        let line = self.lock_map().entry(session.clone()).or_default().clone();
-        let place = LockTicket { locks: self.clone(), session: session.clone(), lock: line };
-        let guard = place.lock.clone().lock_owned().await;
-        SessionGuard { _guard: guard, _ticket: place }
+        let lock = self.lock_map().entry(session.clone()).or_default().clone();
+        // Before waiting, so that a caller that is cancelled while it waits cleans up as well.
+        let ticket = LockTicket { locks: self.clone(), session: session.clone(), lock };
+        let guard = ticket.lock.clone().lock_owned().await;
+        SessionGuard { _guard: guard, _ticket: ticket }
     }
 
     fn lock_map(&self) -> MutexGuard<'_, SessionLockMap> {
@@ -42,10 +46,11 @@ impl SessionLocks {
 
 impl Drop for LockTicket {
     fn drop(&mut self) {
-        let mut lines = self.locks.lock_map();
-        // The table's and this one.
+        // Counted under the map's lock, so that no other caller can take the entry meanwhile. Two
+        // references, the map's and this ticket's, mean that no other caller uses the lock.
+        let mut map = self.locks.lock_map();
         if Arc::strong_count(&self.lock) <= 2 {
-            lines.remove(&self.session);
+            map.remove(&self.session);
         }
     }
 }
@@ -59,21 +64,21 @@ mod tests {
 
     #[tokio::test]
     async fn session_locks_are_fair_and_leave_no_entries() {
-        let order = SessionLocks::default();
+        let locks = SessionLocks::default();
         let (ada, bob) = (SessionId::new_unchecked("ada"), SessionId::new_unchecked("bob"));
-        let first = order.acquire(&ada).await;
-        let mut third = Box::pin(order.acquire(&ada));
+        let first = locks.acquire(&ada).await;
+        let mut third = Box::pin(locks.acquire(&ada));
         {
-            let mut second = pin!(order.acquire(&ada));
+            let mut second = pin!(locks.acquire(&ada));
             assert!(poll!(&mut second).is_pending());
             assert!(poll!(&mut third).is_pending());
-            drop(order.acquire(&bob).await);
+            drop(locks.acquire(&bob).await);
             drop(first);
             assert!(poll!(&mut third).is_pending());
-            // The second one has its turn and never takes it.
+            // The lock is handed to the second caller, which is dropped without taking it.
         }
         assert!(matches!(poll!(&mut third), Poll::Ready(_)));
         drop(third);
-        assert!(order.lock_map().is_empty());
+        assert!(locks.lock_map().is_empty());
     }
 }

@@ -1,4 +1,7 @@
-//! One atomic step on MongoDB, as the rules of a store see it.
+//! [`MongoTransaction`] as the rules see it: the implementation of [`StoreTransaction`].
+//!
+//! Reads go to the database, in the driver's session. Writes are staged and take effect at the
+//! commit; see [`super::transaction`].
 
 use super::documents::to_bson_date;
 use super::paths::NameLookup;
@@ -24,9 +27,11 @@ impl StoreTransaction for MongoTransaction {
 
     async fn find_visible_session(
         &mut self,
-        _who: &Principal,
+        _principal: &Principal,
         id: &SessionId,
     ) -> Result<Option<SessionRow>> {
+        // The caller checks access. A filter by principal would save nothing: the session is one
+        // document, read by its key.
         self.load_session(id).await
     }
 
@@ -142,20 +147,20 @@ impl StoreTransaction for MongoTransaction {
         self.load_node_messages(row, up_to).await
     }
 
-    async fn insert_message(&mut self, row: &SessionRow, placed: MessageInsert<'_>) -> Result<()> {
-        self.stage_message(&row.session.id, placed).await
+    async fn insert_message(&mut self, row: &SessionRow, insert: MessageInsert<'_>) -> Result<()> {
+        self.stage_message(&row.session.id, insert).await
     }
 
-    async fn claim(&mut self, row: &SessionRow, claimant: &LeaseHolder) -> Result<()> {
-        self.stage_claim(row, claimant)
+    async fn claim(&mut self, row: &SessionRow, lease_holder: &LeaseHolder) -> Result<()> {
+        self.stage_claim(row, lease_holder)
     }
 
     async fn record_usage(&mut self, entry: &LedgerEntry, at_once: bool) -> Result<()> {
         self.stage_usage(entry, at_once)
     }
 
-    async fn usage_total(&mut self, purse: &str, since_day: i64) -> Result<UsageTotal> {
-        self.load_usage_total(purse, since_day).await
+    async fn usage_total(&mut self, quota_key: &str, since_day: i64) -> Result<UsageTotal> {
+        self.load_usage_total(quota_key, since_day).await
     }
 
     async fn release(&mut self, _row: &SessionRow) -> Result<()> {
@@ -167,13 +172,8 @@ impl StoreTransaction for MongoTransaction {
         self.load_queued_turns().await
     }
 
-    async fn enqueue(
-        &mut self,
-        row: &SessionRow,
-        waiting: &QueuedTurn,
-        before_all: bool,
-    ) -> Result<()> {
-        self.stage_queued_turn(&row.session.id, waiting, before_all).await
+    async fn enqueue(&mut self, row: &SessionRow, queued: &QueuedTurn, first: bool) -> Result<()> {
+        self.stage_queued_turn(&row.session.id, queued, first).await
     }
 
     async fn dequeue(&mut self, _row: &SessionRow, turn: &TurnId) -> Result<bool> {
@@ -186,22 +186,22 @@ impl StoreTransaction for MongoTransaction {
 
     async fn find_request(
         &mut self,
-        who: &Principal,
+        principal: &Principal,
         key: &IdempotencyKey,
         since: Timestamp,
     ) -> Result<Option<PriorRequest>> {
-        self.load_request(who, key, since).await
+        self.load_request(principal, key, since).await
     }
 
     async fn record_request(
         &mut self,
-        who: &Principal,
+        principal: &Principal,
         key: &IdempotencyKey,
         known: &PriorRequest,
         now: Timestamp,
         _since: Timestamp,
     ) -> Result<()> {
-        self.write_request(who, key, known, now).await
+        self.write_request(principal, key, known, now).await
     }
 
     async fn finish_log(
@@ -211,9 +211,9 @@ impl StoreTransaction for MongoTransaction {
         last: &LogBatch,
         now: Timestamp,
     ) -> Result<()> {
-        let mut end = super::turn_log::to_batch_document(&row.session.id, turn, last);
-        end.insert("endedAt", to_bson_date(now));
-        self.last_log_batch = Some(end);
+        let mut batch = super::turn_log::to_batch_document(&row.session.id, turn, last);
+        batch.insert("endedAt", to_bson_date(now));
+        self.last_log_batch = Some(batch);
         Ok(())
     }
 }

@@ -1,17 +1,13 @@
-//! One atomic step. Its commit is one write of the session's document.
+//! Runs the rules as one atomic transaction and retries it on conflict.
 //!
-//! A step reads the session's document with its revision, gathers all that it changes, and writes
-//! the document back if the revision is still the same; else another step was faster, and it runs
-//! again from the start. What lies in other documents (messages in their nodes, the end of a log)
-//! goes along in `pending` and is carried out right behind the commit; whoever finds a `pending`
-//! that its writer could not carry out any more, does. So a step needs no transaction, which a
-//! killed server would leave open: for a minute nobody could write what it had written.
+//! The scheme, and why it is not a MongoDB transaction, is described in [`super`]; the commit
+//! itself is in `commit.rs`. This file loads the session, collects changes, and decides about
+//! retries.
 //!
-//! Steps that move a whole session, imports, forks and deletions, are too large for that and are
-//! transactions.
-//!
-//! Each commit leaves its name in the document. Where an answer was lost, the name tells whether the
-//! commit took place.
+//! The rules may run several times for one operation. Everything they change is therefore kept in
+//! [`MongoTransaction`] until the commit, apart from writes that mean nothing without it: the
+//! content of a queued turn (`queue.rs`) and the record of an idempotent request
+//! (`idempotency.rs`).
 
 use super::documents::SessionDoc;
 use super::errors::{is_duplicate_key, is_transient};
@@ -33,116 +29,116 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 use uuid::Uuid;
 
-/// A step that met another one is tried again after up to this long, then twice as long, up to …
+/// First delay before a retry. It doubles with each retry, up to [`MAX_BACKOFF`].
 const MIN_BACKOFF: Duration = Duration::from_millis(4);
-/// … this long.
 const MAX_BACKOFF: Duration = Duration::from_millis(200);
-/// What is said when no answer came: the step may have taken place.
-const OUTCOME_UNKNOWN: &str = "the conversation store did not answer in time; repeat the request to see whether it took effect";
-/// Bits of a revision below the millisecond in which its session was made: few enough that a double
-/// holds it exactly, too.
+/// Reported when the time ran out with a write in flight: it may or may not have taken effect.
+const OUTCOME_UNKNOWN: &str = "the conversation store timed out; repeat the request to see whether \
+                               it took effect";
+/// Bits of a revision below the millisecond of its session's creation. With 10 of them a revision
+/// stays below 2^53, so that tools which read numbers as doubles see it exactly.
 const REVISION_COUNTER_BITS: u32 = 10;
-/// How often a step may find that something it adds is there already: another one was faster, and
-/// from then on this one sees it.
+/// Retries after a duplicate key error. The first may be a lost race, and the retry then sees the
+/// other writer's document; an id that stays taken is reported.
 const MAX_DUPLICATE_RETRIES: usize = 3;
 
-/// One step.
+/// One attempt to run the rules, with the changes collected so far.
 pub(super) struct MongoTransaction {
     pub(super) collections: Collections,
     pub(super) client_session: ClientSession,
     pub(super) mode: TransactionMode,
-    /// Its name in the documents that it commits.
+    /// Left in the `commits` of each document that it writes, so that a commit whose answer was
+    /// lost can be recognized.
     pub(super) commit_id: String,
-    /// The session it works on.
+    /// The session being changed. Loading another one commits it first.
     pub(super) loaded: Option<LoadedSession>,
-    /// What is to be added to that session's nodes.
+    /// New messages of that session.
     pub(super) pending_writes: PendingWrites,
-    /// The end of a log, to be written behind the commit.
+    /// Last batch of a turn log, written after the commit.
     pub(super) last_log_batch: Option<Document>,
-    /// The use of a turn, to be booked behind the commit.
+    /// Usage of a turn, recorded after the commit.
     pub(super) ledger_entry: Option<Document>,
-    /// Whether it is booked before anybody hears of the commit.
+    /// Whether the usage is recorded before the operation returns, and not in the background.
     pub(super) applies_usage_first: bool,
-    /// Turns whose texts in the queue nobody needs behind the commit.
+    /// Turns whose documents in `queue` are deleted after the commit.
     pub(super) dequeued_turns: Vec<String>,
-    /// The note of a request, to be confirmed behind the commit.
+    /// Filter of an idempotency record that is confirmed after the commit.
     pub(super) unconfirmed_request: Option<Document>,
-    /// The message of the note that was found and means nothing any more.
+    /// Message id of an idempotency record that was found to be void; a new record replaces it.
     pub(super) stale_request: Option<String>,
-    /// Who goes first in a session.
     session_locks: SessionLocks,
-    /// Its own turn in the session that it read first.
+    /// Held for the first session that is loaded, across retries.
     session_guard: Option<SessionGuard>,
-    /// The notes that this step has made in all its tries, by what they lead to.
+    /// Filters of the idempotency records written by all attempts, by message id.
     pub(super) written_requests: HashMap<String, Document>,
-    /// Why it must be tried again, if it must.
+    /// The first failure that requires a retry, whatever the rules return.
     failure: Option<TransactionFailure>,
 }
 
-/// A session as the step has changed it so far.
+/// The session's document with the changes of this transaction applied.
 pub(super) struct LoadedSession {
     pub(super) id: SessionId,
-    /// The revision that was read; `None` if the session is new.
+    /// The revision that was read and that the commit requires; `None` if the session is new.
     pub(super) revision: Option<i64>,
-    /// The revision that the session began with: no other session of that name, before or after,
-    /// had it.
+    /// Revision at the session's creation. It tells this session from an earlier one with the same
+    /// id that was deleted.
     pub(super) created_revision: i64,
     pub(super) document: Document,
     pub(super) fields_to_set: Document,
     pub(super) fields_to_unset: Document,
 }
 
-/// How far this instance has seen the database.
+/// Cluster and operation time of the latest operation that was seen.
 #[derive(Debug, Clone)]
 pub(super) struct CausalTimestamp {
     cluster_time: ClusterTime,
     operation_time: Timestamp,
 }
 
-/// Why a try came to nothing.
+/// The reason why an attempt has no result.
 pub(super) enum TransactionFailure {
-    /// What the database said.
     Database(mongodb::error::Error),
-    /// Another step was faster.
+    /// The session's revision has changed since it was read.
     Conflict,
 }
 
-/// How a step is done.
+/// Isolation, locking and time limit of an operation.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TransactionMode {
-    /// Whether it is a transaction.
+    /// Whether it runs in a MongoDB transaction.
     pub(super) is_multi_document: bool,
-    /// Whether it waits until others of this instance are done with the session.
+    /// Whether it takes the session's lock in this instance.
     locks_session: bool,
-    /// How long it may take, all tries together.
+    /// Limit for all attempts together.
     timeout: Duration,
 }
 
 impl TransactionMode {
     pub(super) const WRITE: Self =
         Self { is_multi_document: false, locks_session: true, timeout: OPERATION_TIMEOUT };
-    /// Changes nothing.
+    /// For operations that change nothing; they need not wait for writers.
     pub(super) const READ: Self = Self { locks_session: false, ..Self::WRITE };
-    /// For a whole session.
+    /// For operations on a whole session or project. They may take long, so they do not hold the
+    /// session's lock; a conflict is found at the commit.
     pub(super) const MULTI_DOCUMENT: Self =
         Self { is_multi_document: true, locks_session: false, timeout: LONG_OPERATION_TIMEOUT };
 }
 
-/// `transact!(store, |step| …)` does a step of the rules: all of it or nothing. What it uses of its
-/// surroundings must be references, for it may run several times.
+/// `transact!(store, |tx| …)` runs the rules in a transaction: all of their changes take effect, or
+/// none. Captured variables must be references, because the closure may run several times.
 ///
-/// A macro, because a closure that borrows the step for as long as its future lives cannot be said
-/// to be `Send` for every such borrow; one that is given the step and gives it back can.
+/// This is a macro because an async closure that borrows the transaction cannot be declared `Send`
+/// for every lifetime of that borrow. A closure that takes the transaction and returns it can.
 macro_rules! transact {
-    ($store:expr, |$step:ident| $rules:expr) => {
-        transact!($store, $crate::store::mongo::transaction::TransactionMode::WRITE, |$step| $rules)
+    ($store:expr, |$tx:ident| $rules:expr) => {
+        transact!($store, $crate::store::mongo::transaction::TransactionMode::WRITE, |$tx| $rules)
     };
-    ($store:expr, $manner:expr, |$step:ident| $rules:expr) => {
+    ($store:expr, $mode:expr, |$tx:ident| $rules:expr) => {
         $store
             .run_with_retries(
-                $manner,
+                $mode,
                 |mut own: crate::store::mongo::transaction::MongoTransaction| async move {
-                    let $step = &mut own;
+                    let $tx = &mut own;
                     let done = async { $rules }.await;
                     (own, done)
                 },
@@ -153,19 +149,20 @@ macro_rules! transact {
 
 pub(super) use transact;
 
-/// What a try came to.
 enum AttemptOutcome<T> {
     Done(Result<T>),
     Failed(TransactionFailure),
 }
 
 impl MongoStore {
-    /// A session of the driver's that reads what this instance has written and read before, also from
-    /// a primary that was elected meanwhile.
+    /// Starts a driver session that reads everything this instance has written or read before, even
+    /// from a primary that was elected in the meantime.
     async fn start_client_session(&self) -> mongodb::error::Result<ClientSession> {
         let mut session = self.client.start_session().await?;
-        let seen = self.causal_timestamp.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(CausalTimestamp { cluster_time, operation_time }) = seen {
+        let latest = self.causal_timestamp.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        // Causal consistency holds within one driver session only. Each operation starts its own,
+        // so the time of the latest one is carried over.
+        if let Some(CausalTimestamp { cluster_time, operation_time }) = latest {
             session.advance_cluster_time(&cluster_time);
             session.advance_operation_time(operation_time);
         }
@@ -177,34 +174,43 @@ impl MongoStore {
         else {
             return;
         };
-        let mut seen = self.causal_timestamp.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen.as_ref().is_none_or(|seen| seen.operation_time < operation) {
-            *seen =
+        let mut latest = self.causal_timestamp.lock().unwrap_or_else(PoisonError::into_inner);
+        // Operations end in any order; the time must not go back.
+        if latest.as_ref().is_none_or(|latest| latest.operation_time < operation) {
+            *latest =
                 Some(CausalTimestamp { cluster_time: cluster.clone(), operation_time: operation });
         }
     }
 
-    /// Does a step, all of it or nothing.
+    /// Runs the rules until they commit, fail for good, or the time of `mode` is over.
+    ///
+    /// Errors: those of the rules; `store_unavailable` if the database stays unreachable, if other
+    /// writers keep winning, or if the outcome is unknown.
     pub(super) async fn run_with_retries<T, F, R>(
         &self,
-        manner: TransactionMode,
+        mode: TransactionMode,
         rules: F,
     ) -> Result<T>
     where
         F: Fn(MongoTransaction) -> R,
         R: Future<Output = (MongoTransaction, Result<T>)>,
     {
-        let give_up = Instant::now() + manner.timeout;
-        let (mut pause, mut duplicates) = (MIN_BACKOFF, 0);
-        let (mut noted, mut turn) = (HashMap::new(), None);
+        let deadline = Instant::now() + mode.timeout;
+        let mut backoff = MIN_BACKOFF;
+        let mut duplicates = 0;
+        // These two outlive an attempt: a retry must recognize its own idempotency records, and
+        // must not go to the end of the line for the session's lock.
+        let mut written_requests = HashMap::new();
+        let mut session_guard = None;
         loop {
-            let tried = self.run_attempt(manner, &rules, &mut noted, &mut turn);
-            let failure = match timeout_at(give_up, tried).await {
+            let attempt = self.run_attempt(mode, &rules, &mut written_requests, &mut session_guard);
+            let failure = match timeout_at(deadline, attempt).await {
                 Ok(AttemptOutcome::Done(result)) => return result,
                 Ok(AttemptOutcome::Failed(failure)) => failure,
+                // The commit may have been sent, so this is not reported as a plain failure.
                 Err(_) => return Err(Error::new(ErrorKind::StoreUnavailable, OUTCOME_UNKNOWN)),
             };
-            let is_worth_it = match &failure {
+            let can_retry = match &failure {
                 TransactionFailure::Conflict => true,
                 TransactionFailure::Database(error) if is_duplicate_key(error) => {
                     duplicates += 1;
@@ -212,44 +218,46 @@ impl MongoStore {
                 }
                 TransactionFailure::Database(error) => is_transient(error),
             };
-            let wait = pause.mul_f64(jitter_factor());
-            if !is_worth_it || Instant::now() + wait >= give_up {
+            let delay = backoff.mul_f64(jitter_factor());
+            // A retry that cannot start in time would only turn a clear error into an unknown
+            // outcome.
+            if !can_retry || Instant::now() + delay >= deadline {
                 return Err(failure.into_error());
             }
-            sleep(wait).await;
-            pause = (pause * 2).min(MAX_BACKOFF);
+            sleep(delay).await;
+            backoff = (backoff * 2).min(MAX_BACKOFF);
         }
     }
 
     async fn run_attempt<T, F, R>(
         &self,
-        manner: TransactionMode,
+        mode: TransactionMode,
         rules: &F,
-        noted: &mut HashMap<String, Document>,
-        turn: &mut Option<SessionGuard>,
+        written_requests: &mut HashMap<String, Document>,
+        session_guard: &mut Option<SessionGuard>,
     ) -> AttemptOutcome<T>
     where
         F: Fn(MongoTransaction) -> R,
         R: Future<Output = (MongoTransaction, Result<T>)>,
     {
-        let mut session = match self.start_client_session().await {
+        let mut client_session = match self.start_client_session().await {
             Ok(session) => session,
-            Err(failure) => return AttemptOutcome::Failed(TransactionFailure::Database(failure)),
+            Err(error) => return AttemptOutcome::Failed(TransactionFailure::Database(error)),
         };
-        if manner.is_multi_document {
-            let begun = session
+        if mode.is_multi_document {
+            let started = client_session
                 .start_transaction()
                 .read_concern(ReadConcern::snapshot())
                 .write_concern(WriteConcern::majority())
                 .await;
-            if let Err(failure) = begun {
-                return AttemptOutcome::Failed(TransactionFailure::Database(failure));
+            if let Err(error) = started {
+                return AttemptOutcome::Failed(TransactionFailure::Database(error));
             }
         }
-        let step = MongoTransaction {
+        let tx = MongoTransaction {
             collections: self.collections.clone(),
-            client_session: session,
-            mode: manner,
+            client_session,
+            mode: mode,
             commit_id: Uuid::now_v7().simple().to_string(),
             loaded: None,
             pending_writes: PendingWrites::default(),
@@ -260,24 +268,28 @@ impl MongoStore {
             unconfirmed_request: None,
             stale_request: None,
             session_locks: self.session_locks.clone(),
-            session_guard: turn.take(),
-            written_requests: std::mem::take(noted),
+            session_guard: session_guard.take(),
+            written_requests: std::mem::take(written_requests),
             failure: None,
         };
-        let (mut step, mut result) = rules(step).await;
+        let (mut tx, mut result) = rules(tx).await;
         if result.is_ok()
-            && step.failure.is_none()
-            && let Err(error) = step.finish_attempt().await
+            && tx.failure.is_none()
+            && let Err(error) = tx.finish_attempt().await
         {
             result = Err(error);
         }
-        if result.is_err() && step.failure.is_none() {
-            step.delete_written_requests().await;
+        // The rules refused the request: nothing was committed, so its idempotency record must not
+        // hold up the next request with the same key.
+        if result.is_err() && tx.failure.is_none() {
+            tx.delete_written_requests().await;
         }
-        (*noted, *turn) = (std::mem::take(&mut step.written_requests), step.session_guard.take());
-        self.record_causal_timestamp(&step.client_session);
-        match step.failure.take() {
-            // However the rules took it. The driver rolls back a transaction that is let go of.
+        *written_requests = std::mem::take(&mut tx.written_requests);
+        *session_guard = tx.session_guard.take();
+        self.record_causal_timestamp(&tx.client_session);
+        match tx.failure.take() {
+            // A failure counts even if the rules ignored it and returned `Ok`. Dropping the
+            // driver's session aborts an open MongoDB transaction.
             Some(failure) => AttemptOutcome::Failed(failure),
             None => AttemptOutcome::Done(result),
         }
@@ -287,9 +299,11 @@ impl MongoStore {
 impl TransactionFailure {
     fn into_error(self) -> Error {
         match self {
-            Self::Conflict => Error::store_unavailable("others were faster, again and again"),
+            Self::Conflict => {
+                Error::store_unavailable("too many concurrent writes to this session")
+            }
             Self::Database(error) if is_duplicate_key(&error) => {
-                Error::new(ErrorKind::IdConflict, "the session has something with this id already")
+                Error::new(ErrorKind::IdConflict, "the session already has an object with this id")
                     .with_source(error)
             }
             Self::Database(error) => error.into(),
@@ -298,46 +312,48 @@ impl TransactionFailure {
 }
 
 impl MongoTransaction {
-    /// Remembers what the database refused, so that the step is tried again however the rules take
-    /// it.
-    pub(super) fn check_result<T>(&mut self, answer: mongodb::error::Result<T>) -> Result<T> {
-        answer.map_err(|error| {
+    /// Passes a database result through. An error is also recorded, so that the attempt counts as
+    /// failed even if the rules handle it.
+    pub(super) fn check_result<T>(&mut self, result: mongodb::error::Result<T>) -> Result<T> {
+        result.map_err(|error| {
             self.failure.get_or_insert_with(|| TransactionFailure::Database(error.clone()));
             error.into()
         })
     }
 
-    /// Says that the step must be tried again, because another one was faster.
+    /// Marks the attempt as overtaken by another writer, which makes it run again.
     pub(super) fn record_conflict(&mut self) -> Error {
         self.failure.get_or_insert(TransactionFailure::Conflict);
-        Error::store_unavailable("another step was faster")
+        Error::store_unavailable("the session was changed by a concurrent write")
     }
 
-    /// The session with this id, as this step has changed it so far.
+    /// Loads a session, or returns the loaded one with the changes made so far.
     pub(super) async fn load_session(&mut self, id: &SessionId) -> Result<Option<SessionRow>> {
         if !self.is_loaded(id) {
+            // Only one session is open at a time: each commit is one write of one document.
             self.commit_session().await?;
+            // Only the first session is locked. With a second lock two transactions that load the
+            // same two sessions in opposite order could wait for each other.
             if self.mode.locks_session && self.session_guard.is_none() {
                 self.session_guard = Some(self.session_locks.acquire(id).await);
             }
             self.loaded = self.read_session(id).await?;
         }
-        let Some(current) = &self.loaded else { return Ok(None) };
-        let session: SessionDoc = deserialize_from_document(current.document.clone())
-            .map_err(Error::store_unavailable)?;
+        let Some(loaded) = &self.loaded else { return Ok(None) };
+        let session: SessionDoc =
+            deserialize_from_document(loaded.document.clone()).map_err(Error::store_unavailable)?;
         session.into_row().map(Some)
     }
 
-    /// The turns that wait in the session, in their order.
+    /// Ids of the queued turns of the loaded session, next one first.
     pub(super) fn queued_turn_ids(&self) -> Vec<String> {
-        let queue =
-            self.loaded.as_ref().and_then(|current| current.document.get_array("queue").ok());
+        let queue = self.loaded.as_ref().and_then(|loaded| loaded.document.get_array("queue").ok());
         let turns = queue.into_iter().flatten().filter_map(Bson::as_str);
         turns.map(str::to_owned).collect()
     }
 
     pub(super) fn is_loaded(&self, id: &SessionId) -> bool {
-        self.loaded.as_ref().is_some_and(|current| current.id == *id)
+        self.loaded.as_ref().is_some_and(|loaded| loaded.id == *id)
     }
 
     async fn finish_attempt(&mut self) -> Result<()> {
@@ -350,11 +366,14 @@ impl MongoTransaction {
         let found: Option<Document> =
             self.find_one(&sessions, doc! { "_id": id.as_str() }, None).await?;
         let Some(mut document) = found else { return Ok(None) };
+        // Left by a writer that crashed, or that is still at work. Applying it twice is harmless,
+        // and the rules must see the session's nodes complete.
         if let Some(Bson::Document(pending)) = document.remove("pending") {
-            let carried_out = apply_pending(&self.collections, &pending, None).await;
-            self.check_result(carried_out)?;
+            let applied = apply_pending(&self.collections, &pending, None).await;
+            self.check_result(applied)?;
             if self.mode.is_multi_document {
-                // What was carried out just now is outside of what this transaction sees.
+                // The snapshot of this MongoDB transaction is older than the writes above and does
+                // not contain them. Clear `pending` so that the next attempt gets past this point.
                 let done = doc! { "_id": id.as_str(), "pending": &pending };
                 let cleared = sessions.update_one(done, doc! { "$unset": { "pending": "" } }).await;
                 self.check_result(cleared)?;
@@ -362,72 +381,69 @@ impl MongoTransaction {
             }
         }
         let revision = document.get_i64("revision").unwrap_or_default();
-        let (set, unset) = Default::default();
-        let (id, born) = (id.clone(), document.get_i64("born").unwrap_or_default());
+        let created_revision = document.get_i64("born").unwrap_or_default();
         Ok(Some(LoadedSession {
-            id,
+            id: id.clone(),
             revision: Some(revision),
-            created_revision: born,
+            created_revision,
             document,
-            fields_to_set: set,
-            fields_to_unset: unset,
+            fields_to_set: Document::new(),
+            fields_to_unset: Document::new(),
         }))
     }
 
-    /// Works on a session that is to be added.
+    /// Makes a new session the loaded one; the commit inserts it.
     pub(super) async fn stage_session_document(
         &mut self,
         id: &SessionId,
         mut document: Document,
     ) -> Result<()> {
         self.commit_session().await?;
-        let (set, unset) = Default::default();
-        let born = initial_revision();
-        document.insert("born", born);
+        let created_revision = initial_revision();
+        document.insert("born", created_revision);
         self.loaded = Some(LoadedSession {
             id: id.clone(),
             revision: None,
-            created_revision: born,
+            created_revision,
             document,
-            fields_to_set: set,
-            fields_to_unset: unset,
+            fields_to_set: Document::new(),
+            fields_to_unset: Document::new(),
         });
         Ok(())
     }
 
-    /// Changes fields of the session.
+    /// Sets fields of the loaded session, for the commit and for later reads in this transaction.
     pub(super) fn set_fields(&mut self, fields: Document) {
-        let Some(current) = &mut self.loaded else { return };
+        let Some(loaded) = &mut self.loaded else { return };
         for (field, value) in fields {
-            current.fields_to_unset.remove(&field);
-            current.document.insert(field.clone(), value.clone());
-            current.fields_to_set.insert(field, value);
+            loaded.fields_to_unset.remove(&field);
+            loaded.document.insert(field.clone(), value.clone());
+            loaded.fields_to_set.insert(field, value);
         }
     }
 
-    /// Takes a field out of the session.
+    /// Removes a field of the loaded session.
     pub(super) fn unset_field(&mut self, field: &str) {
-        let Some(current) = &mut self.loaded else { return };
-        current.fields_to_set.remove(field);
-        current.document.remove(field);
-        current.fields_to_unset.insert(field, "");
+        let Some(loaded) = &mut self.loaded else { return };
+        loaded.fields_to_set.remove(field);
+        loaded.document.remove(field);
+        loaded.fields_to_unset.insert(field, "");
     }
 
-    /// Forgets the session and what was to be changed: the document itself goes.
+    /// Drops the loaded session and its changes without a commit, because its document is deleted.
     pub(super) fn discard_session(&mut self) {
         self.loaded = None;
         self.pending_writes = PendingWrites::default();
     }
 
-    /// The first document that the filter finds.
     pub(super) async fn find_one<T: DeserializeOwned + Send + Sync>(
         &mut self,
-        table: &Collection<Document>,
+        collection: &Collection<Document>,
         filter: Document,
         projection: Option<Document>,
     ) -> Result<Option<T>> {
-        let table = table.clone_with_type::<T>();
-        let mut find = table.find_one(filter);
+        let collection = collection.clone_with_type::<T>();
+        let mut find = collection.find_one(filter);
         if let Some(projection) = projection {
             find = find.projection(projection);
         }
@@ -435,36 +451,37 @@ impl MongoTransaction {
         self.check_result(found)
     }
 
-    /// What a pipeline gives, all of it.
+    /// Reads the whole result of a pipeline; it must be bounded.
     pub(super) async fn run_pipeline<T: DeserializeOwned>(
         &mut self,
-        table: &Collection<Document>,
+        collection: &Collection<Document>,
         pipeline: Vec<Document>,
     ) -> Result<Vec<T>> {
-        let asked = table.aggregate(pipeline).session(&mut self.client_session).await;
-        let cursor = self.check_result(asked)?;
+        let started = collection.aggregate(pipeline).session(&mut self.client_session).await;
+        let cursor = self.check_result(started)?;
         let mut cursor = cursor.with_type::<T>();
         let found = cursor.stream(&mut self.client_session).try_collect().await;
         self.check_result(found)
     }
 
-    /// Deletes what the filter finds. How many that were.
+    /// Returns the number of deleted documents.
     pub(super) async fn delete_many(
         &mut self,
-        table: &Collection<Document>,
+        collection: &Collection<Document>,
         filter: Document,
     ) -> Result<u64> {
-        let deleted = table.delete_many(filter).session(&mut self.client_session).await;
+        let deleted = collection.delete_many(filter).session(&mut self.client_session).await;
         Ok(self.check_result(deleted)?.deleted_count)
     }
 }
 
-/// Between a half and one and a half, so that those who met once do not meet again.
+/// A factor between 0.5 and 1.5, so that writers that collided once do not retry in lockstep.
 fn jitter_factor() -> f64 {
     0.5 + f64::from(Uuid::now_v7().as_bytes()[15]) / 255.0
 }
 
-/// The revision of a session that is made now: none that had its name has come so far.
+/// First revision of a session created now. Higher than any revision that an earlier session with
+/// the same id has reached: that would take over 1,024 commits per millisecond.
 pub(super) fn initial_revision() -> i64 {
     DateTime::now().timestamp_millis() << REVISION_COUNTER_BITS
 }
