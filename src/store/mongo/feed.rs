@@ -1,7 +1,9 @@
-//! The feed between instances: one document for each bundle of events, kept for some minutes.
+//! The event feed between instances: one document per bundle of events, deleted after a few
+//! minutes.
 //!
-//! A life numbers what it tells and writes one document after the other, so a reader's place is one
-//! number for each life: no clock is compared, and nothing that commits late can be passed over.
+//! Each run of an instance numbers its bundles and writes them one after the other. The position of
+//! a reader is therefore one number per run: no clocks are compared, and a bundle that is committed
+//! late cannot be skipped.
 
 use super::MongoStore;
 use crate::error::Result;
@@ -11,7 +13,7 @@ use futures::TryStreamExt;
 use mongodb::bson::{Bson, deserialize_from_document, doc};
 use serde::Deserialize;
 
-/// The most documents that are read at once.
+/// Bundles read per poll.
 const MAX_BUNDLES: i64 = 200;
 
 #[derive(Debug, Deserialize)]
@@ -34,45 +36,51 @@ fn to_bundle_number(stored: i64) -> u32 {
 
 #[async_trait]
 impl FeedStore for MongoStore {
-    async fn publish_events(&self, told: &EventBundle) -> Result<()> {
-        let EventBundle { boot, number, events } = told;
-        // The name makes a repeat harmless; the database's clock says when it may go.
-        let place = doc! { "_id": format!("{boot}:{number}") };
+    async fn publish_events(&self, bundle: &EventBundle) -> Result<()> {
+        let EventBundle { boot, number, events } = bundle;
+        // The fixed id makes a repeat harmless. `$$NOW` is the clock of the database, by which the
+        // TTL index deletes.
+        let id = doc! { "_id": format!("{boot}:{number}") };
         let literal = |text: &str| doc! { "$literal": text };
         let set = doc! {
             "boot": literal(boot), "number": i64::from(*number), "news": literal(events), "at": "$$NOW",
         };
-        self.collections.events.update_one(place, vec![doc! { "$set": set }]).upsert(true).await?;
+        self.collections.events.update_one(id, vec![doc! { "$set": set }]).upsert(true).await?;
         Ok(())
     }
 
     async fn feed_position(&self) -> Result<FeedPosition> {
         let last = doc! { "$group": { "_id": "$boot", "number": { "$max": "$number" } } };
         let mut found = self.collections.events.aggregate(vec![last]).await?;
-        let mut heard = FeedPosition::new();
+        let mut position = FeedPosition::new();
         while let Some(document) = found.try_next().await? {
             let FeedPositionDoc { boot, number: last } =
                 deserialize_from_document(document).map_err(crate::error::Error::internal)?;
-            heard.insert(boot, to_bundle_number(last));
+            position.insert(boot, to_bundle_number(last));
         }
-        Ok(heard)
+        Ok(position)
     }
 
-    async fn read_events_after(&self, heard: &FeedPosition, own: &str) -> Result<Vec<EventBundle>> {
-        let others = heard.iter().filter(|(boot, _)| *boot != own);
-        let mut behind: Vec<_> = others
+    async fn read_events_after(
+        &self,
+        position: &FeedPosition,
+        own_boot: &str,
+    ) -> Result<Vec<EventBundle>> {
+        let others = position.iter().filter(|(boot, _)| *boot != own_boot);
+        let mut unread: Vec<_> = others
             .map(|(boot, last)| doc! { "boot": boot, "number": { "$gt": i64::from(*last) } })
             .collect();
-        let known = heard.keys().map(String::as_str).chain([own]).map(Bson::from);
-        behind.push(doc! { "boot": { "$nin": known.collect::<Vec<_>>() } });
+        // Runs that started since the last poll are read from their first bundle.
+        let known = position.keys().map(String::as_str).chain([own_boot]).map(Bson::from);
+        unread.push(doc! { "boot": { "$nin": known.collect::<Vec<_>>() } });
         let events = self.collections.events.clone_with_type::<EventBundleDoc>();
-        let found = events.find(doc! { "$or": behind }).sort(doc! { "boot": 1, "number": 1 });
+        let found = events.find(doc! { "$or": unread }).sort(doc! { "boot": 1, "number": 1 });
         let found: Vec<EventBundleDoc> = found.limit(MAX_BUNDLES).await?.try_collect().await?;
-        let told = |told: EventBundleDoc| EventBundle {
-            boot: told.boot,
-            number: to_bundle_number(told.number),
-            events: told.news,
+        let bundle = |doc: EventBundleDoc| EventBundle {
+            boot: doc.boot,
+            number: to_bundle_number(doc.number),
+            events: doc.news,
         };
-        Ok(found.into_iter().map(told).collect())
+        Ok(found.into_iter().map(bundle).collect())
     }
 }

@@ -1,6 +1,9 @@
-//! Requests that may be repeated, in MongoDB: a note each, written just before the commit that it
-//! belongs to and confirmed right behind it. An unconfirmed note of which nothing can be found means
-//! nothing; while it is fresh, its commit may still come.
+//! Records of idempotent requests in MongoDB.
+//!
+//! A record cannot be part of the session's document, so it is written right before the commit and
+//! confirmed right after it. An unconfirmed record counts if the message or turn that it names
+//! exists. If not, the commit may still be on its way while the record is fresh; after that it is
+//! void.
 
 use super::documents::{SessionDoc, to_bson_date};
 use super::paths::NameLookup;
@@ -13,10 +16,9 @@ use mongodb::bson::{DateTime, Document, doc};
 use serde::Deserialize;
 use std::time::Duration;
 
-/// How long a commit may come behind its note.
+/// Age of a record up to which its commit may still arrive: more than the limit of an operation.
 const COMMIT_GRACE: Duration = Duration::from_secs(10);
 
-/// A request and what it led to.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct IdempotencyDoc {
@@ -26,29 +28,30 @@ struct IdempotencyDoc {
     turn_id: Option<String>,
     created_at: DateTime,
     noted_at: DateTime,
-    /// Whether its commit took place.
+    /// Set once the commit has succeeded.
     #[serde(default)]
     is_confirmed: bool,
 }
 
-/// The name of a request: no user, route or key can look like two others.
-fn request_key(who: &Principal, key: &IdempotencyKey) -> Document {
-    doc! { "user": who.user.as_str(), "route": key.route, "key": &key.key }
+/// A document as the id, so that no combination of user, route and key equals another one.
+fn request_key(principal: &Principal, key: &IdempotencyKey) -> Document {
+    doc! { "user": principal.user.as_str(), "route": key.route, "key": &key.key }
 }
 
 impl MongoTransaction {
     pub(super) async fn load_request(
         &mut self,
-        who: &Principal,
+        principal: &Principal,
         key: &IdempotencyKey,
         since: Timestamp,
     ) -> Result<Option<PriorRequest>> {
         let keys = self.collections.idempotency_keys.clone();
         let found: Option<IdempotencyDoc> =
-            self.find_one(&keys, doc! { "_id": request_key(who, key) }, None).await?;
+            self.find_one(&keys, doc! { "_id": request_key(principal, key) }, None).await?;
         let Some(request) = found else { return Ok(None) };
-        // The same look at time as in every store, however lazily old notes go; and what an earlier
-        // try of this very step has noted says nothing new.
+        // Expired records are deleted some time later by the TTL index; until then they are
+        // ignored, as in every store. A record of an earlier attempt of this operation is not a
+        // prior request.
         if request.created_at <= to_bson_date(since)
             || self.written_requests.contains_key(&request.message_id)
         {
@@ -56,6 +59,8 @@ impl MongoTransaction {
             return Ok(None);
         }
         if !request.is_confirmed && !self.has_taken_effect(&request).await? {
+            // Another request with the same key is being handled, or its instance has crashed
+            // between the record and the commit. Retry until it is confirmed or void.
             let age = DateTime::now().timestamp_millis() - request.noted_at.timestamp_millis();
             if age > COMMIT_GRACE.as_millis() as i64 {
                 self.stale_request = Some(request.message_id);
@@ -63,7 +68,8 @@ impl MongoTransaction {
             }
             return Err(self.record_conflict());
         }
-        // Should nothing be left of what it led to, a new note takes its place.
+        // If its session or message was deleted since, the rules handle the request as a new one,
+        // and its record replaces this one.
         self.stale_request = Some(request.message_id.clone());
         Ok(Some(PriorRequest {
             fingerprint: request.fingerprint,
@@ -73,7 +79,7 @@ impl MongoTransaction {
         }))
     }
 
-    /// Whether anything of what the request led to is there.
+    /// Whether the message or turn of the request exists.
     async fn has_taken_effect(&mut self, request: &IdempotencyDoc) -> Result<bool> {
         let sessions = self.collections.sessions.clone();
         let filter = doc! { "_id": &request.session_id };
@@ -92,11 +98,13 @@ impl MongoTransaction {
         Ok(!self.find_messages_by_name(&session, &message, NameLookup::IdOnly).await?.is_empty())
     }
 
-    /// Notes a request. Two that come at once meet here: the note of the first stays, and the other
-    /// one looks again.
+    /// Writes the record of a request.
+    ///
+    /// Two concurrent requests with the same key meet here: the second one finds the record and
+    /// fails with a duplicate key or a conflict. Its retry then reads the first one's record.
     pub(super) async fn write_request(
         &mut self,
-        who: &Principal,
+        principal: &Principal,
         key: &IdempotencyKey,
         known: &PriorRequest,
         now: Timestamp,
@@ -110,29 +118,31 @@ impl MongoTransaction {
             "createdAt": to_bson_date(now),
             "notedAt": DateTime::now(),
         };
-        let note = doc! { "_id": request_key(who, key), "messageId": known.message_id.as_str() };
-        self.written_requests.insert(known.message_id.to_string(), note.clone());
-        self.unconfirmed_request = Some(note);
+        let record =
+            doc! { "_id": request_key(principal, key), "messageId": known.message_id.as_str() };
+        self.written_requests.insert(known.message_id.to_string(), record.clone());
+        self.unconfirmed_request = Some(record);
         if let Some(message) = self.stale_request.take() {
-            let past = doc! { "_id": request_key(who, key), "messageId": message };
-            let replaced = keys.replace_one(past, request).session(&mut self.client_session).await;
+            // The filter names the void record, so that only one of two requests replaces it.
+            let stale = doc! { "_id": request_key(principal, key), "messageId": message };
+            let replaced = keys.replace_one(stale, request).session(&mut self.client_session).await;
             return match self.check_result(replaced)?.matched_count {
                 1 => Ok(()),
                 _ => Err(self.record_conflict()),
             };
         }
-        request.insert("_id", request_key(who, key));
+        request.insert("_id", request_key(principal, key));
         let inserted = keys.insert_one(request).session(&mut self.client_session).await;
         self.check_result(inserted).map(|_| ())
     }
 
-    /// Takes back what earlier tries of this step have noted: it was refused.
+    /// Deletes the unconfirmed records of all attempts, after the rules have rejected the request.
     pub(super) async fn delete_written_requests(&mut self) {
         let keys = self.collections.idempotency_keys.clone();
-        for (_, mut own) in self.written_requests.drain() {
-            own.insert("isConfirmed", doc! { "$ne": true });
-            // One that stays means nothing after a while.
-            let _ = keys.delete_one(own).await;
+        for (_, mut record) in self.written_requests.drain() {
+            record.insert("isConfirmed", doc! { "$ne": true });
+            // An error is ignored: a record that stays becomes void by itself.
+            let _ = keys.delete_one(record).await;
         }
     }
 }

@@ -1,9 +1,10 @@
-//! The usage ledger in MongoDB: a document for each turn or call beside one, and sums by purse and
-//! day.
+//! The usage ledger in MongoDB: one document per turn or background call, and totals per quota key
+//! and day.
 //!
-//! A turn is booked behind the commit that ends it, from the session's `pending`, by whoever comes
-//! first; done again, it changes nothing: a sum names the last turns that are in it, and the turn's
-//! own document, which comes last, says that all sums have it.
+//! The usage of a turn is part of the commit that ends it (`pending`) and is recorded after it, by
+//! any instance and possibly more than once. It is still counted once: each total keeps the ids of
+//! the last turns that it includes, and the turn's own document, written last, marks all totals as
+//! done.
 
 use super::documents::{to_bson_date, to_document, to_timestamp, unreadable_value};
 use super::errors::is_duplicate_key;
@@ -21,7 +22,8 @@ use futures::TryStreamExt;
 use mongodb::bson::{Bson, DateTime, Document, deserialize_from_document, doc};
 use serde::{Deserialize, Serialize};
 
-/// Turns that a sum names: more than can end while one is booked twice.
+/// A total keeps the ids of its last 64 turns: more turns than can end, for one quota key, between
+/// two attempts to record the same turn.
 const COUNTED_TURNS_SLICE: i32 = -64;
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -75,8 +77,8 @@ impl LedgerStore for MongoStore {
         with_timeout(async { Ok(apply_usage(&self.collections, &entry).await?) }).await
     }
 
-    async fn usage_total(&self, purse: &str, since_day: i64) -> Result<UsageTotal> {
-        let sums = self.collections.spent.aggregate(total_pipeline(purse, since_day));
+    async fn usage_total(&self, quota_key: &str, since_day: i64) -> Result<UsageTotal> {
+        let sums = self.collections.spent.aggregate(total_pipeline(quota_key, since_day));
         let sums: Vec<UsageTotalDoc> =
             with_timeout(async { Ok(sums.await?.with_type().try_collect().await?) }).await?;
         Ok(to_usage_total(&sums))
@@ -90,29 +92,30 @@ impl LedgerStore for MongoStore {
     }
 
     async fn delete_usage(&self, user: &UserId, now_on: &TurnId) -> Result<u64> {
-        let whose = doc! { "_id": user.as_str() };
+        let of_user = doc! { "_id": user.as_str() };
         let mark = doc! { "$max": { "nowOn": now_on.as_str() } };
-        let mark = self.collections.forgotten.update_one(whose, mark).upsert(true);
-        let gone = self.collections.usage.delete_many(doc! { "userId": user.as_str() });
-        // In this order: a line that is not there to be deleted meets the mark.
+        let mark = self.collections.forgotten.update_one(of_user, mark).upsert(true);
+        let deleted = self.collections.usage.delete_many(doc! { "userId": user.as_str() });
+        // The mark comes first. An entry that is inserted after the deletion finds the mark and
+        // deletes itself (see `apply_usage`).
         with_timeout(async {
             mark.await?;
-            Ok(gone.await?.deleted_count)
+            Ok(deleted.await?.deleted_count)
         })
         .await
     }
 
     async fn list_ledger_entries(
         &self,
-        behind: Option<&TurnId>,
-        most: u32,
+        after: Option<&TurnId>,
+        limit: u32,
     ) -> Result<Vec<LedgerEntry>> {
-        let behind = behind.map(ToString::to_string).unwrap_or_default();
+        let after = after.map(ToString::to_string).unwrap_or_default();
         let entries = self.collections.usage.clone_with_type::<LedgerEntryDoc>();
         let found = entries
-            .find(doc! { "_id": { "$gt": behind } })
+            .find(doc! { "_id": { "$gt": after } })
             .sort(doc! { "_id": 1 })
-            .limit(i64::from(most));
+            .limit(i64::from(limit));
         let found: Vec<LedgerEntryDoc> =
             with_timeout(async { Ok(found.await?.try_collect().await?) }).await?;
         found.into_iter().map(LedgerEntryDoc::into_ledger_entry).collect()
@@ -120,7 +123,8 @@ impl LedgerStore for MongoStore {
 }
 
 impl MongoTransaction {
-    /// Books a turn with the commit of this step: before anybody hears of the commit, or beside.
+    /// Adds the usage of a turn to the commit. With `at_once` it is recorded before the operation
+    /// returns, otherwise in the background.
     pub(super) fn stage_usage(&mut self, entry: &LedgerEntry, at_once: bool) -> Result<()> {
         self.ledger_entry = Some(to_entry_document(entry)?);
         self.applies_usage_first = at_once;
@@ -129,67 +133,72 @@ impl MongoTransaction {
 
     pub(super) async fn load_usage_total(
         &mut self,
-        purse: &str,
+        quota_key: &str,
         since_day: i64,
     ) -> Result<UsageTotal> {
-        let table = self.collections.spent.clone();
+        let collection = self.collections.spent.clone();
         let sums: Vec<UsageTotalDoc> =
-            self.run_pipeline(&table, total_pipeline(purse, since_day)).await?;
+            self.run_pipeline(&collection, total_pipeline(quota_key, since_day)).await?;
         Ok(to_usage_total(&sums))
     }
 }
 
-/// Books a turn or a call beside one, once.
+/// Records the usage of a turn or background call; does nothing if it is recorded already.
 pub(super) async fn apply_usage(
-    tables: &Collections,
+    collections: &Collections,
     entry: &Document,
 ) -> mongodb::error::Result<()> {
     let Some(turn) = entry.get("_id").cloned() else { return Ok(()) };
-    if tables.usage.find_one(doc! { "_id": &turn }).await?.is_some() {
+    // The turn's own document is written last, so all totals have this turn.
+    if collections.usage.find_one(doc! { "_id": &turn }).await?.is_some() {
         return Ok(());
     }
-    // What was written by us reads back; of anything else there is nothing to book.
-    let Ok(Ok(read)) = deserialize_from_document::<LedgerEntryDoc>(entry.clone())
+    // Entries are written by `to_entry_document` only. An unreadable one would block the session's
+    // `pending` for ever, so it is skipped.
+    let Ok(Ok(usage)) = deserialize_from_document::<LedgerEntryDoc>(entry.clone())
         .map(LedgerEntryDoc::into_ledger_entry)
     else {
         return Ok(());
     };
-    for purse in read.quota_keys() {
-        let day = read.ended_at.day_number();
-        let name = format!("{day}|{purse}");
-        let without = doc! { "_id": name, "turns": { "$ne": &turn } };
+    for quota_key in usage.quota_keys() {
+        let day = usage.ended_at.day_number();
+        let id = format!("{day}|{quota_key}");
+        // Finds the total only if it does not include this turn yet.
+        let without_turn = doc! { "_id": &id, "turns": { "$ne": &turn } };
         let add = doc! {
-            "$setOnInsert": { "purse": &purse, "day": day },
-            "$inc": { "tokens": read.total_tokens(), "cost": read.cost.unwrap_or_default() },
+            "$setOnInsert": { "purse": &quota_key, "day": day },
+            "$inc": { "tokens": usage.total_tokens(), "cost": usage.cost.unwrap_or_default() },
             "$push": { "turns": { "$each": [&turn], "$slice": COUNTED_TURNS_SLICE } },
         };
-        match tables.spent.update_one(without, add).upsert(true).await {
-            // It is there, and has this turn; or somebody added it at this very moment.
+        match collections.spent.update_one(without_turn, add).upsert(true).await {
+            // The upsert tried to insert a total that exists: it includes this turn already, or
+            // another writer has just inserted it. A plain update settles both.
             Err(error) if is_duplicate_key(&error) => {
-                let again = doc! { "_id": format!("{day}|{purse}"), "turns": { "$ne": &turn } };
+                let without_turn = doc! { "_id": &id, "turns": { "$ne": &turn } };
                 let add = doc! {
-                    "$inc": { "tokens": read.total_tokens(), "cost": read.cost.unwrap_or_default() },
+                    "$inc": { "tokens": usage.total_tokens(), "cost": usage.cost.unwrap_or_default() },
                     "$push": { "turns": { "$each": [&turn], "$slice": COUNTED_TURNS_SLICE } },
                 };
-                tables.spent.update_one(again, add).await?;
+                collections.spent.update_one(without_turn, add).await?;
             }
-            booked => drop(booked?),
+            updated => drop(updated?),
         }
     }
-    match tables.usage.insert_one(entry).await {
+    match collections.usage.insert_one(entry).await {
         Err(error) if is_duplicate_key(&error) => {}
-        added => drop(added?),
+        inserted => drop(inserted?),
     }
-    let forgotten = doc! { "_id": read.payer.user.as_str(), "nowOn": { "$gt": &turn } };
-    if tables.forgotten.find_one(forgotten).await?.is_some() {
-        tables.usage.delete_one(doc! { "_id": &turn }).await?;
+    // The user's data was deleted while this turn was running or waiting to be recorded.
+    let forgotten = doc! { "_id": usage.payer.user.as_str(), "nowOn": { "$gt": &turn } };
+    if collections.forgotten.find_one(forgotten).await?.is_some() {
+        collections.usage.delete_one(doc! { "_id": &turn }).await?;
     }
     Ok(())
 }
 
-fn total_pipeline(purse: &str, since_day: i64) -> Vec<Document> {
+fn total_pipeline(quota_key: &str, since_day: i64) -> Vec<Document> {
     vec![
-        doc! { "$match": { "purse": purse, "day": { "$gte": since_day } } },
+        doc! { "$match": { "purse": quota_key, "day": { "$gte": since_day } } },
         doc! { "$group": {
             "_id": null, "tokens": { "$sum": "$tokens" }, "cost": { "$sum": "$cost" },
         } },
@@ -201,10 +210,10 @@ fn to_usage_total(sums: &[UsageTotalDoc]) -> UsageTotal {
 }
 
 fn report_pipeline(query: &UsageQuery) -> Vec<Document> {
-    let mut which =
+    let mut filter =
         doc! { "at": { "$gte": to_bson_date(query.from), "$lt": to_bson_date(query.to) } };
     if let Some(user) = &query.user {
-        which.insert("userId", user.as_str());
+        filter.insert("userId", user.as_str());
     }
     let key = match query.group_by {
         GroupBy::Day => {
@@ -226,7 +235,7 @@ fn report_pipeline(query: &UsageQuery) -> Vec<Document> {
         _ => doc! { "tokens": -1, "_id": 1 },
     };
     vec![
-        doc! { "$match": which },
+        doc! { "$match": filter },
         doc! { "$group": {
             "_id": key,
             "turns": one_if(is_reply.clone()),

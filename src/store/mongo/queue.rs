@@ -1,6 +1,8 @@
-//! Turns that wait in MongoDB. Which ones, and in which order, is part of their session's document;
-//! what they are lies beside it, for a message may be large. A text that no session names means
-//! nothing, so it may come before a commit and go behind it.
+//! Queued turns in MongoDB.
+//!
+//! The session's document holds their ids in order. Their content is in documents of the collection
+//! `queue`, because a message may be large. Content without an id in a session's document is
+//! ignored, so it may be written before the commit and deleted after it.
 
 use super::documents::IdDoc;
 use super::transaction::MongoTransaction;
@@ -19,7 +21,7 @@ struct QueuedTurnDoc {
 }
 
 impl MongoTransaction {
-    /// Those of the session, the next one first.
+    /// The queued turns of the loaded session, next one first.
     pub(super) async fn load_queued_turns(&mut self) -> Result<Vec<QueuedTurn>> {
         let turns = self.queued_turn_ids();
         if turns.is_empty() {
@@ -29,25 +31,27 @@ impl MongoTransaction {
         let pipeline = vec![doc! { "$match": { "_id": { "$in": &turns } } }];
         let found: Vec<QueuedTurnDoc> = self.run_pipeline(&queue, pipeline).await?;
         let mut texts: HashMap<_, _> =
-            found.into_iter().map(|waiting| (waiting.id, waiting.turn)).collect();
-        let waiting = turns.iter().filter_map(|turn| {
+            found.into_iter().map(|queued| (queued.id, queued.turn)).collect();
+        let queued = turns.iter().filter_map(|turn| {
             let read = QueuedTurn::from_json(&texts.remove(turn)?);
-            // It must not keep the session from everything else.
-            read.inspect_err(|error| tracing::error!(%error, "a waiting turn cannot be read")).ok()
+            // Skipped, because a turn that cannot be decoded would otherwise block its session.
+            read.inspect_err(|error| tracing::error!(%error, "decoding a queued turn failed")).ok()
         });
-        Ok(waiting.collect())
+        Ok(queued.collect())
     }
 
-    /// Puts a turn behind the others, or before them.
+    /// Adds a turn at the end of the queue or, with `first`, at its beginning.
     pub(super) async fn stage_queued_turn(
         &mut self,
         session: &SessionId,
-        waiting: &QueuedTurn,
-        before_all: bool,
+        queued: &QueuedTurn,
+        first: bool,
     ) -> Result<()> {
-        let turn = waiting.turn.turn_id.as_str();
+        let turn = queued.turn.turn_id.as_str();
         let queue = self.collections.queue.clone();
-        let text = doc! { "sessionId": session.as_str(), "turn": waiting.to_json()? };
+        // Written before the commit, so that no session names a turn without content. An upsert,
+        // because a retry writes the same document again.
+        let text = doc! { "sessionId": session.as_str(), "turn": queued.to_json()? };
         let written = queue
             .replace_one(doc! { "_id": turn }, text)
             .upsert(true)
@@ -55,18 +59,18 @@ impl MongoTransaction {
             .await;
         self.check_result(written)?;
         let mut turns = self.queued_turn_ids();
-        turns.insert(if before_all { 0 } else { turns.len() }, turn.to_owned());
+        turns.insert(if first { 0 } else { turns.len() }, turn.to_owned());
         self.set_fields(doc! { "queue": turns });
         Ok(())
     }
 
-    /// Drops one that waits. Whether it still did.
+    /// Removes a turn from the queue. Returns whether it was queued.
     pub(super) fn unstage_queued_turn(&mut self, turn: &TurnId) -> bool {
         let mut turns = self.queued_turn_ids();
-        let Some(place) = turns.iter().position(|waiting| waiting == turn.as_str()) else {
+        let Some(position) = turns.iter().position(|queued| queued == turn.as_str()) else {
             return false;
         };
-        self.dequeued_turns.push(turns.remove(place));
+        self.dequeued_turns.push(turns.remove(position));
         match turns.is_empty() {
             true => self.unset_field("queue"),
             false => self.set_fields(doc! { "queue": turns }),
@@ -74,7 +78,7 @@ impl MongoTransaction {
         true
     }
 
-    /// A session in which turns wait and none runs.
+    /// Finds a session with queued turns and no running turn.
     pub(super) async fn find_idle_session(&mut self) -> Result<Option<SessionId>> {
         self.commit_session().await?;
         let sessions = self.collections.sessions.clone();

@@ -1,4 +1,4 @@
-//! Turns that other instances run, followed and stopped through MongoDB.
+//! Turns of other instances: reading their progress and cancelling them, through MongoDB.
 
 use super::MongoStore;
 use super::documents::IdDoc;
@@ -13,7 +13,7 @@ use mongodb::bson::{Document, doc};
 use serde::Deserialize;
 use std::collections::HashSet;
 
-/// The turns of a session that are not over, and what its last commit may still have to do.
+/// The turns of a session that have not ended, and the unapplied rest of its last commit.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct OpenTurnsDoc {
@@ -36,11 +36,11 @@ impl RelayStore for MongoStore {
     }
 
     async fn request_cancellation(&self, turn: &TurnId) -> Result<()> {
-        let asked = vec![doc! { "$set": { "askedAt": "$$NOW" } }];
+        let requested = vec![doc! { "$set": { "askedAt": "$$NOW" } }];
         with_timeout(async {
             self.collections
                 .stops
-                .update_one(doc! { "_id": turn.as_str() }, asked)
+                .update_one(doc! { "_id": turn.as_str() }, requested)
                 .upsert(true)
                 .await?;
             Ok(())
@@ -50,9 +50,9 @@ impl RelayStore for MongoStore {
 
     async fn list_cancellations(&self) -> Result<Vec<TurnId>> {
         let stops = self.collections.stops.clone_with_type::<IdDoc>();
-        let asked: Vec<_> =
+        let found: Vec<_> =
             with_timeout(async { Ok(stops.find(doc! {}).await?.try_collect().await?) }).await?;
-        Ok(asked.into_iter().map(|stop| TurnId::new_unchecked(stop.id)).collect())
+        Ok(found.into_iter().map(|stop| TurnId::new_unchecked(stop.id)).collect())
     }
 
     async fn delete_cancellations(&self, turns: &[TurnId]) -> Result<()> {
@@ -65,14 +65,15 @@ impl RelayStore for MongoStore {
     }
 
     async fn poll_remote_turns(&self, turns: Vec<RemoteTurn>) -> Result<Vec<LogUpdate>> {
-        // First who runs, then the log: the end of a log comes no later than the end of its turn.
+        // The order matters: the last batch of a log is written no later than its turn ends. A turn
+        // that is gone in the first read has its complete log in the second.
         let open = with_timeout(self.find_open_turns(&turns)).await?;
         let mut batches = with_timeout(self.read_new_batches(&turns)).await?;
         let news = turns.into_iter().map(|followed| {
             let turn = followed.turn_id.as_str();
-            let (own, others): (Vec<_>, Vec<_>) =
+            let (own, rest): (Vec<_>, Vec<_>) =
                 std::mem::take(&mut batches).into_iter().partition(|batch| batch.turn_id == turn);
-            batches = others;
+            batches = rest;
             let has_ended = own.iter().any(|batch| batch.ended_at.is_some());
             let state = match open.contains(turn) {
                 _ if has_ended => RemoteTurnState::Ended,
@@ -88,7 +89,7 @@ impl RelayStore for MongoStore {
 }
 
 impl MongoStore {
-    /// Which of these turns run, or wait to.
+    /// Ids of all turns that are running or queued in the sessions of these turns.
     async fn find_open_turns(&self, turns: &[RemoteTurn]) -> Result<HashSet<String>> {
         let ids: Vec<_> = turns.iter().map(|followed| followed.session_id.as_str()).collect();
         let found: Vec<OpenTurnsDoc> = self
@@ -102,6 +103,8 @@ impl MongoStore {
             .await?;
         let mut open = HashSet::new();
         for session in found {
+            // The end of a log may still be pending. Apply it, or a turn would seem to be gone
+            // without an end.
             if let Some(pending) = session.pending {
                 apply_pending(&self.collections, &pending, None).await?;
             }
@@ -111,16 +114,16 @@ impl MongoStore {
         Ok(open)
     }
 
-    /// The batches that were not read, in order.
+    /// Batches that have not been read yet, in order.
     async fn read_new_batches(&self, turns: &[RemoteTurn]) -> Result<Vec<LogBatchDoc>> {
-        let behind = turns.iter().map(|followed| {
+        let unread = turns.iter().map(|followed| {
             doc! {
                 "turnId": followed.turn_id.as_str(),
                 "batch": { "$gte": i64::from(followed.next_batch) },
             }
         });
         let log = self.collections.turn_log.clone_with_type();
-        let found = log.find(doc! { "$or": behind.collect::<Vec<_>>() });
+        let found = log.find(doc! { "$or": unread.collect::<Vec<_>>() });
         Ok(found.sort(doc! { "turnId": 1, "batch": 1 }).await?.try_collect().await?)
     }
 }

@@ -1,9 +1,12 @@
-//! The turn log in MongoDB, and who is alive.
+//! The turn log in MongoDB, heartbeats of instances, and recovery of orphaned turns.
 //!
-//! A batch is a document; turn and number together are unique, and that is what ends a turn for
-//! good: whoever finds a silent instance's turn puts a **seal** behind its last batch. Had the
-//! silent one only slept, its next flush meets the seal and it stops; its reply is refused since the
-//! claim is sealed, too. No clock but the database's decides who is silent.
+//! A batch of the log is one document, unique by turn and batch number. That uniqueness is what
+//! ends an orphaned turn for good: the instance that recovers it inserts an empty batch, the
+//! **seal**, after the last one. If the former owner was only paused, its next batch collides with
+//! the seal and it stops. Its reply is rejected as well, because the claim in the session's
+//! document was taken away first.
+//!
+//! All times are compared by the clock of the database, never by those of instances.
 
 use super::documents::{ClaimDoc, to_bson_date, to_u32};
 use super::errors::is_duplicate_key;
@@ -23,16 +26,16 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
-/// The life of nobody: a claim of it is to be ended by whoever finds it.
+/// The `boot` of a claim whose turn is being recovered. No instance has it, so if the recovering
+/// instance crashes, any other finds the claim and finishes the recovery.
 const SEALED_BOOT: &str = "sealed";
-/// Logs that are dropped in one go.
+/// Logs deleted per call.
 const DROP_LIMIT: i64 = 64;
-/// Turns of others that are ended in one go.
+/// Turns of dead instances recovered per call.
 const ORPHAN_LIMIT: i64 = 32;
-/// Instances that have been silent for so long are forgotten.
+/// Time without a heartbeat after which an instance's document is deleted.
 const INSTANCE_RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// A batch.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct LogBatchDoc {
@@ -41,24 +44,24 @@ pub(super) struct LogBatchDoc {
     batch: i64,
     frames: Binary,
     pub(super) ended_at: Option<DateTime>,
-    /// Whether it was put here by somebody else than who ran the turn, and says nothing.
+    /// An empty batch inserted by a recovering instance to end the log.
     #[serde(default)]
     is_seal: bool,
 }
 
-/// A life of an instance.
+/// One run of an instance: each start has its own `boot`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct InstanceDoc {
     #[serde(rename = "_id")]
     boot: String,
     instance: String,
-    /// Silence after which it counts as gone, in milliseconds: its own, not ours.
+    /// The lease of that instance, in milliseconds. Instances may be configured differently.
     lease: i64,
     seen_at: DateTime,
 }
 
-/// A session whose turn somebody runs.
+/// A session with a running turn.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct ClaimedSessionDoc {
@@ -77,7 +80,6 @@ impl LogBatchDoc {
     }
 }
 
-/// A batch as a document.
 pub(super) fn to_batch_document(session: &SessionId, turn: &TurnId, batch: &LogBatch) -> Document {
     let frames = Binary { subtype: BinarySubtype::Generic, bytes: batch.frames.to_vec() };
     doc! {
@@ -92,9 +94,11 @@ pub(super) fn to_batch_document(session: &SessionId, turn: &TurnId, batch: &LogB
 impl TurnLogStore for MongoStore {
     async fn append_log(&self, entries: Vec<TurnLogEntry>) -> Result<Vec<TurnId>> {
         with_timeout(async {
-            let held = self.find_claimed_turns(&entries).await?;
+            // A turn whose claim was taken away must not write. This check alone is a race with a
+            // recovery that starts now; the unique index on the seal decides it.
+            let claimed = self.find_claimed_turns(&entries).await?;
             let (held, lost): (Vec<_>, Vec<_>) =
-                entries.into_iter().partition(|entry| held.contains(entry.turn_id.as_str()));
+                entries.into_iter().partition(|entry| claimed.contains(entry.turn_id.as_str()));
             let mut lost: Vec<TurnId> = lost.into_iter().map(|entry| entry.turn_id).collect();
             if held.is_empty() {
                 return Ok(lost);
@@ -105,7 +109,8 @@ impl TurnLogStore for MongoStore {
             let inserted = self.collections.turn_log.insert_many(documents).ordered(false).await;
             match inserted {
                 Ok(_) => {}
-                // Some are there: written by an earlier try, or sealed.
+                // Unordered, so all other batches were inserted. A batch that exists is either
+                // ours, from a try whose answer was lost, or a seal.
                 Err(error) if is_duplicate_key(&error) => {
                     for entry in held {
                         if !self.is_batch_written(&entry).await? {
@@ -128,6 +133,8 @@ impl TurnLogStore for MongoStore {
     ) -> Result<Vec<Bytes>> {
         let log = with_timeout(self.read_batches(turn)).await?;
         let ended = log.iter().find_map(|batch| batch.ended_at);
+        // Logs are deleted some time after they expire; until then they count as gone, as in every
+        // store. The session is checked because a turn id alone must not give access to a reply.
         let is_past = ended.is_some_and(|ended| ended < to_bson_date(since));
         if is_past || log.iter().any(|batch| batch.session_id != session.as_str()) {
             return Ok(Vec::new());
@@ -139,11 +146,13 @@ impl TurnLogStore for MongoStore {
         with_timeout(self.delete_next_ended_logs(ended_before)).await
     }
 
-    async fn record_heartbeat(&self, claimant: &LeaseHolder, _now: Timestamp) -> Result<()> {
-        let instance = doc! { "_id": &claimant.boot };
+    async fn record_heartbeat(&self, lease_holder: &LeaseHolder, _now: Timestamp) -> Result<()> {
+        let instance = doc! { "_id": &lease_holder.boot };
+        // A pipeline update, because `$$NOW` (the clock of the database) exists only there. Hence
+        // `$literal`: a name that starts with `$` would be taken for a field path.
         let lease = i64::try_from(self.lease.as_millis()).unwrap_or(i64::MAX);
         let alive = vec![doc! { "$set": {
-            "instance": { "$literal": &claimant.instance },
+            "instance": { "$literal": &lease_holder.instance },
             "lease": lease,
             "seenAt": "$$NOW",
         } }];
@@ -156,18 +165,20 @@ impl TurnLogStore for MongoStore {
 
     async fn find_orphaned_turns(
         &self,
-        claimant: &LeaseHolder,
+        lease_holder: &LeaseHolder,
         running: &HashSet<TurnId>,
     ) -> Result<Vec<OrphanedTurn>> {
         with_timeout(async {
-            let alive = self.find_live_instances(claimant).await?;
+            let alive = self.find_live_instances(lease_holder).await?;
             let mut orphans = Vec::new();
+            // Claims of instances that are dead, and sealed claims of an interrupted recovery.
             for ClaimedSessionDoc { id, active_turn: claim } in self.find_dead_claims(alive).await?
             {
                 orphans.extend(self.seal_orphan(&id, &claim).await?);
             }
+            // Claims of this instance without a running turn.
             for ClaimedSessionDoc { id, active_turn: claim } in
-                self.find_own_claims(&claimant.boot).await?
+                self.find_own_claims(&lease_holder.boot).await?
             {
                 if self.is_abandoned(&claim.active_turn().turn_id, running) {
                     orphans.extend(self.seal_orphan(&id, &claim).await?);
@@ -181,6 +192,7 @@ impl TurnLogStore for MongoStore {
 
 impl MongoStore {
     async fn delete_next_ended_logs(&self, ended_before: Timestamp) -> Result<u64> {
+        // Cancellations this old were never picked up; their turns have ended.
         let old = doc! { "askedAt": { "$lt": to_bson_date(ended_before) } };
         self.collections.stops.delete_many(old).await?;
         let ended: Vec<LogBatchDoc> = self
@@ -195,36 +207,37 @@ impl MongoStore {
         if ended.is_empty() {
             return Ok(0);
         }
+        // Only the last batch of a log has `endedAt`; the others go with it by their turn.
         let turns: Vec<_> = ended.into_iter().map(|batch| batch.turn_id).collect();
         let past = doc! { "turnId": { "$in": turns } };
         Ok(self.collections.turn_log.delete_many(past).await?.deleted_count)
     }
 
-    /// Which of these turns still hold their claims.
+    /// Ids of the turns that still own the claim of their session.
     async fn find_claimed_turns(&self, entries: &[TurnLogEntry]) -> Result<HashSet<String>> {
         let sessions: Vec<_> = entries.iter().map(|entry| entry.session_id.as_str()).collect();
-        let only = doc! { "activeTurn.turnId": 1, "activeTurn.boot": 1 };
+        let projection = doc! { "activeTurn.turnId": 1, "activeTurn.boot": 1 };
         let found: Vec<Document> = self
             .collections
             .sessions
             .find(doc! { "_id": { "$in": sessions } })
-            .projection(only)
+            .projection(projection)
             .await?
             .try_collect()
             .await?;
-        let held = found.iter().filter_map(|session| {
+        let claimed = found.iter().filter_map(|session| {
             let claim = session.get_document("activeTurn").ok()?;
             (claim.get_str("boot").ok()? != SEALED_BOOT)
                 .then_some(claim.get_str("turnId").ok()?.to_owned())
         });
-        Ok(held.collect())
+        Ok(claimed.collect())
     }
 
-    /// Some claims of lives that are over.
+    /// Some of the claims that belong to none of these runs.
     async fn find_dead_claims(&self, alive: Vec<String>) -> Result<Vec<ClaimedSessionDoc>> {
-        let over = doc! { "activeTurn.boot": { "$exists": true, "$nin": alive } };
+        let dead = doc! { "activeTurn.boot": { "$exists": true, "$nin": alive } };
         let sessions = self.collections.sessions.clone_with_type();
-        let claims = sessions.find(over).limit(ORPHAN_LIMIT);
+        let claims = sessions.find(dead).limit(ORPHAN_LIMIT);
         Ok(claims.projection(doc! { "activeTurn": 1 }).await?.try_collect().await?)
     }
 
@@ -234,18 +247,19 @@ impl MongoStore {
         Ok(sessions.find(own).projection(doc! { "activeTurn": 1 }).await?.try_collect().await?)
     }
 
-    /// Ends a turn for whoever runs it; `None` if it has ended meanwhile.
+    /// Takes a turn over for recovery; `None` if it has ended in the meantime.
     async fn seal_orphan(&self, session: &str, claim: &ClaimDoc) -> Result<Option<OrphanedTurn>> {
-        let (session_id, turn) = (SessionId::new_unchecked(session), claim.active_turn());
-        let held_by = claim.lease_holder();
-        let sealed = self.seal_turn(&session_id, &turn.turn_id, &held_by).await?;
+        let session_id = SessionId::new_unchecked(session);
+        let turn = claim.active_turn();
+        let former_holder = claim.lease_holder();
+        let sealed = self.seal_turn(&session_id, &turn.turn_id, &former_holder).await?;
         Ok(sealed.map(|(log, next_batch)| {
-            let claimant = LeaseHolder { boot: SEALED_BOOT.to_owned(), ..held_by };
-            OrphanedTurn { session_id, turn, lease_holder: claimant, log, next_batch }
+            let lease_holder = LeaseHolder { boot: SEALED_BOOT.to_owned(), ..former_holder };
+            OrphanedTurn { session_id, turn, lease_holder, log, next_batch }
         }))
     }
 
-    /// Whether this very batch is in the log.
+    /// Whether the log contains this batch with the same content.
     async fn is_batch_written(&self, entry: &TurnLogEntry) -> Result<bool> {
         let batch =
             doc! { "turnId": entry.turn_id.as_str(), "batch": i64::from(entry.batch.number) };
@@ -254,7 +268,7 @@ impl MongoStore {
         Ok(found.is_some_and(|found| !found.is_seal && found.frames.bytes == *entry.batch.frames))
     }
 
-    /// A turn's batches, in order.
+    /// Reads all batches of a turn, in order.
     pub(super) async fn read_batches(&self, turn: &TurnId) -> Result<Vec<LogBatchDoc>> {
         let log = self.collections.turn_log.clone_with_type();
         let find =
@@ -262,68 +276,76 @@ impl MongoStore {
         Ok(find.await?.try_collect().await?)
     }
 
-    /// The lives that are not over: others that were seen within their lease, this one, and no other
-    /// of this instance.
-    async fn find_live_instances(&self, claimant: &LeaseHolder) -> Result<Vec<String>> {
-        let look = vec![doc! { "$set": { "lookedAt": "$$NOW" } }];
+    /// The `boot` of every run that counts as alive: this one, and those of other instances with a
+    /// heartbeat within their lease. Earlier runs of this instance are dead.
+    async fn find_live_instances(&self, lease_holder: &LeaseHolder) -> Result<Vec<String>> {
+        // Reads the database's clock, which a plain find cannot return.
+        let read_clock = vec![doc! { "$set": { "lookedAt": "$$NOW" } }];
         let me = self
             .collections
             .instances
-            .find_one_and_update(doc! { "_id": &claimant.boot }, look)
+            .find_one_and_update(doc! { "_id": &lease_holder.boot }, read_clock)
             .return_document(ReturnDocument::After)
             .await?
             .unwrap_or_default();
-        // Whoever has not said that it lives knows nothing of the time either.
+        // No heartbeat of this run has been stored yet. Without the time no instance may be
+        // declared dead.
         let Ok(now) = me.get_datetime("lookedAt") else {
-            return Err(Error::store_unavailable("this instance is not known to the database"));
+            return Err(Error::store_unavailable("this instance has not sent a heartbeat yet"));
         };
-        let all: Vec<InstanceDoc> =
+        let instances: Vec<InstanceDoc> =
             self.collections.instances.clone_with_type().find(doc! {}).await?.try_collect().await?;
         let silent = |seen: DateTime| {
             let millis = now.timestamp_millis() - seen.timestamp_millis();
             Duration::from_millis(millis.unsigned_abs()) * u32::from(millis > 0)
         };
-        if all.iter().any(|other| silent(other.seen_at) > INSTANCE_RETENTION) {
+        if instances.iter().any(|other| silent(other.seen_at) > INSTANCE_RETENTION) {
             let old = DateTime::from_millis(
                 now.timestamp_millis() - INSTANCE_RETENTION.as_millis() as i64,
             );
             self.collections.instances.delete_many(doc! { "seenAt": { "$lt": old } }).await?;
         }
-        // The looks are a tenth of the lease apart: within the lease the turn is ended.
-        let patience =
+        // Instances look for dead ones ten times per lease. Counting nine tenths of it as the limit
+        // makes sure that an orphaned turn is recovered within one lease.
+        let allowed =
             |other: &InstanceDoc| Duration::from_millis(other.lease.unsigned_abs()) * 9 / 10;
-        let alive = all.into_iter().filter(|other| {
-            other.boot == claimant.boot
-                || other.instance != claimant.instance && silent(other.seen_at) < patience(other)
+        let alive = instances.into_iter().filter(|other| {
+            other.boot == lease_holder.boot
+                || other.instance != lease_holder.instance && silent(other.seen_at) < allowed(other)
         });
         Ok(alive.map(|other| other.boot).collect())
     }
 
-    /// Whether a turn of this life has been run by nobody for as long as a lease: the answer to its
-    /// claim was lost.
+    /// Whether a turn that this run has claimed has not been running for a whole lease. That
+    /// happens if the answer to its claim was lost: the claim is stored, but no task was started.
     fn is_abandoned(&self, turn: &TurnId, running: &HashSet<TurnId>) -> bool {
+        // A turn that was claimed a moment ago may not be registered as running yet, so the first
+        // sighting only starts the clock.
         let mut suspects = self.suspected_orphans.lock().unwrap_or_else(PoisonError::into_inner);
         if running.contains(turn) {
             suspects.remove(turn);
             return false;
         }
+        // Entries of turns that have ended by other means would stay otherwise.
         suspects.retain(|_, since| since.elapsed() < self.lease * 2);
         suspects.entry(turn.clone()).or_insert_with(Instant::now).elapsed() >= self.lease
     }
 
-    /// Ends a turn for whoever runs it: its log, and the number of the batch behind the seal. `None`
-    /// if it has ended meanwhile.
+    /// Takes the claim of a turn away and seals its log. Returns the frames of the log and the
+    /// number of the next batch, or `None` if the turn has ended in the meantime.
     async fn seal_turn(
         &self,
         session: &SessionId,
         turn: &TurnId,
-        held_by: &LeaseHolder,
+        former_holder: &LeaseHolder,
     ) -> Result<Option<(Vec<Bytes>, u32)>> {
         let claim = doc! {
             "_id": session.as_str(),
             "activeTurn.turnId": turn.as_str(),
-            "activeTurn.boot": &held_by.boot,
+            "activeTurn.boot": &former_holder.boot,
         };
+        // First the claim, then the log: from here on a commit of the former holder fails, because
+        // the revision has changed and the claim is not its own.
         let seal =
             doc! { "$set": { "activeTurn.boot": SEALED_BOOT }, "$inc": { "revision": 1_i64 } };
         if self.collections.sessions.update_one(claim, seal).await?.matched_count == 0 {
@@ -338,7 +360,8 @@ impl MongoStore {
                 seal.insert("isSeal", true);
                 match self.collections.turn_log.insert_one(seal).await {
                     Ok(_) => {}
-                    // A last flush came before it, or another seal.
+                    // The former holder was faster and wrote one more batch, or another instance
+                    // inserted the seal. Read the log again.
                     Err(error) if is_duplicate_key(&error) => {}
                     Err(error) => return Err(error.into()),
                 }
@@ -349,11 +372,12 @@ impl MongoStore {
     }
 }
 
-/// Gives up after a while. What is given up may have happened: all that is done here may be done
-/// again.
+/// Limits a single operation to [`OPERATION_TIMEOUT`].
+///
+/// An operation that timed out may still have taken effect, so it must be safe to repeat.
 pub(super) async fn with_timeout<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     match timeout(OPERATION_TIMEOUT, work).await {
         Ok(result) => result,
-        Err(_) => Err(Error::store_unavailable("MongoDB did not answer in time")),
+        Err(_) => Err(Error::store_unavailable("MongoDB timed out")),
     }
 }
