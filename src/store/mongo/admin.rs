@@ -1,4 +1,4 @@
-//! House-keeping in MongoDB.
+//! Statistics about users, and deletion of inactive sessions, in MongoDB.
 
 use super::MongoStore;
 use super::documents::{to_bson_date, to_timestamp};
@@ -74,12 +74,12 @@ impl AdminStore for MongoStore {
         Ok(UserStatsPage { users: owners, pagination: Pagination::new(page, limit, total) })
     }
 
-    async fn list_inactive_sessions(&self, since: Timestamp, most: u32) -> Result<Vec<SessionId>> {
-        let table = self.collections.sessions.clone_with_type::<IdleSessionDoc>();
-        let idle = table
+    async fn list_inactive_sessions(&self, since: Timestamp, limit: u32) -> Result<Vec<SessionId>> {
+        let collection = self.collections.sessions.clone_with_type::<IdleSessionDoc>();
+        let idle = collection
             .find(doc! { "activityAt": { "$lt": to_bson_date(since) } })
             .projection(doc! { "_id": 1 })
-            .limit(i64::from(most));
+            .limit(i64::from(limit));
         let found: Vec<IdleSessionDoc> =
             with_timeout(async { Ok(idle.await?.try_collect().await?) }).await?;
         Ok(found.into_iter().map(|session| SessionId::new_unchecked(session.id)).collect())
@@ -90,8 +90,8 @@ impl AdminStore for MongoStore {
         id: &SessionId,
         since: Timestamp,
     ) -> Result<Option<DeletionResult>> {
-        transact!(self, TransactionMode::MULTI_DOCUMENT, |step| rules::delete_if_inactive(
-            step, id, since
+        transact!(self, TransactionMode::MULTI_DOCUMENT, |tx| rules::delete_if_inactive(
+            tx, id, since
         )
         .await)
     }

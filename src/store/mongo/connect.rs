@@ -1,4 +1,4 @@
-//! Opening the database: what the connection string says, and what the server must be.
+//! Connects to the database, and checks the connection string and the server at startup.
 
 use super::schema;
 use super::{Collections, MongoStore};
@@ -12,17 +12,18 @@ use mongodb::{Client, Database};
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// The database, where the connection string names none.
+/// Database name if the connection string has none.
 const DEFAULT_DATABASE: &str = "echoic";
-/// How long to look for a server that takes writes, unless the connection string says otherwise.
+/// Limit for finding a primary, unless the connection string sets one.
 const SELECTION_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long everything that is done at the start may take.
+/// Limit for each step of the startup. More than waiting for another instance's migration takes.
 const START_TIMEOUT: Duration = Duration::from_secs(150);
 
 impl MongoStore {
-    /// Connects to the database that `url` names, checks that it can do what is needed, and brings
-    /// its indexes up to date. `lease` is the silence after which an instance counts as gone.
-    /// Errors say what an operator can do.
+    /// Connects to the database at `url`, checks that it is suitable, and migrates its schema.
+    ///
+    /// `lease` is the time without a heartbeat after which this instance counts as dead. Errors are
+    /// sentences for an operator that say what to change.
     pub async fn open(url: &str, lease: Duration) -> Result<Self> {
         let store = Self::connect(url, lease).await?;
         with_start_timeout(
@@ -33,7 +34,7 @@ impl MongoStore {
         Ok(store)
     }
 
-    /// The same for those who only look, beside the instances that use it: no index is touched.
+    /// Connects for commands that only read, while instances are running. Changes no index.
     pub async fn open_read_only(url: &str) -> Result<Self> {
         Self::connect(url, Duration::ZERO).await
     }
@@ -41,12 +42,13 @@ impl MongoStore {
     async fn connect(url: &str, lease: Duration) -> Result<Self> {
         let mut options = ClientOptions::parse(url).await.map_err(|error| {
             let why = redact_password(&error.to_string(), url);
-            startup_error(format!("DATABASE_URL is not a connection string of MongoDB: {why}"))
+            startup_error(format!("DATABASE_URL is not a valid MongoDB connection string: {why}"))
         })?;
         options.app_name.get_or_insert_with(|| "echoic".to_owned());
         options.server_selection_timeout.get_or_insert(SELECTION_TIMEOUT);
         options.connect_timeout.get_or_insert(SELECTION_TIMEOUT);
-        // What is acknowledged outlives a failover, and nobody reads what may not.
+        // An acknowledged write survives a failover, and a read never returns one that may not. The
+        // connection string cannot weaken this.
         options.write_concern = Some(WriteConcern::majority());
         options.read_concern = Some(ReadConcern::majority());
         options.selection_criteria =
@@ -55,18 +57,18 @@ impl MongoStore {
         options.retry_reads = Some(true);
         let hosts = options.hosts.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let name = options.default_database.clone().unwrap_or_else(|| DEFAULT_DATABASE.to_owned());
-        let place = format!("{hosts}/{name}");
+        let address = format!("{hosts}/{name}");
         let client = Client::with_options(options).map_err(|error| {
             let why = redact_password(&error.to_string(), url);
             startup_error(format!("DATABASE_URL cannot be used: {why}"))
         })?;
         let database = client.database(&name);
-        with_start_timeout(&place, check_server(&database, &place)).await?;
-        let tables = Collections::new(database);
+        with_start_timeout(&address, check_server(&database, &address)).await?;
+        let collections = Collections::new(database);
         Ok(Self {
             client,
-            collections: tables,
-            address: place,
+            collections,
+            address: address,
             lease,
             suspected_orphans: Default::default(),
             session_locks: Default::default(),
@@ -75,54 +77,55 @@ impl MongoStore {
     }
 }
 
-async fn with_start_timeout<T>(place: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
-    let late = |_| startup_error(format!("MongoDB at {place} does not answer"));
+async fn with_start_timeout<T>(address: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let late = |_| startup_error(format!("connecting to MongoDB at {address} timed out"));
     timeout(START_TIMEOUT, work).await.map_err(late)?
 }
 
-/// Whether the server is there, lets us in, and knows transactions.
-async fn check_server(database: &Database, place: &str) -> Result<()> {
+/// Checks that the server is reachable, accepts the credentials, and supports transactions.
+async fn check_server(database: &Database, address: &str) -> Result<()> {
     let hello = database.run_command(doc! { "hello": 1 }).await;
-    let hello = hello.map_err(|error| explain_error(&error, place))?;
-    let is_set =
+    let hello = hello.map_err(|error| explain_error(&error, address))?;
+    // A member of a replica set names it; a router of a sharded cluster says `isdbgrid`.
+    let is_cluster =
         hello.contains_key("setName") || hello.get_str("msg").is_ok_and(|msg| msg == "isdbgrid");
-    if !is_set {
+    if !is_cluster {
         return Err(startup_error(format!(
-            "MongoDB at {place} is a single server; Echoic needs transactions, so start it with --replSet \
-             (one member is enough) and run rs.initiate(), or use a sharded cluster"
+            "MongoDB at {address} is a standalone server; Echoic needs transactions, so start it with \
+             --replSet (one member is enough) and run rs.initiate(), or use a sharded cluster"
         )));
     }
-    // The first command that needs the rights of the user.
-    let allowed = database.collection::<Document>("schema").find_one(doc! {}).await;
-    allowed.map(|_| ()).map_err(|error| explain_error(&error, place))
+    // `hello` needs no permissions. This is the first command that does.
+    let read = database.collection::<Document>("schema").find_one(doc! {}).await;
+    read.map(|_| ()).map_err(|error| explain_error(&error, address))
 }
 
-fn explain_error(error: &mongodb::error::Error, place: &str) -> Error {
-    /// "AuthenticationFailed" and "Unauthorized".
+fn explain_error(error: &mongodb::error::Error, address: &str) -> Error {
+    /// `AuthenticationFailed` and `Unauthorized`.
     const ACCESS_DENIED_CODES: [i32; 2] = [18, 13];
     let mut cause = Some(error.clone());
     let sentence = match error.kind.as_ref() {
         DriverErrorKind::Authentication { .. } => {
-            format!("MongoDB at {place} refused the user name or the password of DATABASE_URL")
+            format!("MongoDB at {address} rejected the user name or password in DATABASE_URL")
         }
-        // What the driver says of each server is long; the first complaint tells it.
+        // The driver's message lists the state of every server. The first error in it is enough.
         DriverErrorKind::ServerSelection { message, .. } => {
             cause = None;
             let why =
                 message.split_once("Error: Kind: ").map(|(_, rest)| rest.split(", labels:").next());
             let why = why.flatten().unwrap_or("no server that takes writes answered in time");
             format!(
-                "MongoDB at {place} cannot be reached ({why}); is it running, and is the replica set of DATABASE_URL the \
-                 one it belongs to?"
+                "MongoDB at {address} cannot be reached ({why}); is it running, and does it belong to \
+                 the replica set named in DATABASE_URL?"
             )
         }
         DriverErrorKind::Command(command) if ACCESS_DENIED_CODES.contains(&command.code) => {
             format!(
-                "MongoDB at {place} does not let this user in: DATABASE_URL must name a user with the role readWrite on \
-             that database, its password, and authSource if the user was created in another one"
+                "MongoDB at {address} denied access: DATABASE_URL must name a user with the role readWrite \
+                 on this database, its password, and authSource if the user was created in another database"
             )
         }
-        _ => format!("MongoDB at {place} cannot be used"),
+        _ => format!("MongoDB at {address} cannot be used"),
     };
     let explained = Error::new(ErrorKind::StoreUnavailable, sentence);
     match cause {
@@ -131,7 +134,7 @@ fn explain_error(error: &mongodb::error::Error, place: &str) -> Error {
     }
 }
 
-/// A message that may quote the connection string, without the password in it.
+/// Removes the password from an error message that may quote the connection string.
 fn redact_password(message: &str, url: &str) -> String {
     let credentials = url.split_once("://").and_then(|(_, rest)| rest.rsplit_once('@'));
     let password = credentials.and_then(|(credentials, _)| credentials.split_once(':'));

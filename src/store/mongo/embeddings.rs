@@ -1,4 +1,4 @@
-//! Embeddings in MongoDB: a document for each message, written beside the session's steps.
+//! Embeddings in MongoDB: one document per message, written outside of the session's transactions.
 
 use super::MongoStore;
 use super::transaction::{TransactionMode, transact};
@@ -36,9 +36,9 @@ impl EmbeddingStore for MongoStore {
             doc! { "$project": { "message": 1, "vectors": 1 } },
         ];
         let pipeline = &pipeline;
-        let found: Vec<EmbeddingDoc> = transact!(self, TransactionMode::READ, |step| {
-            let table = step.collections.embeddings.clone();
-            step.run_pipeline(&table, pipeline.clone()).await
+        let found: Vec<EmbeddingDoc> = transact!(self, TransactionMode::READ, |tx| {
+            let collection = tx.collections.embeddings.clone();
+            tx.run_pipeline(&collection, pipeline.clone()).await
         })?;
         let embedding = |found: EmbeddingDoc| MessageEmbedding {
             message_id: MessageId::new_unchecked(found.message),
@@ -53,7 +53,7 @@ impl EmbeddingStore for MongoStore {
         model: &str,
         embeddings: &[MessageEmbedding],
     ) -> Result<()> {
-        let table = &self.collections.embeddings;
+        let collection = &self.collections.embeddings;
         if embeddings.is_empty() {
             return Ok(());
         }
@@ -70,18 +70,20 @@ impl EmbeddingStore for MongoStore {
             }
         };
         let documents: Vec<_> = embeddings.iter().map(document).collect();
-        // Two questions for a whole batch. What is lost between them is made again.
-        with_timeout(async { Ok(table.delete_many(doc! { "_id": { "$in": names } }).await?) })
+        // Two requests for a whole batch in place of an upsert per message. A crash in between
+        // loses embeddings that are computed again when they are missing.
+        with_timeout(async { Ok(collection.delete_many(doc! { "_id": { "$in": names } }).await?) })
             .await?;
-        with_timeout(async { Ok(table.insert_many(documents).await?) }).await?;
-        // Nobody would delete what is written for a session that was deleted meanwhile.
-        let is_there = transact!(self, TransactionMode::READ, |step| Ok(step
+        with_timeout(async { Ok(collection.insert_many(documents).await?) }).await?;
+        // After the write: a deletion that ran before it has not seen the new documents, and no
+        // other process would remove them.
+        let exists = transact!(self, TransactionMode::READ, |tx| Ok(tx
             .load_session(session)
             .await?
             .is_some()))?;
-        if !is_there {
-            let gone = doc! { "sessionId": session.as_str() };
-            with_timeout(async { Ok(table.delete_many(gone).await?) }).await?;
+        if !exists {
+            let orphaned = doc! { "sessionId": session.as_str() };
+            with_timeout(async { Ok(collection.delete_many(orphaned).await?) }).await?;
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Keys of the API in MongoDB.
+//! API keys and tickets in MongoDB.
 
 use super::MongoStore;
 use super::documents::{to_bson_date, to_document, to_timestamp, unreadable_value};
@@ -45,7 +45,7 @@ impl KeyStore for MongoStore {
             match self.collections.keys.insert_one(key).await {
                 Ok(_) => Ok(()),
                 Err(error) if is_duplicate_key(&error) => {
-                    Err(Error::new(ErrorKind::IdConflict, "there is a key with this id"))
+                    Err(Error::new(ErrorKind::IdConflict, "a key with this id already exists"))
                 }
                 Err(error) => Err(error.into()),
             }
@@ -76,6 +76,7 @@ impl KeyStore for MongoStore {
 
     async fn record_key_uses(&self, uses: Vec<(KeyId, Timestamp)>) -> Result<()> {
         for (id, at) in uses {
+            // `$max`, because instances report uses in any order and the time must not go back.
             let later = doc! { "$max": { "lastUsedAt": to_bson_date(at) } };
             let touched = self.collections.keys.update_one(doc! { "_id": id.as_str() }, later);
             with_timeout(async { Ok(touched.await?) }).await?;
@@ -92,6 +93,7 @@ impl KeyStore for MongoStore {
 
     async fn redeem_ticket(&self, digest: &str) -> Result<Option<StoredTicket>> {
         let tickets = self.collections.tickets.clone_with_type::<TicketDoc>();
+        // Read and delete in one operation: a ticket can be redeemed once, at one instance.
         let taken = tickets.find_one_and_delete(doc! { "_id": digest });
         let taken = with_timeout(async { Ok(taken.await?) }).await?;
         Ok(taken.map(|ticket| StoredTicket {

@@ -1,4 +1,4 @@
-//! Pages of messages: along the active path, or of all branches.
+//! Pages of messages, along the active path or over all branches.
 
 use super::documents::{MessageDoc, MessageLocationDoc, to_u32};
 use super::transaction::MongoTransaction;
@@ -12,10 +12,9 @@ use futures::StreamExt;
 use mongodb::bson::doc;
 use serde::Deserialize;
 
-/// A page ends early once it holds this many bytes: attachments are large.
+/// A page ends early once it holds this many bytes, because attachments may be large.
 const MAX_PAGE_BYTES: usize = 8 << 20;
 
-/// A node with its messages.
 #[derive(Debug, Deserialize)]
 struct NodeWithMessagesDoc {
     number: i64,
@@ -23,18 +22,18 @@ struct NodeWithMessagesDoc {
     messages: Vec<MessageDoc>,
 }
 
-/// Where a node lies on a path.
+/// A node's link to the node before it.
 #[derive(Debug, Deserialize)]
 struct NodeLinkDoc {
     number: i64,
     prev: MessageLocationDoc,
 }
 
-/// Takes messages until one more than the limit was seen.
+/// Collects messages until one more than the limit was offered, which shows that there are more.
 struct MessagePageBuilder {
     limit: usize,
     bytes: usize,
-    /// Each with the number of its node.
+    /// Messages with the number of their node.
     messages: Vec<(u32, MessageDoc)>,
     has_more: bool,
 }
@@ -44,7 +43,7 @@ impl MessagePageBuilder {
         Self { limit: query.limit as usize, bytes: 0, messages: Vec::new(), has_more: false }
     }
 
-    /// Whether there is room for more.
+    /// Returns `false` once the page is full.
     fn push(&mut self, node: u32, message: MessageDoc) -> bool {
         if self.messages.len() == self.limit || self.bytes > MAX_PAGE_BYTES {
             self.has_more = true;
@@ -55,9 +54,9 @@ impl MessagePageBuilder {
         true
     }
 
-    /// The page, its messages being in the order of a reader: the oldest first.
-    async fn build(self, step: &mut MongoTransaction, row: &SessionRow) -> Result<MessagePage> {
-        let siblings = step.find_siblings(&row.session.id, &self.messages).await?;
+    /// Builds the page from messages that are in reading order, oldest first.
+    async fn build(self, tx: &mut MongoTransaction, row: &SessionRow) -> Result<MessagePage> {
+        let siblings = tx.find_siblings(&row.session.id, &self.messages).await?;
         let messages = self.messages.into_iter().zip(siblings).map(|((_, stored), siblings)| {
             let mut message = stored.into_message(row)?;
             message.sibling_ids = siblings;
@@ -68,27 +67,28 @@ impl MessagePageBuilder {
     }
 }
 
-/// A page of the active path.
+/// Reads a page of the active path.
 pub(super) async fn read_path_page(
-    step: &mut MongoTransaction,
+    tx: &mut MongoTransaction,
     row: &SessionRow,
     query: &MessageQuery,
 ) -> Result<MessagePage> {
     let from = match &query.slice {
         MessageSlice::Newest => row.head,
         MessageSlice::Before(id) => {
-            let at = find_anchor(step, row, id).await?;
+            let at = find_anchor(tx, row, id).await?;
             Some(MessageLocation { seq: at.seq - 1, ..at })
         }
         MessageSlice::After(id) => {
-            let at = find_anchor(step, row, id).await?;
-            return read_path_page_after(step, row, query, at).await;
+            let at = find_anchor(tx, row, id).await?;
+            return read_path_page_after(tx, row, query, at).await;
         }
     };
     let mut page = MessagePageBuilder::new(query);
+    // From the head backward: newest pages, the common case, read one or two nodes.
     let mut next = from;
     'path: while let Some(at) = next {
-        let node = read_node(step, row, at.node).await?;
+        let node = read_node(tx, row, at.node).await?;
         for message in
             node.messages.into_iter().rev().filter(|message| to_u32(message.seq) <= at.seq)
         {
@@ -99,25 +99,25 @@ pub(super) async fn read_path_page(
         next = node.prev.location();
     }
     page.messages.reverse();
-    page.build(step, row).await
+    page.build(tx, row).await
 }
 
-/// The messages of the active path behind an anchor.
+/// Reads the page of the active path that follows a message.
 async fn read_path_page_after(
-    step: &mut MongoTransaction,
+    tx: &mut MongoTransaction,
     row: &SessionRow,
     query: &MessageQuery,
     anchor: MessageLocation,
 ) -> Result<MessagePage> {
-    let Some(chain) = find_path_nodes(step, row, anchor).await? else {
+    let Some(chain) = find_path_nodes(tx, row, anchor).await? else {
         return Err(Error::invalid_field(
             "after",
-            "must name a message of the active path, or go with view=all",
+            "must be a message of the active path, or be used with view=all",
         ));
     };
     let mut page = MessagePageBuilder::new(query);
     'path: for last in chain.into_iter().rev() {
-        let node = read_node(step, row, last.node).await?;
+        let node = read_node(tx, row, last.node).await?;
         let on_path = |seq: u32| seq > anchor.seq && seq <= last.seq;
         for message in node.messages.into_iter().filter(|message| on_path(to_u32(message.seq))) {
             if !page.push(last.node, message) {
@@ -125,71 +125,77 @@ async fn read_path_page_after(
             }
         }
     }
-    page.build(step, row).await
+    page.build(tx, row).await
 }
 
-/// The nodes of the active path from the head back to the anchor's, each with its last message on
-/// the path; `None` if the anchor is not on it. One question: a node's number is larger than that
-/// of the node before it on any path.
+/// Finds the nodes of the active path from the head back to the anchor's, each with its last
+/// message on the path; `None` if the anchor is not on the path.
+///
+/// One query suffices: on any path the numbers of nodes grow, so all of them are in the range from
+/// the anchor's to the head's.
 async fn find_path_nodes(
-    step: &mut MongoTransaction,
+    tx: &mut MongoTransaction,
     row: &SessionRow,
     anchor: MessageLocation,
 ) -> Result<Option<Vec<MessageLocation>>> {
     let Some(head) = row.head else { return Ok(None) };
-    let nodes = step.collections.nodes.clone_with_type::<NodeLinkDoc>();
+    let nodes = tx.collections.nodes.clone_with_type::<NodeLinkDoc>();
     let range = doc! { "$gte": i64::from(anchor.node), "$lte": i64::from(head.node) };
-    let asked = nodes
+    let started = nodes
         .find(doc! { "sessionId": row.session.id.as_str(), "number": range })
         .projection(doc! { "number": 1, "prev": 1 })
         .sort(doc! { "sessionId": -1, "number": -1 })
-        .session(&mut step.client_session)
+        .session(&mut tx.client_session)
         .await;
-    let mut cursor = step.check_result(asked)?;
+    let mut cursor = tx.check_result(started)?;
     let mut links = Vec::new();
     {
-        let mut found = cursor.stream(&mut step.client_session);
+        let mut found = cursor.stream(&mut tx.client_session);
         while let Some(link) = found.next().await {
             links.push(link);
         }
     }
-    let mut chain = vec![head];
+    let mut path = vec![head];
     let mut next = head;
     for link in links {
-        let link = step.check_result(link)?;
+        let link = tx.check_result(link)?;
+        // Nodes of other branches are in the range, too.
         if to_u32(link.number) != next.node {
             continue;
         }
         if next.node == anchor.node {
-            return Ok((next.seq >= anchor.seq).then_some(chain));
+            return Ok((next.seq >= anchor.seq).then_some(path));
         }
         let Some(previous) = link.prev.location() else { return Ok(None) };
-        chain.push(previous);
+        path.push(previous);
         next = previous;
     }
     Ok(None)
 }
 
-/// A page of all branches, in the order in which the messages were stored: their seqs have no gaps.
+/// Reads a page over all branches, in the order in which messages were stored. Seqs have no gaps,
+/// so the page is a range of them.
 pub(super) async fn read_all_page(
-    step: &mut MongoTransaction,
+    tx: &mut MongoTransaction,
     row: &SessionRow,
     query: &MessageQuery,
 ) -> Result<MessagePage> {
-    let (limit, count) = (query.limit, row.session.messages_count);
+    let limit = query.limit;
+    let count = row.session.messages_count;
     let (first, last, is_newest_first) = match &query.slice {
         MessageSlice::Newest => (count.saturating_sub(limit) + 1, count, true),
         MessageSlice::Before(id) => {
-            let at = find_anchor(step, row, id).await?;
+            let at = find_anchor(tx, row, id).await?;
             (at.seq.saturating_sub(limit + 1).max(1), at.seq - 1, true)
         }
         MessageSlice::After(id) => {
-            let at = find_anchor(step, row, id).await?;
+            let at = find_anchor(tx, row, id).await?;
             (at.seq + 1, count.min(at.seq.saturating_add(limit + 1)), false)
         }
     };
+    // One more than the limit, to know whether there are more.
     let first = if is_newest_first { first.saturating_sub(1).max(1) } else { first };
-    let mut found = read_seq_range(step, row, first, last).await?;
+    let mut found = read_seq_range(tx, row, first, last).await?;
     if is_newest_first {
         found.reverse();
     }
@@ -202,12 +208,13 @@ pub(super) async fn read_all_page(
     if is_newest_first {
         page.messages.reverse();
     }
-    page.build(step, row).await
+    page.build(tx, row).await
 }
 
-/// The messages of all branches from one seq to another, by seq, each with its node's number.
+/// Reads the messages of all branches in a range of seqs, in order, with the numbers of their
+/// nodes.
 pub(super) async fn read_seq_range(
-    step: &mut MongoTransaction,
+    tx: &mut MongoTransaction,
     row: &SessionRow,
     first: u32,
     last: u32,
@@ -217,34 +224,34 @@ pub(super) async fn read_seq_range(
         "lastSeq": { "$gte": i64::from(first) },
         "firstSeq": { "$lte": i64::from(last) },
     };
-    let nodes = step.collections.nodes.clone();
-    let runs: Vec<NodeWithMessagesDoc> =
-        step.run_pipeline(&nodes, vec![doc! { "$match": filter }]).await?;
+    let nodes = tx.collections.nodes.clone();
+    let found_nodes: Vec<NodeWithMessagesDoc> =
+        tx.run_pipeline(&nodes, vec![doc! { "$match": filter }]).await?;
     let mut found: Vec<(u32, MessageDoc)> = Vec::new();
-    for run in runs {
-        let node = to_u32(run.number);
+    for node_doc in found_nodes {
+        let node = to_u32(node_doc.number);
         let wanted = |message: &MessageDoc| (first..=last).contains(&to_u32(message.seq));
-        found.extend(run.messages.into_iter().filter(wanted).map(|message| (node, message)));
+        found.extend(node_doc.messages.into_iter().filter(wanted).map(|message| (node, message)));
     }
     found.sort_unstable_by_key(|(_, message)| message.seq);
     Ok(found)
 }
 
 async fn find_anchor(
-    step: &mut MongoTransaction,
+    tx: &mut MongoTransaction,
     row: &SessionRow,
     id: &MessageId,
 ) -> Result<MessageLocation> {
-    let found = step.locate_message(&row.session.id, id).await?;
+    let found = tx.locate_message(&row.session.id, id).await?;
     Ok(found.ok_or_else(Error::message_not_found)?.location)
 }
 
 async fn read_node(
-    step: &mut MongoTransaction,
+    tx: &mut MongoTransaction,
     row: &SessionRow,
     number: u32,
 ) -> Result<NodeWithMessagesDoc> {
-    let nodes = step.collections.nodes.clone();
+    let nodes = tx.collections.nodes.clone();
     let filter = doc! { "_id": format_chat_id(&row.session.id, number) };
-    step.find_one(&nodes, filter, None).await?.ok_or_else(Error::message_not_found)
+    tx.find_one(&nodes, filter, None).await?.ok_or_else(Error::message_not_found)
 }

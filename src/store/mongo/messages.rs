@@ -1,4 +1,4 @@
-//! Messages in MongoDB: posted without a model, and read.
+//! Messages in MongoDB: posting without a turn, reading, and the history for a prompt.
 
 use super::MongoStore;
 use super::documents::{HistoryMessageDoc, MessageLocationDoc, to_u32};
@@ -19,36 +19,40 @@ use serde::Deserialize;
 
 #[async_trait]
 impl MessageStore for MongoStore {
-    async fn post_message(&self, who: &Principal, post: PostMessage) -> Result<(Message, Session)> {
+    async fn post_message(
+        &self,
+        principal: &Principal,
+        post: PostMessage,
+    ) -> Result<(Message, Session)> {
         let post = &post;
-        transact!(self, |step| rules::post_message(step, who, post).await)
+        transact!(self, |tx| rules::post_message(tx, principal, post).await)
     }
 
     async fn get_message(
         &self,
-        who: &Principal,
+        principal: &Principal,
         session: &SessionId,
         id: &MessageId,
     ) -> Result<Message> {
-        transact!(self, TransactionMode::READ, |step| {
-            let row = rules::get_session(step, who, session, AccessLevel::Participant).await?;
-            let place = step.find_message(&row, id).await?.ok_or_else(Error::message_not_found)?;
-            step.load_message(&row, place.location).await
+        transact!(self, TransactionMode::READ, |tx| {
+            let row = rules::get_session(tx, principal, session, AccessLevel::Participant).await?;
+            let place = tx.find_message(&row, id).await?.ok_or_else(Error::message_not_found)?;
+            tx.load_message(&row, place.location).await
         })
     }
 
     async fn list_messages(
         &self,
-        who: &Principal,
+        principal: &Principal,
         session: &SessionId,
         query: MessageQuery,
     ) -> Result<MessagePage> {
         let query = &query;
-        transact!(self, TransactionMode::READ, |step| {
-            let row = rules::get_session(step, who, session, AccessLevel::Participant).await?;
+        transact!(self, TransactionMode::READ, |tx| {
+            let row = rules::get_session(tx, principal, session, AccessLevel::Participant).await?;
             match query.view {
-                MessageView::Path => message_pages::read_path_page(step, &row, query).await,
-                MessageView::All => message_pages::read_all_page(step, &row, query).await,
+                MessageView::Path => message_pages::read_path_page(tx, &row, query).await,
+                MessageView::All => message_pages::read_all_page(tx, &row, query).await,
             }
         })
     }
@@ -57,17 +61,16 @@ impl MessageStore for MongoStore {
         &self,
         session: &SessionId,
         last: &MessageId,
-        bounds: HistoryLimits,
+        limits: HistoryLimits,
     ) -> Result<Vec<HistoryMessage>> {
-        transact!(self, TransactionMode::READ, |step| read_history(step, session, last, bounds)
-            .await)
+        transact!(self, TransactionMode::READ, |tx| read_history(tx, session, last, limits).await)
     }
 }
 
-/// As many of a node's last messages are read at first: what most windows hold.
+/// Messages read of a node at first. Most prompts need no more of the last node.
 const FIRST_READ_MESSAGES: i64 = 96;
 
-/// A node, or its end, as memory reads it.
+/// A node with all or only the last of its messages; `count` is the number of all.
 #[derive(Debug, Deserialize)]
 struct NodeTailDoc {
     number: i64,
@@ -76,58 +79,61 @@ struct NodeTailDoc {
     messages: Vec<HistoryMessageDoc>,
 }
 
-/// The node that the filter finds: its last messages, or all. Parts are large, so they come only
-/// where somebody looks at them.
+/// Reads a node with its last `limit` messages, or all. Parts may be large, so they are left out
+/// unless the limits ask for them.
 async fn read_node_tail(
-    step: &mut MongoTransaction,
+    tx: &mut MongoTransaction,
     filter: Document,
-    most: Option<i64>,
-    bounds: HistoryLimits,
+    limit: Option<i64>,
+    limits: HistoryLimits,
 ) -> Result<Option<NodeTailDoc>> {
-    let messages = match most {
-        Some(most) => Bson::from(doc! { "$slice": ["$messages", -most] }),
+    let messages = match limit {
+        Some(limit) => Bson::from(doc! { "$slice": ["$messages", -limit] }),
         None => Bson::from("$messages"),
     };
     let mut pipeline = vec![
         doc! { "$match": filter },
         doc! { "$project": { "number": 1, "prev": 1, "count": 1, "messages": messages } },
     ];
-    if bounds.max_part_bytes == 0 {
+    if limits.max_part_bytes == 0 {
         pipeline.push(doc! { "$project": { "messages.parts": 0 } });
     }
-    let nodes = step.collections.nodes.clone();
-    let mut found: Vec<NodeTailDoc> = step.run_pipeline(&nodes, pipeline).await?;
+    let nodes = tx.collections.nodes.clone();
+    let mut found: Vec<NodeTailDoc> = tx.run_pipeline(&nodes, pipeline).await?;
     Ok(found.pop())
 }
 
-/// Reads node by node, the last one first: what is read does not depend on what lies before.
+/// Reads the path backward, node by node, until a limit is reached. The cost depends on the size of
+/// the history that fits, not on the size of the session.
 async fn read_history(
-    step: &mut MongoTransaction,
+    tx: &mut MongoTransaction,
     session: &SessionId,
     last: &MessageId,
-    bounds: HistoryLimits,
+    limits: HistoryLimits,
 ) -> Result<Vec<HistoryMessage>> {
-    let own = doc! { "sessionId": session.as_str(), "messages.id": last.as_str() };
-    let mut node = match read_node_tail(step, own, Some(FIRST_READ_MESSAGES), bounds).await? {
+    // The usual case is one query: the message is found by its id, and with it the end of its node.
+    let by_id = doc! { "sessionId": session.as_str(), "messages.id": last.as_str() };
+    let mut node = match read_node_tail(tx, by_id, Some(FIRST_READ_MESSAGES), limits).await? {
         Some(node) => node,
         None => {
-            // By another name, or committed and not yet carried out: looking at the session does it.
-            step.load_session(session).await?.ok_or_else(Error::session_not_found)?;
-            let place = step.locate_message(session, last).await?;
+            // The id is a client id, or the message is committed but its `pending` is not applied
+            // yet; loading the session applies it.
+            tx.load_session(session).await?.ok_or_else(Error::session_not_found)?;
+            let place = tx.locate_message(session, last).await?;
             let at = place.ok_or_else(Error::message_not_found)?.location;
-            let holder = doc! { "_id": format_chat_id(session, at.node) };
-            read_node_tail(step, holder, None, bounds)
+            let whole_node = doc! { "_id": format_chat_id(session, at.node) };
+            read_node_tail(tx, whole_node, None, limits)
                 .await?
                 .ok_or_else(Error::message_not_found)?
         }
     };
     let is_last = |message: &HistoryMessageDoc| message.has_id(last);
-    let mut upto = match node.messages.iter().find(|message| is_last(message)) {
+    let mut up_to_seq = match node.messages.iter().find(|message| is_last(message)) {
         Some(message) => to_u32(message.seq),
-        // It lies before what was read of its node.
+        // The message is further up in its node than what was read. Read the whole node.
         None => {
-            let holder = doc! { "_id": format_chat_id(session, to_u32(node.number)) };
-            node = read_node_tail(step, holder, None, bounds)
+            let whole_node = doc! { "_id": format_chat_id(session, to_u32(node.number)) };
+            node = read_node_tail(tx, whole_node, None, limits)
                 .await?
                 .ok_or_else(Error::message_not_found)?;
             let found = node.messages.iter().find(|message| is_last(message));
@@ -135,36 +141,40 @@ async fn read_history(
         }
     };
     let mut found = Vec::new();
-    let (mut room, mut parts_room) = (bounds.max_tokens, bounds.max_part_bytes);
+    let mut tokens_left = limits.max_tokens;
+    let mut part_bytes_left = limits.max_part_bytes;
     loop {
         let is_whole = node.messages.len() as i64 >= node.count;
         let first = node.messages.first().map_or(0, |message| to_u32(message.seq));
         for mut message in node.messages.into_iter().rev() {
-            if to_u32(message.seq) > upto {
+            if to_u32(message.seq) > up_to_seq {
                 continue;
             }
-            let parts = message.retain_parts(parts_room);
+            let parts = message.retain_parts(part_bytes_left);
+            // A message without text whose parts do not fit would be empty in the prompt.
             if message.content.is_empty() && parts == 0 {
                 continue;
             }
-            let size = message.tokens().saturating_add(bounds.token_overhead);
-            if found.len() == bounds.max_messages as usize || size > room {
+            let size = message.tokens().saturating_add(limits.token_overhead);
+            if found.len() == limits.max_messages as usize || size > tokens_left {
                 return Ok(found);
             }
-            room -= size;
-            parts_room -= parts;
+            tokens_left -= size;
+            part_bytes_left -= parts;
             found.push(message.into_history_message()?);
         }
-        let (next, most) = if is_whole {
+        // Continue with the rest of this node or, if it was read completely, with the one before
+        // it.
+        let (next, limit) = if is_whole {
             let Some(previous) = node.prev.location() else { return Ok(found) };
-            upto = previous.seq;
+            up_to_seq = previous.seq;
             (previous.node, Some(FIRST_READ_MESSAGES))
         } else {
-            upto = upto.min(first - 1);
+            up_to_seq = up_to_seq.min(first - 1);
             (to_u32(node.number), None)
         };
         let next = doc! { "_id": format_chat_id(session, next) };
         node =
-            read_node_tail(step, next, most, bounds).await?.ok_or_else(Error::message_not_found)?;
+            read_node_tail(tx, next, limit, limits).await?.ok_or_else(Error::message_not_found)?;
     }
 }

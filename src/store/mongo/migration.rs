@@ -1,17 +1,20 @@
-//! Whole sessions as they lie in MongoDB, for a move here.
+//! Migration of whole sessions into MongoDB.
 //!
-//! Nobody sees what has no session's document: not its nodes, not its waiting turns, not its log.
-//! So all of that is written first, page by page, and the document last. What `pending` says is not
-//! looked at: who finds one finds a session that was used here.
+//! Nodes, queued turns and logs are invisible without their session's document. They are written
+//! first, page by page, and the document last, so a migration that is interrupted leaves nothing
+//! visible and can be repeated.
+//!
+//! `pending` is ignored when a session is dumped for comparison: a migrated session has none, and
+//! one that has was already used here.
 
 use super::documents::{
     ClaimDoc, LocatedMessageDoc, MessageDoc, MessageLocationDoc, NodeDoc, ReadMarkDoc, SessionDoc,
     to_bson_date, to_document, to_i64, to_json, to_timestamp, to_u32,
 };
 use super::errors::is_duplicate_key;
-use super::responses::{ResponseDoc, to_response_document as response_document};
+use super::responses::{ResponseDoc, to_response_document};
 use super::transaction::{TransactionMode, initial_revision, transact};
-use super::turn_log::to_batch_document as batch_document;
+use super::turn_log::to_batch_document;
 use super::{LONG_OPERATION_TIMEOUT, MongoStore};
 use crate::domain::node::format_chat_id;
 use crate::domain::text::fold_words;
@@ -34,12 +37,11 @@ use serde::Deserialize;
 use std::collections::HashMap;
 use tokio::time::timeout;
 
-/// The most bytes of a document, less what surrounds the messages in a node.
+/// MongoDB's limit for a document, less the fields around the messages of a node.
 const MAX_DOCUMENT_BYTES: u64 = (16 << 20) - (64 << 10);
-/// Nodes that are fetched at once: about a page of usual ones.
+/// Nodes fetched per round trip: about a page of usual ones.
 const NODE_BATCH_SIZE: u32 = 8;
 
-/// A turn that waits.
 #[derive(Debug, Deserialize)]
 struct MigratedTurnDoc {
     #[serde(rename = "_id")]
@@ -47,7 +49,6 @@ struct MigratedTurnDoc {
     turn: String,
 }
 
-/// A request that may be repeated.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct MigratedRequestDoc {
@@ -88,13 +89,14 @@ impl MigrationStore for MongoStore {
     async fn dump_nodes(&self, session: &SessionRow, first: u32) -> Result<Vec<NodeDump>> {
         let nodes = self.collections.nodes.clone_with_type::<NodeDoc>();
         let id = session.session.id.as_str();
-        let behind = doc! { "sessionId": id, "number": { "$gte": i64::from(first) } };
+        let remaining = doc! { "sessionId": id, "number": { "$gte": i64::from(first) } };
         let find = nodes
-            .find(behind)
+            .find(remaining)
             .sort(doc! { "sessionId": 1, "number": 1 })
             .batch_size(NODE_BATCH_SIZE);
         let mut cursor = with_long_timeout(find.into_future()).await?;
-        let (mut page, mut bytes) = (Vec::new(), 0);
+        let mut page = Vec::new();
+        let mut bytes = 0;
         while bytes < MAX_PAGE_BYTES
             && let Some(node) = with_long_timeout(cursor.try_next()).await?
         {
@@ -117,22 +119,26 @@ impl MigrationStore for MongoStore {
 #[async_trait]
 impl MigrationTarget for MongoStore {
     async fn clear_partial_session(&self, id: &SessionId) -> Result<()> {
-        let tables = &self.collections;
-        let tables = [
-            &tables.nodes,
-            &tables.queue,
-            &tables.turn_log,
-            &tables.idempotency_keys,
-            &tables.responses,
+        let collections = &self.collections;
+        let collections = [
+            &collections.nodes,
+            &collections.queue,
+            &collections.turn_log,
+            &collections.idempotency_keys,
+            &collections.responses,
         ];
-        let delete = tables.map(|table| {
-            with_long_timeout(table.delete_many(doc! { "sessionId": id.as_str() }).into_future())
+        let delete = collections.map(|collection| {
+            with_long_timeout(
+                collection.delete_many(doc! { "sessionId": id.as_str() }).into_future(),
+            )
         });
         try_join_all(delete).await?;
         Ok(())
     }
 
     async fn insert_nodes(&self, id: &SessionId, nodes: &[NodeDump]) -> Result<()> {
+        // SQLite has no such limit. Better a clear error here than one of the driver halfway
+        // through.
         if nodes.iter().any(|node| node.bytes > MAX_DOCUMENT_BYTES) {
             return Err(Error::too_large("a message", MAX_DOCUMENT_BYTES as usize));
         }
@@ -147,34 +153,43 @@ impl MigrationTarget for MongoStore {
             doc! { "_id": turn.id.as_str(), "sessionId": id.as_str(), "turn": &turn.json }
         };
         insert_documents(&self.collections.queue, queued_turns.iter().map(text).collect()).await?;
+        // The claim and the log of a running turn are migrated as well. The instance that held the
+        // claim has no heartbeat in this database, so the first instance to start here recovers the
+        // turn.
         if let Some(turn) = &row.session.active_turn {
             let batch = |(number, frames): (u32, &Vec<u8>)| {
                 let batch = LogBatch { number, frames: frames.clone().into() };
-                batch_document(id, &turn.turn_id, &batch)
+                to_batch_document(id, &turn.turn_id, &batch)
             };
             insert_documents(&self.collections.turn_log, (0..).zip(log).map(batch).collect())
                 .await?;
         }
         let requests = requests.iter().map(|request| to_request_document(id, request));
         insert_documents(&self.collections.idempotency_keys, requests.collect()).await?;
-        let responses = responses.iter().map(|response| response_document(id, response));
+        let responses = responses.iter().map(|response| to_response_document(id, response));
         insert_documents(&self.collections.responses, responses.collect()).await?;
         let queue = queued_turns.iter().map(|turn| turn.id.to_string()).collect();
         let mut document = to_document(&to_session_doc(row, queue)?)?;
-        let born = initial_revision();
-        document.extend(doc! { "born": born, "revision": born, "commits": [], "unkept": true });
+        // Words are not migrated: `unkept` puts the session on the backlog of the search index.
+        let created_revision = initial_revision();
+        document.extend(doc! {
+            "born": created_revision,
+            "revision": created_revision,
+            "commits": [],
+            "unkept": true,
+        });
         insert_documents(&self.collections.sessions, vec![document]).await
     }
 
     async fn insert_project(&self, project: &Project, files: &[NewFile]) -> Result<()> {
-        transact!(self, TransactionMode::MULTI_DOCUMENT, |step| step
+        transact!(self, TransactionMode::MULTI_DOCUMENT, |tx| tx
             .insert_project(project, files)
             .await)
     }
 }
 
 impl MongoStore {
-    /// The texts of the turns that a session names, in its order.
+    /// The queued turns of a session, next one first.
     async fn dump_queued_turns(&self, queue: Vec<String>) -> Result<Vec<QueuedTurnDump>> {
         if queue.is_empty() {
             return Ok(Vec::new());
@@ -183,7 +198,7 @@ impl MongoStore {
         let found: Vec<MigratedTurnDoc> =
             collect_all(texts.find(doc! { "_id": { "$in": &queue } }).into_future()).await?;
         let mut texts: HashMap<_, _> =
-            found.into_iter().map(|waiting| (waiting.id, waiting.turn)).collect();
+            found.into_iter().map(|queued| (queued.id, queued.turn)).collect();
         let turn = |id: String| {
             let text = texts.remove(&id)?;
             Some(QueuedTurnDump { id: TurnId::new_unchecked(id), json: text })
@@ -206,8 +221,10 @@ impl MongoStore {
 
     async fn dump_requests(&self, id: &SessionId, since: Timestamp) -> Result<Vec<RequestDump>> {
         let keys = self.collections.idempotency_keys.clone_with_type::<MigratedRequestDoc>();
-        let young = doc! { "sessionId": id.as_str(), "createdAt": { "$gt": to_bson_date(since) } };
-        let found: Vec<MigratedRequestDoc> = collect_all(keys.find(young).into_future()).await?;
+        let unexpired =
+            doc! { "sessionId": id.as_str(), "createdAt": { "$gt": to_bson_date(since) } };
+        let found: Vec<MigratedRequestDoc> =
+            collect_all(keys.find(unexpired).into_future()).await?;
         let mut requests: Vec<_> = found.into_iter().map(to_request_dump).collect();
         requests.sort_unstable();
         Ok(requests)
@@ -218,6 +235,7 @@ fn to_session_doc(row: &SessionRow, queue: Vec<String>) -> Result<SessionDoc> {
     let session = &row.session;
     let mark =
         |(user, seq): (&String, &u32)| ReadMarkDoc { user_id: user.clone(), seq: (*seq).into() };
+    // A claim is complete or absent: without its holder or payer the turn could not be recovered.
     let held = session.active_turn.as_ref().zip(row.lease_holder.as_ref());
     let claim = held.zip(row.payer.as_ref());
     Ok(SessionDoc {
@@ -247,7 +265,8 @@ fn to_session_doc(row: &SessionRow, queue: Vec<String>) -> Result<SessionDoc> {
         last_seen: session.last_seen.map(to_bson_date),
         created_at: to_bson_date(session.created_at),
         updated_at: to_bson_date(session.updated_at),
-        active_turn: claim.map(|((turn, claimant), payer)| ClaimDoc::new(turn, claimant, payer)),
+        active_turn: claim
+            .map(|((turn, lease_holder), payer)| ClaimDoc::new(turn, lease_holder, payer)),
         queue,
     })
 }
@@ -255,10 +274,10 @@ fn to_session_doc(row: &SessionRow, queue: Vec<String>) -> Result<SessionDoc> {
 fn to_node_doc(session: &SessionId, node: &NodeDump) -> Result<NodeDoc> {
     let NodeDump { number, prev, first_seq, last_seq, count, bytes, created_at, messages } = node;
     let prev = prev.unwrap_or(MessageLocation { node: 0, seq: 0 });
-    let stored = |kept: &MessageDump| {
-        let at = MessageLocation { node: *number, seq: kept.seq };
-        let MessageDump { message, parent, path_tokens, .. } = kept;
-        let placed = MessageInsert {
+    let to_message_doc = |dump: &MessageDump| {
+        let at = MessageLocation { node: *number, seq: dump.seq };
+        let MessageDump { message, parent, path_tokens, .. } = dump;
+        let insert = MessageInsert {
             message,
             location: at,
             parent: parent.as_ref(),
@@ -266,13 +285,14 @@ fn to_node_doc(session: &SessionId, node: &NodeDump) -> Result<NodeDoc> {
             size: *bytes,
             path_tokens: *path_tokens,
         };
-        MessageDoc::new(placed)
+        MessageDoc::new(insert)
     };
     let first_id = messages.first().map(|first| first.message.id.to_string());
     Ok(NodeDoc {
         id: format_chat_id(session, *number),
         session_id: session.to_string(),
-        // Later than any session that had this name, and never later than its own.
+        // Later than the revision of any earlier session with this id, and not later than that of
+        // this session, whose document is written last.
         born: initial_revision(),
         number: (*number).into(),
         prev: MessageLocationDoc { node: prev.node.into(), seq: prev.seq.into() },
@@ -283,7 +303,7 @@ fn to_node_doc(session: &SessionId, node: &NodeDump) -> Result<NodeDoc> {
         bytes: i64::try_from(*bytes).unwrap_or(i64::MAX),
         path_tokens: messages.last().map_or(0, |last| to_i64(last.path_tokens)),
         created_at: to_bson_date(*created_at),
-        messages: messages.iter().map(stored).collect::<Result<_>>()?,
+        messages: messages.iter().map(to_message_doc).collect::<Result<_>>()?,
     })
 }
 
@@ -339,20 +359,23 @@ fn to_node_dump(node: NodeDoc, session: &SessionRow) -> Result<NodeDump> {
     })
 }
 
-/// Adds documents. Errors: `id_conflict` if one of them is there.
-async fn insert_documents(table: &Collection<Document>, documents: Vec<Document>) -> Result<()> {
+/// Inserts documents. Errors: `id_conflict` if one of them exists.
+async fn insert_documents(
+    collection: &Collection<Document>,
+    documents: Vec<Document>,
+) -> Result<()> {
     if documents.is_empty() {
         return Ok(());
     }
-    let insert = table.insert_many(documents).into_future();
+    let insert = collection.insert_many(documents).into_future();
     match timeout(LONG_OPERATION_TIMEOUT, insert).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) if is_duplicate_key(&error) => {
-            Err(Error::new(ErrorKind::IdConflict, "something of the session is there already")
+            Err(Error::new(ErrorKind::IdConflict, "parts of the session exist already")
                 .with_source(error))
         }
         Ok(Err(error)) => Err(error.into()),
-        Err(_) => Err(Error::store_unavailable("MongoDB did not answer in time")),
+        Err(_) => Err(Error::store_unavailable("MongoDB timed out")),
     }
 }
 
@@ -368,6 +391,6 @@ where
 async fn with_long_timeout<T>(work: impl Future<Output = mongodb::error::Result<T>>) -> Result<T> {
     match timeout(LONG_OPERATION_TIMEOUT, work).await {
         Ok(answer) => Ok(answer?),
-        Err(_) => Err(Error::store_unavailable("MongoDB did not answer in time")),
+        Err(_) => Err(Error::store_unavailable("MongoDB timed out")),
     }
 }

@@ -1,7 +1,11 @@
-//! Messages found in their nodes, and the ways between them.
+//! Finds messages in their nodes, their children and their siblings.
 //!
-//! A node holds a run of one path and names the message before it, so the way back from any message
-//! is a chain of nodes, each read by its key. What lies beside a path is found by an index.
+//! A node holds consecutive messages of one path and names the message before them, so the path
+//! back from any message is a chain of nodes, each read by its key. Branches off a path are found
+//! by the index on `prev.seq`.
+//!
+//! Lookups of a message and of children include messages that this transaction has staged. Siblings
+//! are looked up for pages only, in transactions that write nothing.
 
 use super::documents::{LocatedMessageDoc, MessageDoc, MessageLocationDoc, to_u32};
 use super::transaction::MongoTransaction;
@@ -13,16 +17,14 @@ use mongodb::bson::{Bson, Document, doc};
 use serde::Deserialize;
 use std::collections::{BTreeSet, HashMap};
 
-/// Which names of a message to look at.
+/// The names of a message that a lookup compares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NameLookup {
-    /// Its id.
     IdOnly,
-    /// Its id, or the name that its client gave it.
     IdOrClientId,
 }
 
-/// The names of some messages of a node.
+/// A node with the ids of the messages that matched.
 #[derive(Debug, Deserialize)]
 struct NodeMessageIdsDoc {
     number: i64,
@@ -35,13 +37,13 @@ struct MessageIdDoc {
     seq: i64,
 }
 
-/// A node with the messages that were asked for.
+/// A node with the messages that were selected.
 #[derive(Debug, Deserialize)]
 struct SelectedMessagesDoc {
     messages: Vec<MessageDoc>,
 }
 
-/// Where a node begins.
+/// The first message of a node.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct NodeStartDoc {
@@ -58,29 +60,29 @@ impl NodeStartDoc {
     }
 }
 
-/// The stage that keeps, of a node's messages, the names of those for which `holds` is true of
-/// `$$message`.
-fn message_ids_stage(holds: Document) -> Document {
+/// Pipeline stage that reduces a node to the ids of the messages for which `condition`, over
+/// `$$message`, is true. The texts of messages stay on the server.
+fn message_ids_stage(condition: Document) -> Document {
     doc! { "$project": { "number": 1, "messages": { "$map": {
-        "input": { "$filter": { "input": "$messages", "as": "message", "cond": holds } },
+        "input": { "$filter": { "input": "$messages", "as": "message", "cond": condition } },
         "as": "message",
         "in": { "id": "$$message.id", "seq": "$$message.seq" },
     } } } }
 }
 
 impl MongoTransaction {
-    /// Where the message with this id lies; failing that, the newest one that a client named so.
+    /// Finds the message with this id or, if there is none, the newest one with this client id.
     pub(super) async fn locate_message(
         &mut self,
         session: &SessionId,
         id: &MessageId,
     ) -> Result<Option<LocatedMessage>> {
         let mut named = self.find_messages_by_name(session, id, NameLookup::IdOrClientId).await?;
-        let own = named.iter().position(|place| place.id == *id);
-        Ok(own.map(|own| named.swap_remove(own)).or_else(|| named.pop()))
+        let by_id = named.iter().position(|located| located.id == *id);
+        Ok(by_id.map(|index| named.swap_remove(index)).or_else(|| named.pop()))
     }
 
-    /// Where the messages with this name lie, the oldest first.
+    /// Finds all messages with this id or client id, oldest first.
     pub(super) async fn find_messages_by_name(
         &mut self,
         session: &SessionId,
@@ -88,11 +90,11 @@ impl MongoTransaction {
         names: NameLookup,
     ) -> Result<Vec<LocatedMessage>> {
         if let Some(mut known) = self.find_known_messages(session, id, names) {
-            known.sort_unstable_by_key(|place| place.location.seq);
+            known.sort_unstable_by_key(|located| located.location.seq);
             return Ok(known);
         }
         let id = id.as_str();
-        let (mut find, holds) = match names {
+        let (mut filter, condition) = match names {
             NameLookup::IdOnly => {
                 (doc! { "messages.id": id }, doc! { "$eq": ["$$message.id", id] })
             }
@@ -104,38 +106,38 @@ impl MongoTransaction {
                 ] },
             ),
         };
-        find.insert("sessionId", session.as_str());
-        let pipeline = vec![doc! { "$match": find }, message_ids_stage(holds)];
+        filter.insert("sessionId", session.as_str());
+        let pipeline = vec![doc! { "$match": filter }, message_ids_stage(condition)];
         let nodes = self.collections.nodes.clone();
         let found: Vec<NodeMessageIdsDoc> = self.run_pipeline(&nodes, pipeline).await?;
-        let mut places: Vec<_> =
+        let mut all_located: Vec<_> =
             found.into_iter().flat_map(NodeMessageIdsDoc::into_located_messages).collect();
-        places.extend(self.pending_writes.find_messages(|message| {
+        all_located.extend(self.pending_writes.find_messages(|message| {
             message.id == id
                 || names == NameLookup::IdOrClientId
                     && message.client_message_id.as_deref() == Some(id)
         }));
-        places.sort_unstable_by_key(|place| place.location.seq);
-        Ok(places)
+        all_located.sort_unstable_by_key(|located| located.location.seq);
+        Ok(all_located)
     }
 
-    /// One message, as it is stored.
+    /// Reads a single message out of its node.
     pub(super) async fn load_message_doc(
         &mut self,
         session: &SessionId,
         at: MessageLocation,
     ) -> Result<MessageDoc> {
-        if let Some(gathered) = self.pending_writes.find_message(at) {
-            return Ok(gathered.clone());
+        if let Some(staged) = self.pending_writes.find_message(at) {
+            return Ok(staged.clone());
         }
         let nodes = self.collections.nodes.clone();
         let filter = doc! { "_id": format_chat_id(session, at.node) };
-        let only = doc! { "messages": { "$elemMatch": { "seq": i64::from(at.seq) } } };
-        let found: Option<SelectedMessagesDoc> = self.find_one(&nodes, filter, Some(only)).await?;
+        let projection = doc! { "messages": { "$elemMatch": { "seq": i64::from(at.seq) } } };
+        let found: Option<SelectedMessagesDoc> =
+            self.find_one(&nodes, filter, Some(projection)).await?;
         found.and_then(|node| node.messages.into_iter().next()).ok_or_else(Error::message_not_found)
     }
 
-    /// One message with its siblings.
     pub(super) async fn load_message(
         &mut self,
         row: &SessionRow,
@@ -149,31 +151,32 @@ impl MongoTransaction {
         Ok(message)
     }
 
-    /// The messages under a parent (or, without one, the roots), oldest first: the one behind it in
-    /// its own node, and the first of each node that begins behind it.
+    /// Finds the messages under a parent, or the roots if there is none, oldest first. They are the
+    /// message after the parent in its own node, and the first message of each node that starts
+    /// after the parent.
     pub(super) async fn find_children(
         &mut self,
         session: &SessionId,
         parent: Option<MessageLocation>,
     ) -> Result<Vec<LocatedMessage>> {
-        let behind = BTreeSet::from([parent.map_or(0, |parent| parent.seq)]);
-        let mut found: Vec<_> = self.find_nodes_starting_after(session, &behind).await?;
+        let parent_seqs = BTreeSet::from([parent.map_or(0, |parent| parent.seq)]);
+        let mut found: Vec<_> = self.find_nodes_starting_after(session, &parent_seqs).await?;
         if let Some(parent) = parent {
             let nodes = BTreeSet::from([parent.node]);
             let mut rest = self.find_node_messages_after(session, &nodes, parent.seq).await?;
-            rest.retain(|place| place.location.seq > parent.seq);
+            rest.retain(|located| located.location.seq > parent.seq);
             found.extend(rest.into_iter().next().map(|next| (parent.seq, next)));
         }
-        let under = parent.map_or(0, |parent| parent.seq);
-        let gathered = self.pending_writes.find_messages(|message| {
-            message.parent.as_ref().map_or(0, |parent| parent.location().seq) == under
+        let parent_seq = parent.map_or(0, |parent| parent.seq);
+        let staged = self.pending_writes.find_messages(|message| {
+            message.parent.as_ref().map_or(0, |parent| parent.location().seq) == parent_seq
         });
-        found.extend(gathered.map(|child| (under, child)));
+        found.extend(staged.map(|child| (parent_seq, child)));
         found.sort_unstable_by_key(|(_, child)| child.location.seq);
         Ok(found.into_iter().map(|(_, child)| child).collect())
     }
 
-    /// The first message of each node that begins behind one of these seqs, and behind which.
+    /// Finds the first message of each node that starts after one of these seqs, with that seq.
     async fn find_nodes_starting_after(
         &mut self,
         session: &SessionId,
@@ -192,27 +195,27 @@ impl MongoTransaction {
             .collect())
     }
 
-    /// The messages of these nodes behind a seq, oldest first.
+    /// Finds the messages of these nodes after a seq, oldest first.
     async fn find_node_messages_after(
         &mut self,
         session: &SessionId,
         numbers: &BTreeSet<u32>,
-        behind: u32,
+        after: u32,
     ) -> Result<Vec<LocatedMessage>> {
         let ids: Vec<_> = numbers.iter().map(|number| format_chat_id(session, *number)).collect();
         let pipeline = vec![
             doc! { "$match": { "_id": { "$in": ids } } },
-            message_ids_stage(doc! { "$gt": ["$$message.seq", i64::from(behind)] }),
+            message_ids_stage(doc! { "$gt": ["$$message.seq", i64::from(after)] }),
         ];
         let nodes = self.collections.nodes.clone();
         let found: Vec<NodeMessageIdsDoc> = self.run_pipeline(&nodes, pipeline).await?;
-        let mut places: Vec<_> =
+        let mut all_located: Vec<_> =
             found.into_iter().flat_map(NodeMessageIdsDoc::into_located_messages).collect();
-        places.sort_unstable_by_key(|place| place.location.seq);
-        Ok(places)
+        all_located.sort_unstable_by_key(|located| located.location.seq);
+        Ok(all_located)
     }
 
-    /// The siblings of each of these messages, in their order, with two questions for all of them.
+    /// Finds the siblings of each of these messages, in the order given, with at most two queries.
     pub(super) async fn find_siblings(
         &mut self,
         session: &SessionId,
@@ -223,20 +226,20 @@ impl MongoTransaction {
         let parents: BTreeSet<_> =
             messages.iter().map(|(_, message)| parent(message).map_or(0, |at| at.seq)).collect();
         let mut children: HashMap<u32, Vec<LocatedMessage>> = HashMap::new();
-        for (behind, child) in self.find_nodes_starting_after(session, &parents).await? {
-            children.entry(behind).or_default().push(child);
+        for (parent_seq, child) in self.find_nodes_starting_after(session, &parents).await? {
+            children.entry(parent_seq).or_default().push(child);
         }
-        // A message that stands in its parent's node is the one behind it there; of the others,
-        // somebody must be asked.
+        // A message in the node of its parent is the one that follows it there. For the parents of
+        // all other messages, the message that follows in their node has yet to be read.
         let mut unknown = BTreeSet::new();
         for (node, message) in messages {
             let Some(at) = parent(message) else { continue };
             if at.node == *node {
-                let place = LocatedMessage {
+                let located = LocatedMessage {
                     id: MessageId::new_unchecked(message.id.as_str()),
                     location: MessageLocation { node: *node, seq: to_u32(message.seq) },
                 };
-                children.entry(at.seq).or_default().push(place);
+                children.entry(at.seq).or_default().push(located);
             } else {
                 unknown.insert((at.node, at.seq));
             }

@@ -1,11 +1,15 @@
 //! Projects and their files in MongoDB.
 //!
-//! A project is one document, with a line for each file that names the document of its content. A
-//! content is written once and never changed: a change of a file adds a content, then lets the
-//! project name it, in one write that takes place only if the project is still as it was read, and
-//! then drops the content that nobody names any more. So a change needs no transaction, and one
-//! that is cut off in the middle leaves at most a content that goes with the project. Whole
-//! projects come and go in transactions.
+//! A project is one document with an entry per file, which names the document of the file's
+//! content. Contents are immutable. Changing a file takes three writes:
+//!
+//! 1. insert the new content;
+//! 2. write the project's document with the new entry, if its version is unchanged;
+//! 3. delete the old content.
+//!
+//! The second write decides, so no MongoDB transaction is needed. A crash in between leaves at most
+//! an unreferenced content, which is deleted with the project. Whole projects are created and
+//! deleted in MongoDB transactions.
 
 use super::MongoStore;
 use super::documents::{to_bson_date, to_document, to_timestamp, to_u32, unreadable_value};
@@ -29,9 +33,9 @@ use std::time::Duration;
 use tokio::time::sleep;
 use uuid::Uuid;
 
-/// How long to wait before a write whose answer was lost is tried again.
+/// Delay before a write is repeated after a transient error.
 const RETRY_PAUSE: Duration = Duration::from_millis(4);
-/// Names of changes that a project's document keeps.
+/// A project's document keeps the ids of its last eight changes.
 const CHANGE_IDS_SLICE: i32 = -8;
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -45,18 +49,18 @@ struct ProjectDoc {
     system_prompt: Option<String>,
     generation_status: String,
     version: i64,
-    /// In the order of their paths.
+    /// Sorted by path.
     files: Vec<ProjectFileDoc>,
     created_at: DateTime,
     updated_at: DateTime,
 }
 
-/// A file in its project's document.
+/// A file's entry in its project's document.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct ProjectFileDoc {
     path: String,
-    /// The name of its content's document.
+    /// Id of the document with the file's content.
     content: String,
     language: Option<String>,
     size: i64,
@@ -77,23 +81,28 @@ struct FileContentDoc {
 impl ProjectStore for MongoStore {
     async fn create_project(
         &self,
-        who: &Principal,
+        principal: &Principal,
         new: NewProject,
         now: Timestamp,
     ) -> Result<Project> {
         let new = &new;
-        transact!(self, TransactionMode::MULTI_DOCUMENT, |step| rules::create_project(
-            step, who, new, now
+        transact!(self, TransactionMode::MULTI_DOCUMENT, |tx| rules::create_project(
+            tx, principal, new, now
         )
         .await)
     }
 
-    async fn get_project(&self, who: &Principal, id: &ProjectId) -> Result<Project> {
-        transact!(self, |step| Ok(rules::get_project(step, who, id).await?.project))
+    async fn get_project(&self, principal: &Principal, id: &ProjectId) -> Result<Project> {
+        transact!(self, |tx| Ok(rules::get_project(tx, principal, id).await?.project))
     }
 
-    async fn list_projects(&self, who: &Principal, page: u32, limit: u32) -> Result<ProjectPage> {
-        let own = doc! { "userId": who.user.as_str() };
+    async fn list_projects(
+        &self,
+        principal: &Principal,
+        page: u32,
+        limit: u32,
+    ) -> Result<ProjectPage> {
+        let own = doc! { "userId": principal.user.as_str() };
         let total = self.collections.projects.count_documents(own.clone()).await?;
         let found: Vec<ProjectDoc> = self
             .collections
@@ -113,97 +122,104 @@ impl ProjectStore for MongoStore {
 
     async fn update_project(
         &self,
-        who: &Principal,
+        principal: &Principal,
         id: &ProjectId,
         change: ProjectUpdate,
         if_match: Vec<u32>,
         now: Timestamp,
     ) -> Result<Project> {
-        let (change, if_match) = (&change, if_match.as_slice());
-        transact!(self, |step| rules::update_project(step, who, id, change, if_match, now).await)
+        let change = &change;
+        let if_match = if_match.as_slice();
+        transact!(self, |tx| rules::update_project(tx, principal, id, change, if_match, now).await)
     }
 
-    async fn delete_project(&self, who: &Principal, id: &ProjectId) -> Result<()> {
-        transact!(self, TransactionMode::MULTI_DOCUMENT, |step| rules::delete_project(
-            step, who, id
+    async fn delete_project(&self, principal: &Principal, id: &ProjectId) -> Result<()> {
+        transact!(self, TransactionMode::MULTI_DOCUMENT, |tx| rules::delete_project(
+            tx, principal, id
         )
         .await)
     }
 
     async fn get_file(
         &self,
-        who: &Principal,
+        principal: &Principal,
         id: &ProjectId,
         path: &FilePath,
     ) -> Result<StoredFile> {
-        transact!(self, |step| rules::get_file(step, who, id, path).await)
+        transact!(self, |tx| rules::get_file(tx, principal, id, path).await)
     }
 
     async fn select_files(
         &self,
-        who: &Principal,
+        principal: &Principal,
         id: &ProjectId,
-        choose: FileSelector,
+        selector: FileSelector,
     ) -> Result<(Project, Vec<StoredFile>)> {
-        let choose = &choose;
-        transact!(self, |step| rules::select_files(step, who, id, choose).await)
+        let selector = &selector;
+        transact!(self, |tx| rules::select_files(tx, principal, id, selector).await)
     }
 
     async fn put_file(
         &self,
-        who: &Principal,
+        principal: &Principal,
         id: &ProjectId,
         file: NewFile,
         if_match: Vec<u32>,
         now: Timestamp,
     ) -> Result<PutFileOutcome> {
-        let (file, if_match) = (&file, if_match.as_slice());
-        transact!(self, |step| rules::put_file(step, who, id, file, if_match, now).await)
+        let file = &file;
+        let if_match = if_match.as_slice();
+        transact!(self, |tx| rules::put_file(tx, principal, id, file, if_match, now).await)
     }
 
     async fn delete_file(
         &self,
-        who: &Principal,
+        principal: &Principal,
         id: &ProjectId,
         path: &FilePath,
         if_match: Vec<u32>,
         now: Timestamp,
     ) -> Result<Project> {
         let if_match = if_match.as_slice();
-        transact!(self, |step| rules::delete_file(step, who, id, path, if_match, now).await)
+        transact!(self, |tx| rules::delete_file(tx, principal, id, path, if_match, now).await)
     }
 }
 
 impl ProjectTransaction for MongoTransaction {
     async fn find_project(
         &mut self,
-        who: &Principal,
+        principal: &Principal,
         id: &ProjectId,
     ) -> Result<Option<ProjectRow>> {
         let projects = self.collections.projects.clone();
-        let mut named = doc! { "_id": id.as_str() };
-        if !who.is_admin {
-            named.insert("userId", who.user.as_str());
+        let mut filter = doc! { "_id": id.as_str() };
+        if !principal.is_admin {
+            filter.insert("userId", principal.user.as_str());
         }
-        let found: Option<ProjectDoc> = self.find_one(&projects, named, None).await?;
+        let found: Option<ProjectDoc> = self.find_one(&projects, filter, None).await?;
         found.map(ProjectDoc::into_row).transpose()
     }
 
     async fn insert_project(&mut self, project: &Project, files: &[NewFile]) -> Result<()> {
-        let (mut contents, mut documents) = (HashMap::new(), Vec::new());
+        let mut contents = HashMap::new();
+        let mut documents = Vec::new();
         for file in files {
             let content = FileContentDoc::new(&project.id, file);
             contents.insert(file.path.clone(), content.id.clone());
             documents.push(to_document(&content)?);
         }
         let project = to_document(&ProjectDoc::new(project, &contents)?)?;
-        let tables = self.collections.clone();
+        let collections = self.collections.clone();
         if !documents.is_empty() {
-            let inserted =
-                tables.project_files.insert_many(documents).session(&mut self.client_session).await;
+            let inserted = collections
+                .project_files
+                .insert_many(documents)
+                .session(&mut self.client_session)
+                .await;
             self.check_result(inserted)?;
         }
-        let inserted = tables.projects.insert_one(project).session(&mut self.client_session).await;
+        let inserted =
+            collections.projects.insert_one(project).session(&mut self.client_session).await;
         self.check_result(inserted).map(|_| ())
     }
 
@@ -213,12 +229,15 @@ impl ProjectTransaction for MongoTransaction {
         project: &Project,
         change: FileChange<'_>,
     ) -> Result<()> {
-        let (contents_before, mut contents) = (&row.content_ids, row.content_ids.clone());
+        let contents_before = &row.content_ids;
+        let mut contents = contents_before.clone();
         let outdated = match change {
             FileChange::None => None,
             FileChange::Remove(path) => contents_before.get(path).cloned(),
             FileChange::Put(file) => {
                 let content = FileContentDoc::new(&project.id, file);
+                // Not in a MongoDB transaction: the content means nothing until the project's
+                // document names it.
                 let inserted =
                     self.collections.project_files.insert_one(to_document(&content)?).await;
                 self.check_result(inserted)?;
@@ -228,19 +247,20 @@ impl ProjectTransaction for MongoTransaction {
         let mut after = to_document(&ProjectDoc::new(project, &contents)?)?;
         after.remove("_id");
         self.replace_project(&row.project, after).await?;
+        // After the commit. A reader with the old version that misses the content reads again.
         if let Some(outdated) = outdated {
-            let dropped = self.collections.project_files.delete_one(doc! { "_id": outdated }).await;
-            if let Err(error) = dropped {
-                tracing::warn!(%error, "a content that no project names is left behind");
+            let deleted = self.collections.project_files.delete_one(doc! { "_id": outdated }).await;
+            if let Err(error) = deleted {
+                tracing::warn!(%error, "deleting an unreferenced file content failed");
             }
         }
         Ok(())
     }
 
     async fn delete_project(&mut self, row: &ProjectRow) -> Result<()> {
-        let (id, tables) = (row.project.id.as_str(), self.collections.clone());
-        self.delete_many(&tables.projects, doc! { "_id": id }).await?;
-        self.delete_many(&tables.project_files, doc! { "projectId": id }).await?;
+        let (id, collections) = (row.project.id.as_str(), self.collections.clone());
+        self.delete_many(&collections.projects, doc! { "_id": id }).await?;
+        self.delete_many(&collections.project_files, doc! { "projectId": id }).await?;
         Ok(())
     }
 
@@ -249,39 +269,42 @@ impl ProjectTransaction for MongoTransaction {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let table = self.collections.project_files.clone();
-        let named = vec![doc! { "$match": { "_id": { "$in": &ids } } }];
-        let found: Vec<FileContentDoc> = self.run_pipeline(&table, named).await?;
+        let collection = self.collections.project_files.clone();
+        let pipeline = vec![doc! { "$match": { "_id": { "$in": &ids } } }];
+        let found: Vec<FileContentDoc> = self.run_pipeline(&collection, pipeline).await?;
         let mut contents: HashMap<_, _> =
             found.into_iter().map(|found| (found.id, found.content)).collect();
         let found: Option<Vec<_>> = ids.into_iter().map(|id| contents.remove(id)).collect();
-        // A content goes only when its file has changed: the project is read again.
+        // A missing content means that its file was changed since the project was read. Retry with
+        // the new version of the project.
         found.ok_or_else(|| self.record_conflict())
     }
 }
 
 impl MongoTransaction {
-    /// Writes a project's document until the answer is known, if the version is still that one. A
-    /// repeat does nothing twice: it finds another version, and its own name.
+    /// Writes a project's document on the condition that its version is unchanged, and retries
+    /// until the outcome is known. A repeated write has no effect: it finds another version, and
+    /// its own change id.
     async fn replace_project(&mut self, before: &Project, after: Document) -> Result<()> {
         let (projects, name) =
             (self.collections.projects.clone(), Uuid::now_v7().simple().to_string());
         let id = before.id.as_str();
-        let same = doc! { "_id": id, "version": i64::from(before.version) };
+        let unchanged = doc! { "_id": id, "version": i64::from(before.version) };
         let update = doc! {
             "$set": after,
             "$push": { "changes": { "$each": [&name], "$slice": CHANGE_IDS_SLICE } },
         };
         loop {
-            match projects.update_one(same.clone(), update.clone()).await {
+            match projects.update_one(unchanged.clone(), update.clone()).await {
                 Ok(updated) if updated.matched_count == 1 => return Ok(()),
                 Ok(_) => break,
-                Err(failure) if is_transient(&failure) => sleep(RETRY_PAUSE).await,
-                Err(failure) => return self.check_result(Err(failure)),
+                Err(error) if is_transient(&error) => sleep(RETRY_PAUSE).await,
+                Err(error) => return self.check_result(Err(error)),
             }
         }
-        let named = projects.find_one(doc! { "_id": id, "changes": name }).await;
-        match self.check_result(named)? {
+        // Another version: written by a try whose answer was lost, or by another client.
+        let own_change = projects.find_one(doc! { "_id": id, "changes": name }).await;
+        match self.check_result(own_change)? {
             Some(_) => Ok(()),
             None => Err(self.record_conflict()),
         }
@@ -289,12 +312,12 @@ impl MongoTransaction {
 }
 
 impl ProjectDoc {
-    /// The document of a project whose contents have these names.
+    /// `contents` maps each file's path to the id of its content.
     fn new(project: &Project, contents: &HashMap<FilePath, String>) -> Result<Self> {
         let file = |entry: &FileEntry| {
             let content = contents.get(&entry.path).cloned();
             Ok(ProjectFileDoc {
-                content: content.ok_or_else(|| Error::internal("a file without content"))?,
+                content: content.ok_or_else(|| Error::internal("a file has no content id"))?,
                 path: entry.path.to_string(),
                 language: entry.language.as_ref().map(|language| language.as_str().to_owned()),
                 size: entry.size.into(),

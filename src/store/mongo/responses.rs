@@ -1,7 +1,7 @@
-//! Responses in MongoDB: a document for each, named by its turn.
+//! Responses in MongoDB: one document each, with the id of its turn.
 //!
-//! They are written beside the session's steps. One that is written while its session is deleted is
-//! taken away by whoever wrote it.
+//! They are written outside of the session's transactions. A writer checks afterwards that the
+//! session still exists and otherwise deletes what it wrote.
 
 use super::MongoStore;
 use super::documents::{to_bson_date, to_timestamp};
@@ -37,7 +37,8 @@ impl ResponseStore for MongoStore {
         session: &SessionId,
         response: &StoredResponse,
     ) -> Result<StoredResponse> {
-        let table = self.collections.responses.clone_with_type::<ResponseDoc>();
+        let collection = self.collections.responses.clone_with_type::<ResponseDoc>();
+        // The unique index on the reply decides between two writers; both return the first one's.
         let of_reply =
             doc! { "sessionId": session.as_str(), "replyId": response.reply_id.as_str() };
         let new = to_response_document(session, response);
@@ -48,32 +49,35 @@ impl ResponseStore for MongoStore {
             }
         })
         .await?;
+        // After the write: a deletion that ran before it has not seen the new document.
         if !self.has_session(session).await? {
-            let gone =
+            let orphaned =
                 self.collections.responses.delete_many(doc! { "sessionId": session.as_str() });
-            with_timeout(async { Ok(gone.await?) }).await?;
+            with_timeout(async { Ok(orphaned.await?) }).await?;
             return Err(Error::session_not_found());
         }
-        let kept = with_timeout(async { Ok(table.find_one(of_reply).await?) }).await?;
-        kept.map(ResponseDoc::into_stored_response).ok_or_else(Error::session_not_found)
+        let stored = with_timeout(async { Ok(collection.find_one(of_reply).await?) }).await?;
+        stored.map(ResponseDoc::into_stored_response).ok_or_else(Error::session_not_found)
     }
 
     async fn get_response(
         &self,
-        who: &Principal,
+        principal: &Principal,
         turn: &TurnId,
     ) -> Result<(SessionId, StoredResponse)> {
-        let table = self.collections.responses.clone_with_type::<ResponseDoc>();
-        let found = table.find_one(doc! { "_id": turn.as_str() });
+        let collection = self.collections.responses.clone_with_type::<ResponseDoc>();
+        let found = collection.find_one(doc! { "_id": turn.as_str() });
         let found = with_timeout(async { Ok(found.await?) }).await?;
         let found = found.ok_or_else(Error::response_not_found)?;
         let session = SessionId::new_unchecked(found.session_id.as_str());
         let id = &session;
-        let seen = transact!(self, TransactionMode::READ, |step| {
-            rules::get_session(step, who, id, AccessLevel::Participant).await
+        let access = transact!(self, TransactionMode::READ, |tx| {
+            rules::get_session(tx, principal, id, AccessLevel::Participant).await
         });
-        match seen {
+        match access {
             Ok(_) => Ok((session, found.into_stored_response())),
+            // A session that the principal may not read must look like a response that does not
+            // exist.
             Err(error) if error.kind == ErrorKind::SessionNotFound => {
                 Err(Error::response_not_found())
             }
@@ -82,17 +86,17 @@ impl ResponseStore for MongoStore {
     }
 
     async fn find_session_by_reply(&self, reply: &MessageId) -> Result<SessionId> {
-        let table = self.collections.responses.clone_with_type::<ResponseDoc>();
-        let found = table.find_one(doc! { "replyId": reply.as_str() });
+        let collection = self.collections.responses.clone_with_type::<ResponseDoc>();
+        let found = collection.find_one(doc! { "replyId": reply.as_str() });
         let found = with_timeout(async { Ok(found.await?) }).await?;
         let found = found.ok_or_else(Error::response_not_found)?;
         Ok(SessionId::new_unchecked(found.session_id))
     }
 
     async fn save_recording(&self, turn: &TurnId, tape: &str) -> Result<()> {
-        let kept = doc! { "$set": { "tape": tape } };
-        let kept = self.collections.responses.update_one(doc! { "_id": turn.as_str() }, kept);
-        with_timeout(async { Ok(kept.await.map(|_| ())?) }).await
+        let update = doc! { "$set": { "tape": tape } };
+        let updated = self.collections.responses.update_one(doc! { "_id": turn.as_str() }, update);
+        with_timeout(async { Ok(updated.await.map(|_| ())?) }).await
     }
 
     async fn delete_response(&self, turn: &TurnId) -> Result<bool> {
@@ -103,11 +107,10 @@ impl ResponseStore for MongoStore {
 
 impl MongoStore {
     async fn has_session(&self, id: &SessionId) -> Result<bool> {
-        transact!(self, TransactionMode::READ, |step| Ok(step.load_session(id).await?.is_some()))
+        transact!(self, TransactionMode::READ, |tx| Ok(tx.load_session(id).await?.is_some()))
     }
 }
 
-/// A response as a document.
 pub(super) fn to_response_document(session: &SessionId, response: &StoredResponse) -> Document {
     let StoredResponse {
         turn_id,

@@ -1,10 +1,9 @@
-//! The indexes and the version of what is stored, brought up to date by whichever instance starts
-//! first.
+//! Schema version and indexes. The first instance that starts migrates the database.
 //!
-//! The document `schema` holds the version and, while somebody works on it, a lock that the
-//! database's clock lets expire. A migration may only add, so that an instance of the version
-//! before goes on working beside it; one that cannot keep to that raises `readableFrom`, and older
-//! instances then refuse to start.
+//! The document `schema` holds the version and, during a migration, a lock that expires by the
+//! clock of the database. Migrations only add, so that instances of the previous version keep
+//! working during a rolling upgrade. A migration that cannot keep to that raises `readableFrom`,
+//! and older instances then refuse to start.
 
 use super::Collections;
 use super::connect::startup_error;
@@ -16,144 +15,162 @@ use std::time::Duration;
 use tokio::time::sleep;
 use uuid::Uuid;
 
-/// The version that this program writes.
+/// The version that this build writes.
 const SCHEMA_VERSION: i64 = 1;
-/// A lock that is older than this belongs to an instance that died.
+/// Age in milliseconds at which a lock counts as left by a crashed instance.
 const LOCK_LEASE_MS: i64 = 60_000;
-/// How long requests that may be repeated are kept: a day, and an hour so that no clock is too early.
+/// Lifetime of idempotency records: the promised day, plus an hour for clocks that differ.
 const IDEMPOTENCY_TTL: Duration = Duration::from_secs(25 * 60 * 60);
-/// How long the others can hear what an instance told.
+/// Lifetime of an event bundle. An instance that does not poll for longer misses events.
 const EVENT_TTL: Duration = Duration::from_secs(5 * 60);
-/// How often to look whether another instance is done, and how many times.
+/// Polls while another instance is migrating: 600 of them, two minutes in all.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 const MAX_POLLS: usize = 600;
 
-/// Brings the database to the present version, or says why it cannot.
-pub(super) async fn migrate_schema(tables: &Collections, place: &str) -> Result<()> {
+/// Migrates the database to [`SCHEMA_VERSION`], or waits until another instance has done so.
+///
+/// Errors: `store_unavailable`, if the database requires a newer version or the wait timed out.
+pub(super) async fn migrate_schema(collections: &Collections, address: &str) -> Result<()> {
     let me = Uuid::now_v7().to_string();
     for _ in 0..MAX_POLLS {
-        let found = tables.schema.find_one(doc! { "_id": "schema" }).await?.unwrap_or_default();
+        let found =
+            collections.schema.find_one(doc! { "_id": "schema" }).await?.unwrap_or_default();
         let number = |field| found.get_i64(field).unwrap_or_default();
         if number("readableFrom") > SCHEMA_VERSION {
             return Err(startup_error(format!(
-                "MongoDB at {place} was written by a newer Echoic that this one cannot work beside; start the newer \
-                 version"
+                "MongoDB at {address} was written by a newer Echoic and cannot be used by this version; \
+                 start the newer version"
             )));
         }
         if number("version") >= SCHEMA_VERSION {
             return Ok(());
         }
-        if try_lock_schema(tables, &me).await? {
-            for (collection, indexes) in build_indexes(tables) {
+        if try_lock_schema(collections, &me).await? {
+            for (collection, indexes) in build_indexes(collections) {
                 collection.create_indexes(indexes).await?;
             }
+            // Only while the lock is still ours. After a migration that outlived its lock, another
+            // instance repeats it: creating an index that exists does nothing.
             let done = doc! { "$set": { "version": SCHEMA_VERSION, "readableFrom": 1_i64 }, "$unset": { "lock": "" } };
-            tables.schema.update_one(doc! { "_id": "schema", "lock.by": &me }, done).await?;
+            collections.schema.update_one(doc! { "_id": "schema", "lock.by": &me }, done).await?;
             continue;
         }
         sleep(POLL_INTERVAL).await;
     }
-    Err(startup_error(format!("another Echoic has been preparing MongoDB at {place} for too long")))
+    Err(startup_error(format!(
+        "timed out waiting for another instance to migrate MongoDB at {address}"
+    )))
 }
 
-/// Takes the lock, if it is free. Its age is told by the database's clock.
-async fn try_lock_schema(tables: &Collections, me: &str) -> Result<bool> {
+/// Tries to take the migration lock. Its age is measured by the clock of the database.
+async fn try_lock_schema(collections: &Collections, me: &str) -> Result<bool> {
     let schema = doc! { "_id": "schema" };
-    let here = doc! { "$setOnInsert": { "version": 0_i64, "readableFrom": 0_i64 } };
-    match tables.schema.update_one(schema.clone(), here).upsert(true).await {
-        // Two that add it at the same moment: one of them has.
+    let defaults = doc! { "$setOnInsert": { "version": 0_i64, "readableFrom": 0_i64 } };
+    match collections.schema.update_one(schema.clone(), defaults).upsert(true).await {
+        // Two instances insert the document at the same moment, and one of them fails.
         Err(error) if !super::errors::is_duplicate_key(&error) => return Err(error.into()),
         _ => {}
     }
-    let look = vec![doc! { "$set": { "lookedAt": "$$NOW" } }];
-    let found = tables
+    // Reads the database's clock, which a plain find cannot return.
+    let read_clock = vec![doc! { "$set": { "lookedAt": "$$NOW" } }];
+    let found = collections
         .schema
-        .find_one_and_update(schema.clone(), look)
+        .find_one_and_update(schema.clone(), read_clock)
         .return_document(ReturnDocument::After)
         .await?
         .unwrap_or_default();
     let now = found.get_datetime("lookedAt").map_or(0, |now| now.timestamp_millis());
     let old = DateTime::from_millis(now - LOCK_LEASE_MS);
+    // One conditional update, so that of several instances one gets the lock.
     let mut free = schema;
     free.insert("$or", vec![doc! { "lock": null }, doc! { "lock.at": { "$lt": old } }]);
     let take = vec![doc! { "$set": { "lock": { "by": me, "at": "$$NOW" } } }];
-    Ok(tables.schema.update_one(free, take).await?.modified_count == 1)
+    Ok(collections.schema.update_one(free, take).await?.modified_count == 1)
 }
 
-fn build_indexes(tables: &Collections) -> Vec<(&mongodb::Collection<Document>, Vec<IndexModel>)> {
+fn build_indexes(
+    collections: &Collections,
+) -> Vec<(&mongodb::Collection<Document>, Vec<IndexModel>)> {
     let order = |first: &str| {
         doc! { first: 1, "archived": 1, "pinned": -1, "activityAt": -1, "_id": -1 }
     };
     vec![
         (
-            &tables.sessions,
+            &collections.sessions,
             vec![
                 plain_index(order("userId")),
                 plain_index(order("participants")),
                 plain_index(doc! { "userId": 1, "titleWords": 1 }),
                 plain_index(doc! { "projectId": 1, "lastMessageAt": -1 }),
+                // Few sessions have a running turn, a queue or words to index. Sparse indexes keep
+                // the polls for them small, however many sessions there are.
                 sparse_index(doc! { "activeTurn.boot": 1 }),
                 sparse_index(doc! { "queue": 1 }),
                 sparse_index(doc! { "unkept": 1 }),
             ],
         ),
         (
-            &tables.nodes,
+            &collections.nodes,
             vec![
                 unique_index(doc! { "sessionId": 1, "number": 1 }),
+                // MongoDB enforces this between nodes, not within the messages of one node.
                 unique_index(doc! { "sessionId": 1, "messages.id": 1 }),
                 plain_index(doc! { "sessionId": 1, "messages.clientMessageId": 1 }),
                 plain_index(doc! { "sessionId": 1, "prev.seq": 1 }),
                 plain_index(doc! { "sessionId": 1, "lastSeq": 1 }),
             ],
         ),
-        (&tables.queue, vec![plain_index(doc! { "sessionId": 1 })]),
-        (&tables.embeddings, vec![plain_index(doc! { "sessionId": 1 })]),
+        (&collections.queue, vec![plain_index(doc! { "sessionId": 1 })]),
+        (&collections.embeddings, vec![plain_index(doc! { "sessionId": 1 })]),
         (
-            &tables.responses,
+            &collections.responses,
             vec![
                 unique_index(doc! { "sessionId": 1, "replyId": 1 }),
                 plain_index(doc! { "replyId": 1 }),
             ],
         ),
-        (&tables.summaries, vec![plain_index(doc! { "sessionId": 1, "last.seq": -1 })]),
+        (&collections.summaries, vec![plain_index(doc! { "sessionId": 1, "last.seq": -1 })]),
         (
-            &tables.turn_log,
+            &collections.turn_log,
             vec![
+                // Invariant: a sealed turn accepts no more batches; see `turn_log.rs`.
                 unique_index(doc! { "turnId": 1, "batch": 1 }),
                 plain_index(doc! { "sessionId": 1 }),
                 sparse_index(doc! { "endedAt": 1 }),
             ],
         ),
         (
-            &tables.idempotency_keys,
+            &collections.idempotency_keys,
             vec![
                 plain_index(doc! { "sessionId": 1 }),
                 ttl_index(doc! { "createdAt": 1 }, IDEMPOTENCY_TTL),
             ],
         ),
         (
-            &tables.words,
+            &collections.words,
             vec![
                 plain_index(doc! { "owner": 1, "words": 1 }),
                 plain_index(doc! { "sessionId": 1, "seq": 1 }),
             ],
         ),
         (
-            &tables.events,
+            &collections.events,
             vec![
                 plain_index(doc! { "boot": 1, "number": 1 }),
                 ttl_index(doc! { "at": 1 }, EVENT_TTL),
             ],
         ),
-        (&tables.tickets, vec![ttl_index(doc! { "expiresAt": 1 }, Duration::ZERO)]),
+        (&collections.tickets, vec![ttl_index(doc! { "expiresAt": 1 }, Duration::ZERO)]),
         (
-            &tables.usage,
+            &collections.usage,
             vec![plain_index(doc! { "userId": 1, "at": 1 }), plain_index(doc! { "at": 1 })],
         ),
-        (&tables.spent, vec![plain_index(doc! { "purse": 1, "day": 1 })]),
-        (&tables.projects, vec![plain_index(doc! { "userId": 1, "updatedAt": -1, "_id": -1 })]),
-        (&tables.project_files, vec![plain_index(doc! { "projectId": 1 })]),
+        (&collections.spent, vec![plain_index(doc! { "purse": 1, "day": 1 })]),
+        (
+            &collections.projects,
+            vec![plain_index(doc! { "userId": 1, "updatedAt": -1, "_id": -1 })],
+        ),
+        (&collections.project_files, vec![plain_index(doc! { "projectId": 1 })]),
     ]
 }
 
@@ -166,13 +183,13 @@ fn unique_index(keys: Document) -> IndexModel {
     IndexModel::builder().keys(keys).options(options).build()
 }
 
-/// Only the documents that have the field.
+/// Contains only the documents that have the field.
 fn sparse_index(keys: Document) -> IndexModel {
     let options = IndexOptions::builder().sparse(true).build();
     IndexModel::builder().keys(keys).options(options).build()
 }
 
-/// Documents go once the date in their field is this old.
+/// MongoDB deletes a document once the date in this field is older than `age`.
 fn ttl_index(keys: Document, age: Duration) -> IndexModel {
     let options = IndexOptions::builder().expire_after(age).build();
     IndexModel::builder().keys(keys).options(options).build()

@@ -1,7 +1,10 @@
-//! Words of messages in MongoDB: one document for each message, its words an indexed list.
+//! Full-text search in MongoDB: one document per message, with its words as an indexed list.
 //!
-//! MongoDB's own text index knows whole stemmed words only: it would find less, and other things,
-//! than every other store does. A word's beginning is a range of this index.
+//! MongoDB's text index matches whole stemmed words only, so it would find other messages than the
+//! other stores do. Here a prefix of a word is a range of the index.
+//!
+//! Words are indexed in the background. A commit that adds messages sets `unkept` in the session's
+//! document, and `kept` is the seq up to which its words are indexed.
 
 use super::MongoStore;
 use super::documents::{IdDoc, to_bson_date, to_u32};
@@ -60,16 +63,17 @@ impl SearchStore for MongoStore {
     }
 
     async fn merge_index(&self, _: bool) -> Result<bool> {
-        // An index of MongoDB holds nothing that is not in a document.
+        // Entries of deleted documents leave a MongoDB index at once; there is nothing to merge.
         Ok(false)
     }
 
     async fn search_messages(
         &self,
-        who: &Principal,
+        principal: &Principal,
         query: &SearchQuery,
     ) -> Result<Vec<SearchMatch>> {
-        let user = who.user.as_str();
+        let user = principal.user.as_str();
+        // The index is by owner. The few sessions that others share with the user are added by id.
         let guest = doc! { "participants": user, "userId": { "$ne": user } };
         let guest = self.find_session_ids(guest).await?;
         let mut all = vec![match guest.is_empty() {
@@ -105,6 +109,7 @@ impl SearchStore for MongoStore {
             .find(doc! { "$and": all })
             .sort(doc! { "at": -1, "sessionId": -1, "seq": -1 })
             .projection(doc! { "words": 0 })
+            // One more than asked for, to know whether there is another page.
             .limit(i64::from(query.limit) + 1)
             .await?
             .try_collect()
@@ -122,10 +127,10 @@ impl SearchStore for MongoStore {
 
     async fn search_titles(
         &self,
-        who: &Principal,
+        principal: &Principal,
         query: &SearchQuery,
     ) -> Result<Vec<SearchMatch>> {
-        let mut all = vec![doc! { "participants": who.user.as_str() }];
+        let mut all = vec![doc! { "participants": principal.user.as_str() }];
         all.extend(query.terms.iter().map(|term| doc! { "titleWords": term_pattern(term) }));
         if let Some(project) = &query.project_id {
             all.push(doc! { "projectId": project.as_str() });
@@ -174,12 +179,13 @@ impl MongoStore {
     ) -> Result<()> {
         let id = session.id.as_str();
         let words = &self.collections.words;
-        // Words that somebody else has written are written again: they are the same.
+        // Two instances may index the same messages. Both write the same words, so each replaces
+        // the whole range.
         let last = messages.last().map_or(after, |message| message.seq);
         let range =
             doc! { "sessionId": id, "seq": { "$gt": i64::from(after), "$lte": i64::from(last) } };
         words.delete_many(range).await?;
-        let kept = |message: &MessageWords| {
+        let to_words_document = |message: &MessageWords| {
             doc! {
                 "_id": format!("{id}/{}", message.seq),
                 "owner": session.owner.as_str(),
@@ -192,7 +198,7 @@ impl MongoStore {
             }
         };
         if !messages.is_empty() {
-            let documents: Vec<_> = messages.iter().map(kept).collect();
+            let documents: Vec<_> = messages.iter().map(to_words_document).collect();
             match words.insert_many(documents).ordered(false).await {
                 Err(error) if !super::errors::is_duplicate_key(&error) => return Err(error.into()),
                 _ => {}
@@ -201,19 +207,23 @@ impl MongoStore {
         self.record_index_progress(session, last).await
     }
 
-    /// Says how far a session's words are kept; takes those of a session that is gone away again.
+    /// Stores up to which message a session is indexed; deletes the words of a session that was
+    /// deleted in the meantime.
     async fn record_index_progress(&self, session: &Session, last: u32) -> Result<()> {
         let sessions = &self.collections.sessions;
+        // With the creation time, so that a new session with the same id does not match.
         let same =
             doc! { "_id": session.id.as_str(), "createdAt": to_bson_date(session.created_at) };
-        let mut all = same.clone();
-        all.insert("messages", i64::from(last));
+        // The mark is cleared only if no message has been added since the words were read;
+        // otherwise the next round continues from `kept`.
+        let mut complete = same.clone();
+        complete.insert("messages", i64::from(last));
         let done = doc! { "$set": { "kept": i64::from(last) }, "$unset": { "unkept": "" } };
-        if sessions.update_one(all, done).await?.matched_count == 1 {
+        if sessions.update_one(complete, done).await?.matched_count == 1 {
             return Ok(());
         }
-        let further = doc! { "$max": { "kept": i64::from(last) } };
-        if sessions.update_one(same, further).await?.matched_count == 0 {
+        let progress = doc! { "$max": { "kept": i64::from(last) } };
+        if sessions.update_one(same, progress).await?.matched_count == 0 {
             self.collections.words.delete_many(doc! { "sessionId": session.id.as_str() }).await?;
         }
         Ok(())
@@ -227,7 +237,8 @@ impl MongoStore {
     }
 }
 
-/// Folded words hold letters and digits only, so they need no escape in a pattern.
+/// Folded words consist of letters and digits, so the pattern needs no escaping. MongoDB answers an
+/// anchored pattern (`^…`) from the index.
 fn term_pattern(term: &SearchTerm) -> Bson {
     match term.is_prefix {
         true => doc! { "$regex": format!("^{}", term.word) }.into(),

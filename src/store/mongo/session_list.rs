@@ -1,7 +1,7 @@
-//! Lists of sessions: filtered, searched, ordered, paged.
+//! Lists of sessions: filters, search in titles, sorting and pagination.
 //!
-//! A title is found by the beginnings of its words, which the index on them answers. MongoDB's own
-//! text index knows whole stemmed words only: it would find less than every other store does.
+//! A title is found by prefixes of its words, with an index on the list of words. MongoDB's text
+//! index matches whole stemmed words only and would find less than the other stores do.
 
 use super::documents::SessionDoc;
 use super::transaction::MongoTransaction;
@@ -13,25 +13,22 @@ use crate::error::Result;
 use crate::store::{SessionPage, rules};
 use mongodb::bson::{Bson, DateTime, Document, doc};
 
-/// Whose sessions a list holds.
+/// The sessions from which a list is taken.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum SessionVisibility<'a> {
-    /// Those that a user participates in.
+    /// Those a user participates in, as owner or guest.
     Participant(&'a UserId),
-    /// Those that a user owns.
     Owner(&'a UserId),
-    /// All there are.
     Any,
 }
 
-/// A page of sessions.
 pub(super) async fn list_sessions(
-    step: &mut MongoTransaction,
-    whose: SessionVisibility<'_>,
+    tx: &mut MongoTransaction,
+    visibility: SessionVisibility<'_>,
     query: &SessionQuery,
 ) -> Result<SessionPage> {
-    let mut filter = build_filter(step, whose, query).await?;
-    let table = step.collections.sessions.clone();
+    let mut filter = build_filter(tx, visibility, query).await?;
+    let collection = tx.collections.sessions.clone();
     let mut skip = 0;
     let pagination = match &query.position {
         PagePosition::After(cursor) => {
@@ -41,8 +38,8 @@ pub(super) async fn list_sessions(
         PagePosition::Page(page) => {
             skip = i64::from(page - 1) * i64::from(query.limit);
             let counted =
-                table.count_documents(filter.clone()).session(&mut step.client_session).await;
-            Some(Pagination::new(*page, query.limit, step.check_result(counted)?))
+                collection.count_documents(filter.clone()).session(&mut tx.client_session).await;
+            Some(Pagination::new(*page, query.limit, tx.check_result(counted)?))
         }
     };
     let direction = if query.sort.descending { -1 } else { 1 };
@@ -53,7 +50,7 @@ pub(super) async fn list_sessions(
         doc! { "$skip": skip },
         doc! { "$limit": i64::from(query.limit) + 1 },
     ];
-    let mut found: Vec<SessionDoc> = step.run_pipeline(&table, pipeline).await?;
+    let mut found: Vec<SessionDoc> = tx.run_pipeline(&collection, pipeline).await?;
     let has_more = found.len() > query.limit as usize;
     found.truncate(query.limit as usize);
     let sessions = found
@@ -64,14 +61,14 @@ pub(super) async fn list_sessions(
     Ok(SessionPage { sessions, pagination, next_cursor: next })
 }
 
-/// The sessions that a user participates in.
-async fn participant_filter(step: &mut MongoTransaction, user: &UserId) -> Result<Document> {
+async fn participant_filter(tx: &mut MongoTransaction, user: &UserId) -> Result<Document> {
     let user = user.as_str();
-    // Most users take part in nobody else's sessions, and then the owner's indexes answer.
-    let table = step.collections.sessions.clone();
+    // Most users are guests of no session. For them the filter by owner gives the same list, from a
+    // plain index in place of the multikey one on `participants`.
+    let collection = tx.collections.sessions.clone();
     let as_guest = doc! { "participants": user, "userId": { "$ne": user } };
     let is_guest: Option<Document> =
-        step.find_one(&table, as_guest, Some(doc! { "_id": 1 })).await?;
+        tx.find_one(&collection, as_guest, Some(doc! { "_id": 1 })).await?;
     Ok(if is_guest.is_some() {
         doc! { "participants": user }
     } else {
@@ -80,12 +77,12 @@ async fn participant_filter(step: &mut MongoTransaction, user: &UserId) -> Resul
 }
 
 async fn build_filter(
-    step: &mut MongoTransaction,
-    whose: SessionVisibility<'_>,
+    tx: &mut MongoTransaction,
+    visibility: SessionVisibility<'_>,
     query: &SessionQuery,
 ) -> Result<Document> {
-    let mut filter = match whose {
-        SessionVisibility::Participant(user) => participant_filter(step, user).await?,
+    let mut filter = match visibility {
+        SessionVisibility::Participant(user) => participant_filter(tx, user).await?,
         SessionVisibility::Owner(user) => doc! { "userId": user.as_str() },
         SessionVisibility::Any => doc! {},
     };
@@ -99,11 +96,12 @@ async fn build_filter(
         filter.insert("status", status.as_str());
     }
     if let Some(words) = &query.search {
-        // Folded words hold letters and digits only, so they need no escape in a pattern.
+        // Folded words consist of letters and digits, so the pattern needs no escaping.
         let words = words
             .iter()
             .map(|word| Bson::from(doc! { "titleWords": { "$regex": format!("^{word}") } }));
         let words: Vec<Bson> = words.collect();
+        // A search for nothing but punctuation finds nothing.
         if words.is_empty() {
             filter.insert("_id", doc! { "$in": [] });
         } else {
@@ -134,7 +132,7 @@ fn cursor_after(last: &Session, sort: SortOrder) -> SessionCursor {
     SessionCursor { pinned: last.pinned, key, id: last.id.to_string() }
 }
 
-/// What stands behind the entry that the cursor names; pinned ones stand first in both directions.
+/// Matches the sessions after the cursor. Pinned sessions come first in both directions.
 fn after_cursor_filter(cursor: &SessionCursor, sort: SortOrder) -> Document {
     let column = sort_field(sort.field);
     let beyond = if sort.descending { "$lt" } else { "$gt" };
@@ -142,12 +140,13 @@ fn after_cursor_filter(cursor: &SessionCursor, sort: SortOrder) -> Document {
         CursorKey::Number(number) => DateTime::from_millis(*number).into(),
         CursorKey::Text(text) => text.as_str().into(),
     };
-    let mut places = vec![
+    let mut ranges = vec![
         doc! { "pinned": cursor.pinned, column: { beyond: key.clone() } },
         doc! { "pinned": cursor.pinned, column: key, "_id": { beyond: &cursor.id } },
     ];
+    // After the last pinned session all others follow.
     if cursor.pinned {
-        places.push(doc! { "pinned": false });
+        ranges.push(doc! { "pinned": false });
     }
-    doc! { "$or": places }
+    doc! { "$or": ranges }
 }

@@ -1,4 +1,4 @@
-//! Sessions in MongoDB: created, changed, deleted.
+//! Sessions in MongoDB: creation, changes and deletion.
 
 use super::MongoStore;
 use super::documents::{
@@ -27,33 +27,40 @@ use mongodb::bson::{Document, doc};
 impl SessionStore for MongoStore {
     async fn create_session(
         &self,
-        who: &Principal,
+        principal: &Principal,
         new: NewSession,
         now: Timestamp,
     ) -> Result<(Session, bool)> {
-        // One id for all tries of the step.
+        // Chosen here and not in the rules: all attempts must create the same session, so that a
+        // commit whose answer was lost is recognized.
         let id = new.id.clone().unwrap_or_else(SessionId::generate);
         let new = NewSession { id: Some(id), ..new };
         let new = &new;
-        transact!(self, |step| rules::create_session(step, who, new, now).await)
+        transact!(self, |tx| rules::create_session(tx, principal, new, now).await)
     }
 
     async fn get_session(
         &self,
-        who: &Principal,
+        principal: &Principal,
         id: &SessionId,
         access: AccessLevel,
     ) -> Result<Session> {
-        transact!(self, TransactionMode::READ, |step| Ok(rules::get_session(step, who, id, access)
-            .await?
-            .into_session_with_nodes()))
+        transact!(self, TransactionMode::READ, |tx| Ok(rules::get_session(
+            tx, principal, id, access
+        )
+        .await?
+        .into_session_with_nodes()))
     }
 
-    async fn list_sessions(&self, who: &Principal, query: SessionQuery) -> Result<SessionPage> {
+    async fn list_sessions(
+        &self,
+        principal: &Principal,
+        query: SessionQuery,
+    ) -> Result<SessionPage> {
         let query = &query;
-        transact!(self, TransactionMode::READ, |step| session_list::list_sessions(
-            step,
-            SessionVisibility::Participant(&who.user),
+        transact!(self, TransactionMode::READ, |tx| session_list::list_sessions(
+            tx,
+            SessionVisibility::Participant(&principal.user),
             query
         )
         .await)
@@ -64,47 +71,52 @@ impl SessionStore for MongoStore {
         owner: Option<&UserId>,
         query: SessionQuery,
     ) -> Result<SessionPage> {
-        let (query, whose) =
-            (&query, owner.map_or(SessionVisibility::Any, SessionVisibility::Owner));
-        transact!(self, TransactionMode::READ, |step| session_list::list_sessions(
-            step, whose, query
+        let query = &query;
+        let visibility = owner.map_or(SessionVisibility::Any, SessionVisibility::Owner);
+        transact!(self, TransactionMode::READ, |tx| session_list::list_sessions(
+            tx, visibility, query
         )
         .await)
     }
 
     async fn update_session(
         &self,
-        who: &Principal,
+        principal: &Principal,
         id: &SessionId,
         change: SessionUpdate,
         if_match: Vec<u32>,
         now: Timestamp,
     ) -> Result<Session> {
-        let (change, if_match) = (&change, if_match.as_slice());
-        transact!(self, |step| rules::update_session(step, who, id, change, if_match, now).await)
+        let change = &change;
+        let if_match = if_match.as_slice();
+        transact!(self, |tx| rules::update_session(tx, principal, id, change, if_match, now).await)
     }
 
-    async fn delete_session(&self, who: &Principal, id: &SessionId) -> Result<DeletionResult> {
-        transact!(self, TransactionMode::MULTI_DOCUMENT, |step| rules::delete_session(
-            step, who, id
+    async fn delete_session(
+        &self,
+        principal: &Principal,
+        id: &SessionId,
+    ) -> Result<DeletionResult> {
+        transact!(self, TransactionMode::MULTI_DOCUMENT, |tx| rules::delete_session(
+            tx, principal, id
         )
         .await)
     }
 
     async fn list_owned_sessions(
         &self,
-        who: &Principal,
+        principal: &Principal,
         filter: DeleteFilter,
     ) -> Result<Vec<SessionId>> {
-        let mut find = doc! { "userId": who.user.as_str() };
+        let mut find = doc! { "userId": principal.user.as_str() };
         match filter {
             DeleteFilter::Project(project) => find.insert("projectId", project.as_str()),
             DeleteFilter::InactiveSince(time) => {
                 find.insert("activityAt", doc! { "$lt": to_bson_date(time) })
             }
         };
-        let table = self.collections.sessions.clone_with_type::<IdDoc>();
-        let found = table.find(find).projection(doc! { "_id": 1 });
+        let collection = self.collections.sessions.clone_with_type::<IdDoc>();
+        let found = collection.find(find).projection(doc! { "_id": 1 });
         let found: Vec<IdDoc> =
             with_timeout(async { Ok(found.await?.try_collect().await?) }).await?;
         Ok(found.into_iter().map(|session| SessionId::new_unchecked(session.id)).collect())
@@ -154,7 +166,7 @@ impl MongoTransaction {
         session.into_row()
     }
 
-    /// Replaces fields of the session's own.
+    /// Stages the fields that clients can change, and counts the version.
     pub(super) fn stage_session_change(
         &mut self,
         row: &SessionRow,
@@ -199,7 +211,7 @@ impl MongoTransaction {
         Ok(())
     }
 
-    /// Gives a session a title that its user did not give.
+    /// Stages a generated title.
     pub(super) fn stage_title(&mut self, row: &SessionRow, title: &SessionTitle) -> Result<()> {
         let mut set = title_fields(title);
         set.insert("version", i64::from(row.session.version) + 1);
@@ -207,7 +219,7 @@ impl MongoTransaction {
         Ok(())
     }
 
-    /// Gives a new session the fields that only an imported one has.
+    /// Stages the fields of an imported session that a new one does not have.
     pub(super) fn stage_imported_fields(&mut self, import: &ImportSession) -> Result<()> {
         let set = doc! {
             "status": import.status.as_str(),
@@ -219,7 +231,7 @@ impl MongoTransaction {
         Ok(())
     }
 
-    /// Writes back what a message moved.
+    /// Stages the counters and the head after messages were added or removed.
     pub(super) fn stage_counters(&mut self, row: &SessionRow) -> Result<()> {
         let session = &row.session;
         let head = row.located_head().map(|head| LocatedMessageDoc::new(&head.id, head.location));
@@ -232,44 +244,55 @@ impl MongoTransaction {
             "activityAt": to_bson_date(session.last_message_at.unwrap_or(session.created_at)),
             "lastSeen": session.last_seen.map(to_bson_date),
             "updatedAt": to_bson_date(session.updated_at),
-            // Its words are to be looked through, at least to see that all are kept.
+            // Put the session on the backlog of the search index, see `search.rs`.
             "unkept": true,
         };
         self.set_fields(set);
         Ok(())
     }
 
-    /// Invariant: at most one running turn per session; its document has one place for a claim.
-    pub(super) fn stage_claim(&mut self, row: &SessionRow, claimant: &LeaseHolder) -> Result<()> {
-        let turn =
-            row.session.active_turn.as_ref().ok_or_else(|| Error::internal("no turn to hold"))?;
-        let payer = row.payer.as_ref().ok_or_else(|| Error::internal("nobody pays for a turn"))?;
-        self.set_fields(doc! { "activeTurn": to_document(&ClaimDoc::new(turn, claimant, payer))? });
+    /// Invariant: at most one turn per session is running. The document has a single field for the
+    /// claim, and the commit requires the revision at which it was seen to be free.
+    pub(super) fn stage_claim(
+        &mut self,
+        row: &SessionRow,
+        lease_holder: &LeaseHolder,
+    ) -> Result<()> {
+        let turn = row
+            .session
+            .active_turn
+            .as_ref()
+            .ok_or_else(|| Error::internal("the claim has no turn"))?;
+        let payer = row.payer.as_ref().ok_or_else(|| Error::internal("the claim has no payer"))?;
+        self.set_fields(
+            doc! { "activeTurn": to_document(&ClaimDoc::new(turn, lease_holder, payer))? },
+        );
         Ok(())
     }
 
-    /// Deletes a session and everything that belongs to it.
+    /// Deletes a session and everything that belongs to it, in the MongoDB transaction.
     pub(super) async fn remove_session(&mut self, row: &SessionRow) -> Result<DeletionResult> {
         let id = row.session.id.as_str();
-        let waiting = self.queued_turn_ids();
+        let queued = self.queued_turn_ids();
+        // Otherwise the commit would write the session's document again.
         self.discard_session();
-        let tables = self.collections.clone();
-        self.delete_many(&tables.sessions, doc! { "_id": id }).await?;
-        for table in [
-            &tables.nodes,
-            &tables.queue,
-            &tables.turn_log,
-            &tables.idempotency_keys,
-            &tables.words,
-            &tables.summaries,
-            &tables.embeddings,
-            &tables.responses,
+        let collections = self.collections.clone();
+        self.delete_many(&collections.sessions, doc! { "_id": id }).await?;
+        for collection in [
+            &collections.nodes,
+            &collections.queue,
+            &collections.turn_log,
+            &collections.idempotency_keys,
+            &collections.words,
+            &collections.summaries,
+            &collections.embeddings,
+            &collections.responses,
         ] {
-            self.delete_many(table, doc! { "sessionId": id }).await?;
+            self.delete_many(collection, doc! { "sessionId": id }).await?;
         }
         let running = row.session.active_turn.as_ref().map(|turn| turn.turn_id.clone());
-        let waiting = waiting.into_iter().map(TurnId::new_unchecked);
-        let turns: Vec<TurnId> = waiting.chain(running).collect();
+        let queued = queued.into_iter().map(TurnId::new_unchecked);
+        let turns: Vec<TurnId> = queued.chain(running).collect();
         let messages = row.session.messages_count.into();
         Ok(DeletionResult { sessions: 1, messages, turns, ..DeletionResult::default() })
     }

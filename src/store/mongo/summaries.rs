@@ -1,7 +1,7 @@
-//! Summaries in MongoDB: a document for each, named by its session and its last message.
+//! Summaries in MongoDB: one document each, identified by its session and its last message.
 //!
-//! They are written beside the session's steps, for nothing depends on them. One that is written
-//! while its session is deleted is taken away by whoever wrote it.
+//! They can be made again, so they are written outside of the session's transactions. A writer
+//! checks afterwards that the session still exists and otherwise deletes what it wrote.
 
 use super::MongoStore;
 use super::documents::{MessageLocationDoc, to_i64, to_u32};
@@ -35,14 +35,13 @@ impl SummaryStore for MongoStore {
         session: &SessionId,
         up_to: &MessageId,
     ) -> Result<Option<PathSummary>> {
-        transact!(self, TransactionMode::READ, |step| find_newest_summary(step, session, up_to)
-            .await)
+        transact!(self, TransactionMode::READ, |tx| find_newest_summary(tx, session, up_to).await)
     }
 
     async fn save_summary(&self, session: &SessionId, summary: &PathSummary) -> Result<()> {
-        let place = transact!(self, TransactionMode::READ, |step| {
-            step.load_session(session).await?;
-            step.locate_message(session, &summary.last_message).await
+        let place = transact!(self, TransactionMode::READ, |tx| {
+            tx.load_session(session).await?;
+            tx.locate_message(session, &summary.last_message).await
         })?;
         let Some(place) = place else { return Ok(()) };
         let name =
@@ -57,29 +56,31 @@ impl SummaryStore for MongoStore {
             "text": &summary.text,
             "model": &summary.model,
         } };
-        let table = &self.collections.summaries;
-        with_timeout(async { Ok(table.update_one(name.clone(), text).upsert(true).await?) })
+        let collection = &self.collections.summaries;
+        with_timeout(async { Ok(collection.update_one(name.clone(), text).upsert(true).await?) })
             .await?;
-        let is_there = transact!(self, TransactionMode::READ, |step| Ok(step
+        // After the write: a deletion that ran before it has not seen the new document.
+        let exists = transact!(self, TransactionMode::READ, |tx| Ok(tx
             .load_session(session)
             .await?
             .is_some()))?;
-        if !is_there {
-            with_timeout(async { Ok(table.delete_one(name).await?) }).await?;
+        if !exists {
+            with_timeout(async { Ok(collection.delete_one(name).await?) }).await?;
         }
         Ok(())
     }
 }
 
-/// The last summary on the way back from a message.
+/// Finds the summary closest to a message on its path.
 async fn find_newest_summary(
-    step: &mut MongoTransaction,
+    tx: &mut MongoTransaction,
     session: &SessionId,
     up_to: &MessageId,
 ) -> Result<Option<PathSummary>> {
-    let table = step.collections.summaries.clone();
+    let collection = tx.collections.summaries.clone();
+    // The usual case, one read by key: the summary ends at the message itself.
     let exact = doc! { "_id": { "session": session.as_str(), "last": up_to.as_str() } };
-    let exact: Option<SummaryDoc> = step.find_one(&table, exact, None).await?;
+    let exact: Option<SummaryDoc> = tx.find_one(&collection, exact, None).await?;
     if let Some(exact) = exact {
         return Ok(Some(exact.into_summary()));
     }
@@ -87,24 +88,25 @@ async fn find_newest_summary(
         doc! { "$match": { "sessionId": session.as_str() } },
         doc! { "$sort": { "last.seq": -1 } },
     ];
-    let all: Vec<SummaryDoc> = step.run_pipeline(&table, newest_first).await?;
+    let all: Vec<SummaryDoc> = tx.run_pipeline(&collection, newest_first).await?;
     if all.is_empty() {
         return Ok(None);
     }
-    step.load_session(session).await?;
-    let Some(place) = step.locate_message(session, up_to).await? else { return Ok(None) };
-    let lines = step.load_node_headers(session).await?;
+    tx.load_session(session).await?;
+    let Some(place) = tx.locate_message(session, up_to).await? else { return Ok(None) };
+    let lines = tx.load_node_headers(session).await?;
     let before: HashMap<u32, Option<MessageLocation>> =
         lines.into_iter().map(|line| (line.number, line.prev)).collect();
-    // The path goes through these nodes, up to these messages of them.
-    let mut upto: HashMap<u32, u32> = HashMap::new();
+    // The nodes of the path, each with its last message on the path. A summary of another branch
+    // may end in the same node, but later.
+    let mut up_to_seq: HashMap<u32, u32> = HashMap::new();
     let mut next = Some(place.location);
     while let Some(at) = next {
-        upto.insert(at.node, at.seq);
+        up_to_seq.insert(at.node, at.seq);
         next = before.get(&at.node).copied().flatten();
     }
     let is_on_path = |last: &MessageLocationDoc| {
-        upto.get(&to_u32(last.node)).is_some_and(|upto| to_u32(last.seq) <= *upto)
+        up_to_seq.get(&to_u32(last.node)).is_some_and(|up_to| to_u32(last.seq) <= *up_to)
     };
     let found = all.into_iter().find(|summary| is_on_path(&summary.last));
     Ok(found.map(SummaryDoc::into_summary))

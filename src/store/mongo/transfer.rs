@@ -1,4 +1,4 @@
-//! Whole sessions into MongoDB, and out of it.
+//! Import and export of whole sessions.
 
 use super::MongoStore;
 use super::message_pages;
@@ -10,53 +10,54 @@ use crate::store::transaction::SessionRow;
 use crate::store::{ImportOutcome, ImportSession, SessionChunk, TransferStore, rules};
 use async_trait::async_trait;
 
-/// How many messages are asked for at once: few enough that large ones have room.
+/// Messages per query: few enough that large ones fit into memory.
 const READ_WINDOW: u32 = 64;
 
 #[async_trait]
 impl TransferStore for MongoStore {
     async fn import_session(
         &self,
-        who: &Principal,
+        principal: &Principal,
         import: ImportSession,
         now: Timestamp,
     ) -> Result<ImportOutcome> {
         let import = &import;
-        transact!(self, TransactionMode::MULTI_DOCUMENT, |step| rules::import_session(
-            step, who, import, now
+        transact!(self, TransactionMode::MULTI_DOCUMENT, |tx| rules::import_session(
+            tx, principal, import, now
         )
         .await)
     }
 
     async fn read_chunk(
         &self,
-        who: &Principal,
+        principal: &Principal,
         session: &SessionId,
         after: u32,
     ) -> Result<SessionChunk> {
-        transact!(self, TransactionMode::READ, |step| {
-            let row = rules::get_session(step, who, session, AccessLevel::Owner).await?;
-            read_session_chunk(step, &row, after).await
+        transact!(self, TransactionMode::READ, |tx| {
+            let row = rules::get_session(tx, principal, session, AccessLevel::Owner).await?;
+            read_session_chunk(tx, &row, after).await
         })
     }
 }
 
-/// Seqs have no gaps, so a piece is read in windows of them.
+/// Reads messages in order of their seq until the chunk is full. Seqs have no gaps, so a window of
+/// them holds the same number of messages.
 async fn read_session_chunk(
-    step: &mut MongoTransaction,
+    tx: &mut MongoTransaction,
     row: &SessionRow,
     after: u32,
 ) -> Result<SessionChunk> {
-    let mut piece = SessionChunk::new(row.session.clone(), row.read_marks.clone());
+    let mut chunk = SessionChunk::new(row.session.clone(), row.read_marks.clone());
     let mut before = after;
     while before < row.session.messages_count {
         let last = before.saturating_add(READ_WINDOW);
-        for (_, stored) in message_pages::read_seq_range(step, row, before + 1, last).await? {
-            if !piece.push(stored.into_message(row)?) {
-                return Ok(piece);
+        for (_, stored) in message_pages::read_seq_range(tx, row, before + 1, last).await? {
+            if !chunk.push(stored.into_message(row)?) {
+                return Ok(chunk);
             }
         }
         before = last;
     }
-    Ok(piece)
+    Ok(chunk)
 }

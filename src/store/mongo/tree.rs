@@ -1,4 +1,4 @@
-//! The tree of a session's messages in MongoDB, node by node.
+//! The message tree of a session in MongoDB: branches, forks, read marks and nodes.
 
 use super::MongoStore;
 use super::documents::{MessageDoc, MessageLocationDoc, ReadMarkDoc, to_document, to_u32};
@@ -16,60 +16,59 @@ use serde::Deserialize;
 impl TreeStore for MongoStore {
     async fn set_head(
         &self,
-        who: &Principal,
+        principal: &Principal,
         session: &SessionId,
         message: &MessageId,
         now: Timestamp,
     ) -> Result<Session> {
-        transact!(self, |step| rules::set_head(step, who, session, message, now).await)
+        transact!(self, |tx| rules::set_head(tx, principal, session, message, now).await)
     }
 
     async fn pop_head(
         &self,
-        who: &Principal,
+        principal: &Principal,
         session: &SessionId,
         head: &MessageId,
         now: Timestamp,
     ) -> Result<Option<Session>> {
-        transact!(self, |step| rules::pop_head(step, who, session, head, now).await)
+        transact!(self, |tx| rules::pop_head(tx, principal, session, head, now).await)
     }
 
     async fn fork_session(
         &self,
-        who: &Principal,
+        principal: &Principal,
         session: &SessionId,
         message: &MessageId,
         now: Timestamp,
     ) -> Result<Session> {
-        transact!(self, TransactionMode::MULTI_DOCUMENT, |step| {
-            rules::fork_session(step, who, session, message, now).await
+        transact!(self, TransactionMode::MULTI_DOCUMENT, |tx| {
+            rules::fork_session(tx, principal, session, message, now).await
         })
     }
 
     async fn mark_seen(
         &self,
-        who: &Principal,
+        principal: &Principal,
         session: &SessionId,
         up_to: &MessageId,
     ) -> Result<ReadMarkUpdate> {
-        transact!(self, |step| rules::mark_seen(step, who, session, up_to).await)
+        transact!(self, |tx| rules::mark_seen(tx, principal, session, up_to).await)
     }
 
     async fn list_nodes(
         &self,
-        who: &Principal,
+        principal: &Principal,
         session: &SessionId,
         first: u32,
         limit: u32,
     ) -> Result<NodePage> {
-        transact!(self, TransactionMode::READ, |step| rules::list_nodes(
-            step, who, session, first, limit
+        transact!(self, TransactionMode::READ, |tx| rules::list_nodes(
+            tx, principal, session, first, limit
         )
         .await)
     }
 }
 
-/// A node without its messages.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct NodeHeaderDoc {
@@ -78,14 +77,13 @@ struct NodeHeaderDoc {
     last_seq: i64,
 }
 
-/// A node's messages.
 #[derive(Debug, Deserialize)]
 struct NodeMessagesDoc {
     messages: Vec<MessageDoc>,
 }
 
 impl MongoTransaction {
-    /// The session's nodes without their messages, by number.
+    /// All nodes of a session without their messages, by number.
     pub(super) async fn load_node_headers(
         &mut self,
         session: &SessionId,
@@ -105,7 +103,7 @@ impl MongoTransaction {
         Ok(found.into_iter().map(line).collect())
     }
 
-    /// The messages of one node up to a place in it, oldest first.
+    /// The messages of one node up to and including a location, oldest first.
     pub(super) async fn load_node_messages(
         &mut self,
         row: &SessionRow,
@@ -115,7 +113,7 @@ impl MongoTransaction {
         let filter = doc! { "_id": format_chat_id(&row.session.id, up_to.node) };
         let found: Option<NodeMessagesDoc> =
             self.find_one(&nodes, filter, Some(doc! { "messages": 1 })).await?;
-        // Between two reads somebody may have deleted it all.
+        // Missing only if the session was deleted since its document was read.
         let node = found.ok_or_else(Error::session_not_found)?;
         let messages = node.messages.into_iter();
         messages
@@ -125,7 +123,6 @@ impl MongoTransaction {
             .collect()
     }
 
-    /// Writes back how far each user has read.
     pub(super) fn stage_read_marks(&mut self, row: &SessionRow) -> Result<()> {
         let mark = |(user_id, seq): (&String, &u32)| {
             to_document(&ReadMarkDoc { user_id: user_id.clone(), seq: (*seq).into() })

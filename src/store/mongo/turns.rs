@@ -1,4 +1,4 @@
-//! Turns in MongoDB: each call one step of the rules.
+//! Turns in MongoDB. Each operation runs its rule in one transaction.
 
 use super::MongoStore;
 use super::transaction::transact;
@@ -15,20 +15,20 @@ use async_trait::async_trait;
 impl TurnStore for MongoStore {
     async fn begin_turn(&self, begin: BeginTurn) -> Result<BeginOutcome> {
         let begin = &begin;
-        transact!(self, |step| rules::begin_turn(step, begin).await)
+        transact!(self, |tx| rules::begin_turn(tx, begin).await)
     }
 
     async fn finish_turn(&self, finish: FinishTurn) -> Result<Option<FinishOutcome>> {
         let finish = &finish;
-        transact!(self, |step| rules::finish_turn(step, finish).await)
+        transact!(self, |tx| rules::finish_turn(tx, finish).await)
     }
 
     async fn begin_queued_turn(
         &self,
-        claimant: &LeaseHolder,
+        lease_holder: &LeaseHolder,
         now: Timestamp,
     ) -> Result<FinishOutcome> {
-        transact!(self, |step| rules::begin_queued_turn(step, claimant, now).await)
+        transact!(self, |tx| rules::begin_queued_turn(tx, lease_holder, now).await)
     }
 
     async fn cancel_queued_turns(
@@ -36,15 +36,15 @@ impl TurnStore for MongoStore {
         session: &SessionId,
         only: Option<&TurnId>,
     ) -> Result<CancelledTurns> {
-        transact!(self, |step| rules::cancel_queued_turns(step, session, only).await)
+        transact!(self, |tx| rules::cancel_queued_turns(tx, session, only).await)
     }
 
     async fn remove_queued_turn(&self, session: &SessionId, turn: &TurnId) -> Result<bool> {
-        transact!(self, |step| rules::remove_queued_turn(step, session, turn).await)
+        transact!(self, |tx| rules::remove_queued_turn(tx, session, turn).await)
     }
 
     async fn set_generated_title(&self, session: &SessionId, title: SessionTitle) -> Result<bool> {
         let title = &title;
-        transact!(self, |step| rules::set_generated_title(step, session, title).await)
+        transact!(self, |tx| rules::set_generated_title(tx, session, title).await)
     }
 }
