@@ -25,7 +25,7 @@ const CLEANUP_TIMEOUT: Duration = Duration::from_secs(5);
 const COMMIT_IDS_SLICE: i32 = -8;
 
 impl MongoTransaction {
-    /// Writes the changes of the loaded session; does nothing if there are none.
+    /// Writes the changes of the loaded session; does nothing if it is unchanged.
     pub(super) async fn commit_session(&mut self) -> Result<()> {
         let writes = std::mem::take(&mut self.pending_writes);
         let Some(mut loaded) = self.loaded.take() else { return Ok(()) };

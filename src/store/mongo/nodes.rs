@@ -282,8 +282,8 @@ pub(super) async fn apply_pending(
         let is_new = insert_if_absent(&collections.nodes, node, &mut transaction).await?;
         if !is_new {
             // Usually the same node, inserted earlier. But it may belong to a deleted session that
-            // had the same id, if a slow instance applied its `pending` after the deletion. Such a
-            // node has an older revision and is replaced.
+            // had the same id, if a slow instance applied its `pending` after the deletion. Then
+            // it has an older revision and is replaced.
             let leftover = doc! { "_id": node.get("_id"), "born": { "$lt": node.get("born") } };
             collections.nodes.replace_one(leftover, node).await?;
         }

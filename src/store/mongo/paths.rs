@@ -71,7 +71,7 @@ fn message_ids_stage(condition: Document) -> Document {
 }
 
 impl MongoTransaction {
-    /// Finds the message with this id or, if there is none, the newest one with this client id.
+    /// Finds the message with this id, otherwise the newest one with this client id.
     pub(super) async fn locate_message(
         &mut self,
         session: &SessionId,
@@ -151,7 +151,7 @@ impl MongoTransaction {
         Ok(message)
     }
 
-    /// Finds the messages under a parent, or the roots if there is none, oldest first. They are the
+    /// Finds the messages under a parent (without a parent: the roots), oldest first. They are the
     /// message after the parent in its own node, and the first message of each node that starts
     /// after the parent.
     pub(super) async fn find_children(

@@ -46,7 +46,7 @@ impl SessionLocks {
 
 impl Drop for LockTicket {
     fn drop(&mut self) {
-        // Counted under the map's lock, so that no other caller can take the entry meanwhile. Two
+        // Counted under the map's lock, so that no other caller can take the entry now. Two
         // references, the map's and this ticket's, mean that no other caller uses the lock.
         let mut map = self.locks.lock_map();
         if Arc::strong_count(&self.lock) <= 2 {

@@ -4,7 +4,7 @@
 //! itself is in `commit.rs`. This file loads the session, collects changes, and decides about
 //! retries.
 //!
-//! The rules may run several times for one operation. Everything they change is therefore kept in
+//! The rules may run several times for one operation. Everything they change therefore stays in
 //! [`MongoTransaction`] until the commit, apart from writes that mean nothing without it: the
 //! content of a queued turn (`queue.rs`) and the record of an idempotent request
 //! (`idempotency.rs`).
@@ -80,8 +80,8 @@ pub(super) struct LoadedSession {
     pub(super) id: SessionId,
     /// The revision that was read and that the commit requires; `None` if the session is new.
     pub(super) revision: Option<i64>,
-    /// Revision at the session's creation. It tells this session from an earlier one with the same
-    /// id that was deleted.
+    /// Revision at the session's creation. Distinguishes this session from an earlier one with
+    /// the same id that was deleted.
     pub(super) created_revision: i64,
     pub(super) document: Document,
     pub(super) fields_to_set: Document,
