@@ -68,7 +68,7 @@ impl MongoStore {
         Ok(Self {
             client,
             collections,
-            address: address,
+            address,
             lease,
             suspected_orphans: Default::default(),
             session_locks: Default::default(),

@@ -1,8 +1,8 @@
 //! The MongoDB store: one database, on a replica set or a sharded cluster, shared by any number of
 //! instances.
 //!
-//! The rules in [`super::rules`] run inside a [`MongoTransaction`](transaction::MongoTransaction).
-//! Its commit is **one conditional write** of the session's document and not a MongoDB transaction:
+//! The rules (`store/rules`) run inside a `MongoTransaction` (`transaction.rs`). Its commit is
+//! **one conditional write** of the session's document and not a MongoDB transaction:
 //!
 //! - A server that is killed inside a MongoDB transaction leaves it open. Until MongoDB aborts it,
 //!   after a minute by default, no other client can write the documents that it wrote. That is

@@ -257,7 +257,7 @@ impl MongoStore {
         let tx = MongoTransaction {
             collections: self.collections.clone(),
             client_session,
-            mode: mode,
+            mode,
             commit_id: Uuid::now_v7().simple().to_string(),
             loaded: None,
             pending_writes: PendingWrites::default(),
