@@ -97,21 +97,22 @@ impl Default for TimingOptions {
 impl App {
     /// Opens the store, finds the provider, begins to listen, and puts in order what a crash left
     /// behind. Errors say what an operator can do.
-    pub async fn start(config: Config, tuning: TimingOptions) -> Result<Self> {
+    pub async fn start(config: Config, timing: TimingOptions) -> Result<Self> {
         // Reading the vocabulary takes a tenth of a second; meanwhile the rest goes on.
         let vocabulary = tokio::task::spawn_blocking(tokens::load_vocabulary);
         let mut notes = Vec::new();
         let prompts = Arc::new(PromptTemplates::load(config.prompts_dir.as_deref())?);
         let store = open_store(&config).await?;
         let auth =
-            Arc::new(Authenticator::new(build_auth_settings(&config, tuning), store.clone())?);
+            Arc::new(Authenticator::new(build_auth_settings(&config, timing), store.clone())?);
         let SelectedProvider { provider, model } = select_provider(&config, &mut notes).await?;
         let name = provider.name();
         vocabulary.await.map_err(Error::internal)?;
-        let (titles, summaries) =
-            (select_title_model(&config, &model), select_summary_model(&config, name, &model));
-        let beside = titles.iter().chain(&summaries);
-        check_prices(&config, [&model].into_iter().chain(&config.fallback_models).chain(beside))?;
+        let title_model = select_title_model(&config, &model);
+        let summary_model = select_summary_model(&config, name, &model);
+        let background_models = title_model.iter().chain(&summary_model);
+        let models = [&model].into_iter().chain(&config.fallback_models).chain(background_models);
+        check_prices(&config, models)?;
         let windows = ContextWindows::new(config.context_windows.iter().cloned());
         let memory =
             Memory::new(store.clone(), prompts.clone(), build_memory_defaults(&config, &model))?;
@@ -120,7 +121,7 @@ impl App {
             None => memory,
         };
         let memory =
-            memory.with_context_windows(windows).with_recall_timeout(tuning.recall_timeout);
+            memory.with_context_windows(windows).with_recall_timeout(timing.recall_timeout);
         let memory = Arc::new(memory);
         let listener = bind_listener(config.listen_address()).await?;
         let address = listener.local_addr().map_err(Error::internal)?;
@@ -128,12 +129,12 @@ impl App {
             store: store.clone(),
             provider: Arc::new(ResilientProvider::new(
                 provider,
-                build_retry_policy(&config, tuning),
+                build_retry_policy(&config, timing),
             )),
             memory: memory.clone(),
             prompts,
-            title_model: titles,
-            summary_model: summaries,
+            title_model,
+            summary_model,
             lease_holder: build_lease_holder(address),
         });
         let chat = Arc::new(chat.with_policy(build_usage_policy(&config)));
@@ -155,18 +156,16 @@ impl App {
             size_limits: SizeLimits { body: config.max_body, message: config.max_message },
             allowed_hosts: Arc::new(AllowedHosts::new(config.access.allowed_hosts)),
             cors_origins: config.access.cors_origins.into(),
-            heartbeat: tuning.heartbeat_interval,
+            heartbeat: timing.heartbeat_interval,
         };
-        let (lease, grace) = (config.instance_lease, config.shutdown_grace);
-        let retention = config.retention;
         Ok(Self {
             listener,
             address,
             api,
-            timing: tuning,
-            lease,
-            shutdown_grace: grace,
-            retention,
+            timing,
+            lease: config.instance_lease,
+            shutdown_grace: config.shutdown_grace,
+            retention: config.retention,
             summary,
             notes,
         })
@@ -194,25 +193,27 @@ impl App {
         let drained = CancellationToken::new();
         let journal = tokio::spawn(chat.clone().run_journal(drained.clone()));
         let relay = tokio::spawn(chat.clone().run_relay(drained.clone()));
-        let alive = tokio::spawn(chat.clone().run_heartbeat(self.lease, drained.clone()));
+        let heartbeat = tokio::spawn(chat.clone().run_heartbeat(self.lease, drained.clone()));
         let events = tokio::spawn(chat.clone().run_event_feed(drained.clone()));
-        let words = tokio::spawn(chat.clone().run_indexer(drained.clone()));
-        let watch = tokio::spawn(chat.clone().run_recovery(self.lease, drained.clone()));
+        let indexer = tokio::spawn(chat.clone().run_indexer(drained.clone()));
+        let recovery = tokio::spawn(chat.clone().run_recovery(self.lease, drained.clone()));
         let listener = TimeoutListener::new(self.listener, self.timing.write_timeout);
-        let uses = tokio::spawn(self.api.auth.clone().run_use_recorder(drained.clone()));
-        let (age, pause) = (self.retention, self.timing.retention_interval);
-        let sweep = tokio::spawn(chat.clone().run_retention(age, pause, drained.clone()));
+        let use_recorder = tokio::spawn(self.api.auth.clone().run_use_recorder(drained.clone()));
+        let age = self.retention;
+        let interval = self.timing.retention_interval;
+        let retention = tokio::spawn(chat.clone().run_retention(age, interval, drained.clone()));
         let router = build_router(self.api.clone());
-        let (head, body) = (self.timing.header_timeout, self.timing.body_timeout);
-        let server = serve(listener, router, http::ReadTimeouts { head, body }, drained.clone());
+        let timeouts =
+            http::ReadTimeouts { head: self.timing.header_timeout, body: self.timing.body_timeout };
+        let server = serve(listener, router, timeouts, drained.clone());
         let server = tokio::spawn(server);
         shutdown.cancelled().await;
         tracing::info!(grace = ?self.shutdown_grace, "going down: no new turns");
         chat.drain(self.shutdown_grace).await;
         drained.cancel();
         let _ = timeout(CONNECTION_GRACE, server).await;
-        let beside = [journal, relay, events, words, alive, watch, uses, sweep];
-        let _ = futures::future::join_all(beside).await;
+        let tasks = [journal, relay, events, indexer, heartbeat, recovery, use_recorder, retention];
+        let _ = futures::future::join_all(tasks).await;
         self.api.store.close().await;
         Ok(())
     }
@@ -241,22 +242,22 @@ fn check_prices<'a>(config: &Config, models: impl Iterator<Item = &'a String>) -
     Err(Error::new(ErrorKind::Internal, sentence))
 }
 
-fn build_auth_settings(config: &Config, tuning: TimingOptions) -> auth::AuthSettings {
+fn build_auth_settings(config: &Config, timing: TimingOptions) -> auth::AuthSettings {
     auth::AuthSettings {
         mode: config.access.auth,
         trusted_proxies: config.access.trusted_proxies.clone(),
         jwt: config.access.jwt_settings(),
-        jwks_refetch_interval: tuning.jwks_retry_delay,
+        jwks_refetch_interval: timing.jwks_retry_delay,
     }
 }
 
 async fn open_store(config: &Config) -> Result<Arc<dyn Store>> {
-    let sync = match config.sqlite_sync {
+    let durability = match config.sqlite_sync {
         SqliteSync::Full => Durability::Full,
         SqliteSync::Normal => Durability::Normal,
     };
     match &config.database_url {
-        DatabaseUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open(path, sync)?)),
+        DatabaseUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open(path, durability)?)),
         DatabaseUrl::Mongodb(url) => {
             Ok(Arc::new(MongoStore::open(url, config.instance_lease).await?))
         }
@@ -312,21 +313,23 @@ pub(crate) async fn open_for_migration(
     from: &Path,
     to: &str,
 ) -> Result<(Box<dyn MigrationSource>, Box<dyn MigrationTarget>)> {
-    let of = |option: &str, error: Error| {
+    let name_option = |option: &str, error: Error| {
         let sentence = error.message.replace("DATABASE_URL", option);
         Error { message: sentence.into(), ..error }
     };
-    let from = SqliteStore::open_for_migration(from).map_err(|error| of("--from", error))?;
+    let from =
+        SqliteStore::open_for_migration(from).map_err(|error| name_option("--from", error))?;
     // It claims no turns, so it needs no lease.
-    let to = MongoStore::open(to, Duration::ZERO).await.map_err(|error| of("--to", error))?;
+    let to =
+        MongoStore::open(to, Duration::ZERO).await.map_err(|error| name_option("--to", error))?;
     Ok((Box::new(from), Box::new(to)))
 }
 
 async fn bind_listener(address: SocketAddr) -> Result<TcpListener> {
-    let refused = |error| format!("cannot listen on {address}: {error}; set HOST or PORT");
+    let describe = |error| format!("cannot listen on {address}: {error}; set HOST or PORT");
     TcpListener::bind(address)
         .await
-        .map_err(|error| Error::new(ErrorKind::Internal, refused(error)))
+        .map_err(|error| Error::new(ErrorKind::Internal, describe(error)))
 }
 
 fn build_memory_defaults(config: &Config, model: &str) -> MemoryDefaults {
@@ -338,12 +341,12 @@ fn build_memory_defaults(config: &Config, model: &str) -> MemoryDefaults {
     }
 }
 
-fn build_retry_policy(config: &Config, tuning: TimingOptions) -> ResiliencePolicy {
+fn build_retry_policy(config: &Config, timing: TimingOptions) -> ResiliencePolicy {
     ResiliencePolicy {
         first_token_timeout: config.first_token_timeout,
         idle_timeout: config.idle_timeout,
         turn_timeout: config.turn_timeout,
-        retry_delay: tuning.provider_retry_delay,
+        retry_delay: timing.provider_retry_delay,
         fallback_models: config
             .fallback_models
             .iter()
@@ -354,15 +357,15 @@ fn build_retry_policy(config: &Config, tuning: TimingOptions) -> ResiliencePolic
 
 /// Who makes vectors of messages, if the operator names somebody.
 fn build_embedder(config: &Config) -> Result<Option<Arc<dyn Embedder>>> {
-    let refused = |sentence: String| Error::new(ErrorKind::Internal, sentence);
+    let to_error = |sentence: String| Error::new(ErrorKind::Internal, sentence);
     let Some(url) = config.embeddings.url.as_deref() else { return Ok(None) };
     let Some(model) = config.embeddings.model.as_deref() else {
-        return Err(refused(
+        return Err(to_error(
             "ECHOIC_EMBEDDINGS_MODEL must be set with ECHOIC_EMBEDDINGS_URL".to_owned(),
         ));
     };
     let key = config.embeddings.key.as_deref();
-    let endpoint = OpenAiEmbedder::new(url, model, key).map_err(refused)?;
+    let endpoint = OpenAiEmbedder::new(url, model, key).map_err(to_error)?;
     Ok(Some(Arc::new(endpoint)))
 }
 
@@ -432,8 +435,8 @@ async fn build_openai_provider(
     if is_official && config.openai_api_key.is_none() {
         notes.push("OPENAI_API_KEY is not set: OpenAI will refuse to answer".to_owned());
     }
-    let usual = is_official.then_some(DEFAULT_MODEL);
-    let model = select_model(config, &endpoint, usual, notes).await;
+    let default_model = is_official.then_some(DEFAULT_MODEL);
+    let model = select_model(config, &endpoint, default_model, notes).await;
     Ok(SelectedProvider { provider: Arc::new(endpoint), model })
 }
 
@@ -448,8 +451,8 @@ async fn build_anthropic_provider(
     if is_official && config.anthropic_api_key.is_none() {
         notes.push("ANTHROPIC_API_KEY is not set: Anthropic will refuse to answer".to_owned());
     }
-    let usual = is_official.then_some(anthropic::DEFAULT_MODEL);
-    let model = select_model(config, &endpoint, usual, notes).await;
+    let default_model = is_official.then_some(anthropic::DEFAULT_MODEL);
+    let model = select_model(config, &endpoint, default_model, notes).await;
     Ok(SelectedProvider { provider: Arc::new(endpoint), model })
 }
 
@@ -457,10 +460,10 @@ async fn build_anthropic_provider(
 async fn select_model(
     config: &Config,
     endpoint: &dyn Provider,
-    usual: Option<&str>,
+    default_model: Option<&str>,
     notes: &mut Vec<String>,
 ) -> String {
-    if let Some(model) = config.model.as_deref().or(usual) {
+    if let Some(model) = config.model.as_deref().or(default_model) {
         return model.to_owned();
     }
     if let Some(model) = first_listed_model(endpoint, LIST_MODELS_TIMEOUT).await {
@@ -479,7 +482,7 @@ async fn detect_ollama(config: &Config) -> Option<SelectedProvider> {
     })
 }
 
-async fn first_listed_model(endpoint: &dyn Provider, patience: Duration) -> Option<String> {
-    let models = timeout(patience, endpoint.list_models()).await.ok()?.ok()?;
+async fn first_listed_model(endpoint: &dyn Provider, max_wait: Duration) -> Option<String> {
+    let models = timeout(max_wait, endpoint.list_models()).await.ok()?.ok()?;
     models.into_iter().next().map(|model| model.id)
 }

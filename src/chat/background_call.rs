@@ -38,34 +38,34 @@ impl TextGenerator for BackgroundCall<'_> {
     /// Errors: `quota_exceeded` before anything is sent, and the provider's.
     async fn generate_text(&self, prompt: &Prompt) -> Result<String> {
         self.chat.check_session_quotas(self.payer, self.session, clock::now()).await?;
-        let call = TurnId::generate();
-        let written = complete_text(&*self.chat.provider, prompt).await;
-        self.record_usage(call, prompt, &written).await;
-        match written.error {
-            Some(failure) => Err(failure.into()),
-            None => Ok(written.text),
+        let call_id = TurnId::generate();
+        let completion = complete_text(&*self.chat.provider, prompt).await;
+        self.record_usage(call_id, prompt, &completion).await;
+        match completion.error {
+            Some(error) => Err(error.into()),
+            None => Ok(completion.text),
         }
     }
 }
 
 impl BackgroundCall<'_> {
-    async fn record_usage(&self, call: TurnId, prompt: &Prompt, written: &TextCompletion) {
-        let is_unsent = written.error.as_ref().is_some_and(|failure| failure.is_unsent);
-        let usage = match written.usage {
+    async fn record_usage(&self, call_id: TurnId, prompt: &Prompt, completion: &TextCompletion) {
+        let is_unsent = completion.error.as_ref().is_some_and(|error| error.is_unsent);
+        let usage = match completion.usage {
             Some(usage) => usage,
             None if is_unsent => Usage::default(),
-            None => estimate_usage(prompt, &written.text).await,
+            None => estimate_usage(prompt, &completion.text).await,
         };
-        let model = written.model.as_ref().unwrap_or(&prompt.model);
+        let model = completion.model.as_ref().unwrap_or(&prompt.model);
         let entry = LedgerEntry {
-            turn_id: call,
+            turn_id: call_id,
             kind: self.kind,
             session_id: self.session.id.clone(),
             owner: self.session.owner.clone(),
             project_id: self.session.project_id.clone(),
             payer: self.payer.clone(),
             model: Some(model.clone()),
-            status: if written.error.is_some() { Status::Failed } else { Status::Complete },
+            status: if completion.error.is_some() { Status::Failed } else { Status::Complete },
             usage,
             cost: compute_cost(&self.chat.usage_policy.prices, model, &usage),
             ended_at: clock::now(),

@@ -21,12 +21,14 @@ impl ChatService {
     /// names another one. Comes back once what was said is stored. Whether anything was stopped.
     pub async fn cancel_turns(
         self: &Arc<Self>,
-        who: &Principal,
+        principal: &Principal,
         session: &SessionId,
         turn_id: Option<&TurnId>,
     ) -> Result<bool> {
-        let session = self.store.get_session(who, session, AccessLevel::Participant).await?.id;
-        let (chat, turn_id) = (self.clone(), turn_id.cloned());
+        let session =
+            self.store.get_session(principal, session, AccessLevel::Participant).await?.id;
+        let chat = self.clone();
+        let turn_id = turn_id.cloned();
         self.run_to_completion(async move {
             chat.cancel_session_turns(&session, turn_id.as_ref()).await
         })
@@ -36,25 +38,27 @@ impl ChatService {
     /// Changes a session; a status that wants no replies stops the one that runs.
     pub async fn change_session(
         self: &Arc<Self>,
-        who: &Principal,
+        principal: &Principal,
         id: &SessionId,
         change: SessionUpdate,
         if_match: Vec<u32>,
         now: Timestamp,
     ) -> Result<Session> {
-        let (chat, who, id) = (self.clone(), who.clone(), id.clone());
+        let chat = self.clone();
+        let principal = principal.clone();
+        let id = id.clone();
         self.run_to_completion(async move {
-            let silences = change
+            let ends_replies = change
                 .status
                 .as_ref()
                 .is_some_and(|status| status.is_closed() || status.is_agent_assigned());
             let is_empty = change.is_empty();
-            let session = chat.store.update_session(&who, &id, change, if_match, now).await?;
+            let session = chat.store.update_session(&principal, &id, change, if_match, now).await?;
             if !is_empty {
                 chat.events.publish(&id, SessionEventKind::Changed);
             }
-            if silences && chat.cancel_session_turns(&id, None).await? {
-                return chat.store.get_session(&who, &id, AccessLevel::Participant).await;
+            if ends_replies && chat.cancel_session_turns(&id, None).await? {
+                return chat.store.get_session(&principal, &id, AccessLevel::Participant).await;
             }
             Ok(session)
         })
@@ -64,12 +68,14 @@ impl ChatService {
     /// Deletes a session; its turns end.
     pub async fn delete_session(
         self: &Arc<Self>,
-        who: &Principal,
+        principal: &Principal,
         id: &SessionId,
     ) -> Result<DeletionResult> {
-        let (chat, who, id) = (self.clone(), who.clone(), id.clone());
+        let chat = self.clone();
+        let principal = principal.clone();
+        let id = id.clone();
         self.run_to_completion(async move {
-            let deleted = chat.store.delete_session(&who, &id).await?;
+            let deleted = chat.store.delete_session(&principal, &id).await?;
             chat.on_session_deleted(&id, &deleted).await;
             Ok(deleted)
         })
@@ -79,59 +85,65 @@ impl ChatService {
     /// Deletes the caller's own sessions that the filter names, one by one; their turns end.
     pub async fn delete_sessions(
         self: &Arc<Self>,
-        who: &Principal,
+        principal: &Principal,
         filter: DeleteFilter,
     ) -> Result<DeletionResult> {
-        let (chat, who) = (self.clone(), who.clone());
-        self.run_to_completion(async move { chat.delete_matching_sessions(&who, filter).await })
-            .await
+        let chat = self.clone();
+        let principal = principal.clone();
+        self.run_to_completion(
+            async move { chat.delete_matching_sessions(&principal, filter).await },
+        )
+        .await
     }
 
     /// Deletes a project with its sessions; their turns end. Its version must be one of
     /// `if_match`, unless that is empty.
     pub async fn delete_project(
         self: &Arc<Self>,
-        who: &Principal,
+        principal: &Principal,
         id: &ProjectId,
         if_match: Vec<u32>,
         now: Timestamp,
     ) -> Result<DeletionResult> {
-        let (chat, who, id) = (self.clone(), who.clone(), id.clone());
+        let chat = self.clone();
+        let principal = principal.clone();
+        let id = id.clone();
         self.run_to_completion(async move {
             // A change of nothing, for what it checks.
-            let nothing = ProjectUpdate::default();
-            let project = chat.store.update_project(&who, &id, nothing, if_match, now).await?;
+            let no_change = ProjectUpdate::default();
+            let project =
+                chat.store.update_project(&principal, &id, no_change, if_match, now).await?;
             let owner = Principal { user: project.owner, is_admin: false };
             // The project goes last: after a crash in between, it can be deleted once more.
-            let mut all = DeletionResult::default();
-            let of_project = DeleteFilter::Project(id.clone());
-            all.add_counts(&chat.delete_matching_sessions(&owner, of_project.clone()).await?);
-            chat.store.delete_project(&who, &id).await?;
+            let mut total = DeletionResult::default();
+            let in_project = DeleteFilter::Project(id.clone());
+            total.add_counts(&chat.delete_matching_sessions(&owner, in_project.clone()).await?);
+            chat.store.delete_project(&principal, &id).await?;
             // Those that were created meanwhile.
-            all.add_counts(&chat.delete_matching_sessions(&owner, of_project).await?);
-            Ok(all)
+            total.add_counts(&chat.delete_matching_sessions(&owner, in_project).await?);
+            Ok(total)
         })
         .await
     }
 
     pub(super) async fn delete_matching_sessions(
         &self,
-        who: &Principal,
+        principal: &Principal,
         filter: DeleteFilter,
     ) -> Result<DeletionResult> {
-        let mut all = DeletionResult::default();
-        for id in self.store.list_owned_sessions(who, filter).await? {
-            match self.store.delete_session(who, &id).await {
+        let mut total = DeletionResult::default();
+        for id in self.store.list_owned_sessions(principal, filter).await? {
+            match self.store.delete_session(principal, &id).await {
                 Ok(deleted) => {
                     self.on_session_deleted(&id, &deleted).await;
-                    all.add_counts(&deleted);
+                    total.add_counts(&deleted);
                 }
                 // Somebody else was faster.
                 Err(error) if error.kind == ErrorKind::SessionNotFound => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(all)
+        Ok(total)
     }
 
     /// Stops what runs and drops what waits in a session. Whether anything did.
@@ -140,13 +152,13 @@ impl ChatService {
         session: &SessionId,
         only: Option<&TurnId>,
     ) -> Result<bool> {
-        let CancelledTurns { running, dequeued: dropped } =
+        let CancelledTurns { running, dequeued } =
             self.store.cancel_queued_turns(session, only).await?;
-        self.abort_queued(&dropped);
-        let Some(turn) = running else { return Ok(!dropped.is_empty()) };
-        let is_known = self.request_cancel(session, &turn).await?;
+        self.abort_queued(&dequeued);
+        let Some(turn) = running else { return Ok(!dequeued.is_empty()) };
+        let is_cancellable = self.request_cancel(session, &turn).await?;
         let _ = timeout(CANCEL_TIMEOUT, self.wait_until_turn_ended(session, &turn)).await;
-        Ok(is_known || !dropped.is_empty())
+        Ok(is_cancellable || !dequeued.is_empty())
     }
 
     /// Stops a running turn, or asks the instance that runs it. Whether anybody can be asked.
@@ -154,9 +166,9 @@ impl ChatService {
         match self
             .hub
             .find_session_buffer(session, turn)
-            .filter(|live| live.remote_progress().is_none())
+            .filter(|buffer| buffer.remote_progress().is_none())
         {
-            Some(live) => live.cancel.cancel(),
+            Some(buffer) => buffer.cancel.cancel(),
             None if self.store.is_shared() => self.store.request_cancellation(turn).await?,
             None => return Ok(false),
         }
@@ -165,12 +177,12 @@ impl ChatService {
 
     /// Waits until a turn has ended and what it said is stored.
     async fn wait_until_turn_ended(&self, session: &SessionId, turn: &TurnId) {
-        if let Some(live) = self
+        if let Some(buffer) = self
             .hub
             .find_session_buffer(session, turn)
-            .filter(|live| live.remote_progress().is_none())
+            .filter(|buffer| buffer.remote_progress().is_none())
         {
-            return live.wait_until_ended().await;
+            return buffer.wait_until_ended().await;
         }
         let server = Principal::server();
         while self.store.is_shared() {

@@ -36,70 +36,72 @@ impl ChatService {
     /// `session_not_found`.
     pub async fn subscribe_events(
         &self,
-        who: &Principal,
-        only: Option<SessionId>,
+        principal: &Principal,
+        session_filter: Option<SessionId>,
     ) -> Result<EventReader> {
-        if let Some(id) = &only {
-            self.store.get_session(who, id, AccessLevel::Participant).await?;
+        if let Some(id) = &session_filter {
+            self.store.get_session(principal, id, AccessLevel::Participant).await?;
         }
-        Ok(self.events.subscribe(who.clone(), only))
+        Ok(self.events.subscribe(principal.clone(), session_filter))
     }
 
     /// Carries events until told to stop; then all who listen get the end of their streams.
     pub async fn run_event_feed(self: Arc<Self>, stop: CancellationToken) {
-        let told = self.publish_remote_events(&stop);
-        let heard = async {
+        let publishing = self.publish_remote_events(&stop);
+        let dispatching = async {
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = self.run_dispatch() => {}
             }
             self.events.close_all();
         };
-        tokio::join!(told, heard);
+        tokio::join!(publishing, dispatching);
     }
 
     async fn run_dispatch(&self) {
-        let mut look = interval(POLL_INTERVAL);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = interval(POLL_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // How far the others were heard, while anybody listens here.
-        let mut heard: Option<FeedPosition> = None;
+        let mut position: Option<FeedPosition> = None;
         loop {
             if !self.events.has_subscribers() {
-                heard = None;
+                position = None;
             }
             tokio::select! {
                 () = self.events.wait_for_change() => {}
-                _ = look.tick(), if heard.is_some() => {}
+                _ = ticks.tick(), if position.is_some() => {}
             }
-            let work = self.events.take_delivery();
-            self.dispatch_notifications(&work.subscribers, work.notifications).await;
+            let delivery = self.events.take_delivery();
+            self.dispatch_notifications(&delivery.subscribers, delivery.notifications).await;
             if self.store.is_shared() {
-                match &mut heard {
-                    Some(heard) => self.poll_remote_events(&work.subscribers, heard).await,
-                    None => heard = Some(self.with_retry(|| self.store.feed_position()).await),
+                match &mut position {
+                    Some(position) => {
+                        self.poll_remote_events(&delivery.subscribers, position).await
+                    }
+                    None => position = Some(self.with_retry(|| self.store.feed_position()).await),
                 }
             }
-            work.new_subscribers.iter().for_each(|mailbox| mailbox.push_sync());
+            delivery.new_subscribers.iter().for_each(|subscriber| subscriber.push_sync());
         }
     }
 
     /// Hands out what the others told since.
     async fn poll_remote_events(
         &self,
-        listeners: &[Arc<SubscriberQueue>],
-        heard: &mut FeedPosition,
+        subscribers: &[Arc<SubscriberQueue>],
+        position: &mut FeedPosition,
     ) {
-        let own = &self.lease_holder.boot;
-        for EventBundle { boot, number, events: news } in
-            self.with_retry(|| self.store.read_events_after(heard, own)).await
+        let own_boot = &self.lease_holder.boot;
+        for EventBundle { boot, number, events: payload } in
+            self.with_retry(|| self.store.read_events_after(position, own_boot)).await
         {
-            let before = heard.insert(boot, number);
+            let before = position.insert(boot, number);
             let is_whole = before.is_none_or(|before| before + 1 == number);
-            let notices = serde_json::from_str(&news).ok().filter(|_| is_whole);
+            let notifications = serde_json::from_str(&payload).ok().filter(|_| is_whole);
             // What was told too long ago, or by another version, can only be read anew.
             self.dispatch_notifications(
-                listeners,
-                notices.unwrap_or_else(|| vec![SessionNotification::Lost]),
+                subscribers,
+                notifications.unwrap_or_else(|| vec![SessionNotification::Lost]),
             )
             .await;
         }
@@ -107,20 +109,20 @@ impl ChatService {
 
     /// Asks the store until it answers: whoever listens can do nothing meanwhile, either. Nothing,
     /// where it cannot answer.
-    async fn with_retry<T, F>(&self, ask: impl Fn() -> F) -> T
+    async fn with_retry<T, F>(&self, operation: impl Fn() -> F) -> T
     where
         T: Default,
         F: Future<Output = Result<T>>,
     {
-        let mut fails = false;
+        let mut is_failing = false;
         loop {
-            match ask().await {
-                Ok(answer) => return answer,
+            match operation().await {
+                Ok(value) => return value,
                 Err(error) if error.kind != ErrorKind::StoreUnavailable => {
                     tracing::error!(error = %error.chain(), "an event could not be told");
                     return T::default();
                 }
-                Err(error) if !std::mem::replace(&mut fails, true) => {
+                Err(error) if !std::mem::replace(&mut is_failing, true) => {
                     tracing::warn!(error = %error.chain(), "events wait for the store");
                 }
                 Err(_) => {}
@@ -131,22 +133,22 @@ impl ChatService {
 
     async fn dispatch_notifications(
         &self,
-        listeners: &[Arc<SubscriberQueue>],
-        notices: Vec<SessionNotification>,
+        subscribers: &[Arc<SubscriberQueue>],
+        notifications: Vec<SessionNotification>,
     ) {
         let mut sessions = HashMap::new();
-        for notice in notices {
-            match notice {
+        for notification in notifications {
+            match notification {
                 SessionNotification::Lost => {
-                    listeners.iter().for_each(|mailbox| mailbox.push_sync())
+                    subscribers.iter().for_each(|subscriber| subscriber.push_sync())
                 }
-                SessionNotification::Event { session, kind: what } => {
-                    let concerned = |mailbox: &&Arc<SubscriberQueue>| {
-                        mailbox.session_filter.as_ref().is_none_or(|only| only.as_str() == session)
+                SessionNotification::Event { session, kind } => {
+                    let matching = |subscriber: &&Arc<SubscriberQueue>| {
+                        subscriber.session_filter.as_ref().is_none_or(|id| id.as_str() == session)
                     };
-                    let concerned: Vec<_> = listeners.iter().filter(concerned).cloned().collect();
-                    if !concerned.is_empty() {
-                        self.dispatch_event(&concerned, &session, what, &mut sessions).await;
+                    let matching: Vec<_> = subscribers.iter().filter(matching).cloned().collect();
+                    if !matching.is_empty() {
+                        self.dispatch_event(&matching, &session, kind, &mut sessions).await;
                     }
                 }
             }
@@ -155,36 +157,36 @@ impl ChatService {
 
     async fn dispatch_event(
         &self,
-        listeners: &[Arc<SubscriberQueue>],
+        subscribers: &[Arc<SubscriberQueue>],
         id: &str,
-        what: SessionEventKind,
+        kind: SessionEventKind,
         sessions: &mut HashMap<String, Option<Session>>,
     ) {
-        if let SessionEventKind::Deleted { audience } = what {
+        if let SessionEventKind::Deleted { audience } = kind {
             let event = ClientEvent::Session { action: "deleted", session_id: id, session: None }
                 .encode_sse();
-            let had_it = |mailbox: &&Arc<SubscriberQueue>| {
-                let user = mailbox.principal.user.as_str();
+            let was_participant = |subscriber: &&Arc<SubscriberQueue>| {
+                let user = subscriber.principal.user.as_str();
                 audience.iter().any(|of| of == user)
-                    || mailbox.principal.is_admin && mailbox.session_filter.is_some()
+                    || subscriber.principal.is_admin && subscriber.session_filter.is_some()
             };
-            return listeners
+            return subscribers
                 .iter()
-                .filter(had_it)
-                .for_each(|mailbox| mailbox.push_event(event.clone()));
+                .filter(was_participant)
+                .for_each(|subscriber| subscriber.push_event(event.clone()));
         }
         if !sessions.contains_key(id) {
             let found = self.with_retry(|| self.load_session(id)).await;
             sessions.insert(id.to_owned(), found);
         }
         let Some(Some(session)) = sessions.get(id) else { return };
-        let hears: Vec<_> =
-            listeners.iter().filter(|mailbox| can_receive(mailbox, session)).collect();
-        if hears.is_empty() {
+        let receivers: Vec<_> =
+            subscribers.iter().filter(|subscriber| can_receive(subscriber, session)).collect();
+        if receivers.is_empty() {
             return;
         }
-        if let Some(event) = self.with_retry(|| self.build_event(session, &what)).await {
-            hears.iter().for_each(|mailbox| mailbox.push_event(event.clone()));
+        if let Some(event) = self.with_retry(|| self.build_event(session, &kind)).await {
+            receivers.iter().for_each(|subscriber| subscriber.push_event(event.clone()));
         }
     }
 
@@ -200,7 +202,7 @@ impl ChatService {
     async fn build_event(
         &self,
         session: &Session,
-        what: &SessionEventKind,
+        kind: &SessionEventKind,
     ) -> Result<Option<Bytes>> {
         let session_id = session.id.as_str();
         let of_session = |action| {
@@ -209,7 +211,7 @@ impl ChatService {
         let turn = |action, turn_id, message_id| {
             ClientEvent::Turn { action, session_id, turn_id, message_id }.encode_sse()
         };
-        Ok(Some(match what {
+        Ok(Some(match kind {
             SessionEventKind::Created => of_session("created"),
             SessionEventKind::Changed => of_session("changed"),
             SessionEventKind::Imported { messages }
@@ -237,17 +239,17 @@ impl ChatService {
     async fn publish_remote_events(&self, stop: &CancellationToken) {
         let mut number = 0;
         while self.store.is_shared() {
-            let untold = tokio::select! {
-                untold = self.events.wait_for_outbox() => untold,
+            let outbox = tokio::select! {
+                outbox = self.events.wait_for_outbox() => outbox,
                 () = stop.cancelled() => self.events.take_outbox(),
             };
-            for notices in untold.chunks(MAX_BUNDLE_EVENTS) {
-                let news = serde_json::to_string(notices).unwrap_or_default();
-                let told =
-                    EventBundle { boot: self.lease_holder.boot.clone(), number, events: news };
-                let telling = self.with_retry(|| self.store.publish_events(&told));
+            for notifications in outbox.chunks(MAX_BUNDLE_EVENTS) {
+                let payload = serde_json::to_string(notifications).unwrap_or_default();
+                let bundle =
+                    EventBundle { boot: self.lease_holder.boot.clone(), number, events: payload };
+                let publishing = self.with_retry(|| self.store.publish_events(&bundle));
                 tokio::select! {
-                    () = telling => {}
+                    () = publishing => {}
                     () = async { stop.cancelled().await; sleep(FINAL_PUBLISH_TIMEOUT).await } => return,
                 }
                 number += 1;
@@ -261,10 +263,10 @@ impl ChatService {
 
 /// Whether a listener may hear of a session. Who listens to all hears of those they participate in,
 /// an administrator too.
-fn can_receive(mailbox: &SubscriberQueue, session: &Session) -> bool {
-    let mut who = mailbox.principal.clone();
-    who.is_admin &= mailbox.session_filter.is_some();
-    who.authorize(AccessLevel::Participant, &session.owner, &session.participants)
+fn can_receive(subscriber: &SubscriberQueue, session: &Session) -> bool {
+    let mut principal = subscriber.principal.clone();
+    principal.is_admin &= subscriber.session_filter.is_some();
+    principal.authorize(AccessLevel::Participant, &session.owner, &session.participants)
         == AccessDecision::Allowed
 }
 

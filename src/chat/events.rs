@@ -173,45 +173,52 @@ pub(super) struct DeliveryBatch {
 
 impl EventBroker {
     pub(super) fn new(is_shared: bool) -> Self {
-        let (state, stirred, to_tell) = Default::default();
-        Self { is_shared, state, changed: stirred, outbox_changed: to_tell }
+        Self {
+            is_shared,
+            state: Mutex::default(),
+            changed: Notify::new(),
+            outbox_changed: Notify::new(),
+        }
     }
 
     /// Says that something has happened in a session: after the commit that holds it.
-    pub(super) fn publish(&self, session: &SessionId, what: SessionEventKind) {
+    pub(super) fn publish(&self, session: &SessionId, kind: SessionEventKind) {
         let mut state = lock(&self.state);
-        let is_heard = !state.subscribers.is_empty() || !state.new_subscribers.is_empty();
-        if !is_heard && !self.is_shared {
+        let has_subscribers = !state.subscribers.is_empty() || !state.new_subscribers.is_empty();
+        if !has_subscribers && !self.is_shared {
             return;
         }
-        let notice = SessionNotification::Event { session: session.to_string(), kind: what };
+        let notification = SessionNotification::Event { session: session.to_string(), kind };
         if self.is_shared {
-            push_bounded(&mut state.outbox, notice.clone());
+            push_bounded(&mut state.outbox, notification.clone());
             self.outbox_changed.notify_one();
         }
-        if is_heard {
-            push_bounded(&mut state.notifications, notice);
+        if has_subscribers {
+            push_bounded(&mut state.notifications, notification);
             self.changed.notify_one();
         }
     }
 
     /// Somebody listens, to one session or to all that they participate in.
-    pub(super) fn subscribe(&self, who: Principal, only: Option<SessionId>) -> EventReader {
-        let (letters, changed) = Default::default();
-        let mailbox = Arc::new(SubscriberQueue {
-            principal: who,
-            session_filter: only,
-            queue: letters,
-            changed,
+    pub(super) fn subscribe(
+        &self,
+        principal: Principal,
+        session_filter: Option<SessionId>,
+    ) -> EventReader {
+        let subscriber = Arc::new(SubscriberQueue {
+            principal,
+            session_filter,
+            queue: Mutex::default(),
+            changed: Notify::new(),
         });
         let mut state = lock(&self.state);
         if state.is_closed {
-            mailbox.close();
+            subscriber.close();
         } else {
-            state.new_subscribers.push(mailbox.clone());
+            state.new_subscribers.push(subscriber.clone());
             self.changed.notify_one();
         }
-        EventReader { queue: mailbox }
+        EventReader { queue: subscriber }
     }
 
     /// Waits until there is something to do for listeners.
@@ -222,28 +229,28 @@ impl EventBroker {
     /// Whether anybody listens; forgets those who have left.
     pub(super) fn has_subscribers(&self) -> bool {
         let mut state = lock(&self.state);
-        state.subscribers.retain(|mailbox| !mailbox.is_closed());
-        state.new_subscribers.retain(|mailbox| !mailbox.is_closed());
+        state.subscribers.retain(|subscriber| !subscriber.is_closed());
+        state.new_subscribers.retain(|subscriber| !subscriber.is_closed());
         !state.subscribers.is_empty() || !state.new_subscribers.is_empty()
     }
 
     /// Takes what there is to do for listeners.
     pub(super) fn take_delivery(&self) -> DeliveryBatch {
         let mut state = lock(&self.state);
-        let notices = std::mem::take(&mut state.notifications);
+        let notifications = std::mem::take(&mut state.notifications);
         // Taken together: what is published from here on, those who come hear as well.
-        let coming = std::mem::take(&mut state.new_subscribers);
-        let listeners = state.subscribers.clone();
-        state.subscribers.extend(coming.iter().cloned());
-        DeliveryBatch { notifications: notices, subscribers: listeners, new_subscribers: coming }
+        let new_subscribers = std::mem::take(&mut state.new_subscribers);
+        let subscribers = state.subscribers.clone();
+        state.subscribers.extend(new_subscribers.iter().cloned());
+        DeliveryBatch { notifications, subscribers, new_subscribers }
     }
 
     /// Waits for what other instances should hear, and takes it.
     pub(super) async fn wait_for_outbox(&self) -> Vec<SessionNotification> {
         loop {
-            let untold = self.take_outbox();
-            if !untold.is_empty() {
-                return untold;
+            let outbox = self.take_outbox();
+            if !outbox.is_empty() {
+                return outbox;
             }
             self.outbox_changed.notified().await;
         }
@@ -257,17 +264,21 @@ impl EventBroker {
     pub(super) fn close_all(&self) {
         let mut state = lock(&self.state);
         state.is_closed = true;
-        state.subscribers.iter().chain(&state.new_subscribers).for_each(|mailbox| mailbox.close());
+        state
+            .subscribers
+            .iter()
+            .chain(&state.new_subscribers)
+            .for_each(|subscriber| subscriber.close());
     }
 }
 
 /// Adds a notice; what is too much becomes the notice that much was lost.
-fn push_bounded(notices: &mut Vec<SessionNotification>, notice: SessionNotification) {
-    if notices.len() >= MAX_PENDING_NOTIFICATIONS {
-        notices.clear();
-        notices.push(SessionNotification::Lost);
+fn push_bounded(notifications: &mut Vec<SessionNotification>, notification: SessionNotification) {
+    if notifications.len() >= MAX_PENDING_NOTIFICATIONS {
+        notifications.clear();
+        notifications.push(SessionNotification::Lost);
     }
-    notices.push(notice);
+    notifications.push(notification);
 }
 
 /// The events that wait for one listener.
@@ -290,17 +301,17 @@ impl SubscriberQueue {
     /// Adds an event. A listener who is too slow for them gets a new `sync` in place of all that
     /// wait, and reads anew what they missed.
     pub(super) fn push_event(&self, event: Bytes) {
-        let mut letters = lock(&self.queue);
-        let is_full = letters.events.len() >= MAX_QUEUED_EVENTS
-            || letters.byte_count + event.len() > MAX_QUEUED_BYTES && !letters.events.is_empty();
+        let mut queued = lock(&self.queue);
+        let is_full = queued.events.len() >= MAX_QUEUED_EVENTS
+            || queued.byte_count + event.len() > MAX_QUEUED_BYTES && !queued.events.is_empty();
         if is_full {
-            letters.events.clear();
-            letters.byte_count = 0;
+            queued.events.clear();
+            queued.byte_count = 0;
         }
-        let letter = if is_full { encode_sync_event() } else { event };
-        letters.byte_count += letter.len();
-        letters.events.push_back(letter);
-        drop(letters);
+        let event = if is_full { encode_sync_event() } else { event };
+        queued.byte_count += event.len();
+        queued.events.push_back(event);
+        drop(queued);
         self.changed.notify_one();
     }
 
@@ -329,12 +340,12 @@ impl EventReader {
     pub async fn next(&mut self) -> Option<Bytes> {
         loop {
             {
-                let mut letters = lock(&self.queue.queue);
-                if let Some(letter) = letters.events.pop_front() {
-                    letters.byte_count -= letter.len();
-                    return Some(letter);
+                let mut queued = lock(&self.queue.queue);
+                if let Some(event) = queued.events.pop_front() {
+                    queued.byte_count -= event.len();
+                    return Some(event);
                 }
-                if letters.is_closed {
+                if queued.is_closed {
                     return None;
                 }
             }
@@ -359,8 +370,8 @@ mod tests {
     use futures::FutureExt;
 
     fn subscribe_alice() -> EventReader {
-        let who = Principal { user: UserId::new_unchecked("alice"), is_admin: false };
-        EventBroker::new(false).subscribe(who, None)
+        let principal = Principal { user: UserId::new_unchecked("alice"), is_admin: false };
+        EventBroker::new(false).subscribe(principal, None)
     }
 
     #[test]

@@ -16,20 +16,20 @@ impl ChatService {
     /// less than a minute ago. `None` if there is nothing to read.
     pub async fn join_turn(
         &self,
-        who: &Principal,
+        principal: &Principal,
         session: &SessionId,
         cursor: Option<&StreamCursor>,
     ) -> Result<Option<TurnReader>> {
-        let session = self.store.get_session(who, session, AccessLevel::Participant).await?;
+        let session = self.store.get_session(principal, session, AccessLevel::Participant).await?;
         let running = session.active_turn.as_ref().map(|turn| &turn.turn_id);
         let Some(turn) = running.or(cursor.map(|cursor| &cursor.turn_id)) else { return Ok(None) };
-        if let Some(live) = self.hub.find_session_buffer(&session.id, turn) {
+        if let Some(buffer) = self.hub.find_session_buffer(&session.id, turn) {
             if let Some(turn) =
-                session.active_turn.as_ref().filter(|_| live.remote_progress().is_some())
+                session.active_turn.as_ref().filter(|_| buffer.remote_progress().is_some())
             {
                 return self.read_remote_turn(&session.id, turn, cursor).await;
             }
-            return Ok(TurnReader::after_cursor(live, cursor));
+            return Ok(TurnReader::after_cursor(buffer, cursor));
         }
         if let Some(turn) = session.active_turn.as_ref().filter(|_| self.store.is_shared()) {
             return self.read_remote_turn(&session.id, turn, cursor).await;
@@ -46,17 +46,18 @@ impl ChatService {
         turn: TurnId,
         reply: &Message,
     ) -> Result<Bytes> {
-        let question = reply.parent_id.as_ref().unwrap_or(&reply.id);
-        let asked = self.store.get_message(&Principal::server(), &session.id, question).await?;
-        let continues = tool::find_continued_reply(asked.role, &asked.parts);
-        let opening = StreamHeader {
+        let user_message_id = reply.parent_id.as_ref().unwrap_or(&reply.id);
+        let user_message =
+            self.store.get_message(&Principal::server(), &session.id, user_message_id).await?;
+        let continues = tool::find_continued_reply(user_message.role, &user_message.parts);
+        let header = StreamHeader {
             message_id: &reply.id,
             continues: continues.as_ref(),
             session_id: &session.id,
             title: &session.title,
-            user_message_id: question,
+            user_message_id,
         };
-        Ok(replay_reply(turn, reply, &opening))
+        Ok(replay_reply(turn, reply, &header))
     }
 }
 

@@ -49,32 +49,32 @@ impl ChatService {
     }
 
     async fn run_log_writer(&self) {
-        let mut look = interval(POLL_INTERVAL);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = interval(POLL_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let turns = self.hub.active_buffers();
-            if turns.is_empty() {
+            let buffers = self.hub.active_buffers();
+            if buffers.is_empty() {
                 self.journal.wakeup.notified().await;
             }
-            look.tick().await;
-            let behind = flush_delay(turns.len());
-            let mut step = Vec::with_capacity(MAX_BATCHES_PER_WRITE);
+            ticks.tick().await;
+            let delay = flush_delay(buffers.len());
+            let mut batches = Vec::with_capacity(MAX_BATCHES_PER_WRITE);
             // A turn is taken just before it is written: its end waits for what is on its way.
-            for live in turns {
-                step.extend(take_log_entry(&live, behind).map(|entry| (entry, live)));
-                if step.len() == MAX_BATCHES_PER_WRITE {
-                    self.write_batches(&step).await;
-                    step.clear();
+            for buffer in buffers {
+                batches.extend(take_log_entry(&buffer, delay).map(|entry| (entry, buffer)));
+                if batches.len() == MAX_BATCHES_PER_WRITE {
+                    self.write_batches(&batches).await;
+                    batches.clear();
                 }
             }
-            if !step.is_empty() {
-                self.write_batches(&step).await;
+            if !batches.is_empty() {
+                self.write_batches(&batches).await;
             }
         }
     }
 
-    async fn write_batches(&self, step: &[(TurnLogEntry, Arc<TurnBuffer>)]) {
-        let entries: Vec<_> = step.iter().map(|(entry, _)| entry.clone()).collect();
+    async fn write_batches(&self, batches: &[(TurnLogEntry, Arc<TurnBuffer>)]) {
+        let entries: Vec<_> = batches.iter().map(|(entry, _)| entry.clone()).collect();
         // The ends of these turns wait for this, and could not be stored either.
         let lost = loop {
             match self.store.append_log(entries.clone()).await {
@@ -85,13 +85,13 @@ impl ChatService {
                 }
             }
         };
-        for (_, live) in step {
-            if lost.contains(&live.turn_id) {
+        for (_, buffer) in batches {
+            if lost.contains(&buffer.turn_id) {
                 // Its session was deleted, or this instance was silent too long and another one
                 // has ended the turn.
-                live.cancel.cancel();
+                buffer.cancel.cancel();
             }
-            live.finish_log_write();
+            buffer.finish_log_write();
         }
     }
 
@@ -116,17 +116,21 @@ impl ChatService {
 
 /// Turns that ended before this are past.
 pub(super) fn ended_cutoff() -> Timestamp {
-    let linger = i64::try_from(ENDED_TTL.as_millis()).unwrap_or(i64::MAX);
-    Timestamp::from_millis(clock::now().as_millis() - linger)
+    let ttl = i64::try_from(ENDED_TTL.as_millis()).unwrap_or(i64::MAX);
+    Timestamp::from_millis(clock::now().as_millis() - ttl)
 }
 
-fn take_log_entry(live: &TurnBuffer, behind: Duration) -> Option<TurnLogEntry> {
-    let batch = live.take_due_batch(behind)?;
-    Some(TurnLogEntry { session_id: live.session_id.clone(), turn_id: live.turn_id.clone(), batch })
+fn take_log_entry(buffer: &TurnBuffer, delay: Duration) -> Option<TurnLogEntry> {
+    let batch = buffer.take_due_batch(delay)?;
+    Some(TurnLogEntry {
+        session_id: buffer.session_id.clone(),
+        turn_id: buffer.turn_id.clone(),
+        batch,
+    })
 }
 
 /// How far behind the log may be: the more turns run, the further.
 fn flush_delay(turns: usize) -> Duration {
-    let stretched = Duration::from_millis(turns as u64);
-    stretched.clamp(MIN_FLUSH_DELAY, MAX_FLUSH_DELAY)
+    let scaled = Duration::from_millis(turns as u64);
+    scaled.clamp(MIN_FLUSH_DELAY, MAX_FLUSH_DELAY)
 }

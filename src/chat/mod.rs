@@ -103,7 +103,7 @@ pub struct ChatDependencies {
 
 impl ChatService {
     /// Puts the parts together.
-    pub fn new(parts: ChatDependencies) -> Self {
+    pub fn new(dependencies: ChatDependencies) -> Self {
         let ChatDependencies {
             store,
             provider,
@@ -111,9 +111,8 @@ impl ChatService {
             prompts,
             title_model,
             summary_model,
-            lease_holder: claimant,
-        } = parts;
-        let (hub, journal, turns) = (Hub::default(), Journal::default(), TaskTracker::new());
+            lease_holder,
+        } = dependencies;
         let events = EventBroker::new(store.is_shared());
         Self {
             store,
@@ -123,11 +122,11 @@ impl ChatService {
             title_model,
             summary_model,
             summary_locks: SummaryLocks::default(),
-            lease_holder: claimant,
-            hub,
-            journal,
+            lease_holder,
+            hub: Hub::default(),
+            journal: Journal::default(),
             events,
-            turn_tasks: turns,
+            turn_tasks: TaskTracker::new(),
             usage_policy: UsagePolicy::default(),
             concurrency: ConcurrencyLimiter::default(),
             needs_index_merge: AtomicBool::default(),

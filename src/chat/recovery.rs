@@ -50,13 +50,13 @@ impl ChatService {
         // Taken before looking: a drain that begins now waits for the turns that begin here.
         let _token = self.turn_tasks.token();
         while !self.is_draining()
-            && let FinishOutcome { next, skipped: passed_over } =
+            && let FinishOutcome { next, skipped } =
                 self.store.begin_queued_turn(&self.lease_holder, clock::now()).await?
         {
-            self.abort_queued(&passed_over);
-            let Some(begun) = next else { break };
-            let slot = self.concurrency.acquire(&begun.payer.user);
-            self.spawn_turn(begun, slot);
+            self.abort_queued(&skipped);
+            let Some(started) = next else { break };
+            let slot = self.concurrency.acquire(&started.payer.user);
+            self.spawn_turn(started, slot);
         }
         Ok(())
     }
@@ -77,18 +77,18 @@ impl ChatService {
 
     /// Looks after instances that do not live, and after turns that wait, until told to stop.
     pub async fn run_recovery(self: Arc<Self>, lease: Duration, stop: CancellationToken) {
-        for look in 1_u64.. {
+        for check in 1_u64.. {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = sleep(lease / CHECKS_PER_LEASE) => {}
             }
-            let looked = match self.finish_orphaned_turns().await {
-                Ok(_) if look % QUEUE_CHECK_EVERY == 0 => {
+            let result = match self.finish_orphaned_turns().await {
+                Ok(_) if check % QUEUE_CHECK_EVERY == 0 => {
                     self.start_queued_turns().await.map(|()| 0)
                 }
-                looked => looked,
+                result => result,
             };
-            match looked {
+            match result {
                 Ok(0) => {}
                 Ok(turns) => {
                     tracing::warn!(turns, "turns of a lost instance were cut off; they are kept")
@@ -102,7 +102,7 @@ impl ChatService {
 
     /// The reply becomes what the log holds of it.
     async fn finish_orphaned_turn(&self, orphan: OrphanedTurn) -> Result<()> {
-        let OrphanedTurn { session_id, turn, lease_holder: claimant, log, next_batch } = orphan;
+        let OrphanedTurn { session_id, turn, lease_holder, log, next_batch } = orphan;
         let mut transcript = Transcript::from_log(turn.turn_id.clone(), &log);
         transcript.end_stream(StreamEnd::Abort);
         let body = transcript.message_body();
@@ -126,13 +126,13 @@ impl ChatService {
         tracing::warn!(
             turn.id = %turn.turn_id,
             session.id = %session_id,
-            instance = claimant.instance,
+            instance = lease_holder.instance,
             "a reply was cut off: its server is gone"
         );
         let finish = FinishTurn {
             session_id: session_id.clone(),
             turn_id: turn.turn_id.clone(),
-            lease_holder: claimant,
+            lease_holder,
             reply,
             // Nobody knows which model it was.
             cost: None,

@@ -75,20 +75,20 @@ pub enum Passthrough {
 impl ChatService {
     /// Begins a turn, as [`ChatService::start_turn`] does, and listens to its reply. Whoever stops
     /// listening changes nothing.
-    pub async fn stream_turn(self: &Arc<Self>, new: TurnRequest) -> Result<ReplyStream> {
-        let who = new.principal.clone();
-        let mut reader = self.start_turn(new).await?;
+    pub async fn stream_turn(self: &Arc<Self>, request: TurnRequest) -> Result<ReplyStream> {
+        let principal = request.principal.clone();
+        let mut reader = self.start_turn(request).await?;
         let mut frames: VecDeque<ReplyFrame> = VecDeque::new();
         let (mut reply, mut turn) = (None::<String>, None);
-        let (session, question) = loop {
+        let (session, user_message_id) = loop {
             let Some(bytes) = reader.next().await else { return Err(shutting_down_error()) };
             frames.extend(frames::decode_frames(&bytes));
             let mut session = None;
             for frame in &frames {
                 match frame {
                     ReplyFrame::Start { message_id, message_metadata } => {
-                        let own = message_metadata.message_id.as_ref();
-                        reply = Some(own.unwrap_or(message_id).clone());
+                        let own_id = message_metadata.message_id.as_ref();
+                        reply = Some(own_id.unwrap_or(message_id).clone());
                         turn = Some(TurnId::new_unchecked(message_metadata.turn_id.as_str()));
                     }
                     ReplyFrame::DataSession { data } => session = Some(data),
@@ -98,21 +98,19 @@ impl ChatService {
             if let Some(ReplySessionData { session_id, user_message_id }) = session {
                 // Where a person will answer there is neither a turn nor a reply yet.
                 reply.get_or_insert_with(|| user_message_id.clone());
-                let question = MessageId::new_unchecked(user_message_id.as_str());
-                break (SessionId::new_unchecked(session_id.as_str()), Some(question));
+                let user_message_id = MessageId::new_unchecked(user_message_id.as_str());
+                break (SessionId::new_unchecked(session_id.as_str()), Some(user_message_id));
             }
         };
-        let reply = MessageId::new_unchecked(reply.unwrap_or_default());
-        let id = reply.clone();
-        let mut heard = TurnEventStream::new(self, &who, &session, &reply, reader);
-        heard.frames = frames;
-        let heard = heard.into_stream();
+        let reply_id = MessageId::new_unchecked(reply.unwrap_or_default());
+        let mut events = TurnEventStream::new(self, &principal, &session, &reply_id, reader);
+        events.frames = frames;
         Ok(ReplyStream {
-            reply_id: id,
+            reply_id,
             session_id: Some(session),
             turn_id: turn,
-            user_message_id: question,
-            events: heard,
+            user_message_id,
+            events: events.into_stream(),
         })
     }
 
@@ -120,29 +118,26 @@ impl ChatService {
     pub async fn stream_completion(
         &self,
         prompt: &Prompt,
-        mut direct: MeteredCall,
+        mut call: MeteredCall,
     ) -> Result<ReplyStream> {
         self.ensure_not_draining()?;
-        direct.require_price(&prompt.model)?;
+        call.require_price(&prompt.model)?;
         let events = self.provider.open_stream(prompt).await?;
-        direct.record_sent_prompt(prompt);
-        let (waiting, ended) = (VecDeque::new(), FinishState::default());
-        let asked = ProviderEventStream {
+        call.record_sent_prompt(prompt);
+        let state = ProviderEventStream {
             events,
-            pending: waiting,
+            pending: VecDeque::new(),
             call_ids: Vec::new(),
             calls_without_input: Vec::new(),
-            finish: ended,
-            call: direct,
+            finish: FinishState::default(),
+            call,
         };
-        let heard = stream::unfold(asked, ProviderEventStream::next_event).boxed();
-        let id = MessageId::generate();
         Ok(ReplyStream {
-            reply_id: id,
+            reply_id: MessageId::generate(),
             session_id: None,
             turn_id: None,
             user_message_id: None,
-            events: heard,
+            events: stream::unfold(state, ProviderEventStream::next_event).boxed(),
         })
     }
 
@@ -152,33 +147,33 @@ impl ChatService {
         body: Bytes,
         model: &str,
         is_stream: bool,
-        mut direct: MeteredCall,
+        mut call: MeteredCall,
     ) -> Result<Passthrough> {
         self.ensure_not_draining()?;
-        direct.require_price(model)?;
+        call.require_price(model)?;
         let bytes = estimate_text_bytes(&body);
-        let Some(answer) = self.provider.forward_request(body, is_stream).await? else {
-            return Ok(Passthrough::Unsupported(direct));
+        let Some(response) = self.provider.forward_request(body, is_stream).await? else {
+            return Ok(Passthrough::Unsupported(call));
         };
-        if answer.status < 300 {
-            direct.record_sent(model, bytes);
+        if response.status < 300 {
+            call.record_sent(model, bytes);
         }
-        let is_stream = answer.content_type.starts_with("text/event-stream");
-        let passing =
-            PassthroughBody { body: answer.body.fuse(), call: direct, is_stream, held_back: None };
-        let body = stream::unfold(passing, PassthroughBody::next_chunk).boxed();
-        Ok(Passthrough::Response(RawResponse { body, ..answer }))
+        let is_stream = response.content_type.starts_with("text/event-stream");
+        let passthrough =
+            PassthroughBody { body: response.body.fuse(), call, is_stream, held_back: None };
+        let body = stream::unfold(passthrough, PassthroughBody::next_chunk).boxed();
+        Ok(Passthrough::Response(RawResponse { body, ..response }))
     }
 
     /// Why a reply failed: its frames hold the sentence, the stored message the code as well.
     async fn load_failure(
         &self,
-        who: &Principal,
+        principal: &Principal,
         session: &SessionId,
         reply: &MessageId,
         sentence: String,
     ) -> Error {
-        let stored = self.store.get_message(who, session, reply).await.ok();
+        let stored = self.store.get_message(principal, session, reply).await.ok();
         let code = stored.and_then(|message| message.error).map(|error| error.code);
         Error::new(ErrorKind::from_code(code.as_deref().unwrap_or_default()), sentence)
     }
@@ -268,14 +263,14 @@ impl TurnEventStream {
     /// Listens to what `reader` reads of a turn.
     pub(super) fn new(
         chat: &Arc<ChatService>,
-        who: &Principal,
+        principal: &Principal,
         session: &SessionId,
         reply: &MessageId,
         reader: TurnReader,
     ) -> Self {
         Self {
             chat: chat.clone(),
-            principal: who.clone(),
+            principal: principal.clone(),
             session_id: session.clone(),
             reply_id: reply.clone(),
             reader,
@@ -320,9 +315,9 @@ impl TurnEventStream {
                 }
                 ReplyFrame::Abort => return Some(self.finish_with(ReplyEvent::Stopped)),
                 ReplyFrame::Error { error_text } => {
-                    let Self { chat, principal: who, session_id: session, reply_id: reply, .. } =
-                        &self;
-                    let error = chat.load_failure(who, session, reply, error_text).await;
+                    let Self { chat, principal, session_id, reply_id, .. } = &self;
+                    let error =
+                        chat.load_failure(principal, session_id, reply_id, error_text).await;
                     return Some(self.finish_with(ReplyEvent::Failed(error)));
                 }
                 ReplyFrame::Start { .. } | ReplyFrame::DataSession { .. } | ReplyFrame::Other => {}
@@ -330,9 +325,9 @@ impl TurnEventStream {
         }
     }
 
-    fn finish_with(mut self, heard: ReplyEvent) -> (ReplyEvent, Self) {
+    fn finish_with(mut self, event: ReplyEvent) -> (ReplyEvent, Self) {
         self.is_over = true;
-        (heard, self)
+        (event, self)
     }
 }
 
@@ -400,8 +395,8 @@ struct FinishState {
 impl ProviderEventStream {
     async fn next_event(mut self) -> Option<(ReplyEvent, Self)> {
         loop {
-            if let Some(heard) = self.pending.pop_front() {
-                return Some((heard, self));
+            if let Some(event) = self.pending.pop_front() {
+                return Some((event, self));
             }
             if self.finish.is_over {
                 return None;
@@ -440,11 +435,11 @@ impl ProviderEventStream {
                 self.pending.push_back(ReplyEvent::ToolCall { id, name });
             }
             ProviderEvent::ToolInput { index, delta } => {
-                let known = self.call_ids.iter().rfind(|(known, _)| *known == index);
+                let call = self.call_ids.iter().rfind(|(known, _)| *known == index);
                 self.call.record_output(&delta);
-                self.calls_without_input.retain(|id| known.is_none_or(|(_, known)| known != id));
-                let told = known.map(|(_, id)| ReplyEvent::ToolInput { id: id.clone(), delta });
-                self.pending.extend(told);
+                self.calls_without_input.retain(|id| call.is_none_or(|(_, call_id)| call_id != id));
+                let event = call.map(|(_, id)| ReplyEvent::ToolInput { id: id.clone(), delta });
+                self.pending.extend(event);
             }
             ProviderEvent::Usage(usage) => {
                 self.call.record_usage(usage);

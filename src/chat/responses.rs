@@ -24,40 +24,40 @@ impl ChatService {
     /// heard again for ever.
     pub async fn start_response(
         self: &Arc<Self>,
-        new: TurnRequest,
+        turn_request: TurnRequest,
         request: String,
-        is_taped: bool,
+        is_recorded: bool,
     ) -> Result<(ReplyStream, Option<(StoredResponse, bool)>)> {
         let chat = self.clone();
         self.run_to_completion(async move {
-            let who = new.principal.clone();
-            let hearing = chat.stream_turn(new).await?;
+            let principal = turn_request.principal.clone();
+            let reply = chat.stream_turn(turn_request).await?;
             let ReplyStream {
-                reply_id: id,
+                reply_id,
                 session_id: Some(session),
-                turn_id: Some(turn),
-                user_message_id: question,
+                turn_id: Some(turn_id),
+                user_message_id,
                 ..
-            } = &hearing
+            } = &reply
             else {
-                return Ok((hearing, None));
+                return Ok((reply, None));
             };
             let response = StoredResponse {
-                turn_id: turn.clone(),
-                reply_id: id.clone(),
-                user_message_id: question.clone().unwrap_or_else(|| id.clone()),
-                user: who.user.clone(),
+                turn_id: turn_id.clone(),
+                reply_id: reply_id.clone(),
+                user_message_id: user_message_id.clone().unwrap_or_else(|| reply_id.clone()),
+                user: principal.user.clone(),
                 created_at: clock::now(),
                 request,
                 recording: None,
             };
-            let kept = chat.store.save_response(session, &response).await?;
+            let stored = chat.store.save_response(session, &response).await?;
             // Of several equal requests only the first finds its own one kept.
-            let is_new = kept == response;
-            if is_taped && is_new {
-                chat.spawn_recording(who, session.clone(), kept.clone());
+            let is_new = stored == response;
+            if is_recorded && is_new {
+                chat.spawn_recording(principal, session.clone(), stored.clone());
             }
-            Ok((hearing, Some((kept, is_new))))
+            Ok((reply, Some((stored, is_new))))
         })
         .await
     }
@@ -66,30 +66,30 @@ impl ChatService {
     /// runs, for a minute after, and for as long as there is a tape; else in as few as there can be.
     pub async fn replay_response(
         self: &Arc<Self>,
-        who: &Principal,
+        principal: &Principal,
         session: &SessionId,
         response: &StoredResponse,
     ) -> Result<BoxStream<'static, ReplyEvent>> {
-        if let Some(tape) = &response.recording {
-            let pieces: Vec<RecordedEvent> =
-                serde_json::from_str(tape).map_err(Error::store_unavailable)?;
-            return Ok(stream::iter(pieces.into_iter().map(ReplyEvent::from)).boxed());
+        if let Some(recording) = &response.recording {
+            let events: Vec<RecordedEvent> =
+                serde_json::from_str(recording).map_err(Error::store_unavailable)?;
+            return Ok(stream::iter(events.into_iter().map(ReplyEvent::from)).boxed());
         }
-        let reader = self.open_response_reader(who, session, response).await?;
-        Ok(TurnEventStream::new(self, who, session, &response.reply_id, reader).into_stream())
+        let reader = self.open_response_reader(principal, session, response).await?;
+        Ok(TurnEventStream::new(self, principal, session, &response.reply_id, reader).into_stream())
     }
 
     async fn open_response_reader(
         &self,
-        who: &Principal,
+        principal: &Principal,
         id: &SessionId,
         response: &StoredResponse,
     ) -> Result<TurnReader> {
-        let session = self.store.get_session(who, id, AccessLevel::Participant).await?;
+        let session = self.store.get_session(principal, id, AccessLevel::Participant).await?;
         let turn = &response.turn_id;
-        let live = self.hub.find_session_buffer(id, turn);
-        if let Some(live) = live.filter(|live| live.remote_progress().is_none()) {
-            return Ok(TurnReader::new(live));
+        let buffer = self.hub.find_session_buffer(id, turn);
+        if let Some(buffer) = buffer.filter(|buffer| buffer.remote_progress().is_none()) {
+            return Ok(TurnReader::new(buffer));
         }
         let running = session.active_turn.as_ref().filter(|active| active.turn_id == *turn);
         if let Some(running) = running.filter(|_| self.store.is_shared())
@@ -101,7 +101,7 @@ impl ChatService {
         if !log.is_empty() && running.is_none() {
             return Ok(TurnReader::from_frames(log.concat().into()));
         }
-        let reply = self.store.get_message(who, id, &response.reply_id).await?;
+        let reply = self.store.get_message(principal, id, &response.reply_id).await?;
         Ok(TurnReader::from_frames(self.replay_stored_reply(&session, turn.clone(), &reply).await?))
     }
 
@@ -109,23 +109,23 @@ impl ChatService {
     /// is still there, in other pieces.
     fn spawn_recording(
         self: &Arc<Self>,
-        who: Principal,
+        principal: Principal,
         session: SessionId,
         response: StoredResponse,
     ) {
         let chat = self.clone();
         self.turn_tasks.spawn(async move {
-            let taped = async {
-                let heard = chat.replay_response(&who, &session, &response).await?;
-                let pieces = heard.map(record_event).collect::<Vec<_>>().await;
+            let recorded = async {
+                let events = chat.replay_response(&principal, &session, &response).await?;
+                let events = events.map(record_event).collect::<Vec<_>>().await;
                 // One that is not whole would be told as if it were.
-                let Some(pieces) = pieces.into_iter().collect::<Option<Vec<RecordedEvent>>>() else {
+                let Some(events) = events.into_iter().collect::<Option<Vec<RecordedEvent>>>() else {
                     return Ok(());
                 };
-                let tape = serde_json::to_string(&pieces).map_err(Error::internal)?;
-                chat.store.save_recording(&response.turn_id, &tape).await
+                let recording = serde_json::to_string(&events).map_err(Error::internal)?;
+                chat.store.save_recording(&response.turn_id, &recording).await
             };
-            if let Err(error) = taped.await {
+            if let Err(error) = recorded.await {
                 tracing::warn!(turn.id = %response.turn_id, error = %error.chain(), "no tape is kept of a response");
             }
         });
@@ -152,8 +152,8 @@ enum RecordedEvent {
 }
 
 /// A server that goes down is not part of what was said.
-fn record_event(heard: ReplyEvent) -> Option<RecordedEvent> {
-    Some(match heard {
+fn record_event(event: ReplyEvent) -> Option<RecordedEvent> {
+    Some(match event {
         ReplyEvent::Text(text) => RecordedEvent::Text(text),
         ReplyEvent::Reasoning(text) => RecordedEvent::Reasoning(text),
         ReplyEvent::ToolCall { id, name } => RecordedEvent::ToolCall(id, name),
@@ -171,8 +171,8 @@ fn record_event(heard: ReplyEvent) -> Option<RecordedEvent> {
 }
 
 impl From<RecordedEvent> for ReplyEvent {
-    fn from(taped: RecordedEvent) -> Self {
-        match taped {
+    fn from(event: RecordedEvent) -> Self {
+        match event {
             RecordedEvent::Text(text) => Self::Text(text),
             RecordedEvent::Reasoning(text) => Self::Reasoning(text),
             RecordedEvent::ToolCall(id, name) => Self::ToolCall { id, name },

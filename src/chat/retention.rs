@@ -21,10 +21,10 @@ impl ChatService {
     /// Deletes the caller's sessions and projects; their turns end. What went, and how many projects.
     pub async fn delete_user_data(
         self: &Arc<Self>,
-        who: &Principal,
+        principal: &Principal,
     ) -> Result<(DeletionResult, u64)> {
         // Nobody else's, whatever the caller may do.
-        let owner = Principal { is_admin: false, ..who.clone() };
+        let owner = Principal { is_admin: false, ..principal.clone() };
         let chat = self.clone();
         self.run_to_completion(async move {
             let mut projects = 0;
@@ -56,7 +56,7 @@ impl ChatService {
     pub async fn run_retention(
         self: Arc<Self>,
         age: Option<Duration>,
-        pause: Duration,
+        interval: Duration,
         stop: CancellationToken,
     ) {
         let Some(age) = age else { return };
@@ -72,7 +72,7 @@ impl ChatService {
             }
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = sleep(pause) => {}
+                () = sleep(interval) => {}
             }
         }
     }
@@ -84,23 +84,23 @@ impl ChatService {
     ) -> Result<DeletionResult, Error> {
         let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
         let since = Timestamp::from_millis(clock::now().as_millis().saturating_sub(age));
-        let mut all = DeletionResult::default();
+        let mut total = DeletionResult::default();
         loop {
             let idle = self.store.list_inactive_sessions(since, SESSIONS_PER_BATCH).await?;
-            let mut gone = 0;
+            let mut deleted_count = 0;
             for id in &idle {
                 if stop.is_cancelled() {
-                    return Ok(all);
+                    return Ok(total);
                 }
                 if let Some(deleted) = self.store.delete_if_inactive(id, since).await? {
                     self.on_session_deleted(id, &deleted).await;
-                    all.add_counts(&deleted);
-                    gone += 1;
+                    total.add_counts(&deleted);
+                    deleted_count += 1;
                 }
             }
             // What is left has a reply running, or another instance was faster.
-            if gone == 0 {
-                return Ok(all);
+            if deleted_count == 0 {
+                return Ok(total);
             }
         }
     }

@@ -58,49 +58,49 @@ impl ChatService {
     /// Runs a turn to its end. Whatever happens, the reply is stored before the last frame is out.
     pub(super) async fn run_turn(
         self: Arc<Self>,
-        begun: StartedTurn,
-        live: Arc<TurnBuffer>,
+        started: StartedTurn,
+        buffer: Arc<TurnBuffer>,
         title: PendingTitle,
-        slot: ConcurrencyPermit,
+        permit: ConcurrencyPermit,
     ) {
         let continues =
-            tool::find_continued_reply(begun.user_message.role, &begun.user_message.parts);
+            tool::find_continued_reply(started.user_message.role, &started.user_message.parts);
         let mut transcript = Transcript::begin_stream(
-            begun.turn.turn_id.clone(),
+            started.turn.turn_id.clone(),
             &StreamHeader {
-                message_id: &begun.turn.message_id,
+                message_id: &started.turn.message_id,
                 continues: continues.as_ref(),
-                session_id: &begun.session.id,
-                title: &begun.session.title,
-                user_message_id: &begun.user_message.id,
+                session_id: &started.session.id,
+                title: &started.session.title,
+                user_message_id: &started.user_message.id,
             },
         );
-        live.publish_frames(transcript.take_frames());
-        let mut sent = PromptRecord::default();
-        let produced = self.stream_reply(&begun, &live, title, &mut transcript, &mut sent);
+        buffer.publish_frames(transcript.take_frames());
+        let mut record = PromptRecord::default();
+        let streaming = self.stream_reply(&started, &buffer, title, &mut transcript, &mut record);
         // A mistake of ours must not leave the session claimed for ever.
-        let outcome = AssertUnwindSafe(produced).catch_unwind().await;
+        let outcome = AssertUnwindSafe(streaming).catch_unwind().await;
         let outcome =
             outcome.unwrap_or_else(|_| ReplyOutcome::Failed(Error::internal("a turn panicked")));
-        self.finish_turn(&begun, &live, transcript, &sent, outcome, slot).await;
-        self.hub.close_buffer(&live);
+        self.finish_turn(&started, &buffer, transcript, &record, outcome, permit).await;
+        self.hub.close_buffer(&buffer);
     }
 
     /// Asks the provider and publishes what it sends.
     async fn stream_reply(
         &self,
-        begun: &StartedTurn,
-        live: &TurnBuffer,
+        started: &StartedTurn,
+        buffer: &TurnBuffer,
         mut title: PendingTitle,
         transcript: &mut Transcript,
-        sent: &mut PromptRecord,
+        record: &mut PromptRecord,
     ) -> ReplyOutcome {
-        let asked = tokio::select! {
+        let requested = tokio::select! {
             biased;
-            () = live.cancel.cancelled() => return ReplyOutcome::Stopped,
-            asked = self.request_reply(begun, sent) => asked,
+            () = buffer.cancel.cancelled() => return ReplyOutcome::Stopped,
+            requested = self.request_reply(started, record) => requested,
         };
-        let mut events = match asked {
+        let mut events = match requested {
             Ok(events) => events,
             Err(error) => return ReplyOutcome::Failed(error),
         };
@@ -108,19 +108,19 @@ impl ChatService {
         loop {
             let first = tokio::select! {
                 biased;
-                () = live.cancel.cancelled() => return ReplyOutcome::Stopped,
+                () = buffer.cancel.cancelled() => return ReplyOutcome::Stopped,
                 first = next_events(&mut events, transcript) => first,
                 title = wait_for_title(&mut title) => {
                     transcript.write_title_frame(&title);
-                    live.publish_frames(transcript.take_frames());
+                    buffer.publish_frames(transcript.take_frames());
                     continue;
                 }
             };
-            let EventBatch { events: arrived, end } =
+            let EventBatch { events: received, end } =
                 coalesce_events(first, &mut events, is_first).await;
-            is_first &= arrived.is_empty();
-            transcript.apply_events(arrived);
-            live.publish_frames(transcript.take_frames());
+            is_first &= received.is_empty();
+            transcript.apply_events(received);
+            buffer.publish_frames(transcript.take_frames());
             match end {
                 None => {}
                 // What comes after the reason to finish takes nothing away from the reply.
@@ -144,60 +144,62 @@ impl ChatService {
     /// Builds the prompt and sends it. A provider that finds it too long gets a shorter one, once.
     async fn request_reply(
         &self,
-        begun: &StartedTurn,
-        sent: &mut PromptRecord,
+        started: &StartedTurn,
+        record: &mut PromptRecord,
     ) -> Result<ProviderEvents> {
-        let settings = begun.options.clone().with_defaults(begun.session.settings.clone());
-        if begun.was_queued {
-            let Session { owner, project_id, .. } = &begun.session;
+        let settings = started.options.clone().with_defaults(started.session.settings.clone());
+        if started.was_queued {
+            let Session { owner, project_id, .. } = &started.session;
             let model = settings.model.as_deref().unwrap_or(self.memory.default_model());
-            self.require_price(model, &begun.payer, owner, project_id.as_ref())?;
-            self.check_session_quotas(&begun.payer, &begun.session, clock::now()).await?;
+            self.require_price(model, &started.payer, owner, project_id.as_ref())?;
+            self.check_session_quotas(&started.payer, &started.session, clock::now()).await?;
         }
-        let UserMessage { id, parent_id, role, content, parts, tokens } = &begun.user_message;
-        let (told, images) = render_text_and_images(content, parts);
+        let UserMessage { id, parent_id, role, content, parts, tokens } = &started.user_message;
+        let (rendered, images) = render_text_and_images(content, parts);
         // Results mean nothing without their calls: both are the new message together.
-        let calling =
-            self.memory.find_calling_reply(&begun.session, *role, parent_id.as_ref()).await?;
-        let last = calling.as_ref().map_or(parent_id.as_ref(), |reply| reply.parent_id.as_ref());
-        let beside = self.memory.count_extra_tokens(calling.as_ref(), &settings).await;
-        let incoming =
-            PlanInput { text: &told, tokens: *tokens, images: &images, extra_tokens: beside };
-        let mut plan = self.memory.plan_turn(&settings, incoming).await?;
+        let calling_reply =
+            self.memory.find_calling_reply(&started.session, *role, parent_id.as_ref()).await?;
+        let history_end =
+            calling_reply.as_ref().map_or(parent_id.as_ref(), |reply| reply.parent_id.as_ref());
+        let extra_tokens = self.memory.count_extra_tokens(calling_reply.as_ref(), &settings).await;
+        let input = PlanInput { text: &rendered, tokens: *tokens, images: &images, extra_tokens };
+        let mut plan = self.memory.plan_turn(&settings, input).await?;
         let mut is_shortened = false;
         loop {
-            let new = PromptInput {
+            let prompt_input = PromptInput {
                 id: Some(id.clone()),
                 role: *role,
-                text: (&*told).into(),
+                text: (&*rendered).into(),
                 images: images.clone(),
                 results: tool::parse_results(parts),
-                calling_reply: calling.clone(),
+                calling_reply: calling_reply.clone(),
                 sent_at: clock::now(),
             };
-            let assembled =
-                self.memory.assemble_prompt(&begun.session, plan.clone(), last, Some(new)).await?;
-            sent.memory = Some(memory_summary(&assembled));
-            sent.prompt_count = assembled.prompt_count();
-            let cache_key = Some(derive_cache_key(&begun.session.id));
+            let assembled = self
+                .memory
+                .assemble_prompt(&started.session, plan.clone(), history_end, Some(prompt_input))
+                .await?;
+            record.memory = Some(memory_summary(&assembled));
+            record.prompt_count = assembled.prompt_count();
+            let cache_key = Some(derive_cache_key(&started.session.id));
             let prompt = Prompt { cache_key, ..assembled.to_prompt(&settings) };
-            let started = Instant::now();
-            let was_out = mem::replace(&mut sent.is_sent, true);
+            let requested_at = Instant::now();
+            let was_sent = mem::replace(&mut record.is_sent, true);
             match self.provider.open_stream(&prompt).await {
                 Ok(events) => {
-                    let waited = to_millis(started.elapsed());
-                    sent.first_token_ms =
-                        Some(to_millis(clock::now().duration_since(begun.turn.started_at)));
-                    tracing::debug!(turn.id = %begun.turn.turn_id, provider.first_token_ms = waited, "first token");
+                    let waited = to_millis(requested_at.elapsed());
+                    record.first_token_ms =
+                        Some(to_millis(clock::now().duration_since(started.turn.started_at)));
+                    tracing::debug!(turn.id = %started.turn.turn_id, provider.first_token_ms = waited, "first token");
                     return Ok(events);
                 }
                 Err(error) if error.error_kind() == ErrorKind::ContextTooLong && !is_shortened => {
-                    tracing::warn!(turn.id = %begun.turn.turn_id, %error, "halving the memory");
+                    tracing::warn!(turn.id = %started.turn.turn_id, %error, "halving the memory");
                     is_shortened = true;
                     plan.halve_memory(assembled.memory_tokens());
                 }
                 Err(error) => {
-                    sent.is_sent = was_out || !error.is_unsent;
+                    record.is_sent = was_sent || !error.is_unsent;
                     return Err(error.into());
                 }
             }
@@ -228,10 +230,10 @@ async fn next_events(events: &mut ProviderEvents, transcript: &Transcript) -> Po
 /// Waits for the title; for ever if none will come.
 async fn wait_for_title(title: &mut PendingTitle) -> String {
     if let Some(pending) = title {
-        let arrived = pending.await;
+        let received = pending.await;
         *title = None;
-        if let Ok(arrived) = arrived {
-            return arrived;
+        if let Ok(received) = received {
+            return received;
         }
     }
     std::future::pending().await

@@ -16,13 +16,14 @@ impl ChatService {
     /// is new. Errors: `id_conflict`.
     pub async fn create_session(
         self: &Arc<Self>,
-        who: &Principal,
+        principal: &Principal,
         new: NewSession,
         now: Timestamp,
     ) -> Result<(Session, bool)> {
-        let (chat, who) = (self.clone(), who.clone());
+        let chat = self.clone();
+        let principal = principal.clone();
         self.run_to_completion(async move {
-            let (session, is_new) = chat.store.create_session(&who, new, now).await?;
+            let (session, is_new) = chat.store.create_session(&principal, new, now).await?;
             if is_new {
                 chat.events.publish(&session.id, SessionEventKind::Created);
             }
@@ -34,13 +35,14 @@ impl ChatService {
     /// Stores a message without a model. Errors: as of the store.
     pub async fn post_message(
         self: &Arc<Self>,
-        who: &Principal,
+        principal: &Principal,
         post: PostMessage,
     ) -> Result<(Message, Session)> {
-        let (chat, who) = (self.clone(), who.clone());
+        let chat = self.clone();
+        let principal = principal.clone();
         self.run_to_completion(async move {
             let id = post.message.id.clone();
-            let (message, session) = chat.store.post_message(&who, post).await?;
+            let (message, session) = chat.store.post_message(&principal, post).await?;
             // A repetition is answered with the message that is there already.
             if message.id == id {
                 chat.publish_message(&session, &message.id, &message.content);
@@ -53,14 +55,17 @@ impl ChatService {
     /// Switches to the branch of a message. Errors: as of the store.
     pub async fn set_head(
         self: &Arc<Self>,
-        who: &Principal,
+        principal: &Principal,
         id: &SessionId,
         message: &MessageId,
         now: Timestamp,
     ) -> Result<Session> {
-        let (chat, who, id, message) = (self.clone(), who.clone(), id.clone(), message.clone());
+        let chat = self.clone();
+        let principal = principal.clone();
+        let id = id.clone();
+        let message = message.clone();
         self.run_to_completion(async move {
-            let session = chat.store.set_head(&who, &id, &message, now).await?;
+            let session = chat.store.set_head(&principal, &id, &message, now).await?;
             // The head may have been there already.
             if session.updated_at == now {
                 chat.events.publish(&id, SessionEventKind::Changed);
@@ -74,13 +79,16 @@ impl ChatService {
     /// it was. Errors: as of the store.
     pub async fn pop_head(
         self: &Arc<Self>,
-        who: &Principal,
+        principal: &Principal,
         id: &SessionId,
         head: &MessageId,
     ) -> Result<bool> {
-        let (chat, who, id, head) = (self.clone(), who.clone(), id.clone(), head.clone());
+        let chat = self.clone();
+        let principal = principal.clone();
+        let id = id.clone();
+        let head = head.clone();
         self.run_to_completion(async move {
-            let moved = chat.store.pop_head(&who, &id, &head, crate::clock::now()).await?;
+            let moved = chat.store.pop_head(&principal, &id, &head, crate::clock::now()).await?;
             if moved.is_some() {
                 chat.events.publish(&id, SessionEventKind::Changed);
             }
@@ -92,14 +100,17 @@ impl ChatService {
     /// Copies the path up to a message into a new session. Errors: as of the store.
     pub async fn fork_session(
         self: &Arc<Self>,
-        who: &Principal,
+        principal: &Principal,
         id: &SessionId,
         message: &MessageId,
         now: Timestamp,
     ) -> Result<Session> {
-        let (chat, who, id, message) = (self.clone(), who.clone(), id.clone(), message.clone());
+        let chat = self.clone();
+        let principal = principal.clone();
+        let id = id.clone();
+        let message = message.clone();
         self.run_to_completion(async move {
-            let session = chat.store.fork_session(&who, &id, &message, now).await?;
+            let session = chat.store.fork_session(&principal, &id, &message, now).await?;
             chat.events.publish(&session.id, SessionEventKind::Created);
             Ok(session)
         })
@@ -109,15 +120,19 @@ impl ChatService {
     /// Moves the caller's read mark forward. Errors: as of the store.
     pub async fn mark_seen(
         self: &Arc<Self>,
-        who: &Principal,
+        principal: &Principal,
         id: &SessionId,
         up_to: &MessageId,
     ) -> Result<ReadMarkUpdate> {
-        let (chat, who, id, up_to) = (self.clone(), who.clone(), id.clone(), up_to.clone());
+        let chat = self.clone();
+        let principal = principal.clone();
+        let id = id.clone();
+        let up_to = up_to.clone();
         self.run_to_completion(async move {
-            let seen = chat.store.mark_seen(&who, &id, &up_to).await?;
+            let seen = chat.store.mark_seen(&principal, &id, &up_to).await?;
             if seen.has_moved {
-                chat.events.publish(&id, SessionEventKind::seen_up_to(&who.user, &seen.message_id));
+                chat.events
+                    .publish(&id, SessionEventKind::seen_up_to(&principal.user, &seen.message_id));
             }
             Ok(seen)
         })
@@ -133,10 +148,10 @@ impl ChatService {
     /// Says that a message was stored, and that it named its session if it did.
     pub(super) fn publish_message(&self, session: &Session, id: &MessageId, content: &str) {
         self.events.publish(&session.id, SessionEventKind::message_added(id));
-        let is_named_after_it = session.title_source == TitleSource::Auto
+        let has_set_title = session.title_source == TitleSource::Auto
             && SessionTitle::from_first_message(content)
                 .is_some_and(|title| title.text == session.title);
-        if is_named_after_it {
+        if has_set_title {
             self.events.publish(&session.id, SessionEventKind::Changed);
         }
     }

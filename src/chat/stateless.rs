@@ -28,7 +28,8 @@ const DONE_SUFFIX: &[u8] = b"\ndata: [DONE]";
 /// The bytes of text in a request's body, with so many for each picture in it.
 pub(super) fn estimate_text_bytes(body: &[u8]) -> usize {
     const BASE64_MARKER: &[u8] = b";base64,";
-    let (mut size, mut rest) = (0, body);
+    let mut size = 0;
+    let mut rest = body;
     while let Some(begin) = find_bytes(rest, BASE64_MARKER) {
         let data = &rest[begin + BASE64_MARKER.len()..];
         let end = data.iter().position(|byte| *byte == b'"').unwrap_or(data.len());
@@ -38,8 +39,8 @@ pub(super) fn estimate_text_bytes(body: &[u8]) -> usize {
     size + rest.len()
 }
 
-fn find_bytes(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
-    bytes.windows(wanted.len()).position(|window| window == wanted)
+fn find_bytes(bytes: &[u8], needle: &[u8]) -> Option<usize> {
+    bytes.windows(needle.len()).position(|window| window == needle)
 }
 
 /// A request on its way. Books what it used when it is dropped.
@@ -68,14 +69,14 @@ impl ChatService {
     /// `rate_limited`, `quota_exceeded`.
     pub async fn begin_metered_call(
         self: &Arc<Self>,
-        who: &Principal,
-        standing: CallerStatus,
+        principal: &Principal,
+        status: CallerStatus,
     ) -> Result<MeteredCall> {
-        standing.rejection.map_or(Ok(()), Err)?;
-        let place = self.concurrency.acquire(&who.user);
-        place.check_limit(self.usage_policy.max_concurrent_turns).map_or(Ok(()), Err)?;
-        let payer = UsagePayer { user: who.user.clone(), key: standing.key_id };
-        self.check_quotas(&payer, &who.user, None, clock::now()).await?;
+        status.rejection.map_or(Ok(()), Err)?;
+        let permit = self.concurrency.acquire(&principal.user);
+        permit.check_limit(self.usage_policy.max_concurrent_turns).map_or(Ok(()), Err)?;
+        let payer = UsagePayer { user: principal.user.clone(), key: status.key_id };
+        self.check_quotas(&payer, &principal.user, None, clock::now()).await?;
         Ok(MeteredCall {
             chat: self.clone(),
             call_id: TurnId::generate(),
@@ -87,7 +88,7 @@ impl ChatService {
             usage: None,
             tail: Vec::new(),
             is_sent: false,
-            permit: Some(place),
+            permit: Some(permit),
         })
     }
 }
@@ -100,7 +101,9 @@ impl MeteredCall {
 
     /// The provider has accepted a body of so many bytes of text.
     pub(super) fn record_sent(&mut self, model: &str, bytes: usize) {
-        (self.model, self.prompt_bytes, self.is_sent) = (model.to_owned(), bytes, true);
+        self.model = model.to_owned();
+        self.prompt_bytes = bytes;
+        self.is_sent = true;
     }
 
     /// The provider has accepted this prompt.
@@ -152,8 +155,8 @@ impl MeteredCall {
     /// Books it and gives its place back, before its end is told: whoever asks next finds both done.
     pub(super) async fn finish_call(&mut self) {
         self.permit = None;
-        if let Some(booking) = self.spawn_ledger_write() {
-            let _ = booking.await;
+        if let Some(write) = self.spawn_ledger_write() {
+            let _ = write.await;
         }
     }
 

@@ -14,19 +14,20 @@ pub(super) struct SummaryLocks(Arc<Mutex<HashSet<SessionId>>>);
 impl ChatService {
     /// Sums up what the next turns of this turn's session will not be shown any more, if it is time
     /// for that and a model writes summaries.
-    pub(super) fn maybe_summarize(self: &Arc<Self>, begun: &StartedTurn) {
+    pub(super) fn maybe_summarize(self: &Arc<Self>, started: &StartedTurn) {
         let Some(model) = self.summary_model.clone() else { return };
-        let (session, last) = (begun.session.clone(), begun.turn.message_id.clone());
-        let settings = begun.options.clone().with_defaults(session.settings.clone());
-        let Some(permit) = self.summary_locks.try_lock(&session.id) else { return };
+        let session = started.session.clone();
+        let last = started.turn.message_id.clone();
+        let settings = started.options.clone().with_defaults(session.settings.clone());
+        let Some(guard) = self.summary_locks.try_lock(&session.id) else { return };
         let chat = self.clone();
-        let payer = begun.payer.clone();
+        let payer = started.payer.clone();
         tokio::spawn(async move {
-            let _permit = permit;
-            let writer = chat.background_call(CallKind::Summary, &session, &payer);
-            let summed =
-                chat.memory.summarize_history(&writer, &model, &session, &settings, &last).await;
-            if let Err(error) = summed {
+            let _guard = guard;
+            let call = chat.background_call(CallKind::Summary, &session, &payer);
+            let result =
+                chat.memory.summarize_history(&call, &model, &session, &settings, &last).await;
+            if let Err(error) = result {
                 tracing::warn!(session.id = %session.id, error = %error.chain(), "a summary could not be written");
             }
         });

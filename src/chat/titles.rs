@@ -20,21 +20,22 @@ const MAX_TITLE_TOKENS: u32 = 1000;
 impl ChatService {
     /// Sets a title going if the turn is a session's first and titles are written by a model. A
     /// failure leaves the title that was cut from the message.
-    pub(super) fn spawn_title(self: &Arc<Self>, begun: &StartedTurn) -> PendingTitle {
+    pub(super) fn spawn_title(self: &Arc<Self>, started: &StartedTurn) -> PendingTitle {
         let model = self.title_model.clone()?;
-        let is_first = begun.session.title_source == TitleSource::Auto
-            && begun.user_message.parent_id.is_none()
-            && begun.session.messages_count == 1;
+        let is_first = started.session.title_source == TitleSource::Auto
+            && started.user_message.parent_id.is_none()
+            && started.session.messages_count == 1;
         if !is_first {
             return None;
         }
-        let (arrived, to_come) = oneshot::channel();
-        let (chat, session) = (self.clone(), begun.session.clone());
-        let payer = begun.payer.clone();
-        let message = begun.user_message.content.clone();
+        let (sender, receiver) = oneshot::channel();
+        let chat = self.clone();
+        let session = started.session.clone();
+        let payer = started.payer.clone();
+        let message = started.user_message.content.clone();
         tokio::spawn(async move {
-            let writer = chat.background_call(CallKind::Title, &session, &payer);
-            let title = chat.generate_title(&writer, model, &message).await;
+            let call = chat.background_call(CallKind::Title, &session, &payer);
+            let title = chat.generate_title(&call, model, &message).await;
             let session = &session.id;
             match title {
                 Ok(Some(title)) => {
@@ -42,7 +43,7 @@ impl ChatService {
                         // The stream may have ended meanwhile.
                         Ok(true) => {
                             chat.events.publish(session, SessionEventKind::Changed);
-                            drop(arrived.send(title.text));
+                            drop(sender.send(title.text));
                         }
                         Ok(false) => {}
                         Err(error) => {
@@ -56,12 +57,12 @@ impl ChatService {
                 }
             }
         });
-        Some(to_come)
+        Some(receiver)
     }
 
     async fn generate_title(
         &self,
-        writer: &dyn TextGenerator,
+        generator: &dyn TextGenerator,
         model: String,
         message: &str,
     ) -> Result<Option<SessionTitle>> {
@@ -72,6 +73,6 @@ impl ChatService {
             max_output_tokens: Some(MAX_TITLE_TOKENS),
             ..Prompt::default()
         };
-        Ok(SessionTitle::from_model(&writer.generate_text(&prompt).await?))
+        Ok(SessionTitle::from_model(&generator.generate_text(&prompt).await?))
     }
 }

@@ -86,15 +86,15 @@ pub(super) enum StreamEnd<'a> {
 
 impl Transcript {
     /// Begins the stream of a reply.
-    pub(super) fn begin_stream(turn_id: TurnId, opening: &StreamHeader<'_>) -> Self {
+    pub(super) fn begin_stream(turn_id: TurnId, header: &StreamHeader<'_>) -> Self {
         let mut encoder = FrameEncoder::new(turn_id.clone());
-        let StreamHeader { message_id, session_id, continues, .. } = *opening;
-        let own_name = continues.map(|_| message_id);
+        let StreamHeader { message_id, session_id, continues, .. } = *header;
+        let own_id = continues.map(|_| message_id);
         encoder.write_frame(&StreamFrame::Start {
             message_id: continues.unwrap_or(message_id),
-            message_metadata: StartMetadata { turn_id: &turn_id, session_id, message_id: own_name },
+            message_metadata: StartMetadata { turn_id: &turn_id, session_id, message_id: own_id },
         });
-        encoder.write_frame(&opening.session_frame());
+        encoder.write_frame(&header.session_frame());
         encoder.write_frame(&StreamFrame::StartStep);
         Self::with_encoder(encoder)
     }
@@ -103,13 +103,15 @@ impl Transcript {
     pub(super) fn from_log(turn_id: TurnId, log: &[Bytes]) -> Self {
         let frames = FrameBatch::from_bytes(log.concat().into());
         let mut transcript = Self::with_encoder(FrameEncoder::resume_after(turn_id, frames.last));
-        for said in frames::decode_frames(&frames.bytes) {
-            match said {
+        for frame in frames::decode_frames(&frames.bytes) {
+            match frame {
                 DecodedFrame::TextStart { id } => {
-                    (transcript.open_part, transcript.part_id) = (OpenPart::Text, id)
+                    transcript.open_part = OpenPart::Text;
+                    transcript.part_id = id;
                 }
                 DecodedFrame::ReasoningStart { id } => {
-                    (transcript.open_part, transcript.part_id) = (OpenPart::Reasoning, id)
+                    transcript.open_part = OpenPart::Reasoning;
+                    transcript.part_id = id;
                 }
                 DecodedFrame::TextDelta { delta } => append_text(&mut transcript.text, delta),
                 DecodedFrame::ReasoningDelta { delta } => {
@@ -199,18 +201,19 @@ impl Transcript {
     /// The model is done: its calls are whole. Those of a reply that ends otherwise are not, and
     /// nobody is to carry them out.
     fn complete_calls(&mut self) {
-        for PartialCall { call, is_complete: is_whole, .. } in
+        for PartialCall { call, is_complete, .. } in
             self.calls.iter_mut().filter(|call| !call.is_complete)
         {
-            let (tool_call_id, tool_name) = (call.id.as_str(), call.name.as_str());
+            let tool_call_id = call.id.as_str();
+            let tool_name = call.name.as_str();
             if call.input.trim().is_empty() {
                 // Whoever puts the deltas together wants JSON, too.
-                let nothing = "{}";
+                let empty_object = "{}";
                 self.encoder.write_frame(&StreamFrame::ToolInputDelta {
                     tool_call_id,
-                    input_text_delta: nothing,
+                    input_text_delta: empty_object,
                 });
-                call.input = nothing.to_owned();
+                call.input = empty_object.to_owned();
             }
             let input = tool::encode_input(&call.input);
             self.encoder.write_frame(&match tool::is_valid_json(&call.input) {
@@ -225,7 +228,7 @@ impl Transcript {
                     }
                 }
             });
-            *is_whole = true;
+            *is_complete = true;
         }
     }
 
@@ -293,20 +296,20 @@ impl Transcript {
 
     /// The functions that the model wants called.
     pub(super) fn completed_calls(&self) -> Vec<ToolCall> {
-        let whole = self.calls.iter().filter(|call| call.is_complete);
-        whole.map(|call| call.call.clone()).collect()
+        let completed = self.calls.iter().filter(|call| call.is_complete);
+        completed.map(|call| call.call.clone()).collect()
     }
 
     /// Thoughts and calls so far, as a message keeps them.
     fn message_parts(&self) -> MessageParts {
-        let thoughts = Some(self.reasoning.clone()).filter(|thoughts| !thoughts.is_empty());
-        let thoughts = thoughts.map(|text| MessagePart::Reasoning { text });
+        let reasoning = Some(self.reasoning.clone()).filter(|reasoning| !reasoning.is_empty());
+        let reasoning = reasoning.map(|text| MessagePart::Reasoning { text });
         let calls = self.completed_calls().into_iter().map(|call| MessagePart::ToolCall {
             input: tool::encode_input(&call.input),
             tool_call_id: call.id,
             tool_name: call.name,
         });
-        MessageParts::from_parts(&thoughts.into_iter().chain(calls).collect::<Vec<_>>())
+        MessageParts::from_parts(&reasoning.into_iter().chain(calls).collect::<Vec<_>>())
     }
 
     /// All of it, as a message keeps it.
@@ -335,9 +338,9 @@ impl Transcript {
 }
 
 /// The stream of a message that a person will answer: nothing but where it is, and the end.
-pub(super) fn human_takeover_stream(turn_id: TurnId, opening: &StreamHeader<'_>) -> Bytes {
+pub(super) fn human_takeover_stream(turn_id: TurnId, header: &StreamHeader<'_>) -> Bytes {
     let mut encoder = FrameEncoder::new(turn_id);
-    encoder.write_frame(&opening.session_frame());
+    encoder.write_frame(&header.session_frame());
     encoder.write_frame(&StreamFrame::Finish {
         finish_reason: FinishReason::Stop,
         message_metadata: None,
@@ -369,8 +372,8 @@ pub(super) fn error_frames(turn_id: TurnId, first: u64, error_text: &str) -> Fra
 }
 
 /// The stream of a reply that is stored: the same message, framed anew.
-pub(super) fn replay_reply(turn: TurnId, reply: &Message, opening: &StreamHeader<'_>) -> Bytes {
-    let mut transcript = Transcript::begin_stream(turn, opening);
+pub(super) fn replay_reply(turn: TurnId, reply: &Message, header: &StreamHeader<'_>) -> Bytes {
+    let mut transcript = Transcript::begin_stream(turn, header);
     let reasoning = reply.parts.reasoning().map(ProviderEvent::Reasoning);
     let text = Some(reply.content.clone()).filter(|text| !text.is_empty()).map(ProviderEvent::Text);
     transcript.apply_events(reasoning.into_iter().chain(text).collect());
@@ -413,14 +416,14 @@ mod tests {
         let session_id = SessionId::new_unchecked("s");
         let message_id = MessageId::new_unchecked("reply");
         let user_message_id = MessageId::new_unchecked("question");
-        let opening = StreamHeader {
+        let header = StreamHeader {
             message_id: &message_id,
             continues: None,
             session_id: &session_id,
             title: "Title",
             user_message_id: &user_message_id,
         };
-        let mut transcript = Transcript::begin_stream(TurnId::new_unchecked("t"), &opening);
+        let mut transcript = Transcript::begin_stream(TurnId::new_unchecked("t"), &header);
         for batch in batches {
             transcript.apply_events(batch);
         }
@@ -462,12 +465,15 @@ mod tests {
     #[test]
     fn reasoning_is_stored_apart_from_text() {
         let thought = |text: &str| ProviderEvent::Reasoning(text.to_owned());
-        let (told, frames) =
+        let (transcript, frames) =
             run_transcript(vec![vec![thought("hm "), thought("yes"), text_event("Yes.")]]);
         let kinds: Vec<_> =
             frames.iter().map(|frame| frame["type"].as_str().unwrap_or("[DONE]")).collect();
-        assert_eq!(told.message_body().content, "Yes.");
-        assert_eq!(told.message_parts().as_json(), r#"[{"type":"reasoning","text":"hm yes"}]"#);
+        assert_eq!(transcript.message_body().content, "Yes.");
+        assert_eq!(
+            transcript.message_parts().as_json(),
+            r#"[{"type":"reasoning","text":"hm yes"}]"#
+        );
         assert_eq!(
             kinds[3..],
             [
@@ -490,7 +496,7 @@ mod tests {
         let call =
             |index, id: &str| ProviderEvent::ToolCall { index, id: id.into(), name: "look".into() };
         let input = |index, delta: &str| ProviderEvent::ToolInput { index, delta: delta.into() };
-        let (told, frames) = run_transcript(vec![
+        let (transcript, frames) = run_transcript(vec![
             vec![text_event("Let me see."), call(0, "a"), input(0, "{\"x\":"), call(1, "b")],
             vec![
                 input(0, " 1}"),
@@ -500,21 +506,21 @@ mod tests {
         ]);
         insta::assert_json_snapshot!(frames[4..]);
         let parts = r#"[{"type":"tool-call","toolCallId":"a","toolName":"look","input":{"x": 1}},{"type":"tool-call","toolCallId":"b","toolName":"look","input":"{\"cut"}]"#;
-        assert_eq!(told.message_parts().as_json(), parts);
+        assert_eq!(transcript.message_parts().as_json(), parts);
     }
 
     #[test]
     fn unfinished_call_is_discarded() {
-        let (told, _) = run_transcript(vec![vec![
+        let (transcript, _) = run_transcript(vec![vec![
             ProviderEvent::ToolCall { index: 0, id: "a".into(), name: "look".into() },
             ProviderEvent::ToolInput { index: 0, delta: "{\"x\":".into() },
         ]]);
-        assert!(told.completed_calls().is_empty() && told.message_parts().is_empty());
+        assert!(transcript.completed_calls().is_empty() && transcript.message_parts().is_empty());
     }
 
     proptest! {
         #[test]
-        fn any_batching_of_the_events_adds_up_to_the_same_reply(
+        fn batching_does_not_change_the_reply(
             pieces in proptest::collection::vec((any::<bool>(), "\\PC{0,6}"), 0..30),
             cuts in proptest::collection::vec(0usize..30, 0..8),
         ) {

@@ -47,10 +47,10 @@ impl ConcurrencyLimiter {
 
 impl ConcurrencyPermit {
     /// Why a turn may not begin in this place. Errors: `rate_limited`.
-    pub(super) fn check_limit(&self, most: Option<u32>) -> Option<Error> {
-        let most = most.filter(|most| self.count > *most)?;
-        let sentence = format!("{most} replies are being written for you; wait for one to end");
-        Some(Error::limit_exceeded(ErrorKind::RateLimited, sentence, most, 1))
+    pub(super) fn check_limit(&self, max: Option<u32>) -> Option<Error> {
+        let max = max.filter(|max| self.count > *max)?;
+        let sentence = format!("{max} replies are being written for you; wait for one to end");
+        Some(Error::limit_exceeded(ErrorKind::RateLimited, sentence, max, 1))
     }
 }
 
@@ -69,8 +69,8 @@ impl Drop for ConcurrencyPermit {
 impl ChatService {
     /// The same with terms.
     #[must_use]
-    pub fn with_policy(self, terms: UsagePolicy) -> Self {
-        Self { usage_policy: terms, ..self }
+    pub fn with_policy(self, policy: UsagePolicy) -> Self {
+        Self { usage_policy: policy, ..self }
     }
 
     /// Refuses a model whose use would cost nothing by the quota of money that applies. Errors:
@@ -88,8 +88,8 @@ impl ChatService {
         if !applies || has_price(&self.usage_policy.prices, model) {
             return Ok(());
         }
-        let wants = "must be a model that has a price here, because a quota of money applies";
-        Err(Error::invalid_field("model", wants))
+        let message = "must be a model that has a price here, because a quota of money applies";
+        Err(Error::invalid_field("model", message))
     }
 
     /// Refuses a turn that waited if its quota has been spent meanwhile. Errors: `quota_exceeded`.
@@ -118,10 +118,10 @@ impl ChatService {
         now: Timestamp,
     ) -> Result<()> {
         for quota in self.usage_policy.quotas.iter() {
-            let Some((purse, since)) = quota_window(quota, payer, owner, project, now) else {
+            let Some((key, since)) = quota_window(quota, payer, owner, project, now) else {
                 continue;
             };
-            if self.store.usage_total(&purse, since).await?.is_exhausted(quota) {
+            if self.store.usage_total(&key, since).await?.is_exhausted(quota) {
                 return Err(quota_exceeded(quota, now));
             }
         }
@@ -135,16 +135,16 @@ mod tests {
 
     #[test]
     fn concurrency_permit_is_per_user_and_freed_on_drop() {
-        let slots = ConcurrencyLimiter::default();
+        let limiter = ConcurrencyLimiter::default();
         let (ann, ben) = (UserId::new_unchecked("ann"), UserId::new_unchecked("ben"));
-        let (first, second) = (slots.acquire(&ann), slots.acquire(&ann));
+        let (first, second) = (limiter.acquire(&ann), limiter.acquire(&ann));
         assert!(first.check_limit(Some(1)).is_none() && second.check_limit(Some(1)).is_some());
         assert!(
             second.check_limit(None).is_none()
-                && slots.acquire(&ben).check_limit(Some(1)).is_none()
+                && limiter.acquire(&ben).check_limit(Some(1)).is_none()
         );
         drop((first, second));
-        assert!(slots.acquire(&ann).check_limit(Some(1)).is_none());
-        assert!(slots.running.lock().unwrap().is_empty());
+        assert!(limiter.acquire(&ann).check_limit(Some(1)).is_none());
+        assert!(limiter.running.lock().unwrap().is_empty());
     }
 }
