@@ -1,4 +1,4 @@
-//! Ending turns before their model does.
+//! Cancels turns, and handles the changes that end turns: status changes and deletions.
 
 use super::ChatService;
 use super::events::SessionEventKind;
@@ -11,14 +11,15 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
-/// How long a stop waits until what the turn has said is stored.
+/// How long a cancel request waits for the partial reply to be stored.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often it looks whether a turn of another instance has ended.
+/// Poll interval for the end of a turn of another instance.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 impl ChatService {
-    /// Stops the session's running turn and drops those that wait behind it; nothing if `turn_id`
-    /// names another one. Comes back once what was said is stored. Whether anything was stopped.
+    /// Cancels the running turn of a session and removes its queued turns; does nothing if
+    /// `turn_id` names another turn. Returns after the partial reply is stored, and whether
+    /// anything was cancelled.
     pub async fn cancel_turns(
         self: &Arc<Self>,
         principal: &Principal,
@@ -35,7 +36,7 @@ impl ChatService {
         .await
     }
 
-    /// Changes a session; a status that wants no replies stops the one that runs.
+    /// Changes a session. Closing it or assigning a human agent cancels its turns.
     pub async fn change_session(
         self: &Arc<Self>,
         principal: &Principal,
@@ -57,6 +58,8 @@ impl ChatService {
             if !is_empty {
                 chat.events.publish(&id, SessionEventKind::Changed);
             }
+            // Cancelled after the change is committed: from then on no new turn can start, so none
+            // can slip in between.
             if ends_replies && chat.cancel_session_turns(&id, None).await? {
                 return chat.store.get_session(&principal, &id, AccessLevel::Participant).await;
             }
@@ -65,7 +68,7 @@ impl ChatService {
         .await
     }
 
-    /// Deletes a session; its turns end.
+    /// Deletes a session and ends its turns.
     pub async fn delete_session(
         self: &Arc<Self>,
         principal: &Principal,
@@ -82,7 +85,7 @@ impl ChatService {
         .await
     }
 
-    /// Deletes the caller's own sessions that the filter names, one by one; their turns end.
+    /// Deletes the caller's own sessions that match `filter`, one step each, and ends their turns.
     pub async fn delete_sessions(
         self: &Arc<Self>,
         principal: &Principal,
@@ -96,8 +99,8 @@ impl ChatService {
         .await
     }
 
-    /// Deletes a project with its sessions; their turns end. Its version must be one of
-    /// `if_match`, unless that is empty.
+    /// Deletes a project with its sessions and ends their turns. `if_match` lists the accepted
+    /// versions; empty accepts any.
     pub async fn delete_project(
         self: &Arc<Self>,
         principal: &Principal,
@@ -109,17 +112,18 @@ impl ChatService {
         let principal = principal.clone();
         let id = id.clone();
         self.run_to_completion(async move {
-            // A change of nothing, for what it checks.
+            // An empty update checks access and version without changing anything.
             let no_change = ProjectUpdate::default();
             let project =
                 chat.store.update_project(&principal, &id, no_change, if_match, now).await?;
             let owner = Principal { user: project.owner, is_admin: false };
-            // The project goes last: after a crash in between, it can be deleted once more.
+            // The project is deleted after its sessions: if the server crashes in between, the
+            // client can repeat the request.
             let mut total = DeletionResult::default();
             let in_project = DeleteFilter::Project(id.clone());
             total.add_counts(&chat.delete_matching_sessions(&owner, in_project.clone()).await?);
             chat.store.delete_project(&principal, &id).await?;
-            // Those that were created meanwhile.
+            // Sessions created in the project while the first pass ran.
             total.add_counts(&chat.delete_matching_sessions(&owner, in_project).await?);
             Ok(total)
         })
@@ -138,7 +142,7 @@ impl ChatService {
                     self.on_session_deleted(&id, &deleted).await;
                     total.add_counts(&deleted);
                 }
-                // Somebody else was faster.
+                // Deleted concurrently.
                 Err(error) if error.kind == ErrorKind::SessionNotFound => {}
                 Err(error) => return Err(error),
             }
@@ -146,7 +150,7 @@ impl ChatService {
         Ok(total)
     }
 
-    /// Stops what runs and drops what waits in a session. Whether anything did.
+    /// Cancels the running turn and removes the queued ones. Returns whether there were any.
     async fn cancel_session_turns(
         &self,
         session: &SessionId,
@@ -154,14 +158,18 @@ impl ChatService {
     ) -> Result<bool> {
         let CancelledTurns { running, dequeued } =
             self.store.cancel_queued_turns(session, only).await?;
+        // The step removed the queued turns and read the running one together, so no queued turn
+        // can start after this.
         self.abort_queued(&dequeued);
         let Some(turn) = running else { return Ok(!dequeued.is_empty()) };
         let is_cancellable = self.request_cancel(session, &turn).await?;
+        // A timeout is not an error: the turn is cancelled and will end on its own.
         let _ = timeout(CANCEL_TIMEOUT, self.wait_until_turn_ended(session, &turn)).await;
         Ok(is_cancellable || !dequeued.is_empty())
     }
 
-    /// Stops a running turn, or asks the instance that runs it. Whether anybody can be asked.
+    /// Cancels a running turn, or asks the instance that runs it to. Returns `false` if no instance
+    /// can be asked.
     pub(super) async fn request_cancel(&self, session: &SessionId, turn: &TurnId) -> Result<bool> {
         match self
             .hub
@@ -175,7 +183,7 @@ impl ChatService {
         Ok(true)
     }
 
-    /// Waits until a turn has ended and what it said is stored.
+    /// Waits until a turn has ended and its reply is stored. The caller sets the deadline.
     async fn wait_until_turn_ended(&self, session: &SessionId, turn: &TurnId) {
         if let Some(buffer) = self
             .hub
@@ -193,27 +201,34 @@ impl ChatService {
                         .active_turn
                         .as_ref()
                         .is_some_and(|active| active.turn_id == *turn) => {}
+                // Transient: keep polling until the deadline.
                 Err(error) if error.kind == ErrorKind::StoreUnavailable => {}
                 Ok(_) | Err(_) => return,
             }
         }
     }
 
-    /// Says that a session is gone and ends its turns, without waiting for their ends.
+    /// Cleans up after a deleted session: drops its cached memory, publishes the event, cancels its
+    /// turns without waiting for them.
     pub(super) async fn on_session_deleted(&self, session: &SessionId, deleted: &DeletionResult) {
         self.memory.forget_session(session);
+        // The words were deleted with the session, but the index may keep them in its segments
+        // until it is merged.
         self.needs_index_merge.store(true, Ordering::Relaxed);
         self.events.publish(session, SessionEventKind::session_deleted(&deleted.participants));
         self.abort_queued(&deleted.turns);
         for turn in &deleted.turns {
             if let Err(error) = self.request_cancel(session, turn).await {
-                // It cannot store anything any more; it only goes on for nothing.
-                tracing::warn!(turn.id = %turn, error = %error.chain(), "a turn could not be stopped");
+                // Harmless apart from the cost: the turn has lost its claim and cannot store its
+                // reply.
+                tracing::warn!(turn.id = %turn, error = %error.chain(), "cancelling a turn of a deleted session failed");
             }
         }
     }
 
-    /// Does all of a piece of work, though whoever asked for it should leave in the middle.
+    /// Runs `work` as its own task, so that it completes even if the client disconnects and this
+    /// future is dropped. Used for writes followed by an event: the event must not be lost after
+    /// the commit.
     pub(super) async fn run_to_completion<T, F>(&self, work: F) -> Result<T>
     where
         T: Send + 'static,

@@ -1,4 +1,4 @@
-//! The end of a turn: the reply is stored, then the stream ends, then the next turn begins.
+//! Ends a turn: stores the reply, ends the stream, starts the next queued turn, in this order.
 
 use super::ChatService;
 use super::events::SessionEventKind;
@@ -20,19 +20,19 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::sleep;
 
-/// A store that stumbles is tried again after this long, then twice as long, up to …
+/// First delay before storing the reply is retried; doubled on each failure.
 const MIN_RETRY_DELAY: Duration = Duration::from_millis(50);
-/// … this long.
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(2);
 
-/// What is said of a reply that cannot be stored any more.
-const LEASE_LOST: &str = "the session was deleted, or this server was silent for too long";
-/// What is said of a reply that ended without a reason.
-const REPLY_TRUNCATED: &str = "the provider's reply broke off";
+/// Shown to readers when the turn lost its claim before its reply was stored.
+const LEASE_LOST: &str =
+    "the reply was not stored: the session was deleted or this server lost its lease";
+/// Shown when the stream ended without a finish reason.
+const REPLY_TRUNCATED: &str = "the provider's stream ended before the reply was complete";
 
 impl ChatService {
-    /// Stores the reply, then publishes the frames that end the stream: who has read them can read
-    /// the reply. Then the next waiting turn runs.
+    /// Stores the reply, then publishes the final frames, so that a client that has seen the end of
+    /// the stream can read the reply. Then starts the next queued turn.
     pub(super) async fn finish_turn(
         self: &Arc<Self>,
         started: &StartedTurn,
@@ -56,6 +56,8 @@ impl ChatService {
             ReplyOutcome::Failed(error) => error.to_string(),
             _ => String::new(),
         };
+        // Encoded now but published only after the commit. The store needs the final frames too:
+        // they are the last batch of the turn log.
         transcript.end_stream(match &outcome {
             ReplyOutcome::Finished(reason) => StreamEnd::Finish {
                 reason: *reason,
@@ -69,15 +71,20 @@ impl ChatService {
         });
         let ending = transcript.take_frames();
         let stored = self.store_reply(started, buffer, reply, &ending).await;
-        // Whoever reads the end may begin another turn at once.
+        // Released before the final frames go out: a client that reads the end may start its next
+        // turn immediately.
         drop(permit);
         match stored {
             Ok(Some(finished)) => {
+                // Both the event and the end of the stream come after the commit: a client that
+                // reacts to either finds the reply stored.
                 self.publish_turn_end(&started.session.id, &started.turn);
                 buffer.publish_frames(ending);
                 self.maybe_summarize(started);
                 self.start_next_queued(finished);
             }
+            // The claim is gone and the turn was cancelled: the session was deleted, or the journal
+            // found the lease lost. The stream ends like that of any cancelled turn.
             Ok(None) if matches!(outcome, ReplyOutcome::Stopped) => buffer.publish_frames(ending),
             Ok(None) => buffer.publish_frames(error_frames(
                 buffer.turn_id.clone(),
@@ -92,7 +99,8 @@ impl ChatService {
         }
     }
 
-    /// Learns how well the prompt was counted, if the model that was asked is the one that says so.
+    /// Lets memory compare its token count with the reported one. Skipped when a different model
+    /// answered, since that model may have another tokenizer.
     fn record_prompt_count(&self, transcript: &Transcript, record: &PromptRecord) {
         if let (Some(prompt_count), Some(usage), None) =
             (&record.prompt_count, transcript.usage(), transcript.model())
@@ -110,7 +118,7 @@ impl ChatService {
     ) {
         let elapsed = clock::now().duration_since(started.turn.started_at);
         if let ReplyOutcome::Failed(error) = outcome {
-            tracing::warn!(turn.id = %started.turn.turn_id, error = %error.chain(), "a turn failed");
+            tracing::warn!(turn.id = %started.turn.turn_id, error = %error.chain(), "turn failed");
         }
         tracing::info!(
             turn.id = %started.turn.turn_id,
@@ -132,8 +140,8 @@ impl ChatService {
         model.unwrap_or(self.memory.default_model()).to_owned()
     }
 
-    /// A reply is not given up because the store stumbles: only the server's end ends the trying,
-    /// and then the turn's log still has what was said.
+    /// Stores the reply and retries while the store is unavailable. Gives up only during shutdown;
+    /// recovery then restores the reply from the turn log.
     async fn store_reply(
         &self,
         started: &StartedTurn,
@@ -148,7 +156,10 @@ impl ChatService {
             cost: reply.reply.usage.and_then(|usage| usage.cost).map(|Cost(cost)| cost),
             reply,
             counts_toward_quota: !self.usage_policy.quotas.is_empty(),
+            // Waits for a journal write in flight, then closes the log: no batch may follow the
+            // last one.
             last_batch: buffer.close_log(ending).await,
+            // A draining instance leaves queued turns to other instances or to the next start.
             next_lease_holder: (!self.is_draining()).then(|| self.lease_holder.clone()),
         };
         let mut delay = MIN_RETRY_DELAY;
@@ -156,23 +167,27 @@ impl ChatService {
             let error = match self.store.finish_turn(finish.clone()).await {
                 Ok(Some(finished)) => return Ok(Some(finished)),
                 Ok(None) => {
+                    // The claim is gone, so retrying is pointless.
                     self.record_unstored_turn(started, &finish).await;
                     return Ok(None);
                 }
                 Err(error) => error,
             };
+            // Only an abort ends the retries. A cancelled turn during normal operation still keeps
+            // its partial reply.
             let is_aborted = self.is_draining() && buffer.cancel.is_cancelled();
             if is_aborted || error.kind != ErrorKind::StoreUnavailable {
-                tracing::error!(turn.id = %buffer.turn_id, error = %error.chain(), "a reply could not be stored");
+                tracing::error!(turn.id = %buffer.turn_id, error = %error.chain(), "storing a reply failed");
                 return Err(error);
             }
-            tracing::warn!(turn.id = %buffer.turn_id, error = %error.chain(), "storing a reply again");
+            tracing::warn!(turn.id = %buffer.turn_id, error = %error.chain(), "storing a reply failed, retrying");
             sleep(delay).await;
             delay = (delay * 2).min(MAX_RETRY_DELAY);
         }
     }
 
-    /// Books a turn whose reply nobody wants any more: it was paid for all the same.
+    /// Records the usage of a turn whose reply cannot be stored: the provider charges for it
+    /// anyway.
     async fn record_unstored_turn(&self, started: &StartedTurn, finish: &FinishTurn) {
         let reply = &finish.reply.reply;
         let entry = LedgerEntry {
@@ -189,17 +204,16 @@ impl ChatService {
             ended_at: finish.reply.created_at,
         };
         if let Err(error) = self.store.record_usage(entry).await {
-            tracing::error!(turn.id = %finish.turn_id, error = %error.chain(), "what a turn used was not booked");
+            tracing::error!(turn.id = %finish.turn_id, error = %error.chain(), "recording usage of a turn failed");
         }
     }
 
-    /// Says that a turn has ended and its reply is stored.
     pub(super) fn publish_turn_end(&self, session: &SessionId, turn: &ActiveTurn) {
         self.events.publish(session, SessionEventKind::message_added(&turn.message_id));
         self.events.publish(session, SessionEventKind::turn_ended(&turn.turn_id, &turn.message_id));
     }
 
-    /// The next waiting turn runs.
+    /// Runs the queued turn that the finish step has begun.
     fn start_next_queued(self: &Arc<Self>, finished: FinishOutcome) {
         let FinishOutcome { next, skipped } = finished;
         self.abort_queued(&skipped);
@@ -210,7 +224,7 @@ impl ChatService {
     }
 }
 
-/// What we count where the provider says nothing: nothing at all where it was not asked.
+/// Estimated usage when the provider reports none; zero if the prompt was never sent.
 fn estimate_usage(record: &PromptRecord, tokens: u32) -> Usage {
     if !record.is_sent {
         return Usage::default();

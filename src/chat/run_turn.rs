@@ -1,5 +1,5 @@
-//! A turn from its first frame to the end of what the provider has to say: one task, which nobody
-//! but the turn's own end, a stop or the server's end can end. `settle` does the rest.
+//! Runs a turn from its first frame to the end of the provider's stream, in one task. Only the
+//! provider, a cancellation or a shutdown ends it; `finish_turn` does the rest.
 
 use super::ChatService;
 use super::cache_key::derive_cache_key;
@@ -24,38 +24,40 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-/// How long a provider that has said why it stopped may take to say what the reply cost.
+/// How long to wait for the usage report after the provider sent its finish reason.
 const USAGE_GRACE: Duration = Duration::from_secs(2);
 
-/// How producing a reply ended.
 pub(super) enum ReplyOutcome {
-    /// The model stopped by itself.
+    /// The provider sent a finish reason.
     Finished(FinishReason),
-    /// Somebody stopped it, or the server is going down.
+    /// Cancelled by a user, a lost lease, or shutdown.
     Stopped,
-    /// The stream ended without saying why: what came is kept, but it is not all.
+    /// The stream ended cleanly without a finish reason: the partial reply is stored as
+    /// interrupted.
     Truncated,
-    /// Something failed.
     Failed(Error),
 }
 
-/// What was sent to the provider, as far as it came to that.
+/// Facts about the prompt that was sent, for usage and metadata.
 #[derive(Default)]
 pub(super) struct PromptRecord {
-    /// Whether a provider may have seen a prompt: a turn that ended before has cost nothing.
+    /// Whether a provider may have received the prompt. If not, the turn is recorded with zero
+    /// usage.
     pub(super) is_sent: bool,
     pub(super) memory: Option<MemorySummary>,
-    /// How the prompt was counted, if its size as the provider reports it can be compared with that.
+    /// `None` if the token count reported by the provider is not comparable with ours, for example
+    /// for prompts with images.
     pub(super) prompt_count: Option<PromptCount>,
-    /// Milliseconds until the provider sent something.
+    /// From the start of the turn to the first event of the provider, in milliseconds.
     pub(super) first_token_ms: Option<u64>,
 }
 
-/// A title that may still be written while the reply is.
+/// Receives a generated title while the reply is streaming.
 pub(super) type PendingTitle = Option<oneshot::Receiver<String>>;
 
 impl ChatService {
-    /// Runs a turn to its end. Whatever happens, the reply is stored before the last frame is out.
+    /// Runs a turn to its end. In every case the reply is stored before the last frame is
+    /// published.
     pub(super) async fn run_turn(
         self: Arc<Self>,
         started: StartedTurn,
@@ -78,7 +80,8 @@ impl ChatService {
         buffer.publish_frames(transcript.take_frames());
         let mut record = PromptRecord::default();
         let streaming = self.stream_reply(&started, &buffer, title, &mut transcript, &mut record);
-        // A mistake of ours must not leave the session claimed for ever.
+        // A panic must still end the turn normally, or the session would stay claimed until
+        // recovery ends the turn.
         let outcome = AssertUnwindSafe(streaming).catch_unwind().await;
         let outcome =
             outcome.unwrap_or_else(|_| ReplyOutcome::Failed(Error::internal("a turn panicked")));
@@ -86,7 +89,7 @@ impl ChatService {
         self.hub.close_buffer(&buffer);
     }
 
-    /// Asks the provider and publishes what it sends.
+    /// Calls the provider and publishes its events until the reply ends.
     async fn stream_reply(
         &self,
         started: &StartedTurn,
@@ -96,6 +99,7 @@ impl ChatService {
         record: &mut PromptRecord,
     ) -> ReplyOutcome {
         let requested = tokio::select! {
+            // Cancellation is checked first, so that a fast provider cannot starve it.
             biased;
             () = buffer.cancel.cancelled() => return ReplyOutcome::Stopped,
             requested = self.request_reply(started, record) => requested,
@@ -116,6 +120,8 @@ impl ChatService {
                     continue;
                 }
             };
+            // Outside the `select!`: `coalesce_events` is not cancel-safe, and a title arriving in
+            // the middle would lose deltas.
             let EventBatch { events: received, end } =
                 coalesce_events(first, &mut events, is_first).await;
             is_first &= received.is_empty();
@@ -123,31 +129,36 @@ impl ChatService {
             buffer.publish_frames(transcript.take_frames());
             match end {
                 None => {}
-                // What comes after the reason to finish takes nothing away from the reply.
+                // The reply is complete once it has a finish reason. Errors after that only lose
+                // the usage report.
                 Some(_) if transcript.finish_reason().is_some() => break,
                 Some(Ok(())) => return ReplyOutcome::Truncated,
                 Some(Err(error)) => return ReplyOutcome::Failed(error.into()),
             }
         }
+        // Last chance for a title that arrived together with the end of the reply.
         if let Some(title) = title.and_then(|mut title| title.try_recv().ok()) {
             transcript.write_title_frame(&title);
         }
         match transcript.finish_reason() {
             Some(FinishReason::Error) | None => ReplyOutcome::Failed(Error::new(
                 ErrorKind::ProviderError,
-                "the provider says that the reply failed",
+                "the provider reported that the reply failed",
             )),
             Some(reason) => ReplyOutcome::Finished(reason),
         }
     }
 
-    /// Builds the prompt and sends it. A provider that finds it too long gets a shorter one, once.
+    /// Builds the prompt and opens the stream. If the provider reports the prompt as too long,
+    /// retries once with half of the memory.
     async fn request_reply(
         &self,
         started: &StartedTurn,
         record: &mut PromptRecord,
     ) -> Result<ProviderEvents> {
         let settings = started.options.clone().with_defaults(started.session.settings.clone());
+        // The begin step checked prices and quotas, but a queued turn may have waited for long, and
+        // other turns have spent quota since.
         if started.was_queued {
             let Session { owner, project_id, .. } = &started.session;
             let model = settings.model.as_deref().unwrap_or(self.memory.default_model());
@@ -156,7 +167,8 @@ impl ChatService {
         }
         let UserMessage { id, parent_id, role, content, parts, tokens } = &started.user_message;
         let (rendered, images) = render_text_and_images(content, parts);
-        // Results mean nothing without their calls: both are the new message together.
+        // Tool results are meaningless without the calls, so the calling reply and the results are
+        // planned together as the new message.
         let calling_reply =
             self.memory.find_calling_reply(&started.session, *role, parent_id.as_ref()).await?;
         let history_end =
@@ -184,6 +196,8 @@ impl ChatService {
             let cache_key = Some(derive_cache_key(&started.session.id));
             let prompt = Prompt { cache_key, ..assembled.to_prompt(&settings) };
             let requested_at = Instant::now();
+            // Assume sent until the provider says otherwise: a timeout or a panic must not be
+            // recorded as free.
             let was_sent = mem::replace(&mut record.is_sent, true);
             match self.provider.open_stream(&prompt).await {
                 Ok(events) => {
@@ -194,11 +208,14 @@ impl ChatService {
                     return Ok(events);
                 }
                 Err(error) if error.error_kind() == ErrorKind::ContextTooLong && !is_shortened => {
-                    tracing::warn!(turn.id = %started.turn.turn_id, %error, "halving the memory");
+                    tracing::warn!(turn.id = %started.turn.turn_id, %error, "prompt too long, retrying with half the history");
                     is_shortened = true;
+                    // Our token count can be too low for unknown tokenizers. Halving what was
+                    // actually used, not the budget, makes sure that the second prompt is shorter.
                     plan.halve_memory(assembled.memory_tokens());
                 }
                 Err(error) => {
+                    // An unsent retry does not undo a first attempt that reached the provider.
                     record.is_sent = was_sent || !error.is_unsent;
                     return Err(error.into());
                 }
@@ -219,7 +236,7 @@ fn memory_summary(assembled: &AssembledPrompt) -> MemorySummary {
     }
 }
 
-/// What the provider sends next. A reply that has its reason to finish does not wait long.
+/// The next events. After the finish reason the wait is bounded: only the usage report is missing.
 async fn next_events(events: &mut ProviderEvents, transcript: &Transcript) -> PolledEvents {
     if transcript.finish_reason().is_none() {
         return events.next().await;
@@ -227,7 +244,7 @@ async fn next_events(events: &mut ProviderEvents, transcript: &Transcript) -> Po
     timeout(USAGE_GRACE, events.next()).await.unwrap_or_default()
 }
 
-/// Waits for the title; for ever if none will come.
+/// Waits for the title. Never resolves if there is none, so it can be an arm of `select!`.
 async fn wait_for_title(title: &mut PendingTitle) -> String {
     if let Some(pending) = title {
         let received = pending.await;
