@@ -1,8 +1,8 @@
-//! The relay: turns that other instances run, followed through the store's log by one poll for all
-//! their readers here, and stops that other instances ask of this one.
+//! The relay: follows turns of other instances through the turn log, with one poll for all readers
+//! here, and applies cancellations requested by other instances.
 //!
-//! A reader elsewhere is a flush and a poll behind the instance that runs the turn. Nothing here
-//! costs anything while nobody reads from afar and no turn runs.
+//! A remote reader lags by one flush and one poll. Without remote readers and running turns the
+//! relay does not access the store.
 
 use super::ChatService;
 use super::frames::StreamCursor;
@@ -19,13 +19,12 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
-/// How often it looks.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
-/// How long a reader who has read further than the log waits for the log.
+/// How long a reader that is ahead of the log waits for the log to catch up.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl ChatService {
-    /// Follows the turns of others, and stops what others want stopped, until told to stop.
+    /// Runs until `stop` is cancelled. Returns at once if the store is not shared.
     pub async fn run_relay(self: Arc<Self>, stop: CancellationToken) {
         if !self.store.is_shared() {
             return;
@@ -44,9 +43,9 @@ impl ChatService {
             };
             match polled {
                 Ok(()) => is_failing = false,
-                // Said once: the next look comes soon.
+                // Logged once per outage: the next poll is 100 ms away.
                 Err(error) if !std::mem::replace(&mut is_failing, true) => {
-                    tracing::warn!(error = %error.chain(), "turns of other instances cannot be followed");
+                    tracing::warn!(error = %error.chain(), "polling turns of other instances failed, retrying");
                 }
                 Err(_) => {}
             }
@@ -54,6 +53,7 @@ impl ChatService {
     }
 
     async fn poll_remote_turns(&self) -> Result<()> {
+        // Only an instance with running turns can be asked to cancel one.
         if self.hub.has_local_turns() {
             self.poll_cancellations().await?;
         }
@@ -70,12 +70,14 @@ impl ChatService {
         if cancelled.is_empty() {
             return Ok(());
         }
+        // Cancel before deleting the requests: if deleting fails, they are found and applied again,
+        // which is harmless.
         cancelled.iter().for_each(|buffer| buffer.cancel.cancel());
         let turns: Vec<_> = cancelled.iter().map(|buffer| buffer.turn_id.clone()).collect();
         self.store.delete_cancellations(&turns).await
     }
 
-    /// A reader of a turn that another instance runs, behind the frame that `cursor` names.
+    /// Reader for a turn that another instance runs, after the frame named by `cursor`.
     pub(super) async fn read_remote_turn(
         &self,
         session: &SessionId,
@@ -85,17 +87,19 @@ impl ChatService {
         let buffer = self.hub.open_remote_buffer(session, &turn.turn_id, &turn.message_id);
         self.apply_log_updates(std::slice::from_ref(&buffer)).await?;
         if let Some(cursor) = cursor.filter(|cursor| cursor.turn_id == buffer.turn_id) {
-            // Who read at the instance that runs the turn may know more than the log.
+            // A client that was connected to the running instance may have seen frames that are not
+            // in the log yet.
             let _ = timeout(CATCH_UP_TIMEOUT, buffer.wait_for_frame(cursor.frame)).await;
             if buffer.last_frame() < cursor.frame {
-                // What it has read was lost with its server: it hears how that ends, nothing twice.
+                // Those frames were lost in a crash. The client gets only the end of the turn;
+                // replaying would repeat text it has seen.
                 return Ok(Some(TurnReader::at_end(buffer)));
             }
         }
         Ok(TurnReader::after_cursor(buffer, cursor))
     }
 
-    /// Publishes what came of these turns.
+    /// Fetches new log batches of these turns and publishes them.
     async fn apply_log_updates(&self, buffers: &[Arc<TurnBuffer>]) -> Result<()> {
         let remote_turns = buffers.iter().filter_map(|buffer| {
             let session_id = buffer.session_id.clone();
@@ -115,14 +119,17 @@ impl ChatService {
             };
             let from = remote_turns.iter().find(|remote| remote.turn_id == turn_id);
             let Some(from) = from.map(|remote| remote.next_batch) else { continue };
+            // Another poll was faster, or this instance has taken the turn over.
             if !buffer.append_remote(&batches, from, next_batch) {
                 continue;
             }
             if state == RemoteTurnState::Gone {
+                // The turn is over but its log does not contain the end. It was shorter than one
+                // flush, or it was removed.
                 let ending = match self.build_ending(buffer).await {
                     Ok(ending) => ending,
                     Err(error) => {
-                        tracing::debug!(turn.id = %buffer.turn_id, error = %error.chain(), "its end comes later");
+                        tracing::debug!(turn.id = %buffer.turn_id, error = %error.chain(), "reading the end of a remote turn failed, retrying");
                         continue;
                     }
                 };
@@ -137,14 +144,16 @@ impl ChatService {
         Ok(())
     }
 
-    /// The end of a turn whose log does not tell of it: its reply, if it has one and nothing of it
-    /// was told yet.
+    /// Frames for a turn whose log has no end: its stored reply if no frame was published yet,
+    /// otherwise an abort.
     async fn build_ending(&self, buffer: &TurnBuffer) -> Result<Bytes> {
         let aborted = || Ok(abort_frames_after(buffer.turn_id.clone(), buffer.last_frame()).bytes);
         let Some(remote) = buffer.remote_progress().filter(|_| buffer.last_frame() == 0) else {
             return aborted();
         };
         let server = Principal::server();
+        // Replaying the whole reply is only correct for readers that have seen nothing, hence the
+        // check for frame 0 above.
         let message = self.store.get_message(&server, &buffer.session_id, &remote.reply_id).await;
         let session =
             self.store.get_session(&server, &buffer.session_id, AccessLevel::Participant).await;
