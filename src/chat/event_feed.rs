@@ -1,11 +1,9 @@
-//! The feed: carries events from where they happened to whoever listens, here and at other
-//! instances.
+//! Delivers events to subscribers, on this instance and others.
 //!
-//! Every event is judged when it is handed out: the session is read anew, so a participant who was
-//! removed hears no more and a new one begins to. Between instances events go through the store:
-//! each writes what happens there, and one that has listeners reads what the others wrote, by one
-//! poll for all of them. Nothing is replayed: a listener's `sync` says from when on everything is
-//! heard.
+//! Access is checked at delivery: the session is read again, so a removed participant gets no
+//! further events and a new one starts to. Between instances events travel through the store: each
+//! instance writes its own and, while it has subscribers, polls for those of the others. Events are
+//! not replayed: a client receives all changes after its last `sync`.
 
 use super::ChatService;
 use super::events::{
@@ -22,17 +20,15 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
-/// How often an instance with listeners looks what the others told.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
-/// A store that stumbles is tried again after this long.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
-/// The most events that are told in one document.
+/// Maximum events per stored bundle.
 const MAX_BUNDLE_EVENTS: usize = 500;
-/// How long the last words of an instance may take.
+/// How long shutdown waits for the last bundle to be written.
 const FINAL_PUBLISH_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl ChatService {
-    /// The events of one session, or of all that `who` participates in, from now on. Errors:
+    /// Subscribes to one session, or to all sessions in which the user participates. Errors:
     /// `session_not_found`.
     pub async fn subscribe_events(
         &self,
@@ -45,7 +41,7 @@ impl ChatService {
         Ok(self.events.subscribe(principal.clone(), session_filter))
     }
 
-    /// Carries events until told to stop; then all who listen get the end of their streams.
+    /// Delivers events until `stop` is cancelled, then ends all event streams.
     pub async fn run_event_feed(self: Arc<Self>, stop: CancellationToken) {
         let publishing = self.publish_remote_events(&stop);
         let dispatching = async {
@@ -61,9 +57,11 @@ impl ChatService {
     async fn run_dispatch(&self) {
         let mut ticks = interval(POLL_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // How far the others were heard, while anybody listens here.
+        // Position in the feed of the other instances; `None` while there are no subscribers.
         let mut position: Option<FeedPosition> = None;
         loop {
+            // Without subscribers the store is not polled. The position is fetched again for the
+            // next one, since events in between need no delivery.
             if !self.events.has_subscribers() {
                 position = None;
             }
@@ -81,11 +79,13 @@ impl ChatService {
                     None => position = Some(self.with_retry(|| self.store.feed_position()).await),
                 }
             }
+            // The `sync` comes last: when a client sees it, the position is known, so that events
+            // from other instances after it are delivered.
             delivery.new_subscribers.iter().for_each(|subscriber| subscriber.push_sync());
         }
     }
 
-    /// Hands out what the others told since.
+    /// Delivers the events that other instances published since `position`.
     async fn poll_remote_events(
         &self,
         subscribers: &[Arc<SubscriberQueue>],
@@ -96,9 +96,12 @@ impl ChatService {
             self.with_retry(|| self.store.read_events_after(position, own_boot)).await
         {
             let before = position.insert(boot, number);
+            // Bundles are numbered without gaps. A gap means that bundles expired before they were
+            // read, or could not be stored.
             let is_whole = before.is_none_or(|before| before + 1 == number);
             let notifications = serde_json::from_str(&payload).ok().filter(|_| is_whole);
-            // What was told too long ago, or by another version, can only be read anew.
+            // Missing bundles, or bundles of another version, cannot be delivered: subscribers have
+            // to reload.
             self.dispatch_notifications(
                 subscribers,
                 notifications.unwrap_or_else(|| vec![SessionNotification::Lost]),
@@ -107,8 +110,8 @@ impl ChatService {
         }
     }
 
-    /// Asks the store until it answers: whoever listens can do nothing meanwhile, either. Nothing,
-    /// where it cannot answer.
+    /// Retries `operation` while the store is unavailable: subscribers could not read anything
+    /// meanwhile anyway. Any other error yields the default value.
     async fn with_retry<T, F>(&self, operation: impl Fn() -> F) -> T
     where
         T: Default,
@@ -119,11 +122,11 @@ impl ChatService {
             match operation().await {
                 Ok(value) => return value,
                 Err(error) if error.kind != ErrorKind::StoreUnavailable => {
-                    tracing::error!(error = %error.chain(), "an event could not be told");
+                    tracing::error!(error = %error.chain(), "delivering an event failed");
                     return T::default();
                 }
                 Err(error) if !std::mem::replace(&mut is_failing, true) => {
-                    tracing::warn!(error = %error.chain(), "events wait for the store");
+                    tracing::warn!(error = %error.chain(), "store unavailable, retrying event delivery");
                 }
                 Err(_) => {}
             }
@@ -136,6 +139,8 @@ impl ChatService {
         subscribers: &[Arc<SubscriberQueue>],
         notifications: Vec<SessionNotification>,
     ) {
+        // One read per session and batch: a turn publishes several notifications in quick
+        // succession.
         let mut sessions = HashMap::new();
         for notification in notifications {
             match notification {
@@ -165,6 +170,8 @@ impl ChatService {
         if let SessionEventKind::Deleted { audience } = kind {
             let event = ClientEvent::Session { action: "deleted", session_id: id, session: None }
                 .encode_sse();
+            // The session is gone, so access is checked against the users it had. Admins see it
+            // only if they subscribed to that session.
             let was_participant = |subscriber: &&Arc<SubscriberQueue>| {
                 let user = subscriber.principal.user.as_str();
                 audience.iter().any(|of| of == user)
@@ -190,7 +197,7 @@ impl ChatService {
         }
     }
 
-    /// The session as it is now, without its nodes, as in lists.
+    /// The current session without its nodes, as in lists.
     async fn load_session(&self, id: &str) -> Result<Option<Session>> {
         let id = SessionId::new_unchecked(id);
         let found =
@@ -198,7 +205,7 @@ impl ChatService {
         Ok(none_if_not_found(found)?.map(|session| Session { nodes: None, ..session }))
     }
 
-    /// The event as it is told; `None` if what it was about is gone.
+    /// The event to send; `None` if its subject is gone.
     async fn build_event(
         &self,
         session: &Session,
@@ -214,6 +221,7 @@ impl ChatService {
         Ok(Some(match kind {
             SessionEventKind::Created => of_session("created"),
             SessionEventKind::Changed => of_session("changed"),
+            // All messages of the session came with the import, so the session itself is new.
             SessionEventKind::Imported { messages }
                 if *messages == u64::from(session.messages_count) =>
             {
@@ -235,12 +243,13 @@ impl ChatService {
         }))
     }
 
-    /// Writes what happens here where the other instances find it.
+    /// Publishes the events of this instance to the others.
     async fn publish_remote_events(&self, stop: &CancellationToken) {
         let mut number = 0;
         while self.store.is_shared() {
             let outbox = tokio::select! {
                 outbox = self.events.wait_for_outbox() => outbox,
+                // Shutdown: publish what is left, once.
                 () = stop.cancelled() => self.events.take_outbox(),
             };
             for notifications in outbox.chunks(MAX_BUNDLE_EVENTS) {
@@ -252,6 +261,8 @@ impl ChatService {
                     () = publishing => {}
                     () = async { stop.cancelled().await; sleep(FINAL_PUBLISH_TIMEOUT).await } => return,
                 }
+                // Counted even if the store rejected the bundle: a gap makes readers reload. A
+                // retried write keeps its number, so a bundle is never delivered twice.
                 number += 1;
             }
             if stop.is_cancelled() {
@@ -261,8 +272,8 @@ impl ChatService {
     }
 }
 
-/// Whether a listener may hear of a session. Who listens to all hears of those they participate in,
-/// an administrator too.
+/// Whether a subscriber may receive events of a session. A subscription to all sessions covers only
+/// those in which the user participates, also for admins.
 fn can_receive(subscriber: &SubscriberQueue, session: &Session) -> bool {
     let mut principal = subscriber.principal.clone();
     principal.is_admin &= subscriber.session_filter.is_some();
@@ -270,7 +281,7 @@ fn can_receive(subscriber: &SubscriberQueue, session: &Session) -> bool {
         == AccessDecision::Allowed
 }
 
-/// What was found; `None` if it is gone.
+/// Maps not-found errors to `None`.
 fn none_if_not_found<T>(found: Result<T>) -> Result<Option<T>> {
     match found {
         Ok(found) => Ok(Some(found)),

@@ -1,9 +1,9 @@
-//! Events: what happens to sessions, handed to whoever listens in this process.
+//! Events: changes of sessions, delivered to the subscribers of this process.
 //!
-//! Whoever commits something says so with [`EventBroker::publish`], which waits for nobody and costs a
-//! look at a lock while nobody listens. `feed.rs` takes what was published, reads the session and
-//! the message it is about, and puts the event into the mailbox of each listener who may see them.
-//! A mailbox is bounded: one that overflows is emptied and holds a new `sync` instead.
+//! Every commit is followed by [`EventBroker::publish`], which never waits and costs one lock when
+//! there are no subscribers. `event_feed.rs` takes the notifications, loads the session and the
+//! message, and queues the event for every subscriber that may see them. Queues are bounded: an
+//! overflowing queue is cleared and gets a `sync` event instead.
 
 use crate::clock;
 use crate::domain::{Message, MessageId, Principal, Session, SessionId, Timestamp, TurnId, UserId};
@@ -13,37 +13,36 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
-/// The most bytes and events that wait for a listener …
+/// Limits of the queue of one subscriber, in bytes …
 const MAX_QUEUED_BYTES: usize = 1 << 20;
-/// … to read them.
+/// … and in events.
 const MAX_QUEUED_EVENTS: usize = 1024;
-/// The most notices that wait to be handed on.
+/// Limit of notifications that have not been dispatched yet.
 const MAX_PENDING_NOTIFICATIONS: usize = 10_000;
 
-/// Something that happened, as one instance tells another: what it is about, not how it looks now.
+/// A notification as exchanged between instances. It names what changed, not the new state, so that
+/// the state is read when it is delivered.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum SessionNotification {
-    /// In a session.
     #[serde(rename = "In")]
     Event {
         session: String,
         #[serde(rename = "what")]
         kind: SessionEventKind,
     },
-    /// More than could be told.
+    /// Notifications were dropped: subscribers have to reload.
     Lost,
 }
 
-/// What happened in a session.
+/// Serialized for other instances, which may run another version: unknown kinds become `Lost`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum SessionEventKind {
     Created,
     Changed,
-    /// So many messages came with it.
     Imported {
         messages: u64,
     },
-    /// It had these users.
+    /// Lists the users, because after the deletion the session cannot be read any more.
     Deleted {
         audience: Vec<String>,
     },
@@ -86,7 +85,7 @@ impl SessionEventKind {
     }
 }
 
-/// An event as a listener reads it.
+/// An event as sent to clients.
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub(super) enum ClientEvent<'a> {
@@ -127,7 +126,7 @@ impl ClientEvent<'_> {
         }
     }
 
-    /// The event on the wire.
+    /// Encodes the event as a server-sent event.
     pub(super) fn encode_sse(&self) -> Bytes {
         let json = serde_json::to_string(self).unwrap_or_default();
         format!("event: {}\ndata: {json}\n\n", self.event_name()).into()
@@ -138,36 +137,33 @@ fn encode_sync_event() -> Bytes {
     ClientEvent::Sync { at: clock::now() }.encode_sse()
 }
 
-/// What happened and who listens.
+/// Collects notifications and keeps the subscribers.
 pub(super) struct EventBroker {
-    /// Whether other instances want to hear it, too.
+    /// Whether other instances get the notifications as well.
     is_shared: bool,
     state: Mutex<BrokerState>,
-    /// Something was published, or somebody came to listen.
+    /// Notifies of new notifications and subscribers.
     changed: Notify,
-    /// Something is to be told to other instances.
     outbox_changed: Notify,
 }
 
 #[derive(Default)]
 struct BrokerState {
-    /// For the listeners here.
+    /// For the subscribers of this process.
     notifications: Vec<SessionNotification>,
-    /// For other instances.
     outbox: Vec<SessionNotification>,
     subscribers: Vec<Arc<SubscriberQueue>>,
-    /// Those who wait for their first `sync`.
+    /// Subscribers that have not received their first `sync`.
     new_subscribers: Vec<Arc<SubscriberQueue>>,
     is_closed: bool,
 }
 
-/// What there is to do for the listeners of this process.
+/// Pending work of the dispatcher.
 pub(super) struct DeliveryBatch {
-    /// What happened.
     pub(super) notifications: Vec<SessionNotification>,
-    /// Who hears of it.
+    /// Receive the notifications.
     pub(super) subscribers: Vec<Arc<SubscriberQueue>>,
-    /// Who came meanwhile, and hears what happens from their `sync` on.
+    /// Joined since the last batch: they receive a `sync` and everything published after it.
     pub(super) new_subscribers: Vec<Arc<SubscriberQueue>>,
 }
 
@@ -181,7 +177,7 @@ impl EventBroker {
         }
     }
 
-    /// Says that something has happened in a session: after the commit that holds it.
+    /// Publishes a change. Call it after the commit.
     pub(super) fn publish(&self, session: &SessionId, kind: SessionEventKind) {
         let mut state = lock(&self.state);
         let has_subscribers = !state.subscribers.is_empty() || !state.new_subscribers.is_empty();
@@ -193,13 +189,14 @@ impl EventBroker {
             push_bounded(&mut state.outbox, notification.clone());
             self.outbox_changed.notify_one();
         }
+        // Dropped otherwise: nothing is replayed to a subscriber that joins later.
         if has_subscribers {
             push_bounded(&mut state.notifications, notification);
             self.changed.notify_one();
         }
     }
 
-    /// Somebody listens, to one session or to all that they participate in.
+    /// Adds a subscriber for one session, or for all sessions of `principal`.
     pub(super) fn subscribe(
         &self,
         principal: Principal,
@@ -221,12 +218,12 @@ impl EventBroker {
         EventReader { queue: subscriber }
     }
 
-    /// Waits until there is something to do for listeners.
+    /// Waits for notifications or new subscribers.
     pub(super) async fn wait_for_change(&self) {
         self.changed.notified().await;
     }
 
-    /// Whether anybody listens; forgets those who have left.
+    /// Removes subscribers that disconnected; returns whether any are left.
     pub(super) fn has_subscribers(&self) -> bool {
         let mut state = lock(&self.state);
         state.subscribers.retain(|subscriber| !subscriber.is_closed());
@@ -234,18 +231,19 @@ impl EventBroker {
         !state.subscribers.is_empty() || !state.new_subscribers.is_empty()
     }
 
-    /// Takes what there is to do for listeners.
+    /// Takes the pending work. New subscribers count as subscribers from here on.
     pub(super) fn take_delivery(&self) -> DeliveryBatch {
         let mut state = lock(&self.state);
         let notifications = std::mem::take(&mut state.notifications);
-        // Taken together: what is published from here on, those who come hear as well.
+        // Taken under one lock: a notification published after this is delivered to the new
+        // subscribers too, so none falls between their `sync` and their first event.
         let new_subscribers = std::mem::take(&mut state.new_subscribers);
         let subscribers = state.subscribers.clone();
         state.subscribers.extend(new_subscribers.iter().cloned());
         DeliveryBatch { notifications, subscribers, new_subscribers }
     }
 
-    /// Waits for what other instances should hear, and takes it.
+    /// Waits for notifications for other instances and takes them.
     pub(super) async fn wait_for_outbox(&self) -> Vec<SessionNotification> {
         loop {
             let outbox = self.take_outbox();
@@ -260,7 +258,7 @@ impl EventBroker {
         std::mem::take(&mut lock(&self.state).outbox)
     }
 
-    /// Ends the streams of all who listen, and of each who comes later.
+    /// Ends all event streams, also those of later subscribers.
     pub(super) fn close_all(&self) {
         let mut state = lock(&self.state);
         state.is_closed = true;
@@ -272,7 +270,7 @@ impl EventBroker {
     }
 }
 
-/// Adds a notice; what is too much becomes the notice that much was lost.
+/// Adds a notification. On overflow all pending ones are replaced by `Lost`.
 fn push_bounded(notifications: &mut Vec<SessionNotification>, notification: SessionNotification) {
     if notifications.len() >= MAX_PENDING_NOTIFICATIONS {
         notifications.clear();
@@ -281,10 +279,10 @@ fn push_bounded(notifications: &mut Vec<SessionNotification>, notification: Sess
     notifications.push(notification);
 }
 
-/// The events that wait for one listener.
+/// The events queued for one subscriber.
 pub(super) struct SubscriberQueue {
     pub(super) principal: Principal,
-    /// The session to which they listen; all of theirs if none is named.
+    /// `None` for all sessions in which the user participates.
     pub(super) session_filter: Option<SessionId>,
     queue: Mutex<QueuedEvents>,
     changed: Notify,
@@ -298,11 +296,13 @@ struct QueuedEvents {
 }
 
 impl SubscriberQueue {
-    /// Adds an event. A listener who is too slow for them gets a new `sync` in place of all that
-    /// wait, and reads anew what they missed.
+    /// Queues an event. For a subscriber that reads too slowly, a `sync` replaces everything
+    /// queued; the client then reloads its state.
     pub(super) fn push_event(&self, event: Bytes) {
         let mut queued = lock(&self.queue);
         let is_full = queued.events.len() >= MAX_QUEUED_EVENTS
+            // A single event over the limit is accepted into an empty queue, or it could never be
+            // delivered.
             || queued.byte_count + event.len() > MAX_QUEUED_BYTES && !queued.events.is_empty();
         if is_full {
             queued.events.clear();
@@ -315,7 +315,7 @@ impl SubscriberQueue {
         self.changed.notify_one();
     }
 
-    /// Says that from here on everything is heard, and that what was before may have changed.
+    /// Queues a `sync`: all later changes will be delivered, earlier ones may have been missed.
     pub(super) fn push_sync(&self) {
         self.push_event(encode_sync_event());
     }
@@ -330,13 +330,13 @@ impl SubscriberQueue {
     }
 }
 
-/// Reads the events of one listener.
+/// Reads the events of one subscriber and unsubscribes on drop.
 pub struct EventReader {
     queue: Arc<SubscriberQueue>,
 }
 
 impl EventReader {
-    /// The next event; waits for it. `None` once the server goes down.
+    /// Waits for the next event; `None` when the server shuts down.
     pub async fn next(&mut self) -> Option<Bytes> {
         loop {
             {

@@ -1,7 +1,7 @@
-//! Searching: the words of messages kept in the background, and found.
+//! Search, and the background task that maintains the index.
 //!
-//! A session says durably how far its words are kept, so this goes on where it was cut off. No turn
-//! waits for it: what it writes gives way to everything else.
+//! Each session durably records how far it is indexed, so indexing resumes after a restart. Turns
+//! never wait for it: index writes yield to all other writes.
 
 use super::ChatService;
 use crate::domain::principal::AccessLevel;
@@ -18,48 +18,47 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-/// How often to look for words to keep: what is found is this much behind, and the time it takes.
+/// A message can be found this long after it was stored, plus the time to index it.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
-/// How often deleted words are let go of, which may write the whole index anew, in small steps …
+/// How often the index is merged to remove deleted words. A merge may rewrite the whole index, so
+/// it runs in small steps …
 const MERGE_INTERVAL: Duration = Duration::from_secs(10 * 60);
-/// … and for how long between two looks, so that new words do not wait.
+/// … for at most this long between two polls, so that new messages are not delayed.
 const MERGE_SLICE: Duration = Duration::from_millis(200);
-/// How long the server's end waits for that.
+/// How long shutdown spends on a pending merge.
 const FINAL_MERGE_TIMEOUT: Duration = Duration::from_secs(2);
-/// Messages whose words are written in one step, so that no step is long.
+/// Limits the size of one store step.
 const MESSAGES_PER_WRITE: usize = 128;
-/// Findings that are read at once.
 const MAX_CONCURRENT_READS: usize = 8;
 
-/// A finding as it is shown.
+/// A search hit with the data to show it.
 #[derive(Debug)]
 pub struct ResolvedSearchHit {
-    /// The session.
     pub session_id: SessionId,
-    /// Its title.
     pub title: String,
-    /// The message and who speaks; `None` if the title was found.
+    /// The message and its role; `None` if the title matched.
     pub message: Option<(MessageId, Role)>,
-    /// Where the words stand.
     pub snippet: SearchSnippet,
-    /// When the message was written, or the session created.
+    /// Time of the message, or of the creation of the session for a title.
     pub created_at: Timestamp,
 }
 
 impl ChatService {
-    /// What holds all terms, the newest first, and where the list goes on if it does.
+    /// Messages and titles that contain all terms, newest first, and the cursor of the next page.
     pub async fn search_messages(
         &self,
         principal: &Principal,
         query: &SearchQuery,
     ) -> Result<(Vec<ResolvedSearchHit>, Option<SearchCursor>)> {
         let mut matches = self.store.search_messages(principal, query).await?;
+        // Titles have no role, so a filter by role excludes them.
         if query.role.is_none() {
             matches.extend(self.store.search_titles(principal, query).await?);
         }
         matches.sort_by(|one, other| other.cursor.cmp(&one.cursor));
         let has_more = matches.len() > query.limit as usize;
         matches.truncate(query.limit as usize);
+        // From the unresolved matches: a hit that is gone must not end the list.
         let next = matches.last().filter(|_| has_more).map(|last| last.cursor.clone());
         let hits = stream::iter(
             matches.into_iter().map(|found| self.resolve_hit(principal, query, found)),
@@ -68,7 +67,7 @@ impl ChatService {
         Ok((hits.into_iter().flatten().collect(), next))
     }
 
-    /// What was found; `None` if it is gone meanwhile, or no more to be seen.
+    /// Loads a hit as the caller may read it; `None` if it is gone or no longer accessible.
     async fn resolve_hit(
         &self,
         principal: &Principal,
@@ -100,7 +99,7 @@ impl ChatService {
         }
     }
 
-    /// Keeps the words of messages, and lets go of those of deleted ones, until told to stop.
+    /// Indexes new messages and removes deleted words until `stop` is cancelled.
     pub async fn run_indexer(self: Arc<Self>, stop: CancellationToken) {
         let mut ticks = interval(POLL_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -119,13 +118,14 @@ impl ChatService {
             };
             match polled {
                 Ok(()) => is_failing = false,
-                // Said once: the next look comes soon.
+                // Logged once per outage: the next poll follows soon.
                 Err(error) if !std::mem::replace(&mut is_failing, true) => {
-                    tracing::warn!(error = %error.chain(), "words for searching cannot be kept");
+                    tracing::warn!(error = %error.chain(), "search indexing failed, retrying");
                 }
                 Err(_) => {}
             }
             if !is_merging && merge_checked_at.elapsed() >= MERGE_INTERVAL {
+                // Reset before merging: a deletion during the merge sets it again.
                 is_merging = self.needs_index_merge.swap(false, Ordering::Relaxed);
                 merge_checked_at = Instant::now();
                 is_merging = is_merging && self.merge_index(true, MERGE_SLICE).await;
@@ -133,13 +133,15 @@ impl ChatService {
                 is_merging = self.merge_index(false, MERGE_SLICE).await;
             }
         }
+        // Deleted text should not stay in the database file longer than necessary, so a pending
+        // merge is tried once more.
         if is_merging || self.needs_index_merge.load(Ordering::Relaxed) {
             self.merge_index(true, FINAL_MERGE_TIMEOUT).await;
         }
     }
 
-    /// Lets go of the words of deleted messages, for no longer than this. Whether there is more to do,
-    /// which goes on where it was left.
+    /// Runs merge steps for at most `max_time`. Returns whether steps are left; the next call
+    /// continues there.
     async fn merge_index(&self, is_begin: bool, max_time: Duration) -> bool {
         let started_at = Instant::now();
         let mut is_begin = is_begin;
@@ -148,7 +150,7 @@ impl ChatService {
                 Ok(true) if started_at.elapsed() < max_time => is_begin = false,
                 Ok(has_more) => return has_more,
                 Err(error) => {
-                    tracing::warn!(error = %error.chain(), "deleted words stay in the index for now");
+                    tracing::warn!(error = %error.chain(), "merging the search index failed, retrying later");
                     self.needs_index_merge.store(true, Ordering::Relaxed);
                     return false;
                 }
@@ -156,7 +158,7 @@ impl ChatService {
         }
     }
 
-    /// Keeps the words of some messages. Whether there were any.
+    /// Indexes the next messages. Returns whether there were any.
     pub async fn index_next_batch(&self) -> Result<bool> {
         let mut has_indexed = false;
         let mut batch = Vec::new();
@@ -183,7 +185,7 @@ impl ChatService {
         Ok(has_indexed)
     }
 
-    /// The words of a session's next messages, as many as are read at once.
+    /// The index words of the next chunk of a session's messages.
     async fn read_unindexed_words(&self, backlog: &IndexBacklog) -> Result<SessionWords> {
         let IndexBacklog { session_id, indexed_seq: after } = backlog;
         let after = *after;
@@ -198,11 +200,13 @@ impl ChatService {
             });
             SessionWords { messages: words.collect(), session: chunk.session, after_seq: after }
         };
+        // Splitting up to a mebibyte of text takes CPU time.
         tokio::task::spawn_blocking(words).await.map_err(Error::internal)
     }
 }
 
-/// Cut so that each is a step at the most; one without messages stays one.
+/// Splits into batches of at most [`MESSAGES_PER_WRITE`] messages. Returns one empty batch if there
+/// are no messages.
 fn split_into_batches(words: SessionWords) -> Vec<SessionWords> {
     let SessionWords { session, after_seq: mut after, mut messages } = words;
     let mut batches = Vec::new();
