@@ -1,5 +1,5 @@
-//! Responses: turns whose requests are kept, so that they can be told of, and heard, again. What is
-//! kept of a request only its dialect reads. Called by `http::v1`.
+//! Responses: turns whose requests are stored, so that they can be retrieved and streamed again.
+//! The stored request is opaque here; only `http::v1` interprets it.
 
 use super::ChatService;
 use super::hub::TurnReader;
@@ -18,10 +18,11 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 impl ChatService {
-    /// Begins a turn, as [`ChatService::stream_turn`] does, and keeps its request beside it before anybody
-    /// hears of it. The response, and whether it is new: a request that came before has the one that
-    /// it had then, and where a person will answer there is none. With `is_taped` its stream can be
-    /// heard again for ever.
+    /// Starts a turn like [`ChatService::stream_turn`] and stores its request.
+    ///
+    /// Returns the response and whether it is new: a retry gets the response stored first. There is
+    /// none if a human agent answers. With `is_recorded` all events are stored, so that the
+    /// response can be streamed again at any time.
     pub async fn start_response(
         self: &Arc<Self>,
         turn_request: TurnRequest,
@@ -51,8 +52,11 @@ impl ChatService {
                 request,
                 recording: None,
             };
+            // Stored before the stream is returned: a client that knows the id of the response can
+            // retrieve it.
             let stored = chat.store.save_response(session, &response).await?;
-            // Of several equal requests only the first finds its own one kept.
+            // Concurrent retries share a turn. Only the request whose response was stored first
+            // starts the recording.
             let is_new = stored == response;
             if is_recorded && is_new {
                 chat.spawn_recording(principal, session.clone(), stored.clone());
@@ -62,8 +66,9 @@ impl ChatService {
         .await
     }
 
-    /// Hears a response's reply from its beginning: the same pieces as its first listener, while it
-    /// runs, for a minute after, and for as long as there is a tape; else in as few as there can be.
+    /// Streams the reply of a response from its beginning. The events are the same as in the
+    /// original stream while the turn runs, for a minute after, and as long as a recording exists.
+    /// After that the reply is replayed in as few events as possible.
     pub async fn replay_response(
         self: &Arc<Self>,
         principal: &Principal,
@@ -88,6 +93,8 @@ impl ChatService {
         let session = self.store.get_session(principal, id, AccessLevel::Participant).await?;
         let turn = &response.turn_id;
         let buffer = self.hub.find_session_buffer(id, turn);
+        // From the most exact source to the least: the live buffer, the log via the relay, the log
+        // of an ended turn, the stored reply.
         if let Some(buffer) = buffer.filter(|buffer| buffer.remote_progress().is_none()) {
             return Ok(TurnReader::new(buffer));
         }
@@ -105,8 +112,8 @@ impl ChatService {
         Ok(TurnReader::from_frames(self.replay_stored_reply(&session, turn.clone(), &reply).await?))
     }
 
-    /// Listens to a reply until it ends and keeps each piece. Should the server end first, the reply
-    /// is still there, in other pieces.
+    /// Records all events of a reply. If the server stops first, there is no recording, but the
+    /// reply itself is stored.
     fn spawn_recording(
         self: &Arc<Self>,
         principal: Principal,
@@ -118,7 +125,7 @@ impl ChatService {
             let recorded = async {
                 let events = chat.replay_response(&principal, &session, &response).await?;
                 let events = events.map(record_event).collect::<Vec<_>>().await;
-                // One that is not whole would be told as if it were.
+                // An incomplete recording would be replayed as if it were complete.
                 let Some(events) = events.into_iter().collect::<Option<Vec<RecordedEvent>>>() else {
                     return Ok(());
                 };
@@ -126,13 +133,13 @@ impl ChatService {
                 chat.store.save_recording(&response.turn_id, &recording).await
             };
             if let Err(error) = recorded.await {
-                tracing::warn!(turn.id = %response.turn_id, error = %error.chain(), "no tape is kept of a response");
+                tracing::warn!(turn.id = %response.turn_id, error = %error.chain(), "storing the recording of a response failed");
             }
         });
     }
 }
 
-/// One piece of a reply as a tape keeps it.
+/// An event in a recording. The short names keep recordings small.
 #[derive(Serialize, Deserialize)]
 enum RecordedEvent {
     #[serde(rename = "t")]
@@ -151,7 +158,7 @@ enum RecordedEvent {
     Failed { code: String, message: String },
 }
 
-/// A server that goes down is not part of what was said.
+/// `None` for a shutdown: that is an end of this stream, not of the reply.
 fn record_event(event: ReplyEvent) -> Option<RecordedEvent> {
     Some(match event {
         ReplyEvent::Text(text) => RecordedEvent::Text(text),

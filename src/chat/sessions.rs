@@ -1,7 +1,7 @@
-//! What is done to sessions beside turns: stored, then said to those who listen.
+//! Changes of sessions outside of turns: each is stored, then published as an event.
 //!
-//! Each is carried through though whoever asked should leave in the middle, so that nothing is
-//! stored of which nobody hears.
+//! They run to completion even if the client disconnects, so that no change is stored without its
+//! event.
 
 use super::ChatService;
 use super::events::SessionEventKind;
@@ -12,8 +12,8 @@ use crate::store::{ImportOutcome, NewSession, PostMessage, ReadMarkUpdate};
 use std::sync::Arc;
 
 impl ChatService {
-    /// Creates a session, or gives the one that its owner created under this id before. Whether it
-    /// is new. Errors: `id_conflict`.
+    /// Creates a session, or returns the one that its owner created before under this id. Returns
+    /// whether it is new. Errors: `id_conflict`.
     pub async fn create_session(
         self: &Arc<Self>,
         principal: &Principal,
@@ -32,7 +32,7 @@ impl ChatService {
         .await
     }
 
-    /// Stores a message without a model. Errors: as of the store.
+    /// Stores a message without starting a turn. Errors: those of the store.
     pub async fn post_message(
         self: &Arc<Self>,
         principal: &Principal,
@@ -43,7 +43,7 @@ impl ChatService {
         self.run_to_completion(async move {
             let id = post.message.id.clone();
             let (message, session) = chat.store.post_message(&principal, post).await?;
-            // A repetition is answered with the message that is there already.
+            // A retry returns the stored message, whose event was already published.
             if message.id == id {
                 chat.publish_message(&session, &message.id, &message.content);
             }
@@ -52,7 +52,7 @@ impl ChatService {
         .await
     }
 
-    /// Switches to the branch of a message. Errors: as of the store.
+    /// Switches to the branch that contains a message. Errors: those of the store.
     pub async fn set_head(
         self: &Arc<Self>,
         principal: &Principal,
@@ -66,7 +66,7 @@ impl ChatService {
         let message = message.clone();
         self.run_to_completion(async move {
             let session = chat.store.set_head(&principal, &id, &message, now).await?;
-            // The head may have been there already.
+            // The store leaves `updated_at` alone if the head does not change.
             if session.updated_at == now {
                 chat.events.publish(&id, SessionEventKind::Changed);
             }
@@ -75,8 +75,8 @@ impl ChatService {
         .await
     }
 
-    /// Takes the head back to the message it stands under, if it is still `head` and no root. Whether
-    /// it was. Errors: as of the store.
+    /// Moves the head to its parent, if it is still `head` and not a root. Returns whether it
+    /// moved. Errors: those of the store.
     pub async fn pop_head(
         self: &Arc<Self>,
         principal: &Principal,
@@ -97,7 +97,7 @@ impl ChatService {
         .await
     }
 
-    /// Copies the path up to a message into a new session. Errors: as of the store.
+    /// Copies the path up to a message into a new session. Errors: those of the store.
     pub async fn fork_session(
         self: &Arc<Self>,
         principal: &Principal,
@@ -117,7 +117,7 @@ impl ChatService {
         .await
     }
 
-    /// Moves the caller's read mark forward. Errors: as of the store.
+    /// Moves the caller's read mark forward. Errors: those of the store.
     pub async fn mark_seen(
         self: &Arc<Self>,
         principal: &Principal,
@@ -130,6 +130,8 @@ impl ChatService {
         let up_to = up_to.clone();
         self.run_to_completion(async move {
             let seen = chat.store.mark_seen(&principal, &id, &up_to).await?;
+            // A client marks messages again whenever it shows them; only a change is worth an
+            // event.
             if seen.has_moved {
                 chat.events
                     .publish(&id, SessionEventKind::seen_up_to(&principal.user, &seen.message_id));
@@ -139,13 +141,13 @@ impl ChatService {
         .await
     }
 
-    /// Says that a session was imported. Its messages are not told one by one.
+    /// Publishes an import as one event, not one per message.
     pub fn publish_import(&self, imported: &ImportOutcome) {
         let ImportOutcome { session_id, added_messages: messages, .. } = imported;
         self.events.publish(session_id, SessionEventKind::Imported { messages: *messages });
     }
 
-    /// Says that a message was stored, and that it named its session if it did.
+    /// Publishes a stored message, and a session change if the message gave the session its title.
     pub(super) fn publish_message(&self, session: &Session, id: &MessageId, content: &str) {
         self.events.publish(&session.id, SessionEventKind::message_added(id));
         let has_set_title = session.title_source == TitleSource::Auto

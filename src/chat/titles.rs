@@ -1,4 +1,5 @@
-//! Titles that a model writes: once per session, beside its first turn, never over a user's own.
+//! Generated titles: once per session, alongside its first turn, never replacing a title set by a
+//! user.
 
 use super::ChatService;
 use super::events::SessionEventKind;
@@ -12,16 +13,18 @@ use crate::store::StartedTurn;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
-/// How much of the first message the model is shown, in characters.
+/// Characters of the first message in the prompt.
 const MAX_MESSAGE_CHARS: usize = 2000;
-/// The most tokens it may spend; models that think first need some.
+/// Enough for models that reason before they answer.
 const MAX_TITLE_TOKENS: u32 = 1000;
 
 impl ChatService {
-    /// Sets a title going if the turn is a session's first and titles are written by a model. A
-    /// failure leaves the title that was cut from the message.
+    /// Starts generating a title if this is the first turn of a session and a title model is
+    /// configured. On failure the title taken from the message stays.
     pub(super) fn spawn_title(self: &Arc<Self>, started: &StartedTurn) -> PendingTitle {
         let model = self.title_model.clone()?;
+        // A title set by the user is not `Auto`; a regenerated first reply has more than one
+        // message.
         let is_first = started.session.title_source == TitleSource::Auto
             && started.user_message.parent_id.is_none()
             && started.session.messages_count == 1;
@@ -40,20 +43,23 @@ impl ChatService {
             match title {
                 Ok(Some(title)) => {
                     match chat.store.set_generated_title(session, title.clone()).await {
-                        // The stream may have ended meanwhile.
+                        // Sending fails if the stream has ended; the event still reaches other
+                        // clients.
                         Ok(true) => {
                             chat.events.publish(session, SessionEventKind::Changed);
                             drop(sender.send(title.text));
                         }
                         Ok(false) => {}
                         Err(error) => {
-                            tracing::warn!(error = %error.chain(), "a title could not be stored")
+                            tracing::warn!(error = %error.chain(), "storing a title failed")
                         }
                     }
                 }
-                Ok(None) => tracing::warn!(session.id = %session, "the model wrote no title"),
+                Ok(None) => {
+                    tracing::warn!(session.id = %session, "title generation returned no usable title")
+                }
                 Err(error) => {
-                    tracing::warn!(error = %error.chain(), "a title could not be written")
+                    tracing::warn!(error = %error.chain(), "title generation failed")
                 }
             }
         });

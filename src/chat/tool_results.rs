@@ -1,4 +1,4 @@
-//! Results of function calls: which reply they belong to, and the message that holds them.
+//! Tool results: finds the reply whose calls they answer, and builds the message that holds them.
 
 use super::{ChatService, TurnIntent, TurnRequest};
 use crate::domain::message::MessageBody;
@@ -8,14 +8,15 @@ use crate::domain::{Message, MessageId, MessageType, Role};
 use crate::error::{Error, Result};
 use crate::store::{DuplicateIdPolicy, MessageParent, MessageQuery};
 
-/// The calls are in one of so many last messages of the path.
+/// How far back on the path the calling reply is searched, in messages.
 const MAX_LOOKBACK_MESSAGES: u32 = 50;
 
 impl ChatService {
-    /// Makes a message of results that a turn begins with. Other turns stay as they are.
+    /// Replaces submitted tool results by the message that holds them. Other requests are returned
+    /// unchanged.
     ///
-    /// They belong to the newest reply whose calls they all answer, so that a request that comes
-    /// twice means the same both times. Errors: `invalid_request` if there is none.
+    /// The results belong to the newest reply whose calls they answer completely, so a retry
+    /// resolves to the same reply. Errors: `invalid_request` if there is no such reply.
     pub(super) async fn resolve_tool_results(&self, request: TurnRequest) -> Result<TurnRequest> {
         let TurnIntent::SubmitToolResults { results, reply_id, max_bytes } = &request.intent else {
             return Ok(request);
@@ -35,6 +36,8 @@ impl ChatService {
             }
         };
         let (reply, calls) = find_answered_reply(&path, results)?;
+        // AI SDK clients send the results of the whole chain again; only those of this reply are
+        // new.
         let belongs = |result: &&NewToolResult| calls.iter().any(|call| call.id == result.call_id);
         let reply_results: Vec<NewToolResult> = results.iter().filter(belongs).cloned().collect();
         let (content, parts) =
@@ -42,6 +45,8 @@ impl ChatService {
         let intent = TurnIntent::Send {
             role: Role::Tool,
             body: MessageBody::parse("messages", content, parts, MessageType::Text, *max_bytes)?,
+            // Derived from the reply: a retry, even without an idempotency key, finds the message
+            // that is already stored.
             client_message_id: Some(MessageId::new_unchecked(format!("results:{}", reply.id))),
             parent: MessageParent::Message(reply.id.clone()),
             on_duplicate_id: DuplicateIdPolicy::Edit,
@@ -49,7 +54,7 @@ impl ChatService {
         Ok(TurnRequest { intent, ..request })
     }
 
-    /// The end of the path up to a reply.
+    /// The reply and its parent.
     async fn load_reply_with_parent(
         &self,
         request: &TurnRequest,
@@ -64,8 +69,8 @@ impl ChatService {
     }
 }
 
-/// The newest reply all of whose calls have a result, and the calls. One of which only some have is
-/// not passed over: its client has not finished.
+/// The newest reply whose calls all have a result, and its calls. A reply with only some results is
+/// an error: its client has not finished.
 fn find_answered_reply<'a>(
     path: &'a [Message],
     results: &[NewToolResult],
@@ -77,16 +82,16 @@ fn find_answered_reply<'a>(
         let calls = tool::parse_calls(&reply.parts);
         let has_any_result = calls.iter().any(|call| has_result(&call));
         match calls.iter().find(|call| !has_result(call)) {
-            // Else what was said since would be left aside.
+            // Answering an earlier reply would branch off and hide the messages that followed it.
             None if has_any_result
                 && path.get(at + 1).is_some_and(|next| next.role != Role::Tool) =>
             {
-                let message = "hold outputs of a reply that the conversation has gone on from";
+                let message = "contains outputs for a reply that later messages already follow";
                 return Err(Error::invalid_field("messages", message));
             }
             None if has_any_result => return Ok((reply, calls)),
             Some(call) if has_any_result => {
-                let message = "must hold an output for each function call of the reply";
+                let message = "must contain an output for every function call of the reply";
                 return Err(Error::invalid_field(
                     "messages",
                     format!("{message}: {} has none", call.id),
@@ -95,10 +100,10 @@ fn find_answered_reply<'a>(
             _ => {}
         }
     }
-    Err(Error::invalid_field("messages", "hold outputs, but no reply waits for them"))
+    Err(Error::invalid_field("messages", "contains outputs, but no reply is waiting for them"))
 }
 
-/// The first reply of those that follow one another with nothing but results between them.
+/// The first reply of the chain that ends with `reply`, linked by tool results only.
 fn first_reply_id(path: &[Message], reply: &Message) -> MessageId {
     let parent = path.iter().find(|message| Some(&message.id) == reply.parent_id.as_ref());
     let results = parent.filter(|parent| parent.role == Role::Tool);
