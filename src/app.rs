@@ -1,4 +1,4 @@
-//! The composition root: the one place that names concrete stores and providers. The binary and
+//! The composition root: the only place that names concrete stores and providers. The binary and
 //! the tests build the same application here.
 
 use crate::auth::{self, Authenticator};
@@ -34,18 +34,17 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-/// Where a local Ollama answers.
 const OLLAMA_URL: &str = "http://127.0.0.1:11434/v1";
-/// How long it may take to say that it is there.
+/// Short, because it delays every start without a configured provider.
 const OLLAMA_TIMEOUT: Duration = Duration::from_millis(500);
-/// How long an endpoint may take to name its models, when no model is configured.
+/// For a provider without a configured model.
 const LIST_MODELS_TIMEOUT: Duration = Duration::from_secs(5);
-/// An import runs no turns; a store wants to know all the same how long one may be silent.
+/// Imports run no turns, but opening the store requires a lease.
 const IMPORT_LEASE: Duration = Duration::from_secs(15);
-/// How long connections may linger once their turns have ended.
+/// How long open connections may take to close after their turns have ended.
 const CONNECTION_GRACE: Duration = Duration::from_secs(2);
 
-/// The application, listening.
+/// The application, bound to its address.
 pub struct App {
     listener: TcpListener,
     address: SocketAddr,
@@ -58,24 +57,24 @@ pub struct App {
     notes: Vec<String>,
 }
 
-/// What tests set otherwise than an operator can.
+/// Timings that are fixed for operators and shortened by tests.
 #[derive(Debug, Clone, Copy)]
 pub struct TimingOptions {
-    /// Silence after which a comment goes out on a stream.
+    /// Interval of comments on idle streams.
     pub heartbeat_interval: Duration,
-    /// How long a reader may take nothing.
+    /// How long a client may stop reading before its connection is closed.
     pub write_timeout: Duration,
-    /// How long to wait before a provider is asked again.
+    /// Delay before a provider call is retried.
     pub provider_retry_delay: Duration,
-    /// How long a turn waits for what it recalls.
+    /// How long a turn waits for recall.
     pub recall_timeout: Duration,
-    /// How long a client may take to send a request's head.
+    /// How long a client may take to send the request head.
     pub header_timeout: Duration,
-    /// How long a client may take to send the next piece of a request's body.
+    /// How long a client may take to send the next part of the request body.
     pub body_timeout: Duration,
-    /// How often idle sessions are looked for.
+    /// Interval of the deletion of idle sessions.
     pub retention_interval: Duration,
-    /// How long to wait before the keys that sign tokens are fetched again.
+    /// Minimum time between two downloads of the JWKS.
     pub jwks_retry_delay: Duration,
 }
 
@@ -95,23 +94,24 @@ impl Default for TimingOptions {
 }
 
 impl App {
-    /// Opens the store, finds the provider, begins to listen, and puts in order what a crash left
-    /// behind. Errors say what an operator can do.
-    pub async fn start(config: Config, tuning: TimingOptions) -> Result<Self> {
-        // Reading the vocabulary takes a tenth of a second; meanwhile the rest goes on.
+    /// Opens the store, selects the provider, binds the listener and recovers from a crash. Errors
+    /// say what the operator can change.
+    pub async fn start(config: Config, timing: TimingOptions) -> Result<Self> {
+        // Loading the vocabulary takes about 100 ms, so it runs in parallel.
         let vocabulary = tokio::task::spawn_blocking(tokens::load_vocabulary);
         let mut notes = Vec::new();
         let prompts = Arc::new(PromptTemplates::load(config.prompts_dir.as_deref())?);
         let store = open_store(&config).await?;
         let auth =
-            Arc::new(Authenticator::new(build_auth_settings(&config, tuning), store.clone())?);
+            Arc::new(Authenticator::new(build_auth_settings(&config, timing), store.clone())?);
         let SelectedProvider { provider, model } = select_provider(&config, &mut notes).await?;
         let name = provider.name();
         vocabulary.await.map_err(Error::internal)?;
-        let (titles, summaries) =
-            (select_title_model(&config, &model), select_summary_model(&config, name, &model));
-        let beside = titles.iter().chain(&summaries);
-        check_prices(&config, [&model].into_iter().chain(&config.fallback_models).chain(beside))?;
+        let title_model = select_title_model(&config, &model);
+        let summary_model = select_summary_model(&config, name, &model);
+        let background_models = title_model.iter().chain(&summary_model);
+        let models = [&model].into_iter().chain(&config.fallback_models).chain(background_models);
+        check_prices(&config, models)?;
         let windows = ContextWindows::new(config.context_windows.iter().cloned());
         let memory =
             Memory::new(store.clone(), prompts.clone(), build_memory_defaults(&config, &model))?;
@@ -120,26 +120,28 @@ impl App {
             None => memory,
         };
         let memory =
-            memory.with_context_windows(windows).with_recall_timeout(tuning.recall_timeout);
+            memory.with_context_windows(windows).with_recall_timeout(timing.recall_timeout);
         let memory = Arc::new(memory);
+        // Bound before recovery: the address is part of the instance name, and a second process on
+        // the same address must fail before it ends the turns of the first.
         let listener = bind_listener(config.listen_address()).await?;
         let address = listener.local_addr().map_err(Error::internal)?;
         let chat = ChatService::new(ChatDependencies {
             store: store.clone(),
             provider: Arc::new(ResilientProvider::new(
                 provider,
-                build_retry_policy(&config, tuning),
+                build_retry_policy(&config, timing),
             )),
             memory: memory.clone(),
             prompts,
-            title_model: titles,
-            summary_model: summaries,
+            title_model,
+            summary_model,
             lease_holder: build_lease_holder(address),
         });
         let chat = Arc::new(chat.with_policy(build_usage_policy(&config)));
         let cut_off = chat.recover_turns().await?;
         if cut_off > 0 {
-            notes.push(format!("the last run ended in the middle of {cut_off} replies; they are kept as interrupted"));
+            notes.push(format!("{cut_off} replies were cut off when the server last stopped; they are stored as interrupted"));
         }
         let summary = format!(
             "http://{address}, store {}, provider {name}, model {model}, instance {}",
@@ -155,64 +157,67 @@ impl App {
             size_limits: SizeLimits { body: config.max_body, message: config.max_message },
             allowed_hosts: Arc::new(AllowedHosts::new(config.access.allowed_hosts)),
             cors_origins: config.access.cors_origins.into(),
-            heartbeat: tuning.heartbeat_interval,
+            heartbeat: timing.heartbeat_interval,
         };
-        let (lease, grace) = (config.instance_lease, config.shutdown_grace);
-        let retention = config.retention;
         Ok(Self {
             listener,
             address,
             api,
-            timing: tuning,
-            lease,
-            shutdown_grace: grace,
-            retention,
+            timing,
+            lease: config.instance_lease,
+            shutdown_grace: config.shutdown_grace,
+            retention: config.retention,
             summary,
             notes,
         })
     }
 
-    /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// URL, store, provider and model, for the first line of the log.
+    /// URL, store, provider and model, for the first log line.
     pub fn summary(&self) -> &str {
         &self.summary
     }
 
-    /// What the operator should know, for the lines behind it.
+    /// Hints for the operator, logged after the summary.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
 
-    /// Serves until `shutdown` is cancelled; then running turns finish within the grace, readers
-    /// get their ends, and the store is closed.
+    /// Serves until `shutdown` is cancelled. Then running turns finish within the grace period,
+    /// streams are ended, and the store is closed.
     pub async fn serve(self, shutdown: CancellationToken) -> Result<()> {
         let chat = self.api.chat.clone();
         let drained = CancellationToken::new();
         let journal = tokio::spawn(chat.clone().run_journal(drained.clone()));
         let relay = tokio::spawn(chat.clone().run_relay(drained.clone()));
-        let alive = tokio::spawn(chat.clone().run_heartbeat(self.lease, drained.clone()));
+        let heartbeat = tokio::spawn(chat.clone().run_heartbeat(self.lease, drained.clone()));
         let events = tokio::spawn(chat.clone().run_event_feed(drained.clone()));
-        let words = tokio::spawn(chat.clone().run_indexer(drained.clone()));
-        let watch = tokio::spawn(chat.clone().run_recovery(self.lease, drained.clone()));
+        let indexer = tokio::spawn(chat.clone().run_indexer(drained.clone()));
+        let recovery = tokio::spawn(chat.clone().run_recovery(self.lease, drained.clone()));
         let listener = TimeoutListener::new(self.listener, self.timing.write_timeout);
-        let uses = tokio::spawn(self.api.auth.clone().run_use_recorder(drained.clone()));
-        let (age, pause) = (self.retention, self.timing.retention_interval);
-        let sweep = tokio::spawn(chat.clone().run_retention(age, pause, drained.clone()));
+        let use_recorder = tokio::spawn(self.api.auth.clone().run_use_recorder(drained.clone()));
+        let age = self.retention;
+        let interval = self.timing.retention_interval;
+        let retention = tokio::spawn(chat.clone().run_retention(age, interval, drained.clone()));
         let router = build_router(self.api.clone());
-        let (head, body) = (self.timing.header_timeout, self.timing.body_timeout);
-        let server = serve(listener, router, http::ReadTimeouts { head, body }, drained.clone());
+        let timeouts =
+            http::ReadTimeouts { head: self.timing.header_timeout, body: self.timing.body_timeout };
+        let server = serve(listener, router, timeouts, drained.clone());
         let server = tokio::spawn(server);
         shutdown.cancelled().await;
-        tracing::info!(grace = ?self.shutdown_grace, "going down: no new turns");
+        tracing::info!(grace = ?self.shutdown_grace, "shutting down: no new turns");
+        // The background tasks run until all turns have ended: the journal must log them, the
+        // heartbeat must keep their lease, and readers are still connected.
         chat.drain(self.shutdown_grace).await;
         drained.cancel();
+        // Bounded, because a stalled client would otherwise delay the exit.
         let _ = timeout(CONNECTION_GRACE, server).await;
-        let beside = [journal, relay, events, words, alive, watch, uses, sweep];
-        let _ = futures::future::join_all(beside).await;
+        let tasks = [journal, relay, events, indexer, heartbeat, recovery, use_recorder, retention];
+        let _ = futures::future::join_all(tasks).await;
+        // Last: the tasks above may still write.
         self.api.store.close().await;
         Ok(())
     }
@@ -226,7 +231,7 @@ fn build_usage_policy(config: &Config) -> UsagePolicy {
     }
 }
 
-/// What costs nothing would never spend a quota of money.
+/// With a cost quota every configured model needs a price, or its use would be free of the quota.
 fn check_prices<'a>(config: &Config, models: impl Iterator<Item = &'a String>) -> Result<()> {
     let AccessConfig { prices, quota_cost, .. } = &config.access;
     let mut models = models.map(|model| model.trim());
@@ -241,29 +246,29 @@ fn check_prices<'a>(config: &Config, models: impl Iterator<Item = &'a String>) -
     Err(Error::new(ErrorKind::Internal, sentence))
 }
 
-fn build_auth_settings(config: &Config, tuning: TimingOptions) -> auth::AuthSettings {
+fn build_auth_settings(config: &Config, timing: TimingOptions) -> auth::AuthSettings {
     auth::AuthSettings {
         mode: config.access.auth,
         trusted_proxies: config.access.trusted_proxies.clone(),
         jwt: config.access.jwt_settings(),
-        jwks_refetch_interval: tuning.jwks_retry_delay,
+        jwks_refetch_interval: timing.jwks_retry_delay,
     }
 }
 
 async fn open_store(config: &Config) -> Result<Arc<dyn Store>> {
-    let sync = match config.sqlite_sync {
+    let durability = match config.sqlite_sync {
         SqliteSync::Full => Durability::Full,
         SqliteSync::Normal => Durability::Normal,
     };
     match &config.database_url {
-        DatabaseUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open(path, sync)?)),
+        DatabaseUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open(path, durability)?)),
         DatabaseUrl::Mongodb(url) => {
             Ok(Arc::new(MongoStore::open(url, config.instance_lease).await?))
         }
     }
 }
 
-/// The store to look at beside a server that uses it: nothing in it can be changed.
+/// Opens a store read-only, also while a server is using it.
 pub async fn open_read_only(url: &DatabaseUrl) -> Result<Arc<dyn Store>> {
     match url {
         DatabaseUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open_read_only(path)?)),
@@ -271,7 +276,7 @@ pub async fn open_read_only(url: &DatabaseUrl) -> Result<Arc<dyn Store>> {
     }
 }
 
-/// The store to make and revoke keys in, beside a server that uses it or before there is one.
+/// Opens a store for managing API keys, also while a server is using it or before the first start.
 pub async fn open_shared(url: &DatabaseUrl) -> Result<Arc<dyn Store>> {
     match url {
         DatabaseUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open_shared(path)?)),
@@ -279,8 +284,8 @@ pub async fn open_shared(url: &DatabaseUrl) -> Result<Arc<dyn Store>> {
     }
 }
 
-/// What would build the prompts of a server with these settings over this store, for looking. Recall
-/// goes by words alone: no endpoint is asked.
+/// The memory that a server with these settings would use on this store, for inspection. Recall
+/// uses keywords only, so no endpoint is called.
 pub(crate) fn build_read_only_memory(
     store: Arc<dyn Store>,
     command: &MemoryCommand,
@@ -297,36 +302,40 @@ pub(crate) fn build_read_only_memory(
     Ok(Arc::new(Memory::new(store, prompts, defaults)?.with_context_windows(windows)))
 }
 
-/// The store to import into: a file that no server has, or a database. What is imported is on disk
-/// once it is closed.
+/// Opens a store for importing: an SQLite file that no server is using, or a database. Imported
+/// data is durable once the store is closed.
 pub async fn open_for_import(url: &DatabaseUrl) -> Result<Arc<dyn Store>> {
     match url {
+        // An interrupted import is repeated, so it does not need an fsync per commit.
         DatabaseUrl::Sqlite(path) => Ok(Arc::new(SqliteStore::open(path, Durability::Normal)?)),
         DatabaseUrl::Mongodb(url) => Ok(Arc::new(MongoStore::open(url, IMPORT_LEASE).await?)),
     }
 }
 
-/// A file to move out of, which no server can serve meanwhile, and a database to move into. Errors
-/// say what an operator can do.
+/// Opens the source and target of a migration. No server can use the source meanwhile. Errors say
+/// what the operator can change.
 pub(crate) async fn open_for_migration(
     from: &Path,
     to: &str,
 ) -> Result<(Box<dyn MigrationSource>, Box<dyn MigrationTarget>)> {
-    let of = |option: &str, error: Error| {
+    // The stores blame `DATABASE_URL`, but here the operator has set an option.
+    let name_option = |option: &str, error: Error| {
         let sentence = error.message.replace("DATABASE_URL", option);
         Error { message: sentence.into(), ..error }
     };
-    let from = SqliteStore::open_for_migration(from).map_err(|error| of("--from", error))?;
-    // It claims no turns, so it needs no lease.
-    let to = MongoStore::open(to, Duration::ZERO).await.map_err(|error| of("--to", error))?;
+    let from =
+        SqliteStore::open_for_migration(from).map_err(|error| name_option("--from", error))?;
+    // A migration claims no turns, so it needs no lease.
+    let to =
+        MongoStore::open(to, Duration::ZERO).await.map_err(|error| name_option("--to", error))?;
     Ok((Box::new(from), Box::new(to)))
 }
 
 async fn bind_listener(address: SocketAddr) -> Result<TcpListener> {
-    let refused = |error| format!("cannot listen on {address}: {error}; set HOST or PORT");
+    let describe = |error| format!("cannot listen on {address}: {error}; set HOST or PORT");
     TcpListener::bind(address)
         .await
-        .map_err(|error| Error::new(ErrorKind::Internal, refused(error)))
+        .map_err(|error| Error::new(ErrorKind::Internal, describe(error)))
 }
 
 fn build_memory_defaults(config: &Config, model: &str) -> MemoryDefaults {
@@ -338,12 +347,12 @@ fn build_memory_defaults(config: &Config, model: &str) -> MemoryDefaults {
     }
 }
 
-fn build_retry_policy(config: &Config, tuning: TimingOptions) -> ResiliencePolicy {
+fn build_retry_policy(config: &Config, timing: TimingOptions) -> ResiliencePolicy {
     ResiliencePolicy {
         first_token_timeout: config.first_token_timeout,
         idle_timeout: config.idle_timeout,
         turn_timeout: config.turn_timeout,
-        retry_delay: tuning.provider_retry_delay,
+        retry_delay: timing.provider_retry_delay,
         fallback_models: config
             .fallback_models
             .iter()
@@ -352,21 +361,20 @@ fn build_retry_policy(config: &Config, tuning: TimingOptions) -> ResiliencePolic
     }
 }
 
-/// Who makes vectors of messages, if the operator names somebody.
 fn build_embedder(config: &Config) -> Result<Option<Arc<dyn Embedder>>> {
-    let refused = |sentence: String| Error::new(ErrorKind::Internal, sentence);
+    let to_error = |sentence: String| Error::new(ErrorKind::Internal, sentence);
     let Some(url) = config.embeddings.url.as_deref() else { return Ok(None) };
     let Some(model) = config.embeddings.model.as_deref() else {
-        return Err(refused(
+        return Err(to_error(
             "ECHOIC_EMBEDDINGS_MODEL must be set with ECHOIC_EMBEDDINGS_URL".to_owned(),
         ));
     };
     let key = config.embeddings.key.as_deref();
-    let endpoint = OpenAiEmbedder::new(url, model, key).map_err(refused)?;
+    let endpoint = OpenAiEmbedder::new(url, model, key).map_err(to_error)?;
     Ok(Some(Arc::new(endpoint)))
 }
 
-/// The demo is no model that could sum anything up.
+/// The demo provider cannot summarize.
 fn select_summary_model(config: &Config, provider: &str, model: &str) -> Option<String> {
     let small = config.small_model.clone().unwrap_or_else(|| model.to_owned());
     (provider != demo::PROVIDER_NAME).then_some(small)
@@ -377,15 +385,15 @@ fn select_title_model(config: &Config, model: &str) -> Option<String> {
     (config.titles == TitleMode::Model).then(small)
 }
 
-/// A host and an address are one instance, for nobody else can listen there; each start is another
-/// life.
+/// An instance is a host and an address, since only one process can listen there. Each start is a
+/// new boot.
 fn build_lease_holder(address: SocketAddr) -> LeaseHolder {
     let host = gethostname::gethostname();
     let instance = format!("{}/{address}", host.to_string_lossy());
     LeaseHolder { instance, boot: Uuid::now_v7().to_string() }
 }
 
-/// A provider, and the model that answers unless another is asked for.
+/// A provider and its default model.
 struct SelectedProvider {
     provider: Arc<dyn Provider>,
     model: String,
@@ -404,7 +412,7 @@ async fn select_provider(config: &Config, notes: &mut Vec<String>) -> Result<Sel
         ProviderChoice::Auto => match detect_ollama(config).await {
             Some(found) => Ok(found),
             None => {
-                notes.push("no provider found: the demo answers; set OPENAI_API_KEY, OPENAI_BASE_URL or ANTHROPIC_API_KEY".to_owned());
+                notes.push("no provider found, using the demo provider; set OPENAI_API_KEY, OPENAI_BASE_URL or ANTHROPIC_API_KEY".to_owned());
                 Ok(build_demo_provider(config))
             }
         },
@@ -428,12 +436,13 @@ async fn build_openai_provider(
         PromptCacheKeyMode::Always => endpoint.with_cache_key(true),
         PromptCacheKeyMode::Never => endpoint.with_cache_key(false),
     };
+    // Compatible endpoints have other models and often need no key.
     let is_official = base_url.trim_end_matches('/') == OFFICIAL_BASE_URL;
     if is_official && config.openai_api_key.is_none() {
-        notes.push("OPENAI_API_KEY is not set: OpenAI will refuse to answer".to_owned());
+        notes.push("OPENAI_API_KEY is not set: OpenAI will reject requests".to_owned());
     }
-    let usual = is_official.then_some(DEFAULT_MODEL);
-    let model = select_model(config, &endpoint, usual, notes).await;
+    let default_model = is_official.then_some(DEFAULT_MODEL);
+    let model = select_model(config, &endpoint, default_model, notes).await;
     Ok(SelectedProvider { provider: Arc::new(endpoint), model })
 }
 
@@ -446,21 +455,21 @@ async fn build_anthropic_provider(
         .map_err(|refusal| Error::new(ErrorKind::Internal, refusal))?;
     let is_official = base_url.trim_end_matches('/') == anthropic::OFFICIAL_BASE_URL;
     if is_official && config.anthropic_api_key.is_none() {
-        notes.push("ANTHROPIC_API_KEY is not set: Anthropic will refuse to answer".to_owned());
+        notes.push("ANTHROPIC_API_KEY is not set: Anthropic will reject requests".to_owned());
     }
-    let usual = is_official.then_some(anthropic::DEFAULT_MODEL);
-    let model = select_model(config, &endpoint, usual, notes).await;
+    let default_model = is_official.then_some(anthropic::DEFAULT_MODEL);
+    let model = select_model(config, &endpoint, default_model, notes).await;
     Ok(SelectedProvider { provider: Arc::new(endpoint), model })
 }
 
-/// The configured model, or the provider's usual one, or the first that it lists.
+/// The configured model, or `default_model`, or the first model that the provider lists.
 async fn select_model(
     config: &Config,
     endpoint: &dyn Provider,
-    usual: Option<&str>,
+    default_model: Option<&str>,
     notes: &mut Vec<String>,
 ) -> String {
-    if let Some(model) = config.model.as_deref().or(usual) {
+    if let Some(model) = config.model.as_deref().or(default_model) {
         return model.to_owned();
     }
     if let Some(model) = first_listed_model(endpoint, LIST_MODELS_TIMEOUT).await {
@@ -479,7 +488,7 @@ async fn detect_ollama(config: &Config) -> Option<SelectedProvider> {
     })
 }
 
-async fn first_listed_model(endpoint: &dyn Provider, patience: Duration) -> Option<String> {
-    let models = timeout(patience, endpoint.list_models()).await.ok()?.ok()?;
+async fn first_listed_model(endpoint: &dyn Provider, max_wait: Duration) -> Option<String> {
+    let models = timeout(max_wait, endpoint.list_models()).await.ok()?.ok()?;
     models.into_iter().next().map(|model| model.id)
 }

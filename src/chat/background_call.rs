@@ -1,8 +1,8 @@
-//! Calls of models beside the turns, for titles and summaries: counted against the quotas of whoever
-//! asked for the turn, and booked like one, whether they succeed or not.
+//! Model calls for titles and summaries: charged to the payer of the turn that caused them, checked
+//! against the same quotas, and recorded in the ledger whether they succeed or fail.
 //!
-//! What such a call used is not part of its turn's own figures. A call that the server's end cuts off
-//! is not booked.
+//! Their usage is not part of the usage of the turn. A call that is cut off by shutdown is not
+//! recorded.
 
 use super::ChatService;
 use crate::clock;
@@ -14,7 +14,7 @@ use crate::provider::{Prompt, TextCompletion, TextGenerator, complete_text};
 use crate::store::LedgerEntry;
 use async_trait::async_trait;
 
-/// Asks models beside a turn, at the cost of its payer.
+/// A model call in the background of a turn, charged to its payer.
 pub(super) struct BackgroundCall<'a> {
     chat: &'a ChatService,
     kind: CallKind,
@@ -35,49 +35,51 @@ impl ChatService {
 
 #[async_trait]
 impl TextGenerator for BackgroundCall<'_> {
-    /// Errors: `quota_exceeded` before anything is sent, and the provider's.
+    /// Errors: `quota_exceeded` before anything is sent, and errors of the provider.
     async fn generate_text(&self, prompt: &Prompt) -> Result<String> {
         self.chat.check_session_quotas(self.payer, self.session, clock::now()).await?;
-        let call = TurnId::generate();
-        let written = complete_text(&*self.chat.provider, prompt).await;
-        self.record_usage(call, prompt, &written).await;
-        match written.error {
-            Some(failure) => Err(failure.into()),
-            None => Ok(written.text),
+        let call_id = TurnId::generate();
+        let completion = complete_text(&*self.chat.provider, prompt).await;
+        // Failed calls are recorded as well: the provider may have charged for part of the text.
+        self.record_usage(call_id, prompt, &completion).await;
+        match completion.error {
+            Some(error) => Err(error.into()),
+            None => Ok(completion.text),
         }
     }
 }
 
 impl BackgroundCall<'_> {
-    async fn record_usage(&self, call: TurnId, prompt: &Prompt, written: &TextCompletion) {
-        let is_unsent = written.error.as_ref().is_some_and(|failure| failure.is_unsent);
-        let usage = match written.usage {
+    async fn record_usage(&self, call_id: TurnId, prompt: &Prompt, completion: &TextCompletion) {
+        let is_unsent = completion.error.as_ref().is_some_and(|error| error.is_unsent);
+        let usage = match completion.usage {
             Some(usage) => usage,
+            // The request never reached the provider, so it cost nothing.
             None if is_unsent => Usage::default(),
-            None => estimate_usage(prompt, &written.text).await,
+            None => estimate_usage(prompt, &completion.text).await,
         };
-        let model = written.model.as_ref().unwrap_or(&prompt.model);
+        let model = completion.model.as_ref().unwrap_or(&prompt.model);
         let entry = LedgerEntry {
-            turn_id: call,
+            turn_id: call_id,
             kind: self.kind,
             session_id: self.session.id.clone(),
             owner: self.session.owner.clone(),
             project_id: self.session.project_id.clone(),
             payer: self.payer.clone(),
             model: Some(model.clone()),
-            status: if written.error.is_some() { Status::Failed } else { Status::Complete },
+            status: if completion.error.is_some() { Status::Failed } else { Status::Complete },
             usage,
             cost: compute_cost(&self.chat.usage_policy.prices, model, &usage),
             ended_at: clock::now(),
         };
         if let Err(error) = self.chat.store.record_usage(entry).await {
             let kind = self.kind.as_str();
-            tracing::error!(session.id = %self.session.id, call.kind = kind, error = %error.chain(), "what a call used was not booked");
+            tracing::error!(session.id = %self.session.id, call.kind = kind, error = %error.chain(), "recording usage of a background call failed");
         }
     }
 }
 
-/// What we count where the provider says nothing.
+/// Estimated usage when the provider reports none.
 async fn estimate_usage(prompt: &Prompt, text: &str) -> Usage {
     let mut prompt_tokens = 0;
     for message in &prompt.messages {

@@ -1,24 +1,26 @@
-//! Events that are ready together, taken together.
+//! Merges provider events that arrive together into one batch.
 
 use crate::provider::{ProviderError, ProviderEvent, ProviderEvents};
 use futures::{FutureExt, StreamExt};
 use std::time::{Duration, Instant};
 
-/// Deltas are gathered into one frame for at most this long while more keep arriving.
+/// Longest time a batch keeps growing while more events are ready.
 const COALESCE_WINDOW: Duration = Duration::from_millis(1);
 
-/// Events that were ready together, and the end if it was among them.
+/// Events received together, and the end of the stream if it was reached.
 pub(super) struct EventBatch {
     pub(super) events: Vec<ProviderEvent>,
     pub(super) end: Option<Result<(), ProviderError>>,
 }
 
-/// What the provider sent, or its end.
+/// One item polled from the provider; `None` is the end of the stream.
 pub(super) type PolledEvents = Option<Result<Vec<ProviderEvent>, ProviderError>>;
 
-/// Takes along what arrives right behind the first events, so that a burst becomes one frame and
-/// one write to each reader. The very first delta goes out by itself: somebody waits. Events that
-/// were taken are gone if this is not awaited to its end, which is near.
+/// Collects the events that are ready right after `first`, so that a burst becomes one frame and
+/// one write per reader. The first delta of a reply is never held back.
+///
+/// Not cancel-safe: events taken from the stream are lost if the future is dropped. It completes
+/// within about a millisecond.
 pub(super) async fn coalesce_events(
     first: PolledEvents,
     events: &mut ProviderEvents,
@@ -33,6 +35,8 @@ pub(super) async fn coalesce_events(
             Some(Err(error)) => batch.end = Some(Err(error)),
             Some(Ok(more)) => merge_events(&mut batch.events, more),
         }
+        // A client measures time to first token, so the first batch with content goes out
+        // immediately.
         let is_enough = is_first && !batch.events.is_empty();
         if is_enough || batch.end.is_some() || started.elapsed() > COALESCE_WINDOW {
             return batch;
@@ -40,7 +44,8 @@ pub(super) async fn coalesce_events(
         next = match events.next().now_or_never() {
             Some(next) => next,
             None => {
-                // The connection's own task may be about to hand over more: let it run once.
+                // The connection task may have more data ready: yield once so that it can run. This
+                // turns bursts into one frame without adding latency when nothing is pending.
                 tokio::task::yield_now().await;
                 match events.next().now_or_never() {
                     Some(next) => next,
@@ -51,7 +56,7 @@ pub(super) async fn coalesce_events(
     }
 }
 
-/// Adjacent deltas become one.
+/// Appends events, joining adjacent deltas of the same kind and tool call.
 fn merge_events(events: &mut Vec<ProviderEvent>, more: Vec<ProviderEvent>) {
     for event in more {
         match (events.last_mut(), event) {

@@ -1,11 +1,9 @@
-//! The feed: carries events from where they happened to whoever listens, here and at other
-//! instances.
+//! Delivers events to subscribers, on this instance and others.
 //!
-//! Every event is judged when it is handed out: the session is read anew, so a participant who was
-//! removed hears no more and a new one begins to. Between instances events go through the store:
-//! each writes what happens there, and one that has listeners reads what the others wrote, by one
-//! poll for all of them. Nothing is replayed: a listener's `sync` says from when on everything is
-//! heard.
+//! Access is checked at delivery: the session is read again, so a removed participant gets no
+//! further events and a new one starts to. Between instances events travel through the store: each
+//! instance writes its own and, while it has subscribers, polls for those of the others. Events are
+//! not replayed: a client receives all changes after its last `sync`.
 
 use super::ChatService;
 use super::events::{
@@ -22,106 +20,113 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
-/// How often an instance with listeners looks what the others told.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
-/// A store that stumbles is tried again after this long.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
-/// The most events that are told in one document.
+/// Maximum events per stored bundle.
 const MAX_BUNDLE_EVENTS: usize = 500;
-/// How long the last words of an instance may take.
+/// How long shutdown waits for the last bundle to be written.
 const FINAL_PUBLISH_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl ChatService {
-    /// The events of one session, or of all that `who` participates in, from now on. Errors:
+    /// Subscribes to one session, or to all sessions in which the user participates. Errors:
     /// `session_not_found`.
     pub async fn subscribe_events(
         &self,
-        who: &Principal,
-        only: Option<SessionId>,
+        principal: &Principal,
+        session_filter: Option<SessionId>,
     ) -> Result<EventReader> {
-        if let Some(id) = &only {
-            self.store.get_session(who, id, AccessLevel::Participant).await?;
+        if let Some(id) = &session_filter {
+            self.store.get_session(principal, id, AccessLevel::Participant).await?;
         }
-        Ok(self.events.subscribe(who.clone(), only))
+        Ok(self.events.subscribe(principal.clone(), session_filter))
     }
 
-    /// Carries events until told to stop; then all who listen get the end of their streams.
+    /// Delivers events until `stop` is cancelled, then ends all event streams.
     pub async fn run_event_feed(self: Arc<Self>, stop: CancellationToken) {
-        let told = self.publish_remote_events(&stop);
-        let heard = async {
+        let publishing = self.publish_remote_events(&stop);
+        let dispatching = async {
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = self.run_dispatch() => {}
             }
             self.events.close_all();
         };
-        tokio::join!(told, heard);
+        tokio::join!(publishing, dispatching);
     }
 
     async fn run_dispatch(&self) {
-        let mut look = interval(POLL_INTERVAL);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // How far the others were heard, while anybody listens here.
-        let mut heard: Option<FeedPosition> = None;
+        let mut ticks = interval(POLL_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // Position in the feed of the other instances; `None` while there are no subscribers.
+        let mut position: Option<FeedPosition> = None;
         loop {
+            // Without subscribers the store is not polled. The position is fetched again for the
+            // next one, since events in between need no delivery.
             if !self.events.has_subscribers() {
-                heard = None;
+                position = None;
             }
             tokio::select! {
                 () = self.events.wait_for_change() => {}
-                _ = look.tick(), if heard.is_some() => {}
+                _ = ticks.tick(), if position.is_some() => {}
             }
-            let work = self.events.take_delivery();
-            self.dispatch_notifications(&work.subscribers, work.notifications).await;
+            let delivery = self.events.take_delivery();
+            self.dispatch_notifications(&delivery.subscribers, delivery.notifications).await;
             if self.store.is_shared() {
-                match &mut heard {
-                    Some(heard) => self.poll_remote_events(&work.subscribers, heard).await,
-                    None => heard = Some(self.with_retry(|| self.store.feed_position()).await),
+                match &mut position {
+                    Some(position) => {
+                        self.poll_remote_events(&delivery.subscribers, position).await
+                    }
+                    None => position = Some(self.with_retry(|| self.store.feed_position()).await),
                 }
             }
-            work.new_subscribers.iter().for_each(|mailbox| mailbox.push_sync());
+            // The `sync` comes last: when a client sees it, the position is known, so that events
+            // from other instances after it are delivered.
+            delivery.new_subscribers.iter().for_each(|subscriber| subscriber.push_sync());
         }
     }
 
-    /// Hands out what the others told since.
+    /// Delivers the events that other instances published since `position`.
     async fn poll_remote_events(
         &self,
-        listeners: &[Arc<SubscriberQueue>],
-        heard: &mut FeedPosition,
+        subscribers: &[Arc<SubscriberQueue>],
+        position: &mut FeedPosition,
     ) {
-        let own = &self.lease_holder.boot;
-        for EventBundle { boot, number, events: news } in
-            self.with_retry(|| self.store.read_events_after(heard, own)).await
+        let own_boot = &self.lease_holder.boot;
+        for EventBundle { boot, number, events: payload } in
+            self.with_retry(|| self.store.read_events_after(position, own_boot)).await
         {
-            let before = heard.insert(boot, number);
+            let before = position.insert(boot, number);
+            // Bundles are numbered without gaps. A gap means that bundles expired before they were
+            // read, or could not be stored.
             let is_whole = before.is_none_or(|before| before + 1 == number);
-            let notices = serde_json::from_str(&news).ok().filter(|_| is_whole);
-            // What was told too long ago, or by another version, can only be read anew.
+            let notifications = serde_json::from_str(&payload).ok().filter(|_| is_whole);
+            // Missing bundles, or bundles of another version, cannot be delivered: subscribers have
+            // to reload.
             self.dispatch_notifications(
-                listeners,
-                notices.unwrap_or_else(|| vec![SessionNotification::Lost]),
+                subscribers,
+                notifications.unwrap_or_else(|| vec![SessionNotification::Lost]),
             )
             .await;
         }
     }
 
-    /// Asks the store until it answers: whoever listens can do nothing meanwhile, either. Nothing,
-    /// where it cannot answer.
-    async fn with_retry<T, F>(&self, ask: impl Fn() -> F) -> T
+    /// Retries `operation` while the store is unavailable: subscribers could not read anything
+    /// meanwhile anyway. Any other error yields the default value.
+    async fn with_retry<T, F>(&self, operation: impl Fn() -> F) -> T
     where
         T: Default,
         F: Future<Output = Result<T>>,
     {
-        let mut fails = false;
+        let mut is_failing = false;
         loop {
-            match ask().await {
-                Ok(answer) => return answer,
+            match operation().await {
+                Ok(value) => return value,
                 Err(error) if error.kind != ErrorKind::StoreUnavailable => {
-                    tracing::error!(error = %error.chain(), "an event could not be told");
+                    tracing::error!(error = %error.chain(), "delivering an event failed");
                     return T::default();
                 }
-                Err(error) if !std::mem::replace(&mut fails, true) => {
-                    tracing::warn!(error = %error.chain(), "events wait for the store");
+                Err(error) if !std::mem::replace(&mut is_failing, true) => {
+                    tracing::warn!(error = %error.chain(), "store unavailable, retrying event delivery");
                 }
                 Err(_) => {}
             }
@@ -131,22 +136,24 @@ impl ChatService {
 
     async fn dispatch_notifications(
         &self,
-        listeners: &[Arc<SubscriberQueue>],
-        notices: Vec<SessionNotification>,
+        subscribers: &[Arc<SubscriberQueue>],
+        notifications: Vec<SessionNotification>,
     ) {
+        // One read per session and batch: a turn publishes several notifications in quick
+        // succession.
         let mut sessions = HashMap::new();
-        for notice in notices {
-            match notice {
+        for notification in notifications {
+            match notification {
                 SessionNotification::Lost => {
-                    listeners.iter().for_each(|mailbox| mailbox.push_sync())
+                    subscribers.iter().for_each(|subscriber| subscriber.push_sync())
                 }
-                SessionNotification::Event { session, kind: what } => {
-                    let concerned = |mailbox: &&Arc<SubscriberQueue>| {
-                        mailbox.session_filter.as_ref().is_none_or(|only| only.as_str() == session)
+                SessionNotification::Event { session, kind } => {
+                    let matching = |subscriber: &&Arc<SubscriberQueue>| {
+                        subscriber.session_filter.as_ref().is_none_or(|id| id.as_str() == session)
                     };
-                    let concerned: Vec<_> = listeners.iter().filter(concerned).cloned().collect();
-                    if !concerned.is_empty() {
-                        self.dispatch_event(&concerned, &session, what, &mut sessions).await;
+                    let matching: Vec<_> = subscribers.iter().filter(matching).cloned().collect();
+                    if !matching.is_empty() {
+                        self.dispatch_event(&matching, &session, kind, &mut sessions).await;
                     }
                 }
             }
@@ -155,40 +162,42 @@ impl ChatService {
 
     async fn dispatch_event(
         &self,
-        listeners: &[Arc<SubscriberQueue>],
+        subscribers: &[Arc<SubscriberQueue>],
         id: &str,
-        what: SessionEventKind,
+        kind: SessionEventKind,
         sessions: &mut HashMap<String, Option<Session>>,
     ) {
-        if let SessionEventKind::Deleted { audience } = what {
+        if let SessionEventKind::Deleted { audience } = kind {
             let event = ClientEvent::Session { action: "deleted", session_id: id, session: None }
                 .encode_sse();
-            let had_it = |mailbox: &&Arc<SubscriberQueue>| {
-                let user = mailbox.principal.user.as_str();
+            // The session is gone, so access is checked against the users it had. Admins see it
+            // only if they subscribed to that session.
+            let was_participant = |subscriber: &&Arc<SubscriberQueue>| {
+                let user = subscriber.principal.user.as_str();
                 audience.iter().any(|of| of == user)
-                    || mailbox.principal.is_admin && mailbox.session_filter.is_some()
+                    || subscriber.principal.is_admin && subscriber.session_filter.is_some()
             };
-            return listeners
+            return subscribers
                 .iter()
-                .filter(had_it)
-                .for_each(|mailbox| mailbox.push_event(event.clone()));
+                .filter(was_participant)
+                .for_each(|subscriber| subscriber.push_event(event.clone()));
         }
         if !sessions.contains_key(id) {
             let found = self.with_retry(|| self.load_session(id)).await;
             sessions.insert(id.to_owned(), found);
         }
         let Some(Some(session)) = sessions.get(id) else { return };
-        let hears: Vec<_> =
-            listeners.iter().filter(|mailbox| can_receive(mailbox, session)).collect();
-        if hears.is_empty() {
+        let receivers: Vec<_> =
+            subscribers.iter().filter(|subscriber| can_receive(subscriber, session)).collect();
+        if receivers.is_empty() {
             return;
         }
-        if let Some(event) = self.with_retry(|| self.build_event(session, &what)).await {
-            hears.iter().for_each(|mailbox| mailbox.push_event(event.clone()));
+        if let Some(event) = self.with_retry(|| self.build_event(session, &kind)).await {
+            receivers.iter().for_each(|subscriber| subscriber.push_event(event.clone()));
         }
     }
 
-    /// The session as it is now, without its nodes, as in lists.
+    /// The current session without its nodes, as in lists.
     async fn load_session(&self, id: &str) -> Result<Option<Session>> {
         let id = SessionId::new_unchecked(id);
         let found =
@@ -196,11 +205,11 @@ impl ChatService {
         Ok(none_if_not_found(found)?.map(|session| Session { nodes: None, ..session }))
     }
 
-    /// The event as it is told; `None` if what it was about is gone.
+    /// The event to send; `None` if its subject is gone.
     async fn build_event(
         &self,
         session: &Session,
-        what: &SessionEventKind,
+        kind: &SessionEventKind,
     ) -> Result<Option<Bytes>> {
         let session_id = session.id.as_str();
         let of_session = |action| {
@@ -209,9 +218,10 @@ impl ChatService {
         let turn = |action, turn_id, message_id| {
             ClientEvent::Turn { action, session_id, turn_id, message_id }.encode_sse()
         };
-        Ok(Some(match what {
+        Ok(Some(match kind {
             SessionEventKind::Created => of_session("created"),
             SessionEventKind::Changed => of_session("changed"),
+            // All messages of the session came with the import, so the session itself is new.
             SessionEventKind::Imported { messages }
                 if *messages == u64::from(session.messages_count) =>
             {
@@ -233,23 +243,26 @@ impl ChatService {
         }))
     }
 
-    /// Writes what happens here where the other instances find it.
+    /// Publishes the events of this instance to the others.
     async fn publish_remote_events(&self, stop: &CancellationToken) {
         let mut number = 0;
         while self.store.is_shared() {
-            let untold = tokio::select! {
-                untold = self.events.wait_for_outbox() => untold,
+            let outbox = tokio::select! {
+                outbox = self.events.wait_for_outbox() => outbox,
+                // Shutdown: publish what is left, once.
                 () = stop.cancelled() => self.events.take_outbox(),
             };
-            for notices in untold.chunks(MAX_BUNDLE_EVENTS) {
-                let news = serde_json::to_string(notices).unwrap_or_default();
-                let told =
-                    EventBundle { boot: self.lease_holder.boot.clone(), number, events: news };
-                let telling = self.with_retry(|| self.store.publish_events(&told));
+            for notifications in outbox.chunks(MAX_BUNDLE_EVENTS) {
+                let payload = serde_json::to_string(notifications).unwrap_or_default();
+                let bundle =
+                    EventBundle { boot: self.lease_holder.boot.clone(), number, events: payload };
+                let publishing = self.with_retry(|| self.store.publish_events(&bundle));
                 tokio::select! {
-                    () = telling => {}
+                    () = publishing => {}
                     () = async { stop.cancelled().await; sleep(FINAL_PUBLISH_TIMEOUT).await } => return,
                 }
+                // Counted even if the store rejected the bundle: a gap makes readers reload. A
+                // retried write keeps its number, so a bundle is never delivered twice.
                 number += 1;
             }
             if stop.is_cancelled() {
@@ -259,16 +272,16 @@ impl ChatService {
     }
 }
 
-/// Whether a listener may hear of a session. Who listens to all hears of those they participate in,
-/// an administrator too.
-fn can_receive(mailbox: &SubscriberQueue, session: &Session) -> bool {
-    let mut who = mailbox.principal.clone();
-    who.is_admin &= mailbox.session_filter.is_some();
-    who.authorize(AccessLevel::Participant, &session.owner, &session.participants)
+/// Whether a subscriber may receive events of a session. A subscription to all sessions covers only
+/// those in which the user participates, also for admins.
+fn can_receive(subscriber: &SubscriberQueue, session: &Session) -> bool {
+    let mut principal = subscriber.principal.clone();
+    principal.is_admin &= subscriber.session_filter.is_some();
+    principal.authorize(AccessLevel::Participant, &session.owner, &session.participants)
         == AccessDecision::Allowed
 }
 
-/// What was found; `None` if it is gone.
+/// Maps not-found errors to `None`.
 fn none_if_not_found<T>(found: Result<T>) -> Result<Option<T>> {
     match found {
         Ok(found) => Ok(Some(found)),

@@ -1,9 +1,9 @@
-//! Events: what happens to sessions, handed to whoever listens in this process.
+//! Events: changes of sessions, delivered to the subscribers of this process.
 //!
-//! Whoever commits something says so with [`EventBroker::publish`], which waits for nobody and costs a
-//! look at a lock while nobody listens. `feed.rs` takes what was published, reads the session and
-//! the message it is about, and puts the event into the mailbox of each listener who may see them.
-//! A mailbox is bounded: one that overflows is emptied and holds a new `sync` instead.
+//! Every commit is followed by [`EventBroker::publish`], which never waits and costs one lock when
+//! there are no subscribers. `event_feed.rs` takes the notifications, loads the session and the
+//! message, and queues the event for every subscriber that may see them. Queues are bounded: an
+//! overflowing queue is cleared and gets a `sync` event instead.
 
 use crate::clock;
 use crate::domain::{Message, MessageId, Principal, Session, SessionId, Timestamp, TurnId, UserId};
@@ -13,37 +13,36 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
-/// The most bytes and events that wait for a listener …
+/// Limits of the queue of one subscriber, in bytes …
 const MAX_QUEUED_BYTES: usize = 1 << 20;
-/// … to read them.
+/// … and in events.
 const MAX_QUEUED_EVENTS: usize = 1024;
-/// The most notices that wait to be handed on.
+/// Limit of notifications that have not been dispatched yet.
 const MAX_PENDING_NOTIFICATIONS: usize = 10_000;
 
-/// Something that happened, as one instance tells another: what it is about, not how it looks now.
+/// A notification as exchanged between instances. It names what changed, not the new state, so that
+/// the state is read when it is delivered.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum SessionNotification {
-    /// In a session.
     #[serde(rename = "In")]
     Event {
         session: String,
         #[serde(rename = "what")]
         kind: SessionEventKind,
     },
-    /// More than could be told.
+    /// Notifications were dropped: subscribers have to reload.
     Lost,
 }
 
-/// What happened in a session.
+/// Serialized for other instances, which may run another version: unknown kinds become `Lost`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum SessionEventKind {
     Created,
     Changed,
-    /// So many messages came with it.
     Imported {
         messages: u64,
     },
-    /// It had these users.
+    /// Lists the users, because after the deletion the session cannot be read any more.
     Deleted {
         audience: Vec<String>,
     },
@@ -86,7 +85,7 @@ impl SessionEventKind {
     }
 }
 
-/// An event as a listener reads it.
+/// An event as sent to clients.
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub(super) enum ClientEvent<'a> {
@@ -127,7 +126,7 @@ impl ClientEvent<'_> {
         }
     }
 
-    /// The event on the wire.
+    /// Encodes the event as a server-sent event.
     pub(super) fn encode_sse(&self) -> Bytes {
         let json = serde_json::to_string(self).unwrap_or_default();
         format!("event: {}\ndata: {json}\n\n", self.event_name()).into()
@@ -138,112 +137,118 @@ fn encode_sync_event() -> Bytes {
     ClientEvent::Sync { at: clock::now() }.encode_sse()
 }
 
-/// What happened and who listens.
+/// Collects notifications and keeps the subscribers.
 pub(super) struct EventBroker {
-    /// Whether other instances want to hear it, too.
+    /// Whether other instances get the notifications as well.
     is_shared: bool,
     state: Mutex<BrokerState>,
-    /// Something was published, or somebody came to listen.
+    /// Notifies of new notifications and subscribers.
     changed: Notify,
-    /// Something is to be told to other instances.
     outbox_changed: Notify,
 }
 
 #[derive(Default)]
 struct BrokerState {
-    /// For the listeners here.
+    /// For the subscribers of this process.
     notifications: Vec<SessionNotification>,
-    /// For other instances.
     outbox: Vec<SessionNotification>,
     subscribers: Vec<Arc<SubscriberQueue>>,
-    /// Those who wait for their first `sync`.
+    /// Subscribers that have not received their first `sync`.
     new_subscribers: Vec<Arc<SubscriberQueue>>,
     is_closed: bool,
 }
 
-/// What there is to do for the listeners of this process.
+/// Pending work of the dispatcher.
 pub(super) struct DeliveryBatch {
-    /// What happened.
     pub(super) notifications: Vec<SessionNotification>,
-    /// Who hears of it.
+    /// Receive the notifications.
     pub(super) subscribers: Vec<Arc<SubscriberQueue>>,
-    /// Who came meanwhile, and hears what happens from their `sync` on.
+    /// Joined since the last batch: they receive a `sync` and everything published after it.
     pub(super) new_subscribers: Vec<Arc<SubscriberQueue>>,
 }
 
 impl EventBroker {
     pub(super) fn new(is_shared: bool) -> Self {
-        let (state, stirred, to_tell) = Default::default();
-        Self { is_shared, state, changed: stirred, outbox_changed: to_tell }
+        Self {
+            is_shared,
+            state: Mutex::default(),
+            changed: Notify::new(),
+            outbox_changed: Notify::new(),
+        }
     }
 
-    /// Says that something has happened in a session: after the commit that holds it.
-    pub(super) fn publish(&self, session: &SessionId, what: SessionEventKind) {
+    /// Publishes a change. Call it after the commit.
+    pub(super) fn publish(&self, session: &SessionId, kind: SessionEventKind) {
         let mut state = lock(&self.state);
-        let is_heard = !state.subscribers.is_empty() || !state.new_subscribers.is_empty();
-        if !is_heard && !self.is_shared {
+        let has_subscribers = !state.subscribers.is_empty() || !state.new_subscribers.is_empty();
+        if !has_subscribers && !self.is_shared {
             return;
         }
-        let notice = SessionNotification::Event { session: session.to_string(), kind: what };
+        let notification = SessionNotification::Event { session: session.to_string(), kind };
         if self.is_shared {
-            push_bounded(&mut state.outbox, notice.clone());
+            push_bounded(&mut state.outbox, notification.clone());
             self.outbox_changed.notify_one();
         }
-        if is_heard {
-            push_bounded(&mut state.notifications, notice);
+        // Dropped otherwise: nothing is replayed to a subscriber that joins later.
+        if has_subscribers {
+            push_bounded(&mut state.notifications, notification);
             self.changed.notify_one();
         }
     }
 
-    /// Somebody listens, to one session or to all that they participate in.
-    pub(super) fn subscribe(&self, who: Principal, only: Option<SessionId>) -> EventReader {
-        let (letters, changed) = Default::default();
-        let mailbox = Arc::new(SubscriberQueue {
-            principal: who,
-            session_filter: only,
-            queue: letters,
-            changed,
+    /// Adds a subscriber for one session, or for all sessions of `principal`.
+    pub(super) fn subscribe(
+        &self,
+        principal: Principal,
+        session_filter: Option<SessionId>,
+    ) -> EventReader {
+        let subscriber = Arc::new(SubscriberQueue {
+            principal,
+            session_filter,
+            queue: Mutex::default(),
+            changed: Notify::new(),
         });
         let mut state = lock(&self.state);
         if state.is_closed {
-            mailbox.close();
+            subscriber.close();
         } else {
-            state.new_subscribers.push(mailbox.clone());
+            state.new_subscribers.push(subscriber.clone());
             self.changed.notify_one();
         }
-        EventReader { queue: mailbox }
+        EventReader { queue: subscriber }
     }
 
-    /// Waits until there is something to do for listeners.
+    /// Waits for notifications or new subscribers.
     pub(super) async fn wait_for_change(&self) {
         self.changed.notified().await;
     }
 
-    /// Whether anybody listens; forgets those who have left.
+    /// Removes subscribers that disconnected; returns whether any are left.
     pub(super) fn has_subscribers(&self) -> bool {
         let mut state = lock(&self.state);
-        state.subscribers.retain(|mailbox| !mailbox.is_closed());
-        state.new_subscribers.retain(|mailbox| !mailbox.is_closed());
+        state.subscribers.retain(|subscriber| !subscriber.is_closed());
+        state.new_subscribers.retain(|subscriber| !subscriber.is_closed());
         !state.subscribers.is_empty() || !state.new_subscribers.is_empty()
     }
 
-    /// Takes what there is to do for listeners.
+    /// Takes the pending work. New subscribers count as subscribers from here on.
     pub(super) fn take_delivery(&self) -> DeliveryBatch {
         let mut state = lock(&self.state);
-        let notices = std::mem::take(&mut state.notifications);
-        // Taken together: what is published from here on, those who come hear as well.
-        let coming = std::mem::take(&mut state.new_subscribers);
-        let listeners = state.subscribers.clone();
-        state.subscribers.extend(coming.iter().cloned());
-        DeliveryBatch { notifications: notices, subscribers: listeners, new_subscribers: coming }
+        let notifications = std::mem::take(&mut state.notifications);
+        // Taken under one lock: a notification published after this is delivered to the new
+        // subscribers too, so none falls between their `sync` and their first event.
+        let new_subscribers = std::mem::take(&mut state.new_subscribers);
+        let subscribers = state.subscribers.clone();
+        state.subscribers.extend(new_subscribers.iter().cloned());
+        DeliveryBatch { notifications, subscribers, new_subscribers }
     }
 
-    /// Waits for what other instances should hear, and takes it.
+    /// Waits for notifications for other instances and takes them.
     pub(super) async fn wait_for_outbox(&self) -> Vec<SessionNotification> {
         loop {
-            let untold = self.take_outbox();
-            if !untold.is_empty() {
-                return untold;
+            let outbox = self.take_outbox();
+            if !outbox.is_empty() {
+                return outbox;
             }
             self.outbox_changed.notified().await;
         }
@@ -253,27 +258,31 @@ impl EventBroker {
         std::mem::take(&mut lock(&self.state).outbox)
     }
 
-    /// Ends the streams of all who listen, and of each who comes later.
+    /// Ends all event streams, also those of later subscribers.
     pub(super) fn close_all(&self) {
         let mut state = lock(&self.state);
         state.is_closed = true;
-        state.subscribers.iter().chain(&state.new_subscribers).for_each(|mailbox| mailbox.close());
+        state
+            .subscribers
+            .iter()
+            .chain(&state.new_subscribers)
+            .for_each(|subscriber| subscriber.close());
     }
 }
 
-/// Adds a notice; what is too much becomes the notice that much was lost.
-fn push_bounded(notices: &mut Vec<SessionNotification>, notice: SessionNotification) {
-    if notices.len() >= MAX_PENDING_NOTIFICATIONS {
-        notices.clear();
-        notices.push(SessionNotification::Lost);
+/// Adds a notification. On overflow all pending ones are replaced by `Lost`.
+fn push_bounded(notifications: &mut Vec<SessionNotification>, notification: SessionNotification) {
+    if notifications.len() >= MAX_PENDING_NOTIFICATIONS {
+        notifications.clear();
+        notifications.push(SessionNotification::Lost);
     }
-    notices.push(notice);
+    notifications.push(notification);
 }
 
-/// The events that wait for one listener.
+/// The events queued for one subscriber.
 pub(super) struct SubscriberQueue {
     pub(super) principal: Principal,
-    /// The session to which they listen; all of theirs if none is named.
+    /// `None` for all sessions in which the user participates.
     pub(super) session_filter: Option<SessionId>,
     queue: Mutex<QueuedEvents>,
     changed: Notify,
@@ -287,24 +296,26 @@ struct QueuedEvents {
 }
 
 impl SubscriberQueue {
-    /// Adds an event. A listener who is too slow for them gets a new `sync` in place of all that
-    /// wait, and reads anew what they missed.
+    /// Queues an event. For a subscriber that reads too slowly, a `sync` replaces everything
+    /// queued; the client then reloads its state.
     pub(super) fn push_event(&self, event: Bytes) {
-        let mut letters = lock(&self.queue);
-        let is_full = letters.events.len() >= MAX_QUEUED_EVENTS
-            || letters.byte_count + event.len() > MAX_QUEUED_BYTES && !letters.events.is_empty();
+        let mut queued = lock(&self.queue);
+        let is_full = queued.events.len() >= MAX_QUEUED_EVENTS
+            // A single event over the limit is accepted into an empty queue, or it could never be
+            // delivered.
+            || queued.byte_count + event.len() > MAX_QUEUED_BYTES && !queued.events.is_empty();
         if is_full {
-            letters.events.clear();
-            letters.byte_count = 0;
+            queued.events.clear();
+            queued.byte_count = 0;
         }
-        let letter = if is_full { encode_sync_event() } else { event };
-        letters.byte_count += letter.len();
-        letters.events.push_back(letter);
-        drop(letters);
+        let event = if is_full { encode_sync_event() } else { event };
+        queued.byte_count += event.len();
+        queued.events.push_back(event);
+        drop(queued);
         self.changed.notify_one();
     }
 
-    /// Says that from here on everything is heard, and that what was before may have changed.
+    /// Queues a `sync`: all later changes will be delivered, earlier ones may have been missed.
     pub(super) fn push_sync(&self) {
         self.push_event(encode_sync_event());
     }
@@ -319,22 +330,22 @@ impl SubscriberQueue {
     }
 }
 
-/// Reads the events of one listener.
+/// Reads the events of one subscriber and unsubscribes on drop.
 pub struct EventReader {
     queue: Arc<SubscriberQueue>,
 }
 
 impl EventReader {
-    /// The next event; waits for it. `None` once the server goes down.
+    /// Waits for the next event; `None` when the server shuts down.
     pub async fn next(&mut self) -> Option<Bytes> {
         loop {
             {
-                let mut letters = lock(&self.queue.queue);
-                if let Some(letter) = letters.events.pop_front() {
-                    letters.byte_count -= letter.len();
-                    return Some(letter);
+                let mut queued = lock(&self.queue.queue);
+                if let Some(event) = queued.events.pop_front() {
+                    queued.byte_count -= event.len();
+                    return Some(event);
                 }
-                if letters.is_closed {
+                if queued.is_closed {
                     return None;
                 }
             }
@@ -359,8 +370,8 @@ mod tests {
     use futures::FutureExt;
 
     fn subscribe_alice() -> EventReader {
-        let who = Principal { user: UserId::new_unchecked("alice"), is_admin: false };
-        EventBroker::new(false).subscribe(who, None)
+        let principal = Principal { user: UserId::new_unchecked("alice"), is_admin: false };
+        EventBroker::new(false).subscribe(principal, None)
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The end of a turn: the reply is stored, then the stream ends, then the next turn begins.
+//! Ends a turn: stores the reply, ends the stream, starts the next queued turn, in this order.
 
 use super::ChatService;
 use super::events::SessionEventKind;
@@ -20,95 +20,111 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::sleep;
 
-/// A store that stumbles is tried again after this long, then twice as long, up to …
+/// First delay before storing the reply is retried; doubled on each failure.
 const MIN_RETRY_DELAY: Duration = Duration::from_millis(50);
-/// … this long.
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(2);
 
-/// What is said of a reply that cannot be stored any more.
-const LEASE_LOST: &str = "the session was deleted, or this server was silent for too long";
-/// What is said of a reply that ended without a reason.
-const REPLY_TRUNCATED: &str = "the provider's reply broke off";
+/// Shown to readers when the turn lost its claim before its reply was stored.
+const LEASE_LOST: &str =
+    "the reply was not stored: the session was deleted or this server lost its lease";
+/// Shown when the stream ended without a finish reason.
+const REPLY_TRUNCATED: &str = "the provider's stream ended before the reply was complete";
 
 impl ChatService {
-    /// Stores the reply, then publishes the frames that end the stream: who has read them can read
-    /// the reply. Then the next waiting turn runs.
+    /// Stores the reply, then publishes the final frames, so that a client that has seen the end of
+    /// the stream can read the reply. Then starts the next queued turn.
     pub(super) async fn finish_turn(
         self: &Arc<Self>,
-        begun: &StartedTurn,
-        live: &TurnBuffer,
+        started: &StartedTurn,
+        buffer: &TurnBuffer,
         mut transcript: Transcript,
-        sent: &PromptRecord,
+        record: &PromptRecord,
         outcome: ReplyOutcome,
-        slot: ConcurrencyPermit,
+        permit: ConcurrencyPermit,
     ) {
-        let model = self.answering_model(begun, &transcript);
+        let model = self.answering_model(started, &transcript);
         let body = transcript.message_body();
         let tokens = tokens::count_tokens_async(&body.countable_text()).await;
-        self.record_prompt_count(&transcript, sent);
-        let usage = transcript.usage().unwrap_or_else(|| estimate_usage(sent, tokens));
+        self.record_prompt_count(&transcript, record);
+        let usage = transcript.usage().unwrap_or_else(|| estimate_usage(record, tokens));
         let cost = compute_cost(&self.usage_policy.prices, &model, &usage).map(Cost);
-        let usage = Usage { cost, first_token_ms: sent.first_token_ms, ..usage };
-        self.log_turn_end(begun, &outcome, usage, &model);
+        let usage = Usage { cost, first_token_ms: record.first_token_ms, ..usage };
+        self.log_turn_end(started, &outcome, usage, &model);
 
-        let reply = build_reply(begun, body, &outcome, usage, tokens, &model);
+        let reply = build_reply(started, body, &outcome, usage, tokens, &model);
         let failure = match &outcome {
             ReplyOutcome::Failed(error) => error.to_string(),
             _ => String::new(),
         };
+        // Encoded now but published only after the commit. The store needs the final frames too:
+        // they are the last batch of the turn log.
         transcript.end_stream(match &outcome {
             ReplyOutcome::Finished(reason) => StreamEnd::Finish {
                 reason: *reason,
                 model: Some(&model),
                 usage: Some(usage),
-                memory: sent.memory.as_ref(),
+                memory: record.memory.as_ref(),
             },
             ReplyOutcome::Stopped => StreamEnd::Abort,
             ReplyOutcome::Truncated => StreamEnd::Error(REPLY_TRUNCATED),
             ReplyOutcome::Failed(_) => StreamEnd::Error(&failure),
         });
         let ending = transcript.take_frames();
-        let stored = self.store_reply(begun, live, reply, &ending).await;
-        // Whoever reads the end may begin another turn at once.
-        drop(slot);
+        let stored = self.store_reply(started, buffer, reply, &ending).await;
+        // Released before the final frames go out: a client that reads the end may start its next
+        // turn immediately.
+        drop(permit);
         match stored {
             Ok(Some(finished)) => {
-                self.publish_turn_end(&begun.session.id, &begun.turn);
-                live.publish_frames(ending);
-                self.maybe_summarize(begun);
+                // Both the event and the end of the stream come after the commit: a client that
+                // reacts to either finds the reply stored.
+                self.publish_turn_end(&started.session.id, &started.turn);
+                buffer.publish_frames(ending);
+                self.maybe_summarize(started);
                 self.start_next_queued(finished);
             }
-            Ok(None) if matches!(outcome, ReplyOutcome::Stopped) => live.publish_frames(ending),
-            Ok(None) => {
-                live.publish_frames(error_frames(live.turn_id.clone(), ending.first, LEASE_LOST))
-            }
-            Err(error) => live.publish_frames(error_frames(
-                live.turn_id.clone(),
+            // The claim is gone and the turn was cancelled: the session was deleted, or the journal
+            // found the lease lost. The stream ends like that of any cancelled turn.
+            Ok(None) if matches!(outcome, ReplyOutcome::Stopped) => buffer.publish_frames(ending),
+            Ok(None) => buffer.publish_frames(error_frames(
+                buffer.turn_id.clone(),
+                ending.first,
+                LEASE_LOST,
+            )),
+            Err(error) => buffer.publish_frames(error_frames(
+                buffer.turn_id.clone(),
                 ending.first,
                 &error.to_string(),
             )),
         }
     }
 
-    /// Learns how well the prompt was counted, if the model that was asked is the one that says so.
-    fn record_prompt_count(&self, transcript: &Transcript, sent: &PromptRecord) {
-        if let (Some(counted), Some(usage), None) =
-            (&sent.prompt_count, transcript.usage(), transcript.model())
+    /// Lets memory compare its token count with the reported one. Skipped when a different model
+    /// answered, since that model may have another tokenizer.
+    fn record_prompt_count(&self, transcript: &Transcript, record: &PromptRecord) {
+        if let (Some(prompt_count), Some(usage), None) =
+            (&record.prompt_count, transcript.usage(), transcript.model())
         {
-            self.memory.record_prompt_count(counted, usage);
+            self.memory.record_prompt_count(prompt_count, usage);
         }
     }
 
-    fn log_turn_end(&self, begun: &StartedTurn, outcome: &ReplyOutcome, usage: Usage, model: &str) {
-        let took = clock::now().duration_since(begun.turn.started_at);
+    fn log_turn_end(
+        &self,
+        started: &StartedTurn,
+        outcome: &ReplyOutcome,
+        usage: Usage,
+        model: &str,
+    ) {
+        let elapsed = clock::now().duration_since(started.turn.started_at);
         if let ReplyOutcome::Failed(error) = outcome {
-            tracing::warn!(turn.id = %begun.turn.turn_id, error = %error.chain(), "a turn failed");
+            tracing::warn!(turn.id = %started.turn.turn_id, error = %error.chain(), "turn failed");
         }
         tracing::info!(
-            turn.id = %begun.turn.turn_id,
-            session.id = %begun.session.id,
+            turn.id = %started.turn.turn_id,
+            session.id = %started.session.id,
             turn.status = reply_status(outcome).as_str(),
-            turn.ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            turn.ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
             usage.prompt_tokens = usage.prompt_tokens,
             usage.completion_tokens = usage.completion_tokens,
             model,
@@ -117,62 +133,70 @@ impl ChatService {
         );
     }
 
-    fn answering_model(&self, begun: &StartedTurn, transcript: &Transcript) -> String {
-        let asked = begun.options.model.as_ref().or(begun.session.settings.model.as_ref());
-        let model = transcript.model().or(asked.map(String::as_str));
+    fn answering_model(&self, started: &StartedTurn, transcript: &Transcript) -> String {
+        let requested_model =
+            started.options.model.as_ref().or(started.session.settings.model.as_ref());
+        let model = transcript.model().or(requested_model.map(String::as_str));
         model.unwrap_or(self.memory.default_model()).to_owned()
     }
 
-    /// A reply is not given up because the store stumbles: only the server's end ends the trying,
-    /// and then the turn's log still has what was said.
+    /// Stores the reply and retries while the store is unavailable. Gives up only during shutdown;
+    /// recovery then restores the reply from the turn log.
     async fn store_reply(
         &self,
-        begun: &StartedTurn,
-        live: &TurnBuffer,
+        started: &StartedTurn,
+        buffer: &TurnBuffer,
         reply: NewMessage,
         ending: &FrameBatch,
     ) -> Result<Option<FinishOutcome>> {
         let finish = FinishTurn {
-            session_id: begun.session.id.clone(),
-            turn_id: begun.turn.turn_id.clone(),
+            session_id: started.session.id.clone(),
+            turn_id: started.turn.turn_id.clone(),
             lease_holder: self.lease_holder.clone(),
             cost: reply.reply.usage.and_then(|usage| usage.cost).map(|Cost(cost)| cost),
             reply,
             counts_toward_quota: !self.usage_policy.quotas.is_empty(),
-            last_batch: live.close_log(ending).await,
+            // Waits for a journal write in flight, then closes the log: no batch may follow the
+            // last one.
+            last_batch: buffer.close_log(ending).await,
+            // A draining instance leaves queued turns to other instances or to the next start.
             next_lease_holder: (!self.is_draining()).then(|| self.lease_holder.clone()),
         };
-        let mut pause = MIN_RETRY_DELAY;
+        let mut delay = MIN_RETRY_DELAY;
         loop {
             let error = match self.store.finish_turn(finish.clone()).await {
                 Ok(Some(finished)) => return Ok(Some(finished)),
                 Ok(None) => {
-                    self.record_unstored_turn(begun, &finish).await;
+                    // The claim is gone, so retrying is pointless.
+                    self.record_unstored_turn(started, &finish).await;
                     return Ok(None);
                 }
                 Err(error) => error,
             };
-            let is_cut = self.is_draining() && live.cancel.is_cancelled();
-            if is_cut || error.kind != ErrorKind::StoreUnavailable {
-                tracing::error!(turn.id = %live.turn_id, error = %error.chain(), "a reply could not be stored");
+            // Only an abort ends the retries. A cancelled turn during normal operation still keeps
+            // its partial reply.
+            let is_aborted = self.is_draining() && buffer.cancel.is_cancelled();
+            if is_aborted || error.kind != ErrorKind::StoreUnavailable {
+                tracing::error!(turn.id = %buffer.turn_id, error = %error.chain(), "storing a reply failed");
                 return Err(error);
             }
-            tracing::warn!(turn.id = %live.turn_id, error = %error.chain(), "storing a reply again");
-            sleep(pause).await;
-            pause = (pause * 2).min(MAX_RETRY_DELAY);
+            tracing::warn!(turn.id = %buffer.turn_id, error = %error.chain(), "storing a reply failed, retrying");
+            sleep(delay).await;
+            delay = (delay * 2).min(MAX_RETRY_DELAY);
         }
     }
 
-    /// Books a turn whose reply nobody wants any more: it was paid for all the same.
-    async fn record_unstored_turn(&self, begun: &StartedTurn, finish: &FinishTurn) {
+    /// Records the usage of a turn whose reply cannot be stored: the provider charges for it
+    /// anyway.
+    async fn record_unstored_turn(&self, started: &StartedTurn, finish: &FinishTurn) {
         let reply = &finish.reply.reply;
         let entry = LedgerEntry {
             turn_id: finish.turn_id.clone(),
             kind: CallKind::Reply,
             session_id: finish.session_id.clone(),
-            owner: begun.session.owner.clone(),
-            project_id: begun.session.project_id.clone(),
-            payer: begun.payer.clone(),
+            owner: started.session.owner.clone(),
+            project_id: started.session.project_id.clone(),
+            payer: started.payer.clone(),
             model: reply.model.clone(),
             status: reply.status,
             usage: reply.usage.unwrap_or_default(),
@@ -180,34 +204,33 @@ impl ChatService {
             ended_at: finish.reply.created_at,
         };
         if let Err(error) = self.store.record_usage(entry).await {
-            tracing::error!(turn.id = %finish.turn_id, error = %error.chain(), "what a turn used was not booked");
+            tracing::error!(turn.id = %finish.turn_id, error = %error.chain(), "recording usage of a turn failed");
         }
     }
 
-    /// Says that a turn has ended and its reply is stored.
     pub(super) fn publish_turn_end(&self, session: &SessionId, turn: &ActiveTurn) {
         self.events.publish(session, SessionEventKind::message_added(&turn.message_id));
         self.events.publish(session, SessionEventKind::turn_ended(&turn.turn_id, &turn.message_id));
     }
 
-    /// The next waiting turn runs.
+    /// Runs the queued turn that the finish step has begun.
     fn start_next_queued(self: &Arc<Self>, finished: FinishOutcome) {
-        let FinishOutcome { next, skipped: passed_over } = finished;
-        self.abort_queued(&passed_over);
+        let FinishOutcome { next, skipped } = finished;
+        self.abort_queued(&skipped);
         if let Some(next) = next {
-            let slot = self.concurrency.acquire(&next.payer.user);
-            self.spawn_turn(next, slot);
+            let permit = self.concurrency.acquire(&next.payer.user);
+            self.spawn_turn(next, permit);
         }
     }
 }
 
-/// What we count where the provider says nothing: nothing at all where it was not asked.
-fn estimate_usage(sent: &PromptRecord, tokens: u32) -> Usage {
-    if !sent.is_sent {
+/// Estimated usage when the provider reports none; zero if the prompt was never sent.
+fn estimate_usage(record: &PromptRecord, tokens: u32) -> Usage {
+    if !record.is_sent {
         return Usage::default();
     }
     Usage {
-        prompt_tokens: sent.memory.as_ref().map_or(0, |memory| memory.prompt_tokens.into()),
+        prompt_tokens: record.memory.as_ref().map_or(0, |memory| memory.prompt_tokens.into()),
         completion_tokens: tokens.into(),
         estimated: true,
         ..Usage::default()
@@ -223,14 +246,14 @@ const fn reply_status(outcome: &ReplyOutcome) -> Status {
 }
 
 fn build_reply(
-    begun: &StartedTurn,
+    started: &StartedTurn,
     body: MessageBody,
     outcome: &ReplyOutcome,
     usage: Usage,
     tokens: u32,
     model: &str,
 ) -> NewMessage {
-    let told = |error: &Error| MessageError {
+    let to_message_error = |error: &Error| MessageError {
         code: error.kind.code().to_owned(),
         message: error.to_string(),
     };
@@ -238,12 +261,12 @@ fn build_reply(
         ReplyOutcome::Finished(reason) => (Some(*reason), None),
         ReplyOutcome::Stopped => (None, None),
         ReplyOutcome::Truncated => {
-            (None, Some(told(&Error::new(ErrorKind::ProviderError, REPLY_TRUNCATED))))
+            (None, Some(to_message_error(&Error::new(ErrorKind::ProviderError, REPLY_TRUNCATED))))
         }
-        ReplyOutcome::Failed(error) => (Some(FinishReason::Error), Some(told(error))),
+        ReplyOutcome::Failed(error) => (Some(FinishReason::Error), Some(to_message_error(error))),
     };
     NewMessage {
-        id: begun.turn.message_id.clone(),
+        id: started.turn.message_id.clone(),
         client_message_id: None,
         role: Role::Assistant,
         sender_id: UserId::assistant(),

@@ -1,9 +1,9 @@
-//! Frames: the AI SDK's UI message stream, as bytes.
+//! Frames: the AI SDK's UI message stream as server-sent events.
 //!
-//! Each frame is `id: <turnId>:<n>` and `data: <json>`; the last one's data is `[DONE]`. Only
-//! fields that every client of ai 5.0.92 and later accepts are sent: clients before 5.0.217,
-//! 6.0.231 and 7.0.32 refuse a whole stream for one unknown field.
-//! Protocol: <https://ai-sdk.dev/docs/ai-sdk-ui/stream-protocol>.
+//! Each frame is `id: <turnId>:<n>` and `data: <json>`; the data of the last frame is `[DONE]`.
+//! Only fields that every client since ai 5.0.92 accepts are sent: clients before 5.0.217, 6.0.231
+//! and 7.0.32 reject the whole stream for one unknown field. Protocol:
+//! <https://ai-sdk.dev/docs/ai-sdk-ui/stream-protocol>.
 
 use crate::domain::memory::MemoryStrategy;
 use crate::domain::message::FinishReason;
@@ -15,7 +15,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use std::io::Write;
 
-/// One frame's content.
+/// Variants and fields are those of the protocol.
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename_all = "kebab-case", rename_all_fields = "camelCase")]
 pub(super) enum StreamFrame<'a> {
@@ -65,7 +65,7 @@ pub(super) enum StreamFrame<'a> {
         tool_name: &'a str,
         input: &'a RawValue,
     },
-    /// The arguments are not JSON.
+    /// Sent when the arguments of a call are not valid JSON.
     ToolInputError {
         tool_call_id: &'a str,
         tool_name: &'a str,
@@ -89,7 +89,7 @@ pub(super) enum StreamFrame<'a> {
 pub(super) struct StartMetadata<'a> {
     pub(super) turn_id: &'a TurnId,
     pub(super) session_id: &'a SessionId,
-    /// The reply's own name, where the frame bears the name of the one that it continues.
+    /// Id of this reply, if `messageId` of the frame is the id of the reply it continues.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) message_id: Option<&'a MessageId>,
 }
@@ -115,25 +115,23 @@ pub(super) struct FinishMetadata<'a> {
     pub(super) memory: Option<&'a MemorySummary>,
 }
 
-/// What a reader of the reply is told of the prompt.
+/// Facts about the prompt, sent with the `finish` frame.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct MemorySummary {
-    /// The strategy.
     pub(super) strategy: MemoryStrategy,
-    /// Tokens of the whole prompt, as counted here.
+    /// Tokens of the whole prompt by our own count.
     pub(super) prompt_tokens: u32,
-    /// How many earlier messages were in it.
+    /// Number of earlier messages in the prompt.
     pub(super) messages: usize,
 }
 
-/// Writes one turn's frames, numbered from 1.
+/// Encodes the frames of one turn, numbered from 1.
 #[derive(Debug, Clone)]
 pub(super) struct FrameEncoder {
     turn_id: TurnId,
-    /// The number of the next frame.
     next_frame: u64,
-    /// The number of the first frame that was not taken.
+    /// First frame not yet returned by `take_frames`.
     first_untaken: u64,
     buffer: Vec<u8>,
 }
@@ -143,14 +141,14 @@ impl FrameEncoder {
         Self::resume_after(turn_id, 0)
     }
 
-    /// Goes on behind frames that were written before.
+    /// Continues after frame `last`.
     pub(super) fn resume_after(turn_id: TurnId, last: u64) -> Self {
         Self { turn_id, next_frame: last + 1, first_untaken: last + 1, buffer: Vec::new() }
     }
 
     pub(super) fn write_frame(&mut self, frame: &StreamFrame<'_>) {
         self.begin_frame();
-        // Strings and numbers always have a JSON form, and a vector takes every byte.
+        // Cannot fail: every field has a JSON form, and writing to a `Vec` succeeds.
         let _ = serde_json::to_writer(&mut self.buffer, frame);
         self.buffer.extend_from_slice(b"\n\n");
     }
@@ -165,7 +163,7 @@ impl FrameEncoder {
         self.next_frame += 1;
     }
 
-    /// The frames written since the last call.
+    /// Returns the frames written since the last call.
     pub(super) fn take_frames(&mut self) -> FrameBatch {
         let first = std::mem::replace(&mut self.first_untaken, self.next_frame);
         FrameBatch {
@@ -176,30 +174,32 @@ impl FrameEncoder {
     }
 }
 
-/// Some whole frames of a turn, one behind the other.
+/// Consecutive complete frames of a turn.
 #[derive(Debug, Clone)]
 pub(super) struct FrameBatch {
-    /// The number of the first one.
+    /// Number of the first frame.
     pub(super) first: u64,
-    /// The number of the last one.
+    /// Number of the last frame; less than `first` if there are none.
     pub(super) last: u64,
-    /// All of them, as they go out.
+    /// The encoded frames, as sent to clients.
     pub(super) bytes: Bytes,
 }
 
 impl FrameBatch {
-    /// All the frames of a turn, from the first one.
+    /// All frames of a turn, starting at frame 1.
     pub(super) fn from_bytes(bytes: Bytes) -> Self {
         Self::from_bytes_after(0, bytes)
     }
 
-    /// The frames that follow the one with the number `last`.
+    /// The frames after frame `last`.
     pub(super) fn from_bytes_after(last: u64, bytes: Bytes) -> Self {
+        // Every frame ends with an empty line, and JSON escapes line breaks, so this counts frames
+        // exactly.
         let count = memchr::memmem::find_iter(&bytes, b"\n\n").count() as u64;
         Self { first: last + 1, last: last + count, bytes }
     }
 
-    /// How many bytes stand before a frame.
+    /// Byte offset of a frame.
     pub(super) fn offset_of(&self, frame: u64) -> usize {
         let before = frame.saturating_sub(self.first);
         let ends = memchr::memmem::find_iter(&self.bytes, b"\n\n").map(|at| at + 2);
@@ -207,25 +207,24 @@ impl FrameBatch {
     }
 }
 
-/// Where a reader stands: behind a frame of a turn. Clients carry it as `Last-Event-ID`.
+/// Position in a stream: the last frame a client has seen. Sent as `Last-Event-ID`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamCursor {
-    /// The turn.
     pub turn_id: TurnId,
-    /// The number of the frame.
     pub frame: u64,
 }
 
 impl StreamCursor {
-    /// Reads `<turnId>:<n>`; `None` is a cursor of nothing known.
+    /// Parses `<turnId>:<n>`; `None` if it has another form.
     pub fn parse(text: &str) -> Option<Self> {
         let (turn, frame) = text.rsplit_once(':')?;
+        // Frame numbers start at 1; `u64::MAX` is excluded because readers compute `frame + 1`.
         let frame = frame.parse().ok().filter(|frame| (1..u64::MAX).contains(frame))?;
         Some(Self { turn_id: TurnId::parse("lastEventId", turn).ok()?, frame })
     }
 }
 
-/// A frame read back, as far as it matters to what was said.
+/// A logged frame, reduced to what is needed to rebuild the message.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case", rename_all_fields = "camelCase")]
 pub(super) enum DecodedFrame {
@@ -253,9 +252,10 @@ pub(super) enum DecodedFrame {
     Other,
 }
 
-/// Reads frames back, as far as the reader knows them.
+/// Decodes frames as `T` and skips frames that are not a `T`, such as `[DONE]`.
 pub(super) fn decode_frames<T: DeserializeOwned>(bytes: &[u8]) -> impl Iterator<Item = T> {
     let lines = bytes.split(|byte| *byte == b'\n');
     let data = lines.filter_map(|line| line.strip_prefix(b"data: "));
+    // A batch never ends inside a frame, so a line that does not parse is `[DONE]`.
     data.filter_map(|data| serde_json::from_slice(data).ok())
 }

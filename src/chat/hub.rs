@@ -1,9 +1,8 @@
-//! The hub: the turns of this process and their readers.
+//! The hub: frame buffers of the turns in this process, and their readers.
 //!
-//! A turn has one buffer of frames; a reader is a cursor into it. Publishing never waits for a
-//! reader, and a reader that leaves or is slow changes nothing for the turn or for other readers.
-//! An ended turn stays for a minute, so that a reader whose connection broke near the end can come
-//! back for the rest.
+//! Each turn has one buffer; a reader is a cursor into it. Publishing never waits for readers, so a
+//! slow or disconnected reader affects neither the turn nor other readers. The buffer of an ended
+//! turn is kept for a minute so that a client whose connection broke near the end can resume.
 
 use super::frames::{FrameBatch, StreamCursor};
 use crate::domain::{MessageId, SessionId, TurnId};
@@ -15,129 +14,134 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-/// How long an ended turn can still be read.
+/// How long the buffer of an ended turn is kept.
 pub(super) const ENDED_TTL: Duration = Duration::from_secs(60);
-/// The most bytes of ended turns that are kept; the oldest go first.
+/// Total size limit for buffers of ended turns; the oldest are evicted first.
 const MAX_ENDED_BYTES: usize = 64 << 20;
-/// The most bytes of a batch of the log, if it has more than one piece.
+/// Size limit of one log batch; a single larger chunk still becomes a batch.
 const MAX_BATCH_BYTES: usize = 4 << 20;
 
-/// The turns of this process: running, waiting to run, and lately ended.
+/// Buffers of running, queued, followed and recently ended turns.
 #[derive(Default)]
 pub(super) struct Hub {
     turns: Mutex<BufferTable>,
-    /// Cancelled once: stops every turn there is, and each that is opened later.
+    /// Parent of all cancellation tokens: cancelling it also stops turns that start later.
     abort: CancellationToken,
 }
 
 #[derive(Default)]
 struct BufferTable {
     by_id: HashMap<TurnId, Arc<TurnBuffer>>,
-    /// Ended turns and their sizes, the oldest first.
+    /// Time of the end, size and buffer of ended turns, oldest first.
     ended: VecDeque<(Instant, usize, Arc<TurnBuffer>)>,
-    /// Bytes that they hold.
+    /// Sum of the sizes in `ended`.
     ended_bytes: usize,
 }
 
 impl Hub {
-    /// Opens a turn's buffer, or gives the one that is open already. One that was closed while the
-    /// turn waited has lost its readers, but the turn that begins after all needs one.
+    /// Returns the open buffer of a turn, or creates one. A closed buffer is replaced: it has sent
+    /// its readers away, and a queued turn that starts after all needs a new one.
     pub(super) fn open_buffer(&self, session: &SessionId, turn: &TurnId) -> Arc<TurnBuffer> {
-        let mut turns = lock(&self.turns);
-        if let Some(live) = turns.by_id.get(turn).filter(|live| !live.is_ended()) {
-            return live.clone();
+        let mut table = lock(&self.turns);
+        if let Some(buffer) = table.by_id.get(turn).filter(|buffer| !buffer.is_ended()) {
+            return buffer.clone();
         }
-        let stop = self.abort.child_token();
-        let live = Arc::new(TurnBuffer::new(session.clone(), turn.clone(), stop));
-        turns.by_id.insert(turn.clone(), live.clone());
-        live
+        let cancel = self.abort.child_token();
+        let buffer = Arc::new(TurnBuffer::new(session.clone(), turn.clone(), cancel));
+        table.by_id.insert(turn.clone(), buffer.clone());
+        buffer
     }
 
-    /// The buffer of a turn of this session.
+    /// The buffer of a turn, if it belongs to `session`. Prevents reading another session through
+    /// its turn id.
     pub(super) fn find_session_buffer(
         &self,
         session: &SessionId,
         turn: &TurnId,
     ) -> Option<Arc<TurnBuffer>> {
-        let live = self.find_buffer(turn)?;
-        (live.session_id == *session).then_some(live)
+        let buffer = self.find_buffer(turn)?;
+        (buffer.session_id == *session).then_some(buffer)
     }
 
-    /// The buffer of a turn, whosever it is.
+    /// Finds a buffer without an access check.
     pub(super) fn find_buffer(&self, turn: &TurnId) -> Option<Arc<TurnBuffer>> {
-        let mut turns = lock(&self.turns);
-        turns.evict_expired();
-        turns.by_id.get(turn).cloned()
+        let mut table = lock(&self.turns);
+        table.evict_expired();
+        table.by_id.get(turn).cloned()
     }
 
-    /// Lets go of turns that ended too long ago.
+    /// Drops buffers past [`ENDED_TTL`].
     pub(super) fn evict_expired(&self) {
         lock(&self.turns).evict_expired();
     }
 
-    /// Forgets a turn that did not come to be.
+    /// Drops the buffer of a turn that was not started.
     pub(super) fn discard_buffer(&self, turn: &TurnId) {
         lock(&self.turns).by_id.remove(turn);
     }
 
-    /// Ends a turn's buffer: nothing more comes. It lingers for those who come late.
-    pub(super) fn close_buffer(&self, live: &Arc<TurnBuffer>) {
-        let Some(size) = live.mark_ended() else { return };
-        let mut turns = lock(&self.turns);
-        turns.ended.push_back((Instant::now(), size, live.clone()));
-        turns.ended_bytes += size;
-        turns.evict_expired();
+    /// Ends a buffer: readers get the remaining frames, then the end of the stream. The buffer
+    /// stays readable for [`ENDED_TTL`].
+    pub(super) fn close_buffer(&self, buffer: &Arc<TurnBuffer>) {
+        let Some(size) = buffer.mark_ended() else { return };
+        let mut table = lock(&self.turns);
+        table.ended.push_back((Instant::now(), size, buffer.clone()));
+        table.ended_bytes += size;
+        table.evict_expired();
     }
 
-    /// The buffer of a turn that another instance runs; this one's journal leaves it alone.
+    /// Buffer of a turn that another instance runs. The journal does not log it.
     pub(super) fn open_remote_buffer(
         &self,
         session: &SessionId,
         turn: &TurnId,
         reply: &MessageId,
     ) -> Arc<TurnBuffer> {
-        let live = self.open_buffer(session, turn);
-        live.mark_remote(reply);
-        live
+        let buffer = self.open_buffer(session, turn);
+        buffer.mark_remote(reply);
+        buffer
     }
 
-    /// The turns of other instances that somebody reads here; lets go of those that nobody does.
+    /// Buffers of remote turns that have readers here; drops those without.
     pub(super) fn followed_buffers(&self) -> Vec<Arc<TurnBuffer>> {
-        let mut turns = lock(&self.turns);
-        // Whoever reads a turn holds it, and gets hold of it only under this lock.
-        turns.by_id.retain(|_, live| !live.is_remote() || Arc::strong_count(live) > 1);
-        let remote = |live: &&Arc<TurnBuffer>| live.is_remote() && !live.is_ended();
-        turns.by_id.values().filter(remote).cloned().collect()
+        let mut table = lock(&self.turns);
+        // The map holds one reference, each reader another. References are only handed out under
+        // this lock, so a count of 1 cannot grow in between.
+        table.by_id.retain(|_, buffer| !buffer.is_remote() || Arc::strong_count(buffer) > 1);
+        let is_followed = |buffer: &&Arc<TurnBuffer>| buffer.is_remote() && !buffer.is_ended();
+        table.by_id.values().filter(is_followed).cloned().collect()
     }
 
-    /// Whether any turn runs here, or waits to.
+    /// Whether this instance has running or queued turns.
     pub(super) fn has_local_turns(&self) -> bool {
-        lock(&self.turns).by_id.values().any(|live| !live.is_ended() && !live.is_remote())
+        lock(&self.turns).by_id.values().any(|buffer| !buffer.is_ended() && !buffer.is_remote())
     }
 
-    /// The turns that run, or wait to.
+    /// Buffers of running, queued and followed turns.
     pub(super) fn active_buffers(&self) -> Vec<Arc<TurnBuffer>> {
-        let mut turns = lock(&self.turns);
-        turns.evict_expired();
-        turns.by_id.values().filter(|live| !live.is_ended()).cloned().collect()
+        let mut table = lock(&self.turns);
+        table.evict_expired();
+        table.by_id.values().filter(|buffer| !buffer.is_ended()).cloned().collect()
     }
 
-    /// The names of the turns that this process runs, or will.
+    /// Ids of the turns that this instance runs or has queued. Recovery treats every other turn
+    /// claimed by this instance as orphaned.
     pub(super) fn local_turn_ids(&self) -> HashSet<TurnId> {
         let running = self.active_buffers();
-        let own = running.iter().filter(|live| !live.is_remote());
-        own.map(|live| live.turn_id.clone()).collect()
+        let local = running.iter().filter(|buffer| !buffer.is_remote());
+        local.map(|buffer| buffer.turn_id.clone()).collect()
     }
 
-    /// Ends the buffers of turns that wait in their sessions' queues, or that others run.
+    /// Ends the buffers of queued and remote turns.
     pub(super) fn close_queued_and_remote(&self) {
-        for live in self.active_buffers().iter().filter(|live| live.is_queued() || live.is_remote())
+        for buffer in
+            self.active_buffers().iter().filter(|buffer| buffer.is_queued() || buffer.is_remote())
         {
-            self.close_buffer(live);
+            self.close_buffer(buffer);
         }
     }
 
-    /// Stops every turn, and each that begins from now on.
+    /// Cancels all turns, including those that start later.
     pub(super) fn abort_all(&self) {
         self.abort.cancel();
     }
@@ -145,13 +149,14 @@ impl Hub {
 
 impl BufferTable {
     fn evict_expired(&mut self) {
-        while let Some((ended, size, live)) = self.ended.front() {
-            if ended.elapsed() < ENDED_TTL && self.ended_bytes <= MAX_ENDED_BYTES {
+        while let Some((ended_at, size, buffer)) = self.ended.front() {
+            if ended_at.elapsed() < ENDED_TTL && self.ended_bytes <= MAX_ENDED_BYTES {
                 return;
             }
-            // A turn that began after all, behind readers that were sent away, has a new buffer.
-            if self.by_id.get(&live.turn_id).is_some_and(|current| Arc::ptr_eq(current, live)) {
-                self.by_id.remove(&live.turn_id);
+            // A queued turn whose readers were sent away may have started with a new buffer under
+            // the same id. Remove only the buffer that ended.
+            if self.by_id.get(&buffer.turn_id).is_some_and(|current| Arc::ptr_eq(current, buffer)) {
+                self.by_id.remove(&buffer.turn_id);
             }
             self.ended_bytes -= size;
             self.ended.pop_front();
@@ -159,94 +164,93 @@ impl BufferTable {
     }
 }
 
-/// One turn of this process.
+/// The frames of one turn.
 pub(super) struct TurnBuffer {
-    /// The session it is in.
     pub(super) session_id: SessionId,
-    /// Its id.
     pub(super) turn_id: TurnId,
     state: Mutex<BufferState>,
     changed: Notify,
-    /// Cancelled when somebody stops the turn.
+    /// Stops the turn when cancelled.
     pub(super) cancel: CancellationToken,
 }
 
 #[derive(Default)]
 struct BufferState {
-    /// Frames as they were published.
+    /// Published frames, one entry per publish.
     chunks: Vec<FrameBatch>,
-    /// The number of the last frame.
+    /// Number of the last published frame.
     last_frame: u64,
     byte_count: usize,
-    /// Whether the store has the turn in its session's queue, or had it there.
+    /// Whether the turn is, or was, in the queue of its session.
     is_queued: bool,
     is_ended: bool,
     log: LogProgress,
-    /// How far the log was read, if another instance runs the turn.
+    /// Present while another instance runs the turn.
     remote: Option<RemoteProgress>,
-    /// Whether this process runs the turn.
+    /// Whether this process runs the turn; never reset.
     is_local: bool,
 }
 
-/// A turn that another instance runs, as far as its log was read.
+/// Progress in reading the log of a turn that another instance runs.
 #[derive(Debug, Clone)]
 pub(super) struct RemoteProgress {
-    /// The id its reply will have.
     pub(super) reply_id: MessageId,
-    /// The number of the first batch that was not read.
+    /// Number of the first batch that has not been read.
     pub(super) next_batch: u32,
 }
 
-/// How far the turn's log has come.
+/// Progress in writing the log of a turn.
 #[derive(Default)]
 struct LogProgress {
-    /// Pieces that are in the log, or on their way there.
+    /// Chunks that are in the log or being written to it.
     chunks: usize,
-    /// Batches that are.
+    /// Batches that are in the log or being written to it.
     batch_count: u32,
-    /// When the first piece was published that is not.
+    /// When the first unlogged chunk was published; `None` if all chunks are logged.
     unlogged_since: Option<Instant>,
-    /// Whether a batch is on its way.
     is_writing: bool,
-    /// Whether the last batch was taken: nothing may follow it.
+    /// Set before the last batch is taken: no batch may follow it.
     is_closed: bool,
 }
 
 impl TurnBuffer {
-    fn new(session: SessionId, turn: TurnId, stop: CancellationToken) -> Self {
-        let (buffer, changed) = Default::default();
-        Self { session_id: session, turn_id: turn, state: buffer, changed, cancel: stop }
+    fn new(session_id: SessionId, turn_id: TurnId, cancel: CancellationToken) -> Self {
+        Self { session_id, turn_id, state: Mutex::default(), changed: Notify::new(), cancel }
     }
 
-    /// Adds frames for all readers.
+    /// Appends frames and wakes the readers.
     pub(super) fn publish_frames(&self, frames: FrameBatch) {
         if frames.bytes.is_empty() {
             return;
         }
-        let mut buffer = lock(&self.state);
-        buffer.last_frame = frames.last;
-        buffer.byte_count += frames.bytes.len();
-        buffer.chunks.push(frames);
-        buffer.log.unlogged_since.get_or_insert_with(Instant::now);
-        drop(buffer);
+        let mut state = lock(&self.state);
+        state.last_frame = frames.last;
+        state.byte_count += frames.bytes.len();
+        state.chunks.push(frames);
+        state.log.unlogged_since.get_or_insert_with(Instant::now);
+        drop(state);
         self.changed.notify_waiters();
     }
 
-    /// Says that another instance runs the turn, or will.
+    /// Marks the turn as run by another instance. No effect if this instance runs it or has
+    /// published frames.
     pub(super) fn mark_remote(&self, reply: &MessageId) {
-        let mut buffer = lock(&self.state);
-        if buffer.chunks.is_empty() && buffer.remote.is_none() && !buffer.is_local {
-            buffer.remote = Some(RemoteProgress { reply_id: reply.clone(), next_batch: 0 });
+        let mut state = lock(&self.state);
+        if state.chunks.is_empty() && state.remote.is_none() && !state.is_local {
+            state.remote = Some(RemoteProgress { reply_id: reply.clone(), next_batch: 0 });
         }
     }
 
-    /// Says that this instance runs the turn after all.
+    /// Marks the turn as run by this instance.
     pub(super) fn mark_local(&self) {
-        let mut buffer = lock(&self.state);
-        (buffer.remote, buffer.is_local) = (None, true);
+        let mut state = lock(&self.state);
+        state.remote = None;
+        // Stays set: a later `mark_remote` by a slow request must not turn a local turn into a
+        // followed one.
+        state.is_local = true;
     }
 
-    /// How far the log was read, while another instance runs the turn.
+    /// `None` if this instance runs the turn.
     pub(super) fn remote_progress(&self) -> Option<RemoteProgress> {
         lock(&self.state).remote.clone()
     }
@@ -255,43 +259,44 @@ impl TurnBuffer {
         lock(&self.state).remote.is_some()
     }
 
-    /// Adds what another instance wrote into the log, from the batch `from` up to `next`. Whether
-    /// the turn is still another instance's, and nobody else was faster.
+    /// Appends log batches `from..next` of another instance. Returns `false` if they were already
+    /// appended or the turn has become local.
     pub(super) fn append_remote(&self, batches: &[Bytes], from: u32, next: u32) -> bool {
-        let mut buffer = lock(&self.state);
-        match &mut buffer.remote {
+        let mut state = lock(&self.state);
+        match &mut state.remote {
+            // The shared poll and a joining reader may fetch the same batches concurrently. Only
+            // the first may append them, or readers would see frames twice.
             Some(remote) if remote.next_batch == from => remote.next_batch = next,
             _ => return false,
         }
         for bytes in batches {
-            let frames = FrameBatch::from_bytes_after(buffer.last_frame, bytes.clone());
-            buffer.last_frame = frames.last;
-            buffer.byte_count += frames.bytes.len();
-            buffer.chunks.push(frames);
+            let frames = FrameBatch::from_bytes_after(state.last_frame, bytes.clone());
+            state.last_frame = frames.last;
+            state.byte_count += frames.bytes.len();
+            state.chunks.push(frames);
         }
-        drop(buffer);
+        drop(state);
         self.changed.notify_waiters();
         true
     }
 
-    /// The number of the last frame.
     pub(super) fn last_frame(&self) -> u64 {
         lock(&self.state).last_frame
     }
 
-    /// Waits until a frame was published, or nothing more comes.
+    /// Waits until `frame` is published or the turn ends.
     pub(super) async fn wait_for_frame(&self, frame: u64) {
-        self.wait_until(|buffer| buffer.last_frame >= frame || buffer.is_ended).await;
+        self.wait_until(|state| state.last_frame >= frame || state.is_ended).await;
     }
 
-    /// How large it has become; `None` if it had ended before.
+    /// Marks the buffer as ended and returns its size; `None` if it had already ended.
     fn mark_ended(&self) -> Option<usize> {
-        let mut buffer = lock(&self.state);
-        if std::mem::replace(&mut buffer.is_ended, true) {
+        let mut state = lock(&self.state);
+        if std::mem::replace(&mut state.is_ended, true) {
             return None;
         }
-        let size = buffer.byte_count;
-        drop(buffer);
+        let size = state.byte_count;
+        drop(state);
         self.changed.notify_waiters();
         Some(size)
     }
@@ -300,35 +305,34 @@ impl TurnBuffer {
         lock(&self.state).is_ended
     }
 
-    /// Says that the turn is in its session's queue.
     pub(super) fn mark_queued(&self) {
         lock(&self.state).is_queued = true;
     }
 
-    /// Whether the turn waits in its session's queue. One that is just being begun does not.
+    /// Whether the turn is waiting in the queue of its session. `false` for a turn that is just
+    /// being started.
     fn is_queued(&self) -> bool {
-        let buffer = lock(&self.state);
-        buffer.is_queued && buffer.chunks.is_empty()
+        let state = lock(&self.state);
+        state.is_queued && state.chunks.is_empty()
     }
 
-    /// Whether nothing was published yet: the turn waits to run.
+    /// Whether the turn has published no frames.
     pub(super) fn is_pending(&self) -> bool {
         lock(&self.state).chunks.is_empty()
     }
 
-    /// Waits until something was published, or nothing more comes.
+    /// Waits until the first frame is published or the turn ends.
     pub(super) async fn wait_until_started(&self) {
-        self.wait_until(|buffer| !buffer.chunks.is_empty() || buffer.is_ended).await;
+        self.wait_until(|state| !state.chunks.is_empty() || state.is_ended).await;
     }
 
-    /// Waits until nothing more comes.
     pub(super) async fn wait_until_ended(&self) {
-        self.wait_until(|buffer| buffer.is_ended).await;
+        self.wait_until(|state| state.is_ended).await;
     }
 
     async fn wait_until(&self, holds: impl Fn(&BufferState) -> bool) {
         loop {
-            // Registered before looking, so that what happens in between wakes it.
+            // Registered before checking, so that a notification in between is not lost.
             let changed = self.changed.notified();
             if holds(&lock(&self.state)) {
                 return;
@@ -337,70 +341,72 @@ impl TurnBuffer {
         }
     }
 
-    /// What was published and is not in the log, if it has been waiting for this long and nothing
-    /// is on its way there. [`TurnBuffer::finish_log_write`] must follow.
-    pub(super) fn take_due_batch(&self, behind: Duration) -> Option<LogBatch> {
-        let mut buffer = lock(&self.state);
-        let is_due = buffer.log.unlogged_since.is_some_and(|since| since.elapsed() >= behind);
-        if buffer.log.is_closed || buffer.log.is_writing || !is_due {
+    /// Takes the next log batch, if its oldest frame has waited for at least `delay` and no write
+    /// is in flight. The caller must call [`TurnBuffer::finish_log_write`] afterwards.
+    pub(super) fn take_due_batch(&self, delay: Duration) -> Option<LogBatch> {
+        let mut state = lock(&self.state);
+        let is_due = state.log.unlogged_since.is_some_and(|since| since.elapsed() >= delay);
+        if state.log.is_closed || state.log.is_writing || !is_due {
             return None;
         }
-        let batch = buffer.take_unlogged(MAX_BATCH_BYTES);
-        buffer.log.is_writing = true;
+        let batch = state.take_unlogged(MAX_BATCH_BYTES);
+        state.log.is_writing = true;
         Some(batch)
     }
 
-    /// Says that the batch which was on its way to the log has arrived.
+    /// Allows the next batch to be taken, and wakes `close_log`.
     pub(super) fn finish_log_write(&self) {
         lock(&self.state).log.is_writing = false;
         self.changed.notify_waiters();
     }
 
-    /// The last batch of the log: what is not in it, and the frames that end the stream. `None` if
-    /// the log is empty: a turn that was over sooner than its first flush writes none.
+    /// Closes the log and returns its last batch: the unlogged frames followed by `ending`. `None`
+    /// if nothing was logged; a turn that ends before its first flush has no log.
     pub(super) async fn close_log(&self, ending: &FrameBatch) -> Option<LogBatch> {
-        let mut buffer = loop {
+        let mut state = loop {
             let changed = self.changed.notified();
             {
-                let mut buffer = lock(&self.state);
-                // From here on nothing more is taken for the log.
-                buffer.log.is_closed = true;
-                if !buffer.log.is_writing {
-                    break buffer;
+                let mut state = lock(&self.state);
+                // From here on `take_due_batch` returns `None`, so at most one more write completes
+                // and the batch numbers have no gap.
+                state.log.is_closed = true;
+                if !state.log.is_writing {
+                    break state;
                 }
             }
             changed.await;
         };
-        if buffer.log.batch_count == 0 {
+        if state.log.batch_count == 0 {
             return None;
         }
-        let LogBatch { number, frames } = buffer.take_unlogged(usize::MAX);
+        let LogBatch { number, frames } = state.take_unlogged(usize::MAX);
         Some(LogBatch { number, frames: [frames, ending.bytes.clone()].concat().into() })
     }
 }
 
 impl BufferState {
-    /// What is not in the log, as many pieces as fit into `most` bytes, but one at the least.
-    fn take_unlogged(&mut self, most: usize) -> LogBatch {
+    /// Takes unlogged chunks up to `max_bytes`, but at least one.
+    fn take_unlogged(&mut self, max_bytes: usize) -> LogBatch {
         let unlogged = &self.chunks[self.log.chunks..];
         let mut size = 0;
-        let fitting = unlogged.iter().take_while(|piece| {
-            size += piece.bytes.len();
-            size <= most
+        let fitting = unlogged.iter().take_while(|chunk| {
+            size += chunk.bytes.len();
+            size <= max_bytes
         });
-        let pieces = &unlogged[..fitting.count().max(1).min(unlogged.len())];
-        let is_all = pieces.len() == unlogged.len();
-        let frames = match pieces {
-            [only] => only.bytes.clone(),
-            several => {
+        let taken = &unlogged[..fitting.count().max(1).min(unlogged.len())];
+        let is_all = taken.len() == unlogged.len();
+        let frames = match taken {
+            // `Bytes` is reference counted: the common single chunk is not copied.
+            [chunk] => chunk.bytes.clone(),
+            chunks => {
                 let mut all =
-                    BytesMut::with_capacity(several.iter().map(|piece| piece.bytes.len()).sum());
-                several.iter().for_each(|piece| all.extend_from_slice(&piece.bytes));
+                    BytesMut::with_capacity(chunks.iter().map(|chunk| chunk.bytes.len()).sum());
+                chunks.iter().for_each(|chunk| all.extend_from_slice(&chunk.bytes));
                 all.freeze()
             }
         };
         let number = self.log.batch_count;
-        self.log.chunks += pieces.len();
+        self.log.chunks += taken.len();
         self.log.batch_count += 1;
         if is_all {
             self.log.unlogged_since = None;
@@ -408,84 +414,84 @@ impl BufferState {
         LogBatch { number, frames }
     }
 
-    /// Where the frame behind a cursor is: its piece, and the bytes of that piece before it. `None`
-    /// if the cursor names no frame that was published.
+    /// Position of the frame after `cursor`: the chunk index, and the bytes to skip in that chunk.
+    /// `None` if the cursor names a frame that was not published.
     fn position_after(&self, cursor: &StreamCursor) -> Option<(usize, usize)> {
         if cursor.frame > self.last_frame {
             return None;
         }
-        let wanted = cursor.frame + 1;
-        let piece = self.chunks.partition_point(|piece| piece.last < wanted);
-        let skipped = self.chunks.get(piece).map_or(0, |frames| frames.offset_of(wanted));
-        Some((piece, skipped))
+        let target = cursor.frame + 1;
+        let chunk = self.chunks.partition_point(|chunk| chunk.last < target);
+        let skip_bytes = self.chunks.get(chunk).map_or(0, |frames| frames.offset_of(target));
+        Some((chunk, skip_bytes))
     }
 }
 
-/// Reads a turn's frames at its own pace.
 pub struct TurnReader {
     buffer: Arc<TurnBuffer>,
     next_chunk: usize,
-    /// Bytes of the next piece that this reader has had.
+    /// Bytes of the next chunk that the client already has.
     skip_bytes: usize,
 }
 
 impl TurnReader {
-    /// A reader that stands before the first frame.
-    pub(super) fn new(live: Arc<TurnBuffer>) -> Self {
-        Self { buffer: live, next_chunk: 0, skip_bytes: 0 }
+    /// Reads from the first frame.
+    pub(super) fn new(buffer: Arc<TurnBuffer>) -> Self {
+        Self { buffer, next_chunk: 0, skip_bytes: 0 }
     }
 
-    /// A reader that stands behind the frame which a cursor names; before the first one if it
-    /// names none of this turn. `None` if nothing is left to read, and nothing will come.
+    /// Reads after `cursor`, or from the first frame if the cursor is of another turn or unknown.
+    /// `None` if nothing is left to read.
     pub(super) fn after_cursor(
-        live: Arc<TurnBuffer>,
+        buffer: Arc<TurnBuffer>,
         cursor: Option<&StreamCursor>,
     ) -> Option<Self> {
-        let place = {
-            let buffer = lock(&live.state);
-            let cursor = cursor.filter(|cursor| cursor.turn_id == live.turn_id);
-            let place = cursor.and_then(|cursor| Some((cursor, buffer.position_after(cursor)?)));
-            // The terminal frame is the one before `[DONE]`. Of a turn that is over only the rest
-            // is to be had.
-            let is_inside = place.is_some_and(|(cursor, _)| cursor.frame + 1 < buffer.last_frame);
-            if buffer.is_ended && !is_inside {
+        let position = {
+            let state = lock(&buffer.state);
+            let cursor = cursor.filter(|cursor| cursor.turn_id == buffer.turn_id);
+            let position = cursor.and_then(|cursor| Some((cursor, state.position_after(cursor)?)));
+            // The terminal frame is the one before `[DONE]`. A client that has it is finished, and
+            // a cursor of another turn must not replay a turn that is over.
+            let is_inside = position.is_some_and(|(cursor, _)| cursor.frame + 1 < state.last_frame);
+            if state.is_ended && !is_inside {
                 return None;
             }
-            place.map(|(_, place)| place)
+            position.map(|(_, position)| position)
         };
-        let (next, skipped) = place.unwrap_or_default();
-        Some(Self { buffer: live, next_chunk: next, skip_bytes: skipped })
+        let (next_chunk, skip_bytes) = position.unwrap_or_default();
+        Some(Self { buffer, next_chunk, skip_bytes })
     }
 
-    /// A reader that stands behind all frames there are.
-    pub(super) fn at_end(live: Arc<TurnBuffer>) -> Self {
-        let next = lock(&live.state).chunks.len();
-        Self { buffer: live, next_chunk: next, skip_bytes: 0 }
+    /// Reads only frames published from now on.
+    pub(super) fn at_end(buffer: Arc<TurnBuffer>) -> Self {
+        let next_chunk = lock(&buffer.state).chunks.len();
+        Self { buffer, next_chunk, skip_bytes: 0 }
     }
 
-    /// A reader of frames that are all there already.
+    /// Reads frames that are complete.
     pub(super) fn from_frames(frames: Bytes) -> Self {
-        let live = TurnBuffer::new(
+        let buffer = TurnBuffer::new(
             SessionId::new_unchecked(""),
             TurnId::new_unchecked(""),
             CancellationToken::new(),
         );
-        live.publish_frames(FrameBatch { first: 1, last: 1, bytes: frames });
-        live.mark_ended();
-        Self::new(Arc::new(live))
+        // The frame numbers do not matter here: no cursor is applied to this buffer.
+        buffer.publish_frames(FrameBatch { first: 1, last: 1, bytes: frames });
+        buffer.mark_ended();
+        Self::new(Arc::new(buffer))
     }
 
-    /// The next frames, as many as are there; waits for them. `None` behind the last.
+    /// Waits for the next chunk of frames; `None` at the end of the stream. Cancel-safe.
     pub async fn next(&mut self) -> Option<Bytes> {
         loop {
             let changed = self.buffer.changed.notified();
             {
-                let buffer = lock(&self.buffer.state);
-                if let Some(frames) = buffer.chunks.get(self.next_chunk) {
+                let state = lock(&self.buffer.state);
+                if let Some(frames) = state.chunks.get(self.next_chunk) {
                     self.next_chunk += 1;
                     return Some(frames.bytes.slice(std::mem::take(&mut self.skip_bytes)..));
                 }
-                if buffer.is_ended {
+                if state.is_ended {
                     return None;
                 }
             }

@@ -1,4 +1,4 @@
-//! Reading a turn that somebody else, or an earlier connection, set going.
+//! Reads a turn that another request or an earlier connection started.
 
 use super::ChatService;
 use super::frames::{FrameBatch, StreamCursor};
@@ -11,60 +11,68 @@ use crate::error::Result;
 use bytes::Bytes;
 
 impl ChatService {
-    /// A reader of the session's running turn: behind the frame that `cursor` names, or from the
-    /// start. When nothing runs, of the rest of the turn that the cursor is inside of, if that ended
-    /// less than a minute ago. `None` if there is nothing to read.
+    /// Reader for the session's running turn, after the frame named by `cursor` or from the start.
+    ///
+    /// Without a running turn, reads the rest of the turn that `cursor` points into, if that turn
+    /// ended less than a minute ago. `None` if nothing is left to read.
     pub async fn join_turn(
         &self,
-        who: &Principal,
+        principal: &Principal,
         session: &SessionId,
         cursor: Option<&StreamCursor>,
     ) -> Result<Option<TurnReader>> {
-        let session = self.store.get_session(who, session, AccessLevel::Participant).await?;
+        let session = self.store.get_session(principal, session, AccessLevel::Participant).await?;
         let running = session.active_turn.as_ref().map(|turn| &turn.turn_id);
         let Some(turn) = running.or(cursor.map(|cursor| &cursor.turn_id)) else { return Ok(None) };
-        if let Some(live) = self.hub.find_session_buffer(&session.id, turn) {
+        // A buffer here is the fast path. For a turn of another instance the buffer is only as
+        // fresh as the last poll, so that case catches up with the log first.
+        if let Some(buffer) = self.hub.find_session_buffer(&session.id, turn) {
             if let Some(turn) =
-                session.active_turn.as_ref().filter(|_| live.remote_progress().is_some())
+                session.active_turn.as_ref().filter(|_| buffer.remote_progress().is_some())
             {
                 return self.read_remote_turn(&session.id, turn, cursor).await;
             }
-            return Ok(TurnReader::after_cursor(live, cursor));
+            return Ok(TurnReader::after_cursor(buffer, cursor));
         }
         if let Some(turn) = session.active_turn.as_ref().filter(|_| self.store.is_shared()) {
             return self.read_remote_turn(&session.id, turn, cursor).await;
         }
+        // Without a shared store, a running turn that has no buffer has lost its task and will be
+        // ended by recovery. Only the log of an ended turn is read.
         let Some(cursor) = cursor.filter(|_| running.is_none()) else { return Ok(None) };
         let log = self.store.read_log(&session.id, turn, ended_cutoff()).await?;
         Ok(frames_after(&log, cursor).map(TurnReader::from_frames))
     }
 
-    /// The stream of a reply that is stored, framed anew as the turn's.
+    /// Encodes a stored reply as a fresh frame stream of `turn`.
     pub(super) async fn replay_stored_reply(
         &self,
         session: &Session,
         turn: TurnId,
         reply: &Message,
     ) -> Result<Bytes> {
-        let question = reply.parent_id.as_ref().unwrap_or(&reply.id);
-        let asked = self.store.get_message(&Principal::server(), &session.id, question).await?;
-        let continues = tool::find_continued_reply(asked.role, &asked.parts);
-        let opening = StreamHeader {
+        let user_message_id = reply.parent_id.as_ref().unwrap_or(&reply.id);
+        let user_message =
+            self.store.get_message(&Principal::server(), &session.id, user_message_id).await?;
+        // A reply to tool results must carry the id of the reply it continues, as it did when it
+        // was streamed.
+        let continues = tool::find_continued_reply(user_message.role, &user_message.parts);
+        let header = StreamHeader {
             message_id: &reply.id,
             continues: continues.as_ref(),
             session_id: &session.id,
             title: &session.title,
-            user_message_id: question,
+            user_message_id,
         };
-        Ok(replay_reply(turn, reply, &opening))
+        Ok(replay_reply(turn, reply, &header))
     }
 }
 
-/// What a log holds behind a cursor; `None` if that is nothing but the end.
+/// The frames of a log after `cursor`; `None` if only the end of the stream is left.
 fn frames_after(log: &[Bytes], cursor: &StreamCursor) -> Option<Bytes> {
     let bytes = log.concat();
     let frames = FrameBatch::from_bytes(bytes.into());
-    // The terminal frame is the one before `[DONE]`.
+    // The terminal frame is the one before `[DONE]`; a client that has it is finished.
     if cursor.frame + 1 >= frames.last {
         return None;
     }

@@ -1,5 +1,5 @@
-//! The journal: writes the frames of running turns to the store's turn log, all turns together,
-//! about every 150 ms. What a crash can take of a running reply is what came after the last flush.
+//! The journal: writes the frames of all running turns to the turn log, about every 150 ms. A crash
+//! loses only what was published after the last flush.
 
 use super::ChatService;
 use super::hub::{ENDED_TTL, TurnBuffer};
@@ -12,34 +12,30 @@ use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
-/// How often the journal looks.
 const POLL_INTERVAL: Duration = Duration::from_millis(25);
-/// How far the log of a turn may be behind, with few turns running …
+/// How long frames may stay unlogged with up to 150 turns …
 const MIN_FLUSH_DELAY: Duration = Duration::from_millis(150);
-/// … and with a thousand and more.
+/// … and with 1,000 or more.
 const MAX_FLUSH_DELAY: Duration = Duration::from_secs(1);
-/// Batches that are written in one step, so that no step is long.
+/// Limits the size of one store step, so that other writes are not delayed.
 const MAX_BATCHES_PER_WRITE: usize = 64;
-/// A store that stumbles is tried again after this long.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
-/// How often old logs are dropped.
 const CLEANUP_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Wakes the journal when there is something to write.
 #[derive(Default)]
 pub(super) struct Journal {
     wakeup: Notify,
 }
 
 impl Journal {
-    /// Says that a turn runs.
+    /// Wakes the writer when a turn starts.
     pub(super) fn wake(&self) {
         self.wakeup.notify_one();
     }
 }
 
 impl ChatService {
-    /// Keeps the turn log until told to stop.
+    /// Writes and cleans up the turn log until `stop` is cancelled.
     pub async fn run_journal(self: Arc<Self>, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => {}
@@ -49,49 +45,52 @@ impl ChatService {
     }
 
     async fn run_log_writer(&self) {
-        let mut look = interval(POLL_INTERVAL);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = interval(POLL_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let turns = self.hub.active_buffers();
-            if turns.is_empty() {
+            let buffers = self.hub.active_buffers();
+            // An idle server does not poll: the next turn wakes this loop.
+            if buffers.is_empty() {
                 self.journal.wakeup.notified().await;
             }
-            look.tick().await;
-            let behind = flush_delay(turns.len());
-            let mut step = Vec::with_capacity(MAX_BATCHES_PER_WRITE);
-            // A turn is taken just before it is written: its end waits for what is on its way.
-            for live in turns {
-                step.extend(take_log_entry(&live, behind).map(|entry| (entry, live)));
-                if step.len() == MAX_BATCHES_PER_WRITE {
-                    self.write_batches(&step).await;
-                    step.clear();
+            ticks.tick().await;
+            let delay = flush_delay(buffers.len());
+            let mut batches = Vec::with_capacity(MAX_BATCHES_PER_WRITE);
+            // A batch is taken only right before it is written: from then on the end of its turn
+            // has to wait for the write.
+            for buffer in buffers {
+                batches.extend(take_log_entry(&buffer, delay).map(|entry| (entry, buffer)));
+                if batches.len() == MAX_BATCHES_PER_WRITE {
+                    self.write_batches(&batches).await;
+                    batches.clear();
                 }
             }
-            if !step.is_empty() {
-                self.write_batches(&step).await;
+            if !batches.is_empty() {
+                self.write_batches(&batches).await;
             }
         }
     }
 
-    async fn write_batches(&self, step: &[(TurnLogEntry, Arc<TurnBuffer>)]) {
-        let entries: Vec<_> = step.iter().map(|(entry, _)| entry.clone()).collect();
-        // The ends of these turns wait for this, and could not be stored either.
+    async fn write_batches(&self, batches: &[(TurnLogEntry, Arc<TurnBuffer>)]) {
+        let entries: Vec<_> = batches.iter().map(|(entry, _)| entry.clone()).collect();
+        // Retried without limit: finishing these turns waits for this write, and could not be
+        // stored either while the store is down.
         let lost = loop {
             match self.store.append_log(entries.clone()).await {
                 Ok(lost) => break lost,
                 Err(error) => {
-                    tracing::warn!(error = %error.chain(), "writing the turn log again");
+                    tracing::warn!(error = %error.chain(), "writing the turn log failed, retrying");
                     sleep(RETRY_DELAY).await;
                 }
             }
         };
-        for (_, live) in step {
-            if lost.contains(&live.turn_id) {
-                // Its session was deleted, or this instance was silent too long and another one
-                // has ended the turn.
-                live.cancel.cancel();
+        for (_, buffer) in batches {
+            if lost.contains(&buffer.turn_id) {
+                // The claim is gone: the session was deleted, or this instance missed its
+                // heartbeats and another one has ended the turn.
+                buffer.cancel.cancel();
             }
-            live.finish_log_write();
+            buffer.finish_log_write();
         }
     }
 
@@ -101,11 +100,12 @@ impl ChatService {
             let before = ended_cutoff();
             self.hub.evict_expired();
             loop {
+                // Each call deletes a limited number of batches, so that no step is long.
                 match self.store.delete_ended_logs(before).await {
                     Ok(0) => break,
                     Ok(_) => {}
                     Err(error) => {
-                        tracing::warn!(error = %error.chain(), "old turn logs could not be dropped");
+                        tracing::warn!(error = %error.chain(), "deleting old turn logs failed");
                         break;
                     }
                 }
@@ -114,19 +114,24 @@ impl ChatService {
     }
 }
 
-/// Turns that ended before this are past.
+/// Logs of turns that ended before this time are no longer read. Equal to the lifetime of buffers
+/// in the hub, so that every reader sees the same window.
 pub(super) fn ended_cutoff() -> Timestamp {
-    let linger = i64::try_from(ENDED_TTL.as_millis()).unwrap_or(i64::MAX);
-    Timestamp::from_millis(clock::now().as_millis() - linger)
+    let ttl = i64::try_from(ENDED_TTL.as_millis()).unwrap_or(i64::MAX);
+    Timestamp::from_millis(clock::now().as_millis() - ttl)
 }
 
-fn take_log_entry(live: &TurnBuffer, behind: Duration) -> Option<TurnLogEntry> {
-    let batch = live.take_due_batch(behind)?;
-    Some(TurnLogEntry { session_id: live.session_id.clone(), turn_id: live.turn_id.clone(), batch })
+fn take_log_entry(buffer: &TurnBuffer, delay: Duration) -> Option<TurnLogEntry> {
+    let batch = buffer.take_due_batch(delay)?;
+    Some(TurnLogEntry {
+        session_id: buffer.session_id.clone(),
+        turn_id: buffer.turn_id.clone(),
+        batch,
+    })
 }
 
-/// How far behind the log may be: the more turns run, the further.
+/// One millisecond per turn, within the bounds: the write rate stays limited when many turns run.
 fn flush_delay(turns: usize) -> Duration {
-    let stretched = Duration::from_millis(turns as u64);
-    stretched.clamp(MIN_FLUSH_DELAY, MAX_FLUSH_DELAY)
+    let scaled = Duration::from_millis(turns as u64);
+    scaled.clamp(MIN_FLUSH_DELAY, MAX_FLUSH_DELAY)
 }

@@ -1,8 +1,8 @@
-//! Turns: begun, run, read, stopped, recovered, drained. The heart of the server.
+//! The life of a turn: start, run, stream, cancel, recover, drain. The core of the server.
 //!
-//! [`ChatService::start_turn`] makes the user's message durable and sets a task going that owns the turn
-//! until its reply is stored; whoever asked gets a [`TurnReader`]. A reader that leaves changes
-//! nothing. Called by `http`; knows no route and no database.
+//! [`ChatService::start_turn`] makes the user's message durable and spawns a task that owns the
+//! turn until its reply is stored. The caller gets a [`TurnReader`]; a reader that disconnects does
+//! not affect the turn. Called by `http`; knows neither routes nor databases.
 
 mod background_call;
 mod cache_key;
@@ -57,53 +57,48 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 use usage_policy::ConcurrencyLimiter;
 
-/// How long a turn that was cut may take to store what it has.
+/// Time an aborted turn gets during shutdown to store its partial reply.
 const ABORT_GRACE: Duration = Duration::from_secs(5);
 
-/// Everything a turn needs.
+/// The service behind all chat routes: one per process, shared by every request.
 pub struct ChatService {
     store: Arc<dyn Store>,
     provider: Arc<dyn Provider>,
     memory: Arc<Memory>,
     prompts: Arc<PromptTemplates>,
-    /// The model that writes titles, if one does.
+    /// `None`: titles are taken from the first message.
     title_model: Option<String>,
-    /// The model that writes summaries, if one does.
+    /// `None`: no summaries are written.
     summary_model: Option<String>,
     summary_locks: SummaryLocks,
     lease_holder: LeaseHolder,
     hub: Hub,
     journal: Journal,
     events: EventBroker,
-    /// Every running turn is a task of this tracker.
+    /// Tracks every running turn, so that [`ChatService::drain`] can wait for all of them.
     turn_tasks: TaskTracker,
     usage_policy: UsagePolicy,
     concurrency: ConcurrencyLimiter,
-    /// Whether sessions were deleted whose words an index may still hold.
+    /// Set when sessions were deleted whose words the search index may still contain.
     needs_index_merge: AtomicBool,
 }
 
-/// What [`ChatService`] is made of.
 pub struct ChatDependencies {
-    /// Where conversations are kept.
     pub store: Arc<dyn Store>,
-    /// Who answers.
     pub provider: Arc<dyn Provider>,
-    /// What of a session the model is shown.
     pub memory: Arc<Memory>,
-    /// The prompt templates.
     pub prompts: Arc<PromptTemplates>,
-    /// The model that writes titles, if one does.
+    /// Model for generated titles; `None` takes titles from the first message.
     pub title_model: Option<String>,
-    /// The model that writes summaries, if one does.
+    /// Model for summaries; `None` writes none.
     pub summary_model: Option<String>,
-    /// Who this instance is.
+    /// Identity under which this process claims turns.
     pub lease_holder: LeaseHolder,
 }
 
 impl ChatService {
-    /// Puts the parts together.
-    pub fn new(parts: ChatDependencies) -> Self {
+    /// Creates a service without quotas or limits; see [`ChatService::with_policy`].
+    pub fn new(dependencies: ChatDependencies) -> Self {
         let ChatDependencies {
             store,
             provider,
@@ -111,9 +106,8 @@ impl ChatService {
             prompts,
             title_model,
             summary_model,
-            lease_holder: claimant,
-        } = parts;
-        let (hub, journal, turns) = (Hub::default(), Journal::default(), TaskTracker::new());
+            lease_holder,
+        } = dependencies;
         let events = EventBroker::new(store.is_shared());
         Self {
             store,
@@ -123,18 +117,19 @@ impl ChatService {
             title_model,
             summary_model,
             summary_locks: SummaryLocks::default(),
-            lease_holder: claimant,
-            hub,
-            journal,
+            lease_holder,
+            hub: Hub::default(),
+            journal: Journal::default(),
             events,
-            turn_tasks: turns,
+            turn_tasks: TaskTracker::new(),
             usage_policy: UsagePolicy::default(),
             concurrency: ConcurrencyLimiter::default(),
             needs_index_merge: AtomicBool::default(),
         }
     }
 
-    /// The provider's models, with their context windows where those are known.
+    /// The provider's models. The configured or known context window replaces the one that the
+    /// provider reports.
     pub async fn list_models(&self) -> Result<Vec<ModelInfo>> {
         let mut models = self.provider.list_models().await?;
         for model in &mut models {
@@ -144,25 +139,33 @@ impl ChatService {
         Ok(models)
     }
 
-    /// Takes no new turns, lets the running ones finish within `grace`, then cuts the rest: they
-    /// are stored as interrupted. Turns that wait stay in the store and run at the next start.
+    /// Stops accepting turns, lets the running ones finish within `grace`, then aborts the rest:
+    /// their partial replies are stored as interrupted. Queued turns stay in the store and run
+    /// after the next start.
     pub async fn drain(&self, grace: Duration) {
+        // Closed before anything else: `start_turn` takes a token and then checks this, so a turn
+        // either sees the drain or is waited for.
         self.turn_tasks.close();
+        // Queued and remote turns will not produce frames here any more. Closing their buffers lets
+        // clients reconnect to another instance at once.
         self.hub.close_queued_and_remote();
         if timeout(grace, self.turn_tasks.wait()).await.is_ok() {
             return;
         }
-        tracing::warn!(turns = self.turn_tasks.len(), "cutting the turns that are still running");
+        tracing::warn!(
+            turns = self.turn_tasks.len(),
+            "shutting down: grace expired, aborting running turns"
+        );
+        // An aborted turn still has to write its reply, hence the second wait.
         self.hub.abort_all();
         if timeout(ABORT_GRACE, self.turn_tasks.wait()).await.is_err() {
             tracing::error!(
                 turns = self.turn_tasks.len(),
-                "turns could not be stored before the end"
+                "shutting down: storing aborted turns timed out"
             );
         }
     }
 
-    /// The name of this instance of the server.
     pub fn instance_name(&self) -> &str {
         &self.lease_holder.instance
     }
@@ -171,12 +174,12 @@ impl ChatService {
         self.turn_tasks.is_closed()
     }
 
-    /// Refuses what would begin something once the server is going down.
+    /// Errors: `shutting_down`.
     pub fn ensure_not_draining(&self) -> Result<()> {
         if self.is_draining() {
             return Err(Error::new(
                 ErrorKind::ShuttingDown,
-                "the server is going down; try again in a moment",
+                "the server is shutting down; try again shortly",
             ));
         }
         Ok(())

@@ -1,5 +1,10 @@
-//! What a crash leaves behind, put in order: turns whose server is gone become interrupted replies,
-//! and turns that waited for them begin.
+//! Recovers from crashes: turns of stopped instances become interrupted replies, and queued turns
+//! start.
+//!
+//! Order matters in three places. The heartbeat comes first, because a shared store only reports
+//! orphans to an instance that is alive. Orphans are ended before queued turns start, because a
+//! session runs one turn at a time. The store takes the claim away before it returns an orphan, so
+//! that a slow instance that comes back cannot write to the same turn.
 
 use super::ChatService;
 use super::transcript::{StreamEnd, Transcript};
@@ -13,16 +18,16 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-/// How often, within a lease, an instance looks for those that are gone.
+/// Checks for orphaned turns per lease.
 const CHECKS_PER_LEASE: u32 = 10;
-/// Every which of these looks it looks for turns that wait, too.
+/// Every n-th of these checks also starts queued turns.
 const QUEUE_CHECK_EVERY: u64 = 2;
-/// How often, within a lease, an instance says that it lives.
+/// Heartbeats per lease: four may be lost before other instances take over.
 const HEARTBEATS_PER_LEASE: u32 = 5;
 
 impl ChatService {
-    /// Says that this instance lives, ends the turns of those that do not, then begins those that
-    /// wait in idle sessions. How many turns were cut off.
+    /// Sends a heartbeat, ends orphaned turns, then starts queued turns of idle sessions. Returns
+    /// the number of turns that were ended.
     pub async fn recover_turns(self: &Arc<Self>) -> Result<usize> {
         self.store.record_heartbeat(&self.lease_holder, clock::now()).await?;
         let count = self.finish_orphaned_turns().await?;
@@ -30,10 +35,12 @@ impl ChatService {
         Ok(count)
     }
 
-    /// However many there are, a store gives some of them at a time.
+    /// The store returns a limited number of orphans per call.
     async fn finish_orphaned_turns(&self) -> Result<usize> {
         let mut count = 0;
         loop {
+            // Read before each query: a turn that this instance claimed but does not run has lost
+            // its task, or the response to its claim, and is an orphan as well.
             let running = self.hub.local_turn_ids();
             let orphans = self.store.find_orphaned_turns(&self.lease_holder, &running).await?;
             if orphans.is_empty() {
@@ -47,21 +54,23 @@ impl ChatService {
     }
 
     async fn start_queued_turns(self: &Arc<Self>) -> Result<()> {
-        // Taken before looking: a drain that begins now waits for the turns that begin here.
+        // The token is taken before the drain check, so that a concurrent drain waits for turns
+        // started here.
         let _token = self.turn_tasks.token();
         while !self.is_draining()
-            && let FinishOutcome { next, skipped: passed_over } =
+            && let FinishOutcome { next, skipped } =
                 self.store.begin_queued_turn(&self.lease_holder, clock::now()).await?
         {
-            self.abort_queued(&passed_over);
-            let Some(begun) = next else { break };
-            let slot = self.concurrency.acquire(&begun.payer.user);
-            self.spawn_turn(begun, slot);
+            self.abort_queued(&skipped);
+            let Some(started) = next else { break };
+            let permit = self.concurrency.acquire(&started.payer.user);
+            self.spawn_turn(started, permit);
         }
         Ok(())
     }
 
-    /// Says that this instance lives, until told to stop, whatever else it is busy with.
+    /// Sends heartbeats until `stop` is cancelled. A task of its own, so that slow recovery cannot
+    /// delay a heartbeat.
     pub async fn run_heartbeat(self: Arc<Self>, lease: Duration, stop: CancellationToken) {
         loop {
             tokio::select! {
@@ -70,40 +79,41 @@ impl ChatService {
             }
             if let Err(error) = self.store.record_heartbeat(&self.lease_holder, clock::now()).await
             {
-                tracing::warn!(error = %error.chain(), "the store does not hear that this instance lives");
+                tracing::warn!(error = %error.chain(), "heartbeat failed, retrying");
             }
         }
     }
 
-    /// Looks after instances that do not live, and after turns that wait, until told to stop.
+    /// Ends orphaned turns and starts queued turns until `stop` is cancelled.
     pub async fn run_recovery(self: Arc<Self>, lease: Duration, stop: CancellationToken) {
-        for look in 1_u64.. {
+        for check in 1_u64.. {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = sleep(lease / CHECKS_PER_LEASE) => {}
             }
-            let looked = match self.finish_orphaned_turns().await {
-                Ok(_) if look % QUEUE_CHECK_EVERY == 0 => {
+            let result = match self.finish_orphaned_turns().await {
+                Ok(_) if check % QUEUE_CHECK_EVERY == 0 => {
                     self.start_queued_turns().await.map(|()| 0)
                 }
-                looked => looked,
+                result => result,
             };
-            match looked {
+            match result {
                 Ok(0) => {}
                 Ok(turns) => {
-                    tracing::warn!(turns, "turns of a lost instance were cut off; they are kept")
+                    tracing::warn!(turns, "orphaned turns were stored as interrupted")
                 }
                 Err(error) => {
-                    tracing::warn!(error = %error.chain(), "looking after lost turns failed")
+                    tracing::warn!(error = %error.chain(), "orphaned-turn recovery failed, retrying")
                 }
             }
         }
     }
 
-    /// The reply becomes what the log holds of it.
+    /// Stores the logged part of a reply as interrupted, under the id the reply would have had.
     async fn finish_orphaned_turn(&self, orphan: OrphanedTurn) -> Result<()> {
-        let OrphanedTurn { session_id, turn, lease_holder: claimant, log, next_batch } = orphan;
+        let OrphanedTurn { session_id, turn, lease_holder, log, next_batch } = orphan;
         let mut transcript = Transcript::from_log(turn.turn_id.clone(), &log);
+        // Readers that follow the log get the same end as after a normal cancellation.
         transcript.end_stream(StreamEnd::Abort);
         let body = transcript.message_body();
         let tokens = tokens::count_tokens_async(&body.countable_text()).await;
@@ -126,20 +136,23 @@ impl ChatService {
         tracing::warn!(
             turn.id = %turn.turn_id,
             session.id = %session_id,
-            instance = claimant.instance,
-            "a reply was cut off: its server is gone"
+            instance = lease_holder.instance,
+            "orphaned turn stored as interrupted: its instance is gone"
         );
         let finish = FinishTurn {
             session_id: session_id.clone(),
             turn_id: turn.turn_id.clone(),
-            lease_holder: claimant,
+            lease_holder,
             reply,
-            // Nobody knows which model it was.
+            // The answering model is not in the log, so the cost is unknown.
             cost: None,
             counts_toward_quota: !self.usage_policy.quotas.is_empty(),
+            // Without a log no reader has seen a frame, so there is no stream to end.
             last_batch: (next_batch > 0).then_some(last_batch),
+            // Queued turns are started by `start_queued_turns`, after all orphans.
             next_lease_holder: None,
         };
+        // `None`: another instance has ended the turn, or the session was deleted.
         if self.store.finish_turn(finish).await?.is_some() {
             self.publish_turn_end(&session_id, &turn);
         }

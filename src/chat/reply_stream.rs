@@ -1,5 +1,5 @@
-//! Replies for dialects other than the AI SDK's: what a turn's frames say, or a provider by itself,
-//! as one kind of thing. Called by `http::v1`.
+//! Replies as a stream of [`ReplyEvent`]s, independent of the AI SDK's protocol: decoded from the
+//! frames of a turn, or read directly from a provider. Called by `http::v1`.
 
 use super::frames;
 use super::stateless::estimate_text_bytes;
@@ -14,81 +14,62 @@ use serde::Deserialize;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// What is heard of a reply, in order. Behind `Finished`, `Stopped` and `Failed` nothing more comes.
+/// An event of a reply. Nothing follows `Finished`, `Stopped` or `Failed`.
 #[derive(Debug)]
 pub enum ReplyEvent {
-    /// More of the answer.
+    /// A delta of the answer.
     Text(String),
-    /// More of what the model thinks before it answers.
+    /// A delta of the reasoning.
     Reasoning(String),
-    /// A function is to be called; its arguments follow.
-    ToolCall {
-        /// The call's name.
-        id: String,
-        /// The function.
-        name: String,
-    },
-    /// More of a call's arguments.
-    ToolInput {
-        /// The call.
-        id: String,
-        /// The piece.
-        delta: String,
-    },
-    /// All of it was heard.
-    Finished {
-        /// Why the model stopped.
-        reason: FinishReason,
-        /// The model that answered, if that is known.
-        model: Option<String>,
-        /// What it cost, if that is known.
-        usage: Option<Usage>,
-    },
-    /// It will not be heard whole: somebody stopped it.
+    /// A tool call starts; its arguments follow.
+    ToolCall { id: String, name: String },
+    /// A delta of a call's arguments.
+    ToolInput { id: String, delta: String },
+    /// The reply is complete.
+    Finished { reason: FinishReason, model: Option<String>, usage: Option<Usage> },
+    /// The reply was cancelled.
     Stopped,
-    /// It will not be heard whole.
+    /// The reply failed.
     Failed(Error),
 }
 
-/// A reply that is being heard.
 pub struct ReplyStream {
-    /// Its name: of the message that it is stored as, the same in every repetition; else its own.
+    /// Id of the stored message, the same for every retry; a generated id if nothing is stored.
     pub reply_id: MessageId,
-    /// The session it is stored in.
+    /// `None` if nothing is stored.
     pub session_id: Option<SessionId>,
-    /// Its turn, where one runs, ran, or is repeated.
+    /// `None` if no turn belongs to the reply, for example because a human agent answers.
     pub turn_id: Option<TurnId>,
-    /// The message it answers, in its session.
     pub user_message_id: Option<MessageId>,
-    /// What is heard.
     pub events: BoxStream<'static, ReplyEvent>,
 }
 
-/// What became of a request that was to be handed on.
+/// Result of forwarding a raw request.
 pub enum Passthrough {
-    /// The provider's answer to it.
     Response(RawResponse),
-    /// The provider speaks otherwise, and was not asked.
+    /// The provider has another API and was not called.
     Unsupported(MeteredCall),
 }
 
 impl ChatService {
-    /// Begins a turn, as [`ChatService::start_turn`] does, and listens to its reply. Whoever stops
-    /// listening changes nothing.
-    pub async fn stream_turn(self: &Arc<Self>, new: TurnRequest) -> Result<ReplyStream> {
-        let who = new.principal.clone();
-        let mut reader = self.start_turn(new).await?;
+    /// Starts a turn like [`ChatService::start_turn`] and streams its reply. Dropping the stream
+    /// does not affect the turn.
+    pub async fn stream_turn(self: &Arc<Self>, request: TurnRequest) -> Result<ReplyStream> {
+        let principal = request.principal.clone();
+        let mut reader = self.start_turn(request).await?;
         let mut frames: VecDeque<ReplyFrame> = VecDeque::new();
         let (mut reply, mut turn) = (None::<String>, None);
-        let (session, question) = loop {
+        // The ids are in the first frames of the stream. They are read here, before the response
+        // starts, so that errors up to this point still become HTTP errors.
+        let (session, user_message_id) = loop {
             let Some(bytes) = reader.next().await else { return Err(shutting_down_error()) };
             frames.extend(frames::decode_frames(&bytes));
             let mut session = None;
             for frame in &frames {
                 match frame {
                     ReplyFrame::Start { message_id, message_metadata } => {
-                        let own = message_metadata.message_id.as_ref();
-                        reply = Some(own.unwrap_or(message_id).clone());
+                        let own_id = message_metadata.message_id.as_ref();
+                        reply = Some(own_id.unwrap_or(message_id).clone());
                         turn = Some(TurnId::new_unchecked(message_metadata.turn_id.as_str()));
                     }
                     ReplyFrame::DataSession { data } => session = Some(data),
@@ -96,104 +77,103 @@ impl ChatService {
                 }
             }
             if let Some(ReplySessionData { session_id, user_message_id }) = session {
-                // Where a person will answer there is neither a turn nor a reply yet.
+                // With a human agent there is no turn and no reply yet: the id of the user message
+                // identifies the response.
                 reply.get_or_insert_with(|| user_message_id.clone());
-                let question = MessageId::new_unchecked(user_message_id.as_str());
-                break (SessionId::new_unchecked(session_id.as_str()), Some(question));
+                let user_message_id = MessageId::new_unchecked(user_message_id.as_str());
+                break (SessionId::new_unchecked(session_id.as_str()), Some(user_message_id));
             }
         };
-        let reply = MessageId::new_unchecked(reply.unwrap_or_default());
-        let id = reply.clone();
-        let mut heard = TurnEventStream::new(self, &who, &session, &reply, reader);
-        heard.frames = frames;
-        let heard = heard.into_stream();
+        let reply_id = MessageId::new_unchecked(reply.unwrap_or_default());
+        let mut events = TurnEventStream::new(self, &principal, &session, &reply_id, reader);
+        events.frames = frames;
         Ok(ReplyStream {
-            reply_id: id,
+            reply_id,
             session_id: Some(session),
             turn_id: turn,
-            user_message_id: question,
-            events: heard,
+            user_message_id,
+            events: events.into_stream(),
         })
     }
 
-    /// Asks the provider, and stores nothing.
+    /// Calls the provider without storing anything.
     pub async fn stream_completion(
         &self,
         prompt: &Prompt,
-        mut direct: MeteredCall,
+        mut call: MeteredCall,
     ) -> Result<ReplyStream> {
         self.ensure_not_draining()?;
-        direct.require_price(&prompt.model)?;
+        call.require_price(&prompt.model)?;
         let events = self.provider.open_stream(prompt).await?;
-        direct.record_sent_prompt(prompt);
-        let (waiting, ended) = (VecDeque::new(), FinishState::default());
-        let asked = ProviderEventStream {
+        call.record_sent_prompt(prompt);
+        let state = ProviderEventStream {
             events,
-            pending: waiting,
+            pending: VecDeque::new(),
             call_ids: Vec::new(),
             calls_without_input: Vec::new(),
-            finish: ended,
-            call: direct,
+            finish: FinishState::default(),
+            call,
         };
-        let heard = stream::unfold(asked, ProviderEventStream::next_event).boxed();
-        let id = MessageId::generate();
         Ok(ReplyStream {
-            reply_id: id,
+            reply_id: MessageId::generate(),
             session_id: None,
             turn_id: None,
             user_message_id: None,
-            events: heard,
+            events: stream::unfold(state, ProviderEventStream::next_event).boxed(),
         })
     }
 
-    /// Hands a request in the words of Chat Completions on to the provider, as it is.
+    /// Forwards the body of a Chat Completions request to the provider unchanged.
     pub async fn forward_request(
         &self,
         body: Bytes,
         model: &str,
         is_stream: bool,
-        mut direct: MeteredCall,
+        mut call: MeteredCall,
     ) -> Result<Passthrough> {
         self.ensure_not_draining()?;
-        direct.require_price(model)?;
+        call.require_price(model)?;
         let bytes = estimate_text_bytes(&body);
-        let Some(answer) = self.provider.forward_request(body, is_stream).await? else {
-            return Ok(Passthrough::Unsupported(direct));
+        let Some(response) = self.provider.forward_request(body, is_stream).await? else {
+            return Ok(Passthrough::Unsupported(call));
         };
-        if answer.status < 300 {
-            direct.record_sent(model, bytes);
+        // A rejected request costs nothing and is not recorded.
+        if response.status < 300 {
+            call.record_sent(model, bytes);
         }
-        let is_stream = answer.content_type.starts_with("text/event-stream");
-        let passing =
-            PassthroughBody { body: answer.body.fuse(), call: direct, is_stream, held_back: None };
-        let body = stream::unfold(passing, PassthroughBody::next_chunk).boxed();
-        Ok(Passthrough::Response(RawResponse { body, ..answer }))
+        // A provider may answer a streaming request with a plain JSON body.
+        let is_stream = response.content_type.starts_with("text/event-stream");
+        let passthrough =
+            PassthroughBody { body: response.body.fuse(), call, is_stream, held_back: None };
+        let body = stream::unfold(passthrough, PassthroughBody::next_chunk).boxed();
+        Ok(Passthrough::Response(RawResponse { body, ..response }))
     }
 
-    /// Why a reply failed: its frames hold the sentence, the stored message the code as well.
+    /// The error of a failed reply: its frames contain only the message, the stored reply contains
+    /// the code.
     async fn load_failure(
         &self,
-        who: &Principal,
+        principal: &Principal,
         session: &SessionId,
         reply: &MessageId,
         sentence: String,
     ) -> Error {
-        let stored = self.store.get_message(who, session, reply).await.ok();
+        let stored = self.store.get_message(principal, session, reply).await.ok();
         let code = stored.and_then(|message| message.error).map(|error| error.code);
         Error::new(ErrorKind::from_code(code.as_deref().unwrap_or_default()), sentence)
     }
 }
 
-/// What is said of a reply that somebody stopped, where there is no other word for that.
+/// The error for a cancelled reply in protocols that have no state for it.
 pub fn stopped_error() -> Error {
     Error::new(ErrorKind::ProviderError, "the reply was stopped")
 }
 
 pub(super) fn shutting_down_error() -> Error {
-    Error::new(ErrorKind::ShuttingDown, "the server is going down; try again in a moment")
+    Error::new(ErrorKind::ShuttingDown, "the server is shutting down; try again shortly")
 }
 
-/// The frames of a turn, as far as a listener cares.
+/// The frames of a turn that matter here.
 #[derive(Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case", rename_all_fields = "camelCase")]
 enum ReplyFrame {
@@ -242,7 +222,7 @@ struct ReplySessionData {
 #[serde(rename_all = "camelCase")]
 struct ReplyStartMetadata {
     turn_id: String,
-    /// The reply's own name, where it continues another.
+    /// Id of this reply, if it continues another.
     #[serde(default)]
     message_id: Option<String>,
 }
@@ -253,7 +233,7 @@ struct ReplyFinishMetadata {
     usage: Option<Usage>,
 }
 
-/// A turn's frames on their way to being heard.
+/// Decodes the frames of a turn.
 pub(super) struct TurnEventStream {
     chat: Arc<ChatService>,
     principal: Principal,
@@ -265,17 +245,16 @@ pub(super) struct TurnEventStream {
 }
 
 impl TurnEventStream {
-    /// Listens to what `reader` reads of a turn.
     pub(super) fn new(
         chat: &Arc<ChatService>,
-        who: &Principal,
+        principal: &Principal,
         session: &SessionId,
         reply: &MessageId,
         reader: TurnReader,
     ) -> Self {
         Self {
             chat: chat.clone(),
-            principal: who.clone(),
+            principal: principal.clone(),
             session_id: session.clone(),
             reply_id: reply.clone(),
             reader,
@@ -296,7 +275,8 @@ impl TurnEventStream {
             let Some(frame) = self.frames.pop_front() else {
                 match self.reader.next().await {
                     Some(bytes) => self.frames.extend(frames::decode_frames(&bytes)),
-                    // The stream ended without its end: this instance does not run the turn on.
+                    // A stream without a final frame: this instance shuts down, or the turn
+                    // continues on another one.
                     None => {
                         return Some(self.finish_with(ReplyEvent::Failed(shutting_down_error())));
                     }
@@ -320,9 +300,9 @@ impl TurnEventStream {
                 }
                 ReplyFrame::Abort => return Some(self.finish_with(ReplyEvent::Stopped)),
                 ReplyFrame::Error { error_text } => {
-                    let Self { chat, principal: who, session_id: session, reply_id: reply, .. } =
-                        &self;
-                    let error = chat.load_failure(who, session, reply, error_text).await;
+                    let Self { chat, principal, session_id, reply_id, .. } = &self;
+                    let error =
+                        chat.load_failure(principal, session_id, reply_id, error_text).await;
                     return Some(self.finish_with(ReplyEvent::Failed(error)));
                 }
                 ReplyFrame::Start { .. } | ReplyFrame::DataSession { .. } | ReplyFrame::Other => {}
@@ -330,20 +310,22 @@ impl TurnEventStream {
         }
     }
 
-    fn finish_with(mut self, heard: ReplyEvent) -> (ReplyEvent, Self) {
+    fn finish_with(mut self, event: ReplyEvent) -> (ReplyEvent, Self) {
         self.is_over = true;
-        (heard, self)
+        (event, self)
     }
 }
 
 type BodyChunk = Result<Bytes, ProviderError>;
 
-/// A provider's own answer on its way. Invariant: it is booked before its last piece is told.
+/// Body of a forwarded response. Invariant: usage is recorded before the last chunk is returned, so
+/// a client that has the whole response can rely on its quota being up to date.
 struct PassthroughBody {
     body: Fuse<BoxStream<'static, BodyChunk>>,
     call: MeteredCall,
     is_stream: bool,
-    /// What may be the last piece: of a stream it is known, of anything else only behind it.
+    /// The latest chunk of a non-streaming body: whether it is the last one is known only when the
+    /// body ends.
     held_back: Option<Bytes>,
 }
 
@@ -354,6 +336,8 @@ impl PassthroughBody {
                 Some(Ok(bytes)) => {
                     self.call.record_forwarded(&bytes);
                     if self.is_stream {
+                        // A stream announces its end with `[DONE]`, so nothing has to be held back
+                        // and streaming stays immediate.
                         if self.call.is_stream_done() {
                             self.call.finish_call().await;
                         }
@@ -376,19 +360,19 @@ impl PassthroughBody {
     }
 }
 
-/// A provider's events on their way to being heard.
+/// Converts provider events.
 struct ProviderEventStream {
     events: ProviderEvents,
     pending: VecDeque<ReplyEvent>,
-    /// The calls so far, as they are told apart and by their names.
+    /// Provider index and id of each call.
     call_ids: Vec<(u32, String)>,
-    /// Those of them whose arguments are still to come.
+    /// Ids of calls that have received no arguments.
     calls_without_input: Vec<String>,
     finish: FinishState,
     call: MeteredCall,
 }
 
-/// What is known of a reply's end.
+/// Facts collected for the final event.
 #[derive(Default)]
 struct FinishState {
     reason: Option<FinishReason>,
@@ -400,15 +384,16 @@ struct FinishState {
 impl ProviderEventStream {
     async fn next_event(mut self) -> Option<(ReplyEvent, Self)> {
         loop {
-            if let Some(heard) = self.pending.pop_front() {
-                return Some((heard, self));
+            if let Some(event) = self.pending.pop_front() {
+                return Some((event, self));
             }
             if self.finish.is_over {
                 return None;
             }
             match self.events.next().await {
                 Some(Ok(events)) => events.into_iter().for_each(|event| self.apply_event(event)),
-                // What comes after the reason to finish takes nothing away from the reply.
+                // The reply is complete once it has a finish reason. A later error only loses the
+                // usage report.
                 Some(Err(error)) if self.finish.reason.is_none() => {
                     self.finish.is_over = true;
                     self.call.finish_call().await;
@@ -440,11 +425,11 @@ impl ProviderEventStream {
                 self.pending.push_back(ReplyEvent::ToolCall { id, name });
             }
             ProviderEvent::ToolInput { index, delta } => {
-                let known = self.call_ids.iter().rfind(|(known, _)| *known == index);
+                let call = self.call_ids.iter().rfind(|(known, _)| *known == index);
                 self.call.record_output(&delta);
-                self.calls_without_input.retain(|id| known.is_none_or(|(_, known)| known != id));
-                let told = known.map(|(_, id)| ReplyEvent::ToolInput { id: id.clone(), delta });
-                self.pending.extend(told);
+                self.calls_without_input.retain(|id| call.is_none_or(|(_, call_id)| call_id != id));
+                let event = call.map(|(_, id)| ReplyEvent::ToolInput { id: id.clone(), delta });
+                self.pending.extend(event);
             }
             ProviderEvent::Usage(usage) => {
                 self.call.record_usage(usage);
@@ -453,7 +438,7 @@ impl ProviderEventStream {
             ProviderEvent::Model(model) => self.finish.model = Some(model),
             ProviderEvent::Finish(reason) => {
                 self.finish.reason = Some(reason);
-                // A call without arguments has none to tell of, and JSON is wanted.
+                // Clients expect valid JSON, also for calls without arguments.
                 for id in std::mem::take(&mut self.calls_without_input) {
                     self.pending.push_back(ReplyEvent::ToolInput { id, delta: "{}".to_owned() });
                 }
@@ -466,8 +451,8 @@ impl FinishState {
     fn final_event(&mut self) -> ReplyEvent {
         let failed = |why| ReplyEvent::Failed(Error::new(ErrorKind::ProviderError, why));
         match self.reason {
-            None => failed("the provider's reply broke off"),
-            Some(FinishReason::Error) => failed("the provider says that the reply failed"),
+            None => failed("the provider's stream ended before the reply was complete"),
+            Some(FinishReason::Error) => failed("the provider reported that the reply failed"),
             Some(reason) => {
                 ReplyEvent::Finished { reason, model: self.model.take(), usage: self.usage }
             }

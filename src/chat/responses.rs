@@ -1,5 +1,5 @@
-//! Responses: turns whose requests are kept, so that they can be told of, and heard, again. What is
-//! kept of a request only its dialect reads. Called by `http::v1`.
+//! Responses: turns whose requests are stored, so that they can be retrieved and streamed again.
+//! The stored request is opaque here; only `http::v1` interprets it.
 
 use super::ChatService;
 use super::hub::TurnReader;
@@ -18,78 +18,85 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 impl ChatService {
-    /// Begins a turn, as [`ChatService::stream_turn`] does, and keeps its request beside it before anybody
-    /// hears of it. The response, and whether it is new: a request that came before has the one that
-    /// it had then, and where a person will answer there is none. With `is_taped` its stream can be
-    /// heard again for ever.
+    /// Starts a turn like [`ChatService::stream_turn`] and stores its request.
+    ///
+    /// Returns the response and whether it is new: a retry gets the response stored first. There is
+    /// none if a human agent answers. With `is_recorded` all events are stored, so that the
+    /// response can be streamed again at any time.
     pub async fn start_response(
         self: &Arc<Self>,
-        new: TurnRequest,
+        turn_request: TurnRequest,
         request: String,
-        is_taped: bool,
+        is_recorded: bool,
     ) -> Result<(ReplyStream, Option<(StoredResponse, bool)>)> {
         let chat = self.clone();
         self.run_to_completion(async move {
-            let who = new.principal.clone();
-            let hearing = chat.stream_turn(new).await?;
+            let principal = turn_request.principal.clone();
+            let reply = chat.stream_turn(turn_request).await?;
             let ReplyStream {
-                reply_id: id,
+                reply_id,
                 session_id: Some(session),
-                turn_id: Some(turn),
-                user_message_id: question,
+                turn_id: Some(turn_id),
+                user_message_id,
                 ..
-            } = &hearing
+            } = &reply
             else {
-                return Ok((hearing, None));
+                return Ok((reply, None));
             };
             let response = StoredResponse {
-                turn_id: turn.clone(),
-                reply_id: id.clone(),
-                user_message_id: question.clone().unwrap_or_else(|| id.clone()),
-                user: who.user.clone(),
+                turn_id: turn_id.clone(),
+                reply_id: reply_id.clone(),
+                user_message_id: user_message_id.clone().unwrap_or_else(|| reply_id.clone()),
+                user: principal.user.clone(),
                 created_at: clock::now(),
                 request,
                 recording: None,
             };
-            let kept = chat.store.save_response(session, &response).await?;
-            // Of several equal requests only the first finds its own one kept.
-            let is_new = kept == response;
-            if is_taped && is_new {
-                chat.spawn_recording(who, session.clone(), kept.clone());
+            // Stored before the stream is returned: a client that knows the id of the response can
+            // retrieve it.
+            let stored = chat.store.save_response(session, &response).await?;
+            // Concurrent retries share a turn. Only the request whose response was stored first
+            // starts the recording.
+            let is_new = stored == response;
+            if is_recorded && is_new {
+                chat.spawn_recording(principal, session.clone(), stored.clone());
             }
-            Ok((hearing, Some((kept, is_new))))
+            Ok((reply, Some((stored, is_new))))
         })
         .await
     }
 
-    /// Hears a response's reply from its beginning: the same pieces as its first listener, while it
-    /// runs, for a minute after, and for as long as there is a tape; else in as few as there can be.
+    /// Streams the reply of a response from its beginning. The events are the same as in the
+    /// original stream while the turn runs, for a minute after, and as long as a recording exists.
+    /// After that the reply is replayed in as few events as possible.
     pub async fn replay_response(
         self: &Arc<Self>,
-        who: &Principal,
+        principal: &Principal,
         session: &SessionId,
         response: &StoredResponse,
     ) -> Result<BoxStream<'static, ReplyEvent>> {
-        if let Some(tape) = &response.recording {
-            let pieces: Vec<RecordedEvent> =
-                serde_json::from_str(tape).map_err(Error::store_unavailable)?;
-            return Ok(stream::iter(pieces.into_iter().map(ReplyEvent::from)).boxed());
+        if let Some(recording) = &response.recording {
+            let events: Vec<RecordedEvent> =
+                serde_json::from_str(recording).map_err(Error::store_unavailable)?;
+            return Ok(stream::iter(events.into_iter().map(ReplyEvent::from)).boxed());
         }
-        let reader = self.open_response_reader(who, session, response).await?;
-        Ok(TurnEventStream::new(self, who, session, &response.reply_id, reader).into_stream())
+        let reader = self.open_response_reader(principal, session, response).await?;
+        Ok(TurnEventStream::new(self, principal, session, &response.reply_id, reader).into_stream())
     }
 
     async fn open_response_reader(
         &self,
-        who: &Principal,
+        principal: &Principal,
         id: &SessionId,
         response: &StoredResponse,
     ) -> Result<TurnReader> {
-        let session = self.store.get_session(who, id, AccessLevel::Participant).await?;
+        let session = self.store.get_session(principal, id, AccessLevel::Participant).await?;
         let turn = &response.turn_id;
-        let live = self.hub.find_session_buffer(id, turn);
-        if let Some(live) = live.filter(|live| live.remote_progress().is_none()) {
-            return Ok(TurnReader::new(live));
+        let buffer = self.hub.find_session_buffer(id, turn);
+        // From the most exact source to the least: the live buffer, the log via the relay, the log
+        // of an ended turn, the stored reply.
+        if let Some(buffer) = buffer.filter(|buffer| buffer.remote_progress().is_none()) {
+            return Ok(TurnReader::new(buffer));
         }
         let running = session.active_turn.as_ref().filter(|active| active.turn_id == *turn);
         if let Some(running) = running.filter(|_| self.store.is_shared())
@@ -101,38 +108,38 @@ impl ChatService {
         if !log.is_empty() && running.is_none() {
             return Ok(TurnReader::from_frames(log.concat().into()));
         }
-        let reply = self.store.get_message(who, id, &response.reply_id).await?;
+        let reply = self.store.get_message(principal, id, &response.reply_id).await?;
         Ok(TurnReader::from_frames(self.replay_stored_reply(&session, turn.clone(), &reply).await?))
     }
 
-    /// Listens to a reply until it ends and keeps each piece. Should the server end first, the reply
-    /// is still there, in other pieces.
+    /// Records all events of a reply. If the server stops first, there is no recording, but the
+    /// reply itself is stored.
     fn spawn_recording(
         self: &Arc<Self>,
-        who: Principal,
+        principal: Principal,
         session: SessionId,
         response: StoredResponse,
     ) {
         let chat = self.clone();
         self.turn_tasks.spawn(async move {
-            let taped = async {
-                let heard = chat.replay_response(&who, &session, &response).await?;
-                let pieces = heard.map(record_event).collect::<Vec<_>>().await;
-                // One that is not whole would be told as if it were.
-                let Some(pieces) = pieces.into_iter().collect::<Option<Vec<RecordedEvent>>>() else {
+            let recorded = async {
+                let events = chat.replay_response(&principal, &session, &response).await?;
+                let events = events.map(record_event).collect::<Vec<_>>().await;
+                // An incomplete recording would be replayed as if it were complete.
+                let Some(events) = events.into_iter().collect::<Option<Vec<RecordedEvent>>>() else {
                     return Ok(());
                 };
-                let tape = serde_json::to_string(&pieces).map_err(Error::internal)?;
-                chat.store.save_recording(&response.turn_id, &tape).await
+                let recording = serde_json::to_string(&events).map_err(Error::internal)?;
+                chat.store.save_recording(&response.turn_id, &recording).await
             };
-            if let Err(error) = taped.await {
-                tracing::warn!(turn.id = %response.turn_id, error = %error.chain(), "no tape is kept of a response");
+            if let Err(error) = recorded.await {
+                tracing::warn!(turn.id = %response.turn_id, error = %error.chain(), "storing the recording of a response failed");
             }
         });
     }
 }
 
-/// One piece of a reply as a tape keeps it.
+/// An event in a recording. The short names keep recordings small.
 #[derive(Serialize, Deserialize)]
 enum RecordedEvent {
     #[serde(rename = "t")]
@@ -151,9 +158,9 @@ enum RecordedEvent {
     Failed { code: String, message: String },
 }
 
-/// A server that goes down is not part of what was said.
-fn record_event(heard: ReplyEvent) -> Option<RecordedEvent> {
-    Some(match heard {
+/// `None` for a shutdown: that is an end of this stream, not of the reply.
+fn record_event(event: ReplyEvent) -> Option<RecordedEvent> {
+    Some(match event {
         ReplyEvent::Text(text) => RecordedEvent::Text(text),
         ReplyEvent::Reasoning(text) => RecordedEvent::Reasoning(text),
         ReplyEvent::ToolCall { id, name } => RecordedEvent::ToolCall(id, name),
@@ -171,8 +178,8 @@ fn record_event(heard: ReplyEvent) -> Option<RecordedEvent> {
 }
 
 impl From<RecordedEvent> for ReplyEvent {
-    fn from(taped: RecordedEvent) -> Self {
-        match taped {
+    fn from(event: RecordedEvent) -> Self {
+        match event {
             RecordedEvent::Text(text) => Self::Text(text),
             RecordedEvent::Reasoning(text) => Self::Reasoning(text),
             RecordedEvent::ToolCall(id, name) => Self::ToolCall { id, name },

@@ -1,5 +1,5 @@
-//! A turn from its first frame to the end of what the provider has to say: one task, which nobody
-//! but the turn's own end, a stop or the server's end can end. `settle` does the rest.
+//! Runs a turn from its first frame to the end of the provider's stream, in one task. Only the
+//! provider, a cancellation or a shutdown ends it; `finish_turn` does the rest.
 
 use super::ChatService;
 use super::cache_key::derive_cache_key;
@@ -24,83 +24,87 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-/// How long a provider that has said why it stopped may take to say what the reply cost.
+/// How long to wait for the usage report after the provider sent its finish reason.
 const USAGE_GRACE: Duration = Duration::from_secs(2);
 
-/// How producing a reply ended.
 pub(super) enum ReplyOutcome {
-    /// The model stopped by itself.
+    /// The provider sent a finish reason.
     Finished(FinishReason),
-    /// Somebody stopped it, or the server is going down.
+    /// Cancelled by a user, a lost lease, or shutdown.
     Stopped,
-    /// The stream ended without saying why: what came is kept, but it is not all.
+    /// The stream ended cleanly without a finish reason: the partial reply is stored as
+    /// interrupted.
     Truncated,
-    /// Something failed.
     Failed(Error),
 }
 
-/// What was sent to the provider, as far as it came to that.
+/// Facts about the prompt that was sent, for usage and metadata.
 #[derive(Default)]
 pub(super) struct PromptRecord {
-    /// Whether a provider may have seen a prompt: a turn that ended before has cost nothing.
+    /// Whether a provider may have received the prompt. If not, the turn is recorded with zero
+    /// usage.
     pub(super) is_sent: bool,
     pub(super) memory: Option<MemorySummary>,
-    /// How the prompt was counted, if its size as the provider reports it can be compared with that.
+    /// `None` if the token count reported by the provider is not comparable with ours, for example
+    /// for prompts with images.
     pub(super) prompt_count: Option<PromptCount>,
-    /// Milliseconds until the provider sent something.
+    /// From the start of the turn to the first event of the provider, in milliseconds.
     pub(super) first_token_ms: Option<u64>,
 }
 
-/// A title that may still be written while the reply is.
+/// Receives a generated title while the reply is streaming.
 pub(super) type PendingTitle = Option<oneshot::Receiver<String>>;
 
 impl ChatService {
-    /// Runs a turn to its end. Whatever happens, the reply is stored before the last frame is out.
+    /// Runs a turn to its end. In every case the reply is stored before the last frame is
+    /// published.
     pub(super) async fn run_turn(
         self: Arc<Self>,
-        begun: StartedTurn,
-        live: Arc<TurnBuffer>,
+        started: StartedTurn,
+        buffer: Arc<TurnBuffer>,
         title: PendingTitle,
-        slot: ConcurrencyPermit,
+        permit: ConcurrencyPermit,
     ) {
         let continues =
-            tool::find_continued_reply(begun.user_message.role, &begun.user_message.parts);
+            tool::find_continued_reply(started.user_message.role, &started.user_message.parts);
         let mut transcript = Transcript::begin_stream(
-            begun.turn.turn_id.clone(),
+            started.turn.turn_id.clone(),
             &StreamHeader {
-                message_id: &begun.turn.message_id,
+                message_id: &started.turn.message_id,
                 continues: continues.as_ref(),
-                session_id: &begun.session.id,
-                title: &begun.session.title,
-                user_message_id: &begun.user_message.id,
+                session_id: &started.session.id,
+                title: &started.session.title,
+                user_message_id: &started.user_message.id,
             },
         );
-        live.publish_frames(transcript.take_frames());
-        let mut sent = PromptRecord::default();
-        let produced = self.stream_reply(&begun, &live, title, &mut transcript, &mut sent);
-        // A mistake of ours must not leave the session claimed for ever.
-        let outcome = AssertUnwindSafe(produced).catch_unwind().await;
+        buffer.publish_frames(transcript.take_frames());
+        let mut record = PromptRecord::default();
+        let streaming = self.stream_reply(&started, &buffer, title, &mut transcript, &mut record);
+        // A panic must still end the turn normally, or the session would stay claimed until
+        // recovery ends the turn.
+        let outcome = AssertUnwindSafe(streaming).catch_unwind().await;
         let outcome =
             outcome.unwrap_or_else(|_| ReplyOutcome::Failed(Error::internal("a turn panicked")));
-        self.finish_turn(&begun, &live, transcript, &sent, outcome, slot).await;
-        self.hub.close_buffer(&live);
+        self.finish_turn(&started, &buffer, transcript, &record, outcome, permit).await;
+        self.hub.close_buffer(&buffer);
     }
 
-    /// Asks the provider and publishes what it sends.
+    /// Calls the provider and publishes its events until the reply ends.
     async fn stream_reply(
         &self,
-        begun: &StartedTurn,
-        live: &TurnBuffer,
+        started: &StartedTurn,
+        buffer: &TurnBuffer,
         mut title: PendingTitle,
         transcript: &mut Transcript,
-        sent: &mut PromptRecord,
+        record: &mut PromptRecord,
     ) -> ReplyOutcome {
-        let asked = tokio::select! {
+        let requested = tokio::select! {
+            // Cancellation is checked first, so that a fast provider cannot starve it.
             biased;
-            () = live.cancel.cancelled() => return ReplyOutcome::Stopped,
-            asked = self.request_reply(begun, sent) => asked,
+            () = buffer.cancel.cancelled() => return ReplyOutcome::Stopped,
+            requested = self.request_reply(started, record) => requested,
         };
-        let mut events = match asked {
+        let mut events = match requested {
             Ok(events) => events,
             Err(error) => return ReplyOutcome::Failed(error),
         };
@@ -108,96 +112,111 @@ impl ChatService {
         loop {
             let first = tokio::select! {
                 biased;
-                () = live.cancel.cancelled() => return ReplyOutcome::Stopped,
+                () = buffer.cancel.cancelled() => return ReplyOutcome::Stopped,
                 first = next_events(&mut events, transcript) => first,
                 title = wait_for_title(&mut title) => {
                     transcript.write_title_frame(&title);
-                    live.publish_frames(transcript.take_frames());
+                    buffer.publish_frames(transcript.take_frames());
                     continue;
                 }
             };
-            let EventBatch { events: arrived, end } =
+            // Outside the `select!`: `coalesce_events` is not cancel-safe, and a title arriving in
+            // the middle would lose deltas.
+            let EventBatch { events: received, end } =
                 coalesce_events(first, &mut events, is_first).await;
-            is_first &= arrived.is_empty();
-            transcript.apply_events(arrived);
-            live.publish_frames(transcript.take_frames());
+            is_first &= received.is_empty();
+            transcript.apply_events(received);
+            buffer.publish_frames(transcript.take_frames());
             match end {
                 None => {}
-                // What comes after the reason to finish takes nothing away from the reply.
+                // The reply is complete once it has a finish reason. Errors after that only lose
+                // the usage report.
                 Some(_) if transcript.finish_reason().is_some() => break,
                 Some(Ok(())) => return ReplyOutcome::Truncated,
                 Some(Err(error)) => return ReplyOutcome::Failed(error.into()),
             }
         }
+        // Last chance for a title that arrived together with the end of the reply.
         if let Some(title) = title.and_then(|mut title| title.try_recv().ok()) {
             transcript.write_title_frame(&title);
         }
         match transcript.finish_reason() {
             Some(FinishReason::Error) | None => ReplyOutcome::Failed(Error::new(
                 ErrorKind::ProviderError,
-                "the provider says that the reply failed",
+                "the provider reported that the reply failed",
             )),
             Some(reason) => ReplyOutcome::Finished(reason),
         }
     }
 
-    /// Builds the prompt and sends it. A provider that finds it too long gets a shorter one, once.
+    /// Builds the prompt and opens the stream. If the provider reports the prompt as too long,
+    /// retries once with half of the memory.
     async fn request_reply(
         &self,
-        begun: &StartedTurn,
-        sent: &mut PromptRecord,
+        started: &StartedTurn,
+        record: &mut PromptRecord,
     ) -> Result<ProviderEvents> {
-        let settings = begun.options.clone().with_defaults(begun.session.settings.clone());
-        if begun.was_queued {
-            let Session { owner, project_id, .. } = &begun.session;
+        let settings = started.options.clone().with_defaults(started.session.settings.clone());
+        // The begin step checked prices and quotas, but a queued turn may have waited for long, and
+        // other turns have spent quota since.
+        if started.was_queued {
+            let Session { owner, project_id, .. } = &started.session;
             let model = settings.model.as_deref().unwrap_or(self.memory.default_model());
-            self.require_price(model, &begun.payer, owner, project_id.as_ref())?;
-            self.check_session_quotas(&begun.payer, &begun.session, clock::now()).await?;
+            self.require_price(model, &started.payer, owner, project_id.as_ref())?;
+            self.check_session_quotas(&started.payer, &started.session, clock::now()).await?;
         }
-        let UserMessage { id, parent_id, role, content, parts, tokens } = &begun.user_message;
-        let (told, images) = render_text_and_images(content, parts);
-        // Results mean nothing without their calls: both are the new message together.
-        let calling =
-            self.memory.find_calling_reply(&begun.session, *role, parent_id.as_ref()).await?;
-        let last = calling.as_ref().map_or(parent_id.as_ref(), |reply| reply.parent_id.as_ref());
-        let beside = self.memory.count_extra_tokens(calling.as_ref(), &settings).await;
-        let incoming =
-            PlanInput { text: &told, tokens: *tokens, images: &images, extra_tokens: beside };
-        let mut plan = self.memory.plan_turn(&settings, incoming).await?;
+        let UserMessage { id, parent_id, role, content, parts, tokens } = &started.user_message;
+        let (rendered, images) = render_text_and_images(content, parts);
+        // Tool results are meaningless without the calls, so the calling reply and the results are
+        // planned together as the new message.
+        let calling_reply =
+            self.memory.find_calling_reply(&started.session, *role, parent_id.as_ref()).await?;
+        let history_end =
+            calling_reply.as_ref().map_or(parent_id.as_ref(), |reply| reply.parent_id.as_ref());
+        let extra_tokens = self.memory.count_extra_tokens(calling_reply.as_ref(), &settings).await;
+        let input = PlanInput { text: &rendered, tokens: *tokens, images: &images, extra_tokens };
+        let mut plan = self.memory.plan_turn(&settings, input).await?;
         let mut is_shortened = false;
         loop {
-            let new = PromptInput {
+            let prompt_input = PromptInput {
                 id: Some(id.clone()),
                 role: *role,
-                text: (&*told).into(),
+                text: (&*rendered).into(),
                 images: images.clone(),
                 results: tool::parse_results(parts),
-                calling_reply: calling.clone(),
+                calling_reply: calling_reply.clone(),
                 sent_at: clock::now(),
             };
-            let assembled =
-                self.memory.assemble_prompt(&begun.session, plan.clone(), last, Some(new)).await?;
-            sent.memory = Some(memory_summary(&assembled));
-            sent.prompt_count = assembled.prompt_count();
-            let cache_key = Some(derive_cache_key(&begun.session.id));
+            let assembled = self
+                .memory
+                .assemble_prompt(&started.session, plan.clone(), history_end, Some(prompt_input))
+                .await?;
+            record.memory = Some(memory_summary(&assembled));
+            record.prompt_count = assembled.prompt_count();
+            let cache_key = Some(derive_cache_key(&started.session.id));
             let prompt = Prompt { cache_key, ..assembled.to_prompt(&settings) };
-            let started = Instant::now();
-            let was_out = mem::replace(&mut sent.is_sent, true);
+            let requested_at = Instant::now();
+            // Assume sent until the provider says otherwise: a timeout or a panic must not be
+            // recorded as free.
+            let was_sent = mem::replace(&mut record.is_sent, true);
             match self.provider.open_stream(&prompt).await {
                 Ok(events) => {
-                    let waited = to_millis(started.elapsed());
-                    sent.first_token_ms =
-                        Some(to_millis(clock::now().duration_since(begun.turn.started_at)));
-                    tracing::debug!(turn.id = %begun.turn.turn_id, provider.first_token_ms = waited, "first token");
+                    let waited = to_millis(requested_at.elapsed());
+                    record.first_token_ms =
+                        Some(to_millis(clock::now().duration_since(started.turn.started_at)));
+                    tracing::debug!(turn.id = %started.turn.turn_id, provider.first_token_ms = waited, "first token");
                     return Ok(events);
                 }
                 Err(error) if error.error_kind() == ErrorKind::ContextTooLong && !is_shortened => {
-                    tracing::warn!(turn.id = %begun.turn.turn_id, %error, "halving the memory");
+                    tracing::warn!(turn.id = %started.turn.turn_id, %error, "prompt too long, retrying with half the history");
                     is_shortened = true;
+                    // Our token count can be too low for unknown tokenizers. Halving what was
+                    // actually used, not the budget, makes sure that the second prompt is shorter.
                     plan.halve_memory(assembled.memory_tokens());
                 }
                 Err(error) => {
-                    sent.is_sent = was_out || !error.is_unsent;
+                    // An unsent retry does not undo a first attempt that reached the provider.
+                    record.is_sent = was_sent || !error.is_unsent;
                     return Err(error.into());
                 }
             }
@@ -217,7 +236,7 @@ fn memory_summary(assembled: &AssembledPrompt) -> MemorySummary {
     }
 }
 
-/// What the provider sends next. A reply that has its reason to finish does not wait long.
+/// The next events. After the finish reason the wait is bounded: only the usage report is missing.
 async fn next_events(events: &mut ProviderEvents, transcript: &Transcript) -> PolledEvents {
     if transcript.finish_reason().is_none() {
         return events.next().await;
@@ -225,13 +244,13 @@ async fn next_events(events: &mut ProviderEvents, transcript: &Transcript) -> Po
     timeout(USAGE_GRACE, events.next()).await.unwrap_or_default()
 }
 
-/// Waits for the title; for ever if none will come.
+/// Waits for the title. Never resolves if there is none, so it can be an arm of `select!`.
 async fn wait_for_title(title: &mut PendingTitle) -> String {
     if let Some(pending) = title {
-        let arrived = pending.await;
+        let received = pending.await;
         *title = None;
-        if let Ok(arrived) = arrived {
-            return arrived;
+        if let Ok(received) = received {
+            return received;
         }
     }
     std::future::pending().await

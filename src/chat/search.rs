@@ -1,7 +1,7 @@
-//! Searching: the words of messages kept in the background, and found.
+//! Search, and the background task that maintains the index.
 //!
-//! A session says durably how far its words are kept, so this goes on where it was cut off. No turn
-//! waits for it: what it writes gives way to everything else.
+//! Each session durably records how far it is indexed, so indexing resumes after a restart. Turns
+//! never wait for it: index writes yield to all other writes.
 
 use super::ChatService;
 use crate::domain::principal::AccessLevel;
@@ -18,70 +18,70 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-/// How often to look for words to keep: what is found is this much behind, and the time it takes.
+/// A message can be found this long after it was stored, plus the time to index it.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
-/// How often deleted words are let go of, which may write the whole index anew, in small steps …
+/// How often the index is merged to remove deleted words. A merge may rewrite the whole index, so
+/// it runs in small steps …
 const MERGE_INTERVAL: Duration = Duration::from_secs(10 * 60);
-/// … and for how long between two looks, so that new words do not wait.
+/// … for at most this long between two polls, so that new messages are not delayed.
 const MERGE_SLICE: Duration = Duration::from_millis(200);
-/// How long the server's end waits for that.
+/// How long shutdown spends on a pending merge.
 const FINAL_MERGE_TIMEOUT: Duration = Duration::from_secs(2);
-/// Messages whose words are written in one step, so that no step is long.
+/// Limits the size of one store step.
 const MESSAGES_PER_WRITE: usize = 128;
-/// Findings that are read at once.
 const MAX_CONCURRENT_READS: usize = 8;
 
-/// A finding as it is shown.
+/// A search hit with the data to show it.
 #[derive(Debug)]
 pub struct ResolvedSearchHit {
-    /// The session.
     pub session_id: SessionId,
-    /// Its title.
     pub title: String,
-    /// The message and who speaks; `None` if the title was found.
+    /// The message and its role; `None` if the title matched.
     pub message: Option<(MessageId, Role)>,
-    /// Where the words stand.
     pub snippet: SearchSnippet,
-    /// When the message was written, or the session created.
+    /// Time of the message, or of the creation of the session for a title.
     pub created_at: Timestamp,
 }
 
 impl ChatService {
-    /// What holds all terms, the newest first, and where the list goes on if it does.
+    /// Messages and titles that contain all terms, newest first, and the cursor of the next page.
     pub async fn search_messages(
         &self,
-        who: &Principal,
+        principal: &Principal,
         query: &SearchQuery,
     ) -> Result<(Vec<ResolvedSearchHit>, Option<SearchCursor>)> {
-        let mut found = self.store.search_messages(who, query).await?;
+        let mut matches = self.store.search_messages(principal, query).await?;
+        // Titles have no role, so a filter by role excludes them.
         if query.role.is_none() {
-            found.extend(self.store.search_titles(who, query).await?);
+            matches.extend(self.store.search_titles(principal, query).await?);
         }
-        found.sort_by(|one, other| other.cursor.cmp(&one.cursor));
-        let has_more = found.len() > query.limit as usize;
-        found.truncate(query.limit as usize);
-        let next = found.last().filter(|_| has_more).map(|last| last.cursor.clone());
-        let shown =
-            stream::iter(found.into_iter().map(|found| self.resolve_hit(who, query, found)));
-        let shown: Vec<_> = shown.buffered(MAX_CONCURRENT_READS).try_collect().await?;
-        Ok((shown.into_iter().flatten().collect(), next))
+        matches.sort_by(|one, other| other.cursor.cmp(&one.cursor));
+        let has_more = matches.len() > query.limit as usize;
+        matches.truncate(query.limit as usize);
+        // From the unresolved matches: a hit that is gone must not end the list.
+        let next = matches.last().filter(|_| has_more).map(|last| last.cursor.clone());
+        let hits = stream::iter(
+            matches.into_iter().map(|found| self.resolve_hit(principal, query, found)),
+        );
+        let hits: Vec<_> = hits.buffered(MAX_CONCURRENT_READS).try_collect().await?;
+        Ok((hits.into_iter().flatten().collect(), next))
     }
 
-    /// What was found; `None` if it is gone meanwhile, or no more to be seen.
+    /// Loads a hit as the caller may read it; `None` if it is gone or no longer accessible.
     async fn resolve_hit(
         &self,
-        who: &Principal,
+        principal: &Principal,
         query: &SearchQuery,
         found: SearchMatch,
     ) -> Result<Option<ResolvedSearchHit>> {
         let id = SessionId::new_unchecked(found.cursor.session);
         let read = async {
-            let session = self.store.get_session(who, &id, AccessLevel::Participant).await?;
+            let session = self.store.get_session(principal, &id, AccessLevel::Participant).await?;
             let Some(message) = found.message else {
                 let snippet = build_snippet(&session.title, &query.terms);
                 return Ok(ResolvedSearchHit::new(session, None, snippet, found.cursor.at_millis));
             };
-            let message = self.store.get_message(who, &id, &message).await?;
+            let message = self.store.get_message(principal, &id, &message).await?;
             let snippet = build_snippet(&message.content, &query.terms);
             Ok(ResolvedSearchHit::new(
                 session,
@@ -91,7 +91,7 @@ impl ChatService {
             ))
         };
         match read.await {
-            Ok(finding) => Ok(Some(finding)),
+            Ok(hit) => Ok(Some(hit)),
             Err(Error {
                 kind: ErrorKind::SessionNotFound | ErrorKind::MessageNotFound, ..
             }) => Ok(None),
@@ -99,53 +99,58 @@ impl ChatService {
         }
     }
 
-    /// Keeps the words of messages, and lets go of those of deleted ones, until told to stop.
+    /// Indexes new messages and removes deleted words until `stop` is cancelled.
     pub async fn run_indexer(self: Arc<Self>, stop: CancellationToken) {
-        let mut look = interval(POLL_INTERVAL);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut fails, mut is_tidying, mut tidied_at) = (false, false, Instant::now());
+        let mut ticks = interval(POLL_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut is_failing = false;
+        let mut is_merging = false;
+        let mut merge_checked_at = Instant::now();
         loop {
-            let looked = async {
-                look.tick().await;
+            let polled = async {
+                ticks.tick().await;
                 while self.index_next_batch().await? {}
                 Ok::<_, Error>(())
             };
-            let looked = tokio::select! {
+            let polled = tokio::select! {
                 () = stop.cancelled() => break,
-                looked = looked => looked,
+                polled = polled => polled,
             };
-            match looked {
-                Ok(()) => fails = false,
-                // Said once: the next look comes soon.
-                Err(error) if !std::mem::replace(&mut fails, true) => {
-                    tracing::warn!(error = %error.chain(), "words for searching cannot be kept");
+            match polled {
+                Ok(()) => is_failing = false,
+                // Logged once per outage: the next poll follows soon.
+                Err(error) if !std::mem::replace(&mut is_failing, true) => {
+                    tracing::warn!(error = %error.chain(), "search indexing failed, retrying");
                 }
                 Err(_) => {}
             }
-            if !is_tidying && tidied_at.elapsed() >= MERGE_INTERVAL {
-                is_tidying = self.needs_index_merge.swap(false, Ordering::Relaxed);
-                tidied_at = Instant::now();
-                is_tidying = is_tidying && self.merge_index(true, MERGE_SLICE).await;
-            } else if is_tidying {
-                is_tidying = self.merge_index(false, MERGE_SLICE).await;
+            if !is_merging && merge_checked_at.elapsed() >= MERGE_INTERVAL {
+                // Reset before merging: a deletion during the merge sets it again.
+                is_merging = self.needs_index_merge.swap(false, Ordering::Relaxed);
+                merge_checked_at = Instant::now();
+                is_merging = is_merging && self.merge_index(true, MERGE_SLICE).await;
+            } else if is_merging {
+                is_merging = self.merge_index(false, MERGE_SLICE).await;
             }
         }
-        if is_tidying || self.needs_index_merge.load(Ordering::Relaxed) {
+        // Deleted text should not stay in the database file longer than necessary, so a pending
+        // merge is tried once more.
+        if is_merging || self.needs_index_merge.load(Ordering::Relaxed) {
             self.merge_index(true, FINAL_MERGE_TIMEOUT).await;
         }
     }
 
-    /// Lets go of the words of deleted messages, for no longer than this. Whether there is more to do,
-    /// which goes on where it was left.
-    async fn merge_index(&self, is_begin: bool, patience: Duration) -> bool {
-        let begun = Instant::now();
+    /// Runs merge steps for at most `max_time`. Returns whether steps are left; the next call
+    /// continues there.
+    async fn merge_index(&self, is_begin: bool, max_time: Duration) -> bool {
+        let started_at = Instant::now();
         let mut is_begin = is_begin;
         loop {
             match self.store.merge_index(is_begin).await {
-                Ok(true) if begun.elapsed() < patience => is_begin = false,
+                Ok(true) if started_at.elapsed() < max_time => is_begin = false,
                 Ok(has_more) => return has_more,
                 Err(error) => {
-                    tracing::warn!(error = %error.chain(), "deleted words stay in the index for now");
+                    tracing::warn!(error = %error.chain(), "merging the search index failed, retrying later");
                     self.needs_index_merge.store(true, Ordering::Relaxed);
                     return false;
                 }
@@ -153,62 +158,67 @@ impl ChatService {
         }
     }
 
-    /// Keeps the words of some messages. Whether there were any.
+    /// Indexes the next messages. Returns whether there were any.
     pub async fn index_next_batch(&self) -> Result<bool> {
-        let (mut has_kept, mut step, mut size) = (false, Vec::new(), 0);
-        for unkept in self.store.list_index_backlog().await? {
-            let words = match self.read_unindexed_words(&unkept).await {
+        let mut has_indexed = false;
+        let mut batch = Vec::new();
+        let mut batch_messages = 0;
+        for backlog in self.store.list_index_backlog().await? {
+            let words = match self.read_unindexed_words(&backlog).await {
                 Ok(words) => words,
                 Err(error) if error.kind == ErrorKind::SessionNotFound => continue,
                 Err(error) => return Err(error),
             };
-            has_kept |= !words.messages.is_empty();
-            for piece in split_into_batches(words) {
-                size += piece.messages.len();
-                step.push(piece);
-                if size >= MESSAGES_PER_WRITE {
-                    self.store.index_words(std::mem::take(&mut step)).await?;
-                    size = 0;
+            has_indexed |= !words.messages.is_empty();
+            for part in split_into_batches(words) {
+                batch_messages += part.messages.len();
+                batch.push(part);
+                if batch_messages >= MESSAGES_PER_WRITE {
+                    self.store.index_words(std::mem::take(&mut batch)).await?;
+                    batch_messages = 0;
                 }
             }
         }
-        if !step.is_empty() {
-            self.store.index_words(step).await?;
+        if !batch.is_empty() {
+            self.store.index_words(batch).await?;
         }
-        Ok(has_kept)
+        Ok(has_indexed)
     }
 
-    /// The words of a session's next messages, as many as are read at once.
-    async fn read_unindexed_words(&self, unkept: &IndexBacklog) -> Result<SessionWords> {
-        let IndexBacklog { session_id, indexed_seq: after } = unkept;
+    /// The index words of the next chunk of a session's messages.
+    async fn read_unindexed_words(&self, backlog: &IndexBacklog) -> Result<SessionWords> {
+        let IndexBacklog { session_id, indexed_seq: after } = backlog;
         let after = *after;
-        let piece = self.store.read_chunk(&Principal::server(), session_id, after).await?;
+        let chunk = self.store.read_chunk(&Principal::server(), session_id, after).await?;
         let words = move || {
-            let words = piece.messages.into_iter().map(|message| MessageWords {
+            let words = chunk.messages.into_iter().map(|message| MessageWords {
                 words: extract_index_words(&message.content),
                 seq: message.seq,
                 id: message.id,
                 role: message.role,
                 created_at: message.created_at,
             });
-            SessionWords { messages: words.collect(), session: piece.session, after_seq: after }
+            SessionWords { messages: words.collect(), session: chunk.session, after_seq: after }
         };
+        // Splitting up to a mebibyte of text takes CPU time.
         tokio::task::spawn_blocking(words).await.map_err(Error::internal)
     }
 }
 
-/// Cut so that each is a step at the most; one without messages stays one.
+/// Splits into batches of at most [`MESSAGES_PER_WRITE`] messages. Returns one empty batch if there
+/// are no messages.
 fn split_into_batches(words: SessionWords) -> Vec<SessionWords> {
     let SessionWords { session, after_seq: mut after, mut messages } = words;
-    let mut pieces = Vec::new();
+    let mut batches = Vec::new();
     loop {
         let rest = messages.split_off(messages.len().min(MESSAGES_PER_WRITE));
         let last = messages.last().map_or(after, |message| message.seq);
-        pieces.push(SessionWords { session: session.clone(), after_seq: after, messages });
+        batches.push(SessionWords { session: session.clone(), after_seq: after, messages });
         if rest.is_empty() {
-            return pieces;
+            return batches;
         }
-        (after, messages) = (last, rest);
+        after = last;
+        messages = rest;
     }
 }
 

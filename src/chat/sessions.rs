@@ -1,7 +1,7 @@
-//! What is done to sessions beside turns: stored, then said to those who listen.
+//! Changes of sessions outside of turns: each is stored, then published as an event.
 //!
-//! Each is carried through though whoever asked should leave in the middle, so that nothing is
-//! stored of which nobody hears.
+//! They run to completion even if the client disconnects, so that no change is stored without its
+//! event.
 
 use super::ChatService;
 use super::events::SessionEventKind;
@@ -12,17 +12,18 @@ use crate::store::{ImportOutcome, NewSession, PostMessage, ReadMarkUpdate};
 use std::sync::Arc;
 
 impl ChatService {
-    /// Creates a session, or gives the one that its owner created under this id before. Whether it
-    /// is new. Errors: `id_conflict`.
+    /// Creates a session, or returns the one that its owner created before under this id. Returns
+    /// whether it is new. Errors: `id_conflict`.
     pub async fn create_session(
         self: &Arc<Self>,
-        who: &Principal,
+        principal: &Principal,
         new: NewSession,
         now: Timestamp,
     ) -> Result<(Session, bool)> {
-        let (chat, who) = (self.clone(), who.clone());
+        let chat = self.clone();
+        let principal = principal.clone();
         self.run_to_completion(async move {
-            let (session, is_new) = chat.store.create_session(&who, new, now).await?;
+            let (session, is_new) = chat.store.create_session(&principal, new, now).await?;
             if is_new {
                 chat.events.publish(&session.id, SessionEventKind::Created);
             }
@@ -31,17 +32,18 @@ impl ChatService {
         .await
     }
 
-    /// Stores a message without a model. Errors: as of the store.
+    /// Stores a message without starting a turn. Errors: those of the store.
     pub async fn post_message(
         self: &Arc<Self>,
-        who: &Principal,
+        principal: &Principal,
         post: PostMessage,
     ) -> Result<(Message, Session)> {
-        let (chat, who) = (self.clone(), who.clone());
+        let chat = self.clone();
+        let principal = principal.clone();
         self.run_to_completion(async move {
             let id = post.message.id.clone();
-            let (message, session) = chat.store.post_message(&who, post).await?;
-            // A repetition is answered with the message that is there already.
+            let (message, session) = chat.store.post_message(&principal, post).await?;
+            // A retry returns the stored message, whose event was already published.
             if message.id == id {
                 chat.publish_message(&session, &message.id, &message.content);
             }
@@ -50,18 +52,21 @@ impl ChatService {
         .await
     }
 
-    /// Switches to the branch of a message. Errors: as of the store.
+    /// Switches to the branch that contains a message. Errors: those of the store.
     pub async fn set_head(
         self: &Arc<Self>,
-        who: &Principal,
+        principal: &Principal,
         id: &SessionId,
         message: &MessageId,
         now: Timestamp,
     ) -> Result<Session> {
-        let (chat, who, id, message) = (self.clone(), who.clone(), id.clone(), message.clone());
+        let chat = self.clone();
+        let principal = principal.clone();
+        let id = id.clone();
+        let message = message.clone();
         self.run_to_completion(async move {
-            let session = chat.store.set_head(&who, &id, &message, now).await?;
-            // The head may have been there already.
+            let session = chat.store.set_head(&principal, &id, &message, now).await?;
+            // The store leaves `updated_at` alone if the head does not change.
             if session.updated_at == now {
                 chat.events.publish(&id, SessionEventKind::Changed);
             }
@@ -70,17 +75,20 @@ impl ChatService {
         .await
     }
 
-    /// Takes the head back to the message it stands under, if it is still `head` and no root. Whether
-    /// it was. Errors: as of the store.
+    /// Moves the head to its parent, if it is still `head` and not a root. Returns whether it
+    /// moved. Errors: those of the store.
     pub async fn pop_head(
         self: &Arc<Self>,
-        who: &Principal,
+        principal: &Principal,
         id: &SessionId,
         head: &MessageId,
     ) -> Result<bool> {
-        let (chat, who, id, head) = (self.clone(), who.clone(), id.clone(), head.clone());
+        let chat = self.clone();
+        let principal = principal.clone();
+        let id = id.clone();
+        let head = head.clone();
         self.run_to_completion(async move {
-            let moved = chat.store.pop_head(&who, &id, &head, crate::clock::now()).await?;
+            let moved = chat.store.pop_head(&principal, &id, &head, crate::clock::now()).await?;
             if moved.is_some() {
                 chat.events.publish(&id, SessionEventKind::Changed);
             }
@@ -89,54 +97,63 @@ impl ChatService {
         .await
     }
 
-    /// Copies the path up to a message into a new session. Errors: as of the store.
+    /// Copies the path up to a message into a new session. Errors: those of the store.
     pub async fn fork_session(
         self: &Arc<Self>,
-        who: &Principal,
+        principal: &Principal,
         id: &SessionId,
         message: &MessageId,
         now: Timestamp,
     ) -> Result<Session> {
-        let (chat, who, id, message) = (self.clone(), who.clone(), id.clone(), message.clone());
+        let chat = self.clone();
+        let principal = principal.clone();
+        let id = id.clone();
+        let message = message.clone();
         self.run_to_completion(async move {
-            let session = chat.store.fork_session(&who, &id, &message, now).await?;
+            let session = chat.store.fork_session(&principal, &id, &message, now).await?;
             chat.events.publish(&session.id, SessionEventKind::Created);
             Ok(session)
         })
         .await
     }
 
-    /// Moves the caller's read mark forward. Errors: as of the store.
+    /// Moves the caller's read mark forward. Errors: those of the store.
     pub async fn mark_seen(
         self: &Arc<Self>,
-        who: &Principal,
+        principal: &Principal,
         id: &SessionId,
         up_to: &MessageId,
     ) -> Result<ReadMarkUpdate> {
-        let (chat, who, id, up_to) = (self.clone(), who.clone(), id.clone(), up_to.clone());
+        let chat = self.clone();
+        let principal = principal.clone();
+        let id = id.clone();
+        let up_to = up_to.clone();
         self.run_to_completion(async move {
-            let seen = chat.store.mark_seen(&who, &id, &up_to).await?;
+            let seen = chat.store.mark_seen(&principal, &id, &up_to).await?;
+            // A client marks messages again whenever it shows them; only a change is worth an
+            // event.
             if seen.has_moved {
-                chat.events.publish(&id, SessionEventKind::seen_up_to(&who.user, &seen.message_id));
+                chat.events
+                    .publish(&id, SessionEventKind::seen_up_to(&principal.user, &seen.message_id));
             }
             Ok(seen)
         })
         .await
     }
 
-    /// Says that a session was imported. Its messages are not told one by one.
+    /// Publishes an import as one event, not one per message.
     pub fn publish_import(&self, imported: &ImportOutcome) {
         let ImportOutcome { session_id, added_messages: messages, .. } = imported;
         self.events.publish(session_id, SessionEventKind::Imported { messages: *messages });
     }
 
-    /// Says that a message was stored, and that it named its session if it did.
+    /// Publishes a stored message, and a session change if the message gave the session its title.
     pub(super) fn publish_message(&self, session: &Session, id: &MessageId, content: &str) {
         self.events.publish(&session.id, SessionEventKind::message_added(id));
-        let is_named_after_it = session.title_source == TitleSource::Auto
+        let has_set_title = session.title_source == TitleSource::Auto
             && SessionTitle::from_first_message(content)
                 .is_some_and(|title| title.text == session.title);
-        if is_named_after_it {
+        if has_set_title {
             self.events.publish(&session.id, SessionEventKind::Changed);
         }
     }

@@ -1,4 +1,4 @@
-//! From a request to a running turn: what is decided before the first byte goes out.
+//! Turns a request into a running turn: everything decided before the first byte is sent.
 
 use super::ChatService;
 use super::events::SessionEventKind;
@@ -26,124 +26,122 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// How long an interrupting message waits for the running turn to end.
+/// How long a message sent with `onBusy: interrupt` waits for the running turn to end.
 const INTERRUPT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A turn as a client asks for it; both request bodies become this.
+/// A request for a turn, common to all request formats.
 #[derive(Debug, Clone)]
 pub struct TurnRequest {
-    /// Who asks.
     pub principal: Principal,
-    /// For which session.
     pub session: SessionTarget,
-    /// The project of a session that is created.
+    /// Project of the session if the request creates it.
     pub project_id: Option<ProjectId>,
-    /// What is said before that in the same breath, the first message first. A turn that has some
-    /// never waits.
+    /// Messages stored before the one to answer, in order. A turn with preceding messages is never
+    /// queued.
     pub preceding: Vec<PrecedingMessage>,
-    /// What to answer.
     pub intent: TurnIntent,
-    /// What this turn uses, over the session's settings.
+    /// Overrides the settings of the session for this turn.
     pub settings: SessionSettings,
-    /// What to do when a reply is running.
     pub on_busy: OnBusy,
-    /// How a repetition is known, beside the client's message id.
+    /// Identifies a retry, in addition to the client message id.
     pub idempotency_key: Option<IdempotencyKey>,
-    /// How whoever asks stands.
     pub caller_status: CallerStatus,
 }
 
 /// A message that is stored before the one a turn answers.
 #[derive(Debug, Clone)]
 pub struct PrecedingMessage {
-    /// Who speaks.
     pub role: Role,
-    /// What they say.
     pub body: MessageBody,
-    /// What only replies have.
+    /// Only meaningful for assistant messages.
     pub reply: ReplyFields,
 }
 
-/// How whoever asks for a turn stands with the server.
+/// API key and rate-limit status of the caller.
 #[derive(Debug, Clone, Default)]
 pub struct CallerStatus {
-    /// The key that they came with.
     pub key_id: Option<KeyId>,
-    /// Why nothing new of theirs may begin. What came before may still be repeated.
+    /// The error for a caller over a limit. A retry of an earlier request is still answered.
     pub rejection: Option<Error>,
 }
 
-/// What a client wants answered.
 #[derive(Debug, Clone)]
 pub enum TurnIntent {
-    /// A new message.
     Send {
-        /// Who speaks: a user, or tools.
+        /// `User`, or `Tool` for tool results.
         role: Role,
-        /// The message.
         body: MessageBody,
-        /// The name its client gave it.
         client_message_id: Option<MessageId>,
-        /// Where it stands.
         parent: MessageParent,
-        /// What a known client id with other content means.
+        /// How to treat a known client message id with different content.
         on_duplicate_id: DuplicateIdPolicy,
     },
-    /// The results of the calls that the session's last reply ended with.
+    /// Answer the tool calls that ended the session's last reply.
     SubmitToolResults {
-        /// The results, and maybe those of earlier calls.
+        /// May include results of earlier calls; those are ignored.
         results: Vec<NewToolResult>,
-        /// The reply that wrote the calls, where it is not to be looked for at the end of the path.
+        /// The reply that made the calls; `None` searches the end of the path.
         reply_id: Option<MessageId>,
-        /// The most bytes of text in them.
+        /// Maximum text size of the resulting message, in bytes.
         max_bytes: usize,
     },
-    /// An earlier message, once more.
+    /// Answer an earlier message again.
     Regenerate {
-        /// The reply to make again; the last one if none is named.
+        /// The reply to replace; `None` for the last one.
         reply_id: Option<MessageId>,
     },
 }
 
 impl ChatService {
-    /// Makes the user's message durable, sets the reply going and gives a reader of it. A request
-    /// that came before joins its running turn, or reads its stored reply.
+    /// Stores the user's message, starts the reply and returns a reader for it. A retry of an
+    /// earlier request joins its running turn or reads its stored reply.
     ///
-    /// A caller that stops waiting changes nothing: what was begun goes on.
-    pub async fn start_turn(self: &Arc<Self>, new: TurnRequest) -> Result<TurnReader> {
-        // Taken before looking: a drain that begins now waits for this turn.
+    /// The turn does not depend on the caller: it runs on if this future is dropped.
+    pub async fn start_turn(self: &Arc<Self>, request: TurnRequest) -> Result<TurnReader> {
+        // The token is taken before the drain check: a drain that starts in between waits for the
+        // token, so it cannot miss this turn.
         let token = self.turn_tasks.token();
         self.ensure_not_draining()?;
         let chat = self.clone();
-        let started = tokio::spawn(async move {
+        // A client may disconnect at any await. The begin step must still complete and start its
+        // turn, or a committed claim would be left without a runner.
+        let task = tokio::spawn(async move {
             let _token = token;
-            let new = chat.resolve_tool_results(new).await?;
-            chat.begin_turn(new).await
+            let request = chat.resolve_tool_results(request).await?;
+            chat.begin_turn(request).await
         });
-        started.await.map_err(Error::internal)?
+        task.await.map_err(Error::internal)?
     }
 
-    async fn begin_turn(self: &Arc<Self>, new: TurnRequest) -> Result<TurnReader> {
-        let slot = self.concurrency.acquire(&new.principal.user);
-        let mut refusal = new.caller_status.rejection.clone();
-        let mut full = slot.check_limit(self.usage_policy.max_concurrent_turns);
-        if refusal.is_none() && full.is_some() && !self.has_running_turn(&new).await {
-            refusal = full.take();
+    async fn begin_turn(self: &Arc<Self>, request: TurnRequest) -> Result<TurnReader> {
+        let permit = self.concurrency.acquire(&request.principal.user);
+        let mut rejection = request.caller_status.rejection.clone();
+        // At the limit, a request for a session that is running a reply may still be queued or
+        // interrupt that reply, since neither adds a running one. Only then is the decision left to
+        // the store step. The extra read happens only for users at their limit.
+        let mut limit_error = permit.check_limit(self.usage_policy.max_concurrent_turns);
+        if rejection.is_none() && limit_error.is_some() && !self.has_running_turn(&request).await {
+            rejection = limit_error.take();
         }
-        let turn = self.build_turn_spec(&new, refusal.is_some()).await;
-        // Open before anybody can learn of the turn, so that whoever does finds its buffer.
-        let live = self.hub.open_buffer(new.session.id(), &turn.turn_id);
-        let (turn_id, reply_id) = (turn.turn_id.clone(), turn.reply_id.clone());
-        match self.begin_in_store(&new, turn, refusal, full).await {
-            Ok(BeginOutcome::Running(begun)) => Ok(self.spawn_turn(begun, slot)),
+        let turn = self.build_turn_spec(&request, rejection.is_some()).await;
+        // Opened before the commit that makes the turn visible, so that a client that learns of the
+        // turn always finds its buffer.
+        let buffer = self.hub.open_buffer(request.session.id(), &turn.turn_id);
+        let turn_id = turn.turn_id.clone();
+        let reply_id = turn.reply_id.clone();
+        match self.begin_in_store(&request, turn, rejection, limit_error).await {
+            Ok(BeginOutcome::Running(started)) => Ok(self.spawn_turn(started, permit)),
             Ok(BeginOutcome::Queued { session }) => {
-                // What waits has no place yet.
-                drop(slot);
-                self.handle_queued_turn(&new, &session, live, &reply_id).await
+                // A queued turn does not count against the concurrency limit. It gets its permit
+                // when it starts.
+                drop(permit);
+                self.handle_queued_turn(&request, &session, buffer, &reply_id).await
             }
             Ok(BeginOutcome::HumanTakeover { session, message_id }) => {
                 self.hub.discard_buffer(&turn_id);
-                if let TurnIntent::Send { body, .. } = &new.intent {
+                // A human agent answers: the message was stored and published, but no turn was
+                // started.
+                if let TurnIntent::Send { body, .. } = &request.intent {
                     self.publish_message(&session, &message_id, &body.content);
                 }
                 Ok(TurnReader::from_frames(human_takeover_stream(
@@ -151,10 +149,10 @@ impl ChatService {
                     &stream_header(&session, &message_id, &message_id),
                 )))
             }
-            Ok(BeginOutcome::Repeated { session, prior: led_to }) => {
-                drop(slot);
+            Ok(BeginOutcome::Repeated { session, prior }) => {
+                drop(permit);
                 self.hub.discard_buffer(&turn_id);
-                self.handle_repeated_request(new, &session, led_to).await
+                self.handle_repeated_request(request, &session, prior).await
             }
             Err(error) => {
                 self.hub.discard_buffer(&turn_id);
@@ -163,35 +161,30 @@ impl ChatService {
         }
     }
 
-    /// Whether a reply is running in the session, so that a turn would wait or interrupt, and add none.
-    async fn has_running_turn(&self, new: &TurnRequest) -> bool {
+    /// Whether the session is running a reply. Errors count as "no": the store step reports them.
+    async fn has_running_turn(&self, request: &TurnRequest) -> bool {
         let session = self
             .store
-            .get_session(&new.principal, new.session.id(), AccessLevel::Participant)
+            .get_session(&request.principal, request.session.id(), AccessLevel::Participant)
             .await;
         session.is_ok_and(|session| session.active_turn.is_some())
     }
 
-    /// What is refused begins nothing, so its tokens need not be counted.
-    async fn build_turn_spec(&self, new: &TurnRequest, is_refused: bool) -> TurnSpec {
-        let ask = match &new.intent {
-            TurnIntent::Regenerate { reply_id: reply } => {
-                TurnInput::Regenerate { reply_id: reply.clone() }
+    /// Skips counting tokens for a rejected request; it is built only so that a retry can be
+    /// recognized.
+    async fn build_turn_spec(&self, request: &TurnRequest, is_refused: bool) -> TurnSpec {
+        let input = match &request.intent {
+            TurnIntent::Regenerate { reply_id } => {
+                TurnInput::Regenerate { reply_id: reply_id.clone() }
             }
-            // Results became a message before.
+            // `resolve_tool_results` has already replaced this intent by `Send`.
             TurnIntent::SubmitToolResults { .. } => TurnInput::Regenerate { reply_id: None },
-            TurnIntent::Send {
-                role,
-                body,
-                client_message_id,
-                parent,
-                on_duplicate_id: on_known,
-            } => {
+            TurnIntent::Send { role, body, client_message_id, parent, on_duplicate_id } => {
                 let message = NewMessage {
                     id: MessageId::generate(),
                     client_message_id: client_message_id.clone(),
                     role: *role,
-                    sender_id: new.principal.user.clone(),
+                    sender_id: request.principal.user.clone(),
                     tokens: match is_refused {
                         true => 0,
                         false => tokens::count_tokens_async(&body.countable_text()).await,
@@ -203,220 +196,245 @@ impl ChatService {
                 TurnInput::Send {
                     message: Box::new(message),
                     parent: parent.clone(),
-                    on_duplicate_id: *on_known,
+                    on_duplicate_id: *on_duplicate_id,
                 }
             }
         };
-        let options = new.settings.clone();
-        TurnSpec {
-            turn_id: TurnId::generate(),
-            reply_id: MessageId::generate(),
-            input: ask,
-            options,
-        }
+        let options = request.settings.clone();
+        TurnSpec { turn_id: TurnId::generate(), reply_id: MessageId::generate(), input, options }
     }
 
-    /// Begins the turn if it surely fits the model; if that cannot be told from sizes alone, counts
-    /// first.
+    /// Begins the turn in the store. The size check inside the step uses upper bounds only; if they
+    /// cannot rule out that the message is too long, its tokens are counted exactly and the step is
+    /// repeated.
     async fn begin_in_store(
         self: &Arc<Self>,
-        new: &TurnRequest,
+        request: &TurnRequest,
         turn: TurnSpec,
-        refusal: Option<Error>,
-        full: Option<Error>,
+        rejection: Option<Error>,
+        limit_error: Option<Error>,
     ) -> Result<BeginOutcome> {
-        let (chat, options) = (self.clone(), new.settings.clone());
-        let earlier = build_preceding_messages(new).await;
-        // Judged inside the step, behind the look for what came before: a repetition begins nothing.
-        let payer =
-            UsagePayer { user: new.principal.user.clone(), key: new.caller_status.key_id.clone() };
-        let (terms, asked) = (self.clone(), new.settings.model.clone());
-        let may_begin = move |session: &Session| {
-            refusal.clone().map_or(Ok(()), Err)?;
+        let chat = self.clone();
+        let options = request.settings.clone();
+        let preceding = build_preceding_messages(request).await;
+        // Admission runs inside the store step, after the lookup of earlier requests: a retry of an
+        // admitted request must succeed even if the caller is over a limit now.
+        let payer = UsagePayer {
+            user: request.principal.user.clone(),
+            key: request.caller_status.key_id.clone(),
+        };
+        let policy = self.clone();
+        let requested_model = request.settings.model.clone();
+        let check_admission = move |session: &Session| {
+            rejection.clone().map_or(Ok(()), Err)?;
             if session.status.is_agent_assigned() {
-                // A person answers.
+                // A human agent answers, so neither prices nor concurrency apply.
                 return Ok(());
             }
-            let model = asked.as_ref().or(session.settings.model.as_ref());
-            let model = model.map_or(terms.memory.default_model(), String::as_str);
-            terms.require_price(model, &payer, &session.owner, session.project_id.as_ref())?;
-            // A turn that has to wait adds no reply to those that run.
-            full.clone().filter(|_| session.active_turn.is_none()).map_or(Ok(()), Err)
+            let model = requested_model.as_ref().or(session.settings.model.as_ref());
+            let model = model.map_or(policy.memory.default_model(), String::as_str);
+            policy.require_price(model, &payer, &session.owner, session.project_id.as_ref())?;
+            // A turn that will be queued adds no running reply.
+            limit_error.clone().filter(|_| session.active_turn.is_none()).map_or(Ok(()), Err)
         };
-        let allowed = may_begin.clone();
-        let surely_fits: AdmissionCheck = Box::new(move |session, size| {
-            allowed(session)?;
+        let check_allowed = check_admission.clone();
+        // The step holds the store writer or will be retried on conflict, so this check is
+        // arithmetic on sizes: no tokenizer, no I/O.
+        let check_definite_fit: AdmissionCheck = Box::new(move |session, size| {
+            check_allowed(session)?;
             let settings = options.clone().with_defaults(session.settings.clone());
             if chat.memory.definitely_fits(&settings, size) {
                 return Ok(());
             }
-            Err(Error::new(ErrorKind::ContextTooLong, "the message may not fit the model"))
+            Err(Error::new(
+                ErrorKind::ContextTooLong,
+                "the message may not fit the context window of the model",
+            ))
         });
-        let begin = self.build_begin_turn(new, turn.clone(), earlier.clone(), surely_fits);
+        let begin =
+            self.build_begin_turn(request, turn.clone(), preceding.clone(), check_definite_fit);
         match self.store.begin_turn(begin).await {
             Err(error) if error.kind == ErrorKind::ContextTooLong => {
-                self.check_fits_context(new).await?;
-                let counted: AdmissionCheck = Box::new(move |session, _| may_begin(session));
-                self.store.begin_turn(self.build_begin_turn(new, turn, earlier, counted)).await
+                // Counted exactly outside the step. If the message does fit, the second attempt
+                // skips the size check but repeats all others, since the session may have changed.
+                self.check_fits_context(request).await?;
+                let check_counted: AdmissionCheck =
+                    Box::new(move |session, _| check_admission(session));
+                self.store
+                    .begin_turn(self.build_begin_turn(request, turn, preceding, check_counted))
+                    .await
             }
-            began => began,
+            outcome => outcome,
         }
     }
 
     fn build_begin_turn(
         &self,
-        new: &TurnRequest,
+        request: &TurnRequest,
         turn: TurnSpec,
-        earlier: Vec<NewMessage>,
-        admit: AdmissionCheck,
+        preceding: Vec<NewMessage>,
+        admission: AdmissionCheck,
     ) -> BeginTurn {
         BeginTurn {
-            principal: new.principal.clone(),
-            target: new.session.clone(),
-            project_id: new.project_id.clone(),
-            on_busy: new.on_busy,
-            idempotency_key: new.idempotency_key.clone(),
+            principal: request.principal.clone(),
+            target: request.session.clone(),
+            project_id: request.project_id.clone(),
+            on_busy: request.on_busy,
+            idempotency_key: request.idempotency_key.clone(),
             turn,
-            preceding: earlier,
-            key_id: new.caller_status.key_id.clone(),
+            preceding,
+            key_id: request.caller_status.key_id.clone(),
             quotas: self.usage_policy.quotas.clone(),
-            admission: admit,
+            admission,
             lease_holder: self.lease_holder.clone(),
             now: clock::now(),
         }
     }
 
-    /// Errors: `context_too_long`.
-    async fn check_fits_context(&self, new: &TurnRequest) -> Result<()> {
-        let id = new.session.id();
+    /// Counts the message exactly. Errors: `context_too_long`.
+    async fn check_fits_context(&self, request: &TurnRequest) -> Result<()> {
+        let id = request.session.id();
         let session =
-            match self.store.get_session(&new.principal, id, AccessLevel::Participant).await {
+            match self.store.get_session(&request.principal, id, AccessLevel::Participant).await {
                 Ok(session) => Some(session),
+                // The turn may create its session; then only the settings of the request apply.
                 Err(error) if error.kind == ErrorKind::SessionNotFound => None,
                 Err(error) => return Err(error),
             };
-        let (text, parts) = match (&new.intent, &session) {
+        let (text, parts) = match (&request.intent, &session) {
             (TurnIntent::Send { body, .. }, _) => (body.content.clone(), body.parts.clone()),
-            (TurnIntent::Regenerate { reply_id: reply }, Some(session)) => {
-                self.load_user_message(new, session, reply.as_ref()).await?
+            (TurnIntent::Regenerate { reply_id }, Some(session)) => {
+                self.load_user_message(request, session, reply_id.as_ref()).await?
             }
             (TurnIntent::SubmitToolResults { .. }, Some(_)) => return Ok(()),
             (TurnIntent::Regenerate { .. } | TurnIntent::SubmitToolResults { .. }, None) => {
                 return Ok(());
             }
         };
-        let own = session.map(|session| session.settings).unwrap_or_default();
-        let settings = new.settings.clone().with_defaults(own);
+        let session_settings = session.map(|session| session.settings).unwrap_or_default();
+        let settings = request.settings.clone().with_defaults(session_settings);
         let memory = self.memory.clone();
         let count = move || {
-            let (told, images) = render_text_and_images(&text, &parts);
-            let tokens = tokens::count_tokens(&told);
-            let incoming = PlanInput { text: &told, tokens, images: &images, extra_tokens: 0 };
-            memory.plan_prompt(&settings, Some(incoming)).map(|_| ())
+            let (rendered, images) = render_text_and_images(&text, &parts);
+            let tokens = tokens::count_tokens(&rendered);
+            let input = PlanInput { text: &rendered, tokens, images: &images, extra_tokens: 0 };
+            memory.plan_prompt(&settings, Some(input)).map(|_| ())
         };
+        // Tokenizing a large message takes milliseconds of CPU.
         tokio::task::spawn_blocking(count).await.map_err(Error::internal)?
     }
 
-    /// Text and parts of the message that a reply, or the last one, answered.
+    /// Text and parts of the user message that `reply`, or the last reply, answers.
     async fn load_user_message(
         &self,
-        new: &TurnRequest,
+        request: &TurnRequest,
         session: &Session,
         reply: Option<&MessageId>,
     ) -> Result<(String, MessageParts)> {
         let Some(id) = reply.or(session.head_id.as_ref()) else { return Ok(Default::default()) };
-        let mut message = self.store.get_message(&new.principal, &session.id, id).await?;
+        let mut message = self.store.get_message(&request.principal, &session.id, id).await?;
         if let (Role::Assistant, Some(id)) = (message.role, &message.parent_id) {
-            message = self.store.get_message(&new.principal, &session.id, id).await?;
+            message = self.store.get_message(&request.principal, &session.id, id).await?;
         }
         Ok((message.content, message.parts))
     }
 
-    /// Sets the task going that owns the turn from here on.
+    /// Spawns the task that owns the turn from here on.
     pub(super) fn spawn_turn(
         self: &Arc<Self>,
-        begun: Box<StartedTurn>,
-        slot: ConcurrencyPermit,
+        started: Box<StartedTurn>,
+        permit: ConcurrencyPermit,
     ) -> TurnReader {
-        let live = self.hub.open_buffer(&begun.session.id, &begun.turn.turn_id);
-        live.mark_local();
+        let buffer = self.hub.open_buffer(&started.session.id, &started.turn.turn_id);
+        // The turn may have been queued while another instance was expected to run it.
+        buffer.mark_local();
         self.journal.wake();
-        self.publish_turn_start(&begun);
-        let title = self.spawn_title(&begun);
-        let (chat, reader) = (self.clone(), TurnReader::new(live.clone()));
+        self.publish_turn_start(&started);
+        let title = self.spawn_title(&started);
+        let chat = self.clone();
+        // Created before the task starts, so that this reader sees the first frame.
+        let reader = TurnReader::new(buffer.clone());
         self.turn_tasks.spawn(async move {
-            let turn = chat.clone().run_turn(*begun, live.clone(), title, slot);
+            let turn = chat.clone().run_turn(*started, buffer.clone(), title, permit);
             if AssertUnwindSafe(turn).catch_unwind().await.is_err() {
-                // A mistake of ours: the claim stays until the next start, the readers need not.
-                tracing::error!(turn.id = %live.turn_id, "a turn panicked while it was being settled");
-                chat.hub.close_buffer(&live);
+                // A bug in `finish_turn`. The session stays claimed until recovery ends the turn,
+                // but the readers must not wait for that.
+                tracing::error!(turn.id = %buffer.turn_id, "turn panicked while finishing");
+                chat.hub.close_buffer(&buffer);
             }
         });
         reader
     }
 
-    fn publish_turn_start(&self, begun: &StartedTurn) {
-        let StartedTurn { session, user_message: question, turn, preceding: earlier, .. } = begun;
-        // A session that came with its first message was created in the same step.
-        let new = earlier.len() + 1;
-        if session.messages_count as usize == new && session.created_at == turn.started_at {
+    fn publish_turn_start(&self, started: &StartedTurn) {
+        let StartedTurn { session, user_message, turn, preceding, .. } = started;
+        // A new session has exactly the messages of this request and was created in the same step,
+        // hence with the same timestamp.
+        let message_count = preceding.len() + 1;
+        if session.messages_count as usize == message_count && session.created_at == turn.started_at
+        {
             self.events.publish(&session.id, SessionEventKind::Created);
         }
-        for message in earlier {
+        for message in preceding {
             self.publish_message(session, &message.id, &message.body.content);
         }
-        if begun.is_user_message_new {
-            self.publish_message(session, &question.id, &question.content);
+        if started.is_user_message_new {
+            self.publish_message(session, &user_message.id, &user_message.content);
         }
         self.events
             .publish(&session.id, SessionEventKind::turn_started(&turn.turn_id, &turn.message_id));
     }
 
-    /// The turn waits in the session's queue; an interrupting one sees to it that it is not long.
+    /// Returns a reader for a turn that the store has queued. With `onBusy: interrupt` the running
+    /// turn is cancelled first, and the request fails if that takes too long.
     async fn handle_queued_turn(
         &self,
-        new: &TurnRequest,
+        request: &TurnRequest,
         session: &Session,
-        live: Arc<TurnBuffer>,
+        buffer: Arc<TurnBuffer>,
         reply: &MessageId,
     ) -> Result<TurnReader> {
-        live.mark_queued();
+        buffer.mark_queued();
         if self.store.is_shared() {
-            // Whoever ends the running turn begins this one.
-            live.mark_remote(reply);
+            // The instance that ends the running turn starts this one, and it may not be this
+            // instance.
+            buffer.mark_remote(reply);
         }
         if self.is_draining() {
-            // The drain may have looked for waiting turns before this one was known to be one.
-            self.hub.close_buffer(&live);
-            return Ok(TurnReader::new(live));
+            // `drain` closes the buffers of queued turns. It may have run between opening this
+            // buffer and marking it as queued.
+            self.hub.close_buffer(&buffer);
+            return Ok(TurnReader::new(buffer));
         }
-        if new.on_busy != OnBusy::Interrupt {
-            return Ok(TurnReader::new(live));
+        if request.on_busy != OnBusy::Interrupt {
+            return Ok(TurnReader::new(buffer));
         }
         if let Some(running) = &session.active_turn {
             self.request_cancel(&session.id, &running.turn_id).await?;
         }
-        let has_begun = timeout(INTERRUPT_TIMEOUT, live.wait_until_started()).await.is_ok();
-        if !has_begun && self.store.remove_queued_turn(&session.id, &live.turn_id).await? {
-            // Repeats of the request may be reading it, too.
-            self.abort_queued(std::slice::from_ref(&live.turn_id));
-            return Err(session_busy_error(session, "the running reply did not end in time"));
+        let has_started = timeout(INTERRUPT_TIMEOUT, buffer.wait_until_started()).await.is_ok();
+        // Removing can lose a race against the turn being started. Then the turn runs and is read
+        // normally.
+        if !has_started && self.store.remove_queued_turn(&session.id, &buffer.turn_id).await? {
+            // Retries of this request may be reading the same buffer; end their streams too.
+            self.abort_queued(std::slice::from_ref(&buffer.turn_id));
+            return Err(session_busy_error(session, "the running reply did not stop in time"));
         }
-        Ok(TurnReader::new(live))
+        Ok(TurnReader::new(buffer))
     }
 
     async fn handle_repeated_request(
         self: &Arc<Self>,
-        new: TurnRequest,
+        request: TurnRequest,
         session: &Session,
-        led_to: PriorResult,
+        prior: PriorResult,
     ) -> Result<TurnReader> {
-        match led_to {
+        match prior {
             PriorResult::Turn { turn_id, reply_id } => {
-                if let Some(live) = self.hub.find_session_buffer(&session.id, &turn_id) {
-                    return Ok(TurnReader::new(live));
+                if let Some(buffer) = self.hub.find_session_buffer(&session.id, &turn_id) {
+                    return Ok(TurnReader::new(buffer));
                 }
-                let runs =
+                let is_running =
                     session.active_turn.as_ref().is_some_and(|active| active.turn_id == turn_id);
                 if self.store.is_shared() {
                     return Ok(TurnReader::new(self.hub.open_remote_buffer(
@@ -425,46 +443,52 @@ impl ChatService {
                         &reply_id,
                     )));
                 }
-                if runs {
-                    return Err(session_busy_error(session, "the message is being answered"));
+                // The store says that it runs, but this process, the only one, has no buffer for
+                // it: its task is gone, and recovery will end the turn.
+                if is_running {
+                    return Err(session_busy_error(
+                        session,
+                        "this message is already being answered",
+                    ));
                 }
-                // It waits since before this server's start.
-                let live = self.hub.open_buffer(&session.id, &turn_id);
-                live.mark_queued();
-                Ok(TurnReader::new(live))
+                // Queued before this process started: recovery will start it, and then its frames
+                // arrive in this buffer.
+                let buffer = self.hub.open_buffer(&session.id, &turn_id);
+                buffer.mark_queued();
+                Ok(TurnReader::new(buffer))
             }
             PriorResult::Reply(reply) => Ok(TurnReader::from_frames(
                 self.replay_stored_reply(session, TurnId::generate(), &reply).await?,
             )),
-            // The message was stored, but never answered: now it is.
+            // The message was stored without a reply, for example because the server stopped:
+            // answer it now.
             PriorResult::Unanswered(id) => {
-                let wish = TurnIntent::Regenerate { reply_id: Some(id) };
-                let new = TurnRequest { intent: wish, idempotency_key: None, ..new };
-                Box::pin(self.begin_turn(new)).await
+                let intent = TurnIntent::Regenerate { reply_id: Some(id) };
+                let request = TurnRequest { intent, idempotency_key: None, ..request };
+                Box::pin(self.begin_turn(request)).await
             }
         }
     }
 
-    /// Ends the streams of turns that waited and will not run.
+    /// Ends the streams of queued turns that will not run.
     pub(super) fn abort_queued(&self, turns: &[TurnId]) {
-        for live in turns.iter().filter_map(|turn| self.hub.find_buffer(turn)) {
-            if live.is_pending() {
-                live.publish_frames(super::transcript::aborted_stream(live.turn_id.clone()));
-                self.hub.close_buffer(&live);
+        for buffer in turns.iter().filter_map(|turn| self.hub.find_buffer(turn)) {
+            if buffer.is_pending() {
+                buffer.publish_frames(super::transcript::aborted_stream(buffer.turn_id.clone()));
+                self.hub.close_buffer(&buffer);
             }
         }
     }
 }
 
-/// The messages that go before a turn's own, as they are stored.
-async fn build_preceding_messages(new: &TurnRequest) -> Vec<NewMessage> {
-    let mut messages = Vec::with_capacity(new.preceding.len());
-    for PrecedingMessage { role, body, reply } in &new.preceding {
+async fn build_preceding_messages(request: &TurnRequest) -> Vec<NewMessage> {
+    let mut messages = Vec::with_capacity(request.preceding.len());
+    for PrecedingMessage { role, body, reply } in &request.preceding {
         messages.push(NewMessage {
             id: MessageId::generate(),
             client_message_id: None,
             role: *role,
-            sender_id: new.principal.user.clone(),
+            sender_id: request.principal.user.clone(),
             tokens: tokens::count_tokens_async(&body.countable_text()).await,
             body: body.clone(),
             created_at: clock::now(),

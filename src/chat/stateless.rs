@@ -1,5 +1,5 @@
-//! Requests without a session: admitted on the same terms as turns, and booked like them once they
-//! are over, also where the caller has left before.
+//! Calls without a session: admitted under the same policy as turns, and recorded in the ledger
+//! when they end, even if the client has disconnected.
 
 use super::usage_policy::ConcurrencyPermit;
 use super::{CallerStatus, ChatService};
@@ -12,23 +12,23 @@ use crate::store::LedgerEntry;
 use std::sync::Arc;
 use tokio::task::JoinHandle;
 
-/// What is kept of an answer's end to find in it what it cost.
+/// Bytes kept of the end of a response, to find its usage report.
 const TAIL_BYTES: usize = 32 << 10;
-/// Where providers say nothing, this many bytes of text or JSON count as a token, and an event of a
-/// stream as one …
+/// Estimates for responses without usage: bytes of text or JSON per token. Each stream event counts
+/// as one token.
 const BYTES_PER_TOKEN: usize = 4;
-/// … and a picture as so many bytes.
+/// Bytes counted for an image, equal to 1,500 tokens.
 const IMAGE_BYTES: usize = 1_500 * BYTES_PER_TOKEN;
 
-/// What an event of a stream begins with.
 const EVENT_PREFIX: &[u8] = b"data: {";
-/// What a stream ends with.
 const DONE_SUFFIX: &[u8] = b"\ndata: [DONE]";
 
-/// The bytes of text in a request's body, with so many for each picture in it.
+/// Size of the text in a request body. Each base64 image counts as [`IMAGE_BYTES`], whatever its
+/// size.
 pub(super) fn estimate_text_bytes(body: &[u8]) -> usize {
     const BASE64_MARKER: &[u8] = b";base64,";
-    let (mut size, mut rest) = (0, body);
+    let mut size = 0;
+    let mut rest = body;
     while let Some(begin) = find_bytes(rest, BASE64_MARKER) {
         let data = &rest[begin + BASE64_MARKER.len()..];
         let end = data.iter().position(|byte| *byte == b'"').unwrap_or(data.len());
@@ -38,44 +38,43 @@ pub(super) fn estimate_text_bytes(body: &[u8]) -> usize {
     size + rest.len()
 }
 
-fn find_bytes(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
-    bytes.windows(wanted.len()).position(|window| window == wanted)
+fn find_bytes(bytes: &[u8], needle: &[u8]) -> Option<usize> {
+    bytes.windows(needle.len()).position(|window| window == needle)
 }
 
-/// A request on its way. Books what it used when it is dropped.
+/// A call in progress. Its usage is recorded when it is finished or dropped.
 pub struct MeteredCall {
     chat: Arc<ChatService>,
-    /// Its name in the ledger.
+    /// Id of the ledger entry.
     call_id: TurnId,
     payer: UsagePayer,
     model: String,
-    /// What was asked, in bytes of text.
+    /// Text in the request, in bytes.
     prompt_bytes: usize,
-    /// What was told so far: in bytes of text, and in events of a stream.
+    /// Text received so far, in bytes.
     output_bytes: usize,
     stream_events: usize,
-    /// What the provider says it took.
+    /// Usage reported by the provider.
     usage: Option<Usage>,
-    /// The end of the provider's own answer.
+    /// The last bytes of a forwarded response.
     tail: Vec<u8>,
-    /// Whether the provider has accepted it.
+    /// Whether the provider accepted the request: until then there is nothing to record.
     is_sent: bool,
     permit: Option<ConcurrencyPermit>,
 }
 
 impl ChatService {
-    /// A place for a request without a session. Errors: why nothing new of the caller's may begin;
-    /// `rate_limited`, `quota_exceeded`.
+    /// Admits a call. Errors: the rejection in `status`, `rate_limited`, `quota_exceeded`.
     pub async fn begin_metered_call(
         self: &Arc<Self>,
-        who: &Principal,
-        standing: CallerStatus,
+        principal: &Principal,
+        status: CallerStatus,
     ) -> Result<MeteredCall> {
-        standing.rejection.map_or(Ok(()), Err)?;
-        let place = self.concurrency.acquire(&who.user);
-        place.check_limit(self.usage_policy.max_concurrent_turns).map_or(Ok(()), Err)?;
-        let payer = UsagePayer { user: who.user.clone(), key: standing.key_id };
-        self.check_quotas(&payer, &who.user, None, clock::now()).await?;
+        status.rejection.map_or(Ok(()), Err)?;
+        let permit = self.concurrency.acquire(&principal.user);
+        permit.check_limit(self.usage_policy.max_concurrent_turns).map_or(Ok(()), Err)?;
+        let payer = UsagePayer { user: principal.user.clone(), key: status.key_id };
+        self.check_quotas(&payer, &principal.user, None, clock::now()).await?;
         Ok(MeteredCall {
             chat: self.clone(),
             call_id: TurnId::generate(),
@@ -87,51 +86,53 @@ impl ChatService {
             usage: None,
             tail: Vec::new(),
             is_sent: false,
-            permit: Some(place),
+            permit: Some(permit),
         })
     }
 }
 
 impl MeteredCall {
-    /// Errors: `invalid_request`.
     pub(super) fn require_price(&self, model: &str) -> Result<()> {
         self.chat.require_price(model, &self.payer, &self.payer.user, None)
     }
 
-    /// The provider has accepted a body of so many bytes of text.
+    /// Call when the provider has accepted a request with `bytes` of text.
     pub(super) fn record_sent(&mut self, model: &str, bytes: usize) {
-        (self.model, self.prompt_bytes, self.is_sent) = (model.to_owned(), bytes, true);
+        self.model = model.to_owned();
+        self.prompt_bytes = bytes;
+        self.is_sent = true;
     }
 
-    /// The provider has accepted this prompt.
+    /// Call when the provider has accepted the prompt.
     pub(super) fn record_sent_prompt(&mut self, prompt: &Prompt) {
         let bytes = prompt.messages.iter().map(|message| message.content.len()).sum();
         self.record_sent(&prompt.model, bytes);
     }
 
-    /// More of the reply's text.
     pub(super) fn record_output(&mut self, text: &str) {
         self.output_bytes += text.len();
     }
 
-    /// What the provider says it took.
     pub(super) fn record_usage(&mut self, usage: Usage) {
         self.usage = Some(usage);
     }
 
-    /// More of the provider's own answer.
+    /// Adds a chunk of a forwarded response.
     pub(super) fn record_forwarded(&mut self, bytes: &[u8]) {
         match bytes.windows(EVENT_PREFIX.len()).filter(|window| *window == EVENT_PREFIX).count() {
+            // No event so far: a plain body, estimated by its size. In a stream every event is
+            // about one token, and the JSON around it is not text.
             0 if self.stream_events == 0 => self.output_bytes += bytes.len(),
             events => self.stream_events += events,
         }
         self.tail.extend_from_slice(bytes);
+        // Trimmed only at twice the size, so that each byte is moved at most once.
         if self.tail.len() > 2 * TAIL_BYTES {
             self.tail.drain(..self.tail.len() - TAIL_BYTES);
         }
     }
 
-    /// Where the provider says nothing, what its bytes may have taken.
+    /// The reported usage, or an estimate from the sizes.
     fn usage_or_estimate(&self) -> Usage {
         let tokens = |bytes: usize| (bytes / BYTES_PER_TOKEN) as u64;
         self.usage.or_else(|| find_usage(&self.tail)).unwrap_or_else(|| Usage {
@@ -144,20 +145,24 @@ impl MeteredCall {
 }
 
 impl MeteredCall {
-    /// Whether the provider has told the end of a stream.
+    /// Whether the end of a stream has been received.
     pub(super) fn is_stream_done(&self) -> bool {
         self.tail.trim_ascii_end().ends_with(DONE_SUFFIX)
     }
 
-    /// Books it and gives its place back, before its end is told: whoever asks next finds both done.
+    /// Records the usage and releases the permit. Call before returning the end of the response, so
+    /// that the next request of the client sees both.
     pub(super) async fn finish_call(&mut self) {
         self.permit = None;
-        if let Some(booking) = self.spawn_ledger_write() {
-            let _ = booking.await;
+        if let Some(write) = self.spawn_ledger_write() {
+            // Awaited, but not tied to this future: the write completes even if the client
+            // disconnects now.
+            let _ = write.await;
         }
     }
 
-    /// Books it, once. That goes on though the caller leaves; the server's end waits for it.
+    /// Records the usage, at most once. Runs on the task tracker: independent of the client, and
+    /// shutdown waits for it.
     fn spawn_ledger_write(&mut self) -> Option<JoinHandle<()>> {
         if !std::mem::take(&mut self.is_sent) {
             return None;
@@ -166,7 +171,7 @@ impl MeteredCall {
         let entry = LedgerEntry {
             turn_id: self.call_id.clone(),
             kind: CallKind::Direct,
-            // There is none; no session has this name.
+            // Stateless calls have no session; no session has an empty id.
             session_id: SessionId::new_unchecked(""),
             owner: self.payer.user.clone(),
             project_id: None,
@@ -180,7 +185,7 @@ impl MeteredCall {
         let chat = self.chat.clone();
         Some(self.chat.turn_tasks.spawn(async move {
             if let Err(error) = chat.store.record_usage(entry).await {
-                tracing::error!(error = %error.chain(), "what a request without a session used was not booked");
+                tracing::error!(error = %error.chain(), "recording usage of a stateless call failed");
             }
         }))
     }

@@ -1,5 +1,5 @@
-//! Summaries are written beside the turns, one at a time for each session. A failure is logged, and
-//! the next turn tries again.
+//! Writes summaries in the background, one at a time per session. A failure is logged, and the next
+//! turn tries again.
 
 use super::ChatService;
 use crate::domain::{CallKind, SessionId};
@@ -7,34 +7,37 @@ use crate::store::StartedTurn;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The sessions that are being summed up.
+/// The sessions whose summary is being written.
 #[derive(Clone, Default)]
 pub(super) struct SummaryLocks(Arc<Mutex<HashSet<SessionId>>>);
 
 impl ChatService {
-    /// Sums up what the next turns of this turn's session will not be shown any more, if it is time
-    /// for that and a model writes summaries.
-    pub(super) fn maybe_summarize(self: &Arc<Self>, begun: &StartedTurn) {
+    /// Starts a summary of the messages that will fall out of the prompt, if one is due and a
+    /// summary model is configured.
+    pub(super) fn maybe_summarize(self: &Arc<Self>, started: &StartedTurn) {
         let Some(model) = self.summary_model.clone() else { return };
-        let (session, last) = (begun.session.clone(), begun.turn.message_id.clone());
-        let settings = begun.options.clone().with_defaults(session.settings.clone());
-        let Some(permit) = self.summary_locks.try_lock(&session.id) else { return };
+        let session = started.session.clone();
+        let last = started.turn.message_id.clone();
+        let settings = started.options.clone().with_defaults(session.settings.clone());
+        // Turns can end faster than a summary is written. Two summaries of the same messages would
+        // cost twice.
+        let Some(guard) = self.summary_locks.try_lock(&session.id) else { return };
         let chat = self.clone();
-        let payer = begun.payer.clone();
+        let payer = started.payer.clone();
         tokio::spawn(async move {
-            let _permit = permit;
-            let writer = chat.background_call(CallKind::Summary, &session, &payer);
-            let summed =
-                chat.memory.summarize_history(&writer, &model, &session, &settings, &last).await;
-            if let Err(error) = summed {
-                tracing::warn!(session.id = %session.id, error = %error.chain(), "a summary could not be written");
+            let _guard = guard;
+            let call = chat.background_call(CallKind::Summary, &session, &payer);
+            let result =
+                chat.memory.summarize_history(&call, &model, &session, &settings, &last).await;
+            if let Err(error) = result {
+                tracing::warn!(session.id = %session.id, error = %error.chain(), "writing a summary failed");
             }
         });
     }
 }
 
 impl SummaryLocks {
-    /// The right to sum a session up, unless somebody has it.
+    /// `None` if a summary of the session is being written.
     fn try_lock(&self, session: &SessionId) -> Option<SummaryGuard> {
         let is_first = self.locked_sessions().insert(session.clone());
         is_first.then(|| SummaryGuard(self.clone(), session.clone()))
@@ -45,7 +48,7 @@ impl SummaryLocks {
     }
 }
 
-/// The right to sum a session up, until it is dropped.
+/// Held while a summary is being written.
 struct SummaryGuard(SummaryLocks, SessionId);
 
 impl Drop for SummaryGuard {

@@ -1,4 +1,5 @@
-//! Titles that a model writes: once per session, beside its first turn, never over a user's own.
+//! Generated titles: once per session, alongside its first turn, never replacing a title set by a
+//! user.
 
 use super::ChatService;
 use super::events::SessionEventKind;
@@ -12,56 +13,62 @@ use crate::store::StartedTurn;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
-/// How much of the first message the model is shown, in characters.
+/// Characters of the first message in the prompt.
 const MAX_MESSAGE_CHARS: usize = 2000;
-/// The most tokens it may spend; models that think first need some.
+/// Enough for models that reason before they answer.
 const MAX_TITLE_TOKENS: u32 = 1000;
 
 impl ChatService {
-    /// Sets a title going if the turn is a session's first and titles are written by a model. A
-    /// failure leaves the title that was cut from the message.
-    pub(super) fn spawn_title(self: &Arc<Self>, begun: &StartedTurn) -> PendingTitle {
+    /// Starts generating a title if this is the first turn of a session and a title model is
+    /// configured. On failure the title taken from the message stays.
+    pub(super) fn spawn_title(self: &Arc<Self>, started: &StartedTurn) -> PendingTitle {
         let model = self.title_model.clone()?;
-        let is_first = begun.session.title_source == TitleSource::Auto
-            && begun.user_message.parent_id.is_none()
-            && begun.session.messages_count == 1;
+        // A title set by the user is not `Auto`; a regenerated first reply has more than one
+        // message.
+        let is_first = started.session.title_source == TitleSource::Auto
+            && started.user_message.parent_id.is_none()
+            && started.session.messages_count == 1;
         if !is_first {
             return None;
         }
-        let (arrived, to_come) = oneshot::channel();
-        let (chat, session) = (self.clone(), begun.session.clone());
-        let payer = begun.payer.clone();
-        let message = begun.user_message.content.clone();
+        let (sender, receiver) = oneshot::channel();
+        let chat = self.clone();
+        let session = started.session.clone();
+        let payer = started.payer.clone();
+        let message = started.user_message.content.clone();
         tokio::spawn(async move {
-            let writer = chat.background_call(CallKind::Title, &session, &payer);
-            let title = chat.generate_title(&writer, model, &message).await;
+            let call = chat.background_call(CallKind::Title, &session, &payer);
+            let title = chat.generate_title(&call, model, &message).await;
             let session = &session.id;
             match title {
                 Ok(Some(title)) => {
                     match chat.store.set_generated_title(session, title.clone()).await {
-                        // The stream may have ended meanwhile.
+                        // Sending fails if the stream has ended; the event still reaches other
+                        // clients.
                         Ok(true) => {
                             chat.events.publish(session, SessionEventKind::Changed);
-                            drop(arrived.send(title.text));
+                            drop(sender.send(title.text));
                         }
                         Ok(false) => {}
                         Err(error) => {
-                            tracing::warn!(error = %error.chain(), "a title could not be stored")
+                            tracing::warn!(error = %error.chain(), "storing a title failed")
                         }
                     }
                 }
-                Ok(None) => tracing::warn!(session.id = %session, "the model wrote no title"),
+                Ok(None) => {
+                    tracing::warn!(session.id = %session, "title generation returned no usable title")
+                }
                 Err(error) => {
-                    tracing::warn!(error = %error.chain(), "a title could not be written")
+                    tracing::warn!(error = %error.chain(), "title generation failed")
                 }
             }
         });
-        Some(to_come)
+        Some(receiver)
     }
 
     async fn generate_title(
         &self,
-        writer: &dyn TextGenerator,
+        generator: &dyn TextGenerator,
         model: String,
         message: &str,
     ) -> Result<Option<SessionTitle>> {
@@ -72,6 +79,6 @@ impl ChatService {
             max_output_tokens: Some(MAX_TITLE_TOKENS),
             ..Prompt::default()
         };
-        Ok(SessionTitle::from_model(&writer.generate_text(&prompt).await?))
+        Ok(SessionTitle::from_model(&generator.generate_text(&prompt).await?))
     }
 }

@@ -1,4 +1,4 @@
-//! Results of function calls: which reply they belong to, and the message that holds them.
+//! Tool results: finds the reply whose calls they answer, and builds the message that holds them.
 
 use super::{ChatService, TurnIntent, TurnRequest};
 use crate::domain::message::MessageBody;
@@ -8,57 +8,69 @@ use crate::domain::{Message, MessageId, MessageType, Role};
 use crate::error::{Error, Result};
 use crate::store::{DuplicateIdPolicy, MessageParent, MessageQuery};
 
-/// The calls are in one of so many last messages of the path.
+/// How far back on the path the calling reply is searched, in messages.
 const MAX_LOOKBACK_MESSAGES: u32 = 50;
 
 impl ChatService {
-    /// Makes a message of results that a turn begins with. Other turns stay as they are.
+    /// Replaces submitted tool results by the message that holds them. Other requests are returned
+    /// unchanged.
     ///
-    /// They belong to the newest reply whose calls they all answer, so that a request that comes
-    /// twice means the same both times. Errors: `invalid_request` if there is none.
-    pub(super) async fn resolve_tool_results(&self, new: TurnRequest) -> Result<TurnRequest> {
-        let TurnIntent::SubmitToolResults { results, reply_id: of, max_bytes: limit } = &new.intent
-        else {
-            return Ok(new);
+    /// The results belong to the newest reply whose calls they answer completely, so a retry
+    /// resolves to the same reply. Errors: `invalid_request` if there is no such reply.
+    pub(super) async fn resolve_tool_results(&self, request: TurnRequest) -> Result<TurnRequest> {
+        let TurnIntent::SubmitToolResults { results, reply_id, max_bytes } = &request.intent else {
+            return Ok(request);
         };
-        let path = match of {
-            Some(reply) => self.load_reply_with_parent(&new, reply).await?,
+        let path = match reply_id {
+            Some(reply) => self.load_reply_with_parent(&request, reply).await?,
             None => {
-                let (view, slice, limit) =
-                    (MessageView::Path, MessageSlice::Newest, MAX_LOOKBACK_MESSAGES);
-                let query = MessageQuery { view, slice, limit };
-                self.store.list_messages(&new.principal, new.session.id(), query).await?.messages
+                let query = MessageQuery {
+                    view: MessageView::Path,
+                    slice: MessageSlice::Newest,
+                    limit: MAX_LOOKBACK_MESSAGES,
+                };
+                self.store
+                    .list_messages(&request.principal, request.session.id(), query)
+                    .await?
+                    .messages
             }
         };
         let (reply, calls) = find_answered_reply(&path, results)?;
-        let is_own = |result: &&NewToolResult| calls.iter().any(|call| call.id == result.call_id);
-        let own: Vec<NewToolResult> = results.iter().filter(is_own).cloned().collect();
+        // AI SDK clients send the results of the whole chain again; only those of this reply are
+        // new.
+        let belongs = |result: &&NewToolResult| calls.iter().any(|call| call.id == result.call_id);
+        let reply_results: Vec<NewToolResult> = results.iter().filter(belongs).cloned().collect();
         let (content, parts) =
-            tool::build_result_message(&own, &calls, Some(&first_reply_id(&path, reply)));
-        let wish = TurnIntent::Send {
+            tool::build_result_message(&reply_results, &calls, Some(&first_reply_id(&path, reply)));
+        let intent = TurnIntent::Send {
             role: Role::Tool,
-            body: MessageBody::parse("messages", content, parts, MessageType::Text, *limit)?,
+            body: MessageBody::parse("messages", content, parts, MessageType::Text, *max_bytes)?,
+            // Derived from the reply: a retry, even without an idempotency key, finds the message
+            // that is already stored.
             client_message_id: Some(MessageId::new_unchecked(format!("results:{}", reply.id))),
             parent: MessageParent::Message(reply.id.clone()),
             on_duplicate_id: DuplicateIdPolicy::Edit,
         };
-        Ok(TurnRequest { intent: wish, ..new })
+        Ok(TurnRequest { intent, ..request })
     }
 
-    /// The end of the path up to a reply.
+    /// The reply and its parent.
     async fn load_reply_with_parent(
         &self,
-        new: &TurnRequest,
+        request: &TurnRequest,
         reply: &MessageId,
     ) -> Result<Vec<Message>> {
-        let reply = self.store.get_message(&new.principal, new.session.id(), reply).await?;
-        let Some(question) = &reply.parent_id else { return Ok(vec![reply]) };
-        Ok(vec![self.store.get_message(&new.principal, new.session.id(), question).await?, reply])
+        let reply = self.store.get_message(&request.principal, request.session.id(), reply).await?;
+        let Some(parent_id) = &reply.parent_id else { return Ok(vec![reply]) };
+        Ok(vec![
+            self.store.get_message(&request.principal, request.session.id(), parent_id).await?,
+            reply,
+        ])
     }
 }
 
-/// The newest reply all of whose calls have a result, and the calls. One of which only some have is
-/// not passed over: its client has not finished.
+/// The newest reply whose calls all have a result, and its calls. A reply with only some results is
+/// an error: its client has not finished.
 fn find_answered_reply<'a>(
     path: &'a [Message],
     results: &[NewToolResult],
@@ -68,28 +80,30 @@ fn find_answered_reply<'a>(
         path.iter().enumerate().rev().filter(|(_, reply)| reply.is_awaiting_tool_results())
     {
         let calls = tool::parse_calls(&reply.parts);
-        let is_begun = calls.iter().any(|call| has_result(&call));
+        let has_any_result = calls.iter().any(|call| has_result(&call));
         match calls.iter().find(|call| !has_result(call)) {
-            // Else what was said since would be left aside.
-            None if is_begun && path.get(at + 1).is_some_and(|next| next.role != Role::Tool) => {
-                let wants = "hold outputs of a reply that the conversation has gone on from";
-                return Err(Error::invalid_field("messages", wants));
+            // Answering an earlier reply would branch off and hide the messages that followed it.
+            None if has_any_result
+                && path.get(at + 1).is_some_and(|next| next.role != Role::Tool) =>
+            {
+                let message = "contains outputs for a reply that later messages already follow";
+                return Err(Error::invalid_field("messages", message));
             }
-            None if is_begun => return Ok((reply, calls)),
-            Some(call) if is_begun => {
-                let wants = "must hold an output for each function call of the reply";
+            None if has_any_result => return Ok((reply, calls)),
+            Some(call) if has_any_result => {
+                let message = "must contain an output for every function call of the reply";
                 return Err(Error::invalid_field(
                     "messages",
-                    format!("{wants}: {} has none", call.id),
+                    format!("{message}: {} has none", call.id),
                 ));
             }
             _ => {}
         }
     }
-    Err(Error::invalid_field("messages", "hold outputs, but no reply waits for them"))
+    Err(Error::invalid_field("messages", "contains outputs, but no reply is waiting for them"))
 }
 
-/// The first reply of those that follow one another with nothing but results between them.
+/// The first reply of the chain that ends with `reply`, linked by tool results only.
 fn first_reply_id(path: &[Message], reply: &Message) -> MessageId {
     let parent = path.iter().find(|message| Some(&message.id) == reply.parent_id.as_ref());
     let results = parent.filter(|parent| parent.role == Role::Tool);

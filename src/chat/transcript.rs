@@ -1,7 +1,7 @@
-//! What a turn has said so far: provider events in, frames and the message out. No I/O.
+//! Builds the frames and the message of a reply from provider events. No I/O.
 //!
-//! Which events came together changes how text is cut into frames, never what the frames of a
-//! reader add up to, nor the message.
+//! The batching of events decides how text is split into frames, but neither the sum of the frames
+//! nor the message depends on it.
 
 use super::frames::{
     self, DecodedFrame, FinishMetadata, FrameBatch, FrameEncoder, MemorySummary, SessionData,
@@ -13,7 +13,7 @@ use crate::domain::{Message, MessageId, MessageType, SessionId, Status, TurnId, 
 use crate::provider::ProviderEvent;
 use bytes::Bytes;
 
-/// The part that deltas are going into.
+/// The part that receives deltas.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum OpenPart {
     None,
@@ -21,12 +21,12 @@ enum OpenPart {
     Reasoning,
 }
 
-/// A reply in the making.
+/// A reply under construction.
 #[derive(Debug)]
 pub(super) struct Transcript {
     encoder: FrameEncoder,
     open_part: OpenPart,
-    /// Text parts begun so far; it makes their ids.
+    /// Number of text parts so far; used for part ids.
     text_count: u32,
     reasoning_count: u32,
     part_id: String,
@@ -35,25 +35,23 @@ pub(super) struct Transcript {
     calls: Vec<PartialCall>,
     usage: Option<Usage>,
     finish_reason: Option<FinishReason>,
-    /// The model that answers, if it is another than was asked.
+    /// Set if a model other than the requested one answered.
     model: Option<String>,
 }
 
-/// A function call in the making.
 #[derive(Debug)]
 struct PartialCall {
     index: u32,
     call: ToolCall,
-    /// Whether the model was done with it.
+    /// Whether the model finished its arguments.
     is_complete: bool,
 }
 
-/// What is known when a stream begins.
 #[derive(Debug)]
 pub(super) struct StreamHeader<'a> {
     pub(super) message_id: &'a MessageId,
-    /// The reply that this one goes on with, behind the results of its calls. Clients of the AI SDK
-    /// show both as one message, by that one's name.
+    /// The first reply of the chain this one continues after tool results. AI SDK clients show the
+    /// chain as one message, under the id of that reply.
     pub(super) continues: Option<&'a MessageId>,
     pub(super) session_id: &'a SessionId,
     pub(super) title: &'a str,
@@ -71,7 +69,6 @@ impl StreamHeader<'_> {
     }
 }
 
-/// How a stream ends, once the reply is stored.
 #[derive(Debug)]
 pub(super) enum StreamEnd<'a> {
     Finish {
@@ -85,31 +82,35 @@ pub(super) enum StreamEnd<'a> {
 }
 
 impl Transcript {
-    /// Begins the stream of a reply.
-    pub(super) fn begin_stream(turn_id: TurnId, opening: &StreamHeader<'_>) -> Self {
+    /// Starts a reply with the frames `start`, `data-session` and `start-step`.
+    pub(super) fn begin_stream(turn_id: TurnId, header: &StreamHeader<'_>) -> Self {
         let mut encoder = FrameEncoder::new(turn_id.clone());
-        let StreamHeader { message_id, session_id, continues, .. } = *opening;
-        let own_name = continues.map(|_| message_id);
+        let StreamHeader { message_id, session_id, continues, .. } = *header;
+        // The frame names the first reply of the chain, so the metadata carries the id under which
+        // this one is stored.
+        let own_id = continues.map(|_| message_id);
         encoder.write_frame(&StreamFrame::Start {
             message_id: continues.unwrap_or(message_id),
-            message_metadata: StartMetadata { turn_id: &turn_id, session_id, message_id: own_name },
+            message_metadata: StartMetadata { turn_id: &turn_id, session_id, message_id: own_id },
         });
-        encoder.write_frame(&opening.session_frame());
+        encoder.write_frame(&header.session_frame());
         encoder.write_frame(&StreamFrame::StartStep);
         Self::with_encoder(encoder)
     }
 
-    /// Goes on with a reply whose frames are in a log.
+    /// Rebuilds a reply from its log, to continue after the last logged frame.
     pub(super) fn from_log(turn_id: TurnId, log: &[Bytes]) -> Self {
         let frames = FrameBatch::from_bytes(log.concat().into());
         let mut transcript = Self::with_encoder(FrameEncoder::resume_after(turn_id, frames.last));
-        for said in frames::decode_frames(&frames.bytes) {
-            match said {
+        for frame in frames::decode_frames(&frames.bytes) {
+            match frame {
                 DecodedFrame::TextStart { id } => {
-                    (transcript.open_part, transcript.part_id) = (OpenPart::Text, id)
+                    transcript.open_part = OpenPart::Text;
+                    transcript.part_id = id;
                 }
                 DecodedFrame::ReasoningStart { id } => {
-                    (transcript.open_part, transcript.part_id) = (OpenPart::Reasoning, id)
+                    transcript.open_part = OpenPart::Reasoning;
+                    transcript.part_id = id;
                 }
                 DecodedFrame::TextDelta { delta } => append_text(&mut transcript.text, delta),
                 DecodedFrame::ReasoningDelta { delta } => {
@@ -120,6 +121,8 @@ impl Transcript {
                 }
                 DecodedFrame::ToolInputAvailable { tool_call_id: id, tool_name: name, input } => {
                     let index = u32::try_from(transcript.calls.len()).unwrap_or(u32::MAX);
+                    // Only complete calls are restored: this frame is written when a call is
+                    // complete.
                     let call = ToolCall { id, name, input: input.to_string() };
                     transcript.calls.push(PartialCall { index, call, is_complete: true });
                 }
@@ -145,7 +148,6 @@ impl Transcript {
         }
     }
 
-    /// Takes in what the provider sent.
     pub(super) fn apply_events(&mut self, events: Vec<ProviderEvent>) {
         for event in events {
             match event {
@@ -167,6 +169,8 @@ impl Transcript {
                 ProviderEvent::ToolInput { index, delta } => self.append_call_input(index, &delta),
                 ProviderEvent::Usage(usage) => self.usage = Some(usage),
                 ProviderEvent::Finish(reason) => {
+                    // Calls of a reply that ended for another reason, such as the token limit, may
+                    // be cut off.
                     if reason == FinishReason::ToolCalls {
                         self.complete_calls();
                     }
@@ -186,6 +190,7 @@ impl Transcript {
     }
 
     fn append_call_input(&mut self, index: u32, delta: &str) {
+        // If an index is used again, the delta belongs to the latest call with that index.
         let Some(PartialCall { call, .. }) =
             self.calls.iter_mut().rfind(|call| call.index == index)
         else {
@@ -196,22 +201,26 @@ impl Transcript {
         call.input.push_str(delta);
     }
 
-    /// The model is done: its calls are whole. Those of a reply that ends otherwise are not, and
-    /// nobody is to carry them out.
+    /// Completes the open calls once the model asks for them to be executed. Calls of a reply that
+    /// ends otherwise stay incomplete and are dropped.
     fn complete_calls(&mut self) {
-        for PartialCall { call, is_complete: is_whole, .. } in
+        for PartialCall { call, is_complete, .. } in
             self.calls.iter_mut().filter(|call| !call.is_complete)
         {
-            let (tool_call_id, tool_name) = (call.id.as_str(), call.name.as_str());
+            let tool_call_id = call.id.as_str();
+            let tool_name = call.name.as_str();
             if call.input.trim().is_empty() {
-                // Whoever puts the deltas together wants JSON, too.
-                let nothing = "{}";
+                // Models send no arguments for functions without parameters. Clients that
+                // concatenate the deltas expect valid JSON.
+                let empty_object = "{}";
                 self.encoder.write_frame(&StreamFrame::ToolInputDelta {
                     tool_call_id,
-                    input_text_delta: nothing,
+                    input_text_delta: empty_object,
                 });
-                call.input = nothing.to_owned();
+                call.input = empty_object.to_owned();
             }
+            // Invalid arguments are kept as a string, so that the client can show them and the
+            // model can see its mistake.
             let input = tool::encode_input(&call.input);
             self.encoder.write_frame(&match tool::is_valid_json(&call.input) {
                 true => StreamFrame::ToolInputAvailable { tool_call_id, tool_name, input: &input },
@@ -225,11 +234,11 @@ impl Transcript {
                     }
                 }
             });
-            *is_whole = true;
+            *is_complete = true;
         }
     }
 
-    /// Ends the open part if it is another, and begins this one.
+    /// Makes `part` the open part: ends another open part and starts a new one.
     fn switch_part(&mut self, part: OpenPart) {
         if self.open_part == part {
             return;
@@ -262,13 +271,12 @@ impl Transcript {
         self.open_part = OpenPart::None;
     }
 
-    /// Tells of the session's new title.
+    /// Writes a frame with the new title of the session.
     pub(super) fn write_title_frame(&mut self, title: &str) {
         self.encoder
             .write_frame(&StreamFrame::DataTitle { data: TitleData { title }, transient: true });
     }
 
-    /// Ends the stream.
     pub(super) fn end_stream(&mut self, ending: StreamEnd<'_>) {
         self.close_part();
         match ending {
@@ -286,30 +294,29 @@ impl Transcript {
         self.encoder.write_done();
     }
 
-    /// The frames written since the last call.
+    /// Returns the frames written since the last call.
     pub(super) fn take_frames(&mut self) -> FrameBatch {
         self.encoder.take_frames()
     }
 
-    /// The functions that the model wants called.
+    /// The complete function calls.
     pub(super) fn completed_calls(&self) -> Vec<ToolCall> {
-        let whole = self.calls.iter().filter(|call| call.is_complete);
-        whole.map(|call| call.call.clone()).collect()
+        let completed = self.calls.iter().filter(|call| call.is_complete);
+        completed.map(|call| call.call.clone()).collect()
     }
 
-    /// Thoughts and calls so far, as a message keeps them.
     fn message_parts(&self) -> MessageParts {
-        let thoughts = Some(self.reasoning.clone()).filter(|thoughts| !thoughts.is_empty());
-        let thoughts = thoughts.map(|text| MessagePart::Reasoning { text });
+        let reasoning = Some(self.reasoning.clone()).filter(|reasoning| !reasoning.is_empty());
+        let reasoning = reasoning.map(|text| MessagePart::Reasoning { text });
         let calls = self.completed_calls().into_iter().map(|call| MessagePart::ToolCall {
             input: tool::encode_input(&call.input),
             tool_call_id: call.id,
             tool_name: call.name,
         });
-        MessageParts::from_parts(&thoughts.into_iter().chain(calls).collect::<Vec<_>>())
+        MessageParts::from_parts(&reasoning.into_iter().chain(calls).collect::<Vec<_>>())
     }
 
-    /// All of it, as a message keeps it.
+    /// The message as far as it has been generated.
     pub(super) fn message_body(&self) -> MessageBody {
         MessageBody {
             content: self.text.clone(),
@@ -318,26 +325,26 @@ impl Transcript {
         }
     }
 
-    /// The tokens that the provider says it took.
+    /// As reported by the provider.
     pub(super) fn usage(&self) -> Option<Usage> {
         self.usage
     }
 
-    /// Why the model stopped by itself, if it has.
+    /// `None` while the model has not finished.
     pub(super) fn finish_reason(&self) -> Option<FinishReason> {
         self.finish_reason
     }
 
-    /// The model that answers, if it is another than was asked.
+    /// `None` if the requested model answered.
     pub(super) fn model(&self) -> Option<&str> {
         self.model.as_deref()
     }
 }
 
-/// The stream of a message that a person will answer: nothing but where it is, and the end.
-pub(super) fn human_takeover_stream(turn_id: TurnId, opening: &StreamHeader<'_>) -> Bytes {
+/// The stream for a message that a human agent will answer: session data and the end.
+pub(super) fn human_takeover_stream(turn_id: TurnId, header: &StreamHeader<'_>) -> Bytes {
     let mut encoder = FrameEncoder::new(turn_id);
-    encoder.write_frame(&opening.session_frame());
+    encoder.write_frame(&header.session_frame());
     encoder.write_frame(&StreamFrame::Finish {
         finish_reason: FinishReason::Stop,
         message_metadata: None,
@@ -346,12 +353,12 @@ pub(super) fn human_takeover_stream(turn_id: TurnId, opening: &StreamHeader<'_>)
     encoder.take_frames().bytes
 }
 
-/// The stream of a turn that waited and will not run.
+/// The stream of a queued turn that will not run.
 pub(super) fn aborted_stream(turn_id: TurnId) -> FrameBatch {
     abort_frames_after(turn_id, 0)
 }
 
-/// The end, behind the frame with the number `last`, of a stream that was aborted.
+/// The end of an aborted stream, after frame `last`.
 pub(super) fn abort_frames_after(turn_id: TurnId, last: u64) -> FrameBatch {
     let mut encoder = FrameEncoder::resume_after(turn_id, last);
     encoder.write_frame(&StreamFrame::Abort);
@@ -359,8 +366,8 @@ pub(super) fn abort_frames_after(turn_id: TurnId, last: u64) -> FrameBatch {
     encoder.take_frames()
 }
 
-/// The end of a stream whose reply could not be stored, in place of the end that was to begin with
-/// the frame `first`.
+/// The end of a stream whose reply could not be stored. It replaces the unpublished frames from
+/// `first` on.
 pub(super) fn error_frames(turn_id: TurnId, first: u64, error_text: &str) -> FrameBatch {
     let mut encoder = FrameEncoder::resume_after(turn_id, first - 1);
     encoder.write_frame(&StreamFrame::Error { error_text });
@@ -368,9 +375,10 @@ pub(super) fn error_frames(turn_id: TurnId, first: u64, error_text: &str) -> Fra
     encoder.take_frames()
 }
 
-/// The stream of a reply that is stored: the same message, framed anew.
-pub(super) fn replay_reply(turn: TurnId, reply: &Message, opening: &StreamHeader<'_>) -> Bytes {
-    let mut transcript = Transcript::begin_stream(turn, opening);
+/// The frame stream of a stored reply. Splits text differently than the original stream, but adds
+/// up to the same message.
+pub(super) fn replay_reply(turn: TurnId, reply: &Message, header: &StreamHeader<'_>) -> Bytes {
+    let mut transcript = Transcript::begin_stream(turn, header);
     let reasoning = reply.parts.reasoning().map(ProviderEvent::Reasoning);
     let text = Some(reply.content.clone()).filter(|text| !text.is_empty()).map(ProviderEvent::Text);
     transcript.apply_events(reasoning.into_iter().chain(text).collect());
@@ -394,7 +402,7 @@ pub(super) fn replay_reply(turn: TurnId, reply: &Message, opening: &StreamHeader
     transcript.take_frames().bytes
 }
 
-/// The first piece, which is often the whole, moves instead of being copied.
+/// Moves the first delta instead of copying it: often it is the whole text.
 fn append_text(text: &mut String, delta: String) {
     if text.is_empty() {
         *text = delta;
@@ -413,14 +421,14 @@ mod tests {
         let session_id = SessionId::new_unchecked("s");
         let message_id = MessageId::new_unchecked("reply");
         let user_message_id = MessageId::new_unchecked("question");
-        let opening = StreamHeader {
+        let header = StreamHeader {
             message_id: &message_id,
             continues: None,
             session_id: &session_id,
             title: "Title",
             user_message_id: &user_message_id,
         };
-        let mut transcript = Transcript::begin_stream(TurnId::new_unchecked("t"), &opening);
+        let mut transcript = Transcript::begin_stream(TurnId::new_unchecked("t"), &header);
         for batch in batches {
             transcript.apply_events(batch);
         }
@@ -462,12 +470,15 @@ mod tests {
     #[test]
     fn reasoning_is_stored_apart_from_text() {
         let thought = |text: &str| ProviderEvent::Reasoning(text.to_owned());
-        let (told, frames) =
+        let (transcript, frames) =
             run_transcript(vec![vec![thought("hm "), thought("yes"), text_event("Yes.")]]);
         let kinds: Vec<_> =
             frames.iter().map(|frame| frame["type"].as_str().unwrap_or("[DONE]")).collect();
-        assert_eq!(told.message_body().content, "Yes.");
-        assert_eq!(told.message_parts().as_json(), r#"[{"type":"reasoning","text":"hm yes"}]"#);
+        assert_eq!(transcript.message_body().content, "Yes.");
+        assert_eq!(
+            transcript.message_parts().as_json(),
+            r#"[{"type":"reasoning","text":"hm yes"}]"#
+        );
         assert_eq!(
             kinds[3..],
             [
@@ -490,7 +501,7 @@ mod tests {
         let call =
             |index, id: &str| ProviderEvent::ToolCall { index, id: id.into(), name: "look".into() };
         let input = |index, delta: &str| ProviderEvent::ToolInput { index, delta: delta.into() };
-        let (told, frames) = run_transcript(vec![
+        let (transcript, frames) = run_transcript(vec![
             vec![text_event("Let me see."), call(0, "a"), input(0, "{\"x\":"), call(1, "b")],
             vec![
                 input(0, " 1}"),
@@ -500,21 +511,21 @@ mod tests {
         ]);
         insta::assert_json_snapshot!(frames[4..]);
         let parts = r#"[{"type":"tool-call","toolCallId":"a","toolName":"look","input":{"x": 1}},{"type":"tool-call","toolCallId":"b","toolName":"look","input":"{\"cut"}]"#;
-        assert_eq!(told.message_parts().as_json(), parts);
+        assert_eq!(transcript.message_parts().as_json(), parts);
     }
 
     #[test]
     fn unfinished_call_is_discarded() {
-        let (told, _) = run_transcript(vec![vec![
+        let (transcript, _) = run_transcript(vec![vec![
             ProviderEvent::ToolCall { index: 0, id: "a".into(), name: "look".into() },
             ProviderEvent::ToolInput { index: 0, delta: "{\"x\":".into() },
         ]]);
-        assert!(told.completed_calls().is_empty() && told.message_parts().is_empty());
+        assert!(transcript.completed_calls().is_empty() && transcript.message_parts().is_empty());
     }
 
     proptest! {
         #[test]
-        fn any_batching_of_the_events_adds_up_to_the_same_reply(
+        fn batching_does_not_change_the_reply(
             pieces in proptest::collection::vec((any::<bool>(), "\\PC{0,6}"), 0..30),
             cuts in proptest::collection::vec(0usize..30, 0..8),
         ) {

@@ -1,5 +1,5 @@
-//! The terms on which turns run: what they cost, what of it anybody may use, and how many run for one
-//! user at a time in this process.
+//! Usage policy of turns: prices, quotas, and the limit on concurrent turns per user in this
+//! process.
 
 use super::ChatService;
 use crate::domain::principal::AccessLevel;
@@ -10,33 +10,33 @@ use crate::store::{quota_exceeded, quota_window};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// What an operator says of it; by default nothing costs and nothing is limited.
+/// Configured by the operator. The default has no prices and no limits.
 #[derive(Debug, Clone, Default)]
 pub struct UsagePolicy {
-    /// What models cost: the first that fits counts.
+    /// The first entry that matches a model applies.
     pub prices: Vec<ModelPrice>,
-    /// What may be used.
     pub quotas: Arc<[Quota]>,
-    /// The most turns of one user that run at the same time.
+    /// Maximum concurrent turns per user; `None` for no limit.
     pub max_concurrent_turns: Option<u32>,
 }
 
-/// How many turns run for each user.
+/// Counts the running turns of each user. In memory: each instance has its own counts.
 #[derive(Debug, Default)]
 pub(super) struct ConcurrencyLimiter {
     running: Arc<Mutex<HashMap<UserId, u32>>>,
 }
 
-/// The place of one turn, or of a request without a session, given back when this is dropped.
+/// Counts one turn, or one stateless call, as running until dropped.
 pub(super) struct ConcurrencyPermit {
     user: UserId,
-    /// How many of the user's turns ran once this one had its place, itself included.
+    /// The user's running turns at the time of acquisition, including this one.
     count: u32,
     running: Arc<Mutex<HashMap<UserId, u32>>>,
 }
 
 impl ConcurrencyLimiter {
-    /// A place for a turn of this user, however many run.
+    /// Never fails: the caller decides with [`ConcurrencyPermit::check_limit`], because a turn that
+    /// will be queued or repeated needs no room.
     pub(super) fn acquire(&self, user: &UserId) -> ConcurrencyPermit {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let count = running.entry(user.clone()).or_default();
@@ -46,11 +46,12 @@ impl ConcurrencyLimiter {
 }
 
 impl ConcurrencyPermit {
-    /// Why a turn may not begin in this place. Errors: `rate_limited`.
-    pub(super) fn check_limit(&self, most: Option<u32>) -> Option<Error> {
-        let most = most.filter(|most| self.count > *most)?;
-        let sentence = format!("{most} replies are being written for you; wait for one to end");
-        Some(Error::limit_exceeded(ErrorKind::RateLimited, sentence, most, 1))
+    /// Returns the error if this permit exceeds `max`. Errors: `rate_limited`.
+    pub(super) fn check_limit(&self, max: Option<u32>) -> Option<Error> {
+        let max = max.filter(|max| self.count > *max)?;
+        let sentence =
+            format!("{max} replies are already running for this user; wait for one to finish");
+        Some(Error::limit_exceeded(ErrorKind::RateLimited, sentence, max, 1))
     }
 }
 
@@ -59,6 +60,7 @@ impl Drop for ConcurrencyPermit {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = running.get_mut(&self.user) {
             *count -= 1;
+            // Remove idle users, or the map would grow with every user ever seen.
             if *count == 0 {
                 running.remove(&self.user);
             }
@@ -67,14 +69,13 @@ impl Drop for ConcurrencyPermit {
 }
 
 impl ChatService {
-    /// The same with terms.
     #[must_use]
-    pub fn with_policy(self, terms: UsagePolicy) -> Self {
-        Self { usage_policy: terms, ..self }
+    pub fn with_policy(self, policy: UsagePolicy) -> Self {
+        Self { usage_policy: policy, ..self }
     }
 
-    /// Refuses a model whose use would cost nothing by the quota of money that applies. Errors:
-    /// `invalid_request`.
+    /// Rejects a model without a price when a cost quota applies: its use would never count against
+    /// that quota. Errors: `invalid_request`.
     pub(super) fn require_price(
         &self,
         model: &str,
@@ -88,11 +89,12 @@ impl ChatService {
         if !applies || has_price(&self.usage_policy.prices, model) {
             return Ok(());
         }
-        let wants = "must be a model that has a price here, because a quota of money applies";
-        Err(Error::invalid_field("model", wants))
+        let message = "must be a model with a configured price, because a cost quota applies";
+        Err(Error::invalid_field("model", message))
     }
 
-    /// Refuses a turn that waited if its quota has been spent meanwhile. Errors: `quota_exceeded`.
+    /// Checks the quotas of a call that was admitted earlier: a turn that was queued, or a
+    /// background call. Errors: `quota_exceeded`.
     pub(super) async fn check_session_quotas(
         &self,
         payer: &UsagePayer,
@@ -102,8 +104,8 @@ impl ChatService {
         if self.usage_policy.quotas.is_empty() {
             return Ok(());
         }
-        // Whoever reads a session books what its last step left to book: the turn that this one
-        // waited for.
+        // A session's previous turn may still have usage pending in the store. Reading the session
+        // applies it, so the check below includes the turn this one waited for.
         let server = Principal::server();
         self.store.get_session(&server, &session.id, AccessLevel::Participant).await?;
         self.check_quotas(payer, &session.owner, session.project_id.as_ref(), now).await
@@ -118,10 +120,10 @@ impl ChatService {
         now: Timestamp,
     ) -> Result<()> {
         for quota in self.usage_policy.quotas.iter() {
-            let Some((purse, since)) = quota_window(quota, payer, owner, project, now) else {
+            let Some((key, since)) = quota_window(quota, payer, owner, project, now) else {
                 continue;
             };
-            if self.store.usage_total(&purse, since).await?.is_exhausted(quota) {
+            if self.store.usage_total(&key, since).await?.is_exhausted(quota) {
                 return Err(quota_exceeded(quota, now));
             }
         }
@@ -135,16 +137,16 @@ mod tests {
 
     #[test]
     fn concurrency_permit_is_per_user_and_freed_on_drop() {
-        let slots = ConcurrencyLimiter::default();
+        let limiter = ConcurrencyLimiter::default();
         let (ann, ben) = (UserId::new_unchecked("ann"), UserId::new_unchecked("ben"));
-        let (first, second) = (slots.acquire(&ann), slots.acquire(&ann));
+        let (first, second) = (limiter.acquire(&ann), limiter.acquire(&ann));
         assert!(first.check_limit(Some(1)).is_none() && second.check_limit(Some(1)).is_some());
         assert!(
             second.check_limit(None).is_none()
-                && slots.acquire(&ben).check_limit(Some(1)).is_none()
+                && limiter.acquire(&ben).check_limit(Some(1)).is_none()
         );
         drop((first, second));
-        assert!(slots.acquire(&ann).check_limit(Some(1)).is_none());
-        assert!(slots.running.lock().unwrap().is_empty());
+        assert!(limiter.acquire(&ann).check_limit(Some(1)).is_none());
+        assert!(limiter.running.lock().unwrap().is_empty());
     }
 }

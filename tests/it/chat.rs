@@ -258,7 +258,10 @@ async fn end_without_finish_reason_is_interrupted() {
     call.text("cut o");
     call.end();
     let error = frames.until("error").await;
-    assert_eq!(error.data["errorText"], "the provider's reply broke off");
+    assert_eq!(
+        error.data["errorText"],
+        "the provider's stream ended before the reply was complete"
+    );
     let reply = server.last_message(&session).await;
     assert_eq!((&reply["status"], &reply["content"]), (&json!("interrupted"), &json!("cut o")));
 }
