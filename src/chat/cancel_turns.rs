@@ -171,11 +171,7 @@ impl ChatService {
     /// Cancels a running turn, or asks the instance that runs it to. Returns `false` if no instance
     /// can be asked.
     pub(super) async fn request_cancel(&self, session: &SessionId, turn: &TurnId) -> Result<bool> {
-        match self
-            .hub
-            .find_session_buffer(session, turn)
-            .filter(|buffer| buffer.remote_progress().is_none())
-        {
+        match self.hub.find_session_buffer(session, turn).filter(|buffer| !buffer.is_remote()) {
             Some(buffer) => buffer.cancel.cancel(),
             None if self.store.is_shared() => self.store.request_cancellation(turn).await?,
             None => return Ok(false),
@@ -185,10 +181,8 @@ impl ChatService {
 
     /// Waits until a turn has ended and its reply is stored. The caller sets the deadline.
     async fn wait_until_turn_ended(&self, session: &SessionId, turn: &TurnId) {
-        if let Some(buffer) = self
-            .hub
-            .find_session_buffer(session, turn)
-            .filter(|buffer| buffer.remote_progress().is_none())
+        if let Some(buffer) =
+            self.hub.find_session_buffer(session, turn).filter(|buffer| !buffer.is_remote())
         {
             return buffer.wait_until_ended().await;
         }

@@ -181,14 +181,28 @@ struct BufferState {
     /// Number of the last published frame.
     last_frame: u64,
     byte_count: usize,
-    /// Whether the turn is, or was, in the queue of its session.
-    is_queued: bool,
-    is_ended: bool,
+    phase: TurnPhase,
     log: LogProgress,
-    /// Present while another instance runs the turn.
-    remote: Option<RemoteProgress>,
-    /// Whether this process runs the turn; never reset.
-    is_local: bool,
+}
+
+/// What is known here about a turn's life.
+///
+/// `Opening` leads to every other phase, `Queued` to `Remote` or `Local`, `Remote` to `Local`, and
+/// all of them to `Ended`. Nothing leads back: a request that learns late that its turn was queued
+/// or is run elsewhere must not take it away from the task that runs it here.
+#[derive(Debug, Default)]
+enum TurnPhase {
+    /// A request has opened the buffer, and the store has not yet said what becomes of the turn.
+    #[default]
+    Opening,
+    /// In the queue of its session. This instance will start it, unless the store is shared.
+    Queued,
+    /// Another instance runs the turn, or will start it; its frames come from the log.
+    Remote(RemoteProgress),
+    /// A task of this process runs the turn.
+    Local,
+    /// No frames will follow.
+    Ended { was_remote: bool },
 }
 
 /// Progress in reading the log of a turn that another instance runs.
@@ -208,9 +222,20 @@ struct LogProgress {
     batch_count: u32,
     /// When the first unlogged chunk was published; `None` if all chunks are logged.
     unlogged_since: Option<Instant>,
-    is_writing: bool,
-    /// Set before the last batch is taken: no batch may follow it.
-    is_closed: bool,
+    state: LogState,
+}
+
+/// Whether a batch may be taken for the log. At most one is being written at a time, so that batch
+/// numbers have no gap.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum LogState {
+    #[default]
+    Idle,
+    Writing,
+    /// A batch is being written, and after it only the last one may be taken.
+    WritingLastButOne,
+    /// No batch may follow the last one.
+    Closed,
 }
 
 impl TurnBuffer {
@@ -236,37 +261,42 @@ impl TurnBuffer {
     /// published frames.
     pub(super) fn mark_remote(&self, reply: &MessageId) {
         let mut state = lock(&self.state);
-        if state.chunks.is_empty() && state.remote.is_none() && !state.is_local {
-            state.remote = Some(RemoteProgress { reply_id: reply.clone(), next_batch: 0 });
+        if matches!(state.phase, TurnPhase::Opening | TurnPhase::Queued) {
+            let progress = RemoteProgress { reply_id: reply.clone(), next_batch: 0 };
+            state.phase = TurnPhase::Remote(progress);
         }
     }
 
     /// Marks the turn as run by this instance.
     pub(super) fn mark_local(&self) {
         let mut state = lock(&self.state);
-        state.remote = None;
-        // Stays set: a later `mark_remote` by a slow request must not turn a local turn into a
-        // followed one.
-        state.is_local = true;
+        if !state.is_ended() {
+            state.phase = TurnPhase::Local;
+        }
     }
 
-    /// `None` if this instance runs the turn.
+    /// `None` unless another instance runs the turn, or will start it.
     pub(super) fn remote_progress(&self) -> Option<RemoteProgress> {
-        lock(&self.state).remote.clone()
+        match &lock(&self.state).phase {
+            TurnPhase::Remote(progress) => Some(progress.clone()),
+            _ => None,
+        }
     }
 
-    fn is_remote(&self) -> bool {
-        lock(&self.state).remote.is_some()
+    /// Whether another instance runs or ran the turn.
+    pub(super) fn is_remote(&self) -> bool {
+        let phase = &lock(&self.state).phase;
+        matches!(phase, TurnPhase::Remote(_) | TurnPhase::Ended { was_remote: true })
     }
 
     /// Appends log batches `from..next` of another instance. Returns `false` if they were already
     /// appended or the turn has become local.
     pub(super) fn append_remote(&self, batches: &[Bytes], from: u32, next: u32) -> bool {
         let mut state = lock(&self.state);
-        match &mut state.remote {
+        match &mut state.phase {
             // The shared poll and a joining reader may fetch the same batches concurrently. Only
             // the first may append them, or readers would see frames twice.
-            Some(remote) if remote.next_batch == from => remote.next_batch = next,
+            TurnPhase::Remote(remote) if remote.next_batch == from => remote.next_batch = next,
             _ => return false,
         }
         for bytes in batches {
@@ -286,15 +316,17 @@ impl TurnBuffer {
 
     /// Waits until `frame` is published or the turn ends.
     pub(super) async fn wait_for_frame(&self, frame: u64) {
-        self.wait_until(|state| state.last_frame >= frame || state.is_ended).await;
+        self.wait_until(|state| state.last_frame >= frame || state.is_ended()).await;
     }
 
     /// Marks the buffer as ended and returns its size; `None` if it had already ended.
     fn mark_ended(&self) -> Option<usize> {
         let mut state = lock(&self.state);
-        if std::mem::replace(&mut state.is_ended, true) {
+        if state.is_ended() {
             return None;
         }
+        let was_remote = matches!(state.phase, TurnPhase::Remote(_));
+        state.phase = TurnPhase::Ended { was_remote };
         let size = state.byte_count;
         drop(state);
         self.changed.notify_waiters();
@@ -302,18 +334,19 @@ impl TurnBuffer {
     }
 
     fn is_ended(&self) -> bool {
-        lock(&self.state).is_ended
+        lock(&self.state).is_ended()
     }
 
+    /// Marks the turn as queued. No effect if it has been started meanwhile.
     pub(super) fn mark_queued(&self) {
-        lock(&self.state).is_queued = true;
+        let mut state = lock(&self.state);
+        if matches!(state.phase, TurnPhase::Opening) {
+            state.phase = TurnPhase::Queued;
+        }
     }
 
-    /// Whether the turn is waiting in the queue of its session. `false` for a turn that is just
-    /// being started.
     fn is_queued(&self) -> bool {
-        let state = lock(&self.state);
-        state.is_queued && state.chunks.is_empty()
+        matches!(lock(&self.state).phase, TurnPhase::Queued)
     }
 
     /// Whether the turn has published no frames.
@@ -323,11 +356,11 @@ impl TurnBuffer {
 
     /// Waits until the first frame is published or the turn ends.
     pub(super) async fn wait_until_started(&self) {
-        self.wait_until(|state| !state.chunks.is_empty() || state.is_ended).await;
+        self.wait_until(|state| !state.chunks.is_empty() || state.is_ended()).await;
     }
 
     pub(super) async fn wait_until_ended(&self) {
-        self.wait_until(|state| state.is_ended).await;
+        self.wait_until(BufferState::is_ended).await;
     }
 
     async fn wait_until(&self, holds: impl Fn(&BufferState) -> bool) {
@@ -346,17 +379,20 @@ impl TurnBuffer {
     pub(super) fn take_due_batch(&self, delay: Duration) -> Option<LogBatch> {
         let mut state = lock(&self.state);
         let is_due = state.log.unlogged_since.is_some_and(|since| since.elapsed() >= delay);
-        if state.log.is_closed || state.log.is_writing || !is_due {
+        if state.log.state != LogState::Idle || !is_due {
             return None;
         }
-        let batch = state.take_unlogged(MAX_BATCH_BYTES);
-        state.log.is_writing = true;
-        Some(batch)
+        state.log.state = LogState::Writing;
+        Some(state.take_unlogged(MAX_BATCH_BYTES))
     }
 
     /// Allows the next batch to be taken, and wakes `close_log`.
     pub(super) fn finish_log_write(&self) {
-        lock(&self.state).log.is_writing = false;
+        let log = &mut lock(&self.state).log.state;
+        *log = match *log {
+            LogState::Idle | LogState::Writing => LogState::Idle,
+            LogState::WritingLastButOne | LogState::Closed => LogState::Closed,
+        };
         self.changed.notify_waiters();
     }
 
@@ -368,9 +404,12 @@ impl TurnBuffer {
             {
                 let mut state = lock(&self.state);
                 // From here on `take_due_batch` returns `None`, so at most one more write completes
-                // and the batch numbers have no gap.
-                state.log.is_closed = true;
-                if !state.log.is_writing {
+                // before the last batch is taken.
+                state.log.state = match state.log.state {
+                    LogState::Idle | LogState::Closed => LogState::Closed,
+                    LogState::Writing | LogState::WritingLastButOne => LogState::WritingLastButOne,
+                };
+                if state.log.state == LogState::Closed {
                     break state;
                 }
             }
@@ -385,6 +424,10 @@ impl TurnBuffer {
 }
 
 impl BufferState {
+    fn is_ended(&self) -> bool {
+        matches!(self.phase, TurnPhase::Ended { .. })
+    }
+
     /// Takes unlogged chunks up to `max_bytes`, but at least one.
     fn take_unlogged(&mut self, max_bytes: usize) -> LogBatch {
         let unlogged = &self.chunks[self.log.chunks..];
@@ -453,7 +496,7 @@ impl TurnReader {
             // The terminal frame is the one before `[DONE]`. A client that has it is finished, and
             // a cursor of another turn must not replay a turn that is over.
             let is_inside = position.is_some_and(|(cursor, _)| cursor.frame + 1 < state.last_frame);
-            if state.is_ended && !is_inside {
+            if state.is_ended() && !is_inside {
                 return None;
             }
             position.map(|(_, position)| position)
@@ -491,7 +534,7 @@ impl TurnReader {
                     self.next_chunk += 1;
                     return Some(frames.bytes.slice(std::mem::take(&mut self.skip_bytes)..));
                 }
-                if state.is_ended {
+                if state.is_ended() {
                     return None;
                 }
             }

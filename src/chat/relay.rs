@@ -63,9 +63,7 @@ impl ChatService {
 
     async fn poll_cancellations(&self) -> Result<()> {
         let cancellations = self.store.list_cancellations().await?;
-        let find_local = |turn: &_| {
-            self.hub.find_buffer(turn).filter(|buffer| buffer.remote_progress().is_none())
-        };
+        let find_local = |turn: &_| self.hub.find_buffer(turn).filter(|buffer| !buffer.is_remote());
         let cancelled: Vec<_> = cancellations.iter().filter_map(find_local).collect();
         if cancelled.is_empty() {
             return Ok(());

@@ -95,7 +95,7 @@ impl ChatService {
         let buffer = self.hub.find_session_buffer(id, turn);
         // From the most exact source to the least: the live buffer, the log via the relay, the log
         // of an ended turn, the stored reply.
-        if let Some(buffer) = buffer.filter(|buffer| buffer.remote_progress().is_none()) {
+        if let Some(buffer) = buffer.filter(|buffer| !buffer.is_remote()) {
             return Ok(TurnReader::new(buffer));
         }
         let running = session.active_turn.as_ref().filter(|active| active.turn_id == *turn);
