@@ -181,7 +181,7 @@ async fn bad_conversation_is_skipped_naming_the_bad_node() {
         ),
         (
             with("/mapping/a1/message/author/role", json!("robot")),
-            "mapping.a1.message.author.role is wrong: unknown variant `robot`",
+            "mapping.a1.message.author.role is invalid: unknown variant `robot`",
         ),
         (
             with("/mapping/a1/message/author", json!({})),

@@ -102,7 +102,8 @@ async fn relevant_old_message_precedes_the_new_one() {
 #[tokio::test]
 async fn turn_continues_without_an_index_that_is_late() {
     let impatient = TimingOptions { recall_timeout: Duration::ZERO, ..tuning() };
-    let server = Server::tuned(&["--memory-strategy=recall", "--memory-tokens=1000"], impatient).await;
+    let server =
+        Server::tuned(&["--memory-strategy=recall", "--memory-tokens=1000"], impatient).await;
     let session = long_session(&server).await;
     let sent = server.turn(&session, ASKED, "I forgot.").await;
     assert_eq!(sent.last().unwrap(), &format!("user: {ASKED}"));
