@@ -32,7 +32,7 @@ impl ExtraParams {
         self.0.is_empty()
     }
 
-    /// These fields, or `under` if there are none. The two are not merged.
+    /// These fields if there are any, otherwise `under`. The two are not merged.
     #[must_use]
     pub fn or(self, under: Self) -> Self {
         if self.is_empty() { under } else { self }
