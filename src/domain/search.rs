@@ -230,7 +230,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_words_that_are_shown_are_those_that_are_kept(text in ".{0,60}") {
+        fn snippet_words_match_indexed_words(text in ".{0,60}") {
             let located: Vec<_> = locate_words(&text).into_iter().map(|(word, _)| word).collect();
             prop_assert_eq!(located, fold_words(&text));
         }
