@@ -410,8 +410,8 @@ pub fn list_variables() -> Vec<(&'static str, String, String)> {
 /// Reports only the line number, since the line may contain a key.
 fn describe_dotenv_error(error: &dotenvy::Error) -> String {
     let dotenvy::Error::LineParse(rest, _) = error else { return error.to_string() };
-    // dotenvy reports the rest of the file from the faulty position on. Search for its first line
-    // to find the number.
+    // dotenvy reports the unparsed rest of the line but not its number. Search for the line that
+    // ends with it.
     let rest = rest.lines().next().unwrap_or_default().trim();
     let file = std::fs::read_to_string(".env").unwrap_or_default();
     let line = file.lines().position(|line| line.trim().ends_with(rest));

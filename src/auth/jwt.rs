@@ -134,7 +134,7 @@ impl JwtVerifier {
         let mut required = vec!["exp", "sub"];
         validation.leeway = LEEWAY_SECONDS;
         validation.validate_nbf = true;
-        // The crate rejects any `aud` unless an expected one is set.
+        // With validation on and no expected audience, the crate rejects every token that has one.
         validation.validate_aud = self.audience.is_some();
         if let Some(issuer) = &self.issuer {
             validation.set_issuer(&[issuer]);

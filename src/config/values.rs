@@ -56,7 +56,6 @@ fn parse_duration_up_to(text: &str, days: u64, such_as: &str) -> Result<Duration
         "d" => 86_400_000,
         _ => return Err(invalid()),
     };
-    // Bounded so that adding a duration to a point in time cannot overflow.
     let millis = number.checked_mul(unit).filter(|millis| (1..=days * 86_400_000).contains(millis));
     millis.map(Duration::from_millis).ok_or_else(|| format!("must be from 1ms to {days}d"))
 }

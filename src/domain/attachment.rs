@@ -119,7 +119,7 @@ fn render_attachment(part: &Value) -> Option<String> {
 fn sanitize_label(word: &str) -> String {
     let plain = |letter: char| match letter {
         '"' | '<' | '>' => '\'',
-        // A line break would end the line that models read the label from.
+        // Control characters such as line breaks would split the line that holds the label.
         letter if letter.is_control() => ' ',
         letter => letter,
     };

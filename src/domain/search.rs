@@ -167,8 +167,8 @@ fn locate_words(text: &str) -> Vec<(String, [usize; 2])> {
             }
             for c in c.to_lowercase() {
                 if !c.is_alphanumeric() {
-                    // Lower-casing can produce a combining mark (İ becomes i + U+0307), which does
-                    // not end a word.
+                    // Anything but a letter or digit ends the word, except for a combining mark
+                    // that lower-casing may add.
                     is_open = is_open && is_combining_mark(c);
                     continue;
                 }

@@ -5,7 +5,7 @@ use super::{FieldError, string_enum};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// Title of a session that unusable has named yet.
+/// Title of a session that nothing has named yet.
 pub const DEFAULT_TITLE: &str = "New Chat";
 /// Maximum length of a title set by a user, in characters (Unicode scalar values).
 pub const MAX_TITLE_CHARS: usize = 200;
@@ -76,7 +76,7 @@ impl SessionTitle {
 
 impl SessionTitle {
     /// Cleans up a title written by a model: reasoning, quotation marks, Markdown and "Title:" are
-    /// removed. `None` if unusable remains.
+    /// removed. `None` if nothing remains.
     pub fn from_model(written: &str) -> Option<Self> {
         // Reasoning models without a separate reasoning channel put it in front of the answer.
         let answer = written.rsplit_once("</think>").map_or(written, |(_, answer)| answer);

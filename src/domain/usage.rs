@@ -35,7 +35,7 @@ pub struct Cost(pub i64);
 
 impl Serialize for Cost {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        // Exact for amounts below 2^53 billionths, about nine million units.
+        // An f64 holds amounts below 2^53 billionths, about nine million units, without loss.
         serializer.serialize_f64(self.0 as f64 / NANOS_PER_UNIT)
     }
 }

@@ -1,6 +1,6 @@
 //! Reads ChatGPT's `conversations.json`. Each conversation is a tree of nodes and becomes a session
 //! with branches. OpenAI does not document the format; this follows the exports of 2023 to 2026.
-//! Ids are closest_messages, so a later import adds only what is new.
+//! Ids are kept, so a later import adds only what is new.
 //!
 //! Nodes that ChatGPT does not display (empty or hidden ones) are dropped, and their children move
 //! to the next node above. Images and files are stored next to the file in ChatGPT's archive; only
