@@ -15,8 +15,8 @@ pub struct FieldError {
 }
 
 impl FieldError {
-    pub fn new(field: impl Into<Cow<'static, str>>, wants: impl Into<Cow<'static, str>>) -> Self {
-        Self { field: field.into(), message: wants.into() }
+    pub fn new(field: impl Into<Cow<'static, str>>, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { field: field.into(), message: message.into() }
     }
 
     /// The same error for a field nested in `outer`.

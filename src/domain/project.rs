@@ -278,7 +278,8 @@ mod tests {
     }
 
     fn sample_entry(path: &str, size: usize) -> FileEntry {
-        let (path, size) = (FilePath::new_unchecked(path), u32::try_from(size).unwrap());
+        let path = FilePath::new_unchecked(path);
+        let size = u32::try_from(size).unwrap();
         FileEntry { path, size, language: None, updated_at: Timestamp::from_millis(0), tokens: 0 }
     }
 

@@ -86,7 +86,8 @@ fn convert_part(part: &Value, names_media: bool) -> String {
 }
 
 fn format_quote(content: &Value) -> String {
-    let (url, title) = (string_field(content, "url"), string_field(content, "title"));
+    let url = string_field(content, "url");
+    let title = string_field(content, "title");
     let title = if title.is_empty() { url } else { title };
     let source = if url.is_empty() { title.to_owned() } else { format!("[{title}](<{url}>)") };
     [source.as_str(), string_field(content, "text")].join("\n\n")

@@ -189,7 +189,7 @@ fn close_code_block(text: &str) -> String {
         let fence = &line[..line.len() - line.trim_start_matches(mark).len()];
         open = match open {
             None if fence.len() >= 3 => Some(fence),
-            Some(begun) if fence.starts_with(begun) && line[fence.len()..].trim().is_empty() => {
+            Some(start) if fence.starts_with(start) && line[fence.len()..].trim().is_empty() => {
                 None
             }
             other => other,
