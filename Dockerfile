@@ -1,27 +1,27 @@
-# Echoic in a container: conversations in the volume /data, or wherever DATABASE_URL says.
+# Echoic in a container. Conversations are stored in the volume /data unless DATABASE_URL is set.
 #
-# The server refuses to listen beyond its container while nobody is asked who they are. Whoever runs
-# it says with ECHOIC_ALLOW_UNAUTHENTICATED=true that only the right people reach the published port:
+# Without authentication the server refuses to listen beyond loopback, which in a container nothing
+# can reach. Set ECHOIC_ALLOW_UNAUTHENTICATED=true if only trusted clients reach the published port:
 #
 #   docker build --tag echoic .
 #   docker run --env ECHOIC_ALLOW_UNAUTHENTICATED=true --publish 127.0.0.1:8080:8080 --volume echoic:/data echoic
 
 FROM rust:1.95-trixie AS build
 WORKDIR /build
-# The dependencies by themselves, under placeholders of the program: this layer is built again only
-# when one of these files changes. .cargo says how SQLite is compiled. rust-toolchain.toml stays
-# outside, or rustup would fetch another toolchain than the image's.
+# Build the dependencies alone, with a placeholder program: this layer is rebuilt only when one of
+# these files changes. .cargo configures how SQLite is compiled. rust-toolchain.toml is not copied,
+# since rustup would then download another toolchain than the image's.
 COPY Cargo.toml Cargo.lock ./
 COPY .cargo .cargo
 RUN mkdir src && touch src/lib.rs && echo 'fn main() {}' >src/main.rs && cargo build --release --locked
 COPY src src
 COPY prompts prompts
 COPY web web
-# Cargo goes by times: sources older than the placeholders would pass for built.
+# Cargo compares modification times: sources older than the placeholders would count as built.
 RUN touch src/lib.rs src/main.rs && cargo build --release --locked
 
 FROM debian:trixie-slim
-# Providers and databases are reached over TLS.
+# Root certificates for TLS connections to providers and databases.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates \
     && rm -rf /var/lib/apt/lists/* \

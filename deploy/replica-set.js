@@ -1,6 +1,6 @@
-// The database's health check, for mongosh: succeeds if the replica set has its primary. The first
-// time there is no replica set yet, and it is made here; from then on its configuration lies in the
-// volume, so a restart finds it and changes nothing.
+// The database's health check, run by mongosh: succeeds if the replica set has a primary. The first
+// run creates the replica set. Its configuration is stored in the volume, so later runs find it and
+// change nothing.
 try {
     rs.status();
 } catch (error) {

@@ -1,8 +1,8 @@
-//! Configuration: one documented struct, filled from the environment, a `.env` file and flags.
+//! Configuration: one documented struct, filled from flags, the environment and a `.env` file.
 //!
-//! This is the only place that reads the process's environment. A flag wins over a variable, the
-//! environment over `.env`, and an empty variable counts as unset. The table in README.md and
-//! `.env.example` are compared with [`list_variables`] by a test.
+//! Only this module reads the process environment. Flags take precedence over the environment, the
+//! environment over `.env`; an empty variable counts as unset. A test compares the table in
+//! README.md and `.env.example` with [`list_variables`].
 
 mod access;
 mod commands;
@@ -31,7 +31,7 @@ use values::{parse_duration, parse_lifetime, parse_size};
 
 pub use embeddings::EmbeddingsConfig;
 
-/// The variables and the flags of `echoic serve` that they set.
+/// Environment variables and the flags they set.
 const ENV_VARIABLES: &[(&str, &str)] = &[
     ("HOST", "host"),
     ("PORT", "port"),
@@ -81,7 +81,7 @@ const ENV_VARIABLES: &[(&str, &str)] = &[
     ("ECHOIC_LOG_FORMAT", "log-format"),
 ];
 
-/// The flags whose values nobody may read in a log: they are secrets, or may hold a password.
+/// Flags whose values must not be logged: they are secrets or may contain a password.
 const SECRET_FLAGS: &[&str] = &[
     "database-url",
     "openai-api-key",
@@ -98,130 +98,129 @@ const SECRET_FLAGS: &[&str] = &[
 
 /// A self-hosted backend for LLM chat with conversation memory.
 ///
-/// Send a message, watch the answer stream, and never lose a word of it. Without a command it
-/// serves. Every option can be set by the environment variable beside it, or in a file `.env`; an
-/// option on the command line wins.
+/// Without a command it runs the server. Every option can also be set by the environment variable
+/// shown next to it, or in a `.env` file; an option on the command line takes precedence.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "echoic", version, args_override_self = true)]
 pub struct Cli {
-    /// What to do.
     #[command(subcommand)]
     pub command: CliCommand,
 }
 
-/// What the program can do.
 #[derive(Debug, Clone, clap::Subcommand)]
 pub enum CliCommand {
-    /// Serve the API and the start page (the default)
+    /// Run the server: API and web console (the default)
     Serve(Box<Config>),
-    /// List everybody's sessions, also beside a running server
+    /// List the sessions of all users; works while a server is running
     Sessions(Box<SessionsCommand>),
-    /// Make, list and revoke the keys of the API, also beside a running server
+    /// Create, list and revoke API keys; works while a server is running
     Keys(Box<KeysCommand>),
-    /// Show what the model would be told next in a session, also beside a running server
+    /// Show the next prompt of a session with token counts; works while a server is running
     Memory(Box<MemoryCommand>),
-    /// Write sessions to a file; a running server is not disturbed
+    /// Write sessions to a file; works while a server is running
     Export(ExportArgs),
-    /// Read sessions from a file; while a server runs, send it the file: POST /api/import
+    /// Read sessions from a file; while a server is running, send the file to POST /api/import
+    /// instead
     Import(ImportArgs),
-    /// Move everything from SQLite to MongoDB
+    /// Migrate all data from SQLite to MongoDB
     Migrate(MigrateArgs),
 }
 
-/// Everything that can be configured.
+/// The settings of `echoic serve`.
 #[derive(Debug, Clone, Args)]
 pub struct Config {
     /// Address to listen on
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1", value_parser = values::parse_address)]
     pub host: IpAddr,
-    /// Port to listen on; 0 picks a free one and prints it
+    /// Port to listen on; 0 picks a free port and prints it
     #[arg(long, default_value_t = 8080)]
     pub port: u16,
-    /// Where conversations are kept: sqlite://PATH, or for several instances mongodb://HOSTS/DATABASE
+    /// Database: sqlite://PATH, or mongodb://HOSTS/DATABASE for several instances
     #[arg(long, value_name = "URL", default_value = "sqlite://data/echoic.db")]
     pub database_url: DatabaseUrl,
-    /// full: acknowledged is on disk; normal: may lose the last moment at power loss, never corrupts
+    /// full: commits are on disk when acknowledged; normal: power loss may lose the last moments,
+    /// but never corrupts the file
     #[arg(long, value_name = "MODE", default_value = "full", value_parser = named_value_parser(SQLITE_SYNC_MODES))]
     pub sqlite_sync: SqliteSync,
-    /// Who answers; auto: OpenAI if a key or base URL is set, else Anthropic if a key is, else a local Ollama if it answers, else the demo
+    /// Model provider; auto: OpenAI if a key or base URL is set, otherwise Anthropic if a key is
+    /// set, otherwise a local Ollama if it answers, otherwise the demo
     #[arg(long, value_enum, default_value_t = ProviderChoice::Auto)]
     pub provider: ProviderChoice,
-    /// Key of the OpenAI-compatible endpoint
+    /// API key of the OpenAI-compatible endpoint
     #[arg(long, value_name = "KEY", hide_default_value = true)]
     pub openai_api_key: Option<String>,
     /// Base URL of the OpenAI-compatible endpoint, …/v1
     #[arg(long, value_name = "URL")]
     pub openai_base_url: Option<String>,
-    /// Key of Anthropic's API
+    /// Anthropic API key
     #[arg(long, value_name = "KEY", hide_default_value = true)]
     pub anthropic_api_key: Option<String>,
-    /// Base URL of Anthropic's API, without /v1
+    /// Base URL of the Anthropic API, without /v1
     #[arg(long, value_name = "URL")]
     pub anthropic_base_url: Option<String>,
-    /// Name each session to the provider's prompt cache, as a hash; auto: only at OpenAI, others may refuse it
+    /// Send a hash of the session id as the provider's prompt cache key; auto: only to OpenAI,
+    /// since other endpoints may reject it
     #[arg(long, value_name = "WHEN", default_value = "auto", value_parser = named_value_parser(models::CACHE_KEY_MODES))]
     pub prompt_cache_key: PromptCacheKeyMode,
-    /// Model that answers unless a request or session asks for another [default: the provider's usual one]
+    /// Model used unless a request or session names another [default: the provider's default model]
     #[arg(long)]
     pub model: Option<String>,
-    /// Models tried in order when the first gives no reply, only before the first delta; comma-separated
+    /// Models to try in order if the first one fails before its first token; comma-separated
     #[arg(long, value_name = "MODELS", value_delimiter = ',', value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub fallback_models: Vec<String>,
-    /// How long a provider may take to the first token
+    /// Timeout for a provider's first token
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
     pub first_token_timeout: Duration,
-    /// How long a provider may be silent between tokens
+    /// Timeout between two tokens of a provider
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
     pub idle_timeout: Duration,
-    /// How long a whole reply may take
+    /// Timeout for a complete reply
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = parse_duration)]
     pub turn_timeout: Duration,
     /// Context window in tokens [default: by model, else 128000]
     #[arg(long, value_name = "TOKENS", value_parser = models::parse_context_window)]
     pub context_window: Option<u32>,
-    /// Context windows of single models, which win over that of all: MODEL=TOKENS,…; 32k is 32000
+    /// Context windows of individual models, which take precedence: MODEL=TOKENS,…; 32k is 32000
     #[arg(long, value_name = "WINDOWS", value_delimiter = ',', value_parser = models::parse_model_window)]
     pub context_windows: Vec<(String, u32)>,
-    /// Memory strategy unless a request or session asks for another
+    /// Memory strategy used unless a request or session names another
     #[arg(long, value_name = "STRATEGY", default_value = "auto", value_parser = named_value_parser(&STRATEGY_NAMES))]
     pub memory_strategy: MemoryStrategy,
     /// Memory budget in tokens [default: the smaller of a quarter of the window and 16000]
     #[arg(long, value_name = "TOKENS")]
     pub memory_tokens: Option<u32>,
-    /// Who makes vectors of messages
     #[command(flatten)]
     pub embeddings: EmbeddingsConfig,
-    /// Who names sessions: first-message (its first line), or model
+    /// Source of session titles: first-message (its first line) or model
     #[arg(long, value_name = "WAY", default_value = "first-message", value_parser = named_value_parser(TITLE_MODES))]
     pub titles: TitleMode,
     /// Model that writes titles and summaries [default: the default model]
     #[arg(long, value_name = "MODEL")]
     pub small_model: Option<String>,
-    /// Folder whose prompt templates override the built-in ones
+    /// Folder of prompt templates that override the built-in ones
     #[arg(long, value_name = "FOLDER")]
     pub prompts_dir: Option<PathBuf>,
-    /// Largest request body (chat bodies: 32MiB)
+    /// Maximum size of a request body (chat bodies: 32MiB)
     #[arg(long, value_name = "SIZE", default_value = "2MiB", value_parser = parse_size)]
     pub max_body: usize,
-    /// Largest text of a message
+    /// Maximum size of a message's text
     #[arg(long, value_name = "SIZE", default_value = "256KiB", value_parser = parse_size)]
     pub max_message: usize,
-    /// Who may use the server
     #[command(flatten)]
     pub access: AccessConfig,
-    /// Delete sessions that have been idle for longer, such as 90d [default: keep them]
+    /// Delete sessions that have been idle for longer than this, such as 90d [default: keep them]
     #[arg(long, value_name = "DURATION", value_parser = parse_lifetime)]
     pub retention: Option<Duration>,
-    /// Silence after which an instance counts as gone
+    /// Time without a heartbeat after which an instance is considered dead
     #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = parse_duration)]
     pub instance_lease: Duration,
-    /// How long running turns may finish at SIGTERM
+    /// Time that running turns have to finish at shutdown
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
     pub shutdown_grace: Duration,
-    /// What to log: a level, or directives as of tracing's EnvFilter
+    /// Log filter: a level, or directives of tracing's EnvFilter
     #[arg(long, value_name = "DIRECTIVES", default_value = "info")]
     pub log: String,
-    /// How to log
+    /// Log format
     #[arg(long, value_name = "FORMAT", default_value = "text", value_parser = named_value_parser(LOG_FORMATS))]
     pub log_format: LogFormat,
 }
@@ -232,52 +231,47 @@ const TITLE_MODES: &[(&str, TitleMode)] =
     &[("first-message", TitleMode::FirstMessage), ("model", TitleMode::Model)];
 const LOG_FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
 
-/// Who answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ProviderChoice {
-    /// Whatever is there.
+    /// The first provider that is configured or reachable.
     Auto,
     /// An OpenAI-compatible endpoint.
     Openai,
-    /// Anthropic.
+    /// The Anthropic API.
     Anthropic,
-    /// No model.
+    /// A built-in demo without a model.
     Demo,
 }
 
-/// How hard a commit of the embedded store tries to be on disk.
+/// Durability of commits in SQLite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SqliteSync {
-    /// What is acknowledged is on disk.
+    /// Acknowledged data is on disk.
     Full,
-    /// Power loss may take the last moment; the file is never corrupt.
+    /// Power loss may lose the last moments but never corrupts the file.
     Normal,
 }
 
-/// Who names sessions.
+/// The source of session titles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TitleMode {
     /// The first line of the first message.
     FirstMessage,
-    /// A model.
     Model,
 }
 
-/// How to log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
-    /// Lines for people.
     Text,
-    /// A JSON object per line.
+    /// One JSON object per line.
     Json,
 }
 
-/// Where conversations are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DatabaseUrl {
-    /// In one SQLite file.
+    /// The path of the database file.
     Sqlite(PathBuf),
-    /// In a MongoDB database: its connection string, which may hold a password.
+    /// A connection string. It may contain a password.
     Mongodb(String),
 }
 
@@ -285,13 +279,13 @@ impl FromStr for DatabaseUrl {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wants = "must be sqlite://PATH, such as sqlite://data/echoic.db, or mongodb://HOST:PORT/DATABASE";
+        let message = "must be sqlite://PATH, such as sqlite://data/echoic.db, or mongodb://HOST:PORT/DATABASE";
         match text.split_once("://") {
             Some(("sqlite", path)) if !path.is_empty() => Ok(Self::Sqlite(PathBuf::from(path))),
             Some(("mongodb" | "mongodb+srv", rest)) if !rest.is_empty() => {
                 Ok(Self::Mongodb(text.to_owned()))
             }
-            _ => Err(wants.to_owned()),
+            _ => Err(message.to_owned()),
         }
     }
 }
@@ -299,15 +293,15 @@ impl FromStr for DatabaseUrl {
 /// Why the program does not start.
 #[derive(Debug)]
 pub enum ConfigError {
-    /// Help or version was asked for, or the command line is wrong: clap says it best.
+    /// Help or the version was requested, or the command line is invalid. clap prints the message.
     Usage(clap::Error),
-    /// A sentence about a setting.
+    /// A setting is invalid; the sentence names it.
     InvalidSetting(String),
 }
 
 impl Cli {
-    /// Reads `.env` from the working folder and the process's environment and arguments. Gives the
-    /// command and warnings for the log.
+    /// Reads arguments, the environment, and `.env` in the working directory. Returns the command
+    /// and warnings to log.
     pub fn from_env() -> Result<(Self, Vec<String>), ConfigError> {
         let unreadable = |error| {
             ConfigError::InvalidSetting(format!(
@@ -324,6 +318,7 @@ impl Cli {
             let Some(name) = name.to_str() else { continue };
             match value.into_string() {
                 Ok(value) => drop(environment.insert(name.to_owned(), value)),
+                // Other variables may hold any bytes; only ours have to be text.
                 Err(_) if ENV_VARIABLES.iter().any(|(known, _)| *known == name) => {
                     return Err(ConfigError::InvalidSetting(format!("{name} must be UTF-8")));
                 }
@@ -333,35 +328,38 @@ impl Cli {
         Self::from_parts(std::env::args_os().collect(), &environment)
     }
 
-    /// The same, from arguments (the program's name first) and variables.
+    /// The same from explicit arguments (the program name first) and variables.
     pub fn from_parts(
         mut arguments: Vec<OsString>,
         environment: &BTreeMap<String, String>,
     ) -> Result<(Self, Vec<String>), ConfigError> {
         let names_command = |argument: &OsString| !argument.to_string_lossy().starts_with('-');
-        let asks = |argument: &OsString| {
+        let requests_info = |argument: &OsString| {
             matches!(argument.to_str(), Some("-h" | "--help" | "-V" | "--version"))
         };
         if arguments.is_empty() {
             arguments.push("echoic".into());
         }
-        if !arguments.get(1).is_some_and(|first| names_command(first) || asks(first)) {
+        // `echoic` and `echoic --port 80` mean `echoic serve …`.
+        if !arguments.get(1).is_some_and(|first| names_command(first) || requests_info(first)) {
             arguments.insert(1, "serve".into());
         }
         let mut layered = arguments.clone();
         let known = Cli::command();
         if let Some(command) = arguments.get(1).and_then(|name| known.find_subcommand(name)) {
-            let set = command_variables(command).filter_map(|(name, flag)| {
+            let flags = command_variables(command).filter_map(|(name, flag)| {
                 let value = environment.get(*name).filter(|value| !value.is_empty())?;
                 Some(OsString::from(format!("--{flag}={value}")))
             });
-            // What comes later wins: the command line's own flags.
-            layered.splice(2..2, set);
+            // Variables become flags in front of the command line's own, and the last occurrence of
+            // a flag wins.
+            layered.splice(2..2, flags);
         }
         let parsed = build_command()
             .try_get_matches_from(layered)
             .and_then(|matches| Self::from_arg_matches(&matches));
         let cli = parsed.map_err(|error| to_config_error(error, &arguments))?;
+        // The other commands run next to a configured server and do not listen.
         if let CliCommand::Serve(config) = &cli.command {
             config.validate()?;
         }
@@ -369,7 +367,7 @@ impl Cli {
     }
 }
 
-/// The command line, with the variable of each option in its help.
+/// The command line parser, with each option's variable in its help.
 pub fn build_command() -> Command {
     Cli::command().mut_subcommands(|command| {
         let variables: Vec<_> = command_variables(&command).collect();
@@ -382,7 +380,6 @@ pub fn build_command() -> Command {
     })
 }
 
-/// The variables that a command has an option for.
 fn command_variables(
     command: &Command,
 ) -> impl Iterator<Item = &'static (&'static str, &'static str)> {
@@ -390,7 +387,7 @@ fn command_variables(
     ENV_VARIABLES.iter().filter(move |(_, flag)| has(flag))
 }
 
-/// Every variable, its default as the documentation shows it, and its help.
+/// Name, default and help of every variable, as documented in README.md.
 pub fn list_variables() -> Vec<(&'static str, String, String)> {
     let cli = Cli::command();
     let serve = cli.find_subcommand("serve");
@@ -410,21 +407,23 @@ pub fn list_variables() -> Vec<(&'static str, String, String)> {
     ENV_VARIABLES.iter().filter_map(describe).collect()
 }
 
-/// The line may hold a key, so nothing of it is told but where it stands.
+/// Reports only the line number, since the line may contain a key.
 fn describe_dotenv_error(error: &dotenvy::Error) -> String {
     let dotenvy::Error::LineParse(rest, _) = error else { return error.to_string() };
+    // dotenvy reports the unparsed rest of the line but not its number. Search for the line that
+    // ends with it.
     let rest = rest.lines().next().unwrap_or_default().trim();
     let file = std::fs::read_to_string(".env").unwrap_or_default();
-    let place = file.lines().position(|line| line.trim().ends_with(rest));
+    let line = file.lines().position(|line| line.trim().ends_with(rest));
     format!(
-        "line {} cannot be understood; it must be NAME=value, with single quotes around a value that \
-         holds spaces, quotes, # or $",
-        place.unwrap_or_default() + 1
+        "line {} is invalid; it must be NAME=value, with single quotes around a value that \
+         contains spaces, quotes, # or $",
+        line.unwrap_or_default() + 1
     )
 }
 
-/// A wrong value that came from a variable is told with the variable's name; one that may hold a
-/// secret is not told.
+/// If a variable set the invalid value, the error names the variable instead of the flag. Values of
+/// secret flags are left out.
 fn to_config_error(error: clap::Error, arguments: &[OsString]) -> ConfigError {
     use clap::error::{ContextKind, ContextValue, ErrorKind};
     let text = |kind| match error.get(kind) {
@@ -433,27 +432,30 @@ fn to_config_error(error: clap::Error, arguments: &[OsString]) -> ConfigError {
     };
     let argument = text(ContextKind::InvalidArg).unwrap_or_default();
     let flag = argument.split([' ', '=']).next().unwrap_or_default();
-    let given = arguments.iter().any(|given| given.to_string_lossy().starts_with(flag));
-    let variable = ENV_VARIABLES.iter().find(|(_, own)| flag.strip_prefix("--") == Some(own));
-    let variable = variable.map(|(name, _)| *name).filter(|_| !given);
-    let is_secret = SECRET_FLAGS.iter().any(|own| flag.strip_prefix("--") == Some(own));
+    // A variable reaches clap as a flag, so clap names the flag in either case.
+    let is_on_command_line =
+        arguments.iter().any(|argument| argument.to_string_lossy().starts_with(flag));
+    let variable = ENV_VARIABLES.iter().find(|(_, known)| flag.strip_prefix("--") == Some(known));
+    let variable = variable.map(|(name, _)| *name).filter(|_| !is_on_command_line);
+    let is_secret = SECRET_FLAGS.iter().any(|known| flag.strip_prefix("--") == Some(known));
     if variable.is_none() && !is_secret {
         return ConfigError::Usage(error);
     }
     let name = variable.unwrap_or(flag);
     let value = text(ContextKind::InvalidValue).unwrap_or_default();
-    let wants =
+    let message =
         match (error.kind(), std::error::Error::source(&error), error.get(ContextKind::ValidValue))
         {
             (ErrorKind::ValueValidation, Some(cause), _) => cause.to_string(),
+            // clap has no cause for a value that is not in the list of possible ones.
             (_, _, Some(ContextValue::Strings(words))) => {
                 format!("must be one of {}", words.join(", "))
             }
-            _ => "cannot be used".to_owned(),
+            _ => "is invalid".to_owned(),
         };
     ConfigError::InvalidSetting(match is_secret {
-        true => format!("{name} {wants}"),
-        false => format!("{name}={value}: {wants}"),
+        true => format!("{name} {message}"),
+        false => format!("{name}={value}: {message}"),
     })
 }
 
@@ -461,7 +463,7 @@ fn unknown_variable_warnings(environment: &BTreeMap<String, String>) -> Vec<Stri
     let is_known = |name: &str| ENV_VARIABLES.iter().any(|(known, _)| *known == name);
     let unknown = environment.keys().filter(|name| name.starts_with("ECHOIC_") && !is_known(name));
     unknown
-        .map(|name| format!("{name} is set, but this version does not know it: it has no effect"))
+        .map(|name| format!("{name} is set but unknown to this version; it has no effect"))
         .collect()
 }
 
@@ -475,28 +477,27 @@ impl Config {
         let (cli, _) = Cli::from_parts(arguments.collect(), &BTreeMap::new())?;
         match cli.command {
             CliCommand::Serve(config) => Ok(*config),
-            _ => Err(ConfigError::InvalidSetting("only serve has a configuration".into())),
+            _ => Err(ConfigError::InvalidSetting("only serve takes a configuration".into())),
         }
     }
 
-    /// Where to listen.
     pub fn listen_address(&self) -> SocketAddr {
         SocketAddr::new(self.host, self.port)
     }
 
-    /// What only shows when settings are seen together.
+    /// Checks conditions that involve several settings.
     fn validate(&self) -> Result<(), ConfigError> {
         self.access.validate(self.host).map_err(ConfigError::InvalidSetting)
     }
 }
 
-/// A parser for one of a few words.
+/// A parser that accepts the names of a fixed list of values.
 fn named_value_parser<T: Clone + Send + std::marker::Sync + 'static>(
     known: &'static [(&'static str, T)],
 ) -> impl TypedValueParser<Value = T> {
-    let names = known.iter().map(|(word, _)| *word).collect::<Vec<_>>();
+    let names = known.iter().map(|(name, _)| *name).collect::<Vec<_>>();
     clap::builder::PossibleValuesParser::new(names).try_map(move |text| {
-        let found = known.iter().find(|(word, _)| *word == text).map(|(_, value)| value.clone());
-        found.ok_or("is none of the known words")
+        let found = known.iter().find(|(name, _)| *name == text).map(|(_, value)| value.clone());
+        found.ok_or("is not a known value")
     })
 }

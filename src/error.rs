@@ -1,7 +1,7 @@
-//! The one error type: a closed list of kinds, each with a stable code, and a sentence.
+//! The crate's error type: a kind from a closed list, each with a stable code, and a sentence.
 //!
-//! What a user may read stands in the message and the details; what only the operator may read
-//! travels as the source and is logged where the error is handled.
+//! Message and details are sent to clients. The source is for the operator only; it is logged where
+//! the error is handled.
 
 use crate::domain::FieldError;
 use crate::domain::message::ContentError;
@@ -10,24 +10,22 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-/// What went wrong, as a closed list. `code` is what clients see.
+/// Defines the error kinds and their codes. Clients rely on the codes, so they never change.
 macro_rules! define_error_kinds {
     ($($(#[$doc:meta])* $name:ident = $code:literal),* $(,)?) => {
-        /// What went wrong.
+        /// The kind of an error.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum ErrorKind { $($(#[$doc])* $name),* }
 
         impl ErrorKind {
-            /// Every kind there is.
             pub const ALL: &'static [Self] = &[$(Self::$name),*];
 
-            /// The stable code that clients rely on.
             pub const fn code(self) -> &'static str {
                 match self { $(Self::$name => $code),* }
             }
 
-            /// The kind of a reply's failure, by the code that is stored; the provider's if it is
-            /// none that we know.
+            /// The kind of a stored error code. Unknown codes are treated as provider errors: what
+            /// is stored is why a reply failed.
             pub fn from_code(code: &str) -> Self {
                 let is_it = |kind: &&Self| kind.code() == code;
                 Self::ALL.iter().find(is_it).copied().unwrap_or(Self::ProviderError)
@@ -37,108 +35,98 @@ macro_rules! define_error_kinds {
 }
 
 define_error_kinds! {
-    /// A request that does not hold what it must.
+    /// The request is malformed or has an invalid field.
     InvalidRequest = "invalid_request",
-    /// A parameter that OpenAI's routes do not know.
+    /// The OpenAI-compatible routes do not support this parameter.
     UnknownParameter = "unknown_parameter",
-    /// Two parameters of which there may be one.
+    /// Two parameters that exclude each other.
     MutuallyExclusive = "mutually_exclusive_parameters",
-    /// No such response to go on from, as far as this user can tell.
+    /// `previous_response_id` does not exist or is not visible to this user.
     PreviousResponseNotFound = "previous_response_not_found",
-    /// No credentials, or bad ones.
+    /// Credentials are missing or invalid.
     Unauthenticated = "unauthenticated",
-    /// A known user who may not do this to a thing they may see; a foreign `Origin`.
+    /// The user may see the resource but not perform the operation, or the `Origin` is not allowed.
     Forbidden = "forbidden",
-    /// A `Host` that this server does not answer to.
+    /// The `Host` header is not one of the allowed hosts.
     ForbiddenHost = "forbidden_host",
-    /// No such route.
     RouteNotFound = "route_not_found",
-    /// No such session, as far as this user can tell.
+    /// The session does not exist or is not visible to this user.
     SessionNotFound = "session_not_found",
-    /// No such message in the session.
     MessageNotFound = "message_not_found",
-    /// No such response, as far as this user can tell.
+    /// The response does not exist or is not visible to this user.
     ResponseNotFound = "response_not_found",
-    /// No such node in the session.
     NodeNotFound = "node_not_found",
-    /// No such project, as far as this user can tell.
+    /// The project does not exist or is not visible to this user.
     ProjectNotFound = "project_not_found",
-    /// No such file in the project.
     FileNotFound = "file_not_found",
-    /// The provider has no such model.
+    /// The provider does not know the model.
     ModelNotFound = "model_not_found",
-    /// The route exists, with other methods.
     MethodNotAllowed = "method_not_allowed",
-    /// The body did not arrive in time.
+    /// The request body did not arrive in time.
     RequestTimeout = "request_timeout",
     /// The body is not `application/json`.
     UnsupportedMediaType = "unsupported_media_type",
-    /// A reply is running.
+    /// A reply is in progress.
     SessionBusy = "session_busy",
-    /// Nothing can be added to a closed session.
+    /// The session is closed; nothing can be added.
     SessionClosed = "session_closed",
     /// The chosen id belongs to another user's session.
     IdConflict = "id_conflict",
-    /// `If-Match` names another version.
+    /// The version in `If-Match` is not the current one.
     VersionConflict = "version_conflict",
-    /// A body or a message over its limit.
+    /// The body or a message exceeds its size limit.
     PayloadTooLarge = "payload_too_large",
-    /// The new message alone does not fit the model.
+    /// The new message alone exceeds the model's context window.
     ContextTooLong = "context_too_long",
-    /// The same idempotency key with other content.
+    /// The idempotency key was used with different content.
     IdempotencyKeyReused = "idempotency_key_reused",
-    /// As many messages wait for this session's reply as may.
+    /// The session has reached its limit of queued messages.
     QueueFull = "queue_full",
-    /// Too many requests in a short time, or too many replies at once.
+    /// Too many requests in a short time, or too many concurrent replies.
     RateLimited = "rate_limited",
-    /// The tokens or the money of a day or a month are spent.
+    /// The daily or monthly quota of tokens or cost is used up.
     QuotaExceeded = "quota_exceeded",
-    /// The provider refused, failed or broke off.
+    /// The provider rejected the request, failed, or broke off.
     ProviderError = "provider_error",
-    /// The provider took longer than its deadline.
+    /// The provider did not answer before the deadline.
     ProviderTimeout = "provider_timeout",
-    /// The store cannot be read or written; nothing was half-done.
+    /// The store cannot be read or written. Nothing was changed.
     StoreUnavailable = "store_unavailable",
-    /// Who is asking cannot be checked: the keys of the issuer of tokens cannot be fetched.
+    /// Credentials cannot be verified because the issuer's signing keys cannot be fetched.
     AuthUnavailable = "auth_unavailable",
-    /// The server is going down; nothing was half-done.
+    /// The server is shutting down. Nothing was changed.
     ShuttingDown = "shutting_down",
-    /// A mistake of ours.
+    /// A bug in the server.
     Internal = "internal_error",
 }
 
-/// What went wrong, told so that a person can act on it.
+/// An error with a stable kind and a message that a user can act on.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]
 pub struct Error {
-    /// Which kind.
     pub kind: ErrorKind,
-    /// A sentence without capital and full stop.
+    /// A sentence without a capital and without a full stop.
     pub message: Cow<'static, str>,
-    /// More for programs: each field and what it wants, the turn that is running.
+    /// Machine-readable details: each invalid field and its message, or the turn in progress.
     pub details: Option<Value>,
-    /// For the operator only.
+    /// The cause. Logged, never sent to clients.
     #[source]
     pub source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
-/// What most functions return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    /// An error with a sentence.
     pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
         Self { kind, message: message.into(), details: None, source: None }
     }
 
-    /// Adds what a program can read.
     #[must_use]
     pub fn with_details(mut self, details: Value) -> Self {
         self.details = Some(details);
         self
     }
 
-    /// Adds what only the operator may read.
     #[must_use]
     pub fn with_source(
         mut self,
@@ -148,7 +136,7 @@ impl Error {
         self
     }
 
-    /// Somebody who may have no more for now: of so many, again in so many seconds.
+    /// A rate limit or quota was reached. The details hold `limit` and `retryAfter` in seconds.
     pub fn limit_exceeded(
         kind: ErrorKind,
         message: impl Into<Cow<'static, str>>,
@@ -159,16 +147,15 @@ impl Error {
         Self::new(kind, message).with_details(details)
     }
 
-    /// A request whose `field` wants something else.
     pub fn invalid_field(
         field: impl Into<Cow<'static, str>>,
-        wants: impl Into<Cow<'static, str>>,
+        message: impl Into<Cow<'static, str>>,
     ) -> Self {
-        FieldError::new(field, wants).into()
+        FieldError::new(field, message).into()
     }
 
-    /// A request with several fields that want something else.
     pub fn invalid_fields(fields: Vec<FieldError>) -> Self {
+        // All invalid fields at once, as a sentence for people and as an object for programs.
         let sentence = fields.iter().map(FieldError::to_string).collect::<Vec<_>>().join("; ");
         let details: Map<String, Value> = fields
             .into_iter()
@@ -177,39 +164,35 @@ impl Error {
         Self::new(ErrorKind::InvalidRequest, sentence).with_details(Value::Object(details))
     }
 
-    /// The same error about something nested: the place stands before the sentence and each field.
+    /// Moves the error below `place`: the message and every field are prefixed with it.
     #[must_use]
     pub fn within(mut self, place: &str) -> Self {
         self.message = format!("{place}.{}", self.message).into();
+        // Clients match details by field name, so these have to be prefixed like the sentence.
         if let Some(Value::Object(fields)) = self.details.take() {
             let fields =
-                fields.into_iter().map(|(field, wants)| (format!("{place}.{field}"), wants));
+                fields.into_iter().map(|(field, message)| (format!("{place}.{field}"), message));
             self.details = Some(Value::Object(fields.collect()));
         }
         self
     }
 
-    /// No such session.
     pub fn session_not_found() -> Self {
         Self::new(ErrorKind::SessionNotFound, "there is no such session")
     }
 
-    /// No such message.
     pub fn message_not_found() -> Self {
         Self::new(ErrorKind::MessageNotFound, "there is no such message in the session")
     }
 
-    /// No such response.
     pub fn response_not_found() -> Self {
         Self::new(ErrorKind::ResponseNotFound, "there is no such response")
     }
 
-    /// No such project.
     pub fn project_not_found() -> Self {
         Self::new(ErrorKind::ProjectNotFound, "there is no such project")
     }
 
-    /// No such file.
     pub fn file_not_found() -> Self {
         Self::new(ErrorKind::FileNotFound, "there is no such file in the project")
     }
@@ -218,24 +201,21 @@ impl Error {
     pub fn too_large(what: &'static str, limit: usize) -> Self {
         let message = format!("{what} must be at most {limit} bytes");
         Self::new(ErrorKind::PayloadTooLarge, message)
+            // `what` is a field name, so the details have the same shape as those of an invalid
+            // field.
             .with_details(json!({ what: format!("must be at most {limit} bytes") }))
     }
 
-    /// The store cannot be used; `source` is for the operator.
     pub fn store_unavailable(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self::new(
-            ErrorKind::StoreUnavailable,
-            "the conversation store cannot be used at the moment; nothing was changed",
-        )
-        .with_source(source)
+        Self::new(ErrorKind::StoreUnavailable, "the store is unavailable; nothing was changed")
+            .with_source(source)
     }
 
-    /// A mistake of ours; `source` is for the operator.
     pub fn internal(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self::new(ErrorKind::Internal, "something went wrong inside the server").with_source(source)
+        Self::new(ErrorKind::Internal, "internal server error").with_source(source)
     }
 
-    /// The message with the chain of its causes, for logs.
+    /// The message followed by the chain of its causes, for logs.
     pub fn chain(&self) -> impl fmt::Display + '_ {
         struct ErrorChain<'a>(&'a Error);
         impl fmt::Display for ErrorChain<'_> {

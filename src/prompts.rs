@@ -1,7 +1,7 @@
 //! Prompt templates: built in, or overridden by files of the same name in a folder.
 //!
-//! They are read and checked once, at start. A variable that a template uses and nobody gives is
-//! an error, not an empty string.
+//! Templates are loaded and checked once at start. A variable that the template uses but the server
+//! does not provide is an error rather than an empty string.
 
 use crate::error::{Error, ErrorKind, Result};
 use minijinja::value::Serde;
@@ -9,7 +9,6 @@ use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value, context};
 use serde::Serialize;
 use std::path::Path;
 
-/// Name and built-in text of each template.
 const BUILT_IN_TEMPLATES: &[(&str, &str)] = &[
     ("assistant.md.j2", include_str!("../prompts/assistant.md.j2")),
     ("project.md.j2", include_str!("../prompts/project.md.j2")),
@@ -17,74 +16,73 @@ const BUILT_IN_TEMPLATES: &[(&str, &str)] = &[
     ("title.md.j2", include_str!("../prompts/title.md.j2")),
 ];
 
-/// What the template of a project is filled in with.
+/// Variables of the project template.
 #[derive(Debug, Default, Serialize)]
 pub struct ProjectPrompt<'a> {
-    /// What the project is called.
     pub name: &'a str,
-    /// What it is about; may be empty.
+    /// May be empty.
     pub description: &'a str,
-    /// What it wants of the model; may be empty.
+    /// May be empty.
     pub instructions: &'a str,
-    /// The files that are shown, by path.
+    /// Files that are included, sorted by path.
     pub files: Vec<ProjectPromptFile<'a>>,
-    /// The paths of those that are not, if they are to be named.
+    /// Paths of the omitted files, if there is room to name them.
     pub omitted_paths: Vec<&'a str>,
-    /// How many are not shown.
+    /// Number of omitted files.
     pub omitted_count: usize,
 }
 
-/// A file as the template of a project shows it.
+/// A project file in the project template.
 #[derive(Debug, Default, Serialize)]
 pub struct ProjectPromptFile<'a> {
-    /// Where it lies.
     pub path: &'a str,
-    /// Its language; may be empty.
+    /// May be empty.
     pub language: &'a str,
-    /// Its text, in whole lines.
+    /// Whole lines only.
     pub content: String,
-    /// What stands before and behind the text, and nowhere in it.
+    /// A code fence longer than any in the content.
     pub fence: String,
 }
 
-/// What the template of a summary is filled in with.
+/// Variables of the summary template.
 #[derive(Debug, Default, Serialize)]
 pub struct SummaryPrompt<'a> {
-    /// What stands for everything before the messages; may be empty.
+    /// The summary so far; may be empty.
     pub summary: &'a str,
-    /// What is to be added, oldest first.
+    /// Messages to add, oldest first.
     pub messages: Vec<SummaryMessage<'a>>,
-    /// The most words of the answer.
+    /// Maximum words of the answer.
     pub words: u32,
-    /// Whether the answer takes the summary's place.
+    /// Whether the answer replaces the summary so far. Otherwise it is appended to it.
     pub rewrite: bool,
 }
 
-/// A message as the template of a summary shows it.
+/// A message in the summary template.
 #[derive(Debug, Default, Serialize)]
 pub struct SummaryMessage<'a> {
-    /// The day on which it was said, in words.
+    /// The day the message was written, such as "8 May 2023".
     pub day: String,
-    /// Who said it.
     pub speaker: &'a str,
-    /// What.
     pub text: &'a str,
 }
 
-/// The templates, ready to be filled in.
+/// The loaded templates.
 pub struct PromptTemplates {
     templates: Environment<'static>,
 }
 
 impl PromptTemplates {
-    /// Reads the templates; those in `folder` win over the built-in ones. Errors name the file.
+    /// Loads the templates; files in `folder` take precedence over the built-in ones. Errors name
+    /// the file.
     pub fn load(folder: Option<&Path>) -> Result<Self> {
         if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
             let message = format!("ECHOIC_PROMPTS_DIR={}: must be a folder", folder.display());
             return Err(Error::new(ErrorKind::Internal, message));
         }
         let mut templates = Environment::new();
+        // A misspelled variable in a custom template must not go unnoticed as an empty string.
         templates.set_undefined_behavior(UndefinedBehavior::Strict);
+        // Prompts are plain text: HTML escaping would change what users wrote.
         templates.set_auto_escape_callback(|_| AutoEscape::None);
         for (name, built_in) in BUILT_IN_TEMPLATES {
             let text = match folder.map(|folder| folder.join(name)).filter(|file| file.exists()) {
@@ -98,10 +96,11 @@ impl PromptTemplates {
             })?;
         }
         let prompts = Self { templates };
-        // What would fail in the first turn fails at start.
+        // Render each template once, so that a broken one fails at start and not in the first turn.
         prompts.render_system(None)?;
         prompts.render_system(Some("x"))?;
         prompts.render_title("x")?;
+        // With and without files: a template may use different variables in each case.
         prompts.render_project(&ProjectPrompt::default())?;
         prompts.render_project(&ProjectPrompt {
             files: vec![ProjectPromptFile::default()],
@@ -114,22 +113,22 @@ impl PromptTemplates {
         Ok(prompts)
     }
 
-    /// The system prompt; `instructions` are the request's or the session's own.
+    /// The system prompt. `instructions` are those of the request or session.
     pub fn render_system(&self, instructions: Option<&str>) -> Result<String> {
         self.render_template("assistant.md.j2", context! { instructions })
     }
 
-    /// What asks a model for the title of a conversation that begins with this message.
+    /// The prompt that asks for a title, given the first message of the conversation.
     pub fn render_title(&self, message: &str) -> Result<String> {
         self.render_template("title.md.j2", context! { message })
     }
 
-    /// What a session's project says.
+    /// The prompt section that describes a session's project.
     pub fn render_project(&self, project: &ProjectPrompt<'_>) -> Result<String> {
         self.render_template("project.md.j2", Value::from(Serde(project)))
     }
 
-    /// What asks a model to go on with the summary of a conversation.
+    /// The prompt that asks for the next summary of a conversation.
     pub fn render_summary(&self, summary: &SummaryPrompt<'_>) -> Result<String> {
         self.render_template("summarize.md.j2", Value::from(Serde(summary)))
     }
@@ -142,10 +141,7 @@ impl PromptTemplates {
 }
 
 fn template_error(file: &Path, error: &dyn std::fmt::Display) -> Error {
-    Error::new(
-        ErrorKind::Internal,
-        format!("the prompt template {} cannot be used: {error}", file.display()),
-    )
+    Error::new(ErrorKind::Internal, format!("prompt template {} failed: {error}", file.display()))
 }
 
 #[cfg(test)]

@@ -1,15 +1,16 @@
-//! The log: set up once, at start. Message text and secrets never go into it.
+//! Logging, set up once at start. Message text and secrets are never logged.
 
 use crate::config::LogFormat;
 use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 
-/// Sends the log to standard error. Fails if the directives cannot be read.
+/// Logs to standard error. Fails if `directives` is not a valid filter.
 pub fn init_logging(directives: &str, format: LogFormat) -> Result<(), String> {
     let filter = EnvFilter::try_new(directives)
         .map_err(|error| format!("RUST_LOG={directives}: {error}"))?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // Standard output is for the results of commands.
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
     let started = match format {

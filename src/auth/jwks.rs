@@ -1,7 +1,7 @@
-//! The keys that an issuer of tokens publishes: fetched when the first token comes, believed for ten
-//! minutes, fetched again when a token names one that is not among them.
+//! Signing keys published by a token issuer (JWKS): fetched when the first token arrives, cached
+//! for ten minutes, and fetched again when a token names an unknown key.
 //!
-//! The address is the operator's; nothing that a token says is ever fetched.
+//! The URL comes from the configuration only. Nothing in a token is ever fetched.
 
 use super::invalid_credentials;
 use super::jwt::config_error;
@@ -16,13 +16,12 @@ use serde_json::Value;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long keys are believed: one that is withdrawn is refused after this long.
+/// How long fetched keys are used. A revoked key is accepted for at most this long.
 const KEY_TTL: Duration = Duration::from_secs(10 * 60);
-/// How long they are believed when they cannot be fetched again.
+/// How long they are used while fetching fails.
 const STALE_KEY_TTL: Duration = Duration::from_secs(60 * 60);
-/// How long fetching them may take.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
-/// The most bytes of a set of keys.
+/// Maximum size of a key set, in bytes.
 const MAX_KEY_SET_BYTES: usize = 1 << 20;
 
 const RSA_ALGORITHMS: &[Algorithm] = &[
@@ -40,49 +39,49 @@ pub(super) struct JwksClient {
     client: Client,
     refetch_interval: Duration,
     cache: Mutex<CachedKeys>,
-    /// Held by whoever fetches them: one does for all.
+    /// Held during a fetch, so that concurrent requests share one.
     fetch_lock: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
 struct CachedKeys {
     keys: Arc<Vec<SigningKey>>,
-    /// When they were fetched.
     fetched_at: Option<Instant>,
-    /// When somebody last tried to fetch them.
+    /// The last attempt, successful or not.
     attempted_at: Option<Instant>,
 }
 
-/// A key and what it is good for.
+/// A key and the algorithms it may verify.
 struct SigningKey {
     id: Option<String>,
     algorithms: Vec<Algorithm>,
     key: DecodingKey,
 }
 
-/// A set whose keys are read one by one: one of a kind that we do not know spoils no other.
+/// A key set whose keys are parsed one by one, so that a key of an unknown type does not invalidate
+/// the others.
 #[derive(Deserialize)]
 struct LenientKeySet {
     keys: Vec<Value>,
 }
 
 impl JwksClient {
-    pub(super) fn new(url: String, pause: Duration) -> Result<Self> {
-        let wants = "JWT_JWKS_URL must be an address that begins with https:// or http://";
+    pub(super) fn new(url: String, refetch_interval: Duration) -> Result<Self> {
+        let message = "JWT_JWKS_URL must be a URL that starts with https:// or http://";
         let url = Url::parse(&url).ok().filter(|url| matches!(url.scheme(), "https" | "http"));
+        // A redirect could lead to a host that the operator did not choose.
         let client =
             Client::builder().timeout(FETCH_TIMEOUT).redirect(redirect::Policy::none()).build();
         Ok(Self {
-            url: url.ok_or_else(|| config_error(wants))?,
+            url: url.ok_or_else(|| config_error(message))?,
             client: client.map_err(Error::internal)?,
-            refetch_interval: pause,
+            refetch_interval,
             cache: Mutex::default(),
             fetch_lock: tokio::sync::Mutex::default(),
         })
     }
 
-    /// The key that a token names, if it is good for its algorithm. A token that names none gets the
-    /// only one that is.
+    /// The key with this id, if it may verify `algorithm`. Without an id, the only key that may.
     pub(super) async fn find_key(
         &self,
         id: Option<&str>,
@@ -91,16 +90,18 @@ impl JwksClient {
         if let Some(key) = self.find_cached_key(id, algorithm, KEY_TTL) {
             return Ok(key);
         }
+        // The key may be newer than the cache: issuers rotate keys and start using them at once.
         self.fetch_if_due().await;
         if let Some(key) = self.find_cached_key(id, algorithm, STALE_KEY_TTL) {
             return Ok(key);
         }
-        let known = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        match known.fetched_at {
-            Some(since) if since.elapsed() < STALE_KEY_TTL => Err(invalid_credentials()),
+        let cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        // With a usable key set the token is at fault, without one the issuer is.
+        match cache.fetched_at {
+            Some(fetched_at) if fetched_at.elapsed() < STALE_KEY_TTL => Err(invalid_credentials()),
             _ => Err(Error::new(
                 ErrorKind::AuthUnavailable,
-                "who is asking cannot be checked at the moment",
+                "credentials cannot be verified at the moment; try again later",
             )),
         }
     }
@@ -109,69 +110,75 @@ impl JwksClient {
         &self,
         id: Option<&str>,
         algorithm: Algorithm,
-        life: Duration,
+        ttl: Duration,
     ) -> Option<DecodingKey> {
-        let known = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        known.fetched_at.filter(|since| since.elapsed() < life)?;
-        let is_meant = |key: &&SigningKey| {
+        let cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        cache.fetched_at.filter(|fetched_at| fetched_at.elapsed() < ttl)?;
+        let is_candidate = |key: &&SigningKey| {
             key.algorithms.contains(&algorithm) && (id.is_none() || key.id.as_deref() == id)
         };
-        let mut meant = known.keys.iter().filter(is_meant);
-        meant.next().filter(|_| meant.next().is_none()).map(|found| found.key.clone())
+        let mut candidates = cache.keys.iter().filter(is_candidate);
+        // More than one candidate is ambiguous; guessing could verify against the wrong key.
+        candidates.next().filter(|_| candidates.next().is_none()).map(|found| found.key.clone())
     }
 
     async fn fetch_if_due(&self) {
-        let asked = Instant::now();
-        let _one = self.fetch_lock.lock().await;
+        let requested_at = Instant::now();
+        let _guard = self.fetch_lock.lock().await;
         {
-            let mut known = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-            // Whoever was before us may have fetched them while we waited; and tokens with invented
-            // names must not make us ask again and again.
-            if known
-                .attempted_at
-                .is_some_and(|tried| tried > asked || tried.elapsed() < self.refetch_interval)
-            {
+            let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+            // Another request may have fetched the keys while this one waited for the lock. And
+            // tokens with made-up key ids must not trigger a request to the issuer each.
+            if cache.attempted_at.is_some_and(|attempted_at| {
+                attempted_at > requested_at || attempted_at.elapsed() < self.refetch_interval
+            }) {
                 return;
             }
-            known.attempted_at = Some(Instant::now());
+            // Recorded before the fetch, so that a failing issuer is not asked more often than a
+            // healthy one.
+            cache.attempted_at = Some(Instant::now());
         }
         match self.fetch_keys().await {
             Ok(keys) => {
-                let mut known = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-                (known.keys, known.fetched_at) = (Arc::new(keys), Some(Instant::now()));
+                let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+                cache.keys = Arc::new(keys);
+                cache.fetched_at = Some(Instant::now());
             }
             Err(error) => {
-                tracing::warn!(error = %error.chain(), "the signing keys were not fetched")
+                tracing::warn!(error = %error.chain(), "fetching the signing keys failed")
             }
         }
     }
 
     async fn fetch_keys(&self) -> Result<Vec<SigningKey>> {
-        let unreadable = |error: reqwest::Error| Error::internal(error.without_url());
-        let answer = self.client.get(self.url.clone()).send().await.map_err(unreadable)?;
-        let mut answer = answer.error_for_status().map_err(unreadable)?;
+        // The URL may contain credentials, so it is not logged.
+        let fetch_failed = |error: reqwest::Error| Error::internal(error.without_url());
+        let response = self.client.get(self.url.clone()).send().await.map_err(fetch_failed)?;
+        let mut response = response.error_for_status().map_err(fetch_failed)?;
         let mut bytes = Vec::new();
-        while let Some(more) = answer.chunk().await.map_err(unreadable)? {
+        // Check the size while reading, not from Content-Length, which may be missing or wrong.
+        while let Some(more) = response.chunk().await.map_err(fetch_failed)? {
             bytes.extend_from_slice(&more);
             if bytes.len() > MAX_KEY_SET_BYTES {
                 return Err(Error::internal("the set of signing keys is too large"));
             }
         }
         let set: LenientKeySet = serde_json::from_slice(&bytes).map_err(Error::internal)?;
-        let known = |key| serde_json::from_value::<Jwk>(key).ok();
+        let parse = |key| serde_json::from_value::<Jwk>(key).ok();
         Ok(set
             .keys
             .into_iter()
-            .filter_map(known)
+            .filter_map(parse)
             .filter_map(|key| parse_signing_key(&key))
             .collect())
     }
 }
 
-/// What a published key is good for; nothing if it is a secret, or for another use.
+/// The algorithms a published key may verify; `None` for symmetric keys and for keys not meant for
+/// signatures.
 fn parse_signing_key(jwk: &Jwk) -> Option<SigningKey> {
     let CommonParameters { public_key_use, key_algorithm, key_id, .. } = &jwk.common;
-    if public_key_use.as_ref().is_some_and(|its_use| *its_use != PublicKeyUse::Signature) {
+    if public_key_use.as_ref().is_some_and(|key_use| *key_use != PublicKeyUse::Signature) {
         return None;
     }
     let mut algorithms = match &jwk.algorithm {
@@ -184,6 +191,7 @@ fn parse_signing_key(jwk: &Jwk) -> Option<SigningKey> {
         AlgorithmParameters::OctetKeyPair(_) => vec![Algorithm::EdDSA],
         _ => return None,
     };
+    // A key that names its algorithm may verify no other one of its family.
     if let Some(only) = key_algorithm {
         algorithms.retain(|algorithm| KeyAlgorithm::from(*algorithm) == *only);
     }

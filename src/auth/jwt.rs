@@ -1,9 +1,9 @@
-//! Tokens that somebody else has signed: with a secret that both know (HS256), or with one of the
-//! keys that they publish (`jwks`).
+//! JSON Web Tokens signed by another party: with a shared secret (HS256), or with a key the issuer
+//! publishes (`jwks`).
 //!
-//! Which algorithms count is ours to say, never the token's: a secret is only good for HS256, a
-//! published key only for its own kind of signature. So `alg: none` is no algorithm, and a public
-//! key is never taken for a secret.
+//! The key decides on the algorithm, never the token: a secret verifies HS256 only, a published key
+//! only its own kind of signature. So `alg: none` is rejected, and a public key is never used as an
+//! HMAC secret.
 
 use super::jwks::JwksClient;
 use super::{Identity, invalid_credentials, parse_user};
@@ -15,24 +15,24 @@ use serde::Deserialize;
 use serde_json::Value;
 use std::time::Duration;
 
-/// How far clocks may be apart, in seconds.
+/// Tolerated clock difference, in seconds.
 const LEEWAY_SECONDS: u64 = 30;
-/// The longest token.
+/// Maximum length of a token, in bytes.
 const MAX_TOKEN_BYTES: usize = 16 << 10;
-/// The shortest secret, in bytes: as long as what HS256 makes of it. A shorter one can be guessed
-/// from any token, offline.
+/// Minimum length of a secret, in bytes: the output size of HS256. A shorter secret could be
+/// brute-forced offline from any token.
 const MIN_SECRET_BYTES: usize = 32;
 
-/// Whose tokens are good.
+/// Which tokens are accepted.
 #[derive(Clone, Default)]
 pub struct JwtSettings {
-    /// The secret of HS256.
+    /// The HS256 secret.
     pub secret: Option<String>,
-    /// Where signing keys are published.
+    /// The URL of the issuer's key set.
     pub jwks_url: Option<String>,
-    /// The issuer that a token must name.
+    /// Required `iss` claim.
     pub issuer: Option<String>,
-    /// The audience that a token must name.
+    /// Required `aud` claim.
     pub audience: Option<String>,
 }
 
@@ -53,11 +53,11 @@ enum JwtKeySource {
     Published(JwksClient),
 }
 
-/// What a token says of its user. What is of another type than it should be is not believed.
+/// The claims that identify a user. Optional ones are ignored if they are not strings.
 #[derive(Deserialize)]
 struct JwtClaims {
     sub: String,
-    /// Seconds since 1970.
+    /// Seconds since 1970. May have a fraction.
     exp: f64,
     email: Option<Value>,
     name: Option<Value>,
@@ -65,35 +65,37 @@ struct JwtClaims {
 }
 
 impl JwtVerifier {
-    /// Errors say what an operator can do.
-    pub(super) fn new(settings: JwtSettings, jwks_pause: Duration) -> Result<Self> {
+    /// Errors tell the operator which setting to correct.
+    pub(super) fn new(settings: JwtSettings, refetch_interval: Duration) -> Result<Self> {
         let JwtSettings { secret, jwks_url, issuer, audience } = settings;
         let keys = match (secret, jwks_url) {
             (Some(secret), None) if secret.len() < MIN_SECRET_BYTES => {
                 return Err(config_error(
-                    "JWT_SECRET must have at least 32 bytes, for else it can be guessed",
+                    "JWT_SECRET must have at least 32 bytes; a shorter secret can be brute-forced",
                 ));
             }
             (Some(secret), None) => {
                 JwtKeySource::Secret(DecodingKey::from_secret(secret.as_bytes()))
             }
-            (None, Some(url)) => JwtKeySource::Published(JwksClient::new(url, jwks_pause)?),
+            (None, Some(url)) => JwtKeySource::Published(JwksClient::new(url, refetch_interval)?),
             _ => {
                 return Err(config_error(
-                    "ECHOIC_AUTH=jwt needs JWT_SECRET or JWT_JWKS_URL, one of them",
+                    "ECHOIC_AUTH=jwt needs either JWT_SECRET or JWT_JWKS_URL",
                 ));
             }
         };
         Ok(Self { keys, issuer, audience })
     }
 
-    /// The user whom a token names.
     pub(super) async fn identify_token(&self, token: &str) -> Result<Identity> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(invalid_credentials());
         }
+        // Nothing in the header is trusted yet: it only selects the key.
         let header = decode_header(token).map_err(|_| invalid_credentials())?;
         let claims = match &self.keys {
+            // The algorithm is fixed here. With a published key the header may choose, but only
+            // among the algorithms of that key (see `find_key`).
             JwtKeySource::Secret(key) => self.decode_claims(token, key, Algorithm::HS256)?,
             JwtKeySource::Published(keys) => {
                 let key = keys.find_key(header.kid.as_deref(), header.alg).await?;
@@ -104,10 +106,12 @@ impl JwtVerifier {
             Some(Value::String(text)) => Some(text),
             _ => None,
         };
+        // Only this exact value grants rights; an unknown role is an ordinary user.
         let is_admin = text(claims.role).as_deref() == Some("admin");
         let scope = if is_admin { AuthScope::Admin } else { AuthScope::Chat };
         let identity = Identity::new(parse_user(&claims.sub)?, scope);
-        // The crate compares whole seconds, so a token is good for all of its last one.
+        // The `jsonwebtoken` crate compares whole seconds, so the token is valid until the end of
+        // its last second.
         let last = (claims.exp as i64).saturating_add(LEEWAY_SECONDS as i64);
         let expires_at = Timestamp::from_millis(last.saturating_add(1).saturating_mul(1000));
         Ok(Identity {
@@ -124,11 +128,13 @@ impl JwtVerifier {
         key: &DecodingKey,
         algorithm: Algorithm,
     ) -> Result<JwtClaims> {
-        // The crate asks for the token's algorithm to be this one, and for the key to be of its kind.
+        // `Validation` requires the token's header to name this algorithm and the key to be of its
+        // family.
         let mut validation = Validation::new(algorithm);
         let mut required = vec!["exp", "sub"];
         validation.leeway = LEEWAY_SECONDS;
         validation.validate_nbf = true;
+        // With validation on and no expected audience, the crate rejects every token that has one.
         validation.validate_aud = self.audience.is_some();
         if let Some(issuer) = &self.issuer {
             validation.set_issuer(&[issuer]);
@@ -138,6 +144,7 @@ impl JwtVerifier {
             validation.set_audience(&[audience]);
             required.push("aud");
         }
+        // Expected claims are only compared if present, so they have to be required as well.
         validation.set_required_spec_claims(&required);
         let decoded =
             decode::<JwtClaims>(token, key, &validation).map_err(|_| invalid_credentials())?;
@@ -145,6 +152,6 @@ impl JwtVerifier {
     }
 }
 
-pub(super) fn config_error(sentence: impl Into<std::borrow::Cow<'static, str>>) -> Error {
-    Error::new(ErrorKind::Internal, sentence)
+pub(super) fn config_error(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
+    Error::new(ErrorKind::Internal, message)
 }

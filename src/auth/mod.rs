@@ -1,9 +1,9 @@
-//! Who is asking: nobody is asked (`none`), a proxy says (`proxy`), a key says (`keys`), or a token
-//! that somebody else has signed (`jwt`).
+//! Authentication: none at all (`none`), by a trusted proxy (`proxy`), by API key (`keys`), or by a
+//! token that another party signed (`jwt`).
 //!
-//! What becomes of a request is an [`Identity`] or a refusal that says the same whatever was wrong.
-//! What the user may then do is judged where it is done (`domain::principal`). Called by the one
-//! layer of `http` that stands before every route.
+//! A request ends up with an [`Identity`] or an error that does not reveal why it was rejected.
+//! Authorization happens where a resource is used (`domain::principal`). Called by the
+//! authentication layer of `http`, which wraps every route.
 
 mod jwks;
 mod jwt;
@@ -27,47 +27,41 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// How users are told apart.
+/// How users are authenticated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AuthMode {
-    /// They are not: everyone is `local`.
+    /// Not at all: every request is made by the user `local`.
     Disabled,
-    /// By the header `X-Forwarded-User` of a trusted proxy.
+    /// By the header `X-Forwarded-User`, accepted from trusted proxies only.
     Proxy,
-    /// By keys that `echoic keys` makes.
+    /// By API keys, created with `echoic keys`.
     Keys,
-    /// By tokens that somebody else has signed.
+    /// By JSON Web Tokens.
     Jwt,
 }
 
-/// Everything there is to set.
 #[derive(Debug, Clone)]
 pub struct AuthSettings {
-    /// How users are told apart.
     pub mode: AuthMode,
-    /// Who may say for whom it asks.
+    /// The proxies whose `X-Forwarded-User` is accepted.
     pub trusted_proxies: Vec<IpNet>,
-    /// Whose tokens are good.
     pub jwt: JwtSettings,
-    /// How long to wait before signing keys are fetched again because of a token that none of them
-    /// has signed.
+    /// Minimum time between two fetches of the signing keys.
     pub jwks_refetch_interval: Duration,
 }
 
-/// A known user, and what they came with.
+/// An authenticated user and what their credentials allow.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// The user.
     pub principal: Principal,
-    /// What their credentials allow.
     pub scope: AuthScope,
-    /// The key that they came with.
+    /// The API key of the request.
     pub key: Option<KeyId>,
-    /// From when on those credentials are no longer good.
+    /// The credentials are rejected from this time on.
     pub expires_at: Option<Timestamp>,
-    /// Their address, where a token told it.
+    /// From a token's claims.
     pub email: Option<String>,
-    /// Their name, where a token told it.
+    /// From a token's claims.
     pub name: Option<String>,
 }
 
@@ -78,19 +72,18 @@ impl Identity {
     }
 }
 
-/// What of a request says who sent it. What cannot be read is refused where it is asked for: the
-/// header of another mode may hold anything.
+/// The parts of a request that may authenticate it. A malformed header is an error only if the
+/// configured mode uses it, since in other modes it may hold anything.
 #[derive(Debug)]
 pub struct RequestCredentials<'a> {
-    /// What `Authorization: Bearer` holds.
+    /// Token of `Authorization: Bearer`.
     pub bearer: Result<Option<&'a str>>,
-    /// What `X-Forwarded-User` holds.
+    /// Value of `X-Forwarded-User`.
     pub forwarded_user: Result<Option<&'a str>>,
-    /// Whom the connection comes from.
+    /// Address of the connection's peer.
     pub peer: IpAddr,
 }
 
-/// Tells who is asking.
 pub struct Authenticator {
     backend: AuthBackend,
     trusted_proxies: Vec<IpNet>,
@@ -104,15 +97,15 @@ enum AuthBackend {
 }
 
 impl Authenticator {
-    /// Asks nobody: everyone is the user `local`.
+    /// Accepts every request as the user `local`.
     pub fn disabled() -> Self {
         let local = Identity::new(UserId::new_unchecked("local"), AuthScope::Chat);
         Self { backend: AuthBackend::Disabled(local), trusted_proxies: Vec::new() }
     }
 
-    /// Errors say what an operator can do.
+    /// Errors tell the operator which setting to correct.
     pub fn new(settings: AuthSettings, store: Arc<dyn Store>) -> Result<Self> {
-        let way = match settings.mode {
+        let backend = match settings.mode {
             AuthMode::Disabled => return Ok(Self::disabled()),
             AuthMode::Proxy => AuthBackend::Proxy,
             AuthMode::Keys => AuthBackend::Keys(KeyVerifier::new(store)),
@@ -121,28 +114,28 @@ impl Authenticator {
                 settings.jwks_refetch_interval,
             )?)),
         };
-        Ok(Self { backend: way, trusted_proxies: settings.trusted_proxies })
+        Ok(Self { backend, trusted_proxies: settings.trusted_proxies })
     }
 
-    /// Whether nobody is asked who they are.
     pub fn is_disabled(&self) -> bool {
         matches!(self.backend, AuthBackend::Disabled(_))
     }
 
-    /// Whether a page that lets its own name point at this server could speak in its reader's name:
-    /// where the network is what lets somebody in, and nothing that the page would have to know.
+    /// Whether reaching the server over the network is enough to be let in. In that case `Host`
+    /// must be checked: a web page whose domain resolves to the server's address (DNS rebinding)
+    /// could otherwise act as its visitor.
     pub fn is_network_based(&self) -> bool {
         matches!(self.backend, AuthBackend::Disabled(_) | AuthBackend::Proxy)
     }
 
-    /// Whether an address is that of a trusted proxy.
     pub fn is_trusted_proxy(&self, peer: IpAddr) -> bool {
+        // A dual-stack socket reports IPv4 peers as `::ffff:a.b.c.d`, which no IPv4 network
+        // contains.
         let peer = peer.to_canonical();
         self.trusted_proxies.iter().any(|network| network.contains(&peer))
     }
 
-    /// The user who sent a request. Errors: `unauthenticated`, `auth_unavailable`,
-    /// `store_unavailable`.
+    /// Authenticates a request. Errors: `unauthenticated`, `auth_unavailable`, `store_unavailable`.
     pub async fn identify(&self, credentials: RequestCredentials<'_>) -> Result<Identity> {
         match &self.backend {
             AuthBackend::Disabled(local) => Ok(local.clone()),
@@ -156,19 +149,21 @@ impl Authenticator {
         }
     }
 
-    /// Whether the credentials of somebody who was let in are good still: not expired, not revoked.
-    /// Errors: `store_unavailable`.
+    /// Whether credentials accepted earlier are still valid: neither expired nor revoked. Checked
+    /// by long-lived streams and when a ticket is redeemed. Errors: `store_unavailable`.
     pub async fn is_still_valid(&self, identity: &Identity) -> Result<bool> {
         if identity.expires_at.is_some_and(|end| end <= clock::now()) {
             return Ok(false);
         }
         match (&self.backend, &identity.key) {
+            // Tokens cannot be revoked, and the proxy decides per request; only a key can
+            // disappear.
             (AuthBackend::Keys(keys), Some(key)) => keys.has_key(key).await,
             _ => Ok(true),
         }
     }
 
-    /// Writes down when keys were used, now and then, until told to stop.
+    /// Writes the last-used times of keys to the store until `stop` is cancelled.
     pub async fn run_use_recorder(self: Arc<Self>, stop: CancellationToken) {
         if let AuthBackend::Keys(keys) = &self.backend {
             keys.run_use_recorder(stop).await;
@@ -176,8 +171,9 @@ impl Authenticator {
     }
 
     fn identify_forwarded(&self, credentials: RequestCredentials<'_>) -> Result<Identity> {
-        // Anybody can write a header: it only counts from those who are trusted to check it.
+        // Any client can send the header; only a trusted proxy is known to have set it.
         if !self.is_trusted_proxy(credentials.peer) {
+            // The same answer as without the header: it does not reveal which proxies are trusted.
             return Err(missing_credentials());
         }
         let user = parse_user(credentials.forwarded_user?.ok_or_else(missing_credentials)?)?;
@@ -185,18 +181,17 @@ impl Authenticator {
     }
 }
 
-/// A user's name as credentials spell it. The sender of all replies is no user.
+/// Parses the user id in credentials. `assistant` is reserved for replies.
 fn parse_user(text: &str) -> Result<UserId> {
     let user = UserId::parse("user", text).map_err(|_| invalid_credentials())?;
     if user == UserId::assistant() { Err(invalid_credentials()) } else { Ok(user) }
 }
 
-/// The refusal of a request that says nothing of who sent it.
 pub fn missing_credentials() -> Error {
-    Error::new(ErrorKind::Unauthenticated, "this needs credentials")
+    Error::new(ErrorKind::Unauthenticated, "credentials are required")
 }
 
-/// The refusal of credentials, which does not tell what is wrong with them.
+/// Deliberately says nothing about what is wrong with the credentials.
 pub fn invalid_credentials() -> Error {
-    Error::new(ErrorKind::Unauthenticated, "these credentials are not valid")
+    Error::new(ErrorKind::Unauthenticated, "the credentials are invalid")
 }

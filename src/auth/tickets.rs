@@ -1,6 +1,6 @@
-//! Tickets: for `EventSource`, which cannot send headers. Whoever has credentials gets one that
-//! stands for them once, within a minute. The store has its SHA-256 only, so that any instance can
-//! take it and nobody who reads the store can.
+//! Tickets authenticate `EventSource` requests, which cannot send headers. An authenticated client
+//! gets a ticket that replaces its credentials once, within a minute. The store keeps only its
+//! SHA-256 digest: any instance can redeem it, but reading the store does not reveal it.
 
 use super::{Identity, invalid_credentials};
 use crate::domain::key::{AuthScope, KeyId};
@@ -15,25 +15,25 @@ use sha2::{Digest, Sha256};
 const TICKET_PREFIX: &str = "tk_";
 /// Random bytes of a ticket.
 const SECRET_BYTES: usize = 32;
-/// How long it is good, in milliseconds.
+/// Validity, in milliseconds.
 const TICKET_TTL_MILLIS: i64 = 60_000;
-/// Longer ones are none.
+/// Longer strings are rejected without a look at the store.
 const MAX_TICKET_BYTES: usize = 64;
 
-/// Whom a ticket stands for.
+/// The stored identity of a ticket's owner.
 #[derive(Serialize, Deserialize)]
 struct TicketIdentity {
     user: String,
     scope: String,
-    /// The id of the key that it was got with.
+    /// Id of the API key that the ticket was issued for.
     key: Option<String>,
-    /// From when on what it was got with is no longer good, in milliseconds.
+    /// Expiry of the credentials that the ticket was issued for, in milliseconds since 1970.
     expires_at: Option<i64>,
     email: Option<String>,
     name: Option<String>,
 }
 
-/// A ticket for somebody: its text, and until when it is good.
+/// Issues a ticket. Returns its text and expiry.
 pub async fn issue_ticket(
     store: &(impl KeyStore + ?Sized),
     identity: &Identity,
@@ -42,7 +42,8 @@ pub async fn issue_ticket(
     let mut secret = [0; SECRET_BYTES];
     getrandom::fill(&mut secret).map_err(Error::internal)?;
     let text = format!("{TICKET_PREFIX}{}", URL_SAFE_NO_PAD.encode(secret));
-    let holder = TicketIdentity {
+    // The whole identity is stored, since the request that redeems the ticket carries nothing else.
+    let owner = TicketIdentity {
         user: identity.principal.user.to_string(),
         scope: identity.scope.as_str().to_owned(),
         key: identity.key.as_ref().map(KeyId::to_string),
@@ -50,15 +51,13 @@ pub async fn issue_ticket(
         email: identity.email.clone(),
         name: identity.name.clone(),
     };
-    let holder = serde_json::to_string(&holder).map_err(Error::internal)?;
+    let owner = serde_json::to_string(&owner).map_err(Error::internal)?;
     let expires_at = Timestamp::from_millis(now.as_millis() + TICKET_TTL_MILLIS);
-    store
-        .add_ticket(StoredTicket { digest: digest_ticket(&text), owner: holder, expires_at }, now)
-        .await?;
+    store.add_ticket(StoredTicket { digest: digest_ticket(&text), owner, expires_at }, now).await?;
     Ok((text, expires_at))
 }
 
-/// Whom a ticket stands for; from here on it is nobody's. Errors: `unauthenticated`.
+/// Redeems a ticket; it cannot be used again. Errors: `unauthenticated`.
 pub async fn redeem_ticket(
     store: &(impl KeyStore + ?Sized),
     text: &str,
@@ -68,16 +67,17 @@ pub async fn redeem_ticket(
         return Err(invalid_credentials());
     }
     let ticket = store.redeem_ticket(&digest_ticket(text)).await?;
+    // The store may keep expired tickets for a while. Redeeming has removed this one either way.
     let ticket = ticket.filter(|ticket| now < ticket.expires_at).ok_or_else(invalid_credentials)?;
-    let holder: TicketIdentity =
+    let owner: TicketIdentity =
         serde_json::from_str(&ticket.owner).map_err(Error::store_unavailable)?;
-    let scope = AuthScope::from_name(&holder.scope).ok_or_else(invalid_credentials)?;
-    let identity = Identity::new(UserId::new_unchecked(holder.user), scope);
+    let scope = AuthScope::from_name(&owner.scope).ok_or_else(invalid_credentials)?;
+    let identity = Identity::new(UserId::new_unchecked(owner.user), scope);
     Ok(Identity {
-        key: holder.key.map(KeyId::new_unchecked),
-        expires_at: holder.expires_at.map(Timestamp::from_millis),
-        email: holder.email,
-        name: holder.name,
+        key: owner.key.map(KeyId::new_unchecked),
+        expires_at: owner.expires_at.map(Timestamp::from_millis),
+        email: owner.email,
+        name: owner.name,
         ..identity
     })
 }

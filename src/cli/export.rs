@@ -1,4 +1,4 @@
-//! `echoic export`: sessions from the store into a file, also while a server runs.
+//! `echoic export`: writes sessions to a file. Works while a server is running.
 
 use super::progress;
 use crate::app;
@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
-/// Exports as told. A reader of standard output that has enough ends it quietly.
+/// If standard output is a pipe whose reader stops reading, the export ends without an error.
 pub(super) fn run_export(args: ExportArgs) -> Result<(), String> {
     let runtime = super::build_runtime()?;
     let mut target = ExportTarget::open_target(args.output.as_deref())?;
@@ -27,18 +27,18 @@ pub(super) fn run_export(args: ExportArgs) -> Result<(), String> {
     }
 }
 
-/// Why an export ended before its end.
+/// Why an export ended early.
 enum ExportStop {
     ReaderClosed,
     Failed(String),
 }
 
-/// How many sessions were written.
+/// Returns the number of sessions written.
 async fn write_export(args: &ExportArgs, target: &mut ExportTarget) -> Result<usize, ExportStop> {
     let failed = |error: crate::error::Error| ExportStop::Failed(error.chain().to_string());
     let store = app::open_read_only(&args.database_url).await.map_err(failed)?;
-    // Whoever can read the store's file may read all of it.
-    let who = Principal { user: args.user.clone(), is_admin: true };
+    // Access to the database file is access to everything in it, so the command runs as an admin.
+    let principal = Principal { user: args.user.clone(), is_admin: true };
     let which = match (&args.session, &args.project) {
         (Some(id), _) => ExportScope::Session(id.clone()),
         (None, Some(id)) => ExportScope::Project(id.clone()),
@@ -50,12 +50,13 @@ async fn write_export(args: &ExportArgs, target: &mut ExportTarget) -> Result<us
         ExportFormatArg::Markdown => ExportFormat::Markdown,
     };
     let mut export =
-        SessionExporter::open(store.clone(), who, which, format).await.map_err(failed)?;
+        SessionExporter::open(store.clone(), principal, which, format).await.map_err(failed)?;
     let bar = progress::build_session_bar(export.sessions_remaining(), target.is_terminal());
     while let Some(piece) = export.next_chunk().await.map_err(failed)? {
         target.write_bytes(&piece)?;
         bar.set_position(export.sessions_started() as u64);
     }
+    // The file must be on disk before it is renamed over an older export.
     target.flush()?;
     bar.finish_and_clear();
     store.close().await;
@@ -63,19 +64,20 @@ async fn write_export(args: &ExportArgs, target: &mut ExportTarget) -> Result<us
 }
 
 fn print_summary(args: &ExportArgs, sessions: usize) {
-    let mut told = io::stderr();
+    let mut stderr = io::stderr();
     let _ = match (&args.output, sessions) {
         (_, 0) => writeln!(
-            told,
-            "echoic: there was nothing to export of the user {}; --user names another",
+            stderr,
+            "echoic: user {} has nothing to export; choose another user with --user",
             args.user
         ),
-        (Some(file), _) => writeln!(told, "{sessions} sessions written to {}", file.display()),
+        (Some(file), _) => writeln!(stderr, "{sessions} sessions written to {}", file.display()),
         (None, _) => Ok(()),
     };
 }
 
-/// Where the text goes. A file is written beside its place and put there once it is whole.
+/// The destination. A file is written next to its path and renamed once it is complete, so that a
+/// failed export never replaces an older one.
 enum ExportTarget {
     Stdout(io::Stdout),
     File { file: File, partial_path: PathBuf, path: PathBuf },
@@ -85,6 +87,7 @@ impl ExportTarget {
     fn open_target(place: Option<&Path>) -> Result<Self, String> {
         let Some(place) = place else { return Ok(Self::Stdout(io::stdout())) };
         let mut part = place.as_os_str().to_owned();
+        // In the same folder, because a rename across file systems would fail.
         part.push(".part");
         let part = PathBuf::from(part);
         let file = File::create(&part).map_err(|error| write_error(&part, &error))?;
@@ -113,6 +116,7 @@ impl ExportTarget {
 
     fn to_export_stop(&self, error: &io::Error) -> ExportStop {
         match self {
+            // For example `echoic export | head`.
             Self::Stdout(_) if error.kind() == ErrorKind::BrokenPipe => ExportStop::ReaderClosed,
             Self::Stdout(_) => {
                 ExportStop::Failed(format!("cannot write to standard output: {error}"))
@@ -128,6 +132,7 @@ impl ExportTarget {
 
     fn discard(self) {
         if let Self::File { partial_path: part, .. } = self {
+            // Best effort: the export has failed already, and that error is the one to report.
             let _ = std::fs::remove_file(part);
         }
     }

@@ -1,5 +1,5 @@
-//! `echoic keys`: keys of the API made, listed and revoked, beside a running server or before there
-//! is one.
+//! `echoic keys`: creates, lists and revokes API keys. Works while a server is running, and before
+//! there is one.
 
 use super::output::sanitize_cell;
 use super::sessions::{MAX_CELL_CHARS, format_minute};
@@ -15,35 +15,35 @@ use std::io::{self, Write};
 
 const COLUMNS: [&str; 7] = ["ID", "NAME", "USER", "SCOPE", "CREATED", "EXPIRES", "LAST USED"];
 
-/// Does what the command asks for.
 pub(super) fn run_keys(command: KeysCommand) -> Result<(), String> {
     let KeysCommand { database_url, task } = command;
-    let told = super::build_runtime()?.block_on(async {
+    let output = super::build_runtime()?.block_on(async {
         match task {
             KeysTask::Create(args) => create_key(&database_url, args).await,
             KeysTask::List { json } => list_keys(&database_url, json).await,
             KeysTask::Revoke { id } => revoke_key(&database_url, &id).await,
         }
     })?;
-    writeln!(io::stdout(), "{told}").map_err(|error| error.to_string())
+    writeln!(io::stdout(), "{output}").map_err(|error| error.to_string())
 }
 
-/// The key stands alone on standard output, so that a script can take it.
+/// Standard output receives the key alone, so that a script can capture it.
 async fn create_key(url: &DatabaseUrl, args: NewKeyArgs) -> Result<String, String> {
     let now = clock::now();
     let scope = if args.admin { AuthScope::Admin } else { args.scope };
-    let expires_at = args.expires.map(|life| {
-        let life = i64::try_from(life.as_millis()).unwrap_or(i64::MAX);
-        Timestamp::from_millis(now.as_millis().saturating_add(life))
+    let expires_at = args.expires.map(|validity| {
+        let validity = i64::try_from(validity.as_millis()).unwrap_or(i64::MAX);
+        Timestamp::from_millis(now.as_millis().saturating_add(validity))
     });
     let terms = NewApiKey { user: args.user, name: args.name, scope, expires_at };
     let (text, stored) = generate_key(terms, now).map_err(format_error)?;
-    let (id, user) = (stored.key.id.clone(), stored.key.user.clone());
+    let id = stored.key.id.clone();
+    let user = stored.key.user.clone();
     let store = open_shared(url).await.map_err(format_error)?;
     let added = store.add_key(stored).await;
     store.close().await;
     added.map_err(format_error)?;
-    let note = format!("key {id} of {user}: keep it, it cannot be shown again");
+    let note = format!("created key {id} for {user}: store it now, it cannot be shown again");
     let _ = writeln!(io::stderr(), "{note}");
     Ok(text)
 }
@@ -70,8 +70,8 @@ async fn revoke_key(url: &DatabaseUrl, id: &KeyId) -> Result<String, String> {
     let revoked = store.revoke_key(id).await;
     store.close().await;
     match revoked.map_err(format_error)? {
-        true => Ok(format!("key {id} is revoked; running servers refuse it from now on")),
-        false => Err(format!("there is no key {id}; echoic keys list shows those there are")),
+        true => Ok(format!("key {id} is revoked; running servers reject it from now on")),
+        false => Err(format!("there is no key {id}; echoic keys list shows all keys")),
     }
 }
 

@@ -1,6 +1,7 @@
-//! `echoic memory`: what the model would be told next in a session, piece by piece, and how that
-//! fills its context window. It only looks, so it works beside a running server and asks no
-//! provider. What the running server has learned of its models' token counts it does not know.
+//! `echoic memory`: prints the next prompt of a session, section by section, with token counts and
+//! their share of the context window. It only reads the store, so it works while a server is
+//! running and calls no provider. Token corrections that a running server has learned are not
+//! applied.
 
 use super::output::{fit_to_terminal, print_line, sanitize_cell};
 use crate::app::{build_read_only_memory, open_read_only};
@@ -17,16 +18,16 @@ use serde::Deserialize;
 use serde_json::Value;
 use std::sync::Arc;
 
-/// How much of a text is shown, in characters.
+/// Characters of a section's text that are shown.
 const MAX_TEXT_CHARS: usize = 72;
-/// How long the bar is, in characters.
+/// Width of the bar, in characters.
 const BAR_WIDTH: usize = 64;
-/// How many of the newest messages are looked at for a reply.
+/// How many of the newest messages are searched for a reply, to find its model.
 const RECENT_MESSAGES: u32 = 10;
-/// The model where nobody names one and none has answered yet.
+/// Model to assume if none is given and no reply exists.
 const FALLBACK_MODEL: &str = "default";
 
-/// What is shown of a preview, as the API spells it.
+/// The fields of the API's memory preview that are shown.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct PreviewResponse {
@@ -50,7 +51,6 @@ struct PreviewSection {
     text: String,
 }
 
-/// Prints the memory that the command asks for.
 pub(super) fn run_memory(command: &MemoryCommand) -> Result<(), String> {
     let found = super::build_runtime()?.block_on(load_preview(command));
     let (session, preview) = found.map_err(|error| error.chain().to_string())?;
@@ -61,7 +61,7 @@ pub(super) fn run_memory(command: &MemoryCommand) -> Result<(), String> {
     print_line(&format_report(&session, &preview))
 }
 
-/// The session, and its preview as the API gives it.
+/// The session and its preview, as the API returns it.
 async fn load_preview(command: &MemoryCommand) -> Result<(Session, Value)> {
     let store = open_read_only(&command.database_url).await?;
     let found = build_preview(&store, command).await;
@@ -73,12 +73,13 @@ async fn build_preview(
     store: &Arc<dyn Store>,
     command: &MemoryCommand,
 ) -> Result<(Session, Value)> {
-    // Whoever can read the store may read all of it.
+    // Access to the database is access to everything in it.
     let session =
         store.get_session(&Principal::server(), &command.session, AccessLevel::Owner).await?;
     if command.user.as_ref().is_some_and(|user| *user != session.owner) {
         return Err(Error::new(ErrorKind::SessionNotFound, "this user has no such session"));
     }
+    // The same validation as for a posted message, without its size limit.
     let read = |text: &String| {
         let (parts, kind) = (MessageParts::default(), MessageType::Text);
         MessageBody::parse("message", text.clone(), parts, kind, usize::MAX)
@@ -97,7 +98,7 @@ async fn build_preview(
     Ok((session, serde_json::to_value(preview).map_err(Error::internal)?))
 }
 
-/// The model that answered last.
+/// The model of the newest reply.
 async fn find_last_model(store: &dyn Store, session: &Session) -> Result<Option<String>> {
     let query = MessageQuery {
         view: MessageView::Path,
@@ -115,13 +116,14 @@ fn format_report(session: &Session, preview: &PreviewResponse) -> String {
     let model = sanitize_cell(model, MAX_TEXT_CHARS);
     format!(
         "{title} ({owner}): strategy {strategy}, model {model}\n\n{}\n\n\
-         {prompt_tokens} tokens; the next turn will begin with the first {cacheable_prefix_tokens} of them\n{}",
+         {prompt_tokens} tokens, of which the next turn repeats the first {cacheable_prefix_tokens} \
+         (cacheable)\n{}",
         build_table(&preview.pieces).trim_fmt(),
         format_budget(preview),
     )
 }
 
-/// The pieces in the order in which they are sent.
+/// The sections in the order in which they are sent.
 fn build_table(pieces: &[PreviewSection]) -> Table {
     let has_scores = pieces.iter().any(|piece| piece.score.is_some());
     let columns = ["KIND", "ROLE", "TOKENS", "SCORE", "TEXT"];
@@ -150,8 +152,8 @@ fn format_row(piece: &PreviewSection) -> [String; 5] {
         sanitize_cell(&plain.split_whitespace().collect::<Vec<_>>().join(" "), MAX_TEXT_CHARS);
     let text = match piece.images {
         0 => text,
-        1 => format!("[1 picture] {text}"),
-        images => format!("[{images} pictures] {text}"),
+        1 => format!("[1 image] {text}"),
+        images => format!("[{images} images] {text}"),
     };
     let score = piece.score.map_or_else(String::new, |score| format!("{score:.2}"));
     [piece.kind.clone(), piece.role.clone(), piece.tokens.to_string(), score, text]
@@ -164,7 +166,7 @@ struct WindowShare {
     tokens: u32,
 }
 
-/// A bar of the context window, and what each part of it takes.
+/// A bar of the context window, with a legend.
 fn format_budget(preview: &PreviewResponse) -> String {
     let shares = compute_shares(preview);
     let width = shares.iter().map(|share| share.tokens.to_string().len()).max().unwrap_or(0);
@@ -177,7 +179,8 @@ fn format_budget(preview: &PreviewResponse) -> String {
     text
 }
 
-/// Each kind of pieces, what lies around them, what is kept for the reply, and what is left.
+/// The parts of the context window: each kind of section, the overhead of messages, the reserve for
+/// the reply, and the rest.
 fn compute_shares(preview: &PreviewResponse) -> Vec<WindowShare> {
     let mut shares: Vec<WindowShare> = Vec::new();
     for piece in &preview.pieces {
@@ -193,30 +196,31 @@ fn compute_shares(preview: &PreviewResponse) -> Vec<WindowShare> {
             }
         }
     }
-    let told: u32 = shares.iter().map(|share| share.tokens).sum();
-    let taken = preview.prompt_tokens.saturating_add(preview.reply_reserve);
+    let listed: u32 = shares.iter().map(|share| share.tokens).sum();
+    let used = preview.prompt_tokens.saturating_add(preview.reply_reserve);
     let share =
         |mark, name: &str, tokens| WindowShare { symbol: mark, name: name.to_owned(), tokens };
-    shares.push(share('+', "marks", preview.prompt_tokens.saturating_sub(told)));
+    shares.push(share('+', "overhead", preview.prompt_tokens.saturating_sub(listed)));
     shares.push(share('=', "reply", preview.reply_reserve));
-    shares.push(share('.', "free", preview.context_window.saturating_sub(taken)));
+    shares.push(share('.', "free", preview.context_window.saturating_sub(used)));
     shares
 }
 
-/// The first letter of a kind that no other one has.
+/// The first letter of a kind that is not in use yet.
 fn choose_symbol(kind: &str, taken: &[WindowShare]) -> char {
     let is_free = |letter: &char| taken.iter().all(|share| share.symbol != *letter);
     kind.chars().map(|letter| letter.to_ascii_uppercase()).find(is_free).unwrap_or('?')
 }
 
-/// So many characters in all, at least one for each share that is not empty.
+/// Renders [`BAR_WIDTH`] characters, at least one for each part that is not empty.
 fn render_bar(shares: &[WindowShare], window: u32) -> String {
     let cells = |tokens: u32| {
         let exact = u64::from(tokens) * BAR_WIDTH as u64 / u64::from(window.max(1));
+        // Even a small part gets a character, so that the legend matches the bar.
         (exact as usize).max(usize::from(tokens > 0))
     };
     let mut widths: Vec<usize> = shares.iter().map(|share| cells(share.tokens)).collect();
-    // Rounding is made up for where it is seen least.
+    // Correct the rounding in the widest part, where it is least visible.
     while widths.iter().sum::<usize>() != BAR_WIDTH {
         let is_short = widths.iter().sum::<usize>() < BAR_WIDTH;
         let Some(widest) = widths.iter_mut().max() else { break };

@@ -1,4 +1,5 @@
-//! `echoic migrate`: everything from one store into another, compared there, and told.
+//! `echoic migrate`: copies everything from SQLite to MongoDB, verifies the copy and prints a
+//! report.
 
 use super::progress::MessageProgress;
 use crate::app::open_for_migration;
@@ -15,12 +16,12 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use std::io::{self, Write};
 use std::time::Instant;
 
-/// Sessions that move at the same time: while one waits for a majority, others go on.
+/// Sessions migrated concurrently: while one waits for a write majority, others proceed.
 const CONCURRENT_SESSIONS: usize = 8;
-/// Ids that are read at once.
+/// Session ids read at a time.
 const ID_PAGE_SIZE: u32 = 256;
 
-/// Moves what the command names. Errors say what is not moved, and what to do.
+/// Errors say what was not migrated and what to do.
 pub(super) fn run_migrate(args: &MigrateArgs) -> Result<(), String> {
     super::build_runtime()?.block_on(migrate_database(args))
 }
@@ -29,29 +30,32 @@ async fn migrate_database(args: &MigrateArgs) -> Result<(), String> {
     let (from, to) = open_for_migration(&args.from, &args.to)
         .await
         .map_err(|error| error.chain().to_string())?;
-    let (started, source) = (Instant::now(), from.describe_location());
-    let moved = migrate_all(&*from, &*to).await;
+    let started = Instant::now();
+    let source = from.describe_location();
+    let report = migrate_all(&*from, &*to).await;
+    // Also after an error: the target holds connections and the source a lock on the file.
     from.disconnect().await;
     to.disconnect().await;
-    let moved = moved.map_err(|error| {
-        // What a store's sentence says of "nothing" goes for one step, not for the whole move.
-        let why = error.source.as_ref().map_or(error.message.to_string(), ToString::to_string);
-        format!("the move stopped: {why}; the same command goes on from there")
+    let report = report.map_err(|error| {
+        // The store's sentence says that nothing was changed. That is true of the failed step, not
+        // of the migration, so only its cause is printed.
+        let cause = error.source.as_ref().map_or(error.message.to_string(), ToString::to_string);
+        format!("migration failed: {cause}; run the same command again to continue")
     })?;
-    let told = format_report(&moved, started);
-    // A pipe that nobody reads any more does not change what was done.
-    let _ = write!(io::stdout(), "{told}");
-    moved.check_complete(&source)
+    let text = format_report(&report, started);
+    // A closed pipe does not change the outcome of the migration.
+    let _ = write!(io::stdout(), "{text}");
+    report.check_complete(&source)
 }
 
-/// What was moved.
+/// The progress and outcome of a migration.
 #[derive(Default)]
 struct MigrationReport {
-    /// What there was to move, as the source counts it.
+    /// The source's totals, by its own counters.
     source: StoreTotals,
-    /// What was read back from the target, and is equal.
+    /// Totals of what was read back from the target and found equal.
     verified: StoreTotals,
-    /// Sessions that were not there before.
+    /// Sessions that the target did not have yet.
     new_sessions: u64,
     different_sessions: Vec<SessionId>,
     different_projects: Vec<ProjectId>,
@@ -66,52 +70,56 @@ async fn migrate_all(
 ) -> Result<MigrationReport> {
     let source = from.count_totals().await?;
     let StoreTotals { sessions, messages, .. } = source;
-    let (out, into) = (from.describe_location(), to.describe_location());
+    let location = from.describe_location();
+    let target = to.describe_location();
     let _ = writeln!(
         io::stderr(),
-        "moving {sessions} sessions with {messages} messages from {out} to {into}"
+        "migrating {sessions} sessions with {messages} messages from {location} to {target}"
     );
-    let (now, mut moved, mut behind) =
-        (clock::now(), MigrationReport { source, ..MigrationReport::default() }, None);
+    let now = clock::now();
+    let mut report = MigrationReport { source, ..MigrationReport::default() };
     for stored in from.list_keys().await? {
         match migrate_key(to, &stored).await? {
-            true => moved.verified.keys += 1,
-            false => moved.different_keys.push(stored.key.id),
+            true => report.verified.keys += 1,
+            false => report.different_keys.push(stored.key.id),
         }
     }
-    let mut booked = None;
+    // Page by page, since a ledger has a row per turn.
+    let mut last_turn = None;
     loop {
-        let page = migrate_ledger(from, to, booked.as_ref()).await?;
+        let page = migrate_ledger(from, to, last_turn.as_ref()).await?;
         let Some((last, _)) = page.last() else { break };
-        booked = Some(last.turn_id.clone());
+        last_turn = Some(last.turn_id.clone());
         let equal = page.iter().filter(|(_, is_equal)| *is_equal).count() as u64;
-        moved.verified.usage += equal;
-        moved.different_turns += page.len() as u64 - equal;
+        // An entry that exists with other values is the target's own and is not overwritten.
+        report.verified.usage += equal;
+        report.different_turns += page.len() as u64 - equal;
     }
-    // Before their sessions, which read them.
+    // Projects first, since sessions refer to them.
     for id in from.list_project_ids().await? {
         match migrate_project(from, to, &id).await? {
-            ProjectMigrationOutcome::Equal => moved.verified.projects += 1,
-            ProjectMigrationOutcome::Differs => moved.different_projects.push(id),
+            ProjectMigrationOutcome::Equal => report.verified.projects += 1,
+            ProjectMigrationOutcome::Differs => report.different_projects.push(id),
         }
     }
     let progress = MessageProgress::new(messages);
+    let mut last_session = None;
     loop {
-        let ids = from.list_session_ids(behind.as_ref(), ID_PAGE_SIZE).await?;
+        let ids = from.list_session_ids(last_session.as_ref(), ID_PAGE_SIZE).await?;
         let Some(last) = ids.last() else { break };
-        behind = Some(last.clone());
-        let passed = |messages| progress.advance(messages);
-        let moving = ids.into_iter().map(|id| async {
-            let outcome = migrate_session(from, to, &id, now, &passed).await?;
+        last_session = Some(last.clone());
+        let on_progress = |messages| progress.advance(messages);
+        let migrations = ids.into_iter().map(|id| async {
+            let outcome = migrate_session(from, to, &id, now, &on_progress).await?;
             Ok::<_, Error>((id, outcome))
         });
-        let mut outcomes = stream::iter(moving).buffer_unordered(CONCURRENT_SESSIONS);
+        let mut outcomes = stream::iter(migrations).buffer_unordered(CONCURRENT_SESSIONS);
         while let Some((id, outcome)) = outcomes.try_next().await? {
-            moved.add_outcome(id, outcome);
+            report.add_outcome(id, outcome);
         }
     }
     progress.finish();
-    Ok(moved)
+    Ok(report)
 }
 
 impl MigrationReport {
@@ -133,31 +141,33 @@ impl MigrationReport {
     fn check_complete(&self, source: &str) -> Result<(), String> {
         let left = self.different_sessions.len() + self.too_large_sessions.len();
         if left > 0 {
-            return Err(format!("{left} of {} sessions were not moved", self.source.sessions));
+            return Err(format!("{left} of {} sessions were not migrated", self.source.sessions));
         }
         let left = self.different_projects.len();
         if left > 0 {
-            return Err(format!("{left} of {} projects were not moved", self.source.projects));
+            return Err(format!("{left} of {} projects were not migrated", self.source.projects));
         }
         let left = self.different_keys.len();
         if left > 0 {
-            return Err(format!("{left} of {} keys were not moved", self.source.keys));
+            return Err(format!("{left} of {} keys were not migrated", self.source.keys));
         }
         if self.different_turns > 0 {
-            return Err(format!("the use of {} turns was not moved", self.different_turns));
+            return Err(format!("the usage of {} turns was not migrated", self.different_turns));
         }
+        // Every part is equal, so the source's counters must be wrong. Keep the file for an
+        // investigation.
         if self.verified != self.source {
             return Err(format!(
-                "the counts differ although every session was compared: {source} contradicts itself; \
-                 keep it"
+                "the totals differ although every session is equal: the counters of {source} are \
+                 inconsistent; keep it"
             ));
         }
         Ok(())
     }
 }
 
-/// The table at the end, and what is not in it.
-fn format_report(moved: &MigrationReport, started: Instant) -> String {
+/// The table of counts, followed by what was not migrated.
+fn format_report(report: &MigrationReport, started: Instant) -> String {
     let line =
         |name: &str, source: u64, verified: u64| format!("{name:<10}{source:>14}{verified:>14}\n");
     let MigrationReport {
@@ -169,30 +179,30 @@ fn format_report(moved: &MigrationReport, started: Instant) -> String {
         different_keys,
         too_large_sessions: too_large,
         ..
-    } = moved;
-    let mut told = format!("{:<10}{:>14}{:>14}\n", "", "source", "verified");
-    told += &line("keys", source.keys, verified.keys);
-    told += &line("usage", source.usage, verified.usage);
-    told += &line("projects", source.projects, verified.projects);
-    told += &line("sessions", source.sessions, verified.sessions);
-    told += &line("messages", source.messages, verified.messages);
-    told += &line("nodes", source.nodes, verified.nodes);
-    told += &format!(
-        "{new} sessions moved, {} were there already, in {:.1} s\n",
+    } = report;
+    let mut text = format!("{:<10}{:>14}{:>14}\n", "", "source", "verified");
+    text += &line("keys", source.keys, verified.keys);
+    text += &line("usage", source.usage, verified.usage);
+    text += &line("projects", source.projects, verified.projects);
+    text += &line("sessions", source.sessions, verified.sessions);
+    text += &line("messages", source.messages, verified.messages);
+    text += &line("nodes", source.nodes, verified.nodes);
+    text += &format!(
+        "{new} sessions migrated, {} already present, in {:.1} s\n",
         verified.sessions - new,
         started.elapsed().as_secs_f64()
     );
     for id in different {
-        told += &format!("left alone, because it differs in the target: {id}\n");
+        text += &format!("skipped, differs in the target: {id}\n");
     }
     for id in different_projects {
-        told += &format!("left alone, because it differs in the target: project {id}\n");
+        text += &format!("skipped, differs in the target: project {id}\n");
     }
     for id in different_keys {
-        told += &format!("left alone, because it differs in the target: key {id}\n");
+        text += &format!("skipped, differs in the target: key {id}\n");
     }
     for id in too_large {
-        told += &format!("not moved, because a message is too large for the target: {id}\n");
+        text += &format!("skipped, a message is too large for the target: {id}\n");
     }
-    told
+    text
 }

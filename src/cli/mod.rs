@@ -1,4 +1,4 @@
-//! What the `echoic` program does. One file per command.
+//! The commands of the `echoic` program, one file each.
 
 mod export;
 mod import;
@@ -14,11 +14,12 @@ use crate::config::{Cli, CliCommand, ConfigError};
 use std::io::Write;
 use std::process::ExitCode;
 
-/// Reads the command line and carries it out. Exit codes: 0 done, 1 failed, 2 cannot be done as
-/// asked.
+/// Parses the command line and runs the command. Exit codes: 0 success, 1 failure, 2 usage or
+/// configuration error.
 pub fn run_cli() -> ExitCode {
     let (cli, warnings) = match Cli::from_env() {
         Ok(parsed) => parsed,
+        // clap knows the right stream and exit code: help is not an error.
         Err(ConfigError::Usage(error)) => {
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
@@ -40,7 +41,7 @@ pub fn run_cli() -> ExitCode {
     }
 }
 
-/// What a command that is no server runs on.
+/// The runtime of all commands except `serve` and `sessions`.
 fn build_runtime() -> Result<tokio::runtime::Runtime, String> {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     runtime.worker_threads(1).enable_all().build().map_err(|error| error.to_string())

@@ -1,11 +1,10 @@
-//! What the commands that show something have in common: tables for terminals and for pipes, and
-//! texts of users that harm neither.
+//! Terminal output shared by the commands: tables, and user-supplied text made safe for a terminal.
 
 use crate::domain::text::truncate_chars;
 use comfy_table::{ContentArrangement, Table};
 use std::io::{self, ErrorKind, IsTerminal, Write};
 
-/// Prints a text. Whoever was reading and has seen enough is no error.
+/// Prints a line. A closed pipe is not an error: its reader has seen enough.
 pub(super) fn print_line(text: &str) -> Result<(), String> {
     match writeln!(io::stdout(), "{text}") {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
@@ -13,7 +12,7 @@ pub(super) fn print_line(text: &str) -> Result<(), String> {
     }
 }
 
-/// A terminal gets a table that is as wide as it is; a file or a pipe gets each row on one line,
+/// Fits a table to the width of the terminal. In a file or pipe every row stays on one line,
 /// however long.
 pub(super) fn fit_to_terminal(table: &mut Table) {
     if io::stdout().is_terminal()
@@ -23,11 +22,13 @@ pub(super) fn fit_to_terminal(table: &mut Table) {
     }
 }
 
-/// Texts of users in one line of so many characters, and without what would steer a terminal.
+/// User-supplied text on one line, cut to `most` characters, without control characters and
+/// bidirectional overrides.
 pub(super) fn sanitize_cell(text: &str, most: usize) -> String {
-    let steers =
+    // Escape sequences could rewrite the screen, and bidirectional overrides could reorder a row.
+    let is_unsafe =
         |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    let plain: String = text.chars().map(|c| if steers(c) { ' ' } else { c }).collect();
+    let plain: String = text.chars().map(|c| if is_unsafe(c) { ' ' } else { c }).collect();
     match truncate_chars(&plain, most) {
         all if all.len() == plain.len() => plain,
         beginning => format!("{beginning}…"),

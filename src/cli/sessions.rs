@@ -1,5 +1,5 @@
-//! `echoic sessions`: everybody's sessions, for whoever keeps the server or answers its users. It
-//! only looks, so it works beside a running server and never touches its turns.
+//! `echoic sessions`: lists the sessions of all users, for operators and support. It only reads the
+//! store, so it works while a server is running and never interferes with turns.
 
 use super::output::{fit_to_terminal, print_line, sanitize_cell};
 use crate::app::open_read_only;
@@ -13,12 +13,11 @@ use comfy_table::{CellAlignment, Table, presets};
 
 const COLUMNS: [&str; 9] =
     ["ID", "TITLE", "USER", "STATUS", "STARTED", "LAST SEEN", "MESSAGES", "USER META", "THEME"];
-/// The column of numbers.
+/// Index of the right-aligned column.
 const MESSAGES_COLUMN: usize = 6;
-/// How much of a text a cell shows, in characters.
+/// Maximum length of a table cell, in characters.
 pub(super) const MAX_CELL_CHARS: usize = 48;
 
-/// Prints the sessions that the command asks for.
 pub(super) fn run_sessions(command: SessionsCommand) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let sessions = runtime.map_err(|error| error.to_string())?.block_on(find_sessions(&command))?;
@@ -74,7 +73,7 @@ fn format_row(session: &Session, now: Timestamp) -> [String; 9] {
     ]
 }
 
-/// 2026-01-31 12:00, in UTC as everywhere.
+/// Formats a time in UTC: 2026-01-31 12:00.
 pub(super) fn format_minute(time: Timestamp) -> String {
     truncate_chars(&time.to_string(), "2026-01-31T12:00".len()).replace('T', " ")
 }

@@ -1,17 +1,17 @@
-//! Who makes vectors of messages, so that recall goes by meaning, too.
+//! Settings of the embeddings endpoint, which adds semantic recall.
 
 use clap::Args;
 
 /// An OpenAI-compatible embeddings endpoint.
 #[derive(Debug, Clone, Default, Args)]
 pub struct EmbeddingsConfig {
-    /// Base URL of an OpenAI-compatible embeddings endpoint, …/v1; recall then goes by meaning, too
+    /// Base URL of an OpenAI-compatible embeddings endpoint, …/v1; enables semantic recall
     #[arg(long = "embeddings-url", id = "embeddings_url", value_name = "URL")]
     pub url: Option<String>,
-    /// Model of the embeddings endpoint
+    /// Embeddings model
     #[arg(long = "embeddings-model", id = "embeddings_model", value_name = "MODEL")]
     pub model: Option<String>,
-    /// Key of the embeddings endpoint
+    /// API key of the embeddings endpoint
     #[arg(long = "embeddings-key", id = "embeddings_key", value_name = "KEY")]
     pub key: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! What `echoic memory` takes.
+//! Arguments of `echoic memory`.
 
 use super::commands::parse_user;
 use super::models::{parse_context_window, parse_model_window};
@@ -8,44 +8,44 @@ use crate::domain::{SessionId, UserId};
 use clap::Args;
 use std::path::PathBuf;
 
-/// Of which prompt `echoic memory` tells. What bears on a prompt of the server's has its variables
-/// here, too.
+/// Arguments of `echoic memory`. The server settings that affect a prompt are included, with their
+/// variables.
 #[derive(Debug, Clone, Args)]
 pub struct MemoryCommand {
-    /// The session
+    /// Session id
     #[arg(value_name = "SESSION", value_parser = parse_session)]
     pub session: SessionId,
-    /// The new message; without it the prompt ends with what was said last
+    /// New message; without it, the prompt ends with the last message of the session
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub message: Option<String>,
     /// Memory strategy [default: the session's, else the server's]
     #[arg(long, value_name = "STRATEGY", value_parser = named_value_parser(&STRATEGY_NAMES))]
     pub strategy: Option<MemoryStrategy>,
-    /// Most tokens that memory may take
+    /// Maximum tokens of history
     #[arg(long, value_name = "TOKENS")]
     pub max_tokens: Option<u32>,
-    /// The part of them that recalled messages may take
+    /// Maximum tokens of recalled messages, as part of --max-tokens
     #[arg(long, value_name = "TOKENS")]
     pub recall_tokens: Option<u32>,
-    /// How many messages the strategy window takes
+    /// Messages that the strategy window includes
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
     pub last_messages: Option<u32>,
-    /// Only if the session is this user's
+    /// Fail unless the session belongs to this user
     #[arg(long, value_parser = parse_user)]
     pub user: Option<UserId>,
-    /// Print the preview as the API gives it
+    /// Print the preview as JSON, as the API returns it
     #[arg(long)]
     pub json: bool,
-    /// Where conversations are kept
+    /// Database: sqlite://PATH or mongodb://HOSTS/DATABASE
     #[arg(long, value_name = "URL", default_value = "sqlite://data/echoic.db")]
     pub database_url: DatabaseUrl,
-    /// The server's default model [default: the one that answered last]
+    /// The server's default model [default: the model of the last reply]
     #[arg(long)]
     pub model: Option<String>,
     /// The server's context window in tokens [default: by model, else 128000]
     #[arg(long, value_name = "TOKENS", value_parser = parse_context_window)]
     pub context_window: Option<u32>,
-    /// The server's context windows of single models: MODEL=TOKENS,…
+    /// The server's context windows of individual models: MODEL=TOKENS,…
     #[arg(long, value_name = "WINDOWS", value_delimiter = ',', value_parser = parse_model_window)]
     pub context_windows: Vec<(String, u32)>,
     /// The server's memory strategy
@@ -60,7 +60,6 @@ pub struct MemoryCommand {
 }
 
 impl MemoryCommand {
-    /// What is asked of memory.
     pub fn memory_options(&self) -> MemoryOptions {
         MemoryOptions {
             strategy: self.strategy,

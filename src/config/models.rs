@@ -1,13 +1,11 @@
-//! What is said of models.
+//! Settings about models: context windows and the prompt cache key.
 
-/// Whether the provider is told by a hash which prompts are of one session.
+/// Whether requests carry a prompt cache key, a hash of the session id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PromptCacheKeyMode {
-    /// If it is OpenAI.
+    /// To OpenAI only.
     Auto,
-    /// In any case.
     Always,
-    /// In no case.
     Never,
 }
 
@@ -17,23 +15,23 @@ pub(super) const CACHE_KEY_MODES: &[(&str, PromptCacheKeyMode)] = &[
     ("never", PromptCacheKeyMode::Never),
 ];
 
-/// The smallest window: system prompt, a message and a reply must have room.
+/// Smallest accepted context window. System prompt, message and reply must fit.
 const MIN_CONTEXT_WINDOW: u32 = 256;
 
-/// A context window that is not absurd.
 pub(super) fn parse_context_window(text: &str) -> Result<u32, String> {
     let tokens = text.parse().ok().filter(|tokens| *tokens >= MIN_CONTEXT_WINDOW);
     tokens.ok_or_else(|| "must be a whole number of tokens, at least 256".to_owned())
 }
 
-/// `MODEL=TOKENS`; `k` are thousands, `m` are millions.
+/// Parses `MODEL=TOKENS`, where the tokens may end in `k` (thousands) or `m` (millions).
 pub(super) fn parse_model_window(text: &str) -> Result<(String, u32), String> {
-    let wants = || {
+    let invalid = || {
         "must be MODEL=TOKENS, comma-separated, such as llama3.2=131072,my-model=32k, each at least 256".to_owned()
     };
-    let (model, tokens) = text.rsplit_once('=').ok_or_else(wants)?;
+    let (model, tokens) = text.rsplit_once('=').ok_or_else(invalid)?;
     let digits = tokens.trim().to_ascii_lowercase();
     let (digits, unit) = match digits.strip_suffix(['k', 'm']) {
+        // Powers of ten, as vendors give context windows.
         Some(rest) if digits.ends_with('k') => (rest, 1_000),
         Some(rest) => (rest, 1_000_000),
         None => (digits.as_str(), 1),
@@ -41,7 +39,7 @@ pub(super) fn parse_model_window(text: &str) -> Result<(String, u32), String> {
     let tokens = digits.parse().ok().and_then(|number: u32| number.checked_mul(unit));
     match (model.trim(), tokens.filter(|tokens| *tokens >= MIN_CONTEXT_WINDOW)) {
         (model, Some(tokens)) if !model.is_empty() => Ok((model.to_owned(), tokens)),
-        _ => Err(wants()),
+        _ => Err(invalid()),
     }
 }
 

@@ -1,26 +1,26 @@
-//! What the commands that take sessions in and out are told.
+//! Arguments of the commands `export`, `import` and `migrate`.
 
 use super::{DatabaseUrl, named_value_parser, parse_size};
 use crate::domain::{FieldError, ProjectId, SessionId, UserId};
 use clap::Args;
 use std::path::PathBuf;
 
-/// What `echoic export` is told.
+/// Arguments of `echoic export`.
 #[derive(Debug, Clone, Args)]
 pub struct ExportArgs {
-    /// Where conversations are kept: sqlite://PATH
+    /// Database: sqlite://PATH
     #[arg(long, value_name = "URL", default_value = "sqlite://data/echoic.db")]
     pub database_url: DatabaseUrl,
-    /// File to write, replaced once it is whole [default: standard output]
+    /// File to write, replaced once the export is complete [default: standard output]
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// json; jsonl: a session a line; markdown: active paths, for reading
+    /// json; jsonl: one session per line; markdown: active paths, for reading
     #[arg(long, default_value = "json", value_parser = named_value_parser(EXPORT_FORMATS))]
     pub format: ExportFormatArg,
-    /// Whose sessions
+    /// User whose sessions are exported
     #[arg(long, default_value = "local", value_parser = parse_user)]
     pub user: UserId,
-    /// Only this session, whoever owns it
+    /// Only this session, regardless of its owner
     #[arg(long, value_name = "ID", value_parser = parse_session, conflicts_with = "project")]
     pub session: Option<SessionId>,
     /// Only the user's sessions of this project
@@ -28,52 +28,51 @@ pub struct ExportArgs {
     pub project: Option<ProjectId>,
 }
 
-/// What `echoic import` is told.
+/// Arguments of `echoic import`.
 #[derive(Debug, Clone, Args)]
 pub struct ImportArgs {
-    /// File to read: an export of Echoic's, or ChatGPT's conversations.json; - is standard input
+    /// File to read: an Echoic export or ChatGPT's conversations.json; - is standard input
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
-    /// Where conversations are kept: sqlite://PATH
+    /// Database: sqlite://PATH
     #[arg(long, value_name = "URL", default_value = "sqlite://data/echoic.db")]
     pub database_url: DatabaseUrl,
-    /// Who shall own the sessions
+    /// User who will own the sessions
     #[arg(long, default_value = "local", value_parser = parse_user)]
     pub user: UserId,
-    /// Largest text of a message
+    /// Maximum size of a message's text
     #[arg(long, value_name = "SIZE", default_value = "256KiB", value_parser = parse_size)]
     pub max_message: usize,
 }
 
-/// What `echoic migrate` is told.
+/// Arguments of `echoic migrate`.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = MIGRATE_HELP)]
 pub struct MigrateArgs {
-    /// The SQLite file, as the server's DATABASE_URL names it: sqlite://PATH
+    /// SQLite file to read, as in the server's DATABASE_URL: sqlite://PATH
     #[arg(long, value_name = "URL", value_parser = parse_sqlite_url)]
     pub from: PathBuf,
-    /// The database, as the server's DATABASE_URL will name it: mongodb://HOSTS/DATABASE
+    /// MongoDB database to write, as in the server's new DATABASE_URL: mongodb://HOSTS/DATABASE
     #[arg(long, value_name = "URL", value_parser = parse_mongodb_url)]
     pub to: String,
 }
 
 const MIGRATE_HELP: &str = "\
-Moves every session with its messages, branches, read marks, waiting messages and remembered requests, reads \
-each one back from the new database and compares it. The file stays as it is. Stop the server first, and start \
-it on the new database afterwards.
+Copies every session with its messages, branches, read marks, queued messages and idempotency records, reads \
+each one back from the new database and compares it. The file is not changed. Stop the server first and start \
+it with the new database afterwards.
 
-It may be repeated, also after it was interrupted: what is there and equal is left as it is, what is missing \
-is moved. A session that differs, because it was used in the new database since, is left alone and named, and \
-the exit code is 1.
+The command can be repeated, also after an interruption: sessions that are already present and equal are \
+skipped, missing ones are copied. A session that differs, because it has been used in the new database since, is \
+not changed but reported, and the exit code is 1.
 
 Example: echoic migrate --from sqlite://data/echoic.db --to mongodb://db1,db2,db3/echoic?replicaSet=rs0";
 
-/// How an export is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExportFormatArg {
     /// One JSON object.
     Json,
-    /// A JSON object per session and line.
+    /// One JSON object per session and line.
     Jsonl,
     /// For reading.
     Markdown,
@@ -101,8 +100,8 @@ fn parse_sqlite_url(text: &str) -> Result<PathBuf, String> {
     match text.parse()? {
         DatabaseUrl::Sqlite(path) => Ok(path),
         DatabaseUrl::Mongodb(_) => {
-            Err("it moves from sqlite:// to mongodb:// only; mongodump and \
-            mongorestore move from one MongoDB to another"
+            Err("must be sqlite://PATH; between MongoDB databases use mongodump and \
+            mongorestore"
                 .to_owned())
         }
     }
@@ -111,8 +110,8 @@ fn parse_sqlite_url(text: &str) -> Result<PathBuf, String> {
 fn parse_mongodb_url(text: &str) -> Result<String, String> {
     match text.parse()? {
         DatabaseUrl::Mongodb(url) => Ok(url),
-        DatabaseUrl::Sqlite(_) => Err("it moves from sqlite:// to mongodb:// only; VACUUM INTO \
-            copies an SQLite file"
+        DatabaseUrl::Sqlite(_) => Err("must be mongodb://HOSTS/DATABASE; to copy an SQLite \
+            file use VACUUM INTO"
             .to_owned()),
     }
 }

@@ -1,5 +1,6 @@
-//! Attachments that are no pictures, in words: models are told texts as they are, and of anything
-//! else that it was there.
+//! Renders the attachments of a message as prompt text. Text files are included in full; an
+//! attachment that a model cannot read is named, so that the model knows it was there. Images go to
+//! the model as images (`image`).
 
 use super::image::{MessageImage, parse_image};
 use super::message::MessageParts;
@@ -10,10 +11,10 @@ use percent_encoding::percent_decode_str;
 use serde_json::Value;
 use std::borrow::Cow;
 
-/// The most characters of an attachment's name that are told.
+/// Characters of an attachment name that go into the prompt; the rest is cut off.
 const MAX_NAME_CHARS: usize = 200;
 
-/// Kinds of parts that attach something, in the spellings of all clients.
+/// Part types that attach something: the spellings of the AI SDK, OpenAI and Anthropic.
 const ATTACHMENT_TYPES: &[&str] = &[
     "file",
     "input_file",
@@ -26,7 +27,8 @@ const ATTACHMENT_TYPES: &[&str] = &[
     "video",
 ];
 
-/// Media types beside `text/…` that are texts; so is all that ends in `+json`, `+xml` or `+yaml`.
+/// Media types other than `text/…` that are text. Types ending in `+json`, `+xml` or `+yaml` are
+/// text as well.
 const TEXT_MEDIA_TYPES: &[&str] = &[
     "application/json",
     "application/jsonl",
@@ -49,11 +51,12 @@ const TEXT_MEDIA_TYPES: &[&str] = &[
     "application/x-httpd-php",
 ];
 
-/// What browsers call texts that they do not know, and TypeScript.
+/// Types that browsers send for text files they do not recognize; `video/mp2t` is what they send
+/// for a TypeScript file (`.ts`). Treated as text only if the bytes are UTF-8.
 const AMBIGUOUS_MEDIA_TYPES: &[&str] = &["", "application/octet-stream", "video/mp2t"];
 
-/// What a model is told of a message, its text and behind that what is attached to it, and the
-/// pictures that it is shown.
+/// The message as a model sees it: its content followed by its rendered attachments, and its
+/// images.
 pub fn render_text_and_images<'a>(
     content: &'a str,
     parts: &MessageParts,
@@ -62,33 +65,37 @@ pub fn render_text_and_images<'a>(
         return (content.into(), Vec::new());
     }
     let parts: Vec<Value> = serde_json::from_str(parts.as_json()).unwrap_or_default();
-    let (mut told, mut images) = (Cow::from(content), Vec::new());
+    let mut rendered = Cow::from(content);
+    let mut images = Vec::new();
     for part in &parts {
         if let Some(image) = parse_image(part) {
             images.push(image);
         } else if let Some(attached) = render_attachment(part) {
-            let told = told.to_mut();
-            if !told.is_empty() {
-                told.push_str("\n\n");
+            let rendered = rendered.to_mut();
+            if !rendered.is_empty() {
+                rendered.push_str("\n\n");
             }
-            told.push_str(&attached);
+            rendered.push_str(&attached);
         }
     }
-    (told, images)
+    (rendered, images)
 }
 
-/// What a model is told of a message.
+/// The text half of [`render_text_and_images`].
 pub fn render_text<'a>(content: &'a str, parts: &MessageParts) -> Cow<'a, str> {
     render_text_and_images(content, parts).0
 }
 
-/// What is told of a part that is no picture; `None` if it attaches nothing.
+/// Renders one non-image part; `None` if the part attaches nothing.
 fn render_attachment(part: &Value) -> Option<String> {
     let kind = part["type"].as_str().filter(|kind| ATTACHMENT_TYPES.contains(kind))?;
     let data = find_data_url(part);
-    let told_type = [&part["mediaType"], &part["mimeType"]].into_iter().find_map(Value::as_str);
+    // The type that the client declares wins over the one inside a `data:` URL, which is often
+    // generic.
+    let declared_type = [&part["mediaType"], &part["mimeType"]].into_iter().find_map(Value::as_str);
     let own_type = data.as_ref().map(|data| data.media_type).filter(|own| !own.is_empty());
-    let media_type = told_type.filter(|told| !told.is_empty()).or(own_type).unwrap_or_default();
+    let media_type =
+        declared_type.filter(|declared| !declared.is_empty()).or(own_type).unwrap_or_default();
     let media_type = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let name = [&part["filename"], &part["name"], &part["file"]["filename"]];
     let name = name.into_iter().find_map(Value::as_str).map(sanitize_label);
@@ -107,17 +114,19 @@ fn render_attachment(part: &Value) -> Option<String> {
     })
 }
 
-/// A word of a client's, so that it stays within its quotes.
+/// Makes a client-supplied name safe inside a quoted attribute: no quotes, angle brackets or
+/// control characters, at most [`MAX_NAME_CHARS`].
 fn sanitize_label(word: &str) -> String {
     let plain = |letter: char| match letter {
         '"' | '<' | '>' => '\'',
+        // Control characters such as line breaks would split the line that holds the label.
         letter if letter.is_control() => ' ',
         letter => letter,
     };
     truncate_chars(word, MAX_NAME_CHARS).chars().map(plain).collect()
 }
 
-/// What a `data:` URL holds.
+/// A `data:` URL, split but not decoded.
 struct DataUrl<'a> {
     media_type: &'a str,
     is_base64: bool,
@@ -136,8 +145,8 @@ fn find_data_url(part: &Value) -> Option<DataUrl<'_>> {
 }
 
 impl DataUrl<'_> {
-    /// As a text; `None` if it is none. What is called one may be in an old encoding, what is only
-    /// believed to be one must be UTF-8.
+    /// The content as text; `None` if it is not text. Declared text may be in a legacy encoding and
+    /// is decoded lossily; content of an ambiguous type counts as text only if it is valid UTF-8.
     fn decode_text(&self, media_type: &str) -> Option<String> {
         let is_text = media_type.starts_with("text/")
             || ["+json", "+xml", "+yaml"].iter().any(|suffix| media_type.ends_with(suffix))
@@ -154,6 +163,7 @@ impl DataUrl<'_> {
             Err(_) if is_text => String::from_utf8_lossy(&bytes).into_owned(),
             Err(_) => return None,
         };
+        // A byte order mark is not part of the text, and NUL means that the content was binary.
         let text = text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text);
         (!text.contains('\0')).then_some(text)
     }

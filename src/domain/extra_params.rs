@@ -1,4 +1,4 @@
-//! What a request asks of a reply beside a session's settings.
+//! Request parameters that are passed through to the provider unchanged.
 
 use super::FieldError;
 use serde::{Deserialize, Serialize, Serializer};
@@ -6,42 +6,41 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 
-/// Fields of a Chat Completions request that this server hands on without looking at them, as they
-/// came: `stop`, `seed`, `response_format`, and whatever else a provider may know. The order of
-/// names in them may matter: a model writes JSON in the order of its schema.
+/// Fields of a Chat Completions request that this server does not interpret: `stop`, `seed`,
+/// `response_format` and anything else a provider may know. Values are kept as raw JSON because key
+/// order can matter: a model writes structured output in the order of its schema.
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct ExtraParams(BTreeMap<String, Box<RawValue>>);
 
 impl ExtraParams {
-    /// Takes fields.
     pub fn new(fields: BTreeMap<String, Box<RawValue>>) -> Self {
         Self(fields)
     }
 
-    /// One of the fields, if it is there and not null.
+    /// A field as a JSON value; `None` if it is absent or null.
     pub fn get(&self, name: &str) -> Option<Value> {
         let value = serde_json::from_str(self.0.get(name)?.get()).ok()?;
         (value != Value::Null).then_some(value)
     }
 
-    /// One of the fields, as it came.
+    /// A field as the raw JSON that the client sent.
     pub fn get_raw(&self, name: &str) -> Option<&RawValue> {
         self.0.get(name).map(|value| &**value)
     }
 
-    /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// These fields; if there are none, `under`'s.
+    /// These fields if there are any, otherwise `under`. The two are not merged.
     #[must_use]
     pub fn or(self, under: Self) -> Self {
         if self.is_empty() { under } else { self }
     }
 }
 
-/// Refuses tools that are no functions: others run at their vendor, whose words for them differ.
+/// Rejects tools other than functions. Built-in tools run at the vendor and are declared
+/// differently by each vendor.
 pub fn check_function_tools(
     field: &'static str,
     tools: Option<&RawValue>,
@@ -57,21 +56,24 @@ pub fn check_function_tools(
         name: String,
     }
     let Some(tools) = tools else { return Ok(()) };
-    let wants = || {
+    let invalid = || {
         FieldError::new(
             field,
             "must be a list of {\"type\": \"function\", \"function\": {\"name\", \"description\"?, \"parameters\"?}}",
         )
     };
     let tools: Option<Vec<ToolDefinition>> =
-        serde_json::from_str(tools.get()).map_err(|_| wants())?;
+        serde_json::from_str(tools.get()).map_err(|_| invalid())?;
+    // `null` for `tools` means no tools, as in OpenAI's API.
     let is_function =
         |tool: &ToolDefinition| tool.kind == "function" && !tool.function.name.is_empty();
-    if tools.unwrap_or_default().iter().all(is_function) { Ok(()) } else { Err(wants()) }
+    if tools.unwrap_or_default().iter().all(is_function) { Ok(()) } else { Err(invalid()) }
 }
 
 impl PartialEq for ExtraParams {
     fn eq(&self, other: &Self) -> bool {
+        // `RawValue` has no equality of its own. Comparing the text is stricter than comparing
+        // values, and key order is significant here.
         let texts = |fields: &Self| -> Vec<(String, String)> {
             fields.0.iter().map(|(name, value)| (name.clone(), value.get().to_owned())).collect()
         };

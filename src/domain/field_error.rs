@@ -1,25 +1,25 @@
-//! The one way a value can be refused: which field, and what it wants.
+//! The validation error of a single field: which field, and what it must hold.
 
 use std::borrow::Cow;
 use std::fmt;
 
-/// A field that does not hold what it must, and a sentence's end saying what it wants
-/// ("must be …").
+/// A field with an invalid value. Displayed as one sentence, the field followed by the message:
+/// "temperature must be a number from 0 to 2".
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FieldError {
-    /// The field as the client spelled it, with dots and indexes for nested ones.
+    /// The field as the client spells it; nested fields with dots and indexes (`settings.topP`,
+    /// `messages[3].id`).
     pub field: Cow<'static, str>,
-    /// What the field wants, to be read after its name: "must be a whole number from 1 to 100".
+    /// The rest of the sentence after the field name: "must be a whole number from 1 to 100".
     pub message: Cow<'static, str>,
 }
 
 impl FieldError {
-    /// Says that `field` wants something else than it got.
-    pub fn new(field: impl Into<Cow<'static, str>>, wants: impl Into<Cow<'static, str>>) -> Self {
-        Self { field: field.into(), message: wants.into() }
+    pub fn new(field: impl Into<Cow<'static, str>>, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { field: field.into(), message: message.into() }
     }
 
-    /// The same complaint about a field nested in `outer`.
+    /// The same error for a field nested in `outer`.
     #[must_use]
     pub fn within(self, outer: impl fmt::Display) -> Self {
         let field = format!("{outer}.{}", self.field);

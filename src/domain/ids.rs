@@ -1,6 +1,6 @@
-//! Names of things. A name is parsed once, at the edge, and trusted from there on.
+//! Identifiers. An id is validated once, where it enters the server, and trusted from there on.
 //!
-//! Ids made by the server are UUIDv7, so they sort by the time they were made.
+//! Ids generated here are UUIDv7, so they sort by creation time.
 
 use super::FieldError;
 use serde::{Serialize, Serializer};
@@ -8,9 +8,9 @@ use std::fmt;
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// The longest id a client may choose, in characters.
+/// Maximum length of a client-chosen id, in characters.
 pub const MAX_ID_CHARS: usize = 128;
-/// The longest name of a user, in characters.
+/// Maximum length of a user id, in characters.
 pub const MAX_USER_ID_CHARS: usize = 256;
 
 fn is_valid_id(text: &str) -> bool {
@@ -26,12 +26,12 @@ macro_rules! define_ids {
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// A new id of the server's own: a UUIDv7.
+            /// Generates a new UUIDv7.
             pub fn generate() -> Self {
                 Self(Arc::from(Uuid::now_v7().hyphenated().encode_lower(&mut Uuid::encode_buffer()) as &str))
             }
 
-            /// An id as a client spells it; `field` is the name used in the complaint.
+            /// Parses an id sent by a client; `field` names it in the error.
             pub fn parse(field: &'static str, text: &str) -> Result<Self, FieldError> {
                 if is_valid_id(text) {
                     return Ok(Self(Arc::from(text)));
@@ -47,12 +47,11 @@ macro_rules! define_ids {
 macro_rules! impl_id {
     ($name:ident) => {
         impl $name {
-            /// A name that was checked before it was stored.
+            /// Wraps an id that was validated before it was stored.
             pub fn new_unchecked(text: impl Into<Arc<str>>) -> Self {
                 Self(text.into())
             }
 
-            /// The name itself.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -79,39 +78,41 @@ macro_rules! impl_id {
 }
 
 define_ids! {
-    /// Names a session.
+    /// Identifies a session.
     SessionId,
-    /// Names a message within its session.
+    /// Identifies a message within its session.
     MessageId,
-    /// Names a turn.
+    /// Identifies a turn.
     TurnId,
-    /// Names a project.
+    /// Identifies a project.
     ProjectId,
 }
 
-/// Names a person, or the sender of an imported message: 1 to 256 characters, none of them a
-/// control character, not blank.
+/// Identifies a user, or the sender of an imported message: 1 to 256 characters, not blank, no
+/// control characters.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UserId(Arc<str>);
 
 impl_id!(UserId);
 
 impl UserId {
-    /// A user's name as a client spells it; `field` is the name used in the complaint.
+    /// Parses a user id sent by a client; `field` names it in the error.
     pub fn parse(field: &'static str, text: &str) -> Result<Self, FieldError> {
-        let sane = !text.trim().is_empty()
+        // Any other character is allowed: ids of users come from other systems, often as email
+        // addresses.
+        let is_valid = !text.trim().is_empty()
             && text.chars().count() <= MAX_USER_ID_CHARS
             && !text.chars().any(char::is_control);
-        if sane {
+        if is_valid {
             return Ok(Self(Arc::from(text)));
         }
         Err(FieldError::new(
             field,
-            "must be 1 to 256 characters, not blank, none a control character",
+            "must be 1 to 256 characters, not blank, without control characters",
         ))
     }
 
-    /// The sender of every reply.
+    /// The sender id of every model reply. No user may have it.
     pub fn assistant() -> Self {
         Self(Arc::from("assistant"))
     }

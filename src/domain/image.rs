@@ -1,22 +1,22 @@
-//! Pictures among a message's parts, in the spellings that clients use.
+//! Finds the images among the parts of a message, in the formats of all supported clients.
 
 use super::message::MessageParts;
 use serde::Serialize;
 use serde_json::Value;
 use std::sync::Arc;
 
-/// A picture that a model can be shown.
+/// An image that can be sent to a model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct MessageImage {
-    /// Where it is, or itself: `https://…`, `http://…` or `data:image/…`.
+    /// An `https://` or `http://` URL, or the image itself as `data:image/…`.
     pub url: Arc<str>,
-    /// How closely to look, in OpenAI's words, if the client says so.
+    /// OpenAI's `detail` (`low`, `high`, `auto`), if the client sent one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
 }
 
-/// The pictures among parts, in their order. What is no picture, or lies where no model can reach
-/// it, is passed over.
+/// The images among `parts`, in order. Parts that are not images, and URLs that no model can fetch,
+/// are skipped.
 pub fn find_images(parts: &MessageParts) -> Vec<MessageImage> {
     if parts.is_empty() {
         return Vec::new();
@@ -25,7 +25,7 @@ pub fn find_images(parts: &MessageParts) -> Vec<MessageImage> {
     parts.iter().filter_map(parse_image).collect()
 }
 
-/// The picture that a part is. `file` is the AI SDK's part, `image` its older one, `image_url` and
+/// Reads a part as an image. `file` and the older `image` are AI SDK types; `image_url` and
 /// `input_image` are OpenAI's.
 pub fn parse_image(part: &Value) -> Option<MessageImage> {
     let media_type = || part["mediaType"].as_str().or(part["mimeType"].as_str());
@@ -35,10 +35,12 @@ pub fn parse_image(part: &Value) -> Option<MessageImage> {
         "image_url" | "input_image" => &part["image_url"],
         _ => return None,
     };
+    // Chat Completions wraps the URL in an object; Responses and the AI SDK give it as a string.
     let url = source.as_str().or(source["url"].as_str())?;
-    // A drawing in SVG is a text to models.
+    // Models take SVG as text rather than as an image, so it becomes a text attachment.
     let can_be_reached = !url.starts_with("data:image/svg")
         && ["https://", "http://", "data:image/"].iter().any(|scheme| url.starts_with(scheme));
+    // Chat Completions puts `detail` next to the URL, Responses next to `type`.
     let detail = source["detail"].as_str().or(part["detail"].as_str());
     can_be_reached.then(|| MessageImage { url: url.into(), detail: detail.map(str::to_owned) })
 }

@@ -1,34 +1,32 @@
-//! Keys of the API: whose they are, what they allow and until when. Their secrets are in `auth`.
+//! API keys: their owner, scope and expiry. Secrets are handled in `auth`.
 
 use super::{FieldError, Timestamp, UserId};
 use serde::{Serialize, Serializer};
 use std::fmt;
 use std::sync::Arc;
 
-/// The longest name of a key, in characters.
+/// Maximum length of a key name, in characters.
 const MAX_NAME_CHARS: usize = 100;
 
-/// Names a key. It stands in the key itself and is no secret.
+/// Identifies a key. It is part of the key's text and not secret.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct KeyId(Arc<str>);
 
 impl KeyId {
-    /// Digits and letters of an id: hexadecimal.
+    /// Length of an id: lower-case hexadecimal digits.
     pub const HEX_LENGTH: usize = 12;
 
-    /// An id as somebody spells it.
     pub fn parse(text: &str) -> Option<Self> {
         let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
         (text.len() == Self::HEX_LENGTH && text.bytes().all(is_digit))
             .then(|| Self(Arc::from(text)))
     }
 
-    /// An id that was checked before it was stored.
+    /// Wraps an id that was validated before it was stored.
     pub fn new_unchecked(text: impl Into<Arc<str>>) -> Self {
         Self(text.into())
     }
 
-    /// The id itself.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -46,29 +44,27 @@ impl Serialize for KeyId {
     }
 }
 
-/// What credentials allow. Each scope holds those before it.
+/// The permissions of a set of credentials. Each scope includes the ones before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AuthScope {
-    /// To read what the user may read, and to change nothing.
+    /// Read what the user may read; change nothing.
     Read,
-    /// To do all that the user may do.
+    /// Everything the user may do.
     Chat,
-    /// To act on everybody's sessions and to see who uses the server.
+    /// Act on every user's sessions and list the server's users.
     Admin,
 }
 
 impl AuthScope {
-    /// The scopes and their words.
+    /// The scopes by name, as written on the command line and in the store.
     pub const NAMES: &[(&str, Self)] =
         &[("read", Self::Read), ("chat", Self::Chat), ("admin", Self::Admin)];
 
-    /// The scope that a word names.
-    pub fn from_name(word: &str) -> Option<Self> {
-        Self::NAMES.iter().find(|(own, _)| *own == word).map(|(_, scope)| *scope)
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::NAMES.iter().find(|(known, _)| *known == name).map(|(_, scope)| *scope)
     }
 
-    /// Its word.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Read => "read",
@@ -78,41 +74,37 @@ impl AuthScope {
     }
 }
 
-/// A key, without its secret.
+/// An API key without its secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ApiKey {
-    /// Its id.
     pub id: KeyId,
-    /// What its owner calls it.
+    /// The name its owner gave it.
     pub name: Option<String>,
-    /// Who comes with it.
+    /// The user that requests with this key act as.
     pub user: UserId,
-    /// What it allows.
     pub scope: AuthScope,
-    /// When it was made.
     pub created_at: Timestamp,
-    /// From when on it is no longer good.
+    /// The key is rejected from this time on; `None` if it never expires.
     pub expires_at: Option<Timestamp>,
-    /// When somebody last came with it, to the minute or so.
+    /// The last use. Flushed periodically, so it may lag by about a minute.
     pub last_used_at: Option<Timestamp>,
 }
 
 impl ApiKey {
-    /// Whether it is still good.
     pub fn is_valid_at(&self, now: Timestamp) -> bool {
         self.expires_at.is_none_or(|end| now < end)
     }
 
-    /// A name as somebody spells it: trimmed, 1 to 100 characters, none of them a control character.
+    /// Validates a key name: trimmed, 1 to 100 characters, no control characters.
     pub fn parse_name(text: &str) -> Result<String, FieldError> {
         let name = text.trim();
-        let is_sane = (1..=MAX_NAME_CHARS).contains(&name.chars().count())
+        let is_valid = (1..=MAX_NAME_CHARS).contains(&name.chars().count())
             && !name.chars().any(char::is_control);
-        if is_sane {
+        if is_valid {
             return Ok(name.to_owned());
         }
-        Err(FieldError::new("name", "must be 1 to 100 characters, none a control character"))
+        Err(FieldError::new("name", "must be 1 to 100 characters without control characters"))
     }
 }
 

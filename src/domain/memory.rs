@@ -1,30 +1,31 @@
-//! What a client may ask of memory: a strategy and its bounds.
+//! Memory options of a request or session: a strategy and its limits.
 
 use super::FieldError;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// How the messages that go into a prompt are chosen.
+/// How the messages of a prompt are selected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum MemoryStrategy {
-    /// The newest messages verbatim, a summary of those before, and what of them belongs to the new
-    /// message, together within `maxTokens`.
+    /// The newest messages verbatim, a summary of older ones, and older messages relevant to the
+    /// new message, together within `maxTokens`.
     #[default]
     Auto,
-    /// All of the path that the model's context window holds; once it is full, its newer half.
+    /// The whole active path, up to the model's context window. When the window is full, the older
+    /// half is dropped.
     Buffer,
     /// The last `lastMessages` messages, as far as they fit.
     Window,
-    /// The newest messages within `maxTokens`; once they fill it, the newer half of them.
+    /// The newest messages within `maxTokens`. When they fill it, the older half is dropped.
     Token,
-    /// The same, behind a summary of what came before.
+    /// Like `token`, preceded by a summary of the messages that were dropped.
     Summary,
-    /// The earlier messages that belong to the new one, beside the newest.
+    /// Older messages relevant to the new message, in addition to the newest ones.
     Recall,
 }
 
-/// Each strategy by the word that asks for it.
+/// The strategies by their wire name.
 pub const STRATEGY_NAMES: [(&str, MemoryStrategy); 6] = [
     ("auto", MemoryStrategy::Auto),
     ("buffer", MemoryStrategy::Buffer),
@@ -34,31 +35,29 @@ pub const STRATEGY_NAMES: [(&str, MemoryStrategy); 6] = [
     ("recall", MemoryStrategy::Recall),
 ];
 
-/// What a request or a session's settings ask of memory.
+/// Memory options of a request or of a session's settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct MemoryOptions {
-    /// The strategy; the server's default if absent.
+    /// Strategy; the server's default if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub strategy: Option<MemoryStrategy>,
-    /// How many messages `window` takes, at least 1.
+    /// Messages that the strategy `window` includes, at least 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_messages: Option<u32>,
-    /// Most tokens that memory puts into the prompt; not the system prompt, not the new message.
+    /// Maximum tokens of history in the prompt, not counting the system prompt and the new message.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_tokens: Option<u32>,
-    /// The part of them that recalled messages may take.
+    /// Maximum tokens of recalled messages, as part of `maxTokens`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recall_tokens: Option<u32>,
 }
 
 impl MemoryOptions {
-    /// Whether nothing is asked.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Checks the bounds.
     pub fn validate(self) -> Result<Self, FieldError> {
         if self.last_messages == Some(0) {
             return Err(FieldError::new(
@@ -69,7 +68,7 @@ impl MemoryOptions {
         Ok(self)
     }
 
-    /// These options where they say something, else `under`'s.
+    /// These options, with the unset ones taken from `under`.
     #[must_use]
     pub fn with_defaults(self, under: Self) -> Self {
         Self {

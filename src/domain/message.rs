@@ -11,41 +11,42 @@ use serde_json::value::RawValue;
 use std::borrow::Cow;
 use utoipa::ToSchema;
 
-/// How much of a message a session shows as its `lastMessage`, in characters.
+/// Length of the message preview that a session shows as `lastMessage`, in characters.
 pub const MAX_PREVIEW_CHARS: usize = 200;
 
-/// The most bytes of JSON in a message's parts: a few pictures.
+/// Maximum size of a message's parts, in bytes of JSON: enough for a few inline images.
 pub const MAX_PARTS_BYTES: usize = 8 << 20;
 
-/// What each message takes of a prompt beside its text, in tokens: its role and the marks around it,
-/// as OpenAI counts them (3, and 1 for good measure).
-/// Source: <https://cookbook.openai.com/examples/how_to_count_tokens_with_tiktoken>.
+/// Tokens that a message adds to a prompt in addition to its text: OpenAI counts 3 for the role and
+/// the delimiters; 1 more is a safety margin.
+///
+/// See <https://cookbook.openai.com/examples/how_to_count_tokens_with_tiktoken>.
 pub const MESSAGE_TOKEN_OVERHEAD: u32 = 4;
 
-/// Who speaks.
+/// Author role of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// A person.
+    /// A human user.
     User,
-    /// The model, or a person answering in its place.
+    /// The model, or a person replying in its place.
     Assistant,
-    /// An instruction that goes to the model in its place.
+    /// An instruction to the model.
     System,
-    /// What a tool returned.
+    /// The output of a tool.
     Tool,
 }
 
-/// What a message mainly is.
+/// Primary content type of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum MessageType {
     /// Text.
     #[default]
     Text,
-    /// A picture, in `parts`.
+    /// An image, in `parts`.
     Image,
-    /// A film, in `parts`.
+    /// A video, in `parts`.
     Video,
 }
 
@@ -53,12 +54,12 @@ pub enum MessageType {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
-    /// All of it is here.
+    /// The message is complete.
     #[default]
     Complete,
-    /// Stopped or cut off: what was produced is kept.
+    /// Cancelled or cut off; the text up to that point is kept.
     Interrupted,
-    /// The provider failed; what it produced before is kept, the cause stands in `error`.
+    /// The provider failed; the text up to that point is kept, and `error` has the cause.
     Failed,
 }
 
@@ -66,21 +67,21 @@ string_enum!(Role { User = "user", Assistant = "assistant", System = "system", T
 string_enum!(MessageType { Text = "text", Image = "image", Video = "video" });
 string_enum!(Status { Complete = "complete", Interrupted = "interrupted", Failed = "failed" });
 
-/// Why a model stopped, in the AI SDK's words.
+/// Why the model stopped, with the AI SDK's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum FinishReason {
-    /// It was done.
+    /// The reply was finished.
     Stop,
-    /// It reached the limit of output tokens.
+    /// The output token limit was reached.
     Length,
     /// The provider withheld the rest.
     ContentFilter,
-    /// It wants tools to be called.
+    /// The model is waiting for tool results.
     ToolCalls,
-    /// It failed.
+    /// The provider failed.
     Error,
-    /// Something else.
+    /// Any other reason.
     Other,
 }
 
@@ -96,85 +97,88 @@ string_enum!(FinishReason {
 /// Why a reply failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct MessageError {
-    /// A stable code, from the same list as the API's errors.
+    /// Stable error code, from the same list as the API's error codes.
     pub code: String,
-    /// A sentence for people.
+    /// Human-readable description.
     pub message: String,
 }
 
-/// One stored message.
+/// A stored message.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Message {
-    /// Unique within the session.
+    /// Message id, unique within the session.
     #[schema(value_type = String)]
     pub id: MessageId,
-    /// The session it is in.
+    /// Session the message belongs to.
     #[schema(value_type = String)]
     pub session_id: SessionId,
-    /// Its place in the order in which the session's messages were stored, all branches together,
-    /// counted from 1.
+    /// Position in the order in which the session stored its messages, across all branches,
+    /// starting at 1.
     pub seq: u32,
-    /// The message it answers or follows; `null` for a root.
+    /// Message that this one follows; `null` for a root.
     #[schema(value_type = Option<String>)]
     pub parent_id: Option<MessageId>,
-    /// The messages with the same parent, this one included, oldest first.
+    /// All messages with the same parent, including this one, oldest first.
     #[schema(value_type = Vec<String>)]
     pub sibling_ids: Vec<MessageId>,
-    /// Who speaks.
+    /// Author role.
     pub role: Role,
-    /// The user who sent it, or `assistant`.
+    /// User who sent the message, or `assistant`.
     #[schema(value_type = String)]
     pub sender_id: UserId,
-    /// What it mainly is.
+    /// Primary content type.
     #[serde(rename = "type")]
     pub kind: MessageType,
-    /// Its text.
+    /// Message text.
     pub content: String,
-    /// What is not plain text: attachments, reasoning. Models are shown pictures, are told texts as
-    /// they are, and of other attachments that they were there.
+    /// Content other than plain text: attachments, reasoning, tool calls and results. Images are
+    /// sent to the model as images, text attachments as text; other attachments are mentioned by
+    /// name.
     #[schema(value_type = Vec<Object>)]
     pub parts: MessageParts,
-    /// How it ended.
+    /// How the message ended.
     pub status: Status,
-    /// Whether someone other than its sender has read up to it.
+    /// Whether a participant other than the sender has read it.
     pub seen: bool,
-    /// The model that wrote it.
+    /// Model that wrote the reply.
     pub model: Option<String>,
     /// Why the model stopped.
     pub finish_reason: Option<FinishReason>,
-    /// The name its sender's client gave it; accepted wherever its id is.
+    /// Id that the sender's client assigned; accepted wherever the message id is.
     #[schema(value_type = Option<String>)]
     pub client_message_id: Option<MessageId>,
-    /// Why it failed.
+    /// Why the reply failed.
     pub error: Option<MessageError>,
-    /// What it cost.
+    /// Tokens and cost of the reply.
     pub usage: Option<Usage>,
-    /// When it was stored, or when its importer says it was written.
+    /// Time the message was stored, or the time given by an import.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
 }
 
 impl Message {
-    /// Whether it is a reply that waits for the outputs of the functions that it calls.
+    /// Whether this is a reply whose tool calls have no results yet.
     pub fn is_awaiting_tool_results(&self) -> bool {
+        // The calls of an interrupted reply may be cut off, so they do not wait for results.
         self.status == Status::Complete && self.finish_reason == Some(FinishReason::ToolCalls)
     }
 }
 
-/// A message's parts: a JSON array of objects that each have a `type`, kept as they came.
+/// The parts of a message: a JSON array of objects, each with a `type`, kept byte for byte.
 #[derive(Debug, Clone, Serialize)]
 #[serde(transparent)]
 pub struct MessageParts(Box<RawValue>);
 
 impl MessageParts {
-    /// Takes parts as a client sent them.
+    /// Validates parts sent by a client.
     pub fn parse(field: &'static str, raw: &RawValue) -> Result<Self, FieldError> {
-        let wants = || FieldError::new(field, "must be a list of objects, each with a \"type\"");
-        // Reading values, not only scanning, bounds the depth and finds half surrogate pairs.
-        let parts: Vec<Value> = serde_json::from_str(raw.get()).map_err(|_| wants())?;
+        let invalid = || FieldError::new(field, "must be a list of objects, each with a \"type\"");
+        // Parsing into values, unlike scanning for syntax, limits the nesting depth and rejects
+        // unpaired surrogates.
+        let parts: Vec<Value> = serde_json::from_str(raw.get()).map_err(|_| invalid())?;
         if !parts.iter().all(|part| part.get("type").is_some_and(Value::is_string)) {
-            return Err(wants());
+            return Err(invalid());
         }
         if parts.iter().any(has_nul) {
             return Err(FieldError::new(field, "must not contain the character NUL (U+0000)"));
@@ -182,23 +186,22 @@ impl MessageParts {
         Ok(Self(raw.to_owned()))
     }
 
-    /// Parts read back from a store, as their JSON text.
+    /// Wraps parts read from a store, as JSON text.
     pub fn from_stored(text: String) -> Option<Self> {
         RawValue::from_string(text).ok().map(Self)
     }
 
-    /// Parts made by the server itself.
+    /// Encodes parts written by the server itself.
     pub fn from_parts(parts: &[MessagePart]) -> Self {
-        // A list of structs of strings always has a JSON form.
+        // Serializing structs of strings and valid raw JSON cannot fail.
         Self(serde_json::value::to_raw_value(parts).unwrap_or_default())
     }
 
-    /// The JSON text.
     pub fn as_json(&self) -> &str {
         self.0.get()
     }
 
-    /// What the model thought before it answered, if it is among the parts.
+    /// The model's reasoning, if it is among the parts.
     pub fn reasoning(&self) -> Option<String> {
         if self.is_empty() {
             return None;
@@ -208,7 +211,6 @@ impl MessageParts {
         thoughts["text"].as_str().map(str::to_owned)
     }
 
-    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.as_json() == "[]"
     }
@@ -220,55 +222,46 @@ impl Default for MessageParts {
     }
 }
 
-/// The parts that the server itself writes.
+/// The parts that the server writes.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "type", rename_all = "kebab-case", rename_all_fields = "camelCase")]
 pub enum MessagePart {
-    /// What the model thought before it answered.
-    Reasoning {
-        /// The thoughts.
-        text: String,
-    },
-    /// A function that the model wants called.
+    /// The model's reasoning before its answer.
+    Reasoning { text: String },
+    /// A function call requested by the model.
     ToolCall {
-        /// The call's name.
         tool_call_id: String,
-        /// The function.
         tool_name: String,
-        /// Its arguments.
+        /// JSON arguments.
         input: Box<RawValue>,
     },
-    /// What came of a call.
+    /// The result of a function call.
     ToolResult {
-        /// The call.
         tool_call_id: String,
-        /// The function.
         tool_name: String,
-        /// What it returned.
         output: Box<RawValue>,
-        /// Whether it failed.
+        /// Whether the call failed.
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         is_error: bool,
-        /// The reply that is continued.
+        /// First reply of the same question that requested tools; AI SDK clients know the whole
+        /// exchange by its id.
         #[serde(skip_serializing_if = "Option::is_none")]
         message_id: Option<MessageId>,
     },
 }
 
-/// What a message says, checked: not empty, no NUL, not over the limit.
+/// The validated content of a message: not blank, without NUL, within its size limits.
 #[derive(Debug, Clone, Serialize)]
 pub struct MessageBody {
-    /// The text; may be empty where there are parts.
+    /// May be empty if there are parts.
     pub content: String,
-    /// What is not plain text.
     pub parts: MessageParts,
-    /// What it mainly is.
     pub kind: MessageType,
 }
 
 impl MessageBody {
-    /// Takes what a client sent; `field` is the name of the text in the complaint, `limit` the
-    /// most bytes of text.
+    /// Validates content sent by a client. `field` names the text in errors; `limit` is its maximum
+    /// size in bytes.
     pub fn parse(
         field: &'static str,
         content: String,
@@ -277,6 +270,7 @@ impl MessageBody {
         limit: usize,
     ) -> Result<Self, ContentError> {
         reject_nul(field, &content)?;
+        // A message may consist of parts alone, such as an image without a question.
         if content.trim().is_empty() && parts.is_empty() {
             return Err(FieldError::new(field, "must not be empty").into());
         }
@@ -286,6 +280,8 @@ impl MessageBody {
         if parts.as_json().len() > MAX_PARTS_BYTES {
             return Err(ContentError::TooLarge { field: "parts", limit: MAX_PARTS_BYTES });
         }
+        // The limit is meant for the prompt: text attachments count towards it, decoded, while the
+        // size of images and other data is bounded by `MAX_PARTS_BYTES` alone.
         if render_text(&content, &parts).len() > limit {
             return Err(ContentError::TooLarge { field: "parts", limit });
         }
@@ -294,27 +290,25 @@ impl MessageBody {
 }
 
 impl MessageBody {
-    /// All that is counted of it: its text, what is attached, and the functions that it calls.
+    /// The text that counts towards the prompt: content, rendered attachments and function calls.
     pub fn countable_text(&self) -> Cow<'_, str> {
-        let told = render_text(&self.content, &self.parts);
+        let text = render_text(&self.content, &self.parts);
         let calls = tool::format_calls(&tool::parse_calls(&self.parts));
         match calls.is_empty() {
-            true => told,
-            false => Cow::from(format!("{told}\n{calls}")),
+            true => text,
+            false => Cow::from(format!("{text}\n{calls}")),
         }
     }
 }
 
-/// Why a message's text was refused.
+/// Why content was rejected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ContentError {
-    /// A field does not hold what it must.
     InvalidField(FieldError),
-    /// The text is over its limit, in bytes.
+    /// Content over its size limit.
     TooLarge {
-        /// The field.
         field: &'static str,
-        /// The limit.
+        /// In bytes.
         limit: usize,
     },
 }
@@ -325,7 +319,7 @@ impl From<FieldError> for ContentError {
     }
 }
 
-/// What a session shows of its last message.
+/// Cuts a message down to the preview that its session shows.
 pub fn truncate_preview(content: &str) -> &str {
     truncate_chars(content, MAX_PREVIEW_CHARS)
 }

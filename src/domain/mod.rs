@@ -1,6 +1,6 @@
-//! Pure data and rules: what a session, a message and a turn are, and what holds for them.
+//! Pure data and rules: sessions, messages, turns, and their invariants.
 //!
-//! No I/O, no async, nothing of the rest of the crate. Every other module speaks these words.
+//! No I/O, no async code, and no dependency on the rest of the crate except `json`.
 
 pub mod attachment;
 pub mod extra_params;

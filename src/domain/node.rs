@@ -1,50 +1,49 @@
-//! Nodes: a session's messages are kept in bounded runs, each one contiguous piece of one path.
+//! Nodes: a session's messages are stored in bounded runs, each a contiguous piece of one path.
 //!
-//! The rule is the same for every store: a message joins its parent's node if the parent is that
-//! node's last message and the node is not closed; else it opens the next node. So the tail of a
-//! path is read node to node, whatever was edited or switched, and appending touches one small
-//! run.
+//! The rule is the same in every store: a message is appended to its parent's node if the parent is
+//! the last message of that node and the node is not full; otherwise it opens the session's next
+//! node. Reading the tail of a path therefore means reading whole nodes, whatever was edited or
+//! switched, and appending touches one small run.
 
 use super::{MessageId, MessageType, SessionId, UserId};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// A node is closed once it holds this many messages …
+/// A node is full once it holds this many messages …
 pub const MAX_NODE_MESSAGES: u32 = 10_000;
-/// … or once the next message would bring it over this many bytes.
+/// … or once the next message would take it over this many bytes.
 pub const MAX_NODE_BYTES: u64 = 128 * 1024;
-/// What a message takes beside its text and parts: ids, role, times, counts.
+/// Bytes counted for a message in addition to its text and parts: ids, role, timestamps, counters.
 const MESSAGE_OVERHEAD_BYTES: u64 = 256;
 
-/// Invariant: every stored message is in exactly one node, and a node is a contiguous run of one
-/// path.
+/// The state of a parent's node. Invariant: every stored message is in exactly one node, and a node
+/// is a contiguous run of one path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NodeFill {
-    /// Messages in the node.
     pub messages: u32,
-    /// Their size, as [`message_size`] counts it.
+    /// Total size as counted by [`message_size`].
     pub bytes: u64,
-    /// Whether the new message's parent is the node's last message.
+    /// Whether the parent is the last message of the node; only then can a message be appended.
     pub ends_with_parent: bool,
 }
 
-/// Where a new message goes.
+/// The node that a new message goes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NodePlacement {
-    /// Behind its parent, in the parent's node.
+    /// The parent's node.
     AppendToParent,
-    /// Into the session's next node.
+    /// The session's next node.
     OpenNode,
 }
 
-/// Bytes a message counts for in its node.
+/// The size that a message counts for in its node, in bytes.
 pub fn message_size(content: &str, parts: &str) -> u64 {
     (content.len() + parts.len()) as u64 + MESSAGE_OVERHEAD_BYTES
 }
 
-/// Where a message of `size` bytes goes, given its parent's node; `None` is a root, without parent.
+/// Places a message of `size` bytes, given its parent's node; `None` for a root.
 ///
-/// A message larger than [`MAX_NODE_BYTES`] finds no node with room, opens one, and closes it.
+/// A message larger than [`MAX_NODE_BYTES`] opens a node and fills it alone.
 pub fn choose_placement(parent: Option<NodeFill>, size: u64) -> NodePlacement {
     let has_room = |node: NodeFill| {
         node.ends_with_parent
@@ -58,26 +57,28 @@ pub fn choose_placement(parent: Option<NodeFill>, size: u64) -> NodePlacement {
     }
 }
 
-/// The public name of a session's `number`th node, counted from 1.
+/// The public id of a session's `number`th node, starting at 1.
 pub fn format_chat_id(session: &SessionId, number: u32) -> String {
     format!("chat_{session}_{number}")
 }
 
-/// Which of a session's nodes a public name means; `None` if it is no name of such a node.
+/// The node number in a public id; `None` if it is not the canonical id of a node of this session.
 pub fn parse_chat_id(session: &SessionId, chat_id: &str) -> Option<u32> {
     let number = chat_id.rsplit_once('_')?.1.parse().ok()?;
+    // Formatting the number again rejects other spellings of it (`+3`, `03`) and ids of other
+    // sessions, even if one session id is a prefix of another.
     (self::format_chat_id(session, number) == chat_id).then_some(number)
 }
 
-/// A node as people-to-people chats read it.
+/// A node in the format of people-to-people chat clients.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ChatNode {
-    /// Its name: `chat_<sessionId>_<number>`.
+    /// Node id: `chat_<sessionId>_<number>`.
     pub chat_id: String,
-    /// When its first message was written, in seconds since 1970.
+    /// Time of the first message, in seconds since 1970.
     pub created_at: i64,
-    /// Its messages, oldest first.
+    /// Messages, oldest first.
     pub messages: Vec<NodeMessage>,
 }
 
@@ -85,21 +86,21 @@ pub struct ChatNode {
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeMessage {
-    /// The message's id.
+    /// Message id.
     #[serde(rename = "_id")]
     #[schema(value_type = String)]
     pub id: MessageId,
-    /// The user who sent it, or `assistant`.
+    /// User who sent the message, or `assistant`.
     #[schema(value_type = String)]
     pub sender_id: UserId,
-    /// Its text.
+    /// Message text.
     pub text: String,
-    /// When it was written, in seconds since 1970.
+    /// Time the message was written, in seconds since 1970.
     pub timestamp: i64,
-    /// What it mainly is.
+    /// Primary content type.
     #[serde(rename = "type")]
     pub kind: MessageType,
-    /// Whether someone other than its sender has read up to it.
+    /// Whether a participant other than the sender has read it.
     pub seen: bool,
 }
 

@@ -1,4 +1,4 @@
-//! Lists: what may be asked of them and how far they have been read.
+//! Pagination and cursors: the parameters of lists.
 
 use super::session::SessionStatus;
 use super::{FieldError, MessageId, ProjectId};
@@ -7,48 +7,42 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// The most entries of one page.
+/// Maximum entries per page.
 pub const MAX_PAGE_SIZE: u32 = 100;
 
-/// Which page of how many.
+/// Position within a paginated list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Pagination {
-    /// The page, counted from 1.
+    /// Page number, starting at 1.
     pub page: u32,
     /// Entries per page.
     pub limit: u32,
-    /// Entries in all.
+    /// Total number of entries.
     pub total: u64,
-    /// Pages in all.
+    /// Total number of pages.
     pub pages: u64,
 }
 
 impl Pagination {
-    /// Counts the pages.
     pub fn new(page: u32, limit: u32, total: u64) -> Self {
         Self { page, limit, total, pages: total.div_ceil(u64::from(limit.max(1))) }
     }
 }
 
-/// What a list of sessions is ordered by.
+/// The sort key of a session list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SortField {
-    /// The newest message, or the creation of a session without one.
+    /// Time of the newest message, or of creation while the session is empty.
     LastMessageAt,
-    /// The creation.
     CreatedAt,
-    /// The last change.
     UpdatedAt,
-    /// The title, without regard to case.
+    /// Case-insensitive.
     Title,
 }
 
-/// A sort key and its direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SortOrder {
-    /// The key.
     pub field: SortField,
-    /// Whether the largest comes first.
     pub descending: bool,
 }
 
@@ -59,13 +53,14 @@ impl Default for SortOrder {
 }
 
 impl SortOrder {
-    /// Reads `-lastMessageAt` and the like.
+    /// Parses `lastMessageAt`, `-lastMessageAt` and the like.
     pub fn parse(text: &str) -> Result<Self, FieldError> {
         let (name, descending) = match text.strip_prefix('-') {
             Some(name) => (name, true),
             None => (text, false),
         };
         let key = match name {
+            // `lastMessageTime` is accepted as an older name of the same key.
             "lastMessageAt" | "lastMessageTime" => SortField::LastMessageAt,
             "createdAt" => SortField::CreatedAt,
             "updatedAt" => SortField::UpdatedAt,
@@ -73,7 +68,7 @@ impl SortOrder {
             _ => {
                 return Err(FieldError::new(
                     "sort",
-                    "must be lastMessageAt, createdAt, updatedAt or title, with - in front for descending",
+                    "must be lastMessageAt, createdAt, updatedAt or title, with a leading - for descending order",
                 ));
             }
         };
@@ -81,96 +76,86 @@ impl SortOrder {
     }
 }
 
-/// Where a list goes on: behind the entry with this place in the order. Opaque to clients.
+/// Continues a list after the entry with this sort position. Opaque to clients.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionCursor {
-    /// Whether that entry is pinned.
+    /// Pinned sessions come first, so this is part of the sort position.
     #[serde(rename = "p")]
     pub pinned: bool,
-    /// Its sort key.
     #[serde(rename = "k")]
     pub key: CursorKey,
-    /// What tells it from entries with the same key.
+    /// Breaks ties between entries with the same key.
     #[serde(rename = "i")]
     pub id: String,
 }
 
-/// The sort key of the entry a cursor stands behind.
+/// The sort key of the entry that a cursor points to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum CursorKey {
-    /// A time, in milliseconds.
+    /// Milliseconds since 1970.
     Number(i64),
-    /// A title.
     Text(String),
 }
 
 impl SessionCursor {
-    /// The cursor as clients carry it.
+    /// Encodes the cursor for clients, as URL-safe Base64.
     pub fn encode(&self) -> String {
         URL_SAFE_NO_PAD.encode(serde_json::to_vec(self).unwrap_or_default())
     }
 
-    /// Reads a cursor that was given out for a list in this order.
+    /// Decodes a cursor. Rejects one that was issued for a list with another sort key.
     pub fn decode(text: &str, sort: SortOrder) -> Result<Self, FieldError> {
-        let wants = || FieldError::new("cursor", "must be a nextCursor of the same list");
-        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| wants())?;
-        let cursor: Self = serde_json::from_slice(&bytes).map_err(|_| wants())?;
+        let invalid = || FieldError::new("cursor", "must be a nextCursor of the same list");
+        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| invalid())?;
+        let cursor: Self = serde_json::from_slice(&bytes).map_err(|_| invalid())?;
+        // A cursor from a list sorted by time would compare numbers with titles.
         let is_text = matches!(cursor.key, CursorKey::Text(_));
         if is_text != (sort.field == SortField::Title) {
-            return Err(wants());
+            return Err(invalid());
         }
         Ok(cursor)
     }
 }
 
-/// Where in a list to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PagePosition {
-    /// A page, counted from 1.
+    /// Page number, starting at 1.
     Page(u32),
-    /// Behind a cursor.
+    /// The entries after a cursor.
     After(SessionCursor),
 }
 
-/// Which sessions to list, in which order, from where.
+/// Filters, order and position of a session list.
 #[derive(Debug, Clone)]
 pub struct SessionQuery {
-    /// Where to read.
     pub position: PagePosition,
-    /// Most entries.
     pub limit: u32,
-    /// The order; pinned sessions always come first.
+    /// Pinned sessions come first in any order.
     pub sort: SortOrder,
-    /// Folded words, each of which must begin a word of the title; a search without words finds
+    /// Folded words, each of which must be the prefix of a word of the title. An empty list matches
     /// nothing.
     pub search: Option<Vec<String>>,
-    /// Only those of a project.
     pub project_id: Option<ProjectId>,
-    /// Only those with a status.
     pub status: Option<SessionStatus>,
-    /// Only those that are, or are not, archived.
     pub archived: Option<bool>,
 }
 
-/// Which messages of a session to read.
+/// Which messages of a session to return.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum MessageView {
-    /// Those of the active path.
+    /// The messages of the active path.
     #[default]
     Path,
-    /// Those of all branches.
+    /// The messages of all branches.
     All,
 }
 
 /// Which page of a session's messages to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MessageSlice {
-    /// The newest.
     Newest,
-    /// Those before a message.
     Before(MessageId),
-    /// Those after a message.
     After(MessageId),
 }

@@ -1,43 +1,40 @@
-//! Who is asking, and what that lets them do to a session.
+//! Authorization: the authenticated user and their access to a session or project.
 
 use super::UserId;
 
-/// A known user, as `auth` found them.
+/// A user authenticated by `auth`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Principal {
-    /// The user.
     pub user: UserId,
-    /// Whether the user may act on everybody's sessions.
+    /// Admins may act on every user's sessions.
     pub is_admin: bool,
 }
 
-/// What somebody wants to do to a session.
+/// The access that an operation requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AccessLevel {
-    /// Read, post, chat, stop, set the status: any participant.
+    /// Read, post, chat, cancel, set the status: granted to every participant.
     Participant,
-    /// Rename, delete, change settings or participants, preview memory: the owner.
+    /// Rename, delete, change settings or participants, preview memory: granted to the owner.
     Owner,
 }
 
-/// What came of asking for [`AccessLevel`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AccessDecision {
-    /// Go ahead.
     Allowed,
-    /// The session may be seen, but this may not be done to it.
+    /// The session may be seen, but the operation is not permitted.
     Forbidden,
-    /// To this user the session does not exist.
+    /// Reported as not found, so that a user cannot probe for other users' sessions.
     Hidden,
 }
 
 impl Principal {
-    /// The server itself, which may see everything.
+    /// The server itself, with access to everything.
     pub fn server() -> Self {
         Self { user: UserId::new_unchecked(""), is_admin: true }
     }
 
-    /// Judges access to a session with this owner and these participants.
+    /// Decides on access to a session with this owner and these participants.
     pub fn authorize(
         &self,
         access: AccessLevel,
@@ -50,6 +47,8 @@ impl Principal {
         match (participants.contains(&self.user), access) {
             (true, AccessLevel::Participant) => AccessDecision::Allowed,
             (true, AccessLevel::Owner) => AccessDecision::Forbidden,
+            // Non-participants get the same answer for every operation, so that it does not reveal
+            // whether the session exists.
             (false, _) => AccessDecision::Hidden,
         }
     }

@@ -1,5 +1,5 @@
-//! Projects: what sessions have in common. A description, instructions and files; what they are
-//! called, how large they may be, and who may see them.
+//! Projects: a description, instructions and files that sessions share. Naming rules, size limits
+//! and access.
 
 use super::message::ContentError;
 use super::principal::{AccessDecision, AccessLevel, Principal};
@@ -10,33 +10,28 @@ use std::fmt;
 use std::sync::Arc;
 use utoipa::ToSchema;
 
-/// The most bytes of a file.
+/// Maximum size of a file, in bytes.
 pub const MAX_FILE_BYTES: usize = 1 << 20;
-/// The most bytes of a project's files together.
+/// Maximum size of all files of a project together, in bytes.
 pub const MAX_PROJECT_BYTES: usize = 16 << 20;
-/// The most files of a project.
 pub const MAX_FILES: usize = 2000;
-/// The most bytes of a description.
 const MAX_DESCRIPTION_BYTES: usize = 16 * 1024;
-/// The most characters of a project's name.
 const MAX_NAME_CHARS: usize = 200;
-/// The most bytes of a file's path.
 const MAX_PATH_BYTES: usize = 512;
-/// The most characters of a language's name.
 const MAX_LANGUAGE_BYTES: usize = 32;
 
-/// What the application does with a project at present; the server only keeps it.
+/// State of the application's own code generation for a project. The server only stores it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum GenerationStatus {
-    /// Nothing was asked for.
+    /// Nothing was requested.
     #[default]
     Idle,
-    /// Its files are being written.
+    /// Files are being generated.
     Generating,
-    /// They are there.
+    /// Files were generated.
     Completed,
-    /// They could not be written.
+    /// Generation failed.
     Failed,
 }
 
@@ -47,94 +42,95 @@ string_enum!(GenerationStatus {
     Failed = "failed",
 });
 
-/// What sessions have in common.
+/// Description, instructions and files shared by sessions.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Project {
-    /// Its name in the store.
+    /// Project id.
     #[serde(rename = "projectId")]
     #[schema(value_type = String)]
     pub id: ProjectId,
-    /// The only one who sees it, beside admins.
+    /// The only user with access, apart from admins.
     #[serde(skip)]
     pub owner: UserId,
-    /// What it is called.
+    /// Display name.
     pub name: String,
-    /// What it is about.
+    /// Description.
     pub description: String,
-    /// What the model is told in its sessions.
+    /// Instructions to the model in every session of the project.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub system_prompt: Option<String>,
-    /// Its files without their contents, by path.
+    /// Files without their contents, sorted by path.
     pub files: Vec<FileEntry>,
-    /// Counts the changes of its fields and files.
+    /// Incremented whenever a field or file changes.
     pub version: u32,
-    /// What the application does with it at present.
+    /// State of the application's code generation.
     pub generation_status: GenerationStatus,
-    /// When it was created.
+    /// Time of creation.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
-    /// When anything about it last changed.
+    /// Time of the last change to any field or file.
     #[schema(value_type = String, format = DateTime)]
     pub updated_at: Timestamp,
 }
 
-/// A file without its content.
+/// A project file without its content.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FileEntry {
-    /// Where it lies in the project.
+    /// Path within the project.
     #[schema(value_type = String)]
     pub path: FilePath,
-    /// Bytes of its content.
+    /// Size of the content, in bytes.
     pub size: u32,
-    /// The language it is written in.
+    /// Programming or markup language of the content.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub language: Option<FileLanguage>,
-    /// When it last changed.
+    /// Time of the last change.
     #[schema(value_type = String, format = DateTime)]
     pub updated_at: Timestamp,
-    /// Tokens of its content, by o200k_base.
+    /// Tokens of the content, counted with o200k_base.
     #[serde(skip)]
     pub tokens: u32,
 }
 
 impl Project {
-    /// Whether this user may see and change it; to all others it does not exist.
-    pub fn is_accessible_to(&self, who: &Principal) -> bool {
-        who.authorize(AccessLevel::Owner, &self.owner, &[]) == AccessDecision::Allowed
+    /// Whether this user may read and change the project. For all others it does not exist.
+    pub fn is_accessible_to(&self, principal: &Principal) -> bool {
+        principal.authorize(AccessLevel::Owner, &self.owner, &[]) == AccessDecision::Allowed
     }
 
-    /// The file at a path.
     pub fn find_file(&self, path: &FilePath) -> Option<&FileEntry> {
         self.find_index(path).ok().map(|place| &self.files[place])
     }
 
-    /// Adds a file, or replaces the one at its path. Whether it is new. Errors: the project would
-    /// be too large.
+    /// Adds a file or replaces the one at its path. Returns whether it is new. Errors: the project
+    /// would exceed its limits.
     pub fn upsert_file(&mut self, entry: FileEntry) -> Result<bool, ContentError> {
         let place = self.find_index(&entry.path);
         match place {
             Ok(place) => self.files[place] = entry,
             Err(place) => self.files.insert(place, entry),
         }
+        // Checked after the change, because a replacement can also make the project smaller. On an
+        // error the caller discards the project, which is a copy read from the store.
         check_file_sizes(self.files.iter().map(|file| file.size as usize))?;
         Ok(place.is_err())
     }
 
-    /// Takes the file at a path out. Whether there was one.
+    /// Returns whether there was a file at the path.
     pub fn remove_file(&mut self, path: &FilePath) -> bool {
         self.find_index(path).map(|place| self.files.remove(place)).is_ok()
     }
 
-    /// Where in the order of paths a file is, or would be.
+    /// The index of a path, or where it would be inserted.
     fn find_index(&self, path: &FilePath) -> Result<usize, usize> {
         self.files.binary_search_by(|file| file.path.cmp(path))
     }
 }
 
-/// Whether files of these sizes, in bytes, are few and small enough for one project.
+/// Checks the number and total size of files against a project's limits. Sizes are in bytes.
 pub fn check_file_sizes(sizes: impl ExactSizeIterator<Item = usize>) -> Result<(), ContentError> {
     if sizes.len() > MAX_FILES {
         return Err(FieldError::new("files", format!("must be at most {MAX_FILES}")).into());
@@ -145,34 +141,34 @@ pub fn check_file_sizes(sizes: impl ExactSizeIterator<Item = usize>) -> Result<(
     Ok(())
 }
 
-/// Where a file lies in its project: names with `/` between them, from the project's root down.
+/// A path relative to the project's root, with `/` as the separator.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FilePath(Arc<str>);
 
 impl FilePath {
-    /// A path as a client spells it. It cannot lead out of the project, nor anywhere twice.
+    /// Validates a path sent by a client. It cannot leave the project, and no two spellings name
+    /// the same file.
     pub fn parse(text: &str) -> Result<Self, FieldError> {
-        let wrong = |wants: &'static str| Err(FieldError::new("path", wants));
+        let invalid = |message: &'static str| Err(FieldError::new("path", message));
         if text.is_empty() || text.len() > MAX_PATH_BYTES {
-            return wrong("must be 1 to 512 bytes");
+            return invalid("must be 1 to 512 bytes");
         }
         if text.contains('\\') || text.chars().any(char::is_control) {
-            return wrong("must not contain backslashes or control characters");
+            return invalid("must not contain backslashes or control characters");
         }
+        // Rejecting these segments rather than resolving them keeps one spelling per file, so that
+        // paths can be compared as strings.
         if text.split('/').any(|name| name.is_empty() || name == "." || name == "..") {
-            return wrong(
-                "must be relative, with names between its slashes: no . or .., nothing empty",
-            );
+            return invalid("must be relative, without empty, . or .. segments");
         }
         Ok(Self(Arc::from(text)))
     }
 
-    /// A path that was checked before it was stored.
+    /// Wraps a path that was validated before it was stored.
     pub fn new_unchecked(text: impl Into<Arc<str>>) -> Self {
         Self(text.into())
     }
 
-    /// The path itself.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -196,13 +192,12 @@ impl Serialize for FilePath {
     }
 }
 
-/// The language of a file, as code fences name it.
+/// The language of a file, as named in a code fence.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct FileLanguage(String);
 
 impl FileLanguage {
-    /// A language as a client spells it.
     pub fn parse(text: &str) -> Result<Self, FieldError> {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"+#._-".contains(&byte);
         if (1..=MAX_LANGUAGE_BYTES).contains(&text.len()) && text.bytes().all(allowed) {
@@ -211,29 +206,30 @@ impl FileLanguage {
         Err(FieldError::new("language", "must be 1 to 32 characters of A-Z a-z 0-9 + # . _ -"))
     }
 
-    /// A language that was checked before it was stored.
+    /// Wraps a language that was validated before it was stored.
     pub fn new_unchecked(text: String) -> Self {
         Self(text)
     }
 
-    /// Its name.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// A project's name as a client spells it, trimmed.
+/// Validates a project name and trims it.
 pub fn parse_name(text: &str) -> Result<String, FieldError> {
     let text = text.trim();
-    let sane =
+    let is_valid =
         (1..=MAX_NAME_CHARS).contains(&text.chars().count()) && !text.chars().any(char::is_control);
-    if sane {
+    if is_valid {
         return Ok(text.to_owned());
     }
-    Err(FieldError::new("name", "must be 1 to 200 characters, not blank, none a control character"))
+    Err(FieldError::new(
+        "name",
+        "must be 1 to 200 characters, not blank, without control characters",
+    ))
 }
 
-/// A project's description.
 pub fn parse_description(text: String) -> Result<String, FieldError> {
     reject_nul("description", &text)?;
     if text.len() > MAX_DESCRIPTION_BYTES {
@@ -242,7 +238,8 @@ pub fn parse_description(text: String) -> Result<String, FieldError> {
     Ok(text)
 }
 
-/// A project's instructions; blank ones are none. `most` is the most bytes of a system prompt.
+/// Validates project instructions; blank ones become `None`. `most` is the maximum size of a system
+/// prompt, in bytes.
 pub fn parse_system_prompt(text: String, most: usize) -> Result<Option<String>, FieldError> {
     reject_nul("systemPrompt", &text)?;
     if text.len() > most {
@@ -251,7 +248,7 @@ pub fn parse_system_prompt(text: String, most: usize) -> Result<Option<String>, 
     Ok(Some(text).filter(|text| !text.trim().is_empty()))
 }
 
-/// The content of a file: any text, also none.
+/// Validates the content of a file. It may be empty.
 pub fn parse_file_content(text: String) -> Result<String, ContentError> {
     reject_nul("content", &text)?;
     if text.len() > MAX_FILE_BYTES {
@@ -281,7 +278,8 @@ mod tests {
     }
 
     fn sample_entry(path: &str, size: usize) -> FileEntry {
-        let (path, size) = (FilePath::new_unchecked(path), u32::try_from(size).unwrap());
+        let path = FilePath::new_unchecked(path);
+        let size = u32::try_from(size).unwrap();
         FileEntry { path, size, language: None, updated_at: Timestamp::from_millis(0), tokens: 0 }
     }
 

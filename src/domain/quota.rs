@@ -1,25 +1,22 @@
-//! What somebody may use: requests in a while, tokens or money in a day or a month; and what a model
-//! costs.
+//! Rate limits, quotas on tokens or cost per day or month, and model prices.
 
 use super::key::KeyId;
 use super::{ProjectId, Timestamp, Usage, UserId};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-/// Money is counted in billionths of the unit that prices are in.
+/// Costs are integers in billionths of the currency unit that prices are given in.
 pub const NANOS_PER_UNIT: f64 = 1e9;
 
-/// So many requests in such a while.
+/// At most `requests` requests per `period`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RateLimit {
-    /// How many.
     pub requests: NonZeroU32,
-    /// In how long.
     pub period: Duration,
 }
 
 impl RateLimit {
-    /// Reads `60/m`, `5/s`, `1000/h`.
+    /// Parses `60/m`, `5/s`, `1000/h`.
     pub fn parse(text: &str) -> Option<Self> {
         let (requests, per) = text.split_once('/')?;
         let seconds = match per {
@@ -32,60 +29,50 @@ impl RateLimit {
     }
 }
 
-/// Who pays for a turn.
+/// The user and API key that a model call is charged to.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct UsagePayer {
-    /// The user who asked for it.
     pub user: UserId,
-    /// The key that they came with.
+    /// The API key of the request, if it was authenticated with one.
     pub key: Option<KeyId>,
 }
 
-/// Whose use is counted together.
+/// The owner of the usage that a quota adds up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QuotaScope {
-    /// A user's.
     User,
-    /// A key's.
     Key,
-    /// A project's.
     Project,
 }
 
-/// In which time.
+/// The period after which a quota starts again. Days and months are in UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QuotaPeriod {
-    /// A day, in UTC.
     Day,
-    /// A month, in UTC.
     Month,
 }
 
-/// In what it is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QuotaUnit {
-    /// Tokens of prompts and replies.
+    /// Prompt and completion tokens together.
     Tokens,
-    /// Money, in billionths.
+    /// Billionths of the currency unit.
     Cost,
 }
 
-/// How much may be used. A turn begins as long as less than that is spent.
+/// A usage limit. A turn may start while usage is below it, so the last turn of a period can exceed
+/// it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quota {
-    /// Whose.
     pub scope: QuotaScope,
-    /// When.
     pub period: QuotaPeriod,
-    /// Of what.
     pub unit: QuotaUnit,
-    /// How much.
+    /// In tokens, or in billionths of the currency unit.
     pub limit: i64,
 }
 
 impl Quota {
-    /// Reads `2000000`, `key:50000/day`, `project:12.50/month`: per user and month unless it says
-    /// otherwise.
+    /// Parses `2000000`, `key:50000/day`, `project:12.50/month`. The default is per user and month.
     pub fn parse(unit: QuotaUnit, text: &str) -> Option<Self> {
         let (of, rest) = match text.trim().split_once(':') {
             None => (QuotaScope::User, text.trim()),
@@ -106,21 +93,21 @@ impl Quota {
         (limit >= 0).then_some(Self { scope: of, period: per, unit, limit })
     }
 
-    /// In words, for whoever has spent it.
+    /// Names the quota in error messages.
     pub fn describe(&self) -> &'static str {
         match (self.scope, self.period) {
-            (QuotaScope::User, QuotaPeriod::Day) => "the user's quota of the day",
-            (QuotaScope::User, QuotaPeriod::Month) => "the user's quota of the month",
-            (QuotaScope::Key, QuotaPeriod::Day) => "the key's quota of the day",
-            (QuotaScope::Key, QuotaPeriod::Month) => "the key's quota of the month",
-            (QuotaScope::Project, QuotaPeriod::Day) => "the project's quota of the day",
-            (QuotaScope::Project, QuotaPeriod::Month) => "the project's quota of the month",
+            (QuotaScope::User, QuotaPeriod::Day) => "the user's daily quota",
+            (QuotaScope::User, QuotaPeriod::Month) => "the user's monthly quota",
+            (QuotaScope::Key, QuotaPeriod::Day) => "the key's daily quota",
+            (QuotaScope::Key, QuotaPeriod::Month) => "the key's monthly quota",
+            (QuotaScope::Project, QuotaPeriod::Day) => "the project's daily quota",
+            (QuotaScope::Project, QuotaPeriod::Month) => "the project's monthly quota",
         }
     }
 }
 
 impl QuotaPeriod {
-    /// The first day of the time that holds `now`, counted from 1970-01-01.
+    /// The first day of the period that contains `now`, in days since 1970-01-01.
     pub fn first_day(self, now: Timestamp) -> i64 {
         match self {
             Self::Day => now.day_number(),
@@ -128,11 +115,11 @@ impl QuotaPeriod {
         }
     }
 
-    /// When the next one begins.
+    /// When the next period begins.
     pub fn ends_at(self, now: Timestamp) -> Timestamp {
         let next = match self {
             Self::Day => now.day_number() + 1,
-            // From the 28th on, four more days lie in the next month.
+            // Day 1 plus 31 is always in the next month, whatever the length of this one.
             Self::Month => {
                 Timestamp::from_day_number(now.first_day_of_month() + 31).first_day_of_month()
             }
@@ -141,7 +128,7 @@ impl QuotaPeriod {
     }
 }
 
-/// What is counted together, by name: a user, a key, or a project of an owner's.
+/// The key of a usage counter; `None` if the turn has no API key or project to count for.
 pub fn quota_key(
     of: QuotaScope,
     payer: &UsagePayer,
@@ -151,15 +138,15 @@ pub fn quota_key(
     match of {
         QuotaScope::User => Some(format!("user:{}", payer.user)),
         QuotaScope::Key => payer.key.as_ref().map(|key| format!("key:{key}")),
-        // Ids hold no slash, so no two projects have one name.
+        // Project ids are unique per owner only. They contain no slash, so the key is unambiguous.
         QuotaScope::Project => project.map(|project| format!("project:{project}/{owner}")),
     }
 }
 
-/// What a model costs: per token, in billionths.
+/// The price of a model, per token, in billionths of the currency unit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelPrice {
-    /// The model, or with a `*` at the end how its name begins.
+    /// Model name, or a prefix followed by `*`.
     model: String,
     prompt: i64,
     cached: i64,
@@ -167,7 +154,8 @@ pub struct ModelPrice {
 }
 
 impl ModelPrice {
-    /// Reads `MODEL=PROMPT/COMPLETION` or `MODEL=PROMPT/CACHED/COMPLETION`, per million tokens.
+    /// Parses `MODEL=PROMPT/COMPLETION` or `MODEL=PROMPT/CACHED/COMPLETION`, given per million
+    /// tokens.
     pub fn parse(text: &str) -> Option<Self> {
         let (model, prices) = text.trim().rsplit_once('=')?;
         let prices: Option<Vec<i64>> = prices
@@ -175,6 +163,7 @@ impl ModelPrice {
             .map(|price| Some((parse_amount(price)? * NANOS_PER_UNIT / 1e6).round() as i64))
             .collect();
         let (prompt, cached, completion) = match prices?.as_slice() {
+            // Without a price of their own, cached tokens cost as much as any other.
             [prompt, completion] => (*prompt, *prompt, *completion),
             [prompt, cached, completion] => (*prompt, *cached, *completion),
             _ => return None,
@@ -191,10 +180,12 @@ impl ModelPrice {
     }
 }
 
-/// What a reply cost, in billionths; `None` for a model without a price. The first price counts.
+/// The cost of a reply in billionths; `None` if the model has no price. The first matching price
+/// applies.
 pub fn compute_cost(prices: &[ModelPrice], model: &str, usage: &Usage) -> Option<i64> {
     let price = prices.iter().find(|price| price.applies_to_model(model))?;
     let tokens = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    // Usage is reported by providers. Without the minimum, inconsistent counts would underflow.
     let cached = usage.cached_tokens.min(usage.prompt_tokens);
     let parts = [
         (usage.prompt_tokens - cached, price.prompt),
@@ -205,13 +196,13 @@ pub fn compute_cost(prices: &[ModelPrice], model: &str, usage: &Usage) -> Option
     Some(parts.into_iter().map(cost).fold(0, i64::saturating_add))
 }
 
-/// Whether a model has a price.
 pub fn has_price(prices: &[ModelPrice], model: &str) -> bool {
     prices.iter().any(|price| price.applies_to_model(model))
 }
 
-/// A sum of money that is not negative, as people write it.
+/// Parses a non-negative decimal number without sign or exponent.
 fn parse_amount(text: &str) -> Option<f64> {
+    // `f64::from_str` accepts signs, exponents, `inf` and `nan` as well.
     let is_plain =
         !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     text.parse().ok().filter(|number: &f64| is_plain && *number < 1e9)

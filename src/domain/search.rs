@@ -1,5 +1,5 @@
-//! Searching in what was said: what is looked for, which words are kept for that, and how a finding
-//! is shown. Stores keep the words and look them up; everything else about searching is here.
+//! Full-text search: query parsing, the words to index, cursors and snippets. Stores only keep the
+//! index and look words up.
 
 use super::text::fold_words;
 use super::{FieldError, MessageId, ProjectId, Role, SessionId, Timestamp};
@@ -10,23 +10,22 @@ use std::collections::BTreeSet;
 use unicode_normalization::UnicodeNormalization;
 use unicode_normalization::char::is_combining_mark;
 
-/// Words of a question beyond these are not looked at.
+/// Maximum words of a query; later ones are ignored.
 const MAX_TERMS: usize = 16;
-/// Of a longer word so many characters count.
+/// Longer words are truncated to this length, in the index and in queries.
 const MAX_WORD_CHARS: usize = 64;
-/// A word of the question with so many characters is the beginning of what it finds.
+/// Query words of at least this length match as prefixes; shorter ones match whole words.
 const MIN_PREFIX_CHARS: usize = 3;
-/// The most characters of a snippet, marks of omission aside, and how many of them may stand before
-/// the first finding.
+/// Maximum length of a snippet without its ellipses, and of the text before its first match, in
+/// characters.
 const MAX_SNIPPET_CHARS: usize = 160;
 const MAX_LEAD_CHARS: usize = 40;
 
-/// A folded word that must be found.
+/// A folded query word.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SearchTerm {
-    /// Letters and digits only.
     pub word: String,
-    /// Whether words that begin with it count, too.
+    /// Whether longer words starting with `word` match.
     pub is_prefix: bool,
 }
 
@@ -36,28 +35,25 @@ impl SearchTerm {
     }
 }
 
-/// What is looked for, and where.
+/// A query and its filters.
 #[derive(Debug, Clone)]
 pub struct SearchQuery {
-    /// All of these, in one message or one title; at least one.
+    /// At least one. All of them must occur in the same message or title.
     pub terms: Vec<SearchTerm>,
-    /// Only in sessions of a project.
     pub project_id: Option<ProjectId>,
-    /// Only in a session.
     pub session_id: Option<SessionId>,
-    /// Only messages of a role, and no titles.
+    /// Restricts the search to messages of this role; titles are excluded.
     pub role: Option<Role>,
-    /// Only what is as new as this, or newer.
+    /// Inclusive.
     pub from: Option<Timestamp>,
-    /// Only what is older than this.
+    /// Exclusive.
     pub to: Option<Timestamp>,
-    /// Only what comes behind this.
+    /// Only results after this position.
     pub after: Option<SearchCursor>,
-    /// Most findings.
     pub limit: u32,
 }
 
-/// The terms of a question. Errors: a question without words.
+/// Parses a query. Errors: the query contains no word.
 pub fn parse_terms(question: &str) -> Result<Vec<SearchTerm>, FieldError> {
     let term = |word: String| {
         let word = truncate_word(&word).to_owned();
@@ -65,7 +61,7 @@ pub fn parse_terms(question: &str) -> Result<Vec<SearchTerm>, FieldError> {
     };
     let terms: Vec<_> = fold_words(question).into_iter().take(MAX_TERMS).map(term).collect();
     if terms.is_empty() {
-        return Err(FieldError::new("q", "must hold a word"));
+        return Err(FieldError::new("q", "must contain a word"));
     }
     Ok(terms)
 }
@@ -74,61 +70,56 @@ fn truncate_word(word: &str) -> &str {
     super::text::truncate_chars(word, MAX_WORD_CHARS)
 }
 
-/// The words by which a text is found, each once.
+/// The distinct words to index for a text.
 pub fn extract_index_words(text: &str) -> Vec<String> {
     let each: BTreeSet<String> =
         fold_words(text).iter().map(|word| truncate_word(word).to_owned()).collect();
     each.into_iter().collect()
 }
 
-/// Where a finding stands in the order of findings, the newest first: by time, then by session and
-/// place in it, the last first. Opaque to clients.
+/// Position in the search results, which are ordered by time, then session, then message, newest
+/// first. Opaque to clients.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SearchCursor {
-    /// When it was written, in milliseconds.
+    /// Milliseconds since 1970.
     #[serde(rename = "a")]
     pub at_millis: i64,
-    /// The session.
     #[serde(rename = "s")]
     pub session: String,
-    /// The message's seq; 0 is the session's title.
+    /// The message's `seq`; 0 is the session's title.
     #[serde(rename = "q")]
     pub seq: u32,
 }
 
 impl SearchCursor {
-    /// The place as clients carry it.
     pub fn encode(&self) -> String {
         URL_SAFE_NO_PAD.encode(serde_json::to_vec(self).unwrap_or_default())
     }
 
-    /// Reads a place that was given out.
     pub fn decode(text: &str) -> Result<Self, FieldError> {
-        let wants = || FieldError::new("cursor", "must be a nextCursor of a search");
-        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| wants())?;
-        serde_json::from_slice(&bytes).map_err(|_| wants())
+        let invalid = || FieldError::new("cursor", "must be a nextCursor of a search");
+        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| invalid())?;
+        serde_json::from_slice(&bytes).map_err(|_| invalid())
     }
 }
 
-/// A message or a title that was found.
+/// A matching message or title.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SearchMatch {
-    /// Where it stands.
     pub cursor: SearchCursor,
-    /// The message; `None` is the title.
+    /// `None` if the title matched.
     pub message: Option<MessageId>,
 }
 
-/// A piece of a text around what was found in it.
+/// An excerpt around the first match.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SearchSnippet {
-    /// The piece, on one line.
+    /// On a single line.
     pub text: String,
-    /// Where the found words stand in it: from and behind, in characters (Unicode scalar values).
+    /// Start and end of each match in `text`, in characters (Unicode scalar values).
     pub highlights: Vec<[usize; 2]>,
 }
 
-/// Shows where the terms stand in a text.
 pub fn build_snippet(text: &str, terms: &[SearchTerm]) -> SearchSnippet {
     let found: Vec<[usize; 2]> = locate_words(text)
         .into_iter()
@@ -139,56 +130,60 @@ pub fn build_snippet(text: &str, terms: &[SearchTerm]) -> SearchSnippet {
         Some([first, _]) if *first > MAX_LEAD_CHARS => first - MAX_LEAD_CHARS,
         _ => 0,
     };
-    let (before, after) = ("…", "…");
     let mut piece = String::new();
     if begin > 0 {
-        piece.push_str(before);
+        piece.push('…');
     }
+    // Highlights are positions in the snippet, which starts at `begin` and may have an ellipsis.
     let shift = piece.chars().count();
     let mut rest = text.chars().skip(begin);
     piece.extend(
         rest.by_ref().take(MAX_SNIPPET_CHARS).map(|c| if c.is_whitespace() { ' ' } else { c }),
     );
     if rest.next().is_some() {
-        piece.push_str(after);
+        piece.push('…');
     }
     let end = begin + MAX_SNIPPET_CHARS;
+    // A match that the end of the snippet cuts is not highlighted.
     let inside = found.into_iter().filter(|[from, to]| *from >= begin && *to <= end);
     let highlights = inside.map(|[from, to]| [from - begin + shift, to - begin + shift]).collect();
     SearchSnippet { text: piece, highlights }
 }
 
-/// The folded words of a text as [`fold_words`] gives them, and where each stands, in characters.
+/// The folded words of a text, the same as [`fold_words`] returns, with the start and end of each
+/// in characters. A test compares the two functions.
 fn locate_words(text: &str) -> Vec<(String, [usize; 2])> {
-    let mut placed: Vec<(String, [usize; 2])> = Vec::new();
+    let mut located: Vec<(String, [usize; 2])> = Vec::new();
     let mut is_open = false;
     for (index, original) in text.chars().enumerate() {
+        // One character can decompose into several (ﬁ, ½), all at the same position in the text.
         for c in original.nfkd() {
             if is_combining_mark(c) {
-                // An accent belongs to the letter before it.
-                if let Some((_, [_, end])) = placed.last_mut().filter(|_| is_open) {
+                // A combining accent belongs to the letter before it.
+                if let Some((_, [_, end])) = located.last_mut().filter(|_| is_open) {
                     *end = index + 1;
                 }
                 continue;
             }
             for c in c.to_lowercase() {
                 if !c.is_alphanumeric() {
-                    // What the lower case of a letter is made of beside letters.
+                    // Anything but a letter or digit ends the word, except for a combining mark
+                    // that lower-casing may add.
                     is_open = is_open && is_combining_mark(c);
                     continue;
                 }
                 if !is_open {
-                    placed.push((String::new(), [index, index]));
+                    located.push((String::new(), [index, index]));
                     is_open = true;
                 }
-                if let Some((word, [_, end])) = placed.last_mut() {
+                if let Some((word, [_, end])) = located.last_mut() {
                     word.push(c);
                     *end = index + 1;
                 }
             }
         }
     }
-    placed
+    located
 }
 
 #[cfg(test)]
@@ -219,7 +214,7 @@ mod tests {
         let (text, found) = highlight("Die Crème\nbrûlée, bitte", "creme brul");
         assert_eq!(text, "Die Crème brûlée, bitte");
         assert_eq!(found, ["Crème", "brûlée"]);
-        // The accents stand behind their letters here.
+        // Decomposed accents follow their letters.
         let (_, found) = highlight("Cre\u{300}me", "creme");
         assert_eq!(found, ["Cre\u{300}me"]);
     }
@@ -235,9 +230,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_words_that_are_shown_are_those_that_are_kept(text in ".{0,60}") {
-            let placed: Vec<_> = locate_words(&text).into_iter().map(|(word, _)| word).collect();
-            prop_assert_eq!(placed, fold_words(&text));
+        fn snippet_words_match_indexed_words(text in ".{0,60}") {
+            let located: Vec<_> = locate_words(&text).into_iter().map(|(word, _)| word).collect();
+            prop_assert_eq!(located, fold_words(&text));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Sessions: one conversation's own fields, its settings and its counters.
+//! Sessions: a conversation's own fields, settings and counters.
 
 use super::extra_params::ExtraParams;
 use super::memory::MemoryOptions;
@@ -12,104 +12,102 @@ use serde_json::value::RawValue;
 use std::fmt;
 use utoipa::ToSchema;
 
-/// The most bytes of JSON in `meta`, `userMeta` or `theme`.
+/// Maximum size of `meta`, `userMeta` and `theme`, in bytes of JSON each.
 pub const MAX_META_BYTES: usize = 16 * 1024;
-/// The most participants of a session.
 pub const MAX_PARTICIPANTS: usize = 100;
-/// The most characters of a model's name.
 const MAX_MODEL_CHARS: usize = 200;
 
-/// One conversation.
+/// A conversation.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Session {
-    /// Its name, unique in the store.
+    /// Session id, unique in the store.
     #[serde(rename = "sessionId")]
     #[schema(value_type = String)]
     pub id: SessionId,
-    /// Its owner.
+    /// Owner of the session.
     #[serde(rename = "userId")]
     #[schema(value_type = String)]
     pub owner: UserId,
-    /// The project it belongs to.
+    /// Project the session belongs to.
     #[schema(value_type = Option<String>)]
     pub project_id: Option<ProjectId>,
-    /// What it is called.
+    /// Title.
     pub title: String,
-    /// Where the title came from.
+    /// Origin of the title.
     pub title_source: TitleSource,
-    /// Who may read it and write in it; the owner among them.
+    /// Users who may read and post, including the owner.
     #[schema(value_type = Vec<String>)]
     pub participants: Vec<UserId>,
-    /// `active`, `agent_assigned`, `closed` or a word of the application's own.
+    /// `active`, `agent_assigned`, `closed`, or a value defined by the application.
     #[schema(value_type = String)]
     pub status: SessionStatus,
-    /// Put away: out of the default list.
+    /// Whether the session is excluded from the default list.
     pub archived: bool,
-    /// Kept at the head of lists.
+    /// Whether the session is listed first.
     pub pinned: bool,
-    /// The application's own data.
+    /// Application data.
     #[schema(value_type = Object)]
     pub meta: JsonObject,
-    /// What the application knows of its user: browser, device, place.
+    /// Application data about the user, such as browser, device and location.
     #[schema(value_type = Object)]
     pub user_meta: JsonObject,
-    /// How the application shows the conversation.
+    /// Application data about the display of the conversation.
     #[schema(value_type = Object)]
     pub theme: JsonObject,
-    /// What its turns use unless a request says otherwise.
+    /// Defaults for the session's turns; a request may override them.
     pub settings: SessionSettings,
-    /// Counts the changes of the session's own fields.
+    /// Incremented whenever one of the session's own fields changes.
     pub version: u32,
-    /// Messages in all branches.
+    /// Number of messages in all branches.
     pub messages_count: u32,
-    /// The newest message of the active path.
+    /// Newest message of the active path.
     #[schema(value_type = Option<String>)]
     pub head_id: Option<MessageId>,
-    /// The reply that is being produced.
+    /// Reply in progress.
     pub active_turn: Option<ActiveTurn>,
-    /// The first 200 characters of the newest message.
+    /// First 200 characters of the newest message.
     pub last_message: Option<String>,
-    /// When the newest message came.
+    /// Time of the newest message.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub last_message_at: Option<Timestamp>,
-    /// When its owner last sent a message.
+    /// Time of the owner's last message.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub last_seen: Option<Timestamp>,
-    /// When the conversation began.
+    /// Start of the conversation.
     #[schema(value_type = String, format = DateTime)]
     pub start_time: Timestamp,
-    /// When the session was created.
+    /// Time the session was created.
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
-    /// When anything about it last changed.
+    /// Time of the last change to the session or its messages.
     #[schema(value_type = String, format = DateTime)]
     pub updated_at: Timestamp,
-    /// The names of its nodes; left out of lists.
+    /// Ids of the session's nodes; omitted in lists.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nodes: Option<Vec<String>>,
 }
 
 impl Session {
-    /// The names of a session's nodes, given how many there are.
+    /// The ids of a session's nodes, given their number.
     pub fn chat_ids(id: &SessionId, count: u32) -> Vec<String> {
         (1..=count).map(|number| node::format_chat_id(id, number)).collect()
     }
 }
 
-/// A session's status: 1 to 32 of `a-z _`.
+/// A session's status: 1 to 32 characters of `a-z` and `_`. Applications may define their own
+/// values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionStatus(String);
 
 impl SessionStatus {
-    /// The model answers.
+    /// The model replies.
     pub const ACTIVE: &'static str = "active";
-    /// A person answers; the model stays silent.
+    /// A person replies; messages do not start a turn.
     pub const AGENT_ASSIGNED: &'static str = "agent_assigned";
     /// Nothing can be added.
     pub const CLOSED: &'static str = "closed";
 
-    /// Takes a status as a client spells it.
     pub fn parse(text: &str) -> Result<Self, FieldError> {
         let allowed = |byte: u8| byte.is_ascii_lowercase() || byte == b'_';
         if (1..=32).contains(&text.len()) && text.bytes().all(allowed) {
@@ -118,22 +116,19 @@ impl SessionStatus {
         Err(FieldError::new("status", "must be 1 to 32 characters of a-z and _"))
     }
 
-    /// A status that was checked before it was stored.
+    /// Wraps a status that was validated before it was stored.
     pub fn new_unchecked(text: String) -> Self {
         Self(text)
     }
 
-    /// The word itself.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether nothing may be added.
     pub fn is_closed(&self) -> bool {
         self.0 == Self::CLOSED
     }
 
-    /// Whether a person answers in the model's place.
     pub fn is_agent_assigned(&self) -> bool {
         self.0 == Self::AGENT_ASSIGNED
     }
@@ -157,18 +152,19 @@ impl Serialize for SessionStatus {
     }
 }
 
-/// A JSON object of at most 16 KiB that is the application's own: kept as it came.
+/// Application data: a JSON object of at most 16 KiB, stored byte for byte.
 #[derive(Debug, Clone, Serialize)]
 #[serde(transparent)]
 pub struct JsonObject(Box<RawValue>);
 
 impl JsonObject {
-    /// Takes an object, or a string that holds one, as a client sent it.
+    /// Validates an object sent by a client, either as an object or as a string that contains one.
     pub fn parse(field: &'static str, raw: &RawValue) -> Result<Self, FieldError> {
-        let wants_object = || FieldError::new(field, "must be a JSON object");
+        let not_an_object = || FieldError::new(field, "must be a JSON object");
+        // Some clients send these objects as a string of JSON.
         if raw.get().starts_with('"') {
-            let text: String = serde_json::from_str(raw.get()).map_err(|_| wants_object())?;
-            let inner = RawValue::from_string(text).map_err(|_| wants_object())?;
+            let text: String = serde_json::from_str(raw.get()).map_err(|_| not_an_object())?;
+            let inner = RawValue::from_string(text).map_err(|_| not_an_object())?;
             return Self::parse_object(field, &inner);
         }
         Self::parse_object(field, raw)
@@ -179,16 +175,17 @@ impl JsonObject {
         if text.len() > MAX_META_BYTES {
             return Err(FieldError::new(field, "must be at most 16 KiB of JSON"));
         }
-        // Reading it into values bounds its depth and finds what a mere scan lets pass, such as
-        // half a surrogate pair.
+        // Parsing into values, unlike scanning for syntax, limits the nesting depth and rejects
+        // unpaired surrogates.
         let value = serde_json::from_str(text).map_err(|error| {
-            let deep = error.to_string().contains("recursion limit");
-            let wants = if deep {
+            // serde_json reports exceeded depth as a syntax error of no particular category.
+            let is_too_deep = error.to_string().contains("recursion limit");
+            let message = if is_too_deep {
                 "must be nested at most 127 levels deep"
             } else {
                 "must be a JSON object"
             };
-            FieldError::new(field, wants)
+            FieldError::new(field, message)
         })?;
         let serde_json::Value::Object(_) = value else {
             return Err(FieldError::new(field, "must be a JSON object"));
@@ -199,12 +196,11 @@ impl JsonObject {
         Ok(Self(raw.to_owned()))
     }
 
-    /// An object read back from a store, as its JSON text.
+    /// Wraps an object read from a store, as JSON text.
     pub fn from_stored(text: String) -> Option<Self> {
         RawValue::from_string(text).ok().map(Self)
     }
 
-    /// The JSON text.
     pub fn as_json(&self) -> &str {
         self.0.get()
     }
@@ -216,42 +212,43 @@ impl Default for JsonObject {
     }
 }
 
-/// What a turn uses: of a session for all its turns, of a request for one.
+/// Parameters of a turn. A session's settings apply to all its turns, a request's to one.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SessionSettings {
-    /// The model that answers.
+    /// Model that replies.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
-    /// What the model is told before everything else.
+    /// System prompt, in place of the server's default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub system_prompt: Option<String>,
-    /// From 0 to 2.
+    /// Sampling temperature, from 0 to 2.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f64>,
-    /// From 0 to 1.
+    /// Nucleus sampling, from 0 to 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub top_p: Option<f64>,
-    /// Most tokens of a reply, at least 1.
+    /// Maximum tokens of a reply, at least 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_output_tokens: Option<u32>,
-    /// What of the session goes into the prompt.
+    /// Memory options: which messages of the session go into the prompt.
     #[serde(
         skip_serializing_if = "MemoryOptions::is_empty",
         deserialize_with = "deserialize_object"
     )]
     pub memory: MemoryOptions,
-    /// What a request hands on to its provider beside that; no session keeps it.
+    /// Further parameters of a request for its provider. Never stored with a session.
     #[serde(skip)]
     #[schema(ignore)]
     pub extra_params: ExtraParams,
 }
 
 impl SessionSettings {
-    /// Checks the bounds; `max_prompt` is the most bytes of a system prompt.
+    /// `max_prompt` is the maximum size of a system prompt, in bytes.
     pub fn validate(self, max_prompt: usize) -> Result<Self, FieldError> {
-        let range = |field, value: Option<f64>, most: f64, wants| match value {
-            Some(value) if !(0.0..=most).contains(&value) => Err(FieldError::new(field, wants)),
+        let range = |field, value: Option<f64>, most: f64, message| match value {
+            // `contains` is false for NaN as well.
+            Some(value) if !(0.0..=most).contains(&value) => Err(FieldError::new(field, message)),
             _ => Ok(()),
         };
         range("temperature", self.temperature, 2.0, "must be a number from 0 to 2")?;
@@ -260,9 +257,9 @@ impl SessionSettings {
             return Err(FieldError::new("maxOutputTokens", "must be a whole number of at least 1"));
         }
         if let Some(model) = &self.model {
-            let sane = (1..=MAX_MODEL_CHARS).contains(&model.chars().count())
+            let is_valid = (1..=MAX_MODEL_CHARS).contains(&model.chars().count())
                 && !model.chars().any(char::is_control);
-            if !sane {
+            if !is_valid {
                 return Err(FieldError::new(
                     "model",
                     "must be 1 to 200 characters without control characters",
@@ -272,15 +269,15 @@ impl SessionSettings {
         if let Some(prompt) = &self.system_prompt {
             reject_nul("systemPrompt", prompt)?;
             if prompt.len() > max_prompt {
-                let wants = format!("must be at most {max_prompt} bytes");
-                return Err(FieldError::new("systemPrompt", wants));
+                let message = format!("must be at most {max_prompt} bytes");
+                return Err(FieldError::new("systemPrompt", message));
             }
         }
         self.memory.validate()?;
         Ok(self)
     }
 
-    /// These settings where they say something, else `under`'s.
+    /// These settings, with the unset ones taken from `under`.
     #[must_use]
     pub fn with_defaults(self, under: Self) -> Self {
         Self {

@@ -1,11 +1,11 @@
-//! Texts as people wrote them: what is refused, how they are cut, how they are compared.
+//! Text handling: validation, truncation and word folding.
 
 use super::FieldError;
 use serde_json::Value;
 use unicode_normalization::UnicodeNormalization;
 use unicode_normalization::char::is_combining_mark;
 
-/// Refuses NUL, which no store keeps faithfully and no reader can see.
+/// Rejects NUL, which not every store can keep.
 pub fn reject_nul(field: &'static str, text: &str) -> Result<(), FieldError> {
     if text.contains('\0') {
         return Err(FieldError::new(field, "must not contain the character NUL (U+0000)"));
@@ -13,7 +13,7 @@ pub fn reject_nul(field: &'static str, text: &str) -> Result<(), FieldError> {
     Ok(())
 }
 
-/// Whether NUL stands anywhere in a JSON value, names of fields included.
+/// Whether a string or key anywhere in a JSON value contains NUL.
 pub fn has_nul(value: &Value) -> bool {
     match value {
         Value::String(text) => text.contains('\0'),
@@ -33,10 +33,12 @@ pub fn truncate_chars(text: &str, most: usize) -> &str {
     }
 }
 
-/// The words of a text as searching compares them: lower case, without accents, split at
-/// everything that is neither letter nor digit.
+/// The words of a text in the form that search compares: lower case, without accents, split at
+/// every character that is neither a letter nor a digit.
 pub fn fold_words(text: &str) -> Vec<String> {
     let folded: String =
+        // Compatibility decomposition separates accents from letters and unifies ligatures and
+        // full-width forms, so that é, ﬁ and Ａ are found by e, fi and a.
         text.nfkd().filter(|c| !is_combining_mark(*c)).flat_map(char::to_lowercase).collect();
     folded
         .split(|c: char| !c.is_alphanumeric())

@@ -1,4 +1,4 @@
-//! Points in time: milliseconds since 1970, spelled as RFC 3339 in UTC.
+//! Points in time: milliseconds since 1970, formatted as RFC 3339 in UTC.
 
 use jiff::Span;
 use jiff::fmt::friendly::{Designator, Spacing, SpanPrinter};
@@ -9,29 +9,28 @@ use std::time::Duration;
 
 const MILLIS_PER_DAY: i64 = 86_400_000;
 
-/// A point in time, to the millisecond.
+/// A point in time with millisecond precision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp(i64);
 
 impl Timestamp {
-    /// From milliseconds since 1970-01-01T00:00:00Z.
     pub const fn from_millis(millis: i64) -> Self {
         Self(millis)
     }
 
-    /// Milliseconds since 1970-01-01T00:00:00Z.
     pub const fn as_millis(self) -> i64 {
         self.0
     }
 
-    /// Whole seconds since 1970-01-01T00:00:00Z.
+    /// Seconds, rounded down.
     pub const fn as_seconds(self) -> i64 {
         self.0.div_euclid(1000)
     }
 
-    /// Reads RFC 3339 with any offset; finer digits than milliseconds are dropped.
+    /// Parses RFC 3339 with any offset. Digits below milliseconds are dropped.
     pub fn parse(text: &str) -> Option<Self> {
-        // The reader below takes more: years beyond four digits, no separators, names of zones.
+        // jiff accepts more than RFC 3339: years of more than four digits, dates without
+        // separators, time zone names. Check the shape first.
         let shape: Vec<u8> =
             text.bytes().map(|byte| if byte.is_ascii_digit() { b'0' } else { byte }).collect();
         let (date, rest) = shape.split_at_checked(19)?;
@@ -51,13 +50,16 @@ impl Timestamp {
         Some(Self(parsed.as_millisecond()))
     }
 
-    /// How long this is before `now`, in words: "5 minutes ago". Months have 30 days, years 365.
+    /// The time before `now` in its largest unit: "5 minutes ago". A month counts as 30 days, a
+    /// year as 365.
     pub fn format_ago(self, now: Self) -> String {
+        // Rounded down in every unit: an event 59 minutes and 59 seconds ago is "59 minutes ago".
         let minutes = i64::try_from(now.duration_since(self).as_secs() / 60).unwrap_or(i64::MAX);
         let (hours, days) = (minutes / 60, minutes / (60 * 24));
         let span = Span::new();
         let span = match (minutes, hours, days) {
             (0, ..) => return "just now".to_owned(),
+            // jiff prints a negative span with "ago".
             (minutes, 0, _) => span.try_minutes(-minutes),
             (_, hours, 0) => span.try_hours(-hours),
             (.., days) if days < 30 => span.try_days(-days),
@@ -70,30 +72,31 @@ impl Timestamp {
         span.map_or_else(|_| "long ago".to_owned(), |span| words.span_to_string(&span))
     }
 
-    /// Its day in UTC, in words: "8 May 2023".
+    /// The day in UTC for prompts: "8 May 2023".
     pub fn format_day(self) -> String {
         let time = jiff::Timestamp::from_millisecond(self.0).unwrap_or_default();
         time.to_zoned(jiff::tz::TimeZone::UTC).strftime("%-d %B %Y").to_string()
     }
 
-    /// The day in UTC, counted from 1970-01-01.
+    /// The day in UTC, in days since 1970-01-01.
     pub const fn day_number(self) -> i64 {
         self.0.div_euclid(MILLIS_PER_DAY)
     }
 
-    /// The beginning of a day.
+    /// The beginning of a day, given in days since 1970-01-01.
     pub const fn from_day_number(day: i64) -> Self {
         Self(day.saturating_mul(MILLIS_PER_DAY))
     }
 
-    /// The first day of its month, counted likewise.
+    /// The first day of the month in UTC, in days since 1970-01-01.
     pub fn first_day_of_month(self) -> i64 {
         let time = jiff::Timestamp::from_millisecond(self.0).unwrap_or_default();
+        // Subtracting the day of the month needs no calendar arithmetic of our own.
         let day_of_month = time.to_zoned(jiff::tz::TimeZone::UTC).day();
         self.day_number() - i64::from(day_of_month) + 1
     }
 
-    /// How long this is after `earlier`; zero if it is before.
+    /// The time since `earlier`; zero if `earlier` is later.
     pub fn duration_since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0).try_into().unwrap_or(0))
     }
@@ -117,7 +120,9 @@ impl<'de> Deserialize<'de> for Timestamp {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
         Self::parse(&text).ok_or_else(|| {
-            serde::de::Error::custom("must be a time in RFC 3339, such as 2026-01-31T12:00:00.000Z")
+            serde::de::Error::custom(
+                "must be an RFC 3339 timestamp such as 2026-01-31T12:00:00.000Z",
+            )
         })
     }
 }

@@ -1,39 +1,36 @@
-//! The name of a session: what it starts as, and how the first message names it.
+//! Session titles: the default, a title cut from the first message, and one written by a model.
 
 use super::text::reject_nul;
 use super::{FieldError, string_enum};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// What a session is called until something names it.
+/// Title of a session that nothing has named yet.
 pub const DEFAULT_TITLE: &str = "New Chat";
-/// The longest title a user may give, in Unicode scalar values.
+/// Maximum length of a title set by a user, in characters (Unicode scalar values).
 pub const MAX_TITLE_CHARS: usize = 200;
-/// Where a title taken from a message is cut, in Unicode scalar values.
+/// Length at which a title taken from a message is cut, in characters (Unicode scalar values).
 const AUTO_TITLE_CHARS: usize = 60;
 
-/// Where a session's title came from. A title of the user's is never overwritten.
+/// Origin of a session's title. A title set by a user is never overwritten.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TitleSource {
-    /// Nothing has named the session yet.
+    /// The session has no title yet.
     Default,
-    /// Cut from the first user message.
+    /// Taken from the first user message.
     Auto,
     /// Written by a model.
     Model,
-    /// Given by the user.
+    /// Set by a user.
     User,
 }
 
 string_enum!(TitleSource { Default = "default", Auto = "auto", Model = "model", User = "user" });
 
-/// A title and where it came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionTitle {
-    /// The title.
     pub text: String,
-    /// Where it came from.
     pub source: TitleSource,
 }
 
@@ -44,7 +41,8 @@ impl Default for SessionTitle {
 }
 
 impl SessionTitle {
-    /// A title as a user gives it, trimmed. A blank one, or none, resets to the default.
+    /// Validates and trims a title set by a user. A missing or blank title resets it to the
+    /// default.
     pub fn from_user(title: Option<&str>) -> Result<Self, FieldError> {
         let Some(text) = title.map(str::trim).filter(|text| !text.is_empty()) else {
             return Ok(Self::default());
@@ -56,8 +54,8 @@ impl SessionTitle {
         Ok(Self { text: text.to_owned(), source: TitleSource::User })
     }
 
-    /// The title that a first message gives: its first non-blank line with white space collapsed,
-    /// cut at a space near 60 characters. `None` if the message has no text.
+    /// Derives a title from the first message: its first non-blank line with white space collapsed,
+    /// cut at a space near 60 characters. `None` if the message contains no text.
     pub fn from_first_message(content: &str) -> Option<Self> {
         let line = content.lines().find(|line| !line.trim().is_empty())?;
         let mut collapsed = String::new();
@@ -66,7 +64,8 @@ impl SessionTitle {
                 collapsed.push(' ');
             }
             collapsed.push_str(word);
-            // Enough to know that it must be cut, and where; the rest of a huge line is not read.
+            // Enough to decide that the title is cut, and where. The rest of a huge line is not
+            // scanned.
             if collapsed.len() > 4 * (AUTO_TITLE_CHARS + 1) {
                 break;
             }
@@ -76,10 +75,12 @@ impl SessionTitle {
 }
 
 impl SessionTitle {
-    /// The title that a model wrote, without what models put around one: thoughts, quotation
-    /// marks, "Title:". `None` if nothing is left.
+    /// Cleans up a title written by a model: reasoning, quotation marks, Markdown and "Title:" are
+    /// removed. `None` if nothing remains.
     pub fn from_model(written: &str) -> Option<Self> {
+        // Reasoning models without a separate reasoning channel put it in front of the answer.
         let answer = written.rsplit_once("</think>").map_or(written, |(_, answer)| answer);
+        // Reasoning that was cut off: there is no answer after it.
         if answer.contains("<think>") || answer.contains('\0') {
             return None;
         }
@@ -96,12 +97,12 @@ impl SessionTitle {
     }
 }
 
-/// At most 60 characters: cut at the last space at or before the 60th, or at the 60th.
+/// Cuts a line to at most 60 characters, at the last space if there is one.
 fn truncate_title(line: &str) -> String {
     let Some((limit, _)) = line.char_indices().nth(AUTO_TITLE_CHARS) else {
         return line.to_owned();
     };
-    // A space that stands just behind the 60th character counts: nothing of a word is lost there.
+    // A space right after the 60th character counts too: cutting there loses no part of a word.
     let reach = limit + line[limit..].chars().next().map_or(0, char::len_utf8);
     let end = line[..reach].rfind(' ').unwrap_or(limit);
     format!("{}…", &line[..end])
@@ -149,8 +150,8 @@ mod tests {
         ] {
             assert_eq!(title(written).as_deref(), Some("Event loops"), "{written:?}");
         }
-        for nothing in ["", " \n", "<think>still thinking", "\"\""] {
-            assert_eq!(title(nothing), None, "{nothing:?}");
+        for unusable in ["", " \n", "<think>still thinking", "\"\""] {
+            assert_eq!(title(unusable), None, "{unusable:?}");
         }
         assert_eq!(SessionTitle::from_model("x").unwrap().source, TitleSource::Model);
     }

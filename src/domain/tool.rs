@@ -1,58 +1,55 @@
-//! Function calls: what a model wants done, and what came of it. This server runs no tools: a reply
-//! that calls some ends its turn, and its results begin the next one.
+//! Function calls and their results. The server runs no tools itself: a reply with calls ends its
+//! turn, and the client's results begin the next one.
 //!
-//! Both lie among a message's parts, as the AI SDK's model messages spell them:
-//! `{"type": "tool-call", "toolCallId", "toolName", "input"}` in the reply, and in the message of the
-//! role `tool` behind it `{"type": "tool-result", "toolCallId", "toolName", "output", "isError"?}`.
+//! Both are stored among the parts of a message, in the format of the AI SDK's model messages:
+//! `{"type": "tool-call", "toolCallId", "toolName", "input"}` in the reply, and `{"type":
+//! "tool-result", "toolCallId", "toolName", "output", "isError"?}` in the `tool` message that
+//! follows it.
 
 use super::message::{MessagePart, MessageParts};
 use super::{FieldError, MessageId, Role};
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
-/// The most bytes of a call's id, as vendors make them.
+/// Maximum length of a call id, in bytes. The ids are made by the vendors.
 const MAX_CALL_ID_BYTES: usize = 256;
 
-/// A call that a model wrote.
+/// A function call written by a model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ToolCall {
-    /// The name of the call, by which its result is known.
+    /// Call id; results refer to it.
     #[serde(rename = "toolCallId")]
     pub id: String,
-    /// The function.
+    /// Function name.
     #[serde(rename = "toolName")]
     pub name: String,
-    /// Its arguments: JSON as the model wrote it, or whatever the model wrote instead.
+    /// Arguments as the model wrote them: usually JSON, but not checked.
     pub input: String,
 }
 
-/// What came of a call.
+/// The result of a call, in the form sent to the model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ToolResult {
-    /// The call.
     #[serde(rename = "toolCallId")]
     pub call_id: String,
-    /// What the model is told: a text, or JSON.
+    /// Text or JSON.
     pub output: String,
-    /// Whether the call failed.
     pub is_error: bool,
 }
 
-/// A result as a client sends it.
+/// A result sent by a client.
 #[derive(Debug, Clone)]
 pub struct NewToolResult {
-    /// The call.
     pub call_id: String,
-    /// Any JSON; what is no string reaches the model as JSON.
+    /// Any JSON. A string reaches the model as its text, anything else as JSON.
     pub output: Box<RawValue>,
-    /// Whether the call failed.
     pub is_error: bool,
 }
 
 impl NewToolResult {
-    /// Checks a result; `field` is where it stood.
+    /// `field` names the result in errors.
     pub fn parse(
         field: &'static str,
         call_id: String,
@@ -60,26 +57,26 @@ impl NewToolResult {
         is_error: bool,
     ) -> Result<Self, FieldError> {
         if call_id.is_empty() || call_id.len() > MAX_CALL_ID_BYTES || call_id.contains('\0') {
-            return Err(FieldError::new(field, "must name its call by 1 to 256 bytes"));
+            return Err(FieldError::new(field, "must name its call with 1 to 256 bytes"));
         }
         Ok(Self { call_id, output, is_error })
     }
 
-    /// As the model is told.
     pub fn to_tool_result(&self) -> ToolResult {
-        let (call_id, output) = (self.call_id.clone(), self.output_text());
-        ToolResult { call_id, output, is_error: self.is_error }
+        ToolResult {
+            call_id: self.call_id.clone(),
+            output: self.output_text(),
+            is_error: self.is_error,
+        }
     }
 
-    /// The output as the model is told.
     fn output_text(&self) -> String {
         json_to_text(&self.output)
     }
 }
 
-/// Text and parts of the message that holds these results of the reply `of`, whose calls they
-/// answer. `first` is the reply of the same question that the first such results answered: clients
-/// of the AI SDK know all that follows by its name.
+/// Text and parts of the message that stores these results of `calls`. `first` is the first reply
+/// of the same question that requested tools: AI SDK clients know every later reply by its id.
 pub fn build_result_message(
     results: &[NewToolResult],
     calls: &[ToolCall],
@@ -100,7 +97,7 @@ pub fn build_result_message(
     (texts.join("\n"), MessageParts::from_parts(&parts))
 }
 
-/// A part as it is stored, as far as it is about tools.
+/// The fields of a stored part that concern tools.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct StoredToolPart<'a> {
@@ -118,14 +115,16 @@ struct StoredToolPart<'a> {
 }
 
 fn parse_stored_parts(parts: &MessageParts) -> Vec<StoredToolPart<'_>> {
+    // Most messages have no tool parts: a scan of the text saves parsing them.
     if !parts.as_json().contains("\"tool-") {
         return Vec::new();
     }
+    // Parts are read one by one, so that a part of another shape does not hide the others.
     let all: Vec<&RawValue> = serde_json::from_str(parts.as_json()).unwrap_or_default();
     all.into_iter().filter_map(|part| serde_json::from_str(part.get()).ok()).collect()
 }
 
-/// The calls among parts, in their order.
+/// The calls among `parts`, in order.
 pub fn parse_calls(parts: &MessageParts) -> Vec<ToolCall> {
     let calls = parse_stored_parts(parts).into_iter().filter(|part| part.kind == "tool-call");
     calls
@@ -136,7 +135,7 @@ pub fn parse_calls(parts: &MessageParts) -> Vec<ToolCall> {
         .collect()
 }
 
-/// The results among parts, in their order.
+/// The results among `parts`, in order.
 pub fn parse_results(parts: &MessageParts) -> Vec<ToolResult> {
     let results = parse_stored_parts(parts).into_iter().filter(|part| part.kind == "tool-result");
     results
@@ -147,7 +146,8 @@ pub fn parse_results(parts: &MessageParts) -> Vec<ToolResult> {
         .collect()
 }
 
-/// The reply that the results in a message of this role continue, as [`build_result_message`] was told.
+/// For a tool message, the reply that its results continue: the `first` of
+/// [`build_result_message`].
 pub fn find_continued_reply(role: Role, parts: &MessageParts) -> Option<MessageId> {
     if role != Role::Tool {
         return None;
@@ -158,24 +158,25 @@ pub fn find_continued_reply(role: Role, parts: &MessageParts) -> Option<MessageI
         .map(MessageId::new_unchecked)
 }
 
-/// Arguments as they are stored: JSON as it is, anything else as a text.
+/// Encodes arguments for storage: valid JSON unchanged, anything else as a JSON string.
 pub fn encode_input(input: &str) -> Box<RawValue> {
+    // Models may send no arguments at all for a function without parameters.
     let input = if input.trim().is_empty() { "{}" } else { input };
     let json: Option<Box<RawValue>> = serde_json::from_str(input).ok();
     json.unwrap_or_else(|| to_raw_value(input).unwrap_or_default())
 }
 
-/// Whether arguments are JSON.
+/// Whether arguments are valid JSON; blank ones count as `{}`.
 pub fn is_valid_json(input: &str) -> bool {
     input.trim().is_empty() || serde_json::from_str::<&RawValue>(input).is_ok()
 }
 
-/// A JSON string's text; other JSON as it is written.
+/// The text of a JSON string; any other JSON unchanged.
 fn json_to_text(value: &RawValue) -> String {
     serde_json::from_str(value.get()).unwrap_or_else(|_| value.get().to_owned())
 }
 
-/// What calls are counted by.
+/// The text by which the tokens of calls are counted.
 pub fn format_calls(calls: &[ToolCall]) -> String {
     let texts: Vec<String> =
         calls.iter().map(|call| format!("{} {}", call.name, call.input)).collect();

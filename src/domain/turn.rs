@@ -1,23 +1,23 @@
-//! A turn: one user message and the reply being produced for it.
+//! Turns: a user message and the reply that is generated for it.
 
 use super::{MessageId, Timestamp, TurnId};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// The reply a session is waiting for.
+/// The reply in progress.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ActiveTurn {
-    /// The turn.
+    /// Turn id.
     #[schema(value_type = String)]
     pub turn_id: TurnId,
-    /// The id the reply will have.
+    /// Id that the reply will have.
     #[schema(value_type = String)]
     pub message_id: MessageId,
-    /// The message it answers.
+    /// Message that is being answered.
     #[schema(value_type = Option<String>)]
     pub user_message_id: Option<MessageId>,
-    /// When it began.
+    /// Time the turn started.
     #[schema(value_type = String, format = DateTime)]
     pub started_at: Timestamp,
 }

@@ -1,40 +1,41 @@
-//! What a reply cost: tokens, money, and the time until it began; and what else models are called for.
+//! Usage of a model call: tokens, cost and time to first token.
 
 use super::quota::NANOS_PER_UNIT;
 use super::string_enum;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use utoipa::ToSchema;
 
-/// Tokens of one reply, as the provider reported them or, where it did not, as estimated.
+/// Tokens of a reply, as reported by the provider, otherwise estimated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Usage {
-    /// Tokens of the prompt, cached ones included.
+    /// Prompt tokens, including cached ones.
     pub prompt_tokens: u64,
-    /// Tokens of the prompt that the provider read from its cache.
+    /// Prompt tokens read from the provider's cache.
     pub cached_tokens: u64,
-    /// Tokens of the reply, reasoning included.
+    /// Completion tokens, including reasoning.
     pub completion_tokens: u64,
-    /// Tokens of the reply that were reasoning.
+    /// Completion tokens spent on reasoning.
     pub reasoning_tokens: u64,
-    /// Whether these are our count, because the provider sent none.
+    /// Whether the counts are the server's estimate because the provider reported none.
     pub estimated: bool,
-    /// What it cost by the table of prices; left out without a price.
+    /// Cost by the configured prices; omitted if the model has no price.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<f64>)]
     pub cost: Option<Cost>,
-    /// Milliseconds from the turn's beginning until the provider sent something; left out if it
-    /// never did.
+    /// Milliseconds from the start of the turn to the provider's first output; omitted if there was
+    /// none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_token_ms: Option<u64>,
 }
 
-/// Money, in billionths of the unit that prices are in. In JSON it is a number of that unit.
+/// An amount of money in billionths of the currency unit. In JSON it is a number of that unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cost(pub i64);
 
 impl Serialize for Cost {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        // An f64 holds amounts below 2^53 billionths, about nine million units, without loss.
         serializer.serialize_f64(self.0 as f64 / NANOS_PER_UNIT)
     }
 }
@@ -45,16 +46,16 @@ impl<'de> Deserialize<'de> for Cost {
     }
 }
 
-/// What a model was called for.
+/// The purpose of a model call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CallKind {
-    /// The reply of a turn, all its calls together.
+    /// The reply of a turn. All calls of the turn count together.
     Reply,
-    /// A session's title.
+    /// A session title.
     Title,
-    /// A summary of what prompts have no room for.
+    /// A summary of messages that no longer fit the prompt.
     Summary,
-    /// A request without a session, handed on to the provider.
+    /// A request without a session, forwarded to the provider.
     Direct,
 }
 

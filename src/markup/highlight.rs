@@ -1,17 +1,17 @@
-//! Code in colours: the grammars' many scopes become a handful of classes.
+//! Syntax highlighting: the many scopes of the grammars are reduced to a few CSS classes.
 //!
-//! A block is coloured as far as its allowance goes; the rest stands there plain. Grammars are
-//! regular expressions, so hostile code can make them slow: what is spent is counted.
+//! Grammars are regular expressions, so crafted code can make them slow. A text has a budget of
+//! bytes and time; code beyond it stays plain.
 
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 use syntect::parsing::{ParseState, Scope, ScopeStack, SyntaxReference, SyntaxSet};
 
-/// The classes of the spans that [`render_code_block`] writes.
+/// The classes used by [`render_code_block`].
 pub(super) const SPAN_CLASSES: [&str; 9] =
     ["c-key", "c-str", "c-num", "c-com", "c-fun", "c-typ", "c-var", "c-add", "c-del"];
 
-/// Which class a scope gets: the innermost scope that stands here decides.
+/// The class of each scope. The innermost scope that is listed decides.
 const SCOPE_CLASSES: [(&str, &str); 24] = [
     ("comment", "c-com"),
     ("string", "c-str"),
@@ -39,13 +39,13 @@ const SCOPE_CLASSES: [(&str, &str); 24] = [
     ("markup.deleted", "c-del"),
 ];
 
-/// The most bytes of code that are coloured in one text, and the longest line.
+/// Maximum size of the code highlighted in a text, and of one line of it, in bytes.
 const MAX_CODE_BYTES: usize = 64 << 10;
 const MAX_LINE_BYTES: usize = 2000;
-/// How long colouring may take in one text.
+/// Maximum time spent on highlighting a text.
 const MAX_DURATION: Duration = Duration::from_millis(250);
 
-/// What may still be spent on one text.
+/// The rest of a text's budget.
 pub(super) struct HighlightBudget {
     bytes_left: usize,
     deadline: Option<Instant>,
@@ -59,8 +59,9 @@ impl Default for HighlightBudget {
 
 impl HighlightBudget {
     fn try_spend(&mut self, line: &str) -> bool {
-        let until = *self.deadline.get_or_insert_with(|| Instant::now() + MAX_DURATION);
-        if line.len() > self.bytes_left.min(MAX_LINE_BYTES) || Instant::now() > until {
+        // The time starts to run with the first line of code.
+        let deadline = *self.deadline.get_or_insert_with(|| Instant::now() + MAX_DURATION);
+        if line.len() > self.bytes_left.min(MAX_LINE_BYTES) || Instant::now() > deadline {
             return false;
         }
         self.bytes_left -= line.len();
@@ -68,11 +69,11 @@ impl HighlightBudget {
     }
 }
 
-/// A code block with its language and its spans.
+/// Renders a code block with its language and highlighted spans.
 pub(super) fn render_code_block(
     language: &str,
     code: &str,
-    allowance: &mut HighlightBudget,
+    budget: &mut HighlightBudget,
 ) -> String {
     let mut html = String::with_capacity(code.len() * 2);
     html.push_str("<pre");
@@ -84,7 +85,7 @@ pub(super) fn render_code_block(
     html.push_str("><code>");
     let mut rest = code;
     if let Some(syntax) = find_syntax(language) {
-        rest = highlight_lines(&mut html, syntax, code, allowance);
+        rest = highlight_lines(&mut html, syntax, code, budget);
     }
     escape_html(&mut html, rest);
     html.push_str("</code></pre>\n");
@@ -94,6 +95,7 @@ pub(super) fn render_code_block(
 fn find_syntax(language: &str) -> Option<&'static SyntaxReference> {
     let name = match language {
         "" | "text" | "txt" | "plain" | "plaintext" => return None,
+        // Names that are common in code fences but unknown to the grammars.
         "console" | "shell" | "zsh" | "shell-session" => "bash",
         "golang" => "go",
         "json5" | "jsonc" => "json",
@@ -103,21 +105,22 @@ fn find_syntax(language: &str) -> Option<&'static SyntaxReference> {
     GRAMMARS.find_syntax_by_token(name)
 }
 
-/// Writes what the allowance reaches for; gives back what stays plain.
+/// Highlights lines until the budget is used up. Returns the rest.
 fn highlight_lines<'a>(
     html: &mut String,
     syntax: &SyntaxReference,
     code: &'a str,
-    allowance: &mut HighlightBudget,
+    budget: &mut HighlightBudget,
 ) -> &'a str {
     let mut state = ParseState::new(syntax);
     let mut stack = ScopeStack::new();
     let mut spans = SpanWriter { html, open_class: "" };
     let mut rest = code;
     for line in code.split_inclusive('\n') {
-        if !allowance.try_spend(line) {
+        if !budget.try_spend(line) {
             break;
         }
+        // A line that the grammar cannot parse ends the highlighting; the rest is still shown.
         let Ok(changes) = state.parse_line(line, &GRAMMARS) else { break };
         let mut at = 0;
         for (index, change) in changes {
@@ -137,7 +140,7 @@ fn highlight_lines<'a>(
     rest
 }
 
-/// Writes text of one class after the other; neighbours of the same class share a span.
+/// Writes text with classes; adjacent text of the same class shares a span.
 struct SpanWriter<'a> {
     html: &'a mut String,
     open_class: &'static str,
@@ -145,7 +148,7 @@ struct SpanWriter<'a> {
 
 impl SpanWriter<'_> {
     fn write_text(&mut self, class: &'static str, text: &str) {
-        // White space has no colour.
+        // White space looks the same in any class, so it needs no span of its own.
         if class != self.open_class && !text.trim().is_empty() {
             self.close_span();
             if !class.is_empty() {

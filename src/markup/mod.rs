@@ -1,9 +1,10 @@
-//! Markdown as HTML that is safe to show, whoever wrote it.
+//! Renders untrusted Markdown as HTML that is safe to display.
 //!
-//! Three things keep it safe, each by itself enough for what is known: HTML in the text stays text,
-//! images become links (a picture from elsewhere would tell its server who reads what), and what
-//! comes out goes through a sanitizer that knows only the few elements named here. It reads no
-//! files, asks nobody, and takes time in proportion to the text. `/api/render` calls it.
+//! There are three safeguards, each sufficient against the attacks we know of: HTML in the text
+//! stays text, images become links (loading an image would reveal the reader to its server), and
+//! the result passes a sanitizer that allows only the elements listed here. Rendering reads no
+//! files, makes no requests, and takes time linear in the length of the text. Used by
+//! `/api/render`.
 
 mod highlight;
 
@@ -13,12 +14,12 @@ use pulldown_cmark::{CodeBlockKind, CowStr, Event, Options, Parser, Tag, TagEnd,
 use std::collections::{HashMap, HashSet};
 use std::sync::LazyLock;
 
-/// Elements inside of one another beyond these lose their own look, not their text. Nobody writes
-/// so, and a browser, like the sanitizer, takes longer for each level.
+/// Elements nested deeper than this are dropped, their text is kept. Ordinary text does not get
+/// there, and the cost of a level in the sanitizer and in browsers grows with its depth.
 const MAX_NESTING: usize = 32;
 
-/// Renders GitHub's dialect without HTML: tables, tasks, strikethrough, footnotes, bare addresses; a
-/// line break is a line break, as people write chats.
+/// Renders GitHub Flavored Markdown without HTML: tables, task lists, strikethrough, footnotes and
+/// bare URLs. As in chats, a line break in the text is a line break in the result.
 pub fn render_html(markdown: &str) -> String {
     let options = Options::ENABLE_TABLES
         | Options::ENABLE_STRIKETHROUGH
@@ -32,30 +33,31 @@ pub fn render_html(markdown: &str) -> String {
     SANITIZER.clean(&replace_align_styles(html)).to_string()
 }
 
-/// Changes the parser's events on their way to the HTML.
+/// Rewrites the parser's events before they are rendered.
 #[derive(Default)]
 struct EventRewriter<'a> {
     events: Vec<Event<'a>>,
     depth: usize,
     is_in_link: bool,
-    /// The code block that is open: its language and its text so far.
+    /// The open code block: its language and its text so far.
     code: Option<(String, String)>,
     image: Option<OpenImage<'a>>,
-    /// The label of a footnote that begins with the next event.
+    /// The label of a footnote whose first block is the next event.
     footnote_label: Option<CowStr<'a>>,
     highlight_budget: highlight::HighlightBudget,
 }
 
-/// An image that is open.
+/// An open image.
 struct OpenImage<'a> {
     url: CowStr<'a>,
     alt: String,
-    /// Images in its description that are open.
+    /// Open images in its alt text.
     nested: usize,
 }
 
 impl<'a> EventRewriter<'a> {
     fn rewrite_event(&mut self, event: Event<'a>) {
+        // Inside a code block or an image, events are collected until its end.
         if self.append_to_code(&event) || self.append_to_image(&event) {
             return;
         }
@@ -74,6 +76,7 @@ impl<'a> EventRewriter<'a> {
             Event::End(tag) => self.close_tag(tag),
             Event::Text(text) if self.is_in_link => self.events.push(Event::Text(text)),
             Event::Text(text) => self.push_text(text),
+            // In a chat message a line break is meant as one.
             Event::SoftBreak => self.events.push(Event::HardBreak),
             Event::InlineHtml(html) if is_line_break(&html) => self.events.push(Event::HardBreak),
             Event::Html(html) | Event::InlineHtml(html) => self.push_raw_html(&html),
@@ -97,7 +100,7 @@ impl<'a> EventRewriter<'a> {
         self.is_in_link |= matches!(tag, Tag::Link { .. });
         self.events.push(Event::Start(match tag {
             Tag::HtmlBlock => Tag::Paragraph,
-            // Names for anchors could take those of the page's own elements.
+            // Drop ids and classes: an `id` from a message could shadow an element of the page.
             Tag::Heading { level, .. } => {
                 Tag::Heading { level, id: None, classes: Vec::new(), attrs: Vec::new() }
             }
@@ -116,8 +119,8 @@ impl<'a> EventRewriter<'a> {
         self.events.push(Event::End(tag));
     }
 
-    /// A footnote stands where it was written, behind its label; nothing leads there, since names for
-    /// anchors are not allowed.
+    /// A footnote is rendered where it is written, after its label. Nothing links to it, since `id`
+    /// is not allowed.
     fn begin_footnote(&mut self, label: CowStr<'a>, first: Event<'a>) {
         if first == Event::Start(Tag::Paragraph) {
             self.rewrite_event(first);
@@ -137,7 +140,8 @@ impl<'a> EventRewriter<'a> {
         self.events.extend(sup);
     }
 
-    /// Code is coloured once all of it is there.
+    /// Collects the code of a block, which is highlighted once it is complete. Returns whether the
+    /// event was consumed.
     fn append_to_code(&mut self, event: &Event<'a>) -> bool {
         let Some((language, code)) = &mut self.code else { return false };
         match event {
@@ -152,7 +156,8 @@ impl<'a> EventRewriter<'a> {
         true
     }
 
-    /// An image becomes a link with its description; inside of a link, the description alone.
+    /// Collects the alt text of an image, which then becomes a link, or plain text inside a link.
+    /// Returns whether the event was consumed.
     fn append_to_image(&mut self, event: &Event<'a>) -> bool {
         let Some(image) = &mut self.image else { return false };
         match event {
@@ -181,8 +186,9 @@ impl<'a> EventRewriter<'a> {
         }
     }
 
-    /// Text, in which bare addresses become links.
+    /// Writes text and turns bare URLs and email addresses into links.
     fn push_text(&mut self, text: CowStr<'a>) {
+        // Most text has no URL, and the search is slower than this test.
         if !text.contains("://") && !text.contains('@') {
             return self.events.push(Event::Text(text));
         }
@@ -208,7 +214,7 @@ impl<'a> EventRewriter<'a> {
         self.events.extend([Event::Start(link), text, Event::End(TagEnd::Link)]);
     }
 
-    /// HTML, shown as it was written.
+    /// Shows HTML as text.
     fn push_raw_html(&mut self, html: &str) {
         for (index, line) in html.trim_end_matches('\n').split('\n').enumerate() {
             if index > 0 {
@@ -222,7 +228,7 @@ impl<'a> EventRewriter<'a> {
     }
 }
 
-/// The first word behind the fence.
+/// The first word of a code fence's info string.
 fn fence_language(kind: &CodeBlockKind<'_>) -> String {
     match kind {
         CodeBlockKind::Fenced(info) => {
@@ -232,13 +238,13 @@ fn fence_language(kind: &CodeBlockKind<'_>) -> String {
     }
 }
 
-/// The one element that models write in tables, where Markdown has nothing for it.
+/// `<br>` is the one element that models use in tables, because Markdown has no line break there.
 fn is_line_break(html: &str) -> bool {
     matches!(html.trim(), "<br>" | "<br/>" | "<br />")
 }
 
-/// Cells say how they are aligned without a style, which the page's policy forbids. In text, `<`
-/// is escaped, so these are tags.
+/// Replaces the `style` of aligned table cells, which the page's Content Security Policy forbids,
+/// by `align`. In text `<` is escaped, so only tags can match.
 fn replace_align_styles(html: String) -> String {
     let mut html = html;
     for cell in ["td", "th"] {
@@ -295,17 +301,19 @@ static SANITIZER: LazyLock<Builder<'static>> = LazyLock::new(|| {
         ("td", HashSet::from(["align"])),
         ("th", HashSet::from(["align"])),
     ]);
-    let mut cleaner = Builder::empty();
-    cleaner
+    let mut sanitizer = Builder::empty();
+    sanitizer
         .tags(tags)
         .tag_attributes(attributes)
         .generic_attributes(HashSet::new())
         .allowed_classes(HashMap::from([("span", HashSet::from(highlight::SPAN_CLASSES))]))
         .url_schemes(HashSet::from(["http", "https", "mailto", "tel"]))
+        // Relative links would lead into the console.
         .url_relative(UrlRelative::Deny)
+        // The link's target learns neither the page's address nor gets access to its window.
         .link_rel(Some("noopener noreferrer nofollow"))
         .set_tag_attribute_value("a", "target", "_blank");
-    cleaner
+    sanitizer
 });
 
 #[cfg(test)]
@@ -361,7 +369,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_written_can_be_rendered(pieces in prop::collection::vec(prop::sample::select(PIECES), 0..40)) {
+        fn any_markdown_renders_safely(pieces in prop::collection::vec(prop::sample::select(PIECES), 0..40)) {
             let html = render_html(&pieces.concat());
             prop_assert!(!html.contains("<img") && !html.contains("<i>"), "{html}");
         }

@@ -1,10 +1,10 @@
-//! ChatGPT's `conversations.json`: each conversation a tree of nodes, made a session with its
-//! branches. OpenAI documents the format nowhere; what is read here is what its exports of 2023 to
-//! 2026 hold. Ids are kept, so importing again adds only what is new.
+//! Reads ChatGPT's `conversations.json`. Each conversation is a tree of nodes and becomes a session
+//! with branches. OpenAI does not document the format; this follows the exports of 2023 to 2026.
+//! Ids are kept, so a later import adds only what is new.
 //!
-//! Nodes that ChatGPT does not show (empty or hidden ones) are left out, and what stood under them
-//! stands under the next one above. Pictures and files lie beside the file in ChatGPT's archive:
-//! their names are kept, in brackets.
+//! Nodes that ChatGPT does not display (empty or hidden ones) are dropped, and their children move
+//! to the next node above. Images and files are stored next to the file in ChatGPT's archive; only
+//! their names are imported, in brackets.
 
 use super::chatgpt_content::{ChatGptContent, convert_content};
 use super::session_record::{MessageRecord, SessionRecord};
@@ -21,12 +21,12 @@ use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::fmt;
 
-/// What ChatGPT calls a conversation that nothing has named.
+/// ChatGPT's title of a conversation without a name.
 const CHATGPT_DEFAULT_TITLE: &str = "New chat";
 /// The last second of the year 9999.
 const MAX_SECONDS: f64 = 253_402_300_799.0;
 
-/// One conversation of the file.
+/// A conversation of the file.
 #[derive(Deserialize)]
 struct ChatGptConversation {
     conversation_id: Option<String>,
@@ -39,7 +39,7 @@ struct ChatGptConversation {
     is_starred: Option<bool>,
 }
 
-/// The nodes in the order of the file, one that stands twice included.
+/// The nodes in file order, including duplicates, which a map would hide.
 struct ChatGptMapping(Vec<(String, ChatGptNode)>);
 
 #[derive(Deserialize)]
@@ -91,23 +91,24 @@ impl<'de> Deserialize<'de> for ChatGptMapping {
     }
 }
 
-/// Reads a conversation as a session of our own format. Errors name the field by its place in the
+/// Converts a conversation to a session record. Errors name the field by its path in the
 /// conversation.
 pub(super) fn parse_conversation(raw: &RawValue) -> Result<SessionRecord> {
     let conversation: ChatGptConversation = json::parse_object(raw.get().as_bytes())
-        .map_err(|misread| Error::invalid_field(misread.field, misread.message))?;
+        .map_err(|error| Error::invalid_field(error.field, error.message))?;
     let title = conversation.title.as_deref().map(str::trim);
+    // Without a real title the first message gives one, as for any session.
     let title = title.filter(|title| !title.is_empty() && *title != CHATGPT_DEFAULT_TITLE);
     let created_at = parse_time("create_time", conversation.create_time)?;
     let tree = ConversationTree::build_tree(&conversation.mapping.0)?;
-    let (messages, kept) = tree.collect_messages(created_at)?;
+    let (messages, closest_messages) = tree.collect_messages(created_at)?;
     let head_id = match &conversation.current_node {
         None => None,
         Some(id) => match tree.indexes.get(id.as_str()) {
-            Some(index) => kept[*index].clone(),
+            Some(index) => closest_messages[*index].clone(),
             None => {
-                let wants = format!("must name a node of the mapping, {id} is none");
-                return Err(Error::invalid_field("current_node", wants));
+                let problem = format!("must name a node of the mapping; {id} is not one");
+                return Err(Error::invalid_field("current_node", problem));
             }
         },
     };
@@ -124,7 +125,7 @@ pub(super) fn parse_conversation(raw: &RawValue) -> Result<SessionRecord> {
     })
 }
 
-/// The nodes with their children, each under the parent that it names.
+/// The nodes and their children, as given by each node's `parent`.
 struct ConversationTree<'a> {
     nodes: &'a [(String, ChatGptNode)],
     indexes: HashMap<&'a str, usize>,
@@ -132,24 +133,24 @@ struct ConversationTree<'a> {
     roots: Vec<usize>,
 }
 
-/// A node to visit, and what the nodes above it left for it.
+/// A node to visit, with what its ancestors pass down.
 #[derive(Clone)]
 struct NodeVisit {
     node: usize,
-    /// The message above it.
+    /// The closest message above the node.
     parent_id: Option<String>,
-    /// What the model thought before the reply that is still to come.
+    /// Reasoning collected for the next reply.
     reasoning: String,
-    /// When the message above it was written.
+    /// The time of the closest message above the node.
     time: Option<Timestamp>,
 }
 
 impl<'a> ConversationTree<'a> {
     fn build_tree(nodes: &'a [(String, ChatGptNode)]) -> Result<Self> {
-        let mut places = HashMap::with_capacity(nodes.len());
+        let mut indexes = HashMap::with_capacity(nodes.len());
         for (index, (id, _)) in nodes.iter().enumerate() {
-            if places.insert(id.as_str(), index).is_some() {
-                return Err(Error::invalid_field(format!("mapping.{id}"), "must not stand twice"));
+            if indexes.insert(id.as_str(), index).is_some() {
+                return Err(Error::invalid_field(format!("mapping.{id}"), "must be unique"));
             }
         }
         let mut children = vec![Vec::new(); nodes.len()];
@@ -157,78 +158,83 @@ impl<'a> ConversationTree<'a> {
         for (index, (id, node)) in nodes.iter().enumerate() {
             match node.parent.as_deref().filter(|parent| !parent.is_empty()) {
                 None => roots.push(index),
-                Some(parent) => match places.get(parent) {
-                    Some(place) => children[*place].push(index),
+                Some(parent) => match indexes.get(parent) {
+                    Some(parent) => children[*parent].push(index),
                     None => {
-                        let wants = format!("must name a node of the mapping, {parent} is none");
-                        return Err(Error::invalid_field(format!("mapping.{id}.parent"), wants));
+                        let problem =
+                            format!("must name a node of the mapping; {parent} is not one");
+                        return Err(Error::invalid_field(format!("mapping.{id}.parent"), problem));
                     }
                 },
             }
         }
-        // The parent decides who its child is, its list of children in which order.
-        for (own, (_, node)) in children.iter_mut().zip(nodes) {
+        // `parent` decides which node a child belongs to; `children` only gives the order.
+        for (siblings, (_, node)) in children.iter_mut().zip(nodes) {
             let rank: HashMap<&str, usize> =
                 node.children.iter().enumerate().map(|(rank, id)| (id.as_str(), rank)).collect();
             let rank = |child: &usize| rank.get(nodes[*child].0.as_str()).copied();
-            own.sort_by_key(|child| rank(child).unwrap_or(usize::MAX));
+            siblings.sort_by_key(|child| rank(child).unwrap_or(usize::MAX));
         }
-        Ok(Self { nodes, indexes: places, children, roots })
+        Ok(Self { nodes, indexes, children, roots })
     }
 
-    /// The messages, parents before children, and for each node the message that it became or that
-    /// stands above it. Goes down each branch before the next, without recursion: a conversation
-    /// may be deep.
+    /// Converts the nodes to messages, parents before children. Also returns, for each node, the
+    /// message it became or else the closest one above it. Visits depth-first with an explicit
+    /// stack, since a conversation can be deep enough to overflow the call stack.
     fn collect_messages(
         &self,
-        begun: Option<Timestamp>,
+        started_at: Option<Timestamp>,
     ) -> Result<(Vec<MessageRecord>, Vec<Option<String>>)> {
         let mut messages = Vec::new();
-        let mut kept = vec![None; self.nodes.len()];
+        let mut closest_messages = vec![None; self.nodes.len()];
         let mut is_reached = vec![false; self.nodes.len()];
         let visit = |node: &usize| NodeVisit {
             node: *node,
             parent_id: None,
             reasoning: String::new(),
-            time: begun,
+            time: started_at,
         };
-        let mut waiting: Vec<NodeVisit> = self.roots.iter().rev().map(visit).collect();
-        while let Some(mut visit) = waiting.pop() {
+        // Reversed, because the last node pushed is visited first.
+        let mut stack: Vec<NodeVisit> = self.roots.iter().rev().map(visit).collect();
+        while let Some(mut visit) = stack.pop() {
             let index = visit.node;
             is_reached[index] = true;
             messages.extend(self.convert_message(&mut visit)?);
-            kept[index].clone_from(&visit.parent_id);
-            let below = self.children[index].iter().rev();
-            waiting.extend(below.map(|child| NodeVisit { node: *child, ..visit.clone() }));
+            closest_messages[index].clone_from(&visit.parent_id);
+            let children = self.children[index].iter().rev();
+            stack.extend(children.map(|child| NodeVisit { node: *child, ..visit.clone() }));
         }
         match is_reached.iter().position(|reached| !reached) {
-            None => Ok((messages, kept)),
+            None => Ok((messages, closest_messages)),
+            // Every node has a known parent, so a node without a path to a root is below a cycle.
             Some(lost) => {
                 let field = format!("mapping.{}.parent", self.nodes[self.find_cycle_node(lost)].0);
-                Err(Error::invalid_field(field, "must lead to a root, not round in a circle"))
+                Err(Error::invalid_field(field, "must lead to a root, not into a cycle"))
             }
         }
     }
 
-    /// A node of the circle that stands above a node without a root.
+    /// A node of the cycle above `lost`, a node that no root leads to.
     fn find_cycle_node(&self, lost: usize) -> usize {
         let up = |index: usize| {
             let parent = self.nodes[index].1.parent.as_deref();
             parent.and_then(|parent| self.indexes.get(parent)).copied().unwrap_or(index)
         };
-        // After as many steps as there are nodes the way up has come into the circle.
+        // After as many steps up as there are nodes, the walk is certain to be inside the cycle.
         (0..self.nodes.len()).fold(lost, |index, _| up(index))
     }
 
-    /// The message of a node, if ChatGPT shows one; `visit` becomes what is left to those below.
+    /// Converts a node to a message, if ChatGPT displays one, and updates `visit` for its children.
     fn convert_message(&self, visit: &mut NodeVisit) -> Result<Option<MessageRecord>> {
         let (id, node) = &self.nodes[visit.node];
         let Some(StrictObject(message)) = &node.message else { return Ok(None) };
         let place = format!("mapping.{id}.message");
         let time =
             parse_time("create_time", message.create_time).map_err(|error| error.within(&place))?;
+        // Some nodes have no time. Their parent's keeps the order.
         visit.time = time.or(visit.time);
         let role = message.author.0.role;
+        // A message to a tool (`python`, `browser`, …) rather than to the user.
         let is_call = role == Role::Assistant
             && message.recipient.as_deref().is_some_and(|recipient| recipient != "all");
         let content = match convert_content(role, is_call, &message.content, &message.metadata) {
@@ -243,9 +249,9 @@ impl<'a> ConversationTree<'a> {
             ChatGptContent::Text(text) => replace_nul(&text),
         };
         let is_reply = role == Role::Assistant;
-        let thoughts = if is_reply { std::mem::take(&mut visit.reasoning) } else { String::new() };
-        let parts = (!thoughts.is_empty())
-            .then(|| to_raw_value(&[MessagePart::Reasoning { text: thoughts }]))
+        let reasoning = if is_reply { std::mem::take(&mut visit.reasoning) } else { String::new() };
+        let parts = (!reasoning.is_empty())
+            .then(|| to_raw_value(&[MessagePart::Reasoning { text: reasoning }]))
             .transpose()
             .map_err(Error::internal)?;
         let id = convert_message_id(id);
@@ -270,7 +276,8 @@ impl<'a> ConversationTree<'a> {
     }
 }
 
-/// ChatGPT's ids fit ours; one that does not becomes another one, the same each time.
+/// ChatGPT's ids are valid ids here. Any other id is replaced by a hash, so that it is the same in
+/// the next import.
 fn convert_message_id(id: &str) -> String {
     match MessageId::parse("id", id) {
         Ok(_) => id.to_owned(),
@@ -298,12 +305,12 @@ fn find_text(value: &Value, pointer: &str) -> Option<String> {
     Some(replace_nul(value.pointer(pointer)?.as_str()?))
 }
 
-/// No store keeps NUL; outputs of programs hold it.
+/// Replaces NUL, which program output can contain and stores cannot keep.
 fn replace_nul(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }
 
-/// A time as seconds since 1970 with a fraction.
+/// Parses a time in seconds since 1970, with a fraction.
 fn parse_time(field: &'static str, seconds: Option<f64>) -> Result<Option<Timestamp>> {
     let Some(seconds) = seconds else { return Ok(None) };
     if !(0.0..=MAX_SECONDS).contains(&seconds) {

@@ -1,20 +1,19 @@
-//! What a message of ChatGPT's says, as Markdown: its content comes in many kinds.
+//! Converts the content of ChatGPT messages, which comes in many types, to Markdown.
 
 use crate::domain::Role;
 use serde_json::Value;
 
-/// What a message says.
+/// The content of a message.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ChatGptContent {
-    /// Nothing that ChatGPT shows.
+    /// Content that ChatGPT does not display.
     Hidden,
-    /// What the model thought before its reply.
+    /// Reasoning before a reply.
     Reasoning(String),
-    /// This.
     Text(String),
 }
 
-/// Reads a message's content; `is_call` if it is meant for a tool.
+/// Converts the content of a message. `is_call` marks a message to a tool.
 pub(super) fn convert_content(
     role: Role,
     is_call: bool,
@@ -22,16 +21,20 @@ pub(super) fn convert_content(
     metadata: &Value,
 ) -> ChatGptContent {
     let is = |flag: &str| metadata.get(flag).and_then(Value::as_bool) == Some(true);
+    // The flags of system messages and of context that ChatGPT adds itself.
     if is("is_visually_hidden_from_conversation") || is("is_user_system_message") {
         return ChatGptContent::Hidden;
     }
     let text = match string_field(content, "content_type") {
         "thoughts" => return convert_thoughts(content),
+        // "Thought for 12 seconds", and the user's custom instructions: not part of the
+        // conversation.
         "reasoning_recap" | "user_editable_context" | "model_editable_context" => String::new(),
         "code" => fence_code(code_language(content), string_field(content, "text")),
         "execution_output" => fence_code("", string_field(content, "text")),
         "tether_quote" => format_quote(content),
         "tether_browsing_display" => string_field(content, "result").to_owned(),
+        // Tool input is code or JSON, not Markdown.
         _ if is_call => fence_code("", &convert_parts(content, false)),
         _ => convert_parts(content, true),
     };
@@ -56,7 +59,8 @@ fn convert_thoughts(content: &Value) -> ChatGptContent {
     if text.trim().is_empty() { ChatGptContent::Hidden } else { ChatGptContent::Reasoning(text) }
 }
 
-/// The pieces of a text, pictures and recordings as their names in brackets.
+/// Joins the parts of a multimodal message. Media are replaced by their names in brackets if
+/// `names_media`.
 fn convert_parts(content: &Value, names_media: bool) -> String {
     let list = content.get("parts").and_then(Value::as_array);
     let pieces = list.into_iter().flatten().map(|part| convert_part(part, names_media));
@@ -75,20 +79,21 @@ fn convert_part(part: &Value, names_media: bool) -> String {
     match string_field(part, "content_type") {
         "image_asset_pointer" => media("image", string_field(part, "asset_pointer")),
         "video_container_asset_pointer" => media("video", string_field(part, "asset_pointer")),
-        // What was said stands beside it.
+        // The transcription is a part of its own.
         "audio_asset_pointer" | "real_time_user_audio_video_asset_pointer" => String::new(),
         _ => string_field(part, "text").to_owned(),
     }
 }
 
 fn format_quote(content: &Value) -> String {
-    let (url, title) = (string_field(content, "url"), string_field(content, "title"));
+    let url = string_field(content, "url");
+    let title = string_field(content, "title");
     let title = if title.is_empty() { url } else { title };
     let source = if url.is_empty() { title.to_owned() } else { format!("[{title}](<{url}>)") };
     [source.as_str(), string_field(content, "text")].join("\n\n")
 }
 
-/// The names of files that came with a message and are not shown by its parts.
+/// The names of attached files, except for images, which are among the parts.
 fn list_attachments(metadata: &Value) -> Vec<String> {
     let list = metadata.get("attachments").and_then(Value::as_array);
     let is_picture = |file: &&Value| string_field(file, "mime_type").starts_with("image/");
@@ -104,7 +109,7 @@ fn code_language(content: &Value) -> &str {
     }
 }
 
-/// A code block whose fence is longer than any inside it.
+/// Fences code with more backticks than any run inside it.
 fn fence_code(language: &str, code: &str) -> String {
     if code.trim().is_empty() {
         return String::new();
@@ -118,7 +123,8 @@ fn fence_code(language: &str, code: &str) -> String {
     format!("{fence}{language}\n{}\n{fence}", code.trim_end_matches('\n'))
 }
 
-/// Citations stand between two characters of private use, and mean something to ChatGPT alone.
+/// Removes ChatGPT's citation markers, which are enclosed in private-use characters and refer to
+/// data that is not exported.
 fn strip_citations(text: &str) -> String {
     let mut left = String::with_capacity(text.len());
     let mut rest = text;

@@ -1,7 +1,7 @@
-//! Sessions on their way out, as text that is made piece by piece: of the account only the ids of
-//! its sessions are in memory, of a session one piece.
+//! Exports sessions as text, chunk by chunk. Of an account only the session ids are in memory, of a
+//! session only one chunk.
 //!
-//! Called by `http` and `cli`, which pass the text on at the pace of whoever reads it.
+//! Used by `http` and `cli`, scope request chunks at the pace of the reader.
 
 use super::markdown::MarkdownWriter;
 use crate::domain::message::{FinishReason, MessageError, MessageParts};
@@ -16,43 +16,38 @@ use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-/// The format of our own files.
 const FORMAT_NAME: &str = "echoic";
-/// The version of that format.
 const FORMAT_VERSION: u32 = 1;
 /// Later than the activity of any session: the last millisecond of the year 9999.
 const MAX_TIMESTAMP: Timestamp = Timestamp::from_millis(253_402_300_799_999);
 
-/// How an export is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExportFormat {
     /// One JSON object with a list of sessions.
     Json,
-    /// One JSON object per session, each on a line of its own.
+    /// One JSON object per line and session.
     Jsonl,
-    /// For reading: the active paths.
+    /// The active paths, for reading.
     Markdown,
 }
 
-/// What to export.
 #[derive(Debug, Clone)]
 pub enum ExportScope {
-    /// The caller's own sessions.
+    /// All sessions of the caller.
     All,
-    /// Those of them that belong to a project.
+    /// The caller's sessions of a project.
     Project(ProjectId),
-    /// One session; an admin's may be anybody's.
+    /// One session. Admins may export any.
     Session(SessionId),
 }
 
-/// An export under way.
+/// An export in progress.
 pub struct SessionExporter {
     store: Arc<dyn Store>,
     principal: Principal,
     format: ExportFormat,
     ids: std::vec::IntoIter<SessionId>,
     state: ExportState,
-    /// Sessions begun so far.
     sessions_started: usize,
 }
 
@@ -64,44 +59,47 @@ enum ExportState {
     Done,
 }
 
-/// A session that has been written in part.
+/// A session that is partly written.
 struct OpenSession {
     id: SessionId,
-    /// What is written next.
+    /// The next messages to write.
     chunk: SessionChunk,
-    /// How many messages the session had when it was opened. Later ones are left out, so that its
-    /// head and counters are true of what is written.
+    /// Messages of the session when its export began. Later ones are left out, so that head and
+    /// counters match what is written.
     message_count: u32,
     has_messages: bool,
-    /// How far users had read then: a seq and who.
+    /// Read marks at that time, by `seq`, that have not been resolved to a message id yet.
     pending_marks: HashMap<u32, Vec<String>>,
-    /// The same, by the ids of messages that were written.
+    /// Read marks by user, with the ids of written messages.
     read_marks: BTreeMap<String, MessageId>,
 }
 
 impl SessionExporter {
-    /// Finds out what there is to export. Errors: `session_not_found`, `forbidden`.
+    /// Finds the sessions to export. Errors: `session_not_found`, `forbidden`.
     pub async fn open(
         store: Arc<dyn Store>,
-        who: Principal,
-        which: ExportScope,
+        principal: Principal,
+        scope: ExportScope,
         format: ExportFormat,
     ) -> Result<Self> {
-        let mut ids = match which {
+        let mut ids = match scope {
             ExportScope::All => {
-                store.list_owned_sessions(&who, DeleteFilter::InactiveSince(MAX_TIMESTAMP)).await?
+                store
+                    .list_owned_sessions(&principal, DeleteFilter::InactiveSince(MAX_TIMESTAMP))
+                    .await?
             }
             ExportScope::Project(project) => {
-                store.list_owned_sessions(&who, DeleteFilter::Project(project)).await?
+                store.list_owned_sessions(&principal, DeleteFilter::Project(project)).await?
             }
             ExportScope::Session(id) => {
-                vec![store.get_session(&who, &id, AccessLevel::Owner).await?.id]
+                vec![store.get_session(&principal, &id, AccessLevel::Owner).await?.id]
             }
         };
+        // A fixed order makes exports of the same data identical.
         ids.sort_unstable();
         Ok(Self {
             store,
-            principal: who,
+            principal,
             format,
             ids: ids.into_iter(),
             state: ExportState::Header,
@@ -109,19 +107,19 @@ impl SessionExporter {
         })
     }
 
-    /// How many sessions are still to be begun.
     pub fn sessions_remaining(&self) -> usize {
         self.ids.len()
     }
 
-    /// How many sessions have been begun.
     pub fn sessions_started(&self) -> usize {
         self.sessions_started
     }
 
-    /// The next piece of text; `None` at the end. After an error there is no more to come, and what
-    /// there was is not whole.
+    /// The next chunk of text; `None` at the end. An error is final and leaves the output
+    /// incomplete.
     pub async fn next_chunk(&mut self) -> Result<Option<Vec<u8>>> {
+        // The state is `Done` unless a step succeeds, so that an export does not continue after an
+        // error.
         match std::mem::replace(&mut self.state, ExportState::Done) {
             ExportState::Done => Ok(None),
             ExportState::Header => {
@@ -143,7 +141,7 @@ impl SessionExporter {
     }
 
     async fn next_session(&mut self) -> Result<Option<Vec<u8>>> {
-        // One that was deleted meanwhile is passed over.
+        // Sessions deleted since the export began are skipped.
         while let Some(id) = self.ids.next() {
             if self.format == ExportFormat::Markdown {
                 let is_first = self.sessions_started == 0;
@@ -153,7 +151,7 @@ impl SessionExporter {
                     self.sessions_started += 1;
                     return self.write_markdown(Box::new(markdown)).await;
                 }
-            } else if let Some(piece) =
+            } else if let Some(chunk) =
                 skip_if_deleted(self.store.read_chunk(&self.principal, &id, 0).await)?
             {
                 let separator = match (self.format, self.sessions_started) {
@@ -163,14 +161,14 @@ impl SessionExporter {
                 };
                 self.sessions_started += 1;
                 let mut text = separator.as_bytes().to_vec();
-                let open = OpenSession::begin_session(id, piece, &mut text)?;
+                let open = OpenSession::begin_session(id, chunk, &mut text)?;
                 return self.write_chunk(open, text).await;
             }
         }
         Ok((self.format == ExportFormat::Json).then(|| b"\n]}\n".to_vec()))
     }
 
-    /// Writes the piece of the session behind `text`, and reads the next one.
+    /// Appends the open session's messages to `text` and reads the next ones.
     async fn write_chunk(
         &mut self,
         mut open: OpenSession,
@@ -178,14 +176,16 @@ impl SessionExporter {
     ) -> Result<Option<Vec<u8>>> {
         let last = open.write_messages(&mut text)?;
         let rest = match last {
+            // A chunk may end in the middle of the session, and messages may have been added since
+            // it began.
             Some(last) if last < open.message_count => {
                 skip_if_deleted(self.store.read_chunk(&self.principal, &open.id, last).await)?
             }
             _ => None,
         };
         match rest {
-            Some(piece) => {
-                open.chunk = piece;
+            Some(chunk) => {
+                open.chunk = chunk;
                 self.state = ExportState::InSession(Box::new(open));
             }
             None => {
@@ -213,7 +213,7 @@ impl SessionExporter {
     }
 }
 
-/// A session that is deleted while it is exported ends where it was cut.
+/// A session deleted during its export ends where it was cut off; the output stays well-formed.
 fn skip_if_deleted<T>(read: Result<T>) -> Result<Option<T>> {
     match read {
         Ok(read) => Ok(Some(read)),
@@ -227,28 +227,28 @@ fn skip_if_deleted<T>(read: Result<T>) -> Result<Option<T>> {
 }
 
 impl OpenSession {
-    /// Writes the session's own fields.
-    fn begin_session(id: SessionId, mut piece: SessionChunk, text: &mut Vec<u8>) -> Result<Self> {
-        write_json(text, &piece.session)?;
-        // The object stays open for its messages.
+    /// Writes the session's own fields and opens its list of messages.
+    fn begin_session(id: SessionId, mut chunk: SessionChunk, text: &mut Vec<u8>) -> Result<Self> {
+        write_json(text, &chunk.session)?;
+        // Drop the closing brace: the messages follow inside the object.
         text.pop();
         text.extend_from_slice(b",\"messages\":[");
-        let mut unread: HashMap<u32, Vec<String>> = HashMap::new();
-        for (user, seq) in std::mem::take(&mut piece.read_marks) {
-            unread.entry(seq).or_default().push(user);
+        let mut pending_marks: HashMap<u32, Vec<String>> = HashMap::new();
+        for (user, seq) in std::mem::take(&mut chunk.read_marks) {
+            pending_marks.entry(seq).or_default().push(user);
         }
-        let count = piece.session.messages_count;
+        let count = chunk.session.messages_count;
         Ok(Self {
             id,
-            chunk: piece,
+            chunk,
             message_count: count,
             has_messages: false,
-            pending_marks: unread,
+            pending_marks,
             read_marks: BTreeMap::new(),
         })
     }
 
-    /// The seq of the last message that was written, if there was one.
+    /// Returns the `seq` of the last message written.
     fn write_messages(&mut self, text: &mut Vec<u8>) -> Result<Option<u32>> {
         let mut last = None;
         for message in
@@ -259,6 +259,7 @@ impl OpenSession {
             }
             self.has_messages = true;
             write_json(text, &MessageLine::from_message(&message))?;
+            // Marks on messages that are not in the file are left out with them.
             for user in self.pending_marks.remove(&message.seq).unwrap_or_default() {
                 self.read_marks.insert(user, message.id.clone());
             }
@@ -282,7 +283,7 @@ fn write_json(text: &mut Vec<u8>, value: &impl Serialize) -> Result<()> {
     serde_json::to_writer(text, value).map_err(Error::internal)
 }
 
-/// A message as a file has it: what does not follow from its place, or from its absence.
+/// A message in an export file. Fields that its position implies, and absent ones, are left out.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct MessageLine<'a> {

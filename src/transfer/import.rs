@@ -1,6 +1,7 @@
-//! An import under way: each session of a file stored or refused by itself, and the report of it.
+//! An import in progress: stores or rejects each session of a file separately and reports the
+//! outcome.
 //!
-//! Called by `http` and `cli`, which read the file; runs on a thread that may block.
+//! Used by `http` and `cli`, which read the file. Runs on a thread that may block.
 
 use super::chatgpt;
 use super::session_record::{self, SessionRecord};
@@ -19,110 +20,113 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 use utoipa::ToSchema;
 
-/// What an importer may do.
+/// Limits and permissions of an import.
 #[derive(Debug, Clone, Copy)]
 pub struct ImportOptions {
-    /// The most bytes of a message's text.
+    /// Maximum size of a message's text, in bytes.
     pub max_message: usize,
-    /// Whether the participants that a file names become those of its sessions.
+    /// Whether the participants named in the file are added to the sessions.
     pub trusts_participants: bool,
 }
 
-/// What came of an import.
+/// Outcome of an import.
 #[derive(Debug, Default, Serialize, ToSchema)]
 pub struct ImportReport {
-    /// Those that went in.
+    /// Imported sessions.
     pub sessions: Vec<ImportedSession>,
-    /// Those that did not.
+    /// Sessions that were skipped.
     pub skipped: Vec<SkippedSession>,
 }
 
-/// A session that went in.
+/// An imported session.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ImportedSession {
-    /// Its id here.
+    /// Id of the session in this store.
     #[schema(value_type = String)]
     pub session_id: SessionId,
-    /// Its id in the file.
+    /// Id of the session in the file.
     pub source_id: Option<String>,
-    /// Its title.
+    /// Title of the session.
     pub title: String,
-    /// Messages that were not there before.
+    /// Number of new messages.
     pub messages: u64,
 }
 
-/// A session that did not.
+/// A session that was skipped.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SkippedSession {
-    /// Its place in the file, from 0.
+    /// Position in the file, starting at 0.
     pub index: usize,
-    /// Its id in the file.
+    /// Id of the session in the file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session_id: Option<String>,
-    /// What is wrong with it, and where.
+    /// Reason, naming the invalid field.
     pub reason: String,
-    /// The error, if it will pass.
+    /// The error, if the same import can succeed later.
     #[serde(skip)]
     retryable_error: Option<Error>,
 }
 
-/// An import under way.
+/// An import in progress.
 pub struct SessionImporter {
     store: Arc<dyn Store>,
     principal: Principal,
     options: ImportOptions,
     runtime: Handle,
     report: ImportReport,
-    /// Those of the file's ids that went in, and where they stood.
+    /// Source ids imported so far, with their position in the file.
     seen_ids: HashMap<String, usize>,
-    /// The store gave out: reading on would only skip what could go in later.
+    /// The store failed. Reading on would only skip sessions that could be imported later.
     store_error: Option<Error>,
     on_imported: Box<dyn Fn(&ImportOutcome) + Send>,
 }
 
 impl SessionImporter {
-    /// An import for `who`. The runtime is the store's.
+    /// `runtime` is the one that the store runs on.
     pub fn new(
         store: Arc<dyn Store>,
-        who: Principal,
-        terms: ImportOptions,
+        principal: Principal,
+        options: ImportOptions,
         runtime: Handle,
     ) -> Self {
-        let (report, ids) = (ImportReport::default(), HashMap::new());
         Self {
             store,
-            principal: who,
-            options: terms,
+            principal,
+            options,
             runtime,
-            report,
-            seen_ids: ids,
+            report: ImportReport::default(),
+            seen_ids: HashMap::new(),
             store_error: None,
             on_imported: Box::new(|_| {}),
         }
     }
 
-    /// The same, telling of each session once it is stored.
+    /// Calls `on_imported` for each session once it is stored.
     #[must_use]
-    pub fn with_progress(self, tell: impl Fn(&ImportOutcome) + Send + 'static) -> Self {
-        Self { on_imported: Box::new(tell), ..self }
+    pub fn with_progress(self, on_imported: impl Fn(&ImportOutcome) + Send + 'static) -> Self {
+        Self { on_imported: Box::new(on_imported), ..self }
     }
 
-    /// Stores or skips the next session. Breaks when the store gives out. Blocks.
+    /// Stores or skips the next session. Breaks if the store is unavailable. Blocks.
     pub fn import_session(&mut self, raw: &RawValue) -> ControlFlow<()> {
+        // Every session so far is in one of the two lists.
         let index = self.report.sessions.len() + self.report.skipped.len();
-        let signs = SessionMarkers::from_json(raw);
-        let source_id = signs.source_id();
-        let is_first = self.check_duplicate(source_id.as_deref());
-        match is_first.and_then(|()| self.import_record(raw, &signs, index)) {
+        let markers = SessionMarkers::from_json(raw);
+        let source_id = markers.source_id();
+        let is_unique = self.check_duplicate(source_id.as_deref());
+        match is_unique.and_then(|()| self.import_record(raw, &markers, index)) {
             Ok(imported) => {
                 (self.on_imported)(&imported);
                 let ImportOutcome { session_id, title, added_messages: messages } = imported;
+                // Only ids that were imported: a later session may repair a skipped one with the
+                // same id.
                 self.seen_ids.extend(source_id.clone().map(|id| (id, index)));
                 let session = ImportedSession { session_id, source_id, title, messages };
                 self.report.sessions.push(session);
             }
+            // Every further session would fail as well, slowly.
             Err(error) if error.kind == ErrorKind::StoreUnavailable => {
                 self.store_error = Some(error);
                 return ControlFlow::Break(());
@@ -137,22 +141,23 @@ impl SessionImporter {
         ControlFlow::Continue(())
     }
 
-    /// What came of it, given how the reading of the file ended. Errors tell how many sessions went
-    /// in before: `details.imported`.
+    /// The outcome, given how the reading of the file ended. Errors carry the number of sessions
+    /// imported before them as `details.imported`.
     pub fn finish(self, read: Result<(), serde_json::Error>) -> Result<ImportReport> {
         let imported = self.report.sessions.len();
-        if let Some(outage) = self.store_error {
-            return Err(outage.with_details(serde_json::json!({ "imported": imported })));
+        // Checked first: when the store failed, so did the reading, and this is the cause.
+        if let Some(error) = self.store_error {
+            return Err(error.with_details(serde_json::json!({ "imported": imported })));
         }
         read.map_err(|error| {
-            let wants = format!(
-                "must be {{\"sessions\": […]}}, a session a line, or a list of conversations: {error}"
+            let message = format!(
+                "must be {{\"sessions\": […]}}, one session per line, or a list of conversations: {error}"
             );
-            let details = serde_json::json!({ "body": wants, "imported": imported });
-            Error::invalid_field("body", wants).with_details(details)
+            let details = serde_json::json!({ "body": message, "imported": imported });
+            Error::invalid_field("body", message).with_details(details)
         })?;
         match self.report.skipped.as_slice() {
-            // Nothing went in, and later it can.
+            // The only session is busy: report that, so that the client retries.
             [SkippedSession { retryable_error: Some(error), .. }] if imported == 0 => {
                 Err(error.clone())
             }
@@ -160,13 +165,14 @@ impl SessionImporter {
         }
     }
 
-    /// Two sessions of one id would become one conversation that nobody had.
+    /// Importing two sessions with the same id would merge them into one conversation.
     fn check_duplicate(&self, source_id: Option<&str>) -> Result<()> {
         match source_id.and_then(|id| self.seen_ids.get(id)) {
             None => Ok(()),
             Some(index) => {
-                let wants = format!("must not stand twice in a file: sessions[{index}] has it");
-                Err(Error::invalid_field("sessionId", wants))
+                let message =
+                    format!("must be unique within the file: sessions[{index}] has the same");
+                Err(Error::invalid_field("sessionId", message))
             }
         }
     }
@@ -174,14 +180,14 @@ impl SessionImporter {
     fn import_record(
         &self,
         raw: &RawValue,
-        signs: &SessionMarkers,
+        markers: &SessionMarkers,
         index: usize,
     ) -> Result<ImportOutcome> {
-        let record: SessionRecord = if signs.is_chatgpt() {
+        let record: SessionRecord = if markers.is_chatgpt() {
             chatgpt::parse_conversation(raw)?
         } else {
             json::parse_object(raw.get().as_bytes())
-                .map_err(|misread| Error::invalid_field(misread.field, misread.message))?
+                .map_err(|error| Error::invalid_field(error.field, error.message))?
         };
         let now = clock::now();
         let import =
@@ -190,7 +196,7 @@ impl SessionImporter {
     }
 }
 
-/// What can be told of a session even if it cannot be read.
+/// Fields that identify a session's format and id, even if the rest cannot be read.
 #[derive(Default, Deserialize)]
 struct SessionMarkers {
     #[serde(rename = "sessionId")]
@@ -202,14 +208,14 @@ struct SessionMarkers {
 
 impl SessionMarkers {
     fn from_json(raw: &RawValue) -> Self {
-        serde_json::from_str(raw.get()).map(|StrictObject(signs)| signs).unwrap_or_default()
+        serde_json::from_str(raw.get()).map(|StrictObject(markers)| markers).unwrap_or_default()
     }
 
     fn is_chatgpt(&self) -> bool {
         self.mapping.is_some()
     }
 
-    /// The file's id of the session.
+    /// The session's id in the file.
     fn source_id(&self) -> Option<String> {
         let id = match self.is_chatgpt() {
             true => self.conversation_id.as_ref().or(self.id.as_ref()),

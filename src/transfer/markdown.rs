@@ -1,4 +1,5 @@
-//! A session as Markdown, for reading: its active path, page by page. Other branches are left out.
+//! Writes a session as Markdown, for reading: its active path, page by page, without other
+//! branches.
 
 use crate::domain::page::{MAX_PAGE_SIZE, MessageSlice, MessageView};
 use crate::domain::principal::AccessLevel;
@@ -11,18 +12,18 @@ use serde_json::Value;
 use std::fmt::{self, Write};
 use std::sync::Arc;
 
-/// A session that has been written in part. A path is known from its end, and read from there: on
-/// the way back only the first id of each page is kept, and the pages are read again on the way
-/// forth. What was said never changes, so they are the same ones.
+/// A session that is partly written. A path can only be read from its end, so opening walks back
+/// and keeps the first message id of each page; writing then reads the pages again, oldest first.
+/// Messages are immutable, so both passes see the same ones.
 pub(super) struct MarkdownWriter {
     session: Session,
-    /// What stands before the next page.
+    /// Written before the next page.
     heading: String,
-    /// The next page, if it has been read already.
+    /// The next page, if it is already in memory.
     prefetched: Option<MessagePage>,
-    /// The messages that the pages after it end before, the newest page's first.
+    /// For each remaining page, the message it ends before; the newest page first.
     page_ends: Vec<MessageId>,
-    /// The last page: the head may have moved when it is reached.
+    /// The last page, kept from the first pass: the head may have moved by the time it is reached.
     last_page: Option<MessagePage>,
 }
 
@@ -33,42 +34,43 @@ pub(super) struct MarkdownPage {
 }
 
 impl MarkdownWriter {
-    /// Finds the beginning of the session's active path.
+    /// Walks back to the beginning of the session's active path.
     pub(super) async fn open_session(
         store: &Arc<dyn Store>,
-        who: &Principal,
+        principal: &Principal,
         id: &SessionId,
         is_first: bool,
     ) -> Result<Self> {
-        let session = store.get_session(who, id, AccessLevel::Owner).await?;
-        let mut page = read_page(store, who, id, MessageSlice::Newest).await?;
+        let session = store.get_session(principal, id, AccessLevel::Owner).await?;
+        let mut page = read_page(store, principal, id, MessageSlice::Newest).await?;
         let (mut ends, mut newest) = (Vec::new(), None);
         while let Some(first) = page.messages.first().filter(|_| page.has_more) {
             ends.push(first.id.clone());
-            let before = read_page(store, who, id, MessageSlice::Before(first.id.clone())).await?;
+            let before =
+                read_page(store, principal, id, MessageSlice::Before(first.id.clone())).await?;
             let passed = std::mem::replace(&mut page, before);
+            // Only the first page read, the newest, is kept.
             newest.get_or_insert(passed);
         }
-        // The oldest page is at hand.
+        // The oldest page is in memory already.
         ends.pop();
         let heading = format_heading(&session, is_first);
         Ok(Self { session, heading, prefetched: Some(page), page_ends: ends, last_page: newest })
     }
 
-    /// The next page of text.
     pub(super) async fn next_page(
         &mut self,
         store: &Arc<dyn Store>,
-        who: &Principal,
+        principal: &Principal,
     ) -> Result<MarkdownPage> {
         let page = match (self.prefetched.take(), self.page_ends.pop()) {
             (Some(page), end) => {
                 self.page_ends.extend(end);
                 Some(page)
             }
-            (None, Some(end)) => {
-                Some(read_page(store, who, &self.session.id, MessageSlice::Before(end)).await?)
-            }
+            (None, Some(end)) => Some(
+                read_page(store, principal, &self.session.id, MessageSlice::Before(end)).await?,
+            ),
             (None, None) => self.last_page.take(),
         };
         let mut text = std::mem::take(&mut self.heading);
@@ -82,13 +84,13 @@ impl MarkdownWriter {
 
 async fn read_page(
     store: &Arc<dyn Store>,
-    who: &Principal,
+    principal: &Principal,
     id: &SessionId,
     slice: MessageSlice,
 ) -> Result<MessagePage> {
     store
         .list_messages(
-            who,
+            principal,
             id,
             MessageQuery { view: MessageView::Path, slice, limit: MAX_PAGE_SIZE },
         )
@@ -97,15 +99,16 @@ async fn read_page(
 
 fn format_heading(session: &Session, is_first: bool) -> String {
     let title = session.title.split_whitespace().collect::<Vec<_>>().join(" ");
+    // Sessions in one file are separated by a rule.
     let rule = if is_first { "" } else { "---\n\n" };
     format!(
-        "{rule}# {title}\n\n*Session `{}`, begun {}*\n\n",
+        "{rule}# {title}\n\n*Session `{}`, started {}*\n\n",
         session.id,
         format_minute(session.created_at)
     )
 }
 
-/// A time to the minute.
+/// Formats a time to the minute.
 fn format_minute(time: Timestamp) -> String {
     let text = time.to_string();
     match (text.get(..10), text.get(11..16)) {
@@ -124,6 +127,7 @@ fn write_message(text: &mut String, owner: &UserId, message: &Message) -> fmt::R
     }
     text.push_str("\n\n");
     let parts: Vec<Value> = serde_json::from_str(message.parts.as_json()).unwrap_or_default();
+    // Collapsed, as in the console: the answer is what a reader is looking for.
     if let Some(thoughts) = message.parts.reasoning() {
         let thoughts = close_code_block(thoughts.trim());
         write!(text, "<details><summary>Reasoning</summary>\n\n{thoughts}\n\n</details>\n\n")?;
@@ -157,7 +161,8 @@ fn format_speaker(owner: &UserId, message: &Message) -> String {
     }
 }
 
-/// A link where there is one to follow, else the attachment's name. Its data is not for reading.
+/// Writes an attachment as a link, or as its name if there is no URL to follow. Inline data is left
+/// out.
 fn write_attachment(text: &mut String, part: &Value) -> fmt::Result {
     let field = |name: &str| part.get(name).and_then(Value::as_str);
     let kind = field("type").unwrap_or_default();
@@ -173,17 +178,18 @@ fn write_attachment(text: &mut String, part: &Value) -> fmt::Result {
     }
 }
 
-/// A text whose last code block is closed: a reply that was cut off leaves it open, and it would
-/// swallow what follows.
+/// Closes an open code block, as in a reply that was cut off. It would swallow everything after it.
 fn close_code_block(text: &str) -> String {
     let mut open: Option<&str> = None;
     for line in text.lines().map(str::trim_start) {
+        // A fence is three or more backticks or tildes. It is closed by at least as many of the
+        // same character, with nothing after them.
         let mark = line.chars().next().filter(|mark| matches!(mark, '`' | '~'));
         let Some(mark) = mark else { continue };
         let fence = &line[..line.len() - line.trim_start_matches(mark).len()];
         open = match open {
             None if fence.len() >= 3 => Some(fence),
-            Some(begun) if fence.starts_with(begun) && line[fence.len()..].trim().is_empty() => {
+            Some(start) if fence.starts_with(start) && line[fence.len()..].trim().is_empty() => {
                 None
             }
             other => other,

@@ -1,4 +1,4 @@
-//! Whole conversations, in and out: the file formats, apart from how a file travels.
+//! Import and export of conversations: the file formats, independent of how a file is transmitted.
 
 mod chatgpt;
 mod chatgpt_content;

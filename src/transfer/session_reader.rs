@@ -1,7 +1,7 @@
-//! A file of sessions, read session by session: never more than one of them is in memory.
+//! Reads a file of sessions one at a time, so that at most one is in memory.
 //!
-//! Three shapes are told apart as they are read: `{"sessions": […]}`, one session after the other
-//! (`jsonl`), and a list of conversations, as ChatGPT writes it.
+//! The format is detected while reading: `{"sessions": […]}`, one session per line (`jsonl`), or a
+//! list of conversations as ChatGPT writes it.
 
 use crate::json::StrictObject;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -12,11 +12,11 @@ use std::fmt;
 use std::io::{self, BufReader, Read};
 use std::ops::ControlFlow;
 
-/// The most bytes of one session's JSON, which is read whole before it is handed over.
+/// Maximum size of a session's JSON, in bytes. A session is read completely before it is passed on.
 const MAX_SESSION_BYTES: u64 = if cfg!(test) { 1 << 20 } else { 1 << 30 };
 
-/// Reads a file and hands over the JSON of each session as it comes, until `take` breaks, which is
-/// an error too. What stands beside `sessions` is passed over.
+/// Calls `take` with the JSON of each session, until it breaks, which is reported as an error.
+/// Fields next to `sessions` are ignored.
 pub fn read_sessions(
     file: impl Read,
     take: impl FnMut(&RawValue) -> ControlFlow<()>,
@@ -29,6 +29,7 @@ pub fn read_sessions(
     loop {
         match (json.end(), shape) {
             (Ok(()), _) => return Ok(()),
+            // `end` fails because there is more input: the next line.
             (Err(error), FileShape::SessionLine) if !error.is_io() => {
                 shape = ValueSeed(&mut sink).deserialize(&mut json)?;
             }
@@ -37,7 +38,8 @@ pub fn read_sessions(
     }
 }
 
-/// Gives up on a file that goes on and on without ending a session.
+/// Limits the bytes read per session, so that a file whose session never ends cannot exhaust the
+/// memory.
 struct MeteredReader<'a, R> {
     file: R,
     bytes_left: &'a Cell<u64>,
@@ -54,7 +56,6 @@ impl<R: Read> Read for MeteredReader<'_, R> {
     }
 }
 
-/// Where sessions go.
 struct SessionSink<'a, F> {
     on_session: F,
     bytes_left: &'a Cell<u64>,
@@ -65,17 +66,17 @@ impl<F: FnMut(&RawValue) -> ControlFlow<()>> SessionSink<'_, F> {
         self.bytes_left.set(MAX_SESSION_BYTES);
         match (self.on_session)(session) {
             ControlFlow::Continue(()) => Ok(()),
-            ControlFlow::Break(()) => Err(E::custom("the store gave out")),
+            ControlFlow::Break(()) => Err(E::custom("the store failed")),
         }
     }
 }
 
-/// What a value of the file turned out to be.
+/// The kind of a top-level value.
 #[derive(Clone, Copy)]
 enum FileShape {
-    /// The whole of it.
+    /// The complete file.
     WholeFile,
-    /// One session; others may follow.
+    /// One session; more may follow.
     SessionLine,
 }
 
@@ -100,6 +101,7 @@ impl<'de, F: FnMut(&RawValue) -> ControlFlow<()>> Visitor<'de> for ValueSeed<'_,
         let mut others = RawFields(Vec::new());
         let mut has_sessions = false;
         while let Some(key) = map.next_key::<String>()? {
+            // Fields before `sessions` are dropped: they belong to the file, not to a session.
             if key == "sessions" {
                 has_sessions = true;
                 others.0.clear();
@@ -136,7 +138,7 @@ impl Serialize for RawFields {
     }
 }
 
-/// Whether a value that stands by itself is one session, and no other JSON.
+/// Whether a value has at least one field that only sessions and conversations have.
 fn is_session(raw: &RawValue) -> bool {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -145,15 +147,15 @@ fn is_session(raw: &RawValue) -> bool {
         messages: Option<IgnoredAny>,
         mapping: Option<IgnoredAny>,
     }
-    let signs: Result<StrictObject<ShapeMarkers>, _> = serde_json::from_str(raw.get());
-    signs.is_ok_and(|StrictObject(signs)| {
-        signs.session_id.is_some() || signs.messages.is_some() || signs.mapping.is_some()
+    let markers: Result<StrictObject<ShapeMarkers>, _> = serde_json::from_str(raw.get());
+    markers.is_ok_and(|StrictObject(markers)| {
+        markers.session_id.is_some() || markers.messages.is_some() || markers.mapping.is_some()
     })
 }
 
 struct ListSeed<'a, 'b, F> {
     sink: &'a mut SessionSink<'b, F>,
-    /// The file itself is the list, so nothing else has said yet what it holds.
+    /// The list is the whole file, so its entries have to prove that they are sessions.
     is_bare: bool,
 }
 
@@ -176,13 +178,13 @@ impl<'de, F: FnMut(&RawValue) -> ControlFlow<()>> Visitor<'de> for ListSeed<'_, 
         let mut is_empty = true;
         while let Some(raw) = list.next_element::<Box<RawValue>>()? {
             if self.is_bare && !is_session(&raw) {
-                return Err(A::Error::custom("an entry of the list is no conversation"));
+                return Err(A::Error::custom("an entry of the list is not a conversation"));
             }
             is_empty = false;
             self.sink.push_session(&raw)?;
         }
         if self.is_bare && is_empty {
-            return Err(A::Error::custom("the list holds no conversation"));
+            return Err(A::Error::custom("the list contains no conversations"));
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! One session of a file: its fields as clients know them, checked and made ready for a store.
+//! The sessions and messages of a file: deserialization, validation and conversion for the store.
 
 use super::import::ImportOptions;
 use crate::domain::message::{
@@ -22,11 +22,11 @@ use sha2::{Digest, Sha256};
 use std::collections::{HashMap, HashSet};
 use utoipa::ToSchema;
 
-/// One session of a file.
+/// A session in an import file.
 #[derive(Default, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SessionRecord {
-    /// If another user has a session of this id, the imported one gets a new id.
+    /// Session id. If it belongs to another user's session, the imported session gets a new id.
     pub(super) session_id: Option<String>,
     #[serde(alias = "name")]
     pub(super) title: Option<String>,
@@ -51,7 +51,7 @@ pub struct SessionRecord {
     #[schema(value_type = Option<String>, format = DateTime)]
     pub(super) last_seen: Option<Timestamp>,
     pub(super) head_id: Option<String>,
-    /// Each user's last message read, by its id.
+    /// Id of the last message each user has read.
     #[serde(default)]
     pub(super) read_marks: HashMap<String, String>,
     #[serde(default)]
@@ -59,11 +59,11 @@ pub struct SessionRecord {
     pub(super) messages: Vec<StrictObject<MessageRecord>>,
 }
 
-/// One message of a file.
+/// A message in an import file.
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MessageRecord {
-    /// Unique within the session; a message that the session has already is passed over.
+    /// Message id, unique within the session. Messages that the session already has are skipped.
     pub(super) id: Option<String>,
     pub(super) role: Role,
     pub(super) sender_id: Option<String>,
@@ -73,7 +73,7 @@ pub struct MessageRecord {
     pub(super) kind: MessageType,
     #[schema(value_type = Option<Vec<Object>>)]
     pub(super) parts: Option<Box<RawValue>>,
-    /// An earlier message of the file or the session; left out, the message before it.
+    /// An earlier message of the file or of the session; by default the preceding one.
     #[serde(default, deserialize_with = "deserialize_present")]
     #[schema(value_type = Option<String>)]
     pub(super) parent_id: Option<Option<String>>,
@@ -88,43 +88,47 @@ pub struct MessageRecord {
     pub(super) error: Option<MessageError>,
     #[serde(default, deserialize_with = "deserialize_optional_object")]
     pub(super) usage: Option<Usage>,
-    /// Where a complaint says that it stands, if not in `messages`.
+    /// Path used in error messages, if it is not `messages[i]`.
     #[serde(skip)]
     pub(super) error_path: Option<String>,
 }
 
-/// Checks a session and makes of it what a store takes; `index` is its place in the file. Errors name
-/// the field. Counts tokens, so call it where blocking is allowed.
+/// Validates a session and converts it for the store. `index` is its position in the file. Errors
+/// name the field. Counts tokens, so call it where blocking is allowed.
 pub fn to_import_session(
-    who: &Principal,
+    principal: &Principal,
     record: SessionRecord,
     index: usize,
-    terms: ImportOptions,
+    options: ImportOptions,
     now: Timestamp,
 ) -> Result<ImportSession> {
     let object = |field, raw: Option<Box<RawValue>>| {
         raw.map(|raw| JsonObject::parse(field, &raw)).transpose()
     };
-    let keeps_title = record.title_source.is_some();
+    let keep_title = record.title_source.is_some();
     let mut title = SessionTitle::from_user(record.title.as_deref())?;
     if title.source == TitleSource::User {
+        // The source only counts for a title that is not the default.
         title.source = record.title_source.unwrap_or(title.source);
     }
     let id = match &record.session_id {
         Some(id) => SessionId::parse("sessionId", id)?,
-        None => derive_session_id(who, &record, index),
+        None => derive_session_id(principal, &record, index),
     };
-    let other_id = to_hex_id(Sha256::new_with_prefix(format!("{}\0{id}", who.user)));
+    // Derived from the user and the id rather than generated, so that a second import finds the
+    // session again.
+    let fallback_id = to_hex_id(Sha256::new_with_prefix(format!("{}\0{id}", principal.user)));
     let participants = parse_participants(record.participants.unwrap_or_default())?;
+    // A session without a time is as old as its first message, otherwise new.
     let created_at =
         record.created_at.or_else(|| record.messages.first()?.0.created_at).unwrap_or(now);
-    let messages = parse_messages(who, &id, record.messages, terms.max_message, now)?;
+    let messages = parse_messages(principal, &id, record.messages, options.max_message, now)?;
     Ok(ImportSession {
         read_marks: parse_read_marks(record.read_marks, &messages)?,
         messages,
         id,
-        keep_title: keeps_title,
-        fallback_id: SessionId::new_unchecked(other_id),
+        keep_title,
+        fallback_id: SessionId::new_unchecked(fallback_id),
         fields: NewSession {
             id: None,
             title,
@@ -132,13 +136,13 @@ pub fn to_import_session(
                 .project_id
                 .map(|id| ProjectId::parse("projectId", &id))
                 .transpose()?,
-            participants: if terms.trusts_participants { participants } else { Vec::new() },
+            participants: if options.trusts_participants { participants } else { Vec::new() },
             meta: object("meta", record.meta)?.unwrap_or_default(),
             user_meta: object("userMeta", record.user_meta)?.unwrap_or_default(),
             theme: object("theme", record.theme)?.unwrap_or_default(),
             settings: record
                 .settings
-                .validate(terms.max_message)
+                .validate(options.max_message)
                 .map_err(|invalid| invalid.within("settings"))?,
         },
         status: record
@@ -160,7 +164,7 @@ fn parse_participants(users: Vec<String>) -> Result<Vec<UserId>> {
 }
 
 fn parse_messages(
-    who: &Principal,
+    principal: &Principal,
     session: &SessionId,
     records: Vec<StrictObject<MessageRecord>>,
     max_message: usize,
@@ -171,48 +175,51 @@ fn parse_messages(
     let mut seen = HashSet::with_capacity(records.len());
     let mut messages = Vec::with_capacity(records.len());
     for (index, StrictObject(mut record)) in records.into_iter().enumerate() {
-        let place = record.error_path.take().unwrap_or_else(|| format!("messages[{index}]"));
-        let place = |error: Error| error.within(&place);
-        let message =
-            self::parse_message(who, session, record, index, max_message, now).map_err(place)?;
+        let path = record.error_path.take().unwrap_or_else(|| format!("messages[{index}]"));
+        let locate = |error: Error| error.within(&path);
+        let message = self::parse_message(principal, session, record, index, max_message, now)
+            .map_err(locate)?;
         if let MessageParent::Message(parent) = &message.1
+            // A parent outside the file may be a message that the session already has. The store
+            // checks that.
             && named.contains(parent.as_str())
             && !seen.contains(parent)
         {
-            // So there is no way round in a circle, either.
-            let wants = format!("must name a message that stands before it, {parent} does not");
-            return Err(place(Error::invalid_field("parentId", wants)));
+            // Parents must come first, which also rules out cycles.
+            let message = format!("must name an earlier message; {parent} is not one");
+            return Err(locate(Error::invalid_field("parentId", message)));
         }
         if !seen.insert(message.0.id.clone()) {
-            return Err(place(Error::invalid_field("id", "must not stand twice in a session")));
+            return Err(locate(Error::invalid_field("id", "must be unique within the session")));
         }
         messages.push(message);
     }
     Ok(messages)
 }
 
-/// The places of the messages that users have read up to.
+/// The `seq` of each user's last read message.
 fn parse_read_marks(
     marks: HashMap<String, String>,
     messages: &[(NewMessage, MessageParent)],
 ) -> Result<HashMap<String, u32>> {
     if marks.len() > MAX_PARTICIPANTS {
-        return Err(Error::invalid_field("readMarks", "must be of at most 100 users"));
+        return Err(Error::invalid_field("readMarks", "must have at most 100 entries"));
     }
-    let place = |(user, id): (String, String)| {
+    let resolve = |(user, id): (String, String)| {
         let user = UserId::parse("readMarks", &user)?;
+        // Imported messages are numbered in file order, starting at 1.
         let index = messages.iter().position(|(message, _)| message.id.as_str() == id);
         let seq = index.and_then(|index| u32::try_from(index + 1).ok()).ok_or_else(|| {
-            let wants = format!("must name a message of the session, {id} does not");
-            Error::invalid_field(format!("readMarks.{user}"), wants)
+            let problem = format!("must name a message of the session; {id} is not one");
+            Error::invalid_field(format!("readMarks.{user}"), problem)
         })?;
         Ok((user.to_string(), seq))
     };
-    marks.into_iter().map(place).collect()
+    marks.into_iter().map(resolve).collect()
 }
 
 fn parse_message(
-    who: &Principal,
+    principal: &Principal,
     session: &SessionId,
     record: MessageRecord,
     index: usize,
@@ -226,7 +233,7 @@ fn parse_message(
     let sender_id = match (&record.sender_id, record.role) {
         (Some(sender), _) => UserId::parse("senderId", sender)?,
         (None, Role::Assistant) => UserId::assistant(),
-        (None, _) => who.user.clone(),
+        (None, _) => principal.user.clone(),
     };
     let parts = record
         .parts
@@ -268,13 +275,16 @@ fn parse_message(
     Ok((message, parse_parent(record.parent_id)?))
 }
 
-/// What a model said: it may be nothing, and was never bound to the limit of what users say.
+/// Validates a reply. Unlike a user's message it may be empty, and the limit for user messages does
+/// not apply.
 fn parse_reply_body(
     content: String,
     parts: MessageParts,
     kind: MessageType,
 ) -> Result<MessageBody> {
     reject_nul("content", &content)?;
+    // The bound for parts serves for the text as well: whatever a model wrote should be importable,
+    // but not without limit.
     for (field, size) in [("content", content.len()), ("parts", parts.as_json().len())] {
         if size > MAX_PARTS_BYTES {
             return Err(Error::too_large(field, MAX_PARTS_BYTES));
@@ -283,10 +293,15 @@ fn parse_reply_body(
     Ok(MessageBody { content, parts, kind })
 }
 
-/// A session without an id gets one from what it says, so that importing it twice finds it again.
-fn derive_session_id(who: &Principal, record: &SessionRecord, index: usize) -> SessionId {
+/// Derives an id from the content of a session without one, so that importing it again finds it.
+fn derive_session_id(principal: &Principal, record: &SessionRecord, index: usize) -> SessionId {
+    // NUL separates the fields, which do not contain it. With another format, repeating an earlier
+    // import would duplicate its sessions.
     let mut digest = Sha256::new();
-    digest.update(format!("{}\0{index}\0{:?}\0{:?}", who.user, record.title, record.created_at));
+    digest.update(format!(
+        "{}\0{index}\0{:?}\0{:?}",
+        principal.user, record.title, record.created_at
+    ));
     for StrictObject(message) in &record.messages {
         digest.update(format!("\0{:?}\0{:?}\0{}", message.id, message.role, message.content));
     }

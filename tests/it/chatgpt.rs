@@ -170,18 +170,15 @@ async fn bad_conversation_is_skipped_naming_the_bad_node() {
         bad
     };
     let cases = [
-        (
-            with("/mapping/q1b/parent", json!("q2")),
-            ".parent must lead to a root, not round in a circle",
-        ),
+        (with("/mapping/q1b/parent", json!("q2")), ".parent must lead to a root, not into a cycle"),
         (with("/mapping/q1b/parent", json!("q1b")), "mapping.q1b.parent must lead to a root"),
         (
             with("/mapping/q1b/parent", json!("gone")),
-            "mapping.q1b.parent must name a node of the mapping, gone is none",
+            "mapping.q1b.parent must name a node of the mapping; gone is not one",
         ),
         (
             with("/mapping/a1/message/author/role", json!("robot")),
-            "mapping.a1.message.author.role is wrong: unknown variant `robot`",
+            "mapping.a1.message.author.role is invalid: unknown variant `robot`",
         ),
         (
             with("/mapping/a1/message/author", json!({})),
@@ -206,7 +203,7 @@ async fn bad_conversation_is_skipped_naming_the_bad_node() {
         (with("/mapping/a1", json!(["a1"])), "mapping.a1 is wrong"),
         (
             with("/current_node", json!("gone")),
-            "current_node must name a node of the mapping, gone is none",
+            "current_node must name a node of the mapping; gone is not one",
         ),
         (with("/create_time", json!(-1.0)), "create_time must be seconds"),
         (with("/conversation_id", json!("no/slash")), "must be 1 to 128 characters"),
@@ -238,7 +235,7 @@ async fn duplicate_node_rejects_its_conversation() {
     let reason = report["skipped"][0]["reason"].as_str().unwrap();
     assert_eq!(
         (report["skipped"][0]["sessionId"].as_str(), reason),
-        (Some(ID), "mapping.q1 must not stand twice")
+        (Some(ID), "mapping.q1 must be unique")
     );
     assert_eq!(report["sessions"], json!([]));
 }

@@ -69,7 +69,7 @@ async fn table_lists_prompt_sections_and_bar_shows_their_share() {
     let taken: u64 =
         lines[bar + 1..].iter().map(|line| words(line)[2].parse::<u64>().unwrap()).sum();
     let names: Vec<_> = lines[bar + 1..].iter().map(|line| words(line)[1].clone()).collect();
-    assert_eq!((taken, names.join(" ").as_str()), (2000, "system recent new marks reply free"));
+    assert_eq!((taken, names.join(" ").as_str()), (2000, "system recent new overhead reply free"));
 }
 
 #[tokio::test]

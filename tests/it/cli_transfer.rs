@@ -64,7 +64,7 @@ async fn imported_sessions_are_exported_again() {
     let (code, nothing, stderr) = run(at, &moved, &["export", "-o", "nothing.json"]).await;
     assert_eq!((code, nothing.as_str()), (0, ""));
     assert!(
-        stderr.contains("nothing to export of the user local; --user names another"),
+        stderr.contains("user local has nothing to export; choose another user with --user"),
         "{stderr}"
     );
 }
@@ -109,15 +109,15 @@ async fn failed_transfer_is_reported_and_leaves_nothing_partial() {
     std::fs::write(at.join("export.zip"), b"PK\x03\x04...").unwrap();
     std::fs::write(at.join("bad.json"), whole.replace("\"id\":\"r\"", "\"id\":\"q\"")).unwrap();
     for (arguments, code, sentence) in [
-        (vec!["import", "half.json"], 1, "half.json must be {\"sessions\": […]}, a session a line"),
-        (vec!["import", "half.json"], 1, "sessions that went in before: 1"),
+        (
+            vec!["import", "half.json"],
+            1,
+            "half.json must be {\"sessions\": […]}, one session per line",
+        ),
+        (vec!["import", "half.json"], 1, "sessions imported before that: 1"),
         (vec!["import", "export.zip"], 1, "unpack it, and import its conversations.json"),
         (vec!["import", "absent.json"], 1, "cannot read absent.json"),
-        (
-            vec!["import", "bad.json"],
-            1,
-            "skipped sessions[1] (b): messages[1].id must not stand twice",
-        ),
+        (vec!["import", "bad.json"], 1, "skipped sessions[1] (b): messages[1].id must be unique"),
         (vec!["import", "bad.json"], 1, "2 of 2 sessions were skipped"),
         (vec!["import"], 2, "<FILE>"),
         (vec!["export", "--session", "nobody"], 1, "there is no such session"),

@@ -107,7 +107,7 @@ async fn panic_ends_one_request_or_turn_and_leaks_nothing() {
     for (message, kept) in [("panic at once", ""), ("panic later", "half")] {
         let frames = chat(message).await;
         let error = &frames[frames.len() - 2].data;
-        let sentence = "something went wrong inside the server";
+        let sentence = "internal server error";
         assert_eq!(*error, json!({"type": "error", "errorText": sentence}), "{message}");
         let path = format!("{base}/api/chat-sessions/s");
         let session = fetch(client.get(&path)).await.data();

@@ -230,7 +230,7 @@ async fn markdown_export_contains_the_active_path() {
     let expected = "\
 # Rust & I
 
-*Session `a`, begun 2024-05-06 07:00 UTC*
+*Session `a`, started 2024-05-06 07:00 UTC*
 
 ## User · 2024-05-06 07:08 UTC
 
@@ -268,7 +268,7 @@ I, too
 
 # New Chat
 
-*Session `b`, begun 2024-05-06 07:00 UTC*
+*Session `b`, started 2024-05-06 07:00 UTC*
 
 ";
     assert_eq!(export_text(&server, "/api/export?format=markdown").await, expected);

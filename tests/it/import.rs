@@ -252,11 +252,11 @@ async fn cycles_and_duplicates_are_reported_with_their_position() {
     let cases = [
         (
             session("c1", json!([message("a", "b"), message("b", "a")])),
-            "messages[0].parentId must name a message that stands before it, b does not",
+            "messages[0].parentId must name an earlier message; b is not one",
         ),
         (
             session("c2", json!([good[0], message("b", "b")])),
-            "messages[1].parentId must name a message that stands before it, b does not",
+            "messages[1].parentId must name an earlier message; b is not one",
         ),
         (
             session("c3", json!([good[0], message("b", "z")])),
@@ -264,13 +264,13 @@ async fn cycles_and_duplicates_are_reported_with_their_position() {
         ),
         (
             session("c4", json!([good[0], message("a", "a")])),
-            "messages[1].id must not stand twice in a session",
+            "messages[1].id must be unique within the session",
         ),
         (
             session("kept", good.clone()),
-            "sessionId must not stand twice in a file: sessions[0] has it",
+            "sessionId must be unique within the file: sessions[0] has the same",
         ),
-        (marked("bob", "z"), "readMarks.bob must name a message of the session, z does not"),
+        (marked("bob", "z"), "readMarks.bob must name a message of the session; z is not one"),
         (marked(" ", "a"), "readMarks must be 1 to 256 characters"),
         (
             json!({"sessionId": "p", "participants": vec!["x"; 101]}),

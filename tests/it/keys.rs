@@ -255,7 +255,7 @@ async fn invalid_key_options_are_reported_in_a_sentence() {
     for (arguments, wants) in [
         (&["create"] as &[&str], "--user"),
         (&["create", "--user", " "], "must be 1 to 256 characters"),
-        (&["create", "--user", "assistant"], "must not be the name of the assistant"),
+        (&["create", "--user", "assistant"], "must not be assistant, which is reserved"),
         (&["create", "--user", "a", "--expires", "soon"], "must be a duration"),
         (&["create", "--user", "a", "--scope", "root"], "possible values: read, chat, admin"),
         (&["revoke", "x"], "must be the id of a key"),

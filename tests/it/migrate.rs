@@ -158,7 +158,7 @@ async fn migrated_database_answers_every_read_the_same() {
     assert_eq!(report_counts(&out, "messages")[0], report_counts(&out, "messages")[1]);
     let nodes = before["/api/chat-sessions/large"]["nodes"].as_array().unwrap().len() as u64;
     assert!(nodes > 5 && report_counts(&out, "nodes")[1] > nodes, "{out}");
-    assert!(out.contains("4 sessions moved, 0 were there already"), "{out}");
+    assert!(out.contains("4 sessions migrated, 0 already present"), "{out}");
     assert_eq!(listed(url.clone()).await, listed_before);
     let moved = server_on(&url).await;
     assert_eq!(read_everything(&moved).await, before);
@@ -197,7 +197,7 @@ async fn repeated_migration_adds_only_new_data() {
     migrate_successfully(server.folder.path(), "echoic.db", &url).await;
     let moved = database_contents(&url).await;
     let out = migrate_successfully(server.folder.path(), "echoic.db", &url).await;
-    assert!(out.contains("0 sessions moved, 4 were there already"), "{out}");
+    assert!(out.contains("0 sessions migrated, 4 already present"), "{out}");
     assert_eq!(database_contents(&url).await, moved);
 
     server.start_again().await;
@@ -205,7 +205,7 @@ async fn repeated_migration_adds_only_new_data() {
     server.turn(&fresh, "hi", "hello").await;
     server.stop().await;
     let out = migrate_successfully(server.folder.path(), "echoic.db", &url).await;
-    assert!(out.contains("1 sessions moved, 4 were there already"), "{out}");
+    assert!(out.contains("1 sessions migrated, 4 already present"), "{out}");
     assert_eq!(server_on(&url).await.transcript(&fresh).await, ["user: hi", "assistant: hello"]);
 }
 
@@ -237,7 +237,7 @@ async fn killed_migration_shows_no_partial_session_and_resumes() {
     assert!(half < 40, "{half}");
 
     let out = migrate_successfully(server.folder.path(), "echoic.db", &url).await;
-    assert!(out.contains("1 sessions moved, 0 were there already"), "{out}");
+    assert!(out.contains("1 sessions migrated, 0 already present"), "{out}");
     assert_eq!(read_everything(&server_on(&url).await).await, before);
 }
 
@@ -273,8 +273,8 @@ async fn session_used_at_the_target_is_skipped_and_reported() {
 
     let (code, out, stderr) = migrate(folder, "sqlite://echoic.db", &url).await;
     assert_eq!(code, 1);
-    assert!(stderr.ends_with("echoic: 2 of 3 sessions were not moved\n"), "{stderr}");
-    let named: Vec<_> = out.lines().filter(|line| line.starts_with("left alone")).collect();
+    assert!(stderr.ends_with("echoic: 2 of 3 sessions were not migrated\n"), "{stderr}");
+    let named: Vec<_> = out.lines().filter(|line| line.starts_with("skipped")).collect();
     assert_eq!(named.len(), 2, "{out}");
     for session in ["renamed", "answered"] {
         assert!(named.iter().any(|line| line.ends_with(&format!(": {session}"))), "{out}");
@@ -303,7 +303,7 @@ async fn project_changed_at_the_target_is_skipped_and_reported() {
 
     let (code, out, stderr) = migrate(folder, "sqlite://echoic.db", &url).await;
     assert_eq!(code, 1);
-    assert!(stderr.ends_with("echoic: 1 of 1 projects were not moved\n"), "{stderr}");
+    assert!(stderr.ends_with("echoic: 1 of 1 projects were not migrated\n"), "{stderr}");
     assert!(out.contains(&format!("differs in the target: project {id}\n")), "{out}");
     target.start_again().await;
     assert_eq!(target.get(&file).await.data()["content"], "changed");
@@ -351,7 +351,7 @@ async fn migrated_cut_reply_is_kept_and_queued_turn_is_answered() {
 
     migrate_successfully(folder.path(), "data/echoic.db", &url).await;
     let out = migrate_successfully(folder.path(), "data/echoic.db", &url).await;
-    assert!(out.contains("0 sessions moved, 1 were there already"), "{out}");
+    assert!(out.contains("0 sessions migrated, 1 already present"), "{out}");
     let target = server_on(&url).await;
     let call = target.upstream.call().await;
     assert_eq!(call.prompt().last().unwrap(), "user: two");
@@ -390,7 +390,7 @@ async fn served_file_is_not_migrated_nor_served_while_migrating() {
     let mut stderr = BufReader::new(moving.stderr.take().unwrap()).lines();
     let begun = within_deadline(stderr.next_line()).await.unwrap().unwrap();
     assert!(
-        begun.starts_with("moving 1 sessions with 0 messages from sqlite echoic.db"),
+        begun.starts_with("migrating 1 sessions with 0 messages from sqlite echoic.db"),
         "{begun}"
     );
     let variables = HashMap::from([
