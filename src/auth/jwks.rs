@@ -3,8 +3,7 @@
 //!
 //! The URL comes from the configuration only. Nothing in a token is ever fetched.
 
-use super::invalid_credentials;
-use super::jwt::config_error;
+use super::{config_error, invalid_credentials};
 use crate::error::{Error, ErrorKind, Result};
 use jsonwebtoken::jwk::{
     AlgorithmParameters, CommonParameters, EllipticCurve, Jwk, KeyAlgorithm, PublicKeyUse,
