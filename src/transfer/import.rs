@@ -4,7 +4,7 @@
 //! Used by `http` and `cli`, which read the file. Runs on a thread that may block.
 
 use super::chatgpt;
-use super::session_record::{self, SessionRecord};
+use super::session_record::{self, ImportOptions, SessionRecord};
 use crate::clock;
 use crate::domain::{Principal, SessionId};
 use crate::error::{Error, ErrorKind, Result};
@@ -19,15 +19,6 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use tokio::runtime::Handle;
 use utoipa::ToSchema;
-
-/// Limits and permissions of an import.
-#[derive(Debug, Clone, Copy)]
-pub struct ImportOptions {
-    /// Maximum size of a message's text, in bytes.
-    pub max_message: usize,
-    /// Whether the participants named in the file are added to the sessions.
-    pub trusts_participants: bool,
-}
 
 /// Outcome of an import.
 #[derive(Debug, Default, Serialize, ToSchema)]

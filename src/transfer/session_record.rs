@@ -1,6 +1,5 @@
 //! The sessions and messages of a file: deserialization, validation and conversion for the store.
 
-use super::import::ImportOptions;
 use crate::domain::message::{
     FinishReason, MAX_PARTS_BYTES, MessageBody, MessageError, MessageParts,
 };
@@ -21,6 +20,15 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use std::collections::{HashMap, HashSet};
 use utoipa::ToSchema;
+
+/// Limits and permissions of an import.
+#[derive(Debug, Clone, Copy)]
+pub struct ImportOptions {
+    /// Maximum size of a message's text, in bytes.
+    pub max_message: usize,
+    /// Whether the participants named in the file are added to the sessions.
+    pub trusts_participants: bool,
+}
 
 /// A session in an import file.
 #[derive(Default, Deserialize, ToSchema)]
