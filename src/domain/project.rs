@@ -1,7 +1,7 @@
 //! Projects: a description, instructions and files that sessions share. Naming rules, size limits
 //! and access.
 
-use super::message::ContentError;
+use super::content::ContentError;
 use super::principal::{AccessDecision, AccessLevel, Principal};
 use super::text::reject_nul;
 use super::{FieldError, ProjectId, Timestamp, UserId, string_enum};

@@ -1,6 +1,7 @@
 //! What is asked of a store about messages.
 
-use crate::domain::message::{FinishReason, MessageBody, MessageError, MessageParts};
+use crate::domain::content::MessageBody;
+use crate::domain::message::{FinishReason, MessageError, MessageParts};
 use crate::domain::page::{MessageSlice, MessageView};
 use crate::domain::{
     Message, MessageId, Principal, Role, Session, SessionId, Status, Timestamp, Usage, UserId,

@@ -1,8 +1,7 @@
 //! The sessions and messages of a file: deserialization, validation and conversion for the store.
 
-use crate::domain::message::{
-    FinishReason, MAX_PARTS_BYTES, MessageBody, MessageError, MessageParts,
-};
+use crate::domain::content::MessageBody;
+use crate::domain::message::{FinishReason, MAX_PARTS_BYTES, MessageError, MessageParts};
 use crate::domain::session::{JsonObject, MAX_PARTICIPANTS, SessionSettings, SessionStatus};
 use crate::domain::text::reject_nul;
 use crate::domain::title::{SessionTitle, TitleSource};
