@@ -37,25 +37,31 @@ pub struct MemoryCommand {
     #[arg(long)]
     pub json: bool,
     /// Database: sqlite://PATH or mongodb://HOSTS/DATABASE
-    #[arg(long, value_name = "URL", default_value = "sqlite://data/echoic.db")]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "DATABASE_URL",
+        hide_env_values = true,
+        default_value = "sqlite://data/echoic.db"
+    )]
     pub database_url: DatabaseUrl,
     /// The server's default model [default: the model of the last reply]
-    #[arg(long)]
+    #[arg(long, env = "ECHOIC_MODEL")]
     pub model: Option<String>,
     /// The server's context window in tokens [default: by model, else 128000]
-    #[arg(long, value_name = "TOKENS", value_parser = parse_context_window)]
+    #[arg(long, value_name = "TOKENS", env = "ECHOIC_CONTEXT_WINDOW", value_parser = parse_context_window)]
     pub context_window: Option<u32>,
     /// The server's context windows of individual models: MODEL=TOKENS,…
-    #[arg(long, value_name = "WINDOWS", value_delimiter = ',', value_parser = parse_model_window)]
+    #[arg(long, value_name = "WINDOWS", env = "ECHOIC_CONTEXT_WINDOWS", value_delimiter = ',', value_parser = parse_model_window)]
     pub context_windows: Vec<(String, u32)>,
     /// The server's memory strategy
-    #[arg(long, value_name = "STRATEGY", default_value = "auto", value_parser = named_value_parser(&STRATEGY_NAMES))]
+    #[arg(long, value_name = "STRATEGY", env = "ECHOIC_MEMORY_STRATEGY", default_value = "auto", value_parser = named_value_parser(&STRATEGY_NAMES))]
     pub memory_strategy: MemoryStrategy,
     /// The server's memory budget in tokens
-    #[arg(long, value_name = "TOKENS")]
+    #[arg(long, value_name = "TOKENS", env = "ECHOIC_MEMORY_TOKENS")]
     pub memory_tokens: Option<u32>,
     /// The server's folder of prompt templates
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, value_name = "FOLDER", env = "ECHOIC_PROMPTS_DIR")]
     pub prompts_dir: Option<PathBuf>,
 }
 

@@ -9,7 +9,13 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, Args)]
 pub struct ExportArgs {
     /// Database: sqlite://PATH
-    #[arg(long, value_name = "URL", default_value = "sqlite://data/echoic.db")]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "DATABASE_URL",
+        hide_env_values = true,
+        default_value = "sqlite://data/echoic.db"
+    )]
     pub database_url: DatabaseUrl,
     /// File to write, replaced once the export is complete [default: standard output]
     #[arg(short, long, value_name = "FILE")]
@@ -35,13 +41,19 @@ pub struct ImportArgs {
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
     /// Database: sqlite://PATH
-    #[arg(long, value_name = "URL", default_value = "sqlite://data/echoic.db")]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "DATABASE_URL",
+        hide_env_values = true,
+        default_value = "sqlite://data/echoic.db"
+    )]
     pub database_url: DatabaseUrl,
     /// User who will own the sessions
     #[arg(long, default_value = "local", value_parser = parse_user)]
     pub user: UserId,
     /// Maximum size of a message's text
-    #[arg(long, value_name = "SIZE", default_value = "256KiB", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", env = "ECHOIC_MAX_MESSAGE", default_value = "256KiB", value_parser = parse_size)]
     pub max_message: usize,
 }
 
@@ -50,10 +62,10 @@ pub struct ImportArgs {
 #[command(after_help = MIGRATE_HELP)]
 pub struct MigrateArgs {
     /// SQLite file to read, as in the server's DATABASE_URL: sqlite://PATH
-    #[arg(long, value_name = "URL", value_parser = parse_sqlite_url)]
+    #[arg(long, value_name = "URL", hide_env_values = true, value_parser = parse_sqlite_url)]
     pub from: PathBuf,
     /// MongoDB database to write, as in the server's new DATABASE_URL: mongodb://HOSTS/DATABASE
-    #[arg(long, value_name = "URL", value_parser = parse_mongodb_url)]
+    #[arg(long, value_name = "URL", hide_env_values = true, value_parser = parse_mongodb_url)]
     pub to: String,
 }
 
