@@ -93,7 +93,7 @@ async fn bad_value_stops_startup_naming_the_variable() {
         ("ECHOIC_CONTEXT_WINDOW", "12", "12"),
         ("ECHOIC_CONTEXT_WINDOWS", "llama3.2", "MODEL=TOKENS"),
         ("ECHOIC_MEMORY_STRATEGY", "everything", "auto, buffer, window, token, summary, recall"),
-        ("ECHOIC_MAX_BODY", "2MB", "2MiB"),
+        ("ECHOIC_MAX_BODY", "2MX", "2MiB"),
         ("ECHOIC_AUTH", "ldap", "none, proxy, keys, jwt"),
         ("ECHOIC_AUTH", "proxy", "ECHOIC_TRUSTED_PROXIES"),
         ("ECHOIC_AUTH", "jwt", "JWT_SECRET or JWT_JWKS_URL"),
