@@ -47,7 +47,7 @@ pub fn generate_key(new: NewApiKey, now: Timestamp) -> Result<(String, StoredKey
     let mut secret = [0; SECRET_BYTES];
     getrandom::fill(&mut id).map_err(Error::internal)?;
     getrandom::fill(&mut secret).map_err(Error::internal)?;
-    let id: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
+    let id = hex::encode(id);
     let text = format!("{KEY_PREFIX}{id}_{}", URL_SAFE_NO_PAD.encode(secret));
     let id = KeyId::new_unchecked(id);
     let key = ApiKey { id, name, user, scope, created_at: now, expires_at, last_used_at: None };

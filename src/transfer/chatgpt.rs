@@ -281,7 +281,7 @@ impl<'a> ConversationTree<'a> {
 fn convert_message_id(id: &str) -> String {
     match MessageId::parse("id", id) {
         Ok(_) => id.to_owned(),
-        Err(_) => Sha256::digest(id).iter().take(16).map(|byte| format!("{byte:02x}")).collect(),
+        Err(_) => hex::encode(&Sha256::digest(id)[..16]),
     }
 }
 

@@ -342,7 +342,7 @@ fn format_time(time: Option<Timestamp>) -> String {
 }
 
 fn to_hex_id(digest: Sha256) -> String {
-    digest.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(&digest.finalize()[..16])
 }
 
 fn parse_parent(parent_id: Option<Option<String>>) -> Result<MessageParent> {

@@ -139,9 +139,7 @@ fn merge_index_pages(db: &Connection, table: &str, is_first: bool) -> Result<boo
 /// What stands before each word of an owner's sessions. The dot is in no folded word, and to the
 /// index it is part of one.
 fn owner_prefix(owner: &str) -> String {
-    let digest = Sha256::digest(owner);
-    let sign: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
-    format!("{sign}·")
+    format!("{}·", hex::encode(&Sha256::digest(owner)[..6]))
 }
 
 /// Asks the index for all terms behind a sign. Folded words hold letters and digits only, so they
