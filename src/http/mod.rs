@@ -28,6 +28,7 @@ mod projects;
 mod query;
 mod rate_limit;
 mod render;
+mod request_id;
 mod router;
 mod search;
 mod security_headers;

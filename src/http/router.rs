@@ -4,7 +4,7 @@ use super::openapi::{ApiDocument, complete_document};
 use super::{
     ApiState, admin, auth_middleware, branches, chat, console, events, export, extract, health,
     import, me, memory_preview, messages, models, nodes, openapi, origin, project_files, projects,
-    render, search, security_headers, sessions, turns, usage, v1,
+    render, request_id, search, security_headers, sessions, turns, usage, v1,
 };
 use crate::error::Error;
 use axum::Router;
@@ -112,7 +112,7 @@ pub fn build_router(api: ApiState) -> Router {
         .layer(CatchPanicLayer::custom(handle_panic))
         .layer(from_fn(v1::encode_openai_errors))
         .layer(from_fn(security_headers::add_security_headers))
-        .layer(from_fn(origin::assign_request_id))
+        .layer(from_fn(request_id::assign_request_id))
 }
 
 /// The OpenAPI document.
