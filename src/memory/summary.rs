@@ -43,8 +43,8 @@ pub(super) struct RenderedSummary {
 }
 
 impl Memory {
-    /// The summary of the path up to this message, shortened to `available` tokens. `None` if there
-    /// is none or nothing of it fits.
+    /// The summary of the path up to this message, shortened to `available` tokens. `None` if no
+    /// summary exists or no line of it fits.
     pub(super) async fn render_summary(
         &self,
         session: &Session,
