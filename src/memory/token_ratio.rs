@@ -175,12 +175,12 @@ impl ModelReports {
         let mut sorted: Vec<u32> = self.required_steps.iter().copied().collect();
         sorted.sort_unstable();
         // The third quartile decides, so neither a single outlier nor the lowest report does.
-        let wanted = sorted[(sorted.len() - 1) * 3 / 4];
+        let required = sorted[(sorted.len() - 1) * 3 / 4];
         let TokenRatio(current) = self.ratio;
-        if wanted <= current && wanted + DECREASE_THRESHOLD > current {
+        if required <= current && required + DECREASE_THRESHOLD > current {
             return None;
         }
-        self.ratio = TokenRatio(wanted);
+        self.ratio = TokenRatio(required);
         Some(self.ratio)
     }
 }

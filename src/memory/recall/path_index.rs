@@ -247,7 +247,7 @@ impl PathIndex {
     }
 }
 
-/// Whether the role alone tells who sent the message.
+/// Whether the role alone identifies the sender.
 fn is_default_sender(owner: &UserId, message: &HistoryMessage) -> bool {
     message.sender_id == *owner || message.sender_id == UserId::assistant()
 }
