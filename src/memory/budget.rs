@@ -93,8 +93,8 @@ pub struct PromptBudget {
     pub options: MemoryOptions,
     /// Memory budget that applies if `options` sets none.
     pub default_tokens: u32,
-    /// Tokens that the window leaves for memory if the new message is ignored. It depends on
-    /// settings alone, so the window is cut at the same messages from turn to turn.
+    /// Tokens that the context window leaves for memory if the new message is ignored. The same
+    /// from turn to turn, so that the window of messages is cut at the same positions.
     pub stable_tokens: u32,
     /// Tokens that memory, the project included, may take next to this new message.
     pub available_tokens: u32,

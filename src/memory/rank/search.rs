@@ -12,7 +12,7 @@
 //! 6. **Substance**: where words do not decide, a long statement counts more than a short one or a
 //!    question. This fills the remaining budget and has little influence otherwise.
 //!
-//! The weights of 2 to 6 were tuned by the share of labelled evidence of long conversations that
+//! The weights of 2 to 6 were tuned by the share of labeled evidence of long conversations that
 //! fits into a budget; docs/MEMORY.md has the figures.
 
 use super::index::{PassageIndex, TermPosting};

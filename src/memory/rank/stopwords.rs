@@ -1,8 +1,8 @@
 //! Stopwords: words that do not tell what a question is about.
 
 /// Question and function words, sorted, in the form that [`super::tokenizer`] emits before
-/// stemming. English only: stopwords of other languages are in so many messages that
-/// [`super::search`] ignores them as common terms.
+/// stemming. English only: stopwords of other languages occur often enough for [`super::search`] to
+/// ignore them as common terms.
 const STOPWORDS: &[&str] = &[
     "a",
     "about",

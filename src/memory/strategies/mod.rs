@@ -28,7 +28,7 @@ pub(super) struct BudgetShares {
     pub(super) summary: u32,
     /// For recalled messages; 0 if the strategy recalls none.
     pub(super) recalled: u32,
-    /// Number of messages in the window, which gets the tokens that the other parts leave.
+    /// Upper bound of the messages in the window, which gets the tokens that the other parts leave.
     pub(super) max_messages: u32,
 }
 
