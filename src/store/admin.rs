@@ -35,7 +35,7 @@ pub trait AdminStore: Send + Sync {
     async fn list_user_stats(&self, page: u32, limit: u32) -> Result<UserStatsPage>;
 
     /// Sessions without activity since a time, some of them, in no order.
-    async fn list_inactive_sessions(&self, since: Timestamp, most: u32) -> Result<Vec<SessionId>>;
+    async fn list_inactive_sessions(&self, since: Timestamp, limit: u32) -> Result<Vec<SessionId>>;
 
     /// Deletes a session with all its messages if it still has had no activity since a time and no
     /// reply is running in it: one step. `None` if that is not so, or it is gone.

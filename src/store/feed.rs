@@ -24,7 +24,7 @@ pub type FeedPosition = HashMap<String, u32>;
 #[async_trait]
 pub trait FeedStore: Send + Sync {
     /// Tells the others. Told twice under one number is told once.
-    async fn publish_events(&self, _told: &EventBundle) -> Result<()> {
+    async fn publish_events(&self, _bundle: &EventBundle) -> Result<()> {
         Ok(())
     }
 
@@ -36,8 +36,8 @@ pub trait FeedStore: Send + Sync {
     /// What others than `own` told since, that of each life in its order; not too much at once.
     async fn read_events_after(
         &self,
-        _heard: &FeedPosition,
-        _own: &str,
+        _position: &FeedPosition,
+        _own_boot: &str,
     ) -> Result<Vec<EventBundle>> {
         Ok(Vec::new())
     }

@@ -36,10 +36,10 @@ pub struct LedgerEntry {
 impl LedgerEntry {
     /// What it is counted in.
     pub(crate) fn quota_keys(&self) -> Vec<String> {
-        let purse = |of| quota_key(of, &self.payer, &self.owner, self.project_id.as_ref());
+        let key = |scope| quota_key(scope, &self.payer, &self.owner, self.project_id.as_ref());
         [QuotaScope::User, QuotaScope::Key, QuotaScope::Project]
             .into_iter()
-            .filter_map(purse)
+            .filter_map(key)
             .collect()
     }
 
@@ -136,20 +136,20 @@ pub trait LedgerStore: Send + Sync {
     async fn record_usage(&self, entry: LedgerEntry) -> Result<()>;
 
     /// What has been spent of a purse from a day on, counted from 1970-01-01.
-    async fn usage_total(&self, purse: &str, since_day: i64) -> Result<UsageTotal>;
+    async fn usage_total(&self, quota_key: &str, since_day: i64) -> Result<UsageTotal>;
 
     /// Usage put together. What a turn has used may take a moment to show.
     async fn query_usage(&self, query: UsageQuery) -> Result<Vec<UsageGroup>>;
 
     /// Forgets the lines of a user's turns and calls; what is spent stays spent. How many. Those that
     /// began before `now_on`, by their ids, and are booked later leave no lines either.
-    async fn delete_usage(&self, user: &UserId, now_on: &TurnId) -> Result<u64>;
+    async fn delete_usage(&self, user: &UserId, before: &TurnId) -> Result<u64>;
 
     /// Lines behind a turn, by the ids of turns: at most so many.
     async fn list_ledger_entries(
         &self,
-        behind: Option<&TurnId>,
-        most: u32,
+        after: Option<&TurnId>,
+        limit: u32,
     ) -> Result<Vec<LedgerEntry>>;
 }
 

@@ -163,12 +163,16 @@ pub trait MessageStore: Send + Sync {
     /// the client's message id or the idempotency key, gives the first result. Errors:
     /// `session_not_found`, `forbidden`, `session_busy`, `session_closed`, `message_not_found` (the
     /// parent), `idempotency_key_reused`.
-    async fn post_message(&self, who: &Principal, post: PostMessage) -> Result<(Message, Session)>;
+    async fn post_message(
+        &self,
+        principal: &Principal,
+        post: PostMessage,
+    ) -> Result<(Message, Session)>;
 
     /// One message. Errors: `session_not_found`, `message_not_found`.
     async fn get_message(
         &self,
-        who: &Principal,
+        principal: &Principal,
         session: &SessionId,
         id: &MessageId,
     ) -> Result<Message>;
@@ -176,7 +180,7 @@ pub trait MessageStore: Send + Sync {
     /// A page of messages. Errors: `session_not_found`, `message_not_found` (the one it starts at).
     async fn list_messages(
         &self,
-        who: &Principal,
+        principal: &Principal,
         session: &SessionId,
         query: MessageQuery,
     ) -> Result<MessagePage>;
@@ -188,6 +192,6 @@ pub trait MessageStore: Send + Sync {
         &self,
         session: &SessionId,
         last: &MessageId,
-        bounds: HistoryLimits,
+        limits: HistoryLimits,
     ) -> Result<Vec<HistoryMessage>>;
 }

@@ -138,8 +138,8 @@ pub(crate) trait MigrationSource: MigrationStore {
     /// The ids behind this one in their order, at most so many.
     async fn list_session_ids(
         &self,
-        behind: Option<&SessionId>,
-        most: u32,
+        after: Option<&SessionId>,
+        limit: u32,
     ) -> Result<Vec<SessionId>>;
 
     /// The ids of all projects.
@@ -172,11 +172,12 @@ pub(crate) async fn migrate_key(to: &dyn MigrationTarget, stored: &StoredKey) ->
         if to.find_key(id).await?.is_none() {
             to.add_key(stored.clone()).await?;
         }
-        let there = to.find_key(id).await?;
-        Ok(there.is_some_and(|there| {
-            let (mut there, mut stored) = (there, stored.clone());
-            (there.key.last_used_at, stored.key.last_used_at) = (None, None);
-            there == stored
+        let present = to.find_key(id).await?;
+        Ok(present.is_some_and(|present| {
+            let mut present = present;
+            let mut stored = stored.clone();
+            (present.key.last_used_at, stored.key.last_used_at) = (None, None);
+            present == stored
         }))
     })
     .await
@@ -187,23 +188,23 @@ pub(crate) async fn migrate_key(to: &dyn MigrationTarget, stored: &StoredKey) ->
 pub(crate) async fn migrate_ledger(
     from: &dyn MigrationSource,
     to: &dyn MigrationTarget,
-    behind: Option<&TurnId>,
+    after: Option<&TurnId>,
 ) -> Result<Vec<(LedgerEntry, bool)>> {
     with_retry(|| async move {
-        let page = from.list_ledger_entries(behind, LEDGER_PAGE_SIZE).await?;
+        let page = from.list_ledger_entries(after, LEDGER_PAGE_SIZE).await?;
         for entry in &page {
             to.record_usage(entry.clone()).await?;
         }
-        let mut there = Vec::new();
-        let mut at = behind.cloned();
+        let mut present = Vec::new();
+        let mut position = after.cloned();
         // The other one may have lines in between.
-        while page.last().is_some_and(|last| at.as_ref() < Some(&last.turn_id)) {
-            let more = to.list_ledger_entries(at.as_ref(), LEDGER_PAGE_SIZE).await?;
+        while page.last().is_some_and(|last| position.as_ref() < Some(&last.turn_id)) {
+            let more = to.list_ledger_entries(position.as_ref(), LEDGER_PAGE_SIZE).await?;
             let Some(last) = more.last() else { break };
-            at = Some(last.turn_id.clone());
-            there.extend(more);
+            position = Some(last.turn_id.clone());
+            present.extend(more);
         }
-        Ok(page.into_iter().map(|entry| (entry.clone(), there.contains(&entry))).collect())
+        Ok(page.into_iter().map(|entry| (entry.clone(), present.contains(&entry))).collect())
     })
     .await
 }
@@ -228,16 +229,16 @@ pub(crate) async fn migrate_session(
     to: &dyn MigrationTarget,
     id: &SessionId,
     now: Timestamp,
-    passed: &(dyn Fn(u64) + Sync),
+    on_progress: &(dyn Fn(u64) + Sync),
 ) -> Result<SessionMigrationOutcome> {
-    let furthest = AtomicU64::new(0);
+    let reported = AtomicU64::new(0);
     with_retry(|| async {
-        let at = AtomicU64::new(0);
-        let passed_again = |messages| {
-            let at = at.fetch_add(messages, Ordering::Relaxed) + messages;
-            passed(at.saturating_sub(furthest.fetch_max(at, Ordering::Relaxed)));
+        let position = AtomicU64::new(0);
+        let report_progress = |messages| {
+            let position = position.fetch_add(messages, Ordering::Relaxed) + messages;
+            on_progress(position.saturating_sub(reported.fetch_max(position, Ordering::Relaxed)));
         };
-        try_migrate_session(from, to, id, now, &passed_again).await
+        try_migrate_session(from, to, id, now, &report_progress).await
     })
     .await
 }
@@ -261,20 +262,20 @@ async fn try_migrate_session(
     to: &dyn MigrationTarget,
     id: &SessionId,
     now: Timestamp,
-    passed: &(dyn Fn(u64) + Sync),
+    on_progress: &(dyn Fn(u64) + Sync),
 ) -> Result<SessionMigrationOutcome> {
-    let since = rules::oldest_request(now);
+    let since = rules::oldest_valid_request(now);
     let session = from.dump_session(id, since).await?.ok_or_else(Error::session_not_found)?;
-    if let Some(there) = to.dump_session(id, since).await? {
-        let original = checksum_session(from, &session, passed).await?;
-        let is_equal = original == checksum_session(to, &there, &|_| ()).await?;
+    if let Some(present) = to.dump_session(id, since).await? {
+        let original = checksum_session(from, &session, on_progress).await?;
+        let is_equal = original == checksum_session(to, &present, &|_| ()).await?;
         return Ok(if is_equal {
             SessionMigrationOutcome::AlreadyPresent(original.totals)
         } else {
             SessionMigrationOutcome::Differs
         });
     }
-    let original = match copy_session(from, to, &session, passed).await {
+    let original = match copy_session(from, to, &session, on_progress).await {
         Ok(original) => original,
         Err(error) if error.kind == ErrorKind::PayloadTooLarge => {
             to.clear_partial_session(id).await?;
@@ -285,10 +286,10 @@ async fn try_migrate_session(
         }
         Err(error) => return Err(error),
     };
-    let Some(there) = to.dump_session(id, since).await? else {
+    let Some(present) = to.dump_session(id, since).await? else {
         return Ok(SessionMigrationOutcome::Differs);
     };
-    let is_equal = original == checksum_session(to, &there, &|_| ()).await?;
+    let is_equal = original == checksum_session(to, &present, &|_| ()).await?;
     Ok(if is_equal {
         SessionMigrationOutcome::Moved(original.totals)
     } else {
@@ -301,37 +302,37 @@ async fn copy_session(
     from: &dyn MigrationSource,
     to: &dyn MigrationTarget,
     session: &SessionDump,
-    passed: &(dyn Fn(u64) + Sync),
+    on_progress: &(dyn Fn(u64) + Sync),
 ) -> Result<SessionChecksum> {
     let id = &session.row.session.id;
     to.clear_partial_session(id).await?;
-    let mut summing = ChecksumBuilder::new(session)?;
+    let mut checksum = ChecksumBuilder::new(session)?;
     loop {
-        let page = from.dump_nodes(&session.row, summing.next_node()).await?;
+        let page = from.dump_nodes(&session.row, checksum.next_node()).await?;
         if page.is_empty() {
             break;
         }
-        passed(summing.add_page(&page)?);
+        on_progress(checksum.add_page(&page)?);
         to.insert_nodes(id, &page).await?;
     }
     // Invariant: a session is visible only with all its nodes; its own record comes last.
     to.insert_session(session).await?;
-    Ok(summing.finish())
+    Ok(checksum.finish())
 }
 
 /// What a session comes to where it is kept.
 async fn checksum_session(
     store: &(impl MigrationStore + ?Sized),
     session: &SessionDump,
-    passed: &(dyn Fn(u64) + Sync),
+    on_progress: &(dyn Fn(u64) + Sync),
 ) -> Result<SessionChecksum> {
-    let mut summing = ChecksumBuilder::new(session)?;
+    let mut checksum = ChecksumBuilder::new(session)?;
     loop {
-        let page = store.dump_nodes(&session.row, summing.next_node()).await?;
+        let page = store.dump_nodes(&session.row, checksum.next_node()).await?;
         if page.is_empty() {
-            return Ok(summing.finish());
+            return Ok(checksum.finish());
         }
-        passed(summing.add_page(&page)?);
+        on_progress(checksum.add_page(&page)?);
     }
 }
 

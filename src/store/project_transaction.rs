@@ -31,8 +31,11 @@ pub(crate) enum FileChange<'a> {
 /// One atomic step on a project.
 pub(crate) trait ProjectTransaction {
     /// A project that is `who`'s to see: of another's no more is read than of none.
-    async fn find_project(&mut self, who: &Principal, id: &ProjectId)
-    -> Result<Option<ProjectRow>>;
+    async fn find_project(
+        &mut self,
+        principal: &Principal,
+        id: &ProjectId,
+    ) -> Result<Option<ProjectRow>>;
 
     /// Adds a project that does not exist; `files` are the contents of its entries.
     async fn insert_project(&mut self, project: &Project, files: &[NewFile]) -> Result<()>;

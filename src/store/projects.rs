@@ -95,21 +95,26 @@ pub trait ProjectStore: Send + Sync {
     /// `payload_too_large`, where the files are too many or too large.
     async fn create_project(
         &self,
-        who: &Principal,
+        principal: &Principal,
         new: NewProject,
         now: Timestamp,
     ) -> Result<Project>;
 
     /// One project. Errors: `project_not_found`.
-    async fn get_project(&self, who: &Principal, id: &ProjectId) -> Result<Project>;
+    async fn get_project(&self, principal: &Principal, id: &ProjectId) -> Result<Project>;
 
     /// The caller's own projects, page by page from 1.
-    async fn list_projects(&self, who: &Principal, page: u32, limit: u32) -> Result<ProjectPage>;
+    async fn list_projects(
+        &self,
+        principal: &Principal,
+        page: u32,
+        limit: u32,
+    ) -> Result<ProjectPage>;
 
     /// Changes a project's own fields. Errors: `project_not_found`.
     async fn update_project(
         &self,
-        who: &Principal,
+        principal: &Principal,
         id: &ProjectId,
         change: ProjectUpdate,
         if_match: Vec<u32>,
@@ -118,12 +123,12 @@ pub trait ProjectStore: Send + Sync {
 
     /// Deletes a project with its files; its sessions are others' business. Errors:
     /// `project_not_found`.
-    async fn delete_project(&self, who: &Principal, id: &ProjectId) -> Result<()>;
+    async fn delete_project(&self, principal: &Principal, id: &ProjectId) -> Result<()>;
 
     /// One file. Errors: `project_not_found`, `file_not_found`.
     async fn get_file(
         &self,
-        who: &Principal,
+        principal: &Principal,
         id: &ProjectId,
         path: &FilePath,
     ) -> Result<StoredFile>;
@@ -132,7 +137,7 @@ pub trait ProjectStore: Send + Sync {
     /// order: one consistent view. Errors: `project_not_found`.
     async fn select_files(
         &self,
-        who: &Principal,
+        principal: &Principal,
         id: &ProjectId,
         choose: FileSelector,
     ) -> Result<(Project, Vec<StoredFile>)>;
@@ -141,7 +146,7 @@ pub trait ProjectStore: Send + Sync {
     /// one says of its files.
     async fn put_file(
         &self,
-        who: &Principal,
+        principal: &Principal,
         id: &ProjectId,
         file: NewFile,
         if_match: Vec<u32>,
@@ -151,7 +156,7 @@ pub trait ProjectStore: Send + Sync {
     /// Deletes a file; the project as it is then. Errors: `project_not_found`, `file_not_found`.
     async fn delete_file(
         &self,
-        who: &Principal,
+        principal: &Principal,
         id: &ProjectId,
         path: &FilePath,
         if_match: Vec<u32>,

@@ -64,18 +64,18 @@ enum ParentRecord {
 impl QueuedTurn {
     /// The text.
     pub fn to_json(&self) -> Result<String> {
-        let Self { principal: who, turn, key_id: key } = self;
+        let Self { principal, turn, key_id: key } = self;
         let record = QueuedTurnRecord {
-            user: who.user.to_string(),
-            is_admin: who.is_admin,
+            user: principal.user.to_string(),
+            is_admin: principal.is_admin,
             key: key.as_ref().map(ToString::to_string),
             turn_id: turn.turn_id.to_string(),
             reply_id: turn.reply_id.to_string(),
             options: turn.options.clone(),
             extra_params: turn.options.extra_params.clone(),
             input: match &turn.input {
-                TurnInput::Send { message, parent, on_duplicate_id: on_known } => {
-                    build_send_record(message, parent, *on_known)
+                TurnInput::Send { message, parent, on_duplicate_id } => {
+                    build_send_record(message, parent, *on_duplicate_id)
                 }
                 TurnInput::Regenerate { reply_id: reply } => {
                     TurnInputRecord::Regenerate { reply: reply.as_ref().map(ToString::to_string) }
@@ -89,8 +89,9 @@ impl QueuedTurn {
     pub fn from_json(text: &str) -> Result<Self> {
         let record: QueuedTurnRecord =
             serde_json::from_str(text).map_err(Error::store_unavailable)?;
-        let who = Principal { user: UserId::new_unchecked(record.user), is_admin: record.is_admin };
-        let ask = match record.input {
+        let principal =
+            Principal { user: UserId::new_unchecked(record.user), is_admin: record.is_admin };
+        let input = match record.input {
             TurnInputRecord::Regenerate { reply } => {
                 TurnInput::Regenerate { reply_id: reply.map(MessageId::new_unchecked) }
             }
@@ -112,7 +113,7 @@ impl QueuedTurn {
                     id: MessageId::new_unchecked(id),
                     client_message_id: client_message_id.map(MessageId::new_unchecked),
                     role,
-                    sender_id: who.user.clone(),
+                    sender_id: principal.user.clone(),
                     body: MessageBody { content, parts, kind },
                     tokens,
                     created_at,
@@ -125,25 +126,25 @@ impl QueuedTurn {
                         MessageParent::Message(MessageId::new_unchecked(id))
                     }
                 };
-                let on_known =
+                let on_duplicate_id =
                     if is_edit { DuplicateIdPolicy::Edit } else { DuplicateIdPolicy::Reject };
-                TurnInput::Send { message: Box::new(message), parent, on_duplicate_id: on_known }
+                TurnInput::Send { message: Box::new(message), parent, on_duplicate_id }
             }
         };
         let turn = TurnSpec {
             turn_id: TurnId::new_unchecked(record.turn_id),
             reply_id: MessageId::new_unchecked(record.reply_id),
-            input: ask,
+            input,
             options: SessionSettings { extra_params: record.extra_params, ..record.options },
         };
-        Ok(Self { principal: who, turn, key_id: record.key.map(KeyId::new_unchecked) })
+        Ok(Self { principal, turn, key_id: record.key.map(KeyId::new_unchecked) })
     }
 }
 
 fn build_send_record(
     message: &NewMessage,
     parent: &MessageParent,
-    on_known: DuplicateIdPolicy,
+    on_duplicate_id: DuplicateIdPolicy,
 ) -> TurnInputRecord {
     TurnInputRecord::Send {
         id: message.id.to_string(),
@@ -159,6 +160,6 @@ fn build_send_record(
             MessageParent::Root => ParentRecord::Root,
             MessageParent::Message(id) => ParentRecord::Message(id.to_string()),
         },
-        is_edit: on_known == DuplicateIdPolicy::Edit,
+        is_edit: on_duplicate_id == DuplicateIdPolicy::Edit,
     }
 }

@@ -40,7 +40,7 @@ pub trait ResponseStore: Send + Sync {
     /// The response of a turn, and its session, which `who` may read. Errors: `response_not_found`.
     async fn get_response(
         &self,
-        who: &Principal,
+        principal: &Principal,
         turn: &TurnId,
     ) -> Result<(SessionId, StoredResponse)>;
 

@@ -60,11 +60,14 @@ pub trait SearchStore: Send + Sync {
     /// The newest messages in sessions of `who` that hold all terms, one more than the limit.
     async fn search_messages(
         &self,
-        who: &Principal,
+        principal: &Principal,
         query: &SearchQuery,
     ) -> Result<Vec<SearchMatch>>;
 
     /// The newest sessions of `who` whose titles do, one more than the limit.
-    async fn search_titles(&self, who: &Principal, query: &SearchQuery)
-    -> Result<Vec<SearchMatch>>;
+    async fn search_titles(
+        &self,
+        principal: &Principal,
+        query: &SearchQuery,
+    ) -> Result<Vec<SearchMatch>>;
 }

@@ -126,7 +126,7 @@ pub trait SessionStore: Send + Sync {
     /// unchanged and `false`. Errors: `id_conflict`.
     async fn create_session(
         &self,
-        who: &Principal,
+        principal: &Principal,
         new: NewSession,
         now: Timestamp,
     ) -> Result<(Session, bool)>;
@@ -134,13 +134,17 @@ pub trait SessionStore: Send + Sync {
     /// One session. Errors: `session_not_found`, `forbidden`.
     async fn get_session(
         &self,
-        who: &Principal,
+        principal: &Principal,
         id: &SessionId,
         access: AccessLevel,
     ) -> Result<Session>;
 
     /// The sessions that `who` participates in.
-    async fn list_sessions(&self, who: &Principal, query: SessionQuery) -> Result<SessionPage>;
+    async fn list_sessions(
+        &self,
+        principal: &Principal,
+        query: SessionQuery,
+    ) -> Result<SessionPage>;
 
     /// Everybody's sessions, or those of one owner: what an operator looks at, whoever participates.
     async fn list_all_sessions(
@@ -154,7 +158,7 @@ pub trait SessionStore: Send + Sync {
     /// `version_conflict`.
     async fn update_session(
         &self,
-        who: &Principal,
+        principal: &Principal,
         id: &SessionId,
         change: SessionUpdate,
         if_match: Vec<u32>,
@@ -162,12 +166,13 @@ pub trait SessionStore: Send + Sync {
     ) -> Result<Session>;
 
     /// Deletes a session with all its messages. Errors: `session_not_found`, `forbidden`.
-    async fn delete_session(&self, who: &Principal, id: &SessionId) -> Result<DeletionResult>;
+    async fn delete_session(&self, principal: &Principal, id: &SessionId)
+    -> Result<DeletionResult>;
 
     /// The sessions that `who` owns and the filter names.
     async fn list_owned_sessions(
         &self,
-        who: &Principal,
+        principal: &Principal,
         filter: DeleteFilter,
     ) -> Result<Vec<SessionId>>;
 }

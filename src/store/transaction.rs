@@ -128,7 +128,7 @@ pub(crate) trait StoreTransaction {
     /// there is nothing, as far as the database can do that. It is judged all the same.
     async fn find_visible_session(
         &mut self,
-        who: &Principal,
+        principal: &Principal,
         id: &SessionId,
     ) -> Result<Option<SessionRow>>;
 
@@ -145,7 +145,7 @@ pub(crate) trait StoreTransaction {
     async fn update_session(
         &mut self,
         row: &SessionRow,
-        change: SessionUpdate,
+        update: SessionUpdate,
         now: Timestamp,
     ) -> Result<()>;
 
@@ -206,7 +206,7 @@ pub(crate) trait StoreTransaction {
     async fn list_children(
         &mut self,
         row: &SessionRow,
-        under: MessageLocation,
+        parent: MessageLocation,
     ) -> Result<Vec<MessageLocation>>;
 
     /// How full a message's node is, and whether the message is its last.
@@ -229,17 +229,17 @@ pub(crate) trait StoreTransaction {
     ) -> Result<Vec<(MessageLocation, NewMessage)>>;
 
     /// Stores a message. Errors: `id_conflict`.
-    async fn insert_message(&mut self, row: &SessionRow, placed: MessageInsert<'_>) -> Result<()>;
+    async fn insert_message(&mut self, row: &SessionRow, insert: MessageInsert<'_>) -> Result<()>;
 
     /// Claims the session for its active turn, at the cost of its payer. Invariant: at most one running turn per session.
-    async fn claim(&mut self, row: &SessionRow, claimant: &LeaseHolder) -> Result<()>;
+    async fn claim(&mut self, row: &SessionRow, lease_holder: &LeaseHolder) -> Result<()>;
 
     /// Books a turn that ends in this step, once. What it adds to what is spent shows when the step is
     /// over if it is booked `at_once`, else it may take a moment.
     async fn record_usage(&mut self, entry: &LedgerEntry, at_once: bool) -> Result<()>;
 
     /// What has been spent of a purse from a day on.
-    async fn usage_total(&mut self, purse: &str, since_day: i64) -> Result<UsageTotal>;
+    async fn usage_total(&mut self, quota_key: &str, since_day: i64) -> Result<UsageTotal>;
 
     /// Releases the claim.
     async fn release(&mut self, row: &SessionRow) -> Result<()>;
@@ -248,12 +248,7 @@ pub(crate) trait StoreTransaction {
     async fn queued_turns(&mut self, row: &SessionRow) -> Result<Vec<QueuedTurn>>;
 
     /// Puts a turn behind those that wait, or before them.
-    async fn enqueue(
-        &mut self,
-        row: &SessionRow,
-        waiting: &QueuedTurn,
-        before_all: bool,
-    ) -> Result<()>;
+    async fn enqueue(&mut self, row: &SessionRow, turn: &QueuedTurn, at_front: bool) -> Result<()>;
 
     /// Drops a turn that waits. Whether it still did.
     async fn dequeue(&mut self, row: &SessionRow, turn: &TurnId) -> Result<bool>;
@@ -264,7 +259,7 @@ pub(crate) trait StoreTransaction {
     /// A request that was made at `since` or later.
     async fn find_request(
         &mut self,
-        who: &Principal,
+        principal: &Principal,
         key: &IdempotencyKey,
         since: Timestamp,
     ) -> Result<Option<PriorRequest>>;
@@ -272,9 +267,9 @@ pub(crate) trait StoreTransaction {
     /// Remembers a request, and may forget those made before `since`.
     async fn record_request(
         &mut self,
-        who: &Principal,
+        principal: &Principal,
         key: &IdempotencyKey,
-        known: &PriorRequest,
+        request: &PriorRequest,
         now: Timestamp,
         since: Timestamp,
     ) -> Result<()>;

@@ -89,7 +89,7 @@ pub trait TransferStore: Send + Sync {
     /// `session_closed`, `invalid_request`.
     async fn import_session(
         &self,
-        who: &Principal,
+        principal: &Principal,
         import: ImportSession,
         now: Timestamp,
     ) -> Result<ImportOutcome>;
@@ -102,7 +102,7 @@ pub trait TransferStore: Send + Sync {
     /// [`Own`](crate::domain::principal::AccessLevel::Owner). Errors: `session_not_found`, `forbidden`.
     async fn read_chunk(
         &self,
-        who: &Principal,
+        principal: &Principal,
         session: &SessionId,
         after: u32,
     ) -> Result<SessionChunk>;

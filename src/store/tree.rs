@@ -32,7 +32,7 @@ pub trait TreeStore: Send + Sync {
     /// `session_not_found`, `message_not_found`, `session_busy`.
     async fn set_head(
         &self,
-        who: &Principal,
+        principal: &Principal,
         session: &SessionId,
         message: &MessageId,
         now: Timestamp,
@@ -43,7 +43,7 @@ pub trait TreeStore: Send + Sync {
     /// `message_not_found`, `session_busy`.
     async fn pop_head(
         &self,
-        who: &Principal,
+        principal: &Principal,
         session: &SessionId,
         head: &MessageId,
         now: Timestamp,
@@ -53,7 +53,7 @@ pub trait TreeStore: Send + Sync {
     /// nothing. Errors: `session_not_found`, `message_not_found`.
     async fn fork_session(
         &self,
-        who: &Principal,
+        principal: &Principal,
         session: &SessionId,
         message: &MessageId,
         now: Timestamp,
@@ -64,7 +64,7 @@ pub trait TreeStore: Send + Sync {
     /// `session_not_found`, `message_not_found`.
     async fn mark_seen(
         &self,
-        who: &Principal,
+        principal: &Principal,
         session: &SessionId,
         up_to: &MessageId,
     ) -> Result<ReadMarkUpdate>;
@@ -73,7 +73,7 @@ pub trait TreeStore: Send + Sync {
     /// large. Errors: `session_not_found`.
     async fn list_nodes(
         &self,
-        who: &Principal,
+        principal: &Principal,
         session: &SessionId,
         first: u32,
         limit: u32,

@@ -110,8 +110,8 @@ impl MessageSize {
     /// The size of a message whose tokens were counted.
     pub fn measure(text: &str, parts: &MessageParts, tokens: u32) -> Self {
         let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-        let (told, images) = render_text_and_images(text, parts);
-        Self { tokens, bytes: number(told.len()), images: number(images.len()) }
+        let (rendered, images) = render_text_and_images(text, parts);
+        Self { tokens, bytes: number(rendered.len()), images: number(images.len()) }
     }
 }
 
@@ -296,7 +296,7 @@ pub trait TurnStore: Send + Sync {
     /// waits so.
     async fn begin_queued_turn(
         &self,
-        claimant: &LeaseHolder,
+        lease_holder: &LeaseHolder,
         now: Timestamp,
     ) -> Result<FinishOutcome>;
 
@@ -372,7 +372,7 @@ pub trait TurnLogStore: Send + Sync {
     async fn delete_ended_logs(&self, ended_before: Timestamp) -> Result<u64>;
 
     /// Says that an instance lives.
-    async fn record_heartbeat(&self, claimant: &LeaseHolder, now: Timestamp) -> Result<()>;
+    async fn record_heartbeat(&self, lease_holder: &LeaseHolder, now: Timestamp) -> Result<()>;
 
     /// Some of the turns that nobody runs, none if there are none: of earlier lives of this instance, of others that have been
     /// silent too long, and of this very life if `running` does not know them. Whoever ran them can
@@ -380,7 +380,7 @@ pub trait TurnLogStore: Send + Sync {
     /// once; in another one, this life must have said that it lives.
     async fn find_orphaned_turns(
         &self,
-        claimant: &LeaseHolder,
+        lease_holder: &LeaseHolder,
         running: &HashSet<TurnId>,
     ) -> Result<Vec<OrphanedTurn>>;
 }

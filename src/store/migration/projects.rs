@@ -28,7 +28,7 @@ pub(crate) async fn migrate_project(
             let files: Vec<_> = files.iter().map(to_new_file).collect();
             to.insert_project(project, &files).await?;
         }
-        let is_equal = load_project(to, id).await?.is_some_and(|there| there == original);
+        let is_equal = load_project(to, id).await?.is_some_and(|stored| stored == original);
         Ok(if is_equal { ProjectMigrationOutcome::Equal } else { ProjectMigrationOutcome::Differs })
     })
     .await
@@ -41,7 +41,7 @@ async fn load_project(
 ) -> Result<Option<(Project, Vec<StoredFile>)>> {
     let all = |project: &Project| project.files.iter().map(|file| file.path.clone()).collect();
     match store.select_files(&Principal::server(), id, Box::new(all)).await {
-        Ok(found) => Ok(Some(found)),
+        Ok(loaded) => Ok(Some(loaded)),
         Err(error) if error.kind == ErrorKind::ProjectNotFound => Ok(None),
         Err(error) => Err(error),
     }

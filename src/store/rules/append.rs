@@ -16,7 +16,7 @@ use crate::store::{MessageParent, NewMessage};
 /// Finds the message under which a new one stands; `None` makes it a root. Errors:
 /// `message_not_found`.
 pub(super) async fn resolve_parent(
-    work: &mut impl StoreTransaction,
+    tx: &mut impl StoreTransaction,
     row: &SessionRow,
     parent: &MessageParent,
 ) -> Result<Option<LocatedMessage>> {
@@ -24,7 +24,7 @@ pub(super) async fn resolve_parent(
         MessageParent::Root => Ok(None),
         MessageParent::Head => Ok(row.located_head()),
         MessageParent::Message(id) => {
-            Ok(Some(work.find_message(row, id).await?.ok_or_else(Error::message_not_found)?))
+            Ok(Some(tx.find_message(row, id).await?.ok_or_else(Error::message_not_found)?))
         }
     }
 }
@@ -35,7 +35,7 @@ pub(super) async fn resolve_parent(
 /// Invariant: `messages` is the number of messages and the highest seq; `head` names the newest
 /// message of the active path; each message is in exactly one node.
 pub(super) async fn append_message(
-    work: &mut impl StoreTransaction,
+    tx: &mut impl StoreTransaction,
     row: &mut SessionRow,
     message: &NewMessage,
     parent: Option<&LocatedMessage>,
@@ -50,7 +50,7 @@ pub(super) async fn append_message(
     let size = node::message_size(&message.body.content, message.body.parts.as_json());
     let (node, opens_node) = match parent {
         Some(parent) => {
-            let fill = work.node_fill(row, parent.location).await?;
+            let fill = tx.node_fill(row, parent.location).await?;
             match node::choose_placement(Some(fill), size) {
                 NodePlacement::AppendToParent => (parent.location.node, false),
                 NodePlacement::OpenNode => (row.node_count + 1, true),
@@ -60,11 +60,11 @@ pub(super) async fn append_message(
     };
     let at = MessageLocation { node, seq };
     let before = match parent {
-        Some(parent) => work.path_tokens(row, parent.location).await?,
+        Some(parent) => tx.path_tokens(row, parent.location).await?,
         None => 0,
     };
     let path_tokens = before + u64::from(message.tokens) + u64::from(MESSAGE_TOKEN_OVERHEAD);
-    work.insert_message(
+    tx.insert_message(
         row,
         MessageInsert { message, location: at, parent, opens_node, size, path_tokens },
     )
@@ -86,7 +86,7 @@ pub(super) async fn append_message(
 
 /// Names the session after its first user message, unless something has named it already.
 pub(super) async fn apply_auto_title(
-    work: &mut impl StoreTransaction,
+    tx: &mut impl StoreTransaction,
     row: &mut SessionRow,
     message: &NewMessage,
 ) -> Result<()> {
@@ -96,7 +96,7 @@ pub(super) async fn apply_auto_title(
     let Some(title) = SessionTitle::from_first_message(&message.body.content) else {
         return Ok(());
     };
-    work.set_title(row, &title).await?;
+    tx.set_title(row, &title).await?;
     row.session.version += 1;
     row.session.title = title.text;
     row.session.title_source = title.source;
@@ -105,10 +105,10 @@ pub(super) async fn apply_auto_title(
 
 /// Writes back what [`append_message`] moved.
 pub(super) async fn save_session(
-    work: &mut impl StoreTransaction,
+    tx: &mut impl StoreTransaction,
     row: &mut SessionRow,
     now: Timestamp,
 ) -> Result<()> {
     row.session.updated_at = now;
-    work.save_counters(row).await
+    tx.save_counters(row).await
 }

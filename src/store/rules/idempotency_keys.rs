@@ -12,8 +12,8 @@ const SHORT_WINDOW_MS: i64 = 2 * 60 * 1000;
 
 /// Looks a request up. Errors: `idempotency_key_reused` if it said something else.
 pub(super) async fn find_prior_request(
-    work: &mut impl StoreTransaction,
-    who: &Principal,
+    tx: &mut impl StoreTransaction,
+    principal: &Principal,
     key: &IdempotencyKey,
     now: Timestamp,
 ) -> Result<Option<PriorRequest>> {
@@ -22,28 +22,30 @@ pub(super) async fn find_prior_request(
         RetryWindow::Short => Timestamp::from_millis(now.as_millis() - SHORT_WINDOW_MS),
     };
     // What is known is looked at in any case: a new note takes its place.
-    match work.find_request(who, key, since).await? {
+    match tx.find_request(principal, key, since).await? {
         _ if key.retry_window == RetryWindow::Disabled => Ok(None),
-        Some(known) if known.fingerprint != key.fingerprint => Err(key_reused("Idempotency-Key")),
-        known => Ok(known),
+        Some(request) if request.fingerprint != key.fingerprint => {
+            Err(key_reused("Idempotency-Key"))
+        }
+        request => Ok(request),
     }
 }
 
 /// Remembers a request.
 pub(super) async fn record_request(
-    work: &mut impl StoreTransaction,
-    who: &Principal,
+    tx: &mut impl StoreTransaction,
+    principal: &Principal,
     key: &IdempotencyKey,
     (session, message_id, turn_id): (&SessionId, &MessageId, Option<&TurnId>),
     now: Timestamp,
 ) -> Result<()> {
-    let known = PriorRequest {
+    let request = PriorRequest {
         fingerprint: key.fingerprint.clone(),
         session_id: session.clone(),
         message_id: message_id.clone(),
         turn_id: turn_id.cloned(),
     };
-    work.record_request(who, key, &known, now, oldest_valid_request(now)).await
+    tx.record_request(principal, key, &request, now, oldest_valid_request(now)).await
 }
 
 /// When a request was made that is forgotten now.

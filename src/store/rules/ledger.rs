@@ -12,7 +12,7 @@ use serde_json::json;
 
 /// Refuses a turn whose quota is spent. Errors: `quota_exceeded`.
 pub(super) async fn check_quotas(
-    work: &mut impl StoreTransaction,
+    tx: &mut impl StoreTransaction,
     quotas: &[Quota],
     payer: &UsagePayer,
     session: &Session,
@@ -20,10 +20,11 @@ pub(super) async fn check_quotas(
 ) -> Result<()> {
     for quota in quotas {
         let project = session.project_id.as_ref();
-        let Some((purse, since)) = quota_window(quota, payer, &session.owner, project, now) else {
+        let Some((quota_key, since_day)) = quota_window(quota, payer, &session.owner, project, now)
+        else {
             continue;
         };
-        if work.usage_total(&purse, since).await?.is_exhausted(quota) {
+        if tx.usage_total(&quota_key, since_day).await?.is_exhausted(quota) {
             return Err(quota_exceeded(quota, now));
         }
     }
@@ -32,14 +33,14 @@ pub(super) async fn check_quotas(
 
 /// The refusal of a turn whose quota is spent.
 pub(crate) fn quota_exceeded(quota: &Quota, now: Timestamp) -> Error {
-    let ends = quota.period.ends_at(now);
-    let wait = ends.duration_since(now).as_secs() + 1;
+    let resets_at = quota.period.ends_at(now);
+    let retry_after = resets_at.duration_since(now).as_secs() + 1;
     let limit = match quota.unit {
         QuotaUnit::Tokens => json!(quota.limit),
         QuotaUnit::Cost => json!(Cost(quota.limit)),
     };
     Error::new(ErrorKind::QuotaExceeded, format!("{} is spent", quota.describe()))
-        .with_details(json!({ "limit": limit, "resetsAt": ends, "retryAfter": wait }))
+        .with_details(json!({ "limit": limit, "resetsAt": resets_at, "retryAfter": retry_after }))
 }
 
 /// The line of a turn that ends; none if nothing is known of what it used.

@@ -15,7 +15,7 @@ mod sessions;
 mod tree;
 mod turns;
 
-pub(super) use idempotency_keys::oldest_valid_request as oldest_request;
+pub(super) use idempotency_keys::oldest_valid_request;
 pub(super) use import::import_session;
 pub(crate) use ledger::quota_exceeded;
 pub(super) use posts::post_message;

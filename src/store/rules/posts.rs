@@ -10,53 +10,58 @@ use crate::store::PostMessage;
 use crate::store::transaction::{MessageLocation, SessionRow, StoreTransaction};
 
 pub(in crate::store) async fn post_message(
-    work: &mut impl StoreTransaction,
-    who: &Principal,
+    tx: &mut impl StoreTransaction,
+    principal: &Principal,
     post: &PostMessage,
 ) -> Result<(Message, Session)> {
-    let mut row = get_session(work, who, &post.session_id, AccessLevel::Participant).await?;
+    let mut row = get_session(tx, principal, &post.session_id, AccessLevel::Participant).await?;
     let message = &post.message;
-    ensure_role_allowed(&row, who, message.role)?;
-    if let Some(at) = find_duplicate_post(work, who, &row, post).await? {
-        let message = work.read_message(&row, at).await?;
+    ensure_role_allowed(&row, principal, message.role)?;
+    if let Some(at) = find_duplicate_post(tx, principal, &row, post).await? {
+        let message = tx.read_message(&row, at).await?;
         return Ok((message, row.into_session_with_nodes()));
     }
     ensure_open(&row)?;
     ensure_idle(&row)?;
-    let parent = resolve_parent(work, &row, &post.parent).await?;
-    let at = append_message(work, &mut row, message, parent.as_ref()).await?;
-    apply_auto_title(work, &mut row, message).await?;
-    save_session(work, &mut row, post.now).await?;
+    let parent = resolve_parent(tx, &row, &post.parent).await?;
+    let at = append_message(tx, &mut row, message, parent.as_ref()).await?;
+    apply_auto_title(tx, &mut row, message).await?;
+    save_session(tx, &mut row, post.now).await?;
     if let Some(key) = &post.idempotency_key {
-        let led_to = (&post.session_id, &message.id, None);
-        idempotency_keys::record_request(work, who, key, led_to, post.now).await?;
+        let result = (&post.session_id, &message.id, None);
+        idempotency_keys::record_request(tx, principal, key, result, post.now).await?;
     }
-    let message = work.read_message(&row, at).await?;
+    let message = tx.read_message(&row, at).await?;
     Ok((message, row.into_session_with_nodes()))
 }
 
 /// Where the message lies that this request stored when it came before.
 async fn find_duplicate_post(
-    work: &mut impl StoreTransaction,
-    who: &Principal,
+    tx: &mut impl StoreTransaction,
+    principal: &Principal,
     row: &SessionRow,
     post: &PostMessage,
 ) -> Result<Option<MessageLocation>> {
     if let Some(key) = &post.idempotency_key
-        && let Some(known) = idempotency_keys::find_prior_request(work, who, key, post.now).await?
-        && known.session_id == row.session.id
+        && let Some(prior) =
+            idempotency_keys::find_prior_request(tx, principal, key, post.now).await?
+        && prior.session_id == row.session.id
     {
-        return Ok(work.find_message(row, &known.message_id).await?.map(|place| place.location));
+        return Ok(tx.find_message(row, &prior.message_id).await?.map(|located| located.location));
     }
     match &post.message.client_message_id {
-        Some(id) => Ok(work.find_message(row, id).await?.map(|place| place.location)),
+        Some(id) => Ok(tx.find_message(row, id).await?.map(|located| located.location)),
         None => Ok(None),
     }
 }
 
 /// Roles other than user are the owner's.
-pub(super) fn ensure_role_allowed(row: &SessionRow, who: &Principal, role: Role) -> Result<()> {
-    if role != Role::User && authorize_access(row.clone(), who, AccessLevel::Owner).is_err() {
+pub(super) fn ensure_role_allowed(
+    row: &SessionRow,
+    principal: &Principal,
+    role: Role,
+) -> Result<()> {
+    if role != Role::User && authorize_access(row.clone(), principal, AccessLevel::Owner).is_err() {
         return Err(Error::new(
             ErrorKind::Forbidden,
             "only the session's owner may post in another role than user",

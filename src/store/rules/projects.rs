@@ -9,23 +9,23 @@ use serde_json::json;
 
 /// The project with this id, if it is `who`'s to see.
 pub(in crate::store) async fn get_project(
-    work: &mut impl ProjectTransaction,
-    who: &Principal,
+    tx: &mut impl ProjectTransaction,
+    principal: &Principal,
     id: &ProjectId,
 ) -> Result<ProjectRow> {
-    let found = work.find_project(who, id).await?;
-    found.filter(|row| row.project.is_accessible_to(who)).ok_or_else(Error::project_not_found)
+    let found = tx.find_project(principal, id).await?;
+    found.filter(|row| row.project.is_accessible_to(principal)).ok_or_else(Error::project_not_found)
 }
 
 pub(in crate::store) async fn create_project(
-    work: &mut impl ProjectTransaction,
-    who: &Principal,
+    tx: &mut impl ProjectTransaction,
+    principal: &Principal,
     new: &NewProject,
     now: Timestamp,
 ) -> Result<Project> {
     let mut project = Project {
         id: new.id.clone(),
-        owner: who.user.clone(),
+        owner: principal.user.clone(),
         name: new.name.clone(),
         description: new.description.clone(),
         system_prompt: new.system_prompt.clone(),
@@ -38,19 +38,19 @@ pub(in crate::store) async fn create_project(
     for file in &new.files {
         project.upsert_file(build_entry(file, now))?;
     }
-    work.insert_project(&project, &new.files).await?;
+    tx.insert_project(&project, &new.files).await?;
     Ok(project)
 }
 
 pub(in crate::store) async fn update_project(
-    work: &mut impl ProjectTransaction,
-    who: &Principal,
+    tx: &mut impl ProjectTransaction,
+    principal: &Principal,
     id: &ProjectId,
     change: &ProjectUpdate,
     if_match: &[u32],
     now: Timestamp,
 ) -> Result<Project> {
-    let row = get_matching_project(work, who, id, if_match).await?;
+    let row = get_matching_project(tx, principal, id, if_match).await?;
     let mut project = row.project.clone();
     let ProjectUpdate { name, description, system_prompt, generation_status } = change.clone();
     project.name = name.unwrap_or(project.name);
@@ -61,50 +61,50 @@ pub(in crate::store) async fn update_project(
         return Ok(project);
     }
     bump_version(&mut project, now);
-    work.update_project(&row, &project, FileChange::None).await?;
+    tx.update_project(&row, &project, FileChange::None).await?;
     Ok(project)
 }
 
 pub(in crate::store) async fn delete_project(
-    work: &mut impl ProjectTransaction,
-    who: &Principal,
+    tx: &mut impl ProjectTransaction,
+    principal: &Principal,
     id: &ProjectId,
 ) -> Result<()> {
-    let row = get_project(work, who, id).await?;
-    work.delete_project(&row).await
+    let row = get_project(tx, principal, id).await?;
+    tx.delete_project(&row).await
 }
 
 pub(in crate::store) async fn get_file(
-    work: &mut impl ProjectTransaction,
-    who: &Principal,
+    tx: &mut impl ProjectTransaction,
+    principal: &Principal,
     id: &ProjectId,
     path: &FilePath,
 ) -> Result<StoredFile> {
-    let row = get_project(work, who, id).await?;
-    let found = read_selected_files(work, &row, std::slice::from_ref(path)).await?.pop();
+    let row = get_project(tx, principal, id).await?;
+    let found = read_selected_files(tx, &row, std::slice::from_ref(path)).await?.pop();
     found.ok_or_else(Error::file_not_found)
 }
 
 pub(in crate::store) async fn select_files(
-    work: &mut impl ProjectTransaction,
-    who: &Principal,
+    tx: &mut impl ProjectTransaction,
+    principal: &Principal,
     id: &ProjectId,
     choose: &FileSelector,
 ) -> Result<(Project, Vec<StoredFile>)> {
-    let row = get_project(work, who, id).await?;
-    let files = read_selected_files(work, &row, &choose(&row.project)).await?;
+    let row = get_project(tx, principal, id).await?;
+    let files = read_selected_files(tx, &row, &choose(&row.project)).await?;
     Ok((row.project, files))
 }
 
 /// The files at these paths, as far as they are there.
 async fn read_selected_files(
-    work: &mut impl ProjectTransaction,
+    tx: &mut impl ProjectTransaction,
     row: &ProjectRow,
     paths: &[FilePath],
 ) -> Result<Vec<StoredFile>> {
     let entries: Vec<_> = paths.iter().filter_map(|path| row.project.find_file(path)).collect();
     let found: Vec<_> = entries.iter().map(|entry| entry.path.clone()).collect();
-    let contents = work.read_files(row, &found).await?;
+    let contents = tx.read_files(row, &found).await?;
     let version = row.project.version;
     let files = entries.into_iter().zip(contents);
     Ok(files
@@ -113,15 +113,15 @@ async fn read_selected_files(
 }
 
 pub(in crate::store) async fn put_file(
-    work: &mut impl ProjectTransaction,
-    who: &Principal,
+    tx: &mut impl ProjectTransaction,
+    principal: &Principal,
     id: &ProjectId,
     file: &NewFile,
     if_match: &[u32],
     now: Timestamp,
 ) -> Result<PutFileOutcome> {
-    let row = get_matching_project(work, who, id, if_match).await?;
-    if let Some(entry) = find_unchanged_entry(work, &row, file).await? {
+    let row = get_matching_project(tx, principal, id, if_match).await?;
+    if let Some(entry) = find_unchanged_entry(tx, &row, file).await? {
         // Whoever writes all files anew changes only those that differ: the others stay where
         // they are in the order of changes.
         return Ok(PutFileOutcome { entry, version: row.project.version, is_new: false });
@@ -130,36 +130,36 @@ pub(in crate::store) async fn put_file(
     let entry = build_entry(file, now);
     let is_new = project.upsert_file(entry.clone())?;
     bump_version(&mut project, now);
-    work.update_project(&row, &project, FileChange::Put(file)).await?;
+    tx.update_project(&row, &project, FileChange::Put(file)).await?;
     Ok(PutFileOutcome { entry, version: project.version, is_new })
 }
 
 pub(in crate::store) async fn delete_file(
-    work: &mut impl ProjectTransaction,
-    who: &Principal,
+    tx: &mut impl ProjectTransaction,
+    principal: &Principal,
     id: &ProjectId,
     path: &FilePath,
     if_match: &[u32],
     now: Timestamp,
 ) -> Result<Project> {
-    let row = get_matching_project(work, who, id, if_match).await?;
+    let row = get_matching_project(tx, principal, id, if_match).await?;
     let mut project = row.project.clone();
     if !project.remove_file(path) {
         return Err(Error::file_not_found());
     }
     bump_version(&mut project, now);
-    work.update_project(&row, &project, FileChange::Remove(path)).await?;
+    tx.update_project(&row, &project, FileChange::Remove(path)).await?;
     Ok(project)
 }
 
 /// The project, if it is `who`'s to see and of a version that they know.
 async fn get_matching_project(
-    work: &mut impl ProjectTransaction,
-    who: &Principal,
+    tx: &mut impl ProjectTransaction,
+    principal: &Principal,
     id: &ProjectId,
     if_match: &[u32],
 ) -> Result<ProjectRow> {
-    let row = get_project(work, who, id).await?;
+    let row = get_project(tx, principal, id).await?;
     ensure_version_matches(&row.project, if_match)?;
     Ok(row)
 }
@@ -177,7 +177,7 @@ fn ensure_version_matches(project: &Project, if_match: &[u32]) -> Result<()> {
 
 /// The entry of the file at this path, if it says the same.
 async fn find_unchanged_entry(
-    work: &mut impl ProjectTransaction,
+    tx: &mut impl ProjectTransaction,
     row: &ProjectRow,
     file: &NewFile,
 ) -> Result<Option<FileEntry>> {
@@ -185,7 +185,7 @@ async fn find_unchanged_entry(
     if entry.size as usize != file.content.len() || entry.language != file.language {
         return Ok(None);
     }
-    let stored = work.read_files(row, std::slice::from_ref(&file.path)).await?;
+    let stored = tx.read_files(row, std::slice::from_ref(&file.path)).await?;
     Ok((stored == [file.content.as_str()]).then(|| entry.clone()))
 }
 

@@ -29,9 +29,9 @@ pub(super) fn path_tokens(db: &Connection, session: i64, at: MessageLocation) ->
 pub(super) fn insert_message(
     db: &Connection,
     session: i64,
-    placed: MessageInsert<'_>,
+    insert: MessageInsert<'_>,
 ) -> Result<()> {
-    let MessageInsert { message, location: at, parent, opens_node, size, .. } = placed;
+    let MessageInsert { message, location: at, parent, opens_node, size, .. } = insert;
     let size = i64::try_from(size).unwrap_or(i64::MAX);
     if opens_node {
         let (prev_node, prev_seq) =
@@ -52,12 +52,13 @@ pub(super) fn insert_message(
                    WHERE session = ?1 AND number = ?2";
         db.prepare_cached(sql)?.execute((session, at.node, at.seq, size))?;
     }
-    insert_message_row(db, session, placed)
+    insert_message_row(db, session, insert)
 }
 
-fn insert_message_row(db: &Connection, session: i64, placed: MessageInsert<'_>) -> Result<()> {
-    let MessageInsert { message, location: at, parent, path_tokens, .. } = placed;
-    let (body, reply) = (&message.body, &message.reply);
+fn insert_message_row(db: &Connection, session: i64, insert: MessageInsert<'_>) -> Result<()> {
+    let MessageInsert { message, location: at, parent, path_tokens, .. } = insert;
+    let body = &message.body;
+    let reply = &message.reply;
     let inserted = db
         .prepare_cached(
             "INSERT INTO messages VALUES \

@@ -18,7 +18,9 @@ impl EmbeddingStore for SqliteStore {
         model: &str,
         messages: &[MessageId],
     ) -> Result<Vec<MessageEmbedding>> {
-        let (session, model, messages) = (session.clone(), model.to_owned(), messages.to_vec());
+        let session = session.clone();
+        let model = model.to_owned();
+        let messages = messages.to_vec();
         self.run_read(move |db| {
             let Some(key) = find_session_key(db, &session)? else { return Ok(Vec::new()) };
             let sql = "SELECT e.vectors FROM messages m JOIN embeddings e ON e.key = m.key \
@@ -42,14 +44,20 @@ impl EmbeddingStore for SqliteStore {
         model: &str,
         embeddings: &[MessageEmbedding],
     ) -> Result<()> {
-        let (session, model, embeddings) = (session.clone(), model.to_owned(), embeddings.to_vec());
+        let session = session.clone();
+        let model = model.to_owned();
+        let embeddings = embeddings.to_vec();
         self.run_background_write(move |db| {
             let Some(key) = find_session_key(db, &session)? else { return Ok(()) };
             let sql = "INSERT OR REPLACE INTO embeddings VALUES (?1, ?2, ?3)";
             let mut statement = db.prepare_cached(sql)?;
             for MessageEmbedding { message_id, vectors } in embeddings {
-                let Some(place) = find_message_by_id(db, key, &message_id)? else { continue };
-                statement.execute(params![message_key(key, place.location.seq), model, vectors])?;
+                let Some(located) = find_message_by_id(db, key, &message_id)? else { continue };
+                statement.execute(params![
+                    message_key(key, located.location.seq),
+                    model,
+                    vectors
+                ])?;
             }
             Ok(())
         })

@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 pub(super) fn find_request(
     db: &Connection,
-    who: &Principal,
+    principal: &Principal,
     key: &IdempotencyKey,
     since: Timestamp,
 ) -> Result<Option<PriorRequest>> {
@@ -16,7 +16,7 @@ pub(super) fn find_request(
                JOIN sessions s ON s.key = k.session \
                WHERE k.user_id = ?1 AND k.route = ?2 AND k.key = ?3 AND k.created_at > ?4";
     let found = db.prepare_cached(sql)?.query_row(
-        params![who.user.as_str(), key.route, key.key, since.as_millis()],
+        params![principal.user.as_str(), key.route, key.key, since.as_millis()],
         |row| {
             Ok(PriorRequest {
                 fingerprint: row.get(0)?,
@@ -32,9 +32,9 @@ pub(super) fn find_request(
 /// Remembers a request and forgets those made before `since`.
 pub(super) fn record_request(
     db: &Connection,
-    who: &Principal,
+    principal: &Principal,
     key: &IdempotencyKey,
-    known: &PriorRequest,
+    request: &PriorRequest,
     now: Timestamp,
     since: Timestamp,
 ) -> Result<()> {
@@ -43,13 +43,13 @@ pub(super) fn record_request(
     let sql = "INSERT OR REPLACE INTO idempotency_keys \
                SELECT ?1, ?2, ?3, ?4, key, ?6, ?7, ?8 FROM sessions WHERE id = ?5";
     db.prepare_cached(sql)?.execute(params![
-        who.user.as_str(),
+        principal.user.as_str(),
         key.route,
         key.key,
-        known.fingerprint,
-        known.session_id.as_str(),
-        known.message_id.as_str(),
-        known.turn_id.as_ref().map(|turn| turn.as_str()),
+        request.fingerprint,
+        request.session_id.as_str(),
+        request.message_id.as_str(),
+        request.turn_id.as_ref().map(|turn| turn.as_str()),
         now.as_millis()
     ])?;
     Ok(())

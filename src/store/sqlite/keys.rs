@@ -103,7 +103,8 @@ impl KeyStore for SqliteStore {
         self.run_write(move |db| {
             let sql = "DELETE FROM tickets WHERE digest = ?1 RETURNING holder, expires_at";
             let taken = db.prepare_cached(sql)?.query_row([&digest], |row| {
-                let (holder, expires_at) = (row.get(0)?, Timestamp::from_millis(row.get(1)?));
+                let holder = row.get(0)?;
+                let expires_at = Timestamp::from_millis(row.get(1)?);
                 Ok(StoredTicket { digest: digest.clone(), owner: holder, expires_at })
             });
             Ok(taken.optional()?)

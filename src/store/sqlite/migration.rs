@@ -66,8 +66,11 @@ impl MigrationSource for SqliteStore {
                 let sql = format!("SELECT count(*) FROM {table}");
                 db.query_row(&sql, [], |row| row.get::<_, i64>(0)).map(i64::unsigned_abs)
             };
-            let (sessions, messages) = (count("sessions")?, count("messages")?);
-            let (nodes, projects, keys) = (count("nodes")?, count("projects")?, count("keys")?);
+            let sessions = count("sessions")?;
+            let messages = count("messages")?;
+            let nodes = count("nodes")?;
+            let projects = count("projects")?;
+            let keys = count("keys")?;
             Ok(StoreTotals { keys, usage: count("usage")?, projects, sessions, messages, nodes })
         })
         .await
@@ -75,14 +78,14 @@ impl MigrationSource for SqliteStore {
 
     async fn list_session_ids(
         &self,
-        behind: Option<&SessionId>,
-        most: u32,
+        after: Option<&SessionId>,
+        limit: u32,
     ) -> Result<Vec<SessionId>> {
-        let behind = behind.map(ToString::to_string).unwrap_or_default();
+        let after = after.map(ToString::to_string).unwrap_or_default();
         self.run_read(move |db| {
             let sql = "SELECT id FROM sessions WHERE id > ?1 ORDER BY id LIMIT ?2";
             let mut statement = db.prepare_cached(sql)?;
-            let ids = statement.query_map(params![behind, most], |row| row.get::<_, String>(0))?;
+            let ids = statement.query_map(params![after, limit], |row| row.get::<_, String>(0))?;
             ids.map(|id| Ok(SessionId::new_unchecked(id?))).collect()
         })
         .await
@@ -139,7 +142,8 @@ fn dump_nodes(db: &Connection, session: &SessionRow, first: u32) -> Result<Vec<N
     );
     let mut statement = db.prepare_cached(&sql)?;
     let mut rows = statement.query((session.key, first))?;
-    let (mut page, mut bytes) = (Vec::new(), 0);
+    let mut page = Vec::new();
+    let mut bytes = 0;
     while bytes < MAX_PAGE_BYTES
         && let Some(row) = rows.next()?
     {
@@ -167,13 +171,13 @@ fn dump_node(db: &Connection, session: &SessionRow, row: &Row<'_>) -> Result<Nod
             return Err(inconsistent_node(session, &message.id));
         }
         let seq = seq_from_key(found.get(0)?);
-        let place = LocatedMessage {
+        let located = LocatedMessage {
             id: message.id.clone(),
             location: MessageLocation { node: number, seq },
         };
         let path_tokens: i64 = found.get(17)?;
         let path_tokens = path_tokens.unsigned_abs();
-        messages.push(MessageDump { seq, parent: before.replace(place), message, path_tokens });
+        messages.push(MessageDump { seq, parent: before.replace(located), message, path_tokens });
         Ok(ControlFlow::Continue(()))
     })?;
     Ok(NodeDump {

@@ -73,31 +73,32 @@ pub struct SqliteStore {
 impl SqliteStore {
     /// Opens the file at `path`, creating it and its folders where they are missing, and locks it
     /// for this process. Errors say what an operator can do.
-    pub fn open(path: &Path, sync: Durability) -> Result<Self> {
-        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
-            made.map_err(|error| open_error(folder, &error))?;
+    pub fn open(path: &Path, durability: Durability) -> Result<Self> {
+        if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty())
+        {
+            let created = DirBuilder::new().recursive(true).mode(0o700).create(directory);
+            created.map_err(|error| open_error(directory, &error))?;
         }
         let lock = acquire_file_lock(path)?;
         // What SQLite keeps beside the file is as private as the file.
         open_private_file(path).map_err(|error| open_error(path, &error))?;
-        let mut writing = open_connection(path, OpenFlags::default())?;
+        let mut connection = open_connection(path, OpenFlags::default())?;
         // Write-ahead mode is kept in the file; the rest is per connection.
-        writing.pragma_update(None, "journal_mode", "WAL")?;
-        let upgrade = schema::migrate_schema(&mut writing, path)?;
-        writing.pragma_update(
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        let upgrade = schema::migrate_schema(&mut connection, path)?;
+        connection.pragma_update(
             None,
             "synchronous",
-            if sync == Durability::Full { "FULL" } else { "NORMAL" },
+            if durability == Durability::Full { "FULL" } else { "NORMAL" },
         )?;
-        writing.pragma_update(None, "journal_size_limit", 64 << 20)?;
+        connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
         // What is deleted is overwritten. It costs the writing of pages that would only be let go of.
-        writing.pragma_update(None, "secure_delete", true)?;
-        let reading = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        connection.pragma_update(None, "secure_delete", true)?;
+        let read_flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let readers = (0..READER_CONNECTIONS)
-            .map(|_| open_connection(path, reading))
+            .map(|_| open_connection(path, read_flags))
             .collect::<Result<_>>()?;
-        let (writer, thread) = WriterHandle::start(writing)?;
+        let (writer, thread) = WriterHandle::start(connection)?;
         Ok(Self {
             path: path.to_owned(),
             upgrade_note: upgrade,
@@ -117,8 +118,8 @@ impl SqliteStore {
                 format!("there is no {}; set DATABASE_URL as for the server", path.display()),
             ));
         }
-        let reading = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let reader = open_connection(path, reading)?;
+        let read_flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let reader = open_connection(path, read_flags)?;
         schema::ensure_current(&reader, path)?;
         Ok(Self {
             path: path.to_owned(),
@@ -137,9 +138,9 @@ impl SqliteStore {
             return Self::open(path, Durability::Full);
         }
         let store = Self::open_read_only(path)?;
-        let writing = open_connection(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-        writing.pragma_update(None, "synchronous", "FULL")?;
-        let (writer, thread) = WriterHandle::start(writing)?;
+        let connection = open_connection(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        let (writer, thread) = WriterHandle::start(connection)?;
         Ok(Self {
             writer: Mutex::new(Some(Arc::new(writer))),
             writer_thread: Mutex::new(Some(thread)),

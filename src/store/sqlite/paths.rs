@@ -234,12 +234,12 @@ pub(super) fn list_children(
     }
     let sql = "SELECT first_seq, number, first_id FROM nodes WHERE session = ?1 AND prev_seq = ?2";
     let mut statement = db.prepare_cached(sql)?;
-    let behind = parent.map_or(0, |parent| parent.seq);
+    let after = parent.map_or(0, |parent| parent.seq);
     let first = |row: &Row<'_>| {
         let at = MessageLocation { seq: row.get(0)?, node: row.get(1)? };
         Ok(LocatedMessage { id: MessageId::new_unchecked(row.get::<_, String>(2)?), location: at })
     };
-    for child in statement.query_map((session, behind), first)? {
+    for child in statement.query_map((session, after), first)? {
         found.push(child?);
     }
     found.sort_unstable_by_key(|child| child.location.seq);
@@ -254,6 +254,6 @@ fn find_next_in_node(
 ) -> Result<Option<LocatedMessage>> {
     let sql = "SELECT key, node, id FROM messages INDEXED BY messages_of_node \
                WHERE session = ?1 AND node = ?2 AND key > ?3 ORDER BY key LIMIT 1";
-    let behind = (session, at.node, message_key(session, at.seq));
-    Ok(db.prepare_cached(sql)?.query_row(behind, decode_located_message).optional()?)
+    let after = (session, at.node, message_key(session, at.seq));
+    Ok(db.prepare_cached(sql)?.query_row(after, decode_located_message).optional()?)
 }

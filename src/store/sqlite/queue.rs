@@ -11,38 +11,38 @@ pub(super) fn queued_turns(db: &Connection, session: i64) -> Result<Vec<QueuedTu
     let sql = "SELECT turn FROM queue WHERE session = ?1 ORDER BY position";
     let mut statement = db.prepare_cached(sql)?;
     let mut rows = statement.query([session])?;
-    let mut waiting = Vec::new();
+    let mut queued = Vec::new();
     while let Some(row) = rows.next()? {
         match QueuedTurn::from_json(&row.get::<_, String>(0)?) {
-            Ok(turn) => waiting.push(turn),
+            Ok(turn) => queued.push(turn),
             // It must not keep the session from everything else.
             Err(error) => tracing::error!(%error, "a waiting turn cannot be read"),
         }
     }
-    Ok(waiting)
+    Ok(queued)
 }
 
 /// Puts a turn behind the others, or before them.
 pub(super) fn enqueue(
     db: &Connection,
     session: i64,
-    waiting: &QueuedTurn,
-    before_all: bool,
+    queued: &QueuedTurn,
+    at_front: bool,
 ) -> Result<()> {
     let sql = "SELECT coalesce(min(position), 0), coalesce(max(position), 0) FROM queue WHERE session = ?1";
     let (first, last): (i64, i64) =
         db.prepare_cached(sql)?.query_row([session], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let position = if before_all { first - 1 } else { last + 1 };
-    let client_message_id = match &waiting.turn.input {
+    let position = if at_front { first - 1 } else { last + 1 };
+    let client_message_id = match &queued.turn.input {
         TurnInput::Send { message, .. } => message.client_message_id.as_ref(),
         TurnInput::Regenerate { .. } => None,
     };
     db.prepare_cached("INSERT INTO queue VALUES (?1, ?2, ?3, ?4, ?5)")?.execute(params![
         session,
         position,
-        waiting.turn.turn_id.as_str(),
+        queued.turn.turn_id.as_str(),
         client_message_id.map(|id| id.as_str()),
-        waiting.to_json()?
+        queued.to_json()?
     ])?;
     Ok(())
 }

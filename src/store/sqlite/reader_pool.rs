@@ -32,8 +32,8 @@ impl ReaderPool {
         let idle = self.idle.clone();
         let task = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            let mut lent = PooledConnection::check_out(&idle);
-            work(&lent.connection()?.transaction()?)
+            let mut reader = PooledConnection::check_out(&idle);
+            work(&reader.connection()?.transaction()?)
         });
         task.await.map_err(Error::internal)?
     }

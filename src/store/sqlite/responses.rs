@@ -21,7 +21,8 @@ impl ResponseStore for SqliteStore {
         session: &SessionId,
         response: &StoredResponse,
     ) -> Result<StoredResponse> {
-        let (session, response) = (session.clone(), response.clone());
+        let session = session.clone();
+        let response = response.clone();
         self.run_write(move |db| {
             let key = find_session_key(db, &session)?.ok_or_else(Error::session_not_found)?;
             let sql = "INSERT OR IGNORE INTO responses VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
@@ -44,10 +45,11 @@ impl ResponseStore for SqliteStore {
 
     async fn get_response(
         &self,
-        who: &Principal,
+        principal: &Principal,
         turn: &TurnId,
     ) -> Result<(SessionId, StoredResponse)> {
-        let (who, turn) = (who.clone(), turn.clone());
+        let principal = principal.clone();
+        let turn = turn.clone();
         self.run_read(move |db| {
             let sql = format!("{SELECT_RESPONSE} WHERE turn_id = ?1");
             let found = db
@@ -56,7 +58,7 @@ impl ResponseStore for SqliteStore {
                 .optional()?;
             let (key, response) = found.ok_or_else(Error::response_not_found)?;
             let session = get_session_by_key(db, key)?.session.id;
-            match get_session(db, &who, &session, AccessLevel::Participant) {
+            match get_session(db, &principal, &session, AccessLevel::Participant) {
                 Ok(_) => Ok((session, response)),
                 Err(error) if error.kind == ErrorKind::SessionNotFound => {
                     Err(Error::response_not_found())
@@ -78,11 +80,12 @@ impl ResponseStore for SqliteStore {
         .await
     }
 
-    async fn save_recording(&self, turn: &TurnId, tape: &str) -> Result<()> {
-        let (turn, tape) = (turn.clone(), tape.to_owned());
+    async fn save_recording(&self, turn: &TurnId, recording: &str) -> Result<()> {
+        let turn = turn.clone();
+        let recording = recording.to_owned();
         self.run_background_write(move |db| {
             db.prepare_cached("UPDATE responses SET tape = ?2 WHERE turn_id = ?1")?
-                .execute([turn.as_str(), &tape])?;
+                .execute([turn.as_str(), &recording])?;
             Ok(())
         })
         .await

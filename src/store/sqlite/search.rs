@@ -52,20 +52,22 @@ impl SearchStore for SqliteStore {
 
     async fn search_messages(
         &self,
-        who: &Principal,
+        principal: &Principal,
         query: &SearchQuery,
     ) -> Result<Vec<SearchMatch>> {
-        let (who, query) = (who.clone(), query.clone());
-        self.run_read(move |db| search_messages(db, &who, &query)).await
+        let principal = principal.clone();
+        let query = query.clone();
+        self.run_read(move |db| search_messages(db, &principal, &query)).await
     }
 
     async fn search_titles(
         &self,
-        who: &Principal,
+        principal: &Principal,
         query: &SearchQuery,
     ) -> Result<Vec<SearchMatch>> {
-        let (who, query) = (who.clone(), query.clone());
-        self.run_read(move |db| search_titles(db, &who, &query)).await
+        let principal = principal.clone();
+        let query = query.clone();
+        self.run_read(move |db| search_titles(db, &principal, &query)).await
     }
 }
 
@@ -79,13 +81,13 @@ struct IndexRows {
 impl IndexRows {
     fn from_words(words: SessionWords) -> Self {
         let SessionWords { session, after_seq: after, messages } = words;
-        let sign = owner_prefix(session.owner.as_str());
-        let signed = |message: MessageWords| {
-            let words = message.words.iter().flat_map(|word| [sign.as_str(), word.as_str(), " "]);
+        let prefix = owner_prefix(session.owner.as_str());
+        let prefixed = |message: MessageWords| {
+            let words = message.words.iter().flat_map(|word| [prefix.as_str(), word.as_str(), " "]);
             let words = words.collect();
             (message, words)
         };
-        Self { messages: messages.into_iter().map(signed).collect(), session, after_seq: after }
+        Self { messages: messages.into_iter().map(prefixed).collect(), session, after_seq: after }
     }
 
     fn write_rows(&self, db: &Connection) -> Result<()> {
@@ -140,32 +142,32 @@ fn merge_index_pages(db: &Connection, table: &str, is_first: bool) -> Result<boo
 /// index it is part of one.
 fn owner_prefix(owner: &str) -> String {
     let digest = Sha256::digest(owner);
-    let sign: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
-    format!("{sign}·")
+    let prefix: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+    format!("{prefix}·")
 }
 
 /// Asks the index for all terms behind a sign. Folded words hold letters and digits only, so they
 /// need no escape inside quotes.
-fn match_expression(sign: &str, terms: &[SearchTerm]) -> String {
+fn match_expression(prefix: &str, terms: &[SearchTerm]) -> String {
     let term = |SearchTerm { word, is_prefix }: &SearchTerm| {
-        format!("\"{sign}{word}\"{}", if *is_prefix { "*" } else { "" })
+        format!("\"{prefix}{word}\"{}", if *is_prefix { "*" } else { "" })
     };
     terms.iter().map(term).collect::<Vec<_>>().join(" AND ")
 }
 
 fn search_messages(
     db: &Transaction<'_>,
-    who: &Principal,
+    principal: &Principal,
     query: &SearchQuery,
 ) -> Result<Vec<SearchMatch>> {
-    let scope = SearchScope::load(db, who)?;
-    let asked: Vec<_> = scope
+    let scope = SearchScope::load(db, principal)?;
+    let per_owner: Vec<_> = scope
         .owners
         .iter()
         .map(|owner| format!("({})", match_expression(&owner_prefix(owner), &query.terms)))
         .collect();
-    let mut filter = SearchFilter::new("message_words MATCH ?", asked.join(" OR ").into());
-    filter.add_condition(scope.visibility_condition(), who.user.as_str().to_owned());
+    let mut filter = SearchFilter::new("message_words MATCH ?", per_owner.join(" OR ").into());
+    filter.add_condition(scope.visibility_condition(), principal.user.as_str().to_owned());
     filter.add_query_conditions(query, "k.at");
     if let Some(role) = query.role {
         filter.add_condition("k.role = ?", role.as_str().to_owned());
@@ -198,13 +200,13 @@ fn search_messages(
 
 fn search_titles(
     db: &Transaction<'_>,
-    who: &Principal,
+    principal: &Principal,
     query: &SearchQuery,
 ) -> Result<Vec<SearchMatch>> {
-    let scope = SearchScope::load(db, who)?;
+    let scope = SearchScope::load(db, principal)?;
     let mut filter =
         SearchFilter::new("session_titles MATCH ?", match_expression("", &query.terms).into());
-    filter.add_condition(scope.visibility_condition(), who.user.as_str().to_owned());
+    filter.add_condition(scope.visibility_condition(), principal.user.as_str().to_owned());
     filter.add_query_conditions(query, "s.created_at");
     if let Some(SearchCursor { at_millis: at, session, seq }) = &query.after {
         filter.add_condition("(s.created_at, s.id, 0) < (?, ?, ?)", *at);
@@ -231,12 +233,12 @@ struct SearchScope {
 }
 
 impl SearchScope {
-    fn load(db: &Transaction<'_>, who: &Principal) -> Result<Self> {
-        let mut owners = vec![who.user.to_string()];
+    fn load(db: &Transaction<'_>, principal: &Principal) -> Result<Self> {
+        let mut owners = vec![principal.user.to_string()];
         let sql = "SELECT DISTINCT s.owner FROM participants p JOIN sessions s ON s.key = p.session \
                    WHERE p.user_id = ?1 AND s.owner <> ?1";
         let mut statement = db.prepare_cached(sql)?;
-        for owner in statement.query_map([who.user.as_str()], |row| row.get(0))? {
+        for owner in statement.query_map([principal.user.as_str()], |row| row.get(0))? {
             owners.push(owner?);
         }
         Ok(Self { owners })

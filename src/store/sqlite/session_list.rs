@@ -25,10 +25,10 @@ pub(super) enum SessionVisibility<'a> {
 /// index in the usual order, then the few rows.
 pub(super) fn list_sessions(
     db: &Transaction<'_>,
-    whose: SessionVisibility<'_>,
+    visibility: SessionVisibility<'_>,
     query: &SessionQuery,
 ) -> Result<SessionPage> {
-    let mut filter = SessionFilter::build(db, whose, query)?;
+    let mut filter = SessionFilter::build(db, visibility, query)?;
     let pagination = match query.position {
         PagePosition::After(_) => None,
         PagePosition::Page(page) => {
@@ -107,11 +107,11 @@ struct SessionFilter {
 impl SessionFilter {
     fn build(
         db: &Transaction<'_>,
-        whose: SessionVisibility<'_>,
+        visibility: SessionVisibility<'_>,
         query: &SessionQuery,
     ) -> Result<Self> {
         let mut filter = Self { conditions: Vec::new(), values: Vec::new() };
-        match whose {
+        match visibility {
             SessionVisibility::Participant(user) => filter.add_participant(db, user)?,
             SessionVisibility::Owner(user) => {
                 filter.add_condition("s.owner = ?", [user.as_str().to_owned().into()])
@@ -172,7 +172,8 @@ impl SessionFilter {
             CursorKey::Number(number) => (*number).into(),
             CursorKey::Text(text) => text.clone().into(),
         };
-        let (pinned, id) = (Value::from(i64::from(cursor.pinned)), cursor.id.clone().into());
+        let pinned = Value::from(i64::from(cursor.pinned));
+        let id = cursor.id.clone().into();
         if sort.descending {
             // One comparison, so that the index is entered at the cursor.
             self.add_condition(

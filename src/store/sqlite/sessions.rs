@@ -22,27 +22,34 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 impl SessionStore for SqliteStore {
     async fn create_session(
         &self,
-        who: &Principal,
+        principal: &Principal,
         new: NewSession,
         now: Timestamp,
     ) -> Result<(Session, bool)> {
-        let who = who.clone();
-        self.transact(async move |step| rules::create_session(step, &who, &new, now).await).await
+        let principal = principal.clone();
+        self.transact(async move |tx| rules::create_session(tx, &principal, &new, now).await).await
     }
 
     async fn get_session(
         &self,
-        who: &Principal,
+        principal: &Principal,
         id: &SessionId,
         access: AccessLevel,
     ) -> Result<Session> {
-        let (who, id) = (who.clone(), id.clone());
-        self.run_read(move |db| Ok(get_session(db, &who, &id, access)?.into_session_with_nodes()))
-            .await
+        let principal = principal.clone();
+        let id = id.clone();
+        self.run_read(move |db| {
+            Ok(get_session(db, &principal, &id, access)?.into_session_with_nodes())
+        })
+        .await
     }
 
-    async fn list_sessions(&self, who: &Principal, query: SessionQuery) -> Result<SessionPage> {
-        let user = who.user.clone();
+    async fn list_sessions(
+        &self,
+        principal: &Principal,
+        query: SessionQuery,
+    ) -> Result<SessionPage> {
+        let user = principal.user.clone();
         self.run_read(move |db| {
             session_list::list_sessions(db, SessionVisibility::Participant(&user), &query)
         })
@@ -56,38 +63,45 @@ impl SessionStore for SqliteStore {
     ) -> Result<SessionPage> {
         let owner = owner.cloned();
         let read = move |db: &Transaction<'_>| {
-            let whose = owner.as_ref().map_or(SessionVisibility::Any, SessionVisibility::Owner);
-            session_list::list_sessions(db, whose, &query)
+            let visibility =
+                owner.as_ref().map_or(SessionVisibility::Any, SessionVisibility::Owner);
+            session_list::list_sessions(db, visibility, &query)
         };
         self.run_read(read).await
     }
 
     async fn update_session(
         &self,
-        who: &Principal,
+        principal: &Principal,
         id: &SessionId,
-        change: SessionUpdate,
+        update: SessionUpdate,
         if_match: Vec<u32>,
         now: Timestamp,
     ) -> Result<Session> {
-        let (who, id) = (who.clone(), id.clone());
-        self.transact(async move |step| {
-            rules::update_session(step, &who, &id, &change, &if_match, now).await
+        let principal = principal.clone();
+        let id = id.clone();
+        self.transact(async move |tx| {
+            rules::update_session(tx, &principal, &id, &update, &if_match, now).await
         })
         .await
     }
 
-    async fn delete_session(&self, who: &Principal, id: &SessionId) -> Result<DeletionResult> {
-        let (who, id) = (who.clone(), id.clone());
-        self.transact(async move |step| rules::delete_session(step, &who, &id).await).await
+    async fn delete_session(
+        &self,
+        principal: &Principal,
+        id: &SessionId,
+    ) -> Result<DeletionResult> {
+        let principal = principal.clone();
+        let id = id.clone();
+        self.transact(async move |tx| rules::delete_session(tx, &principal, &id).await).await
     }
 
     async fn list_owned_sessions(
         &self,
-        who: &Principal,
+        principal: &Principal,
         filter: DeleteFilter,
     ) -> Result<Vec<SessionId>> {
-        let owner = who.user.clone();
+        let owner = principal.user.clone();
         self.run_read(move |db| list_owned_sessions(db, &owner, &filter)).await
     }
 }
@@ -103,25 +117,26 @@ pub(super) fn find_session(db: &Connection, id: &SessionId) -> Result<Option<Ses
 /// owner.
 pub(super) fn find_visible_session(
     db: &Connection,
-    who: &Principal,
+    principal: &Principal,
     id: &SessionId,
 ) -> Result<Option<SessionRow>> {
     let mut statement = db.prepare_cached(&format!(
         "{SELECT_SESSION} WHERE s.id = ?1 AND (?2 OR s.owner = ?3 OR EXISTS \
          (SELECT 1 FROM participants p WHERE p.user_id = ?3 AND p.session = s.key))"
     ))?;
-    let mut rows = statement.query(params![id.as_str(), who.is_admin, who.user.as_str()])?;
+    let mut rows =
+        statement.query(params![id.as_str(), principal.is_admin, principal.user.as_str()])?;
     rows.next()?.map(decode_session).transpose()
 }
 
 /// The session with this id, if `who` may do to it what they want.
 pub(super) fn get_session(
     db: &Connection,
-    who: &Principal,
+    principal: &Principal,
     id: &SessionId,
     access: AccessLevel,
 ) -> Result<SessionRow> {
-    run_ready(rules::get_session(&mut SqliteTransaction(db), who, id, access))
+    run_ready(rules::get_session(&mut SqliteTransaction(db), principal, id, access))
 }
 
 /// The session with this key.
@@ -206,14 +221,15 @@ fn insert_participants(
 pub(super) fn update_session(
     db: &Connection,
     row: &SessionRow,
-    change: SessionUpdate,
+    update: SessionUpdate,
     now: Timestamp,
 ) -> Result<()> {
-    let (key, old) = (row.key, row.session.clone());
-    if let Some(title) = &change.title {
+    let key = row.key;
+    let old = row.session.clone();
+    if let Some(title) = &update.title {
         write_title(db, key, title)?;
     }
-    let participants = match &change.participants {
+    let participants = match &update.participants {
         None => old.participants,
         Some(others) => {
             db.prepare_cached("DELETE FROM participants WHERE session = ?1")?.execute([key])?;
@@ -229,14 +245,14 @@ pub(super) fn update_session(
     .execute(params![
         key,
         encode_json(&participants)?,
-        change.project_id.unwrap_or(old.project_id).as_ref().map(|project| project.as_str()),
-        change.status.unwrap_or(old.status).as_str(),
-        change.archived.unwrap_or(old.archived),
-        change.pinned.unwrap_or(old.pinned),
-        change.meta.unwrap_or(old.meta).as_json(),
-        change.user_meta.unwrap_or(old.user_meta).as_json(),
-        change.theme.unwrap_or(old.theme).as_json(),
-        encode_json(&change.settings.unwrap_or(old.settings))?,
+        update.project_id.unwrap_or(old.project_id).as_ref().map(|project| project.as_str()),
+        update.status.unwrap_or(old.status).as_str(),
+        update.archived.unwrap_or(old.archived),
+        update.pinned.unwrap_or(old.pinned),
+        update.meta.unwrap_or(old.meta).as_json(),
+        update.user_meta.unwrap_or(old.user_meta).as_json(),
+        update.theme.unwrap_or(old.theme).as_json(),
+        encode_json(&update.settings.unwrap_or(old.settings))?,
         now.as_millis(),
     ])?;
     Ok(())

@@ -15,29 +15,33 @@ impl SummaryStore for SqliteStore {
         session: &SessionId,
         up_to: &MessageId,
     ) -> Result<Option<PathSummary>> {
-        let (session, up_to) = (session.clone(), up_to.clone());
+        let session = session.clone();
+        let up_to = up_to.clone();
         self.run_read(move |db| {
             let Some(key) = find_session_key(db, &session)? else { return Ok(None) };
             let sql = "SELECT min(last_seq) FROM summaries WHERE session = ?1";
             let first: Option<u32> = db.prepare_cached(sql)?.query_row([key], |row| row.get(0))?;
             let Some(first) = first else { return Ok(None) };
-            let Some(place) = find_message(db, key, &up_to)? else { return Ok(None) };
-            find_newest_summary(db, key, first, place.location)
+            let Some(located) = find_message(db, key, &up_to)? else { return Ok(None) };
+            find_newest_summary(db, key, first, located.location)
         })
         .await
     }
 
     async fn save_summary(&self, session: &SessionId, summary: &PathSummary) -> Result<()> {
-        let (session, summary) = (session.clone(), summary.clone());
+        let session = session.clone();
+        let summary = summary.clone();
         self.run_background_write(move |db| {
             let Some(key) = find_session_key(db, &session)? else { return Ok(()) };
-            let Some(place) = find_message(db, key, &summary.last_message)? else { return Ok(()) };
+            let Some(located) = find_message(db, key, &summary.last_message)? else {
+                return Ok(());
+            };
             let sql =
                 "INSERT OR REPLACE INTO summaries VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
             db.prepare_cached(sql)?.execute(params![
                 key,
-                place.location.seq,
-                place.location.node,
+                located.location.seq,
+                located.location.node,
                 summary.first_message.as_str(),
                 summary.last_message.as_str(),
                 i64::try_from(summary.tokens_before).unwrap_or(i64::MAX),

@@ -15,23 +15,25 @@ use rusqlite::{Connection, params};
 impl TransferStore for SqliteStore {
     async fn import_session(
         &self,
-        who: &Principal,
+        principal: &Principal,
         import: ImportSession,
         now: Timestamp,
     ) -> Result<ImportOutcome> {
-        let who = who.clone();
-        self.transact(async move |step| rules::import_session(step, &who, &import, now).await).await
+        let principal = principal.clone();
+        self.transact(async move |tx| rules::import_session(tx, &principal, &import, now).await)
+            .await
     }
 
     async fn read_chunk(
         &self,
-        who: &Principal,
+        principal: &Principal,
         session: &SessionId,
         after: u32,
     ) -> Result<SessionChunk> {
-        let (who, session) = (who.clone(), session.clone());
+        let principal = principal.clone();
+        let session = session.clone();
         self.run_read(move |db| {
-            let row = get_session(db, &who, &session, AccessLevel::Owner)?;
+            let row = get_session(db, &principal, &session, AccessLevel::Owner)?;
             read_chunk(db, &row, after)
         })
         .await

@@ -16,62 +16,80 @@ use std::ops::ControlFlow;
 impl TreeStore for SqliteStore {
     async fn set_head(
         &self,
-        who: &Principal,
+        principal: &Principal,
         session: &SessionId,
         message: &MessageId,
         now: Timestamp,
     ) -> Result<Session> {
-        let (who, session, message) = (who.clone(), session.clone(), message.clone());
-        self.transact(async move |step| rules::set_head(step, &who, &session, &message, now).await)
-            .await
+        let principal = principal.clone();
+        let session = session.clone();
+        let message = message.clone();
+        self.transact(async move |tx| {
+            rules::set_head(tx, &principal, &session, &message, now).await
+        })
+        .await
     }
 
     async fn pop_head(
         &self,
-        who: &Principal,
+        principal: &Principal,
         session: &SessionId,
         head: &MessageId,
         now: Timestamp,
     ) -> Result<Option<Session>> {
-        let (who, session, head) = (who.clone(), session.clone(), head.clone());
-        self.transact(async move |step| rules::pop_head(step, &who, &session, &head, now).await)
+        let principal = principal.clone();
+        let session = session.clone();
+        let head = head.clone();
+        self.transact(async move |tx| rules::pop_head(tx, &principal, &session, &head, now).await)
             .await
     }
 
     async fn fork_session(
         &self,
-        who: &Principal,
+        principal: &Principal,
         session: &SessionId,
         message: &MessageId,
         now: Timestamp,
     ) -> Result<Session> {
-        let (who, session, message) = (who.clone(), session.clone(), message.clone());
-        self.transact(async move |step| {
-            rules::fork_session(step, &who, &session, &message, now).await
+        let principal = principal.clone();
+        let session = session.clone();
+        let message = message.clone();
+        self.transact(async move |tx| {
+            rules::fork_session(tx, &principal, &session, &message, now).await
         })
         .await
     }
 
     async fn mark_seen(
         &self,
-        who: &Principal,
+        principal: &Principal,
         session: &SessionId,
         up_to: &MessageId,
     ) -> Result<ReadMarkUpdate> {
-        let (who, session, up_to) = (who.clone(), session.clone(), up_to.clone());
-        self.transact(async move |step| rules::mark_seen(step, &who, &session, &up_to).await).await
+        let principal = principal.clone();
+        let session = session.clone();
+        let up_to = up_to.clone();
+        self.transact(async move |tx| rules::mark_seen(tx, &principal, &session, &up_to).await)
+            .await
     }
 
     async fn list_nodes(
         &self,
-        who: &Principal,
+        principal: &Principal,
         session: &SessionId,
         first: u32,
         limit: u32,
     ) -> Result<NodePage> {
-        let (who, session) = (who.clone(), session.clone());
+        let principal = principal.clone();
+        let session = session.clone();
         self.run_read(move |db| {
-            run_ready(rules::list_nodes(&mut SqliteTransaction(db), &who, &session, first, limit))
+            run_ready(rules::list_nodes(
+                &mut SqliteTransaction(db),
+                &principal,
+                &session,
+                first,
+                limit,
+            ))
         })
         .await
     }

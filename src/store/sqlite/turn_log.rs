@@ -43,7 +43,8 @@ impl TurnLogStore for SqliteStore {
         turn: &TurnId,
         since: Timestamp,
     ) -> Result<Vec<Bytes>> {
-        let (session, turn) = (session.clone(), turn.clone());
+        let session = session.clone();
+        let turn = turn.clone();
         self.run_read(move |db| {
             let sql = "SELECT l.frames FROM turn_log l JOIN sessions s ON s.key = l.session \
                        WHERE l.turn_id = ?1 AND s.id = ?2 AND NOT EXISTS \
@@ -67,13 +68,13 @@ impl TurnLogStore for SqliteStore {
         .await
     }
 
-    async fn record_heartbeat(&self, claimant: &LeaseHolder, now: Timestamp) -> Result<()> {
-        let claimant = claimant.clone();
+    async fn record_heartbeat(&self, lease_holder: &LeaseHolder, now: Timestamp) -> Result<()> {
+        let lease_holder = lease_holder.clone();
         self.run_background_write(move |db| {
             let sql = "INSERT OR REPLACE INTO instances VALUES (?1, ?2, ?3)";
             db.prepare_cached(sql)?.execute(params![
-                claimant.instance,
-                claimant.boot,
+                lease_holder.instance,
+                lease_holder.boot,
                 now.as_millis()
             ])?;
             Ok(())
@@ -83,10 +84,10 @@ impl TurnLogStore for SqliteStore {
 
     async fn find_orphaned_turns(
         &self,
-        claimant: &LeaseHolder,
+        lease_holder: &LeaseHolder,
         _running: &HashSet<TurnId>,
     ) -> Result<Vec<OrphanedTurn>> {
-        let boot = claimant.boot.clone();
+        let boot = lease_holder.boot.clone();
         // The file is locked by this process, so whoever else holds a claim is gone.
         self.run_read(move |db| {
             let sql = "SELECT s.id, t.turn_id, t.reply_id, t.question_id, t.started_at, t.instance, t.boot FROM turns t \
@@ -99,15 +100,15 @@ impl TurnLogStore for SqliteStore {
                     user_message_id: Some(MessageId::new_unchecked(row.get::<_, String>(3)?)),
                     started_at: Timestamp::from_millis(row.get(4)?),
                 };
-                let claimant = LeaseHolder { instance: row.get(5)?, boot: row.get(6)? };
-                Ok((SessionId::new_unchecked(row.get::<_, String>(0)?), turn, claimant))
+                let lease_holder = LeaseHolder { instance: row.get(5)?, boot: row.get(6)? };
+                Ok((SessionId::new_unchecked(row.get::<_, String>(0)?), turn, lease_holder))
             })?;
             orphans
                 .map(|orphan| {
-                    let (session_id, turn, claimant) = orphan?;
+                    let (session_id, turn, lease_holder) = orphan?;
                     let log = read_whole_log(db, &turn.turn_id)?;
                     let next_batch = u32::try_from(log.len()).unwrap_or(u32::MAX);
-                    Ok(OrphanedTurn { session_id, turn, lease_holder: claimant, log, next_batch })
+                    Ok(OrphanedTurn { session_id, turn, lease_holder, log, next_batch })
                 })
                 .collect()
         })

@@ -39,28 +39,29 @@ pub(super) struct WriterHandle {
 impl WriterHandle {
     /// Starts the thread; joining it waits until everything queued is committed.
     pub(super) fn start(connection: Connection) -> Result<(Self, JoinHandle<()>)> {
-        let (queue, waiting) = sync_channel(QUEUE_CAPACITY);
+        let (queue, receiver) = sync_channel(QUEUE_CAPACITY);
         let thread = std::thread::Builder::new()
             .name("store-writer".to_owned())
-            .spawn(move || run_writer(&connection, &waiting))
+            .spawn(move || run_writer(&connection, &receiver))
             .map_err(Error::internal)?;
         Ok((Self { queue }, thread))
     }
 
     /// Runs `work` in a transaction; its result counts once that is on disk as configured. An error
     /// of `work` undoes what it did.
-    pub(super) async fn run_write<T, F>(&self, work: F, urgency: WritePriority) -> Result<T>
+    pub(super) async fn run_write<T, F>(&self, work: F, priority: WritePriority) -> Result<T>
     where
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T> + Send + 'static,
     {
-        let (reply, done) = oneshot::channel();
+        let (reply, result_rx) = oneshot::channel();
         let operation = PendingWrite { operation: Some(work), result: None, reply };
-        self.queue.try_send((urgency, Box::new(operation))).map_err(|refused| match refused {
+        self.queue.try_send((priority, Box::new(operation))).map_err(|error| match error {
             TrySendError::Full(_) => Error::store_unavailable("the writer's queue is full"),
             TrySendError::Disconnected(_) => Error::store_unavailable("the writer has stopped"),
         })?;
-        done.await
+        result_rx
+            .await
             .unwrap_or_else(|_| Err(Error::store_unavailable("the writer dropped an operation")))
     }
 }
@@ -107,14 +108,14 @@ where
     }
 }
 
-fn run_writer(connection: &Connection, queue: &Receiver<QueuedWrite>) {
-    let mut waiting = WriteQueue { receiver: queue, background: VecDeque::new() };
-    while let Some(first) = waiting.wait_next() {
+fn run_writer(connection: &Connection, receiver: &Receiver<QueuedWrite>) {
+    let mut queue = WriteQueue { receiver, background: VecDeque::new() };
+    while let Some(first) = queue.wait_next() {
         let mut batch = Vec::with_capacity(16);
-        let outcome = commit_batch(connection, first, &mut waiting, &mut batch);
+        let outcome = commit_batch(connection, first, &mut queue, &mut batch);
         if outcome.is_err() {
             // Those that queued up behind a store that cannot be written would each wait as long.
-            batch.extend(waiting.drain_all());
+            batch.extend(queue.drain_all());
             let _ = connection.execute_batch("ROLLBACK");
         }
         for operation in batch {
@@ -151,8 +152,8 @@ impl WriteQueue<'_> {
 
     /// All there is.
     fn drain_all(&mut self) -> impl Iterator<Item = Box<dyn WriteOperation>> {
-        let urgent = self.receiver.try_iter().take(QUEUE_CAPACITY).map(|(_, operation)| operation);
-        self.background.drain(..).chain(urgent)
+        let queued = self.receiver.try_iter().take(QUEUE_CAPACITY).map(|(_, operation)| operation);
+        self.background.drain(..).chain(queued)
     }
 }
 
@@ -161,27 +162,27 @@ impl WriteQueue<'_> {
 fn commit_batch(
     connection: &Connection,
     first: Box<dyn WriteOperation>,
-    waiting: &mut WriteQueue<'_>,
+    queue: &mut WriteQueue<'_>,
     batch: &mut Vec<Box<dyn WriteOperation>>,
 ) -> Result<()> {
     let started = Instant::now();
     let mut next = Some(first);
-    let begun = execute_sql(connection, "BEGIN IMMEDIATE");
+    let begin_result = execute_sql(connection, "BEGIN IMMEDIATE");
     while let Some(mut operation) = next.take() {
-        let run = begun
+        let result = begin_result
             .as_ref()
             .map_err(Error::clone)
             .and_then(|()| run_in_savepoint(connection, &mut *operation));
         batch.push(operation);
-        run?;
+        result?;
         if batch.len() < MAX_BATCH_SIZE && started.elapsed() < MAX_BATCH_TIME {
-            next = waiting.try_next_interactive();
+            next = queue.try_next_interactive();
         }
     }
-    if let Some(mut operation) = waiting.background.pop_front() {
-        let run = run_in_savepoint(connection, &mut *operation);
+    if let Some(mut operation) = queue.background.pop_front() {
+        let result = run_in_savepoint(connection, &mut *operation);
         batch.push(operation);
-        run?;
+        result?;
     }
     execute_sql(connection, "COMMIT")
 }
@@ -221,15 +222,16 @@ mod tests {
 
     impl WriterHarness {
         fn new() -> Self {
-            let (queue, waiting) = sync_channel(QUEUE_CAPACITY);
-            let (folder, writer) = (tempfile::tempdir().unwrap(), WriterHandle { queue });
-            let bench = Self { folder, writer, receiver: waiting };
+            let (queue, receiver) = sync_channel(QUEUE_CAPACITY);
+            let folder = tempfile::tempdir().unwrap();
+            let writer = WriterHandle { queue };
+            let harness = Self { folder, writer, receiver };
             // A line may follow one that is not there until the commit, which then fails.
             let schema = "PRAGMA journal_mode = WAL; \
                           CREATE TABLE lines (text TEXT PRIMARY KEY, \
                           follows TEXT REFERENCES lines (text) DEFERRABLE INITIALLY DEFERRED)";
-            bench.connect().execute_batch(schema).unwrap();
-            bench
+            harness.connect().execute_batch(schema).unwrap();
+            harness
         }
 
         fn connect(&self) -> Connection {
@@ -239,14 +241,14 @@ mod tests {
             connection
         }
 
-        fn submit<F>(&self, urgency: WritePriority, work: F) -> WriteResult
+        fn submit<F>(&self, priority: WritePriority, work: F) -> WriteResult
         where
             F: FnOnce(&Connection) -> Result<()> + Send + 'static,
         {
-            let (reply, done) = oneshot::channel();
+            let (reply, result_rx) = oneshot::channel();
             let operation = PendingWrite { operation: Some(work), result: None, reply };
-            self.writer.queue.try_send((urgency, Box::new(operation))).unwrap();
-            Box::pin(async move { done.await.unwrap() })
+            self.writer.queue.try_send((priority, Box::new(operation))).unwrap();
+            Box::pin(async move { result_rx.await.unwrap() })
         }
 
         /// Lets the thread run; what it answered, and the lines that are in the file at its end.
@@ -255,10 +257,11 @@ mod tests {
             queued: Vec<WriteResult>,
             answered: impl FnOnce(),
         ) -> (ErrorKinds, Vec<String>) {
-            let (connection, reader) = (self.connect(), self.connect());
-            let Self { writer, receiver: waiting, folder } = self;
-            let thread = std::thread::spawn(move || run_writer(&connection, &waiting));
-            let told = join_all(queued).await;
+            let connection = self.connect();
+            let reader = self.connect();
+            let Self { writer, receiver, folder } = self;
+            let thread = std::thread::spawn(move || run_writer(&connection, &receiver));
+            let results = join_all(queued).await;
             answered();
             // Whatever happened, the writer goes on.
             let write = writer
@@ -266,10 +269,10 @@ mod tests {
             write.await.unwrap();
             drop(writer);
             thread.join().unwrap();
-            let kept = read_lines(&reader);
+            let stored_lines = read_lines(&reader);
             drop((reader, folder));
-            let kind = |told: Result<()>| told.err().map(|error| error.kind);
-            (told.into_iter().map(kind).collect(), kept)
+            let kind = |result: Result<()>| result.err().map(|error| error.kind);
+            (results.into_iter().map(kind).collect(), stored_lines)
         }
     }
 
@@ -289,87 +292,92 @@ mod tests {
 
     #[tokio::test]
     async fn failed_operation_leaves_others_committed() {
-        let bench = WriterHarness::new();
-        let beside = bench.connect();
+        let harness = WriterHarness::new();
+        let other_connection = harness.connect();
         let queued = vec![
-            bench.submit(WritePriority::Interactive, |db| insert_line(db, "one", None)),
-            bench.submit(WritePriority::Interactive, |db| {
+            harness.submit(WritePriority::Interactive, |db| insert_line(db, "one", None)),
+            harness.submit(WritePriority::Interactive, |db| {
                 insert_line(db, "half", None)?;
                 Err(Error::new(ErrorKind::SessionBusy, "no"))
             }),
-            bench.submit(WritePriority::Interactive, |db| insert_line(db, "two", Some("one"))),
+            harness.submit(WritePriority::Interactive, |db| insert_line(db, "two", Some("one"))),
             // What SQLite refuses, as what we do.
-            bench.submit(WritePriority::Interactive, |db| {
+            harness.submit(WritePriority::Interactive, |db| {
                 insert_line(db, "half", None)?;
                 insert_line(db, "one", None)
             }),
-            bench.submit(WritePriority::Background, |db| {
+            harness.submit(WritePriority::Background, |db| {
                 insert_line(db, "half", None)?;
                 Err(Error::new(ErrorKind::SessionClosed, "no"))
             }),
-            bench.submit(WritePriority::Interactive, move |db| {
+            harness.submit(WritePriority::Interactive, move |db| {
                 assert_eq!(read_lines(db), ["one", "two"]);
-                assert_eq!(read_lines(&beside), Vec::<String>::new(), "they share one commit");
+                assert_eq!(
+                    read_lines(&other_connection),
+                    Vec::<String>::new(),
+                    "they share one commit"
+                );
                 insert_line(db, "three", None)
             }),
         ];
-        let (told, kept) = bench.run_to_end(queued, || {}).await;
+        let (results, stored_lines) = harness.run_to_end(queued, || {}).await;
         let busy = Some(ErrorKind::SessionBusy);
-        let (refused, closed) = (Some(ErrorKind::StoreUnavailable), Some(ErrorKind::SessionClosed));
-        assert_eq!(told, [None, busy, None, refused, closed, None]);
-        assert_eq!(kept, ["one", "two", "three", "afterwards"]);
+        let error = Some(ErrorKind::StoreUnavailable);
+        let closed = Some(ErrorKind::SessionClosed);
+        assert_eq!(results, [None, busy, None, error, closed, None]);
+        assert_eq!(stored_lines, ["one", "two", "three", "afterwards"]);
     }
 
     #[tokio::test]
     async fn panicking_operation_fails_alone() {
-        let bench = WriterHarness::new();
+        let harness = WriterHarness::new();
         let queued = vec![
-            bench.submit(WritePriority::Interactive, |db| insert_line(db, "one", None)),
-            bench.submit(WritePriority::Interactive, |db| {
+            harness.submit(WritePriority::Interactive, |db| insert_line(db, "one", None)),
+            harness.submit(WritePriority::Interactive, |db| {
                 insert_line(db, "half", None)?;
                 panic!("an invented mistake");
             }),
-            bench.submit(WritePriority::Interactive, |db| insert_line(db, "two", None)),
+            harness.submit(WritePriority::Interactive, |db| insert_line(db, "two", None)),
         ];
-        let (told, kept) = bench.run_to_end(queued, || {}).await;
-        assert_eq!(told, [None, Some(ErrorKind::Internal), None]);
-        assert_eq!(kept, ["one", "two", "afterwards"]);
+        let (results, stored_lines) = harness.run_to_end(queued, || {}).await;
+        assert_eq!(results, [None, Some(ErrorKind::Internal), None]);
+        assert_eq!(stored_lines, ["one", "two", "afterwards"]);
     }
 
     #[tokio::test]
     async fn failed_commit_fails_every_operation_in_batch() {
-        let bench = WriterHarness::new();
+        let harness = WriterHarness::new();
         let queued = vec![
-            bench.submit(WritePriority::Interactive, |db| insert_line(db, "one", None)),
-            bench.submit(WritePriority::Interactive, |db| {
+            harness.submit(WritePriority::Interactive, |db| insert_line(db, "one", None)),
+            harness.submit(WritePriority::Interactive, |db| {
                 insert_line(db, "two", Some("nothing that is there"))
             }),
-            bench.submit(WritePriority::Interactive, |_| {
+            harness.submit(WritePriority::Interactive, |_| {
                 Err(Error::new(ErrorKind::SessionBusy, "no"))
             }),
-            bench.submit(WritePriority::Background, |db| insert_line(db, "later", None)),
-            bench.submit(WritePriority::Background, |db| insert_line(db, "much later", None)),
-            bench.submit(WritePriority::Interactive, |db| insert_line(db, "three", None)),
+            harness.submit(WritePriority::Background, |db| insert_line(db, "later", None)),
+            harness.submit(WritePriority::Background, |db| insert_line(db, "much later", None)),
+            harness.submit(WritePriority::Interactive, |db| insert_line(db, "three", None)),
         ];
-        let (told, kept) = bench.run_to_end(queued, || {}).await;
+        let (results, stored_lines) = harness.run_to_end(queued, || {}).await;
         // All may be tried again, those too that queued up behind it; what was refused stays so.
         let lost = Some(ErrorKind::StoreUnavailable);
-        assert_eq!(told, [lost, lost, Some(ErrorKind::SessionBusy), lost, lost, lost]);
-        assert_eq!(kept, ["afterwards"]);
+        assert_eq!(results, [lost, lost, Some(ErrorKind::SessionBusy), lost, lost, lost]);
+        assert_eq!(stored_lines, ["afterwards"]);
     }
 
     #[tokio::test]
     async fn failed_begin_fails_batch_and_next_batch_runs() {
-        let bench = WriterHarness::new();
-        let beside = bench.connect();
-        beside.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let harness = WriterHarness::new();
+        let other_connection = harness.connect();
+        other_connection.execute_batch("BEGIN IMMEDIATE").unwrap();
         let queued = vec![
-            bench.submit(WritePriority::Interactive, |db| insert_line(db, "one", None)),
-            bench.submit(WritePriority::Interactive, |db| insert_line(db, "two", None)),
+            harness.submit(WritePriority::Interactive, |db| insert_line(db, "one", None)),
+            harness.submit(WritePriority::Interactive, |db| insert_line(db, "two", None)),
         ];
-        let freed = || beside.execute_batch("ROLLBACK").unwrap();
-        let (told, kept) = bench.run_to_end(queued, freed).await;
-        assert_eq!(told, [Some(ErrorKind::StoreUnavailable); 2]);
-        assert_eq!(kept, ["afterwards"]);
+        let freed = || other_connection.execute_batch("ROLLBACK").unwrap();
+        let (results, stored_lines) = harness.run_to_end(queued, freed).await;
+        assert_eq!(results, [Some(ErrorKind::StoreUnavailable); 2]);
+        assert_eq!(stored_lines, ["afterwards"]);
     }
 }
