@@ -1,4 +1,4 @@
-//! A waiting turn as text: the same in every store.
+//! Queued turns as JSON, the same in every store.
 
 use super::{DuplicateIdPolicy, MessageParent, NewMessage, ReplyFields, TurnInput, TurnSpec};
 use crate::domain::extra_params::ExtraParams;
@@ -9,18 +9,18 @@ use crate::domain::{MessageId, Principal, Role, Timestamp, TurnId, UserId};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// Who asked for a turn, and what it is.
+/// A turn in the queue and the identity it will run under.
 #[derive(Debug, Clone)]
 pub struct QueuedTurn {
-    /// Who asked.
     pub principal: Principal,
-    /// The turn.
     pub turn: TurnSpec,
-    /// The key that they came with.
+    /// API key that the caller authenticated with.
     pub key_id: Option<KeyId>,
 }
 
 #[derive(Serialize, Deserialize)]
+/// The stored form. Serde attributes keep the stored names, so that turns queued by another version
+/// remain readable.
 struct QueuedTurnRecord {
     user: String,
     is_admin: bool,
@@ -28,7 +28,7 @@ struct QueuedTurnRecord {
     turn_id: String,
     reply_id: String,
     options: SessionSettings,
-    /// What of the options settings do not keep.
+    /// Provider parameters, which the serialized settings do not include.
     #[serde(rename = "further")]
     extra_params: ExtraParams,
     #[serde(rename = "ask")]
@@ -62,7 +62,6 @@ enum ParentRecord {
 }
 
 impl QueuedTurn {
-    /// The text.
     pub fn to_json(&self) -> Result<String> {
         let Self { principal, turn, key_id: key } = self;
         let record = QueuedTurnRecord {
@@ -85,7 +84,6 @@ impl QueuedTurn {
         serde_json::to_string(&record).map_err(Error::internal)
     }
 
-    /// Reads it back.
     pub fn from_json(text: &str) -> Result<Self> {
         let record: QueuedTurnRecord =
             serde_json::from_str(text).map_err(Error::store_unavailable)?;
@@ -113,6 +111,7 @@ impl QueuedTurn {
                     id: MessageId::new_unchecked(id),
                     client_message_id: client_message_id.map(MessageId::new_unchecked),
                     role,
+                    // Not stored: a queued message is sent by the user who queued it.
                     sender_id: principal.user.clone(),
                     body: MessageBody { content, parts, kind },
                     tokens,
