@@ -1,4 +1,4 @@
-//! Requests that came before: found by their key, or by the name that the client gave its message.
+//! Retries of earlier requests, recognized by their idempotency key or by the client message id.
 
 use super::idempotency_keys::key_reused;
 use super::sessions::get_session;
@@ -9,7 +9,7 @@ use crate::store::queued_turn::QueuedTurn;
 use crate::store::transaction::{MessageLocation, PriorRequest, SessionRow, StoreTransaction};
 use crate::store::{BeginOutcome, NewMessage, PriorResult, TurnInput};
 
-/// What a repeated request led to; `None` if nothing is left of it.
+/// Returns the result of the recorded request; `None` if nothing is left of it.
 pub(super) async fn find_result_by_key(
     tx: &mut impl StoreTransaction,
     principal: &Principal,
@@ -22,12 +22,14 @@ pub(super) async fn find_result_by_key(
         if is_running
             || tx.queued_turns(&row).await?.iter().any(|queued| queued.turn.turn_id == *turn)
         {
-            // What a turn leads to is its reply.
+            // For a request that started a turn, the recorded message is the reply.
             let reply_id = request.message_id.clone();
             let prior = PriorResult::Turn { turn_id: turn.clone(), reply_id };
             return Ok(Some(BeginOutcome::Repeated { session: Box::new(row.session), prior }));
         }
     }
+    // The turn is over, or there was none: the recorded message itself is the result. If it is
+    // gone, the request counts as new.
     let Some(located) = tx.find_message(&row, &request.message_id).await? else { return Ok(None) };
     let message = tx.read_message(&row, located.location).await?;
     Ok(Some(match (message.role, &message.parent_id) {
@@ -35,11 +37,13 @@ pub(super) async fn find_result_by_key(
             let prior = PriorResult::Reply(Box::new(message));
             BeginOutcome::Repeated { session: Box::new(row.session), prior }
         }
+        // Not a reply, so the message was left for a human agent.
         _ => BeginOutcome::HumanTakeover { session: Box::new(row.session), message_id: message.id },
     }))
 }
 
-/// The waiting turn of a message that its client sent before. Errors: `idempotency_key_reused`.
+/// Finds the queued turn whose message has the same client message id. Errors:
+/// `idempotency_key_reused` if the content differs.
 pub(super) async fn find_queued_duplicate(
     tx: &mut impl StoreTransaction,
     row: &SessionRow,
@@ -65,7 +69,7 @@ pub(super) async fn find_queued_duplicate(
     Ok(None)
 }
 
-/// A stored message that a client names again.
+/// A stored message that has the same client message id.
 pub(super) struct DuplicateMessage {
     pub(super) message: Message,
     location: MessageLocation,
@@ -77,7 +81,7 @@ pub(super) fn has_same_content(stored: &Message, new: &NewMessage) -> bool {
         && stored.parts.as_json() == new.body.parts.as_json()
 }
 
-/// The newest message that has the new one's client id as its id or its client id.
+/// Finds the newest message whose id or client message id is the new one's client message id.
 pub(super) async fn find_duplicate_message(
     tx: &mut impl StoreTransaction,
     row: &SessionRow,
@@ -89,7 +93,8 @@ pub(super) async fn find_duplicate_message(
     Ok(Some(DuplicateMessage { message, location: located.location }))
 }
 
-/// The first reply is the one that the repeated request got.
+/// Builds the outcome of a retry: the running turn or else the first reply, which is the one that
+/// the original request got.
 pub(super) async fn build_repeated_outcome(
     tx: &mut impl StoreTransaction,
     row: SessionRow,
@@ -97,6 +102,7 @@ pub(super) async fn build_repeated_outcome(
 ) -> Result<BeginOutcome> {
     let id = duplicate.message.id;
     let running = row.session.active_turn.as_ref();
+    // A turn that answers another message is not a result of this request.
     let running = running.filter(|turn| turn.user_message_id.as_ref() == Some(&id));
     let prior = match running {
         Some(turn) => {

@@ -1,16 +1,16 @@
-//! Requests that may be repeated: known by their key for a day.
+//! Requests recorded under an idempotency key, which recognizes their retries for a day.
 
 use crate::domain::{MessageId, Principal, SessionId, Timestamp, TurnId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::transaction::{PriorRequest, StoreTransaction};
 use crate::store::{IdempotencyKey, RetryWindow};
 
-/// How long a request is known by its key, in milliseconds.
 const KEY_LIFETIME_MS: i64 = 24 * 60 * 60 * 1000;
-/// How long a library goes on sending a request again, in milliseconds.
+/// How long client libraries keep retrying a request.
 const SHORT_WINDOW_MS: i64 = 2 * 60 * 1000;
 
-/// Looks a request up. Errors: `idempotency_key_reused` if it said something else.
+/// Finds the request recorded under a key. Errors: `idempotency_key_reused` if its
+/// body was different.
 pub(super) async fn find_prior_request(
     tx: &mut impl StoreTransaction,
     principal: &Principal,
@@ -21,7 +21,8 @@ pub(super) async fn find_prior_request(
         RetryWindow::Full | RetryWindow::Disabled => oldest_valid_request(now),
         RetryWindow::Short => Timestamp::from_millis(now.as_millis() - SHORT_WINDOW_MS),
     };
-    // What is known is looked at in any case: a new note takes its place.
+    // The lookup is needed even where the result is ignored: MongoDB replaces exactly the record
+    // that this transaction has read.
     match tx.find_request(principal, key, since).await? {
         _ if key.retry_window == RetryWindow::Disabled => Ok(None),
         Some(request) if request.fingerprint != key.fingerprint => {
@@ -31,7 +32,6 @@ pub(super) async fn find_prior_request(
     }
 }
 
-/// Remembers a request.
 pub(super) async fn record_request(
     tx: &mut impl StoreTransaction,
     principal: &Principal,
@@ -48,12 +48,12 @@ pub(super) async fn record_request(
     tx.record_request(principal, key, &request, now, oldest_valid_request(now)).await
 }
 
-/// When a request was made that is forgotten now.
+/// Requests recorded before this time are no longer recognized.
 pub(in crate::store) fn oldest_valid_request(now: Timestamp) -> Timestamp {
     Timestamp::from_millis(now.as_millis() - KEY_LIFETIME_MS)
 }
 
 pub(super) fn key_reused(what: &'static str) -> Error {
-    let message = format!("this {what} was used before, with other content");
+    let message = format!("this {what} was already used with different content");
     Error::new(ErrorKind::IdempotencyKeyReused, message)
 }

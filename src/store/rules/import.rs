@@ -1,4 +1,4 @@
-//! Whole sessions, added or completed.
+//! Import of whole sessions: created, or completed with the messages they lack.
 
 use super::append::{append_message, apply_auto_title, resolve_parent, save_session};
 use super::posts::{ensure_idle, ensure_open};
@@ -22,6 +22,7 @@ pub(in crate::store) async fn import_session(
     for (index, (message, parent)) in import.messages.iter().enumerate() {
         let parent_message = match parent {
             MessageParent::Root => None,
+            // The preceding entry of the file, or the present head for the first one.
             MessageParent::Head => last.take(),
             MessageParent::Message(_) => {
                 resolve_parent(tx, &row, parent).await.map_err(|error| {
@@ -30,8 +31,11 @@ pub(in crate::store) async fn import_session(
             }
         };
         let at = match tx.find_message_by_id(&row, &message.id).await? {
+            // Known from an earlier import: the same file twice adds nothing.
             Some(located) => located.location,
             None => {
+                // Checked only when there is something to add, so that an import without news
+                // succeeds on a closed session, too.
                 if existed {
                     ensure_open(&row)?;
                 }
@@ -46,6 +50,7 @@ pub(in crate::store) async fn import_session(
     }
     let added = row.session.messages_count - count_before;
     if added > 0 {
+        // Each append has moved the head, but the file may name another one.
         let reference = import.head_id.clone().map(MessageParent::Message);
         let head = match &reference {
             Some(reference) => resolve_parent(tx, &row, reference)
@@ -57,7 +62,7 @@ pub(in crate::store) async fn import_session(
             row.session.head_id = Some(head.id);
             row.head = Some(head.location);
         }
-        // A new session is as the file says; one that was there is not taken back.
+        // A new session takes the time from the file; that of an existing one must not go back.
         row.session.last_seen = if existed {
             row.session.last_seen.max(import.last_seen)
         } else {
@@ -72,8 +77,8 @@ pub(in crate::store) async fn import_session(
     })
 }
 
-/// The session to add to, and whether it was there before. An id that another user has becomes
-/// another one, the same each time.
+/// Finds or creates the session to add to, and says whether it existed. An id that belongs to
+/// another user is replaced by the fallback id, which is the same on every import.
 async fn find_or_create_session(
     tx: &mut impl StoreTransaction,
     principal: &Principal,
@@ -107,6 +112,7 @@ async fn create_imported_session(
 ) -> Result<SessionRow> {
     let mut row = tx.insert_session(&principal.user, id, &import.fields, import.created_at).await?;
     tx.set_imported_fields(&row, import).await?;
+    // Keeps `row` equal to the stored session.
     row.session.status = import.status.clone();
     row.session.archived = import.archived;
     row.session.pinned = import.pinned;

@@ -1,4 +1,4 @@
-//! Messages posted without a model.
+//! Messages posted without asking a model.
 
 use super::append::{append_message, apply_auto_title, resolve_parent, save_session};
 use super::idempotency_keys;
@@ -17,6 +17,8 @@ pub(in crate::store) async fn post_message(
     let mut row = get_session(tx, principal, &post.session_id, AccessLevel::Participant).await?;
     let message = &post.message;
     ensure_role_allowed(&row, principal, message.role)?;
+    // Before the checks of the status: a retry gets its first result even if the session has been
+    // closed or has become busy meanwhile.
     if let Some(at) = find_duplicate_post(tx, principal, &row, post).await? {
         let message = tx.read_message(&row, at).await?;
         return Ok((message, row.into_session_with_nodes()));
@@ -35,7 +37,7 @@ pub(in crate::store) async fn post_message(
     Ok((message, row.into_session_with_nodes()))
 }
 
-/// Where the message lies that this request stored when it came before.
+/// Finds the message that an earlier attempt of this request has stored.
 async fn find_duplicate_post(
     tx: &mut impl StoreTransaction,
     principal: &Principal,
@@ -45,6 +47,7 @@ async fn find_duplicate_post(
     if let Some(key) = &post.idempotency_key
         && let Some(prior) =
             idempotency_keys::find_prior_request(tx, principal, key, post.now).await?
+        // A key is not bound to a session: in another one it belongs to another request.
         && prior.session_id == row.session.id
     {
         return Ok(tx.find_message(row, &prior.message_id).await?.map(|located| located.location));
@@ -55,7 +58,7 @@ async fn find_duplicate_post(
     }
 }
 
-/// Roles other than user are the owner's.
+/// Only the owner may post in roles other than user. Errors: `forbidden`.
 pub(super) fn ensure_role_allowed(
     row: &SessionRow,
     principal: &Principal,
@@ -64,24 +67,24 @@ pub(super) fn ensure_role_allowed(
     if role != Role::User && authorize_access(row.clone(), principal, AccessLevel::Owner).is_err() {
         return Err(Error::new(
             ErrorKind::Forbidden,
-            "only the session's owner may post in another role than user",
+            "only the session's owner may post in roles other than user",
         ));
     }
     Ok(())
 }
 
-/// Nothing can be added to a closed session.
+/// Nothing can be added to a closed session. Errors: `session_closed`.
 pub(super) fn ensure_open(row: &SessionRow) -> Result<()> {
     if row.session.status.is_closed() {
         return Err(Error::new(
             ErrorKind::SessionClosed,
-            "the session is closed; set its status to go on",
+            "the session is closed; change its status to reopen it",
         ));
     }
     Ok(())
 }
 
-/// Invariant: while a turn runs nothing else moves the head.
+/// Invariant: while a turn is running, nothing else moves the head. Errors: `session_busy`.
 pub(super) fn ensure_idle(row: &SessionRow) -> Result<()> {
     match &row.session.active_turn {
         None => Ok(()),

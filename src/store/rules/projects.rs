@@ -1,4 +1,4 @@
-//! Projects: who may do what to them, created, changed, their files.
+//! Projects: access, changes, and their files.
 
 use crate::domain::project::{FileEntry, FilePath};
 use crate::domain::{Principal, Project, ProjectId, Timestamp};
@@ -7,14 +7,17 @@ use crate::store::project_transaction::{FileChange, ProjectRow, ProjectTransacti
 use crate::store::{FileSelector, NewFile, NewProject, ProjectUpdate, PutFileOutcome, StoredFile};
 use serde_json::json;
 
-/// The project with this id, if it is `who`'s to see.
+/// Returns the project if `principal` may see it. Errors: `project_not_found`.
 pub(in crate::store) async fn get_project(
     tx: &mut impl ProjectTransaction,
     principal: &Principal,
     id: &ProjectId,
 ) -> Result<ProjectRow> {
-    let found = tx.find_project(principal, id).await?;
-    found.filter(|row| row.project.is_accessible_to(principal)).ok_or_else(Error::project_not_found)
+    let present = tx.find_project(principal, id).await?;
+    // Databases may filter by access to save work, but it is decided here.
+    present
+        .filter(|row| row.project.is_accessible_to(principal))
+        .ok_or_else(Error::project_not_found)
 }
 
 pub(in crate::store) async fn create_project(
@@ -46,17 +49,18 @@ pub(in crate::store) async fn update_project(
     tx: &mut impl ProjectTransaction,
     principal: &Principal,
     id: &ProjectId,
-    change: &ProjectUpdate,
+    update: &ProjectUpdate,
     if_match: &[u32],
     now: Timestamp,
 ) -> Result<Project> {
     let row = get_matching_project(tx, principal, id, if_match).await?;
     let mut project = row.project.clone();
-    let ProjectUpdate { name, description, system_prompt, generation_status } = change.clone();
+    let ProjectUpdate { name, description, system_prompt, generation_status } = update.clone();
     project.name = name.unwrap_or(project.name);
     project.description = description.unwrap_or(project.description);
     project.system_prompt = system_prompt.unwrap_or(project.system_prompt);
     project.generation_status = generation_status.unwrap_or(project.generation_status);
+    // A change without effect must not invalidate the versions that clients hold.
     if project == row.project {
         return Ok(project);
     }
@@ -81,8 +85,8 @@ pub(in crate::store) async fn get_file(
     path: &FilePath,
 ) -> Result<StoredFile> {
     let row = get_project(tx, principal, id).await?;
-    let found = read_selected_files(tx, &row, std::slice::from_ref(path)).await?.pop();
-    found.ok_or_else(Error::file_not_found)
+    let present = read_selected_files(tx, &row, std::slice::from_ref(path)).await?.pop();
+    present.ok_or_else(Error::file_not_found)
 }
 
 pub(in crate::store) async fn select_files(
@@ -96,15 +100,15 @@ pub(in crate::store) async fn select_files(
     Ok((row.project, files))
 }
 
-/// The files at these paths, as far as they are there.
+/// Reads the files at these paths, without missing ones.
 async fn read_selected_files(
     tx: &mut impl ProjectTransaction,
     row: &ProjectRow,
     paths: &[FilePath],
 ) -> Result<Vec<StoredFile>> {
     let entries: Vec<_> = paths.iter().filter_map(|path| row.project.find_file(path)).collect();
-    let found: Vec<_> = entries.iter().map(|entry| entry.path.clone()).collect();
-    let contents = tx.read_files(row, &found).await?;
+    let present: Vec<_> = entries.iter().map(|entry| entry.path.clone()).collect();
+    let contents = tx.read_files(row, &present).await?;
     let version = row.project.version;
     let files = entries.into_iter().zip(contents);
     Ok(files
@@ -122,8 +126,8 @@ pub(in crate::store) async fn put_file(
 ) -> Result<PutFileOutcome> {
     let row = get_matching_project(tx, principal, id, if_match).await?;
     if let Some(entry) = find_unchanged_entry(tx, &row, file).await? {
-        // Whoever writes all files anew changes only those that differ: the others stay where
-        // they are in the order of changes.
+        // A client that writes all files back changes only those that differ; the others keep their
+        // time of change, and the project its version.
         return Ok(PutFileOutcome { entry, version: row.project.version, is_new: false });
     }
     let mut project = row.project.clone();
@@ -152,7 +156,7 @@ pub(in crate::store) async fn delete_file(
     Ok(project)
 }
 
-/// The project, if it is `who`'s to see and of a version that they know.
+/// Returns the project if `principal` may see it and its version is in `if_match`.
 async fn get_matching_project(
     tx: &mut impl ProjectTransaction,
     principal: &Principal,
@@ -164,24 +168,25 @@ async fn get_matching_project(
     Ok(row)
 }
 
-/// Errors: `version_conflict`.
+/// An empty `if_match` matches every version. Errors: `version_conflict`.
 fn ensure_version_matches(project: &Project, if_match: &[u32]) -> Result<()> {
     if if_match.is_empty() || if_match.contains(&project.version) {
         return Ok(());
     }
-    let message = "the project was changed meanwhile; read it again";
+    let message = "the project has changed in the meantime; read it again";
     let wants = format!("must name the project's version, \"{}\"", project.version);
     Err(Error::new(ErrorKind::VersionConflict, message)
         .with_details(json!({ "version": project.version, "If-Match": wants })))
 }
 
-/// The entry of the file at this path, if it says the same.
+/// Returns the entry at the file's path if content and language are unchanged.
 async fn find_unchanged_entry(
     tx: &mut impl ProjectTransaction,
     row: &ProjectRow,
     file: &NewFile,
 ) -> Result<Option<FileEntry>> {
     let Some(entry) = row.project.find_file(&file.path) else { return Ok(None) };
+    // Contents are large: read the stored one only if the cheap fields are equal.
     if entry.size as usize != file.content.len() || entry.language != file.language {
         return Ok(None);
     }

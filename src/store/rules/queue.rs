@@ -1,4 +1,4 @@
-//! Turns that wait for a session's running turn to end, and how they begin then.
+//! Turns that are queued for a session with a running turn, and how they start.
 
 use super::posts::ensure_open;
 use super::turns::{TurnClaim, claim_for_regeneration, store_message_and_claim};
@@ -12,7 +12,7 @@ use crate::store::{
     TurnInput, TurnSpec,
 };
 
-/// Puts a turn behind those that wait, or before them. Errors: `queue_full`.
+/// Adds a turn at the end or at the front of the queue. Errors: `queue_full`.
 pub(super) async fn enqueue_turn(
     tx: &mut impl StoreTransaction,
     row: &SessionRow,
@@ -20,13 +20,13 @@ pub(super) async fn enqueue_turn(
     on_busy: OnBusy,
 ) -> Result<()> {
     if tx.queued_turns(row).await?.len() >= MAX_QUEUED as usize {
-        let message = format!("{MAX_QUEUED} messages wait in this session already");
+        let message = format!("the queue of this session is full: {MAX_QUEUED} turns are waiting");
         return Err(Error::limit_exceeded(ErrorKind::QueueFull, message, MAX_QUEUED, 1));
     }
     tx.enqueue(row, queued, on_busy == OnBusy::Interrupt).await
 }
 
-/// Drops the turns that wait in a session, unless another turn runs than the one that is named.
+/// Empties the queue of a session, unless `only` is given and another turn is running.
 pub(in crate::store) async fn cancel_queued_turns(
     tx: &mut impl StoreTransaction,
     session: &SessionId,
@@ -45,7 +45,7 @@ pub(in crate::store) async fn cancel_queued_turns(
     Ok(CancelledTurns { running, dequeued })
 }
 
-/// Drops one turn that waits. Whether it still did.
+/// Removes one turn from the queue. Returns whether it was still queued.
 pub(in crate::store) async fn remove_queued_turn(
     tx: &mut impl StoreTransaction,
     session: &SessionId,
@@ -57,7 +57,7 @@ pub(in crate::store) async fn remove_queued_turn(
     }
 }
 
-/// Begins a waiting turn of any session in which none runs.
+/// Begins a queued turn of any session that has no running one.
 pub(in crate::store) async fn begin_queued_turn(
     tx: &mut impl StoreTransaction,
     lease_holder: &LeaseHolder,
@@ -71,16 +71,17 @@ pub(in crate::store) async fn begin_queued_turn(
         let before = outcome.skipped.len();
         outcome.next = begin_next_queued(tx, row, lease_holder, now, &mut outcome.skipped).await?;
         if outcome.next.is_none() && outcome.skipped.len() == before {
-            // What waits there cannot be read: it must not keep the others from theirs for ever.
-            tracing::error!(session.id = %session, "turns wait that cannot be read");
+            // The queue holds only entries that cannot be read, and they stay in it. Without this
+            // stop, the search would return the same session forever.
+            tracing::error!(session.id = %session, "queued turns cannot be read");
             break;
         }
     }
     Ok(outcome)
 }
 
-/// Begins the first turn that waits in an idle session. One that cannot begin any more is passed
-/// over, with nothing of it stored.
+/// Begins the first turn in the queue of an idle session that still can begin. Turns before it are
+/// removed and added to `skipped`.
 pub(super) async fn begin_next_queued(
     tx: &mut impl StoreTransaction,
     row: SessionRow,
@@ -95,17 +96,21 @@ pub(super) async fn begin_next_queued(
         let payer = UsagePayer { user: principal.user, key };
         let row = match loaded.take() {
             Some(row) => row,
+            // A skipped turn may have changed the session, for example stored its message.
             None => tx.find_session(&session).await?.ok_or_else(Error::session_not_found)?,
         };
         let turn_id = turn.turn_id.clone();
+        // Removed in the transaction that claims the session: after a crash the turn is either
+        // still queued or running, never lost.
         tx.dequeue(&row, &turn_id).await?;
         match try_begin_queued(tx, row, turn, payer, lease_holder, now).await {
             Ok(BeginOutcome::Running(started)) => return Ok(Some(started)),
-            // Stored, and a person will answer it.
+            // The message is stored for a human agent; there is no turn to run.
             Ok(_) => {}
+            // The store has failed, not this turn: roll back, so that it stays queued.
             Err(error) if error.kind == ErrorKind::StoreUnavailable => return Err(error),
             Err(error) => {
-                tracing::warn!(turn.id = %turn_id, error = %error, "a waiting turn could not begin");
+                tracing::warn!(turn.id = %turn_id, error = %error, "queued turn could not begin; skipping it");
             }
         }
         skipped.push(turn_id);
@@ -121,7 +126,7 @@ async fn try_begin_queued(
     lease_holder: &LeaseHolder,
     now: Timestamp,
 ) -> Result<BeginOutcome> {
-    // It may have been closed since the turn was asked for.
+    // The session may have been closed since the turn was queued.
     ensure_open(&row)?;
     let TurnSpec { turn_id, reply_id, input, options } = turn;
     let claim = TurnClaim {
@@ -136,9 +141,12 @@ async fn try_begin_queued(
     };
     match input {
         TurnInput::Send { mut message, parent, .. } => {
+            // The message enters the path now, after messages that were written
+            // while it was queued.
             message.created_at = now;
+            // The id may have been used since the turn was queued, for example by an import.
             if tx.find_message_by_id(&row, &message.id).await?.is_some() {
-                return Err(Error::new(ErrorKind::IdConflict, "the message is stored already"));
+                return Err(Error::new(ErrorKind::IdConflict, "the message is already stored"));
             }
             store_message_and_claim(tx, row, *message, &parent, claim).await
         }

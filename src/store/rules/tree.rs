@@ -1,5 +1,4 @@
-//! The tree of a session's messages: its head moved, one of its paths copied, its nodes read, and
-//! how far each user has read.
+//! The message tree of a session: moving the head, forking a path, reading nodes, and read marks.
 
 use super::append::{append_message, save_session};
 use super::posts::ensure_idle;
@@ -15,7 +14,7 @@ use crate::store::transaction::{
 use crate::store::{NewMessage, NewSession, NodePage, ReadMarkUpdate};
 use std::collections::HashSet;
 
-/// A page of nodes ends early once their texts have this many bytes.
+/// A page of nodes ends once their texts have this many bytes.
 const MAX_PAGE_BYTES: usize = 8 << 20;
 
 /// Makes the newest leaf below a message the head.
@@ -30,6 +29,7 @@ pub(in crate::store) async fn set_head(
     let located = tx.find_message(&row, message).await?.ok_or_else(Error::message_not_found)?;
     ensure_idle(&row)?;
     let leaf = find_newest_leaf(&tx.list_nodes(&row).await?, located.location);
+    // Selecting the active branch changes nothing, not even the time of the last update.
     if row.head != Some(leaf) {
         row.session.head_id = Some(tx.read_user_message(&row, leaf).await?.id);
         row.head = Some(leaf);
@@ -38,7 +38,7 @@ pub(in crate::store) async fn set_head(
     Ok(row.into_session_with_nodes())
 }
 
-/// Makes the message that the head stands under the head, if `head` is it and no root.
+/// Moves the head back to its parent if `head` is the head and not a root.
 pub(in crate::store) async fn pop_head(
     tx: &mut impl StoreTransaction,
     principal: &Principal,
@@ -62,13 +62,16 @@ pub(in crate::store) async fn pop_head(
     Ok(Some(row.into_session_with_nodes()))
 }
 
-/// The newest message among `top` and all that stands below it. It is a leaf: whatever stood below
-/// it would be newer.
+/// Finds the newest message among `root` and its descendants. It is a leaf, because its
+/// children would be newer.
 fn find_newest_leaf(nodes: &[NodeHeader], root: MessageLocation) -> MessageLocation {
     let mut newest = root;
     let mut subtree = HashSet::from([root.node]);
-    // A node follows one of a smaller number, so its own place is known when it is looked at.
+    // The parent of a node is in a node with a smaller number, so a single pass decides for each
+    // node whether it belongs to the subtree.
     for node in nodes {
+        // Of the branches that leave the root's own node, only those at or after the
+        // root belong to it.
         let is_below = node.number == root.node
             || node.prev.is_some_and(|prev| {
                 subtree.contains(&prev.node) && (prev.node != root.node || prev.seq >= root.seq)
@@ -83,7 +86,7 @@ fn find_newest_leaf(nodes: &[NodeHeader], root: MessageLocation) -> MessageLocat
     newest
 }
 
-/// Copies the path that ends with a message into a new session of the caller's.
+/// Copies the path that ends with a message into a new session owned by the caller.
 pub(in crate::store) async fn fork_session(
     tx: &mut impl StoreTransaction,
     principal: &Principal,
@@ -99,6 +102,8 @@ pub(in crate::store) async fn fork_session(
     let mut parent: Option<LocatedMessage> = None;
     for up_to in path {
         for (_, message) in tx.node_messages(&source, up_to).await? {
+            // Copies go through the normal append, so the fork gets nodes, seqs and token
+            // sums of its own.
             let at = append_message(tx, &mut row, &message, parent.as_ref()).await?;
             parent = Some(LocatedMessage { id: message.id, location: at });
         }
@@ -107,8 +112,9 @@ pub(in crate::store) async fn fork_session(
     Ok(row.into_session_with_nodes())
 }
 
-/// The last message of each node's part of the path that ends at `last`, oldest first.
+/// Splits the path that ends at `last` by nodes: the last message of each part, oldest first.
 fn build_node_path(nodes: &[NodeHeader], last: MessageLocation) -> Vec<MessageLocation> {
+    // Node numbers start at 1 and have no gaps, so a number leads to its header.
     let previous =
         |at: &MessageLocation| nodes.get(at.node as usize - 1).and_then(|node| node.prev);
     let mut path: Vec<_> = std::iter::successors(Some(last), previous).collect();
@@ -116,8 +122,8 @@ fn build_node_path(nodes: &[NodeHeader], last: MessageLocation) -> Vec<MessageLo
     path
 }
 
-/// What a fork takes along beside the messages: all that shapes the conversation. Its participants
-/// and its status it does not, and its project only if that is the caller's.
+/// The fields that a fork takes over, all that shape the conversation. Participants and status are
+/// not copied, and the project only if it is the caller's.
 fn copy_session_fields(source: &Session, principal: &Principal) -> NewSession {
     NewSession {
         id: None,
@@ -141,6 +147,7 @@ pub(in crate::store) async fn mark_seen(
     let mut row = get_session(tx, principal, id, AccessLevel::Participant).await?;
     let located = tx.find_message(&row, up_to).await?.ok_or_else(Error::message_not_found)?;
     let mark = row.read_marks.entry(principal.user.to_string()).or_default();
+    // Requests can arrive out of order: a mark never moves back.
     let has_moved = located.location.seq > *mark;
     if has_moved {
         *mark = located.location.seq;
@@ -149,7 +156,7 @@ pub(in crate::store) async fn mark_seen(
     Ok(ReadMarkUpdate { message_id: located.id, has_moved })
 }
 
-/// The session's nodes from the number `first` on.
+/// Reads nodes starting with the number `first`.
 pub(in crate::store) async fn list_nodes(
     tx: &mut impl StoreTransaction,
     principal: &Principal,
@@ -158,23 +165,28 @@ pub(in crate::store) async fn list_nodes(
     limit: u32,
 ) -> Result<NodePage> {
     let row = get_session(tx, principal, id, AccessLevel::Participant).await?;
-    let lines = tx.list_nodes(&row).await?;
+    let headers = tx.list_nodes(&row).await?;
     let mut page = NodePage::default();
     let mut bytes = 0;
-    for line in lines.iter().filter(|line| line.number >= first) {
+    for header in headers.iter().filter(|header| header.number >= first) {
+        // Checked before a node is added, so a page has at least one, however large.
         if page.nodes.len() == limit as usize || bytes >= MAX_PAGE_BYTES {
-            page.next_node = Some(line.number);
+            page.next_node = Some(header.number);
             break;
         }
-        let last = MessageLocation { node: line.number, seq: line.last_seq };
-        let node = build_node(&row, line.number, tx.node_messages(&row, last).await?);
+        let last = MessageLocation { node: header.number, seq: header.last_seq };
+        let node = build_node(&row, header.number, tx.node_messages(&row, last).await?);
         bytes += node.messages.iter().map(|message| message.text.len()).sum::<usize>();
         page.nodes.push(node);
     }
     Ok(page)
 }
 
-fn build_node(row: &SessionRow, number: u32, run: Vec<(MessageLocation, NewMessage)>) -> ChatNode {
+fn build_node(
+    row: &SessionRow,
+    number: u32,
+    messages: Vec<(MessageLocation, NewMessage)>,
+) -> ChatNode {
     let message = |(at, message): (MessageLocation, NewMessage)| NodeMessage {
         seen: row.is_seen(at.seq, &message.sender_id),
         id: message.id,
@@ -183,7 +195,7 @@ fn build_node(row: &SessionRow, number: u32, run: Vec<(MessageLocation, NewMessa
         timestamp: message.created_at.as_seconds(),
         kind: message.body.kind,
     };
-    let messages: Vec<_> = run.into_iter().map(message).collect();
+    let messages: Vec<_> = messages.into_iter().map(message).collect();
     ChatNode {
         chat_id: format_chat_id(&row.session.id, number),
         created_at: messages.first().map_or(0, |first| first.timestamp),

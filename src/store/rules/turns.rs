@@ -1,4 +1,4 @@
-//! Turns: begun and finished, each in one step.
+//! Beginning and finishing turns, each in one transaction.
 
 use super::append::{append_message, apply_auto_title, resolve_parent, save_session};
 use super::idempotency::{
@@ -27,6 +27,8 @@ pub(in crate::store) async fn begin_turn(
     tx: &mut impl StoreTransaction,
     begin: &BeginTurn,
 ) -> Result<BeginOutcome> {
+    // Retries come first: they get the result of the first request even if the session is closed,
+    // busy or out of quota by now.
     if let Some(key) = &begin.idempotency_key
         && let Some(request) =
             idempotency_keys::find_prior_request(tx, &begin.principal, key, begin.now).await?
@@ -45,6 +47,7 @@ pub(in crate::store) async fn begin_turn(
         }
     };
     if let Some(key) = &begin.idempotency_key {
+        // Recorded in the same transaction as the turn, so that a retry finds both or neither.
         let (message_id, turn_id) = match &outcome {
             BeginOutcome::Repeated { .. } => return Ok(outcome),
             BeginOutcome::HumanTakeover { message_id, .. } => (message_id, None),
@@ -58,7 +61,7 @@ pub(in crate::store) async fn begin_turn(
     Ok(outcome)
 }
 
-/// The session the turn is for, created where that is asked.
+/// Returns the session of the turn and creates it if the request asks for that.
 async fn find_or_create_target(
     tx: &mut impl StoreTransaction,
     begin: &BeginTurn,
@@ -73,6 +76,8 @@ async fn find_or_create_target(
         SessionTarget::Ensure(id) => match tx.find_session(id).await? {
             None => tx.insert_session(owner, id, &new, begin.now).await,
             Some(row) => match authorize_access(row, &begin.principal, AccessLevel::Participant) {
+                // The id belongs to a session that the caller may not see, so it can neither be
+                // used nor created.
                 Err(error) if error.kind == ErrorKind::SessionNotFound => Err(id_conflict()),
                 found => found,
             },
@@ -88,6 +93,7 @@ async fn begin_with_message(
     mut parent: MessageParent,
     on_duplicate_id: DuplicateIdPolicy,
 ) -> Result<BeginOutcome> {
+    // The message of a queued turn is not in the tree yet.
     if let Some(prior) = find_queued_duplicate(tx, &row, &message).await? {
         return Ok(BeginOutcome::Repeated { session: Box::new(row.session), prior });
     }
@@ -98,26 +104,29 @@ async fn begin_with_message(
         if on_duplicate_id == DuplicateIdPolicy::Reject {
             return Err(idempotency_keys::key_reused("clientMessageId"));
         }
+        // An edit becomes a sibling of the message it replaces.
         parent = duplicate.message.parent_id.map_or(MessageParent::Root, MessageParent::Message);
     }
     ensure_open(&row)?;
     for preceding in &begin.preceding {
         ensure_role_allowed(&row, &begin.principal, preceding.role)?;
     }
+    // Admission and quotas are checked before the first write, even if the turn only gets queued:
+    // its client is waiting for an answer now.
     (begin.admission)(
         &row.session,
         MessageSize::measure(&message.body.content, &message.body.parts, message.tokens),
     )?;
     check_turn_quotas(tx, begin, &row).await?;
     if row.session.active_turn.is_some() {
-        // What is known now is known then: an edit stays one.
+        // The parent found above is stored with the turn: an edit stays one, whenever it starts.
         let input = TurnInput::Send { message: Box::new(message), parent, on_duplicate_id };
         return enqueue_or_reject(tx, begin, row, input).await;
     }
     store_message_and_claim(tx, row, message, &parent, build_claim(begin)).await
 }
 
-/// Refuses what its payer cannot pay for, unless a person answers.
+/// Rejects a turn whose quotas are exhausted, unless a human agent answers.
 async fn check_turn_quotas(
     tx: &mut impl StoreTransaction,
     begin: &BeginTurn,
@@ -133,7 +142,8 @@ fn build_payer(begin: &BeginTurn) -> UsagePayer {
     UsagePayer { user: begin.principal.user.clone(), key: begin.key_id.clone() }
 }
 
-/// What a turn takes along from its asking to its running.
+/// Everything that claiming a session for a turn takes, whether the turn comes from a request
+/// or from the queue.
 pub(super) struct TurnClaim<'a> {
     pub(super) turn_id: TurnId,
     pub(super) reply_id: MessageId,
@@ -176,6 +186,7 @@ pub(super) async fn store_message_and_claim(
     append_message(tx, &mut row, &message, parent_message.as_ref()).await?;
     apply_auto_title(tx, &mut row, &message).await?;
     save_session(tx, &mut row, claim.now).await?;
+    // A human agent answers: the message stays stored, but no turn is claimed.
     if row.session.status.is_agent_assigned() {
         return Ok(BeginOutcome::HumanTakeover {
             session: Box::new(row.session),
@@ -193,7 +204,7 @@ pub(super) async fn store_message_and_claim(
     claim.claim_session(tx, row, user_message, true).await
 }
 
-/// Begins the answer to a question that is stored already, once more.
+/// Begins another reply to a stored message.
 async fn regenerate_reply(
     tx: &mut impl StoreTransaction,
     begin: &BeginTurn,
@@ -226,6 +237,8 @@ pub(super) async fn claim_for_regeneration(
             message_id: user_message.id,
         });
     }
+    // The head moves back to the answered message, so that the new reply becomes a
+    // sibling of the old one.
     row.session.head_id = Some(user_message.id.clone());
     row.head = Some(at);
     save_session(tx, &mut row, claim.now).await?;
@@ -246,6 +259,7 @@ impl TurnClaim<'_> {
             user_message_id: Some(user_message.id.clone()),
             started_at: self.now,
         };
+        // Databases write the claim from `row`.
         row.session.active_turn = Some(turn.clone());
         row.lease_holder = Some(self.lease_holder.clone());
         row.payer = Some(self.payer.clone());
@@ -266,18 +280,18 @@ impl TurnClaim<'_> {
     }
 }
 
-/// Lets a turn wait for the running one, if it may.
+/// Queues a turn while another one is running, if its request allows that.
 async fn enqueue_or_reject(
     tx: &mut impl StoreTransaction,
     begin: &BeginTurn,
     row: SessionRow,
     input: TurnInput,
 ) -> Result<BeginOutcome> {
-    // What is said before a message does not wait with it.
+    // A queued turn has a single message; preceding ones would be lost.
     if begin.on_busy == OnBusy::Reject || !begin.preceding.is_empty() {
         ensure_idle(&row)?;
     }
-    // What cannot begin now will not begin later: better to hear it at once.
+    // A turn that could not begin now cannot begin later either. Fail while the client is waiting.
     match &input {
         TurnInput::Send { parent, .. } => drop(resolve_parent(tx, &row, parent).await?),
         TurnInput::Regenerate { reply_id: reply } => {
@@ -291,7 +305,8 @@ async fn enqueue_or_reject(
     Ok(BeginOutcome::Queued { session: Box::new(row.session) })
 }
 
-/// The message that a reply answered; without a reply, the one that the head answered, or the head.
+/// Finds the message that a reply answers. Without a reply, it is the message that the head
+/// answers, or the head itself.
 async fn find_answered_message(
     tx: &mut impl StoreTransaction,
     row: &SessionRow,
@@ -307,6 +322,7 @@ async fn find_answered_message(
         || Error::invalid_field("messageId", "must name a reply, or the session must have one");
     let at = location.ok_or_else(no_reply)?;
     let user_message = tx.read_user_message(row, at).await?;
+    // Without a reply below it, the named message or the head is itself the one to answer.
     if user_message.role != Role::Assistant {
         return Ok((user_message, at));
     }
@@ -320,6 +336,8 @@ pub(in crate::store) async fn finish_turn(
     finish: &FinishTurn,
 ) -> Result<Option<FinishOutcome>> {
     let Some(mut row) = tx.find_session(&finish.session_id).await? else { return Ok(None) };
+    // Both must match: recovery may have given the turn to another process, and after that a late
+    // reply must not be stored.
     let holds_claim =
         row.session.active_turn.as_ref().is_some_and(|turn| turn.turn_id == finish.turn_id)
             && row.lease_holder.as_ref() == Some(&finish.lease_holder);
@@ -328,10 +346,12 @@ pub(in crate::store) async fn finish_turn(
         return Ok(is_stored.then(FinishOutcome::default));
     }
     let now = finish.reply.created_at;
-    // Since the turn began nothing has moved the head: it is the question.
+    // Nothing else has moved the head since the turn began, so it is the message to answer.
     let user_message = row.located_head();
     append_message(tx, &mut row, &finish.reply, user_message.as_ref()).await?;
     save_session(tx, &mut row, now).await?;
+    // Reply and end of the log are stored together, so that a reader never finds one
+    // without the other.
     if let Some(last) = &finish.last_batch {
         tx.finish_log(&row, &finish.turn_id, last, now).await?;
     }
@@ -343,6 +363,8 @@ pub(in crate::store) async fn finish_turn(
     row.lease_holder = None;
     row.payer = None;
     let mut skipped = Vec::new();
+    // The next turn is claimed before this transaction commits: no other request can slip in
+    // between and overtake the queue.
     let next = match &finish.next_lease_holder {
         Some(lease_holder) => {
             queue::begin_next_queued(tx, row, lease_holder, now, &mut skipped).await?
@@ -352,7 +374,7 @@ pub(in crate::store) async fn finish_turn(
     Ok(Some(FinishOutcome { next, skipped }))
 }
 
-/// Whether this very reply is stored already: the answer to an earlier try was lost.
+/// Whether this very reply is stored already, because the answer to an earlier attempt was lost.
 async fn is_reply_stored(
     tx: &mut impl StoreTransaction,
     row: &SessionRow,
