@@ -1,4 +1,4 @@
-//! House-keeping in SQLite.
+//! Users and inactive sessions in SQLite.
 
 use super::SqliteStore;
 use crate::domain::page::Pagination;

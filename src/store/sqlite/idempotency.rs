@@ -1,4 +1,4 @@
-//! Requests that may be repeated, in SQLite.
+//! Requests recorded under idempotency keys in SQLite.
 
 use crate::domain::{MessageId, Principal, SessionId, Timestamp, TurnId};
 use crate::error::Result;
@@ -12,6 +12,7 @@ pub(super) fn find_request(
     key: &IdempotencyKey,
     since: Timestamp,
 ) -> Result<Option<PriorRequest>> {
+    // Records are deleted with their session; the join only turns its key into its id.
     let sql = "SELECT k.fingerprint, s.id, k.message_id, k.turn_id FROM idempotency_keys k \
                JOIN sessions s ON s.key = k.session \
                WHERE k.user_id = ?1 AND k.route = ?2 AND k.key = ?3 AND k.created_at > ?4";
@@ -29,7 +30,7 @@ pub(super) fn find_request(
     Ok(found.optional()?)
 }
 
-/// Remembers a request and forgets those made before `since`.
+/// Records a request and deletes records older than `since`.
 pub(super) fn record_request(
     db: &Connection,
     principal: &Principal,
@@ -40,6 +41,7 @@ pub(super) fn record_request(
 ) -> Result<()> {
     db.prepare_cached("DELETE FROM idempotency_keys WHERE created_at <= ?1")?
         .execute([since.as_millis()])?;
+    // Selecting the session's key inserts nothing if the session is gone.
     let sql = "INSERT OR REPLACE INTO idempotency_keys \
                SELECT ?1, ?2, ?3, ?4, key, ?6, ?7, ?8 FROM sessions WHERE id = ?5";
     db.prepare_cached(sql)?.execute(params![

@@ -1,4 +1,5 @@
-//! The usage ledger in SQLite: a row for each turn or call beside one, and sums by purse and day.
+//! The usage ledger in SQLite: one row per turn or background call, and totals by
+//! quota key and day.
 
 use super::SqliteStore;
 use super::rows::decode_word;
@@ -60,7 +61,7 @@ impl LedgerStore for SqliteStore {
     }
 }
 
-/// Books a turn or a call beside one, once.
+/// Records the usage of a turn or background call, at most once.
 pub(super) fn record_usage(db: &Connection, entry: &LedgerEntry) -> Result<()> {
     let sql = "INSERT OR IGNORE INTO usage VALUES \
                (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)";
@@ -83,6 +84,7 @@ pub(super) fn record_usage(db: &Connection, entry: &LedgerEntry) -> Result<()> {
         entry.cost,
         entry.ended_at.as_millis(),
     ])?;
+    // Already recorded: adding it to the totals again would count it twice.
     if added == 0 {
         return Ok(());
     }
@@ -98,6 +100,8 @@ pub(super) fn record_usage(db: &Connection, entry: &LedgerEntry) -> Result<()> {
             cost
         ])?;
     }
+    // If the user has deleted their usage since this turn began, its tokens count toward quotas,
+    // but no entry remains.
     let sql = "DELETE FROM usage WHERE turn_id = ?1 \
                AND EXISTS (SELECT 1 FROM forgotten WHERE user_id = ?2 AND now_on > ?1)";
     let ids = [entry.turn_id.as_str(), entry.payer.user.as_str()];
@@ -123,10 +127,12 @@ fn query_usage(db: &Connection, query: &UsageQuery) -> Result<Vec<UsageGroup>> {
         GroupBy::User => "user_id",
         GroupBy::All => "''",
     };
+    // Days in the order of time, other groups by their tokens.
     let order = match query.group_by {
         GroupBy::Day => "key",
         _ => "sum(prompt_tokens + completion_tokens) DESC, key",
     };
+    // Both variants use ?4, so that the list of parameters is the same.
     let user_condition = if query.user.is_some() { "user_id = ?4 AND" } else { "?4 IS NULL AND" };
     let sql = format!(
         "SELECT {key} AS key, sum(kind = 'reply'), sum(kind = 'reply' AND estimated), \

@@ -1,4 +1,4 @@
-//! Messages in SQLite: posted without a model, and read.
+//! Messages in SQLite.
 
 use super::SqliteStore;
 use super::paths::{add_siblings, find_message, walk_backward, walk_forward};
@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Row};
 use std::ops::ControlFlow;
 
-/// A page ends early once it holds this many bytes: attachments are large.
+/// A page ends early once it holds this many bytes, because attachments are large.
 const MAX_PAGE_BYTES: usize = 8 << 20;
 
 #[async_trait]
@@ -80,7 +80,7 @@ impl MessageStore for SqliteStore {
     }
 }
 
-/// Takes messages until one more than the limit was seen.
+/// Collects messages until it has seen one more than the limit.
 struct MessagePageBuilder<'a> {
     row: &'a SessionRow,
     limit: usize,
@@ -95,6 +95,7 @@ impl<'a> MessagePageBuilder<'a> {
     }
 
     fn push_row(&mut self, found: &Row<'_>) -> Result<ControlFlow<()>> {
+        // Checked before a message is added, so a page has at least one, however large.
         if self.messages.len() == self.limit || self.bytes > MAX_PAGE_BYTES {
             self.has_more = true;
             return Ok(ControlFlow::Break(()));
@@ -129,6 +130,8 @@ fn read_path_page(db: &Connection, row: &SessionRow, query: &MessageQuery) -> Re
         }
         MessageSlice::Before(id) => {
             let at = find_anchor(id)?;
+            // A location without a message is fine as an upper bound: if `at` is the first in its
+            // node, nothing of that node is in range.
             let before = MessageLocation { seq: at.seq - 1, ..at };
             walk_backward(db, row.key, Some(before), SELECT_MESSAGE, |found| page.push_row(found))?;
             Ok(page.into_reversed_page())
@@ -187,8 +190,8 @@ fn recent_history(
     let mut found = Vec::new();
     let mut tokens_left = limits.max_tokens;
     let mut part_bytes_left = limits.max_part_bytes;
-    // Parts are large: a reader that has no use for them does not touch them, and of replies only
-    // calls are of use.
+    // Parts are large: the column is not read for callers that ignore it, and of replies only those
+    // with function calls matter.
     let parts_column = match limits.max_part_bytes {
         0 => "NULL",
         _ => "CASE WHEN role IN ('user', 'tool') OR finish_reason = 'tool-calls' THEN parts END",
@@ -200,12 +203,16 @@ fn recent_history(
     walk_backward(db, key, Some(at), &select, |row| {
         let content = row.get_ref(3)?.as_str().map_err(Error::store_unavailable)?;
         let parts = row.get_ref(6)?.as_str_or_null().map_err(Error::store_unavailable)?;
+        // Parts that exceed the limit are left out; the text still counts.
         let parts = parts.filter(|parts| parts.len() <= part_bytes_left);
+        // Nothing that a model could read, so it does not use up the limits.
         if content.is_empty() && parts.is_none() {
             return Ok(ControlFlow::Continue(()));
         }
         let tokens: u32 = row.get(4)?;
         let size = tokens.saturating_add(limits.token_overhead);
+        // The first message that does not fit ends the history: a gap would falsify
+        // the conversation.
         if found.len() == limits.max_messages as usize || size > tokens_left {
             return Ok(ControlFlow::Break(()));
         }

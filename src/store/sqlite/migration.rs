@@ -1,9 +1,9 @@
-//! Whole sessions as they lie in SQLite, for a move elsewhere.
+//! Dumps of whole sessions from SQLite, for a migration.
 //!
-//! Not moved: what is made anew from the rest (`participants`, `summaries`, `embeddings`, `spent`, the
-//! words of titles and messages), who was alive (`instances`), tickets, which are good for a minute,
-//! the marks behind which what had begun leaves no line of usage (`forgotten`), and the logs of turns
-//! that have ended, which are kept for a minute.
+//! Not migrated: data that can be derived again (`participants`, `summaries`, `embeddings`,
+//! `spent`, the indexes of titles and messages), heartbeats (`instances`), tickets, which are valid
+//! for a minute, the markers of deleted usage (`forgotten`), and the logs of ended turns, which are
+//! kept for a minute.
 
 use super::SqliteStore;
 use super::paths::walk_node;
@@ -29,6 +29,7 @@ impl MigrationStore for SqliteStore {
         let id = id.clone();
         self.run_read(move |db| {
             let Some(row) = find_session(db, &id)? else { return Ok(None) };
+            // Logs of ended turns have no further use.
             let log = match &row.session.active_turn {
                 Some(turn) => read_whole_log(db, &turn.turn_id)?,
                 None => Vec::new(),
@@ -114,6 +115,7 @@ fn dump_queued_turns(db: &Connection, session: i64) -> Result<Vec<QueuedTurnDump
 }
 
 fn dump_requests(db: &Connection, session: i64, since: Timestamp) -> Result<Vec<RequestDump>> {
+    // The order is part of the dump, which is compared with that of the other store.
     let sql = "SELECT user_id, route, key, fingerprint, message_id, turn_id, created_at \
                FROM idempotency_keys WHERE session = ?1 AND created_at > ?2 \
                ORDER BY user_id, route, key";
@@ -144,6 +146,7 @@ fn dump_nodes(db: &Connection, session: &SessionRow, first: u32) -> Result<Vec<N
     let mut rows = statement.query((session.key, first))?;
     let mut page = Vec::new();
     let mut bytes = 0;
+    // Checked before a node is read, so a page has at least one, however large.
     while bytes < MAX_PAGE_BYTES
         && let Some(row) = rows.next()?
     {
@@ -154,7 +157,7 @@ fn dump_nodes(db: &Connection, session: &SessionRow, first: u32) -> Result<Vec<N
     Ok(page)
 }
 
-/// A node with its messages, each behind the one that it says it follows.
+/// Reads a node with its messages and checks that each follows its recorded parent.
 fn dump_node(db: &Connection, session: &SessionRow, row: &Row<'_>) -> Result<NodeDump> {
     let number = row.get(0)?;
     let prev = MessageLocation { node: row.get(1)?, seq: row.get(2)? };
@@ -167,6 +170,8 @@ fn dump_node(db: &Connection, session: &SessionRow, row: &Row<'_>) -> Result<Nod
     walk_node(db, session.key, end, SELECT_MESSAGE, |found| {
         let message = decode_new_message(found, session)?;
         let parent_id: Option<String> = found.get(3)?;
+        // A node is a contiguous run of one path. Anything else is corruption and
+        // must not be copied.
         if parent_id.as_deref() != before.as_ref().map(|before| before.id.as_str()) {
             return Err(inconsistent_node(session, &message.id));
         }
@@ -195,7 +200,7 @@ fn dump_node(db: &Connection, session: &SessionRow, row: &Row<'_>) -> Result<Nod
 fn inconsistent_node(session: &SessionRow, message: &MessageId) -> Error {
     let id = &session.session.id;
     Error::store_unavailable(format!(
-        "message {message} of session {id} is not behind the one it follows"
+        "message {message} of session {id} does not follow its parent within its node"
     ))
 }
 
@@ -204,7 +209,7 @@ mod tests {
     use super::super::schema;
     use rusqlite::Connection;
 
-    /// Every table and column, and with it the promise that somebody has thought of its move.
+    /// Every table and column. An addition here says that its migration has been considered.
     const KNOWN_COLUMNS: &[(&str, &str)] = &[
         ("embeddings", "key model vectors"),
         ("forgotten", "user_id now_on"),

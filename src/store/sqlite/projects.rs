@@ -16,7 +16,7 @@ use async_trait::async_trait;
 use rusqlite::{Connection, Row, params};
 use std::collections::HashMap;
 
-/// Selects what [`decode_project`] reads.
+/// Columns in the order in which [`decode_project`] reads them.
 const SELECT_PROJECT: &str = "SELECT key, id, owner, name, description, system_prompt, generation_status, \
      version, created_at, updated_at FROM projects";
 
@@ -55,14 +55,14 @@ impl ProjectStore for SqliteStore {
         &self,
         principal: &Principal,
         id: &ProjectId,
-        change: ProjectUpdate,
+        update: ProjectUpdate,
         if_match: Vec<u32>,
         now: Timestamp,
     ) -> Result<Project> {
         let principal = principal.clone();
         let id = id.clone();
         self.transact(async move |tx| {
-            rules::update_project(tx, &principal, &id, &change, &if_match, now).await
+            rules::update_project(tx, &principal, &id, &update, &if_match, now).await
         })
         .await
     }
@@ -142,6 +142,8 @@ impl ProjectTransaction for SqliteTransaction<'_> {
         principal: &Principal,
         id: &ProjectId,
     ) -> Result<Option<ProjectRow>> {
+        // Access is part of the condition: the project of another user takes no longer
+        // than a missing one.
         let sql = format!("{SELECT_PROJECT} WHERE id = ?1 AND (?2 OR owner = ?3)");
         let mut statement = self.0.prepare_cached(&sql)?;
         let mut rows =
@@ -222,7 +224,7 @@ impl ProjectTransaction for SqliteTransaction<'_> {
     }
 }
 
-/// Writes the content of a file, and its entry in the project beside it.
+/// Inserts or replaces a file: its content, and the metadata from the project's entry.
 fn upsert_file(db: &Connection, key: i64, project: &Project, file: &NewFile) -> Result<()> {
     let entry = project.find_file(&file.path).ok_or_else(Error::file_not_found)?;
     db.prepare_cached(
@@ -273,11 +275,12 @@ fn decode_project(db: &Connection, row: &Row<'_>) -> Result<ProjectRow> {
         created_at: Timestamp::from_millis(row.get(8)?),
         updated_at: Timestamp::from_millis(row.get(9)?),
     };
+    // The contents are in the rows of the files, so they need no ids.
     Ok(ProjectRow { key, project, content_ids: HashMap::new() })
 }
 
-/// The entries of a project's files, by path.
 fn list_file_entries(db: &Connection, project: i64) -> Result<Vec<FileEntry>> {
+    // The content is the last column, so SQLite does not read it for the others.
     let sql = "SELECT path, language, size, tokens, updated_at FROM project_files \
          WHERE project = ?1 ORDER BY path";
     let mut statement = db.prepare_cached(sql)?;

@@ -1,4 +1,4 @@
-//! Sessions in SQLite: created, read, changed, deleted.
+//! Sessions in SQLite.
 
 use super::SqliteStore;
 use super::rows::{SELECT_SESSION, decode_session, encode_json, message_key};
@@ -106,15 +106,15 @@ impl SessionStore for SqliteStore {
     }
 }
 
-/// The session with this id, whoever asks.
+/// Finds a session without an access check.
 pub(super) fn find_session(db: &Connection, id: &SessionId) -> Result<Option<SessionRow>> {
     let mut statement = db.prepare_cached(&format!("{SELECT_SESSION} WHERE s.id = ?1"))?;
     let mut rows = statement.query([id.as_str()])?;
     rows.next()?.map(decode_session).transpose()
 }
 
-/// The session with this id, unless it is hidden from `who`: of such a row nothing is read but its
-/// owner.
+/// Finds a session that `principal` may see. The query checks that, so nothing but the owner is
+/// read of a hidden session.
 pub(super) fn find_visible_session(
     db: &Connection,
     principal: &Principal,
@@ -129,7 +129,7 @@ pub(super) fn find_visible_session(
     rows.next()?.map(decode_session).transpose()
 }
 
-/// The session with this id, if `who` may do to it what they want.
+/// Returns the session if `principal` has the required access.
 pub(super) fn get_session(
     db: &Connection,
     principal: &Principal,
@@ -139,14 +139,13 @@ pub(super) fn get_session(
     run_ready(rules::get_session(&mut SqliteTransaction(db), principal, id, access))
 }
 
-/// The session with this key.
 pub(super) fn get_session_by_key(db: &Connection, key: i64) -> Result<SessionRow> {
     let mut statement = db.prepare_cached(&format!("{SELECT_SESSION} WHERE s.key = ?1"))?;
     let mut rows = statement.query([key])?;
     rows.next()?.map(decode_session).transpose()?.ok_or_else(Error::session_not_found)
 }
 
-/// Adds a session and gives it back as stored.
+/// Inserts a session and reads it back.
 pub(super) fn insert_session(
     db: &Connection,
     owner: &UserId,
@@ -178,22 +177,24 @@ pub(super) fn insert_session(
     let key = db.last_insert_rowid();
     index_title(db, key, &new.title.text)?;
     insert_participants(db, key, owner, &participants)?;
+    // Read back, so that the defaults of the table are not repeated here.
     get_session_by_key(db, key)
 }
 
-/// Gives a session a title that its user did not give: a change of its own fields like any other.
+/// Sets a generated title. It counts as an update of the session's own fields.
 pub(super) fn set_title(db: &Connection, key: i64, title: &SessionTitle) -> Result<()> {
     db.prepare_cached("UPDATE sessions SET version = version + 1 WHERE key = ?1")?
         .execute([key])?;
     write_title(db, key, title)
 }
 
-/// Gives a session a title, in its row and in the words that search finds.
+/// Writes a title to the session's row and to the index of titles.
 fn write_title(db: &Connection, key: i64, title: &SessionTitle) -> Result<()> {
     db.prepare_cached(
         "UPDATE sessions SET title = ?2, title_words = ?3, title_source = ?4 WHERE key = ?1",
     )?
     .execute(params![key, title.text, fold_title(&title.text), title.source.as_str()])?;
+    // Lists sort by the column `title_words` and search in the index.
     index_title(db, key, &title.text)
 }
 
@@ -211,13 +212,14 @@ fn insert_participants(
 ) -> Result<()> {
     let mut insert =
         db.prepare_cached("INSERT OR IGNORE INTO participants (user_id, session) VALUES (?1, ?2)")?;
+    // Owners are found by the column `owner`; the table lists only the other participants.
     for user in participants.iter().filter(|user| *user != owner) {
         insert.execute(params![user.as_str(), key])?;
     }
     Ok(())
 }
 
-/// Replaces fields of the session's own.
+/// Replaces the given fields and increments the version.
 pub(super) fn update_session(
     db: &Connection,
     row: &SessionRow,
@@ -232,6 +234,7 @@ pub(super) fn update_session(
     let participants = match &update.participants {
         None => old.participants,
         Some(others) => {
+            // The row keeps the ordered list, the table serves lookups by user.
             db.prepare_cached("DELETE FROM participants WHERE session = ?1")?.execute([key])?;
             let all = participants_with_owner(&old.owner, others);
             insert_participants(db, key, &old.owner, &all)?;
@@ -280,20 +283,23 @@ fn list_owned_sessions(
 /// Deletes a session and everything that belongs to it.
 pub(super) fn delete_session(db: &Connection, row: &SessionRow) -> Result<DeletionResult> {
     let key = row.key;
+    // Without its claim, the running turn can store neither its log nor its reply.
     let running: Option<String> = db
         .prepare_cached("DELETE FROM turns WHERE session = ?1 RETURNING turn_id")?
         .query_row([key], |row| row.get(0))
         .optional()?;
+    // Seqs start at 1, so the upper bound is below the messages of the next session.
     let messages = db
         .prepare_cached("DELETE FROM messages WHERE key BETWEEN ?1 AND ?2")?
         .execute([message_key(key, 0), message_key(key + 1, 0)])?;
     db.prepare_cached("DELETE FROM embeddings WHERE key BETWEEN ?1 AND ?2")?
         .execute([message_key(key, 0), message_key(key + 1, 0)])?;
-    let waiting: Vec<String> = db
+    let queued: Vec<String> = db
         .prepare_cached("DELETE FROM queue WHERE session = ?1 RETURNING turn_id")?
         .query_map([key], |row| row.get(0))?
         .collect::<Result<_, _>>()?;
     super::search::delete_words(db, key)?;
+    // There are no foreign keys that would delete these rows.
     for rows in [
         "DELETE FROM nodes WHERE session = ?1",
         "DELETE FROM summaries WHERE session = ?1",
@@ -306,7 +312,7 @@ pub(super) fn delete_session(db: &Connection, row: &SessionRow) -> Result<Deleti
     ] {
         db.prepare_cached(rows)?.execute([key])?;
     }
-    let turns = waiting.into_iter().chain(running).map(TurnId::new_unchecked).collect();
+    let turns = queued.into_iter().chain(running).map(TurnId::new_unchecked).collect();
     Ok(DeletionResult {
         sessions: 1,
         messages: messages as u64,

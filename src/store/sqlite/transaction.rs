@@ -1,5 +1,5 @@
-//! One atomic step on SQLite, as the rules of a store see it. SQLite answers at once: nothing here
-//! ever waits.
+//! Transactions of the rules on SQLite. It answers synchronously, so the async functions
+//! here never wait.
 
 use super::paths::{
     add_siblings, find_message, find_message_by_id, find_newest_message, list_children,
@@ -24,11 +24,11 @@ use crate::store::{
 use futures::FutureExt;
 use rusqlite::Connection;
 
-/// A transaction.
+/// A connection with an open transaction.
 pub(super) struct SqliteTransaction<'a>(pub(super) &'a Connection);
 
 impl SqliteStore {
-    /// Does a step of the rules in the writer's thread.
+    /// Runs rules in one transaction on the writer thread.
     pub(super) async fn transact<T, F>(&self, rules: F) -> Result<T>
     where
         T: Send + 'static,
@@ -38,8 +38,9 @@ impl SqliteStore {
     }
 }
 
-/// What a step of the rules came to.
+/// Returns the result of a future that is ready at once, as those of [`SqliteTransaction`] are.
 pub(super) fn run_ready<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
+    // Polled once: a future that is not ready then would never be, as nothing wakes it.
     future
         .now_or_never()
         .unwrap_or_else(|| Err(Error::internal("a SQLite transaction was suspended")))
@@ -186,6 +187,7 @@ impl StoreTransaction for SqliteTransaction<'_> {
     }
 
     async fn record_usage(&mut self, entry: &LedgerEntry, _is_urgent: bool) -> Result<()> {
+        // The totals are updated in this transaction, so they are always current.
         ledger::record_usage(self.0, entry)
     }
 
@@ -244,7 +246,7 @@ impl StoreTransaction for SqliteTransaction<'_> {
     }
 }
 
-/// One message with its siblings.
+/// Reads one message with its siblings.
 pub(super) fn read_message(db: &Connection, row: &SessionRow, seq: u32) -> Result<Message> {
     let mut statement = db.prepare_cached(&format!("{SELECT_MESSAGE} WHERE key = ?1"))?;
     let mut rows = statement.query([message_key(row.key, seq)])?;

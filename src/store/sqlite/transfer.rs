@@ -1,4 +1,4 @@
-//! Whole sessions into SQLite, and out of it.
+//! Import and export of whole sessions in SQLite.
 
 use super::SqliteStore;
 use super::rows::{SELECT_MESSAGE, decode_message, message_key};
@@ -54,7 +54,7 @@ fn read_chunk(db: &Connection, row: &SessionRow, after: u32) -> Result<SessionCh
     Ok(piece)
 }
 
-/// Gives a new session the fields that only an imported one has.
+/// Sets the fields of a new session that only imports carry.
 pub(super) fn set_imported_fields(
     db: &Connection,
     row: &SessionRow,

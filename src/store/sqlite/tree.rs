@@ -1,4 +1,4 @@
-//! The tree of a session's messages in SQLite, node by node.
+//! The message tree in SQLite, node by node.
 
 use super::SqliteStore;
 use super::paths::walk_node;
@@ -95,30 +95,29 @@ impl TreeStore for SqliteStore {
     }
 }
 
-/// Writes back how far each user has read.
 pub(super) fn save_read_marks(db: &Connection, row: &SessionRow) -> Result<()> {
     db.prepare_cached("UPDATE sessions SET read_marks = ?2 WHERE key = ?1")?
         .execute((row.key, encode_json(&row.read_marks)?))?;
     Ok(())
 }
 
-/// The session's nodes without their messages, by number.
 pub(super) fn list_nodes(db: &Connection, session: i64) -> Result<Vec<NodeHeader>> {
     let sql = "SELECT number, prev_node, prev_seq, last_seq FROM nodes WHERE session = ?1 \
                ORDER BY number";
     let mut statement = db.prepare_cached(sql)?;
-    let lines = statement.query_map([session], |row| {
+    let headers = statement.query_map([session], |row| {
         let prev = MessageLocation { node: row.get(1)?, seq: row.get(2)? };
         Ok(NodeHeader {
             number: row.get(0)?,
+            // Zeros are stored for a node that starts with a root.
             prev: Some(prev).filter(|prev| prev.seq > 0),
             last_seq: row.get(3)?,
         })
     })?;
-    Ok(lines.collect::<Result<_, _>>()?)
+    Ok(headers.collect::<Result<_, _>>()?)
 }
 
-/// The messages of one node up to a place in it, oldest first.
+/// Messages of one node up to and including `up_to`, oldest first.
 pub(super) fn node_messages(
     db: &Connection,
     row: &SessionRow,

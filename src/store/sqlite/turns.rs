@@ -1,4 +1,4 @@
-//! Turns in SQLite: `turns` holds the claims, one row per session.
+//! Turns in SQLite. The table `turns` holds the claims.
 
 use super::SqliteStore;
 use crate::domain::title::SessionTitle;
@@ -54,11 +54,16 @@ impl TurnStore for SqliteStore {
     }
 }
 
-/// Invariant: at most one running turn per session; `turns` has one row per session.
+/// Invariant: at most one running turn per session, because the session is the
+/// primary key of `turns`.
 pub(super) fn claim(db: &Connection, row: &SessionRow, lease_holder: &LeaseHolder) -> Result<()> {
-    let turn =
-        row.session.active_turn.as_ref().ok_or_else(|| Error::internal("no turn to hold"))?;
-    let payer = row.payer.as_ref().ok_or_else(|| Error::internal("nobody pays for a turn"))?;
+    let turn = row
+        .session
+        .active_turn
+        .as_ref()
+        .ok_or_else(|| Error::internal("no active turn to claim"))?;
+    let payer =
+        row.payer.as_ref().ok_or_else(|| Error::internal("the active turn has no payer"))?;
     db.prepare_cached("INSERT INTO turns VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?.execute(
         params![
             row.key,
