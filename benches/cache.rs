@@ -1,11 +1,12 @@
-//! How much of the prompts of a conversation a provider has cached, by OpenAI's rule: the longest
-//! common beginning with the request before, if it has 1,024 tokens, in steps of 128
-//! (<https://platform.openai.com/docs/guides/prompt-caching>). 200 requests of one conversation
-//! behind a system prompt of about 500 tokens, 65 tokens a turn. The bars: at a budget of 4,000
-//! tokens 90 % without recall, 77 % with 500 tokens of it, 63 % with 1,000; at 8,000 tokens 95, 88
-//! and 82 %.
+//! Share of a conversation's prompt tokens that a provider can read from its cache, by OpenAI's
+//! rule: the longest common beginning with the previous request, at least 1,024 tokens, in steps of
+//! 128 (<https://platform.openai.com/docs/guides/prompt-caching>).
 //!
-//! `cargo bench --bench cache`.
+//! Setup: 200 requests of one conversation after a system prompt of about 500 tokens, 65 tokens per
+//! turn. Targets: at a budget of 4,000 tokens 90 % without recall, 77 % with 500 tokens of it, 63 %
+//! with 1,000; at 8,000 tokens 95, 88 and 82 %.
+//!
+//! Run it with `cargo bench --bench cache`.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
@@ -28,7 +29,7 @@ use tiktoken_rs::o200k_base_singleton;
 use tokio::runtime::Runtime;
 
 const REQUESTS: usize = 200;
-/// What a cached beginning must have at least, and what it is a multiple of, in tokens.
+/// Minimum length of a cached beginning, and the step in which it grows, in tokens.
 const MIN_CACHED_TOKENS: usize = 1024;
 const CACHE_STEP: usize = 128;
 const WORDS: [&str; 24] = [
@@ -53,7 +54,7 @@ fn main() {
     });
 }
 
-/// The tokens that were cached, and all, of a conversation's prompts.
+/// Cached tokens and all tokens of a conversation's prompts.
 async fn run_conversation(budget: u32, recalled: u32) -> (usize, usize) {
     let folder = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(&folder.path().join("echoic.db"), Durability::Normal).unwrap();
@@ -103,7 +104,7 @@ async fn run_conversation(budget: u32, recalled: u32) -> (usize, usize) {
     (cached, all)
 }
 
-/// The tokens of the prompt as a provider reads them.
+/// The prompt in tokens, as a provider would read it.
 async fn tokenize_prompt(
     memory: &Memory,
     settings: &SessionSettings,
@@ -112,18 +113,18 @@ async fn tokenize_prompt(
     turn: usize,
 ) -> Vec<u32> {
     let tokens = echoic::memory::tokens::count_tokens(question);
-    let incoming = PlanInput { text: question, tokens, images: &[], extra_tokens: 0 };
-    let mut plan = memory.plan_prompt(settings, Some(incoming)).unwrap();
-    // The index must be there, whatever else the machine does.
-    plan.recall_timeout = None;
+    let input = PlanInput { text: question, tokens, images: &[], extra_tokens: 0 };
+    let mut budget = memory.plan_prompt(settings, Some(input)).unwrap();
+    // Waits for the index, so that the result does not depend on the speed of the machine.
+    budget.recall_timeout = None;
     let new = PromptInput::from_user(question, turn_time(turn));
     let assembled =
-        memory.assemble_prompt(session, plan, session.head_id.as_ref(), Some(new)).await;
+        memory.assemble_prompt(session, budget, session.head_id.as_ref(), Some(new)).await;
     let messages = assembled.unwrap().to_prompt(settings).messages;
-    let written = messages
+    let texts = messages
         .iter()
         .map(|message| format!("<|{}|>{}<|end|>", message.role.as_str(), message.content));
-    o200k_base_singleton().encode_ordinary(&written.collect::<String>())
+    o200k_base_singleton().encode_ordinary(&texts.collect::<String>())
 }
 
 async fn post_message(
@@ -157,13 +158,13 @@ async fn post_message(
     store.post_message(owner, post).await.unwrap();
 }
 
-/// About so many tokens, always the same for a number.
+/// A sentence of this many words; the same number always gives the same sentence.
 fn make_sentence(number: usize, words: usize) -> String {
     let word = |at: usize| WORDS[(number * 31 + at * 17 + (number * at) % 13) % WORDS.len()];
     (0..words).map(word).collect::<Vec<_>>().join(" ")
 }
 
-/// A turn a minute.
+/// One turn per minute.
 fn turn_time(turn: usize) -> Timestamp {
     Timestamp::from_millis(1_700_000_000_000 + turn as i64 * 60_000)
 }

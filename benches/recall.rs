@@ -1,7 +1,7 @@
-//! What recall costs: a prompt put together with the session's index in memory, and the index made
-//! from nothing. Prints what the index takes in memory, too.
+//! Cost of recall: assembling a prompt with a cached index, and building an index from scratch.
+//! Also prints the memory that the index takes.
 //!
-//! `cargo bench --bench recall`.
+//! Run it with `cargo bench --bench recall`.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 
@@ -27,7 +27,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 const SESSION_LENGTHS: [usize; 2] = [700, 6_000];
-/// The messages of the index that is made from nothing.
+/// Messages of the index that is built from scratch.
 const COLD_MESSAGES: usize = 10_000;
 const SYLLABLES: [&str; 16] = [
     "ka", "lo", "mi", "ter", "san", "vo", "rel", "qui", "dan", "pes", "ur", "tob", "lin", "gra",
@@ -35,7 +35,7 @@ const SYLLABLES: [&str; 16] = [
 ];
 const GRAMMAR: [&str; 8] = ["the", "a", "we", "and", "of", "to", "was", "in"];
 
-/// A number that looks like chance and is always the same.
+/// A pseudo-random number that is the same in every run.
 fn mix_bits(number: usize) -> usize {
     let mut x = number as u64 ^ 0x9e37_79b9_7f4a_7c15;
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -43,7 +43,7 @@ fn mix_bits(number: usize) -> usize {
     (x ^ (x >> 31)) as usize
 }
 
-/// A word, the common ones more often than the rare ones.
+/// A pseudo-random word; some words are much more common than others.
 fn make_word(number: usize) -> String {
     let chance = mix_bits(number);
     if chance.is_multiple_of(3) {
@@ -95,9 +95,9 @@ impl RecallFixture {
         Self { runtime, memory, sessions, _folder: folder }
     }
 
-    /// A prompt of 4,000 tokens of memory, a quarter of them for recent messages.
+    /// Assembles a prompt with 4,000 tokens of memory, a quarter of them for recent messages.
     async fn assemble_prompt(&self, session: &Session, number: usize) -> AssembledPrompt {
-        let asked = format!(
+        let question = format!(
             "Which {} {} {}?",
             make_word(number),
             make_word(number + 1),
@@ -109,17 +109,18 @@ impl RecallFixture {
             ..MemoryOptions::default()
         };
         let settings = SessionSettings { memory: options, ..SessionSettings::default() };
-        let incoming = PlanInput {
-            text: &asked,
-            tokens: tokens::count_tokens(&asked),
+        let input = PlanInput {
+            text: &question,
+            tokens: tokens::count_tokens(&question),
             images: &[],
             extra_tokens: 0,
         };
-        let mut plan = self.memory.plan_prompt(&settings, Some(incoming)).unwrap();
-        plan.recall_timeout = None;
-        let new = PromptInput::from_user(asked.as_str(), message_time(9_999));
+        let mut budget = self.memory.plan_prompt(&settings, Some(input)).unwrap();
+        // Waits for the index, so that every sample includes recall.
+        budget.recall_timeout = None;
+        let new = PromptInput::from_user(question.as_str(), message_time(9_999));
         self.memory
-            .assemble_prompt(session, plan, session.head_id.as_ref(), Some(new))
+            .assemble_prompt(session, budget, session.head_id.as_ref(), Some(new))
             .await
             .unwrap()
     }
@@ -161,22 +162,22 @@ async fn import_session(store: &SqliteStore, length: usize) -> Session {
 }
 
 fn bench_warm_index(criterion: &mut Criterion) {
-    let world = RecallFixture::new();
-    let mut held = 0;
-    for (session, length) in world.sessions.iter().zip(SESSION_LENGTHS) {
-        let found = world.runtime.block_on(world.assemble_prompt(session, 0));
-        let recalled = found.pieces.iter().filter(|piece| piece.score.is_some()).count();
-        let (_, bytes) = world.memory.cache_stats();
+    let fixture = RecallFixture::new();
+    let mut bytes_before = 0;
+    for (session, length) in fixture.sessions.iter().zip(SESSION_LENGTHS) {
+        let assembled = fixture.runtime.block_on(fixture.assemble_prompt(session, 0));
+        let recalled = assembled.pieces.iter().filter(|section| section.score.is_some()).count();
+        let (_, bytes) = fixture.memory.cache_stats();
         println!(
             "{length} messages: {} kB of index and text per 1,000, {recalled} messages recalled",
-            (bytes - held) / length
+            (bytes - bytes_before) / length
         );
-        held = bytes;
+        bytes_before = bytes;
         let mut number = 0;
         criterion.bench_function(&format!("assemble, {length} messages"), |bencher| {
             bencher.iter(|| {
                 number += 3;
-                black_box(world.runtime.block_on(world.assemble_prompt(session, number)))
+                black_box(fixture.runtime.block_on(fixture.assemble_prompt(session, number)))
             });
         });
     }
@@ -190,15 +191,15 @@ fn bench_cold_index(criterion: &mut Criterion) {
         let mut index = PassageIndex::default();
         for (number, text) in texts.iter().enumerate() {
             let day = message_time(number).format_day();
-            let at = message_time(number).as_millis();
-            index.push(Utterance { day: &day, speaker: "", text, at_millis: at });
+            let at_millis = message_time(number).as_millis();
+            index.push(Utterance { day: &day, speaker: "", text, at_millis });
         }
         index
     };
     println!("the index alone: {} bytes per message", build(&texts).memory_bytes() / COLD_MESSAGES);
     let mut group = criterion.benchmark_group("index");
     group.sample_size(20);
-    group.bench_function("10,000 messages from nothing", |bencher| {
+    group.bench_function("10,000 messages from scratch", |bencher| {
         bencher.iter_batched(|| (), |()| black_box(build(&texts)), BatchSize::PerIteration);
     });
 }

@@ -1,8 +1,8 @@
-//! What loading a prompt's window costs in short and in long sessions, as a ratio within one run:
-//! it must not grow with the session. Prints the nodes of the longest, too.
+//! Time to load a prompt's window in short and in long sessions, as a ratio within one run: it must
+//! not grow with the session. Also prints the sizes of the longest session's nodes.
 //!
-//! `cargo bench --bench window`; with `ECHOIC_TEST_MONGODB=mongodb://HOST:PORT/?OPTIONS`, on MongoDB
-//! as well.
+//! Run it with `cargo bench --bench window`. With
+//! `ECHOIC_TEST_MONGODB=mongodb://HOST:PORT/?OPTIONS` it measures MongoDB, too.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
@@ -18,13 +18,13 @@ use echoic::store::{
 use mongodb::bson::{Document, doc};
 use std::time::{Duration, Instant};
 
-/// The lengths that are compared, the first with each of the others.
+/// Lengths of the sessions; the first is compared with each of the others.
 const SESSION_LENGTHS: [usize; 3] = [100, 10_000, 100_000];
-/// Messages that are stored in one step.
+/// Messages per import.
 const IMPORT_BATCH: usize = 10_000;
-/// Windows that are loaded of each session, in turns.
+/// Windows loaded per session, alternating between the sessions.
 const ROUNDS: usize = 300;
-/// A window of the default budget, with messages of about fifty tokens.
+/// The window of a budget of 4,000 tokens, with messages of about fifty tokens.
 const WINDOW_LIMITS: HistoryLimits =
     HistoryLimits { max_messages: 1_000, max_tokens: 4_000, token_overhead: 4, max_part_bytes: 0 };
 
@@ -54,9 +54,9 @@ async fn compare_lengths(name: &str, store: &dyn Store) {
     let mut times = vec![Vec::new(); SESSION_LENGTHS.len()];
     for _ in 0..ROUNDS {
         for ((session, head), times) in heads.iter().zip(&mut times) {
-            let begun = Instant::now();
+            let started = Instant::now();
             let window = store.recent_history(session, head, WINDOW_LIMITS).await.unwrap();
-            times.push(begun.elapsed());
+            times.push(started.elapsed());
             assert!(window.len() > 50);
         }
     }
@@ -77,7 +77,7 @@ fn session_id(length: usize) -> SessionId {
     SessionId::new_unchecked(format!("length-{length}"))
 }
 
-/// A session of so many messages; its last one.
+/// Imports a session of this length. Returns the id of its last message.
 async fn import_session(store: &dyn Store, owner: &Principal, length: usize) -> MessageId {
     let id = |number: usize| MessageId::new_unchecked(format!("m{number}"));
     for start in (0..length).step_by(IMPORT_BATCH) {

@@ -1,6 +1,7 @@
-//! `/api/admin`: who uses the server, and how much. The gate lets admins in only, and each of their
-//! requests leaves a line in the log. What anybody wrote is not shown, nor searched, unless it is
-//! asked for in so many words.
+//! `/api/admin`: users and sessions of the whole server.
+//!
+//! `auth_middleware.rs` admits admins only and writes an audit line for each request. Titles and
+//! messages are neither shown nor searched unless the request says `content=true`.
 
 use super::ApiState;
 use super::envelope::{ApiResult, Envelope, ErrorResponse, ok_response};
@@ -16,14 +17,17 @@ use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// A user who owns sessions.
+/// A user who owns at least one session.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct AdminUser {
     #[schema(value_type = String)]
     user_id: UserId,
+    /// Sessions that the user owns.
     sessions: u64,
+    /// Messages in those sessions, all branches included.
     messages: u64,
+    /// Time of the latest activity in any of those sessions.
     #[schema(value_type = String, format = DateTime)]
     last_active_at: Timestamp,
 }
@@ -38,17 +42,19 @@ impl From<UserStats> for AdminUser {
 /// A page of users.
 #[derive(Serialize, ToSchema)]
 pub(super) struct UserListResponse {
-    /// In the order of their names.
+    /// Ordered by user ID.
     users: Vec<AdminUser>,
     pagination: Pagination,
 }
 
-/// List the users who own sessions. For admins.
+/// List the users who own sessions.
+///
+/// Requires an admin.
 #[utoipa::path(
     get, path = "/api/admin/users", tag = "admin",
     params(
-        ("page" = Option<u32>, Query, description = "From 1; a page past the end is empty"),
-        ("limit" = Option<u32>, Query, description = "From 1 to 100, 20 by default"),
+        ("page" = Option<u32>, Query, description = "Page number, from 1; a page past the end is empty"),
+        ("limit" = Option<u32>, Query, description = "Page size, 1 to 100 (default 20)"),
     ),
     responses((status = 200, body = Envelope<UserListResponse>), (status = "default", body = ErrorResponse))
 )]
@@ -67,33 +73,38 @@ pub(super) async fn list_users(
     ))
 }
 
-/// A session, without what anybody wrote.
+/// A session as admins see it: without its messages.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct AdminSession {
     #[schema(value_type = String)]
     session_id: SessionId,
+    /// The owner.
     #[schema(value_type = String)]
     user_id: UserId,
     #[schema(value_type = Option<String>)]
     project_id: Option<ProjectId>,
+    /// User IDs of all participants, the owner included.
     #[schema(value_type = Vec<String>)]
     participants: Vec<UserId>,
     #[schema(value_type = String)]
     status: SessionStatus,
     archived: bool,
+    /// Number of messages, all branches included.
     messages_count: u32,
+    /// Whether a reply is running.
     is_answering: bool,
     #[schema(value_type = Option<String>, format = DateTime)]
     last_message_at: Option<Timestamp>,
+    /// Time of the latest message that the owner sent.
     #[schema(value_type = Option<String>, format = DateTime)]
     last_seen: Option<Timestamp>,
     #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
-    /// With `content=true` only.
+    /// Present with `content=true` only.
     #[serde(skip_serializing_if = "Option::is_none")]
     title: Option<String>,
-    /// With `content=true` only: at most 200 characters.
+    /// Present with `content=true` only; at most 200 characters.
     #[serde(skip_serializing_if = "Option::is_none")]
     last_message: Option<String>,
 }
@@ -112,38 +123,44 @@ impl AdminSession {
             last_message_at: session.last_message_at,
             last_seen: session.last_seen,
             created_at: session.created_at,
+            // Absent rather than null, so that a hidden title cannot be taken for an empty one.
             title: with_content.then_some(session.title),
             last_message: session.last_message.filter(|_| with_content),
         }
     }
 }
 
-/// A page of sessions.
+/// A page of sessions of any users.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct AdminSessionListResponse {
+    /// Pinned sessions first, then in the requested order.
     sessions: Vec<AdminSession>,
+    /// Present if the request did not use a cursor.
     #[serde(skip_serializing_if = "Option::is_none")]
     pagination: Option<Pagination>,
+    /// Pass as `cursor` to get the next page; absent on the last page.
     #[serde(skip_serializing_if = "Option::is_none")]
     next_cursor: Option<String>,
 }
 
-/// List everybody's sessions, or one user's, without what was written in them. For admins. With
-/// `content=true`, which the log notes, titles and last messages are shown and can be searched.
+/// List the sessions of all users, or of one user.
+///
+/// Requires an admin. Titles and last messages are shown, and can be searched, only with
+/// `content=true`; the audit log records that.
 #[utoipa::path(
     get, path = "/api/admin/sessions", tag = "admin",
     params(
-        ("user" = Option<String>, Query, description = "Only sessions that this user owns"),
-        ("content" = Option<bool>, Query, description = "Show titles and last messages; the log notes it"),
-        ("page" = Option<u32>, Query, description = "From 1; a page past the end is empty"),
-        ("limit" = Option<u32>, Query, description = "From 1 to 100, 20 by default"),
-        ("cursor" = Option<String>, Query, description = "A nextCursor, in place of page"),
-        ("search" = Option<String>, Query, description = "With content=true: every word must begin a word of the title"),
+        ("user" = Option<String>, Query, description = "Only sessions owned by this user"),
+        ("content" = Option<bool>, Query, description = "Include titles and last messages; recorded in the audit log"),
+        ("page" = Option<u32>, Query, description = "Page number, from 1; a page past the end is empty"),
+        ("limit" = Option<u32>, Query, description = "Page size, 1 to 100 (default 20)"),
+        ("cursor" = Option<String>, Query, description = "The nextCursor of the previous page, instead of page"),
+        ("search" = Option<String>, Query, description = "Words of the title, each matched as a prefix; requires content=true"),
         ("projectId" = Option<String>, Query, description = "Only sessions of this project"),
         ("status" = Option<String>, Query, description = "Only sessions with this status"),
         ("archived" = Option<String>, Query, description = "true, false (default) or all"),
-        ("sort" = Option<String>, Query, description = "lastMessageAt, createdAt or updatedAt; - in front for descending"),
+        ("sort" = Option<String>, Query, description = "lastMessageAt, createdAt, updatedAt, or title with content=true; prefix with - for descending order"),
     ),
     responses((status = 200, body = Envelope<AdminSessionListResponse>), (status = "default", body = ErrorResponse))
 )]
@@ -155,10 +172,11 @@ pub(super) async fn list_all_sessions(
     let with_content =
         query.take_choice("content", &[("true", true), ("false", false)]).unwrap_or_default();
     let query = parse_session_query(query)?;
-    let tells_titles = query.search.is_some() || query.sort.field == SortField::Title;
-    if tells_titles && !with_content {
-        let wants = "must come with content=true to go by titles";
-        return Err(Error::invalid_field("content", wants));
+    // Searching or sorting by title would reveal titles that the response leaves out.
+    let reveals_titles = query.search.is_some() || query.sort.field == SortField::Title;
+    if reveals_titles && !with_content {
+        let expected = "must be true to search or sort by title";
+        return Err(Error::invalid_field("content", expected));
     }
     let page = api.store.list_all_sessions(user.as_ref(), query).await?;
     let sessions = page.sessions.into_iter();

@@ -1,8 +1,8 @@
-//! The gate before every route: who is asking, and whether such a request is theirs to make.
+//! Authentication, authorization, rate limits and the audit log, in front of every route.
 //!
-//! Invariant: what is not in [`PUBLIC_ROUTES`] is never reached without an identity. The gate is a layer of
-//! the whole router, so a new route stands behind it, whoever forgets to say so; and a handler that
-//! asks for its caller gets an error, not a stranger, should it ever be reached another way.
+//! Invariant: a route outside [`PUBLIC_ROUTES`] is never reached without an identity. The
+//! middleware wraps the whole router, so it covers new routes too. Should a handler be reached in
+//! any other way, its [`CurrentUser`] extractor fails, because the request has no identity.
 
 use super::ApiState;
 use super::rate_limit::RequestClass;
@@ -27,7 +27,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// The routes that need no credentials.
+/// Routes that need no credentials.
 const PUBLIC_ROUTES: &[(&str, &str)] = &[
     ("GET", "/"),
     ("GET", "/assets/{*path}"),
@@ -36,39 +36,38 @@ const PUBLIC_ROUTES: &[(&str, &str)] = &[
     ("GET", "/health/ready"),
 ];
 
-/// Whatever stands below this is the admins' alone.
+/// Routes below this prefix require an admin.
 const ADMIN_PREFIX: &str = "/api/admin/";
 
-/// The routes that browsers read with `EventSource`, which sends no headers: a ticket opens them.
+/// Routes that accept a ticket in the query, for `EventSource`, which cannot send headers.
 const TICKET_ROUTES: &[&str] = &["/api/events", "/api/chat/{sessionId}/stream"];
-/// The routes that begin turns.
+/// Routes that begin turns.
 const TURN_ROUTES: &[&str] =
     &["/api/chat", "/api/chat/{sessionId}/regenerate", "/v1/chat/completions", "/v1/responses"];
-/// What is posted though it changes nothing: a key that may only read may post it, too.
+/// POST routes that change no user data; read-only keys may call them.
 const READ_ONLY_POSTS: &[&str] = &["/api/tickets", "/api/render"];
-/// They end what somebody pays for, so they count as reads: nobody has to wait before they may stop.
+/// Rate-limited as reads, so that a client can always stop a reply that costs money.
 const CANCEL_ROUTES: &[&str] = &["/api/chat/{sessionId}/stop", "/v1/responses/{response}/cancel"];
 
-/// They name their session in the body, so the handler says of an admin what they do.
+/// Routes whose body names the session. Their handlers write the audit line with [`audit_session`].
 const BODY_SESSION_ROUTES: &[&str] =
     &["/api/chat", "/api/chat-messages", "/v1/chat/completions", "/v1/responses"];
-/// What of a query the log tells of an admin's request.
+/// Query parameters that the audit log includes. Search terms are never logged.
 const AUDITED_PARAMS: &[&str] = &["sessionId", "projectId", "user", "content"];
 
-/// The most bytes of a refused request's body that are read …
+/// Bytes of a rejected request's body that are read and dropped, at most.
 const DRAIN_LIMIT: usize = 256 << 10;
-/// … and for how long.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 const FORWARDED_FOR_HEADER: &str = "x-forwarded-for";
 const FORWARDED_USER_HEADER: &str = "x-forwarded-user";
 
-/// The routes that need no credentials, as `METHOD path`.
+/// The routes that need no credentials, each as `METHOD path`.
 pub fn public_routes() -> Vec<String> {
     PUBLIC_ROUTES.iter().map(|(method, path)| format!("{method} {path}")).collect()
 }
 
-/// Lets a request pass with the identity of whoever sent it, or refuses it.
+/// Middleware that attaches the caller's [`Identity`] to a request, or rejects it.
 pub(super) async fn authenticate(
     State(api): State<ApiState>,
     request: Request,
@@ -78,6 +77,7 @@ pub(super) async fn authenticate(
     if is_public_route(&parts) {
         return next.run(Request::from_parts(parts, body)).await;
     }
+    // The address is counted first, so that a flood costs neither a key lookup nor a database read.
     let address = client_address(&api, &parts);
     if let Err(error) = api.rate_limiter.check_address(address) {
         return drain_and_reject(error, body).await;
@@ -90,45 +90,46 @@ pub(super) async fn authenticate(
                 .await;
         }
     };
-    let left = api.rate_limiter.check_user(&identity.principal.user, request_class(&parts));
-    let refusal = left.and_then(|left| left.to_error());
-    let mut response = match refusal {
-        // A turn that came before may be repeated: who has sent too much is told so behind the look
-        // for it, as long as they do not have that done too often.
-        Some(refusal)
+    let rate_status = api.rate_limiter.check_user(&identity.principal.user, request_class(&parts));
+    let rejection = rate_status.and_then(|rate_status| rate_status.to_error());
+    let mut response = match rejection {
+        // A retry of an earlier turn is allowed over the rate, because it starts no new reply. So
+        // the rejection of a turn is passed on and raised after the idempotency lookup. These
+        // lookups have a rate of their own; above it the request is rejected here.
+        Some(rejection)
             if !is_turn_route(&parts)
                 || !api.rate_limiter.allow_replay_lookup(&identity.principal.user) =>
         {
-            drain_and_reject(refusal, body).await
+            drain_and_reject(rejection, body).await
         }
-        refusal => {
-            parts
-                .extensions
-                .insert(CallerStatus { key_id: identity.key.clone(), rejection: refusal });
+        rejection => {
+            parts.extensions.insert(CallerStatus { key_id: identity.key.clone(), rejection });
             parts.extensions.insert(identity);
             next.run(Request::from_parts(parts, body)).await
         }
     };
-    if let Some(left) = left {
-        left.add_headers(response.headers_mut());
+    if let Some(rate_status) = rate_status {
+        rate_status.add_headers(response.headers_mut());
     }
     response
 }
 
-/// Refuses a request whose body nobody will look at. A client that is still sending it would find the
-/// connection closed instead of the answer, so a short one is passed over first.
+/// Rejects a request whose body was not read.
 async fn drain_and_reject(error: Error, body: Body) -> Response {
-    let (mut left, mut pieces) = (DRAIN_LIMIT, body.into_data_stream());
-    let passing = async {
-        while let Some(Ok(piece)) = pieces.next().await {
-            match left.checked_sub(piece.len()) {
-                Some(rest) => left = rest,
+    // Closing a connection with unread bytes resets it, and a client that is still sending would
+    // get a broken pipe instead of the response. So a short body is read and dropped first; a long
+    // or slow one is not worth the wait.
+    let mut remaining = DRAIN_LIMIT;
+    let mut chunks = body.into_data_stream();
+    let drain = async {
+        while let Some(Ok(chunk)) = chunks.next().await {
+            match remaining.checked_sub(chunk.len()) {
+                Some(rest) => remaining = rest,
                 None => return,
             }
         }
     };
-    // Whoever sends it slowly does without.
-    let _ = timeout(DRAIN_TIMEOUT, passing).await;
+    let _ = timeout(DRAIN_TIMEOUT, drain).await;
     error.into_response()
 }
 
@@ -137,7 +138,6 @@ fn is_turn_route(request: &Parts) -> bool {
         && matched_route(request).is_some_and(|path| TURN_ROUTES.contains(&path))
 }
 
-/// Whether nothing is changed by it.
 fn is_read_only(request: &Parts) -> bool {
     request.method.is_safe()
         || matched_route(request).is_some_and(|path| READ_ONLY_POSTS.contains(&path))
@@ -149,12 +149,14 @@ fn request_class(request: &Parts) -> RequestClass {
     if is_read { RequestClass::Read } else { RequestClass::Write }
 }
 
-/// Whose address a request comes from: behind trusted proxies, the last one that is none of theirs.
+/// The client's address: behind trusted proxies, the last hop that is not one of them.
 fn client_address(api: &ApiState, request: &Parts) -> IpAddr {
     let peer = peer_address(request);
     if !api.auth.is_trusted_proxy(peer) {
         return peer;
     }
+    // Each proxy appends the address it received the request from, so the list is read from its
+    // end. Entries before the first untrusted one are the client's own claim.
     let lines = request.headers.get_all(FORWARDED_FOR_HEADER).iter();
     let lines: Vec<&str> = lines.filter_map(|line| line.to_str().ok()).collect();
     let named = lines.iter().rev().flat_map(|line| line.rsplit(','));
@@ -162,7 +164,7 @@ fn client_address(api: &ApiState, request: &Parts) -> IpAddr {
     addresses.find(|address| !api.auth.is_trusted_proxy(*address)).unwrap_or(peer)
 }
 
-/// An address as proxies write it: `1.2.3.4`, `::1`, `[::1]`, and with a port.
+/// Parses the address forms that proxies write: `1.2.3.4`, `::1`, `[::1]`, each also with a port.
 fn parse_address(text: &str) -> Option<IpAddr> {
     let alone = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     let with_port = || text.parse::<SocketAddr>().ok().map(|address| address.ip());
@@ -170,25 +172,26 @@ fn parse_address(text: &str) -> Option<IpAddr> {
 }
 
 fn is_public_route(request: &Parts) -> bool {
-    // What answers GET answers HEAD.
+    // axum routes HEAD to the GET handler.
     let method = if request.method == Method::HEAD { "GET" } else { request.method.as_str() };
     matched_route(request).is_some_and(|path| PUBLIC_ROUTES.contains(&(method, path)))
 }
 
-/// The route as the router spells it; none if there is none.
+/// The route's template, such as `/api/chat/{sessionId}/stop`; `None` for an unknown path.
 fn matched_route(request: &Parts) -> Option<&str> {
     request.extensions.get::<MatchedPath>().map(MatchedPath::as_str)
 }
 
-/// Takes the ticket out of the request's address, so that nothing behind this ever sees it. Of two,
-/// none is good.
+/// Removes the ticket from the request's URI and returns it.
 fn extract_ticket(request: &mut Parts) -> Option<String> {
     let is_ticketed = matched_route(request).is_some_and(|path| TICKET_ROUTES.contains(&path));
     let query = request.uri.query().filter(|_| is_ticketed)?;
     let (tickets, others): (Vec<&str>, Vec<&str>) =
         query.split('&').partition(|pair| pair.starts_with("ticket="));
     let ticket = tickets.first()?.trim_start_matches("ticket=");
+    // Several tickets are as good as an invalid one; an empty string is never valid.
     let ticket = if tickets.len() == 1 { ticket.to_owned() } else { String::new() };
+    // The ticket is a secret: neither the handler nor the logs may see it.
     let rest = match others.join("&") {
         rest if rest.is_empty() => request.uri.path().to_owned(),
         rest => format!("{}?{rest}", request.uri.path()),
@@ -205,6 +208,7 @@ async fn authorize_request(
     let identity = match ticket {
         Some(ticket) if !api.auth.is_disabled() => {
             let identity = redeem_ticket(&*api.store, &ticket, clock::now()).await?;
+            // The key the ticket was issued for may have been revoked since.
             if !api.auth.is_still_valid(&identity).await? {
                 return Err(invalid_credentials());
             }
@@ -214,10 +218,10 @@ async fn authorize_request(
     };
     let is_admins = matched_route(request).is_some_and(|path| path.starts_with(ADMIN_PREFIX));
     if is_admins && identity.scope < AuthScope::Admin {
-        return Err(Error::new(ErrorKind::Forbidden, "only an admin may do this"));
+        return Err(Error::new(ErrorKind::Forbidden, "this route requires an admin"));
     }
     if !is_read_only(request) && identity.scope < AuthScope::Chat {
-        return Err(Error::new(ErrorKind::Forbidden, "this key may only read"));
+        return Err(Error::new(ErrorKind::Forbidden, "this key is read-only"));
     }
     if identity.scope == AuthScope::Admin {
         audit_request(request, &identity);
@@ -225,15 +229,17 @@ async fn authorize_request(
     Ok(identity)
 }
 
-/// Whatever an admin does that could touch what is another's leaves a line in the log: the route and
-/// the ids in it, never what was written.
+/// Logs an admin's request if it may concern another user's data: the path and the audited query
+/// parameters, never content.
 fn audit_request(request: &Parts, identity: &Identity) {
     let route = matched_route(request).unwrap_or_default();
-    let asked = audited_query(request);
-    let names_nothing =
-        !route.starts_with(ADMIN_PREFIX) && !route.contains('{') && asked.is_empty();
-    let is_told_later = request.method == Method::POST && BODY_SESSION_ROUTES.contains(&route);
-    if is_told_later || request.method.is_safe() && names_nothing {
+    let query = audited_query(request);
+    // A read of a route without IDs returns the admin's own data only.
+    let names_no_resource =
+        !route.starts_with(ADMIN_PREFIX) && !route.contains('{') && query.is_empty();
+    let is_logged_by_handler =
+        request.method == Method::POST && BODY_SESSION_ROUTES.contains(&route);
+    if is_logged_by_handler || request.method.is_safe() && names_no_resource {
         return;
     }
     tracing::info!(
@@ -241,31 +247,31 @@ fn audit_request(request: &Parts, identity: &Identity) {
         admin = %identity.principal.user,
         http.method = %request.method,
         http.path = request.uri.path(),
-        http.query = asked,
-        "an admin acts"
+        http.query = query,
+        "admin request"
     );
 }
 
-/// What of a query may stand in the log.
+/// The part of the query that the audit log may show.
 fn audited_query(request: &Parts) -> String {
-    let given = Query::<Vec<(String, String)>>::try_from_uri(&request.uri);
-    let given = given.map(|query| query.0).unwrap_or_default().into_iter();
-    let told = given.filter(|(name, _)| AUDITED_PARAMS.contains(&name.as_str()));
-    told.map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("&")
+    let params = Query::<Vec<(String, String)>>::try_from_uri(&request.uri);
+    let params = params.map(|query| query.0).unwrap_or_default().into_iter();
+    let audited = params.filter(|(name, _)| AUDITED_PARAMS.contains(&name.as_str()));
+    audited.map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("&")
 }
 
-/// The line of an admin's request that names its session in the body.
-pub(super) fn audit_session(who: &Principal, path: &'static str, session: &SessionId) {
-    if !who.is_admin {
+/// Logs an admin's request whose body names the session.
+pub(super) fn audit_session(principal: &Principal, path: &'static str, session: &SessionId) {
+    if !principal.is_admin {
         return;
     }
     tracing::info!(
         audit = true,
-        admin = %who.user,
+        admin = %principal.user,
         http.method = "POST",
         http.path = path,
         session.id = %session,
-        "an admin acts"
+        "admin request"
     );
 }
 
@@ -279,21 +285,21 @@ async fn identify_caller(api: &ApiState, request: &Parts) -> Result<Identity> {
     api.auth.identify(credentials).await
 }
 
-/// Whom the connection comes from.
 fn peer_address(request: &Parts) -> IpAddr {
     let peer = request.extensions.get::<PeerAddress>();
-    // The server always says it; whoever does not is no proxy.
+    // `serve` always sets it. Without it (a router in a test) no address is trusted as a proxy.
     peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |PeerAddress(address)| *address)
 }
 
-/// A header that may stand there once: of two, nobody could tell which one somebody else has read.
+/// The value of a header that must not be repeated.
 fn single_header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>> {
     let mut values = headers.get_all(name).iter();
     let Some(value) = values.next() else { return Ok(None) };
+    // A proxy and this server could each read another one of two values.
     if values.next().is_some() {
         return Err(invalid_credentials());
     }
-    // Names in UTF-8 are names, too.
+    // `to_str` would refuse user names that are not ASCII.
     std::str::from_utf8(value.as_bytes()).map(Some).map_err(|_| invalid_credentials())
 }
 
@@ -306,7 +312,7 @@ fn bearer_token(headers: &HeaderMap) -> Result<Option<&str>> {
     Ok(Some(token))
 }
 
-/// The user who sent the request.
+/// The authenticated user.
 pub(super) struct CurrentUser(pub(super) Principal);
 
 impl<S: Send + Sync> FromRequestParts<S> for CurrentUser {
@@ -318,7 +324,7 @@ impl<S: Send + Sync> FromRequestParts<S> for CurrentUser {
     }
 }
 
-/// The user who sent the request, with what their credentials say of them.
+/// The authenticated user with the claims and the scope of their credentials.
 pub(super) struct CurrentIdentity(pub(super) Identity);
 
 impl<S: Send + Sync> FromRequestParts<S> for CurrentIdentity {
@@ -329,7 +335,7 @@ impl<S: Send + Sync> FromRequestParts<S> for CurrentIdentity {
     }
 }
 
-/// How whoever asks for a turn stands with the server.
+/// The caller's key and rate limit state, which the turn checks after its idempotency lookup.
 pub(super) struct TurnAdmission(pub(super) CallerStatus);
 
 impl<S: Send + Sync> FromRequestParts<S> for TurnAdmission {

@@ -1,4 +1,4 @@
-//! Request bodies: JSON within a limit, with errors that name the field.
+//! Request bodies: JSON up to a size limit, with errors that name the invalid field.
 
 use super::ApiState;
 use crate::error::{Error, ErrorKind, Result};
@@ -14,10 +14,10 @@ use serde::de::DeserializeOwned;
 use std::error::Error as Cause;
 use tower_http::timeout::TimeoutError;
 
-/// The most bytes of a chat body.
+/// Chat bodies may carry a whole `useChat` history with inline pictures.
 const MAX_CHAT_BODY: usize = 32 << 20;
 
-/// A JSON body of a known shape.
+/// A JSON body of type `T`, up to `SizeLimits::body` bytes.
 pub(super) struct JsonBody<T>(pub(super) T);
 
 impl<T: DeserializeOwned> FromRequest<ApiState> for JsonBody<T> {
@@ -30,7 +30,7 @@ impl<T: DeserializeOwned> FromRequest<ApiState> for JsonBody<T> {
     }
 }
 
-/// A JSON body of a known shape with a limit of its own, in MiB.
+/// A JSON body of type `T`, up to `MIB` mebibytes.
 pub(super) struct LimitedJsonBody<const MIB: usize, T>(pub(super) T);
 
 impl<const MIB: usize, T: DeserializeOwned> FromRequest<ApiState> for LimitedJsonBody<MIB, T> {
@@ -43,13 +43,14 @@ impl<const MIB: usize, T: DeserializeOwned> FromRequest<ApiState> for LimitedJso
     }
 }
 
-/// The bytes of a JSON body that may be left out, or null.
+/// The bytes of an optional JSON body: `None` if it is empty or `null`.
 pub(super) struct OptionalJsonBody(pub(super) Option<Bytes>);
 
 impl FromRequest<ApiState> for OptionalJsonBody {
     type Rejection = Error;
 
     async fn from_request(request: Request, api: &ApiState) -> Result<Self> {
+        // Clients that send no body often send no content type either, so it is checked last.
         let content_type = require_json(request.headers());
         let bytes = read_body(request, api.size_limits.body).await?;
         if bytes.is_empty() {
@@ -60,7 +61,7 @@ impl FromRequest<ApiState> for OptionalJsonBody {
     }
 }
 
-/// The bytes of a JSON body, for routes that must know what exactly was sent.
+/// The unparsed bytes of a JSON body, for routes that compute an idempotency fingerprint.
 pub(super) struct RawJsonBody(pub(super) Bytes);
 
 impl FromRequest<ApiState> for RawJsonBody {
@@ -72,7 +73,7 @@ impl FromRequest<ApiState> for RawJsonBody {
     }
 }
 
-/// The bytes of a chat body; both shapes are read from them.
+/// The unparsed bytes of a chat body, up to [`MAX_CHAT_BODY`].
 pub(super) struct RawChatBody(pub(super) Bytes);
 
 impl FromRequest<ApiState> for RawChatBody {
@@ -84,7 +85,7 @@ impl FromRequest<ApiState> for RawChatBody {
     }
 }
 
-/// A JSON body that is read as it arrives.
+/// A JSON body that the handler reads as a stream, without a size limit.
 pub(super) struct StreamedJsonBody(pub(super) Body);
 
 impl FromRequest<ApiState> for StreamedJsonBody {
@@ -96,8 +97,8 @@ impl FromRequest<ApiState> for StreamedJsonBody {
     }
 }
 
-/// Other types could be sent by a foreign page's form without asking first.
 fn require_json(headers: &HeaderMap) -> Result<()> {
+    // A page of another origin can send the form content types without a CORS preflight.
     let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let essence = kind.split(';').next().unwrap_or_default().trim();
     if essence.eq_ignore_ascii_case("application/json") {
@@ -109,6 +110,7 @@ fn require_json(headers: &HeaderMap) -> Result<()> {
 async fn read_body(request: Request, limit: usize) -> Result<Bytes> {
     let declared =
         request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    // A declared length over the limit is refused before any of the body is read.
     if declared.is_some_and(|length: usize| length > limit) {
         return Err(Error::too_large("body", limit));
     }
@@ -120,19 +122,19 @@ async fn read_body(request: Request, limit: usize) -> Result<Bytes> {
         Err(error) if is_timeout(&*error) => {
             Err(Error::new(ErrorKind::RequestTimeout, "the body did not arrive in time"))
         }
-        Err(error) => Err(Error::invalid_field("body", "must arrive whole").with_source(error)),
+        Err(error) => Err(Error::invalid_field("body", "must be complete").with_source(error)),
     }
 }
 
-/// Whether a body ended because nothing more of it came for too long.
+/// Whether reading a body failed because the client paused for longer than `ReadTimeouts::body`.
 fn is_timeout(error: &(dyn Cause + 'static)) -> bool {
+    // axum and http-body wrap the error of `TimeoutBody`, so the whole chain is searched.
     let mut causes =
         std::iter::successors(Some(error), |error: &&(dyn Cause + 'static)| (*error).source());
     causes.any(|cause| cause.is::<TimeoutError>())
 }
 
-/// Reads a JSON object; the error names the field that is wrong.
+/// Parses a JSON object. Errors: `invalid_request`, with the path of the invalid field.
 pub(super) fn parse_json<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T> {
-    json::parse_object(bytes)
-        .map_err(|misread| Error::invalid_field(misread.field, misread.message))
+    json::parse_object(bytes).map_err(|error| Error::invalid_field(error.field, error.message))
 }

@@ -1,4 +1,4 @@
-//! `…/head` and `…/fork`: from one branch of a session to another, and out of it.
+//! `/api/chat-sessions/:id/head` and `…/fork`: switching branches, and forking a session.
 
 use super::ApiState;
 use super::body::JsonBody;
@@ -12,11 +12,11 @@ use axum::http::StatusCode;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-/// A message of the session.
+/// A message of the session, as the end of a branch.
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct BranchRequest {
-    /// Its id, or the one its client gave it.
+    /// The message's ID, or the `clientMessageId` it was sent with.
     message_id: String,
 }
 
@@ -26,7 +26,10 @@ impl BranchRequest {
     }
 }
 
-/// Switch to the branch of a message: the newest leaf below it becomes the head.
+/// Switch to the branch of a message.
+///
+/// The newest leaf below the message becomes the session's head. Fails with `session_busy` while a
+/// reply is running.
 #[utoipa::path(
     put, path = "/api/chat-sessions/{sessionId}/head", tag = "sessions",
     params(("sessionId" = String, Path)),
@@ -36,15 +39,18 @@ impl BranchRequest {
 pub(super) async fn set_session_head(
     State(api): State<ApiState>,
     _query: NoQueryParams,
-    CurrentUser(who): CurrentUser,
+    CurrentUser(principal): CurrentUser,
     SessionPath(id): SessionPath,
     JsonBody(body): JsonBody<BranchRequest>,
 ) -> ApiResult<SessionWithEtag> {
-    let session = api.chat.set_head(&who, &id, &body.parse_message_id()?, clock::now()).await?;
+    let session =
+        api.chat.set_head(&principal, &id, &body.parse_message_id()?, clock::now()).await?;
     Ok(respond_with_session("Session updated successfully", session))
 }
 
-/// Copy the path up to a message into a new session of the caller's.
+/// Copy the path up to a message into a new session.
+///
+/// The caller owns the new session. The original is unchanged.
 #[utoipa::path(
     post, path = "/api/chat-sessions/{sessionId}/fork", tag = "sessions",
     params(("sessionId" = String, Path)),
@@ -54,10 +60,12 @@ pub(super) async fn set_session_head(
 pub(super) async fn fork_session(
     State(api): State<ApiState>,
     _query: NoQueryParams,
-    CurrentUser(who): CurrentUser,
+    CurrentUser(principal): CurrentUser,
     SessionPath(id): SessionPath,
     JsonBody(body): JsonBody<BranchRequest>,
 ) -> ApiResult<(StatusCode, SessionWithEtag)> {
-    let session = api.chat.fork_session(&who, &id, &body.parse_message_id()?, clock::now()).await?;
+    // Access to read is enough: a fork contains nothing that the caller cannot read.
+    let session =
+        api.chat.fork_session(&principal, &id, &body.parse_message_id()?, clock::now()).await?;
     Ok((StatusCode::CREATED, respond_with_session("Session created successfully", session)))
 }

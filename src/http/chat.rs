@@ -1,4 +1,4 @@
-//! `POST /api/chat`: a message in, the streamed reply out.
+//! `POST /api/chat`: takes a message and streams the reply.
 
 use super::ApiState;
 use super::auth_middleware::{TurnAdmission, audit_session};
@@ -7,7 +7,7 @@ use super::envelope::{ApiResult, ErrorResponse};
 use super::extract::{CurrentUser, NoQueryParams, read_idempotency_key};
 use super::messages::parse_parent;
 use super::{sse, ui_message};
-use crate::chat::{TurnIntent, TurnRequest};
+use crate::chat::{CallerStatus, TurnIntent, TurnRequest};
 use crate::domain::content::MessageBody;
 use crate::domain::extra_params::{ExtraParams, check_function_tools};
 use crate::domain::memory::MemoryOptions;
@@ -26,87 +26,94 @@ use serde_json::value::RawValue;
 use std::fmt;
 use utoipa::ToSchema;
 
-/// Longer bodies are read on a thread that may block: useChat sends its whole history.
+/// Longer bodies are parsed on a blocking thread: `useChat` sends its whole history.
 const INLINE_PARSE_LIMIT: usize = 256 << 10;
 
-/// A turn, in either of two shapes: plain (`sessionId`, `message` as text) or as the AI SDK's
-/// `useChat` sends it (`id`, `messages` or `message` as UIMessages).
+/// A chat message, in one of two forms: plain (`sessionId` and `message` as text), or as the AI
+/// SDK's `useChat` sends it (`id`, and `messages` or `message` as UIMessages).
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct ChatRequest<'a> {
-    /// Plain: the session; without it one is created.
+    /// Plain form: an existing session. Without it a session is created.
     session_id: Option<String>,
-    /// Plain: the text. AI SDK: the last UIMessage alone.
+    /// Plain form: the text. AI SDK form: the new UIMessage, instead of `messages`.
     #[serde(borrow, default)]
     #[schema(value_type = Object)]
     message: Option<&'a RawValue>,
-    /// Plain: attachments.
+    /// Plain form: attachments.
     #[serde(borrow, default)]
     #[schema(value_type = Option<Vec<Object>>)]
     parts: Option<&'a RawValue>,
-    /// AI SDK: the session, created if there is none.
+    /// AI SDK form: the session, created if it does not exist.
     id: Option<String>,
-    /// AI SDK: the history, of which only the last message is looked at.
+    /// AI SDK form: the history. Only its last message is used; the rest is taken from the session.
     #[serde(borrow, default)]
     #[schema(value_type = Option<Vec<Object>>)]
     messages: Option<LastElement<'a>>,
+    /// Whether to send a new message or to regenerate a reply.
     #[serde(default)]
     trigger: ChatTrigger,
-    /// AI SDK: the message to edit or the reply to make again.
+    /// The reply to regenerate with `trigger: "regenerate-message"`; ignored otherwise.
     message_id: Option<String>,
-    /// Plain: the message's name, by which a repetition is known.
+    /// Plain form: the client's own ID of the message. A request with the same ID is a retry.
     client_message_id: Option<String>,
-    /// The message that this one follows; null makes it a root, left out it follows the newest.
+    /// The message to reply to (default: the session's head). `null` starts a branch at the root.
     #[serde(default, deserialize_with = "deserialize_present")]
     #[schema(value_type = Option<String>)]
     parent_id: Option<Option<String>>,
-    /// What to do while a reply is running.
+    /// The action to take if a reply is running in the session.
     #[serde(default)]
     on_busy: BusyAction,
-    /// The project of a session that is created.
+    /// The project of the session, if the request creates one.
     project_id: Option<String>,
+    /// Overrides the session's model for this turn.
     model: Option<String>,
+    /// Overrides the session's system prompt for this turn.
     system_prompt: Option<String>,
+    /// From 0 to 2. Overrides the session's setting for this turn.
     temperature: Option<f64>,
+    /// From 0 to 1. Overrides the session's setting for this turn.
     top_p: Option<f64>,
+    /// At least 1. Overrides the session's setting for this turn.
     max_output_tokens: Option<u32>,
+    /// Memory options for this turn; those left out keep the session's values.
     #[serde(default, deserialize_with = "deserialize_optional_object")]
     memory: Option<MemoryOptions>,
-    /// Functions that the model may call, as Chat Completions has them. The client carries them out.
+    /// Functions the model may call, in the format of Chat Completions. The client executes them.
     #[serde(borrow, default)]
     #[schema(value_type = Option<Vec<Object>>)]
     tools: Option<&'a RawValue>,
-    /// `auto`, `none`, `required` or one of the functions, as Chat Completions has it.
+    /// `auto`, `none`, `required` or one function, in the format of Chat Completions.
     #[serde(borrow, default)]
     #[schema(value_type = Object)]
     tool_choice: Option<&'a RawValue>,
-    /// The form of the reply, as Chat Completions' `response_format` has it.
+    /// The output format, as `response_format` of Chat Completions.
     #[serde(borrow, default)]
     #[schema(value_type = Object)]
     response_format: Option<&'a RawValue>,
 }
 
-/// What a turn is for.
+/// The purpose of a chat request.
 #[derive(Clone, Copy, Default, PartialEq, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 enum ChatTrigger {
-    /// A new message.
+    /// Send a new message.
     #[default]
     SubmitMessage,
-    /// Another reply to an earlier one.
+    /// Produce another reply to an earlier message.
     RegenerateMessage,
 }
 
-/// What to do while a reply is running.
+/// The action to take if a reply is running in the session.
 #[derive(Clone, Copy, Default, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum BusyAction {
-    /// Refuse with 409.
+    /// Refuse the request with 409 `session_busy`.
     #[default]
     Reject,
-    /// Wait, safely, until it ends: at most 8 do. The response streams when its turn comes.
+    /// Store the message in the session's queue (at most 8) and stream its reply when it runs.
     Queue,
-    /// Stop it, keep what it said, then answer.
+    /// Stop the running reply, keep its text, then answer the message.
     Interrupt,
 }
 
@@ -120,7 +127,7 @@ impl From<BusyAction> for OnBusy {
     }
 }
 
-/// The last element of a list; the others are passed over without being kept.
+/// The last element of a JSON array. The others are skipped without being stored.
 struct LastElement<'a>(Option<&'a RawValue>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for LastElement<'a> {
@@ -145,42 +152,47 @@ impl<'de: 'a, 'a> Deserialize<'de> for LastElement<'a> {
     }
 }
 
-/// Send a message and stream the reply, in the AI SDK's UI message stream protocol. The stream
-/// opens once the message is durable; whatever the provider does afterwards is an `error` frame.
+/// Send a message and stream the reply.
+///
+/// The stream uses the AI SDK's UI message stream protocol. It opens once the message is durable; a
+/// provider failure after that is an `error` frame in the stream.
 #[utoipa::path(
     post, path = "/api/chat", tag = "chat", request_body = ChatRequest,
-    params(("Idempotency-Key" = Option<String>, Header, description = "A repetition joins the turn or gives its reply, for 24 hours; so does a repeated clientMessageId")),
+    params(("Idempotency-Key" = Option<String>, Header, description = "A repeated request joins the running turn or replays its reply, for 24 hours; so does a repeated clientMessageId")),
     responses(
-        (status = 200, description = "Frames `id: <turnId>:<n>`, `data: <json>`, the last `data: [DONE]`", content_type = "text/event-stream", body = String),
-        (status = 409, description = "A reply is running: `details {turnId, messageId}`, header `x-should-retry: false`", body = ErrorResponse),
+        (status = 200, description = "SSE frames with `id: <turnId>:<n>` and `data: <json>`, ending with `data: [DONE]`", content_type = "text/event-stream", body = String),
+        (status = 409, description = "A reply is running; `details` holds `{turnId, messageId}`, and the header `x-should-retry` is `false`", body = ErrorResponse),
         (status = "default", body = ErrorResponse),
     )
 )]
 pub(super) async fn send_message(
     State(api): State<ApiState>,
     _query: NoQueryParams,
-    CurrentUser(who): CurrentUser,
-    TurnAdmission(standing): TurnAdmission,
+    CurrentUser(principal): CurrentUser,
+    TurnAdmission(caller_status): TurnAdmission,
     headers: HeaderMap,
     RawChatBody(bytes): RawChatBody,
 ) -> ApiResult<Response> {
+    // The fingerprint is taken of the raw bytes, before anything is parsed.
     let key = read_idempotency_key(&headers, "POST /api/chat", &bytes)?;
     let turn = if bytes.len() <= INLINE_PARSE_LIMIT {
-        build_turn_request(&api, who, parse_json(&bytes)?)?
+        build_turn_request(&api, principal, parse_json(&bytes)?)?
     } else {
         let api = api.clone();
-        let read =
-            tokio::task::spawn_blocking(move || build_turn_request(&api, who, parse_json(&bytes)?));
+        let read = tokio::task::spawn_blocking(move || {
+            build_turn_request(&api, principal, parse_json(&bytes)?)
+        });
         read.await.map_err(Error::internal)??
     };
+    // The session is named in the body, so the middleware could not write the audit line.
     audit_session(&turn.principal, "/api/chat", turn.session.id());
-    let turn = TurnRequest { idempotency_key: key, caller_status: standing, ..turn };
+    let turn = TurnRequest { idempotency_key: key, caller_status, ..turn };
     Ok(sse::stream_turn_reply(api.chat.start_turn(turn).await?, api.heartbeat))
 }
 
 fn build_turn_request(
     api: &ApiState,
-    who: Principal,
+    principal: Principal,
     body: ChatRequest<'_>,
 ) -> Result<TurnRequest> {
     let on_busy = body.on_busy.into();
@@ -196,26 +208,26 @@ fn build_turn_request(
     .validate(api.size_limits.message)?;
     let project_id =
         body.project_id.as_deref().map(|id| ProjectId::parse("projectId", id)).transpose()?;
+    // Both forms may send `message`: as a string it is the plain form, as an object a UIMessage.
     let is_ai_sdk = body.messages.is_some()
         || body.message.is_some_and(|message| message.get().starts_with('{'));
-    let (session, wish) =
+    let (session, intent) =
         if is_ai_sdk { parse_ai_sdk_request(api, body)? } else { parse_plain_request(api, body)? };
-    let (idempotency, standing) = Default::default();
-    let earlier = Vec::new();
     Ok(TurnRequest {
-        principal: who,
+        principal,
         session,
         project_id,
-        preceding: earlier,
-        intent: wish,
+        preceding: Vec::new(),
+        intent,
         settings,
         on_busy,
-        idempotency_key: idempotency,
-        caller_status: standing,
+        // The handler sets these two: they come from headers and middleware, not from the body.
+        idempotency_key: None,
+        caller_status: CallerStatus::default(),
     })
 }
 
-/// What goes on to the provider in its own words.
+/// Parameters that are passed to the provider unchanged.
 fn collect_extra_params(body: &ChatRequest<'_>) -> Result<ExtraParams> {
     let fields = [
         ("tools", body.tools),
@@ -223,17 +235,20 @@ fn collect_extra_params(body: &ChatRequest<'_>) -> Result<ExtraParams> {
         ("response_format", body.response_format),
     ];
     check_function_tools("tools", body.tools)?;
-    let given = fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
-    let given = given.filter(|(_, value)| value.get() != "null");
-    Ok(ExtraParams::new(given.map(|(name, value)| (name, value.to_owned())).collect()))
+    let params = fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+    // Null means absent here, but a provider may refuse it.
+    let params = params.filter(|(_, value)| value.get() != "null");
+    Ok(ExtraParams::new(params.map(|(name, value)| (name, value.to_owned())).collect()))
 }
 
-/// `{"sessionId"?, "message": "text", "parts"?, …}`
+/// Parses `{"sessionId"?, "message": "text", "parts"?, …}`.
 fn parse_plain_request(
     api: &ApiState,
     body: ChatRequest<'_>,
 ) -> Result<(SessionTarget, TurnIntent)> {
     let session = match (body.session_id, body.id) {
+        // `sessionId` must exist, so that a typo does not start a new conversation. `id` is the AI
+        // SDK's name for an ID that the client makes up.
         (Some(id), _) => SessionTarget::Existing(SessionId::parse("sessionId", &id)?),
         (None, Some(id)) => SessionTarget::Ensure(SessionId::parse("id", &id)?),
         (None, None) => SessionTarget::New(SessionId::generate()),
@@ -245,15 +260,15 @@ fn parse_plain_request(
         ));
     }
     let message = body.message.ok_or_else(|| Error::invalid_field("message", "is missing"))?;
-    let wants_text =
+    let expected_text =
         |_| Error::invalid_field("message", "must be a string, or an AI SDK UIMessage");
-    let text: String = serde_json::from_str(message.get()).map_err(wants_text)?;
+    let text: String = serde_json::from_str(message.get()).map_err(expected_text)?;
     let parts = body
         .parts
         .map(|parts| MessageParts::parse("parts", parts))
         .transpose()?
         .unwrap_or_default();
-    let wish = TurnIntent::Send {
+    let intent = TurnIntent::Send {
         role: Role::User,
         body: MessageBody::parse(
             "message",
@@ -269,10 +284,11 @@ fn parse_plain_request(
         parent: parse_parent(body.parent_id)?,
         on_duplicate_id: DuplicateIdPolicy::Reject,
     };
-    Ok((session, wish))
+    Ok((session, intent))
 }
 
-/// `{"id": session, "messages": [UIMessage…] or "message": UIMessage, "trigger", "messageId"?, …}`
+/// Parses `{"id", "messages": [UIMessage…] | "message": UIMessage, "trigger"?, "messageId"?, …}`,
+/// where `id` is the session.
 fn parse_ai_sdk_request(
     api: &ApiState,
     body: ChatRequest<'_>,
@@ -286,25 +302,28 @@ fn parse_ai_sdk_request(
     };
     let last = last.map(|last| ui_message::parse_ui_message(field, last)).transpose()?;
     if body.trigger == ChatTrigger::RegenerateMessage {
-        // Without an id it is the reply to the last message of the array.
-        let reply = parse_message_id(body.message_id)?.or(last.map(|last| last.id));
-        return Ok((session, TurnIntent::Regenerate { reply_id: reply }));
+        // Without `messageId`, the reply to the array's last message is regenerated: `useChat` cuts
+        // the array before the reply.
+        let reply_id = parse_message_id(body.message_id)?.or(last.map(|last| last.id));
+        return Ok((session, TurnIntent::Regenerate { reply_id }));
     }
     let last =
         last.ok_or_else(|| Error::invalid_field("messages", "must hold at least one message"))?;
+    // `useChat` returns tool outputs inside the assistant message that made the calls.
     if last.role == Role::Assistant && !last.results.is_empty() {
-        let (results, limit) = (last.results, api.size_limits.message);
-        return Ok((
-            session,
-            TurnIntent::SubmitToolResults { results, reply_id: None, max_bytes: limit },
-        ));
+        let intent = TurnIntent::SubmitToolResults {
+            results: last.results,
+            reply_id: None,
+            max_bytes: api.size_limits.message,
+        };
+        return Ok((session, intent));
     }
     if last.role != Role::User {
-        let wants =
-            "must end with a message of the role user, or with a reply whose calls have outputs";
-        return Err(Error::invalid_field(field, wants));
+        let expected =
+            "must end with a user message, or with an assistant message that has tool outputs";
+        return Err(Error::invalid_field(field, expected));
     }
-    let wish = TurnIntent::Send {
+    let intent = TurnIntent::Send {
         role: Role::User,
         body: MessageBody::parse(
             field,
@@ -315,9 +334,10 @@ fn parse_ai_sdk_request(
         )?,
         client_message_id: Some(last.id),
         parent: parse_parent(body.parent_id)?,
+        // A known id with other content is an edit: `useChat` keeps the id of an edited message.
         on_duplicate_id: DuplicateIdPolicy::Edit,
     };
-    Ok((session, wish))
+    Ok((session, intent))
 }
 
 pub(super) fn parse_message_id(id: Option<String>) -> Result<Option<MessageId>> {

@@ -1,7 +1,7 @@
-//! Connections: accepted one by one, and ended when their reader hangs.
+//! TCP connections that are closed when the client stops reading.
 //!
-//! A reader that takes nothing for a minute costs the turn nothing, but its socket and its place in
-//! this process: its connection is closed, and it can come back with the id of its last frame.
+//! A stalled client does not slow its turn down, but it occupies a socket and a connection slot.
+//! Its connection is closed after the write timeout; it can resume with the ID of its last frame.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,29 +12,28 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Sleep, sleep};
 
-/// After an error that is not a single connection's: too many open files, say.
+/// Pause after an accept error that concerns the listener, such as too many open files.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// A listener whose connections give up on readers that hang.
+/// A TCP listener whose connections time out on blocked writes.
 pub struct TimeoutListener {
     listener: TcpListener,
     write_timeout: Duration,
 }
 
 impl TimeoutListener {
-    /// Accepts from `listener`; a write that hangs for `patience` ends its connection.
-    pub fn new(listener: TcpListener, patience: Duration) -> Self {
-        Self { listener, write_timeout: patience }
+    /// A write that is blocked for `write_timeout` fails and ends its connection.
+    pub fn new(listener: TcpListener, write_timeout: Duration) -> Self {
+        Self { listener, write_timeout }
     }
-}
 
-impl TimeoutListener {
-    /// The next connection, and whom it comes from.
+    /// Waits for the next connection. Accept errors are logged and retried, never returned.
     pub(super) async fn accept(&mut self) -> (TimeoutConnection, SocketAddr) {
         loop {
             match self.listener.accept().await {
                 Ok((stream, address)) => {
-                    // A token that waits for an acknowledgement is a token late.
+                    // Nagle's algorithm would hold a small frame back until the previous one is
+                    // acknowledged, which delays tokens.
                     let _ = stream.set_nodelay(true);
                     return (
                         TimeoutConnection {
@@ -45,9 +44,10 @@ impl TimeoutListener {
                         address,
                     );
                 }
+                // The client went away while it was in the backlog; the listener is fine.
                 Err(error) if is_connection_error(&error) => {}
                 Err(error) => {
-                    tracing::error!(%error, "no connection can be accepted");
+                    tracing::error!(%error, "accepting a connection failed; retrying");
                     sleep(ACCEPT_RETRY_DELAY).await;
                 }
             }
@@ -60,11 +60,11 @@ fn is_connection_error(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-/// A connection that ends when a write hangs for too long.
+/// A TCP stream whose writes fail with `TimedOut` when they are blocked for `write_timeout`.
 pub(super) struct TimeoutConnection {
     stream: TcpStream,
     write_timeout: Duration,
-    /// Until when the write that hangs may go on hanging.
+    /// Set while a write is blocked.
     write_deadline: Option<Pin<Box<Sleep>>>,
 }
 
@@ -78,10 +78,12 @@ impl TimeoutConnection {
             self.write_deadline = None;
             return write;
         }
-        let hanging =
+        // The deadline starts with the first blocked write and is kept across polls: only a write
+        // that makes progress resets it.
+        let deadline =
             self.write_deadline.get_or_insert_with(|| Box::pin(sleep(self.write_timeout)));
-        ready!(hanging.as_mut().poll(context));
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the reader takes nothing")))
+        ready!(deadline.as_mut().poll(context));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the write timed out")))
     }
 }
 

@@ -1,7 +1,7 @@
-//! The console: the files of `web/`, in the binary. Debug builds read them from the disk anew for
-//! each request.
+//! The web console: the files of `web/`, embedded in the binary. Debug builds read them from disk
+//! on each request.
 //!
-//! They hold nothing secret, so they need no credentials; what they show comes from the API.
+//! The files contain no data and are public; everything they show comes from the API.
 
 use crate::error::{Error, ErrorKind};
 use axum::extract::Path;
@@ -25,18 +25,16 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 #[folder = "web/"]
 struct ConsoleAssets;
 
-/// Scripts and styles only from here and never inline, pictures only of messages themselves, and
-/// HTML only where the console's one policy makes it.
+/// Forbids inline scripts and styles, allows pictures only from this server and from message data
+/// (`data:`, `blob:`), and HTML only through the console's one Trusted Types policy.
 const CONSOLE_CSP: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; \
      connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
      require-trusted-types-for 'script'; trusted-types echoic";
 
-/// The console's page.
 pub(super) async fn serve_index(headers: HeaderMap) -> Response {
     respond_with_file("index.html", &headers)
 }
 
-/// What the page consists of.
 pub(super) async fn serve_asset(Path(path): Path<String>, headers: HeaderMap) -> Response {
     respond_with_file(&path, &headers)
 }
@@ -46,31 +44,31 @@ fn respond_with_file(path: &str, headers: &HeaderMap) -> Response {
         return Error::new(ErrorKind::RouteNotFound, "the console has no such file")
             .into_response();
     };
-    // Weak: packed and unpacked it is the same file.
+    // A weak ETag, because the compressed and the plain response share it.
     let etag = format!("W/\"{}\"", URL_SAFE_NO_PAD.encode(&file.metadata.sha256_hash()[..12]));
     let mut response = if is_not_modified(headers, &etag) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
         encode_body(file, headers)
     };
-    let of = response.headers_mut();
+    let response_headers = response.headers_mut();
     if let Ok(etag) = HeaderValue::from_str(&etag) {
-        of.insert(ETAG, etag);
+        response_headers.insert(ETAG, etag);
     }
-    // A browser asks each time whether its copy is the newest, which is the answer of a moment.
-    of.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    of.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    // What is not opened as a page has no policy of its own.
+    // Asset names carry no hash, so browsers revalidate on each load; a 304 is cheap.
+    response_headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    response_headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    // Only documents have a policy of their own; scripts and styles are subject to their page's.
     if content_type.starts_with("text/html") || content_type.starts_with("image/svg") {
-        of.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(CONSOLE_CSP));
-        of.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+        response_headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(CONSOLE_CSP));
+        response_headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     }
-    of.insert(VARY, HeaderValue::from_static("accept-encoding"));
-    of.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response_headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
+    response_headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
 
-/// `None` is no file of the console.
+/// `None` for file types that the console does not serve.
 fn content_type(path: &str) -> Option<&'static str> {
     Some(match path.rsplit_once('.')?.1 {
         "html" => "text/html; charset=utf-8",
@@ -92,22 +90,22 @@ fn encode_body(file: EmbeddedFile, headers: &HeaderMap) -> Response {
         given.split(',').any(|one| one.trim() == "gzip" || one.trim().starts_with("gzip;q=1"))
     });
     match takes_gzip.then(|| gzip_file(&file)).flatten() {
-        Some(packed) => ([(CONTENT_ENCODING, "gzip")], packed).into_response(),
+        Some(compressed) => ([(CONTENT_ENCODING, "gzip")], compressed).into_response(),
         None => file.data.into_owned().into_response(),
     }
 }
 
-/// The file packed; each of them once.
+/// Compresses a file. The result is cached for the lifetime of the process.
 fn gzip_file(file: &EmbeddedFile) -> Option<Bytes> {
     static GZIP_CACHE: LazyLock<Mutex<HashMap<[u8; 32], Bytes>>> = LazyLock::new(Mutex::default);
-    let mut kept = GZIP_CACHE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut cache = GZIP_CACHE.lock().unwrap_or_else(PoisonError::into_inner);
     let hash = file.metadata.sha256_hash();
-    if let Some(packed) = kept.get(&hash) {
-        return Some(packed.clone());
+    if let Some(compressed) = cache.get(&hash) {
+        return Some(compressed.clone());
     }
     let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
     encoder.write_all(&file.data).ok()?;
-    let packed = Bytes::from(encoder.finish().ok()?);
-    kept.insert(hash, packed.clone());
-    Some(packed)
+    let compressed = Bytes::from(encoder.finish().ok()?);
+    cache.insert(hash, compressed.clone());
+    Some(compressed)
 }

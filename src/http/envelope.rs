@@ -1,4 +1,4 @@
-//! The shape of every answer, and the table from kinds of errors to statuses.
+//! The response envelope, and the mapping from error kinds to HTTP statuses.
 
 use crate::error::{Error, ErrorKind};
 use axum::Json;
@@ -9,41 +9,47 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-/// What a handler gives back.
+/// The return type of handlers.
 pub(super) type ApiResult<T> = Result<T, Error>;
 
-/// A success: the sentence says what happened, the data is the thing itself.
+/// A successful response.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Envelope<T> {
+    /// Always `true`.
     success: bool,
+    /// The result as a sentence for people.
     message: &'static str,
+    /// The requested object or list.
     data: T,
 }
 
-/// A success with status 200.
+/// A successful response with status 200.
 pub(super) fn ok_response<T: Serialize>(message: &'static str, data: T) -> Json<Envelope<T>> {
     Json(Envelope { success: true, message, data })
 }
 
-/// A failure: the sentence is for people, the code for programs.
+/// A failed request.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ErrorResponse {
+    /// Always `false`.
     success: bool,
+    /// The cause as a sentence for people; its wording may change.
     message: String,
     error: ErrorObject,
 }
 
-/// What a program can act on.
+/// The machine-readable cause of a failure.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ErrorObject {
-    /// A stable word.
+    /// A stable error code.
     code: &'static str,
-    /// Each field and what it wants, the running turn, and the like.
+    /// Details that depend on the code: the invalid fields with the reason for each, the running
+    /// turn, or the limit and when to retry.
     #[serde(skip_serializing_if = "Option::is_none")]
     details: Option<Value>,
 }
 
-/// The error of a response, kept beside it for the request log.
+/// The error of a response, as an extension for the request log and the OpenAI error encoding.
 #[derive(Debug, Clone)]
 pub(super) struct LoggedError(pub(super) Error);
 
@@ -56,7 +62,7 @@ impl IntoResponse for Error {
         };
         let mut response = (status_code(self.kind), Json(failure)).into_response();
         if is_non_retryable(self.kind) {
-            // Client libraries repeat a 409 by themselves unless they are told not to.
+            // OpenAI's client libraries retry a 409 and a 429 unless this header forbids it.
             response.headers_mut().insert("x-should-retry", HeaderValue::from_static("false"));
         }
         if self.kind == ErrorKind::Unauthenticated {
@@ -70,14 +76,13 @@ impl IntoResponse for Error {
 }
 
 impl Error {
-    /// Says in how many seconds the same request may have another answer, where that is known; and of
-    /// what is spent, how much there is of it.
+    /// Sets `Retry-After` if the time is known, and `RateLimit-*` if a limit was exceeded.
     fn add_retry_headers(&self, headers: &mut HeaderMap) {
         let Some(details) = &self.details else { return };
         let Some(wait) = details["retryAfter"].as_u64() else { return };
         headers.insert(RETRY_AFTER, HeaderValue::from(wait));
         if let Some(limit) = details["limit"].as_f64() {
-            // Of money, whole units.
+            // A quota in money may be fractional; the header takes whole units.
             headers.insert("ratelimit-limit", HeaderValue::from(limit.ceil() as u64));
             headers.insert("ratelimit-remaining", HeaderValue::from(0));
             headers.insert("ratelimit-reset", HeaderValue::from(wait));
@@ -85,19 +90,18 @@ impl Error {
     }
 }
 
-/// Errors are written without capital and full stop, answers with them; a field's name at the
-/// beginning stays as the client spells it.
+/// Turns an error message into a sentence: capital first letter, full stop at the end.
 pub(super) fn format_message(kind: ErrorKind, message: &str) -> String {
-    let mut letters = message.chars();
-    match letters.next() {
+    let mut chars = message.chars();
+    match chars.next() {
+        // An invalid request's message begins with a field name, whose case is significant.
         Some(first) if kind != ErrorKind::InvalidRequest => {
-            first.to_uppercase().chain(letters).chain(['.']).collect()
+            first.to_uppercase().chain(chars).chain(['.']).collect()
         }
         _ => format!("{message}."),
     }
 }
 
-/// The status of each kind of error.
 pub(super) const fn status_code(kind: ErrorKind) -> StatusCode {
     match kind {
         ErrorKind::InvalidRequest
@@ -137,7 +141,7 @@ pub(super) const fn status_code(kind: ErrorKind) -> StatusCode {
     }
 }
 
-/// Whether the same request would meet the same error a moment later.
+/// Whether an immediate retry of the same request would fail in the same way.
 const fn is_non_retryable(kind: ErrorKind) -> bool {
     matches!(
         kind,

@@ -1,4 +1,4 @@
-//! `/api/events`: what happens to the caller's sessions, as it happens.
+//! `/api/events`: changes in the caller's sessions as server-sent events.
 
 use super::ApiState;
 use super::auth_middleware::CurrentIdentity;
@@ -15,17 +15,21 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
-/// Listen to all sessions that the caller participates in, or to one. `event:` equals `data.type`:
-/// first `sync {at}`; then `session {action: created|changed|deleted, sessionId, session?}`,
+/// Subscribe to events of all sessions the caller participates in, or of one session.
+///
+/// `event:` equals `data.type`. The first event is `sync {at}`; then come
+/// `session {action: created|changed|deleted, sessionId, session?}`,
 /// `message {sessionId, message}`, `turn {action: started|ended, sessionId, turnId, messageId}` and
-/// `seen {sessionId, userId, upTo}`. Nothing is replayed: after a reconnect, and after any further
-/// `sync`, read anew what you show. An imported session is one event, without one for each message.
-/// The stream ends within 15 s once the credentials it was opened with are no longer good.
+/// `seen {sessionId, userId, upTo}`.
+///
+/// Events are not replayed: reload the displayed data after a reconnect, and after any further
+/// `sync`. An imported session is a single event, without one per message. The stream ends within
+/// 15 s after its credentials have become invalid.
 #[utoipa::path(
     get, path = "/api/events", tag = "events",
-    params(("sessionId" = Option<String>, Query, description = "Only this session")),
+    params(("sessionId" = Option<String>, Query, description = "Only events of this session")),
     responses(
-        (status = 200, description = "Events, and a comment every 15 s", content_type = "text/event-stream", body = String),
+        (status = 200, description = "Events; a comment is sent after 15 s of silence", content_type = "text/event-stream", body = String),
         (status = "default", body = ErrorResponse),
     )
 )]
@@ -37,36 +41,35 @@ pub(super) async fn stream_events(
     let session = query.take_parsed("sessionId", |id| SessionId::parse("sessionId", id));
     query.finish()?;
     let events = api.chat.subscribe_events(&identity.principal, session).await?;
-    let (pause, look_at) = (api.heartbeat, Instant::now() + api.heartbeat);
-    let listener = AuthorizedEventStream {
+    let stream = AuthorizedEventStream {
         events,
         auth: api.auth,
         identity,
-        check_interval: pause,
-        next_check: look_at,
+        check_interval: api.heartbeat,
+        next_check: Instant::now() + api.heartbeat,
     };
-    Ok(sse::stream_with_heartbeat(listener, api.heartbeat))
+    Ok(sse::stream_with_heartbeat(stream, api.heartbeat))
 }
 
-/// Somebody who listens for as long as they may: such a stream has no end of its own.
+/// An event stream that ends when the subscriber's credentials become invalid. It has no other end.
 struct AuthorizedEventStream {
     events: EventReader,
     auth: Arc<Authenticator>,
     identity: Identity,
-    /// How often to look whether their credentials are good still …
+    /// Interval between checks of the credentials.
     check_interval: Duration,
-    /// … and when the next time.
     next_check: Instant,
 }
 
 impl SseSource for AuthorizedEventStream {
     async fn next(&mut self) -> Option<Bytes> {
         loop {
+            // Both branches are cancel-safe, as `SseSource` requires.
             tokio::select! {
                 event = self.events.next() => return event,
                 () = sleep_until(self.next_check) => {}
             }
-            // A store that cannot be reached now changes nothing: the next look tells.
+            // While the store is unavailable the stream stays open; the next check decides.
             if !self.auth.is_still_valid(&self.identity).await.unwrap_or(true) {
                 return None;
             }

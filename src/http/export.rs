@@ -1,4 +1,4 @@
-//! `/api/export`: sessions as a file, written while it is read.
+//! `/api/export`: sessions as a file, generated while the client downloads it.
 
 use super::ApiState;
 use super::envelope::{ApiResult, ErrorResponse};
@@ -17,42 +17,44 @@ use futures::{TryStreamExt, stream};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// A file of sessions.
+/// An export file.
 #[derive(Serialize, ToSchema)]
-#[allow(dead_code, reason = "describes the answer, which is written piece by piece")]
+#[allow(dead_code, reason = "describes the response, which is written chunk by chunk")]
 pub(super) struct ExportFile {
     /// Always `echoic`.
     format: &'static str,
-    /// Version of the file format: 1.
+    /// Version of the file format, currently 1.
     version: u32,
     sessions: Vec<ExportedSession>,
 }
 
-/// A session with its messages in the order in which they were stored, parents before children;
-/// what is null or follows from a message's place is left out of them.
+/// A session with its messages.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-#[allow(dead_code, reason = "describes the answer, which is written piece by piece")]
+#[allow(dead_code, reason = "describes the response, which is written chunk by chunk")]
 pub(super) struct ExportedSession {
     #[serde(flatten)]
     session: Session,
+    /// All branches in the order stored, parents before children. Fields that are null, or follow
+    /// from the message's position, are left out.
     messages: Vec<Message>,
-    /// Each user's last message read, by its id.
+    /// The ID of the last message each user has read, keyed by user ID.
     #[schema(value_type = Object, required = false)]
     read_marks: Option<()>,
 }
 
-/// Export sessions: all of the caller's own, those of a project, or one. `POST /api/import` takes
-/// the JSON forms back.
+/// Export sessions: all of the caller's own, those of a project, or one.
+///
+/// `POST /api/import` accepts the formats `json` and `jsonl`.
 #[utoipa::path(
     get, path = "/api/export", tag = "import",
     params(
         ("sessionId" = Option<String>, Query, description = "Only this session"),
         ("projectId" = Option<String>, Query, description = "Only sessions of this project"),
-        ("format" = Option<String>, Query, description = "json (default), jsonl: a session a line, markdown: active paths, for reading"),
+        ("format" = Option<String>, Query, description = "json (default); jsonl, one session per line; or markdown, the active paths as text"),
     ),
     responses(
-        (status = 200, description = "The file, outside the envelope", content(
+        (status = 200, description = "The file, without the envelope", content(
             (ExportFile = "application/json"),
             (String = "application/x-ndjson"),
             (String = "text/markdown"),
@@ -62,7 +64,7 @@ pub(super) struct ExportedSession {
 )]
 pub(super) async fn export_sessions(
     State(api): State<ApiState>,
-    CurrentUser(who): CurrentUser,
+    CurrentUser(principal): CurrentUser,
     mut query: QueryParams,
 ) -> ApiResult<Response> {
     let session = query.take_parsed("sessionId", |id| SessionId::parse("sessionId", id));
@@ -74,24 +76,26 @@ pub(super) async fn export_sessions(
     ];
     let format = query.take_choice("format", &formats).unwrap_or(ExportFormat::Json);
     if session.is_some() && project.is_some() {
-        query.add_error("projectId", "must not come with sessionId");
+        query.add_error("projectId", "must not be combined with sessionId");
     }
     query.finish()?;
-    let which = match (session, project) {
+    let scope = match (session, project) {
         (Some(id), _) => ExportScope::Session(id),
         (None, Some(id)) => ExportScope::Project(id),
         (None, None) => ExportScope::All,
     };
-    let export = SessionExporter::open(api.store, who, which, format).await?;
-    let pieces = stream::try_unfold(export, |mut export| async move {
+    let export = SessionExporter::open(api.store, principal, scope, format).await?;
+    let chunks = stream::try_unfold(export, |mut export| async move {
         Ok::<_, crate::error::Error>(
-            export.next_chunk().await?.map(|piece| (Bytes::from(piece), export)),
+            export.next_chunk().await?.map(|chunk| (Bytes::from(chunk), export)),
         )
     });
-    // The status is out: a file that breaks off is told by the connection that breaks off.
-    let pieces =
-        pieces.inspect_err(|error| tracing::warn!(error = %error.chain(), "an export was cut off"));
-    Ok(build_file_response(Body::from_stream(pieces), format))
+    // The status line has been sent by now, so an error can only cut the connection; the missing
+    // last chunk tells the client that the file is incomplete.
+    let chunks = chunks.inspect_err(
+        |error| tracing::warn!(error = %error.chain(), "export failed; closing the connection"),
+    );
+    Ok(build_file_response(Body::from_stream(chunks), format))
 }
 
 fn build_file_response(body: Body, format: ExportFormat) -> Response {
@@ -103,6 +107,7 @@ fn build_file_response(body: Body, format: ExportFormat) -> Response {
     let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    // A private file must not stay in a cache.
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     let date: String = clock::now().to_string().chars().take(10).collect();
     let name = format!("attachment; filename=\"echoic-{date}.{extension}\"");

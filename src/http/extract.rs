@@ -1,4 +1,4 @@
-//! What handlers take out of a request beside its body: who asks, the ids in the path, headers.
+//! Extractors and parsers for everything but the body: the caller, path parameters and headers.
 
 pub(super) use super::auth_middleware::CurrentUser;
 
@@ -13,10 +13,9 @@ use axum::http::header::IF_MATCH;
 use axum::http::request::Parts;
 use sha2::{Digest, Sha256};
 
-/// The longest `Idempotency-Key`, in characters.
 const MAX_IDEMPOTENCY_KEY_LEN: usize = 256;
 
-/// The session that the path names.
+/// `{sessionId}` of the path.
 pub(super) struct SessionPath(pub(super) SessionId);
 
 impl FromRequestParts<ApiState> for SessionPath {
@@ -27,7 +26,7 @@ impl FromRequestParts<ApiState> for SessionPath {
     }
 }
 
-/// The session and the message that the path names.
+/// `{sessionId}` and `{messageId}` of the path.
 pub(super) struct MessagePath(pub(super) SessionId, pub(super) MessageId);
 
 impl FromRequestParts<ApiState> for MessagePath {
@@ -39,7 +38,7 @@ impl FromRequestParts<ApiState> for MessagePath {
     }
 }
 
-/// The session and the name of a node that the path names.
+/// `{sessionId}` and `{chatId}` of the path. The latter is a node's name and may be any text.
 pub(super) struct NodePath(pub(super) SessionId, pub(super) String);
 
 impl FromRequestParts<ApiState> for NodePath {
@@ -47,7 +46,7 @@ impl FromRequestParts<ApiState> for NodePath {
 
     async fn from_request_parts(parts: &mut Parts, api: &ApiState) -> Result<Self> {
         let session = parse_path_param(parts, api, "sessionId", SessionId::parse).await?;
-        // Any text may name a node; most name none.
+        // An unknown or malformed node name is a 404 of the handler, not an invalid request.
         Ok(Self(
             session,
             parse_path_param(parts, api, "chatId", |_, text| Ok(text.to_owned())).await?,
@@ -55,7 +54,7 @@ impl FromRequestParts<ApiState> for NodePath {
     }
 }
 
-/// The project that the path names.
+/// `{projectId}` of the path.
 pub(super) struct ProjectPath(pub(super) ProjectId);
 
 impl FromRequestParts<ApiState> for ProjectPath {
@@ -66,7 +65,7 @@ impl FromRequestParts<ApiState> for ProjectPath {
     }
 }
 
-/// The project and the file in it that the path names.
+/// `{projectId}` and `{*path}` of the path.
 pub(super) struct ProjectFilePath(pub(super) ProjectId, pub(super) FilePath);
 
 impl FromRequestParts<ApiState> for ProjectFilePath {
@@ -94,9 +93,10 @@ async fn parse_path_param<T>(
     Ok(read(name, text)?)
 }
 
-/// The versions that `If-Match` allows: `"3"`, `3`, a list of them, or `*`, which is any.
+/// The versions that `If-Match` allows: `"3"`, `3` or a list of them. Empty means any version: the
+/// header is absent or `*`.
 pub(super) fn parse_if_match(headers: &HeaderMap) -> Result<Vec<u32>> {
-    // A list may come in several lines.
+    // HTTP allows a list header to be split over several lines.
     let lines = headers.get_all(IF_MATCH).iter().map(|line| line.to_str().unwrap_or_default());
     let lines: Vec<&str> = lines.collect();
     let text = lines.join(",");
@@ -108,7 +108,8 @@ pub(super) fn parse_if_match(headers: &HeaderMap) -> Result<Vec<u32>> {
     versions.ok_or_else(|| Error::invalid_field("If-Match", "must be ETags, such as \"3\""))
 }
 
-/// How a repetition of this request is known, if the client gives it a key. `body` is what it says.
+/// Reads `Idempotency-Key`. A digest of `body` is its fingerprint, so that the key cannot be reused
+/// for another request.
 pub(super) fn read_idempotency_key(
     headers: &HeaderMap,
     route: &'static str,
@@ -116,10 +117,12 @@ pub(super) fn read_idempotency_key(
 ) -> Result<Option<IdempotencyKey>> {
     let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
     match value.to_str() {
-        Ok(key) if (1..=MAX_IDEMPOTENCY_KEY_LEN).contains(&key.len()) => {
-            let (key, fingerprint) = (key.to_owned(), hex_digest(body));
-            Ok(Some(IdempotencyKey { route, key, fingerprint, retry_window: RetryWindow::Full }))
-        }
+        Ok(key) if (1..=MAX_IDEMPOTENCY_KEY_LEN).contains(&key.len()) => Ok(Some(IdempotencyKey {
+            route,
+            key: key.to_owned(),
+            fingerprint: hex_digest(body),
+            retry_window: RetryWindow::Full,
+        })),
         _ => Err(Error::invalid_field(
             "Idempotency-Key",
             "must be 1 to 256 visible ASCII characters",
@@ -127,21 +130,24 @@ pub(super) fn read_idempotency_key(
     }
 }
 
-/// How a repetition is known that an OpenAI library makes by itself: it says the same, and that it is
-/// not the first.
+/// Derives an idempotency key from the content of a request. OpenAI's libraries send no key of
+/// their own when they retry, but the same body and a retry count.
 pub(super) fn derive_retry_key(
     headers: &HeaderMap,
     route: &'static str,
-    said: &[u8],
+    content: &[u8],
 ) -> IdempotencyKey {
     let count = headers.get("x-stainless-retry-count").and_then(|count| count.to_str().ok());
-    let is_again = count.and_then(|count| count.parse().ok()).is_some_and(|count: u32| count > 0);
-    let repeats = if is_again { RetryWindow::Short } else { RetryWindow::Disabled };
+    let is_retry = count.and_then(|count| count.parse().ok()).is_some_and(|count: u32| count > 0);
+    // The key of a first attempt is recorded but not looked up: a user may well send the same text
+    // twice on purpose.
+    let retry_window = if is_retry { RetryWindow::Short } else { RetryWindow::Disabled };
     IdempotencyKey {
         route,
-        key: hex_digest(said),
+        key: hex_digest(content),
+        // The key itself is the digest of the content.
         fingerprint: String::new(),
-        retry_window: repeats,
+        retry_window,
     }
 }
 
@@ -149,7 +155,7 @@ fn hex_digest(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes))
 }
 
-/// A route without parameters.
+/// Refuses a query string, on routes that have no parameters.
 pub(super) struct NoQueryParams;
 
 impl<S: Send + Sync> FromRequestParts<S> for NoQueryParams {
@@ -161,7 +167,6 @@ impl<S: Send + Sync> FromRequestParts<S> for NoQueryParams {
     }
 }
 
-/// No such route.
 pub(super) async fn route_not_found() -> Error {
     Error::new(
         ErrorKind::RouteNotFound,
@@ -169,7 +174,6 @@ pub(super) async fn route_not_found() -> Error {
     )
 }
 
-/// The route exists, with other methods.
 pub(super) async fn method_not_allowed() -> Error {
     Error::new(
         ErrorKind::MethodNotAllowed,

@@ -1,4 +1,4 @@
-//! `/health`: for whoever keeps the server running. Public.
+//! `/health`: liveness and readiness probes. Public.
 
 use super::ApiState;
 use super::envelope::{ApiResult, Envelope, ErrorResponse, ok_response};
@@ -8,12 +8,14 @@ use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// How the server is.
+/// The state of a server instance.
 #[derive(Serialize, ToSchema)]
 pub(super) struct HealthResponse {
+    /// Always `ok`.
     status: &'static str,
+    /// Version of the server.
     version: &'static str,
-    /// The name of this instance: `<host>/<address>`.
+    /// Name of the instance: `<host>/<address>`.
     instance: String,
 }
 
@@ -24,7 +26,7 @@ impl HealthResponse {
     }
 }
 
-/// Whether the process answers.
+/// Check that the process is running.
 #[utoipa::path(get, path = "/health/live", tag = "health", responses((status = 200, body = Envelope<HealthResponse>)))]
 pub(super) async fn check_liveness(
     State(api): State<ApiState>,
@@ -33,7 +35,9 @@ pub(super) async fn check_liveness(
     ok_response("The server is running", HealthResponse::new(&api))
 }
 
-/// Whether turns can begin: the store can be read and written, and the server is not going down.
+/// Check that the server can accept turns.
+///
+/// It can if the database is readable and writable and the server is not shutting down.
 #[utoipa::path(
     get, path = "/health/ready", tag = "health",
     responses((status = 200, body = Envelope<HealthResponse>), (status = 503, body = ErrorResponse))
@@ -42,6 +46,8 @@ pub(super) async fn check_readiness(
     State(api): State<ApiState>,
     _query: NoQueryParams,
 ) -> ApiResult<Json<Envelope<HealthResponse>>> {
+    // Checked first: a load balancer must stop sending requests as soon as a shutdown begins,
+    // whether or not the database still answers.
     api.chat.ensure_not_draining()?;
     api.store.check_ready().await?;
     Ok(ok_response("The server is ready", HealthResponse::new(&api)))

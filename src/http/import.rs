@@ -1,4 +1,4 @@
-//! `/api/import`: whole sessions, read as they arrive, each stored or refused by itself.
+//! `/api/import`: whole sessions, parsed while the body arrives and stored one by one.
 
 use super::ApiState;
 use super::body::StreamedJsonBody;
@@ -17,33 +17,39 @@ use tokio::runtime::Handle;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 use utoipa::ToSchema;
 
-/// A file of sessions. Fields are those of sessions and messages as the API gives them. Sessions
-/// one after the other, and ChatGPT's `conversations.json`, are taken as well.
+/// An import file, with the fields of sessions and messages as the API returns them. JSON Lines
+/// (one session per line) and ChatGPT's `conversations.json` are accepted, too.
 #[derive(ToSchema)]
-#[allow(dead_code, reason = "describes the body, which is read piece by piece")]
+#[allow(dead_code, reason = "describes the body, which is parsed as a stream")]
 pub(super) struct ImportRequest {
     sessions: Vec<SessionRecord>,
 }
 
-/// Import sessions: all of each or none of it. Importing the same file twice changes nothing.
+/// Import sessions.
+///
+/// Each session is imported completely or skipped with a reason. Importing the same file twice
+/// changes nothing.
 #[utoipa::path(
     post, path = "/api/import", tag = "import", request_body = ImportRequest,
     responses((status = 200, body = Envelope<ImportReport>), (status = "default", body = ErrorResponse))
 )]
 pub(super) async fn import_sessions(
     State(api): State<ApiState>,
-    CurrentUser(who): CurrentUser,
+    CurrentUser(principal): CurrentUser,
     _query: NoQueryParams,
     StreamedJsonBody(body): StreamedJsonBody,
 ) -> ApiResult<Json<Envelope<ImportReport>>> {
     let bytes = StreamReader::new(body.into_data_stream().map_err(io::Error::other));
-    let terms = ImportOptions {
+    let options = ImportOptions {
         max_message: api.size_limits.message,
-        trusts_participants: who.is_admin || api.auth.is_disabled(),
+        // Otherwise anyone could put made-up sessions into the lists of other users.
+        trusts_participants: principal.is_admin || api.auth.is_disabled(),
     };
     let chat = api.chat;
-    let mut import = SessionImporter::new(api.store, who, terms, Handle::current())
+    let mut import = SessionImporter::new(api.store, principal, options, Handle::current())
         .with_progress(move |imported| chat.publish_import(imported));
+    // serde reads from blocking `io::Read` only, so the file is parsed on a blocking thread, which
+    // pulls the body at its own pace.
     let task = tokio::task::spawn_blocking(move || {
         let read =
             read_sessions(SyncIoBridge::new(Box::pin(bytes)), |raw| import.import_session(raw));

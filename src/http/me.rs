@@ -1,4 +1,4 @@
-//! `/api/me` and `/api/tickets`: the caller, as the server knows them.
+//! `/api/me`: the authenticated user and their data. `/api/tickets`: credentials for `EventSource`.
 
 use super::ApiState;
 use super::auth_middleware::CurrentIdentity;
@@ -13,22 +13,23 @@ use axum::http::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// Who is asking.
+/// The authenticated user.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct CurrentUserResponse {
     #[schema(value_type = String)]
     user_id: UserId,
-    /// As the caller's token says.
+    /// The `email` claim of the caller's token.
     #[serde(skip_serializing_if = "Option::is_none")]
     email: Option<String>,
+    /// The `name` claim of the caller's token.
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
-    /// Whether they may act on everybody's sessions.
+    /// Whether the user may access sessions of all users.
     admin: bool,
 }
 
-/// Who the server takes you for.
+/// Get the authenticated user.
 #[utoipa::path(
     get, path = "/api/me", tag = "people",
     responses((status = 200, body = Envelope<CurrentUserResponse>), (status = "default", body = ErrorResponse))
@@ -45,18 +46,21 @@ pub(super) async fn get_current_user(
     )
 }
 
-/// A ticket.
+/// A short-lived replacement for credentials in a URL.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct TicketResponse {
-    /// To be sent once as `?ticket=`.
+    /// Send it as `?ticket=`. It is valid for one request.
     ticket: String,
+    /// The ticket must be used before this time.
     #[schema(value_type = String, format = DateTime)]
     expires_at: Timestamp,
 }
 
-/// Get a ticket for `EventSource`, which cannot send headers: `?ticket=` stands for your credentials
-/// once, within 60 s, on `GET /api/events` and `GET /api/chat/{sessionId}/stream`.
+/// Create a ticket for `EventSource`, which cannot send headers.
+///
+/// `?ticket=` replaces the caller's credentials for one request within 60 s, on `GET /api/events`
+/// and `GET /api/chat/{sessionId}/stream`.
 #[utoipa::path(
     post, path = "/api/tickets", tag = "people",
     responses((status = 201, description = "Created", body = Envelope<TicketResponse>), (status = "default", body = ErrorResponse))
@@ -66,32 +70,39 @@ pub(super) async fn create_ticket(
     CurrentIdentity(identity): CurrentIdentity,
     _query: NoQueryParams,
 ) -> ApiResult<(StatusCode, Json<Envelope<TicketResponse>>)> {
+    // The ticket has the scope of the credentials: a read-only key gets a read-only ticket.
     let (ticket, expires_at) = issue_ticket(&*api.store, &identity, clock::now()).await?;
     let body = ok_response("Ticket created successfully", TicketResponse { ticket, expires_at });
     Ok((StatusCode::CREATED, body))
 }
 
-/// What is gone.
+/// The extent of a deletion.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct DeleteDataResponse {
+    /// Number of sessions deleted.
     deleted_sessions: u64,
+    /// Number of messages deleted with them.
     deleted_messages: u64,
+    /// Number of projects deleted.
     deleted_projects: u64,
 }
 
-/// Delete all that is yours: your sessions with all their messages, your projects with their files.
-/// Running replies are stopped. What you said in sessions of others stays there.
+/// Delete all data of the caller.
+///
+/// Deletes the caller's sessions with their messages and projects with their files. Running replies
+/// are stopped. Messages in sessions of other users are kept.
 #[utoipa::path(
     delete, path = "/api/me/data", tag = "people",
     responses((status = 200, body = Envelope<DeleteDataResponse>), (status = "default", body = ErrorResponse))
 )]
 pub(super) async fn delete_user_data(
     State(api): State<ApiState>,
-    CurrentUser(who): CurrentUser,
+    CurrentUser(principal): CurrentUser,
     _query: NoQueryParams,
 ) -> ApiResult<Json<Envelope<DeleteDataResponse>>> {
-    let (deleted, deleted_projects) = api.chat.delete_user_data(&who).await?;
+    // Runs to completion even if the client disconnects.
+    let (deleted, deleted_projects) = api.chat.delete_user_data(&principal).await?;
     let data = DeleteDataResponse {
         deleted_sessions: deleted.sessions,
         deleted_messages: deleted.messages,

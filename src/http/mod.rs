@@ -1,7 +1,7 @@
-//! The HTTP surface: routes, what they read and how they answer.
+//! The HTTP surface: routes, extractors, middleware and the response envelope.
 //!
-//! Handlers are thin: they read the request, call the core once, and render. axum stays in this
-//! folder. One file per resource; every route stands in `router.rs`.
+//! Handlers are thin: they read the request, call the core once and render the result. axum is used
+//! in this folder only. There is one file per resource; `router.rs` lists every route.
 
 mod admin;
 mod auth_middleware;
@@ -28,6 +28,7 @@ mod projects;
 mod query;
 mod rate_limit;
 mod render;
+mod request_id;
 mod router;
 mod search;
 mod security_headers;
@@ -53,34 +54,28 @@ use crate::store::Store;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What handlers work with.
+/// State shared by all handlers and middleware. Cloning it is cheap.
 #[derive(Clone)]
 pub struct ApiState {
-    /// Turns.
     pub chat: Arc<ChatService>,
-    /// Sessions and messages.
     pub store: Arc<dyn Store>,
-    /// Prompts, for their preview.
+    /// Used for prompt previews and the default model.
     pub memory: Arc<Memory>,
-    /// Who is asking.
     pub auth: Arc<Authenticator>,
-    /// How often somebody may ask.
     pub rate_limiter: Arc<RequestRateLimiter>,
-    /// What is too large.
     pub size_limits: SizeLimits,
-    /// The names the server answers to.
+    /// Values of `Host` that are accepted in addition to loopback names.
     pub allowed_hosts: Arc<AllowedHosts>,
-    /// The origins whose pages may use the server.
+    /// Origins whose pages may call the API from a browser.
     pub cors_origins: Arc<[String]>,
-    /// How long a stream may be silent before a comment keeps it warm.
+    /// A stream that has been silent this long gets an SSE comment, so that proxies keep it open.
     pub heartbeat: Duration,
 }
 
-/// What is too large, in bytes.
+/// Upper bounds in bytes. Chat bodies have a larger limit of their own (`body.rs`).
 #[derive(Debug, Clone, Copy)]
 pub struct SizeLimits {
-    /// A request's body.
     pub body: usize,
-    /// A message's text.
+    /// Text of one message, with the texts attached to it.
     pub message: usize,
 }

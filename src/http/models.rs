@@ -1,4 +1,4 @@
-//! `/api/models`: what can be asked for.
+//! `/api/models`: the models of the configured provider.
 
 use super::ApiState;
 use super::envelope::{ApiResult, Envelope, ErrorResponse, ok_response};
@@ -9,22 +9,22 @@ use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// The models there are.
+/// The available models.
 #[derive(Serialize, ToSchema)]
 pub(super) struct ModelListResponse {
     models: Vec<ModelInfo>,
-    /// The one that answers unless another is asked for.
+    /// The model used when a request and its session name none.
     default: String,
 }
 
-/// List the provider's models.
+/// List the available models.
 #[utoipa::path(
     get, path = "/api/models", tag = "models",
     responses((status = 200, body = Envelope<ModelListResponse>), (status = "default", body = ErrorResponse))
 )]
 pub(super) async fn list_models(
     State(api): State<ApiState>,
-    CurrentUser(_who): CurrentUser,
+    CurrentUser(_principal): CurrentUser,
     _query: NoQueryParams,
 ) -> ApiResult<Json<Envelope<ModelListResponse>>> {
     let models = api.chat.list_models().await?;

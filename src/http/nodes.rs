@@ -1,4 +1,5 @@
-//! `…/nodes` and `…/seen`: a session as people-to-people chats read it, and how far they have read.
+//! `/api/chat-sessions/:id/nodes` and `…/seen`: a session in the format of person-to-person chats,
+//! and read marks.
 
 use super::ApiState;
 use super::body::JsonBody;
@@ -14,38 +15,40 @@ use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// The nodes of a session.
+/// A page of a session's nodes.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct NodeListResponse {
-    /// By number: `_1`, `_2`, …
+    /// Ordered by number: `_1`, `_2`, …
     nodes: Vec<ChatNode>,
-    /// Where the list goes on: the name of the next node; `null` at its end.
+    /// Pass as `cursor` to get the next page; `null` on the last page.
     next_cursor: Option<String>,
 }
 
-/// Read a session's nodes with their messages, all branches. Nodes hold at most 10,000 messages or
-/// 128 KiB each; a long list is given in pieces.
+/// List a session's nodes with their messages.
+///
+/// All branches are included. A node holds at most 10,000 messages or 128 KiB.
 #[utoipa::path(
     get, path = "/api/chat-sessions/{sessionId}/nodes", tag = "messages",
     params(
         ("sessionId" = String, Path),
-        ("limit" = Option<u32>, Query, description = "From 1 to 100, 100 by default"),
-        ("cursor" = Option<String>, Query, description = "A nextCursor"),
+        ("limit" = Option<u32>, Query, description = "Page size, 1 to 100 (default 100)"),
+        ("cursor" = Option<String>, Query, description = "The nextCursor of the previous page"),
     ),
     responses((status = 200, body = Envelope<NodeListResponse>), (status = "default", body = ErrorResponse))
 )]
 pub(super) async fn list_nodes(
     State(api): State<ApiState>,
-    CurrentUser(who): CurrentUser,
+    CurrentUser(principal): CurrentUser,
     SessionPath(session): SessionPath,
     mut query: QueryParams,
 ) -> ApiResult<Json<Envelope<NodeListResponse>>> {
     let limit = query.take_number("limit", 1..=MAX_PAGE_SIZE).unwrap_or(MAX_PAGE_SIZE);
-    let wants = || FieldError::new("cursor", "must be a nextCursor of the same list");
-    let first = query.take_parsed("cursor", |name| parse_chat_id(&session, name).ok_or_else(wants));
+    let expected = || FieldError::new("cursor", "must be a nextCursor of the same list");
+    let first =
+        query.take_parsed("cursor", |name| parse_chat_id(&session, name).ok_or_else(expected));
     query.finish()?;
-    let page = api.store.list_nodes(&who, &session, first.unwrap_or(1), limit).await?;
+    let page = api.store.list_nodes(&principal, &session, first.unwrap_or(1), limit).await?;
     let next_cursor = page.next_node.map(|number| format_chat_id(&session, number));
     Ok(ok_response(
         "Nodes retrieved successfully",
@@ -53,7 +56,7 @@ pub(super) async fn list_nodes(
     ))
 }
 
-/// Read one node.
+/// Get a node with its messages.
 #[utoipa::path(
     get, path = "/api/chat-sessions/{sessionId}/nodes/{chatId}", tag = "messages",
     params(("sessionId" = String, Path), ("chatId" = String, Path, description = "`chat_<sessionId>_<number>`")),
@@ -61,13 +64,14 @@ pub(super) async fn list_nodes(
 )]
 pub(super) async fn get_node(
     State(api): State<ApiState>,
-    CurrentUser(who): CurrentUser,
+    CurrentUser(principal): CurrentUser,
     NodePath(session, name): NodePath,
     _query: NoQueryParams,
 ) -> ApiResult<Json<Envelope<ChatNode>>> {
-    // Number 0 is no node's: whoever may not see the session learns nothing of its nodes.
+    // A malformed name is looked up as the nonexistent node 0, so that a caller without access to
+    // the session gets `session_not_found` for any name.
     let number = parse_chat_id(&session, &name).unwrap_or(0);
-    let page = api.store.list_nodes(&who, &session, number, 1).await?;
+    let page = api.store.list_nodes(&principal, &session, number, 1).await?;
     let node = page.nodes.into_iter().find(|node| node.chat_id == name);
     let node = node.ok_or_else(|| {
         Error::new(ErrorKind::NodeNotFound, "there is no such node in the session")
@@ -75,11 +79,11 @@ pub(super) async fn get_node(
     Ok(ok_response("Node retrieved successfully", node))
 }
 
-/// How far the caller has read.
+/// The position of the caller's read mark.
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct MarkSeenRequest {
-    /// A message of the session.
+    /// The last message read, by its ID or `clientMessageId`.
     up_to: String,
 }
 
@@ -91,13 +95,14 @@ pub(super) struct MarkSeenResponse {
     session_id: SessionId,
     #[schema(value_type = String)]
     user_id: UserId,
-    /// The message that was named.
+    /// The message that the request named.
     #[schema(value_type = String)]
     up_to: MessageId,
 }
 
-/// Move the caller's read mark forward. Messages of others up to it are `seen` from then on; a mark
-/// never goes back.
+/// Move the caller's read mark forward.
+///
+/// Messages of other users up to the mark become `seen`. A mark never moves back.
 #[utoipa::path(
     post, path = "/api/chat-sessions/{sessionId}/seen", tag = "messages",
     params(("sessionId" = String, Path)),
@@ -107,12 +112,12 @@ pub(super) struct MarkSeenResponse {
 pub(super) async fn mark_messages_seen(
     State(api): State<ApiState>,
     _query: NoQueryParams,
-    CurrentUser(who): CurrentUser,
+    CurrentUser(principal): CurrentUser,
     SessionPath(session_id): SessionPath,
     JsonBody(body): JsonBody<MarkSeenRequest>,
 ) -> ApiResult<Json<Envelope<MarkSeenResponse>>> {
-    let named = MessageId::parse("upTo", &body.up_to)?;
-    let seen = api.chat.mark_seen(&who, &session_id, &named).await?;
-    let mark = MarkSeenResponse { session_id, user_id: who.user, up_to: seen.message_id };
+    let up_to = MessageId::parse("upTo", &body.up_to)?;
+    let seen = api.chat.mark_seen(&principal, &session_id, &up_to).await?;
+    let mark = MarkSeenResponse { session_id, user_id: principal.user, up_to: seen.message_id };
     Ok(ok_response("Messages marked as seen successfully", mark))
 }

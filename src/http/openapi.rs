@@ -1,4 +1,4 @@
-//! The OpenAPI document: generated from the handlers, completed with what they cannot say.
+//! The OpenAPI document: generated from the handlers, then completed by hand.
 
 use crate::error::ErrorKind;
 use axum::Json;
@@ -7,7 +7,6 @@ use utoipa::OpenApi;
 use utoipa::openapi::schema::AnyOfBuilder;
 use utoipa::openapi::{RefOr, Schema};
 
-/// What stands above the routes.
 #[derive(OpenApi)]
 #[openapi(
     info(
@@ -16,24 +15,24 @@ use utoipa::openapi::{RefOr, Schema};
         license(name = "MIT OR Apache-2.0")
     ),
     tags(
-        (name = "chat", description = "Turns: a message in, the streamed reply out"),
-        (name = "events", description = "What happens to conversations, as it happens"),
+        (name = "chat", description = "Send messages and stream replies"),
+        (name = "events", description = "Live changes of sessions, as server-sent events"),
         (name = "sessions", description = "Conversations"),
-        (name = "messages", description = "What was said in them"),
-        (name = "projects", description = "What sessions have in common: instructions and files"),
-        (name = "memory", description = "What of it the model is shown"),
-        (name = "import", description = "Whole conversations, in and out"),
-        (name = "models", description = "Who answers"),
-        (name = "openai", description = "OpenAI's own routes, with sessions"),
-        (name = "people", description = "Who is asking, and what is theirs"),
-        (name = "admin", description = "Who uses the server, for admins"),
-        (name = "health", description = "For whoever keeps the server running"),
+        (name = "messages", description = "Messages of a session, read marks and search"),
+        (name = "projects", description = "Instructions and files shared by several sessions"),
+        (name = "memory", description = "The part of a session that the model is shown"),
+        (name = "import", description = "Export and import of whole sessions"),
+        (name = "models", description = "Available models"),
+        (name = "openai", description = "Routes compatible with the OpenAI API, with sessions"),
+        (name = "people", description = "The authenticated user, their usage and their data"),
+        (name = "admin", description = "Users, sessions and usage of the whole server, for admins"),
+        (name = "health", description = "Liveness and readiness probes"),
     )
 )]
 pub(super) struct ApiDocument;
 
-/// Lists the codes of errors, which are stable, in the schema of a failure, and spells paths as
-/// OpenAPI does.
+/// Adds to the generated document what utoipa cannot derive: the list of error codes, and path
+/// templates in the syntax of OpenAPI.
 pub(super) fn complete_document(
     mut document: utoipa::openapi::OpenApi,
 ) -> utoipa::openapi::OpenApi {
@@ -44,7 +43,8 @@ pub(super) fn complete_document(
     {
         code.enum_values = Some(ErrorKind::ALL.iter().map(|kind| json!(kind.code())).collect());
     }
-    // An empty list is one of either kind.
+    // utoipa makes an untagged enum a `oneOf`. An empty list matches both variants, which `oneOf`
+    // forbids, so it becomes an `anyOf`.
     let lists = schemas.and_then(|schemas| schemas.get_mut("Envelope_MessageListResponse"));
     if let Some(RefOr::T(Schema::Object(object))) = lists
         && let Some(data) = object.properties.get_mut("data")
@@ -54,14 +54,13 @@ pub(super) fn complete_document(
         let any = items.into_iter().fold(AnyOfBuilder::new(), |any, item| any.item(item));
         *data = RefOr::T(any.description(one.description.take()).into());
     }
-    // A path that takes the rest of an address, as the router spells it: `{*path}`.
+    // OpenAPI has no wildcard segments: axum's `{*path}` becomes `{path}`.
     let paths = std::mem::take(&mut document.paths.paths);
     document.paths.paths =
         paths.into_iter().map(|(path, item)| (path.replace("{*", "{"), item)).collect();
     document
 }
 
-/// This document.
 pub(super) async fn get_openapi_document() -> Json<utoipa::openapi::OpenApi> {
     Json(super::openapi_document())
 }

@@ -1,78 +1,19 @@
-//! What happens around every request: its id, its log line, and the refusal of those that come
-//! from where they should not.
+//! Checks of `Host` and `Origin`, in front of every route.
+//!
+//! Without the first, a page that rebinds its own host name to this machine's loopback address
+//! could read everything; without the second, any page could send requests that change something.
 
 use super::ApiState;
-use super::envelope::LoggedError;
 use crate::error::{Error, ErrorKind};
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{Request, State};
 use axum::http::header::{HOST, ORIGIN};
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderValue, Method, Uri};
+use axum::http::{HeaderMap, Method, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use std::net::IpAddr;
-use std::time::Instant;
-use uuid::Uuid;
 
-const REQUEST_ID_HEADER: &str = "x-request-id";
-/// The longest id a caller may give a request.
-const MAX_REQUEST_ID_LEN: usize = 128;
-
-/// Gives the request an id and writes its line into the log: method, route, status, time. Never
-/// what anybody wrote.
-pub(super) async fn assign_request_id(request: Request, next: Next) -> Response {
-    let started = Instant::now();
-    let id = request_id(request.headers());
-    let method = request.method().clone();
-    // The route, not the path: ids of users' sessions need not stand in logs.
-    let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
-    let mut response = next.run(request).await;
-    response.headers_mut().insert(REQUEST_ID_HEADER, id.clone());
-    log_response(&id, &method, route.as_deref().unwrap_or("-"), &mut response, started);
-    response
-}
-
-fn request_id(headers: &HeaderMap) -> HeaderValue {
-    let is_sane = |id: &&HeaderValue| {
-        (1..=MAX_REQUEST_ID_LEN).contains(&id.len())
-            && id.as_bytes().iter().all(u8::is_ascii_graphic)
-    };
-    let own = || {
-        HeaderValue::from_str(&Uuid::now_v7().to_string()).unwrap_or(HeaderValue::from_static("-"))
-    };
-    headers.get(REQUEST_ID_HEADER).filter(is_sane).cloned().unwrap_or_else(own)
-}
-
-fn log_response(
-    id: &HeaderValue,
-    method: &Method,
-    route: &str,
-    response: &mut Response,
-    started: Instant,
-) {
-    let status = response.status().as_u16();
-    let took = started.elapsed().as_micros() as f64 / 1000.0;
-    let id = id.to_str().unwrap_or("-");
-    match response.extensions_mut().remove::<LoggedError>() {
-        Some(LoggedError(error)) if status >= 500 => tracing::error!(
-            request.id = id, http.method = %method, http.route = route, http.status = status, http.ms = took,
-            error = %error.chain(), "request failed"
-        ),
-        Some(LoggedError(error)) => tracing::info!(
-            request.id = id, http.method = %method, http.route = route, http.status = status, http.ms = took,
-            error.code = error.kind.code(), "request refused"
-        ),
-        None => tracing::info!(
-            request.id = id, http.method = %method, http.route = route, http.status = status, http.ms = took,
-            "request"
-        ),
-    }
-}
-
-/// Refuses hosts that this server does not answer to, and pages of other sites that would write.
-///
-/// Without this a page that points its own name at this machine's loopback address could read
-/// everything, and any page could post.
+/// Middleware that refuses unknown hosts, and writes from pages of foreign origins.
 pub(super) async fn check_origin(
     State(api): State<ApiState>,
     request: Request,
@@ -91,46 +32,52 @@ fn check_host_and_origin(
     headers: &HeaderMap,
 ) -> Result<(), Error> {
     let host = headers.get(HOST).and_then(|host| host.to_str().ok()?.parse::<Authority>().ok());
-    let named = [host.as_ref(), uri.authority()];
-    // Where credentials are asked for, a page under another name has none.
-    let is_name_free = !api.auth.is_network_based() && api.allowed_hosts.is_empty();
-    let is_ours = is_name_free
+    // A request line in absolute form names a host, too.
+    let authorities = [host.as_ref(), uri.authority()];
+    // With keys or tokens a rebound host gains nothing: browsers send it no credentials of this
+    // server. So without a list any host is fine then.
+    let accepts_any_host = !api.auth.is_network_based() && api.allowed_hosts.is_empty();
+    let is_accepted = accepts_any_host
         || (host.is_some()
-            && named.iter().flatten().all(|authority| api.allowed_hosts.is_allowed(authority)));
-    if !is_ours {
+            && authorities
+                .iter()
+                .flatten()
+                .all(|authority| api.allowed_hosts.is_allowed(authority)));
+    if !is_accepted {
         return Err(Error::new(
             ErrorKind::ForbiddenHost,
-            "this server does not answer to that host name; list it in ECHOIC_ALLOWED_HOSTS",
+            "this host name is not allowed; add it to ECHOIC_ALLOWED_HOSTS",
         ));
     }
+    // Browsers send `Origin` with every request that may change something; other clients do not.
     let Some(origin) = headers.get(ORIGIN).filter(|_| !method.is_safe()) else { return Ok(()) };
     let origin = origin.to_str().unwrap_or_default();
-    let own = host.is_some_and(|host| {
+    // The scheme may differ from the connection's: a proxy in front may terminate TLS.
+    let is_same_origin = host.is_some_and(|host| {
         let authority = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
         authority.is_some_and(|authority| authority.eq_ignore_ascii_case(host.as_str()))
     });
-    if own || api.cors_origins.iter().any(|allowed| allowed == origin) {
+    if is_same_origin || api.cors_origins.iter().any(|allowed| allowed == origin) {
         return Ok(());
     }
     Err(Error::new(
         ErrorKind::Forbidden,
-        "requests from pages of another origin are refused; list it in ECHOIC_CORS_ORIGINS",
+        "requests from this origin are refused; add it to ECHOIC_CORS_ORIGINS",
     ))
 }
 
-/// The names this server answers to, beside those of loopback.
+/// Host names that requests may be addressed to. Loopback names are always allowed.
 #[derive(Debug, Clone, Default)]
 pub struct AllowedHosts {
     allowed: Vec<String>,
 }
 
 impl AllowedHosts {
-    /// Takes the operator's list.
+    /// Entries with a port match that port only; case does not matter.
     pub fn new(allowed: Vec<String>) -> Self {
         Self { allowed: allowed.into_iter().map(|host| host.to_ascii_lowercase()).collect() }
     }
 
-    /// Whether the operator lists none.
     fn is_empty(&self) -> bool {
         self.allowed.is_empty()
     }
@@ -144,7 +91,6 @@ impl AllowedHosts {
     }
 }
 
-/// Whether a host name can only mean this machine.
 fn is_loopback_host(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     host == "localhost"

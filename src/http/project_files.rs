@@ -1,5 +1,5 @@
-//! `/api/projects/:id/files/*path`: the files of a project, one at a time. The version they count
-//! in is the project's.
+//! `/api/projects/:id/files/*path`: single files of a project. Each change raises the version of
+//! the project, which is the `ETag` of these routes.
 
 use super::ApiState;
 use super::body::LimitedJsonBody;
@@ -17,16 +17,16 @@ use axum::http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// A file to store.
+/// The content of a project file.
 #[derive(Deserialize, ToSchema)]
 pub(super) struct PutFileRequest {
-    /// Its text, at most 1 MiB.
+    /// The file's text, at most 1 MiB.
     pub(super) content: String,
-    /// The language it is written in, as code fences name it.
+    /// The language of the file, named as in Markdown code fences.
     pub(super) language: Option<String>,
 }
 
-/// Checks a file and counts its tokens.
+/// Validates a file and counts its tokens.
 pub(super) async fn build_new_file(path: &str, body: PutFileRequest) -> Result<NewFile> {
     let path = FilePath::parse(path)?;
     let language = body.language.as_deref().map(FileLanguage::parse).transpose()?;
@@ -34,61 +34,63 @@ pub(super) async fn build_new_file(path: &str, body: PutFileRequest) -> Result<N
     Ok(NewFile { path, language, tokens: tokens::count_tokens_async(&content).await, content })
 }
 
-/// A file with its content.
+/// A project file with its content.
 #[derive(Serialize, ToSchema)]
 pub(super) struct ProjectFileResponse {
     #[serde(flatten)]
     entry: FileEntry,
-    /// Its text.
+    /// The file's text.
     content: String,
 }
 
 type FileWithEtag = (EtagHeader, Json<Envelope<ProjectFileResponse>>);
 
-/// Read one file.
+/// Get a file of a project.
 #[utoipa::path(
     get, path = "/api/projects/{projectId}/files/{*path}", tag = "projects",
-    params(("projectId" = String, Path), ("path" = String, Path, description = "Names with slashes between them")),
+    params(("projectId" = String, Path), ("path" = String, Path, description = "Path of the file in the project; may contain slashes")),
     responses((status = 200, body = Envelope<ProjectFileResponse>), (status = "default", body = ErrorResponse))
 )]
 pub(super) async fn get_project_file(
     State(api): State<ApiState>,
-    CurrentUser(who): CurrentUser,
+    CurrentUser(principal): CurrentUser,
     ProjectFilePath(id, path): ProjectFilePath,
     _query: NoQueryParams,
 ) -> ApiResult<FileWithEtag> {
-    let found = api.store.get_file(&who, &id, &path).await?;
+    let found = api.store.get_file(&principal, &id, &path).await?;
     let file = ProjectFileResponse { entry: found.entry, content: found.content };
     Ok((etag_header(found.version), ok_response("File retrieved successfully", file)))
 }
 
-/// Store a file, new or in another's place. `If-Match` with the project's `ETag` guards against
-/// overwriting.
+/// Create or replace a file of a project.
 #[utoipa::path(
     put, path = "/api/projects/{projectId}/files/{*path}", tag = "projects",
     params(
         ("projectId" = String, Path),
-        ("path" = String, Path, description = "Relative, names with slashes between them, without .., at most 512 bytes"),
-        ("If-Match" = Option<String>, Header),
+        ("path" = String, Path, description = "Path of the file in the project: relative, without .., at most 512 bytes; may contain slashes"),
+        ("If-Match" = Option<String>, Header, description = "ETag of the project; the request fails with 412 `version_conflict` if the project has changed since"),
     ),
     request_body = PutFileRequest,
     responses(
-        (status = 201, description = "It is new", body = Envelope<ProjectFileResponse>),
-        (status = 200, description = "It was there before", body = Envelope<ProjectFileResponse>),
+        (status = 201, description = "Created", body = Envelope<ProjectFileResponse>),
+        (status = 200, description = "Replaced", body = Envelope<ProjectFileResponse>),
         (status = "default", body = ErrorResponse),
     )
 )]
 pub(super) async fn put_project_file(
     State(api): State<ApiState>,
     _query: NoQueryParams,
-    CurrentUser(who): CurrentUser,
+    CurrentUser(principal): CurrentUser,
     ProjectFilePath(id, path): ProjectFilePath,
     headers: HeaderMap,
+    // 1 MiB of text can be six times as long in JSON, with each byte written as an escape.
     LimitedJsonBody(body): LimitedJsonBody<8, PutFileRequest>,
 ) -> ApiResult<(StatusCode, FileWithEtag)> {
     let file = build_new_file(path.as_str(), body).await?;
+    // The store takes the file, and the response repeats its content.
     let content = file.content.clone();
-    let put = api.store.put_file(&who, &id, file, parse_if_match(&headers)?, clock::now()).await?;
+    let put =
+        api.store.put_file(&principal, &id, file, parse_if_match(&headers)?, clock::now()).await?;
     let (status, message) = match put.is_new {
         true => (StatusCode::CREATED, "File created successfully"),
         false => (StatusCode::OK, "File updated successfully"),
@@ -102,34 +104,36 @@ pub(super) async fn put_project_file(
     ))
 }
 
-/// What was deleted.
+/// A deleted file.
 #[derive(Serialize, ToSchema)]
 pub(super) struct DeleteFileResponse {
+    /// Path of the file in the project.
     #[schema(value_type = String)]
     path: FilePath,
 }
 
-/// Delete a file.
+/// Delete a file of a project.
 #[utoipa::path(
     delete, path = "/api/projects/{projectId}/files/{*path}", tag = "projects",
     params(
         ("projectId" = String, Path),
         ("path" = String, Path),
-        ("If-Match" = Option<String>, Header),
+        ("If-Match" = Option<String>, Header, description = "ETag of the project; the request fails with 412 `version_conflict` if the project has changed since"),
     ),
     responses((status = 200, body = Envelope<DeleteFileResponse>), (status = "default", body = ErrorResponse))
 )]
 pub(super) async fn delete_project_file(
     State(api): State<ApiState>,
-    CurrentUser(who): CurrentUser,
+    CurrentUser(principal): CurrentUser,
     ProjectFilePath(id, path): ProjectFilePath,
     headers: HeaderMap,
     _query: NoQueryParams,
 ) -> ApiResult<(EtagHeader, Json<Envelope<DeleteFileResponse>>)> {
     let versions = parse_if_match(&headers)?;
-    let left = api.store.delete_file(&who, &id, &path, versions, clock::now()).await?;
+    // The file is gone, so the ETag is that of the project after the deletion.
+    let deletion = api.store.delete_file(&principal, &id, &path, versions, clock::now()).await?;
     Ok((
-        etag_header(left.version),
+        etag_header(deletion.version),
         ok_response("File deleted successfully", DeleteFileResponse { path }),
     ))
 }

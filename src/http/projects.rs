@@ -1,4 +1,5 @@
-//! `/api/projects`: projects created, listed, read, changed, deleted. Their files are in `files.rs`.
+//! `/api/projects`: creating, listing, reading, updating and deleting projects. `project_files.rs`
+//! serves single files.
 
 use super::ApiState;
 use super::body::{JsonBody, LimitedJsonBody};
@@ -23,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use utoipa::ToSchema;
 
-/// The version of a project, as a header.
+/// The `ETag` header with the version of a project.
 pub(super) type EtagHeader = [(HeaderName, String); 1];
 
 type ProjectWithEtag = (EtagHeader, Json<Envelope<Project>>);
@@ -36,34 +37,35 @@ fn respond_with_project(message: &'static str, project: Project) -> ProjectWithE
     (etag_header(project.version), ok_response(message, project))
 }
 
-/// A project to create.
+/// A new project.
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct CreateProjectRequest {
-    /// Trimmed, 1 to 200 characters.
+    /// 1 to 200 characters after trimming.
     name: String,
-    /// What it is about, up to 16 KiB; the model reads it, too.
+    /// Up to 16 KiB. Part of the prompt in the project's sessions.
     description: Option<String>,
-    /// What the model is told in the project's sessions.
+    /// Instructions for the model in the project's sessions.
     system_prompt: Option<String>,
+    /// Progress of generating the project's files, maintained by the client (default `idle`).
     generation_status: Option<GenerationStatus>,
-    /// Each path once.
+    /// Files of the project; paths must be unique.
     #[schema(value_type = Option<Vec<ProjectFileInput>>)]
     files: Option<Vec<StrictObject<ProjectFileInput>>>,
 }
 
-/// A file of a project to create.
+/// A file of a new project.
 #[derive(Deserialize, ToSchema)]
 pub(super) struct ProjectFileInput {
-    /// Where it lies in the project: relative, without `..`, at most 512 bytes.
+    /// Path of the file in the project: relative, without `..`, at most 512 bytes.
     path: String,
-    /// Its text, at most 1 MiB.
+    /// The file's text, at most 1 MiB.
     content: String,
-    /// The language it is written in, as code fences name it.
+    /// The language of the file, named as in Markdown code fences.
     language: Option<String>,
 }
 
-/// Create a project, with its files if it has some. Creates no session.
+/// Create a project, optionally with files.
 #[utoipa::path(
     post, path = "/api/projects", tag = "projects", request_body = CreateProjectRequest,
     responses((status = 201, description = "Created", body = Envelope<Project>), (status = "default", body = ErrorResponse))
@@ -71,7 +73,7 @@ pub(super) struct ProjectFileInput {
 pub(super) async fn create_project(
     State(api): State<ApiState>,
     _query: NoQueryParams,
-    CurrentUser(who): CurrentUser,
+    CurrentUser(principal): CurrentUser,
     LimitedJsonBody(body): LimitedJsonBody<32, CreateProjectRequest>,
 ) -> ApiResult<(StatusCode, ProjectWithEtag)> {
     let new = NewProject {
@@ -82,24 +84,24 @@ pub(super) async fn create_project(
         generation_status: body.generation_status.unwrap_or_default(),
         files: build_new_files(body.files.unwrap_or_default()).await?,
     };
-    let project = api.store.create_project(&who, new, clock::now()).await?;
+    let project = api.store.create_project(&principal, new, clock::now()).await?;
     Ok((StatusCode::CREATED, respond_with_project("Project created successfully", project)))
 }
 
 async fn build_new_files(bodies: Vec<StrictObject<ProjectFileInput>>) -> Result<Vec<NewFile>> {
-    // Before their tokens are counted, which takes a while.
+    // Checked before any file's tokens are counted, which is slow.
     project::check_file_sizes(bodies.iter().map(|StrictObject(file)| file.content.len()))?;
     let mut files = Vec::with_capacity(bodies.len());
     let mut paths = HashSet::new();
     for (index, StrictObject(file)) in bodies.into_iter().enumerate() {
-        let place = format!("files[{index}]");
+        let position = format!("files[{index}]");
         let ProjectFileInput { path, content, language } = file;
         let file = build_new_file(&path, PutFileRequest { content, language })
             .await
-            .map_err(|error| error.within(&place))?;
+            .map_err(|error| error.within(&position))?;
         if !paths.insert(file.path.clone()) {
-            return Err(FieldError::new("path", "must not be that of another file")
-                .within(place)
+            return Err(FieldError::new("path", "must be unique within the project")
+                .within(position)
                 .into());
         }
         files.push(file);
@@ -114,34 +116,34 @@ fn parse_system_prompt(api: &ApiState, text: Option<String>) -> Result<Option<St
 /// A page of projects.
 #[derive(Serialize, ToSchema)]
 pub(super) struct ProjectListResponse {
-    /// The one that changed last comes first.
+    /// Most recently changed first.
     projects: Vec<Project>,
     pagination: Pagination,
 }
 
-/// List the caller's projects, newest change first.
+/// List the caller's projects, most recently changed first.
 #[utoipa::path(
     get, path = "/api/projects", tag = "projects",
     params(
-        ("page" = Option<u32>, Query, description = "From 1; a page past the end is empty"),
-        ("limit" = Option<u32>, Query, description = "From 1 to 100, 20 by default"),
+        ("page" = Option<u32>, Query, description = "Page number, from 1; a page past the end is empty"),
+        ("limit" = Option<u32>, Query, description = "Page size, 1 to 100 (default 20)"),
     ),
     responses((status = 200, body = Envelope<ProjectListResponse>), (status = "default", body = ErrorResponse))
 )]
 pub(super) async fn list_projects(
     State(api): State<ApiState>,
-    CurrentUser(who): CurrentUser,
+    CurrentUser(principal): CurrentUser,
     mut query: QueryParams,
 ) -> ApiResult<Json<Envelope<ProjectListResponse>>> {
     let page = query.take_number("page", 1..=u32::MAX).unwrap_or(1);
     let limit = query.take_number("limit", 1..=MAX_PAGE_SIZE).unwrap_or(20);
     query.finish()?;
-    let page = api.store.list_projects(&who, page, limit).await?;
+    let page = api.store.list_projects(&principal, page, limit).await?;
     let list = ProjectListResponse { projects: page.projects, pagination: page.pagination };
     Ok(ok_response("Projects retrieved successfully", list))
 }
 
-/// Read one project. Creates no session.
+/// Get a project.
 #[utoipa::path(
     get, path = "/api/projects/{projectId}", tag = "projects",
     params(("projectId" = String, Path)),
@@ -149,50 +151,52 @@ pub(super) async fn list_projects(
 )]
 pub(super) async fn get_project(
     State(api): State<ApiState>,
-    CurrentUser(who): CurrentUser,
+    CurrentUser(principal): CurrentUser,
     ProjectPath(id): ProjectPath,
     _query: NoQueryParams,
 ) -> ApiResult<ProjectWithEtag> {
-    let project = api.store.get_project(&who, &id).await?;
+    let project = api.store.get_project(&principal, &id).await?;
     Ok(respond_with_project("Project retrieved successfully", project))
 }
 
-/// Fields to replace; those left out stay as they are.
+/// Changes to a project. Fields that are left out are unchanged.
 #[derive(Default, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct UpdateProjectRequest {
-    /// Trimmed, 1 to 200 characters.
+    /// 1 to 200 characters after trimming.
     name: Option<String>,
-    /// Null empties it.
+    /// Up to 16 KiB; `null` clears it.
     #[serde(deserialize_with = "deserialize_present")]
     description: Option<Option<String>>,
-    /// Null takes it away.
+    /// Instructions for the model in the project's sessions; `null` removes them.
     #[serde(deserialize_with = "deserialize_present")]
     system_prompt: Option<Option<String>>,
+    /// Progress of generating the project's files, maintained by the client.
     generation_status: Option<GenerationStatus>,
-    /// Not here: it would be unclear which files go.
+    // Recognized only to refuse it: a list could mean to add files or to replace all of them.
     #[schema(ignore)]
     files: Option<IgnoredAny>,
 }
 
-/// Change a project's own fields. `If-Match` with the `ETag` guards against overwriting.
+/// Update fields of a project.
 #[utoipa::path(
     patch, path = "/api/projects/{projectId}", tag = "projects",
-    params(("projectId" = String, Path), ("If-Match" = Option<String>, Header)),
+    params(("projectId" = String, Path), ("If-Match" = Option<String>, Header, description = "ETag of the project; the request fails with 412 `version_conflict` if the project has changed since")),
     request_body = UpdateProjectRequest,
     responses((status = 200, body = Envelope<Project>), (status = "default", body = ErrorResponse))
 )]
 pub(super) async fn update_project(
     State(api): State<ApiState>,
     _query: NoQueryParams,
-    CurrentUser(who): CurrentUser,
+    CurrentUser(principal): CurrentUser,
     ProjectPath(id): ProjectPath,
     headers: HeaderMap,
     JsonBody(body): JsonBody<UpdateProjectRequest>,
 ) -> ApiResult<ProjectWithEtag> {
     if body.files.is_some() {
-        let wants = "must be changed one by one: PUT or DELETE /api/projects/:id/files/PATH";
-        return Err(Error::invalid_field("files", wants));
+        let expected =
+            "must be changed one at a time, with PUT or DELETE /api/projects/:id/files/PATH";
+        return Err(Error::invalid_field("files", expected));
     }
     let description = body.description.map(Option::unwrap_or_default);
     let system_prompt =
@@ -204,46 +208,48 @@ pub(super) async fn update_project(
         generation_status: body.generation_status,
     };
     let versions = parse_if_match(&headers)?;
-    let project = api.store.update_project(&who, &id, change, versions, clock::now()).await?;
+    let project = api.store.update_project(&principal, &id, change, versions, clock::now()).await?;
     Ok(respond_with_project("Project updated successfully", project))
 }
 
-/// Delete a project with its files, its sessions and their messages; running replies are stopped.
+/// Delete a project with its files, its sessions and their messages.
+///
+/// Running replies are stopped.
 #[utoipa::path(
     delete, path = "/api/projects/{projectId}", tag = "projects",
-    params(("projectId" = String, Path), ("If-Match" = Option<String>, Header)),
+    params(("projectId" = String, Path), ("If-Match" = Option<String>, Header, description = "ETag of the project; the request fails with 412 `version_conflict` if the project has changed since")),
     responses((status = 200, body = Envelope<DeleteSessionsResponse>), (status = "default", body = ErrorResponse))
 )]
 pub(super) async fn delete_project(
     State(api): State<ApiState>,
-    CurrentUser(who): CurrentUser,
+    CurrentUser(principal): CurrentUser,
     ProjectPath(id): ProjectPath,
     headers: HeaderMap,
     _query: NoQueryParams,
 ) -> ApiResult<Json<Envelope<DeleteSessionsResponse>>> {
     let deleted =
-        api.chat.delete_project(&who, &id, parse_if_match(&headers)?, clock::now()).await?;
+        api.chat.delete_project(&principal, &id, parse_if_match(&headers)?, clock::now()).await?;
     Ok(ok_response("Project deleted successfully", deleted.into()))
 }
 
-/// List the sessions of a project, as `GET /api/chat-sessions` lists them.
+/// List the sessions of a project: pinned first, then by latest activity.
 #[utoipa::path(
     get, path = "/api/projects/{projectId}/chat-sessions", tag = "projects",
     params(
         ("projectId" = String, Path),
-        ("page" = Option<u32>, Query, description = "From 1; a page past the end is empty"),
-        ("limit" = Option<u32>, Query, description = "From 1 to 100, 20 by default"),
-        ("cursor" = Option<String>, Query, description = "A nextCursor, in place of page"),
-        ("search" = Option<String>, Query, description = "Every word must begin a word of the title; case and accents do not count"),
+        ("page" = Option<u32>, Query, description = "Page number, from 1; a page past the end is empty"),
+        ("limit" = Option<u32>, Query, description = "Page size, 1 to 100 (default 20)"),
+        ("cursor" = Option<String>, Query, description = "The nextCursor of the previous page, instead of page"),
+        ("search" = Option<String>, Query, description = "Words of the title, each matched as a prefix; case and accents are ignored"),
         ("status" = Option<String>, Query, description = "Only sessions with this status"),
         ("archived" = Option<String>, Query, description = "true, false (default) or all"),
-        ("sort" = Option<String>, Query, description = "lastMessageAt, createdAt, updatedAt or title; - in front for descending"),
+        ("sort" = Option<String>, Query, description = "lastMessageAt, createdAt, updatedAt or title; prefix with - for descending order (default -lastMessageAt)"),
     ),
     responses((status = 200, body = Envelope<SessionListResponse>), (status = "default", body = ErrorResponse))
 )]
 pub(super) async fn list_project_sessions(
     State(api): State<ApiState>,
-    CurrentUser(who): CurrentUser,
+    CurrentUser(principal): CurrentUser,
     ProjectPath(id): ProjectPath,
     query: QueryParams,
 ) -> ApiResult<Json<Envelope<SessionListResponse>>> {
@@ -251,7 +257,8 @@ pub(super) async fn list_project_sessions(
     if query.project_id.is_some() {
         return Err(Error::invalid_field("projectId", "is not a parameter of this route"));
     }
-    let project = api.store.get_project(&who, &id).await?;
+    // An admin may list another user's project, so the owner is the project's, not the caller.
+    let project = api.store.get_project(&principal, &id).await?;
     query.project_id = Some(project.id);
     let page = api.store.list_all_sessions(Some(&project.owner), query).await?;
     Ok(ok_response("Sessions retrieved successfully", page.into()))

@@ -1,4 +1,5 @@
-//! Query strings, read strictly: what is unknown or wrong is refused, all of it at once.
+//! Strict parsing of query strings: unknown, repeated and invalid parameters are refused, and one
+//! error names all of them.
 
 use crate::domain::FieldError;
 use crate::error::{Error, Result};
@@ -8,7 +9,8 @@ use std::borrow::Cow;
 use std::convert::Infallible;
 use std::ops::RangeInclusive;
 
-/// The parameters of a request. Take each one that the route knows, then [`QueryParams::finish`].
+/// The query parameters of a request. A handler takes each one it knows, then calls
+/// [`QueryParams::finish`].
 pub(super) struct QueryParams {
     params: Vec<(String, String)>,
     errors: Vec<FieldError>,
@@ -18,13 +20,14 @@ impl<S: Send + Sync> FromRequestParts<S> for QueryParams {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        let given = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(&parts.uri);
-        Ok(Self { params: given.map(|query| query.0).unwrap_or_default(), errors: Vec::new() })
+        let params = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(&parts.uri);
+        // Pairs of strings can always be parsed: form decoding replaces invalid UTF-8.
+        Ok(Self { params: params.map(|query| query.0).unwrap_or_default(), errors: Vec::new() })
     }
 }
 
 impl QueryParams {
-    /// A parameter's text; an empty one counts as absent.
+    /// Takes a parameter as text. An empty value counts as absent.
     pub(super) fn take_text(&mut self, name: &'static str) -> Option<String> {
         let mut values = Vec::new();
         self.params.retain(|(key, value)| {
@@ -33,18 +36,19 @@ impl QueryParams {
             }
             key != name
         });
+        // Which of two values wins differs between parsers, so neither does.
         if values.len() > 1 {
             self.add_error(name, "must be given once");
         }
         values.pop().filter(|value| !value.is_empty())
     }
 
-    /// Passes over a parameter, whatever it says.
+    /// Accepts a parameter without reading it.
     pub(super) fn ignore(&mut self, name: &str) {
         self.params.retain(|(key, _)| key != name);
     }
 
-    /// A parameter that `read` understands.
+    /// Takes a parameter and parses it with `read`.
     pub(super) fn take_parsed<T>(
         &mut self,
         name: &'static str,
@@ -60,23 +64,23 @@ impl QueryParams {
         }
     }
 
-    /// A whole number within a range.
+    /// Takes a parameter as a whole number within a range.
     pub(super) fn take_number(
         &mut self,
         name: &'static str,
         range: RangeInclusive<u32>,
     ) -> Option<u32> {
-        let wants = match *range.end() {
+        let expected = match *range.end() {
             u32::MAX => format!("must be a whole number of at least {}", range.start()),
             end => format!("must be a whole number from {} to {end}", range.start()),
         };
         self.take_parsed(name, |text| match text.parse() {
             Ok(number) if range.contains(&number) => Ok(number),
-            _ => Err(FieldError::new(name, wants.clone())),
+            _ => Err(FieldError::new(name, expected.clone())),
         })
     }
 
-    /// One of a few words.
+    /// Takes a parameter that must be one of the given words.
     pub(super) fn take_choice<T: Copy>(
         &mut self,
         name: &'static str,
@@ -91,14 +95,15 @@ impl QueryParams {
         })
     }
 
-    /// Says that a parameter wants something else.
-    pub(super) fn add_error(&mut self, name: &'static str, wants: impl Into<Cow<'static, str>>) {
-        self.errors.push(FieldError::new(name, wants));
+    /// Records an error, which [`QueryParams::finish`] returns.
+    pub(super) fn add_error(&mut self, name: &'static str, expected: impl Into<Cow<'static, str>>) {
+        self.errors.push(FieldError::new(name, expected));
     }
 
-    /// Refuses the request if anything was wrong or is left over.
+    /// Returns all recorded errors, and one for each parameter that was not taken.
     pub(super) fn finish(mut self) -> Result<()> {
         for (name, _) in self.params {
+            // The error repeats the name, whose length the client chose.
             let name: String = name.chars().take(64).collect();
             self.errors.push(FieldError::new(name, "is not a parameter of this route"));
         }

@@ -1,4 +1,4 @@
-//! `/api/render`: Markdown as HTML that a page can show.
+//! `/api/render`: Markdown to sanitized HTML.
 
 use super::ApiState;
 use super::body::JsonBody;
@@ -13,27 +13,29 @@ use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use utoipa::ToSchema;
 
-/// Longer texts, and those with code to colour, are rendered on threads that may take their time.
+/// Longer texts, and those with code to highlight, are rendered on a blocking thread.
 const INLINE_RENDER_LIMIT: usize = 2 << 10;
-/// So many at once; the others wait.
+/// Bounds the CPU time that rendering takes from turns; further requests wait.
 static BLOCKING_RENDERS: Semaphore = Semaphore::const_new(2);
 
-/// What to render.
+/// A text to render.
 #[derive(Deserialize, ToSchema)]
 pub(super) struct RenderRequest {
-    /// At most as long as a message may be.
+    /// The Markdown; at most as long as a message may be.
     markdown: String,
 }
 
-/// What came of it.
+/// The rendered text.
 #[derive(Serialize, ToSchema)]
 pub(super) struct RenderResponse {
-    /// Holds no script, no style, no image and no form; links open elsewhere and tell nothing.
+    /// HTML without scripts, styles, images and forms. Links open in a new tab, without referrer.
     html: String,
 }
 
-/// Render Markdown as sanitised HTML. HTML in it stays text, images become links, code is coloured
-/// by classes (`c-key`, `c-str`, `c-num`, `c-com`, `c-fun`, `c-typ`, `c-var`, `c-add`, `c-del`).
+/// Render Markdown as sanitized HTML.
+///
+/// HTML in the source is shown as text and images become links. Code is highlighted with the
+/// classes `c-key`, `c-str`, `c-num`, `c-com`, `c-fun`, `c-typ`, `c-var`, `c-add` and `c-del`.
 #[utoipa::path(
     post, path = "/api/render", tag = "messages", request_body = RenderRequest,
     responses((status = 200, body = Envelope<RenderResponse>), (status = "default", body = ErrorResponse))
@@ -41,17 +43,19 @@ pub(super) struct RenderResponse {
 pub(super) async fn render_markdown(
     State(api): State<ApiState>,
     _query: NoQueryParams,
-    CurrentUser(_who): CurrentUser,
+    CurrentUser(_principal): CurrentUser,
     JsonBody(body): JsonBody<RenderRequest>,
 ) -> ApiResult<Json<Envelope<RenderResponse>>> {
     let markdown = body.markdown;
     if markdown.len() > api.size_limits.message {
         return Err(Error::too_large("markdown", api.size_limits.message));
     }
+    // Highlighting is by far the slowest part. This may take text for code, which costs little.
     let has_code = markdown.contains("```") || markdown.contains("~~~");
     let html = if markdown.len() <= INLINE_RENDER_LIMIT && !has_code {
         markup::render_html(&markdown)
     } else {
+        // Held until the rendering is done.
         let _permit = BLOCKING_RENDERS.acquire().await.map_err(Error::internal)?;
         spawn_blocking(move || markup::render_html(&markdown)).await.map_err(Error::internal)?
     };

@@ -1,10 +1,10 @@
-//! Every route in one list, and what happens around all of them.
+//! The list of all routes, and the middleware around them.
 
 use super::openapi::{ApiDocument, complete_document};
 use super::{
     ApiState, admin, auth_middleware, branches, chat, console, events, export, extract, health,
     import, me, memory_preview, messages, models, nodes, openapi, origin, project_files, projects,
-    render, search, security_headers, sessions, turns, usage, v1,
+    render, request_id, search, security_headers, sessions, turns, usage, v1,
 };
 use crate::error::Error;
 use axum::Router;
@@ -20,8 +20,7 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-/// The routes that the OpenAPI document describes. Which of them need no credentials stands in
-/// `gate.rs`.
+/// The routes in the OpenAPI document. `auth_middleware.rs` lists those that need no credentials.
 fn build_routes() -> OpenApiRouter<ApiState> {
     OpenApiRouter::with_openapi(ApiDocument::openapi())
         .routes(routes!(chat::send_message))
@@ -91,7 +90,7 @@ fn build_routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(health::check_readiness))
 }
 
-/// The whole service.
+/// Builds the service with all routes and middleware.
 pub fn build_router(api: ApiState) -> Router {
     let (routes, _) = build_routes().split_for_parts();
     let cors = build_cors_layer(&api.cors_origins);
@@ -101,26 +100,29 @@ pub fn build_router(api: ApiState) -> Router {
         .route("/assets/{*path}", get(console::serve_asset))
         .fallback(extract::route_not_found)
         .method_not_allowed_fallback(extract::method_not_allowed)
+        // The last layer runs first: hosts are checked before credentials are.
         .layer(from_fn_with_state(api.clone(), auth_middleware::authenticate))
         .layer(from_fn_with_state(api.clone(), origin::check_origin))
         .with_state(api);
+    // The CORS layer is outside of authentication, because preflight requests carry no credentials.
     let router = match cors {
         Some(cors) => router.layer(cors),
         None => router,
     };
+    // Outermost last: a panic becomes an error, errors of `/v1` get OpenAI's format, and every
+    // response gets its headers, its ID and its line in the log.
     router
         .layer(CatchPanicLayer::custom(handle_panic))
         .layer(from_fn(v1::encode_openai_errors))
         .layer(from_fn(security_headers::add_security_headers))
-        .layer(from_fn(origin::assign_request_id))
+        .layer(from_fn(request_id::assign_request_id))
 }
 
-/// The OpenAPI document.
 pub fn openapi_document() -> utoipa::openapi::OpenApi {
     complete_document(build_routes().into_openapi())
 }
 
-/// Closed unless the operator lists origins.
+/// `None` unless the operator allows origins: browsers then refuse cross-origin reads.
 fn build_cors_layer(origins: &[String]) -> Option<CorsLayer> {
     if origins.is_empty() {
         return None;
@@ -149,7 +151,7 @@ fn build_cors_layer(origins: &[String]) -> Option<CorsLayer> {
     )
 }
 
-/// A mistake of ours is told as one, without its details.
+/// A panic in a handler: 500 `internal`, with the panic message in the log only.
 fn handle_panic(cause: Box<dyn Any + Send>) -> Response {
     let text = cause.downcast_ref::<&str>().map(|text| (*text).to_owned());
     let text = text.or_else(|| cause.downcast_ref::<String>().cloned()).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! `/api/search`: what was said, found by its words.
+//! `/api/search`: full-text search in messages and titles.
 
 use super::ApiState;
 use super::envelope::{ApiResult, Envelope, ErrorResponse, ok_response};
@@ -14,37 +14,36 @@ use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// The longest question, in bytes.
 const MAX_QUERY_BYTES: usize = 1000;
 
-/// What was found.
+/// A page of search results.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct SearchResponse {
     /// Newest first.
     results: Vec<SearchResult>,
-    /// Where the list goes on; `null` at its end.
+    /// Pass as `cursor` to get the next page; `null` on the last page.
     next_cursor: Option<String>,
 }
 
-/// A message or a title that holds all words of the question.
+/// A message or a session title that contains all words of the query.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct SearchResult {
     #[schema(value_type = String)]
     session_id: SessionId,
-    /// The session's title.
+    /// Title of the session.
     title: String,
-    /// The message; `null` if the words stand in the title.
+    /// The matching message; `null` if the title matched.
     #[schema(value_type = Option<String>)]
     message_id: Option<MessageId>,
-    /// Who speaks; `null` for a title.
+    /// Role of the message; `null` if the title matched.
     role: Option<Role>,
-    /// At most 160 characters around the first of the words, and `…` where more follows or precedes.
+    /// At most 160 characters around the first match, with `…` where text is cut off.
     snippet: String,
-    /// Where the found words stand in it: from and behind, in characters (Unicode scalar values).
+    /// Ranges `[start, end)` of the matched words in the snippet, in Unicode scalar values.
     highlights: Vec<[usize; 2]>,
-    /// When the message was written; of a title, when its session was created.
+    /// Time the message was written, or the session was created if the title matched.
     #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
 }
@@ -64,31 +63,32 @@ impl From<ResolvedSearchHit> for SearchResult {
     }
 }
 
-/// Search in messages and titles of all sessions that the caller may read, archived ones and all
-/// branches included. Every word must begin a word of the same message or title; one of fewer than
-/// three letters must be a word of it. Case and accents do not count. What was said is found within
-/// two seconds.
+/// Search messages and titles of all sessions the caller may read.
+///
+/// Archived sessions and all branches are included. Each word of the query must be a prefix of a
+/// word in the same message or title; a word of fewer than three letters must match a whole word.
+/// Case and accents are ignored. New messages are found within two seconds.
 #[utoipa::path(
     get, path = "/api/search", tag = "messages",
     params(
-        ("q" = String, Query, description = "The words; at most 16 count"),
+        ("q" = String, Query, description = "Words to search for; at most 16 are used"),
         ("projectId" = Option<String>, Query, description = "Only sessions of this project"),
-        ("sessionId" = Option<String>, Query, description = "Only this session"),
-        ("role" = Option<Role>, Query, description = "Only messages of this role, and no titles"),
-        ("from" = Option<String>, Query, description = "RFC 3339: only what is as new, or newer"),
-        ("to" = Option<String>, Query, description = "RFC 3339: only what is older"),
-        ("limit" = Option<u32>, Query, description = "From 1 to 100, 20 by default"),
-        ("cursor" = Option<String>, Query, description = "A nextCursor"),
+        ("sessionId" = Option<String>, Query, description = "Only messages and the title of this session"),
+        ("role" = Option<Role>, Query, description = "Only messages with this role, and no titles"),
+        ("from" = Option<String>, Query, description = "Only results at or after this time (RFC 3339)"),
+        ("to" = Option<String>, Query, description = "Only results before this time (RFC 3339)"),
+        ("limit" = Option<u32>, Query, description = "Page size, 1 to 100 (default 20)"),
+        ("cursor" = Option<String>, Query, description = "The nextCursor of the previous page"),
     ),
     responses((status = 200, body = Envelope<SearchResponse>), (status = "default", body = ErrorResponse))
 )]
 pub(super) async fn search_messages(
     State(api): State<ApiState>,
-    CurrentUser(who): CurrentUser,
+    CurrentUser(principal): CurrentUser,
     query: QueryParams,
 ) -> ApiResult<Json<Envelope<SearchResponse>>> {
     let query = parse_search_query(query)?;
-    let (findings, next) = api.chat.search_messages(&who, &query).await?;
+    let (findings, next) = api.chat.search_messages(&principal, &query).await?;
     let results = findings.into_iter().map(SearchResult::from).collect();
     let next_cursor = next.map(|spot| spot.encode());
     Ok(ok_response("Search completed successfully", SearchResponse { results, next_cursor }))
@@ -101,17 +101,19 @@ fn parse_search_query(mut query: QueryParams) -> Result<SearchQuery> {
                 .ok_or_else(|| FieldError::new(name, "must be a time in RFC 3339"))
         }
     };
-    let question = query.take_text("q").unwrap_or_default();
-    let asked = match question.len() {
-        0..=MAX_QUERY_BYTES => parse_terms(&question),
+    // Without `q` there are no words, which `parse_terms` refuses.
+    let text = query.take_text("q").unwrap_or_default();
+    let terms = match text.len() {
+        0..=MAX_QUERY_BYTES => parse_terms(&text),
         _ => Err(FieldError::new("q", "must be at most 1000 bytes")),
     };
-    if let Err(invalid) = &asked {
+    if let Err(invalid) = &terms {
         query.add_error("q", invalid.message.clone());
     }
     let roles = [Role::User, Role::Assistant, Role::System, Role::Tool];
-    let found = SearchQuery {
-        terms: asked.unwrap_or_default(),
+    let search = SearchQuery {
+        // An invalid text has been recorded above; `finish` returns it with all other errors.
+        terms: terms.unwrap_or_default(),
         project_id: query.take_parsed("projectId", |id| ProjectId::parse("projectId", id)),
         session_id: query.take_parsed("sessionId", |id| SessionId::parse("sessionId", id)),
         role: query.take_choice("role", &roles.map(|role| (role.as_str(), role))),
@@ -121,5 +123,5 @@ fn parse_search_query(mut query: QueryParams) -> Result<SearchQuery> {
         limit: query.take_number("limit", 1..=MAX_PAGE_SIZE).unwrap_or(20),
     };
     query.finish()?;
-    Ok(found)
+    Ok(search)
 }

@@ -1,5 +1,4 @@
-//! What every answer says to the browser that reads it: that it is not to be taken for anything
-//! else, framed, or kept.
+//! Security headers of all responses: browsers must not sniff, frame, embed or store them.
 
 use axum::extract::Request;
 use axum::http::header::{
@@ -10,7 +9,7 @@ use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::Next;
 use axum::response::Response;
 
-/// Each header and its value where the answer has none of its own.
+/// Defaults; a handler's own value wins.
 const SECURITY_HEADERS: [(HeaderName, &str); 6] = [
     (X_CONTENT_TYPE_OPTIONS, "nosniff"),
     (X_FRAME_OPTIONS, "DENY"),
@@ -20,11 +19,12 @@ const SECURITY_HEADERS: [(HeaderName, &str); 6] = [
     (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
 ];
 
-/// Adds the headers that an answer does not have.
+/// Middleware that adds the headers a response does not set itself.
 pub(super) async fn add_security_headers(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
     for (name, value) in SECURITY_HEADERS {
+        // The console's pages have a policy of their own, and streams their own caching.
         headers.entry(name).or_insert(HeaderValue::from_static(value));
     }
     response

@@ -1,7 +1,7 @@
-//! Serving: connections accepted, so many at a time, each with its deadlines, until told to stop.
+//! The accept loop: a bounded number of connections, each with read deadlines, until shutdown.
 //!
-//! hyper is used directly, because what the framework offers has no deadline for a request's head:
-//! a client that sends a byte a minute would keep its connection for ever.
+//! hyper is used directly, because `axum::serve` has no deadline for a request's head: a client
+//! that sends one byte per minute would keep its connection forever.
 
 use super::connection::TimeoutListener;
 use axum::Router;
@@ -20,63 +20,66 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use tower_http::timeout::TimeoutBody;
 
-/// Connections that are open at the same time; more wait to be accepted.
+/// Connections open at the same time. Further ones wait in the listener's backlog.
 const MAX_CONNECTIONS: usize = 16 << 10;
-/// The most bytes of a request's head; hyper takes at most 100 headers.
+/// Size of a request's head. hyper itself limits the number of headers to 100.
 const MAX_HEAD_BYTES: usize = 32 << 10;
 
-/// Whom a connection comes from: a client, or a proxy before it.
+/// The remote address of a connection: the client, or the proxy in front of it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PeerAddress(pub(super) IpAddr);
 
-/// How long clients may take to send.
+/// Read deadlines of a connection.
 #[derive(Debug, Clone, Copy)]
 pub struct ReadTimeouts {
-    /// For a request's head, also the first one; also how long a connection may lie idle.
+    /// Time to receive a request's head. It also bounds how long a connection may be idle.
     pub head: Duration,
-    /// For each next piece of a request's body.
+    /// Time between two chunks of a request's body.
     pub body: Duration,
 }
 
-/// Serves until `stop`, then lets requests that are under way end.
+/// Serves until `stop`, then stops accepting and waits for running requests to end.
 pub async fn serve(
     mut listener: TimeoutListener,
     router: Router,
-    patience: ReadTimeouts,
+    timeouts: ReadTimeouts,
     stop: CancellationToken,
 ) {
-    let (room, connections) = (Arc::new(Semaphore::new(MAX_CONNECTIONS)), GracefulShutdown::new());
+    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let connections = GracefulShutdown::new();
     loop {
+        // The slot is taken before accepting, so that a connection over the limit stays in the
+        // backlog instead of being open without a task.
         let accepted = async {
-            let place = room.clone().acquire_owned().await;
-            (place, listener.accept().await)
+            let slot = slots.clone().acquire_owned().await;
+            (slot, listener.accept().await)
         };
-        let (place, (stream, peer)) = tokio::select! {
+        let (slot, (stream, peer)) = tokio::select! {
             () = stop.cancelled() => break,
             accepted = accepted => accepted,
         };
         let service =
-            TowerToHyperService::new(build_connection_service(router.clone(), peer, patience.body));
+            TowerToHyperService::new(build_connection_service(router.clone(), peer, timeouts.body));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(patience.head)
+            .header_read_timeout(timeouts.head)
             .max_buf_size(MAX_HEAD_BYTES)
             .serve_connection(TokioIo::new(stream), service);
         let connection = connections.watch(connection);
         tokio::spawn(async move {
-            // How a connection ends is its client's business.
+            // Errors of a connection, such as a reset, are caused by its client and not logged.
             let _ = connection.await;
-            drop(place);
+            drop(slot);
         });
     }
     connections.shutdown().await;
 }
 
-/// The service of one connection: each of its requests says whom it comes from.
+/// The service of one connection. It adds [`PeerAddress`] and the body deadline to each request.
 fn build_connection_service(
     router: Router,
     peer: SocketAddr,
-    patience: Duration,
+    body_timeout: Duration,
 ) -> impl tower::Service<
     hyper::Request<Incoming>,
     Response = axum::response::Response,
@@ -84,7 +87,8 @@ fn build_connection_service(
     Future: Send,
 > + Clone {
     router.map_request(move |request: hyper::Request<Incoming>| {
-        let mut request: Request = request.map(|body| Body::new(TimeoutBody::new(patience, body)));
+        let mut request: Request =
+            request.map(|body| Body::new(TimeoutBody::new(body_timeout, body)));
         request.extensions_mut().insert(PeerAddress(peer.ip()));
         request
     })

@@ -1,4 +1,4 @@
-//! `/api/chat-sessions`: sessions created, listed, read, changed, deleted.
+//! `/api/chat-sessions`: creating, listing, reading, updating and deleting sessions.
 
 use super::ApiState;
 use super::body::JsonBody;
@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-/// Words of a search beyond these are not looked at.
+/// Further words of a search are ignored.
 const MAX_SEARCH_WORDS: usize = 16;
 
 pub(super) type SessionWithEtag = ([(HeaderName, String); 1], Json<Envelope<Session>>);
@@ -34,28 +34,32 @@ pub(super) fn respond_with_session(message: &'static str, session: Session) -> S
     ([(ETAG, format!("\"{}\"", session.version))], ok_response(message, session))
 }
 
-/// A session to create.
+/// A new session.
 #[derive(Default, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct CreateSessionRequest {
-    /// Trimmed, at most 200 characters; "New Chat" until the first message names the session.
+    /// At most 200 characters after trimming. Without it the title is "New Chat" until the first
+    /// message names the session.
     #[serde(alias = "name")]
     title: Option<String>,
+    /// The project that the session belongs to.
     project_id: Option<String>,
-    /// Users beside the caller.
+    /// User IDs of participants in addition to the caller, at most 99.
     participants: Option<Vec<String>>,
-    /// An object up to 16 KiB.
+    /// Data of the application: an object of up to 16 KiB.
     #[schema(value_type = Object)]
     meta: Option<Box<RawValue>>,
-    /// An object up to 16 KiB, or a string that holds one.
+    /// Data about the user: an object of up to 16 KiB, or a string that contains one as JSON.
     #[schema(value_type = Object)]
     user_meta: Option<Box<RawValue>>,
-    /// An object up to 16 KiB, or a string that holds one.
+    /// Display settings: an object of up to 16 KiB, or a string that contains one as JSON.
     #[schema(value_type = Object)]
     theme: Option<Box<RawValue>>,
+    /// Defaults for the session's turns.
     #[serde(deserialize_with = "deserialize_optional_object")]
     settings: Option<SessionSettings>,
-    /// 1 to 128 characters of `A-Za-z0-9._:-`. Repeated by its owner it gives the same session.
+    /// An ID chosen by the client: 1 to 128 characters of `A-Za-z0-9._:-`. If the caller already
+    /// owns the session with this ID, that session is returned.
     session_id: Option<String>,
 }
 
@@ -64,14 +68,14 @@ pub(super) struct CreateSessionRequest {
     post, path = "/api/chat-sessions", tag = "sessions", request_body = CreateSessionRequest,
     responses(
         (status = 201, description = "Created", body = Envelope<Session>),
-        (status = 200, description = "The sessionId was used before by the same user: that session", body = Envelope<Session>),
+        (status = 200, description = "The caller's existing session with this sessionId", body = Envelope<Session>),
         (status = "default", body = ErrorResponse),
     )
 )]
 pub(super) async fn create_session(
     State(api): State<ApiState>,
     _query: NoQueryParams,
-    CurrentUser(who): CurrentUser,
+    CurrentUser(principal): CurrentUser,
     JsonBody(body): JsonBody<CreateSessionRequest>,
 ) -> ApiResult<(StatusCode, SessionWithEtag)> {
     let new = NewSession {
@@ -84,7 +88,8 @@ pub(super) async fn create_session(
         theme: parse_json_object("theme", body.theme)?.unwrap_or_default(),
         settings: check_settings(&api, body.settings.unwrap_or_default())?,
     };
-    let (session, is_new) = api.chat.create_session(&who, new, clock::now()).await?;
+    let (session, is_new) = api.chat.create_session(&principal, new, clock::now()).await?;
+    // 200 tells a client that its retry found the session of the first attempt.
     Ok(if is_new {
         (StatusCode::CREATED, respond_with_session("Session created successfully", session))
     } else {
@@ -93,10 +98,11 @@ pub(super) async fn create_session(
 }
 
 fn parse_participants(users: Vec<String>) -> Result<Vec<UserId>> {
+    // The owner counts, too.
     if users.len() >= MAX_PARTICIPANTS {
         return Err(Error::invalid_field(
             "participants",
-            "must be at most 99 users beside the owner",
+            "must be at most 99 users in addition to the owner",
         ));
     }
     users.iter().map(|user| Ok(UserId::parse("participants", user)?)).collect()
@@ -117,37 +123,37 @@ fn check_settings(api: &ApiState, settings: SessionSettings) -> Result<SessionSe
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct SessionListResponse {
-    /// Pinned ones first, then in the order asked for; without `nodes`.
+    /// Pinned sessions first, then in the requested order. The field `nodes` is left out.
     sessions: Vec<Session>,
-    /// For a numbered page.
+    /// Present if the request did not use a cursor.
     #[serde(skip_serializing_if = "Option::is_none")]
     pagination: Option<Pagination>,
-    /// Where the list goes on, stable while sessions arrive; `null` at its end.
+    /// Pass as `cursor` to get the next page, unaffected by new sessions; `null` on the last page.
     next_cursor: Option<String>,
 }
 
-/// List the caller's sessions: pinned first, then newest activity.
+/// List the caller's sessions: pinned first, then by latest activity.
 #[utoipa::path(
     get, path = "/api/chat-sessions", tag = "sessions",
     params(
-        ("page" = Option<u32>, Query, description = "From 1; a page past the end is empty"),
-        ("limit" = Option<u32>, Query, description = "From 1 to 100, 20 by default"),
-        ("cursor" = Option<String>, Query, description = "A nextCursor, in place of page"),
-        ("search" = Option<String>, Query, description = "Every word must begin a word of the title; case and accents do not count"),
+        ("page" = Option<u32>, Query, description = "Page number, from 1; a page past the end is empty"),
+        ("limit" = Option<u32>, Query, description = "Page size, 1 to 100 (default 20)"),
+        ("cursor" = Option<String>, Query, description = "The nextCursor of the previous page, instead of page"),
+        ("search" = Option<String>, Query, description = "Words of the title, each matched as a prefix; case and accents are ignored"),
         ("projectId" = Option<String>, Query, description = "Only sessions of this project"),
         ("status" = Option<String>, Query, description = "Only sessions with this status"),
         ("archived" = Option<String>, Query, description = "true, false (default) or all"),
-        ("sort" = Option<String>, Query, description = "lastMessageAt, createdAt, updatedAt or title; - in front for descending"),
+        ("sort" = Option<String>, Query, description = "lastMessageAt, createdAt, updatedAt or title; prefix with - for descending order (default -lastMessageAt)"),
     ),
     responses((status = 200, body = Envelope<SessionListResponse>), (status = "default", body = ErrorResponse))
 )]
 pub(super) async fn list_sessions(
     State(api): State<ApiState>,
-    CurrentUser(who): CurrentUser,
+    CurrentUser(principal): CurrentUser,
     query: QueryParams,
 ) -> ApiResult<Json<Envelope<SessionListResponse>>> {
     let query = parse_session_query(query)?;
-    let page = api.store.list_sessions(&who, query).await?;
+    let page = api.store.list_sessions(&principal, query).await?;
     Ok(ok_response("Sessions retrieved successfully", page.into()))
 }
 
@@ -164,12 +170,13 @@ impl From<SessionPage> for SessionListResponse {
 pub(super) fn parse_session_query(mut query: QueryParams) -> Result<SessionQuery> {
     let sort = query.take_parsed("sort", SortOrder::parse).unwrap_or_default();
     let page = query.take_number("page", 1..=u32::MAX);
+    // A cursor is a position in one order, so it is valid with the same `sort` only.
     let cursor = query.take_parsed("cursor", |text| SessionCursor::decode(text, sort));
     if page.is_some() && cursor.is_some() {
-        query.add_error("cursor", "must not come with page");
+        query.add_error("cursor", "must not be combined with page");
     }
     let search = query.take_text("search").filter(|search| !search.trim().is_empty());
-    let found = SessionQuery {
+    let session_query = SessionQuery {
         position: cursor.map_or(PagePosition::Page(page.unwrap_or(1)), PagePosition::After),
         limit: query.take_number("limit", 1..=MAX_PAGE_SIZE).unwrap_or(20),
         sort,
@@ -181,11 +188,12 @@ pub(super) fn parse_session_query(mut query: QueryParams) -> Result<SessionQuery
             .take_choice("archived", &[("true", Some(true)), ("false", Some(false)), ("all", None)])
             .unwrap_or(Some(false)),
     };
+    // After the last parameter, so that one response names every invalid one.
     query.finish()?;
-    Ok(found)
+    Ok(session_query)
 }
 
-/// Read one session.
+/// Get a session.
 #[utoipa::path(
     get, path = "/api/chat-sessions/{sessionId}", tag = "sessions",
     params(("sessionId" = String, Path)),
@@ -193,57 +201,66 @@ pub(super) fn parse_session_query(mut query: QueryParams) -> Result<SessionQuery
 )]
 pub(super) async fn get_session(
     State(api): State<ApiState>,
-    CurrentUser(who): CurrentUser,
+    CurrentUser(principal): CurrentUser,
     SessionPath(id): SessionPath,
     _query: NoQueryParams,
 ) -> ApiResult<SessionWithEtag> {
-    let session = api.store.get_session(&who, &id, AccessLevel::Participant).await?;
+    let session = api.store.get_session(&principal, &id, AccessLevel::Participant).await?;
     Ok(respond_with_session("Session retrieved successfully", session))
 }
 
-/// Fields to replace; those left out stay as they are.
+/// Changes to a session. Fields that are left out are unchanged.
 #[derive(Default, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct UpdateSessionRequest {
-    /// At most 200 characters; null or blank resets to the default.
+    /// At most 200 characters after trimming; null or blank resets it to "New Chat".
     #[serde(alias = "name", deserialize_with = "deserialize_present")]
     title: Option<Option<String>>,
-    /// `active`, `agent_assigned`, `closed` or another word of `a-z_`.
+    /// `active`; `agent_assigned`, where a person answers instead of the model; `closed`; or
+    /// another word of `a-z_`.
     status: Option<String>,
+    /// Archived sessions are left out of lists by default.
     archived: Option<bool>,
+    /// Pinned sessions come first in lists.
     pinned: Option<bool>,
+    /// Data of the application: an object of up to 16 KiB.
     #[schema(value_type = Object)]
     #[serde(deserialize_with = "deserialize_present")]
     meta: Option<Box<RawValue>>,
+    /// Data about the user: an object of up to 16 KiB, or a string that contains one as JSON.
     #[schema(value_type = Object)]
     #[serde(deserialize_with = "deserialize_present")]
     user_meta: Option<Box<RawValue>>,
+    /// Display settings: an object of up to 16 KiB, or a string that contains one as JSON.
     #[schema(value_type = Object)]
     #[serde(deserialize_with = "deserialize_present")]
     theme: Option<Box<RawValue>>,
+    /// Defaults for the session's turns; replaces all of them.
     #[serde(deserialize_with = "deserialize_optional_object")]
     settings: Option<SessionSettings>,
+    /// User IDs of all participants in addition to the owner.
     participants: Option<Vec<String>>,
-    /// Null takes the session out of its project.
+    /// The project that the session belongs to; `null` removes it from its project.
     #[serde(deserialize_with = "deserialize_present")]
     project_id: Option<Option<String>>,
 }
 
-/// Change a session's own fields. `If-Match` with the `ETag` guards against overwriting.
+/// Update fields of a session.
 #[utoipa::path(
     patch, path = "/api/chat-sessions/{sessionId}", tag = "sessions",
-    params(("sessionId" = String, Path), ("If-Match" = Option<String>, Header)),
+    params(("sessionId" = String, Path), ("If-Match" = Option<String>, Header, description = "ETag of the session; the request fails with 412 `version_conflict` if the session has changed since")),
     request_body = UpdateSessionRequest,
     responses((status = 200, body = Envelope<Session>), (status = "default", body = ErrorResponse))
 )]
 pub(super) async fn update_session(
     State(api): State<ApiState>,
     _query: NoQueryParams,
-    CurrentUser(who): CurrentUser,
+    CurrentUser(principal): CurrentUser,
     SessionPath(id): SessionPath,
     headers: HeaderMap,
     JsonBody(body): JsonBody<UpdateSessionRequest>,
 ) -> ApiResult<SessionWithEtag> {
+    // Absent keeps the project, null removes it.
     let project_id = match body.project_id {
         None => None,
         Some(None) => Some(None),
@@ -261,15 +278,17 @@ pub(super) async fn update_session(
         participants: body.participants.map(parse_participants).transpose()?,
         project_id,
     };
-    let session =
-        api.chat.change_session(&who, &id, change, parse_if_match(&headers)?, clock::now()).await?;
+    let session = api
+        .chat
+        .change_session(&principal, &id, change, parse_if_match(&headers)?, clock::now())
+        .await?;
     Ok(respond_with_session("Session updated successfully", session))
 }
 
-/// A new title.
+/// A new title of a session.
 #[derive(Deserialize, ToSchema)]
 pub(super) struct SetTitleRequest {
-    /// At most 200 characters after trimming; null or blank resets to the default.
+    /// At most 200 characters after trimming; null or blank resets it to "New Chat".
     #[serde(alias = "name", deserialize_with = "deserialize_nullable")]
     #[schema(required)]
     title: Option<String>,
@@ -278,65 +297,72 @@ pub(super) struct SetTitleRequest {
 /// Rename a session.
 #[utoipa::path(
     put, path = "/api/chat-sessions/{sessionId}/title", tag = "sessions",
-    params(("sessionId" = String, Path), ("If-Match" = Option<String>, Header)),
+    params(("sessionId" = String, Path), ("If-Match" = Option<String>, Header, description = "ETag of the session; the request fails with 412 `version_conflict` if the session has changed since")),
     request_body = SetTitleRequest,
     responses((status = 200, body = Envelope<Session>), (status = "default", body = ErrorResponse))
 )]
 pub(super) async fn set_session_title(
     State(api): State<ApiState>,
     _query: NoQueryParams,
-    CurrentUser(who): CurrentUser,
+    CurrentUser(principal): CurrentUser,
     SessionPath(id): SessionPath,
     headers: HeaderMap,
     JsonBody(body): JsonBody<SetTitleRequest>,
 ) -> ApiResult<SessionWithEtag> {
     let title = SessionTitle::from_user(body.title.as_deref())?;
     let change = SessionUpdate { title: Some(title), ..SessionUpdate::default() };
-    let session =
-        api.chat.change_session(&who, &id, change, parse_if_match(&headers)?, clock::now()).await?;
+    let session = api
+        .chat
+        .change_session(&principal, &id, change, parse_if_match(&headers)?, clock::now())
+        .await?;
     Ok(respond_with_session("Session updated successfully", session))
 }
 
-/// New data of the application's own.
+/// New application data of a session.
 #[derive(Deserialize, ToSchema)]
 pub(super) struct SetMetaRequest {
-    /// An object up to 16 KiB.
+    /// An object of up to 16 KiB. It replaces the previous one.
     #[schema(value_type = Object)]
     meta: Box<RawValue>,
 }
 
-/// Replace a session's meta.
+/// Replace the application data of a session.
 #[utoipa::path(
     put, path = "/api/chat-sessions/{sessionId}/meta", tag = "sessions",
-    params(("sessionId" = String, Path), ("If-Match" = Option<String>, Header)),
+    params(("sessionId" = String, Path), ("If-Match" = Option<String>, Header, description = "ETag of the session; the request fails with 412 `version_conflict` if the session has changed since")),
     request_body = SetMetaRequest,
     responses((status = 200, body = Envelope<Session>), (status = "default", body = ErrorResponse))
 )]
 pub(super) async fn set_session_meta(
     State(api): State<ApiState>,
     _query: NoQueryParams,
-    CurrentUser(who): CurrentUser,
+    CurrentUser(principal): CurrentUser,
     SessionPath(id): SessionPath,
     headers: HeaderMap,
     JsonBody(body): JsonBody<SetMetaRequest>,
 ) -> ApiResult<SessionWithEtag> {
     let meta = JsonObject::parse("meta", &body.meta)?;
     let change = SessionUpdate { meta: Some(meta), ..SessionUpdate::default() };
-    let session =
-        api.chat.change_session(&who, &id, change, parse_if_match(&headers)?, clock::now()).await?;
+    let session = api
+        .chat
+        .change_session(&principal, &id, change, parse_if_match(&headers)?, clock::now())
+        .await?;
     Ok(respond_with_session("Session updated successfully", session))
 }
 
-/// What was deleted.
+/// A deleted session.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct DeleteSessionResponse {
     #[schema(value_type = String)]
     session_id: SessionId,
+    /// Number of messages deleted with the session.
     deleted_messages: u64,
 }
 
-/// Delete a session with all its messages; a running reply is stopped.
+/// Delete a session with all its messages.
+///
+/// A running reply is stopped.
 #[utoipa::path(
     delete, path = "/api/chat-sessions/{sessionId}", tag = "sessions",
     params(("sessionId" = String, Path)),
@@ -344,20 +370,22 @@ pub(super) struct DeleteSessionResponse {
 )]
 pub(super) async fn delete_session(
     State(api): State<ApiState>,
-    CurrentUser(who): CurrentUser,
+    CurrentUser(principal): CurrentUser,
     SessionPath(id): SessionPath,
     _query: NoQueryParams,
 ) -> ApiResult<Json<Envelope<DeleteSessionResponse>>> {
-    let deleted = api.chat.delete_session(&who, &id).await?;
+    let deleted = api.chat.delete_session(&principal, &id).await?;
     let deleted = DeleteSessionResponse { session_id: id, deleted_messages: deleted.messages };
     Ok(ok_response("Session deleted successfully", deleted))
 }
 
-/// How much was deleted.
+/// The extent of a bulk deletion.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct DeleteSessionsResponse {
+    /// Number of sessions deleted.
     deleted_sessions: u64,
+    /// Number of messages deleted with them.
     deleted_messages: u64,
 }
 
@@ -367,18 +395,20 @@ impl From<DeletionResult> for DeleteSessionsResponse {
     }
 }
 
-/// Delete the caller's own sessions of a project, or those without activity since a time.
+/// Delete several sessions of the caller.
+///
+/// Exactly one of `projectId` and `before` must be given.
 #[utoipa::path(
     delete, path = "/api/chat-sessions", tag = "sessions",
     params(
-        ("projectId" = Option<String>, Query),
-        ("before" = Option<String>, Query, description = "RFC 3339"),
+        ("projectId" = Option<String>, Query, description = "Delete the sessions of this project"),
+        ("before" = Option<String>, Query, description = "Delete the sessions without activity since this time (RFC 3339)"),
     ),
     responses((status = 200, body = Envelope<DeleteSessionsResponse>), (status = "default", body = ErrorResponse))
 )]
 pub(super) async fn delete_sessions(
     State(api): State<ApiState>,
-    CurrentUser(who): CurrentUser,
+    CurrentUser(principal): CurrentUser,
     mut query: QueryParams,
 ) -> ApiResult<Json<Envelope<DeleteSessionsResponse>>> {
     let project = query.take_parsed("projectId", |id| ProjectId::parse("projectId", id));
@@ -390,13 +420,14 @@ pub(super) async fn delete_sessions(
     let filter = match (project, before) {
         (Some(project), None) => DeleteFilter::Project(project),
         (None, Some(time)) => DeleteFilter::InactiveSince(time),
+        // No filter must not mean all sessions: a client that forgot it would lose everything.
         _ => {
             return Err(Error::invalid_field(
                 "projectId",
-                "or before, one of the two, must say what to delete",
+                "or before must be given, and only one of them",
             ));
         }
     };
-    let deleted = api.chat.delete_sessions(&who, filter).await?;
+    let deleted = api.chat.delete_sessions(&principal, filter).await?;
     Ok(ok_response("Sessions deleted successfully", deleted.into()))
 }

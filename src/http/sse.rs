@@ -1,4 +1,4 @@
-//! Streamed responses: a turn's frames, and events.
+//! Streamed responses: server-sent events with heartbeats.
 
 use crate::chat::TurnReader;
 use axum::body::Body;
@@ -11,10 +11,10 @@ use std::convert::Infallible;
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// Proxies and load balancers cut connections that are silent for a minute.
+/// Sent when a stream is silent: many proxies close a connection that is idle for a minute.
 const HEARTBEAT_COMMENT: Bytes = Bytes::from_static(b": still here\n\n");
 
-/// Streams what `reader` reads of a turn, as the AI SDK expects it.
+/// Streams the frames of a turn with the headers that the AI SDK expects.
 pub(super) fn stream_turn_reply(reader: TurnReader, heartbeat: Duration) -> Response {
     let mut response = stream_with_heartbeat(reader, heartbeat);
     let protocol = HeaderValue::from_static("v1");
@@ -22,9 +22,10 @@ pub(super) fn stream_turn_reply(reader: TurnReader, heartbeat: Duration) -> Resp
     response
 }
 
-/// What a response is made of, piece by piece.
+/// A source of encoded server-sent events.
 pub(super) trait SseSource: Send + 'static {
-    /// The next piece; `None` behind the last. One that is not waited for to its end is not lost.
+    /// Returns the next chunk, or `None` at the end. Must be cancel-safe: a heartbeat drops the
+    /// future while it waits, and no chunk may be lost by that.
     fn next(&mut self) -> impl Future<Output = Option<Bytes>> + Send;
 }
 
@@ -34,14 +35,14 @@ impl SseSource for TurnReader {
     }
 }
 
-/// Streams pieces; a comment goes out whenever nothing else did for `heartbeat`.
-pub(super) fn stream_with_heartbeat(pieces: impl SseSource, heartbeat: Duration) -> Response {
-    let body = stream::unfold(pieces, move |mut pieces| async move {
-        let piece = match timeout(heartbeat, pieces.next()).await {
-            Ok(piece) => piece?,
+/// Streams a source, with a comment after each `heartbeat` of silence.
+pub(super) fn stream_with_heartbeat(source: impl SseSource, heartbeat: Duration) -> Response {
+    let body = stream::unfold(source, move |mut source| async move {
+        let chunk = match timeout(heartbeat, source.next()).await {
+            Ok(chunk) => chunk?,
             Err(_) => HEARTBEAT_COMMENT,
         };
-        Some((Ok::<_, Infallible>(piece), pieces))
+        Some((Ok::<_, Infallible>(chunk), source))
     });
     let mut response = Response::new(Body::from_stream(body));
     let headers = response.headers_mut();
@@ -50,8 +51,9 @@ pub(super) fn stream_with_heartbeat(pieces: impl SseSource, heartbeat: Duration)
     response
 }
 
-/// Tells whoever stands between to hand a stream on as it comes.
+/// Tells proxies to pass a stream on without buffering or compressing it.
 pub(super) fn disable_buffering(headers: &mut HeaderMap) {
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
+    // nginx and its relatives.
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
 }

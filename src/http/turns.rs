@@ -1,4 +1,4 @@
-//! `/api/chat/:sessionId/…`: a reply joined, stopped, made again.
+//! `/api/chat/:sessionId/…`: resuming, stopping and regenerating replies.
 
 use super::ApiState;
 use super::auth_middleware::TurnAdmission;
@@ -21,55 +21,61 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// Join the running reply: the same bytes as its first reader got, comments aside, from the first
-/// frame or behind `Last-Event-ID`. When nothing runs, the rest of a turn that ended less than a
-/// minute ago, for a cursor inside of it.
+/// Resume the stream of a running reply.
+///
+/// The frames are the same bytes that other readers get, from the first frame or after
+/// `Last-Event-ID`. If no reply is running, a cursor inside a turn that ended less than a minute
+/// ago gets the rest of it.
 #[utoipa::path(
     get, path = "/api/chat/{sessionId}/stream", tag = "chat",
     params(
         ("sessionId" = String, Path),
-        ("Last-Event-ID" = Option<String>, Header, description = "The id of the last frame that was read; an unknown one means from the start"),
-        ("lastEventId" = Option<String>, Query, description = "The same, for clients that cannot set the header, which wins"),
+        ("Last-Event-ID" = Option<String>, Header, description = "ID of the last frame received; with an unknown ID the stream starts from the first frame"),
+        ("lastEventId" = Option<String>, Query, description = "The same for clients that cannot set the header; the header takes precedence"),
     ),
     responses(
-        (status = 200, description = "As of `POST /api/chat`", content_type = "text/event-stream", body = String),
-        (status = 204, description = "Nothing is running, and nothing is left to read"),
+        (status = 200, description = "A stream as of `POST /api/chat`", content_type = "text/event-stream", body = String),
+        (status = 204, description = "No reply is running, and there are no frames after the cursor"),
         (status = "default", body = ErrorResponse),
     )
 )]
 pub(super) async fn resume_reply(
     State(api): State<ApiState>,
-    CurrentUser(who): CurrentUser,
+    CurrentUser(principal): CurrentUser,
     SessionPath(session): SessionPath,
     headers: HeaderMap,
     mut query: QueryParams,
 ) -> ApiResult<Response> {
     let given = query.take_text("lastEventId");
     query.finish()?;
+    // A browser sets the header when it reconnects, so it is newer than the query of the URL.
     let header = headers.get("last-event-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
     let cursor = header.or(given).and_then(|id| StreamCursor::parse(&id));
-    Ok(match api.chat.join_turn(&who, &session, cursor.as_ref()).await? {
+    // 204 also ends the reconnect loop of an `EventSource`.
+    Ok(match api.chat.join_turn(&principal, &session, cursor.as_ref()).await? {
         Some(reader) => sse::stream_turn_reply(reader, api.heartbeat),
         None => StatusCode::NO_CONTENT.into_response(),
     })
 }
 
-/// Which turn to stop.
+/// The turn to stop.
 #[derive(Default, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct StopReplyRequest {
-    /// Only this turn; a stale one stops nothing.
+    /// Stop only this turn. If it has already ended, nothing is stopped.
     turn_id: Option<String>,
 }
 
-/// Whether a turn was stopped.
+/// The result of stopping a reply.
 #[derive(Serialize, ToSchema)]
 pub(super) struct StopReplyResponse {
+    /// Whether a running reply was stopped.
     stopped: bool,
 }
 
-/// Stop the running reply, and drop the messages that wait for it. What it said so far is kept as
-/// `interrupted`.
+/// Stop the running reply and drop the queued messages.
+///
+/// The text so far is kept as a message with status `interrupted`.
 #[utoipa::path(
     post, path = "/api/chat/{sessionId}/stop", tag = "chat",
     params(("sessionId" = String, Path)),
@@ -79,58 +85,68 @@ pub(super) struct StopReplyResponse {
 pub(super) async fn stop_reply(
     State(api): State<ApiState>,
     _query: NoQueryParams,
-    CurrentUser(who): CurrentUser,
+    CurrentUser(principal): CurrentUser,
     SessionPath(session): SessionPath,
     OptionalJsonBody(bytes): OptionalJsonBody,
 ) -> ApiResult<Json<Envelope<StopReplyResponse>>> {
     let body: StopReplyRequest = bytes.as_deref().map(parse_json).transpose()?.unwrap_or_default();
     let turn = body.turn_id.map(|id| TurnId::parse("turnId", &id)).transpose()?;
-    let stopped = api.chat.cancel_turns(&who, &session, turn.as_ref()).await?;
+    let stopped = api.chat.cancel_turns(&principal, &session, turn.as_ref()).await?;
     let message = if stopped { "Reply stopped successfully" } else { "There was nothing to stop" };
     Ok(ok_response(message, StopReplyResponse { stopped }))
 }
 
-/// Which reply to make again.
+/// The reply to regenerate, and settings for the new one.
 #[derive(Default, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct RegenerateReplyRequest {
-    /// The reply; the last one if left out.
+    /// The reply to regenerate; by default the last one of the active path.
     message_id: Option<String>,
+    /// Overrides the session's model for this turn.
     model: Option<String>,
+    /// Overrides the session's system prompt for this turn.
     system_prompt: Option<String>,
+    /// From 0 to 2. Overrides the session's setting for this turn.
     temperature: Option<f64>,
+    /// From 0 to 1. Overrides the session's setting for this turn.
     top_p: Option<f64>,
+    /// At least 1. Overrides the session's setting for this turn.
     max_output_tokens: Option<u32>,
+    /// Memory options for this turn; those left out keep the session's values.
     #[serde(deserialize_with = "deserialize_optional_object")]
     memory: Option<MemoryOptions>,
+    /// The action to take if a reply is running in the session.
     on_busy: BusyAction,
 }
 
-/// Make a reply again: the new one becomes a sibling of the old one.
+/// Regenerate a reply and stream the new one.
+///
+/// The new reply becomes a sibling of the old one, which is kept.
 #[utoipa::path(
     post, path = "/api/chat/{sessionId}/regenerate", tag = "chat",
     params(
         ("sessionId" = String, Path),
-        ("Idempotency-Key" = Option<String>, Header, description = "A repetition joins the turn or gives its reply, for 24 hours"),
+        ("Idempotency-Key" = Option<String>, Header, description = "A repeated request joins the running turn or replays its reply, for 24 hours"),
     ),
     request_body(content = Option<RegenerateReplyRequest>),
     responses(
-        (status = 200, description = "As of `POST /api/chat`", content_type = "text/event-stream", body = String),
+        (status = 200, description = "A stream as of `POST /api/chat`", content_type = "text/event-stream", body = String),
         (status = "default", body = ErrorResponse),
     )
 )]
 pub(super) async fn regenerate_reply(
     State(api): State<ApiState>,
     _query: NoQueryParams,
-    CurrentUser(who): CurrentUser,
-    TurnAdmission(standing): TurnAdmission,
+    CurrentUser(principal): CurrentUser,
+    TurnAdmission(caller_status): TurnAdmission,
     SessionPath(session): SessionPath,
     headers: HeaderMap,
     OptionalJsonBody(bytes): OptionalJsonBody,
 ) -> ApiResult<Response> {
     let body: RegenerateReplyRequest =
         bytes.as_deref().map(parse_json).transpose()?.unwrap_or_default();
-    let said = [session.as_str().as_bytes(), bytes.as_deref().unwrap_or_default()].concat();
+    // The session is part of the fingerprint, because the key's scope is the route template.
+    let content = [session.as_str().as_bytes(), bytes.as_deref().unwrap_or_default()].concat();
     let settings = SessionSettings {
         model: body.model,
         system_prompt: body.system_prompt,
@@ -142,15 +158,15 @@ pub(super) async fn regenerate_reply(
     }
     .validate(api.size_limits.message)?;
     let turn = TurnRequest {
-        principal: who,
+        principal,
         session: SessionTarget::Existing(session),
         project_id: None,
         preceding: Vec::new(),
         intent: TurnIntent::Regenerate { reply_id: parse_message_id(body.message_id)? },
         settings,
         on_busy: body.on_busy.into(),
-        idempotency_key: read_idempotency_key(&headers, "POST /api/chat/:id/regenerate", &said)?,
-        caller_status: standing,
+        idempotency_key: read_idempotency_key(&headers, "POST /api/chat/:id/regenerate", &content)?,
+        caller_status,
     };
     Ok(sse::stream_turn_reply(api.chat.start_turn(turn).await?, api.heartbeat))
 }

@@ -1,4 +1,4 @@
-//! Stored messages as the AI SDK's `UIMessage`s, ready for `useChat({messages})`, and back.
+//! Conversion between stored messages and the AI SDK's `UIMessage`s, for `useChat({messages})`.
 //!
 //! Shape: <https://ai-sdk.dev/docs/reference/ai-sdk-core/ui-message>.
 
@@ -14,64 +14,70 @@ use serde_json::{Value, json};
 use std::collections::HashMap;
 use utoipa::ToSchema;
 
-/// A message as `useChat` keeps it.
+/// A UIMessage of the AI SDK.
 #[derive(Serialize, ToSchema)]
 pub(super) struct UiMessage {
     #[schema(value_type = String)]
     id: MessageId,
     role: Role,
     metadata: UiMessageMetadata,
+    /// Parts of the AI SDK: `text`, `reasoning`, `file`, `step-start` and `tool-NAME`.
     #[schema(value_type = Vec<Object>)]
     parts: Vec<Value>,
 }
 
-/// What `useChat` shows beside a message.
+/// Metadata of a UIMessage.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct UiMessageMetadata {
     status: Status,
     #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
+    /// The model that wrote the reply.
     #[serde(skip_serializing_if = "Option::is_none")]
     model: Option<String>,
+    /// Token usage of the reply.
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<Usage>,
 }
 
-/// Messages of one path, oldest first. What the tools returned is shown with their calls, and a reply
-/// that goes on behind that belongs to the one it continues: `useChat` streams it into that message.
+/// Converts messages of one path, oldest first.
+///
+/// Tool results become part of the calls they belong to, and the reply that follows them is
+/// appended to the reply that made the calls: `useChat` streams it into the same message.
 pub(super) fn to_ui_messages(messages: Vec<Message>) -> Vec<UiMessage> {
-    let mut shown: Vec<UiMessage> = Vec::new();
-    // Where messages are shown, and which of them are results.
-    let mut places: HashMap<MessageId, (usize, Role)> = HashMap::new();
+    let mut ui_messages: Vec<UiMessage> = Vec::new();
+    // For each stored message: the index of the UIMessage that contains it, and its role.
+    let mut indexes: HashMap<MessageId, (usize, Role)> = HashMap::new();
     for message in messages {
-        let parent = message.parent_id.as_ref().and_then(|parent| places.get(parent)).copied();
-        let place = match (message.role, parent) {
-            (Role::Tool, Some((place, _))) => {
-                shown[place].apply_tool_results(&message.parts);
-                place
+        let parent = message.parent_id.as_ref().and_then(|parent| indexes.get(parent)).copied();
+        let index = match (message.role, parent) {
+            (Role::Tool, Some((index, _))) => {
+                ui_messages[index].apply_tool_results(&message.parts);
+                index
             }
+            // Results whose call is not on this page have nothing to be shown with.
             (Role::Tool, None) => continue,
-            (Role::Assistant, Some((place, Role::Tool))) => {
-                places.insert(message.id.clone(), (place, Role::Assistant));
-                shown[place].append_reply(message);
+            (Role::Assistant, Some((index, Role::Tool))) => {
+                indexes.insert(message.id.clone(), (index, Role::Assistant));
+                ui_messages[index].append_reply(message);
                 continue;
             }
             _ => {
-                places.insert(message.id.clone(), (shown.len(), message.role));
-                shown.push(to_ui_message(message));
+                indexes.insert(message.id.clone(), (ui_messages.len(), message.role));
+                ui_messages.push(to_ui_message(message));
                 continue;
             }
         };
-        places.insert(message.id, (place, Role::Tool));
+        indexes.insert(message.id, (index, Role::Tool));
     }
-    shown
+    ui_messages
 }
 
 fn to_ui_message(message: Message) -> UiMessage {
     let mut parts = to_ui_parts(&message);
     if parts.is_empty() {
-        // Clients before ai 6.0.226 refuse a history with a message of no parts.
+        // Versions of `ai` before 6.0.226 refuse a history that contains a message without parts.
         parts.push(json!({ "type": "step-start" }));
     }
     UiMessage {
@@ -87,7 +93,7 @@ fn to_ui_message(message: Message) -> UiMessage {
     }
 }
 
-/// Thoughts stand before the answer, calls and attachments behind the text.
+/// The parts of a message in display order: reasoning, text, attachments, tool calls.
 fn to_ui_parts(message: &Message) -> Vec<Value> {
     let stored: Vec<Value> = serde_json::from_str(message.parts.as_json()).unwrap_or_default();
     let is_call = |part: &Value| part["type"] == "tool-call";
@@ -102,7 +108,8 @@ fn to_ui_parts(message: &Message) -> Vec<Value> {
     parts
 }
 
-/// A picture in another spelling, as the AI SDK knows it.
+/// Converts a picture in the format of another API to a `file` part. `None` if it already is one,
+/// or is no picture.
 fn to_ui_file(part: &Value) -> Option<Value> {
     if part["type"] == "file" {
         return None;
@@ -112,7 +119,7 @@ fn to_ui_file(part: &Value) -> Option<Value> {
     Some(json!({ "type": "file", "mediaType": data.unwrap_or("image/*"), "url": &*url }))
 }
 
-/// A call as `useChat` shows it, waiting for its result.
+/// Converts a stored tool call to a `tool-NAME` part that has no output yet.
 fn to_ui_tool_call(call: &Value) -> Value {
     let kind = format!("tool-{}", call["toolName"].as_str().unwrap_or_default());
     let id = &call["toolCallId"];
@@ -144,7 +151,7 @@ impl UiMessage {
     }
 
     fn append_reply(&mut self, message: Message) {
-        // `useChat` looks for calls to carry out behind the last of these.
+        // `useChat` executes the tool calls after the last `step-start` only.
         self.parts.push(json!({ "type": "step-start" }));
         self.parts.extend(to_ui_parts(&message));
         let Message { status, model, usage, .. } = message;
@@ -163,7 +170,7 @@ pub(super) struct ParsedUiMessage {
     pub(super) role: Role,
     pub(super) content: String,
     pub(super) parts: MessageParts,
-    /// What came of the calls of a reply.
+    /// Outputs of the tool calls in an assistant message.
     pub(super) results: Vec<NewToolResult>,
 }
 
@@ -182,7 +189,7 @@ struct UiPartInput {
     text: Option<String>,
 }
 
-/// A call, as far as its result matters.
+/// The result of a tool call; other fields are ignored.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct UiToolCallInput<'a> {
@@ -194,7 +201,7 @@ struct UiToolCallInput<'a> {
 }
 
 impl UiToolCallInput<'_> {
-    /// `None` while there is no result. What a person would not allow is told as a failure.
+    /// `None` if there is no result yet. A call that the user denied becomes an error result.
     fn parse_result(self, field: &'static str) -> Result<Option<NewToolResult>> {
         let (Some(id), Some(state)) = (self.tool_call_id, self.state) else { return Ok(None) };
         let (output, is_error) = match (state.as_str(), self.output) {
@@ -213,26 +220,26 @@ impl UiToolCallInput<'_> {
     }
 }
 
-/// Reads one UIMessage; `field` is where it stood in the body. Its text parts become the content.
+/// Parses one UIMessage. Its text parts become the content. `field` is its position in the body.
 pub(super) fn parse_ui_message(field: &'static str, raw: &RawValue) -> Result<ParsedUiMessage> {
     let wrong = |error: serde_json::Error| {
         let text = error.to_string();
         Error::invalid_field(field, format!("must be a UIMessage {{id, role, parts}}: {text}"))
     };
-    let StrictObject(incoming): StrictObject<UiMessageInput<'_>> =
+    let StrictObject(input): StrictObject<UiMessageInput<'_>> =
         serde_json::from_str(raw.get()).map_err(wrong)?;
     let mut texts = Vec::new();
     let mut others = Vec::new();
     let mut results = Vec::new();
-    for part in incoming.parts {
+    for part in input.parts {
         let StrictObject(kind): StrictObject<UiPartInput> =
             serde_json::from_str(part.get()).map_err(wrong)?;
         match (kind.kind.as_str(), kind.text) {
             ("text", Some(text)) => texts.push(text),
             ("text", None) => {
-                return Err(Error::invalid_field(field, "must have a text in each text part"));
+                return Err(Error::invalid_field(field, "must have text in each text part"));
             }
-            // A mark of where a step of the model began: no content.
+            // Marks the beginning of a model step; it has no content.
             ("step-start", _) => {}
             (kind, _) if kind == "dynamic-tool" || kind.starts_with("tool-") => {
                 let call: UiToolCallInput<'_> = serde_json::from_str(part.get()).map_err(wrong)?;
@@ -243,8 +250,8 @@ pub(super) fn parse_ui_message(field: &'static str, raw: &RawValue) -> Result<Pa
     }
     let others = to_raw_value(&others).map_err(Error::internal)?;
     Ok(ParsedUiMessage {
-        id: MessageId::parse("id", &incoming.id).map_err(|invalid| invalid.within(field))?,
-        role: incoming.role,
+        id: MessageId::parse("id", &input.id).map_err(|invalid| invalid.within(field))?,
+        role: input.role,
         content: texts.join("\n"),
         parts: MessageParts::parse("parts", &others)?,
         results,

@@ -1,4 +1,4 @@
-//! `/api/usage`: what turns and the calls of models beside them have used, and what they cost.
+//! `/api/usage` and `/api/admin/usage`: tokens and cost of turns and background model calls.
 
 use super::ApiState;
 use super::envelope::{ApiResult, Envelope, ErrorResponse, ok_response};
@@ -16,41 +16,41 @@ use std::time::Duration;
 use utoipa::ToSchema;
 
 const DAY_MILLIS: i64 = 86_400_000;
-/// What is shown unless a time is named, in days.
+/// Length of the default range, in days.
 const DEFAULT_DAYS: i64 = 30;
-/// The most that is shown at once.
 const MAX_RANGE: Duration = Duration::from_secs(366 * 86_400);
-/// The most lines.
 const MAX_ENTRIES: u32 = 1000;
 
-/// Usage put together.
+/// Usage of one group.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct UsageEntry {
-    /// The day as `2026-01-31`, the model, or an id; empty where there is none.
+    /// The group: a day as `2026-01-31`, a model, or an ID. Empty for usage without one.
     key: String,
     #[serde(flatten)]
     sum: UsageSum,
 }
 
-/// What some turns have used, stopped and failed ones among them.
+/// A sum over turns and background calls.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct UsageSum {
+    /// Number of turns, including stopped and failed ones.
     turns: u64,
-    /// Turns whose tokens were counted here, because the provider did not say.
+    /// Turns whose tokens were counted by the server, because the provider reported no usage.
     estimated_turns: u64,
-    /// Calls of models beside the turns, for titles and summaries, and requests to `/v1` without a
-    /// session: not among the turns, but in the
-    /// sums of tokens and money.
+    /// Model calls outside of turns: for titles and summaries, and requests to `/v1` without a
+    /// session. They are not counted in `turns`, but included in tokens and cost.
     side_calls: u64,
-    /// Cached ones included.
+    /// Tokens of the prompts, including cached ones.
     prompt_tokens: u64,
+    /// Prompt tokens that the provider read from its cache.
     cached_tokens: u64,
-    /// Reasoning included.
+    /// Tokens of the replies, including reasoning.
     completion_tokens: u64,
+    /// Tokens of reasoning.
     reasoning_tokens: u64,
-    /// By the table of prices; not there if nothing has a price.
+    /// Cost by the server's price table; absent if none of the models has a price.
     #[serde(skip_serializing_if = "Option::is_none")]
     cost: Option<f64>,
 }
@@ -70,39 +70,45 @@ impl From<UsageGroup> for UsageSum {
     }
 }
 
-/// Usage by what was asked for, and all of it.
+/// Usage by group, and its total.
 #[derive(Serialize, ToSchema)]
 pub(super) struct UsageResponse {
+    /// One entry per group, at most 1000: those with the most tokens.
     usage: Vec<UsageEntry>,
+    /// The sum over the whole range, including groups that are not listed.
     total: UsageSum,
 }
 
-/// What the caller's turns have used: of the last 30 days, by day, unless asked otherwise.
+/// Get the caller's usage.
+///
+/// By default of the last 30 days, grouped by day.
 #[utoipa::path(
     get, path = "/api/usage", tag = "people",
     params(
-        ("from" = Option<String>, Query, description = "A day, or a time in RFC 3339"),
-        ("to" = Option<String>, Query, description = "A day, which counts, or a time; at most 366 days behind from"),
-        ("groupBy" = Option<String>, Query, description = "day (default), model, project or session; at most 1000 lines, those with most tokens"),
+        ("from" = Option<String>, Query, description = "Begin of the range: a day as 2026-01-31 (UTC), or a time (RFC 3339)"),
+        ("to" = Option<String>, Query, description = "End of the range: a day (inclusive), or a time (exclusive); at most 366 days after from"),
+        ("groupBy" = Option<String>, Query, description = "day (default), model, project or session"),
     ),
     responses((status = 200, body = Envelope<UsageResponse>), (status = "default", body = ErrorResponse))
 )]
 pub(super) async fn get_usage(
     State(api): State<ApiState>,
-    CurrentUser(who): CurrentUser,
+    CurrentUser(principal): CurrentUser,
     query: QueryParams,
 ) -> ApiResult<Json<Envelope<UsageResponse>>> {
-    let query = parse_usage_query(query, Some(who.user), &[])?;
+    let query = parse_usage_query(query, Some(principal.user), &[])?;
     build_usage_response(&api, query).await
 }
 
-/// What everybody's turns have used, or one user's. For admins.
+/// Get the usage of all users, or of one user.
+///
+/// Requires an admin. By default of the last 30 days, grouped by day.
 #[utoipa::path(
     get, path = "/api/admin/usage", tag = "admin",
     params(
-        ("user" = Option<String>, Query, description = "Only what this user asked for"),
-        ("from" = Option<String>, Query, description = "A day, or a time in RFC 3339"),
-        ("to" = Option<String>, Query, description = "A day, which counts, or a time; at most 366 days behind from"),
+        ("user" = Option<String>, Query, description = "Only usage of this user"),
+        ("from" = Option<String>, Query, description = "Begin of the range: a day as 2026-01-31 (UTC), or a time (RFC 3339)"),
+        ("to" = Option<String>, Query, description = "End of the range: a day (inclusive), or a time (exclusive); at most 366 days after from"),
         ("groupBy" = Option<String>, Query, description = "day (default), model, project, session or user"),
     ),
     responses((status = 200, body = Envelope<UsageResponse>), (status = "default", body = ErrorResponse))
@@ -120,6 +126,7 @@ async fn build_usage_response(
     api: &ApiState,
     query: UsageQuery,
 ) -> ApiResult<Json<Envelope<UsageResponse>>> {
+    // Asked separately, because the list may be cut at `MAX_ENTRIES`.
     let all = UsageQuery { group_by: GroupBy::All, ..query.clone() };
     let lines = api.store.query_usage(query).await?;
     let total = api.store.query_usage(all).await?.pop().unwrap_or_default();
@@ -140,24 +147,30 @@ fn parse_usage_query(
         ("project", GroupBy::Project),
         ("session", GroupBy::Session),
     ];
+    // Grouping by user is for admins only.
     let words: Vec<_> = words.iter().chain(more).copied().collect();
     let group_by = query.take_choice("groupBy", &words).unwrap_or(GroupBy::Day);
     let from = query.take_parsed("from", |text| parse_time("from", text, 0));
     let to = query.take_parsed("to", |text| parse_time("to", text, DAY_MILLIS));
     query.finish()?;
+    // `to` is exclusive: one millisecond later includes a turn that is booked right now.
     let to = to.unwrap_or_else(|| Timestamp::from_millis(clock::now().as_millis() + 1));
-    let usual = Timestamp::from_millis(to.as_millis() - DEFAULT_DAYS * DAY_MILLIS);
-    let from = from.unwrap_or(usual);
+    let default_from = Timestamp::from_millis(to.as_millis() - DEFAULT_DAYS * DAY_MILLIS);
+    let from = from.unwrap_or(default_from);
     if from >= to || to.duration_since(from) > MAX_RANGE {
         return Err(Error::invalid_field("from", "must be before to, by at most 366 days"));
     }
     Ok(UsageQuery { user, from, to, group_by, limit: MAX_ENTRIES })
 }
 
-/// A time, or a day in UTC: its beginning, and so many milliseconds.
-fn parse_time(field: &'static str, text: &str, behind: i64) -> Result<Timestamp, FieldError> {
+/// Parses a time, or a day in UTC as its beginning plus `offset_millis`.
+fn parse_time(
+    field: &'static str,
+    text: &str,
+    offset_millis: i64,
+) -> Result<Timestamp, FieldError> {
     let day = || Timestamp::parse(&format!("{text}T00:00:00Z"));
-    let of_day = || day().map(|day| Timestamp::from_millis(day.as_millis() + behind));
-    let wants = "must be a day such as 2026-01-31, or a time in RFC 3339";
-    Timestamp::parse(text).or_else(of_day).ok_or_else(|| FieldError::new(field, wants))
+    let day_boundary = || day().map(|day| Timestamp::from_millis(day.as_millis() + offset_millis));
+    let expected = "must be a day such as 2026-01-31, or a time in RFC 3339";
+    Timestamp::parse(text).or_else(day_boundary).ok_or_else(|| FieldError::new(field, expected))
 }

@@ -1,4 +1,4 @@
-//! From a plan and a session to the prompt: the pieces in the order in which they are sent.
+//! Builds the prompt from a budget and a session: its sections in the order in which they are sent.
 
 use super::Memory;
 use super::budget::{MESSAGE_TOKEN_OVERHEAD, PROMPT_TOKEN_OVERHEAD, PromptBudget};
@@ -23,182 +23,184 @@ use serde::{Serialize, Serializer};
 use std::sync::Arc;
 use utoipa::ToSchema;
 
-/// What a piece of the prompt is.
+/// Kind of a prompt section.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum SectionKind {
-    /// What the model is told before everything else.
+    /// System prompt: the server's template, or the session's own instructions.
     System,
-    /// What the session's project says.
+    /// Description, instructions and files of the session's project.
     Project,
-    /// What stands for messages that are no longer verbatim.
+    /// Summary of messages that are no longer included verbatim.
     Summary,
-    /// A message of the path, verbatim.
+    /// Message of the session, verbatim.
     Recent,
-    /// An earlier message that belongs to the new one. It stands in front of that one's text, in the
-    /// same message.
+    /// Earlier message that is relevant to the new one. It is sent in front of the new message's
+    /// text, in the same message.
     Recalled,
-    /// The message that is to be answered.
+    /// The new message, or the reply whose function calls it answers.
     New,
 }
 
-/// One message of the prompt, or a part of its last one.
+/// One message of the prompt, or a part of its last message.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PromptSection {
-    /// What it is.
+    /// Kind of the section.
     pub kind: SectionKind,
-    /// Who speaks.
+    /// Role under which the section is sent.
     pub role: Role,
-    /// The stored messages it stands for.
+    /// Ids of the stored messages that the section contains or summarizes.
     #[schema(value_type = Vec<String>)]
     pub message_ids: Vec<MessageId>,
-    /// Tokens of its text, by the model's vocabulary or else o200k_base, and of its pictures.
+    /// Tokens of text and images, in the model's vocabulary or, if that is unknown, in o200k_base.
     pub tokens: u32,
-    /// How well it answers the new message, if it was recalled for that.
+    /// Relevance to the new message; only for recalled sections.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub score: Option<f32>,
-    /// How many pictures go with it.
-    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "count")]
+    /// Number of images sent with the section.
+    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "serialize_count")]
     #[schema(value_type = u32)]
     pub images: Vec<MessageImage>,
-    /// The functions that it calls.
+    /// Function calls that the model made in this message.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(value_type = Vec<Object>)]
     pub calls: Vec<ToolCall>,
-    /// What came of calls; of the role `tool` these are what is sent.
+    /// Results of function calls. A section of the role `tool` sends these instead of its text.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(value_type = Vec<Object>)]
     pub results: Vec<ToolResult>,
-    /// The text, exactly as sent.
+    /// Text, exactly as sent.
     #[schema(value_type = String)]
     pub text: Arc<str>,
 }
 
-/// A prompt and how it came about.
+/// A prompt, its sections and how its tokens are divided.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AssembledPrompt {
-    /// The strategy.
+    /// Memory strategy that built the prompt.
     pub strategy: MemoryStrategy,
-    /// The model.
+    /// Model that the prompt is for.
     pub model: String,
-    /// Its context window, in tokens.
+    /// Context window of the model, in tokens.
     pub context_window: u32,
-    /// What is kept for the reply, in tokens.
+    /// Tokens reserved for the reply.
     pub reply_reserve: u32,
-    /// Tokens of the whole prompt, the marks around its messages included: the sum of what is counted,
-    /// times `tokenCorrection`.
+    /// Tokens of the whole prompt, message framing included: the counted tokens times
+    /// `tokenCorrection`.
     pub prompt_tokens: u32,
-    /// The same as counted.
+    /// Counted tokens of the whole prompt, before `token_correction`.
     #[serde(skip)]
     pub counted_tokens: u32,
-    /// How many of the model's own tokens stand for one of o200k_base, as learned from what its
-    /// provider reports; left out where it is 1.
+    /// Number of the model's own tokens per counted o200k_base token, learned from the usage that
+    /// the provider reports; left out where it is 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_correction: Option<f64>,
-    /// Tokens from the beginning of the prompt that the next turn's prompt will begin with, too.
+    /// Tokens at the beginning of the prompt that the next turn's prompt is expected to repeat, so
+    /// that the provider can read them from its prompt cache.
     pub cacheable_prefix_tokens: u32,
-    /// What of the session's project is in it; left out where there is none.
+    /// Which parts of the session's project the prompt contains; left out if the session has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub project: Option<ProjectInclusion>,
-    /// What is sent, in order.
+    /// Sections of the prompt, in the order in which they are sent.
     pub pieces: Vec<PromptSection>,
 }
 
-/// The message that is to be answered.
+/// The message that the prompt asks the model to answer.
 #[derive(Debug, Clone)]
 pub struct PromptInput {
-    /// Its id, once it is stored.
+    /// `None` in previews, where the message is not stored.
     pub id: Option<MessageId>,
-    /// Who speaks.
     pub role: Role,
-    /// Its text, and what is attached to it.
+    /// Text, including the text of attachments.
     pub text: Arc<str>,
-    /// The pictures that go with it.
     pub images: Vec<MessageImage>,
-    /// What came of the calls it answers.
+    /// Results of the calls in `calling_reply`.
     pub results: Vec<ToolResult>,
-    /// The reply that wrote these calls. The path ends before it.
+    /// The reply whose calls this message answers. The path that is read ends before that reply.
     pub calling_reply: Option<CallingReply>,
-    /// The time.
     pub sent_at: Timestamp,
 }
 
 impl PromptInput {
-    /// What a user says, before it is stored.
-    pub fn from_user(text: impl Into<Arc<str>>, at: Timestamp) -> Self {
-        let (images, results, calling) = Default::default();
+    /// A user's text message that is not stored.
+    pub fn from_user(text: impl Into<Arc<str>>, sent_at: Timestamp) -> Self {
         Self {
             id: None,
             role: Role::User,
             text: text.into(),
-            images,
-            results,
-            calling_reply: calling,
-            sent_at: at,
+            images: Vec::new(),
+            results: Vec::new(),
+            calling_reply: None,
+            sent_at,
         }
     }
 }
 
-/// What of the path stands in the prompt verbatim.
+/// The messages at the end of the path that the prompt contains verbatim.
 struct HistoryWindow {
     /// Oldest first.
     messages: Vec<WindowMessage>,
-    /// Where they begin, in tokens of the path.
+    /// Tokens of the path before the first of them.
     start_tokens: u64,
-    /// Whether nothing of the path is missing.
+    /// Whether the window is the whole path.
     is_complete: bool,
-    /// What the messages that are still to come may take before they begin elsewhere, in tokens, and
-    /// how many they may be.
+    /// Tokens and number of messages that still fit before the window begins at another message.
     remaining: (u32, usize),
 }
 
 impl Memory {
-    /// Builds the prompt for the path that ends with `last`, and a new message behind it. Reads no
-    /// more of the session and of its project than the plan allows, but for what recall does not
-    /// know yet.
+    /// Builds the prompt of the path that ends with `last`, followed by the new message. Reads no
+    /// more of the session and its project than the budget allows, except for messages that the
+    /// recall index has not seen yet.
     pub async fn assemble_prompt(
         &self,
         session: &Session,
-        plan: PromptBudget,
+        budget: PromptBudget,
         last: Option<&MessageId>,
         new: Option<PromptInput>,
     ) -> Result<AssembledPrompt> {
         let message = new.as_ref().map_or("", |new| &new.text);
-        let project = self.build_project_section(session, &plan, message).await?;
-        let shares =
-            plan.compute_shares(project.as_ref().map_or(0, |part| part.stable_token_cost(&plan)));
-        // Invariant: all parts together are within the room of this turn, the project among them.
-        let taken = project.as_ref().map_or(0, ProjectSection::token_cost);
-        let now = shares.scaled_to(plan.available_tokens.saturating_sub(taken));
-        let read = self.read_history(session, now, last).await?;
-        // Recall begins where this ends, so it need not read it again; of a path that is shown as a
-        // whole, nothing is recalled.
-        let is_short = read.first().is_none_or(|newest| newest.path_tokens <= u64::from(now.total));
-        let known = if now.recalled > 0 && !is_short { read.clone() } else { Vec::new() };
-        let verbatim = select_history_window(read, &plan, shares, now);
-        // Both are beside the point of a turn: where they fail, the window is there all the same.
+        let project = self.build_project_section(session, &budget, message).await?;
+        let stable_project =
+            project.as_ref().map_or(0, |section| section.stable_token_cost(&budget));
+        let stable = budget.compute_shares(stable_project);
+        // Invariant: all sections together stay within the available tokens of this turn. The
+        // project is already rendered, so it is subtracted first and the rest is divided.
+        let project_tokens = project.as_ref().map_or(0, ProjectSection::token_cost);
+        let shares = stable.scaled_to(budget.available_tokens.saturating_sub(project_tokens));
+        let history = self.read_history(session, shares, last).await?;
+        // Recall extends its index by these messages instead of reading them again. Nothing is
+        // recalled for a path that is shown as a whole, so the copy is not needed then.
+        let is_short =
+            history.first().is_none_or(|newest| newest.path_tokens <= u64::from(shares.total));
+        let known = if shares.recalled > 0 && !is_short { history.clone() } else { Vec::new() };
+        let window = select_history_window(history, &budget, stable, shares);
+        // Recall and summary are optional: if one fails, the turn goes on with the window alone.
         let recalled =
-            self.recall_messages(session, &plan, now, last, new.as_ref(), known, &verbatim);
+            self.recall_messages(session, &budget, shares, last, new.as_ref(), known, &window);
         let recalled = optional_or_warn(session, "nothing is recalled", recalled.await);
-        let summary = self.build_summary_section(session, &plan, now, last, &verbatim).await;
+        let summary = self.build_summary_section(session, &budget, shares, last, &window).await;
         let summary = optional_or_warn(session, "the summary is left out", summary);
 
-        let new_tokens = plan.new_tokens + MESSAGE_TOKEN_OVERHEAD;
-        let (left, messages_left) = verbatim.remaining;
-        let is_new_part_of_next = recalled.is_empty();
-        let goes_on = messages_left >= 2 && new_tokens < left;
-        let is_whole_project = project.as_ref().is_none_or(|part| part.inclusion.is_complete());
-        let (project, shown) = match project {
+        // The next prompt repeats this window if it still has room for this message and the reply
+        // to it; otherwise the window is cut and begins at another message. It repeats the new
+        // message only if nothing was recalled, because recalled text is sent inside that message.
+        let new_tokens = budget.new_tokens + MESSAGE_TOKEN_OVERHEAD;
+        let (remaining_tokens, remaining_messages) = window.remaining;
+        let keeps_new_message = recalled.is_empty();
+        let keeps_window = remaining_messages >= 2 && new_tokens < remaining_tokens;
+        let keeps_project = project.as_ref().is_none_or(|section| section.inclusion.is_complete());
+        let (project, inclusion) = match project {
             Some(part) => (part.text_tokens.map(project_prompt_section), Some(part.inclusion)),
             None => (None, None),
         };
-        let system = (!plan.system.is_empty()).then(|| PromptSection {
-            tokens: plan.system_tokens,
-            ..PromptSection::from_text(SectionKind::System, Role::System, plan.system.clone())
+        let system = (!budget.system.is_empty()).then(|| PromptSection {
+            tokens: budget.system_tokens,
+            ..PromptSection::from_text(SectionKind::System, Role::System, budget.system.clone())
         });
-        let recent = verbatim.messages.into_iter().map(|message| PromptSection {
+        let recent = window.messages.into_iter().map(|message| PromptSection {
             message_ids: vec![message.id],
             tokens: message.tokens,
             images: message.images,
@@ -212,31 +214,31 @@ impl Memory {
             score: Some(message.score),
             ..PromptSection::from_text(SectionKind::Recalled, Role::User, message.text.into())
         });
-        // Only users show pictures, and only some models look at them.
-        let can_show = plan.image_counter.is_some();
+        // Providers accept images in user messages only, and some models accept none.
+        let can_send_images = budget.image_counter.is_some();
         let (calling, new) = match new {
             Some(message) => {
-                let beside = plan.extra_tokens;
-                let tokens = plan.new_tokens.saturating_sub(beside);
+                let tokens = budget.new_tokens.saturating_sub(budget.extra_tokens);
                 let (calling, message) = split_calling_reply(message);
-                let piece = PromptSection {
+                let section = PromptSection {
                     message_ids: message.id.into_iter().collect(),
                     tokens,
                     images: match message.role {
-                        Role::User if can_show => message.images,
+                        Role::User if can_send_images => message.images,
                         _ => Vec::new(),
                     },
                     results: message.results,
                     ..PromptSection::from_text(SectionKind::New, message.role, message.text)
                 };
-                (calling, Some(piece))
+                (calling, Some(section))
             }
             None => (None, None),
         };
-        // Functions that are offered are no piece, but take their room.
-        let called = calling.as_ref().map_or(0, |calling| calling.tokens + MESSAGE_TOKEN_OVERHEAD);
-        let offered_tokens = plan.extra_tokens.saturating_sub(called);
-        let pieces: Vec<PromptSection> = system
+        // Function definitions are not a section, but the provider counts them as prompt tokens.
+        let calling_tokens =
+            calling.as_ref().map_or(0, |calling| calling.tokens + MESSAGE_TOKEN_OVERHEAD);
+        let function_tokens = budget.extra_tokens.saturating_sub(calling_tokens);
+        let sections: Vec<PromptSection> = system
             .into_iter()
             .chain(project)
             .chain(summary)
@@ -246,144 +248,152 @@ impl Memory {
             .chain(new)
             .collect();
         let counted_tokens =
-            PROMPT_TOKEN_OVERHEAD + count_framed_tokens(&pieces, |_| true) + offered_tokens;
-        let counted_prefix = count_framed_tokens(&pieces, |piece| match piece.kind {
+            PROMPT_TOKEN_OVERHEAD + count_framed_tokens(&sections, |_| true) + function_tokens;
+        // This match must follow the order of the chain above: a cache reads a prefix, so a section
+        // counts only if every section before it is repeated, too.
+        let counted_prefix = count_framed_tokens(&sections, |section| match section.kind {
             SectionKind::System => true,
-            SectionKind::Project => is_whole_project,
-            SectionKind::Summary | SectionKind::Recent => goes_on && is_whole_project,
+            SectionKind::Project => keeps_project,
+            SectionKind::Summary | SectionKind::Recent => keeps_window && keeps_project,
             SectionKind::Recalled => false,
-            SectionKind::New => goes_on && is_whole_project && is_new_part_of_next,
+            SectionKind::New => keeps_window && keeps_project && keeps_new_message,
         });
         Ok(AssembledPrompt {
-            strategy: plan.strategy,
-            model: plan.model,
-            context_window: plan.context_window,
-            reply_reserve: plan.reply_reserve,
-            prompt_tokens: plan.token_ratio.to_model_tokens(counted_tokens),
+            strategy: budget.strategy,
+            model: budget.model,
+            context_window: budget.context_window,
+            reply_reserve: budget.reply_reserve,
+            prompt_tokens: budget.token_ratio.to_model_tokens(counted_tokens),
             counted_tokens,
-            token_correction: plan.token_ratio.as_factor(),
-            cacheable_prefix_tokens: plan.token_ratio.to_model_tokens(counted_prefix),
-            project: shown,
-            pieces,
+            token_correction: budget.token_ratio.as_factor(),
+            cacheable_prefix_tokens: budget.token_ratio.to_model_tokens(counted_prefix),
+            project: inclusion,
+            pieces: sections,
         })
     }
 
-    /// The end of the path, newest first, as much of it as may be shown verbatim.
+    /// Reads the end of the path, newest message first, as far as it can be verbatim.
     async fn read_history(
         &self,
         session: &Session,
-        now: BudgetShares,
+        shares: BudgetShares,
         last: Option<&MessageId>,
     ) -> Result<Vec<HistoryMessage>> {
         let Some(last) = last else { return Ok(Vec::new()) };
-        let bounds = HistoryLimits {
-            max_messages: now.max_messages,
-            max_tokens: now.total,
+        let limits = HistoryLimits {
+            max_messages: shares.max_messages,
+            max_tokens: shares.total,
             token_overhead: MESSAGE_TOKEN_OVERHEAD,
             max_part_bytes: window::MAX_IMAGE_BYTES,
         };
-        if now.recent_tokens() == 0 {
-            // Nothing is verbatim unless all of it is: the last message knows how much that would be.
-            let only = HistoryLimits { max_messages: 1, max_tokens: u32::MAX, ..bounds };
-            let read = self.store.recent_history(&session.id, last, only).await?;
-            if read.first().is_none_or(|newest| newest.path_tokens > u64::from(now.total)) {
-                return Ok(read);
+        if shares.recent_tokens() == 0 {
+            // Without a share for recent messages, the window is either the whole path or empty.
+            // The last message carries the tokens of its whole path, so reading that one decides
+            // it.
+            let newest_only = HistoryLimits { max_messages: 1, max_tokens: u32::MAX, ..limits };
+            let history = self.store.recent_history(&session.id, last, newest_only).await?;
+            if history.first().is_none_or(|newest| newest.path_tokens > u64::from(shares.total)) {
+                return Ok(history);
             }
         }
-        self.store.recent_history(&session.id, last, bounds).await
+        self.store.recent_history(&session.id, last, limits).await
     }
 
-    /// The piece that stands for what comes before the verbatim messages, if the strategy wants one
-    /// and one was written.
+    /// The summary of the messages before the window. `None` if the strategy has no summary, the
+    /// window is the whole path, or no summary was written yet.
     async fn build_summary_section(
         &self,
         session: &Session,
-        plan: &PromptBudget,
-        now: BudgetShares,
+        budget: &PromptBudget,
+        shares: BudgetShares,
         last: Option<&MessageId>,
-        verbatim: &HistoryWindow,
+        window: &HistoryWindow,
     ) -> Result<Option<PromptSection>> {
-        let up_to = match verbatim.messages.first() {
+        let up_to = match window.messages.first() {
             Some(oldest) => oldest.parent_id.as_ref(),
             None => last,
         };
-        let Some(up_to) = up_to.filter(|_| now.summary > 0 && !verbatim.is_complete) else {
+        let Some(up_to) = up_to.filter(|_| shares.summary > 0 && !window.is_complete) else {
             return Ok(None);
         };
-        let shown = self.render_summary(session, up_to, now.summary, plan.vocabulary).await?;
-        let Some(RenderedSummary { text, tokens, source: of }) = shown else { return Ok(None) };
-        let message_ids = match plan.recall_timeout {
-            // Only who looks at the prompt wants to know all of them.
+        let rendered =
+            self.render_summary(session, up_to, shares.summary, budget.vocabulary).await?;
+        let Some(RenderedSummary { text, tokens, source }) = rendered else { return Ok(None) };
+        let message_ids = match budget.recall_timeout {
+            // Only a preview lists every summarized message; finding them may read the whole path.
             None => {
-                self.recall.message_ids(session, up_to, of.tokens_before..of.path_tokens).await?
+                let path_tokens = source.tokens_before..source.path_tokens;
+                self.recall.message_ids(session, up_to, path_tokens).await?
             }
-            Some(_) => vec![of.first_message, of.last_message],
+            Some(_) => vec![source.first_message, source.last_message],
         };
-        let piece = PromptSection::from_text(SectionKind::Summary, Role::System, text.into());
-        Ok(Some(PromptSection { message_ids, tokens, ..piece }))
+        let section = PromptSection::from_text(SectionKind::Summary, Role::System, text.into());
+        Ok(Some(PromptSection { message_ids, tokens, ..section }))
     }
 
-    /// The earlier messages that belong to the new one, if the strategy wants any and something of
-    /// the path is not in the prompt anyway.
-    #[allow(clippy::too_many_arguments)]
+    /// The messages before the window that are relevant to the new one. Empty if the strategy
+    /// recalls nothing, the window is the whole path, or the new message is not a user's.
+    #[expect(clippy::too_many_arguments, reason = "all parts of one prompt in progress")]
     async fn recall_messages(
         &self,
         session: &Session,
-        plan: &PromptBudget,
-        now: BudgetShares,
+        budget: &PromptBudget,
+        shares: BudgetShares,
         last: Option<&MessageId>,
         new: Option<&PromptInput>,
-        read: Vec<HistoryMessage>,
-        verbatim: &HistoryWindow,
+        history: Vec<HistoryMessage>,
+        window: &HistoryWindow,
     ) -> Result<Vec<RecalledMessage>> {
         let (Some(last), Some(new)) = (last, new) else { return Ok(Vec::new()) };
-        if now.recalled == 0 || verbatim.is_complete || new.role != Role::User {
+        if shares.recalled == 0 || window.is_complete || new.role != Role::User {
             return Ok(Vec::new());
         }
-        let asked = RecallQuery {
+        let query = RecallQuery {
             session: session.clone(),
             last: last.clone(),
             text: new.text.clone(),
             asked_at: new.sent_at,
-            history: read,
-            window_start: verbatim.start_tokens,
-            available_tokens: now.recalled,
-            vocabulary: plan.vocabulary,
+            history,
+            window_start: window.start_tokens,
+            available_tokens: shares.recalled,
+            vocabulary: budget.vocabulary,
         };
-        let found = self.recall.search(asked, plan.recall_timeout).await?;
-        if found.is_none() {
-            tracing::debug!(session.id = %session.id, "nothing is recalled: the index is not there yet");
+        let recalled = self.recall.search(query, budget.recall_timeout).await?;
+        if recalled.is_none() {
+            tracing::debug!(session.id = %session.id, "recall timed out; the index is still being built");
         }
-        Ok(found.unwrap_or_default())
+        Ok(recalled.unwrap_or_default())
     }
 }
 
-/// What there is, or nothing and a line in the log.
+/// The value, or the default after logging the error.
 fn optional_or_warn<T: Default>(session: &Session, outcome: &'static str, found: Result<T>) -> T {
     found.unwrap_or_else(|error| {
-        tracing::warn!(session.id = %session.id, error = %error.chain(), outcome, "memory is short");
+        tracing::warn!(session.id = %session.id, error = %error.chain(), outcome, "recall or summary failed");
         T::default()
     })
 }
 
-/// Of the messages that were read, newest first, those that stand in the prompt.
+/// Selects the messages of the window. `history` is newest first; `stable` are the shares that stay
+/// the same from turn to turn, `shares` those of this turn.
 fn select_history_window(
-    read: Vec<HistoryMessage>,
-    plan: &PromptBudget,
-    steady: BudgetShares,
-    now: BudgetShares,
+    history: Vec<HistoryMessage>,
+    budget: &PromptBudget,
+    stable: BudgetShares,
+    shares: BudgetShares,
 ) -> HistoryWindow {
-    let has_root = read.last().is_some_and(|oldest| oldest.parent_id.is_none());
-    let end = read.first().map_or(u64::MAX, |newest| newest.path_tokens + 1);
-    let counted: Vec<(HistoryMessage, u32)> = read
+    let has_root = history.last().is_some_and(|oldest| oldest.parent_id.is_none());
+    let end = history.first().map_or(u64::MAX, |newest| newest.path_tokens + 1);
+    let counted: Vec<(HistoryMessage, u32)> = history
         .into_iter()
         .map(|message| {
-            let tokens = match plan.vocabulary {
+            let tokens = match budget.vocabulary {
+                // Stored messages carry their o200k_base count.
                 TokenVocabulary::O200k => message.tokens,
                 vocabulary => {
                     let calls = tool::format_calls(&tool::parse_calls(&message.parts));
-                    let told = render_text(&message.content, &message.parts);
-                    vocabulary.count_tokens(&told).saturating_add(vocabulary.count_tokens(&calls))
+                    let text = render_text(&message.content, &message.parts);
+                    vocabulary.count_tokens(&text).saturating_add(vocabulary.count_tokens(&calls))
                 }
             };
             (message, tokens)
@@ -391,50 +401,63 @@ fn select_history_window(
         .collect();
     let framed =
         |(_, tokens): &(HistoryMessage, u32)| tokens.saturating_add(MESSAGE_TOKEN_OVERHEAD);
-    let all = counted.iter().map(framed).fold(0, u32::saturating_add);
-    // A path that fits as a whole is not cut for the sake of parts that would be about nothing.
-    let is_whole = has_root && all <= now.total;
-    let room = if is_whole { now.total } else { now.recent_tokens() };
-    let (mut recent, is_all) = window::fit_messages(counted, room, plan.image_counter);
-    if !is_whole && now.max_messages == u32::MAX {
-        trim_to_cut(&mut recent, steady.recent_tokens(), room);
+    let path_tokens = counted.iter().map(framed).fold(0, u32::saturating_add);
+    // A path that fits as a whole takes the shares of summary and recall, too: with nothing left
+    // out, both would be empty.
+    let is_complete = has_root && path_tokens <= shares.total;
+    let available = if is_complete { shares.total } else { shares.recent_tokens() };
+    let (mut recent, fits_all) = window::fit_messages(counted, available, budget.image_counter);
+    // A limit on the number of messages means a sliding window, which is not cut.
+    if !is_complete && shares.max_messages == u32::MAX {
+        trim_to_cut(&mut recent, stable.recent_tokens(), available);
     }
-    let shown = recent.iter().map(|message| message.tokens + MESSAGE_TOKEN_OVERHEAD).sum();
-    let messages_left = (now.max_messages as usize).saturating_sub(recent.len());
-    let begin = recent.last().map_or(end, |oldest| oldest.tokens_before);
+    let used = recent.iter().map(|message| message.tokens + MESSAGE_TOKEN_OVERHEAD).sum();
+    let remaining_messages = (shares.max_messages as usize).saturating_sub(recent.len());
+    let start_tokens = recent.last().map_or(end, |oldest| oldest.tokens_before);
+    // Pairing may drop messages, so everything that depends on the window's size is computed
+    // before.
     pair_calls(&mut recent);
     recent.reverse();
+    // A complete path whose images did not all fit is cut differently as soon as it grows.
+    let remaining_tokens =
+        if fits_all || !is_complete { available.saturating_sub(used) } else { 0 };
     HistoryWindow {
         messages: recent,
-        start_tokens: if is_whole { 0 } else { begin },
-        is_complete: is_whole,
-        remaining: (
-            if is_all || !is_whole { room.saturating_sub(shown) } else { 0 },
-            messages_left,
-        ),
+        start_tokens: if is_complete { 0 } else { start_tokens },
+        is_complete,
+        remaining: (remaining_tokens, remaining_messages),
     }
 }
 
-/// A new message, and in front of it the reply whose calls it answers, both with what belongs
-/// together alone.
+/// Splits off the reply whose calls the message answers. Calls without a result and results without
+/// a call are dropped from both.
 fn split_calling_reply(mut message: PromptInput) -> (Option<PromptSection>, PromptInput) {
     let results = std::mem::take(&mut message.results);
     let Some(calling) = message.calling_reply.take() else { return (None, message) };
     let (calls, results) = match_results(calling.calls, results);
     message.results = results;
-    let piece = PromptSection {
+    let section = PromptSection {
         message_ids: vec![calling.id],
         tokens: calling.tokens,
         calls,
         ..PromptSection::from_text(SectionKind::New, Role::Assistant, calling.text.into())
     };
-    (Some(piece), message)
+    (Some(section), message)
 }
 
 impl PromptSection {
     fn from_text(kind: SectionKind, role: Role, text: Arc<str>) -> Self {
-        let (message_ids, images, calls, results) = Default::default();
-        Self { kind, role, message_ids, tokens: 0, score: None, images, calls, results, text }
+        Self {
+            kind,
+            role,
+            message_ids: Vec::new(),
+            tokens: 0,
+            score: None,
+            images: Vec::new(),
+            calls: Vec::new(),
+            results: Vec::new(),
+            text,
+        }
     }
 }
 
@@ -442,39 +465,47 @@ fn project_prompt_section((text, tokens): (Arc<str>, u32)) -> PromptSection {
     PromptSection { tokens, ..PromptSection::from_text(SectionKind::Project, Role::System, text) }
 }
 
-fn count<S: Serializer>(images: &[MessageImage], serializer: S) -> Result<S::Ok, S::Error> {
+fn serialize_count<S: Serializer>(
+    images: &[MessageImage],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     serializer.serialize_u64(images.len() as u64)
 }
 
-/// The tokens of pieces with the marks around them. What is recalled is part of the new message.
-fn count_framed_tokens(pieces: &[PromptSection], counts: impl Fn(&PromptSection) -> bool) -> u32 {
-    let framed = |piece: &PromptSection| match piece.kind {
-        SectionKind::Recalled => piece.tokens,
-        _ => piece.tokens + MESSAGE_TOKEN_OVERHEAD,
+/// Tokens of the sections that `includes` selects, with the framing of their messages. Recalled
+/// sections have no framing of their own: they are sent inside the new message.
+fn count_framed_tokens(
+    sections: &[PromptSection],
+    includes: impl Fn(&PromptSection) -> bool,
+) -> u32 {
+    let framed = |section: &PromptSection| match section.kind {
+        SectionKind::Recalled => section.tokens,
+        _ => section.tokens + MESSAGE_TOKEN_OVERHEAD,
     };
-    pieces.iter().filter(|piece| counts(piece)).map(framed).sum()
+    sections.iter().filter(|section| includes(section)).map(framed).sum()
 }
 
 impl AssembledPrompt {
-    /// What the model is sent.
+    /// The request to the provider. Recalled sections are joined with the message that follows
+    /// them.
     pub fn to_prompt(&self, settings: &SessionSettings) -> Prompt {
         let mut recalled = String::new();
         let mut messages = Vec::with_capacity(self.pieces.len());
-        for piece in &self.pieces {
-            if piece.kind == SectionKind::Recalled {
-                recalled.push_str(&piece.text);
+        for section in &self.pieces {
+            if section.kind == SectionKind::Recalled {
+                recalled.push_str(&section.text);
                 continue;
             }
             let content = match recalled.is_empty() {
-                true => piece.text.clone(),
-                false => (std::mem::take(&mut recalled) + &piece.text).into(),
+                true => section.text.clone(),
+                false => (std::mem::take(&mut recalled) + &section.text).into(),
             };
             messages.push(PromptMessage {
-                role: piece.role,
+                role: section.role,
                 content,
-                images: piece.images.clone(),
-                calls: piece.calls.clone(),
-                results: piece.results.clone(),
+                images: section.images.clone(),
+                calls: section.calls.clone(),
+                results: section.results.clone(),
             });
         }
         Prompt {
@@ -488,15 +519,16 @@ impl AssembledPrompt {
         }
     }
 
-    /// Tokens of the project and the earlier messages in it, the marks around them included.
+    /// Counted tokens of all sections but the system prompt and the new message, with their
+    /// framing.
     pub fn memory_tokens(&self) -> u32 {
         let is_memory = |kind| !matches!(kind, SectionKind::System | SectionKind::New);
-        count_framed_tokens(&self.pieces, |piece| is_memory(piece.kind))
+        count_framed_tokens(&self.pieces, |section| is_memory(section.kind))
     }
 
-    /// How many earlier messages are in it.
+    /// Number of recent and recalled messages in the prompt.
     pub fn earlier_message_count(&self) -> usize {
         let is_earlier = |kind| matches!(kind, SectionKind::Recent | SectionKind::Recalled);
-        self.pieces.iter().filter(|piece| is_earlier(piece.kind)).count()
+        self.pieces.iter().filter(|section| is_earlier(section.kind)).count()
     }
 }

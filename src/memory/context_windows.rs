@@ -1,14 +1,14 @@
-//! How many tokens a model's prompt and reply may have together: as the operator says, else as it is
-//! known of the model.
+//! Context windows: tokens that a model's prompt and reply may have together. A window that the
+//! operator configures overrides the built-in table.
 
 use super::tokens::{base_name, openai_context_window};
 use std::collections::HashMap;
 
-/// The context window of models nobody knows, in tokens.
+/// Context window of unknown models, in tokens.
 const DEFAULT_CONTEXT_WINDOW: u32 = 128_000;
 
-/// Beginnings of models' names, each before those that it begins with. OpenAI's other models are
-/// known by tiktoken-rs. Sources: the vendors' lists of models and the models' cards.
+/// Prefixes of model names; a prefix is listed before shorter ones that also match. tiktoken-rs
+/// knows OpenAI's other models. Sources: the vendors' model lists and model cards.
 const KNOWN_CONTEXT_WINDOWS: &[(&str, u32)] = &[
     ("gpt-4-turbo", 128_000),
     ("claude-", 200_000),
@@ -23,40 +23,38 @@ const KNOWN_CONTEXT_WINDOWS: &[(&str, u32)] = &[
     ("mixtral", 32_768),
 ];
 
-/// The context windows that the operator knows better.
+/// Context windows that the operator configured, by model name.
 #[derive(Debug, Clone, Default)]
 pub struct ContextWindows {
     configured: HashMap<String, u32>,
 }
 
 impl ContextWindows {
-    /// Windows by model; of a model that is named twice, the last.
-    pub fn new(told: impl IntoIterator<Item = (String, u32)>) -> Self {
-        Self { configured: told.into_iter().collect() }
+    /// If a model is listed twice, its last entry applies.
+    pub fn new(windows: impl IntoIterator<Item = (String, u32)>) -> Self {
+        Self { configured: windows.into_iter().collect() }
     }
 
-    /// What the operator says of a model: by its whole name, else without `provider/` in front,
-    /// else without `:tag` behind.
+    /// Looks a model up by its full name, then without a `provider/` prefix, then without a `:tag`.
     pub(super) fn configured(&self, model: &str) -> Option<u32> {
         let base = base_name(model);
         let untagged = |name: &'_ str| name.split(':').next().unwrap_or_default().to_owned();
-        let told = |name: &str| self.configured.get(name).copied();
-        told(model)
-            .or_else(|| told(base))
-            .or_else(|| told(&untagged(model)))
-            .or_else(|| told(&untagged(base)))
+        let find = |name: &str| self.configured.get(name).copied();
+        find(model)
+            .or_else(|| find(base))
+            .or_else(|| find(&untagged(model)))
+            .or_else(|| find(&untagged(base)))
     }
 }
 
-/// What is known of a model without being told.
+/// The built-in context window of a model, if the model is known.
 pub(super) fn known_context_window(model: &str) -> Option<u32> {
     let name = base_name(model).to_ascii_lowercase();
     let name = name.strip_prefix("meta-").unwrap_or(&name);
-    let known = KNOWN_CONTEXT_WINDOWS.iter().find(|(beginning, _)| name.starts_with(beginning));
+    let known = KNOWN_CONTEXT_WINDOWS.iter().find(|(prefix, _)| name.starts_with(prefix));
     known.map(|(_, tokens)| *tokens).or_else(|| openai_context_window(name))
 }
 
-/// The same, or what is assumed.
 pub(super) fn known_or_default(model: &str) -> u32 {
     known_context_window(model).unwrap_or(DEFAULT_CONTEXT_WINDOW)
 }
@@ -93,8 +91,8 @@ mod tests {
 
     #[test]
     fn configured_names_may_omit_provider_and_tag() {
-        let told = [("llama3.2", 1), ("llama3.2:1b", 2), ("groq/llama3.2", 3), ("big", 4)];
-        let windows = ContextWindows::new(told.map(|(name, tokens)| (name.to_owned(), tokens)));
+        let windows = [("llama3.2", 1), ("llama3.2:1b", 2), ("groq/llama3.2", 3), ("big", 4)];
+        let windows = ContextWindows::new(windows.map(|(name, tokens)| (name.to_owned(), tokens)));
         for (model, tokens) in [
             ("llama3.2", Some(1)),
             ("llama3.2:3b", Some(1)),

@@ -1,15 +1,15 @@
-//! Which files of a project matter most for a message: those it names, by path before by name,
-//! then those that changed last.
+//! Ranks the files of a project by relevance to a message: files that the message names, full paths
+//! before partial ones, then recently changed files.
 
 use crate::domain::project::FileEntry;
 use crate::domain::text::truncate_chars;
 use std::cmp::Reverse;
 use std::collections::HashSet;
 
-/// How much of a message is searched for names of files, in characters.
+/// Characters of a message that are searched for file names.
 const MAX_SEARCHED_CHARS: usize = 32 * 1024;
 
-/// The files, most relevant first; of equals the one whose path comes first.
+/// The files, most relevant first. Ties are in the order of paths.
 pub(super) fn rank_files<'a>(files: &'a [FileEntry], message: &str) -> Vec<&'a FileEntry> {
     let names = MentionedNames::from_message(message);
     let mut ranked: Vec<_> =
@@ -18,7 +18,7 @@ pub(super) fn rank_files<'a>(files: &'a [FileEntry], message: &str) -> Vec<&'a F
     ranked.into_iter().map(|(_, file)| file).collect()
 }
 
-/// How clearly a message names a file; the clearest comes first.
+/// How precisely a message names a file; more precise matches sort first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum NameMatch {
     FullPath,
@@ -26,7 +26,7 @@ enum NameMatch {
     NoMatch,
 }
 
-/// What in a message may be the name of a file.
+/// The words of a message that can be file names, in lower case.
 struct MentionedNames {
     text: String,
     words: HashSet<String>,
@@ -47,13 +47,15 @@ impl MentionedNames {
 
     fn match_path(&self, path: &str) -> NameMatch {
         let path = path.to_lowercase();
-        // A path with blanks or brackets is no single word.
+        // Paths with spaces or brackets are split into several words, so they are searched in the
+        // text.
         let is_odd = path.contains(|c: char| c.is_whitespace() || "()[]{},;'\"".contains(c));
         if self.words.contains(&path) || (is_odd && self.text.contains(&path)) {
             return NameMatch::FullPath;
         }
-        let mut ends = path.match_indices('/').map(|(at, _)| &path[at + 1..]);
-        if ends.any(|end| self.words.contains(end)) {
+        // Suffixes start after a slash: `app/main.rs` names `src/app/main.rs`, `n.rs` does not.
+        let mut suffixes = path.match_indices('/').map(|(at, _)| &path[at + 1..]);
+        if suffixes.any(|suffix| self.words.contains(suffix)) {
             NameMatch::PathSuffix
         } else {
             NameMatch::NoMatch

@@ -1,9 +1,9 @@
-//! What pictures take of a context window, by the rules that vendors publish, and which models take
-//! none.
+//! Tokens that images take of a context window, by the rules that vendors publish, and which models
+//! accept no images.
 //!
-//! A picture counts by its width and height. A `data:` URL tells them in its first bytes; what lies
-//! behind an address nobody knows, so it counts as the largest that its model looks at. That is for
-//! budgeting alone: no message is refused for more than its pictures surely take.
+//! The tokens depend on width and height. A `data:` URL contains both in its first bytes. The size
+//! of a linked image is unknown, so it is budgeted at the most that the model uses for one. No
+//! message is rejected for more than the least that its images take.
 
 use super::token_ratio::TokenRatio;
 use super::tokens::base_name;
@@ -12,7 +12,7 @@ use base64::Engine;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 
-/// Beginnings of the names of models that refuse pictures. Others are believed to take them.
+/// Name prefixes of models that reject images. All others are assumed to accept them.
 const TEXT_ONLY_MODELS: &[&str] = &[
     "gpt-3.5",
     "gpt-4-0314",
@@ -27,7 +27,7 @@ const TEXT_ONLY_MODELS: &[&str] = &[
     "deepseek-reasoner",
 ];
 
-/// Beginnings of the names of OpenAI's models, each before those that it begins with.
+/// Rules by prefix of the model name; a prefix is listed before shorter ones that also match.
 /// Source: <https://platform.openai.com/docs/guides/images-vision#calculating-costs>.
 const OPENAI_RULES: &[(&str, ImageTokenRule)] = &[
     ("gpt-4.1-mini", ImageTokenRule::Patches { hundredths: 162 }),
@@ -43,50 +43,48 @@ const OPENAI_RULES: &[(&str, ImageTokenRule)] = &[
     ("o3", ImageTokenRule::Tiles { base: 75, tile: 150 }),
 ];
 
-/// Beginnings of the names of Claudes that look at less than those from Opus 4.7 on.
-/// Source: <https://platform.claude.com/docs/en/build-with-claude/vision>.
+/// Prefixes of Claude names (after `claude-`) with the lower image resolution of models before Opus
+/// 4.7. Source: <https://platform.claude.com/docs/en/build-with-claude/vision>.
 const LOW_RESOLUTION_CLAUDES: &[&str] = &[
     "2", "3", "instant", "opus-4-0", "opus-4-1", "opus-4-2", "opus-4-5", "opus-4-6", "sonnet-4",
     "haiku-4",
 ];
 
-/// What of a picture's base64 is looked at for its size: mostly it stands in the first bytes, but
-/// photographs may say much before it.
+/// Lengths of base64 that are searched for an image's size, in this order: usually the size is in
+/// the first bytes, but photographs may have large metadata before it.
 const HEAD_LENGTHS: [usize; 2] = [4 << 10, 512 << 10];
-/// Some clients leave out the padding, and a head has none.
+/// Some clients omit the padding, and a truncated head has none.
 const BASE64_LENIENT: GeneralPurpose = GeneralPurpose::new(
     &base64::alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// How a model counts pictures.
+/// Rule by which a vendor counts images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ImageTokenRule {
-    /// A base, and so much for each tile of 512 pixels, once the picture is scaled down into a square
-    /// of 2,048 and its shorter side to 768. A look from afar is the base alone.
+    /// A base, and an amount for each tile of 512 pixels after scaling the image into a square of
+    /// 2,048 pixels and its shorter side to 768. Low detail takes the base alone.
     Tiles { base: u32, tile: u32 },
-    /// So many hundredths for each patch of 32 pixels, once the picture is scaled down to 1,536 of
-    /// them; from afar, into a square of 512.
+    /// `hundredths` / 100 tokens for each patch of 32 pixels after scaling the image to at most
+    /// 1,536 patches. Low detail scales it into a square of 512 pixels.
     Patches { hundredths: u32 },
-    /// One for each 750 pixels, once its longer side is scaled down to this and it takes no more than
-    /// that.
+    /// One token for each 750 pixels after scaling the longer side to `max_side`, at most
+    /// `max_tokens`.
     Pixels { max_side: u32, max_tokens: u32 },
-    /// Nobody says. It counts as with Llama 3.2 Vision, which takes more than most others: 1,601 for
-    /// each of at most four tiles of 560 pixels.
-    /// Source: <https://docs.together.ai/docs/vision-overview>.
+    /// Unpublished. Counted like Llama 3.2 Vision, which takes more than most others: 1,601 tokens
+    /// for each of at most four tiles of 560 pixels. Source:
+    /// <https://docs.together.ai/docs/vision-overview>.
     Unknown,
 }
 
-/// What pictures take, in tokens.
+/// Lower and upper bound of a number of tokens; equal if it is known exactly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct TokenRange {
-    /// Surely.
     pub(super) min: u32,
-    /// At the most; the same where all is known.
     pub(super) max: u32,
 }
 
-/// How pictures count in prompts to a model, in counted tokens.
+/// Counts the images in prompts to a model, in counted tokens.
 #[derive(Debug, Clone, Copy)]
 pub struct ImageTokenCounter {
     rule: ImageTokenRule,
@@ -94,14 +92,14 @@ pub struct ImageTokenCounter {
 }
 
 impl ImageTokenCounter {
-    /// `None` if the model takes no pictures.
-    pub(super) fn for_model(model: &str, correction: TokenRatio) -> Option<Self> {
-        ImageTokenRule::for_model(model)
-            .map(|vision| Self { rule: vision, token_ratio: correction })
+    /// `None` if the model accepts no images.
+    pub(super) fn for_model(model: &str, token_ratio: TokenRatio) -> Option<Self> {
+        ImageTokenRule::for_model(model).map(|rule| Self { rule, token_ratio })
     }
 
-    /// What these pictures take together.
+    /// Tokens of these images together.
     pub(super) fn count_images(self, images: &[MessageImage]) -> TokenRange {
+        // Vendor rules give the model's own tokens; budgets are in counted ones.
         let counted = |own| self.token_ratio.to_counted_tokens_ceil(own);
         images.iter().fold(TokenRange::default(), |sum, image| {
             let own = self.rule.count_image(image);
@@ -112,7 +110,7 @@ impl ImageTokenCounter {
         })
     }
 
-    /// What so many pictures take at the most, whatever they are.
+    /// Upper bound of the tokens of `count` images of any size.
     pub(super) fn max_tokens(self, count: u32) -> u32 {
         self.token_ratio.to_counted_tokens_ceil(self.rule.max_image_tokens()).saturating_mul(count)
     }
@@ -126,15 +124,15 @@ impl ImageTokenRule {
         }
         if let Some((_, claude)) = name.split_once("claude-") {
             let version = claude.replace('.', "-");
-            let sees_less =
-                LOW_RESOLUTION_CLAUDES.iter().any(|beginning| version.starts_with(beginning));
-            return Some(match sees_less {
+            let is_low_resolution =
+                LOW_RESOLUTION_CLAUDES.iter().any(|prefix| version.starts_with(prefix));
+            return Some(match is_low_resolution {
                 true => Self::Pixels { max_side: 1568, max_tokens: 1600 },
                 false => Self::Pixels { max_side: 2576, max_tokens: 4784 },
             });
         }
-        let known = OPENAI_RULES.iter().find(|(beginning, _)| name.starts_with(beginning));
-        Some(known.map_or(Self::Unknown, |(_, vision)| *vision))
+        let known = OPENAI_RULES.iter().find(|(prefix, _)| name.starts_with(prefix));
+        Some(known.map_or(Self::Unknown, |(_, rule)| *rule))
     }
 
     fn count_image(self, image: &MessageImage) -> TokenRange {
@@ -142,11 +140,11 @@ impl ImageTokenRule {
         match (self, read_image_size(&image.url)) {
             (Self::Tiles { base, .. }, _) if is_low => TokenRange { min: base, max: base },
             (Self::Unknown, size) => {
-                let most = size.map_or(self.max_image_tokens(), |(width, height)| {
+                let max = size.map_or(self.max_image_tokens(), |(width, height)| {
                     self.count_for_size(width, height, false)
                 });
-                // Few vendors scale a picture down to less.
-                TokenRange { min: 64, max: most }
+                // Few vendors scale images down to fewer tokens than this.
+                TokenRange { min: 64, max }
             }
             (_, Some((width, height))) => {
                 let tokens = self.count_for_size(width, height, is_low);
@@ -158,17 +156,15 @@ impl ImageTokenRule {
         }
     }
 
-    /// Of any picture.
     fn max_image_tokens(self) -> u32 {
         match self {
             Self::Tiles { .. } => self.count_for_size(2048, 768, false),
             Self::Patches { hundredths } => (1536 * hundredths).div_ceil(100),
-            Self::Pixels { max_tokens: most, .. } => most,
+            Self::Pixels { max_tokens, .. } => max_tokens,
             Self::Unknown => 4 * 1601,
         }
     }
 
-    /// Of a picture of so many pixels.
     fn count_for_size(self, width: u32, height: u32, is_low: bool) -> u32 {
         let (width, height) = (f64::from(width.max(1)), f64::from(height.max(1)));
         let (longer, shorter) = (width.max(height), width.min(height));
@@ -185,9 +181,9 @@ impl ImageTokenRule {
                 (count_patches(longer * scale / 32.0, shorter * scale / 32.0) * hundredths)
                     .div_ceil(100)
             }
-            Self::Pixels { max_side: longest, max_tokens: most } => {
-                let scale = (f64::from(longest) / longer).min(1.0);
-                ((longer * scale * shorter * scale / 750.0).ceil() as u32).min(most)
+            Self::Pixels { max_side, max_tokens } => {
+                let scale = (f64::from(max_side) / longer).min(1.0);
+                ((longer * scale * shorter * scale / 750.0).ceil() as u32).min(max_tokens)
             }
             Self::Unknown => {
                 1601 * count_parts(longer / 560.0).min(2) * count_parts(shorter / 560.0).min(2)
@@ -196,8 +192,8 @@ impl ImageTokenRule {
     }
 }
 
-/// How many patches a picture of so many by so many takes: at most 1,536, to which it is scaled down
-/// so that they fill it in one direction.
+/// Patches of an image whose sides are this many patches long. An image of more than 1,536 patches
+/// is scaled down so that whole patches fill it in one direction.
 fn count_patches(longer: f64, shorter: f64) -> u32 {
     const MAX_PATCHES: f64 = 1536.0;
     let all = count_parts(longer).saturating_mul(count_parts(shorter));
@@ -210,16 +206,16 @@ fn count_patches(longer: f64, shorter: f64) -> u32 {
     (count_parts(longer * scale) * count_parts(shorter * scale)).min(MAX_PATCHES as u32)
 }
 
-/// How many whole pieces it takes, a rounding error aside.
+/// Rounds up to whole parts, at least one; tolerates rounding errors of the scaling.
 fn count_parts(parts: f64) -> u32 {
     (parts - 1e-6).ceil().max(1.0) as u32
 }
 
-/// Width and height of a picture that lies in its own URL.
+/// Width and height of an image in a `data:` URL.
 fn read_image_size(url: &str) -> Option<(u32, u32)> {
     let (_, data) = url.strip_prefix("data:")?.split_once(";base64,")?;
     HEAD_LENGTHS.into_iter().find_map(|head| {
-        // Four characters are three bytes.
+        // Both lengths are multiples of four characters, which decode to three bytes each.
         let head = data.as_bytes().get(..head).unwrap_or(data.as_bytes());
         let bytes = BASE64_LENIENT.decode(head).ok()?;
         let size = imagesize::blob_size(&bytes).ok()?;
@@ -231,7 +227,7 @@ fn read_image_size(url: &str) -> Option<(u32, u32)> {
 mod tests {
     use super::*;
 
-    /// The head of a picture of so many pixels, which is all that is read of it.
+    /// The header of a PNG of this size, which is all that is read.
     fn png_image(width: u32, height: u32) -> MessageImage {
         let mut head = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR".to_vec();
         head.extend([width.to_be_bytes(), height.to_be_bytes()].concat());
@@ -244,10 +240,10 @@ mod tests {
     }
 
     fn count_range(model: &str, image: &MessageImage) -> (u32, u32) {
-        let sight = ImageTokenCounter::for_model(model, TokenRatio::IDENTITY).unwrap();
-        let TokenRange { min: least, max: most } = sight.count_images(std::slice::from_ref(image));
-        assert!(least <= most && most <= sight.max_tokens(1), "{model}");
-        (least, most)
+        let counter = ImageTokenCounter::for_model(model, TokenRatio::IDENTITY).unwrap();
+        let TokenRange { min, max } = counter.count_images(std::slice::from_ref(image));
+        assert!(min <= max && max <= counter.max_tokens(1), "{model}");
+        (min, max)
     }
 
     #[test]
@@ -263,18 +259,18 @@ mod tests {
     #[test]
     fn image_tokens_follow_vendor_rules() {
         for (model, width, height, tokens) in [
-            // The examples of OpenAI's guide.
+            // Examples of OpenAI's guide.
             ("gpt-4o", 1024, 1024, 765),
             ("gpt-4o", 2048, 4096, 1105),
             ("gpt-4.1-mini", 1024, 1024, 1659),
             ("gpt-4.1-mini", 1800, 2400, 2353),
-            // What its users were billed.
+            // As billed to users.
             ("openai/gpt-4o-mini-2024-07-18", 128, 64, 8500),
             ("gpt-4.1", 64, 64, 255),
             ("gpt-5", 64, 64, 210),
             ("o3", 128, 64, 225),
             ("o4-mini", 64, 64, 7),
-            // The examples of Anthropic's guide.
+            // Examples of Anthropic's guide.
             ("claude-sonnet-4-5", 200, 200, 54),
             ("claude-3-5-sonnet-latest", 1000, 1000, 1334),
             ("anthropic/claude-sonnet-4.6", 4000, 4000, 1600),
@@ -299,12 +295,12 @@ mod tests {
 
     #[test]
     fn linked_images_count_as_a_range() {
-        let there = image_at("https://e.com/a.png", None);
-        assert_eq!(count_range("gpt-4o", &there), (255, 1445));
-        assert_eq!(count_range("gpt-4o-mini", &there), (8500, 48_169));
-        assert_eq!(count_range("gpt-4.1-nano", &there), (3, 3779));
-        assert_eq!(count_range("claude-opus-4-7", &there), (1, 4784));
-        assert_eq!(count_range("llava", &there), (64, 6404));
+        let linked = image_at("https://e.com/a.png", None);
+        assert_eq!(count_range("gpt-4o", &linked), (255, 1445));
+        assert_eq!(count_range("gpt-4o-mini", &linked), (8500, 48_169));
+        assert_eq!(count_range("gpt-4.1-nano", &linked), (3, 3779));
+        assert_eq!(count_range("claude-opus-4-7", &linked), (1, 4784));
+        assert_eq!(count_range("llava", &linked), (64, 6404));
         for broken in ["data:image/png;base64,AAAA", "data:image/png;base64,?", "data:image/png,x"]
         {
             assert_eq!(count_range("gpt-4o", &image_at(broken, None)), (255, 1445), "{broken}");

@@ -1,8 +1,9 @@
-//! Memory: what of a session goes into the prompt, inside a budget that is never exceeded.
+//! Memory decides which parts of a session go into the prompt, within a token budget that is never
+//! exceeded.
 //!
-//! [`Memory::plan_prompt`] decides without I/O what room there is, [`assemble`](Memory::assemble_prompt) reads
-//! the path's tail and builds the prompt. A turn and the preview of a turn take the same way, so
-//! the preview shows exactly what would be sent.
+//! [`Memory::plan_prompt`] computes the budget without I/O, [`Memory::assemble_prompt`] reads the
+//! end of the path and builds the prompt. Turns and previews share both, so a preview shows exactly
+//! the prompt that a turn would send.
 
 mod assemble;
 mod budget;
@@ -44,126 +45,125 @@ use std::time::Duration;
 use token_ratio::TokenRatioTracker;
 use tokens::TokenVocabulary;
 
-/// How long a turn waits for what it recalls.
+/// Default time that a turn waits for recall before it continues without recalled messages.
 pub const RECALL_TIMEOUT: Duration = Duration::from_millis(50);
 
-/// What the operator says of memory.
+/// Memory settings of the server, used where neither the session nor the request has its own.
 #[derive(Debug, Clone)]
 pub struct MemoryDefaults {
-    /// The strategy unless a session or request has one.
     pub strategy: MemoryStrategy,
-    /// The budget of `auto` and `token`; else the smaller of a quarter of the window and 16,000.
+    /// Token budget of the strategies that have one. If unset, the smaller of a quarter of the
+    /// context window and 16,000.
     pub max_tokens: Option<u32>,
-    /// The context window of every model; else by model.
+    /// Context window of all models, in tokens. If unset, it depends on the model.
     pub context_window: Option<u32>,
-    /// The model of turns that ask for none.
     pub model: String,
 }
 
-/// Builds prompts.
+/// Builds the prompts of turns and previews.
 pub struct Memory {
     store: Arc<dyn Store>,
     prompts: Arc<PromptTemplates>,
     defaults: MemoryDefaults,
-    /// The system prompt of sessions without one of their own.
+    /// The rendered system prompt of sessions that do not set one.
     default_system: SystemPrompt,
-    /// Bytes that the template puts around a session's own.
+    /// Bytes that the template adds around a session's own system prompt, at most.
     template_bytes: u32,
     recall: Arc<RecallEngine>,
-    /// How long a turn waits for what it recalls.
     recall_timeout: Duration,
     context_windows: ContextWindows,
     token_ratios: TokenRatioTracker,
 }
 
-/// A system prompt and its size by o200k_base.
+/// A rendered system prompt and its size in o200k_base tokens.
 #[derive(Debug, Clone)]
 struct SystemPrompt {
     text: Arc<str>,
     tokens: u32,
 }
 
-/// The message that a prompt is to end with.
+/// The new message as far as the budget depends on it.
 #[derive(Debug, Clone, Copy)]
 pub struct PlanInput<'a> {
-    /// Its text.
     pub text: &'a str,
-    /// Its text's size in tokens of o200k_base.
+    /// Tokens of `text` in o200k_base.
     pub tokens: u32,
-    /// The pictures that go with it.
     pub images: &'a [MessageImage],
-    /// Tokens of what must stand in the prompt because of it: calls that it answers, functions that
-    /// are offered.
+    /// Tokens that the prompt needs because of this message: the reply whose calls it answers and
+    /// the functions that are offered.
     pub extra_tokens: u32,
 }
 
 impl Memory {
-    /// Builds prompts from the messages of `store`.
+    /// Errors: a system prompt template that fails to render.
     pub fn new(
         store: Arc<dyn Store>,
         prompts: Arc<PromptTemplates>,
         defaults: MemoryDefaults,
     ) -> Result<Self> {
         let text = prompts.render_system(None)?;
-        let system = SystemPrompt { tokens: tokens::count_tokens(&text), text: text.into() };
-        let wrapping = count_bytes(&prompts.render_system(Some("x"))?);
+        let default_system =
+            SystemPrompt { tokens: tokens::count_tokens(&text), text: text.into() };
+        // Rendering a single byte measures the template's own text. As long as the template
+        // contains the instructions once, their bytes plus these are an upper bound of the rendered
+        // size.
+        let template_bytes = count_bytes(&prompts.render_system(Some("x"))?);
         let recall = Arc::new(RecallEngine::new(store.clone()));
-        let (windows, corrections) = (ContextWindows::default(), TokenRatioTracker::default());
-        let patience = RECALL_TIMEOUT;
         Ok(Self {
             store,
             prompts,
             defaults,
-            default_system: system,
-            template_bytes: wrapping,
+            default_system,
+            template_bytes,
             recall,
-            recall_timeout: patience,
-            context_windows: windows,
-            token_ratios: corrections,
+            recall_timeout: RECALL_TIMEOUT,
+            context_windows: ContextWindows::default(),
+            token_ratios: TokenRatioTracker::default(),
         })
     }
 
-    /// With the context windows of some models, which win over that of all.
+    /// Sets the context windows of single models; they override the window of all models.
     #[must_use]
-    pub fn with_context_windows(self, windows: ContextWindows) -> Self {
-        Self { context_windows: windows, ..self }
+    pub fn with_context_windows(self, context_windows: ContextWindows) -> Self {
+        Self { context_windows, ..self }
     }
 
-    /// Lets turns wait so long for what they recall.
+    /// Sets how long a turn waits for recall.
     #[must_use]
-    pub fn with_recall_timeout(self, patience: Duration) -> Self {
-        Self { recall_timeout: patience, ..self }
+    pub fn with_recall_timeout(self, recall_timeout: Duration) -> Self {
+        Self { recall_timeout, ..self }
     }
 
-    /// Lets recall ask what messages mean.
+    /// Lets recall compare embeddings in addition to words.
     #[must_use]
     pub fn with_embedder(self, embedder: Arc<dyn Embedder>) -> Self {
         let recall = Arc::new(RecallEngine::new(self.store.clone()).with_embedder(embedder));
         Self { recall, ..self }
     }
 
-    /// Forgets what is kept of a session that was deleted.
+    /// Drops the cached index of a deleted session.
     pub fn forget_session(&self, session: &SessionId) {
         self.recall.forget_session(session);
     }
 
-    /// How many sessions recall keeps in memory, and about how many bytes they take.
+    /// Number of sessions in the recall cache, and their approximate size in bytes.
     pub fn cache_stats(&self) -> (usize, usize) {
         self.recall.cache_stats()
     }
 
-    /// The model of turns that ask for none.
+    /// Model of turns that do not name one.
     pub fn default_model(&self) -> &str {
         &self.defaults.model
     }
 
-    /// How many tokens a model's prompt and reply may have together.
+    /// Tokens that prompt and reply of a model may have together. Falls back to 128,000 for unknown
+    /// models.
     pub fn context_window(&self, model: &str) -> u32 {
         self.configured_context_window(model)
             .unwrap_or_else(|| context_windows::known_or_default(model))
     }
 
-    /// The same, where somebody said it or it is known of the model.
+    /// The context window if it was configured or the model is known.
     pub fn known_context_window(&self, model: &str) -> Option<u32> {
         self.configured_context_window(model)
             .or_else(|| context_windows::known_context_window(model))
@@ -173,27 +173,35 @@ impl Memory {
         self.context_windows.configured(model).or(self.defaults.context_window)
     }
 
-    /// Whether a message certainly fits, judged by sizes alone; if not, [`Memory::plan_prompt`] knows.
+    /// Whether a message fits for certain, judged by its size alone. `false` means that only
+    /// [`Memory::plan_prompt`], which counts tokens, can decide.
     pub fn definitely_fits(&self, settings: &SessionSettings, new: MessageSize) -> bool {
         let model = settings.model.as_deref().unwrap_or(&self.defaults.model);
         let in_o200k = TokenVocabulary::for_model(model) == TokenVocabulary::O200k;
-        // No vocabulary makes more tokens of a text than it has bytes.
+        // A text never has more tokens than bytes, in any vocabulary, so bytes are a safe upper
+        // bound where no token count is at hand.
         let system = match settings.system_prompt.as_deref() {
             Some(own) => count_bytes(own).saturating_add(self.template_bytes),
             None if in_o200k => self.default_system.tokens,
             None => count_bytes(&self.default_system.text),
         };
         let text_tokens = if in_o200k { new.tokens } else { new.bytes };
-        let correction = self.token_ratios.ratio_of(model);
-        let sight = ImageTokenCounter::for_model(model, correction);
-        let new_tokens =
-            text_tokens.saturating_add(sight.map_or(0, |sight| sight.max_tokens(new.images)));
-        let (window, most) = (self.context_window(model), settings.max_output_tokens);
-        budget::available_memory_tokens(window, most, correction, system, new_tokens).is_some()
+        let ratio = self.token_ratios.ratio_of(model);
+        let image_counter = ImageTokenCounter::for_model(model, ratio);
+        let image_tokens = image_counter.map_or(0, |counter| counter.max_tokens(new.images));
+        let new_tokens = text_tokens.saturating_add(image_tokens);
+        budget::available_memory_tokens(
+            self.context_window(model),
+            settings.max_output_tokens,
+            ratio,
+            system,
+            new_tokens,
+        )
+        .is_some()
     }
 
-    /// Decides what room there is for a turn with these settings and this new message. Counts
-    /// tokens. Errors: `context_too_long` if there is none.
+    /// Computes the budget of a turn with these settings and this new message. Counts tokens on the
+    /// calling thread. Errors: `context_too_long` if no room is left for a reply.
     pub fn plan_prompt(
         &self,
         settings: &SessionSettings,
@@ -205,23 +213,25 @@ impl Memory {
             None => self.default_system.text.clone(),
             own => self.prompts.render_system(own)?.into(),
         };
+        // The default prompt is shared by pointer, so its stored count applies.
         let is_default = Arc::ptr_eq(&system, &self.default_system.text);
         let system_tokens = match vocabulary {
             TokenVocabulary::O200k if is_default => self.default_system.tokens,
             vocabulary => vocabulary.count_tokens(&system),
         };
-        let correction = self.token_ratios.ratio_of(&model);
-        let sight = ImageTokenCounter::for_model(&model, correction);
-        let new_taken = new.map(|new| {
+        let ratio = self.token_ratios.ratio_of(&model);
+        let image_counter = ImageTokenCounter::for_model(&model, ratio);
+        let new_message = new.map(|new| {
             let text_tokens = match vocabulary {
                 TokenVocabulary::O200k => new.tokens,
                 TokenVocabulary::Cl100k => vocabulary.count_tokens(new.text),
             };
-            let pictures =
-                sight.map_or(TokenRange::default(), |sight| sight.count_images(new.images));
-            let with =
-                |taken: u32| text_tokens.saturating_add(taken).saturating_add(new.extra_tokens);
-            TokenRange { min: with(pictures.min), max: with(pictures.max) }
+            let images =
+                image_counter.map_or(TokenRange::default(), |it| it.count_images(new.images));
+            let total = |image_tokens: u32| {
+                text_tokens.saturating_add(image_tokens).saturating_add(new.extra_tokens)
+            };
+            TokenRange { min: total(images.min), max: total(images.max) }
         });
         let context_window = self.context_window(&model);
         let fallback =
@@ -231,28 +241,27 @@ impl Memory {
             .defaults
             .max_tokens
             .unwrap_or_else(|| budget::default_memory_tokens(context_window));
-        let prompt = budget::PromptCosts {
+        let costs = budget::PromptCosts {
             model,
             vocabulary,
             context_window,
-            token_ratio: correction,
+            token_ratio: ratio,
             system,
             system_tokens,
-            new_message: new_taken.unwrap_or_default(),
-            image_counter: sight,
+            new_message: new_message.unwrap_or_default(),
+            image_counter,
         };
-        let plan = prompt.into_budget(options, settings.max_output_tokens, default_tokens)?;
-        let beside_tokens = new.map_or(0, |new| new.extra_tokens);
+        let budget = costs.into_budget(options, settings.max_output_tokens, default_tokens)?;
         Ok(PromptBudget {
             recall_timeout: Some(self.recall_timeout),
-            extra_tokens: beside_tokens,
-            ..plan
+            extra_tokens: new.map_or(0, |new| new.extra_tokens),
+            ..budget
         })
     }
 }
 
 impl Memory {
-    /// The same, without holding up other tasks when there is much to count.
+    /// [`Memory::plan_prompt`] for async callers: counts long texts on a blocking thread.
     pub async fn plan_turn(
         self: &Arc<Self>,
         settings: &SessionSettings,
@@ -262,11 +271,13 @@ impl Memory {
         if own.len() + new.text.len() <= tokens::MAX_INLINE_BYTES {
             return self.plan_prompt(settings, Some(new));
         }
-        let (memory, settings, text) = (self.clone(), settings.clone(), new.text.to_owned());
-        let PlanInput { tokens, extra_tokens: beside, .. } = new;
+        let memory = self.clone();
+        let settings = settings.clone();
+        let text = new.text.to_owned();
         let images = new.images.to_vec();
+        let PlanInput { tokens, extra_tokens, .. } = new;
         let plan = move || {
-            let new = PlanInput { text: &text, tokens, images: &images, extra_tokens: beside };
+            let new = PlanInput { text: &text, tokens, images: &images, extra_tokens };
             memory.plan_prompt(&settings, Some(new))
         };
         tokio::task::spawn_blocking(plan).await.map_err(Error::internal)?

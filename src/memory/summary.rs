@@ -1,14 +1,15 @@
-//! Summaries: what stands in a prompt for messages that are no longer verbatim.
+//! Summaries of messages that are no longer verbatim in the prompt.
 //!
-//! One is written beside the turns, before the window is full, so that it is there when the window
-//! is cut. It is only ever continued: what it says stays, and a few lines are put behind it for the
-//! messages that the next cut takes away. When it has no room left it is written anew, shorter. So a
-//! prompt's beginning changes at cuts and at no other time. A summary names the last message it
-//! stands for and thereby its path ([`crate::store::PathSummary`]); what another branch says is never
-//! in it. The messages themselves stay as they are. Without a summary a prompt is just without it.
+//! A summary is written in the background, before the window is full, so that it is ready when the
+//! window is cut. It is usually extended: its text stays and a few lines are appended for the
+//! messages that the next cut removes. When its share of the budget is full, it is rewritten to
+//! half the size. Thus the beginning of a prompt changes at cuts only.
+//!
+//! A summary is stored with the last message that it covers, which identifies the path
+//! ([`crate::store::PathSummary`]), so text of another branch never enters it. Messages are not
+//! changed. A prompt without a summary simply omits the section.
 
 use super::budget::{MESSAGE_TOKEN_OVERHEAD, PromptBudget};
-use super::project::ProjectSection;
 use super::strategies::BudgetShares;
 use super::tokens::TokenVocabulary;
 use super::window_cut;
@@ -21,20 +22,20 @@ use crate::prompts::{SummaryMessage, SummaryPrompt};
 use crate::provider::{Prompt, PromptMessage, TextGenerator};
 use crate::store::{HistoryLimits, HistoryMessage, PathSummary};
 
-/// What stands before a summary.
+/// First line of the summary section.
 const SUMMARY_HEADING: &str =
-    "What was said in this conversation before the messages below, in short:\n";
-/// The messages of this many tokens are summed up at once, if the model has room for them …
+    "Summary of what was said in this conversation before the messages below:\n";
+/// Tokens of the messages in one call to the model; at most half of the model's context window.
 const MAX_CHUNK_TOKENS: u64 = 12_000;
-/// … and so many times before the next turn has its chance. Of a conversation that nobody has summed
-/// up before, no more than that is looked at.
+/// Calls per run, so that a run ends soon and the next turn sees its result. Also limits how far
+/// back the first summary of a long conversation begins.
 const MAX_CHUNKS: usize = 4;
-/// Of a long message, the beginning is summed up, in characters.
+/// Longer messages are summarized by their beginning.
 const MAX_MESSAGE_CHARS: usize = 6_000;
-/// A text of so many words has about three tokens for two words.
+/// Two words take about three tokens.
 const TOKENS_PER_TWO_WORDS: u32 = 3;
 
-/// A summary as it stands in a prompt.
+/// A summary as a prompt contains it.
 pub(super) struct RenderedSummary {
     pub(super) text: String,
     pub(super) tokens: u32,
@@ -42,119 +43,127 @@ pub(super) struct RenderedSummary {
 }
 
 impl Memory {
-    /// What stands for the path up to this message, within the room.
+    /// The summary of the path up to this message, shortened to `available` tokens. `None` if no
+    /// summary exists or no line of it fits.
     pub(super) async fn render_summary(
         &self,
         session: &Session,
         up_to: &MessageId,
-        room: u32,
+        available: u32,
         vocabulary: TokenVocabulary,
     ) -> Result<Option<RenderedSummary>> {
-        let Some(room) =
-            room.checked_sub(MESSAGE_TOKEN_OVERHEAD + vocabulary.count_tokens(SUMMARY_HEADING))
-        else {
+        let heading_tokens = vocabulary.count_tokens(SUMMARY_HEADING);
+        let Some(room) = available.checked_sub(MESSAGE_TOKEN_OVERHEAD + heading_tokens) else {
             return Ok(None);
         };
-        let Some(of) = self.store.find_summary(&session.id, up_to).await? else { return Ok(None) };
-        let text = truncate_to_tokens(&of.text, room, vocabulary);
+        let Some(source) = self.store.find_summary(&session.id, up_to).await? else {
+            return Ok(None);
+        };
+        let text = truncate_to_tokens(&source.text, room, vocabulary);
         if text.is_empty() {
             return Ok(None);
         }
         let text = format!("{SUMMARY_HEADING}{text}");
         let tokens = vocabulary.count_tokens(&text);
-        // Where the two meet, a vocabulary might make one token more.
-        if tokens > room + vocabulary.count_tokens(SUMMARY_HEADING) {
+        // Token counts do not simply add up: joining heading and text may take one token more.
+        if tokens > room + heading_tokens {
             return Ok(None);
         }
-        Ok(Some(RenderedSummary { text, tokens, source: of }))
+        Ok(Some(RenderedSummary { text, tokens, source }))
     }
 
-    /// Sums up what the next cut takes out of the prompts of the path that ends with `last`, if that
-    /// is near and nobody has done so. Whether a summary was written.
+    /// Summarizes the messages that the next cut removes from the prompts of the path ending with
+    /// `last`, if that cut is near and they are not summarized yet. Returns whether a summary was
+    /// saved. Errors: the generator's and the store's; chunks that were saved before stay.
     pub async fn summarize_history(
         &self,
-        writer: &dyn TextGenerator,
+        generator: &dyn TextGenerator,
         model: &str,
         session: &Session,
         settings: &SessionSettings,
         last: &MessageId,
     ) -> Result<bool> {
-        let plan = self.plan_prompt(settings, None)?;
-        let project = self.build_project_section(session, &plan, "").await?;
-        let shares = plan.compute_shares(
-            project.as_ref().map_or(0, |part| ProjectSection::stable_token_cost(part, &plan)),
-        );
+        let budget = self.plan_prompt(settings, None)?;
+        let project = self.build_project_section(session, &budget, "").await?;
+        // The same shares that prompts are cut by, so that both agree on the next cut.
+        let project_tokens =
+            project.as_ref().map_or(0, |section| section.stable_token_cost(&budget));
+        let shares = budget.compute_shares(project_tokens);
         if shares.summary == 0 {
             return Ok(false);
         }
         let chunk = MAX_CHUNK_TOKENS.min(u64::from(self.context_window(model)) / 2);
-        let before = self.store.find_summary(&session.id, last).await?;
+        let mut summary = self.store.find_summary(&session.id, last).await?;
         let messages =
-            self.read_unsummarized(session, &plan, shares, last, before.as_ref(), chunk).await?;
-        let step = window_cut::cut_distance(shares.recent_tokens(), shares.recent_tokens());
-        let mut before = before;
-        let mut is_written = false;
-        for messages in split_into_chunks(&messages, chunk, step).into_iter().take(MAX_CHUNKS) {
-            let Some(next) = self.extend_summary(writer, model, shares, before, messages).await?
+            self.read_unsummarized(session, &budget, shares, last, summary.as_ref(), chunk).await?;
+        let distance = window_cut::cut_distance(shares.recent_tokens(), shares.recent_tokens());
+        let mut is_saved = false;
+        // Each chunk is saved before the next one is summarized: after a failure or a crash, the
+        // next turn continues with the first chunk that is missing.
+        for messages in split_into_chunks(&messages, chunk, distance).into_iter().take(MAX_CHUNKS) {
+            let Some(next) =
+                self.extend_summary(generator, model, shares, summary, messages).await?
             else {
                 break;
             };
             self.store.save_summary(&session.id, &next).await?;
-            (before, is_written) = (Some(next), true);
+            summary = Some(next);
+            is_saved = true;
         }
-        Ok(is_written)
+        Ok(is_saved)
     }
 
-    /// The messages behind the last summary that the next cut takes away, oldest first.
+    /// The messages after the last summary that the next cut removes, oldest first.
     async fn read_unsummarized(
         &self,
         session: &Session,
-        plan: &PromptBudget,
+        budget: &PromptBudget,
         shares: BudgetShares,
         last: &MessageId,
-        before: Option<&PathSummary>,
+        summary: Option<&PathSummary>,
         chunk: u64,
     ) -> Result<Vec<HistoryMessage>> {
-        let one = HistoryLimits {
+        let newest_only = HistoryLimits {
             max_messages: 1,
             max_tokens: u32::MAX,
             token_overhead: 0,
             max_part_bytes: 0,
         };
-        let newest = self.store.recent_history(&session.id, last, one).await?;
+        let newest = self.store.recent_history(&session.id, last, newest_only).await?;
         let Some(end) = newest.first().map(|newest| newest.path_tokens) else {
             return Ok(Vec::new());
         };
         let until = window_cut::next_cut(end, shares.recent_tokens());
-        let from = match before {
-            Some(before) => before.path_tokens,
+        let from = match summary {
+            Some(summary) => summary.path_tokens,
             None => until.saturating_sub(chunk * MAX_CHUNKS as u64),
         };
-        // A path that is shown as a whole needs none for now.
-        if from >= until || end <= u64::from(shares.total.min(plan.available_tokens)) / 4 * 3 {
+        // A path well below its budget is sent as a whole and needs no summary yet.
+        let total = u64::from(shares.total.min(budget.available_tokens));
+        if from >= until || end <= total / 4 * 3 {
             return Ok(Vec::new());
         }
-        let tokens = u32::try_from(end - from).unwrap_or(u32::MAX);
-        let bounds = HistoryLimits {
+        let limits = HistoryLimits {
             max_messages: u32::MAX,
-            max_tokens: tokens,
+            max_tokens: u32::try_from(end - from).unwrap_or(u32::MAX),
             token_overhead: MESSAGE_TOKEN_OVERHEAD,
             max_part_bytes: 0,
         };
-        let mut read = self.store.recent_history(&session.id, last, bounds).await?;
-        read.retain(|message| message.path_tokens > from && message.path_tokens <= until);
-        read.retain(|message| message.role != Role::Tool);
-        read.reverse();
-        Ok(read)
+        let mut messages = self.store.recent_history(&session.id, last, limits).await?;
+        messages.retain(|message| message.path_tokens > from && message.path_tokens <= until);
+        // Tool results mean little without their calls, and the reply that follows uses them.
+        messages.retain(|message| message.role != Role::Tool);
+        messages.reverse();
+        Ok(messages)
     }
 
-    /// The summary that also stands for these messages; `None` if the model has nothing to say.
+    /// The summary extended by these messages; `None` if the model returns no text.
     async fn extend_summary(
         &self,
-        writer: &dyn TextGenerator,
+        generator: &dyn TextGenerator,
         model: &str,
         shares: BudgetShares,
-        before: Option<PathSummary>,
+        summary: Option<PathSummary>,
         messages: &[HistoryMessage],
     ) -> Result<Option<PathSummary>> {
         let (Some(first), Some(last)) = (messages.first(), messages.last()) else {
@@ -163,11 +172,11 @@ impl Memory {
         let room = shares
             .summary
             .saturating_sub(MESSAGE_TOKEN_OVERHEAD + tokens::count_tokens(SUMMARY_HEADING));
-        let so_far = before.as_ref().map_or("", |before| before.text.as_str());
+        let so_far = summary.as_ref().map_or("", |summary| summary.text.as_str());
         let addition = (room / 4).max(1);
         let rewrite = !so_far.is_empty() && tokens::count_tokens(so_far) + addition > room;
-        let most = if rewrite { room / 2 } else { addition };
-        let said = messages.iter().map(|message| SummaryMessage {
+        let max_tokens = if rewrite { room / 2 } else { addition };
+        let prompt_messages = messages.iter().map(|message| SummaryMessage {
             day: message.created_at.format_day(),
             speaker: match message.sender_id == crate::domain::UserId::assistant() {
                 true => message.role.as_str(),
@@ -175,57 +184,65 @@ impl Memory {
             },
             text: truncate_chars(&message.content, MAX_MESSAGE_CHARS),
         });
-        let asked = self.prompts.render_summary(&SummaryPrompt {
+        let request = self.prompts.render_summary(&SummaryPrompt {
             summary: so_far,
-            messages: said.collect(),
-            words: most * 2 / TOKENS_PER_TWO_WORDS,
+            messages: prompt_messages.collect(),
+            words: max_tokens * 2 / TOKENS_PER_TWO_WORDS,
             rewrite,
         })?;
         let prompt = Prompt {
             model: model.to_owned(),
-            messages: vec![PromptMessage::from_text(Role::User, asked)],
-            // Models that think first need some.
-            max_output_tokens: Some(most.saturating_mul(2) + 1000),
+            messages: vec![PromptMessage::from_text(Role::User, request)],
+            // Reasoning models spend output tokens before they answer.
+            max_output_tokens: Some(max_tokens.saturating_mul(2) + 1000),
             ..Prompt::default()
         };
-        let written = writer.generate_text(&prompt).await?;
-        let written = written.trim();
-        if written.is_empty() {
-            tracing::warn!("the model wrote no summary");
+        let text = generator.generate_text(&prompt).await?;
+        let text = text.trim();
+        if text.is_empty() {
+            tracing::warn!("summary failed: the model returned no text");
             return Ok(None);
         }
         let text = match so_far {
-            "" => written.to_owned(),
-            _ if rewrite => written.to_owned(),
-            so_far => format!("{so_far}\n{written}"),
+            "" => text.to_owned(),
+            _ if rewrite => text.to_owned(),
+            so_far => format!("{so_far}\n{text}"),
         };
-        let (first, tokens_before) = match before {
-            Some(before) => (before.first_message, before.tokens_before),
+        // An extended summary still begins where the first one began.
+        let (first_message, tokens_before) = match summary {
+            Some(summary) => (summary.first_message, summary.tokens_before),
             None => (first.id.clone(), tokens_before(first)),
         };
         Ok(Some(PathSummary {
-            first_message: first,
+            first_message,
             last_message: last.id.clone(),
             tokens_before,
             path_tokens: last.path_tokens,
+            // Models exceed word limits; the stored text keeps to its share in any case.
             text: truncate_to_tokens(&text, room, TokenVocabulary::O200k).to_owned(),
             model: model.to_owned(),
         }))
     }
 }
 
-/// Messages in pieces of about so many tokens, each of one message at least. A piece ends at each
-/// place where a path may be cut, so that a window that begins there finds a summary up to there.
-fn split_into_chunks(messages: &[HistoryMessage], most: u64, step: u64) -> Vec<&[HistoryMessage]> {
+/// Splits messages into chunks of at most `max_tokens`, but of one message at least. A chunk also
+/// ends at every position where a path may be cut, so that a window beginning there finds a summary
+/// that ends there.
+fn split_into_chunks(
+    messages: &[HistoryMessage],
+    max_tokens: u64,
+    cut_distance: u64,
+) -> Vec<&[HistoryMessage]> {
     let (mut chunks, mut start, mut size) = (Vec::new(), 0, 0);
     for (at, message) in messages.iter().enumerate() {
         let tokens = u64::from(message.tokens) + u64::from(MESSAGE_TOKEN_OVERHEAD);
-        // A cut takes the messages that end before it.
-        let cuts = |message: &HistoryMessage| message.path_tokens.div_ceil(step);
-        let is_behind_cut = at > 0 && cuts(&messages[at - 1]) != cuts(message);
-        if size > 0 && (size + tokens > most || is_behind_cut) {
+        // A cut removes the messages that end at or before it.
+        let cut_of = |message: &HistoryMessage| message.path_tokens.div_ceil(cut_distance);
+        let crosses_cut = at > 0 && cut_of(&messages[at - 1]) != cut_of(message);
+        if size > 0 && (size + tokens > max_tokens || crosses_cut) {
             chunks.push(&messages[start..at]);
-            (start, size) = (at, 0);
+            start = at;
+            size = 0;
         }
         size += tokens;
     }
@@ -241,17 +258,17 @@ fn tokens_before(message: &HistoryMessage) -> u64 {
     message.path_tokens.saturating_sub(own)
 }
 
-/// The end of a text, by whole lines, that has at most so many tokens: what was said last tells most.
-/// Of a single line that is too long, the beginning.
-fn truncate_to_tokens(text: &str, room: u32, vocabulary: TokenVocabulary) -> &str {
+/// The last lines of a text that have at most `max_tokens` tokens, because the newest lines matter
+/// most. A single line that is too long is cut at its end.
+fn truncate_to_tokens(text: &str, max_tokens: u32, vocabulary: TokenVocabulary) -> &str {
     let mut rest = text.trim();
-    while vocabulary.count_tokens(rest) > room {
+    while vocabulary.count_tokens(rest) > max_tokens {
         match rest.split_once('\n') {
-            Some((_, behind)) if !behind.trim().is_empty() => rest = behind.trim_start(),
+            Some((_, lines)) if !lines.trim().is_empty() => rest = lines.trim_start(),
             _ => break,
         }
     }
-    while vocabulary.count_tokens(rest) > room {
+    while vocabulary.count_tokens(rest) > max_tokens {
         let half = rest.chars().count() / 2;
         rest = truncate_chars(rest, half).trim_end();
     }

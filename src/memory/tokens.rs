@@ -1,25 +1,25 @@
-//! Counting tokens: by OpenAI's vocabularies where the model's is one of them, else by o200k_base.
+//! Counts tokens: in OpenAI's vocabularies for OpenAI's models, in o200k_base for all others.
 //!
-//! Every stored message carries its o200k_base count from when it was written, so a prompt is
-//! budgeted without reading texts again.
+//! Every message is stored with its o200k_base count, so prompts are budgeted without counting the
+//! texts of the history again.
 
 use tiktoken_rs::CoreBPE;
 use tiktoken_rs::tokenizer::{Tokenizer, get_tokenizer};
 
-/// Texts longer than this are counted on a thread that may block: about a millisecond of work.
+/// Longer texts are counted on a blocking thread; up to here it takes about a millisecond.
 pub(super) const MAX_INLINE_BYTES: usize = 16 * 1024;
 
-/// The vocabulary in which a model counts.
+/// A vocabulary in which tokens are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenVocabulary {
-    /// GPT-4o and everything since; also the estimate for everybody else's models.
+    /// GPT-4o and later; also the estimate for models of other vendors.
     O200k,
     /// GPT-4 and GPT-3.5.
     Cl100k,
 }
 
 impl TokenVocabulary {
-    /// The vocabulary of a model, `provider/` in front ignored.
+    /// The vocabulary of a model; a `provider/` prefix is ignored.
     pub fn for_model(model: &str) -> Self {
         match get_tokenizer(base_name(model)) {
             Some(Tokenizer::Cl100kBase) => Self::Cl100k,
@@ -27,7 +27,6 @@ impl TokenVocabulary {
         }
     }
 
-    /// How many tokens a text has.
     pub fn count_tokens(self, text: &str) -> u32 {
         let vocabulary: &CoreBPE = match self {
             Self::O200k => tiktoken_rs::o200k_base_singleton(),
@@ -37,40 +36,40 @@ impl TokenVocabulary {
     }
 }
 
-/// How many tokens of o200k_base a text has.
+/// Counts tokens in o200k_base.
 pub fn count_tokens(text: &str) -> u32 {
     TokenVocabulary::O200k.count_tokens(text)
 }
 
-/// The same, without holding up other tasks when the text is long.
+/// [`count_tokens`] for async callers: counts long texts on a blocking thread.
 pub async fn count_tokens_async(text: &str) -> u32 {
     if text.len() <= MAX_INLINE_BYTES {
         return count_tokens(text);
     }
     let owned = text.to_owned();
     let counted = tokio::task::spawn_blocking(move || count_tokens(&owned)).await;
-    // A task is only lost when the runtime goes down; then a safe bound will do.
+    // The task is lost only while the runtime shuts down; bytes are a safe upper bound then.
     counted.unwrap_or_else(|_| u32::try_from(text.len()).unwrap_or(u32::MAX))
 }
 
-/// Reads the vocabulary, which takes a tenth of a second, before the first turn needs it.
+/// Loads the vocabulary, which takes about 0.1 s, before the first turn needs it.
 pub fn load_vocabulary() {
     count_tokens("");
 }
 
-/// Whether a model's tokens are counted by its own vocabulary.
+/// Whether tokens of this model are counted exactly, not estimated.
 pub(super) fn has_exact_vocabulary(model: &str) -> bool {
     use Tokenizer::{Cl100kBase, O200kBase, O200kHarmony};
     matches!(get_tokenizer(base_name(model)), Some(Cl100kBase | O200kBase | O200kHarmony))
 }
 
-/// How many tokens prompt and reply of one of OpenAI's models may have together.
-/// Source: <https://platform.openai.com/docs/models>, as tiktoken-rs lists it.
+/// Context window of an OpenAI model, in tokens. Source: <https://platform.openai.com/docs/models>,
+/// as listed by tiktoken-rs.
 pub(super) fn openai_context_window(model: &str) -> Option<u32> {
     tiktoken_rs::model::get_context_size(model).and_then(|size| u32::try_from(size).ok())
 }
 
-/// A model's name without `provider/` in front.
+/// Model name without a `provider/` prefix.
 pub(super) fn base_name(model: &str) -> &str {
     model.rsplit('/').next().unwrap_or(model)
 }
@@ -84,7 +83,7 @@ mod tests {
         assert_eq!(TokenVocabulary::for_model("openai/gpt-4o"), TokenVocabulary::O200k);
         assert_eq!(TokenVocabulary::for_model("gpt-4"), TokenVocabulary::Cl100k);
         assert_eq!(TokenVocabulary::for_model("llama3.2"), TokenVocabulary::O200k);
-        // Counted by OpenAI's own tokenizer page.
+        // As counted by OpenAI's tokenizer page.
         assert_eq!(TokenVocabulary::O200k.count_tokens("Hello, world!"), 4);
         assert!(
             has_exact_vocabulary("openai/gpt-4o")

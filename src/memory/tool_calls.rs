@@ -1,7 +1,7 @@
 //! Function calls in prompts.
 //!
-//! Invariant: a call goes to the model with its result or not at all, and so does a result: providers
-//! refuse prompts in which one stands without the other.
+//! Invariant: a call is sent with its result or not at all, and so is a result. Providers reject
+//! prompts that contain one without the other.
 
 use super::budget::MESSAGE_TOKEN_OVERHEAD;
 use super::window::WindowMessage;
@@ -12,26 +12,22 @@ use crate::domain::{MessageId, Role, Session};
 use crate::error::Result;
 use crate::store::HistoryLimits;
 
-/// The most bytes of calls beside one reply.
+/// Upper bound of the stored parts that are read with a calling reply, in bytes.
 const MAX_CALL_BYTES: usize = 4 << 20;
 
-/// A reply whose calls the new message answers.
+/// A reply whose function calls the new message answers.
 #[derive(Debug, Clone)]
 pub struct CallingReply {
-    /// Its id.
     pub id: MessageId,
-    /// The message before it.
     pub parent_id: Option<MessageId>,
-    /// Its text.
     pub text: String,
-    /// The calls.
     pub calls: Vec<ToolCall>,
     /// Tokens of text and calls, in o200k_base.
     pub tokens: u32,
 }
 
 impl Memory {
-    /// The reply that a message of the role `tool` answers; none for others.
+    /// The reply that a message of the role `tool` answers; `None` for other roles.
     pub async fn find_calling_reply(
         &self,
         session: &Session,
@@ -39,13 +35,13 @@ impl Memory {
         parent: Option<&MessageId>,
     ) -> Result<Option<CallingReply>> {
         let Some(parent) = parent.filter(|_| role == Role::Tool) else { return Ok(None) };
-        let one = HistoryLimits {
+        let newest_only = HistoryLimits {
             max_messages: 1,
             max_tokens: u32::MAX,
             token_overhead: 0,
             max_part_bytes: MAX_CALL_BYTES,
         };
-        let found = self.store.recent_history(&session.id, parent, one).await?.pop();
+        let found = self.store.recent_history(&session.id, parent, newest_only).await?.pop();
         let found = found.filter(|reply| reply.id == *parent && reply.role == Role::Assistant);
         Ok(found.map(|reply| CallingReply {
             calls: tool::parse_calls(&reply.parts),
@@ -56,8 +52,8 @@ impl Memory {
         }))
     }
 
-    /// Tokens of what a new message brings along: the reply whose calls it answers, and the functions
-    /// that are offered.
+    /// Tokens that the prompt needs because of a new message: the reply whose calls it answers, and
+    /// the functions that are offered.
     pub async fn count_extra_tokens(
         &self,
         calling: Option<&CallingReply>,
@@ -65,36 +61,41 @@ impl Memory {
     ) -> u32 {
         let calling =
             calling.map_or(0, |calling| calling.tokens.saturating_add(MESSAGE_TOKEN_OVERHEAD));
-        let offered = match settings.extra_params.get_raw("tools") {
+        let functions = match settings.extra_params.get_raw("tools") {
             Some(tools) => tokens::count_tokens_async(tools.get()).await,
             None => 0,
         };
-        calling.saturating_add(offered)
+        calling.saturating_add(functions)
     }
 }
 
-/// Leaves of these messages, newest first, the calls that have their results right behind them, and
-/// these results. What then says nothing is dropped.
+/// Removes calls without a result and results without a call, and then messages that are empty.
+/// `recent` is newest first. Results belong to a call only if they follow its message directly.
 pub(super) fn pair_calls(recent: &mut Vec<WindowMessage>) {
-    // What comes behind a message has a lower place.
+    // Each round handles one message that may call (`caller`) and the run of tool messages after
+    // it, from the oldest on. Later messages have lower indexes.
     let mut end = recent.len();
     while end > 0 {
         let is_tool = |message: &WindowMessage| message.role == Role::Tool;
         let begin =
             recent[..end - 1].iter().rposition(|it| !is_tool(it)).map_or(0, |next| next + 1);
-        let (behind, [speaker]) = recent[begin..end].split_at_mut(end - begin - 1) else { return };
-        let results = behind.iter().flat_map(|message| message.results.clone()).collect();
-        let calls = if is_tool(speaker) { Vec::new() } else { std::mem::take(&mut speaker.calls) };
+        let (following, [caller]) = recent[begin..end].split_at_mut(end - begin - 1) else {
+            return;
+        };
+        let results = following.iter().flat_map(|message| message.results.clone()).collect();
+        let calls = if is_tool(caller) { Vec::new() } else { std::mem::take(&mut caller.calls) };
         let (calls, results) = match_results(calls, results);
-        speaker.calls = calls;
-        if is_tool(speaker) {
-            speaker.results.clear();
+        caller.calls = calls;
+        // The window may begin with a tool message whose caller was cut off.
+        if is_tool(caller) {
+            caller.results.clear();
         }
-        let mut left = results;
-        for message in behind.iter_mut().rev() {
+        // Oldest first, so that of equal results the first one stays.
+        let mut unmatched = results;
+        for message in following.iter_mut().rev() {
             message.results.retain(|result| {
-                let place = left.iter().position(|other| other == result);
-                place.map(|place| left.remove(place)).is_some()
+                let place = unmatched.iter().position(|other| other == result);
+                place.map(|place| unmatched.remove(place)).is_some()
             });
         }
         end = begin;
@@ -105,20 +106,21 @@ pub(super) fn pair_calls(recent: &mut Vec<WindowMessage>) {
     });
 }
 
-/// Of calls and results those that belong together, each result once.
+/// Keeps the calls that have a result and the results that have a call; of several results to one
+/// call, the first in the list.
 pub(super) fn match_results(
     calls: Vec<ToolCall>,
     results: Vec<ToolResult>,
 ) -> (Vec<ToolCall>, Vec<ToolResult>) {
-    let mut kept: Vec<ToolResult> = Vec::new();
+    let mut matched: Vec<ToolResult> = Vec::new();
     for result in results {
         let is_called = calls.iter().any(|call| call.id == result.call_id);
-        if is_called && kept.iter().all(|other| other.call_id != result.call_id) {
-            kept.push(result);
+        if is_called && matched.iter().all(|other| other.call_id != result.call_id) {
+            matched.push(result);
         }
     }
-    let has_result = |call: &ToolCall| kept.iter().any(|result| result.call_id == call.id);
-    (calls.into_iter().filter(has_result).collect(), kept)
+    let has_result = |call: &ToolCall| matched.iter().any(|result| result.call_id == call.id);
+    (calls.into_iter().filter(has_result).collect(), matched)
 }
 
 #[cfg(test)]
@@ -149,12 +151,13 @@ mod tests {
         }
     }
 
-    /// Roles, calls and results of these messages, given oldest first, once they are paired.
+    /// Role, number of calls and of results of each message after pairing. `messages` is oldest
+    /// first.
     fn pair_and_summarize(mut messages: Vec<WindowMessage>) -> Vec<(Role, usize, usize)> {
         messages.reverse();
         pair_calls(&mut messages);
-        let told = |it: &WindowMessage| (it.role, it.calls.len(), it.results.len());
-        messages.iter().rev().map(told).collect()
+        let counts = |it: &WindowMessage| (it.role, it.calls.len(), it.results.len());
+        messages.iter().rev().map(counts).collect()
     }
 
     #[test]
@@ -168,24 +171,24 @@ mod tests {
             window_message(Assistant, "so", &[3], &[]),
             window_message(Tool, "", &[], &[3]),
         ];
-        let wanted =
+        let expected =
             [(User, 0, 0), (Assistant, 2, 0), (Tool, 0, 2), (Assistant, 1, 0), (Tool, 0, 1)];
-        assert_eq!(pair_and_summarize(whole), wanted);
-        // Each result in a message of its own, one of them missing.
+        assert_eq!(pair_and_summarize(whole), expected);
+        // One message per result, and one result is missing.
         let apart = vec![
             window_message(Assistant, "", &[1, 2, 3], &[]),
             window_message(Tool, "", &[], &[1]),
             window_message(Tool, "", &[], &[2]),
         ];
         assert_eq!(pair_and_summarize(apart), [(Assistant, 2, 0), (Tool, 0, 1), (Tool, 0, 1)]);
-        // The window begins behind the calls.
-        let begun = vec![
+        // The window begins after the calls.
+        let started = vec![
             window_message(Tool, "seen", &[], &[1]),
             window_message(Assistant, "so", &[], &[]),
             user(),
         ];
-        assert_eq!(pair_and_summarize(begun), [(Assistant, 0, 0), (User, 0, 0)]);
-        // Nobody carried them out.
+        assert_eq!(pair_and_summarize(started), [(Assistant, 0, 0), (User, 0, 0)]);
+        // Calls that were never answered.
         let left = vec![
             window_message(Assistant, "", &[1], &[]),
             window_message(Assistant, "x", &[2], &[]),
@@ -196,7 +199,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_cut_no_call_stands_without_its_result(
+        fn any_window_has_calls_with_results_only(
             kinds in proptest::collection::vec((0u8..3, proptest::collection::vec(0u8..4, 0..3)), 0..12),
         ) {
             let of = |(kind, ids): (u8, Vec<u8>)| match kind {

@@ -1,45 +1,47 @@
-//! Where the messages that stand verbatim in the prompt begin.
+//! Decides where the window of verbatim messages begins.
 //!
-//! A window that drops its oldest message in each turn begins differently each time, and no
-//! provider's prompt cache can use it. This one grows until it is full and then gives up half at
-//! once. Nothing is remembered for that: a path may be cut at multiples of half the window, counted in
-//! tokens from its root. A cut takes the messages that end before it, and a window begins at the first
-//! one behind which all fits. So every instance begins at the same message, as long as the window's
-//! size stays the same.
+//! A window that drops its oldest message in each turn begins differently each time, so no
+//! provider's prompt cache can reuse it. This one grows until it is full and then drops about half
+//! at once. That needs no stored state: a path may be cut at multiples of half the window, counted
+//! in tokens from its root, and the window begins after the first cut from which everything fits.
+//! Every instance begins at the same message as long as the size of the window stays the same.
 
 use super::window::WindowMessage;
 
-/// Cuts are this many tokens apart, or a multiple, so that halves of halves are cuts, too.
+/// Cut distances are multiples of this many tokens, so that half a distance is a cut position, too.
 const CUT_GRANULARITY: u32 = 64;
 
-/// Drops the oldest of the messages that fit, until all are gone that end before the first cut behind
-/// the message that does not fit any more. `recent` is newest
-/// first; `steady` is the window's size from turn to turn, `room` what there is this time.
-pub(super) fn trim_to_cut(recent: &mut Vec<WindowMessage>, steady: u32, room: u32) {
+/// Drops the oldest messages until the window starts at the first cut after the message that no
+/// longer fits. `recent` is newest first; `stable_size` is the window's size from turn to turn,
+/// `available` that of this turn, both in tokens.
+pub(super) fn trim_to_cut(recent: &mut Vec<WindowMessage>, stable_size: u32, available: u32) {
     let Some(oldest) = recent.last() else { return };
-    let step = cut_distance(steady, room);
-    let cut = oldest.tokens_before.div_ceil(step) * step;
+    let distance = cut_distance(stable_size, available);
+    let cut = oldest.tokens_before.div_ceil(distance) * distance;
+    // A message that crosses the cut stays: only messages that end at or before it are dropped.
     while cut > 0 && recent.last().is_some_and(|oldest| oldest.path_tokens <= cut) {
         recent.pop();
     }
 }
 
-/// Where a window of this size begins once it is a quarter fuller, on a path of so many tokens.
+/// Position at which a window of `size` tokens will begin once the path of `end` tokens has grown
+/// by another quarter window. Summaries are written up to here, before the window is cut.
 pub(super) fn next_cut(end: u64, size: u32) -> u64 {
-    let step = cut_distance(size, size);
+    let distance = cut_distance(size, size);
     let size = u64::from(size);
-    (end + size / 4).saturating_sub(size).div_ceil(step) * step
+    (end + size / 4).saturating_sub(size).div_ceil(distance) * distance
 }
 
-/// The distance of cuts: half of the window; with less room than usual, half of that as often as it
-/// takes.
-pub(super) fn cut_distance(steady: u32, room: u32) -> u64 {
-    let half = steady / 2;
-    let mut step = if half > CUT_GRANULARITY { half - half % CUT_GRANULARITY } else { half };
-    while step > (room / 2).max(1) {
-        step /= 2;
+/// Tokens between two cuts: half of the window, halved again until it is at most half of what is
+/// available in this turn. Halving keeps the cuts of the full window among those of a smaller one.
+pub(super) fn cut_distance(stable_size: u32, available: u32) -> u64 {
+    let half = stable_size / 2;
+    let mut distance = if half > CUT_GRANULARITY { half - half % CUT_GRANULARITY } else { half };
+    while distance > (available / 2).max(1) {
+        distance /= 2;
     }
-    u64::from(step.max(1))
+    // A distance of 0 would divide by zero.
+    u64::from(distance.max(1))
 }
 
 #[cfg(test)]
@@ -48,7 +50,7 @@ mod tests {
     use crate::domain::{MessageId, Role};
     use proptest::prelude::*;
 
-    /// The window over the first so many of these messages, as the places of its messages.
+    /// Indexes of the messages in the window over messages of these sizes.
     fn window_range(sizes: &[u32], size: u32, room: u32) -> std::ops::Range<usize> {
         let (mut left, mut recent, mut before) = (room, Vec::new(), 0);
         let starts: Vec<u64> = sizes
@@ -80,28 +82,28 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_window_keeps_its_beginning_until_it_is_full_and_then_gives_up_about_half(
+        fn window_keeps_start_until_full_then_drops_half(
             sizes in proptest::collection::vec(5u32..200, 1..150),
             size in 500u32..4000,
         ) {
-            let mut begun = 0;
+            let mut start = 0;
             for end in 1..=sizes.len() {
                 let window = window_range(&sizes[..end], size, size);
-                if window.start != begun {
-                    let kept: u32 = sizes[begun..end].iter().sum();
-                    prop_assert!(kept > size, "it was not full: {kept} of {size}");
-                    let rest: u32 = sizes[window.start..end].iter().sum();
-                    // Messages lie across cuts, and the last one came whole.
+                if window.start != start {
+                    let before: u32 = sizes[start..end].iter().sum();
+                    prop_assert!(before > size, "it was not full: {before} of {size}");
+                    let after: u32 = sizes[window.start..end].iter().sum();
+                    // Messages cross cuts, and the last message is never split.
                     let half = size / 2;
                     let bounds = half.saturating_sub(CUT_GRANULARITY + 200)..=half + 2 * (CUT_GRANULARITY + 200);
-                    prop_assert!(bounds.contains(&rest), "{rest} of {size}");
-                    begun = window.start;
+                    prop_assert!(bounds.contains(&after), "{after} of {size}");
+                    start = window.start;
                 }
             }
         }
 
         #[test]
-        fn with_less_room_for_a_turn_less_is_shown(
+        fn smaller_turn_budget_shows_fewer_messages(
             sizes in proptest::collection::vec(5u32..100, 20..150),
             size in 1000u32..4000,
             part in 10u32..100,

@@ -1,7 +1,6 @@
-//! The provider for when there is none: no model, but everything around one can be seen at work.
+//! Demo provider for a server without a model, so that everything else can be tried out.
 //!
-//! It streams at the pace of a model, repeats what it was shown of the session, and says plainly
-//! what it is.
+//! It streams at the pace of a model, quotes the user messages of the prompt, and says what it is.
 
 use super::{ModelInfo, Prompt, Provider, ProviderError, ProviderEvent, ProviderEvents};
 use crate::domain::message::FinishReason;
@@ -11,16 +10,14 @@ use async_trait::async_trait;
 use futures::stream::{self, StreamExt};
 use std::time::Duration;
 
-/// What it is called.
 pub const PROVIDER_NAME: &str = "demo";
-/// The name of its only model.
+/// The provider's only model.
 pub const MODEL_NAME: &str = "demo";
-/// From one word to the next: the pace of a quick model.
+/// Delay between words: the pace of a fast model.
 const WORD_INTERVAL: Duration = Duration::from_millis(40);
-/// How much of each earlier message it repeats, in characters.
+/// Characters that are quoted of each message.
 const MAX_QUOTED_CHARS: usize = 80;
 
-/// Answers without any model.
 pub struct DemoProvider {
     word_interval: Duration,
 }
@@ -58,9 +55,9 @@ impl Provider for DemoProvider {
             estimated: true,
             ..Usage::default()
         };
-        let pace = self.word_interval;
+        let word_interval = self.word_interval;
         let paced = stream::iter(words).then(move |word| async move {
-            tokio::time::sleep(pace).await;
+            tokio::time::sleep(word_interval).await;
             Ok(vec![ProviderEvent::Text(word)])
         });
         let end = Ok(vec![ProviderEvent::Usage(usage), ProviderEvent::Finish(FinishReason::Stop)]);
@@ -73,14 +70,14 @@ fn count_words(text: &str) -> u64 {
 }
 
 fn build_reply(prompt: &Prompt) -> String {
-    let said: Vec<&str> = prompt
+    let user_messages: Vec<&str> = prompt
         .messages
         .iter()
         .filter(|message| message.role == Role::User)
         .map(|message| message.content.as_ref())
         .collect();
     let (newest, earlier) =
-        said.split_last().map_or(("", &[][..]), |(newest, earlier)| (*newest, earlier));
+        user_messages.split_last().map_or(("", &[][..]), |(newest, earlier)| (*newest, earlier));
     let mut reply = format!(
         "I am Echoic's demo: no model, only an echo. You said: \u{201c}{}\u{201d}.",
         truncate_chars(newest, MAX_QUOTED_CHARS)

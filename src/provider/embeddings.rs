@@ -1,5 +1,5 @@
-//! Any endpoint that speaks OpenAI's Embeddings: texts in, vectors out, whose directions are near
-//! where meanings are.
+//! Embeddings from any endpoint that speaks OpenAI's Embeddings API: each text becomes a vector,
+//! and texts with similar meanings have vectors with similar directions.
 //!
 //! Protocol: <https://platform.openai.com/docs/api-reference/embeddings/create>.
 
@@ -9,20 +9,20 @@ use reqwest::header::{AUTHORIZATION, HeaderValue};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// How long an endpoint may take for a batch.
+/// Timeout of one batch.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Makes vectors of texts.
+/// Computes embeddings of texts.
 #[async_trait]
 pub trait Embedder: Send + Sync {
-    /// The model that makes them: vectors of different models have nothing to do with each other.
+    /// Name of the model. Vectors of different models cannot be compared.
     fn model(&self) -> &str;
 
-    /// A vector for each text, in their order, all of one length and none of them zero.
+    /// Returns a vector for each text, in the order of the texts. All have the same length and none
+    /// is zero.
     async fn embed(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, ProviderError>;
 }
 
-/// An OpenAI-compatible endpoint.
 pub struct OpenAiEmbedder {
     http: reqwest::Client,
     url: String,
@@ -49,12 +49,12 @@ struct EmbeddingEntry {
 }
 
 impl OpenAiEmbedder {
-    /// An endpoint at a base URL (`…/v1`), with a key if it wants one. Fails with a sentence if the
-    /// key cannot stand in a header, or the URL is none.
+    /// `base_url` is like `…/v1`; `key` is optional. Errors: a sentence for the operator if the URL
+    /// is invalid or the key cannot be sent in a header.
     pub fn new(base_url: &str, model: &str, key: Option<&str>) -> Result<Self, String> {
         let base_url = base_url.trim_end_matches('/');
         let parsed = reqwest::Url::parse(base_url)
-            .map_err(|error| format!("ECHOIC_EMBEDDINGS_URL is no URL: {error}"))?;
+            .map_err(|error| format!("ECHOIC_EMBEDDINGS_URL is not a valid URL: {error}"))?;
         if !matches!(parsed.scheme(), "http" | "https") {
             return Err("ECHOIC_EMBEDDINGS_URL must begin with http:// or https://".to_owned());
         }
@@ -69,6 +69,7 @@ impl OpenAiEmbedder {
             .timeout(REQUEST_TIMEOUT)
             .build()
             .map_err(|error| error.to_string())?;
+        // The full URL of the endpoint is accepted, too.
         let url = match base_url.ends_with("/embeddings") {
             true => base_url.to_owned(),
             false => format!("{base_url}/embeddings"),
@@ -98,31 +99,35 @@ impl Embedder for OpenAiEmbedder {
         let EmbeddingsResponse { data } =
             response.json().await.map_err(|error| map_request_error(&error))?;
         order_embeddings(data, texts.len()).ok_or_else(|| {
-            let message = "the embeddings endpoint did not give one vector for each text";
+            let message = "the embeddings endpoint did not return one valid vector for each text";
             ProviderError::new(ProviderErrorKind::BadResponse, message)
         })
     }
 }
 
 fn map_request_error(error: &reqwest::Error) -> ProviderError {
-    let (fault, what) = match () {
-        () if error.is_timeout() => (ProviderErrorKind::Timeout, "took too long"),
-        () if error.is_decode() => (ProviderErrorKind::BadResponse, "gave something unreadable"),
+    let (kind, what) = match () {
+        () if error.is_timeout() => (ProviderErrorKind::Timeout, "timed out"),
+        () if error.is_decode() => {
+            (ProviderErrorKind::BadResponse, "sent a response that could not be parsed")
+        }
         () => (ProviderErrorKind::ConnectionFailed, "could not be reached"),
     };
-    ProviderError::retryable(fault, format!("the embeddings endpoint {what}"))
+    ProviderError::retryable(kind, format!("the embeddings endpoint {what}"))
 }
 
-/// The vectors in the order of their texts, if there is a sound one for each.
+/// Sorts the vectors into the order of their texts. `None` unless there is exactly one valid vector
+/// for each text.
 fn order_embeddings(mut data: Vec<EmbeddingEntry>, count: usize) -> Option<Vec<Vec<f32>>> {
     data.sort_by_key(|entry| entry.index);
     let length = data.first().map_or(0, |first| first.embedding.len());
-    let is_sound = |(at, entry): (usize, &EmbeddingEntry)| {
+    // A vector of zeros or of another length has no direction to compare.
+    let is_valid = |(at, entry): (usize, &EmbeddingEntry)| {
         entry.index == at
             && entry.embedding.len() == length
             && entry.embedding.iter().all(|number| number.is_finite())
             && entry.embedding.iter().any(|number| *number != 0.0)
     };
-    let are_sound = data.len() == count && data.iter().enumerate().all(is_sound);
-    are_sound.then(|| data.into_iter().map(|entry| entry.embedding).collect())
+    let are_valid = data.len() == count && data.iter().enumerate().all(is_valid);
+    are_valid.then(|| data.into_iter().map(|entry| entry.embedding).collect())
 }

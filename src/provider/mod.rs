@@ -1,8 +1,8 @@
-//! LLM endpoints: what a turn asks of one, and what comes back.
+//! LLM endpoints: requests to models and the events of their replies.
 //!
-//! Implementations: [`openai`] for everything that speaks Chat Completions, [`anthropic`] for the
-//! Messages API, [`demo`] for when there is nothing else. [`resilient`] puts patience around any of
-//! them. What every implementation must do is written down in `tests/it/provider_contract.rs`.
+//! Implementations: [`openai`] for endpoints that speak Chat Completions, [`anthropic`] for the
+//! Messages API, [`demo`] for a server without any. [`resilient`] adds timeouts and retries to each
+//! of them. `tests/it/provider_contract.rs` checks the behavior that all implementations share.
 
 pub mod anthropic;
 pub mod demo;
@@ -27,150 +27,147 @@ use std::sync::Arc;
 use std::time::Duration;
 use utoipa::ToSchema;
 
-/// What a model is asked.
+/// A request to a model.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Prompt {
-    /// The model's name, as the endpoint knows it.
+    /// Name of the model, as the endpoint knows it.
     pub model: String,
-    /// What it is told, in order.
     pub messages: Vec<PromptMessage>,
     /// From 0 to 2.
     pub temperature: Option<f64>,
     /// From 0 to 1.
     pub top_p: Option<f64>,
-    /// Most tokens of the reply.
+    /// Upper bound of the reply, in the model's own tokens.
     pub max_output_tokens: Option<u32>,
-    /// What a request says beside that.
+    /// Further parameters of the request, named as in Chat Completions.
     pub extra_params: ExtraParams,
-    /// What prompts have in common that begin the same way, at most 64 characters: a hint to caches.
+    /// Same for all prompts that begin the same way, at most 64 characters: a hint to prompt
+    /// caches.
     pub cache_key: Option<String>,
 }
 
 /// One message of a prompt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PromptMessage {
-    /// Who speaks.
     pub role: Role,
     /// The text, exactly as sent.
     pub content: Arc<str>,
-    /// The pictures that go with it.
     pub images: Vec<MessageImage>,
-    /// The functions that a reply called. The message behind it holds a result for each.
+    /// Function calls of an assistant's message. The next message has a result for each.
     pub calls: Vec<ToolCall>,
-    /// What came of the calls before it; of the role `tool` these are all that is told.
+    /// Results of the previous message's calls. A message of the role `tool` sends these instead of
+    /// its content.
     pub results: Vec<ToolResult>,
 }
 
 impl PromptMessage {
-    /// A message of nothing but text.
     pub fn from_text(role: Role, content: impl Into<Arc<str>>) -> Self {
-        let (images, calls, results) = Default::default();
-        Self { role, content: content.into(), images, calls, results }
+        Self {
+            role,
+            content: content.into(),
+            images: Vec::new(),
+            calls: Vec::new(),
+            results: Vec::new(),
+        }
     }
 }
 
-/// What comes back, piece by piece.
+/// A part of a reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProviderEvent {
-    /// More of the answer.
+    /// Delta of the answer.
     Text(String),
-    /// More of what the model thinks before it answers.
+    /// Delta of the reasoning that precedes the answer.
     Reasoning(String),
-    /// A function is to be called; its arguments follow.
+    /// Start of a function call. Its arguments follow as [`ProviderEvent::ToolInput`].
     ToolCall {
-        /// Tells the calls of one reply apart.
+        /// Number of the call in this reply.
         index: u32,
-        /// The call's name.
+        /// Id of the call, which its result refers to.
         id: String,
-        /// The function.
+        /// Name of the function.
         name: String,
     },
-    /// More of a call's arguments, which are JSON once all of them are here.
+    /// Delta of a call's arguments. All deltas of a call together are JSON.
     ToolInput {
-        /// The call, which was told of before.
+        /// Number of a call that was started before.
         index: u32,
-        /// The piece.
         delta: String,
     },
-    /// What the reply cost. May come more than once; the last counts.
+    /// Tokens of the reply. If it occurs more than once, the last one counts.
     Usage(Usage),
-    /// The model stopped by itself. A stream that ends without this was cut off.
+    /// The model stopped by itself. A stream that ends without it was cut off.
     Finish(FinishReason),
-    /// Another model than the one that was asked answers.
+    /// Another model than the requested one answers.
     Model(String),
 }
 
-/// Batches of events: each holds what had arrived when it was asked for. After an error, and after
-/// the end, nothing more comes. Dropping it ends the call.
+/// Batches of events: each holds what had arrived when it was polled. The stream ends after the
+/// first error. Dropping it cancels the call.
 pub type ProviderEvents = BoxStream<'static, Result<Vec<ProviderEvent>, ProviderError>>;
 
-/// What an endpoint answered in its own words.
+/// An endpoint's response, passed on without interpreting it.
 pub struct RawResponse {
-    /// The HTTP status.
     pub status: u16,
-    /// The type of its body.
+    /// Media type of the body.
     pub content_type: String,
-    /// How long the endpoint wants to be left alone.
+    /// Delay that the endpoint asks for before a retry.
     pub retry_after: Option<Duration>,
-    /// Its body, as it comes.
+    /// The body as it arrives.
     pub body: BoxStream<'static, Result<Bytes, ProviderError>>,
 }
 
-/// A model that can be asked for.
+/// A model that requests can name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ModelInfo {
-    /// Its name.
+    /// Name of the model, as used in requests.
     pub id: String,
-    /// The provider that has it.
+    /// Provider that serves the model.
     pub provider: String,
-    /// How many tokens prompt and reply may have together.
+    /// Tokens that prompt and reply may have together; left out if unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub context_window: Option<u32>,
 }
 
-/// Why a provider gave no reply, or no more of it.
+/// Failure of a call, before or during the reply.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct ProviderError {
-    /// What happened.
     pub kind: ProviderErrorKind,
-    /// A sentence that is safe to show to users.
+    /// Safe to show to users: contains no secrets and nothing about the operator's account.
     pub message: String,
-    /// Whether the same call may succeed a moment later.
+    /// Whether the same call may succeed shortly after.
     pub is_retryable: bool,
-    /// How long the endpoint wants to be left alone.
+    /// Delay that the endpoint asks for before a retry.
     pub retry_after: Option<Duration>,
-    /// Whether nothing of the prompt was sent: such a call has cost nothing.
+    /// Whether no part of the prompt was sent, so that the call cost nothing.
     pub is_unsent: bool,
 }
 
-/// What can happen to a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProviderErrorKind {
-    /// It answered with an error, or with something unreadable.
+    /// The endpoint answered with an error or with an unreadable response.
     BadResponse,
-    /// The prompt is too long for the model.
     ContextTooLong,
-    /// It could not be reached, or the connection broke.
+    /// The endpoint could not be reached, or the connection was lost.
     ConnectionFailed,
-    /// It took longer than a deadline.
     Timeout,
 }
 
 impl ProviderError {
-    /// An error with a sentence that is safe to show.
-    pub fn new(fault: ProviderErrorKind, message: impl Into<String>) -> Self {
+    /// An error that retrying does not help. `message` must be safe to show to users.
+    pub fn new(kind: ProviderErrorKind, message: impl Into<String>) -> Self {
         let message = message.into();
-        Self { kind: fault, message, is_retryable: false, retry_after: None, is_unsent: false }
+        Self { kind, message, is_retryable: false, retry_after: None, is_unsent: false }
     }
 
-    /// The same, of something that may have passed a moment later.
-    pub fn retryable(fault: ProviderErrorKind, message: impl Into<String>) -> Self {
-        Self { is_retryable: true, ..Self::new(fault, message) }
+    /// An error that may be gone at the next attempt.
+    pub fn retryable(kind: ProviderErrorKind, message: impl Into<String>) -> Self {
+        Self { is_retryable: true, ..Self::new(kind, message) }
     }
 
-    /// The kind of error this is to a client.
+    /// The error kind that API clients get.
     pub const fn error_kind(&self) -> ErrorKind {
         match self.kind {
             ProviderErrorKind::BadResponse | ProviderErrorKind::ConnectionFailed => {
@@ -191,15 +188,15 @@ impl From<ProviderError> for Error {
 /// An LLM endpoint.
 #[async_trait]
 pub trait Provider: Send + Sync {
-    /// Its name, for logs and lists: `openai`, `demo`.
+    /// Name of the provider in logs and lists: `openai`, `demo`.
     fn name(&self) -> &'static str;
 
-    /// The models it has.
+    /// Models that requests can name.
     async fn list_models(&self) -> Result<Vec<ModelInfo>, ProviderError>;
 
-    /// Hands on a request in the words of Chat Completions as it is, and gives the endpoint's own
-    /// answer. `None` from one that speaks otherwise. An answer that is the operator's matter (its
-    /// credentials, its being down) is an error; what the caller got wrong is an answer.
+    /// Forwards a Chat Completions request unchanged and returns the endpoint's own response.
+    /// `None` from providers with another protocol. Failures that concern the operator
+    /// (credentials, an endpoint that is down) are errors; mistakes of the caller are responses.
     async fn forward_request(
         &self,
         _: Bytes,
@@ -208,50 +205,51 @@ pub trait Provider: Send + Sync {
         Ok(None)
     }
 
-    /// Asks for a reply. Gives the stream as soon as the endpoint has accepted the prompt; dropping
-    /// the future or the stream ends the call.
+    /// Requests a reply. Returns the stream as soon as the endpoint has accepted the prompt.
+    /// Dropping the future or the stream cancels the call.
     async fn open_stream(&self, prompt: &Prompt) -> Result<ProviderEvents, ProviderError>;
 }
 
-/// Whoever has a model write a whole text, beside the turns.
+/// Generates complete texts in the background of turns, such as titles and summaries.
 #[async_trait]
 pub trait TextGenerator: Send + Sync {
-    /// All that the model writes to this prompt.
+    /// Returns the full reply to this prompt.
     async fn generate_text(&self, prompt: &Prompt) -> crate::error::Result<String>;
 }
 
-/// What a model wrote to a prompt, as far as it came, and what is known of its cost.
+/// A reply as far as it was received, and its cost as far as known.
 #[derive(Debug)]
 pub struct TextCompletion {
-    /// The text.
     pub text: String,
-    /// Its tokens, if the endpoint told them.
+    /// `None` if the endpoint reported none.
     pub usage: Option<Usage>,
-    /// The model that answered, if it is another than the one that was asked.
+    /// The model that answered, if it is not the requested one.
     pub model: Option<String>,
-    /// Why there is no more of it, if it broke off.
+    /// Set if the reply is incomplete.
     pub error: Option<ProviderError>,
 }
 
-/// Asks a model for a whole text, for who has no use for the pieces.
+/// Returns the full reply instead of a stream.
 pub async fn complete_text(provider: &dyn Provider, prompt: &Prompt) -> TextCompletion {
-    let mut written = TextCompletion { text: String::new(), usage: None, model: None, error: None };
-    written.error = collect_completion(provider, prompt, &mut written).await.err();
-    written
+    let mut completion =
+        TextCompletion { text: String::new(), usage: None, model: None, error: None };
+    // A failed reply still has its text and usage so far: tokens were spent on it.
+    completion.error = collect_completion(provider, prompt, &mut completion).await.err();
+    completion
 }
 
 async fn collect_completion(
     provider: &dyn Provider,
     prompt: &Prompt,
-    written: &mut TextCompletion,
+    completion: &mut TextCompletion,
 ) -> Result<(), ProviderError> {
     let mut events = provider.open_stream(prompt).await?;
     while let Some(batch) = events.next().await {
         for event in batch? {
             match event {
-                ProviderEvent::Text(text) => written.text.push_str(&text),
-                ProviderEvent::Usage(usage) => written.usage = Some(usage),
-                ProviderEvent::Model(model) => written.model = Some(model),
+                ProviderEvent::Text(text) => completion.text.push_str(&text),
+                ProviderEvent::Usage(usage) => completion.usage = Some(usage),
+                ProviderEvent::Model(model) => completion.model = Some(model),
                 ProviderEvent::Reasoning(_)
                 | ProviderEvent::ToolCall { .. }
                 | ProviderEvent::ToolInput { .. }

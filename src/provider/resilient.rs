@@ -1,5 +1,5 @@
-//! Patience with a provider: deadlines, and until the first delta also further tries and other
-//! models. Once somebody has read a delta there is no way back: what fails then has failed.
+//! Adds timeouts to a provider and, until the first delta, retries and fallback models. After a
+//! delta was passed on, a failure ends the reply: a second attempt would repeat or contradict it.
 
 use super::{
     ModelInfo, Prompt, Provider, ProviderError, ProviderErrorKind, ProviderEvent, ProviderEvents,
@@ -13,51 +13,51 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 use uuid::Uuid;
 
-/// How often a call that failed in passing is repeated.
+/// Retries per model after a retryable failure.
 const MAX_RETRIES: u32 = 2;
-/// A provider that wants to be left alone for longer than this is given up.
+/// If an endpoint asks for a longer delay, the call fails at once.
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(20);
 
-/// How patient to be.
+/// Timeouts, retry delay and fallback models of a provider.
 #[derive(Debug, Clone)]
 pub struct ResiliencePolicy {
-    /// Until the first token, from the moment the provider is asked.
+    /// From the request to the first token.
     pub first_token_timeout: Duration,
-    /// From one token to the next.
+    /// Between two tokens.
     pub idle_timeout: Duration,
-    /// For the whole reply, all tries included.
+    /// For the whole reply, all attempts included.
     pub turn_timeout: Duration,
-    /// Before the first repetition; twice as long before the second.
+    /// Before the first retry; doubled before each further one.
     pub retry_delay: Duration,
-    /// Models to try when the one that was asked for fails.
+    /// Models to try in this order if the requested one fails.
     pub fallback_models: Vec<String>,
 }
 
-/// A provider with a patient caller in front of it.
+/// Decorates a provider with a [`ResiliencePolicy`].
 pub struct ResilientProvider {
     inner: Arc<dyn Provider>,
     policy: ResiliencePolicy,
 }
 
 impl ResilientProvider {
-    /// Puts patience around a provider.
-    pub fn new(inner: Arc<dyn Provider>, patience: ResiliencePolicy) -> Self {
-        Self { inner, policy: patience }
+    pub fn new(inner: Arc<dyn Provider>, policy: ResiliencePolicy) -> Self {
+        Self { inner, policy }
     }
 
-    /// Asks one model, again where the failure was in passing.
+    /// Requests a reply from one model, with retries.
     async fn request_with_retries(
         &self,
         prompt: &Prompt,
-        whole: Deadline,
+        turn_deadline: Deadline,
     ) -> Result<ProviderEvents, ProviderError> {
         let (mut repeats, mut is_unsent) = (0, true);
         loop {
-            let mut error = match self.attempt_request(prompt, whole).await {
+            let mut error = match self.attempt_request(prompt, turn_deadline).await {
                 Ok(events) => return Ok(events),
                 Err(error) => error,
             };
-            // One try that was sent is enough.
+            // A call is free only if no attempt sent the prompt: a timed-out one may have been
+            // billed.
             is_unsent &= error.is_unsent;
             error.is_unsent = is_unsent;
             let pause = error.retry_after.unwrap_or(self.policy.retry_delay * 2u32.pow(repeats));
@@ -65,45 +65,47 @@ impl ResilientProvider {
                 return Err(error);
             }
             repeats += 1;
-            tracing::warn!(model = prompt.model, %error, repeats, pause_ms = pause.as_millis(), "asking again");
-            let paused = whole.wait_for(sleep(add_jitter(pause))).await;
-            paused.map_err(|over| ProviderError { is_unsent, ..over })?;
+            tracing::warn!(model = prompt.model, %error, repeats, pause_ms = pause.as_millis(), "provider call failed; retrying");
+            // The pause counts toward the turn, so retries never extend its deadline.
+            let paused = turn_deadline.wait_for(sleep(add_jitter(pause))).await;
+            paused.map_err(|timeout| ProviderError { is_unsent, ..timeout })?;
         }
     }
 
-    /// Asks once, and waits for the first delta: until then the call may fail without a trace.
+    /// Makes one attempt and waits for the first delta. Nothing was passed on until then, so a
+    /// failed attempt can be repeated.
     async fn attempt_request(
         &self,
         prompt: &Prompt,
-        whole: Deadline,
+        turn_deadline: Deadline,
     ) -> Result<ProviderEvents, ProviderError> {
-        let first = Deadline::new(Instant::now(), self.policy.first_token_timeout, "first token")
-            .earlier_of(whole);
-        let mut events = first.wait_for(self.inner.open_stream(prompt)).await??;
-        let mut begun = Vec::new();
-        while !begun.iter().any(is_reply_event) {
-            match first.wait_for(events.next()).await? {
-                Some(batch) => begun.extend(batch?),
-                // An end without a word is no answer.
+        let first_token =
+            Deadline::new(Instant::now(), self.policy.first_token_timeout, "first token")
+                .earlier_of(turn_deadline);
+        let mut events = first_token.wait_for(self.inner.open_stream(prompt)).await??;
+        let mut head = Vec::new();
+        // Usage may come before any text, and a server may answer 200 and then fail.
+        while !head.iter().any(is_reply_event) {
+            match first_token.wait_for(events.next()).await? {
+                Some(batch) => head.extend(batch?),
                 None => {
                     return Err(ProviderError::retryable(
                         ProviderErrorKind::ConnectionFailed,
-                        "the provider sent nothing",
+                        "the provider closed the connection without a reply",
                     ));
                 }
             }
         }
-        let next = Deadline::new(Instant::now(), self.policy.idle_timeout, "further token");
-        let watch = DeadlineStream {
+        let next_deadline =
+            Deadline::new(Instant::now(), self.policy.idle_timeout, "further token");
+        let rest = DeadlineStream {
             events,
-            next_deadline: next,
-            turn_deadline: whole,
+            next_deadline,
+            turn_deadline,
             idle_timeout: self.policy.idle_timeout,
             is_done: false,
         };
-        Ok(stream::iter([Ok(begun)])
-            .chain(stream::unfold(watch, DeadlineStream::next_batch))
-            .boxed())
+        Ok(stream::iter([Ok(head)]).chain(stream::unfold(rest, DeadlineStream::next_batch)).boxed())
     }
 }
 
@@ -114,51 +116,55 @@ impl Provider for ResilientProvider {
     }
 
     async fn list_models(&self) -> Result<Vec<ModelInfo>, ProviderError> {
-        let limit =
+        let deadline =
             Deadline::new(Instant::now(), self.policy.first_token_timeout, "list of models");
-        limit.wait_for(self.inner.list_models()).await?
+        deadline.wait_for(self.inner.list_models()).await?
     }
 
-    /// Once, and by nobody else: who speaks to an endpoint in its own words hears its own answer, and
-    /// repeats by itself.
+    /// Adds timeouts only. A client that speaks to the endpoint directly gets the endpoint's own
+    /// response and retries by itself.
     async fn forward_request(
         &self,
         body: Bytes,
         is_stream: bool,
     ) -> Result<Option<RawResponse>, ProviderError> {
-        let whole = Deadline::new(Instant::now(), self.policy.turn_timeout, "end of the reply");
+        let turn = Deadline::new(Instant::now(), self.policy.turn_timeout, "complete reply");
         let first = Deadline::new(Instant::now(), self.policy.first_token_timeout, "first token");
-        let first = if is_stream { first.earlier_of(whole) } else { whole };
-        let Some(answer) = first.wait_for(self.inner.forward_request(body, is_stream)).await??
+        // A response that is not streamed arrives as a whole, after the model has written all of
+        // it.
+        let first = if is_stream { first.earlier_of(turn) } else { turn };
+        let Some(response) = first.wait_for(self.inner.forward_request(body, is_stream)).await??
         else {
             return Ok(None);
         };
         let idle = if is_stream { self.policy.idle_timeout } else { self.policy.turn_timeout };
-        let watched = stream::unfold(Some(answer.body), move |body| async move {
+        let watched = stream::unfold(Some(response.body), move |body| async move {
             let mut body = body?;
-            let next = Deadline::new(Instant::now(), idle, "further token").earlier_of(whole);
+            let next = Deadline::new(Instant::now(), idle, "further token").earlier_of(turn);
             match next.wait_for(body.next()).await {
                 Ok(Some(Ok(bytes))) => Some((Ok(bytes), Some(body))),
                 Ok(None) => None,
                 Ok(Some(Err(error))) | Err(error) => Some((Err(error), None)),
             }
         });
-        Ok(Some(RawResponse { body: watched.boxed(), ..answer }))
+        Ok(Some(RawResponse { body: watched.boxed(), ..response }))
     }
 
     async fn open_stream(&self, prompt: &Prompt) -> Result<ProviderEvents, ProviderError> {
-        let whole = Deadline::new(Instant::now(), self.policy.turn_timeout, "end of the reply");
-        let mut error = match self.request_with_retries(prompt, whole).await {
+        let turn = Deadline::new(Instant::now(), self.policy.turn_timeout, "complete reply");
+        let mut error = match self.request_with_retries(prompt, turn).await {
+            // A prompt that is too long is shortened by the caller, not sent to another model.
             Err(error) if error.kind != ProviderErrorKind::ContextTooLong => error,
-            answered => return answered,
+            result => return result,
         };
         for model in self.policy.fallback_models.iter().filter(|model| **model != prompt.model) {
-            tracing::warn!(model = prompt.model, %error, fallback = model, "asking another model");
+            tracing::warn!(model = prompt.model, %error, fallback = model, "provider call failed; retrying with a fallback model");
             let prompt = Prompt { model: model.clone(), ..prompt.clone() };
-            match self.request_with_retries(&prompt, whole).await {
+            match self.request_with_retries(&prompt, turn).await {
                 Ok(events) => {
-                    let answering = stream::iter([Ok(vec![ProviderEvent::Model(model.clone())])]);
-                    return Ok(answering.chain(events).boxed());
+                    // Reported first, so that the reply is stored and billed under this model.
+                    let switched = stream::iter([Ok(vec![ProviderEvent::Model(model.clone())])]);
+                    return Ok(switched.chain(events).boxed());
                 }
                 Err(other) => {
                     let is_unsent = error.is_unsent && other.is_unsent;
@@ -170,14 +176,15 @@ impl Provider for ResilientProvider {
     }
 }
 
-/// A pause and up to a quarter of it more: many callers do not come back at once, and none before
-/// the time that the endpoint named.
-fn add_jitter(pause: Duration) -> Duration {
+/// Adds up to a quarter to a delay, so that many callers do not retry at once. Never shortens it:
+/// the endpoint may have asked for it.
+fn add_jitter(delay: Duration) -> Duration {
+    // The last byte of a version 7 UUID is random.
     let random = Uuid::now_v7().as_u128() as u8;
-    pause * (256 + u32::from(random) / 4) / 256
+    delay * (256 + u32::from(random) / 4) / 256
 }
 
-/// A point in time and what was to have come by then.
+/// A point in time, with what is awaited until then for the error message.
 #[derive(Clone, Copy)]
 struct Deadline {
     at: Instant,
@@ -186,8 +193,8 @@ struct Deadline {
 }
 
 impl Deadline {
-    fn new(from: Instant, after: Duration, what: &'static str) -> Self {
-        Self { at: from + after, timeout: after, awaited: what }
+    fn new(start: Instant, timeout: Duration, awaited: &'static str) -> Self {
+        Self { at: start + timeout, timeout, awaited }
     }
 
     fn earlier_of(self, other: Self) -> Self {
@@ -196,18 +203,20 @@ impl Deadline {
 
     async fn wait_for<T>(self, future: impl Future<Output = T>) -> Result<T, ProviderError> {
         timeout_at(self.at, future).await.map_err(|_| {
-            let Self { timeout: after, awaited: what, .. } = self;
+            let Self { timeout, awaited, .. } = self;
             ProviderError::new(
                 ProviderErrorKind::Timeout,
-                format!("the provider sent no {what} within {after:?}"),
+                format!("the provider sent no {awaited} within {timeout:?}"),
             )
         })
     }
 }
 
+/// The rest of a reply after its first delta, with the deadlines applied to it.
 struct DeadlineStream {
     events: ProviderEvents,
-    /// For the next delta; what is none, such as a comment, does not move it.
+    /// Deadline for the next delta. Empty batches, which SSE comments cause, do not extend it: an
+    /// endpoint may send comments to keep the connection open while its model is stuck.
     next_deadline: Deadline,
     turn_deadline: Deadline,
     idle_timeout: Duration,
@@ -239,7 +248,7 @@ impl DeadlineStream {
     }
 }
 
-/// Whether the model has begun, or is done already.
+/// Whether the event shows that the model has started to answer or has finished.
 const fn is_reply_event(event: &ProviderEvent) -> bool {
     use ProviderEvent::{Finish, Reasoning, Text, ToolCall, ToolInput};
     matches!(event, Text(_) | Reasoning(_) | ToolCall { .. } | ToolInput { .. } | Finish(_))
@@ -251,7 +260,7 @@ mod tests {
     use crate::domain::Usage;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    /// Answers each call by the script, told the call's number and the model.
+    /// Runs the script for each call, with the number of the call and the model.
     struct ScriptedProvider {
         script: ReplyScript,
         calls: AtomicUsize,
@@ -279,7 +288,7 @@ mod tests {
     fn scripted_provider(
         script: ReplyScript,
     ) -> (ResilientProvider, Arc<ScriptedProvider>, Prompt) {
-        let patience = ResiliencePolicy {
+        let policy = ResiliencePolicy {
             first_token_timeout: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(30),
             turn_timeout: Duration::from_secs(100),
@@ -287,16 +296,16 @@ mod tests {
             fallback_models: vec!["first".to_owned(), "second".to_owned()],
         };
         let inner = Arc::new(ScriptedProvider { script, calls: AtomicUsize::new(0) });
-        let guarded = ResilientProvider::new(inner.clone(), patience);
+        let resilient = ResilientProvider::new(inner.clone(), policy);
         let prompt =
             Prompt { model: "first".to_owned(), messages: Vec::new(), ..Prompt::default() };
-        (guarded, inner, prompt)
+        (resilient, inner, prompt)
     }
 
     async fn run_script(script: ReplyScript) -> (StreamOutcome, usize, Duration) {
-        let (guarded, inner, prompt) = scripted_provider(script);
+        let (resilient, inner, prompt) = scripted_provider(script);
         let started = Instant::now();
-        let told = match guarded.open_stream(&prompt).await {
+        let outcome = match resilient.open_stream(&prompt).await {
             Ok(events) => Ok(events
                 .map(|batch| batch.map_err(|error| error.message))
                 .take(100)
@@ -304,7 +313,7 @@ mod tests {
                 .await),
             Err(error) => Err(error.message),
         };
-        (told, inner.calls.load(Ordering::Relaxed), started.elapsed())
+        (outcome, inner.calls.load(Ordering::Relaxed), started.elapsed())
     }
 
     fn text_batch() -> Result<Vec<ProviderEvent>, ProviderError> {
@@ -315,19 +324,19 @@ mod tests {
         ProviderError::retryable(ProviderErrorKind::BadResponse, "busy")
     }
 
-    // The clock of these tests stands still and jumps to the next deadline when nothing else can
-    // happen, so they wait for nothing.
+    // The paused clock of these tests jumps to the next deadline when nothing else can run, so they
+    // take no real time.
     #[tokio::test(start_paused = true)]
     async fn silent_provider_hits_first_token_timeout() {
-        let (told, calls, took) = run_script(|_, _| Ok(stream::pending().boxed())).await;
-        // The second model gets what is left of the turn.
-        assert_eq!(told, Err("the provider sent no end of the reply within 100s".to_owned()));
+        let (outcome, calls, took) = run_script(|_, _| Ok(stream::pending().boxed())).await;
+        // The fallback model gets the rest of the turn.
+        assert_eq!(outcome, Err("the provider sent no complete reply within 100s".to_owned()));
         assert_eq!((calls, took.as_secs()), (2, 100));
     }
 
     #[tokio::test(start_paused = true)]
     async fn stalled_stream_hits_idle_timeout_despite_comments() {
-        let (told, calls, took) = run_script(|_, _| {
+        let (outcome, calls, took) = run_script(|_, _| {
             let comment = |()| async {
                 sleep(Duration::from_secs(7)).await;
                 Some((Ok(Vec::new()), ()))
@@ -335,9 +344,9 @@ mod tests {
             Ok(stream::iter([text_batch()]).chain(stream::unfold((), comment)).boxed())
         })
         .await;
-        let told = told.unwrap();
+        let batches = outcome.unwrap();
         assert_eq!(
-            told.last(),
+            batches.last(),
             Some(&Err("the provider sent no further token within 30s".to_owned()))
         );
         assert_eq!((calls, took.as_secs()), (1, 30));
@@ -345,7 +354,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn endless_stream_hits_turn_timeout() {
-        let (told, ..) = run_script(|_, _| {
+        let (outcome, ..) = run_script(|_, _| {
             let tick = |()| async {
                 sleep(Duration::from_secs(20)).await;
                 Some((text_batch(), ()))
@@ -353,34 +362,34 @@ mod tests {
             Ok(stream::unfold((), tick).boxed())
         })
         .await;
-        let end = Err("the provider sent no end of the reply within 100s".to_owned());
-        assert_eq!(told.unwrap().last(), Some(&end));
+        let end = Err("the provider sent no complete reply within 100s".to_owned());
+        assert_eq!(outcome.unwrap().last(), Some(&end));
     }
 
     #[tokio::test(start_paused = true)]
     async fn retryable_failure_before_first_delta_is_retried() {
-        let (told, calls, _) = run_script(|call, _| match call {
+        let (outcome, calls, _) = run_script(|call, _| match call {
             0 => Err(busy_error()),
             1 => Ok(stream::iter([Ok(vec![ProviderEvent::Usage(Usage::default())])]).boxed()),
             _ => Ok(stream::iter([text_batch()]).boxed()),
         })
         .await;
-        assert_eq!((told, calls), (Ok(vec![Ok(vec![ProviderEvent::Text("w".to_owned())])]), 3));
+        assert_eq!((outcome, calls), (Ok(vec![Ok(vec![ProviderEvent::Text("w".to_owned())])]), 3));
     }
 
     #[tokio::test(start_paused = true)]
     async fn retry_after_is_honored() {
-        let (told, calls, took) = run_script(|call, _| match call {
+        let (outcome, calls, took) = run_script(|call, _| match call {
             0 => Err(ProviderError { retry_after: Some(Duration::from_secs(8)), ..busy_error() }),
             _ => Ok(stream::iter([text_batch()]).boxed()),
         })
         .await;
-        assert!(told.is_ok() && calls == 2 && (8..=10).contains(&took.as_secs()), "{took:?}");
+        assert!(outcome.is_ok() && calls == 2 && (8..=10).contains(&took.as_secs()), "{took:?}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn fallback_model_answers_and_is_reported() {
-        let (told, calls, _) = run_script(|_, model| match model {
+        let (outcome, calls, _) = run_script(|_, model| match model {
             "first" => Err(ProviderError::new(ProviderErrorKind::BadResponse, "no such model")),
             _ => Ok(stream::iter([text_batch()]).boxed()),
         })
@@ -389,19 +398,19 @@ mod tests {
             Ok(vec![ProviderEvent::Model("second".to_owned())]),
             Ok(vec![ProviderEvent::Text("w".to_owned())]),
         ];
-        assert_eq!((told, calls), (Ok(answered), 2));
+        assert_eq!((outcome, calls), (Ok(answered), 2));
     }
 
     #[tokio::test(start_paused = true)]
     async fn started_reply_and_long_prompt_are_not_retried() {
-        let (told, calls, _) =
+        let (outcome, calls, _) =
             run_script(|_, _| Ok(stream::iter([text_batch(), Err(busy_error())]).boxed())).await;
-        assert_eq!((told.unwrap()[1].clone(), calls), (Err("busy".to_owned()), 1));
-        let (told, calls, _) = run_script(|_, _| {
+        assert_eq!((outcome.unwrap()[1].clone(), calls), (Err("busy".to_owned()), 1));
+        let (outcome, calls, _) = run_script(|_, _| {
             Err(ProviderError::new(ProviderErrorKind::ContextTooLong, "too long"))
         })
         .await;
-        assert_eq!((told, calls), (Err("too long".to_owned()), 1));
+        assert_eq!((outcome, calls), (Err("too long".to_owned()), 1));
     }
 
     #[tokio::test(start_paused = true)]
@@ -412,10 +421,10 @@ mod tests {
             (|call, _| Err(ProviderError { is_unsent: call != 5, ..busy_error() }), false),
         ];
         for (script, is_unsent) in scripts {
-            let (guarded, inner, prompt) = scripted_provider(script);
-            let error = guarded.open_stream(&prompt).await.err().unwrap();
+            let (resilient, inner, prompt) = scripted_provider(script);
+            let error = resilient.open_stream(&prompt).await.err().unwrap();
             assert_eq!(error, ProviderError { is_unsent, ..busy_error() });
-            assert_eq!(inner.calls.load(Ordering::Relaxed), 6, "two models, three tries each");
+            assert_eq!(inner.calls.load(Ordering::Relaxed), 6, "two models, three attempts each");
         }
     }
 }

@@ -325,7 +325,7 @@ async fn html_error_page_is_not_repeated() {
     for kind in [html, "text/event-stream", "application/json"] {
         let told = outcome(|call| call.answer(200, kind, page)).await.unwrap();
         let [Err(error)] = told.as_slice() else { panic!("{kind}: {told:?}") };
-        assert_eq!(error.message, "the provider sent something that cannot be read", "{kind}");
+        assert_eq!(error.message, "the provider's response could not be parsed", "{kind}");
         assert_eq!(error.kind, ProviderErrorKind::BadResponse, "{kind}");
     }
 }

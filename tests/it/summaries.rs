@@ -62,7 +62,7 @@ async fn answer_summaries(server: &Server, session: &str) -> Vec<String> {
 async fn messages_leaving_the_prompt_are_summarized() {
     let (server, session) = start().await;
     let before = server.turn(&session, "Go on.", "Fine.").await;
-    assert!(before.len() < 25 && !before[1].contains("in short"), "{before:?}");
+    assert!(before.len() < 25 && !before[1].contains("Summary of"), "{before:?}");
     let asked = within_deadline(answer_summaries(&server, &session)).await;
     // Each call covers a new part of the history and gets the earlier summaries along with it.
     assert!(asked[0].contains("Fact 0 ") && !asked[1].contains("Fact 0 "));
@@ -126,7 +126,7 @@ async fn empty_or_failed_summary_does_no_harm() {
     let call = within_deadline(server.upstream.call()).await;
     call.refuse(400, json!({"error": {"message": "no"}}));
     let third = server.turn(&session, "Go on.", "Fine.").await;
-    assert!(third.iter().all(|message| !message.contains("in short")));
+    assert!(third.iter().all(|message| !message.contains("Summary of")));
     // The next turn retries the summary.
     within_deadline(answer_summaries(&server, &session)).await;
 }

@@ -212,6 +212,6 @@ test("read-only key shows everything and changes nothing", async () => {
   const page = await openPageAs(await createKey("heidi", "--scope", "read"), `#/c/${sessionId}`);
   await page.locator(".prose strong", { hasText: "bold" }).waitFor();
   await sendMessage(page, "May I?");
-  await page.locator(".toast", { hasText: "This key may only read" }).waitFor();
+  await page.locator(".toast", { hasText: "This key is read-only" }).waitFor();
   assert.equal(await page.getByLabel("Message", { exact: true }).inputValue(), "May I?");
 });

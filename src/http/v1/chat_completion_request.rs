@@ -1,5 +1,5 @@
-//! The body of `POST /v1/chat/completions`: what is this server's matter is read, the rest is kept
-//! as it came for the provider.
+//! The body of `POST /v1/chat/completions`. Fields that concern this server are parsed; all others
+//! are passed to the provider unchanged.
 
 use super::message_content::MessageContent;
 use crate::chat::{Prompt, PromptMessage, TurnIntent};
@@ -19,7 +19,7 @@ use serde::Deserialize;
 use serde_json::value::{RawValue, to_raw_value};
 use std::collections::BTreeMap;
 
-/// The fields that a session's turn takes over itself. The others go to the provider as they are.
+/// Fields that a turn handles itself or does not support. All others are passed to the provider.
 const HANDLED_FIELDS: &[&str] = &[
     "session_id",
     "model",
@@ -40,39 +40,36 @@ const HANDLED_FIELDS: &[&str] = &[
     "prompt_cache_key",
 ];
 
-/// A body whose fields were told apart, and no more.
+/// A body that is split into its fields. Each field is parsed on demand.
 pub(super) struct RawCompletionRequest<'a> {
     fields: BTreeMap<String, &'a RawValue>,
     bytes: &'a Bytes,
 }
 
 impl<'a> RawCompletionRequest<'a> {
-    /// Reads the fields of a JSON object.
     pub(super) fn parse(bytes: &'a Bytes) -> Result<Self> {
         Ok(Self { fields: parse_json(bytes)?, bytes })
     }
 
-    /// One of the fields; `None` if it is missing or null.
+    /// Parses a field; `None` if it is absent or null. `expected` is the error message.
     fn get<T: Deserialize<'a>>(
         &self,
         name: &'static str,
-        wants: &'static str,
+        expected: &'static str,
     ) -> Result<Option<T>> {
         let Some(value) = self.fields.get(name) else { return Ok(None) };
-        serde_json::from_str(value.get()).map_err(|_| Error::invalid_field(name, wants))
+        serde_json::from_str(value.get()).map_err(|_| Error::invalid_field(name, expected))
     }
 
-    /// The session it is for.
     pub(super) fn session_id(&self) -> Result<Option<String>> {
         self.get("session_id", "must be a string")
     }
 
-    /// Whether the reply is to be streamed.
     pub(super) fn is_stream(&self) -> Result<bool> {
         Ok(self.get("stream", "must be a boolean")?.unwrap_or(false))
     }
 
-    /// Whether a stream is to end with what it cost.
+    /// Whether a stream should end with a chunk that reports the token usage.
     pub(super) fn includes_usage(&self) -> Result<bool> {
         #[derive(Deserialize)]
         struct StreamOptionsInput {
@@ -84,14 +81,15 @@ impl<'a> RawCompletionRequest<'a> {
         Ok(options.and_then(|StrictObject(options)| options.include_usage).unwrap_or(false))
     }
 
-    /// The model it asks for, if it names one.
+    /// The requested model; `None` for an empty name or `default`.
     pub(super) fn model(&self) -> Result<Option<String>> {
         let named: Option<String> = self.get("model", "must be a string")?;
         Ok(named.filter(|model| !model.is_empty() && model != "default"))
     }
 
-    /// The body for a provider: as it came, but for a model where none is named.
+    /// The body to forward to a provider: without `session_id`, and with a model.
     pub(super) fn build_provider_body(&self, default_model: &str) -> Result<Bytes> {
+        // If no field must change, the client's bytes are forwarded without encoding them again.
         if self.model()?.is_some() && !self.fields.contains_key("session_id") {
             return Ok(self.bytes.clone());
         }
@@ -104,8 +102,7 @@ impl<'a> RawCompletionRequest<'a> {
         serde_json::to_vec(&fields).map(Bytes::from).map_err(Error::internal)
     }
 
-    /// What a turn uses: the body's own settings, and in front of them what its messages say to the
-    /// model before everything else.
+    /// The settings of a turn. Leading system messages become its system prompt.
     pub(super) fn parse_settings(&self, api: &ApiState) -> Result<SessionSettings> {
         let instructions = self.leading_instructions()?;
         let settings = SessionSettings {
@@ -118,37 +115,40 @@ impl<'a> RawCompletionRequest<'a> {
     }
 
     fn parse_sampling(&self) -> Result<SessionSettings> {
-        let tokens = "must be a whole number of at least 1";
-        let most = self.get("max_completion_tokens", tokens)?;
+        let expected = "must be a whole number of at least 1";
+        // `max_tokens` is the deprecated name.
+        let max_tokens = self.get("max_completion_tokens", expected)?;
         Ok(SessionSettings {
             temperature: self.get("temperature", "must be a number from 0 to 2")?,
             top_p: self.get("top_p", "must be a number from 0 to 1")?,
-            max_output_tokens: most.or(self.get("max_tokens", tokens)?),
+            max_output_tokens: max_tokens.or(self.get("max_tokens", expected)?),
             ..SessionSettings::default()
         })
     }
 
     fn collect_extra_params(&self) -> ExtraParams {
-        let theirs =
-            self.fields.iter().filter(|(name, _)| !HANDLED_FIELDS.contains(&name.as_str()));
-        ExtraParams::new(theirs.map(|(name, value)| (name.clone(), (*value).to_owned())).collect())
+        let extra = self.fields.iter().filter(|(name, _)| !HANDLED_FIELDS.contains(&name.as_str()));
+        ExtraParams::new(extra.map(|(name, value)| (name.clone(), (*value).to_owned())).collect())
     }
 
-    /// The new message of a turn: the last one. Those before it are what the client believes was
-    /// said; the session knows.
+    /// The new message of a turn, which is the last one. The messages before it are ignored: the
+    /// session's own history is authoritative.
     pub(super) fn parse_intent(&self, api: &ApiState) -> Result<TurnIntent> {
         let messages = self.parse_messages()?;
         let Some(last) = messages.last() else {
             return Err(Error::invalid_field("messages", "must hold at least one message"));
         };
         if last.role == "tool" {
-            let (results, limit) = (parse_tool_results(&messages)?, api.size_limits.message);
-            return Ok(TurnIntent::SubmitToolResults { results, reply_id: None, max_bytes: limit });
+            return Ok(TurnIntent::SubmitToolResults {
+                results: parse_tool_results(&messages)?,
+                reply_id: None,
+                max_bytes: api.size_limits.message,
+            });
         }
         if last.role != "user" {
-            let wants =
-                "must end with a message of the role user, or of tools, where they go to a session";
-            return Err(Error::invalid_field("messages", wants));
+            let expected =
+                "must end with a message of the role user or tool if they have a session";
+            return Err(Error::invalid_field("messages", expected));
         }
         let MessageContent { text, parts } = last.parse_content(messages.len() - 1)?;
         let body = MessageBody::parse(
@@ -158,17 +158,16 @@ impl<'a> RawCompletionRequest<'a> {
             MessageType::Text,
             api.size_limits.message,
         )?;
-        let (parent, on_known) = (MessageParent::Head, DuplicateIdPolicy::Reject);
         Ok(TurnIntent::Send {
             role: Role::User,
             body,
             client_message_id: None,
-            parent,
-            on_duplicate_id: on_known,
+            parent: MessageParent::Head,
+            on_duplicate_id: DuplicateIdPolicy::Reject,
         })
     }
 
-    /// All of it, for a provider that does not speak Chat Completions.
+    /// The whole request as a prompt, for a provider that does not support Chat Completions.
     pub(super) fn build_prompt(&self, default_model: &str) -> Result<Prompt> {
         let mut messages = Vec::new();
         for (index, message) in self.parse_messages()?.into_iter().enumerate() {
@@ -183,11 +182,11 @@ impl<'a> RawCompletionRequest<'a> {
             let images = find_images(&parts);
             let calls = message.parse_tool_calls(index)?;
             let result = message.tool_call_id.clone().filter(|_| role == Role::Tool);
-            let results = result.map(|call_id| {
-                let (output, is_error) = (text.clone(), false);
-                ToolResult { call_id, output, is_error }
-            });
-            let results = results.into_iter().collect();
+            // Chat Completions has no flag for a failed call.
+            let results = result
+                .map(|call_id| ToolResult { call_id, output: text.clone(), is_error: false })
+                .into_iter()
+                .collect();
             messages.push(PromptMessage { role, content: text.into(), images, calls, results });
         }
         if messages.is_empty() {
@@ -206,14 +205,12 @@ impl<'a> RawCompletionRequest<'a> {
         })
     }
 
-    /// Refuses what a reply that passes through this server cannot hold.
+    /// Refuses parameters that a stored or translated reply cannot honor. They are fine in a
+    /// request that is forwarded unchanged.
     pub(super) fn check_supported(&self) -> Result<()> {
-        let old: Option<Vec<&RawValue>> = self.get("functions", "must be a list")?;
-        if old.is_some_and(|functions| !functions.is_empty()) {
-            return Err(Error::invalid_field(
-                "functions",
-                "must be left out: tools took its place",
-            ));
+        let deprecated: Option<Vec<&RawValue>> = self.get("functions", "must be a list")?;
+        if deprecated.is_some_and(|functions| !functions.is_empty()) {
+            return Err(Error::invalid_field("functions", "is not supported; use tools instead"));
         }
         check_function_tools("tools", self.fields.get("tools").copied())?;
         if self.get::<u64>("n", "must be a whole number")?.is_some_and(|n| n != 1) {
@@ -222,17 +219,18 @@ impl<'a> RawCompletionRequest<'a> {
         if self.get("logprobs", "must be a boolean")? == Some(true) {
             return Err(Error::invalid_field(
                 "logprobs",
-                "must be left out where this server answers",
+                "is not supported in a session, or with this provider",
             ));
         }
-        let kinds: Option<Vec<String>> = self.get("modalities", "must be a list of strings")?;
-        if kinds.is_some_and(|kinds| kinds.iter().any(|kind| kind != "text")) {
+        let modalities: Option<Vec<String>> =
+            self.get("modalities", "must be a list of strings")?;
+        if modalities.is_some_and(|modalities| modalities.iter().any(|kind| kind != "text")) {
             return Err(Error::invalid_field("modalities", "must be [\"text\"]"));
         }
         Ok(())
     }
 
-    /// System messages in front of everything else.
+    /// The texts of system and developer messages at the beginning.
     fn leading_instructions(&self) -> Result<Vec<String>> {
         let mut texts = Vec::new();
         for (index, message) in self.parse_messages()?.iter().enumerate() {
@@ -245,7 +243,8 @@ impl<'a> RawCompletionRequest<'a> {
     }
 
     fn parse_messages(&self) -> Result<Vec<CompletionMessage<'a>>> {
-        /// The one field; what it says is named in the complaint.
+        // Parsed from the whole body, so that errors name the full path, such as
+        // `messages[2].role`.
         #[derive(Deserialize)]
         struct MessagesField<'a> {
             #[serde(borrow)]
@@ -282,7 +281,6 @@ struct CompletionFunctionCall {
 }
 
 impl CompletionMessage<'_> {
-    /// The functions that it called.
     fn parse_tool_calls(&self, index: usize) -> Result<Vec<ToolCall>> {
         let calls = self.tool_calls.iter().flatten();
         if self.role != "assistant" && self.tool_calls.is_some() {
@@ -297,20 +295,21 @@ impl CompletionMessage<'_> {
         Ok(calls.map(call).collect())
     }
 
-    /// What it says; `index` is where the message stands.
+    /// Parses the content. `index` is the position of the message, for errors.
     fn parse_content(&self, index: usize) -> Result<MessageContent> {
         let Some(content) = self.content else { return Ok(MessageContent::default()) };
         let content = MessageContent::parse(content, &["text"], "image_url")
             .map_err(|error| error.within(&format!("messages[{index}]")))?;
         content.ok_or_else(|| {
-            let wants = "must be a string or a list of text and image_url parts";
-            Error::invalid_field(format!("messages[{index}].content"), wants)
+            let expected = "must be a string or a list of text and image_url parts";
+            Error::invalid_field(format!("messages[{index}].content"), expected)
         })
     }
 }
 
-/// What the messages of tools at the end of a list say.
+/// The results in the tool messages at the end of a list.
 fn parse_tool_results(messages: &[CompletionMessage<'_>]) -> Result<Vec<NewToolResult>> {
+    // Earlier tool messages belong to turns that the session already has.
     let begin = messages.iter().rposition(|message| message.role != "tool").map_or(0, |at| at + 1);
     let mut results = Vec::new();
     for (index, message) in messages.iter().enumerate().skip(begin) {
@@ -322,11 +321,11 @@ fn parse_tool_results(messages: &[CompletionMessage<'_>]) -> Result<Vec<NewToolR
 }
 
 fn unknown_role_error(index: usize) -> Error {
-    let wants = "must be one of system, developer, user, assistant, tool";
-    Error::invalid_field(format!("messages[{index}].role"), wants)
+    let expected = "must be one of system, developer, user, assistant, tool";
+    Error::invalid_field(format!("messages[{index}].role"), expected)
 }
 
-/// The complaint about a setting, by the name it has in this body.
+/// Renames the field of a settings error to its name in this body.
 fn rename_error_field(mut invalid: FieldError) -> FieldError {
     invalid.field = match &*invalid.field {
         "topP" => "top_p".into(),

@@ -1,4 +1,4 @@
-//! A reply as Chat Completions tells it: whole, or in chunks.
+//! Replies in the format of Chat Completions, as one object or as a stream of chunks.
 //! Shapes: <https://platform.openai.com/docs/api-reference/chat/object>,
 //! <https://platform.openai.com/docs/api-reference/chat-streaming>.
 
@@ -15,7 +15,7 @@ use futures::stream::BoxStream;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 
-/// What every object of one reply says.
+/// Fields that are the same in every chunk of a reply.
 struct CompletionHeader {
     id: String,
     created: i64,
@@ -28,13 +28,15 @@ impl CompletionHeader {
     }
 }
 
-/// Waits for the whole reply.
-pub(super) async fn collect_completion(mut hearing: ReplyStream, model: String) -> Result<Value> {
-    let mut head = CompletionHeader::new(&hearing.reply_id, model);
-    let (mut content, mut reasoning) = (String::new(), String::new());
+/// Waits for the end of a reply and encodes it as one object.
+pub(super) async fn collect_completion(mut reply: ReplyStream, model: String) -> Result<Value> {
+    let mut header = CompletionHeader::new(&reply.reply_id, model);
+    let mut content = String::new();
+    let mut reasoning = String::new();
+    // ID, name and arguments of each call.
     let mut calls: Vec<(String, String, String)> = Vec::new();
-    while let Some(heard) = hearing.events.next().await {
-        let (reason, usage) = match heard {
+    while let Some(event) = reply.events.next().await {
+        let (reason, usage) = match event {
             ReplyEvent::Text(text) => {
                 content.push_str(&text);
                 continue;
@@ -55,11 +57,12 @@ pub(super) async fn collect_completion(mut hearing: ReplyStream, model: String) 
             ReplyEvent::Stopped => return Err(stopped_error()),
             ReplyEvent::Failed(error) => return Err(error),
             ReplyEvent::Finished { reason, model, usage } => {
-                head.model = model.unwrap_or(head.model);
+                header.model = model.unwrap_or(header.model);
                 (reason, usage)
             }
         };
         let mut message = json!({"role": "assistant", "content": content, "refusal": null});
+        // Not a field of OpenAI's; DeepSeek introduced it, and other servers and clients follow.
         if !reasoning.is_empty() {
             message["reasoning_content"] = reasoning.into();
         }
@@ -67,6 +70,7 @@ pub(super) async fn collect_completion(mut hearing: ReplyStream, model: String) 
             let calls =
                 calls.iter().map(|(id, name, arguments)| encode_tool_call(id, name, arguments));
             message["tool_calls"] = calls.collect();
+            // As OpenAI does for a reply that only calls tools.
             if content.is_empty() {
                 message["content"] = Value::Null;
             }
@@ -75,35 +79,35 @@ pub(super) async fn collect_completion(mut hearing: ReplyStream, model: String) 
             "index": 0, "message": message, "logprobs": null, "finish_reason": encode_finish_reason(reason),
         });
         return Ok(json!({
-            "id": head.id, "object": "chat.completion", "created": head.created, "model": head.model,
+            "id": header.id, "object": "chat.completion", "created": header.created, "model": header.model,
             "choices": [choice], "usage": usage.map(encode_usage),
         }));
     }
-    Err(Error::internal("a reply ended without its end"))
+    Err(Error::internal("the reply stream ended without a final event"))
 }
 
-/// A reply in chunks.
+/// A reply as server-sent chunks.
 pub(super) struct CompletionChunkStream {
     events: BoxStream<'static, ReplyEvent>,
     pending: VecDeque<Bytes>,
     header: CompletionHeader,
-    /// The names of the calls so far.
+    /// IDs of the tool calls so far; the position of a call is its `index` in the chunks.
     call_ids: Vec<String>,
     includes_usage: bool,
     is_done: bool,
 }
 
 impl CompletionChunkStream {
-    /// Waits for the first word: until then a failure is an answer of its own.
+    /// Waits for the first event, because a failure before it can still be an HTTP error.
     pub(super) async fn start(
-        mut hearing: ReplyStream,
+        mut reply: ReplyStream,
         model: String,
         includes_usage: bool,
     ) -> Result<Self> {
-        let first = hearing.events.next().await;
+        let first = reply.events.next().await;
         let mut chunks = Self {
-            header: CompletionHeader::new(&hearing.reply_id, model),
-            events: hearing.events,
+            header: CompletionHeader::new(&reply.reply_id, model),
+            events: reply.events,
             pending: VecDeque::new(),
             call_ids: Vec::new(),
             includes_usage,
@@ -112,8 +116,11 @@ impl CompletionChunkStream {
         match first {
             Some(ReplyEvent::Stopped) => return Err(stopped_error()),
             Some(ReplyEvent::Failed(error)) => return Err(error),
-            None => return Err(Error::internal("a reply ended without its end")),
+            None => {
+                return Err(Error::internal("the reply stream ended without a final event"));
+            }
             Some(first) => {
+                // OpenAI's first chunk carries the role and an empty text.
                 chunks.push_delta(json!({"role": "assistant", "content": "", "refusal": null}));
                 chunks.push_event(first);
             }
@@ -121,8 +128,8 @@ impl CompletionChunkStream {
         Ok(chunks)
     }
 
-    fn push_event(&mut self, heard: ReplyEvent) {
-        match heard {
+    fn push_event(&mut self, event: ReplyEvent) {
+        match event {
             ReplyEvent::Text(text) => self.push_delta(json!({"content": text})),
             ReplyEvent::Reasoning(text) => self.push_delta(json!({"reasoning_content": text})),
             ReplyEvent::ToolCall { id, name } => {
@@ -131,6 +138,7 @@ impl CompletionChunkStream {
                 self.call_ids.push(id);
                 self.push_delta(json!({"tool_calls": [call]}));
             }
+            // Deltas of parallel calls may be interleaved, so the call is found by its ID.
             ReplyEvent::ToolInput { id, delta } => {
                 let index = self.call_ids.iter().rposition(|known| *known == id);
                 let more = json!({"index": index, "function": {"arguments": delta}});
@@ -153,7 +161,8 @@ impl CompletionChunkStream {
         }
     }
 
-    /// Their libraries raise an error for this, and for a stream that is merely cut off none.
+    /// Sends an error in the stream. OpenAI's libraries raise it as an exception; a stream that is
+    /// merely cut off they take for a complete one.
     fn push_error(&mut self, error: &Error) {
         self.push_data(&errors::encode_error(error));
         self.is_done = true;
@@ -169,6 +178,7 @@ impl CompletionChunkStream {
             "id": id, "object": "chat.completion.chunk", "created": created, "model": model,
             "choices": choices,
         });
+        // With `include_usage`, each chunk has the field and all but the last have null in it.
         if self.includes_usage {
             chunk["usage"] = usage;
         }
@@ -183,8 +193,8 @@ impl CompletionChunkStream {
 impl SseSource for CompletionChunkStream {
     async fn next(&mut self) -> Option<Bytes> {
         while self.pending.is_empty() && !self.is_done {
-            let heard = self.events.next().await?;
-            self.push_event(heard);
+            let event = self.events.next().await?;
+            self.push_event(event);
         }
         self.pending.pop_front()
     }
@@ -198,7 +208,7 @@ fn encode_choice(delta: Value, finish_reason: Value) -> Value {
     json!({"index": 0, "delta": delta, "logprobs": null, "finish_reason": finish_reason})
 }
 
-/// OpenAI has no word for other reasons than these.
+/// Reasons that OpenAI does not define become `stop`.
 const fn encode_finish_reason(reason: FinishReason) -> &'static str {
     match reason {
         FinishReason::Length => "length",

@@ -1,4 +1,4 @@
-//! `POST /v1/chat/completions`.
+//! `POST /v1/chat/completions`: a turn of a session, or a request forwarded to the provider.
 
 use super::chat_completion_request::RawCompletionRequest;
 use super::chat_completion_response::{CompletionChunkStream, collect_completion};
@@ -24,80 +24,87 @@ use futures::StreamExt;
 use tokio::task::spawn_blocking;
 
 const ROUTE: &str = "POST /v1/chat/completions";
-/// Longer bodies are read on a thread that may block.
+/// Longer bodies are parsed on a blocking thread.
 const INLINE_PARSE_LIMIT: usize = 256 << 10;
 
-/// What a request turned out to be.
+/// The destination of a request.
 enum CompletionTarget {
-    /// For the provider; as a prompt for one that does not speak Chat Completions.
-    Stateless { body: Bytes, prompt: Result<Box<Prompt>> },
-    /// A turn of a session.
+    /// The provider, without a session. `prompt` is used if the provider does not support Chat
+    /// Completions; its error matters only then.
+    Stateless {
+        body: Bytes,
+        prompt: Result<Box<Prompt>>,
+    },
     Turn(Box<TurnRequest>),
 }
 
-/// How the answer is wanted.
+/// Options that concern the format of the response.
 struct CompletionOptions {
     model: String,
     is_stream: bool,
     includes_usage: bool,
 }
 
-/// Ask for a chat completion, in OpenAI's shape. Without a session the request goes to the provider
-/// as it is. With `session_id` in the body, or the header `x-echoic-session`, its last message is a
-/// turn of that session, which is created if there is none; the messages before it are what the
-/// session says they are, but for instructions in front of everything.
+/// Create a chat completion, in OpenAI's format.
+///
+/// Without a session the request is forwarded to the provider. With `session_id` in the body, or
+/// the header `x-echoic-session`, its last message becomes a turn of that session, which is created
+/// if it does not exist. Then the session's own history replaces the earlier messages, except for
+/// leading system messages.
 #[utoipa::path(
     post, path = "/v1/chat/completions", tag = "openai",
-    request_body(content = Object, description = "OpenAI's, and `session_id`"),
+    request_body(content = Object, description = "OpenAI's fields, and `session_id`"),
     params(
-        ("x-echoic-session" = Option<String>, Header, description = "The session, if the body names none"),
-        ("Idempotency-Key" = Option<String>, Header, description = "With a session: a repetition joins the turn or gives its reply, for 24 hours"),
-        ("x-stainless-retry-count" = Option<u32>, Header, description = "With a session: above 0, the same body within two minutes is the same turn"),
+        ("x-echoic-session" = Option<String>, Header, description = "The session, if the body has no `session_id`"),
+        ("Idempotency-Key" = Option<String>, Header, description = "With a session: a repeated request joins the running turn or replays its reply, for 24 hours"),
+        ("x-stainless-retry-count" = Option<u32>, Header, description = "With a session: if above 0, the same body within two minutes is a retry of the same turn"),
     ),
     responses(
-        (status = 200, description = "A completion, or with `stream` its chunks", body = Object),
-        (status = "default", description = "An error in OpenAI's shape"),
+        (status = 200, description = "A completion; with `stream`, its chunks as server-sent events", body = Object),
+        (status = "default", description = "An error in OpenAI's format"),
     )
 )]
 pub(in crate::http) async fn create_chat_completion(
     State(api): State<ApiState>,
     _query: NoQueryParams,
-    CurrentUser(who): CurrentUser,
-    TurnAdmission(standing): TurnAdmission,
+    CurrentUser(principal): CurrentUser,
+    TurnAdmission(caller_status): TurnAdmission,
     headers: HeaderMap,
     RawChatBody(bytes): RawChatBody,
 ) -> ApiResult<Response> {
-    let (wanted, manner) = if bytes.len() <= INLINE_PARSE_LIMIT {
-        parse_completion_request(&api, &who, &headers, &bytes)?
+    let (target, options) = if bytes.len() <= INLINE_PARSE_LIMIT {
+        parse_completion_request(&api, &principal, &headers, &bytes)?
     } else {
-        let (api, who) = (api.clone(), who.clone());
-        let reading =
-            spawn_blocking(move || parse_completion_request(&api, &who, &headers, &bytes));
-        reading.await.map_err(Error::internal)??
+        let api = api.clone();
+        let principal = principal.clone();
+        spawn_blocking(move || parse_completion_request(&api, &principal, &headers, &bytes))
+            .await
+            .map_err(Error::internal)??
     };
-    match wanted {
+    match target {
         CompletionTarget::Turn(turn) => {
-            audit_session(&who, "/v1/chat/completions", turn.session.id());
-            let hearing =
-                api.chat.stream_turn(TurnRequest { caller_status: standing, ..*turn }).await?;
-            let session = hearing.session_id.as_ref().map(|id| HeaderValue::from_str(id.as_str()));
-            let answered = respond_with_completion(&api, hearing, manner).await;
-            let mut response = answered.unwrap_or_else(errors::non_retryable_response);
+            audit_session(&principal, "/v1/chat/completions", turn.session.id());
+            let reply = api.chat.stream_turn(TurnRequest { caller_status, ..*turn }).await?;
+            let session = reply.session_id.as_ref().map(|id| HeaderValue::from_str(id.as_str()));
+            let result = respond_with_completion(&api, reply, options).await;
+            // The turn has begun, so even an error response names the session it is stored in.
+            let mut response = result.unwrap_or_else(errors::non_retryable_response);
             if let Some(Ok(session)) = session {
                 response.headers_mut().insert(SESSION_HEADER, session);
             }
             Ok(response)
         }
         CompletionTarget::Stateless { body, prompt } => {
-            let direct = api.chat.begin_metered_call(&who, standing).await?;
-            match api.chat.forward_request(body, &manner.model, manner.is_stream, direct).await? {
-                Passthrough::Response(answer) => Ok(respond_with_raw(answer)),
-                Passthrough::Unsupported(direct) => {
+            // Quotas are checked before the provider is asked, and the call is metered to its end.
+            let call = api.chat.begin_metered_call(&principal, caller_status).await?;
+            match api.chat.forward_request(body, &options.model, options.is_stream, call).await? {
+                Passthrough::Response(raw) => Ok(respond_with_raw(raw)),
+                Passthrough::Unsupported(call) => {
                     let prompt = prompt?;
                     respond_with_completion(
                         &api,
-                        api.chat.stream_completion(&prompt, direct).await?,
-                        manner,
+                        api.chat.stream_completion(&prompt, call).await?,
+                        options,
                     )
                     .await
                 }
@@ -108,23 +115,24 @@ pub(in crate::http) async fn create_chat_completion(
 
 fn parse_completion_request(
     api: &ApiState,
-    who: &Principal,
+    principal: &Principal,
     headers: &HeaderMap,
     bytes: &Bytes,
 ) -> Result<(CompletionTarget, CompletionOptions)> {
     let request = RawCompletionRequest::parse(bytes)?;
     let default = api.memory.default_model();
-    let manner = CompletionOptions {
+    let options = CompletionOptions {
         model: request.model()?.unwrap_or_else(|| default.to_owned()),
         is_stream: request.is_stream()?,
         includes_usage: request.includes_usage()?,
     };
     let Some(session) = requested_session(&request, headers)? else {
+        // Unsupported parameters are an error only if the provider turns out to need the prompt.
         let prompt =
             request.check_supported().and_then(|()| request.build_prompt(default)).map(Box::new);
         return Ok((
             CompletionTarget::Stateless { body: request.build_provider_body(default)?, prompt },
-            manner,
+            options,
         ));
     };
     request.check_supported()?;
@@ -135,7 +143,7 @@ fn parse_completion_request(
         }
     };
     let turn = TurnRequest {
-        principal: who.clone(),
+        principal: principal.clone(),
         session: SessionTarget::Ensure(session),
         project_id: None,
         preceding: Vec::new(),
@@ -145,10 +153,10 @@ fn parse_completion_request(
         idempotency_key: Some(idempotency),
         caller_status: CallerStatus::default(),
     };
-    Ok((CompletionTarget::Turn(Box::new(turn)), manner))
+    Ok((CompletionTarget::Turn(Box::new(turn)), options))
 }
 
-/// The session that the body names, else the header.
+/// The session named in the body, or else in the header.
 fn requested_session(
     request: &RawCompletionRequest<'_>,
     headers: &HeaderMap,
@@ -162,33 +170,35 @@ fn requested_session(
 
 async fn respond_with_completion(
     api: &ApiState,
-    hearing: ReplyStream,
-    manner: CompletionOptions,
+    reply: ReplyStream,
+    options: CompletionOptions,
 ) -> ApiResult<Response> {
-    let CompletionOptions { model, is_stream, includes_usage } = manner;
+    let CompletionOptions { model, is_stream, includes_usage } = options;
     if !is_stream {
-        return Ok(Json(collect_completion(hearing, model).await?).into_response());
+        return Ok(Json(collect_completion(reply, model).await?).into_response());
     }
-    let chunks = CompletionChunkStream::start(hearing, model, includes_usage).await?;
+    let chunks = CompletionChunkStream::start(reply, model, includes_usage).await?;
     Ok(sse::stream_with_heartbeat(chunks, api.heartbeat))
 }
 
-/// The provider's answer as it comes; should it break off, the end of a stream says so.
-fn respond_with_raw(answer: RawResponse) -> Response {
-    let RawResponse { status, content_type, retry_after, body } = answer;
+/// Forwards the provider's response, its status and errors included.
+fn respond_with_raw(raw: RawResponse) -> Response {
+    let RawResponse { status, content_type, retry_after, body } = raw;
     let is_stream = content_type.starts_with("text/event-stream");
-    let body = body.scan(false, move |is_over, piece| {
-        let piece = match piece {
+    let body = body.scan(false, move |is_over, chunk| {
+        let chunk = match chunk {
             _ if *is_over => None,
-            Ok(piece) => Some(Ok(piece)),
+            Ok(chunk) => Some(Ok(chunk)),
+            // A client would take a stream that is cut off for a complete one, so an error event is
+            // appended. The line breaks before it end an event that was cut in the middle.
             Err(error) if is_stream => {
                 *is_over = true;
-                let told = errors::encode_error(&error.into());
-                Some(Ok(Bytes::from(format!("\n\ndata: {told}\n\n"))))
+                let openai_error = errors::encode_error(&error.into());
+                Some(Ok(Bytes::from(format!("\n\ndata: {openai_error}\n\n"))))
             }
             Err(error) => Some(Err(error)),
         };
-        std::future::ready(piece)
+        std::future::ready(chunk)
     });
     let mut response = Response::new(Body::from_stream(body));
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);

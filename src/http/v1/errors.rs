@@ -1,4 +1,4 @@
-//! Errors of `/v1` in OpenAI's words.
+//! Errors of `/v1` in OpenAI's format.
 //! Shape: <https://platform.openai.com/docs/guides/error-codes/api-errors>.
 
 use crate::error::{Error, ErrorKind};
@@ -12,14 +12,14 @@ use axum::response::{IntoResponse, Response};
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
-/// Says the errors of `/v1` as OpenAI would: its own handlers', and those of whatever stands around
-/// them.
+/// Middleware that rewrites all errors below `/v1`, also of other middleware, to OpenAI's format.
 pub(in crate::http) async fn encode_openai_errors(request: Request, next: Next) -> Response {
     let path = request.uri().path();
-    let (is_v1, is_turn) = (path.starts_with("/v1/"), path.starts_with("/v1/chat/"));
+    let is_v1 = path.starts_with("/v1/");
+    let is_chat_completion = path.starts_with("/v1/chat/");
     let is_unreadable = is_v1 && percent_decode_str(path).decode_utf8().is_err();
     let mut response = if is_unreadable {
-        // The extractor would say so in plain text.
+        // axum's `Path` extractor would reject it with a plain text body.
         Error::invalid_field("path", "must be UTF-8").into_response()
     } else {
         next.run(request).await
@@ -28,16 +28,18 @@ pub(in crate::http) async fn encode_openai_errors(request: Request, next: Next) 
     else {
         return response;
     };
-    let told = match error.kind {
-        // There a conversation whose reply is running is told of so.
-        ErrorKind::SessionBusy if !is_turn => {
+    let openai_error = match error.kind {
+        // OpenAI answers a request to a busy conversation with 400 `conversation_locked`, and its
+        // libraries do not retry that. Chat completions have no such error; there it stays a 409.
+        ErrorKind::SessionBusy if !is_chat_completion => {
             (StatusCode::BAD_REQUEST, Json(encode_conversation_locked(error)))
         }
         _ => (openai_status(error.kind), Json(encode_error(error))),
     };
-    let told = told.into_response();
-    let (parts, body) = told.into_parts();
-    // Whatever else the answer says (when to come back, whether to) stays.
+    let openai_error = openai_error.into_response();
+    let (parts, body) = openai_error.into_parts();
+    // Only status and body are replaced: `retry-after`, `x-should-retry` and the rate limit headers
+    // are the same in both formats.
     *response.status_mut() = parts.status;
     *response.body_mut() = body;
     response.headers_mut().remove(CONTENT_LENGTH);
@@ -46,13 +48,13 @@ pub(in crate::http) async fn encode_openai_errors(request: Request, next: Next) 
 }
 
 fn encode_conversation_locked(error: &Error) -> Value {
-    let mut told = encode_error(error);
-    told["error"]["code"] = "conversation_locked".into();
-    told["error"]["param"] = "conversation".into();
-    told
+    let mut openai_error = encode_error(error);
+    openai_error["error"]["code"] = "conversation_locked".into();
+    openai_error["error"]["param"] = "conversation".into();
+    openai_error
 }
 
-/// A prompt that is too long is a bad request there.
+/// The status in OpenAI's format: a prompt that is too long is 400 there, not 422.
 const fn openai_status(kind: ErrorKind) -> StatusCode {
     match kind {
         ErrorKind::ContextTooLong => StatusCode::BAD_REQUEST,
@@ -60,7 +62,7 @@ const fn openai_status(kind: ErrorKind) -> StatusCode {
     }
 }
 
-/// The error as OpenAI's libraries read it.
+/// Encodes an error as OpenAI's libraries read it: `{"error": {message, type, param, code}}`.
 pub(super) fn encode_error(error: &Error) -> Value {
     let status = openai_status(error.kind);
     let (kind, code) = match (status.as_u16(), error.kind.code()) {
@@ -73,6 +75,7 @@ pub(super) fn encode_error(error: &Error) -> Value {
         (500.., code) => ("server_error", Some(code)),
         (_, code) => ("invalid_request_error", Some(code)),
     };
+    // OpenAI names one parameter per error: the first invalid field.
     let first = || Some(error.details.as_ref()?.as_object()?.keys().next()?.clone());
     let param = match error.kind {
         ErrorKind::InvalidRequest | ErrorKind::UnknownParameter => {
@@ -86,12 +89,13 @@ pub(super) fn encode_error(error: &Error) -> Value {
     json!({"error": {"message": message, "type": kind, "param": param, "code": code}})
 }
 
-/// A reply that failed is repeated as such: asking for the same once more is no use.
+/// The response for a turn that failed after it began. A retry would be recognized as the same turn
+/// and replay the stored failure, so libraries are told not to retry.
 pub(super) fn non_retryable_response(error: Error) -> Response {
-    let is_going_down = error.kind == ErrorKind::ShuttingDown;
+    let is_shutting_down = error.kind == ErrorKind::ShuttingDown;
     let mut response = error.into_response();
-    if is_going_down {
-        // Asked once more, another server joins the reply or repeats it.
+    if is_shutting_down {
+        // A retry reaches another instance, which joins the turn or replays its reply.
         return response;
     }
     response.headers_mut().insert("x-should-retry", HeaderValue::from_static("false"));
@@ -104,21 +108,21 @@ mod tests {
 
     #[test]
     fn errors_have_openai_type_code_and_param() {
-        let told = |error: Error| encode_error(&error)["error"].clone();
+        let openai_error = |error: Error| encode_error(&error)["error"].clone();
         assert_eq!(
-            told(Error::invalid_field("messages[0].role", "is missing")),
+            openai_error(Error::invalid_field("messages[0].role", "is missing")),
             json!({"message": "messages[0].role is missing.", "type": "invalid_request_error",
                 "param": "messages[0].role", "code": null})
         );
         assert_eq!(
-            told(Error::new(ErrorKind::ContextTooLong, "the message does not fit")),
+            openai_error(Error::new(ErrorKind::ContextTooLong, "the message does not fit")),
             json!({"message": "The message does not fit.", "type": "invalid_request_error",
                 "param": "messages", "code": "context_length_exceeded"})
         );
         assert_eq!(
-            told(Error::new(ErrorKind::ProviderTimeout, "too slow"))["type"],
+            openai_error(Error::new(ErrorKind::ProviderTimeout, "too slow"))["type"],
             "server_error"
         );
-        assert_eq!(told(Error::session_not_found())["code"], "session_not_found");
+        assert_eq!(openai_error(Error::session_not_found())["code"], "session_not_found");
     }
 }

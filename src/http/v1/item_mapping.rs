@@ -1,8 +1,8 @@
-//! Stored messages as OpenAI's items, and back: a message, the functions it calls, and what came of
-//! calls are items of their own there.
+//! Conversion between stored messages and OpenAI's items. One message may be several items: its
+//! text, each tool call and each tool output.
 //!
-//! Ids: `msg_<messageId>` is what a message says, `fc_<n>_<messageId>` its nth call, `fco_<n>_<messageId>`
-//! the nth output in it.
+//! Item IDs: `msg_<messageId>` is the text of a message, `fc_<n>_<messageId>` its nth tool call and
+//! `fco_<n>_<messageId>` its nth tool output, counted from 1.
 
 use super::message_content::MessageContent;
 use crate::domain::content::{ContentError, MessageBody};
@@ -19,19 +19,19 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
-/// What stands before a message's id.
 const MESSAGE_PREFIX: &str = "msg_";
-/// The same for a call, and its number.
 const CALL_PREFIX: &str = "fc_";
-/// The same for an output, and its number.
 const OUTPUT_PREFIX: &str = "fco_";
 
-/// An item as OpenAI calls it: a message, a function call, or the output of one.
+/// An item of the OpenAI API: a message, a function call or the output of one.
 #[derive(Clone, Serialize, ToSchema)]
 pub(in crate::http) struct ConversationItem {
+    /// `msg_<messageId>`, `fc_<n>_<messageId>` or `fco_<n>_<messageId>`.
     pub(super) id: String,
+    /// `message`, `function_call` or `function_call_output`.
     #[serde(rename = "type")]
     kind: &'static str,
+    /// `completed`, or `incomplete` for a reply that was stopped or failed.
     status: &'static str,
     #[serde(flatten)]
     payload: ItemPayload,
@@ -42,36 +42,43 @@ pub(in crate::http) struct ConversationItem {
 enum ItemPayload {
     Message {
         role: Role,
+        /// Parts of the types `input_text`, `output_text` and `input_image`.
         #[schema(value_type = Vec<Object>)]
         content: Vec<Value>,
     },
     Call {
+        /// The ID that the model gave the call.
         call_id: String,
+        /// Name of the function.
         name: String,
+        /// Arguments of the function as JSON.
         arguments: String,
     },
     Output {
+        /// The ID that the model gave the call.
         call_id: String,
+        /// The output as text.
         output: String,
     },
 }
 
-/// The items that a stored message is.
+/// Converts a stored message to its items.
 pub(super) fn to_items(message: &Message) -> Vec<ConversationItem> {
     let status = match message.status {
         Status::Complete => "completed",
         Status::Interrupted | Status::Failed => "incomplete",
     };
-    let (calls, results) = (tool::parse_calls(&message.parts), tool::parse_results(&message.parts));
+    let calls = tool::parse_calls(&message.parts);
+    let results = tool::parse_results(&message.parts);
     let mut items = Vec::new();
+    // The text of a tool message repeats its results, and a reply that only calls tools has none.
+    // An empty reply without calls is an item all the same.
     if calls.is_empty() && results.is_empty() || !message.content.is_empty() && results.is_empty() {
-        let (role, content) = (message.role, encode_content(message));
-        let id = format!("{MESSAGE_PREFIX}{}", message.id);
         items.push(ConversationItem {
-            id,
+            id: format!("{MESSAGE_PREFIX}{}", message.id),
             kind: "message",
             status,
-            payload: ItemPayload::Message { role, content },
+            payload: ItemPayload::Message { role: message.role, content: encode_content(message) },
         });
     }
     items.extend(
@@ -86,7 +93,7 @@ pub(super) fn to_items(message: &Message) -> Vec<ConversationItem> {
     items
 }
 
-/// The nth call of a reply.
+/// Builds the item of a reply's nth tool call.
 pub(super) fn build_call_item(
     number: usize,
     message: &MessageId,
@@ -94,12 +101,11 @@ pub(super) fn build_call_item(
     status: &'static str,
 ) -> ConversationItem {
     let ToolCall { id: call_id, name, input: arguments } = call;
-    let said = ItemPayload::Call { call_id, name, arguments };
     ConversationItem {
         id: format!("{CALL_PREFIX}{number}_{message}"),
         kind: "function_call",
         status,
-        payload: said,
+        payload: ItemPayload::Call { call_id, name, arguments },
     }
 }
 
@@ -110,78 +116,82 @@ fn encode_content(message: &Message) -> Vec<Value> {
         }
         _ => json!({"type": "input_text", "text": message.content}),
     };
-    let pictures = find_images(&message.parts).into_iter().map(|image| {
+    let images = find_images(&message.parts).into_iter().map(|image| {
         let detail = image.detail.as_deref().unwrap_or("auto");
         json!({"type": "input_image", "image_url": image.url, "detail": detail, "file_id": null})
     });
     let text = (!message.content.is_empty()).then_some(text);
-    text.into_iter().chain(pictures).collect()
+    text.into_iter().chain(images).collect()
 }
 
-/// The message that an item belongs to.
+/// Returns the ID of the message that an item belongs to.
 pub(super) fn parse_item_id(field: &'static str, item: &str) -> Result<MessageId, FieldError> {
-    let wants = "must be an ID that begins with msg_, fc_ or fco_";
+    let expected = "must be an ID that begins with msg_, fc_ or fco_";
     let numbered = |prefix| item.strip_prefix(prefix).and_then(|rest: &str| rest.split_once('_'));
     let id =
         match (item.strip_prefix(MESSAGE_PREFIX), numbered(CALL_PREFIX), numbered(OUTPUT_PREFIX)) {
             (Some(id), ..) | (_, Some((_, id)), _) | (.., Some((_, id))) => id,
-            _ => return Err(FieldError::new(field, wants)),
+            _ => return Err(FieldError::new(field, expected)),
         };
     MessageId::parse(field, id)
 }
 
-/// A message to store of items that a client adds.
+/// A message to store, made of one or more input items.
 pub(super) struct NewItemMessage {
     pub(super) role: Role,
     pub(super) body: MessageBody,
-    /// The reply's fields, where it calls functions.
+    /// Set for an assistant message with tool calls.
     pub(super) reply: ReplyFields,
 }
 
-/// One item as it was sent.
+/// An item sent by a client.
 pub(super) enum InputItem {
     Message(Role, MessageContent),
     Call(ToolCall),
     Output(NewToolResult),
-    /// One that was told before, by its id.
+    /// The ID of an item in an earlier response.
     Reference(String),
-    /// What a model thought, which clients send back with what it said: it is shown to no model.
+    /// Reasoning, or any other item that is skipped. Clients send reasoning back with the rest of a
+    /// response; it is not shown to a model again.
     Reasoning,
 }
 
-/// An item, and where it stood: in a list, or alone as a text.
+/// An input item with its position in the body, such as `input[2]`, for errors.
 pub(super) struct PositionedItem {
     pub(super) position: String,
     pub(super) item: InputItem,
 }
 
-/// The fields of an item, told apart and no more.
 type ItemFields<'a> = BTreeMap<String, &'a RawValue>;
 
 impl PositionedItem {
-    /// Reads the item at a place.
-    pub(super) fn parse(place: String, item: &RawValue) -> Result<Self> {
+    pub(super) fn parse(position: String, item: &RawValue) -> Result<Self> {
         let Ok(StrictObject(fields)) =
             serde_json::from_str::<StrictObject<ItemFields<'_>>>(item.get())
         else {
-            return Err(Error::invalid_field(place, "must be an object, such as {role, content}"));
+            return Err(Error::invalid_field(
+                position,
+                "must be an object, such as {role, content}",
+            ));
         };
-        let sent = InputItem::parse(&fields).map_err(|error| error.within(&place))?;
-        Ok(Self { position: place, item: sent })
+        let item = InputItem::parse(&fields).map_err(|error| error.within(&position))?;
+        Ok(Self { position, item })
     }
 }
 
 impl InputItem {
     fn parse(fields: &ItemFields<'_>) -> Result<Self> {
         match read_optional_text(fields, "type")?.as_deref() {
+            // OpenAI's API allows to leave out the type of references and messages.
             None if fields.contains_key("id") && !fields.contains_key("role") => {
                 read_text(fields, "id").map(Self::Reference)
             }
             None | Some("message") => read_message(fields),
-            Some("function_call") => {
-                let (id, name) = (read_text(fields, "call_id")?, read_text(fields, "name")?);
-                Ok(Self::Call(ToolCall { id, name, input: read_text(fields, "arguments")? }))
-            }
+            Some("function_call") => Ok(Self::Call(ToolCall {
+                id: read_text(fields, "call_id")?,
+                name: read_text(fields, "name")?,
+                input: read_text(fields, "arguments")?,
+            })),
             Some("function_call_output") => read_output(fields).map(Self::Output),
             Some("item_reference") => read_text(fields, "id").map(Self::Reference),
             Some("reasoning") => Ok(Self::Reasoning),
@@ -192,18 +202,19 @@ impl InputItem {
         }
     }
 
-    /// The same item as it was told.
+    /// Converts an item of an earlier response that a client refers to by its ID.
     pub(super) fn from_item(item: ConversationItem) -> Self {
         match item.payload {
             ItemPayload::Call { call_id: id, name, arguments: input } => {
                 Self::Call(ToolCall { id, name, input })
             }
             ItemPayload::Message { role, content } => {
+                // Output items contain text only.
                 let texts = content.iter().filter_map(|part| part["text"].as_str());
                 let text = texts.collect::<Vec<_>>().join("\n");
                 Self::Message(role, MessageContent { text, parts: MessageParts::default() })
             }
-            // It belongs to its call, which clients do not leave out.
+            // An output is sent again with the call it belongs to; the reference adds nothing.
             ItemPayload::Output { .. } => Self::Reasoning,
         }
     }
@@ -235,13 +246,14 @@ fn read_message(fields: &ItemFields<'_>) -> Result<InputItem> {
     let content =
         MessageContent::parse(content, &["input_text", "output_text", "text"], "input_image")?;
     let content = content.ok_or_else(|| {
-        let wants = "must be a string or a list of input_text, output_text and input_image parts";
-        Error::invalid_field("content", wants)
+        let expected =
+            "must be a string or a list of input_text, output_text and input_image parts";
+        Error::invalid_field("content", expected)
     })?;
     Ok(InputItem::Message(role, content))
 }
 
-/// A `function_call_output`; its output is a text, or a list of texts.
+/// Parses a `function_call_output`, whose output is a string or a list of text parts.
 fn read_output(fields: &ItemFields<'_>) -> Result<NewToolResult> {
     let call_id = read_text(fields, "call_id")?;
     let output =
@@ -255,19 +267,20 @@ fn read_output(fields: &ItemFields<'_>) -> Result<NewToolResult> {
     Ok(NewToolResult::parse("call_id", call_id, output, false)?)
 }
 
-/// Makes messages of items. Calls in a row are of one reply, and outputs in a row one message, as
-/// they are where this server's own replies call. A reply that says nothing is none.
+/// Groups items into messages. Consecutive calls become one reply and consecutive outputs one tool
+/// message, as in turns of this server. Empty assistant messages are skipped.
 pub(super) fn build_messages(
     items: Vec<PositionedItem>,
     limit: usize,
 ) -> Result<Vec<NewItemMessage>> {
     let mut messages = Vec::new();
     let mut items = items.into_iter().peekable();
-    while let Some(PositionedItem { position: place, item: sent }) = items.next() {
-        let (role, text, parts, finish_reason) = match sent {
-            InputItem::Message(Role::Assistant, said) if said.is_empty() => continue,
+    while let Some(PositionedItem { position, item }) = items.next() {
+        let (role, text, parts, finish_reason) = match item {
+            InputItem::Message(Role::Assistant, content) if content.is_empty() => continue,
             InputItem::Message(role, MessageContent { text, parts }) => (role, text, parts, None),
             InputItem::Call(first) => {
+                // Parallel calls of one reply; each must be answered before the next reply.
                 let mut calls = vec![first];
                 let is_call = |next: &PositionedItem| matches!(next.item, InputItem::Call(_));
                 while let Some(PositionedItem { item: InputItem::Call(call), .. }) =
@@ -292,14 +305,15 @@ pub(super) fn build_messages(
                 (Role::Tool, text, parts, None)
             }
             InputItem::Reasoning => continue,
+            // Responses resolve references beforehand; conversations have none.
             InputItem::Reference(_) => {
-                return Err(Error::invalid_field(place, "must not be a reference here"));
+                return Err(Error::invalid_field(position, "must not be an item_reference here"));
             }
         };
         let body = MessageBody::parse("content", text, parts, MessageType::Text, limit);
         let body = body.map_err(|error| match error {
             ContentError::InvalidField(invalid) => {
-                Error::invalid_field(content_position(place), invalid.message)
+                Error::invalid_field(content_position(position), invalid.message)
             }
             too_large => too_large.into(),
         })?;
@@ -309,9 +323,9 @@ pub(super) fn build_messages(
     Ok(messages)
 }
 
-/// Where the text of what stood there was.
-fn content_position(place: String) -> String {
-    if place.ends_with(']') { format!("{place}.content") } else { place }
+/// The position of a message's text: the `content` of an item in a list, or a plain string itself.
+fn content_position(position: String) -> String {
+    if position.ends_with(']') { format!("{position}.content") } else { position }
 }
 
 fn to_call_part(call: ToolCall) -> MessagePart {

@@ -1,4 +1,4 @@
-//! What a message of OpenAI's says: a text, or a list of texts and pictures.
+//! Message content in OpenAI's format: a string, or a list of text and image parts.
 
 use crate::domain::image::parse_image;
 use crate::domain::message::MessageParts;
@@ -8,10 +8,10 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
 
-/// What a model said instead of an answer: a text by another name, in every dialect.
+/// A text part in all formats: the model's refusal, which clients send back as part of the history.
 const REFUSAL_PART: &str = "refusal";
 
-/// A text, and what is none.
+/// Text and image parts of a message.
 #[derive(Default)]
 pub(super) struct MessageContent {
     pub(super) text: String,
@@ -19,18 +19,22 @@ pub(super) struct MessageContent {
 }
 
 impl MessageContent {
-    /// Whether it says nothing.
     pub(super) fn is_empty(&self) -> bool {
         self.text.trim().is_empty() && self.parts.is_empty()
     }
 
-    /// Reads content whose texts and pictures go by these names. `None` if it is something else.
-    /// Errors: a picture that lies where no model can reach it; files of OpenAI's are not here.
-    pub(super) fn parse(raw: &RawValue, texts: &[&str], picture: &str) -> Result<Option<Self>> {
+    /// Parses content whose parts have the given types. `None` if it has any other form. Errors: an
+    /// image that is not given by URL, such as an uploaded file of OpenAI's.
+    pub(super) fn parse(
+        raw: &RawValue,
+        text_types: &[&str],
+        image_type: &str,
+    ) -> Result<Option<Self>> {
         #[derive(Deserialize)]
         struct ContentPartInput {
             #[serde(rename = "type")]
             kind: String,
+            // A refusal part has its text in a field of its own.
             #[serde(default, alias = "refusal")]
             text: Option<String>,
         }
@@ -38,23 +42,25 @@ impl MessageContent {
             return Ok(Some(Self { text, parts: MessageParts::default() }));
         }
         let Ok(all) = serde_json::from_str::<Vec<&RawValue>>(raw.get()) else { return Ok(None) };
-        let (mut said, mut pictures) = (Vec::new(), Vec::new());
+        let mut texts = Vec::new();
+        let mut images = Vec::new();
         for (index, part) in all.into_iter().enumerate() {
             match serde_json::from_str(part.get()) {
                 Ok(StrictObject(ContentPartInput { kind, text: Some(text) }))
-                    if kind == REFUSAL_PART || texts.contains(&&*kind) =>
+                    if kind == REFUSAL_PART || text_types.contains(&&*kind) =>
                 {
-                    said.push(text);
+                    texts.push(text);
                 }
-                Ok(StrictObject(ContentPartInput { kind, .. })) if kind == picture => {
+                Ok(StrictObject(ContentPartInput { kind, .. })) if kind == image_type => {
                     check_image_url(index, part)?;
-                    pictures.push(part);
+                    images.push(part);
                 }
+                // An unknown part is refused rather than dropped: the model would not see it.
                 _ => return Ok(None),
             }
         }
-        let parts = to_raw_value(&pictures).map_err(Error::internal)?;
-        Ok(Some(Self { text: said.join("\n"), parts: MessageParts::parse("content", &parts)? }))
+        let parts = to_raw_value(&images).map_err(Error::internal)?;
+        Ok(Some(Self { text: texts.join("\n"), parts: MessageParts::parse("content", &parts)? }))
     }
 }
 
@@ -64,5 +70,5 @@ fn check_image_url(index: usize, part: &RawValue) -> Result<()> {
         return Ok(());
     }
     let field = format!("content[{index}].image_url");
-    Err(Error::invalid_field(field, "must be the URL of a picture: https, http, or data:image/"))
+    Err(Error::invalid_field(field, "must be an image URL: https, http or data:image/"))
 }

@@ -1,9 +1,8 @@
-//! `/v1`: OpenAI's own routes in OpenAI's own shapes, so that its SDKs gain sessions by another base
-//! URL.
+//! `/v1`: routes compatible with the OpenAI API. Its SDKs get sessions by changing the base URL.
 //!
-//! With a session a request is a turn like any other, stored, remembered and to be joined at
-//! `/api/chat/:sessionId/stream`. A chat completion without one is handed on to the provider; a
-//! response has a session of its own, unless it is not to be stored.
+//! A request with a session is an ordinary turn: it is stored, uses memory, and its stream can be
+//! resumed at `/api/chat/:sessionId/stream`. A chat completion without a session is forwarded to
+//! the provider. A response without a conversation gets its own session unless `store` is false.
 
 mod chat_completion_request;
 mod chat_completion_response;
@@ -18,5 +17,5 @@ pub(super) mod responses;
 
 pub(super) use errors::encode_openai_errors;
 
-/// The header that names a session.
+/// Names the session, in requests and responses.
 const SESSION_HEADER: &str = "x-echoic-session";

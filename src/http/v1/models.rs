@@ -1,4 +1,4 @@
-//! `/v1/models`: the provider's models as OpenAI lists them.
+//! `/v1/models`: the available models in OpenAI's format.
 
 use crate::chat::ModelInfo;
 use crate::error::{Error, ErrorKind};
@@ -10,20 +10,24 @@ use axum::extract::{Path, State};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// The models there are.
+/// A list of models of the OpenAI API.
 #[derive(Serialize, ToSchema)]
 pub(in crate::http) struct OpenAiModelListResponse {
+    /// Always `list`.
     object: &'static str,
     data: Vec<OpenAiModel>,
 }
 
-/// One model.
+/// A model of the OpenAI API.
 #[derive(Serialize, ToSchema)]
 pub(in crate::http) struct OpenAiModel {
+    /// Name of the model.
     id: String,
+    /// Always `model`.
     object: &'static str,
-    /// Unknown: providers are not asked.
+    /// Always 0: the server does not know the time of creation.
     created: u64,
+    /// The provider.
     owned_by: String,
 }
 
@@ -33,14 +37,14 @@ impl From<ModelInfo> for OpenAiModel {
     }
 }
 
-/// List the provider's models, in OpenAI's shape.
+/// List the available models in OpenAI's format.
 #[utoipa::path(
     get, path = "/v1/models", tag = "openai",
-    responses((status = 200, body = OpenAiModelListResponse), (status = "default", description = "An error in OpenAI's shape"))
+    responses((status = 200, body = OpenAiModelListResponse), (status = "default", description = "An error in OpenAI's format"))
 )]
 pub(in crate::http) async fn list_openai_models(
     State(api): State<ApiState>,
-    CurrentUser(_who): CurrentUser,
+    CurrentUser(_principal): CurrentUser,
     _query: NoQueryParams,
 ) -> ApiResult<Json<OpenAiModelListResponse>> {
     let models = api.chat.list_models().await?;
@@ -48,19 +52,20 @@ pub(in crate::http) async fn list_openai_models(
     Ok(Json(OpenAiModelListResponse { object: "list", data }))
 }
 
-/// Get one model, in OpenAI's shape.
+/// Get a model in OpenAI's format.
 #[utoipa::path(
     get, path = "/v1/models/{*model}", tag = "openai",
-    params(("model" = String, Path, description = "Its name; may hold slashes")),
-    responses((status = 200, body = OpenAiModel), (status = "default", description = "An error in OpenAI's shape"))
+    params(("model" = String, Path, description = "Name of the model; may contain slashes")),
+    responses((status = 200, body = OpenAiModel), (status = "default", description = "An error in OpenAI's format"))
 )]
 pub(in crate::http) async fn get_openai_model(
     State(api): State<ApiState>,
-    CurrentUser(_who): CurrentUser,
+    CurrentUser(_principal): CurrentUser,
     _query: NoQueryParams,
     Path(name): Path<String>,
 ) -> ApiResult<Json<OpenAiModel>> {
     let models = api.chat.list_models().await?;
+    // A wildcard route, because names such as `meta-llama/llama-3` contain slashes.
     let found = models.into_iter().find(|model| model.id == name);
     let absent = || Error::new(ErrorKind::ModelNotFound, "there is no such model");
     Ok(Json(found.ok_or_else(absent)?.into()))

@@ -1,7 +1,7 @@
-//! Which of the earlier messages belong to a question: pure functions over the words of a path.
+//! Ranks earlier messages by relevance to a question: pure functions over the words of a path.
 //!
-//! Nothing here knows a store, a session or a clock. [`PassageIndex`] takes messages in and gives their
-//! passages, [`score_passages`] says how well each of them answers. Called by `recall`.
+//! Nothing here depends on a store, a session or a clock. [`PassageIndex`] splits messages into
+//! passages and indexes their terms; [`score_passages`] scores the passages for a question.
 
 mod index;
 mod passages;

@@ -1,23 +1,23 @@
-//! Long messages in passages, so that one of them can be recalled without the rest.
+//! Splits long messages into passages, so that a passage can be recalled without the rest.
 
 use std::ops::Range;
 
-/// A message of at most this many bytes is one passage …
+/// A message of at most this many bytes is a single passage.
 const MAX_SINGLE_PASSAGE_BYTES: usize = 1_000;
-/// … and a longer one is cut into passages of at most this many, …
+/// Upper bound of the passages of a longer message.
 const MAX_PASSAGE_BYTES: usize = 800;
-/// … which are filled at least so far, where there is a place to cut behind it.
+/// Passages are at least this long if a natural boundary allows it.
 const MIN_PASSAGE_BYTES: usize = 320;
 
-/// Where the passages of a text lie. Together they are the text but for white space around cuts; a
-/// cut is at the end of a paragraph, else of a line, else of a sentence, else of a word, else
-/// between two characters.
+/// Ranges of a text's passages. Together they cover the text except for white space around splits.
+/// Splits are at the end of a paragraph or else of a line, a sentence, a word or a character.
 pub(super) fn split_passages(text: &str) -> Vec<Range<usize>> {
     if text.len() <= MAX_SINGLE_PASSAGE_BYTES {
         let whole = Some(0..text.len()).filter(|_| !text.trim().is_empty());
         return whole.into_iter().collect();
     }
-    let (mut found, mut start) = (Vec::new(), 0);
+    let mut found = Vec::new();
+    let mut start = 0;
     while text.len() - start > MAX_PASSAGE_BYTES {
         let end = start + find_split(&text[start..]);
         found.push(start..end);
@@ -32,15 +32,17 @@ pub(super) fn split_passages(text: &str) -> Vec<Range<usize>> {
     trimmed.filter(|range| !range.is_empty()).collect()
 }
 
-/// How much of a text that is longer than a passage goes into its first one.
+/// Length of the first passage of a text that is longer than [`MAX_PASSAGE_BYTES`].
 fn find_split(text: &str) -> usize {
     let end = (0..=MAX_PASSAGE_BYTES).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
     let first = &text[..end];
-    let behind = |mark: &str| first.rfind(mark).map(|at| at + mark.len());
+    let after = |mark: &str| first.rfind(mark).map(|at| at + mark.len());
     let sentence = first
         .char_indices()
         .rev()
         .find(|(at, c)| {
+            // A full stop inside of a word, as in "3.14" or "main.rs", ends no sentence. CJK marks
+            // are not followed by a space.
             let next = first[at + c.len_utf8()..].chars().next();
             matches!(c, '。' | '！' | '？')
                 || matches!(c, '.' | '!' | '?') && next.is_some_and(char::is_whitespace)
@@ -49,8 +51,8 @@ fn find_split(text: &str) -> usize {
     let word = first
         .rfind(char::is_whitespace)
         .map(|at| at + first[at..].chars().next().map_or(1, char::len_utf8));
-    let cuts = [behind("\n\n"), behind("\n"), sentence, word];
-    cuts.into_iter().flatten().find(|at| *at >= MIN_PASSAGE_BYTES).unwrap_or(end)
+    let splits = [after("\n\n"), after("\n"), sentence, word];
+    splits.into_iter().flatten().find(|at| *at >= MIN_PASSAGE_BYTES).unwrap_or(end)
 }
 
 #[cfg(test)]
@@ -73,7 +75,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn passages_are_the_text_in_bounds(text in "(?s)(.{0,400}|[a-z .\n]{0,900}|[東京。\n]{0,700}){0,4}") {
+        fn passages_cover_text_within_bounds(text in "(?s)(.{0,400}|[a-z .\n]{0,900}|[東京。\n]{0,700}){0,4}") {
             let found = split_passages(&text);
             let mut at = 0;
             for range in &found {

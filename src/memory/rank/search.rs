@@ -1,58 +1,61 @@
-//! How well each passage of a path answers a question.
+//! Scores how well each passage of a path answers a question.
 //!
 //! 1. **BM25** over day, speaker and text (S. Robertson, H. Zaragoza, "The Probabilistic Relevance
 //!    Framework: BM25 and Beyond", 2009, with the idf of Lucene, which is never negative).
-//! 2. **Flow**: a passage takes part in what its neighbours score, the more behind a question:
-//!    answers follow questions, and seldom repeat their words.
-//! 3. **ErrorKind**: questions are less worth than answers; who asks when, wants passages that say it.
-//! 4. **Block**: the sitting as a whole is scored like a passage, and lifts what was said in it.
-//! 5. **Speaker**: who names somebody asks for what they said more often than for what they were
-//!    told.
-//! 6. **Substance**: where the words leave it open, a long statement tells more than a short one, and
-//!    more than a question. It fills what room is left, and decides little else.
+//! 2. **Flow**: a passage gets a part of its neighbors' scores, and more after a question, because
+//!    answers follow questions and seldom repeat their words.
+//! 3. **Kind**: questions count less than answers; passages that mention a time count more for a
+//!    question that asks when.
+//! 4. **Block**: the sitting as a whole is scored like a passage and raises all passages of it.
+//! 5. **Speaker**: a question that names a person is more often about what that person said than
+//!    about what was said to them.
+//! 6. **Substance**: where words do not decide, a long statement counts more than a short one or a
+//!    question. This fills the remaining budget and has little influence otherwise.
 //!
-//! The weights of 2 to 6 were found by measuring how much of the labelled evidence of long
-//! conversations they bring into a budget; docs/MEMORY.md has the figures.
+//! The weights of 2 to 6 were tuned by the share of labeled evidence of long conversations that
+//! fits into a budget; docs/MEMORY.md has the figures.
 
 use super::index::{PassageIndex, TermPosting};
 use super::stopwords::is_stopword;
 use super::time_cues::is_when_question;
 
-/// BM25's saturation of repeated terms, and its share of length.
+/// BM25 parameters: saturation of repeated terms, and influence of the passage's length.
 const K1: f32 = 1.2;
 const B: f32 = 0.75;
-/// A term in more than this part of the passages says nothing.
+/// Terms in more than this share of the passages are ignored.
 const COMMON_TERM_SHARE: f32 = 0.25;
-/// What flows from the passage before, and from the one behind.
+/// Parts of the scores of the previous and the next passage that a passage gets.
 const FLOW_FROM_PREVIOUS: f32 = 0.5;
 const FLOW_FROM_NEXT: f32 = 0.3;
-/// How much more flows from a question.
+/// Factor of the flow from a previous passage that is a question.
 const QUESTION_FLOW_FACTOR: f32 = 1.5;
-/// The worth of a question.
+/// Factor of a passage that is a question itself.
 const QUESTION_FACTOR: f32 = 0.7;
-/// The worth of a passage that says when, to who asks when.
+/// Factor of a passage that mentions a time, if the question asks when.
 const MENTIONS_TIME_FACTOR: f32 = 1.5;
-/// The weight of the block, as a part of the best passage's score.
+/// Weight of the block's score, relative to the best passage.
 const BLOCK_WEIGHT: f32 = 0.5;
-/// The worth of what somebody said whom the question names.
+/// Factor of a passage whose speaker the question names.
 const NAMED_SPEAKER_FACTOR: f32 = 1.3;
-/// The weight of substance, as a part of the best passage's score …
+/// Weight of substance, relative to the best passage.
 const SUBSTANCE_WEIGHT: f32 = 0.2;
-/// … the worth of it where nobody is named who said it …
+/// Factor of substance if the question does not name the passage's speaker.
 const UNNAMED_SPEAKER_FACTOR: f32 = 0.3;
-/// … and the number of terms that has half of it.
+/// Number of terms at which substance reaches half of its weight.
 const SUBSTANCE_HALF_TERMS: f32 = 20.0;
 
-/// The scores of all passages, in their order. Empty if the question has no word that anybody said,
-/// and names nobody.
+/// Scores of all passages, in their order. Empty if no term of the question occurs and no speaker
+/// is named.
 pub fn score_passages(index: &PassageIndex, question: &str) -> Vec<f32> {
     let terms = find_terms(index, question);
     let named = find_named_speakers(index, question);
     if terms.is_empty() && !named.contains(&true) {
         return Vec::new();
     }
-    let alone = score_by_terms(index, &terms);
-    let mut scores = spread_to_neighbors(index, &alone);
+    let own = score_by_terms(index, &terms);
+    let mut scores = spread_to_neighbors(index, &own);
+    // The order of the following steps matters: block and substance are relative to the best score
+    // so far, and a named speaker raises the block's part, too.
     let asks_when = is_when_question(question);
     for (score, passage) in scores.iter_mut().zip(index.passages()) {
         if passage.is_question {
@@ -72,7 +75,7 @@ pub fn score_passages(index: &PassageIndex, question: &str) -> Vec<f32> {
     scores
 }
 
-/// Of each speaker, whether the question has a word of their name.
+/// For each speaker, whether the question contains a word of their name.
 fn find_named_speakers(index: &PassageIndex, question: &str) -> Vec<bool> {
     let mut named = vec![false; index.speaker_names().len()];
     index.tokenizer().for_each_word(question, |word| {
@@ -83,9 +86,10 @@ fn find_named_speakers(index: &PassageIndex, question: &str) -> Vec<bool> {
     named
 }
 
-/// Adds what a passage is worth by itself.
+/// Adds a score for length and kind of a passage, whatever the question's terms are.
 fn add_substance_scores(index: &PassageIndex, named: &[bool], scores: &mut [f32]) {
     let best = max_score(scores);
+    // With a speaker's name alone, no passage has a score yet.
     let best = if best > 0.0 { best } else { 1.0 };
     for (score, passage) in scores.iter_mut().zip(index.passages()) {
         let terms = f32::from(passage.term_count);
@@ -96,8 +100,8 @@ fn add_substance_scores(index: &PassageIndex, named: &[bool], scores: &mut [f32]
     }
 }
 
-/// Where the question's terms are. Stopwords and terms that are everywhere do not count, unless
-/// nothing else is there.
+/// Postings of the question's terms. Ignores stopwords and very common terms, unless nothing else
+/// is left.
 fn find_terms<'a>(index: &'a PassageIndex, question: &str) -> Vec<&'a [TermPosting]> {
     let mut found = Vec::new();
     let mut seen = Vec::new();
@@ -114,10 +118,13 @@ fn find_terms<'a>(index: &'a PassageIndex, question: &str) -> Vec<&'a [TermPosti
             }
         });
     });
-    let most = (index.passages().len() as f32 * COMMON_TERM_SHARE).max(2.0);
-    let is_common = |postings: &[TermPosting]| postings.len() as f32 > most;
-    let telling = |(is_stop, postings): &&(bool, &[TermPosting])| !is_stop && !is_common(postings);
-    let mut terms: Vec<_> = found.iter().filter(telling).map(|(_, postings)| *postings).collect();
+    // In a short path any term is in a large share of the passages; up to two are never too common.
+    let max_passages = (index.passages().len() as f32 * COMMON_TERM_SHARE).max(2.0);
+    let is_common = |postings: &[TermPosting]| postings.len() as f32 > max_passages;
+    let is_significant =
+        |(is_stop, postings): &&(bool, &[TermPosting])| !is_stop && !is_common(postings);
+    let mut terms: Vec<_> =
+        found.iter().filter(is_significant).map(|(_, postings)| *postings).collect();
     if terms.is_empty() {
         terms =
             found.iter().filter(|(is_stop, _)| !is_stop).map(|(_, postings)| *postings).collect();
@@ -128,15 +135,17 @@ fn find_terms<'a>(index: &'a PassageIndex, question: &str) -> Vec<&'a [TermPosti
     terms
 }
 
+/// Inverse document frequency of a term that is in `with_term` of `count` documents.
 fn idf(count: f32, with_term: f32) -> f32 {
     (1.0 + (count - with_term + 0.5) / (with_term + 0.5)).ln()
 }
 
+/// BM25 score of one term in a document of `length` terms; `mean` is the mean length.
 fn bm25(idf: f32, times: f32, length: f32, mean: f32) -> f32 {
     idf * times * (K1 + 1.0) / (times + K1 * (1.0 - B + B * length / mean))
 }
 
-/// Each passage by its own terms.
+/// BM25 score of each passage.
 fn score_by_terms(index: &PassageIndex, terms: &[&[TermPosting]]) -> Vec<f32> {
     let count = index.passages.len() as f32;
     let mean = index.total_terms as f32 / count;
@@ -152,21 +161,22 @@ fn score_by_terms(index: &PassageIndex, terms: &[&[TermPosting]]) -> Vec<f32> {
     scores
 }
 
-/// Each passage with what flows to it from the one before and the one behind.
-fn spread_to_neighbors(index: &PassageIndex, alone: &[f32]) -> Vec<f32> {
-    let from_before = |at: usize| {
-        let before = at.checked_sub(1)?;
-        let more = if index.passages[before].is_question { QUESTION_FLOW_FACTOR } else { 1.0 };
-        Some(FLOW_FROM_PREVIOUS * more * alone[before])
+/// Adds parts of the previous and the next passage's scores to each score.
+fn spread_to_neighbors(index: &PassageIndex, own: &[f32]) -> Vec<f32> {
+    let from_previous = |at: usize| {
+        let previous = at.checked_sub(1)?;
+        let is_question = index.passages[previous].is_question;
+        let factor = if is_question { QUESTION_FLOW_FACTOR } else { 1.0 };
+        Some(FLOW_FROM_PREVIOUS * factor * own[previous])
     };
-    let from_behind = |at: usize| alone.get(at + 1).map(|behind| FLOW_FROM_NEXT * behind);
-    let flowing = |(at, score): (usize, &f32)| {
-        score + from_before(at).unwrap_or(0.0) + from_behind(at).unwrap_or(0.0)
+    let from_next = |at: usize| own.get(at + 1).map(|next| FLOW_FROM_NEXT * next);
+    let spread = |(at, score): (usize, &f32)| {
+        score + from_previous(at).unwrap_or(0.0) + from_next(at).unwrap_or(0.0)
     };
-    alone.iter().enumerate().map(flowing).collect()
+    own.iter().enumerate().map(spread).collect()
 }
 
-/// Lifts the passages of blocks that answer the question as a whole.
+/// Raises the passages of blocks that match the question as a whole.
 fn add_block_scores(index: &PassageIndex, terms: &[&[TermPosting]], scores: &mut [f32]) {
     let Some(last) = index.passages.last() else { return };
     let count = last.block as usize + 1;

@@ -1,7 +1,8 @@
-//! Words that say nothing of what is asked for.
+//! Stopwords: words that do not tell what a question is about.
 
-/// Words of questions and of grammar, as [`super::tokenizer`] gives them before stemming. English only:
-/// what other languages have of them is in too many messages to count ([`super::search`]).
+/// Question and function words, sorted, in the form that [`super::tokenizer`] emits before
+/// stemming. English only: stopwords of other languages occur often enough for [`super::search`] to
+/// ignore them as common terms.
 const STOPWORDS: &[&str] = &[
     "a",
     "about",
@@ -137,7 +138,6 @@ const STOPWORDS: &[&str] = &[
     "yourselves",
 ];
 
-/// Whether a word is one of them.
 pub(super) fn is_stopword(word: &str) -> bool {
     STOPWORDS.binary_search(&word).is_ok()
 }
@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn stopwords_are_recognized() {
-        assert!(STOPWORDS.is_sorted(), "it is searched by halves");
+        assert!(STOPWORDS.is_sorted(), "the list is searched by bisection");
         assert!(is_stopword("what") && is_stopword("the") && !is_stopword("research"));
     }
 }

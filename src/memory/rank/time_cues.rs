@@ -1,6 +1,7 @@
-//! What a text says about time.
+//! Recognizes words and questions about time.
 
-/// Words that place something in time, as [`super::tokenizer`] gives them before stemming.
+/// English words that place something in time, sorted, in the form that [`super::tokenizer`] emits
+/// before stemming.
 const TIME_WORDS: &[&str] = &[
     "ago",
     "april",
@@ -57,7 +58,7 @@ const TIME_WORDS: &[&str] = &[
     "yesterday",
 ];
 
-/// Whether a word places something in time; a year does.
+/// Whether a word places something in time. Years from 1900 to 2099 count, too.
 pub(super) fn is_time_word(word: &str) -> bool {
     let is_year = || {
         word.len() == 4
@@ -67,15 +68,15 @@ pub(super) fn is_time_word(word: &str) -> bool {
     TIME_WORDS.binary_search(&word).is_ok() || is_year()
 }
 
-/// Whether a question asks when something is, was or will be.
+/// Whether an English question asks when something is, was or will be.
 pub(super) fn is_when_question(question: &str) -> bool {
     let question = question.to_lowercase();
     let words: Vec<&str> =
         question.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
-    let asks = |pair: [&str; 2]| words.windows(2).any(|found| found == pair);
+    let has_pair = |pair: [&str; 2]| words.windows(2).any(|found| found == pair);
     words.contains(&"when")
-        || asks(["how", "long"])
-        || asks(["what", "time"])
+        || has_pair(["how", "long"])
+        || has_pair(["what", "time"])
         || words.windows(2).any(|found| {
             matches!(found[0], "what" | "which")
                 && matches!(
@@ -91,7 +92,7 @@ mod tests {
 
     #[test]
     fn time_words_are_recognized() {
-        assert!(TIME_WORDS.is_sorted(), "it is searched by halves");
+        assert!(TIME_WORDS.is_sorted(), "the list is searched by bisection");
         assert!(
             is_time_word("yesterday")
                 && is_time_word("2023")

@@ -1,19 +1,18 @@
-//! From a text to the terms by which it is found: words in lower case, without accents, reduced to
-//! their stems; pairs of characters where a script writes no blanks between words; emoji.
+//! Splits texts into search terms: words in lower case, without accents, reduced to their stems;
+//! pairs of characters in scripts that write no spaces between words; emoji.
 //!
-//! Stems are Snowball's (<https://snowballstem.org/algorithms/>), the algorithm chosen by a word's
-//! script. A message and a question take the same way, so a stemmer that is not of the text's
-//! language still finds a word where it stands in the same form.
+//! Stemming is Snowball's (<https://snowballstem.org/algorithms/>), with the algorithm chosen by
+//! the script of a word. Messages and questions are split by the same rules, so even a stemmer of
+//! the wrong language finds a word in the same form.
 
 use rust_stemmers::{Algorithm, Stemmer};
 use std::borrow::Cow;
 use unicode_normalization::UnicodeNormalization;
 use unicode_normalization::char::is_combining_mark;
 
-/// Longer words are cut: nobody asks for them by their ends.
+/// Longer words are truncated; the beginning identifies them well enough.
 const MAX_WORD_BYTES: usize = 64;
 
-/// Makes terms of texts.
 pub(super) struct TermTokenizer {
     english: Stemmer,
     russian: Stemmer,
@@ -32,16 +31,15 @@ impl Default for TermTokenizer {
     }
 }
 
-/// How a character takes part in terms.
+/// Role of a character in splitting a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum CharClass {
-    /// Of a word that ends where the letters end.
+    /// Part of a word of letters and digits.
     Letter,
-    /// Of a script without blanks between words.
+    /// Part of a run without spaces, which is split into pairs.
     Unspaced,
-    /// A term of its own.
+    /// A term by itself.
     Symbol,
-    /// None of these.
     Separator,
 }
 
@@ -55,7 +53,8 @@ fn classify_char(c: char) -> CharClass {
             CharClass::Unspaced
         }
         0xf900..=0xfaff | 0xff66..=0xff9f | 0x20000..=0x3ffff => CharClass::Unspaced,
-        // Pictographs, but not what only changes the one before: skin tones, flags' halves stay.
+        // Pictographs, without the skin tone modifiers. Regional indicators, the halves of flags,
+        // count as symbols.
         0x1f3fb..=0x1f3ff => CharClass::Separator,
         0x2600..=0x27bf | 0x1f000..=0x1faff => CharClass::Symbol,
         _ if c.is_alphanumeric() || is_combining_mark(c) => CharClass::Letter,
@@ -64,41 +63,43 @@ fn classify_char(c: char) -> CharClass {
 }
 
 impl TermTokenizer {
-    /// Gives the terms of a text in their order, to `take`.
-    pub(super) fn for_each_term(&self, text: &str, mut take: impl FnMut(&str)) {
+    /// Calls `emit` with each term of the text, in order.
+    pub(super) fn for_each_term(&self, text: &str, mut emit: impl FnMut(&str)) {
         self.for_each_word(text, |word| {
             let stem = self.stem_word(word);
             if !stem.is_empty() {
-                take(&stem);
+                emit(&stem);
             }
         });
     }
 
-    /// Gives the words of a text before they are reduced to stems.
-    pub(super) fn for_each_word(&self, text: &str, mut take: impl FnMut(&str)) {
-        let folded: Cow<'_, str> = match text.is_ascii() {
-            true => Cow::Owned(text.to_ascii_lowercase()),
-            false => Cow::Owned(fold_text(text)),
+    /// Calls `emit` with each word of the text, in order and before stemming.
+    pub(super) fn for_each_word(&self, text: &str, mut emit: impl FnMut(&str)) {
+        // Most texts are ASCII, where folding is only lower case.
+        let folded = match text.is_ascii() {
+            true => text.to_ascii_lowercase(),
+            false => fold_text(text),
         };
         let mut rest = &*folded;
         while let Some(first) = rest.chars().next() {
-            let kind = classify_char(first);
-            let same = |c: char| classify_char(c) == kind;
-            let end = match kind {
+            let class = classify_char(first);
+            let end = match class {
                 CharClass::Symbol => first.len_utf8(),
-                _ => rest.find(|c| !same(c)).unwrap_or(rest.len()),
+                _ => rest.find(|c| classify_char(c) != class).unwrap_or(rest.len()),
             };
-            let (run, behind) = rest.split_at(end);
-            rest = behind;
-            match kind {
+            let (run, others) = rest.split_at(end);
+            rest = others;
+            match class {
                 CharClass::Separator => {}
-                CharClass::Letter => take(truncate_bytes(run, MAX_WORD_BYTES)),
-                CharClass::Symbol => take(run),
-                CharClass::Unspaced => for_each_pair(run, &mut take),
+                CharClass::Letter => emit(truncate_bytes(run, MAX_WORD_BYTES)),
+                CharClass::Symbol => emit(run),
+                CharClass::Unspaced => for_each_pair(run, &mut emit),
             }
         }
     }
 
+    /// Chooses the stemmer by the first letter: Latin, Greek, Cyrillic or Arabic. Words of other
+    /// scripts stay as they are.
     fn stem_word<'a>(&self, word: &'a str) -> Cow<'a, str> {
         let stemmer = match word.chars().next().map_or(0, u32::from) {
             0x61..=0x7a => {
@@ -117,39 +118,40 @@ impl TermTokenizer {
     }
 }
 
-/// Lower case without accents, the way titles are compared.
+/// Lower case without accents.
 fn fold_text(text: &str) -> String {
     text.nfkd().filter(|c| !is_combining_mark(*c)).flat_map(char::to_lowercase).collect()
 }
 
-/// Every two neighbours; one character alone is a term, too.
-fn for_each_pair(run: &str, take: &mut impl FnMut(&str)) {
+/// Calls `emit` with each pair of adjacent characters, or with a single character.
+fn for_each_pair(run: &str, emit: &mut impl FnMut(&str)) {
     let ends: Vec<usize> =
         run.char_indices().map(|(at, _)| at).chain(std::iter::once(run.len())).collect();
     if let [_, only] = ends[..] {
-        return take(&run[..only]);
+        return emit(&run[..only]);
     }
     for pair in ends.windows(3) {
-        take(&run[pair[0]..pair[2]]);
+        emit(&run[pair[0]..pair[2]]);
     }
 }
 
-fn truncate_bytes(word: &str, most: usize) -> &str {
-    if word.len() <= most {
+/// The longest prefix of at most `max_bytes` bytes that ends between characters.
+fn truncate_bytes(word: &str, max_bytes: usize) -> &str {
+    if word.len() <= max_bytes {
         return word;
     }
-    let end = word.char_indices().map(|(at, _)| at).take_while(|at| *at <= most).last();
+    let end = word.char_indices().map(|(at, _)| at).take_while(|at| *at <= max_bytes).last();
     &word[..end.unwrap_or(0)]
 }
 
-/// The base of an English form that no stemmer reduces, as a stem.
+/// The stem of an irregular English form, which the stemmer does not reduce to its base.
 fn find_irregular_stem(word: &str) -> Option<&'static str> {
     let at = IRREGULAR_FORMS.binary_search_by_key(&word, |(form, _)| form).ok()?;
     Some(IRREGULAR_FORMS[at].1)
 }
 
-/// Forms that differ from their base by more than an ending, and the stem of that base.
-/// Source: the common ones of <https://en.wiktionary.org/wiki/Appendix:English_irregular_verbs>.
+/// Irregular English forms and the stems of their bases, sorted by form. Source: common entries of
+/// <https://en.wiktionary.org/wiki/Appendix:English_irregular_verbs>.
 const IRREGULAR_FORMS: &[(&str, &str)] = &[
     ("ate", "eat"),
     ("beaten", "beat"),
@@ -297,10 +299,10 @@ mod tests {
         );
         assert_eq!(collect_terms("Crème-brûlée, 3 cafés"), ["creme", "brule", "3", "cafe"]);
         assert_eq!(collect_terms("книги книга"), ["книг", "книг"]);
-        assert!(IRREGULAR_FORMS.is_sorted(), "it is searched by halves");
-        let words = TermTokenizer::default();
+        assert!(IRREGULAR_FORMS.is_sorted(), "the list is searched by bisection");
+        let tokenizer = TermTokenizer::default();
         for (_, base) in IRREGULAR_FORMS {
-            let again = words.english.stem(base);
+            let again = tokenizer.english.stem(base);
             assert!(
                 *base == again || find_irregular_stem(base).is_some() || again.len() < base.len(),
                 "{base}: {again}"

@@ -1,37 +1,36 @@
-//! Vectors of meaning, kept in a byte for each number, and how near two of them are.
+//! Embedding vectors with one byte per dimension, and their cosine similarity.
 //!
-//! Only the direction counts, so a vector is stretched until its largest number is 127 and rounded:
-//! the cosine of two such vectors differs from the true one by less than a hundredth.
+//! Only the direction matters, so a vector is scaled until its largest number is 127 and rounded.
+//! The cosine of two such vectors differs from the exact one by less than 0.01.
 
-/// A vector in bytes.
+/// A vector of signed bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QuantizedVector(Box<[u8]>);
 
 impl QuantizedVector {
-    /// Makes bytes of a vector.
     pub fn quantize(numbers: &[f32]) -> Self {
-        let largest = numbers.iter().fold(0.0_f32, |most, number| most.max(number.abs()));
-        let stretch = if largest > 0.0 { 127.0 / largest } else { 0.0 };
-        // Invariant: between -127 and 127.
-        let byte = |number: &f32| ((number * stretch).round() as i8).to_ne_bytes()[0];
+        let largest = numbers.iter().fold(0.0_f32, |max, number| max.max(number.abs()));
+        let scale = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+        // `scale` keeps the rounded numbers between -127 and 127, so the cast is exact.
+        let byte = |number: &f32| ((number * scale).round() as i8).to_ne_bytes()[0];
         Self(numbers.iter().map(byte).collect())
     }
 
-    /// A vector as it was stored.
     pub fn from_bytes(bytes: &[u8]) -> Self {
         Self(bytes.into())
     }
 
-    /// As it is stored.
+    /// The stored form.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// How near another one is, from -1 to 1. `None` if they are of different lengths.
+    /// From -1 to 1. `None` if the lengths differ: the vectors are of different models.
     pub fn cosine_similarity(&self, other: &Self) -> Option<f32> {
         if self.0.len() != other.0.len() {
             return None;
         }
+        // Exact in i64 for any length in use; sums of f32 would depend on the order of additions.
         let (mut dot, mut own, mut others) = (0_i64, 0_i64, 0_i64);
         for (a, b) in self.0.iter().zip(&other.0) {
             let (a, b) = (i32::from(a.cast_signed()), i32::from(b.cast_signed()));
@@ -44,21 +43,24 @@ impl QuantizedVector {
     }
 }
 
-/// Puts words and meaning together: each score over the highest, plus how near the meaning is, where
-/// the nearest counts 1 and the farthest 0. A passage without a vector counts like the mean of the
-/// others. As it is if no passage has a vector.
-pub fn blend_scores(scores: &mut Vec<f32>, near: &[Option<f32>]) {
-    let known = || near.iter().flatten().copied();
-    let (least, most) = (known().fold(f32::MAX, f32::min), known().fold(f32::MIN, f32::max));
-    if most <= least {
+/// Combines word scores and similarities with equal weight: each score divided by the highest, plus
+/// the similarity scaled so that the nearest passage counts 1 and the farthest 0. A passage without
+/// a vector counts like the mean. Scores stay unchanged if no passage has a vector.
+pub fn blend_scores(scores: &mut Vec<f32>, similarities: &[Option<f32>]) {
+    let known = || similarities.iter().flatten().copied();
+    let min = known().fold(f32::MAX, f32::min);
+    let max = known().fold(f32::MIN, f32::max);
+    // Also the case without any vector, where the bounds are reversed.
+    if max <= min {
         return;
     }
-    scores.resize(near.len(), 0.0);
+    // Word scores are empty if no word matched; similarity alone decides then.
+    scores.resize(similarities.len(), 0.0);
     let highest = scores.iter().copied().fold(0.0_f32, f32::max);
     let mean = known().sum::<f32>() / known().count() as f32;
-    for (score, near) in scores.iter_mut().zip(near) {
+    for (score, similarity) in scores.iter_mut().zip(similarities) {
         let by_words = if highest > 0.0 { *score / highest } else { 0.0 };
-        *score = by_words + (near.unwrap_or(mean) - least) / (most - least);
+        *score = by_words + (similarity.unwrap_or(mean) - min) / (max - min);
     }
 }
 
@@ -72,9 +74,9 @@ mod tests {
             let (sin, cos) = degrees.to_radians().sin_cos();
             QuantizedVector::quantize(&[0.03 * cos, 0.03 * sin])
         };
-        let near = |degrees: f32| angle(10.0).cosine_similarity(&angle(10.0 + degrees)).unwrap();
+        let cosine = |degrees: f32| angle(10.0).cosine_similarity(&angle(10.0 + degrees)).unwrap();
         for degrees in [0.0_f32, 30.0, 90.0, 180.0] {
-            assert!((near(degrees) - degrees.to_radians().cos()).abs() < 0.01, "{degrees}");
+            assert!((cosine(degrees) - degrees.to_radians().cos()).abs() < 0.01, "{degrees}");
         }
         assert_eq!(
             angle(1.0).cosine_similarity(&QuantizedVector::quantize(&[1.0, 2.0, 3.0])),

@@ -1,9 +1,9 @@
-//! Recall: which earlier messages of the path belong to the new one.
+//! Recall finds the earlier messages of the path that are relevant to the new one.
 //!
-//! The ranking is in [`super::rank`], above the store, so that stores cannot differ. Each session's
-//! path is kept in memory between turns ([`path_index`]), bounded ([`index_cache`]). Where it is not, it is read
-//! anew by a task of its own: a turn waits a moment for it and then goes on without, a preview waits
-//! until it is there.
+//! Ranking is in [`super::rank`], independent of the store, so all stores give the same results.
+//! The index of each session's path is cached between turns ([`path_index`], [`index_cache`]). A
+//! task of its own builds a missing index: a turn waits briefly and then goes on without recall, a
+//! preview waits until the index is complete.
 
 mod index_cache;
 mod path_index;
@@ -28,187 +28,187 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-/// What all paths together may take, in bytes.
+/// Upper bound of the memory that all cached indexes take together.
 const MAX_CACHE_BYTES: usize = 256 << 20;
-/// As much of a message is looked at to find what belongs to it, in characters.
+/// Characters of the new message that are searched for.
 const MAX_QUERY_CHARS: usize = 4_000;
 
-/// What is asked.
 pub(super) struct RecallQuery {
     pub(super) session: Session,
     /// The path's last message.
     pub(super) last: MessageId,
     /// The new message.
     pub(super) text: Arc<str>,
-    /// The time.
+    /// The time that the prompt states as the current day.
     pub(super) asked_at: Timestamp,
-    /// The newest messages of the path, as far as they were read, newest first.
+    /// The newest messages of the path that were already read, newest first.
     pub(super) history: Vec<HistoryMessage>,
-    /// Where the messages begin that stand verbatim in the prompt, in tokens of the path.
+    /// Start of the window in tokens of the path. Messages of the window are not recalled.
     pub(super) window_start: u64,
     pub(super) available_tokens: u32,
     pub(super) vocabulary: TokenVocabulary,
 }
 
-/// Recalls.
 pub(super) struct RecallEngine {
     store: Arc<dyn Store>,
     cache: IndexCache,
     tasks: TaskTracker,
-    /// What messages mean, where an endpoint tells.
+    /// `None` without an embeddings endpoint: then words alone decide.
     semantic: Option<SemanticIndex>,
 }
 
 impl RecallEngine {
     pub(super) fn new(store: Arc<dyn Store>) -> Self {
-        let (shelf, tasks) = (IndexCache::new(MAX_CACHE_BYTES), TaskTracker::new());
-        Self { store, cache: shelf, tasks, semantic: None }
+        let cache = IndexCache::new(MAX_CACHE_BYTES);
+        Self { store, cache, tasks: TaskTracker::new(), semantic: None }
     }
 
-    /// The same, with an endpoint that makes vectors of texts.
+    /// Adds semantic ranking by embeddings.
     pub(super) fn with_embedder(self, embedder: Arc<dyn Embedder>) -> Self {
-        let meaning = Some(SemanticIndex::new(embedder, self.store.clone()));
-        Self { semantic: meaning, ..self }
+        let semantic = Some(SemanticIndex::new(embedder, self.store.clone()));
+        Self { semantic, ..self }
     }
 
-    /// The messages that belong to the new one, in the path's order, within the room. `None` if that
-    /// cannot be told within `patience`; what is read meanwhile is kept for the next time.
+    /// Finds relevant messages, in the order of the path, within `query.available_tokens`. `None`
+    /// if that takes longer than `max_wait`, to which the time for embedding the query is added.
     pub(super) async fn search(
         self: &Arc<Self>,
-        asked: RecallQuery,
-        patience: Option<Duration>,
+        query: RecallQuery,
+        max_wait: Option<Duration>,
     ) -> Result<Option<Vec<RecalledMessage>>> {
-        let recall = self.clone();
-        let is_patient = patience.is_none();
-        let task = self.tasks.spawn(async move { recall.search_path(asked, is_patient).await });
-        // The vector of the message comes over the network.
-        let more = if self.semantic.is_some() { semantic::QUERY_TIMEOUT } else { Duration::ZERO };
-        let patience = patience.map(|patience| patience + more);
-        let found = match patience {
-            None => task.await,
-            Some(patience) => match timeout(patience, task).await {
-                Ok(found) => found,
-                Err(_) => return Ok(None),
-            },
+        let engine = self.clone();
+        let waits = max_wait.is_none();
+        // A task of its own outlives the timeout, so an index that takes long to build is there for
+        // the next turn.
+        let task = self.tasks.spawn(async move { engine.search_path(query, waits).await });
+        let Some(max_wait) = max_wait else {
+            return task.await.map_err(Error::internal)?.map(Some);
         };
-        found.map_err(Error::internal)?.map(Some)
+        // The query is embedded over the network, which takes longer than searching in memory.
+        let embedding =
+            if self.semantic.is_some() { semantic::QUERY_TIMEOUT } else { Duration::ZERO };
+        match timeout(max_wait + embedding, task).await {
+            Ok(found) => found.map_err(Error::internal)?.map(Some),
+            Err(_) => Ok(None),
+        }
     }
 
-    /// The messages of the path that ends with `last` that end within these tokens of it, oldest
-    /// first. Reads what is not kept.
+    /// Ids of the messages of the path ending with `last` whose end lies within `path_tokens`,
+    /// oldest first. Reads the whole path, not the cache.
     pub(super) async fn message_ids(
         &self,
         session: &Session,
         last: &MessageId,
-        tokens: Range<u64>,
+        path_tokens: Range<u64>,
     ) -> Result<Vec<MessageId>> {
-        let kept = PathIndex::default().extend_to(&*self.store, session, last, Vec::new()).await?;
-        let within = kept.count_before(tokens.start)..kept.count_before(tokens.end);
-        let within = within.start as usize..within.end as usize;
-        Ok(kept.messages[within].iter().map(|message| message.id.clone()).collect())
+        let path = PathIndex::default().extend_to(&*self.store, session, last, Vec::new()).await?;
+        let start = path.count_before(path_tokens.start) as usize;
+        let end = path.count_before(path_tokens.end) as usize;
+        Ok(path.messages[start..end].iter().map(|message| message.id.clone()).collect())
     }
 
-    /// Forgets a session that was deleted.
+    /// Drops the index of a deleted session.
     pub(super) fn forget_session(&self, session: &SessionId) {
         self.cache.remove_session(session);
     }
 
-    /// How many sessions are kept, and about how many bytes they take.
+    /// Number of cached sessions, and their approximate size in bytes.
     pub(super) fn cache_stats(&self) -> (usize, usize) {
         self.cache.stats()
     }
 
+    /// Searches the path. With `waits`, missing embeddings are computed first.
     async fn search_path(
         self: &Arc<Self>,
-        asked: RecallQuery,
-        is_patient: bool,
+        query: RecallQuery,
+        waits: bool,
     ) -> Result<Vec<RecalledMessage>> {
-        let (vector, followed) = tokio::join!(
-            self.embed_query(&asked.text, is_patient),
-            self.refresh_index(&asked, is_patient)
-        );
-        followed?;
-        let RecallQuery {
-            session,
-            text,
-            asked_at: at,
-            window_start: before,
-            available_tokens: room,
-            vocabulary,
-            ..
-        } = asked;
-        let slot = self.cache.entry(&session.id);
-        let mut place = slot.lock().await;
-        // Somebody who asked about another branch may have been here in between: then that one's
-        // messages are kept now, and nothing is recalled rather than something of theirs.
-        let Some(kept) = place.as_mut().filter(|kept| kept.ends_at(&asked.last)) else {
+        let (vector, refreshed) =
+            tokio::join!(self.embed_query(&query.text, waits), self.refresh_index(&query, waits));
+        refreshed?;
+        let entry = self.cache.entry(&query.session.id);
+        let mut index = entry.lock().await;
+        // The lock was released after the refresh, so a query on another branch may have moved the
+        // index to that branch. Recall nothing then, rather than messages of another branch.
+        let Some(index) = index.as_mut().filter(|index| index.ends_at(&query.last)) else {
             return Ok(Vec::new());
         };
-        let near = vector.map_or_else(Vec::new, |vector| kept.similarities(&vector));
-        let ranked = rank_passages(kept, &text, &near, before);
-        let found = render::select_within_budget(kept, &ranked, at, room, vocabulary);
-        self.cache.record_size(&session.id, kept.memory_bytes());
-        Ok(found)
+        let similarities = vector.map_or_else(Vec::new, |vector| index.similarities(&vector));
+        let ranked = rank_passages(index, &query.text, &similarities, query.window_start);
+        let recalled = render::select_within_budget(
+            index,
+            &ranked,
+            query.asked_at,
+            query.available_tokens,
+            query.vocabulary,
+        );
+        self.cache.record_size(&query.session.id, index.memory_bytes());
+        Ok(recalled)
     }
 
-    /// The vector of a new message, if there is an endpoint that gives it in time.
-    async fn embed_query(&self, text: &str, is_patient: bool) -> Option<QuantizedVector> {
-        let patience = if is_patient { Duration::from_secs(60) } else { semantic::QUERY_TIMEOUT };
-        self.semantic.as_ref()?.embed_query(text, patience).await
+    /// The vector of the new message; `None` without an endpoint, or if it fails or is too slow.
+    async fn embed_query(&self, text: &str, waits: bool) -> Option<QuantizedVector> {
+        let timeout = if waits { Duration::from_secs(60) } else { semantic::QUERY_TIMEOUT };
+        self.semantic.as_ref()?.embed_query(text, timeout).await
     }
 
-    /// Brings what is kept of the session to the path that is asked about.
-    async fn refresh_index(self: &Arc<Self>, asked: &RecallQuery, is_patient: bool) -> Result<()> {
-        let RecallQuery { session, last, history: read, .. } = asked;
-        let slot = self.cache.entry(&session.id);
+    /// Updates the session's index to the path of the query and starts embedding new messages.
+    async fn refresh_index(self: &Arc<Self>, query: &RecallQuery, waits: bool) -> Result<()> {
+        let RecallQuery { session, last, history, .. } = query;
+        let entry = self.cache.entry(&session.id);
         {
-            // One at a time works with a session's path; it may have to read all of it first.
-            let mut place = slot.lock().await;
-            let kept = place.take().unwrap_or_default();
-            let mut kept = match kept.extend_to(&*self.store, session, last, read.clone()).await {
-                Ok(kept) => kept,
+            // Held across reads from the store: two refreshes of one session would read the same
+            // messages and overwrite each other's index. Other sessions have locks of their own.
+            let mut cached = entry.lock().await;
+            // Taken out, so that a failure or a cancelled task leaves an empty entry, which the
+            // next query rebuilds, and never a half-updated index.
+            let index = cached.take().unwrap_or_default();
+            let refreshed = index.extend_to(&*self.store, session, last, history.clone()).await;
+            let mut index = match refreshed {
+                Ok(index) => index,
                 Err(error) => {
                     self.cache.remove_session(&session.id);
                     return Err(error);
                 }
             };
-            if let Some(meaning) = &self.semantic {
-                meaning.load_vectors(&session.id, &mut kept).await?;
+            if let Some(semantic) = &self.semantic {
+                semantic.load_vectors(&session.id, &mut index).await?;
             }
-            *place = Some(kept);
+            *cached = Some(index);
         }
-        let (recall, id) = (self.clone(), session.id.clone());
-        let make = async move {
-            let Some(meaning) = &recall.semantic else { return };
-            if let Err(error) = meaning.embed_missing(&id, &slot).await {
-                tracing::warn!(session.id = %id, error = %error.chain(), "messages could not be embedded");
+        let engine = self.clone();
+        let id = session.id.clone();
+        let embed = async move {
+            let Some(semantic) = &engine.semantic else { return };
+            if let Err(error) = semantic.embed_missing(&id, &entry).await {
+                tracing::warn!(session.id = %id, error = %error.chain(), "embedding messages failed");
             }
         };
-        match (self.semantic.is_some(), is_patient) {
+        match (self.semantic.is_some(), waits) {
             (false, _) => {}
-            (true, true) => make.await,
-            (true, false) => drop(self.tasks.spawn(make)),
+            (true, true) => embed.await,
+            (true, false) => drop(self.tasks.spawn(embed)),
         }
         Ok(())
     }
 }
 
-/// The passages before a place of the path that belong to a text, the best first.
+/// Passages that end before `window_start` and have a score, best first.
 fn rank_passages(
-    kept: &PathIndex,
+    path: &PathIndex,
     text: &str,
-    near: &[Option<f32>],
-    before: u64,
+    similarities: &[Option<f32>],
+    window_start: u64,
 ) -> Vec<(u32, f32)> {
-    let messages = kept.count_before(before);
-    let mut scores = score_passages(&kept.index, truncate_chars(text, MAX_QUERY_CHARS));
-    blend_scores(&mut scores, near);
-    let passages = kept.index.passages().iter().zip(scores).enumerate();
+    let messages = path.count_before(window_start);
+    let mut scores = score_passages(&path.index, truncate_chars(text, MAX_QUERY_CHARS));
+    blend_scores(&mut scores, similarities);
+    let passages = path.index.passages().iter().zip(scores).enumerate();
     let mut ranked: Vec<(u32, f32)> = passages
         .filter(|(_, (passage, score))| passage.message_index < messages && *score > 0.0)
         .map(|(at, (_, score))| (u32::try_from(at).unwrap_or(u32::MAX), score))
         .collect();
-    // Of equals the older one comes first: the order is the same on every instance.
+    // Ties go to the older passage, so the order is the same on every instance.
     ranked.sort_by(|(a, a_score), (b, b_score)| b_score.total_cmp(a_score).then(a.cmp(b)));
     ranked
 }

@@ -1,69 +1,69 @@
-//! What is recalled, as it stands in the prompt: in time order, a line for each day, a line for each
+//! Renders recalled messages for the prompt: in chronological order, one line per day and per
 //! message, in front of the new message's own text.
 //!
-//! Every line ends with a line break and none begins with white space. No vocabulary joins text
-//! across such a place, so the tokens of lines add up and each is counted once.
+//! Every line ends with a line break and none begins with white space. No vocabulary has a token
+//! across such a boundary, so the tokens of lines add up and each line is counted once.
 
 use super::path_index::PathIndex;
 use crate::domain::{MessageId, Timestamp};
 use crate::memory::tokens::TokenVocabulary;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What stands behind it.
+/// Last line of the recalled text; the new message's own text follows.
 const CLOSING_LINE: &str = "[That was earlier. The message to answer now:]\n";
-/// What stands between passages of a message that do not follow one another, and where one is cut.
+/// Replaces omitted text between, before and after the passages of a message.
 const ELLIPSIS: &str = " … ";
 
-/// A message that is recalled.
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::memory) struct RecalledMessage {
-    /// The message.
     pub(in crate::memory) id: MessageId,
-    /// How well it answers.
+    /// Score of its best passage.
     pub(in crate::memory) score: f32,
-    /// Its tokens, with what stands around it.
+    /// Tokens of `text`.
     pub(in crate::memory) tokens: u32,
-    /// Its text with what stands around it.
+    /// Its line, with the opening, day and closing lines that the prompt has around it.
     pub(in crate::memory) text: String,
 }
 
-/// Takes passages, best first, as long as they fit `room` tokens, and writes them down. A passage
-/// that is too large makes way for those behind it.
+/// Selects passages, best first, as long as they fit `available` tokens, and renders them. A
+/// passage that is too large is skipped in favor of the following ones.
 pub(super) fn select_within_budget(
-    kept: &mut PathIndex,
+    path: &mut PathIndex,
     ranked: &[(u32, f32)],
     now: Timestamp,
-    room: u32,
+    available: u32,
     vocabulary: TokenVocabulary,
 ) -> Vec<RecalledMessage> {
     let opening = format_opening(now);
     let frame = vocabulary.count_tokens(&opening) + vocabulary.count_tokens(CLOSING_LINE);
-    let Some(mut left) = room.checked_sub(frame) else { return Vec::new() };
-    // The days that have a line, and what each day's line takes.
+    let Some(mut left) = available.checked_sub(frame) else { return Vec::new() };
+    // Days whose line is already paid for, and the tokens of each day's line.
     let mut days: BTreeSet<i64> = BTreeSet::new();
-    let mut lines: BTreeMap<i64, u32> = BTreeMap::new();
+    let mut day_line_tokens: BTreeMap<i64, u32> = BTreeMap::new();
     let mut misses = 0;
-    let mut chosen: BTreeMap<u32, SelectedMessage> = BTreeMap::new();
+    let mut selected: BTreeMap<u32, SelectedMessage> = BTreeMap::new();
     for (passage, score) in ranked {
         if left < MIN_LINE_TOKENS || misses == MAX_CONSECUTIVE_MISSES {
             break;
         }
-        let message = kept.index.passages()[*passage as usize].message_index;
-        let day = kept.messages[message as usize].day;
+        let message = path.index.passages()[*passage as usize].message_index;
+        let day = path.messages[message as usize].day;
         let for_day = match days.contains(&day) {
             true => 0,
-            false => {
-                *lines.entry(day).or_insert_with(|| vocabulary.count_tokens(&format_day_line(day)))
-            }
+            false => *day_line_tokens
+                .entry(day)
+                .or_insert_with(|| vocabulary.count_tokens(&format_day_line(day))),
         };
-        let before = chosen.get(&message).map_or(0, |chosen| chosen.tokens);
-        let (passages, tokens) = match chosen.get(&message) {
-            None => (vec![*passage], kept.count_line_tokens(*passage, vocabulary)),
-            Some(chosen) => {
-                let mut passages = chosen.passages.clone();
+        let before = selected.get(&message).map_or(0, |selected| selected.tokens);
+        // All selected passages of a message share one line, so a further passage costs the
+        // difference between the two lines.
+        let (passages, tokens) = match selected.get(&message) {
+            None => (vec![*passage], path.count_line_tokens(*passage, vocabulary)),
+            Some(selected) => {
+                let mut passages = selected.passages.clone();
                 passages.push(*passage);
                 passages.sort_unstable();
-                let tokens = vocabulary.count_tokens(&kept.render_line(&passages));
+                let tokens = vocabulary.count_tokens(&path.render_line(&passages));
                 (passages, tokens)
             }
         };
@@ -71,35 +71,37 @@ pub(super) fn select_within_budget(
             misses += 1;
             continue;
         };
-        (left, misses) = (rest, 0);
+        left = rest;
+        misses = 0;
         days.insert(day);
-        let score = chosen.get(&message).map_or(*score, |chosen| chosen.score.max(*score));
-        chosen.insert(message, SelectedMessage { passages, tokens, score });
+        let score = selected.get(&message).map_or(*score, |selected| selected.score.max(*score));
+        selected.insert(message, SelectedMessage { passages, tokens, score });
     }
     loop {
-        let written = render_messages(kept, &chosen, &opening, vocabulary);
-        if written.iter().map(|message| message.tokens).sum::<u32>() <= room {
-            return written;
+        let messages = render_messages(path, &selected, &opening, vocabulary);
+        if messages.iter().map(|message| message.tokens).sum::<u32>() <= available {
+            return messages;
         }
-        // A path that goes back and forth in time needs more lines of days: the worst goes.
-        let worst = chosen.iter().min_by(|(_, a), (_, b)| a.score.total_cmp(&b.score));
+        // Imported messages need not be in chronological order. A path that goes back in time
+        // repeats day lines, which the selection counted once, so the worst message is dropped.
+        let worst = selected.iter().min_by(|(_, a), (_, b)| a.score.total_cmp(&b.score));
         let Some(worst) = worst.map(|(message, _)| *message) else { return Vec::new() };
-        chosen.remove(&worst);
+        selected.remove(&worst);
     }
 }
 
-/// What stands before everything that is recalled. The day is said here and nowhere else: what
-/// changes by itself must not stand in front of what providers cache.
+/// First line of the recalled text. It is the only place of a prompt that states the day: text that
+/// changes by itself must not be in the prefix that providers cache.
 fn format_opening(now: Timestamp) -> String {
     format!("[It is {}. From earlier in this conversation, oldest first:]\n", now.format_day())
 }
 
-/// No line is shorter than this many tokens.
+/// No line has fewer tokens than this.
 const MIN_LINE_TOKENS: u32 = 4;
-/// After so many passages in a row that do not fit, nothing is expected of the others.
+/// Search ends after this many passages in a row that do not fit.
 const MAX_CONSECUTIVE_MISSES: usize = 256;
 
-/// What of a message is taken.
+/// A message with the passages selected so far.
 struct SelectedMessage {
     passages: Vec<u32>,
     tokens: u32,
@@ -107,16 +109,17 @@ struct SelectedMessage {
 }
 
 fn render_messages(
-    kept: &PathIndex,
-    chosen: &BTreeMap<u32, SelectedMessage>,
+    path: &PathIndex,
+    selected: &BTreeMap<u32, SelectedMessage>,
     opening: &str,
     vocabulary: TokenVocabulary,
 ) -> Vec<RecalledMessage> {
-    let (mut written, mut last_day) = (Vec::with_capacity(chosen.len()), None);
-    let last = chosen.keys().next_back().copied();
-    for (message, SelectedMessage { passages, tokens, score }) in chosen {
+    let mut rendered = Vec::with_capacity(selected.len());
+    let mut last_day = None;
+    let last = selected.keys().next_back().copied();
+    for (message, SelectedMessage { passages, tokens, score }) in selected {
         let mut tokens = *tokens;
-        let said = &kept.messages[*message as usize];
+        let source = &path.messages[*message as usize];
         let mut text = String::new();
         let mut add = |line: &str| {
             text.push_str(line);
@@ -125,18 +128,18 @@ fn render_messages(
         if last_day.is_none() {
             add(opening);
         }
-        if last_day != Some(said.day) {
-            add(&format_day_line(said.day));
-            last_day = Some(said.day);
+        if last_day != Some(source.day) {
+            add(&format_day_line(source.day));
+            last_day = Some(source.day);
         }
-        text.push_str(&kept.render_line(passages));
+        text.push_str(&path.render_line(passages));
         if Some(*message) == last {
             text.push_str(CLOSING_LINE);
             tokens += vocabulary.count_tokens(CLOSING_LINE);
         }
-        written.push(RecalledMessage { id: said.id.clone(), score: *score, tokens, text });
+        rendered.push(RecalledMessage { id: source.id.clone(), score: *score, tokens, text });
     }
-    written
+    rendered
 }
 
 fn format_day_line(day: i64) -> String {
@@ -144,7 +147,7 @@ fn format_day_line(day: i64) -> String {
 }
 
 impl PathIndex {
-    /// The tokens of a passage's line, if nothing else of its message is shown.
+    /// Tokens of the line that shows this passage of its message alone.
     fn count_line_tokens(&mut self, passage: u32, vocabulary: TokenVocabulary) -> u32 {
         self.set_vocabulary(vocabulary);
         let at = passage as usize;
@@ -154,25 +157,26 @@ impl PathIndex {
         self.line_token_counts[at]
     }
 
-    /// The line of passages of one message, in their order.
+    /// The line that shows these passages of one message. `passages` is in ascending order.
     pub(super) fn render_line(&self, passages: &[u32]) -> String {
         let of = |passage: u32| &self.index.passages()[passage as usize];
         let Some(first) = passages.first().map(|first| of(*first)) else { return String::new() };
-        let said = &self.messages[first.message_index as usize];
-        let mut line = format!("{}: ", self.speakers[said.speaker as usize]);
+        let message = &self.messages[first.message_index as usize];
+        let mut line = format!("{}: ", self.speakers[message.speaker as usize]);
         let mut at = 0;
         for passage in passages {
             let range =
                 of(*passage).byte_range.start as usize..of(*passage).byte_range.end as usize;
-            if !said.text[at..range.start].trim().is_empty() {
+            if !message.text[at..range.start].trim().is_empty() {
                 line.push_str(if at == 0 { ELLIPSIS.trim_start() } else { ELLIPSIS });
             } else if at > 0 {
-                line.push_str(&said.text[at..range.start]);
+                // Adjacent passages are separated by white space only, which is kept.
+                line.push_str(&message.text[at..range.start]);
             }
-            line.push_str(&said.text[range.clone()]);
+            line.push_str(&message.text[range.clone()]);
             at = range.end;
         }
-        if !said.text[at..].trim().is_empty() {
+        if !message.text[at..].trim().is_empty() {
             line.push_str(ELLIPSIS.trim_end());
         }
         line.push('\n');

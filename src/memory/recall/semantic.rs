@@ -1,9 +1,9 @@
-//! What messages mean, as vectors: made by an embeddings endpoint beside the turns, a batch at a
-//! time, and kept in the store. A crash loses at most a batch, and whoever recalls in the session
-//! next goes on. Vectors of another model are made anew, and so are those of another length.
+//! Embeddings of messages: computed in the background by an embeddings endpoint, in batches, and
+//! saved in the store. A crash loses at most one batch; the session's next query continues. Vectors
+//! of another model or length are computed again.
 //!
-//! A turn waits a moment for the vector of its own message and for no other; where it does not come,
-//! words decide alone.
+//! A turn waits briefly for the vector of its own message only. If that fails or times out, words
+//! alone decide what is recalled.
 
 use super::path_index::PathIndex;
 use crate::domain::{MessageId, SessionId};
@@ -19,26 +19,26 @@ use tokio::time::timeout;
 
 /// How long a turn waits for the vector of its message.
 pub(super) const QUERY_TIMEOUT: Duration = Duration::from_millis(250);
-/// As many passages are sent to the endpoint at once.
+/// Passages per request to the endpoint.
 const BATCH_PASSAGES: usize = 64;
-/// As many messages are looked up in the store at once.
+/// Messages per lookup in the store.
 const LOOKUP_PAGE_SIZE: usize = 1000;
-/// Endpoints take no more of a text than about this many characters.
+/// Texts are cut at this length, because endpoints limit the tokens of a text.
 const MAX_TEXT_CHARS: usize = 2000;
 
-/// Makes vectors and finds them again.
 pub(super) struct SemanticIndex {
     embedder: Arc<dyn Embedder>,
     store: Arc<dyn Store>,
-    /// The sessions whose messages are being sent to the endpoint.
+    /// Sessions whose messages are being embedded.
     in_progress: Mutex<HashSet<SessionId>>,
 }
 
-/// The right to send a session's messages, until it is dropped.
+/// Marks a session as being embedded until it is dropped.
 struct EmbeddingGuard<'a>(&'a SemanticIndex, SessionId);
 
 impl Drop for EmbeddingGuard<'_> {
     fn drop(&mut self) {
+        // Runs on every way out, also when the task is cancelled, so no session stays marked.
         self.0.in_progress.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.1);
     }
 }
@@ -48,59 +48,60 @@ impl SemanticIndex {
         Self { embedder, store, in_progress: Mutex::default() }
     }
 
-    /// The vector of a message that is asked; `None` if the endpoint fails or takes too long.
+    /// The vector of a query; `None` if the endpoint fails or takes longer than `max_wait`.
     pub(super) async fn embed_query(
         &self,
         text: &str,
-        patience: Duration,
+        max_wait: Duration,
     ) -> Option<QuantizedVector> {
         let text = [crate::domain::text::truncate_chars(text, MAX_TEXT_CHARS).to_owned()];
-        match timeout(patience, self.embedder.embed(&text)).await {
+        match timeout(max_wait, self.embedder.embed(&text)).await {
             Ok(Ok(vectors)) => vectors.first().map(|vector| QuantizedVector::quantize(vector)),
             Ok(Err(error)) => {
-                tracing::warn!(%error, "words alone decide what is recalled");
+                tracing::warn!(%error, "embedding failed; using keyword recall only");
                 None
             }
             Err(_) => {
-                tracing::debug!("words alone decide what is recalled: no vector came in time");
+                tracing::debug!("embedding timed out; using keyword recall only");
                 None
             }
         }
     }
 
-    /// Reads the vectors that the store has and memory has not.
+    /// Loads stored vectors that the index lacks.
     pub(super) async fn load_vectors(
         &self,
         session: &SessionId,
-        kept: &mut PathIndex,
+        index: &mut PathIndex,
     ) -> Result<()> {
-        let missing = kept.missing_vectors(usize::MAX);
+        let missing = index.missing_vectors(usize::MAX);
         for page in missing.chunks(LOOKUP_PAGE_SIZE) {
             let found = self.store.load_embeddings(session, self.embedder.model(), page).await?;
             for embedding in found {
-                kept.add_vectors(&embedding);
+                index.add_vectors(&embedding);
             }
         }
         Ok(())
     }
 
-    /// Has the endpoint make the vectors that are missing, unless somebody is at it. Works with the
-    /// session's place only between batches.
+    /// Embeds passages that have no vector, batch by batch. Returns at once if another task is
+    /// doing so for this session. Locks the entry only between batches, so queries do not wait for
+    /// the endpoint.
     pub(super) async fn embed_missing(
         &self,
         session: &SessionId,
-        place: &AsyncMutex<Option<PathIndex>>,
+        entry: &AsyncMutex<Option<PathIndex>>,
     ) -> Result<()> {
         let is_first =
             self.in_progress.lock().unwrap_or_else(PoisonError::into_inner).insert(session.clone());
         if !is_first {
             return Ok(());
         }
-        let _permit = EmbeddingGuard(self, session.clone());
+        let _guard = EmbeddingGuard(self, session.clone());
         loop {
-            let batch = match place.lock().await.as_ref() {
-                Some(kept) => kept.passage_texts(
-                    &kept.missing_vectors(BATCH_PASSAGES),
+            let batch = match entry.lock().await.as_ref() {
+                Some(index) => index.passage_texts(
+                    &index.missing_vectors(BATCH_PASSAGES),
                     BATCH_PASSAGES,
                     MAX_TEXT_CHARS,
                 ),
@@ -111,32 +112,35 @@ impl SemanticIndex {
             }
             let texts: Vec<String> = batch.iter().flat_map(|(_, texts)| texts.clone()).collect();
             let mut vectors = Vec::with_capacity(texts.len());
-            // A very long message has more passages than a batch.
+            // A batch holds whole messages, and a very long message has more passages than a batch.
             for texts in texts.chunks(BATCH_PASSAGES) {
                 vectors.extend(self.embedder.embed(texts).await?);
             }
             let embeddings = build_embeddings(&batch, &vectors);
+            // Saved before they are used: what a query has ranked by is never computed twice.
             self.store.save_embeddings(session, self.embedder.model(), &embeddings).await?;
-            let mut place = place.lock().await;
-            let Some(kept) = place.as_mut() else { return Ok(()) };
-            let learned = embeddings.iter().filter(|embedding| kept.add_vectors(embedding)).count();
-            if learned == 0 {
-                // The path was switched meanwhile; its new messages come with the next turn.
+            let mut cached = entry.lock().await;
+            let Some(index) = cached.as_mut() else { return Ok(()) };
+            let added = embeddings.iter().filter(|embedding| index.add_vectors(embedding)).count();
+            if added == 0 {
+                // The index was switched to another branch meanwhile, or the vectors have another
+                // length than the query's. Going on could repeat the same batch forever; the next
+                // query starts again.
                 return Ok(());
             }
         }
     }
 }
 
-/// Each message's vectors, out of those of all of them.
+/// Assigns the vectors, which are in the order of all texts, to their messages.
 fn build_embeddings(
     batch: &[(MessageId, Vec<String>)],
     vectors: &[Vec<f32>],
 ) -> Vec<MessageEmbedding> {
     let mut rest = vectors;
     let of_message = |(message, texts): &(MessageId, Vec<String>)| {
-        let (own, behind) = rest.split_at(texts.len().min(rest.len()));
-        rest = behind;
+        let (own, others) = rest.split_at(texts.len().min(rest.len()));
+        rest = others;
         let bytes =
             own.iter().flat_map(|vector| QuantizedVector::quantize(vector).as_bytes().to_vec());
         MessageEmbedding { message_id: message.clone(), vectors: bytes.collect() }
@@ -145,15 +149,15 @@ fn build_embeddings(
 }
 
 impl PathIndex {
-    /// The messages of which a passage has no vector, the newest first, at most so many.
-    pub(super) fn missing_vectors(&self, most: usize) -> Vec<MessageId> {
+    /// Messages with a passage that has no vector, newest first, at most `max_messages`.
+    pub(super) fn missing_vectors(&self, max_messages: usize) -> Vec<MessageId> {
         let (mut missing, mut last) = (Vec::new(), None);
         for (at, passage) in self.index.passages().iter().enumerate().rev() {
             let has_vector = self.vectors.get(at).is_some_and(Option::is_some);
             if has_vector || last == Some(passage.message_index) {
                 continue;
             }
-            if missing.len() == most {
+            if missing.len() == max_messages {
                 break;
             }
             last = Some(passage.message_index);
@@ -162,31 +166,31 @@ impl PathIndex {
         missing
     }
 
-    /// The texts of messages, passage by passage, of as many messages as make about so many passages.
+    /// Texts of the passages of whole messages, until there are at least `min_passages` of them.
     fn passage_texts(
         &self,
         messages: &[MessageId],
-        most: usize,
-        longest: usize,
+        min_passages: usize,
+        max_chars: usize,
     ) -> Vec<(MessageId, Vec<String>)> {
         let (mut texts, mut count) = (Vec::new(), 0);
         for id in messages {
-            let passages = self.message_passages(id);
-            let of = |at: usize| {
+            let text_of = |at: usize| {
                 let line = self.render_line(&[u32::try_from(at).unwrap_or(u32::MAX)]);
-                crate::domain::text::truncate_chars(line.trim_end(), longest).to_owned()
+                crate::domain::text::truncate_chars(line.trim_end(), max_chars).to_owned()
             };
-            let own: Vec<String> = passages.map(of).collect();
+            let own: Vec<String> = self.message_passages(id).map(text_of).collect();
             count += own.len();
             texts.push((id.clone(), own));
-            if count >= most {
+            if count >= min_passages {
                 break;
             }
         }
         texts
     }
 
-    /// Takes in the vectors of a message, if it is on the path and there is one for each passage.
+    /// Adds the vectors of a message. `false` if the message is not on the path, or its vectors do
+    /// not match its passages or the length of the query's vectors.
     pub(super) fn add_vectors(&mut self, embedding: &MessageEmbedding) -> bool {
         let passages = self.message_passages(&embedding.message_id);
         let bytes = &embedding.vectors;
@@ -204,22 +208,23 @@ impl PathIndex {
         true
     }
 
-    /// How near each passage is to a vector; empty if most of them have none. Vectors of another
-    /// length are forgotten, and no more of them are taken in.
-    pub(super) fn similarities(&mut self, asked: &QuantizedVector) -> Vec<Option<f32>> {
+    /// Cosine similarity of each passage to the query. Empty if most passages have no vector,
+    /// because ranking would then favor the few that have one. Vectors of another length than the
+    /// query's are dropped: they come from an earlier model of the same name.
+    pub(super) fn similarities(&mut self, query: &QuantizedVector) -> Vec<Option<f32>> {
         self.vectors.resize(self.index.passages().len(), None);
-        self.vector_length = Some(asked.as_bytes().len());
+        self.vector_length = Some(query.as_bytes().len());
         for vector in &mut self.vectors {
-            if vector.as_ref().is_some_and(|vector| asked.cosine_similarity(vector).is_none()) {
+            if vector.as_ref().is_some_and(|vector| query.cosine_similarity(vector).is_none()) {
                 *vector = None;
             }
         }
-        let near: Vec<_> = self
+        let similarities: Vec<_> = self
             .vectors
             .iter()
-            .map(|vector| vector.as_ref().and_then(|vector| asked.cosine_similarity(vector)))
+            .map(|vector| vector.as_ref().and_then(|vector| query.cosine_similarity(vector)))
             .collect();
-        let known = near.iter().flatten().count();
-        if known * 2 > near.len() { near } else { Vec::new() }
+        let known = similarities.iter().flatten().count();
+        if known * 2 > similarities.len() { similarities } else { Vec::new() }
     }
 }

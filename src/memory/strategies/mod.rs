@@ -1,5 +1,5 @@
-//! The strategies: each divides what memory may take of the prompt, and reads nothing. One file
-//! each, behind one trait; [`find_strategy`] is the list.
+//! Memory strategies: each divides the token budget of memory and does no I/O. [`find_strategy`]
+//! lists them.
 
 mod auto;
 mod buffer;
@@ -10,69 +10,68 @@ mod window;
 
 use crate::domain::memory::{MemoryOptions, MemoryStrategy};
 
-/// What is divided.
+/// Tokens that a strategy divides.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AvailableTokens {
-    /// What the model's context window leaves for memory, whatever the new message is.
+    /// Tokens that the context window leaves for memory if the new message is ignored.
     pub(super) window_tokens: u32,
-    /// What memory takes unless somebody says otherwise.
+    /// Budget if the options set none.
     pub(super) default_tokens: u32,
 }
 
-/// What each part of memory may take, in tokens.
+/// Token budget of each part of memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct BudgetShares {
-    /// All parts together.
+    /// Upper bound of all parts together.
     pub(super) total: u32,
-    /// The summary of what is no longer verbatim; 0 where there is none.
+    /// For the summary; 0 if the strategy has none.
     pub(super) summary: u32,
-    /// Earlier messages that belong to the new one; 0 where none are recalled.
+    /// For recalled messages; 0 if the strategy recalls none.
     pub(super) recalled: u32,
-    /// Most messages verbatim; the rest of the tokens is theirs.
+    /// Upper bound of the messages in the window, which gets the tokens that the other parts leave.
     pub(super) max_messages: u32,
 }
 
 impl BudgetShares {
-    /// All of it for recent messages.
-    pub(super) const fn recent_only(all: u32) -> Self {
-        Self { total: all, summary: 0, recalled: 0, max_messages: u32::MAX }
+    /// Everything for the window.
+    pub(super) const fn recent_only(total: u32) -> Self {
+        Self { total, summary: 0, recalled: 0, max_messages: u32::MAX }
     }
 
-    /// What recent messages may take.
+    /// For the window.
     pub(super) const fn recent_tokens(&self) -> u32 {
         self.total.saturating_sub(self.summary).saturating_sub(self.recalled)
     }
 
-    /// The same division of less room.
+    /// Scales the shares down to `available` tokens; shares that fit stay unchanged.
     #[must_use]
-    pub(super) fn scaled_to(self, room: u32) -> Self {
-        if room >= self.total {
+    pub(super) fn scaled_to(self, available: u32) -> Self {
+        if available >= self.total {
             return self;
         }
-        let part = |tokens: u32| {
-            let part = u64::from(tokens) * u64::from(room) / u64::from(self.total);
-            u32::try_from(part).unwrap_or(u32::MAX)
+        let scale = |tokens: u32| {
+            let scaled = u64::from(tokens) * u64::from(available) / u64::from(self.total);
+            u32::try_from(scaled).unwrap_or(u32::MAX)
         };
         Self {
-            total: room,
-            summary: part(self.summary),
-            recalled: part(self.recalled),
+            total: available,
+            summary: scale(self.summary),
+            recalled: scale(self.recalled),
             max_messages: self.max_messages,
         }
     }
 }
 
-/// A way to choose what of a session goes into the prompt.
+/// Divides the token budget of memory.
 ///
-/// Invariant: whatever the options are, `all` is at most what is left, and the parts are within it.
-/// It must not depend on the new message: the recent messages are cut at the same places from turn
-/// to turn only while their share stays the same.
+/// Invariant: for all options, `total` is at most `window_tokens`, and summary and recalled
+/// messages together are at most `total`. The result must not depend on the new message: the window
+/// is cut at the same messages from turn to turn only while its share stays the same.
 pub(super) trait BudgetStrategy {
-    /// What each part may take.
-    fn divide_budget(&self, room: AvailableTokens, options: MemoryOptions) -> BudgetShares;
+    /// Returns the budget of each part.
+    fn divide_budget(&self, available: AvailableTokens, options: MemoryOptions) -> BudgetShares;
 }
 
-/// The strategy of this name.
 pub(super) fn find_strategy(strategy: MemoryStrategy) -> &'static dyn BudgetStrategy {
     match strategy {
         MemoryStrategy::Auto => &auto::AutoStrategy,
@@ -84,7 +83,7 @@ pub(super) fn find_strategy(strategy: MemoryStrategy) -> &'static dyn BudgetStra
     }
 }
 
-/// What a strategy with a budget may take in all.
-fn total_budget(room: AvailableTokens, options: MemoryOptions) -> u32 {
-    options.max_tokens.unwrap_or(room.default_tokens).min(room.window_tokens)
+/// Budget of the strategies that have one: the requested or default tokens, within the window.
+fn total_budget(available: AvailableTokens, options: MemoryOptions) -> u32 {
+    options.max_tokens.unwrap_or(available.default_tokens).min(available.window_tokens)
 }

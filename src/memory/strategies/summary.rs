@@ -1,16 +1,16 @@
-//! `summary`: the newest messages within a budget, behind a summary of what came before.
+//! `summary`: the newest messages within a budget, after a summary of earlier ones.
 
 use super::{AvailableTokens, BudgetShares, BudgetStrategy, total_budget};
 use crate::domain::memory::MemoryOptions;
 
-/// The part of the budget for the summary.
+/// The summary gets this fraction (1/4) of the budget.
 const SUMMARY_DIVISOR: u32 = 4;
 
 pub(super) struct SummaryStrategy;
 
 impl BudgetStrategy for SummaryStrategy {
-    fn divide_budget(&self, room: AvailableTokens, options: MemoryOptions) -> BudgetShares {
-        let all = total_budget(room, options);
-        BudgetShares { summary: all / SUMMARY_DIVISOR, ..BudgetShares::recent_only(all) }
+    fn divide_budget(&self, available: AvailableTokens, options: MemoryOptions) -> BudgetShares {
+        let total = total_budget(available, options);
+        BudgetShares { summary: total / SUMMARY_DIVISOR, ..BudgetShares::recent_only(total) }
     }
 }

@@ -6,7 +6,7 @@ use crate::domain::memory::MemoryOptions;
 pub(super) struct TokenStrategy;
 
 impl BudgetStrategy for TokenStrategy {
-    fn divide_budget(&self, room: AvailableTokens, options: MemoryOptions) -> BudgetShares {
-        BudgetShares::recent_only(total_budget(room, options))
+    fn divide_budget(&self, available: AvailableTokens, options: MemoryOptions) -> BudgetShares {
+        BudgetShares::recent_only(total_budget(available, options))
     }
 }

@@ -1,4 +1,5 @@
-//! Anthropic, natively: the Messages API, so that prompts are cached and thoughts are told apart.
+//! Anthropic's Messages API, natively: it marks prompts for caching and separates reasoning from
+//! text.
 //!
 //! Protocol: <https://platform.claude.com/docs/en/api/messages>, streams
 //! <https://platform.claude.com/docs/en/build-with-claude/streaming>.
@@ -16,16 +17,15 @@ use reqwest::RequestBuilder;
 use reqwest::header::{HeaderName, HeaderValue};
 use serde::Deserialize;
 
-/// Where Anthropic itself answers.
+/// Base URL of Anthropic's own API.
 pub const OFFICIAL_BASE_URL: &str = "https://api.anthropic.com";
-/// The model that is used there unless another is asked for.
+/// Model that the official endpoint uses if none is configured.
 pub const DEFAULT_MODEL: &str = "claude-sonnet-5-5";
-/// The version of the API that is spoken.
+/// Version of the API that this client implements.
 const VERSION_HEADER: (HeaderName, HeaderValue) =
     (HeaderName::from_static("anthropic-version"), HeaderValue::from_static("2023-06-01"));
 const KEY_HEADER: HeaderName = HeaderName::from_static("x-api-key");
 
-/// An endpoint that speaks the Messages API.
 pub struct AnthropicProvider {
     http: reqwest::Client,
     messages_url: String,
@@ -35,15 +35,16 @@ pub struct AnthropicProvider {
 }
 
 impl AnthropicProvider {
-    /// An endpoint at a base URL, with a key if it wants one. Fails with a sentence if the key
-    /// cannot stand in a header, or the URL is none.
+    /// `key` is optional. Errors: a sentence for the operator if the URL is invalid or the key
+    /// cannot be sent in a header.
     pub fn new(base_url: &str, key: Option<&str>) -> Result<Self, String> {
-        // The official SDKs take it without `/v1`; some people write it all the same.
+        // The official SDKs expect the URL without `/v1`, but some configurations include it.
         let base_url = base_url.trim_end_matches('/');
         let base_url = base_url.strip_suffix("/v1").unwrap_or(base_url);
         http::parse_base_url("ANTHROPIC_BASE_URL", base_url)?;
         let header = |key: &str| {
             let mut value = HeaderValue::from_str(key)?;
+            // Sensitive headers are hidden in debug output.
             value.set_sensitive(true);
             Ok::<_, reqwest::header::InvalidHeaderValue>(value)
         };
@@ -77,7 +78,6 @@ impl Provider for AnthropicProvider {
     }
 
     async fn list_models(&self) -> Result<Vec<ModelInfo>, ProviderError> {
-        /// All that is read of it.
         #[derive(Deserialize)]
         struct AnthropicModelList {
             data: Vec<AnthropicModelEntry>,
@@ -90,15 +90,17 @@ impl Provider for AnthropicProvider {
         }
         let response = self.authenticate_request(self.http.get(&self.models_url)).send().await;
         let response = response.map_err(|error| errors::connection_error(&error))?;
-        let (status, pause) = (response.status(), http::parse_retry_after(response.headers()));
+        let (status, retry_after) =
+            (response.status(), http::parse_retry_after(response.headers()));
         let body = http::read_body(response).await?;
         if !status.is_success() {
-            return Err(errors::status_error(status.as_u16(), pause, &body, self.key.as_deref()));
+            let status = status.as_u16();
+            return Err(errors::status_error(status, retry_after, &body, self.key.as_deref()));
         }
-        let listed: AnthropicModelList = serde_json::from_slice(&body).map_err(|_| {
+        let list: AnthropicModelList = serde_json::from_slice(&body).map_err(|_| {
             ProviderError::new(
                 ProviderErrorKind::BadResponse,
-                "the provider did not list its models",
+                "the list of models could not be read from the provider",
             )
         })?;
         let model = |entry: AnthropicModelEntry| ModelInfo {
@@ -106,7 +108,7 @@ impl Provider for AnthropicProvider {
             provider: self.name().to_owned(),
             context_window: entry.max_input_tokens,
         };
-        Ok(listed.data.into_iter().map(model).collect())
+        Ok(list.data.into_iter().map(model).collect())
     }
 
     async fn open_stream(&self, prompt: &Prompt) -> Result<ProviderEvents, ProviderError> {

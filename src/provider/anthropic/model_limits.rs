@@ -1,17 +1,17 @@
-//! What a model's name tells about what it takes. Names may stand behind their vendor, as gateways
-//! write them: `anthropic/claude-opus-4.7`, `us.anthropic.claude-sonnet-5`.
+//! Limits and features of models, recognized by name. Gateways put the vendor before the name:
+//! `anthropic/claude-opus-4.7`, `us.anthropic.claude-sonnet-5`.
 
-/// Most output tokens unless the request says: what Claude 4 and later all take …
+/// Default of `max_tokens`, which the API requires, for Claude 4 and later.
 const MAX_OUTPUT_TOKENS: u32 = 32_000;
-/// … what Claude 3.5 and most other vendors' models take …
+/// The same for Claude 3.5 and for other vendors' models.
 const OTHER_MAX_OUTPUT_TOKENS: u32 = 8_192;
-/// … and what the first ones take.
+/// The same for the first Claude models.
 const EARLY_MAX_OUTPUT_TOKENS: u32 = 4_096;
-/// The first version whose models decide themselves how long they think.
+/// First version whose models decide themselves how long to think.
 const FIRST_ADAPTIVE_THINKING: (u32, u32) = (4, 6);
 
-/// The most output tokens that a model surely takes.
-/// Source: <https://platform.claude.com/docs/en/about-claude/models/overview>.
+/// Output tokens that a model accepts for certain. Source:
+/// <https://platform.claude.com/docs/en/about-claude/models/overview>.
 pub(super) fn max_output_tokens(model: &str) -> u32 {
     match claude_name(model) {
         Some(name) if name.starts_with("3-7") => MAX_OUTPUT_TOKENS,
@@ -24,23 +24,23 @@ pub(super) fn max_output_tokens(model: &str) -> u32 {
     }
 }
 
-/// Whether a model can be asked to think as hard as it finds right. Those before can only be told how
-/// many tokens to think, and want their thoughts back.
-/// Source: <https://platform.claude.com/docs/en/build-with-claude/adaptive-thinking>.
+/// Whether a model supports adaptive thinking. Earlier models take only a number of thinking tokens
+/// and expect their reasoning back in the next request. Source:
+/// <https://platform.claude.com/docs/en/build-with-claude/adaptive-thinking>.
 pub(super) fn supports_adaptive_thinking(model: &str) -> bool {
     let Some(name) = claude_name(model) else { return false };
     let mut pieces = name.split(['-', '.']);
-    // The first ones' names begin with their version.
+    // Claude 3 and earlier have the version before the family, as in `claude-3-7-sonnet`.
     let family = pieces.next().unwrap_or_default();
     if family.parse::<u32>().is_ok() || family == "instant" {
         return false;
     }
-    // A date stands where a minor version would.
+    // `claude-opus-4-20250514` has a date in place of the minor version.
     let mut number = || pieces.next()?.parse::<u32>().ok().filter(|number| *number < 100);
     number().is_none_or(|major| (major, number().unwrap_or(0)) >= FIRST_ADAPTIVE_THINKING)
 }
 
-/// A Claude's name, without what stands before it.
+/// Name of a Claude model, without `claude-` and anything before it.
 fn claude_name(model: &str) -> Option<&str> {
     model.split_once("claude-").map(|(_, name)| name)
 }

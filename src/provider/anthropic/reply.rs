@@ -1,5 +1,5 @@
-//! The events of the Messages API, read leniently: kinds of events, blocks and deltas that nobody
-//! has heard of are passed over.
+//! Parses the events of the Messages API, leniently: unknown kinds of events, blocks and deltas are
+//! ignored.
 
 use crate::domain::Usage;
 use crate::domain::message::FinishReason;
@@ -8,7 +8,7 @@ use crate::provider::{ProviderError, ProviderErrorKind, ProviderEvent};
 use serde::Deserialize;
 use serde_json::Value;
 
-/// The dialect, what a reply has cost so far, and which of its blocks are calls.
+/// Parser state: the usage so far, and the indexes of the blocks that are function calls.
 #[derive(Default)]
 pub(super) struct AnthropicStreamParser {
     usage: AnthropicUsage,
@@ -37,7 +37,7 @@ enum AnthropicStreamEvent {
         usage: AnthropicUsage,
     },
     MessageStop,
-    /// A whole reply, where no stream came.
+    /// A whole reply in place of a stream.
     Message {
         content: Vec<AnthropicContentBlock>,
         stop_reason: Option<String>,
@@ -62,7 +62,7 @@ struct AnthropicMessageDelta {
     stop_reason: Option<String>,
 }
 
-/// A block, or more of it.
+/// A content block, or a delta of one.
 #[derive(Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum AnthropicContentBlock {
@@ -79,7 +79,7 @@ enum AnthropicContentBlock {
     ToolUse {
         id: String,
         name: String,
-        /// All of it in a whole reply; in a stream the pieces come behind.
+        /// The arguments in a whole reply; in a stream they follow as deltas.
         #[serde(default)]
         input: Value,
     },
@@ -91,7 +91,7 @@ enum AnthropicContentBlock {
     Other,
 }
 
-/// Counts so far; the last one told of each counts.
+/// Token counts. Each event of a stream may repeat some of them; the last value counts.
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct AnthropicUsage {
@@ -120,11 +120,13 @@ impl AnthropicUsage {
             newer.output_tokens_details.or(self.output_tokens_details.take());
     }
 
-    /// Their `input_tokens` leave out what the cache gave or took; ours are of the whole prompt.
+    /// Converts the counts: the API's `input_tokens` exclude tokens that the cache read or wrote,
+    /// ours are those of the whole prompt.
     fn to_usage(&self) -> Usage {
         let read = self.cache_read_input_tokens.unwrap_or(0);
         let written = self.cache_creation_input_tokens.unwrap_or(0);
-        let thinking = self.output_tokens_details.as_ref().and_then(|told| told.thinking_tokens);
+        let thinking =
+            self.output_tokens_details.as_ref().and_then(|details| details.thinking_tokens);
         Usage {
             prompt_tokens: self.input_tokens.unwrap_or(0) + read + written,
             cached_tokens: read,
@@ -150,6 +152,8 @@ impl StreamParser for AnthropicStreamParser {
                 self.push_block(events, index, block)
             }
             AnthropicStreamEvent::MessageDelta { delta, usage } => {
+                // `message_start` has the input tokens, this event the output tokens, so only now
+                // is the usage complete.
                 self.usage.merge(usage);
                 if let Some(reason) = delta.stop_reason {
                     events.push(ProviderEvent::Usage(self.usage.to_usage()));
@@ -185,7 +189,7 @@ impl StreamParser for AnthropicStreamParser {
 }
 
 impl AnthropicStreamParser {
-    /// Deltas that arrive together are one.
+    /// Adds a block or a delta. Deltas that arrive together become one event.
     fn push_block(
         &mut self,
         events: &mut Vec<ProviderEvent>,
@@ -215,11 +219,14 @@ impl AnthropicStreamParser {
             (_, AnthropicContentBlock::ToolUse { id, name, input }) => {
                 self.calls.push(index);
                 events.push(ProviderEvent::ToolCall { index, id, name });
+                // In a stream this is an empty object, and the arguments follow as deltas.
                 if input.as_object().is_some_and(|input| !input.is_empty()) {
                     events.push(ProviderEvent::ToolInput { index, delta: input.to_string() });
                 }
             }
             (_, AnthropicContentBlock::InputJsonDelta { partial_json: delta }) => {
+                // Tools that the API runs itself have argument deltas, too; their blocks are
+                // ignored.
                 if !delta.is_empty() && self.calls.contains(&index) {
                     events.push(ProviderEvent::ToolInput { index, delta });
                 }
@@ -228,7 +235,7 @@ impl AnthropicStreamParser {
     }
 }
 
-/// Gateways send errors without their own `type`.
+/// Parses an event. Some gateways send errors without a `type`.
 fn parse_stream_event(
     data: &[u8],
     key: Option<&str>,
@@ -255,6 +262,6 @@ fn parse_finish_reason(word: &str) -> FinishReason {
 fn unreadable_error() -> ProviderError {
     ProviderError::new(
         ProviderErrorKind::BadResponse,
-        "the provider sent something that cannot be read",
+        "the provider's response could not be parsed",
     )
 }

@@ -1,8 +1,8 @@
-//! A prompt as the Messages API wants it.
+//! Builds requests of the Messages API.
 //!
-//! What it wants otherwise than others: a system prompt beside the messages, a limit of output
-//! tokens in any case, a user's message first, no empty text, and marks at which it keeps the
-//! prompt's beginning in its cache.
+//! It differs from Chat Completions: the system prompt is apart from the messages, `max_tokens` is
+//! required, the first message must be a user's, text must not be empty, and the request marks the
+//! positions up to which the prompt is cached.
 
 use super::model_limits;
 use super::tools::{self, AnthropicTool, AnthropicToolChoice};
@@ -15,9 +15,9 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 
-/// What stands first where memory begins with a reply: a conversation begins with its user.
+/// First message of a conversation whose window begins with a reply.
 const EARLIER_PLACEHOLDER: &str = "(The conversation began before this.)";
-/// The kinds of pictures that are taken.
+/// Image types that the API accepts.
 const IMAGE_MEDIA_TYPES: &[&str] = &["image/jpeg", "image/png", "image/gif", "image/webp"];
 
 #[derive(Serialize)]
@@ -44,7 +44,7 @@ struct AnthropicRequest<'a> {
     tool_choice: Option<AnthropicToolChoice>,
 }
 
-/// The model decides how long it thinks, and says in short what it thought.
+/// Lets the model decide how long to think and return a summary of its reasoning.
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum ThinkingConfig {
@@ -122,7 +122,7 @@ enum AnthropicImageSource<'a> {
     Url { url: &'a str },
 }
 
-/// The prompt up to here is kept for some minutes, and read back where one begins the same way.
+/// Caches the prompt up to this block for some minutes; prompts with the same beginning read it.
 #[derive(Clone, Copy, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum CacheControl {
@@ -135,7 +135,7 @@ impl<'a> AnthropicBlockParam<'a> {
     }
 }
 
-/// The body that asks for a streamed reply.
+/// Encodes the request for a streamed reply.
 pub(super) fn encode_request(prompt: &Prompt) -> Vec<u8> {
     let is_system = |message: &&PromptMessage| message.role == Role::System;
     let system = prompt.messages.iter().take_while(is_system).count();
@@ -143,7 +143,7 @@ pub(super) fn encode_request(prompt: &Prompt) -> Vec<u8> {
     let effort = parse_effort(&prompt.extra_params)
         .filter(|_| model_limits::supports_adaptive_thinking(&prompt.model));
     let thinking = effort.filter(|_| can_think(conversation));
-    let is_free = thinking.is_none();
+    let has_sampling = thinking.is_none();
     let request = AnthropicRequest {
         model: &prompt.model,
         max_tokens: prompt
@@ -152,22 +152,23 @@ pub(super) fn encode_request(prompt: &Prompt) -> Vec<u8> {
         system: build_system_blocks(system),
         messages: build_messages(conversation),
         stream: true,
-        // It goes from 0 to 1 here, newer models take it or `top_p`, not both, and who thinks neither.
-        temperature: prompt.temperature.filter(|_| is_free).map(|temperature| temperature.min(1.0)),
-        top_p: prompt.top_p.filter(|_| is_free && prompt.temperature.is_none()),
+        // The range is 0 to 1 here. Newer models accept either `temperature` or `top_p`, not both,
+        // and neither of them while thinking.
+        temperature: prompt.temperature.filter(|_| has_sampling).map(|value| value.min(1.0)),
+        top_p: prompt.top_p.filter(|_| has_sampling && prompt.temperature.is_none()),
         stop_sequences: parse_stop_sequences(&prompt.extra_params),
         thinking: thinking.map(|_| ThinkingConfig::Adaptive { display: "summarized" }),
         output_config: OutputConfig { effort, format: parse_output_format(&prompt.extra_params) },
         tools: tools::build_tools(&prompt.extra_params),
         tool_choice: tools::build_tool_choice(&prompt.extra_params),
     };
-    // Strings and finite numbers always have a JSON form.
+    // Strings and finite numbers always serialize.
     serde_json::to_vec(&request).unwrap_or_default()
 }
 
-/// Chat Completions' `stop`: a text, or a list of them. White space alone is refused here.
-fn parse_stop_sequences(further: &ExtraParams) -> Vec<String> {
-    let texts = match further.get("stop") {
+/// `stop` of Chat Completions: a string or a list. The API rejects sequences of white space alone.
+fn parse_stop_sequences(extra_params: &ExtraParams) -> Vec<String> {
+    let texts = match extra_params.get("stop") {
         Some(Value::String(text)) => vec![text],
         Some(list) => serde_json::from_value(list).unwrap_or_default(),
         None => Vec::new(),
@@ -175,10 +176,10 @@ fn parse_stop_sequences(further: &ExtraParams) -> Vec<String> {
     texts.into_iter().filter(|text| !text.trim().is_empty()).collect()
 }
 
-/// Chat Completions' `reasoning_effort`. Source:
+/// `reasoning_effort` of Chat Completions, as far as there is an equivalent. Source:
 /// <https://platform.claude.com/docs/en/build-with-claude/effort>.
-fn parse_effort(further: &ExtraParams) -> Option<&'static str> {
-    match further.get("reasoning_effort")?.as_str()? {
+fn parse_effort(extra_params: &ExtraParams) -> Option<&'static str> {
+    match extra_params.get("reasoning_effort")?.as_str()? {
         "minimal" | "low" => Some("low"),
         "medium" => Some("medium"),
         "high" => Some("high"),
@@ -188,15 +189,14 @@ fn parse_effort(further: &ExtraParams) -> Option<&'static str> {
     }
 }
 
-/// Between a call and what came of it a model goes on with thoughts of which it wants its own words
-/// back, signed. They are not kept, so from there on it answers without.
+/// Whether thinking may be requested. A model that continues after tool results expects its own
+/// signed reasoning back. That is not stored, so the model continues without thinking.
 fn can_think(conversation: &[PromptMessage]) -> bool {
     conversation.last().is_none_or(|last| last.results.is_empty())
 }
 
-/// Chat Completions' `response_format`, where it is a schema.
-fn parse_output_format(further: &ExtraParams) -> Option<OutputFormat<'_>> {
-    /// All that has a counterpart.
+/// `response_format` of Chat Completions if it is a schema; other formats have no equivalent.
+fn parse_output_format(extra_params: &ExtraParams) -> Option<OutputFormat<'_>> {
     #[derive(Deserialize)]
     struct ResponseFormatParam<'a> {
         #[serde(borrow)]
@@ -207,17 +207,18 @@ fn parse_output_format(further: &ExtraParams) -> Option<OutputFormat<'_>> {
         #[serde(borrow)]
         schema: &'a RawValue,
     }
-    let format = serde_json::from_str(further.get_raw("response_format")?.get()).ok();
+    let format = serde_json::from_str(extra_params.get_raw("response_format")?.get()).ok();
     let ResponseFormatParam { json_schema: NamedSchema { schema } } = format?;
     Some(OutputFormat { kind: "json_schema", schema })
 }
 
-/// Two marks at the most, of the four there may be: the first block stays when what stands behind
-/// it (a project) changes, and the last is where the conversation begins.
+/// The system prompt with at most two of the four cache marks that a request may have: after the
+/// first block, which stays the same when a later one (the project) changes, and after the last
+/// block, where the conversation begins.
 fn build_system_blocks(messages: &[PromptMessage]) -> Vec<AnthropicBlockParam<'_>> {
-    let said = messages.iter().filter(|message| !message.content.trim().is_empty());
+    let texts = messages.iter().filter(|message| !message.content.trim().is_empty());
     let mut blocks: Vec<_> =
-        said.map(|message| AnthropicBlockParam::from_text(&*message.content)).collect();
+        texts.map(|message| AnthropicBlockParam::from_text(&*message.content)).collect();
     if let Some(first) = blocks.first_mut() {
         first.cache_control = Some(CacheControl::Ephemeral);
     }
@@ -227,14 +228,14 @@ fn build_system_blocks(messages: &[PromptMessage]) -> Vec<AnthropicBlockParam<'_
     blocks
 }
 
-/// Messages of one speaker in a row become one; the last one before the new one is marked, for the
-/// next prompt begins with all that stands up to there.
+/// Merges consecutive messages of the same role. A cache mark is set on the message before the new
+/// one: the next prompt begins with everything up to there.
 fn build_messages(conversation: &[PromptMessage]) -> Vec<AnthropicMessageParam<'_>> {
-    let before_new = conversation.len().checked_sub(2);
+    let last_repeated = conversation.len().checked_sub(2);
     let mut messages: Vec<AnthropicMessageParam<'_>> = Vec::new();
     for (index, message) in conversation.iter().enumerate() {
         let (role, mut content) = build_blocks(message);
-        if let Some(last) = content.last_mut().filter(|_| Some(index) == before_new) {
+        if let Some(last) = content.last_mut().filter(|_| Some(index) == last_repeated) {
             last.cache_control = Some(CacheControl::Ephemeral);
         }
         match messages.last_mut() {
@@ -258,15 +259,16 @@ fn build_messages(conversation: &[PromptMessage]) -> Vec<AnthropicMessageParam<'
 fn build_blocks(message: &PromptMessage) -> (AnthropicRole, Vec<AnthropicBlockParam<'_>>) {
     let text = &*message.content;
     let (role, text) = match message.role {
-        // Ends in white space are refused where the message is the last one.
+        // The API rejects a final assistant message that ends in white space.
         Role::Assistant => (AnthropicRole::Assistant, Cow::from(text.trim_end())),
-        // Not every model knows this role in the middle.
+        // Not every model accepts the system role within the conversation.
         Role::System => (AnthropicRole::User, format!("<system>\n{text}\n</system>").into()),
         Role::User | Role::Tool => (AnthropicRole::User, Cow::from(text)),
     };
-    let is_told = !text.trim().is_empty() && message.role != Role::Tool;
-    let text = is_told.then(|| AnthropicBlockParam::from_text(text));
-    let pictures = message.images.iter().filter_map(build_image_block);
+    // The content of a tool message is a rendering of its results, which are sent themselves.
+    let has_text = !text.trim().is_empty() && message.role != Role::Tool;
+    let text = has_text.then(|| AnthropicBlockParam::from_text(text));
+    let images = message.images.iter().filter_map(build_image_block);
     let calls = message.calls.iter().map(|call| AnthropicContentParam::ToolUse {
         id: &call.id,
         name: &call.name,
@@ -279,19 +281,20 @@ fn build_blocks(message: &PromptMessage) -> (AnthropicRole, Vec<AnthropicBlockPa
     });
     let tools =
         calls.chain(results).map(|content| AnthropicBlockParam { content, cache_control: None });
-    (role, text.into_iter().chain(pictures).chain(tools).collect())
+    (role, text.into_iter().chain(images).chain(tools).collect())
 }
 
-/// `None` for a kind of picture that is refused, which would refuse the whole prompt.
+/// `None` for image types that the API rejects, because one such image fails the whole request.
 fn build_image_block(image: &MessageImage) -> Option<AnthropicBlockParam<'_>> {
     let source = match image.url.strip_prefix("data:") {
         None => AnthropicImageSource::Url { url: &image.url },
         Some(data) => {
-            let (kind, data) = data.split_once(";base64,")?;
-            let kind = kind.split(';').next().unwrap_or_default();
-            let kind = if kind == "image/jpg" { "image/jpeg" } else { kind };
+            let (media_type, data) = data.split_once(";base64,")?;
+            let media_type = media_type.split(';').next().unwrap_or_default();
+            // A common misspelling of `image/jpeg`.
+            let media_type = if media_type == "image/jpg" { "image/jpeg" } else { media_type };
             let media_type =
-                *IMAGE_MEDIA_TYPES.iter().find(|known| kind.eq_ignore_ascii_case(known))?;
+                *IMAGE_MEDIA_TYPES.iter().find(|known| media_type.eq_ignore_ascii_case(known))?;
             AnthropicImageSource::Base64 { media_type, data }
         }
     };
@@ -328,18 +331,18 @@ mod tests {
             (Role::Assistant, "two"),
             (Role::User, "three"),
         ])));
-        let kept = json!({"type": "ephemeral"});
+        let cached = json!({"type": "ephemeral"});
         assert_eq!(
             sent,
             json!({
                 "model": "claude-sonnet-5-5", "max_tokens": 32_000, "stream": true,
                 "system": [
-                    {"type": "text", "text": "Be kind.", "cache_control": kept},
-                    {"type": "text", "text": "The project.", "cache_control": kept},
+                    {"type": "text", "text": "Be kind.", "cache_control": cached},
+                    {"type": "text", "text": "The project.", "cache_control": cached},
                 ],
                 "messages": [
                     {"role": "user", "content": [{"type": "text", "text": "one"}]},
-                    {"role": "assistant", "content": [{"type": "text", "text": "two", "cache_control": kept}]},
+                    {"role": "assistant", "content": [{"type": "text", "text": "two", "cache_control": cached}]},
                     {"role": "user", "content": [{"type": "text", "text": "three"}]},
                 ],
             })
@@ -355,7 +358,7 @@ mod tests {
             (Role::System, "Be brief."),
             (Role::User, "Now."),
         ])));
-        let told: Vec<(&str, Vec<&str>)> = sent["messages"]
+        let messages: Vec<(&str, Vec<&str>)> = sent["messages"]
             .as_array()
             .unwrap()
             .iter()
@@ -366,7 +369,7 @@ mod tests {
             })
             .collect();
         assert_eq!(
-            told,
+            messages,
             [
                 ("user", vec![EARLIER_PLACEHOLDER]),
                 ("assistant", vec!["Where were we?"]),
@@ -397,7 +400,7 @@ mod tests {
 
     #[test]
     fn parameters_stay_within_model_limits() {
-        let of = |model: &str, temperature, top_p| {
+        let limits_of = |model: &str, temperature, top_p| {
             let prompt =
                 Prompt { model: model.to_owned(), temperature, top_p, ..prompt_of(vec![]) };
             let sent = encode_to_json(prompt);
@@ -405,19 +408,19 @@ mod tests {
             (number("max_tokens"), number("temperature"), number("top_p"))
         };
         assert_eq!(
-            of("claude-3-haiku-20240307", Some(1.7), Some(0.5)),
+            limits_of("claude-3-haiku-20240307", Some(1.7), Some(0.5)),
             (Some(4096.0), Some(1.0), None)
         );
         assert_eq!(
-            of("claude-3-5-sonnet-latest", None, Some(0.5)),
+            limits_of("claude-3-5-sonnet-latest", None, Some(0.5)),
             (Some(8192.0), None, Some(0.5))
         );
-        assert_eq!(of("kimi-k2", None, None), (Some(8192.0), None, None));
+        assert_eq!(limits_of("kimi-k2", None, None), (Some(8192.0), None, None));
     }
 
     #[test]
     fn reasoning_effort_enables_thinking_where_supported() {
-        let of = |model: &str, effort: &str, messages: Vec<PromptMessage>| {
+        let fields_of = |model: &str, effort: &str, messages: Vec<PromptMessage>| {
             let effort = serde_json::value::to_raw_value(effort).unwrap();
             let prompt = Prompt {
                 model: model.to_owned(),
@@ -428,10 +431,10 @@ mod tests {
             let sent = encode_to_json(prompt);
             ["thinking", "output_config", "temperature"].map(|name| sent[name].clone())
         };
-        let asked = || text_messages(&[(Role::User, "Why?")]);
+        let question = || text_messages(&[(Role::User, "Why?")]);
         let thinking = json!({"type": "adaptive", "display": "summarized"});
         assert_eq!(
-            of("claude-sonnet-5-5", "high", asked()),
+            fields_of("claude-sonnet-5-5", "high", question()),
             [thinking, json!({"effort": "high"}), Value::Null]
         );
         let without = [Value::Null, Value::Null, json!(0.5)];
@@ -441,7 +444,7 @@ mod tests {
             ("claude-haiku-4-5", "high"),
             ("kimi-k2", "high"),
         ] {
-            assert_eq!(of(model, effort, asked()), without, "{model} {effort}");
+            assert_eq!(fields_of(model, effort, question()), without, "{model} {effort}");
         }
 
         let result = crate::domain::tool::ToolResult {
@@ -452,7 +455,7 @@ mod tests {
         let returned =
             PromptMessage { results: vec![result], ..PromptMessage::from_text(Role::Tool, "") };
         assert_eq!(
-            of("claude-opus-5", "minimal", vec![returned]),
+            fields_of("claude-opus-5", "minimal", vec![returned]),
             [Value::Null, json!({"effort": "low"}), json!(0.5)]
         );
     }

@@ -1,5 +1,5 @@
-//! Chat Completions' `tools` and `tool_choice` as the Messages API wants them.
-//! Source: <https://platform.claude.com/docs/en/agents-and-tools/tool-use/implement-tool-use>.
+//! Translates `tools` and `tool_choice` of Chat Completions to the Messages API. Source:
+//! <https://platform.claude.com/docs/en/agents-and-tools/tool-use/implement-tool-use>.
 
 use crate::domain::extra_params::ExtraParams;
 use crate::domain::tool::encode_input;
@@ -7,7 +7,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-/// A function that may be called.
 #[derive(Serialize)]
 pub(super) struct AnthropicTool<'a> {
     name: String,
@@ -16,7 +15,7 @@ pub(super) struct AnthropicTool<'a> {
     input_schema: InputSchema<'a>,
 }
 
-/// What arguments look like; a function without parameters takes any object.
+/// JSON schema of the arguments; a function without parameters accepts any object.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum InputSchema<'a> {
@@ -24,7 +23,6 @@ enum InputSchema<'a> {
     AnyObject(Value),
 }
 
-/// Which of them are called.
 #[derive(Debug, PartialEq, Serialize)]
 pub(super) struct AnthropicToolChoice {
     #[serde(rename = "type")]
@@ -35,8 +33,8 @@ pub(super) struct AnthropicToolChoice {
     disable_parallel_tool_use: bool,
 }
 
-/// The functions that a request offers; what is none is left out.
-pub(super) fn build_tools(further: &ExtraParams) -> Vec<AnthropicTool<'_>> {
+/// The functions that a request offers. Entries that are not functions are ignored.
+pub(super) fn build_tools(extra_params: &ExtraParams) -> Vec<AnthropicTool<'_>> {
     #[derive(Deserialize)]
     struct OfferedTool<'a> {
         #[serde(borrow)]
@@ -49,7 +47,7 @@ pub(super) fn build_tools(further: &ExtraParams) -> Vec<AnthropicTool<'_>> {
         #[serde(borrow)]
         parameters: Option<&'a RawValue>,
     }
-    let Some(tools) = further.get_raw("tools") else { return Vec::new() };
+    let Some(tools) = extra_params.get_raw("tools") else { return Vec::new() };
     let tools: Vec<&RawValue> = serde_json::from_str(tools.get()).unwrap_or_default();
     let offers = tools.into_iter().filter_map(|tool| serde_json::from_str(tool.get()).ok());
     offers
@@ -66,11 +64,12 @@ pub(super) fn build_tools(further: &ExtraParams) -> Vec<AnthropicTool<'_>> {
         .collect()
 }
 
-/// `None` leaves it to the model.
-pub(super) fn build_tool_choice(further: &ExtraParams) -> Option<AnthropicToolChoice> {
-    further.get_raw("tools")?;
-    let disable_parallel_tool_use = further.get("parallel_tool_calls") == Some(false.into());
-    let chosen = further.get("tool_choice").unwrap_or_default();
+/// `None` leaves the choice to the model, which is the API's default.
+pub(super) fn build_tool_choice(extra_params: &ExtraParams) -> Option<AnthropicToolChoice> {
+    // The API rejects a choice without tools.
+    extra_params.get_raw("tools")?;
+    let disable_parallel_tool_use = extra_params.get("parallel_tool_calls") == Some(false.into());
+    let chosen = extra_params.get("tool_choice").unwrap_or_default();
     let (kind, name) = match (chosen.as_str(), chosen["function"]["name"].as_str()) {
         (Some("required"), _) => ("any", None),
         (Some("none"), _) => ("none", None),
@@ -78,11 +77,13 @@ pub(super) fn build_tool_choice(further: &ExtraParams) -> Option<AnthropicToolCh
         _ if disable_parallel_tool_use => ("auto", None),
         _ => return None,
     };
+    // `none` does not have this field.
     let disable_parallel_tool_use = disable_parallel_tool_use && kind != "none";
     Some(AnthropicToolChoice { kind, name, disable_parallel_tool_use })
 }
 
-/// Arguments as they go back: an object, whatever the model wrote.
+/// Arguments of an earlier call, to be sent back. The API accepts objects only, so anything else
+/// that the model wrote becomes an empty object.
 pub(super) fn normalize_input(arguments: &str) -> Box<RawValue> {
     let input = encode_input(arguments);
     if input.get().starts_with('{') { input } else { encode_input("{}") }
@@ -102,34 +103,34 @@ mod tests {
     #[test]
     fn functions_become_anthropic_tools() {
         let parameters = json!({"type": "object", "properties": {"city": {"type": "string"}}});
-        let further = extra_params(json!({"tools": [
+        let params = extra_params(json!({"tools": [
             {"type": "function", "function": {"name": "weather", "description": "Says it.", "parameters": parameters}},
             {"type": "function", "function": {"name": "time"}},
             {"type": "moon"},
         ]}));
-        let offered = serde_json::to_value(build_tools(&further)).unwrap();
-        let wanted = json!([
+        let tools = serde_json::to_value(build_tools(&params)).unwrap();
+        let expected = json!([
             {"name": "weather", "description": "Says it.", "input_schema": parameters},
             {"name": "time", "input_schema": {"type": "object"}},
         ]);
-        assert_eq!(offered, wanted);
+        assert_eq!(tools, expected);
     }
 
     #[test]
     fn tool_choice_is_translated() {
-        let told = |choice: Value, parallel: Value| {
+        let translate = |choice: Value, parallel: Value| {
             let fields =
                 json!({"tools": [], "tool_choice": choice, "parallel_tool_calls": parallel});
             serde_json::to_value(super::build_tool_choice(&extra_params(fields))).unwrap()
         };
         let one = json!({"type": "function", "function": {"name": "time"}});
-        assert_eq!(told(Value::Null, Value::Null), Value::Null);
-        assert_eq!(told("auto".into(), true.into()), Value::Null);
-        assert_eq!(told("none".into(), false.into()), json!({"type": "none"}));
-        assert_eq!(told("required".into(), Value::Null), json!({"type": "any"}));
-        assert_eq!(told(one, Value::Null), json!({"type": "tool", "name": "time"}));
+        assert_eq!(translate(Value::Null, Value::Null), Value::Null);
+        assert_eq!(translate("auto".into(), true.into()), Value::Null);
+        assert_eq!(translate("none".into(), false.into()), json!({"type": "none"}));
+        assert_eq!(translate("required".into(), Value::Null), json!({"type": "any"}));
+        assert_eq!(translate(one, Value::Null), json!({"type": "tool", "name": "time"}));
         let single = json!({"type": "auto", "disable_parallel_tool_use": true});
-        assert_eq!(told("auto".into(), false.into()), single);
+        assert_eq!(translate("auto".into(), false.into()), single);
     }
 
     #[test]

@@ -1,24 +1,25 @@
-//! What went wrong at an endpoint, told in sentences that are safe to show to users.
+//! Maps failures of an endpoint to errors whose messages are safe to show to users.
 
 use super::sanitize_message;
 use crate::provider::{ProviderError, ProviderErrorKind};
 use serde_json::Value;
 use std::time::Duration;
 
-/// A connection that could not be made, or that broke.
+/// The connection could not be made, or was lost.
 pub(in crate::provider) fn connection_error(error: &reqwest::Error) -> ProviderError {
     tracing::debug!(error = %error.chain_text(), "provider connection failed");
-    let (fault, message) = match (error.is_timeout(), error.is_connect()) {
-        (true, _) => (ProviderErrorKind::Timeout, "the provider could not be reached in time"),
+    let (kind, message) = match (error.is_timeout(), error.is_connect()) {
+        (true, _) => (ProviderErrorKind::Timeout, "the connection to the provider timed out"),
         (false, true) => (ProviderErrorKind::ConnectionFailed, "the provider cannot be reached"),
         (false, false) => {
-            (ProviderErrorKind::ConnectionFailed, "the connection to the provider broke")
+            (ProviderErrorKind::ConnectionFailed, "the connection to the provider was lost")
         }
     };
-    ProviderError { is_unsent: error.is_connect(), ..ProviderError::retryable(fault, message) }
+    // Without a connection nothing was sent, so the call cannot have been billed.
+    ProviderError { is_unsent: error.is_connect(), ..ProviderError::retryable(kind, message) }
 }
 
-/// An answer whose status says no.
+/// The endpoint answered with an error status.
 pub(in crate::provider) fn status_error(
     status: u16,
     retry_after: Option<Duration>,
@@ -26,13 +27,13 @@ pub(in crate::provider) fn status_error(
     key: Option<&str>,
 ) -> ProviderError {
     if matches!(status, 401 | 403) {
-        // Their sentence is about the operator's account, not for the user's eyes.
+        // The endpoint's message is about the operator's account, so only the log gets it.
         let object: Value = serde_json::from_slice(body).unwrap_or_default();
-        let sentence = extract_message(object.get("error").unwrap_or(&object), key);
+        let message = extract_message(object.get("error").unwrap_or(&object), key);
         tracing::warn!(
             status,
-            error = sentence.unwrap_or_default(),
-            "the provider refused our credentials"
+            error = message.unwrap_or_default(),
+            "the provider rejected the server's credentials"
         );
         return ProviderError::new(
             ProviderErrorKind::BadResponse,
@@ -41,40 +42,43 @@ pub(in crate::provider) fn status_error(
     }
     let object: Value = serde_json::from_slice(body).unwrap_or_default();
     let error = object.get("error").unwrap_or(&object);
-    let sentence = match extract_message(error, key) {
-        Some(sentence) => format!("the provider answered {status}: {sentence}"),
+    let message = match extract_message(error, key) {
+        Some(message) => format!("the provider answered {status}: {message}"),
         None => format!("the provider answered {status}"),
     };
-    // 529 is Anthropic's word for too many callers.
-    let is_passing = matches!(status, 408 | 409 | 425 | 429 | 500..=599);
+    // 529 is Anthropic's status for an overloaded endpoint.
+    let is_retryable = matches!(status, 408 | 409 | 425 | 429 | 500..=599);
     ProviderError {
-        is_retryable: is_passing,
+        is_retryable,
         retry_after,
-        ..ProviderError::new(classify_error(error), sentence)
+        ..ProviderError::new(classify_error(error), message)
     }
 }
 
-/// An `error` object inside an answer that began well.
+/// An `error` object in a response that started with a success status.
 pub(in crate::provider) fn object_error(error: &Value, key: Option<&str>) -> ProviderError {
-    let sentence = match extract_message(error, key) {
-        Some(sentence) => format!("the provider answered: {sentence}"),
+    let message = match extract_message(error, key) {
+        Some(message) => format!("the provider answered: {message}"),
         None => "the provider reported an error".to_owned(),
     };
-    let fault = classify_error(error);
+    let kind = classify_error(error);
+    // There is no status to tell overload from a bad request. Retrying a bad request does no harm,
+    // and it stops at the retry limit.
     ProviderError {
-        is_retryable: fault == ProviderErrorKind::BadResponse,
-        ..ProviderError::new(fault, sentence)
+        is_retryable: kind == ProviderErrorKind::BadResponse,
+        ..ProviderError::new(kind, message)
     }
 }
 
-/// `{"message": "…"}` or `{"error": "…"}`.
+/// The message of `{"message": "…"}`, or of an error that is a string itself.
 fn extract_message(error: &Value, key: Option<&str>) -> Option<String> {
     let text = error.get("message").unwrap_or(error).as_str()?;
-    let sentence = sanitize_message(text, key);
-    (!sentence.is_empty()).then_some(sentence)
+    let message = sanitize_message(text, key);
+    (!message.is_empty()).then_some(message)
 }
 
-/// OpenAI has a code for it; others only say so, Anthropic in several ways:
+/// Recognizes prompts that are too long. OpenAI has an error code for it. Other servers are
+/// recognized by their messages, of which Anthropic has several:
 /// <https://platform.claude.com/docs/en/build-with-claude/context-windows>.
 fn classify_error(error: &Value) -> ProviderErrorKind {
     let says = |field: &str, what: &str| {
@@ -93,6 +97,7 @@ fn classify_error(error: &Value) -> ProviderErrorKind {
     if is_too_long { ProviderErrorKind::ContextTooLong } else { ProviderErrorKind::BadResponse }
 }
 
+/// An error with its causes, because reqwest's own message leaves them out.
 trait ChainText {
     fn chain_text(&self) -> String;
 }

@@ -1,5 +1,5 @@
-//! What endpoints over HTTP have in common: a client, a reply read as it arrives, pauses, and
-//! sentences that are safe to show. What a vendor's words mean is its own folder's matter.
+//! Shared parts of HTTP endpoints: client, streamed replies, retry delays, and error messages that
+//! are safe to show. The protocol of each vendor is in the vendor's own folder.
 
 pub(super) mod errors;
 mod forward;
@@ -18,10 +18,10 @@ use reqwest::redirect::Policy;
 use reqwest::{Client, Url};
 use std::time::Duration;
 
-/// The most bytes of a body that is not a stream.
+/// Upper bound of a body that is not streamed.
 const MAX_BODY_BYTES: usize = 4 << 20;
 
-/// A client for an endpoint; one connection pool each.
+/// Builds a client with a connection pool of its own.
 pub(super) fn build_client() -> Result<Client, String> {
     Client::builder()
         .user_agent(concat!("echoic/", env!("CARGO_PKG_VERSION")))
@@ -33,17 +33,18 @@ pub(super) fn build_client() -> Result<Client, String> {
         .map_err(|error| error.to_string())
 }
 
-/// Reads a base URL; the complaint names the variable, and not the value, which may hold a password.
+/// Parses a base URL. The error message names the variable but not its value, which may contain a
+/// password.
 pub(super) fn parse_base_url(variable: &str, text: &str) -> Result<Url, String> {
-    let parsed = Url::parse(text).map_err(|error| format!("{variable} is no URL: {error}"))?;
+    let parsed =
+        Url::parse(text).map_err(|error| format!("{variable} is not a valid URL: {error}"))?;
     if matches!(parsed.scheme(), "http" | "https") {
         return Ok(parsed);
     }
     Err(format!("{variable} must begin with http:// or https://"))
 }
 
-/// How long the endpoint wants to be left alone: `retry-after-ms`, or `retry-after` in seconds or as
-/// a date, counted from the answer's own date.
+/// Delay that the endpoint asks for: `retry-after-ms`, or `retry-after` in seconds or as a date.
 pub(super) fn parse_retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = |name: &str| Some(headers.get(name)?.to_str().ok()?.trim());
     let number = |name: &str| text(name)?.parse::<f64>().ok();
@@ -51,36 +52,38 @@ pub(super) fn parse_retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds =
         number("retry-after-ms").map(|millis| millis / 1000.0).or_else(|| number("retry-after"));
     match seconds {
+        // Negative, infinite or NaN numbers are ignored.
         Some(seconds) => Duration::try_from_secs_f64(seconds).ok(),
+        // Counted from the response's own date, so a wrong clock on this host does no harm.
         None => Some(date("retry-after")?.duration_since(date("date")?).unwrap_or_default()),
     }
 }
 
-/// Reads a body that is not a stream.
 pub(super) async fn read_body(response: reqwest::Response) -> Result<Vec<u8>, ProviderError> {
     let mut body = Vec::new();
-    let mut pieces = response.bytes_stream();
-    while let Some(piece) = pieces.next().await {
-        body.extend_from_slice(&piece.map_err(|error| errors::connection_error(&error))?);
+    let mut chunks = response.bytes_stream();
+    while let Some(chunk) = chunks.next().await {
+        body.extend_from_slice(&chunk.map_err(|error| errors::connection_error(&error))?);
         if body.len() > MAX_BODY_BYTES {
             return Err(ProviderError::new(
                 ProviderErrorKind::BadResponse,
-                "the provider's answer is too large",
+                "the provider's response is too large",
             ));
         }
     }
     Ok(body)
 }
 
-/// At most 300 characters of a provider's sentence, without control characters and secrets.
+/// At most 300 characters of an endpoint's error message, without control characters and secrets.
 fn sanitize_message(text: &str, key: Option<&str>) -> String {
     let mut text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    // Endpoints quote keys and internal URLs in their errors.
     if let Some(key) = key.filter(|key| !key.is_empty()) {
         text = text.replace(key, "[key]");
     }
-    let hidden = |word: &str| word.starts_with("sk-") || word.contains("://");
+    let is_secret = |word: &str| word.starts_with("sk-") || word.contains("://");
     let words: Vec<&str> =
-        text.split_whitespace().map(|word| if hidden(word) { "[…]" } else { word }).collect();
+        text.split_whitespace().map(|word| if is_secret(word) { "[…]" } else { word }).collect();
     truncate_chars(&words.join(" "), 300).to_owned()
 }
 
@@ -93,7 +96,7 @@ mod tests {
         let headers = headers.iter().map(|(name, value)| {
             (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())
         });
-        parse_retry_after(&headers.collect()).map(|pause| pause.as_millis())
+        parse_retry_after(&headers.collect()).map(|delay| delay.as_millis())
     }
 
     #[test]

@@ -1,7 +1,8 @@
-//! A reply as it arrives: bytes become events, events become what the vendor's dialect says.
+//! Reads a streamed reply: bytes become server-sent events, and a vendor's parser turns these into
+//! provider events.
 //!
-//! A cut connection is an error, a clean end is an end, and JSON where a stream was promised is
-//! read as what it is.
+//! A lost connection is an error, a clean end is an end, and JSON in place of a promised stream is
+//! parsed as JSON.
 
 use super::sse::SseDecoder;
 use super::surrogates::SurrogateJoiner;
@@ -12,12 +13,12 @@ use futures::stream::{self, BoxStream, StreamExt};
 use reqwest::RequestBuilder;
 use reqwest::header::{ACCEPT, CONTENT_TYPE};
 
-/// How much of a body is kept to see what it was, if it turns out to be no stream.
+/// Bytes kept from the beginning of a body, in case it turns out not to be a stream.
 const MAX_HEAD_BYTES: usize = 64 << 10;
 
-/// How a vendor writes a reply. `key` must not be shown in an error.
+/// Parser of a vendor's reply. Errors must not contain `key`.
 pub(in crate::provider) trait StreamParser: Send + 'static {
-    /// Reads one event of a stream into `events`. Whether the reply is over with it.
+    /// Parses one event of a stream into `events`. Returns whether the reply is complete.
     fn parse_event(
         &mut self,
         name: &[u8],
@@ -26,7 +27,7 @@ pub(in crate::provider) trait StreamParser: Send + 'static {
         events: &mut Vec<ProviderEvent>,
     ) -> Result<bool, ProviderError>;
 
-    /// Reads a body that is one JSON object: a whole reply, or an error.
+    /// Parses a body that is one JSON object: a whole reply, or an error.
     fn parse_body(
         &mut self,
         body: &[u8],
@@ -34,11 +35,11 @@ pub(in crate::provider) trait StreamParser: Send + 'static {
     ) -> Result<Vec<ProviderEvent>, ProviderError>;
 }
 
-/// Sends a request with a JSON body and reads the streamed reply. Gives the stream as soon as the
-/// endpoint has accepted the request; dropping it hangs up.
+/// Sends a request with a JSON body and reads the streamed reply. Returns the stream as soon as the
+/// endpoint has accepted the request; dropping it closes the connection.
 pub(in crate::provider) async fn open_reply_stream(
     request: RequestBuilder,
-    mut dialect: impl StreamParser,
+    mut parser: impl StreamParser,
     key: Option<String>,
 ) -> Result<ProviderEvents, ProviderError> {
     let request =
@@ -46,23 +47,24 @@ pub(in crate::provider) async fn open_reply_stream(
     let response = request.send().await.map_err(|error| errors::connection_error(&error))?;
     let status = response.status();
     if !status.is_success() {
-        let pause = parse_retry_after(response.headers());
+        let retry_after = parse_retry_after(response.headers());
         let body = read_body(response).await?;
-        return Err(errors::status_error(status.as_u16(), pause, &body, key.as_deref()));
+        return Err(errors::status_error(status.as_u16(), retry_after, &body, key.as_deref()));
     }
-    let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
-    if kind.is_some_and(|kind| kind.starts_with("application/json")) {
+    let media_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    // Some servers ignore `stream: true`, and some report errors as JSON with status 200.
+    if media_type.is_some_and(|media_type| media_type.starts_with("application/json")) {
         let body = read_body(response).await?;
-        return Ok(stream::iter([dialect.parse_body(&body, key.as_deref())]).boxed());
+        return Ok(stream::iter([parser.parse_body(&body, key.as_deref())]).boxed());
     }
     let bytes = response
         .bytes_stream()
-        .map(|piece| piece.map_err(|error| errors::connection_error(&error)));
+        .map(|chunk| chunk.map_err(|error| errors::connection_error(&error)));
     let reply = ReplyReader {
         bytes: bytes.boxed(),
         decoder: SseDecoder::default(),
         surrogates: SurrogateJoiner::default(),
-        parser: dialect,
+        parser,
         key,
         head: Vec::new(),
         has_events: false,
@@ -71,20 +73,20 @@ pub(in crate::provider) async fn open_reply_stream(
     Ok(stream::unfold(reply, ReplyReader::next_batch).boxed())
 }
 
-/// A reply as its bytes arrive.
-struct ReplyReader<D> {
+/// A reply in progress.
+struct ReplyReader<P> {
     bytes: BoxStream<'static, Result<Bytes, ProviderError>>,
     decoder: SseDecoder,
     surrogates: SurrogateJoiner,
-    parser: D,
+    parser: P,
     key: Option<String>,
-    /// The beginning of the body, kept until the first event is seen.
+    /// Beginning of the body, until the first event is decoded.
     head: Vec<u8>,
     has_events: bool,
     is_done: bool,
 }
 
-impl<D: StreamParser> ReplyReader<D> {
+impl<P: StreamParser> ReplyReader<P> {
     async fn next_batch(mut self) -> Option<(Result<Vec<ProviderEvent>, ProviderError>, Self)> {
         if self.is_done {
             return None;
@@ -103,34 +105,36 @@ impl<D: StreamParser> ReplyReader<D> {
 
     fn parse_bytes(&mut self, bytes: &[u8]) -> Result<Vec<ProviderEvent>, ProviderError> {
         let mut events = Vec::new();
-        let (mut broken, mut is_done) = (None, false);
-        let (key, halves, has_events) =
-            (self.key.as_deref(), &mut self.surrogates, &mut self.has_events);
-        let dialect = &mut self.parser;
-        let fits = self.decoder.push(bytes, |name, data| {
+        let mut failure = None;
+        let mut is_done = false;
+        let key = self.key.as_deref();
+        let surrogates = &mut self.surrogates;
+        let has_events = &mut self.has_events;
+        let parser = &mut self.parser;
+        let is_within_limit = self.decoder.push(bytes, |name, data| {
             *has_events = true;
-            if broken.is_some() || is_done {
+            if failure.is_some() || is_done {
                 return;
             }
-            match dialect.parse_event(name, &halves.join_halves(data), key, &mut events) {
+            match parser.parse_event(name, &surrogates.join_halves(data), key, &mut events) {
                 Ok(is_last) => is_done = is_last,
-                Err(error) => broken = Some(error),
+                Err(error) => failure = Some(error),
             }
         });
         if !self.has_events {
             let room = MAX_HEAD_BYTES.saturating_sub(self.head.len());
             self.head.extend_from_slice(&bytes[..bytes.len().min(room)]);
         }
-        // The connection may stay open, or break, behind the end: that is no matter of ours.
+        // After the last event the connection may stay open or break; neither matters.
         self.is_done |= is_done;
-        match broken {
-            // What came before the error counts; the error comes next.
+        match failure {
             Some(error) if events.is_empty() => Err(error),
+            // Events before the error in the same chunk are passed on first, the error next.
             Some(error) => {
                 self.bytes = stream::iter([Err(error)]).boxed();
                 Ok(events)
             }
-            None if fits => Ok(events),
+            None if is_within_limit => Ok(events),
             None => Err(ProviderError::new(
                 ProviderErrorKind::BadResponse,
                 "the provider sent an event that is too large",
@@ -138,7 +142,8 @@ impl<D: StreamParser> ReplyReader<D> {
         }
     }
 
-    /// Some servers send an error as bare JSON, whatever they said of the content type.
+    /// Parses the body as JSON if it had no events: some servers send errors as bare JSON, whatever
+    /// the content type says.
     fn parse_remainder(&mut self) -> Option<Result<Vec<ProviderEvent>, ProviderError>> {
         if self.has_events || self.head.is_empty() {
             return None;

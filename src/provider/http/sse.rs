@@ -1,30 +1,32 @@
-//! Splits a provider's bytes into server-sent events, in time linear in the bytes.
+//! Decodes server-sent events from a provider's bytes, in time linear in their number.
 //!
-//! Format: <https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream>.
-//! Lines may end in LF, CR or CRLF and may be cut anywhere; comments and fields other than `event`
-//! and `data` are passed over; an unfinished last event is dropped.
+//! Format:
+//! <https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream>. Lines
+//! may end in LF, CR or CRLF and may be split anywhere. Comments and fields other than `event` and
+//! `data` are ignored; an unfinished last event is dropped.
 
 use memchr::memchr2;
 
-/// The most bytes of one event.
+/// Upper bound of one event.
 const MAX_EVENT_BYTES: usize = 16 << 20;
 
-/// Reads events from bytes in any pieces.
+/// Decodes events from chunks of bytes.
 #[derive(Debug, Default)]
 pub(super) struct SseDecoder {
-    /// The beginning of a line whose end has not come.
+    /// Beginning of a line that continues in the next chunk.
     line: Vec<u8>,
     name: Vec<u8>,
     data: Vec<u8>,
     has_data: bool,
-    /// The last byte was CR: an LF that follows belongs to it.
+    /// The last byte was CR; a following LF belongs to the same line ending.
     after_cr: bool,
+    /// Whether a line was seen; a byte order mark is allowed before the first one only.
     has_started: bool,
 }
 
 impl SseDecoder {
-    /// Takes more bytes and calls `dispatch(name, data)` for each event they complete. `false` if
-    /// an event is over its limit; nothing can be read after that.
+    /// Decodes more bytes and calls `dispatch(name, data)` for each event that they complete.
+    /// Returns `false` if an event exceeds its limit; the decoder cannot be used after that.
     pub(super) fn push(
         &mut self,
         mut bytes: &[u8],
@@ -46,7 +48,7 @@ impl SseDecoder {
                 let mut line = std::mem::take(&mut self.line);
                 line.extend_from_slice(&bytes[..end]);
                 self.process_line(&line, &mut dispatch);
-                // Its room serves the next cut line.
+                // Keeps the allocation for the next split line.
                 line.clear();
                 self.line = line;
             }
@@ -81,7 +83,7 @@ impl SseDecoder {
     }
 }
 
-/// The value of a line `name: value`, `name:value` or `name`.
+/// Value of the line if it is `name: value`, `name:value` or `name`.
 fn field_value<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     match line.strip_prefix(name)? {
         [] => Some(&[]),
@@ -95,20 +97,20 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn decode_events(pieces: &[&[u8]]) -> Vec<String> {
+    fn decode_events(chunks: &[&[u8]]) -> Vec<String> {
         let mut decoder = SseDecoder::default();
-        let mut seen = Vec::new();
-        for piece in pieces {
-            let fits = decoder.push(piece, |name, data| {
-                seen.push(format!(
+        let mut events = Vec::new();
+        for chunk in chunks {
+            let is_within_limit = decoder.push(chunk, |name, data| {
+                events.push(format!(
                     "{}|{}",
                     String::from_utf8_lossy(name),
                     String::from_utf8_lossy(data)
                 ));
             });
-            assert!(fits);
+            assert!(is_within_limit);
         }
-        seen
+        events
     }
 
     #[test]
@@ -119,7 +121,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_split_of_the_bytes_gives_the_same_events(
+        fn any_chunking_gives_the_same_events(
             lines in proptest::collection::vec(("(data: ?|event: ?|: )?[a-zé]{0,9}", "(\n|\r|\r\n)"), 0..40),
             cuts in proptest::collection::vec(0usize..400, 0..12),
         ) {
@@ -127,8 +129,8 @@ mod tests {
             let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(wire.len())).collect();
             cuts.extend([0, wire.len()]);
             cuts.sort_unstable();
-            let pieces: Vec<&[u8]> = cuts.windows(2).map(|pair| &wire[pair[0]..pair[1]]).collect();
-            prop_assert_eq!(decode_events(&pieces), decode_events(&[&wire]));
+            let chunks: Vec<&[u8]> = cuts.windows(2).map(|pair| &wire[pair[0]..pair[1]]).collect();
+            prop_assert_eq!(decode_events(&chunks), decode_events(&[&wire]));
         }
     }
 }

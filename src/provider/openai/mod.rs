@@ -1,9 +1,9 @@
 //! Any endpoint that speaks OpenAI's Chat Completions: OpenAI itself, Azure, vLLM, Ollama,
-//! llama.cpp, LM Studio, Groq, OpenRouter …
+//! llama.cpp, LM Studio, Groq, OpenRouter and others.
 //!
-//! Plain calls go through async-openai, whose types stay in this folder. Replies are read as bytes
-//! with reqwest: async-openai's stream takes a cut connection and a 200 with a JSON error for a
-//! normal end, refuses values it does not know, has no deadlines and an unbounded queue.
+//! Calls that are not streamed use async-openai, whose types stay in this folder. Replies are read
+//! with reqwest instead, because async-openai's stream takes a lost connection or a JSON error with
+//! status 200 for a normal end, rejects unknown values, has no timeouts, and buffers without bound.
 //! Protocol: <https://platform.openai.com/docs/api-reference/chat-streaming>.
 
 mod reply;
@@ -24,13 +24,12 @@ use reqwest::RequestBuilder;
 use reqwest::header::{AUTHORIZATION, HeaderValue};
 use serde::Deserialize;
 
-/// Where OpenAI itself answers.
+/// Base URL of OpenAI's own API.
 pub const OFFICIAL_BASE_URL: &str = "https://api.openai.com/v1";
 const OFFICIAL_HOST: &str = "api.openai.com";
-/// The model that is used there unless another is asked for.
+/// Model that the official endpoint uses if none is configured.
 pub const DEFAULT_MODEL: &str = "gpt-5-mini";
 
-/// An OpenAI-compatible endpoint.
 pub struct OpenAiProvider {
     http: reqwest::Client,
     api_client: OpenAi<OpenAIConfig>,
@@ -42,8 +41,8 @@ pub struct OpenAiProvider {
 }
 
 impl OpenAiProvider {
-    /// An endpoint at a base URL (`…/v1`), with a key if it wants one. Fails with a sentence if the
-    /// key cannot stand in a header, or the URL is none.
+    /// `base_url` is like `…/v1`; `key` is optional. Errors: a sentence for the operator if the URL
+    /// is invalid or the key cannot be sent in a header.
     pub fn new(base_url: &str, key: Option<&str>) -> Result<Self, String> {
         let base_url = base_url.trim_end_matches('/');
         let parsed = http::parse_base_url("OPENAI_BASE_URL", base_url)?;
@@ -55,7 +54,7 @@ impl OpenAiProvider {
         let http = http::build_client()?;
         let config =
             OpenAIConfig::new().with_api_base(base_url).with_api_key(key.unwrap_or_default());
-        // Some regions have hosts of their own below this one.
+        // Regional endpoints are subdomains of the official host.
         let is_official = parsed
             .host_str()
             .is_some_and(|host| host == OFFICIAL_HOST || host.ends_with(".api.openai.com"));
@@ -66,12 +65,12 @@ impl OpenAiProvider {
             authorization,
             key: key.map(str::to_owned),
             is_official,
-            // Others refuse fields that they do not know.
+            // Some other servers reject unknown fields.
             sends_cache_key: is_official,
         })
     }
 
-    /// Sends `prompt_cache_key`, or does not; without this only OpenAI gets it.
+    /// Overrides whether `prompt_cache_key` is sent; by default only OpenAI gets it.
     #[must_use]
     pub fn with_cache_key(self, sends_cache_key: bool) -> Self {
         Self { sends_cache_key, ..self }
@@ -95,7 +94,7 @@ impl Provider for OpenAiProvider {
     }
 
     async fn list_models(&self) -> Result<Vec<ModelInfo>, ProviderError> {
-        /// All that is read; other fields differ from server to server.
+        // Only the id is read; the other fields differ between servers.
         #[derive(Deserialize)]
         struct OpenAiModelList {
             data: Vec<OpenAiModelEntry>,
@@ -104,14 +103,14 @@ impl Provider for OpenAiProvider {
         struct OpenAiModelEntry {
             id: String,
         }
-        let listed: OpenAiModelList =
+        let list: OpenAiModelList =
             self.api_client.models().list_byot().await.map_err(|error| map_client_error(&error))?;
         let model = |entry: OpenAiModelEntry| ModelInfo {
             id: entry.id,
             provider: self.name().to_owned(),
             context_window: None,
         };
-        Ok(listed.data.into_iter().map(model).collect())
+        Ok(list.data.into_iter().map(model).collect())
     }
 
     async fn forward_request(
@@ -133,7 +132,7 @@ impl Provider for OpenAiProvider {
     }
 }
 
-/// A plain call that failed.
+/// Maps an error of async-openai. The details may contain secrets, so only the log gets them.
 fn map_client_error(error: &OpenAIError) -> ProviderError {
     match error {
         OpenAIError::Reqwest(error) => errors::connection_error(error),
@@ -141,7 +140,7 @@ fn map_client_error(error: &OpenAIError) -> ProviderError {
             tracing::debug!(error = %other, "provider call failed");
             ProviderError::new(
                 ProviderErrorKind::BadResponse,
-                "the provider did not list its models",
+                "the list of models could not be read from the provider",
             )
         }
     }

@@ -1,9 +1,8 @@
-//! The JSON of Chat Completions, read as the loosest server sends it.
+//! Parses replies of Chat Completions in all variants that servers are known to send.
 //!
-//! Leniency, each seen in the wild: fields that are missing, null or of another type; an empty
-//! `finish_reason` until the last chunk; reasons nobody has heard of; a last chunk with usage and
-//! no choices; an `error` inside a chunk or as a named event; a whole reply where a stream was
-//! asked for.
+//! Accepted variants: fields that are missing, null or of another type; an empty `finish_reason`
+//! until the last chunk; unknown reasons; a last chunk with usage and without choices; an `error`
+//! in a chunk or as a named event; a whole reply in place of a stream.
 
 use crate::domain::Usage;
 use crate::domain::message::FinishReason;
@@ -30,7 +29,7 @@ struct OpenAiChunk<'a> {
 #[serde(default)]
 struct OpenAiChoice {
     delta: Option<OpenAiDelta>,
-    /// Where a whole reply came instead of a stream.
+    /// Set in a reply that is not streamed.
     message: Option<OpenAiDelta>,
     finish_reason: LenientString,
 }
@@ -39,14 +38,14 @@ struct OpenAiChoice {
 #[serde(default)]
 struct OpenAiDelta {
     content: LenientString,
-    /// Why the model will not answer: what it says instead of `content`.
+    /// Text that explains why the model declines to answer; sent instead of `content`.
     refusal: LenientString,
     reasoning_content: LenientString,
     reasoning: LenientString,
     tool_calls: Option<Vec<OpenAiCallDelta>>,
 }
 
-/// A call, or more of one.
+/// Start of a function call, or a delta of its arguments.
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct OpenAiCallDelta {
@@ -59,7 +58,7 @@ struct OpenAiCallDelta {
 #[serde(default)]
 struct OpenAiFunctionDelta {
     name: LenientString,
-    /// A string; some servers send the object itself.
+    /// A string in the protocol; some servers send the object itself.
     arguments: Option<Box<RawValue>>,
 }
 
@@ -69,7 +68,7 @@ struct OpenAiUsage {
     prompt_tokens: Option<f64>,
     completion_tokens: Option<f64>,
     prompt_tokens_details: Option<OpenAiPromptDetails>,
-    /// DeepSeek's name: <https://api-docs.deepseek.com/guides/kv_cache>.
+    /// DeepSeek's field: <https://api-docs.deepseek.com/guides/kv_cache>.
     prompt_cache_hit_tokens: Option<f64>,
     completion_tokens_details: Option<OpenAiCompletionDetails>,
 }
@@ -86,10 +85,10 @@ struct OpenAiCompletionDetails {
     reasoning_tokens: Option<f64>,
 }
 
-/// What stands behind the last event.
+/// Data of the event that ends a stream.
 const DONE_MARKER: &[u8] = b"[DONE]";
 
-/// The dialect itself, and the calls it has heard of: their number in the stream, and their id.
+/// Parser state: the index that the server gave each call, if any, and the call's id.
 #[derive(Default)]
 pub(super) struct OpenAiStreamParser {
     calls: Vec<(Option<u32>, String)>,
@@ -109,7 +108,6 @@ impl StreamParser for OpenAiStreamParser {
         self.parse_chunk_event(name, data, key, events).map(|()| false)
     }
 
-    /// Reads a body that is one JSON object: a whole reply, or an error.
     fn parse_body(
         &mut self,
         body: &[u8],
@@ -130,7 +128,6 @@ impl StreamParser for OpenAiStreamParser {
 }
 
 impl OpenAiStreamParser {
-    /// Reads one event of a stream into `events`.
     fn parse_chunk_event(
         &mut self,
         name: &[u8],
@@ -152,7 +149,7 @@ impl OpenAiStreamParser {
     }
 
     fn apply_chunk(&mut self, chunk: OpenAiChunk<'_>, events: &mut Vec<ProviderEvent>) {
-        // One reply is asked for, so there is one choice.
+        // `n` is never sent, so there is at most one choice.
         if let Some(choice) = chunk.choices.and_then(|choices| choices.into_iter().next()) {
             if let Some(delta) = choice.delta.or(choice.message) {
                 push_reasoning(events, delta.reasoning_content.0.or(delta.reasoning.0));
@@ -173,12 +170,15 @@ impl OpenAiStreamParser {
         events.extend(usage.map(|usage| ProviderEvent::Usage(usage.into())));
     }
 
-    /// A call begins with its id and name. Some servers repeat both with each piece, some number no
-    /// calls or all alike, some give them no ids.
+    /// Adds a part of a function call. A call begins with its id and name. Some servers repeat both
+    /// in each part, some give calls no index or the same one, some give them no ids.
     fn push_call_delta(&mut self, events: &mut Vec<ProviderEvent>, delta: OpenAiCallDelta) {
         let OpenAiFunctionDelta { name, arguments } = delta.function.unwrap_or_default();
         let id = delta.id.0.filter(|id| !id.is_empty());
         let name = name.0.filter(|name| !name.is_empty());
+        // Parts with id and name are matched by id, because servers that repeat both may give all
+        // calls the same index. Other parts are matched by index or else by id, and without either
+        // they belong to the last call.
         let known = self.calls.iter().rposition(|(number, known)| match (delta.index, &id) {
             (_, Some(id)) if name.is_some() => known == id,
             (Some(_), _) => *number == delta.index,
@@ -196,6 +196,7 @@ impl OpenAiStreamParser {
                 self.calls.len() - 1
             }
         };
+        // Null means that this part has no arguments.
         let arguments = arguments.filter(|arguments| arguments.get() != "null");
         let Some(arguments) = arguments else { return };
         let delta = serde_json::from_str(arguments.get());
@@ -206,7 +207,7 @@ impl OpenAiStreamParser {
         }
     }
 
-    /// Some servers say `stop` behind calls, or a word of their own.
+    /// Some servers finish with `stop` or a reason of their own after function calls.
     fn map_finish_reason(&self, word: &str) -> FinishReason {
         match parse_finish_reason(word) {
             FinishReason::Stop | FinishReason::Other if !self.calls.is_empty() => {
@@ -217,7 +218,7 @@ impl OpenAiStreamParser {
     }
 }
 
-/// Deltas that arrive together are one.
+/// Appends to the last event if it is text, too, so deltas that arrive together become one event.
 fn push_text(events: &mut Vec<ProviderEvent>, text: Option<String>) {
     let Some(text) = text.filter(|text| !text.is_empty()) else { return };
     match events.last_mut() {
@@ -247,7 +248,7 @@ fn parse_finish_reason(word: &str) -> FinishReason {
 
 impl From<OpenAiUsage> for Usage {
     fn from(wire: OpenAiUsage) -> Self {
-        // Some servers count in floats; no count is negative or fractional.
+        // Some servers send floats. Counts are never negative or fractional.
         let count = |number: Option<f64>| number.map_or(0, |number| number.max(0.0).round() as u64);
         let cached = wire.prompt_tokens_details.and_then(|details| details.cached_tokens);
         Self {
@@ -262,12 +263,14 @@ impl From<OpenAiUsage> for Usage {
     }
 }
 
-/// What an answer says that it cost, streamed or whole; `end` is the end of its bytes.
+/// Finds the usage in the last bytes of a response, streamed or not.
 pub fn find_usage(end: &[u8]) -> Option<Usage> {
     const USAGE_KEY: &[u8] = b"\"usage\":";
-    let places = (0..end.len().saturating_sub(USAGE_KEY.len())).rev();
-    let mut named = places.filter(|place| end[*place..].starts_with(USAGE_KEY));
-    named.find_map(|place| {
+    // Searched from the end: the last usage that is not null counts. Earlier chunks of a stream
+    // have a null usage, and the bytes may begin in the middle of a chunk.
+    let positions = (0..end.len().saturating_sub(USAGE_KEY.len())).rev();
+    let mut matches = positions.filter(|position| end[*position..].starts_with(USAGE_KEY));
+    matches.find_map(|place| {
         let mut values = serde_json::Deserializer::from_slice(&end[place + USAGE_KEY.len()..])
             .into_iter::<Option<OpenAiUsage>>();
         Some(values.next()?.ok()??.into())
@@ -277,11 +280,11 @@ pub fn find_usage(end: &[u8]) -> Option<Usage> {
 fn unreadable_error() -> ProviderError {
     ProviderError::new(
         ProviderErrorKind::BadResponse,
-        "the provider sent something that cannot be read",
+        "the provider's response could not be parsed",
     )
 }
 
-/// A string, or nothing where something else stands.
+/// A string; values of other types become `None`.
 #[derive(Default)]
 struct LenientString(Option<String>);
 
@@ -413,11 +416,11 @@ mod tests {
 
     #[test]
     fn stream_error_is_reported_without_secrets() {
-        let told = parse_one(
+        let error = parse_one(
             r#"{"error":{"message":"no sk-secret\nhere, see https://x.y/z","code":500}}"#,
         )
         .unwrap_err();
-        assert_eq!(told.message, "the provider answered: no [key] here, see […]");
+        assert_eq!(error.message, "the provider answered: no [key] here, see […]");
         assert_eq!(
             parse_one("{\"choices\":[{\"delta\":{\"conte").unwrap_err().kind,
             ProviderErrorKind::BadResponse
@@ -451,27 +454,29 @@ mod tests {
         }
     }
 
-    /// What the deltas of one reply, each a list of calls, are heard as.
+    /// The events of one reply. Each delta is a list of calls.
     fn parse_call_deltas(deltas: &[&str]) -> Vec<ProviderEvent> {
-        let (mut dialect, mut events) = (OpenAiStreamParser::default(), Vec::new());
+        let mut parser = OpenAiStreamParser::default();
+        let mut events = Vec::new();
         for delta in deltas {
             let data = format!(r#"{{"choices":[{{"delta":{{"tool_calls":{delta}}}}}]}}"#);
-            dialect.parse_chunk_event(b"", data.as_bytes(), None, &mut events).unwrap();
+            parser.parse_chunk_event(b"", data.as_bytes(), None, &mut events).unwrap();
         }
         let end = br#"{"choices":[{"delta":{},"finish_reason":"stop"}]}"#;
-        dialect.parse_chunk_event(b"", end, None, &mut events).unwrap();
+        parser.parse_chunk_event(b"", end, None, &mut events).unwrap();
         events
     }
 
     #[test]
     fn tool_calls_of_all_servers_parse_alike() {
-        let call = |index, id: &str| {
-            let (id, name) = (id.to_owned(), "look".to_owned());
-            ProviderEvent::ToolCall { index, id, name }
+        let call = |index, id: &str| ProviderEvent::ToolCall {
+            index,
+            id: id.to_owned(),
+            name: "look".to_owned(),
         };
         let input =
             |index, delta: &str| ProviderEvent::ToolInput { index, delta: delta.to_owned() };
-        let wanted = vec![
+        let expected = vec![
             call(0, "a"),
             input(0, "{\"x\":"),
             input(0, "1}"),
@@ -485,19 +490,19 @@ mod tests {
             r#"[{"index":0,"function":{"arguments":"1}"}}]"#,
             r#"[{"index":1,"id":"b","type":"function","function":{"name":"look","arguments":"{}"}}]"#,
         ]);
-        assert_eq!(as_openai, wanted);
+        assert_eq!(as_openai, expected);
         let repeating = parse_call_deltas(&[
             r#"[{"index":0,"id":"a","function":{"name":"look","arguments":"{\"x\":"}}]"#,
             r#"[{"index":0,"id":"a","function":{"name":"look","arguments":"1}"}}]"#,
             r#"[{"index":0,"id":"b","function":{"name":"look","arguments":{}}}]"#,
         ]);
-        assert_eq!(repeating, wanted);
+        assert_eq!(repeating, expected);
         let without_numbers = parse_call_deltas(&[
             r#"[{"id":"a","function":{"name":"look","arguments":"{\"x\":"}}]"#,
             r#"[{"function":{"arguments":"1}"}}]"#,
             r#"[{"id":"b","function":{"name":"look","arguments":"{}"}}]"#,
         ]);
-        assert_eq!(without_numbers, wanted);
+        assert_eq!(without_numbers, expected);
         let nameless =
             parse_call_deltas(&[r#"[{"function":{"name":"look"}},{"function":{"name":"look"}}]"#]);
         assert!(

@@ -1,4 +1,4 @@
-//! A prompt as Chat Completions wants it, written as the strictest server does.
+//! Builds requests of Chat Completions in the form that the strictest servers accept.
 
 use crate::domain::Role;
 use crate::domain::extra_params::ExtraParams;
@@ -22,7 +22,7 @@ struct OpenAiChatRequest<'a> {
     max_tokens: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     prompt_cache_key: Option<&'a str>,
-    /// None of the names above.
+    /// Contains none of the fields above.
     #[serde(flatten)]
     extra_params: &'a ExtraParams,
 }
@@ -30,7 +30,7 @@ struct OpenAiChatRequest<'a> {
 #[derive(Serialize)]
 struct OpenAiMessage<'a> {
     role: Role,
-    /// Null beside calls alone.
+    /// Null for a message that only calls functions.
     content: Option<OpenAiContent<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tool_calls: Vec<OpenAiToolCall<'a>>,
@@ -38,7 +38,7 @@ struct OpenAiMessage<'a> {
     tool_call_id: Option<&'a str>,
 }
 
-/// Text alone stays a string: many servers know no list of parts.
+/// A message without images is sent as a string: many servers do not accept a list of parts.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum OpenAiContent<'a> {
@@ -67,21 +67,21 @@ struct OpenAiFunctionCall<'a> {
     arguments: &'a str,
 }
 
-/// One message of ours; of several results, each is a message of theirs.
+/// Encodes a message; a message with several tool results becomes one message per result.
 fn build_messages(message: &PromptMessage) -> Vec<OpenAiMessage<'_>> {
     let PromptMessage { role, content, images, calls, results } = message;
-    let said = |content| OpenAiMessage {
+    let with_content = |content| OpenAiMessage {
         role: *role,
         content,
         tool_calls: Vec::new(),
         tool_call_id: None,
     };
     if *role == Role::Tool {
-        let told = results.iter().map(|result| OpenAiMessage {
+        let results = results.iter().map(|result| OpenAiMessage {
             tool_call_id: Some(&result.call_id),
-            ..said(Some(OpenAiContent::Text(&result.output)))
+            ..with_content(Some(OpenAiContent::Text(&result.output)))
         });
-        return told.collect();
+        return results.collect();
     }
     let tool_calls = calls.iter().map(|call| OpenAiToolCall {
         id: &call.id,
@@ -90,14 +90,14 @@ fn build_messages(message: &PromptMessage) -> Vec<OpenAiMessage<'_>> {
     });
     let tool_calls: Vec<_> = tool_calls.collect();
     let content = if images.is_empty() {
-        let is_silent = content.is_empty() && !tool_calls.is_empty();
-        (!is_silent).then_some(OpenAiContent::Text(content))
+        let has_calls_only = content.is_empty() && !tool_calls.is_empty();
+        (!has_calls_only).then_some(OpenAiContent::Text(content))
     } else {
         let text = (!content.is_empty()).then_some(OpenAiContentPart::Text { text: content });
         let images = images.iter().map(|image_url| OpenAiContentPart::ImageUrl { image_url });
         Some(OpenAiContent::Parts(text.into_iter().chain(images).collect()))
     };
-    vec![OpenAiMessage { tool_calls, ..said(content) }]
+    vec![OpenAiMessage { tool_calls, ..with_content(content) }]
 }
 
 #[derive(Serialize)]
@@ -105,13 +105,15 @@ struct OpenAiStreamOptions {
     include_usage: bool,
 }
 
-/// The body that asks for a streamed reply. OpenAI's newer models know only
-/// `max_completion_tokens`, most other servers only `max_tokens`, and few `prompt_cache_key`.
+/// Encodes the request for a streamed reply. OpenAI's newer models accept only
+/// `max_completion_tokens`, most other servers only `max_tokens`, and few servers
+/// `prompt_cache_key`.
 pub(super) fn encode_request(prompt: &Prompt, is_official: bool, sends_cache_key: bool) -> Vec<u8> {
     let request = OpenAiChatRequest {
         model: &prompt.model,
         messages: prompt.messages.iter().flat_map(build_messages).collect(),
         stream: true,
+        // Without this, servers send no usage in a stream.
         stream_options: OpenAiStreamOptions { include_usage: true },
         temperature: prompt.temperature,
         top_p: prompt.top_p,
@@ -120,7 +122,7 @@ pub(super) fn encode_request(prompt: &Prompt, is_official: bool, sends_cache_key
         prompt_cache_key: prompt.cache_key.as_deref().filter(|_| sends_cache_key),
         extra_params: &prompt.extra_params,
     };
-    // Strings and finite numbers always have a JSON form.
+    // Strings and finite numbers always serialize.
     serde_json::to_vec(&request).unwrap_or_default()
 }
 
@@ -162,12 +164,12 @@ mod tests {
             {"id": "a", "type": "function", "function": function},
             {"id": "b", "type": "function", "function": function},
         ]);
-        let wanted = json!([
+        let expected = json!([
             {"role": "user", "content": "look"},
             {"role": "assistant", "content": null, "tool_calls": calls},
             {"role": "tool", "content": "seen", "tool_call_id": "a"},
             {"role": "tool", "content": "seen", "tool_call_id": "b"},
         ]);
-        assert_eq!(sent["messages"], wanted);
+        assert_eq!(sent["messages"], expected);
     }
 }

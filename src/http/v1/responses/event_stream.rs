@@ -1,8 +1,9 @@
-//! A response as its events tell it, in order.
+//! A response as a stream of events.
+//!
 //! Shapes: <https://platform.openai.com/docs/api-reference/responses-streaming>.
 //!
-//! Events and their sequence numbers follow from what is heard of the reply and from nothing else, so
-//! whoever hears the same pieces reads the same events.
+//! Events and their sequence numbers are a function of the reply events alone. So every reader of a
+//! background response gets the same events under the same numbers, on any instance.
 
 use super::response_object::{
     ResponseHeader, ResponseState, encode_call, encode_message, encode_reasoning, item_id,
@@ -22,14 +23,13 @@ const COMPLETED: &str = "completed";
 const INCOMPLETE: &str = "incomplete";
 const IN_PROGRESS: &str = "in_progress";
 
-/// Where the stored reply is found that says how a response ended.
+/// Access to the stored reply, which determines the final state of a response.
 pub(super) struct ReplyLookup {
     pub(super) api: ApiState,
     pub(super) principal: Principal,
     pub(super) session: SessionId,
 }
 
-/// What an item is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum ItemKind {
     Message,
@@ -37,26 +37,27 @@ enum ItemKind {
     Call { call_id: String, name: String },
 }
 
-/// An item; its place in the list is its `output_index`.
+/// An output item. Its index in [`ResponseEventStream::items`] is its `output_index`.
 struct StreamedItem {
     kind: ItemKind,
     id: String,
     text: String,
-    /// What it came to, once it is whole.
+    /// The complete item, once it is closed.
     completed: Option<Value>,
 }
 
-/// A response on its way.
+/// A response as a stream of events.
 pub(super) struct ResponseEventStream {
     header: ResponseHeader,
     reply_id: MessageId,
+    /// `None` if the response is not stored.
     lookup: Option<ReplyLookup>,
     events: BoxStream<'static, ReplyEvent>,
     is_background: bool,
     pending: VecDeque<Bytes>,
-    /// The number of the next event.
+    /// Sequence number of the next event.
     next_sequence: u32,
-    /// The first number that is told.
+    /// Events with a lower number are skipped.
     first_sequence: u32,
     items: Vec<StreamedItem>,
     is_done: bool,
@@ -64,16 +65,16 @@ pub(super) struct ResponseEventStream {
 
 impl ResponseEventStream {
     pub(super) fn new(
-        head: ResponseHeader,
-        reply: MessageId,
-        stored: Option<ReplyLookup>,
-        heard: BoxStream<'static, ReplyEvent>,
+        header: ResponseHeader,
+        reply_id: MessageId,
+        lookup: Option<ReplyLookup>,
+        events: BoxStream<'static, ReplyEvent>,
     ) -> Self {
         Self {
-            header: head,
-            reply_id: reply,
-            lookup: stored,
-            events: heard,
+            header,
+            reply_id,
+            lookup,
+            events,
             is_background: false,
             pending: VecDeque::new(),
             next_sequence: 0,
@@ -83,7 +84,7 @@ impl ResponseEventStream {
         }
     }
 
-    /// Waits for the first word: until then a failure is an answer of its own.
+    /// Waits for the first event, because a failure before it can still be an HTTP error.
     pub(super) async fn start(&mut self) -> Result<()> {
         let first = match self.events.next().await.unwrap_or_else(missing_end_event) {
             ReplyEvent::Failed(error) => return Err(error),
@@ -96,10 +97,11 @@ impl ResponseEventStream {
         Ok(())
     }
 
-    /// Tells of a response that goes on by itself, from its beginning; what comes up to the event
-    /// `after` is passed over.
+    /// Turns the stream into that of a background response. It replays all events after the
+    /// sequence number `after`.
     pub(super) fn into_background(mut self, after: Option<u32>) -> Self {
         self.is_background = true;
+        // Earlier events are produced all the same, because their numbers follow from the order.
         self.first_sequence = after.map_or(0, |after| after.saturating_add(1));
         self.push_lifecycle_event("response.created", "queued");
         self.push_lifecycle_event("response.queued", "queued");
@@ -107,12 +109,12 @@ impl ResponseEventStream {
         self
     }
 
-    /// The response before anything of it is there.
+    /// The response object before the reply has begun.
     pub(super) fn queued_response(&self) -> Value {
         self.header.to_response_json(ResponseState::started("queued"))
     }
 
-    /// Waits for the whole response.
+    /// Waits for the end of the reply and returns the response object.
     pub(super) async fn collect(mut self) -> Result<Value> {
         loop {
             match self.events.next().await.unwrap_or_else(missing_end_event) {
@@ -122,12 +124,13 @@ impl ResponseEventStream {
                 }
                 more => self.handle_event(more).await,
             }
+            // The events are not sent; only the items matter.
             self.pending.clear();
         }
     }
 
-    async fn handle_event(&mut self, heard: ReplyEvent) {
-        match heard {
+    async fn handle_event(&mut self, event: ReplyEvent) {
+        match event {
             ReplyEvent::Text(delta) => {
                 let index = self.switch_item(ItemKind::Message);
                 self.push_delta(index, delta);
@@ -139,28 +142,31 @@ impl ResponseEventStream {
             ReplyEvent::ToolCall { id: call_id, name } => {
                 self.switch_item(ItemKind::Call { call_id, name });
             }
-            // Those of calls that are made at once may come in any order.
+            // Deltas of parallel calls may be interleaved, so the item is found by the call's ID.
             ReplyEvent::ToolInput { id, delta } => {
                 if let Some(index) = self.items.iter().rposition(|item| item.kind.is_call(&id)) {
                     self.push_delta(index, delta);
                 }
             }
-            // The turn goes on without this instance, and its reader finds the rest there.
+            // The response continues on another instance. The stream ends without a final event,
+            // and the client resumes it there with `starting_after`.
             ReplyEvent::Failed(error)
                 if self.is_background && error.kind == ErrorKind::ShuttingDown =>
             {
                 self.is_done = true;
             }
             ReplyEvent::Failed(error) => {
-                let (code, message) = (error.kind.code(), error.message.clone());
                 self.close_items(INCOMPLETE);
-                self.push_event("error", json!({"code": code, "message": message, "param": null}));
+                let fields = json!({
+                    "code": error.kind.code(), "message": error.message, "param": null,
+                });
+                self.push_event("error", fields);
                 let response = self.finish(ReplyEvent::Failed(error)).await;
                 self.push_final_event("response.failed", response);
             }
             last @ (ReplyEvent::Finished { .. } | ReplyEvent::Stopped) => {
                 let response = self.finish(last).await;
-                // There is no word for one that was stopped but that it is not all.
+                // The API has no event for a cancelled response; `incomplete` is the closest.
                 let kind = match response["status"].as_str() {
                     Some(COMPLETED) => "response.completed",
                     _ => "response.incomplete",
@@ -170,34 +176,38 @@ impl ResponseEventStream {
         }
     }
 
-    /// Closes what is open. How the response stands now that it is over: as its stored reply says,
-    /// where there is one.
+    /// Closes the open items and returns the final response object.
     async fn finish(&mut self, last: ReplyEvent) -> Value {
-        let told = match last {
+        let state = match last {
             ReplyEvent::Finished { reason, model, usage } => {
                 ResponseState::finished(reason, Vec::new(), model, usage)
             }
             ReplyEvent::Failed(error) => ResponseState::failed(&error, Vec::new()),
             _ => ResponseState::stopped(Vec::new()),
         };
-        self.close_items(if told.status == COMPLETED { COMPLETED } else { INCOMPLETE });
-        let told = match &self.lookup {
-            Some(ReplyLookup { api, principal: who, session }) => {
-                let reply = api.store.get_message(who, session, &self.reply_id).await;
-                // Whatever has become of it, how it ended was heard.
-                reply.map_or(told, |reply| ResponseState::from_reply(&reply))
+        self.close_items(if state.status == COMPLETED { COMPLETED } else { INCOMPLETE });
+        let state = match &self.lookup {
+            Some(ReplyLookup { api, principal, session }) => {
+                // The state is read from the stored reply, so that the final event and a later
+                // `GET` cannot differ. If it cannot be read, the last event still tells the state.
+                let reply = api.store.get_message(principal, session, &self.reply_id).await;
+                reply.map_or(state, |reply| ResponseState::from_reply(&reply))
             }
-            None => told.completed_now(),
+            None => state.completed_now(),
         };
+        // The items keep the IDs that the stream has announced: text after a tool call is an item
+        // of its own here, but stored it is one text with the first.
         let output = self.items.drain(..).filter_map(|item| item.completed).collect();
-        self.header.to_response_json(ResponseState { output, ..told })
+        self.header.to_response_json(ResponseState { output, ..state })
     }
 
-    /// The place of the item that this belongs to: the last one, or a new one. A text ends where
-    /// something else begins; calls are open until the reply ends.
-    fn switch_item(&mut self, kin: ItemKind) -> usize {
+    /// Returns the index of the item that a delta belongs to, and opens a new one if needed.
+    ///
+    /// A text or reasoning item ends when another item begins. Calls stay open until the reply
+    /// ends, because deltas of parallel calls may be interleaved.
+    fn switch_item(&mut self, kind: ItemKind) -> usize {
         let last = self.items.len().checked_sub(1);
-        if let Some(last) = last.filter(|last| self.items[*last].is_open_for(&kin)) {
+        if let Some(last) = last.filter(|last| self.items[*last].is_open_for(&kind)) {
             return last;
         }
         if let Some(last) =
@@ -205,30 +215,31 @@ impl ResponseEventStream {
         {
             self.close_item(last, COMPLETED);
         }
-        let prefix = kin.id_prefix();
+        let prefix = kind.id_prefix();
         let nth = self.items.iter().filter(|item| item.kind.id_prefix() == prefix).count();
-        let (id, text) = (item_id(prefix, &self.reply_id, nth), String::new());
-        let mut begun = encode_item(&kin, &id, "", IN_PROGRESS);
-        let (part, added) = match kin {
+        let id = item_id(prefix, &self.reply_id, nth);
+        // An item is announced without parts, and each part with an event of its own.
+        let mut started = encode_item(&kind, &id, "", IN_PROGRESS);
+        let (part, added) = match kind {
             ItemKind::Message => {
-                (begun["content"].take()[0].take(), Some("response.content_part.added"))
+                (started["content"].take()[0].take(), Some("response.content_part.added"))
             }
             ItemKind::Reasoning => {
-                (begun["summary"].take()[0].take(), Some("response.reasoning_summary_part.added"))
+                (started["summary"].take()[0].take(), Some("response.reasoning_summary_part.added"))
             }
             ItemKind::Call { .. } => (Value::Null, None),
         };
         for parts in ["content", "summary"] {
-            if begun.get(parts).is_some() {
-                begun[parts] = json!([]);
+            if started.get(parts).is_some() {
+                started[parts] = json!([]);
             }
         }
         let index = self.items.len();
         self.push_event(
             "response.output_item.added",
-            json!({"output_index": index, "item": begun}),
+            json!({"output_index": index, "item": started}),
         );
-        self.items.push(StreamedItem { kind: kin, id, text, completed: None });
+        self.items.push(StreamedItem { kind, id, text: String::new(), completed: None });
         if let Some(added) = added {
             self.push_item_event(index, added, json!({"part": part}));
         }
@@ -258,13 +269,13 @@ impl ResponseEventStream {
         }
     }
 
-    /// Ends an item, unless it has ended.
+    /// Closes an item, unless it is closed already.
     fn close_item(&mut self, index: usize, status: &str) {
-        let StreamedItem { kind: kin, id, text, completed: None } = &self.items[index] else {
+        let StreamedItem { kind, id, text, completed: None } = &self.items[index] else {
             return;
         };
-        let item = encode_item(kin, id, text, status);
-        let done = match kin {
+        let item = encode_item(kind, id, text, status);
+        let done = match kind {
             ItemKind::Message => vec![
                 ("response.output_text.done", json!({"text": text, "logprobs": []})),
                 ("response.content_part.done", json!({"part": item["content"][0]})),
@@ -285,11 +296,11 @@ impl ResponseEventStream {
         self.items[index].completed = Some(item);
     }
 
-    /// An event of an item, or of the one part that it has.
     fn push_item_event(&mut self, index: usize, kind: &str, mut fields: Value) {
         let item = &self.items[index];
         fields["item_id"] = item.id.as_str().into();
         fields["output_index"] = index.into();
+        // Every item has a single part.
         match item.kind {
             ItemKind::Message => fields["content_index"] = 0.into(),
             ItemKind::Reasoning => fields["summary_index"] = 0.into(),
@@ -310,6 +321,7 @@ impl ResponseEventStream {
     }
 
     fn push_event(&mut self, kind: &str, mut fields: Value) {
+        // Skipped events are numbered, too: the numbers must be those of the first reader.
         let number = self.next_sequence;
         self.next_sequence += 1;
         if number < self.first_sequence {
@@ -336,30 +348,29 @@ impl ItemKind {
 }
 
 impl StreamedItem {
-    fn is_open_for(&self, kin: &ItemKind) -> bool {
-        self.completed.is_none() && self.kind == *kin
+    fn is_open_for(&self, kind: &ItemKind) -> bool {
+        self.completed.is_none() && self.kind == *kind
     }
 }
 
-/// An item that says this.
-fn encode_item(kin: &ItemKind, id: &str, text: &str, status: &str) -> Value {
-    match kin {
+fn encode_item(kind: &ItemKind, id: &str, text: &str, status: &str) -> Value {
+    match kind {
         ItemKind::Message => encode_message(id, text, status),
         ItemKind::Reasoning => encode_reasoning(id, text, status),
         ItemKind::Call { call_id, name } => encode_call(id, call_id, name, text, status),
     }
 }
 
-/// What stands for an end that never came.
+/// Replaces the final event of a stream that ended without one.
 fn missing_end_event() -> ReplyEvent {
-    ReplyEvent::Failed(Error::internal("a reply ended without its end"))
+    ReplyEvent::Failed(Error::internal("the reply stream ended without a final event"))
 }
 
 impl SseSource for ResponseEventStream {
     async fn next(&mut self) -> Option<Bytes> {
         while self.pending.is_empty() && !self.is_done {
-            let heard = self.events.next().await.unwrap_or_else(missing_end_event);
-            self.handle_event(heard).await;
+            let event = self.events.next().await.unwrap_or_else(missing_end_event);
+            self.handle_event(event).await;
         }
         self.pending.pop_front()
     }

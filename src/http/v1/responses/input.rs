@@ -1,6 +1,8 @@
-//! The input of a response: a text, or a list of items, of which the last is answered and the others
-//! are what was said before it. What functions returned stands behind their calls, in the list or in
-//! the response that it goes on from.
+//! The input of a response: a string, or a list of items.
+//!
+//! The last message is the one to answer, and the items before it precede it in the conversation.
+//! Tool outputs refer to calls in the list itself, or to calls of the response or conversation that
+//! this response continues.
 
 use crate::chat::PrecedingMessage;
 use crate::domain::content::MessageBody;
@@ -15,30 +17,30 @@ use crate::http::v1::message_content::MessageContent;
 use crate::store::ReplyFields;
 use serde_json::value::RawValue;
 
-/// The most items, and the most bytes of all of them but the last: they are stored in one step.
+// All items are stored in the transaction that begins the turn, so it is bounded.
 const MAX_INPUT_ITEMS: usize = 500;
+/// Size of the messages before the last one. The last one has the limit of any message.
 const MAX_PRECEDING_BYTES: usize = 8 << 20;
 
-/// What is said.
+/// The input of a response as messages.
 #[derive(Default)]
 pub(super) struct ResponseInput {
-    /// What came of calls that are not in the list itself.
+    /// Outputs of calls that are not in the list itself.
     pub(super) tool_results: Vec<NewToolResult>,
-    /// Whether something stood before these.
+    /// Whether the list began with a message. If it also has outputs of earlier calls, that message
+    /// may repeat one that the conversation already has.
     pub(super) has_leading_message: bool,
-    /// The messages behind that and before the last one.
+    /// The messages before the last one, after `tool_results`.
     pub(super) preceding: Vec<PrecedingMessage>,
-    /// The last message, of a user or of tools, unless there is nothing but what was returned.
+    /// The message to answer, of a user or of tools. `None` if there are only `tool_results`.
     pub(super) last: Option<PrecedingMessage>,
 }
 
-/// Reads a text or a list of items.
 pub(super) fn parse_input(raw: &RawValue) -> Result<Vec<PositionedItem>> {
     if let Ok(text) = serde_json::from_str::<String>(raw.get()) {
         let content = MessageContent { text, ..MessageContent::default() };
-        let place = "input".to_owned();
         return Ok(vec![PositionedItem {
-            position: place,
+            position: "input".to_owned(),
             item: InputItem::Message(Role::User, content),
         }]);
     }
@@ -51,58 +53,62 @@ pub(super) fn parse_input(raw: &RawValue) -> Result<Vec<PositionedItem>> {
     items.into_iter().enumerate().map(read).collect()
 }
 
-/// Puts the items that references name in their place. They name what a response said before,
-/// wherever it stands; what stands in the conversation itself need not be said again.
+/// Replaces references by the items they refer to.
+///
+/// A reference may refer to an output item of any response the caller may read. Items of
+/// `conversation` itself are dropped, because its history contains them already.
 pub(super) async fn resolve_references(
     api: &ApiState,
-    who: &Principal,
+    principal: &Principal,
     conversation: Option<&SessionId>,
     items: Vec<PositionedItem>,
 ) -> Result<Vec<PositionedItem>> {
     let mut resolved = Vec::with_capacity(items.len());
     let mut last: Option<Message> = None;
-    for PositionedItem { position: place, item: sent } in items {
-        let sent = match sent {
+    for PositionedItem { position, item } in items {
+        let item = match item {
             InputItem::Reference(id) => {
-                let sent = load_referenced_item(api, who, &place, &id, &mut last).await?;
+                let item = load_referenced_item(api, principal, &position, &id, &mut last).await?;
                 let session = last.as_ref().map(|reply| &reply.session_id);
                 if conversation.is_some() && conversation == session {
                     InputItem::Reasoning
                 } else {
-                    sent
+                    item
                 }
             }
-            sent => sent,
+            item => item,
         };
-        resolved.push(PositionedItem { position: place, item: sent });
+        resolved.push(PositionedItem { position, item });
     }
     Ok(resolved)
 }
 
-/// The item that a reference names; `last` is the reply that the one before it named, for most of
-/// them come in a row.
+/// Loads the item that a reference refers to. `last` caches the reply of the previous reference,
+/// because references to one response usually follow one another.
 async fn load_referenced_item(
     api: &ApiState,
-    who: &Principal,
-    place: &str,
+    principal: &Principal,
+    position: &str,
     id: &str,
     last: &mut Option<Message>,
 ) -> Result<InputItem> {
+    // Reasoning is not shown to a model again, so it need not be loaded.
     if id.starts_with("rs_") {
         return Ok(InputItem::Reasoning);
     }
     let not_found =
         |_| Error::new(ErrorKind::MessageNotFound, format!("item with id '{id}' not found"));
-    let reply =
-        item_mapping::parse_item_id("id", id).map_err(|error| Error::from(error).within(place))?;
-    // In a stream, text behind a call has an item of its own; stored, it is one with the first.
+    let reply = item_mapping::parse_item_id("id", id)
+        .map_err(|error| Error::from(error).within(position))?;
+    // In a stream, text after a tool call is an item of its own, `msg_<messageId>_<n>`. Stored, it
+    // is one text with the first item, so the reference adds nothing.
     let (reply, is_rest) = match reply.as_str().split_once('_') {
         Some((reply, _)) => (MessageId::new_unchecked(reply), true),
         None => (reply, false),
     };
     if last.as_ref().is_none_or(|last| last.id != reply) {
         let session = api.store.find_session_by_reply(&reply).await.map_err(not_found)?;
-        *last = Some(api.store.get_message(who, &session, &reply).await.map_err(not_found)?);
+        *last = Some(api.store.get_message(principal, &session, &reply).await.map_err(not_found)?);
     }
     if is_rest {
         return Ok(InputItem::Reasoning);
@@ -113,13 +119,12 @@ async fn load_referenced_item(
 }
 
 impl ResponseInput {
-    /// Makes messages of items; a message's text has at most `limit` bytes.
+    /// Groups items into messages of at most `limit` bytes each.
     pub(super) fn from_items(mut items: Vec<PositionedItem>, limit: usize) -> Result<Self> {
-        let is_repeating =
+        let has_leading_message =
             items.first().is_some_and(|it| matches!(it.item, InputItem::Message(..)));
-        let returned = take_unmatched_outputs(&mut items);
-        let mut input =
-            Self { tool_results: returned, has_leading_message: is_repeating, ..Self::default() };
+        let tool_results = take_unmatched_outputs(&mut items);
+        let mut input = Self { tool_results, has_leading_message, ..Self::default() };
         input.preceding =
             build_messages(items, limit)?.into_iter().map(PrecedingMessage::from).collect();
         input.last = input.preceding.pop();
@@ -128,8 +133,8 @@ impl ResponseInput {
             None => !input.tool_results.is_empty(),
         };
         if !is_answerable {
-            let wants = "must end with a message of the role user, or with outputs of functions";
-            return Err(Error::invalid_field("input", wants));
+            let expected = "must end with a user message or with function call outputs";
+            return Err(Error::invalid_field("input", expected));
         }
         let size = |one: &PrecedingMessage| one.body.content.len() + one.body.parts.as_json().len();
         if input.preceding.iter().map(size).sum::<usize>() > MAX_PRECEDING_BYTES {
@@ -138,7 +143,7 @@ impl ResponseInput {
         Ok(input)
     }
 
-    /// Where on a path the newest reply is whose calls were returned from.
+    /// The position on a path of the newest reply whose calls these results answer.
     pub(super) fn find_calling_reply(&self, path: &[Message]) -> Option<usize> {
         let is_returned = |call: ToolCall| self.tool_results.iter().any(|it| it.call_id == call.id);
         path.iter().rposition(|reply| {
@@ -147,9 +152,12 @@ impl ResponseInput {
         })
     }
 
-    /// Leaves out what the conversation holds: a library that knows its conversation says once more
-    /// what the calling reply answered, and gives the outputs of earlier calls. `path` is its end.
+    /// Removes what the conversation already contains. `path` is the end of its active path.
+    ///
+    /// A library that tracks the conversation itself sends, in each step of a tool loop, the
+    /// question again and the outputs of all calls so far.
     pub(super) fn remove_known(mut self, path: &[Message]) -> Self {
+        // The tool loop at the end of the path, and the question before it.
         let is_step =
             |message: &&Message| message.role == Role::Tool || message.is_awaiting_tool_results();
         let steps: Vec<&Message> = path.iter().rev().take_while(is_step).collect();
@@ -157,13 +165,13 @@ impl ResponseInput {
         let known = steps.iter().flat_map(|step| tool::parse_results(&step.parts));
         let known: Vec<String> = known.map(|result| result.call_id).collect();
         self.tool_results.retain(|result| !known.contains(&result.call_id));
+        // The resent question, if it is one, comes first.
         let first = self.preceding.first().or(self.last.as_ref());
         let is_known = self.has_leading_message
             && question.zip(first).is_some_and(|(question, first)| {
-                let (said, again) = (&question.parts, &first.body.parts);
                 question.role == first.role
                     && question.content == first.body.content
-                    && said.as_json() == again.as_json()
+                    && question.parts.as_json() == first.body.parts.as_json()
             });
         if is_known && !self.preceding.is_empty() {
             self.preceding.remove(0);
@@ -174,22 +182,22 @@ impl ResponseInput {
     }
 }
 
-/// Takes the outputs out of a list whose calls do not stand before them in it.
+/// Removes and returns the outputs whose calls do not precede them in the list.
 fn take_unmatched_outputs(items: &mut Vec<PositionedItem>) -> Vec<NewToolResult> {
-    let mut called: Vec<String> = Vec::new();
-    let mut returned = Vec::new();
+    let mut call_ids: Vec<String> = Vec::new();
+    let mut results = Vec::new();
     items.retain(|item| match &item.item {
         InputItem::Call(call) => {
-            called.push(call.id.clone());
+            call_ids.push(call.id.clone());
             true
         }
-        InputItem::Output(result) if !called.contains(&result.call_id) => {
-            returned.push(result.clone());
+        InputItem::Output(result) if !call_ids.contains(&result.call_id) => {
+            results.push(result.clone());
             false
         }
         _ => true,
     });
-    returned
+    results
 }
 
 impl From<NewItemMessage> for PrecedingMessage {
@@ -198,7 +206,7 @@ impl From<NewItemMessage> for PrecedingMessage {
     }
 }
 
-/// The message that holds these results of these calls.
+/// Builds the tool message with the results of a reply's calls.
 pub(super) fn build_results_message(
     results: &[NewToolResult],
     calls: &[ToolCall],
@@ -209,17 +217,17 @@ pub(super) fn build_results_message(
     Ok(PrecedingMessage { role: Role::Tool, body, reply: ReplyFields::default() })
 }
 
-/// Refuses results that leave one of these calls without. Errors: in OpenAI's words.
+/// Checks that each call has a result and each result a call, as OpenAI does.
 pub(super) fn check_tool_results(results: &[NewToolResult], calls: &[ToolCall]) -> Result<()> {
-    let has_result = |call: &&ToolCall| results.iter().all(|result| result.call_id != call.id);
-    if let Some(call) = calls.iter().find(has_result) {
-        let wants = format!("holds no tool output for function call {}", call.id);
-        return Err(Error::invalid_field("input", wants));
+    let has_no_result = |call: &&ToolCall| results.iter().all(|result| result.call_id != call.id);
+    if let Some(call) = calls.iter().find(has_no_result) {
+        let message = format!("has no tool output for function call {}", call.id);
+        return Err(Error::invalid_field("input", message));
     }
     let is_unknown = |result: &&NewToolResult| calls.iter().all(|call| call.id != result.call_id);
     if let Some(result) = results.iter().find(is_unknown) {
-        let wants = format!("holds an output of {}, which nobody called", result.call_id);
-        return Err(Error::invalid_field("input", wants));
+        let message = format!("has an output for the unknown function call {}", result.call_id);
+        return Err(Error::invalid_field("input", message));
     }
     Ok(())
 }

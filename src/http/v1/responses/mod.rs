@@ -1,9 +1,9 @@
 //! `/v1/responses`: turns as OpenAI's Responses.
-//!
-//! A response is a turn: its id is `resp_` and the turn's. What its request said is kept beside the
-//! messages, in the response's own words; what it says, and how it ended, is told by the reply
-//! itself. Only with `store: false`, and without a conversation, nothing is stored.
 //! Shapes: <https://platform.openai.com/docs/api-reference/responses>.
+//!
+//! A response *is* a turn. Its ID is `resp_<turnId>`. The parameters of its request are stored with
+//! the response; its output and final state are those of the stored reply message. With
+//! `store: false` and without a conversation nothing is stored.
 
 mod event_stream;
 mod input;
@@ -41,32 +41,32 @@ use serde_json::Value;
 use tokio::task::spawn_blocking;
 use utoipa::ToSchema;
 
-/// What stands before a turn's id.
 const RESPONSE_PREFIX: &str = "resp_";
 const ROUTE: &str = "POST /v1/responses";
-/// Longer bodies are read on a thread that may block.
+/// Longer bodies are parsed on a blocking thread.
 const INLINE_PARSE_LIMIT: usize = 256 << 10;
 
-/// Ask for a response. In a `conversation`, or behind a `previous_response_id`, it is a turn of that
-/// session; else of a new session of its own. With `store: false`, and without either, nothing is
-/// stored.
+/// Create a response, in OpenAI's format.
+///
+/// With `conversation` or `previous_response_id` it is a turn of that session, otherwise of a new
+/// session. With `store: false` nothing is stored, unless the response belongs to a `conversation`.
 #[utoipa::path(
     post, path = "/v1/responses", tag = "openai",
-    request_body(content = Object, description = "OpenAI's"),
+    request_body(content = Object, description = "OpenAI's fields"),
     params(
-        ("Idempotency-Key" = Option<String>, Header, description = "A repetition is the same response, for 24 hours"),
-        ("x-stainless-retry-count" = Option<u32>, Header, description = "Above 0, the same body within two minutes is the same response"),
+        ("Idempotency-Key" = Option<String>, Header, description = "A repeated request returns the same response, for 24 hours"),
+        ("x-stainless-retry-count" = Option<u32>, Header, description = "If above 0, the same body within two minutes is a retry and returns the same response"),
     ),
     responses(
-        (status = 200, description = "A response, or with `stream` its events", body = Object),
-        (status = "default", description = "An error in OpenAI's shape"),
+        (status = 200, description = "A response; with `stream`, its events as server-sent events", body = Object),
+        (status = "default", description = "An error in OpenAI's format"),
     )
 )]
 pub(in crate::http) async fn create_response(
     State(api): State<ApiState>,
     _query: NoQueryParams,
-    CurrentUser(who): CurrentUser,
-    TurnAdmission(standing): TurnAdmission,
+    CurrentUser(principal): CurrentUser,
+    TurnAdmission(caller_status): TurnAdmission,
     headers: HeaderMap,
     RawChatBody(bytes): RawChatBody,
 ) -> ApiResult<Response> {
@@ -87,112 +87,131 @@ pub(in crate::http) async fn create_response(
         ResponseParent::None | ResponseParent::PreviousResponse(_) => None,
     };
     let items = std::mem::take(&mut request.items);
-    let items = resolve_references(&api, &who, conversation, items).await?;
+    let items = resolve_references(&api, &principal, conversation, items).await?;
     let input = ResponseInput::from_items(items, api.size_limits.message)?;
+    // Calls in the list itself were matched above; the remaining `tool_results` refer to history.
     if matches!(request.parent, ResponseParent::None) {
-        // What is returned without a call before it goes on from something.
         check_tool_results(&input.tool_results, &[])?;
     }
+    // A turn of a conversation is always stored; there `store` concerns the response object only.
     if !request.is_stored && !matches!(request.parent, ResponseParent::Conversation(_)) {
-        return create_unstored(&api, &who, standing, request.with_input(input)).await;
+        return create_unstored(&api, &principal, caller_status, request.with_input(input)).await;
     }
-    let (session, reply) = resolve_target(&api, &who, &request.parent).await?;
-    audit_session(&who, "/v1/responses", session.id());
-    let may_be_known = key.retry_window != RetryWindow::Disabled;
-    let input = resolve_outputs(&api, &who, input, &session, reply.as_ref(), may_be_known).await?;
+    let (session, reply) = resolve_target(&api, &principal, &request.parent).await?;
+    audit_session(&principal, "/v1/responses", session.id());
+    let may_be_retry = key.retry_window != RetryWindow::Disabled;
+    let input =
+        resolve_outputs(&api, &principal, input, &session, reply.as_ref(), may_be_retry).await?;
     let request = request.with_input(input);
     let StoredRequest { is_background, is_stream, .. } = request.stored_request;
-    let (earlier, wish) =
+    let (preceding, intent) =
         CreateResponseRequest::build_intent(request.input, reply, api.size_limits.message);
     let turn = TurnRequest {
-        principal: who.clone(),
+        principal: principal.clone(),
         session,
         project_id: None,
-        preceding: earlier,
-        intent: wish,
+        preceding,
+        intent,
         settings: request.settings,
         on_busy: OnBusy::Reject,
         idempotency_key: Some(key),
-        caller_status: standing,
+        caller_status,
     };
-    let (hearing, stored) = if request.is_stored {
-        let kept = request.stored_request.to_json()?;
-        let is_taped = is_background && is_stream;
-        api.chat.start_response(turn, kept, is_taped).await.map_err(rename_results_error)?
+    let (reply_stream, stored) = if request.is_stored {
+        let stored_request = request.stored_request.to_json()?;
+        // Only these can be streamed again later, so only their events are recorded for good.
+        let is_recorded = is_background && is_stream;
+        api.chat
+            .start_response(turn, stored_request, is_recorded)
+            .await
+            .map_err(rename_results_error)?
     } else {
         (api.chat.stream_turn(turn).await.map_err(rename_results_error)?, None)
     };
-    let head = match &stored {
-        // Of a request that came before, as it was told then.
+    let header = match &stored {
+        // For a retry this is the header of the first request.
         Some((stored, _)) => ResponseHeader::from_stored(stored)?,
-        None => ResponseHeader::new(&hearing, &request.stored_request),
+        None => ResponseHeader::new(&reply_stream, &request.stored_request),
     };
-    let ReplyStream { reply_id: reply, session_id: session, events, .. } = hearing;
-    let name = session.as_ref().map(|id| HeaderValue::from_str(id.as_str()));
-    let place =
-        session.map(|session| ReplyLookup { api: api.clone(), principal: who.clone(), session });
-    let telling = ResponseEventStream::new(head, reply, place, events);
-    let answered = match stored {
+    let ReplyStream { reply_id, session_id, events, .. } = reply_stream;
+    let session_header = session_id.as_ref().map(|id| HeaderValue::from_str(id.as_str()));
+    let lookup = session_id.map(|session| ReplyLookup {
+        api: api.clone(),
+        principal: principal.clone(),
+        session,
+    });
+    let events = ResponseEventStream::new(header, reply_id, lookup, events);
+    let result = match stored {
         Some(_) if is_background && is_stream => {
-            Ok(sse::stream_with_heartbeat(telling.into_background(None), api.heartbeat))
+            Ok(sse::stream_with_heartbeat(events.into_background(None), api.heartbeat))
         }
-        Some((_, true)) if is_background => Ok(Json(telling.queued_response()).into_response()),
+        // Dropping the stream does not stop the turn: the hub runs it independently of its readers.
+        Some((_, true)) if is_background => Ok(Json(events.queued_response()).into_response()),
+        // A retry: the response may have made progress or ended in the meantime.
         Some((stored, false)) if is_background => {
-            let (session, _) = api.store.get_response(&who, &stored.turn_id).await?;
-            Ok(Json(load_response_object(&api, &who, &session, &stored).await?).into_response())
+            let (session, _) = api.store.get_response(&principal, &stored.turn_id).await?;
+            Ok(Json(load_response_object(&api, &principal, &session, &stored).await?)
+                .into_response())
         }
-        _ => respond_with_response(&api, telling, is_stream).await,
+        _ => respond_with_response(&api, events, is_stream).await,
     };
-    let mut response = answered.unwrap_or_else(non_retryable_response);
-    if let Some(Ok(name)) = name {
-        response.headers_mut().insert(SESSION_HEADER, name);
+    let mut response = result.unwrap_or_else(non_retryable_response);
+    if let Some(Ok(session)) = session_header {
+        response.headers_mut().insert(SESSION_HEADER, session);
     }
     Ok(response)
 }
 
-/// The session of a turn, and the reply that it stands under if it does not stand at the end.
+/// The session of a turn, and the reply that the turn follows. `None` for the session's head.
 async fn resolve_target(
     api: &ApiState,
-    who: &Principal,
-    place: &ResponseParent,
+    principal: &Principal,
+    parent: &ResponseParent,
 ) -> Result<(SessionTarget, Option<MessageId>)> {
-    Ok(match place {
+    Ok(match parent {
         ResponseParent::None => (SessionTarget::New(SessionId::generate()), None),
         ResponseParent::Conversation(session) => (SessionTarget::Existing(session.clone()), None),
         ResponseParent::PreviousResponse(turn) => {
-            let (session, response) = find_previous_response(api, who, turn).await?;
+            let (session, response) = find_previous_response(api, principal, turn).await?;
             (SessionTarget::Existing(session), Some(response.reply_id))
         }
     })
 }
 
-/// Makes a message of what was returned, where more is said behind it: what answers the calls of the
-/// reply that it goes on from.
+/// Turns tool outputs that are followed by further messages into a tool message of their own, after
+/// the reply whose calls they answer.
+///
+/// Outputs without further messages are left in `tool_results`: they are the intent of the turn.
 async fn resolve_outputs(
     api: &ApiState,
-    who: &Principal,
+    principal: &Principal,
     mut input: ResponseInput,
     session: &SessionTarget,
     reply: Option<&MessageId>,
-    may_be_known: bool,
+    may_be_retry: bool,
 ) -> Result<ResponseInput> {
     if input.tool_results.is_empty() || input.last.is_none() {
         return Ok(input);
     }
     let calls = match reply {
         Some(reply) => {
-            tool::parse_calls(&api.store.get_message(who, session.id(), reply).await?.parts)
+            tool::parse_calls(&api.store.get_message(principal, session.id(), reply).await?.parts)
         }
         None => {
-            let (view, slice, limit) = (MessageView::Path, MessageSlice::Newest, MAX_PAGE_SIZE);
-            let query = MessageQuery { view, slice, limit };
-            let mut path = api.store.list_messages(who, session.id(), query).await?.messages;
-            if may_be_known {
-                // The first such request may have been answered.
+            let query = MessageQuery {
+                view: MessageView::Path,
+                slice: MessageSlice::Newest,
+                limit: MAX_PAGE_SIZE,
+            };
+            let mut path = api.store.list_messages(principal, session.id(), query).await?.messages;
+            if may_be_retry {
+                // The first attempt may have been stored, and even answered. Then the calls are no
+                // longer at the end of the path, and the outputs would be refused before the retry
+                // is recognized. So the path is cut back to the reply that made the calls.
                 path.truncate(input.find_calling_reply(&path).map_or(0, |at| at + 1));
             }
             input = input.remove_known(&path);
-            path.last().map(|head| tool::parse_calls(&head.parts)).unwrap_or_default()
+            path.last().map(|header| tool::parse_calls(&header.parts)).unwrap_or_default()
         }
     };
     check_tool_results(&input.tool_results, &calls)?;
@@ -204,24 +223,24 @@ async fn resolve_outputs(
     Ok(input)
 }
 
-/// The complaint about results, by the name that they have in this body.
+/// Renames the field of an error about tool results to its name in this body.
 fn rename_results_error(error: Error) -> Error {
-    let complaint = error.details.as_ref().and_then(|details| details.get("messages"));
-    match complaint.and_then(Value::as_str) {
-        Some(wants) if error.kind == ErrorKind::InvalidRequest => {
-            Error::invalid_field("input", wants.to_owned())
+    let message = error.details.as_ref().and_then(|details| details.get("messages"));
+    match message.and_then(Value::as_str) {
+        Some(message) if error.kind == ErrorKind::InvalidRequest => {
+            Error::invalid_field("input", message.to_owned())
         }
         _ => error,
     }
 }
 
-/// The response that another one goes on from. Errors: `previous_response_not_found`.
+/// Loads the response of `previous_response_id`. Errors: `previous_response_not_found`.
 async fn find_previous_response(
     api: &ApiState,
-    who: &Principal,
+    principal: &Principal,
     turn: &TurnId,
 ) -> Result<(SessionId, StoredResponse)> {
-    api.store.get_response(who, turn).await.map_err(|error| match error.kind {
+    api.store.get_response(principal, turn).await.map_err(|error| match error.kind {
         ErrorKind::ResponseNotFound => Error::new(
             ErrorKind::PreviousResponseNotFound,
             format!("previous response with id '{RESPONSE_PREFIX}{turn}' not found"),
@@ -230,192 +249,207 @@ async fn find_previous_response(
     })
 }
 
-/// A response that is stored nowhere, though it may go on from one that is.
+/// Creates a response that is not stored, though it may continue one that is.
 async fn create_unstored(
     api: &ApiState,
-    who: &Principal,
-    standing: CallerStatus,
+    principal: &Principal,
+    caller_status: CallerStatus,
     request: CreateResponseRequest,
 ) -> ApiResult<Response> {
-    let place = api.chat.begin_metered_call(who, standing).await?;
+    let call = api.chat.begin_metered_call(principal, caller_status).await?;
     let prompt = match &request.parent {
         ResponseParent::PreviousResponse(turn) => {
-            let (session, response) = find_previous_response(api, who, turn).await?;
-            audit_session(who, "/v1/responses", &session);
-            let session = api.store.get_session(who, &session, AccessLevel::Participant).await?;
+            let (session, response) = find_previous_response(api, principal, turn).await?;
+            audit_session(principal, "/v1/responses", &session);
+            let session =
+                api.store.get_session(principal, &session, AccessLevel::Participant).await?;
             request.build_prompt_after(api, &session, &response.reply_id).await?
         }
         _ => request.build_prompt(api.memory.default_model()),
     };
-    let hearing = api.chat.stream_completion(&prompt, place).await?;
-    let head = ResponseHeader::new(&hearing, &request.stored_request);
-    let telling = ResponseEventStream::new(head, hearing.reply_id, None, hearing.events);
-    respond_with_response(api, telling, request.stored_request.is_stream).await
+    let reply = api.chat.stream_completion(&prompt, call).await?;
+    let header = ResponseHeader::new(&reply, &request.stored_request);
+    let events = ResponseEventStream::new(header, reply.reply_id, None, reply.events);
+    respond_with_response(api, events, request.stored_request.is_stream).await
 }
 
-/// The whole response, or its events once its first word has come: until then a failure is an answer
-/// of its own.
+/// Responds with the complete response, or with its events once the reply has begun.
 async fn respond_with_response(
     api: &ApiState,
-    mut telling: ResponseEventStream,
+    mut events: ResponseEventStream,
     is_stream: bool,
 ) -> ApiResult<Response> {
     if !is_stream {
-        return Ok(Json(telling.collect().await?).into_response());
+        return Ok(Json(events.collect().await?).into_response());
     }
-    telling.start().await?;
-    Ok(sse::stream_with_heartbeat(telling, api.heartbeat))
+    events.start().await?;
+    Ok(sse::stream_with_heartbeat(events, api.heartbeat))
 }
 
-/// Get a response; with `stream=true`, which is for those made with `background` and `stream`, its
-/// events, the same as the first reader got, behind the sequence number `starting_after`.
+/// Get a response, or stream its events again.
+///
+/// `stream=true` is available for responses created with `background` and `stream`. The events are
+/// the same that the first reader got, from the one after `starting_after`.
 #[utoipa::path(
     get, path = "/v1/responses/{response}", tag = "openai",
     params(
         ("response" = String, Path, description = "`resp_<turnId>`"),
-        ("stream" = Option<bool>, Query),
-        ("starting_after" = Option<u32>, Query, description = "With `stream`: the last event that was read"),
+        ("stream" = Option<bool>, Query, description = "Stream the events instead of returning the response"),
+        ("starting_after" = Option<u32>, Query, description = "Sequence number of the last event received; requires `stream=true`"),
     ),
     responses(
-        (status = 200, description = "The response, or its events", body = Object),
-        (status = "default", description = "An error in OpenAI's shape"),
+        (status = 200, description = "The response; with `stream`, its events as server-sent events", body = Object),
+        (status = "default", description = "An error in OpenAI's format"),
     )
 )]
 pub(in crate::http) async fn get_response(
     State(api): State<ApiState>,
     mut query: QueryParams,
-    CurrentUser(who): CurrentUser,
+    CurrentUser(principal): CurrentUser,
     Path(id): Path<String>,
 ) -> ApiResult<Response> {
     let is_stream =
         query.take_choice("stream", &[("true", true), ("false", false)]).unwrap_or(false);
     let starting_after = query.take_number("starting_after", 0..=u32::MAX);
-    for unknown_here in ["include", "include[]", "include_obfuscation"] {
-        query.ignore(unknown_here);
+    // OpenAI's libraries may send these; they concern content that responses here do not have.
+    for unused in ["include", "include[]", "include_obfuscation"] {
+        query.ignore(unused);
     }
     if starting_after.is_some() && !is_stream {
-        query.add_error("starting_after", "must come with stream=true");
+        query.add_error("starting_after", "requires stream=true");
     }
     query.finish()?;
-    let (session, stored) = api.store.get_response(&who, &parse_response_id(&id)?).await?;
+    let (session, stored) = api.store.get_response(&principal, &parse_response_id(&id)?).await?;
     if !is_stream {
-        return Ok(Json(load_response_object(&api, &who, &session, &stored).await?).into_response());
+        return Ok(
+            Json(load_response_object(&api, &principal, &session, &stored).await?).into_response()
+        );
     }
-    let kept = StoredRequest::from_stored(&stored)?;
-    if !(kept.is_background && kept.is_stream) {
-        let wants = "must be left out: the response was not created with background and stream";
-        return Err(Error::invalid_field("stream", wants));
+    let request = StoredRequest::from_stored(&stored)?;
+    if !(request.is_background && request.is_stream) {
+        let expected = "requires a response that was created with background and stream";
+        return Err(Error::invalid_field("stream", expected));
     }
-    let heard = api.chat.replay_response(&who, &session, &stored).await?;
-    let (head, reply) = (ResponseHeader::from_stored(&stored)?, stored.reply_id);
-    let place = Some(ReplyLookup { api: api.clone(), principal: who, session });
-    let telling =
-        ResponseEventStream::new(head, reply, place, heard).into_background(starting_after);
-    Ok(sse::stream_with_heartbeat(telling, api.heartbeat))
+    let reply_events = api.chat.replay_response(&principal, &session, &stored).await?;
+    let header = ResponseHeader::from_stored(&stored)?;
+    let lookup = Some(ReplyLookup { api: api.clone(), principal, session });
+    let events = ResponseEventStream::new(header, stored.reply_id, lookup, reply_events)
+        .into_background(starting_after);
+    Ok(sse::stream_with_heartbeat(events, api.heartbeat))
 }
 
-/// The response as it stands now.
+/// Loads the response object in its current state.
 async fn load_response_object(
     api: &ApiState,
-    who: &Principal,
+    principal: &Principal,
     session: &SessionId,
     stored: &StoredResponse,
 ) -> Result<Value> {
-    let head = ResponseHeader::from_stored(stored)?;
-    // In this order: what is not running any more is stored.
-    let active = api.store.get_session(who, session, AccessLevel::Participant).await?.active_turn;
+    let header = ResponseHeader::from_stored(stored)?;
+    // The running turn is checked before the reply is read: a turn ends in the same transaction
+    // that stores its reply, so the reply of an inactive turn has been stored.
+    let active =
+        api.store.get_session(principal, session, AccessLevel::Participant).await?.active_turn;
     if active.is_some_and(|active| active.turn_id == stored.turn_id) {
-        return Ok(head.to_response_json(ResponseState::started("in_progress")));
+        return Ok(header.to_response_json(ResponseState::started("in_progress")));
     }
-    Ok(match api.store.get_message(who, session, &stored.reply_id).await {
-        Ok(reply) => head.to_response_json(ResponseState::from_reply(&reply)),
-        // Its reply could not be stored.
+    Ok(match api.store.get_message(principal, session, &stored.reply_id).await {
+        Ok(reply) => header.to_response_json(ResponseState::from_reply(&reply)),
+        // The reply could not be stored when the turn ended.
         Err(error) if error.kind == ErrorKind::MessageNotFound => {
-            head.to_response_json(ResponseState::missing_reply())
+            header.to_response_json(ResponseState::missing_reply())
         }
         Err(error) => return Err(error),
     })
 }
 
-/// Stop a response that was made with `background`; what it said so far is kept. One that is over
-/// stays as it is.
+/// Cancel a response that was created with `background`.
+///
+/// The output so far is kept. A response that has already ended is unchanged.
 #[utoipa::path(
     post, path = "/v1/responses/{response}/cancel", tag = "openai",
     params(("response" = String, Path)),
     responses(
         (status = 200, description = "The response", body = Object),
-        (status = "default", description = "An error in OpenAI's shape"),
+        (status = "default", description = "An error in OpenAI's format"),
     )
 )]
 pub(in crate::http) async fn cancel_response(
     State(api): State<ApiState>,
     _query: NoQueryParams,
-    CurrentUser(who): CurrentUser,
+    CurrentUser(principal): CurrentUser,
     Path(id): Path<String>,
 ) -> ApiResult<Json<Value>> {
-    let (session, stored) = api.store.get_response(&who, &parse_response_id(&id)?).await?;
+    let (session, stored) = api.store.get_response(&principal, &parse_response_id(&id)?).await?;
     if !StoredRequest::from_stored(&stored)?.is_background {
-        let wants =
-            "must name a response that was created with background: close the connection of others";
-        return Err(Error::invalid_field("response_id", wants));
+        let expected = "must be a response that was created with background; to cancel any other, close its connection";
+        return Err(Error::invalid_field("response_id", expected));
     }
-    api.chat.cancel_turns(&who, &session, Some(&stored.turn_id)).await?;
-    Ok(Json(load_response_object(&api, &who, &session, &stored).await?))
+    api.chat.cancel_turns(&principal, &session, Some(&stored.turn_id)).await?;
+    Ok(Json(load_response_object(&api, &principal, &session, &stored).await?))
 }
 
-/// What was deleted.
+/// A deleted response of the OpenAI API.
 #[derive(Serialize, ToSchema)]
 pub(in crate::http) struct DeletedResponse {
+    /// `resp_<turnId>`.
     id: String,
+    /// Always `response`.
     object: &'static str,
+    /// Always `true`.
     deleted: bool,
 }
 
-/// Delete a response. Its messages stay in its conversation; a session that holds nothing but them,
-/// because the response was made without a conversation, goes with it.
+/// Delete a response.
+///
+/// Its messages stay in the conversation. A session that was created for this response, and
+/// contains nothing else, is deleted with it.
 #[utoipa::path(
     delete, path = "/v1/responses/{response}", tag = "openai",
     params(("response" = String, Path)),
-    responses((status = 200, body = DeletedResponse), (status = "default", description = "An error in OpenAI's shape"))
+    responses((status = 200, body = DeletedResponse), (status = "default", description = "An error in OpenAI's format"))
 )]
 pub(in crate::http) async fn delete_response(
     State(api): State<ApiState>,
     _query: NoQueryParams,
-    CurrentUser(who): CurrentUser,
+    CurrentUser(principal): CurrentUser,
     Path(id): Path<String>,
 ) -> ApiResult<Json<DeletedResponse>> {
-    let (session, stored) = api.store.get_response(&who, &parse_response_id(&id)?).await?;
-    if stored.user != who.user {
-        api.store.get_session(&who, &session, AccessLevel::Owner).await?;
+    let (session, stored) = api.store.get_response(&principal, &parse_response_id(&id)?).await?;
+    // Every participant may read a response, but only its requester or the owner may delete it.
+    if stored.user != principal.user {
+        api.store.get_session(&principal, &session, AccessLevel::Owner).await?;
     }
-    let kept = StoredRequest::from_stored(&stored)?;
-    api.chat.cancel_turns(&who, &session, Some(&stored.turn_id)).await?;
+    let request = StoredRequest::from_stored(&stored)?;
+    // A running reply is stopped first, so that the message count below is final.
+    api.chat.cancel_turns(&principal, &session, Some(&stored.turn_id)).await?;
     let messages =
-        api.store.get_session(&who, &session, AccessLevel::Participant).await?.messages_count;
-    let is_all_there_is = kept.is_own_session && messages as usize == kept.inputs + 1;
-    if is_all_there_is {
-        api.chat.delete_session(&who, &session).await?;
+        api.store.get_session(&principal, &session, AccessLevel::Participant).await?.messages_count;
+    // The session may have been continued by another response, or by a chat.
+    let is_only_content = request.is_own_session && messages as usize == request.inputs + 1;
+    if is_only_content {
+        api.chat.delete_session(&principal, &session).await?;
     } else {
         api.store.delete_response(&stored.turn_id).await?;
     }
     Ok(Json(DeletedResponse { id, object: "response", deleted: true }))
 }
 
-/// List the items that a response was asked with, the newest first.
+/// List the input items of a response, newest first by default.
 #[utoipa::path(
     get, path = "/v1/responses/{response}/input_items", tag = "openai",
     params(
         ("response" = String, Path),
-        ("after" = Option<String>, Query, description = "The item that the page follows"),
-        ("limit" = Option<u32>, Query, description = "From 1 to 100, 20 by default"),
+        ("after" = Option<String>, Query, description = "ID of the item that precedes the page"),
+        ("limit" = Option<u32>, Query, description = "Page size, 1 to 100 (default 20)"),
         ("order" = Option<String>, Query, description = "desc (default) or asc"),
     ),
-    responses((status = 200, body = ItemList), (status = "default", description = "An error in OpenAI's shape"))
+    responses((status = 200, body = ItemList), (status = "default", description = "An error in OpenAI's format"))
 )]
 pub(in crate::http) async fn list_response_input_items(
     State(api): State<ApiState>,
     mut query: QueryParams,
-    CurrentUser(who): CurrentUser,
+    CurrentUser(principal): CurrentUser,
     Path(id): Path<String>,
 ) -> ApiResult<Json<ItemList>> {
     let limit = query.take_number("limit", 1..=MAX_PAGE_SIZE).unwrap_or(20);
@@ -424,15 +458,16 @@ pub(in crate::http) async fn list_response_input_items(
     let after = query.take_text("after");
     conversation_items::ignore_include(&mut query);
     query.finish()?;
-    let (session, stored) = api.store.get_response(&who, &parse_response_id(&id)?).await?;
-    let mut inputs = load_input_items(&api, &who, &session, &stored).await?;
+    let (session, stored) = api.store.get_response(&principal, &parse_response_id(&id)?).await?;
+    let mut inputs = load_input_items(&api, &principal, &session, &stored).await?;
     if is_newest_first {
         inputs.reverse();
     }
     if let Some(after) = after {
         let at = inputs.iter().position(|item| item.id == after);
-        let at =
-            at.ok_or_else(|| Error::invalid_field("after", "must name an item of this list"))?;
+        let at = at.ok_or_else(|| {
+            Error::invalid_field("after", "must be the ID of an item in this list")
+        })?;
         inputs.drain(..=at);
     }
     let has_more = inputs.len() > limit as usize;
@@ -440,11 +475,11 @@ pub(in crate::http) async fn list_response_input_items(
     Ok(Json(ItemList::new(inputs, has_more)))
 }
 
-/// The items that a response was asked with, the oldest first: those of the message that it answers,
-/// and of the messages that were stored before it.
+/// Loads the input items of a response, oldest first: those of the message it answers, and of the
+/// preceding messages that were stored with it.
 async fn load_input_items(
     api: &ApiState,
-    who: &Principal,
+    principal: &Principal,
     session: &SessionId,
     stored: &StoredResponse,
 ) -> Result<Vec<ConversationItem>> {
@@ -452,7 +487,7 @@ async fn load_input_items(
     let mut next = Some(stored.user_message_id.clone());
     for _ in 0..StoredRequest::from_stored(stored)?.inputs {
         let Some(id) = next else { break };
-        let message = api.store.get_message(who, session, &id).await?;
+        let message = api.store.get_message(principal, session, &id).await?;
         next = message.parent_id.clone();
         messages.push(message);
     }
@@ -464,9 +499,9 @@ fn parse_response_id(response: &str) -> Result<TurnId> {
 }
 
 fn parse_response_field(field: &'static str, response: &str) -> Result<TurnId, FieldError> {
-    let wants = "must be an ID that begins with resp_";
+    let expected = "must be an ID that begins with resp_";
     TurnId::parse(
         field,
-        response.strip_prefix(RESPONSE_PREFIX).ok_or(FieldError::new(field, wants))?,
+        response.strip_prefix(RESPONSE_PREFIX).ok_or(FieldError::new(field, expected))?,
     )
 }

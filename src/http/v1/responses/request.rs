@@ -26,7 +26,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-/// The fields there are. Any other is refused, as OpenAI does.
+/// OpenAI's parameters. Any other is refused, as OpenAI does.
 const KNOWN_FIELDS: &[&str] = &[
     "background",
     "context_management",
@@ -62,103 +62,103 @@ const KNOWN_FIELDS: &[&str] = &[
     "truncation",
     "user",
 ];
-/// Those that a provider of Chat Completions knows by the same names.
+/// Parameters that Chat Completions has under the same names. They are passed to the provider.
 const FORWARDED_FIELDS: &[&str] =
     &["frequency_penalty", "presence_penalty", "safety_identifier", "service_tier", "user"];
 
-/// Where a response stands.
+/// The history that a response continues.
 pub(super) enum ResponseParent {
-    /// In no conversation yet.
     None,
-    /// At the end of one.
+    /// The active path of a session.
     Conversation(SessionId),
-    /// Behind another response.
+    /// The path that ends with the reply of another response.
     PreviousResponse(TurnId),
 }
 
-/// A response as it is asked for.
+/// A parsed request for a response.
 pub(super) struct CreateResponseRequest {
     pub(super) parent: ResponseParent,
     pub(super) is_stored: bool,
-    /// What is said, as it was sent …
+    /// The input as sent.
     pub(super) items: Vec<PositionedItem>,
-    /// … and as messages, once [`CreateResponseRequest::with_input`] has told.
+    /// The input as messages. Empty until [`CreateResponseRequest::with_input`], because references
+    /// must be resolved first.
     pub(super) input: ResponseInput,
     pub(super) settings: SessionSettings,
     pub(super) stored_request: StoredRequest,
 }
 
 impl CreateResponseRequest {
-    /// Reads a body, strictly.
+    /// Parses a body and refuses unknown and unsupported parameters.
     pub(super) fn parse(api: &ApiState, bytes: &[u8]) -> Result<Self> {
         let fields = RawCreateResponseRequest(parse_json(bytes)?);
         fields.check_known_fields()?;
-        let place = fields.parse_response_parent()?;
+        let parent = fields.parse_response_parent()?;
         let is_stored = fields.get("store", MUST_BE_BOOLEAN)?.unwrap_or(true);
         let is_background = fields.get("background", MUST_BE_BOOLEAN)?.unwrap_or(false);
         let is_stream = fields.get("stream", MUST_BE_BOOLEAN)?.unwrap_or(false);
         if is_background && !is_stored {
-            return Err(Error::invalid_field("background", "must come with store: true"));
+            return Err(Error::invalid_field("background", "requires store: true"));
         }
         fields.check_supported()?;
         let input = fields.0.get("input").filter(|input| input.get() != "null");
         let input = input.ok_or_else(|| Error::invalid_field("input", "is missing"))?;
         let items = input::parse_input(input)?;
         let settings = fields.parse_settings(api.size_limits.message)?;
-        let echo = fields.build_echo(&settings, &place, api.memory.default_model())?;
-        let is_own_session = matches!(place, ResponseParent::None);
-        let kept = StoredRequest { echo, inputs: 0, is_own_session, is_background, is_stream };
+        let echo = fields.build_echo(&settings, &parent, api.memory.default_model())?;
+        let is_own_session = matches!(parent, ResponseParent::None);
+        let stored_request =
+            StoredRequest { echo, inputs: 0, is_own_session, is_background, is_stream };
         Ok(Self {
-            parent: place,
+            parent,
             is_stored,
             items,
             input: ResponseInput::default(),
             settings,
-            stored_request: kept,
+            stored_request,
         })
     }
 
-    /// The same, with what it says.
+    /// Adds the input as messages.
     pub(super) fn with_input(mut self, input: ResponseInput) -> Self {
         if !input.preceding.is_empty() {
-            // Whoever sends a list means all of it: memory takes what the context window holds.
+            // A client that sends several messages wants all of them in the prompt, so memory takes
+            // as many as the context window holds.
             self.settings.memory.strategy = Some(MemoryStrategy::Buffer);
         }
         let messages = [!input.tool_results.is_empty(), input.last.is_some()];
         self.stored_request.inputs =
-            input.preceding.len() + messages.into_iter().filter(|there| *there).count();
+            input.preceding.len() + messages.into_iter().filter(|exists| *exists).count();
         Self { input, ..self }
     }
 
-    /// What comes before a turn's message, and what it is, behind a reply if one is named, else at
-    /// the end of the session.
+    /// The preceding messages and the intent of a turn, after `reply` or at the session's head.
     pub(super) fn build_intent(
         input: ResponseInput,
         reply: Option<MessageId>,
         limit: usize,
     ) -> (Vec<PrecedingMessage>, TurnIntent) {
-        let ResponseInput { tool_results: results, preceding: earlier, last, .. } = input;
+        let ResponseInput { tool_results: results, preceding, last, .. } = input;
         let Some(PrecedingMessage { role, body, .. }) = last else {
             return (
-                earlier,
+                preceding,
                 TurnIntent::SubmitToolResults { results, reply_id: reply, max_bytes: limit },
             );
         };
         let parent = reply.map_or(MessageParent::Head, MessageParent::Message);
-        let on_known = DuplicateIdPolicy::Reject;
         (
-            earlier,
+            preceding,
             TurnIntent::Send {
                 role,
                 body,
                 client_message_id: None,
                 parent,
-                on_duplicate_id: on_known,
+                on_duplicate_id: DuplicateIdPolicy::Reject,
             },
         )
     }
 
-    /// All of it, for a provider.
+    /// The prompt of a response without a history.
     pub(super) fn build_prompt(&self, default_model: &str) -> Prompt {
         let SessionSettings {
             model,
@@ -166,7 +166,7 @@ impl CreateResponseRequest {
             temperature,
             top_p,
             max_output_tokens,
-            extra_params: further,
+            extra_params,
             ..
         } = self.settings.clone();
         let instructions = system_prompt.map(|text| PromptMessage::from_text(Role::System, text));
@@ -176,12 +176,12 @@ impl CreateResponseRequest {
             temperature,
             top_p,
             max_output_tokens,
-            extra_params: further,
+            extra_params,
             cache_key: None,
         }
     }
 
-    /// The same behind a reply of a session, with what memory keeps of it.
+    /// The prompt of an unstored response after `reply` in a session, with the session's memory.
     pub(super) async fn build_prompt_after(
         &self,
         api: &ApiState,
@@ -192,7 +192,8 @@ impl CreateResponseRequest {
         let settings = self.settings.clone().with_defaults(session.settings.clone());
         let returned: Vec<ToolResult> =
             self.input.tool_results.iter().map(NewToolResult::to_tool_result).collect();
-        // Results mean nothing without their calls: both are the new message together.
+        // Providers refuse tool results without the calls they belong to, so the calling reply is
+        // part of the new message, and the path ends before it.
         let role = if returned.is_empty() { Role::User } else { Role::Tool };
         let calling = memory.find_calling_reply(session, role, Some(reply)).await?;
         let path = calling.as_ref().map_or(Some(reply), |calling| calling.parent_id.as_ref());
@@ -205,26 +206,28 @@ impl CreateResponseRequest {
                 (outputs.join("\n"), Vec::new())
             }
         };
-        let beside = memory.count_extra_tokens(calling.as_ref(), &settings).await;
+        let extra_tokens = memory.count_extra_tokens(calling.as_ref(), &settings).await;
         let tokens = tokens::count_tokens_async(&text).await;
-        let incoming = PlanInput { text: &text, tokens, images: &images, extra_tokens: beside };
-        let plan = memory.plan_turn(&settings, incoming).await?;
-        let (id, text, at) = (None, text.as_str().into(), clock::now());
+        let plan_input = PlanInput { text: &text, tokens, images: &images, extra_tokens };
+        let plan = memory.plan_turn(&settings, plan_input).await?;
         let new = PromptInput {
-            id,
+            id: None,
             role,
-            text,
+            text: text.as_str().into(),
             images,
             results: returned,
             calling_reply: calling,
-            sent_at: at,
+            sent_at: clock::now(),
         };
         let assembled = memory.assemble_prompt(session, plan, path.as_ref(), Some(new)).await?;
         let mut prompt = assembled.to_prompt(&settings);
-        // What is recalled stands in the new message, which is the user's last one.
-        let asked = if role == Role::User { prompt.messages.pop() } else { None };
+        // A user's new message ends the assembled prompt, together with the recalled text. The
+        // preceding input belongs before it, so it is taken off and put back at the end.
+        let new_message = if role == Role::User { prompt.messages.pop() } else { None };
         if last.is_some() {
-            prompt.messages.extend(self.input.preceding.iter().map(to_prompt_message).chain(asked));
+            prompt
+                .messages
+                .extend(self.input.preceding.iter().map(to_prompt_message).chain(new_message));
         } else {
             prompt.messages.extend(self.prompt_messages());
         }
@@ -250,18 +253,19 @@ fn to_prompt_message(PrecedingMessage { role, body, .. }: &PrecedingMessage) -> 
 const MUST_BE_BOOLEAN: &str = "must be a boolean";
 const MUST_BE_OBJECT: &str = "must be an object";
 
-/// A body whose fields were told apart, and no more.
+/// A body that is split into its fields. Each field is parsed on demand.
 pub(super) struct RawCreateResponseRequest<'a>(BTreeMap<String, &'a RawValue>);
 
 impl RawCreateResponseRequest<'_> {
-    /// One of the fields; `None` if it is missing or null.
+    /// Parses a field; `None` if it is absent or null. `expected` is the error message.
     pub(super) fn get<T: DeserializeOwned>(
         &self,
         name: &str,
-        wants: &'static str,
+        expected: &'static str,
     ) -> Result<Option<T>> {
         let Some(value) = self.0.get(name) else { return Ok(None) };
-        serde_json::from_str(value.get()).map_err(|_| Error::invalid_field(name.to_owned(), wants))
+        serde_json::from_str(value.get())
+            .map_err(|_| Error::invalid_field(name.to_owned(), expected))
     }
 
     fn check_known_fields(&self) -> Result<()> {
@@ -283,11 +287,11 @@ impl RawCreateResponseRequest<'_> {
             Id(String),
             Object { id: String },
         }
-        let named: Option<ConversationRef> =
+        let conversation: Option<ConversationRef> =
             self.get("conversation", "must be the ID of a conversation, or {id}")?;
         let previous: Option<String> =
             self.get("previous_response_id", "must be the ID of a response")?;
-        match (named, previous) {
+        match (conversation, previous) {
             (Some(_), Some(_)) => Err(Error::new(
                 ErrorKind::MutuallyExclusive,
                 "mutually exclusive parameters: provide only one of 'previous_response_id' and 'conversation'",
@@ -303,23 +307,20 @@ impl RawCreateResponseRequest<'_> {
         }
     }
 
-    /// Refuses what this server cannot do, rather than doing something else.
+    /// Refuses parameters that the server cannot honor, instead of ignoring them.
     fn check_supported(&self) -> Result<()> {
         if self.get::<Value>("prompt", MUST_BE_OBJECT)?.is_some() {
             return Err(Error::invalid_field(
                 "prompt",
-                "must be left out: no prompts are kept here",
+                "is not supported: the server stores no prompts",
             ));
         }
         if self.get::<u32>("top_logprobs", "must be a whole number")?.is_some_and(|count| count > 0)
         {
-            return Err(Error::invalid_field(
-                "top_logprobs",
-                "must be left out where this server answers",
-            ));
+            return Err(Error::invalid_field("top_logprobs", "is not supported"));
         }
         let _: Option<Vec<String>> = self.get("include", "must be a list of strings")?;
-        // What is only repeated in the answer, where libraries read it by its type.
+        // The response only repeats these, but libraries parse them by their type.
         let _: Option<bool> = self.get("parallel_tool_calls", MUST_BE_BOOLEAN)?;
         let _: Option<u32> = self.get("max_tool_calls", "must be a whole number")?;
         for name in ["frequency_penalty", "presence_penalty"] {
@@ -346,7 +347,7 @@ impl RawCreateResponseRequest<'_> {
         Ok(settings.validate(limit).map_err(rename_error_field)?)
     }
 
-    /// What is said to the provider in the words of Chat Completions.
+    /// Converts parameters for the provider to those of Chat Completions.
     fn collect_extra_params(&self) -> Result<ExtraParams> {
         #[derive(Deserialize)]
         struct TextFieldInput {
@@ -360,76 +361,79 @@ impl RawCreateResponseRequest<'_> {
             #[serde(default)]
             effort: Option<String>,
         }
-        let mut further = BTreeMap::new();
+        let mut extra = BTreeMap::new();
         for name in FORWARDED_FIELDS {
             if let Some(value) = self.0.get(*name).filter(|value| value.get() != "null") {
-                further.insert((*name).to_owned(), (*value).to_owned());
+                extra.insert((*name).to_owned(), (*value).to_owned());
             }
         }
         let mut tools = Vec::new();
-        let wants = "must be a list of tools, each with a type";
-        for tool in self.get::<Vec<Box<RawValue>>>("tools", wants)?.unwrap_or_default() {
+        let expected = "must be a list of tools, each with a type";
+        for tool in self.get::<Vec<Box<RawValue>>>("tools", expected)?.unwrap_or_default() {
             tools.push(convert_function_tool(&tool)?);
         }
         let choice =
             self.0.get("tool_choice").map(|choice| convert_tool_choice(choice)).transpose()?;
         if !tools.is_empty() {
-            let parallel = self.0.get("parallel_tool_calls").map(|said| (*said).to_owned());
+            // Chat Completions refuses these two without tools.
+            let parallel = self.0.get("parallel_tool_calls").map(|value| (*value).to_owned());
             let tools = to_raw_value(&tools).map_err(Error::internal)?;
-            let said = [
+            let params = [
                 ("tools", Some(tools)),
                 ("tool_choice", choice),
                 ("parallel_tool_calls", parallel),
             ];
-            let said = said.into_iter().filter_map(|(name, value)| Some((name, value?)));
-            let said = said.filter(|(_, value)| value.get() != "null");
-            further.extend(said.map(|(name, value)| (name.to_owned(), value)));
+            let params = params.into_iter().filter_map(|(name, value)| Some((name, value?)));
+            let params = params.filter(|(_, value)| value.get() != "null");
+            extra.extend(params.map(|(name, value)| (name.to_owned(), value)));
         }
-        let mut hand_on = |name: &str, text: Option<String>| {
+        let mut insert_text = |name: &str, text: Option<String>| {
             let value =
                 text.map(|text| to_raw_value(&text).map_err(Error::internal)).transpose()?;
-            further.extend(value.map(|value| (name.to_owned(), value)));
+            extra.extend(value.map(|value| (name.to_owned(), value)));
             Ok::<_, Error>(())
         };
         let reasoning: Option<StrictObject<ReasoningInput>> =
             self.get("reasoning", MUST_BE_OBJECT)?;
-        hand_on(
+        insert_text(
             "reasoning_effort",
             reasoning.and_then(|StrictObject(reasoning)| reasoning.effort),
         )?;
         let text: Option<StrictObject<TextFieldInput>> = self.get("text", MUST_BE_OBJECT)?;
         if let Some(StrictObject(TextFieldInput { format, verbosity })) = text {
-            hand_on("verbosity", verbosity)?;
+            insert_text("verbosity", verbosity)?;
             let format = format.map(|format| convert_text_format(&format)).transpose()?.flatten();
-            further.extend(format.map(|format| ("response_format".to_owned(), format)));
+            extra.extend(format.map(|format| ("response_format".to_owned(), format)));
         }
-        Ok(ExtraParams::new(further))
+        Ok(ExtraParams::new(extra))
     }
 }
 
-/// A function as Chat Completions has it. Other tools run at OpenAI.
+/// Converts a function tool to the format of Chat Completions. Tools that OpenAI hosts, such as
+/// `web_search`, are refused.
 fn convert_function_tool(tool: &RawValue) -> Result<Box<RawValue>> {
-    let wants = |_| Error::invalid_field("tools", "must be a list of tools, each with a type");
+    let expected = |_| Error::invalid_field("tools", "must be a list of tools, each with a type");
     let StrictObject(mut fields): StrictObject<BTreeMap<String, Box<RawValue>>> =
-        serde_json::from_str(tool.get()).map_err(wants)?;
+        serde_json::from_str(tool.get()).map_err(expected)?;
     let kind = fields.remove("type").unwrap_or_default();
-    let kind: String = serde_json::from_str(kind.get()).map_err(wants)?;
+    let kind: String = serde_json::from_str(kind.get()).map_err(expected)?;
     if kind != "function" {
         let kind: String = kind.chars().take(64).collect();
-        let wants = format!("must not have tools of the type {kind}, which do not run here");
-        return Err(Error::invalid_field("tools", wants));
+        let message = format!("must be functions: tools of the type {kind} are not supported");
+        return Err(Error::invalid_field("tools", message));
     }
     let name = fields.get("name").and_then(|name| serde_json::from_str(name.get()).ok());
     if name.is_none_or(|name: String| name.is_empty()) {
-        return Err(Error::invalid_field("tools", "must have functions that each have a name"));
+        return Err(Error::invalid_field("tools", "must be functions, each with a name"));
     }
+    // In Responses null means absent; the schema of Chat Completions does not allow it everywhere.
     fields.retain(|_, value| value.get() != "null");
     let kind = to_raw_value("function").map_err(Error::internal)?;
     let function = to_raw_value(&fields).map_err(Error::internal)?;
     to_raw_value(&BTreeMap::from([("type", kind), ("function", function)])).map_err(Error::internal)
 }
 
-/// Which function is to be called, as Chat Completions has it.
+/// Converts `tool_choice` to the format of Chat Completions.
 fn convert_tool_choice(choice: &RawValue) -> Result<Box<RawValue>> {
     #[derive(Deserialize)]
     #[serde(untagged)]
@@ -442,7 +446,7 @@ fn convert_tool_choice(choice: &RawValue) -> Result<Box<RawValue>> {
         },
         None(()),
     }
-    let wants = "must be auto, none, required or {type: function, name}";
+    let expected = "must be auto, none, required or {type: function, name}";
     match serde_json::from_str(choice.get()) {
         Ok(ToolChoiceInput::Word(word))
             if matches!(word.as_str(), "auto" | "none" | "required") =>
@@ -453,20 +457,19 @@ fn convert_tool_choice(choice: &RawValue) -> Result<Box<RawValue>> {
             to_raw_value(&json!({"type": "function", "function": {"name": name}}))
         }
         Ok(ToolChoiceInput::None(())) => to_raw_value(&Value::Null),
-        _ => return Err(Error::invalid_field("tool_choice", wants)),
+        _ => return Err(Error::invalid_field("tool_choice", expected)),
     }
     .map_err(Error::internal)
 }
 
-/// `text.format` as Chat Completions calls it. The order of names in a schema stays: a model writes
-/// in that order.
+/// Converts `text.format` to `response_format` of Chat Completions. `None` for plain text.
 fn convert_text_format(format: &RawValue) -> Result<Option<Box<RawValue>>> {
-    let wants = "must be {type: text}, {type: json_object} or {type: json_schema, name, schema}";
-    let wants = |_| Error::invalid_field("text.format", wants);
+    let expected = "must be {type: text}, {type: json_object} or {type: json_schema, name, schema}";
+    let expected = |_| Error::invalid_field("text.format", expected);
     let StrictObject(mut fields): StrictObject<BTreeMap<String, Box<RawValue>>> =
-        serde_json::from_str(format.get()).map_err(wants)?;
+        serde_json::from_str(format.get()).map_err(expected)?;
     let kind = fields.remove("type").unwrap_or_default();
-    let kind: String = serde_json::from_str(kind.get()).map_err(wants)?;
+    let kind: String = serde_json::from_str(kind.get()).map_err(expected)?;
     let format = match kind.as_str() {
         "text" => return Ok(None),
         "json_object" => to_raw_value(&json!({"type": "json_object"})),
@@ -476,6 +479,7 @@ fn convert_text_format(format: &RawValue) -> Result<Option<Box<RawValue>>> {
                     return Err(Error::invalid_field(format!("text.format.{name}"), "is missing"));
                 }
             }
+            // The schema is raw JSON, so its properties keep their order: models write them in it.
             let schema = to_raw_value(&fields).map_err(Error::internal)?;
             let kind = to_raw_value(&kind).map_err(Error::internal)?;
             to_raw_value(&BTreeMap::from([("type", kind), ("json_schema", schema)]))
@@ -490,7 +494,7 @@ fn convert_text_format(format: &RawValue) -> Result<Option<Box<RawValue>>> {
     format.map(Some).map_err(Error::internal)
 }
 
-/// The complaint about a setting, by the name it has in this body.
+/// Renames the field of a settings error to its name in this body.
 fn rename_error_field(mut invalid: FieldError) -> FieldError {
     invalid.field = match &*invalid.field {
         "topP" => "top_p".into(),

@@ -1,4 +1,4 @@
-//! What a response repeats of its request.
+//! The parameters of a request that its response repeats.
 
 use super::request::{RawCreateResponseRequest, ResponseParent};
 use crate::domain::session::SessionSettings;
@@ -7,30 +7,31 @@ use crate::http::v1::conversations::check_metadata;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
-/// The most bytes of it as JSON, for it is kept, and told three times in a stream.
+/// Size of the repeated parameters as JSON. They are stored, and sent three times in a stream.
 const MAX_ECHO_BYTES: usize = 1 << 20;
 
 impl RawCreateResponseRequest<'_> {
-    /// What the answer repeats; where nothing is said, what OpenAI says then.
+    /// Builds the parameters to repeat, with OpenAI's defaults for those that are absent.
     pub(super) fn build_echo(
         &self,
         settings: &SessionSettings,
-        place: &ResponseParent,
+        parent: &ResponseParent,
         default_model: &str,
     ) -> Result<Map<String, Value>> {
         let metadata: BTreeMap<String, String> =
             self.get("metadata", "must be an object of strings")?.unwrap_or_default();
         check_metadata(&metadata)?;
         let truncation = self.get::<String>("truncation", "must be auto or disabled")?;
-        if truncation.as_ref().is_some_and(|word| !matches!(word.as_str(), "auto" | "disabled")) {
+        if truncation.as_ref().is_some_and(|value| !matches!(value.as_str(), "auto" | "disabled")) {
             return Err(Error::invalid_field("truncation", "must be auto or disabled"));
         }
-        let said = |name: &str| self.get::<Value>(name, "must be JSON");
-        let mut text = said("text")?.unwrap_or_else(|| json!({}));
+        let param = |name: &str| self.get::<Value>(name, "must be JSON");
+        // OpenAI always returns a format, even if only `verbosity` was given.
+        let mut text = param("text")?.unwrap_or_else(|| json!({}));
         if text["format"].is_null() {
             text["format"] = json!({"type": "text"});
         }
-        let conversation = match place {
+        let conversation = match parent {
             ResponseParent::Conversation(session) => json!({"id": format!("conv_{session}")}),
             _ => Value::Null,
         };
@@ -41,7 +42,7 @@ impl RawCreateResponseRequest<'_> {
             ("model".to_owned(), model.into()),
             ("text".to_owned(), text),
         ]);
-        for (name, otherwise) in [
+        for (name, default) in [
             ("background", json!(false)),
             ("frequency_penalty", json!(0.0)),
             ("instructions", Value::Null),
@@ -63,10 +64,11 @@ impl RawCreateResponseRequest<'_> {
             ("truncation", json!("disabled")),
             ("user", Value::Null),
         ] {
-            echo.insert(name.to_owned(), said(name)?.unwrap_or(otherwise));
+            echo.insert(name.to_owned(), param(name)?.unwrap_or(default));
         }
+        // `tools` and `text.format` hold schemas of any size.
         if serde_json::to_string(&echo).map_err(Error::internal)?.len() > MAX_ECHO_BYTES {
-            return Err(Error::too_large("what a response repeats of its request", MAX_ECHO_BYTES));
+            return Err(Error::too_large("the parameters of a response", MAX_ECHO_BYTES));
         }
         Ok(echo)
     }

@@ -1,4 +1,4 @@
-//! The response object: what is kept of its request, and how it stands.
+//! The response object, the stored part of its request, and its state.
 //! Shape: <https://platform.openai.com/docs/api-reference/responses/object>.
 
 use super::RESPONSE_PREFIX;
@@ -12,14 +12,14 @@ use crate::store::StoredResponse;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-/// What is kept of a request.
+/// The part of a request that is stored with its response, as JSON.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct StoredRequest {
-    /// The fields that each answer repeats, under their own names.
+    /// The parameters that the response repeats, by their names.
     pub(super) echo: Map<String, Value>,
-    /// How many messages it was asked with.
+    /// Number of input messages.
     pub(super) inputs: usize,
-    /// Whether its session was made for it.
+    /// Whether the session was created for this response.
     pub(super) is_own_session: bool,
     pub(super) is_background: bool,
     pub(super) is_stream: bool,
@@ -35,16 +35,16 @@ impl StoredRequest {
     }
 }
 
-/// What every telling of one response says.
+/// The fields of a response that do not depend on its state.
 pub(super) struct ResponseHeader {
     id: String,
-    /// Unix seconds.
+    /// Unix time in seconds.
     created_at: i64,
     echo: Map<String, Value>,
 }
 
 impl ResponseHeader {
-    /// Of a response that is stored.
+    /// The header of a stored response.
     pub(super) fn from_stored(stored: &StoredResponse) -> Result<Self> {
         Ok(Self {
             id: format!("{RESPONSE_PREFIX}{}", stored.turn_id),
@@ -53,16 +53,18 @@ impl ResponseHeader {
         })
     }
 
-    /// Of a response that is not.
-    pub(super) fn new(hearing: &ReplyStream, kept: &StoredRequest) -> Self {
-        let name = hearing.turn_id.as_ref().map_or(hearing.reply_id.as_str(), |turn| turn.as_str());
-        let (id, created_at) =
-            (format!("{RESPONSE_PREFIX}{name}"), clock::now().as_millis() / 1000);
-        Self { id, created_at, echo: kept.echo.clone() }
+    /// The header of a response that is not stored.
+    pub(super) fn new(reply: &ReplyStream, request: &StoredRequest) -> Self {
+        let name = reply.turn_id.as_ref().map_or(reply.reply_id.as_str(), |turn| turn.as_str());
+        Self {
+            id: format!("{RESPONSE_PREFIX}{name}"),
+            created_at: clock::now().as_millis() / 1000,
+            echo: request.echo.clone(),
+        }
     }
 
-    /// The response as it stands.
-    pub(super) fn to_response_json(&self, told: ResponseState) -> Value {
+    /// Encodes the response object in the given state.
+    pub(super) fn to_response_json(&self, state: ResponseState) -> Value {
         let ResponseState {
             status,
             output,
@@ -71,7 +73,7 @@ impl ResponseHeader {
             incomplete_reason: incomplete,
             completed_at,
             model,
-        } = told;
+        } = state;
         let mut response = self.echo.clone();
         response.extend([
             ("id".to_owned(), json!(self.id)),
@@ -84,6 +86,7 @@ impl ResponseHeader {
             ("output".to_owned(), json!(output)),
             ("usage".to_owned(), json!(usage.map(encode_usage))),
         ]);
+        // The model that answered may differ from the requested one, for instance by its version.
         if let Some(model) = model {
             response.insert("model".to_owned(), model.into());
         }
@@ -91,20 +94,20 @@ impl ResponseHeader {
     }
 }
 
-/// How a response stands.
+/// The fields of a response that depend on its state.
 pub(super) struct ResponseState {
     pub(super) status: &'static str,
     pub(super) output: Vec<Value>,
     pub(super) usage: Option<Usage>,
     pub(super) error: Option<Value>,
     pub(super) incomplete_reason: Option<&'static str>,
-    /// Unix seconds.
+    /// Unix time in seconds.
     pub(super) completed_at: Option<i64>,
     pub(super) model: Option<String>,
 }
 
 impl ResponseState {
-    /// Nothing of it is there yet.
+    /// A response without output so far.
     pub(super) fn started(status: &'static str) -> Self {
         Self {
             status,
@@ -117,7 +120,7 @@ impl ResponseState {
         }
     }
 
-    /// The model stopped by itself.
+    /// The model finished the reply. It is `incomplete` if a limit or a filter cut it.
     pub(super) fn finished(
         reason: FinishReason,
         output: Vec<Value>,
@@ -133,7 +136,7 @@ impl ResponseState {
         Self { output, usage, incomplete_reason: incomplete, model, ..Self::started(status) }
     }
 
-    /// Somebody stopped it, or its server went.
+    /// The reply was cancelled by a user or interrupted by a shutdown.
     pub(super) fn stopped(output: Vec<Value>) -> Self {
         Self { output, ..Self::started("cancelled") }
     }
@@ -148,15 +151,15 @@ impl ResponseState {
         Self { output, error: Some(error), ..Self::started("failed") }
     }
 
-    /// Nothing of it is left.
+    /// The turn has ended, but its reply could not be stored.
     pub(super) fn missing_reply() -> Self {
         let error = Error::new(ErrorKind::ProviderError, "the reply could not be stored");
         Self::failed(&error, Vec::new())
     }
 
-    /// As its stored reply says.
+    /// The state of a response whose reply is stored.
     pub(super) fn from_reply(reply: &Message) -> Self {
-        let told = match (reply_error(reply), reply.status) {
+        let state = match (reply_error(reply), reply.status) {
             (Some(error), _) => Self::failed(&error, Vec::new()),
             (None, Status::Interrupted) => Self::stopped(Vec::new()),
             (None, _) => {
@@ -164,17 +167,18 @@ impl ResponseState {
                 Self::finished(reason, Vec::new(), None, None)
             }
         };
-        let is_completed = told.status == "completed";
+        // OpenAI sets the time of completion for completed responses only.
+        let is_completed = state.status == "completed";
         Self {
             output: encode_output(reply, if is_completed { "completed" } else { "incomplete" }),
             completed_at: is_completed.then(|| reply.created_at.as_millis() / 1000),
             usage: reply.usage,
             model: reply.model.clone(),
-            ..told
+            ..state
         }
     }
 
-    /// The same, of a reply that nobody stores and that has just ended.
+    /// Sets the time of completion to now, for a reply that is not stored.
     pub(super) fn completed_now(self) -> Self {
         let is_completed = self.status == "completed";
         let completed_at = is_completed.then(|| clock::now().as_millis() / 1000);
@@ -182,7 +186,7 @@ impl ResponseState {
     }
 }
 
-/// How a stored reply ended, as far as that is an error.
+/// The error that a stored reply ended with.
 fn reply_error(reply: &Message) -> Option<Error> {
     match (reply.status, &reply.error) {
         (Status::Complete, _) | (Status::Interrupted, None) => None,
@@ -193,28 +197,30 @@ fn reply_error(reply: &Message) -> Option<Error> {
     }
 }
 
-/// What a stored reply says, as items; the last of them ended as the reply did.
+/// Encodes a stored reply as output items. `status` is that of the last item.
 fn encode_output(reply: &Message, status: &str) -> Vec<Value> {
     let text = Some(&reply.content).filter(|text| !text.is_empty());
     let calls = tool::parse_calls(&reply.parts);
-    let ended = |is_last| if is_last { status } else { "completed" };
-    let thought = reply.parts.reasoning().map(|thought| {
-        let status = ended(text.is_none() && calls.is_empty());
-        encode_reasoning(&item_id("rs", &reply.id, 0), &thought, status)
+    // A reply that was cut off was cut in its last item; the others had ended before.
+    let item_status = |is_last| if is_last { status } else { "completed" };
+    let reasoning = reply.parts.reasoning().map(|reasoning| {
+        let status = item_status(text.is_none() && calls.is_empty());
+        encode_reasoning(&item_id("rs", &reply.id, 0), &reasoning, status)
     });
-    let text = text
-        .map(|text| encode_message(&item_id("msg", &reply.id, 0), text, ended(calls.is_empty())));
-    // Only whole ones are stored.
+    let text = text.map(|text| {
+        encode_message(&item_id("msg", &reply.id, 0), text, item_status(calls.is_empty()))
+    });
+    // Calls with incomplete arguments are not stored.
     let calls = calls.iter().enumerate().map(|(nth, ToolCall { id, name, input })| {
         encode_call(&item_id("fc", &reply.id, nth), id, name, input, "completed")
     });
-    thought.into_iter().chain(text).chain(calls).collect()
+    reasoning.into_iter().chain(text).chain(calls).collect()
 }
 
-/// The name of an item, the `nth` of its kind in a reply.
+/// The ID of the `nth` item of a kind in a reply, counted from 0.
 pub(super) fn item_id(kind: &str, reply: &MessageId, nth: usize) -> String {
     match (kind, nth) {
-        // As the items of conversations are called.
+        // The same ID as in `/v1/conversations`, which counts calls from 1.
         ("fc", nth) => format!("fc_{}_{reply}", nth + 1),
         (kind, 0) => format!("{kind}_{reply}"),
         (kind, nth) => format!("{kind}_{reply}_{nth}"),
@@ -237,7 +243,6 @@ pub(super) fn encode_reasoning(id: &str, text: &str, status: &str) -> Value {
     json!({"type": "reasoning", "id": id, "status": status, "summary": summary})
 }
 
-/// A call that is whole has arguments.
 pub(super) fn encode_call(
     id: &str,
     call_id: &str,
@@ -245,6 +250,7 @@ pub(super) fn encode_call(
     arguments: &str,
     status: &str,
 ) -> Value {
+    // Some models write no arguments for a function without parameters; clients parse them as JSON.
     let is_bare = status == "completed" && arguments.trim().is_empty();
     json!({
         "type": "function_call", "id": id, "call_id": call_id, "name": name, "status": status,
