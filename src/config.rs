@@ -18,7 +18,7 @@ pub use access::AccessConfig;
 pub use commands::{KeysCommand, KeysTask, NewKeyArgs, SessionsCommand};
 pub use memory::MemoryCommand;
 pub use models::PromptCacheKeyMode;
-pub use transfer::{ExportArgs, ExportFormatArg, ImportArgs, MigrateArgs};
+pub use transfer::{ExportArgs, ImportArgs, MigrateArgs};
 
 use crate::domain::memory::{MemoryStrategy, STRATEGY_NAMES};
 use clap::builder::{Resettable, TypedValueParser};

@@ -1,6 +1,7 @@
 //! Arguments of the commands `export`, `import` and `migrate`.
 
 use super::{DatabaseUrl, named_value_parser, parse_size};
+use crate::domain::export_format::ExportFormat;
 use crate::domain::{FieldError, ProjectId, SessionId, UserId};
 use clap::Args;
 use std::path::PathBuf;
@@ -21,8 +22,8 @@ pub struct ExportArgs {
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// json; jsonl: one session per line; markdown: active paths, for reading
-    #[arg(long, default_value = "json", value_parser = named_value_parser(EXPORT_FORMATS))]
-    pub format: ExportFormatArg,
+    #[arg(long, default_value = "json", value_parser = named_value_parser(ExportFormat::NAMES))]
+    pub format: ExportFormat,
     /// User whose sessions are exported
     #[arg(long, default_value = "local", value_parser = parse_user)]
     pub user: UserId,
@@ -79,22 +80,6 @@ skipped, missing ones are copied. A session that differs, because it has been us
 not changed but reported, and the exit code is 1.
 
 Example: echoic migrate --from sqlite://data/echoic.db --to mongodb://db1,db2,db3/echoic?replicaSet=rs0";
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ExportFormatArg {
-    /// One JSON object.
-    Json,
-    /// One JSON object per session and line.
-    Jsonl,
-    /// For reading.
-    Markdown,
-}
-
-const EXPORT_FORMATS: &[(&str, ExportFormatArg)] = &[
-    ("json", ExportFormatArg::Json),
-    ("jsonl", ExportFormatArg::Jsonl),
-    ("markdown", ExportFormatArg::Markdown),
-];
 
 fn parse_user(text: &str) -> Result<UserId, FieldError> {
     UserId::parse("user", text)

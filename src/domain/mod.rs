@@ -4,6 +4,7 @@
 
 pub mod attachment;
 pub mod content;
+pub mod export_format;
 pub mod extra_params;
 pub mod field_error;
 pub mod ids;
