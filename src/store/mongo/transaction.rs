@@ -477,7 +477,7 @@ impl MongoTransaction {
 
 /// A factor between 0.5 and 1.5, so that writers that collided once do not retry in lockstep.
 fn jitter_factor() -> f64 {
-    0.5 + f64::from(Uuid::now_v7().as_bytes()[15]) / 255.0
+    0.5 + fastrand::f64()
 }
 
 /// First revision of a session created now. Higher than any revision that an earlier session with
