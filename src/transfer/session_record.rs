@@ -341,7 +341,7 @@ fn format_time(time: Option<Timestamp>) -> String {
     }
 }
 
-fn to_hex_id(digest: Sha256) -> String {
+pub(super) fn to_hex_id(digest: Sha256) -> String {
     hex::encode(&digest.finalize()[..16])
 }
 
