@@ -105,23 +105,15 @@ impl App {
         let auth =
             Arc::new(Authenticator::new(build_auth_settings(&config, timing), store.clone())?);
         let SelectedProvider { provider, model } = select_provider(&config, &mut notes).await?;
-        let name = provider.name();
+        let provider_name = provider.name();
         vocabulary.await.map_err(Error::internal)?;
         let title_model = select_title_model(&config, &model);
-        let summary_model = select_summary_model(&config, name, &model);
+        let summary_model = select_summary_model(&config, provider_name, &model);
         let background_models = title_model.iter().chain(&summary_model);
         let models = [&model].into_iter().chain(&config.fallback_models).chain(background_models);
         check_prices(&config, models)?;
-        let windows = ContextWindows::new(config.context_windows.iter().cloned());
-        let memory =
-            Memory::new(store.clone(), prompts.clone(), build_memory_defaults(&config, &model))?;
-        let memory = match build_embedder(&config)? {
-            Some(embedder) => memory.with_embedder(embedder),
-            None => memory,
-        };
-        let memory =
-            memory.with_context_windows(windows).with_recall_timeout(timing.recall_timeout);
-        let memory = Arc::new(memory);
+        let memory = build_memory(&config, &model, store.clone(), prompts.clone())?;
+        let memory = Arc::new(memory.with_recall_timeout(timing.recall_timeout));
         // Bound before recovery: the address is part of the instance name, and a second process on
         // the same address must fail before it ends the turns of the first.
         let listener = bind_listener(config.listen_address()).await?;
@@ -141,10 +133,10 @@ impl App {
         let chat = Arc::new(chat.with_policy(build_usage_policy(&config)));
         let cut_off = chat.recover_turns().await?;
         if cut_off > 0 {
-            notes.push(format!("{cut_off} replies were cut off when the server last stopped; they are stored as interrupted"));
+            notes.push(describe_cut_off_replies(cut_off));
         }
         let summary = format!(
-            "http://{address}, store {}, provider {name}, model {model}, instance {}",
+            "http://{address}, store {}, provider {provider_name}, model {model}, instance {}",
             store.describe(),
             chat.instance_name()
         );
@@ -229,6 +221,12 @@ fn build_usage_policy(config: &Config) -> UsagePolicy {
         quotas: config.access.quotas().into(),
         max_concurrent_turns: config.access.concurrency_limit(),
     }
+}
+
+fn describe_cut_off_replies(number: usize) -> String {
+    format!(
+        "{number} replies were cut off when the server last stopped; they are stored as interrupted"
+    )
 }
 
 /// With a cost quota every configured model needs a price, or its use would be free of the quota.
@@ -338,13 +336,24 @@ async fn bind_listener(address: SocketAddr) -> Result<TcpListener> {
         .map_err(|error| Error::new(ErrorKind::Internal, describe(error)))
 }
 
-fn build_memory_defaults(config: &Config, model: &str) -> MemoryDefaults {
-    MemoryDefaults {
+fn build_memory(
+    config: &Config,
+    model: &str,
+    store: Arc<dyn Store>,
+    prompts: Arc<PromptTemplates>,
+) -> Result<Memory> {
+    let defaults = MemoryDefaults {
         strategy: config.memory_strategy,
         max_tokens: config.memory_tokens,
         context_window: config.context_window,
         model: model.to_owned(),
-    }
+    };
+    let windows = ContextWindows::new(config.context_windows.iter().cloned());
+    let memory = Memory::new(store, prompts, defaults)?.with_context_windows(windows);
+    Ok(match build_embedder(config)? {
+        Some(embedder) => memory.with_embedder(embedder),
+        None => memory,
+    })
 }
 
 fn build_retry_policy(config: &Config, timing: TimingOptions) -> ResiliencePolicy {
