@@ -95,7 +95,7 @@ pub struct Config {
     /// Base URL of the OpenAI-compatible endpoint, …/v1
     #[arg(long, value_name = "URL", env = "OPENAI_BASE_URL", hide_env_values = true)]
     pub openai_base_url: Option<String>,
-    /// Anthropic API key
+    /// API key of the Anthropic API
     #[arg(long, value_name = "KEY", env = "ANTHROPIC_API_KEY", hide_env_values = true)]
     pub anthropic_api_key: Option<String>,
     /// Base URL of the Anthropic API, without /v1
@@ -163,7 +163,7 @@ pub struct Config {
     /// Log filter: a level, or directives of tracing's EnvFilter
     #[arg(long, value_name = "DIRECTIVES", env = "RUST_LOG", default_value = "info")]
     pub log: String,
-    /// Log format
+    /// Format of log lines: text, or json with one object per line
     #[arg(long, value_name = "FORMAT", env = "ECHOIC_LOG_FORMAT", default_value = "text", value_parser = named_value_parser(LOG_FORMATS))]
     pub log_format: LogFormat,
 }

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 /// variables.
 #[derive(Debug, Clone, Args)]
 pub struct MemoryCommand {
-    /// Session id
+    /// Id of the session, as listed by echoic sessions
     #[arg(value_name = "SESSION", value_parser = parse_session)]
     pub session: SessionId,
     /// New message; without it, the prompt ends with the last message of the session

@@ -38,7 +38,7 @@ pub enum Role {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum MessageType {
-    /// Text.
+    /// Text, in `content`.
     #[default]
     Text,
     /// An image, in `parts`.

@@ -55,7 +55,7 @@ pub struct Project {
     pub owner: UserId,
     /// Display name.
     pub name: String,
-    /// Description.
+    /// Description of the project, part of the prompt in all its sessions.
     pub description: String,
     /// Instructions to the model in every session of the project.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -29,7 +29,7 @@ pub struct ImportReport {
     pub skipped: Vec<SkippedSession>,
 }
 
-/// An imported session.
+/// An imported session: the store now has all its messages.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ImportedSession {
