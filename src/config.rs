@@ -35,10 +35,16 @@ pub use embeddings::EmbeddingsConfig;
 
 /// A self-hosted backend for LLM chat with conversation memory.
 ///
-/// Without a command it runs the server. Every option can also be set by the environment variable
-/// shown next to it, or in a `.env` file; an option on the command line takes precedence.
+/// Without a command it runs the server; `echoic serve --help` lists its options. An option with an
+/// environment variable next to it can also be set by that variable, or in a `.env` file. The
+/// command line takes precedence.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "echoic", version, args_override_self = true)]
+#[command(
+    name = "echoic",
+    version,
+    args_override_self = true,
+    override_usage = "echoic [COMMAND] [OPTIONS]"
+)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: CliCommand,
@@ -81,8 +87,8 @@ pub struct Config {
         default_value = "sqlite://data/echoic.db"
     )]
     pub database_url: DatabaseUrl,
-    /// full: commits are on disk when acknowledged; normal: power loss may lose the last moments,
-    /// but never corrupts the file
+    /// Durability of SQLite; full: commits are on disk when acknowledged; normal: power loss may
+    /// lose the last moments, but never corrupts the file
     #[arg(long, value_name = "MODE", env = "ECHOIC_SQLITE_SYNC", default_value = "full", value_parser = named_value_parser(SQLITE_SYNC_MODES))]
     pub sqlite_sync: SqliteSync,
     /// Model provider; auto: OpenAI if a key or base URL is set, otherwise Anthropic if a key is

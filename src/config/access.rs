@@ -33,7 +33,7 @@ pub struct AccessConfig {
     /// Secret that signs tokens (HS256), at least 32 bytes
     #[arg(long, value_name = "SECRET", env = "JWT_SECRET", hide_env_values = true)]
     pub jwt_secret: Option<String>,
-    /// URL of the key set that signs tokens, instead of a secret
+    /// URL of the key set (JWKS) that verifies tokens, instead of a secret
     #[arg(long, value_name = "URL", env = "JWT_JWKS_URL", hide_env_values = true)]
     pub jwt_jwks_url: Option<String>,
     /// Required issuer of tokens

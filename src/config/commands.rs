@@ -81,7 +81,7 @@ pub struct NewKeyArgs {
     /// User that requests with the key act as
     #[arg(long, value_parser = parse_user)]
     pub user: UserId,
-    /// Display name
+    /// Name shown in the list of keys
     #[arg(long, value_parser = parse_key_name)]
     pub name: Option<String>,
     /// Permissions: read (change nothing), chat (everything the user may do), admin

@@ -14,7 +14,7 @@ pub struct EmbeddingsConfig {
         hide_env_values = true
     )]
     pub url: Option<String>,
-    /// Embeddings model
+    /// Model of the embeddings endpoint, required with it
     #[arg(
         long = "embeddings-model",
         id = "embeddings_model",

@@ -27,7 +27,7 @@ pub struct MemoryCommand {
     /// Maximum tokens of recalled messages, as part of --max-tokens
     #[arg(long, value_name = "TOKENS")]
     pub recall_tokens: Option<u32>,
-    /// Messages that the strategy window includes
+    /// Number of messages that the window strategy includes
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
     pub last_messages: Option<u32>,
     /// Fail unless the session belongs to this user

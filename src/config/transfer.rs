@@ -9,7 +9,7 @@ use std::path::PathBuf;
 /// Arguments of `echoic export`.
 #[derive(Debug, Clone, Args)]
 pub struct ExportArgs {
-    /// Database: sqlite://PATH
+    /// Database: sqlite://PATH or mongodb://HOSTS/DATABASE
     #[arg(
         long,
         value_name = "URL",
@@ -21,7 +21,7 @@ pub struct ExportArgs {
     /// File to write, replaced once the export is complete [default: standard output]
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// json; jsonl: one session per line; markdown: active paths, for reading
+    /// json: one object; jsonl: one session per line; markdown: active paths, for reading
     #[arg(long, default_value = "json", value_parser = named_value_parser(ExportFormat::NAMES))]
     pub format: ExportFormat,
     /// User whose sessions are exported
@@ -41,7 +41,7 @@ pub struct ImportArgs {
     /// File to read: an Echoic export or ChatGPT's conversations.json; - is standard input
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
-    /// Database: sqlite://PATH
+    /// Database: sqlite://PATH or mongodb://HOSTS/DATABASE
     #[arg(
         long,
         value_name = "URL",
