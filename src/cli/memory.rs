@@ -82,7 +82,8 @@ async fn build_preview(
     }
     // The same validation as for a posted message, without its size limit.
     let read = |text: &String| {
-        let (parts, kind) = (MessageParts::default(), MessageType::Text);
+        let parts = MessageParts::default();
+        let kind = MessageType::Text;
         MessageBody::parse("message", text.clone(), parts, kind, usize::MAX)
             .map(|body| body.content)
     };
