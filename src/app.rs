@@ -107,11 +107,8 @@ impl App {
         let SelectedProvider { provider, model } = select_provider(&config, &mut notes).await?;
         let provider_name = provider.name();
         vocabulary.await.map_err(Error::internal)?;
-        let title_model = select_title_model(&config, &model);
-        let summary_model = select_summary_model(&config, provider_name, &model);
-        let background_models = title_model.iter().chain(&summary_model);
-        let models = [&model].into_iter().chain(&config.fallback_models).chain(background_models);
-        check_prices(&config, models)?;
+        let background_models = select_background_models(&config, provider_name, &model);
+        check_prices(&config, &model, &background_models)?;
         let memory = build_memory(&config, &model, store.clone(), prompts.clone())?;
         let memory = Arc::new(memory.with_recall_timeout(timing.recall_timeout));
         // Bound before recovery: the address is part of the instance name, and a second process on
@@ -126,15 +123,13 @@ impl App {
             )),
             memory: memory.clone(),
             prompts,
-            title_model,
-            summary_model,
+            title_model: background_models.title,
+            summary_model: background_models.summary,
             lease_holder: build_lease_holder(address),
         });
         let chat = Arc::new(chat.with_policy(build_usage_policy(&config)));
         let cut_off = chat.recover_turns().await?;
-        if cut_off > 0 {
-            notes.push(describe_cut_off_replies(cut_off));
-        }
+        notes.extend(describe_cut_off_replies(cut_off));
         let summary = format!(
             "http://{address}, store {}, provider {provider_name}, model {model}, instance {}",
             store.describe(),
@@ -223,15 +218,16 @@ fn build_usage_policy(config: &Config) -> UsagePolicy {
     }
 }
 
-fn describe_cut_off_replies(number: usize) -> String {
-    format!(
-        "{number} replies were cut off when the server last stopped; they are stored as interrupted"
-    )
+fn describe_cut_off_replies(number: usize) -> Option<String> {
+    let note = "replies were cut off when the server last stopped; they are stored as interrupted";
+    (number > 0).then(|| format!("{number} {note}"))
 }
 
 /// With a cost quota every configured model needs a price, or its use would be free of the quota.
-fn check_prices<'a>(config: &Config, models: impl Iterator<Item = &'a String>) -> Result<()> {
+fn check_prices(config: &Config, model: &String, background: &BackgroundModels) -> Result<()> {
     let AccessConfig { prices, quota_cost, .. } = &config.access;
+    let models = [model].into_iter().chain(&config.fallback_models);
+    let models = models.chain(&background.title).chain(&background.summary);
     let mut models = models.map(|model| model.trim());
     let Some(model) = models.find(|model| !quota_cost.is_empty() && !has_price(prices, model))
     else {
@@ -383,15 +379,19 @@ fn build_embedder(config: &Config) -> Result<Option<Arc<dyn Embedder>>> {
     Ok(Some(Arc::new(endpoint)))
 }
 
-/// The demo provider cannot summarize.
-fn select_summary_model(config: &Config, provider: &str, model: &str) -> Option<String> {
-    let small = config.small_model.clone().unwrap_or_else(|| model.to_owned());
-    (provider != demo::PROVIDER_NAME).then_some(small)
+/// The models that write titles and summaries, if a model does.
+struct BackgroundModels {
+    title: Option<String>,
+    summary: Option<String>,
 }
 
-fn select_title_model(config: &Config, model: &str) -> Option<String> {
-    let small = || config.small_model.clone().unwrap_or_else(|| model.to_owned());
-    (config.titles == TitleMode::Model).then(small)
+fn select_background_models(config: &Config, provider: &str, model: &str) -> BackgroundModels {
+    let small = config.small_model.as_deref().unwrap_or(model).to_owned();
+    BackgroundModels {
+        title: (config.titles == TitleMode::Model).then(|| small.clone()),
+        // The demo provider cannot summarize.
+        summary: (provider != demo::PROVIDER_NAME).then_some(small),
+    }
 }
 
 /// An instance is a host and an address, since only one process can listen there. Each start is a
