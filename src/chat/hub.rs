@@ -146,6 +146,11 @@ impl Hub {
     pub(super) fn abort_all(&self) {
         self.abort.cancel();
     }
+
+    /// Whether a shutdown has cancelled all turns.
+    pub(super) fn is_aborted(&self) -> bool {
+        self.abort.is_cancelled()
+    }
 }
 
 impl BufferTable {

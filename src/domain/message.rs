@@ -54,9 +54,10 @@ pub enum Status {
     /// The message is complete.
     #[default]
     Complete,
-    /// Cancelled or cut off; the text up to that point is kept.
+    /// Stopped or cut off; the text up to that point is kept. `error` is set if the provider ended
+    /// the stream early.
     Interrupted,
-    /// The provider failed; the text up to that point is kept, and `error` has the cause.
+    /// The reply failed; the text so far is kept, and `error` has the cause.
     Failed,
 }
 

@@ -1,7 +1,7 @@
 //! Exports sessions as text, chunk by chunk. Of an account only the session ids are in memory, of a
 //! session only one chunk.
 //!
-//! Used by `http` and `cli`, scope request chunks at the pace of the reader.
+//! Used by `http` and `cli`, which request chunks at the pace of the reader.
 
 use super::markdown::MarkdownWriter;
 use crate::domain::export_format::ExportFormat;

@@ -142,10 +142,8 @@ fn write_message(text: &mut String, owner: &UserId, message: &Message) -> fmt::R
     }
     match (message.status, &message.error) {
         (Status::Complete, _) => Ok(()),
-        (Status::Failed, Some(error)) => write!(text, "*(failed: {})*\n\n", error.message),
-        (Status::Failed | Status::Interrupted, _) => {
-            write!(text, "*({})*\n\n", message.status.as_str())
-        }
+        (status, Some(error)) => write!(text, "*({}: {})*\n\n", status.as_str(), error.message),
+        (status, None) => write!(text, "*({})*\n\n", status.as_str()),
     }
 }
 

@@ -30,18 +30,21 @@ mod turns;
 mod writer;
 
 use super::Store;
+use crate::domain::TurnId;
 use crate::error::{Error, ErrorKind, Result};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use reader_pool::ReaderPool;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, Transaction};
+use std::collections::HashMap;
 use std::fs::{DirBuilder, File, TryLockError};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
+use tokio::time::Instant;
 use writer::{WritePriority, WriterHandle};
 
 /// Read-only connections in the pool.
@@ -69,6 +72,8 @@ pub struct SqliteStore {
     upgrade_note: Option<String>,
     /// Held while this process serves the file.
     file_lock: Mutex<Option<File>>,
+    /// Turns that this process has claimed but does not run, and since when that is known.
+    suspected_orphans: Mutex<HashMap<TurnId, Instant>>,
 }
 
 impl SqliteStore {
@@ -110,6 +115,7 @@ impl SqliteStore {
             writer_thread: Mutex::new(Some(thread)),
             reader_pool: ReaderPool::new(readers),
             file_lock: Mutex::new(Some(lock)),
+            suspected_orphans: Mutex::default(),
         })
     }
 
@@ -133,6 +139,7 @@ impl SqliteStore {
             writer_thread: Mutex::new(None),
             reader_pool: ReaderPool::new(vec![reader]),
             file_lock: Mutex::new(None),
+            suspected_orphans: Mutex::default(),
         })
     }
 
