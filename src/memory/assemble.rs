@@ -1,11 +1,12 @@
 //! Builds the prompt from a budget and a session: its sections in the order in which they are sent.
 
 use super::Memory;
-use super::budget::{MESSAGE_TOKEN_OVERHEAD, PROMPT_TOKEN_OVERHEAD, PromptBudget};
+use super::budget::{PROMPT_TOKEN_OVERHEAD, PromptBudget};
 use super::project::{ProjectInclusion, ProjectSection};
 use super::recall::{RecallQuery, RecalledMessage};
 use super::strategies::BudgetShares;
 use super::summary::RenderedSummary;
+use super::token_ratio::PromptCount;
 use super::tokens::TokenVocabulary;
 use super::tool_calls::{CallingReply, match_results, pair_calls};
 use super::window::{self, WindowMessage};
@@ -13,6 +14,7 @@ use super::window_cut::trim_to_cut;
 use crate::domain::attachment::render_text;
 use crate::domain::image::MessageImage;
 use crate::domain::memory::MemoryStrategy;
+use crate::domain::message::MESSAGE_TOKEN_OVERHEAD;
 use crate::domain::session::SessionSettings;
 use crate::domain::tool::{self, ToolCall, ToolResult};
 use crate::domain::{MessageId, Role, Session, Timestamp};
@@ -517,6 +519,14 @@ impl AssembledPrompt {
             extra_params: settings.extra_params.clone(),
             cache_key: None,
         }
+    }
+
+    /// The count to compare with the usage that the provider reports. `None` for prompts with images:
+    /// their tokens are often an upper bound, not a count.
+    pub fn prompt_count(&self) -> Option<PromptCount> {
+        let has_images = self.pieces.iter().any(|section| !section.images.is_empty());
+        let count = || PromptCount { model: self.model.clone(), tokens: self.counted_tokens };
+        (!has_images).then(count)
     }
 
     /// Counted tokens of all sections but the system prompt and the new message, with their

@@ -6,9 +6,10 @@
 //! are chosen; they are still listed in the order of their paths.
 
 use super::Memory;
-use super::budget::{MESSAGE_TOKEN_OVERHEAD, PromptBudget};
+use super::budget::PromptBudget;
 use super::file_relevance::rank_files;
 use super::tokens::{MAX_INLINE_BYTES, TokenVocabulary};
+use crate::domain::message::MESSAGE_TOKEN_OVERHEAD;
 use crate::domain::project::FileEntry;
 use crate::domain::{FilePath, Principal, Project, ProjectId, Session};
 use crate::error::{Error, ErrorKind, Result};

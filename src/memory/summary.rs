@@ -9,11 +9,12 @@
 //! ([`crate::store::PathSummary`]), so text of another branch never enters it. Messages are not
 //! changed. A prompt without a summary simply omits the section.
 
-use super::budget::{MESSAGE_TOKEN_OVERHEAD, PromptBudget};
+use super::budget::PromptBudget;
 use super::strategies::BudgetShares;
 use super::tokens::TokenVocabulary;
 use super::window_cut;
 use super::{Memory, tokens};
+use crate::domain::message::MESSAGE_TOKEN_OVERHEAD;
 use crate::domain::session::SessionSettings;
 use crate::domain::text::truncate_chars;
 use crate::domain::{MessageId, Role, Session};

@@ -8,7 +8,6 @@
 //!
 //! Ratios are kept in memory only: each instance learns its own after a start.
 
-use super::assemble::AssembledPrompt;
 use super::{Memory, tokens};
 use crate::domain::Usage;
 use std::collections::{HashMap, VecDeque};
@@ -65,17 +64,9 @@ impl TokenRatio {
 /// The count of a prompt, to be compared with the usage that its provider reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PromptCount {
-    model: String,
-    tokens: u32,
-}
-
-impl AssembledPrompt {
-    /// `None` for prompts with images: their tokens are often an upper bound, not a count.
-    pub fn prompt_count(&self) -> Option<PromptCount> {
-        let has_images = self.pieces.iter().any(|section| !section.images.is_empty());
-        let count = || PromptCount { model: self.model.clone(), tokens: self.counted_tokens };
-        (!has_images).then(count)
-    }
+    pub(super) model: String,
+    /// Counted tokens of the whole prompt.
+    pub(super) tokens: u32,
 }
 
 impl Memory {
