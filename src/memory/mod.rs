@@ -9,11 +9,13 @@ mod assemble;
 mod budget;
 mod context_windows;
 mod file_relevance;
+mod history;
 mod image_tokens;
 mod preview;
 mod project;
 pub mod rank;
 mod recall;
+mod sections;
 mod strategies;
 mod summary;
 mod token_ratio;
@@ -22,11 +24,12 @@ mod tool_calls;
 mod window;
 mod window_cut;
 
-pub use assemble::{AssembledPrompt, PromptInput, PromptSection, SectionKind};
+pub use assemble::{AssembledPrompt, PromptInput};
 pub use budget::PromptBudget;
 pub use context_windows::ContextWindows;
 pub use image_tokens::ImageTokenCounter;
 pub use project::ProjectInclusion;
+pub use sections::{PromptSection, SectionKind};
 pub use token_ratio::{PromptCount, TokenRatio};
 pub use tool_calls::CallingReply;
 
